@@ -1,0 +1,40 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+STUDY ?= quick
+
+.PHONY: help demo test lint figures bench coverage clean
+
+help:  ## what there is to type
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "isoflop needs Python 3.11 or newer"'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	touch $@
+
+demo: $(STAMP)  ## train the embedded study and write report/ (safe to interrupt and repeat)
+	$(BIN)/isoflop run experiment=$(STUDY)
+	$(BIN)/isoflop report runs --out report
+
+test: $(STAMP)  ## everything that must hold
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+figures: $(STAMP)  ## the README's figure from the committed results
+	$(BIN)/python -m analysis.hero experiments/results/quick.parquet docs/hero.png
+
+bench: $(STAMP)  ## speed as ratios against named baselines
+	$(BIN)/python -m tests.bench
+
+coverage: $(STAMP)  ## lines that no test runs
+	$(BIN)/python -m pytest --cov=scaling --cov=models --cov=experiments --cov=analysis --cov=isoflop
+
+clean:  ## remove what was made, keep .venv
+	rm -rf runs corpora report

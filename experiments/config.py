@@ -1,0 +1,133 @@
+"""What a user may set: the schema of the Hydra tree. Mutable because Hydra needs it; read-only by convention.
+
+`ExperimentConfig` divides into the "what" (model, data, optim, schedule, budget, seed: hashed into `run_id`) and the
+"where" (`where`, `runs`: never hashed). A knob lives on the component that owns it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class ModelSpec:
+    family: str = "transformer"
+    n_layer: int = 2
+    d_model: int = 16
+    n_head: int = 2
+    d_ff: int | None = None  # None: 8/3 of the width, rounded up to a multiple of 8
+    context_length: int = 64
+    tied: bool = False
+
+
+@dataclass
+class SyntheticSpec:
+    vocab_size: int = 64
+    tokens: int = 12_000_000
+    chains: int = 2_000
+    bigram_weight: float = 1.2
+    skip_weight: float = 1.0
+    trigram_weight: float = 0.25
+    seed: int = 7
+
+
+@dataclass
+class DataSpec:
+    name: str = "python-source"
+    source: str = "python-source"  # python-source | files | synthetic
+    files: list[str] = field(default_factory=list)  # globs, for source=files
+    tokenizer: str = "bytes"  # bytes | none (a source that is born as tokens)
+    held_out_fraction: float = 1 / 12  # of the documents, chosen by the hash of their name
+    eval_tokens: int = 131_072  # held-out tokens that every final loss is measured on
+    max_epochs: float = 4.0  # a cell that would repeat the corpus more often is refused
+    synthetic: SyntheticSpec = field(default_factory=SyntheticSpec)
+
+
+@dataclass
+class OptimSpec:
+    name: str = "adamw"
+    parametrization: str = "mup"
+    learning_rate: float = 0.02  # at base_width; hidden and head scale with base_width / d_model
+    base_width: int = 16
+    beta1: float = 0.9
+    beta2: float = 0.99
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    batch_size: int = 8  # sequences of context_length tokens per step
+
+
+@dataclass
+class ScheduleSpec:
+    name: str = "wsd"  # wsd | cosine
+    warmup_steps: int = 25
+    cooldown_fraction: float = 0.2  # wsd: of the cell's own steps
+    cooldown_shape: str = "1-sqrt"  # wsd: 1-sqrt | linear
+    final_fraction: float = 0.0  # of the peak, at the horizon
+
+
+@dataclass
+class BudgetSpec:
+    """Exactly one of the three."""
+
+    tokens: float | None = None
+    flops: float | None = None
+    tokens_per_param: float | None = None
+
+
+@dataclass
+class WindowSpec:
+    """Which sizes meet which budget. Either bound on D/N, or a factor around a predicted optimum N* = coef C^exponent."""
+
+    tokens_per_param: list[float] | None = None  # [low, high]; N counts weight matrices with the head
+    optimum_coef: float | None = None
+    optimum_exponent: float | None = None
+    factor: float | None = None  # keep N within this factor of the optimum
+    min_steps: int = 250
+
+
+@dataclass
+class ReplicateSpec:
+    """Further seeds for some cells of the grid: the seed noise."""
+
+    sizes: list[str] = field(default_factory=list)
+    budgets: list[float] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+
+
+@dataclass
+class StudySpec:
+    """A grid of sizes and budgets. Empty sizes: a single cell, the top-level model and budget."""
+
+    name: str = ""
+    sizes: list[str] = field(default_factory=list)  # names in conf/model
+    budgets: list[float] = field(default_factory=list)  # FLOPs
+    window: WindowSpec = field(default_factory=WindowSpec)
+    seeds: list[int] = field(default_factory=lambda: [0])
+    replicates: list[ReplicateSpec] = field(default_factory=list)
+    hold_out: list[float] = field(default_factory=list)  # budgets that the report fits without, then predicts
+
+
+@dataclass
+class WhereSpec:
+    """How to run, never what: nothing here may change a loss on CPU."""
+
+    device: str = "cpu"
+    workers: int | None = None  # None: as many as cores
+    threads: int = 1  # per worker
+    checkpoint_seconds: float = 30.0
+    corpora: str = "corpora"  # folder of prepared corpora
+
+
+@dataclass
+class ExperimentConfig:
+    model: ModelSpec = field(default_factory=ModelSpec)
+    data: DataSpec = field(default_factory=DataSpec)
+    optim: OptimSpec = field(default_factory=OptimSpec)
+    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+    budget: BudgetSpec = field(default_factory=BudgetSpec)
+    seed: int = 0
+    arm: str = ""
+    study: StudySpec = field(default_factory=StudySpec)
+    where: WhereSpec = field(default_factory=WhereSpec)
+    runs: str = "runs"
+    experiment: Any = None
