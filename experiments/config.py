@@ -15,7 +15,6 @@ class ModelSpec:
     d_model: int = 16
     n_head: int = 2
     d_ff: int | None = None  # None: 8/3 of the width, rounded up to a multiple of 8
-    context_length: int = 64
     tied: bool = False
 
 
@@ -36,6 +35,7 @@ class DataSpec:
     source: str = "python-source"  # python-source | files | synthetic
     files: list[str] = field(default_factory=list)  # globs, for source=files
     tokenizer: str = "bytes"  # bytes | none (a source that is born as tokens)
+    context_length: int = 64  # tokens per window, the same for every size: it decides which targets have context
     held_out_fraction: float = 1 / 12  # of the documents, chosen by the hash of their name
     eval_tokens: int = 131_072  # held-out tokens that every final loss is measured on
     max_epochs: float = 4.0  # a cell that would repeat the corpus more often is refused

@@ -62,6 +62,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("corpus_id", "string", "", "hash of the tokens"),
     Column("tokenizer_id", "string", "", "name or hash of the tokenizer"),
     Column("eval_id", "string", "", "hash of the held-out windows that the loss is measured on"),
+    Column("loss_floor", "float64", "nats/token", "exact irreducible loss of a synthetic corpus, NaN elsewhere"),
     Column("bytes_per_token", "float64", "bytes/token", "on the held-out text"),
     Column("unique_tokens", "int64", "tokens", "distinct training tokens available to the run"),
     Column("epochs", "float64", "", "tokens seen / unique tokens"),
