@@ -1,0 +1,108 @@
+"""The shape of a model, and everything that follows from it in closed form: parameters and FLOPs by group.
+
+Standard library only, so that planning a thousand cells costs no import of torch. Tests hold these formulas to the
+built modules: parameters to `numel`, FLOPs to `FlopCounterMode` on the meta device, both exactly.
+"""
+
+from dataclasses import dataclass
+
+FAMILIES = ("transformer",)
+PARAM_GROUPS = ("embedding", "position", "attention", "recurrent", "mlp", "norm", "unembedding")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A decoder's shape. `d_ff=None` becomes 8/3 of the width, rounded up to a multiple of 8.
+
+    Raises ValueError naming the field, its value and the remedy.
+    """
+
+    family: str
+    vocab_size: int
+    context_length: int
+    n_layer: int
+    d_model: int
+    n_head: int
+    d_ff: int | None = None
+    tied: bool = False
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise ValueError(f"model.family must be one of {', '.join(FAMILIES)}; not {self.family!r}")
+        for name in ("vocab_size", "context_length", "n_layer", "d_model", "n_head"):
+            _require_positive(name, getattr(self, name))
+        if self.d_ff is None:
+            object.__setattr__(self, "d_ff", default_d_ff(self.d_model))
+        _require_positive("d_ff", self.d_ff)
+        if self.d_model % self.n_head:
+            raise ValueError(
+                f"model.d_model={self.d_model} is not divisible by model.n_head={self.n_head}; "
+                f"n_head may be {', '.join(str(h) for h in _possible_heads(self.d_model))}"
+            )
+        if self.head_dim % 2:
+            raise ValueError(
+                f"model.d_model={self.d_model} with model.n_head={self.n_head} gives heads of width {self.head_dim}; "
+                "rotary positions need an even width"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        return self.d_model // self.n_head
+
+
+def default_d_ff(d_model: int) -> int:
+    """8/3 of the width rounded up to a multiple of 8: a SwiGLU MLP with the parameters of a 4x GELU one."""
+    return -(-8 * d_model // 24) * 8
+
+
+def count_params(config: ModelConfig) -> dict[str, int]:
+    """Trainable parameters by group. A tied matrix counts once, as unembedding: that is where it multiplies."""
+    embedding = config.vocab_size * config.d_model
+    return dict.fromkeys(PARAM_GROUPS, 0) | {
+        "embedding": 0 if config.tied else embedding,
+        "attention": config.n_layer * 4 * config.d_model**2,
+        "mlp": config.n_layer * 3 * config.d_model * config.d_ff,
+        "norm": (2 * config.n_layer + 1) * config.d_model,
+        "unembedding": embedding,
+    }
+
+
+def n_matrices(config: ModelConfig) -> int:
+    """Parameters that multiply every token, the head included and the embedding lookup not: the default N."""
+    counts = count_params(config)
+    return counts["attention"] + counts["recurrent"] + counts["mlp"] + counts["unembedding"]
+
+
+def n_total(config: ModelConfig) -> int:
+    return sum(count_params(config).values())
+
+
+def flops_per_token(config: ModelConfig) -> dict[str, int]:
+    """Forward FLOPs per token by group, a multiply-add being two; norms, softmax and activations are left out.
+
+    `attention_scores` counts what a causal kernel must do: a query sees (T + 1) / 2 keys on average. The `_full`
+    square is what a kernel without that knowledge does, and what profilers count.
+    """
+    counts = count_params(config)
+    scores_per_key = 4 * config.n_layer * config.d_model  # query times key, then weight times value
+    return {
+        "blocks": 2 * (counts["attention"] + counts["recurrent"] + counts["mlp"]),
+        "attention_scores": scores_per_key * (config.context_length + 1) // 2,
+        "attention_scores_full": scores_per_key * config.context_length,
+        "unembedding": 2 * counts["unembedding"],
+    }
+
+
+def training_flops_per_token(config: ModelConfig) -> int:
+    """Forward and backward FLOPs per token, causal attention, with the head: 6 N + 6 L d (T + 1)."""
+    forward = flops_per_token(config)
+    return 3 * (forward["blocks"] + forward["attention_scores"] + forward["unembedding"])
+
+
+def _require_positive(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"model.{name} must be a whole number of at least 1; not {value!r}")
+
+
+def _possible_heads(d_model: int) -> list[int]:
+    return [heads for heads in range(1, d_model + 1) if d_model % heads == 0 and d_model // heads % 2 == 0]
