@@ -1,0 +1,38 @@
+"""Shared fixtures. Threads are pinned before numpy or torch is imported: timings and bits must not depend on the box."""
+
+import os
+
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def public_data() -> Path:
+    """The folder of published data sets; tests that need it are skipped where it is absent."""
+    folder = Path(os.environ.get("ISOFLOP_PUBLIC_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"public data sets are not at {folder}; set ISOFLOP_PUBLIC_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def study_law():
+    """The law behind `study_table`."""
+    from scaling.laws import Chinchilla
+
+    return Chinchilla(E=0.9, A=33.0, B=332.0, alpha=0.45, beta=0.5)
+
+
+@pytest.fixture(scope="session")
+def study_table(study_law) -> pd.DataFrame:
+    """A simulated study: nine sizes, four budgets, 0.5% noise of the loss, curve rows and final rows."""
+    from scaling.simulate import simulate_study
+
+    return simulate_study(study_law, noise=0.005, seed=0)
