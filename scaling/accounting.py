@@ -1,6 +1,6 @@
-"""Which parameters make N, which operations make C: conventions chosen when a law is fitted, never when a run is stored.
+"""Which parameters make N and which operations make C: chosen when a law is fitted, never when a run is stored.
 
-The choice moves the exponent of the optimal size (Porian et al. 2024, Pearce and Song 2024), so every result carries it.
+The choice moves the exponent of the optimal size (Porian et al. 2024, Pearce and Song 2024): every result carries it.
 """
 
 from dataclasses import dataclass

@@ -91,9 +91,8 @@ def check_values(frame: pd.DataFrame, columns: Iterable[str], *, source: str = "
         ):
             if wrong.any():
                 remedy = f'; correct them, or leave them out with --where "{keep}"' if keep else "; correct them"
-                raise TableError(
-                    f"{source}: {name} is {what} in {wrong.sum()} of {len(frame)} rows ({row_names(frame, wrong)}){remedy}"
-                )
+                where = f"{wrong.sum()} of {len(frame)} rows ({row_names(frame, wrong)})"
+                raise TableError(f"{source}: {name} is {what} in {where}{remedy}")
 
 
 def row_names(frame: pd.DataFrame, mask: np.ndarray, limit: int = 5) -> str:

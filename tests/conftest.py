@@ -1,9 +1,10 @@
-"""Shared fixtures. Threads are pinned before numpy or torch is imported: timings and bits must not depend on the box."""
+"""Shared fixtures. Threads are pinned before numpy or torch is imported, so that no result depends on the machine."""
 
 import os
 
-for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from pathlib import Path
 
