@@ -5,7 +5,6 @@
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 
 @dataclass
@@ -116,6 +115,7 @@ class WhereSpec:
     threads: int = 1  # per worker
     checkpoint_seconds: float = 30.0
     corpora: str = "corpora"  # folder of prepared corpora
+    trunk: str | None = None  # only the cells of this trunk: what the sweeper gives to one job
 
 
 @dataclass
@@ -130,4 +130,3 @@ class ExperimentConfig:
     study: StudySpec = field(default_factory=StudySpec)
     where: WhereSpec = field(default_factory=WhereSpec)
     runs: str = "runs"
-    experiment: Any = None

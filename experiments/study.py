@@ -1,0 +1,340 @@
+"""From a study to its cells: identities, windows, exact budgets, order. Pure functions; nothing here trains or writes.
+
+A cell is one model, one data set, one optimiser setting, one budget, one seed. Its `run_id` hashes what determines its
+losses and nothing else, so a cell launched alone and the same cell of a sweep are one run, and studies that overlap
+share runs. Cells that differ only in budget share a trunk where the schedule allows it.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Protocol
+
+from experiments.config import (
+    BudgetSpec,
+    DataSpec,
+    ExperimentConfig,
+    ModelSpec,
+    OptimSpec,
+    ReplicateSpec,
+    ScheduleSpec,
+    WindowSpec,
+)
+from experiments.names import load_size, suggest
+from models.config import ModelConfig, n_matrices, training_flops_per_token
+
+WHAT_VERSION = 1  # a field added to `what()` changes every run_id: raise this with it
+
+
+class StudyError(ValueError):
+    """A study or cell that cannot be run as it was written."""
+
+
+class Corpus(Protocol):
+    """What a study must know of its data."""
+
+    corpus_id: str
+    vocab_size: int
+    train_tokens: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run, resolved. Two cells with the same `run_id` have the same losses."""
+
+    model: ModelConfig
+    size: str
+    data: DataSpec
+    optim: OptimSpec
+    schedule: ScheduleSpec
+    corpus_id: str
+    seed: int
+    arm: str
+    steps: int
+    budget_flops: float  # what was asked for; NaN when the budget was given in tokens
+
+    def what(self) -> dict:
+        """Everything that determines the losses, and nothing else: what `run_id` hashes."""
+        return self._trunk() | {"steps": self.steps}
+
+    def _trunk(self) -> dict:
+        return {
+            "version": WHAT_VERSION,
+            "model": asdict(self.model),
+            "data": {"corpus_id": self.corpus_id, "eval_tokens": self.data.eval_tokens},
+            "optim": asdict(self.optim),
+            "schedule": _relevant(self.schedule),
+            "seed": self.seed,
+        }
+
+    @cached_property
+    def run_id(self) -> str:
+        return _digest(self.what())
+
+    @cached_property
+    def trunk_id(self) -> str:
+        """What this cell shares with others before they differ. A schedule without a trunk shares nothing."""
+        return _digest(self._trunk()) if self.schedule.name == "wsd" else _digest({"trunk_of": self.run_id})
+
+    @property
+    def label(self) -> str:
+        arm = f"{self.arm} " if self.arm else ""
+        return f"{arm}{self.size} at {self.training_flops:.2g} FLOPs seed {self.seed}"
+
+    @property
+    def batch_tokens(self) -> int:
+        return self.optim.batch_size * self.model.context_length
+
+    @property
+    def horizon_tokens(self) -> int:
+        return self.steps * self.batch_tokens
+
+    @property
+    def training_flops(self) -> int:
+        """Exact: forward and backward, causal attention, with the head."""
+        return self.horizon_tokens * training_flops_per_token(self.model)
+
+    @property
+    def tokens_per_param(self) -> float:
+        return self.horizon_tokens / n_matrices(self.model)
+
+    @property
+    def warmup(self) -> int:
+        """Steps of warm-up: the same for every cell of a trunk."""
+        return self.schedule.warmup_steps
+
+    @property
+    def branch_step(self) -> int:
+        """The step that this cell leaves its trunk at: the first of its cooldown."""
+        if self.schedule.name != "wsd":
+            return 0
+        return self.steps - max(1, round(self.schedule.cooldown_fraction * self.steps))
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A cell of the grid that the window leaves out."""
+
+    size: str
+    budget_flops: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """Cells without repeats in the order of the grid, and what was left out of it."""
+
+    name: str
+    cells: tuple[Cell, ...]
+    dropped: tuple[Dropped, ...] = ()
+    warnings: tuple[str, ...] = ()
+    hold_out: tuple[float, ...] = ()
+
+    @cached_property
+    def trunks(self) -> dict[str, tuple[Cell, ...]]:
+        """Cells by trunk, the shortest first: one job each."""
+        return group_by_trunk(self.cells)
+
+    @property
+    def tokens_by_cell(self) -> int:
+        """What a run per cell would train on."""
+        return sum(cell.horizon_tokens for cell in self.cells)
+
+    @property
+    def tokens_trained(self) -> int:
+        """What is trained on: every trunk once, every branch's cooldown."""
+        return sum(trunk_steps(cells) * cells[0].batch_tokens for cells in self.trunks.values())
+
+
+def group_by_trunk(cells: Iterable[Cell]) -> dict[str, tuple[Cell, ...]]:
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.trunk_id, []).append(cell)
+    return {trunk: tuple(sorted(group, key=lambda c: c.steps)) for trunk, group in groups.items()}
+
+
+def trunk_steps(cells: Iterable[Cell]) -> int:
+    """Optimiser steps that a trunk and its branches take together."""
+    cells = tuple(cells)
+    return max(cell.branch_step for cell in cells) + sum(cell.steps - cell.branch_step for cell in cells)
+
+
+def expand(config: ExperimentConfig, corpus: Corpus) -> Study:
+    """The cells of a study, or the single cell that `model` and `budget` describe.
+
+    Raises StudyError (or ValueError from the model's shape) naming the key, its value and the remedy.
+    """
+    study = config.study
+    if study.sizes:
+        cells, dropped = _grid(config, corpus)
+        if not cells:
+            reasons = "; ".join(f"{d.size} at {d.budget_flops:g}: {d.reason}" for d in dropped[:4])
+            raise StudyError(f"study {study.name!r}: the window leaves no cell ({reasons}); widen study.window")
+    else:
+        if study.budgets:
+            raise StudyError(f"study.budgets={study.budgets} without study.sizes; add study.sizes=[d16,d24,...]")
+        cells, dropped = [_cell(config, corpus, _model_name(config.model), config.model, config.budget)], []
+    unique = tuple({cell.run_id: cell for cell in cells}.values())
+    for cell in unique:
+        _check_schedule(cell)
+    return Study(study.name, unique, tuple(dropped), _epoch_warnings(unique, corpus), tuple(_hold_out(config)))
+
+
+def _grid(config: ExperimentConfig, corpus: Corpus) -> tuple[list[Cell], list[Dropped]]:
+    study, cells, dropped = config.study, [], []
+    if study.budgets and _given(config.budget):
+        raise StudyError(f"study.budgets and budget.{_given(config.budget)[0]} are both given; keep one of them")
+    budgets = [BudgetSpec(flops=flops) for flops in study.budgets] or [config.budget]
+    models = {
+        name: replace(load_size(name), family=config.model.family, tied=config.model.tied) for name in study.sizes
+    }
+    _check_replicates(config)
+    for budget in budgets:
+        for size, model in models.items():
+            cell = _cell(config, corpus, size, model, budget)
+            if reason := _outside(cell, study.window):
+                dropped.append(Dropped(size, budget.flops or cell.training_flops, reason))
+                continue
+            extra = [seed for r in study.replicates if _covers(r, size, budget.flops) for seed in r.seeds]
+            cells += [replace(cell, seed=seed) for seed in dict.fromkeys([*study.seeds, *extra])]
+    return cells, dropped
+
+
+def _cell(config: ExperimentConfig, corpus: Corpus, size: str, spec: ModelSpec, budget: BudgetSpec) -> Cell:
+    model = ModelConfig(vocab_size=corpus.vocab_size, context_length=config.data.context_length, **asdict(spec))
+    if config.optim.batch_size < 1:
+        raise StudyError(f"optim.batch_size must be at least 1; not {config.optim.batch_size}")
+    batch_tokens = config.optim.batch_size * model.context_length
+    tokens = _tokens(budget, model)
+    steps = max(1, round(tokens / batch_tokens))
+    return Cell(
+        model,
+        size,
+        config.data,
+        config.optim,
+        config.schedule,
+        corpus.corpus_id,
+        config.seed,
+        config.arm,
+        steps,
+        math.nan if budget.flops is None else float(budget.flops),
+    )
+
+
+def _tokens(budget: BudgetSpec, model: ModelConfig) -> float:
+    given = _given(budget)
+    if len(given) != 1:
+        what = "none is given" if not given else f"{len(given)} are given: {', '.join(given)}"
+        raise StudyError(f"a cell needs exactly one of budget.flops, budget.tokens, budget.tokens_per_param; {what}")
+    value = getattr(budget, given[0])
+    if not (math.isfinite(value) and value > 0):
+        raise StudyError(f"budget.{given[0]} must be a positive number; not {value}")
+    per_unit = {"tokens": 1.0, "flops": 1 / training_flops_per_token(model), "tokens_per_param": n_matrices(model)}
+    return value * per_unit[given[0]]
+
+
+def _given(budget: BudgetSpec) -> list[str]:
+    return [name for name in ("flops", "tokens", "tokens_per_param") if getattr(budget, name) is not None]
+
+
+def _outside(cell: Cell, window: WindowSpec) -> str | None:
+    """Why the window leaves this cell out, or None."""
+    if cell.steps < window.min_steps:
+        return f"{cell.steps} steps, fewer than min_steps={window.min_steps}"
+    if window.tokens_per_param is not None:
+        low, high = _bounds(window.tokens_per_param)
+        ratio = cell.tokens_per_param
+        if not low <= ratio <= high:
+            return f"{ratio:.3g} tokens per parameter, outside [{low:g}, {high:g}]"
+    optimum = (window.optimum_coef, window.optimum_exponent, window.factor)
+    if any(value is not None for value in optimum):
+        if None in optimum:
+            raise StudyError("study.window: optimum_coef, optimum_exponent and factor go together")
+        best = window.optimum_coef * cell.training_flops**window.optimum_exponent
+        ratio = n_matrices(cell.model) / best
+        if not 1 / window.factor <= ratio <= window.factor:
+            return f"{ratio:.3g} of the predicted optimum {best:.3g}, beyond a factor {window.factor:g}"
+    return None
+
+
+def _bounds(bounds: list[float]) -> tuple[float, float]:
+    if len(bounds) != 2 or not 0 < bounds[0] < bounds[1]:
+        raise StudyError(f"study.window.tokens_per_param must be [low, high] with 0 < low < high; not {bounds}")
+    return bounds[0], bounds[1]
+
+
+def _check_replicates(config: ExperimentConfig) -> None:
+    study = config.study
+    for replicate in study.replicates:
+        for size in replicate.sizes:
+            if size not in study.sizes:
+                raise StudyError(
+                    f"study.replicates names size {size!r}, which is not in study.sizes" + suggest(size, study.sizes)
+                )
+        for flops in replicate.budgets:
+            if flops not in study.budgets:
+                raise StudyError(f"study.replicates names budget {flops:g}, which is not in study.budgets")
+
+
+def _covers(replicate: ReplicateSpec, size: str, flops: float | None) -> bool:
+    return size in (replicate.sizes or [size]) and flops in (replicate.budgets or [flops])
+
+
+def _hold_out(config: ExperimentConfig) -> list[float]:
+    for flops in config.study.hold_out:
+        if flops not in config.study.budgets:
+            raise StudyError(f"study.hold_out names budget {flops:g}, which is not in study.budgets")
+    return config.study.hold_out
+
+
+def _check_schedule(cell: Cell) -> None:
+    end = cell.branch_step if cell.schedule.name == "wsd" else cell.steps
+    if cell.warmup >= end:
+        raise StudyError(
+            f"{cell.label}: {cell.steps} steps leave no room for schedule.warmup_steps={cell.warmup}"
+            " and the cooldown; raise the budget or shorten the warm-up"
+        )
+
+
+def _epoch_warnings(cells: tuple[Cell, ...], corpus: Corpus) -> tuple[str, ...]:
+    """A line when cells repeat the corpus; StudyError beyond data.max_epochs."""
+    epochs = {cell.run_id: cell.horizon_tokens / unique_tokens(corpus, cell) for cell in cells}
+    worst = max(cells, key=lambda cell: epochs[cell.run_id])
+    most, limit = epochs[worst.run_id], worst.data.max_epochs
+    told = (
+        f"{worst.label} needs {worst.horizon_tokens:,} tokens of the {unique_tokens(corpus, worst):,} in corpus "
+        f"{worst.data.name}: {most:.2f} epochs"
+    )
+    if most > limit:
+        raise StudyError(f"{told}, more than data.max_epochs={limit:g}; add text, lower the budget or raise the limit")
+    repeated = sum(value > 1 for value in epochs.values())
+    return (f"{repeated} of {len(cells)} cells repeat the corpus; {told}",) if repeated else ()
+
+
+def unique_tokens(corpus: Corpus, cell: Cell) -> int:
+    """Training tokens that whole windows can predict: windows of T + 1 do not overlap."""
+    length = cell.model.context_length
+    windows = corpus.train_tokens // (length + 1)
+    if not windows:
+        raise StudyError(
+            f"corpus {cell.data.name} has {corpus.train_tokens} training tokens, fewer than one window of "
+            f"data.context_length={length}; add text or shorten the context"
+        )
+    return windows * length
+
+
+def _relevant(schedule: ScheduleSpec) -> dict:
+    """The schedule without the keys that its kind ignores."""
+    ignored = () if schedule.name == "wsd" else ("cooldown_fraction", "cooldown_shape")
+    return {key: value for key, value in asdict(schedule).items() if key not in ignored}
+
+
+def _model_name(spec: ModelSpec) -> str:
+    return f"d{spec.d_model}" if spec.family == "transformer" else f"{spec.family}-d{spec.d_model}"
+
+
+def _digest(value: dict) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
