@@ -1,0 +1,122 @@
+"""Who is working on a folder: a claim that dies with its process.
+
+A claim is a small file that names host, process and the second the process was born, and is touched every second. It
+is stale when that process is gone (same machine) or has not touched it for a while (another machine). Taking one is
+serialised by a lock on a file beside it, so two launches on one store never train the same trunk.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+STALE_SECONDS = 120.0  # for a claim of another machine, whose processes cannot be seen
+CLAIM_FILE = "claim.json"
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(value))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict | None:
+    """The content of a JSON file, None if there is none. Raises ValueError naming a file that is not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(f"{path}: not readable as JSON ({error}); delete it and run the study again") from error
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A folder that this process works on, until `release`."""
+
+    folder: Path
+    owner: dict
+
+    def beat(self, **progress: object) -> None:
+        """Say that the work goes on, and how far it is."""
+        write_json(self.folder / CLAIM_FILE, self.owner | {"heartbeat": time.time(), **progress})
+
+    def release(self) -> None:
+        with _locked(self.folder):
+            if _same_process(read_json(self.folder / CLAIM_FILE), self.owner):
+                (self.folder / CLAIM_FILE).unlink()
+
+
+def take(folder: Path) -> Claim | None:
+    """Claim `folder`, unless a process that is alive has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        if holder(folder) is not None:
+            return None
+        claim = Claim(folder, _myself())
+        claim.beat()
+        return claim
+
+
+def holder(folder: Path) -> dict | None:
+    """The claim on `folder` with its last progress, None if nobody alive holds one."""
+    claim = read_json(folder / CLAIM_FILE)
+    return claim if claim is not None and _alive(claim) else None
+
+
+def _alive(claim: dict) -> bool:
+    if claim["host"] != _host():
+        return time.time() - claim["heartbeat"] < STALE_SECONDS
+    return claim["birth"] == _birth(claim["pid"])
+
+
+def _same_process(claim: dict | None, owner: dict) -> bool:
+    return claim is not None and all(claim[key] == owner[key] for key in owner)
+
+
+def _myself() -> dict:
+    return {"host": _host(), "pid": os.getpid(), "birth": _birth(os.getpid())}
+
+
+def _host() -> str:
+    """Name and boot of this machine: after a reboot no process of before is alive."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return f"{platform.node()}/{boot.read_text().strip() if boot.exists() else ''}"
+
+
+def _birth(pid: int) -> str | None:
+    """When process `pid` started, None if it is gone or a zombie: tells it from a later process of the same number."""
+    if not Path("/proc/self/stat").exists():
+        return _exists(pid)
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _exists(pid: int) -> str | None:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return "alive"
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with open(folder / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # the kernel drops it when the process dies
+        yield
