@@ -1,0 +1,56 @@
+"""Learning-rate schedules as functions of the step: (multiplier of the peak, phase).
+
+wsd: warm-up, a constant trunk that does not know where it ends, a cooldown over the last part of a cell's own steps.
+cosine: warm-up, then half a cosine down to the horizon.
+"""
+
+import math
+
+from experiments.config import ScheduleSpec
+
+SCHEDULES = ("wsd", "cosine")
+_COOLDOWNS = {
+    "linear": lambda share: 1 - share,
+    "1-sqrt": lambda share: 1 - math.sqrt(share),  # Haegele et al. 2405.18392, section 4
+}
+
+
+def learning_rate(schedule: ScheduleSpec, step: int, steps: int) -> tuple[float, str]:
+    """Multiplier for the update that follows `step` finished ones, of `steps` in all, and the phase's name."""
+    if step < schedule.warmup_steps:
+        return (step + 1) / schedule.warmup_steps, "warmup"
+    if schedule.name == "cosine":
+        share = (step - schedule.warmup_steps) / max(1, steps - schedule.warmup_steps)
+        return _down_to(schedule.final_fraction, 0.5 * (1 + math.cos(math.pi * share))), "decay"
+    start = cooldown_start(schedule, steps)
+    if step < start:
+        return 1.0, "constant"
+    share = (step - start) / (steps - start)
+    return _down_to(schedule.final_fraction, _COOLDOWNS[schedule.cooldown_shape](share)), "cooldown"
+
+
+def cooldown_start(schedule: ScheduleSpec, steps: int) -> int:
+    """The first step whose learning rate depends on the horizon: where a cell leaves its trunk."""
+    if schedule.name == "cosine":
+        return 0
+    return steps - max(1, round(schedule.cooldown_fraction * steps))
+
+
+def check(schedule: ScheduleSpec) -> None:
+    """Raise ValueError naming the field, its value and what it may be."""
+    if schedule.name not in SCHEDULES:
+        raise ValueError(f"schedule.name must be one of {', '.join(SCHEDULES)}; not {schedule.name!r}")
+    if schedule.cooldown_shape not in _COOLDOWNS:
+        raise ValueError(
+            f"schedule.cooldown_shape must be one of {', '.join(_COOLDOWNS)}; not {schedule.cooldown_shape!r}"
+        )
+    if not 0 < schedule.cooldown_fraction <= 1:
+        raise ValueError(f"schedule.cooldown_fraction must lie in (0, 1]; not {schedule.cooldown_fraction}")
+    if not 0 <= schedule.final_fraction <= 1:
+        raise ValueError(f"schedule.final_fraction must lie in [0, 1]; not {schedule.final_fraction}")
+    if schedule.warmup_steps < 0:
+        raise ValueError(f"schedule.warmup_steps must not be negative; not {schedule.warmup_steps}")
+
+
+def _down_to(floor: float, multiplier: float) -> float:
+    return floor + (1 - floor) * multiplier
