@@ -1,0 +1,245 @@
+"""A batched, damped Newton method for sums of Huber or squared residuals inside a box.
+
+One call minimises many problems at once: starts, resamples, or points of a profile, all on the same rows with weights
+of their own. The model of each is H = sum over inliers of w q q' (q is the residual's gradient), plus the exact
+curvature where the form gives it and damping is light. The damping matrix is the majoriser of iteratively reweighted
+least squares, so a heavily damped step is a short IRLS step and an undamped one is Newton's.
+
+A problem has converged when the next step is predicted to lower the objective by less than `tolerance` of its value
+with damping at most 1e-2: a test of the objective that was asked for, not of a step length.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+Array = np.ndarray
+
+BLOCK = 256
+LIGHT = 0.05
+TRUSTED = 1e-2
+RESTART = 2e-3
+HOPELESS = 1e9
+ROUNDING = 1e-15  # of a log loss near 1: no residual is known better
+
+
+class Problem(Protocol):
+    """Residuals of a form on data. `log` says whether they are differences of logarithms."""
+
+    lower: Array
+    upper: Array
+    bent: bool
+    log: bool
+
+    def residuals(self, theta: Array) -> tuple[Array, Array, Array]:
+        """Residuals (B, n), their gradient in theta (B, P, n), and their gradient in every parameter of the form."""
+
+    def curvature(self, gradient: Array, weight: Array) -> Array:
+        """Sum of weight times the second derivative of the fitted loss (relative to it when `log`), (B, P, P)."""
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A quadratic pull of a quantity towards values: stiffness/2 (quantity - target)^2, one target per problem."""
+
+    quantity: Callable[[Array], tuple[Array, Array]]  # theta (B, P) -> value (B,), gradient (B, P)
+    target: Array
+    stiffness: Array
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Where each problem ended. `value` excludes any anchor."""
+
+    theta: Array
+    value: Array
+    converged: Array
+    steps: Array
+
+
+@dataclass
+class _State:
+    """Everything known of the problems still being solved, one row each."""
+
+    theta: Array
+    residual: Array
+    gradient: Array
+    full: Array
+    value: Array
+    pull: Array
+    weights: Array
+    rows: Array
+    damping: Array = field(default_factory=lambda: np.empty(0))
+
+    def take(self, keep: Array) -> "_State":
+        weights = self.weights[keep] if len(self.weights) == len(self.rows) else self.weights
+        return _State(
+            self.theta[keep], self.residual[keep], self.gradient[keep], self.full[keep], self.value[keep],
+            self.pull[keep], weights, self.rows[keep], self.damping[keep],
+        )  # fmt: skip
+
+    def accept(self, better: Array, other: "_State") -> None:
+        for name in ("theta", "residual", "gradient", "full", "value", "pull"):
+            if better.all():
+                setattr(self, name, getattr(other, name))
+            else:
+                getattr(self, name)[better] = getattr(other, name)[better]
+
+
+def huber(residual: Array, weights: Array, delta: float) -> Array:
+    """Sum over the last axis of weight times Huber's function: r^2/2 within delta, delta(|r| - delta/2) beyond."""
+    psi = np.clip(residual, -delta, delta)
+    return np.einsum("...n,...n->...", np.broadcast_to(weights, residual.shape), psi * (residual - 0.5 * psi))
+
+
+def minimise(
+    problem: Problem,
+    start: Array,
+    *,
+    delta: float,
+    weights: Array,
+    max_steps: int = 100,
+    tolerance: float = 1e-13,
+    damping: float = 1e-2,
+    anchor: Anchor | None = None,
+) -> Solution:
+    """Minimise the sum of weights (n,) or (B, n) times Huber(residual) from every row of start (B, P)."""
+    start = np.clip(np.atleast_2d(np.asarray(start, dtype=float)), problem.lower, problem.upper)
+    weights = np.atleast_2d(weights)
+    parts = []
+    with np.errstate(all="ignore"):
+        for lo in range(0, len(start), BLOCK):
+            rows = np.arange(lo, min(lo + BLOCK, len(start)))
+            own = weights[rows] if len(weights) == len(start) else weights
+            parts.append(_Block(problem, delta, tolerance, anchor).run(start[rows], own, rows, max_steps, damping))
+    return Solution(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+@dataclass(frozen=True)
+class _Block:
+    problem: Problem
+    delta: float
+    tolerance: float
+    anchor: Anchor | None
+
+    def run(self, start: Array, weights: Array, rows: Array, max_steps: int, damping: float) -> tuple[Array, ...]:
+        offset, count = rows[0], len(rows)
+        state = self._evaluate(start, weights, rows)
+        state.damping = np.full(count, damping)
+        theta, value = state.theta.copy(), state.value.copy()
+        converged, steps = np.zeros(count, dtype=bool), np.full(count, max_steps)
+        for step in range(max_steps):
+            move, predicted = self._step(state)
+            # Rounding of the residuals bounds how far the objective of an exact fit can be told from zero.
+            noise = ROUNDING**2 * np.maximum(state.weights.sum(axis=-1), 1.0)
+            done = np.abs(predicted) <= self.tolerance * (state.value + state.pull) + noise
+            done &= state.damping <= TRUSTED
+            stuck = (state.damping > HOPELESS) | ~np.isfinite(state.value)
+            leave = done | stuck
+            if leave.any():
+                at = state.rows[leave] - offset
+                theta[at], value[at] = state.theta[leave], state.value[leave]
+                converged[at], steps[at] = done[leave], step
+                if leave.all():
+                    return theta, value, converged, steps
+                state, move, predicted = state.take(~leave), move[~leave], predicted[~leave]
+            self._advance(state, move, predicted)
+        at = state.rows - offset
+        theta[at], value[at] = state.theta, state.value
+        return theta, value, converged, steps
+
+    def _evaluate(self, theta: Array, weights: Array, rows: Array) -> _State:
+        residual, gradient, full = self.problem.residuals(theta)
+        value = huber(residual, weights, self.delta)
+        return _State(theta, residual, gradient, full, value, self._pull(theta, rows), weights, rows)
+
+    def _pull(self, theta: Array, rows: Array) -> Array:
+        if self.anchor is None:
+            return np.zeros(len(theta))
+        quantity, _ = self.anchor.quantity(theta)
+        return 0.5 * self.anchor.stiffness[rows] * (quantity - self.anchor.target[rows]) ** 2
+
+    def _advance(self, state: _State, move: Array, predicted: Array) -> None:
+        trial = self._evaluate(state.theta + move, state.weights, state.rows)
+        now, then = state.value + state.pull, trial.value + trial.pull
+        better = then < now
+        ratio = np.where(better, (now - then) / np.maximum(predicted, 1e-300), 0.0)
+        eased = np.where(state.damping < 1e-6, 0.0, state.damping * 0.1)
+        state.damping = np.where(
+            ~better,
+            np.maximum(state.damping * 6.0, RESTART),
+            np.where(
+                ratio > 0.7, eased, np.where(ratio < 0.2, np.maximum(state.damping * 3.0, RESTART), state.damping)
+            ),
+        )
+        state.accept(better, trial)
+
+    def _step(self, state: _State) -> tuple[Array, Array]:
+        """The damped Newton step inside the box, (B, P), and half its predicted decrease of the objective."""
+        model, slope = self._model(state)
+        lower, upper = self.problem.lower, self.problem.upper
+        fixed = ((state.theta <= lower) & (slope >= 0)) | ((state.theta >= upper) & (slope <= 0))
+        move = _solve(model, -slope, fixed, np.zeros_like(slope))
+        for _ in range(3):
+            beyond_lo, beyond_hi = state.theta + move < lower, state.theta + move > upper
+            beyond = (beyond_lo | beyond_hi) & ~fixed
+            at = np.flatnonzero(beyond.any(axis=1))
+            if not len(at):
+                break
+            # Parameters that would leave the box stop at its wall; the others step again, knowing that.
+            wall = np.where(beyond_lo, lower - state.theta, upper - state.theta)
+            fixed[at] |= beyond[at]
+            held = np.where(beyond[at], wall[at], np.where(fixed[at], move[at], 0.0))
+            move[at] = _solve(model[at], -slope[at], fixed[at], held)
+        move = np.clip(move, lower - state.theta, upper - state.theta)
+        return move, -0.5 * np.einsum("bp,bp->b", slope, move)
+
+    def _model(self, state: _State) -> tuple[Array, Array]:
+        r, q, w = state.residual, state.gradient, state.weights
+        size = np.abs(r)
+        inlier = size <= self.delta
+        psi = w * np.clip(r, -self.delta, self.delta)
+        irls = w * np.where(inlier, 1.0, self.delta / np.maximum(size, 1e-300))
+        damping = state.damping[:, None]
+        weight = np.where(inlier, w, 0.0) + damping * irls
+        light = state.damping <= LIGHT if self.problem.bent else np.zeros(len(r), dtype=bool)
+        if self.problem.log and light.any():
+            weight = weight - np.where(light[:, None], psi, 0.0)
+        model = (q * weight[:, None]) @ q.swapaxes(1, 2)
+        slope = (q @ psi[..., None])[..., 0]
+        if light.any():
+            model = model + np.where(light[:, None, None], self.problem.curvature(state.full, psi), 0.0)
+        if self.anchor is not None:
+            quantity, direction = self.anchor.quantity(state.theta)
+            stiffness = self.anchor.stiffness[state.rows]
+            slope = slope + (stiffness * (quantity - self.anchor.target[state.rows]))[:, None] * direction
+            model = model + stiffness[:, None, None] * direction[:, :, None] * direction[:, None, :]
+        diagonal = np.einsum("bpp->bp", model)
+        diagonal += np.abs(diagonal) * damping
+        return model, slope
+
+
+def _solve(model: Array, right: Array, fixed: Array, held: Array) -> Array:
+    """Solve model x = right over the parameters that are not fixed, those being held at the values given."""
+    right = right - np.einsum("bpq,bq->bp", model, held) if held.any() else right
+    free = ~fixed
+    scale = np.sqrt(np.maximum(np.abs(np.einsum("bpp->bp", model)), 1e-200))
+    scaled = model / (scale[:, :, None] * scale[:, None, :])
+    if fixed.any():
+        scaled = np.where(free[:, :, None] & free[:, None, :], scaled, 0.0)
+        right = np.where(free, right, 0.0)
+    diagonal = np.einsum("bpp->bp", scaled)
+    diagonal += np.where(free, 1e-14, 1.0)
+    scaled = np.where(np.isfinite(scaled), scaled, 0.0)
+    solved: Any = _symmetric_solve(scaled, np.nan_to_num(right / scale))
+    return np.where(free, solved / scale, held)
+
+
+def _symmetric_solve(matrix: Array, right: Array) -> Array:
+    try:
+        return np.linalg.solve(matrix, right[..., None])[..., 0]
+    except np.linalg.LinAlgError:
+        eye = np.eye(matrix.shape[-1])
+        return np.linalg.solve(matrix + 1e-8 * eye, right[..., None])[..., 0]
