@@ -1,0 +1,126 @@
+"""Approach 1: the lower envelope of whole training curves (Hoffmann et al. 2022, section 3.1).
+
+At every compute the lowest curve names the best size. It holds only for curves that are alike at every point: the
+constant-rate trunks of a warm-up-stable-decay study are (all of them are equally far from annealed); a cosine curve
+before its end is not the loss at that many tokens, and the envelope says so.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
+from scaling.accounting import Points, points
+from scaling.allocation import LEVEL, NoAllocationError, PowerFit, allocation
+
+GRID = 256
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """The lowest curve at each compute. `frame` has flops, n_params, tokens, loss, run_id and `bracketed`: whether both
+    a smaller and a larger model were measured at that compute. Only bracketed points enter the allocation."""
+
+    frame: pd.DataFrame
+    allocation: PowerFit
+    notes: tuple[str, ...]
+
+
+def has_curves(table: pd.DataFrame) -> bool:
+    """Whether the table has evaluations before the end of its runs."""
+    return {"final", "phase", "trunk_id"} <= set(table) and bool((~table["final"].astype(bool)).any())
+
+
+def envelope(table: pd.DataFrame, *, params: str = "matrices", compute: str = "exact") -> Envelope:
+    """The lower envelope of a run table's curves and the power laws through it, intervals by leaving out each size.
+
+    Raises NoAllocationError if there are no curves, or none is bracketed by a smaller and a larger one.
+    """
+    if not has_curves(table):
+        raise NoAllocationError("no training curves here: approach 1 needs evaluations before the end of the runs")
+    rows, notes = _comparable(table)
+    curves = _curves(rows, params, compute)
+    frame = _lowest(curves)
+    power = _power(frame)
+    kept = [_lowest(curves[curves["n_params"] != size]) for size in curves["n_params"].unique()]
+    return Envelope(frame, _jackknife(power, kept), notes)
+
+
+def _comparable(table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    usable = table[np.isfinite(table["loss"]) & (table["tokens"] > 0) & (table["phase"] != "warmup")]
+    constant = usable[usable["phase"] == "constant"]
+    if len(constant):
+        return constant, ("curves at constant learning rate, before any cooldown",)
+    return usable, (
+        "curves of decaying schedules: before its end such a curve lies above the loss at that many tokens",
+    )
+
+
+def _curves(rows: pd.DataFrame, params: str, compute: str) -> pd.DataFrame:
+    """One row per (trunk, tokens) with the conventions applied; cells of one trunk share its rows."""
+    once = rows.drop_duplicates(["trunk_id", "tokens"]).assign(final=True, state="done")
+    tidy: Points = points(once, params=params, compute=compute, cluster="trunk_id")
+    return tidy.frame.sort_values(["cluster", "tokens"], ignore_index=True)
+
+
+def _lowest(curves: pd.DataFrame) -> pd.DataFrame:
+    grid = np.geomspace(curves["flops"].min(), curves["flops"].max(), GRID)
+    groups = [g for _, g in curves.groupby("cluster") if len(g) > 1]
+    sizes = np.array([g["n_params"].iloc[0] for g in groups])
+    loss = np.array([_at(g, "loss", grid) for g in groups])
+    measured = np.isfinite(loss)
+    winner = np.argmin(np.where(measured, loss, np.inf), axis=0)
+    at = np.arange(GRID)
+    n_params = sizes[winner]
+    smaller = (measured & (sizes[:, None] < n_params)).any(axis=0)
+    larger = (measured & (sizes[:, None] > n_params)).any(axis=0)
+    tokens = np.array([_at(g, "tokens", grid) for g in groups])[winner, at]
+    frame = pd.DataFrame({"flops": grid, "n_params": n_params, "tokens": tokens, "loss": loss[winner, at]})
+    frame["run_id"] = [groups[w]["run_id"].iloc[-1] for w in winner]
+    frame["bracketed"] = smaller & larger
+    return frame[measured.any(axis=0)].reset_index(drop=True)
+
+
+def _at(curve: pd.DataFrame, column: str, grid: np.ndarray) -> np.ndarray:
+    """A column of one curve, interpolated in logs at the compute `grid`; NaN outside the curve."""
+    x, y = np.log(curve["flops"].to_numpy()), np.log(curve[column].to_numpy())
+    return np.exp(np.interp(np.log(grid), x, y, left=np.nan, right=np.nan))
+
+
+def _power(frame: pd.DataFrame) -> PowerFit:
+    inside = frame[frame["bracketed"]].rename(columns={"n_params": "n_opt", "tokens": "tokens_opt"})
+    if inside["n_opt"].nunique() < 3:
+        raise NoAllocationError(
+            f"{inside['n_opt'].nunique()} sizes are lowest somewhere between smaller and larger ones: "
+            "an envelope needs three"
+        )
+    return allocation(inside)
+
+
+def _jackknife(power: PowerFit, kept: list[pd.DataFrame]) -> PowerFit:
+    """The same fit with intervals over the sizes: neighbouring points of an envelope belong to the same run."""
+    refits = []
+    for frame in kept:
+        try:
+            refits.append(_power(frame))
+        except NoAllocationError:
+            continue
+    count = len(refits)
+    if count < 3:
+        unknown = (float("-inf"), float("inf"))
+        return PowerFit(**{**vars(power), "n_interval": unknown, "tokens_interval": unknown, "n_budgets": count})
+
+    def interval(name: str) -> tuple[float, float]:
+        values = np.array([getattr(r, name) for r in refits])
+        half = float(stdtrit(count - 1, (1 + LEVEL) / 2) * np.sqrt((count - 1) * values.var()))
+        return getattr(power, name) - half, getattr(power, name) + half
+
+    return PowerFit(
+        **{
+            **vars(power),
+            "n_interval": interval("n_exponent"),
+            "tokens_interval": interval("tokens_exponent"),
+            "n_budgets": count,
+        }
+    )

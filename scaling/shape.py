@@ -1,0 +1,91 @@
+"""The shape that E + A/N^alpha + B/D^beta takes along a budget, with alpha and beta shared by every budget.
+
+At C = k N^(1+s) D the loss is c0 + c1 N^-alpha + c2 D^-beta, linear in c given the exponents. With u = ln(N / N*) and
+b = beta (1+s) that is L* + q [(e^(-alpha u) - 1) / alpha + (e^(b u) - 1) / b]. So each budget costs a linear
+least-squares fit of its relative residuals, and only the two exponents are searched for. A weak prior on them, whose
+weight vanishes with the noise, keeps noisy profiles from chasing it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import least_squares
+
+from scaling.law import Cost
+
+PRIOR_LOG_EXPONENT, PRIOR_SD = np.log(0.35), 0.5
+LIMITS = (np.log(0.02), np.log(2.0))
+
+
+@dataclass(frozen=True)
+class ProfileShape:
+    """Exponents shared by the budgets, and the relative noise of the points around the curves."""
+
+    alpha: float
+    beta: float
+    noise: float
+
+    def minimum(
+        self, frame: pd.DataFrame, flops: float, cost: Cost
+    ) -> tuple[float, float, Callable[[np.ndarray], np.ndarray], str]:
+        """ln N* at the budget, its standard deviation, the curve of loss against N, and why there is no minimum."""
+        design, target, references = _design(frame, self.alpha, self.beta)
+        c = np.linalg.lstsq(design, target, rcond=None)[0]
+        log_n0, log_d0 = references
+
+        def curve(n_params: np.ndarray) -> np.ndarray:
+            log_n, log_d = np.log(n_params), np.log(cost.tokens(flops, n_params))
+            return c[0] + c[1] * np.exp(-self.alpha * (log_n - log_n0)) + c[2] * np.exp(-self.beta * (log_d - log_d0))
+
+        if c[1] <= 0 and c[2] <= 0:
+            return np.nan, np.nan, curve, "the profile is concave: the loss is highest between the sizes"
+        if c[1] <= 0 or c[2] <= 0:
+            return np.nan, np.nan, curve, ""
+        beta_n = self.beta * (1 + cost.slope)
+        log_d_of_one = np.log(cost.tokens(flops, 1.0))
+        log_ratio = np.log(self.alpha * c[1] / (beta_n * c[2])) + self.alpha * log_n0
+        log_n = (log_ratio - self.beta * (log_d0 - log_d_of_one)) / (self.alpha + beta_n)
+        gradient = np.array([0.0, 1 / c[1], -1 / c[2]]) / (self.alpha + beta_n)
+        covariance = self.noise**2 * np.linalg.pinv(design.T @ design)
+        return float(log_n), float(np.sqrt(gradient @ covariance @ gradient)), curve, ""
+
+
+def fit_shape(budgets: Sequence[pd.DataFrame], cost: Cost) -> ProfileShape:
+    """The exponents that suit all budgets best; the prior's centre when no budget can tell."""
+    telling = [g for g in budgets if g["n_params"].nunique() > 3]
+    spare = sum(len(g) - 3 for g in telling) - 2
+    start = np.full(2, PRIOR_LOG_EXPONENT)
+    if not telling or spare <= 0:
+        return ProfileShape(float(np.exp(start[0])), float(np.exp(start[1])), noise=0.0)
+
+    def misfit(log_exponents: np.ndarray) -> np.ndarray:
+        return np.concatenate([_residuals(g, *np.exp(log_exponents)) for g in telling])
+
+    noise = np.sqrt(np.sum(misfit(start) ** 2) / spare)
+    for _ in range(20):
+        weight = noise / PRIOR_SD
+        found = least_squares(
+            lambda p, w=weight: np.concatenate([misfit(p), w * (p - PRIOR_LOG_EXPONENT)]),
+            start, bounds=LIMITS, xtol=1e-14, ftol=1e-14, gtol=1e-14, x_scale=0.1,
+        )  # fmt: skip
+        previous, start = noise, found.x
+        noise = np.sqrt(np.sum(misfit(start) ** 2) / spare)
+        if noise < 1e-12 or abs(noise / previous - 1) < 1e-3:
+            break
+    return ProfileShape(float(np.exp(start[0])), float(np.exp(start[1])), float(noise))
+
+
+def _residuals(frame: pd.DataFrame, alpha: float, beta: float) -> np.ndarray:
+    design, target, _ = _design(frame, alpha, beta)
+    return target - design @ np.linalg.lstsq(design, target, rcond=None)[0]
+
+
+def _design(frame: pd.DataFrame, alpha: float, beta: float) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+    """Columns 1, N^-alpha, D^-beta in units of their geometric means, divided by the loss; target 1; the means."""
+    log_n, log_d = np.log(frame["n_params"].to_numpy(float)), np.log(frame["tokens"].to_numpy(float))
+    log_n0, log_d0 = log_n.mean(), log_d.mean()
+    columns = [np.ones_like(log_n), np.exp(-alpha * (log_n - log_n0)), np.exp(-beta * (log_d - log_d0))]
+    loss = frame["loss"].to_numpy(float)
+    return np.stack(columns, axis=1) / loss[:, None], np.ones_like(loss), (float(log_n0), float(log_d0))
