@@ -1,0 +1,122 @@
+"""N*(C) and D*(C): how compute is best split between model size and tokens."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from analysis.style import (
+    COMPUTE_MAP,
+    FAINT,
+    INK,
+    LEVEL,
+    MUTED,
+    ColorScale,
+    interval,
+    label_ends,
+    log_axis,
+    new_axes,
+    note,
+    readable,
+)  # fmt: skip
+from scaling.fit import Fit
+from scaling.laws import Law
+from scaling.profiles import IsoflopProfile
+from scaling.uncertainty import Draws
+
+REFERENCE = 20  # tokens per parameter, the rule of thumb from Hoffmann et al. 2022
+REACH = 10  # how far beyond the largest compute a law is drawn
+_LETTER = {"n_params": ("N", "a"), "tokens": ("D", "b")}
+
+
+def allocation_frame(
+    fit: Fit, draws: Draws | None = None, *, quantity: str = "n_params", reach: float = REACH
+) -> pd.DataFrame:
+    """The law's optimum from the smallest compute fitted to `reach` times the largest.
+
+    Columns flops, optimum, low, high (the 90% band; NaN without draws) and inside (within the fitted range).
+    """
+    letter = _LETTER[quantity][0]
+    smallest, largest = fit.points.frame["flops"].min(), fit.points.frame["flops"].max()
+    compute = np.geomspace(smallest, largest * reach, 80)
+
+    def optimum(law: Law) -> np.ndarray:
+        return np.asarray(getattr(law.optimal(compute, fit.cost), letter), float)
+
+    low, high = draws.band(optimum, LEVEL) if draws is not None else (np.nan, np.nan)
+    return pd.DataFrame(
+        {"flops": compute, "optimum": optimum(fit.law), "low": low, "high": high,
+         "inside": compute <= largest * (1 + 1e-9)}
+    )  # fmt: skip
+
+
+def plot_allocation(
+    fit: Fit,
+    draws: Draws | None = None,
+    *,
+    quantity: str = "n_params",
+    profiles: Sequence[IsoflopProfile] = (),
+    published: Mapping[str, Law] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """The law's optimum (n_params or tokens) against compute with its 90% band, the profile optima as points.
+
+    `published` laws are drawn thin for comparison, by label. Raises ValueError for a law without an optimum.
+    """
+    ax = new_axes(ax)
+    frame = allocation_frame(fit, draws, quantity=quantity)
+    letter, exponent = _LETTER[quantity]
+    ax.fill_between(frame["flops"], frame["low"], frame["high"], color=COMPUTE_MAP(0.35), alpha=0.25, lw=0)
+    inside = frame[frame["inside"]]
+    ax.plot(frame["flops"], frame["optimum"], color=INK, lw=1.2, ls=(0, (4, 2)))
+    ax.plot(inside["flops"], inside["optimum"], color=INK, lw=1.8)
+    ends = [*_reference(ax, fit, frame, quantity), *_published(ax, fit, frame, letter, published or {})]
+    _profile_optima(ax, profiles, quantity)
+    log_axis(ax.xaxis, "flops")
+    log_axis(ax.yaxis, quantity, label=f"optimal {'model size' if letter == 'N' else 'tokens'} {letter}*")
+    label_ends(ax, ends, size=7)
+    note(ax, _exponent_text(fit, draws, letter, exponent), where="upper left", color=INK)
+    ax.set_title(f"Compute-optimal {'model size' if letter == 'N' else 'tokens'}")
+    return ax
+
+
+def _exponent_text(fit: Fit, draws: Draws | None, letter: str, exponent: str) -> str:
+    value = fit.law.exponents(fit.cost).get(exponent)
+    if value is None:
+        return ""
+    text = f"${letter}^* \\propto C^{{{value:.3f}}}$"
+    if draws is None:
+        return text
+    return f"{text}  {interval(*draws.interval(exponent, level=LEVEL))}\n{LEVEL:.0%} {draws.kind} by {draws.by}"
+
+
+def _profile_optima(ax: Axes, profiles: Sequence[IsoflopProfile], quantity: str) -> None:
+    """Diamonds in the colour of their compute; hollow where the profile was refused."""
+    shown = [p for p in profiles if np.isfinite(p.n_opt) and np.isfinite(p.tokens_opt)]
+    if not shown:
+        return
+    color = ColorScale([p.flops for p in profiles])
+    for profile in shown:
+        y = profile.n_opt if quantity == "n_params" else profile.tokens_opt
+        shade = readable(color(profile.flops))
+        face = shade if profile.accepted else "none"
+        ax.plot(profile.flops, y, "D", ms=6, mfc=face, mec="white" if profile.accepted else shade, zorder=4)
+
+
+def _reference(ax: Axes, fit: Fit, frame: pd.DataFrame, quantity: str) -> list[tuple]:
+    """The line of 20 tokens per parameter under the fitted cost C = k N^(1+slope) D."""
+    size = (frame["flops"] / (fit.cost.k * REFERENCE)) ** (1 / (2 + fit.cost.slope))
+    value = size if quantity == "n_params" else REFERENCE * size
+    ax.plot(frame["flops"], value, color=MUTED, lw=0.9, ls=":")
+    return [(frame["flops"].iloc[-1], value.iloc[-1], f"{REFERENCE} tokens/param", MUTED)]
+
+
+def _published(ax: Axes, fit: Fit, frame: pd.DataFrame, letter: str, published: Mapping[str, Law]) -> list[tuple]:
+    ends = []
+    compute = frame["flops"].to_numpy()
+    for label, law in published.items():
+        value = np.asarray(getattr(law.optimal(compute), letter), float)
+        ax.plot(compute, value, color=FAINT, lw=1.0, ls=(0, (4, 2)))
+        ends.append((compute[-1], value[-1], label, MUTED))
+    return ends

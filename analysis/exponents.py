@@ -1,0 +1,77 @@
+"""The exponents of the fitted law as a joint region of its bootstrap draws."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from scipy.stats import gaussian_kde
+
+from analysis.style import ACCENT, COMPUTE_MAP, INK, LEVEL, MUTED, interval, new_axes, note
+from scaling.uncertainty import Draws
+
+
+def exponent_frame(draws: Draws, names: tuple[str, str] = ("alpha", "beta")) -> pd.DataFrame:
+    """A row per draw: the two exponents. Raises ValueError if the law has no such parameters or they do not vary."""
+    missing = [n for n in names if n not in draws.frame]
+    if missing:
+        raise ValueError(f"needs a law with {' and '.join(names)}; {draws.fit.law.name} has no {', '.join(missing)}")
+    frame = draws.frame[list(names)]
+    if len(frame) < 20:
+        raise ValueError(f"needs at least 20 bootstrap draws, there are {len(frame)}")
+    if (frame.std() < 1e-9 * frame.abs().mean()).any():
+        raise ValueError(f"{' or '.join(names)} does not vary between draws (fixed, or at a bound)")
+    return frame.reset_index(drop=True)
+
+
+def plot_exponents(draws: Draws, *, names: tuple[str, str] = ("alpha", "beta"), ax: Axes | None = None) -> Axes:
+    """Draws as dots, the regions that hold 50% and 90% of them, the fit as a diamond, rays of equal a."""
+    ax = new_axes(ax)
+    frame = exponent_frame(draws, names)
+    x, y = (frame[n].to_numpy(float) for n in names)
+    ax.scatter(x, y, s=4, color=COMPUTE_MAP(0.35), alpha=0.35, linewidth=0, rasterized=len(frame) > 2000)
+    _density_regions(ax, x, y)
+    ax.plot(*(getattr(draws.fit.law, n) for n in names), marker="D", ms=6, mfc=ACCENT, mec="white", ls="none", zorder=4)
+    if names == ("alpha", "beta"):
+        _rays(ax, draws)
+    low, high = np.quantile(np.column_stack([x, y]), [0.002, 0.998], axis=0)
+    pad = 0.15 * (high - low)
+    ax.set_xlim(low[0] - pad[0], high[0] + pad[0])
+    ax.set_ylim(low[1] - pad[1], high[1] + pad[1])
+    ax.set_xlabel(_LABELS.get(names[0], names[0]))
+    ax.set_ylabel(_LABELS.get(names[1], names[1]))
+    ends = [f"{n} {interval(*draws.interval(n, level=LEVEL))}" for n in names]
+    note(ax, "\n".join([f"{len(frame)} draws by {draws.by}; {LEVEL:.0%} of each:", *ends]), where="upper left")
+    ax.set_title("Exponents, jointly")
+    return ax
+
+
+_LABELS = {"alpha": r"$\alpha$, exponent of model size", "beta": r"$\beta$, exponent of tokens"}
+
+
+def _density_regions(ax: Axes, x: np.ndarray, y: np.ndarray) -> None:
+    """Highest-density regions from a kernel estimate; levels are quantiles of the density at the draws."""
+    try:
+        density = gaussian_kde(np.vstack([x, y]))
+    except np.linalg.LinAlgError:  # the draws lie on a line
+        return
+    at_draws = np.sort(density(np.vstack([x, y])))
+    (x0, x1), (y0, y1) = np.quantile(x, [0, 1]), np.quantile(y, [0, 1])
+    px, py = 0.2 * (x1 - x0), 0.2 * (y1 - y0)
+    X, Y = np.meshgrid(np.linspace(x0 - px, x1 + px, 90), np.linspace(y0 - py, y1 + py, 90))
+    Z = density(np.vstack([X.ravel(), Y.ravel()])).reshape(X.shape)
+    levels = [at_draws[int((1 - share) * (len(x) - 1))] for share in (LEVEL, 0.5)]
+    if levels[0] < levels[1]:
+        ax.contour(X, Y, Z, levels=levels, colors=[INK], linewidths=[0.9, 1.6])
+
+
+def _rays(ax: Axes, draws: Draws) -> None:
+    """Where N* ~ C^a has the fitted a and the ends of its interval: beta = alpha a / (1 - a), for the fitted cost."""
+    a = draws.fit.law.exponents(draws.fit.cost).get("a")
+    if a is None or not 0 < a < 1:
+        return
+    growth = 1 + draws.fit.cost.slope
+    slope = a / (1 - a * growth)
+    ax.axline((0, 0), slope=slope, color=MUTED, lw=0.9, ls=":", zorder=1)
+    ax.annotate(
+        f"a = {a:.3f}", (draws.fit.law.alpha, draws.fit.law.alpha * slope), xytext=(8, -14),
+        textcoords="offset points", fontsize=7.5, color=MUTED,
+    )  # fmt: skip

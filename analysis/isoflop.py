@@ -1,0 +1,85 @@
+"""IsoFLOP profiles: loss against model size, a curve per compute budget, its minimum marked."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from analysis.style import MUTED, ColorScale, flops, label_ends, log_axis, new_axes, note, readable
+from scaling.profiles import IsoflopProfile
+
+
+def isoflop_frame(profiles: Sequence[IsoflopProfile]) -> pd.DataFrame:
+    """The points of every profile, each row with its budget and the profile's optimum and verdict."""
+    return pd.concat(
+        [
+            p.frame[["n_params", "tokens", "flops", "loss"]].assign(
+                budget=p.flops, n_opt=p.n_opt, tokens_opt=p.tokens_opt, loss_opt=p.loss_opt,
+                accepted=p.accepted, reason=p.reason, method=p.method,
+            )
+            for p in profiles
+        ],
+        ignore_index=True,
+    )  # fmt: skip
+
+
+def plot_isoflop(profiles: Sequence[IsoflopProfile], *, ax: Axes | None = None) -> Axes:
+    """A curve per budget through its runs; a filled diamond at an accepted optimum, a hollow one at a refused one."""
+    if not profiles:
+        raise ValueError("no isoFLOP profile: no two runs of different size share a budget")
+    ax = new_axes(ax)
+    color = ColorScale([p.flops for p in profiles])
+    ends = []
+    for profile in profiles:
+        shade = color(profile.flops)
+        frame = profile.frame.sort_values("n_params")
+        ax.scatter(frame["n_params"], frame["loss"], s=14, color=shade, edgecolor="white", linewidth=0.4, zorder=3)
+        sizes = np.geomspace(frame["n_params"].min(), frame["n_params"].max(), 120)
+        drawn = _curve(profile, sizes)
+        if drawn is not None:
+            ax.plot(sizes, drawn, color=shade)
+        _mark_optimum(ax, profile, shade)
+        last = frame.iloc[-1]
+        y = drawn[-1] if drawn is not None and np.isfinite(drawn[-1]) else last["loss"]
+        ends.append((last["n_params"], max(y, last["loss"]), flops(profile.flops), shade))
+    log_axis(ax.xaxis, "n_params")
+    log_axis(ax.yaxis, "loss")
+    _frame_losses(ax, profiles)
+    label_ends(ax, ends)
+    _explain_refusals(ax, profiles)
+    ax.set_title("IsoFLOP profiles")
+    return ax
+
+
+def _curve(profile: IsoflopProfile, sizes: np.ndarray) -> np.ndarray | None:
+    if profile.curve is None or len(sizes) == 0 or sizes[0] == sizes[-1]:
+        return None
+    return np.asarray(profile.curve(sizes), float)
+
+
+def _mark_optimum(ax: Axes, profile: IsoflopProfile, shade) -> None:
+    if not (np.isfinite(profile.n_opt) and np.isfinite(profile.loss_opt)):
+        return
+    face, edge = (readable(shade), "white") if profile.accepted else ("none", readable(shade))
+    ax.plot(
+        profile.n_opt, profile.loss_opt, marker="D", ms=7 if profile.accepted else 6, mfc=face, mec=edge, mew=1.0,
+        ls="none", zorder=4, label="_optimum" if profile.accepted else "_refused",
+    )  # fmt: skip
+
+
+def _frame_losses(ax: Axes, profiles: Sequence[IsoflopProfile]) -> None:
+    """Limits from the data, so that a steep branch of one curve does not flatten the others."""
+    losses = pd.concat([p.frame["loss"] for p in profiles])
+    low, high = losses.min(), losses.max()
+    margin = max(high / low, 1.02) ** 0.07
+    ax.set_ylim(low / margin, high * margin)
+
+
+def _explain_refusals(ax: Axes, profiles: Sequence[IsoflopProfile]) -> None:
+    refused = [p for p in profiles if not p.accepted]
+    if not refused:
+        return
+    shown = [f"{flops(p.flops)}: {p.reason}" for p in refused[:3]]
+    more = [f"and {len(refused) - 3} more"] if len(refused) > 3 else []
+    note(ax, "\n".join(["hollow: refused", *shown, *more]), where="upper left", color=MUTED)

@@ -1,0 +1,60 @@
+"""What the law leaves over, against model size, tokens and compute: any trend is a wrong form."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from analysis.style import ACCENT, INK, ColorScale, log_axis, new_axes, note
+from scaling.fit import Fit
+
+MAX_GROUPS = 8  # of equal count, where the abscissa takes more values than this
+
+
+def residual_frame(fit: Fit) -> pd.DataFrame:
+    """Every run with its residual, ln measured - ln predicted, in percent of the loss."""
+    return fit.points.frame.assign(predicted=fit.predicted, residual_percent=100 * np.asarray(fit.residuals))
+
+
+def plot_residuals(fit: Fit, *, by: str = "flops", ax: Axes | None = None) -> Axes:
+    """Residuals in percent against the column `by`, coloured by compute, with the mean and its error in groups."""
+    ax = new_axes(ax)
+    frame = residual_frame(fit)
+    color = ColorScale(frame["flops"])
+    ax.axhline(0, color=INK, lw=0.8)
+    ax.scatter(
+        frame[by], frame["residual_percent"], c=[color(c) for c in frame["flops"]], s=16, edgecolor="white",
+        linewidth=0.4, zorder=3,
+    )  # fmt: skip
+    groups = grouped(frame, by)
+    ax.errorbar(
+        groups[by], groups["mean"], yerr=groups["error"], color=ACCENT, fmt="o-", ms=3, lw=1, capsize=2, zorder=4,
+        label="group mean +- 2 se",
+    )  # fmt: skip
+    log_axis(ax.xaxis, by)
+    reach = max(frame["residual_percent"].abs().max() * 1.25, 0.1)
+    ax.set_ylim(-reach, reach)
+    ax.set_ylabel("loss above the law (%)")
+    spread = np.std(frame["residual_percent"])
+    note(ax, f"sd {spread:.2g}%  n = {len(frame)}", where="upper left")
+    ax.legend(loc="lower left")
+    ax.set_title(f"Residuals against {_WORDS[by]}")
+    return ax
+
+
+_WORDS = {"n_params": "model size", "tokens": "tokens", "flops": "compute"}
+
+
+def grouped(frame: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Mean residual and twice its standard error in groups along `by`: its own values if few, else equal counts."""
+    key = np.log(frame[by]).round(2)  # FLOP budgets are met to a step, not exactly
+    if key.nunique() > MAX_GROUPS:
+        key = pd.qcut(frame[by], MAX_GROUPS, duplicates="drop")
+    group = frame.groupby(key, observed=True)
+    error = 2 * group["residual_percent"].std() / np.sqrt(group.size())
+    return pd.DataFrame(
+        {
+            by: np.exp(np.log(frame[by]).groupby(key, observed=True).mean()),
+            "mean": group["residual_percent"].mean(),
+            "error": error.fillna(0),
+        }
+    ).reset_index(drop=True)

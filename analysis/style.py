@@ -1,0 +1,221 @@
+"""How every figure looks: one context, one colour scale, one way to write numbers on an axis.
+
+Colour is compute (or size), darker for more. Solid lines lie in the fitted range, dashed ones outside it. Bands are 90%.
+Nothing here touches global state: `with style():` restores what it found.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullLocator
+
+LEVEL = 0.9
+INK, MUTED, FAINT = "#22262b", "#6b7178", "#b9bec4"
+ACCENT = "#c8442b"  # what was predicted, against the dark-to-light scale of what was measured
+# Lightness falls evenly from the lightest tone that reads on white to near black: the order survives in greyscale.
+_TONES = ("#97c7a4", "#62aa9c", "#3c8a95", "#2c688a", "#2a4676", "#231f4d", "#140f2b")
+COMPUTE_MAP = LinearSegmentedColormap.from_list("isoflop", _TONES)
+LOSS_MAP = LinearSegmentedColormap.from_list("isoflop-loss", mpl.colormaps["magma_r"](np.linspace(0.02, 0.92, 64)))
+_RC = {
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+    "font.size": 9,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.labelsize": 9,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 4,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "mathtext.default": "regular",
+    "svg.hashsalt": "isoflop",
+    "svg.fonttype": "path",
+    "pdf.fonttype": 42,
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The look of the figures, inside a `with` block only. Figures must be drawn and saved inside it."""
+    with mpl.rc_context(_RC):
+        yield
+
+
+def new_axes(ax: Axes | None) -> Axes:
+    """`ax`, or the axes of a new figure that no pyplot state knows."""
+    if ax is not None:
+        return ax
+    return Figure(figsize=(5.2, 3.8), layout="constrained").subplots()
+
+
+class ColorScale:
+    """Positive values to colours by their logarithm; the smallest is the lightest."""
+
+    def __init__(self, values: Sequence[float]):
+        low, high = float(np.min(values)), float(np.max(values))
+        if low == high:  # a single value is drawn dark, not faint
+            low = high / 10
+        self.norm = LogNorm(low, high, clip=True)
+
+    def __call__(self, value: float) -> tuple[float, float, float, float]:
+        return COMPUTE_MAP(self.norm(value))
+
+
+def readable(color) -> tuple[float, float, float]:
+    """`color` darkened until text in it has a contrast of 4.5 : 1 on white."""
+    rgb = np.array(to_rgb(color))
+    while 1.05 / (_luminance(rgb) + 0.05) < 4.5:
+        rgb = rgb * 0.94
+    return tuple(rgb)
+
+
+def _luminance(rgb: np.ndarray) -> float:
+    linear = np.where(rgb <= 0.03928, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def count(value: float, digits: int = 3) -> str:
+    """A count of parameters or tokens as people say it: 950, 59.4k, 1B."""
+    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit * (1 - 0.5 * 10**-digits):
+            return f"{value / limit:.{digits}g}".replace("e+03", "000") + unit
+    return f"{value:.{digits}g}"
+
+
+def flops(value: float) -> str:
+    """A FLOP count as mathtext: $10^{12}$, $3\\times10^{10}$."""
+    exponent = int(np.floor(np.log10(value) + 1e-9))
+    mantissa = value / 10.0**exponent
+    if abs(mantissa - 1) < 5e-3:
+        return f"$10^{{{exponent}}}$"
+    return f"${mantissa:.2g}\\times10^{{{exponent}}}$"
+
+
+class LogTicks(Locator):
+    """At most about `most` round values on a log axis: decades, then 1-3, then 1-2-5 as the span shrinks."""
+
+    def __init__(self, most: int = 6):
+        self.most = most
+
+    def __call__(self) -> np.ndarray:
+        return self.tick_values(*self.axis.get_view_interval())
+
+    def tick_values(self, vmin: float, vmax: float) -> np.ndarray:
+        low, high = sorted((vmin, vmax))
+        if not (low > 0 and np.isfinite(high)):
+            return np.array([])
+        first, last = int(np.floor(np.log10(low))), int(np.ceil(np.log10(high)))
+        ticks = np.array([])
+        for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
+            every = np.array([s * 10.0**e for e in range(first, last + 1) for s in steps])
+            ticks = every[(every >= low * (1 - 1e-9)) & (every <= high * (1 + 1e-9))]
+            if len(ticks) >= 3:
+                break
+        return ticks[:: -(-len(ticks) // self.most)] if len(ticks) else ticks
+
+
+class LossTicks(LogTicks):
+    """Plain decimals: evenly spaced where the axis spans less than a factor of four, else by `LogTicks`."""
+
+    def tick_values(self, vmin: float, vmax: float) -> np.ndarray:
+        if vmin > 0 and vmax / vmin < 4:
+            ticks = MaxNLocator(self.most, steps=[1, 2, 2.5, 5, 10]).tick_values(vmin, vmax)
+            return ticks[(ticks >= vmin) & (ticks <= vmax)]
+        return super().tick_values(vmin, vmax)
+
+
+_LABELS = {
+    "n_params": "model size N (parameters)",
+    "tokens": "training tokens D",
+    "flops": "training compute C (FLOPs)",
+    "loss": "loss (nats/token)",
+}
+
+
+def log_axis(axis, quantity: str, *, label: str | None = None, most: int = 6) -> None:
+    """Make `axis` (ax.xaxis or ax.yaxis) logarithmic, with the ticks and the label of a column of the run table."""
+    set_scale = axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale
+    set_scale("log")
+    write = {"flops": flops, "loss": lambda v: f"{v:.4g}"}.get(quantity, count)
+    axis.set_major_locator(LossTicks(most) if quantity == "loss" else LogTicks(most))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
+    axis.set_label_text(label or _LABELS[quantity])
+
+
+def label_ends(ax: Axes, ends: Sequence[tuple[float, float, str, tuple]], *, size: float = 7.5) -> None:
+    """Write each label just right of its point (x, y, text, colour), moved up or down until none covers another.
+
+    Heights are those of the axes as they stand: call it last, when the limits are set.
+    """
+    if not ends:
+        return
+    x, y = np.array([e[0] for e in ends], float), np.array([e[1] for e in ends], float)
+    place = ax.transData.transform(np.column_stack([x, y])) * 72 / ax.figure.dpi
+    width = size * 0.6 * max(len(_plain(e[2])) for e in ends)
+    shift = _spread(place, width=width, height=size * 1.25)
+    for (px, py, text, color), dy in zip(ends, shift, strict=True):
+        ax.annotate(
+            text, (px, py), xytext=(4, dy), textcoords="offset points", va="center", ha="left",
+            fontsize=size, color=readable(color), annotation_clip=False,
+        )  # fmt: skip
+
+
+def _spread(place: np.ndarray, *, width: float, height: float) -> np.ndarray:
+    """Vertical moves, in points, after which no two labels that overlap sideways are closer than `height`."""
+    y = place[:, 1].copy()
+    for _ in range(200):
+        order = np.argsort(y, kind="stable")
+        moved = False
+        for a, i in enumerate(order):
+            for j in order[a + 1 :]:
+                gap = height - (y[j] - y[i])
+                if gap > 0.05 and abs(place[j, 0] - place[i, 0]) < width:
+                    y[i], y[j], moved = y[i] - gap / 2, y[j] + gap / 2, True
+        if not moved:
+            break
+    return y - place[:, 1]
+
+
+def _plain(text: str) -> str:
+    return text.replace("$", "").replace("\\times", "x").replace("{", "").replace("}", "").replace("^", "")
+
+
+def note(ax: Axes, text: str, *, where: str = "upper right", color=MUTED) -> None:
+    """A remark in a corner of the panel, behind which curves stay readable."""
+    vertical, horizontal = where.split()
+    ax.text(
+        {"left": 0.02, "right": 0.98}[horizontal], {"upper": 0.98, "lower": 0.03}[vertical], text,
+        transform=ax.transAxes, va={"upper": "top", "lower": "bottom"}[vertical], ha=horizontal, fontsize=7.5,
+        color=color, linespacing=1.35, bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.5},
+        zorder=5,
+    )  # fmt: skip
+
+
+def interval(low: float, high: float, digits: int = 3) -> str:
+    return f"[{low:.{digits}f}, {high:.{digits}f}]"
