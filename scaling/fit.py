@@ -219,6 +219,9 @@ def _pinned(form: type[Law], fixed: Mapping[str, float], free: tuple[str, ...], 
         raise ValueError(f"{form.name} has no exponents to tie")
     if tied and form.ties and set(form.ties) & set(fixed):
         raise ValueError(f"{' and '.join(form.ties)} are tied: neither can be fixed as well")
+    for name, partner in form.coupled.items():
+        if name in fixed and partner not in fixed:
+            raise ValueError(f"{form.name}: {name} can be fixed only together with {partner}")
     pinned = {p: v for p, v in form.defaults().items() if p not in free}
     return pinned | {p: float(v) for p, v in fixed.items()}
 

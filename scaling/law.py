@@ -9,7 +9,7 @@ Fits run in internal coordinates: a parameter whose box says `log` enters as its
 the columns named in `scales` are divided by their geometric means (`rescaled` carries a law from one unit to another).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, Self
 
@@ -55,6 +55,9 @@ class Cost:
         return C / (self.k * np.power(N, 1.0 + self.slope))
 
 
+SIX_ND = Cost()
+
+
 @dataclass(frozen=True)
 class Allocation:
     """How a law spends the compute C: N parameters, D tokens, and the loss reached. Scalars or arrays alike."""
@@ -80,6 +83,7 @@ class Law:
     scales: ClassVar[tuple[str, ...]] = ()
     ties: ClassVar[tuple[str, str] | None] = None
     amplitudes: ClassVar[tuple[str, ...]] = ()
+    coupled: ClassVar[dict[str, str]] = {}  # parameters that can be fixed only together with another
 
     def __call__(self, *columns: Any) -> Any:
         raise NotImplementedError(
@@ -158,7 +162,7 @@ class Law:
         return self
 
     @classmethod
-    def shapes(cls, loss: Array) -> dict[str, tuple[float, ...]]:
+    def shapes(cls, x: Mapping[str, Array], loss: Array) -> dict[str, tuple[float, ...]]:
         """The grid of every parameter that the law is not linear in, where the search starts."""
         return {name: cls.box[name].grid for name in cls.parameters() if cls.box[name].grid}
 
@@ -168,44 +172,57 @@ class Law:
         raise NotImplementedError
 
     @classmethod
+    def from_linear(cls, values: Array, loss: Array) -> Array:
+        """Parameters (S, P) from rows that hold linear coefficients in the columns of the amplitudes."""
+        return values
+
+    @classmethod
+    def propose(cls, x: Mapping[str, Array], loss: Array, weights: Array) -> Array | None:
+        """Starts (S, P) in internal coordinates of a form with its own way to find them; None for the common way."""
+        return None
+
+    @classmethod
     def vary(cls, theta: Array, free: frozenset[str]) -> Array:
         """Further starts from seeds theta (S, P), along free parameters that the linear seeds do not reach."""
         return theta
 
-    def optimal(self, C: Any, cost: Cost = Cost()) -> Allocation:
+    def optimal(self, C: Any, cost: Cost = SIX_ND) -> Allocation:
         """The allocation of compute C (scalar or array, FLOPs) that minimises the loss.
 
         Raises ValueError if the law does not weigh N against D or has no interior minimum there.
         """
         if self.inputs != ("N", "D"):
             raise ValueError(f"{self.name}: a law of {', '.join(self.inputs)} has no compute-optimal allocation")
-        C = np.asarray(C, dtype=float)
-        log_n = minimise_scalar(lambda u: self(np.exp(u), cost.tokens(C, np.exp(u))), np.zeros(C.shape), np.log(C))
+        return self._search(np.asarray(C, dtype=float), cost, self)
+
+    def _search(self, C: Array, cost: Cost, loss: Callable[[Any, Any], Any]) -> Allocation:
+        log_n = minimise_scalar(lambda u: loss(np.exp(u), cost.tokens(C, np.exp(u))), np.zeros(C.shape), np.log(C))
         if np.any(~np.isfinite(log_n)):
             raise ValueError(f"{self.name}: no interior minimum of the loss at C = {C}")
         N = np.exp(log_n)
-        return Allocation(N, cost.tokens(C, N), C, self(N, cost.tokens(C, N)))
+        D = cost.tokens(C, N)
+        return Allocation(N, D, C, loss(N, D))
 
-    def exponents(self, cost: Cost = Cost()) -> dict[str, float]:
+    def exponents(self, cost: Cost = SIX_ND) -> dict[str, float]:
         """Exponents a, b of N* ~ C^a, D* ~ C^b and `frontier` of L* - E ~ C^-frontier; empty where none is constant."""
         return {}
 
 
-def minimise_scalar(function: Any, lo: Array, hi: Array, *, points: int = 65) -> Array:
-    """Where a function of one variable is smallest between lo and hi, elementwise; NaN where that is at an end.
+def minimise_scalar(function: Callable[[Any], Any], lo: Array, hi: Array, *, points: int = 257) -> Array:
+    """Where an analytic function is smallest between lo and hi, elementwise; NaN where that is at an end.
 
-    Repeated grids shrink the bracket to relative 1e-9, where the loss is flat to rounding.
+    A grid finds the bracket, bisection of the complex-step derivative finds the point: the function's value alone is
+    flat to rounding over relative 1e-8 around a minimum.
     """
-    lo, hi = np.array(lo, dtype=float), np.array(hi, dtype=float)
-    fraction = np.linspace(0.0, 1.0, points).reshape(-1, *([1] * lo.ndim))
-    best, inside = lo, np.ones(lo.shape, dtype=bool)
-    for k in range(8):
-        grid = lo + fraction * (hi - lo)
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            value = np.where(np.isfinite(f := function(grid)), f, np.inf)
+    grid = np.linspace(lo, hi, points)
+    with np.errstate(all="ignore"):
+        value = np.where(np.isfinite(f := np.real(function(grid))), f, np.inf)
         at = np.argmin(value, axis=0)
-        inside &= (at > 0) & (at < points - 1) if k == 0 else True
-        best = np.take_along_axis(grid, at[None], 0)[0]
         width = (hi - lo) / (points - 1)
-        lo, hi = best - width, best + width
-    return np.where(inside, best, np.nan)
+        middle = np.take_along_axis(grid, at[None], 0)[0]
+        left, right = middle - width, middle + width
+        for _ in range(60):
+            middle = 0.5 * (left + right)
+            rising = np.imag(function(middle + 1j * COMPLEX_STEP)) > 0
+            left, right = np.where(rising, left, middle), np.where(rising, middle, right)
+    return np.where((at > 0) & (at < points - 1), middle, np.nan)

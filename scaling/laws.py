@@ -12,9 +12,14 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from scaling.law import AMPLITUDE, EXPONENT, FLOOR, Allocation, Array, Box, Cost, Law
+from scaling.bends import BNSL, BNSLD, BNSLN, Farseer
+from scaling.joint import DataConstrained, Kaplan, Saturating
+from scaling.law import AMPLITUDE, EXPONENT, FLOOR, SIX_ND, Allocation, Array, Box, Cost, Law
 
-__all__ = ["LAWS", "Allocation", "Box", "Chinchilla", "Cost", "Law", "Power", "PowerD", "PowerN", "get_law"]
+__all__ = [
+    "BNSL", "BNSLD", "BNSLN", "LAWS", "PRESETS", "Allocation", "Box", "Chinchilla", "Cost", "DataConstrained",
+    "Farseer", "Kaplan", "Law", "Power", "PowerD", "PowerN", "Saturating", "get_law",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ class Chinchilla(Law):
             starts.append(start)
         return np.concatenate(starts)
 
-    def optimal(self, C: Any, cost: Cost = Cost()) -> Allocation:  # noqa: B008
+    def optimal(self, C: Any, cost: Cost = SIX_ND) -> Allocation:
         """Where alpha A N^-alpha = (1 + slope) beta B D^-beta  (Hoffmann et al. 2022, eq. 4, with a cost exponent)."""
         C = np.asarray(C, dtype=float)
         a = self.exponents(cost)["a"]
@@ -116,7 +121,7 @@ class Chinchilla(Law):
         D = cost.tokens(C, N)
         return Allocation(N, D, C, self(N, D))
 
-    def exponents(self, cost: Cost = Cost()) -> dict[str, float]:  # noqa: B008
+    def exponents(self, cost: Cost = SIX_ND) -> dict[str, float]:
         a = self.beta / (self.alpha + (1.0 + cost.slope) * self.beta)
         return {"a": a, "b": 1.0 - (1.0 + cost.slope) * a, "frontier": self.kappa * self.alpha * a}
 
@@ -161,7 +166,7 @@ class Power(Law):
         term = np.exp(-shape["g"] * column)
         return np.stack([np.ones_like(term), term], axis=1), loss, 1.0 / loss
 
-    def exponents(self, cost: Cost = Cost()) -> dict[str, float]:  # noqa: B008
+    def exponents(self, cost: Cost = SIX_ND) -> dict[str, float]:
         return {"frontier": self.g} if self.inputs == ("C",) else {}
 
 
@@ -185,7 +190,10 @@ class PowerD(Power):
     scales: ClassVar[tuple[str, ...]] = ("D",)
 
 
-LAWS: dict[str, type[Law]] = {c.name: c for c in (Chinchilla, Power, PowerN, PowerD)}
+FORMS: tuple[type[Law], ...] = (
+    Chinchilla, Kaplan, Saturating, DataConstrained, Farseer, Power, PowerN, PowerD, BNSL, BNSLN, BNSLD,
+)  # fmt: skip
+LAWS: dict[str, type[Law]] = {form.name: form for form in FORMS}
 PRESETS: dict[str, tuple[type[Law], tuple[str, ...]]] = {"chinchilla-kappa": (Chinchilla, ("kappa",))}
 
 

@@ -21,8 +21,12 @@ TINY = 1e-4  # of the mean loss: an amplitude that the linear solve sets to zero
 def starts(problem: FitProblem, weights: Array, *, count: int, seed: int) -> Array:
     """Coordinates (S, P) of up to `count` distinct starts, best first by weighted squares of the problem's residual."""
     form = problem.form
-    found = random_starts(problem, RANDOM_STARTS, seed) if not form.amplitudes else _projected(problem, weights)
     with np.errstate(all="ignore"):
+        proposed = form.propose(problem.x, problem.loss, weights)
+        if proposed is not None:
+            found = problem.reduce(proposed)
+        else:
+            found = _projected(problem, weights) if form.amplitudes else random_starts(problem, RANDOM_STARTS, seed)
         candidates = np.clip(found, problem.lower, problem.upper)
         residual, _, _ = problem.residuals(candidates)
         value = huber(residual, weights, np.inf)
@@ -36,7 +40,7 @@ def random_starts(problem: FitProblem, count: int, seed: int) -> Array:
     lower, upper = problem.lower.copy(), problem.upper.copy()
     for j, name in enumerate(problem.free):
         box = problem.form.box[name]
-        if name == "E":
+        if not box.log and box.lo == 0 and not box.grid:
             upper[j] = min(upper[j], problem.loss.min())
         elif box.log and name in problem.form.amplitudes:
             lower[j], upper[j] = np.log(problem.loss.mean() * 1e-2), np.log(problem.loss.mean() * 3.0)
@@ -59,6 +63,7 @@ def _projected(problem: FitProblem, weights: Array) -> Array:
     for k, name in enumerate(amplitudes):
         floor = TINY * problem.loss.mean() if form.box[name].log else 0.0
         values[:, names.index(name)] = np.maximum(coefficients[best, k], floor)
+    values = form.from_linear(values, problem.loss)
     varied = form.vary(form.encode(values), frozenset(problem.free))
     return problem.reduce(varied)
 
@@ -66,7 +71,7 @@ def _projected(problem: FitProblem, weights: Array) -> Array:
 def _grid(problem: FitProblem) -> dict[str, Array]:
     """Every combination of the shapes' starting values, (G, 1) each; fixed shapes stay, tied ones go together."""
     axes = {}
-    for name, values in problem.form.shapes(problem.loss).items():
+    for name, values in problem.form.shapes(problem.x, problem.loss).items():
         if name != problem.follower:
             axes[name] = (problem.pinned[name],) if name in problem.pinned else values
     mesh = np.meshgrid(*axes.values(), indexing="ij")
