@@ -15,7 +15,7 @@ from scaling.allocation import LEVEL, NoAllocationError, PowerFit, allocation
 from scaling.envelope import Envelope, envelope, has_curves
 from scaling.fit import Fit, FitError, Huber, fit
 from scaling.objective import Objective
-from scaling.profiles import METHODS, IsoflopProfile, isoflop_profiles, parabola_bias
+from scaling.profiles import METHODS, MIN_SIZES, IsoflopProfile, isoflop_profiles, parabola_bias
 from scaling.uncertainty import jackknife
 
 __all__ = [
@@ -49,9 +49,13 @@ class Approaches:
 
     @property
     def disagreements(self) -> tuple[str, ...]:
-        answered = [r for r in self.rows if r.power is not None]
-        pairs = [(r, s) for i, r in enumerate(answered) for s in answered[i + 1 :] if r.approach != s.approach]
-        return tuple(f"{_name(r)} and {_name(s)}" for r, s in pairs if not _agree(r.power, s.power))
+        answered = [(r, r.power) for r in self.rows if r.power is not None]
+        return tuple(
+            f"{_name(r)} and {_name(s)}"
+            for i, (r, one) in enumerate(answered)
+            for s, other in answered[i + 1 :]
+            if r.approach != s.approach and not _agree(one, other)
+        )
 
     @property
     def agree(self) -> bool:
@@ -176,15 +180,28 @@ def _profile_lines(result: Approaches) -> list[str]:
     lines = [
         f"{'budget':>10} {'sizes':>5}" + "".join(f" {m + ' n_opt':>15}" for m in METHODS) + f" {'bias':>7}  remarks"
     ]
-    remarks = []
+    few = 0
     for i in range(len(result.profiles["exact"])):
         row = _budget_dict(result, i)
+        if row["n_sizes"] < MIN_SIZES:
+            few += 1
+            continue
         cells = "".join(f" {_optimum(row[m]):>15}" for m in METHODS)
         bias = "" if row["parabola_bias"] is None else f"{np.expm1(row['parabola_bias']):+.1%}"
-        remarks = [f"{m}: {row[m]['reason']}" for m in METHODS if row[m]["reason"]]
-        lines.append(f"{row['flops']:>10.3g} {row['n_sizes']:>5}{cells} {bias:>7}  {'; '.join(remarks)}".rstrip())
-    lines.append("bias: how far a parabola misses the optimum of noise-free points at the same sizes.")
-    return lines
+        lines.append(f"{row['flops']:>10.3g} {row['n_sizes']:>5}{cells} {bias:>7}  {_remarks(row)}".rstrip())
+    lines.append(
+        "( ): refused, not used. bias: how far a parabola misses the optimum of noise-free points at these sizes."
+    )
+    return lines + ([f"{few} budgets have fewer than {MIN_SIZES} sizes and no profile."] if few else [])
+
+
+def _remarks(row: dict[str, Any]) -> str:
+    """Each distinct reason once, with the methods that give it."""
+    reasons: dict[str, list[str]] = {}
+    for method in METHODS:
+        if row[method]["reason"]:
+            reasons.setdefault(row[method]["reason"], []).append(method)
+    return "; ".join(f"{'all' if len(m) == len(METHODS) else ', '.join(m)}: {r}" for r, m in reasons.items())
 
 
 def _optimum(cell: dict[str, Any]) -> str:
