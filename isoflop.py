@@ -20,6 +20,47 @@ def emit(value: dict, text: str, as_json: bool) -> None:
     typer.echo(json.dumps(value, indent=2) if as_json else text)
 
 
+@app.command(context_settings=HYDRA)
+def run(context: typer.Context) -> None:
+    """Train what a study lacks: isoflop run experiment=quick [key=value ...]. Safe to interrupt and to repeat."""
+    from experiments.sweep import launch
+
+    try:
+        launch(context.args)
+    except KeyboardInterrupt:
+        typer.echo("isoflop: interrupted; the same command goes on from here", err=True)
+        raise SystemExit(130) from None
+
+
+@app.command(context_settings=HYDRA)
+def plan(
+    context: typer.Context,
+    as_json: Json = False,
+    calibrate: Annotated[bool, typer.Option("--calibrate", help="measure this machine first, about 10 s")] = False,
+) -> None:
+    """Cells, sizes, tokens, FLOPs and predicted minutes of a study: isoflop plan experiment=quick. Starts nothing."""
+    from experiments import cost
+    from experiments.compose import compose_all
+    from experiments.plan import plan, plan_text
+
+    if calibrate:
+        cost.keep(cost.measure())
+    value = plan(compose_all(context.args), cost.known_speed())
+    emit(value, plan_text(value), as_json)
+
+
+@app.command()
+def status(
+    runs: Annotated[Path, typer.Argument(help="a runs folder")] = Path("runs"), as_json: Json = False
+) -> None:
+    """States and progress of the studies in a runs folder."""
+    from experiments.plan import status, status_text
+    from scaling.store import open_store
+
+    value = status(open_store(runs))
+    emit(value, status_text(value), as_json)
+
+
 def main() -> None:
     """Exit 0 ok, 1 the question could not be answered, 2 bad usage. ISOFLOP_DEBUG=1 shows tracebacks."""
     try:

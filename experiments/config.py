@@ -75,7 +75,7 @@ class BudgetSpec:
 
 @dataclass
 class WindowSpec:
-    """Which sizes meet which budget. Either bound on D/N, or a factor around a predicted optimum N* = coef C^exponent."""
+    """Which sizes meet which budget: bounds on D/N, or a factor around a predicted optimum N* = coef C^exponent."""
 
     tokens_per_param: list[float] | None = None  # [low, high]; N counts weight matrices with the head
     optimum_coef: float | None = None

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
+from experiments.batches import count_windows
 from experiments.config import (
     BudgetSpec,
     DataSpec,
@@ -24,6 +25,8 @@ from experiments.config import (
     WindowSpec,
 )
 from experiments.names import load_size, suggest
+from experiments.schedule import check as check_schedule
+from experiments.schedule import cooldown_start
 from models.config import ModelConfig, n_matrices, training_flops_per_token
 
 WHAT_VERSION = 1  # a field added to `what()` changes every run_id: raise this with it
@@ -109,9 +112,7 @@ class Cell:
     @property
     def branch_step(self) -> int:
         """The step that this cell leaves its trunk at: the first of its cooldown."""
-        if self.schedule.name != "wsd":
-            return 0
-        return self.steps - max(1, round(self.schedule.cooldown_fraction * self.steps))
+        return cooldown_start(self.schedule, self.steps)
 
 
 @dataclass(frozen=True)
@@ -291,6 +292,7 @@ def _hold_out(config: ExperimentConfig) -> list[float]:
 
 
 def _check_schedule(cell: Cell) -> None:
+    check_schedule(cell.schedule)
     end = cell.branch_step if cell.schedule.name == "wsd" else cell.steps
     if cell.warmup >= end:
         raise StudyError(
@@ -315,15 +317,9 @@ def _epoch_warnings(cells: tuple[Cell, ...], corpus: Corpus) -> tuple[str, ...]:
 
 
 def unique_tokens(corpus: Corpus, cell: Cell) -> int:
-    """Training tokens that whole windows can predict: windows of T + 1 do not overlap."""
+    """Training tokens that whole windows of the corpus predict."""
     length = cell.model.context_length
-    windows = corpus.train_tokens // (length + 1)
-    if not windows:
-        raise StudyError(
-            f"corpus {cell.data.name} has {corpus.train_tokens} training tokens, fewer than one window of "
-            f"data.context_length={length}; add text or shorten the context"
-        )
-    return windows * length
+    return count_windows(corpus.train_tokens, length) * length
 
 
 def _relevant(schedule: ScheduleSpec) -> dict:

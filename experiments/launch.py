@@ -1,0 +1,170 @@
+"""What a launch does around its jobs: expand, drop what is done, order, relaunch what a dead worker left, conclude.
+
+Jobs never raise for a cell's sake, and the store, not a job's return value, says what is missing. A killed worker takes
+its whole pool down with it under joblib, so rounds go on until nothing is missing or a trunk has died too often.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from hydra.core.utils import JobReturn, JobStatus
+
+from experiments.compose import check_overrides
+from experiments.config import ExperimentConfig
+from experiments.cost import Speed, known_speed, trunk_seconds
+from experiments.progress import closing_table, live_line
+from experiments.study import Cell, Study
+from experiments.sweep import listing, load
+from scaling.store import SETTLED, Store, create_store
+
+MAX_DEATHS = 3  # of one trunk in one launch; the last try is without company, so that no other trunk is to blame
+WAIT_SECONDS = 0.5  # for trunks that another launch, or a worker about to end, still holds
+
+Launch = Callable[[list[list[str]], int], Sequence[JobReturn]]
+ArgumentSet = tuple[list[str], ExperimentConfig]
+
+
+@dataclass
+class Job:
+    """One trunk: the arguments that launch it, its cells, and how often its worker died in this launch."""
+
+    trunk_id: str
+    overrides: list[str]
+    cells: tuple[Cell, ...]
+    seconds: float
+    deaths: int = 0
+    error: str = ""
+
+
+def run_sweep(sets: Sequence[ArgumentSet], launch: Launch, *, workers: int) -> int:
+    """Train what the studies of these argument sets lack; returns the exit code that the store then gives."""
+    began, speed = time.monotonic(), known_speed()
+    studies = []
+    for overrides, spec in sets:
+        check_overrides(overrides, spec)
+        studies.append((overrides, load(spec)[0]))
+    where = sets[0][1].where
+    store = create_store(sets[0][1].runs)
+    cells = list({cell.run_id: cell for _, study in studies for cell in study.cells}.values())
+    jobs = [job for overrides, study in studies for job in missing_jobs(overrides, study, store, speed)]
+    _say(studies, cells, jobs, workers, where.threads)
+    _list(studies, store)
+    if jobs:
+        pin_threads(where.threads)
+        with live_line(store, cells, speed):
+            finish(jobs, store, launch)
+    print(closing_table(store, cells, time.monotonic() - began))
+    return exit_code(store, cells)
+
+
+def exit_code(store: Store, cells: Sequence[Cell]) -> int:
+    """0 if every one of these cells is done, 1 if not."""
+    return 0 if (store.states([cell.run_id for cell in cells])["state"] == "done").all() else 1
+
+
+def missing_jobs(overrides: list[str], study: Study, store: Store, speed: Speed) -> list[Job]:
+    """A job for each trunk with a cell that has no result. Cells that failed or were lost before count as missing.
+
+    Raises StoreError if the file of a finished cell cannot be read.
+    """
+    states = store.states([cell.run_id for cell in study.cells]).set_index("run_id")["state"]
+    store.check(run_id for run_id, state in states.items() if state in SETTLED)
+    jobs = []
+    for trunk_id, cells in study.trunks.items():
+        left = tuple(cell for cell in cells if states[cell.run_id] not in SETTLED)
+        for cell in left:
+            if states[cell.run_id] in ("failed", "lost"):
+                store.record(cell.run_id, "planned")
+        if left:
+            arguments = [*overrides, f"where.trunk='{trunk_id}'"]  # quoted: a hash may read as a number
+            jobs.append(Job(trunk_id, arguments, left, trunk_seconds(left, speed)))
+    return jobs
+
+
+def in_order(jobs: Sequence[Job]) -> list[Job]:
+    """The cheapest first, as a canary, then the longest: a broken set-up shows early and no worker ends alone."""
+    longest = sorted(jobs, key=lambda job: -job.seconds)
+    return longest[-1:] + longest[:-1]
+
+
+def finish(jobs: Sequence[Job], store: Store, launch: Launch) -> None:
+    """Launch rounds until every job has settled, or has died MAX_DEATHS times and is recorded as lost."""
+    launched = 0
+    while open_jobs := [job for job in jobs if _is_open(job, store)]:
+        free = [job for job in open_jobs if not store.claimed(job.trunk_id)]
+        distinct = list({job.trunk_id: job for job in reversed(free)}.values())
+        company = [job for job in distinct if job.deaths < MAX_DEATHS - 1]
+        batch = in_order(company) or distinct[:1]
+        if not batch:
+            time.sleep(WAIT_SECONDS)
+            continue
+        _launch_round(batch, store, launch, launched)
+        launched += len(batch)
+
+
+def _launch_round(batch: Sequence[Job], store: Store, launch: Launch, first: int) -> None:
+    """One call of the launcher. Its exception is a dead worker's if any cell was started, else it is our caller's."""
+    before = _attempts(batch, store)
+    try:
+        returns = launch([job.overrides for job in batch], first)
+    except Exception as error:
+        if _attempts(batch, store) == before:
+            raise
+        for job in batch:
+            job.error = f"{type(error).__name__}: the worker died"
+        return
+    for job, outcome in zip(batch, returns, strict=True):
+        if outcome.status == JobStatus.FAILED:
+            if _attempts(batch, store) == before:
+                raise outcome._return_value  # no cell was started: not a cell's fault
+            job.error = repr(outcome._return_value)
+
+
+def _is_open(job: Job, store: Store) -> bool:
+    """Whether a job has cells to train; counts its deaths, and records as lost what died too often."""
+    states = store.states([cell.run_id for cell in job.cells])
+    died = states.loc[states["state"] == "lost", "run_id"]
+    if len(died):
+        job.deaths += 1
+        for run_id in died:
+            final = job.deaths >= MAX_DEATHS
+            store.record(run_id, "lost" if final else "planned", **({"error": job.error} if final else {}))
+    return job.deaths < MAX_DEATHS and bool(states["state"].isin(["planned", "running", "lost"]).any())
+
+
+def _attempts(batch: Sequence[Job], store: Store) -> int:
+    return int(store.states([cell.run_id for job in batch for cell in job.cells])["attempts"].sum())
+
+
+def pin_threads(threads: int) -> None:
+    """Threads of the workers' numerical libraries, which read the environment when they are loaded."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(threads)
+
+
+def _say(studies: list, cells: list[Cell], jobs: list[Job], workers: int, threads: int) -> None:
+    for _, study in studies:
+        for warning in study.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        if study.dropped:
+            print(
+                f"the window leaves out {len(study.dropped)} cells of the grid (isoflop plan names them)",
+                file=sys.stderr,
+            )
+    left = sum(len(job.cells) for job in jobs)
+    print(
+        f"{len(cells)} cells, {left} to train in {len(jobs)} trunks, {workers} workers x {threads} threads",
+        file=sys.stderr,
+    )
+
+
+def _list(studies: list, store: Store) -> None:
+    by_name: dict[str, list[Study]] = {}
+    for _, study in studies:
+        by_name.setdefault(study.name, []).append(study)
+    for name, group in by_name.items():
+        cells = [listing(cell) for study in group for cell in study.cells]
+        store.write_study(name, cells, hold_out=sorted({flops for study in group for flops in study.hold_out}))

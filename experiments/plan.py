@@ -1,0 +1,145 @@
+"""What a study is and what it will cost, and how far a store is: numbers as a dict, and the same as a text."""
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+import pandas as pd
+
+from experiments.config import ExperimentConfig
+from experiments.cost import Speed, makespan, trunk_seconds
+from experiments.study import Cell, Study, unique_tokens
+from experiments.sweep import load
+from models.config import n_matrices
+from scaling.store import STATES, Store, StoreError, open_store
+
+WORKERS = (1, 2, 4, 8, 16)
+
+
+def plan(specs: Sequence[ExperimentConfig], speed: Speed) -> dict:
+    """The studies of these configurations: every cell with its size, cost and state, and the totals. Trains nothing."""
+    return {"speed": speed.source, "studies": [_plan_study(spec, speed) for spec in specs]}
+
+
+def _plan_study(spec: ExperimentConfig, speed: Speed) -> dict:
+    study, corpus = load(spec)
+    states = _states(spec.runs, study.cells)
+    left = [trunk_seconds(group, speed) for group in _unfinished(study, states)]
+    return {
+        "study": study.name,
+        "cells": [_cell(cell, unique_tokens(corpus, cell), states[cell.run_id], speed) for cell in study.cells],
+        "dropped": [vars(dropped) for dropped in study.dropped],
+        "warnings": list(study.warnings),
+        "hold_out": list(study.hold_out),
+        "trunks": len(study.trunks),
+        "flops": sum(cell.training_flops for cell in study.cells),
+        "tokens_trained": study.tokens_trained,
+        "tokens_by_cell": study.tokens_by_cell,
+        "sharing": study.tokens_by_cell / study.tokens_trained,
+        "done": sum(state in ("done", "diverged") for state in states.values()),
+        "minutes": {str(workers): makespan(left, workers) / 60 if left else 0.0 for workers in WORKERS},
+    }
+
+
+def _cell(cell: Cell, unique: int, state: str, speed: Speed) -> dict:
+    return {
+        "run_id": cell.run_id,
+        "trunk_id": cell.trunk_id,
+        "size": cell.size,
+        "arm": cell.arm,
+        "seed": cell.seed,
+        "budget_flops": None if math.isnan(cell.budget_flops) else cell.budget_flops,
+        "n_params": n_matrices(cell.model),
+        "tokens": cell.horizon_tokens,
+        "tokens_per_param": cell.tokens_per_param,
+        "epochs": cell.horizon_tokens / unique,
+        "steps": cell.steps,
+        "flops": cell.training_flops,
+        "seconds": trunk_seconds([cell], speed),
+        "state": state,
+    }
+
+
+def _states(runs: str, cells: Iterable[Cell]) -> dict[str, str]:
+    """State of each cell in the store at `runs`; everything is planned where there is no store yet."""
+    ids = [cell.run_id for cell in cells]
+    try:
+        store = open_store(runs)
+    except StoreError:
+        return dict.fromkeys(ids, "planned")
+    return dict(zip(ids, store.states(ids)["state"], strict=True))
+
+
+def _unfinished(study: Study, states: dict[str, str]) -> Iterable[list[Cell]]:
+    for cells in study.trunks.values():
+        left = [cell for cell in cells if states[cell.run_id] not in ("done", "diverged")]
+        if left:
+            yield left
+
+
+def plan_text(value: dict) -> str:
+    return "\n\n".join([*map(_study_text, value["studies"]), f"speed: {value['speed']}"])
+
+
+def _study_text(study: dict) -> str:
+    head = f"{study['study'] or 'single cell'}: {len(study['cells'])} cells in {study['trunks']} trunks"
+    lines = [f"{head}, {study['flops']:.3g} FLOPs, {study['done']} done already", ""]
+    columns = ("size", "n_params", "tokens", "tok/param", "epochs", "steps", "FLOPs", "minutes", "seeds", "state")
+    rows = [_row(list(same)) for _, same in groupby(study["cells"], key=lambda c: (c["size"], c["arm"], c["steps"]))]
+    lines += _columns([columns, *rows])
+    lines += [f"left out: {d['size']} at {d['budget_flops']:g}: {d['reason']}" for d in study["dropped"]]
+    lines += [f"warning: {warning}" for warning in study["warnings"]]
+    minutes = ", ".join(f"{m:.1f} with {w}" for w, m in study["minutes"].items())
+    shared = f"{study['tokens_trained']:,} tokens to train, {study['tokens_by_cell']:,} with a run per cell"
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{shared}: {study['sharing']:.2f} times less by shared trunks",
+            f"predicted minutes by workers: {minutes}",
+        ]
+    )
+
+
+def _row(cells: list[dict]) -> tuple[str, ...]:
+    """One line for the seeds of one size and budget."""
+    c = cells[0]
+    states = {cell["state"]: sum(other["state"] == cell["state"] for other in cells) for cell in cells}
+    told = " ".join(f"{n} {state}" if len(cells) > 1 else state for state, n in states.items())
+    return (
+        f"{c['arm']} {c['size']}".strip(), f"{c['n_params']:,}", f"{c['tokens']:,}", f"{c['tokens_per_param']:.3g}",
+        f"{c['epochs']:.2f}", f"{c['steps']:,}", f"{c['flops']:.3g}", f"{c['seconds'] / 60:.2f}",
+        ",".join(str(cell["seed"]) for cell in cells), told,
+    )  # fmt: skip
+
+
+def status(store: Store) -> dict:
+    """How many cells are in which state, in all and by study, and each cell that is not simply done or planned."""
+    states = store.states()
+    studies = {name: _counts(states, [c["run_id"] for c in study["cells"]]) for name, study in store.studies().items()}
+    cells = states.astype(object).where(states.notna(), None).to_dict("records")
+    return {"runs": str(store.root), "counts": _counts(states, states["run_id"]), "studies": studies, "cells": cells}
+
+
+def _counts(states: pd.DataFrame, run_ids: Iterable[str]) -> dict[str, int]:
+    counts = states.loc[states["run_id"].isin(list(run_ids)), "state"].value_counts()
+    return {state: int(counts.get(state, 0)) for state in STATES}
+
+
+def status_text(value: dict) -> str:
+    table = [("study", *STATES), *((name, *map(str, counts.values())) for name, counts in value["studies"].items())]
+    lines = _columns([*table, ("all", *map(str, value["counts"].values()))])
+    for cell in value["cells"]:
+        if cell["state"] in ("running", "failed", "diverged", "lost"):
+            reason = cell["error"].strip().splitlines()[-1] if cell["error"] else ""
+            place = f"step {cell['step']}/{cell['steps']}, attempt {cell['attempts']}"
+            lines.append(f"{cell['state']:9} {cell['run_id']}  {cell['label']}  {place}  {reason}".rstrip())
+    return "\n".join([f"{value['runs']}", *lines])
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Text columns: the first and the last to the left, numbers between them to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    last = len(widths) - 1
+    pad = [str.ljust if i in (0, last) and not rows[-1][i].isdigit() else str.rjust for i in range(len(widths))]
+    return ["  ".join(f(cell, w) for f, cell, w in zip(pad, row, widths, strict=True)).rstrip() for row in rows]

@@ -1,0 +1,147 @@
+"""The Hydra application and what one job of it does: train one trunk, record every cell of it, never raise.
+
+The sweeper (`hydra_plugins/isoflop_sweeper.py`) decides which trunks to launch and reads the outcome from the store,
+so a job may be killed at any moment: what it had finished is on disk, what it had not is trained again from the last
+checkpoint to the same bits.
+"""
+
+import multiprocessing
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from experiments.compose import readable_errors, to_spec
+from experiments.config import ExperimentConfig, WhereSpec
+from experiments.corpus import Corpus, prepare
+from experiments.study import Cell, Study, expand
+from scaling.claims import Claim
+from scaling.runs import write_run
+from scaling.store import SETTLED, Store, create_store
+
+HEARTBEAT_SECONDS = 1.0
+
+
+def launch(overrides: Sequence[str]) -> None:
+    """Run Hydra on these arguments. Ends in SystemExit with the exit code that the store gives."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach `readable_errors` instead of Hydra's own printer
+    before = sys.argv
+    sys.argv = ["isoflop", *overrides]
+    try:
+        with readable_errors():
+            main()
+    finally:
+        sys.argv = before
+
+
+def job(config: DictConfig) -> None:
+    """Train the trunk that `where.trunk` names, or every trunk of the study one after the other."""
+    spec = to_spec(config)
+    study, corpus = load(spec)
+    store = create_store(spec.runs)
+    for trunk_id, cells in study.trunks.items():
+        if spec.where.trunk in (None, trunk_id):
+            train_claimed(cells, corpus, store, spec.where, study)
+    if HydraConfig.get().mode == RunMode.RUN:
+        states = store.states([cell.run_id for cell in study.cells])["state"]
+        raise SystemExit(0 if (states == "done").all() else 1)
+
+
+main = hydra.main(config_path="pkg://conf", config_name="config", version_base="1.3")(job)
+
+
+def load(spec: ExperimentConfig) -> tuple[Study, Corpus]:
+    """The cells of a configuration, and the corpus they read (prepared if this is the first time)."""
+    corpus = prepare(spec.data, Path(spec.where.corpora).resolve())
+    return expand(spec, corpus), corpus
+
+
+def listing(cell: Cell) -> dict:
+    """What the store says of a cell before it has run."""
+    return {
+        "run_id": cell.run_id, "trunk_id": cell.trunk_id, "label": cell.label, "size": cell.size, "arm": cell.arm,
+        "seed": cell.seed, "steps": cell.steps, "flops": cell.training_flops, "budget_flops": cell.budget_flops,
+    }  # fmt: skip
+
+
+def train_claimed(cells: Sequence[Cell], corpus: Corpus, store: Store, where: WhereSpec, study: Study) -> None:
+    """Train what is missing of one trunk, unless another living process is at it."""
+    claim = store.claim(cells[0].trunk_id)
+    if claim is None:
+        return
+    states = store.states([cell.run_id for cell in cells])["state"]
+    pending = [cell for cell, state in zip(cells, states, strict=True) if state not in SETTLED]
+    for cell in pending:
+        store.start(listing(cell))
+    try:
+        with _heartbeat(claim) as progress:
+            _train(pending, corpus, store, where, study, progress)
+    finally:
+        claim.release()
+
+
+def _train(pending: list[Cell], corpus: Corpus, store: Store, where: WhereSpec, study: Study, progress: dict) -> None:
+    """Train cells of one trunk, the shortest first; one that raises is recorded and the others go on without it."""
+    from experiments.trainer import configure_process, train_trunk  # imports torch: only where cells are trained
+
+    configure_process(where.threads)
+    while pending:
+        try:
+            folder = store.trunk_folder(pending[0].trunk_id)
+            for cell, rows in train_trunk(
+                list(pending), corpus, folder=folder, where=where, on_progress=progress.update
+            ):
+                _settle(cell, rows, store, study)
+                pending.remove(cell)
+        except Exception:
+            store.record(pending.pop(0).run_id, "failed", step=progress["step"], error=traceback.format_exc())
+
+
+def _settle(cell: Cell, rows: list[dict], store: Store, study: Study) -> None:
+    """Write a finished cell's rows, then its state: a reader that sees the state finds the rows."""
+    config = {
+        "what": cell.what(),
+        "data": asdict(cell.data),
+        "size": cell.size,
+        "arm": cell.arm,
+        "study": study.name,
+        "hold_out": study.hold_out,
+    }
+    write_run(store.run_file(cell.run_id), rows, config)
+    last = rows[-1]
+    error = f"loss is {last['loss']} at step {last['step']}" if last["state"] == "diverged" else ""
+    store.record(cell.run_id, last["state"], step=int(last["step"]), error=error)
+
+
+@contextmanager
+def _heartbeat(claim: Claim) -> Iterator[dict]:
+    """Keep a claim alive from a thread while the body runs; yields the progress that it tells.
+
+    A pool's worker whose parent is gone ends at once: nobody would look at its result, and the next launch wants the
+    trunk. What it had written is whole, so nothing is lost but the steps since the last checkpoint.
+    """
+    progress, stop, parent = {"step": 0}, threading.Event(), os.getppid()
+    in_pool = multiprocessing.current_process().name != "MainProcess"
+
+    def beat() -> None:
+        while not stop.wait(HEARTBEAT_SECONDS):
+            if in_pool and os.getppid() != parent:
+                os._exit(1)
+            claim.beat(**progress)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield progress
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,51 @@
+"""A Hydra sweeper that trains what a study lacks. Hydra's side only: what a launch does is `experiments.launch`."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+
+@dataclass
+class IsoflopSweeperConf:
+    _target_: str = "hydra_plugins.isoflop_sweeper.IsoflopSweeper"
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="isoflop", node=IsoflopSweeperConf, provider="isoflop")
+
+
+class IsoflopSweeper(Sweeper):
+    """Launches one job per trunk through any launcher; ends in SystemExit with the exit code that the store gives."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config, self.hydra_context = config, hydra_context
+        self.workers = config.where.workers or available_cores()
+        with open_dict(config):
+            if "n_jobs" in config.hydra.launcher:  # joblib
+                config.hydra.launcher.n_jobs = self.workers
+                config.hydra.launcher.batch_size = "1"
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from experiments.compose import split_overrides, to_spec
+        from experiments.launch import run_sweep
+
+        loader = self.hydra_context.config_loader
+        sets = [
+            (one, to_spec(loader.load_sweep_config(self.config, one))) for one in split_overrides(arguments, loader)
+        ]
+        raise SystemExit(run_sweep(sets, self._launch, workers=self.workers))
+
+    def _launch(self, job_overrides: list[list[str]], first: int) -> Any:
+        return self.launcher.launch(job_overrides, initial_job_idx=first)
+
+
+def available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
