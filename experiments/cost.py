@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from experiments.study import Cell, trunk_steps
+from experiments.cell import Cell, trunk_steps
 
 EVAL_SHARE = 0.35  # of a training step's time: a forward pass alone, on as many tokens
 START_SECONDS = 4.0  # a worker's imports

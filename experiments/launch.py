@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 from hydra.core.utils import JobReturn, JobStatus
 
+from experiments.cell import Cell
 from experiments.compose import check_overrides
 from experiments.config import ExperimentConfig
 from experiments.cost import Speed, known_speed, trunk_seconds
 from experiments.progress import closing_table, live_line
-from experiments.study import Cell, Study
+from experiments.study import Study
 from experiments.sweep import listing, load
 from scaling.store import SETTLED, Store, create_store
 

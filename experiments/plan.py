@@ -6,9 +6,10 @@ from itertools import groupby
 
 import pandas as pd
 
+from experiments.cell import Cell
 from experiments.config import ExperimentConfig
 from experiments.cost import Speed, makespan, trunk_seconds
-from experiments.study import Cell, Study, unique_tokens
+from experiments.study import Study, unique_tokens
 from experiments.sweep import load
 from models.config import n_matrices
 from scaling.store import STATES, Store, StoreError, open_store

@@ -11,8 +11,8 @@ import pandas as pd
 from rich.console import Console
 from rich.live import Live
 
+from experiments.cell import Cell, group_by_trunk
 from experiments.cost import Speed, trunk_seconds
-from experiments.study import Cell, group_by_trunk
 from scaling.store import SETTLED, Store
 
 REFRESH_SECONDS = 1.0

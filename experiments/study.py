@@ -1,35 +1,20 @@
-"""From a study to its cells: identities, windows, exact budgets, order. Pure functions; nothing here trains or writes.
+"""From a study to its cells: sizes x budgets x seeds, exact budgets, windows. Pure functions; nothing trains or writes.
 
-A cell is one model, one data set, one optimiser setting, one budget, one seed. Its `run_id` hashes what determines its
-losses and nothing else, so a cell launched alone and the same cell of a sweep are one run, and studies that overlap
-share runs. Cells that differ only in budget share a trunk where the schedule allows it.
+A grid is ragged: the window leaves out sizes that a budget would train for too short or too long, and each cell left
+out is named with its reason.
 """
 
-import hashlib
-import json
 import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
 from experiments.batches import count_windows
-from experiments.config import (
-    BudgetSpec,
-    DataSpec,
-    ExperimentConfig,
-    ModelSpec,
-    OptimSpec,
-    ReplicateSpec,
-    ScheduleSpec,
-    WindowSpec,
-)
+from experiments.cell import Cell, group_by_trunk, trunk_steps
+from experiments.config import BudgetSpec, ExperimentConfig, ModelSpec, ReplicateSpec, WindowSpec
 from experiments.names import load_size, suggest
 from experiments.schedule import check as check_schedule
-from experiments.schedule import cooldown_start
 from models.config import ModelConfig, n_matrices, training_flops_per_token
-
-WHAT_VERSION = 1  # a field added to `what()` changes every run_id: raise this with it
 
 
 class StudyError(ValueError):
@@ -42,77 +27,6 @@ class Corpus(Protocol):
     corpus_id: str
     vocab_size: int
     train_tokens: int
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One training run, resolved. Two cells with the same `run_id` have the same losses."""
-
-    model: ModelConfig
-    size: str
-    data: DataSpec
-    optim: OptimSpec
-    schedule: ScheduleSpec
-    corpus_id: str
-    seed: int
-    arm: str
-    steps: int
-    budget_flops: float  # what was asked for; NaN when the budget was given in tokens
-
-    def what(self) -> dict:
-        """Everything that determines the losses, and nothing else: what `run_id` hashes."""
-        return self._trunk() | {"steps": self.steps}
-
-    def _trunk(self) -> dict:
-        return {
-            "version": WHAT_VERSION,
-            "model": asdict(self.model),
-            "data": {"corpus_id": self.corpus_id, "eval_tokens": self.data.eval_tokens},
-            "optim": asdict(self.optim),
-            "schedule": _relevant(self.schedule),
-            "seed": self.seed,
-        }
-
-    @cached_property
-    def run_id(self) -> str:
-        return _digest(self.what())
-
-    @cached_property
-    def trunk_id(self) -> str:
-        """What this cell shares with others before they differ. A schedule without a trunk shares nothing."""
-        return _digest(self._trunk()) if self.schedule.name == "wsd" else _digest({"trunk_of": self.run_id})
-
-    @property
-    def label(self) -> str:
-        arm = f"{self.arm} " if self.arm else ""
-        return f"{arm}{self.size} at {self.training_flops:.2g} FLOPs seed {self.seed}"
-
-    @property
-    def batch_tokens(self) -> int:
-        return self.optim.batch_size * self.model.context_length
-
-    @property
-    def horizon_tokens(self) -> int:
-        return self.steps * self.batch_tokens
-
-    @property
-    def training_flops(self) -> int:
-        """Exact: forward and backward, causal attention, with the head."""
-        return self.horizon_tokens * training_flops_per_token(self.model)
-
-    @property
-    def tokens_per_param(self) -> float:
-        return self.horizon_tokens / n_matrices(self.model)
-
-    @property
-    def warmup(self) -> int:
-        """Steps of warm-up: the same for every cell of a trunk."""
-        return self.schedule.warmup_steps
-
-    @property
-    def branch_step(self) -> int:
-        """The step that this cell leaves its trunk at: the first of its cooldown."""
-        return cooldown_start(self.schedule, self.steps)
 
 
 @dataclass(frozen=True)
@@ -148,19 +62,6 @@ class Study:
     def tokens_trained(self) -> int:
         """What is trained on: every trunk once, every branch's cooldown."""
         return sum(trunk_steps(cells) * cells[0].batch_tokens for cells in self.trunks.values())
-
-
-def group_by_trunk(cells: Iterable[Cell]) -> dict[str, tuple[Cell, ...]]:
-    groups: dict[str, list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault(cell.trunk_id, []).append(cell)
-    return {trunk: tuple(sorted(group, key=lambda c: c.steps)) for trunk, group in groups.items()}
-
-
-def trunk_steps(cells: Iterable[Cell]) -> int:
-    """Optimiser steps that a trunk and its branches take together."""
-    cells = tuple(cells)
-    return max(cell.branch_step for cell in cells) + sum(cell.steps - cell.branch_step for cell in cells)
 
 
 def expand(config: ExperimentConfig, corpus: Corpus) -> Study:
@@ -322,15 +223,5 @@ def unique_tokens(corpus: Corpus, cell: Cell) -> int:
     return count_windows(corpus.train_tokens, length) * length
 
 
-def _relevant(schedule: ScheduleSpec) -> dict:
-    """The schedule without the keys that its kind ignores."""
-    ignored = () if schedule.name == "wsd" else ("cooldown_fraction", "cooldown_shape")
-    return {key: value for key, value in asdict(schedule).items() if key not in ignored}
-
-
 def _model_name(spec: ModelSpec) -> str:
     return f"d{spec.d_model}" if spec.family == "transformer" else f"{spec.family}-d{spec.d_model}"
-
-
-def _digest(value: dict) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]

@@ -20,10 +20,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from experiments.cell import Cell
 from experiments.compose import readable_errors, to_spec
 from experiments.config import ExperimentConfig, WhereSpec
 from experiments.corpus import Corpus, prepare
-from experiments.study import Cell, Study, expand
+from experiments.study import Study, expand
 from scaling.claims import Claim
 from scaling.runs import write_run
 from scaling.store import SETTLED, Store, create_store
