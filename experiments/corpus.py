@@ -74,7 +74,7 @@ def prepare(data: DataSpec, root: Path) -> Corpus:
 
 
 def spread_windows(tokens: np.ndarray, *, context_length: int, n_tokens: int) -> np.ndarray:
-    """Windows of T + 1 at even distances over all of `tokens`, enough for `n_tokens` targets or as many as there are."""
+    """Windows of T + 1 at even distances over all of `tokens`: enough for `n_tokens` targets, or all there are."""
     available = len(tokens) // (context_length + 1)
     wanted = min(available, -(-n_tokens // context_length))
     starts = np.arange(wanted) * available // wanted * (context_length + 1)
@@ -186,8 +186,8 @@ def _open(folder: Path, data: DataSpec) -> Corpus:
             )
         if len(tokens) <= data.context_length:
             raise CorpusError(
-                f"corpus {data.name}: its {side.replace('_', '-')} side has {len(tokens)} tokens, fewer than one window "
-                f"of data.context_length={data.context_length} + 1; add text or shorten the context"
+                f"corpus {data.name}: its {side.replace('_', '-')} side has {len(tokens)} tokens, fewer than "
+                f"one window of data.context_length={data.context_length} + 1; add text or shorten the context"
             )
     windows = spread_windows(shards["held_out"], context_length=data.context_length, n_tokens=data.eval_tokens)
     eval_id = hashlib.sha256(str(windows.shape).encode() + windows.tobytes()).hexdigest()[:12]

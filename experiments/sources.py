@@ -1,4 +1,4 @@
-"""Where text comes from: each source yields documents as (name, bytes), in an order that does not depend on the disk."""
+"""Where text comes from: each source yields documents as (name, bytes), in an order that no disk decides."""
 
 import glob
 import hashlib

@@ -1,0 +1,96 @@
+"""A model in training: everything that the next step depends on, and how to save and restore it to the bit."""
+
+import math
+import time
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from experiments.batches import batches
+from experiments.corpus import Corpus
+from experiments.evaluate import evaluate
+from experiments.optimizer import FlatAdamW
+from experiments.rows import Measurement
+from experiments.schedule import learning_rate
+from experiments.study import Cell
+from models import build_model
+from models.parametrization import initialize
+from models.transformer import loss_and_gradients
+
+CURVE_SHARE = 8  # rows on the way are measured on every 8th window of the final evaluation
+
+
+class Learner:
+    """One trunk's model, its optimiser, the steps taken, the loss summed since the last row, and the rows so far.
+
+    The data position is the step itself: batches are a function of (seed, step).
+    """
+
+    def __init__(self, cell: Cell, corpus: Corpus, device: str) -> None:
+        self.cell, self.corpus, self.device = cell, corpus, device
+        self.model = initialize(build_model(cell.model), cell.seed).to(device)
+        self.optimizer = FlatAdamW(self.model, cell.optim)
+        self.windows = torch.from_numpy(corpus.eval_windows.astype("int64")).to(device)
+        self.step, self.seconds = 0, 0.0
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self.measurements: list[Measurement] = []
+
+    def advance(self, until: int, steps: int) -> None:
+        """Train up to step `until` of a run of `steps`."""
+        began = time.perf_counter()
+        cell = self.cell
+        data = batches(
+            self.corpus.train,
+            seed=cell.seed,
+            step=self.step,
+            count=until - self.step,
+            batch_size=cell.optim.batch_size,
+            context_length=cell.model.context_length,
+        )
+        for tokens in torch.from_numpy(data).to(self.device):
+            multiplier, _ = learning_rate(cell.schedule, self.step, steps)
+            self.loss_sum += loss_and_gradients(self.model, tokens[:, :-1], tokens[:, 1:])
+            self.optimizer.step(multiplier * cell.optim.learning_rate)
+            self.step += 1
+        self.seconds += time.perf_counter() - began
+
+    @property
+    def finite(self) -> bool:
+        """Whether every loss since the last row, and the last row's, is a number."""
+        last = self.measurements[-1].loss if self.measurements else 0.0
+        return math.isfinite(self.loss_sum.item()) and math.isfinite(last)
+
+    def measure(self, steps: int, *, windows: Tensor | None = None) -> Measurement:
+        """Evaluate on every CURVE_SHARE-th held-out window, or on `windows`; the row is kept."""
+        began = time.perf_counter()
+        since = self.step - (self.measurements[-1].step if self.measurements else 0)
+        multiplier, phase = learning_rate(self.cell.schedule, self.step - 1, steps)
+        measurement = Measurement.of(
+            evaluate(self.model, self.windows[::CURVE_SHARE] if windows is None else windows),
+            step=self.step,
+            learning_rate=multiplier * self.cell.optim.learning_rate,
+            phase=phase,
+            train_loss=self.loss_sum.item() / max(1, since),
+            seconds=self.seconds,
+        )
+        self.loss_sum.zero_()
+        self.measurements.append(measurement)
+        self.seconds += time.perf_counter() - began
+        return measurement
+
+    def state(self) -> dict:
+        """A copy of what the next step depends on: tensors, numbers and text only."""
+        return {
+            "optimizer": self.optimizer.state(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "loss_sum": self.loss_sum.clone(),
+            "measurements": [asdict(m) for m in self.measurements],
+        }
+
+    def load(self, state: dict) -> None:
+        self.optimizer.load(state["optimizer"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.loss_sum.copy_(state["loss_sum"])
+        self.measurements = [Measurement(**m) for m in state["measurements"]]

@@ -1,0 +1,81 @@
+"""AdamW over one flat buffer: a clip is one norm, an update one fused call per learning rate.
+
+Small models spend their time between kernels, not in them, so the parameters and their gradients are views into two
+long vectors, ordered by parameter group.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from experiments.config import OptimSpec
+from models.parametrization import parameter_groups
+
+OPTIMIZERS = ("adamw",)
+
+
+class FlatAdamW:
+    """Owns a model's parameters, gradients and moments (Loshchilov & Hutter 1711.05101; decay decoupled)."""
+
+    def __init__(self, model: nn.Module, optim: OptimSpec) -> None:
+        check(optim)
+        self.optim = optim
+        self.groups = parameter_groups(model, optim.parametrization, base_width=optim.base_width)
+        parameters = [p for group in self.groups for p in group.parameters]
+        self.weights, self.gradients = _flatten(parameters)
+        self.mean, self.square = torch.zeros_like(self.weights), torch.zeros_like(self.weights)
+        self.steps = torch.zeros((), device=self.weights.device)
+        sizes = [sum(p.numel() for p in group.parameters) for group in self.groups]
+        self.slices = [
+            [[part] for part in parts]
+            for parts in zip(
+                *(v.split(sizes) for v in (self.weights, self.gradients, self.mean, self.square)), strict=True
+            )
+        ]
+
+    def step(self, learning_rate: float) -> None:
+        """Clip the gradients and update every parameter; `learning_rate` is the base rate at this step."""
+        if self.optim.clip_norm > 0:
+            norm = torch.linalg.vector_norm(self.gradients)
+            self.gradients.mul_((self.optim.clip_norm / (norm + 1e-6)).clamp_(max=1.0))
+        self.steps += 1
+        for group, (weights, gradients, mean, square) in zip(self.groups, self.slices, strict=True):
+            torch._fused_adamw_(
+                weights, gradients, mean, square, [], [self.steps],
+                lr=learning_rate * group.lr_multiplier, beta1=self.optim.beta1, beta2=self.optim.beta2,
+                weight_decay=self.optim.weight_decay if group.decayed else 0.0, eps=self.optim.eps,
+                amsgrad=False, maximize=False,
+            )  # fmt: skip
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of everything that a later step depends on."""
+        return {name: getattr(self, name).clone() for name in ("weights", "mean", "square", "steps")}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        for name, value in state.items():
+            getattr(self, name).copy_(value)
+
+
+def check(optim: OptimSpec) -> None:
+    """Raise ValueError naming the field, its value and what it may be."""
+    if optim.name not in OPTIMIZERS:
+        raise ValueError(f"optim.name must be one of {', '.join(OPTIMIZERS)}; not {optim.name!r}")
+    for name in ("learning_rate", "eps"):
+        if not getattr(optim, name) > 0:
+            raise ValueError(f"optim.{name} must be positive; not {getattr(optim, name)}")
+    for name in ("beta1", "beta2"):
+        if not 0 <= getattr(optim, name) < 1:
+            raise ValueError(f"optim.{name} must lie in [0, 1); not {getattr(optim, name)}")
+    for name in ("weight_decay", "clip_norm"):
+        if getattr(optim, name) < 0:
+            raise ValueError(f"optim.{name} must not be negative (0 switches it off); not {getattr(optim, name)}")
+
+
+def _flatten(parameters: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
+    """Move parameters and gradients into two vectors, each parameter and its `grad` becoming a view."""
+    weights = torch.cat([p.detach().flatten() for p in parameters])
+    gradients = torch.zeros_like(weights)
+    sizes = [p.numel() for p in parameters]
+    for parameter, weight, gradient in zip(parameters, weights.split(sizes), gradients.split(sizes), strict=True):
+        parameter.data = weight.view_as(parameter)
+        parameter.grad = gradient.view_as(parameter)
+    return weights, gradients

@@ -1,0 +1,125 @@
+"""Rows of the run table: what a cell is, what was measured at a step, where it ran."""
+
+import math
+import platform
+import resource
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from experiments.batches import count_windows
+from experiments.corpus import Corpus
+from experiments.evaluate import Evaluation
+from experiments.study import Cell
+from models.config import count_params, flops_per_token, n_total, training_flops_per_token
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One evaluation on the way of a run."""
+
+    step: int
+    learning_rate: float
+    phase: str
+    loss: float
+    loss_se: float
+    accuracy: float
+    train_loss: float
+    seconds: float  # of training, since the first step
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, **where: float | str) -> "Measurement":
+        return cls(loss=evaluation.loss, loss_se=evaluation.loss_se, accuracy=evaluation.accuracy, **where)
+
+
+def run_rows(cell: Cell, corpus: Corpus, measurements: Sequence[Measurement], *, state: str, device: str) -> list[dict]:
+    """The run table's rows of one cell, in the order of the steps. The last one is final unless the run diverged."""
+    constants = _constants(cell, corpus) | _provenance(device) | {"state": state}
+    rows = [constants | _measured(cell, corpus, m) for m in measurements]
+    for row in rows:
+        row["final"] = state == "done" and row["step"] == cell.steps
+    return rows
+
+
+def _constants(cell: Cell, corpus: Corpus) -> dict:
+    model, counts, flops = cell.model, count_params(cell.model), flops_per_token(cell.model)
+    return {
+        "run_id": cell.run_id,
+        "trunk_id": cell.trunk_id,
+        "arm": cell.arm,
+        "seed": cell.seed,
+        "family": model.family,
+        "n_layer": model.n_layer,
+        "d_model": model.d_model,
+        "n_head": model.n_head,
+        "d_ff": model.d_ff,
+        "vocab_size": model.vocab_size,
+        "context_length": model.context_length,
+        "tied": model.tied,
+        **{f"n_params_{group}": count for group, count in counts.items()},
+        "n_params_total": n_total(model),
+        **{f"flops_token_{group}": count for group, count in flops.items()},
+        "corpus_id": corpus.corpus_id,
+        "tokenizer_id": corpus.tokenizer_id,
+        "eval_id": corpus.eval_id,
+        "loss_floor": corpus.loss_floor,
+        "bytes_per_token": corpus.bytes_per_token,
+        "unique_tokens": count_windows(corpus.train_tokens, model.context_length) * model.context_length,
+        "optimizer": cell.optim.name,
+        "parametrization": cell.optim.parametrization,
+        "schedule": cell.schedule.name,
+        "peak_learning_rate": cell.optim.learning_rate,
+        "warmup_tokens": cell.schedule.warmup_steps * cell.batch_tokens,
+        "horizon_tokens": cell.horizon_tokens,
+        "budget_flops": cell.budget_flops,
+        "batch_tokens": cell.batch_tokens,
+        "dtype": "float32",
+    }
+
+
+def _measured(cell: Cell, corpus: Corpus, at: Measurement) -> dict:
+    tokens = at.step * cell.batch_tokens
+    unique = count_windows(corpus.train_tokens, cell.model.context_length) * cell.model.context_length
+    return {
+        "step": at.step,
+        "tokens": tokens,
+        "epochs": tokens / unique,
+        "learning_rate": at.learning_rate,
+        "phase": at.phase,
+        "loss": at.loss,
+        "loss_se": at.loss_se,
+        "bits_per_byte": at.loss / (math.log(2) * corpus.bytes_per_token),
+        "accuracy": at.accuracy,
+        "train_loss": at.train_loss,
+        "flops": float(tokens * training_flops_per_token(cell.model)),
+        "flops_6nd": float(6 * n_total(cell.model) * tokens),
+        "wall_seconds": at.seconds,
+    }
+
+
+def _provenance(device: str) -> dict:
+    cuda = device.startswith("cuda")
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else f"{device} {platform.machine()}",
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "code_version": _code_version(),
+        "torch_version": torch.__version__,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+@cache
+def _code_version() -> str:
+    """Version and, in a checkout, the commit."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return version("isoflop")
+    return f"{version('isoflop')}+{commit}"

@@ -1,0 +1,97 @@
+"""The whole decoder in one file, laid out as LlamaForCausalLM so that it exports without arithmetic.
+
+- RMSNorm before each sublayer and before the head, epsilon 1e-5, no biases anywhere
+- rotary positions, theta 10,000, rotating the two halves of a head against each other
+- SwiGLU; an untied head by default
+- q, k, v are the rows of one matrix, gate and up of another: fewer and larger products
+
+Shape suffixes: B batch, T position, N = B x T, D width of the residual stream, H heads, K width of a head,
+F width of the MLP, V vocabulary.
+"""
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (its usual name)
+from torch import Tensor, nn
+
+from models.config import ModelConfig
+
+NORM_EPS = 1e-5
+ROPE_THETA = 10_000.0
+
+
+class Block(nn.Module):
+    """Attention, then MLP, each added to the residual stream."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width, hidden = config.d_model, config.d_ff
+        self.n_head = config.n_head
+        self.attention_norm = nn.Parameter(torch.ones(width))
+        self.qkv = nn.Parameter(torch.empty(3 * width, width))
+        self.output = nn.Parameter(torch.empty(width, width))
+        self.mlp_norm = nn.Parameter(torch.ones(width))
+        self.gate_up = nn.Parameter(torch.empty(2 * hidden, width))
+        self.down = nn.Parameter(torch.empty(width, hidden))
+
+    def forward(self, x_BTD: Tensor, cos_T1K: Tensor, sin_T1K: Tensor) -> Tensor:
+        x_BTD = x_BTD + self._attend(rms_norm(x_BTD, self.attention_norm), cos_T1K, sin_T1K)
+        gate_BTF, up_BTF = F.linear(rms_norm(x_BTD, self.mlp_norm), self.gate_up).chunk(2, -1)
+        return x_BTD + F.linear(F.silu(gate_BTF) * up_BTF, self.down)
+
+    def _attend(self, x_BTD: Tensor, cos_T1K: Tensor, sin_T1K: Tensor) -> Tensor:
+        qk_BTHK, v_BTHK = (
+            part.unflatten(-1, (-1, x_BTD.shape[-1] // self.n_head))
+            for part in F.linear(x_BTD, self.qkv).split([2 * x_BTD.shape[-1], x_BTD.shape[-1]], -1)
+        )
+        q_BHTK, k_BHTK = rotate(qk_BTHK, cos_T1K, sin_T1K).transpose(1, 2).chunk(2, 1)
+        y_BHTK = F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BTHK.transpose(1, 2), is_causal=True)
+        return F.linear(y_BHTK.transpose(1, 2).flatten(2), self.output)
+
+
+class Transformer(nn.Module):
+    """Token ids (B, T) to logits (B, T, V). Weights are uninitialised: `parametrization.initialize` fills them."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Parameter(torch.empty(config.vocab_size, config.d_model))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm = nn.Parameter(torch.ones(config.d_model))
+        self.head = self.embedding if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.d_model))
+        cos_T1K, sin_T1K = rotary_tables(config.context_length, config.head_dim)
+        self.register_buffer("cos", cos_T1K, persistent=False)
+        self.register_buffer("sin", sin_T1K, persistent=False)
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        length = tokens_BT.shape[1]
+        if length > self.config.context_length:
+            raise ValueError(f"{length} tokens exceed the model's context_length={self.config.context_length}")
+        x_BTD = F.embedding(tokens_BT, self.embedding)
+        for block in self.blocks:
+            x_BTD = block(x_BTD, self.cos[:length], self.sin[:length])
+        return F.linear(rms_norm(x_BTD, self.norm), self.head)
+
+
+def rms_norm(x: Tensor, gain: Tensor) -> Tensor:
+    return F.rms_norm(x, gain.shape, gain, NORM_EPS)
+
+
+def rotary_tables(length: int, width: int) -> tuple[Tensor, Tensor]:
+    """cos and signed sin (T, 1, K) of the rotation angles: `rotate` is x * cos + swapped halves of x * sin."""
+    frequency = ROPE_THETA ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    angle = torch.outer(torch.arange(length, dtype=torch.float64), frequency)
+    cos, sin = angle.cos().float(), angle.sin().float()
+    return torch.cat([cos, cos], -1)[:, None], torch.cat([-sin, sin], -1)[:, None]
+
+
+def rotate(x_THK: Tensor, cos_T1K: Tensor, sin_T1K: Tensor) -> Tensor:
+    """Rotary positions on (.., T, H, K): the first half of each head is rotated against the second."""
+    return torch.addcmul(x_THK * cos_T1K, x_THK.roll(x_THK.shape[-1] // 2, -1), sin_T1K)
+
+
+def loss_and_gradients(model: Transformer, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+    for parameter in model.parameters():
+        parameter.grad.zero_()
+    loss = F.cross_entropy(model(inputs_BT).flatten(0, 1), targets_BT.flatten())
+    loss.backward()
+    return loss.detach()
