@@ -94,6 +94,7 @@ def _grid(config: ExperimentConfig, corpus: Corpus) -> tuple[list[Cell], list[Dr
         name: replace(load_size(name), family=config.model.family, tied=config.model.tied) for name in study.sizes
     }
     _check_replicates(config)
+    _check_window(study.window)
     for budget in budgets:
         for size, model in models.items():
             cell = _cell(config, corpus, size, model, budget)
@@ -142,30 +143,31 @@ def _given(budget: BudgetSpec) -> list[str]:
     return [name for name in ("flops", "tokens", "tokens_per_param") if getattr(budget, name) is not None]
 
 
+def _check_window(window: WindowSpec) -> None:
+    bounds = window.tokens_per_param
+    if bounds is not None and (len(bounds) != 2 or not 0 < bounds[0] < bounds[1]):
+        raise StudyError(f"study.window.tokens_per_param must be [low, high] with 0 < low < high; not {bounds}")
+    optimum = (window.optimum_coef, window.optimum_exponent, window.factor)
+    if None in optimum and any(value is not None for value in optimum):
+        raise StudyError("study.window: optimum_coef, optimum_exponent and factor go together; give all three or none")
+    if window.factor is not None and window.factor <= 1:
+        raise StudyError(f"study.window.factor must be above 1; not {window.factor}")
+
+
 def _outside(cell: Cell, window: WindowSpec) -> str | None:
     """Why the window leaves this cell out, or None."""
     if cell.steps < window.min_steps:
         return f"{cell.steps} steps, fewer than min_steps={window.min_steps}"
     if window.tokens_per_param is not None:
-        low, high = _bounds(window.tokens_per_param)
-        ratio = cell.tokens_per_param
-        if not low <= ratio <= high:
-            return f"{ratio:.3g} tokens per parameter, outside [{low:g}, {high:g}]"
-    optimum = (window.optimum_coef, window.optimum_exponent, window.factor)
-    if any(value is not None for value in optimum):
-        if None in optimum:
-            raise StudyError("study.window: optimum_coef, optimum_exponent and factor go together")
+        low, high = window.tokens_per_param
+        if not low <= cell.tokens_per_param <= high:
+            return f"{cell.tokens_per_param:.3g} tokens per parameter, outside [{low:g}, {high:g}]"
+    if window.factor is not None:
         best = window.optimum_coef * cell.training_flops**window.optimum_exponent
         ratio = n_matrices(cell.model) / best
         if not 1 / window.factor <= ratio <= window.factor:
             return f"{ratio:.3g} of the predicted optimum {best:.3g}, beyond a factor {window.factor:g}"
     return None
-
-
-def _bounds(bounds: list[float]) -> tuple[float, float]:
-    if len(bounds) != 2 or not 0 < bounds[0] < bounds[1]:
-        raise StudyError(f"study.window.tokens_per_param must be [low, high] with 0 < low < high; not {bounds}")
-    return bounds[0], bounds[1]
 
 
 def _check_replicates(config: ExperimentConfig) -> None:

@@ -62,7 +62,7 @@ class Store:
         """Record a cell as running, one attempt more."""
         before = read_json(self._state_file(cell["run_id"])) or {}
         fields = {"attempts": before.get("attempts", 0) + 1, "pid": os.getpid(), "step": 0, "error": ""}
-        self.record(cell["run_id"], "running", **{**cell, **fields})
+        self.record(**{**cell, **fields, "state": "running"})
 
     def write_study(self, name: str, cells: Iterable[Mapping], **about: object) -> None:
         """List the cells that a study asks for. Cells launched without a study are added to those launched before."""
