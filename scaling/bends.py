@@ -123,16 +123,17 @@ class Farseer(Law):
     formula: ClassVar[str] = "L = exp(s N^q + S) + exp(B N^b + Q) D^(-exp(A N^a + E))"
     source: ClassVar[str] = "Li et al. 2025, arXiv 2506.10972"
     scales: ClassVar[tuple[str, ...]] = ("N",)
+    coupled: ClassVar[dict[str, str]] = {"s": "q", "S": "s", "B": "b", "Q": "B", "A": "a", "E": "A"}
     box: ClassVar[dict[str, Box]] = {
-        "s": Box(-50.0, 50.0),
+        "s": Box(-3.0, 3.0),
         "q": Box(-1.0, 1.0),
-        "S": Box(-50.0, 50.0),
-        "B": Box(-50.0, 50.0),
+        "S": Box(-10.0, 5.0),
+        "B": Box(-3.0, 3.0),
         "b": Box(-1.0, 1.0),
-        "Q": Box(-50.0, 80.0),
-        "A": Box(-20.0, 20.0),
+        "Q": Box(-10.0, 60.0),
+        "A": Box(-1.0, 1.0),
         "a": Box(-1.0, 1.0),
-        "E": Box(-20.0, 20.0),
+        "E": Box(-5.0, 1.0),
     }
 
     def __call__(self, N: Any, D: Any) -> Any:
@@ -141,15 +142,35 @@ class Farseer(Law):
         return floor + np.exp(self.B * np.power(N, self.b) + self.Q - drop * np.log(D))
 
     @classmethod
+    def encode(cls, values: Array) -> Array:
+        """Each s N^q + S as its value and slope at the centre of ln N: q then bends a line and may pass through 0."""
+        theta = np.array(values, dtype=float)
+        theta[..., 0::3] = values[..., 0::3] * values[..., 1::3]
+        theta[..., 2::3] = values[..., 2::3] + values[..., 0::3]
+        return theta
+
+    @classmethod
+    def decode(cls, theta: Array) -> Array:
+        values = np.array(theta)
+        power = theta[..., 1::3]
+        values[..., 1::3] = np.where(np.abs(power) < 1e-9, 1e-9, power)
+        values[..., 0::3] = theta[..., 0::3] / values[..., 1::3]
+        values[..., 2::3] = theta[..., 2::3] - values[..., 0::3]
+        return values
+
+    @classmethod
     def evaluate(cls, theta: Array, x: Mapping[str, Array]) -> tuple[Array, Array]:
-        s, q, S, B, b, Q, A, a, E = theta.T[..., None]
-        n_q, n_b, n_a = np.exp(q * x["N"]), np.exp(b * x["N"]), np.exp(a * x["N"])
-        drop = np.exp(A * n_a + E)
-        floor, term = np.exp(s * n_q + S), np.exp(B * n_b + Q - drop * x["D"])
-        fall = -x["D"] * drop * term
-        jacobian = [n_q * floor, s * n_q * x["N"] * floor, floor, n_b * term, B * n_b * x["N"] * term, term]
-        jacobian += [n_a * fall, A * n_a * x["N"] * fall, fall]
-        return floor + term, np.stack(jacobian, axis=1)
+        slope, power, level = theta.T[0::3, :, None], theta.T[1::3, :, None], theta.T[2::3, :, None]
+        bend, by_power = _bent(x["N"], power)
+        line = level + slope * bend
+        floor, drop = np.exp(line[0]), np.exp(line[2])
+        term = np.exp(line[1] - drop * x["D"])
+        outer = np.stack([floor, term, -x["D"] * drop * term])
+        jacobian = np.empty((*theta.shape, x["N"].size))
+        jacobian[:, 0::3] = (outer * bend).swapaxes(0, 1)
+        jacobian[:, 1::3] = (outer * slope * by_power).swapaxes(0, 1)
+        jacobian[:, 2::3] = outer.swapaxes(0, 1)
+        return floor + term, jacobian
 
     def rescaled(self, units: Mapping[str, float]) -> Self:
         unit = units.get("N", 1.0)
@@ -158,16 +179,26 @@ class Farseer(Law):
 
     @classmethod
     def propose(cls, x: Mapping[str, Array], loss: Array, weights: Array) -> Array:
-        """Starts with a constant data exponent: ln of the floor is linear in N^q, the rest a power law of D."""
+        """Starts with a constant data exponent: ln of the floor nearly a line in ln N, the rest a power law of D."""
         starts = []
-        q_values, betas, shares = (-0.3, -0.1, 0.1, 0.3), (0.15, 0.3, 0.5), (0.5, 0.7, 0.85, 0.95)
-        depth = x["D"].max()
-        for q, beta, share in product(q_values, betas, shares):
-            floor = share * loss.min()
-            Q = np.log(np.median((loss - floor) * np.exp(beta * x["D"])))
+        bends = (-0.2, 0.2)
+        for beta, share, q, b, a in product((0.15, 0.3, 0.5, 0.8), (0.5, 0.7, 0.85, 0.95), bends, bends, bends):
+            Q = np.log(np.median((loss - share * loss.min()) * np.exp(beta * x["D"])))
             rest = np.maximum(loss - np.exp(Q - beta * x["D"]), 0.3 * loss.min())
-            design = np.stack([np.exp(q * x["N"]), np.ones_like(loss)], axis=1) * np.sqrt(weights)[:, None]
+            design = np.stack([_bent(x["N"], np.array(q))[0], np.ones_like(loss)], axis=1) * np.sqrt(weights)[:, None]
             s, S = np.linalg.lstsq(design, np.log(rest) * np.sqrt(weights), rcond=None)[0]
-            for b, a in ((-0.1, 0.1), (0.1, -0.1), (0.1, 0.1), (-0.1, -0.1)):
-                starts.append([s, q, S, 1e-3, b, Q, 1e-3 / max(depth, 1.0), a, np.log(beta)])
+            starts.append([s, q, S, 0.0, b, Q, 0.0, a, np.log(beta)])
         return np.array(starts)
+
+
+def _bent(log_x: Array, power: Array) -> tuple[Array, Array]:
+    """(x^p - 1)/p and its derivative in p, by series where p ln x is small."""
+    z = power * log_x
+    small = np.abs(z) < 2e-2
+    safe = np.where(small, 1.0, z)
+    value = np.where(
+        small, 1 + z * (1 / 2 + z * (1 / 6 + z * (1 / 24 + z * (1 / 120 + z / 720)))), np.expm1(safe) / safe
+    )
+    series = 1 / 2 + z * (1 / 3 + z * (1 / 8 + z * (1 / 30 + z * (1 / 144 + z / 840))))
+    slope = np.where(small, series, (safe * np.exp(safe) - np.expm1(safe)) / safe**2)
+    return log_x * value, log_x**2 * slope

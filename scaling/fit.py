@@ -89,6 +89,15 @@ class Fit:
         residual, _, _ = self.problem.residuals(self.theta[None])
         return int(np.sum(np.abs(residual[0]) <= self.delta))
 
+    @property
+    def condition(self) -> float:
+        """Condition number of the column-scaled J'WJ at the optimum: above 1e8 the data leave a direction open."""
+        gradient = self.problem.residuals(self.theta[None])[1][0] * np.sqrt(self.weights)
+        size = np.sqrt(np.sum(gradient**2, axis=1))
+        if not np.all(size > 0):
+            return np.inf
+        return float(np.linalg.cond(gradient / size[:, None]) ** 2)
+
     def predict(self, frame: pd.DataFrame) -> Array:
         """Loss (n,) at the rows of a frame with the columns that the law reads."""
         return predict_loss(self.law, frame)

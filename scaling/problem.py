@@ -12,6 +12,8 @@ import numpy as np
 
 from scaling.law import Array, Law
 
+DIFFERENCE = 1e-5
+
 
 @dataclass(frozen=True)
 class FitProblem:
@@ -33,7 +35,10 @@ class FitProblem:
         """Geometric mean of each column that the form may be centred on: none while an amplitude is fixed."""
         if any(self.form.box[name].log and name in self.form.amplitudes for name in self.pinned):
             return {}
-        return {k: float(np.exp(np.mean(np.log(self.columns[k])))) for k in self.form.scales}
+        units = {k: float(np.exp(np.mean(np.log(self.columns[k])))) for k in self.form.scales}
+        if "U" in self.columns:  # unique tokens are tokens: one unit for both
+            units["U"] = units["D"]
+        return units
 
     @cached_property
     def x(self) -> dict[str, Array]:
@@ -124,15 +129,31 @@ class FitProblem:
             residual = loss - self.loss
         return residual, self._gather(full), full
 
-    def curvature(self, gradient: Array, weight: Array) -> Array:
-        second = self.form.curvature(self.x, gradient, weight)
-        rows = self._gather(second)
-        return self._gather(rows.swapaxes(1, 2)).swapaxes(1, 2)
+    def curvature(self, theta: Array, full: Array, weight: Array) -> Array:
+        """Sum of weight times the second derivative of the loss (relative to it when `log`), (B, P, P).
+
+        By the form's own formula where it has one, else by differences of the Jacobian. `full` is what `residuals`
+        gave as the gradient in every parameter.
+        """
+        if self.bent:
+            rows = self._gather(self.form.curvature(self.x, full, weight))
+            return self._gather(rows.swapaxes(1, 2)).swapaxes(1, 2)
+        count = theta.shape[1]
+        shift = DIFFERENCE * np.eye(count)
+        both = np.concatenate([theta[:, None] + shift, theta[:, None] - shift], axis=1).reshape(-1, count)
+        _, jacobian = self.form.evaluate(self.expand(both), self.x)
+        jacobian = jacobian.reshape(len(theta), 2, count, *full.shape[1:])
+        change = (jacobian[:, 0] - jacobian[:, 1]) / (2 * DIFFERENCE)
+        if self.log:
+            loss, _ = self.form.evaluate(self.expand(theta), self.x)
+            weight = weight / loss
+        rows = self._gather(np.einsum("bkpn,bn->bpk", change, weight)).swapaxes(1, 2)
+        return 0.5 * (rows + rows.swapaxes(1, 2))
 
     def laws(self, theta: Array) -> list[Law]:
         """The law at every row of coordinates, in the units of the data."""
         values = self.form.decode(self.expand(np.atleast_2d(theta)))
-        back = {k: 1.0 / u for k, u in self.units.items()}
+        back = {k: 1.0 / unit for k, unit in self.units.items()}
         moved = self.form(*values.T).rescaled(back).values()
         return [self.form(*map(float, row)) for row in np.broadcast_to(moved.T, values.shape)]
 

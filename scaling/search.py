@@ -10,6 +10,8 @@ from scaling.solver import Solution, huber, minimise
 
 HUBER_EFFICIENCY = 1.345  # in noise scales: 95% of least squares' efficiency under Gaussian noise
 SMALLEST_DELTA = 1e-7
+FEW_PARAMETERS = 5
+SCATTERED = 24
 
 
 def search(
@@ -19,13 +21,16 @@ def search(
 
     Least squares first, then Huber with delta falling in stages to its value: a smooth objective finds the basin.
     """
-    count = n_starts or (8 if len(problem.free) <= 5 else 16)
+    count = n_starts or (8 if len(problem.free) <= FEW_PARAMETERS else 16 if len(problem.free) <= 7 else 32)
     begin = starts(problem, weights, count=count, seed=seed)
     squares = minimise(problem, begin, delta=np.inf, weights=weights, max_steps=40)
     if objective.delta == np.inf:
         return squares, np.inf, np.arange(len(begin))
     basin, members = _distinct(squares)
     ends = squares.theta[basin]
+    if len(problem.free) > FEW_PARAMETERS:
+        ends = np.concatenate([ends, _scatter(problem, weights, ends[0], seed)])
+        members = np.concatenate([members, np.arange(len(basin), len(ends))])
     delta = objective.delta if objective.delta != "auto" else None
     scale = robust_scale(problem.residuals(ends[:1])[0][0], len(problem.free))
     for stage in (30.0, 10.0, 3.0) if delta else (3.0,):
@@ -36,6 +41,16 @@ def search(
         delta, ends = _auto_delta(problem, weights, ends)
     done = minimise(problem, ends, delta=delta, weights=weights, max_steps=100)
     return done, delta, members
+
+
+def _scatter(problem: FitProblem, weights: Array, theta: Array, seed: int) -> Array:
+    """Least-squares optima (S, P) under random row weights, near theta.
+
+    A small delta on few points has many local optima inside one basin of least squares; these starts find them.
+    """
+    lots = weights * np.random.default_rng(seed).exponential(size=(SCATTERED, len(weights)))
+    begin = np.repeat(theta[None], SCATTERED, axis=0)
+    return minimise(problem, begin, delta=np.inf, weights=lots, max_steps=12).theta
 
 
 def _auto_delta(problem: FitProblem, weights: Array, ends: Array) -> tuple[float, Array]:

@@ -21,12 +21,13 @@ BLOCK = 256
 LIGHT = 0.05
 TRUSTED = 1e-2
 RESTART = 2e-3
+LATE = 20  # steps after which a form without exact curvature pays for differences
 HOPELESS = 1e9
 ROUNDING = 1e-15  # of a log loss near 1: no residual is known better
 
 
 class Problem(Protocol):
-    """Residuals of a form on data. `log` says whether they are differences of logarithms."""
+    """Residuals of a form on data: `log` when differences of logarithms, `bent` when curvature costs nothing."""
 
     lower: Array
     upper: Array
@@ -36,7 +37,7 @@ class Problem(Protocol):
     def residuals(self, theta: Array) -> tuple[Array, Array, Array]:
         """Residuals (B, n), their gradient in theta (B, P, n), and their gradient in every parameter of the form."""
 
-    def curvature(self, gradient: Array, weight: Array) -> Array:
+    def curvature(self, theta: Array, full: Array, weight: Array) -> Array:
         """Sum of weight times the second derivative of the fitted loss (relative to it when `log`), (B, P, P)."""
 
 
@@ -131,7 +132,7 @@ class _Block:
         theta, value = state.theta.copy(), state.value.copy()
         converged, steps = np.zeros(count, dtype=bool), np.full(count, max_steps)
         for step in range(max_steps):
-            move, predicted = self._step(state)
+            move, predicted = self._step(state, bent=self.problem.bent or step >= LATE)
             # Rounding of the residuals bounds how far the objective of an exact fit can be told from zero.
             noise = ROUNDING**2 * np.maximum(state.weights.sum(axis=-1), 1.0)
             done = np.abs(predicted) <= self.tolerance * (state.value + state.pull) + noise
@@ -176,9 +177,9 @@ class _Block:
         )
         state.accept(better, trial)
 
-    def _step(self, state: _State) -> tuple[Array, Array]:
+    def _step(self, state: _State, bent: bool) -> tuple[Array, Array]:
         """The damped Newton step inside the box, (B, P), and half its predicted decrease of the objective."""
-        model, slope = self._model(state)
+        model, slope = self._model(state, bent)
         lower, upper = self.problem.lower, self.problem.upper
         fixed = ((state.theta <= lower) & (slope >= 0)) | ((state.theta >= upper) & (slope <= 0))
         move = _solve(model, -slope, fixed, np.zeros_like(slope))
@@ -196,7 +197,7 @@ class _Block:
         move = np.clip(move, lower - state.theta, upper - state.theta)
         return move, -0.5 * np.einsum("bp,bp->b", slope, move)
 
-    def _model(self, state: _State) -> tuple[Array, Array]:
+    def _model(self, state: _State, bent: bool) -> tuple[Array, Array]:
         r, q, w = state.residual, state.gradient, state.weights
         size = np.abs(r)
         inlier = size <= self.delta
@@ -204,13 +205,13 @@ class _Block:
         irls = w * np.where(inlier, 1.0, self.delta / np.maximum(size, 1e-300))
         damping = state.damping[:, None]
         weight = np.where(inlier, w, 0.0) + damping * irls
-        light = state.damping <= LIGHT if self.problem.bent else np.zeros(len(r), dtype=bool)
+        light = state.damping <= LIGHT if bent else np.zeros(len(r), dtype=bool)
         if self.problem.log and light.any():
             weight = weight - np.where(light[:, None], psi, 0.0)
         model = (q * weight[:, None]) @ q.swapaxes(1, 2)
         slope = (q @ psi[..., None])[..., 0]
         if light.any():
-            model = model + np.where(light[:, None, None], self.problem.curvature(state.full, psi), 0.0)
+            model = model + np.where(light[:, None, None], self.problem.curvature(state.theta, state.full, psi), 0.0)
         if self.anchor is not None:
             quantity, direction = self.anchor.quantity(state.theta)
             stiffness = self.anchor.stiffness[state.rows]
