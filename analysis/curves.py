@@ -40,10 +40,11 @@ def plot_learning_curves(curves: pd.DataFrame, *, envelope: Envelope | None = No
     log_axis(ax.yaxis, "loss")
     shown = ends if len(ends) else curves
     floor, top = shown["loss"].min(), shown["loss"].max()
-    ax.set_ylim(floor / (top / floor) ** 0.1, top * (top / floor) ** 0.35 * 1.02)
+    ax.set_ylim(floor / (top / floor) ** 0.2, top * (top / floor) ** 0.35 * 1.02)
     ax.set_xlim(curves["flops"].quantile(0.02), curves["flops"].max() * 1.1)
     if envelope is not None:
-        ax.plot(envelope.frame["flops"], envelope.frame["loss"], color=INK, lw=1, ls=(0, (1, 1.2)), label="envelope")
+        low = envelope.frame[envelope.frame["bracketed"]]
+        ax.plot(low["flops"], low["loss"], color=INK, lw=1, ls=(0, (1, 1.2)), label="envelope of the trunks")
     ax.legend(loc="lower left", handlelength=1.6)
     if curves["n_params"].nunique() <= 12:
         _label_sizes(ax, curves, color)

@@ -23,21 +23,21 @@ def exponent_frame(draws: Draws, names: tuple[str, str] = ("alpha", "beta")) -> 
 
 
 def plot_exponents(draws: Draws, *, names: tuple[str, str] = ("alpha", "beta"), ax: Axes | None = None) -> Axes:
-    """Draws as dots, the regions that hold 50% and 90% of them, the fit as a diamond, rays of equal a."""
+    """Draws as dots, the regions that hold 50% and 90% of them, the fit as a diamond, the ray of equal a."""
     ax = new_axes(ax)
     frame = exponent_frame(draws, names)
     x, y = (frame[n].to_numpy(float) for n in names)
     ax.scatter(x, y, s=4, color=COMPUTE_MAP(0.35), alpha=0.35, linewidth=0, rasterized=len(frame) > 2000)
     _density_regions(ax, x, y)
     ax.plot(*(getattr(draws.fit.law, n) for n in names), marker="D", ms=6, mfc=ACCENT, mec="white", ls="none", zorder=4)
-    if names == ("alpha", "beta"):
-        _rays(ax, draws)
     low, high = np.quantile(np.column_stack([x, y]), [0.002, 0.998], axis=0)
     pad = 0.15 * (high - low)
     ax.set_xlim(low[0] - pad[0], high[0] + pad[0])
-    ax.set_ylim(low[1] - pad[1], high[1] + pad[1])
+    ax.set_ylim(low[1] - pad[1], high[1] + 3 * pad[1])  # room for the note
     ax.set_xlabel(_LABELS.get(names[0], names[0]))
     ax.set_ylabel(_LABELS.get(names[1], names[1]))
+    if names == ("alpha", "beta"):
+        _draw_ray(ax, draws)
     ends = [f"{n} {interval(*draws.interval(n, level=LEVEL))}" for n in names]
     note(ax, "\n".join([f"{len(frame)} draws by {draws.by}; {LEVEL:.0%} of each:", *ends]), where="upper left")
     ax.set_title("Exponents, jointly")
@@ -63,15 +63,14 @@ def _density_regions(ax: Axes, x: np.ndarray, y: np.ndarray) -> None:
         ax.contour(X, Y, Z, levels=levels, colors=[INK], linewidths=[0.9, 1.6])
 
 
-def _rays(ax: Axes, draws: Draws) -> None:
-    """Where N* ~ C^a has the fitted a and the ends of its interval: beta = alpha a / (1 - a), for the fitted cost."""
-    a = draws.fit.law.exponents(draws.fit.cost).get("a")
-    if a is None or not 0 < a < 1:
-        return
+def _draw_ray(ax: Axes, draws: Draws) -> None:
+    """Where N* ~ C^a has the fitted a: beta = alpha a / (1 - a), corrected for how cost grows with size."""
+    a = draws.fit.exponents().get("a")
     growth = 1 + draws.fit.cost.slope
+    if a is None or not 0 < a * growth < 1:
+        return
     slope = a / (1 - a * growth)
     ax.axline((0, 0), slope=slope, color=MUTED, lw=0.9, ls=":", zorder=1)
-    ax.annotate(
-        f"a = {a:.3f}", (draws.fit.law.alpha, draws.fit.law.alpha * slope), xytext=(8, -14),
-        textcoords="offset points", fontsize=7.5, color=MUTED,
-    )  # fmt: skip
+    bottom, left = ax.get_ylim()[0], ax.get_xlim()[0]
+    at = (bottom / slope, bottom) if bottom / slope > left else (left, left * slope)
+    ax.annotate(f"a = {a:.3f}", at, xytext=(6, 4), textcoords="offset points", fontsize=7.5, color=MUTED)

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from analysis.style import ACCENT, INK, ColorScale, log_axis, new_axes, note
 from scaling.fit import Fit
 
-MAX_GROUPS = 8  # of equal count, where the abscissa takes more values than this
+MAX_GROUPS = 6  # of equal count, where the abscissa takes more values than this
 
 
 def residual_frame(fit: Fit) -> pd.DataFrame:
@@ -16,7 +16,7 @@ def residual_frame(fit: Fit) -> pd.DataFrame:
 
 
 def plot_residuals(fit: Fit, *, by: str = "flops", ax: Axes | None = None) -> Axes:
-    """Residuals in percent against the column `by`, coloured by compute, with the mean and its error in groups."""
+    """Residuals in percent against the column `by`, coloured by compute, with group means."""
     ax = new_axes(ax)
     frame = residual_frame(fit)
     color = ColorScale(frame["flops"])
@@ -28,7 +28,7 @@ def plot_residuals(fit: Fit, *, by: str = "flops", ax: Axes | None = None) -> Ax
     groups = grouped(frame, by)
     ax.errorbar(
         groups[by], groups["mean"], yerr=groups["error"], color=ACCENT, fmt="o-", ms=3, lw=1, capsize=2, zorder=4,
-        label="group mean +- 2 se",
+        label="group mean and 2 se",
     )  # fmt: skip
     log_axis(ax.xaxis, by)
     reach = max(frame["residual_percent"].abs().max() * 1.25, 0.1)
@@ -45,16 +45,21 @@ _WORDS = {"n_params": "model size", "tokens": "tokens", "flops": "compute"}
 
 
 def grouped(frame: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Mean residual and twice its standard error in groups along `by`: its own values if few, else equal counts."""
-    key = np.log(frame[by]).round(2)  # FLOP budgets are met to a step, not exactly
-    if key.nunique() > MAX_GROUPS:
-        key = pd.qcut(frame[by], MAX_GROUPS, duplicates="drop")
-    group = frame.groupby(key, observed=True)
-    error = 2 * group["residual_percent"].std() / np.sqrt(group.size())
+    """Mean residual in groups along `by`, with twice its standard error from the spread of all residuals.
+
+    A group is a run of values closer than 5% (budgets are met to a step, not exactly), or one of MAX_GROUPS equal
+    counts where there are more such runs.
+    """
+    ordered = frame.sort_values(by, ignore_index=True)
+    logs = np.log(ordered[by].to_numpy(float))
+    key = np.concatenate([[0], np.cumsum(np.diff(logs) > np.log(1.05))])
+    if key[-1] >= MAX_GROUPS:
+        key = np.arange(len(ordered)) * MAX_GROUPS // len(ordered)
+    group = ordered["residual_percent"].groupby(key)
     return pd.DataFrame(
         {
-            by: np.exp(np.log(frame[by]).groupby(key, observed=True).mean()),
-            "mean": group["residual_percent"].mean(),
-            "error": error.fillna(0),
+            by: np.exp(pd.Series(logs).groupby(key).mean()),
+            "mean": group.mean(),
+            "error": 2 * ordered["residual_percent"].std(ddof=0) / np.sqrt(group.size()),
         }
-    ).reset_index(drop=True)
+    )

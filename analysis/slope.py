@@ -1,4 +1,4 @@
-"""Local slope d ln L / d ln C along the efficient frontier: it needs no irreducible loss, so it shows where one bends."""
+"""Local slope d ln L / d ln C along the efficient frontier: no irreducible loss is needed to see it bend."""
 
 from collections.abc import Sequence
 

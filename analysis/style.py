@@ -1,7 +1,7 @@
 """How every figure looks: one context, one colour scale, one way to write numbers on an axis.
 
-Colour is compute (or size), darker for more. Solid lines lie in the fitted range, dashed ones outside it. Bands are 90%.
-Nothing here touches global state: `with style():` restores what it found.
+Colour is compute (or size), darker for more. Solid lines lie in the fitted range, dashed ones outside it; bands are
+90%. Nothing here touches global state: `with style():` restores what it found.
 """
 
 from collections.abc import Iterator, Sequence
@@ -109,11 +109,10 @@ def count(value: float, digits: int = 3) -> str:
 
 def flops(value: float) -> str:
     """A FLOP count as mathtext: $10^{12}$, $3\\times10^{10}$."""
-    exponent = int(np.floor(np.log10(value) + 1e-9))
-    mantissa = value / 10.0**exponent
-    if abs(mantissa - 1) < 5e-3:
-        return f"$10^{{{exponent}}}$"
-    return f"${mantissa:.2g}\\times10^{{{exponent}}}$"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    if mantissa == "1.0":
+        return f"$10^{{{int(exponent)}}}$"
+    return f"${mantissa.removesuffix('.0')}\\times10^{{{int(exponent)}}}$"
 
 
 class LogTicks(Locator):

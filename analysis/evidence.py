@@ -1,0 +1,212 @@
+"""What one table supports: every fit, interval and test behind the report, each computed once, when first asked for.
+
+A part that the table cannot support raises UnsupportedError with the reason, each time it is asked for.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scaling.accounting import Points, is_runs, points
+from scaling.approaches import Approaches, approaches
+from scaling.diagnose import Finding, diagnose
+from scaling.envelope import Envelope, envelope
+from scaling.fit import Fit, Huber
+from scaling.holdout import CANDIDATES, HoldOut, fit_candidate, hold_out
+from scaling.objective import Objective
+from scaling.profiles import IsoflopProfile, budget_groups, isoflop_profiles
+from scaling.runs import final_rows
+from scaling.uncertainty import Draws, bootstrap, jackknife
+
+FALLBACK = "chinchilla"
+CONVENTIONS = (("matrices", "exact"), ("total", "exact"), ("no-embedding", "exact"), ("matrices", "6nd"))
+HELD_OUT_SIZES = 3  # a budget with fewer sizes has no optimum to predict
+HELD_OUT_FACTOR = 10**0.5  # what is held out of a table without common budgets: the last half decade of compute
+
+
+class UnsupportedError(ValueError):
+    """The table cannot support this part; the message says why."""
+
+    exit_code = 1
+
+
+class part:  # noqa: N801 (a decorator)
+    """A property computed once. Its error is kept as well, as UnsupportedError, whatever raised it."""
+
+    def __init__(self, compute: Callable[[Any], Any]):
+        self.compute, self.__doc__ = compute, compute.__doc__
+
+    def __get__(self, owner: Any, _: type) -> Any:
+        if owner is None:
+            return self
+        name = self.compute.__name__
+        if name not in owner.done:
+            try:
+                owner.done[name] = self.compute(owner)
+            except Exception as error:  # a failing fit must not stop the report: it becomes a line in it
+                owner.done[name] = error if isinstance(error, UnsupportedError) else UnsupportedError(reason(error))
+        if isinstance(owner.done[name], UnsupportedError):
+            raise owner.done[name]
+        return owner.done[name]
+
+
+def reason(error: Exception) -> str:
+    """One line; the type is named where the message was not written for a user."""
+    first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+    return first if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {first}"
+
+
+@dataclass
+class Evidence:
+    """A table, the conventions it is read by, and the law; None: chosen by hold-out below the largest budget."""
+
+    table: pd.DataFrame
+    law: str | None = None
+    params: str = "matrices"
+    compute: str = "exact"
+    objective: Objective = field(default_factory=lambda: Huber("auto"))
+    n_draws: int = 1000
+    seed: int = 0
+    done: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @part
+    def points(self) -> Points:
+        """The data points under the conventions chosen."""
+        return points(self.table, params=self.params, compute=self.compute)
+
+    @part
+    def profiles(self) -> Sequence[IsoflopProfile]:
+        """Budgets with enough sizes to have a minimum."""
+        found = [p for p in isoflop_profiles(self.points) if p.frame["n_params"].nunique() >= HELD_OUT_SIZES]
+        if not found:
+            raise UnsupportedError(f"no compute budget with {HELD_OUT_SIZES} sizes: an isoFLOP profile needs them")
+        return found
+
+    @part
+    def envelope(self) -> Envelope:
+        """The lower envelope of the training curves."""
+        return envelope(self.table, params=self.params, compute=self.compute)
+
+    @part
+    def approaches(self) -> Approaches:
+        """Approaches 1, 2 and 3 side by side."""
+        return approaches(self.table, params=self.params, compute=self.compute, objective=self.objective)
+
+    @part
+    def held_out(self) -> HoldOut:
+        """Every candidate law fitted without the largest compute and tested on it."""
+        laws = list(CANDIDATES) if self.law in (None, *CANDIDATES) else [*CANDIDATES, self.law]
+        return hold_out(self.points, self._threshold(), laws, objective=self.objective)
+
+    def _threshold(self) -> float | None:
+        """None (the largest budget) where that budget has enough sizes, else all but the last half decade."""
+        groups = budget_groups(self.points)
+        if groups[-1]["n_params"].nunique() >= HELD_OUT_SIZES:
+            return None
+        return float(self.points.frame["flops"].max() / HELD_OUT_FACTOR)
+
+    @part
+    def law_name(self) -> str:
+        """The law asked for, else the one chosen by hold-out, else the first candidate that can be fitted."""
+        if self.law:
+            return self.law
+        try:
+            if self.held_out.chosen:
+                return self.held_out.chosen
+        except UnsupportedError:
+            pass
+        return FALLBACK
+
+    def fit_of(self, law: str) -> Fit:
+        """A candidate or catalogue law fitted to all points."""
+        return fit_candidate(law, self.points, self.objective)
+
+    @part
+    def fit(self) -> Fit:
+        """The law of the report, fitted to all points."""
+        return self.fit_of(self.law_name)
+
+    @part
+    def draws(self) -> Draws:
+        """Its jackknife: behind every interval and band."""
+        return jackknife(self.fit)
+
+    @part
+    def resamples(self) -> Draws:
+        """Its cluster bootstrap: the cross-check, and the joint region of the exponents."""
+        return bootstrap(self.fit, self.n_draws, seed=self.seed)
+
+    @part
+    def findings(self) -> list[Finding]:
+        """What a reviewer would object to, worst first."""
+        return diagnose(self.fit, self.draws, self.table)
+
+    @part
+    def candidates(self) -> pd.DataFrame:
+        """Every candidate law fitted to all points: parameters, exponent a, their 90% intervals, noise."""
+        rows = [row for law in CANDIDATES if (row := self._candidate(law)) is not None]
+        if not rows:
+            raise UnsupportedError(f"no law can be fitted to these {len(self.points)} points")
+        return pd.DataFrame(rows)
+
+    def _candidate(self, law: str) -> dict | None:
+        try:
+            fitted = self.fit_of(law)
+            draws = jackknife(fitted)
+        except ValueError:
+            return None
+        row: dict[str, Any] = {
+            "law": law,
+            "status": fitted.status,
+            "noise": fitted.noise,
+            "at_bound": fitted.bounds_hit,
+        }
+        for name in (*fitted.law.parameters(), *fitted.exponents()):
+            row[name] = float(draws.estimate(name))
+            row[f"{name}_low"], row[f"{name}_high"] = draws.interval(name)
+        return row | {"free": fitted.free}
+
+    @part
+    def conventions(self) -> pd.DataFrame:
+        """The exponents a and b of the law refitted under each way to count parameters and compute."""
+        choices = CONVENTIONS if is_runs(self.table) else (("matrices", "exact"), ("matrices", "6nd"))
+        rows = []
+        for params, compute in choices:
+            data = points(self.table, params=params, compute=compute)
+            if any(r["params"] == data.params and r["compute"] == data.compute for r in rows):
+                continue
+            fitted = fit_candidate(self.law_name, data, self.objective)
+            draws = jackknife(fitted)
+            row: dict[str, Any] = {"params": data.params, "compute": data.compute}
+            for name in ("a", "b"):
+                row[name] = fitted.exponents()[name]
+                row[f"{name}_low"], row[f"{name}_high"] = draws.interval(name)
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    @part
+    def seed_noise(self) -> pd.DataFrame:
+        """Cells trained with several seeds: n_params, tokens, flops, seeds, mean loss and sd of ln loss."""
+        if not is_runs(self.table):
+            raise UnsupportedError("needs a run table with seeds")
+        runs = final_rows(self.table).merge(self.points.frame[["run_id", "n_params"]], on="run_id")
+        cells = runs.assign(log_loss=np.log(runs["loss"])).groupby(["arm", "n_params", "horizon_tokens"])
+        noise = cells.agg(
+            flops=("flops", "mean"), tokens=("tokens", "first"), seeds=("seed", "nunique"), loss=("loss", "mean"),
+            sd=("log_loss", "std"),
+        ).reset_index()  # fmt: skip
+        noise = noise[noise["seeds"] > 1]
+        if noise.empty:
+            raise UnsupportedError("no cell was trained with more than one seed: seed noise is not measured")
+        return noise.reset_index(drop=True)
+
+    @part
+    def loss_floor(self) -> float:
+        """The exact irreducible loss of the corpus, where it is known."""
+        known = self.table["loss_floor"].dropna().unique() if "loss_floor" in self.table else []
+        if len(known) != 1:
+            raise UnsupportedError("the irreducible loss of this corpus is not known")
+        return float(known[0])

@@ -1,0 +1,150 @@
+"""The held-out test: a law fitted to the small budgets, drawn over the large one that it has not seen."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from analysis.style import ACCENT, INK, LEVEL, MUTED, ColorScale, flops, label_ends, log_axis, new_axes, note
+from scaling.holdout import Forecast, HoldOut
+
+
+def default_law(held_out: HoldOut) -> str:
+    """The law chosen below the threshold, else the first that was fitted."""
+    return held_out.chosen or next(iter(held_out.forecasts))
+
+
+def prediction_frame(held_out: HoldOut) -> pd.DataFrame:
+    """Every law's forecast of every run held out: measured, predicted, interval, error = predicted / measured - 1."""
+    cells = [f.cells.assign(law=name) for name, f in held_out.forecasts.items()]
+    frame = pd.concat(cells, ignore_index=True)
+    return frame.assign(relative_error=frame["predicted"] / frame["loss"] - 1, chosen=frame["law"] == held_out.chosen)
+
+
+def plot_prediction(
+    held_out: HoldOut, *, law: str | None = None, rival: str | None = None, ax: Axes | None = None
+) -> Axes:
+    """Loss against size: fitted budgets solid, held-out budgets dashed over their runs, errors written beside them.
+
+    `rival` is a second law drawn at the held-out budgets for comparison. Raises ValueError if no held-out budget has
+    three sizes.
+    """
+    law = law or default_law(held_out)
+    forecast = held_out.forecasts[law]
+    targets = forecast.budgets
+    if targets.empty or forecast.cells["n_params"].nunique() < 3:
+        raise ValueError("needs a held-out budget with at least three sizes")
+    ax = new_axes(ax)
+    fitted = _budgeted(forecast.fit.points.frame)
+    color = ColorScale([*fitted["budget"], *targets["flops"]])
+    ends = [_fitted_curve(ax, forecast, budget, runs, color(budget)) for budget, runs in fitted.groupby("budget")]
+    ends += [_target_curve(ax, forecast, target, color(target.flops)) for target in targets.itertuples()]
+    if rival in held_out.forecasts and rival != law:
+        ends += _rival_curve(ax, held_out.forecasts[rival], rival)
+    log_axis(ax.xaxis, "n_params")
+    log_axis(ax.yaxis, "loss")
+    low, high = ax.get_ylim()
+    ax.set_ylim(low / (high / low) ** 0.12, high)
+    label_ends(ax, ends, size=7)
+    last = targets.iloc[-1]
+    note(ax, _verdict(law, last), where="upper right", color=INK)
+    ax.set_title("Held-out prediction")
+    return ax
+
+
+def _verdict(law: str, target: pd.Series) -> str:
+    seen = np.isfinite(target["loss_opt"])
+    measured = target["loss_opt"] if seen else target["best_run_loss"]
+    error = target["loss_error"] if seen else target["best_run_error"]
+    size = f"N* within a factor {np.exp(abs(np.log(target['n_ratio']))):.2f}" if seen else "N* not measured"
+    return f"{law}, fitted below\nloss {target['predicted_loss']:.3f}, measured {measured:.3f} ({error:+.1%})\n{size}"
+
+
+def _budgeted(frame: pd.DataFrame) -> pd.DataFrame:
+    """The points with their budget: the mean compute of points within 10% of each other."""
+    frame = frame.sort_values("flops", ignore_index=True)
+    group = np.concatenate([[0], np.cumsum(np.diff(np.log(frame["flops"])) > np.log(1.1))])
+    return frame.assign(budget=np.exp(np.log(frame["flops"]).groupby(group).transform("mean")))
+
+
+def _along(forecast: Forecast, budget: float, runs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    sizes = np.geomspace(runs["n_params"].min(), runs["n_params"].max(), 100)
+    tokens = forecast.fit.cost.tokens(budget, sizes)
+    return sizes, forecast.fit.predict(pd.DataFrame({"n_params": sizes, "tokens": tokens, "flops": budget}))
+
+
+def _fitted_curve(ax: Axes, forecast: Forecast, budget: float, runs: pd.DataFrame, shade) -> tuple:
+    ax.scatter(runs["n_params"], runs["loss"], s=12, color=shade, edgecolor="white", linewidth=0.4, zorder=3)
+    sizes, loss = _along(forecast, budget, runs)
+    ax.plot(sizes, loss, color=shade, lw=1.2)
+    return sizes[-1], loss[-1], flops(budget), shade
+
+
+def _target_curve(ax: Axes, forecast: Forecast, target, shade) -> tuple:
+    """The measured runs, the forecast as a dashed line with its interval, its optimum as an open diamond."""
+    runs = _near(forecast.cells, target.flops)
+    mean = runs.groupby("n_params", as_index=False)[["lo", "hi"]].mean()
+    ax.fill_between(mean["n_params"], mean["lo"], mean["hi"], color=ACCENT, alpha=0.15, lw=0)
+    ax.scatter(runs["n_params"], runs["loss"], s=22, color=shade, edgecolor="white", linewidth=0.5, zorder=4)
+    sizes, loss = _along(forecast, target.flops, runs)
+    ax.plot(sizes, loss, color=ACCENT, lw=1.5, ls=(0, (4, 2)))
+    ax.plot(target.predicted_n, target.predicted_loss, "D", ms=6, mfc="white", mec=ACCENT, mew=1.3, zorder=5)
+    return sizes[-1], loss[-1], f"{flops(target.flops)} unseen", ACCENT
+
+
+def _rival_curve(ax: Axes, forecast: Forecast, name: str) -> list[tuple]:
+    ends = []
+    for target in forecast.budgets.itertuples():
+        sizes, loss = _along(forecast, target.flops, _near(forecast.cells, target.flops))
+        ax.plot(sizes, loss, color=MUTED, lw=1.0, ls=(0, (1, 1.5)))
+        error = target.loss_error if np.isfinite(target.loss_error) else target.best_run_error
+        ends.append((sizes[-1], loss[-1], f"{name} {error:+.1%}", MUTED))
+    return ends
+
+
+def _near(cells: pd.DataFrame, budget: float) -> pd.DataFrame:
+    return cells[np.abs(np.log(cells["flops"] / budget)) < np.log(1.11)].sort_values("n_params")
+
+
+def forecast_errors(held_out: HoldOut, *, law: str | None = None) -> pd.DataFrame:
+    """Error of one law, predicted / measured - 1, for runs it was fitted to and runs held out (with interval)."""
+    forecast = held_out.forecasts[law or default_law(held_out)]
+    fitted = forecast.fit.points.frame
+    seen = fitted.assign(predicted=forecast.fit.predicted, held_out=False)
+    unseen = forecast.cells.assign(held_out=True)
+    frame = pd.concat([seen, unseen], ignore_index=True)
+    columns = ["n_params", "tokens", "flops", "loss", "predicted", "lo", "hi", "held_out"]
+    return frame[columns].assign(relative_error=frame["predicted"] / frame["loss"] - 1)
+
+
+def plot_forecast_errors(held_out: HoldOut, *, law: str | None = None, ax: Axes | None = None) -> Axes:
+    """Error of the forecast against compute: fitted runs light, held-out runs dark with their prediction intervals."""
+    ax = new_axes(ax)
+    law = law or default_law(held_out)
+    frame = forecast_errors(held_out, law=law)
+    seen, unseen = frame[~frame["held_out"]], frame[frame["held_out"]]
+    color = ColorScale(frame["flops"])
+    ax.axhline(0, color=INK, lw=0.8)
+    ax.axvline(held_out.threshold * 1.05, color=MUTED, lw=0.9, ls=":")
+    ax.scatter(_dodged(seen), 100 * seen["relative_error"], s=14, color=color(frame["flops"].min()), label="fitted")
+    bars = np.abs(np.array([unseen["lo"], unseen["hi"]]) - unseen["predicted"].to_numpy()) / unseen["loss"].to_numpy()
+    ax.errorbar(
+        _dodged(unseen), 100 * unseen["relative_error"], yerr=100 * bars, fmt="D", ms=4, elinewidth=0.8,
+        color=color(frame["flops"].max()), label=f"held out, with {LEVEL:.0%} interval",
+    )  # fmt: skip
+    log_axis(ax.xaxis, "flops")
+    low, high = ax.get_ylim()
+    ax.set_ylim(low - 0.1 * (high - low), high + 0.25 * (high - low))
+    ax.set_ylabel("predicted above measured (%)")
+    ax.legend(loc="lower left")
+    rms = held_out.forecasts[law].rms_error
+    note(ax, f"{law}: rms {rms:.2%} on {len(unseen)} runs held out, "
+             f"{held_out.forecasts[law].coverage:.0%} inside their interval", where="upper left")  # fmt: skip
+    ax.set_title("Error of the forecast")
+    return ax
+
+
+def _dodged(frame: pd.DataFrame) -> pd.Series:
+    """Compute, moved apart in the order of size where runs share a budget."""
+    key = np.log(frame["flops"]).round(1)
+    rank = frame.groupby(key)["n_params"].rank(method="first")
+    return frame["flops"] * 1.035 ** (rank - rank.groupby(key).transform("mean"))

@@ -1,0 +1,155 @@
+"""The report: the only writer of files here. Every figure as png, svg and the csv behind it, and report.md.
+
+What the table cannot support is listed with its reason; nothing that fails stops the rest.
+"""
+
+import hashlib
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from analysis import summary
+from analysis.evidence import Evidence, reason
+from analysis.figures import FIGURES, Figure
+from analysis.style import style
+
+FORMATS = ("png", "svg", "pdf")
+# Without dates and versions in their metadata the files of two equal reports are equal.
+_METADATA = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+
+
+class ReportError(ValueError):
+    """The report cannot be written where it was asked for."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written under `folder`, and why the rest was not."""
+
+    folder: Path
+    figures: tuple[str, ...]
+    missing: dict[str, str]
+    evidence: Evidence
+
+    def to_dict(self) -> dict:
+        """JSON-ready."""
+        return {"folder": str(self.folder), "figures": list(self.figures), "missing": self.missing}
+
+    def __str__(self) -> str:
+        law = summary.section(self.evidence, "", summary.verdict).split("\n\n")
+        lines = [law[0].replace("**", ""), f"{len(self.figures)} figures in {self.folder}, text in report.md"]
+        return "\n".join([*lines, *(f"not drawn: {name}: {why}" for name, why in self.missing.items())])
+
+
+def write_report(
+    table: pd.DataFrame,
+    out: str | Path,
+    *,
+    law: str | None = None,
+    params: str = "matrices",
+    compute: str = "exact",
+    n_draws: int = 1000,
+    seed: int = 0,
+    command: str = "",
+) -> Report:
+    """Write every figure that `table` supports, and report.md, into the folder `out`.
+
+    `law` None: the one chosen by hold-out. Raises ReportError if the folder cannot be written; nothing else stops it.
+    """
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ReportError(f"{folder}: cannot be made into the report's folder ({error.strerror})") from error
+    evidence = Evidence(table, law=law, params=params, compute=compute, n_draws=n_draws, seed=seed)
+    written, missing = [], {}
+    for figure in FIGURES.values():
+        try:
+            _write_figure(figure, evidence, folder)
+            written.append(figure.name)
+        except PermissionError as error:
+            raise ReportError(f"{error.filename or folder}: {error.strerror}") from error
+        except Exception as error:  # one figure's fault must not cost the others
+            missing[figure.name] = reason(error)
+            _remove(folder, figure.name)
+    report = Report(folder, tuple(written), missing, evidence)
+    (folder / "report.md").write_text(_markdown(report, command))
+    _write_cells(evidence, folder)
+    return report
+
+
+def draw_figure(name: str, evidence: Evidence, out: str | Path) -> Path:
+    """One figure to one file, its format by the file's ending. Raises ValueError naming the formats."""
+    from analysis.figures import get_figure
+
+    path = Path(out)
+    if path.suffix[1:] not in FORMATS:
+        raise ValueError(f"{path}: a figure is written as {', '.join(FORMATS)}; end the name in one of these")
+    figure = get_figure(name)
+    with style():
+        save(figure.draw(evidence, None), path)
+    return path
+
+
+def save(ax: Axes, path: Path) -> None:
+    """Write the figure of `ax`, inside the style it was drawn in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ax.figure.savefig(path, metadata=_METADATA[path.suffix[1:]])
+
+
+def _write_figure(figure: Figure, evidence: Evidence, folder: Path) -> None:
+    data = figure.data(evidence)
+    with style():
+        ax = figure.draw(evidence, None)
+        for form in ("png", "svg"):
+            save(ax, folder / f"{figure.name}.{form}")
+    data.to_csv(folder / f"{figure.name}.csv", index=False)
+
+
+def _remove(folder: Path, name: str) -> None:
+    """Nothing half-written, and nothing of an earlier report, under the name of a figure that failed."""
+    for form in ("png", "svg", "csv"):
+        (folder / f"{name}.{form}").unlink(missing_ok=True)
+
+
+def _write_cells(evidence: Evidence, folder: Path) -> None:
+    try:
+        summary.cells_table(evidence).to_csv(folder / "cells.csv", index=False)
+    except ValueError:
+        (folder / "cells.csv").unlink(missing_ok=True)
+
+
+def _markdown(report: Report, command: str) -> str:
+    e = report.evidence
+    parts = [f"# Scaling laws of {e.table.attrs.get('source', 'the table')}", summary.sections(e)]
+    drawn = [f"### {name}\n\n{FIGURES[name].caption} [data]({name}.csv) [svg]({name}.svg)\n\n![{name}]({name}.png)"
+             for name in report.figures]  # fmt: skip
+    parts.append("## Figures\n\n" + ("\n\n".join(drawn) or "None."))
+    if report.missing:
+        parts.append("## Not drawn\n\n" + "\n".join(f"- {name}: {why}" for name, why in report.missing.items()))
+    parts.append(summary.section(e, "Cost", summary.cost))
+    parts.append(summary.section(e, "Cells", summary.cells))
+    parts.append("## Provenance\n\n" + provenance(e, command))
+    return "\n\n".join(parts) + "\n"
+
+
+def provenance(e: Evidence, command: str) -> str:
+    """Versions, the hash of the table, the command."""
+    digest = hashlib.sha256(pd.util.hash_pandas_object(e.table, index=False).to_numpy().tobytes()).hexdigest()[:12]
+    versions = ", ".join(f"{name} {version(name)}" for name in ("isoflop", "numpy", "scipy", "pandas", "matplotlib"))
+    notes = [f"- {n}" for n in e.table.attrs.get("notes", ())]
+    lines = [
+        f"- table: {len(e.table)} rows, hash {digest}", f"- {versions}, Python {platform.python_version()}",
+        f"- bootstrap: {e.n_draws} draws, seed {e.seed}", *notes,
+    ]  # fmt: skip
+    return "\n".join([*lines, f"- command: `{command}`"] if command else lines)

@@ -1,0 +1,262 @@
+"""The report in words: Markdown sections made from the evidence. A section without support says why it is missing."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from analysis.evidence import Evidence, UnsupportedError
+from analysis.style import LEVEL, count
+from analysis.sweep_cost import trained_tokens
+from scaling.accounting import COMPUTE, PARAMS, is_runs
+from scaling.fit import Fit
+from scaling.holdout import HoldOut
+from scaling.runs import final_rows
+from scaling.uncertainty import Draws
+
+MOST_CELLS = 120  # rows of the table of cells in the report; the csv has all
+_SEVERITY = {"fail": "FAIL", "warn": "warning", "info": "note"}
+
+
+def sections(e: Evidence) -> str:
+    """All sections of the report but the figures."""
+    parts: Sequence[tuple[str, Callable[[Evidence], str]]] = (
+        ("", verdict), ("Findings", findings), ("Held out", held_out), ("Laws", laws), ("Conventions", conventions),
+        ("Three approaches", three_approaches), ("Noise", noise),
+    )  # fmt: skip
+    return "\n\n".join(section(e, title, write) for title, write in parts)
+
+
+def section(e: Evidence, title: str, write: Callable[[Evidence], str]) -> str:
+    """One section under its heading; the reason in its place if the table cannot support it."""
+    try:
+        body = write(e)
+    except ValueError as error:
+        body = f"Not available: {error}."
+    return f"## {title}\n\n{body}" if title else body
+
+
+def verdict(e: Evidence) -> str:
+    """The law in one sentence, with what it was fitted to and how."""
+    fit, draws = e.fit, e.draws
+    frame = fit.points.frame
+    sentence = f"**{formula(fit)}** (nats/token)"
+    if "a" in fit.exponents():
+        a, b = (f"{fit.exponents()[n]:.3f} {_span(draws, n)}" for n in ("a", "b"))
+        sentence += f", so the best model size grows as C^{a} and the best number of tokens as C^{b}"
+    how = "chosen by hold-out below the largest compute" if e.law is None and _chosen(e) else "as asked"
+    if e.law is None and not _chosen(e):
+        how = "by default: too few budgets to choose one by hold-out"
+    lines = [
+        f"{sentence}.",
+        f"Law `{e.law_name}` ({how}); {fit.objective}, delta {fit.delta:.3g}; {len(frame)} runs in {fit.n_clusters} "
+        f"clusters by {fit.points.cluster}; N counts {_said(PARAMS, fit.points.params)}; C counts "
+        f"{_said(COMPUTE, fit.points.compute)}. Brackets are {LEVEL:.0%} intervals ({draws.kind} by {draws.by}).",
+        f"Fitted range: {count(frame['n_params'].min())} to {count(frame['n_params'].max())} parameters, "
+        f"{count(frame['tokens'].min())} to {count(frame['tokens'].max())} tokens, {frame['flops'].min():.2g} to "
+        f"{frame['flops'].max():.2g} FLOPs. {irreducible(e)}",
+    ]
+    return "\n\n".join(lines)
+
+
+def formula(fit: Fit) -> str:
+    """The fitted law with its numbers, in ASCII."""
+    law = fit.law
+    if law.name.startswith("chinchilla"):
+        inner = f"{law.A:.5g} N^-{law.alpha:.4f} + {law.B:.5g} D^-{law.beta:.4f}"
+        return f"L(N, D) = {law.E:.4f} + " + (inner if law.kappa == 1 else f"({inner})^{law.kappa:.4f}")
+    values = ", ".join(f"{n} = {v:.5g}" for n, v in zip(law.parameters(), law.values(), strict=True))
+    return f"{law.formula} with {values}"
+
+
+def irreducible(e: Evidence) -> str:
+    """What can be said about E, beside the true floor where the corpus has a known one."""
+    law = e.fit.law
+    if "E" not in law.parameters():
+        return ""
+    try:
+        known = f" The corpus has an exact floor of {e.loss_floor:.4f}."
+    except UnsupportedError:
+        known = ""
+    if "E" not in e.fit.free:
+        return f"E is fixed at {law.E:.4g}.{known}"
+    low, high = e.draws.interval("E")
+    if "E" in e.fit.bounds_hit or low <= 0 or any(f.message.startswith("E is not identified") for f in e.findings):
+        return f"**E is not identified by these runs** (E = {law.E:.4f} {_pair(low, high)}).{known}"
+    inside = ""
+    if known:
+        inside = (
+            " inside the interval of the fit" if low <= e.loss_floor <= high else " OUTSIDE the interval of the fit"
+        )
+        known = known.rstrip(".") + "," + inside + "."
+    return f"Irreducible loss E = {law.E:.4f} {_pair(low, high)}.{known}"
+
+
+def findings(e: Evidence) -> str:
+    """What a reviewer would object to, worst first."""
+    if not e.findings:
+        return "None: no check objects to this fit."
+    return "\n".join(
+        f"- **{_SEVERITY[f.severity]}** `{f.code}`: {f.message}. {_capital(f.remedy)}." for f in e.findings
+    )
+
+
+def held_out(e: Evidence) -> str:
+    """Every law's prediction of the budgets it was not fitted to."""
+    test: HoldOut = e.held_out
+    rows = []
+    for name, forecast in test.forecasts.items():
+        mark = f"**{name}** (chosen)" if name == test.chosen else name
+        for b in forecast.budgets.itertuples():
+            rows.append([
+                mark, f"{b.flops:.3g}", f"{b.predicted_loss:.4f}", _or_none(b.loss_opt, "{:.4f}"),
+                _or_none(b.loss_error, "{:+.2%}"), f"{b.best_run_loss:.4f}", f"{b.best_run_error:+.2%}",
+                _or_none(b.n_ratio, "{:.2f}"), f"{forecast.rms_error:.2%}", f"{forecast.coverage:.0%}",
+            ])  # fmt: skip
+        if forecast.budgets.empty:
+            rows.append([mark, "", "", "", "", "", "", "", f"{forecast.rms_error:.2%}", f"{forecast.coverage:.0%}"])
+    head = [
+        "law", "budget", "predicted L*", "measured L*", "error", "best run", "error", "N* predicted / measured",
+        "rms of runs", "runs in 90% interval",
+    ]  # fmt: skip
+    told = f"Fitted up to {test.threshold:.3g} FLOPs, then compared with the runs above.\n\n"
+    if test.chosen:
+        told += "The chosen law was picked by the same test among the budgets below, without these runs.\n\n"
+    failed = "".join(f"\n- {name}: {why}" for name, why in test.failed.items())
+    return told + table(head, rows) + ("\n" + failed if failed else "")
+
+
+def laws(e: Evidence) -> str:
+    """The candidates fitted to all points."""
+    rows = []
+    for r in e.candidates.to_dict("records"):
+        cells = [f"**{r['law']}**" if r["law"] == e.law_name else r["law"]]
+        for name in ("E", "alpha", "beta", "kappa", "a"):
+            free = name in r["free"] or name == "a" or (name == "beta" and r["alpha"] == r["beta"])
+            bound = " (bound)" if name in r["at_bound"] else ""
+            cells.append(
+                f"{r[name]:.4g}" + (f"{bound} {_pair(r[f'{name}_low'], r[f'{name}_high'])}" if free else " fixed")
+            )
+        rows.append([*cells, f"{r['noise']:.2%}"])
+    return table(["law", "E", "alpha", "beta", "kappa", "a (N* ~ C^a)", "residual sd"], rows)
+
+
+def conventions(e: Evidence) -> str:
+    """The exponents under each way of counting."""
+    rows = [
+        [r.params, r.compute, f"{r.a:.3f} {_pair(r.a_low, r.a_high)}", f"{r.b:.3f} {_pair(r.b_low, r.b_high)}"]
+        for r in e.conventions.itertuples()
+    ]
+    return f"The same runs and law (`{e.law_name}`), counted differently:\n\n" + table(["N", "C", "a", "b"], rows)
+
+
+def three_approaches(e: Evidence) -> str:
+    """Envelope, profiles and law side by side."""
+    rows = []
+    for r in e.approaches.rows:
+        name = [f"{r.approach}", r.method]
+        if r.power is None:
+            rows.append([*name, f"none: {r.reason}", ""])
+            continue
+        p = r.power
+        rows.append([
+            *name, f"{p.n_exponent:.3f} {_pair(*p.n_interval)}", f"{p.tokens_exponent:.3f} {_pair(*p.tokens_interval)}",
+        ])  # fmt: skip
+    agree = "They agree within their intervals."
+    if not e.approaches.agree:
+        agree = f"They disagree: {'; '.join(e.approaches.disagreements)}."
+    return table(["approach", "by", "a", "b"], rows) + "\n\n" + agree
+
+
+def noise(e: Evidence) -> str:
+    """Spread over seeds beside what the law leaves over."""
+    left = f"The law leaves {e.fit.noise:.2%} of the loss (robust sd of ln loss)."
+    try:
+        cells = e.seed_noise
+    except UnsupportedError as error:
+        return f"{left} Not measured beside it: {error}."
+    pooled = float(np.sqrt(np.average(cells["sd"] ** 2, weights=cells["seeds"] - 1)))
+    rows = [
+        [count(c.n_params), count(c.tokens), f"{c.flops:.2g}", str(c.seeds), f"{c.loss:.4f}", f"{c.sd:.2%}"]
+        for c in cells.itertuples()
+    ]
+    told = f"{left} Over seeds it varies by {pooled:.2%} (pooled sd of {len(cells)} cells).\n\n"
+    return told + table(["N", "tokens", "FLOPs", "seeds", "mean loss", "sd of ln loss"], rows)
+
+
+def cells_table(e: Evidence) -> pd.DataFrame:
+    """A row per data point with the law's loss, by compute and size."""
+    try:
+        frame = e.fit.points.frame.assign(predicted=e.fit.predicted, residual=e.fit.residuals)
+    except UnsupportedError:
+        frame = e.points.frame
+    return frame.sort_values(["flops", "n_params"], ignore_index=True)
+
+
+def cells(e: Evidence) -> str:
+    """The data points as a table."""
+    frame = cells_table(e)
+    rows = [
+        [f"{r.flops:.3g}", count(r.n_params), count(r.tokens), f"{r.tokens / r.n_params:.3g}", f"{r.loss:.4f}",
+         f"{r.predicted:.4f}" if "predicted" in frame else "", f"{r.residual:+.2%}" if "residual" in frame else ""]
+        for r in frame.head(MOST_CELLS).itertuples()
+    ]  # fmt: skip
+    more = f"\n\n{len(frame) - MOST_CELLS} more in cells.csv." if len(frame) > MOST_CELLS else ""
+    return table(["FLOPs", "N", "tokens", "tokens/N", "loss", "law", "residual"], rows) + more
+
+
+def cost(e: Evidence) -> str:
+    """What the study cost, and what shared trunks saved."""
+    if not is_runs(e.table):
+        return f"{e.points.frame['flops'].sum():.3g} FLOPs in all runs."
+    runs = final_rows(e.table)
+    if runs.empty:
+        raise UnsupportedError("no run has finished")
+    counted, trained = trained_tokens(e.table)
+    told = [
+        f"{len(runs)} runs in {runs['trunk_id'].nunique()} trunks; {runs['flops'].sum():.3g} FLOPs counted run by run."
+    ]
+    if trained < counted:
+        told.append(f"Shared trunks: {count(trained)} tokens trained instead of {count(counted)}, "
+                    f"a factor {counted / trained:.2f} saved.")  # fmt: skip
+    seconds = runs["wall_seconds"].sum()
+    if seconds > 0:
+        told.append(f"{seconds / 60:.1f} core-minutes had every run been trained alone.")
+    left = e.table.loc[e.table["state"] != "done", "run_id"].nunique()
+    if left:
+        told.append(f"{left} runs diverged and enter no fit.")
+    return " ".join(told)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(c) for c in line) + " |" for line in lines)
+
+
+def _chosen(e: Evidence) -> bool:
+    try:
+        return e.held_out.chosen is not None
+    except UnsupportedError:
+        return False
+
+
+def _said(meanings: dict[str, str], name: str) -> str:
+    return f"{name} ({meanings[name]})" if name in meanings else f"what the table gives ({name})"
+
+
+def _span(draws: Draws, name: str) -> str:
+    return _pair(*draws.interval(name, LEVEL))
+
+
+def _pair(low: float, high: float) -> str:
+    return f"[{low:.3f}, {high:.3f}]"
+
+
+def _or_none(value: float, form: str) -> str:
+    return form.format(value) if math.isfinite(value) else "none"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
