@@ -31,9 +31,9 @@ class ProfileShape:
         self, frame: pd.DataFrame, flops: float, cost: Cost
     ) -> tuple[float, float, Callable[[np.ndarray], np.ndarray], str]:
         """ln N* at the budget, its standard deviation, the curve of loss against N, and why there is no minimum."""
-        design, target, references = _design(frame, self.alpha, self.beta)
-        c = np.linalg.lstsq(design, target, rcond=None)[0]
-        log_n0, log_d0 = references
+        axes = _Axes.of(frame)
+        design, c = axes.solve(self.alpha, self.beta)
+        log_n0, log_d0 = axes.log_n0, axes.log_d0
 
         def curve(n_params: np.ndarray) -> np.ndarray:
             log_n, log_d = np.log(n_params), np.log(cost.tokens(flops, n_params))
@@ -60,15 +60,18 @@ def fit_shape(budgets: Sequence[pd.DataFrame], cost: Cost) -> ProfileShape:
     if not telling or spare <= 0:
         return ProfileShape(float(np.exp(start[0])), float(np.exp(start[1])), noise=0.0)
 
+    axes = [_Axes.of(g) for g in telling]
+
     def misfit(log_exponents: np.ndarray) -> np.ndarray:
-        return np.concatenate([_residuals(g, *np.exp(log_exponents)) for g in telling])
+        alpha, beta = np.exp(log_exponents)
+        return np.concatenate([a.residuals(alpha, beta) for a in axes])
 
     noise = np.sqrt(np.sum(misfit(start) ** 2) / spare)
     for _ in range(20):
         weight = noise / PRIOR_SD
         found = least_squares(
             lambda p, w=weight: np.concatenate([misfit(p), w * (p - PRIOR_LOG_EXPONENT)]),
-            start, bounds=LIMITS, xtol=1e-14, ftol=1e-14, gtol=1e-14, x_scale=0.1,
+            start, bounds=LIMITS, xtol=1e-9, ftol=1e-14, gtol=1e-14, x_scale=0.1,
         )  # fmt: skip
         previous, start = noise, found.x
         noise = np.sqrt(np.sum(misfit(start) ** 2) / spare)
@@ -77,15 +80,31 @@ def fit_shape(budgets: Sequence[pd.DataFrame], cost: Cost) -> ProfileShape:
     return ProfileShape(float(np.exp(start[0])), float(np.exp(start[1])), float(noise))
 
 
-def _residuals(frame: pd.DataFrame, alpha: float, beta: float) -> np.ndarray:
-    design, target, _ = _design(frame, alpha, beta)
-    return target - design @ np.linalg.lstsq(design, target, rcond=None)[0]
+@dataclass(frozen=True)
+class _Axes:
+    """A budget's points as arrays: ln N and ln D about their means, and the loss."""
 
+    log_n: np.ndarray
+    log_d: np.ndarray
+    loss: np.ndarray
+    log_n0: float
+    log_d0: float
 
-def _design(frame: pd.DataFrame, alpha: float, beta: float) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
-    """Columns 1, N^-alpha, D^-beta in units of their geometric means, divided by the loss; target 1; the means."""
-    log_n, log_d = np.log(frame["n_params"].to_numpy(float)), np.log(frame["tokens"].to_numpy(float))
-    log_n0, log_d0 = log_n.mean(), log_d.mean()
-    columns = [np.ones_like(log_n), np.exp(-alpha * (log_n - log_n0)), np.exp(-beta * (log_d - log_d0))]
-    loss = frame["loss"].to_numpy(float)
-    return np.stack(columns, axis=1) / loss[:, None], np.ones_like(loss), (float(log_n0), float(log_d0))
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> "_Axes":
+        log_n, log_d = np.log(frame["n_params"].to_numpy(float)), np.log(frame["tokens"].to_numpy(float))
+        log_n0, log_d0 = float(log_n.mean()), float(log_d.mean())
+        return cls(log_n - log_n0, log_d - log_d0, frame["loss"].to_numpy(float), log_n0, log_d0)
+
+    def design(self, alpha: float, beta: float) -> np.ndarray:
+        """Columns 1, N^-alpha, D^-beta divided by the loss: the target of relative residuals is 1."""
+        columns = [np.ones_like(self.loss), np.exp(-alpha * self.log_n), np.exp(-beta * self.log_d)]
+        return np.stack(columns, axis=1) / self.loss[:, None]
+
+    def solve(self, alpha: float, beta: float) -> tuple[np.ndarray, np.ndarray]:
+        design = self.design(alpha, beta)
+        return design, np.linalg.lstsq(design, np.ones_like(self.loss), rcond=None)[0]
+
+    def residuals(self, alpha: float, beta: float) -> np.ndarray:
+        design, c = self.solve(alpha, beta)
+        return 1.0 - design @ c

@@ -17,7 +17,7 @@ from scaling.runs import is_run_table, read_runs
 
 QUANTITIES = ("n_params", "tokens", "flops", "loss")
 OPTIONAL = ("run_id", "trunk_id", "seed", "arm", "unique_tokens", "weight")
-MAX_POINTS = 100_000  # beyond this a table holds curves, not runs, and every interval would be wrong as well as slow
+MAX_POINTS = 20_000  # beyond this a table holds curves, not runs, and every interval would be wrong as well as slow
 _ALIASES = {
     "n_params": ("n", "params", "parameters", "num_params", "nparams", "model_size", "n_parameters", "size"),
     "tokens": ("d", "n_tokens", "num_tokens", "train_tokens", "training_tokens", "tokens_seen", "data"),
