@@ -61,6 +61,148 @@ def status(
     emit(value, status_text(value), as_json)
 
 
+def pairs(values: list[str] | None, option: str) -> dict[str, str]:
+    """NAME=VALUE options as a dictionary."""
+    split = [v.partition("=") for v in values or []]
+    for name, sign, value in split:
+        if not (name and sign and value):
+            raise ValueError(f"{option} {name}{sign}{value}: write it as {option} NAME=VALUE")
+    return {name: value for name, _, value in split}
+
+
+def number(text: str, option: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{option} {text}: not a number") from None
+
+
+Law = Annotated[str, typer.Option("--law", help="a law by name, or your own as module:Class")]
+Params = Annotated[str, typer.Option("--params", help="what counts as parameters: matrices, total, no-embedding")]
+Compute = Annotated[str, typer.Option("--compute", help="what counts as compute: exact, 6nd, full-attention")]
+Where = Annotated[str | None, typer.Option("--where", help="keep the rows where this holds, e.g. 'loss < 5'")]
+Map = Annotated[list[str] | None, typer.Option("--map", help="use your column: loss=val_loss (repeatable)")]
+Objective = Annotated[str, typer.Option("--objective", help="huber, huber-raw, least-squares, least-squares-raw")]
+Delta = Annotated[str, typer.Option("--delta", help="Huber's threshold: auto, or a number such as 1e-3")]
+
+
+def objective_of(name: str, delta: str):
+    from scaling.verdict import objective_named
+
+    return objective_named(name, delta if delta == "auto" else number(delta, "--delta"))
+
+
+@app.command()
+def fit(
+    table: Table,
+    law: Law = "chinchilla",
+    objective: Objective = "huber",
+    delta: Delta = "auto",
+    params: Params = "matrices",
+    compute: Compute = "exact",
+    where: Where = None,
+    mapping: Map = None,
+    fix: Annotated[list[str] | None, typer.Option("--fix", help="hold a parameter: E=0 (repeatable)")] = None,
+    bootstrap: Annotated[int, typer.Option(help="resamples of whole runs beside the jackknife; 0 for none")] = 1000,
+    seed: Annotated[int, typer.Option(help="of starts and resamples")] = 0,
+    level: Annotated[float, typer.Option(help="of every interval")] = 0.9,
+    as_json: Json = False,
+) -> None:
+    """Fit one law: parameters with intervals, exponents, and what to object to."""
+    from scaling.tables import read_table
+    from scaling.verdict import verdict
+
+    found = verdict(
+        read_table(table, mapping=pairs(mapping, "--map"), where=where),
+        law,
+        objective=objective_of(objective, delta),
+        params=params,
+        compute=compute,
+        fixed={k: number(v, f"--fix {k}") for k, v in pairs(fix, "--fix").items()},
+        resamples=bootstrap,
+        seed=seed,
+        level=level,
+    )
+    emit(found.to_dict(), str(found), as_json)
+
+
+@app.command()
+def approaches(
+    table: Table,
+    params: Params = "matrices",
+    compute: Compute = "exact",
+    objective: Objective = "huber",
+    delta: Delta = "auto",
+    where: Where = None,
+    mapping: Map = None,
+    as_json: Json = False,
+) -> None:
+    """Approaches 1, 2 and 3 side by side: how the best size and tokens grow with compute."""
+    from scaling.approaches import approaches as compare_approaches
+    from scaling.diagnose import diagnose_approaches
+    from scaling.tables import read_table
+
+    found = compare_approaches(
+        read_table(table, mapping=pairs(mapping, "--map"), where=where),
+        params=params,
+        compute=compute,
+        objective=objective_of(objective, delta),
+    )
+    findings = diagnose_approaches(found)
+    text = "\n".join([str(found), *map(str, findings)])
+    emit(found.to_dict() | {"findings": [f.to_dict() for f in findings]}, text, as_json)
+
+
+AnyLaw = Annotated[str | None, typer.Option("--law", help="by name; left out: chosen by hold-out")]
+
+
+@app.command()
+def report(
+    table: Table,
+    out: Annotated[Path, typer.Option("--out", help="folder to write into")] = Path("report"),
+    law: AnyLaw = None,
+    params: Params = "matrices",
+    compute: Compute = "exact",
+    where: Where = None,
+    mapping: Map = None,
+    bootstrap: Annotated[int, typer.Option(help="resamples of whole runs")] = 1000,
+    seed: Annotated[int, typer.Option(help="of the resamples")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Every figure that the table supports, the data behind each, and report.md."""
+    from analysis.report import write_report
+    from scaling.tables import read_table
+
+    written = write_report(
+        read_table(table, mapping=pairs(mapping, "--map"), where=where), out,
+        law=law, params=params, compute=compute, n_draws=bootstrap, seed=seed,
+        command=" ".join(["isoflop", *sys.argv[1:]]),
+    )  # fmt: skip
+    emit(written.to_dict(), str(written), as_json)
+
+
+@app.command()
+def plot(
+    table: Table,
+    out: Annotated[Path, typer.Option("-o", "--out", help="a .png, .svg or .pdf file")],
+    figure: Annotated[str, typer.Option("--figure", help="isoflop, n_star, ...; an unknown name lists them")] = "isoflop",
+    law: AnyLaw = None,
+    params: Params = "matrices",
+    compute: Compute = "exact",
+    where: Where = None,
+    mapping: Map = None,
+) -> None:
+    """One figure to one file: isoflop plot TABLE --figure isoflop -o x.pdf."""
+    from analysis.evidence import Evidence
+    from analysis.report import draw_figure
+    from scaling.tables import read_table
+
+    evidence = Evidence(
+        read_table(table, mapping=pairs(mapping, "--map"), where=where), law=law, params=params, compute=compute
+    )
+    typer.echo(draw_figure(figure, evidence, out))
+
+
 def main() -> None:
     """Exit 0 ok, 1 the question could not be answered, 2 bad usage. ISOFLOP_DEBUG=1 shows tracebacks."""
     try:

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scaling.accounting import Points, is_runs, points
+from analysis.sensitivity import sensitivity_frame
+from scaling.accounting import COMPUTE, PARAMS, Points, is_runs, points
 from scaling.approaches import Approaches, approaches
 from scaling.diagnose import Finding, diagnose
 from scaling.envelope import Envelope, envelope
 from scaling.fit import Fit, Huber
 from scaling.holdout import CANDIDATES, HoldOut, fit_candidate, hold_out
+from scaling.laws import get_law
 from scaling.objective import Objective
 from scaling.profiles import IsoflopProfile, budget_groups, isoflop_profiles
 from scaling.runs import final_rows
@@ -71,6 +73,14 @@ class Evidence:
     n_draws: int = 1000
     seed: int = 0
     done: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a name that no table could make right."""
+        if self.law is not None and self.law not in CANDIDATES:
+            get_law(self.law)
+        for what, value, known in (("params", self.params, PARAMS), ("compute", self.compute, COMPUTE)):
+            if value not in known:
+                raise ValueError(f"--{what} {value}: not one of {', '.join(known)}")
 
     @part
     def points(self) -> Points:
@@ -186,6 +196,13 @@ class Evidence:
                 row[f"{name}_low"], row[f"{name}_high"] = draws.interval(name)
             rows.append(row)
         return pd.DataFrame(rows)
+
+    @part
+    def sensitivity(self) -> pd.DataFrame:
+        """The exponent a under other objectives, without some budgets, and under other conventions."""
+        return sensitivity_frame(
+            self.fit, lambda data, objective: fit_candidate(self.law_name, data, objective), self.conventions
+        )
 
     @part
     def seed_noise(self) -> pd.DataFrame:

@@ -14,11 +14,10 @@ from analysis.isoflop import isoflop_frame, plot_isoflop
 from analysis.prediction import forecast_errors, plot_forecast_errors, plot_prediction, prediction_frame
 from analysis.residuals import plot_residuals, residual_frame
 from analysis.scoreboard import plot_scoreboard, scoreboard_frame
-from analysis.sensitivity import plot_sensitivity, sensitivity_frame
+from analysis.sensitivity import plot_sensitivity
 from analysis.slope import plot_local_slope, slope_frame
 from analysis.surface import plot_surface, surface_frame
 from analysis.sweep_cost import cost_frame, plot_sweep_cost
-from scaling.holdout import fit_candidate
 
 Draw = Callable[[Evidence, Axes | None], Axes]
 
@@ -64,10 +63,6 @@ def _prediction(e: Evidence, ax: Axes | None) -> Axes:
     law = e.law_name if e.law_name in e.held_out.forecasts else None
     rival = next((r for r in ("chinchilla", "chinchilla-kappa") if r != law), None)
     return plot_prediction(e.held_out, law=law, rival=rival, ax=ax)
-
-
-def _sensitivity(e: Evidence) -> pd.DataFrame:
-    return sensitivity_frame(e.fit, lambda data, objective: fit_candidate(e.law_name, data, objective), e.conventions)
 
 
 FIGURES: dict[str, Figure] = {
@@ -117,7 +112,7 @@ FIGURES: dict[str, Figure] = {
         ),
         Figure(
             "sensitivity", "The exponent of N* when the analysis is changed.",
-            lambda e, ax: plot_sensitivity(_sensitivity(e), ax=ax), _sensitivity,
+            lambda e, ax: plot_sensitivity(e.sensitivity, ax=ax), lambda e: e.sensitivity,
         ),
         Figure(
             "cost", "Training speed of each run.",

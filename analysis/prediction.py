@@ -43,7 +43,7 @@ def plot_prediction(
     log_axis(ax.xaxis, "n_params")
     log_axis(ax.yaxis, "loss")
     low, high = ax.get_ylim()
-    ax.set_ylim(low / (high / low) ** 0.12, high)
+    ax.set_ylim(low / (high / low) ** 0.05, high * (high / low) ** 0.22)  # room for the verdict
     label_ends(ax, ends, size=7)
     last = targets.iloc[-1]
     note(ax, _verdict(law, last), where="upper right", color=INK)
@@ -124,7 +124,7 @@ def plot_forecast_errors(held_out: HoldOut, *, law: str | None = None, ax: Axes 
     seen, unseen = frame[~frame["held_out"]], frame[frame["held_out"]]
     color = ColorScale(frame["flops"])
     ax.axhline(0, color=INK, lw=0.8)
-    ax.axvline(held_out.threshold * 1.05, color=MUTED, lw=0.9, ls=":")
+    ax.axvline(np.sqrt(seen["flops"].max() * unseen["flops"].min()), color=MUTED, lw=0.9, ls=":")
     ax.scatter(_dodged(seen), 100 * seen["relative_error"], s=14, color=color(frame["flops"].min()), label="fitted")
     bars = np.abs(np.array([unseen["lo"], unseen["hi"]]) - unseen["predicted"].to_numpy()) / unseen["loss"].to_numpy()
     ax.errorbar(

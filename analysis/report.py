@@ -105,6 +105,7 @@ def save(ax: Axes, path: Path) -> None:
     """Write the figure of `ax`, inside the style it was drawn in."""
     path.parent.mkdir(parents=True, exist_ok=True)
     ax.figure.savefig(path, metadata=_METADATA[path.suffix[1:]])
+    ax.figure.set_layout_engine("none")  # laid out once: further formats keep the places
 
 
 def _write_figure(figure: Figure, evidence: Evidence, folder: Path) -> None:

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from analysis.style import ACCENT, INK, ColorScale, log_axis, new_axes, note
 from scaling.fit import Fit
 
-MAX_GROUPS = 6  # of equal count, where the abscissa takes more values than this
+MAX_GROUPS = 10  # of equal count, where the abscissa takes more values than this
 
 
 def residual_frame(fit: Fit) -> pd.DataFrame:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from analysis.style import COMPUTE_MAP, INK, LEVEL, MUTED, new_axes, note
 from scaling.accounting import Points
@@ -86,6 +87,7 @@ def plot_sensitivity(frame: pd.DataFrame, *, name: str = "a", ax: Axes | None = 
     ax.scatter(frame["value"], place, s=30, c=face, edgecolor=[COMPUTE_MAP(0.8)], linewidth=1.2, zorder=3)
     ax.set_yticks(place, [r.setting or r.what for r in frame.itertuples()])
     ax.set_ylim(-1.4, len(frame) - 0.4)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.set_xlabel(f"exponent {name} of N* (intervals {LEVEL:.0%})")
     ax.grid(axis="y", visible=False)
     if outside.any():

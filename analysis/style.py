@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullLocator
 
 LEVEL = 0.9
@@ -181,7 +182,8 @@ def label_ends(ax: Axes, ends: Sequence[tuple[float, float, str, tuple]], *, siz
     for (px, py, text, color), dy in zip(ends, shift, strict=True):
         ax.annotate(
             text, (px, py), xytext=(4, dy), textcoords="offset points", va="center", ha="left",
-            fontsize=size, color=readable(color), annotation_clip=False,
+            fontsize=size, color=readable(color), annotation_clip=False, zorder=6,
+            path_effects=[withStroke(linewidth=2, foreground="white")],
         )  # fmt: skip
 
 
