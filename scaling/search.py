@@ -28,8 +28,8 @@ def search(
         return squares, np.inf, np.arange(len(begin))
     basin, members = _distinct(squares)
     ends = squares.theta[basin]
-    if len(problem.free) > FEW_PARAMETERS:
-        ends = np.concatenate([ends, _scatter(problem, weights, ends[0], seed)])
+    if not problem.bent:
+        ends = np.concatenate([ends, begin[:16], _scatter(problem, weights, ends[0], seed)])
         members = np.concatenate([members, np.arange(len(basin), len(ends))])
     delta = objective.delta if objective.delta != "auto" else None
     scale = robust_scale(problem.residuals(ends[:1])[0][0], len(problem.free))
@@ -46,7 +46,7 @@ def search(
 def _scatter(problem: FitProblem, weights: Array, theta: Array, seed: int) -> Array:
     """Least-squares optima (S, P) under random row weights, near theta.
 
-    A small delta on few points has many local optima inside one basin of least squares; these starts find them.
+    A small delta may have many local optima inside one basin of least squares; these starts and the seeds find them.
     """
     lots = weights * np.random.default_rng(seed).exponential(size=(SCATTERED, len(weights)))
     begin = np.repeat(theta[None], SCATTERED, axis=0)

@@ -97,7 +97,7 @@ def nonnegative(basis: Array, target: Array, weights: Array, pinned: Array) -> t
     best = np.tile(np.where(np.isnan(pinned), 0.0, pinned), (len(basis), 1))
     cost = np.broadcast_to(total, len(basis)).copy()
     for size in range(1, len(open_) + 1):
-        for support in combinations(open_, size):
+        for support in combinations(open_.tolist(), size):
             solved, drop = _solve_support(gram, moment, list(support))
             better = (solved > 0).all(axis=1) & (total - drop < cost)
             best[better] = np.where(np.isnan(pinned), 0.0, pinned)

@@ -24,15 +24,23 @@ RESTART = 2e-3
 LATE = 20  # steps after which a form without exact curvature pays for differences
 HOPELESS = 1e9
 ROUNDING = 1e-15  # of a log loss near 1: no residual is known better
+EXACT = 30.0  # an objective within this many times its rounding noise is zero
 
 
 class Problem(Protocol):
     """Residuals of a form on data: `log` when differences of logarithms, `bent` when curvature costs nothing."""
 
-    lower: Array
-    upper: Array
-    bent: bool
-    log: bool
+    @property
+    def lower(self) -> Array: ...
+
+    @property
+    def upper(self) -> Array: ...
+
+    @property
+    def bent(self) -> bool: ...
+
+    @property
+    def log(self) -> bool: ...
 
     def residuals(self, theta: Array) -> tuple[Array, Array, Array]:
         """Residuals (B, n), their gradient in theta (B, P, n), and their gradient in every parameter of the form."""
@@ -137,6 +145,7 @@ class _Block:
             noise = ROUNDING**2 * np.maximum(state.weights.sum(axis=-1), 1.0)
             done = np.abs(predicted) <= self.tolerance * (state.value + state.pull) + noise
             done &= state.damping <= TRUSTED
+            done |= state.value + state.pull <= EXACT * noise
             stuck = (state.damping > HOPELESS) | ~np.isfinite(state.value)
             leave = done | stuck
             if leave.any():

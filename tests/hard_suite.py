@@ -137,7 +137,7 @@ def flagged(fit: Fit) -> bool:
 
 
 def run_kind(kind: Kind, sets: int) -> dict:
-    """Counts over data sets of one kind: reached within 1e-9, converged, flagged, bad (neither), worst gap, ms a fit."""
+    """Counts over data sets of one kind; `bad` is neither within 1e-9 of the reference nor flagged."""
     rows, started = [], 0.0
     for seed in range(sets):
         table = kind.table(np.random.default_rng([seed, KINDS.index(kind)]))
