@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.interpolate import Akima1DInterpolator
 
 from scaling.accounting import Points
 from scaling.law import Cost
@@ -131,6 +130,8 @@ def _in_window(frame: pd.DataFrame, window: float, at_least: int = 5) -> np.ndar
 
 
 def _akima(x: np.ndarray, y: np.ndarray) -> tuple[float, float, Curve, str]:
+    from scipy.interpolate import Akima1DInterpolator  # slow to import, and only this curve needs it
+
     spline = Akima1DInterpolator(x, np.log(y))
     grid = np.linspace(x[0], x[-1], 4001)
     log_n = float(grid[np.argmin(spline(grid))])

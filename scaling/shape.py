@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import least_squares
 
 from scaling.law import Cost
 
@@ -68,16 +67,41 @@ def fit_shape(budgets: Sequence[pd.DataFrame], cost: Cost) -> ProfileShape:
 
     noise = np.sqrt(np.sum(misfit(start) ** 2) / spare)
     for _ in range(20):
-        weight = noise / PRIOR_SD
-        found = least_squares(
-            lambda p, w=weight: np.concatenate([misfit(p), w * (p - PRIOR_LOG_EXPONENT)]),
-            start, bounds=LIMITS, xtol=1e-9, ftol=1e-14, gtol=1e-14, x_scale=0.1,
-        )  # fmt: skip
-        previous, start = noise, found.x
+        previous = noise
+
+        def penalised(p: np.ndarray, weight: float = noise / PRIOR_SD) -> np.ndarray:
+            return np.concatenate([misfit(p), weight * (p - PRIOR_LOG_EXPONENT)])
+
+        start = _descend(penalised, start)
         noise = np.sqrt(np.sum(misfit(start) ** 2) / spare)
         if noise < 1e-12 or abs(noise / previous - 1) < 1e-3:
             break
     return ProfileShape(float(np.exp(start[0])), float(np.exp(start[1])), float(noise))
+
+
+def _descend(function: Callable[[np.ndarray], np.ndarray], start: np.ndarray, *, step: float = 1e-6) -> np.ndarray:
+    """Where the sum of squares of `function` is least near `start`, inside LIMITS: damped Gauss-Newton.
+
+    scipy.optimize would do, but importing it costs as much as everything else that `isoflop fit` imports from scipy.
+    """
+    at, damping = start, 1e-3
+    value = function(at)
+    for _ in range(100):
+        jacobian = np.stack([(function(at + step * e) - value) / step for e in np.eye(len(at))], axis=1)
+        normal, gradient = jacobian.T @ jacobian, jacobian.T @ value
+        while damping < 1e6:
+            move = -np.linalg.solve(normal + damping * np.diag(np.diag(normal) + 1e-30), gradient)
+            there = np.clip(at + move, *LIMITS)
+            lower = function(there)
+            if lower @ lower <= value @ value:
+                break
+            damping *= 10
+        else:
+            return at
+        moved, at, value, damping = np.abs(there - at).max(), there, lower, damping / 10
+        if moved < 1e-9:
+            break
+    return at
 
 
 @dataclass(frozen=True)
