@@ -6,7 +6,7 @@ from scaling.law import Array
 from scaling.objective import Objective
 from scaling.problem import FitProblem
 from scaling.seeds import starts
-from scaling.solver import Solution, huber, minimise
+from scaling.solver import EXACT, ROUNDING, Solution, huber, minimise
 
 HUBER_EFFICIENCY = 1.345  # in noise scales: 95% of least squares' efficiency under Gaussian noise
 SMALLEST_DELTA = 1e-7
@@ -24,12 +24,13 @@ def search(
     count = n_starts or (8 if len(problem.free) <= FEW_PARAMETERS else 16 if len(problem.free) <= 7 else 32)
     begin = starts(problem, weights, count=count, seed=seed)
     squares = minimise(problem, begin, delta=np.inf, weights=weights, max_steps=40)
+    exact = np.nanmin(squares.value) <= EXACT * ROUNDING**2 * weights.sum()
     if objective.delta == np.inf:
         return squares, np.inf, np.arange(len(begin))
     basin, members = _distinct(squares)
     ends = squares.theta[basin]
-    if not problem.bent:
-        ends = np.concatenate([ends, begin[:16], _scatter(problem, weights, ends[0], seed)])
+    if not problem.bent and not exact:
+        ends = np.concatenate([ends, begin, _scatter(problem, weights, ends[0], seed)])
         members = np.concatenate([members, np.arange(len(basin), len(ends))])
     delta = objective.delta if objective.delta != "auto" else None
     scale = robust_scale(problem.residuals(ends[:1])[0][0], len(problem.free))
