@@ -1,0 +1,203 @@
+"""To and from a Hugging Face folder: the same weights under LlamaForCausalLM's names, and the files around them.
+
+    model.safetensors  config.json  generation_config.json
+    tokenizer.json  tokenizer_config.json  chat_template.jinja
+    README.md  isoflop.json (the model card, and the same for machines)
+
+Reading takes any Llama checkpoint whose details are this decoder's; others are refused with what differs.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from models import build_model
+from models.config import ModelConfig
+from models.transformer import NORM_EPS, ROPE_THETA, Transformer
+from models.weights import WEIGHTS_FILE, WeightsError, fill, read_tensors, write_tensors
+
+PROVENANCE_FILE = "isoflop.json"
+CHAT_TEMPLATE = """\
+{%- for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{%- endfor %}
+{%- if add_generation_prompt %}{{ 'assistant: ' }}{%- endif %}"""
+_EXPECTED = {  # config.json must agree where it has the key
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "rms_norm_eps": NORM_EPS,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "rope_theta": ROPE_THETA,
+    "rope_scaling": None,
+    "rope_parameters": {"rope_theta": ROPE_THETA, "rope_type": "default"},
+}
+
+
+def write_folder(model: Transformer, folder: Path, *, tokenizer: str, card: str, provenance: Mapping) -> None:
+    """Write the folder whole, replacing an earlier export; `tokenizer` is the text of its tokenizer.json.
+
+    Raises ValueError for a folder that holds anything else.
+    """
+    folder = Path(os.path.abspath(folder))
+    if folder.exists() and not _replaceable(folder):
+        raise ValueError(f"{folder} exists and is not an export (no {PROVENANCE_FILE} in it); name a new folder")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        write_tensors(dict(_to_llama(model)), temporary / WEIGHTS_FILE, {"format": "pt"})
+        for name, content in _texts(model.config, tokenizer, card, provenance).items():
+            (temporary / name).write_text(content, encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_folder(folder: Path) -> Transformer:
+    """The model in a Hugging Face folder. Raises WeightsError naming what this decoder cannot do."""
+    folder = Path(folder)
+    path = folder / "config.json"
+    if not path.is_file():
+        raise WeightsError(f"{folder}: no config.json; name a Hugging Face folder of a Llama model")
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WeightsError(f"{path}: not JSON ({error})") from error
+    model = build_model(_from_llama_config(said, source=str(path)))
+    tensors: dict[str, Tensor] = {}
+    for shard in sorted(folder.glob("*.safetensors")):
+        tensors |= read_tensors(shard)[0]
+    fill(model, dict(_from_llama(tensors, model.config, source=str(folder))), source=str(folder))
+    return model
+
+
+def llama_config(config: ModelConfig) -> dict:
+    """config.json, in the words of transformers 5 and of 4, which other tools still read."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.context_length,
+        "hidden_size": config.d_model,
+        "intermediate_size": config.d_ff,
+        "num_hidden_layers": config.n_layer,
+        "num_attention_heads": config.n_head,
+        "num_key_value_heads": config.n_head,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "rms_norm_eps": NORM_EPS,
+        "rope_theta": ROPE_THETA,
+        "rope_parameters": {"rope_theta": ROPE_THETA, "rope_type": "default"},
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": config.tied,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+        "dtype": "float32",
+        "torch_dtype": "float32",
+    }
+
+
+def _replaceable(folder: Path) -> bool:
+    """Whether a path is a folder that is empty or an earlier export."""
+    return folder.is_dir() and ((folder / PROVENANCE_FILE).exists() or not any(folder.iterdir()))
+
+
+def _texts(config: ModelConfig, tokenizer: str, card: str, provenance: Mapping) -> dict[str, str]:
+    tokenizer_config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": config.context_length,
+        "clean_up_tokenization_spaces": False,
+    }
+    generation = {"do_sample": False, "max_length": config.context_length}
+    return {
+        "config.json": _json(llama_config(config)),
+        "generation_config.json": _json(generation),
+        "tokenizer.json": tokenizer,
+        "tokenizer_config.json": _json(tokenizer_config),
+        "chat_template.jinja": CHAT_TEMPLATE,
+        "README.md": card,
+        PROVENANCE_FILE: _json(provenance),
+    }
+
+
+def _to_llama(model: Transformer) -> Iterator[tuple[str, Tensor]]:
+    yield "model.embed_tokens.weight", model.embedding
+    yield "model.norm.weight", model.norm
+    if not model.config.tied:
+        yield "lm_head.weight", model.head
+    for i, block in enumerate(model.blocks):
+        for name, tensor in _block_to_llama(dict(block.named_parameters())).items():
+            yield f"model.layers.{i}.{name}.weight", tensor
+
+
+def _block_to_llama(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    q, k, v = own["qkv"].detach().chunk(3)
+    gate, up = own["gate_up"].detach().chunk(2)
+    return {
+        "input_layernorm": own["attention_norm"],
+        "self_attn.q_proj": q,
+        "self_attn.k_proj": k,
+        "self_attn.v_proj": v,
+        "self_attn.o_proj": own["output"],
+        "post_attention_layernorm": own["mlp_norm"],
+        "mlp.gate_proj": gate,
+        "mlp.up_proj": up,
+        "mlp.down_proj": own["down"],
+    }
+
+
+def _from_llama_config(said: dict, *, source: str) -> ModelConfig:
+    expected = _EXPECTED | {"num_key_value_heads": said.get("num_attention_heads")}
+    expected["head_dim"] = said.get("hidden_size", 0) // (said.get("num_attention_heads") or 1)
+    for key, value in expected.items():
+        if said.get(key, value) not in (value, None):
+            raise WeightsError(f"{source}: {key} is {said[key]!r}; this decoder has {value!r}")
+    try:
+        return ModelConfig(
+            family="transformer",
+            vocab_size=said["vocab_size"],
+            context_length=said["max_position_embeddings"],
+            n_layer=said["num_hidden_layers"],
+            d_model=said["hidden_size"],
+            n_head=said["num_attention_heads"],
+            d_ff=said["intermediate_size"],
+            tied=said.get("tie_word_embeddings", False),
+        )
+    except KeyError as error:
+        raise WeightsError(f"{source}: no key {error}; not the configuration of a Llama model") from error
+
+
+def _from_llama(tensors: dict[str, Tensor], config: ModelConfig, *, source: str) -> Iterator[tuple[str, Tensor]]:
+    left = dict(tensors)
+
+    def take(name: str) -> Tensor:
+        if name not in left:
+            raise WeightsError(f"{source}: no tensor {name}, which this shape of Llama has")
+        return left.pop(name)
+
+    def layer(i: int, *names: str) -> Tensor:
+        return torch.cat([take(f"model.layers.{i}.{name}.weight") for name in names])
+
+    yield "embedding", take("model.embed_tokens.weight")
+    yield "norm", take("model.norm.weight")
+    if not config.tied:
+        yield "head", take("lm_head.weight")
+    for i in range(config.n_layer):
+        yield f"blocks.{i}.attention_norm", layer(i, "input_layernorm")
+        yield f"blocks.{i}.qkv", layer(i, "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+        yield f"blocks.{i}.output", layer(i, "self_attn.o_proj")
+        yield f"blocks.{i}.mlp_norm", layer(i, "post_attention_layernorm")
+        yield f"blocks.{i}.gate_up", layer(i, "mlp.gate_proj", "mlp.up_proj")
+        yield f"blocks.{i}.down", layer(i, "mlp.down_proj")
+    left.pop("lm_head.weight" if config.tied else "", None)  # some writers store a tied matrix twice
+    yield from left.items()  # `fill` refuses these by name
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2) + "\n"

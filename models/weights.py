@@ -1,0 +1,84 @@
+"""A model in one file: safetensors, with the shape and whatever else is known of it in the metadata.
+
+The bytes depend on the weights and the metadata alone. The file is written to a temporary name and renamed.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from models import build_model
+from models.config import ModelConfig
+from models.transformer import Transformer
+
+WEIGHTS_FILE = "model.safetensors"
+_METADATA_KEY = "isoflop"  # one key: safetensors gives several no order
+
+
+class WeightsError(ValueError):
+    """A file does not hold the model that was asked for."""
+
+
+def save_weights(model: Transformer, path: Path, about: Mapping) -> None:
+    """Write weights in float32, the shape, and `about` (anything JSON can hold) to `path`."""
+    metadata = json.dumps({"model": asdict(model.config), "about": dict(about)}, sort_keys=True)
+    write_tensors({name: p.detach() for name, p in model.named_parameters()}, path, {_METADATA_KEY: metadata})
+
+
+def load_weights(path: Path) -> tuple[Transformer, dict]:
+    """The model in `path` and what was said about it. Raises WeightsError for a file of another make."""
+    tensors, metadata = read_tensors(path)
+    if _METADATA_KEY not in metadata:
+        raise WeightsError(f"{path}: safetensors, but not a model that isoflop saved (no {_METADATA_KEY!r} metadata)")
+    said = json.loads(metadata[_METADATA_KEY])
+    model = build_model(ModelConfig(**said["model"]))
+    fill(model, tensors, source=str(path))
+    return model, said["about"]
+
+
+def fill(model: Transformer, tensors: Mapping[str, Tensor], *, source: str) -> None:
+    """Copy `tensors` into the parameters of the same names.
+
+    Raises WeightsError naming the first tensor that is missing, unknown or of another shape.
+    """
+    own = dict(model.named_parameters())
+    for name in sorted(own.keys() | tensors.keys()):
+        if name not in tensors:
+            raise WeightsError(f"{source}: no tensor {name}, which this shape of model has")
+        if name not in own:
+            raise WeightsError(f"{source}: tensor {name} has no place in this shape of model")
+        if own[name].shape != tensors[name].shape:
+            has, wanted = tuple(tensors[name].shape), tuple(own[name].shape)
+            raise WeightsError(f"{source}: tensor {name} has shape {has}, the model's is {wanted}")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(tensors[name])
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write tensors to a safetensors file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file({name: t.float().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file. Raises WeightsError if it is missing or damaged."""
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file")
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise WeightsError(f"{path}: not a whole safetensors file ({error})") from error

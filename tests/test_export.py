@@ -1,0 +1,162 @@
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from experiments.tokenizer import bytes_json, numbers_json
+from models import build_model
+from models.config import ModelConfig
+from models.export import llama_config, read_folder, write_folder
+from models.parametrization import initialize
+from models.weights import WeightsError, load_weights, save_weights
+
+TEXT = "na\u00efve \u65e5\u672c\u8a9e \n\t  \u20ac\U0001f642 def f(x):\r\n  return x\x00y  <|end|> "
+
+
+def random_model(*, tied=False, vocab_size=256):
+    model = initialize(build_model(ModelConfig("transformer", vocab_size, 48, 2, 32, 2, tied=tied)), 0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():  # gains and head too: the initial ones would hide a swap
+            if parameter.dim() == 1 or parameter is model.head:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def write(model, folder, tokenizer=None):
+    write_folder(model, folder, tokenizer=tokenizer or bytes_json(), card="# a model\n", provenance={"run_id": "x"})
+    return folder
+
+
+def tokens(model, rows=3):
+    return torch.randint(0, model.config.vocab_size, (rows, model.config.context_length))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_transformers_computes_the_same_logits(tmp_path, tied):
+    transformers = pytest.importorskip("transformers", reason="needs the extra `export`")
+    model = random_model(tied=tied)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(write(model, tmp_path / "out"), local_files_only=True)
+    assert type(theirs).__name__ == "LlamaForCausalLM"
+    x = tokens(model)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(x).logits, model(x), atol=1e-4, rtol=0)
+
+
+def test_byte_tokenizer_returns_any_text_to_the_byte(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="needs the extra `export`")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(write(random_model(), tmp_path / "out"))
+    ids = tokenizer(TEXT).input_ids
+    assert ids == list(TEXT.encode())
+    assert tokenizer.decode(ids) == TEXT
+    assert tokenizer.model_max_length == 48
+    chat = [{"role": "user", "content": "hi"}]
+    assert tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) == "user: hi\nassistant: "
+
+
+def test_number_tokenizer_names_tokens_by_their_number():
+    tokenizers = pytest.importorskip("tokenizers", reason="needs the extra `export`")
+    tokenizer = tokenizers.Tokenizer.from_str(numbers_json(64))
+    assert tokenizer.encode("3 63 0 3").ids == [3, 63, 0, 3]
+    assert tokenizer.decode([3, 63, 0]) == "3 63 0"
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_folder_and_file_come_back_to_the_bit(tmp_path, tied):
+    model = random_model(tied=tied)
+    save_weights(model, tmp_path / "model.safetensors", {"run_id": "x"})
+    from_file, about = load_weights(tmp_path / "model.safetensors")
+    assert about == {"run_id": "x"}
+    for other in (from_file, read_folder(write(model, tmp_path / "out"))):
+        assert other.config == model.config
+        for (name, own), (_, theirs) in zip(model.named_parameters(), other.named_parameters(), strict=True):
+            assert torch.equal(own, theirs), name
+
+
+def test_reads_what_transformers_saves(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="needs the extra `export`")
+    config = transformers.LlamaConfig(
+        vocab_size=96, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=32, rms_norm_eps=1e-5,
+    )  # fmt: skip
+    theirs = transformers.LlamaForCausalLM(config).eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    model = read_folder(tmp_path / "theirs")
+    x = tokens(model)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), theirs(x).logits, atol=1e-4, rtol=0)
+
+
+def test_same_model_same_bytes_and_an_export_may_be_replaced(tmp_path):
+    model = random_model()
+    first = {p.name: p.read_bytes() for p in write(model, tmp_path / "a").iterdir()}
+    second = {p.name: p.read_bytes() for p in write(random_model(), tmp_path / "b").iterdir()}
+    assert first == second
+    write(random_model(tied=True), tmp_path / "a")
+    assert json.loads((tmp_path / "a/config.json").read_text())["tie_word_embeddings"] is True
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="not an export"):
+        write(random_model(), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def spoil(folder, change):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"model_type": "gpt2"}, "model_type is 'gpt2'; this decoder has 'llama'"),
+        ({"num_key_value_heads": 1}, "num_key_value_heads is 1; this decoder has 2"),
+        ({"rope_parameters": {"rope_theta": 5e5, "rope_type": "llama3"}}, "rope_parameters"),
+        ({"intermediate_size": 40}, r"down has shape \(32, 88\), the model's is \(32, 40\)"),
+        ({"num_hidden_layers": 3}, "no tensor model.layers.2.input_layernorm.weight"),
+        ({"num_hidden_layers": 1}, "tensor model.layers.1.input_layernorm.weight has no place"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused_by_name(tmp_path, change, told):
+    folder = write(random_model(), tmp_path / "out")
+    spoil(folder, change)
+    with pytest.raises(WeightsError, match=told):
+        read_folder(folder)
+
+
+def test_damaged_and_foreign_files_are_refused(tmp_path):
+    folder = write(random_model(), tmp_path / "out")
+    weights = folder / "model.safetensors"
+    with pytest.raises(WeightsError, match="not a model that isoflop saved"):
+        load_weights(weights)
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match="not a whole safetensors file"):
+        read_folder(folder)
+    with pytest.raises(WeightsError, match=r"no config\.json"):
+        read_folder(tmp_path)
+
+
+def test_shards_are_read_together(tmp_path):
+    model = random_model()
+    folder = write(model, tmp_path / "out")
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    for i, part in enumerate((names[:7], names[7:])):
+        save_file({name: tensors[name] for name in part}, folder / f"model-0000{i + 1}-of-00002.safetensors")
+    x = tokens(model)
+    assert torch.equal(read_folder(folder)(x), model(x))
+    shutil.rmtree(folder)
+
+
+def test_config_counts_what_the_model_has():
+    model = random_model()
+    said = llama_config(model.config)
+    assert said["hidden_size"] * said["intermediate_size"] * 3 == sum(
+        p.numel() for name, p in model.blocks[0].named_parameters() if name in ("gate_up", "down")
+    )
