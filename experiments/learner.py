@@ -15,8 +15,8 @@ from experiments.rows import Measurement
 from experiments.schedule import learning_rate
 from experiments.study import Cell
 from models import build_model
+from models.gradient import loss_and_gradients
 from models.parametrization import initialize
-from models.transformer import loss_and_gradients
 
 CURVE_SHARE = 8  # rows on the way are measured on every 8th window of the final evaluation
 

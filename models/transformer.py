@@ -87,11 +87,3 @@ def rotary_tables(length: int, width: int) -> tuple[Tensor, Tensor]:
 def rotate(x_THK: Tensor, cos_T1K: Tensor, sin_T1K: Tensor) -> Tensor:
     """Rotary positions on (.., T, H, K): the first half of each head is rotated against the second."""
     return torch.addcmul(x_THK * cos_T1K, x_THK.roll(x_THK.shape[-1] // 2, -1), sin_T1K)
-
-
-def loss_and_gradients(model: Transformer, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
-    for parameter in model.parameters():
-        parameter.grad.zero_()
-    loss = F.cross_entropy(model(inputs_BT).flatten(0, 1), targets_BT.flatten())
-    loss.backward()
-    return loss.detach()
