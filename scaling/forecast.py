@@ -1,0 +1,200 @@
+"""What a run not yet made will reach: laws stacked by what they predicted before, with noise and form uncertainty.
+
+The distribution of ln loss at the target is a mixture over laws, each Student's t with its jackknife error and the
+noise of one run, weighted by `compare` and widened by what forecasts have missed so far per unit of extrapolation.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scaling.accounting import Points, points
+from scaling.compare import Scoreboard, compare
+from scaling.fit import Fit, FitError, Huber
+from scaling.holdout import HoldOutError
+from scaling.objective import Objective
+from scaling.rolling import fit_at, forecast
+from scaling.scoreboard_text import plain
+from scaling.stack import Mixture, mixture
+from scaling.uncertainty import jackknife
+
+LEVELS = (0.5, 0.8, 0.95)
+STACK_FROM = ("chinchilla", "chinchilla-kappa", "chinchilla-tied", "chinchilla-no-floor", "kaplan", "saturating")
+FAR = 10.0  # times the largest compute: beyond, the point rests on the form alone
+
+
+class PredictError(ValueError):
+    """The target cannot be predicted from this table."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Target:
+    """A run to predict. Without n_params it is the compute-optimal run at `flops`."""
+
+    flops: float
+    n_params: float | None = None
+    tokens: float | None = None
+
+    @property
+    def optimal(self) -> bool:
+        return self.n_params is None
+
+    def __str__(self) -> str:
+        if self.optimal:
+            return f"the best run of {self.flops:.4g} FLOPs"
+        return f"{self.n_params:.4g} parameters on {self.tokens:.4g} tokens ({self.flops:.4g} FLOPs)"
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """Loss at the target: the stacked distribution, each law's own, and the optimal size when it was asked for.
+
+    `laws` is indexed by law: weight, loss, sd (of ln loss), lo, hi at the widest level, n_opt. `reach` is target
+    compute over the largest in the table; `n_interval` of n_opt is at the widest level, over all laws.
+    """
+
+    target: Target
+    loss: float
+    intervals: dict[float, tuple[float, float]]
+    laws: pd.DataFrame
+    preferred: str
+    reach: float
+    discrepancy: float
+    n_opt: float | None
+    n_interval: tuple[float, float] | None
+    stacked: Mixture
+    points: Points
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "target": {"flops": self.target.flops, "n_params": self.target.n_params, "tokens": self.target.tokens},
+            "loss": self.loss,
+            "sd_log_loss": float(self.stacked.sd[0]),
+            "intervals": {f"{level:g}": list(pair) for level, pair in self.intervals.items()},
+            "n_opt": self.n_opt,
+            "n_opt_interval": list(self.n_interval) if self.n_interval else None,
+            "preferred": self.preferred,
+            "laws": {law: {k: plain(v) for k, v in row.items()} for law, row in self.laws.to_dict("index").items()},
+            "reach": self.reach,
+            "discrepancy": self.discrepancy,
+            "conventions": {"params": self.points.params, "compute": self.points.compute},
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        lines = [f"loss of {self.target}, {self.reach:.3g} times the largest compute of the table", ""]
+        lines.append(f"  {self.loss:.4f} nats/token")
+        lines += [f"  {level:>4.0%}  {lo:.4f} to {hi:.4f}" for level, (lo, hi) in self.intervals.items()]
+        if self.n_opt and self.n_interval:
+            lo, hi = self.n_interval
+            lines.append(f"  best size {self.n_opt:.4g} parameters, {max(LEVELS):.0%} {lo:.4g} to {hi:.4g}")
+        lines += ["", f"  {'law':<22} {'weight':>6} {'loss':>8} {'sd ln':>7} {'n_opt':>10}"]
+        for law, row in self.laws.iterrows():
+            size = f"{row['n_opt']:>10.4g}" if np.isfinite(row["n_opt"]) else f"{'-':>10}"
+            mark = "*" if law == self.preferred else " "
+            lines.append(f" {mark}{law:<22} {row['weight']:>6.2f} {row['loss']:>8.4f} {row['sd']:>7.2%} {size}")
+        lines.append(
+            "* preferred by its forecasts below the largest compute; intervals stack all laws and add run noise"
+        )
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def outlook(
+    table: "pd.DataFrame | Points",
+    target: Target,
+    laws: Sequence[str] = STACK_FROM,
+    *,
+    params: str = "matrices",
+    compute: str = "exact",
+    objective: Objective = Huber("auto"),  # noqa: B008
+) -> Outlook:
+    """Predict the loss at a target from a table. Raises PredictError when no law can be fitted or weighs N against D."""
+    data = points(table, params=params, compute=compute)
+    if target.flops <= data.frame["flops"].min():
+        raise PredictError(
+            f"the target, {target.flops:.3g} FLOPs, lies below all the data (from {data.frame['flops'].min():.3g}): "
+            "a law fitted above says nothing there"
+        )
+    fits, weights, preferred, discrepancy, notes = _weighed(data, laws, objective)
+    reach = float(target.flops / data.frame["flops"].max())
+    rows, said = [], []
+    for law, fitted in fits.items():
+        at = _place(fitted, target)
+        told = forecast(fitted, at).widened(discrepancy * max(np.log(reach), 0.0))
+        lo, hi = mixture([told], [1.0]).interval(max(LEVELS))
+        rows.append({
+            "law": law, "weight": weights[law], "loss": float(np.exp(told.mean[0])), "sd": float(told.sd[0]),
+            "lo": float(np.exp(lo[0])), "hi": float(np.exp(hi[0])), "n_opt": float(at["n_params"].iloc[0]),
+        })  # fmt: skip
+        said.append(told)
+    stacked = mixture(said, [weights[law] for law in fits])
+    intervals = {level: _pair(stacked, level) for level in LEVELS}
+    n_opt, n_interval = _best_size(fits, weights, preferred, target) if target.optimal else (None, None)
+    if reach > FAR:
+        notes = (
+            *notes,
+            f"the target lies {reach:.3g} times beyond the largest compute: trust the interval, not the point",
+        )
+    return Outlook(
+        target, float(np.exp(stacked.quantile(0.5)[0])), intervals, pd.DataFrame(rows).set_index("law"), preferred,
+        reach, discrepancy, n_opt, n_interval, stacked, data, (*data.notes, *notes),
+    )  # fmt: skip
+
+
+def _weighed(
+    data: Points, laws: Sequence[str], objective: Objective
+) -> tuple[dict[str, Fit], dict[str, float], str, float, tuple[str, ...]]:
+    """Fits of the laws that weigh N against D, their weights, the preferred one, the discrepancy, and notes."""
+    try:
+        board: Scoreboard = compare(data, laws, objective=objective, findings=False)
+        fits = {law: e.fit for law, e in board.entrants.items() if {"N", "D"} <= set(e.fit.law.inputs)}
+        if fits:
+            preferred = board.preferred if board.preferred in fits else min(fits, key=lambda f: board.frame["error"][f])
+            notes = tuple(f"{law} is left out: {why}" for law, why in board.refused.items())
+            return fits, {law: board.weights[law] for law in fits}, preferred, board.discrepancy, notes
+    except HoldOutError:
+        pass
+    fits, failed = {}, {}
+    for law in laws:
+        try:
+            fits[law] = fit_at(law, data, objective)
+        except FitError as error:
+            failed[law] = str(error)
+    if not fits:
+        raise PredictError("no law can be fitted: " + "; ".join(f"{law}: {why}" for law, why in failed.items()))
+    note = "too few scales to test the laws on: equal weights, and the interval does not know how far forecasts miss"
+    return fits, dict.fromkeys(fits, 1.0 / len(fits)), next(iter(fits)), 0.0, (note,)
+
+
+def _place(fitted: Fit, target: Target) -> pd.DataFrame:
+    if not target.optimal:
+        return pd.DataFrame({"n_params": [target.n_params], "tokens": [target.tokens], "flops": [target.flops]})
+    best = fitted.optimal(target.flops)
+    return pd.DataFrame({"n_params": [float(best.N)], "tokens": [float(best.D)], "flops": [target.flops]})
+
+
+def _pair(stacked: Mixture, level: float) -> tuple[float, float]:
+    lo, hi = stacked.interval(level)
+    return float(np.exp(lo[0])), float(np.exp(hi[0]))
+
+
+def _best_size(
+    fits: dict[str, Fit], weights: dict[str, float], preferred: str, target: Target
+) -> tuple[float, tuple[float, float]]:
+    """The preferred law's optimal size, and the interval stacked over laws."""
+    from scaling.stack import Forecast
+
+    said = []
+    for fitted in fits.values():
+        error = jackknife(fitted).standard_error(lambda law, f=fitted: np.log(law.optimal(target.flops, f.cost).N))
+        centre = np.log(np.atleast_1d(fitted.optimal(target.flops).N))
+        said.append(Forecast(centre, np.atleast_1d(error) + 1e-9, max(fitted.n_clusters - 1, 1)))
+    lo, hi = mixture(said, [weights[law] for law in fits]).interval(max(LEVELS))
+    return float(fits[preferred].optimal(target.flops).N), (float(np.exp(lo[0])), float(np.exp(hi[0])))
