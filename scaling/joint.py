@@ -263,7 +263,7 @@ class DataConstrained(Law):
     def optimal(self, C: Any, cost: Cost = SIX_ND, *, unique_tokens: Any = np.inf) -> Allocation:
         """Numerical; `unique_tokens` is the U available, by default enough never to repeat."""
         C = np.asarray(C, dtype=float)
-        return self._search(C, cost, lambda N, D: self(N, D, np.minimum(unique_tokens, np.real(D))))
+        return self._search(C, cost, lambda N, D: self(N, D, np.where(np.real(D) < unique_tokens, D, unique_tokens)))
 
 
 def _worth(seen: Any, unique: Any, R: Any) -> Any:

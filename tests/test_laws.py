@@ -1,0 +1,166 @@
+"""Every form: Jacobian, units, optimum. Nothing here fits."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scaling.law import Law
+from scaling.laws import LAWS, PRESETS, Chinchilla, Cost, DataConstrained, Kaplan, PowerN, Saturating, get_law
+
+TYPICAL = {
+    "chinchilla": (1.8, 480.0, 2100.0, 0.35, 0.37, 0.8),
+    "kaplan": (6.4e13, 1.8e13, 0.076, 0.103),
+    "saturating": (1.8, 480.0, 2100.0, 0.35, 0.37, 10.8),
+    "data-constrained": (1.9, 520.0, 1490.0, 0.35, 0.36, 15.0, 5.0),
+    "farseer": (-0.021, 0.169, -0.091, 88.0, -0.1, -6.3, -0.124, 0.123, 0.424),
+    **dict.fromkeys(("power", "power-n", "power-d"), (1.7, 160.0, 0.16)),
+    **dict.fromkeys(("bnsl", "bnsl-n", "bnsl-d"), (1.2, 300.0, 0.12, 0.06, 3e9, 0.5)),
+}
+UNITS = {"N": 3e8, "D": 7e9, "U": 7e9, "C": 2e19}
+
+
+def instance(name: str) -> Law:
+    return LAWS[name](*TYPICAL[name])
+
+
+def columns(rng: np.random.Generator, n: int = 9) -> dict[str, np.ndarray]:
+    N, D = 3e8 * np.exp(rng.normal(0, 1.5, n)), 7e9 * np.exp(rng.normal(0, 1.5, n))
+    return {"N": N, "D": D, "C": 6 * N * D, "U": D / np.exp(np.abs(rng.normal(0, 1.5, n)))}
+
+
+def test_every_form_has_a_typical_instance_and_a_box_for_each_parameter():
+    assert set(TYPICAL) == set(LAWS)
+    for form in LAWS.values():
+        assert set(form.box) == set(form.parameters())
+        assert form.formula
+        assert form.source
+
+
+@pytest.mark.parametrize("name", LAWS)
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_jacobian_equals_complex_step_to_1e_12(name, seed):
+    rng = np.random.default_rng(seed)
+    law = instance(name)
+    form, x = type(law), columns(rng)
+    centred = law.rescaled({k: UNITS[k] for k in law.inputs} if law.scales else {})
+    near = centred.values() * np.exp(rng.normal(0, 0.1, len(centred.values())))
+    theta = form.encode(near)[None]
+    logs = {k: np.log(x[k] / (UNITS[k] if k in (*form.scales, "U") else 1.0)) for k in form.inputs}
+    loss, jacobian = form.evaluate(theta, logs)
+    expected, oracle = Law.evaluate.__func__(form, theta, logs)
+    assert np.allclose(loss, expected, rtol=1e-12)
+    scale = np.abs(oracle).max(axis=2, keepdims=True)
+    assert np.all(np.abs(jacobian - oracle) <= 1e-12 * np.maximum(scale, np.abs(loss).max()))
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_internal_coordinates_give_the_formula(name):
+    law, x = instance(name), columns(np.random.default_rng(0))
+    loss, _ = type(law).evaluate(type(law).encode(law.values())[None], {k: np.log(x[k]) for k in law.inputs})
+    assert np.allclose(loss[0], law(*(x[k] for k in law.inputs)), rtol=1e-12)
+    assert np.allclose(type(law).decode(type(law).encode(law.values())), law.values(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", LAWS)
+@given(n=st.floats(-12, 12), d=st.floats(-12, 12))
+def test_changing_units_leaves_the_loss_alone(name, n, d):
+    law, x = instance(name), columns(np.random.default_rng(1))
+    units = {k: np.exp({"N": n, "D": d, "U": d, "C": n + d}[k]) for k in law.scales}
+    if "U" in law.inputs:
+        units["U"] = units["D"]
+    moved = law.rescaled(units)
+    there = moved(*(x[k] / units.get(k, 1.0) for k in law.inputs))
+    assert np.allclose(there, law(*(x[k] for k in law.inputs)), rtol=1e-9)
+
+
+def test_chinchilla_curvature_is_the_derivative_of_its_jacobian():
+    rng = np.random.default_rng(2)
+    theta, weight = rng.uniform(-0.5, 0.5, (3, 6)) + 0.7, rng.normal(size=(3, 9))
+    theta[:, 5] = 0.0
+    x = {"N": rng.normal(size=9), "D": rng.normal(size=9)}
+    _, jacobian = Chinchilla.evaluate(theta, x)
+    curvature = Chinchilla.curvature(x, jacobian, weight)
+    for k in range(5):
+        step = 1e-6 * np.eye(6)[k]
+        change = Chinchilla.evaluate(theta + step, x)[1] - Chinchilla.evaluate(theta - step, x)[1]
+        expected = np.einsum("bpn,bn->bp", change / 2e-6, weight)
+        assert np.allclose(curvature[:, k, :5], expected[:, :5], atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["chinchilla", "kaplan", "saturating", "data-constrained"])
+@settings(max_examples=25, deadline=None)
+@given(log_c=st.floats(40, 58), slope=st.floats(-0.1, 0.05), k=st.floats(3, 9))
+def test_optimum_spends_the_budget_where_the_loss_is_stationary(name, log_c, slope, k):
+    law, C, cost = instance(name), np.exp(log_c), Cost(k, slope)
+    best = law.optimal(C, cost)
+    assert np.isclose(cost.flops(best.N, best.D), C, rtol=1e-9)
+
+    def loss(log_n):
+        N = np.exp(log_n)
+        D = cost.tokens(C, N)
+        return law(N, D, D) if "U" in law.inputs else law(N, D)
+
+    if name != "data-constrained":  # whose optimum sits on the kink at U_N = N
+        slope_there = np.imag(loss(np.log(best.N) + 1e-30j)) / 1e-30
+        assert abs(slope_there) < 1e-7
+    assert loss(np.log(best.N)) < min(loss(np.log(best.N) - 0.05), loss(np.log(best.N) + 0.05))
+
+
+@pytest.mark.parametrize("name", ["chinchilla", "kaplan", "saturating"])
+def test_closed_form_optimum_equals_the_numerical_one_and_scales_with_its_exponents(name):
+    law, C, cost = instance(name), np.array([1e19, 1e21]), Cost(5.5, -0.04)
+    closed, numerical = law.optimal(C, cost), Law.optimal(law, C, cost)
+    assert np.allclose(closed.N, numerical.N, rtol=1e-7)
+    exponents = law.exponents(cost)
+    assert np.isclose(np.diff(np.log(closed.N))[0] / np.log(100), exponents["a"])
+    assert np.isclose(np.diff(np.log(closed.D))[0] / np.log(100), exponents["b"])
+
+
+def test_frontier_exponent_is_the_slope_of_the_reducible_loss():
+    law = instance("chinchilla")
+    excess = law.optimal(np.array([1e19, 1e21])).loss - law.E
+    assert np.isclose(-np.diff(np.log(excess))[0] / np.log(100), law.exponents()["frontier"])
+
+
+def test_repeating_no_data_is_the_unconstrained_law_and_repeats_are_worth_less():
+    law = DataConstrained(1.9, 520.0, 1490.0, 0.35, 0.35, 15.0, 5.0)
+    plain = Chinchilla(1.9, 520.0, 1490.0, 0.35, 0.35)
+    best = plain.optimal(1e20)
+    assert np.isclose(law(best.N, best.D, best.D), plain(best.N, best.D))
+    assert law(best.N, best.D, best.D / 20) > law(best.N, best.D, best.D / 2) > law(best.N, best.D, best.D)
+    fewer = law.optimal(1e20, unique_tokens=best.D / 30)
+    assert fewer.N < best.N * 1.5
+    assert fewer.loss > law.optimal(1e20).loss
+
+
+def test_saturating_law_never_exceeds_its_ceiling_and_nears_chinchilla_far_below_it():
+    law, plain = Saturating(1.8, 480, 2100, 0.35, 0.37, 10.8), Chinchilla(1.8, 480, 2100, 0.35, 0.37)
+    assert law(1e2, 1e3) < 10.8 < plain(1e2, 1e3)
+    assert np.isclose(law(1e12, 1e14), plain(1e12, 1e14), rtol=1e-3)
+
+
+def test_kaplan_is_the_kappa_family_with_no_floor():
+    law = Kaplan(6.4e13, 1.8e13, 0.076, 0.103)
+    inner = 0.076 / 0.103
+    same = Chinchilla(0.0, 6.4e13**inner, 1.8e13, inner, 1.0, 0.103)
+    x = columns(np.random.default_rng(3))
+    assert np.allclose(law(x["N"], x["D"]), same(x["N"], x["D"]))
+    assert np.isclose(law.exponents()["frontier"], same.exponents()["frontier"])
+
+
+def test_a_law_of_one_column_has_no_allocation():
+    with pytest.raises(ValueError, match="power-n: a law of N has no compute-optimal allocation"):
+        PowerN(1.7, 160.0, 0.16).optimal(1e20)
+
+
+def test_names_resolve_and_a_wrong_one_lists_the_choices():
+    assert get_law("chinchilla-kappa") == (Chinchilla, ("kappa",))
+    assert set(PRESETS).isdisjoint(LAWS)
+    with pytest.raises(ValueError, match=r"'chinchila' is not known; choose one of chinchilla, kaplan"):
+        get_law("chinchila")
+    with pytest.raises(ValueError, match="cannot be imported"):
+        get_law("no_such_module:Law")
+    with pytest.raises(ValueError, match="not a subclass"):
+        get_law("pathlib:Path")
