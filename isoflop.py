@@ -43,9 +43,12 @@ def plan(
     from experiments.compose import compose_all
     from experiments.plan import plan, plan_text
 
+    specs = compose_all(context.args)
     if calibrate:
-        cost.keep(cost.measure())
-    value = plan(compose_all(context.args), cost.known_speed())
+        from experiments.calibrate import measure
+
+        cost.keep(measure(specs[0].data, specs[0].optim))
+    value = plan(specs, cost.known_speed())
     emit(value, plan_text(value), as_json)
 
 
@@ -185,7 +188,7 @@ def report(
 def plot(
     table: Table,
     out: Annotated[Path, typer.Option("-o", "--out", help="a .png, .svg or .pdf file")],
-    figure: Annotated[str, typer.Option("--figure", help="isoflop, n_star, ...; an unknown name lists them")] = "isoflop",
+    figure: Annotated[str, typer.Option("--figure", help="an unknown name lists them")] = "isoflop",
     law: AnyLaw = None,
     params: Params = "matrices",
     compute: Compute = "exact",

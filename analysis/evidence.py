@@ -26,6 +26,7 @@ from scaling.uncertainty import Draws, bootstrap, jackknife
 FALLBACK = "chinchilla"
 CONVENTIONS = (("matrices", "exact"), ("total", "exact"), ("no-embedding", "exact"), ("matrices", "6nd"))
 HELD_OUT_SIZES = 3  # a budget with fewer sizes has no optimum to predict
+MOST_LOST = 0.05
 HELD_OUT_FACTOR = 10**0.5  # what is held out of a table without common budgets: the last half decade of compute
 
 
@@ -147,6 +148,12 @@ class Evidence:
     @part
     def resamples(self) -> Draws:
         """Its cluster bootstrap: the cross-check, and the joint region of the exponents."""
+        lost = 1 - self.draws.share_converged
+        if lost > MOST_LOST:
+            raise UnsupportedError(
+                f"{lost:.0%} of the leave-one-out refits did not converge: these data do not hold the law's parameters, "
+                "and resampling them says nothing"
+            )
         return bootstrap(self.fit, self.n_draws, seed=self.seed)
 
     @part

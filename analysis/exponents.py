@@ -19,6 +19,8 @@ def exponent_frame(draws: Draws, names: tuple[str, str] = ("alpha", "beta")) -> 
         raise ValueError(f"needs at least 20 bootstrap draws, there are {len(frame)}")
     if (frame.std() < 1e-9 * frame.abs().mean()).any():
         raise ValueError(f"{' or '.join(names)} does not vary between draws (fixed, or at a bound)")
+    if (frame[names[0]] == frame[names[1]]).all():
+        raise ValueError(f"{' and '.join(names)} are tied in {draws.fit.law.name}: there is no joint region")
     return frame.reset_index(drop=True)
 
 

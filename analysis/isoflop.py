@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 from analysis.style import MUTED, ColorScale, flops, label_ends, log_axis, new_axes, note, readable
 from scaling.profiles import IsoflopProfile
 
+MOST_CURVES = 12
+
 
 def isoflop_frame(profiles: Sequence[IsoflopProfile]) -> pd.DataFrame:
     """The points of every profile, each row with its budget and the profile's optimum and verdict."""
@@ -29,6 +31,7 @@ def plot_isoflop(profiles: Sequence[IsoflopProfile], *, ax: Axes | None = None) 
     if not profiles:
         raise ValueError("no isoFLOP profile: no two runs of different size share a budget")
     ax = new_axes(ax)
+    profiles, left_out = _fullest(profiles)
     color = ColorScale([p.flops for p in profiles])
     ends = []
     for profile in profiles:
@@ -46,8 +49,8 @@ def plot_isoflop(profiles: Sequence[IsoflopProfile], *, ax: Axes | None = None) 
     log_axis(ax.xaxis, "n_params")
     log_axis(ax.yaxis, "loss")
     _frame_losses(ax, profiles)
+    _explain(ax, profiles, left_out)
     label_ends(ax, ends)
-    _explain_refusals(ax, profiles)
     ax.set_title("IsoFLOP profiles")
     return ax
 
@@ -76,10 +79,20 @@ def _frame_losses(ax: Axes, profiles: Sequence[IsoflopProfile]) -> None:
     ax.set_ylim(low / margin, high * margin)
 
 
-def _explain_refusals(ax: Axes, profiles: Sequence[IsoflopProfile]) -> None:
+def _fullest(profiles: Sequence[IsoflopProfile]) -> tuple[list[IsoflopProfile], int]:
+    """The profiles with the most sizes, at most MOST_CURVES, in order of compute; and how many that leaves out."""
+    ranked = sorted(profiles, key=lambda p: (-p.frame["n_params"].nunique(), p.flops))[:MOST_CURVES]
+    return sorted(ranked, key=lambda p: p.flops), len(profiles) - len(ranked)
+
+
+def _explain(ax: Axes, profiles: Sequence[IsoflopProfile], left_out: int) -> None:
+    """Why optima are hollow, and what is not drawn; above the curves, where room is made for it."""
     refused = [p for p in profiles if not p.accepted]
-    if not refused:
+    lines = [f"{flops(p.flops)} refused: {p.reason.split(':')[0]}" for p in refused[:3]]
+    lines += [f"and {len(refused) - 3} more refused"] if len(refused) > 3 else []
+    lines += [f"{left_out} budgets with fewer sizes are only in the csv"] if left_out else []
+    if not lines:
         return
-    shown = [f"{flops(p.flops)}: {p.reason}" for p in refused[:3]]
-    more = [f"and {len(refused) - 3} more"] if len(refused) > 3 else []
-    note(ax, "\n".join(["hollow: refused", *shown, *more]), where="upper left", color=MUTED)
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high * (high / low) ** (0.07 * len(lines)))
+    note(ax, "\n".join(lines), where="upper left", color=MUTED)

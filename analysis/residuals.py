@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from analysis.style import ACCENT, INK, ColorScale, log_axis, new_axes, note
 from scaling.fit import Fit
 
+FAR = 8
 MAX_GROUPS = 10  # of equal count, where the abscissa takes more values than this
 
 
@@ -31,14 +32,27 @@ def plot_residuals(fit: Fit, *, by: str = "flops", ax: Axes | None = None) -> Ax
         label="group mean and 2 se",
     )  # fmt: skip
     log_axis(ax.xaxis, by)
-    reach = max(frame["residual_percent"].abs().max() * 1.25, 0.1)
-    ax.set_ylim(-reach, reach)
+    beyond = _frame_residuals(ax, frame, by)
     ax.set_ylabel("loss above the law (%)")
     spread = np.std(frame["residual_percent"])
-    note(ax, f"sd {spread:.2g}%  n = {len(frame)}", where="upper left")
+    note(ax, f"sd {spread:.2g}%, n = {len(frame)}{beyond}", where="upper left")
     ax.legend(loc="lower left")
     ax.set_title(f"Residuals against {_WORDS[by]}")
     return ax
+
+
+def _frame_residuals(ax: Axes, frame: pd.DataFrame, by: str) -> str:
+    """Limits at FAR robust standard deviations; what lies beyond is a triangle at the edge, and the words for it."""
+    size = frame["residual_percent"].abs()
+    reach = max(min(size.max(), FAR * 1.4826 * size.median()) * 1.25, 0.1)
+    ax.set_ylim(-reach, reach)
+    far = frame[size > reach]
+    for sign, marker in ((1, "^"), (-1, "v")):
+        side = far[np.sign(far["residual_percent"]) == sign]
+        ax.scatter(side[by], [sign * 0.96 * reach] * len(side), marker=marker, s=24, facecolor="none", edgecolor=ACCENT)
+    if far.empty:
+        return ""
+    return f"; {len(far)} beyond the panel, up to {far['residual_percent'].loc[size.idxmax()]:+.0f}%"
 
 
 _WORDS = {"n_params": "model size", "tokens": "tokens", "flops": "compute"}

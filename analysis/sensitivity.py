@@ -36,7 +36,10 @@ def sensitivity_frame(chosen: Fit, refit: Refit, conventions: pd.DataFrame, *, n
         ends = (getattr(r, name), getattr(r, f"{name}_low"), getattr(r, f"{name}_high"))
         if (r.params, r.compute) != (chosen.points.params, chosen.points.compute):
             rows.append(dict(zip(_COLUMNS, ("convention", f"N {r.params}, C {r.compute}", *ends), strict=True)))
-    return pd.DataFrame([r for r in rows if r is not None])
+    frame = pd.DataFrame([r for r in rows if r is not None])
+    if len(frame) < 2 or np.ptp(frame["value"]) < 1e-9:
+        raise ValueError(f"nothing moves the exponent {name} of this law: it is fixed by its form, or too few runs")
+    return frame
 
 
 _COLUMNS = ("what", "setting", "value", "low", "high")

@@ -13,6 +13,7 @@ from scaling.profiles import IsoflopProfile
 from scaling.uncertainty import Draws
 
 STEP = 0.05  # of ln C, for the central difference
+SPACING = 1.9  # of compute: between closer budgets the noise of two optima is larger than what they differ by
 
 
 def slope_frame(fit: Fit, draws: Draws | None = None, *, reach: float = 10) -> pd.DataFrame:
@@ -30,11 +31,14 @@ def slope_frame(fit: Fit, draws: Draws | None = None, *, reach: float = 10) -> p
 
 
 def measured_slopes(profiles: Sequence[IsoflopProfile]) -> pd.DataFrame:
-    """Slope between the best losses of neighbouring accepted profiles, at their geometric mean compute."""
-    best = [(p.flops, p.loss_opt) for p in profiles if p.accepted]
+    """Slope between the best losses of accepted profiles at least SPACING apart, at their geometric mean compute."""
+    best: list[tuple[float, float]] = []
+    for flops, loss in sorted((p.flops, p.loss_opt) for p in profiles if p.accepted):
+        if not best or flops >= SPACING * best[-1][0]:
+            best.append((flops, loss))
     if len(best) < 2:
         return pd.DataFrame({"flops": [], "slope": []})
-    compute, loss = np.log(np.array(sorted(best))).T
+    compute, loss = np.log(np.array(best)).T
     return pd.DataFrame({"flops": np.exp((compute[1:] + compute[:-1]) / 2), "slope": np.diff(loss) / np.diff(compute)})
 
 

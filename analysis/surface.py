@@ -33,9 +33,10 @@ def plot_surface(fit: Fit, *, ax: Axes | None = None) -> Axes:
     loss = np.asarray(fit.law(N, D), float)
     norm = BoundaryNorm(_levels(np.concatenate([loss.ravel(), runs["loss"]])), LOSS_MAP.N)
     ax.contourf(N, D, loss, levels=norm.boundaries, cmap=LOSS_MAP, norm=norm, extend="both", zorder=0)
+    size, edge = (26, 0.8) if len(runs) <= 100 else (13, 0.5)
     ax.scatter(
-        runs["n_params"], runs["tokens"], c=runs["loss"], cmap=LOSS_MAP, norm=norm, s=26, edgecolor="white",
-        linewidth=0.8, zorder=3,
+        runs["n_params"], runs["tokens"], c=runs["loss"], cmap=LOSS_MAP, norm=norm, s=size, edgecolor="white",
+        linewidth=edge, zorder=3,
     )  # fmt: skip
     _draw_frontier(ax, fit, sizes, tokens)
     log_axis(ax.xaxis, "n_params")
