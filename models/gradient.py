@@ -33,10 +33,9 @@ def loss_and_gradients(model: Transformer, inputs_BT: Tensor, targets_BT: Tensor
     x_DN = model.embedding.index_select(0, ids_N).t().contiguous()
     undo = []
     for block in model.blocks:
-        x_DN, backward = _attention_sublayer(block, x_DN, inputs_BT.shape)
-        undo.append(backward)
-        x_DN, backward = _mlp_sublayer(block, x_DN)
-        undo.append(backward)
+        for sublayer in (_attention_sublayer, _mlp_sublayer):
+            x_DN, backward = sublayer(block, x_DN, inputs_BT.shape)
+            undo.append(backward)
     logits_NV = torch.empty(len(ids_N), len(model.head), device=x_DN.device)
     _, backward = _normed_linear(x_DN, model.norm, model.head, out=logits_NV.t())
     loss, dlogits_NV = _cross_entropy(logits_NV, targets_BT.reshape(-1, 1))
@@ -60,7 +59,7 @@ def _attention_sublayer(block: Block, x_DN: Tensor, shape: torch.Size) -> tuple[
     return torch.addmm(x_DN, block.output, y_DN), backward
 
 
-def _mlp_sublayer(block: Block, x_DN: Tensor) -> tuple[Tensor, Backward]:
+def _mlp_sublayer(block: Block, x_DN: Tensor, _: torch.Size) -> tuple[Tensor, Backward]:
     gate_up_EN, norm_backward = _normed_linear(x_DN, block.mlp_norm, block.gate_up)
     gate_FN, up_FN = gate_up_EN.chunk(2)
     sigmoid_FN = gate_FN.sigmoid()
@@ -73,7 +72,7 @@ def _mlp_sublayer(block: Block, x_DN: Tensor) -> tuple[Tensor, Backward]:
         dgate_up_EN = torch.empty_like(gate_up_EN)
         dgate_FN, dup_FN = dgate_up_EN.chunk(2)
         torch.mul(dhidden_FN, silu_FN, out=dup_FN)
-        torch.addcmul(sigmoid_FN, silu_FN, 1 - sigmoid_FN, out=dgate_FN)  # the derivative of silu
+        torch.add(sigmoid_FN, silu_FN, out=dgate_FN).addcmul_(silu_FN, sigmoid_FN, value=-1)  # the derivative of silu
         dgate_FN.mul_(dhidden_FN.mul_(up_FN))
         return norm_backward(dgate_up_EN).add_(dy_DN)
 
@@ -84,16 +83,17 @@ def _normed_linear(
     x_DN: Tensor, gain_D: nn.Parameter, weight_ED: nn.Parameter, out: Tensor | None = None
 ) -> tuple[Tensor, Backward]:
     """weight (gain * x / rms(x)), (E, N)."""
-    scale_1N = (x_DN.square().mean(0, keepdim=True) + NORM_EPS).rsqrt_()
+    mean_1D, eps_11 = _averaging(len(x_DN), x_DN.device)
+    scale_1N = torch.addmm(eps_11, mean_1D, x_DN.square()).rsqrt_()
     unit_DN = x_DN * scale_1N
     folded_ED = weight_ED * gain_D
 
     def backward(dy_EN: Tensor) -> Tensor:
-        dfolded_ED = dy_EN @ unit_DN.t()
+        dfolded_ED = torch.mm(unit_DN, dy_EN.t()).t()
         torch.mul(dfolded_ED, gain_D, out=weight_ED.grad)
         torch.sum(dfolded_ED.mul_(weight_ED), 0, out=gain_D.grad)
         dunit_DN = folded_ED.t() @ dy_EN
-        along_1N = (dunit_DN * unit_DN).mean(0, keepdim=True)
+        along_1N = mean_1D @ (dunit_DN * unit_DN)
         return dunit_DN.addcmul_(unit_DN, along_1N, value=-1).mul_(scale_1N)
 
     return torch.mm(folded_ED, unit_DN, out=out), backward
@@ -104,34 +104,28 @@ def _attend(qkv_EN: Tensor, n_head: int, shape: torch.Size) -> tuple[Tensor, Bac
     batch, length = shape
     width = len(qkv_EN) // (3 * n_head)
     cos, sin, mask_TT = _tables(length, width, qkv_EN.device)
-    by_head = (batch * n_head, width, length)
-
-    def split_heads(x_DN: Tensor) -> Tensor:
-        return x_DN.view(n_head, width, batch, length).permute(2, 0, 1, 3)
-
-    def rotated() -> tuple[Tensor, Tensor]:
-        """An empty (q and k, S, K, T), and the same memory in the order of a product's rows."""
-        memory = qkv_EN.new_empty(2, batch, n_head, 2, width // 2, length)
-        return memory.view(2, *by_head), memory.permute(0, 2, 3, 4, 1, 5)
-
     qkv = qkv_EN.view(3, n_head, 2, width // 2, batch, length)
-    (q_SKT, k_SKT), rows = rotated()
-    torch.mul(qkv[:2], cos, out=rows).addcmul_(qkv[:2].flip(2), sin)
-    v_SKT = split_heads(qkv[2]).reshape(by_head)
+
+    def by_head() -> tuple[Tensor, Tensor]:
+        """Room for q, k, v as (3, S, K, T), and the same room in the order of `qkv`."""
+        room = qkv.new_empty(3, batch, n_head, 2, width // 2, length)
+        return room.view(3, -1, width, length), room.permute(0, 2, 3, 4, 1, 5)
+
+    (q_SKT, k_SKT, v_SKT), rotated = by_head()
+    torch.mul(qkv, cos, out=rotated).addcmul_(qkv.flip(2), sin)
     weight_STU = torch.baddbmm(mask_TT, q_SKT.transpose(1, 2), k_SKT).softmax(-1)
     y_SKT = torch.bmm(v_SKT, weight_STU.transpose(1, 2))
 
     def backward(dy_DN: Tensor) -> Tensor:
-        dy_SKT = split_heads(dy_DN).reshape(by_head)
+        dy_SKT = dy_DN.view(n_head, width, batch, length).permute(2, 0, 1, 3).reshape(q_SKT.shape)
         dweight_STU = torch.bmm(dy_SKT.transpose(1, 2), v_SKT)
         dscore_STU = torch._softmax_backward_data(dweight_STU, weight_STU, -1, weight_STU.dtype)
-        (dq_SKT, dk_SKT), drows = rotated()
+        (dq_SKT, dk_SKT, dv_SKT), drotated = by_head()
         torch.bmm(k_SKT, dscore_STU.transpose(1, 2), out=dq_SKT)
         torch.bmm(q_SKT, dscore_STU, out=dk_SKT)
-        dqkv = torch.empty_like(qkv)
-        torch.mul(drows, cos, out=dqkv[:2]).addcmul_(drows.flip(2), sin, value=-1)
-        split_heads(dqkv[2]).copy_(torch.bmm(dy_SKT, weight_STU).view(batch, n_head, width, length))
-        return dqkv.view_as(qkv_EN)
+        torch.bmm(dy_SKT, weight_STU, out=dv_SKT)
+        dqkv = torch.mul(drotated, cos, out=torch.empty_like(qkv))
+        return dqkv.addcmul_(drotated.flip(2), sin, value=-1).view_as(qkv_EN)
 
     return y_SKT.view(batch, n_head, width, length).permute(1, 2, 0, 3).reshape(n_head * width, -1), backward
 
@@ -139,17 +133,26 @@ def _attend(qkv_EN: Tensor, n_head: int, shape: torch.Size) -> tuple[Tensor, Bac
 def _cross_entropy(logits_NV: Tensor, targets_N1: Tensor) -> tuple[Tensor, Tensor]:
     """Mean loss, and the gradient of the logits."""
     p_NV = logits_NV.softmax(1)
-    smallest = torch.finfo(p_NV.dtype).tiny
-    loss = p_NV.gather(1, targets_N1).clamp_min_(smallest).log_().mean().neg_()
-    p_NV.scatter_add_(1, targets_N1, torch.full_like(targets_N1, -1, dtype=p_NV.dtype))
-    return loss, p_NV.div_(len(p_NV))
+    p_N1 = p_NV.gather(1, targets_N1)
+    loss = p_N1.clamp_min(torch.finfo(p_N1.dtype).tiny).log_().mean().neg_()
+    return loss, p_NV.scatter_(1, targets_N1, p_N1 - 1).div_(len(p_NV))
+
+
+@lru_cache(maxsize=8)
+def _averaging(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """A row that averages over the width as a product, and the epsilon of the norms."""
+    return torch.full((1, width), 1 / width, device=device), torch.full((1, 1), NORM_EPS, device=device)
 
 
 @lru_cache(maxsize=8)
 def _tables(length: int, width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """cos and sin over (q and k, H, halves, K / 2, B, T), queries with the scale of the scores; the causal mask."""
+    """cos and sin over (q k v, H, halves, K / 2, B, T), and the causal mask.
+
+    Queries carry the scale of the scores, values are not rotated.
+    """
     cos_T1K, sin_T1K = rotary_tables(length, width)
-    scale = torch.tensor([width**-0.5, 1.0]).view(2, 1, 1, 1, 1, 1)
-    cos, sin = (scale * table.view(length, 2, width // 2).permute(1, 2, 0)[:, :, None] for table in (cos_T1K, sin_T1K))
+    cos, sin = (table.view(length, 2, width // 2).permute(1, 2, 0) for table in (cos_T1K, sin_T1K))
+    cos = torch.stack([cos * width**-0.5, cos, torch.ones_like(cos)])[:, None, :, :, None]
+    sin = torch.stack([sin * width**-0.5, sin, torch.zeros_like(sin)])[:, None, :, :, None]
     mask_TT = torch.full((length, length), -torch.inf).triu_(1)
-    return cos.contiguous().to(device), sin.contiguous().to(device), mask_TT.to(device)
+    return cos.to(device), sin.to(device), mask_TT.to(device)
