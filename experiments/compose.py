@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from experiments.config import ExperimentConfig
 from experiments.names import suggest
@@ -41,11 +42,12 @@ def split_overrides(overrides: Sequence[str], loader: object) -> list[list[str]]
 
 
 def to_spec(config: DictConfig) -> ExperimentConfig:
-    """The typed configuration of a composed tree, interpolations resolved."""
+    """The typed configuration of a composed tree, interpolations resolved, keys beyond the schema refused."""
     config = deepcopy(config)
     with open_dict(config):
         config.pop("hydra", None)
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ExperimentConfig), config))
+    plain = OmegaConf.to_container(config, resolve=True)  # as plain values: `+key=...` opens the tree's own schema
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ExperimentConfig), plain))
 
 
 def check_overrides(overrides: Sequence[str], spec: ExperimentConfig) -> None:
@@ -65,7 +67,7 @@ def readable_errors() -> Iterator[None]:
     """Turn what Hydra and OmegaConf raise about a configuration into a UsageError of one line."""
     try:
         yield
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise UsageError(explain(error)) from error
 
 
@@ -75,9 +77,9 @@ def explain(error: Exception) -> str:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         return f"no {group or 'config'} {name!r}{suggest(name, error.options or [])}"
     told = _first_sentence(error)
-    unknown = re.search(r"Could not override '([^']+)'", told)
-    if unknown:
-        return f"unknown key {unknown[1]!r}{_near_key(unknown[1])}"
+    unknown = re.search(r"Could not override '([^']+)'", told) or re.search(r"full_key: (\S+)", str(error))
+    if unknown and (near := _near_key(unknown[1])):
+        return f"unknown key {unknown[1]!r}{near}"
     cause = error.__cause__
     return f"{told} {_first_sentence(cause)}" if cause is not None else told
 

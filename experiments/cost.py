@@ -1,7 +1,7 @@
 """Seconds before anything is trained: a step costs a L + b F + c L tokens d (layers L, width d, exact FLOPs F).
 
-The three rates are measured once on a machine (`measure`, about ten seconds) and kept; until then those of a named
-machine stand in, and what a plan prints says which.
+The three rates are measured once on a machine (`experiments.calibrate`, about ten seconds) and kept; until then those
+of a named machine stand in, and what a plan prints says which.
 """
 
 import heapq
@@ -30,10 +30,15 @@ class Speed:
 
     def step(self, cell: Cell) -> float:
         """Predicted seconds of one optimiser step."""
-        shape, tokens = cell.model, cell.batch_tokens
-        flops = cell.training_flops / cell.steps
-        activations = shape.n_layer * tokens * shape.d_model
-        return self.per_layer * shape.n_layer + self.per_flop * flops + self.per_activation * activations
+        layers, flops, activations = work(cell)
+        return self.per_layer * layers + self.per_flop * flops + self.per_activation * activations
+
+
+def work(cell: Cell) -> tuple[float, float, float]:
+    """What a step's time is made of: layers, FLOPs, layers x tokens x width."""
+    shape = cell.model
+    flops = cell.training_flops / cell.steps
+    return float(shape.n_layer), flops, float(shape.n_layer * cell.batch_tokens * shape.d_model)
 
 
 REFERENCE = Speed(2.0e-3, 3.0e-11, 5.0e-8, "rates of a 2.45 GHz Zen 3 core; isoflop plan --calibrate measures this one")

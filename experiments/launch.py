@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from hydra.core.utils import JobReturn, JobStatus
 
 from experiments.cell import Cell
-from experiments.compose import check_overrides
-from experiments.config import ExperimentConfig
+from experiments.compose import UsageError, check_overrides
+from experiments.config import ExperimentConfig, WhereSpec
 from experiments.cost import Speed, known_speed, trunk_seconds
 from experiments.progress import closing_table, live_line
 from experiments.study import Study
@@ -40,9 +40,26 @@ class Job:
     error: str = ""
 
 
+def worker_count(where: WhereSpec) -> int:
+    """Workers of a launch: one per core unless told. Raises UsageError for an impossible number."""
+    if where.workers is not None and where.workers < 1:
+        raise UsageError(f"where.workers must be at least 1, or null for one per core; not {where.workers}")
+    if where.threads < 1:
+        raise UsageError(f"where.threads must be at least 1; not {where.threads}")
+    if where.workers is not None:
+        return where.workers
+    return max(1, cores() // where.threads)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def run_sweep(sets: Sequence[ArgumentSet], launch: Launch, *, workers: int) -> int:
     """Train what the studies of these argument sets lack; returns the exit code that the store then gives."""
     began, speed = time.monotonic(), known_speed()
+    check_device(sets[0][1].where.device)
     studies = []
     for overrides, spec in sets:
         check_overrides(overrides, spec)
@@ -140,6 +157,19 @@ def _attempts(batch: Sequence[Job], store: Store) -> int:
     return int(store.states([cell.run_id for job in batch for cell in job.cells])["attempts"].sum())
 
 
+def check_device(device: str) -> None:
+    """Raise UsageError for a device that torch does not know or that is not here."""
+    if device == "cpu":
+        return
+    import torch  # only where it is asked for: a launch on CPU leaves the import to its workers
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"where.device={device} cannot be used here ({reason}); use where.device=cpu") from error
+
+
 def pin_threads(threads: int) -> None:
     """Threads of the workers' numerical libraries, which read the environment when they are loaded."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -155,6 +185,10 @@ def _say(studies: list, cells: list[Cell], jobs: list[Job], workers: int, thread
                 f"the window leaves out {len(study.dropped)} cells of the grid (isoflop plan names them)",
                 file=sys.stderr,
             )
+    if workers * threads > cores():
+        print(
+            f"warning: {workers} workers x {threads} threads on {cores()} cores slow each other down", file=sys.stderr
+        )
     left = sum(len(job.cells) for job in jobs)
     print(
         f"{len(cells)} cells, {left} to train in {len(jobs)} trunks, {workers} workers x {threads} threads",

@@ -14,8 +14,17 @@ from experiments.config import ModelSpec
 def suggest(name: str, allowed: Iterable[str]) -> str:
     """'; did you mean d16? allowed: d8, d16, ...' for an error message."""
     allowed = list(allowed)
-    near = difflib.get_close_matches(name, allowed, n=1)
+    initials = [other for other in allowed if _initials(other) == _last(name)]
+    near = initials or difflib.get_close_matches(name, allowed, n=1)
     return (f"; did you mean {near[0]!r}?" if near else ";") + f" allowed: {', '.join(allowed) or 'nothing'}"
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _initials(name: str) -> str:
+    return "".join(word[:1] for word in _last(name).split("_"))
 
 
 @cache

@@ -1,6 +1,5 @@
 """A Hydra sweeper that trains what a study lacks. Hydra's side only: what a launch does is `experiments.launch`."""
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +22,10 @@ class IsoflopSweeper(Sweeper):
     """Launches one job per trunk through any launcher; ends in SystemExit with the exit code that the store gives."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from experiments.launch import worker_count
+
         self.config, self.hydra_context = config, hydra_context
-        self.workers = config.where.workers or available_cores()
+        self.workers = worker_count(config.where)
         with open_dict(config):
             if "n_jobs" in config.hydra.launcher:  # joblib
                 config.hydra.launcher.n_jobs = self.workers
@@ -45,7 +46,3 @@ class IsoflopSweeper(Sweeper):
 
     def _launch(self, job_overrides: list[list[str]], first: int) -> Any:
         return self.launcher.launch(job_overrides, initial_job_idx=first)
-
-
-def available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
