@@ -7,6 +7,7 @@ from scipy.special import fdtrc, stdtr, stdtrit
 
 from scaling.finding import Case, Check, Finding, likelihood_ratio, variant
 from scaling.fit import FitError
+from scaling.profile import profile
 
 BITS = float(-np.log(np.log(2.0)))  # ln(bits / nats)
 PLAUSIBLE = {"a": (0.35, 0.75), "alpha": (0.15, 0.9), "beta": (0.15, 0.9), "frontier": (0.04, 0.3)}
@@ -121,6 +122,15 @@ def second_basin(case: Case) -> Iterator[Finding]:
 def identified(case: Case) -> Iterator[Finding]:
     """E and kappa: is the objective worse enough at the edge of what they could be?"""
     fit, critical = case.fit, _critical(case)
+    if "kappa" in fit.free and fit.noise > 1e-9:
+        curve = profile(fit, "kappa", level=case.level)
+        if curve.open_below or curve.open_above:
+            yield Finding(
+                "unidentified", "warn",
+                f"kappa is not identified: kappa = {curve.estimate:.3g}, its profile is open "
+                f"{'below' if curve.open_below else 'above'}",
+                "fix kappa = 1, or add runs so that tokens per parameter span a factor 30",
+            )  # fmt: skip
     if "E" in fit.free:
         ratio = 0.0 if "E" in fit.bounds_hit else likelihood_ratio(fit, variant(fit, fixed={"E": 0.0}))
         lo = case.draws.interval("E", case.level, positive=False)[0] if case.draws else np.inf
@@ -157,7 +167,9 @@ def _freed_kappa(case: Case, critical: float) -> Iterator[Finding]:
         f"moves from {case.fit.law.E:.4g} to {E:.4g}",  # type: ignore[attr-defined]
         "compare --law chinchilla-kappa on a held-out budget before extrapolating the loss",
     )  # fmt: skip
-    if "E" in case.fit.free and likelihood_ratio(freed, variant(freed, fixed={"E": 0.0})) < critical:
+    # A floor that stands firm when kappa is freed needs no second look: fitting E = 0 to such data takes a second.
+    gone = "E" in case.fit.free and case.fit.law.E > 1.5 * E  # type: ignore[attr-defined]
+    if gone and likelihood_ratio(freed, variant(freed, fixed={"E": 0.0})) < critical:
         yield Finding(
             "unidentified", "warn",
             f"E is not identified: E = {case.fit.law.E:.4g} rests on kappa = 1; with kappa free E = 0 fits as well",  # type: ignore[attr-defined]

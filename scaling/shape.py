@@ -74,7 +74,7 @@ def fit_shape(budgets: Sequence[pd.DataFrame], cost: Cost) -> ProfileShape:
 
         start = _descend(penalised, start)
         noise = np.sqrt(np.sum(misfit(start) ** 2) / spare)
-        if noise < 1e-12 or abs(noise / previous - 1) < 1e-3:
+        if noise < 1e-12 or abs(noise / previous - 1) < 1e-2:
             break
     return ProfileShape(float(np.exp(start[0])), float(np.exp(start[1])), float(noise))
 
@@ -99,7 +99,7 @@ def _descend(function: Callable[[np.ndarray], np.ndarray], start: np.ndarray, *,
         else:
             return at
         moved, at, value, damping = np.abs(there - at).max(), there, lower, damping / 10
-        if moved < 1e-9:
+        if moved < 1e-7:
             break
     return at
 
