@@ -8,7 +8,6 @@ from matplotlib.axes import Axes
 
 from analysis.style import (
     COMPUTE_MAP,
-    FAINT,
     INK,
     LEVEL,
     MUTED,
@@ -23,9 +22,11 @@ from analysis.style import (
 from scaling.fit import Fit
 from scaling.laws import Law
 from scaling.profiles import IsoflopProfile
+from scaling.published import PUBLISHED, Published
 from scaling.uncertainty import Draws
 
 REFERENCE = 20  # tokens per parameter, the rule of thumb from Hoffmann et al. 2022
+OVERLAID = ("kaplan-2020", "hoffmann-2022", "porian-2024")
 REACH = 10  # how far beyond the largest compute a law is drawn
 _LETTER = {"n_params": ("N", "a"), "tokens": ("D", "b")}
 
@@ -57,12 +58,12 @@ def plot_allocation(
     *,
     quantity: str = "n_params",
     profiles: Sequence[IsoflopProfile] = (),
-    published: Mapping[str, Law] | None = None,
+    published: Mapping[str, Published] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """The law's optimum (n_params or tokens) against compute with its 90% band, the profile optima as points.
 
-    `published` laws are drawn thin for comparison, by label. Raises ValueError for a law without an optimum.
+    `published` frontiers are drawn thin for comparison, by name. Raises ValueError for a law without an optimum.
     """
     ax = new_axes(ax)
     frame = allocation_frame(fit, draws, quantity=quantity)
@@ -71,11 +72,11 @@ def plot_allocation(
     inside = frame[frame["inside"]]
     ax.plot(frame["flops"], frame["optimum"], color=INK, lw=1.2, ls=(0, (4, 2)))
     ax.plot(inside["flops"], inside["optimum"], color=INK, lw=1.8)
-    ends = [*_reference(ax, fit, frame, quantity), *_published(ax, fit, frame, letter, published or {})]
+    ends = _published(ax, frame, letter, published or {})
     _profile_optima(ax, profiles, quantity)
     log_axis(ax.xaxis, "flops")
     log_axis(ax.yaxis, quantity, label=f"optimal {'model size' if letter == 'N' else 'tokens'} {letter}*")
-    label_ends(ax, ends, size=7)
+    label_ends(ax, [*ends, *_reference(ax, fit, frame, quantity, at_end=bool(ends))], size=7)
     note(ax, _exponent_text(fit, draws, letter, exponent), where="upper left", color=INK)
     ax.set_title(f"Compute-optimal {'model size' if letter == 'N' else 'tokens'}")
     return ax
@@ -104,19 +105,44 @@ def _profile_optima(ax: Axes, profiles: Sequence[IsoflopProfile], quantity: str)
         ax.plot(profile.flops, y, "D", ms=6, mfc=face, mec="white" if profile.accepted else shade, zorder=4)
 
 
-def _reference(ax: Axes, fit: Fit, frame: pd.DataFrame, quantity: str) -> list[tuple]:
-    """The line of 20 tokens per parameter under the fitted cost C = k N^(1+slope) D."""
+def _reference(ax: Axes, fit: Fit, frame: pd.DataFrame, quantity: str, *, at_end: bool) -> list[tuple]:
+    """The line of 20 tokens per parameter under the fitted cost C = k N^(1+slope) D; its label for the end, if wanted.
+
+    Otherwise the label stands beside the line, on the side away from the law.
+    """
     size = (frame["flops"] / (fit.cost.k * REFERENCE)) ** (1 / (2 + fit.cost.slope))
     value = size if quantity == "n_params" else REFERENCE * size
     ax.plot(frame["flops"], value, color=MUTED, lw=0.9, ls=":")
-    return [(frame["flops"].iloc[-1], value.iloc[-1], f"{REFERENCE} tokens/param", MUTED)]
+    text = f"{REFERENCE} tokens/param"
+    if at_end:
+        return [(frame["flops"].iloc[-1], value.iloc[-1], text, MUTED)]
+    at = int(0.62 * len(frame))
+    above = value.iloc[at] > frame["optimum"].iloc[at]
+    ax.annotate(
+        text, (frame["flops"].iloc[at], value.iloc[at]), xytext=(-5, 5) if above else (5, -4),
+        textcoords="offset points", ha="right" if above else "left", va="bottom" if above else "top",
+        fontsize=7, color=MUTED,
+    )  # fmt: skip
+    return []
 
 
-def _published(ax: Axes, fit: Fit, frame: pd.DataFrame, letter: str, published: Mapping[str, Law]) -> list[tuple]:
+def comparable(frame: pd.DataFrame) -> dict[str, Published]:
+    """The published frontiers whose fitted range shares at least a decade of compute with the points in `frame`."""
+    low, high = frame["flops"].min(), frame["flops"].max()
+    shared = {n: min(high, PUBLISHED[n].flops[1]) / max(low, PUBLISHED[n].flops[0]) for n in OVERLAID}
+    return {n: PUBLISHED[n] for n, overlap in shared.items() if overlap >= 10}
+
+
+def _published(
+    ax: Axes, frame: pd.DataFrame, letter: str, published: Mapping[str, Published]
+) -> list[tuple[float, float, str, str]]:
+    """Thin lines, solid inside the range each was fitted on; under their own conventions, not those of the points."""
     ends = []
     compute = frame["flops"].to_numpy()
-    for label, law in published.items():
-        value = np.asarray(getattr(law.optimal(compute), letter), float)
-        ax.plot(compute, value, color=FAINT, lw=1.0, ls=(0, (4, 2)))
-        ends.append((compute[-1], value[-1], label, MUTED))
+    for name, said in published.items():
+        value = np.asarray(getattr(said.law.optimal(compute), letter), float)
+        inside = (compute >= said.flops[0]) & (compute <= said.flops[1])
+        ax.plot(compute, value, color=MUTED, lw=0.8, ls=(0, (4, 2)), zorder=1.5)
+        ax.plot(compute[inside], value[inside], color=MUTED, lw=1.1, zorder=1.5)
+        ends.append((compute[-1], value[-1], name, MUTED))
     return ends

@@ -151,7 +151,7 @@ class Evidence:
         lost = 1 - self.draws.share_converged
         if lost > MOST_LOST:
             raise UnsupportedError(
-                f"{lost:.0%} of the leave-one-out refits did not converge: these data do not hold the law's parameters, "
+                f"{lost:.0%} of the leave-one-out refits did not converge: these data do not hold the parameters, "
                 "and resampling them says nothing"
             )
         return bootstrap(self.fit, self.n_draws, seed=self.seed)

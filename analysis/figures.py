@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.allocation import allocation_frame, plot_allocation
+from analysis.allocation import allocation_frame, comparable, plot_allocation
 from analysis.curves import learning_curves, plot_learning_curves
 from analysis.evidence import Evidence, UnsupportedError
 from analysis.exponents import exponent_frame, plot_exponents
@@ -49,8 +49,9 @@ def _curves(e: Evidence) -> pd.DataFrame:
 
 def _allocation(quantity: str) -> tuple[Draw, Callable[[Evidence], pd.DataFrame]]:
     def draw(e: Evidence, ax: Axes | None) -> Axes:
-        draws = _optional(lambda: e.draws)
-        return plot_allocation(e.fit, draws, quantity=quantity, profiles=_profiles_or_none(e), ax=ax)
+        draws, published = _optional(lambda: e.draws), comparable(e.points.frame)
+        profiles = _profiles_or_none(e)
+        return plot_allocation(e.fit, draws, quantity=quantity, profiles=profiles, published=published, ax=ax)
 
     return draw, lambda e: allocation_frame(e.fit, _optional(lambda: e.draws), quantity=quantity)
 
