@@ -142,6 +142,9 @@ def _plain(table: pd.DataFrame, params: str, compute: str, notes: list[str]) -> 
         notes.append("tokens are missing: taken as flops / (6 x n_params)")
         frame["tokens"] = frame["flops"] / (6.0 * frame["n_params"])
     if "tokens" not in frame or "n_params" not in frame:
+        for absent in {"tokens", "n_params"} - set(frame):
+            if near_match(absent, set(map(str, frame)) - {*QUANTITIES, *OPTIONAL}):
+                require(frame, (absent,), source=source)  # a misspelt column, not a table without it
         return frame, (AS_GIVEN, AS_GIVEN)
     if "flops" in frame and compute == "exact":
         return frame, (AS_GIVEN, AS_GIVEN)

@@ -19,8 +19,11 @@ GRID = 256
 
 @dataclass(frozen=True)
 class Envelope:
-    """The lowest curve at each compute. `frame` has flops, n_params, tokens, loss, run_id and `bracketed`: whether both
-    a smaller and a larger model were measured at that compute. Only bracketed points enter the allocation."""
+    """The lowest curve at each compute. `frame` has flops, n_params, tokens, loss, run_id of the lowest curve.
+
+    `bracketed` says whether both a smaller and a larger model were measured at that compute; only then are there
+    n_opt and tokens_opt, the optimum between the sizes, which the allocation goes through.
+    """
 
     frame: pd.DataFrame
     allocation: PowerFit
@@ -66,20 +69,36 @@ def _curves(rows: pd.DataFrame, params: str, compute: str) -> pd.DataFrame:
 
 def _lowest(curves: pd.DataFrame) -> pd.DataFrame:
     grid = np.geomspace(curves["flops"].min(), curves["flops"].max(), GRID)
-    groups = [g for _, g in curves.groupby("cluster") if len(g) > 1]
-    sizes = np.array([g["n_params"].iloc[0] for g in groups])
-    loss = np.array([_at(g, "loss", grid) for g in groups])
-    measured = np.isfinite(loss)
-    winner = np.argmin(np.where(measured, loss, np.inf), axis=0)
-    at = np.arange(GRID)
-    n_params = sizes[winner]
-    smaller = (measured & (sizes[:, None] < n_params)).any(axis=0)
-    larger = (measured & (sizes[:, None] > n_params)).any(axis=0)
-    tokens = np.array([_at(g, "tokens", grid) for g in groups])[winner, at]
-    frame = pd.DataFrame({"flops": grid, "n_params": n_params, "tokens": tokens, "loss": loss[winner, at]})
-    frame["run_id"] = [groups[w]["run_id"].iloc[-1] for w in winner]
-    frame["bracketed"] = smaller & larger
-    return frame[measured.any(axis=0)].reset_index(drop=True)
+    sizes = np.sort(curves["n_params"].unique())
+    loss, tokens, runs = [], [], []
+    for size in sizes:
+        seeds = [g for _, g in curves[curves["n_params"] == size].groupby("cluster")]
+        loss.append(np.mean([_at(g, "loss", grid) for g in seeds], axis=0))
+        tokens.append(_at(seeds[0], "tokens", grid))
+        runs.append(seeds[0]["run_id"].iloc[-1])
+    rows = [_lowest_at(k, sizes, np.array(loss), np.array(tokens)) for k in range(GRID)]
+    frame = pd.DataFrame([r | {"flops": c} for r, c in zip(rows, grid, strict=True) if r])
+    return frame.assign(run_id=[runs[w] for w in frame.pop("winner")])
+
+
+def _lowest_at(k: int, sizes: np.ndarray, loss: np.ndarray, tokens: np.ndarray) -> dict | None:
+    """The lowest size at grid point k, and the vertex of the parabola through it and its measured neighbours.
+
+    The vertex takes the staircase out of the envelope: sizes are few, and a step's slope is zero.
+    """
+    measured = np.flatnonzero(np.isfinite(loss[:, k]))
+    if not len(measured):
+        return None
+    position = int(np.argmin(loss[measured, k]))
+    w = measured[position]
+    row = {"winner": w, "n_params": sizes[w], "tokens": tokens[w, k], "loss": loss[w, k], "bracketed": False}
+    if 0 < position < len(measured) - 1:
+        three = measured[position - 1 : position + 2]
+        x, t = np.log(sizes[three]), np.log(tokens[three, k])
+        a, b, _ = np.polyfit(x - x[1], loss[three, k], 2)
+        vertex = x[1] - b / (2 * a)
+        row |= {"bracketed": True, "n_opt": np.exp(vertex), "tokens_opt": np.exp(np.interp(vertex, x, t))}
+    return row
 
 
 def _at(curve: pd.DataFrame, column: str, grid: np.ndarray) -> np.ndarray:
@@ -89,10 +108,10 @@ def _at(curve: pd.DataFrame, column: str, grid: np.ndarray) -> np.ndarray:
 
 
 def _power(frame: pd.DataFrame) -> PowerFit:
-    inside = frame[frame["bracketed"]].rename(columns={"n_params": "n_opt", "tokens": "tokens_opt"})
-    if inside["n_opt"].nunique() < 3:
+    inside = frame[frame["bracketed"]]
+    if inside["n_params"].nunique() < 3:
         raise NoAllocationError(
-            f"{inside['n_opt'].nunique()} sizes are lowest somewhere between smaller and larger ones: "
+            f"{inside['n_params'].nunique()} sizes are lowest somewhere between smaller and larger ones: "
             "an envelope needs three"
         )
     return allocation(inside)

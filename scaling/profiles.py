@@ -96,12 +96,12 @@ def _profile(frame: pd.DataFrame, cost: Cost, method: str, shape: ProfileShape |
         log_n, sd, curve, reason = _akima(x, y)
     else:
         log_n, sd, curve, reason = _parabola(x, y)
-    reason = reason or _bracket(x, y, log_n)
+    reason = _bracket(x, y, log_n, method) or reason
     accepted = not reason
     if accepted:
         sd = max(sd, float(np.median(np.diff(x))) / 3)
         reason = _caution(x, log_n)
-    n_opt = float(np.exp(log_n))
+    n_opt = float(np.exp(log_n)) if np.isfinite(log_n) else float("nan")
     return IsoflopProfile(
         flops=flops,
         frame=frame,
@@ -164,12 +164,18 @@ def _parabola_sd(x: np.ndarray, y: np.ndarray, a: float, b: float) -> float:
     return float(np.sqrt(noise * gradient @ np.linalg.inv(design.T @ design) @ gradient))
 
 
-def _bracket(x: np.ndarray, y: np.ndarray, log_n: float) -> str:
-    """Why the optimum is not between the sizes, or an empty string."""
-    if x[0] < log_n < x[-1]:
+def _bracket(x: np.ndarray, y: np.ndarray, log_n: float, method: str) -> str:
+    """Why the optimum is not between the sizes, or an empty string.
+
+    The two fitted curves need a measured rise on both sides; the interpolation is taken at its word.
+    """
+    lowest = int(np.argmin(y))
+    inside = 0 < lowest < len(x) - 1 or method == "akima"
+    if len(x) < MIN_SIZES or np.isnan(log_n) or (x[0] < log_n < x[-1] and inside):
         return ""
-    edge = "largest" if log_n >= x[-1] or (np.isnan(log_n) and np.argmin(y) == len(x) - 1) else "smallest"
-    return f"no interior minimum: the loss is lowest at or beyond the {edge} size, add {edge[:-3]}er ones"
+    largest = log_n >= x[-1] or (log_n > x[0] and lowest > 0)
+    edge, more = ("largest", "larger") if largest else ("smallest", "smaller")
+    return f"no interior minimum: the loss is lowest at or beyond the {edge} size, add {more} ones"
 
 
 def _caution(x: np.ndarray, log_n: float) -> str:

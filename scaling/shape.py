@@ -29,7 +29,7 @@ class ProfileShape:
     def minimum(
         self, frame: pd.DataFrame, flops: float, cost: Cost
     ) -> tuple[float, float, Callable[[np.ndarray], np.ndarray], str]:
-        """ln N* at the budget, its standard deviation, the curve of loss against N, and why there is no minimum."""
+        """ln N* at the budget (infinite on a slope), its sd, the curve of loss against N, and why there is none."""
         axes = _Axes.of(frame)
         design, c = axes.solve(self.alpha, self.beta)
         log_n0, log_d0 = axes.log_n0, axes.log_d0
@@ -41,7 +41,7 @@ class ProfileShape:
         if c[1] <= 0 and c[2] <= 0:
             return np.nan, np.nan, curve, "the profile is concave: the loss is highest between the sizes"
         if c[1] <= 0 or c[2] <= 0:
-            return np.nan, np.nan, curve, ""
+            return (-np.inf if c[1] <= 0 else np.inf), np.nan, curve, ""
         beta_n = self.beta * (1 + cost.slope)
         log_d_of_one = np.log(cost.tokens(flops, 1.0))
         log_ratio = np.log(self.alpha * c[1] / (beta_n * c[2])) + self.alpha * log_n0

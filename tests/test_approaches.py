@@ -1,0 +1,200 @@
+"""Approaches 1 and 2 recover what is known, published data give published exponents, refused profiles stay visible."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scaling.accounting import points
+from scaling.approaches import (
+    METHODS,
+    NoAllocationError,
+    allocation,
+    approaches,
+    envelope,
+    isoflop_profiles,
+    parabola_bias,
+)
+from scaling.laws import Chinchilla
+from scaling.simulate import simulate_points, simulate_study
+
+HOFFMANN = Chinchilla(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
+SKEWED = Chinchilla(E=1.69, A=8000.0, B=82.0, alpha=0.465, beta=0.155)
+BUDGETS = np.geomspace(1e18, 1e21, 4)
+PORIAN = {0: 0.834, 1: 0.701, 2: 0.604, 3: 0.571, 4: 0.497}
+
+
+def isoflop_points(law, decades, n_sizes, *, shift=0.0, noise=0.0):
+    sizes = np.array([law.optimal(c).N * np.exp(shift) * np.logspace(-decades, decades, n_sizes) for c in BUDGETS])
+    return points(simulate_points(law, sizes, BUDGETS[:, None] / 6 / sizes, noise=noise))
+
+
+@pytest.mark.parametrize("law", [HOFFMANN, SKEWED])
+@pytest.mark.parametrize("shift", [0.0, 0.7])
+def test_the_exact_profile_recovers_the_optimum_without_noise(law, shift):
+    data = isoflop_points(law, np.log10(16), 15, shift=shift)
+    for profile in isoflop_profiles(data, window=64):
+        best = law.optimal(profile.flops)
+        assert profile.accepted
+        assert profile.n_opt == pytest.approx(best.N, rel=1e-6)
+        assert profile.tokens_opt == pytest.approx(best.D, rel=1e-6)
+        assert profile.loss_opt == pytest.approx(best.loss, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("law", "decades", "bias"),
+    [(HOFFMANN, 0.6, 0.015), (HOFFMANN, 1.0, 0.042), (HOFFMANN, 1.2, 0.061),
+     (SKEWED, 0.6, 0.08), (SKEWED, 1.0, 0.23), (SKEWED, 1.2, 0.35)],
+)  # fmt: skip
+def test_the_parabola_misses_by_as_much_as_is_known_and_says_so(law, decades, bias):
+    data = isoflop_points(law, decades, 7)
+    exact = isoflop_profiles(data, window=64)
+    for parabola, profile in zip(isoflop_profiles(data, method="parabola", window=64), exact, strict=True):
+        off = parabola.n_opt / law.optimal(parabola.flops).N - 1
+        assert off == pytest.approx(bias, abs=0.006)
+        assert np.expm1(parabola_bias(profile, window=64)) == pytest.approx(off, abs=1e-6)
+
+
+def test_the_exact_profile_follows_attention_in_the_cost(study_law):
+    data = points(simulate_study(study_law, sizes=range(8, 81, 8), factor=16))
+    for profile in isoflop_profiles(data):
+        assert profile.n_opt == pytest.approx(study_law.optimal(profile.flops, data.cost).N, rel=0.03)
+
+
+@pytest.mark.parametrize("step", PORIAN)
+def test_porian_exponents(public_data, step):
+    table = pd.read_csv(public_data / "porian_discrepancies" / "isoflop_points.csv").dropna()
+    data = points(table[(table["group"] == "rw") & (table["row"] == step)])
+    akima = allocation(isoflop_profiles(data, method="akima"))
+    parabola = allocation(isoflop_profiles(data, method="parabola"))
+    assert akima.n_exponent == pytest.approx(PORIAN[step], abs=0.005)
+    assert parabola.n_exponent == pytest.approx(PORIAN[step], abs=0.03)
+    assert akima.n_interval[0] < PORIAN[step] < akima.n_interval[1]
+
+
+def one_budget(sizes, loss):
+    n = np.asarray(sizes, float)
+    return points(pd.DataFrame({"n_params": n, "tokens": 1e18 / 6 / n, "loss": loss}))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("loss", "why"),
+    [
+        ([3.4, 3.2, 3.1, 3.05, 3.02], "no interior minimum.*largest size, add larger"),
+        ([3.02, 3.05, 3.1, 3.2, 3.4], "no interior minimum.*smallest size, add smaller"),
+        ([3.0, 3.3, 3.4, 3.3, 3.0], "concave|no interior minimum"),
+    ],
+)
+def test_a_profile_without_a_minimum_is_refused_with_a_reason_and_kept(method, loss, why):
+    (profile,) = isoflop_profiles(one_budget([1e7, 2e7, 4e7, 8e7, 16e7], loss), method=method)
+    assert not profile.accepted
+    assert len(profile.frame) == 5
+    with pytest.raises(NoAllocationError, match="0 budgets"):
+        allocation([profile])
+    assert re.search(why, profile.reason), profile.reason
+
+
+def test_an_off_centre_parabola_is_refused_and_the_exact_profile_is_not():
+    sizes = HOFFMANN.optimal(1e18).N * np.geomspace(0.65, 8, 6)
+    data = one_budget(sizes, HOFFMANN(sizes, 1e18 / 6 / sizes))
+    (parabola,) = isoflop_profiles(data, method="parabola", window=64)
+    assert not parabola.accepted
+    assert "off-centre" in parabola.reason
+    (exact,) = isoflop_profiles(data)
+    assert exact.accepted
+    assert "only one size is smaller" in exact.reason
+
+
+def test_two_sizes_are_no_profile():
+    (profile,) = isoflop_profiles(one_budget([1e7, 2e7], [3.1, 3.0]))
+    assert "at least 3" in profile.reason
+    assert np.isnan(profile.n_opt)
+
+
+def test_an_unknown_method_names_the_choices():
+    with pytest.raises(ValueError, match="exact, akima, parabola"):
+        isoflop_profiles(one_budget([1e7, 2e7], [3.1, 3.0]), method="cubic")
+
+
+def test_allocation_recovers_a_power_law_and_its_interval_keeps_the_grid_in_mind():
+    flops = np.geomspace(1e18, 1e21, 5)
+    frame = pd.DataFrame({"flops": flops, "n_opt": 0.1 * flops**0.5, "tokens_opt": flops**0.5 / 0.6})
+    clean = allocation(frame)
+    assert (clean.n_exponent, clean.n_coef) == pytest.approx((0.5, 0.1), rel=1e-9)
+    np.testing.assert_allclose(clean.n(flops), frame["n_opt"])
+    np.testing.assert_allclose(clean.tokens(flops), frame["tokens_opt"])
+    assert np.ptp(clean.n_interval) < 1e-9
+    coarse = allocation(frame.assign(log_n_sd=0.2))
+    spread = np.log(flops) - np.log(flops).mean()
+    assert np.ptp(coarse.n_interval) / 2 == pytest.approx(1.6449 * 0.2 / np.sqrt(spread @ spread), rel=1e-3)
+    with pytest.raises(NoAllocationError, match="at least two"):
+        allocation(frame.head(1))
+
+
+def test_vertex_sd_is_at_least_a_third_of_the_grid_step():
+    for method in METHODS:
+        for profile in isoflop_profiles(isoflop_points(HOFFMANN, 1.0, 9), method=method):
+            assert profile.log_n_sd == pytest.approx(np.log(10) / 4 / 3, rel=1e-6)
+
+
+def test_replicates_of_a_size_count_in_every_method():
+    sizes = np.repeat(HOFFMANN.optimal(1e18).N * np.geomspace(1 / 4, 4, 7), 2)
+    loss = HOFFMANN(sizes, 1e18 / 6 / sizes) * np.tile([1.01, 0.99], 7)
+    for method in METHODS:
+        (profile,) = isoflop_profiles(one_budget(sizes, loss), method=method)
+        assert profile.n_opt == pytest.approx(HOFFMANN.optimal(1e18).N, rel=0.05)
+
+
+def test_the_envelope_finds_the_exponent_from_curves(study_law):
+    dense = simulate_study(study_law, sizes=range(8, 97, 8), factor=1e9)
+    found = envelope(dense)
+    truth = study_law.exponents(points(dense).cost)
+    assert found.allocation.n_exponent == pytest.approx(truth["a"], abs=0.04)
+    assert found.allocation.n_interval[0] < truth["a"] < found.allocation.n_interval[1]
+    inside = found.frame[found.frame["bracketed"]]
+    assert inside["n_params"].is_monotonic_increasing
+    assert (np.diff(found.frame["loss"]) < 0).mean() > 0.95
+    assert set(found.frame["run_id"]) <= set(dense["run_id"])
+    assert "constant learning rate" in found.notes[0]
+
+
+def test_no_curves_no_envelope(study_law):
+    with pytest.raises(NoAllocationError, match="no training curves"):
+        envelope(simulate_study(study_law, curves=False))
+
+
+def test_side_by_side_on_a_study_everything_agrees(study_table, study_law):
+    found = approaches(study_table)
+    assert [r.approach for r in found.rows] == [1, 2, 2, 2, 3, 3]
+    truth = study_law.exponents(found.points.cost)["a"]
+    for row in found.rows:
+        assert row.power is not None, row.reason
+        assert row.power.n_interval[0] < truth < row.power.n_interval[1]
+    assert found.agree
+    assert "agree within their intervals" in str(found)
+    text = json.dumps(found.to_dict(), allow_nan=False)
+    assert set(json.loads(text)["budgets"][0]) >= {"flops", "parabola_bias", *METHODS}
+
+
+def test_a_disagreement_is_named(study_table):
+    found = approaches(study_table, laws=("chinchilla",))
+    *others, law = found.rows
+    far = replace(law.power, n_exponent=law.power.n_exponent + 1)
+    moved = replace(found, rows=(*others, replace(law, power=far)))
+    assert not moved.agree
+    assert "2 profiles, exact and 3 chinchilla" in moved.disagreements
+    assert "DISAGREE" in str(moved)
+
+
+def test_what_cannot_be_answered_is_a_row_with_its_reason():
+    found = approaches(one_budget([1e7, 2e7, 4e7, 8e7], [3.1, 3.0, 3.0, 3.1]).frame)
+    reasons = {r.method: r.reason for r in found.rows if r.power is None}
+    assert "no training curves" in reasons["envelope"]
+    assert "at least two" in reasons["exact"]
+    assert "chinchilla" in reasons
+    json.dumps(found.to_dict(), allow_nan=False)
+    assert "none:" in str(found)

@@ -1,0 +1,161 @@
+"""Bad tables end in one clear line that names the column or the rows and the remedy."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scaling.accounting import points
+from scaling.runs import RunTableError, compact, write_run
+from scaling.tables import MAX_POINTS, TableError, near_match, read_table
+
+
+@pytest.fixture
+def good():
+    n, d = np.meshgrid([1e6, 2e6, 4e6], [1e7, 4e7, 1.6e8])
+    return pd.DataFrame({"n_params": n.ravel(), "tokens": d.ravel(), "loss": np.linspace(4, 3, 9)})
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(frame, name="runs.csv"):
+        path = tmp_path / name
+        frame.to_parquet(path) if path.suffix == ".parquet" else frame.to_csv(path, index=False)
+        return path
+
+    return write
+
+
+def test_csv_and_parquet_read_alike(good, save):
+    pd.testing.assert_frame_equal(read_table(save(good)), read_table(save(good, "runs.parquet")))
+
+
+def test_a_store_a_run_file_and_a_compacted_table_read_alike(study_table, tmp_path):
+    for run, rows in study_table.groupby("run_id"):
+        write_run(tmp_path / "runs" / "cells" / run / "run.parquet", rows.to_dict("records"), {})
+    compact(tmp_path / "runs", tmp_path / "all.parquet")
+    assert read_table(tmp_path / "runs").equals(read_table(tmp_path / "all.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("renamed", "message"),
+    [
+        ({"loss": "val_loss"}, "no column 'loss'; did you mean 'val_loss'. Use --map loss=val_loss"),
+        ({"loss": "losss"}, "did you mean 'losss'"),
+        ({"n_params": "N"}, "no column 'n_params'; did you mean 'N'"),
+        ({"n_params": "parameters"}, "did you mean 'parameters'"),
+        ({"loss": "zzz"}, "name yours with --map loss=COLUMN"),
+    ],
+)
+def test_a_missing_column_names_the_near_match(good, save, renamed, message):
+    with pytest.raises(TableError, match=message):
+        read_table(save(good.rename(columns=renamed)))
+
+
+def test_misspelt_tokens_are_an_error_and_absent_ones_are_not(good, save):
+    with pytest.raises(TableError, match="no column 'tokens'; did you mean 'tokns'"):
+        points(read_table(save(good.rename(columns={"tokens": "tokns"}))))
+    assert points(read_table(save(good.drop(columns="tokens")))).frame["tokens"].isna().all()
+    table = read_table(save(good.drop(columns="tokens").assign(flops=6e13)))
+    np.testing.assert_allclose(points(table).frame["tokens"], 6e13 / 6 / good["n_params"])
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("loss", 0.0, r"loss is zero or negative in 2 of 9 rows \(rows 3, 5\).*--where \"loss > 0\""),
+        ("loss", -1.0, "zero or negative in 2 of 9"),
+        ("loss", np.nan, r"loss is NaN or empty in 2 of 9 rows \(rows 3, 5\)"),
+        ("loss", np.inf, "loss is infinite in 2 of 9 rows"),
+        ("tokens", 0, "tokens is zero or negative"),
+        ("n_params", np.nan, "n_params is NaN or empty"),
+        ("loss", "n/a?", r"loss is not a number in 2 of 9 rows"),
+    ],
+)
+def test_values_that_no_law_takes_are_counted_and_named(good, save, column, value, message):
+    bad = good.astype({column: object})
+    bad.loc[[2, 4], column] = value
+    with pytest.raises(TableError, match=message):
+        points(read_table(save(bad)))
+
+
+def test_row_numbers_still_count_the_file_after_a_filter(good, save):
+    good.loc[8, "loss"] = 0.0
+    with pytest.raises(TableError, match=r"\(row 9\)"):
+        points(read_table(save(good), where="n_params > 1e6"))
+
+
+def test_bad_runs_are_named_by_run(study_table):
+    table = study_table.copy()
+    at = table.index[table["final"]][0]
+    table.loc[at, "loss"] = np.nan
+    with pytest.raises(TableError, match=table.loc[at, "run_id"]):
+        points(table)
+
+
+def test_where_keeps_rows_and_says_how_many(good, save):
+    table = read_table(save(good), where="tokens > 1e7")
+    assert len(table) == 6
+    assert table.attrs["notes"] == ('--where "tokens > 1e7" keeps 6 of 9 rows',)
+    assert points(table).notes[0] == table.attrs["notes"][0]
+
+
+@pytest.mark.parametrize("where", ["tokns > 1", "tokens >", "tokens > 1e99", "loss", "loss + 1", "__import__('os')"])
+def test_a_where_that_cannot_be_answered_is_an_error(good, save, where):
+    with pytest.raises(TableError, match="--where"):
+        read_table(save(good), where=where)
+
+
+def test_map_renames_and_says_so(good, save):
+    table = read_table(save(good.rename(columns={"loss": "val"})), mapping={"loss": "val"})
+    assert table["loss"].tolist() == good["loss"].tolist()
+    assert table.attrs["notes"] == ("loss is the column val",)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [({"loss": "los"}, "did you mean 'loss'"), ({"los": "loss"}, "did you mean 'loss'"), ({"x": "loss"}, "is none of")],
+)
+def test_a_wrong_map_is_an_error(good, save, mapping, message):
+    with pytest.raises(TableError, match=message):
+        read_table(save(good), mapping=mapping)
+
+
+def test_files_that_are_no_tables(tmp_path, good, save):
+    with pytest.raises(TableError, match="no such file or folder"):
+        read_table(tmp_path / "nowhere.csv")
+    (tmp_path / "empty.csv").touch()
+    with pytest.raises(TableError, match="the file is empty"):
+        read_table(tmp_path / "empty.csv")
+    (tmp_path / "header.csv").write_text("n_params,tokens,loss\n")
+    with pytest.raises(TableError, match="has no rows"):
+        read_table(tmp_path / "header.csv")
+    (tmp_path / "ragged.csv").write_text("a,b\n1,2\n1,2,3,4\n")
+    with pytest.raises(TableError, match="cannot be read as CSV"):
+        read_table(tmp_path / "ragged.csv")
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x80" * 9)
+    with pytest.raises(TableError, match="cannot be read as CSV"):
+        read_table(tmp_path / "binary.csv")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 nothing here")
+    with pytest.raises(TableError, match="cannot be read as parquet"):
+        read_table(tmp_path / "broken.parquet")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(RunTableError, match="no finished run here"):
+        read_table(tmp_path / "folder")
+
+
+def test_a_parquet_that_is_no_run_table_says_which_column_it_lacks(save):
+    with pytest.raises(TableError, match=r"no column 'loss'.*columns: x, y"):
+        read_table(save(pd.DataFrame({"x": [1], "y": [2]}), "other.parquet"))
+
+
+def test_a_million_rows_are_refused_with_the_count():
+    many = pd.DataFrame({"n_params": np.full(1_000_000, 1e6), "tokens": 1e7, "loss": 3.0})
+    with pytest.raises(TableError, match=f"1000000 rows, and a fit takes at most {MAX_POINTS}"):
+        points(many)
+
+
+def test_near_match_prefers_aliases_to_spelling():
+    assert near_match("loss", ["gloss", "val_loss"]) == "val_loss"
+    assert near_match("tokens", ["D", "x"]) == "D"
+    assert near_match("loss", ["loss_c4_val"]) == "loss_c4_val"
+    assert near_match("loss", ["x"]) is None
