@@ -79,7 +79,8 @@ def explain(error: Exception) -> str:
     told = _first_sentence(error)
     unknown = re.search(r"Could not override '([^']+)'", told) or re.search(r"full_key: (\S+)", str(error))
     if unknown and (near := _near_key(unknown[1])):
-        return f"unknown key {unknown[1]!r}{near}"
+        file = re.match(r"In '([^']+)'", told)
+        return f"{f'conf/{file[1]}.yaml: ' if file else ''}unknown key {unknown[1]!r}{near}"
     cause = error.__cause__
     return f"{told} {_first_sentence(cause)}" if cause is not None else told
 
