@@ -1,0 +1,253 @@
+"""What one launch does with a study, in this process: no worker pool, a tiny corpus, cells of a fraction of a second."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from hydra.core.utils import JobReturn, JobStatus
+
+from experiments import launch, sweep, trainer
+from experiments.config import BudgetSpec, DataSpec, ExperimentConfig, ModelSpec, ScheduleSpec, StudySpec, WindowSpec
+from experiments.launch import MAX_DEATHS, Job, finish, in_order, run_sweep
+from scaling.runs import read_config, read_runs, same_runs
+from scaling.store import create_store
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """A corpus of a dozen small files."""
+    folder = tmp_path_factory.mktemp("text")
+    for i in range(12):
+        (folder / f"{i}.txt").write_text("".join(f"{i * j % 97} and {j * j % 89}, " for j in range(800)))
+    return folder
+
+
+@pytest.fixture
+def spec(text, tmp_path):
+    """Four cells in two trunks."""
+    return ExperimentConfig(
+        data=DataSpec(name="t", source="files", files=[f"{text}/*.txt"], eval_tokens=512, held_out_fraction=0.3),
+        schedule=ScheduleSpec(warmup_steps=3),
+        study=StudySpec(name="tiny", sizes=["d6", "d8"], budgets=[2e8, 4e8], window=WindowSpec(min_steps=1)),
+        where=replace(ExperimentConfig().where, corpora=str(text.parent / "corpora"), checkpoint_seconds=0.0),
+        runs=str(tmp_path / "runs"),
+    )
+
+
+def in_process(spec, *, before=lambda arguments: None):
+    """A launcher that runs each job here, as Hydra's basic launcher does."""
+
+    def launcher(job_overrides, first):
+        return [one(arguments) for arguments in job_overrides]
+
+    def one(arguments):
+        trunk = arguments[-1].removeprefix("where.trunk='").removesuffix("'")
+        outcome = JobReturn()
+        try:
+            before(trunk)
+            study, corpus = sweep.load(spec)
+            cells = study.trunks[trunk]
+            sweep.train_claimed(cells, corpus, create_store(spec.runs), spec.where, study)
+            outcome.return_value, outcome.status = None, JobStatus.COMPLETED
+        except Exception as error:
+            outcome.return_value, outcome.status = error, JobStatus.FAILED
+        return outcome
+
+    return launcher
+
+
+def run(spec, **options):
+    return run_sweep([([], spec)], in_process(spec, **options), workers=1)
+
+
+def states(spec):
+    return create_store(spec.runs).states().set_index("run_id")
+
+
+def failing(monkeypatch, run_id, error=RuntimeError("boom")):
+    """Make the trainer raise when it comes to the cooldown of one cell."""
+    cool_down = trainer._cool_down
+
+    def broken(learner, cell, *rest):
+        if cell.run_id == run_id:
+            raise error
+        return cool_down(learner, cell, *rest)
+
+    monkeypatch.setattr(trainer, "_cool_down", broken)
+
+
+def test_every_cell_ends_done_with_its_rows_and_configuration(spec, capsys):
+    assert run(spec) == 0
+    assert "4 cells: 4 done" in capsys.readouterr().out
+    table = states(spec)
+    assert set(table["state"]) == {"done"}
+    assert (table["attempts"] == 1).all()
+    assert set(read_runs(spec.runs)["run_id"]) == set(table.index)
+    config = read_config(create_store(spec.runs).run_file(table.index[0]))
+    assert (config["study"], config["what"]["seed"]) == ("tiny", 0)
+
+
+def test_a_second_launch_trains_nothing(spec, monkeypatch):
+    assert run(spec) == 0
+    monkeypatch.setattr(trainer, "train_trunk", lambda *a, **k: pytest.fail("trained again"))
+    assert run(spec) == 0
+
+
+def test_a_cell_that_raises_leaves_the_others_and_is_retried_alone(spec, monkeypatch, capsys):
+    study, _ = sweep.load(spec)
+    bad = study.cells[0].run_id  # the shorter of its trunk: the longer one must go on without it
+    with monkeypatch.context() as patched:
+        failing(patched, bad)
+        assert run(spec) == 1
+    table = states(spec)
+    assert table["state"].to_dict() == {cell.run_id: "failed" if cell.run_id == bad else "done" for cell in study.cells}
+    assert "RuntimeError: boom" in table.loc[bad, "error"]
+    assert "Traceback" in table.loc[bad, "error"]
+    assert table.loc[bad, "step"] > 0
+    assert f"failed   {bad}" in capsys.readouterr().out
+    assert run(spec) == 0
+    after = states(spec)
+    assert after.loc[bad, ["state", "attempts"]].tolist() == ["done", 2]
+    assert (after.drop(bad)["attempts"] == 1).all()
+
+
+def test_a_retried_cell_has_the_losses_of_an_undisturbed_one(spec, monkeypatch, tmp_path):
+    undisturbed = replace(spec, runs=str(tmp_path / "undisturbed"))
+    assert run(undisturbed) == 0
+    with monkeypatch.context() as patched:
+        failing(patched, sweep.load(spec)[0].cells[0].run_id)
+        run(spec)
+    run(spec)
+    assert same_runs(read_runs(spec.runs), read_runs(undisturbed.runs))
+
+
+def test_a_cell_that_diverges_is_a_row_and_is_never_retried(spec, monkeypatch):
+    hot = replace(spec, optim=replace(spec.optim, learning_rate=1e38))
+    assert run(hot) == 1
+    table = states(hot)
+    assert set(table["state"]) == {"diverged"}
+    assert table["error"].str.contains("loss is nan at step").all()
+    assert set(read_runs(hot.runs)["state"]) == {"diverged"}
+    monkeypatch.setattr(trainer, "train_trunk", lambda *a, **k: pytest.fail("trained again"))
+    assert run(hot) == 1
+
+
+def test_a_single_cell_shares_the_store_with_the_sweep(spec, tmp_path):
+    single = replace(spec, study=StudySpec(), model=ModelSpec(d_model=8, n_head=1), budget=BudgetSpec(flops=4e8))
+    assert run(single) == 0
+    assert run(spec) == 0
+    attempts = states(spec)["attempts"]
+    assert (attempts == 1).all()
+    assert len(attempts) == 4
+    whole = replace(spec, runs=str(tmp_path / "whole"))
+    run(whole)
+    assert same_runs(read_runs(spec.runs), read_runs(whole.runs))
+
+
+def test_a_larger_budget_later_goes_on_from_the_trunk(spec, tmp_path):
+    first = replace(spec, study=replace(spec.study, budgets=[2e8]))
+    run(first)
+    run(spec)
+    whole = replace(spec, runs=str(tmp_path / "whole"))
+    run(whole)
+    assert same_runs(read_runs(spec.runs), read_runs(whole.runs))
+
+
+def test_order_is_the_cheapest_then_the_longest():
+    jobs = [Job(str(s), [], (), float(s)) for s in (3, 9, 1, 5)]
+    assert [job.seconds for job in in_order(jobs)] == [1, 9, 5, 3]
+
+
+def dies(spec, trunk, times):
+    """A launcher whose worker dies on one trunk: cells say running, nobody holds the claim, the pool raises."""
+    store, calls, work = create_store(spec.runs), [], in_process(spec)
+    study, _ = sweep.load(spec)
+
+    def launcher(job_overrides, first):
+        trunks = [arguments[-1].split("'")[1] for arguments in job_overrides]
+        calls.append(trunks)
+        if trunk in trunks and sum(trunk in call for call in calls) <= times:
+            for cell in study.trunks[trunk]:
+                store.start(sweep.listing(cell))
+            raise ConnectionError("a worker was killed")
+        return work(job_overrides, first)
+
+    return launcher, calls
+
+
+def test_what_a_killed_worker_left_is_launched_again(spec):
+    trunk = next(iter(sweep.load(spec)[0].trunks))
+    launcher, calls = dies(spec, trunk, times=1)
+    assert run_sweep([([], spec)], launcher, workers=1) == 0
+    assert [len(call) for call in calls] == [2, 2]
+    assert sorted(states(spec)["attempts"]) == [1, 1, 2, 2]
+
+
+def test_a_trunk_that_keeps_dying_ends_alone_and_lost(spec, capsys):
+    trunk = next(iter(sweep.load(spec)[0].trunks))
+    launcher, calls = dies(spec, trunk, times=99)
+    assert run_sweep([([], spec)], launcher, workers=1) == 1
+    assert sum(trunk in call for call in calls) == MAX_DEATHS
+    assert calls[-1] == [trunk]
+    table = states(spec)
+    assert table.groupby("trunk_id")["state"].first().to_dict()[trunk] == "lost"
+    assert (table["state"] == "done").sum() == 2
+    assert "ConnectionError" in table.loc[table["state"] == "lost", "error"].iloc[0]
+    assert run_sweep([([], spec)], in_process(spec), workers=1) == 0  # the next launch tries it again
+
+
+def test_a_launcher_that_cannot_start_anything_is_the_callers_error(spec):
+    def launcher(job_overrides, first):
+        raise OSError("sinfo: not found")
+
+    with pytest.raises(OSError, match="sinfo"):
+        run_sweep([([], spec)], launcher, workers=1)
+
+
+def test_a_job_that_fails_before_its_first_cell_is_the_callers_error(spec):
+    def full(trunk):
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space left"):
+        run(spec, before=full)
+
+
+def test_a_trunk_that_another_launch_holds_is_waited_for(spec, monkeypatch):
+    store = create_store(spec.runs)
+    study, corpus = sweep.load(spec)
+    trunk, cells = next(iter(study.trunks.items()))
+    claim, waits = store.claim(trunk), []
+
+    def sleep(seconds):
+        waits.append(seconds)
+        claim.release()
+        sweep.train_claimed(cells, corpus, store, spec.where, study)  # the other launch finishes it
+
+    monkeypatch.setattr(launch.time, "sleep", sleep)
+    assert run(spec) == 0
+    assert len(waits) == 1
+    assert (states(spec)["attempts"] == 1).all()
+
+
+def test_nothing_is_written_for_a_study_that_is_refused(spec, tmp_path):
+    wrong = replace(spec, study=replace(spec.study, budgets=[-1.0]))
+    with pytest.raises(ValueError, match="must be a positive number"):
+        run(wrong)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_pools_worker_without_a_parent_ends(monkeypatch, tmp_path):
+    ended = []
+    monkeypatch.setattr(sweep, "HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(sweep.multiprocessing, "current_process", lambda: SimpleNamespace(name="LokyProcess-1"))
+    parents = iter([10, 10, 1])
+    monkeypatch.setattr(sweep.os, "getppid", lambda: next(parents, 1))
+    monkeypatch.setattr(sweep.os, "_exit", lambda code: ended.append(code) or stop.set())
+    stop = sweep.threading.Event()
+    with sweep._heartbeat(create_store(tmp_path).claim("t")):
+        assert stop.wait(5)
+    assert ended[0] == 1
+
+
+def test_finish_does_nothing_without_jobs(tmp_path):
+    finish([], create_store(tmp_path), lambda *a: pytest.fail("launched"))
