@@ -18,7 +18,7 @@ from scaling.holdout import HoldOutError
 from scaling.objective import Objective
 from scaling.rolling import fit_at, forecast
 from scaling.scoreboard_text import plain
-from scaling.stack import Mixture, mixture
+from scaling.stack import Forecast, Mixture, mixture
 from scaling.uncertainty import jackknife
 
 LEVELS = (0.5, 0.8, 0.95)
@@ -54,7 +54,7 @@ class Target:
 class Outlook:
     """Loss at the target: the stacked distribution, each law's own, and the optimal size when it was asked for.
 
-    `laws` is indexed by law: weight, loss, sd (of ln loss), lo, hi at the widest level, n_opt. `reach` is target
+    `members` are the laws' own forecasts, without discrepancy. `laws` is indexed by law: weight, loss, sd (of ln loss), lo, hi at the widest level, n_opt. `reach` is target
     compute over the largest in the table; `n_interval` of n_opt is at the widest level, over all laws.
     """
 
@@ -68,6 +68,7 @@ class Outlook:
     n_opt: float | None
     n_interval: tuple[float, float] | None
     stacked: Mixture
+    members: dict[str, Mixture]
     points: Points
     notes: tuple[str, ...]
 
@@ -124,17 +125,19 @@ def outlook(
         )
     fits, weights, preferred, discrepancy, notes = _weighed(data, laws, objective)
     reach = float(target.flops / data.frame["flops"].max())
-    rows, said = [], []
+    rows, said = [], {}
     for law, fitted in fits.items():
         at = _place(fitted, target)
-        told = forecast(fitted, at).widened(discrepancy * max(np.log(reach), 0.0))
+        told = forecast(fitted, at)
         lo, hi = mixture([told], [1.0]).interval(max(LEVELS))
         rows.append({
             "law": law, "weight": weights[law], "loss": float(np.exp(told.mean[0])), "sd": float(told.sd[0]),
             "lo": float(np.exp(lo[0])), "hi": float(np.exp(hi[0])), "n_opt": float(at["n_params"].iloc[0]),
         })  # fmt: skip
-        said.append(told)
-    stacked = mixture(said, [weights[law] for law in fits])
+        said[law] = told
+    own = {law: mixture([told], [1.0]) for law, told in said.items()}
+    width = discrepancy * max(np.log(reach), 0.0)
+    stacked = mixture([told.widened(width) for told in said.values()], [weights[law] for law in fits])
     intervals = {level: _pair(stacked, level) for level in LEVELS}
     n_opt, n_interval = _best_size(fits, weights, preferred, target) if target.optimal else (None, None)
     if reach > FAR:
@@ -144,7 +147,7 @@ def outlook(
         )
     return Outlook(
         target, float(np.exp(stacked.quantile(0.5)[0])), intervals, pd.DataFrame(rows).set_index("law"), preferred,
-        reach, discrepancy, n_opt, n_interval, stacked, data, (*data.notes, *notes),
+        reach, discrepancy, n_opt, n_interval, stacked, own, data, (*data.notes, *notes),
     )  # fmt: skip
 
 
@@ -189,11 +192,12 @@ def _best_size(
     fits: dict[str, Fit], weights: dict[str, float], preferred: str, target: Target
 ) -> tuple[float, tuple[float, float]]:
     """The preferred law's optimal size, and the interval stacked over laws."""
-    from scaling.stack import Forecast
-
     said = []
     for fitted in fits.values():
-        error = jackknife(fitted).standard_error(lambda law, f=fitted: np.log(law.optimal(target.flops, f.cost).N))
+        cost = fitted.cost
+        draws = jackknife(fitted)
+        sizes = [np.log(law.optimal(target.flops, cost).N) for law in draws.laws]
+        error = np.sqrt(len(draws) - 1) * np.std(sizes)
         centre = np.log(np.atleast_1d(fitted.optimal(target.flops).N))
         said.append(Forecast(centre, np.atleast_1d(error) + 1e-9, max(fitted.n_clusters - 1, 1)))
     lo, hi = mixture(said, [weights[law] for law in fits]).interval(max(LEVELS))

@@ -70,7 +70,7 @@ class Mixture:
 def mixture(forecasts: Sequence[Forecast], weights: Any, *, negligible: float = 1e-3) -> Mixture:
     """Forecasts stacked with weights, those below `negligible` left out and the rest rescaled to sum to 1."""
     weights = np.asarray(weights, dtype=float) / np.sum(weights)
-    kept = np.flatnonzero(weights >= negligible)
+    kept = np.flatnonzero(weights >= negligible).tolist()
     return Mixture(tuple(forecasts[i] for i in kept), weights[kept] / weights[kept].sum())
 
 

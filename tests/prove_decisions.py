@@ -1,0 +1,125 @@
+"""Slow proofs that the decisions hold on simulated truths: python -m tests.prove_decisions [NAME ...]
+
+Each prints its measured figures beside the bar. The same simulations run small in the test suite.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from scaling.arms import frontier
+from scaling.forecast import Target, outlook
+from scaling.laws import Chinchilla, Cost
+from scaling.multiplier import multiplier
+from scaling.simulate import simulate_points
+
+BESIROGLU = Chinchilla(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
+BENT = Chinchilla(E=1.75, A=3.1e3, B=2.4e4, alpha=0.55, beta=0.58, kappa=0.6)
+NOISE = 0.003
+
+
+def isoflop_table(law: Chinchilla, *, seed: int, noise: float = NOISE, largest: float = 1e20) -> pd.DataFrame:
+    """Five budgets over 2.5 decades below `largest`, seven sizes within a factor 5.6 of each optimum."""
+    budgets = largest * 10.0 ** np.linspace(-2.5, 0, 5)
+    sizes = law.optimal(budgets).N[:, None] * 10.0 ** np.linspace(-0.75, 0.75, 7)
+    return simulate_points(law, sizes, budgets[:, None] / (6 * sizes), noise=noise, seed=seed)
+
+
+def coverage(law: Chinchilla, laws: tuple[str, ...], *, repeats: int, first: int = 0) -> dict[str, dict[str, float]]:
+    """Share of runs at 10x compute inside the 90% interval, by law and stacked, and the mean width of the interval."""
+    target = Target(1e21)
+    inside: dict[str, list[float]] = {}
+    for seed in range(first, first + repeats):
+        said = outlook(isoflop_table(law, seed=seed), target, laws)
+        noise = np.random.default_rng([7, seed]).normal(0.0, NOISE)
+        measured = float(np.log(law.optimal(target.flops).loss) + noise)
+        share = float(said.stacked.cdf(np.array([measured]))[0])
+        inside.setdefault("stacked", []).append(0.05 <= share <= 0.95)
+        for name, own in said.members.items():
+            inside.setdefault(name, []).append(0.05 <= float(own.cdf(np.array([measured]))[0]) <= 0.95)
+    return {name: {"coverage": float(np.mean(hits)), "repeats": len(hits)} for name, hits in inside.items()}
+
+
+def prove_coverage(repeats: int = 100) -> None:
+    laws = ("chinchilla", "chinchilla-kappa", "chinchilla-tied", "saturating")
+    told = coverage(BESIROGLU, laws, repeats=repeats)
+    print(f"truth Chinchilla, 10x: right law {told['chinchilla']}, all {told}   (bar: .85 to .97)")
+    told = coverage(BENT, laws, repeats=repeats)
+    print(f"truth kappa .6, 10x: right law {told['chinchilla-kappa']}, all {told}   (bar: .85 to .97)")
+    told = coverage(BENT, ("chinchilla", "chinchilla-tied", "chinchilla-no-floor"), repeats=repeats)
+    print(f"truth kappa .6, only kappa = 1 in the stack: {told}   (bar: stacked at least .80)")
+
+
+BASE = Chinchilla(E=1.0, A=40.0, B=400.0, alpha=0.40, beta=0.45)
+CROSSING = 3e13  # FLOPs where the steeper arm overtakes
+
+
+def two_arms(rival: Chinchilla, *, seed: int, noise: float = 0.005) -> pd.DataFrame:
+    """Twelve cells an arm: three budgets over 1.5 decades, four sizes around the baseline's optimum."""
+    budgets = 10.0 ** np.array([12.5, 13.25, 14.0])
+    sizes = BASE.optimal(budgets).N[:, None] * 10.0 ** np.linspace(-0.6, 0.6, 4)
+    tokens = budgets[:, None] / (6 * sizes)
+    arms = {"base": BASE, "rival": rival}
+    frames = [
+        simulate_points(law, sizes, tokens, noise=noise, seed=2 * seed + i).assign(arm=arm)
+        for i, (arm, law) in enumerate(arms.items())
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def cheaper(factor: float) -> Chinchilla:
+    """BASE for a constant factor less compute."""
+    half = np.sqrt(factor)
+    return Chinchilla(BASE.E, BASE.A * half**-BASE.alpha, BASE.B * half**-BASE.beta, BASE.alpha, BASE.beta)
+
+
+def steeper() -> Chinchilla:
+    """Exponents 12% larger than BASE's, equal in loss at CROSSING: m grows with compute and passes 1 in the data."""
+    best = BASE.optimal(CROSSING)
+    alpha, beta = 1.12 * BASE.alpha, 1.12 * BASE.beta
+    A, B = BASE.A * best.N ** (alpha - BASE.alpha), BASE.B * best.D ** (beta - BASE.beta)
+    return Chinchilla(BASE.E, float(A), float(B), alpha, beta)
+
+
+def arms_coverage(rival: Chinchilla, *, repeats: int) -> dict[str, float]:
+    """Share of 90% intervals of m that hold the truth at three losses and three computes; how often an arm is said
+    to be better with probability .95; how often the crossover's interval holds the true one."""
+    hits: list[bool] = []
+    claims, false, crossed = [], [], []
+    for seed in range(repeats):
+        pair = multiplier(two_arms(rival, seed=seed), by="arm", baseline="base").pairs[0]
+        base, new = frontier(BASE, Cost()), frontier(rival, Cost())
+        loss = pair.at_loss["loss"].to_numpy()
+        flops = pair.at_compute["flops"].to_numpy()
+        truth = [base.compute(loss) / new.compute(loss), base.compute(new.loss(flops)) / flops]
+        for frame, true in zip((pair.at_loss, pair.at_compute), truth, strict=True):
+            hits += list((frame["lo"] <= true) & (true <= frame["hi"]))
+        claims.append(float(np.mean(pair.at_compute["p_better"] > 0.95)))
+        false.append(float(np.mean(pair.at_compute["p_better"] < 0.05)))
+        at = pair.crossover
+        crossed.append(at["possible"] and (at["lo"] or 0) <= CROSSING <= (at["hi"] or np.inf))
+    shares = {"coverage": hits, "claimed better": claims, "claimed worse": false, "crossover inside": crossed}
+    return {name: round(float(np.mean(values)), 3) for name, values in shares.items()}
+
+
+def prove_multiplier(repeats: int = 300) -> None:
+    for name, rival in {"m = 1.5": cheaper(1.5), "m grows": steeper(), "m = 1": cheaper(1.0)}.items():
+        print(f"{name}: {arms_coverage(rival, repeats=repeats)}", flush=True)
+    print("(bars: coverage .85 to .97; at m = 1 claims at most .06; crossover inside its interval)")
+
+
+PROOFS: dict[str, Callable[[], None]] = {"coverage": prove_coverage, "multiplier": prove_multiplier}
+
+
+def main(names: list[str]) -> None:
+    for name in names or list(PROOFS):
+        began = time.monotonic()
+        PROOFS[name]()
+        print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
