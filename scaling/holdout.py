@@ -91,16 +91,17 @@ class HoldOut:
         }
 
     def __str__(self) -> str:
-        lines = [f"fitted up to {self.threshold:.3g} FLOPs, predicted above",
-                 f"{'law':<22} {'budget':>9} {'loss':>8} {'measured':>8} {'error':>7} {'n_opt':>10} {'measured':>10} "
-                 f"{'ratio':>6} {'rms':>6} {'covered':>7}"]  # fmt: skip
+        lines = [
+            f"fitted up to {self.threshold:.3g} FLOPs, predicted above",
+            f"{'law':<22} {'budget':>9} {'loss':>8} {'measured':>8} {'error':>7} {'n_opt':>10} {'measured':>10} "
+            f"{'ratio':>6} {'rms':>6} {'covered':>7}",
+        ]
         for name, f in self.forecasts.items():
             mark = "*" if name == self.chosen else " "
             for b in f.budgets.itertuples():
-                lines.append(
-                    f"{mark}{name:<21} {b.flops:>9.3g} {b.predicted_loss:>8.4f} {b.loss_opt:>8.4f} {b.loss_error:>+7.2%} "
-                    f"{b.predicted_n:>10.4g} {b.n_opt:>10.4g} {b.n_ratio:>6.2f} {f.rms_error:>6.2%} {f.coverage:>7.0%}"
-                )
+                loss = f"{b.predicted_loss:>8.4f} {b.loss_opt:>8.4f} {b.loss_error:>+7.2%}"
+                size = f"{b.predicted_n:>10.4g} {b.n_opt:>10.4g} {b.n_ratio:>6.2f}"
+                lines.append(f"{mark}{name:<21} {b.flops:>9.3g} {loss} {size} {f.rms_error:>6.2%} {f.coverage:>7.0%}")
         lines += [f" {name}: {why}" for name, why in self.failed.items()]
         if self.chosen:
             lines.append("* the law chosen by the same test on the budgets below, without looking at these")
@@ -171,7 +172,7 @@ def choose(
     groups = groups[:-1] if spare_last else groups
     errors: dict[str, list[pd.Series]] = {law: [] for law in laws}
     free: dict[str, int] = {}
-    for i in range(1, len(groups)):
+    for i in range(2, len(groups)):  # one budget alone does not tell size from data
         known, target = _subset(data, groups[:i]), groups[i]
         fits = {law: _try_fit(law, known, objective) for law in laws}
         if any(f is None or len(f.free) >= len(known) for f in fits.values()):
@@ -182,7 +183,7 @@ def choose(
             errors[law].append(np.abs(np.log(target["loss"]) - np.log(fitted.predict(target))))
     if not free:
         raise HoldOutError(
-            f"{len(groups)} budgets below the largest: none can be predicted by every law from those below it"
+            f"{len(groups)} budgets to choose a law on: none can be predicted by every law from two or more below it"
         )
     return _pick({law: np.concatenate(e) for law, e in errors.items()}, free)
 
@@ -224,13 +225,13 @@ def _forecast(law: str, known: Points, target: Points, data: Points, objective: 
     for profile in isoflop_profiles(data):
         if profile.flops not in {_budget(g) for g in budget_groups(target)}:
             continue
-        predicted = fitted.optimal(profile.flops)
+        predicted_loss, predicted_n = _optimum(fitted, profile.flops)
         best = profile.frame.loc[profile.frame["loss"].idxmin()]
         seen = profile.accepted
         rows.append({
             "flops": profile.flops,
-            "predicted_loss": float(predicted.loss), "loss_opt": profile.loss_opt if seen else np.nan,
-            "predicted_n": float(predicted.N), "n_opt": profile.n_opt if seen else np.nan,
+            "predicted_loss": predicted_loss, "loss_opt": profile.loss_opt if seen else np.nan,
+            "predicted_n": predicted_n, "n_opt": profile.n_opt if seen else np.nan,
             "best_run_loss": float(best["loss"]), "best_run_n": float(best["n_params"]),
         })  # fmt: skip
     budgets = pd.DataFrame(rows)
@@ -238,6 +239,15 @@ def _forecast(law: str, known: Points, target: Points, data: Points, objective: 
     budgets["best_run_error"] = budgets["predicted_loss"] / budgets["best_run_loss"] - 1
     budgets["n_ratio"] = budgets["predicted_n"] / budgets["n_opt"]
     return Forecast(law, fitted, cells.reset_index(drop=True), budgets)
+
+
+def _optimum(fitted: Fit, flops: float) -> tuple[float, float]:
+    """The law's best loss and size at a budget; NaN for a law that does not weigh size against data."""
+    try:
+        best = fitted.optimal(flops)
+    except ValueError:
+        return float("nan"), float("nan")
+    return float(best.loss), float(best.N)
 
 
 def _budget(group: pd.DataFrame) -> float:

@@ -1,0 +1,96 @@
+"""Hold-outs: the law that made the data predicts the largest budget, and the choice never looks at it."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scaling.accounting import points
+from scaling.holdout import CANDIDATES, HoldOutError, choose, hold_out
+from scaling.laws import Chinchilla
+from scaling.simulate import simulate_study
+
+BENT = Chinchilla(E=0.0, A=1393.6, B=25817.0, alpha=0.641, beta=0.680, kappa=0.355)  # like code in bytes
+SIZES = (8, 12, 16, 20, 24, 32, 40, 48, 56, 64, 80)
+
+
+@pytest.fixture(scope="module")
+def bent():
+    return simulate_study(BENT, sizes=SIZES, noise=0.005, seed=1)
+
+
+def test_kappa_is_chosen_below_the_largest_budget_and_predicts_it(bent):
+    found = hold_out(bent)
+    assert found.chosen == "chinchilla-kappa"
+    (budget,) = found.forecasts["chinchilla-kappa"].budgets.itertuples()
+    assert budget.flops == pytest.approx(1e12, rel=0.01)
+    assert abs(budget.loss_error) < 0.02
+    assert 1 / 1.3 < budget.n_ratio < 1.3
+    assert budget.predicted_loss == pytest.approx(float(BENT.optimal(1e12, points(bent).cost).loss), rel=0.02)
+    assert abs(found.forecasts["chinchilla"].budgets["loss_error"].iloc[0]) > 0.03
+
+
+def test_where_kappa_is_one_the_simpler_law_is_chosen(study_law):
+    assert choose(simulate_study(study_law, sizes=SIZES, noise=0.003, seed=2))[0] in ("chinchilla", "chinchilla-tied")
+
+
+def test_the_largest_budget_stays_blind(bent):
+    largest = bent["budget_flops"] == bent["budget_flops"].max()
+    spoiled = bent.assign(loss=np.where(largest, 3 * bent["loss"], bent["loss"]))
+    assert choose(spoiled)[0] == choose(bent)[0]
+    pd.testing.assert_frame_equal(choose(spoiled)[1], choose(bent)[1])
+    held, honest = hold_out(spoiled), hold_out(bent)
+    assert held.chosen == honest.chosen
+    for law in honest.forecasts:
+        assert held.forecasts[law].fit.law == honest.forecasts[law].fit.law
+
+
+def test_cells_are_those_above_the_threshold_with_intervals(bent):
+    found = hold_out(bent, 1e11, laws=("chinchilla-kappa",))
+    forecast = found.forecasts["chinchilla-kappa"]
+    assert set(forecast.cells["flops"].round(-10)) == {3e11, 1e12}
+    assert (forecast.fit.points.frame["flops"] < 1.1e11).all()
+    assert len(forecast.budgets) == 2
+    np.testing.assert_allclose(forecast.cells["error"], np.log(forecast.cells["loss"] / forecast.cells["predicted"]))
+    assert 0 <= forecast.coverage <= 1
+    assert forecast.rms_error < 0.05
+
+
+def test_scores_rank_and_prefer_fewer_parameters_within_one_standard_error(bent):
+    law, scores = choose(bent)
+    assert scores["score"].is_monotonic_increasing
+    close = scores[scores["behind"] <= scores["behind_se"]]
+    assert scores.loc[law, "free"] == close["free"].min()
+
+
+def test_the_answer_is_json_and_readable(bent):
+    found = hold_out(bent)
+    parsed = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert set(parsed["laws"]) == set(CANDIDATES)
+    assert parsed["laws"]["chinchilla"]["budgets"][0]["loss_error"] > 0
+    assert f"*{found.chosen}" in str(found)
+
+
+def test_a_law_that_cannot_be_fitted_is_listed_with_its_reason(bent):
+    few = bent[(bent["budget_flops"] > 2e11) | bent["d_model"].isin([8, 12])]
+    found = hold_out(few, 1e11, laws=("power", "chinchilla-kappa"))
+    assert "4 data points cannot determine the 6 free parameters" in found.failed["chinchilla-kappa"]
+    assert found.forecasts["power"].budgets["predicted_n"].isna().all()  # a law of compute alone
+    assert found.chosen is None
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("threshold", [1e20, 1.0])
+def test_nothing_to_hold_out_is_an_answerable_error(bent, threshold):
+    with pytest.raises(HoldOutError, match="choose a threshold between") as caught:
+        hold_out(bent, threshold)
+    assert caught.value.exit_code == 1
+
+
+def test_one_budget_cannot_be_held_out_or_chosen_on(study_law):
+    single = simulate_study(study_law, budgets=(1e12,))
+    with pytest.raises(HoldOutError, match="one budget only"):
+        hold_out(single)
+    with pytest.raises(HoldOutError, match="none can be predicted"):
+        choose(single)
