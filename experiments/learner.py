@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from experiments.batches import batches
+from experiments.cell import Cell
 from experiments.corpus import Corpus
 from experiments.evaluate import evaluate
 from experiments.optimizer import FlatAdamW
 from experiments.rows import Measurement
 from experiments.schedule import learning_rate
-from experiments.study import Cell
 from models import build_model
 from models.gradient import loss_and_gradients
 from models.parametrization import initialize

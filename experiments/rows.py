@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from experiments.batches import count_windows
+from experiments.cell import Cell
 from experiments.corpus import Corpus
 from experiments.evaluate import Evaluation
-from experiments.study import Cell
 from models.config import count_params, flops_per_token, n_total, training_flops_per_token
 
 

@@ -12,12 +12,12 @@ from typing import TypedDict
 import torch
 
 from experiments import schedule
+from experiments.cell import Cell
 from experiments.checkpoint import Checkpoints
 from experiments.config import WhereSpec
 from experiments.corpus import Corpus
 from experiments.learner import Learner
 from experiments.rows import run_rows
-from experiments.study import Cell
 
 FIRST_ROW = 32  # steps
 ROWS_PER_DOUBLING = 2

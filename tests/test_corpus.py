@@ -1,0 +1,192 @@
+import json
+import math
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from experiments.config import DataSpec, SyntheticSpec
+from experiments.corpus import prepare, spread_windows
+from experiments.sources import CorpusError, is_held_out, python_sources
+from experiments.synthetic import Language
+
+SMALL = SyntheticSpec(vocab_size=12, tokens=60_000, chains=100)
+
+
+@pytest.fixture
+def texts(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for i in range(30):
+        (folder / f"{i:02}.txt").write_text(f"document {i}\n" * 40)
+    (folder / "empty.txt").write_text("")
+    (folder / "copy.txt").write_text("document 3\n" * 40)
+    return folder
+
+
+def text_spec(folder, **changes):
+    return DataSpec(name="text", source="files", files=[f"{folder}/**/*.txt"], context_length=16, **changes)
+
+
+def test_python_sources_have_no_tests_and_stay_in_order():
+    names = [name for name, _ in python_sources()]
+    assert len(names) > 400
+    assert names == sorted(names)
+    assert "json/decoder.py" in names
+    left_out = {"test", "tests", "idlelib", "site-packages"}
+    assert not [name for name in names if left_out & set(name.split("/"))]
+
+
+def test_default_corpus(tmp_path):
+    corpus = prepare(DataSpec(), tmp_path)
+    assert (corpus.vocab_size, corpus.tokenizer_id, corpus.bytes_per_token) == (256, "bytes", 1.0)
+    assert corpus.eval_windows.shape == (2048, 65)
+    assert 0.03 < corpus.held_out_tokens / (corpus.held_out_tokens + corpus.train_tokens) < 0.15
+    assert math.isnan(corpus.loss_floor)
+    assert "PSF" in corpus.manifest["licence"]
+    assert corpus.manifest["train"]["tokens"] == corpus.train_tokens == len(corpus.train)
+
+
+def test_shards_are_readable_as_llm_c(tmp_path, texts):
+    corpus = prepare(text_spec(texts), tmp_path)
+    raw = (corpus.folder / "train.bin").read_bytes()
+    header = np.frombuffer(raw[:1024], np.int32)
+    assert tuple(header[:3]) == (20240520, 1, corpus.train_tokens)
+    assert np.frombuffer(raw[1024:], np.uint16).astype(np.uint8).tobytes() == corpus.train.astype(np.uint8).tobytes()
+
+
+def test_every_document_is_on_one_side_and_copies_on_none(tmp_path, texts):
+    corpus = prepare(text_spec(texts), tmp_path)
+    assert corpus.manifest["train"]["documents"] + corpus.manifest["held_out"]["documents"] == 30
+    train, held = (side.astype(np.uint8).tobytes().decode() for side in (corpus.train, corpus.held_out))
+    for i in range(30):
+        line = f"document {i}\n"
+        expected = is_held_out(f"{i:02}.txt#0", 1 / 12)
+        assert (line in held, line in train) == (expected, not expected)
+
+
+def test_the_split_does_not_depend_on_where_the_files_are(tmp_path, texts):
+    moved = tmp_path / "elsewhere"
+    os.rename(texts, moved)
+    texts.mkdir()
+    for file in moved.iterdir():
+        (texts / file.name).write_bytes(file.read_bytes())
+    ids = {prepare(text_spec(folder), tmp_path / "corpora").corpus_id for folder in (texts, moved)}
+    assert len(ids) == 1
+
+
+def test_one_long_file_is_cut_at_lines_into_documents(tmp_path):
+    (tmp_path / "book.txt").write_text("".join(f"line {i}\n" for i in range(300_000)))
+    corpus = prepare(DataSpec(name="book", source="files", files=[str(tmp_path / "book.txt")]), tmp_path / "c")
+    assert corpus.manifest["train"]["documents"] > 20
+    assert corpus.train_tokens + corpus.held_out_tokens == (tmp_path / "book.txt").stat().st_size
+    assert corpus.held_out.astype(np.uint8).tobytes().startswith(b"line ")
+
+
+def test_second_call_reads_the_same_folder_and_a_changed_file_makes_another(tmp_path, texts):
+    first = prepare(text_spec(texts), tmp_path)
+    written = (first.folder / "manifest.json").stat().st_mtime_ns
+    again = prepare(text_spec(texts), tmp_path)
+    assert (again.folder, again.corpus_id, again.eval_id) == (first.folder, first.corpus_id, first.eval_id)
+    assert (again.folder / "manifest.json").stat().st_mtime_ns == written
+    (texts / "07.txt").write_text("changed\n")
+    changed = prepare(text_spec(texts), tmp_path)
+    assert changed.folder != first.folder
+    assert changed.corpus_id != first.corpus_id
+
+
+def test_context_changes_the_windows_but_not_the_corpus(tmp_path, texts):
+    short, long = prepare(text_spec(texts), tmp_path), prepare(replace(text_spec(texts), context_length=32), tmp_path)
+    assert short.corpus_id == long.corpus_id
+    assert short.eval_id != long.eval_id
+
+
+def test_two_processes_at_once_end_with_one_corpus(tmp_path):
+    spec = DataSpec(name="synthetic", source="synthetic", tokenizer="none", context_length=8, synthetic=SMALL)
+    with ProcessPoolExecutor(2) as pool:
+        first, second = (f.result() for f in [pool.submit(prepare, spec, tmp_path) for _ in range(2)])
+    assert first.corpus_id == second.corpus_id
+    assert [p.name for p in tmp_path.iterdir()] == [first.folder.name]
+
+
+def test_a_failed_preparation_leaves_nothing(tmp_path, texts, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("experiments.corpus._write_shard", full)
+    with pytest.raises(OSError, match="No space left"):
+        prepare(text_spec(texts), tmp_path / "corpora")
+    assert list((tmp_path / "corpora").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"files": []}, r"data.files is empty"),
+        ({"files": ["/nowhere/*.txt"]}, r"'/nowhere/\*.txt' matches no file"),
+        ({"source": "web"}, r"data.source must be one of python-source, files, synthetic; not 'web'"),
+        ({"tokenizer": "bpe"}, r"data.tokenizer"),
+        ({"held_out_fraction": 0.0}, r"data.held_out_fraction must lie between 0 and 1; not 0.0"),
+        ({"held_out_fraction": 1e-9}, r"no document falls on the held-out side \(30 in all\)"),
+        ({"context_length": 50_000}, r"fewer than one window of data.context_length=50000"),
+    ],
+)
+def test_what_cannot_be_a_corpus_is_refused_by_name(tmp_path, texts, change, message):
+    with pytest.raises(CorpusError, match=message):
+        prepare(replace(text_spec(texts), **change), tmp_path)
+
+
+def test_an_unreadable_file_is_named(tmp_path, texts, monkeypatch):
+    def denied(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", denied)
+    with pytest.raises(CorpusError, match=r"cannot read .*00.txt \(Permission denied\)"):
+        prepare(text_spec(texts), tmp_path)
+
+
+def test_a_damaged_shard_is_noticed(tmp_path, texts):
+    corpus = prepare(text_spec(texts), tmp_path)
+    shard = corpus.folder / "train.bin"
+    shard.write_bytes(shard.read_bytes()[:-2])
+    with pytest.raises(CorpusError, match=r"train.bin is not what its manifest says; delete the folder"):
+        prepare(text_spec(texts), tmp_path)
+
+
+def test_evaluation_windows_are_spread_over_everything():
+    windows = spread_windows(np.arange(1000, dtype=np.uint16), context_length=9, n_tokens=90)
+    assert windows[:, 0].tolist() == list(range(0, 1000, 100))
+    assert (np.diff(windows) == 1).all()
+    assert len(spread_windows(np.arange(1000, dtype=np.uint16), context_length=9, n_tokens=10**6)) == 100
+
+
+def test_entropies_of_the_default_language():
+    language = Language.draw(SyntheticSpec())
+    assert language.unigram_entropy == pytest.approx(3.4795, abs=5e-5)
+    assert language.bigram_entropy == pytest.approx(3.0220, abs=5e-5)
+    assert language.entropy_rate == pytest.approx(2.6356, abs=5e-5)
+
+
+def test_samples_follow_the_language():
+    language = Language.draw(SMALL)
+    text = language.sample(chains=400, length=500, seed=0)
+    counts = np.zeros((12, 12, 12))
+    np.add.at(counts, (text[:, :-2], text[:, 1:-1], text[:, 2:]), 1)
+    pair = counts.sum(2) / counts.sum()
+    assert np.abs(pair - language.pair_VV).max() < 4e-3
+    seen = counts.sum(2) > 3000
+    assert np.abs(counts[seen] / counts[seen].sum(1, keepdims=True) - language.next_VVV[seen]).max() < 0.04
+    floor = language.reachable_loss(text.reshape(-1, 50)[:, :9])
+    assert floor == pytest.approx((language.bigram_entropy + 7 * language.entropy_rate) / 8, rel=0.01)
+
+
+def test_synthetic_corpus_knows_its_floor(tmp_path):
+    spec = DataSpec(name="synthetic", source="synthetic", tokenizer="none", context_length=8, synthetic=SMALL)
+    corpus = prepare(spec, tmp_path)
+    assert corpus.vocab_size == 12
+    assert corpus.train.max() < 12
+    assert math.isnan(corpus.bytes_per_token)
+    assert corpus.loss_floor == pytest.approx(Language.draw(SMALL).reachable_loss(corpus.eval_windows))
+    assert json.loads((corpus.folder / "manifest.json").read_text())["corpus_id"] == corpus.corpus_id

@@ -1,0 +1,248 @@
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from experiments import trainer
+from experiments.cell import Cell
+from experiments.config import DataSpec, OptimSpec, ScheduleSpec, SyntheticSpec, WhereSpec
+from experiments.corpus import prepare
+from experiments.optimizer import FlatAdamW
+from experiments.trainer import row_steps, train_trunk
+from models import build_model
+from models.config import ModelConfig, count_params
+from models.parametrization import initialize
+from scaling.runs import NAMES, same_runs, validate
+
+DATA = DataSpec(
+    name="synthetic",
+    source="synthetic",
+    tokenizer="none",
+    context_length=16,
+    eval_tokens=2048,
+    synthetic=SyntheticSpec(vocab_size=16, tokens=60_000, chains=100),
+)
+WHERE = WhereSpec()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return prepare(DATA, tmp_path_factory.mktemp("corpora"))
+
+
+@pytest.fixture
+def cells(corpus):
+    return [make(corpus, steps) for steps in (100, 150, 230)]
+
+
+def make(corpus, steps, *, schedule=None, **optim):
+    return Cell(
+        model=ModelConfig("transformer", 16, 16, 2, 8, 1),
+        size="d8",
+        data=DATA,
+        optim=OptimSpec(batch_size=4, **optim),
+        schedule=schedule or ScheduleSpec(warmup_steps=10),
+        corpus_id=corpus.corpus_id,
+        seed=0,
+        arm="",
+        steps=steps,
+        budget_flops=math.nan,
+    )
+
+
+def train(cells, corpus, folder=None, where=WHERE, **kwargs):
+    return {cell.steps: rows for cell, rows in train_trunk(cells, corpus, folder=folder, where=where, **kwargs)}
+
+
+def table(runs):
+    return pd.DataFrame([row for rows in runs.values() for row in rows])
+
+
+class KilledError(Exception):
+    pass
+
+
+def kill_at(run_id, step):
+    def on_progress(progress):
+        if progress["run_id"] == run_id and progress["step"] >= step:
+            raise KilledError
+
+    return on_progress
+
+
+def test_rows_are_the_run_table(cells, corpus):
+    runs = train(cells, corpus)
+    frame = table(runs)
+    assert set(frame) == set(NAMES)
+    validate(frame, source="test")
+    assert list(runs) == [100, 150, 230]
+    for steps, rows in runs.items():
+        assert [row["final"] for row in rows] == [False] * (len(rows) - 1) + [True]
+        assert [row["step"] for row in rows] == [s for s in row_steps(steps) if s < steps] + [steps]
+        assert rows[-1]["tokens"] == rows[-1]["horizon_tokens"] == steps * 64
+        assert rows[-1]["flops"] == next(c for c in cells if c.steps == steps).training_flops
+        assert rows[-1]["loss"] < rows[0]["loss"] < math.log(16)
+        assert rows[-1]["loss"] > corpus.loss_floor == rows[-1]["loss_floor"]
+        assert {row["state"] for row in rows} == {"done"}
+
+
+def test_a_cell_alone_equals_the_cell_in_a_sweep(cells, corpus):
+    together = train(cells, corpus)
+    for cell in cells:
+        assert same_runs(table(train([cell], corpus)), table({cell.steps: together[cell.steps]}))
+
+
+def test_branches_share_the_trunk_and_nothing_of_each_other(cells, corpus):
+    runs = train(cells, corpus)
+    trunk = [[row for row in rows if row["step"] <= 80] for rows in runs.values()]
+    columns = ["step", "loss", "train_loss", "learning_rate", "phase"]
+    assert all(pd.DataFrame(rows)[columns].equals(pd.DataFrame(trunk[0])[columns]) for rows in trunk)
+    assert len({row["trunk_id"] for rows in runs.values() for row in rows}) == 1
+
+
+@pytest.mark.parametrize(("which", "step"), [(0, 40), (1, 130), (2, 150), (2, 200)])
+def test_killed_and_resumed_gives_the_same_bits(cells, corpus, tmp_path, monkeypatch, which, step):
+    """Killed on the trunk, in the middle of a cooldown, on the trunk between branches: a checkpoint at every look."""
+    monkeypatch.setattr(trainer, "_CHUNK", 7)
+    undisturbed = train(cells, corpus)
+    where = replace(WHERE, checkpoint_seconds=0.0)
+    finished = {}
+    jobs = train_trunk(cells, corpus, folder=tmp_path, where=where, on_progress=kill_at(cells[which].run_id, step))
+    with pytest.raises(KilledError):
+        finished.update((cell.steps, rows) for cell, rows in jobs)
+    seen = []
+    left = [cell for cell in cells if cell.steps not in finished]
+    finished |= train(left, corpus, tmp_path, where, on_progress=lambda p: seen.append(p["step"]))
+    assert seen[0] > step - 8  # resumed, not begun anew
+    assert same_runs(table(finished), table(undisturbed))
+
+
+def test_a_longer_budget_later_goes_on_from_the_trunk(cells, corpus, tmp_path):
+    train(cells[:2], corpus, tmp_path)
+    seen = []
+    late = train(cells[2:], corpus, tmp_path, on_progress=lambda p: seen.append(p["step"]))
+    assert min(seen) > cells[1].branch_step
+    assert same_runs(table(late), table(train(cells[2:], corpus)))
+
+
+def test_a_budget_in_between_goes_on_from_the_branch_point_below(cells, corpus, tmp_path):
+    train([cells[0], cells[2]], corpus, tmp_path)
+    seen = []
+    between = train([cells[1]], corpus, tmp_path, on_progress=lambda p: seen.append(p["step"]))
+    assert cells[0].branch_step < min(seen) < 150
+    assert same_runs(table(between), table(train([cells[1]], corpus)))
+
+
+def test_a_damaged_checkpoint_falls_back_and_says_so(cells, corpus, tmp_path, caplog):
+    train(cells[:2], corpus, tmp_path)
+    newest = tmp_path / f"branch-{cells[1].branch_step}.pt"
+    newest.write_bytes(newest.read_bytes()[:100])
+    late = train(cells[2:], corpus, tmp_path)
+    assert "is damaged" in caplog.text
+    assert same_runs(table(late), table(train(cells[2:], corpus)))
+
+
+def test_checkpoints_hold_no_code(cells, corpus, tmp_path):
+    train(cells[:1], corpus, tmp_path)
+    files = list(tmp_path.iterdir())
+    assert [f.name for f in files] == [f"branch-{cells[0].branch_step}.pt"]
+    assert torch.load(files[0], weights_only=True)["step"] == cells[0].branch_step
+
+
+def test_cosine_trains_each_cell_to_its_own_end(corpus):
+    cell = make(corpus, 120, schedule=ScheduleSpec(name="cosine", warmup_steps=10))
+    rows = train([cell], corpus)[120]
+    assert {row["phase"] for row in rows} == {"decay"}
+    assert rows[-1]["learning_rate"] < 1e-4
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_divergence_is_a_result(corpus, monkeypatch):
+    cells = [make(corpus, steps) for steps in (100, 150)]
+    original, calls = FlatAdamW.step, []
+
+    def poisoned(self, learning_rate):
+        original(self, learning_rate)
+        calls.append(1)
+        if len(calls) == 50:
+            self.weights.fill_(torch.nan)
+
+    monkeypatch.setattr(FlatAdamW, "step", poisoned)
+    runs = train(cells, corpus)
+    for rows in runs.values():
+        assert {row["state"] for row in rows} == {"diverged"}
+        assert not any(row["final"] for row in rows)
+        assert [math.isfinite(row["loss"]) for row in rows] == [True] * (len(rows) - 1) + [False]
+        assert rows[-1]["step"] == 64
+    validate(table(runs), source="test")
+
+
+def test_divergence_in_one_cooldown_leaves_the_others(corpus, monkeypatch):
+    cells = [make(corpus, steps) for steps in (100, 150)]
+    original, calls = FlatAdamW.step, []
+
+    def poisoned(self, learning_rate):
+        original(self, learning_rate)
+        calls.append(1)
+        if len(calls) == 90:  # the first cell's cooldown begins at step 80
+            self.weights.fill_(torch.nan)
+
+    monkeypatch.setattr(FlatAdamW, "step", poisoned)
+    runs = train(cells, corpus)
+    assert (runs[100][-1]["state"], runs[150][-1]["state"]) == ("diverged", "done")
+
+
+def test_the_same_bits_in_another_process(corpus, cells, tmp_path):
+    script = (
+        "import sys; sys.path.insert(0, 'tests'); from test_trainer import *\n"
+        f"corpus = prepare(DATA, Path({str(corpus.folder.parent)!r}))\n"
+        f"table(train([make(corpus, 100)], corpus)).to_pickle({str(tmp_path / 'rows.pkl')!r})"
+    )
+    root = Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": str(root), "PYTHONHASHSEED": "5"}
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=root, env=environment, timeout=120)
+    assert same_runs(pd.read_pickle(tmp_path / "rows.pkl"), table(train(cells[:1], corpus)))
+
+
+def test_flat_optimizer_equals_torch(corpus):
+    config = ModelConfig("transformer", 16, 16, 2, 24, 3)
+    ours, theirs = (initialize(build_model(config), 0) for _ in range(2))
+    optim = OptimSpec(weight_decay=0.1, clip_norm=0.5)
+    flat = FlatAdamW(ours, optim)
+    rates = {id(p): (g.lr_multiplier, g.decayed) for g in flat.groups for p in g.parameters}
+    groups = [
+        {"params": [b], "lr": 0.02 * rates[id(a)][0], "weight_decay": 0.1 * rates[id(a)][1]}
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True)
+    ]
+    reference = torch.optim.AdamW(groups, betas=(0.9, 0.99))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            a.grad.copy_(torch.randn(a.shape, generator=generator))
+            b.grad = a.grad.clone()
+        flat.step(0.02)
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), 0.5)
+        reference.step()
+    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+    assert len(flat.weights) == sum(count_params(config).values())
+
+
+def test_cells_of_two_trunks_or_of_another_corpus_are_refused(corpus, cells):
+    with pytest.raises(ValueError, match="takes the cells of one trunk; got 2"):
+        train([cells[0], make(corpus, 100, learning_rate=0.1)], corpus)
+    with pytest.raises(ValueError, match="made for corpus nothing, given corpus"):
+        train([replace(cells[0], corpus_id="nothing")], corpus)
+    with pytest.raises(ValueError, match=r"optim.name must be one of adamw; not 'sgd'"):
+        train([make(corpus, 100, name="sgd")], corpus)
+
+
+def test_row_grid_depends_on_nothing():
+    assert row_steps(100) == [32, 45, 64, 91]
+    assert row_steps(1000)[:4] == row_steps(100)
