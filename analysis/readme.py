@@ -1,0 +1,71 @@
+"""The README's numbers, from the committed results: python -m analysis.readme TABLE README.md
+
+Each block between `<!-- name -->` and `<!-- /name -->` is written anew; a test compares what stands there with the table.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from analysis import summary
+from analysis.evidence import Evidence
+from scaling.tables import read_table
+
+
+def laws(e: Evidence) -> str:
+    """The candidate laws: parameters with 90% intervals, and their error on the largest budget, unseen."""
+    rows = []
+    forecasts = e.held_out.forecasts
+    for r in e.candidates.to_dict("records"):
+        name = r["law"]
+        chosen = name == e.held_out.chosen
+        largest = forecasts[name].budgets.iloc[-1]
+        values = [_value(r, parameter) for parameter in ("E", "alpha", "beta", "kappa", "a")]
+        held_out = [f"{largest['loss_error']:+.1%}", f"{largest['n_ratio']:.2f}"]
+        rows.append([f"**{name}**" if chosen else name, *values, *held_out])
+    head = ["law", "E", "alpha", "beta", "kappa", "N\\* ~ C^a", "loss, held out", "N\\* ratio, held out"]
+    return summary.table(head, rows)
+
+
+def said(e: Evidence) -> str:
+    """What a reader should know beside the table."""
+    noise = e.seed_noise
+    pooled = float(np.sqrt(np.average(noise["sd"] ** 2, weights=noise["seeds"] - 1)))
+    profiles = [p for p in e.profiles if p.accepted]
+    return (
+        f"{len(e.points)} runs, {e.fit.n_clusters} trunks. Fitted up to {e.held_out.threshold:.0e} FLOPs for the held-out "
+        f"columns: the largest budget, {profiles[-1].flops / e.held_out.threshold:.1f}x further, was not seen, nor used "
+        f"to choose the law (**bold**). {summary.irreducible(e)} Seeds move a loss by {pooled:.2%} (sd, {len(noise)} cells)."
+    )
+
+
+BLOCKS = {"laws": laws, "said": said}
+
+
+def rewrite(text: str, e: Evidence) -> str:
+    """`text` with every block made anew."""
+    for name, write in BLOCKS.items():
+        pattern = re.compile(f"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
+        if not pattern.search(text):
+            raise ValueError(f"no block <!-- {name} --> ... <!-- /{name} --> to write into")
+        block = write(e)
+        text = pattern.sub(lambda match, block=block: match[1] + block + match[2], text)
+    return text
+
+
+def _value(row: dict, name: str) -> str:
+    if name in row["at_bound"]:
+        return f"{row[name]:.3g} (bound)"
+    free = name in row["free"] or name == "a" or (name == "beta" and row["alpha"] == row["beta"])
+    if not free:
+        return f"{row[name]:.3g}"
+    return f"{row[name]:.3f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m analysis.readme TABLE README.md")
+    readme = Path(sys.argv[2])
+    readme.write_text(rewrite(readme.read_text(), Evidence(read_table(sys.argv[1]))))
