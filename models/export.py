@@ -114,7 +114,8 @@ def _texts(config: ModelConfig, tokenizer: str, card: str, provenance: Mapping) 
         "model_max_length": config.context_length,
         "clean_up_tokenization_spaces": False,
     }
-    generation = {"do_sample": False, "max_length": config.context_length}
+    # sampled unless a request sets temperature 0: with do_sample false, servers ignore a temperature
+    generation = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
     return {
         "config.json": _json(llama_config(config)),
         "generation_config.json": _json(generation),

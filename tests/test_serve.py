@@ -1,0 +1,178 @@
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from experiments.serve import ContextGuard, ServeError, check, vllm_command
+from experiments.tokenizer import bytes_json
+from models import build_model
+from models.config import ModelConfig
+from models.export import write_folder
+from models.parametrization import initialize
+
+WINDOW = 64
+PROMPT = "na\u00efve \u65e5\u672c"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = initialize(build_model(ModelConfig("transformer", 256, WINDOW, 2, 32, 2)), 0)
+    with torch.no_grad():  # answers in ASCII that depend on the prompt
+        model.head[32:127].copy_(torch.randn(95, 32, generator=torch.Generator().manual_seed(1)))
+    return model
+
+
+@pytest.fixture(scope="module")
+def server(model, tmp_path_factory):
+    pytest.importorskip("fastapi", reason="needs the extra `serve`")
+    pytest.importorskip("uvicorn", reason="needs the extra `serve`")
+    folder = tmp_path_factory.mktemp("exports") / "0123abc"
+    write_folder(model, folder, tokenizer=bytes_json(), card="# x\n", provenance={})
+    port = free_port()
+    code = f"from pathlib import Path; from experiments.serve import serve; serve(Path({str(folder)!r}), "
+    log = (folder.parent / "log").open("wb")
+    command = [sys.executable, "-c", code + f"host='127.0.0.1', port={port})"]
+    process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    base = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 200
+        while ask(base + "/health")[0] != 200:
+            assert process.poll() is None, (folder.parent / "log").read_text()
+            assert time.monotonic() < deadline, (folder.parent / "log").read_text()
+            time.sleep(0.3)
+        yield base
+        assert process.poll() is None, "the server died of a request"
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        log.close()
+
+
+def ask(url, body=None):
+    """(status, text) of a GET, or of a POST of a dict or of raw bytes."""
+    data = json.dumps(body).encode() if isinstance(body, dict) else body
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except (urllib.error.URLError, ConnectionError):
+        return 0, ""
+
+
+def complete(server, **fields):
+    body = {"model": "0123abc", "prompt": PROMPT, "max_tokens": 12, "temperature": 0}
+    return ask(server + "/v1/completions", body | fields)
+
+
+def greedy(model, prompt, n):
+    ids = list(prompt.encode())
+    with torch.no_grad():
+        for _ in range(n):
+            ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+    return bytes(ids[len(prompt.encode()) :]).decode()
+
+
+def test_answers_are_the_models_own(server, model):
+    status, text = complete(server)
+    answer = json.loads(text)
+    assert status == 200
+    assert answer["choices"][0]["text"] == greedy(model, PROMPT, 12)
+    assert answer["usage"]["prompt_tokens"] == len(PROMPT.encode())
+    assert json.loads(ask(server + "/v1/models")[1])["data"][0]["id"] == "0123abc"
+
+
+def test_streams_the_same_text(server, model):
+    status, text = complete(server, stream=True)
+    chunks = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+    assert status == 200
+    assert len(chunks) > 2
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == greedy(model, PROMPT, 12)
+
+
+def test_chats_by_the_plain_template(server, model):
+    messages = [{"role": "user", "content": "h\u00e9"}]
+    body = {"model": "0123abc", "messages": messages, "max_tokens": 5, "temperature": 0}
+    status, text = ask(server + "/v1/chat/completions", body)
+    assert status == 200
+    assert (
+        json.loads(text)["choices"][0]["message"]["content"] == greedy(model, "user: h\u00e9\nassistant: ", 5).strip()
+    )
+
+
+def test_an_open_ended_answer_ends_with_the_context(server):
+    status, text = complete(server, max_tokens=None)
+    assert status == 200
+    assert json.loads(text)["usage"]["total_tokens"] == WINDOW
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "told"),
+    [
+        ({"max_tokens": 10**6}, 400, "at most 51 fit"),
+        ({"max_tokens": -1}, 400, "at least 1"),
+        ({"max_tokens": "ten"}, 400, "whole number"),
+        ({"prompt": "x" * WINDOW}, 400, "must fit the context of 64"),
+        ({"prompt": 3}, 400, "must be text"),
+        ({"model": "other"}, 400, "other"),
+    ],
+)
+def test_bad_requests_get_a_status_and_a_reason(server, fields, status, told):
+    assert complete(server, **fields)[0] == status
+    assert told in complete(server, **fields)[1]
+
+
+def test_malformed_json_is_refused(server):
+    assert ask(server + "/v1/completions", b'{"prompt": "x", ')[0] == 422
+    assert ask(server + "/v1/completions", b"[1, 2]")[0] == 422
+    assert ask(server + "/v1/chat/completions", {"model": "0123abc", "messages": [3]})[0] == 400
+
+
+def test_fifty_requests_at_once(server, model):
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(lambda i: complete(server, prompt=f"{i:02d}", max_tokens=4), range(50)))
+    assert {status for status, _ in answers} == {200}
+    assert [json.loads(text)["choices"][0]["text"] for _, text in answers] == [
+        greedy(model, f"{i:02d}", 4) for i in range(50)
+    ]
+
+
+def test_a_port_in_use_is_named():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ServeError, match=rf"127\.0\.0\.1:{port} .*--port"):
+            check("127.0.0.1", port)
+
+
+def test_guard_leaves_a_fitting_request_alone():
+    guard = ContextGuard(None, lambda body: len(body["prompt"]), 10)
+    assert guard.fitted({"prompt": "abc", "max_tokens": 7}, "max_tokens") == {"prompt": "abc", "max_tokens": 7}
+    assert guard.fitted({"prompt": "abc"}, "max_tokens")["max_tokens"] == 7
+    with pytest.raises(ValueError, match="max_completion_tokens=8"):
+        guard.fitted({"prompt": "abc", "max_completion_tokens": 8}, "max_tokens")
+
+
+def test_vllm_command_names_the_folder(tmp_path):
+    assert vllm_command(tmp_path / "abc", "127.0.0.1", 8000).startswith(f"vllm serve {tmp_path}/abc ")
