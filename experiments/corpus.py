@@ -101,7 +101,8 @@ def _recipe(data: DataSpec) -> tuple[dict, list[tuple[str, Path]]]:
         return recipe | {"synthetic": asdict(data.synthetic)}, []
     files = python_sources() if data.source == "python-source" else matching_files(data.files)
     seen = [(name, path.stat().st_size, path.stat().st_mtime_ns) for name, path in files]
-    return recipe | {"python": sys.version, "files": seen}, files
+    made_by = {"python": sys.version} if data.source == "python-source" else {}
+    return recipe | made_by | {"files": seen}, files
 
 
 def _documents(data: DataSpec, files: Sequence[tuple[str, Path]]) -> Iterable[tuple[str, np.ndarray]]:

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
-from torch import Tensor, nn
+from torch import Tensor
 
-_TOKENS_AT_ONCE = 4096  # activations of the widest default model stay in the cache
+from models.gradient import logits
+from models.transformer import Transformer
+
+_TOKENS_AT_ONCE = 2048  # activations of the widest default model stay in the cache
 
 
 @dataclass(frozen=True)
@@ -16,21 +19,17 @@ class Evaluation:
     loss_se: float  # standard error over windows
     accuracy: float  # share of next tokens that are the most likely one
 
-    def bits_per_byte(self, bytes_per_token: float) -> float:
-        return self.loss / (math.log(2) * bytes_per_token)
 
-
-@torch.inference_mode()
-def evaluate(model: nn.Module, windows: Tensor) -> Evaluation:
+@torch.no_grad()
+def evaluate(model: Transformer, windows: Tensor) -> Evaluation:
     """Mean over all targets of `windows` (W, T + 1) int64, every window weighing the same."""
     chunk = max(1, _TOKENS_AT_ONCE // (windows.shape[1] - 1))
     losses, correct = [], 0
     for part in windows.split(chunk):
-        logits = model(part[:, :-1])
-        targets = part[:, 1:]
-        nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+        logits_BTV, targets = logits(model, part[:, :-1]), part[:, 1:]
+        nats = F.cross_entropy(logits_BTV.flatten(0, 1), targets.flatten(), reduction="none")
         losses.append(nats.view_as(targets).mean(1))
-        correct += (logits.argmax(-1) == targets).sum()
+        correct += (logits_BTV.argmax(-1) == targets).sum()
     by_window = torch.cat(losses).double()
     error = by_window.std() / len(by_window) ** 0.5 if len(by_window) > 1 else torch.tensor(math.nan)
     return Evaluation(by_window.mean().item(), error.item(), int(correct) / windows[:, 1:].numel())

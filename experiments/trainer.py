@@ -19,7 +19,7 @@ from experiments.corpus import Corpus
 from experiments.learner import Learner
 from experiments.rows import run_rows
 
-FIRST_ROW = 32  # steps
+FIRST_ROW = 64  # steps
 ROWS_PER_DOUBLING = 2
 _CHUNK = 64  # steps between looks at the loss, the clock and the caller
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -60,7 +60,7 @@ def train_trunk(
     as "diverged" with the rows up to there. Raises ValueError for cells of different trunks or corpora.
     """
     cells = sorted(cells, key=lambda cell: cell.steps)
-    _check(cells, corpus)
+    _check(cells, corpus, where)
     configure_process(where.threads)
     checkpoints = Checkpoints(folder, where.checkpoint_seconds)
     learner = Learner(cells[0], corpus, where.device)
@@ -125,7 +125,9 @@ def _rows(learner: Learner, cell: Cell, corpus: Corpus, device: str) -> list[dic
     return run_rows(cell, corpus, learner.measurements, state=state, device=device)
 
 
-def _check(cells: Sequence[Cell], corpus: Corpus) -> None:
+def _check(cells: Sequence[Cell], corpus: Corpus, where: WhereSpec) -> None:
+    if where.device != "cpu" and not (where.device.startswith("cuda") and torch.cuda.is_available()):
+        raise ValueError(f"where.device={where.device} is not available on this machine; use where.device=cpu")
     trunks = sorted({cell.trunk_id for cell in cells})
     if len(trunks) != 1:
         raise ValueError(f"train_trunk takes the cells of one trunk; got {len(trunks)}: {', '.join(trunks)}")

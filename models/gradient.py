@@ -27,25 +27,43 @@ Backward = Callable[[Tensor], Tensor]
 
 
 @torch.no_grad()
+def logits(model: Transformer, inputs_BT: Tensor) -> Tensor:
+    """What the model itself returns, (B, T, V), without recording anything: for evaluation."""
+    x_DN, _ = _blocks(model, inputs_BT)
+    return _head(model, x_DN)[0].unflatten(0, inputs_BT.shape)
+
+
+@torch.no_grad()
 def loss_and_gradients(model: Transformer, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
     """Mean cross-entropy in nats/token; overwrites the `grad` of every parameter, which must be allocated."""
-    ids_N = inputs_BT.flatten()
-    x_DN = model.embedding.index_select(0, ids_N).t().contiguous()
-    undo = []
-    for block in model.blocks:
-        for sublayer in (_attention_sublayer, _mlp_sublayer):
-            x_DN, backward = sublayer(block, x_DN, inputs_BT.shape)
-            undo.append(backward)
-    logits_NV = torch.empty(len(ids_N), len(model.head), device=x_DN.device)
-    _, backward = _normed_linear(x_DN, model.norm, model.head, out=logits_NV.t())
+    x_DN, undo = _blocks(model, inputs_BT)
+    logits_NV, backward = _head(model, x_DN)
     loss, dlogits_NV = _cross_entropy(logits_NV, targets_BT.reshape(-1, 1))
     dx_DN = backward(dlogits_NV.t())
     for backward in reversed(undo):
         dx_DN = backward(dx_DN)
     if not model.config.tied:  # a tied matrix already holds the gradient of the head
         model.embedding.grad.zero_()
-    model.embedding.grad.index_add_(0, ids_N, dx_DN.t())
+    model.embedding.grad.index_add_(0, inputs_BT.flatten(), dx_DN.t())
     return loss
+
+
+def _blocks(model: Transformer, inputs_BT: Tensor) -> tuple[Tensor, list[Backward]]:
+    """The residual stream after the last block."""
+    x_DN = model.embedding.index_select(0, inputs_BT.flatten()).t().contiguous()
+    undo = []
+    for block in model.blocks:
+        for sublayer in (_attention_sublayer, _mlp_sublayer):
+            x_DN, backward = sublayer(block, x_DN, inputs_BT.shape)
+            undo.append(backward)
+    return x_DN, undo
+
+
+def _head(model: Transformer, x_DN: Tensor) -> tuple[Tensor, Backward]:
+    """Logits with the vocabulary innermost: the softmax runs along it."""
+    logits_NV = x_DN.new_empty(x_DN.shape[1], len(model.head))
+    _, backward = _normed_linear(x_DN, model.norm, model.head, out=logits_NV.t())
+    return logits_NV, backward
 
 
 def _attention_sublayer(block: Block, x_DN: Tensor, shape: torch.Size) -> tuple[Tensor, Backward]:

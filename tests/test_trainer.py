@@ -241,8 +241,10 @@ def test_cells_of_two_trunks_or_of_another_corpus_are_refused(corpus, cells):
         train([replace(cells[0], corpus_id="nothing")], corpus)
     with pytest.raises(ValueError, match=r"optim.name must be one of adamw; not 'sgd'"):
         train([make(corpus, 100, name="sgd")], corpus)
+    with pytest.raises(ValueError, match=r"where.device=tpu is not available on this machine"):
+        train(cells, corpus, where=replace(WHERE, device="tpu"))
 
 
 def test_row_grid_depends_on_nothing():
-    assert row_steps(100) == [32, 45, 64, 91]
-    assert row_steps(1000)[:4] == row_steps(100)
+    assert row_steps(200) == [64, 91, 128, 181]
+    assert row_steps(1000)[:4] == row_steps(200)

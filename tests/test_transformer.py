@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models import build_model
 from models.config import ModelConfig, count_params, flops_per_token
-from models.gradient import loss_and_gradients
+from models.gradient import logits, loss_and_gradients
 from models.parametrization import initialize
 from models.transformer import rms_norm, rotary_tables, rotate
 
@@ -96,6 +96,12 @@ def test_gradients_by_hand_equal_autograd(config):
     for (name, parameter), gradient in zip(model.named_parameters(), expected, strict=True):
         error = (parameter.grad - gradient).abs().max() / gradient.abs().max()
         assert error < 2e-5, name
+
+
+@pytest.mark.parametrize("config", SHAPES)
+def test_logits_by_hand_equal_the_module(config):
+    model, data = scrambled(config), tokens(config)[:, :-1]
+    torch.testing.assert_close(logits(model, data), model(data), rtol=1e-4, atol=2e-5)
 
 
 def test_gradients_by_hand_on_a_shorter_window():
