@@ -91,6 +91,8 @@ def verdict(
     """Fit `law` to a table and judge it. Raises FitError if the data determine no law, TableError on bad data."""
     if not 0 < level < 1:
         raise ValueError(f"--level {level}: an interval's level lies between 0 and 1, for example 0.9")
+    if resamples < 0:
+        raise ValueError(f"--bootstrap {resamples}: the number of resamples is at least 0")
     data = points(table, params=params, compute=compute)
     fitted = fit(law, data, objective=objective, fixed=fixed, seed=seed)
     drawn = None

@@ -1,0 +1,262 @@
+"""Each Finding appears on data made to deserve it, and stays away from data that do not."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scaling.approaches import approaches
+from scaling.diagnose import Finding, diagnose, diagnose_approaches, refused
+from scaling.finding import likelihood_ratio, variant
+from scaling.fit import Huber, LeastSquares, fit
+from scaling.laws import Chinchilla
+from scaling.simulate import simulate_points, simulate_study
+from scaling.uncertainty import jackknife
+
+LAW = Chinchilla(E=1.8, A=480.0, B=2100.0, alpha=0.35, beta=0.37)
+BENT = Chinchilla(E=0.0, A=1393.6, B=25817.0, alpha=0.641, beta=0.680, kappa=0.355)
+
+
+def grid(law=LAW, *, noise=0.003, seed=0, sizes=7, repeats=1, **options):
+    budgets = np.geomspace(1e18, 1e21, 5)
+    n = np.array([law.optimal(c).N * np.geomspace(1 / 4, 4, sizes) for c in budgets])
+    n, d = n.ravel(), (budgets[:, None] / 6 / n).ravel()
+    return simulate_points(law, np.repeat(n, repeats), np.repeat(d, repeats), noise=noise, seed=seed, **options)
+
+
+def findings(table, law="chinchilla", *, draws=True, **options) -> dict[str, Finding]:
+    fitted = fit(law, table, **options)
+    return {f.code: f for f in diagnose(fitted, jackknife(fitted) if draws else None, table)}
+
+
+def test_clean_data_draw_no_warning_and_no_failure():
+    found = findings(grid(repeats=2))
+    assert {c for c, f in found.items() if f.severity != "info"} == set(), found
+
+
+def test_worst_first_with_numbers_and_remedy(study_table):
+    fitted = fit("chinchilla", study_table)
+    found = diagnose(fitted, jackknife(fitted), study_table)
+    order = ["fail", "warn", "info"]
+    assert [f.severity for f in found] == sorted((f.severity for f in found), key=order.index)
+    for f in found:
+        assert f.message
+        assert f.remedy
+        assert str(f).startswith(f"[{f.severity}] {f.code}: ")
+
+
+def test_fixed_tokens_per_parameter_is_collinear_and_refuses_the_optimum():
+    n = np.geomspace(1e7, 1e9, 24)
+    found = findings(simulate_points(LAW, n, 20 * n, noise=0.003))
+    assert found["collinear"].severity == "fail"
+    assert "4 times fewer and 4 times more tokens" in found["collinear"].remedy
+    assert refused(found.values()) == ("alpha", "beta", "a", "b")
+    near = findings(simulate_points(LAW, np.repeat(n, 2), np.concatenate([[20 * x, 60 * x] for x in n]), noise=0.003))
+    assert "narrow_tokens_per_param" in near
+    assert refused(near.values()) == ()
+
+
+def test_a_floor_at_its_bound_is_not_identified():
+    found = findings(grid(BENT), "chinchilla-kappa")
+    assert "E is not identified" in found["unidentified"].message
+    assert "larger budget" in found["unidentified"].remedy
+
+
+def test_a_floor_that_rests_on_kappa_is_not_identified_either():
+    table = simulate_study(BENT, sizes=(8, 12, 16, 20, 24, 32, 40, 48, 56, 64, 80), noise=0.008, seed=1)
+    found = findings(table)
+    assert "kappa" in found["kappa_matters"].message
+    assert "rests on kappa = 1" in found["unidentified"].message
+
+
+def test_a_floor_that_the_data_hold_is_left_in_peace():
+    assert "unidentified" not in findings(grid())
+    assert "unidentified" not in findings(grid(), "chinchilla-kappa")
+
+
+def test_kappa_needs_spread_in_tokens_per_parameter():
+    n = np.repeat(np.geomspace(1e7, 1e9, 6), 2)
+    found = findings(simulate_points(LAW, n, n * np.tile([15.0, 25.0], 6), noise=0.01), "chinchilla-kappa", draws=False)
+    assert "unidentified" in found
+
+
+def test_a_size_that_does_not_matter_puts_its_amplitude_at_a_bound():
+    n, d = np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e9, 1e11, 5))
+    table = simulate_points(lambda N, D: 2 + 0.0 * N + 1e3 * D**-0.35, n.ravel(), d.ravel(), noise=0.002)
+    found = findings(table, draws=False)
+    assert {"at_bound", "ill_conditioned", "not_converged", "few_starts_agree"} & set(found)
+
+
+def test_few_points_and_clusters_are_counted():
+    table = grid(sizes=7).iloc[[0, 5, 9, 14, 20, 26, 33]]
+    found = findings(table, draws=False)
+    assert "7 points for 5 parameters" in found["few_points"].message
+    assert "7 independent clusters (by row) for 5" in found["few_clusters"].message
+    assert "8 more" in found["few_clusters"].remedy
+
+
+def test_a_tiny_delta_leaves_few_inliers():
+    found = findings(grid(noise=0.01), objective=Huber(1e-5))
+    assert "few_inliers" in found
+    assert "--delta auto" in found["few_inliers"].remedy
+
+
+def test_outliers_are_listed_and_make_least_squares_depend_on_delta():
+    table = grid(noise=0.001)
+    table.loc[3, "loss"] *= 1.15
+    found = findings(table)
+    assert "1 of 35 points" in found["outliers"].message
+    assert "row 4 (+1" in found["outliers"].message
+    at_the_edge = grid(noise=0.001)
+    at_the_edge.loc[0, "loss"] *= 1.05
+    leaning = findings(at_the_edge, objective=LeastSquares())
+    assert "sensitive_to_rows" in leaning or "sensitive_to_delta" in leaning
+
+
+def test_losses_in_bits_among_nats_are_mixed_units():
+    table = grid(noise=0.002)
+    table.loc[[2, 17, 30], "loss"] /= np.log(2)
+    assert "3 points" in findings(table)["mixed_units"].message
+
+
+def test_a_loss_column_that_sounds_like_bits_is_questioned():
+    table = grid()
+    table.attrs["mapping"] = {"loss": "val_bpb"}
+    assert "val_bpb" in findings(table)["loss_in_bits"].message
+
+
+def test_a_wrong_form_leaves_a_trend():
+    assert "residual_trend" in findings(grid(BENT, noise=0.001))
+
+
+def test_lack_of_fit_needs_replicates_and_a_wrong_form():
+    assert "no_replicates" in findings(grid())
+    right = findings(grid(repeats=3))
+    assert "lack_of_fit" not in right
+    assert "no_replicates" not in right
+    wrong = findings(grid(BENT, noise=0.001, repeats=3))
+    assert "times the seed noise" in wrong["lack_of_fit"].message
+
+
+def test_narrow_spans_and_few_sizes():
+    table = simulate_points(LAW, np.repeat([1e8, 2e8, 4e8], 6), np.tile(np.geomspace(2e9, 2e10, 6), 3), noise=0.003)
+    found = findings(table)
+    assert found["few_sizes"].severity == "fail"
+    assert "decades" in found["narrow_span"].message
+
+
+def test_duplicate_rows_are_counted_and_kept():
+    table = grid()
+    table = pd.concat([table, table.iloc[[3, 4]]], ignore_index=True)
+    found = findings(table)
+    assert "4 rows repeat another row exactly (rows 4, 5, 36, 37)" in found["duplicate_rows"].message
+
+
+def test_checkpoints_without_a_run_are_questioned():
+    sizes = np.repeat(np.geomspace(1e7, 1e9, 6), 8)
+    table = simulate_points(LAW, sizes, sizes * np.tile(np.geomspace(5, 200, 8), 6), noise=0.003)
+    assert "--map run_id=COLUMN" in findings(table)["rows_not_runs"].remedy
+    named = table.assign(run_id=[f"r{i // 8}" for i in range(len(table))])
+    assert "rows_not_runs" not in findings(named)
+    assert "rows_not_runs" not in findings(grid())
+
+
+def test_flops_that_do_not_belong_to_the_sizes():
+    table = grid()
+    table["flops"] = 6 * table["n_params"] * table["tokens"]
+    assert "mixed_conventions" not in findings(table)
+    table.loc[table.index[::3], "flops"] *= 3
+    assert "mixed_conventions" in findings(table)
+
+
+def test_a_budget_without_a_minimum_names_what_to_train():
+    table = grid()
+    table["flops"] = 6 * table["n_params"] * table["tokens"]
+    lowest_budget = table["flops"] < 2e18
+    table = table[~lowest_budget | (table["n_params"] < LAW.optimal(1e18).N * 0.9)]
+    extra = simulate_points(LAW, LAW.optimal(1e18).N * np.array([0.3, 0.25, 0.2]), 1e9)
+    extra["tokens"] = 1e18 / 6 / extra["n_params"]
+    extra["loss"] = LAW(extra["n_params"], extra["tokens"])
+    extra["flops"] = 1e18
+    found = findings(pd.concat([table, extra], ignore_index=True))
+    assert "add larger ones" in found["no_interior_minimum"].message
+    assert "1e+18" in found["no_interior_minimum"].message
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "code", "severity"),
+    [
+        ("eval_id", "another", "mixed_conventions", "fail"),
+        ("optimizer", "sgd", "mixed_experiment", "warn"),
+        ("horizon_tokens", 10**12, "unfinished_schedule", "fail"),
+        ("warmup_tokens", 10**12, "long_warmup", "warn"),
+        ("epochs", 9.0, "repeated_data", "fail"),
+        ("step", 5, "few_steps", "fail"),
+        ("code_version", "", "no_provenance", "warn"),
+        ("vocab_size", 8, "mixed_conventions", "fail"),
+    ],
+)
+def test_protocol_of_a_run_table(study_table, column, value, code, severity):
+    table = study_table.copy()
+    run = table.loc[table["final"] & (table["n_params_total"] > 20_000), "run_id"].iloc[0]
+    assert code not in {f.code for f in _healthy(table)} or code == "few_steps"
+    table.loc[table["run_id"] == run, column] = value
+    fitted = fit("chinchilla", table)
+    assert (code, severity) in {(f.code, f.severity) for f in diagnose(fitted, None, table)}
+
+
+def _healthy(table):
+    calm = table.assign(warmup_tokens=0, epochs=0.5, step=table["step"] + 5000)
+    return diagnose(fit("chinchilla", calm), None, calm)
+
+
+def test_losses_near_the_uniform_guess(study_table):
+    table = study_table.assign(vocab_size=7)  # ln 7 = 1.95
+    found = {f.code: f for f in diagnose(fit("chinchilla", table), None, table)}
+    assert "saturating" in found["near_uniform"].remedy
+
+
+def test_unfinished_runs_are_a_finding(study_table):
+    table = study_table.copy()
+    run = table["run_id"].iloc[0]
+    table.loc[table["run_id"] == run, "state"] = "diverged"
+    found = {f.code: f for f in diagnose(fit("chinchilla", table), None, table)}
+    assert run in found["runs_left_out"].message
+
+
+def test_extrapolation_and_rounded_constants():
+    fitted = fit("chinchilla", grid())
+    assert "extrapolates" not in {f.code for f in diagnose(fitted, target_flops=5e21)}
+    by = {f.code: f for f in diagnose(fitted, target_flops=1e24)}
+    assert by["extrapolates"].severity == "fail"
+    rounded = fit("chinchilla", grid(), fixed={"A": 406.0, "B": 411.0})
+    assert "A = 406" in {f.code: f for f in diagnose(rounded)}["rounded_constants"].message
+
+
+def test_an_absurd_exponent_is_noted():
+    found = findings(grid(Chinchilla(E=1.8, A=4e7, B=2100.0, alpha=1.2, beta=0.37)))
+    assert "alpha = 1.2" in found["unusual_exponent"].message
+
+
+def test_a_law_of_compute_alone_is_checked_for_what_applies():
+    c = np.geomspace(1e15, 1e19, 12)
+    table = pd.DataFrame({"flops": c, "loss": 1.5 + 100 * c**-0.12})
+    table["loss"] *= np.exp(np.random.default_rng(0).normal(0, 0.002, 12))
+    fitted = fit("power", table)
+    codes = {f.code for f in diagnose(fitted, jackknife(fitted), table, target_flops=1e21)}
+    assert "collinear" not in codes
+    assert "extrapolates" in codes
+
+
+def test_the_likelihood_ratio_is_the_f_statistic_of_least_squares():
+    table = grid()
+    full = fit("chinchilla", table, objective=LeastSquares())
+    restricted = variant(full, fixed={"E": 1.7})
+    expected = (restricted.value - full.value) / (full.value / (len(table) - 5))
+    assert likelihood_ratio(full, restricted) == pytest.approx(expected, rel=1e-9)
+    assert likelihood_ratio(full, full) == 0.0
+
+
+def test_findings_of_the_approaches(study_table):
+    assert diagnose_approaches(approaches(study_table)) == []
+    two = study_table[study_table["budget_flops"] < 2e11]
+    assert {f.code for f in diagnose_approaches(approaches(two))} >= {"few_minima"}
