@@ -26,6 +26,9 @@ CANDIDATES: dict[str, dict[str, Any]] = {
 }
 
 
+BUDGET_COLUMNS = ("flops", "predicted_loss", "loss_opt", "predicted_n", "n_opt", "best_run_loss", "best_run_n")
+
+
 class HoldOutError(ValueError):
     """Too few budgets to hold one out."""
 
@@ -234,7 +237,7 @@ def _forecast(law: str, known: Points, target: Points, data: Points, objective: 
             "predicted_n": predicted_n, "n_opt": profile.n_opt if seen else np.nan,
             "best_run_loss": float(best["loss"]), "best_run_n": float(best["n_params"]),
         })  # fmt: skip
-    budgets = pd.DataFrame(rows)
+    budgets = pd.DataFrame(rows, columns=list(BUDGET_COLUMNS), dtype=float)  # none, where no budget has two sizes
     budgets["loss_error"] = budgets["predicted_loss"] / budgets["loss_opt"] - 1
     budgets["best_run_error"] = budgets["predicted_loss"] / budgets["best_run_loss"] - 1
     budgets["n_ratio"] = budgets["predicted_n"] / budgets["n_opt"]
