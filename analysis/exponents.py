@@ -18,7 +18,7 @@ def exponent_frame(draws: Draws, names: tuple[str, str] = ("alpha", "beta")) -> 
     if len(frame) < 20:
         raise ValueError(f"needs at least 20 bootstrap draws, there are {len(frame)}")
     if (frame.std() < 1e-9 * frame.abs().mean()).any():
-        raise ValueError(f"{' or '.join(names)} does not vary between draws (fixed, or at a bound)")
+        raise ValueError(f"{' or '.join(names)} does not vary between draws (fixed, or at its bound)")
     if (frame[names[0]] == frame[names[1]]).all():
         raise ValueError(f"{' and '.join(names)} are tied in {draws.fit.law.name}: there is no joint region")
     return frame.reset_index(drop=True)
@@ -46,7 +46,11 @@ def plot_exponents(draws: Draws, *, names: tuple[str, str] = ("alpha", "beta"), 
     return ax
 
 
-_LABELS = {"alpha": r"$\alpha$, exponent of model size", "beta": r"$\beta$, exponent of tokens"}
+_LABELS = {
+    "E": "irreducible loss E (nats/token)",
+    "alpha": r"$\alpha$, exponent of model size",
+    "beta": r"$\beta$, exponent of tokens",
+}
 
 
 def _density_regions(ax: Axes, x: np.ndarray, y: np.ndarray) -> None:

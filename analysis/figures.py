@@ -60,6 +60,11 @@ def _residuals(by: str) -> Draw:
     return lambda e, ax: plot_residuals(e.fit, by=by, ax=ax)
 
 
+def _pair(e: Evidence) -> tuple[str, str]:
+    """What to show jointly: the two exponents, or the one they are tied to against the floor it trades with."""
+    return ("alpha", "E") if e.fit.problem.tied else ("alpha", "beta")
+
+
 def _prediction(e: Evidence, ax: Axes | None) -> Axes:
     law = e.law_name if e.law_name in e.held_out.forecasts else None
     rival = next((r for r in ("chinchilla", "chinchilla-kappa") if r != law), None)
@@ -103,8 +108,9 @@ FIGURES: dict[str, Figure] = {
             lambda e, ax: plot_scoreboard(e.held_out, ax=ax), lambda e: scoreboard_frame(e.held_out),
         ),
         Figure(
-            "exponents", "Bootstrap draws of the two exponents; contours hold 50% and 90%.",
-            lambda e, ax: plot_exponents(e.resamples, ax=ax), lambda e: exponent_frame(e.resamples),
+            "exponents", "Bootstrap draws of the exponents; contours hold 50% and 90%.",
+            lambda e, ax: plot_exponents(e.resamples, names=_pair(e), ax=ax),
+            lambda e: exponent_frame(e.resamples, _pair(e)),
         ),
         Figure(
             "local_slope", "Slope of ln loss in ln compute along the frontier: bends when the floor is felt.",

@@ -1,0 +1,207 @@
+"""What is drawn is what was computed: lines, points and bands against the numbers of the fit. Never pixels."""
+
+import numpy as np
+import pytest
+from matplotlib.collections import LineCollection, PathCollection
+
+from analysis.allocation import REFERENCE, plot_allocation
+from analysis.curves import learning_curves, plot_learning_curves
+from analysis.evidence import Evidence
+from analysis.exponents import plot_exponents
+from analysis.figures import FIGURES
+from analysis.isoflop import plot_isoflop
+from analysis.prediction import forecast_errors, plot_forecast_errors, plot_prediction
+from analysis.residuals import plot_residuals
+from analysis.scoreboard import plot_scoreboard, scoreboard_frame
+from analysis.sensitivity import plot_sensitivity
+from analysis.slope import measured_slopes, plot_local_slope
+from analysis.style import LEVEL, style
+from analysis.surface import plot_surface
+from scaling.published import PUBLISHED
+from scaling.simulate import simulate_study
+
+
+@pytest.fixture(scope="module")
+def evidence(study_table):
+    return Evidence(study_table, n_draws=200)
+
+
+@pytest.fixture(autouse=True)
+def styled():
+    with style():
+        yield
+
+
+def lines(ax, dashed: bool | None = None):
+    found = [line for line in ax.get_lines() if len(line.get_xdata()) > 2]
+    return found if dashed is None else [x for x in found if (x.get_linestyle() == "--") == dashed]
+
+
+def offsets(ax) -> np.ndarray:
+    return np.concatenate([c.get_offsets() for c in ax.collections if isinstance(c, PathCollection)])
+
+
+def markers(ax, marker: str):
+    return [line for line in ax.get_lines() if line.get_marker() == marker]
+
+
+def test_curves_draw_every_evaluation_and_mark_every_end(evidence):
+    curves = learning_curves(evidence.table)
+    ax = plot_learning_curves(curves, envelope=evidence.envelope)
+    drawn = next(c for c in ax.collections if isinstance(c, LineCollection)).get_segments()
+    assert sum(len(s) for s in drawn) == len(curves)
+    assert len(drawn) == evidence.table["run_id"].nunique()
+    final = evidence.table[evidence.table["final"]]
+    np.testing.assert_allclose(np.sort(offsets(ax)[:, 1]), np.sort(final["loss"]))
+    low = evidence.envelope.frame[evidence.envelope.frame["bracketed"]]
+    np.testing.assert_allclose(lines(ax)[-1].get_ydata(), low["loss"])
+
+
+def test_learning_curves_need_rows_along_the_way(evidence):
+    with pytest.raises(ValueError, match="evaluations along the way"):
+        learning_curves(evidence.table[evidence.table["final"]])
+
+
+def test_isoflop_draws_points_curve_and_filled_optimum(evidence):
+    ax = plot_isoflop(evidence.profiles)
+    diamonds = markers(ax, "D")
+    assert len(diamonds) == len(evidence.profiles) == 4
+    for profile, diamond in zip(evidence.profiles, diamonds, strict=True):
+        np.testing.assert_allclose([diamond.get_xdata()[0], diamond.get_ydata()[0]], [profile.n_opt, profile.loss_opt])
+        assert diamond.get_markerfacecolor() != "none"
+    assert len(offsets(ax)) == len(evidence.points)
+    curve = lines(ax)[0]
+    np.testing.assert_allclose(curve.get_ydata(), evidence.profiles[0].curve(curve.get_xdata()))
+    assert ax.get_xlabel() == "model size N (parameters)"
+
+
+def test_a_refused_optimum_is_hollow_and_says_why(study_law):
+    table = simulate_study(study_law, sizes=(8, 12, 16, 24), budgets=(3e10, 1e12), factor=100)
+    profiles = Evidence(table).profiles
+    refused = next(p for p in profiles if not p.accepted)
+    ax = plot_isoflop(profiles)
+    assert any(refused.reason.split(":")[0] in t.get_text() for t in ax.texts)
+    hollow = [d for d in markers(ax, "D") if d.get_markerfacecolor() == "none"]
+    assert len(hollow) == sum(not p.accepted and np.isfinite(p.n_opt) for p in profiles)
+
+
+@pytest.mark.parametrize(("quantity", "letter", "exponent"), [("n_params", "N", "a"), ("tokens", "D", "b")])
+def test_allocation_draws_the_optimum_its_band_and_the_rule_of_thumb(evidence, quantity, letter, exponent):
+    fit, draws = evidence.fit, evidence.draws
+    ax = plot_allocation(fit, draws, quantity=quantity, profiles=evidence.profiles)
+    dashed, solid, dotted = lines(ax)[:3]
+    np.testing.assert_allclose(dashed.get_ydata(), getattr(fit.optimal(dashed.get_xdata()), letter))
+    largest = evidence.points.frame["flops"].max()
+    assert solid.get_xdata().max() <= largest * 1.001, "solid only in the fitted range"
+    assert dashed.get_xdata().max() == pytest.approx(10 * largest)
+    ratio = fit.cost.tokens(dotted.get_xdata(), dotted.get_ydata()) / dotted.get_ydata()
+    if quantity == "n_params":
+        np.testing.assert_allclose(ratio, REFERENCE)
+    band = ax.collections[0].get_paths()[0].vertices
+    at = dashed.get_xdata()[40]
+    low, high = draws.interval(lambda law: float(getattr(law.optimal(at, fit.cost), letter)), LEVEL)
+    edges = np.unique(band[np.isclose(band[:, 0], at), 1])
+    np.testing.assert_allclose([edges.min(), edges.max()], [low, high])
+    assert f"{fit.exponents()[exponent]:.3f}" in "".join(t.get_text() for t in ax.texts)
+    assert [d.get_xdata()[0] for d in markers(ax, "D")] == [p.flops for p in evidence.profiles]
+
+
+def test_a_published_frontier_is_solid_in_its_own_range_only(evidence):
+    said = PUBLISHED["porian-2024"]
+    ax = plot_allocation(evidence.fit, published={"porian-2024": said})
+    solid = [x for x in lines(ax) if x.get_color() == "#6b7178" and x.get_linestyle() == "-"]
+    assert all((x.get_xdata() >= said.flops[0]).all() for x in solid)
+
+
+def test_surface_colours_runs_and_contours_by_one_scale(evidence):
+    ax = plot_surface(evidence.fit)
+    runs = next(c for c in ax.collections if isinstance(c, PathCollection))
+    frame = evidence.fit.points.frame
+    np.testing.assert_allclose(runs.get_offsets(), frame[["n_params", "tokens"]])
+    np.testing.assert_allclose(runs.get_array(), frame["loss"])
+    contours = next(c for c in ax.collections if c is not runs)
+    assert contours.norm is runs.norm
+    frontier = lines(ax)[-1]
+    best = evidence.fit.optimal(evidence.fit.cost.flops(frontier.get_xdata(), frontier.get_ydata()))
+    np.testing.assert_allclose(frontier.get_xdata(), best.N)
+
+
+def test_residuals_are_percent_of_the_fit(evidence):
+    ax = plot_residuals(evidence.fit, by="tokens")
+    drawn = offsets(ax)
+    np.testing.assert_allclose(np.sort(drawn[:, 1]), np.sort(100 * evidence.fit.residuals))
+    assert ax.get_xlabel().startswith("training tokens")
+
+
+def test_residual_beyond_the_panel_is_marked_not_lost(study_table):
+    table = study_table.copy()
+    worst = table.index[table["final"]][3]
+    table.loc[worst, "loss"] *= 1.5
+    ax = plot_residuals(Evidence(table, law="chinchilla").fit)
+    assert "1 beyond the panel" in "".join(t.get_text() for t in ax.texts)
+    assert any(len(c.get_offsets()) == 1 for c in ax.collections if isinstance(c, PathCollection))
+
+
+def test_prediction_draws_the_law_fitted_without_the_target(evidence):
+    test = evidence.held_out
+    law = test.chosen
+    forecast = test.forecasts[law]
+    ax = plot_prediction(test, law=law)
+    (diamond,) = markers(ax, "D")
+    target = forecast.budgets.iloc[0]
+    assert diamond.get_xdata()[0] == pytest.approx(target["predicted_n"])
+    assert diamond.get_ydata()[0] == pytest.approx(target["predicted_loss"])
+    assert forecast.fit.points.frame["flops"].max() < target["flops"] / 2
+    words = "".join(t.get_text() for t in ax.texts)
+    assert f"{target['loss_error']:+.1%}" in words
+
+
+def test_forecast_errors_hold_every_run(evidence):
+    frame = forecast_errors(evidence.held_out)
+    assert len(frame) == len(evidence.points)
+    np.testing.assert_allclose(frame["relative_error"], frame["predicted"] / frame["loss"] - 1)
+    ax = plot_forecast_errors(evidence.held_out)
+    seen = next(c for c in ax.collections if isinstance(c, PathCollection)).get_offsets()
+    np.testing.assert_allclose(np.sort(seen[:, 1]), np.sort(100 * frame.loc[~frame["held_out"], "relative_error"]))
+
+
+def test_scoreboard_puts_the_best_on_top(evidence):
+    frame = scoreboard_frame(evidence.held_out)
+    assert frame["error"].is_monotonic_increasing
+    ax = plot_scoreboard(evidence.held_out)
+    dots = next(c for c in ax.collections if isinstance(c, PathCollection)).get_offsets()
+    np.testing.assert_allclose(dots[:, 0], 100 * frame["error"])
+    assert dots[0, 1] == dots[:, 1].max()
+
+
+@pytest.mark.parametrize(("law", "names"), [("chinchilla", ("alpha", "beta")), ("chinchilla-tied", ("alpha", "E"))])
+def test_exponents_draw_every_resample(study_table, law, names):
+    e = Evidence(study_table, law=law, n_draws=100)
+    ax = FIGURES["exponents"].draw(e, None)
+    np.testing.assert_allclose(offsets(ax), e.resamples.frame[list(names)])
+    (diamond,) = markers(ax, "D")
+    assert (diamond.get_xdata()[0], diamond.get_ydata()[0]) == tuple(getattr(e.fit.law, n) for n in names)
+
+
+def test_exponents_refuse_tied_ones(study_table):
+    with pytest.raises(ValueError, match="tied"):
+        plot_exponents(Evidence(study_table, law="chinchilla-tied", n_draws=50).resamples)
+
+
+def test_local_slope_of_a_pure_power_is_its_exponent(study_law):
+    from dataclasses import replace
+
+    law = replace(study_law, E=0.0)
+    e = Evidence(simulate_study(law, noise=1e-4), law="chinchilla-no-floor")
+    ax = plot_local_slope(e.fit, e.draws, profiles=e.profiles)
+    expected = -law.exponents(e.fit.cost)["frontier"]
+    np.testing.assert_allclose(lines(ax)[0].get_ydata(), expected, rtol=0.02)
+    np.testing.assert_allclose(measured_slopes(e.profiles)["slope"], expected, rtol=0.05)
+
+
+def test_sensitivity_starts_from_the_analysis_as_chosen(evidence):
+    frame = evidence.sensitivity
+    assert frame["value"].iloc[0] == pytest.approx(evidence.fit.exponents()["a"])
+    assert {"objective", "data", "convention"} <= set(frame["what"])
+    ax = plot_sensitivity(frame)
+    np.testing.assert_allclose(offsets(ax)[:, 0], frame["value"])

@@ -1,0 +1,249 @@
+"""The report: complete on a study, honest on less, never stopped by one failing part."""
+
+import json
+import os
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import analysis.report as report_module
+from analysis import summary
+from analysis.evidence import Evidence, UnsupportedError, part
+from analysis.figures import FIGURES, get_figure
+from analysis.hero import draw_hero
+from analysis.report import ReportError, draw_figure, write_report
+from analysis.sweep_cost import trained_tokens
+from isoflop import app
+from scaling.laws import Chinchilla
+from scaling.runs import final_rows
+from scaling.simulate import simulate_points, simulate_study
+from scaling.tables import read_table
+
+
+@pytest.fixture(scope="module")
+def written(study_table, tmp_path_factory):
+    timed = study_table.assign(wall_seconds=study_table["flops"] / 1e10)
+    return write_report(timed, tmp_path_factory.mktemp("report"), n_draws=100, command="isoflop report x")
+
+
+def test_a_study_supports_every_figure(written):
+    assert written.missing == {}
+    assert written.figures == tuple(FIGURES)
+    for name in FIGURES:
+        assert (written.folder / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+        assert (written.folder / f"{name}.svg").read_text().startswith("<?xml")
+        assert len(pd.read_csv(written.folder / f"{name}.csv")) > 0
+
+
+def test_the_text_has_the_numbers_of_the_fit(written):
+    text = (written.folder / "report.md").read_text()
+    fit, draws = written.evidence.fit, written.evidence.draws
+    low, high = draws.interval("a", 0.9)
+    assert f"C^{fit.exponents()['a']:.3f} [{low:.3f}, {high:.3f}]" in text
+    assert f"{fit.law.E:.4f} + {fit.law.A:.5g} N^-{fit.law.alpha:.4f}" in text
+    for heading in ("Findings", "Held out", "Laws", "Conventions", "Three approaches", "Noise", "Cost", "Provenance"):
+        assert f"## {heading}" in text
+    assert "Not available" not in text
+    assert all(f"({name}.png)" in text for name in FIGURES)
+
+
+def test_exponents_stand_under_four_conventions(written):
+    frame = written.evidence.conventions
+    assert len(frame) == 4
+    by_name = frame[frame["compute"] == "exact"].set_index("params")["a"]
+    assert by_name["no-embedding"] > by_name["matrices"] > by_name["total"]
+
+
+def test_both_kappas_are_held_out(written):
+    text = summary.held_out(written.evidence)
+    assert "| chinchilla |" in text or "| **chinchilla** (chosen) |" in text
+    assert "chinchilla-kappa" in text
+
+
+def test_the_cells_are_all_there(written):
+    cells = pd.read_csv(written.folder / "cells.csv")
+    assert len(cells) == len(written.evidence.points)
+    np.testing.assert_allclose(np.log(cells["loss"] / cells["predicted"]), cells["residual"], atol=1e-12)
+
+
+def test_the_same_table_gives_the_same_bytes(written, tmp_path):
+    for name in ("isoflop.png", "n_star.svg", "surface.pdf"):
+        figure, _, _ = name.partition(".")
+        first, second = (draw_figure(figure, written.evidence, tmp_path / f"{i}-{name}") for i in (1, 2))
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_failing_figure_costs_only_itself(study_table, tmp_path, monkeypatch):
+    def broken(e, ax):
+        raise RuntimeError("no such artist")
+
+    kept = {n: FIGURES[n] for n in ("isoflop", "surface")}
+    kept["surface"] = report_module.Figure("surface", "", broken, kept["surface"].data)
+    monkeypatch.setattr(report_module, "FIGURES", kept)
+    (tmp_path / "surface.png").write_text("of an earlier report")
+    result = write_report(study_table, tmp_path, n_draws=50)
+    assert result.figures == ("isoflop",)
+    assert result.missing == {"surface": "RuntimeError: no such artist"}
+    assert not (tmp_path / "surface.png").exists()
+    assert "surface: RuntimeError: no such artist" in (tmp_path / "report.md").read_text()
+
+
+def test_a_part_is_computed_once_and_fails_the_same_way_again():
+    class Thing:
+        def __init__(self):
+            self.done, self.calls = {}, 0
+
+        @part
+        def value(self):
+            self.calls += 1
+            raise KeyError("x")
+
+    thing = Thing()
+    for _ in range(2):
+        with pytest.raises(UnsupportedError, match="KeyError"):
+            _ = thing.value
+    assert thing.calls == 1
+
+
+LAW = Chinchilla(E=0.9, A=33.0, B=332.0, alpha=0.45, beta=0.5)
+DEGENERATE = {
+    "one cell": lambda: simulate_study(LAW, sizes=(16,), budgets=(1e11,)),
+    "one size": lambda: simulate_study(LAW, sizes=(16,), budgets=(3e10, 1e11)),
+    "one budget, three sizes": lambda: simulate_study(LAW, sizes=(12, 16, 24), budgets=(1e11,)),
+    "all diverged": lambda: simulate_study(LAW, sizes=(16, 24), budgets=(1e11,)).assign(state="diverged", final=False),
+}
+
+
+@pytest.mark.parametrize("name", DEGENERATE)
+def test_a_poor_table_still_gets_its_report_with_reasons(name, tmp_path):
+    result = write_report(DEGENERATE[name](), tmp_path, n_draws=50)
+    text = (tmp_path / "report.md").read_text()
+    assert set(result.figures) | set(result.missing) == set(FIGURES)
+    assert result.missing
+    for why in result.missing.values():
+        assert not re.match(r"\w+(Error|Exception):", why), f"a bug, not a reason: {why}"
+    assert all(f"- {n}: {why}" in text for n, why in result.missing.items())
+
+
+PUBLIC = {
+    "chinchilla_epoch/runs.csv": ({}, None),
+    "gadre_overtraining/runs.csv": ({"loss": "loss_c4_val"}, "dataset == 'c4_original'"),
+    "porian_discrepancies/isoflop_points.csv": ({}, "row == 3 and group == 'rw' and loss > 0"),
+    "datablations/fit182.csv": ({}, None),
+}
+
+
+@pytest.mark.parametrize("path", PUBLIC)
+def test_the_public_tables_are_drawn(path, public_data):
+    mapping, where = PUBLIC[path]
+    table = read_table(public_data / path, mapping=mapping, where=where)
+    evidence = Evidence(table, law="chinchilla", n_draws=50)
+    drawn = {}
+    for name in ("isoflop", "n_star", "surface", "residuals_flops", "exponents", "local_slope"):
+        try:
+            drawn[name] = FIGURES[name].draw(evidence, None)
+        except UnsupportedError:
+            continue
+    assert set(drawn) >= {"n_star", "surface", "residuals_flops", "exponents", "local_slope"}
+    assert ("isoflop" in drawn) == ("gadre" not in path), "Gadre's runs share no budget"
+
+
+def test_a_table_without_common_budgets_holds_out_its_last_half_decade():
+    sizes, tokens = np.tile([1e4, 2.1e4, 4.3e4, 8.7e4], 4), np.repeat([1e5, 1e6, 1e7, 1e8], 4)
+    e = Evidence(simulate_points(LAW, sizes, tokens, noise=0.003))
+    assert e.held_out.threshold == pytest.approx(e.points.frame["flops"].max() / 10**0.5)
+    assert "rms of runs" in summary.held_out(e)
+    assert FIGURES["forecast_errors"].draw(e, None)
+    with pytest.raises(ValueError, match="at least three sizes"):
+        FIGURES["prediction"].draw(e, None)
+
+
+def test_a_known_floor_stands_beside_the_fitted_one(study_table):
+    floor = 0.9
+    e = Evidence(study_table.assign(loss_floor=floor), law="chinchilla")
+    low, high = e.draws.interval("E")
+    assert low <= floor <= high
+    assert "exact floor of 0.9000, inside the interval" in summary.irreducible(e)
+    far = Evidence(study_table.assign(loss_floor=0.5), law="chinchilla")
+    assert "OUTSIDE" in summary.irreducible(far)
+
+
+def test_an_unidentified_floor_is_called_so():
+    law = Chinchilla(E=0.0, A=130.0, B=700.0, alpha=0.62, beta=0.66, kappa=0.36)
+    e = Evidence(simulate_study(law, noise=0.01), law="chinchilla-kappa")
+    assert "E is not identified" in summary.irreducible(e)
+
+
+def test_seed_noise_is_the_spread_over_seeds(study_law):
+    table = simulate_study(study_law, noise=0.01, seeds=(0, 1, 2), curves=False)
+    noise = Evidence(table).seed_noise
+    assert (noise["seeds"] == 3).all()
+    assert np.sqrt((noise["sd"] ** 2).mean()) == pytest.approx(0.01, rel=0.3)
+    with pytest.raises(UnsupportedError, match="more than one seed"):
+        _ = Evidence(simulate_study(study_law, curves=False)).seed_noise
+
+
+def test_tokens_saved_by_shared_trunks(study_table):
+    counted, trained = trained_tokens(study_table)
+    assert counted == final_rows(study_table)["tokens"].sum()
+    one = study_table[study_table["trunk_id"] == study_table["trunk_id"].iloc[0]]
+    horizons = np.sort(one.groupby("run_id")["tokens"].max().to_numpy())
+    branch = one[one["phase"] == "constant"].groupby("run_id")["tokens"].max()
+    expected = branch.max() + (horizons.sum() - branch.sum())
+    assert trained_tokens(one)[1] == expected
+    assert trained < counted
+    alone = one[one["run_id"] == one["run_id"].iloc[0]]
+    assert trained_tokens(alone)[0] == trained_tokens(alone)[1]
+
+
+def test_an_unwritable_folder_is_one_line_and_exit_1(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ReportError, match="cannot be made") as error:
+        write_report(simulate_study(LAW, curves=False), tmp_path / "file" / "report")
+    assert error.value.exit_code == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_read_only_folder_is_one_line(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(ReportError, match="ermission"):
+        write_report(simulate_study(LAW, curves=False), tmp_path)
+
+
+def test_wrong_names_say_what_there_is(study_table):
+    with pytest.raises(ValueError, match="isoflop, n_star"):
+        get_figure("isoflops")
+    with pytest.raises(ValueError, match="matrices, total"):
+        Evidence(study_table, params="matrix")
+    with pytest.raises(ValueError, match="chinchila"):
+        Evidence(study_table, law="chinchila")
+    with pytest.raises(ValueError, match="png, svg, pdf"):
+        draw_figure("isoflop", Evidence(study_table), "x.jpeg")
+
+
+def test_the_commands(tmp_path):
+    table = tmp_path / "runs.csv"
+    budgets = np.repeat([1e10, 1e11, 1e12], 5)
+    sizes = np.concatenate([np.geomspace(c**0.5 / 90, c**0.5 / 3, 5) for c in (1e10, 1e11, 1e12)])
+    simulate_points(LAW, sizes, budgets / 6 / sizes, noise=0.003).to_csv(table, index=False)
+    runner = CliRunner()
+    result = runner.invoke(
+        app,
+        ["report", str(table), "--out", str(tmp_path / "out"), "--bootstrap", "50", "--law", "chinchilla", "--json"],
+    )
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert "isoflop" in told["figures"]
+    assert "curves" in told["missing"]
+    result = runner.invoke(app, ["plot", str(table), "--figure", "surface", "-o", str(tmp_path / "x.pdf")])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "x.pdf").read_bytes()[:4] == b"%PDF"
+
+
+def test_the_hero_has_four_panels(study_table, tmp_path):
+    assert draw_hero(study_table, tmp_path / "hero.png").stat().st_size > 50_000
+    with pytest.raises(UnsupportedError, match="panel isoflop"):
+        draw_hero(simulate_study(LAW, sizes=(16,), budgets=(1e11,)), tmp_path / "no.png")
