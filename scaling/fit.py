@@ -182,9 +182,9 @@ def _conclude(
     theta = solution.theta[best]
     laws = problem.laws(solution.theta)
     names = problem.form.parameters()
-    table = pd.DataFrame([laws[k].values() for k in members], columns=list(names))
-    table.insert(0, "converged", solution.converged[members])
-    table.insert(0, "value", value[members])
+    ends = np.array([law.values() for law in laws])[members]
+    outcome = {"value": value[members], "converged": solution.converged[members]}
+    table = pd.DataFrame(outcome | dict(zip(names, ends.T, strict=True)))
     at_bound = tuple(
         p
         for p, t, lo, hi in zip(problem.free, theta, problem.lower, problem.upper, strict=True)

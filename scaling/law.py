@@ -33,7 +33,7 @@ class Box:
 
 
 AMPLITUDE = Box(1e-8, 1e4, log=True)
-EXPONENT = Box(0.01, 3.0, grid=tuple(np.geomspace(0.03, 1.6, 24).tolist()))
+EXPONENT = Box(0.01, 3.0, grid=tuple(np.geomspace(0.03, 1.6, 18).tolist()))
 FLOOR = Box(0.0, 1e3)
 
 

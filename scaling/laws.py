@@ -94,9 +94,10 @@ class Chinchilla(Law):
 
     @classmethod
     def linearise(cls, shape: Mapping[str, Array], x: Mapping[str, Array], loss: Array) -> tuple[Array, Array, Array]:
-        alpha, beta = shape["alpha"], shape["beta"]
-        basis = np.empty((alpha.shape[0], 3, loss.size))
-        basis[:, 0], basis[:, 1], basis[:, 2] = 1.0, np.exp(-alpha * x["N"]), np.exp(-beta * x["D"])
+        basis = np.ones((max(len(shape["alpha"]), len(shape["beta"])), 3, loss.size))
+        for k, exponent, column in ((1, "alpha", x["N"]), (2, "beta", x["D"])):
+            values, which = np.unique(shape[exponent], return_inverse=True)
+            basis[:, k] = np.exp(-values[:, None] * column)[which.ravel()]
         return basis, loss, 1.0 / loss
 
     @classmethod

@@ -12,6 +12,7 @@ HUBER_EFFICIENCY = 1.345  # in noise scales: 95% of least squares' efficiency un
 SMALLEST_DELTA = 1e-7
 FEW_PARAMETERS = 5
 SCATTERED = 24
+ROUGH = 1e-7  # tolerance of the stages before the last
 
 
 def search(
@@ -23,10 +24,10 @@ def search(
     """
     count = n_starts or (8 if len(problem.free) <= FEW_PARAMETERS else 16 if len(problem.free) <= 7 else 32)
     begin = starts(problem, weights, count=count, seed=seed)
-    squares = minimise(problem, begin, delta=np.inf, weights=weights, max_steps=40)
-    exact = np.nanmin(squares.value) <= EXACT * ROUNDING**2 * weights.sum()
     if objective.delta == np.inf:
-        return squares, np.inf, np.arange(len(begin))
+        return minimise(problem, begin, delta=np.inf, weights=weights), np.inf, np.arange(len(begin))
+    squares = minimise(problem, begin, delta=np.inf, weights=weights, max_steps=40, tolerance=ROUGH)
+    exact = np.nanmin(squares.value) <= EXACT * ROUNDING**2 * weights.sum()
     basin, members = _distinct(squares)
     ends = squares.theta[basin]
     if not problem.bent and not exact:
@@ -37,7 +38,8 @@ def search(
     for stage in (30.0, 10.0, 3.0) if delta else (3.0,):
         wide = stage * (delta or HUBER_EFFICIENCY * scale)
         if wide < 20 * scale or stage == 3.0:
-            ends = minimise(problem, ends, delta=max(wide, SMALLEST_DELTA), weights=weights, max_steps=6).theta
+            wide = max(wide, SMALLEST_DELTA)
+            ends = minimise(problem, ends, delta=wide, weights=weights, max_steps=6, tolerance=ROUGH).theta
     if delta is None:
         delta, ends = _auto_delta(problem, weights, ends)
     done = minimise(problem, ends, delta=delta, weights=weights, max_steps=100)
@@ -62,7 +64,7 @@ def _auto_delta(problem: FitProblem, weights: Array, ends: Array) -> tuple[float
         best = ends[[int(np.nanargmin(value))]]
         scale = robust_scale(problem.residuals(best)[0][0], len(problem.free))
         delta = max(HUBER_EFFICIENCY * scale, SMALLEST_DELTA)
-        ends = minimise(problem, ends, delta=delta, weights=weights, max_steps=12).theta
+        ends = minimise(problem, ends, delta=delta, weights=weights, max_steps=12, tolerance=ROUGH).theta
     return delta, ends
 
 
@@ -73,7 +75,7 @@ def _distinct(solution: Solution) -> tuple[Array, Array]:
     members = np.empty(len(order), dtype=int)
     for i in order:
         same = [
-            k for k, j in enumerate(kept) if np.allclose(solution.theta[i], solution.theta[j], rtol=1e-4, atol=1e-4)
+            k for k, j in enumerate(kept) if np.allclose(solution.theta[i], solution.theta[j], rtol=1e-3, atol=1e-3)
         ]
         if not same:
             kept.append(int(i))

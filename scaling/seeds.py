@@ -15,7 +15,7 @@ from scaling.solver import huber
 
 RANDOM_STARTS = 96
 CANDIDATES = 64
-SEED_ROWS = 1024  # a basin is found on this many rows, drawn evenly; the solver then uses all
+SEED_ROWS = 192  # a basin is found on this many rows, drawn evenly; the solver then uses all
 TINY = 1e-4  # of the mean loss: an amplitude that the linear solve sets to zero starts here
 
 
