@@ -1,4 +1,4 @@
-"""What one launch does with a study, in this process: no worker pool, a tiny corpus, cells of a fraction of a second."""
+"""What one launch does with a study, in this process: no pool, a tiny corpus, cells of a fraction of a second."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -64,13 +64,13 @@ def states(spec):
     return create_store(spec.runs).states().set_index("run_id")
 
 
-def failing(monkeypatch, run_id, error=RuntimeError("boom")):
+def failing(monkeypatch, run_id):
     """Make the trainer raise when it comes to the cooldown of one cell."""
     cool_down = trainer._cool_down
 
     def broken(learner, cell, *rest):
         if cell.run_id == run_id:
-            raise error
+            raise RuntimeError("boom")
         return cool_down(learner, cell, *rest)
 
     monkeypatch.setattr(trainer, "_cool_down", broken)

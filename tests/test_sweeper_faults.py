@@ -17,7 +17,7 @@ ARGUMENTS = (
     "schedule.warmup_steps=5", "data=text", "data.eval_tokens=2048", "data.max_epochs=1e4",
     "where.checkpoint_seconds=0.2", "where.workers=2",
 )  # fmt: skip
-DEADLINE = 120
+DEADLINE = 200
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,150 @@
+"""The commands run, plan and status as they are typed: results, exit codes, and one clear line for bad input."""
+
+import json
+
+import pytest
+
+import isoflop
+
+TINY = ("model=d8", "budget.flops=2e8", "schedule.warmup_steps=3", "data.eval_tokens=512", "hydra/launcher=basic")
+
+
+@pytest.fixture
+def text(tmp_path, monkeypatch):
+    """A folder of small files; the working directory is beside it."""
+    (tmp_path / "text").mkdir()
+    for i in range(12):
+        content = "".join(f"{i * j % 97} and {j * j % 89}, " for j in range(800))
+        (tmp_path / "text" / f"{i}.txt").write_text(content)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return ("data=text", f"data.files=[{tmp_path}/text/*.txt]", "data.held_out_fraction=0.3")
+
+
+@pytest.fixture
+def isoflop_(monkeypatch, capsys):
+    """Type a command; returns its exit code, output and error lines."""
+
+    def typed(*arguments):
+        monkeypatch.setattr("sys.argv", ["isoflop", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            isoflop.main()
+        told = capsys.readouterr()
+        return ended.value.code or 0, told.out, told.err
+
+    return typed
+
+
+def test_a_cell_is_trained_once_and_told_by_status(isoflop_, text, tmp_path):
+    code, out, _ = isoflop_("run", *text, *TINY)
+    assert (code, out.splitlines()[0][:15]) == (0, "1 cells: 1 done")
+    code, out, err = isoflop_("run", *text, *TINY)
+    assert code == 0
+    assert "1 cells, 0 to train" in err
+    code, out, _ = isoflop_("status", "--json")
+    told = json.loads(out)
+    assert told["counts"]["done"] == 1
+    assert told["cells"][0]["attempts"] == 1
+    assert "single" in isoflop_("status")[1]
+    assert sorted(p.name for p in (tmp_path / "here").iterdir()) == ["corpora", "runs"]
+
+
+def test_plan_starts_nothing_and_knows_what_is_done(isoflop_, text, tmp_path):
+    code, out, _ = isoflop_("plan", *text, *TINY, "--json")
+    (study,) = json.loads(out)["studies"]
+    assert (code, study["cells"][0]["state"], study["cells"][0]["budget_flops"]) == (0, "planned", 2e8)
+    assert not (tmp_path / "here" / "runs").exists()
+    isoflop_("run", *text, *TINY)
+    (study,) = json.loads(isoflop_("plan", *text, *TINY, "--json")[1])["studies"]
+    assert (study["done"], study["minutes"]["1"]) == (1, 0.0)
+    assert "predicted minutes by workers" in isoflop_("plan", *text, *TINY)[1]
+
+
+def test_mode_run_trains_in_this_process(isoflop_, text):
+    assert isoflop_("run", *text, *TINY, "hydra.mode=RUN")[0] == 0
+    assert json.loads(isoflop_("status", "--json")[1])["counts"]["done"] == 1
+
+
+def test_commas_sweep_and_label_arms(isoflop_, text):
+    arms = ("optim.learning_rate=0.01,0.02", "arm=lr${optim.learning_rate}")
+    assert isoflop_("run", *text, *TINY, *arms)[0] == 0
+    labels = [cell["label"] for cell in json.loads(isoflop_("status", "--json")[1])["cells"]]
+    assert [label.split()[0] for label in labels] == ["lr0.01", "lr0.02"]
+
+
+def test_a_diverged_cell_ends_in_exit_code_1(isoflop_, text):
+    code, out, _ = isoflop_("run", *text, *TINY, "optim.learning_rate=1e38")
+    assert code == 1
+    assert "1 diverged" in out
+    assert "loss is nan at step" in isoflop_("status")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["experiment=quik"], "no experiment 'quik'; did you mean 'quick'?"),
+        (["model=d17"], "no model 'd17'; did you mean 'd16'?"),
+        (["optim.learning_rat=1"], "unknown key 'optim.learning_rat'; did you mean 'optim.learning_rate'?"),
+        (["optim.lr=1"], "did you mean 'optim.learning_rate'?"),
+        (["+optim.lr=1"], "did you mean 'optim.learning_rate'?"),
+        (["bugdet.flops=1"], "unknown key 'bugdet.flops'; did you mean 'budget'?"),
+        (["seed=abc"], "Value 'abc' of type 'str' could not be converted to Integer"),
+        (["budget.flops=[1"], "[1"),
+        (["nonsense"], "Error parsing override 'nonsense'"),
+        ([], "exactly one of budget.flops, budget.tokens, budget.tokens_per_param; none is given"),
+        (["budget.flops=1e9", "budget.tokens=5"], "2 are given: flops, tokens"),
+        (["budget.flops=-3"], "budget.flops must be a positive number; not -3.0"),
+        (["budget.flops=0"], "must be a positive number; not 0.0"),
+        (["budget.flops=1e8", "model.d_model=18", "model.n_head=4"], "d_model=18 is not divisible by model.n_head=4"),
+        (["budget.flops=1e15"], "epochs, more than data.max_epochs=4; add text"),
+        (["budget.flops=1e9", "schedule.name=wds"], "schedule.name must be one of wsd, cosine; not 'wds'"),
+        (["budget.flops=1e9", "where.workers=0"], "where.workers must be at least 1"),
+        (["budget.flops=1e9", "where.device=tpu9"], "where.device=tpu9 cannot be used here"),
+        (["budget.flops=1e9", "hydra/launcher=nope"], "no hydra/launcher 'nope'"),
+        (["experiment=quick", "model=d8"], "override study.sizes=[...]"),
+        (["experiment=quick", "seed=3"], "override study.seeds=[...]"),
+        (["experiment=quick", "budget.flops=1e9"], "study.budgets and budget.flops are both given"),
+        (["experiment=quick", "study.sizes=[d16x]"], "no model size 'd16x'; did you mean 'd16'?"),
+        (["data.files=[/nowhere/*.txt]", "budget.flops=1e9"], "'/nowhere/*.txt' matches no file"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(isoflop_, text, tmp_path, arguments, told):
+    code, out, err = isoflop_("run", *text, *arguments)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("isoflop: ")
+    assert len(err.strip().splitlines()) == 1
+    assert told in err
+    assert not (tmp_path / "here" / "runs").exists()
+
+
+def test_a_corpus_seen_more_than_once_is_warned_of(isoflop_, text):
+    code, _, err = isoflop_("run", *text, *TINY, "budget.flops=2e9", "data.max_epochs=1e3")
+    assert code == 0
+    assert "warning: 1 of 1 cells repeat the corpus" in err
+
+
+def test_a_runs_folder_that_is_none_is_refused_and_left_alone(isoflop_, text, tmp_path):
+    (tmp_path / "here" / "thesis").mkdir()
+    (tmp_path / "here" / "thesis" / "main.tex").write_text("precious")
+    code, _, err = isoflop_("run", *text, *TINY, "runs=thesis")
+    assert code == 2
+    assert "thesis is not a runs folder (it holds 'main.tex' and no STORE.json)" in err
+    assert [p.name for p in (tmp_path / "here" / "thesis").iterdir()] == ["main.tex"]
+    code, _, err = isoflop_("status", "thesis")
+    assert (code, len(err.strip().splitlines())) == (2, 1)
+    code, _, err = isoflop_("status", "nowhere")
+    assert (code, "no such folder" in err) == (2, True)
+
+
+def test_a_truncated_run_is_named_with_the_remedy_which_works(isoflop_, text, tmp_path):
+    isoflop_("run", *text, *TINY)
+    (path,) = (tmp_path / "here" / "runs").glob("cells/*/run.parquet")
+    path.write_bytes(path.read_bytes()[:100])
+    code, _, err = isoflop_("run", *text, *TINY)
+    assert code == 2
+    assert f"{path}: missing, truncated or not a run table; delete {path.parent}" in err
+    for file in path.parent.iterdir():
+        file.unlink()
+    path.parent.rmdir()
+    assert isoflop_("run", *text, *TINY)[0] == 0

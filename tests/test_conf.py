@@ -1,0 +1,110 @@
+"""Every file of the configuration tree composes, and every study in it expands to the cells its comment promises."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from experiments import plan as plan_module
+from experiments.compose import compose_all
+from experiments.cost import REFERENCE, makespan
+from experiments.names import size_names
+from experiments.plan import plan
+from experiments.study import expand
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+EXPERIMENTS = sorted(path.stem for path in CONF.glob("experiment/*.yaml"))
+
+
+@dataclass
+class FakeCorpus:
+    vocab_size: int
+    corpus_id: str = "c0"
+    train_tokens: int = 10_000_000
+
+
+@pytest.fixture
+def without_corpus(monkeypatch):
+    """Plans without preparing a corpus: only its size matters."""
+
+    def load(spec):
+        corpus = FakeCorpus(64 if spec.data.source == "synthetic" else 256)
+        return expand(spec, corpus), corpus
+
+    monkeypatch.setattr(plan_module, "load", load)
+
+
+def planned(*overrides):
+    (study,) = plan(compose_all(overrides), REFERENCE)["studies"]
+    return study
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_is_planned(name, without_corpus):
+    study = planned(f"experiment={name}")
+    assert study["study"] == name
+    assert study["cells"]
+    assert study["warnings"] == []
+    assert study["minutes"]["2"] < 60
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_says_first_which_command_runs_it(name):
+    package, command = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()[:2]
+    assert package == "# @package _global_"
+    assert command.startswith(f"# isoflop run experiment={name} ")
+
+
+@pytest.mark.parametrize("size", size_names())
+def test_every_size_is_a_model(size, without_corpus):
+    (cell,) = planned(f"model={size}", "budget.tokens=1e6", "data.max_epochs=9")["cells"]
+    assert cell["size"] == size
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [f"{group}={path.stem}" for group in ("optim", "schedule", "data") for path in CONF.glob(f"{group}/*.yaml")],
+)
+def test_every_choice_of_a_group_composes(choice, without_corpus):
+    assert planned(choice, "budget.tokens=1e6")["cells"]
+
+
+def test_quick_brackets_every_budget_and_measures_its_noise(without_corpus):
+    study = planned("experiment=quick")
+    by_budget = {}
+    for cell in study["cells"]:
+        by_budget.setdefault(cell["budget_flops"], {}).setdefault(cell["size"], set()).add(cell["seed"])
+    assert sorted(by_budget) == [3e10, 1e11, 3e11, 1e12]
+    assert all(len(sizes) >= 6 for sizes in by_budget.values())
+    assert sum(len(seeds) >= 3 for sizes in by_budget.values() for seeds in sizes.values()) >= 3
+    assert study["hold_out"] == [1e12]
+    assert max(cell["epochs"] for cell in study["cells"]) < 1
+    assert study["minutes"]["2"] < 7
+
+
+def test_sharing_counts_every_trunk_once(without_corpus):
+    study = planned("experiment=quick")
+    assert study["sharing"] == study["tokens_by_cell"] / study["tokens_trained"] > 1.2
+    cosine = planned("experiment=quick", "schedule=cosine")
+    assert cosine["sharing"] == 1
+    assert cosine["minutes"]["1"] > study["minutes"]["1"]
+
+
+def test_a_thousand_cells_are_planned_in_seconds(without_corpus):
+    began = time.process_time()
+    study = planned("experiment=quick", "study.seeds=[" + ",".join(map(str, range(40))) + "]")
+    assert len(study["cells"]) > 1000
+    assert time.process_time() - began < 3
+
+
+def test_commas_make_one_study_each(without_corpus):
+    studies = plan(compose_all(["experiment=smoke", "optim.learning_rate=0.01,0.02"]), REFERENCE)["studies"]
+    ids = [{cell["run_id"] for cell in study["cells"]} for study in studies]
+    assert len(ids) == 2
+    assert not ids[0] & ids[1]
+
+
+def test_makespan_is_the_longest_worker():
+    assert makespan([3.0, 3.0, 2.0], 2) - makespan([], 1) == pytest.approx(5.0)
+    assert makespan([3.0, 3.0, 2.0], 1) - makespan([], 1) == pytest.approx(8.0)
