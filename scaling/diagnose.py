@@ -8,6 +8,7 @@ from scaling.approaches import Approaches
 from scaling.finding import Case, Finding
 from scaling.fit import Fit
 from scaling.fit_checks import FIT_CHECKS
+from scaling.residual_checks import RESIDUAL_CHECKS
 from scaling.table_checks import TABLE_CHECKS
 from scaling.uncertainty import Draws
 
@@ -27,7 +28,7 @@ def diagnose(
     """Every objection to the fit, worst first. `table` is what was fitted (a run table tells most), `draws` its
     uncertainty, `target_flops` the compute that it will be used at."""
     case = Case(fit, draws, table, target_flops, level)
-    found = [finding for check in (*FIT_CHECKS, *TABLE_CHECKS) for finding in check(case)]
+    found = [finding for check in (*FIT_CHECKS, *RESIDUAL_CHECKS, *TABLE_CHECKS) for finding in check(case)]
     return sorted(found, key=lambda f: _ORDER[f.severity])
 
 

@@ -51,7 +51,8 @@ def rows(case: Case) -> Iterator[Finding]:
             "duplicate_rows", "warn", f"{twice.sum()} rows repeat another row exactly ({row_names(frame, twice)})",
             "remove the copies: they count as independent runs",
         )  # fmt: skip
-    repeated = case.joint and case.points.cluster == "row" and frame["n_params"].nunique() * 2 <= len(frame)
+    alike = [c for c in ("n_params", "unique_tokens") if c in frame]
+    repeated = case.joint and case.points.cluster == "row" and len(frame[alike].drop_duplicates()) * 2 <= len(frame)
     if repeated and not _is_grid(frame):
         yield Finding(
             "rows_not_runs", "warn",
@@ -141,19 +142,17 @@ def minima(case: Case) -> Iterator[Finding]:
         return
     wide = [g for g in budget_groups(case.points) if g["n_params"].nunique() >= 5]
     profiles = isoflop_profiles(replace(case.points, frame=pd.concat(wide))) if wide else []
-    for profile in profiles:
-        if not profile.accepted:
-            yield Finding(
-                "no_interior_minimum", "warn", f"budget {profile.flops:.3g} FLOPs: {profile.reason}",
-                "train the sizes named at that budget; until then it says nothing about the optimum",
-            )  # fmt: skip
-    lopsided = [p for p in profiles if p.accepted and p.reason]
-    if lopsided:
-        yield Finding(
-            "lopsided_profile", "warn",
-            "; ".join(f"budget {p.flops:.3g} FLOPs: {p.reason}" for p in lopsided),
-            "two sizes on either side of the optimum make its location safe",
-        )  # fmt: skip
+    for code, what, remedy in (
+        ("no_interior_minimum", [p for p in profiles if not p.accepted],
+         "train the sizes named at those budgets; until then they say nothing about the optimum"),
+        ("lopsided_profile", [p for p in profiles if p.accepted and p.reason],
+         "two sizes on either side of the optimum make its location safe"),
+    ):  # fmt: skip
+        if what:
+            listed = "; ".join(f"{p.flops:.3g} FLOPs: {p.reason}" for p in what[:4])
+            more = f"; and {len(what) - 4} more" if len(what) > 4 else ""
+            message = f"{len(what)} of {len(profiles)} budgets with five sizes ({listed}{more})"
+            yield Finding(code, "warn", message, remedy)
 
 
 def _is_grid(frame: pd.DataFrame) -> bool:
