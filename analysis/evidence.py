@@ -18,6 +18,7 @@ from scaling.envelope import Envelope, envelope
 from scaling.fit import Fit, Huber
 from scaling.holdout import CANDIDATES, HoldOut, fit_candidate, hold_out
 from scaling.laws import get_law
+from scaling.multiplier import Multipliers, multiplier
 from scaling.objective import Objective
 from scaling.profiles import IsoflopProfile, budget_groups, isoflop_profiles
 from scaling.runs import final_rows
@@ -210,6 +211,13 @@ class Evidence:
         return sensitivity_frame(
             self.fit, lambda data, objective: fit_candidate(self.law_name, data, objective), self.conventions
         )
+
+    @part
+    def multipliers(self) -> Multipliers:
+        """Every arm against the first."""
+        if "arm" not in self.table or self.table["arm"].nunique() < 2:
+            raise UnsupportedError("the table has one arm: a compute multiplier compares two")
+        return multiplier(self.table, params=self.params, compute=self.compute)
 
     @part
     def seed_noise(self) -> pd.DataFrame:

@@ -7,10 +7,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.allocation import allocation_frame, comparable, plot_allocation
+from analysis.bowls import bowl_frame, plot_bowls
 from analysis.curves import learning_curves, plot_learning_curves
 from analysis.evidence import Evidence, UnsupportedError
 from analysis.exponents import exponent_frame, plot_exponents
 from analysis.isoflop import isoflop_frame, plot_isoflop
+from analysis.multiplier import multiplier_frame, plot_multiplier
 from analysis.prediction import forecast_errors, plot_forecast_errors, plot_prediction, prediction_frame
 from analysis.residuals import plot_residuals, residual_frame
 from analysis.scoreboard import plot_scoreboard, scoreboard_frame
@@ -30,6 +32,10 @@ class Figure:
     caption: str
     draw: Draw
     data: Callable[[Evidence], pd.DataFrame]
+
+
+def _bowls(e: Evidence) -> pd.DataFrame:
+    return bowl_frame(e.table, params=e.params)
 
 
 def _profiles_or_none(e: Evidence):
@@ -120,6 +126,14 @@ FIGURES: dict[str, Figure] = {
         Figure(
             "sensitivity", "The exponent of N* when the analysis is changed.",
             lambda e, ax: plot_sensitivity(e.sensitivity, ax=ax), lambda e: e.sensitivity,
+        ),
+        Figure(
+            "multiplier", "Compute of the baseline over compute of the arm, at equal loss.",
+            lambda e, ax: plot_multiplier(e.multipliers, ax=ax), lambda e: multiplier_frame(e.multipliers),
+        ),
+        Figure(
+            "bowls", "Loss against peak learning rate; diamonds: the best rate.",
+            lambda e, ax: plot_bowls(_bowls(e), ax=ax), _bowls,
         ),
         Figure(
             "cost", "Training speed of each run.",

@@ -1,15 +1,18 @@
 """What is drawn is what was computed: lines, points and bands against the numbers of the fit. Never pixels."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.collections import LineCollection, PathCollection
 
 from analysis.allocation import REFERENCE, plot_allocation
+from analysis.bowls import best_rate, bowl_frame, plot_bowls
 from analysis.curves import learning_curves, plot_learning_curves
 from analysis.evidence import Evidence
 from analysis.exponents import plot_exponents
 from analysis.figures import FIGURES
 from analysis.isoflop import plot_isoflop
+from analysis.multiplier import plot_multiplier
 from analysis.prediction import forecast_errors, plot_forecast_errors, plot_prediction
 from analysis.residuals import plot_residuals
 from analysis.scoreboard import plot_scoreboard, scoreboard_frame
@@ -205,3 +208,43 @@ def test_sensitivity_starts_from_the_analysis_as_chosen(evidence):
     assert {"objective", "data", "convention"} <= set(frame["what"])
     ax = plot_sensitivity(frame)
     np.testing.assert_allclose(offsets(ax)[:, 0], frame["value"])
+
+
+def test_multiplier_draws_every_arm_with_its_interval(study_law):
+    from dataclasses import replace
+
+    better = replace(study_law, A=study_law.A * 0.9, B=study_law.B * 0.9)
+    tables = [
+        simulate_study(law, noise=0.002, curves=False).assign(arm=arm) for law, arm in ((study_law, "x"), (better, "y"))
+    ]
+    tables[1]["trunk_id"] = tables[1]["trunk_id"] + "y"
+    tables[1]["run_id"] = tables[1]["run_id"] + "y"
+    result = Evidence(pd.concat(tables, ignore_index=True)).multipliers
+    ax = plot_multiplier(result)
+    (line,) = lines(ax)
+    at = result.pairs[0].at_loss.sort_values("loss", ascending=False)
+    np.testing.assert_allclose(line.get_ydata(), at["multiplier"])
+    assert (line.get_ydata() > 1).all()
+    assert ax.xaxis_inverted()
+
+
+def test_bowls_mark_the_bottom_and_tell_an_edge(study_table):
+    final = study_table[study_table["final"]]
+    cells = final[final["d_model"].isin([16, 32]) & (final["budget_flops"] == 1e11)]
+    rates = np.array([0.005, 0.01, 0.02, 0.04])
+    tried = []
+    for rate in rates:
+        best = np.where(cells["d_model"] == 16, 0.015, 0.2)  # the second is beyond what was tried
+        bent = cells["loss"] * (1 + 0.01 * np.log(rate / best) ** 2)
+        tried.append(cells.assign(peak_learning_rate=rate, loss=bent, run_id=cells["run_id"] + str(rate)))
+    bowls = bowl_frame(pd.concat(tried, ignore_index=True))
+    found = {size: best_rate(b) for size, b in bowls.groupby("n_params")}
+    (small, large) = sorted(found)
+    assert found[small][0] == pytest.approx(0.015, rel=1e-6)
+    assert found[small][2]
+    assert found[large][0] == pytest.approx(rates[-1])
+    assert not found[large][2]
+    ax = plot_bowls(bowls)
+    assert [m.get_markerfacecolor() == "none" for m in markers(ax, "D")] == [False, True]
+    with pytest.raises(ValueError, match="3 learning rates"):
+        bowl_frame(study_table)

@@ -30,9 +30,9 @@ def written(study_table, tmp_path_factory):
 
 
 def test_a_study_supports_every_figure(written):
-    assert written.missing == {}
-    assert written.figures == tuple(FIGURES)
-    for name in FIGURES:
+    assert set(written.missing) == {"multiplier", "bowls"}, "one arm, one learning rate"
+    assert set(written.figures) == set(FIGURES) - set(written.missing)
+    for name in written.figures:
         assert (written.folder / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
         assert (written.folder / f"{name}.svg").read_text().startswith("<?xml")
         assert len(pd.read_csv(written.folder / f"{name}.csv")) > 0
@@ -47,7 +47,7 @@ def test_the_text_has_the_numbers_of_the_fit(written):
     for heading in ("Findings", "Held out", "Laws", "Conventions", "Three approaches", "Noise", "Cost", "Provenance"):
         assert f"## {heading}" in text
     assert "Not available" not in text
-    assert all(f"({name}.png)" in text for name in FIGURES)
+    assert all(f"({name}.png)" in text for name in written.figures)
 
 
 def test_exponents_stand_under_four_conventions(written):

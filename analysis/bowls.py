@@ -1,0 +1,69 @@
+"""Learning-rate bowls: loss against peak learning rate, a curve per size and horizon, its optimum marked."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
+
+from analysis.style import ColorScale, count, label_ends, log_axis, new_axes, note, readable
+from scaling.accounting import count_params, is_runs
+from scaling.runs import final_rows
+
+FEWEST = 3  # learning rates that make a bowl
+CELL = ["arm", "n_params", "horizon_tokens"]
+
+
+def bowl_frame(table: pd.DataFrame, *, params: str = "matrices") -> pd.DataFrame:
+    """Final losses, seeds averaged, of the cells trained at FEWEST or more peak learning rates.
+
+    Raises ValueError if no cell was.
+    """
+    if not is_runs(table):
+        raise ValueError("needs a run table with peak_learning_rate")
+    runs = final_rows(table)
+    runs = runs.assign(n_params=count_params(runs, params))
+    mean = runs.groupby([*CELL, "peak_learning_rate"], as_index=False)[["loss", "flops"]].mean()
+    rates = mean.groupby(CELL)["peak_learning_rate"].transform("nunique")
+    if not (rates >= FEWEST).any():
+        raise ValueError(f"no cell was trained at {FEWEST} learning rates or more")
+    return mean[rates >= FEWEST].reset_index(drop=True)
+
+
+def best_rate(bowl: pd.DataFrame) -> tuple[float, float, bool]:
+    """The learning rate and loss at the bottom, and whether it lies between the rates tried.
+
+    The bottom is that of the parabola in ln rate through the lowest point and its neighbours.
+    """
+    bowl = bowl.sort_values("peak_learning_rate")
+    x, y = np.log(bowl["peak_learning_rate"].to_numpy(float)), bowl["loss"].to_numpy(float)
+    lowest = int(np.argmin(y))
+    if not 0 < lowest < len(x) - 1:
+        return float(np.exp(x[lowest])), float(y[lowest]), False
+    near = slice(lowest - 1, lowest + 2)
+    a, b, c = np.polyfit(x[near] - x[lowest], y[near], 2)
+    return float(np.exp(x[lowest] - b / (2 * a))), float(c - b**2 / (4 * a)), True
+
+
+def plot_bowls(bowls: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """A bowl per cell, coloured by size; the optimum is hollow where it lies at the edge of what was tried."""
+    ax = new_axes(ax)
+    color = ColorScale(bowls["n_params"])
+    ends, edges = [], 0
+    for (_, size, horizon), bowl in bowls.groupby(CELL):
+        shade = color(size)
+        bowl = bowl.sort_values("peak_learning_rate")
+        ax.plot(bowl["peak_learning_rate"], bowl["loss"], "o-", ms=3.5, lw=1.2, color=shade)
+        rate, loss, inside = best_rate(bowl)
+        edges += not inside
+        ax.plot(rate, loss, "D", ms=6.5, mfc=readable(shade) if inside else "none",
+                mec="white" if inside else readable(shade), zorder=4)  # fmt: skip
+        last = bowl.iloc[-1]
+        ends.append((last["peak_learning_rate"], last["loss"], f"{count(size)}, {count(horizon)} tokens", shade))
+    log_axis(ax.xaxis, "n_params", label="peak learning rate")
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.3g}"))
+    log_axis(ax.yaxis, "loss")
+    label_ends(ax, ends)
+    if edges:
+        note(ax, f"hollow: {edges} optima at the edge of the rates tried", where="upper left")
+    ax.set_title("Learning-rate bowls")
+    return ax
