@@ -156,7 +156,7 @@ def fit(
     if isinstance(form, str):
         form, freed = get_law(form)
         free = (*free, *freed)
-    pinned = _pinned(form, fixed or {}, free, tied)
+    pinned = _pinned(form, {**_ceiling(form, data.frame, free), **(fixed or {})}, free, tied)
     columns = _columns(form, data.frame)
     loss = data.frame["loss"].to_numpy(float)
     weights = _weights(weights, data.frame)
@@ -233,6 +233,14 @@ def _pinned(form: type[Law], fixed: Mapping[str, float], free: tuple[str, ...], 
             raise ValueError(f"{form.name}: {name} can be fixed only together with {partner}")
     pinned = {p: v for p, v in form.defaults().items() if p not in free}
     return pinned | {p: float(v) for p, v in fixed.items()}
+
+
+def _ceiling(form: type[Law], frame: pd.DataFrame, free: tuple[str, ...]) -> dict[str, float]:
+    """For a form bounded by it: ln of the table's one vocabulary, the loss of a model that knows nothing."""
+    if "ceiling" not in form.parameters() or "ceiling" in free or "vocab_size" not in frame:
+        return {}
+    sizes = frame["vocab_size"].unique()
+    return {"ceiling": float(np.log(sizes[0]))} if len(sizes) == 1 and sizes[0] > 1 else {}
 
 
 def _columns(form: type[Law], frame: pd.DataFrame) -> dict[str, Array]:

@@ -100,7 +100,7 @@ class Saturating(Law):
     """L(N, D) = E + S H / (S + H), S = A N^-alpha + B D^-beta, H = ceiling - E  (Alabdulmohsin et al. 2022, a = 1)
 
     The excess S of a power law, bounded so that no model is worse than `ceiling`: ln of the vocabulary, the loss of a
-    model that knows nothing. Tiny models need it.
+    model that knows nothing. Tiny models need it. A fit takes it from the table's vocab_size, else leaves it free.
     """
 
     E: float

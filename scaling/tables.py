@@ -16,7 +16,7 @@ import pyarrow as pa
 from scaling.runs import is_run_table, read_runs
 
 QUANTITIES = ("n_params", "tokens", "flops", "loss")
-OPTIONAL = ("run_id", "trunk_id", "seed", "arm", "unique_tokens", "weight")
+OPTIONAL = ("run_id", "trunk_id", "seed", "arm", "unique_tokens", "vocab_size", "weight")
 MAX_POINTS = 20_000  # beyond this a table holds curves, not runs, and every interval would be wrong as well as slow
 _ALIASES = {
     "n_params": ("n", "params", "parameters", "num_params", "nparams", "model_size", "n_parameters", "size"),

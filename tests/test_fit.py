@@ -196,6 +196,16 @@ def test_fixed_and_tied_parameters_stay():
     assert fit("chinchilla", table).value <= min(held.value, tied.value)
 
 
+def test_ceiling_is_the_vocabularys_when_the_table_has_one():
+    law = Saturating(1.8, 480.0, 2100.0, 0.35, 0.37, float(np.log(50257)))
+    table = table_of(law, isoflop(35), noise=0.002).assign(vocab_size=50257)
+    held = fit("saturating", table)
+    assert held.law.ceiling == law.ceiling
+    assert "ceiling" not in held.free
+    assert "ceiling" in fit("saturating", table, free=("ceiling",)).free
+    assert "ceiling" in fit("saturating", table.drop(columns="vocab_size")).free
+
+
 def test_raw_huber_minimises_the_residual_it_names():
     table = table_of(SURFACE, isoflop(35), noise=0.003)
     raw = fit("chinchilla", table, objective=Huber(0.01, residual="raw"))
