@@ -8,6 +8,8 @@ from scipy.stats import gaussian_kde
 from analysis.style import ACCENT, COMPUTE_MAP, INK, LEVEL, MUTED, interval, new_axes, note
 from scaling.uncertainty import Draws
 
+FEWEST_DISTINCT = 100  # draws: a handful of clusters has few different resamples, and no density
+
 
 def exponent_frame(draws: Draws, names: tuple[str, str] = ("alpha", "beta")) -> pd.DataFrame:
     """A row per draw: the two exponents. Raises ValueError if the law has no such parameters or they do not vary."""
@@ -30,7 +32,8 @@ def plot_exponents(draws: Draws, *, names: tuple[str, str] = ("alpha", "beta"), 
     frame = exponent_frame(draws, names)
     x, y = (frame[n].to_numpy(float) for n in names)
     ax.scatter(x, y, s=4, color=COMPUTE_MAP(0.35), alpha=0.35, linewidth=0, rasterized=len(frame) > 2000)
-    _density_regions(ax, x, y)
+    if len(frame.round(9).drop_duplicates()) >= FEWEST_DISTINCT:
+        _density_regions(ax, x, y)
     ax.plot(*(getattr(draws.fit.law, n) for n in names), marker="D", ms=6, mfc=ACCENT, mec="white", ls="none", zorder=4)
     low, high = np.quantile(np.column_stack([x, y]), [0.002, 0.998], axis=0)
     pad = 0.15 * (high - low)

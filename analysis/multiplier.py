@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from analysis.style import COMPUTE_MAP, INK, LogTicks, label_ends, new_axes, note
+from analysis.style import COMPUTE_MAP, INK, LossTicks, label_ends, new_axes, note
 from scaling.multiplier import Multipliers
 
 
@@ -26,7 +26,7 @@ def plot_multiplier(result: Multipliers, *, ax: Axes | None = None) -> Axes:
         ax.plot(at["loss"], at["multiplier"], "o-", ms=3.5, color=shade)
         ends.append((at["loss"].iloc[-1], at["multiplier"].iloc[-1], pair.arm, shade))
     ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogTicks(7))
+    ax.yaxis.set_major_locator(LossTicks(7))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.3g}"))
     ax.xaxis.set_major_locator(MaxNLocator(6))
