@@ -256,6 +256,16 @@ def test_the_likelihood_ratio_is_the_f_statistic_of_least_squares():
     assert likelihood_ratio(full, full) == 0.0
 
 
+@pytest.mark.parametrize("delta", ["auto", 1e-3])
+def test_the_likelihood_ratio_is_chi_square_under_hubers_objective(delta):
+    ratios = []
+    for seed in range(60):
+        full = fit("chinchilla", grid(seed=seed, sizes=9), objective=Huber(delta), fixed={"alpha": LAW.alpha})
+        ratios.append(likelihood_ratio(full, variant(full, fixed={"E": LAW.E})))
+    assert 0.65 < np.mean(ratios) < 1.5  # expectation 1, standard error 0.18
+    assert np.mean(np.array(ratios) > 2.706) == pytest.approx(0.1, abs=0.1)
+
+
 def test_findings_of_the_approaches(study_table):
     assert diagnose_approaches(approaches(study_table)) == []
     two = study_table[study_table["budget_flops"] < 2e11]
