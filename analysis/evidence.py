@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.sensitivity import sensitivity_frame
 from scaling.accounting import COMPUTE, PARAMS, Points, is_runs, points
 from scaling.approaches import Approaches, approaches
-from scaling.diagnose import Finding, diagnose
+from scaling.diagnose import Finding, diagnose, diagnose_approaches, refused
 from scaling.envelope import Envelope, envelope
 from scaling.fit import Fit, Huber
 from scaling.holdout import CANDIDATES, HoldOut, fit_candidate, hold_out
@@ -160,7 +160,20 @@ class Evidence:
     @part
     def findings(self) -> list[Finding]:
         """What a reviewer would object to, worst first."""
-        return diagnose(self.fit, self.draws, self.table)
+        found = diagnose(self.fit, self.draws, self.table)
+        try:
+            return [*found, *diagnose_approaches(self.approaches)]
+        except UnsupportedError:
+            return found
+
+    @part
+    def optimum(self) -> Fit:
+        """The fit, where its data can tell how to split compute between size and tokens."""
+        if "a" in refused(self.findings):
+            raise UnsupportedError(
+                "size and tokens were not varied apart (collinear): these runs have no optimal split"
+            )
+        return self.fit
 
     @part
     def candidates(self) -> pd.DataFrame:

@@ -57,9 +57,9 @@ def _allocation(quantity: str) -> tuple[Draw, Callable[[Evidence], pd.DataFrame]
     def draw(e: Evidence, ax: Axes | None) -> Axes:
         draws, published = _optional(lambda: e.draws), comparable(e.points.frame)
         profiles = _profiles_or_none(e)
-        return plot_allocation(e.fit, draws, quantity=quantity, profiles=profiles, published=published, ax=ax)
+        return plot_allocation(e.optimum, draws, quantity=quantity, profiles=profiles, published=published, ax=ax)
 
-    return draw, lambda e: allocation_frame(e.fit, _optional(lambda: e.draws), quantity=quantity)
+    return draw, lambda e: allocation_frame(e.optimum, _optional(lambda: e.draws), quantity=quantity)
 
 
 def _residuals(by: str) -> Draw:
@@ -120,8 +120,8 @@ FIGURES: dict[str, Figure] = {
         ),
         Figure(
             "local_slope", "Slope of ln loss in ln compute along the frontier: bends when the floor is felt.",
-            lambda e, ax: plot_local_slope(e.fit, _optional(lambda: e.draws), profiles=_profiles_or_none(e), ax=ax),
-            lambda e: slope_frame(e.fit, _optional(lambda: e.draws)),
+            lambda e, ax: plot_local_slope(e.optimum, _optional(lambda: e.draws), profiles=_profiles_or_none(e), ax=ax),
+            lambda e: slope_frame(e.optimum, _optional(lambda: e.draws)),
         ),
         Figure(
             "sensitivity", "The exponent of N* when the analysis is changed.",

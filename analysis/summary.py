@@ -10,6 +10,7 @@ from analysis.evidence import Evidence, UnsupportedError
 from analysis.style import LEVEL, count
 from analysis.sweep_cost import trained_tokens
 from scaling.accounting import COMPUTE, PARAMS, is_runs
+from scaling.diagnose import refused
 from scaling.fit import Fit
 from scaling.holdout import HoldOut
 from scaling.runs import final_rows
@@ -42,7 +43,11 @@ def verdict(e: Evidence) -> str:
     fit, draws = e.fit, e.draws
     frame = fit.points.frame
     sentence = f"**{formula(fit)}** (nats/token)"
-    if "a" in fit.exponents():
+    if "a" in refused(e.findings):
+        sentence += (
+            "; size and tokens were not varied apart, so these runs cannot say how to split compute between them"
+        )
+    elif "a" in fit.exponents():
         a, b = (f"{fit.exponents()[n]:.3f} {_span(draws, n)}" for n in ("a", "b"))
         sentence += f", so the best model size grows as C^{a} and the best number of tokens as C^{b}"
     how = "chosen by hold-out below the largest compute" if e.law is None and _chosen(e) else "as asked"

@@ -161,6 +161,14 @@ def test_a_table_without_common_budgets_holds_out_its_last_half_decade():
         FIGURES["prediction"].draw(e, None)
 
 
+def test_collinear_runs_get_no_optimum():
+    sizes = np.geomspace(1e4, 1e6, 12)
+    e = Evidence(simulate_points(LAW, sizes, 20 * sizes, noise=0.003), law="chinchilla")
+    assert "cannot say how to split compute" in summary.verdict(e)
+    with pytest.raises(UnsupportedError, match="collinear"):
+        FIGURES["n_star"].draw(e, None)
+
+
 def test_a_known_floor_stands_beside_the_fitted_one(study_table):
     floor = 0.9
     e = Evidence(study_table.assign(loss_floor=floor), law="chinchilla")
