@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 
 from experiments.config import DataSpec, OptimSpec, ScheduleSpec
+from experiments.optimizer_cost import optimizer_flops
 from experiments.schedule import cooldown_start
 from models.config import ModelConfig, n_matrices, training_flops_per_token
 
-WHAT_VERSION = 1  # a field added to `what()` changes every run_id: raise this with it
+WHAT_VERSION = 1  # what `what()` holds of a cell that uses none of the idle keys below; raise it to change that
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Cell:
             "version": WHAT_VERSION,
             "model": asdict(self.model),
             "data": {"corpus_id": self.corpus_id, "eval_tokens": self.data.eval_tokens},
-            "optim": asdict(self.optim),
-            "schedule": _relevant(self.schedule),
+            "optim": _hashed(self.optim, _idle_optim(self.optim)),
+            "schedule": _hashed(self.schedule, _idle_schedule(self.schedule)),
             "seed": self.seed,
         }
 
@@ -69,9 +70,13 @@ class Cell:
         return self.steps * self.batch_tokens
 
     @property
+    def step_flops(self) -> int:
+        """Exact: forward and backward, causal attention, with the head, and the optimiser's matrix products."""
+        return self.batch_tokens * training_flops_per_token(self.model) + optimizer_flops(self.model, self.optim)
+
+    @property
     def training_flops(self) -> int:
-        """Exact: forward and backward, causal attention, with the head."""
-        return self.horizon_tokens * training_flops_per_token(self.model)
+        return self.steps * self.step_flops
 
     @property
     def tokens_per_param(self) -> float:
@@ -101,10 +106,20 @@ def trunk_steps(cells: Iterable[Cell]) -> int:
     return max(cell.branch_step for cell in cells) + sum(cell.steps - cell.branch_step for cell in cells)
 
 
-def _relevant(schedule: ScheduleSpec) -> dict:
-    """The schedule without the keys that its kind ignores."""
-    ignored = () if schedule.name == "wsd" else ("cooldown_fraction", "cooldown_shape")
-    return {key: value for key, value in asdict(schedule).items() if key not in ignored}
+def _hashed(spec: object, idle: set[str]) -> dict:
+    return {key: value for key, value in asdict(spec).items() if key not in idle}
+
+
+def _idle_optim(optim: OptimSpec) -> set[str]:
+    """Keys that do nothing in this cell: rules are numbers by now, and some keys belong to one kind alone."""
+    idle = {"rule", "beta2_half_life"}
+    idle |= set() if optim.parametrization == "completep" else {"base_depth"}
+    return idle | (set() if optim.name == "muon" else {"momentum"})
+
+
+def _idle_schedule(schedule: ScheduleSpec) -> set[str]:
+    cooldown = {"cooldown_fraction", "cooldown_shape"}
+    return {"wsd": set(), "constant": cooldown | {"final_fraction"}}.get(schedule.name, cooldown)
 
 
 def _digest(value: dict) -> str:

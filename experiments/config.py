@@ -5,6 +5,7 @@
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -43,13 +44,17 @@ class DataSpec:
 
 @dataclass
 class OptimSpec:
-    name: str = "adamw"
-    parametrization: str = "mup"
+    name: str = "adamw"  # adamw | muon
+    rule: str = ""  # batch, learning rate, beta2 and warm-up by experiments/rules.py: olmo | step-law | deepseek | ...
+    parametrization: str = "mup"  # mup | completep | standard
     learning_rate: float = 0.02  # at base_width; hidden and head scale with base_width / d_model
     base_width: int = 16
+    base_depth: int = 2  # completep: the depth that residual branches are written for
     beta1: float = 0.9
     beta2: float = 0.99
+    beta2_half_life: float | None = None  # in tokens, instead of beta2: the same memory at every batch size
     eps: float = 1e-8
+    momentum: float = 0.95  # muon
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     batch_size: int = 8  # sequences of context_length tokens per step
@@ -57,7 +62,7 @@ class OptimSpec:
 
 @dataclass
 class ScheduleSpec:
-    name: str = "wsd"  # wsd | cosine
+    name: str = "wsd"  # wsd | cosine | linear | constant
     warmup_steps: int = 25
     cooldown_fraction: float = 0.2  # wsd: of the cell's own steps
     cooldown_shape: str = "1-sqrt"  # wsd: 1-sqrt | linear
@@ -103,6 +108,8 @@ class StudySpec:
     window: WindowSpec = field(default_factory=WindowSpec)
     seeds: list[int] = field(default_factory=lambda: [0])
     replicates: list[ReplicateSpec] = field(default_factory=list)
+    arms: dict[str, Any] = field(default_factory=dict)  # name: what of model, optim, schedule, study it sets
+    vary: dict[str, Any] = field(default_factory=dict)  # key: values, each with every other: optim.learning_rate: [..]
     hold_out: list[float] = field(default_factory=list)  # budgets that the report fits without, then predicts
 
 

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
-from torch import Tensor
+from torch import Tensor, nn
 
-from models.gradient import logits
-from models.transformer import Transformer
+from models.step import logits
 
 _TOKENS_AT_ONCE = 2048  # activations of the widest default model stay in the cache
 
@@ -21,7 +20,7 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: Transformer, windows: Tensor) -> Evaluation:
+def evaluate(model: nn.Module, windows: Tensor) -> Evaluation:
     """Mean over all targets of `windows` (W, T + 1) int64, every window weighing the same."""
     chunk = max(1, _TOKENS_AT_ONCE // (windows.shape[1] - 1))
     losses, correct = [], 0

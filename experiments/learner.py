@@ -11,12 +11,12 @@ from experiments.batches import batches
 from experiments.cell import Cell
 from experiments.corpus import Corpus
 from experiments.evaluate import evaluate
-from experiments.optimizer import FlatAdamW
+from experiments.optimizer import build_optimizer
 from experiments.rows import Measurement
 from experiments.schedule import learning_rate
 from models import build_model
-from models.gradient import loss_and_gradients
 from models.parametrization import initialize
+from models.step import loss_and_gradients
 
 CURVE_SHARE = 8  # rows on the way are measured on every 8th window of the final evaluation
 
@@ -29,8 +29,13 @@ class Learner:
 
     def __init__(self, cell: Cell, corpus: Corpus, device: str) -> None:
         self.cell, self.corpus, self.device = cell, corpus, device
-        self.model = initialize(build_model(cell.model), cell.seed).to(device)
-        self.optimizer = FlatAdamW(self.model, cell.optim)
+        self.model = initialize(
+            build_model(cell.model),
+            cell.seed,
+            parametrization=cell.optim.parametrization,
+            base_depth=cell.optim.base_depth,
+        ).to(device)
+        self.optimizer = build_optimizer(self.model, cell.optim)
         self.windows = torch.from_numpy(corpus.eval_windows.astype("int64")).to(device)
         self.step, self.seconds = 0, 0.0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import astuple
 from functools import cache
 from importlib.resources import files
 
@@ -29,22 +30,31 @@ def _initials(name: str) -> str:
 
 @cache
 def size_names() -> tuple[str, ...]:
-    """The names in conf/model, the narrowest first."""
+    """The names in conf/model, each family's narrowest first."""
     names = [f.name.removesuffix(".yaml") for f in files("conf.model").iterdir() if f.name.endswith(".yaml")]
-    return tuple(sorted(names, key=lambda name: (len(name), name)))
+    return tuple(sorted(names, key=lambda name: (name.rstrip("0123456789"), len(name), name)))
 
 
-def load_size(name: str) -> ModelSpec:
-    """The shape in conf/model/<name>.yaml. Raises ValueError with the near match."""
-    return _load(name)
+def load_size(name: str, base: ModelSpec | None = None) -> ModelSpec:
+    """The shape in conf/model/<name>.yaml; what that file does not state is as in `base`.
+
+    Raises ValueError with the near match.
+    """
+    return _load(name, astuple(base or ModelSpec()))
 
 
 @cache
-def _load(name: str) -> ModelSpec:
+def _load(name: str, base: tuple) -> ModelSpec:
     if name not in size_names():
         raise ValueError(f"study.sizes: no model size {name!r}{suggest(name, size_names())}")
     raw = OmegaConf.create(files("conf.model").joinpath(f"{name}.yaml").read_text())
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelSpec), raw))
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelSpec(*base)), raw))
     except OmegaConfBaseException as error:
         raise ValueError(f"conf/model/{name}.yaml: {str(error).splitlines()[0]}") from error
+
+
+def name_of(spec: ModelSpec) -> str:
+    """The first name in conf/model that has this shape, else its family and width."""
+    same = (name for name in size_names() if load_size(name) == spec)
+    return next(same, f"d{spec.d_model}" if spec.family == "transformer" else f"{spec.family}-d{spec.d_model}")

@@ -8,9 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from experiments.config import OptimSpec
-from models.parametrization import parameter_groups
+from models.parametrization import ParameterGroup, parameter_groups
 
-OPTIMIZERS = ("adamw",)
+OPTIMIZERS = ("adamw", "muon")
+
+
+def build_optimizer(model: nn.Module, optim: OptimSpec) -> "FlatAdamW":
+    """The optimiser that `optim` describes, owning the model's parameters from here on."""
+    if optim.name == "muon":
+        from experiments.muon import FlatMuon
+
+        return FlatMuon(model, optim)
+    return FlatAdamW(model, optim)
 
 
 class FlatAdamW:
@@ -19,18 +28,25 @@ class FlatAdamW:
     def __init__(self, model: nn.Module, optim: OptimSpec) -> None:
         check(optim)
         self.optim = optim
-        self.groups = parameter_groups(model, optim.parametrization, base_width=optim.base_width)
-        parameters = [p for group in self.groups for p in group.parameters]
-        self.weights, self.gradients = _flatten(parameters)
-        self.mean, self.square = torch.zeros_like(self.weights), torch.zeros_like(self.weights)
-        self.steps = torch.zeros((), device=self.weights.device)
+        groups = parameter_groups(
+            model, optim.parametrization, base_width=optim.base_width, base_depth=optim.base_depth
+        )
+        self.groups, others = self.arrange(groups)
         sizes = [sum(p.numel() for p in group.parameters) for group in self.groups]
+        self.weights, self.gradients = _flatten([p for group in self.groups for p in group.parameters] + others)
+        self.mean, self.square = (torch.zeros_like(self.weights[: sum(sizes)]) for _ in range(2))
+        self.steps = torch.zeros((), device=self.weights.device)
         self.slices = [
             [[part] for part in parts]
             for parts in zip(
-                *(v.split(sizes) for v in (self.weights, self.gradients, self.mean, self.square)), strict=True
+                *(v[: sum(sizes)].split(sizes) for v in (self.weights, self.gradients, self.mean, self.square)),
+                strict=True,
             )
         ]
+
+    def arrange(self, groups: list[ParameterGroup]) -> tuple[list[ParameterGroup], list[nn.Parameter]]:
+        """The groups that AdamW updates, and the parameters that it leaves to a subclass."""
+        return groups, []
 
     def step(self, learning_rate: float) -> None:
         """Clip the gradients and update every parameter; `learning_rate` is the base rate at this step."""
@@ -42,7 +58,7 @@ class FlatAdamW:
             torch._fused_adamw_(
                 weights, gradients, mean, square, [], [self.steps],
                 lr=learning_rate * group.lr_multiplier, beta1=self.optim.beta1, beta2=self.optim.beta2,
-                weight_decay=self.optim.weight_decay if group.decayed else 0.0, eps=self.optim.eps,
+                weight_decay=self.optim.weight_decay * group.decay_multiplier, eps=self.optim.eps,
                 amsgrad=False, maximize=False,
             )  # fmt: skip
 
@@ -62,7 +78,7 @@ def check(optim: OptimSpec) -> None:
     for name in ("learning_rate", "eps"):
         if not getattr(optim, name) > 0:
             raise ValueError(f"optim.{name} must be positive; not {getattr(optim, name)}")
-    for name in ("beta1", "beta2"):
+    for name in ("beta1", "beta2", "momentum"):
         if not 0 <= getattr(optim, name) < 1:
             raise ValueError(f"optim.{name} must lie in [0, 1); not {getattr(optim, name)}")
     for name in ("weight_decay", "clip_norm"):

@@ -17,7 +17,7 @@ from experiments.batches import count_windows
 from experiments.cell import Cell
 from experiments.corpus import Corpus
 from experiments.evaluate import Evaluation
-from models.config import count_params, flops_per_token, n_total, training_flops_per_token
+from models.config import count_params, flops_per_token, n_total
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _measured(cell: Cell, corpus: Corpus, at: Measurement) -> dict:
         "bits_per_byte": at.loss / (math.log(2) * corpus.bytes_per_token),
         "accuracy": at.accuracy,
         "train_loss": at.train_loss,
-        "flops": float(tokens * training_flops_per_token(cell.model)),
+        "flops": float(at.step * cell.step_flops),
         "flops_6nd": float(6 * n_total(cell.model) * tokens),
         "wall_seconds": at.seconds,
     }

@@ -1,14 +1,18 @@
 """Learning-rate schedules as functions of the step: (multiplier of the peak, phase).
 
 wsd: warm-up, a constant trunk that does not know where it ends, a cooldown over the last part of a cell's own steps.
-cosine: warm-up, then half a cosine down to the horizon.
+cosine, linear: warm-up, then half a cosine or a straight line down to the horizon. constant: warm-up, then no decay.
 """
 
 import math
 
 from experiments.config import ScheduleSpec
 
-SCHEDULES = ("wsd", "cosine")
+SCHEDULES = ("wsd", "cosine", "linear", "constant")
+_DECAYS = {
+    "cosine": lambda share: 0.5 * (1 + math.cos(math.pi * share)),
+    "linear": lambda share: 1 - share,
+}
 _COOLDOWNS = {
     "linear": lambda share: 1 - share,
     "1-sqrt": lambda share: 1 - math.sqrt(share),  # Haegele et al. 2405.18392, section 4
@@ -19,9 +23,11 @@ def learning_rate(schedule: ScheduleSpec, step: int, steps: int) -> tuple[float,
     """Multiplier for the update that follows `step` finished ones, of `steps` in all, and the phase's name."""
     if step < schedule.warmup_steps:
         return (step + 1) / schedule.warmup_steps, "warmup"
-    if schedule.name == "cosine":
+    if schedule.name == "constant":
+        return 1.0, "constant"
+    if schedule.name in _DECAYS:
         share = (step - schedule.warmup_steps) / max(1, steps - schedule.warmup_steps)
-        return _down_to(schedule.final_fraction, 0.5 * (1 + math.cos(math.pi * share))), "decay"
+        return _down_to(schedule.final_fraction, _DECAYS[schedule.name](share)), "decay"
     start = cooldown_start(schedule, steps)
     if step < start:
         return 1.0, "constant"
@@ -31,7 +37,7 @@ def learning_rate(schedule: ScheduleSpec, step: int, steps: int) -> tuple[float,
 
 def cooldown_start(schedule: ScheduleSpec, steps: int) -> int:
     """The first step whose learning rate depends on the horizon: where a cell leaves its trunk."""
-    if schedule.name == "cosine":
+    if schedule.name != "wsd":
         return 0
     return steps - max(1, round(schedule.cooldown_fraction * steps))
 

@@ -9,10 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
+from experiments.arms import variants
 from experiments.batches import count_windows
 from experiments.cell import Cell, group_by_trunk, trunk_steps
 from experiments.config import BudgetSpec, ExperimentConfig, ModelSpec, ReplicateSpec, WindowSpec
-from experiments.names import load_size, suggest
+from experiments.names import load_size, name_of, suggest
+from experiments.optimizer_cost import optimizer_flops
+from experiments.rules import resolve
 from experiments.schedule import check as check_schedule
 from models.config import ModelConfig, n_matrices, training_flops_per_token
 
@@ -69,20 +72,24 @@ def expand(config: ExperimentConfig, corpus: Corpus) -> Study:
 
     Raises StudyError (or ValueError from the model's shape) naming the key, its value and the remedy.
     """
-    study = config.study
-    if study.sizes:
-        cells, dropped = _grid(config, corpus)
-        if not cells:
-            reasons = "; ".join(f"{d.size} at {d.budget_flops:g}: {d.reason}" for d in dropped[:4])
-            raise StudyError(f"study {study.name!r}: the window leaves no cell ({reasons}); widen study.window")
-    else:
-        if study.budgets:
-            raise StudyError(f"study.budgets={study.budgets} without study.sizes; add study.sizes=[d16,d24,...]")
-        cells, dropped = [_cell(config, corpus, _model_name(config.model), config.model, config.budget)], []
+    study, cells, dropped = config.study, [], []
+    for variant in variants(config):
+        kept, left_out = _grid(variant, corpus) if variant.study.sizes else (_single(variant, corpus), [])
+        cells += kept
+        dropped += left_out
+    if not cells:
+        reasons = "; ".join(f"{d.size} at {d.budget_flops:g}: {d.reason}" for d in dropped[:4])
+        raise StudyError(f"study {study.name!r}: the window leaves no cell ({reasons}); widen study.window")
     unique = tuple({cell.run_id: cell for cell in cells}.values())
     for cell in unique:
         _check_schedule(cell)
     return Study(study.name, unique, tuple(dropped), _epoch_warnings(unique, corpus), tuple(_hold_out(config)))
+
+
+def _single(config: ExperimentConfig, corpus: Corpus) -> list[Cell]:
+    if config.study.budgets:
+        raise StudyError(f"study.budgets={config.study.budgets} without study.sizes; add study.sizes=[d16,d24,...]")
+    return [_cell(config, corpus, name_of(config.model), config.model, config.budget)]
 
 
 def _grid(config: ExperimentConfig, corpus: Corpus) -> tuple[list[Cell], list[Dropped]]:
@@ -90,9 +97,7 @@ def _grid(config: ExperimentConfig, corpus: Corpus) -> tuple[list[Cell], list[Dr
     if study.budgets and _given(config.budget):
         raise StudyError(f"study.budgets and budget.{_given(config.budget)[0]} are both given; keep one of them")
     budgets = [BudgetSpec(flops=flops) for flops in study.budgets] or [config.budget]
-    models = {
-        name: replace(load_size(name), family=config.model.family, tied=config.model.tied) for name in study.sizes
-    }
+    models = {name: load_size(name, config.model) for name in study.sizes}
     _check_replicates(config)
     _check_window(study.window)
     for budget in budgets:
@@ -110,15 +115,18 @@ def _cell(config: ExperimentConfig, corpus: Corpus, size: str, spec: ModelSpec, 
     model = ModelConfig(vocab_size=corpus.vocab_size, context_length=config.data.context_length, **asdict(spec))
     if config.optim.batch_size < 1:
         raise StudyError(f"optim.batch_size must be at least 1; not {config.optim.batch_size}")
-    batch_tokens = config.optim.batch_size * model.context_length
-    tokens = _tokens(budget, model)
+    per_token = training_flops_per_token(model)
+    tokens = _tokens(budget, model, per_token)
+    optim, schedule = resolve(config.optim, config.schedule, model, tokens)
+    batch_tokens = optim.batch_size * model.context_length
+    tokens = _tokens(budget, model, per_token + optimizer_flops(model, optim) / batch_tokens)
     steps = max(1, round(tokens / batch_tokens))
     return Cell(
         model,
         size,
         config.data,
-        config.optim,
-        config.schedule,
+        optim,
+        schedule,
         corpus.corpus_id,
         config.seed,
         config.arm,
@@ -127,7 +135,7 @@ def _cell(config: ExperimentConfig, corpus: Corpus, size: str, spec: ModelSpec, 
     )
 
 
-def _tokens(budget: BudgetSpec, model: ModelConfig) -> float:
+def _tokens(budget: BudgetSpec, model: ModelConfig, flops_per_token: float) -> float:
     given = _given(budget)
     if len(given) != 1:
         what = "none is given" if not given else f"{len(given)} are given: {', '.join(given)}"
@@ -135,7 +143,7 @@ def _tokens(budget: BudgetSpec, model: ModelConfig) -> float:
     value = getattr(budget, given[0])
     if not (math.isfinite(value) and value > 0):
         raise StudyError(f"budget.{given[0]} must be a positive number; not {value}")
-    per_unit = {"tokens": 1.0, "flops": 1 / training_flops_per_token(model), "tokens_per_param": n_matrices(model)}
+    per_unit = {"tokens": 1.0, "flops": 1 / flops_per_token, "tokens_per_param": n_matrices(model)}
     return value * per_unit[given[0]]
 
 
@@ -223,7 +231,3 @@ def unique_tokens(corpus: Corpus, cell: Cell) -> int:
     """Training tokens that whole windows of the corpus predict."""
     length = cell.model.context_length
     return count_windows(corpus.train_tokens, length) * length
-
-
-def _model_name(spec: ModelSpec) -> str:
-    return f"d{spec.d_model}" if spec.family == "transformer" else f"{spec.family}-d{spec.d_model}"

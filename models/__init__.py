@@ -5,11 +5,15 @@ from typing import TYPE_CHECKING
 from models.config import ModelConfig
 
 if TYPE_CHECKING:
-    from models.transformer import Transformer
+    from torch import nn
 
 
-def build_model(config: ModelConfig) -> "Transformer":
+def build_model(config: ModelConfig) -> "nn.Module":
     """The module that a shape describes, weights uninitialised."""
+    if config.family == "lstm":
+        from models.lstm import LSTM
+
+        return LSTM(config)
     from models.transformer import Transformer
 
-    return {"transformer": Transformer}[config.family](config)
+    return Transformer(config)

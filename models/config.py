@@ -6,7 +6,7 @@ built modules: parameters to `numel`, FLOPs to `FlopCounterMode` on the meta dev
 
 from dataclasses import dataclass
 
-FAMILIES = ("transformer",)
+FAMILIES = ("transformer", "lstm")
 PARAM_GROUPS = ("embedding", "position", "attention", "recurrent", "mlp", "norm", "unembedding")
 
 
@@ -14,6 +14,7 @@ PARAM_GROUPS = ("embedding", "position", "attention", "recurrent", "mlp", "norm"
 class ModelConfig:
     """A decoder's shape. `d_ff=None` becomes 8/3 of the width, rounded up to a multiple of 8.
 
+    An LSTM has neither heads nor an MLP: its n_head and d_ff become 0 whatever was given.
     Raises ValueError naming the field, its value and the remedy.
     """
 
@@ -29,10 +30,18 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise ValueError(f"model.family must be one of {', '.join(FAMILIES)}; not {self.family!r}")
-        for name in ("vocab_size", "context_length", "n_layer", "d_model", "n_head"):
+        for name in ("vocab_size", "context_length", "n_layer", "d_model"):
             _require_positive(name, getattr(self, name))
+        if self.family == "lstm":
+            object.__setattr__(self, "n_head", 0)
+            object.__setattr__(self, "d_ff", 0)
+            return
         if self.d_ff is None:
             object.__setattr__(self, "d_ff", default_d_ff(self.d_model))
+        self._check_transformer()
+
+    def _check_transformer(self) -> None:
+        _require_positive("n_head", self.n_head)
         _require_positive("d_ff", self.d_ff)
         if self.d_model % self.n_head:
             raise ValueError(
@@ -56,15 +65,40 @@ def default_d_ff(d_model: int) -> int:
 
 
 def count_params(config: ModelConfig) -> dict[str, int]:
-    """Trainable parameters by group. A tied matrix counts once, as unembedding: that is where it multiplies."""
+    """Trainable parameters by group. A tied matrix counts once, as unembedding: that is where it multiplies.
+
+    `norm` holds all vectors: gains, and the biases of an LSTM (two of each gate, as in torch).
+    """
+    blocks = _lstm_params(config) if config.family == "lstm" else _transformer_params(config)
     embedding = config.vocab_size * config.d_model
-    return dict.fromkeys(PARAM_GROUPS, 0) | {
-        "embedding": 0 if config.tied else embedding,
+    return (
+        dict.fromkeys(PARAM_GROUPS, 0)
+        | {"embedding": 0 if config.tied else embedding, "unembedding": embedding}
+        | blocks
+    )
+
+
+def _transformer_params(config: ModelConfig) -> dict[str, int]:
+    return {
         "attention": config.n_layer * 4 * config.d_model**2,
         "mlp": config.n_layer * 3 * config.d_model * config.d_ff,
         "norm": (2 * config.n_layer + 1) * config.d_model,
-        "unembedding": embedding,
     }
+
+
+def _lstm_params(config: ModelConfig) -> dict[str, int]:
+    return {
+        "recurrent": config.n_layer * 8 * config.d_model**2,
+        "norm": (8 * config.n_layer + 1) * config.d_model,
+    }
+
+
+def hidden_shapes(config: ModelConfig) -> list[tuple[int, int, int]]:
+    """(how many, fan_out, fan_in) of the weight matrices of the blocks, q, k, v (and gates, and experts) one by one."""
+    width, layers = config.d_model, config.n_layer
+    if config.family == "lstm":
+        return [(8 * layers, width, width)]
+    return [(4 * layers, width, width), (2 * layers, config.d_ff, width), (layers, width, config.d_ff)]
 
 
 def n_matrices(config: ModelConfig) -> int:
@@ -84,7 +118,8 @@ def flops_per_token(config: ModelConfig) -> dict[str, int]:
     square is what a kernel without that knowledge does, and what profilers count.
     """
     counts = count_params(config)
-    scores_per_key = 4 * config.n_layer * config.d_model  # query times key, then weight times value
+    attends = config.family == "transformer"
+    scores_per_key = 4 * config.n_layer * config.d_model * attends  # query times key, then weight times value
     return {
         "blocks": 2 * (counts["attention"] + counts["recurrent"] + counts["mlp"]),
         "attention_scores": scores_per_key * (config.context_length + 1) // 2,
@@ -94,7 +129,7 @@ def flops_per_token(config: ModelConfig) -> dict[str, int]:
 
 
 def training_flops_per_token(config: ModelConfig) -> int:
-    """Forward and backward FLOPs per token, causal attention, with the head: 6 N + 6 L d (T + 1)."""
+    """Forward and backward FLOPs per token, causal attention, with the head: 6 N; a Transformer adds 6 L d (T + 1)."""
     forward = flops_per_token(config)
     return 3 * (forward["blocks"] + forward["attention_scores"] + forward["unembedding"])
 

@@ -9,11 +9,14 @@ Shape suffixes: B batch, T position, N = B x T, D width of the residual stream, 
 F width of the MLP, V vocabulary.
 """
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 
 from models.config import ModelConfig
+from models.matrix import Matrix
 
 NORM_EPS = 1e-5
 ROPE_THETA = 10_000.0
@@ -37,6 +40,12 @@ class Block(nn.Module):
         x_BTD = x_BTD + self._attend(rms_norm(x_BTD, self.attention_norm), cos_T1K, sin_T1K)
         gate_BTF, up_BTF = F.linear(rms_norm(x_BTD, self.mlp_norm), self.gate_up).chunk(2, -1)
         return x_BTD + F.linear(F.silu(gate_BTF) * up_BTF, self.down)
+
+    def hidden_matrices(self) -> Iterator[Matrix]:
+        yield Matrix(self.qkv, parts=3)
+        yield Matrix(self.output, residual=True)
+        yield Matrix(self.gate_up, parts=2)
+        yield Matrix(self.down, residual=True)
 
     def _attend(self, x_BTD: Tensor, cos_T1K: Tensor, sin_T1K: Tensor) -> Tensor:
         qk_BTHK, v_BTHK = (
@@ -70,6 +79,16 @@ class Transformer(nn.Module):
         for block in self.blocks:
             x_BTD = block(x_BTD, self.cos[:length], self.sin[:length])
         return F.linear(rms_norm(x_BTD, self.norm), self.head)
+
+    def hidden_matrices(self) -> Iterator[Matrix]:
+        for block in self.blocks:
+            yield from block.hidden_matrices()
+
+    def set_vectors(self) -> None:
+        """Every gain one."""
+        for name, parameter in self.named_parameters():
+            if name.endswith("norm"):
+                parameter.fill_(1.0)
 
 
 def rms_norm(x: Tensor, gain: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ def test_the_seed_decides():
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("name", ["mup", "standard"])
+@pytest.mark.parametrize("name", ["mup", "completep", "standard"])
 def test_groups_cover_every_parameter_once(name, tied):
     net = model(tied=tied)
     grouped = [id(p) for group in parameter_groups(net, name, base_width=16) for p in group.parameters]
@@ -44,9 +44,25 @@ def test_rates_follow_the_width_in_hidden_matrices_and_head_only():
     assert (vectors.lr_multiplier, matrices.lr_multiplier) == (1.0, 0.25)
     assert {id(net.head), id(net.blocks[0].down)} <= {id(p) for p in matrices.parameters}
     assert {id(net.embedding), id(net.norm)} <= {id(p) for p in vectors.parameters}
-    assert matrices.decayed
-    assert not vectors.decayed
+    assert vectors.decay_multiplier == 0
+    for group in (matrices, *parameter_groups(net, "standard", base_width=16)[1:]):
+        assert group.lr_multiplier * group.decay_multiplier == 1  # decay keeps its pace whatever the width
     assert {g.lr_multiplier for g in parameter_groups(net, "standard", base_width=16)} == {1.0}
+
+
+def test_completep_scales_branches_by_depth_in_spread_and_rate_alike():
+    """Under Adam a factor f on a matrix's spread and rate is the same as f in front of the branch."""
+    shallow, deep = (
+        initialize(model(layers=layers), 0, parametrization="completep", base_depth=2) for layers in (2, 8)
+    )
+    for name in ("output", "down"):
+        ratio = getattr(deep.blocks[0], name).std() / getattr(shallow.blocks[0], name).std()
+        assert ratio.item() == pytest.approx(0.25, rel=0.05)
+    groups = parameter_groups(deep, "completep", base_width=16, base_depth=2)
+    rates = {id(p): g.lr_multiplier for g in groups for p in g.parameters}
+    block = deep.blocks[3]
+    assert [rates[id(p)] for p in (block.qkv, block.gate_up, deep.head)] == [0.25] * 3
+    assert [rates[id(p)] for p in (block.output, block.down)] == [0.0625] * 2
 
 
 def logits_after_one_step(name, width):
@@ -65,5 +81,5 @@ def test_the_first_update_does_not_grow_with_the_width_as_it_does_without_the_ru
 
 
 def test_unknown_name_is_refused():
-    with pytest.raises(ValueError, match=r"optim\.parametrization must be one of mup, standard; not 'ntk'"):
+    with pytest.raises(ValueError, match=r"optim\.parametrization must be one of mup, completep, standard; not 'ntk'"):
         parameter_groups(model(), "ntk", base_width=16)

@@ -42,10 +42,23 @@ def test_cosine_falls_from_the_peak_to_the_floor():
     assert cooldown_start(COSINE, 110) == 0
 
 
+def test_linear_falls_in_a_straight_line_to_the_floor():
+    linear = replace(COSINE, name="linear")
+    rates = [learning_rate(linear, step, 110)[0] for step in range(10, 111)]
+    assert rates == pytest.approx([1 - 0.9 * i / 100 for i in range(101)])
+    assert learning_rate(linear, 50, 110)[1] == "decay"
+
+
+def test_constant_never_falls():
+    constant = replace(COSINE, name="constant")
+    assert {learning_rate(constant, step, 110) for step in range(10, 110)} == {(1.0, "constant")}
+    assert learning_rate(constant, 4, 110) == (0.5, "warmup")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "step"}, r"schedule.name must be one of wsd, cosine; not 'step'"),
+        ({"name": "step"}, r"schedule.name must be one of wsd, cosine, linear, constant; not 'step'"),
         ({"cooldown_shape": "exp"}, r"schedule.cooldown_shape must be one of linear, 1-sqrt; not 'exp'"),
         ({"cooldown_fraction": 0.0}, r"schedule.cooldown_fraction must lie in \(0, 1\]; not 0.0"),
         ({"final_fraction": 2.0}, r"schedule.final_fraction"),

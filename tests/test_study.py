@@ -193,7 +193,7 @@ def test_epochs_are_warned_of_above_one_and_refused_above_the_limit():
 
 
 def test_sizes_form_a_ladder_of_near_constant_aspect():
-    shapes = [load_size(name) for name in size_names()]
+    shapes = [load_size(name) for name in size_names() if name.startswith("d")]
     assert [s.d_model for s in shapes] == sorted(s.d_model for s in shapes)
     wide = [s.d_model / s.n_layer for s in shapes if s.d_model >= 32]
     assert max(wide) / min(wide) <= 1.5

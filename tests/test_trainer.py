@@ -215,7 +215,7 @@ def test_flat_optimizer_equals_torch(corpus):
     ours, theirs = (initialize(build_model(config), 0) for _ in range(2))
     optim = OptimSpec(weight_decay=0.1, clip_norm=0.5)
     flat = FlatAdamW(ours, optim)
-    rates = {id(p): (g.lr_multiplier, g.decayed) for g in flat.groups for p in g.parameters}
+    rates = {id(p): (g.lr_multiplier, g.decay_multiplier) for g in flat.groups for p in g.parameters}
     groups = [
         {"params": [b], "lr": 0.02 * rates[id(a)][0], "weight_decay": 0.1 * rates[id(a)][1]}
         for a, b in zip(ours.parameters(), theirs.parameters(), strict=True)
@@ -239,7 +239,7 @@ def test_cells_of_two_trunks_or_of_another_corpus_are_refused(corpus, cells):
         train([cells[0], make(corpus, 100, learning_rate=0.1)], corpus)
     with pytest.raises(ValueError, match="made for corpus nothing, given corpus"):
         train([replace(cells[0], corpus_id="nothing")], corpus)
-    with pytest.raises(ValueError, match=r"optim.name must be one of adamw; not 'sgd'"):
+    with pytest.raises(ValueError, match=r"optim.name must be one of adamw, muon; not 'sgd'"):
         train([make(corpus, 100, name="sgd")], corpus)
     with pytest.raises(ValueError, match=r"where.device=tpu is not available on this machine"):
         train(cells, corpus, where=replace(WHERE, device="tpu"))

@@ -1,0 +1,65 @@
+"""What a study compares: each arm sets some keys of the configuration, `vary` runs through the values of others."""
+
+from collections.abc import Iterator, Mapping
+from itertools import product
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.config import ExperimentConfig
+
+ARM_SETS = ("model", "optim", "schedule", "study")  # one corpus serves all arms, so an arm cannot change the data
+
+
+class ArmError(ValueError):
+    """An arm, or a key to vary, that the configuration has no place for."""
+
+
+def variants(config: ExperimentConfig) -> Iterator[ExperimentConfig]:
+    """One configuration for each arm and each combination of the values to vary; the same one if there is neither.
+
+    Raises ArmError naming the arm, the key and the value.
+    """
+    if not config.study.arms and not config.study.vary:
+        yield config
+        return
+    base = OmegaConf.structured(config)
+    for name, patch in (config.study.arms or {config.arm: {}}).items():
+        arm = _patched(base, name, patch or {})
+        vary = {key: _values(key, given) for key, given in arm.study.vary.items()}
+        arm.study.arms, arm.study.vary, arm.arm = {}, {}, name
+        for values in product(*vary.values()):
+            yield OmegaConf.to_object(_varied(arm, dict(zip(vary, values, strict=True))))
+
+
+def _values(key: str, given: object) -> list:
+    if not isinstance(given, ListConfig) or not given:
+        raise ArmError(f"study.vary.{key} must be a list of values; not {given!r}")
+    return list(given)
+
+
+def _patched(base: DictConfig, name: str, patch: Mapping) -> DictConfig:
+    if not isinstance(patch, Mapping):
+        raise ArmError(f"study.arms.{name} must hold keys of {', '.join(ARM_SETS)}; not {patch!r}")
+    _check_keys(f"study.arms.{name}", patch)
+    try:
+        return OmegaConf.merge(base, patch)
+    except OmegaConfBaseException as error:
+        raise ArmError(f"study.arms.{name}: {str(error).splitlines()[0]}") from error
+
+
+def _varied(arm: DictConfig, values: Mapping) -> DictConfig:
+    _check_keys("study.vary", values)
+    varied = arm.copy()
+    try:
+        for key, value in values.items():
+            OmegaConf.update(varied, key, value)
+    except OmegaConfBaseException as error:
+        raise ArmError(f"study.vary: {str(error).splitlines()[0]}") from error
+    return varied
+
+
+def _check_keys(where: str, keys: Mapping) -> None:
+    for key in keys:
+        if key.split(".")[0] not in ARM_SETS:
+            raise ArmError(f"{where} may set keys of {', '.join(ARM_SETS)}; not {key!r}")

@@ -1,0 +1,84 @@
+"""Named rules for batch, learning rate, beta2 and warm-up: where a search starts, not what it finds.
+
+A rule is resolved to plain numbers before a cell is made, so a cell carries and hashes the numbers, never the rule's
+name. What a rule does not set stays as written. Rates of published rules are for one rate over all tensors
+(parametrization: standard). Units: batch, warm-up and horizon in tokens.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from experiments.config import OptimSpec, ScheduleSpec
+from models.config import ModelConfig, count_params, n_matrices, training_flops_per_token
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a rule sets; None leaves the written value."""
+
+    batch_tokens: float | None = None
+    learning_rate: float | None = None
+    beta2: float | None = None
+    warmup_tokens: float | None = None
+
+
+def resolve(
+    optim: OptimSpec, schedule: ScheduleSpec, model: ModelConfig, tokens: float
+) -> tuple[OptimSpec, ScheduleSpec]:
+    """The same settings in plain numbers, for a run of `model` on `tokens` tokens.
+
+    Raises ValueError for an unknown rule, or a half-life that is not positive.
+    """
+    if optim.beta2_half_life is not None and not optim.beta2_half_life > 0:
+        raise ValueError(f"optim.beta2_half_life must be a positive number of tokens; not {optim.beta2_half_life}")
+    if optim.rule and optim.rule not in RULES:
+        raise ValueError(f"optim.rule must be one of {', '.join(RULES)}, or empty; not {optim.rule!r}")
+    rule = RULES[optim.rule](model, tokens) if optim.rule else Setting()
+    length = model.context_length
+    batch_size = optim.batch_size if rule.batch_tokens is None else max(1, round(rule.batch_tokens / length))
+    optim = replace(
+        optim,
+        rule="",
+        batch_size=batch_size,
+        learning_rate=optim.learning_rate if rule.learning_rate is None else rule.learning_rate,
+        beta2=optim.beta2 if rule.beta2 is None else rule.beta2,
+    )
+    if optim.beta2_half_life is not None:
+        optim = replace(optim, beta2=0.5 ** (batch_size * length / optim.beta2_half_life), beta2_half_life=None)
+    if rule.warmup_tokens is not None:
+        warmup = max(1, math.ceil(rule.warmup_tokens / (batch_size * length)))
+        schedule = replace(schedule, warmup_steps=warmup)
+    return optim, schedule
+
+
+def _olmo(model: ModelConfig, tokens: float) -> Setting:
+    """The OLMo ladder's rule, after Porian et al. 2406.19146: warm-up of as many tokens as parameters."""
+    ratio = n_matrices(model) / 108e6
+    batch = 327_680 * ratio ** (2 / 3)
+    return Setting(batch, 0.0047 * ratio ** (-1 / 3), 0.99 if batch < 524_288 else 0.95, n_matrices(model))
+
+
+def _step_law(model: ModelConfig, tokens: float) -> Setting:
+    """Li et al. 2503.04715, constants refitted from their bootstraps; N without embedding and head."""
+    blocks = n_matrices(model) - count_params(model)["unembedding"]
+    return Setting(0.574 * tokens**0.571, 1.78 * blocks**-0.712 * tokens**0.307)
+
+
+def _deepseek(model: ModelConfig, tokens: float) -> Setting:
+    """DeepSeek 2401.02954, equation 1, with C the training FLOPs."""
+    flops = tokens * training_flops_per_token(model)
+    return Setting(0.2920 * flops**0.3271, 0.3118 * flops**-0.125)
+
+
+def _proportional(model: ModelConfig, tokens: float) -> Setting:
+    """Warm-up of as many tokens as parameters, 5% of the horizon at most: a fixed one bends the law (Porian et al.)."""
+    return Setting(warmup_tokens=min(n_matrices(model), 0.05 * tokens))
+
+
+RULES: dict[str, Callable[[ModelConfig, float], Setting]] = {
+    "olmo": _olmo,
+    "step-law": _step_law,
+    "deepseek": _deepseek,
+    "proportional": _proportional,
+}

@@ -1,0 +1,18 @@
+"""Loss and gradients by autograd: for every model that `models.gradient` has no hand-written step for."""
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (its usual name)
+from torch import Tensor, nn
+
+
+def loss_and_gradients(model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+    """Mean cross-entropy in nats/token; overwrites the `grad` of every parameter, which must be allocated."""
+    torch._foreach_zero_([parameter.grad for parameter in model.parameters()])
+    loss = F.cross_entropy(model(inputs_BT).flatten(0, 1), targets_BT.flatten())
+    loss.backward()
+    return loss.detach()
+
+
+@torch.no_grad()
+def logits(model: nn.Module, inputs_BT: Tensor) -> Tensor:
+    return model(inputs_BT)
