@@ -206,6 +206,22 @@ def plot(
     typer.echo(draw_figure(figure, evidence, out))
 
 
+@app.command(context_settings=HYDRA)
+def tune(
+    context: typer.Context,
+    axis: Annotated[str, typer.Option("--axis", help="learning-rate or batch")] = "learning-rate",
+    limit: Annotated[float, typer.Option("--limit", help="drift that passes, decades over all widths")] = 0.15,
+    table: Annotated[Path | None, typer.Option("--table", help="analyse these runs instead of training")] = None,
+    as_json: Json = False,
+) -> None:
+    """Best learning rate (or batch) of each width, and whether one serves all: isoflop tune experiment=lr_transfer."""
+    from experiments.tune_report import train_and_read, tune, tune_text
+    from scaling.tables import read_table
+
+    value = tune(read_table(table) if table else train_and_read(context.args), axis, limit)
+    emit(value, tune_text(value), as_json)
+
+
 def main() -> None:
     """Exit 0 ok, 1 the question could not be answered, 2 bad usage. ISOFLOP_DEBUG=1 shows tracebacks."""
     try:

@@ -1,0 +1,208 @@
+"""Learning-rate and batch bowls over the run table, and whether one setting serves every width.
+
+A bowl is the final loss of one model against the logarithm of what was varied; its optimum is the vertex of a parabola
+through the runs near the lowest. An optimum at the edge of what was tried is refused: it says where to look next, not
+where the optimum is. A rule transfers if the optimum stays put as models widen.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+AXES = {"learning-rate": "peak_learning_rate", "batch": "batch_tokens"}
+# What two runs of one bowl, and two bowls of one transfer, have in common.
+SETTING = ("arm", "family", "optimizer", "parametrization", "schedule", "tied", "corpus_id", "context_length", "budget")
+NEAR = 0.65  # decades: the parabola reads the runs within this of the lowest; farther out a bowl is no parabola
+Z90 = 1.645
+
+
+class TuneError(ValueError):
+    """The runs do not answer the question."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Bowl:
+    """The optimum of one model along one axis, or why there is none. `error` is one standard error in decades."""
+
+    setting: dict
+    width: int
+    runs: pd.DataFrame  # value, loss of every run
+    optimum: float = math.nan
+    error: float = math.nan
+    loss: float = math.nan
+    curvature: float = math.nan  # nats per decade squared
+    refused: str = ""
+
+    def cost(self, value: float) -> float:
+        """Loss given away by using `value` instead of the optimum, nats/token."""
+        return self.curvature * math.log10(value / self.optimum) ** 2
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """How far the optimum moves, in decades per decade of width and over the widths measured, with standard errors."""
+
+    setting: dict
+    bowls: tuple[Bowl, ...]
+    slope: float
+    slope_error: float
+    limit: float
+
+    @property
+    def span(self) -> float:
+        """Decades of width between the narrowest and the widest model."""
+        widths = [bowl.width for bowl in self.bowls]
+        return math.log10(max(widths) / min(widths))
+
+    @property
+    def drift(self) -> float:
+        return self.slope * self.span
+
+    @property
+    def drift_error(self) -> float:
+        return self.slope_error * self.span
+
+    @property
+    def verdict(self) -> str:
+        """pass or fail where the 90% interval of the drift lies on one side of the limit, else undecided."""
+        margin = Z90 * self.drift_error
+        if abs(self.drift) + margin <= self.limit:
+            return "pass"
+        return "fail" if abs(self.drift) - margin > self.limit else "undecided"
+
+    @property
+    def cost(self) -> float:
+        """The most that any width loses by training at the narrowest model's optimum, nats/token."""
+        return max(bowl.cost(self.bowls[0].optimum) for bowl in self.bowls)
+
+
+def bowls(table: pd.DataFrame, axis: str = "learning-rate") -> list[Bowl]:
+    """A bowl for every model and setting in the run table that at least three values of the axis were tried for.
+
+    The noise is pooled over the bowls. Runs that diverged bound a bowl from above and carry no loss. On the batch axis
+    each batch is taken at its best learning rate. Raises TuneError if there is no such model.
+    """
+    if axis not in AXES:
+        raise ValueError(f"--axis must be one of {', '.join(AXES)}; not {axis!r}")
+    raw = list(_groups(_last_rows(table), axis))
+    if not raw:
+        raise TuneError(f"no model was trained at three or more values of {AXES[axis]}; vary it in study.vary")
+    fits = [_parabola(runs) for _, _, runs in raw]
+    freedom = sum(fit.freedom for fit in fits if fit)
+    noise = sum(fit.squares for fit in fits if fit) / freedom if freedom else math.nan
+    return [_bowl(setting, width, runs, fit, noise) for (setting, width, runs), fit in zip(raw, fits, strict=True)]
+
+
+def transfers(found: Sequence[Bowl], *, limit: float) -> list[Transfer]:
+    """A transfer for every setting with an accepted bowl at two or more widths."""
+    result = []
+    for setting in _distinct(bowl.setting for bowl in found):
+        accepted = sorted((b for b in found if b.setting == setting and not b.refused), key=lambda bowl: bowl.width)
+        if len({bowl.width for bowl in accepted}) >= 2:
+            result.append(Transfer(setting, tuple(accepted), *_slope(accepted), limit))
+    return result
+
+
+def _last_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """The last row of every run, with `budget`: FLOPs where cells met a budget of FLOPs, else tokens."""
+    last = table.sort_values("step").groupby("run_id", as_index=False).tail(1).copy()
+    last["budget"] = last["budget_flops"].where(last["budget_flops"].notna(), last["horizon_tokens"])
+    last.loc[last["state"] == "diverged", "loss"] = math.inf
+    return last
+
+
+def _groups(last: pd.DataFrame, axis: str) -> Iterator[tuple[dict, int, pd.DataFrame]]:
+    other = "batch_tokens" if axis == "learning-rate" else None
+    keys = [*SETTING, *([other] if other else [])]
+    for key, group in last.groupby([*keys, "d_model", "n_layer"], sort=True):
+        runs = group[["peak_learning_rate", "loss"]].assign(value=group[AXES[axis]])
+        if axis == "batch":
+            means = runs.groupby(["value", "peak_learning_rate"])["loss"].mean()
+            best = means.groupby("value").idxmin()
+            runs = runs[[(v, lr) in set(best) for v, lr in zip(runs["value"], runs["peak_learning_rate"], strict=True)]]
+        if runs["value"].nunique() >= 3:
+            yield dict(zip(keys, key[:-2], strict=True)), int(key[-2]), runs[["value", "loss"]].sort_values("value")
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Loss = level + slope u + curvature u^2, with u the decades from `centre`."""
+
+    centre: float
+    coefficients: np.ndarray
+    information: np.ndarray  # inverse of X'X
+    squares: float
+    freedom: int
+
+
+def _parabola(runs: pd.DataFrame) -> _Fit | None:
+    """Through the finite runs near the lowest mean; None if they are at fewer than three values."""
+    finite = runs[np.isfinite(runs["loss"])]
+    if finite.empty:
+        return None
+    centre = math.log10(finite.groupby("value")["loss"].mean().idxmin())
+    u = np.log10(finite["value"].to_numpy(float)) - centre
+    near = np.abs(u) <= NEAR
+    if len(np.unique(u[near])) < 3:
+        return None
+    design = np.stack([np.ones(near.sum()), u[near], u[near] ** 2], axis=1)
+    loss = finite["loss"].to_numpy()[near]
+    coefficients = np.linalg.lstsq(design, loss, rcond=None)[0]
+    squares = float(((loss - design @ coefficients) ** 2).sum())
+    return _Fit(centre, coefficients, np.linalg.inv(design.T @ design), squares, len(loss) - 3)
+
+
+def _bowl(setting: dict, width: int, runs: pd.DataFrame, fit: _Fit | None, noise: float) -> Bowl:
+    refused = _edge(runs)
+    if not refused and fit is None:
+        refused = "fewer than three values near the lowest; try values a factor 2 apart around it"
+    if not refused and fit.coefficients[2] <= 0:
+        refused = "no bowl: the loss does not curve up around its lowest value; widen the range or add seeds"
+    if refused:
+        return Bowl(setting, width, runs, refused=refused)
+    level, slope, curvature = fit.coefficients
+    vertex = -slope / (2 * curvature)
+    tried = np.log10(runs["value"].to_numpy(float)) - fit.centre
+    if not tried.min() <= vertex <= tried.max():
+        return Bowl(setting, width, runs, refused=f"the optimum, {10 ** (fit.centre + vertex):.3g}, is beyond the edge")
+    gradient = np.array([0.0, -1 / (2 * curvature), slope / (2 * curvature**2)])
+    error = math.sqrt(noise * gradient @ fit.information @ gradient)
+    return Bowl(setting, width, runs, 10 ** (fit.centre + vertex), error, level - slope**2 / (4 * curvature), curvature)
+
+
+def _edge(runs: pd.DataFrame) -> str:
+    """Why the lowest mean loss is at an edge of what was tried, or nothing. Divergence above bounds a bowl."""
+    means = runs.groupby("value")["loss"].mean()
+    if not np.isfinite(means).any():
+        return "every run diverged; try lower values"
+    best = means.idxmin()
+    if best == means.index[0]:
+        return f"the lowest loss is at the lowest value tried, {best:g}; try lower ones"
+    if best == means.index[-1]:
+        return f"the lowest loss is at the highest value tried, {best:g}; try higher ones"
+    return ""
+
+
+def _slope(accepted: Sequence[Bowl]) -> tuple[float, float]:
+    """d log10(optimum) / d log10(width), weighted, and its standard error, scaled up by scatter beyond the errors."""
+    x = np.log10([bowl.width for bowl in accepted])
+    y = np.log10([bowl.optimum for bowl in accepted])
+    errors = np.array([bowl.error for bowl in accepted])
+    weights = 1 / errors**2 if (errors > 0).all() else np.ones(len(x))
+    x0 = np.average(x, weights=weights)
+    spread = weights @ (x - x0) ** 2
+    slope = weights @ ((x - x0) * y) / spread
+    residual = y - np.average(y, weights=weights) - slope * (x - x0)
+    scatter = weights @ residual**2 / (len(x) - 2) if len(x) > 2 else math.nan
+    known = (errors > 0).all()
+    factor = max(1.0, scatter) if known and len(x) > 2 else (1.0 if known else scatter)
+    return float(slope), float(math.sqrt(factor / spread))
+
+
+def _distinct(settings: Iterator[dict]) -> list[dict]:
+    return list({tuple(setting.items()): setting for setting in settings}.values())

@@ -1,0 +1,165 @@
+"""Bowls return the optimum they were drawn from with an honest error; edges are refused; transfers pass or fail."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments.tune import Bowl, TuneError, bowls, transfers
+from experiments.tune_report import tune, tune_text
+
+WIDTHS = (16, 32, 64, 128)
+RATES = tuple(0.005 * 2.0**k for k in range(5))
+FIXED = {
+    "arm": "a", "family": "transformer", "optimizer": "adamw", "parametrization": "mup", "schedule": "wsd",
+    "tied": False, "corpus_id": "c", "context_length": 64, "n_layer": 2, "state": "done", "step": 300,
+    "budget_flops": math.nan, "horizon_tokens": 153_600, "batch_tokens": 512,
+}  # fmt: skip
+
+
+def table(optimum=lambda width: 0.02, noise=0.0, seeds=2, widths=WIDTHS, rates=RATES, seed=0, **fixed) -> pd.DataFrame:
+    """Runs of bowls of 0.3 nats per decade squared around `optimum(width)`."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        FIXED | fixed | {
+            "d_model": width, "seed": s, "peak_learning_rate": rate, "run_id": f"{fixed}{width}-{s}-{rate}-{seed}",
+            "loss": 2.0 + 0.3 * math.log10(rate / optimum(width)) ** 2 + noise * rng.standard_normal(),
+        }
+        for width in widths for s in range(seeds) for rate in rates
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def standard(width: float) -> float:
+    return 0.02 * 16 / width
+
+
+def test_optimum_is_recovered_exactly_without_noise():
+    for bowl in bowls(table(lambda width: 0.013)):
+        assert bowl.optimum == pytest.approx(0.013, rel=1e-9)
+        assert bowl.loss == pytest.approx(2.0, abs=1e-12)
+        assert not bowl.refused
+
+
+def repeated(times: int, **fields) -> pd.DataFrame:
+    """The same study drawn anew as arm 0, 1, ..."""
+    return pd.concat([table(arm=str(s), seed=s, **fields) for s in range(times)], ignore_index=True)
+
+
+def test_error_of_the_optimum_is_the_scatter_of_repeats():
+    found = bowls(repeated(150, noise=0.01, widths=(16,)))
+    scatter = np.std([math.log10(bowl.optimum) for bowl in found])
+    assert np.median([bowl.error for bowl in found]) == pytest.approx(scatter, rel=0.2)
+
+
+def test_90_percent_intervals_of_the_drift_cover_it_about_as_often():
+    found = transfers(bowls(repeated(60, noise=0.01)), limit=0.15)
+    inside = np.mean([abs(t.drift) <= 1.645 * t.drift_error for t in found])
+    assert len(found) == 60
+    assert 0.8 <= inside <= 0.99
+
+
+def test_transfer_passes_where_the_optimum_stays_and_fails_where_it_moves():
+    both = pd.concat(
+        [
+            table(noise=0.002, arm="mup"),
+            table(
+                standard,
+                noise=0.002,
+                arm="standard",
+                parametrization="standard",
+                rates=[r / 8 for r in RATES] + list(RATES)[2:],
+            ),
+        ]
+    )
+    found = {t.setting["arm"]: t for t in transfers(bowls(both), limit=0.15)}
+    assert found["mup"].verdict == "pass"
+    assert abs(found["mup"].drift) < 0.1
+    assert found["standard"].verdict == "fail"
+    assert found["standard"].slope == pytest.approx(-1.0, abs=0.1)
+    assert found["standard"].drift == pytest.approx(-math.log10(8), abs=0.1)
+    assert found["standard"].cost == pytest.approx(0.3 * math.log10(8) ** 2, rel=0.2)
+    assert found["mup"].cost < 0.01
+
+
+def test_noise_too_large_for_the_limit_is_undecided():
+    (transfer,) = transfers(bowls(table(noise=0.05)), limit=0.15)
+    assert transfer.verdict == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("optimum", "told"),
+    [(1e-4, "the lowest value tried, 0.005; try lower ones"), (1.0, "the highest value tried, 0.08; try higher ones")],
+)
+def test_an_optimum_at_the_edge_is_refused(optimum, told):
+    for bowl in bowls(table(lambda width: optimum)):
+        assert told in bowl.refused
+        assert math.isnan(bowl.optimum)
+    assert transfers(bowls(table(lambda width: optimum)), limit=0.15) == []
+
+
+def test_divergence_above_bounds_a_bowl():
+    runs = table(lambda width: 0.04)
+    runs.loc[runs["peak_learning_rate"] > 0.05, ["state", "loss"]] = ["diverged", math.nan]
+    assert [bowl.refused for bowl in bowls(runs)] == [""] * len(WIDTHS)
+    assert bowls(runs)[0].optimum == pytest.approx(0.04, rel=1e-6)
+    runs["state"] = "diverged"
+    assert {bowl.refused for bowl in bowls(runs)} == {"every run diverged; try lower values"}
+
+
+def test_a_hill_is_refused():
+    runs = table()
+    runs["loss"] = 4.0 - runs["loss"]
+    runs.loc[runs["peak_learning_rate"] == 0.02, "loss"] = 1.0
+    runs.loc[runs["peak_learning_rate"].isin([0.01, 0.04]), "loss"] = 1.9
+    runs.loc[runs["peak_learning_rate"].isin([0.005, 0.08]), "loss"] = 1.01
+    assert all(bowl.refused.startswith("no bowl") for bowl in bowls(runs))
+
+
+def test_without_repeats_the_error_is_unknown_and_nothing_passes():
+    found = bowls(table(seeds=1, rates=RATES[1:4]))
+    assert all(math.isnan(bowl.error) for bowl in found)
+    (transfer,) = transfers(found[:2], limit=0.15)
+    assert transfer.verdict == "undecided"
+    assert "error unknown" in tune_text(tune(table(seeds=1, rates=RATES[1:4], widths=(16, 32)), "learning-rate", 0.15))
+
+
+def test_batch_bowls_take_each_batch_at_its_best_rate():
+    parts = []
+    for batch in (128, 256, 512, 1024, 2048):
+        part = table(lambda width, b=batch: 0.02 * (b / 512) ** 0.5, batch_tokens=batch)
+        part["loss"] += 0.2 * math.log10(batch / 400) ** 2
+        parts.append(part)
+    for bowl in bowls(pd.concat(parts), "batch"):
+        assert bowl.optimum == pytest.approx(400, rel=0.1)
+        assert len(bowl.runs) == 5 * 2
+
+
+def test_settings_are_never_mixed():
+    both = pd.concat([table(), table(lambda width: 0.01, horizon_tokens=307_200), table(batch_tokens=1024)])
+    optima = {(b.setting["budget"], b.setting["batch_tokens"]): b.optimum for b in bowls(both)}
+    assert optima == pytest.approx({(153_600, 512): 0.02, (307_200, 512): 0.01, (153_600, 1024): 0.02})
+
+
+def test_too_few_values_are_refused_with_the_remedy():
+    with pytest.raises(TuneError, match=r"three or more values of peak_learning_rate; vary it in study\.vary"):
+        bowls(table(rates=RATES[:2]))
+    with pytest.raises(ValueError, match=r"--axis must be one of learning-rate, batch; not 'width'"):
+        bowls(table(), "width")
+
+
+def test_text_and_json_say_the_same():
+    value = tune(pd.concat([table(noise=0.002), table(lambda w: 1.0, arm="b")]), "learning-rate", 0.15)
+    text = tune_text(value)
+    assert [t["verdict"] for t in value["transfers"]] == ["pass"]
+    assert "a: transformer adamw mup wsd" in text
+    assert "pass: the optimum moves" in text
+    assert text.count("refused: the lowest loss is at the highest value tried") == len(WIDTHS)
+    assert "transfer not tested" in text
+
+
+def test_cost_is_the_parabola():
+    bowl = Bowl({}, 16, pd.DataFrame(), optimum=0.02, curvature=0.3)
+    assert bowl.cost(0.02) == 0
+    assert bowl.cost(0.2) == pytest.approx(0.3)
