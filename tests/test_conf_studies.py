@@ -1,0 +1,93 @@
+"""Every study in conf/experiment expands to a plan, and every size in conf/model is a model with exact counts."""
+
+from dataclasses import asdict
+from importlib.resources import files
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from experiments.compose import compose_all
+from experiments.cost import REFERENCE, makespan, trunk_seconds
+from experiments.names import load_size, size_names
+from experiments.study import Study, expand
+from models import build_model
+from models.config import ModelConfig, count_params, flops_per_token, n_matrices, n_total
+from tests.test_study import FakeCorpus
+
+STUDIES = sorted(f.name.removesuffix(".yaml") for f in files("conf.experiment").iterdir() if f.name.endswith(".yaml"))
+TEXT = {"overnight_cpu": 90_000_000, "gpu_hour": 1_000_000_000}  # bytes that their first lines ask for
+
+
+def planned(name: str) -> Study:
+    (config,) = compose_all([f"experiment={name}"])
+    vocabulary = config.data.synthetic.vocab_size if config.data.source == "synthetic" else 256
+    return expand(config, FakeCorpus(vocab_size=vocabulary, train_tokens=TEXT.get(name, 10_700_000)))
+
+
+def minutes(study: Study, workers: int = 2) -> float:
+    return makespan([trunk_seconds(cells, REFERENCE) for cells in study.trunks.values()], workers) / 60
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_is_planned_under_the_name_of_its_file(name):
+    study = planned(name)
+    assert study.name == name
+    assert len({cell.run_id for cell in study.cells}) == len(study.cells) >= 3
+
+
+@pytest.mark.parametrize("name", ["transformer_vs_lstm", "optimizer_arms"])
+def test_arms_meet_at_every_budget_with_enough_sizes_for_a_profile(name):
+    study = planned(name)
+    sizes: dict[tuple[str, float], set[str]] = {}
+    for cell in study.cells:
+        sizes.setdefault((cell.arm, cell.budget_flops), set()).add(cell.size)
+    assert len({arm for arm, _ in sizes}) == 2
+    assert all(len(found) >= 3 for found in sizes.values())
+    assert len({(cell.batch_tokens, cell.schedule.name, cell.warmup) for cell in study.cells}) == 1
+
+
+def test_the_comparison_has_four_budgets_and_two_seeds_at_two_of_them():
+    cells = planned("transformer_vs_lstm").cells
+    for arm in ("transformer", "lstm"):
+        seeds = {b: {c.seed for c in cells if c.arm == arm and c.budget_flops == b} for b in (1e11, 3e11, 1e12, 3e12)}
+        assert seeds == {1e11: {0, 1}, 3e11: {0, 1}, 1e12: {0}, 3e12: {0}}
+    assert {c.optim.learning_rate for c in cells} == {0.02}
+
+
+def test_transfer_varies_width_alone_and_the_rate_within_both_rules():
+    cells = planned("lr_transfer").cells
+    assert {c.model.d_model for c in cells} == {16, 32, 64, 128}
+    assert {(c.model.n_layer, c.model.head_dim, c.horizon_tokens) for c in cells} == {(2, 8, 153_600)}
+    assert {c.optim.parametrization for c in cells} == {c.arm for c in cells} == {"mup", "standard"}
+
+
+def test_noise_study_has_five_seeds_everywhere():
+    by_cell: dict[tuple, set[int]] = {}
+    for cell in planned("seeds_and_noise").cells:
+        by_cell.setdefault((cell.size, cell.budget_flops), set()).add(cell.seed)
+    assert set(map(len, by_cell.values())) == {5}
+
+
+def test_long_studies_span_two_decades_and_hold_out_the_largest_budget():
+    for name in ("overnight_cpu", "gpu_hour"):
+        study = planned(name)
+        budgets = sorted({cell.budget_flops for cell in study.cells})
+        assert budgets[-1] >= 100 * budgets[0]
+        assert study.hold_out == (budgets[-1],)
+    assert minutes(planned("overnight_cpu")) < 12 * 60
+
+
+@pytest.mark.parametrize("name", size_names())
+def test_every_size_has_the_parameters_and_flops_that_its_counts_say(name):
+    config = ModelConfig(vocab_size=256, context_length=32, **asdict(load_size(name)))
+    with torch.device("meta"):
+        model, tokens = build_model(config), torch.zeros(2, 32, dtype=torch.long)
+        assert sum(p.numel() for p in model.parameters()) == n_total(config) == sum(count_params(config).values())
+        with FlopCounterMode(display=False) as counter:
+            model(tokens)
+    forward = flops_per_token(config)
+    counted = forward["blocks"] + forward["attention_scores_full"] + forward["unembedding"]
+    assert counter.get_total_flops() == tokens.numel() * counted
+    said = files("conf.model").joinpath(f"{name}.yaml").read_text().splitlines()[0]
+    assert f"{n_matrices(config):,} " in said
