@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from scaling.accounting import Points, points
-from scaling.compare import Scoreboard, compare
+from scaling.compare import CompareError, Scoreboard, compare
 from scaling.fit import Fit, FitError, Huber
 from scaling.holdout import HoldOutError
 from scaling.objective import Objective
@@ -54,8 +54,9 @@ class Target:
 class Outlook:
     """Loss at the target: the stacked distribution, each law's own, and the optimal size when it was asked for.
 
-    `members` are the laws' own forecasts, without discrepancy. `laws` is indexed by law: weight, loss, sd (of ln loss), lo, hi at the widest level, n_opt. `reach` is target
-    compute over the largest in the table; `n_interval` of n_opt is at the widest level, over all laws.
+    `members` are the laws' own forecasts, without discrepancy. `laws` is indexed by law: weight, loss, sd (of ln
+    loss), lo, hi at the widest level, n_opt. `reach` is target compute over the largest in the table; `n_interval` of
+    n_opt is at the widest level, over all laws.
     """
 
     target: Target
@@ -116,14 +117,15 @@ def outlook(
     compute: str = "exact",
     objective: Objective = Huber("auto"),  # noqa: B008
 ) -> Outlook:
-    """Predict the loss at a target from a table. Raises PredictError when no law can be fitted or weighs N against D."""
+    """Predict the loss at a target from a table. Raises PredictError when no law that weighs N against D fits."""
     data = points(table, params=params, compute=compute)
     if target.flops <= data.frame["flops"].min():
         raise PredictError(
             f"the target, {target.flops:.3g} FLOPs, lies below all the data (from {data.frame['flops'].min():.3g}): "
             "a law fitted above says nothing there"
         )
-    fits, weights, preferred, discrepancy, notes = _weighed(data, laws, objective)
+    weighed = weigh_laws(data, laws, objective)
+    fits, weights, preferred, notes = weighed.fits, weighed.weights, weighed.preferred, weighed.notes
     reach = float(target.flops / data.frame["flops"].max())
     rows, said = [], {}
     for law, fitted in fits.items():
@@ -136,7 +138,7 @@ def outlook(
         })  # fmt: skip
         said[law] = told
     own = {law: mixture([told], [1.0]) for law, told in said.items()}
-    width = discrepancy * max(np.log(reach), 0.0)
+    width = weighed.discrepancy * max(np.log(reach), 0.0)
     stacked = mixture([told.widened(width) for told in said.values()], [weights[law] for law in fits])
     intervals = {level: _pair(stacked, level) for level in LEVELS}
     n_opt, n_interval = _best_size(fits, weights, preferred, target) if target.optimal else (None, None)
@@ -147,22 +149,31 @@ def outlook(
         )
     return Outlook(
         target, float(np.exp(stacked.quantile(0.5)[0])), intervals, pd.DataFrame(rows).set_index("law"), preferred,
-        reach, discrepancy, n_opt, n_interval, stacked, own, data, (*data.notes, *notes),
+        reach, weighed.discrepancy, n_opt, n_interval, stacked, own, data, (*data.notes, *notes),
     )  # fmt: skip
 
 
-def _weighed(
-    data: Points, laws: Sequence[str], objective: Objective
-) -> tuple[dict[str, Fit], dict[str, float], str, float, tuple[str, ...]]:
-    """Fits of the laws that weigh N against D, their weights, the preferred one, the discrepancy, and notes."""
+@dataclass(frozen=True)
+class Weighed:
+    """Fits of laws that weigh N against D, with weights, the preferred law, the discrepancy of forecasts, and notes."""
+
+    fits: dict[str, Fit]
+    weights: dict[str, float]
+    preferred: str
+    discrepancy: float
+    notes: tuple[str, ...]
+
+
+def weigh_laws(data: Points, laws: Sequence[str], objective: Objective) -> Weighed:
+    """Weigh laws by their rolling hold-outs, or equally where the table is too small to hold anything out."""
     try:
         board: Scoreboard = compare(data, laws, objective=objective, findings=False)
         fits = {law: e.fit for law, e in board.entrants.items() if {"N", "D"} <= set(e.fit.law.inputs)}
         if fits:
             preferred = board.preferred if board.preferred in fits else min(fits, key=lambda f: board.frame["error"][f])
             notes = tuple(f"{law} is left out: {why}" for law, why in board.refused.items())
-            return fits, {law: board.weights[law] for law in fits}, preferred, board.discrepancy, notes
-    except HoldOutError:
+            return Weighed(fits, {law: board.weights[law] for law in fits}, preferred, board.discrepancy, notes)
+    except (HoldOutError, CompareError):
         pass
     fits, failed = {}, {}
     for law in laws:
@@ -170,10 +181,12 @@ def _weighed(
             fits[law] = fit_at(law, data, objective)
         except FitError as error:
             failed[law] = str(error)
+    fits = {law: f for law, f in fits.items() if {"N", "D"} <= set(f.law.inputs)}
     if not fits:
-        raise PredictError("no law can be fitted: " + "; ".join(f"{law}: {why}" for law, why in failed.items()))
+        reasons = "; ".join(f"{law}: {why}" for law, why in failed.items())
+        raise PredictError(f"no law of n_params and tokens can be fitted: {reasons or 'none was asked for'}")
     note = "too few scales to test the laws on: equal weights, and the interval does not know how far forecasts miss"
-    return fits, dict.fromkeys(fits, 1.0 / len(fits)), next(iter(fits)), 0.0, (note,)
+    return Weighed(fits, dict.fromkeys(fits, 1.0 / len(fits)), next(iter(fits)), 0.0, (note,))
 
 
 def _place(fitted: Fit, target: Target) -> pd.DataFrame:
