@@ -205,7 +205,7 @@ def _conclude(
     )  # fmt: skip
 
 
-def refit(fit: Fit, weights: Array, *, tolerance: float = 1e-9) -> Solution:
+def refit(fit: Fit, weights: Array, *, tolerance: float = 1e-11) -> Solution:
     """Refit under other row weights (B, n), warm from the fit, at its delta; what fails starts again from seeds."""
     begin = np.repeat(fit.theta[None], len(weights), axis=0)
     warm = minimise(fit.problem, begin, delta=fit.delta, weights=weights, tolerance=tolerance, damping=1e-3)

@@ -146,3 +146,12 @@ def test_pinned_amplitude_stays():
     basis = np.random.default_rng(8).uniform(0.1, 1, size=(5, 2, 9))
     found, _ = nonnegative(basis, np.ones(9), np.ones(9), np.array([0.25, np.nan]))
     assert (found[:, 0] == 0.25).all()
+
+
+def test_exact_curvature_converges_quadratically_even_with_large_residuals():
+    problem, weights = make_problem(noise=0.15, seed=2), np.ones(35)
+    optimum = minimise(problem, start_at(problem), delta=np.inf, weights=weights)
+    near = optimum.theta + 1e-3
+    again = minimise(problem, near, delta=np.inf, weights=weights, damping=0.0)
+    assert optimum.converged.all()
+    assert again.steps[0] <= 3
