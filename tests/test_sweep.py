@@ -132,6 +132,16 @@ def test_a_cell_that_diverges_is_a_row_and_is_never_retried(spec, monkeypatch):
     assert run(hot) == 1
 
 
+def test_a_diverged_cell_is_left_alone_when_its_trunk_is_trained_again(spec):
+    cell = sweep.load(spec)[0].cells[0]
+    store = create_store(spec.runs)
+    assert run(spec) == 0
+    for other in sweep.load(spec)[0].trunks[cell.trunk_id]:
+        store.record(other.run_id, "diverged" if other.run_id == cell.run_id else "failed")
+    assert run(spec) == 1
+    assert states(spec).loc[cell.run_id, ["state", "attempts"]].tolist() == ["diverged", 1]
+
+
 def test_a_single_cell_shares_the_store_with_the_sweep(spec, tmp_path):
     single = replace(spec, study=StudySpec(), model=ModelSpec(d_model=8, n_head=1), budget=BudgetSpec(flops=4e8))
     assert run(single) == 0
