@@ -79,7 +79,7 @@ PUBLISHED: dict[str, Published] = {
         DataConstrained(
             np.exp(0.6254804), np.exp(6.255414), np.exp(7.3049974), 0.3526596, 0.3526596, 15.387756, 5.309743
         ),
-        "total", "6ND", "GPT-2 BPE, 50,257; C4", (7e6, 9e9), (9.3e15, 2e21),
+        "total", "6ND", "GPT-2 BPE, 50,257; C4", (7.1e6, 8.7e9), (4.3e15, 9.3e21),
         "Muennighoff et al. 2023, arXiv 2305.16264, eqs. 5-7, values of the authors' notebook",
     ),
     "gadre-2024-c4": _gadre(

@@ -54,7 +54,7 @@ def fit_text(fit: "Fit", draws: "Draws | None" = None, level: float = 0.9) -> st
     between = intervals(draws, level=level) if draws else {}
     delta = "" if np.isinf(fit.delta) else f", delta {fit.delta:.3g}"
     lines = [
-        f"{fit.law.name}: {fit.law.formula}",
+        f"{fit.law.name}: {fit.law.formula}".removesuffix(": "),
         f"  {fit.objective}{delta}; value {fit.value:.6g}; noise of ln loss {fit.noise:.2g}",
         f"  {len(fit.points.frame)} points in {fit.n_clusters} clusters by {fit.points.cluster}; "
         f"N: {fit.points.params}, C: {fit.points.compute}",
