@@ -173,6 +173,10 @@ class Evidence:
             raise UnsupportedError(
                 "size and tokens were not varied apart (collinear): these runs have no optimal split"
             )
+        lost = [p for p in self.fit.bounds_hit if p != "E"]
+        if lost or not self.fit.converged:
+            what = f"{', '.join(lost)} at the bound of the search box" if lost else self.fit.message
+            raise UnsupportedError(f"the fit holds no optimum ({what})")
         return self.fit
 
     @part

@@ -10,7 +10,6 @@ from analysis.evidence import Evidence, UnsupportedError
 from analysis.style import LEVEL, count
 from analysis.sweep_cost import trained_tokens
 from scaling.accounting import COMPUTE, PARAMS, is_runs
-from scaling.diagnose import refused
 from scaling.fit import Fit
 from scaling.holdout import HoldOut
 from scaling.runs import final_rows
@@ -43,13 +42,8 @@ def verdict(e: Evidence) -> str:
     fit, draws = e.fit, e.draws
     frame = fit.points.frame
     sentence = f"**{formula(fit)}** (nats/token)"
-    if "a" in refused(e.findings):
-        sentence += (
-            "; size and tokens were not varied apart, so these runs cannot say how to split compute between them"
-        )
-    elif "a" in fit.exponents():
-        a, b = (f"{fit.exponents()[n]:.3f} {_span(draws, n)}" for n in ("a", "b"))
-        sentence += f", so the best model size grows as C^{a} and the best number of tokens as C^{b}"
+    if "a" in fit.exponents():
+        sentence += _allocation(e)
     how = "chosen by hold-out below the largest compute" if e.law is None and _chosen(e) else "as asked"
     if e.law is None and not _chosen(e):
         how = "by default: too few budgets to choose one by hold-out"
@@ -63,6 +57,16 @@ def verdict(e: Evidence) -> str:
         f"{frame['flops'].max():.2g} FLOPs. {irreducible(e)}",
     ]
     return "\n\n".join(lines)
+
+
+def _allocation(e: Evidence) -> str:
+    """How compute is best split, or why these runs cannot say it."""
+    try:
+        exponents = e.optimum.exponents()
+    except UnsupportedError as error:
+        return f". How to split compute is not known: {error}"
+    a, b = (f"{exponents[n]:.3f} {_span(e.draws, n)}" for n in ("a", "b"))
+    return f", so the best model size grows as C^{a} and the best number of tokens as C^{b}"
 
 
 def formula(fit: Fit) -> str:

@@ -164,9 +164,20 @@ def test_a_table_without_common_budgets_holds_out_its_last_half_decade():
 def test_collinear_runs_get_no_optimum():
     sizes = np.geomspace(1e4, 1e6, 12)
     e = Evidence(simulate_points(LAW, sizes, 20 * sizes, noise=0.003), law="chinchilla")
-    assert "cannot say how to split compute" in summary.verdict(e)
+    assert "How to split compute is not known: size and tokens were not varied apart" in summary.verdict(e)
     with pytest.raises(UnsupportedError, match="collinear"):
         FIGURES["n_star"].draw(e, None)
+
+
+def test_a_fit_at_its_bounds_gets_no_optimum():
+    def larger_is_worse(N, D):
+        return (1.5 + 400 * D**-0.5) * N**0.01
+
+    sizes, tokens = np.meshgrid(np.geomspace(1e4, 1e6, 5), np.geomspace(1e5, 1e7, 5))
+    e = Evidence(simulate_points(larger_is_worse, sizes.ravel(), tokens.ravel(), noise=0.002), law="chinchilla")
+    with pytest.raises(UnsupportedError, match="bound of the search box"):
+        _ = e.optimum
+    assert "C^" not in summary.verdict(e).split(chr(10))[0]
 
 
 def test_a_known_floor_stands_beside_the_fitted_one(study_table):
