@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 
+from models.cache import RecurrentState
 from models.config import ModelConfig
 from models.matrix import Matrix
 from models.transformer import rms_norm
@@ -32,13 +33,17 @@ class LSTM(nn.Module):
         self.norm = nn.Parameter(torch.ones(width))
         self.head = self.embedding if config.tied else nn.Parameter(torch.empty(config.vocab_size, width))
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
-        if tokens_BT.shape[1] > self.config.context_length:
-            raise ValueError(
-                f"{tokens_BT.shape[1]} tokens exceed the model's context_length={self.config.context_length}"
-            )
-        y_BTD, _ = self.layers(F.embedding(tokens_BT, self.embedding))
+    def forward(self, tokens_BT: Tensor, cache: RecurrentState | None = None) -> Tensor:
+        """Logits of `tokens_BT`, which follow what `cache` has read."""
+        cache = cache or self.empty_cache()
+        cache.length += tokens_BT.shape[1]
+        if cache.length > self.config.context_length:
+            raise ValueError(f"{cache.length} tokens exceed the model's context_length={self.config.context_length}")
+        y_BTD, cache.state = self.layers(F.embedding(tokens_BT, self.embedding), cache.state)
         return F.linear(rms_norm(y_BTD, self.norm), self.head)
+
+    def empty_cache(self) -> RecurrentState:
+        return RecurrentState()
 
     def hidden_matrices(self) -> Iterator[Matrix]:
         """Every layer's weights from its input and from its state, each the four gates stacked."""

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 
+from models.cache import KeyValues
 from models.config import ModelConfig
 from models.matrix import Matrix
 
@@ -25,10 +26,10 @@ ROPE_THETA = 10_000.0
 class Block(nn.Module):
     """Attention, then MLP, each added to the residual stream."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         width, hidden = config.d_model, config.d_ff
-        self.n_head = config.n_head
+        self.n_head, self.layer = config.n_head, layer
         self.attention_norm = nn.Parameter(torch.ones(width))
         self.qkv = nn.Parameter(torch.empty(3 * width, width))
         self.output = nn.Parameter(torch.empty(width, width))
@@ -36,8 +37,8 @@ class Block(nn.Module):
         self.gate_up = nn.Parameter(torch.empty(2 * hidden, width))
         self.down = nn.Parameter(torch.empty(width, hidden))
 
-    def forward(self, x_BTD: Tensor, cos_T1K: Tensor, sin_T1K: Tensor) -> Tensor:
-        x_BTD = x_BTD + self._attend(rms_norm(x_BTD, self.attention_norm), cos_T1K, sin_T1K)
+    def forward(self, x_BTD: Tensor, cos_T1K: Tensor, sin_T1K: Tensor, cache: KeyValues | None = None) -> Tensor:
+        x_BTD = x_BTD + self._attend(rms_norm(x_BTD, self.attention_norm), cos_T1K, sin_T1K, cache)
         gate_BTF, up_BTF = F.linear(rms_norm(x_BTD, self.mlp_norm), self.gate_up).chunk(2, -1)
         return x_BTD + F.linear(F.silu(gate_BTF) * up_BTF, self.down)
 
@@ -47,13 +48,17 @@ class Block(nn.Module):
         yield Matrix(self.gate_up, parts=2)
         yield Matrix(self.down, residual=True)
 
-    def _attend(self, x_BTD: Tensor, cos_T1K: Tensor, sin_T1K: Tensor) -> Tensor:
+    def _attend(self, x_BTD: Tensor, cos_T1K: Tensor, sin_T1K: Tensor, cache: KeyValues | None) -> Tensor:
         qk_BTHK, v_BTHK = (
             part.unflatten(-1, (-1, x_BTD.shape[-1] // self.n_head))
             for part in F.linear(x_BTD, self.qkv).split([2 * x_BTD.shape[-1], x_BTD.shape[-1]], -1)
         )
         q_BHTK, k_BHTK = rotate(qk_BTHK, cos_T1K, sin_T1K).transpose(1, 2).chunk(2, 1)
-        y_BHTK = F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BTHK.transpose(1, 2), is_causal=True)
+        v_BHTK = v_BTHK.transpose(1, 2)
+        if cache is not None:
+            k_BHTK, v_BHTK = cache.extend(self.layer, k_BHTK, v_BHTK)
+        alone = q_BHTK.shape[2] == 1  # a single new position sees all there are
+        y_BHTK = F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=not alone)
         return F.linear(y_BHTK.transpose(1, 2).flatten(2), self.output)
 
 
@@ -64,21 +69,29 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Parameter(torch.empty(config.vocab_size, config.d_model))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.norm = nn.Parameter(torch.ones(config.d_model))
         self.head = self.embedding if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.d_model))
         cos_T1K, sin_T1K = rotary_tables(config.context_length, config.head_dim)
         self.register_buffer("cos", cos_T1K, persistent=False)
         self.register_buffer("sin", sin_T1K, persistent=False)
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
-        length = tokens_BT.shape[1]
-        if length > self.config.context_length:
-            raise ValueError(f"{length} tokens exceed the model's context_length={self.config.context_length}")
+    def forward(self, tokens_BT: Tensor, cache: KeyValues | None = None) -> Tensor:
+        """Logits of `tokens_BT`, which follow what `cache` holds: a whole text when it is empty, else one token."""
+        start = cache.length if cache else 0
+        end = start + tokens_BT.shape[1]
+        if end > self.config.context_length:
+            raise ValueError(f"{end} tokens exceed the model's context_length={self.config.context_length}")
+        assert not start or tokens_BT.shape[1] == 1
         x_BTD = F.embedding(tokens_BT, self.embedding)
         for block in self.blocks:
-            x_BTD = block(x_BTD, self.cos[:length], self.sin[:length])
+            x_BTD = block(x_BTD, self.cos[start:end], self.sin[start:end], cache)
+        if cache:
+            cache.length = end
         return F.linear(rms_norm(x_BTD, self.norm), self.head)
+
+    def empty_cache(self) -> KeyValues:
+        return KeyValues(self.config)
 
     def hidden_matrices(self) -> Iterator[Matrix]:
         for block in self.blocks:

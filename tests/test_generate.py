@@ -1,0 +1,94 @@
+import pytest
+import torch
+
+from models import build_model
+from models.config import ModelConfig
+from models.generate import Sampling, generate
+from models.parametrization import initialize
+
+CONTEXT = 16
+GREEDY = Sampling(temperature=0)
+PROMPT = [3, 1, 4, 1, 5]
+
+
+@pytest.fixture(params=["transformer", "lstm"])
+def model(request):
+    model = initialize(build_model(ModelConfig(request.param, 40, CONTEXT, 2, 16, 2)), 0)
+    with torch.no_grad():  # an initial head is zero, every token as likely
+        model.head.copy_(torch.randn(model.head.shape, generator=torch.Generator().manual_seed(1)))
+    return model
+
+
+def text(model, **options):
+    return list(generate(model, PROMPT, **({"max_tokens": 60, "sampling": GREEDY} | options)))
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(seed=3), Sampling(0.7, top_k=5, top_p=0.9, seed=4)])
+def test_same_text_with_and_without_cache_also_beyond_the_context(model, sampling):
+    with_cache = text(model, sampling=sampling)
+    assert len(with_cache) == 60 > CONTEXT
+    assert with_cache == text(model, sampling=sampling, cached=False)
+
+
+def test_the_cache_reads_a_prompt_once_and_then_single_tokens(model, monkeypatch):
+    lengths, forward = [], type(model).forward
+    monkeypatch.setattr(
+        type(model), "forward", lambda self, x, cache: lengths.append(x.shape[1]) or forward(self, x, cache)
+    )
+    text(model, max_tokens=CONTEXT - len(PROMPT) + 1)
+    assert lengths == [len(PROMPT)] + [1] * (CONTEXT - len(PROMPT))
+
+
+def test_cached_logits_are_those_of_the_whole_text(model):
+    tokens, cache = torch.randint(0, 40, (1, CONTEXT)), model.empty_cache()
+    with torch.no_grad():
+        parts = [model(tokens[:, :5], cache)] + [model(tokens[:, i : i + 1], cache) for i in range(5, CONTEXT)]
+        torch.testing.assert_close(torch.cat(parts, 1), model(tokens), atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match=f"{CONTEXT + 1} tokens exceed"):
+        model(tokens[:, :1], cache)
+
+
+def test_greedy_is_the_likeliest_token_each_time(model):
+    whole = PROMPT + text(model, max_tokens=8)
+    for n in range(len(PROMPT), len(whole)):
+        assert whole[n] == int(model(torch.tensor([whole[:n]]))[0, -1].argmax())
+
+
+def test_the_seed_decides(model):
+    assert text(model, sampling=Sampling(seed=1)) == text(model, sampling=Sampling(seed=1))
+    assert text(model, sampling=Sampling(seed=1)) != text(model, sampling=Sampling(seed=2))
+    assert text(model, sampling=Sampling(seed=1, top_k=1)) == text(model)
+
+
+def frequencies(sampling, logits, n=4000):
+    random = torch.Generator().manual_seed(0)
+    drawn = torch.tensor([sampling.draw(logits, random) for _ in range(n)])
+    return torch.bincount(drawn, minlength=len(logits)) / n
+
+
+def test_draws_follow_temperature_top_k_and_top_p():
+    p = torch.tensor([0.1, 0.5, 0.05, 0.35])
+    logits = p.log()
+    assert (frequencies(Sampling(), logits) - p).abs().max() < 0.03
+    sharper = p**2 / (p**2).sum()
+    assert (frequencies(Sampling(temperature=0.5), logits) - sharper).abs().max() < 0.03
+    assert frequencies(Sampling(top_k=2), logits)[[0, 2]].sum() == 0
+    assert frequencies(Sampling(top_p=0.84), logits)[[0, 2]].sum() == 0
+    assert frequencies(Sampling(top_p=0.86), logits)[0] > 0
+    assert frequencies(Sampling(top_p=0.86), logits)[2] == 0
+    assert frequencies(Sampling(top_p=0.01), logits)[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [([], "empty"), ([0] * (CONTEXT + 1), f"{CONTEXT + 1} tokens, more than the context of {CONTEXT}"), ([40], "40")],
+)
+def test_prompts_that_do_not_fit_are_refused(model, prompt, told):
+    with pytest.raises(ValueError, match=told):
+        next(generate(model, prompt, max_tokens=1, sampling=GREEDY))
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": -1}, {"top_k": 0}, {"top_p": 0}, {"top_p": 1.5}])
+def test_senseless_sampling_is_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong)).replace("_", "-")):
+        Sampling(**wrong)
