@@ -52,7 +52,7 @@ def to_spec(config: DictConfig) -> ExperimentConfig:
 
 def check_overrides(overrides: Sequence[str], spec: ExperimentConfig) -> None:
     """Refuse keys of a single cell on the command line of a study, which would ignore them."""
-    for override in overrides if spec.study.sizes else ():
+    for override in overrides if spec.study.sizes or spec.study.cells else ():
         key = override.split("=")[0].lstrip("+")
         if key in SETS_THE_GRID:
             study_key = "study.seeds" if key == "seed" else "study.sizes"

@@ -99,13 +99,23 @@ class ReplicateSpec:
 
 
 @dataclass
+class CellSpec:
+    """One size at one budget, by name: what a grid cannot say."""
+
+    size: str = ""
+    flops: float = 0.0
+    seeds: list[int] = field(default_factory=lambda: [0])
+
+
+@dataclass
 class StudySpec:
-    """A grid of sizes and budgets. Empty sizes: a single cell, the top-level model and budget."""
+    """A grid of sizes and budgets, or a list of cells. Neither: a single cell, the top-level model and budget."""
 
     name: str = ""
     sizes: list[str] = field(default_factory=list)  # names in conf/model
     budgets: list[float] = field(default_factory=list)  # FLOPs
     window: WindowSpec = field(default_factory=WindowSpec)
+    cells: list[CellSpec] = field(default_factory=list)  # instead of sizes and budgets: what isoflop suggest writes
     seeds: list[int] = field(default_factory=lambda: [0])
     replicates: list[ReplicateSpec] = field(default_factory=list)
     arms: dict[str, Any] = field(default_factory=dict)  # name: what of model, optim, schedule, study it sets

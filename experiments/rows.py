@@ -3,13 +3,9 @@
 import math
 import platform
 import resource
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import version
-from pathlib import Path
 
 import torch
 
@@ -18,6 +14,7 @@ from experiments.cell import Cell
 from experiments.corpus import Corpus
 from experiments.evaluate import Evaluation
 from models.config import count_params, flops_per_token, n_total
+from scaling.version import code_version
 
 
 @dataclass(frozen=True)
@@ -108,18 +105,7 @@ def _provenance(device: str) -> dict:
     return {
         "device": torch.cuda.get_device_name(device) if cuda else f"{device} {platform.machine()}",
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "code_version": _code_version(),
+        "code_version": code_version(),
         "torch_version": torch.__version__,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-@cache
-def _code_version() -> str:
-    """Version and, in a checkout, the commit."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
-    try:
-        commit = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return version("isoflop")
-    return f"{version('isoflop')}+{commit}"

@@ -74,7 +74,12 @@ def expand(config: ExperimentConfig, corpus: Corpus) -> Study:
     """
     study, cells, dropped = config.study, [], []
     for variant in variants(config):
-        kept, left_out = _grid(variant, corpus) if variant.study.sizes else (_single(variant, corpus), [])
+        if variant.study.cells:
+            kept, left_out = _listed(variant, corpus), []
+        elif variant.study.sizes:
+            kept, left_out = _grid(variant, corpus)
+        else:
+            kept, left_out = _single(variant, corpus), []
         cells += kept
         dropped += left_out
     if not cells:
@@ -90,6 +95,18 @@ def _single(config: ExperimentConfig, corpus: Corpus) -> list[Cell]:
     if config.study.budgets:
         raise StudyError(f"study.budgets={config.study.budgets} without study.sizes; add study.sizes=[d16,d24,...]")
     return [_cell(config, corpus, name_of(config.model), config.model, config.budget)]
+
+
+def _listed(config: ExperimentConfig, corpus: Corpus) -> list[Cell]:
+    """The cells of `study.cells`, each with its own seeds; no window leaves any out."""
+    study, cells = config.study, []
+    if study.sizes or study.budgets or _given(config.budget):
+        raise StudyError("study.cells states sizes and budgets itself: leave out study.sizes, study.budgets and budget")
+    for spec in study.cells:
+        model = load_size(spec.size, config.model)
+        cell = _cell(config, corpus, spec.size, model, BudgetSpec(flops=spec.flops))
+        cells += [replace(cell, seed=seed) for seed in spec.seeds]
+    return cells
 
 
 def _grid(config: ExperimentConfig, corpus: Corpus) -> tuple[list[Cell], list[Dropped]]:
@@ -196,8 +213,9 @@ def _covers(replicate: ReplicateSpec, size: str, flops: float | None) -> bool:
 
 
 def _hold_out(config: ExperimentConfig) -> list[float]:
+    budgets = [*config.study.budgets, *(cell.flops for cell in config.study.cells)]
     for flops in config.study.hold_out:
-        if flops not in config.study.budgets:
+        if flops not in budgets:
             raise StudyError(f"study.hold_out names budget {flops:g}, which is not in study.budgets")
     return config.study.hold_out
 

@@ -15,6 +15,7 @@ from scaling.accounting import Points, points
 from scaling.compare import CompareError, Scoreboard, compare
 from scaling.fit import Fit, FitError, Huber
 from scaling.holdout import HoldOutError
+from scaling.laws import Chinchilla
 from scaling.objective import Objective
 from scaling.rolling import fit_at, forecast
 from scaling.scoreboard_text import plain
@@ -44,6 +45,18 @@ class Target:
     def optimal(self) -> bool:
         return self.n_params is None
 
+    @classmethod
+    def of(cls, data: Points, flops: float | None, n_params: float | None, tokens: float | None) -> "Target":
+        """From what a user gives: FLOPs, or parameters and tokens, whose FLOPs follow from the cost of the data."""
+        if (flops is None) == (n_params is None) or (n_params is None) != (tokens is None):
+            raise ValueError("a target is either --flops, or --n-params and --tokens together")
+        given = [v for v in (flops, n_params, tokens) if v is not None]
+        if not all(np.isfinite(v) and v > 0 for v in given):
+            raise ValueError(f"a target must be positive and finite, not {', '.join(f'{v:g}' for v in given)}")
+        if flops is not None:
+            return cls(flops)
+        return cls(float(data.cost.flops(n_params, tokens)), n_params, tokens)
+
     def __str__(self) -> str:
         if self.optimal:
             return f"the best run of {self.flops:.4g} FLOPs"
@@ -72,6 +85,7 @@ class Outlook:
     members: dict[str, Mixture]
     points: Points
     notes: tuple[str, ...]
+    surface: Chinchilla | None = None  # the best weighed law of Chinchilla's form: what serving is planned with
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -150,6 +164,7 @@ def outlook(
     return Outlook(
         target, float(np.exp(stacked.quantile(0.5)[0])), intervals, pd.DataFrame(rows).set_index("law"), preferred,
         reach, weighed.discrepancy, n_opt, n_interval, stacked, own, data, (*data.notes, *notes),
+        _surface(fits, weights, preferred),
     )  # fmt: skip
 
 
@@ -194,6 +209,11 @@ def _place(fitted: Fit, target: Target) -> pd.DataFrame:
         return pd.DataFrame({"n_params": [target.n_params], "tokens": [target.tokens], "flops": [target.flops]})
     best = fitted.optimal(target.flops)
     return pd.DataFrame({"n_params": [float(best.N)], "tokens": [float(best.D)], "flops": [target.flops]})
+
+
+def _surface(fits: dict[str, Fit], weights: dict[str, float], preferred: str) -> Chinchilla | None:
+    able = {law: f.law for law, f in fits.items() if isinstance(f.law, Chinchilla)}
+    return able.get(preferred) or able.get(max(able, key=lambda law: weights[law], default=""))
 
 
 def _pair(stacked: Mixture, level: float) -> tuple[float, float]:

@@ -20,6 +20,7 @@ from scaling.accounting import Points, points
 from scaling.forecast import Outlook, Target
 from scaling.profiles import isoflop_profiles
 from scaling.tables import read_table
+from scaling.version import code_version
 
 FORMAT = 1
 SAME_BUDGET = 0.1  # in ln FLOPs: runs this close to the target answer it
@@ -33,15 +34,14 @@ class RegistrationError(ValueError):
     exit_code = 1
 
 
-def register(said: Outlook, path: str | Path, *, table: str | Path, code_version: str) -> dict[str, Any]:
+def register(said: Outlook, path: str | Path, *, table: str | Path) -> dict[str, Any]:
     """Write a prediction to `path`, which must not exist yet; returns what was written."""
     path = Path(path)
-    if path.exists():
-        raise RegistrationError(f"{path} exists: a registered prediction is never overwritten; choose another name")
+    fresh(path)
     value = {
         "format": FORMAT,
         "registered_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "code_version": code_version,
+        "code_version": code_version(),
         "data": {
             "table": os.path.relpath(Path(table).resolve(), path.resolve().parent),
             "sha256": data_hash(said.points),
@@ -113,6 +113,12 @@ class Score:
                 f"{inside} its interval)"
             )
         return "\n".join(lines)
+
+
+def fresh(path: str | Path) -> None:
+    """Raise RegistrationError if a registration exists at `path`."""
+    if Path(path).exists():
+        raise RegistrationError(f"{path} exists: a registered prediction is never overwritten; choose another name")
 
 
 def score(path: str | Path, table: pd.DataFrame, *, data: pd.DataFrame | None = None) -> Score:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import brentq
 
+from scaling.forecast import Outlook
 from scaling.law import SIX_ND, Cost
 from scaling.laws import Chinchilla, DataConstrained
 
@@ -134,3 +135,35 @@ def repeated(law: Chinchilla | DataConstrained, C: float, unique_tokens: float, 
 def _check_positive(name: str, value: float) -> None:
     if not value > 0:
         raise ServingError(f"{name} {value:g}: must be positive")
+
+
+def wishes(
+    said: Outlook,
+    *,
+    inference_tokens: float | None = None,
+    token_cap: float | None = None,
+    unique_tokens: float | None = None,
+) -> list[Serving]:
+    """The allocations asked for at the compute of a prediction, under its best law of Chinchilla's form."""
+    if inference_tokens is None and token_cap is None and unique_tokens is None:
+        return []
+    law, C, cost = said.surface, said.target.flops, said.points.cost
+    if law is None:
+        raise ServingError("no law of Chinchilla's form was fitted: allow one with --laws")
+    made = []
+    if inference_tokens is not None:
+        made.append(serve(law, C, inference_tokens, cost))
+    if token_cap is not None:
+        made.append(capped(law, C, token_cap, cost))
+    if unique_tokens is not None:
+        made.append(repeated(law, C, unique_tokens, cost))
+    return made
+
+
+def missing(said: Outlook, factors: tuple[float, ...] = (0.25, 0.5, 2.0, 4.0)) -> str:
+    """A line on what sizes off the optimum cost at the compute of a prediction; empty without a law to tell."""
+    if said.surface is None or not said.target.optimal:
+        return ""
+    costs = [(f, miss(said.surface, said.target.flops, f, said.points.cost)) for f in factors]
+    told = ", ".join(f"{f:g}x {extra:+.4f} nats (compute x{waste:.2f})" for f, (extra, waste) in costs)
+    return f"  off the best size: {told}"

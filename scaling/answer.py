@@ -1,0 +1,42 @@
+"""The whole answer to "what will this run reach": the outlook, sizes off the optimum, and allocations for serving."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from scaling.accounting import points
+from scaling.forecast import STACK_FROM, Outlook, Target, outlook
+from scaling.serving import Serving, missing, wishes
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An outlook with the allocations asked for at its compute."""
+
+    outlook: Outlook
+    servings: tuple[Serving, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return self.outlook.to_dict() | {"servings": [s.to_dict() for s in self.servings]}
+
+    def __str__(self) -> str:
+        lines = [str(self.outlook), missing(self.outlook), *(f"  {s}" for s in self.servings)]
+        return "\n".join(line for line in lines if line)
+
+
+def answer(
+    table: pd.DataFrame,
+    target: tuple[float | None, float | None, float | None],
+    laws: Sequence[str] | None = None,
+    *,
+    params: str = "matrices",
+    compute: str = "exact",
+    **serving: float | None,
+) -> Answer:
+    """Predict at (flops, n_params, tokens), of which flops or the other two are given."""
+    data = points(table, params=params, compute=compute)
+    said = outlook(data, Target.of(data, *target), laws or STACK_FROM)
+    return Answer(said, tuple(wishes(said, **serving)))

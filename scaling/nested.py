@@ -1,0 +1,246 @@
+"""Is the simpler law enough, and what moves the answer: nested tests with a bootstrap null, and a table of choices.
+
+Nested tests: kappa = 1, alpha = beta, E = 0. The statistic is the likelihood ratio of Huber's objective; its null
+comes from refits to losses made under the simpler law with the residuals' signs flipped cluster by cluster, because
+neither the noise nor the bound at E = 0 is what chi-square assumes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scaling.accounting import COMPUTE, PARAMS, Points, is_runs, points
+from scaling.compare import Scoreboard, compare
+from scaling.finding import likelihood_ratio, variant
+from scaling.fit import Fit, FitError, Huber, LeastSquares, fit
+from scaling.law import Array
+from scaling.laws import Chinchilla
+from scaling.problem import FitProblem
+from scaling.profiles import budget_groups
+from scaling.rolling import Scale
+from scaling.scoreboard_text import records
+from scaling.solver import huber, minimise
+from scaling.uncertainty import jackknife
+
+RESAMPLES = 199
+OUTLIER = 4.0  # robust standard deviations
+DROPPED_BUDGETS = 2
+FAR = 10.0  # the target of the sensitivity table, over the largest compute
+
+
+@dataclass(frozen=True)
+class NestedTest:
+    """A simpler law against the one that frees a parameter. `p` is the share of null statistics at least as large."""
+
+    claim: str
+    statistic: float
+    p: float
+    estimate: float
+    resamples: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def __str__(self) -> str:
+        verdict = "rejected" if self.p < 0.05 else "not rejected"
+        return (
+            f"  {self.claim:<14} {verdict:<12} p {self.p:.3f}  (ratio {self.statistic:.2f}, free {self.estimate:.4g})"
+        )
+
+
+def nested_tests(data: Points, *, resamples: int = RESAMPLES, seed: int = 0) -> list[NestedTest]:
+    """The claims kappa = 1, alpha = beta and E = 0, each against Chinchilla's form without it.
+
+    Claims that the table cannot test are left out. Raises FitError when the form itself cannot be fitted.
+    """
+    plain = fit(Chinchilla, data)
+    claims: list[tuple[str, Callable[[], tuple[Fit, Fit]], Callable[[Fit], float]]] = [
+        ("kappa = 1", lambda: (variant(plain, free=("kappa",)), plain), lambda f: getattr(f.law, "kappa", np.nan)),
+        ("alpha = beta", lambda: (plain, _tied(plain)), _ratio_of_exponents),
+        ("E = 0", lambda: (plain, variant(plain, fixed={"E": 0.0})), lambda f: getattr(f.law, "E", np.nan)),
+    ]
+    rng, tests = np.random.default_rng(seed), []
+    for claim, pair, estimate in claims:
+        try:
+            full, restricted = pair()
+        except FitError:
+            continue
+        statistic = likelihood_ratio(full, restricted)
+        null = _null(full, restricted, resamples, rng)
+        p = (1 + int(np.sum(null >= statistic * (1 - 1e-9)))) / (1 + len(null))
+        tests.append(NestedTest(claim, statistic, p, float(estimate(full)), len(null)))
+    return tests
+
+
+def _ratio_of_exponents(fitted: Fit) -> float:
+    law = fitted.law
+    return law.alpha / law.beta if isinstance(law, Chinchilla) else float("nan")
+
+
+def _tied(plain: Fit) -> Fit:
+    objective = Huber(plain.delta) if np.isfinite(plain.delta) else LeastSquares()
+    return fit(Chinchilla, plain.points, objective=objective, tied=True, weights=plain.weights)
+
+
+def _null(full: Fit, restricted: Fit, resamples: int, rng: np.random.Generator) -> Array:
+    """Likelihood ratios of refits to data made under the restricted law, (resamples,)."""
+    cluster = pd.factorize(full.points.frame["cluster"])[0]
+    n, count = len(cluster), cluster.max() + 1
+    scale = np.sqrt(n / max(n - len(full.free), 1))
+    log_mean, residual = np.log(restricted.predicted), full.residuals * scale
+    values = []
+    for _ in range(resamples):
+        signs = rng.choice([-1.0, 1.0], size=count)[cluster]
+        loss = np.exp(log_mean + signs * residual)
+        small = _refit(restricted, loss, [restricted.theta])
+        start = full.problem.coordinates(restricted.law)
+        large = _refit(full, loss, [start, full.theta])
+        values.append(_ratio(full, loss, large, small))
+    return np.array(values)
+
+
+def _refit(fitted: Fit, loss: Array, starts: list[Array]) -> tuple[FitProblem, Array, float]:
+    problem = fitted.problem
+    moved = FitProblem(problem.form, problem.columns, loss, problem.pinned, problem.tied, problem.log)
+    moved.__dict__["units"] = problem.units
+    begin = np.clip(np.array(starts), problem.lower, problem.upper)
+    done = minimise(moved, begin, delta=fitted.delta, weights=fitted.weights, max_steps=60, tolerance=1e-7)
+    best = int(np.argmin(done.value))
+    return moved, done.theta[best], float(done.value[best])
+
+
+def _ratio(
+    full: Fit, loss: Array, large: tuple[FitProblem, Array, float], small: tuple[FitProblem, Array, float]
+) -> float:
+    """The statistic of `likelihood_ratio` on resampled losses."""
+    problem, theta, value = large
+    residual = problem.residuals(theta[None])[0][0]
+    freedom = max(len(loss) - len(full.free), 1)
+    inside = max(float(np.mean(np.abs(residual) <= full.delta)), 1.0 / len(loss))
+    psi_squared = float(np.sum(np.minimum(np.abs(residual), full.delta) ** 2)) / freedom
+    worse = float(huber(small[0].residuals(small[1][None])[0][0], full.weights, full.delta)) - value
+    return 2.0 * max(worse, 0.0) * inside / max(psi_squared, 1e-30)
+
+
+def sensitivity(table: "pd.DataFrame | Points", *, params: str = "matrices", compute: str = "exact") -> pd.DataFrame:
+    """How a, E and the loss at 10 times the largest compute move with every choice behind a Chinchilla fit.
+
+    Indexed by choice, `as fitted` first: a, E, loss, runs, and a_moved, loss_moved in half-widths of the 90% interval.
+    """
+    data = points(table, params=params, compute=compute)
+    base = fit(Chinchilla, data)
+    target = FAR * float(data.frame["flops"].max())
+    draws = jackknife(base)
+    half_a = float(np.ptp(draws.interval("a"))) / 2
+    half_loss = float(np.ptp(draws.interval(lambda law: law.optimal(target, base.cost).loss))) / 2
+    rows = {"as fitted": _row(base, target)}
+    for name, make in _choices(table, data, base, params, compute):
+        try:
+            rows[name] = _row(make(), target)
+        except (FitError, ValueError) as error:
+            rows[name] = {"a": np.nan, "E": np.nan, "loss": np.nan, "runs": 0, "why": str(error)}
+    frame = pd.DataFrame.from_dict(rows, orient="index")
+    frame["a_moved"] = (frame["a"] - frame["a"].iloc[0]) / half_a
+    frame["loss_moved"] = (frame["loss"] - frame["loss"].iloc[0]) / half_loss
+    return frame
+
+
+def _row(fitted: Fit, target: float) -> dict[str, Any]:
+    law = fitted.law
+    assert isinstance(law, Chinchilla)
+    loss = float(fitted.optimal(target).loss)
+    return {"a": fitted.exponents()["a"], "E": law.E, "loss": loss, "runs": len(fitted.points), "why": ""}
+
+
+def _choices(
+    table: "pd.DataFrame | Points", data: Points, base: Fit, params: str, compute: str
+) -> Iterator[tuple[str, Callable[[], Fit]]]:
+    for delta in (1e-3, np.inf):
+        objective = LeastSquares() if delta == np.inf else Huber(delta)
+        label = "least squares" if delta == np.inf else f"delta {delta:g}"
+        yield label, partial(fit, Chinchilla, data, objective=objective)
+    yield "kappa free", partial(variant, base, free=("kappa",), delta="auto")
+    yield "E = 0", partial(variant, base, fixed={"E": 0.0}, delta="auto")
+    budgets = budget_groups(data)
+    for k in range(1, min(DROPPED_BUDGETS, len(budgets) - 2) + 1):
+        least = float(budgets[k]["flops"].min())
+        yield f"from {least:.2g} FLOPs", partial(fit, Chinchilla, _keep(data, data.frame["flops"] >= least))
+    scale = max(base.noise, 1e-12)
+    outliers = np.abs(base.residuals) > OUTLIER * scale
+    if outliers.any():
+        yield f"less {outliers.sum()} outliers", partial(fit, Chinchilla, _keep(data, ~outliers))
+    if isinstance(table, pd.DataFrame) and is_runs(table):
+        for name in PARAMS:
+            if name != params:
+                yield f"params {name}", partial(fit, Chinchilla, table, params=name, compute=compute)
+        for name in COMPUTE:
+            if name != compute:
+                yield f"compute {name}", partial(fit, Chinchilla, table, params=params, compute=name)
+
+
+def _keep(data: Points, keep: Any) -> Points:
+    return Points(data.frame[keep].reset_index(drop=True), data.params, data.compute, data.cluster, data.notes)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The scoreboard with the nested tests and the sensitivity table, or why those could not be had."""
+
+    board: Scoreboard
+    tests: tuple[NestedTest, ...]
+    moved: pd.DataFrame | None
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        moved = records(self.moved.reset_index(names="choice")) if self.moved is not None else None
+        tests = [t.to_dict() for t in self.tests]
+        return self.board.to_dict() | {"nested": tests, "sensitivity": moved, "notes": list(self.notes)}
+
+    def __str__(self) -> str:
+        lines = [str(self.board)]
+        if self.tests:
+            lines += [
+                "",
+                f"nested tests, null from {self.tests[0].resamples} refits under the claim:",
+                *map(str, self.tests),
+            ]
+        if self.moved is not None:
+            lines += [
+                "",
+                f"choices behind a chinchilla fit, with the loss at {FAR:g} times the largest compute, and how far each "
+                "moves it, in half-widths of the 90% interval:",
+            ]
+            for name, r in self.moved.iterrows():
+                told = (
+                    f"{r['a']:.4f} ({r['a_moved']:+.2f})  E {r['E']:.4f}  loss {r['loss']:.4f} ({r['loss_moved']:+.2f})"
+                )
+                lines.append(f"  {name:<24} a {told}" if np.isfinite(r["a"]) else f"  {name:<24} {r['why']}")
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def comparison(
+    table: pd.DataFrame,
+    laws: Sequence[str] | None = None,
+    *,
+    by: Scale = "flops",
+    above: float | None = None,
+    params: str = "matrices",
+    compute: str = "exact",
+    level: float = 0.9,
+) -> Comparison:
+    """Everything about which law to trust on a table."""
+    if by not in ("flops", "n_params", "tokens"):
+        raise ValueError(f"--holdout-by {by}: choose flops, n_params or tokens")
+    data = points(table, params=params, compute=compute)
+    board = compare(data, laws, by=by, above=above, level=level)
+    try:
+        return Comparison(
+            board, tuple(nested_tests(data)), sensitivity(table, params=params, compute=compute), data.notes
+        )
+    except FitError as error:
+        return Comparison(board, (), None, (*data.notes, f"no nested tests: {error}"))
