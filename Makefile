@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)  ## train the embedded study and write report/ (safe to interrupt and repeat)
 	$(BIN)/isoflop run experiment=$(STUDY)
-	$(BIN)/isoflop report runs --out report
+	$(BIN)/isoflop report runs --study $(STUDY) --out report
 
 test: $(STAMP)  ## everything that must hold
 	$(BIN)/python -m pytest
@@ -27,8 +27,9 @@ lint: $(STAMP)  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-figures: $(STAMP)  ## the README's figure from the committed results
+figures: $(STAMP)  ## the README's figure and numbers, from the committed results
 	$(BIN)/python -m analysis.hero experiments/results/quick.parquet docs/hero.png
+	$(BIN)/python -m analysis.readme experiments/results/quick.parquet README.md
 
 bench: $(STAMP)  ## speed as ratios against named baselines
 	$(BIN)/python -m tests.bench

@@ -8,8 +8,13 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
-                  help="Run scaling-law experiments, fit and compare power laws, draw the figures.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Run scaling-law experiments, fit and compare power laws, draw the figures.",
+)
 
 Table = Annotated[Path, typer.Argument(help="a runs folder, a parquet or a CSV")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, numbers in full precision")]
@@ -53,9 +58,7 @@ def plan(
 
 
 @app.command()
-def status(
-    runs: Annotated[Path, typer.Argument(help="a runs folder")] = Path("runs"), as_json: Json = False
-) -> None:
+def status(runs: Annotated[Path, typer.Argument(help="a runs folder")] = Path("runs"), as_json: Json = False) -> None:
     """States and progress of the studies in a runs folder."""
     from experiments.plan import status, status_text
     from scaling.store import open_store
@@ -85,8 +88,15 @@ Params = Annotated[str, typer.Option("--params", help="what counts as parameters
 Compute = Annotated[str, typer.Option("--compute", help="what counts as compute: exact, 6nd, full-attention")]
 Where = Annotated[str | None, typer.Option("--where", help="keep the rows where this holds, e.g. 'loss < 5'")]
 Map = Annotated[list[str] | None, typer.Option("--map", help="use your column: loss=val_loss (repeatable)")]
+Study = Annotated[str | None, typer.Option("--study", help="of a runs folder: only the runs that this study asked for")]
 Objective = Annotated[str, typer.Option("--objective", help="huber, huber-raw, least-squares, least-squares-raw")]
 Delta = Annotated[str, typer.Option("--delta", help="Huber's threshold: auto, or a number such as 1e-3")]
+
+
+def load(table: Path, mapping: list[str] | None, where: str | None, study: str | None = None):
+    from scaling.tables import read_table
+
+    return read_table(table, mapping=pairs(mapping, "--map"), where=where, study=study)
 
 
 def objective_of(name: str, delta: str):
@@ -105,6 +115,7 @@ def fit(
     compute: Compute = "exact",
     where: Where = None,
     mapping: Map = None,
+    study: Study = None,
     fix: Annotated[list[str] | None, typer.Option("--fix", help="hold a parameter: E=0 (repeatable)")] = None,
     bootstrap: Annotated[int, typer.Option(help="resamples of whole runs beside the jackknife; 0 for none")] = 1000,
     seed: Annotated[int, typer.Option(help="of starts and resamples")] = 0,
@@ -112,11 +123,10 @@ def fit(
     as_json: Json = False,
 ) -> None:
     """Fit one law: parameters with intervals, exponents, and what to object to."""
-    from scaling.tables import read_table
     from scaling.verdict import verdict
 
     found = verdict(
-        read_table(table, mapping=pairs(mapping, "--map"), where=where),
+        load(table, mapping, where, study),
         law,
         objective=objective_of(objective, delta),
         params=params,
@@ -138,15 +148,15 @@ def approaches(
     delta: Delta = "auto",
     where: Where = None,
     mapping: Map = None,
+    study: Study = None,
     as_json: Json = False,
 ) -> None:
     """Approaches 1, 2 and 3 side by side: how the best size and tokens grow with compute."""
     from scaling.approaches import approaches as compare_approaches
     from scaling.diagnose import diagnose_approaches
-    from scaling.tables import read_table
 
     found = compare_approaches(
-        read_table(table, mapping=pairs(mapping, "--map"), where=where),
+        load(table, mapping, where, study),
         params=params,
         compute=compute,
         objective=objective_of(objective, delta),
@@ -168,16 +178,16 @@ def report(
     compute: Compute = "exact",
     where: Where = None,
     mapping: Map = None,
+    study: Study = None,
     bootstrap: Annotated[int, typer.Option(help="resamples of whole runs")] = 1000,
     seed: Annotated[int, typer.Option(help="of the resamples")] = 0,
     as_json: Json = False,
 ) -> None:
     """Every figure that the table supports, the data behind each, and report.md."""
     from analysis.report import write_report
-    from scaling.tables import read_table
 
     written = write_report(
-        read_table(table, mapping=pairs(mapping, "--map"), where=where), out,
+        load(table, mapping, where, study), out,
         law=law, params=params, compute=compute, n_draws=bootstrap, seed=seed,
         command=" ".join(["isoflop", *sys.argv[1:]]),
     )  # fmt: skip
@@ -194,15 +204,13 @@ def plot(
     compute: Compute = "exact",
     where: Where = None,
     mapping: Map = None,
+    study: Study = None,
 ) -> None:
     """One figure to one file: isoflop plot TABLE --figure isoflop -o x.pdf."""
     from analysis.evidence import Evidence
     from analysis.report import draw_figure
-    from scaling.tables import read_table
 
-    evidence = Evidence(
-        read_table(table, mapping=pairs(mapping, "--map"), where=where), law=law, params=params, compute=compute
-    )
+    evidence = Evidence(load(table, mapping, where, study), law=law, params=params, compute=compute)
     typer.echo(draw_figure(figure, evidence, out))
 
 
@@ -236,14 +244,14 @@ def compare(
     compute: Compute = "exact",
     where: Where = None,
     mapping: Map = None,
+    study: Study = None,
     level: Annotated[float, typer.Option(help="of the intervals whose coverage is counted")] = 0.9,
     as_json: Json = False,
 ) -> None:
     """Scoreboard of laws by what they predict of larger runs; nested tests; what moves the answer."""
     from scaling.nested import comparison
-    from scaling.tables import read_table
 
-    data = read_table(table, mapping=pairs(mapping, "--map"), where=where)
+    data = load(table, mapping, where, study)
     found = comparison(data, names(laws), by=by, above=above, params=params, compute=compute, level=level)
     emit(found.to_dict(), str(found), as_json)
 
@@ -262,14 +270,14 @@ def multiplier(
     compute: Compute = "exact",
     where: Where = None,
     mapping: Map = None,
+    study: Study = None,
     level: Annotated[float, typer.Option(help="of every interval")] = 0.9,
     as_json: Json = False,
 ) -> None:
     """Compute multiplier between arms, where they cross, and how sure that one beats the other."""
     from scaling.multiplier import multiplier as compare_arms
-    from scaling.tables import read_table
 
-    data = read_table(table, mapping=pairs(mapping, "--map"), where=where)
+    data = load(table, mapping, where, study)
     found = compare_arms(data, by=by, baseline=baseline, target=target, params=params, compute=compute, level=level)
     emit(found.to_dict(), str(found), as_json)
 
@@ -290,14 +298,14 @@ def predict(
     compute: Compute = "exact",
     where: Where = None,
     mapping: Map = None,
+    study: Study = None,
     as_json: Json = False,
 ) -> None:
     """What a run not yet made will reach, with intervals; registered before it and scored after it."""
     from scaling import predict as record
     from scaling.answer import answer
-    from scaling.tables import read_table
 
-    data = read_table(table, mapping=pairs(mapping, "--map"), where=where)
+    data = load(table, mapping, where, study)
     if score:
         found = record.score(score, data)
     else:

@@ -1,6 +1,6 @@
 """The README's numbers, from the committed results: python -m analysis.readme TABLE README.md
 
-Each block between `<!-- name -->` and `<!-- /name -->` is written anew; a test compares what stands there with the table.
+Each block between `<!-- name -->` and `<!-- /name -->` is written anew; a test compares it with the table.
 """
 
 import re
@@ -33,11 +33,12 @@ def said(e: Evidence) -> str:
     """What a reader should know beside the table."""
     noise = e.seed_noise
     pooled = float(np.sqrt(np.average(noise["sd"] ** 2, weights=noise["seeds"] - 1)))
-    profiles = [p for p in e.profiles if p.accepted]
+    fitted, largest = e.held_out.threshold, e.profiles[-1].flops
     return (
-        f"{len(e.points)} runs, {e.fit.n_clusters} trunks. Fitted up to {e.held_out.threshold:.0e} FLOPs for the held-out "
-        f"columns: the largest budget, {profiles[-1].flops / e.held_out.threshold:.1f}x further, was not seen, nor used "
-        f"to choose the law (**bold**). {summary.irreducible(e)} Seeds move a loss by {pooled:.2%} (sd, {len(noise)} cells)."
+        f"{len(e.points)} runs, {e.fit.n_clusters} trunks, 90% intervals by trunk. Held out: fitted up to "
+        f"{fitted:.0e} FLOPs, compared with the largest budget, {largest / fitted:.1f}x further, which chose nothing: "
+        f"the law in **bold** was chosen on the budgets below. {summary.irreducible(e)} "
+        f"Seeds move a loss by {pooled:.2%} (sd, {len(noise)} cells)."
     )
 
 

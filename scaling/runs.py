@@ -85,7 +85,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("train_loss", "float64", "nats/token", "mean training loss since the previous row"),
     Column("flops", "float64", "FLOPs", "training compute: forward and backward, causal attention, with the head"),
     Column("flops_6nd", "float64", "FLOPs", "6 x total parameters x tokens"),
-    Column("wall_seconds", "float64", "s", "training time of this run had it been alone (a trunk counts in each)", True),
+    Column("wall_seconds", "float64", "s", "training time had the run been alone (a trunk counts in each)", True),
     Column("peak_memory_bytes", "int64", "bytes", "peak resident memory of the worker", True),
     Column("code_version", "string", "", "version and commit of isoflop", True),
     Column("torch_version", "string", "", "torch", True),
@@ -136,6 +136,8 @@ def read_runs(path: str | Path) -> pd.DataFrame:
     Raises RunTableError naming the file if it is truncated, of a newer schema, or no run table at all.
     """
     path = Path(path)
+    if not path.exists():
+        raise RunTableError(f"{path}: no such file or folder")
     files = sorted(path.glob(f"cells/*/{RUN_FILE}")) if path.is_dir() else [path]
     if not files:
         raise RunTableError(f"{path}: no finished run here (looked for cells/*/{RUN_FILE})")
@@ -158,6 +160,7 @@ def final_rows(table: pd.DataFrame) -> pd.DataFrame:
 
 def same_runs(a: pd.DataFrame, b: pd.DataFrame) -> bool:
     """Whether two tables hold the same runs, bit for bit, leaving out clocks and machines."""
+
     def key(t: pd.DataFrame) -> pd.DataFrame:
         return t.drop(columns=list(VOLATILE)).sort_values(["run_id", "step"], ignore_index=True)
 
@@ -191,20 +194,26 @@ def _read(path: Path) -> pa.Table:
     try:
         table = pq.read_table(path, partitioning=None)
     except (pa.ArrowInvalid, OSError) as error:
-        raise RunTableError(f"{path}: cannot be read as parquet ({_first_line(error)}); "
-                            "delete its folder and run the study again to train it anew") from error
+        raise RunTableError(
+            f"{path}: cannot be read as parquet ({_first_line(error)}); "
+            "delete its folder and run the study again to train it anew"
+        ) from error
     version = _metadata(table.schema, path)["schema_version"]
     if version > SCHEMA_VERSION:
-        raise RunTableError(f"{path}: written with run-table schema {version}, this isoflop reads up to "
-                            f"{SCHEMA_VERSION}; upgrade isoflop")
+        raise RunTableError(
+            f"{path}: written with run-table schema {version}, this isoflop reads up to "
+            f"{SCHEMA_VERSION}; upgrade isoflop"
+        )
     return table.select(list(NAMES))
 
 
 def _metadata(schema: pa.Schema, path: Path) -> dict:
     raw = (schema.metadata or {}).get(_METADATA_KEY)
     if raw is None:
-        raise RunTableError(f"{path}: not a run table (no isoflop metadata); for your own data use --map on a CSV "
-                            "or parquet with columns n_params, tokens, loss")
+        raise RunTableError(
+            f"{path}: not a run table (no isoflop metadata); for your own data use --map on a CSV "
+            "or parquet with columns n_params, tokens, loss"
+        )
     return json.loads(raw)
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from scaling.runs import is_run_table, read_runs
+from scaling.store import open_store
 
 QUANTITIES = ("n_params", "tokens", "flops", "loss")
 OPTIONAL = ("run_id", "trunk_id", "seed", "arm", "unique_tokens", "vocab_size", "weight")
@@ -30,8 +31,16 @@ class TableError(ValueError):
     """A table cannot be used as it is; the message says which column or rows, and the remedy."""
 
 
-def read_table(path: str | Path, *, mapping: Mapping[str, str] | None = None, where: str | None = None) -> pd.DataFrame:
+def read_table(
+    path: str | Path,
+    *,
+    mapping: Mapping[str, str] | None = None,
+    where: str | None = None,
+    study: str | None = None,
+) -> pd.DataFrame:
     """The table at `path` with its columns renamed by `mapping` (ours -> yours) and its rows kept by `where`.
+
+    `study` keeps the runs that one study of a runs folder asked for.
 
     `attrs` carries "source", "notes" (what was renamed and filtered) and "mapping". The index counts the rows of the
     file from 0, also after filtering. Raises TableError, or RunTableError for a runs folder that is not one.
@@ -41,6 +50,8 @@ def read_table(path: str | Path, *, mapping: Mapping[str, str] | None = None, wh
     if frame.empty:
         raise TableError(f"{path}: the table has no rows")
     notes: list[str] = []
+    if study:
+        frame = _of_study(frame, path, study, notes)
     frame = _rename(frame, mapping or {}, notes, source=str(path))
     if where:
         frame = _filter(frame, where, notes, source=str(path))
@@ -49,6 +60,24 @@ def read_table(path: str | Path, *, mapping: Mapping[str, str] | None = None, wh
         require(frame, ("n_params",), source=str(path))
     frame.attrs = {"source": str(path), "notes": tuple(notes), "mapping": dict(mapping or {})}
     return frame
+
+
+def _of_study(frame: pd.DataFrame, path: Path, study: str, notes: list[str]) -> pd.DataFrame:
+    if not path.is_dir():
+        raise TableError(f"{path}: --study {study} needs a runs folder; for a file use --where")
+    known = open_store(path).studies()
+    if study not in known:
+        near = difflib.get_close_matches(study, known, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise TableError(
+            f"{path}: no study {study!r} was launched here (there are: {', '.join(known) or 'none'}){hint}"
+        )
+    asked = {cell["run_id"] for cell in known[study]["cells"]}
+    kept = frame[frame["run_id"].isin(asked)].reset_index(drop=True)
+    if kept.empty:
+        raise TableError(f"{path}: no run of study {study!r} has finished")
+    notes.append(f"study {study}: {kept['run_id'].nunique()} of {frame['run_id'].nunique()} runs in the store")
+    return kept
 
 
 def require(frame: pd.DataFrame, columns: Iterable[str], *, source: str = "table") -> None:
