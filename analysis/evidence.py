@@ -207,6 +207,9 @@ class Evidence:
     @part
     def conventions(self) -> pd.DataFrame:
         """The exponents a and b of the law refitted under each way to count parameters and compute."""
+        exponents = self.optimum.exponents()
+        if "a" not in exponents:
+            raise UnsupportedError(f"{self.law_name} has no exponent a")
         choices = CONVENTIONS if is_runs(self.table) else (("matrices", "exact"), ("matrices", "6nd"))
         rows = []
         for params, compute in choices:
