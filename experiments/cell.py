@@ -13,7 +13,7 @@ from functools import cached_property
 from experiments.config import DataSpec, OptimSpec, ScheduleSpec
 from experiments.optimizer_cost import optimizer_flops
 from experiments.schedule import cooldown_start
-from models.config import ModelConfig, n_matrices, training_flops_per_token
+from models.config import PLAIN, ModelConfig, n_matrices, training_flops_per_token
 
 WHAT_VERSION = 1  # what `what()` holds of a cell that uses none of the idle keys below; raise it to change that
 
@@ -40,7 +40,7 @@ class Cell:
     def _trunk(self) -> dict:
         return {
             "version": WHAT_VERSION,
-            "model": asdict(self.model),
+            "model": _hashed(self.model, _idle_model(self.model)),
             "data": {"corpus_id": self.corpus_id, "eval_tokens": self.data.eval_tokens},
             "optim": _hashed(self.optim, _idle_optim(self.optim)),
             "schedule": _hashed(self.schedule, _idle_schedule(self.schedule)),
@@ -108,6 +108,12 @@ def trunk_steps(cells: Iterable[Cell]) -> int:
 
 def _hashed(spec: object, idle: set[str]) -> dict:
     return {key: value for key, value in asdict(spec).items() if key not in idle}
+
+
+def _idle_model(model: ModelConfig) -> set[str]:
+    """Options that are at their default part."""
+    idle = {name for name, value in PLAIN.items() if getattr(model, name) == value}
+    return idle | (set() if model.experts else {"experts_per_token"})
 
 
 def _idle_optim(optim: OptimSpec) -> set[str]:

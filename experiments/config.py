@@ -10,12 +10,17 @@ from typing import Any
 
 @dataclass
 class ModelSpec:
-    family: str = "transformer"
+    family: str = "transformer"  # transformer | lstm
     n_layer: int = 2
     d_model: int = 16
     n_head: int = 2
     d_ff: int | None = None  # None: 8/3 of the width, rounded up to a multiple of 8
     tied: bool = False
+    norm: str = "rmsnorm"  # rmsnorm | layernorm
+    activation: str = "swiglu"  # swiglu | gelu
+    positions: str = "rotary"  # rotary | learned
+    experts: int = 0  # MLPs to choose from, per layer; 0: one for every token
+    experts_per_token: int = 2
 
 
 @dataclass

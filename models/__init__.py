@@ -14,6 +14,10 @@ def build_model(config: ModelConfig) -> "nn.Module":
         from models.lstm import LSTM
 
         return LSTM(config)
+    if not config.plain:
+        from models.variants import Variant
+
+        return Variant(config)
     from models.transformer import Transformer
 
     return Transformer(config)

@@ -5,6 +5,7 @@ from importlib.resources import files
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.compose import compose_all
@@ -12,7 +13,7 @@ from experiments.cost import REFERENCE, makespan, trunk_seconds
 from experiments.names import load_size, size_names
 from experiments.study import Study, expand
 from models import build_model
-from models.config import ModelConfig, count_params, flops_per_token, n_matrices, n_total
+from models.config import ModelConfig, count_params, flops_per_token, n_active, n_matrices, n_total
 from tests.test_study import FakeCorpus
 
 STUDIES = sorted(f.name.removesuffix(".yaml") for f in files("conf.experiment").iterdir() if f.name.endswith(".yaml"))
@@ -81,13 +82,15 @@ def test_long_studies_span_two_decades_and_hold_out_the_largest_budget():
 @pytest.mark.parametrize("name", size_names())
 def test_every_size_has_the_parameters_and_flops_that_its_counts_say(name):
     config = ModelConfig(vocab_size=256, context_length=32, **asdict(load_size(name)))
-    with torch.device("meta"):
+    device = "cpu" if config.experts else "meta"  # where tokens go depends on their values
+    with torch.device(device):
         model, tokens = build_model(config), torch.zeros(2, 32, dtype=torch.long)
         assert sum(p.numel() for p in model.parameters()) == n_total(config) == sum(count_params(config).values())
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             model(tokens)
     forward = flops_per_token(config)
     counted = forward["blocks"] + forward["attention_scores_full"] + forward["unembedding"]
     assert counter.get_total_flops() == tokens.numel() * counted
     said = files("conf.model").joinpath(f"{name}.yaml").read_text().splitlines()[0]
     assert f"{n_matrices(config):,} " in said
+    assert n_active(config) == n_matrices(config) or f"{n_active(config):,} of them active" in said
