@@ -88,6 +88,7 @@ def runnable(table: pd.DataFrame, budget: float, setting: Setting) -> Lattice:
     sizes = _sizes(looks["family"][0], int(looks["context_length"][0]), int(looks["vocab_size"][0]))
     sizes["batch_tokens"] = int(runs["batch_tokens"].mode().iloc[0])
     runs = runs.assign(n_params=count_params(runs, "matrices"))
+    sizes = sizes[sizes["n_params"] >= 0.9 * runs["n_params"].min()]  # no law was fitted below the smallest run
     named = dict(zip(sizes["n_params"], sizes["size"], strict=True))
     done = runs.assign(size=runs["n_params"].map(named)).dropna(subset=["size"])[["size", "tokens"]]
     most = float(runs["unique_tokens"].min() * max(1.0, runs["epochs"].max()))

@@ -22,6 +22,7 @@ from scaling.solver import huber
 from scaling.stack import Forecast, mixture, softmax
 
 STACKED = "stacked"
+BEATEN = 2.0  # standard errors behind the best: beyond, nobody asks what else is wrong with a law
 
 
 class CompareError(ValueError):
@@ -46,7 +47,8 @@ class Scoreboard:
     """Laws, the baseline and the stacked forecast, best first; `refused` says why a law has none.
 
     `frame` is indexed by law: error (mean |ln loss error|) with error_se, bias, coverage of the intervals at `level`,
-    aicc, free, behind (the best law's error) with behind_se, weight in the stack, findings.
+    aicc, free, behind (the best law's error) with behind_se, weight in the stack, findings of
+    laws that are not clearly beaten.
     `cells` has a row per law and run predicted: origin, error = ln(loss / predicted), covered, and the run.
     `discrepancy` is the sd of ln loss that the forecasts missed per unit of ln(scale) extrapolated.
     """
@@ -99,9 +101,11 @@ def compare(
     scored: dict[str, Sequence[Forecast | None]] = {law: e.forecasts for law, e in entrants.items()}
     scored |= {BASELINE: [local_slope(origin) for origin in origins], STACKED: stacked}
     cells = pd.concat([_cells(law, forecasts, origins, level) for law, forecasts in scored.items()], ignore_index=True)
-    if findings:
-        entrants = {law: replace(e, findings=_codes(e.fit)) for law, e in entrants.items()}
     frame, preferred = _score(cells, entrants, weights[-1])
+    if findings:
+        for law in frame.index[frame["behind"] <= BEATEN * frame["behind_se"]].intersection(list(entrants)):
+            entrants[law] = replace(entrants[law], findings=_codes(entrants[law].fit))
+            frame.loc[law, "findings"] = ", ".join(entrants[law].findings)
     return Scoreboard(frame, cells, preferred, refused, entrants, tuple(origins), discrepancy, level)
 
 
@@ -208,7 +212,7 @@ def _score(cells: pd.DataFrame, entrants: dict[str, Entrant], weights: np.ndarra
             "behind": behind.mean(), "behind_se": _standard_error(behind, group["origin"]),
             "weight": weights[list(entrants).index(law)] if entrant else np.nan,
             "origins": group["origin"].nunique(), "runs": len(group),
-            "findings": ", ".join(entrant.findings) if entrant else "",
+            "findings": "",
         })  # fmt: skip
     frame = pd.DataFrame(rows).sort_values("behind", kind="stable").set_index("law")
     close = frame[frame.index.isin(whole) & (frame["behind"] <= frame["behind_se"])]

@@ -22,7 +22,9 @@ HOLD_OUT_SHARE = 0.18
 HOLD_OUT_FACTOR = 3.0  # compute of the hold-out over the largest run done
 SEED_SHARE = 0.1
 COST_POWERS = (0.25, 1.0)
-MOST_CELLS = 40
+SEEDS = [0, 1, 2]
+SEEDED = 3  # cells repeated with every seed
+MOST_CELLS = 50
 PASSES = 3
 GRID_BUDGETS, GRID_SIZES, GRID_FACTOR = 5, 5, 4.0
 
@@ -100,16 +102,21 @@ def suggest(
     hold-out at its optimum. Raises DesignError when the scenarios say nothing about the goal."""
     search = _Search(cells, scenarios, noise, known, budget, most_cells)
     notes = []
-    hold_out = _hold_out(cells, best, cost, hold_out_share * budget) if best is not None else None
+    largest = float(known["flops"].max()) if known is not None and len(known) else 0.0
+    hold_out = _hold_out(cells, best, cost, hold_out_share * budget, largest) if best is not None else None
     if hold_out is not None:
-        largest = known["flops"].max() if known is not None and len(known) else 0.0
+        search.fixed = [hold_out]
         reach = float(cells.frame["flops"][hold_out] / largest) if largest else np.inf
         if reach < HOLD_OUT_FACTOR:
             notes.append(
-                f"the hold-out is {reach:.2g} times the largest run: {HOLD_OUT_FACTOR:g} would test the law more"
+                f"the hold-out is {reach:.2g} times the largest run; {HOLD_OUT_FACTOR:g} would test the law more"
             )
-        search.fixed = [hold_out]
-    seeds_for = 0.0 if replicated else seed_share * budget
+    elif hold_out_share:
+        notes.append(
+            f"no hold-out: {hold_out_share:.0%} of the budget affords none above the largest run ({largest:.3g} FLOPs)"
+        )
+    cheapest = np.sort(cells.frame["flops"].to_numpy(float))[:SEEDED].sum() * (len(SEEDS) - 1)
+    seeds_for = 0.0 if replicated else min(seed_share * budget, 2.0 * float(cheapest))
     search.search(budget - seeds_for)
     spent = cells.cost(search.chosen)
     table = cells.frame.loc[search.chosen].assign(seeds=[[0]] * len(search.chosen), role="fit")
@@ -258,12 +265,12 @@ def isoflop_grid(law: Law, cost: Cost, budget: float, sizes: tuple[float, float]
     return pd.DataFrame({"n_params": n[able], "tokens": tokens[able], "flops": flops[able]})
 
 
-def _hold_out(cells: Lattice, law: Law | None, cost: Cost, budget: float) -> int | None:
-    """The cell nearest the predicted optimum of the largest budget that the share affords."""
-    assert law is not None
+def _hold_out(cells: Lattice, law: Law, cost: Cost, budget: float, largest: float) -> int | None:
+    """The cell nearest the predicted optimum of the largest budget that the share affords, if above all runs."""
     price = cells.marginal([])
     off = np.abs(np.log(cells.frame["n_params"] / law.optimal(cells.frame["flops"].to_numpy(float), cost).N))
-    able = np.flatnonzero((price <= budget) & (off.to_numpy() < np.log(2.0)))
+    above = cells.frame["flops"].to_numpy(float) > 1.1 * largest
+    able = np.flatnonzero((price <= budget) & (off.to_numpy() < np.log(2.0)) & above)
     if not len(able):
         return None
     level = cells.frame["budget"].to_numpy(float)[able]
@@ -272,11 +279,11 @@ def _hold_out(cells: Lattice, law: Law | None, cost: Cost, budget: float) -> int
 
 
 def _replicate(table: pd.DataFrame, cells: Lattice, budget: float) -> tuple[pd.DataFrame, float]:
-    """Seeds 1 and 2 for the cheapest cells that the share affords, three at most; the FLOPs they cost."""
+    """Further seeds for the cheapest cells that the share affords; the FLOPs they cost."""
     spent, table = 0.0, table.copy()
-    for i in table.sort_values("flops").index[:3]:
-        price = 2 * float(table.loc[i, "flops"])  # type: ignore[arg-type]
+    for i in table.sort_values("flops").index[:SEEDED]:
+        price = (len(SEEDS) - 1) * float(table.loc[i, "flops"])  # type: ignore[arg-type]
         if spent + price <= budget and table.loc[i, "role"] == "fit":
-            table.at[i, "seeds"] = [0, 1, 2]
+            table.at[i, "seeds"] = SEEDS
             spent += price
     return table, spent

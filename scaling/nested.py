@@ -212,7 +212,7 @@ class Comparison:
         if self.moved is not None:
             lines += [
                 "",
-                f"choices behind a chinchilla fit, with the loss at {FAR:g} times the largest compute, and how far each "
+                f"choices behind a chinchilla fit, with the loss at {FAR:g} times the largest compute; how far each "
                 "moves it, in half-widths of the 90% interval:",
             ]
             for name, r in self.moved.iterrows():

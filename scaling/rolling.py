@@ -76,7 +76,7 @@ def _origin(data: Points, known: pd.DataFrame, target: pd.DataFrame, threshold: 
 
 
 def _cuts(values: np.ndarray, fewest_levels: int) -> list[float]:
-    """Thresholds: the tops of the levels, or where levels are many or single runs, quantiles with equal blocks above."""
+    """Thresholds: the tops of the levels; where levels are many or single runs, quantiles with equal blocks above."""
     gaps = np.flatnonzero(np.diff(np.log(values)) > SAME_SCALE)
     gaps = gaps[fewest_levels - 1 :]
     tops = values[gaps]

@@ -11,9 +11,13 @@ import numpy as np
 import pandas as pd
 
 from scaling.arms import frontier
+from scaling.compare import compare
+from scaling.design import isoflop_grid
+from scaling.fit import fit
 from scaling.forecast import Target, outlook
 from scaling.laws import Chinchilla, Cost
 from scaling.multiplier import multiplier
+from scaling.planning import plan_from_law, plan_from_table
 from scaling.simulate import simulate_points
 
 BESIROGLU = Chinchilla(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
@@ -43,7 +47,7 @@ def coverage(law: Chinchilla, laws: tuple[str, ...], *, repeats: int, first: int
     return {name: {"coverage": float(np.mean(hits)), "repeats": len(hits)} for name, hits in inside.items()}
 
 
-def prove_coverage(repeats: int = 100) -> None:
+def prove_coverage(repeats: int = 60) -> None:
     laws = ("chinchilla", "chinchilla-kappa", "chinchilla-tied", "saturating")
     told = coverage(BESIROGLU, laws, repeats=repeats)
     print(f"truth Chinchilla, 10x: right law {told['chinchilla']}, all {told}   (bar: .85 to .97)")
@@ -111,7 +115,56 @@ def prove_multiplier(repeats: int = 300) -> None:
     print("(bars: coverage .85 to .97; at m = 1 claims at most .06; crossover inside its interval)")
 
 
-PROOFS: dict[str, Callable[[], None]] = {"coverage": prove_coverage, "multiplier": prove_multiplier}
+def refit_spread(cells: pd.DataFrame, flops: float, *, repeats: int) -> float:
+    """Standard deviation of ln N* at a compute over refits to fresh noise on the cells."""
+    sizes = [
+        np.log(fit("chinchilla", simulate_points(BESIROGLU, cells["n_params"], cells["tokens"], noise=NOISE, seed=s))
+               .optimal(flops).N)
+        for s in range(repeats)
+    ]  # fmt: skip
+    return float(np.std(sizes, ddof=1))
+
+
+def suggestion(*, repeats: int, budget: float = 6e19, tau: float = 0.0) -> dict[str, float]:
+    """Suggested cells against the five-budget isoFLOP grid of the same spend, at 100 times its largest budget."""
+    grid = isoflop_grid(BESIROGLU, Cost(), budget)
+    target = 100 * float(grid["flops"].max())
+    made = plan_from_law(BESIROGLU, budget=budget, target=target, tau=tau)
+    ours, theirs = (refit_spread(c, target, repeats=repeats) for c in (made.cells, grid))
+    return {
+        "ratio": ours / theirs, "realised": ours, "predicted": made.sampling["after"], "grid realised": theirs,
+        "grid predicted": made.sampling["grid"], "cells": len(made.cells), "spent": made.spent,
+    }  # fmt: skip
+
+
+def prove_suggest(repeats: int = 60) -> None:
+    for tau in (0.0, 0.001):
+        told = suggestion(repeats=repeats, tau=tau)
+        print(f"planned with discrepancy {tau:g}:", {k: float(f"{v:.3g}") for k, v in told.items()})
+    print("(bars: ratio at most .5; predicted within 30% of realised)")
+
+
+def prove_speed() -> None:
+    rng = np.random.default_rng(0)
+    sizes = np.exp(rng.uniform(np.log(5e7), np.log(1e10), 250))
+    table = simulate_points(BESIROGLU, sizes, sizes * np.exp(rng.uniform(1.5, 5.7, 250)), noise=0.005, seed=0)
+    laws = ("chinchilla", "chinchilla-kappa", "chinchilla-tied", "chinchilla-no-floor", "kaplan", "saturating",
+            "power", "power-n")  # fmt: skip
+    began, cpu = time.monotonic(), time.process_time()
+    board = compare(table, laws)
+    print(f"compare, {len(board.entrants)} laws x {len(board.origins)} origins x 250 runs: "
+          f"{time.monotonic() - began:.1f} s, {time.process_time() - cpu:.1f} s of CPU (bar 5)")  # fmt: skip
+    began, cpu = time.monotonic(), time.process_time()
+    plan_from_table(isoflop_table(BESIROGLU, seed=0), budget=1e20, target=1e22)
+    print(f"suggest: {time.monotonic() - began:.1f} s, {time.process_time() - cpu:.1f} s of CPU (bar 10)")
+
+
+PROOFS: dict[str, Callable[[], None]] = {
+    "coverage": prove_coverage,
+    "multiplier": prove_multiplier,
+    "suggest": prove_suggest,
+    "speed": prove_speed,
+}
 
 
 def main(names: list[str]) -> None:
