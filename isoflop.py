@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from commands import models as model_commands
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -331,6 +333,9 @@ def suggest(
 
     found = next_runs(table, budget=budget, target=target, goal=goal, out=out, from_law=from_law)
     emit(found.to_dict(), str(found), as_json)
+
+
+app.add_typer(model_commands.app)
 
 
 def main() -> None:

@@ -11,6 +11,8 @@ import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from models.transformer import Transformer
+
 GUARDED = {"/v1/completions": "max_tokens", "/v1/chat/completions": "max_tokens", "/v1/responses": "max_output_tokens"}
 _NEEDED = ("transformers", "fastapi", "uvicorn")
 
@@ -30,6 +32,12 @@ def check(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise ServeError(f"cannot listen on {host}:{port} ({error.strerror}); choose another --port") from error
+
+
+def check_family(model: object) -> None:
+    """Raise ServeError for a model that the server has no class for."""
+    if not isinstance(model, Transformer):
+        raise ServeError("only the default Transformer is a Llama that servers know; use isoflop generate")
 
 
 def vllm_command(folder: Path, host: str, port: int) -> str:

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -92,14 +93,20 @@ def train_claimed(cells: Sequence[Cell], corpus: Corpus, store: Store, where: Wh
 
 def _train(pending: list[Cell], corpus: Corpus, store: Store, where: WhereSpec, study: Study, progress: dict) -> None:
     """Train cells of one trunk, the shortest first; one that raises is recorded and the others go on without it."""
-    from experiments.trainer import configure_process, train_trunk  # imports torch: only where cells are trained
+    from experiments.trained import keep_model  # these import torch: only where cells are trained
+    from experiments.trainer import configure_process, train_trunk
 
     configure_process(where.threads)
     while pending:
         try:
             folder = store.trunk_folder(pending[0].trunk_id)
             for cell, rows in train_trunk(
-                list(pending), corpus, folder=folder, where=where, on_progress=progress.update
+                list(pending),
+                corpus,
+                folder=folder,
+                where=where,
+                on_progress=progress.update,
+                keep=partial(keep_model, store=store, corpus=corpus),
             ):
                 _settle(cell, rows, store, study)
                 pending.remove(cell)

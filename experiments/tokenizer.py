@@ -1,29 +1,132 @@
-"""Tokenizers as the text of a tokenizer.json, which the `tokenizers` library, transformers and vLLM read.
+"""Tokenizers: text to token ids and back, each with its tokenizer.json, which `tokenizers`, transformers and vLLM read.
 
-bytes: token = byte, 256 of them, no library needed. numbers: the tokens of a source without text, written as decimal
-numbers between spaces.
+bytes: token = byte, 256 of them, no library needed. none: the tokens of a source without text, written as decimal
+numbers between spaces. Anything else is a tokenizer.json read by the `tokenizers` library.
 """
 
+import hashlib
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
 
 
-def bytes_json() -> str:
+class TokenizerError(ValueError):
+    """A tokenizer cannot be made, or does not fit what it is used with."""
+
+
+class Tokenizer(Protocol):
+    """What generation, export and corpora need."""
+
+    @property
+    def tokenizer_id(self) -> str: ...
+    @property
+    def vocab_size(self) -> int: ...
+    def encode(self, text: str) -> list[int]: ...
+    def decode(self, tokens: Sequence[int]) -> str: ...
+    def json(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Bytes:
     """Token id = byte value; any text comes back to the byte."""
-    vocabulary = {char: byte for byte, char in enumerate(_byte_characters())}
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-    return _tokenizer_json(
-        model={"type": "BPE", "vocab": vocabulary, "merges": []}, pre_tokenizer=byte_level, decoder=byte_level
-    )
+
+    tokenizer_id = "bytes"
+    vocab_size = 256
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return bytes(tokens).decode(errors="replace")
+
+    def json(self) -> str:
+        vocabulary = {char: byte for byte, char in enumerate(_byte_characters())}
+        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+        return _tokenizer_json(
+            model={"type": "BPE", "vocab": vocabulary, "merges": []}, pre_tokenizer=byte_level, decoder=byte_level
+        )
 
 
-def numbers_json(vocab_size: int) -> str:
-    """Token id = the number."""
-    vocabulary = {str(i): i for i in range(vocab_size)}
-    return _tokenizer_json(
-        model={"type": "WordLevel", "vocab": vocabulary, "unk_token": "0"},
-        pre_tokenizer={"type": "WhitespaceSplit"},
-        decoder=None,
-    )
+@dataclass(frozen=True)
+class Numbers:
+    """Token id = the number in the text."""
+
+    vocab_size: int
+    tokenizer_id = "none"
+
+    def encode(self, text: str) -> list[int]:
+        for word in text.split():
+            if not word.isdecimal() or int(word) >= self.vocab_size:
+                raise TokenizerError(f"{word!r} is not a token; write numbers from 0 to {self.vocab_size - 1}")
+        return [int(word) for word in text.split()]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return " ".join(map(str, tokens))
+
+    def json(self) -> str:
+        vocabulary = {str(i): i for i in range(self.vocab_size)}
+        return _tokenizer_json(
+            model={"type": "WordLevel", "vocab": vocabulary, "unk_token": "0"},
+            pre_tokenizer={"type": "WhitespaceSplit"},
+            decoder=None,
+        )
+
+
+@dataclass(frozen=True)
+class Library:
+    """A tokenizer.json. Its id hashes the text of the file."""
+
+    text: str
+
+    @cached_property
+    def backend(self) -> Any:
+        """The `tokenizers.Tokenizer`. Raises TokenizerError without the library or for another kind of file."""
+        try:
+            import tokenizers
+        except ImportError:
+            raise TokenizerError("this tokenizer needs the tokenizers library; pip install 'isoflop[data]'") from None
+        try:
+            return tokenizers.Tokenizer.from_str(self.text)
+        except Exception as error:  # the library raises bare Exception
+            raise TokenizerError(f"not a tokenizer.json ({str(error).splitlines()[0]})") from error
+
+    @cached_property
+    def tokenizer_id(self) -> str:
+        return f"tokenizer-{hashlib.sha256(self.text.encode()).hexdigest()[:12]}"
+
+    @property
+    def vocab_size(self) -> int:
+        return self.backend.get_vocab_size()
+
+    def encode(self, text: str) -> list[int]:
+        return self.backend.encode(text, add_special_tokens=False).ids
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return self.backend.decode(list(tokens), skip_special_tokens=False)
+
+    def json(self) -> str:
+        return self.text
+
+
+def find_tokenizer(tokenizer_id: str, vocab_size: int, folder: Path) -> Tokenizer:
+    """The tokenizer of an id that a run recorded; those of the library are kept in `folder` under their id.
+
+    Raises TokenizerError if it is not there or has another vocabulary.
+    """
+    if tokenizer_id == "bytes":
+        return Bytes()
+    if tokenizer_id == "none":
+        return Numbers(vocab_size)
+    path = folder / f"{tokenizer_id}.json"
+    if not path.is_file():
+        raise TokenizerError(f"{path}: no such file; the run's tokenizer {tokenizer_id} belongs there")
+    tokenizer = Library(path.read_text(encoding="utf-8"))
+    if tokenizer.vocab_size != vocab_size:
+        raise TokenizerError(f"{path} has {tokenizer.vocab_size} tokens, the model {vocab_size}; they do not match")
+    return tokenizer
 
 
 def _tokenizer_json(**parts: object) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypedDict
 
 import torch
+from torch import nn
 
 from experiments import schedule
 from experiments.cell import Cell
@@ -53,11 +54,13 @@ def train_trunk(
     folder: Path | None,
     where: WhereSpec,
     on_progress: Callable[[Progress], None] | None = None,
+    keep: Callable[[Cell, nn.Module], None] | None = None,
 ) -> Iterator[tuple[Cell, list[dict]]]:
     """Yield (cell, its rows of the run table) as each cell ends, the shortest first.
 
-    `folder` holds the trunk's checkpoints; with None nothing is written. A cell whose loss stops being a number ends
-    as "diverged" with the rows up to there. Raises ValueError for cells of different trunks or corpora.
+    `folder` holds the trunk's checkpoints; with None nothing is written. `keep` is given the model of a cell that
+    reached its horizon, before the cell is yielded. A cell whose loss stops being a number ends as "diverged" with the
+    rows up to there. Raises ValueError for cells of different trunks or corpora.
     """
     cells = sorted(cells, key=lambda cell: cell.steps)
     _check(cells, corpus, where)
@@ -72,6 +75,8 @@ def train_trunk(
         if learner.finite:
             checkpoints.save_branch(at_branch)
             _cool_down(learner, cell, checkpoints, on_progress)
+        if keep and learner.finite:
+            keep(cell, learner.model)
         yield cell, _rows(learner, cell, corpus, where.device)
         checkpoints.drop_cooldown(cell.run_id)
         learner.load(at_branch)

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -42,14 +43,26 @@ def write_folder(model: Transformer, folder: Path, *, tokenizer: str, card: str,
 
     Raises ValueError for a folder that holds anything else.
     """
+    with replaced_folder(folder) as new:
+        write_tensors(dict(_to_llama(model)), new / WEIGHTS_FILE, {"format": "pt"})
+        for name, content in _texts(model.config, tokenizer, card, provenance).items():
+            (new / name).write_text(content, encoding="utf-8")
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """A new folder that takes the place of `folder` when the body has filled it; an error leaves what was there.
+
+    Raises ValueError for a folder that holds anything but an earlier export.
+    """
     folder = Path(os.path.abspath(folder))
-    if folder.exists() and not _replaceable(folder):
+    replaceable = folder.is_dir() and ((folder / PROVENANCE_FILE).exists() or not any(folder.iterdir()))
+    if folder.exists() and not replaceable:
         raise ValueError(f"{folder} exists and is not an export (no {PROVENANCE_FILE} in it); name a new folder")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
     try:
-        write_tensors(dict(_to_llama(model)), temporary / WEIGHTS_FILE, {"format": "pt"})
-        for name, content in _texts(model.config, tokenizer, card, provenance).items():
-            (temporary / name).write_text(content, encoding="utf-8")
+        yield temporary
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(temporary, folder)
@@ -103,11 +116,6 @@ def llama_config(config: ModelConfig) -> dict:
     }
 
 
-def _replaceable(folder: Path) -> bool:
-    """Whether a path is a folder that is empty or an earlier export."""
-    return folder.is_dir() and ((folder / PROVENANCE_FILE).exists() or not any(folder.iterdir()))
-
-
 def _texts(config: ModelConfig, tokenizer: str, card: str, provenance: Mapping) -> dict[str, str]:
     tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -117,13 +125,13 @@ def _texts(config: ModelConfig, tokenizer: str, card: str, provenance: Mapping) 
     # sampled unless a request sets temperature 0: with do_sample false, servers ignore a temperature
     generation = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
     return {
-        "config.json": _json(llama_config(config)),
-        "generation_config.json": _json(generation),
+        "config.json": json_text(llama_config(config)),
+        "generation_config.json": json_text(generation),
         "tokenizer.json": tokenizer,
-        "tokenizer_config.json": _json(tokenizer_config),
+        "tokenizer_config.json": json_text(tokenizer_config),
         "chat_template.jinja": CHAT_TEMPLATE,
         "README.md": card,
-        PROVENANCE_FILE: _json(provenance),
+        PROVENANCE_FILE: json_text(provenance),
     }
 
 
@@ -200,5 +208,11 @@ def _from_llama(tensors: dict[str, Tensor], config: ModelConfig, *, source: str)
     yield from left.items()  # `fill` refuses these by name
 
 
-def _json(value: object) -> str:
-    return json.dumps(value, indent=2) + "\n"
+def json_text(value: object) -> str:
+    """JSON for people: indented, a line at the end."""
+    return json.dumps(value, indent=2, default=_plain) + "\n"
+
+
+def _plain(value: object) -> object:
+    """numpy's numbers as Python's."""
+    return value.item()

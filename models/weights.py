@@ -12,11 +12,10 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from models import build_model
 from models.config import ModelConfig
-from models.transformer import Transformer
 
 WEIGHTS_FILE = "model.safetensors"
 _METADATA_KEY = "isoflop"  # one key: safetensors gives several no order
@@ -26,13 +25,13 @@ class WeightsError(ValueError):
     """A file does not hold the model that was asked for."""
 
 
-def save_weights(model: Transformer, path: Path, about: Mapping) -> None:
+def save_weights(model: nn.Module, path: Path, about: Mapping) -> None:
     """Write weights in float32, the shape, and `about` (anything JSON can hold) to `path`."""
     metadata = json.dumps({"model": asdict(model.config), "about": dict(about)}, sort_keys=True)
     write_tensors({name: p.detach() for name, p in model.named_parameters()}, path, {_METADATA_KEY: metadata})
 
 
-def load_weights(path: Path) -> tuple[Transformer, dict]:
+def load_weights(path: Path) -> tuple[nn.Module, dict]:
     """The model in `path` and what was said about it. Raises WeightsError for a file of another make."""
     tensors, metadata = read_tensors(path)
     if _METADATA_KEY not in metadata:
@@ -43,7 +42,7 @@ def load_weights(path: Path) -> tuple[Transformer, dict]:
     return model, said["about"]
 
 
-def fill(model: Transformer, tensors: Mapping[str, Tensor], *, source: str) -> None:
+def fill(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
     """Copy `tensors` into the parameters of the same names.
 
     Raises WeightsError naming the first tensor that is missing, unknown or of another shape.
@@ -67,7 +66,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str,
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        save_file({name: t.float().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata)
+        save_file({name: t.float().cpu().clone() for name, t in tensors.items()}, temporary, metadata)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from experiments.tokenizer import bytes_json, numbers_json
+from experiments.tokenizer import Bytes, Numbers
 from models import build_model
 from models.config import ModelConfig
 from models.export import llama_config, read_folder, write_folder
@@ -26,7 +26,7 @@ def random_model(*, tied=False, vocab_size=256):
 
 
 def write(model, folder, tokenizer=None):
-    write_folder(model, folder, tokenizer=tokenizer or bytes_json(), card="# a model\n", provenance={"run_id": "x"})
+    write_folder(model, folder, tokenizer=tokenizer or Bytes().json(), card="# a model\n", provenance={"run_id": "x"})
     return folder
 
 
@@ -58,7 +58,7 @@ def test_byte_tokenizer_returns_any_text_to_the_byte(tmp_path):
 
 def test_number_tokenizer_names_tokens_by_their_number():
     tokenizers = pytest.importorskip("tokenizers", reason="needs the extra `export`")
-    tokenizer = tokenizers.Tokenizer.from_str(numbers_json(64))
+    tokenizer = tokenizers.Tokenizer.from_str(Numbers(64).json())
     assert tokenizer.encode("3 63 0 3").ids == [3, 63, 0, 3]
     assert tokenizer.decode([3, 63, 0]) == "3 63 0"
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("models", "scaling", "experiments", "analysis", "hydra_plugins")
+PACKAGES = ("models", "scaling", "experiments", "analysis", "hydra_plugins", "commands")
 OURS = {
     "models": set(),
     "scaling": set(),
     "experiments": {"models", "scaling"},
     "analysis": {"scaling"},
     "hydra_plugins": {"experiments"},
+    "commands": {"models", "scaling", "experiments", "analysis"},
 }
 FORBIDDEN = {
     "models": {"hydra", "omegaconf", "pandas", "pyarrow", "scipy", "matplotlib", "typer"},
@@ -57,11 +58,11 @@ def test_the_shape_of_a_model_needs_the_standard_library_alone():
 
 
 def test_the_front_door_imports_nothing_heavy_until_asked():
-    tree = ast.parse((ROOT / "isoflop.py").read_text())
-    top = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
-    names = {a.name.partition(".")[0] for n in top if isinstance(n, ast.Import) for a in n.names}
-    names |= {n.module.partition(".")[0] for n in top if isinstance(n, ast.ImportFrom)}
-    assert names <= set(sys.stdlib_module_names) | {"typer"}
+    for path in [ROOT / "isoflop.py", *(ROOT / "commands").glob("*.py")]:
+        top = [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.Import | ast.ImportFrom)]
+        names = {a.name.partition(".")[0] for n in top if isinstance(n, ast.Import) for a in n.names}
+        names |= {n.module.partition(".")[0] for n in top if isinstance(n, ast.ImportFrom)}
+        assert names <= set(sys.stdlib_module_names) | {"typer", "commands"}, path
 
 
 @pytest.mark.parametrize("module", ["scaling.verdict", "scaling.approaches", "scaling.holdout"])

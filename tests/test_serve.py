@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from experiments.serve import ContextGuard, ServeError, check, vllm_command
-from experiments.tokenizer import bytes_json
+from experiments.tokenizer import Bytes
 from models import build_model
 from models.config import ModelConfig
 from models.export import write_folder
@@ -42,7 +42,7 @@ def server(model, tmp_path_factory):
     pytest.importorskip("fastapi", reason="needs the extra `serve`")
     pytest.importorskip("uvicorn", reason="needs the extra `serve`")
     folder = tmp_path_factory.mktemp("exports") / "0123abc"
-    write_folder(model, folder, tokenizer=bytes_json(), card="# x\n", provenance={})
+    write_folder(model, folder, tokenizer=Bytes().json(), card="# x\n", provenance={})
     port = free_port()
     code = f"from pathlib import Path; from experiments.serve import serve; serve(Path({str(folder)!r}), "
     log = (folder.parent / "log").open("wb")

@@ -1,0 +1,75 @@
+"""What can be done with a trained model: isoflop export, generate, serve."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+RunId = Annotated[str, typer.Argument(help="a finished run, or the beginning of its id (`isoflop status` lists them)")]
+Runs = Annotated[Path, typer.Option("--runs", help="the runs folder that it is in")]
+
+
+@app.command()
+def export(
+    run_id: RunId,
+    out: Annotated[Path, typer.Option("-o", "--out", help="a new folder, or an earlier export")],
+    runs: Runs = Path("runs"),
+) -> None:
+    """A run's model as a folder that Hugging Face transformers, vLLM and llama.cpp read; else TorchScript."""
+    from experiments.card import export
+    from experiments.trained import find_trained
+    from scaling.store import open_store
+
+    typer.echo(export(find_trained(open_store(runs), run_id), out))
+
+
+@app.command()
+def generate(
+    run_id: RunId,
+    prompt: Annotated[str, typer.Option("--prompt", help="the text to go on from")] = "\n",
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1)] = 200,
+    temperature: Annotated[float, typer.Option("--temperature", help="0: always the likeliest token")] = 1.0,
+    top_k: Annotated[int | None, typer.Option("--top-k", help="draw from the k likeliest tokens")] = None,
+    top_p: Annotated[float, typer.Option("--top-p", help="draw from the likeliest with this probability")] = 1.0,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    cached: Annotated[bool, typer.Option("--cache/--no-cache", help="same text, slower without")] = True,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Text from a run's model: isoflop generate RUN_ID --prompt 'def '. The prompt is printed before it."""
+    from experiments.trained import find_trained
+    from models.generate import Sampling
+    from scaling.store import open_store
+
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    trained = find_trained(open_store(runs), run_id)
+    pieces = trained.generate(prompt, max_tokens=max_tokens, sampling=sampling, cached=cached)
+    first = next(pieces)  # a prompt that does not fit is refused before anything is printed
+    typer.echo(prompt + first, nl=False)
+    for piece in pieces:
+        typer.echo(piece, nl=False)
+    typer.echo()
+
+
+@app.command()
+def serve(
+    run_id: RunId,
+    host: Annotated[str, typer.Option("--host", help="the default is reachable from this machine alone")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda:0, ...")] = "cpu",
+    runs: Runs = Path("runs"),
+) -> None:
+    """An OpenAI-compatible HTTP API of a run's model; exports it first. Needs pip install 'isoflop[serve]'."""
+    from experiments import serve as server
+    from experiments.card import export
+    from experiments.trained import find_trained
+    from scaling.store import open_store
+
+    server.check(host, port)
+    trained = find_trained(open_store(runs), run_id)
+    server.check_family(trained.model)
+    folder = export(trained, trained.store.root / "exports" / trained.run_id)
+    typer.echo(f"{folder}\non GPUs: {server.vllm_command(folder, host, port)}")
+    typer.echo(f"http://{host}:{port}/v1/completions  model: {folder.name}  (Ctrl-C ends it)")
+    server.serve(folder, host=host, port=port, device=device)
