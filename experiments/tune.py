@@ -15,7 +15,7 @@ import pandas as pd
 AXES = {"learning-rate": "peak_learning_rate", "batch": "batch_tokens"}
 # What two runs of one bowl, and two bowls of one transfer, have in common.
 SETTING = ("arm", "family", "optimizer", "parametrization", "schedule", "tied", "corpus_id", "context_length", "budget")
-NEAR = 0.65  # decades: the parabola reads the runs within this of the lowest; farther out a bowl is no parabola
+NEAR = 0.35  # decades: the parabola reads the runs within this of the lowest; farther out a bowl has a cliff
 Z90 = 1.645
 
 
@@ -31,7 +31,7 @@ class Bowl:
 
     setting: dict
     width: int
-    runs: pd.DataFrame  # value, loss of every run
+    runs: pd.DataFrame  # value, seed, loss of every run
     optimum: float = math.nan
     error: float = math.nan
     loss: float = math.nan
@@ -120,59 +120,70 @@ def _groups(last: pd.DataFrame, axis: str) -> Iterator[tuple[dict, int, pd.DataF
     other = "batch_tokens" if axis == "learning-rate" else None
     keys = [*SETTING, *([other] if other else [])]
     for key, group in last.groupby([*keys, "d_model", "n_layer"], sort=True):
-        runs = group[["peak_learning_rate", "loss"]].assign(value=group[AXES[axis]])
+        runs = group[["peak_learning_rate", "seed", "loss"]].assign(value=group[AXES[axis]])
         if axis == "batch":
             means = runs.groupby(["value", "peak_learning_rate"])["loss"].mean()
             best = means.groupby("value").idxmin()
             runs = runs[[(v, lr) in set(best) for v, lr in zip(runs["value"], runs["peak_learning_rate"], strict=True)]]
         if runs["value"].nunique() >= 3:
-            yield dict(zip(keys, key[:-2], strict=True)), int(key[-2]), runs[["value", "loss"]].sort_values("value")
+            yield (
+                dict(zip(keys, key[:-2], strict=True)),
+                int(key[-2]),
+                runs[["value", "seed", "loss"]].sort_values("value"),
+            )
 
 
 @dataclass(frozen=True)
 class _Fit:
-    """Loss = level + slope u + curvature u^2, with u the decades from `centre`."""
+    """Loss = level of the seed + slope u + curvature u^2, with u the decades from `centre`."""
 
     centre: float
-    coefficients: np.ndarray
-    information: np.ndarray  # inverse of X'X
+    level: float  # mean over seeds
+    slope: float
+    curvature: float
+    spread: np.ndarray  # covariance of slope and curvature per unit of noise variance
     squares: float
     freedom: int
 
 
 def _parabola(runs: pd.DataFrame) -> _Fit | None:
-    """Through the finite runs near the lowest mean; None if they are at fewer than three values."""
+    """Through the finite runs at the values near the lowest mean, three at least; None if there are no three."""
     finite = runs[np.isfinite(runs["loss"])]
     if finite.empty:
         return None
     centre = math.log10(finite.groupby("value")["loss"].mean().idxmin())
     u = np.log10(finite["value"].to_numpy(float)) - centre
-    near = np.abs(u) <= NEAR
-    if len(np.unique(u[near])) < 3:
+    if len(np.unique(u)) < 3:
         return None
-    design = np.stack([np.ones(near.sum()), u[near], u[near] ** 2], axis=1)
-    loss = finite["loss"].to_numpy()[near]
-    coefficients = np.linalg.lstsq(design, loss, rcond=None)[0]
+    third = np.sort(np.abs(np.unique(u)))[2]
+    near = np.abs(u) <= max(NEAR, third)
+    u, loss, seed = u[near], finite["loss"].to_numpy()[near], finite["seed"].to_numpy()[near]
+    levels = (seed[:, None] == np.unique(seed)).astype(float)  # a seed lifts or lowers its whole bowl
+    design = np.column_stack([levels, u, u**2])
+    *level, slope, curvature = coefficients = np.linalg.lstsq(design, loss, rcond=None)[0]
     squares = float(((loss - design @ coefficients) ** 2).sum())
-    return _Fit(centre, coefficients, np.linalg.inv(design.T @ design), squares, len(loss) - 3)
+    spread = np.linalg.pinv(design.T @ design)[-2:, -2:]
+    freedom = len(loss) - np.linalg.matrix_rank(design)
+    return _Fit(centre, float(np.mean(level)), float(slope), float(curvature), spread, squares, int(freedom))
 
 
 def _bowl(setting: dict, width: int, runs: pd.DataFrame, fit: _Fit | None, noise: float) -> Bowl:
     refused = _edge(runs)
     if not refused and fit is None:
         refused = "fewer than three values near the lowest; try values a factor 2 apart around it"
-    if not refused and fit.coefficients[2] <= 0:
+    if not refused and fit.curvature <= 0:
         refused = "no bowl: the loss does not curve up around its lowest value; widen the range or add seeds"
     if refused:
         return Bowl(setting, width, runs, refused=refused)
-    level, slope, curvature = fit.coefficients
+    slope, curvature = fit.slope, fit.curvature
     vertex = -slope / (2 * curvature)
     tried = np.log10(runs["value"].to_numpy(float)) - fit.centre
     if not tried.min() <= vertex <= tried.max():
         return Bowl(setting, width, runs, refused=f"the optimum, {10 ** (fit.centre + vertex):.3g}, is beyond the edge")
-    gradient = np.array([0.0, -1 / (2 * curvature), slope / (2 * curvature**2)])
-    error = math.sqrt(noise * gradient @ fit.information @ gradient)
-    return Bowl(setting, width, runs, 10 ** (fit.centre + vertex), error, level - slope**2 / (4 * curvature), curvature)
+    gradient = np.array([-1 / (2 * curvature), slope / (2 * curvature**2)])
+    error = math.sqrt(noise * gradient @ fit.spread @ gradient)
+    loss = fit.level - slope**2 / (4 * curvature)
+    return Bowl(setting, width, runs, 10 ** (fit.centre + vertex), error, loss, curvature)
 
 
 def _edge(runs: pd.DataFrame) -> str:

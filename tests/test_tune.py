@@ -47,8 +47,15 @@ def repeated(times: int, **fields) -> pd.DataFrame:
     return pd.concat([table(arm=str(s), seed=s, **fields) for s in range(times)], ignore_index=True)
 
 
+def test_a_seed_that_lifts_its_whole_bowl_moves_nothing():
+    runs = table(noise=0.002, seeds=3)
+    lifted = runs.assign(loss=runs["loss"] + 0.5 * runs["seed"])
+    for a, b in zip(bowls(runs), bowls(lifted), strict=True):
+        assert (b.optimum, b.error) == pytest.approx((a.optimum, a.error))
+
+
 def test_error_of_the_optimum_is_the_scatter_of_repeats():
-    found = bowls(repeated(150, noise=0.01, widths=(16,)))
+    found = bowls(repeated(150, noise=0.004, widths=(16,)))
     scatter = np.std([math.log10(bowl.optimum) for bowl in found])
     assert np.median([bowl.error for bowl in found]) == pytest.approx(scatter, rel=0.2)
 
@@ -108,13 +115,20 @@ def test_divergence_above_bounds_a_bowl():
     assert {bowl.refused for bowl in bowls(runs)} == {"every run diverged; try lower values"}
 
 
-def test_a_hill_is_refused():
+def test_a_slope_that_steepens_to_its_lowest_value_is_refused():
+    runs = table(widths=(16,))
+    steep = {0.005: 1.20, 0.01: 1.19, 0.02: 1.15, 0.04: 1.0, 0.08: math.nan}
+    runs["loss"] = runs["peak_learning_rate"].round(4).map(steep)
+    runs.loc[runs["loss"].isna(), "state"] = "diverged"
+    (bowl,) = bowls(runs)
+    assert bowl.refused.startswith("no bowl: the loss does not curve up around its lowest value")
+
+
+def test_a_cliff_far_from_the_lowest_loss_does_not_move_the_optimum():
     runs = table()
-    runs["loss"] = 4.0 - runs["loss"]
-    runs.loc[runs["peak_learning_rate"] == 0.02, "loss"] = 1.0
-    runs.loc[runs["peak_learning_rate"].isin([0.01, 0.04]), "loss"] = 1.9
-    runs.loc[runs["peak_learning_rate"].isin([0.005, 0.08]), "loss"] = 1.01
-    assert all(bowl.refused.startswith("no bowl") for bowl in bowls(runs))
+    cliff = runs["peak_learning_rate"] > 0.05
+    for bowl in bowls(runs.assign(loss=runs["loss"] + 3.0 * cliff)):
+        assert bowl.optimum == pytest.approx(0.02, rel=1e-6)
 
 
 def test_without_repeats_the_error_is_unknown_and_nothing_passes():
