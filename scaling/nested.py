@@ -23,7 +23,7 @@ from scaling.problem import FitProblem
 from scaling.profiles import budget_groups
 from scaling.rolling import Scale
 from scaling.scoreboard_text import records
-from scaling.solver import huber, minimise
+from scaling.solver import minimise
 from scaling.uncertainty import jackknife
 
 RESAMPLES = 199
@@ -91,39 +91,60 @@ def _null(full: Fit, restricted: Fit, resamples: int, rng: np.random.Generator) 
     cluster = pd.factorize(full.points.frame["cluster"])[0]
     n, count = len(cluster), cluster.max() + 1
     scale = np.sqrt(n / max(n - len(full.free), 1))
-    log_mean, residual = np.log(restricted.predicted), full.residuals * scale
-    values = []
-    for _ in range(resamples):
-        signs = rng.choice([-1.0, 1.0], size=count)[cluster]
-        loss = np.exp(log_mean + signs * residual)
-        small = _refit(restricted, loss, [restricted.theta])
-        start = full.problem.coordinates(restricted.law)
-        large = _refit(full, loss, [start, full.theta])
-        values.append(_ratio(full, loss, large, small))
-    return np.array(values)
+    signs = rng.choice([-1.0, 1.0], size=(resamples, count))[:, cluster]
+    log_loss = np.log(restricted.predicted) + signs * full.residuals * scale
+    small, _ = _refit(restricted, log_loss, [restricted.theta])
+    large, residual = _refit(full, log_loss, [full.problem.coordinates(restricted.law), full.theta])
+    # The scale of `likelihood_ratio`, for every resample.
+    inside = np.maximum(np.mean(np.abs(residual) <= full.delta, axis=1), 1.0 / n)
+    psi_squared = np.sum(np.minimum(np.abs(residual), full.delta) ** 2, axis=1) / max(n - len(full.free), 1)
+    return 2.0 * np.maximum(small - large, 0.0) * inside / np.maximum(psi_squared, 1e-30)
 
 
-def _refit(fitted: Fit, loss: Array, starts: list[Array]) -> tuple[FitProblem, Array, float]:
+@dataclass(frozen=True)
+class _Resampled:
+    """A problem on many sets of ln losses (R, n) at once: a last coordinate, which nothing moves, says which set."""
+
+    problem: FitProblem
+    log_loss: Array
+    log: bool = True
+
+    @property
+    def bent(self) -> bool:
+        return self.problem.bent
+
+    @property
+    def lower(self) -> Array:
+        return np.append(self.problem.lower, -np.inf)
+
+    @property
+    def upper(self) -> Array:
+        return np.append(self.problem.upper, np.inf)
+
+    def residuals(self, theta: Array) -> tuple[Array, Array, Array]:
+        log_predicted, gradient, full = self.problem.residuals(theta[:, :-1])
+        still = np.zeros((len(theta), 1, gradient.shape[2]))
+        return log_predicted - self.log_loss[theta[:, -1].astype(int)], np.concatenate([gradient, still], axis=1), full
+
+    def curvature(self, theta: Array, full: Array, weight: Array) -> Array:
+        return np.pad(self.problem.curvature(theta[:, :-1], full, weight), ((0, 0), (0, 1), (0, 1)))
+
+
+def _refit(fitted: Fit, log_loss: Array, starts: list[Array]) -> tuple[Array, Array]:
+    """The objective (R,) and the residuals (R, n) of refits to each set of losses, the best of the starts."""
     problem = fitted.problem
-    moved = FitProblem(problem.form, problem.columns, loss, problem.pinned, problem.tied, problem.log)
-    moved.__dict__["units"] = problem.units
-    begin = np.clip(np.array(starts), problem.lower, problem.upper)
-    done = minimise(moved, begin, delta=fitted.delta, weights=fitted.weights, max_steps=60, tolerance=1e-7)
-    best = int(np.argmin(done.value))
-    return moved, done.theta[best], float(done.value[best])
-
-
-def _ratio(
-    full: Fit, loss: Array, large: tuple[FitProblem, Array, float], small: tuple[FitProblem, Array, float]
-) -> float:
-    """The statistic of `likelihood_ratio` on resampled losses."""
-    problem, theta, value = large
-    residual = problem.residuals(theta[None])[0][0]
-    freedom = max(len(loss) - len(full.free), 1)
-    inside = max(float(np.mean(np.abs(residual) <= full.delta)), 1.0 / len(loss))
-    psi_squared = float(np.sum(np.minimum(np.abs(residual), full.delta) ** 2)) / freedom
-    worse = float(huber(small[0].residuals(small[1][None])[0][0], full.weights, full.delta)) - value
-    return 2.0 * max(worse, 0.0) * inside / max(psi_squared, 1e-30)
+    blank = FitProblem(problem.form, problem.columns, np.ones(log_loss.shape[1]), problem.pinned, problem.tied)
+    blank.__dict__["units"] = problem.units
+    moved = _Resampled(blank, log_loss)
+    which = np.arange(len(log_loss), dtype=float)[:, None]
+    ends = [
+        minimise(moved, np.hstack([np.tile(start, (len(log_loss), 1)), which]), delta=fitted.delta,
+                 weights=fitted.weights, max_steps=60, tolerance=1e-7)
+        for start in starts
+    ]  # fmt: skip
+    best = np.argmin([end.value for end in ends], axis=0)
+    theta = np.stack([end.theta for end in ends])[best, np.arange(len(best))]
+    return np.min([end.value for end in ends], axis=0), moved.residuals(theta)[0]
 
 
 def sensitivity(table: "pd.DataFrame | Points", *, params: str = "matrices", compute: str = "exact") -> pd.DataFrame:

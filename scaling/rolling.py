@@ -6,6 +6,7 @@ smaller than itself.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -59,7 +60,7 @@ def rolling_origins(data: Points, *, by: Scale = "flops", above: float | None = 
         return [_origin(data, known, target, float(above), by)]
     cuts = _cuts(np.sort(frame[by].to_numpy(float)), FEWEST_LEVELS[by])
     origins = []
-    for cut, end in zip(cuts, [*cuts[1:], np.inf], strict=True):
+    for cut, end in pairwise([*cuts, np.inf]):
         known = frame[frame[by] <= cut]
         target = frame[(frame[by] > cut) & (frame[by] <= end)]
         origins.append(_origin(data, known, target, float(cut), by))

@@ -137,7 +137,7 @@ def suggestion(*, repeats: int, budget: float = 6e19, tau: float = 0.0) -> dict[
     }  # fmt: skip
 
 
-def prove_suggest(repeats: int = 60) -> None:
+def prove_suggest(repeats: int = 300) -> None:
     for tau in (0.0, 0.001):
         told = suggestion(repeats=repeats, tau=tau)
         print(f"planned with discrepancy {tau:g}:", {k: float(f"{v:.3g}") for k, v in told.items()})
