@@ -6,6 +6,7 @@ from the checkpoint before it plus its own cooldown. Without trunks (`cooldown` 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -39,33 +40,36 @@ class Lattice:
     def __len__(self) -> int:
         return len(self.frame)
 
-    def cost(self, chosen: Sequence[int]) -> float:
-        """FLOPs of training the chosen cells together."""
-        groups: dict[str, list[float]] = {}
-        sizes, tokens = self.frame["size"].to_numpy(), self.frame["tokens"].to_numpy(float)
-        for i in chosen:
-            groups.setdefault(sizes[i], []).append(tokens[i])
-        return sum(self.per_token[size] * self._trunk(size, seen) for size, seen in groups.items())
-
-    def _trunk(self, size: str, seen: Sequence[float]) -> float:
-        """Tokens to train for branches of these lengths: each cooldown, and every stretch of trunk once."""
-        points = np.array([0.0, *self.trained.get(size, ())])
-        reached: dict[float, float] = {}
-        for tokens in seen:
+    @cached_property
+    def _prices(self) -> tuple[Array, Array, Array]:
+        """Of each cell: FLOPs of its cooldown, FLOPs from the checkpoint it leaves to its branch point, and which
+        stretch of which trunk that is."""
+        cooldown, advance, stretch = [], [], []
+        for size, tokens in zip(self.frame["size"], self.frame["tokens"], strict=True):
+            points = np.array([0.0, *self.trained.get(size, ())])
             branch = (1 - self.cooldown) * tokens
             start = float(points[points <= branch * (1 + 1e-9)].max())
-            reached[start] = max(reached.get(start, 0.0), branch - start)
-        return sum(reached.values()) + self.cooldown * sum(seen)
+            cooldown.append(self.per_token[size] * self.cooldown * tokens)
+            advance.append(self.per_token[size] * max(branch - start, 0.0))
+            stretch.append((size, start))
+        return np.array(cooldown), np.array(advance), pd.factorize(pd.Series(stretch, dtype=object))[0]
+
+    def _reached(self, chosen: Sequence[int]) -> Array:
+        """FLOPs of each stretch that the chosen cells train, once for all of them."""
+        _, advance, stretch = self._prices
+        reached = np.zeros(stretch.max() + 1 if len(stretch) else 0)
+        np.maximum.at(reached, stretch[list(chosen)], advance[list(chosen)])
+        return reached
+
+    def cost(self, chosen: Sequence[int]) -> float:
+        """FLOPs of training the chosen cells together: each cooldown, and every stretch of trunk once."""
+        return float(self._prices[0][list(chosen)].sum() + self._reached(chosen).sum()) if len(chosen) else 0.0
 
     def marginal(self, chosen: Sequence[int]) -> Array:
         """FLOPs that each cell would add to the chosen ones, (n,)."""
-        groups: dict[str, list[float]] = {size: [] for size in self.per_token}
-        sizes, tokens = self.frame["size"].to_numpy(), self.frame["tokens"].to_numpy(float)
-        for i in chosen:
-            groups[sizes[i]].append(tokens[i])
-        base = {size: self._trunk(size, seen) for size, seen in groups.items()}
-        added = [self._trunk(s, [*groups[s], t]) - base[s] for s, t in zip(sizes, tokens, strict=True)]
-        return np.array(added) * np.array([self.per_token[s] for s in sizes])
+        cooldown, advance, stretch = self._prices
+        reached = self._reached(chosen) if len(chosen) else np.zeros(len(advance) + 1)
+        return cooldown + np.maximum(advance - reached[stretch], 0.0)
 
 
 def lattice(
