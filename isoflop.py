@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from commands import arms as arm_commands
 from commands import models as model_commands
 
 app = typer.Typer(
@@ -335,6 +336,7 @@ def suggest(
     emit(found.to_dict(), str(found), as_json)
 
 
+app.add_typer(arm_commands.app)
 app.add_typer(model_commands.app)
 
 

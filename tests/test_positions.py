@@ -1,0 +1,87 @@
+"""Loss by position: averages to the loss, of the runs that were best, from the weights that they kept."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from experiments.compose import compose_all
+from experiments.config import StudySpec, WhereSpec, WindowSpec
+from experiments.evaluate import evaluate, loss_by_position
+from experiments.positions import COLUMNS, best_runs, positions, positions_text
+from experiments.sweep import load, train_claimed
+from experiments.trained import weights_file
+from models import build_model
+from models.config import ModelConfig
+from models.parametrization import initialize
+from scaling.runs import read_runs
+from scaling.store import StoreError, create_store
+
+DATA = [
+    "data=synthetic", "data.synthetic={vocab_size: 16, tokens: 40000, chains: 50}", "data.context_length=16",
+    "data.eval_tokens=1600", "data.max_epochs=99", "schedule.warmup_steps=5",
+]  # fmt: skip
+ARMS = {"transformer": {"study": {"sizes": ["d8", "d12"]}}, "lstm": {"study": {"sizes": ["lstm-d20"]}}}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(store, folder of corpora, run table) of a small study of two arms."""
+    root = tmp_path_factory.mktemp("positions")
+    (spec,) = compose_all([*DATA, f"where.corpora={root / 'corpora'}", f"runs={root / 'runs'}"])
+    spec.study = StudySpec(name="s", budgets=[2e8, 4e8], window=WindowSpec(min_steps=1), arms=ARMS)
+    study, corpus = load(spec)
+    store = create_store(spec.runs)
+    for cells in study.trunks.values():
+        train_claimed(cells, corpus, store, WhereSpec(), study)
+    return store, root / "corpora", read_runs(store.root)
+
+
+@pytest.mark.parametrize("family", ["transformer", "lstm"])
+def test_mean_over_positions_is_the_loss(family):
+    model = initialize(build_model(ModelConfig(family, 32, 12, 2, 16, 2)), 0)
+    with torch.no_grad():
+        model.head.normal_(generator=torch.Generator().manual_seed(0))
+    windows = torch.randint(32, (700, 13), generator=torch.Generator().manual_seed(1))
+    found = loss_by_position(model, windows)
+    assert found.shape == (12,)
+    assert found.mean().item() == pytest.approx(evaluate(model, windows).loss, rel=1e-6)
+    alone = evaluate(model, windows[:, :2]).loss
+    assert found[0].item() == pytest.approx(alone, rel=1e-5)
+
+
+def test_each_arms_best_run_at_each_budget_agrees_with_its_final_loss(trained):
+    store, corpora, table = trained
+    found = positions(table, store, corpora)
+    assert list(found.columns) == list(COLUMNS)
+    final = best_runs(table).set_index("run_id")
+    assert len(final) == 4
+    means = found.groupby("run_id")["loss"].mean()
+    pd.testing.assert_series_equal(means, final["loss"].loc[means.index], rtol=1e-5, check_names=False)
+    assert set(found.groupby(["arm", "budget"]).size()) == {16}
+
+
+def test_text_has_a_line_per_arm_and_budget_and_doubling_spans(trained):
+    text = positions_text(positions(trained[2], *trained[:2]))
+    head, *lines = text.splitlines()[1:]
+    assert head.split()[3:] == ["1", "2", "3-4", "5-8", "9-16"]
+    assert len(lines) == 4
+
+
+def test_spans_are_means_of_their_positions():
+    flat = {"run_id": "r", "arm": "a", "family": "lstm", "d_model": 8, "budget": 1e9}
+    losses = np.arange(1.0, 9.0)
+    text = positions_text(pd.DataFrame({**flat, "position": range(1, 9), "loss": losses}))
+    assert text.splitlines()[-1].split()[3:] == ["1.000", "2.000", "3.500", "6.500"]
+
+
+def test_runs_without_weights_are_refused_with_the_remedy(trained):
+    store, corpora, table = trained
+    for run_id in table["run_id"].unique():
+        path = weights_file(store, run_id)
+        path.rename(path.with_suffix(".away"))
+    with pytest.raises(StoreError, match="none of the 4 best runs kept its weights; train them again"):
+        positions(table, store, corpora)
+    for run_id in table["run_id"].unique():
+        path = weights_file(store, run_id)
+        path.with_suffix(".away").rename(path)
