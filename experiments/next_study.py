@@ -6,6 +6,7 @@ The loop closes through the file: `isoflop suggest` writes it, `isoflop run` rea
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,14 @@ def _sizes(family: str, context_length: int, vocab_size: int) -> pd.DataFrame:
 
 def write_study(design: Design, path: Path, setting: Setting, *, runs: str) -> str:
     """Write the study file of a design; returns the command that runs it."""
-    name = path.stem
-    command = f"isoflop run experiment={name} runs={runs}"
+    name, folder = path.stem, path.resolve().parent
+    if folder.name != "experiment" or path.suffix != ".yaml":
+        raise NextStudyError(
+            f"--out {path}: isoflop run finds a study as experiment/NAME.yaml in a configuration folder"
+        )
+    shipped = folder == Path(str(files("conf.experiment"))).resolve()
+    where = "" if shipped else f"--config-dir {folder.parent} "
+    command = f"isoflop run {where}experiment={name} runs={runs}"
     cells = [{"size": c.size, "flops": float(c.budget), "seeds": list(c.seeds)} for c in design.cells.itertuples()]
     held = design.cells[design.cells["role"] == "hold-out"]["budget"]
     alone = [float(b) for b in held if (design.cells["budget"] == b).sum() == 1]

@@ -7,7 +7,7 @@ looking informative. One large cell is kept as a hold-out, to be predicted befor
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import pandas as pd
 from scaling.information import Goal, Noise, Scenario, standard_deviation
 from scaling.lattice import DesignError, Lattice
 from scaling.law import Array, Cost, Law
-from scaling.scoreboard_text import records
+from scaling.scoreboard_text import plain, records
 
 HOLD_OUT_SHARE = 0.18
 HOLD_OUT_FACTOR = 3.0  # compute of the hold-out over the largest run done
@@ -46,13 +46,13 @@ class Design:
     sampling: dict[str, float]
     gains: pd.DataFrame
     notes: tuple[str, ...] = ()
-    laws: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
             "goal": self.goal, "target_flops": self.target, "budget_flops": self.budget, "spent_flops": self.spent,
-            "cells": records(self.cells), "sd": self.sd, "sd_sampling": self.sampling, "laws": self.laws,
+            "cells": records(self.cells), "sd": {k: plain(v) for k, v in self.sd.items()},
+            "sd_sampling": {k: plain(v) for k, v in self.sampling.items()},
             "gains": records(self.gains), "notes": list(self.notes),
         }  # fmt: skip
 

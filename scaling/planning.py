@@ -74,7 +74,7 @@ def plan_from_law(
 
 def _free_lattice(frame: pd.DataFrame, cost: Cost, centre: float, budget: float) -> Lattice:
     """Sizes around the optimum of what the budget affords, never below the smallest run of the table."""
-    sizes = any_sizes(cost, centre)
+    sizes = any_sizes(cost, max(centre, float(frame["n_params"].min())))
     sizes = sizes[sizes["n_params"] >= 0.9 * frame["n_params"].min()]
     known = np.log(sizes["n_params"].to_numpy(float))
     nearest = [int(np.argmin(np.abs(known - np.log(n)))) for n in frame["n_params"]]
