@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from commands import arms as arm_commands
+from commands import data as data_commands
 from commands import models as model_commands
 
 app = typer.Typer(
@@ -234,6 +235,7 @@ def tune(
 
 
 Laws = Annotated[str, typer.Option("--laws", help="by name, separated by commas; left out: those that apply")]
+Level = Annotated[float, typer.Option(help="of every interval")]
 Number = float | None
 
 
@@ -248,19 +250,15 @@ def compare(
     where: Where = None,
     mapping: Map = None,
     study: Study = None,
-    level: Annotated[float, typer.Option(help="of the intervals whose coverage is counted")] = 0.9,
+    level: Level = 0.9,
     as_json: Json = False,
 ) -> None:
     """Scoreboard of laws by what they predict of larger runs; nested tests; what moves the answer."""
     from scaling.nested import comparison
 
     data = load(table, mapping, where, study)
-    found = comparison(data, names(laws), by=by, above=above, params=params, compute=compute, level=level)
+    found = comparison(data, laws, by=by, above=above, params=params, compute=compute, level=level)
     emit(found.to_dict(), str(found), as_json)
-
-
-def names(text: str) -> tuple[str, ...] | None:
-    return tuple(name.strip() for name in text.split(",") if name.strip()) or None
 
 
 @app.command()
@@ -312,8 +310,8 @@ def predict(
     if score:
         found = record.score(score, data)
     else:
-        serving = {"inference_tokens": inference, "token_cap": cap, "unique_tokens": unique}
-        found = answer(data, (flops, n_params, tokens), names(laws), params=params, compute=compute, **serving)
+        serving = (inference, cap, unique)
+        found = answer(data, (flops, n_params, tokens), laws, params=params, compute=compute, serving=serving)
         if register:
             record.register(found.outlook, register, table=table)
     emit(found.to_dict(), str(found), as_json)
@@ -337,6 +335,7 @@ def suggest(
 
 
 app.add_typer(arm_commands.app)
+app.add_typer(data_commands.app)
 app.add_typer(model_commands.app)
 
 

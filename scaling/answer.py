@@ -8,6 +8,7 @@ import pandas as pd
 
 from scaling.accounting import points
 from scaling.forecast import STACK_FROM, Outlook, Target, outlook
+from scaling.rolling import names_of
 from scaling.serving import Serving, missing, wishes
 
 
@@ -30,13 +31,16 @@ class Answer:
 def answer(
     table: pd.DataFrame,
     target: tuple[float | None, float | None, float | None],
-    laws: Sequence[str] | None = None,
+    laws: Sequence[str] | str | None = None,
     *,
     params: str = "matrices",
     compute: str = "exact",
-    **serving: float | None,
+    serving: tuple[float | None, float | None, float | None] = (None, None, None),
 ) -> Answer:
-    """Predict at (flops, n_params, tokens), of which flops or the other two are given."""
+    """Predict at (flops, n_params, tokens), of which flops or the other two are given.
+
+    `serving` asks for allocations with tokens to be served, a cap on tokens, a cap on unique tokens.
+    """
     data = points(table, params=params, compute=compute)
-    said = outlook(data, Target.of(data, *target), laws or STACK_FROM)
-    return Answer(said, tuple(wishes(said, **serving)))
+    said = outlook(data, Target.of(data, *target), names_of(laws) if laws else STACK_FROM)
+    return Answer(said, tuple(wishes(said, *serving)))

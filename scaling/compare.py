@@ -77,7 +77,7 @@ class Scoreboard:
 
 def compare(
     table: "pd.DataFrame | Points",
-    laws: Sequence[str] | None = None,
+    laws: Sequence[str] | str | None = None,
     *,
     by: Scale = "flops",
     above: float | None = None,

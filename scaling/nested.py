@@ -246,7 +246,7 @@ class Comparison:
 
 def comparison(
     table: pd.DataFrame,
-    laws: Sequence[str] | None = None,
+    laws: Sequence[str] | str | None = None,
     *,
     by: Scale = "flops",
     above: float | None = None,

@@ -153,9 +153,11 @@ def _design(frame: pd.DataFrame) -> np.ndarray:
     return np.stack([np.ones_like(log_c), log_c, shape, shape**2], axis=1)
 
 
-def names_of(laws: Sequence[str] | None) -> tuple[str, ...]:
-    """The laws asked for, or the whole catalogue with the special cases of Chinchilla's form."""
+def names_of(laws: Sequence[str] | str | None) -> tuple[str, ...]:
+    """The laws asked for, also as one text with commas, or all: the catalogue and Chinchilla's special cases."""
     from scaling.holdout import CANDIDATES
     from scaling.laws import LAWS
 
+    if isinstance(laws, str):
+        laws = [name.strip() for name in laws.split(",") if name.strip()]
     return tuple(laws) if laws else (*CANDIDATES, *(name for name in LAWS if name not in CANDIDATES))

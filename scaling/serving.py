@@ -139,7 +139,6 @@ def _check_positive(name: str, value: float) -> None:
 
 def wishes(
     said: Outlook,
-    *,
     inference_tokens: float | None = None,
     token_cap: float | None = None,
     unique_tokens: float | None = None,

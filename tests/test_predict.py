@@ -136,7 +136,7 @@ def test_a_store_that_grew_still_scores(tmp_path, study_table):
 
 
 def test_answer_joins_serving(table):
-    found = answer(table, (TARGET, None, None), LAWS, inference_tokens=1e13, token_cap=1e10, unique_tokens=None)
+    found = answer(table, (TARGET, None, None), LAWS, serving=(1e13, 1e10, None))
     assert len(found.servings) == 2
     assert "off the best size" in str(found)
     assert len(found.to_dict()["servings"]) == 2
