@@ -37,6 +37,7 @@ class Learner:
         ).to(device)
         self.optimizer = build_optimizer(self.model, cell.optim)
         self.windows = torch.from_numpy(corpus.eval_windows.astype("int64")).to(device)
+        self.guess = (1 - 1e-6) * math.log(cell.model.vocab_size)  # rounding apart
         self.step, self.seconds = 0, 0.0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.measurements: list[Measurement] = []
@@ -61,10 +62,13 @@ class Learner:
         self.seconds += time.perf_counter() - began
 
     @property
-    def finite(self) -> bool:
-        """Whether every loss since the last row, and the last row's, is a number."""
+    def healthy(self) -> bool:
+        """Whether every loss since the last row is a number, and the last row beats guessing all tokens alike.
+
+        A step size far too large need not end in NaN: logits that are huge, or all equal, lose to ln V just as well.
+        """
         last = self.measurements[-1].loss if self.measurements else 0.0
-        return math.isfinite(self.loss_sum.item()) and math.isfinite(last)
+        return math.isfinite(self.loss_sum.item()) and last < self.guess
 
     def measure(self, steps: int, *, windows: Tensor | None = None) -> Measurement:
         """Evaluate on every CURVE_SHARE-th held-out window, or on `windows`; the row is kept."""

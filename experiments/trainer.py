@@ -59,8 +59,8 @@ def train_trunk(
     """Yield (cell, its rows of the run table) as each cell ends, the shortest first.
 
     `folder` holds the trunk's checkpoints; with None nothing is written. `keep` is given the model of a cell that
-    reached its horizon, before the cell is yielded. A cell whose loss stops being a number ends as "diverged" with the
-    rows up to there. Raises ValueError for cells of different trunks or corpora.
+    reached its horizon, before the cell is yielded. A cell whose loss stops being a number, or is no better than a
+    guess, ends as "diverged" with the rows up to there. Raises ValueError for cells of different trunks or corpora.
     """
     cells = sorted(cells, key=lambda cell: cell.steps)
     _check(cells, corpus, where)
@@ -72,10 +72,10 @@ def train_trunk(
     for cell in cells:
         _train(learner, cell, cell.branch_step, checkpoints.save_trunk, checkpoints, on_progress)
         at_branch = learner.state()
-        if learner.finite:
+        if learner.healthy:
             checkpoints.save_branch(at_branch)
             _cool_down(learner, cell, checkpoints, on_progress)
-        if keep and learner.finite:
+        if keep and learner.healthy:
             keep(cell, learner.model)
         yield cell, _rows(learner, cell, corpus, where.device)
         checkpoints.drop_cooldown(cell.run_id)
@@ -97,7 +97,7 @@ def _cool_down(learner: Learner, cell: Cell, checkpoints: Checkpoints, on_progre
     _train(
         learner, cell, cell.steps, lambda state: checkpoints.save_cooldown(cell.run_id, state), checkpoints, on_progress
     )
-    if learner.finite:
+    if learner.healthy:
         learner.measure(cell.steps, windows=learner.windows)
 
 
@@ -109,21 +109,21 @@ def _train(
     checkpoints: Checkpoints,
     on_progress: Callable[[Progress], None] | None,
 ) -> None:
-    """Advance to step `until`, with rows on the way, unless the loss stops being a number."""
+    """Advance to step `until`, with rows on the way, unless the run diverges."""
     rows = set(row_steps(until)) - {cell.steps}
-    while learner.step < until and learner.finite:
+    while learner.step < until and learner.healthy:
         next_chunk = (learner.step // _CHUNK + 1) * _CHUNK
         learner.advance(min([until, next_chunk, *(r for r in rows if r > learner.step)]), cell.steps)
-        if learner.step in rows and learner.finite:
+        if learner.step in rows and learner.healthy:
             learner.measure(cell.steps)
-        if checkpoints.due() and learner.finite:
+        if checkpoints.due() and learner.healthy:
             save(learner.state())
         if on_progress:
             on_progress(Progress(run_id=cell.run_id, step=learner.step, tokens=learner.step * cell.batch_tokens))
 
 
 def _rows(learner: Learner, cell: Cell, corpus: Corpus, device: str) -> list[dict]:
-    diverged = not learner.finite
+    diverged = not learner.healthy
     if diverged and (not learner.measurements or learner.measurements[-1].step != learner.step):
         learner.measure(cell.steps)
     state = "diverged" if diverged else "done"

@@ -183,6 +183,21 @@ def test_divergence_is_a_result(corpus, monkeypatch):
     validate(table(runs), source="test")
 
 
+@pytest.mark.parametrize("learning_rate", [10.0, 1e6])
+def test_a_model_that_only_guesses_has_diverged(corpus, learning_rate):
+    """At 10 the loss is huge; at 1e6 the logits are all equal and the loss stays at ln V to the digit."""
+    cell = make(corpus, 120, learning_rate=learning_rate)
+    rows = train([cell], corpus)[120]
+    assert {row["state"] for row in rows} == {"diverged"}
+    assert all(math.isfinite(row["loss"]) for row in rows)
+    assert rows[-1]["loss"] >= 0.999 * math.log(16)
+
+
+def test_a_timid_model_has_not_diverged(corpus):
+    rows = train([make(corpus, 120, learning_rate=1e-6)], corpus)[120]
+    assert {row["state"] for row in rows} == {"done"}
+
+
 def test_divergence_in_one_cooldown_leaves_the_others(corpus, monkeypatch):
     cells = [make(corpus, steps) for steps in (100, 150)]
     original, calls = FlatAdamW.step, []
