@@ -123,6 +123,33 @@ def test_killed_and_resumed_gives_the_same_bits(cells, corpus, tmp_path, monkeyp
     assert same_runs(table(finished), table(undisturbed))
 
 
+OTHERS = {
+    "lstm": {"model": ModelConfig("lstm", 16, 16, 2, 8, 0)},
+    "gpt2": {"model": ModelConfig("transformer", 16, 16, 2, 8, 1, None, False, "layernorm", "gelu", "learned")},
+    "experts": {"model": ModelConfig("transformer", 16, 16, 2, 8, 1, 8, experts=3, experts_per_token=1)},
+    "muon": {"optim": OptimSpec(name="muon", batch_size=4)},
+    "completep": {"optim": OptimSpec(parametrization="completep", batch_size=4)},
+    "linear": {"schedule": ScheduleSpec(name="linear", warmup_steps=10)},
+    "constant": {"schedule": ScheduleSpec(name="constant", warmup_steps=10)},
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_every_kind_of_cell_resumes_to_the_same_bits(corpus, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(trainer, "_CHUNK", 7)
+    cell = replace(make(corpus, 100), **OTHERS[kind])
+    undisturbed = train([cell], corpus)
+    where = replace(WHERE, checkpoint_seconds=0.0)
+    with pytest.raises(KilledError):
+        train([cell], corpus, tmp_path, where, on_progress=kill_at(cell.run_id, 60))
+    seen = []
+    resumed = train([cell], corpus, tmp_path, where, on_progress=lambda p: seen.append(p["step"]))
+    assert seen[0] > 52
+    assert same_runs(table(resumed), table(undisturbed))
+    validate(table(resumed), source=kind)
+    assert resumed[100][-1]["flops"] == cell.training_flops
+
+
 def test_a_longer_budget_later_goes_on_from_the_trunk(cells, corpus, tmp_path):
     train(cells[:2], corpus, tmp_path)
     seen = []
