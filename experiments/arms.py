@@ -1,6 +1,7 @@
 """What a study compares: each arm sets some keys of the configuration, `vary` runs through the values of others."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import product
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -28,8 +29,9 @@ def variants(config: ExperimentConfig) -> Iterator[ExperimentConfig]:
         arm = _patched(base, name, patch or {})
         vary = {key: _values(key, given) for key, given in arm.study.vary.items()}
         arm.study.arms, arm.study.vary, arm.arm = {}, {}, name
+        plain = OmegaConf.to_object(arm)
         for values in product(*vary.values()):
-            yield OmegaConf.to_object(_varied(arm, dict(zip(vary, values, strict=True))))
+            yield _varied(plain, dict(zip(vary, values, strict=True)))
 
 
 def _values(key: str, given: object) -> list:
@@ -48,15 +50,18 @@ def _patched(base: DictConfig, name: str, patch: Mapping) -> DictConfig:
         raise ArmError(f"study.arms.{name}: {str(error).splitlines()[0]}") from error
 
 
-def _varied(arm: DictConfig, values: Mapping) -> DictConfig:
+def _varied(arm: ExperimentConfig, values: Mapping) -> ExperimentConfig:
+    """`arm` with each `group.key` at its value; only the groups that change are checked and made anew."""
     _check_keys("study.vary", values)
-    varied = arm.copy()
-    try:
-        for key, value in values.items():
-            OmegaConf.update(varied, key, value)
-    except OmegaConfBaseException as error:
-        raise ArmError(f"study.vary: {str(error).splitlines()[0]}") from error
-    return varied
+    for dotted, value in values.items():
+        group, _, key = dotted.partition(".")
+        part = OmegaConf.structured(getattr(arm, group))
+        try:
+            OmegaConf.update(part, key, value)
+            arm = replace(arm, **{group: OmegaConf.to_object(part)})
+        except OmegaConfBaseException as error:
+            raise ArmError(f"study.vary: {str(error).splitlines()[0]}") from error
+    return arm
 
 
 def _check_keys(where: str, keys: Mapping) -> None:

@@ -48,6 +48,7 @@ def _cell(cell: Cell, unique: int, state: str, speed: Speed) -> dict:
         "trunk_id": cell.trunk_id,
         "size": cell.size,
         "arm": cell.arm,
+        "learning_rate": cell.optim.learning_rate,
         "seed": cell.seed,
         "budget_flops": None if math.isnan(cell.budget_flops) else cell.budget_flops,
         "n_params": n_matrices(cell.model),
@@ -85,8 +86,9 @@ def plan_text(value: dict) -> str:
 def _study_text(study: dict) -> str:
     head = f"{study['study'] or 'single cell'}: {len(study['cells'])} cells in {study['trunks']} trunks"
     lines = [f"{head}, {study['flops']:.3g} FLOPs, {study['done']} done already", ""]
-    columns = ("size", "n_params", "tokens", "tok/param", "epochs", "steps", "FLOPs", "minutes", "seeds", "state")
-    rows = [_row(list(same)) for _, same in groupby(study["cells"], key=lambda c: (c["size"], c["arm"], c["steps"]))]
+    numbers = ("n_params", "tokens", "tok/param", "epochs", "steps", "FLOPs", "rate", "minutes")
+    columns = ("size", *numbers, "seeds", "state")
+    rows = [_row(list(same)) for _, same in groupby(study["cells"], key=_but_for_seed)]
     lines += _columns([columns, *rows])
     lines += [f"left out: {d['size']} at {d['budget_flops']:g}: {d['reason']}" for d in study["dropped"]]
     lines += [f"warning: {warning}" for warning in study["warnings"]]
@@ -102,6 +104,10 @@ def _study_text(study: dict) -> str:
     )
 
 
+def _but_for_seed(cell: dict) -> tuple:
+    return cell["size"], cell["arm"], cell["steps"], cell["learning_rate"]
+
+
 def _row(cells: list[dict]) -> tuple[str, ...]:
     """One line for the seeds of one size and budget."""
     c = cells[0]
@@ -109,7 +115,8 @@ def _row(cells: list[dict]) -> tuple[str, ...]:
     told = " ".join(f"{n} {state}" if len(cells) > 1 else state for state, n in states.items())
     return (
         f"{c['arm']} {c['size']}".strip(), f"{c['n_params']:,}", f"{c['tokens']:,}", f"{c['tokens_per_param']:.3g}",
-        f"{c['epochs']:.2f}", f"{c['steps']:,}", f"{c['flops']:.3g}", f"{c['seconds'] / 60:.2f}",
+        f"{c['epochs']:.2f}", f"{c['steps']:,}", f"{c['flops']:.3g}", f"{c['learning_rate']:.3g}",
+        f"{c['seconds'] / 60:.2f}",
         ",".join(str(cell["seed"]) for cell in cells), told,
     )  # fmt: skip
 

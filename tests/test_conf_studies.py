@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from experiments.compose import compose_all
 from experiments.cost import REFERENCE, makespan, trunk_seconds
 from experiments.names import load_size, size_names
+from experiments.plan import _cell, plan_text
 from experiments.study import Study, expand
 from models import build_model
 from models.config import ModelConfig, count_params, flops_per_token, n_active, n_matrices, n_total
@@ -61,6 +62,19 @@ def test_transfer_varies_width_alone_and_the_rate_within_both_rules():
     assert {c.model.d_model for c in cells} == {16, 32, 64, 128}
     assert {(c.model.n_layer, c.model.head_dim, c.horizon_tokens) for c in cells} == {(2, 8, 153_600)}
     assert {c.optim.parametrization for c in cells} == {c.arm for c in cells} == {"mup", "standard"}
+
+
+def test_plan_tells_runs_of_different_rates_apart():
+    (config,) = compose_all(["experiment=lr_transfer"])
+    study = {"study": "s", "cells": [], "dropped": [], "warnings": [], "trunks": 0, "flops": 0, "tokens_trained": 1}
+    study |= {"tokens_by_cell": 1, "sharing": 1, "done": 0, "minutes": {}}
+    cells = expand(config, FakeCorpus()).cells
+    study["cells"] = [_cell(cell, 10_000_000, "planned", REFERENCE) for cell in cells]
+    rows = [line.split() for line in plan_text({"studies": [study], "speed": ""}).splitlines() if " w128 " in line]
+    assert [(row[0], row[8]) for row in rows[:5]] == [
+        ("mup", rate) for rate in ("0.005", "0.01", "0.02", "0.04", "0.08")
+    ]
+    assert {row[-3] for row in rows} == {"0,1,2"}
 
 
 def test_noise_study_has_five_seeds_everywhere():
