@@ -23,9 +23,9 @@ from scaling.objective import Objective
 from scaling.profiles import IsoflopProfile, budget_groups, isoflop_profiles
 from scaling.runs import final_rows
 from scaling.uncertainty import Draws, bootstrap, jackknife
+from scaling.verdict import CONVENTIONS
 
 FALLBACK = "chinchilla"
-CONVENTIONS = (("matrices", "exact"), ("total", "exact"), ("no-embedding", "exact"), ("matrices", "6nd"))
 HELD_OUT_SIZES = 3  # a budget with fewer sizes has no optimum to predict
 MOST_LOST = 0.05
 HELD_OUT_FACTOR = 10**0.5  # what is held out of a table without common budgets: the last half decade of compute
@@ -132,9 +132,24 @@ class Evidence:
             pass
         return FALLBACK
 
-    def fit_of(self, law: str) -> Fit:
-        """A candidate or catalogue law fitted to all points."""
-        return fit_candidate(law, self.points, self.objective)
+    def fit_of(self, law: str, data: Points | None = None) -> Fit:
+        """A candidate or catalogue law fitted once to all points, or to `data`: the same under another convention."""
+        data = self.points if data is None else data
+        key = f"fit of {law}, {data.params}, {data.compute}"
+        if key not in self.done:
+            self.done[key] = fit_candidate(law, data, self.objective)
+        return self.done[key]
+
+    @part
+    def conventions_known(self) -> list[Points]:
+        """The data points under every convention that this table can be read by, the one chosen first."""
+        choices = CONVENTIONS if is_runs(self.table) else (("matrices", "exact"), ("matrices", "6nd"))
+        known = [self.points]
+        for params, compute in choices:
+            data = points(self.table, params=params, compute=compute)
+            if all((data.params, data.compute) != (k.params, k.compute) for k in known):
+                known.append(data)
+        return known
 
     @part
     def fit(self) -> Fit:
@@ -210,13 +225,9 @@ class Evidence:
         exponents = self.optimum.exponents()
         if "a" not in exponents:
             raise UnsupportedError(f"{self.law_name} has no exponent a")
-        choices = CONVENTIONS if is_runs(self.table) else (("matrices", "exact"), ("matrices", "6nd"))
         rows = []
-        for params, compute in choices:
-            data = points(self.table, params=params, compute=compute)
-            if any(r["params"] == data.params and r["compute"] == data.compute for r in rows):
-                continue
-            fitted = fit_candidate(self.law_name, data, self.objective)
+        for data in self.conventions_known:
+            fitted = self.fit_of(self.law_name, data)
             draws = jackknife(fitted)
             row: dict[str, Any] = {"params": data.params, "compute": data.compute}
             for name in ("a", "b"):

@@ -1,4 +1,4 @@
-"""The report: the only writer of files here. Every figure as png, svg and the csv behind it, and report.md.
+"""The report: the only writer of files here. Every figure as png, svg and the csv behind it, report.md, report.html.
 
 What the table cannot support is listed with its reason; nothing that fails stops the rest.
 """
@@ -47,7 +47,8 @@ class Report:
 
     def __str__(self) -> str:
         law = summary.section(self.evidence, "", summary.verdict).split("\n\n")
-        lines = [law[0].replace("**", ""), f"{len(self.figures)} figures in {self.folder}, text in report.md"]
+        page = "" if "report.html" in self.missing else ", page in report.html"
+        lines = [law[0].replace("**", ""), f"{len(self.figures)} figures in {self.folder}, text in report.md{page}"]
         return "\n".join([*lines, *(f"not drawn: {name}: {why}" for name, why in self.missing.items())])
 
 
@@ -82,6 +83,7 @@ def write_report(
         except Exception as error:  # one figure's fault must not cost the others
             missing[figure.name] = reason(error)
             _remove(folder, figure.name)
+    _write_page(evidence, folder, missing, command)
     report = Report(folder, tuple(written), missing, evidence)
     (folder / "report.md").write_text(_markdown(report, command))
     _write_cells(evidence, folder)
@@ -115,6 +117,19 @@ def _write_figure(figure: Figure, evidence: Evidence, folder: Path) -> None:
         for form in ("png", "svg"):
             save(ax, folder / f"{figure.name}.{form}")
     data.to_csv(folder / f"{figure.name}.csv", index=False)
+
+
+def _write_page(evidence: Evidence, folder: Path, missing: dict[str, str], command: str) -> None:
+    """The interactive page, or the reason in `missing`."""
+    from analysis.page import NAME, page
+
+    try:
+        text = page(evidence, missing=missing, provenance=provenance(evidence, command))
+    except Exception as error:  # the figures and report.md stand without it
+        missing[NAME] = reason(error)
+        (folder / NAME).unlink(missing_ok=True)
+        return
+    (folder / NAME).write_text(text, encoding="utf-8")
 
 
 def _remove(folder: Path, name: str) -> None:

@@ -1,0 +1,181 @@
+"use strict";
+const page = JSON.parse(document.getElementById("page-data").textContent);
+const root = document.documentElement;
+const views = {};
+const signals = { convention: page.convention, laws: page.laws.slice(0, 1), law: page.laws[0], picked: null,
+  at: page.fitted?.[1] };
+const find = (selector) => document.querySelector(selector);
+const all = (selector) => [...document.querySelectorAll(selector)];
+
+// Numbers as the rest of the report writes them: 59.4k parameters, 1.23e+12 FLOPs.
+function count(value) {
+  if (value === null || !isFinite(value)) return "open";
+  for (const [limit, unit] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]]) {
+    if (value >= limit * 0.9995) return trimmed((value / limit).toPrecision(3)) + unit;
+  }
+  return trimmed(value.toPrecision(3));
+}
+const trimmed = (text) => (text.includes("e") ? String(Number(text)) : text);
+const flops = (value) => (value === null || !isFinite(value) ? "open" : value.toExponential(2));
+const nats = (value) => (value === null || !isFinite(value) ? "open" : value.toFixed(4));
+const written = { flops, n_params: count, tokens: count, loss: nats };
+
+// --- theme: more compute stands out more; other colours are the variables of the style sheet
+const RAMPS = {
+  light: ["#97c7a4", "#62aa9c", "#3c8a95", "#2c688a", "#2a4676", "#231f4d", "#140f2b"],
+  dark: ["#3f5f8f", "#3d7fa0", "#4c9ca3", "#6db8a5", "#97cfa8", "#c4e3ab", "#f2f4c0"],
+};
+const media = window.matchMedia("(prefers-color-scheme: dark)");
+function setTheme(name) {
+  root.dataset.theme = name;
+  return draw();
+}
+function config() {
+  const ramp = RAMPS[root.dataset.theme];
+  const ink = "var(--ink)", muted = "var(--muted)", law = "var(--link)";
+  const text = { labelColor: ink, titleColor: ink, labelFontSize: 11, titleFontSize: 12, titleFontWeight: 500 };
+  return {
+    background: null, font: "system-ui, DejaVu Sans, sans-serif", view: { stroke: null },
+    axis: { ...text, gridColor: "var(--line)", gridOpacity: 0.6, domainColor: muted, tickColor: muted },
+    range: { ramp, heatmap: ramp, ordinal: ramp },
+    line: { color: law }, area: { color: law }, rule: { color: muted }, point: { color: law },
+    style: { at: { stroke: "var(--fail)", strokeWidth: 1.5 } },
+  };
+}
+
+// --- charts
+async function embed(slot) {
+  const name = slot.dataset.chart === "residuals" ? `residuals by ${find("#residuals-by").value}` : slot.dataset.chart;
+  const chart = page.charts[name];
+  const params = chart.params.map((param) => (param.name in signals ? { ...param, value: signals[param.name] } : param));
+  const datasets = { ...chart.datasets, ...page.datasets };
+  const spec = { ...chart, params, datasets, autosize: { type: "fit-x", contains: "padding" } };
+  const { view } = await vegaEmbed(slot, spec, { mode: "vega-lite", renderer: "svg", actions: false, config: config() });
+  views[slot.dataset.chart] = view;
+  try { view.addSignalListener("brush", (_, box) => pick(box)); } catch { /* this chart has no brush */ }
+  return send(view);
+}
+const draw = () => Promise.all(all(".chart").map(embed));
+function send(view) {
+  for (const [name, value] of Object.entries(signals)) view.signal(name, value);
+  return view.runAsync();
+}
+const update = () => Promise.all(Object.values(views).map(send));
+
+// A brush in one chart picks its runs in every chart.
+function pick(box) {
+  const sides = Object.entries(box || {}).filter(([, range]) => Array.isArray(range));
+  const inside = (run) => sides.every(([field, range]) => {
+    const value = field === "residual" ? Math.log(run.loss / run[signals.law]) : run[field];
+    return value >= Math.min(...range) && value <= Math.max(...range);
+  });
+  const runs = page.datasets.points.filter((run) => run.convention === signals.convention);
+  signals.picked = sides.length ? runs.filter(inside).map((run) => run.run_id) : null;
+  const told = find("#picked");
+  told.textContent = signals.picked === null ? "" : `${signals.picked.length} of ${runs.length} runs brushed`;
+  return update();
+}
+
+function chartControls() {
+  find("#convention")?.addEventListener("change", (event) => { signals.convention = event.target.value; update(); });
+  find("#law")?.addEventListener("change", (event) => { signals.law = event.target.value; update(); });
+  find("#residuals-by")?.addEventListener("change", () => embed(find('[data-chart="residuals"]')));
+  all("input[name='laws']").forEach((box) => box.addEventListener("change", () => {
+    signals.laws = all("input[name='laws']:checked").map((checked) => checked.value);
+    update();
+  }));
+}
+
+// --- calculator: Python's rows, interpolated linearly in logarithms
+function answer(asked, value) {
+  const rows = page.calculator.filter((row) => row.asked === asked);
+  const end = rows.length - 2;
+  let i = rows.findIndex((row) => row[asked] > value) - 1;
+  i = Math.max(0, Math.min(end, i < -1 ? end : i));
+  const [low, high] = [rows[i], rows[i + 1]];
+  const share = Math.log(value / low[asked]) / Math.log(high[asked] / low[asked]);
+  const between = (name) => (low[name] > 0 && high[name] > 0 ? low[name] * (high[name] / low[name]) ** share : null);
+  const found = {};
+  for (const name of Object.keys(low)) if (name !== "asked") found[name] = between(name);
+  found[asked] = found[`${asked}_low`] = found[`${asked}_high`] = value;
+  return found;
+}
+function askedFor() { return find("input[name='asked']:checked").value; }
+function range(asked) {
+  const rows = page.calculator.filter((row) => row.asked === asked);
+  return [rows[0][asked], rows[rows.length - 1][asked]];
+}
+function aim(value) {
+  const [slider, box] = [find("#budget"), find("#exact")];
+  const [low, high] = range(askedFor());
+  slider.min = Math.ceil(Math.log10(low) * 100) / 100;
+  slider.max = Math.floor(Math.log10(high) * 100) / 100;
+  slider.value = Math.log10(value);
+  box.value = value.toPrecision(3);
+  slider.setAttribute("aria-valuetext", written[askedFor()](value));
+  show(value);
+}
+function show(value) {
+  const asked = askedFor();
+  const found = answer(asked, value);
+  for (const name of ["flops", "n_params", "tokens", "loss"]) {
+    const place = find(`#best-${name}`);
+    place.dataset.value = found[name];
+    place.querySelector(".value").textContent = written[name](found[name]);
+    const given = name === asked;
+    place.querySelector(".span").textContent = given ? "as asked"
+      : `90%: ${written[name](found[`${name}_low`])} to ${written[name](found[`${name}_high`])}`;
+    place.dataset.low = found[`${name}_low`];
+    place.dataset.high = found[`${name}_high`];
+  }
+  find("#best-tokens .more").textContent = `${(found.tokens / found.n_params).toPrecision(3)} tokens per parameter`;
+  price(found.flops);
+  warn(found.flops);
+  signals.at = found.flops;
+  update();
+}
+function price(compute) {
+  const hours = compute / Number(find("#speed").value) / 3600;
+  const cost = hours * Number(find("#price").value);
+  const short = (value) => (value === 0 ? "0" : value >= 0.01 && value < 1e6
+    ? value.toLocaleString("en", { maximumSignificantDigits: 3 }) : value.toExponential(2));
+  find("#cost .value").textContent = isFinite(cost) ? short(cost) : "give a price and a speed";
+  find("#cost .span").textContent = isFinite(hours) ? `${short(hours)} device-hours` : "";
+}
+function warn(compute) {
+  const [low, high] = page.fitted;
+  const beyond = compute / high;
+  const told = find("#warning");
+  const times = beyond >= 1000 ? beyond.toExponential(1) : beyond.toPrecision(2);
+  told.className = beyond > 10 ? "beyond" : "";
+  if (beyond > 100) told.textContent = `Extrapolates ${times} times beyond the largest run: quote the interval, not the point.`;
+  else if (beyond > 10) told.textContent = `Extrapolates ${times} times beyond the largest run: the interval does not cover a wrong form of the law.`;
+  else if (beyond > 1.001) told.textContent = `${times} times beyond the largest run.`;
+  else if (compute < low * 0.999) told.textContent = `Below the smallest run, by a factor ${(low / compute).toPrecision(2)}.`;
+  else told.textContent = "Inside the range of the runs.";
+}
+function calculatorControls() {
+  if (!page.calculator) return;
+  const [slider, box] = [find("#budget"), find("#exact")];
+  slider.addEventListener("input", () => {
+    const value = 10 ** Number(slider.value);
+    box.value = value.toPrecision(3);
+    slider.setAttribute("aria-valuetext", written[askedFor()](value));
+    show(value);
+  });
+  box.addEventListener("change", () => {
+    const [low, high] = range(askedFor());
+    const value = Number(box.value);
+    aim(value > 0 ? Math.min(Math.max(value, low), high) : 10 ** Number(slider.value));
+  });
+  all("input[name='asked']").forEach((radio) => radio.addEventListener("change", () =>
+    aim(Number(find(`#best-${radio.value}`).dataset.value))));
+  ["#price", "#speed"].forEach((id) => find(id).addEventListener("input", () => price(signals.at)));
+  aim(page.fitted[1]);
+}
+
+find("#theme").addEventListener("click", () => setTheme(root.dataset.theme === "dark" ? "light" : "dark"));
+media.addEventListener("change", (event) => setTheme(event.matches ? "dark" : "light"));
+window.addEventListener("beforeprint", () => all("details").forEach((part) => { part.open = true; }));
+chartControls();
+window.ready = setTheme(media.matches ? "dark" : "light").then(calculatorControls).then(update).then(() => true);

@@ -1,0 +1,214 @@
+"""report.html: one self-contained page. Verdict, Findings, budget calculator, charts, checklist, provenance.
+
+The charts are Vega-Lite through altair, whose JavaScript is put into the page: it asks nothing of any network. A part
+that the table cannot support is replaced by its reason, as in report.md.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from html import escape
+from importlib.util import find_spec
+from pathlib import Path
+from string import Template
+
+from analysis import summary
+from analysis.checklist import checklist
+from analysis.evidence import Evidence, UnsupportedError
+
+NAME = "report.html"
+NEEDS = ("altair", "vl_convert", "markdown_it")
+HERE = Path(__file__).parent
+PRICE, SPEED = 2.0, 4e14  # of a device-hour, and FLOP/s that a device sustains: shown as inputs, to be overwritten
+
+
+def page(e: Evidence, *, missing: dict[str, str], provenance: str) -> str:
+    """The page as text. Raises UnsupportedError where the extra `report` is not installed."""
+    absent = [name for name in NEEDS if find_spec(name) is None]
+    if absent:
+        raise UnsupportedError(f"{', '.join(absent)} not installed: pip install 'isoflop[report]'")
+    import vl_convert
+
+    title = f"Scaling laws of {e.table.attrs.get('source', 'the table')}"
+    data = page_data(e)
+    parts: Sequence[tuple[str, str, Callable[[], str]]] = (
+        ("verdict", "Verdict", lambda: _markdown(summary.section(e, "", summary.verdict))),
+        ("findings", "Findings", lambda: _findings(e)),
+        ("calculator", "Budget calculator", lambda: _calculator(e, data)),
+        ("charts", "Charts", lambda: _charts(data)),
+        ("checklist", "Reporting checklist", lambda: _checklist(e)),
+        *((_slug(title), title, _text(e, write)) for title, write in _SECTIONS),
+        ("cells", "Cells", lambda: _folded("Cells", _text(e, summary.cells)())),
+        ("missing", "Not drawn", lambda: _markdown("\n".join(f"- {k}: {v}" for k, v in missing.items()) or "Nothing.")),
+        ("provenance", "Provenance", lambda: _markdown(provenance)),
+    )
+    return Template((HERE / "page.html").read_text()).substitute(
+        title=escape(title),
+        css=(HERE / "page.css").read_text(),
+        nav=" ".join(f'<a href="#{name}">{escape(told)}</a>' for name, told, _ in parts),
+        main="\n".join(_section(*part) for part in parts),
+        bundle=vl_convert.javascript_bundle().replace("</script", "<\\/script"),
+        data=json.dumps(data, separators=(",", ":"), allow_nan=False).replace("</", "<\\/"),
+        script=(HERE / "page.js").read_text(),
+    )
+
+
+def page_data(e: Evidence) -> dict:
+    """What the page's script works on: charts with their data, the calculator's rows, the fitted range."""
+    from analysis.charts import charts
+    from analysis.page_data import convention_name, datasets, law_names, records
+
+    try:
+        laws, rows, convention = law_names(e), datasets(e), convention_name(e.points)
+    except ValueError as error:
+        return {"charts": {}, "datasets": {}, "laws": [], "conventions": [], "convention": "", "why": str(error)}
+    budgets, joined = e.points.frame["flops"], any(row["budget"] for row in rows["points"])
+    data = {
+        "charts": charts(laws, convention, budgets.max(), joined=joined, frontier=bool(rows["frontier"])),
+        "datasets": rows,
+        "laws": laws,
+        "convention": convention,
+        "conventions": list(dict.fromkeys(row["convention"] for row in rows["points"])),
+        "fitted": [budgets.min(), budgets.max()],
+    }
+    try:
+        return data | {"calculator": list(records([_calculated(e)]))}
+    except ValueError as error:
+        return data | {"no_calculator": str(error)}
+
+
+def _calculated(e: Evidence):
+    from analysis.calculator import calculator_frame
+
+    return calculator_frame(e.optimum, e.resamples)
+
+
+_SECTIONS = (
+    ("Held out", summary.held_out), ("Laws", summary.laws), ("Conventions", summary.conventions),
+    ("Three approaches", summary.three_approaches), ("Noise", summary.noise), ("Cost", summary.cost),
+)  # fmt: skip
+
+
+def _section(name: str, title: str, write: Callable[[], str]) -> str:
+    try:
+        body = write()
+    except ValueError as error:
+        body = f"<p>Not available: {escape(str(error))}.</p>"
+    heading = "" if name in ("verdict", "cells") else f"<h2>{escape(title)}</h2>"
+    return f'<section id="{name}" aria-label="{escape(title)}">{heading}\n{body}\n</section>'
+
+
+_SCROLL = '<div class="scroll" tabindex="0" role="region" aria-label="table"><table>'  # wide tables scroll by key too
+
+
+def _slug(title: str) -> str:
+    return title.lower().replace(" ", "-")
+
+
+def _text(e: Evidence, write: Callable[[Evidence], str]) -> Callable[[], str]:
+    return lambda: _markdown(write(e))
+
+
+def _markdown(text: str) -> str:
+    """HTML of what report.md says, wide tables in a box that scrolls; HTML inside the text stays text."""
+    from markdown_it import MarkdownIt
+
+    html = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    return html.replace("<table>", _SCROLL).replace("</table>", "</table></div>")
+
+
+def _folded(title: str, body: str) -> str:
+    return f"<details><summary><h2>{escape(title)}</h2></summary>{body}</details>"
+
+
+def _findings(e: Evidence) -> str:
+    if not e.findings:
+        return "<p>None: no check objects to this fit.</p>"
+    said = {"fail": "Failure", "warn": "Warning", "info": "Note"}
+    items = (
+        f'<li class="{f.severity}"><span class="tag">{said[f.severity]}</span> <code>{escape(f.code)}</code> '
+        f'{escape(f.message)}.<span class="remedy">{escape(f.remedy[:1].upper() + f.remedy[1:])}.</span></li>'
+        for f in e.findings
+    )
+    return f'<ul class="findings">{"".join(items)}</ul>'
+
+
+def _calculator(e: Evidence, data: dict) -> str:
+    if "calculator" not in data:
+        raise UnsupportedError(data.get("no_calculator", data.get("why", "no law")))
+    law = f"Law {e.law_name}, {data['convention']}; intervals from {len(e.resamples)} bootstrap draws by "
+    asked = (("flops", "compute C"), ("n_params", "size N"), ("tokens", "tokens D"))
+    radios = "".join(
+        f'<label><input type="radio" name="asked" value="{name}"{" checked" * (not k)}> {told}</label> '
+        for k, (name, told) in enumerate(asked)
+    )
+    names = (("n_params", "best size N*"), ("tokens", "best tokens D*"), ("loss", "loss (nats/token)"),
+             ("flops", "compute C (FLOPs)"))  # fmt: skip
+    cards = "".join(
+        f'<div id="best-{name}"><dt>{told}</dt><dd class="value"></dd><dd class="span"></dd><dd class="more span"></dd>'
+        "</div>"
+        for name, told in names
+    )
+    return (
+        f"<p>{escape(law + e.resamples.by)}.</p>"
+        f'<div class="controls"><fieldset><legend>I know the</legend>{radios}</fieldset>'
+        '<label class="wide">budget<br><input id="budget" type="range" step="0.01"></label>'
+        '<label>exactly<br><input id="exact" type="text" inputmode="decimal"></label>'
+        f'<label>price of a device-hour<br><input id="price" type="number" min="0" step="0.1" value="{PRICE}"></label>'
+        f'<label>FLOP/s sustained<br><input id="speed" type="text" inputmode="decimal" value="{SPEED:.0e}"></label>'
+        f'</div><p id="warning" role="status"></p><dl class="answer">{cards}'
+        '<div id="cost"><dt>cost</dt><dd class="value"></dd><dd class="span"></dd></div></dl>'
+    )
+
+
+_CAPTIONS = {
+    "isoflop": "Loss against size; lines: the laws chosen, through the runs of each budget. Darker is more compute.",
+    "compute": "Loss against compute; lines: the laws at their optimum, faint rule: end of the fitted range.",
+    "n_params": "The size that spends compute best. Diamonds: optimum of each budget, hollow where refused.",
+    "tokens": "The tokens that spend compute best.",
+    "residuals": "What the law leaves over.",
+}
+
+
+def _charts(data: dict) -> str:
+    if not data["charts"]:
+        raise UnsupportedError(data["why"])
+    names = [n for n in _CAPTIONS if n in data["charts"] or n == "residuals"]
+    slots = "".join(
+        f'<figure><div class="chart" data-chart="{n}" role="img" aria-label="{escape(_CAPTIONS[n])}"></div>'
+        f"<figcaption>{escape(_CAPTIONS[n])}</figcaption></figure>"
+        for n in names
+    )
+    boxes = "".join(
+        f'<label><input type="checkbox" name="laws" value="{escape(law)}"{" checked" * (not k)}> {escape(law)}</label> '
+        for k, law in enumerate(data["laws"])
+    )
+    axes = (("flops", "compute C"), ("n_params", "size N"), ("tokens", "tokens D"))
+    return (
+        '<div class="controls">'
+        f"<label>counting<br>{_menu('convention', [(c, c) for c in data['conventions']])}</label>"
+        f"<fieldset><legend>laws drawn</legend>{boxes}</fieldset>"
+        f"<label>residuals of<br>{_menu('law', [(law, law) for law in data['laws']])}</label>"
+        f"<label>residuals against<br>{_menu('residuals-by', axes)}</label></div>"
+        "<p>Point at a run to see which it is; drag a box in one chart to pick its runs in all. "
+        f'<span id="picked" role="status"></span></p><div class="grid">{slots}</div>'
+    )
+
+
+def _menu(name: str, choices: Sequence[tuple[str, str]]) -> str:
+    options = "".join(f'<option value="{escape(value)}">{escape(told)}</option>' for value, told in choices)
+    return f'<select id="{name}">{options}</select>'
+
+
+def _checklist(e: Evidence) -> str:
+    lines = checklist(e)
+    held = sum(line.state == "holds" for line in lines)
+    rows = "".join(
+        f'<tr><td>{r.code}</td><td>{escape(r.condition)}</td><td class="{r.state}">{r.state}</td>'
+        f"<td>{escape(r.evidence)}</td></tr>"
+        for r in lines
+    )
+    return (
+        f"<p>{held} of {len(lines)} hold; what nobody measured is open.</p>"
+        f"{_SCROLL}<thead><tr><th>code</th><th>condition</th><th>state</th><th>evidence</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table></div>"
+    )

@@ -1,0 +1,136 @@
+"""The data behind the charts of the page: runs, frontiers and optima under every convention and law, as plain rows."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pandas as pd
+
+from analysis.evidence import Evidence
+from analysis.style import LEVEL
+from scaling.accounting import Points
+from scaling.fit import Fit
+from scaling.holdout import CANDIDATES
+from scaling.profiles import budget_groups, isoflop_profiles
+from scaling.tables import QUANTITIES
+from scaling.uncertainty import Draws, jackknife
+
+MOST_RUNS = 1000  # under each convention: beyond, every n-th by compute
+MOST_CLUSTERS = 500  # a band by leaving each out is drawn up to here
+FRONTIER_STEPS = 36
+REACH = 10.0
+DIGITS = 6
+
+
+def convention_name(data: Points) -> str:
+    """As the menu says it."""
+    return f"N {data.params}, C {data.compute}"
+
+
+def law_names(e: Evidence) -> list[str]:
+    """The law of the report first, then the other candidates that these points can hold."""
+    return list(dict.fromkeys([e.law_name, *(law for law in CANDIDATES if _fit(e, law, e.points) is not None)]))
+
+
+def datasets(e: Evidence) -> dict[str, list[dict]]:
+    """Rows by name: points, frontier, optima. A convention under which the law has no fit has points alone."""
+    laws = law_names(e)
+    budgets = _budgets(e.points)
+    made: dict[str, list[pd.DataFrame]] = {"points": [], "frontier": [], "optima": []}
+    for data in e.conventions_known:
+        fits = {law: fit for law in laws if (fit := _fit(e, law, data)) is not None}
+        made["points"].append(_points(data, fits, budgets))
+        made["frontier"] += _frontiers(e, fits)
+        made["optima"].append(_optima(data))
+    return {name: list(records(frames)) for name, frames in made.items()}
+
+
+def records(frames: Iterable[pd.DataFrame]) -> Iterator[dict]:
+    """Rows for JSON: six digits, None where a number is missing."""
+    for frame in frames:
+        for row in frame.to_dict("records"):
+            yield {k: _plain(v) for k, v in row.items()}
+
+
+def _plain(value):
+    if isinstance(value, float | np.floating):
+        return float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _fit(e: Evidence, law: str, data: Points) -> Fit | None:
+    try:
+        fitted = e.fit_of(law, data)
+    except ValueError:
+        return None
+    return fitted if {"N", "D"} <= set(fitted.law.inputs) else None
+
+
+def _budgets(data: Points) -> pd.Series:
+    """The budget of each data point; NaN where fewer than three sizes share it."""
+    named = data.frame.reset_index(names="point")
+    shared = [g for g in budget_groups(Points(named, data.params, data.compute, data.cluster)) if _sizes(g) > 2]
+    values = {i: float(np.exp(np.log(g["flops"]).mean())) for g in shared for i in g["point"]}
+    return pd.Series(values, index=range(len(data)), dtype=float)
+
+
+def _sizes(frame: pd.DataFrame) -> int:
+    return frame["n_params"].nunique()
+
+
+def _points(data: Points, fits: dict[str, Fit], budgets: pd.Series) -> pd.DataFrame:
+    frame = data.frame.assign(convention=convention_name(data), budget=budgets.to_numpy())
+    if "run_id" not in frame:
+        frame["run_id"] = [f"row {i + 1}" for i in range(len(frame))]
+    for law, fit in fits.items():
+        frame[law] = fit.predicted
+    told = [c for c in ("run_id", "seed", "arm", "convention", "budget", *QUANTITIES, *fits) if c in frame]
+    return frame[told].sort_values("flops").iloc[:: -(-len(frame) // MOST_RUNS)]
+
+
+def _frontiers(e: Evidence, fits: dict[str, Fit]) -> list[pd.DataFrame]:
+    """The optimum of each law over compute, with the band of the law of the report."""
+    frames = []
+    for law, fit in fits.items():
+        try:
+            frames.append(_frontier(fit, law, _band_draws(e, fit) if law == e.law_name else None))
+        except ValueError:  # no optimum under this law
+            continue
+    return frames
+
+
+def _band_draws(e: Evidence, fit: Fit) -> Draws | None:
+    if (fit.points.params, fit.points.compute) == (e.points.params, e.points.compute):
+        return e.draws
+    return jackknife(fit) if fit.n_clusters <= MOST_CLUSTERS else None
+
+
+def _frontier(fit: Fit, law: str, draws: Draws | None) -> pd.DataFrame:
+    known = fit.points.frame["flops"]
+    budgets = np.geomspace(known.min(), known.max() * REACH, FRONTIER_STEPS)
+
+    def optimum(law) -> np.ndarray:
+        best = law.optimal(budgets, fit.cost)
+        return np.stack([best.N, best.D, best.loss])
+
+    middle = optimum(fit.law)
+    low, high = draws.band(optimum, LEVEL) if draws is not None else np.full((2, *middle.shape), np.nan)
+    frame = pd.DataFrame({"convention": convention_name(fit.points), "law": law, "flops": budgets})
+    frame["inside"] = budgets <= known.max()
+    for k, name in enumerate(("n_params", "tokens", "loss")):
+        frame[name], frame[f"{name}_low"], frame[f"{name}_high"] = middle[k], low[k], high[k]
+    return frame
+
+
+def _optima(data: Points) -> pd.DataFrame:
+    """The optimum of each budget by its profile."""
+    try:
+        profiles = [p for p in isoflop_profiles(data) if _sizes(p.frame) > 2 and np.isfinite(p.n_opt)]
+    except ValueError:
+        profiles = []
+    return pd.DataFrame(
+        [
+            {"convention": convention_name(data), "flops": p.flops, "n_params": p.n_opt, "tokens": p.tokens_opt,
+             "loss": p.loss_opt, "accepted": p.accepted, "reason": p.reason}
+            for p in profiles
+        ]
+    )  # fmt: skip
