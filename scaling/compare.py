@@ -13,16 +13,18 @@ import numpy as np
 import pandas as pd
 
 from scaling.accounting import Points, points
-from scaling.diagnose import diagnose
+from scaling.finding import Case
 from scaling.fit import Fit, FitError, Huber
+from scaling.fit_checks import at_bound, conditioning, converged, enough, plausible
 from scaling.objective import Objective
+from scaling.residual_checks import residuals
 from scaling.rolling import BASELINE, Origin, Scale, fit_at, forecast, local_slope, names_of, rolling_origins
 from scaling.scoreboard_text import scoreboard_dict, scoreboard_text
 from scaling.solver import huber
 from scaling.stack import Forecast, mixture, softmax
 
 STACKED = "stacked"
-BEATEN = 2.0  # standard errors behind the best: beyond, nobody asks what else is wrong with a law
+CHECKS = (converged, at_bound, conditioning, enough, residuals, plausible)
 
 
 class CompareError(ValueError):
@@ -47,8 +49,7 @@ class Scoreboard:
     """Laws, the baseline and the stacked forecast, best first; `refused` says why a law has none.
 
     `frame` is indexed by law: error (mean |ln loss error|) with error_se, bias, coverage of the intervals at `level`,
-    aicc, free, behind (the best law's error) with behind_se, weight in the stack, findings of
-    laws that are not clearly beaten.
+    aicc, free, behind (the best law's error) with behind_se, weight in the stack, findings.
     `cells` has a row per law and run predicted: origin, error = ln(loss / predicted), covered, and the run.
     `discrepancy` is the sd of ln loss that the forecasts missed per unit of ln(scale) extrapolated.
     """
@@ -103,8 +104,8 @@ def compare(
     cells = pd.concat([_cells(law, forecasts, origins, level) for law, forecasts in scored.items()], ignore_index=True)
     frame, preferred = _score(cells, entrants, weights[-1])
     if findings:
-        for law in frame.index[frame["behind"] <= BEATEN * frame["behind_se"]].intersection(list(entrants)):
-            entrants[law] = replace(entrants[law], findings=_codes(entrants[law].fit))
+        for law in entrants:
+            entrants[law] = replace(entrants[law], findings=_codes(entrants[law].fit, level))
             frame.loc[law, "findings"] = ", ".join(entrants[law].findings)
     return Scoreboard(frame, cells, preferred, refused, entrants, tuple(origins), discrepancy, level)
 
@@ -137,8 +138,10 @@ def _try_forecast(law: str, origin: Origin, objective: Objective) -> tuple[Fit |
         return None, None, str(error)
 
 
-def _codes(fitted: Fit) -> tuple[str, ...]:
-    return tuple(f.code for f in diagnose(fitted) if f.severity != "info")
+def _codes(fitted: Fit, level: float) -> tuple[str, ...]:
+    """What is wrong with a fit itself; how choices move it is for the nested tests and the table of choices."""
+    case = Case(fitted, None, None, None, level)
+    return tuple(dict.fromkeys(f.code for check in CHECKS for f in check(case) if f.severity != "info"))
 
 
 def stack_weights(entrants: dict[str, Entrant], origins: Sequence[Origin], *, upto: int) -> np.ndarray:
