@@ -149,8 +149,13 @@ def read_runs(path: str | Path) -> pd.DataFrame:
 def compact(source: str | Path, target: str | Path) -> pd.DataFrame:
     """Merge every run under `source` into the single file `target`; returns the table."""
     frame = read_runs(source)
-    _write(Path(target), _to_arrow(frame), {"schema_version": SCHEMA_VERSION, "config": {}})
+    write_table(frame, target)
     return frame
+
+
+def write_table(table: pd.DataFrame, target: str | Path) -> None:
+    """Write a run table as the single file `target`, atomically."""
+    _write(Path(target), _to_arrow(table), {"schema_version": SCHEMA_VERSION, "config": {}})
 
 
 def final_rows(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,109 @@
+"""What a fit is for: isoflop compare, multiplier, predict, suggest."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commands.options import Compute, Json, Map, Params, Study, Table, Where, emit, load
+
+app = typer.Typer()
+
+Laws = Annotated[str, typer.Option("--laws", help="by name, separated by commas; left out: those that apply")]
+Level = Annotated[float, typer.Option(help="of every interval")]
+Number = float | None
+
+
+@app.command()
+def compare(
+    table: Table,
+    laws: Laws = "",
+    above: Annotated[Number, typer.Option("--holdout-above", help="one hold-out above this, else rolling")] = None,
+    by: Annotated[str, typer.Option("--holdout-by", help="flops, n_params or tokens")] = "flops",
+    params: Params = "matrices",
+    compute: Compute = "exact",
+    where: Where = None,
+    mapping: Map = None,
+    study: Study = None,
+    level: Level = 0.9,
+    as_json: Json = False,
+) -> None:
+    """Scoreboard of laws by what they predict of larger runs; nested tests; what moves the answer."""
+    from scaling.nested import comparison
+
+    data = load(table, mapping, where, study)
+    found = comparison(data, laws, by=by, above=above, params=params, compute=compute, level=level)
+    emit(found.to_dict(), str(found), as_json)
+
+
+@app.command()
+def multiplier(
+    table: Table,
+    by: Annotated[str, typer.Option("--by", help="the column that names the arms")] = "arm",
+    baseline: Annotated[str | None, typer.Option("--baseline", help="an arm; left out: the first")] = None,
+    target: Annotated[Number, typer.Option("--flops", help="compare at this compute too")] = None,
+    params: Params = "matrices",
+    compute: Compute = "exact",
+    where: Where = None,
+    mapping: Map = None,
+    study: Study = None,
+    level: Annotated[float, typer.Option(help="of every interval")] = 0.9,
+    as_json: Json = False,
+) -> None:
+    """Compute multiplier between arms, where they cross, and how sure that one beats the other."""
+    from scaling.multiplier import multiplier as compare_arms
+
+    data = load(table, mapping, where, study)
+    found = compare_arms(data, by=by, baseline=baseline, target=target, params=params, compute=compute, level=level)
+    emit(found.to_dict(), str(found), as_json)
+
+
+@app.command()
+def predict(
+    table: Table,
+    flops: Annotated[Number, typer.Option("--flops", help="the best run of this compute")] = None,
+    n_params: Annotated[Number, typer.Option("--n-params", help="with --tokens: one run")] = None,
+    tokens: Annotated[Number, typer.Option("--tokens", help="with --n-params")] = None,
+    laws: Laws = "",
+    register: Annotated[Path | None, typer.Option("--register", help="write it to this file before the run")] = None,
+    score: Annotated[Path | None, typer.Option("--score", help="a registered file, against the runs of TABLE")] = None,
+    inference: Annotated[Number, typer.Option("--inference-tokens", help="tokens to be served")] = None,
+    cap: Annotated[Number, typer.Option("--token-cap", help="no more training tokens than this")] = None,
+    unique: Annotated[Number, typer.Option("--unique-tokens", help="so many, repeats allowed")] = None,
+    params: Params = "matrices",
+    compute: Compute = "exact",
+    where: Where = None,
+    mapping: Map = None,
+    study: Study = None,
+    as_json: Json = False,
+) -> None:
+    """What a run not yet made will reach, with intervals; registered before it and scored after it."""
+    from scaling import predict as record
+    from scaling.answer import answer
+
+    data = load(table, mapping, where, study)
+    if score:
+        found = record.score(score, data)
+    else:
+        serving = (inference, cap, unique)
+        found = answer(data, (flops, n_params, tokens), laws, params=params, compute=compute, serving=serving)
+        if register:
+            record.register(found.outlook, register, table=table)
+    emit(found.to_dict(), str(found), as_json)
+
+
+@app.command()
+def suggest(
+    table: Annotated[Path | None, typer.Argument(help="runs so far; left out with --from-law")] = None,
+    budget: Annotated[float, typer.Option("--budget", help="FLOPs to spend")] = ...,
+    target: Annotated[float, typer.Option("--target", help="FLOPs of the run to decide on")] = ...,
+    goal: Annotated[str, typer.Option("--goal", help="n_opt, loss or multiplier")] = "n_opt",
+    out: Annotated[Path | None, typer.Option("--out", help="study file, e.g. conf/experiment/next.yaml")] = None,
+    from_law: Annotated[str | None, typer.Option("--from-law", help="a published law, when there are no runs")] = None,
+    as_json: Json = False,
+) -> None:
+    """The runs that most narrow a question, what they will do to its interval, and the study file for them."""
+    from experiments.next_study import next_runs
+
+    found = next_runs(table, budget=budget, target=target, goal=goal, out=out, from_law=from_law)
+    emit(found.to_dict(), str(found), as_json)

@@ -1,0 +1,58 @@
+"""What people look at: isoflop report, plot."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commands.options import Compute, Json, Map, Params, Study, Table, Where, emit, load
+
+app = typer.Typer()
+
+AnyLaw = Annotated[str | None, typer.Option("--law", help="by name; left out: chosen by hold-out")]
+
+
+@app.command()
+def report(
+    table: Table,
+    out: Annotated[Path, typer.Option("--out", help="folder to write into")] = Path("report"),
+    law: AnyLaw = None,
+    params: Params = "matrices",
+    compute: Compute = "exact",
+    where: Where = None,
+    mapping: Map = None,
+    study: Study = None,
+    bootstrap: Annotated[int, typer.Option(help="resamples of whole runs")] = 1000,
+    seed: Annotated[int, typer.Option(help="of the resamples")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Every figure that the table supports, the data behind each, and report.md."""
+    from analysis.report import write_report
+
+    written = write_report(
+        load(table, mapping, where, study), out,
+        law=law, params=params, compute=compute, n_draws=bootstrap, seed=seed,
+        command=" ".join(["isoflop", *sys.argv[1:]]),
+    )  # fmt: skip
+    emit(written.to_dict(), str(written), as_json)
+
+
+@app.command()
+def plot(
+    table: Table,
+    out: Annotated[Path, typer.Option("-o", "--out", help="a .png, .svg or .pdf file")],
+    figure: Annotated[str, typer.Option("--figure", help="an unknown name lists them")] = "isoflop",
+    law: AnyLaw = None,
+    params: Params = "matrices",
+    compute: Compute = "exact",
+    where: Where = None,
+    mapping: Map = None,
+    study: Study = None,
+) -> None:
+    """One figure to one file: isoflop plot TABLE --figure isoflop -o x.pdf."""
+    from analysis.evidence import Evidence
+    from analysis.report import draw_figure
+
+    evidence = Evidence(load(table, mapping, where, study), law=law, params=params, compute=compute)
+    typer.echo(draw_figure(figure, evidence, out))

@@ -1,0 +1,83 @@
+"""Launch and watch: isoflop run, plan, status, tune, compact."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commands.options import HYDRA, Json, Study, emit
+
+app = typer.Typer()
+
+
+@app.command(context_settings=HYDRA)
+def run(context: typer.Context) -> None:
+    """Train what a study lacks: isoflop run experiment=quick [key=value ...]. Safe to interrupt and to repeat."""
+    from experiments.sweep import launch
+
+    try:
+        launch(context.args)
+    except KeyboardInterrupt:
+        typer.echo("isoflop: interrupted; the same command goes on from here", err=True)
+        raise SystemExit(130) from None
+
+
+@app.command(context_settings=HYDRA)
+def plan(
+    context: typer.Context,
+    as_json: Json = False,
+    calibrate: Annotated[bool, typer.Option("--calibrate", help="measure this machine first, about 10 s")] = False,
+) -> None:
+    """Cells, sizes, tokens, FLOPs and predicted minutes of a study: isoflop plan experiment=quick. Starts nothing."""
+    from experiments import cost
+    from experiments.compose import compose_all
+    from experiments.plan import plan, plan_text
+
+    specs = compose_all(context.args)
+    if calibrate:
+        from experiments.calibrate import measure
+
+        cost.keep(measure(specs[0].data, specs[0].optim))
+    value = plan(specs, cost.known_speed())
+    emit(value, plan_text(value), as_json)
+
+
+@app.command()
+def status(runs: Annotated[Path, typer.Argument(help="a runs folder")] = Path("runs"), as_json: Json = False) -> None:
+    """States and progress of the studies in a runs folder."""
+    from experiments.plan import status, status_text
+    from scaling.store import open_store
+
+    value = status(open_store(runs))
+    emit(value, status_text(value), as_json)
+
+
+@app.command(context_settings=HYDRA)
+def tune(
+    context: typer.Context,
+    axis: Annotated[str, typer.Option("--axis", help="learning-rate or batch")] = "learning-rate",
+    limit: Annotated[float, typer.Option("--limit", help="drift that passes, decades over all widths")] = 0.15,
+    table: Annotated[Path | None, typer.Option("--table", help="analyse these runs instead of training")] = None,
+    as_json: Json = False,
+) -> None:
+    """Best learning rate (or batch) of each width, and whether one serves all: isoflop tune experiment=lr_transfer."""
+    from experiments.tune_report import train_and_read, tune, tune_text
+    from scaling.tables import read_table
+
+    value = tune(read_table(table) if table else train_and_read(context.args), axis, limit)
+    emit(value, tune_text(value), as_json)
+
+
+@app.command()
+def compact(
+    runs: Annotated[Path, typer.Argument(help="a runs folder")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="a .parquet file")],
+    study: Study = None,
+) -> None:
+    """All runs of a folder (or of one study in it) as one small file, which every command reads."""
+    from scaling.runs import write_table
+    from scaling.tables import read_table
+
+    table = read_table(runs, study=study)
+    write_table(table, out)
+    typer.echo(f"{table['run_id'].nunique()} runs in {out}")
