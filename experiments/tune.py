@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.stats import f
 
 AXES = {"learning-rate": "peak_learning_rate", "batch": "batch_tokens"}
 # What two runs of one bowl, and two bowls of one transfer, have in common.
 SETTING = ("arm", "family", "optimizer", "parametrization", "schedule", "tied", "corpus_id", "context_length", "budget")
-NEAR = 0.35  # decades: the parabola reads the runs within this of the lowest; farther out a bowl has a cliff
+NEAR = (0.65, 0.35)  # decades around the lowest that a parabola reads: the wider where it fits, else the narrower
 Z90 = 1.645
 
 
@@ -149,22 +150,39 @@ class _Fit:
 def _parabola(runs: pd.DataFrame) -> _Fit | None:
     """Through the finite runs at the values near the lowest mean, three at least; None if there are no three."""
     finite = runs[np.isfinite(runs["loss"])]
-    if finite.empty:
+    if finite["value"].nunique() < 3:
         return None
     centre = math.log10(finite.groupby("value")["loss"].mean().idxmin())
     u = np.log10(finite["value"].to_numpy(float)) - centre
-    if len(np.unique(u)) < 3:
-        return None
     third = np.sort(np.abs(np.unique(u)))[2]
-    near = np.abs(u) <= max(NEAR, third)
-    u, loss, seed = u[near], finite["loss"].to_numpy()[near], finite["seed"].to_numpy()[near]
+    wide, narrow = (np.abs(u) <= max(near, third) + 1e-9 for near in NEAR)
+    return _through(finite[wide], u[wide], centre, tested=True) or _through(finite[narrow], u[narrow], centre)
+
+
+def _through(runs: pd.DataFrame, u: np.ndarray, centre: float, *, tested: bool = False) -> _Fit | None:
+    """Least squares with a level per seed; `tested`: None unless the seeds show that a parabola fits (F, 5%)."""
+    loss, seed = runs["loss"].to_numpy(), runs["seed"].to_numpy()
     levels = (seed[:, None] == np.unique(seed)).astype(float)  # a seed lifts or lowers its whole bowl
     design = np.column_stack([levels, u, u**2])
-    *level, slope, curvature = coefficients = np.linalg.lstsq(design, loss, rcond=None)[0]
-    squares = float(((loss - design @ coefficients) ** 2).sum())
+    coefficients, squares, freedom = _least_squares(design, loss)
+    if tested:
+        free = np.column_stack([levels, u[:, None] == np.unique(u)]).astype(float)
+        _, pure, repeats = _least_squares(free, loss)
+        extra = freedom - repeats
+        if not repeats or (
+            extra and f.sf((squares - pure) / extra / max(pure / repeats, 1e-30), extra, repeats) < 0.05
+        ):
+            return None
+    *level, slope, curvature = coefficients
     spread = np.linalg.pinv(design.T @ design)[-2:, -2:]
-    freedom = len(loss) - np.linalg.matrix_rank(design)
-    return _Fit(centre, float(np.mean(level)), float(slope), float(curvature), spread, squares, int(freedom))
+    return _Fit(centre, float(np.mean(level)), float(slope), float(curvature), spread, squares, freedom)
+
+
+def _least_squares(design: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float, int]:
+    """Coefficients, residual sum of squares, degrees of freedom."""
+    coefficients = np.linalg.lstsq(design, values, rcond=None)[0]
+    squares = float(((values - design @ coefficients) ** 2).sum())
+    return coefficients, squares, len(values) - int(np.linalg.matrix_rank(design))
 
 
 def _bowl(setting: dict, width: int, runs: pd.DataFrame, fit: _Fit | None, noise: float) -> Bowl:
