@@ -48,11 +48,11 @@ BLOCKS = {"laws": laws, "said": said}
 def rewrite(text: str, e: Evidence) -> str:
     """`text` with every block made anew."""
     for name, write in BLOCKS.items():
-        pattern = re.compile(f"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
+        pattern = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if not pattern.search(text):
             raise ValueError(f"no block <!-- {name} --> ... <!-- /{name} --> to write into")
         block = write(e)
-        text = pattern.sub(lambda match, block=block: match[1] + block + match[2], text)
+        text = pattern.sub(lambda match, block=block: match[1] + block + "\n" + match[2], text)
     return text
 
 
