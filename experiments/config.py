@@ -37,9 +37,13 @@ class SyntheticSpec:
 @dataclass
 class DataSpec:
     name: str = "python-source"
-    source: str = "python-source"  # python-source | files | synthetic
-    files: list[str] = field(default_factory=list)  # globs, for source=files
-    tokenizer: str = "bytes"  # bytes | none (a source that is born as tokens)
+    source: str = "python-source"  # python-source | files | tokens | synthetic
+    files: list[str] = field(default_factory=list)  # globs: .txt .md ... .jsonl[.gz|.zst] .parquet; tokens: .bin
+    text_column: str = "text"  # of .jsonl and .parquet
+    skip_bad: bool = False  # count and leave out binary files and broken lines instead of refusing them
+    clean: list[str] = field(default_factory=list)  # stages in this order, named in experiments/cleaning.py
+    tokenizer: str = "bytes"  # bytes | bpe | a tokenizer.json | none (a source that is born as tokens)
+    vocab_size: int = 4096  # bpe: tokens to learn; tokens: that the files may hold
     context_length: int = 64  # tokens per window, the same for every size: it decides which targets have context
     held_out_fraction: float = 1 / 12  # of the documents, chosen by the hash of their name
     eval_tokens: int = 131_072  # held-out tokens that every final loss is measured on

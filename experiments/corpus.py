@@ -1,42 +1,32 @@
-"""A corpus on disk: documents -> split by the hash of their name -> tokens -> one shard a side, with a manifest.
+"""A corpus on disk: documents -> cleaned -> split by the hash of their name -> tokens -> one shard a side, a manifest.
 
-Shards have the layout of llm.c (a header of 256 int32, then uint16 tokens), so other trainers read them. A corpus is
-written into a temporary folder that is renamed when complete: a reader sees a whole corpus or none, and two processes
-that prepare the same one at once end with the same folder. The folder's name hashes the recipe and the files' sizes and
-times, so that an unchanged corpus is found without reading it; `corpus_id` hashes the tokens themselves.
+Shards have the layout of llm.c, so other trainers read them. A corpus appears under its name when it is complete: a
+reader sees a whole corpus or none, and two processes that prepare the same one at once end with the same folder. The
+folder's name hashes the recipe and the files' sizes and times, so that an unchanged corpus is found without reading
+it; `corpus_id` hashes the tokens themselves.
 """
 
 import hashlib
 import json
 import math
-import os
-import shutil
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
+from experiments import near_duplicates
+from experiments.cleaning import check_stages
 from experiments.config import DataSpec
-from experiments.sources import (
-    STDLIB_LICENCE,
-    CorpusError,
-    Document,
-    distinct,
-    is_held_out,
-    matching_files,
-    python_sources,
-    read_documents,
-)
+from experiments.shards import MANIFEST, SIDES, write_corpus
+from experiments.sources import CorpusError, matching_files, python_sources
 from experiments.synthetic import Language
+from experiments.token_files import open_tokens
+from experiments.token_source import open_sides
 
 LAYOUT_VERSION = 1
-MANIFEST = "manifest.json"
-_HEADER = np.zeros(256, np.int32)
-_HEADER[:2] = 20240520, 1  # llm.c: magic, version
-SIDES = ("train", "held_out")
-SOURCES = ("python-source", "files", "synthetic")
+SOURCES = ("python-source", "files", "tokens", "synthetic")
+_CHANGES_TEXT = ("text_column", "skip_bad", "clean", "tokenizer", "vocab_size")  # hashed where they are not the default
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +44,7 @@ class Corpus:
     loss_floor: float  # exact loss of the best predictor on those windows, NaN where unknown
     train: np.ndarray
     held_out: np.ndarray
-    eval_windows: np.ndarray  # (windows, T + 1) uint16, spread evenly over the held-out documents
+    eval_windows: np.ndarray  # (windows, T + 1), spread evenly over the held-out documents
     manifest: dict
 
 
@@ -69,7 +59,7 @@ def prepare(data: DataSpec, root: Path) -> Corpus:
     recipe, files = _recipe(data)
     folder = root / f"{data.name}-{_digest(recipe)}"
     if not (folder / MANIFEST).exists():
-        _write(folder, data, files, recipe)
+        write_corpus(folder, data, files, recipe)
     return _open(folder, data)
 
 
@@ -84,12 +74,19 @@ def spread_windows(tokens: np.ndarray, *, context_length: int, n_tokens: int) ->
 def _check(data: DataSpec) -> None:
     if data.source not in SOURCES:
         raise CorpusError(f"data.source must be one of {', '.join(SOURCES)}; not {data.source!r}")
-    expected = "none" if data.source == "synthetic" else "bytes"
-    if data.tokenizer != expected:
-        raise CorpusError(f"data.tokenizer must be {expected!r} with data.source={data.source}; not {data.tokenizer!r}")
+    is_text = data.source in ("python-source", "files")
+    allowed = "bytes, bpe or a tokenizer.json" if is_text else "'none'"
+    known = data.tokenizer in ("bytes", "bpe") or data.tokenizer.endswith(".json")
+    if not (known if is_text else data.tokenizer == "none"):
+        raise CorpusError(f"data.tokenizer must be {allowed} with data.source={data.source}; not {data.tokenizer!r}")
+    if data.tokenizer.endswith(".json") and not Path(data.tokenizer).expanduser().is_file():
+        raise CorpusError(f"data.tokenizer: {data.tokenizer} is not a file (searched from {Path.cwd()})")
+    check_stages(data.clean, [near_duplicates.STAGE])
+    if near_duplicates.STAGE in data.clean:
+        near_duplicates.check_installed()
     if not 0 < data.held_out_fraction < 1:
         raise CorpusError(f"data.held_out_fraction must lie between 0 and 1; not {data.held_out_fraction}")
-    for name in ("context_length", "eval_tokens"):
+    for name in ("context_length", "eval_tokens", "vocab_size"):
         if getattr(data, name) < 1:
             raise CorpusError(f"data.{name} must be at least 1; not {getattr(data, name)}")
 
@@ -102,84 +99,25 @@ def _recipe(data: DataSpec) -> tuple[dict, list[tuple[str, Path]]]:
     files = python_sources() if data.source == "python-source" else matching_files(data.files)
     seen = [(name, path.stat().st_size, path.stat().st_mtime_ns) for name, path in files]
     made_by = {"python": sys.version} if data.source == "python-source" else {}
-    return recipe | made_by | {"files": seen}, files
+    if data.source == "tokens":
+        made_by["paths"] = [str(path) for _, path in files]
+    if data.tokenizer.endswith(".json"):
+        text = Path(data.tokenizer).expanduser().read_bytes()
+        made_by["tokenizer_sha256"] = hashlib.sha256(text).hexdigest()
+    return recipe | made_by | _not_default(data) | {"files": seen}, files
 
 
-def _documents(data: DataSpec, files: Sequence[tuple[str, Path]]) -> Iterable[tuple[str, np.ndarray]]:
-    if data.source == "synthetic":
-        spec = data.synthetic
-        language = Language.draw(spec)
-        length = spec.tokens // spec.chains
-        texts = language.sample(chains=spec.chains, length=length, seed=spec.seed)
-        yield from ((f"chain-{i}", text) for i, text in enumerate(texts))
-    else:
-        document: Document
-        for document in distinct(read_documents(files, cut=data.source == "files")):
-            yield document.name, np.frombuffer(document.content, np.uint8).astype(np.uint16)
-
-
-def _write(folder: Path, data: DataSpec, files: Sequence[tuple[str, Path]], recipe: dict) -> None:
-    sides: dict[str, list[np.ndarray]] = {side: [] for side in SIDES}
-    for name, tokens in _documents(data, files):
-        sides["held_out" if is_held_out(name, data.held_out_fraction) else "train"].append(tokens)
-    for side, documents in sides.items():
-        if not documents:
-            n = sum(map(len, sides.values()))
-            raise CorpusError(
-                f"corpus {data.name}: no document falls on the {side.replace('_', '-')} side ({n} in all); "
-                f"add text or change data.held_out_fraction={data.held_out_fraction}"
-            )
-    manifest = _manifest(data, sides) | {"recipe": {k: v for k, v in recipe.items() if k != "files"}}
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir(parents=True, exist_ok=True)
-        for side, documents in sides.items():
-            _write_shard(temporary / f"{side}.bin", np.concatenate(documents))
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        try:
-            os.replace(temporary, folder)
-        except OSError:  # another process was first: its folder holds the same corpus
-            if not (folder / MANIFEST).exists():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _manifest(data: DataSpec, sides: dict[str, list[np.ndarray]]) -> dict:
-    text = data.source != "synthetic"
-    manifest = {
-        "name": data.name,
-        "licence": {"python-source": STDLIB_LICENCE, "synthetic": "none: generated"}.get(data.source, "the user's own"),
-        "tokenizer_id": "bytes" if text else "none",
-        "vocab_size": 256 if text else data.synthetic.vocab_size,
-        "bytes_per_token": 1.0 if text else None,
-    }
-    whole = hashlib.sha256(str(manifest["vocab_size"]).encode())
-    for side, documents in sides.items():
-        tokens = np.concatenate(documents)
-        digest = hashlib.sha256(tokens.tobytes()).hexdigest()
-        whole.update(digest.encode())
-        manifest[side] = {"documents": len(documents), "tokens": len(tokens), "sha256": digest}
-        if text:
-            manifest[side]["bytes"] = len(tokens)
-    return {"corpus_id": whole.hexdigest()[:12]} | manifest
-
-
-def _write_shard(path: Path, tokens: np.ndarray) -> None:
-    if len(tokens) >= 2**31:
-        raise CorpusError(f"{path.name}: {len(tokens):,} tokens exceed the 2^31 of a shard; use less text")
-    header = _HEADER.copy()
-    header[2] = len(tokens)
-    with path.open("wb") as file:
-        file.write(header.tobytes())
-        file.write(tokens.astype(np.uint16).tobytes())
-        file.flush()
-        os.fsync(file.fileno())
+def _not_default(data: DataSpec) -> dict:
+    default = {f.name: f.default if f.default is not MISSING else [] for f in fields(DataSpec)}
+    return {name: value for name in _CHANGES_TEXT if (value := getattr(data, name)) != default[name]}
 
 
 def _open(folder: Path, data: DataSpec) -> Corpus:
     manifest = json.loads((folder / MANIFEST).read_text())
-    shards = {side: np.memmap(folder / f"{side}.bin", np.uint16, mode="r", offset=_HEADER.nbytes) for side in SIDES}
+    if data.source == "tokens":
+        shards = open_sides(manifest)
+    else:
+        shards = {side: _shard(folder, side) for side in SIDES}
     for side, tokens in shards.items():
         if len(tokens) != manifest[side]["tokens"]:
             raise CorpusError(
@@ -208,6 +146,15 @@ def _open(folder: Path, data: DataSpec) -> Corpus:
         eval_windows=windows,
         manifest=manifest,
     )
+
+
+def _shard(folder: Path, side: str) -> np.ndarray:
+    try:
+        return open_tokens(folder / f"{side}.bin")
+    except CorpusError as error:
+        raise CorpusError(
+            f"{folder}: {side}.bin is not what its manifest says; delete the folder and prepare again"
+        ) from error
 
 
 def _digest(value: dict) -> str:

@@ -63,7 +63,7 @@ def read_documents(files: Sequence[tuple[str, Path]], *, cut: bool) -> Iterator[
                 f"data.files: cannot read {path} ({error.strerror}); leave it out of the globs"
             ) from error
         if cut:
-            yield from (Document(f"{name}#{i}", piece) for i, piece in enumerate(_pieces(content)))
+            yield from (Document(f"{name}#{i}", piece) for i, piece in enumerate(cut_text(content)))
         else:
             yield Document(name, content)
 
@@ -83,7 +83,8 @@ def is_held_out(name: str, fraction: float) -> bool:
     return int.from_bytes(hashlib.sha1(name.encode()).digest()[:8], "big") < fraction * 2**64
 
 
-def _pieces(content: bytes) -> Iterator[bytes]:
+def cut_text(content: bytes) -> Iterator[bytes]:
+    """A long text in pieces that end at a line where there is one."""
     start = 0
     while start < len(content):
         end = content.find(b"\n", start + _DOCUMENT_BYTES - 1) + 1

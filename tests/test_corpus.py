@@ -115,7 +115,7 @@ def test_a_failed_preparation_leaves_nothing(tmp_path, texts, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("experiments.corpus._write_shard", full)
+    monkeypatch.setattr("experiments.shards._start_shard", full)
     with pytest.raises(OSError, match="No space left"):
         prepare(text_spec(texts), tmp_path / "corpora")
     assert list((tmp_path / "corpora").iterdir()) == []
@@ -126,8 +126,9 @@ def test_a_failed_preparation_leaves_nothing(tmp_path, texts, monkeypatch):
     [
         ({"files": []}, r"data.files is empty"),
         ({"files": ["/nowhere/*.txt"]}, r"'/nowhere/\*.txt' matches no file"),
-        ({"source": "web"}, r"data.source must be one of python-source, files, synthetic; not 'web'"),
-        ({"tokenizer": "bpe"}, r"data.tokenizer"),
+        ({"source": "web"}, r"data.source must be one of python-source, files, tokens, synthetic; not 'web'"),
+        ({"tokenizer": "gpt2"}, r"data.tokenizer must be bytes, bpe or a tokenizer.json with data.source=files"),
+        ({"clean": ["polish"]}, r"data.clean: no stage 'polish'; stages are unicode, control"),
         ({"held_out_fraction": 0.0}, r"data.held_out_fraction must lie between 0 and 1; not 0.0"),
         ({"held_out_fraction": 1e-9}, r"no document falls on the held-out side \(30 in all\)"),
         ({"context_length": 50_000}, r"fewer than one window of data.context_length=50000"),

@@ -1,0 +1,151 @@
+import random
+
+import numpy as np
+import pytest
+
+from experiments import near_duplicates
+from experiments.cleaning import STAGES, Count, check_stages, clean
+from experiments.config import DataSpec
+from experiments.corpus import prepare
+from experiments.sources import CorpusError, is_held_out
+
+ALL = [*STAGES, near_duplicates.STAGE]
+
+
+def words(seed, n=300):
+    rng = random.Random(seed)
+    lines = [" ".join(f"w{rng.randrange(9000)}" for _ in range(10)) for _ in range(n // 10)]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("stage", "text", "cleaned"),
+    [
+        ("unicode", "e\u0301\r\nx\ry", "\u00e9\nx\ny"),
+        ("control", "a\x00\x07b\tc\n\u200bd\ufeff", "ab\tc\nd"),
+        ("markup", "<p class='x'>a &amp; b</p><script>1<2</script><!-- c -->", "a & b"),
+        ("markup", "if a<b and b>c: &amp;", "if a<b and b>c: &amp;"),
+        ("boilerplate", "one\nCopyright X. All Rights Reserved.\ntwo\n", "one\ntwo\n"),
+        ("length", "short", None),
+        ("length", "x y " * 30, "x y " * 30),
+        ("repetition", "the same line again\n" * 50, None),
+        ("repetition", "ab" * 4000, None),
+        ("repetition", words(0), words(0)),
+    ],
+)
+def test_a_stage_does_what_its_name_says(stage, text, cleaned):
+    assert STAGES[stage](text) == cleaned
+
+
+def test_counts_follow_the_text_through_the_stages():
+    counts = [Count("control"), Count("length")]
+    documents = [b"x" * 100, b"\x07" + b"y" * 100, b"z"]
+    out = [clean(document, counts) for document in documents]
+    assert out == [b"x" * 100, b"y" * 100, None]
+    assert counts == [Count("control", 3, 202, 1, 0, 1), Count("length", 3, 201, 0, 1, 1)]
+
+
+def test_unknown_stages_are_refused():
+    with pytest.raises(CorpusError, match="no stage 'polish'; stages are unicode"):
+        check_stages(["control", "polish"])
+
+
+@pytest.fixture
+def planted(tmp_path):
+    """Forty texts; a near copy of each tenth, an exact copy of two, three to be dropped by stages."""
+    pytest.importorskip("datasketch", reason="needs the extra `data`")
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for i in range(40):
+        (folder / f"{i:02}.txt").write_text(words(i))
+    for i in range(0, 40, 10):
+        (folder / f"near-{i}.txt").write_text(words(i).replace("w1 ", "changed ", 3) + "and a new last line\n")
+    for i in (3, 4):
+        (folder / f"same-{i}.txt").write_text(words(i))
+    (folder / "short.txt").write_text("short")
+    (folder / "again.txt").write_text("the same line again\n" * 50)
+    (folder / "empty.txt").write_text("")
+    return folder
+
+
+def spec(folder, **changes):
+    return DataSpec(
+        name="t", source="files", files=[f"{folder}/*"], context_length=16, **({"held_out_fraction": 0.3} | changes)
+    )
+
+
+def test_planted_copies_go_and_every_count_adds_up(planted, tmp_path):
+    corpus = prepare(spec(planted, clean=ALL), tmp_path / "c")
+    said = corpus.manifest
+    stages = {stage["stage"]: stage for stage in said["stages"]}
+    dropped = {name: stage["dropped"] for name, stage in stages.items() if stage["dropped"]}
+    assert dropped == {"length": 1, "repetition": 1, "exact-duplicates": 2, "near-duplicates": 4}
+    assert said["read"]["documents"] == 48 == said["stages"][0]["documents"]
+    for before, after in zip(said["stages"], said["stages"][1:], strict=False):
+        assert after["documents"] == before["documents"] - before["dropped"]
+        assert after["bytes_in"] == before["bytes_in"] - before["bytes_removed"]
+    last = said["stages"][-1]
+    assert said["train"]["documents"] + said["held_out"]["documents"] == last["documents"] - last["dropped"] == 40
+    assert said["train"]["bytes"] + said["held_out"]["bytes"] == last["bytes_in"] - last["bytes_removed"]
+
+
+def test_no_near_copy_of_a_held_out_text_is_trained_on(planted, tmp_path):
+    held_names = [name for name in ("near-0.txt#0", "00.txt#0", "10.txt#0", "near-10.txt#0") if is_held_out(name, 0.3)]
+    plain = prepare(spec(planted), tmp_path / "plain")
+    train = plain.train.astype(np.uint8).tobytes().decode()
+    held = plain.held_out.astype(np.uint8).tobytes().decode()
+
+    def leaks(train, held):
+        lines = {line for line in held.split("\n") if line}
+        return sum(line in lines for line in train.split("\n"))
+
+    assert held_names
+    assert leaks(train, held) > 20  # without the stage there is something to find
+    cleaned = prepare(spec(planted, clean=["near-duplicates"]), tmp_path / "clean")
+    sides = (side.astype(np.uint8).tobytes().decode() for side in (cleaned.train, cleaned.held_out))
+    assert leaks(*sides) == 0
+
+
+def test_near_means_near():
+    pytest.importorskip("datasketch", reason="needs the extra `data`")
+    text = words(1, 1000)
+    halves = text[: len(text) // 2] + words(2, 500)
+    almost = text.replace("\n", "\nnew ", 3)
+    rows = np.stack([near_duplicates.signature(t.encode()) for t in (text, halves, almost, words(3), text)])
+    assert near_duplicates.copies(rows).tolist() == [False, False, True, False, True]
+
+
+def test_cleaning_twice_gives_the_same_bytes_and_goes_on_from_whole_parts(planted, tmp_path, monkeypatch):
+    from experiments import parts, shards
+
+    monkeypatch.setattr(parts, "PART_BYTES", 30_000)
+    monkeypatch.setattr(parts, "PARALLEL_FROM", 10**6)
+    made, make = [], parts._make
+
+    def killed(part, files, data):
+        if part.number == 2:
+            raise KeyboardInterrupt
+        made.append(part.number)
+        make(part, files, data)
+
+    monkeypatch.setattr(parts, "_make", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(spec(planted, clean=ALL), tmp_path / "c")
+    monkeypatch.setattr(parts, "_make", lambda part, files, data: made.append(part.number) or make(part, files, data))
+    resumed = prepare(spec(planted, clean=ALL), tmp_path / "c")
+    assert made == sorted(set(made))
+    monkeypatch.setattr(parts, "PART_BYTES", 2**30)
+    whole = prepare(spec(planted, clean=ALL), tmp_path / "d")
+    for side in shards.SIDES:
+        assert (resumed.folder / f"{side}.bin").read_bytes() == (whole.folder / f"{side}.bin").read_bytes()
+    assert (resumed.folder / "manifest.json").read_bytes() == (whole.folder / "manifest.json").read_bytes()
+    assert [p.name for p in (tmp_path / "c").iterdir()] == [resumed.folder.name]
+
+
+@pytest.mark.slow
+def test_two_processes_clean_the_same_text(planted, tmp_path, monkeypatch):
+    from experiments import parts
+
+    one = prepare(spec(planted, clean=ALL), tmp_path / "one")
+    monkeypatch.setattr(parts, "PART_BYTES", 10_000)
+    assert prepare(spec(planted, clean=ALL), tmp_path / "two").manifest == one.manifest

@@ -1,0 +1,108 @@
+"""Token files written here byte by byte after their formats' descriptions, by nothing of the package."""
+
+import struct
+
+import numpy as np
+import pytest
+
+from experiments.config import DataSpec
+from experiments.corpus import prepare
+from experiments.sources import CorpusError
+from experiments.token_files import header, open_tokens
+
+TOKENS = [7, 0, 49_999, 12, 65_535] * 40
+
+
+def nano_gpt(path, tokens):
+    path.write_bytes(b"".join(struct.pack("<H", token) for token in tokens))
+
+
+def llm_c(path, tokens, *, llama3=False):
+    start = [20240801, 7] if llama3 else [20240520, 1]
+    ints = start + [len(tokens)] + [0] * 253
+    path.write_bytes(struct.pack("<256i", *ints) + b"".join(struct.pack("<I" if llama3 else "<H", t) for t in tokens))
+
+
+def megatron(path, tokens, code=4):
+    letter = {4: "i", 8: "H"}[code]
+    lengths = [len(tokens) // 2, len(tokens) - len(tokens) // 2]
+    path.write_bytes(struct.pack(f"<{len(tokens)}{letter}", *tokens))
+    size = struct.calcsize(letter)
+    index = b"MMIDIDX\x00\x00" + struct.pack("<QBQQ", 1, code, 2, 3)
+    index += struct.pack("<2i", *lengths) + struct.pack("<2q", 0, lengths[0] * size) + struct.pack("<3q", 0, 1, 2)
+    path.with_suffix(".idx").write_bytes(index)
+
+
+FORMATS = {
+    "nano_gpt": nano_gpt,
+    "llm_c": llm_c,
+    "llm_c_llama3": lambda path, tokens: llm_c(path, tokens, llama3=True),
+    "megatron_int32": megatron,
+    "megatron_uint16": lambda path, tokens: megatron(path, tokens, 8),
+}
+
+
+@pytest.mark.parametrize("write", FORMATS.values(), ids=FORMATS)
+def test_every_format_is_read_in_place(tmp_path, write):
+    write(tmp_path / "x.bin", TOKENS)
+    found = open_tokens(tmp_path / "x.bin")
+    assert isinstance(found, np.memmap)
+    assert found.tolist() == TOKENS
+
+
+@pytest.mark.parametrize("write", FORMATS.values(), ids=FORMATS)
+def test_files_become_a_corpus_without_a_copy(tmp_path, write):
+    write(tmp_path / "train.bin", TOKENS)
+    write(tmp_path / "val.bin", TOKENS[:60])
+    spec = DataSpec(
+        name="t", source="tokens", files=[f"{tmp_path}/*.bin"], tokenizer="none", vocab_size=2**16, context_length=8
+    )
+    corpus = prepare(spec, tmp_path / "c")
+    assert (corpus.train.tolist(), corpus.held_out.tolist()) == (TOKENS, TOKENS[:60])
+    assert [p.name for p in corpus.folder.iterdir()] == ["manifest.json"]
+    assert corpus.vocab_size == 2**16
+    ids = {corpus.corpus_id}
+    nano_gpt(tmp_path / "train.bin", TOKENS)
+    nano_gpt(tmp_path / "val.bin", TOKENS[:60])
+    for index in tmp_path.glob("*.idx"):
+        index.unlink()
+    ids.add(prepare(spec, tmp_path / "d").corpus_id)
+    assert len(ids) == 1  # the id is of the tokens, whatever the file
+
+
+def test_the_end_of_a_single_file_is_held_out(tmp_path):
+    nano_gpt(tmp_path / "x.bin", TOKENS)
+    spec = DataSpec(
+        name="t", source="tokens", files=[f"{tmp_path}/x.bin"], tokenizer="none", vocab_size=2**16, context_length=4
+    )
+    corpus = prepare(spec, tmp_path / "c")
+    assert corpus.train.tolist() + corpus.held_out.tolist() == TOKENS
+    assert corpus.held_out_tokens == round(len(TOKENS) / 12)
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    spec = DataSpec(name="t", source="tokens", files=[f"{tmp_path}/*.bin"], tokenizer="none", vocab_size=50_000)
+    nano_gpt(tmp_path / "x.bin", TOKENS)
+    with pytest.raises(CorpusError, match=r"x\.bin: token 65535 at position 4 is beyond data\.vocab_size=50000"):
+        prepare(spec, tmp_path / "c")
+    assert list((tmp_path / "c").iterdir()) == []
+    nano_gpt(tmp_path / "y.bin", TOKENS)
+    with pytest.raises(CorpusError, match="matches 2 token files, 0 of them held out"):
+        prepare(spec, tmp_path / "c")
+
+
+def test_headers_that_lie_are_noticed(tmp_path):
+    llm_c(tmp_path / "a.bin", TOKENS)
+    with (tmp_path / "a.bin").open("ab") as file:
+        file.write(b"\0\0")
+    with pytest.raises(CorpusError, match="header says 200 tokens, the file holds 201"):
+        open_tokens(tmp_path / "a.bin")
+    megatron(tmp_path / "b.bin", TOKENS)
+    (tmp_path / "b.bin").write_bytes(b"\0" * 40)
+    with pytest.raises(CorpusError, match="index names 200 tokens, the file holds 10"):
+        open_tokens(tmp_path / "b.bin")
+    (tmp_path / "c.bin").write_bytes(b"odd")
+    with pytest.raises(CorpusError, match="3 bytes are not a whole number"):
+        open_tokens(tmp_path / "c.bin")
+    with pytest.raises(CorpusError, match="exceed the 2"):
+        header(np.uint16, 2**31)
