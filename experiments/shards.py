@@ -28,6 +28,7 @@ from experiments.tokenizer import Bytes, Library, Tokenizer, train_bpe
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 SIDES = ("train", "held_out")
+LEARNED_FROM = 64 * 2**20  # bytes of text, at most, that a tokenizer is trained on
 _BATCH_BYTES = 2**20  # of text given to a tokenizer at once
 Files = Sequence[tuple[str, Path]]
 
@@ -126,12 +127,21 @@ def _tokenizer(data: DataSpec, parts: Sequence[Part], kept: Sequence[np.ndarray]
     if data.tokenizer == "bytes":
         return Bytes()
     if data.tokenizer == "bpe":
-        texts = (content for content, held_out in _contents(parts, kept, data) if not held_out)
-        tokenizer = train_bpe(texts, data.vocab_size)
+        sample = _sample(parts, kept, data)
+        tokenizer = train_bpe((content for content, _ in _contents(parts, sample, data)), data.vocab_size)
     else:
         tokenizer = Library(Path(data.tokenizer).expanduser().read_text(encoding="utf-8"))
     (work / TOKENIZER).write_text(tokenizer.json(), encoding="utf-8")
     return tokenizer
+
+
+def _sample(parts: Sequence[Part], kept: Sequence[np.ndarray], data: DataSpec) -> list[np.ndarray]:
+    """Which documents a tokenizer learns from: those trained on, by their hash as many as its memory allows."""
+    index = [part.index(data) for part in parts]
+    trained = [mask & ~rows["held_out"] for mask, rows in zip(kept, index, strict=True)]
+    size = sum(int(rows["length"][mask].sum()) for mask, rows in zip(trained, index, strict=True))
+    share = min(1.0, LEARNED_FROM / max(1, size))
+    return [mask & (rows["digest"][:, 1] <= share * (2**64 - 1)) for mask, rows in zip(trained, index, strict=True)]
 
 
 def _contents(parts: Sequence[Part], kept: Sequence[np.ndarray], data: DataSpec) -> Iterator[tuple[bytes, bool]]:

@@ -76,6 +76,17 @@ def test_a_corpus_of_bpe_holds_the_text(folder):
     assert again.corpus_id == corpus.corpus_id != plain.corpus_id
 
 
+def test_a_large_corpus_gives_its_tokenizer_a_sample(folder, monkeypatch):
+    seen = []
+    monkeypatch.setattr("experiments.shards.LEARNED_FROM", 6_000)
+    monkeypatch.setattr(
+        "experiments.shards.train_bpe", lambda texts, size: seen.extend(texts) or train_bpe(iter(seen), size)
+    )
+    corpus = prepare(spec(folder, tokenizer="bpe", vocab_size=270), folder / "c")
+    assert 2_000 < sum(map(len, seen)) < 10_000
+    assert corpus.manifest["train"]["bytes"] > 10_000
+
+
 def test_any_tokenizer_json_may_be_used(folder, bpe):
     file = folder / "own.json"
     file.write_text(bpe.text)
