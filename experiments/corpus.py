@@ -128,12 +128,13 @@ def _open(folder: Path, data: DataSpec) -> Corpus:
                 f"corpus {data.name}: its {side.replace('_', '-')} side has {len(tokens)} tokens, fewer than "
                 f"one window of data.context_length={data.context_length} + 1; add text or shorten the context"
             )
+    corpus_id, shards["train"] = _capped(manifest["corpus_id"], shards["train"], data)
     windows = spread_windows(shards["held_out"], context_length=data.context_length, n_tokens=data.eval_tokens)
     eval_id = hashlib.sha256(str(windows.shape).encode() + windows.tobytes()).hexdigest()[:12]
     floor = Language.draw(data.synthetic).reachable_loss(windows) if data.source == "synthetic" else math.nan
     return Corpus(
         folder=folder,
-        corpus_id=manifest["corpus_id"],
+        corpus_id=corpus_id,
         tokenizer_id=manifest["tokenizer_id"],
         vocab_size=manifest["vocab_size"],
         train_tokens=len(shards["train"]),
@@ -146,6 +147,21 @@ def _open(folder: Path, data: DataSpec) -> Corpus:
         eval_windows=windows,
         manifest=manifest,
     )
+
+
+def _capped(corpus_id: str, train: np.ndarray, data: DataSpec) -> tuple[str, np.ndarray]:
+    """The corpus's id and training tokens; with data.unique_tokens so many targets, in windows at even distances."""
+    if data.unique_tokens is None:
+        return corpus_id, train
+    length = data.context_length
+    available = len(train) // (length + 1) * length
+    if not length <= data.unique_tokens <= available:
+        raise CorpusError(
+            f"data.unique_tokens={data.unique_tokens} must lie between one window of {length} and the {available} "
+            f"that corpus {data.name} has"
+        )
+    windows = spread_windows(train, context_length=length, n_tokens=data.unique_tokens)
+    return _digest({"corpus": corpus_id, "windows": list(windows.shape)}), windows.reshape(-1)
 
 
 def _shard(folder: Path, side: str) -> np.ndarray:

@@ -163,6 +163,19 @@ def test_evaluation_windows_are_spread_over_everything():
     assert len(spread_windows(np.arange(1000, dtype=np.uint16), context_length=9, n_tokens=10**6)) == 100
 
 
+def test_unique_tokens_cap_what_is_trained_on_and_nothing_else(tmp_path, texts):
+    whole = prepare(text_spec(texts), tmp_path)
+    part, less = (prepare(replace(text_spec(texts), unique_tokens=n), tmp_path) for n in (1600, 800))
+    assert (part.train_tokens, less.train_tokens) == (100 * 17, 50 * 17)
+    assert len({whole.corpus_id, part.corpus_id, less.corpus_id}) == 3
+    assert whole.folder == part.folder
+    assert whole.eval_id == part.eval_id
+    known = {tuple(w) for w in spread_windows(whole.train, context_length=16, n_tokens=10**9).tolist()}
+    assert {tuple(w) for w in part.train.reshape(-1, 17).tolist()} <= known
+    with pytest.raises(CorpusError, match=r"data.unique_tokens=999999 must lie between one window of 16 and the"):
+        prepare(replace(text_spec(texts), unique_tokens=999_999), tmp_path)
+
+
 def test_entropies_of_the_default_language():
     language = Language.draw(SyntheticSpec())
     assert language.unigram_entropy == pytest.approx(3.4795, abs=5e-5)
