@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 STUDY ?= quick
+EXTRAS ?= dev
 
 .PHONY: help demo test lint figures bench coverage clean
 
@@ -12,7 +13,7 @@ help:  ## what there is to type
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "isoflop needs Python 3.11 or newer"'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' -c constraints.txt
 	touch $@
 
 demo: $(STAMP)  ## train the embedded study and write report/ (safe to interrupt and repeat)

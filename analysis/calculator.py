@@ -15,7 +15,7 @@ from scaling.uncertainty import Draws
 QUANTITIES = ("flops", "n_params", "tokens", "loss")
 ASKED = QUANTITIES[:3]
 BELOW, ABOVE = 10.0, 1e4  # how far around the fitted compute the calculator goes
-STEPS = 20  # per decade: linear interpolation of ln loss is then good to 1e-5
+STEPS = 50  # per decade, on round logarithms: every second stop of the slider is a row, the others lie between two
 SLACK = 1e3  # how much further a resampled law is followed, to find the compute at which a given size is best
 
 
@@ -44,7 +44,8 @@ def calculator_frame(fit: Fit, draws: Draws) -> pd.DataFrame:
 
 
 def _grid(low: float, high: float) -> np.ndarray:
-    return np.geomspace(low, high, int(np.ceil(np.log10(high / low) * STEPS)) + 1)
+    first, last = np.floor(np.log10([low, high]) * STEPS)
+    return 10 ** (np.arange(first, last + 2) / STEPS)
 
 
 def _optimum(law: Law, fit: Fit, budgets: np.ndarray) -> np.ndarray:

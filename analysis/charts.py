@@ -42,7 +42,8 @@ def _finish(chart: alt.LayerChart, signals: dict) -> dict:
 
 def _log(name: str, *, field: str | None = None, title: str | None = None) -> dict:
     label = _DECADES if name == "flops" else _SHORT
-    axis = alt.Axis(labelExpr=label, title=title or TITLES[name], labelOverlap="greedy", grid=True, tickCount=6)
+    unlabelled = {"condition": {"test": f"({label}) == ''", "value": 0}, "value": 0.6}
+    axis = alt.Axis(labelExpr=label, title=title or TITLES[name], labelOverlap="greedy", gridOpacity=unlabelled)
     return {"shorthand": f"{field or name}:Q", "scale": alt.Scale(type="log", nice=False, padding=12), "axis": axis}
 
 
@@ -137,7 +138,7 @@ def _frontier(name: str, vertical, laws: list[str]) -> list[alt.Chart]:
     )  # fmt: skip
     here = (
         alt.Chart(alt.InlineData([{}])).transform_calculate(here="at")
-        .mark_rule(clip=True, style="at").encode(x=alt.X("here:Q"))
+        .mark_rule(clip=True, color="var(--fail)", strokeWidth=1.5).encode(x=alt.X("here:Q"))
     )  # fmt: skip
     return [band, line, over, edge, here]
 

@@ -39,7 +39,6 @@ function config() {
     axis: { ...text, gridColor: "var(--line)", gridOpacity: 0.6, domainColor: muted, tickColor: muted },
     range: { ramp, heatmap: ramp, ordinal: ramp },
     line: { color: law }, area: { color: law }, rule: { color: muted }, point: { color: law },
-    style: { at: { stroke: "var(--fail)", strokeWidth: 1.5 } },
   };
 }
 

@@ -161,7 +161,7 @@ def _calculator(e: Evidence, data: dict) -> str:
 
 
 _CAPTIONS = {
-    "isoflop": "Loss against size; lines: the laws chosen, through the runs of each budget. Darker is more compute.",
+    "isoflop": "Loss against size; lines: the laws, through the runs of each budget. Stronger colour, more compute.",
     "compute": "Loss against compute; lines: the laws at their optimum, faint rule: end of the fitted range.",
     "n_params": "The size that spends compute best. Diamonds: optimum of each budget, hollow where refused.",
     "tokens": "The tokens that spend compute best.",
@@ -209,6 +209,6 @@ def _checklist(e: Evidence) -> str:
     )
     return (
         f"<p>{held} of {len(lines)} hold; what nobody measured is open.</p>"
-        f"{_SCROLL}<thead><tr><th>code</th><th>condition</th><th>state</th><th>evidence</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table></div>"
+        '<table class="checks"><thead><tr><th>code</th><th>condition</th><th>state</th><th>evidence</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table>"
     )

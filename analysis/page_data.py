@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pandas as pd
 
-from analysis.evidence import Evidence
+from analysis.evidence import Evidence, UnsupportedError
 from analysis.style import LEVEL
 from scaling.accounting import Points
 from scaling.fit import Fit
@@ -27,8 +27,11 @@ def convention_name(data: Points) -> str:
 
 
 def law_names(e: Evidence) -> list[str]:
-    """The law of the report first, then the other candidates that these points can hold."""
-    return list(dict.fromkeys([e.law_name, *(law for law in CANDIDATES if _fit(e, law, e.points) is not None)]))
+    """The law of the report first, then the other candidates. Raises UnsupportedError where none can be fitted."""
+    fitted = [law for law in dict.fromkeys([e.law_name, *CANDIDATES]) if _fit(e, law, e.points) is not None]
+    if not fitted:
+        raise UnsupportedError(f"no law of N and D can be fitted to these {len(e.points)} points")
+    return fitted
 
 
 def datasets(e: Evidence) -> dict[str, list[dict]]:

@@ -1,0 +1,166 @@
+"""report.html without a browser: its numbers, its checklist, its size, and what it says when a part is missing."""
+
+import html
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import analysis.page as page_module
+from analysis.calculator import ABOVE, BELOW, calculator_frame
+from analysis.checklist import checklist
+from analysis.evidence import Evidence, UnsupportedError
+from analysis.page import page
+from analysis.page_data import MOST_RUNS, datasets, law_names
+from analysis.report import write_report
+from scaling.laws import Chinchilla
+from scaling.simulate import simulate_points, simulate_study
+
+LAW = Chinchilla(0.9, 33.0, 332.0, 0.45, 0.5)
+
+
+@pytest.fixture(scope="module")
+def evidence():
+    return Evidence(simulate_study(LAW, noise=0.01, seeds=range(8), curves=False), law="chinchilla", n_draws=100)
+
+
+@pytest.fixture(scope="module")
+def text(evidence):
+    return page(evidence, missing={"bowls": "one </script> rate"}, provenance="- isoflop 1")
+
+
+def embedded(text: str) -> dict:
+    return json.loads(text.split('type="application/json">')[1].split("</script>")[0])
+
+
+def test_the_calculator_answers_as_the_law_and_its_draws_do(evidence):
+    frame = calculator_frame(evidence.fit, evidence.resamples)
+    known = evidence.points.frame["flops"]
+    for asked, letter in (("flops", "C"), ("n_params", "N"), ("tokens", "D")):
+        rows = frame[frame["asked"] == asked]
+        assert np.all(np.diff(rows[asked]) > 0)
+        best = evidence.fit.optimal(rows["flops"].to_numpy())
+        np.testing.assert_allclose(rows[asked], getattr(best, letter), rtol=1e-9)
+        np.testing.assert_allclose(rows["loss"], best.loss, rtol=1e-9)
+        np.testing.assert_allclose(rows[f"{asked}_low"], rows[f"{asked}_high"], rtol=1e-9)
+    budgets = frame.loc[frame["asked"] == "flops", "flops"]
+    assert budgets.min() <= known.min() / BELOW
+    assert budgets.max() >= known.max() * ABOVE
+    row = frame[frame["asked"] == "flops"].iloc[40]
+    interval = evidence.resamples.interval(lambda law: law.optimal(row["flops"], evidence.fit.cost).N)
+    assert (row["n_params_low"], row["n_params_high"]) == pytest.approx(interval, rel=1e-12)
+
+
+def test_a_size_asked_for_is_best_at_the_compute_told(evidence):
+    """For each draw alone: what it says at a given size, it says at the compute it names for it."""
+    frame = calculator_frame(evidence.fit, evidence.resamples)
+    row = frame[frame["asked"] == "n_params"].iloc[60]
+
+    def compute(law):
+        a, cost = law.exponents(evidence.fit.cost)["a"], evidence.fit.cost
+        return (row["n_params"] / law.optimal(1e12, cost).N) ** (1 / a) * 1e12
+
+    interval = evidence.resamples.interval(compute)
+    assert (row["flops_low"], row["flops_high"]) == pytest.approx(interval, rel=1e-9)
+
+
+def test_the_charts_carry_the_fits_of_every_convention(evidence):
+    rows = datasets(evidence)
+    assert {p["convention"] for p in rows["points"]} == {
+        "N matrices, C exact", "N total, C exact", "N no-embedding, C exact", "N matrices, C 6nd",
+    }  # fmt: skip
+    for data in evidence.conventions_known:
+        name = f"N {data.params}, C {data.compute}"
+        fit = evidence.fit_of("chinchilla", data)
+        mine = {p["run_id"]: p for p in rows["points"] if p["convention"] == name}
+        assert len(mine) == len(data)
+        first = data.frame.iloc[0]
+        assert mine[first["run_id"]]["chinchilla"] == pytest.approx(fit.predicted[0], rel=1e-5)
+        assert mine[first["run_id"]]["n_params"] == pytest.approx(first["n_params"], rel=1e-5)
+        line = next(r for r in rows["frontier"] if (r["convention"], r["law"]) == (name, "chinchilla"))
+        assert line["n_params"] == pytest.approx(float(fit.optimal(line["flops"]).N), rel=1e-4)
+        assert line["n_params_low"] < line["n_params"] < line["n_params_high"]
+
+
+def test_many_runs_are_thinned(study_law):
+    table = simulate_study(study_law, noise=0.01, seeds=range(60), curves=False)
+    e = Evidence(table, law="chinchilla")
+    each = len(datasets(e)["points"]) / len(e.conventions_known)
+    assert MOST_RUNS / 2 < each <= MOST_RUNS < len(e.points)
+
+
+def test_the_checklist_holds_what_holds_and_names_what_nobody_measured(evidence):
+    lines = {line.code: line for line in checklist(evidence)}
+    assert len(lines) == 30
+    assert lines["C2"].state == "holds"
+    assert "8 sizes" in lines["C2"].evidence
+    assert lines["C16"].state == "holds"
+    assert lines["C15"].state == "open"
+    assert lines["C30"].state == "open"
+    for line in lines.values():
+        assert line.evidence
+
+
+def test_a_finding_turns_its_line(study_table):
+    short = Evidence(study_table.assign(step=100), law="chinchilla", n_draws=50)
+    lines = {line.code: line for line in checklist(short)}
+    assert lines["C19"].state == "objected"
+    assert "fewer than 300 steps" in lines["C19"].evidence
+
+
+def test_a_sensitive_exponent_is_objected_to(study_table):
+    e = Evidence(study_table, law="chinchilla", n_draws=50)
+    moved = e.sensitivity.copy()
+    moved.loc[1, "value"] += 1.0
+    e.done["sensitivity"] = moved
+    assert {line.code: line for line in checklist(e)}["C22"].state == "objected"
+
+
+def test_200_runs_stay_under_3_megabytes(evidence, text):
+    assert len(evidence.points) >= 200
+    assert len(text.encode()) < 3_000_000
+    assert len({row["run_id"] for row in embedded(text)["datasets"]["points"]}) == len(evidence.points)
+
+
+def test_the_page_asks_for_nothing(text):
+    outside = text.replace("</script>", "").split("<script>")[0]
+    assert "http:" not in outside
+    assert "https:" not in outside
+    assert "default-src 'none'" in text
+    assert "one &lt;/script&gt; rate" in text
+
+
+def test_every_finding_stands_with_its_remedy(evidence, text):
+    plain = html.unescape(text)
+    for finding in evidence.findings:
+        assert finding.message in plain
+        assert finding.remedy[1:] in plain
+
+
+def test_without_the_extra_the_report_says_so(study_table, tmp_path, monkeypatch):
+    monkeypatch.setattr(page_module, "NEEDS", ("altair", "not_here"))
+    with pytest.raises(UnsupportedError, match=r"not_here not installed: pip install 'isoflop\[report\]'"):
+        page(Evidence(study_table), missing={}, provenance="")
+    monkeypatch.setattr("analysis.report.FIGURES", {})
+    written = write_report(study_table, tmp_path, law="chinchilla", n_draws=50)
+    assert "not_here" in written.missing["report.html"]
+    assert not (tmp_path / "report.html").exists()
+    assert "report.html: not_here" in (tmp_path / "report.md").read_text()
+
+
+def test_an_unfittable_table_has_a_page_of_reasons():
+    few = simulate_points(LAW, [1e4, 1e5], [1e6, 1e7])
+    with pytest.raises(UnsupportedError, match="no law of N and D"):
+        law_names(Evidence(few))
+    made = page(Evidence(few), missing={}, provenance="- none")
+    assert made.count("Not available") >= 4
+    assert embedded(made)["charts"] == {}
+
+
+def test_the_fit_needs_no_charts():
+    code = (
+        "import sys, scaling.verdict, isoflop; sys.exit(bool({'altair', 'vl_convert', 'matplotlib'} & {*sys.modules}))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,220 @@
+"""report.html in a real browser: it works, asks nothing of the network, and its numbers are Python's."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from analysis.evidence import Evidence
+from analysis.page import page
+from analysis.style import count
+from scaling.laws import Chinchilla
+from scaling.simulate import simulate_points
+
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+QUANTITIES = {"n_params": "N", "tokens": "D", "loss": "loss"}
+POINT = "path[aria-roledescription='point']"
+
+# Every piece of visible text whose contrast with what lies behind it is under 4.5 : 1, as [contrast, text].
+CONTRAST = """() => {
+  const channels = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = (c) => c.slice(0, 3).map((v) => v / 255).map((v) => v <= 0.03928 ? v / 12.92
+    : ((v + 0.055) / 1.055) ** 2.4).reduce((sum, v, k) => sum + v * [0.2126, 0.7152, 0.0722][k], 0);
+  const behind = (element) => { for (let e = element; e; e = e.parentElement) {
+    const c = channels(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3] > 0) return c; }
+    return [255, 255, 255]; };
+  const low = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  let seen = 0;
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || ["SCRIPT", "OPTION"].includes(element.tagName)) continue;
+    if (!element.getClientRects().length) continue;
+    const style = getComputedStyle(element);
+    const ink = channels(element instanceof SVGElement ? style.fill : style.color);
+    const [a, b] = [light(ink), light(behind(element))];
+    const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    seen += 1;
+    if (contrast < 4.5) low.push([contrast, walker.currentNode.data.trim()]);
+  }
+  return { seen, low };
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra browser)")
+    if not Path(CHROMIUM).exists():
+        pytest.skip("chromium is not installed")
+    with api.sync_playwright() as running:
+        opened = running.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def evidence(study_table):
+    return Evidence(study_table, law="chinchilla", n_draws=200)
+
+
+@pytest.fixture(scope="module")
+def file(evidence, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(page(evidence, missing={"multiplier": "one <b>arm</b>"}, provenance="- here"), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def visit(browser):
+    """Opens a file and returns the page; nothing may have gone wrong when the test ends."""
+    opened, faults = [], []
+
+    def visit(path: Path, **context):
+        tab = browser.new_page(**({"viewport": {"width": 1100, "height": 800}} | context))
+        tab.on("pageerror", lambda error: faults.append(str(error)))
+        tab.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else 0)
+        tab.on("request", lambda request: faults.append(request.url) if not request.url.startswith("file:") else 0)
+        tab.goto(f"file://{path}")
+        assert tab.evaluate("window.ready") is True
+        opened.append(tab)
+        return tab
+
+    yield visit
+    for tab in opened:
+        tab.close()
+    assert not faults
+
+
+def slide(tab, log_compute: float) -> None:
+    tab.locator("#budget").evaluate(
+        "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input')); }", log_compute
+    )
+
+
+def shown(tab, name: str) -> dict:
+    place = tab.locator(f"#best-{name}")
+    values = {k: float(place.get_attribute(f"data-{k}")) for k in ("value", "low", "high")}
+    return values | {"text": place.locator(".value").inner_text()}
+
+
+@pytest.mark.parametrize("log_compute", [10.5, 12.0, 14.0])
+def test_the_slider_gives_pythons_numbers(visit, file, evidence, log_compute):
+    tab = visit(file)
+    slide(tab, log_compute)
+    best = evidence.fit.optimal(10**log_compute)
+    for name, letter in QUANTITIES.items():
+        found, true = shown(tab, name), float(getattr(best, letter))
+        assert found["value"] == pytest.approx(true, rel=1e-4)
+        assert found["text"] == (f"{true:.4f}" if name == "loss" else count(true))
+        low, high = evidence.resamples.interval(
+            lambda law, letter=letter: getattr(law.optimal(10**log_compute, evidence.fit.cost), letter)
+        )
+        assert (found["low"], found["high"]) == pytest.approx((low, high), rel=5e-4)
+
+
+@pytest.mark.parametrize(("asked", "letter"), [("n_params", "N"), ("tokens", "D")])
+def test_a_size_or_a_number_of_tokens_can_be_asked_for(visit, file, evidence, asked, letter):
+    tab, compute = visit(file), 3e11
+    best = evidence.fit.optimal(compute)
+    tab.locator(f"input[name='asked'][value='{asked}']").check()
+    tab.locator("#exact").fill(f"{getattr(best, letter):.8g}")
+    tab.keyboard.press("Enter")
+    assert shown(tab, "flops")["value"] == pytest.approx(compute, rel=1e-3)
+    assert shown(tab, "loss")["value"] == pytest.approx(float(best.loss), rel=1e-4)
+    assert shown(tab, asked)["low"] == shown(tab, asked)["high"]
+
+
+def test_far_beyond_the_runs_it_warns_and_costs_more(visit, file, evidence):
+    tab = visit(file)
+    slide(tab, 11.0)
+    assert "Inside" in tab.locator("#warning").inner_text()
+    slide(tab, 15.0)
+    factor = 1e15 / evidence.points.frame["flops"].max()
+    assert factor > 100
+    assert "quote the interval" in tab.locator("#warning").inner_text()
+    tab.locator("#price").fill("3600")
+    tab.locator("#speed").fill("1e15")
+    assert tab.locator("#cost .value").inner_text() == "1"
+
+
+def test_everything_is_reached_by_the_keyboard(visit, file):
+    tab = visit(file)
+    reached = []
+    for _ in range(80):
+        tab.keyboard.press("Tab")
+        reached.append(tab.evaluate("document.activeElement.id || document.activeElement.name || ''"))
+        if reached[-1] == "budget":
+            before = shown(tab, "n_params")["value"]
+            tab.keyboard.press("ArrowRight")
+            assert shown(tab, "n_params")["value"] > before
+    wanted = {"theme", "asked", "budget", "exact", "price", "speed", "convention", "laws", "law", "residuals-by"}
+    assert wanted <= set(reached)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_contrast(visit, file, scheme):
+    tab = visit(file, color_scheme=scheme)
+    tab.locator("summary").first.click()
+    found = tab.evaluate(CONTRAST)
+    assert found["seen"] > 300
+    assert found["low"] == []
+    tab.locator("#theme").click()
+    tab.wait_for_function("old => document.documentElement.dataset.theme !== old", arg=scheme)
+    assert tab.evaluate(CONTRAST)["low"] == []
+
+
+def test_a_phone_scrolls_one_way(visit, file):
+    tab = visit(file, viewport={"width": 360, "height": 740})
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_a_run_tells_who_it_is_and_a_brush_picks_runs(visit, file, study_table):
+    tab = visit(file)
+    chart = tab.locator("[data-chart='isoflop']")
+    chart.scroll_into_view_if_needed()
+    chart.locator(POINT).first.hover(force=True)
+    tab.wait_for_selector("#vg-tooltip-element.visible")
+    assert any(run in tab.locator("#vg-tooltip-element").inner_text() for run in study_table["run_id"].unique())
+    box = chart.bounding_box()
+    tab.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 20)
+    tab.mouse.down()
+    tab.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 200, steps=5)
+    tab.mouse.up()
+    tab.wait_for_function("document.querySelector('#picked').textContent.includes('brushed')")
+    dim = tab.locator(f"[data-chart='compute'] {POINT}[opacity='0.12']").count()
+    assert dim > 0, "the other charts show the same runs"
+
+
+def test_conventions_and_laws_are_switched(visit, file):
+    tab = visit(file)
+    points, lines = (
+        "[data-chart='isoflop'] path[aria-roledescription='point']",
+        "[data-chart='isoflop'] .mark-line path",
+    )
+    before = tab.locator(points).first.get_attribute("aria-label")
+    drawn = tab.locator(lines).count()
+    tab.locator("#convention").select_option(index=1)
+    tab.wait_for_function(
+        "([selector, label]) => document.querySelector(selector).getAttribute('aria-label') !== label",
+        arg=[points, before],
+    )
+    tab.locator("input[name='laws']").nth(1).check()
+    tab.wait_for_function("([selector, n]) => document.querySelectorAll(selector).length === 2 * n", arg=[lines, drawn])
+    tab.locator("#residuals-by").select_option("tokens")
+    tab.wait_for_selector("[data-chart='residuals'] [aria-label*='training tokens D']", state="attached")
+
+
+def test_a_table_that_holds_no_law_still_opens(visit, tmp_path):
+    few = simulate_points(Chinchilla(1.0, 30.0, 300.0, 0.4, 0.4), [1e4, 1e5], [1e6, 1e7])
+    path = tmp_path / "few.html"
+    path.write_text(page(Evidence(few), missing={}, provenance="- none"), encoding="utf-8")
+    tab = visit(path)
+    assert "cannot determine" in tab.locator("#verdict").inner_text()
+    assert "Not available" in tab.locator("#calculator").inner_text()
+
+
+def test_what_a_table_says_stays_text(visit, file):
+    tab = visit(file)
+    assert "one <b>arm</b>" in tab.locator("#missing").inner_text()
