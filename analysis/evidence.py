@@ -163,7 +163,9 @@ class Evidence:
 
     @part
     def resamples(self) -> Draws:
-        """Its cluster bootstrap: the cross-check, and the joint region of the exponents."""
+        """Its cluster bootstrap: the cross-check, the calculator, and the joint region of the exponents."""
+        if "alpha" in refused(self.findings):
+            raise UnsupportedError("size and tokens were not varied apart (collinear): no resample knows the exponents")
         lost = 1 - self.draws.share_converged
         if lost > MOST_LOST:
             raise UnsupportedError(

@@ -6,6 +6,7 @@ that the table cannot support is replaced by its reason, as in report.md.
 
 import json
 from collections.abc import Callable, Sequence
+from functools import cache
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,8 +27,6 @@ def page(e: Evidence, *, missing: dict[str, str], provenance: str) -> str:
     absent = [name for name in NEEDS if find_spec(name) is None]
     if absent:
         raise UnsupportedError(f"{', '.join(absent)} not installed: pip install 'isoflop[report]'")
-    import vl_convert
-
     title = f"Scaling laws of {e.table.attrs.get('source', 'the table')}"
     data = page_data(e)
     parts: Sequence[tuple[str, str, Callable[[], str]]] = (
@@ -46,10 +45,18 @@ def page(e: Evidence, *, missing: dict[str, str], provenance: str) -> str:
         css=(HERE / "page.css").read_text(),
         nav=" ".join(f'<a href="#{name}">{escape(told)}</a>' for name, told, _ in parts),
         main="\n".join(_section(*part) for part in parts),
-        bundle=vl_convert.javascript_bundle().replace("</script", "<\\/script"),
+        bundle=_bundle(),
         data=json.dumps(data, separators=(",", ":"), allow_nan=False).replace("</", "<\\/"),
         script=(HERE / "page.js").read_text(),
     )
+
+
+@cache
+def _bundle() -> str:
+    """Vega, Vega-Lite and vega-embed as one script."""
+    import vl_convert
+
+    return vl_convert.javascript_bundle().replace("</script", "<\\/script")
 
 
 def page_data(e: Evidence) -> dict:

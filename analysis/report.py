@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -107,7 +108,8 @@ def save(ax: Axes, path: Path) -> None:
     """Write the figure of `ax`, inside the style it was drawn in."""
     path.parent.mkdir(parents=True, exist_ok=True)
     ax.figure.savefig(path, metadata=_METADATA[path.suffix[1:]])
-    ax.figure.set_layout_engine("none")  # laid out once: further formats keep the places
+    with mpl.rc_context({"figure.constrained_layout.use": False}):
+        ax.figure.set_layout_engine(None)  # laid out once: further formats keep the places, and are drawn once
 
 
 def _write_figure(figure: Figure, evidence: Evidence, folder: Path) -> None:
