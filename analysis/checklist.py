@@ -60,9 +60,9 @@ def _judge(rule: _Rule, e: Evidence) -> Line:
 
 
 def _runs(e: Evidence):
-    if not is_runs(e.table):
+    if not is_runs(e.ends):
         raise UnsupportedError("a plain table does not tell; a run table would")
-    return final_rows(e.table)
+    return final_rows(e.ends)
 
 
 def _law(e: Evidence) -> str:

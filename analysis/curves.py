@@ -11,6 +11,8 @@ from scaling.envelope import Envelope
 
 MANY_ROWS = 20_000  # from here on lines are drawn as pixels also in vector formats
 
+MOST_LINES = 400  # beyond, every n-th run by size
+
 
 def learning_curves(table: pd.DataFrame, *, params: str = "matrices") -> pd.DataFrame:
     """What `plot_learning_curves` draws: run_id, n_params, tokens, flops, loss, state, final; a row per evaluation.
@@ -29,7 +31,9 @@ def plot_learning_curves(curves: pd.DataFrame, *, envelope: Envelope | None = No
     """Loss against compute, a line per run coloured by size, a dot where a run ends, the envelope over the ends."""
     ax = new_axes(ax)
     color = ColorScale(curves["n_params"])
-    runs = [run for _, run in curves.groupby("run_id", sort=False)]
+    names = curves["run_id"].unique()
+    drawn = names[:: -(-len(names) // MOST_LINES)]
+    runs = [run for _, run in curves[curves["run_id"].isin(drawn)].groupby("run_id", sort=False)]
     lines = [np.column_stack([run["flops"], run["loss"]]) for run in runs]
     colors = [color(run["n_params"].iloc[0]) for run in runs]
     flat = len(curves) > MANY_ROWS
@@ -51,7 +55,7 @@ def plot_learning_curves(curves: pd.DataFrame, *, envelope: Envelope | None = No
     else:
         low, high = curves["n_params"].min(), curves["n_params"].max()
         note(ax, f"{curves['n_params'].nunique()} sizes, {count(low)} (light) to {count(high)} (dark)")
-    ax.set_title("Learning curves")
+    ax.set_title("Learning curves" + (f" ({len(drawn)} of {len(names)} runs)" if len(drawn) < len(names) else ""))
     return ax
 
 

@@ -85,9 +85,19 @@ class Evidence:
                 raise ValueError(f"--{what} {value}: not one of {', '.join(known)}")
 
     @part
+    def ends(self) -> pd.DataFrame:
+        """The table without the evaluations along the way: the last row of each run, the final one if it finished."""
+        if not is_runs(self.table):
+            return self.table
+        finished = (self.table["final"] & (self.table["state"] == "done")).to_numpy()
+        others = ~self.table["run_id"].isin(self.table.loc[finished, "run_id"])
+        last = others & ~self.table["run_id"].duplicated(keep="last")
+        return self.table[finished | last].reset_index(drop=True)
+
+    @part
     def points(self) -> Points:
         """The data points under the conventions chosen."""
-        return points(self.table, params=self.params, compute=self.compute)
+        return points(self.ends, params=self.params, compute=self.compute)
 
     @part
     def profiles(self) -> Sequence[IsoflopProfile]:
@@ -146,7 +156,7 @@ class Evidence:
         choices = CONVENTIONS if is_runs(self.table) else (("matrices", "exact"), ("matrices", "6nd"))
         known = [self.points]
         for params, compute in choices:
-            data = points(self.table, params=params, compute=compute)
+            data = points(self.ends, params=params, compute=compute)
             if all((data.params, data.compute) != (k.params, k.compute) for k in known):
                 known.append(data)
         return known
@@ -177,7 +187,7 @@ class Evidence:
     @part
     def findings(self) -> list[Finding]:
         """What a reviewer would object to, worst first."""
-        found = diagnose(self.fit, self.draws, self.table)
+        found = diagnose(self.fit, self.draws, self.ends)
         try:
             return [*found, *diagnose_approaches(self.approaches)]
         except UnsupportedError:
@@ -257,7 +267,7 @@ class Evidence:
         """Cells trained with several seeds: n_params, tokens, flops, seeds, mean loss and sd of ln loss."""
         if not is_runs(self.table):
             raise UnsupportedError("needs a run table with seeds")
-        runs = final_rows(self.table).merge(self.points.frame[["run_id", "n_params"]], on="run_id")
+        runs = final_rows(self.ends).merge(self.points.frame[["run_id", "n_params"]], on="run_id")
         cells = runs.assign(log_loss=np.log(runs["loss"])).groupby(["arm", "n_params", "horizon_tokens"])
         noise = cells.agg(
             flops=("flops", "mean"), tokens=("tokens", "first"), seeds=("seed", "nunique"), loss=("loss", "mean"),

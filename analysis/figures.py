@@ -35,7 +35,7 @@ class Figure:
 
 
 def _bowls(e: Evidence) -> pd.DataFrame:
-    return bowl_frame(e.table, params=e.params)
+    return bowl_frame(e.ends, params=e.params)
 
 
 def _profiles_or_none(e: Evidence):
@@ -137,8 +137,8 @@ FIGURES: dict[str, Figure] = {
         ),
         Figure(
             "cost", "Training speed of each run.",
-            lambda e, ax: plot_sweep_cost(cost_frame(e.table, params=e.params), ax=ax),
-            lambda e: cost_frame(e.table, params=e.params),
+            lambda e, ax: plot_sweep_cost(cost_frame(e.ends, params=e.params), ax=ax),
+            lambda e: cost_frame(e.ends, params=e.params),
         ),
     )
 }  # fmt: skip

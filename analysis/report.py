@@ -84,9 +84,10 @@ def write_report(
         except Exception as error:  # one figure's fault must not cost the others
             missing[figure.name] = reason(error)
             _remove(folder, figure.name)
-    _write_page(evidence, folder, missing, command)
+    made_by = provenance(evidence, command)
+    _write_page(evidence, folder, missing, made_by)
     report = Report(folder, tuple(written), missing, evidence)
-    (folder / "report.md").write_text(_markdown(report, command))
+    (folder / "report.md").write_text(_markdown(report, made_by))
     _write_cells(evidence, folder)
     return report
 
@@ -121,12 +122,12 @@ def _write_figure(figure: Figure, evidence: Evidence, folder: Path) -> None:
     data.to_csv(folder / f"{figure.name}.csv", index=False)
 
 
-def _write_page(evidence: Evidence, folder: Path, missing: dict[str, str], command: str) -> None:
+def _write_page(evidence: Evidence, folder: Path, missing: dict[str, str], made_by: str) -> None:
     """The interactive page, or the reason in `missing`."""
     from analysis.page import NAME, page
 
     try:
-        text = page(evidence, missing=missing, provenance=provenance(evidence, command))
+        text = page(evidence, missing=missing, provenance=made_by)
     except Exception as error:  # the figures and report.md stand without it
         missing[NAME] = reason(error)
         (folder / NAME).unlink(missing_ok=True)
@@ -147,7 +148,7 @@ def _write_cells(evidence: Evidence, folder: Path) -> None:
         (folder / "cells.csv").unlink(missing_ok=True)
 
 
-def _markdown(report: Report, command: str) -> str:
+def _markdown(report: Report, made_by: str) -> str:
     e = report.evidence
     parts = [f"# Scaling laws of {e.table.attrs.get('source', 'the table')}", summary.sections(e)]
     drawn = [f"### {name}\n\n{FIGURES[name].caption} [data]({name}.csv) [svg]({name}.svg)\n\n![{name}]({name}.png)"
@@ -157,7 +158,7 @@ def _markdown(report: Report, command: str) -> str:
         parts.append("## Not drawn\n\n" + "\n".join(f"- {name}: {why}" for name, why in report.missing.items()))
     parts.append(summary.section(e, "Cost", summary.cost))
     parts.append(summary.section(e, "Cells", summary.cells))
-    parts.append("## Provenance\n\n" + provenance(e, command))
+    parts.append("## Provenance\n\n" + made_by)
     return "\n\n".join(parts) + "\n"
 
 

@@ -23,7 +23,7 @@ def plot_residuals(fit: Fit, *, by: str = "flops", ax: Axes | None = None) -> Ax
     color = ColorScale(frame["flops"])
     ax.axhline(0, color=INK, lw=0.8)
     ax.scatter(
-        frame[by], frame["residual_percent"], c=[color(c) for c in frame["flops"]], s=16, edgecolor="white",
+        frame[by], frame["residual_percent"], c=color(frame["flops"].to_numpy()), s=16, edgecolor="white",
         linewidth=0.4, zorder=3,
     )  # fmt: skip
     groups = grouped(frame, by)

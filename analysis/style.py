@@ -83,7 +83,8 @@ class ColorScale:
             low = high / 10
         self.norm = LogNorm(low, high, clip=True)
 
-    def __call__(self, value: float) -> tuple[float, float, float, float]:
+    def __call__(self, value):
+        """A colour, or an array (n, 4) of them."""
         return COMPUTE_MAP(self.norm(value))
 
 

@@ -27,15 +27,13 @@ def trained_tokens(table: pd.DataFrame) -> tuple[float, float]:
 
     A trunk is trained once up to its furthest branch point; each run adds what it trained after its own branch.
     """
-    counted, trained = 0.0, 0.0
     done = table[table["run_id"].isin(final_rows(table)["run_id"])]
-    for _, trunk in done.groupby("trunk_id"):
-        horizons = trunk.groupby("run_id")["tokens"].max()
-        counted += float(horizons.sum())
-        shared = trunk[trunk["phase"].isin(["warmup", "constant"])].groupby("run_id")["tokens"].max()
-        branches = shared.reindex(horizons.index).fillna(0.0) if trunk["run_id"].nunique() > 1 else horizons * 0.0
-        trained += float(branches.max() + (horizons - branches).sum())
-    return counted, trained
+    horizons = done.groupby(["trunk_id", "run_id"])["tokens"].max()
+    along = done[done["phase"].isin(["warmup", "constant"])].groupby(["trunk_id", "run_id"])["tokens"].max()
+    shared = horizons.groupby("trunk_id").transform("size") > 1
+    branches = along.reindex(horizons.index).fillna(0.0).where(shared, 0.0)
+    trained = branches.groupby("trunk_id").max().sum() + (horizons - branches).sum()
+    return float(horizons.sum()), float(trained)
 
 
 def plot_sweep_cost(cost: pd.DataFrame, *, ax: Axes | None = None) -> Axes:

@@ -17,6 +17,9 @@ from scipy.special import stdtrit
 from scaling.fit import Fit, FitError, predict_loss, refit
 from scaling.law import Array, Law
 
+MOST_CLUSTERS, GROUPS = 500, 100  # left out one by one up to here; more are pooled at random into so many groups
+CELLS = 1_000_000  # rows x laws refitted at once
+
 
 @dataclass(frozen=True)
 class Draws:
@@ -83,7 +86,8 @@ class Draws:
 
     def quantile(self, level: float) -> float:
         """Half-width of a central interval in standard errors: Student's t with clusters - 1 degrees of freedom."""
-        return float(stdtrit(max(self.fit.n_clusters - 1, 1), 0.5 + level / 2))
+        left_out = len(self) if self.kind == "jackknife" else self.fit.n_clusters
+        return float(stdtrit(max(left_out - 1, 1), 0.5 + level / 2))
 
     def _spread(self, values: Array) -> Array:
         if self.kind == "bootstrap":
@@ -97,11 +101,17 @@ class Draws:
 
 
 def jackknife(fit: Fit) -> Draws:
-    """The law refitted without each cluster in turn: G draws. Raises FitError when only one exists."""
+    """The law refitted without each cluster in turn: G draws. Raises FitError when only one exists.
+
+    Above MOST_CLUSTERS clusters, GROUPS random groups of them are left out, which estimates the same variance.
+    """
     labels, clusters = _clusters(fit, "auto")
     if len(clusters) < 2:
         raise FitError(f"{len(clusters)} cluster cannot be left out: an interval needs at least two")
-    keep = labels[None, :] != np.arange(len(clusters))[:, None]
+    groups = len(clusters) if len(clusters) <= MOST_CLUSTERS else GROUPS
+    if groups < len(clusters):
+        labels = (np.random.default_rng(0).permutation(len(clusters)) % groups)[labels]
+    keep = labels[None, :] != np.arange(groups)[:, None]
     return _draws(fit, fit.weights * keep, "jackknife", fit.points.cluster, None)
 
 
@@ -127,11 +137,13 @@ def _clusters(fit: Fit, by: str) -> tuple[Array, Array]:
 
 
 def _draws(fit: Fit, weights: Array, kind: Literal["jackknife", "bootstrap"], by: str, seed: int | None) -> Draws:
-    solution = refit(fit, weights)
-    laws = tuple(fit.problem.laws(solution.theta))
+    pieces = np.array_split(weights, -(-weights.size // CELLS))
+    solutions = [refit(fit, piece) for piece in pieces if len(piece)]
+    laws = tuple(law for solution in solutions for law in fit.problem.laws(solution.theta))
     rows = [{**_parameters(law), **fit.exponents_of(law)} for law in laws]
     frame = pd.DataFrame(rows)
-    frame["value"], frame["converged"] = solution.value, solution.converged
+    frame["value"] = np.concatenate([solution.value for solution in solutions])
+    frame["converged"] = np.concatenate([solution.converged for solution in solutions])
     return Draws(laws, frame, fit, kind, by, seed)
 
 

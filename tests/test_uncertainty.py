@@ -8,7 +8,8 @@ from scaling.fit import FitError, Huber, LeastSquares, fit, refit
 from scaling.laws import Chinchilla
 from scaling.profile import profile
 from scaling.search import search
-from scaling.uncertainty import bootstrap, intervals, jackknife, predict
+from scaling.simulate import simulate_points
+from scaling.uncertainty import GROUPS, MOST_CLUSTERS, bootstrap, intervals, jackknife, predict
 from tests.coverage_intervals import CELLS, cell_coverage
 from tests.hard_suite import SURFACE, collinear, isoflop
 
@@ -163,3 +164,14 @@ def test_default_interval_covers(cell):
     share = cell_coverage(cell, 120)
     assert min(share.values()) > 0.80
     assert max(share.values()) <= 1.0
+
+
+def test_many_clusters_are_left_out_in_groups():
+    sizes, tokens = np.meshgrid(np.geomspace(1e6, 1e8, 24), np.geomspace(1e8, 1e10, 24))
+    table = simulate_points(Chinchilla(1.7, 400.0, 900.0, 0.34, 0.33), sizes.ravel(), tokens.ravel(), noise=0.01)
+    fitted = fit("chinchilla", table)
+    grouped = jackknife(fitted)
+    assert fitted.n_clusters > MOST_CLUSTERS
+    assert len(grouped) == GROUPS
+    spread = np.std(bootstrap(fitted, 400).evaluate("a"))
+    assert 0.75 < float(grouped.standard_error("a")) / spread < 1.33
