@@ -9,11 +9,12 @@ import multiprocessing
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import hydra
@@ -82,6 +83,8 @@ def train_claimed(cells: Sequence[Cell], corpus: Corpus, store: Store, where: Wh
         return
     states = store.states([cell.run_id for cell in cells])["state"]
     pending = [cell for cell, state in zip(cells, states, strict=True) if state not in SETTLED]
+    if multiprocessing.current_process().name != "MainProcess":
+        _end_with_parent()
     for cell in pending:
         store.start(listing(cell))
     try:
@@ -130,20 +133,30 @@ def _settle(cell: Cell, rows: list[dict], store: Store, study: Study) -> None:
     store.record(cell.run_id, last["state"], step=int(last["step"]), error=error)
 
 
-@contextmanager
-def _heartbeat(claim: Claim) -> Iterator[dict]:
-    """Keep a claim alive from a thread while the body runs; yields the progress that it tells.
+@cache
+def _end_with_parent() -> None:
+    """Watch, from a thread for the rest of this process, that the pool's owner lives.
 
-    A pool's worker whose parent is gone ends at once: nobody would look at its result, and the next launch wants the
+    A worker without one ends at once, at work or idle: nobody would look at its result, and the next launch wants the
     trunk. What it had written is whole, so nothing is lost but the steps since the last checkpoint.
     """
-    progress, stop, parent = {"step": 0}, threading.Event(), os.getppid()
-    in_pool = multiprocessing.current_process().name != "MainProcess"
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(HEARTBEAT_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _heartbeat(claim: Claim) -> Iterator[dict]:
+    """Keep a claim alive from a thread while the body runs; yields the progress that it tells."""
+    progress, stop = {"step": 0}, threading.Event()
 
     def beat() -> None:
         while not stop.wait(HEARTBEAT_SECONDS):
-            if in_pool and os.getppid() != parent:
-                os._exit(1)
             claim.beat(**progress)
 
     thread = threading.Thread(target=beat, daemon=True)
