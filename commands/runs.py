@@ -1,5 +1,6 @@
 """Launch and watch: isoflop run, plan, status, tune, compact."""
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,8 @@ import typer
 from commands.options import HYDRA, Json, Study, emit
 
 app = typer.Typer()
+WATCH_SECONDS = 2.0
+UNSETTLED = ("planned", "running")
 
 
 @app.command(context_settings=HYDRA)
@@ -43,13 +46,25 @@ def plan(
 
 
 @app.command()
-def status(runs: Annotated[Path, typer.Argument(help="a runs folder")] = Path("runs"), as_json: Json = False) -> None:
+def status(
+    runs: Annotated[Path, typer.Argument(help="a runs folder")] = Path("runs"),
+    as_json: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="look again every 2 s while a cell is to be trained")] = False,
+) -> None:
     """States and progress of the studies in a runs folder."""
     from experiments.plan import status, status_text
     from scaling.store import open_store
 
     value = status(open_store(runs))
     emit(value, status_text(value), as_json)
+    try:
+        while watch and any(value["counts"][state] for state in UNSETTLED):
+            time.sleep(WATCH_SECONDS)
+            value = status(open_store(runs))
+            typer.clear()
+            emit(value, status_text(value), as_json)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 @app.command(context_settings=HYDRA)

@@ -51,11 +51,11 @@ def envelope(table: pd.DataFrame, *, params: str = "matrices", compute: str = "e
 
 
 def _comparable(table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    usable = table[np.isfinite(table["loss"]) & (table["tokens"] > 0) & (table["phase"] != "warmup")]
-    constant = usable[usable["phase"] == "constant"]
-    if len(constant):
-        return constant, ("curves at constant learning rate, before any cooldown",)
-    return usable, (
+    usable = np.isfinite(table["loss"]) & (table["tokens"] > 0) & (table["phase"] != "warmup")
+    constant = usable & (table["phase"] == "constant")
+    if constant.any():
+        return table[constant], ("curves at constant learning rate, before any cooldown",)
+    return table[usable], (
         "curves of decaying schedules: before its end such a curve lies above the loss at that many tokens",
     )
 

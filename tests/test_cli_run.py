@@ -5,6 +5,7 @@ import json
 import pytest
 
 import isoflop
+from scaling.store import STATES
 
 TINY = ("model=d8", "budget.flops=2e8", "schedule.warmup_steps=3", "data.eval_tokens=512", "hydra/launcher=basic")
 
@@ -148,3 +149,17 @@ def test_a_truncated_run_is_named_with_the_remedy_which_works(isoflop_, text, tm
         file.unlink()
     path.parent.rmdir()
     assert isoflop_("run", *text, *TINY)[0] == 0
+
+
+def test_status_watches_until_nothing_is_left_to_train(isoflop_, text, monkeypatch):
+    isoflop_("run", *text, *TINY)
+    counts = [dict.fromkeys(STATES, 0) | {state: 1} for state in ("planned", "running", "done", "failed")]
+    looks = iter(counts)
+    monkeypatch.setattr(
+        "experiments.plan.status", lambda store: {"runs": "runs", "counts": next(looks), "studies": {}, "cells": []}
+    )
+    monkeypatch.setattr("commands.runs.WATCH_SECONDS", 0.0)
+    code, out, _ = isoflop_("status", "--watch")
+    assert code == 0
+    assert out.count("all") == 3
+    assert next(looks)["failed"] == 1, "it looked no further than done"
