@@ -1,5 +1,6 @@
 """Launch and watch: isoflop run, plan, status, tune, compact."""
 
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -61,7 +62,7 @@ def status(
         while watch and any(value["counts"][state] for state in UNSETTLED):
             time.sleep(WATCH_SECONDS)
             value = status(open_store(runs))
-            typer.clear()
+            typer.echo("\033[H\033[J" if sys.stdout.isatty() else "", nl=False)
             emit(value, status_text(value), as_json)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
