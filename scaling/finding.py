@@ -1,7 +1,7 @@
 """A Finding: something that a careful reviewer would object to, found by software."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -68,17 +68,25 @@ Check = Callable[[Case], Iterator[Finding]]
 
 
 def variant(
-    fitted: Fit, *, fixed: dict[str, float] | None = None, free: tuple[str, ...] = (), delta: Any = None
+    fitted: Fit,
+    *,
+    fixed: dict[str, float] | None = None,
+    free: tuple[str, ...] = (),
+    delta: Any = None,
+    rows: np.ndarray | None = None,
 ) -> Fit:
-    """The same fit with parameters fixed or freed, or at another delta; delta is otherwise held at the fit's own."""
+    """The same fit with parameters fixed or freed, at another delta (else the fit's own), or of some rows (a mask)."""
+    data, weights = fitted.points, fitted.weights
+    if rows is not None:
+        data, weights = replace(data, frame=data.frame[rows].reset_index(drop=True)), weights[rows]
     wanted = fitted.delta if delta is None else delta
     residual = fitted.objective.residual
     objective = LeastSquares(residual) if wanted == np.inf else Huber(wanted, residual)
     pinned = {k: v for k, v in fitted.problem.pinned.items() if k not in free} | (fixed or {})
     form = type(fitted.law)
     return fit(
-        form, fitted.points, objective=objective, fixed=pinned, tied=fitted.problem.tied,
-        free=tuple(p for p in form.defaults() if p not in pinned), weights=fitted.weights,
+        form, data, objective=objective, fixed=pinned, tied=fitted.problem.tied,
+        free=tuple(p for p in form.defaults() if p not in pinned), weights=weights,
     )  # fmt: skip
 
 

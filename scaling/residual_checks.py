@@ -5,9 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.special import fdtrc, stdtr
 
-from scaling.finding import Case, Check, Finding
+from scaling.finding import Case, Check, Finding, variant
 from scaling.fit import COLUMN
+from scaling.profiles import budget_groups
+from scaling.uncertainty import jackknife, predict
 
+TWO_SIGMA = 0.9545
 BITS = float(-np.log(np.log(2.0)))  # ln(bits / nats)
 
 
@@ -40,18 +43,58 @@ def residuals(case: Case) -> Iterator[Finding]:
 def _trend(name: str, x: np.ndarray, r: np.ndarray) -> Iterator[Finding]:
     x = (x - x.mean()) / x.std()
     design = np.stack([np.ones_like(x), x, x**2], axis=1)
-    coefficients, *_ = np.linalg.lstsq(design, r, rcond=None)
-    noise = np.sum((r - design @ coefficients) ** 2) / (len(r) - 3)
-    t = coefficients / np.sqrt(noise * np.diag(np.linalg.inv(design.T @ design)) + 1e-300)
-    for what, value, size in (("slope", t[1], coefficients[1]), ("bend", t[2], coefficients[2])):
-        p = 2 * stdtr(len(r) - 3, -abs(value))
+    for what, column in (("slope", 1), ("bend", 2)):
+        size, t, p = _term(design, r, column)
         if p < 0.01:
             yield Finding(
                 "residual_trend", "warn",
-                f"the residuals have a {what} of {size:+.2%} per standard deviation of ln {name} (t = {value:.1f}, "
+                f"the residuals have a {what} of {size:+.2%} per standard deviation of ln {name} (t = {t:.1f}, "
                 f"p = {p:.2g})",
                 "the law is wrong along that axis: try another one (kappa free), or fewer of the smallest budgets",
             )  # fmt: skip
+
+
+def interaction(case: Case) -> Iterator[Finding]:
+    """Whether the exponent of one axis moves along the other: residuals that follow ln N x ln D."""
+    if not case.joint or len(case.frame) < 8 or case.fit.noise < 1e-9:
+        return
+    u, v = (np.log(case.frame[name].to_numpy(float)) for name in ("n_params", "tokens"))
+    if np.ptp(u) == 0 or np.ptp(v) == 0:
+        return
+    u, v = (u - u.mean()) / u.std(), (v - v.mean()) / v.std()
+    design = np.stack([np.ones_like(u), u, v, u**2, v**2, u * v], axis=1)
+    if np.linalg.cond(design) > 1e6:
+        return
+    size, t, p = _term(design, case.fit.residuals, 5)
+    if p < 0.01:
+        yield Finding(
+            "exponents_drift", "warn",
+            f"the residuals follow ln n_params x ln tokens ({size:+.2%} per standard deviation of each, t = {t:.1f}, "
+            f"p = {p:.2g}): the data exponent depends on the size",
+            "try kappa free or farseer, and compare them on a held-out budget",
+        )  # fmt: skip
+
+
+def hold_out_missed(case: Case) -> Iterator[Finding]:
+    """Whether the law, fitted without the largest budget, misses the best run there by two standard errors."""
+    groups = budget_groups(case.points) if case.joint else []
+    if len(groups) < 3 or groups[-1]["n_params"].nunique() < 3:
+        return
+    known = case.frame["flops"].to_numpy() < groups[-1]["flops"].min()
+    best = groups[-1].loc[groups[-1]["loss"].idxmin()]
+    try:
+        fitted = variant(case.fit, rows=known)
+        said = predict(fitted, jackknife(fitted), [best["n_params"]], [best["tokens"]], TWO_SIGMA)
+    except ValueError:
+        return  # too few points remain for this law: few_points says so
+    lo, hi, loss = float(said.lo[0]), float(said.hi[0]), float(best["loss"])
+    if not lo <= loss <= hi:
+        yield Finding(
+            "hold_out_missed", "warn",
+            f"fitted without the largest budget, the law puts its best run at {float(said.loss[0]):.4f} "
+            f"[{lo:.4f}, {hi:.4f}], and it reached {loss:.4f}",
+            "do not extrapolate the loss with this law: isoflop compare shows which one would have held",
+        )  # fmt: skip
 
 
 def lack_of_fit(case: Case) -> Iterator[Finding]:
@@ -82,6 +125,15 @@ def lack_of_fit(case: Case) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def _term(design: np.ndarray, r: np.ndarray, column: int) -> tuple[float, float, float]:
+    """Size, t and p of one coefficient of the regression of `r` on `design`."""
+    coefficients, *_ = np.linalg.lstsq(design, r, rcond=None)
+    freedom = len(r) - design.shape[1]
+    noise = np.sum((r - design @ coefficients) ** 2) / freedom
+    t = coefficients[column] / np.sqrt(noise * np.linalg.inv(design.T @ design)[column, column] + 1e-300)
+    return float(coefficients[column]), float(t), float(2 * stdtr(freedom, -abs(t)))
+
+
 def _by_cell(case: Case, keys: list[str]) -> np.ndarray:
     return case.frame.assign(residual=case.fit.residuals).groupby(keys)["residual"].mean().to_numpy()
 
@@ -90,4 +142,4 @@ def _label(case: Case, i: int) -> str:
     return str(case.frame["run_id"].iloc[i]) if "run_id" in case.frame else f"row {i + 1}"
 
 
-RESIDUAL_CHECKS: tuple[Check, ...] = (residuals, lack_of_fit)
+RESIDUAL_CHECKS: tuple[Check, ...] = (residuals, interaction, hold_out_missed, lack_of_fit)

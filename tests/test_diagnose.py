@@ -270,3 +270,18 @@ def test_findings_of_the_approaches(study_table):
     assert diagnose_approaches(approaches(study_table)) == []
     two = study_table[study_table["budget_flops"] < 2e11]
     assert {f.code for f in diagnose_approaches(approaches(two))} >= {"few_minima"}
+
+
+def test_a_law_that_misses_the_largest_budget_is_told():
+    found = findings(grid(BENT, repeats=2))
+    assert found["hold_out_missed"].severity == "warn"
+    assert "isoflop compare" in found["hold_out_missed"].remedy
+    assert "hold_out_missed" not in findings(grid(BENT, repeats=2), "chinchilla-kappa")
+
+
+def test_a_data_exponent_that_depends_on_the_size_is_told():
+    table = grid(noise=0.001)
+    u, v = (np.log(table[name] / np.exp(np.log(table[name]).mean())) for name in ("n_params", "tokens"))
+    drifting = table.assign(loss=table["loss"] * np.exp(0.004 * u * v))
+    assert "exponents_drift" in findings(drifting, draws=False)
+    assert "exponents_drift" not in findings(table, draws=False)
