@@ -10,6 +10,7 @@ from torch import Tensor
 from experiments.batches import batches
 from experiments.cell import Cell
 from experiments.corpus import Corpus
+from experiments.curve import CURVE_SHARE
 from experiments.evaluate import evaluate
 from experiments.optimizer import build_optimizer
 from experiments.rows import Measurement
@@ -17,8 +18,6 @@ from experiments.schedule import learning_rate
 from models import build_model
 from models.parametrization import initialize
 from models.step import loss_and_gradients
-
-CURVE_SHARE = 8  # rows on the way are measured on every 8th window of the final evaluation
 
 
 class Learner:

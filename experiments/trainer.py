@@ -17,11 +17,10 @@ from experiments.cell import Cell
 from experiments.checkpoint import Checkpoints
 from experiments.config import WhereSpec
 from experiments.corpus import Corpus
+from experiments.curve import row_steps
 from experiments.learner import Learner
 from experiments.rows import run_rows
 
-FIRST_ROW = 64  # steps
-ROWS_PER_DOUBLING = 2
 _CHUNK = 64  # steps between looks at the loss, the clock and the caller
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -80,15 +79,6 @@ def train_trunk(
         yield cell, _rows(learner, cell, corpus, where.device)
         checkpoints.drop_cooldown(cell.run_id)
         learner.load(at_branch)
-
-
-def row_steps(until: int) -> list[int]:
-    """The steps of the curve's rows up to `until`: a geometric grid that depends on nothing."""
-    steps, k = [], 0
-    while (step := round(FIRST_ROW * 2 ** (k / ROWS_PER_DOUBLING))) <= until:
-        steps.append(step)
-        k += 1
-    return steps
 
 
 def _cool_down(learner: Learner, cell: Cell, checkpoints: Checkpoints, on_progress: Callable | None) -> None:

@@ -13,8 +13,9 @@ from experiments import trainer
 from experiments.cell import Cell
 from experiments.config import DataSpec, OptimSpec, ScheduleSpec, SyntheticSpec, WhereSpec
 from experiments.corpus import prepare
+from experiments.curve import row_steps
 from experiments.optimizer import FlatAdamW
-from experiments.trainer import row_steps, train_trunk
+from experiments.trainer import train_trunk
 from models import build_model
 from models.config import ModelConfig, count_params
 from models.parametrization import initialize

@@ -1,0 +1,14 @@
+"""Where a run is measured: a curve of rows on few windows, and all windows at the end. No torch: plans count on it."""
+
+FIRST_ROW = 64  # steps
+ROWS_PER_DOUBLING = 2
+CURVE_SHARE = 8  # rows on the way are measured on every 8th window of the final evaluation
+
+
+def row_steps(until: int) -> list[int]:
+    """The steps of the curve's rows up to `until`: a geometric grid that depends on nothing."""
+    steps, k = [], 0
+    while (step := round(FIRST_ROW * 2 ** (k / ROWS_PER_DOUBLING))) <= until:
+        steps.append(step)
+        k += 1
+    return steps
