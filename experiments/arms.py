@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config import ExperimentConfig
 
-ARM_SETS = ("model", "optim", "schedule", "study")  # one corpus serves all arms, so an arm cannot change the data
+ARM_SETS = ("model", "data", "optim", "schedule", "study")
 
 
 class ArmError(ValueError):

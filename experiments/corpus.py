@@ -48,6 +48,20 @@ class Corpus:
     manifest: dict
 
 
+class Corpora:
+    """The corpora in one folder, each prepared when it is first asked for and then kept open."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._open: dict[str, Corpus] = {}
+
+    def __call__(self, data: DataSpec) -> Corpus:
+        key = repr(data)
+        if key not in self._open:
+            self._open[key] = prepare(data, self._root)
+        return self._open[key]
+
+
 def prepare(data: DataSpec, root: Path) -> Corpus:
     """The corpus that `data` describes, made under `root` unless it is there already.
 
@@ -65,10 +79,15 @@ def prepare(data: DataSpec, root: Path) -> Corpus:
 
 def spread_windows(tokens: np.ndarray, *, context_length: int, n_tokens: int) -> np.ndarray:
     """Windows of T + 1 at even distances over all of `tokens`: enough for `n_tokens` targets, or all there are."""
-    available = len(tokens) // (context_length + 1)
-    wanted = min(available, -(-n_tokens // context_length))
-    starts = np.arange(wanted) * available // wanted * (context_length + 1)
+    starts = spread_starts(len(tokens), context_length=context_length, n_tokens=n_tokens)
     return tokens[starts[:, None] + np.arange(context_length + 1)]
+
+
+def spread_starts(available_tokens: int, *, context_length: int, n_tokens: int) -> np.ndarray:
+    """Where the windows of `spread_windows` begin."""
+    available = available_tokens // (context_length + 1)
+    wanted = min(available, -(-n_tokens // context_length))
+    return np.arange(wanted) * available // wanted * (context_length + 1)
 
 
 def _check(data: DataSpec) -> None:

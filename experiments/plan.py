@@ -23,12 +23,14 @@ def plan(specs: Sequence[ExperimentConfig], speed: Speed) -> dict:
 
 
 def _plan_study(spec: ExperimentConfig, speed: Speed) -> dict:
-    study, corpus = load(spec)
+    study, corpora = load(spec)
     states = _states(spec.runs, study.cells)
     left = [trunk_seconds(group, speed) for group in _unfinished(study, states)]
     return {
         "study": study.name,
-        "cells": [_cell(cell, unique_tokens(corpus, cell), states[cell.run_id], speed) for cell in study.cells],
+        "cells": [
+            _cell(cell, unique_tokens(corpora(cell.data), cell), states[cell.run_id], speed) for cell in study.cells
+        ],
         "dropped": [vars(dropped) for dropped in study.dropped],
         "warnings": list(study.warnings),
         "hold_out": list(study.hold_out),
@@ -105,7 +107,7 @@ def _study_text(study: dict) -> str:
 
 
 def _but_for_seed(cell: dict) -> tuple:
-    return cell["size"], cell["arm"], cell["steps"], cell["learning_rate"]
+    return cell["size"], cell["arm"], cell["steps"], cell["learning_rate"], cell["epochs"]
 
 
 def _row(cells: list[dict]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ out is named with its reason.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Protocol
@@ -12,7 +13,7 @@ from typing import Protocol
 from experiments.arms import variants
 from experiments.batches import count_windows
 from experiments.cell import Cell, group_by_trunk, trunk_steps
-from experiments.config import BudgetSpec, ExperimentConfig, ModelSpec, ReplicateSpec, WindowSpec
+from experiments.config import BudgetSpec, DataSpec, ExperimentConfig, ModelSpec, ReplicateSpec, WindowSpec
 from experiments.names import load_size, name_of, suggest
 from experiments.optimizer_cost import optimizer_flops
 from experiments.rules import resolve
@@ -30,6 +31,9 @@ class Corpus(Protocol):
     corpus_id: str
     vocab_size: int
     train_tokens: int
+
+
+CorpusOf = Callable[[DataSpec], Corpus]
 
 
 @dataclass(frozen=True)
@@ -67,13 +71,14 @@ class Study:
         return sum(trunk_steps(cells) * cells[0].batch_tokens for cells in self.trunks.values())
 
 
-def expand(config: ExperimentConfig, corpus: Corpus) -> Study:
-    """The cells of a study, or the single cell that `model` and `budget` describe.
+def expand(config: ExperimentConfig, corpora: CorpusOf) -> Study:
+    """The cells of a study, or the single cell that `model` and `budget` describe; `corpora` finds each cell's text.
 
     Raises StudyError (or ValueError from the model's shape) naming the key, its value and the remedy.
     """
     study, cells, dropped = config.study, [], []
     for variant in variants(config):
+        corpus = corpora(variant.data)
         if variant.study.cells:
             kept, left_out = _listed(variant, corpus), []
         elif variant.study.sizes:
@@ -88,7 +93,7 @@ def expand(config: ExperimentConfig, corpus: Corpus) -> Study:
     unique = tuple({cell.run_id: cell for cell in cells}.values())
     for cell in unique:
         _check_schedule(cell)
-    return Study(study.name, unique, tuple(dropped), _epoch_warnings(unique, corpus), tuple(_hold_out(config)))
+    return Study(study.name, unique, tuple(dropped), _epoch_warnings(unique, corpora), tuple(_hold_out(config)))
 
 
 def _single(config: ExperimentConfig, corpus: Corpus) -> list[Cell]:
@@ -230,19 +235,20 @@ def _check_schedule(cell: Cell) -> None:
         )
 
 
-def _epoch_warnings(cells: tuple[Cell, ...], corpus: Corpus) -> tuple[str, ...]:
-    """A line when cells repeat the corpus; StudyError beyond data.max_epochs."""
-    epochs = {cell.run_id: cell.horizon_tokens / unique_tokens(corpus, cell) for cell in cells}
+def _epoch_warnings(cells: tuple[Cell, ...], corpora: CorpusOf) -> tuple[str, ...]:
+    """A line when cells repeat their corpus; StudyError beyond data.max_epochs."""
+    unique = {cell.run_id: unique_tokens(corpora(cell.data), cell) for cell in cells}
+    epochs = {cell.run_id: cell.horizon_tokens / unique[cell.run_id] for cell in cells}
     worst = max(cells, key=lambda cell: epochs[cell.run_id])
     most, limit = epochs[worst.run_id], worst.data.max_epochs
     told = (
-        f"{worst.label} needs {worst.horizon_tokens:,} tokens of the {unique_tokens(corpus, worst):,} in corpus "
+        f"{worst.label} needs {worst.horizon_tokens:,} tokens of the {unique[worst.run_id]:,} in corpus "
         f"{worst.data.name}: {most:.2f} epochs"
     )
     if most > limit:
         raise StudyError(f"{told}, more than data.max_epochs={limit:g}; add text, lower the budget or raise the limit")
     repeated = sum(value > 1 for value in epochs.values())
-    return (f"{repeated} of {len(cells)} cells repeat the corpus; {told}",) if repeated else ()
+    return (f"{repeated} of {len(cells)} cells repeat their corpus; {told}",) if repeated else ()
 
 
 def unique_tokens(corpus: Corpus, cell: Cell) -> int:

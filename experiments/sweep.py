@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 from experiments.cell import Cell
 from experiments.compose import readable_errors, to_spec
 from experiments.config import ExperimentConfig, WhereSpec
-from experiments.corpus import Corpus, prepare
+from experiments.corpus import Corpora, Corpus
 from experiments.study import Study, expand
 from scaling.claims import Claim
 from scaling.runs import write_run
@@ -49,11 +49,11 @@ def launch(overrides: Sequence[str]) -> None:
 def job(config: DictConfig) -> None:
     """Train the trunk that `where.trunk` names, or every trunk of the study one after the other."""
     spec = to_spec(config)
-    study, corpus = load(spec)
+    study, corpora = load(spec)
     store = create_store(spec.runs)
     for trunk_id, cells in study.trunks.items():
         if spec.where.trunk in (None, trunk_id):
-            train_claimed(cells, corpus, store, spec.where, study)
+            train_claimed(cells, corpora, store, spec.where, study)
     if HydraConfig.get().mode == RunMode.RUN:
         states = store.states([cell.run_id for cell in study.cells])["state"]
         raise SystemExit(0 if (states == "done").all() else 1)
@@ -62,10 +62,10 @@ def job(config: DictConfig) -> None:
 main = hydra.main(config_path="pkg://conf", config_name="config", version_base="1.3")(job)
 
 
-def load(spec: ExperimentConfig) -> tuple[Study, Corpus]:
-    """The cells of a configuration, and the corpus they read (prepared if this is the first time)."""
-    corpus = prepare(spec.data, Path(spec.where.corpora).resolve())
-    return expand(spec, corpus), corpus
+def load(spec: ExperimentConfig) -> tuple[Study, Corpora]:
+    """The cells of a configuration, and the corpora they read (prepared if this is the first time)."""
+    corpora = Corpora(Path(spec.where.corpora).resolve())
+    return expand(spec, corpora), corpora
 
 
 def listing(cell: Cell) -> dict:
@@ -76,7 +76,7 @@ def listing(cell: Cell) -> dict:
     }  # fmt: skip
 
 
-def train_claimed(cells: Sequence[Cell], corpus: Corpus, store: Store, where: WhereSpec, study: Study) -> None:
+def train_claimed(cells: Sequence[Cell], corpora: Corpora, store: Store, where: WhereSpec, study: Study) -> None:
     """Train what is missing of one trunk, unless another living process is at it."""
     claim = store.claim(cells[0].trunk_id)
     if claim is None:
@@ -89,7 +89,7 @@ def train_claimed(cells: Sequence[Cell], corpus: Corpus, store: Store, where: Wh
         store.start(listing(cell))
     try:
         with _heartbeat(claim) as progress:
-            _train(pending, corpus, store, where, study, progress)
+            _train(pending, corpora(cells[0].data), store, where, study, progress)
     finally:
         claim.release()
 

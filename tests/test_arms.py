@@ -65,6 +65,28 @@ def test_an_arm_may_vary_values_of_its_own():
     assert found == [("a", 0.01), ("a", 0.02), ("b", OptimSpec().learning_rate)]
 
 
+def test_arms_and_varied_values_may_each_read_another_corpus():
+    asked = []
+
+    def corpora(data):
+        asked.append((data.tokenizer, data.unique_tokens))
+        return FakeCorpus("-".join(map(str, asked[-1])), train_tokens=data.unique_tokens or 10_000_000)
+
+    arms = {
+        "bytes": {"study": {"vary": {"data.unique_tokens": [900_000, 400_000]}}},
+        "bpe": {"data": {"tokenizer": "bpe"}},
+    }
+    study = expand(compared(arms=arms, sizes=["d8"], budgets=[2e10], seeds=[0, 1]), corpora)
+    found = {(c.arm, c.corpus_id, c.data.unique_tokens) for c in study.cells}
+    assert found == {
+        ("bytes", "bytes-900000", 900_000),
+        ("bytes", "bytes-400000", 400_000),
+        ("bpe", "bpe-None", None),
+    }
+    assert len({c.trunk_id for c in study.cells}) == len({c.run_id for c in study.cells}) == 6
+    assert "2 of 6 cells repeat their corpus" in study.warnings[0]
+
+
 def test_without_arms_the_configuration_is_its_own_variant():
     config = single(flops=1e9)
     assert list(variants(config)) == [config]
@@ -74,16 +96,16 @@ def test_without_arms_the_configuration_is_its_own_variant():
     ("fields", "told"),
     [
         (
-            {"arms": {"a": {"data": {"tokenizer": "none"}}}},
-            "study.arms.a may set keys of model, optim, schedule, study; not 'data'",
+            {"arms": {"a": {"where": {"device": "cpu"}}}},
+            "study.arms.a may set keys of model, data, optim, schedule, study; not 'where'",
         ),
         ({"arms": {"a": {"optim": {"learning_rat": 1}}}}, "study.arms.a: Key 'learning_rat' not in 'OptimSpec'"),
         ({"arms": {"a": {"optim": {"learning_rate": "x"}}}}, "study.arms.a: Value 'x' of type 'str'"),
-        ({"arms": {"a": 3}}, "study.arms.a must hold keys of model, optim, schedule, study; not 3"),
+        ({"arms": {"a": 3}}, "study.arms.a must hold keys of model, data, optim, schedule, study; not 3"),
         ({"arms": {}, "vary": {"optim.learning_rate": 0.1}}, "study.vary.optim.learning_rate must be a list"),
         (
             {"arms": {}, "vary": {"where.device": ["cpu"]}},
-            "study.vary may set keys of model, optim, schedule, study; not 'where.device'",
+            "study.vary may set keys of model, data, optim, schedule, study; not 'where.device'",
         ),
         ({"arms": {}, "vary": {"optim.lr": [0.1]}}, "Key 'lr' not in 'OptimSpec'"),
     ],

@@ -24,6 +24,9 @@ class FakeCorpus:
     corpus_id: str = "c0"
     train_tokens: int = 10_000_000
 
+    def __call__(self, data):
+        return self
+
 
 @pytest.fixture
 def without_corpus(monkeypatch):

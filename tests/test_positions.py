@@ -30,10 +30,10 @@ def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("positions")
     (spec,) = compose_all([*DATA, f"where.corpora={root / 'corpora'}", f"runs={root / 'runs'}"])
     spec.study = StudySpec(name="s", budgets=[2e8, 4e8], window=WindowSpec(min_steps=1), arms=ARMS)
-    study, corpus = load(spec)
+    study, corpora = load(spec)
     store = create_store(spec.runs)
     for cells in study.trunks.values():
-        train_claimed(cells, corpus, store, WhereSpec(), study)
+        train_claimed(cells, corpora, store, WhereSpec(), study)
     return store, root / "corpora", read_runs(store.root)
 
 

@@ -29,6 +29,10 @@ class FakeCorpus:
     vocab_size: int = 256
     train_tokens: int = 10_000_000
 
+    def __call__(self, data):
+        """As all corpora: whatever is asked for, this one."""
+        return self
+
 
 CORPUS = FakeCorpus()
 
@@ -185,7 +189,7 @@ def test_epochs_are_warned_of_above_one_and_refused_above_the_limit():
     windows, length = 100, 64
     small = FakeCorpus(train_tokens=windows * (length + 1))
     (warning,) = expand(single(tokens=2.0 * windows * length), small).warnings
-    assert warning.startswith("1 of 1 cells repeat the corpus")
+    assert warning.startswith("1 of 1 cells repeat their corpus")
     assert "2.00 epochs" in warning
     assert not expand(single(tokens=0.9 * windows * length), small).warnings
     with pytest.raises(StudyError, match=r"5\.04 epochs, more than data\.max_epochs=4"):

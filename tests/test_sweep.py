@@ -45,9 +45,9 @@ def in_process(spec, *, before=lambda arguments: None):
         outcome = JobReturn()
         try:
             before(trunk)
-            study, corpus = sweep.load(spec)
+            study, corpora = sweep.load(spec)
             cells = study.trunks[trunk]
-            sweep.train_claimed(cells, corpus, create_store(spec.runs), spec.where, study)
+            sweep.train_claimed(cells, corpora, create_store(spec.runs), spec.where, study)
             outcome.return_value, outcome.status = None, JobStatus.COMPLETED
         except Exception as error:
             outcome.return_value, outcome.status = error, JobStatus.FAILED
@@ -224,14 +224,14 @@ def test_a_job_that_fails_before_its_first_cell_is_the_callers_error(spec):
 
 def test_a_trunk_that_another_launch_holds_is_waited_for(spec, monkeypatch):
     store = create_store(spec.runs)
-    study, corpus = sweep.load(spec)
+    study, corpora = sweep.load(spec)
     trunk, cells = next(iter(study.trunks.items()))
     claim, waits = store.claim(trunk), []
 
     def sleep(seconds):
         waits.append(seconds)
         claim.release()
-        sweep.train_claimed(cells, corpus, store, spec.where, study)  # the other launch finishes it
+        sweep.train_claimed(cells, corpora, store, spec.where, study)  # the other launch finishes it
 
     monkeypatch.setattr(launch.time, "sleep", sleep)
     assert run(spec) == 0

@@ -39,11 +39,11 @@ def spec(tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(spec):
     """The store with every cell trained, and the cells by size."""
-    study, corpus = sweep.load(spec)
+    study, corpora = sweep.load(spec)
     store = create_store(spec.runs)
     for cells in study.trunks.values():
-        sweep.train_claimed(cells, corpus, store, spec.where, study)
-    return store, corpus, {cell.size: cell for cell in study.cells}
+        sweep.train_claimed(cells, corpora, store, spec.where, study)
+    return store, corpora, {cell.size: cell for cell in study.cells}
 
 
 @pytest.fixture(scope="module", params=["d6", "lstm-d20"])
@@ -52,17 +52,17 @@ def trained(runs, request):
     return find_trained(store, cells[request.param].run_id)
 
 
-def test_the_kept_model_has_the_loss_of_its_row(runs, trained):
-    windows = torch.from_numpy(runs[1].eval_windows.astype("int64"))
+def test_the_kept_model_has_the_loss_of_its_row(runs, spec, trained):
+    windows = torch.from_numpy(runs[1](spec.data).eval_windows.astype("int64"))
     assert evaluate(trained.model, windows).loss == pytest.approx(trained.final["loss"], abs=1e-6)
 
 
 def test_same_cell_same_bytes(runs, spec, tmp_path):
-    store, corpus, cells = runs
+    store, corpora, cells = runs
     study, _ = sweep.load(spec)
     again = create_store(tmp_path / "again")
     group = next(group for group in study.trunks.values() if cells["d6"] in group)
-    sweep.train_claimed(group, corpus, again, spec.where, study)
+    sweep.train_claimed(group, corpora, again, spec.where, study)
     for cell in group:
         first, second = (hashlib.sha256(weights_file(s, cell.run_id).read_bytes()) for s in (store, again))
         assert first.hexdigest() == second.hexdigest()
