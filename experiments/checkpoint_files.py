@@ -1,0 +1,74 @@
+"""The names of a trunk's checkpoints, which of them are still needed, and removal of the others. No torch.
+
+    trunk-<step>-<checksum>.pt               on the way, the last two
+    branch-<step>-<checksum>.pt              where a cell leaves the trunk
+    cooldown-<run_id>-<step>-<checksum>.pt   a cell on its own way, the last two
+
+The checksum is part of the name: a file is whole exactly if its content still has it.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+TRUNK, BRANCH = "trunk", "branch"
+KEPT = 2  # of a kind: the latest, and the one before in case the latest is damaged
+_NAME = re.compile(r"(trunk|branch|cooldown-[^-]+)-(\d+)-([0-9a-f]{16})\.pt")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint on disk, as its name tells."""
+
+    path: Path
+    kind: str
+    step: int
+    checksum: str
+
+    @property
+    def whole(self) -> bool:
+        return checksum(self.path) == self.checksum
+
+
+def cooldown_of(run_id: str) -> str:
+    """The kind of a cell's own checkpoints."""
+    return f"cooldown-{run_id}"
+
+
+def file_name(kind: str, step: int, of: Path) -> str:
+    """What the checkpoint in the file `of` is to be called."""
+    return f"{kind}-{step}-{checksum(of)}.pt"
+
+
+def saved(folder: Path, *kinds: str) -> list[Saved]:
+    """The checkpoints of these kinds (of every kind when none is given), the furthest first."""
+    found = [(path, match) for path in folder.glob("*.pt") if (match := _NAME.fullmatch(path.name))]
+    every = [Saved(path, match[1], int(match[2]), match[3]) for path, match in found]
+    return sorted((s for s in every if not kinds or s.kind in kinds), key=lambda s: (-s.step, s.kind))
+
+
+def needless(folder: Path, pending: Mapping[str, int], *, keep_furthest: bool = True) -> list[Saved]:
+    """What no cell needs. `pending` gives the branch step of each cell of the trunk that has no result yet.
+
+    Kept are, for each of those, the states to go on from, and the furthest state of the trunk: a longer budget asked
+    for later starts there.
+    """
+    trunk = [s for s in saved(folder, TRUNK, BRANCH) if s.step]
+    keep = trunk[:1] if keep_furthest else []
+    for run_id, branch_step in pending.items():
+        keep += [s for s in trunk if s.step <= branch_step][:KEPT]
+        keep += saved(folder, cooldown_of(run_id))[:KEPT]
+    return [s for s in saved(folder) if s not in keep]
+
+
+def prune(folder: Path, pending: Mapping[str, int]) -> None:
+    """Remove what no cell needs. The caller holds the trunk's claim."""
+    for one in needless(folder, pending):
+        one.path.unlink(missing_ok=True)
+
+
+def checksum(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
