@@ -2,13 +2,18 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 
+from experiments.corpus import Corpus, spread_starts
+from experiments.shards import DOCUMENTS
 from models.step import logits
+from scaling.evaluation import NAMES
 
 _TOKENS_AT_ONCE = 2048  # activations of the widest default model stay in the cache
 
@@ -18,25 +23,47 @@ class Evaluation:
     loss: float  # nats/token
     loss_se: float  # standard error over windows
     accuracy: float  # share of next tokens that are the most likely one
+    nats: Tensor = field(repr=False, compare=False)  # (W, T), of every target
+    correct: Tensor = field(repr=False, compare=False)  # (W, T), whether it was the most likely one
 
 
 @torch.no_grad()
 def evaluate(model: nn.Module, windows: Tensor) -> Evaluation:
     """Mean over all targets of `windows` (W, T + 1) int64, every window weighing the same."""
-    losses, correct = [], 0
+    losses, nats_of, correct = [], [], []
     for logits_BTV, targets, nats in _predictions(model, windows):
         losses.append(nats.mean(1))
-        correct += (logits_BTV.argmax(-1) == targets).sum()
-    by_window = torch.cat(losses).double()
+        nats_of.append(nats)
+        correct.append(logits_BTV.argmax(-1) == targets)
+    by_window, correct_WT = torch.cat(losses).double(), torch.cat(correct)
     error = by_window.std() / len(by_window) ** 0.5 if len(by_window) > 1 else torch.tensor(math.nan)
-    return Evaluation(by_window.mean().item(), error.item(), int(correct) / windows[:, 1:].numel())
+    accuracy = int(correct_WT.sum()) / correct_WT.numel()
+    return Evaluation(by_window.mean().item(), error.item(), accuracy, torch.cat(nats_of).cpu(), correct_WT.cpu())
 
 
-@torch.no_grad()
-def loss_by_position(model: nn.Module, windows: Tensor) -> Tensor:
-    """Mean loss at each of the T positions, float64: its mean is the loss that `evaluate` gives."""
-    total = sum(nats.double().sum(0) for _, _, nats in _predictions(model, windows))
-    return total / len(windows)
+def detail(run_id: str, evaluation: Evaluation, corpus: Corpus) -> pd.DataFrame:
+    """The rows of `scaling.evaluation` for one run: loss by position in the window, and by document.
+
+    Kaplan et al. 2020, figure 7, has the first; the second is what two runs are paired by. A corpus that does not know
+    its documents (tokens that came without) is taken window by window.
+    """
+    windows, length = evaluation.nats.shape
+    starts = spread_starts(corpus.held_out_tokens, context_length=length, n_tokens=windows * length)
+    measure, unit = "window", np.repeat(np.arange(windows), length)
+    if (corpus.folder / DOCUMENTS).exists():
+        ends = np.fromfile(corpus.folder / DOCUMENTS, "<i8")
+        targets = starts[:, None] + 1 + np.arange(length)
+        measure, unit = "document", np.searchsorted(ends, targets.ravel(), side="right")
+    position = np.tile(np.arange(1, length + 1), windows)
+    each = pd.DataFrame({"loss": evaluation.nats.double().flatten(), "accuracy": evaluation.correct.flatten()})
+    parts = [_means(each, "position", position), _means(each, measure, unit)]
+    return pd.concat(parts, ignore_index=True).assign(run_id=run_id)[list(NAMES)]
+
+
+def _means(each: pd.DataFrame, measure: str, number: np.ndarray) -> pd.DataFrame:
+    groups = each.groupby(number)
+    means = groups.mean().assign(targets=groups.size(), measure=measure)
+    return means.rename_axis("number").reset_index()
 
 
 def _predictions(model: nn.Module, windows: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

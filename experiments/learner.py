@@ -11,7 +11,7 @@ from experiments.batches import batches
 from experiments.cell import Cell
 from experiments.corpus import Corpus
 from experiments.curve import CURVE_SHARE
-from experiments.evaluate import evaluate
+from experiments.evaluate import Evaluation, evaluate
 from experiments.optimizer import build_optimizer
 from experiments.rows import Measurement
 from experiments.schedule import learning_rate
@@ -40,6 +40,7 @@ class Learner:
         self.step, self.seconds = 0, 0.0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.measurements: list[Measurement] = []
+        self.evaluation: Evaluation | None = None  # behind the latest measurement, target by target
 
     def advance(self, until: int, steps: int) -> None:
         """Train up to step `until` of a run of `steps`."""
@@ -74,8 +75,9 @@ class Learner:
         began = time.perf_counter()
         since = self.step - (self.measurements[-1].step if self.measurements else 0)
         multiplier, phase = learning_rate(self.cell.schedule, self.step - 1, steps)
+        self.evaluation = evaluate(self.model, self.windows[::CURVE_SHARE] if windows is None else windows)
         measurement = Measurement.of(
-            evaluate(self.model, self.windows[::CURVE_SHARE] if windows is None else windows),
+            self.evaluation,
             step=self.step,
             learning_rate=multiplier * self.cell.optim.learning_rate,
             phase=phase,

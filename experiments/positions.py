@@ -3,12 +3,9 @@
 from pathlib import Path
 
 import pandas as pd
-import torch
 
-from experiments.config import DataSpec, SyntheticSpec
-from experiments.corpus import prepare
-from experiments.evaluate import loss_by_position
-from experiments.trained import find_trained, weights_file
+from experiments.evaluated import evaluation_of
+from experiments.trained import evaluation_file, find_trained, weights_file
 from scaling.runs import final_rows
 from scaling.store import Store, StoreError
 
@@ -25,25 +22,18 @@ def best_runs(table: pd.DataFrame) -> pd.DataFrame:
 def positions(table: pd.DataFrame, store: Store, corpora: Path) -> pd.DataFrame:
     """COLUMNS, a row per position of each arm's best run at each budget; position 1 is predicted from one token.
 
-    Raises StoreError if none of these runs kept its weights, or if the corpus is no longer what a run was measured on.
+    Raises StoreError if none of these runs kept its evaluation or its weights, or if the corpus is no longer what a run
+    was measured on.
     """
     rows = best_runs(table)
-    kept = rows[[weights_file(store, run_id).exists() for run_id in rows["run_id"]]]
-    if kept.empty:
+    has = [evaluation_file(store, run).exists() or weights_file(store, run).exists() for run in rows["run_id"]]
+    if not any(has):
         raise StoreError(f"{store.root}: none of the {len(rows)} best runs kept its weights; train them again")
     parts = []
-    for row in kept.to_dict("records"):
-        trained = find_trained(store, row["run_id"])
-        data = dict(trained.config["data"])
-        corpus = prepare(DataSpec(**data | {"synthetic": SyntheticSpec(**data["synthetic"])}), corpora)
-        if corpus.eval_id != row["eval_id"]:
-            raise StoreError(
-                f"run {row['run_id']} was measured on windows {row['eval_id']}, the corpus at {corpus.folder} now has "
-                f"{corpus.eval_id}: its files have changed"
-            )
-        losses = loss_by_position(trained.model, torch.from_numpy(corpus.eval_windows.astype("int64")))
-        said = {name: row[name] for name in COLUMNS[:-2]}
-        parts.append(pd.DataFrame({**said, "position": range(1, len(losses) + 1), "loss": losses.tolist()}))
+    for row in rows[has].to_dict("records"):
+        found = evaluation_of(find_trained(store, row["run_id"]), corpora)
+        found = found[found["measure"] == "position"].rename(columns={"number": "position"})
+        parts.append(found.assign(**{name: row[name] for name in COLUMNS[:-2]}))
     return pd.concat(parts, ignore_index=True)[list(COLUMNS)]
 
 

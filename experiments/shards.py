@@ -9,9 +9,11 @@ import hashlib
 import json
 import os
 import shutil
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ from experiments.tokenizer import Bytes, Library, Tokenizer, train_bpe
 
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
+DOCUMENTS = "held_out.documents"  # int64: where each held-out document ends in its shard, in tokens
 SIDES = ("train", "held_out")
 LEARNED_FROM = 64 * 2**20  # bytes of text, at most, that a tokenizer is trained on
 _BATCH_BYTES = 2**20  # of text given to a tokenizer at once
@@ -65,10 +68,10 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _write_synthetic(work: Path, data: DataSpec, _: Files) -> dict:
     spec = data.synthetic
-    texts = Language.draw(spec).sample(chains=spec.chains, length=spec.tokens // spec.chains, seed=spec.seed)
-    sides = [(is_held_out(f"chain-{i}", data.held_out_fraction), text) for i, text in enumerate(texts)]
+    blocks = Language.draw(spec).sample(chains=spec.chains, length=spec.tokens // spec.chains, seed=spec.seed)
+    texts = enumerate(chain.from_iterable(blocks))
     about = {"tokenizer_id": "none", "vocab_size": spec.vocab_size, "licence": "none: generated"}
-    written = _write_sides(work, data, spec.vocab_size, ((tokens, held, 0) for held, tokens in sides))
+    written = _write_sides(work, data, spec.vocab_size, ((text, is_held_out(f"chain-{i}", data.held_out_fraction), 0) for i, text in texts))
     return _manifest(data, about, written) | {"bytes_per_token": None}
 
 
@@ -180,6 +183,7 @@ def _write_sides(work: Path, data: DataSpec, vocab_size: int, documents: Iterabl
     hashes = {side: hashlib.sha256() for side in SIDES}
     counts = {side: {"documents": 0, "tokens": 0, "bytes": 0} for side in SIDES}
     shards = {side: _start_shard(work / f"{side}.bin") for side in SIDES}
+    ends = array("q")
     try:
         for tokens, held_out, size in documents:
             side = SIDES[held_out]
@@ -188,6 +192,9 @@ def _write_sides(work: Path, data: DataSpec, vocab_size: int, documents: Iterabl
             hashes[side].update(content)
             for what, n in (("documents", 1), ("tokens", len(tokens)), ("bytes", size)):
                 counts[side][what] += n
+            if held_out:
+                ends.append(counts[side]["tokens"])
+        (work / DOCUMENTS).write_bytes(np.array(ends, "<i8").tobytes())
         for side in SIDES:
             shards[side].seek(0)
             shards[side].write(header(dtype, counts[side]["tokens"]))

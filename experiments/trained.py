@@ -11,25 +11,53 @@ from torch import nn
 
 from experiments.cell import Cell
 from experiments.corpus import Corpus
+from experiments.evaluate import Evaluation, detail
 from experiments.tokenizer import Tokenizer, find_tokenizer
 from models.generate import Sampling, generate
 from models.weights import WEIGHTS_FILE, load_weights, save_weights
+from scaling.evaluation import EVALUATION_FILE, write_evaluation
 from scaling.runs import read_config, read_runs
 from scaling.store import Store, StoreError
 
+SAMPLE_FILE = "sample.txt"
+SAMPLE_TEMPERATURE = 0.8  # at 0 small models repeat themselves
 
-def keep_model(cell: Cell, model: nn.Module, *, store: Store, corpus: Corpus) -> None:
-    """Write a finished cell's weights, and its tokenizer where that is a file of its own."""
+
+def keep_model(cell: Cell, model: nn.Module, evaluation: Evaluation, *, store: Store, corpus: Corpus) -> None:
+    """Write a finished cell's weights, evaluation and sample, and its tokenizer where that is a file of its own."""
     own = corpus.folder / "tokenizer.json"
     if own.exists() and not (kept := _tokenizers(store) / f"{corpus.tokenizer_id}.json").exists():
         kept.parent.mkdir(exist_ok=True)
         shutil.copyfile(own, kept.with_suffix(f".{cell.run_id}.tmp")).replace(kept)
     about = {"run_id": cell.run_id, "step": cell.steps, "tokenizer_id": corpus.tokenizer_id}
     save_weights(model, weights_file(store, cell.run_id), about | {"corpus_id": corpus.corpus_id})
+    write_evaluation(evaluation_file(store, cell.run_id), detail(cell.run_id, evaluation, corpus))
+    on_cpu = load_weights(weights_file(store, cell.run_id))[0]
+    text = sample(on_cpu, corpus, find_tokenizer(corpus.tokenizer_id, corpus.vocab_size, _tokenizers(store)))
+    sample_file(store, cell.run_id).write_text(text + "\n", encoding="utf-8")
 
 
 def weights_file(store: Store, run_id: str) -> Path:
     return store.run_file(run_id).with_name(WEIGHTS_FILE)
+
+
+def evaluation_file(store: Store, run_id: str) -> Path:
+    return store.run_file(run_id).with_name(EVALUATION_FILE)
+
+
+def sample_file(store: Store, run_id: str) -> Path:
+    return store.run_file(run_id).with_name(SAMPLE_FILE)
+
+
+def sample(model: nn.Module, corpus: Corpus, tokenizer: Tokenizer) -> str:
+    """What a model makes of a fixed prompt, the first tokens of the held-out text: the prompt and what follows it.
+
+    The same model and corpus give the same text.
+    """
+    context = model.config.context_length
+    prompt = corpus.eval_windows[0][: max(1, context // 4)].tolist()
+    follows = generate(model, prompt, max_tokens=context, sampling=Sampling(temperature=SAMPLE_TEMPERATURE))
+    return tokenizer.decode([*prompt, *follows])
 
 
 @dataclass(frozen=True)

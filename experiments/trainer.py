@@ -18,6 +18,7 @@ from experiments.checkpoint import Checkpoints
 from experiments.config import WhereSpec
 from experiments.corpus import Corpus
 from experiments.curve import row_steps
+from experiments.evaluate import Evaluation
 from experiments.learner import Learner
 from experiments.rows import run_rows
 
@@ -53,13 +54,14 @@ def train_trunk(
     folder: Path | None,
     where: WhereSpec,
     on_progress: Callable[[Progress], None] | None = None,
-    keep: Callable[[Cell, nn.Module], None] | None = None,
+    keep: Callable[[Cell, nn.Module, Evaluation], None] | None = None,
 ) -> Iterator[tuple[Cell, list[dict]]]:
     """Yield (cell, its rows of the run table) as each cell ends, the shortest first.
 
     `folder` holds the trunk's checkpoints; with None nothing is written. `keep` is given the model of a cell that
-    reached its horizon, before the cell is yielded. A cell whose loss stops being a number, or is no better than a
-    guess, ends as "diverged" with the rows up to there. Raises ValueError for cells of different trunks or corpora.
+    reached its horizon and its final evaluation, before the cell is yielded. A cell whose loss stops being a number,
+    or is no better than a guess, ends as "diverged" with the rows up to there. Raises ValueError for cells of different
+    trunks or corpora.
     """
     cells = sorted(cells, key=lambda cell: cell.steps)
     _check(cells, corpus, where)
@@ -75,7 +77,7 @@ def train_trunk(
             checkpoints.save_branch(at_branch)
             _cool_down(learner, cell, checkpoints, on_progress)
         if keep and learner.healthy:
-            keep(cell, learner.model)
+            keep(cell, learner.model, learner.evaluation)
         yield cell, _rows(learner, cell, corpus, where.device)
         checkpoints.drop_cooldown(cell.run_id)
         learner.load(at_branch)

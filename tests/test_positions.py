@@ -3,17 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from experiments.compose import compose_all
 from experiments.config import StudySpec, WhereSpec, WindowSpec
-from experiments.evaluate import evaluate, loss_by_position
 from experiments.positions import COLUMNS, best_runs, positions, positions_text
 from experiments.sweep import load, train_claimed
-from experiments.trained import weights_file
-from models import build_model
-from models.config import ModelConfig
-from models.parametrization import initialize
+from experiments.trained import evaluation_file, weights_file
 from scaling.runs import read_runs
 from scaling.store import StoreError, create_store
 
@@ -35,19 +30,6 @@ def trained(tmp_path_factory):
     for cells in study.trunks.values():
         train_claimed(cells, corpora, store, WhereSpec(), study)
     return store, root / "corpora", read_runs(store.root)
-
-
-@pytest.mark.parametrize("family", ["transformer", "lstm"])
-def test_mean_over_positions_is_the_loss(family):
-    model = initialize(build_model(ModelConfig(family, 32, 12, 2, 16, 2)), 0)
-    with torch.no_grad():
-        model.head.normal_(generator=torch.Generator().manual_seed(0))
-    windows = torch.randint(32, (700, 13), generator=torch.Generator().manual_seed(1))
-    found = loss_by_position(model, windows)
-    assert found.shape == (12,)
-    assert found.mean().item() == pytest.approx(evaluate(model, windows).loss, rel=1e-6)
-    alone = evaluate(model, windows[:, :2]).loss
-    assert found[0].item() == pytest.approx(alone, rel=1e-5)
 
 
 def test_each_arms_best_run_at_each_budget_agrees_with_its_final_loss(trained):
@@ -75,13 +57,23 @@ def test_spans_are_means_of_their_positions():
     assert text.splitlines()[-1].split()[3:] == ["1.000", "2.000", "3.500", "6.500"]
 
 
-def test_runs_without_weights_are_refused_with_the_remedy(trained):
+def test_a_run_that_kept_no_evaluation_is_measured_again_to_the_same_losses(trained):
     store, corpora, table = trained
+    kept = positions(table, store, corpora)
     for run_id in table["run_id"].unique():
-        path = weights_file(store, run_id)
+        evaluation_file(store, run_id).unlink()
+    again = positions(table, store, corpora)
+    pd.testing.assert_frame_equal(kept, again, rtol=1e-6)
+    assert evaluation_file(store, again["run_id"].iloc[0]).exists()
+
+
+def test_runs_without_evaluation_and_weights_are_refused_with_the_remedy(trained):
+    store, corpora, table = trained
+    files = [f(store, run_id) for run_id in table["run_id"].unique() for f in (weights_file, evaluation_file)]
+    for path in [path for path in files if path.exists()]:
         path.rename(path.with_suffix(".away"))
     with pytest.raises(StoreError, match="none of the 4 best runs kept its weights; train them again"):
         positions(table, store, corpora)
-    for run_id in table["run_id"].unique():
-        path = weights_file(store, run_id)
-        path.with_suffix(".away").rename(path)
+    for path in files:
+        if (away := path.with_suffix(".away")).exists():
+            away.rename(path)
