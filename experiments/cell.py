@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 
 from experiments.config import DataSpec, OptimSpec, ScheduleSpec
 from experiments.optimizer_cost import optimizer_flops
@@ -16,6 +17,15 @@ from experiments.schedule import cooldown_start
 from models.config import PLAIN, ModelConfig, n_matrices, training_flops_per_token
 
 WHAT_VERSION = 1  # what `what()` holds of a cell that uses none of the idle keys below; raise it to change that
+
+
+@dataclass(frozen=True)
+class Initial:
+    """Weights to begin from. `digest` hashes the files that hold them: it is what a run's identity heeds."""
+
+    folder: Path
+    digest: str
+    parent: str  # the run that they are of; empty for a checkpoint from elsewhere
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,7 @@ class Cell:
     arm: str
     steps: int
     budget_flops: float  # what was asked for; NaN when the budget was given in tokens
+    initial: Initial | None = None  # None: random weights, by the seed
 
     def what(self) -> dict:
         """Everything that determines the losses, and nothing else: what `run_id` hashes."""
@@ -45,7 +56,7 @@ class Cell:
             "optim": _hashed(self.optim, _idle_optim(self.optim)),
             "schedule": _hashed(self.schedule, _idle_schedule(self.schedule)),
             "seed": self.seed,
-        }
+        } | ({"initial": self.initial.digest} if self.initial else {})
 
     @cached_property
     def run_id(self) -> str:

@@ -153,6 +153,7 @@ class ExperimentConfig:
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
     budget: BudgetSpec = field(default_factory=BudgetSpec)
     seed: int = 0
+    init_from: str = "random"  # or a run's id or folder, or a Hugging Face folder of a Llama model: fine-tuning
     arm: str = ""
     study: StudySpec = field(default_factory=StudySpec)
     where: WhereSpec = field(default_factory=WhereSpec)

@@ -12,6 +12,7 @@ from experiments.cell import Cell
 from experiments.corpus import Corpus
 from experiments.curve import CURVE_SHARE
 from experiments.evaluate import Evaluation, evaluate
+from experiments.initial import start
 from experiments.optimizer import build_optimizer
 from experiments.rows import Measurement
 from experiments.schedule import learning_rate
@@ -28,12 +29,7 @@ class Learner:
 
     def __init__(self, cell: Cell, corpus: Corpus, device: str) -> None:
         self.cell, self.corpus, self.device = cell, corpus, device
-        self.model = initialize(
-            build_model(cell.model),
-            cell.seed,
-            parametrization=cell.optim.parametrization,
-            base_depth=cell.optim.base_depth,
-        ).to(device)
+        self.model = start(cell).to(device)
         self.optimizer = build_optimizer(self.model, cell.optim)
         self.windows = torch.from_numpy(corpus.eval_windows.astype("int64")).to(device)
         self.guess = (1 - 1e-6) * math.log(cell.model.vocab_size)  # rounding apart

@@ -26,6 +26,7 @@ from experiments.cell import Cell
 from experiments.compose import readable_errors, to_spec
 from experiments.config import ExperimentConfig, WhereSpec
 from experiments.corpus import Corpora, Corpus
+from experiments.initial import begin_from
 from experiments.study import Study, expand
 from scaling.claims import Claim
 from scaling.runs import write_run
@@ -65,7 +66,8 @@ main = hydra.main(config_path="pkg://conf", config_name="config", version_base="
 def load(spec: ExperimentConfig) -> tuple[Study, Corpora]:
     """The cells of a configuration, and the corpora they read (prepared if this is the first time)."""
     corpora = Corpora(Path(spec.where.corpora).resolve())
-    return expand(spec, corpora), corpora
+    study = begin_from(expand(spec, corpora), spec.init_from, runs=Path(spec.runs), corpora=corpora)
+    return study, corpora
 
 
 def listing(cell: Cell) -> dict:
@@ -126,6 +128,7 @@ def _settle(cell: Cell, rows: list[dict], store: Store, study: Study) -> None:
         "arm": cell.arm,
         "study": study.name,
         "hold_out": study.hold_out,
+        "parent": cell.initial and {"run_id": cell.initial.parent, "folder": str(cell.initial.folder)},
     }
     write_run(store.run_file(cell.run_id), rows, config)
     last = rows[-1]

@@ -42,6 +42,12 @@ def load_weights(path: Path) -> tuple[nn.Module, dict]:
     return model, said["about"]
 
 
+def read_about(path: Path) -> dict:
+    """What was said about the model in `path` when it was saved."""
+    _, metadata = read_tensors(path)
+    return json.loads(metadata[_METADATA_KEY])["about"]
+
+
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
     """Copy `tensors` into the parameters of the same names.
 
