@@ -38,6 +38,7 @@ def card(trained: Trained) -> str:
         "training": f"{row['tokens']:,} tokens, {row['epochs']:.3g} epochs, {row['flops']:.4g} FLOPs, "
         f"{row['optimizer']}, {row['schedule']}, seed {row['seed']}",
         "corpus": f"{data['name']} (`{row['corpus_id']}`), tokenizer {row['tokenizer_id']}",
+        "begins from": _beginning(trained.config),
         "held-out loss": f"{row['loss']:.4f} +- {row['loss_se']:.4f} nats/token{_bits(row)}, "
         f"next-token accuracy {row['accuracy']:.3f}",
         "law of its study": law_line(trained),
@@ -74,6 +75,13 @@ def law_line(trained: Trained) -> str:
         return f"none: {error}"
     predicted = float(found.predict(found.points.frame)[(found.points.frame["run_id"] == trained.run_id).argmax()])
     return f"{found.law} ({found.status}, {same.sum()} runs); {predicted:.4f} nats/token here"
+
+
+def _beginning(config: dict) -> str:
+    parent = config.get("parent")
+    if not parent:
+        return "random weights"
+    return f"the weights of run `{parent['run_id']}`" if parent["run_id"] else f"the checkpoint in {parent['folder']}"
 
 
 def _bits(row: dict) -> str:
