@@ -1,5 +1,6 @@
-"""Launch and watch: isoflop run, plan, status, tune, compact."""
+"""Launch and watch: isoflop run, plan, status, retry, clean, tune, compact."""
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -66,6 +67,59 @@ def status(
             emit(value, status_text(value), as_json)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+@app.command()
+def retry(
+    runs: Annotated[Path, typer.Argument(help="a runs folder")] = Path("runs"),
+    state: Annotated[list[str] | None, typer.Option("--state", help="failed, lost, diverged (repeatable)")] = None,
+    run_id: Annotated[str | None, typer.Option("--run", help="only this run, by its id or the beginning of it")] = None,
+    only_mark: Annotated[bool, typer.Option("--mark", help="mark them as planned and start nothing")] = False,
+) -> None:
+    """Train cells again that failed or were lost (or diverged), with the arguments that launched them."""
+    from experiments import retry
+    from scaling.store import open_store
+
+    store = open_store(runs)
+    cells = retry.choose(store, state or ["failed", "lost"], run_id)
+    launches = [] if only_mark else retry.relaunches(store, cells)
+    retry.mark(store, cells)
+    typer.echo(f"{len(cells)} cells to train again in {store.root}", err=True)
+    codes = [_relaunch(launch.folder, launch.overrides(store)) for launch in launches]
+    raise SystemExit(max(codes, default=0))
+
+
+def _relaunch(folder: str, overrides: list[str]) -> int:
+    """Launch from the folder that the arguments were typed in; returns the exit code."""
+    from experiments.sweep import launch
+
+    os.chdir(folder)
+    try:
+        launch(overrides)
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+@app.command()
+def clean(
+    runs: Annotated[Path, typer.Argument(help="a runs folder")] = Path("runs"),
+    yes: Annotated[bool, typer.Option("--yes", help="remove; without it, only say what would go")] = False,
+    trunks: Annotated[
+        bool, typer.Option("--trunks", help="also where finished trunks end: a longer budget then starts anew")
+    ] = False,
+) -> None:
+    """Remove checkpoints that no cell needs, claims of dead processes and half-written files; never a result."""
+    from experiments import clean
+    from scaling.store import open_store
+
+    store = open_store(runs)
+    litter = clean.find_litter(store, trunks=trunks)
+    told = clean.litter_text(litter)
+    if yes:
+        typer.echo(f"removed {told}: {clean.remove(store, litter):,} bytes")
+    else:
+        typer.echo(f"to remove: {told}: {litter.n_bytes:,} bytes; --yes removes them")
 
 
 @app.command(context_settings=HYDRA)

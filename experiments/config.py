@@ -32,6 +32,8 @@ class SyntheticSpec:
     skip_weight: float = 1.0
     trigram_weight: float = 0.25
     seed: int = 7
+    order: int = 2  # tokens that the next one depends on
+    rank: int | None = None  # inner width of its tables of pairs; None: full. At 8, d16 can hold a vocabulary of 256
 
 
 @dataclass
@@ -118,6 +120,16 @@ class CellSpec:
 
 
 @dataclass
+class RoundsSpec:
+    """Rounds after the study's own cells: fit, ask as isoflop suggest does, train, and again."""
+
+    count: int = 0
+    budget: float | None = None  # FLOPs of each round
+    target: float | None = None  # FLOPs of the run to decide on
+    goal: str = "n_opt"  # n_opt | loss | multiplier
+
+
+@dataclass
 class StudySpec:
     """A grid of sizes and budgets, or a list of cells. Neither: a single cell, the top-level model and budget."""
 
@@ -131,6 +143,7 @@ class StudySpec:
     arms: dict[str, Any] = field(default_factory=dict)  # name: what of model, data, optim, schedule, study it sets
     vary: dict[str, Any] = field(default_factory=dict)  # key: values, each with every other: optim.learning_rate: [..]
     hold_out: list[float] = field(default_factory=list)  # budgets that the report fits without, then predicts
+    rounds: RoundsSpec = field(default_factory=RoundsSpec)
 
 
 @dataclass
@@ -141,8 +154,10 @@ class WhereSpec:
     workers: int | None = None  # None: as many as cores
     threads: int = 1  # per worker
     checkpoint_seconds: float = 30.0
+    trackers: list[str] = field(default_factory=list)  # tensorboard, wandb: beside the store, never instead of it
     corpora: str = "corpora"  # folder of prepared corpora
     trunk: str | None = None  # only the cells of this trunk: what the sweeper gives to one job
+    only: list[str] | None = None  # only these runs: what isoflop retry asks for
 
 
 @dataclass

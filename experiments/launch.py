@@ -7,7 +7,8 @@ its whole pool down with it under joblib, so rounds go on until nothing is missi
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -18,8 +19,9 @@ from experiments.config import ExperimentConfig, WhereSpec
 from experiments.cost import Speed, known_speed, trunk_seconds
 from experiments.progress import closing_table, live_line
 from experiments.study import Study
-from experiments.sweep import listing, load
-from scaling.store import SETTLED, Store, create_store
+from experiments.sweep import listing, load, wanted
+from experiments.trackers import check as check_trackers
+from scaling.store import SETTLED, Store, StoreError, create_store, is_disk_error
 
 MAX_DEATHS = 3  # of one trunk in one launch; the last try is without company, so that no other trunk is to blame
 WAIT_SECONDS = 0.5  # for trunks that another launch, or a worker about to end, still holds
@@ -56,26 +58,60 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_sweep(sets: Sequence[ArgumentSet], launch: Launch, *, workers: int) -> int:
-    """Train what the studies of these argument sets lack; returns the exit code that the store then gives."""
+def run_sweep(sets: Sequence[ArgumentSet], launch: Launch, *, workers: int, typed: Sequence[str] = ()) -> int:
+    """Train what the studies of these argument sets lack; returns the exit code that the store then gives.
+
+    `typed` are the arguments of the whole launch, which `isoflop retry` repeats. Raises StoreError when the disk
+    refuses to be written.
+    """
     began, speed = time.monotonic(), known_speed()
-    check_device(sets[0][1].where.device)
+    where = sets[0][1].where
+    check_device(where.device)
+    check_trackers(where.trackers)
     studies = []
     for overrides, spec in sets:
         check_overrides(overrides, spec)
         studies.append((overrides, load(spec)[0]))
-    where = sets[0][1].where
-    store = create_store(sets[0][1].runs)
-    cells = list({cell.run_id: cell for _, study in studies for cell in study.cells}.values())
-    jobs = [job for overrides, study in studies for job in missing_jobs(overrides, study, store, speed)]
-    _say(studies, cells, jobs, workers, where.threads)
-    _list(studies, store)
-    if jobs:
-        pin_threads(where.threads)
-        with live_line(store, cells, speed):
-            finish(jobs, store, launch)
+    with readable_disk_errors(sets[0][1].runs):
+        store = create_store(sets[0][1].runs)
+        cells = _wanted_cells(studies, where)
+        jobs = [job for overrides, study in studies for job in missing_jobs(overrides, study, store, speed, where)]
+        _say(studies, cells, jobs, workers, where.threads)
+        if where.only is None:
+            _list(studies, store, typed)
+        if jobs:
+            pin_threads(where.threads)
+            with live_line(store, cells, speed):
+                finish(jobs, store, launch)
     print(closing_table(store, cells, time.monotonic() - began))
     return exit_code(store, cells)
+
+
+def _wanted_cells(studies: list, where: WhereSpec) -> list[Cell]:
+    """The cells that this launch is about. Raises UsageError for a run that none of its studies has."""
+    cells = {cell.run_id: cell for _, study in studies for cell in study.cells}
+    for run_id in where.only or ():
+        if run_id not in cells:
+            raise UsageError(
+                f"run {run_id} is not among the {len(cells)} cells that these arguments give now: the study or its "
+                "corpus has changed since it was launched; launch it anew with isoflop run"
+            )
+    return [cell for cell in cells.values() if wanted(cell, where)]
+
+
+@contextmanager
+def readable_disk_errors(runs: str) -> Iterator[None]:
+    """Turn the disk's refusal into one line that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if not is_disk_error(error):
+            raise
+        told = f"{os.strerror(error.errno).lower()} ({error.filename})" if error.filename else str(error)
+        raise StoreError(
+            f"runs={runs} cannot be written: {told}; what is finished is safe: make room or name another folder, "
+            "and type the same command again"
+        ) from error
 
 
 def exit_code(store: Store, cells: Sequence[Cell]) -> int:
@@ -83,7 +119,7 @@ def exit_code(store: Store, cells: Sequence[Cell]) -> int:
     return 0 if (store.states([cell.run_id for cell in cells])["state"] == "done").all() else 1
 
 
-def missing_jobs(overrides: list[str], study: Study, store: Store, speed: Speed) -> list[Job]:
+def missing_jobs(overrides: list[str], study: Study, store: Store, speed: Speed, where: WhereSpec) -> list[Job]:
     """A job for each trunk with a cell that has no result. Cells that failed or were lost before count as missing.
 
     Raises StoreError if the file of a finished cell cannot be read.
@@ -92,7 +128,7 @@ def missing_jobs(overrides: list[str], study: Study, store: Store, speed: Speed)
     store.check(run_id for run_id, state in states.items() if state in SETTLED)
     jobs = []
     for trunk_id, cells in study.trunks.items():
-        left = tuple(cell for cell in cells if states[cell.run_id] not in SETTLED)
+        left = tuple(cell for cell in cells if states[cell.run_id] not in SETTLED and wanted(cell, where))
         for cell in left:
             if states[cell.run_id] in ("failed", "lost"):
                 store.record(cell.run_id, "planned")
@@ -136,8 +172,8 @@ def _launch_round(batch: Sequence[Job], store: Store, launch: Launch, first: int
         return
     for job, outcome in zip(batch, returns, strict=True):
         if outcome.status == JobStatus.FAILED:
-            if _attempts(batch, store) == before:
-                raise outcome._return_value  # no cell was started: not a cell's fault
+            if is_disk_error(outcome._return_value) or _attempts(batch, store) == before:
+                raise outcome._return_value  # not a cell's fault
             job.error = repr(outcome._return_value)
 
 
@@ -196,10 +232,11 @@ def _say(studies: list, cells: list[Cell], jobs: list[Job], workers: int, thread
     )
 
 
-def _list(studies: list, store: Store) -> None:
+def _list(studies: list, store: Store, typed: Sequence[str]) -> None:
+    launch_id = store.write_launch(typed, os.getcwd()) if typed else ""
     by_name: dict[str, list[Study]] = {}
     for _, study in studies:
         by_name.setdefault(study.name, []).append(study)
     for name, group in by_name.items():
-        cells = [listing(cell) for study in group for cell in study.cells]
+        cells = [listing(cell) | {"launch": launch_id} for study in group for cell in study.cells]
         store.write_study(name, cells, hold_out=sorted({flops for study in group for flops in study.hold_out}))

@@ -1,6 +1,7 @@
 """What a study is and what it will cost, and how far a store is: numbers as a dict, and the same as a text."""
 
 import math
+import time
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
@@ -127,6 +128,7 @@ def status(store: Store) -> dict:
     """How many cells are in which state, in all and by study, and each cell that is not simply done or planned."""
     states = store.states()
     studies = {name: _counts(states, [c["run_id"] for c in study["cells"]]) for name, study in store.studies().items()}
+    states["heartbeat_age"] = time.time() - states["heartbeat"]
     cells = states.astype(object).where(states.notna(), None).to_dict("records")
     return {"runs": str(store.root), "counts": _counts(states, states["run_id"]), "studies": studies, "cells": cells}
 
@@ -141,10 +143,18 @@ def status_text(value: dict) -> str:
     lines = _columns([*table, ("all", *map(str, value["counts"].values()))])
     for cell in value["cells"]:
         if cell["state"] in ("running", "failed", "diverged", "lost"):
-            reason = cell["error"].strip().splitlines()[-1] if cell["error"] else ""
             place = f"step {cell['step']}/{cell['steps']}, attempt {cell['attempts']}"
-            lines.append(f"{cell['state']:9} {cell['run_id']}  {cell['label']}  {place}  {reason}".rstrip())
+            beat = "" if cell["heartbeat_age"] is None else f", heartbeat {cell['heartbeat_age']:.0f} s ago"
+            lines.append(
+                f"{cell['state']:9} {cell['run_id']}  {cell['label']}  {place}{beat}  {_reason(cell)}".rstrip()
+            )
     return "\n".join([f"{value['runs']}", *lines])
+
+
+def _reason(cell: dict) -> str:
+    if cell["error"]:
+        return cell["error"].strip().splitlines()[-1]
+    return "no process is at work on it: isoflop run or isoflop retry goes on" if cell["state"] == "lost" else ""
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from experiments.cell import Cell
+from experiments.checkpoint_files import prune
 from experiments.compose import readable_errors, to_spec
 from experiments.config import ExperimentConfig, WhereSpec
 from experiments.corpus import Corpora, Corpus
@@ -30,7 +31,7 @@ from experiments.initial import begin_from
 from experiments.study import Study, expand
 from scaling.claims import Claim
 from scaling.runs import write_run
-from scaling.store import SETTLED, Store, create_store
+from scaling.store import SETTLED, Store, create_store, is_disk_error
 
 HEARTBEAT_SECONDS = 1.0
 
@@ -74,49 +75,77 @@ def listing(cell: Cell) -> dict:
     """What the store says of a cell before it has run."""
     return {
         "run_id": cell.run_id, "trunk_id": cell.trunk_id, "label": cell.label, "size": cell.size, "arm": cell.arm,
-        "seed": cell.seed, "steps": cell.steps, "flops": cell.training_flops, "budget_flops": cell.budget_flops,
+        "seed": cell.seed, "steps": cell.steps, "branch_step": cell.branch_step, "flops": cell.training_flops,
+        "budget_flops": cell.budget_flops,
     }  # fmt: skip
 
 
+def wanted(cell: Cell, where: WhereSpec) -> bool:
+    """Whether a launch is to train this cell: any that it lacks, unless runs are named."""
+    return where.only is None or cell.run_id in where.only
+
+
 def train_claimed(cells: Sequence[Cell], corpora: Corpora, store: Store, where: WhereSpec, study: Study) -> None:
-    """Train what is missing of one trunk, unless another living process is at it."""
+    """Train what is missing of one trunk, unless another living process is at it.
+
+    Raises OSError when the disk refuses to be written: that is no cell's fault, and what was finished stays.
+    """
     claim = store.claim(cells[0].trunk_id)
     if claim is None:
         return
-    states = store.states([cell.run_id for cell in cells])["state"]
-    pending = [cell for cell, state in zip(cells, states, strict=True) if state not in SETTLED]
     if multiprocessing.current_process().name != "MainProcess":
         _end_with_parent()
-    for cell in pending:
-        store.start(listing(cell))
     try:
+        states = store.states([cell.run_id for cell in cells])["state"]
+        left = [cell for cell, state in zip(cells, states, strict=True) if state not in SETTLED]
+        pending = [cell for cell in left if wanted(cell, where)]
+        for cell in pending:
+            store.start(listing(cell))
         with _heartbeat(claim) as progress:
             _train(pending, corpora(cells[0].data), store, where, study, progress)
+        prune(claim.folder, unsettled(store, cells[0].trunk_id))
     finally:
         claim.release()
 
 
+def unsettled(store: Store, trunk_id: str) -> dict[str, int]:
+    """Branch step of each cell of a trunk that has no result, whichever study asked for it."""
+    states = store.states()
+    left = states[(states["trunk_id"] == trunk_id) & ~states["state"].isin(SETTLED)]
+    return dict(zip(left["run_id"], left["branch_step"], strict=True))
+
+
 def _train(pending: list[Cell], corpus: Corpus, store: Store, where: WhereSpec, study: Study, progress: dict) -> None:
     """Train cells of one trunk, the shortest first; one that raises is recorded and the others go on without it."""
-    from experiments.trained import keep_model  # these import torch: only where cells are trained
-    from experiments.trainer import configure_process, train_trunk
+    from experiments.trackers import Trackers  # these import torch: only where cells are trained
+    from experiments.trained import keep_model
+    from experiments.trainer import Progress, configure_process, train_trunk
 
     configure_process(where.threads)
-    while pending:
-        try:
-            folder = store.trunk_folder(pending[0].trunk_id)
-            for cell, rows in train_trunk(
-                list(pending),
-                corpus,
-                folder=folder,
-                where=where,
-                on_progress=progress.update,
-                keep=partial(keep_model, store=store, corpus=corpus),
-            ):
-                _settle(cell, rows, store, study)
-                pending.remove(cell)
-        except Exception:
-            store.record(pending.pop(0).run_id, "failed", step=progress["step"], error=traceback.format_exc())
+    by_id = {cell.run_id: cell for cell in pending}
+
+    def tell(at: Progress) -> None:
+        progress.update({key: at[key] for key in ("run_id", "step", "tokens")})
+        trackers.follow(by_id[at["run_id"]], at["measurements"])
+
+    with Trackers(where.trackers, store.root, study.name, corpus, where.device) as trackers:
+        while pending:
+            try:
+                for cell, rows in train_trunk(
+                    list(pending),
+                    corpus,
+                    folder=store.trunk_folder(pending[0].trunk_id),
+                    where=where,
+                    on_progress=tell,
+                    keep=partial(keep_model, store=store, corpus=corpus),
+                ):
+                    _settle(cell, rows, store, study)
+                    trackers.finish(cell, rows)
+                    pending.remove(cell)
+            except Exception as error:
+                if is_disk_error(error):
+                    raise
+                store.record(pending.pop(0).run_id, "failed", step=progress["step"], error=traceback.format_exc())
 
 
 def _settle(cell: Cell, rows: list[dict], store: Store, study: Study) -> None:
@@ -132,8 +161,10 @@ def _settle(cell: Cell, rows: list[dict], store: Store, study: Study) -> None:
     }
     write_run(store.run_file(cell.run_id), rows, config)
     last = rows[-1]
-    error = f"loss is {last['loss']} at step {last['step']}" if last["state"] == "diverged" else ""
-    store.record(cell.run_id, last["state"], step=int(last["step"]), error=error)
+    error = ""
+    if last["state"] == "diverged":
+        error = f"loss is {last['loss']:.4g} at step {last['step']}, learning rate {last['learning_rate']:.3g}"
+    store.record(cell.run_id, last["state"], step=int(last["step"]), seconds=float(last["wall_seconds"]), error=error)
 
 
 @cache
@@ -160,7 +191,8 @@ def _heartbeat(claim: Claim) -> Iterator[dict]:
 
     def beat() -> None:
         while not stop.wait(HEARTBEAT_SECONDS):
-            claim.beat(**progress)
+            with suppress(OSError):  # a full disk: the work itself will say so, and on this machine the process counts
+                claim.beat(**progress)
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()

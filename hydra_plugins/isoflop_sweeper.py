@@ -1,6 +1,7 @@
 """A Hydra sweeper that trains what a study lacks. Hydra's side only: what a launch does is `experiments.launch`."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -35,14 +36,19 @@ class IsoflopSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        from experiments.compose import split_overrides, to_spec
+        from experiments.compose import split_overrides
         from experiments.launch import run_sweep
+        from experiments.rounds import run_rounds
 
-        loader = self.hydra_context.config_loader
-        sets = [
-            (one, to_spec(loader.load_sweep_config(self.config, one))) for one in split_overrides(arguments, loader)
-        ]
-        raise SystemExit(run_sweep(sets, self._launch, workers=self.workers))
+        sets = [(one, self._compose(one)) for one in split_overrides(arguments, self.hydra_context.config_loader)]
+        typed = [*self.config.hydra.overrides.task, *self.config.hydra.overrides.hydra]
+        run = partial(run_sweep, launch=self._launch, workers=self.workers, typed=typed)
+        raise SystemExit(run_rounds(sets, self._compose, run))
+
+    def _compose(self, overrides: list[str]) -> Any:
+        from experiments.compose import to_spec
+
+        return to_spec(self.hydra_context.config_loader.load_sweep_config(self.config, overrides))
 
     def _launch(self, job_overrides: list[list[str]], first: int) -> Any:
         return self.launcher.launch(job_overrides, initial_job_idx=first)

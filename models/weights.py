@@ -5,6 +5,7 @@ The bytes depend on the weights and the metadata alone. The file is written to a
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -68,12 +69,16 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> Non
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write tensors to a safetensors file, whole or not at all."""
+    """Write tensors to a safetensors file, whole or not at all. Raises OSError naming it if the disk refuses."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         save_file({name: t.float().cpu().clone() for name, t in tensors.items()}, temporary, metadata)
         os.replace(temporary, path)
+    except SafetensorError as error:
+        if number := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(temporary)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -2,6 +2,7 @@
 
     STORE.json                  marks the folder
     studies/<name>.json         the cells that a study asked for at its last launch
+    launches/<id>.json          what was typed, and where: `isoflop retry` types it again
     cells/<run_id>/state.json   one cell's state, how often it was tried, how far it came, its traceback
     cells/<run_id>/run.parquet  its rows, once it is done or has diverged
     trunks/<trunk_id>/          checkpoints, and the claim of the process at work
@@ -9,9 +10,12 @@
 Every file is replaced as a whole, so a reader may look at any time and a process may die at any time.
 """
 
+import errno
+import hashlib
+import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +30,23 @@ STORE_FILE = "STORE.json"
 STORE_VERSION = 1
 STATES = ("planned", "running", "done", "diverged", "failed", "lost")
 SETTLED = ("done", "diverged")  # results: never run again by themselves
-COLUMNS = ("run_id", "trunk_id", "state", "label", "step", "steps", "flops", "attempts", "heartbeat", "pid", "error")
+_EMPTY: dict[str, Any] = {
+    "run_id": "", "trunk_id": "", "state": "planned", "label": "", "step": 0, "steps": 0, "branch_step": 0, "flops": 0,
+    "attempts": 0, "seconds": float("nan"), "heartbeat": float("nan"), "pid": 0, "launch": "", "error": "",
+}  # fmt: skip
+COLUMNS = tuple(_EMPTY)
+_DISK_ERRORS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+}  # fmt: skip
 
 
 class StoreError(ValueError):
     """A folder is not a store, or something in it cannot be used."""
+
+
+def is_disk_error(error: BaseException) -> bool:
+    """Whether the disk refused: full, read-only, over a quota or failing. Nobody's training is at fault then."""
+    return isinstance(error, OSError) and error.errno in _DISK_ERRORS
 
 
 @dataclass(frozen=True)
@@ -71,6 +87,17 @@ class Store:
         listed |= {cell["run_id"]: dict(cell) for cell in cells}
         write_json(path, {"name": name, "cells": list(listed.values()), **about})
 
+    def write_launch(self, arguments: Sequence[str], folder: str) -> str:
+        """Keep what was typed to launch cells, and where; returns the id that their listings name."""
+        launch_id = hashlib.sha256(json.dumps([list(arguments), folder]).encode()).hexdigest()[:12]
+        write_json(self._launch_file(launch_id), {"arguments": list(arguments), "folder": folder})
+        return launch_id
+
+    def read_launch(self, launch_id: str) -> tuple[list[str], str] | None:
+        """Arguments and folder of a launch, None if it was not kept."""
+        launch = read_json(self._launch_file(launch_id)) if launch_id else None
+        return (launch["arguments"], launch["folder"]) if launch else None
+
     def studies(self) -> dict[str, dict]:
         """What each study asked for at its last launch, by file name."""
         return {path.stem: read_json(path) or {} for path in sorted(self.root.glob("studies/*.json"))}
@@ -101,17 +128,11 @@ class Store:
     def _state_file(self, run_id: str) -> Path:
         return self.root / "cells" / run_id / "state.json"
 
+    def _launch_file(self, launch_id: str) -> Path:
+        return self.root / "launches" / f"{launch_id}.json"
+
     def _row(self, run_id: str, listed: Mapping, holders: dict) -> dict:
-        row: dict[str, Any] = {
-            "state": "planned",
-            "attempts": 0,
-            "step": 0,
-            "pid": 0,
-            "heartbeat": float("nan"),
-            "error": "",
-        }
-        row |= {"trunk_id": "", "label": "", "steps": 0, "flops": 0, "run_id": run_id}
-        row |= {**listed, **(read_json(self._state_file(run_id)) or {})}
+        row = {**_EMPTY, "run_id": run_id, **listed, **(read_json(self._state_file(run_id)) or {})}
         if row["state"] == "running":
             trunk = row["trunk_id"]
             if trunk not in holders:

@@ -122,7 +122,7 @@ def test_bad_input_is_one_line_and_writes_nothing(isoflop_, text, tmp_path, argu
 def test_a_corpus_seen_more_than_once_is_warned_of(isoflop_, text):
     code, _, err = isoflop_("run", *text, *TINY, "budget.flops=2e9", "data.max_epochs=1e3")
     assert code == 0
-    assert "warning: 1 of 1 cells repeat the corpus" in err
+    assert "warning: 1 of 1 cells repeat their corpus" in err
 
 
 def test_a_runs_folder_that_is_none_is_refused_and_left_alone(isoflop_, text, tmp_path):
