@@ -13,6 +13,7 @@ from rich.live import Live
 
 from experiments.cell import Cell, group_by_trunk
 from experiments.cost import Speed, trunk_seconds
+from experiments.sample import sample_file
 from scaling.store import SETTLED, Store
 
 REFRESH_SECONDS = 1.0
@@ -109,4 +110,10 @@ def closing_table(store: Store, cells: Sequence[Cell], seconds: float) -> str:
     for row in states[states["state"] != "done"].itertuples():
         reason = row.error.strip().splitlines()[-1] if row.error else ""
         lines.append(f"  {row.state:8} {row.run_id}  {row.label}  step {row.step}/{row.steps}  {reason}".rstrip())
-    return "\n".join([*lines, f"runs in {store.root}"])
+    return "\n".join([*lines, *_sample_of_one(store, cells), f"runs in {store.root}"])
+
+
+def _sample_of_one(store: Store, cells: Sequence[Cell]) -> list[str]:
+    """What the model says, where one cell was asked for and is done."""
+    path = sample_file(store, cells[0].run_id)
+    return [f"{path}:", path.read_text(encoding="utf-8")] if len(cells) == 1 and path.exists() else []

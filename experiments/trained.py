@@ -12,15 +12,13 @@ from torch import nn
 from experiments.cell import Cell
 from experiments.corpus import Corpus
 from experiments.evaluate import Evaluation, detail
+from experiments.sample import sample, sample_file
 from experiments.tokenizer import Tokenizer, find_tokenizer
 from models.generate import Sampling, generate
 from models.weights import WEIGHTS_FILE, load_weights, save_weights
 from scaling.evaluation import EVALUATION_FILE, write_evaluation
 from scaling.runs import read_config, read_runs
 from scaling.store import Store, StoreError
-
-SAMPLE_FILE = "sample.txt"
-SAMPLE_TEMPERATURE = 0.8  # at 0 small models repeat themselves
 
 
 def keep_model(cell: Cell, model: nn.Module, evaluation: Evaluation, *, store: Store, corpus: Corpus) -> None:
@@ -43,21 +41,6 @@ def weights_file(store: Store, run_id: str) -> Path:
 
 def evaluation_file(store: Store, run_id: str) -> Path:
     return store.run_file(run_id).with_name(EVALUATION_FILE)
-
-
-def sample_file(store: Store, run_id: str) -> Path:
-    return store.run_file(run_id).with_name(SAMPLE_FILE)
-
-
-def sample(model: nn.Module, corpus: Corpus, tokenizer: Tokenizer) -> str:
-    """What a model makes of a fixed prompt, the first tokens of the held-out text: the prompt and what follows it.
-
-    The same model and corpus give the same text.
-    """
-    context = model.config.context_length
-    prompt = corpus.eval_windows[0][: max(1, context // 4)].tolist()
-    follows = generate(model, prompt, max_tokens=context, sampling=Sampling(temperature=SAMPLE_TEMPERATURE))
-    return tokenizer.decode([*prompt, *follows])
 
 
 @dataclass(frozen=True)

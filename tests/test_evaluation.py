@@ -1,5 +1,7 @@
 """The evaluation that a run keeps: by position, by document, paired between runs."""
 
+from types import SimpleNamespace
+
 import duckdb
 import numpy as np
 import pandas as pd
@@ -10,9 +12,11 @@ from experiments.config import DataSpec, ExperimentConfig, ScheduleSpec, StudySp
 from experiments.corpus import prepare
 from experiments.evaluate import detail, evaluate
 from experiments.evaluated import corpus_of
+from experiments.progress import closing_table
+from experiments.sample import sample, sample_file
 from experiments.shards import DOCUMENTS
 from experiments.sweep import load, train_claimed
-from experiments.trained import evaluation_file, find_trained, sample, sample_file
+from experiments.trained import evaluation_file, find_trained
 from models import build_model
 from models.config import ModelConfig
 from models.parametrization import initialize
@@ -150,6 +154,14 @@ def test_every_run_keeps_what_its_model_says_to_a_fixed_prompt(trained):
         assert text == sample(run.model, corpus, run.tokenizer) + "\n"
         assert text.startswith(bytes(corpus.eval_windows[0][:8].astype(np.uint8)).decode())
         assert len(text) > 8 + 16
+
+
+def test_a_run_of_one_cell_ends_with_its_text(trained):
+    (run, other), _ = trained
+    text = sample_file(run.store, run.run_id).read_text(encoding="utf-8")
+    cells = [SimpleNamespace(run_id=r.run_id) for r in (run, other)]
+    assert text in closing_table(run.store, cells[:1], 3.0)
+    assert text not in closing_table(run.store, cells, 3.0)
 
 
 def test_damage_and_changed_text_are_told(trained, tmp_path):
