@@ -156,7 +156,7 @@ class WhereSpec:
     checkpoint_seconds: float = 30.0
     trackers: list[str] = field(default_factory=list)  # tensorboard, wandb: beside the store, never instead of it
     corpora: str = "corpora"  # folder of prepared corpora
-    trunk: str | None = None  # only the cells of this trunk: what the sweeper gives to one job
+    trunk: str | None = None  # only the cells of these trunks, by commas: what the sweeper gives to one job
     only: list[str] | None = None  # only these runs: what isoflop retry asks for
 
 

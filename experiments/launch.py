@@ -54,19 +54,23 @@ def worker_count(where: WhereSpec) -> int:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: in a task of SLURM, those that it was given."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(here, int(os.environ.get("SLURM_CPUS_ON_NODE", here)))
 
 
-def run_sweep(sets: Sequence[ArgumentSet], launch: Launch, *, workers: int, typed: Sequence[str] = ()) -> int:
+def run_sweep(
+    sets: Sequence[ArgumentSet], launch: Launch, *, workers: int | None, typed: Sequence[str] = ()
+) -> int:
     """Train what the studies of these argument sets lack; returns the exit code that the store then gives.
 
-    `typed` are the arguments of the whole launch, which `isoflop retry` repeats. Raises StoreError when the disk
-    refuses to be written.
+    `workers` is None where the work is done on other machines. `typed` are the arguments of the whole launch, which
+    `isoflop retry` repeats. Raises StoreError when the disk refuses to be written.
     """
     began, speed = time.monotonic(), known_speed()
     where = sets[0][1].where
-    check_device(where.device)
+    if workers is not None:
+        check_device(where.device)
     check_trackers(where.trackers)
     studies = []
     for overrides, spec in sets:
@@ -77,7 +81,7 @@ def run_sweep(sets: Sequence[ArgumentSet], launch: Launch, *, workers: int, type
         cells = _wanted_cells(studies, where)
         jobs = [job for overrides, study in studies for job in missing_jobs(overrides, study, store, speed, where)]
         _say(studies, cells, jobs, workers, where.threads)
-        if where.only is None:
+        if where.only is None and where.trunk is None:
             _list(studies, store, typed)
         if jobs:
             pin_threads(where.threads)
@@ -212,7 +216,7 @@ def pin_threads(threads: int) -> None:
         os.environ[name] = str(threads)
 
 
-def _say(studies: list, cells: list[Cell], jobs: list[Job], workers: int, threads: int) -> None:
+def _say(studies: list, cells: list[Cell], jobs: list[Job], workers: int | None, threads: int) -> None:
     for _, study in studies:
         for warning in study.warnings:
             print(f"warning: {warning}", file=sys.stderr)
@@ -221,15 +225,13 @@ def _say(studies: list, cells: list[Cell], jobs: list[Job], workers: int, thread
                 f"the window leaves out {len(study.dropped)} cells of the grid (isoflop plan names them)",
                 file=sys.stderr,
             )
-    if workers * threads > cores():
+    if workers is not None and workers * threads > cores():
         print(
             f"warning: {workers} workers x {threads} threads on {cores()} cores slow each other down", file=sys.stderr
         )
     left = sum(len(job.cells) for job in jobs)
-    print(
-        f"{len(cells)} cells, {left} to train in {len(jobs)} trunks, {workers} workers x {threads} threads",
-        file=sys.stderr,
-    )
+    by = "elsewhere" if workers is None else f"{workers} workers x {threads} threads"
+    print(f"{len(cells)} cells, {left} to train in {len(jobs)} trunks, {by}", file=sys.stderr)
 
 
 def _list(studies: list, store: Store, typed: Sequence[str]) -> None:

@@ -49,12 +49,12 @@ def launch(overrides: Sequence[str]) -> None:
 
 
 def job(config: DictConfig) -> None:
-    """Train the trunk that `where.trunk` names, or every trunk of the study one after the other."""
+    """Train the trunks that `where.trunk` names, or every trunk of the study one after the other."""
     spec = to_spec(config)
     study, corpora = load(spec)
     store = create_store(spec.runs)
     for trunk_id, cells in study.trunks.items():
-        if spec.where.trunk in (None, trunk_id):
+        if wanted(cells[0], replace(spec.where, only=None)):
             train_claimed(cells, corpora, store, spec.where, study)
     if HydraConfig.get().mode == RunMode.RUN:
         states = store.states([cell.run_id for cell in study.cells])["state"]
@@ -81,8 +81,9 @@ def listing(cell: Cell) -> dict:
 
 
 def wanted(cell: Cell, where: WhereSpec) -> bool:
-    """Whether a launch is to train this cell: any that it lacks, unless runs are named."""
-    return where.only is None or cell.run_id in where.only
+    """Whether a launch is to train this cell: any that it lacks, unless runs or trunks are named."""
+    of_trunk = where.trunk is None or cell.trunk_id in where.trunk.split(",")
+    return of_trunk and (where.only is None or cell.run_id in where.only)
 
 
 def train_claimed(cells: Sequence[Cell], corpora: Corpora, store: Store, where: WhereSpec, study: Study) -> None:

@@ -20,7 +20,7 @@ from experiments.corpus import Corpus
 from experiments.curve import row_steps
 from experiments.evaluate import Evaluation
 from experiments.learner import Learner
-from experiments.rows import run_rows
+from experiments.rows import Measurement, run_rows
 
 _CHUNK = 64  # steps between looks at the loss, the clock and the caller
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -32,6 +32,7 @@ class Progress(TypedDict):
     run_id: str
     step: int
     tokens: int
+    measurements: list[Measurement]  # so far, those of the trunk included
 
 
 def configure_process(threads: int) -> None:
@@ -111,7 +112,10 @@ def _train(
         if checkpoints.due() and learner.healthy:
             save(learner.state())
         if on_progress:
-            on_progress(Progress(run_id=cell.run_id, step=learner.step, tokens=learner.step * cell.batch_tokens))
+            tokens = learner.step * cell.batch_tokens
+            on_progress(
+                Progress(run_id=cell.run_id, step=learner.step, tokens=tokens, measurements=learner.measurements)
+            )
 
 
 def _rows(learner: Learner, cell: Cell, corpus: Corpus, device: str) -> list[dict]:
