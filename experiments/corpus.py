@@ -17,10 +17,11 @@ import numpy as np
 
 from experiments import near_duplicates
 from experiments.cleaning import check_stages
-from experiments.config import DataSpec
+from experiments.config import DataSpec, SyntheticSpec
 from experiments.shards import MANIFEST, SIDES, write_corpus
 from experiments.sources import CorpusError, matching_files, python_sources
 from experiments.synthetic import Language
+from experiments.synthetic import check as check_language
 from experiments.token_files import open_tokens
 from experiments.token_source import open_sides
 
@@ -114,7 +115,9 @@ def _recipe(data: DataSpec) -> tuple[dict, list[tuple[str, Path]]]:
     """What the tokens are made from, without reading them, and the files to read."""
     recipe = {"layout": LAYOUT_VERSION, "source": data.source, "held_out_fraction": data.held_out_fraction}
     if data.source == "synthetic":
-        return recipe | {"synthetic": asdict(data.synthetic)}, []
+        check_language(data.synthetic)
+        new = {name for name in ("order", "rank") if getattr(data.synthetic, name) == getattr(SyntheticSpec(), name)}
+        return recipe | {"synthetic": {k: v for k, v in asdict(data.synthetic).items() if k not in new}}, []
     files = python_sources() if data.source == "python-source" else matching_files(data.files)
     seen = [(name, path.stat().st_size, path.stat().st_mtime_ns) for name, path in files]
     made_by = {"python": sys.version} if data.source == "python-source" else {}

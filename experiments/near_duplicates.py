@@ -6,6 +6,8 @@ of all 64, which estimates the Jaccard similarity. Memory: 256 bytes a document 
 
 import re
 import zlib
+from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -28,11 +30,8 @@ def check_installed() -> None:
 
 def signature(content: bytes) -> np.ndarray:
     """The 64 uint32 of a text."""
-    from datasketch import MinHash
-
-    runs = np.unique(_runs_of_words(content))
-    minhash = MinHash(NUMBERS, seed=1, hashfunc=int, scheme="affine32")
-    minhash.update_batch(runs.tolist())
+    minhash = _empty().copy()
+    minhash.update_batch(np.unique(_runs_of_words(content)).tolist())
     return minhash.hashvalues.astype(np.uint32)
 
 
@@ -51,6 +50,14 @@ def copies(signatures: np.ndarray) -> np.ndarray:
                 alike = (signatures[order[part]] == signatures[earlier[part]]).mean(1) >= SIMILAR
                 found[order[part][alike]] = True
     return found
+
+
+@cache
+def _empty() -> Any:
+    """A MinHash of nothing: its permutations take longer to draw than a short text to hash."""
+    from datasketch import MinHash
+
+    return MinHash(NUMBERS, seed=1, hashfunc=int, scheme="affine32")
 
 
 def _runs_of_words(content: bytes) -> np.ndarray:

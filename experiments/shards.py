@@ -70,8 +70,9 @@ def _write_synthetic(work: Path, data: DataSpec, _: Files) -> dict:
     spec = data.synthetic
     blocks = Language.draw(spec).sample(chains=spec.chains, length=spec.tokens // spec.chains, seed=spec.seed)
     texts = enumerate(chain.from_iterable(blocks))
+    sides = ((text, is_held_out(f"chain-{i}", data.held_out_fraction), 0) for i, text in texts)
     about = {"tokenizer_id": "none", "vocab_size": spec.vocab_size, "licence": "none: generated"}
-    written = _write_sides(work, data, spec.vocab_size, ((text, is_held_out(f"chain-{i}", data.held_out_fraction), 0) for i, text in texts))
+    written = _write_sides(work, data, spec.vocab_size, sides)
     return _manifest(data, about, written) | {"bytes_per_token": None}
 
 

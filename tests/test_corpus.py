@@ -1,4 +1,3 @@
-import json
 import math
 import os
 from concurrent.futures import ProcessPoolExecutor
@@ -10,7 +9,6 @@ import pytest
 from experiments.config import DataSpec, SyntheticSpec
 from experiments.corpus import prepare, spread_windows
 from experiments.sources import CorpusError, is_held_out, python_sources
-from experiments.synthetic import Language
 
 SMALL = SyntheticSpec(vocab_size=12, tokens=60_000, chains=100)
 
@@ -174,33 +172,3 @@ def test_unique_tokens_cap_what_is_trained_on_and_nothing_else(tmp_path, texts):
     assert {tuple(w) for w in part.train.reshape(-1, 17).tolist()} <= known
     with pytest.raises(CorpusError, match=r"data.unique_tokens=999999 must lie between one window of 16 and the"):
         prepare(replace(text_spec(texts), unique_tokens=999_999), tmp_path)
-
-
-def test_entropies_of_the_default_language():
-    language = Language.draw(SyntheticSpec())
-    assert language.unigram_entropy == pytest.approx(3.4795, abs=5e-5)
-    assert language.bigram_entropy == pytest.approx(3.0220, abs=5e-5)
-    assert language.entropy_rate == pytest.approx(2.6356, abs=5e-5)
-
-
-def test_samples_follow_the_language():
-    language = Language.draw(SMALL)
-    text = language.sample(chains=400, length=500, seed=0)
-    counts = np.zeros((12, 12, 12))
-    np.add.at(counts, (text[:, :-2], text[:, 1:-1], text[:, 2:]), 1)
-    pair = counts.sum(2) / counts.sum()
-    assert np.abs(pair - language.pair_VV).max() < 4e-3
-    seen = counts.sum(2) > 3000
-    assert np.abs(counts[seen] / counts[seen].sum(1, keepdims=True) - language.next_VVV[seen]).max() < 0.04
-    floor = language.reachable_loss(text.reshape(-1, 50)[:, :9])
-    assert floor == pytest.approx((language.bigram_entropy + 7 * language.entropy_rate) / 8, rel=0.01)
-
-
-def test_synthetic_corpus_knows_its_floor(tmp_path):
-    spec = DataSpec(name="synthetic", source="synthetic", tokenizer="none", context_length=8, synthetic=SMALL)
-    corpus = prepare(spec, tmp_path)
-    assert corpus.vocab_size == 12
-    assert corpus.train.max() < 12
-    assert math.isnan(corpus.bytes_per_token)
-    assert corpus.loss_floor == pytest.approx(Language.draw(SMALL).reachable_loss(corpus.eval_windows))
-    assert json.loads((corpus.folder / "manifest.json").read_text())["corpus_id"] == corpus.corpus_id
