@@ -100,10 +100,14 @@ def suggest(
     goal: Annotated[str, typer.Option("--goal", help="n_opt, loss or multiplier")] = "n_opt",
     out: Annotated[Path | None, typer.Option("--out", help="study file, e.g. conf/experiment/next.yaml")] = None,
     from_law: Annotated[str | None, typer.Option("--from-law", help="a published law, when there are no runs")] = None,
+    where: Where = None,
+    mapping: Map = None,
+    study: Study = None,
     as_json: Json = False,
 ) -> None:
     """The runs that most narrow a question, what they will do to its interval, and the study file for them."""
     from experiments.next_study import next_runs
 
-    found = next_runs(table, budget=budget, target=target, goal=goal, out=out, from_law=from_law)
+    data = load(table, mapping, where, study) if table else None
+    found = next_runs(data, table, budget=budget, target=target, goal=goal, out=out, from_law=from_law)
     emit(found.to_dict(), str(found), as_json)

@@ -3,9 +3,9 @@
 The loop closes through the file: `isoflop suggest` writes it, `isoflop run` reads it, the store knows what is done.
 """
 
+import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,101 +13,70 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from experiments.config import DataSpec, ExperimentConfig, OptimSpec, ScheduleSpec
+from experiments.config import OptimSpec
 from experiments.names import load_size, size_names, suggest
-from models.config import ModelConfig, n_matrices, training_flops_per_token
+from experiments.optimizer_cost import optimizer_flops
+from experiments.setting import NextStudyError, Setting, model_of, parts_in, setting_of, shape_in
+from models.config import n_matrices, n_total, training_flops_per_token
 from scaling.accounting import count_params, is_runs
 from scaling.design import Design
 from scaling.lattice import Lattice, lattice
 from scaling.laws import Chinchilla
 from scaling.planning import plan_from_law, plan_from_table, ratios_of
 from scaling.published import PUBLISHED
-from scaling.runs import RUN_FILE, final_rows, read_config
-from scaling.tables import read_table
+from scaling.runs import final_rows
 
 MIN_STEPS = 250
 GOALS = ("n_opt", "loss", "multiplier")
-SECTIONS = {"data": DataSpec, "optim": OptimSpec, "schedule": ScheduleSpec}
-LOOKS = ("family", "context_length", "vocab_size", "batch_tokens")
 
 
-class NextStudyError(ValueError):
-    """No study can be written for these runs."""
+def runnable(runs: pd.DataFrame, budget: float, setting: Setting) -> Lattice:
+    """Cells of the sizes in conf/model that the budget affords and these final rows have not done.
 
-    exit_code = 1
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What the runs of a table have in common: settings to repeat, and notes on what could not be told."""
-
-    settings: dict[str, dict[str, Any]]
-    cooldown: float
-    notes: tuple[str, ...]
-
-
-def setting_of(path: Path) -> Setting:
-    """Data, optimiser and schedule of most runs in a runs folder; the defaults, said so, where files hold none."""
-    configs = [read_config(file) for file in sorted(Path(path).glob(f"cells/*/{RUN_FILE}"))]
-    found = [_sections(c) for c in configs if "what" in c]
-    if not found:
-        note = "the table does not hold the runs' settings: the study file uses the defaults of conf/"
-        return Setting({}, ScheduleSpec().cooldown_fraction, (note,))
-    texts = Counter(yaml.safe_dump(f) for f in found)
-    settings = yaml.safe_load(texts.most_common(1)[0][0])
-    notes = (
-        () if len(texts) == 1 else (f"runs differ in settings; the study file repeats the most common of {len(texts)}",)
-    )
-    schedule = settings["schedule"]
-    cooldown = schedule.get("cooldown_fraction", 1.0) if schedule["name"] == "wsd" else 1.0
-    return Setting(settings, cooldown, notes)
-
-
-def _sections(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The settings of one run that are not the schema's own defaults, by section; names always."""
-    what = config["what"]
-    told = {"data": config["data"], "optim": what["optim"], "schedule": what["schedule"]}
-    kept = {}
-    for section, spec in SECTIONS.items():
-        default = asdict(spec())
-        kept[section] = {k: v for k, v in told[section].items() if k == "name" or v != default.get(k)}
-    return kept
-
-
-def runnable(table: pd.DataFrame, budget: float, setting: Setting) -> Lattice:
-    """Cells of the sizes in conf/model that the budget affords and the runs of the table have not done.
-
-    Raises NextStudyError for a table that is not of runs, or of runs that differ in what cells must share.
+    Raises NextStudyError for runs that differ in what cells must share.
     """
-    if not is_runs(table):
-        raise NextStudyError("a study file needs a table of runs: sizes of conf/model mean nothing in another table")
-    runs = final_rows(table)
-    looks = {name: sorted(runs[name].unique()) for name in LOOKS}
-    for name in ("family", "context_length", "vocab_size"):
-        if len(looks[name]) > 1:
-            raise NextStudyError(f"the runs differ in {name} ({looks[name]}): keep one kind with --where")
-    sizes = _sizes(looks["family"][0], int(looks["context_length"][0]), int(looks["vocab_size"][0]))
-    sizes["batch_tokens"] = int(runs["batch_tokens"].mode().iloc[0])
+    for name in ("context_length", "vocab_size"):
+        if runs[name].nunique() > 1:
+            raise NextStudyError(f"the runs differ in {name} ({sorted(runs[name].unique())}): keep one with --where")
     runs = runs.assign(n_params=count_params(runs, "matrices"))
+    sizes = _sizes(runs, setting)
     sizes = sizes[sizes["n_params"] >= 0.9 * runs["n_params"].min()]  # no law was fitted below the smallest run
     named = dict(zip(sizes["n_params"], sizes["size"], strict=True))
     done = runs.assign(size=runs["n_params"].map(named)).dropna(subset=["size"])[["size", "tokens"]]
+    ends = {name: setting.trained[n] for name, n in zip(sizes["size"], sizes["total"], strict=True)
+            if n in setting.trained}  # fmt: skip
     most = float(runs["unique_tokens"].min() * max(1.0, runs["epochs"].max()))
     return lattice(
-        sizes, budget, runs=done, cooldown=setting.cooldown, min_steps=MIN_STEPS, max_tokens=most,
+        sizes, budget, runs=done, cooldown=setting.cooldown, trained=ends, min_steps=MIN_STEPS, max_tokens=most,
         ratios=ratios_of(runs),
     )  # fmt: skip
 
 
-def _sizes(family: str, context_length: int, vocab_size: int) -> pd.DataFrame:
+def _sizes(runs: pd.DataFrame, setting: Setting) -> pd.DataFrame:
+    """Sizes of conf/model with the parts of the runs, of the series that the runs belong to."""
+    vocab_size, context_length = int(runs["vocab_size"].iloc[0]), int(runs["context_length"].iloc[0])
+    batch_tokens = int(runs["batch_tokens"].mode().iloc[0])
+    optim = OptimSpec(**setting.settings["optim"])
     rows = []
     for name in size_names():
-        spec = load_size(name)
-        if spec.family != family:
+        spec = load_size(name, setting.base)
+        if parts_in(spec) != parts_in(setting.parts):
             continue
-        model = ModelConfig(vocab_size=vocab_size, context_length=context_length, **asdict(spec))
-        rows.append({"size": name, "n_params": n_matrices(model), "flops_token": training_flops_per_token(model)})
-    return pd.DataFrame(rows).drop_duplicates("n_params", ignore_index=True)
+        model = model_of(spec, vocab_size, context_length)
+        per_token = training_flops_per_token(model) + optimizer_flops(model, optim) / batch_tokens
+        rows.append({
+            "size": name, "series": name.rstrip("0123456789"), "n_params": n_matrices(model), "total": n_total(model),
+            "flops_token": per_token, "batch_tokens": batch_tokens, "shape": shape_in(model),
+        })  # fmt: skip
+    sizes = pd.DataFrame(rows)
+    run_shapes = set(map(shape_in, runs.itertuples()))
+    used = Counter(s.series for s in sizes.itertuples() if s.shape in run_shapes)
+    # The fewest series that hold every run's shape that has a name: d16 and w16 are one shape.
+    kept = {max(named["series"], key=lambda s: used[s]) for shape in run_shapes
+            if len(named := sizes[sizes["shape"] == shape])}  # fmt: skip
+    if kept:
+        sizes = sizes[sizes["series"].isin(kept)]
+    return sizes.drop_duplicates("n_params", ignore_index=True)
 
 
 def write_study(design: Design, path: Path, setting: Setting, *, runs: str) -> str:
@@ -120,20 +89,34 @@ def write_study(design: Design, path: Path, setting: Setting, *, runs: str) -> s
     shipped = folder == Path(str(files("conf.experiment"))).resolve()
     where = "" if shipped else f"--config-dir {folder.parent} "
     command = f"isoflop run {where}experiment={name} runs={runs}"
-    cells = [{"size": c.size, "flops": float(c.budget), "seeds": list(c.seeds)} for c in design.cells.itertuples()]
-    held = design.cells[design.cells["role"] == "hold-out"]["budget"]
-    alone = [float(b) for b in held if (design.cells["budget"] == b).sum() == 1]
-    study = {"name": name, "cells": cells, "hold_out": alone}
+    study = {"name": name, **cells_of(design)}
     lines = [
         "# @package _global_",
-        f"# {command}    {len(cells)} cells suggested for {design.goal} at {design.target:.3g} FLOPs",
+        f"# {command}    {len(study['cells'])} cells suggested for {design.goal} at {design.target:.3g} FLOPs",
     ]
-    sections = {k: v for k, v in setting.settings.items() if v and k in ExperimentConfig.__dataclass_fields__}
-    for section, value in [*sections.items(), ("study", study)]:
-        lines.append(yaml.safe_dump({section: value}, sort_keys=False, default_flow_style=None, width=110).rstrip())
+    sections = {"model": setting.model_section, **setting.settings, "study": study}
+    for section, value in ((k, v) for k, v in sections.items() if v):
+        lines.append(f"{section}:")
+        lines += [_yaml_lines(key, entry) for key, entry in value.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
     return command
+
+
+def _yaml_lines(key: str, value: Any) -> str:
+    """A key of a section: what fits on a line there, a list of mappings one a line."""
+    nested = isinstance(value, list) and value and isinstance(value[0], dict)
+    flow = [yaml.safe_dump(v, sort_keys=False, default_flow_style=True, width=math.inf).removesuffix("\n...\n").strip()
+            for v in (value if nested else [value])]  # fmt: skip
+    return "\n".join([f"  {key}:", *(f"    - {text}" for text in flow)]) if nested else f"  {key}: {flow[0]}"
+
+
+def cells_of(design: Design) -> dict[str, list]:
+    """The cells of a design and the budgets it holds out, as `study` has them."""
+    cells = [{"size": c.size, "flops": float(c.budget), "seeds": list(c.seeds)} for c in design.cells.itertuples()]
+    held = design.cells[design.cells["role"] == "hold-out"]["budget"]
+    alone = [float(b) for b in held if (design.cells["budget"] == b).sum() == 1]
+    return {"cells": cells, "hold_out": alone}
 
 
 @dataclass(frozen=True)
@@ -156,30 +139,36 @@ class NextRuns:
 
 
 def next_runs(
-    table: Path | None, *, budget: float, target: float, goal: str, out: Path | None, from_law: str | None
-) -> NextRuns:
-    """The runs to make next, from a table of runs or from a published law; `out` is the study file to write."""
-    if goal not in GOALS:
-        raise ValueError(f"--goal {goal}: choose {', '.join(GOALS)}")
-    if not (budget > 0 and target > 0):
-        raise ValueError(f"--budget {budget:g} and --target {target:g} must be positive")
+    table: pd.DataFrame | None, path: Path | None, *, budget: float, target: float, goal: str, out: Path | None,
+    from_law: str | None,
+) -> NextRuns:  # fmt: skip
+    """The runs to make next, from the table read from `path` or from a published law; `out` is the file to write."""
+    check_wish(budget, target, goal)
     if (table is None) == (from_law is None):
         raise ValueError("give a table of runs, or --from-law NAME when there are none yet")
-    if from_law is not None:
+    if table is None or path is None:
         if out is not None:
             raise NextStudyError("--out needs a table of runs: its settings and sizes make the study")
-        return NextRuns(plan_from_law(_published(from_law), budget=budget, target=target, goal=goal), None, "", ())
-    data = read_table(table)
-    if not is_runs(data):
+        made = plan_from_law(_published(from_law), budget=budget, target=target, goal=goal)
+        return NextRuns(made, None, "", ())
+    if not is_runs(table):
         if out is not None:
             raise NextStudyError("--out needs a table of runs: sizes of conf/model mean nothing in another table")
-        return NextRuns(plan_from_table(data, budget=budget, target=target, goal=goal), None, "", ())
-    setting = setting_of(table)
-    cells = runnable(data, budget, setting)
-    design = plan_from_table(data, budget=budget, target=target, goal=goal, cells=cells)
-    store = str(table) if Path(table).is_dir() else "runs"
+        return NextRuns(plan_from_table(table, budget=budget, target=target, goal=goal), None, "", ())
+    runs = final_rows(table)
+    setting = setting_of(runs, path)
+    design = plan_from_table(table, budget=budget, target=target, goal=goal, cells=runnable(runs, budget, setting))
+    store = str(path) if path.is_dir() else "runs"
     command = write_study(design, out, setting, runs=store) if out is not None else ""
     return NextRuns(design, out, command, setting.notes)
+
+
+def check_wish(budget: float, target: float, goal: str) -> None:
+    """Raise ValueError for a goal that is none, or numbers that are not positive."""
+    if goal not in GOALS:
+        raise ValueError(f"--goal {goal}: choose {', '.join(GOALS)}")
+    if not (0 < budget < math.inf and 0 < target < math.inf):
+        raise ValueError(f"--budget {budget:g} and --target {target:g} must be positive and finite")
 
 
 def _published(name: str) -> Chinchilla:

@@ -19,6 +19,9 @@ class IsoflopSweeperConf:
 ConfigStore.instance().store(group="hydra/sweeper", name="isoflop", node=IsoflopSweeperConf, provider="isoflop")
 
 
+LOCAL = ("hydra_plugins.hydra_joblib_launcher.", "hydra._internal.")  # launchers whose jobs run on this machine
+
+
 class IsoflopSweeper(Sweeper):
     """Launches one job per trunk through any launcher; ends in SystemExit with the exit code that the store gives."""
 
@@ -26,7 +29,7 @@ class IsoflopSweeper(Sweeper):
         from experiments.launch import worker_count
 
         self.config, self.hydra_context = config, hydra_context
-        self.workers = worker_count(config.where)
+        self.workers = worker_count(config.where) if config.hydra.launcher._target_.startswith(LOCAL) else None
         with open_dict(config):
             if "n_jobs" in config.hydra.launcher:  # joblib
                 config.hydra.launcher.n_jobs = self.workers

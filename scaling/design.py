@@ -22,6 +22,7 @@ HOLD_OUT_SHARE = 0.18
 HOLD_OUT_FACTOR = 3.0  # compute of the hold-out over the largest run done
 SEED_SHARE = 0.1
 SEEDS = [0, 1, 2]
+FACTOR_SAID = 1000.0  # an interval wider than this says nothing
 SEEDED = 3  # cells repeated with every seed
 MOST_CELLS = 50
 GRID_BUDGETS, GRID_SIZES, GRID_FACTOR = 5, 5, 4.0
@@ -76,7 +77,9 @@ class Design:
 
 
 def _times(sd: float) -> str:
-    factor = np.exp(1.645 * sd)
+    factor = np.exp(min(1.645 * sd, 700.0))
+    if factor > FACTOR_SAID:
+        return f"beyond a factor {FACTOR_SAID:g}"
     return f"+/- {factor - 1:.2%}" if factor < 2 else f"a factor {factor:.3g}"
 
 

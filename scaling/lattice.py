@@ -1,7 +1,7 @@
 """The cells that could be run next, and what each would cost given what is trained already.
 
-With a shared trunk a longer branch costs only its extra tokens, and a branch between two that exist only the stretch
-from the checkpoint before it plus its own cooldown. Without trunks (`cooldown` 1) every cell costs all its tokens.
+With a shared trunk a longer branch costs only its extra tokens and its own cooldown; a shorter one than the trunk
+went starts anew. Without trunks (`cooldown` 1) every cell costs all its tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,13 +28,13 @@ class DesignError(ValueError):
 class Lattice:
     """Cells to choose from. `frame`: size, budget (FLOPs asked for), n_params, tokens, flops.
 
-    `trained` holds for each size the branch points, in tokens, where checkpoints exist; `per_token` its FLOPs per
-    token; `cooldown` the share of a cell's tokens after its branch point.
+    `trained` holds for each size the tokens that its trunk has seen, where a checkpoint of it exists; `per_token` its
+    FLOPs per token; `cooldown` the share of a cell's tokens after its branch point.
     """
 
     frame: pd.DataFrame
     per_token: Mapping[str, float]
-    trained: Mapping[str, tuple[float, ...]]
+    trained: Mapping[str, float]
     cooldown: float
 
     def __len__(self) -> int:
@@ -42,13 +42,12 @@ class Lattice:
 
     @cached_property
     def _prices(self) -> tuple[Array, Array, Array]:
-        """Of each cell: FLOPs of its cooldown, FLOPs from the checkpoint it leaves to its branch point, and which
+        """Of each cell: FLOPs of its cooldown, FLOPs from where its trunk is taken up to its branch point, and which
         stretch of which trunk that is."""
         cooldown, advance, stretch = [], [], []
         for size, tokens in zip(self.frame["size"], self.frame["tokens"], strict=True):
-            points = np.array([0.0, *self.trained.get(size, ())])
-            branch = (1 - self.cooldown) * tokens
-            start = float(points[points <= branch * (1 + 1e-9)].max())
+            end, branch = self.trained.get(size, 0.0), (1 - self.cooldown) * tokens
+            start = end if end <= branch * (1 + 1e-9) else 0.0
             cooldown.append(self.per_token[size] * self.cooldown * tokens)
             advance.append(self.per_token[size] * max(branch - start, 0.0))
             stretch.append((size, start))
@@ -78,13 +77,15 @@ def lattice(
     *,
     runs: pd.DataFrame | None = None,
     cooldown: float = 1.0,
+    trained: Mapping[str, float] | None = None,
     min_steps: int = 300,
     max_tokens: float = np.inf,
     ratios: tuple[float, float] = RATIOS,
 ) -> Lattice:
     """Cells of the sizes (size, n_params, flops_token, batch_tokens) at budgets a factor 1.33 apart up to `budget`.
 
-    `runs` (size, tokens) are done: no cell close to one is offered, and they are where trunks may be taken up.
+    `runs` (size, tokens) are done: no cell close to one is offered. `trained` says of a size how many tokens its trunk
+    has seen: a longer branch goes on from there.
     Raises DesignError naming the cheapest cell when the budget affords none.
     """
     offered = []
@@ -104,15 +105,15 @@ def lattice(
         near = [_close(t, done.get(s)) for s, t in zip(frame["size"], frame["tokens"], strict=True)]
         frame = frame[~np.array(near)].reset_index(drop=True)
     per_token = {str(s.size): float(s.flops_token) for s in sizes.itertuples()}
-    trained = {str(s): tuple(sorted((1 - cooldown) * t)) for s, t in done.items()} if cooldown < 1 else {}
-    every = Lattice(frame, per_token, trained, cooldown)
+    ends = dict(trained or {})
+    every = Lattice(frame, per_token, ends, cooldown)
     cost = every.marginal([])
     if not len(frame) or cost.min() > budget:
         cheapest = f"the cheapest cell costs {cost.min():.3g}" if len(frame) else "no cell is left to run"
         raise DesignError(
             f"a budget of {budget:.3g} FLOPs affords no cell: {cheapest}; raise --budget or add smaller sizes"
         )
-    return Lattice(frame[cost <= budget].reset_index(drop=True), per_token, trained, cooldown)
+    return Lattice(frame[cost <= budget].reset_index(drop=True), per_token, ends, cooldown)
 
 
 def _close(tokens: float, done: Array | None) -> bool:
