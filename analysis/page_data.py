@@ -72,8 +72,10 @@ def _budgets(data: Points) -> pd.Series:
     """The budget of each data point; NaN where fewer than three sizes share it."""
     named = data.frame.reset_index(names="point")
     shared = [g for g in budget_groups(Points(named, data.params, data.compute, data.cluster)) if _sizes(g) > 2]
-    values = {i: float(np.exp(np.log(g["flops"]).mean())) for g in shared for i in g["point"]}
-    return pd.Series(values, index=range(len(data)), dtype=float)
+    values = pd.Series(np.nan, index=range(len(data)), dtype=float)
+    for group in shared:
+        values[group["point"]] = np.exp(np.log(group["flops"]).mean())
+    return values
 
 
 def _sizes(frame: pd.DataFrame) -> int:

@@ -3,7 +3,6 @@
 What the table cannot support is listed with its reason; nothing that fails stops the rest.
 """
 
-import hashlib
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,6 +16,7 @@ from analysis import summary
 from analysis.evidence import Evidence, reason
 from analysis.figures import FIGURES, Figure
 from analysis.style import style
+from scaling.predict import data_hash
 
 FORMATS = ("png", "svg", "pdf")
 # Without dates and versions in their metadata the files of two equal reports are equal.
@@ -164,11 +164,14 @@ def _markdown(report: Report, made_by: str) -> str:
 
 def provenance(e: Evidence, command: str) -> str:
     """Versions, the hash of the table, the command."""
-    digest = hashlib.sha256(pd.util.hash_pandas_object(e.table, index=False).to_numpy().tobytes()).hexdigest()[:12]
+    try:
+        digest = f"sha256 {data_hash(e.points)} of the {len(e.points)} fitted (as isoflop predict --register says it)"
+    except ValueError:
+        digest = "none can be fitted"
     versions = ", ".join(f"{name} {version(name)}" for name in ("isoflop", "numpy", "scipy", "pandas", "matplotlib"))
     notes = [f"- {n}" for n in e.table.attrs.get("notes", ())]
     lines = [
-        f"- table: {len(e.table)} rows, hash {digest}", f"- {versions}, Python {platform.python_version()}",
+        f"- table: {len(e.table)} rows; {digest}", f"- {versions}, Python {platform.python_version()}",
         f"- bootstrap: {e.n_draws} draws, seed {e.seed}", *notes,
     ]  # fmt: skip
     return "\n".join([*lines, f"- command: `{command}`"] if command else lines)

@@ -27,6 +27,7 @@ def trained_tokens(table: pd.DataFrame) -> tuple[float, float]:
 
     A trunk is trained once up to its furthest branch point; each run adds what it trained after its own branch.
     """
+    table = table[["run_id", "trunk_id", "phase", "tokens", "final", "state"]]  # the rest is not copied
     done = table[table["run_id"].isin(final_rows(table)["run_id"])]
     horizons = done.groupby(["trunk_id", "run_id"])["tokens"].max()
     along = done[done["phase"].isin(["warmup", "constant"])].groupby(["trunk_id", "run_id"])["tokens"].max()

@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from scaling.accounting import Points, points
+from scaling.accounting import Points, is_runs, points
 from scaling.allocation import LEVEL, NoAllocationError, PowerFit, allocation
 
 GRID = 256
+READ = ("run_id", "trunk_id", "phase", "tied", "tokens", "loss", "final", "state")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def envelope(table: pd.DataFrame, *, params: str = "matrices", compute: str = "e
 
 
 def _comparable(table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    if is_runs(table):
+        table = table[[c for c in table if c in READ or c.startswith(("n_params_", "flops"))]]  # the rest is not copied
     usable = np.isfinite(table["loss"]) & (table["tokens"] > 0) & (table["phase"] != "warmup")
     constant = usable & (table["phase"] == "constant")
     if constant.any():

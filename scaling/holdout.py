@@ -26,6 +26,7 @@ CANDIDATES: dict[str, dict[str, Any]] = {
 }
 
 
+MOST_BLOCKS = 12  # of compute, predicted in turn to choose a law
 BUDGET_COLUMNS = ("flops", "predicted_loss", "loss_opt", "predicted_n", "n_opt", "best_run_loss", "best_run_n")
 
 
@@ -164,7 +165,7 @@ def choose(
     objective: Objective = Huber("auto"),  # noqa: B008
     spare_last: bool = True,
 ) -> tuple[str, pd.DataFrame]:
-    """The law that best predicts each budget from those below it, and the scores, best first.
+    """The law that best predicts each budget (or block of neighbours) from those below it, and the scores, best first.
 
     A score is the mean |ln loss error| over the runs predicted; among laws within one standard error of the best, the
     one with the fewest free parameters wins. `spare_last` leaves the largest budget out altogether.
@@ -172,7 +173,7 @@ def choose(
     """
     data = points(table, params=params, compute=compute)
     groups = budget_groups(data)
-    groups = groups[:-1] if spare_last else groups
+    groups = _blocks(groups[:-1] if spare_last else groups)
     errors: dict[str, list[pd.Series]] = {law: [] for law in laws}
     free: dict[str, int] = {}
     for i in range(2, len(groups)):  # one budget alone does not tell size from data
@@ -189,6 +190,12 @@ def choose(
             f"{len(groups)} budgets to choose a law on: none can be predicted by every law from two or more below it"
         )
     return _pick({law: np.concatenate(e) for law, e in errors.items()}, free)
+
+
+def _blocks(groups: list[pd.DataFrame]) -> list[pd.DataFrame]:
+    """The budgets, neighbours taken together where there are more than MOST_BLOCKS: each is predicted by a fit."""
+    parts = np.array_split(np.arange(len(groups)), min(len(groups), MOST_BLOCKS)) if groups else []
+    return [pd.concat([groups[i] for i in part], ignore_index=True) for part in parts]
 
 
 def fit_candidate(law: str, data: Points, objective: Objective) -> Fit:
