@@ -59,9 +59,7 @@ def cores() -> int:
     return min(here, int(os.environ.get("SLURM_CPUS_ON_NODE", here)))
 
 
-def run_sweep(
-    sets: Sequence[ArgumentSet], launch: Launch, *, workers: int | None, typed: Sequence[str] = ()
-) -> int:
+def run_sweep(sets: Sequence[ArgumentSet], launch: Launch, *, workers: int | None, typed: Sequence[str] = ()) -> int:
     """Train what the studies of these argument sets lack; returns the exit code that the store then gives.
 
     `workers` is None where the work is done on other machines. `typed` are the arguments of the whole launch, which

@@ -53,8 +53,8 @@ def job(config: DictConfig) -> None:
     spec = to_spec(config)
     study, corpora = load(spec)
     store = create_store(spec.runs)
-    for trunk_id, cells in study.trunks.items():
-        if wanted(cells[0], replace(spec.where, only=None)):
+    for cells in study.trunks.values():
+        if any(wanted(cell, spec.where) for cell in cells):
             train_claimed(cells, corpora, store, spec.where, study)
     if HydraConfig.get().mode == RunMode.RUN:
         states = store.states([cell.run_id for cell in study.cells])["state"]
