@@ -4,6 +4,7 @@
 "where" (`where`, `runs`: never hashed). A knob lives on the component that owns it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,11 +38,21 @@ class SyntheticSpec:
 
 
 @dataclass
+class HubSpec:
+    name: str = ""  # on the Hugging Face Hub, or a local folder
+    subset: str | None = None  # what `datasets` calls the name of a configuration
+    split: str = "train"
+    revision: str | None = None  # a commit: the text that it names does not change
+    max_bytes: int | None = None  # of text to read; None: all
+
+
+@dataclass
 class DataSpec:
     name: str = "python-source"
-    source: str = "python-source"  # python-source | files | tokens | synthetic
+    source: str = "python-source"  # python-source | files | huggingface | tokens | synthetic
     files: list[str] = field(default_factory=list)  # globs: .txt .md ... .jsonl[.gz|.zst] .parquet; tokens: .bin
-    text_column: str = "text"  # of .jsonl and .parquet
+    hub: HubSpec = field(default_factory=HubSpec)  # huggingface
+    text_column: str = "text"  # of .jsonl, .parquet and data sets
     skip_bad: bool = False  # count and leave out binary files and broken lines instead of refusing them
     clean: list[str] = field(default_factory=list)  # stages in this order, named in experiments/cleaning.py
     tokenizer: str = "bytes"  # bytes | bpe | a tokenizer.json | none (a source that is born as tokens)
@@ -52,6 +63,12 @@ class DataSpec:
     unique_tokens: int | None = None  # train on so many, spread evenly over the corpus; None: on all of it
     max_epochs: float = 4.0  # a cell that would repeat the corpus more often is refused
     synthetic: SyntheticSpec = field(default_factory=SyntheticSpec)
+
+
+def saved_data(saved: Mapping[str, Any]) -> DataSpec:
+    """The DataSpec that a run recorded as a dict; keys that are younger than the run are at their default."""
+    parts = {"hub": HubSpec, "synthetic": SyntheticSpec}
+    return DataSpec(**{key: parts[key](**value) if key in parts else value for key, value in saved.items()})
 
 
 @dataclass

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import near_duplicates
+from experiments import hub, near_duplicates
 from experiments.cleaning import check_stages
 from experiments.config import DataSpec, SyntheticSpec
 from experiments.shards import MANIFEST, SIDES, write_corpus
@@ -26,7 +26,8 @@ from experiments.token_files import open_tokens
 from experiments.token_source import open_sides
 
 LAYOUT_VERSION = 1
-SOURCES = ("python-source", "files", "tokens", "synthetic")
+SOURCES = ("python-source", "files", "huggingface", "tokens", "synthetic")
+TEXT_SOURCES = ("python-source", "files", "huggingface")
 _CHANGES_TEXT = ("text_column", "skip_bad", "clean", "tokenizer", "vocab_size")  # hashed where they are not the default
 
 
@@ -94,7 +95,7 @@ def spread_starts(available_tokens: int, *, context_length: int, n_tokens: int) 
 def _check(data: DataSpec) -> None:
     if data.source not in SOURCES:
         raise CorpusError(f"data.source must be one of {', '.join(SOURCES)}; not {data.source!r}")
-    is_text = data.source in ("python-source", "files")
+    is_text = data.source in TEXT_SOURCES
     allowed = "bytes, bpe or a tokenizer.json" if is_text else "'none'"
     known = data.tokenizer in ("bytes", "bpe") or data.tokenizer.endswith(".json")
     if not (known if is_text else data.tokenizer == "none"):
@@ -118,9 +119,15 @@ def _recipe(data: DataSpec) -> tuple[dict, list[tuple[str, Path]]]:
         check_language(data.synthetic)
         new = {name for name in ("order", "rank") if getattr(data.synthetic, name) == getattr(SyntheticSpec(), name)}
         return recipe | {"synthetic": {k: v for k, v in asdict(data.synthetic).items() if k not in new}}, []
-    files = python_sources() if data.source == "python-source" else matching_files(data.files)
+    if data.source == "huggingface":
+        hub.check(data.hub)
+        files = [(str(path), path) for path in hub.local_files(data.hub)]
+    else:
+        files = python_sources() if data.source == "python-source" else matching_files(data.files)
     seen = [(name, path.stat().st_size, path.stat().st_mtime_ns) for name, path in files]
     made_by = {"python": sys.version} if data.source == "python-source" else {}
+    if data.source == "huggingface":
+        made_by["hub"] = asdict(data.hub)
     if data.source == "tokens":
         made_by["paths"] = [str(path) for _, path in files]
     if data.tokenizer.endswith(".json"):

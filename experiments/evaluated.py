@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from experiments.config import DataSpec, SyntheticSpec
+from experiments.config import saved_data
 from experiments.corpus import Corpus, prepare
 from experiments.evaluate import detail, evaluate
 from experiments.trained import Trained, evaluation_file
@@ -18,8 +18,7 @@ def corpus_of(trained: Trained, corpora: Path) -> Corpus:
 
     Raises StoreError when its text has changed since.
     """
-    data = dict(trained.config["data"])
-    corpus = prepare(DataSpec(**data | {"synthetic": SyntheticSpec(**data["synthetic"])}), corpora)
+    corpus = prepare(saved_data(trained.config["data"]), corpora)
     if corpus.eval_id != trained.final["eval_id"]:
         raise StoreError(
             f"run {trained.run_id} was measured on windows {trained.final['eval_id']}, the corpus at {corpus.folder} "

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import near_duplicates, records
+from experiments import hub, near_duplicates, records
 from experiments.cleaning import Count, clean
 from experiments.config import DataSpec
 from experiments.sources import Document, is_held_out, read_documents
@@ -111,8 +111,9 @@ def _make(part: Part, files: Sequence[tuple[str, Path]], data: DataSpec) -> None
 
 
 def _documents(files: Sequence[tuple[str, Path]], data: DataSpec, bad: Counter) -> Iterator[Document]:
-    if data.source != "files":
+    if data.source == "python-source":
         yield from read_documents(files, cut=False)
         return
+    column = data.text_column if data.source == "files" else hub.COLUMN
     for name, path in files:
-        yield from records.documents(name, path, column=data.text_column, skip_bad=data.skip_bad, bad=bad)
+        yield from records.documents(name, path, column=column, skip_bad=data.skip_bad, bad=bad)

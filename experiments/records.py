@@ -29,7 +29,7 @@ def documents(name: str, path: Path, *, column: str, skip_bad: bool, bad: Counte
         if suffixes and suffixes[-1] == ".jsonl":
             yield from _of_jsonl(name, path, column, skip_bad, bad)
         elif path.suffix == ".parquet":
-            yield from _of_parquet(name, path, column)
+            yield from _of_parquet(name, path, column, skip_bad, bad)
         else:
             yield from _of_text(name, path, skip_bad, bad)
     except OSError as error:
@@ -57,28 +57,31 @@ def _of_jsonl(name: str, path: Path, column: str, skip_bad: bool, bad: Counter) 
             except ValueError as error:
                 _refuse(f"{path}: line {number} is not a JSON object ({error})", "broken JSON line", skip_bad, bad)
                 continue
-            text = _column(record, column, f"{path}: line {number}")
+            text = column_of(record, column, f"{path}: line {number}")
             if isinstance(text, str):
                 yield Document(f"{name}#{number}", text.encode(errors="surrogatepass"))
             else:
                 _refuse(f"{path}: line {number}: {column!r} is not text", "text that is none", skip_bad, bad)
 
 
-def _of_parquet(name: str, path: Path, column: str) -> Iterator[Document]:
+def _of_parquet(name: str, path: Path, column: str, skip_bad: bool, bad: Counter) -> Iterator[Document]:
     try:
         file = pq.ParquetFile(path)
     except pa.ArrowInvalid as error:
         raise CorpusError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from error
-    _column(dict.fromkeys(file.schema_arrow.names), column, str(path))
+    column_of(dict.fromkeys(file.schema_arrow.names), column, str(path))
     number = 0
     for batch in file.iter_batches(_ROWS, columns=[column]):
         for text in batch.column(0).to_pylist():
             number += 1
-            if text is not None:
+            if isinstance(text, str | bytes):
                 yield Document(f"{name}#{number}", text.encode() if isinstance(text, str) else text)
+            else:
+                _refuse(f"{path}: row {number}: {column!r} is not text", "text that is none", skip_bad, bad)
 
 
-def _column(record: dict, column: str, where: str) -> object:
+def column_of(record: dict, column: str, where: str) -> object:
+    """The value of a record's column. Raises CorpusError with the nearest name where there is no such column."""
     if column in record:
         return record[column]
     near = difflib.get_close_matches(column, record, n=1)

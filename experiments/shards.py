@@ -1,7 +1,7 @@
 """From sources to shards: parts, duplicates out, a tokenizer where one is to be trained, tokens side by side.
 
 Everything is written in a working folder that takes the corpus's name when it is complete. A process that is killed
-leaves it, and the next one goes on from its whole parts; an error removes it.
+or cut off from its source leaves it, and the next one goes on from its whole parts; any other error removes it.
 """
 
 import fcntl
@@ -20,6 +20,7 @@ import numpy as np
 
 from experiments import near_duplicates
 from experiments.config import DataSpec
+from experiments.hub import StreamError, stream
 from experiments.parts import Part, make_parts
 from experiments.sources import STDLIB_LICENCE, CorpusError, is_held_out
 from experiments.synthetic import Language
@@ -48,9 +49,13 @@ def write_corpus(folder: Path, data: DataSpec, files: Files, recipe: dict) -> No
         try:
             manifest = write(work, data, files) | {"recipe": {k: v for k, v in recipe.items() if k != "files"}}
             (work / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-            for leftover in work.glob("part-*"):
+            for leftover in [*work.glob("part-*"), *work.glob("raw*")]:
                 leftover.unlink()
             os.replace(work, folder)
+        except StreamError:
+            if not any(work.iterdir()):
+                work.rmdir()
+            raise
         except Exception:
             shutil.rmtree(work, ignore_errors=True)
             raise
@@ -83,6 +88,9 @@ def _describe_tokens(_: Path, data: DataSpec, files: Files) -> dict:
 
 
 def _write_text(work: Path, data: DataSpec, files: Files) -> dict:
+    licence = STDLIB_LICENCE if data.source == "python-source" else "the user's own"
+    if data.source == "huggingface":
+        files, licence = stream(data, work)
     parts = make_parts(data, files, work)
     kept, stages = _distinct(parts, data)
     tokenizer = _tokenizer(data, parts, kept, work)
@@ -90,7 +98,7 @@ def _write_text(work: Path, data: DataSpec, files: Files) -> dict:
     about = {
         "tokenizer_id": tokenizer.tokenizer_id,
         "vocab_size": tokenizer.vocab_size,
-        "licence": STDLIB_LICENCE if data.source == "python-source" else "the user's own",
+        "licence": licence,
     }
     held = written["held_out"]
     return _manifest(data, about, written) | {

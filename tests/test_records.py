@@ -41,7 +41,13 @@ def test_a_line_of_json_is_a_document(tmp_path, name):
 
 def test_a_row_of_parquet_is_a_document(tmp_path):
     pq.write_table(pa.table({"body": [*TEXTS, None], "n": [1, 2, 3, 4]}), tmp_path / "a.parquet")
-    assert [text for _, text in read(tmp_path / "a.parquet", column="body")[0]] == TEXTS
+    with pytest.raises(CorpusError, match=r"a\.parquet: row 4: 'body' is not text.*data\.skip_bad=true"):
+        read(tmp_path / "a.parquet", column="body")
+    with pytest.raises(CorpusError, match=r"row 1: 'n' is not text"):
+        read(tmp_path / "a.parquet", column="n")
+    found, bad = read(tmp_path / "a.parquet", column="body", skip_bad=True)
+    assert [text for _, text in found] == TEXTS
+    assert bad == {"text that is none": 1}
     with pytest.raises(CorpusError, match=r"text_column='boddy'; did you mean 'body'\? there are body, n"):
         read(tmp_path / "a.parquet", column="boddy")
     (tmp_path / "b.parquet").write_bytes(b"PAR1 not")
