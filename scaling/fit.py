@@ -21,7 +21,7 @@ from scaling.solver import Solution, minimise
 
 __all__ = ["Fit", "FitError", "Huber", "LeastSquares", "fit", "predict_loss", "refit", "robust_scale"]
 
-COLUMN = {"N": "n_params", "D": "tokens", "C": "flops", "U": "unique_tokens"}
+COLUMN = {"N": "n_params", "D": "tokens", "C": "flops", "U": "unique_tokens", "L": "model_loss"}
 SAME_BASIN = 1e-9  # relative difference of the objective between starts that found the same optimum
 
 
