@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from commands import arms, data, decide, laws, models, pictures, runs
+from commands import arms, data, decide, imports, laws, models, pictures, runs
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -14,7 +14,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Run scaling-law experiments, fit and compare power laws, draw the figures.",
 )
-for part in (runs, laws, decide, pictures, arms, data, models):
+for part in (runs, laws, decide, pictures, arms, data, imports, models):
     app.add_typer(part.app)
 
 

@@ -1,0 +1,67 @@
+"""From other people's logs to a table: isoflop import."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commands.options import Json, Map, emit, number
+
+app = typer.Typer()
+
+
+@app.command("import")
+def import_(
+    source: Annotated[
+        Path, typer.Argument(help="event files, a W&B export, a training log, a CSV; or a folder of them")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="a .parquet or a .csv")],
+    kind: Annotated[
+        str, typer.Option("--from", help="auto, tensorboard, wandb, nanogpt, nanochat, olmo, table")
+    ] = "auto",
+    mapping: Map = None,
+    n_params: Annotated[
+        list[str] | None, typer.Option("--n-params", help="where the source does not say: N, or RUN=N (repeatable)")
+    ] = None,
+    batch_tokens: Annotated[
+        list[str] | None, typer.Option("--batch-tokens", help="tokens per step: B, or RUN=B (repeatable)")
+    ] = None,
+    params: Annotated[
+        str, typer.Option("--params", help="of several counts: matrices, total, no-embedding")
+    ] = "matrices",
+    bytes_per_token: Annotated[
+        float | None, typer.Option("--bytes-per-token", help="turns bits per byte into nats per token")
+    ] = None,
+    arm: Annotated[str, typer.Option("--arm", help="label these runs, to compare them with others")] = "",
+    keep_unfinished: Annotated[
+        bool, typer.Option("--keep-unfinished", help="also runs that stopped before their schedule did")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Runs from TensorBoard, W&B, nanoGPT, nanochat, OLMo or any table, as a table that fit and report read."""
+    from commands.options import pairs
+    from experiments.foreign import import_source
+    from scaling.imports import Asked
+
+    asked = Asked(
+        n_params=_by_run(n_params, "--n-params"),
+        batch_tokens=_by_run(batch_tokens, "--batch-tokens"),
+        params=params,
+        bytes_per_token=bytes_per_token,
+        arm=arm,
+        keep_unfinished=keep_unfinished,
+    )
+    found = import_source(source, kind, asked, pairs(mapping, "--map"))
+    found.write(out)
+    emit(found.to_dict() | {"out": str(out)}, f"{found}\nwritten to {out}", as_json)
+
+
+def _by_run(values: list[str] | None, option: str) -> dict[str, float]:
+    """N for every run under the key "", RUN=N for one."""
+    told: dict[str, float] = {}
+    for value in values or []:
+        run, _, text = value.rpartition("=")
+        told[run] = number(text, f"{option} {run} =" if run else option)
+        if not told[run] > 0:
+            raise ValueError(f"{option} {value}: not a positive number")
+    return told
