@@ -1,9 +1,11 @@
-"""What can be done with a trained model: isoflop export, generate, serve."""
+"""What can be done with a trained model: isoflop export, generate, serve, evaluate."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from commands.options import Json, Study, emit
 
 app = typer.Typer()
 
@@ -73,3 +75,32 @@ def serve(
     typer.echo(f"{folder}\non GPUs: {server.vllm_command(folder, host, port)}")
     typer.echo(f"http://{host}:{port}/v1/completions  model: {folder.name}  (Ctrl-C ends it)")
     server.serve(folder, host=host, port=port, device=device)
+
+
+@app.command()
+def evaluate(
+    run_ids: Annotated[list[str] | None, typer.Argument(help="finished runs; each is set against the first")] = None,
+    tasks: Annotated[str, typer.Option("--tasks", help="next_line,identifier, .yaml files, lm-eval's own names")] = "",
+    items: Annotated[int, typer.Option("--items", min=2, help="questions per task, at most")] = 500,
+    study: Study = None,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda:0, ...")] = "cpu",
+    runs: Runs = Path("runs"),
+    corpora: Annotated[Path, typer.Option("--corpora", help="folder of prepared corpora")] = Path("corpora"),
+    as_json: Json = False,
+) -> None:
+    """Losses of runs, scores on tasks by lm-eval, and paired differences: isoflop evaluate A B --tasks next_line.
+
+    Scores are kept beside the runs. Tasks need pip install 'isoflop[evaluate]'.
+    """
+    from experiments.assess import assess, assess_text
+    from experiments.downstream import Asked
+    from experiments.trained import find_trained, finished
+    from scaling.store import open_store
+
+    store = open_store(runs)
+    chosen = finished(store, study) if study else [find_trained(store, run_id) for run_id in run_ids or []]
+    if not chosen:
+        raise ValueError("name a run, or --study for all of its finished ones (`isoflop status` lists them)")
+    names = tuple(name.strip() for name in tasks.split(",") if name.strip())
+    found = assess(chosen, Asked(names, items) if names else None, corpora=corpora, device=device)
+    emit(found, assess_text(found), as_json)

@@ -103,6 +103,17 @@ def find_trained(store: Store, run_id: str) -> Trained:
     return Trained(store, found)
 
 
+def finished(store: Store, study: str) -> list[Trained]:
+    """The finished runs of a study that kept their weights. Raises StoreError if it was not launched here."""
+    known = store.studies()
+    if study not in known:
+        near = difflib.get_close_matches(study, known, n=1)
+        raise StoreError(f"{store.root}: no study {study!r}; there are {', '.join(near or known) or 'none'}")
+    states = store.states([cell["run_id"] for cell in known[study]["cells"]])
+    done = states.loc[states["state"] == "done", "run_id"]
+    return [Trained(store, run_id) for run_id in done if weights_file(store, run_id).exists()]
+
+
 def _not_one(run_id: str, matching: list[str], known: list[str]) -> str:
     if matching:
         return f"{run_id!r} begins {len(matching)} runs: {', '.join(matching[:5])}; give more of it"
