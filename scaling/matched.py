@@ -11,10 +11,11 @@ from scipy.special import stdtr
 from scaling.accounting import Points
 from scaling.finding import Finding
 from scaling.law import Array
+from scaling.tuning import tuning_findings
 
 SAME = 0.02  # in ln: FLOPs or tokens this close are the same cell
 SAME_BUDGET = 0.1
-RULERS = ("eval_id", "tokenizer_id", "corpus_id")
+RULERS = ("eval_id", "tokenizer_id")
 UNEQUAL_ENDS = 2.0
 
 
@@ -108,7 +109,7 @@ def banners(
     """What a reader must know before believing the multiplier, worst first."""
     found = [
         *_ruler(rows[arm], rows[baseline]),
-        *_tuning(arm, baseline, rows[arm], rows[baseline]),
+        *tuning_findings({arm: rows[arm], baseline: rows[baseline]}),
         *_ends(arm, baseline, data[arm], data[baseline]),
         *_verdicts(arm, baseline, matched, at_compute, level),
     ]
@@ -131,25 +132,6 @@ def _ruler(ours: pd.DataFrame, theirs: pd.DataFrame) -> Iterator[Finding]:
                 "different_ruler", "fail", f"the arms differ in {column}: their losses are not on one scale",
                 "evaluate both on the same text, in bits per byte if the tokenizers differ",
             )  # fmt: skip
-
-
-def _tuning(arm: str, baseline: str, ours: pd.DataFrame, theirs: pd.DataFrame) -> Iterator[Finding]:
-    tried = [_settings(f) for f in (ours, theirs)]
-    if None in tried:
-        yield Finding(
-            "tuning_unknown", "info", "the table does not say how much either arm was tuned",
-            "say so next to the result, or add the column peak_learning_rate",
-        )  # fmt: skip
-    elif tried[0] != tried[1]:
-        yield Finding(
-            "unequal_tuning", "warn",
-            f"learning rates tried: {tried[0]} for {arm}, {tried[1]} for {baseline}",
-            "give both arms the same tuning budget: the gain may be the tuning's",
-        )  # fmt: skip
-
-
-def _settings(frame: pd.DataFrame) -> int | None:
-    return int(frame["peak_learning_rate"].nunique()) if "peak_learning_rate" in frame else None
 
 
 def _ends(arm: str, baseline: str, ours: Points, theirs: Points) -> Iterator[Finding]:

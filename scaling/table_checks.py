@@ -11,8 +11,8 @@ from scaling.profiles import budget_groups, isoflop_profiles
 from scaling.tables import row_names
 
 # Columns that must not vary inside one fit: a loss under another value is another quantity, or another experiment.
-ONE_QUANTITY = ("corpus_id", "tokenizer_id", "eval_id", "context_length", "vocab_size")
-ONE_EXPERIMENT = ("family", "optimizer", "parametrization", "schedule", "arm", "tied", "dtype", "device")
+ONE_QUANTITY = ("eval_id", "tokenizer_id", "context_length", "vocab_size")
+ONE_EXPERIMENT = ("corpus_id", "family", "optimizer", "parametrization", "schedule", "arm", "tied", "dtype", "device")
 
 
 def spans(case: Case) -> Iterator[Finding]:
@@ -93,7 +93,7 @@ def run_columns(case: Case) -> Iterator[Finding]:
         (ONE_QUANTITY, "fail", "their losses are not one quantity"),
         (ONE_EXPERIMENT, "warn", "one law is fitted across a change of experiment"),
     ):
-        varied = [n for n in names if runs[n].nunique() > 1]
+        varied = [n for n in names if runs[n].nunique() > 1 and not (n == "corpus_id" and _repeats(case))]
         if varied:
             values = "; ".join(f"{n}: {', '.join(map(str, runs[n].unique()[:4]))}" for n in varied)
             yield Finding(
@@ -109,12 +109,16 @@ def run_columns(case: Case) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def _repeats(case: Case) -> bool:
+    """Whether the law takes repeated data for what it is: parts of one corpus, each seen more than once."""
+    return case.fit.law.name == "data-constrained"
+
+
 def protocol(case: Case) -> Iterator[Finding]:
     """Horizon, warm-up, steps and epochs of each run used."""
     runs = case.runs
     if runs is None:
         return
-    repeats = case.fit.law.name == "data-constrained"
     epochs = float(runs["epochs"].max())
     for wrong, code, severity, what, remedy in (
         (runs["tokens"] < runs["horizon_tokens"], "unfinished_schedule", "fail", "ended before their schedule did",
@@ -125,7 +129,7 @@ def protocol(case: Case) -> Iterator[Finding]:
          "halve the batch or drop the smallest budget"),
         ((runs["step"] >= 300) & (runs["step"] < 1000), "few_steps", "warn", "took fewer than 1000 steps",
          "halve the batch or weigh those runs less"),
-        ((runs["epochs"] > 1) & (not repeats), "repeated_data", "fail" if epochs > 4 else "warn",
+        ((runs["epochs"] > 1) & (not _repeats(case)), "repeated_data", "fail" if epochs > 4 else "warn",
          f"repeat their data, up to {epochs:.2g} epochs", "use a larger corpus or --law data-constrained"),
     ):  # fmt: skip
         hit = wrong.to_numpy()

@@ -187,6 +187,7 @@ def test_a_budget_without_a_minimum_names_what_to_train():
     [
         ("eval_id", "another", "mixed_conventions", "fail"),
         ("optimizer", "sgd", "mixed_experiment", "warn"),
+        ("corpus_id", "another", "mixed_experiment", "warn"),
         ("horizon_tokens", 10**12, "unfinished_schedule", "fail"),
         ("warmup_tokens", 10**12, "long_warmup", "warn"),
         ("epochs", 9.0, "repeated_data", "fail"),
@@ -202,6 +203,18 @@ def test_protocol_of_a_run_table(study_table, column, value, code, severity):
     table.loc[table["run_id"] == run, column] = value
     fitted = fit("chinchilla", table)
     assert (code, severity) in {(f.code, f.severity) for f in diagnose(fitted, None, table)}
+
+
+def test_parts_of_one_corpus_are_one_experiment_to_the_law_of_repeats(study_table):
+    final = study_table["final"] & (study_table["n_params_total"] > 20_000)
+    table = study_table.assign(corpus_id=np.where(final, "part", "whole"))
+    table["unique_tokens"] = np.where(final, 500_000, 10_000_000)
+    table["epochs"] = table["tokens"] / table["unique_tokens"]
+    codes = {
+        law: {f.code for f in diagnose(fit(law, table), None, table)} for law in ("chinchilla", "data-constrained")
+    }
+    assert {"mixed_experiment", "repeated_data"} <= codes["chinchilla"]
+    assert not {"mixed_experiment", "mixed_conventions", "repeated_data"} & codes["data-constrained"]
 
 
 def _healthy(table):
