@@ -1,18 +1,16 @@
 """The held-out loss of a model on fixed windows."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 
 from experiments.corpus import Corpus, spread_starts
 from experiments.shards import DOCUMENTS
-from models.step import logits
+from models.step import score
 from scaling.evaluation import NAMES
 
 _TOKENS_AT_ONCE = 2048  # activations of the widest default model stay in the cache
@@ -30,15 +28,12 @@ class Evaluation:
 @torch.no_grad()
 def evaluate(model: nn.Module, windows: Tensor) -> Evaluation:
     """Mean over all targets of `windows` (W, T + 1) int64, every window weighing the same."""
-    losses, nats_of, correct = [], [], []
-    for logits_BTV, targets, nats in _predictions(model, windows):
-        losses.append(nats.mean(1))
-        nats_of.append(nats)
-        correct.append(logits_BTV.argmax(-1) == targets)
-    by_window, correct_WT = torch.cat(losses).double(), torch.cat(correct)
+    parts = windows.split(max(1, _TOKENS_AT_ONCE // (windows.shape[1] - 1)))
+    nats_WT, correct_WT = map(torch.cat, zip(*(score(model, part[:, :-1], part[:, 1:]) for part in parts), strict=True))
+    by_window = nats_WT.mean(1).double()
     error = by_window.std() / len(by_window) ** 0.5 if len(by_window) > 1 else torch.tensor(math.nan)
     accuracy = int(correct_WT.sum()) / correct_WT.numel()
-    return Evaluation(by_window.mean().item(), error.item(), accuracy, torch.cat(nats_of).cpu(), correct_WT.cpu())
+    return Evaluation(by_window.mean().item(), error.item(), accuracy, nats_WT.cpu(), correct_WT.cpu())
 
 
 def detail(run_id: str, evaluation: Evaluation, corpus: Corpus) -> pd.DataFrame:
@@ -64,11 +59,3 @@ def _means(each: pd.DataFrame, measure: str, number: np.ndarray) -> pd.DataFrame
     groups = each.groupby(number)
     means = groups.mean().assign(targets=groups.size(), measure=measure)
     return means.rename_axis("number").reset_index()
-
-
-def _predictions(model: nn.Module, windows: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Logits (B, T, V), targets (B, T) and nats (B, T) of a few windows at a time."""
-    for part in windows.split(max(1, _TOKENS_AT_ONCE // (windows.shape[1] - 1))):
-        logits_BTV, targets = logits(model, part[:, :-1]), part[:, 1:]
-        nats = F.cross_entropy(logits_BTV.flatten(0, 1), targets.flatten(), reduction="none")
-        yield logits_BTV, targets, nats.view_as(targets)

@@ -13,6 +13,7 @@ from experiments.batches import count_windows
 from experiments.cell import Cell
 from experiments.corpus import Corpus
 from experiments.evaluate import Evaluation
+from models import native
 from models.config import count_params, flops_per_token, n_total
 from scaling.version import code_version
 
@@ -101,11 +102,11 @@ def _measured(cell: Cell, corpus: Corpus, at: Measurement) -> dict:
 
 
 def _provenance(device: str) -> dict:
-    cuda = device.startswith("cuda")
+    cuda, built = device.startswith("cuda"), native.build_id()
     return {
         "device": torch.cuda.get_device_name(device) if cuda else f"{device} {platform.machine()}",
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "code_version": code_version(),
-        "torch_version": torch.__version__,
+        "torch_version": torch.__version__ + ("" if cuda or not built else f"; kernels {built}"),
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }

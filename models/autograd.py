@@ -16,3 +16,11 @@ def loss_and_gradients(model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) 
 @torch.no_grad()
 def logits(model: nn.Module, inputs_BT: Tensor) -> Tensor:
     return model(inputs_BT)
+
+
+@torch.no_grad()
+def score(model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Nats of every target, and whether it is the most likely token, both (B, T)."""
+    logits_BTV = model(inputs_BT)
+    nats_N = F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), reduction="none")
+    return nats_N.view_as(targets_BT), logits_BTV.argmax(-1) == targets_BT

@@ -18,5 +18,10 @@ def logits(model: nn.Module, inputs_BT: Tensor) -> Tensor:
     return _way(model).logits(model, inputs_BT)
 
 
+def score(model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Nats of every target, and whether it is the most likely token, both (B, T); records nothing."""
+    return _way(model).score(model, inputs_BT, targets_BT)
+
+
 def _way(model: nn.Module) -> ModuleType:
     return gradient if type(model) is Transformer else autograd

@@ -88,7 +88,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("wall_seconds", "float64", "s", "training time had the run been alone (a trunk counts in each)", True),
     Column("peak_memory_bytes", "int64", "bytes", "peak resident memory of the worker", True),
     Column("code_version", "string", "", "version and commit of isoflop", True),
-    Column("torch_version", "string", "", "torch", True),
+    Column("torch_version", "string", "", "torch, and the build of our kernels beside it", True),
     Column("device", "string", "", "processor or accelerator", True),
     Column("dtype", "string", "", "precision of the matrix products"),
     Column("created_at", "string", "ISO 8601", "when the row was written, UTC", True),
