@@ -38,6 +38,7 @@ class Bowl:
     loss: float = math.nan
     curvature: float = math.nan  # nats per decade squared
     refused: str = ""
+    at_edge: bool = False  # refused because the optimum is at or beyond an edge of what was tried
 
     def cost(self, value: float) -> float:
         """Loss given away by using `value` instead of the optimum, nats/token."""
@@ -187,17 +188,19 @@ def _least_squares(design: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, 
 
 def _bowl(setting: dict, width: int, runs: pd.DataFrame, fit: _Fit | None, noise: float) -> Bowl:
     refused = _edge(runs)
+    at_edge = bool(refused)
     if not refused and fit is None:
         refused = "fewer than three values near the lowest; try values a factor 2 apart around it"
     if not refused and fit.curvature <= 0:
         refused = "no bowl: the loss does not curve up around its lowest value; widen the range or add seeds"
     if refused:
-        return Bowl(setting, width, runs, refused=refused)
+        return Bowl(setting, width, runs, refused=refused, at_edge=at_edge)
     slope, curvature = fit.slope, fit.curvature
     vertex = -slope / (2 * curvature)
     tried = np.log10(runs["value"].to_numpy(float)) - fit.centre
     if not tried.min() <= vertex <= tried.max():
-        return Bowl(setting, width, runs, refused=f"the optimum, {10 ** (fit.centre + vertex):.3g}, is beyond the edge")
+        beyond = f"the optimum, {10 ** (fit.centre + vertex):.3g}, is beyond the edge"
+        return Bowl(setting, width, runs, refused=beyond, at_edge=True)
     gradient = np.array([-1 / (2 * curvature), slope / (2 * curvature**2)])
     error = math.sqrt(noise * gradient @ fit.spread @ gradient)
     loss = fit.level - slope**2 / (4 * curvature)

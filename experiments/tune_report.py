@@ -9,6 +9,8 @@ import pandas as pd
 from experiments.compose import compose_all
 from experiments.sweep import launch, load
 from experiments.tune import Bowl, Transfer, bowls, transfers
+from experiments.tune_checks import tune_findings
+from scaling.finding import Finding
 from scaling.runs import read_runs
 
 
@@ -23,13 +25,15 @@ def train_and_read(overrides: Sequence[str]) -> pd.DataFrame:
 
 
 def tune(table: pd.DataFrame, axis: str, limit: float) -> dict:
-    """Every bowl with its optimum or the reason for none, and every transfer with its verdict."""
+    """Every bowl with its optimum or the reason for none, every transfer with its verdict, and what to object to."""
     found = bowls(table, axis)
+    moved = transfers(found, limit=limit)
     return {
         "axis": axis,
         "limit": limit,
         "bowls": [_bowl(bowl) for bowl in found],
-        "transfers": [_transfer(transfer) for transfer in transfers(found, limit=limit)],
+        "transfers": [_transfer(transfer) for transfer in moved],
+        "findings": [finding.to_dict() for finding in tune_findings(found, moved)],
     }
 
 
@@ -69,6 +73,7 @@ def tune_text(value: dict) -> str:
         lines += [_bowl_line(bowl) for bowl in value["bowls"] if bowl["setting"] == setting]
         told = [_transfer_line(t, value["limit"]) for t in value["transfers"] if t["setting"] == setting]
         lines += told or ["  transfer not tested: it takes accepted optima at two widths"]
+    lines += ["", *(str(Finding(**finding)) for finding in value["findings"])] if value["findings"] else []
     return "\n".join(lines[1:])
 
 

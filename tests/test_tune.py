@@ -177,6 +177,33 @@ def test_text_and_json_say_the_same():
     assert "transfer not tested" in text
 
 
+def codes(runs: pd.DataFrame) -> dict[str, str]:
+    value = tune(runs, "learning-rate", 0.15)
+    assert all(f"] {finding['code']}: " in tune_text(value) for finding in value["findings"])
+    return {finding["code"]: finding["message"] for finding in value["findings"]}
+
+
+def test_nothing_to_object_to_in_two_arms_tuned_alike():
+    assert codes(pd.concat([table(noise=0.002), table(noise=0.002, arm="b")])) == {}
+
+
+def test_optima_at_an_edge_and_too_few_of_them_are_objected_to():
+    found = codes(table(lambda width: 0.02 if width == 16 else 1.0))
+    assert "at an edge of the grid in 3 of 4 bowls (a width 32" in found["rate_at_edge"]
+    assert "a: an optimum inside the grid at 1 sizes, fewer than 2" in found["few_optima"]
+
+
+@pytest.mark.parametrize("rates", [RATES[:4], [0.02 * 8.0**k for k in range(-2, 3)]])
+def test_unequal_searches_are_objected_to(rates):
+    found = codes(pd.concat([table(), table(arm="b", rates=rates)]))
+    assert f"5 over a factor 16 for a, {len(rates)} over a factor" in found["unequal_tuning"]
+
+
+def test_a_rate_that_does_not_transfer_is_objected_to_with_its_cost():
+    found = codes(table(standard, rates=[r / 8 for r in RATES] + list(RATES)[2:]))
+    assert "the narrowest model's optimum costs the others up to 0.2" in found["costly_rate"]
+
+
 def test_cost_is_the_parabola():
     bowl = Bowl({}, 16, pd.DataFrame(), optimum=0.02, curvature=0.3)
     assert bowl.cost(0.02) == 0
