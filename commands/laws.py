@@ -1,4 +1,4 @@
-"""One table, its laws: isoflop fit, approaches."""
+"""One table, its laws: isoflop fit, approaches, accuracy."""
 
 from typing import Annotated
 
@@ -84,3 +84,44 @@ def approaches(
     findings = diagnose_approaches(found)
     text = "\n".join([str(found), *map(str, findings)])
     emit(found.to_dict() | {"findings": [f.to_dict() for f in findings]}, text, as_json)
+
+
+@app.command()
+def accuracy(
+    table: Table,
+    task: Annotated[str, typer.Option("--task", help="a task that isoflop evaluate scored, of a runs folder")] = "",
+    metric: Annotated[str | None, typer.Option("--metric", help="of the task; left out: its first")] = None,
+    column: Annotated[str, typer.Option("--column", help="without --task: a score between 0 and 1")] = "accuracy",
+    chance: Annotated[
+        float | None, typer.Option("--chance", help="what guessing scores; left out: known or fitted")
+    ] = None,
+    free_top: Annotated[bool, typer.Option("--free-top", help="fit the best score there is instead of 1")] = False,
+    law: Law = "chinchilla",
+    flops: Annotated[
+        list[float] | None, typer.Option("--flops", help="predict the best run of this (repeatable)")
+    ] = None,
+    n_params: Annotated[float | None, typer.Option("--n-params", help="with --tokens: predict this run")] = None,
+    tokens: Annotated[float | None, typer.Option("--tokens", help="with --n-params")] = None,
+    params: Params = "matrices",
+    compute: Compute = "exact",
+    where: Where = None,
+    mapping: Map = None,
+    study: Study = None,
+    level: Annotated[float, typer.Option(help="of every interval")] = 0.9,
+    as_json: Json = False,
+) -> None:
+    """A score by the two-stage law: N and D give the loss, the loss gives the score, with its chance floor."""
+    from scaling.downstream import with_score
+    from scaling.task_law import two_stage
+
+    if (n_params is None) != (tokens is None):
+        raise ValueError("--n-params and --tokens go together: one run has both")
+    data = load(table, mapping, where, study)
+    data = with_score(data, table, task, metric) if task else data
+    found = two_stage(
+        data, law=law, column="accuracy" if task else column, chance=chance, free_top=free_top, params=params,
+        compute=compute,
+    )  # fmt: skip
+    said = [found.best(c, level) for c in flops or []]
+    said += [found.at(n_params, tokens, level)] if n_params is not None and tokens is not None else []
+    emit(found.to_dict(said, level), found.text(said, level), as_json)

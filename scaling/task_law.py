@@ -5,7 +5,7 @@ falls smoothly long before a task shows anything, so a law of the accuracy alone
 `scaling.fit`; intervals leave out the same runs from both stages at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from scaling.fit import Fit, FitError, fit
 from scaling.law import SIX_ND, Allocation, Array, Box, Cost, Law
 from scaling.objective import Huber
 from scaling.runs import final_rows
+from scaling.summary import fit_dict
 from scaling.tables import TableError, require
 from scaling.uncertainty import Draws, bootstrap, jackknife
 
@@ -110,6 +111,55 @@ class TwoStage:
         cost = self.first.cost
         lo, hi = self.draws.interval(lambda law: law.optimal(C, cost).loss, level, positive=False)
         return self.at(float(where.N), float(where.D), level) | {"flops": C, "lo": lo, "hi": hi}
+
+    @property
+    def error(self) -> float:
+        """Root mean square of score less the score that its own run's loss predicts."""
+        rest = self.second.points.frame["loss"].to_numpy(float) - self.second.predicted
+        return float(np.sqrt(np.mean(rest**2)))
+
+    def to_dict(self, predictions: Sequence[dict] = (), level: float = 0.9) -> dict[str, Any]:
+        """JSON-ready: both stages, and what `at` or `best` said."""
+        second = fit_dict(self.second, None, level=level, findings=())
+        kept = ("formula", "params", "fixed", "value", "n_points", "n_clusters", "status", "message", "bounds_hit")
+        spans = {name: list(self.draws.interval(_part(name), level)) for name in self.second.free}
+        return {
+            "score": self.score,
+            "loss_law": fit_dict(self.first, None, level=level, findings=()),
+            "sigmoid": {name: second[name] for name in kept} | {"intervals": spans, "rmse": self.error},
+            "interval_kind": self.draws.kind,
+            "level": level,
+            "predictions": list(predictions),
+            "notes": list(self.notes),
+        }
+
+    def text(self, predictions: Sequence[dict] = (), level: float = 0.9) -> str:
+        """The report that a reader wants, plain lines."""
+        told = self.to_dict(predictions, level)["sigmoid"]
+        lines = [
+            f"{self.score} from the loss, the loss from N and D; {told['n_points']} runs, {level:.0%} intervals: "
+            f"{self.draws.kind} by {self.draws.by}",
+            f"  {self.first.law}",
+            f"  {self.second.law.formula}, L the loss",
+        ]
+        for name, value in told["params"].items():
+            span = told["intervals"].get(name)
+            remark = f"[{span[0]:.4f}, {span[1]:.4f}]" if span else "fixed"
+            lines.append(
+                f"  {name:>9} {value:>9.4f}  {remark}" + ("  at its bound" if name in told["bounds_hit"] else "")
+            )
+        lines += [f"  {told['status']}; scores lie within {self.error:.4f} (rms) of what their run's loss predicts"]
+        for one in predictions:
+            where = f"{one['flops']:.3g} FLOPs: " if "flops" in one else ""
+            lines.append(
+                f"{where}N {one['n_params']:.4g}, D {one['tokens']:.4g}: loss {one['loss']:.4f}, {self.score} "
+                f"{one['accuracy']:.4f} [{one['lo']:.4f}, {one['hi']:.4f}]"
+            )
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def _part(name: str) -> Callable[[Any], float]:
+    return lambda law: getattr(law.task_law, name)
 
 
 def two_stage(
