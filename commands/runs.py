@@ -31,19 +31,20 @@ def run(context: typer.Context) -> None:
 def plan(
     context: typer.Context,
     as_json: Json = False,
-    calibrate: Annotated[bool, typer.Option("--calibrate", help="measure this machine first, about 10 s")] = False,
+    calibrate: Annotated[
+        bool | None,
+        typer.Option("--calibrate/--no-calibrate", help="time a study's shapes here: always, never; else when new"),
+    ] = None,
 ) -> None:
-    """Cells, sizes, tokens, FLOPs and predicted minutes of a study: isoflop plan experiment=quick. Starts nothing."""
-    from experiments import cost
+    """Cells, sizes, tokens, FLOPs and predicted minutes of a study: isoflop plan experiment=quick. Starts nothing.
+
+    Shapes that were not timed on this machine before are, for about 10 s.
+    """
     from experiments.compose import compose_all
-    from experiments.plan import plan, plan_text
+    from experiments.plan import plan, plan_text, speed_for
 
     specs = compose_all(context.args)
-    if calibrate:
-        from experiments.calibrate import measure
-
-        cost.keep(measure(specs[0].data, specs[0].optim))
-    value = plan(specs, cost.known_speed())
+    value = plan(specs, speed_for(specs, calibrate))
     emit(value, plan_text(value), as_json)
 
 

@@ -1,57 +1,113 @@
-"""Measure this machine: a few training steps at a few shapes, and the rates of `experiments.cost` fitted to them."""
+"""Measure this machine for a study: a few steps of each of its shapes, with every core at work as in a sweep.
 
+Takes about ten seconds: one process a core, each with its share of the shapes, then one of them without company.
+"""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
 import time
-from types import SimpleNamespace
-
-import numpy as np
-from scipy.optimize import nnls
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from experiments.cell import Cell
-from experiments.config import DataSpec, OptimSpec, ScheduleSpec
-from experiments.cost import Speed, work
-from experiments.learner import Learner
-from experiments.names import load_size
-from experiments.trainer import configure_process
-from models.config import ModelConfig
+from experiments.config import WhereSpec
+from experiments.cost import REFERENCE, Rate, cores, work
+from experiments.shape_key import shape_key
+from experiments.speed_file import Measured, keep, known_speed
 
-SIZES = ("d8", "d16", "d32", "d64", "d128")
-SECONDS_PER_SIZE = 1.5
-VOCABULARY = 256
-
-
-def measure(data: DataSpec, optim: OptimSpec) -> Speed:
-    """Rates of one worker here, for this context length and batch size. Takes about ten seconds."""
-    configure_process(1)
-    shapes, seconds = [], []
-    for size in SIZES:
-        cell = _cell(size, data, optim)
-        shapes.append(work(cell))
-        seconds.append(_step_seconds(Learner(cell, _noise(data.context_length), "cpu")))
-    target = np.asarray(seconds)
-    relative = np.asarray(shapes) / target[:, None]  # least squares of the relative error: small shapes count as much
-    rates, _ = nnls(relative, np.ones(len(target)))
-    error = float(np.median(np.abs(relative @ rates - 1)))
-    told = f"measured here on {time.strftime('%Y-%m-%d %H:%M')}, median error {error:.0%}"
-    return Speed(*map(float, rates), told)
+SECONDS = 5.0  # of timing with company, after some three for imports
+ALONE_SECONDS = 1.0
+MOST_SHAPES = 24  # more are left to the formula, which is fitted to these
+LONGEST_STEP = 1.0  # seconds; longer ones too
 
 
-def _step_seconds(learner: Learner) -> float:
-    """Median over short runs of steps, the first run left out; processor time, which other processes do not inflate."""
-    taken, began = [], time.perf_counter()
-    while len(taken) < 4 or time.perf_counter() - began < SECONDS_PER_SIZE:
-        start = time.process_time()
-        learner.advance(learner.step + 4, 1_000_000)
-        taken.append((time.process_time() - start) / 4)
-    return float(np.median(taken[1:]))
+class CalibrationError(ValueError):
+    """The timing process ended without a result."""
 
 
-def _cell(size: str, data: DataSpec, optim: OptimSpec) -> Cell:
-    shape = load_size(size)
-    model = ModelConfig("transformer", VOCABULARY, data.context_length, shape.n_layer, shape.d_model, shape.n_head)
-    return Cell(model, size, data, optim, ScheduleSpec(), "noise", 0, "", 1_000_000, float("nan"))
+def unknown_shapes(cells: Sequence[Cell], where: WhereSpec) -> list[Cell]:
+    """One cell of each shape that was not measured on this machine, the smallest first."""
+    known = known_speed(where.device, where.threads).rates
+    return [cell for cell in _by_shape(cells) if shape_key(cell) not in known]
 
 
-def _noise(context_length: int) -> SimpleNamespace:
-    tokens = np.random.default_rng(0).integers(0, VOCABULARY, 200_000).astype(np.uint16)
-    windows = tokens[: (context_length + 1) * 8].reshape(8, -1)
-    return SimpleNamespace(train=tokens, eval_windows=windows, corpus_id="noise")
+def measure(cells: Sequence[Cell], where: WhereSpec) -> None:
+    """Measure the shapes of these cells and keep their rates for `known_speed`.
+
+    Raises CalibrationError with what the timing process said last if it failed.
+    """
+    chosen = _spread([cell for cell in _by_shape(cells) if REFERENCE.step(cell) < LONGEST_STEP])
+    if not chosen:
+        return
+    processes = 1 if where.device != "cpu" else max(1, min(cores() // where.threads, len(chosen)))
+    shares = [chosen[i::processes] for i in range(processes)]
+    began = time.monotonic()
+    with _timers(shares, where) as timers:
+        for timer in timers:
+            _read(timer)
+        start = time.monotonic() - began
+        for timer, share in zip(timers, shares, strict=True):
+            _ask(timer, SECONDS, 0, len(share))
+        rates = [json.loads(_read(timer)) for timer in timers]
+        alone = _alone(timers[-1], rates[-1]) if processes > 1 else 1.0
+    shapes = {
+        shape_key(cell): Measured(Rate(*rate), work(cell))
+        for share, timed in zip(shares, rates, strict=True)
+        for cell, rate in zip(share, timed, strict=True)
+    }
+    keep(shapes, start=start, alone=alone, device=where.device, threads=where.threads)
+
+
+def _alone(timer: subprocess.Popen, company: list) -> float:
+    """The share of its time with company that a step takes without, at the middle one of a process's cells."""
+    middle = len(company) // 2
+    _ask(timer, ALONE_SECONDS, middle, middle + 1)
+    ((step, _),) = json.loads(_read(timer))
+    return min(1.0, step / company[middle][0])
+
+
+def _by_shape(cells: Sequence[Cell]) -> list[Cell]:
+    return sorted({shape_key(cell): cell for cell in cells}.values(), key=lambda cell: cell.step_flops)
+
+
+def _spread(cells: Sequence[Cell]) -> list[Cell]:
+    """So many of these, the ends among them, evenly over their order."""
+    if len(cells) <= MOST_SHAPES:
+        return list(cells)
+    return [cells[round(i * (len(cells) - 1) / (MOST_SHAPES - 1))] for i in range(MOST_SHAPES)]
+
+
+@contextmanager
+def _timers(shares: list[list[Cell]], where: WhereSpec) -> Iterator[list[subprocess.Popen]]:
+    """A process for each share of the cells, ended with the body."""
+    command = [sys.executable, "-m", "experiments.timing", where.device, str(where.threads)]
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    environment = os.environ | dict.fromkeys(names, str(where.threads))
+    pipe = subprocess.PIPE
+    timers = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment) for _ in shares]
+    try:
+        for timer, share in zip(timers, shares, strict=True):
+            timer.stdin.write(pickle.dumps(share))
+            timer.stdin.flush()
+        yield timers
+    finally:
+        for timer in timers:
+            timer.kill()
+            timer.communicate()
+
+
+def _ask(timer: subprocess.Popen, seconds: float, first: int, end: int) -> None:
+    timer.stdin.write(json.dumps([seconds, first, end]).encode() + b"\n")
+    timer.stdin.flush()
+
+
+def _read(timer: subprocess.Popen) -> bytes:
+    if line := timer.stdout.readline():
+        return line
+    told = timer.stderr.read().decode(errors="replace").strip().splitlines()
+    raise CalibrationError(
+        f"measuring this machine failed: {told[-1] if told else 'no word'}; --no-calibrate plans without"
+    )

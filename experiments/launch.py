@@ -16,14 +16,16 @@ from hydra.core.utils import JobReturn, JobStatus
 from experiments.cell import Cell
 from experiments.compose import UsageError, check_overrides
 from experiments.config import ExperimentConfig, WhereSpec
-from experiments.cost import Speed, known_speed, trunk_seconds
+from experiments.cost import Speed, cores, makespan, trunk_seconds
 from experiments.progress import closing_table, live_line
+from experiments.speed_file import known_speed
 from experiments.study import Study
 from experiments.sweep import listing, load, wanted
 from experiments.trackers import check as check_trackers
 from scaling.store import SETTLED, Store, StoreError, create_store, is_disk_error
 
 MAX_DEATHS = 3  # of one trunk in one launch; the last try is without company, so that no other trunk is to blame
+NAMED = 3  # cells outside the window that a launch names
 WAIT_SECONDS = 0.5  # for trunks that another launch, or a worker about to end, still holds
 
 Launch = Callable[[list[list[str]], int], Sequence[JobReturn]]
@@ -53,20 +55,14 @@ def worker_count(where: WhereSpec) -> int:
     return max(1, cores() // where.threads)
 
 
-def cores() -> int:
-    """Cores that this process may use: in a task of SLURM, those that it was given."""
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(here, int(os.environ.get("SLURM_CPUS_ON_NODE", here)))
-
-
 def run_sweep(sets: Sequence[ArgumentSet], launch: Launch, *, workers: int | None, typed: Sequence[str] = ()) -> int:
     """Train what the studies of these argument sets lack; returns the exit code that the store then gives.
 
     `workers` is None where the work is done on other machines. `typed` are the arguments of the whole launch, which
     `isoflop retry` repeats. Raises StoreError when the disk refuses to be written.
     """
-    began, speed = time.monotonic(), known_speed()
-    where = sets[0][1].where
+    began, where = time.monotonic(), sets[0][1].where
+    speed = known_speed(where.device, where.threads).with_company(workers or cores(), cores())
     if workers is not None:
         check_device(where.device)
     check_trackers(where.trackers)
@@ -78,12 +74,12 @@ def run_sweep(sets: Sequence[ArgumentSet], launch: Launch, *, workers: int | Non
         store = create_store(sets[0][1].runs)
         cells = _wanted_cells(studies, where)
         jobs = [job for overrides, study in studies for job in missing_jobs(overrides, study, store, speed, where)]
-        _say(studies, cells, jobs, workers, where.threads)
+        _say(studies, cells, jobs, workers, where.threads, speed)
         if where.only is None and where.trunk is None:
             _list(studies, store, typed)
         if jobs:
             pin_threads(where.threads)
-            with live_line(store, cells, speed):
+            with live_line(store, cells, speed, workers or len(jobs)):
                 finish(jobs, store, launch)
     print(closing_table(store, cells, time.monotonic() - began))
     return exit_code(store, cells)
@@ -214,22 +210,35 @@ def pin_threads(threads: int) -> None:
         os.environ[name] = str(threads)
 
 
-def _say(studies: list, cells: list[Cell], jobs: list[Job], workers: int | None, threads: int) -> None:
+def _say(studies: list, cells: list[Cell], jobs: list[Job], workers: int | None, threads: int, speed: Speed) -> None:
     for _, study in studies:
         for warning in study.warnings:
             print(f"warning: {warning}", file=sys.stderr)
         if study.dropped:
-            print(
-                f"the window leaves out {len(study.dropped)} cells of the grid (isoflop plan names them)",
-                file=sys.stderr,
-            )
+            print(_left_out(study), file=sys.stderr)
     if workers is not None and workers * threads > cores():
         print(
-            f"warning: {workers} workers x {threads} threads on {cores()} cores slow each other down", file=sys.stderr
+            f"warning: {workers} workers x {threads} threads on {cores()} cores slow each other down; "
+            f"where.workers={max(1, cores() // threads)} would not",
+            file=sys.stderr,
         )
     left = sum(len(job.cells) for job in jobs)
     by = "elsewhere" if workers is None else f"{workers} workers x {threads} threads"
-    print(f"{len(cells)} cells, {left} to train in {len(jobs)} trunks, {by}", file=sys.stderr)
+    about = f", about {predicted_seconds(jobs, workers, speed) / 60:.1f} min" if jobs and workers else ""
+    print(f"{len(cells)} cells, {left} to train in {len(jobs)} trunks, {by}{about}", file=sys.stderr)
+
+
+def _left_out(study: Study) -> str:
+    named = "; ".join(f"{d.size} at {d.budget_flops:g}: {d.reason}" for d in study.dropped[:NAMED])
+    more = len(study.dropped) - NAMED
+    others = f"; and {more} more, which isoflop plan names" if more > 0 else ""
+    return f"study.window leaves out {len(study.dropped)} cells of the grid: {named}{others}"
+
+
+def predicted_seconds(jobs: Sequence[Job], workers: int, speed: Speed) -> float:
+    """Of the whole launch, from the first import to the last cell."""
+    seconds = {job.trunk_id: job.seconds for job in jobs}
+    return makespan(seconds.values(), min(workers, cores()), start=speed.start)
 
 
 def _list(studies: list, store: Store, typed: Sequence[str]) -> None:

@@ -1,15 +1,19 @@
 """What a study is and what it will cost, and how far a store is: numbers as a dict, and the same as a text."""
 
 import math
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 import pandas as pd
 
+from experiments.calibrate import SECONDS, measure, unknown_shapes
 from experiments.cell import Cell
 from experiments.config import ExperimentConfig
-from experiments.cost import Speed, makespan, trunk_seconds
+from experiments.cost import Speed, cores, makespan, trunk_seconds
+from experiments.launch import check_device
+from experiments.speed_file import known_speed
 from experiments.study import Study, unique_tokens
 from experiments.sweep import load
 from models.config import n_matrices
@@ -23,10 +27,23 @@ def plan(specs: Sequence[ExperimentConfig], speed: Speed) -> dict:
     return {"speed": speed.source, "studies": [_plan_study(spec, speed) for spec in specs]}
 
 
+def speed_for(specs: Sequence[ExperimentConfig], calibrate: bool | None) -> Speed:
+    """The speed of this machine on these studies. Shapes are timed first: always, never, or (None) those not known."""
+    where = specs[0].where
+    check_device(where.device)
+    if calibrate is not False:
+        cells = [cell for spec in specs for cell in load(spec)[0].cells]
+        wanted = cells if calibrate else unknown_shapes(cells, where)
+        if wanted:
+            print(f"timing the shapes of this study here, about {round(SECONDS + 5)} s", file=sys.stderr)
+            measure(wanted, where)
+    return known_speed(where.device, where.threads)
+
+
 def _plan_study(spec: ExperimentConfig, speed: Speed) -> dict:
     study, corpora = load(spec)
     states = _states(spec.runs, study.cells)
-    left = [trunk_seconds(group, speed) for group in _unfinished(study, states)]
+    left = list(_unfinished(study, states))
     return {
         "study": study.name,
         "cells": [
@@ -41,8 +58,16 @@ def _plan_study(spec: ExperimentConfig, speed: Speed) -> dict:
         "tokens_by_cell": study.tokens_by_cell,
         "sharing": study.tokens_by_cell / study.tokens_trained,
         "done": sum(state in ("done", "diverged") for state in states.values()),
-        "minutes": {str(workers): makespan(left, workers) / 60 if left else 0.0 for workers in WORKERS},
+        "minutes": {str(workers): _minutes(left, workers, speed) for workers in WORKERS},
     }
+
+
+def _minutes(trunks: Sequence[Sequence[Cell]], workers: int, speed: Speed) -> float:
+    """Predicted minutes of so many workers, a core each."""
+    if not trunks:
+        return 0.0
+    each = speed.with_company(workers, cores())
+    return makespan([trunk_seconds(cells, each) for cells in trunks], workers, start=speed.start) / 60
 
 
 def _cell(cell: Cell, unique: int, state: str, speed: Speed) -> dict:
@@ -102,7 +127,7 @@ def _study_text(study: dict) -> str:
             *lines,
             "",
             f"{shared}: {study['sharing']:.2f} times less by shared trunks",
-            f"predicted minutes by workers: {minutes}",
+            f"predicted minutes by workers, a core each: {minutes}",
         ]
     )
 

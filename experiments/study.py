@@ -20,6 +20,8 @@ from experiments.rules import resolve
 from experiments.schedule import check as check_schedule
 from models.config import ModelConfig, n_matrices, training_flops_per_token
 
+FEW_STEPS = 50
+
 
 class StudyError(ValueError):
     """A study or cell that cannot be run as it was written."""
@@ -93,7 +95,8 @@ def expand(config: ExperimentConfig, corpora: CorpusOf) -> Study:
     unique = tuple({cell.run_id: cell for cell in cells}.values())
     for cell in unique:
         _check_schedule(cell)
-    return Study(study.name, unique, tuple(dropped), _epoch_warnings(unique, corpora), tuple(_hold_out(config)))
+    warnings = _epoch_warnings(unique, corpora) + _short_warnings(unique)
+    return Study(study.name, unique, tuple(dropped), warnings, tuple(_hold_out(config)))
 
 
 def _single(config: ExperimentConfig, corpus: Corpus) -> list[Cell]:
@@ -249,6 +252,18 @@ def _epoch_warnings(cells: tuple[Cell, ...], corpora: CorpusOf) -> tuple[str, ..
         raise StudyError(f"{told}, more than data.max_epochs={limit:g}; add text, lower the budget or raise the limit")
     repeated = sum(value > 1 for value in epochs.values())
     return (f"{repeated} of {len(cells)} cells repeat their corpus; {told}",) if repeated else ()
+
+
+def _short_warnings(cells: tuple[Cell, ...]) -> tuple[str, ...]:
+    """A line when cells end before they have learned anything that tells sizes apart."""
+    short = sorted((cell for cell in cells if cell.steps < FEW_STEPS), key=lambda cell: cell.steps)
+    if not short:
+        return ()
+    return (
+        f"{len(short)} of {len(cells)} cells take fewer than {FEW_STEPS} steps, {short[0].label} only "
+        f"{short[0].steps}: raise their budget at least {FEW_STEPS / short[0].steps:.3g} times, or lower "
+        "optim.batch_size",
+    )
 
 
 def unique_tokens(corpus: Corpus, cell: Cell) -> int:

@@ -1,0 +1,39 @@
+"""What decides how long a step takes: the shape of model and batch, the optimiser, and the code that steps."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from experiments.cell import Cell
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPPING = ("batches", "evaluate", "learner", "muon", "optimizer")  # of experiments/, beside all of models/
+
+
+def shape_key(cell: Cell) -> str:
+    """Cells with the same key take the same time a step."""
+    return _key(cell.model, cell.optim.batch_size, cell.optim.name)
+
+
+@cache
+def _key(model: object, batch_size: int, optimizer: str) -> str:
+    return _digest(json.dumps([asdict(model), batch_size, optimizer], sort_keys=True).encode())  # type: ignore[call-overload]
+
+
+@cache
+def engine_id() -> str:
+    """Hash of the code that a step runs through, and of torch's version: what was measured with another is stale."""
+    files = sorted([*ROOT.glob("models/*.py"), *ROOT.glob("models/*.c")])
+    files += [ROOT / "experiments" / f"{name}.py" for name in STEPPING]
+    try:
+        torch = version("torch")
+    except PackageNotFoundError:
+        torch = ""
+    return _digest(b"".join(path.read_bytes() for path in files) + torch.encode())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -1,0 +1,87 @@
+"""A process that times training steps and evaluations of a few cells, next to others that do the same.
+
+    python -m experiments.timing DEVICE THREADS < pickled cells, then lines      says `ready`, answers every line
+
+A line is JSON, [seconds, first cell, end]; so is the answer, [[seconds a step, seconds an evaluated token], ...].
+
+Processor time is taken on CPU: what else runs on the machine then counts as little as possible, while the company of
+the sweep's other workers, whose place its siblings take, does count.
+"""
+
+import json
+import pickle
+import sys
+import time
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from experiments.cell import Cell
+from experiments.learner import Learner
+from experiments.trainer import configure_process
+
+CHUNK = 16  # steps between looks at the clock
+EVALUATED = 8192  # tokens
+_TOKENS = 400_000
+
+
+def time_cells(cells: Sequence[Cell], seconds: float, device: str) -> list[tuple[float, float]]:
+    """(seconds of a step, seconds of an evaluated token) of each cell, all within about `seconds`."""
+    return [_time(cell, seconds / len(cells), device) for cell in cells]
+
+
+def _time(cell: Cell, seconds: float, device: str) -> tuple[float, float]:
+    """Medians over short runs of steps and over evaluations; a warm-up is left out."""
+    began = time.perf_counter()
+    learner = Learner(cell, _noise(cell), device)
+    first = _seconds(lambda: learner.advance(1, cell.steps), device)
+    chunk = max(1, min(CHUNK, int(seconds / 8 / max(first, 1e-6))))
+    steps: list[float] = []
+    while len(steps) < 3 or time.perf_counter() - began < 0.8 * seconds:
+        if steps and time.perf_counter() - began > 2 * seconds:
+            break  # a large model: what there is must do
+        steps.append(_seconds(lambda: learner.advance(learner.step + chunk, cell.steps), device) / chunk)
+    tokens: list[float] = []
+    while not tokens or time.perf_counter() - began < seconds:
+        taken = _seconds(lambda: learner.measure(cell.steps, windows=learner.windows), device)
+        tokens.append(taken / (learner.windows.numel() - len(learner.windows)))
+    return float(np.median(steps)), float(np.median(tokens))
+
+
+def _seconds(work: Callable[[], object], device: str) -> float:
+    if device == "cpu":
+        began = time.thread_time()
+        work()
+        return time.thread_time() - began
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    work()
+    torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def _noise(cell: Cell) -> SimpleNamespace:
+    """A corpus of random tokens with the cell's vocabulary."""
+    window = cell.model.context_length + 1
+    random = np.random.default_rng(0).integers(
+        0, cell.model.vocab_size, max(_TOKENS, 2 * cell.optim.batch_size * window)
+    )
+    count = max(1, min(EVALUATED, cell.data.eval_tokens) // cell.model.context_length)
+    held_out = random[: count * window].reshape(count, window)
+    return SimpleNamespace(train=random.astype(np.int32), eval_windows=held_out, corpus_id=cell.corpus_id)
+
+
+def main() -> None:
+    device, threads = sys.argv[1], int(sys.argv[2])
+    cells = pickle.load(sys.stdin.buffer)  # from the process that started this one
+    configure_process(threads)
+    print("ready", flush=True)
+    for line in sys.stdin.buffer:
+        seconds, first, end = json.loads(line)
+        print(json.dumps(time_cells(cells[first:end], seconds, device)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

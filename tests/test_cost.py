@@ -1,0 +1,177 @@
+"""Predicted seconds: what they are made of, how they are measured here, and what is done with them."""
+
+import json
+import math
+import os
+from dataclasses import replace
+
+import pytest
+
+from experiments import calibrate, speed_file
+from experiments.calibrate import CalibrationError, measure, unknown_shapes
+from experiments.cell import Cell
+from experiments.config import DataSpec, OptimSpec, ScheduleSpec, WhereSpec
+from experiments.cost import (
+    JOB_SECONDS,
+    REFERENCE,
+    Rate,
+    Speed,
+    curve_tokens,
+    makespan,
+    run_seconds,
+    trunk_seconds,
+    work,
+)
+from experiments.progress import snapshot
+from experiments.shape_key import engine_id, shape_key
+from experiments.speed_file import Measured, known_speed, to_speed
+from experiments.sweep import listing
+from models.config import ModelConfig
+from scaling.store import create_store
+
+DATA = DataSpec(context_length=16, eval_tokens=2048)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """Rates of their own for each test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def make(steps, *, width=8, layers=2, name="wsd"):
+    model = ModelConfig("transformer", 16, 16, layers, width, 1)
+    return Cell(model, f"d{width}", DATA, OptimSpec(batch_size=4), ScheduleSpec(name), "c", 0, "", steps, math.nan)
+
+
+def test_a_trunk_costs_its_steps_once_and_its_evaluations():
+    cells = [make(100), make(200)]
+    speed = Speed(0, 0, 0, "", {shape_key(cells[0]): Rate(step=2.0, token=0.5)})
+    # branch points 80 and 160; rows at 64, 91, 128, 181: on the trunk 64 91 128, on the first branch 91, then 181
+    assert curve_tokens(cells) == 5 * 2048 // 8
+    assert trunk_seconds(cells, speed) == JOB_SECONDS + (160 + 20 + 40) * 2.0 + (5 * 256 + 2 * 2048) * 0.5
+    assert run_seconds(cells[1], speed) == 200 * 2.0 + 4 * 256 * 0.5
+
+
+def test_the_rows_counted_are_the_rows_written(tmp_path):
+    from experiments.config import SyntheticSpec
+    from experiments.corpus import prepare
+    from experiments.trainer import train_trunk
+
+    data = replace(DATA, source="synthetic", tokenizer="none", synthetic=SyntheticSpec(16, 60_000, chains=100))
+    corpus = prepare(data, tmp_path)
+    cells = [replace(make(steps), data=data, corpus_id=corpus.corpus_id) for steps in (100, 200)]
+    for cell, rows in train_trunk(cells, corpus, folder=None, where=WhereSpec()):
+        assert (len(rows) - 1) * 2048 // 8 == curve_tokens([cell])
+
+
+def test_a_shape_is_model_batch_and_optimiser():
+    cell = make(100)
+    assert shape_key(replace(cell, seed=3, steps=7)) == shape_key(cell)
+    assert shape_key(replace(cell, optim=replace(cell.optim, learning_rate=1.0))) == shape_key(cell)
+    other = [make(100, width=16), replace(cell, optim=replace(cell.optim, batch_size=8))]
+    other.append(replace(cell, optim=replace(cell.optim, name="muon")))
+    assert len({shape_key(c) for c in [cell, *other]}) == 4
+
+
+def test_shapes_are_timed_kept_and_known_again(short):
+    cells = [make(100), make(900), make(100, width=16)]
+    where = WhereSpec()
+    assert [cell.size for cell in unknown_shapes(cells, where)] == ["d8", "d16"]
+    measure(cells, where)
+    speed = known_speed()
+    assert set(speed.rates) == {shape_key(cells[0]), shape_key(cells[2])}
+    assert "2 shapes measured here" in speed.source
+    assert all(1e-5 < rate.step < 1 and 1e-9 < rate.token < 1e-3 for rate in speed.rates.values())
+    assert 0.2 < speed.alone <= 1
+    assert 0.2 < speed.start < 120
+    assert unknown_shapes([*cells, make(100, width=24)], where) == [make(100, width=24)]
+
+
+@pytest.fixture
+def short(monkeypatch):
+    monkeypatch.setattr(calibrate, "SECONDS", 0.2)
+    monkeypatch.setattr(calibrate, "ALONE_SECONDS", 0.1)
+
+
+def keep(*rates):
+    shapes = {shape_key(cell): Measured(rate, work(cell)) for cell, rate in rates}
+    speed_file.keep(shapes, start=2.0, alone=0.8, device="cpu", threads=1)
+
+
+def test_rates_of_another_engine_are_dropped(monkeypatch):
+    keep((make(100), Rate(1.0, 1.0)))
+    keep((make(100, width=16), Rate(2.0, 1.0)))
+    assert sorted(rate.step for rate in known_speed().rates.values()) == [1.0, 2.0]
+    assert known_speed(threads=2) is REFERENCE
+    monkeypatch.setattr(speed_file, "engine_id", lambda: "a faster one")
+    assert known_speed() is REFERENCE
+    keep((make(100, width=24), Rate(3.0, 1.0)))
+    assert [rate.step for rate in known_speed().rates.values()] == [3.0]
+    assert len(engine_id()) == 16
+
+
+def test_damaged_rates_are_no_rates():
+    keep((make(100), Rate(1.0, 1.0)))
+    path = speed_file._file("cpu", 1)
+    path.write_text(path.read_text()[:-10])
+    assert known_speed() is REFERENCE
+    path.write_text(json.dumps({"engine": engine_id()}))
+    assert known_speed() is REFERENCE
+
+
+def test_a_shape_in_between_follows_the_formula():
+    true = Speed(2e-3, 3e-11, 5e-8, "")
+    shapes = [make(100, width=w, layers=n) for w, n in ((8, 2), (16, 2), (32, 2), (48, 3), (64, 4))]
+    timed = {shape_key(c): Measured(Rate(true.step(c), 1e-6), work(c)) for c in shapes}
+    new = make(100, width=40, layers=3)
+    assert to_speed(timed, at=0.0).step(new) == pytest.approx(true.step(new), rel=1e-6)
+    twice = {shape_key(c): Measured(Rate(2 * REFERENCE.step(c), 1e-6), work(c)) for c in shapes[:2]}
+    assert to_speed(twice, at=0.0).step(new) == pytest.approx(2 * REFERENCE.step(new))
+
+
+def test_company_slows_a_worker_down():
+    cell = make(100)
+    speed = Speed(0, 0, 0, "", {shape_key(cell): Rate(1.0, 1.0)}, alone=0.5)
+    assert [speed.with_company(n, cores=3).step(cell) for n in (1, 2, 3, 9)] == [0.5, 0.75, 1.0, 1.0]
+    assert speed.with_company(1, cores=1).step(cell) == 1.0
+
+
+def test_makespan_is_of_the_longest_first():
+    assert makespan([3, 1, 4, 2], 2, start=0.5) == 5.5
+    assert makespan([3, 1, 4, 2], 1, start=0.0) == 10
+
+
+def test_a_timing_process_that_fails_is_one_line(short, monkeypatch):
+    broken = replace(make(100), optim=replace(make(100).optim, learning_rate=-1.0))
+    with pytest.raises(CalibrationError, match=r"optim.learning_rate must be positive.*--no-calibrate"):
+        measure([broken], WhereSpec())
+
+
+def test_many_shapes_are_timed_at_the_ends_and_between(monkeypatch):
+    cells = [make(100, width=2 * i) for i in range(4, 60)]
+    chosen = calibrate._spread(cells)
+    assert len(chosen) == calibrate.MOST_SHAPES
+    assert (chosen[0], chosen[-1]) == (cells[0], cells[-1])
+
+
+def test_finished_cells_correct_what_is_left(tmp_path):
+    cells = [make(100), make(200), make(100, width=16), make(200, width=16)]
+    speed = Speed(0, 0, 0, "", {shape_key(cell): Rate(1.0, 0.0) for cell in cells})
+    store = create_store(tmp_path / "runs")
+    store.write_study("s", [listing(cell) for cell in cells])
+    before = snapshot(store, cells, speed)
+    assert math.isnan(before.ratio)
+    assert before.left == (220 + JOB_SECONDS, 220 + JOB_SECONDS)
+    store.record(cells[0].run_id, "done", step=100, seconds=150.0)
+    now = snapshot(store, cells, speed)
+    assert now.ratio == 1.5
+    line = now.line(60.0, before.share, workers=2)
+    assert f"{1.5 * (220 + JOB_SECONDS) / 60:.1f} min left (1.50 of the predicted time a cell)" in line
+    found = snapshot(store, cells, speed, settled={cells[0].run_id})
+    assert math.isnan(found.ratio), "a cell of an earlier launch says nothing about this one"
+
+
+def test_the_cache_is_one_file_a_device_and_thread_count():
+    keep((make(100), Rate(1.0, 1.0)))
+    (path,) = (os.scandir(os.environ["XDG_CACHE_HOME"] + "/isoflop"),)
+    assert [entry.name.endswith("-cpu-1.json") for entry in path] == [True]
