@@ -21,6 +21,10 @@ class Setting:
     learning_rate: float | None = None
     beta2: float | None = None
     warmup_tokens: float | None = None
+    warmup_by_memory: bool = False  # 2 / (1 - beta2) steps, once beta2 is known
+
+
+MOST_WARMUP = 0.1  # of a run, where the optimiser's memory asks for more
 
 
 def resolve(
@@ -46,9 +50,11 @@ def resolve(
     )
     if optim.beta2_half_life is not None:
         optim = replace(optim, beta2=0.5 ** (batch_size * length / optim.beta2_half_life), beta2_half_life=None)
-    if rule.warmup_tokens is not None:
-        warmup = max(1, math.ceil(rule.warmup_tokens / (batch_size * length)))
-        schedule = replace(schedule, warmup_steps=warmup)
+    warmup_tokens = rule.warmup_tokens
+    if rule.warmup_by_memory:
+        warmup_tokens = min(round(2 / (1 - optim.beta2)) * batch_size * length, MOST_WARMUP * tokens)
+    if warmup_tokens is not None:
+        schedule = replace(schedule, warmup_steps=max(1, math.ceil(warmup_tokens / (batch_size * length))))
     return optim, schedule
 
 
@@ -76,9 +82,16 @@ def _proportional(model: ModelConfig, tokens: float) -> Setting:
     return Setting(warmup_tokens=min(n_matrices(model), 0.05 * tokens))
 
 
+def _untuned_warmup(model: ModelConfig, tokens: float) -> Setting:
+    """Warm-up of 2 / (1 - beta2) steps, until the second moment knows its scale (Ma and Yarats 1910.04209), 10% of the
+    run at most."""
+    return Setting(warmup_by_memory=True)
+
+
 RULES: dict[str, Callable[[ModelConfig, float], Setting]] = {
     "olmo": _olmo,
     "step-law": _step_law,
     "deepseek": _deepseek,
     "proportional": _proportional,
+    "untuned-warmup": _untuned_warmup,
 }

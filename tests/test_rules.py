@@ -53,6 +53,21 @@ def test_proportional_warm_up_is_a_token_per_parameter_or_a_twentieth_of_the_run
     assert optim == OptimSpec()
 
 
+@pytest.mark.parametrize(
+    ("optim", "tokens", "steps"),
+    [
+        ({"beta2": 0.99}, 2e7, 200),
+        ({"beta2": 0.999}, 2e7, 2000),
+        ({"beta2": 0.999}, 512 * 5000, 500),  # a tenth of the run
+        ({"batch_size": 64, "beta2_half_life": 35_000.0}, 2e7, 26),  # .92: beta2 is set before the warm-up
+    ],
+)
+def test_untuned_warm_up_is_twice_the_memory_of_the_second_moment(optim, tokens, steps):
+    optim, schedule = resolved("untuned-warmup", tokens, **{"batch_size": 8} | optim)
+    assert schedule.warmup_steps == steps
+    assert schedule.warmup_steps == min(round(2 / (1 - optim.beta2)), 0.1 * tokens // (optim.batch_size * 64))
+
+
 def test_a_rule_and_its_numbers_are_one_run():
     config = replace(single(), budget=BudgetSpec(tokens=4e5), optim=OptimSpec(rule="olmo"))
     by_rule = only(config)
@@ -70,7 +85,7 @@ def test_no_rule_changes_nothing():
     [
         (
             OptimSpec(rule="kaplan"),
-            "optim.rule must be one of olmo, step-law, deepseek, proportional, or empty; not 'k",
+            "optim.rule must be one of olmo, step-law, deepseek, proportional, untuned-warmup, or empty; not 'k",
         ),
         (OptimSpec(beta2_half_life=0.0), "optim.beta2_half_life must be a positive number of tokens; not 0.0"),
     ],
