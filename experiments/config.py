@@ -157,7 +157,7 @@ class StudySpec:
     cells: list[CellSpec] = field(default_factory=list)  # instead of sizes and budgets: what isoflop suggest writes
     seeds: list[int] = field(default_factory=lambda: [0])
     replicates: list[ReplicateSpec] = field(default_factory=list)
-    arms: dict[str, Any] = field(default_factory=dict)  # name: what of model, data, optim, schedule, study it sets
+    arms: dict[str, Any] = field(default_factory=dict)  # name: what of model, data, optim, schedule, budget, study it sets
     vary: dict[str, Any] = field(default_factory=dict)  # key: values, each with every other: optim.learning_rate: [..]
     hold_out: list[float] = field(default_factory=list)  # budgets that the report fits without, then predicts
     rounds: RoundsSpec = field(default_factory=RoundsSpec)
@@ -165,11 +165,14 @@ class StudySpec:
 
 @dataclass
 class WhereSpec:
-    """How to run, never what: nothing here may change a loss on CPU."""
+    """How to run, never what: nothing here may change a loss on CPU, those marked * by more than rounding."""
 
     device: str = "cpu"
     workers: int | None = None  # None: as many as cores
     threads: int = 1  # per worker
+    micro_batch: int | None = None  # * sequences at once, the gradients added up; None: the whole batch
+    activation_checkpointing: bool = False  # * blocks keep their input alone: less memory, a third more time
+    distributed: str = "none"  # * ddp | fsdp2: all processes that torchrun started share each cell
     checkpoint_seconds: float = 30.0
     trackers: list[str] = field(default_factory=list)  # tensorboard, wandb: beside the store, never instead of it
     corpora: str = "corpora"  # folder of prepared corpora

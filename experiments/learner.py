@@ -5,7 +5,7 @@ import time
 from dataclasses import asdict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from experiments.batches import batches
 from experiments.cell import Cell
@@ -13,12 +13,11 @@ from experiments.corpus import Corpus
 from experiments.curve import CURVE_SHARE
 from experiments.evaluate import Evaluation, evaluate
 from experiments.initial import start
-from experiments.optimizer import build_optimizer
+from experiments.optimizer import FlatAdamW, build_optimizer
 from experiments.rows import Measurement
 from experiments.schedule import learning_rate
-from models import build_model
-from models.parametrization import initialize
-from models.step import loss_and_gradients
+from models.accumulate import accumulate
+from models.recompute import recompute_blocks
 
 
 class Learner:
@@ -27,16 +26,32 @@ class Learner:
     The data position is the step itself: batches are a function of (seed, step).
     """
 
-    def __init__(self, cell: Cell, corpus: Corpus, device: str) -> None:
+    def __init__(
+        self, cell: Cell, corpus: Corpus, device: str, *, micro_batch: int | None = None, recompute: bool = False
+    ) -> None:
         self.cell, self.corpus, self.device = cell, corpus, device
+        self.micro_batch = micro_batch or cell.optim.batch_size  # sequences at once
         self.model = start(cell).to(device)
-        self.optimizer = build_optimizer(self.model, cell.optim)
+        if recompute:
+            recompute_blocks(self.model)
+        self.optimizer = self.build_optimizer()
         self.windows = torch.from_numpy(corpus.eval_windows.astype("int64")).to(device)
         self.guess = (1 - 1e-6) * math.log(cell.model.vocab_size)  # rounding apart
         self.step, self.seconds = 0, 0.0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.measurements: list[Measurement] = []
         self.evaluation: Evaluation | None = None  # behind the latest measurement, target by target
+
+    def build_optimizer(self) -> FlatAdamW:
+        return build_optimizer(self.model, self.cell.optim)
+
+    def gradients(self, tokens: Tensor) -> Tensor:
+        """Mean loss of a batch, (B, T + 1); its gradients lie where the optimiser reads them."""
+        return accumulate(self.model, self.optimizer.gradients, tokens[:, :-1], tokens[:, 1:], self.micro_batch)
+
+    def whole_model(self) -> nn.Module:
+        """The model, all of it in this process."""
+        return self.model
 
     def advance(self, until: int, steps: int) -> None:
         """Train up to step `until` of a run of `steps`."""
@@ -52,7 +67,7 @@ class Learner:
         )
         for tokens in torch.from_numpy(data).to(self.device):
             multiplier, _ = learning_rate(cell.schedule, self.step, steps)
-            self.loss_sum += loss_and_gradients(self.model, tokens[:, :-1], tokens[:, 1:])
+            self.loss_sum += self.gradients(tokens)
             self.optimizer.step(multiplier * cell.optim.learning_rate)
             self.step += 1
         self.seconds += time.perf_counter() - began

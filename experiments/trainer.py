@@ -18,6 +18,7 @@ from experiments.checkpoint import Checkpoints
 from experiments.config import WhereSpec
 from experiments.corpus import Corpus
 from experiments.curve import row_steps
+from experiments.distributed import check_cell
 from experiments.evaluate import Evaluation
 from experiments.learner import Learner
 from experiments.rows import Measurement, run_rows
@@ -67,8 +68,7 @@ def train_trunk(
     cells = sorted(cells, key=lambda cell: cell.steps)
     _check(cells, corpus, where)
     configure_process(where.threads)
-    checkpoints = Checkpoints(folder, where.checkpoint_seconds)
-    learner = Learner(cells[0], corpus, where.device)
+    learner, checkpoints = _set_up(cells[0], corpus, folder, where)
     if found := checkpoints.trunk(up_to=cells[0].branch_step):
         learner.load(found)
     for cell in cells:
@@ -78,10 +78,22 @@ def train_trunk(
             checkpoints.save_branch(at_branch)
             _cool_down(learner, cell, checkpoints, on_progress)
         if keep and learner.healthy:
-            keep(cell, learner.model, learner.evaluation)
+            keep(cell, learner.whole_model(), learner.evaluation)
         yield cell, _rows(learner, cell, corpus, where.device)
         checkpoints.drop_cooldown(cell.run_id)
         learner.load(at_branch)
+
+
+def _set_up(cell: Cell, corpus: Corpus, folder: Path | None, where: WhereSpec) -> tuple[Learner, Checkpoints]:
+    check_cell(cell, where)
+    if where.distributed != "none":
+        from experiments.parallel import set_up  # loads torch.distributed's shards and checkpoints
+
+        return set_up(cell, corpus, folder, where)
+    learner = Learner(
+        cell, corpus, where.device, micro_batch=where.micro_batch, recompute=where.activation_checkpointing
+    )
+    return learner, Checkpoints(folder, where.checkpoint_seconds)
 
 
 def _cool_down(learner: Learner, cell: Cell, checkpoints: Checkpoints, on_progress: Callable | None) -> None:

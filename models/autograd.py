@@ -8,9 +8,14 @@ from torch import Tensor, nn
 def loss_and_gradients(model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
     """Mean cross-entropy in nats/token; overwrites the `grad` of every parameter, which must be allocated."""
     torch._foreach_zero_([parameter.grad for parameter in model.parameters()])
-    loss = F.cross_entropy(model(inputs_BT).flatten(0, 1), targets_BT.flatten())
+    loss = loss_of(model, inputs_BT, targets_BT)
     loss.backward()
     return loss.detach()
+
+
+def loss_of(model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+    """Mean cross-entropy in nats/token, to be differentiated."""
+    return F.cross_entropy(model(inputs_BT).flatten(0, 1), targets_BT.flatten())
 
 
 @torch.no_grad()

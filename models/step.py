@@ -5,6 +5,7 @@ from types import ModuleType
 from torch import Tensor, nn
 
 from models import autograd, gradient
+from models.recompute import recomputes
 from models.transformer import Transformer
 
 
@@ -24,4 +25,4 @@ def score(model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tens
 
 
 def _way(model: nn.Module) -> ModuleType:
-    return gradient if type(model) is Transformer else autograd
+    return gradient if type(model) is Transformer and not recomputes(model) else autograd
