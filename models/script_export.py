@@ -7,6 +7,7 @@
 
 import warnings
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -18,11 +19,13 @@ SCRIPT_FILE = "model.pt"
 
 
 class _WithoutCache(nn.Module):
-    """The model as a function of the tokens alone: a trace cannot hold a cache."""
+    """The model as a function of the tokens alone, tied weights stored twice: a trace holds no cache and no sharing."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.model = deepcopy(model).eval()
+        if model.config.tied:
+            self.model.head = nn.Parameter(model.head.detach().clone())
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         return self.model(tokens_BT)
@@ -34,7 +37,7 @@ def write_script_folder(model: nn.Module, folder: Path, *, tokenizer: str, card:
     with replaced_folder(folder) as new:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # the check of the length is not traced, and the tracer's own deprecation
-            script = torch.jit.trace(_WithoutCache(model.eval()), example, check_trace=False)
+            script = torch.jit.trace(_WithoutCache(model), example, check_trace=False)
             script.save(str(new / SCRIPT_FILE))
         texts = {"tokenizer.json": tokenizer, "README.md": card, PROVENANCE_FILE: json_text(provenance)}
         for name, content in texts.items():
