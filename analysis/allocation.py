@@ -28,6 +28,7 @@ from scaling.uncertainty import Draws
 REFERENCE = 20  # tokens per parameter, the rule of thumb from Hoffmann et al. 2022
 OVERLAID = ("kaplan-2020", "hoffmann-2022", "porian-2024")
 REACH = 10  # how far beyond the largest compute a law is drawn
+_AXIS = {"n_params": "optimal model size N* (parameters)", "tokens": "optimal training tokens D*"}
 _LETTER = {"n_params": ("N", "a"), "tokens": ("D", "b")}
 
 
@@ -75,7 +76,7 @@ def plot_allocation(
     ends = _published(ax, frame, letter, published or {})
     _profile_optima(ax, profiles, quantity)
     log_axis(ax.xaxis, "flops")
-    log_axis(ax.yaxis, quantity, label=f"optimal {'model size' if letter == 'N' else 'tokens'} {letter}*")
+    log_axis(ax.yaxis, quantity, label=_AXIS[quantity])
     label_ends(ax, [*ends, *_reference(ax, fit, frame, quantity, at_end=bool(ends))], size=7)
     note(ax, _exponent_text(fit, draws, letter, exponent), where="upper left", color=INK)
     ax.set_title(f"Compute-optimal {'model size' if letter == 'N' else 'tokens'}")
@@ -87,7 +88,9 @@ def _exponent_text(fit: Fit, draws: Draws | None, letter: str, exponent: str) ->
     if value is None:
         return ""
     text = f"${letter}^* \\propto C^{{{value:.3f}}}$"
-    if draws is None:
+    if fit.problem.tied:
+        text += "\nby the form of the law: its exponents are tied"
+    if draws is None or fit.problem.tied:
         return text
     return f"{text}  {interval(*draws.interval(exponent, level=LEVEL))}\n{LEVEL:.0%} {draws.kind} by {draws.by}"
 

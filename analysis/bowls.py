@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from analysis.style import ColorScale, count, label_ends, log_axis, new_axes, note, readable
+from analysis.style import ColorScale, arm_legend, arm_looks, count, label_ends, log_axis, new_axes, note, readable
 from scaling.accounting import count_params, is_runs
 from scaling.runs import final_rows
 
@@ -45,25 +45,32 @@ def best_rate(bowl: pd.DataFrame) -> tuple[float, float, bool]:
 
 
 def plot_bowls(bowls: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """A bowl per cell, coloured by size; the optimum is hollow where it lies at the edge of what was tried."""
+    """A bowl per cell, coloured by size, arms by line and mark; the optimum is hollow at the edge of what was tried."""
     ax = new_axes(ax)
-    color = ColorScale(bowls["n_params"])
+    color, looks = ColorScale(bowls["n_params"]), arm_looks(bowls["arm"])
+    horizons = bowls["horizon_tokens"].nunique()
     ends, edges = [], 0
-    for (_, size, horizon), bowl in bowls.groupby(CELL):
-        shade = color(size)
+    for (arm, size, horizon), bowl in bowls.groupby(CELL):
+        shade, (dash, mark) = color(size), looks[arm]
         bowl = bowl.sort_values("peak_learning_rate")
-        ax.plot(bowl["peak_learning_rate"], bowl["loss"], "o-", ms=3.5, lw=1.2, color=shade)
+        ax.plot(bowl["peak_learning_rate"], bowl["loss"], ls=dash, marker=mark, ms=3.5, lw=1.2, color=shade)
         rate, loss, inside = best_rate(bowl)
         edges += not inside
         ax.plot(rate, loss, "D", ms=6.5, mfc=readable(shade) if inside else "none",
                 mec="white" if inside else readable(shade), zorder=4)  # fmt: skip
         last = bowl.iloc[-1]
-        ends.append((last["peak_learning_rate"], last["loss"], f"{count(size)}, {count(horizon)} tokens", shade))
+        told = f"{count(size)}, {count(horizon)} tokens" if horizons > 1 else count(size)
+        ends.append((last["peak_learning_rate"], last["loss"], told, shade))
     log_axis(ax.xaxis, "n_params", label="peak learning rate")
     ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.3g}"))
     log_axis(ax.yaxis, "loss")
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high * (high / low) ** 0.22)  # room for the words
     label_ends(ax, ends)
-    if edges:
-        note(ax, f"hollow: {edges} optima at the edge of the rates tried", where="upper left")
+    arm_legend(ax, looks, loc="upper right")
+    said = [] if horizons > 1 else [f"sizes N, each at {count(bowls['horizon_tokens'].iloc[0])} tokens"]
+    said += [f"hollow: {edges} optima at the edge of the rates tried"] if edges else []
+    if said:
+        note(ax, "\n".join(said), where="upper left")
     ax.set_title("Learning-rate bowls")
     return ax

@@ -96,6 +96,8 @@ def _ratio(e: Evidence) -> str:
 def _floor(e: Evidence) -> str:
     if "E" not in e.fit.free:
         raise UnsupportedError("E is not fitted by this law")
+    if "E" in e.fit.bounds_hit:
+        raise NotMetError(f"E is at its bound, {e.fit.law.E:.4g}: not identified")
     low, high = e.draws.interval("E", LEVEL)
     return f"E = {e.fit.law.E:.4f} [{low:.4f}, {high:.4f}], lowest loss {e.fit.points.frame['loss'].min():.4f}"
 
@@ -141,7 +143,10 @@ def _one_value(column: str) -> Says:
 
 
 def _repeats(e: Evidence) -> str:
-    return f"at most {_runs(e)['epochs'].max():.2g} epochs"
+    if "unique_tokens" not in e.ends:
+        raise UnsupportedError("no column unique_tokens (or run table) tells how often the data were repeated")
+    told = f"at most {(e.ends['tokens'] / e.ends['unique_tokens']).max():.2g} epochs"
+    return f"{told}, under a law of repeated data" if e.fit.law.name == "data-constrained" else told
 
 
 def _steps(e: Evidence) -> str:

@@ -13,6 +13,7 @@ import pandas as pd
 from analysis.sensitivity import sensitivity_frame
 from scaling.accounting import COMPUTE, PARAMS, Points, is_runs, points
 from scaling.approaches import Approaches, approaches
+from scaling.compare import Scoreboard, compare
 from scaling.diagnose import Finding, diagnose, diagnose_approaches, refused
 from scaling.envelope import Envelope, envelope
 from scaling.fit import Fit, Huber
@@ -26,6 +27,8 @@ from scaling.uncertainty import Draws, bootstrap, jackknife
 from scaling.verdict import CONVENTIONS
 
 FALLBACK = "chinchilla"
+RIVALS = ("kaplan", "saturating")  # scored beside the candidates; isoflop compare scores the whole catalogue
+MANY_POINTS = 2000  # from here on they are not: a fit of them takes seconds
 HELD_OUT_SIZES = 3  # a budget with fewer sizes has no optimum to predict
 MOST_LOST = 0.05
 HELD_OUT_FACTOR = 10**0.5  # what is held out of a table without common budgets: the last half decade of compute
@@ -123,10 +126,18 @@ class Evidence:
         laws = list(CANDIDATES) if self.law in (None, *CANDIDATES) else [*CANDIDATES, self.law]
         return hold_out(self.points, self._threshold(), laws, objective=self.objective)
 
+    @part
+    def scoreboard(self) -> Scoreboard:
+        """The candidates and a few rivals at rolling origins, beside a baseline and a stack of all."""
+        _ = self.fit  # its one reason says more than those of all
+        rivals = RIVALS if len(self.points) <= MANY_POINTS else ()
+        laws = dict.fromkeys([*CANDIDATES, *rivals, self.law_name])
+        return compare(self.points, tuple(laws), objective=self.objective, findings=False)
+
     def _threshold(self) -> float | None:
-        """None (the largest budget) where that budget has enough sizes, else all but the last half decade."""
+        """None (the largest budget) where that budget has enough sizes or is alone, else all but half a decade."""
         groups = budget_groups(self.points)
-        if groups[-1]["n_params"].nunique() >= HELD_OUT_SIZES:
+        if len(groups) < 2 or groups[-1]["n_params"].nunique() >= HELD_OUT_SIZES:
             return None
         return float(self.points.frame["flops"].max() / HELD_OUT_FACTOR)
 

@@ -38,13 +38,13 @@ def plot_exponents(draws: Draws, *, names: tuple[str, str] = ("alpha", "beta"), 
     low, high = np.quantile(np.column_stack([x, y]), [0.002, 0.998], axis=0)
     pad = 0.15 * (high - low)
     ax.set_xlim(low[0] - pad[0], high[0] + pad[0])
-    ax.set_ylim(low[1] - pad[1], high[1] + 3 * pad[1])  # room for the note
+    ax.set_ylim(low[1] - pad[1], high[1] + 4.5 * pad[1])  # room for the note
     ax.set_xlabel(_LABELS.get(names[0], names[0]))
     ax.set_ylabel(_LABELS.get(names[1], names[1]))
-    if names == ("alpha", "beta"):
-        _draw_ray(ax, draws)
+    ray = _draw_ray(ax, draws) if names == ("alpha", "beta") else []
     ends = [f"{n} {interval(*draws.interval(n, level=LEVEL))}" for n in names]
-    note(ax, "\n".join([f"{len(frame)} draws by {draws.by}; {LEVEL:.0%} of each:", *ends]), where="upper left")
+    told = [f"{len(frame)} draws by {draws.by}; contours hold 50% and {LEVEL:.0%}", f"{LEVEL:.0%} of each:", *ends]
+    note(ax, "\n".join([*told, *ray]), where="upper left")
     ax.set_title("Exponents, jointly")
     return ax
 
@@ -72,14 +72,12 @@ def _density_regions(ax: Axes, x: np.ndarray, y: np.ndarray) -> None:
         ax.contour(X, Y, Z, levels=levels, colors=[INK], linewidths=[0.9, 1.6])
 
 
-def _draw_ray(ax: Axes, draws: Draws) -> None:
-    """Where N* ~ C^a has the fitted a: beta = alpha a / (1 - a), corrected for how cost grows with size."""
+def _draw_ray(ax: Axes, draws: Draws) -> list[str]:
+    """Where N* ~ C^a has the fitted a, and the words for it: beta = alpha a / (1 - a), corrected for cost."""
     a = draws.fit.exponents().get("a")
     growth = 1 + draws.fit.cost.slope
     if a is None or not 0 < a * growth < 1:
-        return
+        return []
     slope = a / (1 - a * growth)
     ax.axline((0, 0), slope=slope, color=MUTED, lw=0.9, ls=":", zorder=1)
-    bottom, left = ax.get_ylim()[0], ax.get_xlim()[0]
-    at = (bottom / slope, bottom) if bottom / slope > left else (left, left * slope)
-    ax.annotate(f"a = {a:.3f}", at, xytext=(6, 4), textcoords="offset points", fontsize=7.5, color=MUTED)
+    return [f"dotted: the ray of a = {a:.3f}"]

@@ -13,13 +13,14 @@ from analysis.evidence import Evidence, UnsupportedError
 from analysis.exponents import exponent_frame, plot_exponents
 from analysis.isoflop import isoflop_frame, plot_isoflop
 from analysis.multiplier import multiplier_frame, plot_multiplier
+from analysis.positions import plot_positions, positions_frame
 from analysis.prediction import forecast_errors, plot_forecast_errors, plot_prediction, prediction_frame
 from analysis.residuals import plot_residuals, residual_frame
 from analysis.scoreboard import plot_scoreboard, scoreboard_frame
 from analysis.sensitivity import plot_sensitivity
 from analysis.slope import plot_local_slope, slope_frame
 from analysis.surface import plot_surface, surface_frame
-from analysis.sweep_cost import cost_frame, plot_sweep_cost
+from analysis.sweep_cost import cost_frame, plot_sweep_cost, plot_throughput
 
 Draw = Callable[[Evidence, Axes | None], Axes]
 
@@ -36,6 +37,10 @@ class Figure:
 
 def _bowls(e: Evidence) -> pd.DataFrame:
     return bowl_frame(e.ends, params=e.params)
+
+
+def _cost(e: Evidence) -> pd.DataFrame:
+    return cost_frame(e.ends, params=e.params)
 
 
 def _profiles_or_none(e: Evidence):
@@ -110,8 +115,8 @@ FIGURES: dict[str, Figure] = {
             lambda e, ax: plot_forecast_errors(e.held_out, ax=ax), lambda e: forecast_errors(e.held_out),
         ),
         Figure(
-            "scoreboard", "Laws by their error on unseen compute.",
-            lambda e, ax: plot_scoreboard(e.held_out, ax=ax), lambda e: scoreboard_frame(e.held_out),
+            "scoreboard", "Laws, a baseline without a law and a stack of all, by their error on the next scale.",
+            lambda e, ax: plot_scoreboard(e.scoreboard, ax=ax), lambda e: scoreboard_frame(e.scoreboard),
         ),
         Figure(
             "exponents", "Bootstrap draws of the exponents; contours hold 50% and 90%.",
@@ -136,10 +141,11 @@ FIGURES: dict[str, Figure] = {
             lambda e, ax: plot_bowls(_bowls(e), ax=ax), _bowls,
         ),
         Figure(
-            "cost", "Training speed of each run.",
-            lambda e, ax: plot_sweep_cost(cost_frame(e.ends, params=e.params), ax=ax),
-            lambda e: cost_frame(e.ends, params=e.params),
+            "positions", "Loss by position in the window, of each arm's best run.",
+            lambda e, ax: plot_positions(positions_frame(e.table), ax=ax), lambda e: positions_frame(e.table),
         ),
+        Figure("throughput", "Training speed of each run.", lambda e, ax: plot_throughput(_cost(e), ax=ax), _cost),
+        Figure("cost", "Hours of training by budget.", lambda e, ax: plot_sweep_cost(_cost(e), ax=ax), _cost),
     )
 }  # fmt: skip
 

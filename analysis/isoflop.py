@@ -6,7 +6,19 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.style import MUTED, ColorScale, flops, label_ends, log_axis, new_axes, note, readable
+from analysis.style import (
+    MANY_DOTS,
+    MUTED,
+    ColorScale,
+    compute_bar,
+    crowded,
+    flops,
+    label_ends,
+    log_axis,
+    new_axes,
+    note,
+    readable,
+)
 from scaling.profiles import IsoflopProfile
 
 MOST_CURVES = 12
@@ -33,11 +45,13 @@ def plot_isoflop(profiles: Sequence[IsoflopProfile], *, ax: Axes | None = None) 
     ax = new_axes(ax)
     profiles, left_out = _fullest(profiles)
     color = ColorScale([p.flops for p in profiles])
-    ends = []
+    flat = sum(len(p.frame) for p in profiles) > MANY_DOTS
+    ends, curves = [], []
     for profile in profiles:
         shade = color(profile.flops)
         frame = profile.frame.sort_values("n_params")
-        ax.scatter(frame["n_params"], frame["loss"], s=14, color=shade, edgecolor="white", linewidth=0.4, zorder=3)
+        ax.scatter(frame["n_params"], frame["loss"], s=14, color=shade, edgecolor="white", linewidth=0.4, zorder=3,
+                   rasterized=flat)  # fmt: skip
         sizes = np.geomspace(frame["n_params"].min(), frame["n_params"].max(), 120)
         drawn = _curve(profile, sizes)
         if drawn is not None:
@@ -46,11 +60,16 @@ def plot_isoflop(profiles: Sequence[IsoflopProfile], *, ax: Axes | None = None) 
         last = frame.iloc[-1]
         y = drawn[-1] if drawn is not None and np.isfinite(drawn[-1]) else last["loss"]
         ends.append((last["n_params"], max(y, last["loss"]), flops(profile.flops), shade))
+        curves.append(frame[["n_params", "loss"]].to_numpy(float) if drawn is None else np.column_stack([sizes, drawn]))
     log_axis(ax.xaxis, "n_params")
     log_axis(ax.yaxis, "loss")
     _frame_losses(ax, profiles)
     _explain(ax, profiles, left_out)
-    label_ends(ax, ends)
+    if crowded(ax, ends, curves):
+        compute_bar(ax, color)
+    else:
+        x, y, text, shade = ends.pop()
+        label_ends(ax, [*ends, (x, y, f"{text} FLOPs", shade)])
     ax.set_title("IsoFLOP profiles")
     return ax
 

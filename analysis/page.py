@@ -90,7 +90,8 @@ def _calculated(e: Evidence):
 
 
 _SECTIONS = (
-    ("Held out", summary.held_out), ("Laws", summary.laws), ("Conventions", summary.conventions),
+    ("Held out", summary.held_out), ("Scoreboard", summary.scoreboard), ("Laws", summary.laws),
+    ("Conventions", summary.conventions),
     ("Three approaches", summary.three_approaches), ("Noise", summary.noise), ("Cost", summary.cost),
 )  # fmt: skip
 

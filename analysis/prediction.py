@@ -4,7 +4,19 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.style import ACCENT, INK, LEVEL, MUTED, ColorScale, flops, label_ends, log_axis, new_axes, note
+from analysis.style import (
+    ACCENT,
+    INK,
+    LEVEL,
+    MANY_DOTS,
+    MUTED,
+    ColorScale,
+    flops,
+    label_ends,
+    log_axis,
+    new_axes,
+    note,
+)
 from scaling.holdout import Forecast, HoldOut
 
 
@@ -56,7 +68,8 @@ def _verdict(law: str, target: pd.Series) -> str:
     measured = target["loss_opt"] if seen else target["best_run_loss"]
     error = target["loss_error"] if seen else target["best_run_error"]
     size = f"N* within a factor {np.exp(abs(np.log(target['n_ratio']))):.2f}" if seen else "N* not measured"
-    return f"{law}, fitted below\nloss {target['predicted_loss']:.3f}, measured {measured:.3f} ({error:+.1%})\n{size}"
+    loss = f"loss {target['predicted_loss']:.3f}, measured {measured:.3f} ({error:+.1%})"
+    return f"{law}, fitted below; band {LEVEL:.0%}\n{loss}\n{size}"
 
 
 def _budgeted(frame: pd.DataFrame) -> pd.DataFrame:
@@ -73,7 +86,8 @@ def _along(forecast: Forecast, budget: float, runs: pd.DataFrame) -> tuple[np.nd
 
 
 def _fitted_curve(ax: Axes, forecast: Forecast, budget: float, runs: pd.DataFrame, shade) -> tuple:
-    ax.scatter(runs["n_params"], runs["loss"], s=12, color=shade, edgecolor="white", linewidth=0.4, zorder=3)
+    ax.scatter(runs["n_params"], runs["loss"], s=12, color=shade, edgecolor="white", linewidth=0.4, zorder=3,
+               rasterized=len(forecast.fit.points) > MANY_DOTS)  # fmt: skip
     sizes, loss = _along(forecast, budget, runs)
     ax.plot(sizes, loss, color=shade, lw=1.2)
     return sizes[-1], loss[-1], flops(budget), shade
@@ -84,11 +98,12 @@ def _target_curve(ax: Axes, forecast: Forecast, target, shade) -> tuple:
     runs = _near(forecast.cells, target.flops)
     mean = runs.groupby("n_params", as_index=False)[["lo", "hi"]].mean()
     ax.fill_between(mean["n_params"], mean["lo"], mean["hi"], color=ACCENT, alpha=0.15, lw=0)
-    ax.scatter(runs["n_params"], runs["loss"], s=22, color=shade, edgecolor="white", linewidth=0.5, zorder=4)
+    ax.scatter(runs["n_params"], runs["loss"], s=22, color=shade, edgecolor="white", linewidth=0.5, zorder=4,
+               rasterized=len(runs) > MANY_DOTS)  # fmt: skip
     sizes, loss = _along(forecast, target.flops, runs)
     ax.plot(sizes, loss, color=ACCENT, lw=1.5, ls=(0, (4, 2)))
     ax.plot(target.predicted_n, target.predicted_loss, "D", ms=6, mfc="white", mec=ACCENT, mew=1.3, zorder=5)
-    return sizes[-1], loss[-1], f"{flops(target.flops)} unseen", ACCENT
+    return sizes[-1], loss[-1], f"{flops(target.flops)} FLOPs, unseen", ACCENT
 
 
 def _rival_curve(ax: Axes, forecast: Forecast, name: str) -> list[tuple]:
@@ -125,15 +140,17 @@ def plot_forecast_errors(held_out: HoldOut, *, law: str | None = None, ax: Axes 
     color = ColorScale(frame["flops"])
     ax.axhline(0, color=INK, lw=0.8)
     ax.axvline(np.sqrt(seen["flops"].max() * unseen["flops"].min()), color=MUTED, lw=0.9, ls=":")
-    ax.scatter(_dodged(seen), 100 * seen["relative_error"], s=14, color=color(frame["flops"].min()), label="fitted")
+    ax.scatter(_dodged(seen), 100 * seen["relative_error"], s=14, color=color(frame["flops"].min()), label="fitted",
+               rasterized=len(frame) > MANY_DOTS)  # fmt: skip
     bars = np.abs(np.array([unseen["lo"], unseen["hi"]]) - unseen["predicted"].to_numpy()) / unseen["loss"].to_numpy()
     ax.errorbar(
         _dodged(unseen), 100 * unseen["relative_error"], yerr=100 * bars, fmt="D", ms=4, elinewidth=0.8,
-        color=color(frame["flops"].max()), label=f"held out, with {LEVEL:.0%} interval",
+        color=color(frame["flops"].max()), rasterized=len(frame) > MANY_DOTS,
+        label=f"held out, with {LEVEL:.0%} interval",
     )  # fmt: skip
     log_axis(ax.xaxis, "flops")
     low, high = ax.get_ylim()
-    ax.set_ylim(low - 0.1 * (high - low), high + 0.25 * (high - low))
+    ax.set_ylim(low - 0.28 * (high - low), high + 0.2 * (high - low))  # room for the legend and the words
     ax.set_ylabel("predicted above measured (%)")
     ax.legend(loc="lower left")
     rms = held_out.forecasts[law].rms_error

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.style import ACCENT, INK, ColorScale, log_axis, new_axes, note
+from analysis.style import ACCENT, INK, MANY_DOTS, ColorScale, log_axis, new_axes, note
 from scaling.fit import Fit
 
 FAR = 8
@@ -24,7 +24,7 @@ def plot_residuals(fit: Fit, *, by: str = "flops", ax: Axes | None = None) -> Ax
     ax.axhline(0, color=INK, lw=0.8)
     ax.scatter(
         frame[by], frame["residual_percent"], c=color(frame["flops"].to_numpy()), s=16, edgecolor="white",
-        linewidth=0.4, zorder=3,
+        linewidth=0.4, zorder=3, rasterized=len(frame) > MANY_DOTS,
     )  # fmt: skip
     groups = grouped(frame, by)
     ax.errorbar(
@@ -36,6 +36,8 @@ def plot_residuals(fit: Fit, *, by: str = "flops", ax: Axes | None = None) -> Ax
     ax.set_ylabel("loss above the law (%)")
     spread = np.std(frame["residual_percent"])
     note(ax, f"sd {spread:.2g}%, n = {len(frame)}{beyond}", where="upper left")
+    if by != "flops":
+        note(ax, "darker: more compute", where="lower right")
     ax.legend(loc="lower left")
     ax.set_title(f"Residuals against {_WORDS[by]}")
     return ax
@@ -45,11 +47,11 @@ def _frame_residuals(ax: Axes, frame: pd.DataFrame, by: str) -> str:
     """Limits at FAR robust standard deviations; what lies beyond is a triangle at the edge, and the words for it."""
     size = frame["residual_percent"].abs()
     reach = max(min(size.max(), FAR * 1.4826 * size.median()) * 1.25, 0.1)
-    ax.set_ylim(-reach, reach)
+    ax.set_ylim(-1.3 * reach, 1.3 * reach)  # room for the words above and below
     far = frame[size > reach]
     for sign, marker in ((1, "^"), (-1, "v")):
         side = far[np.sign(far["residual_percent"]) == sign]
-        ax.scatter(side[by], [sign * 0.96 * reach] * len(side), marker=marker, s=24, facecolor="none", edgecolor=ACCENT)
+        ax.scatter(side[by], [sign * reach] * len(side), marker=marker, s=24, facecolor="none", edgecolor=ACCENT)
     if far.empty:
         return ""
     return f"; {len(far)} beyond the panel, up to {far['residual_percent'].loc[size.idxmax()]:+.0f}%"
@@ -68,7 +70,9 @@ def grouped(frame: pd.DataFrame, by: str) -> pd.DataFrame:
     logs = np.log(ordered[by].to_numpy(float))
     key = np.concatenate([[0], np.cumsum(np.diff(logs) > np.log(1.05))])
     if key[-1] >= MAX_GROUPS:
-        key = np.arange(len(ordered)) * MAX_GROUPS // len(ordered)
+        first = np.concatenate([[True], np.diff(key) > 0])  # no run of equal values is split between two groups
+        start = np.flatnonzero(first)[key]
+        key = start * MAX_GROUPS // len(ordered)
     group = ordered["residual_percent"].groupby(key)
     return pd.DataFrame(
         {

@@ -3,46 +3,82 @@
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullLocator
 
-from analysis.style import COMPUTE_MAP, MUTED, new_axes, note
-from scaling.holdout import HoldOut
+from analysis.style import COMPUTE_MAP, INK, MUTED, LogTicks, new_axes, note
+from scaling.compare import STACKED, Scoreboard
+from scaling.rolling import BASELINE
 
-
-def scoreboard_frame(held_out: HoldOut) -> pd.DataFrame:
-    """A row per law, best first: mean |ln error| on the runs held out with its standard error, bias, rolling score."""
-    rows = []
-    for name, forecast in held_out.forecasts.items():
-        error = forecast.cells["error"].to_numpy(float)
-        rows.append({
-            "law": name, "error": np.abs(error).mean(),
-            "error_se": np.abs(error).std(ddof=1) / np.sqrt(len(error)) if len(error) > 1 else np.nan,
-            "bias": -error.mean(), "coverage": forecast.coverage, "runs": len(error),
-            "free": len(forecast.fit.free), "chosen": name == held_out.chosen,
-            "rolling_score": held_out.scores["score"].get(name, np.nan) if len(held_out.scores) else np.nan,
-        })  # fmt: skip
-    return pd.DataFrame(rows).sort_values("error", ignore_index=True)
+LEAST = 0.05  # of a mean error: the shortest side of its interval that a logarithmic axis can show
+_NAMES = {BASELINE: "local slope\n(no law)", STACKED: "stack of the laws"}
 
 
-def plot_scoreboard(held_out: HoldOut, *, ax: Axes | None = None) -> Axes:
-    """Mean error of each law on the runs held out, with twice its standard error; the law chosen below is filled.
+def scoreboard_frame(board: Scoreboard) -> pd.DataFrame:
+    """A row per law, baseline and stack, best first, then the refused with their reason; see Scoreboard.frame."""
+    scored = board.frame.reset_index().assign(preferred=lambda f: f["law"] == board.preferred, refused="")
+    refused = pd.DataFrame({"law": list(board.refused), "preferred": False, "refused": list(board.refused.values())})
+    return pd.concat([scored, refused], ignore_index=True) if len(refused) else scored
 
-    The small tick is the score that the choice was made by, on the budgets below the threshold.
-    """
+
+def plot_scoreboard(board: Scoreboard, *, ax: Axes | None = None) -> Axes:
+    """Mean |ln loss error| at rolling origins with one standard error; the preferred law filled, baseline and stack
+    as squares, the refused below, each with its reason."""
     ax = new_axes(ax)
-    frame = scoreboard_frame(held_out)
+    frame = scoreboard_frame(board)
     place = np.arange(len(frame))[::-1]
-    shade = COMPUTE_MAP(0.7)
-    ax.errorbar(100 * frame["error"], place, xerr=200 * frame["error_se"].fillna(0), fmt="none", ecolor=shade, lw=1.2)
-    face = [shade if c else "white" for c in frame["chosen"]]
-    ax.scatter(100 * frame["error"], place, s=42, c=face, edgecolor=[shade], linewidth=1.3, zorder=3)
-    ax.scatter(100 * frame["rolling_score"], place, marker="|", s=90, color=MUTED, zorder=2)
-    labels = [f"{r.law}\n{r.free} free" for r in frame.itertuples()]
-    ax.set_yticks(place, labels)
-    ax.set_ylim(-0.9, len(frame) - 0.4)
-    ax.set_xlim(left=0)
-    ax.set_xlabel("mean |error| of held-out loss (%)")
+    scored = frame[frame["refused"] == ""]
+    at = place[: len(scored)]
+    error, se = 100 * scored["error"].to_numpy(float), 100 * scored["error_se"].fillna(0).to_numpy(float)
+    low = np.minimum(se, error * (1 - LEAST))
+    law = scored["law"].isin(board.entrants).to_numpy()
+    shade = [COMPUTE_MAP(0.7) if known else MUTED for known in law]
+    ax.hlines(at, error - low, error + se, color=shade, lw=1.2)
+    face = [c if p else "white" for c, p in zip(shade, scored["preferred"], strict=True)]
+    for which, marker in ((law, "o"), (~law, "s")):
+        picked = np.flatnonzero(which)
+        ax.scatter(error[picked], at[picked], s=40, marker=marker, c=[face[i] for i in picked],
+                   edgecolor=[shade[i] for i in picked], linewidth=1.3, zorder=3)  # fmt: skip
+    ax.set_yticks(place, [_NAMES.get(r.law, f"{r.law}{_free(r.free)}") for r in frame.itertuples()])
+    ax.set_ylim(-1.9, len(frame) - 0.4)
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogTicks(6))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.10g}"))
+    if error.max() < 4 * error.min():
+        ax.set_xlim(error.min() / 3, error.max() * 3)
+    for y, why in zip(place[len(scored) :], frame["refused"].iloc[len(scored) :], strict=True):
+        ax.annotate(f"refused: {_short(why)}", (0, y), xycoords=ax.get_yaxis_transform(), xytext=(4, 0),
+                    textcoords="offset points", va="center", fontsize=7, color=INK)  # fmt: skip
+    ax.set_xlabel(f"mean |error| of the next runs' loss (%, bars 1 se), {len(board.origins)} rolling origins")
     ax.grid(axis="y", visible=False)
-    if frame["chosen"].any():
-        note(ax, "filled: chosen on the budgets below\n| : the score it was chosen by", where="lower right")
+    note(ax, "filled: fewest free parameters within one\nstandard error of the best; squares: no single law",
+         where="lower right")  # fmt: skip
     ax.set_title("Laws on unseen compute")
     return ax
+
+
+def _free(free: float) -> str:
+    return f"\n{free:.0f} free" if np.isfinite(free) else ""
+
+
+def _short(why: str, most: int = 58) -> str:
+    return why if len(why) <= most else why[: most - 3].rstrip() + "..."
+
+
+def scoreboard_words(board: Scoreboard) -> str:
+    """The scores as a Markdown table, and what was refused."""
+    from analysis.summary import table
+
+    rows = []
+    for r in board.frame.reset_index().itertuples():
+        name = f"**{r.law}** (preferred)" if r.law == board.preferred else r.law
+        free = f"{r.free:.0f}" if np.isfinite(r.free) else ""
+        rows.append([name, free, f"{r.error:.2%} +- {r.error_se:.2%}", f"{r.bias:+.2%}", f"{r.coverage:.0%}",
+                     f"{r.behind:.2%} +- {r.behind_se:.2%}"])  # fmt: skip
+    head = ["law", "free", "mean error", "bias", f"in {board.level:.0%} interval", "behind the best"]
+    scale = board.origins[0].scale
+    cuts = ", ".join(f"{o.threshold:.3g} ({len(o.target)} runs)" for o in board.origins)
+    told = f"Fitted below a number of {scale}, predicting the next runs above it: {cuts}. The last runs are seen here: "
+    told += "this table compares laws, it did not choose the one of the report.\n\n"
+    refused = "".join(f"\n- {law}: refused, {why}" for law, why in board.refused.items())
+    return told + table(head, rows) + ("\n" + refused if refused else "")

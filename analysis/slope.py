@@ -59,7 +59,8 @@ def plot_local_slope(
                    edgecolor="white", linewidth=0.8, zorder=4, label="between profile optima")  # fmt: skip
         ax.legend(loc="lower right")
     log_axis(ax.xaxis, "flops")
-    ax.set_ylabel("d ln L* / d ln C")
+    ax.margins(y=0.16)  # room for the words
+    ax.set_ylabel("slope d ln L* / d ln C")
     if draws is not None:
         note(ax, f"{LEVEL:.0%} {draws.kind} by {draws.by}", where="upper left")
     ax.set_title("Local slope of the frontier")

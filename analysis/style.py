@@ -4,18 +4,24 @@ Colour is compute (or size), darker for more. Solid lines lie in the fitted rang
 90%. Nothing here touches global state: `with style():` restores what it found.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullLocator
 
 LEVEL = 0.9
+MANY_DOTS = 2000  # from here on dots are pixels also in svg and pdf
+# Line and mark of each arm, by name; colour is kept for compute and size.
+DASHES = ("-", (0, (4, 1.6)), (0, (1, 1.3)), (0, (6, 1.5, 1, 1.5)))
+MARKS = ("o", "s", "^", "v")
 INK, MUTED, FAINT = "#22262b", "#6b7178", "#b9bec4"
 ACCENT = "#c8442b"  # what was predicted, against the dark-to-light scale of what was measured
 # Lightness falls evenly from the lightest tone that reads on white to near black: the order survives in greyscale.
@@ -86,6 +92,26 @@ class ColorScale:
     def __call__(self, value):
         """A colour, or an array (n, 4) of them."""
         return COMPUTE_MAP(self.norm(value))
+
+
+def arm_looks(arms: Iterable[str]) -> dict[str, tuple]:
+    """(line style, marker) of each arm, in the order of their names."""
+    return {arm: (DASHES[k % len(DASHES)], MARKS[k % len(MARKS)]) for k, arm in enumerate(sorted(set(arms)))}
+
+
+def arm_legend(ax: Axes, looks: Mapping[str, tuple], *, loc: str) -> None:
+    """Which line is which arm, where there is more than one."""
+    if len(looks) > 1:
+        lines = [Line2D([], [], color=INK, ls=dash, marker=mark, ms=3.5) for dash, mark in looks.values()]
+        ax.legend(lines, list(looks), loc=loc, handlelength=2.6)
+
+
+def compute_bar(ax: Axes, color: "ColorScale") -> None:
+    """The scale of compute beside the panel, for curves too close together to be labelled."""
+    bar = ax.figure.colorbar(ScalarMappable(color.norm, COMPUTE_MAP), ax=ax, pad=0.02, aspect=28)
+    bar.ax.minorticks_off()
+    bar.outline.set_visible(False)
+    log_axis(bar.ax.yaxis, "flops", label="compute budget C (FLOPs)")
 
 
 def readable(color) -> tuple[float, float, float]:
@@ -186,6 +212,23 @@ def label_ends(ax: Axes, ends: Sequence[tuple[float, float, str, tuple]], *, siz
             fontsize=size, color=readable(color), annotation_clip=False, zorder=6,
             path_effects=[withStroke(linewidth=2, foreground="white")],
         )  # fmt: skip
+
+
+def crowded(ax: Axes, ends: Sequence[tuple[float, float, str, tuple]], curves: Sequence[np.ndarray]) -> bool:
+    """Whether, of the labels at these ends, more than one in three would cover another of the `curves`, each (n, 2)."""
+    size = 7.5
+    scale = 72 / ax.figure.dpi
+    place = [ax.transData.transform(c[np.isfinite(c).all(axis=1)]) * scale for c in curves]
+    covered = 0
+    for i, (x, y, text, _) in enumerate(ends):
+        left, middle = ax.transData.transform((x, y)) * scale
+        width = 4 + 0.6 * size * len(_plain(text))
+        others = np.concatenate([p for k, p in enumerate(place) if k != i] or [np.empty((0, 2))])
+        inside = (
+            (others[:, 0] > left + 3) & (others[:, 0] < left + width) & (np.abs(others[:, 1] - middle) < 0.6 * size)
+        )
+        covered += bool(inside.any())
+    return covered > len(ends) / 3
 
 
 def _spread(place: np.ndarray, *, width: float, height: float) -> np.ndarray:

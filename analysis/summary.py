@@ -22,7 +22,8 @@ _SEVERITY = {"fail": "FAIL", "warn": "warning", "info": "note"}
 def sections(e: Evidence) -> str:
     """All sections of the report but the figures."""
     parts: Sequence[tuple[str, Callable[[Evidence], str]]] = (
-        ("", verdict), ("Findings", findings), ("Held out", held_out), ("Laws", laws), ("Conventions", conventions),
+        ("", verdict), ("Findings", findings), ("Held out", held_out), ("Scoreboard", scoreboard), ("Laws", laws),
+        ("Conventions", conventions),
         ("Three approaches", three_approaches), ("Noise", noise),
     )  # fmt: skip
     return "\n\n".join(section(e, title, write) for title, write in parts)
@@ -65,6 +66,8 @@ def _allocation(e: Evidence) -> str:
         exponents = e.optimum.exponents()
     except UnsupportedError as error:
         return f". How to split compute is not known: {error}"
+    if e.fit.problem.tied:
+        return f", whose exponents are tied: by its form the best model size grows as C^{exponents['a']:.3f}"
     a, b = (f"{exponents[n]:.3f} {_span(e.draws, n)}" for n in ("a", "b"))
     return f", so the best model size grows as C^{a} and the best number of tokens as C^{b}"
 
@@ -74,7 +77,8 @@ def formula(fit: Fit) -> str:
     law = fit.law
     if law.name.startswith("chinchilla"):
         inner = f"{law.A:.5g} N^-{law.alpha:.4f} + {law.B:.5g} D^-{law.beta:.4f}"
-        return f"L(N, D) = {law.E:.4f} + " + (inner if law.kappa == 1 else f"({inner})^{law.kappa:.4f}")
+        floor = "" if law.E == 0 else f"{law.E:.4f} + "
+        return f"L(N, D) = {floor}" + (inner if law.kappa == 1 else f"({inner})^{law.kappa:.4f}")
     values = ", ".join(f"{n} = {v:.5g}" for n, v in zip(law.parameters(), law.values(), strict=True))
     return f"{law.formula} with {values}"
 
@@ -90,8 +94,10 @@ def irreducible(e: Evidence) -> str:
         known = ""
     if "E" not in e.fit.free:
         return f"E is fixed at {law.E:.4g}.{known}"
+    if "E" in e.fit.bounds_hit:
+        return f"**E is at its bound, {law.E:.4g}: these runs do not identify it.**{known}"
     low, high = e.draws.interval("E")
-    if "E" in e.fit.bounds_hit or low <= 0 or any(f.message.startswith("E is not identified") for f in e.findings):
+    if low <= 0 or any(f.message.startswith("E is not identified") for f in e.findings):
         return f"**E is not identified by these runs** (E = {law.E:.4f} {_pair(low, high)}).{known}"
     inside = ""
     if known:
@@ -134,6 +140,13 @@ def held_out(e: Evidence) -> str:
         told += "The chosen law was picked by the same test among the budgets below, without these runs.\n\n"
     failed = "".join(f"\n- {name}: {why}" for name, why in test.failed.items())
     return told + table(head, rows) + ("\n" + failed if failed else "")
+
+
+def scoreboard(e: Evidence) -> str:
+    """Laws by how they predict the next scale, at every scale."""
+    from analysis.scoreboard import scoreboard_words
+
+    return scoreboard_words(e.scoreboard)
 
 
 def laws(e: Evidence) -> str:

@@ -7,7 +7,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm
 from matplotlib.ticker import FuncFormatter
 
-from analysis.style import LOSS_MAP, log_axis, new_axes
+from analysis.style import LOSS_MAP, MANY_DOTS, log_axis, new_axes
 from scaling.fit import Fit
 
 N_LEVELS = 14
@@ -36,7 +36,7 @@ def plot_surface(fit: Fit, *, ax: Axes | None = None) -> Axes:
     size, edge = (26, 0.8) if len(runs) <= 100 else (13, 0.5)
     ax.scatter(
         runs["n_params"], runs["tokens"], c=runs["loss"], cmap=LOSS_MAP, norm=norm, s=size, edgecolor="white",
-        linewidth=edge, zorder=3,
+        linewidth=edge, zorder=3, rasterized=len(runs) > MANY_DOTS,
     )  # fmt: skip
     _draw_frontier(ax, fit, sizes, tokens)
     log_axis(ax.xaxis, "n_params")

@@ -1,16 +1,19 @@
-"""What a study cost: the speed of every run, and the tokens that shared trunks saved."""
+"""What a study cost: the speed of every run, the hours at every budget, and the tokens that shared trunks saved."""
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.style import ColorScale, flops, label_ends, log_axis, new_axes, note
+from analysis.style import MANY_DOTS, ColorScale, flops, label_ends, log_axis, new_axes, note
 from scaling.accounting import count_params, is_runs
 from scaling.runs import final_rows
 
 
 def cost_frame(table: pd.DataFrame, *, params: str = "matrices") -> pd.DataFrame:
-    """A row per finished run: size, tokens, FLOPs, seconds, FLOP/s. Raises ValueError without recorded times."""
+    """A row per finished run: size, tokens, budget, FLOPs, seconds, FLOP/s. Raises ValueError without recorded times.
+
+    `budget` is the one asked for, or the compute to two digits where it was given in tokens.
+    """
     if not is_runs(table):
         raise ValueError("needs a run table with wall_seconds; this table has none")
     frame = final_rows(table)
@@ -18,8 +21,11 @@ def cost_frame(table: pd.DataFrame, *, params: str = "matrices") -> pd.DataFrame
     frame = frame[frame["wall_seconds"] > 0]
     if frame.empty:
         raise ValueError("no finished run has a wall time")
-    columns = ["run_id", "trunk_id", "n_params", "tokens", "budget_flops", "flops", "wall_seconds"]
-    return frame[columns].assign(flops_per_second=frame["flops"] / frame["wall_seconds"]).reset_index(drop=True)
+    rounded = np.exp(np.log(frame["flops"]).round(1))
+    budget = frame["budget_flops"].where(np.isfinite(frame["budget_flops"]), rounded)
+    columns = ["run_id", "trunk_id", "n_params", "tokens", "flops", "wall_seconds"]
+    told = frame[columns].assign(budget=budget, flops_per_second=frame["flops"] / frame["wall_seconds"])
+    return told.reset_index(drop=True)
 
 
 def trained_tokens(table: pd.DataFrame) -> tuple[float, float]:
@@ -37,26 +43,45 @@ def trained_tokens(table: pd.DataFrame) -> tuple[float, float]:
     return float(horizons.sum()), float(trained)
 
 
-def plot_sweep_cost(cost: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Training speed (FLOP/s) of every run against its size, coloured by compute."""
+def plot_throughput(cost: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Training speed (FLOP/s) of every run against its size, coloured by compute; lines: the median of each budget."""
     ax = new_axes(ax)
     color = ColorScale(cost["flops"])
-    for budget, runs in cost.groupby(_budget(cost)):
-        runs = runs.sort_values("n_params")
-        ax.plot(runs["n_params"], runs["flops_per_second"], "o-", ms=3.5, lw=0.9, color=color(budget))
+    ends = []
+    for budget, runs in cost.groupby("budget"):
+        shade = color(budget)
+        ax.scatter(runs["n_params"], runs["flops_per_second"], s=12, color=shade, edgecolor="white", linewidth=0.4,
+                   zorder=3, rasterized=len(cost) > MANY_DOTS)  # fmt: skip
+        middle = runs.groupby("n_params")["flops_per_second"].median()
+        ax.plot(middle.index, middle, lw=1.0, color=shade)
+        ends.append((middle.index[-1], middle.iloc[-1], flops(budget), shade))
     log_axis(ax.xaxis, "n_params")
     log_axis(ax.yaxis, "flops", label="speed of training (FLOP/s)")
-    ends = cost.loc[cost.groupby(_budget(cost))["n_params"].idxmax()]
-    label_ends(ax, [(r.n_params, r.flops_per_second, flops(r.flops), color(r.flops)) for r in ends.itertuples()])
-    hours = cost["wall_seconds"].sum() / 3600
-    note(
-        ax, f"{len(cost)} runs, {cost['flops'].sum():.2g} FLOPs, {hours:.2g} h one after the other", where="lower right"
-    )
-    ax.set_title("Speed of the sweep")
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high * (high / low) ** 0.12)  # room for the words
+    label_ends(ax, ends)
+    note(ax, "lines: median of each budget (FLOPs)", where="upper left")
+    ax.set_title("Speed of training")
     return ax
 
 
-def _budget(cost: pd.DataFrame) -> pd.Series:
-    """The budget asked for, or the compute to two digits where it was given in tokens."""
-    rounded = np.exp(np.log(cost["flops"]).round(1))
-    return cost["budget_flops"].where(np.isfinite(cost["budget_flops"]), rounded)
+def plot_sweep_cost(cost: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Hours of all runs of a budget, each as if trained alone, with what that is of the whole; dark: more compute."""
+    ax = new_axes(ax)
+    hours = cost.groupby("budget")["wall_seconds"].sum() / 3600
+    runs = cost.groupby("budget").size()
+    color = ColorScale(hours.index.to_numpy())
+    place = np.arange(len(hours))
+    ax.barh(place, hours, height=0.62, color=[color(b) for b in hours.index])
+    for y, (budget, value) in zip(place, hours.items(), strict=True):
+        said = f"{value:.2g} h, {value / hours.sum():.0%}, {runs[budget]} run{'s' if runs[budget] > 1 else ''}"
+        ax.annotate(said, (value, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7.5)
+    ax.set_yticks(place, [flops(b) for b in hours.index])
+    ax.set_ylim(-1.6, len(hours) - 0.4)
+    ax.set_xlim(0, hours.max() * 1.4)
+    ax.set_ylabel("compute budget C (FLOPs)")
+    ax.set_xlabel("time of training (hours, each run as if alone)")
+    ax.grid(axis="y", visible=False)
+    note(ax, f"{len(cost)} runs, {flops(cost['flops'].sum())} FLOPs, {hours.sum():.2g} h in all", where="lower right")
+    ax.set_title("Cost of the sweep")
+    return ax

@@ -148,7 +148,9 @@ def hold_out(
         except FitError as error:
             failed[law] = str(error)
     if not forecasts:
-        raise HoldOutError(f"no law can be fitted below {budgets_above:g} FLOPs: {'; '.join(failed.values())}")
+        raise HoldOutError(
+            f"no law can be fitted below {budgets_above:g} FLOPs: {'; '.join(dict.fromkeys(failed.values()))}"
+        )
     try:
         chosen, scores = choose(known, [law for law in laws if law in forecasts], objective=objective, spare_last=False)
     except HoldOutError:

@@ -118,6 +118,7 @@ def protocol(case: Case) -> Iterator[Finding]:
     """Horizon, warm-up, steps and epochs of each run used."""
     runs = case.runs
     if runs is None:
+        yield from _plain_repeats(case)
         return
     epochs = float(runs["epochs"].max())
     for wrong, code, severity, what, remedy in (
@@ -138,6 +139,20 @@ def protocol(case: Case) -> Iterator[Finding]:
             yield Finding(code, severity, message, remedy)  # type: ignore[arg-type]
     if (runs["code_version"] == "").any():
         yield Finding("no_provenance", "warn", "some runs carry no code version", "train with an installed isoflop")
+
+
+def _plain_repeats(case: Case) -> Iterator[Finding]:
+    """Runs of a plain table that saw their unique tokens more than once, under a law that does not know it."""
+    if _repeats(case) or "unique_tokens" not in case.frame:
+        return
+    epochs = (case.frame["tokens"] / case.frame["unique_tokens"]).to_numpy(float)
+    hit = epochs > 1.01
+    if hit.any():
+        message = f"{hit.sum()} of {len(hit)} runs repeat their data, up to {epochs[hit].max():.2g} epochs"
+        yield Finding(
+            "repeated_data", "fail" if epochs[hit].max() > 4 else "warn", f"{message} ({row_names(case.frame, hit)})",
+            "use --law data-constrained, or only the runs that saw new data",
+        )  # fmt: skip
 
 
 def minima(case: Case) -> Iterator[Finding]:

@@ -1,5 +1,7 @@
 """What is drawn is what was computed: lines, points and bands against the numbers of the fit. Never pixels."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +16,7 @@ from analysis.figures import FIGURES
 from analysis.isoflop import plot_isoflop
 from analysis.multiplier import plot_multiplier
 from analysis.prediction import forecast_errors, plot_forecast_errors, plot_prediction
-from analysis.residuals import plot_residuals
+from analysis.residuals import grouped, plot_residuals
 from analysis.scoreboard import plot_scoreboard, scoreboard_frame
 from analysis.sensitivity import plot_sensitivity
 from analysis.slope import measured_slopes, plot_local_slope
@@ -168,13 +170,32 @@ def test_forecast_errors_hold_every_run(evidence):
     np.testing.assert_allclose(np.sort(seen[:, 1]), np.sort(100 * frame.loc[~frame["held_out"], "relative_error"]))
 
 
-def test_scoreboard_puts_the_best_on_top(evidence):
-    frame = scoreboard_frame(evidence.held_out)
-    assert frame["error"].is_monotonic_increasing
-    ax = plot_scoreboard(evidence.held_out)
-    dots = next(c for c in ax.collections if isinstance(c, PathCollection)).get_offsets()
-    np.testing.assert_allclose(dots[:, 0], 100 * frame["error"])
-    assert dots[0, 1] == dots[:, 1].max()
+def test_scoreboard_draws_every_law_baseline_and_stack_with_its_error(evidence):
+    board = evidence.scoreboard
+    ax = plot_scoreboard(board)
+    laws, others = (c.get_offsets() for c in ax.collections if isinstance(c, PathCollection))
+    scores = board.frame
+    named = scores.index.isin(list(board.entrants))
+    assert list(scores.index[~named].sort_values()) == ["local-slope", "stacked"]
+    np.testing.assert_allclose(laws[:, 0], 100 * scores.loc[named, "error"])
+    np.testing.assert_allclose(others[:, 0], 100 * scores.loc[~named, "error"])
+    assert max(laws[0, 1], others[0, 1]) == len(scores) - 1, "the best on top"
+    bars = next(c for c in ax.collections if isinstance(c, LineCollection)).get_segments()
+    for (_, row), bar in zip(scores.iterrows(), bars, strict=True):
+        assert bar[1, 0] == pytest.approx(100 * (row["error"] + row["error_se"]))
+    filled = next(c for c in ax.collections if isinstance(c, PathCollection)).get_facecolors()[:, 0] < 1
+    assert list(scores.index[named][filled]) == [board.preferred]
+
+
+def test_scoreboard_keeps_the_refused_with_their_reason(evidence):
+    board = replace(evidence.scoreboard, refused={"data-constrained": "no run repeats its data"})
+    frame = scoreboard_frame(board)
+    assert frame["refused"].iloc[-1] == "no run repeats its data"
+    ax = plot_scoreboard(board)
+    (said,) = [t for t in ax.texts if "refused" in t.get_text()]
+    assert said.get_text() == "refused: no run repeats its data"
+    assert ax.get_yticklabels()[-1].get_text() == "data-constrained"
+    assert said.xy[1] == 0
 
 
 @pytest.mark.parametrize(("law", "names"), [("chinchilla", ("alpha", "beta")), ("chinchilla-tied", ("alpha", "E"))])
@@ -192,8 +213,6 @@ def test_exponents_refuse_tied_ones(study_table):
 
 
 def test_local_slope_of_a_pure_power_is_its_exponent(study_law):
-    from dataclasses import replace
-
     law = replace(study_law, E=0.0)
     e = Evidence(simulate_study(law, noise=1e-4), law="chinchilla-no-floor")
     ax = plot_local_slope(e.fit, e.draws, profiles=e.profiles)
@@ -211,8 +230,6 @@ def test_sensitivity_starts_from_the_analysis_as_chosen(evidence):
 
 
 def test_multiplier_draws_every_arm_with_its_interval(study_law):
-    from dataclasses import replace
-
     better = replace(study_law, A=study_law.A * 0.9, B=study_law.B * 0.9)
     tables = [
         simulate_study(law, noise=0.002, curves=False).assign(arm=arm) for law, arm in ((study_law, "x"), (better, "y"))
@@ -248,3 +265,34 @@ def test_bowls_mark_the_bottom_and_tell_an_edge(study_table):
     assert [m.get_markerfacecolor() == "none" for m in markers(ax, "D")] == [False, True]
     with pytest.raises(ValueError, match="3 learning rates"):
         bowl_frame(study_table)
+
+
+def test_bowls_tell_arms_by_line_and_mark(study_table):
+    final = study_table[study_table["final"] & (study_table["d_model"] == 16)]
+    rates = [0.005, 0.01, 0.02]
+    tried = [final.assign(peak_learning_rate=r, arm=a, run_id=final["run_id"] + a) for r in rates for a in ("x", "y")]
+    ax = plot_bowls(bowl_frame(pd.concat(tried, ignore_index=True)))
+    curves = lines(ax)
+    assert {(x.get_linestyle(), x.get_marker()) for x in curves} == {("-", "o"), ("--", "s")}
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["x", "y"]
+
+
+def test_a_large_study_draws_every_nth_curve_and_says_so(study_table):
+    curves = learning_curves(study_table, most=10)
+    total = study_table["run_id"].nunique()
+    assert curves.attrs["runs"] == total > curves["run_id"].nunique() <= 10
+    whole = study_table[study_table["run_id"].isin(curves["run_id"])]
+    assert len(curves) == len(whole), "a run is drawn as a whole or not at all"
+    ax = plot_learning_curves(curves)
+    assert f"of {total} runs" in ax.get_title(loc="left")
+
+
+def test_residual_groups_never_split_a_value():
+    frame = pd.DataFrame({"n_params": np.repeat([1e3, 2e3, 3e3, 5e3], [40, 3, 17, 40]) * 1.0})
+    many = pd.DataFrame({"n_params": np.concatenate([frame["n_params"], np.geomspace(1e4, 1e6, 12)])})
+    many["residual_percent"] = np.arange(len(many), dtype=float)
+    groups = grouped(many, "n_params")
+    assert groups["n_params"].is_monotonic_increasing
+    assert groups["n_params"].is_unique
+    first = many.loc[many["n_params"] == 1e3, "residual_percent"].mean()
+    assert groups["mean"].iloc[0] == pytest.approx(first)

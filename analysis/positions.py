@@ -1,0 +1,69 @@
+"""Loss by position in the window: what each architecture makes of a longer past."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from analysis.style import ColorScale, arm_legend, arm_looks, flops, label_ends, log_axis, new_axes, note
+from scaling.accounting import is_runs
+from scaling.evaluation import EVALUATION_FILE, read_evaluation
+from scaling.runs import final_rows
+
+COLUMNS = ("run_id", "arm", "budget", "position", "loss")
+STEP = 2**0.5  # positions within this factor are drawn as their mean
+
+
+def positions_frame(table: pd.DataFrame) -> pd.DataFrame:
+    """COLUMNS, a row per position: of a table that has them (as isoflop positions --out writes it), or of each arm's
+    best run at each budget in a runs folder. Raises ValueError where neither is there.
+    """
+    if set(COLUMNS) <= set(table):
+        return table[list(COLUMNS)].reset_index(drop=True)
+    if not is_runs(table):
+        raise ValueError("needs a runs folder, or the file that isoflop positions --out writes")
+    final, folder = final_rows(table), Path(table.attrs.get("source", ""))
+    if final.empty or not (folder / "cells").is_dir():
+        raise ValueError("loss by position stands beside the runs of a runs folder, not in one table: give the folder")
+    final["budget"] = final["budget_flops"].where(final["budget_flops"].notna(), final["flops"])
+    best = final.loc[final.groupby(["arm", "budget"])["loss"].idxmin()]
+    parts = []
+    for run in best.itertuples():
+        path = folder / "cells" / run.run_id / EVALUATION_FILE
+        if path.exists():
+            rows = read_evaluation(path)
+            rows = rows[rows["measure"] == "position"].rename(columns={"number": "position"})
+            parts.append(rows.assign(arm=run.arm, budget=run.budget)[list(COLUMNS)])
+    if not parts:
+        raise ValueError(f"none of the {len(best)} best runs in {folder} kept its loss by position; isoflop positions")
+    return pd.concat(parts, ignore_index=True)
+
+
+def binned(positions: pd.DataFrame) -> pd.DataFrame:
+    """Mean loss over neighbouring positions of each run: arm, budget, position (their geometric mean), loss."""
+    bins = np.floor(np.log(positions["position"]) / np.log(STEP) + 1e-9).rename("bin")
+    logs = positions.assign(position=np.log(positions["position"]))
+    mean = logs.groupby(["arm", "budget", bins])[["position", "loss"]].mean()
+    return mean.assign(position=np.exp(mean["position"])).reset_index().drop(columns="bin")
+
+
+def plot_positions(positions: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Loss against position, a line per arm and budget: darker for more compute, arms by line and mark."""
+    ax = new_axes(ax)
+    frame = binned(positions)
+    color, looks = ColorScale(frame["budget"]), arm_looks(frame["arm"])
+    ends = {}
+    for (arm, budget), run in frame.groupby(["arm", "budget"]):
+        dash, mark = looks[arm]
+        ax.plot(run["position"], run["loss"], ls=dash, marker=mark, ms=3.5, lw=1.2, color=color(budget))
+        last = run.iloc[-1]
+        if budget not in ends or last["loss"] < ends[budget][1]:
+            ends[budget] = (last["position"], last["loss"], f"{flops(budget)} FLOPs", color(budget))
+    log_axis(ax.xaxis, "tokens", label="position in the window (tokens)", most=8)
+    log_axis(ax.yaxis, "loss")
+    label_ends(ax, list(ends.values()))
+    arm_legend(ax, looks, loc="upper right")
+    note(ax, "each arm's best run at a budget", where="lower left")
+    ax.set_title("Loss by position")
+    return ax
