@@ -2,7 +2,7 @@
 
 FIRST_ROW = 64  # steps
 ROWS_PER_DOUBLING = 2
-CURVE_SHARE = 8  # rows on the way are measured on every 8th window of the final evaluation
+CURVE_SHARE = 32  # rows on the way are measured on every 32nd window of the final evaluation
 
 
 def row_steps(until: int) -> list[int]:
