@@ -14,6 +14,18 @@ Level = Annotated[float, typer.Option(help="of every interval")]
 Number = float | None
 
 
+class PartialAnswerError(ValueError):
+    """Part of what was asked for has no answer; the rest has been printed."""
+
+    exit_code = 1
+
+
+def answered(failed: dict[str, str]) -> None:
+    """Raise PartialAnswerError for what was asked for by name and failed."""
+    if failed:
+        raise PartialAnswerError("no answer for " + "; ".join(f"{name}: {why}" for name, why in failed.items()))
+
+
 @app.command()
 def compare(
     table: Table,
@@ -34,6 +46,7 @@ def compare(
     data = load(table, mapping, where, study)
     found = comparison(data, laws, by=by, above=above, params=params, compute=compute, level=level)
     emit(found.to_dict(), str(found), as_json)
+    answered(found.board.refused if laws else {})
 
 
 @app.command()
@@ -56,6 +69,7 @@ def multiplier(
     data = load(table, mapping, where, study)
     found = compare_arms(data, by=by, baseline=baseline, target=target, params=params, compute=compute, level=level)
     emit(found.to_dict(), str(found), as_json)
+    answered(found.failed)
 
 
 @app.command()
@@ -83,13 +97,15 @@ def predict(
 
     data = load(table, mapping, where, study)
     if score:
-        found = record.score(score, data)
-    else:
-        serving = (inference, cap, unique)
-        found = answer(data, (flops, n_params, tokens), laws, params=params, compute=compute, serving=serving)
-        if register:
-            record.register(found.outlook, register, table=table)
+        scored = record.score(score, data)
+        emit(scored.to_dict(), str(scored), as_json)
+        return
+    serving = (inference, cap, unique)
+    found = answer(data, (flops, n_params, tokens), laws, params=params, compute=compute, serving=serving)
+    if register:
+        record.register(found.outlook, register, table=table)
     emit(found.to_dict(), str(found), as_json)
+    answered(found.failed)
 
 
 @app.command()

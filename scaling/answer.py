@@ -14,14 +14,15 @@ from scaling.serving import Serving, missing, wishes
 
 @dataclass(frozen=True)
 class Answer:
-    """An outlook with the allocations asked for at its compute."""
+    """An outlook with the allocations asked for at its compute; `failed` says of a law or option why there is none."""
 
     outlook: Outlook
     servings: tuple[Serving, ...]
+    failed: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return self.outlook.to_dict() | {"servings": [s.to_dict() for s in self.servings]}
+        return self.outlook.to_dict() | {"servings": [s.to_dict() for s in self.servings], "failed": self.failed}
 
     def __str__(self) -> str:
         lines = [str(self.outlook), missing(self.outlook), *(f"  {s}" for s in self.servings)]
@@ -43,4 +44,5 @@ def answer(
     """
     data = points(table, params=params, compute=compute)
     said = outlook(data, Target.of(data, *target), names_of(laws) if laws else STACK_FROM)
-    return Answer(said, tuple(wishes(said, *serving)))
+    made, failed = wishes(said, *serving)
+    return Answer(said, tuple(made), (said.refused if laws else {}) | failed)

@@ -24,6 +24,7 @@ from scaling.uncertainty import jackknife
 
 LEVELS = (0.5, 0.8, 0.95)
 STACK_FROM = ("chinchilla", "chinchilla-kappa", "chinchilla-tied", "chinchilla-no-floor", "kaplan", "saturating")
+NO_SURFACE = "it does not weigh n_params against tokens"
 FAR = 10.0  # times the largest compute: beyond, the point rests on the form alone
 
 
@@ -85,6 +86,7 @@ class Outlook:
     members: dict[str, Mixture]
     points: Points
     notes: tuple[str, ...]
+    refused: dict[str, str]  # laws that were asked for and have no part in this, with the reason
     surface: Chinchilla | None = None  # the best weighed law of Chinchilla's form: what serving is planned with
 
     def to_dict(self) -> dict[str, Any]:
@@ -163,19 +165,21 @@ def outlook(
         )
     return Outlook(
         target, float(np.exp(stacked.quantile(0.5)[0])), intervals, pd.DataFrame(rows).set_index("law"), preferred,
-        reach, weighed.discrepancy, n_opt, n_interval, stacked, own, data, (*data.notes, *notes),
+        reach, weighed.discrepancy, n_opt, n_interval, stacked, own, data, (*data.notes, *notes), weighed.refused,
         _surface(fits, weights, preferred),
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Weighed:
-    """Fits of laws that weigh N against D, with weights, the preferred law, the discrepancy of forecasts, and notes."""
+    """Fits of laws that weigh N against D, with weights, the preferred law, the discrepancy of forecasts; why other
+    laws are left out, and notes."""
 
     fits: dict[str, Fit]
     weights: dict[str, float]
     preferred: str
     discrepancy: float
+    refused: dict[str, str]
     notes: tuple[str, ...]
 
 
@@ -183,25 +187,37 @@ def weigh_laws(data: Points, laws: Sequence[str], objective: Objective) -> Weigh
     """Weigh laws by their rolling hold-outs, or equally where the table is too small to hold anything out."""
     try:
         board: Scoreboard = compare(data, laws, objective=objective, findings=False)
-        fits = {law: e.fit for law, e in board.entrants.items() if {"N", "D"} <= set(e.fit.law.inputs)}
+        every = {law: e.fit for law, e in board.entrants.items()}
+        fits, refused = _surfaces(every, board.refused)
         if fits:
             preferred = board.preferred if board.preferred in fits else min(fits, key=lambda f: board.frame["error"][f])
-            notes = tuple(f"{law} is left out: {why}" for law, why in board.refused.items())
-            return Weighed(fits, {law: board.weights[law] for law in fits}, preferred, board.discrepancy, notes)
+            weights = {law: board.weights[law] for law in fits}
+            return Weighed(fits, weights, preferred, board.discrepancy, refused, _left_out(refused))
     except (HoldOutError, CompareError):
         pass
-    fits, failed = {}, {}
+    every, failed = {}, {}
     for law in laws:
         try:
-            fits[law] = fit_at(law, data, objective)
+            every[law] = fit_at(law, data, objective)
         except FitError as error:
             failed[law] = str(error)
-    fits = {law: f for law, f in fits.items() if {"N", "D"} <= set(f.law.inputs)}
+    fits, refused = _surfaces(every, failed)
     if not fits:
-        reasons = "; ".join(f"{law}: {why}" for law, why in failed.items())
+        reasons = "; ".join(f"{law}: {why}" for law, why in refused.items())
         raise PredictError(f"no law of n_params and tokens can be fitted: {reasons or 'none was asked for'}")
     note = "too few scales to test the laws on: equal weights, and the interval does not know how far forecasts miss"
-    return Weighed(fits, dict.fromkeys(fits, 1.0 / len(fits)), next(iter(fits)), 0.0, (note,))
+    weights = dict.fromkeys(fits, 1.0 / len(fits))
+    return Weighed(fits, weights, next(iter(fits)), 0.0, refused, (*_left_out(refused), note))
+
+
+def _surfaces(fits: dict[str, Fit], refused: dict[str, str]) -> tuple[dict[str, Fit], dict[str, str]]:
+    """The fits that weigh N against D; the others join those refused."""
+    flat = {law: NO_SURFACE for law, f in fits.items() if not {"N", "D"} <= set(f.law.inputs)}
+    return {law: f for law, f in fits.items() if law not in flat}, refused | flat
+
+
+def _left_out(refused: dict[str, str]) -> tuple[str, ...]:
+    return tuple(f"{law} is left out: {why}" for law, why in refused.items())
 
 
 def _place(fitted: Fit, target: Target) -> pd.DataFrame:

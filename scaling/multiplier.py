@@ -20,6 +20,7 @@ from scaling.law import Array
 from scaling.matched import Matched, banners, match_cells, matched_ranking
 from scaling.scoreboard_text import plain, records
 from scaling.stack import Mixture, mixture, softmax
+from scaling.tables import TableError
 
 GRID = 161
 
@@ -83,20 +84,26 @@ class Pair:
 
 @dataclass(frozen=True)
 class Multipliers:
-    """Every arm against the baseline; `failed` says why an arm has no multiplier."""
+    """Every arm against the baseline; `failed` says why an arm has no multiplier, and what is known of it all the same.
+
+    `notes` say what became of rows: filtered, unfinished, of no arm.
+    """
 
     pairs: tuple[Pair, ...]
     failed: dict[str, str]
     level: float
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {"level": self.level, "pairs": [p.to_dict() for p in self.pairs], "failed": self.failed}
+        pairs = [p.to_dict() for p in self.pairs]
+        return {"level": self.level, "pairs": pairs, "failed": self.failed, "notes": list(self.notes)}
 
     def __str__(self) -> str:
         lines = [f"compute multiplier C_baseline / C_arm at equal loss, {self.level:.0%} intervals"]
         lines += [str(pair) for pair in self.pairs]
-        return "\n".join([*lines, *(f"{arm}: {why}" for arm, why in self.failed.items())])
+        lines += [f"{arm}: {why}" for arm, why in self.failed.items()]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
 def multiplier(
@@ -122,18 +129,37 @@ def multiplier(
     if baseline not in names:
         raise MultiplierError(f"baseline {baseline!r} is not among the arms: {', '.join(names)}")
     rows = {a: table[table[by].astype(str) == a] for a in names}
-    data = {a: points(_with_notes(rows[a], table), params=params, compute=compute) for a in names}
-    pairs, failed = [], {}
-    for arm in names:
+    data, failed = _points_of(rows, table, baseline, params, compute)
+    pairs = []
+    for arm in data:
         if arm == baseline:
             continue
         try:
             pairs.append(_pair(arm, baseline, data, rows, target, level))
         except (FitError, MultiplierError) as error:
-            failed[arm] = str(error)
+            matched = matched_ranking(arm, data[arm].frame, baseline, data[baseline].frame)
+            failed[arm] = f"{error}; {matched}" if matched else str(error)
     if not pairs:
         raise MultiplierError("; ".join(f"{arm} against {baseline}: {why}" for arm, why in failed.items()))
-    return Multipliers(tuple(pairs), failed, level)
+    notes = list(dict.fromkeys(note for d in data.values() for note in d.notes))
+    if table[by].isna().any():
+        notes.append(f"{table[by].isna().sum()} rows without a value in column {by!r} are in no arm")
+    return Multipliers(tuple(pairs), failed, level, tuple(notes))
+
+
+def _points_of(
+    rows: Mapping[str, pd.DataFrame], table: pd.DataFrame, baseline: str, params: str, compute: str
+) -> tuple[dict[str, Points], dict[str, str]]:
+    """The points of every arm, and why an arm other than the baseline has none."""
+    data, failed = {}, {}
+    for arm, part in rows.items():
+        try:
+            data[arm] = points(_with_notes(part, table), params=params, compute=compute)
+        except TableError as error:
+            if arm == baseline:
+                raise
+            failed[arm] = str(error)
+    return data, failed
 
 
 def _with_notes(part: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:

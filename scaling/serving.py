@@ -5,6 +5,7 @@ model trained for longer (Sardana et al. 2024, arXiv 2401.00448). Caps: all toke
 be repeated with falling worth (Muennighoff et al. 2023, arXiv 2305.16264).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,21 +143,25 @@ def wishes(
     inference_tokens: float | None = None,
     token_cap: float | None = None,
     unique_tokens: float | None = None,
-) -> list[Serving]:
-    """The allocations asked for at the compute of a prediction, under its best law of Chinchilla's form."""
-    if inference_tokens is None and token_cap is None and unique_tokens is None:
-        return []
-    law, C, cost = said.surface, said.target.flops, said.points.cost
-    if law is None:
-        raise ServingError("no law of Chinchilla's form was fitted: allow one with --laws")
-    made = []
-    if inference_tokens is not None:
-        made.append(serve(law, C, inference_tokens, cost))
-    if token_cap is not None:
-        made.append(capped(law, C, token_cap, cost))
-    if unique_tokens is not None:
-        made.append(repeated(law, C, unique_tokens, cost))
-    return made
+) -> tuple[list[Serving], dict[str, str]]:
+    """The allocations asked for at the compute of a prediction, under its best law of Chinchilla's form; and by option
+    why there is none."""
+    asked: dict[str, tuple[Callable[..., Serving], float | None]] = {
+        "--inference-tokens": (serve, inference_tokens),
+        "--token-cap": (capped, token_cap),
+        "--unique-tokens": (repeated, unique_tokens),
+    }
+    made, failed = [], {}
+    for option, (allocate, value) in asked.items():
+        if value is None:
+            continue
+        try:
+            if said.surface is None:
+                raise ServingError("no law of Chinchilla's form was fitted: allow one with --laws")
+            made.append(allocate(said.surface, said.target.flops, value, said.points.cost))
+        except ServingError as error:
+            failed[option] = str(error)
+    return made, failed
 
 
 def missing(said: Outlook, factors: tuple[float, ...] = (0.25, 0.5, 2.0, 4.0)) -> str:

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from importlib.resources import files
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -37,12 +39,26 @@ def arms(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def tables(runs, arms, tmp_path_factory):
+    """What refusals are tried on: arms whose losses never meet, a third such arm, a table of three runs."""
+    folder, two = tmp_path_factory.mktemp("tables"), pd.read_csv(arms)
+    made = {
+        "APART": two.assign(loss=two["loss"].where(two["arm"] == "base", 3 * two["loss"])),
+        "THREE": pd.concat([two, two[two["arm"] == "rival"].assign(arm="stub", loss=9.0 + two["loss"])]),
+        "FEW": pd.read_csv(runs).head(3),
+    }
+    for name, table in made.items():
+        table.to_csv(folder / f"{name}.csv", index=False)
+    quick = files("experiments") / "results" / "quick.parquet"
+    return {"RUNS": runs, "ARMS": arms, "QUICK": quick, **{name: folder / f"{name}.csv" for name in made}}
+
+
 def test_compare(cli, runs):
-    code, out, _ = cli("compare", runs, "--laws", "chinchilla,power-n,data-constrained", "--json")
+    code, out, _ = cli("compare", runs, "--laws", "chinchilla,power-n", "--json")
     value = json.loads(out)
     assert code == 0
     assert value["preferred"] == "chinchilla"
-    assert "data-constrained" in value["refused"]
     code, out, _ = cli("compare", runs, "--laws", "chinchilla,power-n", "--holdout-above", "1e19")
     assert code == 0
     assert "* preferred" in out
@@ -88,23 +104,58 @@ def test_suggest_without_runs(cli):
         (("predict", "RUNS", "--flops", "1e10"), 1, "below all the data"),
         (("predict", "RUNS", "--score", "nowhere.json"), 1, "no such registration"),
         (("predict", "RUNS", "--flops", "1e21", "--laws", "power"), 1, "no law of n_params and tokens"),
+        (("predict", "FEW", "--flops", "1e21"), 1, "no law of n_params and tokens can be fitted"),
+        (("compare", "FEW"), 1, "add runs"),
+        (("compare", "RUNS", "--holdout-above", "1e30"), 1, "choose a threshold between"),
         (("compare", "RUNS", "--laws", "nolaw"), 2, "nolaw"),
         (("compare", "RUNS", "--laws", "data-constrained"), 1, "no law can be compared"),
         (("compare", "RUNS", "--holdout-by", "size"), 2, "choose flops, n_params or tokens"),
         (("multiplier", "RUNS"), 1, "no column 'arm'"),
         (("multiplier", "ARMS", "--baseline", "x"), 1, "not among the arms"),
+        (("multiplier", "ARMS", "--where", "arm == 'base'"), 1, "one arm only (base)"),
+        (("multiplier", "APART"), 1, "no loss that both arms reach inside their data"),
+        (("multiplier", "APART"), 1, "the largest budget of both, base is ahead"),
         (("suggest", "RUNS", "--budget", "1e20", "--target", "1e19"), 1, "not above the largest run"),
-        (("suggest", "RUNS", "--budget", "1", "--target", "1e23"), 1, "affords no cell"),
+        (("suggest", "RUNS", "--budget", "1", "--target", "1e23"), 1, "affords no cell: the cheapest cell costs"),
+        (("suggest", "QUICK", "--budget", "1e9", "--target", "1e14"), 1, "affords no cell: the cheapest cell costs"),
+        (("suggest", "QUICK", "--budget", "1e12", "--target", "1e11"), 1, "not above the largest run"),
+        (("suggest", "FEW", "--budget", "1e20", "--target", "1e23"), 1, "no law of n_params and tokens can be fitted"),
+        (("suggest", "RUNS", "--budget", "-1", "--target", "1e23"), 2, "must be positive"),
         (("suggest", "RUNS", "--budget", "1e20", "--target", "1e22", "--goal", "fame"), 2, "choose n_opt"),
         (("suggest", "RUNS", "--budget", "1e20", "--target", "1e22", "--out", "x.yaml"), 1, "needs a table of runs"),
         (("suggest", "--budget", "1e20", "--target", "1e22"), 2, "--from-law"),
         (("suggest", "--from-law", "besiroglu", "--budget", "1e20", "--target", "1e22"), 2, "did you mean"),
     ],
 )
-def test_refusals_are_one_line(cli, runs, arms, arguments, code, said):
-    places = {"RUNS": runs, "ARMS": arms}
-    got, _, err = cli(*(places.get(a, a) for a in arguments))
+def test_refusals_are_one_line(cli, tables, arguments, code, said):
+    got, _, err = cli(*(tables.get(a, a) for a in arguments))
     assert (got, said in err, len(err.strip().splitlines())) == (code, True, 1), err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "kept"),
+    [
+        (
+            ("compare", "RUNS", "--laws", "chinchilla,data-constrained"),
+            "data-constrained: law data-constrained needs the column",
+            "chinchilla",
+        ),
+        (
+            ("predict", "RUNS", "--flops", "1e21", "--laws", "chinchilla,power"),
+            "power: it does not weigh",
+            "nats/token",
+        ),
+        (
+            ("predict", "RUNS", "--flops", "1e21", "--laws", "kaplan", "--token-cap", "1e9"),
+            "--token-cap: no law of",
+            "95%",
+        ),
+        (("multiplier", "THREE", "--baseline", "base"), "stub: no loss that both arms reach", "rival against base"),
+    ],
+)
+def test_what_has_an_answer_is_printed_before_what_has_none(cli, tables, arguments, said, kept):
+    code, out, err = cli(*(tables.get(a, a) for a in arguments))
+    assert (code, said in err, kept in out, len(err.strip().splitlines())) == (1, True, True, 1), err
 
 
 @pytest.mark.slow

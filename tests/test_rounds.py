@@ -1,0 +1,154 @@
+"""Rounds after a study, for real on a tiny one: asked once, taken up after a kill, and nothing trained twice."""
+
+import json
+import shutil
+from functools import partial
+
+import pytest
+from hydra.core.utils import JobReturn, JobStatus
+
+from experiments import next_study, rounds, sweep
+from experiments.compose import UsageError, compose_all
+from experiments.launch import run_sweep
+from experiments.rounds import run_rounds
+from scaling.lattice import DesignError
+from scaling.runs import read_runs
+from scaling.store import create_store
+
+
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory):
+    """Arguments of nine cells in three trunks and two rounds after them."""
+    folder = tmp_path_factory.mktemp("text")
+    for i in range(12):
+        (folder / f"{i}.txt").write_text("".join(f"{i * j % 97} and {j * j % 89}, " for j in range(1600)))
+    return [
+        "experiment=smoke", "study.name=tiny", "study.sizes=[d6,d8,d12]", "study.budgets=[3e8,6e8,1.2e9]",
+        "study.window.min_steps=1", "schedule.warmup_steps=3", f"data.files=['{folder}/*.txt']", "data.source=files",
+        "data.eval_tokens=2048", "data.held_out_fraction=0.3", "data.max_epochs=99",
+        f"where.corpora={folder.parent / 'corpora'}",
+        "study.rounds.count=2", "study.rounds.budget=1e9", "study.rounds.target=1e11",
+    ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def short_cells(monkeypatch):
+    monkeypatch.setattr(next_study, "MIN_STEPS", 10)
+
+
+def compose(overrides):
+    return compose_all(overrides)[0]
+
+
+def jobs_here(trained, *, dies_at=None):
+    """A launcher that runs each job in this process, as its arguments say; `trained` collects the trunks."""
+
+    def launcher(job_overrides, first):
+        return [one(arguments) for arguments in job_overrides]
+
+    def one(arguments):
+        if len(trained) == dies_at:
+            raise KeyboardInterrupt
+        spec = compose(arguments)
+        study, corpora = sweep.load(spec)
+        trained.append(spec.where.trunk)
+        sweep.train_claimed(study.trunks[spec.where.trunk], corpora, create_store(spec.runs), spec.where, study)
+        outcome = JobReturn()
+        outcome.return_value, outcome.status = None, JobStatus.COMPLETED
+        return outcome
+
+    return launcher
+
+
+def run(overrides, **options):
+    """Exit code of a launch, and the trunks that it trained."""
+    trained = []
+    launch = partial(run_sweep, launch=jobs_here(trained, **options), workers=1, typed=overrides)
+    return run_rounds([(list(overrides), compose(overrides))], compose, launch), trained
+
+
+def asked(folder, k):
+    return json.loads((folder / "rounds" / f"tiny-round{k}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def launched(typed, tmp_path_factory):
+    """A launch that dies in its first round and is repeated: arguments, store, the first answer, outcome."""
+    folder = tmp_path_factory.mktemp("rounds") / "runs"
+    overrides = [*typed, f"runs={folder}"]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(next_study, "MIN_STEPS", 10)
+        with pytest.raises(KeyboardInterrupt):
+            run(overrides, dies_at=3)  # after the study, before the first round has trained a cell
+        first = asked(folder, 1)
+        assert not (folder / "rounds" / "tiny-round2.json").exists()
+        return overrides, folder, first, run(overrides)
+
+
+def test_a_study_is_followed_by_its_rounds(launched):
+    _, folder, first, (code, trained) = launched
+    assert code == 0
+    assert trained
+    assert asked(folder, 1) == first  # not asked again after the kill
+    second = asked(folder, 2)
+    cells = [(c["size"], c["flops"]) for answer in (first, second) for c in answer["cells"]]
+    assert len(set(cells)) == len(cells)
+    runs = 9 + sum(len(c["seeds"]) for answer in (first, second) for c in answer["cells"])
+    assert read_runs(folder)["run_id"].nunique() == runs
+    states = create_store(folder).states()
+    assert (states["state"] == "done").all()
+    assert len(states) == runs
+
+
+def test_a_second_launch_asks_for_nothing_and_trains_nothing(launched, monkeypatch):
+    overrides = launched[0]
+    monkeypatch.setattr(rounds, "plan_from_table", lambda *a, **k: pytest.fail("asked again"))
+    assert run(overrides) == (0, [])
+
+
+def test_a_run_of_a_round_can_be_asked_for_alone(launched):
+    overrides, folder, *_ = launched
+    store = create_store(folder)
+    run_id = store.studies()["tiny-round2"]["cells"][0]["run_id"]
+    store.record(run_id, "failed")
+    code, trained = run([*overrides, f"where.only=['{run_id}']"])
+    assert (code, len(trained)) == (0, 1)
+
+
+def test_another_wish_is_asked_anew_and_what_was_trained_stays(launched, tmp_path):
+    copy = shutil.copytree(launched[1], tmp_path / "runs")
+    overrides = [*launched[0], f"runs={copy}", "study.rounds.count=1"]
+    assert run([*overrides, "study.rounds.target=2e11"])[0] == 0
+    assert asked(copy, 1)["wish"]["target"] == 2e11
+    before = read_runs(copy)["run_id"].nunique()
+    with pytest.raises(DesignError, match="not above the largest run"):
+        run([*overrides, "study.rounds.target=1e9"])
+    assert read_runs(copy)["run_id"].nunique() == before
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["study.rounds.target=null"], "study.rounds.budget and study.rounds.target"),
+        (["study.rounds.goal=fame"], "choose n_opt"),
+        (["study.sizes=[]", "study.budgets=[]", "budget.flops=3e8"], "a name and sizes"),
+        (["+study.vary.seed=[0,1]"], "launch one arm"),
+    ],
+)
+def test_a_wish_that_cannot_be_met_is_refused_before_anything_is_trained(typed, tmp_path, more, said):
+    with pytest.raises((UsageError, ValueError), match=said):
+        run([*typed, f"runs={tmp_path / 'runs'}", *more])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_two_argument_sets_have_no_rounds(typed):
+    both = [([], compose(typed)), ([], compose(typed))]
+    with pytest.raises(UsageError, match="one by one"):
+        run_rounds(both, compose, lambda sets: 0)
+
+
+def test_without_rounds_a_launch_is_one_call():
+    calls = []
+    sets = [([], compose(["experiment=smoke"]))]
+    assert run_rounds(sets, compose, lambda given: calls.append(given) or 3) == 3
+    assert calls == [sets]
