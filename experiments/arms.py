@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config import ExperimentConfig
 
-ARM_SETS = ("model", "data", "optim", "schedule", "study")
+ARM_SETS = ("model", "data", "optim", "schedule", "budget", "study")
 
 
 class ArmError(ValueError):
