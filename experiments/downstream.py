@@ -31,6 +31,7 @@ from models.transformer import Transformer
 from scaling.downstream import ITEMS, SCORES, write_scores
 
 BATCH = 64  # sequences at once
+_NUL = "\u0100"  # how byte-level tokenizers write the byte 0
 RESAMPLES = 1000  # for scores that are no mean over items
 
 
@@ -54,6 +55,9 @@ def check(asked: Asked) -> None:
     for task in asked.tasks:
         if task.endswith((".yaml", ".yml")) and not Path(task).is_file():
             raise TaskError(f"--tasks {task}: no such file; the examples are in {files('conf') / 'task'}")
+        near = difflib.get_close_matches(task, TASKS, n=1, cutoff=0.75)
+        if near and task not in TASKS:
+            raise TaskError(f"--tasks {task}: not known; did you mean {near[0]}?")
 
 
 def score(trained: Trained, asked: Asked, *, corpora: Path, device: str = "cpu") -> pd.DataFrame:
@@ -96,14 +100,12 @@ def _load(trained: Trained, asked: Asked, corpora: Path) -> dict:
             specs.append(_made_here(task, trained, asked.items, corpora))
         else:
             specs.append(_named_in(Path(task)) if task.endswith((".yaml", ".yml")) else task)
-    unknown = [spec for spec in specs if isinstance(spec, str) and manager.match_tasks([spec]) == []]
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], [*TASKS, *manager.all_tasks], n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise TaskError(
-            f"--tasks {unknown[0]}: not known{hint} There are {', '.join(TASKS)}, a .yaml file, and what lm-eval ls "
-            "tasks lists"
-        )
+    for name in [spec for spec in specs if isinstance(spec, str)]:
+        if not manager.match_tasks([name]):
+            near = difflib.get_close_matches(name, manager.all_tasks, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            known = f"{', '.join(TASKS)}, .yaml files, and what `lm-eval ls tasks` lists"
+            raise TaskError(f"--tasks {name}: not known; {hint}There are {known}")
     return manager.load(specs)
 
 
@@ -129,15 +131,15 @@ def _named_in(path: Path) -> str:
 def _model(trained: Trained, device: str) -> Any:
     """The export as a model of lm-eval.
 
-    The tokenizer has neither padding nor a first token, and lm-eval would add them beyond the vocabulary: token 0 pads,
-    where attention is masked, and a line break stands before a text without context.
+    The tokenizer has no special tokens, and lm-eval would add them beyond the vocabulary: the byte that no text has
+    pads and ends, and a line break stands before a text without context.
     """
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = export(trained, trained.store.root / "exports" / trained.run_id)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
+    tokenizer.pad_token = tokenizer.eos_token = _NUL if _NUL in tokenizer.vocab else tokenizer.convert_ids_to_tokens(0)
     model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).to(device)
     first = tokenizer("\n").input_ids[0]
     return HFLM(pretrained=model, tokenizer=tokenizer, device=device, batch_size=BATCH, prefix_token_id=first)

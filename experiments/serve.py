@@ -1,7 +1,8 @@
 """An exported model over HTTP: transformers' own OpenAI-compatible server behind a guard of the context window.
 
 transformers goes on generating past the window the model was trained on, and one request for a million tokens would
-hold the server for hours. The guard answers such requests with status 400 before they reach the model.
+hold the server for hours. The guard answers such requests with status 400, and one for another model with 404, before
+they reach the model.
 """
 
 import importlib.util
@@ -58,7 +59,8 @@ def serve(folder: Path, *, host: str, port: int, device: str = "cpu") -> None:
 
     class Config(uvicorn.Config):
         def __init__(self, app: Callable, **options: object) -> None:
-            super().__init__(ContextGuard(app, lambda body: count_tokens(body, tokenizer), window), **options)
+            guarded = ContextGuard(app, lambda body: count_tokens(body, tokenizer), window, model=folder.name)
+            super().__init__(guarded, **options)
 
     uvicorn.Config = Config  # transformers builds the application and runs it in one go: nowhere else to step in
     Serve(folder.name, device=device, host=host, port=port)
@@ -80,10 +82,13 @@ def count_tokens(body: dict, tokenizer: object) -> int:
 
 
 class ContextGuard:
-    """An ASGI application around another: prompt and answer must fit the window, an open-ended answer gets its rest."""
+    """An ASGI application around another: the model must be the one served, prompt and answer must fit the window.
 
-    def __init__(self, app: Callable, count: Callable[[dict], int], window: int) -> None:
-        self.app, self.count, self.window = app, count, window
+    An open-ended answer gets the rest of the window.
+    """
+
+    def __init__(self, app: Callable, count: Callable[[dict], int], window: int, *, model: str) -> None:
+        self.app, self.count, self.window, self.model = app, count, window, model
 
     async def __call__(self, scope: dict, receive: Callable[[], Awaitable[dict]], send: Callable) -> None:
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in GUARDED:
@@ -91,6 +96,8 @@ class ContextGuard:
         content = await _whole(receive)
         body = _json_object(content)
         if body is not None:  # what is not a JSON object the application refuses itself
+            if (asked := body.get("model", self.model)) != self.model:
+                return await _refuse(send, f"no model {asked!r}; this server has {self.model!r}", status=404)
             try:
                 content = json.dumps(self.fitted(body, GUARDED[scope["path"]])).encode()
             except ValueError as error:
@@ -146,8 +153,9 @@ def _replay(content: bytes, receive: Callable[[], Awaitable[dict]]) -> Callable[
     return replay
 
 
-async def _refuse(send: Callable, message: str) -> None:
-    body = json.dumps({"error": {"message": message, "type": "invalid_request_error"}}).encode()
+async def _refuse(send: Callable, message: str, *, status: int = 400) -> None:
+    kind = "model_not_found" if status == 404 else "invalid_request_error"
+    body = json.dumps({"error": {"message": message, "type": kind}}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 400, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -11,9 +11,18 @@ GREEDY = Sampling(temperature=0)
 PROMPT = [3, 1, 4, 1, 5]
 
 
-@pytest.fixture(params=["transformer", "lstm"])
+FAMILIES = {
+    "transformer": {},
+    "lstm": {"family": "lstm"},
+    "gpt2": {"norm": "layernorm", "activation": "gelu", "positions": "learned"},
+    "experts": {"experts": 4},
+}
+
+
+@pytest.fixture(params=FAMILIES.values(), ids=FAMILIES)
 def model(request):
-    model = initialize(build_model(ModelConfig(request.param, 40, CONTEXT, 2, 16, 2)), 0)
+    shape = {"family": "transformer", "vocab_size": 40, "context_length": CONTEXT, "n_layer": 2, "d_model": 16}
+    model = initialize(build_model(ModelConfig(**shape | request.param, n_head=2)), 0)
     with torch.no_grad():  # an initial head is zero, every token as likely
         model.head.copy_(torch.randn(model.head.shape, generator=torch.Generator().manual_seed(1)))
     return model

@@ -110,6 +110,15 @@ def test_streams_the_same_text(server, model):
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == greedy(model, PROMPT, 12)
 
 
+def test_chats_in_a_stream_too(server, model):
+    body = {"model": "0123abc", "messages": [{"role": "user", "content": "h\u00e9"}], "max_tokens": 5}
+    status, text = ask(server + "/v1/chat/completions", body | {"temperature": 0, "stream": True})
+    chunks = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+    said = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
+    assert status == 200
+    assert said.strip() == greedy(model, "user: h\u00e9\nassistant: ", 5).strip()
+
+
 def test_chats_by_the_plain_template(server, model):
     messages = [{"role": "user", "content": "h\u00e9"}]
     body = {"model": "0123abc", "messages": messages, "max_tokens": 5, "temperature": 0}
@@ -134,7 +143,8 @@ def test_an_open_ended_answer_ends_with_the_context(server):
         ({"max_tokens": "ten"}, 400, "whole number"),
         ({"prompt": "x" * WINDOW}, 400, "must fit the context of 64"),
         ({"prompt": 3}, 400, "must be text"),
-        ({"model": "other"}, 400, "other"),
+        ({"model": "other"}, 404, "no model 'other'; this server has '0123abc'"),
+        ({"model": ["other"]}, 404, "no model"),
     ],
 )
 def test_bad_requests_get_a_status_and_a_reason(server, fields, status, told):
@@ -146,6 +156,8 @@ def test_malformed_json_is_refused(server):
     assert ask(server + "/v1/completions", b'{"prompt": "x", ')[0] == 422
     assert ask(server + "/v1/completions", b"[1, 2]")[0] == 422
     assert ask(server + "/v1/chat/completions", {"model": "0123abc", "messages": [3]})[0] == 400
+    assert ask(server + "/v1/nothing", {"model": "0123abc"})[0] == 404
+    assert complete(server)[0] == 200
 
 
 def test_fifty_requests_at_once(server, model):
@@ -167,7 +179,7 @@ def test_a_port_in_use_is_named():
 
 
 def test_guard_leaves_a_fitting_request_alone():
-    guard = ContextGuard(None, lambda body: len(body["prompt"]), 10)
+    guard = ContextGuard(None, lambda body: len(body["prompt"]), 10, model="m")
     assert guard.fitted({"prompt": "abc", "max_tokens": 7}, "max_tokens") == {"prompt": "abc", "max_tokens": 7}
     assert guard.fitted({"prompt": "abc"}, "max_tokens")["max_tokens"] == 7
     with pytest.raises(ValueError, match="max_completion_tokens=8"):

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import shutil
+import socket
 
 import pytest
 import torch
@@ -161,3 +163,54 @@ def test_a_tokenizer_that_does_not_fit_the_model_is_refused(tmp_path):
         find_tokenizer("tokenizer-0", 9, tmp_path)
     with pytest.raises(TokenizerError, match=r"not a tokenizer\.json"):
         Library("{}").encode("x")
+
+
+def test_serve_listens_on_this_machine_alone_and_prints_the_gpu_command(runs, monkeypatch):
+    store, _, cells = runs
+    run_id, asked = cells["d6"].run_id, {}
+    monkeypatch.setattr("experiments.serve.check", lambda host, port: asked.update(host=host, port=port))
+    monkeypatch.setattr("experiments.serve.serve", lambda folder, **options: asked.update(folder=folder, **options))
+    told = cli("serve", run_id, "--runs", store.root)
+    folder = store.root / "exports" / run_id
+    assert asked == {"host": "127.0.0.1", "port": 8000, "folder": folder, "device": "cpu"}
+    assert f"vllm serve {folder} --served-model-name {run_id} --dtype float32 --host 127.0.0.1 --port 8000" in told
+    assert f"http://127.0.0.1:8000/v1/completions  model: {run_id}" in told
+    assert (folder / "config.json").exists()
+    assert "isoflop generate" in str(cli("serve", cells["lstm-d20"].run_id, "--runs", store.root))
+
+
+def test_a_port_in_use_is_told_before_anything_is_exported(runs):
+    pytest.importorskip("uvicorn", reason="needs the extra `serve`")
+    store, _, cells = runs
+    shutil.rmtree(store.root / "exports", ignore_errors=True)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        told = cli("serve", cells["d6"].run_id, "--runs", store.root, "--port", taken.getsockname()[1])
+    assert "choose another --port" in str(told)
+    assert not (store.root / "exports").exists()
+
+
+@pytest.mark.parametrize("state", ["planned", "running", "diverged", "failed", "lost"])
+def test_an_unfinished_run_is_neither_exported_nor_sampled_nor_served(tmp_path, state, monkeypatch):
+    monkeypatch.setattr("experiments.serve.check", lambda host, port: None)
+    store = create_store(tmp_path / "runs")
+    store.record("abc", state, trunk_id="t")
+    told = "lost" if state == "running" else state  # nobody is at work on it
+    for command in (
+        ["export", "abc", "--out", tmp_path / "out"],
+        ["generate", "abc"],
+        ["serve", "abc"],
+        ["evaluate", "abc"],
+    ):
+        assert f"abc is {told}, not done" in str(cli(*command, "--runs", store.root))
+    assert not (tmp_path / "out").exists()
+    assert not (store.root / "exports").exists()
+
+
+def test_an_export_says_how_it_generates(trained, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="needs the extra `export`")
+    if trained.final["family"] == "lstm":
+        pytest.skip("TorchScript has no generation_config")
+    config = transformers.GenerationConfig.from_pretrained(export(trained, tmp_path / "out"))
+    assert (config.do_sample, config.temperature, config.top_k, config.top_p) == (True, 1.0, 0, 1.0)
