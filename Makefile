@@ -34,6 +34,8 @@ figures: $(STAMP)  ## the README's figure and numbers, from the committed result
 
 bench: $(STAMP)  ## speed as ratios against named baselines
 	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench_step
+	$(BIN)/python -m tests.bench_study
 
 coverage: $(STAMP)  ## lines that no test runs
 	$(BIN)/python -m pytest --cov=scaling --cov=models --cov=experiments --cov=analysis --cov=isoflop

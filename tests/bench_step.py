@@ -27,31 +27,11 @@ TOKENS = np.random.default_rng(0).integers(0, VOCABULARY, 1_000_000).astype(np.u
 
 
 def peer(shape: tuple[int, int, int]) -> Callable[[], object]:
-    """nanoGPT's loop: what its train.py does in a step, on our architecture."""
-    import torch
-    from torch.nn import functional
+    """A step of nanoGPT's loop, on our architecture."""
+    from tests.plain_loop import PlainLoop
 
-    from models.parametrization import initialize
-
-    model = initialize(_model(shape), 0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0)
-
-    def get_batch() -> tuple[torch.Tensor, torch.Tensor]:
-        starts = torch.randint(len(TOKENS) - LENGTH, (BATCH,))
-        x = torch.stack([torch.from_numpy(TOKENS[i : i + LENGTH].astype(np.int64)) for i in starts])
-        y = torch.stack([torch.from_numpy(TOKENS[i + 1 : i + 1 + LENGTH].astype(np.int64)) for i in starts])
-        return x, y
-
-    def step() -> None:
-        x, y = get_batch()
-        logits = model(x)
-        loss = functional.cross_entropy(logits.view(-1, logits.size(-1)), y.view(-1))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
+    loop = PlainLoop(_config(shape), TOKENS, batch_size=BATCH)
+    return lambda: loop.step(1e-3)
 
 
 def ours(shape: tuple[int, int, int]) -> Callable[[], object]:
@@ -146,12 +126,6 @@ def _config(shape: tuple[int, int, int]) -> "ModelConfig":  # noqa: F821
 
     layers, width, heads = shape
     return ModelConfig("transformer", VOCABULARY, LENGTH, layers, width, heads)
-
-
-def _model(shape: tuple[int, int, int]) -> "nn.Module":  # noqa: F821
-    from models import build_model
-
-    return build_model(_config(shape))
 
 
 def main() -> None:
