@@ -32,7 +32,7 @@ def number(text: str, option: str) -> float:
 
 
 Law = Annotated[str, typer.Option("--law", help="a law by name, or your own as module:Class")]
-Params = Annotated[str, typer.Option("--params", help="what counts as parameters: matrices, total, no-embedding")]
+Params = Annotated[str, typer.Option("--params", help="what counts as N: matrices, active, total, no-embedding")]
 Compute = Annotated[str, typer.Option("--compute", help="what counts as compute: exact, 6nd, full-attention")]
 Where = Annotated[str | None, typer.Option("--where", help="keep the rows where this holds, e.g. 'loss < 5'")]
 Map = Annotated[list[str] | None, typer.Option("--map", help="use your column: loss=val_loss (repeatable)")]

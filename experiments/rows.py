@@ -14,7 +14,7 @@ from experiments.cell import Cell
 from experiments.corpus import Corpus
 from experiments.evaluate import Evaluation
 from models import native
-from models.config import count_params, flops_per_token, n_total
+from models.config import count_params, flops_per_token, n_active, n_total
 from scaling.version import code_version
 
 
@@ -60,8 +60,14 @@ def _constants(cell: Cell, corpus: Corpus) -> dict:
         "vocab_size": model.vocab_size,
         "context_length": model.context_length,
         "tied": model.tied,
+        "norm": model.norm,
+        "activation": model.activation,
+        "positions": model.positions,
+        "experts": model.experts,
+        "experts_per_token": model.experts_per_token if model.experts else 0,
         **{f"n_params_{group}": count for group, count in counts.items()},
         "n_params_total": n_total(model),
+        "n_params_active": n_active(model),
         **{f"flops_token_{group}": count for group, count in flops.items()},
         "corpus_id": corpus.corpus_id,
         "tokenizer_id": corpus.tokenizer_id,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 PARAMS = {
     "matrices": "weights of matrix products: attention, recurrent, MLP and unembedding, without the input embedding",
+    "active": "of the matrices, those that a token meets: with experts, the ones it is sent to; else all",
     "total": "every trainable parameter",
     "no-embedding": "the blocks alone: total less embedding, position and unembedding",
 }
@@ -102,6 +103,9 @@ def count_params(table: pd.DataFrame, params: str) -> pd.Series:
         return table["n_params_total"] - group["embedding"] - group["position"] - group["unembedding"]
     # A tied head multiplies the embedding's weights, which are stored once, in the embedding's group.
     head = group["unembedding"].where(~table["tied"] | (group["unembedding"] > 0), group["embedding"])
+    if params == "active":
+        require(table, ("flops_token_blocks",))
+        return table["flops_token_blocks"] // 2 + head
     return group["attention"] + group["recurrent"] + group["mlp"] + head
 
 

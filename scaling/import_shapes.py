@@ -20,6 +20,9 @@ class Shape:
     tied: bool
     params: Mapping[str, int]
     flops: Mapping[str, float]  # forward, per token
+    norm: str = "layernorm"
+    activation: str = "gelu"
+    positions: str = "learned"
 
     @property
     def total(self) -> int:
@@ -31,7 +34,11 @@ class Shape:
         return (
             {name: getattr(self, name) for name in names}
             | {f"n_params_{group}": self.params.get(group, 0) for group in PARAM_GROUPS}
-            | {"n_params_total": self.total}
+            | {
+                "n_params_total": self.total,
+                "n_params_active": int(self.flops["blocks"] + self.flops["unembedding"]) // 2,
+            }
+            | {"norm": self.norm, "activation": self.activation, "positions": self.positions}
             | {f"flops_token_{group}": count for group, count in self.flops.items()}
         )
 

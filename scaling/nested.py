@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scaling.accounting import COMPUTE, PARAMS, Points, is_runs, points
+from scaling.accounting import COMPUTE, PARAMS, Points, count_params, is_runs, points
 from scaling.compare import Scoreboard, compare
 from scaling.finding import likelihood_ratio, variant
 from scaling.fit import Fit, FitError, Huber, LeastSquares, fit
@@ -196,7 +196,7 @@ def _choices(
         yield f"less {outliers.sum()} outliers", partial(fit, Chinchilla, _keep(data, ~outliers))
     if isinstance(table, pd.DataFrame) and is_runs(table):
         for name in PARAMS:
-            if name != params:
+            if (count_params(table, name) != count_params(table, params)).any():
                 yield f"params {name}", partial(fit, Chinchilla, table, params=name, compute=compute)
         for name in COMPUTE:
             if name != compute:

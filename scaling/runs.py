@@ -16,7 +16,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SCHEMA_VERSION = 1
+from scaling.older import ADDED, complete
+
+SCHEMA_VERSION = 1  # raised when an older isoflop could not read a new table; columns are added without
 RUN_FILE = "run.parquet"
 _METADATA_KEY = b"isoflop"
 
@@ -53,8 +55,14 @@ COLUMNS: tuple[Column, ...] = (
     Column("vocab_size", "int64", "tokens", "vocabulary"),
     Column("context_length", "int64", "tokens", "context window"),
     Column("tied", "bool", "", "embedding and unembedding share weights"),
+    Column("norm", "string", "", "rmsnorm or layernorm"),
+    Column("activation", "string", "", "swiglu or gelu"),
+    Column("positions", "string", "", "rotary or learned"),
+    Column("experts", "int64", "", "MLPs to choose from, per layer; 0: one for every token"),
+    Column("experts_per_token", "int64", "", "experts that a token is sent to; 0 without experts"),
     *(Column(f"n_params_{g}", "int64", "parameters", f"{g} parameters") for g in PARAM_GROUPS),
     Column("n_params_total", "int64", "parameters", "the sum of the groups: every trainable parameter once"),
+    Column("n_params_active", "int64", "parameters", "of the weight matrices with the head, those a token meets"),
     Column("flops_token_blocks", "int64", "FLOPs/token", "forward, weight matrices of the blocks"),
     Column("flops_token_attention_scores", "float64", "FLOPs/token", "forward, scores and values, causal"),
     Column("flops_token_attention_scores_full", "float64", "FLOPs/token", "forward, scores and values, full square"),
@@ -141,8 +149,8 @@ def read_runs(path: str | Path) -> pd.DataFrame:
     files = sorted(path.glob(f"cells/*/{RUN_FILE}")) if path.is_dir() else [path]
     if not files:
         raise RunTableError(f"{path}: no finished run here (looked for cells/*/{RUN_FILE})")
-    frame = pd.concat([_read(f).to_pandas() for f in files], ignore_index=True)
-    frame = frame.astype({c.name: _PANDAS_DTYPE[c.dtype] for c in COLUMNS})
+    frame = complete(pd.concat([_read(f).to_pandas() for f in files], ignore_index=True))
+    frame = frame[list(NAMES)].astype({c.name: _PANDAS_DTYPE[c.dtype] for c in COLUMNS})
     return frame.sort_values(["run_id", "step"], kind="stable", ignore_index=True)
 
 
@@ -209,7 +217,7 @@ def _read(path: Path) -> pa.Table:
             f"{path}: written with run-table schema {version}, this isoflop reads up to "
             f"{SCHEMA_VERSION}; upgrade isoflop"
         )
-    return table.select(list(NAMES))
+    return table.select([name for name in NAMES if name in table.column_names or name not in ADDED])
 
 
 def _metadata(schema: pa.Schema, path: Path) -> dict:

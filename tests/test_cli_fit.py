@@ -140,7 +140,7 @@ BAD = {
     "map": (["fit", "CSV", "--map", "loss=los"], 2, "did you mean 'loss'"),
     "where": (["fit", "CSV", "--where", "lss < 3"], 2, "cannot be evaluated"),
     "level": (["fit", "CSV", "--level", "90"], 2, "between 0 and 1"),
-    "params": (["fit", "CSV", "--params", "all"], 2, "not one of matrices, total, no-embedding"),
+    "params": (["fit", "CSV", "--params", "all"], 2, "not one of matrices, active, total, no-embedding"),
     "bootstrap": (["fit", "CSV", "--bootstrap", "-3"], 2, "at least 0"),
     "option": (["fit", "CSV", "--bootstrp", "3"], 2, "--bootstrp"),
     "few rows": (["fit", "CSV", "--where", "index < 4"], 1, "4 data points cannot determine the 5 free parameters"),

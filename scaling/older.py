@@ -1,0 +1,52 @@
+"""Columns that older run tables lack, worked out from those they have: a model's parts show in its counts."""
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+ADDED = ("n_params_active", "norm", "activation", "positions", "experts", "experts_per_token")
+
+
+def complete(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table with every column of ADDED in every row; rows that have them are left as they are."""
+    missing = frame["n_params_active"].isna() if "n_params_active" in frame else pd.Series(True, index=frame.index)
+    if not missing.any():
+        return frame
+    known = [c for c in ("run_id", *_READ) if c in frame]
+    shapes = frame.loc[missing, known].drop_duplicates("run_id").set_index("run_id")
+    parts = pd.DataFrame([_parts(row) for row in shapes.itertuples()], index=shapes.index)
+    for name in ADDED:
+        told = frame.loc[missing, "run_id"].map(parts[name])
+        frame = frame.assign(**{name: told if name not in frame else frame[name].where(~missing, told)})
+    return frame
+
+
+_READ = (
+    "family", "n_layer", "d_model", "d_ff", "tied", "n_params_embedding", "n_params_position", "n_params_attention",
+    "n_params_recurrent", "n_params_mlp", "n_params_norm", "n_params_unembedding", "flops_token_blocks",
+)  # fmt: skip
+
+
+def _parts(row: object) -> dict[str, object]:
+    """One model's added columns. An MLP of m matrices, E experts and a router has L (E m d d_ff + E d) parameters."""
+    g = partial(getattr, row)
+    head = g("n_params_unembedding") or (g("n_params_embedding") if g("tied") else 0)
+    plain = {"norm": "rmsnorm", "activation": "swiglu", "positions": "rotary", "experts": 0, "experts_per_token": 0}
+    found = plain | {"n_params_active": g("flops_token_blocks") // 2 + head}
+    if g("family") != "transformer":
+        return found
+    layers, width = g("n_layer"), g("d_model")
+    found["positions"] = "learned" if g("n_params_position") else "rotary"
+    found["norm"] = "layernorm" if g("n_params_norm") == 2 * (2 * layers + 1) * width else "rmsnorm"
+    active = (g("flops_token_blocks") // 2 - g("n_params_attention") - g("n_params_recurrent")) / layers
+    each = g("n_params_mlp") / layers
+    for activation, matrices in (("swiglu", 3), ("gelu", 2)):
+        one = matrices * width * g("d_ff")
+        experts = each / (one + width)
+        if each == one:
+            return found | {"activation": activation}
+        if experts >= 1 and np.isclose(experts, round(experts), rtol=0, atol=1e-9):
+            chosen = round((active - round(experts) * width) / one)
+            return found | {"activation": activation, "experts": round(experts), "experts_per_token": chosen}
+    return found | {"activation": ""}
