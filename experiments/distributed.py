@@ -8,7 +8,7 @@ All processes must see the same `runs` and `where.corpora`.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,6 @@ import torch.distributed as dist
 
 from experiments.cell import Cell
 from experiments.config import WhereSpec
-
-MODES = ("none", "ddp", "fsdp2")
 
 
 @dataclass(frozen=True)
@@ -47,22 +45,6 @@ def join(where: WhereSpec) -> World:
     return World.of_this_process()
 
 
-def check(where: WhereSpec) -> None:
-    """Raise ValueError for a mode that there is not, or one that does not fit how this process was started."""
-    started = int(os.environ.get("WORLD_SIZE", 1))
-    if where.distributed not in MODES:
-        raise ValueError(f"where.distributed must be one of {', '.join(MODES)}; not {where.distributed!r}")
-    if where.distributed == "none" and started > 1:
-        raise ValueError(f"torchrun started {started} processes: say where.distributed=ddp or fsdp2")
-    if where.distributed != "none" and "RANK" not in os.environ:
-        raise ValueError(
-            f"where.distributed={where.distributed} is for processes that torchrun starts: "
-            "torchrun --nproc-per-node 2 -m isoflop run ..."
-        )
-    if where.distributed != "none" and where.workers not in (None, 1):
-        raise ValueError(f"where.workers={where.workers}: where.distributed has all processes share one cell; leave it")
-
-
 def check_cell(cell: Cell, where: WhereSpec) -> None:
     """Raise ValueError, naming the cell, for one that cannot be trained in pieces or by several processes."""
     if cell.model.experts and (where.distributed != "none" or where.micro_batch):
@@ -85,28 +67,36 @@ def check_cell(cell: Cell, where: WhereSpec) -> None:
 
 
 def lead(cells: Sequence[Cell], folder: Path, where: WhereSpec) -> None:
-    """Tell the other processes which cells of a trunk this one trains next."""
+    """Tell the other processes, if there are any, which cells of a trunk this one trains next."""
     if where.distributed != "none":
         dist.broadcast_object_list([(list(cells), folder)], src=0)
 
 
-def dismiss() -> None:
-    """Tell them that there is nothing more."""
-    dist.broadcast_object_list([None], src=0)
+def together(where: WhereSpec, run: Callable[[], int]) -> int:
+    """`run` by the first process, whose exit code it returns; 0 by the others, when there is nothing more to follow.
+
+    If it raises, nobody is told: the first process ends, and torchrun ends the others.
+    """
+    if join(where).rank:
+        _follow(where)
+        code = 0
+    else:
+        code = run()
+        dist.broadcast_object_list([None], src=0)
     dist.destroy_process_group()
+    return code
 
 
-def follow(where: WhereSpec) -> None:
+def _follow(where: WhereSpec) -> None:
     """Train along with the first process until it has no more."""
-    from experiments.corpus import prepare
+    from experiments.corpus import Corpora
     from experiments.trainer import train_trunk
 
+    corpora = Corpora(Path(where.corpora).resolve())
     while (told := _hear()) is not None:
         cells, folder = told
-        corpus = prepare(cells[0].data, Path(where.corpora).resolve())
-        for _ in train_trunk(cells, corpus, folder=folder, where=where, keep=lambda *_: None):
+        for _ in train_trunk(cells, corpora(cells[0].data), folder=folder, where=where, keep=lambda *_: None):
             pass
-    dist.destroy_process_group()
 
 
 def _hear() -> tuple[list[Cell], Path] | None:

@@ -118,7 +118,8 @@ def unsettled(store: Store, trunk_id: str) -> dict[str, int]:
 
 def _train(pending: list[Cell], corpus: Corpus, store: Store, where: WhereSpec, study: Study, progress: dict) -> None:
     """Train cells of one trunk, the shortest first; one that raises is recorded and the others go on without it."""
-    from experiments.trackers import Trackers  # these import torch: only where cells are trained
+    from experiments.distributed import lead  # these import torch: only where cells are trained
+    from experiments.trackers import Trackers
     from experiments.trained import keep_model
     from experiments.trainer import Progress, configure_process, train_trunk
 
@@ -131,11 +132,13 @@ def _train(pending: list[Cell], corpus: Corpus, store: Store, where: WhereSpec, 
 
     with Trackers(where.trackers, store.root, study.name, corpus, where.device) as trackers:
         while pending:
+            folder = store.trunk_folder(pending[0].trunk_id)
+            lead(pending, folder, where)
             try:
                 for cell, rows in train_trunk(
                     list(pending),
                     corpus,
-                    folder=store.trunk_folder(pending[0].trunk_id),
+                    folder=folder,
                     where=where,
                     on_progress=tell,
                     keep=partial(keep_model, store=store, corpus=corpus),
@@ -147,6 +150,8 @@ def _train(pending: list[Cell], corpus: Corpus, store: Store, where: WhereSpec, 
                 if is_disk_error(error):
                     raise
                 store.record(pending.pop(0).run_id, "failed", step=progress["step"], error=traceback.format_exc())
+                if where.distributed != "none":
+                    raise SystemExit(1) from error  # the other processes are in the middle of something: end them too
 
 
 def _settle(cell: Cell, rows: list[dict], store: Store, study: Study) -> None:

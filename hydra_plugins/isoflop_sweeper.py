@@ -20,6 +20,7 @@ ConfigStore.instance().store(group="hydra/sweeper", name="isoflop", node=Isoflop
 
 
 LOCAL = ("hydra_plugins.hydra_joblib_launcher.", "hydra._internal.")  # launchers whose jobs run on this machine
+BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
 class IsoflopSweeper(Sweeper):
@@ -27,10 +28,16 @@ class IsoflopSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from experiments.launch import worker_count
+        from experiments.torchrun import check
 
         self.config, self.hydra_context = config, hydra_context
-        self.workers = worker_count(config.where) if config.hydra.launcher._target_.startswith(LOCAL) else None
+        here = config.hydra.launcher._target_.startswith(LOCAL)
+        self.workers = worker_count(config.where) if here else None
+        check(config.where, here=here)
+        self.distributed = here and config.where.distributed != "none"
         with open_dict(config):
+            if self.distributed:  # this process and its like do the work themselves
+                self.workers, config.hydra.launcher = 1, {"_target_": BASIC}
             if "n_jobs" in config.hydra.launcher:  # joblib
                 config.hydra.launcher.n_jobs = self.workers
                 config.hydra.launcher.batch_size = "1"
@@ -46,7 +53,11 @@ class IsoflopSweeper(Sweeper):
         sets = [(one, self._compose(one)) for one in split_overrides(arguments, self.hydra_context.config_loader)]
         typed = [*self.config.hydra.overrides.task, *self.config.hydra.overrides.hydra]
         run = partial(run_sweep, launch=self._launch, workers=self.workers, typed=typed)
-        raise SystemExit(run_rounds(sets, self._compose, run))
+        if not self.distributed:
+            raise SystemExit(run_rounds(sets, self._compose, run))
+        from experiments.distributed import together
+
+        raise SystemExit(together(sets[0][1].where, lambda: run_rounds(sets, self._compose, run)))
 
     def _compose(self, overrides: list[str]) -> Any:
         from experiments.compose import to_spec
