@@ -1,12 +1,13 @@
 """The interactive charts of the page as Vega-Lite, through altair. Their data are named; the page supplies them.
 
 Every chart has the same signals, which the controls of the page set: `convention`, `laws` (those drawn), `law` (whose
-residuals are shown), `picked` (the runs that a brush holds, or null), `at` (the compute of the calculator).
+residuals are shown), `picked` (the runs that a brush holds, or null), `at` (the compute of the calculator), `ramp` (the
+colours of compute, least first).
 """
 
 import altair as alt
 
-from analysis.style import LEVEL
+from analysis.style import LEVEL, TONES
 
 TITLES = {
     "n_params": "model size N (parameters)", "tokens": "training tokens D", "flops": "training compute C (FLOPs)",
@@ -29,7 +30,14 @@ def charts(laws: list[str], convention: str, at: float, *, joined: bool, frontie
     if frontier:
         made |= {name: _allocation(name, laws) for name in ("n_params", "tokens")}
     made |= {f"residuals by {name}": _residuals(name) for name in ("flops", "n_params", "tokens")}
-    signals = {"convention": convention, "laws": laws[:1], "law": laws[0], "picked": None, "at": at}
+    signals = {
+        "convention": convention,
+        "laws": laws[:1],
+        "law": laws[0],
+        "picked": None,
+        "at": at,
+        "ramp": list(TONES),
+    }
     return {name: _finish(chart, signals) for name, chart in made.items()}
 
 
@@ -52,7 +60,12 @@ def _loss(field: str = "loss") -> alt.Y:
 
 
 def _colour() -> alt.Color:
-    return alt.Color("flops:Q", scale=alt.Scale(type="log"), legend=None)
+    return alt.Color("flops:Q", scale=_ramp(), legend=None)
+
+
+def _ramp() -> alt.Scale:
+    """Colours of compute from a signal, which the page sets by its theme, and for paper."""
+    return alt.Scale(type="log", scheme={"expr": "ramp"})
 
 
 def _dash(laws: list[str]) -> alt.StrokeDash:
@@ -87,7 +100,7 @@ def _isoflop(laws: list[str], joined: bool) -> alt.LayerChart:
         _runs().transform_filter("isValid(datum.budget)").transform_fold(laws, as_=["law", "value"])
         .transform_filter(_DRAWN).mark_line(interpolate="monotone", strokeWidth=1.6)
         .encode(x=alt.X(**_log("n_params")), y=_loss("value"), detail="budget:N", strokeDash=_dash(laws),
-                color=alt.Color("budget:Q", scale=alt.Scale(type="log"), legend=None))
+                color=alt.Color("budget:Q", scale=_ramp(), legend=None))
     )  # fmt: skip
     return alt.layer(lines, dots)
 

@@ -4,17 +4,20 @@ A line is objected to when a Finding says so; it holds when the evidence was loo
 open when nobody measured it, with the reason.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from analysis.bowls import CELL, best_rate, bowl_frame
 from analysis.evidence import Evidence, UnsupportedError
 from analysis.style import LEVEL
 from scaling.accounting import is_runs
+from scaling.multiplier import Pair
 from scaling.runs import final_rows
 
+FEWEST_FOR_DRIFT = 8  # runs, below which residuals are not searched for it
 LEAST_COVERED = 0.8  # of the runs held out, inside their 90% intervals
 Says = Callable[[Evidence], str]
 
@@ -102,6 +105,15 @@ def _floor(e: Evidence) -> str:
     return f"E = {e.fit.law.E:.4f} [{low:.4f}, {high:.4f}], lowest loss {e.fit.points.frame['loss'].min():.4f}"
 
 
+def _closed(e: Evidence) -> str:
+    told = [_floor(e)] if "E" in e.fit.free else []
+    if "kappa" in e.fit.free:
+        told.append("kappa = {:.3f} [{:.3f}, {:.3f}]".format(e.fit.law.kappa, *e.draws.interval("kappa", LEVEL)))
+    if not told:
+        raise UnsupportedError("neither E nor kappa is fitted by this law")
+    return "; ".join(told)
+
+
 def _held_out(e: Evidence) -> str:
     test = e.held_out.forecasts.get(e.law_name)
     if test is None:
@@ -122,11 +134,16 @@ def _warmup(e: Evidence) -> str:
 
 
 def _rates(e: Evidence) -> str:
-    runs = _runs(e)
-    tried = runs.groupby(["n_params_total", "horizon_tokens"])["peak_learning_rate"].nunique()
-    if tried.max() < 3:
-        raise UnsupportedError("these runs have one learning rate each; isoflop tune measures its optimum")
-    return f"up to {tried.max()} rates in one cell; see the figure bowls"
+    """From the bowls of a table with several learning rates."""
+    try:
+        bowls = bowl_frame(e.ends, params=e.params)
+    except ValueError as error:
+        raise UnsupportedError(f"{error}: answered by isoflop tune, on a table of learning rates") from None
+    inside = [cell[1] for cell, bowl in bowls.groupby(CELL) if best_rate(bowl)[2]]
+    told = f"{len(set(inside))} of {bowls['n_params'].nunique()} sizes have their best rate between those tried"
+    if len(set(inside)) < 2:
+        raise NotMetError(told)
+    return f"{told}; see the figure bowls"
 
 
 def _seeds(e: Evidence) -> str:
@@ -135,9 +152,10 @@ def _seeds(e: Evidence) -> str:
     return f"sd of ln loss {pooled:.2%} over seeds in {len(cells)} cells"
 
 
-def _one_value(column: str) -> Says:
+def _one_value(*columns: str) -> Says:
     def says(e: Evidence) -> str:
-        return f"{column}: {', '.join(map(str, _runs(e)[column].unique()[:3]))}"
+        runs = _runs(e)
+        return "; ".join(f"{c} {', '.join(map(str, runs[c].unique()[:3]))}" for c in columns if c in runs)
 
     return says
 
@@ -181,21 +199,40 @@ def _intervals(e: Evidence) -> str:
 
 
 def _drift(e: Evidence) -> str:
-    raise UnsupportedError("isoflop compare tests laws whose exponents drift (farseer, kappa) on held-out runs")
+    if not {"N", "D"} <= set(e.fit.law.inputs) or len(e.points) < FEWEST_FOR_DRIFT:
+        raise UnsupportedError(f"needs a law of N and D and {FEWEST_FOR_DRIFT} runs")
+    return "residuals do not follow ln N x ln D"
+
+
+def _pairs(e: Evidence, where: str) -> tuple[Pair, ...]:
+    if "arm" not in e.table or e.table["arm"].nunique() < 2:
+        raise UnsupportedError(f"one arm, so nothing is claimed about another; {where}, on a table of arms")
+    return e.multipliers.pairs
+
+
+def _objections(pairs: Iterable[Pair], codes: tuple[str, ...]) -> str:
+    return "; ".join(f"{p.arm}: {f.message}" for p in pairs for f in p.findings if f.code in codes)
 
 
 def _arms(e: Evidence) -> str:
-    if "arm" not in e.table or e.table["arm"].nunique() < 2:
-        raise UnsupportedError("one arm: nothing is claimed about another")
-    return f"{e.table['arm'].nunique()} arms; see the figure multiplier and isoflop multiplier"
+    pairs = _pairs(e, "answered by isoflop multiplier --by arm")
+    against = _objections(pairs, ("verdicts_disagree", "different_ruler", "unequal_ends"))
+    if against:
+        raise NotMetError(against)
+    if not all(p.matched for p in pairs):
+        raise UnsupportedError("the arms have no budget in common to be ranked at")
+    return "; ".join(str(p.matched) for p in pairs)
 
 
 def _same_tuning(e: Evidence) -> str:
-    _arms(e)
-    grids = _runs(e).groupby("arm")["peak_learning_rate"].unique().map(lambda v: tuple(sorted(v)))
-    if grids.nunique() > 1:
-        raise NotMetError(f"learning rates differ by arm: {grids.to_dict()}")
-    return f"every arm was run at the same {len(grids.iloc[0])} learning rates"
+    pairs = _pairs(e, "answered by isoflop multiplier and isoflop tune")
+    against = _objections(pairs, ("unequal_tuning",))
+    if against:
+        raise NotMetError(against)
+    unknown = _objections(pairs, ("tuning_unknown", "rate_not_tuned"))
+    if unknown:
+        raise UnsupportedError(f"{unknown}; isoflop tune measures it")
+    return f"{len(pairs) + 1} arms, the same learning rates each"
 
 
 _RULES = tuple(
@@ -214,16 +251,16 @@ _RULES = tuple(
         ("C9", "E below the lowest loss, its interval above 0", ("floor_above_data", "unidentified"), _floor),
         ("C10", "Nothing quoted far beyond the runs", ("extrapolates",),
          lambda e: "the law is quoted inside its range; the calculator warns beyond it"),
-        ("C11", "Held-out runs lie in their intervals", (), _held_out),
+        ("C11", "Held-out runs lie in their intervals", ("hold_out_missed",), _held_out),
         ("C12", "Each budget has an interior minimum", ("no_interior_minimum", "lopsided_profile", "few_minima"),
          _minima),
         ("C13", "Each run ends where its schedule ends", ("unfinished_schedule",),
          lambda e: f"all {len(_runs(e))} runs"),
         ("C14", "Warm-up under 10% of a run", ("long_warmup",), _warmup),
-        ("C15", "The learning rate is at its optimum at two sizes", (), _rates),
+        ("C15", "The best learning rate lies between those tried, at two sizes or more", (), _rates),
         ("C16", "Seed noise is measured", ("no_replicates", "lack_of_fit"), _seeds),
         ("C17", "One evaluation set and one tokenizer", ("mixed_conventions", "loss_in_bits", "mixed_units"),
-         _one_value("eval_id")),
+         _one_value("eval_id", "tokenizer_id")),
         ("C18", "At most 4 epochs, or a law of repeated data", ("repeated_data",), _repeats),
         ("C19", "At least 1000 steps in each run", ("few_steps",), _steps),
         ("C20", "Runs left out are counted with the reason", ("runs_left_out", "duplicate_rows"), _left_out),
@@ -231,13 +268,15 @@ _RULES = tuple(
          lambda e: f"|t| under 2 against ln N, ln D, ln C; residual sd {e.fit.noise:.2%}"),
         ("C22", "The exponent does not hang on the analysis",
          ("sensitive_to_delta", "sensitive_to_rows", "kappa_matters"), _sensitive),
-        ("C23", "Approaches 1, 2 and 3 agree", ("approaches_disagree",), _agree),
-        ("C24", "Code, data and seeds are stored", ("no_provenance",), _one_value("code_version")),
-        ("C25", "One hardware, precision and optimiser", ("mixed_experiment",), _one_value("device")),
+        ("C23", "Approaches 1, 2 and 3 agree within their intervals", ("approaches_disagree",), _agree),
+        ("C24", "Code, corpus, tokenizer and seeds are stored", ("no_provenance",),
+         _one_value("code_version", "corpus_id", "tokenizer_id", "seed")),
+        ("C25", "One hardware, precision and optimiser", ("mixed_experiment",),
+         _one_value("device", "dtype", "optimizer")),
         ("C26", "The resampling and its unit are named", ("refits_not_converged",), _intervals),
-        ("C27", "The exponents do not drift with scale", (), _drift),
-        ("C28", "An A-against-B claim shows both arms at equal compute", (), _arms),
-        ("C29", "The interval of E is closed", ("unidentified",), _floor),
-        ("C30", "Every arm was tuned alike", (), _same_tuning),
+        ("C27", "The exponent of one axis does not drift along the other", ("exponents_drift",), _drift),
+        ("C28", "A against B: the ranking at equal compute agrees with the law's verdict", (), _arms),
+        ("C29", "The intervals of E and kappa are closed", ("unidentified",), _closed),
+        ("C30", "Every arm was tuned alike: as many rates, the same grid", (), _same_tuning),
     )
 )  # fmt: skip

@@ -61,7 +61,9 @@ class part:  # noqa: N801 (a decorator)
 
 
 def reason(error: Exception) -> str:
-    """One line; the type is named where the message was not written for a user."""
+    """One line; the type is named where the message was not written for a user. A KeyError names an absent column."""
+    if isinstance(error, KeyError):
+        return f"the table has no column {error}"
     first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
     return first if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {first}"
 

@@ -3,7 +3,7 @@ const page = JSON.parse(document.getElementById("page-data").textContent);
 const root = document.documentElement;
 const views = {};
 const signals = { convention: page.convention, laws: page.laws.slice(0, 1), law: page.laws[0], picked: null,
-  at: page.fitted?.[1] };
+  at: page.fitted?.[1], ramp: null };
 const find = (selector) => document.querySelector(selector);
 const all = (selector) => [...document.querySelectorAll(selector)];
 
@@ -28,16 +28,19 @@ const RAMPS = {
 const media = window.matchMedia("(prefers-color-scheme: dark)");
 function setTheme(name) {
   root.dataset.theme = name;
+  signals.ramp = RAMPS[name];
   return draw();
 }
+// Paper is light whatever the screen is: colours of the charts change at once, before the page is laid out for it.
+function setRamp(name) {
+  for (const view of Object.values(views)) view.signal("ramp", RAMPS[name]).run();
+}
 function config() {
-  const ramp = RAMPS[root.dataset.theme];
   const ink = "var(--ink)", muted = "var(--muted)", law = "var(--link)";
   const text = { labelColor: ink, titleColor: ink, labelFontSize: 11, titleFontSize: 12, titleFontWeight: 500 };
   return {
     background: null, font: "system-ui, DejaVu Sans, sans-serif", view: { stroke: null },
     axis: { ...text, gridColor: "var(--line)", gridOpacity: 0.6, domainColor: muted, tickColor: muted },
-    range: { ramp, heatmap: ramp, ordinal: ramp },
     line: { color: law }, area: { color: law }, rule: { color: muted }, point: { color: law },
   };
 }
@@ -175,6 +178,10 @@ function calculatorControls() {
 
 find("#theme").addEventListener("click", () => setTheme(root.dataset.theme === "dark" ? "light" : "dark"));
 media.addEventListener("change", (event) => setTheme(event.matches ? "dark" : "light"));
-window.addEventListener("beforeprint", () => all("details").forEach((part) => { part.open = true; }));
+window.addEventListener("beforeprint", () => {
+  all("details").forEach((part) => { part.open = true; });
+  setRamp("light");
+});
+window.addEventListener("afterprint", () => setRamp(root.dataset.theme));
 chartControls();
 window.ready = setTheme(media.matches ? "dark" : "light").then(calculatorControls).then(update).then(() => true);

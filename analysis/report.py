@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis import summary
-from analysis.evidence import Evidence, reason
+from analysis.evidence import Evidence, UnsupportedError, reason
 from analysis.figures import FIGURES, Figure
 from analysis.style import style
 from scaling.predict import data_hash
@@ -74,13 +74,20 @@ def write_report(
     except OSError as error:
         raise ReportError(f"{folder}: cannot be made into the report's folder ({error.strerror})") from error
     evidence = Evidence(table, law=law, params=params, compute=compute, n_draws=n_draws, seed=seed)
+    try:
+        return _write_all(evidence, folder, command)
+    except OSError as error:
+        raise ReportError(f"{error.filename or folder}: {error.strerror or error}") from error
+
+
+def _write_all(evidence: Evidence, folder: Path, command: str) -> Report:
     written, missing = [], {}
     for figure in FIGURES.values():
         try:
             _write_figure(figure, evidence, folder)
             written.append(figure.name)
-        except PermissionError as error:
-            raise ReportError(f"{error.filename or folder}: {error.strerror}") from error
+        except OSError:  # the folder's fault: no other figure can be written either
+            raise
         except Exception as error:  # one figure's fault must not cost the others
             missing[figure.name] = reason(error)
             _remove(folder, figure.name)
@@ -101,7 +108,14 @@ def draw_figure(name: str, evidence: Evidence, out: str | Path) -> Path:
         raise ValueError(f"{path}: a figure is written as {', '.join(FORMATS)}; end the name in one of these")
     figure = get_figure(name)
     with style():
-        save(figure.draw(evidence, None), path)
+        try:
+            ax = figure.draw(evidence, None)
+        except KeyError as error:
+            raise UnsupportedError(reason(error)) from error
+        try:
+            save(ax, path)
+        except OSError as error:
+            raise ReportError(f"{error.filename or path}: {error.strerror or error}") from error
     return path
 
 

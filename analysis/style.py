@@ -25,8 +25,8 @@ MARKS = ("o", "s", "^", "v")
 INK, MUTED, FAINT = "#22262b", "#6b7178", "#b9bec4"
 ACCENT = "#c8442b"  # what was predicted, against the dark-to-light scale of what was measured
 # Lightness falls evenly from the lightest tone that reads on white to near black: the order survives in greyscale.
-_TONES = ("#97c7a4", "#62aa9c", "#3c8a95", "#2c688a", "#2a4676", "#231f4d", "#140f2b")
-COMPUTE_MAP = LinearSegmentedColormap.from_list("isoflop", _TONES)
+TONES = ("#97c7a4", "#62aa9c", "#3c8a95", "#2c688a", "#2a4676", "#231f4d", "#140f2b")
+COMPUTE_MAP = LinearSegmentedColormap.from_list("isoflop", TONES)
 LOSS_MAP = LinearSegmentedColormap.from_list("isoflop-loss", mpl.colormaps["magma_r"](np.linspace(0.02, 0.92, 64)))
 _RC = {
     "figure.constrained_layout.use": True,

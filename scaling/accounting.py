@@ -120,7 +120,7 @@ def _run_flops(frame: pd.DataFrame, compute: str) -> pd.Series:
 
 def _finished(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     frame = final_rows(table)
-    unfinished = sorted(set(table["run_id"].unique()) - set(frame["run_id"]))
+    unfinished = sorted(set(table["run_id"].unique()) - set(frame["run_id"].unique()))
     if unfinished:
         notes.append(f"{len(unfinished)} runs without a finished final row are left out: {', '.join(unfinished)}")
     if frame.empty:

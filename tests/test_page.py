@@ -4,8 +4,10 @@ import html
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import analysis.page as page_module
@@ -101,6 +103,45 @@ def test_the_checklist_holds_what_holds_and_names_what_nobody_measured(evidence)
     assert lines["C30"].state == "open"
     for line in lines.values():
         assert line.evidence
+
+
+def test_the_lines_of_tuning_and_arms_say_where_each_is_answered(evidence):
+    lines = {line.code: line for line in checklist(evidence)}
+    assert "isoflop tune" in lines["C15"].evidence
+    assert "isoflop multiplier" in lines["C28"].evidence
+    assert "isoflop multiplier and isoflop tune" in lines["C30"].evidence
+
+
+def test_two_arms_are_ranked_at_equal_compute_and_their_tuning_compared(study_law):
+    better = replace(study_law, A=0.9 * study_law.A, B=0.9 * study_law.B)
+    tables = [
+        simulate_study(law, noise=0.002, curves=False).assign(arm=arm) for law, arm in ((study_law, "x"), (better, "y"))
+    ]
+    tables[1][["run_id", "trunk_id"]] += "y"
+    e = Evidence(pd.concat(tables, ignore_index=True), law="chinchilla", n_draws=50)
+    lines = {line.code: line for line in checklist(e)}
+    assert lines["C28"].state == "holds"
+    assert "the largest budget of both, y is ahead" in lines["C28"].evidence
+    assert lines["C30"].state == "open"
+    assert "one learning rate an arm" in lines["C30"].evidence
+    tables[1] = pd.concat([tables[1], tables[1].assign(peak_learning_rate=0.5, loss=tables[1]["loss"] + 1)])
+    tables[1]["run_id"] += tables[1]["peak_learning_rate"].astype(str)
+    unequal = Evidence(pd.concat(tables, ignore_index=True), law="chinchilla", n_draws=50)
+    assert {line.code: line.state for line in checklist(unequal)}["C30"] == "objected"
+
+
+def test_repeated_data_of_a_plain_table_are_objected_to():
+    sizes, tokens = np.tile([1e4, 3e4, 1e5, 3e5], 5), np.repeat(np.geomspace(1e6, 1e8, 5), 4)
+    once = simulate_points(LAW, sizes, tokens, noise=0.003)
+    states = {}
+    for unique in (1e9, 1e7):
+        lines = checklist(Evidence(once.assign(unique_tokens=unique), law="chinchilla", n_draws=50))
+        states[unique] = next(line for line in lines if line.code == "C18")
+    assert states[1e9].state == "holds"
+    assert states[1e7].state == "objected"
+    assert "8 of 20 runs repeat their data, up to 10 epochs" in states[1e7].evidence
+    plain = {line.code: line for line in checklist(Evidence(once, law="chinchilla", n_draws=50))}
+    assert plain["C18"].state == "open"
 
 
 def test_a_finding_turns_its_line(study_table):

@@ -1,5 +1,6 @@
 """report.html in a real browser: it works, asks nothing of the network, and its numbers are Python's."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -218,3 +219,23 @@ def test_a_table_that_holds_no_law_still_opens(visit, tmp_path):
 def test_what_a_table_says_stays_text(visit, file):
     tab = visit(file)
     assert "one <b>arm</b>" in tab.locator("#missing").inner_text()
+
+
+def test_paper_is_light_whatever_the_screen_is(visit, file):
+    """Printed from the dark theme: dark text on white, and no mark of a chart too pale to see."""
+    tab = visit(file, color_scheme="dark")
+    fills = "[...document.querySelectorAll(\"path[aria-roledescription='point']\")].map((p) => p.getAttribute('fill'))"
+    before = set(tab.evaluate(fills))
+    tab.emulate_media(media="print", color_scheme="dark")
+    tab.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert tab.evaluate(CONTRAST)["low"] == []
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    after = set(tab.evaluate(fills))
+    assert after.isdisjoint(before - {"transparent"})
+    for fill in after - {"transparent"}:
+        channels = (
+            [int(c) for c in re.findall(r"\d+", fill)] if fill.startswith("rgb") else list(bytes.fromhex(fill[1:]))
+        )
+        assert min(channels) < 180, f"{fill} is pale on white"
+    tab.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert set(tab.evaluate(fills)) == before
