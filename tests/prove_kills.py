@@ -83,7 +83,7 @@ def _one_sweep(
         process = _launch(folder, runs)
         toll.launches += 1
         while process.poll() is None and toll.kills < kills:
-            time.sleep(chance.uniform(0, pause))
+            time.sleep(chance.uniform(0, pause) * chance.choice((0.2, 1.0)))  # some in quick succession
             _kill_one(process, folder / runs, chance, toll)
             _look(folder / runs, finished)
         code = process.wait(DEADLINE)

@@ -1,0 +1,125 @@
+"""A disk that is full, read-only or limited: one line, nothing corrupt, and the same command goes on afterwards."""
+
+import resource
+import shutil
+import subprocess
+
+import pytest
+
+import isoflop
+from scaling.runs import is_run_table, read_runs, same_runs
+from scaling.store import open_store
+
+STUDY = (
+    "study.name=tiny", "study.sizes=[d6,d8]", "study.budgets=[1e9,2e9]", "study.window.min_steps=1",
+    "schedule.warmup_steps=3", "data=text", "data.files=[../text/*.txt]", "data.eval_tokens=512",
+    "data.held_out_fraction=0.3", "hydra/launcher=basic", "where.checkpoint_seconds=0",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A folder with text and its corpus."""
+    folder = tmp_path_factory.mktemp("disk")
+    (folder / "text").mkdir()
+    for i in range(12):
+        content = "".join(f"{i * j % 97} and {j * j % 89}, " for j in range(1600))
+        (folder / "text" / f"{i}.txt").write_text(content)
+    (folder / "here").mkdir()
+    return folder
+
+
+@pytest.fixture
+def isoflop_(shared, monkeypatch, capsys):
+    monkeypatch.chdir(shared / "here")
+
+    def typed(*arguments):
+        monkeypatch.setattr("sys.argv", ["isoflop", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            isoflop.main()
+        told = capsys.readouterr()
+        return ended.value.code or 0, told.out, told.err
+
+    return typed
+
+
+@pytest.fixture
+def whole(isoflop_, shared):
+    """The table of the study on a good disk."""
+    assert isoflop_("run", *STUDY, "runs=whole")[0] == 0
+    return read_runs(shared / "here" / "whole")
+
+
+@pytest.fixture
+def small_disk(shared):
+    """A function that mounts a file system of so many kB at `here/disk`, or changes the one there."""
+    folder = shared / "here" / "disk"
+    folder.mkdir(exist_ok=True)
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True).returncode
+    ):
+        pytest.skip("no right to mount a file system here")
+    yield lambda options: subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
+    subprocess.run(["umount", folder], check=True)
+
+
+def refused(told, reason):
+    """The command ended with one line of error that says what to do."""
+    code, out, err = told
+    (line,) = [line for line in err.splitlines() if line.startswith("isoflop: ")]
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1] == line
+    assert reason in line
+    assert "type the same command again" in line
+    assert "Traceback" not in err
+
+
+def nothing_is_corrupt(root):
+    """Whatever result is there is whole, and no half-written file lies about."""
+    for path in root.glob("cells/*/run.parquet"):
+        assert is_run_table(path)
+    open_store(root).states()
+    assert not list(root.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("limit", [3_000, 20_000, 60_000])
+def test_a_file_that_may_not_grow_is_named_and_the_sweep_resumes(isoflop_, shared, whole, limit):
+    runs = shared / "here" / f"limited-{limit}"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))  # the kernel then says "file too large"
+    try:
+        told = isoflop_("run", *STUDY, f"runs={runs}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    refused(told, "file too large")
+    nothing_is_corrupt(runs)
+    assert isoflop_("run", *STUDY, f"runs={runs}")[0] == 0
+    assert same_runs(read_runs(runs), whole)
+
+
+def test_a_full_disk_is_one_line_and_the_sweep_resumes(isoflop_, shared, whole, small_disk):
+    small_disk("size=100k")
+    refused(isoflop_("run", *STUDY, "runs=disk"), "no space left on device")
+    nothing_is_corrupt(shared / "here" / "disk")
+    small_disk("size=50m")
+    assert isoflop_("run", *STUDY, "runs=disk")[0] == 0
+    assert same_runs(read_runs(shared / "here" / "disk"), whole)
+
+
+def test_a_read_only_disk_is_one_line_and_can_still_be_read(isoflop_, shared, whole, small_disk):
+    small_disk("size=50m")
+    assert isoflop_("run", *STUDY, "study.sizes=[d6]", "runs=disk")[0] == 0
+    small_disk("ro")
+    refused(isoflop_("run", *STUDY, "runs=disk"), "read-only file system")
+    assert "2 done" not in isoflop_("status", "disk")[1]
+    assert isoflop_("status", "disk")[0] == 0
+    small_disk("rw")
+    assert isoflop_("run", *STUDY, "runs=disk")[0] == 0
+    assert same_runs(read_runs(shared / "here" / "disk"), whole)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(isoflop_, shared):
+    code, _, err = isoflop_("run", *STUDY, "runs=/proc/runs")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "/proc/runs" in err
