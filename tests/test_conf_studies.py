@@ -92,13 +92,32 @@ def test_long_studies_span_two_decades_and_hold_out_the_largest_budget():
     assert minutes(planned("overnight_cpu")) < 12 * 60
 
 
+GROUPS = {  # the first that a parameter's name holds
+    "norm": ("norm", "bias"),
+    "embedding": ("embedding",),
+    "position": ("position",),
+    "unembedding": ("head",),
+    "recurrent": ("layers.weight",),
+    "attention": ("qkv", "output"),
+    "mlp": ("gate_up", "down", "mlp.up", "router"),
+}
+
+
+def group_of(parameter: str) -> str:
+    return next(group for group, words in GROUPS.items() if any(word in parameter for word in words))
+
+
 @pytest.mark.parametrize("name", size_names())
 def test_every_size_has_the_parameters_and_flops_that_its_counts_say(name):
     config = ModelConfig(vocab_size=256, context_length=32, **asdict(load_size(name)))
     device = "cpu" if config.experts else "meta"  # where tokens go depends on their values
     with torch.device(device):
         model, tokens = build_model(config), torch.zeros(2, 32, dtype=torch.long)
-        assert sum(p.numel() for p in model.parameters()) == n_total(config) == sum(count_params(config).values())
+        counts = dict.fromkeys(count_params(config), 0)
+        for parameter_name, parameter in model.named_parameters():
+            counts[group_of(parameter_name)] += parameter.numel()
+        assert counts == count_params(config)
+        assert n_total(config) == sum(counts.values())
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             model(tokens)
     forward = flops_per_token(config)
