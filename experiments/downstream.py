@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -191,5 +191,5 @@ def _quiet(*, offline: bool, cache: Path) -> Iterator[None]:
     os.environ.setdefault("HF_DATASETS_CACHE", str(cache))
     for name in ("lm_eval", "lm-eval", "datasets", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    with redirect_stderr(io.StringIO()) if not sys.stderr.isatty() else nullcontext():
-        yield
+    with redirect_stderr(io.StringIO()) if not sys.stderr.isatty() else nullcontext(), redirect_stdout(sys.stderr):
+        yield  # what lm-eval prints is not the answer
