@@ -1,0 +1,55 @@
+"""The Dockerfile, which nothing here can build, names what the project has: a Python, an extra, files, a command."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+from typer.main import get_command
+
+import isoflop
+
+ROOT = Path(isoflop.__file__).parent
+TEXT = (ROOT / "Dockerfile").read_text()
+STEPS = [line.partition(" ")[::2] for line in TEXT.splitlines() if line and not line.startswith("#")]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def step(name):
+    (argument,) = [argument for instruction, argument in STEPS if instruction == name]
+    return argument
+
+
+def test_it_says_that_it_was_not_built():
+    assert "Not built here" in TEXT.split("FROM")[0]
+
+
+def test_its_python_is_one_that_the_project_takes():
+    image, _, tag = step("FROM").partition(":")
+    found = tuple(map(int, re.match(r"(\d+)\.(\d+)", tag).groups()))
+    assert image == "python"
+    assert found >= tuple(map(int, PROJECT["requires-python"].removeprefix(">=").split(".")))
+
+
+def test_its_extras_and_files_exist_and_are_copied():
+    extras = re.search(r"\[([\w,]+)\]", step("RUN"))[1].split(",")
+    assert set(extras) <= set(PROJECT["optional-dependencies"])
+    assert "serve" in extras
+    files = re.findall(r"-c (\S+)", step("RUN"))
+    assert files == ["constraints.txt"]
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    assert step("COPY") == ". ."
+    assert all((ROOT / name).is_file() and name not in ignored for name in [*files, "pyproject.toml", "isoflop.py"])
+    assert not {*ignored} & {name.split("/")[0] for name in ("analysis", "commands", "conf", "experiments", "models")}
+
+
+def test_its_command_takes_these_options_and_a_run():
+    program, command, *options = json.loads(step("ENTRYPOINT"))
+    assert program in PROJECT["scripts"]
+    serve = get_command(isoflop.app).commands[command]
+    said = serve.make_context(command, [*options, "0123abc"]).params
+    assert said["run_id"] == "0123abc"
+    assert str(said["runs"]) == step("VOLUME")
+    assert said["port"] == int(step("EXPOSE"))
+    assert said["host"] == "0.0.0.0"  # of the container: the line above publishes it on loopback alone
+    assert f"-p 127.0.0.1:{said['port']}:{said['port']}" in TEXT
