@@ -1,13 +1,12 @@
 """What the runs of a table have in common: the parts of their models, and the settings that a next study repeats.
 
 A runs folder holds the settings of every run. A single file (a compacted table) holds some of them as columns: those
-are kept, and the rest is named. The parts of a model are told by its parameters by group, which every table has.
+are kept, and the rest is named. The parts of a model are columns of every table of runs.
 """
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import yaml
 from experiments.checkpoint_files import BRANCH, TRUNK, saved
 from experiments.config import DataSpec, ModelSpec, OptimSpec, ScheduleSpec
 from experiments.names import load_size, size_names
-from models.config import OPTIONS, PARAM_GROUPS, ModelConfig, count_params, flops_per_token
+from models.config import FAMILIES, OPTIONS, ModelConfig
 from scaling.runs import read_config
 from scaling.store import Store, open_store
 
@@ -61,8 +60,8 @@ class Setting:
     @property
     def model_section(self) -> dict[str, Any]:
         """The parts that a study file must state because no size of conf/model does."""
-        default = asdict(ModelSpec())
-        return {name: v for name, v in asdict(self.base).items() if name in PARTS and v != default[name]}
+        default, told = asdict(ModelSpec()), [name for name in PARTS if self.base.experts or "experts" not in name]
+        return {name: v for name, v in asdict(self.base).items() if name in told and v != default[name]}
 
 
 def setting_of(runs: pd.DataFrame, path: Path) -> Setting:
@@ -135,47 +134,22 @@ def _trunk_ends(runs: pd.DataFrame, store: Store) -> dict[int, float]:
 
 
 def parts_of(runs: pd.DataFrame) -> ModelSpec:
-    """The parts that all models of a table share: those that give its parameters by group and its FLOPs per token.
-
-    Raises NextStudyError when models differ in parts, or have parts that conf/model has no size with.
-    """
-    shapes = runs.drop_duplicates([*SHAPE, "family", "tied", "n_params_total", "flops_token_blocks"])
-    told = [[parts for parts in _possible(row) if _gives(parts, row)] for _, row in shapes.iterrows()]
-    if not all(told):
-        row = shapes.iloc[[not t for t in told].index(True)]
+    """The parts that all models of a table share. Raises NextStudyError when they differ, or are of no model here."""
+    kinds = {parts_in(ModelSpec(**dict(zip(PARTS, row, strict=True)))) for row in runs[list(PARTS)].to_numpy().tolist()}
+    if len(kinds) > 1:
+        several = "; ".join(", ".join(map(str, kind[: PARTS.index("experts") + 1])) for kind in sorted(kinds, key=str))
         raise NextStudyError(
-            f"run {row['run_id']}: no parts in conf/model give a {row['family']} of width {row['d_model']} its "
-            f"{row['n_params_total']:,} parameters: a study file can only name sizes of conf/model"
+            f"the runs are of models with different {', '.join(PARTS[:-1])} ({several}): keep one kind with --where, "
+            f"e.g. --where \"family == '{runs['family'].iloc[0]}'\""
         )
-    common = [parts for parts in told[0] if all(parts in other for other in told)]
-    if not common:
-        kinds = sorted({", ".join(str(getattr(t[0], name)) for name in PARTS[:-1]) for t in told})
+    parts = ModelSpec(**dict(zip(PARTS, kinds.pop(), strict=True)))
+    unknown = [name for name, allowed in OPTIONS.items() if getattr(parts, name) not in allowed]
+    if parts.family not in FAMILIES or unknown:
         raise NextStudyError(
-            f"the runs are of models with different parts ({'; '.join(kinds)}): keep one kind with --where, e.g. "
-            f"--where \"family == '{runs['family'].iloc[0]}'\" or by arm"
+            f"the runs are of a {parts.family!r} with parts that no size in conf/model can have "
+            f"({', '.join(unknown) or 'its family'}): a study file can only name sizes of conf/model"
         )
-    return common[0]
-
-
-def _possible(row: pd.Series) -> list[ModelSpec]:
-    known = ModelSpec(family=row["family"], tied=bool(row["tied"]))
-    if row["family"] == "lstm":
-        return [known]
-    experts = {(s.experts, s.experts_per_token) for s in map(load_size, size_names())}
-    options = [dict(zip(OPTIONS, values, strict=True)) for values in product(*OPTIONS.values())]
-    return [replace(known, **option, experts=e, experts_per_token=k) for option in options for e, k in sorted(experts)]
-
-
-def _gives(parts: ModelSpec, row: pd.Series) -> bool:
-    """Whether a model of the row's shape with these parts has the row's parameters and FLOPs."""
-    shape = {name: int(row[name]) for name in SHAPE if row["family"] != "lstm" or name in SHAPE[:2]}
-    try:
-        model = model_of(replace(parts, **shape), int(row["vocab_size"]), int(row["context_length"]))
-    except ValueError:
-        return False
-    counts = count_params(model)
-    blocks = flops_per_token(model)["blocks"]
-    return all(counts[g] == row[f"n_params_{g}"] for g in PARAM_GROUPS) and blocks == row["flops_token_blocks"]
+    return parts
 
 
 def parts_in(spec: ModelSpec) -> tuple[Any, ...]:

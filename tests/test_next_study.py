@@ -1,0 +1,110 @@
+"""What a next study keeps of a table's runs: parts, settings, sizes of their series, where trunks go on."""
+
+from importlib.resources import files
+
+import pandas as pd
+import pytest
+import yaml
+
+from experiments.config import ModelSpec, OptimSpec, ScheduleSpec
+from experiments.names import load_size, size_names
+from experiments.next_study import next_runs, runnable
+from experiments.optimizer_cost import optimizer_flops
+from experiments.setting import NextStudyError, model_of, parts_in, parts_of, setting_of
+from models.config import count_params, flops_per_token, n_matrices, n_total, training_flops_per_token
+from scaling.runs import final_rows
+from scaling.tables import read_table
+
+QUICK = files("experiments") / "results" / "quick.parquet"
+
+
+@pytest.fixture(scope="module")
+def quick():
+    return read_table(QUICK)
+
+
+def as_size(runs, name, base=None, **columns):
+    """The rows of `runs` as if they were of one size of conf/model."""
+    spec = load_size(name, base)
+    model = model_of(spec, 256, 64)
+    parts = dict(
+        zip(("norm", "activation", "positions", "experts", "experts_per_token"), parts_in(spec)[2:], strict=True)
+    )
+    shape = {k: getattr(model, k) for k in ("family", "n_layer", "d_model", "n_head", "d_ff", "tied")}
+    counts = {f"n_params_{g}": n for g, n in count_params(model).items()} | {"n_params_total": n_total(model)}
+    flops = {f"flops_token_{g}": n for g, n in flops_per_token(model).items()}
+    return runs.assign(**(shape | parts | counts | flops | columns))
+
+
+def series_of(cells):
+    return {size.rstrip("0123456789") for size in cells.frame["size"]}
+
+
+@pytest.mark.parametrize(
+    ("names", "series"),
+    [
+        (("lstm-d20", "lstm-d28"), {"lstm-d"}),
+        (("gpt2-d16", "gpt2-d24"), {"gpt2-d"}),
+        (("moe-d16", "moe-d24"), {"moe-d"}),
+        (("g96", "g128"), {"g"}),
+        (("d16", "d24"), {"d"}),
+    ],
+)
+def test_a_lattice_has_the_parts_and_the_series_of_its_runs(quick, names, series):
+    one = final_rows(quick).head(4)
+    runs = pd.concat([as_size(one, name) for name in names], ignore_index=True)
+    setting = setting_of(runs, QUICK)
+    assert setting.model_section == {}
+    assert series_of(runnable(runs, 1e15, setting)) == series
+
+
+def test_parts_that_no_size_states_are_written_as_a_section(quick):
+    tied = ModelSpec(tied=True)
+    runs = pd.concat([as_size(final_rows(quick).head(4), name, tied) for name in ("d16", "d24")], ignore_index=True)
+    setting = setting_of(runs, QUICK)
+    assert setting.model_section == {"tied": True}
+    frame = runnable(runs, 1e13, setting).frame
+    size = frame["size"].iloc[0]
+    assert frame["n_params"].iloc[0] == n_matrices(model_of(load_size(size, tied), 256, 64))
+
+
+def test_two_kinds_of_models_are_refused_with_a_remedy(quick):
+    one = final_rows(quick).head(4)
+    with pytest.raises(NextStudyError, match="keep one kind with --where"):
+        parts_of(pd.concat([one, as_size(one, "lstm-d20")]))
+    with pytest.raises(NextStudyError, match="activation"):
+        parts_of(one.assign(activation=""))
+
+
+def test_the_columns_of_a_single_file_are_kept_and_what_they_lack_is_named(quick):
+    runs = final_rows(quick).assign(
+        optimizer="muon", peak_learning_rate=0.005, batch_tokens=1024, schedule="cosine", warmup_tokens=4096
+    )
+    setting = setting_of(runs, QUICK)
+    assert setting.settings["optim"] == {"name": "muon", "learning_rate": 0.005, "batch_size": 16}
+    assert setting.settings["schedule"] == {"name": "cosine", "warmup_steps": 4}
+    assert setting.cooldown == 1.0  # no trunk under a cosine
+    assert any("optim.weight_decay" in note for note in setting.notes)
+    assert any(runs["corpus_id"].iloc[0] in note for note in setting.notes)
+    runs.loc[0, "peak_learning_rate"] = 0.02
+    assert any("differ in optim.learning_rate (2 values)" in note for note in setting_of(runs, QUICK).notes)
+
+
+def test_muons_own_flops_are_part_of_a_cells_price(quick):
+    runs = final_rows(quick).assign(optimizer="muon")
+    cells = runnable(runs, 1e12, setting_of(runs, QUICK))
+    model = model_of(load_size("d16"), 256, 64)
+    own = optimizer_flops(model, OptimSpec(name="muon")) / 512
+    assert cells.per_token["d16"] == pytest.approx(training_flops_per_token(model) + own)
+
+
+def test_a_file_goes_with_the_defaults_that_train_the_same_cells(quick, tmp_path):
+    out = tmp_path / "experiment" / "more.yaml"
+    made = next_runs(quick, QUICK, budget=2e11, target=1e14, goal="n_opt", out=out, from_law=None)
+    study = yaml.safe_load(out.read_text())
+    assert made.command == f"isoflop run --config-dir {tmp_path} experiment=more runs=runs"
+    assert out.read_text().splitlines()[1].startswith(f"# {made.command}")
+    assert [c["size"] for c in study["study"]["cells"]] == list(made.design.cells["size"])
+    assert study["optim"] == {"name": "adamw"}
+    assert ScheduleSpec().name == study["schedule"]["name"]
+    assert set(made.design.cells["size"]) <= set(size_names())
