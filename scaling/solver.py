@@ -17,7 +17,7 @@ import numpy as np
 
 Array = np.ndarray
 
-BLOCK = 256
+BLOCK, CELLS = 256, 80_000  # starts, and starts x rows, worked on at once: what stays in a processor's cache
 LIGHT = 0.05
 TRUSTED = 1e-2
 RESTART = 2e-3
@@ -119,8 +119,9 @@ def minimise(
     weights = np.atleast_2d(weights)
     parts = []
     with np.errstate(all="ignore"):
-        for lo in range(0, len(start), BLOCK):
-            rows = np.arange(lo, min(lo + BLOCK, len(start)))
+        block = min(BLOCK, max(CELLS // weights.shape[-1], 1))
+        for lo in range(0, len(start), block):
+            rows = np.arange(lo, min(lo + block, len(start)))
             own = weights[rows] if len(weights) == len(start) else weights
             parts.append(_Block(problem, delta, tolerance, anchor).run(start[rows], own, rows, max_steps, damping))
     return Solution(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))

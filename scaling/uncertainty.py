@@ -105,6 +105,8 @@ def jackknife(fit: Fit) -> Draws:
 
     Above MOST_CLUSTERS clusters, GROUPS random groups of them are left out, which estimates the same variance.
     """
+    if "jackknife" in fit.__dict__:  # kept with the fit, for every figure and table asks for it
+        return fit.__dict__["jackknife"]
     labels, clusters = _clusters(fit, "auto")
     if len(clusters) < 2:
         raise FitError(f"{len(clusters)} cluster cannot be left out: an interval needs at least two")
@@ -112,7 +114,9 @@ def jackknife(fit: Fit) -> Draws:
     if groups < len(clusters):
         labels = (np.random.default_rng(0).permutation(len(clusters)) % groups)[labels]
     keep = labels[None, :] != np.arange(groups)[:, None]
-    return _draws(fit, fit.weights * keep, "jackknife", fit.points.cluster, None)
+    draws = _draws(fit, fit.weights * keep, "jackknife", fit.points.cluster, None)
+    fit.__dict__["jackknife"] = draws
+    return draws
 
 
 def bootstrap(fit: Fit, n: int = 1000, *, by: str = "auto", seed: int = 0) -> Draws:
