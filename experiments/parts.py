@@ -43,7 +43,9 @@ class Part:
         return json.loads(self.file("json").read_text())
 
     def index(self, data: DataSpec) -> np.ndarray:
-        return np.fromfile(self.file("index"), index_dtype(data))
+        """A row a document, mapped: what is not looked at takes no memory."""
+        dtype, file = index_dtype(data), self.file("index")
+        return np.memmap(file, dtype, mode="r") if file.stat().st_size else np.empty(0, dtype)
 
     def contents(self, data: DataSpec, kept: np.ndarray) -> Iterator[tuple[bytes, bool]]:
         """(document, whether it is held out) for those that the mask keeps."""

@@ -92,7 +92,11 @@ def _write_text(work: Path, data: DataSpec, files: Files) -> dict:
     if data.source == "huggingface":
         files, licence = stream(data, work)
     parts = make_parts(data, files, work)
-    kept, stages = _distinct(parts, data)
+    kept, stages = _distinct(parts, data, work)
+    if not any(mask.any() for mask in kept):
+        dropped = ", ".join(f"{stage['dropped']:,} by {stage['stage']}" for stage in stages if stage["dropped"])
+        read = sum(part.counted["read"]["documents"] for part in parts)
+        raise CorpusError(f"corpus {data.name}: no document is left of {read:,} ({dropped or 'nothing was read'})")
     tokenizer = _tokenizer(data, parts, kept, work)
     written = _write_sides(work, data, tokenizer.vocab_size, _encoded(parts, kept, data, tokenizer))
     about = {
@@ -109,7 +113,7 @@ def _write_text(work: Path, data: DataSpec, files: Files) -> dict:
     }
 
 
-def _distinct(parts: Sequence[Part], data: DataSpec) -> tuple[list[np.ndarray], list[dict]]:
+def _distinct(parts: Sequence[Part], data: DataSpec, work: Path) -> tuple[list[np.ndarray], list[dict]]:
     """Which documents of each part stay: not empty, no copy of an earlier one, none near an earlier one; the counts."""
     index = [part.index(data) for part in parts]
     lengths = np.concatenate([rows["length"] for rows in index])
@@ -119,10 +123,11 @@ def _distinct(parts: Sequence[Part], data: DataSpec) -> tuple[list[np.ndarray], 
     first = np.unique(digests, axis=0, return_index=True)[1]
     masks = [("empty", alive), ("exact-duplicates", np.isin(np.arange(len(lengths)), first))]
     if near_duplicates.STAGE in data.clean:
-        signatures = np.concatenate([rows["signature"] for rows in index])
-        candidates = np.flatnonzero(masks[0][1] & masks[1][1])
+        candidates = np.logical_and(masks[0][1], masks[1][1])
         different = np.ones(len(lengths), bool)
-        different[candidates[near_duplicates.copies(signatures[candidates])]] = False
+        if candidates.any():
+            signatures = near_duplicates.gather(index, candidates, work / "part-signatures")
+            different[candidates] = ~near_duplicates.copies(signatures)
         masks.append((near_duplicates.STAGE, different))
     alive = np.ones(len(lengths), bool)
     for stage, mask in masks:
