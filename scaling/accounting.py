@@ -136,6 +136,9 @@ def _plain(table: pd.DataFrame, params: str, compute: str, notes: list[str]) -> 
             f"{source}: --params {params} needs a run table with parameters by group; "
             "here n_params is taken as given: choose another column with --map n_params=COLUMN"
         )
+    for column in ("params_convention", "compute_convention", "loss_unit"):  # what isoflop import recorded
+        if column in table:
+            notes.append(f"{column}: {', '.join(sorted(table[column].astype(str).unique()))}")
     if compute == "full-attention":
         raise TableError(f"{source}: --compute full-attention needs a run table; use exact (as given) or 6nd")
     if "flops" not in table:

@@ -12,7 +12,10 @@ from scaling.tables import row_names
 
 # Columns that must not vary inside one fit: a loss under another value is another quantity, or another experiment.
 ONE_QUANTITY = ("eval_id", "tokenizer_id", "context_length", "vocab_size")
-ONE_EXPERIMENT = ("corpus_id", "family", "optimizer", "parametrization", "schedule", "arm", "tied", "dtype", "device")
+ONE_EXPERIMENT = (
+    "corpus_id", "family", "norm", "activation", "positions", "experts", "optimizer", "parametrization", "schedule",
+    "arm", "tied", "dtype", "device",
+)  # fmt: skip
 
 
 def spans(case: Case) -> Iterator[Finding]:
@@ -93,7 +96,7 @@ def run_columns(case: Case) -> Iterator[Finding]:
         (ONE_QUANTITY, "fail", "their losses are not one quantity"),
         (ONE_EXPERIMENT, "warn", "one law is fitted across a change of experiment"),
     ):
-        varied = [n for n in names if runs[n].nunique() > 1 and not (n == "corpus_id" and _repeats(case))]
+        varied = [n for n in names if n in runs and runs[n].nunique() > 1 and not (n == "corpus_id" and _repeats(case))]
         if varied:
             values = "; ".join(f"{n}: {', '.join(map(str, runs[n].unique()[:4]))}" for n in varied)
             yield Finding(

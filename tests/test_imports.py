@@ -361,7 +361,9 @@ def test_the_command_writes_a_table_that_a_fit_reads(tmp_path, typed):
     fitted = json.loads(typed("fit", tmp_path / "t.parquet", "--json", "--bootstrap", 0))
     assert fitted["params"]["alpha"] == pytest.approx(LAW.alpha, rel=0.1)
     typed("import", logs, "--out", tmp_path / "plain.csv", "--n-params", "d96-1000=1e6")
-    assert set(read_table(tmp_path / "plain.csv")) >= {"n_params", "tokens", "loss", "params_convention"}
+    plain = read_table(tmp_path / "plain.csv")
+    assert set(plain) >= {"n_params", "tokens", "loss", "params_convention"}
+    assert any(note.startswith("params_convention: --n-params, nanoGPT") for note in points(plain).notes)
 
 
 @pytest.mark.slow

@@ -57,7 +57,17 @@ def scalars(folder: Path, run_id: str) -> dict[str, list[tuple[int, float]]]:
 
 
 def offline(folder: Path, run_id: str) -> dict:
-    """What one offline folder of W&B holds: its file is a LevelDB log of protobuf records."""
+    """What one offline folder of W&B holds, once its service has written the last record, a moment after `finish`."""
+    for _ in range(200):
+        found = records(folder, run_id)
+        if found["exit"] is not None:
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"the offline run never ended: {found}")
+
+
+def records(folder: Path, run_id: str) -> dict:
+    """The file of an offline run is a LevelDB log of protobuf records."""
     from wandb.proto import wandb_internal_pb2 as wire
 
     (path,) = folder.glob(f"wandb/offline-run-*-{run_id}/*.wandb")
@@ -67,6 +77,8 @@ def offline(folder: Path, run_id: str) -> dict:
             at += 32768 - at % 32768
             continue
         _, size, kind = struct.unpack("<IHB", data[at : at + 7])
+        if at + 7 + size > len(data):
+            break
         whole, at = whole + data[at + 7 : at + 7 + size], at + 7 + size
         if kind in (1, 4):  # full, or the last of several
             record = wire.Record.FromString(whole)
@@ -111,6 +123,7 @@ def test_tensorboard_gets_no_point_twice_when_a_run_goes_on(tmp_path, until):
 
 def test_wandb_offline_holds_each_cell_as_a_run_and_no_point_twice(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(trackers, "PATIENCE_SECONDS", 120)  # its service is slow to start on a busy machine
     tell(tmp_path, ["wandb"], FIRST, 2)
     assert offline(tmp_path, FIRST.run_id)["exit"] == 1
     for cell, state in ((FIRST, "done"), (SECOND, "diverged")):
