@@ -69,7 +69,7 @@ def _verdict(law: str, target: pd.Series) -> str:
     error = target["loss_error"] if seen else target["best_run_error"]
     size = f"N* within a factor {np.exp(abs(np.log(target['n_ratio']))):.2f}" if seen else "N* not measured"
     loss = f"loss {target['predicted_loss']:.3f}, measured {measured:.3f} ({error:+.1%})"
-    return f"{law}, fitted below; band {LEVEL:.0%}\n{loss}\n{size}"
+    return f"{law}, fitted below\n{loss}\n{size}; band {LEVEL:.0%}"
 
 
 def _budgeted(frame: pd.DataFrame) -> pd.DataFrame:
