@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from hydra.core.utils import JobReturn, JobStatus
 
@@ -17,12 +18,13 @@ from experiments.cell import Cell
 from experiments.compose import UsageError, check_overrides
 from experiments.config import ExperimentConfig, WhereSpec
 from experiments.cost import Speed, cores, makespan, trunk_seconds
+from experiments.memory import available_bytes, check_memory
 from experiments.progress import closing_table, live_line
 from experiments.speed_file import known_speed
 from experiments.study import Study
 from experiments.sweep import listing, load, wanted
 from experiments.trackers import check as check_trackers
-from scaling.store import SETTLED, Store, StoreError, create_store, is_disk_error
+from scaling.store import SETTLED, STORE_FILE, Store, StoreError, create_store, is_disk_error, open_store
 
 MAX_DEATHS = 3  # of one trunk in one launch; the last try is without company, so that no other trunk is to blame
 NAMED = 3  # cells outside the window that a launch names
@@ -70,9 +72,11 @@ def run_sweep(sets: Sequence[ArgumentSet], launch: Launch, *, workers: int | Non
     for overrides, spec in sets:
         check_overrides(overrides, spec)
         studies.append((overrides, load(spec)[0]))
+    cells = _wanted_cells(studies, where)
+    if workers is not None and where.distributed == "none":
+        check_memory(_unfinished(sets[0][1].runs, cells), where, workers, available_bytes(where.device))
     with readable_disk_errors(sets[0][1].runs):
         store = create_store(sets[0][1].runs)
-        cells = _wanted_cells(studies, where)
         jobs = [job for overrides, study in studies for job in missing_jobs(overrides, study, store, speed, where)]
         _say(studies, cells, jobs, workers, where.threads, speed)
         if where.only is None and where.trunk is None:
@@ -95,6 +99,14 @@ def _wanted_cells(studies: list, where: WhereSpec) -> list[Cell]:
                 "corpus has changed since it was launched; launch it anew with isoflop run"
             )
     return [cell for cell in cells.values() if wanted(cell, where)]
+
+
+def _unfinished(runs: str, cells: Sequence[Cell]) -> list[Cell]:
+    """Those without a result in the store at `runs`, if there is one yet."""
+    if not (Path(runs) / STORE_FILE).exists():
+        return list(cells)
+    states = open_store(runs).states([cell.run_id for cell in cells])["state"]
+    return [cell for cell, state in zip(cells, states, strict=True) if state not in SETTLED]
 
 
 @contextmanager

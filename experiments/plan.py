@@ -13,6 +13,7 @@ from experiments.cell import Cell
 from experiments.config import ExperimentConfig
 from experiments.cost import Speed, cores, makespan, trunk_seconds
 from experiments.launch import check_device
+from experiments.memory import gigabytes, worker_bytes
 from experiments.speed_file import known_speed
 from experiments.study import Study, unique_tokens
 from experiments.sweep import load
@@ -86,6 +87,7 @@ def _cell(cell: Cell, unique: int, state: str, speed: Speed) -> dict:
         "steps": cell.steps,
         "flops": cell.training_flops,
         "seconds": trunk_seconds([cell], speed),
+        "memory_bytes": round(worker_bytes(cell)),
         "state": state,
     }
 
@@ -127,6 +129,7 @@ def _study_text(study: dict) -> str:
             *lines,
             "",
             f"{shared}: {study['sharing']:.2f} times less by shared trunks",
+            f"memory of a worker, at most: {gigabytes(max(c['memory_bytes'] for c in study['cells']))}",
             f"predicted minutes by workers, a core each: {minutes}",
         ]
     )

@@ -5,6 +5,7 @@ so a job may be killed at any moment: what it had finished is on disk, what it h
 checkpoint to the same bits.
 """
 
+import logging
 import multiprocessing
 import os
 import sys
@@ -28,12 +29,15 @@ from experiments.compose import readable_errors, to_spec
 from experiments.config import ExperimentConfig, WhereSpec
 from experiments.corpus import Corpora, Corpus
 from experiments.initial import begin_from
+from experiments.out_of_memory import explanation, is_out_of_memory, with_less
 from experiments.study import Study, expand
 from scaling.claims import Claim
 from scaling.runs import write_run
 from scaling.store import SETTLED, Store, create_store, is_disk_error
 
 HEARTBEAT_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
 
 
 def launch(overrides: Sequence[str]) -> None:
@@ -124,6 +128,7 @@ def _train(pending: list[Cell], corpus: Corpus, store: Store, where: WhereSpec, 
     from experiments.trainer import Progress, configure_process, train_trunk
 
     configure_process(where.threads)
+    halved = False  # the sequences at once, after memory ran out
     by_id = {cell.run_id: cell for cell in pending}
 
     def tell(at: Progress) -> None:
@@ -149,7 +154,14 @@ def _train(pending: list[Cell], corpus: Corpus, store: Store, where: WhereSpec, 
             except Exception as error:
                 if is_disk_error(error):
                     raise
-                store.record(pending.pop(0).run_id, "failed", step=progress["step"], error=traceback.format_exc())
+                told = traceback.format_exc()
+                if is_out_of_memory(error):
+                    if (less := with_less(where, pending[0])) and not halved:
+                        log.warning("%s: %s", explanation(pending[0], where), f"trying {less.micro_batch} sequences")
+                        where, halved = less, True
+                        continue
+                    told += explanation(pending[0], where)
+                store.record(pending.pop(0).run_id, "failed", step=progress["step"], error=told)
                 if where.distributed != "none":
                     raise SystemExit(1) from error  # the other processes are in the middle of something: end them too
 

@@ -35,7 +35,7 @@ def time_cells(cells: Sequence[Cell], seconds: float, device: str) -> list[tuple
 def _time(cell: Cell, seconds: float, device: str) -> tuple[float, float]:
     """Medians over short runs of steps and over evaluations; a warm-up is left out."""
     began = time.perf_counter()
-    learner = Learner(cell, _noise(cell), device)
+    learner = Learner(cell, noise(cell), device)
     first = _seconds(lambda: learner.advance(1, cell.steps), device)
     chunk = max(1, min(CHUNK, int(seconds / 8 / max(first, 1e-6))))
     steps: list[float] = []
@@ -62,7 +62,7 @@ def _seconds(work: Callable[[], object], device: str) -> float:
     return time.perf_counter() - began
 
 
-def _noise(cell: Cell) -> SimpleNamespace:
+def noise(cell: Cell) -> SimpleNamespace:
     """A corpus of random tokens with the cell's vocabulary."""
     window = cell.model.context_length + 1
     random = np.random.default_rng(0).integers(
