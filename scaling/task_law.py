@@ -122,7 +122,7 @@ class TwoStage:
         """JSON-ready: both stages, and what `at` or `best` said."""
         second = fit_dict(self.second, None, level=level, findings=())
         kept = ("formula", "params", "fixed", "value", "n_points", "n_clusters", "status", "message", "bounds_hit")
-        spans = {name: list(self.draws.interval(_part(name), level)) for name in self.second.free}
+        spans = {name: self._span(name, level) for name in self.second.free}
         return {
             "score": self.score,
             "loss_law": fit_dict(self.first, None, level=level, findings=()),
@@ -132,6 +132,12 @@ class TwoStage:
             "predictions": list(predictions),
             "notes": list(self.notes),
         }
+
+    def _span(self, name: str, level: float) -> list[float]:
+        """Interval of a parameter of the sigmoid; of a score it ends at 0 and 1."""
+        is_score = name in Sigmoid.amplitudes
+        span = self.draws.interval(_part(name), level, positive=not is_score)
+        return [min(max(end, 0.0), 1.0) if is_score else end for end in span]
 
     def text(self, predictions: Sequence[dict] = (), level: float = 0.9) -> str:
         """The report that a reader wants, plain lines."""

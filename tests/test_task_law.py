@@ -100,6 +100,12 @@ def test_bootstrap_and_jackknife_agree_and_resample_both_stages_together():
     np.testing.assert_allclose(one.loss_law.values(), alone.law.values(), rtol=0.02)
 
 
+def test_the_interval_of_an_open_floor_is_one_of_scores():
+    found = two_stage(runs(loss_noise=0.02, noise=0.03)[::3])
+    lo, hi = found.to_dict()["sigmoid"]["intervals"]["floor"]
+    assert 0.0 <= lo < found.second.law.floor < hi <= 1.0
+
+
 def test_runs_with_more_items_weigh_more():
     table = runs(items=200)
     table.loc[::2, "accuracy"] = 0.9
