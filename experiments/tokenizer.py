@@ -150,6 +150,10 @@ def find_tokenizer(tokenizer_id: str, vocab_size: int, folder: Path) -> Tokenize
     if not path.is_file():
         raise TokenizerError(f"{path}: no such file; the run's tokenizer {tokenizer_id} belongs there")
     tokenizer = Library(path.read_text(encoding="utf-8"))
+    if tokenizer.tokenizer_id != tokenizer_id:
+        raise TokenizerError(
+            f"{path} is {tokenizer.tokenizer_id}, the run was trained with {tokenizer_id}; they do not match"
+        )
     if tokenizer.vocab_size != vocab_size:
         raise TokenizerError(f"{path} has {tokenizer.vocab_size} tokens, the model {vocab_size}; they do not match")
     return tokenizer
