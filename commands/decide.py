@@ -1,5 +1,6 @@
 """What a fit is for: isoflop compare, multiplier, predict, suggest."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,12 @@ def answered(failed: dict[str, str]) -> None:
         raise PartialAnswerError("no answer for " + "; ".join(f"{name}: {why}" for name, why in failed.items()))
 
 
+def show_step(name: str) -> None:
+    """Say on a terminal what is being fitted, in one line that the next step overwrites; "" clears it."""
+    if sys.stderr.isatty():
+        typer.echo(f"\r\033[Kfitting {name} ..." if name else "\r\033[K", nl=False, err=True)
+
+
 @app.command()
 def compare(
     table: Table,
@@ -44,7 +51,8 @@ def compare(
     from scaling.nested import comparison
 
     data = load(table, mapping, where, study)
-    found = comparison(data, laws, by=by, above=above, params=params, compute=compute, level=level)
+    found = comparison(data, laws, by=by, above=above, params=params, compute=compute, level=level, on_step=show_step)
+    show_step("")
     emit(found.to_dict(), str(found), as_json)
     answered(found.board.refused if laws else {})
 

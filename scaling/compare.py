@@ -5,7 +5,7 @@ score is the mean |ln loss error|; a law is preferred to a simpler one only if i
 Beside the laws stand a naive baseline and a stacked forecast. R2 is not shown: a wrong law reaches .99 with ease.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -87,14 +87,16 @@ def compare(
     objective: Objective = Huber("auto"),  # noqa: B008
     level: float = 0.9,
     findings: bool = True,
+    on_law: Callable[[str], None] | None = None,
 ) -> Scoreboard:
     """Score `laws` (None: all) by rolling hold-outs along `by`, or by the one hold-out `above` that scale.
 
+    `on_law` is told each law before it is fitted, at every origin and to the whole: some take seconds.
     Raises HoldOutError when the table allows no origin, CompareError when no law can be scored on it.
     """
     data = points(table, params=params, compute=compute)
     origins = rolling_origins(data, by=by, above=above)
-    entrants, refused = _enter(names_of(laws), data, origins, objective)
+    entrants, refused = _enter(names_of(laws), data, origins, objective, on_law)
     if not entrants:
         raise CompareError("no law can be compared: " + "; ".join(f"{law}: {why}" for law, why in refused.items()))
     weights = [stack_weights(entrants, origins, upto=k) for k in range(len(origins) + 1)]
@@ -111,10 +113,16 @@ def compare(
 
 
 def _enter(
-    laws: Sequence[str], data: Points, origins: list[Origin], objective: Objective
+    laws: Sequence[str],
+    data: Points,
+    origins: list[Origin],
+    objective: Objective,
+    on_law: Callable[[str], None] | None,
 ) -> tuple[dict[str, Entrant], dict[str, str]]:
     entrants, refused = {}, {}
     for law in laws:
+        if on_law:
+            on_law(law)
         try:
             whole = fit_at(law, data, objective)
         except FitError as error:

@@ -253,12 +253,15 @@ def comparison(
     params: str = "matrices",
     compute: str = "exact",
     level: float = 0.9,
+    on_step: Callable[[str], None] | None = None,
 ) -> Comparison:
-    """Everything about which law to trust on a table."""
+    """Everything about which law to trust on a table; `on_step` is told what is being fitted."""
     if by not in ("flops", "n_params", "tokens"):
         raise ValueError(f"--holdout-by {by}: choose flops, n_params or tokens")
     data = points(table, params=params, compute=compute)
-    board = compare(data, laws, by=by, above=above, level=level)
+    board = compare(data, laws, by=by, above=above, level=level, on_law=on_step)
+    if on_step:
+        on_step("the nested tests")
     try:
         return Comparison(
             board, tuple(nested_tests(data)), sensitivity(table, params=params, compute=compute), data.notes

@@ -21,6 +21,12 @@ def board():
     return compare(isoflop_table(BESIROGLU, seed=1), LAWS)
 
 
+def test_each_law_is_announced_before_it_is_fitted():
+    said = []
+    compare(isoflop_table(BESIROGLU, seed=0), ("chinchilla-tied", "power-n"), findings=False, on_law=said.append)
+    assert said == ["chinchilla-tied", "power-n"]
+
+
 def test_every_law_has_a_score_or_a_reason(board):
     assert set(board.frame.index) | set(board.refused) == {*LAWS, BASELINE, STACKED}
     assert "unique_tokens" in board.refused["data-constrained"]
