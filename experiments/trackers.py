@@ -3,6 +3,7 @@
 The store stays the truth. A tracker is told rows from a thread of its own, so that training never waits for one, and
 one that fails is a warning, once: the run goes on without it. Rows are told in order and each once: a run that goes on
 after a kill tells its earlier rows again, and a sink leaves out those that it has.
+What remains is the import of their libraries, which costs the first cell of a worker a few seconds.
 """
 
 import logging
