@@ -1,5 +1,6 @@
 """Token files written here byte by byte after their formats' descriptions, by nothing of the package."""
 
+import json
 import struct
 
 import numpy as np
@@ -106,3 +107,31 @@ def test_headers_that_lie_are_noticed(tmp_path):
         open_tokens(tmp_path / "c.bin")
     with pytest.raises(CorpusError, match="exceed the 2"):
         header(np.uint16, 2**31)
+
+
+def test_what_is_written_beyond_16_bits_is_read_by_an_independent_reader(tmp_path):
+    """A vocabulary of 70,000 words: shards of uint32, read here by struct alone."""
+    pytest.importorskip("tokenizers", reason="needs the extra `data`")
+    words = {f"w{i}": i for i in range(70_000)}
+    tokenizer = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None}
+    tokenizer |= {"pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": None, "decoder": None}
+    tokenizer["model"] = {"type": "WordLevel", "vocab": words, "unk_token": "w0"}
+    (tmp_path / "words.json").write_text(json.dumps(tokenizer))
+    texts = {f"{i}.txt": [69_999 - i, 65_536, 7 * i, 65_535, i] * 4 for i in range(12)}
+    for name, tokens in texts.items():
+        (tmp_path / name).write_text(" ".join(f"w{token}" for token in tokens))
+    spec = DataSpec(
+        name="t", source="files", files=[f"{tmp_path}/*.txt"], tokenizer=str(tmp_path / "words.json"),
+        context_length=4, held_out_fraction=0.3,
+    )  # fmt: skip
+    corpus = prepare(spec, tmp_path / "c")
+    written = []
+    for side in ("train", "held_out"):
+        raw = (corpus.folder / f"{side}.bin").read_bytes()
+        magic, version, count = struct.unpack("<3i", raw[:12])
+        assert (magic, version, len(raw)) == (20240801, 7, 1024 + 4 * count)
+        tokens = list(struct.unpack(f"<{count}I", raw[1024:]))
+        assert tokens == getattr(corpus, side).tolist()
+        written += tokens
+    assert sorted(written) == sorted(token for tokens in texts.values() for token in tokens)
+    assert corpus.vocab_size == 70_000
