@@ -63,7 +63,7 @@ def main() -> None:
         path = f"{folder}/runs.parquet"
         again = [sys.executable, "-m", "tests.prove_report"]
         subprocess.run([*again, "make", str(runs), path], check=True)
-        subprocess.run([*again, "report", path, f"{folder}/report"], check=True)
+        raise SystemExit(subprocess.run([*again, "report", path, f"{folder}/report"], check=False).returncode)
 
 
 if __name__ == "__main__":
