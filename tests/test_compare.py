@@ -8,7 +8,7 @@ from scaling.accounting import points
 from scaling.compare import BASELINE, STACKED, compare
 from scaling.holdout import HoldOutError
 from scaling.laws import Chinchilla
-from scaling.rolling import FEWEST_ROWS, rolling_origins
+from scaling.rolling import FEWEST_ROWS, names_of, rolling_origins
 from scaling.simulate import simulate_points
 from scaling.stack import Forecast, mixture
 from tests.prove_decisions import BENT, BESIROGLU, coverage, isoflop_table
@@ -103,6 +103,18 @@ def test_gadre_shows_what_kappa_buys(public_data):
     assert error["chinchilla-kappa"] < error["chinchilla"] < 0.025
     assert board.frame["aicc"]["chinchilla-kappa"] == 0.0
     assert len(board.origins) == 4
+
+
+@pytest.mark.slow
+def test_gadre_has_a_score_or_a_reason_for_every_law(public_data):
+    frame = pd.read_csv(public_data / "gadre_overtraining" / "runs.csv").query("dataset == 'c4_original'")
+    table = frame[["n_params", "tokens", "flops", "loss_c4_val"]].rename(columns={"loss_c4_val": "loss"})
+    board = compare(table, findings=False)
+    scored = set(board.frame.index)
+    assert scored | set(board.refused) == {*names_of(None), BASELINE, STACKED}
+    assert "unique_tokens" in board.refused["data-constrained"]
+    assert np.isfinite(board.frame["error"]).all()
+    assert board.preferred == "chinchilla-tied"  # within a standard error of kappa free, with two parameters fewer
 
 
 @pytest.mark.slow
