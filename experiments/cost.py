@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from experiments.cell import Cell, trunk_steps
-from experiments.curve import CURVE_SHARE, row_steps
+from experiments.curve import curve_stride, row_steps
 from experiments.shape_key import shape_key
 
 EVAL_SHARE = 0.35  # of a training step's time: a forward pass alone, on as many tokens, where it was not measured
@@ -86,7 +86,8 @@ def curve_tokens(cells: Sequence[Cell]) -> int:
     rows = len(row_steps(max(cell.branch_step for cell in cells)))
     for cell in cells:
         rows += sum(cell.branch_step < step < cell.steps for step in row_steps(cell.steps))
-    return rows * cells[0].data.eval_tokens // CURVE_SHARE
+    tokens = cells[0].data.eval_tokens
+    return rows * tokens // curve_stride(tokens)
 
 
 def run_seconds(cell: Cell, speed: Speed) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from experiments.batches import batches
 from experiments.cell import Cell
 from experiments.corpus import Corpus
-from experiments.curve import CURVE_SHARE
+from experiments.curve import curve_stride
 from experiments.evaluate import Evaluation, evaluate
 from experiments.initial import start
 from experiments.optimizer import FlatAdamW, build_optimizer
@@ -82,11 +82,12 @@ class Learner:
         return math.isfinite(self.loss_sum.item()) and last < self.guess
 
     def measure(self, steps: int, *, windows: Tensor | None = None) -> Measurement:
-        """Evaluate on every CURVE_SHARE-th held-out window, or on `windows`; the row is kept."""
+        """Evaluate on `windows`, or on a few of all held-out ones, spread evenly; the row is kept."""
         began = time.perf_counter()
         since = self.step - (self.measurements[-1].step if self.measurements else 0)
         multiplier, phase = learning_rate(self.cell.schedule, self.step - 1, steps)
-        self.evaluation = evaluate(self.model, self.windows[::CURVE_SHARE] if windows is None else windows)
+        few = self.windows[:: curve_stride(self.windows[:, 1:].numel())]
+        self.evaluation = evaluate(self.model, few if windows is None else windows)
         measurement = Measurement.of(
             self.evaluation,
             step=self.step,
