@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 STUDY ?= quick
 EXTRAS ?= dev
 
-.PHONY: help demo test lint figures bench coverage clean
+.PHONY: help demo test test-slurm lint figures bench coverage clean
 
 help:  ## what there is to type
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,7 +21,10 @@ demo: $(STAMP)  ## train the embedded study and write report/ (safe to interrupt
 	$(BIN)/isoflop report runs --study $(STUDY) --out report
 
 test: $(STAMP)  ## everything that must hold
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not slurm'
+
+test-slurm: $(STAMP)  ## sweeps on a real SLURM of one node; skipped where it is not installed
+	$(BIN)/python -m pytest -m slurm tests/test_slurm.py
 
 lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ start() {
   mkdir -p "$folder"/{state,spool,munge}
   head -c 1024 /dev/urandom > "$folder/munge/key"
   chmod 0400 "$folder/munge/key"
-  cores=$(nproc) megabytes=$(awk '/MemTotal/ {print int($2 / 1024 / 2)}' /proc/meminfo) host=$(hostname -s)
+  cores=$(nproc --all) megabytes=$(awk '/MemTotal/ {print int($2 / 1024 / 2)}' /proc/meminfo) host=$(hostname -s)
   port=$((20000 + RANDOM % 20000))
   cat > "$folder/slurm.conf" <<CONF
 ClusterName=one
