@@ -101,6 +101,10 @@ def test_a_diverged_cell_ends_in_exit_code_1(isoflop_, text):
         (["budget.flops=1e9", "schedule.name=wds"], "schedule.name must be one of wsd, cosine, linear, constant; not "),
         (["budget.flops=1e9", "where.workers=0"], "where.workers must be at least 1"),
         (["budget.flops=1e9", "where.device=tpu9"], "where.device=tpu9 cannot be used here"),
+        (
+            ["model.d_model=16384", "model.n_head=64", "model.n_layer=96", "budget.flops=1e20", "data.max_epochs=1e9"],
+            "needs about",
+        ),
         (["budget.flops=1e9", "hydra/launcher=nope"], "no hydra/launcher 'nope'"),
         (["experiment=quick", "model=d8"], "override study.sizes=[...]"),
         (["experiment=quick", "seed=3"], "override study.seeds=[...]"),
@@ -163,3 +167,40 @@ def test_status_watches_until_nothing_is_left_to_train(isoflop_, text, monkeypat
     assert code == 0
     assert out.count("all") == 3
     assert next(looks)["failed"] == 1, "it looked no further than done"
+
+
+def test_cuda_asked_for_and_absent_is_one_line(isoflop_, text, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    for command in ("run", "plan"):
+        code, out, err = isoflop_(command, *text, *TINY, "where.device=cuda")
+        assert (code, out, len(err.strip().splitlines())) == (2, "", 1)
+        assert "where.device=cuda cannot be used here" in err
+        assert "use where.device=cpu" in err
+
+
+def test_more_workers_than_cores_are_warned_of(isoflop_, text):
+    code, _, err = isoflop_("run", *text, *TINY, "where.workers=64")
+    assert code == 0
+    assert "warning: 64 workers x 1 threads on" in err
+    assert "slow each other down; where.workers=" in err
+
+
+def test_cells_of_few_steps_and_outside_the_window_are_named(isoflop_, text):
+    code, _, err = isoflop_("run", *text, *TINY)
+    assert code == 0
+    assert "1 of 1 cells take fewer than 50 steps, d8 at" in err
+    assert "raise their budget at least" in err
+    study = ("study.sizes=[d8,d12]", "study.budgets=[1e9]", "study.window.min_steps=60", *TINY[2:])
+    code, _, err = isoflop_("run", *text, *study)
+    assert code == 0
+    assert "study.window leaves out 1 cells of the grid: d12 at 1e+09: 40 steps, fewer than min_steps=60" in err
+
+
+def test_a_store_of_a_newer_version_is_refused(isoflop_, text, tmp_path):
+    isoflop_("run", *text, *TINY)
+    marker = tmp_path / "here" / "runs" / "STORE.json"
+    marker.write_text(json.dumps(json.loads(marker.read_text()) | {"version": 99}))
+    for command in (["run", *text, *TINY], ["status"], ["clean"], ["retry"]):
+        code, out, err = isoflop_(*command)
+        assert (code, out, len(err.strip().splitlines())) == (2, "", 1)
+        assert "store version 99, this isoflop reads up to 1; upgrade" in err

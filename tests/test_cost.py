@@ -22,6 +22,7 @@ from experiments.cost import (
     trunk_seconds,
     work,
 )
+from experiments.curve import curve_stride
 from experiments.progress import snapshot
 from experiments.shape_key import engine_id, shape_key
 from experiments.speed_file import Measured, known_speed, to_speed
@@ -47,9 +48,10 @@ def test_a_trunk_costs_its_steps_once_and_its_evaluations():
     cells = [make(100), make(200)]
     speed = Speed(0, 0, 0, "", {shape_key(cells[0]): Rate(step=2.0, token=0.5)})
     # branch points 80 and 160; rows at 64, 91, 128, 181: on the trunk 64 91 128, on the first branch 91, then 181
-    assert curve_tokens(cells) == 5 * 2048 // 8
-    assert trunk_seconds(cells, speed) == JOB_SECONDS + (160 + 20 + 40) * 2.0 + (5 * 256 + 2 * 2048) * 0.5
-    assert run_seconds(cells[1], speed) == 200 * 2.0 + 4 * 256 * 0.5
+    row = 2048 // curve_stride(2048)
+    assert curve_tokens(cells) == 5 * row
+    assert trunk_seconds(cells, speed) == JOB_SECONDS + (160 + 20 + 40) * 2.0 + (5 * row + 2 * 2048) * 0.5
+    assert run_seconds(cells[1], speed) == 200 * 2.0 + 4 * row * 0.5
 
 
 def test_the_rows_counted_are_the_rows_written(tmp_path):
@@ -61,7 +63,7 @@ def test_the_rows_counted_are_the_rows_written(tmp_path):
     corpus = prepare(data, tmp_path)
     cells = [replace(make(steps), data=data, corpus_id=corpus.corpus_id) for steps in (100, 200)]
     for cell, rows in train_trunk(cells, corpus, folder=None, where=WhereSpec()):
-        assert (len(rows) - 1) * 2048 // 8 == curve_tokens([cell])
+        assert (len(rows) - 1) * (2048 // curve_stride(2048)) == curve_tokens([cell])
 
 
 def test_a_shape_is_model_batch_and_optimiser():

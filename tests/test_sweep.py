@@ -9,6 +9,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from experiments import launch, sweep, trainer
 from experiments.config import BudgetSpec, DataSpec, ExperimentConfig, ModelSpec, ScheduleSpec, StudySpec, WindowSpec
 from experiments.launch import MAX_DEATHS, Job, finish, in_order, run_sweep
+from experiments.learner import Learner
 from scaling.runs import read_config, read_runs, same_runs
 from scaling.store import create_store
 
@@ -258,3 +259,31 @@ def test_a_pools_worker_without_a_parent_ends_also_when_idle(monkeypatch):
 
 def test_finish_does_nothing_without_jobs(tmp_path):
     finish([], create_store(tmp_path), lambda *a: pytest.fail("launched"))
+
+
+def out_of_memory(monkeypatch, *, above: int):
+    """Make the first step raise what torch does while more than so many sequences are taken at once."""
+    advance = Learner.advance
+
+    def hungry(self, until, steps):
+        if self.micro_batch > above:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+        return advance(self, until, steps)
+
+    monkeypatch.setattr(Learner, "advance", hungry)
+
+
+def test_out_of_memory_tries_half_of_the_sequences(spec, monkeypatch, caplog):
+    out_of_memory(monkeypatch, above=4)
+    assert run(spec) == 0
+    assert "out of memory: d6 at" in caplog.text
+    assert "trying 4 sequences" in caplog.text
+    assert (states(spec)["attempts"] == 1).all()
+
+
+def test_out_of_memory_again_is_a_failure_with_the_estimate(spec, monkeypatch):
+    out_of_memory(monkeypatch, above=1)
+    assert run(spec) == 1
+    table = states(spec)
+    assert set(table["state"]) == {"failed"}
+    assert table["error"].str.contains("needs about 0.3.. GB with where.micro_batch=4; lower where.micro_batch").all()

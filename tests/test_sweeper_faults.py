@@ -11,6 +11,7 @@ import pytest
 
 from scaling.runs import read_runs, same_runs
 from scaling.store import StoreError, open_store
+from tests import prove_kills
 
 ARGUMENTS = (
     "study.name=kill", "study.sizes=[d8,d12,d16]", "study.budgets=[5e8,6e9]", "study.window.min_steps=1",
@@ -90,3 +91,12 @@ def test_two_launches_at_once_train_each_cell_once(folder, undisturbed):
         finish(process)
     assert same_runs(read_runs(folder / "both"), undisturbed)
     assert (open_store(folder / "both").states()["attempts"] == 1).all()
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_cost_nothing_but_time(tmp_path):
+    """What `python -m tests.prove_kills` does a hundred times."""
+    prove_kills.write_text(tmp_path)
+    whole, seconds = prove_kills.undisturbed(tmp_path)
+    toll = prove_kills.torture(tmp_path, 4, seed=1, whole=whole, pause=seconds / 2)
+    assert toll.kills == 4
