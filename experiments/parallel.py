@@ -81,6 +81,10 @@ class FullyShardedParallel(DataParallel):
             total += loss.detach()
         return total
 
+    def load(self, state: dict) -> None:
+        self.model.reshard()  # an evaluation leaves head and embedding gathered, as they were before this state
+        super().load(state)
+
     def whole_model(self) -> nn.Module:
         model = build_model(self.cell.model)
         with torch.no_grad():
