@@ -41,10 +41,8 @@ static inline vec vexp(vec x) {
     const vec shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f; /* to the nearest whole number */
     const vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
+    p = p * r + 8.3334519073e-3f, p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f, p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
     return (vec)((ivec)(p * (vec)(((ivec)shifted + 127) << 23)) & ~(ivec)(x < -87.0f));
 }
@@ -61,9 +59,7 @@ static inline vec lanes_to_rows(const vec *a) {
     return SHUFFLE(c[0], c[1], 0, 1, 2, 3, 8, 9, 10, 11) + SHUFFLE(c[0], c[1], 4, 5, 6, 7, 12, 13, 14, 15);
 }
 
-static inline float sum(vec x) {
-    return ((x[0] + x[4]) + (x[1] + x[5])) + ((x[2] + x[6]) + (x[3] + x[7]));
-}
+static inline float sum(vec x) { return ((x[0] + x[4]) + (x[1] + x[5])) + ((x[2] + x[6]) + (x[3] + x[7])); }
 
 /* x_DN[d, n] = embedding_VD[tokens[n], d] */
 void embed(const int64_t *tokens, const float *embedding, float *x, size d_model, size n) {
@@ -216,10 +212,8 @@ static void store_head(const float *from, const float *scale, const float *cosin
     for (size k = 0; k < (cosine ? half : width); k++)
         for (size t = 0; t < length; t++) {
             const float a = from[k * pad + t] * scale[t] * factor;
-            if (!cosine) {
-                to[k * n + t] = a;
-                continue;
-            }
+            to[k * n + t] = a;
+            if (!cosine) continue;
             const float b = from[(k + half) * pad + t] * scale[t] * factor;
             const float c = cosine[k * length + t], s = sine[k * length + t];
             to[k * n + t] = a * c + b * s;
@@ -234,10 +228,7 @@ static inline void products(const float *x, const float *y, float *out, size key
         for (int i = 0; i < 4; i++) low[i] = high[i] = all(0);
         for (size k = 0; k < width; k++) {
             const vec a = AT(y + k * pad), b = AT(y + k * pad + LANES);
-            for (int i = 0; i < 4; i++) {
-                low[i] += a * x[k * pad + u + i];
-                high[i] += b * x[k * pad + u + i];
-            }
+            for (int i = 0; i < 4; i++) low[i] += a * x[k * pad + u + i], high[i] += b * x[k * pad + u + i];
         }
         for (int i = 0; i < 4; i++) AT(out + (u + i) * STRIP) = low[i], AT(out + (u + i) * STRIP + LANES) = high[i];
     }
