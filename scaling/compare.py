@@ -91,6 +91,7 @@ def compare(
 ) -> Scoreboard:
     """Score `laws` (None: all) by rolling hold-outs along `by`, or by the one hold-out `above` that scale.
 
+    Stacked are the laws that weigh N against D, as in a forecast; a law of one scale has a score, and weight 0.
     `on_law` is told each law before it is fitted, at every origin and to the whole: some take seconds.
     Raises HoldOutError when the table allows no origin, CompareError when no law can be scored on it.
     """
@@ -99,12 +100,13 @@ def compare(
     entrants, refused = _enter(names_of(laws), data, origins, objective, on_law)
     if not entrants:
         raise CompareError("no law can be compared: " + "; ".join(f"{law}: {why}" for law, why in refused.items()))
-    weights = [stack_weights(entrants, origins, upto=k) for k in range(len(origins) + 1)]
-    stacked, discrepancy = _stack(entrants, origins, weights)
+    stackable = {law: e for law, e in entrants.items() if {"N", "D"} <= set(e.fit.law.inputs)} or entrants
+    weights = [stack_weights(stackable, origins, upto=k) for k in range(len(origins) + 1)]
+    stacked, discrepancy = _stack(stackable, origins, weights)
     scored: dict[str, Sequence[Forecast | None]] = {law: e.forecasts for law, e in entrants.items()}
     scored |= {BASELINE: [local_slope(origin) for origin in origins], STACKED: stacked}
     cells = pd.concat([_cells(law, forecasts, origins, level) for law, forecasts in scored.items()], ignore_index=True)
-    frame, preferred = _score(cells, entrants, weights[-1])
+    frame, preferred = _score(cells, entrants, dict(zip(stackable, weights[-1].tolist(), strict=True)))
     if findings:
         for law in entrants:
             entrants[law] = replace(entrants[law], findings=_codes(entrants[law].fit, level))
@@ -204,7 +206,7 @@ def _cells(law: str, forecasts: Sequence[Forecast | None], origins: Sequence[Ori
     return pd.concat(frames, ignore_index=True)
 
 
-def _score(cells: pd.DataFrame, entrants: dict[str, Entrant], weights: np.ndarray) -> tuple[pd.DataFrame, str]:
+def _score(cells: pd.DataFrame, entrants: dict[str, Entrant], weights: dict[str, float]) -> tuple[pd.DataFrame, str]:
     sizes = cells.assign(size=cells["error"].abs())
     groups = {str(law): group.reset_index(drop=True) for law, group in sizes.groupby("law", sort=False)}
     whole = [law for law in entrants if None not in entrants[law].forecasts] or list(entrants)
@@ -221,7 +223,7 @@ def _score(cells: pd.DataFrame, entrants: dict[str, Entrant], weights: np.ndarra
             "bias": group["error"].mean(), "coverage": group["covered"].mean(),
             "aicc": aicc.get(law, np.nan), "free": len(entrant.fit.free) if entrant else np.nan,
             "behind": behind.mean(), "behind_se": _standard_error(behind, group["origin"]),
-            "weight": weights[list(entrants).index(law)] if entrant else np.nan,
+            "weight": weights.get(law, 0.0) if entrant else np.nan,
             "origins": group["origin"].nunique(), "runs": len(group),
             "findings": "",
         })  # fmt: skip

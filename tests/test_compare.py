@@ -41,6 +41,13 @@ def test_the_true_form_wins_and_the_wrong_ones_are_far_behind(board):
     assert board.weights["chinchilla"] + board.weights["chinchilla-tied"] > 0.9
 
 
+def test_only_laws_that_weigh_n_against_d_are_stacked():
+    """A law of one scale may lead by AICc on few runs and then miss by a factor: it would take the stack along."""
+    table = isoflop_table(BESIROGLU, seed=1)
+    assert compare(table, ("chinchilla", "power-n"), findings=False).weights == {"chinchilla": 1.0, "power-n": 0.0}
+    assert compare(table, ("power-n",), findings=False).weights == {"power-n": 1.0}
+
+
 def test_errors_are_of_runs_not_seen(board):
     for origin in board.origins:
         assert origin.known.frame["flops"].max() <= origin.threshold < origin.target["flops"].min()

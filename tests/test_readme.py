@@ -80,6 +80,8 @@ def test_query_reads_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for run_id in kept:
         rows = table[table["run_id"] == run_id].to_dict("records")
         write_run(tmp_path / "runs" / "cells" / run_id / "run.parquet", rows, {})
+        beside = pd.DataFrame({"position": [0], "loss": [5.0]})  # a store holds other tables too
+        beside.to_parquet(tmp_path / "runs" / "cells" / run_id / "evaluation.parquet")
     monkeypatch.chdir(tmp_path)
     rows = duckdb.sql(query).fetchall()
     finals = table[table["final"] & table["run_id"].isin(kept)].set_index("run_id")
