@@ -6,16 +6,14 @@ checkpoint to the same bits.
 """
 
 import logging
-import multiprocessing
 import os
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -98,8 +96,6 @@ def train_claimed(cells: Sequence[Cell], corpora: Corpora, store: Store, where: 
     claim = store.claim(cells[0].trunk_id)
     if claim is None:
         return
-    if multiprocessing.current_process().name != "MainProcess":
-        _end_with_parent()
     try:
         states = store.states([cell.run_id for cell in cells])["state"]
         left = [cell for cell, state in zip(cells, states, strict=True) if state not in SETTLED]
@@ -183,23 +179,6 @@ def _settle(cell: Cell, rows: list[dict], store: Store, study: Study) -> None:
     if last["state"] == "diverged":
         error = f"loss is {last['loss']:.4g} at step {last['step']}, learning rate {last['learning_rate']:.3g}"
     store.record(cell.run_id, last["state"], step=int(last["step"]), seconds=float(last["wall_seconds"]), error=error)
-
-
-@cache
-def _end_with_parent() -> None:
-    """Watch, from a thread for the rest of this process, that the pool's owner lives.
-
-    A worker without one ends at once, at work or idle: nobody would look at its result, and the next launch wants the
-    trunk. What it had written is whole, so nothing is lost but the steps since the last checkpoint.
-    """
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(HEARTBEAT_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """A Hydra sweeper that trains what a study lacks. Hydra's side only: what a launch does is `experiments.launch`."""
 
+import os
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -28,6 +29,7 @@ class IsoflopSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from experiments.launch import worker_count
+        from experiments.parent import end_with
         from experiments.torchrun import check
 
         self.config, self.hydra_context = config, hydra_context
@@ -44,6 +46,8 @@ class IsoflopSweeper(Sweeper):
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
+        if "n_jobs" in config.hydra.launcher:
+            self.launcher.joblib = {**self.launcher.joblib, "initializer": end_with, "initargs": (os.getpid(),)}
 
     def sweep(self, arguments: list[str]) -> Any:
         from experiments.compose import split_overrides

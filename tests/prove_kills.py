@@ -70,6 +70,7 @@ def torture(folder: Path, kills: int, *, seed: int, whole: pd.DataFrame, pause: 
     while toll.kills < kills:
         _one_sweep(folder, f"sweep-{toll.sweeps}", kills, chance, toll, whole, pause)
         toll.sweeps += 1
+    _no_orphan(folder)
     toll.seconds = time.monotonic() - began
     return toll
 
@@ -132,6 +133,21 @@ def _workers(parent: int) -> list[int]:
         if of == parent and "popen_loky" in command:
             found.append(int(entry.name))
     return found
+
+
+def _no_orphan(folder: Path) -> None:
+    """Every worker of a killed parent has ended, those too that had no job yet."""
+    deadline = time.monotonic() + 20
+    while left := [p for p in map(int, filter(str.isdigit, os.listdir("/proc"))) if _in(folder, p)]:
+        assert time.monotonic() < deadline, f"processes {left} outlived their parent"
+        time.sleep(0.2)
+
+
+def _in(folder: Path, pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cwd").resolve(strict=True) == folder.resolve() and pid != os.getpid()
+    except OSError:
+        return False
 
 
 def _counts(runs: Path) -> dict[str, int]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
 
-from experiments import launch, sweep, trainer
+from experiments import launch, parent, sweep, trainer
 from experiments.config import BudgetSpec, DataSpec, ExperimentConfig, ModelSpec, ScheduleSpec, StudySpec, WindowSpec
 from experiments.launch import MAX_DEATHS, Job, finish, in_order, run_sweep
 from experiments.learner import Learner
@@ -249,11 +249,11 @@ def test_nothing_is_written_for_a_study_that_is_refused(spec, tmp_path):
 
 def test_a_pools_worker_without_a_parent_ends_also_when_idle(monkeypatch):
     ended = threading.Event()
-    monkeypatch.setattr(sweep, "HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(parent, "LOOK_SECONDS", 0.01)
     parents = iter([10, 10, 10, 1])
-    monkeypatch.setattr(sweep.os, "getppid", lambda: next(parents, 1))
-    monkeypatch.setattr(sweep.os, "_exit", lambda code: ended.set())
-    sweep._end_with_parent.__wrapped__()  # no trunk, no claim
+    monkeypatch.setattr(parent.os, "getppid", lambda: next(parents, 1))
+    monkeypatch.setattr(parent.os, "_exit", lambda code: ended.set())
+    parent.end_with(10)  # no trunk, no claim
     assert ended.wait(5)
 
 
