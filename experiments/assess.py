@@ -76,7 +76,8 @@ def assess_text(found: dict) -> str:
         bits = "" if run["bits_per_byte"] is None else f", {run['bits_per_byte']:.4f} bits/byte"
         lines.append(
             f"run {run['run_id']}: {run['n_params_total']:,} parameters, {run['tokens']:,} tokens, "
-            f"loss {run['loss']:.4f} +- {run['loss_se']:.4f} nats/token{bits}, next-token accuracy {run['accuracy']:.3f}"
+            f"loss {run['loss']:.4f} +- {run['loss_se']:.4f} nats/token{bits}, "
+            f"next-token accuracy {run['accuracy']:.3f}"
         )
         for one in run["scores"]:
             chance = "" if one["chance"] is None else f", chance {one['chance']:.3f}"

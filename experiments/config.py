@@ -157,7 +157,7 @@ class StudySpec:
     cells: list[CellSpec] = field(default_factory=list)  # instead of sizes and budgets: what isoflop suggest writes
     seeds: list[int] = field(default_factory=lambda: [0])
     replicates: list[ReplicateSpec] = field(default_factory=list)
-    arms: dict[str, Any] = field(default_factory=dict)  # name: what of model, data, optim, schedule, budget, study it sets
+    arms: dict[str, Any] = field(default_factory=dict)  # name: the parts of the experiment that it sets
     vary: dict[str, Any] = field(default_factory=dict)  # key: values, each with every other: optim.learning_rate: [..]
     hold_out: list[float] = field(default_factory=list)  # budgets that the report fits without, then predicts
     rounds: RoundsSpec = field(default_factory=RoundsSpec)

@@ -26,6 +26,8 @@ class Learner:
     The data position is the step itself: batches are a function of (seed, step).
     """
 
+    processes = ""  # how many share a step and how, for the record
+
     def __init__(
         self, cell: Cell, corpus: Corpus, device: str, *, micro_batch: int | None = None, recompute: bool = False
     ) -> None:

@@ -29,9 +29,15 @@ from models.autograd import loss_of
 class DataParallel(Learner):
     """Replicas that start alike and stay alike."""
 
+    mode = "ddp"
+
     @property
     def world(self) -> World:
         return World.of_this_process()
+
+    @property
+    def processes(self) -> str:
+        return f"{self.world.size} processes, {self.mode}"
 
     def advance(self, until: int, steps: int) -> None:
         """Train up to step `until` of a run of `steps`; afterwards every process knows the loss of the whole batch."""
@@ -63,6 +69,8 @@ class DataParallel(Learner):
 
 class FullyShardedParallel(DataParallel):
     """Every parameter, its gradient and its moments spread over the processes, gathered block by block when needed."""
+
+    mode = "fsdp2"
 
     def build_optimizer(self) -> ShardedAdamW:
         for block in getattr(self.model, "blocks", ()):

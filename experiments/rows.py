@@ -13,7 +13,6 @@ from experiments.batches import count_windows
 from experiments.cell import Cell
 from experiments.corpus import Corpus
 from experiments.evaluate import Evaluation
-from models import native
 from models.config import count_params, flops_per_token, n_active, n_total
 from scaling.version import code_version
 
@@ -36,9 +35,18 @@ class Measurement:
         return cls(loss=evaluation.loss, loss_se=evaluation.loss_se, accuracy=evaluation.accuracy, **where)
 
 
-def run_rows(cell: Cell, corpus: Corpus, measurements: Sequence[Measurement], *, state: str, device: str) -> list[dict]:
+def run_rows(
+    cell: Cell,
+    corpus: Corpus,
+    measurements: Sequence[Measurement],
+    *,
+    state: str,
+    device: str,
+    processes: str = "",
+    kernels: str = "",
+) -> list[dict]:
     """The run table's rows of one cell, in the order of the steps. The last one is final unless the run diverged."""
-    constants = _constants(cell, corpus) | _provenance(device) | {"state": state}
+    constants = _constants(cell, corpus) | _provenance(device, processes, kernels) | {"state": state}
     rows = [constants | _measured(cell, corpus, m) for m in measurements]
     for row in rows:
         row["final"] = state == "done" and row["step"] == cell.steps
@@ -107,12 +115,12 @@ def _measured(cell: Cell, corpus: Corpus, at: Measurement) -> dict:
     }
 
 
-def _provenance(device: str) -> dict:
-    cuda, built = device.startswith("cuda"), native.build_id()
+def _provenance(device: str, processes: str, kernels: str) -> dict:
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else f"{device} {platform.machine()}"
     return {
-        "device": torch.cuda.get_device_name(device) if cuda else f"{device} {platform.machine()}",
+        "device": name + (f", {processes}" if processes else ""),
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "code_version": code_version(),
-        "torch_version": torch.__version__ + ("" if cuda or not built else f"; kernels {built}"),
+        "torch_version": torch.__version__ + (f"; kernels {kernels}" if kernels else ""),
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }

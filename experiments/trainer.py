@@ -22,6 +22,7 @@ from experiments.distributed import check_cell
 from experiments.evaluate import Evaluation
 from experiments.learner import Learner
 from experiments.rows import Measurement, run_rows
+from models.step import kernels_build
 
 _CHUNK = 64  # steps between looks at the loss, the clock and the caller
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -135,7 +136,15 @@ def _rows(learner: Learner, cell: Cell, corpus: Corpus, device: str) -> list[dic
     if diverged and (not learner.measurements or learner.measurements[-1].step != learner.step):
         learner.measure(cell.steps)
     state = "diverged" if diverged else "done"
-    return run_rows(cell, corpus, learner.measurements, state=state, device=device)
+    return run_rows(
+        cell,
+        corpus,
+        learner.measurements,
+        state=state,
+        device=device,
+        processes=learner.processes,
+        kernels=kernels_build(learner.model),
+    )
 
 
 def _check(cells: Sequence[Cell], corpus: Corpus, where: WhereSpec) -> None:

@@ -4,7 +4,7 @@ from types import ModuleType
 
 from torch import Tensor, nn
 
-from models import autograd, gradient
+from models import autograd, gradient, kernels, native
 from models.recompute import recomputes
 from models.transformer import Transformer
 
@@ -22,6 +22,11 @@ def logits(model: nn.Module, inputs_BT: Tensor) -> Tensor:
 def score(model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
     """Nats of every target, and whether it is the most likely token, both (B, T); records nothing."""
     return _way(model).score(model, inputs_BT, targets_BT)
+
+
+def kernels_build(model: nn.Module) -> str:
+    """Which build of the kernels in C takes this model's steps; "" where torch alone does."""
+    return native.build_id() if _way(model) is gradient and kernels.usable(model.embedding) else ""
 
 
 def _way(model: nn.Module) -> ModuleType:

@@ -12,6 +12,7 @@ import pytest
 from experiments.config import WhereSpec
 from experiments.corpus import prepare
 from experiments.torchrun import check
+from scaling.runs import read_runs
 from scaling.store import open_store
 from tests.test_trainer import DATA
 from tests.two_processes import KILL_AT, MODEL, cell_of, losses, refusal, trunk
@@ -108,6 +109,7 @@ def test_the_command_under_torchrun_trains_a_study_once(tmp_path):
     assert two.returncode == 0, two.stdout + two.stderr
     assert two.stdout.count("2 cells: 2 done") == 1
     assert (open_store(tmp_path / "runs").states()["attempts"] == 1).all()
+    assert read_runs(tmp_path / "runs")["device"].str.endswith(", 2 processes, ddp").all()
 
 
 def test_a_launch_that_does_not_fit_its_processes_is_refused(monkeypatch):

@@ -11,7 +11,7 @@ import torch
 
 from models import gradient, kernels, native, pieces
 from models.config import ModelConfig
-from models.step import score
+from models.step import kernels_build, score
 from tests.test_transformer import scrambled, tokens
 
 SHAPES = [(2, 16, 2, 8), (1, 64, 1, 6), (3, 19, 2, 10), (2, 5, 3, 4), (1, 1, 1, 2), (2, 33, 1, 14)]  # B, T, H, K
@@ -112,11 +112,14 @@ def test_exponentials_at_the_ends():
 @needs_compiler
 def test_kernels_are_used_on_one_core_alone(monkeypatch):
     weights = torch.zeros(2, 2)
+    model = scrambled(ModelConfig("transformer", 50, 24, 2, 16, 2))
     assert kernels.usable(weights)
+    assert kernels_build(model) == native.build_id() != ""
     assert not kernels.usable(weights.double())
     assert not kernels.usable(weights.to("meta"))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert not kernels.usable(weights)
+    assert kernels_build(model) == ""
 
 
 def test_the_step_with_and_without_kernels(monkeypatch):
