@@ -4,6 +4,7 @@ import math
 import time
 from dataclasses import asdict
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -55,19 +56,21 @@ class Learner:
         """The model, all of it in this process."""
         return self.model
 
-    def advance(self, until: int, steps: int) -> None:
-        """Train up to step `until` of a run of `steps`."""
-        began = time.perf_counter()
-        cell = self.cell
-        data = batches(
+    def batches(self, until: int) -> np.ndarray:
+        """The batches from here to step `until`, (steps, B, T + 1)."""
+        return batches(
             self.corpus.train,
-            seed=cell.seed,
+            seed=self.cell.seed,
             step=self.step,
             count=until - self.step,
-            batch_size=cell.optim.batch_size,
-            context_length=cell.model.context_length,
+            batch_size=self.cell.optim.batch_size,
+            context_length=self.cell.model.context_length,
         )
-        for tokens in torch.from_numpy(data).to(self.device):
+
+    def advance(self, until: int, steps: int) -> None:
+        """Train up to step `until` of a run of `steps`."""
+        began, cell = time.perf_counter(), self.cell
+        for tokens in torch.from_numpy(self.batches(until)).to(self.device):
             multiplier, _ = learning_rate(cell.schedule, self.step, steps)
             self.loss_sum += self.gradients(tokens)
             self.optimizer.step(multiplier * cell.optim.learning_rate)

@@ -12,7 +12,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 
-from experiments.batches import batches
 from experiments.cell import Cell
 from experiments.checkpoint import Checkpoints
 from experiments.config import WhereSpec
@@ -42,14 +41,7 @@ class DataParallel(Learner):
     def advance(self, until: int, steps: int) -> None:
         """Train up to step `until` of a run of `steps`; afterwards every process knows the loss of the whole batch."""
         began, cell = time.perf_counter(), self.cell
-        data = batches(
-            self.corpus.train,
-            seed=cell.seed,
-            step=self.step,
-            count=until - self.step,
-            batch_size=cell.optim.batch_size,
-            context_length=cell.model.context_length,
-        )[:, self.world.rows(cell.optim.batch_size)]
+        data = self.batches(until)[:, self.world.rows(cell.optim.batch_size)]
         own = torch.zeros_like(self.loss_sum)
         for tokens in torch.from_numpy(data).to(self.device):
             multiplier, _ = learning_rate(cell.schedule, self.step, steps)

@@ -14,7 +14,7 @@ import pandas as pd
 from scaling.accounting import Points, points
 from scaling.fit import Fit, FitError, Huber, fit
 from scaling.objective import Objective
-from scaling.profiles import budget_groups, isoflop_profiles
+from scaling.profiles import IsoflopProfile, budget_groups, isoflop_profiles
 from scaling.uncertainty import jackknife, predict
 
 # Forms to choose from, by what `fit` is told: the general law, its special cases, and nothing that data cannot tell.
@@ -140,11 +140,12 @@ def hold_out(
             f"{len(below)} budgets lie up to {budgets_above:g} FLOPs and {len(above)} above: "
             f"choose a threshold between {means[0]:.3g} and {means[-1]:.3g}"
         )
-    known = _subset(data, below)
+    known, blind = _subset(data, below), {_budget(g) for g in budget_groups(_subset(data, above))}
+    profiles = [p for p in isoflop_profiles(data) if p.flops in blind]
     forecasts, failed = {}, {}
     for law in laws:
         try:
-            forecasts[law] = _forecast(law, known, _subset(data, above), data, objective, level)
+            forecasts[law] = _forecast(law, known, _subset(data, above), profiles, objective, level)
         except FitError as error:
             failed[law] = str(error)
     if not forecasts:
@@ -228,15 +229,15 @@ def _pick(errors: dict[str, np.ndarray], free: dict[str, int]) -> tuple[str, pd.
     return str(tied.sort_values(["free", "score"], kind="stable").index[0]), scores
 
 
-def _forecast(law: str, known: Points, target: Points, data: Points, objective: Objective, level: float) -> Forecast:
+def _forecast(
+    law: str, known: Points, target: Points, profiles: Sequence[IsoflopProfile], objective: Objective, level: float
+) -> Forecast:
     fitted = fit_candidate(law, known, objective)
     frame = target.frame
     said = predict(fitted, jackknife(fitted), frame["n_params"], frame["tokens"], level)
     cells = frame.assign(predicted=said.loss, lo=said.lo, hi=said.hi, error=np.log(frame["loss"] / said.loss))
     rows = []
-    for profile in isoflop_profiles(data):
-        if profile.flops not in {_budget(g) for g in budget_groups(target)}:
-            continue
+    for profile in profiles:
         predicted_loss, predicted_n = _optimum(fitted, profile.flops)
         best = profile.frame.loc[profile.frame["loss"].idxmin()]
         seen = profile.accepted
