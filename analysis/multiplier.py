@@ -34,6 +34,6 @@ def plot_multiplier(result: Multipliers, *, ax: Axes | None = None) -> Axes:
     ax.set_xlabel("loss reached (nats/token), more compute to the right")
     ax.set_ylabel(f"compute multiplier over {result.pairs[0].baseline}")
     label_ends(ax, ends)
-    note(ax, f"bands {result.level:.0%}", where="upper left")
+    note(ax, f"bands {result.level:.0%}", where="lower left")
     ax.set_title("Compute multiplier")
     return ax

@@ -6,7 +6,6 @@ that the table cannot support is replaced by its reason, as in report.md.
 
 import json
 from collections.abc import Callable, Sequence
-from functools import cache
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +14,7 @@ from string import Template
 from analysis import summary
 from analysis.checklist import checklist
 from analysis.evidence import Evidence, UnsupportedError
+from analysis.javascript import bundle
 
 NAME = "report.html"
 NEEDS = ("altair", "vl_convert", "markdown_it")
@@ -22,11 +22,15 @@ HERE = Path(__file__).parent
 PRICE, SPEED = 2.0, 4e14  # of a device-hour, and FLOP/s that a device sustains: shown as inputs, to be overwritten
 
 
+def absent() -> list[str]:
+    """What the page needs and is not installed."""
+    return [name for name in NEEDS if find_spec(name) is None]
+
+
 def page(e: Evidence, *, missing: dict[str, str], provenance: str) -> str:
     """The page as text. Raises UnsupportedError where the extra `report` is not installed."""
-    absent = [name for name in NEEDS if find_spec(name) is None]
-    if absent:
-        raise UnsupportedError(f"{', '.join(absent)} not installed: pip install 'isoflop[report]'")
+    if lacking := absent():
+        raise UnsupportedError(f"{', '.join(lacking)} not installed: pip install 'isoflop[report]'")
     title = f"Scaling laws of {e.table.attrs.get('source', 'the table')}"
     data = page_data(e)
     parts: Sequence[tuple[str, str, Callable[[], str]]] = (
@@ -45,18 +49,10 @@ def page(e: Evidence, *, missing: dict[str, str], provenance: str) -> str:
         css=(HERE / "page.css").read_text(),
         nav=" ".join(f'<a href="#{name}">{escape(told)}</a>' for name, told, _ in parts),
         main="\n".join(_section(*part) for part in parts),
-        bundle=_bundle(),
+        bundle=bundle().text(),
         data=json.dumps(data, separators=(",", ":"), allow_nan=False).replace("</", "<\\/"),
         script=(HERE / "page.js").read_text(),
     )
-
-
-@cache
-def _bundle() -> str:
-    """Vega, Vega-Lite and vega-embed as one script."""
-    import vl_convert
-
-    return vl_convert.javascript_bundle().replace("</script", "<\\/script")
 
 
 def page_data(e: Evidence) -> dict:

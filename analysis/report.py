@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from analysis import summary
 from analysis.evidence import Evidence, UnsupportedError, reason
 from analysis.figures import FIGURES, Figure
+from analysis.javascript import bundle
+from analysis.page import NAME, absent, page
 from analysis.style import style
 from scaling.predict import data_hash
 
@@ -81,6 +83,8 @@ def write_report(
 
 
 def _write_all(evidence: Evidence, folder: Path, command: str) -> Report:
+    if not absent():
+        bundle()  # on another core, while the figures are drawn
     written, missing = [], {}
     for figure in FIGURES.values():
         try:
@@ -138,8 +142,6 @@ def _write_figure(figure: Figure, evidence: Evidence, folder: Path) -> None:
 
 def _write_page(evidence: Evidence, folder: Path, missing: dict[str, str], made_by: str) -> None:
     """The interactive page, or the reason in `missing`."""
-    from analysis.page import NAME, page
-
     try:
         text = page(evidence, missing=missing, provenance=made_by)
     except Exception as error:  # the figures and report.md stand without it
