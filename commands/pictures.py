@@ -29,7 +29,9 @@ def report(
 ) -> None:
     """Every figure that the table supports, the data behind each, and report.md."""
     from analysis.report import write_report
+    from experiments.allocator import keep_freed_memory
 
+    keep_freed_memory()
     written = write_report(
         load(table, mapping, where, study), out,
         law=law, params=params, compute=compute, n_draws=bootstrap, seed=seed,

@@ -43,8 +43,10 @@ def study(runs: int, rows: int) -> pd.DataFrame:
 def report(path: str, out: str) -> None:
     """What `isoflop report` does, with its time and the peak of its memory."""
     from analysis.report import write_report
+    from experiments.allocator import keep_freed_memory
     from scaling.tables import read_table
 
+    keep_freed_memory()
     began = time.perf_counter()
     written = write_report(read_table(path), out, n_draws=1000)
     seconds = time.perf_counter() - began

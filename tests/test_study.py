@@ -186,7 +186,7 @@ def test_bad_studies_are_refused_with_the_key_and_the_value(config, told):
 
 
 def test_epochs_are_warned_of_above_one_and_refused_above_the_limit():
-    windows, length = 100, 64
+    windows, length = 800, 64
     small = FakeCorpus(train_tokens=windows * (length + 1))
     (warning,) = expand(single(tokens=2.0 * windows * length), small).warnings
     assert warning.startswith("1 of 1 cells repeat their corpus")
