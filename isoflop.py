@@ -20,7 +20,7 @@ for part in (runs, laws, decide, pictures, arms, data, imports, models):
 
 def main() -> None:
     """Exit 0 ok, 1 the question could not be answered, 2 bad usage. ISOFLOP_DEBUG=1 shows tracebacks."""
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's matrices are small here: threads cost more than they give
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # matrices are small: threads cost more than they give
     try:
         code = app(standalone_mode=True)
     except (ValueError, OSError) as error:
