@@ -4,12 +4,14 @@ A part that the table cannot support raises UnsupportedError with the reason, ea
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.beside import Beside
 from analysis.sensitivity import sensitivity_frame
 from scaling.accounting import COMPUTE, PARAMS, Points, is_runs, points
 from scaling.approaches import Approaches, approaches
@@ -28,6 +30,7 @@ from scaling.verdict import CONVENTIONS
 
 FALLBACK = "chinchilla"
 RIVALS = ("kaplan", "saturating")  # scored beside the candidates; isoflop compare scores the whole catalogue
+WORTH_A_PROCESS = 150  # points: below, a process takes longer to start than the scoreboard takes
 MANY_POINTS = 2000  # from here on they are not: a fit of them takes seconds
 HELD_OUT_SIZES = 3  # a budget with fewer sizes has no optimum to predict
 MOST_LOST = 0.05
@@ -80,6 +83,7 @@ class Evidence:
     n_draws: int = 1000
     seed: int = 0
     done: dict[str, Any] = field(default_factory=dict, repr=False)
+    _scoring: Beside | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Raise ValueError for a name that no table could make right."""
@@ -132,9 +136,18 @@ class Evidence:
     def scoreboard(self) -> Scoreboard:
         """The candidates and a few rivals at rolling origins, beside a baseline and a stack of all."""
         _ = self.fit  # its one reason says more than those of all
+        return self._scoring.value if self._scoring else compare(self.points, **self._scored())
+
+    def begin(self) -> None:
+        """Set out on the scoreboard in a process of its own, where that pays: a report wants it late."""
+        with suppress(UnsupportedError):
+            if len(self.points) >= WORTH_A_PROCESS:
+                self._scoring = Beside("scaling.compare", "compare", self.points, **self._scored())
+
+    def _scored(self) -> dict[str, Any]:
         rivals = RIVALS if len(self.points) <= MANY_POINTS else ()
-        laws = dict.fromkeys([*CANDIDATES, *rivals, self.law_name])
-        return compare(self.points, tuple(laws), objective=self.objective, findings=False)
+        laws = dict.fromkeys([*CANDIDATES, *rivals, *filter(None, [self.law])])
+        return {"laws": tuple(laws), "objective": self.objective, "findings": False}
 
     def _threshold(self) -> float | None:
         """None (the largest budget) where that budget has enough sizes or is alone, else all but half a decade."""

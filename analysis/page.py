@@ -6,20 +6,27 @@ that the table cannot support is replaced by its reason, as in report.md.
 
 import json
 from collections.abc import Callable, Sequence
+from functools import cache
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 
 from analysis import summary
+from analysis.beside import Beside
 from analysis.checklist import checklist
 from analysis.evidence import Evidence, UnsupportedError
-from analysis.javascript import bundle
 
 NAME = "report.html"
 NEEDS = ("altair", "vl_convert", "markdown_it")
 HERE = Path(__file__).parent
 PRICE, SPEED = 2.0, 4e14  # of a device-hour, and FLOP/s that a device sustains: shown as inputs, to be overwritten
+
+
+@cache
+def javascript() -> Beside:
+    """Vega, Vega-Lite and vega-embed as one script; made beside the report, because it takes a core seconds."""
+    return Beside("vl_convert", "javascript_bundle")
 
 
 def absent() -> list[str]:
@@ -49,7 +56,7 @@ def page(e: Evidence, *, missing: dict[str, str], provenance: str) -> str:
         css=(HERE / "page.css").read_text(),
         nav=" ".join(f'<a href="#{name}">{escape(told)}</a>' for name, told, _ in parts),
         main="\n".join(_section(*part) for part in parts),
-        bundle=bundle().text(),
+        bundle=javascript().value.replace("</script", "<\\/script"),
         data=json.dumps(data, separators=(",", ":"), allow_nan=False).replace("</", "<\\/"),
         script=(HERE / "page.js").read_text(),
     )

@@ -15,8 +15,7 @@ from matplotlib.axes import Axes
 from analysis import summary
 from analysis.evidence import Evidence, UnsupportedError, reason
 from analysis.figures import FIGURES, Figure
-from analysis.javascript import bundle
-from analysis.page import NAME, absent, page
+from analysis.page import NAME, absent, javascript, page
 from analysis.style import style
 from scaling.predict import data_hash
 
@@ -83,8 +82,9 @@ def write_report(
 
 
 def _write_all(evidence: Evidence, folder: Path, command: str) -> Report:
+    evidence.begin()
     if not absent():
-        bundle()  # on another core, while the figures are drawn
+        javascript()  # on another core, while the figures are drawn
     written, missing = [], {}
     for figure in FIGURES.values():
         try:
