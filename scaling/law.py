@@ -155,7 +155,7 @@ class Law:
     @classmethod
     def curvature(cls, x: Mapping[str, Array], jacobian: Array, weight: Array) -> Array:
         """Sum over points of weight (B, n) times the second derivative of the loss, (B, P, P); optional, see `bent`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{cls.__name__}.bent says that the curvature is exact: define it")
 
     def rescaled(self, units: Mapping[str, float]) -> Self:
         """The same law when each column in `units` (of those in `scales`) is counted in that many of the old unit."""
@@ -169,7 +169,7 @@ class Law:
     @classmethod
     def linearise(cls, shape: Mapping[str, Array], x: Mapping[str, Array], loss: Array) -> tuple[Array, Array, Array]:
         """Basis (G, K, n) of the `amplitudes` given shapes (G, 1), with the target and the weight of its residual."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{cls.__name__} says nowhere to start a fit: define linearise or propose")
 
     @classmethod
     def from_linear(cls, values: Array, loss: Array) -> Array:

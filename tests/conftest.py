@@ -37,3 +37,30 @@ def study_table(study_law) -> pd.DataFrame:
     from scaling.simulate import simulate_study
 
     return simulate_study(study_law, noise=0.005, seed=0)
+
+
+@pytest.fixture
+def typed(monkeypatch, capsys):
+    """Type a command; returns its exit code, output and error lines."""
+    import isoflop
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["isoflop", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            isoflop.main()
+        told = capsys.readouterr()
+        return ended.value.code or 0, told.out, told.err
+
+    return run
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """The working directory, beside a folder `text` of small files."""
+    (tmp_path / "text").mkdir()
+    for i in range(12):
+        content = "".join(f"{i * j % 97} and {j * j % 89}, " for j in range(800))
+        (tmp_path / "text" / f"{i}.txt").write_text(content)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"

@@ -6,7 +6,6 @@ import subprocess
 
 import pytest
 
-import isoflop
 from scaling.runs import is_run_table, read_runs, same_runs
 from scaling.store import open_store
 
@@ -29,24 +28,15 @@ def shared(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def isoflop_(shared, monkeypatch, capsys):
+@pytest.fixture(autouse=True)
+def inside(shared, monkeypatch):
     monkeypatch.chdir(shared / "here")
 
-    def typed(*arguments):
-        monkeypatch.setattr("sys.argv", ["isoflop", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            isoflop.main()
-        told = capsys.readouterr()
-        return ended.value.code or 0, told.out, told.err
-
-    return typed
-
 
 @pytest.fixture
-def whole(isoflop_, shared):
+def whole(typed, shared):
     """The table of the study on a good disk."""
-    assert isoflop_("run", *STUDY, "runs=whole")[0] == 0
+    assert typed("run", *STUDY, "runs=whole")[0] == 0
     return read_runs(shared / "here" / "whole")
 
 
@@ -84,42 +74,42 @@ def nothing_is_corrupt(root):
 
 
 @pytest.mark.parametrize("limit", [3_000, 20_000, 60_000])
-def test_a_file_that_may_not_grow_is_named_and_the_sweep_resumes(isoflop_, shared, whole, limit):
+def test_a_file_that_may_not_grow_is_named_and_the_sweep_resumes(typed, shared, whole, limit):
     runs = shared / "here" / f"limited-{limit}"
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))  # the kernel then says "file too large"
     try:
-        told = isoflop_("run", *STUDY, f"runs={runs}")
+        told = typed("run", *STUDY, f"runs={runs}")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     refused(told, "file too large")
     nothing_is_corrupt(runs)
-    assert isoflop_("run", *STUDY, f"runs={runs}")[0] == 0
+    assert typed("run", *STUDY, f"runs={runs}")[0] == 0
     assert same_runs(read_runs(runs), whole)
 
 
-def test_a_full_disk_is_one_line_and_the_sweep_resumes(isoflop_, shared, whole, small_disk):
+def test_a_full_disk_is_one_line_and_the_sweep_resumes(typed, shared, whole, small_disk):
     small_disk("size=100k")
-    refused(isoflop_("run", *STUDY, "runs=disk"), "no space left on device")
+    refused(typed("run", *STUDY, "runs=disk"), "no space left on device")
     nothing_is_corrupt(shared / "here" / "disk")
     small_disk("size=50m")
-    assert isoflop_("run", *STUDY, "runs=disk")[0] == 0
+    assert typed("run", *STUDY, "runs=disk")[0] == 0
     assert same_runs(read_runs(shared / "here" / "disk"), whole)
 
 
-def test_a_read_only_disk_is_one_line_and_can_still_be_read(isoflop_, shared, whole, small_disk):
+def test_a_read_only_disk_is_one_line_and_can_still_be_read(typed, shared, whole, small_disk):
     small_disk("size=50m")
-    assert isoflop_("run", *STUDY, "study.sizes=[d6]", "runs=disk")[0] == 0
+    assert typed("run", *STUDY, "study.sizes=[d6]", "runs=disk")[0] == 0
     small_disk("ro")
-    refused(isoflop_("run", *STUDY, "runs=disk"), "read-only file system")
-    assert "2 done" not in isoflop_("status", "disk")[1]
-    assert isoflop_("status", "disk")[0] == 0
+    refused(typed("run", *STUDY, "runs=disk"), "read-only file system")
+    assert "2 done" not in typed("status", "disk")[1]
+    assert typed("status", "disk")[0] == 0
     small_disk("rw")
-    assert isoflop_("run", *STUDY, "runs=disk")[0] == 0
+    assert typed("run", *STUDY, "runs=disk")[0] == 0
     assert same_runs(read_runs(shared / "here" / "disk"), whole)
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(isoflop_, shared):
-    code, _, err = isoflop_("run", *STUDY, "runs=/proc/runs")
+def test_a_folder_that_cannot_be_made_is_one_line(typed, shared):
+    code, _, err = typed("run", *STUDY, "runs=/proc/runs")
     assert (code, len(err.splitlines())) == (2, 1)
     assert "/proc/runs" in err

@@ -11,24 +11,14 @@ import time
 import numpy as np
 import pytest
 
-import isoflop
 from experiments.tokenizer import TokenizerError, find_tokenizer
 
 
-@pytest.fixture
-def typed(monkeypatch, capsys, tmp_path):
-    """Type a command in an empty folder; returns its exit code, output and error lines."""
+@pytest.fixture(autouse=True)
+def inside(tmp_path, monkeypatch):
+    """Commands are typed in an empty folder."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["isoflop", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            isoflop.main()
-        told = capsys.readouterr()
-        return ended.value.code or 0, told.out, told.err
-
-    return run
 
 
 @pytest.fixture

@@ -9,20 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-import isoflop
 from tests.prove_decisions import BESIROGLU, cheaper, isoflop_table, two_arms
-
-
-@pytest.fixture
-def cli(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["isoflop", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            isoflop.main()
-        out = capsys.readouterr()
-        return ended.value.code or 0, out.out, out.err
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -54,43 +41,43 @@ def tables(runs, arms, tmp_path_factory):
     return {"RUNS": runs, "ARMS": arms, "QUICK": quick, **{name: folder / f"{name}.csv" for name in made}}
 
 
-def test_compare(cli, runs):
-    code, out, _ = cli("compare", runs, "--laws", "chinchilla,power-n", "--json")
+def test_compare(typed, runs):
+    code, out, _ = typed("compare", runs, "--laws", "chinchilla,power-n", "--json")
     value = json.loads(out)
     assert code == 0
     assert value["preferred"] == "chinchilla"
-    code, out, _ = cli("compare", runs, "--laws", "chinchilla,power-n", "--holdout-above", "1e19")
+    code, out, _ = typed("compare", runs, "--laws", "chinchilla,power-n", "--holdout-above", "1e19")
     assert code == 0
     assert "* preferred" in out
 
 
-def test_multiplier(cli, arms):
-    code, out, _ = cli("multiplier", arms, "--by", "arm", "--baseline", "base", "--flops", "1e15", "--json")
+def test_multiplier(typed, arms):
+    code, out, _ = typed("multiplier", arms, "--by", "arm", "--baseline", "base", "--flops", "1e15", "--json")
     (pair,) = json.loads(out)["pairs"]
     assert code == 0
     assert [r["flops"] for r in pair["at_compute"]][-1] == 1e15
     assert all(1.2 < r["multiplier"] < 1.9 for r in pair["at_loss"])
-    assert "crossover" in cli("multiplier", arms)[1]
+    assert "crossover" in typed("multiplier", arms)[1]
 
 
-def test_predict_register_score(cli, runs, tmp_path):
+def test_predict_register_score(typed, runs, tmp_path):
     claim = tmp_path / "claim.json"
     ask = ("predict", runs, "--flops", "1e21", "--laws", "chinchilla,chinchilla-tied", "--inference-tokens", "1e13")
-    code, out, _ = cli(*ask, "--register", claim)
+    code, out, _ = typed(*ask, "--register", claim)
     assert code == 0
     assert "to serve" in out
     later = tmp_path / "later.csv"
     isoflop_table(BESIROGLU, seed=1, largest=1e21).to_csv(later, index=False)
-    code, out, _ = cli("predict", later, "--score", claim, "--json")
+    code, out, _ = typed("predict", later, "--score", claim, "--json")
     assert code == 0
     assert json.loads(out)["covered"]["0.95"]
-    code, _, err = cli(*ask, "--register", claim)
+    code, _, err = typed(*ask, "--register", claim)
     assert code == 1
     assert "never overwritten" in err
 
 
-def test_suggest_without_runs(cli):
-    code, out, _ = cli("suggest", "--from-law", "besiroglu-2024", "--budget", "6e19", "--target", "8e20", "--json")
+def test_suggest_without_runs(typed):
+    code, out, _ = typed("suggest", "--from-law", "besiroglu-2024", "--budget", "6e19", "--target", "8e20", "--json")
     value = json.loads(out)
     assert code == 0
     assert value["sd"]["after"] < value["sd"]["grid"]
@@ -127,8 +114,8 @@ def test_suggest_without_runs(cli):
         (("suggest", "--from-law", "besiroglu", "--budget", "1e20", "--target", "1e22"), 2, "did you mean"),
     ],
 )
-def test_refusals_are_one_line(cli, tables, arguments, code, said):
-    got, _, err = cli(*(tables.get(a, a) for a in arguments))
+def test_refusals_are_one_line(typed, tables, arguments, code, said):
+    got, _, err = typed(*(tables.get(a, a) for a in arguments))
     assert (got, said in err, len(err.strip().splitlines())) == (code, True, 1), err
 
 
@@ -153,30 +140,30 @@ def test_refusals_are_one_line(cli, tables, arguments, code, said):
         (("multiplier", "THREE", "--baseline", "base"), "stub: no loss that both arms reach", "rival against base"),
     ],
 )
-def test_what_has_an_answer_is_printed_before_what_has_none(cli, tables, arguments, said, kept):
-    code, out, err = cli(*(tables.get(a, a) for a in arguments))
+def test_what_has_an_answer_is_printed_before_what_has_none(typed, tables, arguments, said, kept):
+    code, out, err = typed(*(tables.get(a, a) for a in arguments))
     assert (code, said in err, kept in out, len(err.strip().splitlines())) == (1, True, True, 1), err
 
 
 @pytest.mark.slow
-def test_what_is_suggested_runs_as_it_is_and_is_not_suggested_again(cli, tmp_path, monkeypatch):
+def test_what_is_suggested_runs_as_it_is_and_is_not_suggested_again(typed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    def typed(command):
+    def alone(command):
         done = subprocess.run([sys.executable, "-m", *command.split()], capture_output=True, text=True, timeout=200)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    typed("isoflop run experiment=smoke study.sizes=[d8,d10,d12,d16] study.budgets=[1e9,2e9,4e9] data.eval_tokens=4096")
+    alone("isoflop run experiment=smoke study.sizes=[d8,d10,d12,d16] study.budgets=[1e9,2e9,4e9] data.eval_tokens=4096")
     ask = ("suggest", "runs", "--budget", "3e10", "--target", "1e12", "--out", "mine/experiment/next.yaml", "--json")
-    code, out, err = cli(*ask)
+    code, out, err = typed(*ask)
     assert code == 0, err
     first = json.loads(out)
     study = yaml.safe_load((tmp_path / "mine/experiment/next.yaml").read_text())
     assert study["data"]["eval_tokens"] == 4096
     assert [c["size"] for c in study["study"]["cells"]] == [c["size"] for c in first["cells"]]
     n = sum(len(c["seeds"]) for c in first["cells"])
-    assert f"{n} done" in typed(first["command"])
-    second = json.loads(cli(*ask)[1])
+    assert f"{n} done" in alone(first["command"])
+    second = json.loads(typed(*ask)[1])
     before = {(c["size"], c["budget"]) for c in first["cells"]}
     assert before.isdisjoint((c["size"], c["budget"]) for c in second["cells"])

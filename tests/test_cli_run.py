@@ -4,80 +4,58 @@ import json
 
 import pytest
 
-import isoflop
 from scaling.store import STATES
 
 TINY = ("model=d8", "budget.flops=2e8", "schedule.warmup_steps=3", "data.eval_tokens=512", "hydra/launcher=basic")
 
 
 @pytest.fixture
-def text(tmp_path, monkeypatch):
-    """A folder of small files; the working directory is beside it."""
-    (tmp_path / "text").mkdir()
-    for i in range(12):
-        content = "".join(f"{i * j % 97} and {j * j % 89}, " for j in range(800))
-        (tmp_path / "text" / f"{i}.txt").write_text(content)
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    return ("data=text", f"data.files=[{tmp_path}/text/*.txt]", "data.held_out_fraction=0.3")
+def text(here):
+    return ("data=text", f"data.files=[{here.parent}/text/*.txt]", "data.held_out_fraction=0.3")
 
 
-@pytest.fixture
-def isoflop_(monkeypatch, capsys):
-    """Type a command; returns its exit code, output and error lines."""
-
-    def typed(*arguments):
-        monkeypatch.setattr("sys.argv", ["isoflop", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            isoflop.main()
-        told = capsys.readouterr()
-        return ended.value.code or 0, told.out, told.err
-
-    return typed
-
-
-def test_a_cell_is_trained_once_and_told_by_status(isoflop_, text, tmp_path):
-    code, out, _ = isoflop_("run", *text, *TINY)
+def test_a_cell_is_trained_once_and_told_by_status(typed, text, tmp_path):
+    code, out, _ = typed("run", *text, *TINY)
     assert (code, out.splitlines()[0][:15]) == (0, "1 cells: 1 done")
-    code, out, err = isoflop_("run", *text, *TINY)
+    code, out, err = typed("run", *text, *TINY)
     assert code == 0
     assert "1 cells, 0 to train" in err
-    code, out, _ = isoflop_("status", "--json")
+    code, out, _ = typed("status", "--json")
     told = json.loads(out)
     assert told["counts"]["done"] == 1
     assert told["cells"][0]["attempts"] == 1
-    assert "single" in isoflop_("status")[1]
+    assert "single" in typed("status")[1]
     assert sorted(p.name for p in (tmp_path / "here").iterdir()) == ["corpora", "runs"]
 
 
-def test_plan_starts_nothing_and_knows_what_is_done(isoflop_, text, tmp_path):
-    code, out, _ = isoflop_("plan", *text, *TINY, "--json")
+def test_plan_starts_nothing_and_knows_what_is_done(typed, text, tmp_path):
+    code, out, _ = typed("plan", *text, *TINY, "--json")
     (study,) = json.loads(out)["studies"]
     assert (code, study["cells"][0]["state"], study["cells"][0]["budget_flops"]) == (0, "planned", 2e8)
     assert not (tmp_path / "here" / "runs").exists()
-    isoflop_("run", *text, *TINY)
-    (study,) = json.loads(isoflop_("plan", *text, *TINY, "--json")[1])["studies"]
+    typed("run", *text, *TINY)
+    (study,) = json.loads(typed("plan", *text, *TINY, "--json")[1])["studies"]
     assert (study["done"], study["minutes"]["1"]) == (1, 0.0)
-    assert "predicted minutes by workers" in isoflop_("plan", *text, *TINY)[1]
+    assert "predicted minutes by workers" in typed("plan", *text, *TINY)[1]
 
 
-def test_mode_run_trains_in_this_process(isoflop_, text):
-    assert isoflop_("run", *text, *TINY, "hydra.mode=RUN")[0] == 0
-    assert json.loads(isoflop_("status", "--json")[1])["counts"]["done"] == 1
+def test_mode_run_trains_in_this_process(typed, text):
+    assert typed("run", *text, *TINY, "hydra.mode=RUN")[0] == 0
+    assert json.loads(typed("status", "--json")[1])["counts"]["done"] == 1
 
 
-def test_commas_sweep_and_label_arms(isoflop_, text):
+def test_commas_sweep_and_label_arms(typed, text):
     arms = ("optim.learning_rate=0.01,0.02", "arm=lr${optim.learning_rate}")
-    assert isoflop_("run", *text, *TINY, *arms)[0] == 0
-    labels = [cell["label"] for cell in json.loads(isoflop_("status", "--json")[1])["cells"]]
+    assert typed("run", *text, *TINY, *arms)[0] == 0
+    labels = [cell["label"] for cell in json.loads(typed("status", "--json")[1])["cells"]]
     assert [label.split()[0] for label in labels] == ["lr0.01", "lr0.02"]
 
 
-def test_a_diverged_cell_ends_in_exit_code_1(isoflop_, text):
-    code, out, _ = isoflop_("run", *text, *TINY, "optim.learning_rate=1e38")
+def test_a_diverged_cell_ends_in_exit_code_1(typed, text):
+    code, out, _ = typed("run", *text, *TINY, "optim.learning_rate=1e38")
     assert code == 1
     assert "1 diverged" in out
-    assert "loss is nan at step" in isoflop_("status")[1]
+    assert "loss is nan at step" in typed("status")[1]
 
 
 @pytest.mark.parametrize(
@@ -113,8 +91,8 @@ def test_a_diverged_cell_ends_in_exit_code_1(isoflop_, text):
         (["data.files=[/nowhere/*.txt]", "budget.flops=1e9"], "'/nowhere/*.txt' matches no file"),
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(isoflop_, text, tmp_path, arguments, told):
-    code, out, err = isoflop_("run", *text, *arguments)
+def test_bad_input_is_one_line_and_writes_nothing(typed, text, tmp_path, arguments, told):
+    code, out, err = typed("run", *text, *arguments)
     assert code == 2
     assert out == ""
     assert err.startswith("isoflop: ")
@@ -123,84 +101,84 @@ def test_bad_input_is_one_line_and_writes_nothing(isoflop_, text, tmp_path, argu
     assert not (tmp_path / "here" / "runs").exists()
 
 
-def test_a_corpus_seen_more_than_once_is_warned_of(isoflop_, text):
-    code, _, err = isoflop_("run", *text, *TINY, "budget.flops=2e9", "data.max_epochs=1e3")
+def test_a_corpus_seen_more_than_once_is_warned_of(typed, text):
+    code, _, err = typed("run", *text, *TINY, "budget.flops=2e9", "data.max_epochs=1e3")
     assert code == 0
     assert "warning: 1 of 1 cells repeat their corpus" in err
 
 
-def test_a_runs_folder_that_is_none_is_refused_and_left_alone(isoflop_, text, tmp_path):
+def test_a_runs_folder_that_is_none_is_refused_and_left_alone(typed, text, tmp_path):
     (tmp_path / "here" / "thesis").mkdir()
     (tmp_path / "here" / "thesis" / "main.tex").write_text("precious")
-    code, _, err = isoflop_("run", *text, *TINY, "runs=thesis")
+    code, _, err = typed("run", *text, *TINY, "runs=thesis")
     assert code == 2
     assert "thesis is not a runs folder (it holds 'main.tex' and no STORE.json)" in err
     assert [p.name for p in (tmp_path / "here" / "thesis").iterdir()] == ["main.tex"]
-    code, _, err = isoflop_("status", "thesis")
+    code, _, err = typed("status", "thesis")
     assert (code, len(err.strip().splitlines())) == (2, 1)
-    code, _, err = isoflop_("status", "nowhere")
+    code, _, err = typed("status", "nowhere")
     assert (code, "no such folder" in err) == (2, True)
 
 
-def test_a_truncated_run_is_named_with_the_remedy_which_works(isoflop_, text, tmp_path):
-    isoflop_("run", *text, *TINY)
+def test_a_truncated_run_is_named_with_the_remedy_which_works(typed, text, tmp_path):
+    typed("run", *text, *TINY)
     (path,) = (tmp_path / "here" / "runs").glob("cells/*/run.parquet")
     path.write_bytes(path.read_bytes()[:100])
-    code, _, err = isoflop_("run", *text, *TINY)
+    code, _, err = typed("run", *text, *TINY)
     assert code == 2
     assert f"{path}: missing, truncated or not a run table; delete {path.parent}" in err
     for file in path.parent.iterdir():
         file.unlink()
     path.parent.rmdir()
-    assert isoflop_("run", *text, *TINY)[0] == 0
+    assert typed("run", *text, *TINY)[0] == 0
 
 
-def test_status_watches_until_nothing_is_left_to_train(isoflop_, text, monkeypatch):
-    isoflop_("run", *text, *TINY)
+def test_status_watches_until_nothing_is_left_to_train(typed, text, monkeypatch):
+    typed("run", *text, *TINY)
     counts = [dict.fromkeys(STATES, 0) | {state: 1} for state in ("planned", "running", "done", "failed")]
     looks = iter(counts)
     monkeypatch.setattr(
         "experiments.plan.status", lambda store: {"runs": "runs", "counts": next(looks), "studies": {}, "cells": []}
     )
     monkeypatch.setattr("commands.runs.WATCH_SECONDS", 0.0)
-    code, out, _ = isoflop_("status", "--watch")
+    code, out, _ = typed("status", "--watch")
     assert code == 0
     assert out.count("all") == 3
     assert next(looks)["failed"] == 1, "it looked no further than done"
 
 
-def test_cuda_asked_for_and_absent_is_one_line(isoflop_, text, monkeypatch):
+def test_cuda_asked_for_and_absent_is_one_line(typed, text, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     for command in ("run", "plan"):
-        code, out, err = isoflop_(command, *text, *TINY, "where.device=cuda")
+        code, out, err = typed(command, *text, *TINY, "where.device=cuda")
         assert (code, out, len(err.strip().splitlines())) == (2, "", 1)
         assert "where.device=cuda cannot be used here" in err
         assert "use where.device=cpu" in err
 
 
-def test_more_workers_than_cores_are_warned_of(isoflop_, text):
-    code, _, err = isoflop_("run", *text, *TINY, "where.workers=64")
+def test_more_workers_than_cores_are_warned_of(typed, text):
+    code, _, err = typed("run", *text, *TINY, "where.workers=64")
     assert code == 0
     assert "warning: 64 workers x 1 threads on" in err
     assert "slow each other down; where.workers=" in err
 
 
-def test_cells_of_few_steps_and_outside_the_window_are_named(isoflop_, text):
-    code, _, err = isoflop_("run", *text, *TINY)
+def test_cells_of_few_steps_and_outside_the_window_are_named(typed, text):
+    code, _, err = typed("run", *text, *TINY)
     assert code == 0
     assert "1 of 1 cells take fewer than 50 steps, d8 at" in err
     assert "raise their budget at least" in err
     study = ("study.sizes=[d8,d12]", "study.budgets=[1e9]", "study.window.min_steps=60", *TINY[2:])
-    code, _, err = isoflop_("run", *text, *study)
+    code, _, err = typed("run", *text, *study)
     assert code == 0
     assert "study.window leaves out 1 cells of the grid: d12 at 1e+09: 40 steps, fewer than min_steps=60" in err
 
 
-def test_a_store_of_a_newer_version_is_refused(isoflop_, text, tmp_path):
-    isoflop_("run", *text, *TINY)
+def test_a_store_of_a_newer_version_is_refused(typed, text, tmp_path):
+    typed("run", *text, *TINY)
     marker = tmp_path / "here" / "runs" / "STORE.json"
     marker.write_text(json.dumps(json.loads(marker.read_text()) | {"version": 99}))
     for command in (["run", *text, *TINY], ["status"], ["clean"], ["retry"]):
-        code, out, err = isoflop_(*command)
+        code, out, err = typed(*command)
         assert (code, out, len(err.strip().splitlines())) == (2, "", 1)
         assert "store version 99, this isoflop reads up to 1; upgrade" in err

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import isoflop
 from experiments.foreign import import_source
 from scaling.accounting import count_params, is_runs, points
 from scaling.import_shapes import nanogpt_shape
@@ -325,17 +324,15 @@ def test_a_source_that_is_none_is_one_clear_line(tmp_path, name, content, told):
 
 
 @pytest.fixture
-def typed(monkeypatch, capsys):
+def done(typed):
     """Type a command that succeeds; returns its output."""
 
-    def type_(*arguments) -> str:
-        monkeypatch.setattr("sys.argv", ["isoflop", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            isoflop.main()
-        assert not ended.value.code
-        return capsys.readouterr().out
+    def run(*arguments) -> str:
+        code, out, _ = typed(*arguments)
+        assert code == 0
+        return out
 
-    return type_
+    return run
 
 
 def write_study(folder: Path, widths, horizons) -> Path:
@@ -350,31 +347,31 @@ def write_study(folder: Path, widths, horizons) -> Path:
     return folder
 
 
-def test_the_command_writes_a_table_that_a_fit_reads(tmp_path, typed):
+def test_the_command_writes_a_table_that_a_fit_reads(tmp_path, done):
     logs = write_study(tmp_path / "logs", (96, 144, 192, 288, 384), (1000, 3000, 9000))
-    told = json.loads(typed("import", logs, "--out", tmp_path / "t.parquet", "--json"))
+    told = json.loads(done("import", logs, "--out", tmp_path / "t.parquet", "--json"))
     assert (told["kind"], told["runs"]) == ("run table", 15)
     assert sum(one["rows"] for one in told["left_out"]) == (told["rows"] + 15) + 15  # an iter line each, and step 0
     table = read_table(tmp_path / "t.parquet")
     assert is_runs(table)
     assert points(table, params="total").params == "total"
-    fitted = json.loads(typed("fit", tmp_path / "t.parquet", "--json", "--bootstrap", 0))
+    fitted = json.loads(done("fit", tmp_path / "t.parquet", "--json", "--bootstrap", 0))
     assert fitted["params"]["alpha"] == pytest.approx(LAW.alpha, rel=0.1)
-    typed("import", logs, "--out", tmp_path / "plain.csv", "--n-params", "d96-1000=1e6")
+    done("import", logs, "--out", tmp_path / "plain.csv", "--n-params", "d96-1000=1e6")
     plain = read_table(tmp_path / "plain.csv")
     assert set(plain) >= {"n_params", "tokens", "loss", "params_convention"}
     assert any(note.startswith("params_convention: --n-params, nanoGPT") for note in points(plain).notes)
 
 
 @pytest.mark.slow
-def test_a_report_reads_what_was_imported(tmp_path, typed):
+def test_a_report_reads_what_was_imported(tmp_path, done):
     write_study(tmp_path / "logs", (96, 192, 384), (1000, 3000))
-    typed("import", tmp_path / "logs", "--out", tmp_path / "t.parquet")
-    typed("report", tmp_path / "t.parquet", "--out", tmp_path / "report")
+    done("import", tmp_path / "logs", "--out", tmp_path / "t.parquet")
+    done("report", tmp_path / "t.parquet", "--out", tmp_path / "report")
     assert (tmp_path / "report" / "report.html").exists()
 
 
-def test_bad_options_are_one_line(tmp_path, monkeypatch, capsys):
+def test_bad_options_are_one_line(typed, tmp_path):
     nanogpt_log(tmp_path / "a.log")
     for arguments, told in (
         (["--out", "x.txt"], "--out x.txt: write to a .parquet or a .csv"),
@@ -385,9 +382,6 @@ def test_bad_options_are_one_line(tmp_path, monkeypatch, capsys):
         (["--out", "x.csv", "--params", "all"], "--params all: not one of matrices"),
         (["--out", "x.csv", "--map", "loss"], "write it as --map NAME=VALUE"),
     ):
-        monkeypatch.setattr("sys.argv", ["isoflop", "import", str(tmp_path / "a.log"), *arguments])
-        with pytest.raises(SystemExit) as ended:
-            isoflop.main()
-        error = capsys.readouterr().err
-        assert (ended.value.code, len(error.strip().splitlines())) == (2, 1)
+        code, _, error = typed("import", tmp_path / "a.log", *arguments)
+        assert (code, len(error.strip().splitlines())) == (2, 1)
         assert told in error

@@ -6,7 +6,6 @@ import time
 
 import pytest
 
-import isoflop
 from experiments import sweep, trainer
 from experiments.checkpoint_files import saved
 from scaling.runs import read_runs, same_runs
@@ -17,30 +16,6 @@ STUDY = (
     "schedule.warmup_steps=3", "data=text", "data.files=[../text/*.txt]", "data.eval_tokens=512",
     "data.held_out_fraction=0.3", "hydra/launcher=basic", "where.checkpoint_seconds=0",
 )  # fmt: skip
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A working directory beside a folder of small files, which the study names by a relative path."""
-    (tmp_path / "text").mkdir()
-    for i in range(12):
-        content = "".join(f"{i * j % 97} and {j * j % 89}, " for j in range(800))
-        (tmp_path / "text" / f"{i}.txt").write_text(content)
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    return tmp_path / "here"
-
-
-@pytest.fixture
-def isoflop_(monkeypatch, capsys):
-    def typed(*arguments):
-        monkeypatch.setattr("sys.argv", ["isoflop", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            isoflop.main()
-        told = capsys.readouterr()
-        return ended.value.code or 0, told.out, told.err
-
-    return typed
 
 
 def states(here):
@@ -54,54 +29,54 @@ def fail_all(monkeypatch):
     monkeypatch.setattr(trainer, "_cool_down", broken)
 
 
-def test_retry_trains_what_failed_from_any_folder_and_nothing_else(isoflop_, here, tmp_path, monkeypatch):
+def test_retry_trains_what_failed_from_any_folder_and_nothing_else(typed, here, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         fail_all(patched)
-        assert isoflop_("run", *STUDY)[0] == 1
+        assert typed("run", *STUDY)[0] == 1
     failed = states(here)
     assert set(failed["state"]) == {"failed"}
     one = failed.index[2]
     monkeypatch.chdir(tmp_path)  # `../text` must still be found
-    code, out, err = isoflop_("retry", str(here / "runs"), "--state", "failed", "--run", one[:6])
+    code, out, err = typed("retry", str(here / "runs"), "--state", "failed", "--run", one[:6])
     assert code == 0, err
     assert "1 cells to train again" in err
     assert "1 cells: 1 done" in out
     assert states(here)["state"].to_dict() == {r: "done" if r == one else "failed" for r in failed.index}
-    code, out, err = isoflop_("retry", str(here / "runs"))
+    code, out, err = typed("retry", str(here / "runs"))
     assert (code, out.splitlines()[0][:15]) == (0, "3 cells: 3 done")
     assert set(states(here)["state"]) == {"done"}
     assert states(here)["attempts"].to_dict() == dict.fromkeys(failed.index, 2)
 
 
-def test_lost_cells_are_found_again(isoflop_, here):
-    assert isoflop_("run", *STUDY)[0] == 0
+def test_lost_cells_are_found_again(typed, here):
+    assert typed("run", *STUDY)[0] == 0
     whole = read_runs(here / "runs")
     store, run_id = open_store(here / "runs"), states(here).index[0]
     store.record(run_id, "running")  # of a process that is not there
-    out = isoflop_("status")[1]
+    out = typed("status")[1]
     assert f"lost      {run_id}" in out
     assert "attempt 1" in out
-    assert isoflop_("retry", "--state", "lost")[0] == 0
+    assert typed("retry", "--state", "lost")[0] == 0
     assert states(here).loc[run_id, ["state", "attempts"]].tolist() == ["done", 2]
     assert same_runs(read_runs(here / "runs"), whole)
 
 
-def test_a_diverged_cell_is_retried_when_asked_by_name(isoflop_, here):
-    assert isoflop_("run", *STUDY, "optim.learning_rate=1e38")[0] == 1
-    assert isoflop_("run", *STUDY, "optim.learning_rate=1e38")[0] == 1
+def test_a_diverged_cell_is_retried_when_asked_by_name(typed, here):
+    assert typed("run", *STUDY, "optim.learning_rate=1e38")[0] == 1
+    assert typed("run", *STUDY, "optim.learning_rate=1e38")[0] == 1
     assert set(states(here)["attempts"]) == {1}
-    out = isoflop_("status")[1]
+    out = typed("status")[1]
     assert "loss is nan at step" in out
     assert "learning rate 1e+38" in out
-    assert isoflop_("retry", "--state", "diverged")[0] == 1
+    assert typed("retry", "--state", "diverged")[0] == 1
     assert set(states(here)["attempts"]) == {2}
     assert set(states(here)["state"]) == {"diverged"}
 
 
-def test_mark_starts_nothing(isoflop_, here, monkeypatch):
-    isoflop_("run", *STUDY, "optim.learning_rate=1e38")
+def test_mark_starts_nothing(typed, here, monkeypatch):
+    typed("run", *STUDY, "optim.learning_rate=1e38")
     monkeypatch.setattr(sweep, "launch", lambda overrides: pytest.fail("launched"))
-    assert isoflop_("retry", "--state", "diverged", "--mark")[0] == 0
+    assert typed("retry", "--state", "diverged", "--mark")[0] == 0
     assert set(states(here)["state"]) == {"planned"}
 
 
@@ -113,29 +88,29 @@ def test_mark_starts_nothing(isoflop_, here, monkeypatch):
         (["nowhere"], "no such folder"),
     ],
 )
-def test_a_retry_of_what_is_not_there_is_one_line(isoflop_, here, arguments, told):
-    isoflop_("run", *STUDY)
-    code, _, err = isoflop_("retry", *arguments)
+def test_a_retry_of_what_is_not_there_is_one_line(typed, here, arguments, told):
+    typed("run", *STUDY)
+    code, _, err = typed("retry", *arguments)
     assert code == 2
     assert len(err.strip().splitlines()) == 1
     assert told in err
     run_id = states(here).index[0]
-    code, _, err = isoflop_("retry", "--run", run_id)
+    code, _, err = typed("retry", "--run", run_id)
     assert (code, f"run {run_id} is done, not failed or lost" in err) == (2, True)
 
 
-def test_a_retry_after_the_study_changed_says_so(isoflop_, here, tmp_path, monkeypatch):
+def test_a_retry_after_the_study_changed_says_so(typed, here, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         fail_all(patched)
-        isoflop_("run", *STUDY)
+        typed("run", *STUDY)
     (tmp_path / "text" / "new.txt").write_text("another corpus, other cells " * 400)
-    code, _, err = isoflop_("retry")
+    code, _, err = typed("retry")
     assert code == 2
     assert "is not among the 4 cells that these arguments give now" in err
 
 
-def test_a_trunk_keeps_only_its_furthest_state(isoflop_, here):
-    assert isoflop_("run", *STUDY)[0] == 0
+def test_a_trunk_keeps_only_its_furthest_state(typed, here):
+    assert typed("run", *STUDY)[0] == 0
     folders = list((here / "runs" / "trunks").iterdir())
     assert len(folders) == 2
     for folder in folders:
@@ -144,8 +119,8 @@ def test_a_trunk_keeps_only_its_furthest_state(isoflop_, here):
         assert one.step == mine["branch_step"].max()
 
 
-def test_clean_says_what_would_go_then_removes_it_and_no_result(isoflop_, here):
-    isoflop_("run", *STUDY)
+def test_clean_says_what_would_go_then_removes_it_and_no_result(typed, here):
+    typed("run", *STUDY)
     before = read_runs(here / "runs")
     store = open_store(here / "runs")
     trunk = here / "runs" / "trunks" / states(here)["trunk_id"].iloc[0]
@@ -156,46 +131,46 @@ def test_clean_says_what_would_go_then_removes_it_and_no_result(isoflop_, here):
         path.write_bytes(b"y" * 10)
     os.utime(old, (time.time() - 3600,) * 2)
     claim_bytes = (trunk / "claim.json").stat().st_size
-    code, out, _ = isoflop_("clean")
+    code, out, _ = typed("clean")
     assert code == 0
     assert (
         out
         == f"to remove: 1 checkpoints, 1 claims, 1 temporary files: {1010 + claim_bytes:,} bytes; --yes removes them\n"
     )
     assert old.exists()
-    code, out, _ = isoflop_("clean", "--yes")
+    code, out, _ = typed("clean", "--yes")
     assert (code, out) == (0, "removed 1 checkpoints, 1 claims, 1 temporary files: 1,010 bytes\n")
     assert (old.exists(), young.exists(), len(saved(trunk))) == (False, True, 1)
     assert same_runs(read_runs(here / "runs"), before)
-    assert isoflop_("clean", "--trunks", "--yes")[1].startswith("removed 2 checkpoints")
+    assert typed("clean", "--trunks", "--yes")[1].startswith("removed 2 checkpoints")
     assert list((here / "runs").rglob("*.pt")) == []
     assert same_runs(read_runs(here / "runs"), before)
-    assert isoflop_("run", *STUDY, "study.budgets=[2e8,4e8,6e8]")[0] == 0
+    assert typed("run", *STUDY, "study.budgets=[2e8,4e8,6e8]")[0] == 0
 
 
-def test_clean_leaves_a_trunk_at_work_alone(isoflop_, here):
-    isoflop_("run", *STUDY)
+def test_clean_leaves_a_trunk_at_work_alone(typed, here):
+    typed("run", *STUDY)
     trunk_id = states(here)["trunk_id"].iloc[0]
     claim = open_store(here / "runs").claim(trunk_id)
-    out = isoflop_("clean", "--trunks", "--yes")[1]
+    out = typed("clean", "--trunks", "--yes")[1]
     assert "removed 1 checkpoints" in out
     assert "(1 trunks at work left alone)" in out
     assert len(saved(claim.folder)) == 1
     claim.release()
 
 
-def test_clean_keeps_what_a_cell_without_a_result_goes_on_from(isoflop_, here):
-    isoflop_("run", *STUDY)
+def test_clean_keeps_what_a_cell_without_a_result_goes_on_from(typed, here):
+    typed("run", *STUDY)
     store = open_store(here / "runs")
     trunk_id = states(here)["trunk_id"].iloc[0]
     for run_id in states(here).index[states(here)["trunk_id"] == trunk_id]:
         store.record(run_id, "failed")
-    assert "1 checkpoints" in isoflop_("clean", "--trunks", "--yes")[1]
+    assert "1 checkpoints" in typed("clean", "--trunks", "--yes")[1]
     assert len(saved(store.trunk_folder(trunk_id))) == 1
 
 
-def test_status_tells_attempts_heartbeat_and_reason(isoflop_, here):
-    isoflop_("run", *STUDY)
+def test_status_tells_attempts_heartbeat_and_reason(typed, here):
+    typed("run", *STUDY)
     store, cells = open_store(here / "runs"), states(here)
     trunk_id = cells["trunk_id"].iloc[0]
     first, second = cells.index[cells["trunk_id"] == trunk_id]
@@ -203,13 +178,13 @@ def test_status_tells_attempts_heartbeat_and_reason(isoflop_, here):
     store.record(first, "running")
     store.record(second, "failed", step=7, error="Traceback (most recent call last):\nKeyError: 'x'\n")
     claim.beat(step=5)
-    out = isoflop_("status")[1]
+    out = typed("status")[1]
     assert f"running   {first}" in out
     assert "step 5/" in out
     assert "attempt 1, heartbeat 0 s ago" in out
     assert "KeyError: 'x'" in out
-    told = {cell["run_id"]: cell for cell in json.loads(isoflop_("status", "--json")[1])["cells"]}
+    told = {cell["run_id"]: cell for cell in json.loads(typed("status", "--json")[1])["cells"]}
     assert 0 <= told[first]["heartbeat_age"] < 30
     assert told[second]["heartbeat_age"] is None
     claim.release()
-    assert "no process is at work on it" in isoflop_("status")[1]
+    assert "no process is at work on it" in typed("status")[1]

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 
-import isoflop
 from experiments import trackers
 from experiments.compose import UsageError
 from experiments.config import WhereSpec
@@ -222,23 +221,16 @@ def test_a_tracker_that_is_unknown_or_not_installed_is_refused_before_anything_s
         trackers.check(["wandb"])
 
 
-def test_a_launch_writes_the_curves_that_the_store_holds(tmp_path, monkeypatch):
+def test_a_launch_writes_the_curves_that_the_store_holds(typed, here):
     pytest.importorskip("tensorboard")
-    (tmp_path / "text").mkdir()
-    for i in range(12):
-        (tmp_path / "text" / f"{i}.txt").write_text("".join(f"{i * j % 97} and {j * j % 89}, " for j in range(800)))
-    monkeypatch.chdir(tmp_path)
     where = ("where.trackers=[tensorboard]", "hydra/launcher=basic", "where.workers=1")
-    data = ("data=text", f"data.files=[{tmp_path}/text/*.txt]", "data.held_out_fraction=0.3", "data.eval_tokens=512")
+    data = ("data=text", "data.files=[../text/*.txt]", "data.held_out_fraction=0.3", "data.eval_tokens=512")
     study = ("study.name=study", "study.sizes=[d8]", "study.budgets=[4e8,8e8]", "study.window.min_steps=20")
     rest = ("schedule.warmup_steps=3", "data.max_epochs=99")
-    monkeypatch.setattr("sys.argv", ["isoflop", "run", *where, *data, *study, *rest])
-    with pytest.raises(SystemExit) as ended:
-        isoflop.main()
-    assert not ended.value.code
-    table = read_runs(tmp_path / "runs")
+    assert typed("run", *where, *data, *study, *rest)[0] == 0
+    table = read_runs(here / "runs")
     assert table["run_id"].nunique() == 2
     for run_id, rows in table.groupby("run_id"):
-        found = scalars(tmp_path / "runs", run_id)
+        found = scalars(here / "runs", run_id)
         assert [step for step, _ in found["loss"]] == rows["step"].tolist()
         assert [value for _, value in found["loss"]] == pytest.approx(rows["loss"].tolist(), rel=1e-6)
