@@ -126,7 +126,10 @@ def start(folder: Path, runs: str, *more: str) -> subprocess.Popen:
         "data.max_epochs=1e4", "where.checkpoint_seconds=0.2", f"runs={runs}", *more,
     )  # fmt: skip
     command = [sys.executable, "-m", "isoflop", "run", *arguments]
-    return subprocess.Popen(command, cwd=folder, stdout=-1, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, cwd=folder, stdout=-1, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as in a terminal; background jobs ignore it
+    )  # fmt: skip
 
 
 def finish(process: subprocess.Popen) -> str:
