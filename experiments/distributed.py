@@ -7,10 +7,13 @@ cells come next. A process that fails ends them all (torchrun sees to it), and t
 All processes must see the same `runs` and `where.corpora`.
 """
 
+import logging
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -75,7 +78,7 @@ def lead(cells: Sequence[Cell], folder: Path, where: WhereSpec) -> None:
 def together(where: WhereSpec, run: Callable[[], int]) -> int:
     """`run` by the first process, whose exit code it returns; 0 by the others, when there is nothing more to follow.
 
-    If it raises, nobody is told: the first process ends, and torchrun ends the others.
+    If it raises, nobody is told: the first process ends, and torchrun ends the others. Close with `end`.
     """
     if join(where).rank:
         _follow(where)
@@ -85,6 +88,18 @@ def together(where: WhereSpec, run: Callable[[], int]) -> int:
         dist.broadcast_object_list([None], src=0)
     dist.destroy_process_group()
     return code
+
+
+def end(code: int) -> NoReturn:
+    """End a process that was in a group, without the interpreter's own clean-up.
+
+    Gloo's threads outlive their group, and each lets go of the tensors of its last message whenever it is scheduled;
+    in an interpreter that is closing by then, that aborts the process after all its work is done.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _follow(where: WhereSpec) -> None:

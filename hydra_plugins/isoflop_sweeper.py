@@ -59,9 +59,9 @@ class IsoflopSweeper(Sweeper):
         run = partial(run_sweep, launch=self._launch, workers=self.workers, typed=typed)
         if not self.distributed:
             raise SystemExit(run_rounds(sets, self._compose, run))
-        from experiments.distributed import together
+        from experiments.distributed import end, together
 
-        raise SystemExit(together(sets[0][1].where, lambda: run_rounds(sets, self._compose, run)))
+        end(together(sets[0][1].where, lambda: run_rounds(sets, self._compose, run)))
 
     def _compose(self, overrides: list[str]) -> Any:
         from experiments.compose import to_spec

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from experiments.config import WhereSpec
 from experiments.corpus import prepare
-from experiments.distributed import join
+from experiments.distributed import end, join
 from experiments.trainer import _set_up, configure_process, train_trunk
 from models.config import ModelConfig
 from tests.test_trainer import DATA, make
@@ -86,6 +86,7 @@ def main(folder: Path, job: str) -> None:
         told = trunk(corpus, folder / "trunk", fsdp2, kill_at=KILL_AT if job == "killed" else None)
     if rank == 0:
         (folder / f"{job}.json").write_text(json.dumps(told))
+    end(0)
 
 
 if __name__ == "__main__":
