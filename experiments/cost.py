@@ -2,8 +2,8 @@
 
 A worker's time on a trunk is its steps and its evaluations. What a step and an evaluated token cost is measured for
 each shape of a study (`experiments.calibrate`) and kept. A shape that was not measured costs a L + b F + c L tokens d a
-step (layers L, width d, exact FLOPs F), with rates fitted to those that were; before any was, those of a named machine
-stand in. What a plan prints says which.
+step (layers L, width d, exact FLOPs F), with rates fitted to those that were; before any was, rates between those of
+two named processors stand in. What a plan prints says which.
 """
 
 import heapq
@@ -71,7 +71,7 @@ class Speed:
         )
 
 
-REFERENCE = Speed(1.1e-3, 1.3e-11, 7.0e-8, "rates of a 2.45 GHz Zen 3 core, not of this machine")
+REFERENCE = Speed(3.4e-4, 1.6e-11, 0.0, "rates between those of a Zen 3 and a Zen 5 core, not of this machine")
 
 
 def work(cell: Cell) -> tuple[float, float, float]:
