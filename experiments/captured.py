@@ -1,0 +1,58 @@
+"""A training step as one CUDA graph: a small model's hundred kernels cost one launch, and no Python between them.
+
+A graph is the kernels of one call with the addresses that they had: what the step reads must stay where it is, and its
+Python is not run again. So a step reads its inputs, which are copied into buffers of their own, and its state, which
+it changes in place; it reads nothing back to the host. `tests/tape.py` holds steps to that on CPU.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+WARM_UP = 3  # runs before a capture, on a stream of their own: CUDA's libraries allocate what they keep
+
+
+class Captured:
+    """`step(*inputs)`, ready to be called with tensors of the shapes, types and device of `example`.
+
+    `state` is everything that the step changes and a later one reads: the runs that warm it up leave no trace in it.
+    On CPU there are no graphs; the step itself then runs on the same buffers, warmed up all the same.
+    """
+
+    def __init__(self, step: Callable[..., object], example: Sequence[Tensor], state: Sequence[Tensor]) -> None:
+        self._inputs = [tensor.clone() for tensor in example]
+        before = [tensor.clone() for tensor in state]
+        run = partial(step, *self._inputs)
+        if (device := self._inputs[0].device).type == "cuda":
+            self._replay = _graph(run, device).replay
+        else:
+            _warm_up(run)
+            self._replay = run
+        for tensor, was in zip(state, before, strict=True):
+            tensor.copy_(was)
+
+    def __call__(self, *inputs: Tensor) -> None:
+        """Queue one step; on CUDA returns before it is done."""
+        for buffer, given in zip(self._inputs, inputs, strict=True):
+            buffer.copy_(given, non_blocking=True)
+        self._replay()
+
+
+def _graph(run: Callable[[], object], device: torch.device) -> torch.cuda.CUDAGraph:
+    """Warmed up and captured on one stream, since autograd goes back to the stream that a tensor was made on."""
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        _warm_up(run)
+    torch.cuda.current_stream(device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        run()
+    return graph
+
+
+def _warm_up(run: Callable[[], object]) -> None:
+    for _ in range(WARM_UP):
+        run()
