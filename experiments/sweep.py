@@ -7,6 +7,7 @@ checkpoint to the same bits.
 
 import logging
 import os
+import socket
 import sys
 import threading
 import traceback
@@ -31,7 +32,7 @@ from experiments.out_of_memory import explanation, is_out_of_memory, with_less
 from experiments.study import Study, expand
 from scaling.claims import Claim
 from scaling.runs import write_run
-from scaling.store import SETTLED, Store, create_store, is_disk_error
+from scaling.store import SETTLED, Store, StoreError, create_store, is_disk_error
 
 HEARTBEAT_SECONDS = 1.0
 
@@ -52,6 +53,7 @@ def launch(overrides: Sequence[str]) -> None:
 
 def job(config: DictConfig) -> None:
     """Train the trunks that `where.trunk` names, or every trunk of the study one after the other."""
+    _go_to(HydraConfig.get().runtime.cwd)
     spec = to_spec(config)
     study, corpora = load(spec)
     store = create_store(spec.runs)
@@ -64,6 +66,17 @@ def job(config: DictConfig) -> None:
 
 
 main = hydra.main(config_path="pkg://conf", config_name="config", version_base="1.3")(job)
+
+
+def _go_to(folder: str) -> None:
+    """Relative paths are those of the launch, also on a machine whose workers start elsewhere."""
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise StoreError(
+            f"{socket.gethostname()} does not see {folder}, the folder of the launch ({error.strerror}): "
+            "launch from a folder that every machine shares"
+        ) from error
 
 
 def load(spec: ExperimentConfig) -> tuple[Study, Corpora]:
