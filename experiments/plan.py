@@ -148,7 +148,7 @@ def _row(cells: list[dict]) -> tuple[str, ...]:
         f"{c['arm']} {c['size']}".strip(), f"{c['n_params']:,}", f"{c['tokens']:,}", f"{c['tokens_per_param']:.3g}",
         f"{c['epochs']:.2f}", f"{c['steps']:,}", f"{c['flops']:.3g}", f"{c['learning_rate']:.3g}",
         f"{c['seconds'] / 60:.2f}",
-        ",".join(str(cell["seed"]) for cell in cells), told,
+        _ranges(sorted({cell["seed"] for cell in cells})), told,
     )  # fmt: skip
 
 
@@ -191,3 +191,12 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
     last = len(widths) - 1
     pad = [str.ljust if i in (0, last) and not rows[-1][i].isdigit() else str.rjust for i in range(len(widths))]
     return ["  ".join(f(cell, w) for f, cell, w in zip(pad, row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Sorted whole numbers, three or more in a row by their ends: 0-7,16,18."""
+    parts = []
+    for _, group in groupby(enumerate(numbers), key=lambda at: at[1] - at[0]):
+        run = [number for _, number in group]
+        parts += [f"{run[0]}-{run[-1]}"] if len(run) > 2 else map(str, run)
+    return ",".join(parts)

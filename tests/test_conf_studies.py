@@ -73,7 +73,7 @@ def test_plan_tells_runs_of_different_rates_apart():
     rows = [line.split() for line in plan_text({"studies": [study], "speed": ""}).splitlines() if " w128 " in line]
     rates = ("0.005", "0.0071", "0.01", "0.0141", "0.02", "0.0283", "0.04")
     assert [(row[0], row[8]) for row in rows[:7]] == [("mup", rate) for rate in rates]
-    assert [row[-3] for row in rows] == ["0,1,2,3,4,5,6,7"] * 7 + ["0,1,2"] * 6
+    assert [row[-3] for row in rows] == ["0-7,16-23"] * 7 + ["0-2"] * 6
 
 
 def test_noise_study_has_five_seeds_everywhere():

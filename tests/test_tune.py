@@ -214,6 +214,7 @@ def test_cost_is_the_parabola():
 def test_the_committed_study_transfers_under_mup_and_not_under_one_rate():
     found = {t.setting["arm"]: t for t in transfers(bowls(read_runs(RESULTS / "lr_transfer.parquet")), limit=0.15)}
     assert [[bowl.width for bowl in found[arm].bowls] for arm in ("mup", "standard")] == [[16, 32, 64, 128]] * 2
+    assert found["mup"].verdict == "pass"
     assert abs(found["mup"].drift) < 0.15
     assert found["mup"].drift_error < 0.04
     assert found["mup"].cost < 0.005
