@@ -19,11 +19,21 @@ def batches(
 ) -> np.ndarray:
     """The batches of `count` steps from `step` on, (count, B, T + 1) int64, in one gather."""
     n_windows = count_windows(len(tokens), context_length)
+    window = window_numbers(n_windows, seed=seed, step=step, count=count, batch_size=batch_size)
+    return gather(tokens, window, context_length)
+
+
+def window_numbers(n_windows: int, *, seed: int, step: int, count: int, batch_size: int) -> np.ndarray:
+    """Which windows the batches of `count` steps from `step` on are made of, (count, B)."""
     position = np.arange(step * batch_size, (step + count) * batch_size)
     epoch, within = np.divmod(position, n_windows)
     window = np.concatenate([_order(seed, int(e), n_windows)[within[epoch == e]] for e in np.unique(epoch)])
-    gathered = tokens[window[:, None] * (context_length + 1) + np.arange(context_length + 1)]
-    return gathered.astype(np.int64).reshape(count, batch_size, context_length + 1)
+    return window.reshape(count, batch_size)
+
+
+def gather(tokens: np.ndarray, windows: np.ndarray, context_length: int) -> np.ndarray:
+    """The tokens of windows of any shape, (.., T + 1) int64."""
+    return tokens[windows[..., None] * (context_length + 1) + np.arange(context_length + 1)].astype(np.int64)
 
 
 def count_windows(n_tokens: int, context_length: int) -> int:

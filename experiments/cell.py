@@ -43,6 +43,7 @@ class Cell:
     steps: int
     budget_flops: float  # what was asked for; NaN when the budget was given in tokens
     initial: Initial | None = None  # None: random weights, by the seed
+    precision: str = "float32"  # of the matrix products
 
     def what(self) -> dict:
         """Everything that determines the losses, and nothing else: what `run_id` hashes."""
@@ -56,7 +57,12 @@ class Cell:
             "optim": _hashed(self.optim, _idle_optim(self.optim)),
             "schedule": _hashed(self.schedule, _idle_schedule(self.schedule)),
             "seed": self.seed,
-        } | ({"initial": self.initial.digest} if self.initial else {})
+        } | self._beyond()
+
+    def _beyond(self) -> dict:
+        """What most cells do not have."""
+        initial = {"initial": self.initial.digest} if self.initial else {}
+        return initial | ({"precision": self.precision} if self.precision != "float32" else {})
 
     @cached_property
     def run_id(self) -> str:

@@ -1,7 +1,7 @@
 """What a user may set: the schema of the Hydra tree. Mutable because Hydra needs it; read-only by convention.
 
 `ExperimentConfig` divides into the "what" (model, data, optim, schedule, budget, seed: hashed into `run_id`) and the
-"where" (`where`, `runs`: never hashed). A knob lives on the component that owns it.
+"where" (`where`, `runs`: not hashed, but for `where.precision`). A knob lives on the component that owns it.
 """
 
 from collections.abc import Mapping
@@ -165,13 +165,20 @@ class StudySpec:
 
 @dataclass
 class WhereSpec:
-    """How to run, never what: nothing here may change a loss on CPU, those marked * by more than rounding."""
+    """How to run, not what: nothing here changes a loss on CPU, but for those marked * by rounding, and precision.
+
+    A loss of float32 and one of bfloat16 are of two runs, with two ids; the `dtype` of their rows says which. On CUDA
+    sums come in another order than on CPU and not always in the same one: losses there repeat to rounding.
+    """
 
     device: str = "cpu"
     workers: int | None = None  # None: as many as cores
     threads: int = 1  # per worker
     micro_batch: int | None = None  # * sequences at once, the gradients added up; None: the whole batch
     activation_checkpointing: bool = False  # * blocks keep their input alone: less memory, a third more time
+    precision: str = "float32"  # float32 (no TF32) | bfloat16: of matrix products; weights, moments and loss: float32
+    graph: bool | None = None  # * a step as one CUDA graph; None: on CUDA below 1e7 parameters
+    compile: bool | None = None  # * torch.compile, half a minute at the start; None: on CUDA from 1e7 parameters on
     distributed: str = "none"  # * ddp | fsdp2: all processes that torchrun started share each cell
     checkpoint_seconds: float = 30.0
     trackers: list[str] = field(default_factory=list)  # tensorboard, wandb: beside the store, never instead of it

@@ -2,23 +2,29 @@
 
 import math
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments.batches import batches
+from experiments.batches import count_windows, window_numbers
+from experiments.captured import Captured
 from experiments.cell import Cell
+from experiments.config import WhereSpec
 from experiments.corpus import Corpus
 from experiments.curve import curve_stride
+from experiments.engine import Engine, decide
 from experiments.evaluate import Evaluation, evaluate
+from experiments.gather import AT_ONCE, gatherer, sent
 from experiments.initial import start
 from experiments.optimizer import FlatAdamW, build_optimizer
 from experiments.rows import Measurement
 from experiments.schedule import learning_rate
 from models.accumulate import accumulate
+from models.precision import lower_products
 from models.recompute import recompute_blocks
+from models.step import training_step
 
 
 class Learner:
@@ -28,54 +34,90 @@ class Learner:
     """
 
     processes = ""  # how many share a step and how, for the record
+    rows = slice(None)  # of every batch, that this process trains on
 
-    def __init__(
-        self, cell: Cell, corpus: Corpus, device: str, *, micro_batch: int | None = None, recompute: bool = False
-    ) -> None:
+    def __init__(self, cell: Cell, corpus: Corpus, device: str, *, engine: Engine | None = None) -> None:
         self.cell, self.corpus, self.device = cell, corpus, device
-        self.micro_batch = micro_batch or cell.optim.batch_size  # sequences at once
+        self.engine = engine or decide(cell, WhereSpec(device=device))
+        self.on_cuda = device.startswith("cuda")
+        self.micro_batch = self.engine.micro_batch or cell.optim.batch_size  # sequences at once
         self.model = start(cell).to(device)
-        if recompute:
+        if self.engine.recompute:
             recompute_blocks(self.model)
+        if self.engine.bfloat16:
+            lower_products(self.model)
         self.optimizer = self.build_optimizer()
+        self.loss_and_gradients = training_step(self.model, by_hand=self.engine.by_hand, compiled=self.engine.compiled)
+        self.gather = gatherer(corpus.train, cell.model.context_length, device)
         self.windows = torch.from_numpy(corpus.eval_windows.astype("int64")).to(device)
         self.guess = (1 - 1e-6) * math.log(cell.model.vocab_size)  # rounding apart
         self.step, self.seconds = 0, 0.0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.measurements: list[Measurement] = []
         self.evaluation: Evaluation | None = None  # behind the latest measurement, target by target
+        self._captured: Captured | None = None
 
     def build_optimizer(self) -> FlatAdamW:
         return build_optimizer(self.model, self.cell.optim)
 
     def gradients(self, tokens: Tensor) -> Tensor:
         """Mean loss of a batch, (B, T + 1); its gradients lie where the optimiser reads them."""
-        return accumulate(self.model, self.optimizer.gradients, tokens[:, :-1], tokens[:, 1:], self.micro_batch)
+        inputs, targets = tokens[:, :-1], tokens[:, 1:]
+        return accumulate(self.loss_and_gradients, self.optimizer.gradients, inputs, targets, self.micro_batch)
 
     def whole_model(self) -> nn.Module:
         """The model, all of it in this process."""
         return self.model
 
-    def batches(self, until: int) -> np.ndarray:
-        """The batches from here to step `until`, (steps, B, T + 1)."""
-        return batches(
-            self.corpus.train,
+    def advance(self, until: int, steps: int) -> None:
+        """Train up to step `until` of a run of `steps`."""
+        began = time.perf_counter()
+        self.queue(until, steps)
+        if self.on_cuda:
+            torch.cuda.synchronize(self.device)
+        self.seconds += time.perf_counter() - began
+
+    def queue(self, until: int, steps: int) -> None:
+        """The steps up to `until` of a run of `steps`; on CUDA nothing here waits for any of them."""
+        for tokens, rate in zip(self.batches(until), self.rates(until, steps), strict=True):
+            self.take(tokens, rate)
+            self.step += 1
+
+    def batches(self, until: int) -> Iterator[Tensor]:
+        """The batches from here to step `until`, (B, T + 1) each: this process' rows of them."""
+        length = self.cell.model.context_length
+        windows = window_numbers(
+            count_windows(len(self.corpus.train), length),
             seed=self.cell.seed,
             step=self.step,
             count=until - self.step,
             batch_size=self.cell.optim.batch_size,
-            context_length=self.cell.model.context_length,
-        )
+        )[:, self.rows]
+        at_once = max(1, AT_ONCE // max(1, windows[0].size * (length + 1)))
+        for first in range(0, len(windows), at_once):
+            yield from self.gather(windows[first : first + at_once])
 
-    def advance(self, until: int, steps: int) -> None:
-        """Train up to step `until` of a run of `steps`."""
-        began, cell = time.perf_counter(), self.cell
-        for tokens in torch.from_numpy(self.batches(until)).to(self.device):
-            multiplier, _ = learning_rate(cell.schedule, self.step, steps)
-            self.loss_sum += self.gradients(tokens)
-            self.optimizer.step(multiplier * cell.optim.learning_rate)
-            self.step += 1
-        self.seconds += time.perf_counter() - began
+    def rates(self, until: int, steps: int) -> Sequence[float] | Sequence[Tensor]:
+        """The base learning rate of each of those steps: on CUDA as tensors, which a graph reads anew each time."""
+        schedule, peak = self.cell.schedule, self.cell.optim.learning_rate
+        rates = [learning_rate(schedule, step, steps)[0] * peak for step in range(self.step, until)]
+        if not (self.on_cuda or self.engine.graph):
+            return rates
+        return sent(torch.tensor(rates, dtype=torch.float32 if self.on_cuda else torch.float64), self.device).unbind()
+
+    def take(self, tokens: Tensor, rate: float | Tensor) -> None:
+        """One step on a batch."""
+        if not self.engine.graph:
+            self._take(tokens, rate)
+            return
+        if self._captured is None:
+            changed = [*self.optimizer.tensors().values(), self.loss_sum]
+            self._captured = Captured(self._take, (tokens, rate), changed)
+        self._captured(tokens, rate)
+
+    def _take(self, tokens: Tensor, rate: float | Tensor) -> None:
+        self.loss_sum += self.gradients(tokens)
+        self.optimizer.step(rate)
 
     @property
     def healthy(self) -> bool:

@@ -25,6 +25,8 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan: steep at zero, so that five
 class FlatMuon(FlatAdamW):
     """Owns a model's parameters, gradients and moments, as FlatAdamW does."""
 
+    held = (*FlatAdamW.held, "momentum")
+
     def __init__(self, model: nn.Module, optim: OptimSpec) -> None:
         self.matrices = sorted(model.hidden_matrices(), key=_shape)
         super().__init__(model, optim)
@@ -43,16 +45,17 @@ class FlatMuon(FlatAdamW):
         left = [replace(g, parameters=tuple(p for p in g.parameters if id(p) not in ours)) for g in groups]
         return [g for g in left if g.parameters], [m.weight for m in self.matrices]
 
-    def step(self, learning_rate: float) -> None:
+    def step(self, learning_rate: float | Tensor) -> None:
         super().step(learning_rate)
         for weights, gradients, momentum in self.stacks:
             momentum.lerp_(gradients, 1 - self.optim.momentum)
             update = orthogonalize(torch.lerp(gradients, momentum, self.optim.momentum))
             weights.mul_(1 - learning_rate * self.optim.weight_decay)
-            weights.sub_(update, alpha=learning_rate * (weights.shape[-2] / weights.shape[-1]) ** 0.5)
-
-    def state(self) -> dict[str, Tensor]:
-        return super().state() | {"momentum": self.momentum.clone()}
+            rate = learning_rate * (weights.shape[-2] / weights.shape[-1]) ** 0.5
+            if isinstance(rate, Tensor):
+                weights.addcmul_(update, rate, value=-1)
+            else:
+                weights.sub_(update, alpha=rate)
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:

@@ -23,7 +23,12 @@ def build_optimizer(model: nn.Module, optim: OptimSpec) -> "FlatAdamW":
 
 
 class FlatAdamW:
-    """Owns a model's parameters, gradients and moments (Loshchilov & Hutter 1711.05101; decay decoupled)."""
+    """Owns a model's parameters, gradients and moments (Loshchilov & Hutter 1711.05101; decay decoupled).
+
+    They stay where they are: a CUDA graph of the step holds their addresses.
+    """
+
+    held = ("weights", "mean", "square", "steps")  # what a later step depends on
 
     def __init__(self, model: nn.Module, optim: OptimSpec) -> None:
         check(optim)
@@ -48,8 +53,11 @@ class FlatAdamW:
         """The groups that AdamW updates, and the parameters that it leaves to a subclass."""
         return groups, []
 
-    def step(self, learning_rate: float) -> None:
-        """Clip the gradients and update every parameter; `learning_rate` is the base rate at this step."""
+    def step(self, learning_rate: float | Tensor) -> None:
+        """Clip the gradients and update every parameter; `learning_rate` is the base rate at this step.
+
+        As a tensor, on CUDA float32, it may be another number each time that a captured step is played.
+        """
         if self.optim.clip_norm > 0:
             norm = torch.linalg.vector_norm(self.gradients)
             self.gradients.mul_((self.optim.clip_norm / (norm + 1e-6)).clamp_(max=1.0))
@@ -62,9 +70,13 @@ class FlatAdamW:
                 amsgrad=False, maximize=False,
             )  # fmt: skip
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that a later step depends on."""
+        return {name: getattr(self, name) for name in self.held}
+
     def state(self) -> dict[str, Tensor]:
-        """Copies of everything that a later step depends on."""
-        return {name: getattr(self, name).clone() for name in ("weights", "mean", "square", "steps")}
+        """Copies of `tensors`."""
+        return {name: tensor.clone() for name, tensor in self.tensors().items()}
 
     def load(self, state: dict[str, Tensor]) -> None:
         for name, value in state.items():

@@ -4,7 +4,6 @@ ddp: each holds the whole model; the gradients, one flat buffer, are averaged by
 a part of every parameter and of its moments (torch's `fully_shard`), for models too large for one device.
 """
 
-import time
 from pathlib import Path
 
 import torch
@@ -17,8 +16,8 @@ from experiments.checkpoint import Checkpoints
 from experiments.config import WhereSpec
 from experiments.corpus import Corpus
 from experiments.distributed import World
+from experiments.engine import Engine
 from experiments.learner import Learner
-from experiments.schedule import learning_rate
 from experiments.sharded_checkpoint import ShardedCheckpoints
 from experiments.sharded_optimizer import ShardedAdamW, whole
 from models import build_model
@@ -38,19 +37,16 @@ class DataParallel(Learner):
     def processes(self) -> str:
         return f"{self.world.size} processes, {self.mode}"
 
-    def advance(self, until: int, steps: int) -> None:
-        """Train up to step `until` of a run of `steps`; afterwards every process knows the loss of the whole batch."""
-        began, cell = time.perf_counter(), self.cell
-        data = self.batches(until)[:, self.world.rows(cell.optim.batch_size)]
-        own = torch.zeros_like(self.loss_sum)
-        for tokens in torch.from_numpy(data).to(self.device):
-            multiplier, _ = learning_rate(cell.schedule, self.step, steps)
-            own += self.gradients(tokens)
-            self.optimizer.step(multiplier * cell.optim.learning_rate)
-            self.step += 1
-        dist.all_reduce(own)
-        self.loss_sum += own / self.world.size
-        self.seconds += time.perf_counter() - began
+    @property
+    def rows(self) -> slice:
+        return self.world.rows(self.cell.optim.batch_size)
+
+    def queue(self, until: int, steps: int) -> None:
+        """The steps up to `until` of a run of `steps`; then every process knows the loss of the whole batches."""
+        before, self.loss_sum = self.loss_sum, torch.zeros_like(self.loss_sum)
+        super().queue(until, steps)
+        dist.all_reduce(self.loss_sum)
+        self.loss_sum = before + self.loss_sum / self.world.size
 
     def gradients(self, tokens: Tensor) -> Tensor:
         loss = super().gradients(tokens)
@@ -94,14 +90,14 @@ class FullyShardedParallel(DataParallel):
 
 
 def set_up(
-    cell: Cell, corpus: Corpus, folder: Path | None, where: WhereSpec
+    cell: Cell, corpus: Corpus, folder: Path | None, where: WhereSpec, engine: Engine
 ) -> tuple[DataParallel, Checkpoints | ShardedCheckpoints]:
     """The learner that `where.distributed` asks for, and the checkpoints that suit it.
 
     Replicas are alike, so the first one's checkpoint is all of it, and one process can go on from it.
     """
     kind = {"ddp": DataParallel, "fsdp2": FullyShardedParallel}[where.distributed]
-    learner = kind(cell, corpus, where.device, micro_batch=where.micro_batch, recompute=where.activation_checkpointing)
+    learner = kind(cell, corpus, where.device, engine=engine)
     if where.distributed == "fsdp2":
         return learner, ShardedCheckpoints(folder, where.checkpoint_seconds, learner.state)
     return learner, ReplicaCheckpoints(folder, where.checkpoint_seconds)

@@ -91,7 +91,7 @@ def _constants(cell: Cell, corpus: Corpus) -> dict:
         "horizon_tokens": cell.horizon_tokens,
         "budget_flops": cell.budget_flops,
         "batch_tokens": cell.batch_tokens,
-        "dtype": "float32",
+        "dtype": cell.precision,
     }
 
 
@@ -116,10 +116,12 @@ def _measured(cell: Cell, corpus: Corpus, at: Measurement) -> dict:
 
 
 def _provenance(device: str, processes: str, kernels: str) -> dict:
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else f"{device} {platform.machine()}"
+    name, memory = f"{device} {platform.machine()}", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if device.startswith("cuda"):
+        name, memory = torch.cuda.get_device_name(device), torch.cuda.max_memory_reserved(device)
     return {
         "device": name + (f", {processes}" if processes else ""),
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory_bytes": memory,
         "code_version": code_version(),
         "torch_version": torch.__version__ + (f"; kernels {kernels}" if kernels else ""),
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),

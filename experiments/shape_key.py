@@ -10,17 +10,26 @@ from pathlib import Path
 from experiments.cell import Cell
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPPING = ("batches", "evaluate", "learner", "muon", "optimizer")  # of experiments/, beside all of models/
+STEPPING = (
+    "batches",
+    "captured",
+    "engine",
+    "evaluate",
+    "gather",
+    "learner",
+    "muon",
+    "optimizer",
+)  # of experiments/, beside all of models/
 
 
 def shape_key(cell: Cell) -> str:
     """Cells with the same key take the same time a step."""
-    return _key(cell.model, cell.optim.batch_size, cell.optim.name)
+    return _key(cell.model, cell.optim.batch_size, cell.optim.name, cell.precision)
 
 
 @cache
-def _key(model: object, batch_size: int, optimizer: str) -> str:
-    return _digest(json.dumps([asdict(model), batch_size, optimizer], sort_keys=True).encode())  # type: ignore[call-overload]
+def _key(model: object, batch_size: int, optimizer: str, precision: str) -> str:
+    return _digest(json.dumps([asdict(model), batch_size, optimizer, precision], sort_keys=True).encode())  # type: ignore[call-overload]
 
 
 @cache

@@ -14,6 +14,7 @@ from experiments.arms import variants
 from experiments.batches import count_windows
 from experiments.cell import Cell, group_by_trunk, trunk_steps
 from experiments.config import BudgetSpec, DataSpec, ExperimentConfig, ModelSpec, ReplicateSpec, WindowSpec
+from experiments.engine import decide
 from experiments.names import load_size, name_of, suggest
 from experiments.optimizer_cost import optimizer_flops
 from experiments.rules import resolve
@@ -76,7 +77,8 @@ class Study:
 def expand(config: ExperimentConfig, corpora: CorpusOf) -> Study:
     """The cells of a study, or the single cell that `model` and `budget` describe; `corpora` finds each cell's text.
 
-    Raises StudyError (or ValueError from the model's shape) naming the key, its value and the remedy.
+    Raises StudyError (or another ValueError, from the model's shape or its engine) naming the key, its value and the
+    remedy.
     """
     study, cells, dropped = config.study, [], []
     for variant in variants(config):
@@ -95,6 +97,7 @@ def expand(config: ExperimentConfig, corpora: CorpusOf) -> Study:
     unique = tuple({cell.run_id: cell for cell in cells}.values())
     for cell in unique:
         _check_schedule(cell)
+        decide(cell, config.where)
     warnings = _epoch_warnings(unique, corpora) + _short_warnings(unique)
     return Study(study.name, unique, tuple(dropped), warnings, tuple(_hold_out(config)))
 
@@ -157,6 +160,7 @@ def _cell(config: ExperimentConfig, corpus: Corpus, size: str, spec: ModelSpec, 
         config.arm,
         steps,
         math.nan if budget.flops is None else float(budget.flops),
+        precision=config.where.precision,
     )
 
 

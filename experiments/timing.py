@@ -36,7 +36,9 @@ def _time(cell: Cell, seconds: float, device: str) -> tuple[float, float]:
     """Medians over short runs of steps and over evaluations; a warm-up is left out."""
     began = time.perf_counter()
     learner = Learner(cell, noise(cell), device)
-    first = _seconds(lambda: learner.advance(1, cell.steps), device)
+    if device != "cpu":
+        learner.advance(1, cell.steps)  # captures or compiles the step
+    first = _seconds(lambda: learner.advance(learner.step + 1, cell.steps), device)
     chunk = max(1, min(CHUNK, int(seconds / 8 / max(first, 1e-6))))
     steps: list[float] = []
     while len(steps) < 3 or time.perf_counter() - began < 0.8 * seconds:

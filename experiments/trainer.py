@@ -4,7 +4,9 @@ Nothing here depends on which cells are asked for together: a cell trained alone
 kills ends with the same rows to the bit (on CPU with one thread).
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TypedDict
 
@@ -19,10 +21,13 @@ from experiments.config import WhereSpec
 from experiments.corpus import Corpus
 from experiments.curve import row_steps
 from experiments.distributed import check_cell
+from experiments.engine import decide
 from experiments.evaluate import Evaluation
 from experiments.learner import Learner
 from experiments.rows import Measurement, run_rows
 from models.step import kernels_build
+
+log = logging.getLogger(__name__)
 
 _CHUNK = 64  # steps between looks at the loss, the clock and the caller
 
@@ -39,9 +44,11 @@ class Progress(TypedDict):
 def configure_process(threads: int) -> None:
     """Pin the threads and keep freed activations in the process. Call before the first tensor.
 
-    Keeping them is worth a factor 1.2 to 1.6 on small models.
+    Keeping them is worth a factor 1.2 to 1.6 on small models. Float32 means float32 on CUDA too: TF32 is off in torch's
+    products by default, but not in cuDNN's, which an LSTM is made of.
     """
     torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = False
     keep_freed_memory()
 
 
@@ -82,14 +89,19 @@ def train_trunk(
 
 def _set_up(cell: Cell, corpus: Corpus, folder: Path | None, where: WhereSpec) -> tuple[Learner, Checkpoints]:
     check_cell(cell, where)
+    engine = decide(cell, where)
+    if engine.note:
+        _say_once(f"family {cell.model.family} on {where.device} trains {engine.note}")
     if where.distributed != "none":
         from experiments.parallel import set_up  # loads torch.distributed's shards and checkpoints
 
-        return set_up(cell, corpus, folder, where)
-    learner = Learner(
-        cell, corpus, where.device, micro_batch=where.micro_batch, recompute=where.activation_checkpointing
-    )
-    return learner, Checkpoints(folder, where.checkpoint_seconds)
+        return set_up(cell, corpus, folder, where, engine)
+    return Learner(cell, corpus, where.device, engine=engine), Checkpoints(folder, where.checkpoint_seconds)
+
+
+@cache
+def _say_once(note: str) -> None:
+    log.warning(note)
 
 
 def _cool_down(learner: Learner, cell: Cell, checkpoints: Checkpoints, on_progress: Callable | None) -> None:
@@ -138,7 +150,7 @@ def _rows(learner: Learner, cell: Cell, corpus: Corpus, device: str) -> list[dic
         state=state,
         device=device,
         processes=learner.processes,
-        kernels=kernels_build(learner.model),
+        kernels=kernels_build(learner.model) if learner.engine.by_hand else "",
     )
 
 

@@ -40,7 +40,7 @@ class LSTM(nn.Module):
         if cache.length > self.config.context_length:
             raise ValueError(f"{cache.length} tokens exceed the model's context_length={self.config.context_length}")
         y_BTD, cache.state = self.layers(F.embedding(tokens_BT, self.embedding), cache.state)
-        return F.linear(rms_norm(y_BTD, self.norm), self.head)
+        return F.linear(rms_norm(y_BTD.to(self.norm.dtype), self.norm), self.head)
 
     def empty_cache(self) -> RecurrentState:
         return RecurrentState()

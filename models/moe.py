@@ -39,7 +39,7 @@ class Experts(nn.Module):
         for e, (up, down) in enumerate(zip(self.up.chunk(self.experts), self.down.chunk(self.experts), strict=True)):
             token, rank = (expert_Nk == e).nonzero(as_tuple=True)
             hidden = activate(F.linear(x_ND.index_select(0, token), up), gated=self.gated)
-            y_ND = y_ND.index_add(0, token, weight_Nk[token, rank, None] * F.linear(hidden, down))
+            y_ND = y_ND.index_add(0, token, (weight_Nk[token, rank, None] * F.linear(hidden, down)).to(y_ND.dtype))
         if not torch.is_grad_enabled():
             return y_ND.view_as(x_BTD)
         return _WithGradientOf.apply(y_ND, BALANCE * imbalance(p_NE, expert_Nk)).view_as(x_BTD)

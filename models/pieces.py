@@ -9,7 +9,7 @@ E any output width; S = B x H.
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
@@ -107,7 +107,7 @@ def score(logits_NV: Tensor, scale_N: Tensor, targets_N: Tensor) -> tuple[Tensor
     return F.cross_entropy(logits_NV, targets_N, reduction="none"), logits_NV.argmax(1) == targets_N
 
 
-@lru_cache(maxsize=8)
+@cache  # nothing is let go of: a CUDA graph reads it at its address
 def _tables(length: int, width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """cos and sin over (q k v, H, halves, K / 2, B, T), and the causal mask.
 

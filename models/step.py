@@ -1,12 +1,30 @@
 """The training step and the forward pass of any model, each by the fastest way there is for it."""
 
+from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 
+import torch
 from torch import Tensor, nn
 
 from models import autograd, gradient, kernels, native
+from models.precision import lowers
 from models.recompute import recomputes
 from models.transformer import Transformer
+
+Step = Callable[[Tensor, Tensor], Tensor]
+
+
+def training_step(model: nn.Module, *, by_hand: bool = True, compiled: bool = False) -> Step:
+    """From inputs and targets (B, T) to what `loss_and_gradients` does and returns, in the way that is asked for.
+
+    `compiled` forgets what was compiled before: torch compiles so many shapes of one function, then gives up silently.
+    """
+    if compiled:
+        torch.compiler.reset()
+        loss_of = torch.compile(autograd.loss_of, fullgraph=True, dynamic=False)
+        return partial(autograd.loss_and_gradients, model, loss_of=loss_of)
+    return partial(loss_and_gradients if by_hand else autograd.loss_and_gradients, model)
 
 
 def loss_and_gradients(model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
@@ -30,4 +48,5 @@ def kernels_build(model: nn.Module) -> str:
 
 
 def _way(model: nn.Module) -> ModuleType:
-    return gradient if type(model) is Transformer and not recomputes(model) else autograd
+    plain = type(model) is Transformer and not recomputes(model) and not lowers(model)
+    return gradient if plain else autograd

@@ -94,7 +94,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("flops", "float64", "FLOPs", "training compute: forward and backward, causal attention, with the head"),
     Column("flops_6nd", "float64", "FLOPs", "6 x total parameters x tokens"),
     Column("wall_seconds", "float64", "s", "training time had the run been alone (a trunk counts in each)", True),
-    Column("peak_memory_bytes", "int64", "bytes", "peak resident memory of the worker", True),
+    Column("peak_memory_bytes", "int64", "bytes", "peak resident memory of the worker; on CUDA, of the device", True),
     Column("code_version", "string", "", "version and commit of isoflop", True),
     Column("torch_version", "string", "", "torch, and the build of our kernels beside it", True),
     Column("device", "string", "", "processor or accelerator", True),

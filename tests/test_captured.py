@@ -1,10 +1,21 @@
 """A captured step trains as the plain one does, to the bit, and reads nothing but its buffers and its state."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
+from experiments import learner as learner_module
 from experiments.captured import WARM_UP, Captured
+from experiments.config import OptimSpec
+from experiments.corpus import prepare
+from experiments.engine import Engine
+from experiments.learner import Learner
+from models import kernels
+from models.config import ModelConfig
 from tests.tape import CaptureError, record
+from tests.test_trainer import DATA, make
 
 
 class Running:
@@ -18,6 +29,62 @@ class Running:
         self.calls += 1
         self.total.add_(x * rate)
         self.count += 1
+
+
+class Taped(Captured):
+    """Captured as on CUDA: the step's Python is not run again."""
+
+    def __init__(self, step, example, state):
+        super().__init__(step, example, state)
+        before = [tensor.clone() for tensor in state]
+        self._replay = record(self._replay).play
+        for tensor, was in zip(state, before, strict=True):
+            tensor.copy_(was)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return prepare(DATA, tmp_path_factory.mktemp("corpora"))
+
+
+@pytest.fixture
+def taped(monkeypatch):
+    monkeypatch.setattr(learner_module, "Captured", Taped)
+    monkeypatch.setattr(kernels, "usable", lambda weights: False)  # as on CUDA: torch's ops alone
+
+
+CELLS = {
+    "plain": {},
+    "tied": {"model": ModelConfig("transformer", 16, 16, 2, 8, 2, tied=True)},
+    "gpt2": {"model": ModelConfig("transformer", 16, 16, 2, 8, 1, None, False, "layernorm", "gelu", "learned")},
+    "decay": {"optim": OptimSpec(parametrization="completep", batch_size=4, weight_decay=0.1, clip_norm=0.1)},
+    "muon": {"optim": OptimSpec(name="muon", batch_size=4, weight_decay=0.1)},
+}
+ENGINES = {
+    "by hand": Engine(),
+    "autograd": Engine(by_hand=False),
+    "in pieces": Engine(micro_batch=3),
+    "bfloat16": Engine(by_hand=False, bfloat16=True),
+}
+
+
+def losses(learner, steps, until=60):
+    """Sum of the training losses after every few steps, each chunk of another length."""
+    told = []
+    while learner.step < until:
+        learner.advance(min(until, learner.step + 1 + len(told)), steps)
+        told.append(learner.loss_sum.item())
+    return told
+
+
+def pair(cell, corpus, engine=None):
+    """A learner as it is, and one whose steps are captured."""
+    engine = engine or Engine()
+    return Learner(cell, corpus, "cpu", engine=engine), Learner(cell, corpus, "cpu", engine=replace(engine, graph=True))
+
+
+def same(plain, captured):
+    return all(torch.equal(a, captured.optimizer.tensors()[name]) for name, a in plain.optimizer.tensors().items())
 
 
 def test_warming_up_leaves_no_trace_and_calls_add_up():
@@ -64,3 +131,75 @@ def test_a_tape_does_as_a_graph_does():
         record(lambda: x.sum().item())
     with pytest.raises(CaptureError, match="nonzero"):
         record(lambda: x.nonzero())
+
+
+def test_on_cpu_the_captured_step_is_the_plain_one_to_the_bit(corpus):
+    """With the kernels in C, which no tape hears of."""
+    plain, captured = pair(make(corpus, 60), corpus)
+    assert losses(plain, 60) == losses(captured, 60)
+    assert same(plain, captured)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("kind", CELLS)
+def test_a_step_without_its_python_trains_alike(corpus, taped, kind, engine):
+    cell = replace(make(corpus, 60), **CELLS[kind])
+    plain, captured = pair(cell, corpus, ENGINES[engine])
+    told = losses(plain, 60)
+    if kind == "muon":  # its rate, as a tensor, is multiplied in another order
+        assert losses(captured, 60) == pytest.approx(told, rel=1e-5 if engine != "bfloat16" else 1e-3)
+    else:
+        assert losses(captured, 60) == told
+        assert same(plain, captured)
+    assert told[-1] / 60 < told[0] - 0.05  # it learned something
+
+
+def test_branches_restore_into_the_addresses_that_a_graph_holds(corpus, taped):
+    plain, captured = pair(make(corpus, 100), corpus)
+    addresses = {name: tensor.data_ptr() for name, tensor in captured.optimizer.tensors().items()}
+    for learner in (plain, captured):
+        learner.advance(40, 100)
+        learner.measure(100)
+        at_branch = learner.state()
+        learner.advance(50, 50)  # a cooldown of another cell, at falling rates
+        learner.measure(50, windows=learner.windows)
+        learner.load(at_branch)
+        learner.advance(90, 100)
+        learner.measure(100)
+    assert [m.loss for m in plain.measurements] == [m.loss for m in captured.measurements]
+    assert [m.train_loss for m in plain.measurements] == [m.train_loss for m in captured.measurements]
+    assert {name: tensor.data_ptr() for name, tensor in captured.optimizer.tensors().items()} == addresses
+
+
+def test_one_learner_goes_on_from_the_state_of_another(corpus, taped):
+    plain, captured = pair(make(corpus, 60), corpus)
+    plain.advance(30, 60)
+    captured.advance(5, 60)  # somewhere else, and captured already
+    captured.load(plain.state())
+    assert losses(plain, 60) == losses(captured, 60)
+    assert same(plain, captured)
+
+
+@pytest.mark.parametrize("engine", ["by hand", "autograd", "in pieces"])  # no autocast to shapes alone
+@pytest.mark.parametrize("kind", CELLS)
+def test_a_step_meets_no_tensor_of_the_host(corpus, monkeypatch, kind, engine):
+    """On the device of shapes alone, where what was made on the host, or is copied from it, shows."""
+    updates = []  # torch has no shapes of this op
+    monkeypatch.setattr(torch, "_fused_adamw_", lambda *tensors, lr, **_: updates.append((tensors, lr)))
+    cell = replace(make(corpus, 60), **CELLS[kind])
+    learner = Learner(cell, corpus, "meta", engine=replace(ENGINES[engine], graph=True))
+    example = torch.zeros(4, 17, dtype=torch.int64, device="meta"), torch.zeros((), device="meta")
+    learner._take(*example)  # makes the tables that stay
+    updates.clear()
+    tape = record(lambda: learner._take(*example))
+    met = {str(leaf.device) for leaf in tree_leaves([tape.ops, updates]) if isinstance(leaf, torch.Tensor)}
+    assert met == {"meta"}
+    assert len(tape.ops) > 50
+    assert len(updates) == len(learner.optimizer.groups) > 1
+
+
+def test_a_mixture_of_experts_is_what_a_capture_refuses(corpus, taped):
+    cell = replace(make(corpus, 60), model=ModelConfig("transformer", 16, 16, 2, 8, 1, 8, experts=3))
+    _, captured = pair(cell, corpus)
+    with pytest.raises(CaptureError, match="nonzero"):
+        captured.advance(1, 60)
