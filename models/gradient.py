@@ -7,7 +7,8 @@ A step of a small model is hundreds of tiny kernels, so what counts is how few t
 - the gain of a norm is folded into the matrix behind it, and its scale moves behind the product:
   W (g * x * s) = ((W g) x) * s;
 - what stands between the products is one pass each, in C where a compiler is at hand (`models.kernels`), otherwise in
-  torch (`models.pieces`).
+  torch (`models.pieces`);
+- the products themselves are those of the fastest library at hand (`models.blas`).
 
 Each part returns its output and a function from the gradient of the output to the gradient of the input. Tests hold
 the sum of it to autograd through `models.transformer`.
@@ -88,10 +89,10 @@ def _attention_sublayer(
     y_DN, attend_backward = way.attend(qkv_EN, scale_N, block.n_head, shape, keep=keep)
 
     def backward(dy_DN: Tensor) -> Tensor:
-        torch.mm(dy_DN, y_DN.t(), out=block.output.grad)
-        return norm_backward(attend_backward(block.output.t() @ dy_DN), dy_DN)
+        way.product(dy_DN, y_DN.t(), out=block.output.grad)
+        return norm_backward(attend_backward(way.product(block.output.t(), dy_DN)), dy_DN)
 
-    return torch.addmm(x_DN, block.output, y_DN), backward
+    return way.product(block.output, y_DN, plus=x_DN), backward
 
 
 def _mlp_sublayer(way: ModuleType, block: Block, x_DN: Tensor, _: torch.Size, keep: bool) -> tuple[Tensor, Backward]:
@@ -99,10 +100,10 @@ def _mlp_sublayer(way: ModuleType, block: Block, x_DN: Tensor, _: torch.Size, ke
     hidden_FN, swiglu_backward = way.swiglu(gate_up_EN, scale_N, keep=keep)
 
     def backward(dy_DN: Tensor) -> Tensor:
-        torch.mm(dy_DN, hidden_FN.t(), out=block.down.grad)
-        return norm_backward(swiglu_backward(block.down.t() @ dy_DN), dy_DN)
+        way.product(dy_DN, hidden_FN.t(), out=block.down.grad)
+        return norm_backward(swiglu_backward(way.product(block.down.t(), dy_DN)), dy_DN)
 
-    return torch.addmm(x_DN, block.down, hidden_FN), backward
+    return way.product(block.down, hidden_FN, plus=x_DN), backward
 
 
 def _normed_linear(
@@ -113,8 +114,8 @@ def _normed_linear(
     folded_ED = weight_ED * gain_D
 
     def backward(dy_EN: Tensor, residual_DN: Tensor | None) -> Tensor:
-        torch.mm(dy_EN, x_DN.t(), out=weight_ED.grad)
+        way.product(dy_EN, x_DN.t(), out=weight_ED.grad)
         way.fold_backward(weight_ED.grad, weight_ED, gain_D, gain_D.grad)
-        return way.norm_backward(folded_ED.t() @ dy_EN, x_DN, scale_N, residual_DN)
+        return way.norm_backward(way.product(folded_ED.t(), dy_EN), x_DN, scale_N, residual_DN)
 
-    return torch.mm(folded_ED, x_DN, out=out), scale_N, backward
+    return way.product(folded_ED, x_DN, out=out), scale_N, backward

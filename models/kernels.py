@@ -1,4 +1,4 @@
-"""The functions of `models.pieces`, by the C of `kernels.c`: float32, contiguous, on one core."""
+"""The functions of `models.pieces`, by the C of `kernels.c` and a library: float32, contiguous, on one core."""
 
 import ctypes
 import warnings
@@ -7,7 +7,8 @@ from functools import cache, lru_cache
 import torch
 from torch import Tensor
 
-from models import native, pieces
+from models import blas, native, pieces
+from models.blas import product as product
 from models.pieces import Backward
 from models.transformer import NORM_EPS, rotary_tables
 
@@ -46,15 +47,21 @@ def _sound() -> bool:
         y, attend_backward = way.attend(qkv.clone(), scale, heads, shape, keep=True)
         hidden, swiglu_backward = way.swiglu(qkv.clone(), scale, keep=True)
         loss, dlogits = way.cross_entropy(qkv.t().contiguous(), scale, targets)
-        return [y, attend_backward(dy), hidden, swiglu_backward(torch.cat([dy, dy[:4]])), loss, dlogits]
+        products = [way.product(dy, y.t()), way.product(dy.t(), y), way.product(dy, dy.t(), plus=dy[:, :8])]
+        return [*products, y, attend_backward(dy), hidden, swiglu_backward(torch.cat([dy, dy[:4]])), loss, dlogits]
 
     import sys
 
     ours = results(sys.modules[__name__])
     if all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(ours, results(pieces), strict=True)):
         return True
-    warnings.warn(f"kernels {native.build_id()} disagree with torch and are left alone", stacklevel=2)
+    warnings.warn(f"kernels {build_id()} disagree with torch and are left alone", stacklevel=2)
     return False
+
+
+def build_id() -> str:
+    """The build of the C, and the library of the products where it is not torch's."""
+    return ", ".join(filter(None, (native.build_id(), blas.name())))
 
 
 def embed(embedding_VD: Tensor, tokens_N: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What stands between the matrix products of a Transformer's step, in torch: any device, any number of threads.
+"""What a Transformer's step by hand is made of, in torch: any device, any number of threads.
 
 `models.kernels` has the same functions in C for one core. The scale of a norm, 1 / rms of a column, is not applied to
 the column but to what the matrix behind it makes of it: W (x s) = (W x) s, so a piece that reads a product scales it,
@@ -18,6 +18,11 @@ from torch import Tensor
 from models.transformer import NORM_EPS, rotary_tables
 
 Backward = Callable[[Tensor], Tensor]
+
+
+def product(a_IK: Tensor, b_KJ: Tensor, *, plus: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+    """a b, or `plus` + a b, in `out` if given."""
+    return torch.mm(a_IK, b_KJ, out=out) if plus is None else torch.addmm(plus, a_IK, b_KJ, out=out)
 
 
 def embed(embedding_VD: Tensor, tokens_N: Tensor) -> Tensor:

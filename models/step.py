@@ -7,7 +7,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from models import autograd, gradient, kernels, native
+from models import autograd, gradient, kernels
 from models.precision import lowers
 from models.recompute import recomputes
 from models.transformer import Transformer
@@ -43,8 +43,8 @@ def score(model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tens
 
 
 def kernels_build(model: nn.Module) -> str:
-    """Which build of the kernels in C takes this model's steps; "" where torch alone does."""
-    return native.build_id() if _way(model) is gradient and kernels.usable(model.embedding) else ""
+    """Which kernels and library of products take this model's steps; "" where torch alone does."""
+    return kernels.build_id() if _way(model) is gradient and kernels.usable(model.embedding) else ""
 
 
 def _way(model: nn.Module) -> ModuleType:
