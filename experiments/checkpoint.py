@@ -88,7 +88,7 @@ def _first_whole(candidates: Iterable[Saved]) -> dict | None:
     for one in candidates:
         if one.whole:
             _warn(damaged, f"step {one.step} ({one.path.name})")
-            return torch.load(one.path, weights_only=True)
+            return torch.load(one.path, map_location="cpu", weights_only=True)
         damaged.append(one)
     _warn(damaged, "the start")
     return None
