@@ -10,8 +10,12 @@ _SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception of Python, torch or CUDA says that memory has run out."""
-    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _SIGNS)
+    """Whether an exception of Python, torch or CUDA says that memory has run out, or came of one that does.
+
+    A CUDA graph's capture that runs out of it ends with an error of its own.
+    """
+    signs = isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _SIGNS)
+    return signs or (error.__context__ is not None and is_out_of_memory(error.__context__))
 
 
 def with_less(where: WhereSpec, cell: Cell) -> WhereSpec | None:

@@ -14,7 +14,8 @@ import pandas as pd
 import yaml
 
 from experiments.checkpoint_files import BRANCH, TRUNK, saved
-from experiments.config import DataSpec, ModelSpec, OptimSpec, ScheduleSpec
+from experiments.config import DataSpec, ModelSpec, OptimSpec, ScheduleSpec, WhereSpec
+from experiments.engine import PRECISIONS
 from experiments.names import load_size, size_names
 from models.config import FAMILIES, OPTIONS, ModelConfig
 from scaling.runs import read_config
@@ -22,7 +23,7 @@ from scaling.store import Store, open_store
 
 PARTS = ("family", "tied", "norm", "activation", "positions", "experts", "experts_per_token")
 SHAPE = ("n_layer", "d_model", "n_head", "d_ff")
-SECTIONS = {"data": DataSpec, "optim": OptimSpec, "schedule": ScheduleSpec}
+SECTIONS = {"data": DataSpec, "optim": OptimSpec, "schedule": ScheduleSpec, "where": WhereSpec}
 COLUMNS = {
     "data.context_length": "context_length", "optim.name": "optimizer", "optim.parametrization": "parametrization",
     "optim.learning_rate": "peak_learning_rate", "optim.batch_size": "batch_size", "schedule.name": "schedule",
@@ -89,6 +90,7 @@ def _sections(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The settings of one run that are not the schema's own defaults, by section; names always."""
     what = config["what"]
     told = {"data": config["data"], "optim": what["optim"], "schedule": what["schedule"]}
+    told["where"] = {"precision": what.get("precision", WhereSpec().precision)}
     return {section: _not_default(section, values) for section, values in told.items()}
 
 
@@ -111,6 +113,8 @@ def _from_columns(runs: pd.DataFrame) -> tuple[dict[str, dict[str, Any]], list[s
         if told[column].nunique() > 1:
             values = sorted(told[column].unique())
             mixed.append(f"runs differ in {key} ({len(values)} values): the study file repeats {_most(told[column])}")
+    if (precision := _most(told["dtype"])) in PRECISIONS:
+        settings["where"] = {"precision": precision}
     return {section: _not_default(section, values) for section, values in settings.items()}, mixed
 
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from models import autograd, gradient, kernels
-from models.precision import lowers
 from models.recompute import recomputes
 from models.transformer import Transformer
 
@@ -48,5 +47,4 @@ def kernels_build(model: nn.Module) -> str:
 
 
 def _way(model: nn.Module) -> ModuleType:
-    plain = type(model) is Transformer and not recomputes(model) and not lowers(model)
-    return gradient if plain else autograd
+    return gradient if type(model) is Transformer and not recomputes(model) else autograd

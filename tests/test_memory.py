@@ -82,6 +82,20 @@ def test_what_counts_as_out_of_memory(error, is_one):
     assert out_of_memory.is_out_of_memory(error) == is_one
 
 
+def test_an_error_that_came_of_it_counts_too():
+    """As a capture's, whose own error hides the first."""
+
+    def capture():
+        try:
+            raise RuntimeError("CUDA out of memory")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    with pytest.raises(RuntimeError, match="during capture") as caught:
+        capture()
+    assert out_of_memory.is_out_of_memory(caught.value)
+
+
 def test_half_of_the_sequences_down_to_one():
     cell = make(16)
     assert out_of_memory.with_less(CPU, cell).micro_batch == 4

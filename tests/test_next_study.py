@@ -10,7 +10,7 @@ from experiments.config import ModelSpec, OptimSpec, ScheduleSpec
 from experiments.names import load_size, size_names
 from experiments.next_study import next_runs, runnable
 from experiments.optimizer_cost import optimizer_flops
-from experiments.setting import NextStudyError, model_of, parts_in, parts_of, setting_of
+from experiments.setting import NextStudyError, _sections, model_of, parts_in, parts_of, setting_of
 from models.config import count_params, flops_per_token, n_matrices, n_total, training_flops_per_token
 from scaling.runs import final_rows
 from scaling.tables import read_table
@@ -88,6 +88,17 @@ def test_the_columns_of_a_single_file_are_kept_and_what_they_lack_is_named(quick
     assert any(runs["corpus_id"].iloc[0] in note for note in setting.notes)
     runs.loc[0, "peak_learning_rate"] = 0.02
     assert any("differ in optim.learning_rate (2 values)" in note for note in setting_of(runs, QUICK).notes)
+
+
+def test_the_precision_of_the_products_goes_with_them(quick, tmp_path):
+    out = tmp_path / "experiment" / "more.yaml"
+    for dtype, section in (("bfloat16", {"precision": "bfloat16"}), ("float32", None), ("", None)):
+        runs = quick.assign(dtype=dtype)
+        next_runs(runs, QUICK, budget=2e11, target=1e14, goal="n_opt", out=out, from_law=None)
+        assert yaml.safe_load(out.read_text()).get("where") == section
+    what = {"optim": {"name": "adamw"}, "schedule": {"name": "wsd"}}
+    for recorded, section in (({}, {}), ({"precision": "bfloat16"}, {"precision": "bfloat16"})):
+        assert _sections({"data": {"name": "text"}, "what": what | recorded})["where"] == section
 
 
 def test_muons_own_flops_are_part_of_a_cells_price(quick):

@@ -1,5 +1,6 @@
 """Products in bfloat16: as float32 to a tolerance, in every family; weights, moments and loss stay float32."""
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -53,12 +54,16 @@ def test_products_alone_are_lowered():
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
     whole, _ = score(model, inputs, targets)
     seen = []
-    model.blocks[1].register_forward_hook(lambda module, given, made: seen.extend([given[0].dtype, made.dtype]))
+    hook = model.blocks[1].register_forward_hook(lambda _, given, made: seen.extend([given[0].dtype, made.dtype]))
     lower_products(model)
     half, _ = score(model, inputs, targets)
+    hook.remove()
     assert seen == [torch.float32] * 2  # the residual stream
     assert 1e-5 < (half - whole).abs().max() < 0.1
     assert kernels_build(model) == ""
+    refers = weakref.ref(model)
+    del model
+    assert refers() is None  # a trunk's memory is there for the next one
 
 
 def test_a_run_says_what_it_was_trained_in(corpus, tmp_path):
