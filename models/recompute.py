@@ -4,7 +4,7 @@ Memory then grows by one residual stream a layer instead of some ten; the price 
 step (Chen et al. 1604.06174).
 """
 
-from functools import partial
+from functools import cache
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -18,8 +18,19 @@ def recompute_blocks(model: nn.Module) -> None:
             "use where.micro_batch to need less memory"
         )
     for block in model.blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+        block.__class__ = _recomputing(type(block))
 
 
 def recomputes(model: nn.Module) -> bool:
-    return any("forward" in vars(block) for block in getattr(model, "blocks", ()))
+    return any(hasattr(block, "recomputes") for block in getattr(model, "blocks", ()))
+
+
+@cache
+def _recomputing(family: type[nn.Module]) -> type[nn.Module]:
+    class Recomputing(family):
+        recomputes = True
+
+        def forward(self, *inputs: object) -> object:
+            return checkpoint(super().forward, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+    return Recomputing
