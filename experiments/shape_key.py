@@ -34,14 +34,17 @@ def _key(model: object, batch_size: int, optimizer: str, precision: str) -> str:
 
 @cache
 def engine_id() -> str:
-    """Hash of the code that a step runs through, and of torch's version: what was measured with another is stale."""
-    files = sorted([*ROOT.glob("models/*.py"), *ROOT.glob("models/*.c")])
+    """Hash of the code and libraries that a step runs through: what was measured with others is stale."""
+    files = sorted([*ROOT.glob("models/*.py"), *ROOT.glob("models/*.[ch]")])
     files += [ROOT / "experiments" / f"{name}.py" for name in STEPPING]
+    return _digest(b"".join(path.read_bytes() for path in files) + _version("torch") + _version("numpy"))
+
+
+def _version(package: str) -> bytes:
     try:
-        torch = version("torch")
+        return version(package).encode()
     except PackageNotFoundError:
-        torch = ""
-    return _digest(b"".join(path.read_bytes() for path in files) + torch.encode())
+        return b""
 
 
 def _digest(content: bytes) -> str:

@@ -27,20 +27,24 @@ class _Library:
 
 
 def product(a_IK: Tensor, b_KJ: Tensor, *, plus: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-    """a b, or `plus` + a b, in `out` if given; float32, each dense along one of its dimensions."""
+    """a b, in `out` if given; or `plus` + a b. Of float32, each dense along one of its dimensions."""
     library = _library()
     if library is None:
         return pieces.product(a_IK, b_KJ, plus=plus, out=out)
     if out is None:
-        out = a_IK.new_empty(len(a_IK), b_KJ.shape[1])
-    if plus is not None:
-        out.copy_(plus)
-    left, right, target = (a_IK, b_KJ, out) if out.stride(1) == 1 else (b_KJ.t(), a_IK.t(), out.t())
-    (left_order, left_step), (right_order, right_step) = _layout(left), _layout(right)
+        out = a_IK.new_empty(len(a_IK), b_KJ.shape[1]) if plus is None else plus.contiguous().clone()
+    if out.stride(1) == 1:
+        left, right, target = a_IK, b_KJ, out
+    else:
+        left, right, target = b_KJ.t(), a_IK.t(), out.t()
+    (rows, inner), columns = left.shape, right.shape[1]
+    (down, along), (right_down, right_along) = left.stride(), right.stride()
+    as_is, right_as_is = along == 1 or inner == 1, right_along == 1 or columns == 1
     library.sgemm(
-        _ROW_MAJOR, left_order, right_order, *target.shape, left.shape[1],
-        1.0, left.data_ptr(), left_step, right.data_ptr(), right_step,
-        0.0 if plus is None else 1.0, target.data_ptr(), max(target.stride(0), target.shape[1]),
+        _ROW_MAJOR, _AS_IS if as_is else _TRANSPOSED, _AS_IS if right_as_is else _TRANSPOSED, rows, columns, inner,
+        1.0, left.data_ptr(), max(down, inner) if as_is else max(along, rows),
+        right.data_ptr(), max(right_down, columns) if right_as_is else max(right_along, inner),
+        0.0 if plus is None else 1.0, target.data_ptr(), max(target.stride(0), columns),
     )  # fmt: skip
     return out
 
@@ -49,14 +53,6 @@ def name() -> str:
     """The library that `product` uses, "" for torch's own."""
     library = _library()
     return library.name if library else ""
-
-
-def _layout(matrix: Tensor) -> tuple[int, int]:
-    """Which of its dimensions a matrix is dense along, and how far apart the lines are."""
-    rows, columns = matrix.shape
-    if matrix.stride(1) == 1 or columns == 1:
-        return _AS_IS, max(matrix.stride(0), columns)
-    return _TRANSPOSED, max(matrix.stride(1), rows)
 
 
 @cache

@@ -2,64 +2,16 @@
 
    What models/pieces.py says with a dozen tensor operations is one function here, of the same name and meaning.
    Activations are feature-major: row d of (D, N) holds one feature of all N = batch x length tokens, so vectors run
-   along tokens and no sum runs across a vector, but for the two that `lanes_to_rows` makes cheap. Vectors are GCC's and
-   Clang's own, so the same text serves every processor; sums have a fixed order, so the same build gives the same bits. */
+   along tokens and no sum runs across a vector, but for the two that `lanes_to_rows` makes cheap. Sums have a fixed order,
+   so the same build gives the same bits. */
 
-#include <math.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef __AVX__
-#include <immintrin.h>
-#endif
 
-enum { LANES = 8, STRIP = 16 }; /* floats of a vector; queries that are attended for at once */
-typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+#include "vectors.h"
+
+enum { STRIP = 16, PARTS = STRIP / LANES }; /* queries that are attended for at once, and their vectors */
 typedef int64_t size;
-
-#ifdef __clang__
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ivec){__VA_ARGS__})
-#endif
-#define AT(p) (*(vec *)(p))
-
-static inline vec all(float x) { return (vec){x, x, x, x, x, x, x, x}; }
-static inline vec choose(ivec where, vec yes, vec no) { return (vec)(((ivec)yes & where) | ((ivec)no & ~where)); }
-/* The second where they cannot be compared. */
-static inline vec larger(vec a, vec b) {
-#ifdef __AVX__
-    return (vec)_mm256_max_ps((__m256)a, (__m256)b);
-#else
-    return choose(a > b, a, b);
-#endif
-}
-
-/* e^x to 2 ulp for x in [-87, 88]; 0 below, nan for nan. Cephes' polynomial. */
-static inline vec vexp(vec x) {
-    const vec shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f; /* to the nearest whole number */
-    const vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f, p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f, p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    return (vec)((ivec)(p * (vec)(((ivec)shifted + 127) << 23)) & ~(ivec)(x < -87.0f));
-}
-
-/* Lane i of the result is the sum over the lanes of a[i]. */
-static inline vec lanes_to_rows(const vec *a) {
-    vec b[4], c[2];
-    for (int i = 0; i < 4; i++)
-        b[i] = SHUFFLE(a[2 * i], a[2 * i + 1], 0, 8, 2, 10, 4, 12, 6, 14) +
-               SHUFFLE(a[2 * i], a[2 * i + 1], 1, 9, 3, 11, 5, 13, 7, 15);
-    for (int i = 0; i < 2; i++)
-        c[i] = SHUFFLE(b[2 * i], b[2 * i + 1], 0, 1, 8, 9, 4, 5, 12, 13) +
-               SHUFFLE(b[2 * i], b[2 * i + 1], 2, 3, 10, 11, 6, 7, 14, 15);
-    return SHUFFLE(c[0], c[1], 0, 1, 2, 3, 8, 9, 10, 11) + SHUFFLE(c[0], c[1], 4, 5, 6, 7, 12, 13, 14, 15);
-}
-
-static inline float sum(vec x) { return ((x[0] + x[4]) + (x[1] + x[5])) + ((x[2] + x[6]) + (x[3] + x[7])); }
 
 /* x_DN[d, n] = embedding_VD[tokens[n], d] */
 void embed(const int64_t *tokens, const float *embedding, float *x, size d_model, size n) {
@@ -223,31 +175,39 @@ static void store_head(const float *from, const float *scale, const float *cosin
 
 /* out[u, STRIP] = sum over k of x[k, u] y[k, STRIP] for u < keys: scores of a strip of queries */
 static inline void products(const float *x, const float *y, float *out, size keys, size width, size pad) {
-    for (size u = 0; u < keys; u += 4) {
-        vec low[4], high[4];
-        for (int i = 0; i < 4; i++) low[i] = high[i] = all(0);
-        for (size k = 0; k < width; k++) {
-            const vec a = AT(y + k * pad), b = AT(y + k * pad + LANES);
-            for (int i = 0; i < 4; i++) low[i] += a * x[k * pad + u + i], high[i] += b * x[k * pad + u + i];
-        }
-        for (int i = 0; i < 4; i++) AT(out + (u + i) * STRIP) = low[i], AT(out + (u + i) * STRIP + LANES) = high[i];
+    enum { KEYS = 8 / PARTS }; /* eight sums at once: each waits for its last addition */
+    for (size u = 0; u < keys; u += KEYS) {
+        vec sums[KEYS][PARTS];
+        for (int i = 0; i < KEYS * PARTS; i++) sums[i / PARTS][i % PARTS] = all(0);
+        for (size k = 0; k < width; k++)
+            for (int p = 0; p < PARTS; p++) {
+                const vec a = AT(y + k * pad + p * LANES);
+                for (int i = 0; i < KEYS; i++) sums[i][p] += a * x[k * pad + u + i];
+            }
+        for (int i = 0; i < KEYS; i++)
+            for (int p = 0; p < PARTS; p++) AT(out + (u + i) * STRIP + p * LANES) = sums[i][p];
     }
 }
 
 /* out[k, STRIP] = sum over u < keys of weights[u, STRIP] x[k, u] */
 static inline void mixture(const float *weights, const float *x, float *out, size keys, size width, size pad) {
+    enum { APART = 4 / PARTS }; /* keys that are summed apart, and two features: eight sums at once */
     for (size k = 0; k < width; k += 2) {
-        const float *first = x + k * pad, *second = x + (k + 1) * pad;
-        vec sums[2][4]; /* even and odd keys apart: a sum waits for its last addition */
-        for (int i = 0; i < 4; i++) sums[0][i] = sums[1][i] = all(0);
-        for (size u = 0; u < keys; u += 2)
-            for (int odd = 0; odd < 2; odd++) {
-                const vec a = AT(weights + (u + odd) * STRIP), b = AT(weights + (u + odd) * STRIP + LANES);
-                sums[odd][0] += a * first[u + odd], sums[odd][1] += b * first[u + odd];
-                sums[odd][2] += a * second[u + odd], sums[odd][3] += b * second[u + odd];
+        const float *first = x + k * pad, *second = first + pad;
+        vec sums[2][PARTS][APART];
+        for (int p = 0; p < PARTS; p++)
+            for (int i = 0; i < APART; i++) sums[0][p][i] = sums[1][p][i] = all(0);
+        for (size u = 0; u < keys; u += APART)
+            for (int i = 0; i < APART; i++)
+                for (int p = 0; p < PARTS; p++) {
+                    const vec a = AT(weights + (u + i) * STRIP + p * LANES);
+                    sums[0][p][i] += a * first[u + i], sums[1][p][i] += a * second[u + i];
+                }
+        for (int j = 0; j < 2; j++)
+            for (int p = 0; p < PARTS; p++) {
+                for (int i = 1; i < APART; i++) sums[j][p][0] += sums[j][p][i];
+                AT(out + (k + j) * pad + p * LANES) = sums[j][p][0];
             }
-        AT(out + k * pad) = sums[0][0] + sums[1][0], AT(out + k * pad + LANES) = sums[0][1] + sums[1][1];
-        AT(out + (k + 1) * pad) = sums[0][2] + sums[1][2], AT(out + (k + 1) * pad + LANES) = sums[0][3] + sums[1][3];
     }
 }
 
@@ -257,30 +217,41 @@ static void over_queries(const float *weights, const float *x, float *out, size 
         for (size k = 0; k < width; k++) {
             vec sums[LANES];
             for (int i = 0; i < LANES; i++) sums[i] = all(0);
-            for (size t = u / STRIP * STRIP; t < pad; t += STRIP) {
-                const float *rows = weights + strip_at(t) + u * STRIP;
-                const vec a = AT(x + k * pad + t), b = AT(x + k * pad + t + LANES);
-                for (int i = 0; i < LANES; i++) sums[i] += a * AT(rows + i * STRIP) + b * AT(rows + i * STRIP + LANES);
-            }
+            for (size t = u / STRIP * STRIP; t < pad; t += STRIP)
+                for (int p = 0; p < PARTS; p++) {
+                    const float *rows = weights + strip_at(t) + u * STRIP + p * LANES;
+                    const vec a = AT(x + k * pad + t + p * LANES);
+                    for (int i = 0; i < LANES; i++) sums[i] += a * AT(rows + i * STRIP);
+                }
             AT(out + k * pad + u) = lanes_to_rows(sums);
         }
 }
 
 /* Scores (keys, STRIP) of the queries from t on become weights; a query sees the keys up to itself. */
 static inline void softmax(float *scores, size t) {
-    const ivec lane = {0, 1, 2, 3, 4, 5, 6, 7};
-    for (int half = 0; half < STRIP; half += LANES) {
-        float *at = scores + half;
+    ivec lane;
+    for (int i = 0; i < LANES; i++) lane[i] = i;
+    for (int first = 0; first < STRIP; first += LANES) {
+        float *at = scores + first;
         vec most = all(-INFINITY), total = all(0);
         for (int32_t u = 0; u < STRIP; u++) { /* the keys of the strip itself: later ones are hidden */
             vec *score = &AT(at + (t + u) * STRIP);
-            *score = choose(lane + half < u, all(-INFINITY), *score);
+            *score = choose(lane + first < u, all(-INFINITY), *score);
             most = larger(*score, most);
         }
         for (size u = 0; u < t; u++) most = larger(AT(at + u * STRIP), most);
         for (size u = 0; u < t + STRIP; u++) total += AT(at + u * STRIP) = vexp(AT(at + u * STRIP) - most);
         total = 1.0f / total;
         for (size u = 0; u < t + STRIP; u++) AT(at + u * STRIP) *= total;
+    }
+}
+
+/* The gradient of the scores before the softmax, over that of its weights, for a strip of queries from t on. */
+static inline void softmax_backward(float *d, const float *weight, size t) {
+    for (int p = 0; p < STRIP; p += LANES) {
+        vec along = all(0);
+        for (size u = p; u < (t + STRIP) * STRIP; u += STRIP) along += AT(d + u) * AT(weight + u);
+        for (size u = p; u < (t + STRIP) * STRIP; u += STRIP) AT(d + u) = AT(weight + u) * (AT(d + u) - along);
     }
 }
 
@@ -326,13 +297,7 @@ void attend_backward(const float *dy, const float *scale, const float *cosine, c
                 const float *weight = weights + strip_at(t);
                 float *d = d_scores + strip_at(t);
                 products(v, dout + t, d, t + STRIP, width, pad);
-                vec low = all(0), high = all(0);
-                for (size u = 0; u < (t + STRIP) * STRIP; u += STRIP)
-                    low += AT(d + u) * AT(weight + u), high += AT(d + u + LANES) * AT(weight + u + LANES);
-                for (size u = 0; u < (t + STRIP) * STRIP; u += STRIP) {
-                    AT(d + u) = AT(weight + u) * (AT(d + u) - low);
-                    AT(d + u + LANES) = AT(weight + u + LANES) * (AT(d + u + LANES) - high);
-                }
+                softmax_backward(d, weight, t);
                 mixture(d, k, dq + t, t + STRIP, width, pad);
             }
             over_queries(d_scores, q, dk, width, pad);

@@ -13,7 +13,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("kernels.c")
+SOURCE, HEADER = (Path(__file__).with_name(name) for name in ("kernels.c", "vectors.h"))
 FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 COMPILERS = ("cc", "gcc", "clang")
 
@@ -39,7 +39,7 @@ def _built() -> Path:
     if compiler is None:
         raise FileNotFoundError(f"none of {', '.join(COMPILERS)} is installed")
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=30).stdout
-    parts = SOURCE.read_bytes(), " ".join(FLAGS).encode(), version, _processor()
+    parts = SOURCE.read_bytes(), HEADER.read_bytes(), " ".join(FLAGS).encode(), version, _processor()
     key = hashlib.sha256(b"\0".join(parts)).hexdigest()
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     target = home / "isoflop" / f"kernels-{key[:16]}.so"
@@ -47,7 +47,8 @@ def _built() -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:  # other workers may be building it too
             made = Path(folder) / target.name
-            subprocess.run([compiler, *FLAGS, "-o", made, SOURCE, "-lm"], capture_output=True, check=True, timeout=120)
+            command = [compiler, *FLAGS, "-I", HEADER.parent, "-o", made, SOURCE, "-lm"]
+            subprocess.run(command, capture_output=True, check=True, timeout=120)
             made.replace(target)
     return target
 

@@ -1,0 +1,80 @@
+/* Vectors of floats, eight or sixteen lanes by the processor: GCC's and Clang's own, so the same text serves them all. */
+
+#include <math.h>
+#include <stdint.h>
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
+
+#ifdef __AVX512F__
+#define LANES 16 /* floats of a vector */
+#define EACH(x) {x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}
+#else
+#define LANES 8
+#define EACH(x) {x, x, x, x, x, x, x, x}
+#endif
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ivec){__VA_ARGS__})
+#endif
+#define AT(p) (*(vec *)(p))
+
+static inline vec all(float x) { return (vec)EACH(x); }
+static inline vec choose(ivec where, vec yes, vec no) { return (vec)(((ivec)yes & where) | ((ivec)no & ~where)); }
+/* The second where they cannot be compared. */
+static inline vec larger(vec a, vec b) {
+#if defined __AVX512F__
+    return (vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined __AVX__
+    return (vec)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return choose(a > b, a, b);
+#endif
+}
+
+/* e^x to 2 ulp for x in [-87, 88]; 0 below, nan for nan. Cephes' polynomial. */
+static inline vec vexp(vec x) {
+    const vec shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f; /* to the nearest whole number */
+    const vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f, p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f, p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    return (vec)((ivec)(p * (vec)(((ivec)shifted + 127) << 23)) & ~(ivec)(x < -87.0f));
+}
+
+/* Lane i of the result is the sum over the lanes of a[i]; a is spoilt. Halves as many vectors at every turn, each with
+   sums of twice as many lanes. */
+static inline vec lanes_to_rows(vec *a) {
+#if LANES == 16
+    for (int i = 0; i < 8; i++)
+        a[i] = SHUFFLE(a[2 * i], a[2 * i + 1], 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30) +
+               SHUFFLE(a[2 * i], a[2 * i + 1], 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
+    for (int i = 0; i < 4; i++)
+        a[i] = SHUFFLE(a[2 * i], a[2 * i + 1], 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
+               SHUFFLE(a[2 * i], a[2 * i + 1], 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+    for (int i = 0; i < 2; i++)
+        a[i] = SHUFFLE(a[2 * i], a[2 * i + 1], 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27) +
+               SHUFFLE(a[2 * i], a[2 * i + 1], 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
+    return SHUFFLE(a[0], a[1], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+           SHUFFLE(a[0], a[1], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+#else
+    for (int i = 0; i < 4; i++)
+        a[i] = SHUFFLE(a[2 * i], a[2 * i + 1], 0, 8, 2, 10, 4, 12, 6, 14) +
+               SHUFFLE(a[2 * i], a[2 * i + 1], 1, 9, 3, 11, 5, 13, 7, 15);
+    for (int i = 0; i < 2; i++)
+        a[i] = SHUFFLE(a[2 * i], a[2 * i + 1], 0, 1, 8, 9, 4, 5, 12, 13) +
+               SHUFFLE(a[2 * i], a[2 * i + 1], 2, 3, 10, 11, 6, 7, 14, 15);
+    return SHUFFLE(a[0], a[1], 0, 1, 2, 3, 8, 9, 10, 11) + SHUFFLE(a[0], a[1], 4, 5, 6, 7, 12, 13, 14, 15);
+#endif
+}
+
+static inline float sum(vec x) {
+    float total = 0;
+    for (int i = 0; i < LANES / 4; i++) total += (x[i] + x[i + LANES / 2]) + (x[i + LANES / 4] + x[i + 3 * LANES / 4]);
+    return total;
+}
