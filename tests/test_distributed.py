@@ -80,13 +80,12 @@ def test_what_cannot_be_shared_is_refused_with_a_remedy(two, corpus):
     assert "1 or more" in refusal(cell_of(corpus), corpus, WhereSpec(micro_batch=-1))
 
 
-def test_one_process_goes_on_from_the_shards_of_two_that_were_killed(folder, corpus):
-    assert torchrun(2, "-m", "tests.two_processes", folder, "killed").returncode != 0
-    branches = folder / "trunk" / "sharded"
-    newest = max(branches.glob("cooldown-*"), key=lambda p: int(p.name.rpartition("-")[2]))
-    shard = next(newest.glob("*.safetensors"))
-    shard.write_bytes(shard.read_bytes()[:-8])  # and the last of them is damaged: the one before must do
-    done = torchrun(1, "-m", "tests.two_processes", folder, "resumed")
+@pytest.mark.parametrize(("mode", "newest"), [("ddp", "cooldown-*"), ("fsdp2", "sharded/cooldown-*/*.safetensors")])
+def test_one_process_goes_on_from_what_two_that_were_killed_had_saved(folder, corpus, mode, newest):
+    assert torchrun(2, "-m", "tests.two_processes", folder, "killed", mode).returncode != 0
+    saved = max((folder / mode).glob(newest), key=lambda path: path.stat().st_mtime_ns)
+    saved.write_bytes(saved.read_bytes()[:-8])  # and the last of it is damaged: the one before must do
+    done = torchrun(1, "-m", "tests.two_processes", folder, "resumed", mode)
     assert done.returncode == 0, done.stderr
     assert "is damaged" in done.stderr
     resumed = json.loads((folder / "resumed.json").read_text())

@@ -1,6 +1,6 @@
 """What `test_distributed` has torchrun run: losses of 50 steps in every mode, refusals, trunks that end in a kill.
 
-python -m torch.distributed.run --nproc-per-node 2 -m tests.two_processes FOLDER losses|killed|resumed
+python -m torch.distributed.run --nproc-per-node 2 -m tests.two_processes FOLDER losses|killed|resumed [ddp|fsdp2]
 """
 
 import json
@@ -75,7 +75,7 @@ def trunk(corpus, folder: Path, where: WhereSpec, *, kill_at: int | None) -> dic
     return {"losses": [[row["loss"] for row in rows] for _, rows in trained], "steps": steps}
 
 
-def main(folder: Path, job: str) -> None:
+def main(folder: Path, job: str, mode: str = "") -> None:
     configure_process(1)
     ddp = WhereSpec(distributed="ddp", checkpoint_seconds=0.0)
     fsdp2 = replace(ddp, distributed="fsdp2")
@@ -83,11 +83,12 @@ def main(folder: Path, job: str) -> None:
     if job == "losses":
         told = all_losses(corpus, ddp, fsdp2)
     else:
-        told = trunk(corpus, folder / "trunk", fsdp2, kill_at=KILL_AT if job == "killed" else None)
+        where = replace(ddp, distributed=mode)
+        told = trunk(corpus, folder / mode, where, kill_at=KILL_AT if job == "killed" else None)
     if rank == 0:
         (folder / f"{job}.json").write_text(json.dumps(told))
     end(0)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), *sys.argv[2:])
