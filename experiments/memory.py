@@ -1,8 +1,9 @@
 """The memory that a cell needs, in closed form, and whether a launch fits. No torch.
 
 Counted are parameters, gradients and moments; the two copies of the state that a branch point and a checkpoint hold;
-the activations of one micro-batch, or of an evaluation where that is larger; the windows; and what a process has
-loaded before its first model. `python -m tests.prove_memory` holds the estimate to what processes take.
+the activations of one micro-batch, or of an evaluation where that is larger (of both beside a CUDA graph, which keeps
+its own); the windows; and what a process has loaded before its first model. `python -m tests.prove_memory` holds the
+estimate to what processes take.
 """
 
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from experiments.cell import Cell
 from experiments.config import WhereSpec
+from experiments.engine import decide
 from models.config import ModelConfig, n_total
 
 FLOAT = 4
@@ -34,27 +36,28 @@ def worker_bytes(cell: Cell, where: WhereSpec | None = None) -> float:
 def model_bytes(cell: Cell, where: WhereSpec | None = None) -> float:
     """Peak bytes of model, optimiser, copies of both and activations: what an accelerator must hold."""
     where = where or WhereSpec()
+    engine = decide(cell, where)
+    by_hand = engine.by_hand and cell.model.family == "transformer" and cell.model.plain
     vectors = 3 if cell.optim.name == "adamw" else 2.5  # weights and moments; Muon's matrices have one moment
     held = n_total(cell.model) * (1 + 3 * vectors)
     sequences = min(where.micro_batch or cell.optim.batch_size, cell.optim.batch_size)
-    training = sequences * cell.model.context_length * _training_floats(cell.model, where.activation_checkpointing)
+    training = sequences * cell.model.context_length * _training_floats(cell.model, by_hand, engine.recompute)
     at_once = max(EVALUATED_AT_ONCE, cell.model.context_length)
-    evaluating = at_once * (2 * cell.model.d_model + _layer(cell.model) + 2 * cell.model.vocab_size)
-    return FLOAT * (held + max(training, evaluating))
+    evaluating = at_once * (2 * cell.model.d_model + _layer(cell.model, by_hand) + 2 * cell.model.vocab_size)
+    return FLOAT * (held + (training + evaluating if engine.graph else max(training, evaluating)))
 
 
-def _training_floats(model: ModelConfig, recompute: bool) -> float:
+def _training_floats(model: ModelConfig, by_hand: bool, recompute: bool) -> float:
     """Per token, kept between forward and backward. With `recompute` a layer keeps its input alone."""
     if recompute:
-        return model.n_layer * model.d_model + _layer(model) + 3 * model.vocab_size
-    by_hand = model.family == "transformer" and model.plain
-    return model.n_layer * _layer(model) + (1.5 if by_hand else 3) * model.vocab_size
+        return model.n_layer * model.d_model + _layer(model, by_hand) + 3 * model.vocab_size
+    return model.n_layer * _layer(model, by_hand) + (1.5 if by_hand else 3) * model.vocab_size
 
 
-def _layer(model: ModelConfig) -> float:
+def _layer(model: ModelConfig, by_hand: bool) -> float:
     if model.family == "lstm":
         return 16 * model.d_model
-    if model.plain:  # the step by hand: q k v and output, two inputs, gate, up and hidden, the weights of attention
+    if by_hand:  # the step by hand: q k v and output, two inputs, gate, up and hidden, the weights of attention
         return 6 * model.d_model + 3 * model.d_ff + model.n_head * model.context_length
     experts = model.experts_per_token if model.experts else 1
     return 12 * model.d_model + (4 if model.activation == "swiglu" else 2) * experts * model.d_ff

@@ -36,6 +36,14 @@ def test_micro_batches_and_recomputing_need_less():
     assert model_bytes(cell, replace(CPU, micro_batch=1024)) == whole
 
 
+def test_what_is_counted_is_what_the_engine_keeps():
+    """By hand the weights of attention are kept; autograd's fused attention has none; a graph gives nothing back."""
+    cell, cuda = make(64, batch=512), replace(CPU, device="cuda")
+    assert model_bytes(cell, cuda) > model_bytes(cell, replace(cuda, graph=False)) == model_bytes(cell, CPU)
+    long = replace(cell, model=replace(cell.model, context_length=2048))
+    assert model_bytes(replace(long, precision="bfloat16"), CPU) < model_bytes(long, CPU) / 2
+
+
 def test_a_cell_that_fits_nowhere_is_named_with_its_estimate():
     cells = [make(16), make(4096)]
     check_memory(cells[:1], CPU, 2, 2 * GB)
