@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.checkpoint_files import BRANCH, KEPT, TRUNK, Saved, cooldown_of, file_name, saved
+from experiments.checkpoint_files import BRANCH, KEPT, TRUNK, Saved, cooldown_of, file_name, saved, sharded
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,10 @@ class Checkpoints:
             folder.mkdir(parents=True, exist_ok=True)
             for leftover in folder.glob(".*.tmp"):
                 leftover.unlink(missing_ok=True)
+            if sharded(folder) and not saved(folder):
+                log.warning(
+                    "trunk %s starts again: its checkpoints are shards, of where.distributed=fsdp2", folder.name
+                )
 
     def trunk(self, up_to: int) -> dict | None:
         """The furthest state of the trunk that has taken no more than `up_to` steps."""

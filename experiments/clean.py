@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.checkpoint_files import needless
+from experiments.checkpoint_files import SHARDED, discard, needless, size
 from scaling.claims import CLAIM_FILE, holder
 from scaling.store import SETTLED, Store
 
@@ -29,7 +29,7 @@ class Litter:
 
     @property
     def n_bytes(self) -> int:
-        return sum(path.stat().st_size for path in self.files if path.exists())
+        return sum(map(size, self.files))
 
 
 def find_litter(store: Store, *, trunks: bool = False) -> Litter:
@@ -48,13 +48,13 @@ def find_litter(store: Store, *, trunks: bool = False) -> Litter:
 def remove(store: Store, litter: Litter) -> int:
     """Remove litter, except in trunks that somebody began to train since; returns the bytes freed."""
     freed = 0
-    for folder in {path.parent for path in [*litter.checkpoints, *litter.claims]}:
+    for folder in {_trunk(path) for path in [*litter.checkpoints, *litter.claims]}:
         claim = store.claim(folder.name)  # takes the place of a dead one, and keeps a launch out meanwhile
         if claim is None:
             continue
-        freed += sum(_unlink(path) for path in litter.checkpoints if path.parent == folder)
+        freed += sum(discard(path) for path in litter.checkpoints if _trunk(path) == folder)
         claim.release()
-    return freed + sum(_unlink(path) for path in litter.temporary)
+    return freed + sum(map(discard, litter.temporary))
 
 
 def litter_text(litter: Litter) -> str:
@@ -77,7 +77,6 @@ def _abandoned(root: Path) -> list[Path]:
     return [path for path in sorted(root.rglob("*.tmp")) if now - path.stat().st_mtime > ABANDONED_SECONDS]
 
 
-def _unlink(path: Path) -> int:
-    size = path.stat().st_size if path.exists() else 0
-    path.unlink(missing_ok=True)
-    return size
+def _trunk(path: Path) -> Path:
+    """The folder of the trunk that a checkpoint or a claim belongs to."""
+    return path.parent.parent if path.parent.name == SHARDED else path.parent

@@ -19,10 +19,20 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
-from experiments.checkpoint_files import BRANCH, KEPT, TRUNK, checksum, cooldown_of
+from experiments.checkpoint_files import (
+    BRANCH,
+    KEPT,
+    SHARDED,
+    TRUNK,
+    Saved,
+    checksum,
+    cooldown_of,
+    discard,
+    saved,
+    sharded,
+)
 
 log = logging.getLogger(__name__)
-SHARDED = "sharded"
 _ABOUT = "about.json"
 
 
@@ -40,15 +50,19 @@ class ShardedCheckpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             for leftover in self.folder.glob(".*.tmp"):
                 shutil.rmtree(leftover)
+            if saved(folder) and not sharded(folder):
+                log.warning(
+                    "trunk %s starts again: its checkpoints are whole ones, of another where.distributed", folder.name
+                )
         dist.barrier()
 
     def trunk(self, up_to: int) -> dict | None:
         """The furthest state of the trunk that has taken no more than `up_to` steps."""
-        return self._read(path for path in self._saved(TRUNK, BRANCH) if _step(path) <= up_to)
+        return self._read(one.path for one in self._saved(TRUNK, BRANCH) if one.step <= up_to)
 
     def cooldown(self, run_id: str) -> dict | None:
         """The state of a cell's own cooldown, if it was interrupted in it."""
-        return self._read(self._saved(cooldown_of(run_id)))
+        return self._read(one.path for one in self._saved(cooldown_of(run_id)))
 
     def due(self) -> bool:
         """Whether it is time to save, by the first process' clock."""
@@ -68,10 +82,8 @@ class ShardedCheckpoints:
         if _first():
             _remove(self._saved(cooldown_of(run_id)))
 
-    def _saved(self, *kinds: str) -> list[Path]:
-        """The complete checkpoints of these kinds, the furthest first."""
-        found = [path for kind in kinds for path in self.folder.glob(f"{kind}-*")] if self.folder else []
-        return sorted(found, key=lambda path: -_step(path))
+    def _saved(self, *kinds: str) -> list[Saved]:
+        return sharded(self.folder.parent, *kinds) if self.folder else []
 
     def _save(self, kind: str, state: dict) -> None:
         if self.folder is None or (final := self.folder / f"{kind}-{state['step']}").exists():
@@ -116,10 +128,6 @@ def _whole(path: Path) -> bool:
     return whole
 
 
-def _step(path: Path) -> int:
-    return int(path.name.rpartition("-")[2])
-
-
 def _first() -> bool:
     return dist.get_rank() == 0
 
@@ -135,6 +143,6 @@ def _device() -> str:
     return "cuda" if dist.get_backend() == "nccl" else "cpu"
 
 
-def _remove(folders: list[Path]) -> None:
-    for folder in folders:
-        shutil.rmtree(folder)
+def _remove(checkpoints: list[Saved]) -> None:
+    for one in checkpoints:
+        discard(one.path)

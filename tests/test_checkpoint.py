@@ -132,3 +132,10 @@ def test_what_no_cell_needs_is_pruned_and_the_furthest_state_stays(tmp_path):
 def test_a_state_before_the_first_step_is_not_worth_a_file(tmp_path):
     Checkpoints(tmp_path, 0.0).save_branch(state(0))
     assert steps(tmp_path) == []
+
+
+def test_a_trunk_of_shards_is_not_started_again_in_silence(tmp_path, caplog):
+    (tmp_path / "sharded" / "trunk-64").mkdir(parents=True)
+    with caplog.at_level(logging.WARNING):
+        assert Checkpoints(tmp_path, 0).trunk(up_to=100) is None
+    assert f"trunk {tmp_path.name} starts again: its checkpoints are shards" in caplog.text

@@ -148,6 +148,19 @@ def test_clean_says_what_would_go_then_removes_it_and_no_result(typed, here):
     assert typed("run", *STUDY, "study.budgets=[2e8,4e8,6e8]")[0] == 0
 
 
+def test_clean_knows_sharded_checkpoints(typed, here):
+    typed("run", *STUDY)
+    trunk = next((here / "runs" / "trunks").iterdir())
+    for name in ("trunk-5", "branch-9", "cooldown-abc-12"):
+        folder = trunk / "sharded" / name
+        folder.mkdir(parents=True)
+        (folder / "0.safetensors").write_bytes(b"x" * 50)
+    assert typed("clean", "--yes") == (0, "removed 2 checkpoints, 0 claims, 0 temporary files: 100 bytes\n", "")
+    assert [path.name for path in (trunk / "sharded").iterdir()] == ["branch-9"]
+    typed("clean", "--trunks", "--yes")
+    assert list((trunk / "sharded").iterdir()) == []
+
+
 def test_clean_leaves_a_trunk_at_work_alone(typed, here):
     typed("run", *STUDY)
     trunk_id = states(here)["trunk_id"].iloc[0]
