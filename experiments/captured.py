@@ -5,8 +5,9 @@ Python is not run again. So a step reads its inputs, which are copied into buffe
 it changes in place; it reads nothing back to the host. `tests/tape.py` holds steps to that on CPU.
 """
 
+import gc
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -18,7 +19,8 @@ class Captured:
     """`step(*inputs)`, ready to be called with tensors of the shapes, types and device of `example`.
 
     `state` is everything that the step changes and a later one reads: the runs that warm it up leave no trace in it.
-    On CPU there are no graphs; the step itself then runs on the same buffers, warmed up all the same.
+    On CPU there are no graphs; the step itself then runs on the same buffers, warmed up all the same. All that are made
+    on one device share the scratch memory of CUDA's libraries: call them on one stream.
     """
 
     def __init__(self, step: Callable[..., object], example: Sequence[Tensor], state: Sequence[Tensor]) -> None:
@@ -42,15 +44,22 @@ class Captured:
 
 def _graph(run: Callable[[], object], device: torch.device) -> torch.cuda.CUDAGraph:
     """Warmed up and captured on one stream, since autograd goes back to the stream that a tensor was made on."""
-    stream = torch.cuda.Stream(device)
+    stream = _stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
         _warm_up(run)
     torch.cuda.current_stream(device).wait_stream(stream)
+    gc.collect()  # another graph that is garbage by now must not be destroyed within a capture
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream):
         run()
     return graph
+
+
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all graphs of a process: for each stream, cuBLAS keeps tens of megabytes."""
+    return torch.cuda.Stream(device)
 
 
 def _warm_up(run: Callable[[], object]) -> None:

@@ -173,7 +173,7 @@ class WhereSpec:
 
     device: str = "cpu"
     workers: int | None = None  # None: as many as cores
-    threads: int = 1  # per worker
+    threads: int = 1  # * per worker
     micro_batch: int | None = None  # * sequences at once, the gradients added up; None: the whole batch
     activation_checkpointing: bool = False  # * blocks keep their input alone: less memory, a third more time
     precision: str = "float32"  # float32 (no TF32) | bfloat16: of matrix products; weights, moments and loss: float32

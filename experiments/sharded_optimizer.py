@@ -26,7 +26,7 @@ class ShardedAdamW:
         self.groups = [(group, [name_of[id(p)] for p in group.parameters]) for group in groups]
 
     @torch.no_grad()
-    def step(self, learning_rate: float) -> None:
+    def step(self, learning_rate: float | Tensor) -> None:
         """Clip the gradients and update every parameter; `learning_rate` is the base rate at this step."""
         gradients = {name: p.grad for name, p in self.parameters.items()}
         if self.optim.clip_norm > 0:

@@ -63,6 +63,13 @@ def test_two_processes_have_the_losses_of_one(two, alone, mode):
     assert two[mode][0] - two[mode][-1] > 0.05  # it learned something
 
 
+@pytest.mark.parametrize("mode", ["ddp in bfloat16", "fsdp2 in bfloat16"])
+def test_two_processes_lower_their_products_alike(corpus, two, alone, mode):
+    told = losses(replace(cell_of(corpus), precision="bfloat16"), corpus, WhereSpec())
+    assert furthest(two[mode], told) < 1e-3
+    assert furthest(two[mode], alone["adamw"]) > TOLERANCE
+
+
 @pytest.mark.parametrize("where", [{"micro_batch": 3}, {"micro_batch": 1}, {"activation_checkpointing": True}], ids=str)
 def test_pieces_and_recomputation_change_a_loss_by_rounding_alone(corpus, alone, where):
     told = losses(cell_of(corpus), corpus, WhereSpec(**where))

@@ -48,6 +48,7 @@ def refusal(cell, corpus, where) -> str:
 
 def all_losses(corpus, ddp: WhereSpec, fsdp2: WhereSpec) -> dict:
     cell, muon = cell_of(corpus), cell_of(corpus, name="muon")
+    half = replace(cell, precision="bfloat16")
     in_pieces = {"micro_batch": 1, "activation_checkpointing": True}
     experts = replace(cell, model=replace(MODEL, experts=2))
     odd = replace(cell, optim=replace(cell.optim, batch_size=3))
@@ -56,6 +57,8 @@ def all_losses(corpus, ddp: WhereSpec, fsdp2: WhereSpec) -> dict:
         "fsdp2": losses(cell, corpus, fsdp2),
         "muon": losses(muon, corpus, ddp),
         "ddp in pieces": losses(cell, corpus, replace(ddp, **in_pieces)),
+        "ddp in bfloat16": losses(half, corpus, ddp),
+        "fsdp2 in bfloat16": losses(half, corpus, fsdp2),
         "fsdp2 in pieces": losses(cell, corpus, replace(fsdp2, **in_pieces)),
         "refused": [refusal(c, corpus, fsdp2) for c in (muon, experts, odd)],
     }
