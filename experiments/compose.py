@@ -1,10 +1,12 @@
 """Hydra's tree to plain values, and Hydra's complaints to one line with a remedy."""
 
+import argparse
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 
 from hydra import compose, initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -28,11 +30,26 @@ class UsageError(ValueError):
     """What was typed does not fit the configuration."""
 
 
-def compose_all(overrides: Sequence[str]) -> list[ExperimentConfig]:
-    """One configuration for each combination of `key=a,b` in the overrides."""
+def compose_all(arguments: Sequence[str]) -> list[ExperimentConfig]:
+    """One configuration for each combination of `key=a,b` in the overrides; --config-dir is as in Hydra."""
     with readable_errors(), initialize_config_module("conf", version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
+        loader, overrides = GlobalHydra.instance().config_loader(), as_overrides(arguments)
         return [to_spec(compose("config", overrides=one)) for one in split_overrides(overrides, loader)]
+
+
+def as_overrides(arguments: Sequence[str]) -> list[str]:
+    """The same with --config-dir as an override, which is kept with a launch and goes wherever its jobs go."""
+    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    known.add_argument("--config-dir", "-cd", type=Path)
+    try:
+        found, overrides = known.parse_known_args(list(arguments))
+    except argparse.ArgumentError as error:
+        raise UsageError(str(error)) from error
+    if found.config_dir is None:
+        return overrides
+    if not found.config_dir.is_dir():
+        raise UsageError(f"--config-dir {found.config_dir}: there is no such folder")
+    return [f"hydra.searchpath=['file://{found.config_dir.resolve()}']", *overrides]
 
 
 def split_overrides(overrides: Sequence[str], loader: object) -> list[list[str]]:

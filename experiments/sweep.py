@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 
 from experiments.cell import Cell
 from experiments.checkpoint_files import prune
-from experiments.compose import readable_errors, to_spec
+from experiments.compose import as_overrides, readable_errors, to_spec
 from experiments.config import ExperimentConfig, WhereSpec
 from experiments.corpus import Corpora, Corpus
 from experiments.initial import begin_from
@@ -43,9 +43,9 @@ def launch(overrides: Sequence[str]) -> None:
     """Run Hydra on these arguments. Ends in SystemExit with the exit code that the store gives."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach `readable_errors` instead of Hydra's own printer
     before = sys.argv
-    sys.argv = ["isoflop", *overrides]
     try:
         with readable_errors():
+            sys.argv = ["isoflop", *as_overrides(overrides)]
             main()
     finally:
         sys.argv = before

@@ -201,3 +201,22 @@ def test_status_tells_attempts_heartbeat_and_reason(typed, here):
     assert told[second]["heartbeat_age"] is None
     claim.release()
     assert "no process is at work on it" in typed("status")[1]
+
+
+def test_a_study_in_a_folder_of_the_users_own_is_planned_run_and_retried(typed, here, tmp_path):
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "own.yaml").write_text(
+        "# @package _global_\nstudy: {name: own, sizes: [d6], budgets: [2e8], window: {min_steps: 1}}\n"
+    )
+    arguments = ("--config-dir", "../mine", "experiment=own", *STUDY[3:])
+    assert "d6" in typed("plan", "--no-calibrate", *arguments)[1]
+    code, _, err = typed("run", *arguments)
+    assert code == 0, err
+    open_store(here / "runs").record(states(here).index[0], "failed")
+    code, out, err = typed("retry")
+    assert code == 0, err
+    assert "1 cells: 1 done" in out
+    for command in ("plan", "run"):
+        code, _, err = typed(command, "--config-dir", "../nowhere", "experiment=own")
+        assert code == 2
+        assert "--config-dir ../nowhere: there is no such folder" in err
