@@ -1,11 +1,13 @@
 """A captured step trains as the plain one does, to the bit, and reads nothing but its buffers and its state."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
+from experiments import captured as captured_module
 from experiments import learner as learner_module
 from experiments.captured import WARM_UP, Captured
 from experiments.config import OptimSpec
@@ -14,7 +16,7 @@ from experiments.engine import Engine
 from experiments.learner import Learner
 from models import kernels
 from models.config import ModelConfig
-from tests.tape import CaptureError, record
+from tests.tape import CaptureError, Tape, record
 from tests.test_trainer import DATA, make
 
 
@@ -131,6 +133,62 @@ def test_a_tape_does_as_a_graph_does():
         record(lambda: x.sum().item())
     with pytest.raises(CaptureError, match="nonzero"):
         record(lambda: x.nonzero())
+
+
+class FakeStream:
+    """Tells which streams it waits for."""
+
+    def __init__(self, name):
+        self.name, self.told = name, []
+
+    def wait_stream(self, other):
+        self.told.append(f"{self.name} waits for {other.name}")
+
+
+def test_a_graph_is_warmed_up_and_captured_on_one_stream_that_others_share(monkeypatch):
+    """The calls to CUDA, with a tape for a graph."""
+    told, state = [], torch.zeros(())
+    main = FakeStream("main")
+    current = [main]
+
+    @contextmanager
+    def on(stream):
+        current.append(stream)
+        yield
+        current.pop()
+
+    @contextmanager
+    def graph(made, stream):
+        with on(stream), made:
+            told.append("capture")
+            yield
+
+    class FakeGraph(Tape):
+        replay = Tape.play
+
+    def stream_of(device):
+        told.append(f"stream on {device}")
+        made = FakeStream("side")
+        made.told = main.told = told
+        return made
+
+    fakes = {"Stream": stream_of, "stream": on, "graph": graph, "CUDAGraph": FakeGraph}
+    for name, fake in (fakes | {"current_stream": lambda _: current[-1]}).items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+
+    def step():
+        told.append(f"step on {current[-1].name}")
+        state.add_(1)
+
+    captured_module._stream.cache_clear()
+    graphs = [captured_module._graph(step, torch.device("cuda:1")) for _ in range(2)]
+    captured_module._stream.cache_clear()
+    warmed = ["side waits for main", *["step on side"] * WARM_UP, "main waits for side"]
+    assert told == ["stream on cuda:1", *warmed, "capture", "step on side", *warmed, "capture", "step on side"]
+    before = state.item()
+    graphs[0].replay()
+    assert state.item() == before + 1
+    assert len(current) == 1
 
 
 def test_on_cpu_the_captured_step_is_the_plain_one_to_the_bit(corpus):
