@@ -42,8 +42,8 @@ def on_device(tokens: np.ndarray, context_length: int, device: str) -> Gather:
     wraps = tokens.dtype == np.uint16  # above 2**15 as int16, a token is negative
 
     def gathered(windows: np.ndarray) -> Tensor:
-        numbers = sent(torch.from_numpy(windows), device)
-        found = rows.index_select(0, numbers.flatten()).long()
+        numbers = sent(torch.from_numpy(windows.ravel()), device)
+        found = rows.index_select(0, numbers).long()
         return (found & 0xFFFF if wraps else found).view(*windows.shape, size)
 
     return gathered
