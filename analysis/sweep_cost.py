@@ -4,9 +4,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.style import MANY_DOTS, ColorScale, flops, label_ends, log_axis, new_axes, note
+from analysis.style import MANY_DOTS, ColorScale, flops, log_axis, new_axes, note
 from scaling.accounting import count_params, is_runs
 from scaling.runs import final_rows
+
+MOST_NAMED = 8  # budgets in a legend
+UNITS = (("hours", "h", 3600.0), ("minutes", "min", 60.0), ("seconds", "s", 1.0))
 
 
 def cost_frame(table: pd.DataFrame, *, params: str = "matrices") -> pd.DataFrame:
@@ -47,41 +50,43 @@ def plot_throughput(cost: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Training speed (FLOP/s) of every run against its size, coloured by compute; lines: the median of each budget."""
     ax = new_axes(ax)
     color = ColorScale(cost["flops"])
-    ends = []
     for budget, runs in cost.groupby("budget"):
         shade = color(budget)
         ax.scatter(runs["n_params"], runs["flops_per_second"], s=12, color=shade, edgecolor="white", linewidth=0.4,
                    zorder=3, rasterized=len(cost) > MANY_DOTS)  # fmt: skip
         middle = runs.groupby("n_params")["flops_per_second"].median()
-        ax.plot(middle.index, middle, lw=1.0, color=shade)
-        ends.append((middle.index[-1], middle.iloc[-1], flops(budget), shade))
+        ax.plot(middle.index, middle, lw=1.0, color=shade, label=flops(budget))
     log_axis(ax.xaxis, "n_params")
     log_axis(ax.yaxis, "flops", label="speed of training (FLOP/s)")
-    low, high = ax.get_ylim()
-    ax.set_ylim(low, high * (high / low) ** 0.12)  # room for the words
-    label_ends(ax, ends)
-    note(ax, "lines: median of each budget (FLOPs)", where="upper left")
+    if cost["budget"].nunique() <= MOST_NAMED:
+        ax.legend(title="median of a budget (FLOPs)", loc="lower right", reverse=True)
     ax.set_title("Speed of training")
     return ax
 
 
 def plot_sweep_cost(cost: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Hours of all runs of a budget, each as if trained alone, with what that is of the whole; dark: more compute."""
+    """Time of all runs of a budget, each as if trained alone, with what that is of the whole; dark: more compute."""
     ax = new_axes(ax)
-    hours = cost.groupby("budget")["wall_seconds"].sum() / 3600
+    seconds = cost.groupby("budget")["wall_seconds"].sum()
+    unit, short, length = next(one for one in UNITS if seconds.max() >= one[2] or one is UNITS[-1])
+    times = seconds / length
     runs = cost.groupby("budget").size()
-    color = ColorScale(hours.index.to_numpy())
-    place = np.arange(len(hours))
-    ax.barh(place, hours, height=0.62, color=[color(b) for b in hours.index])
-    for y, (budget, value) in zip(place, hours.items(), strict=True):
-        said = f"{value:.2g} h, {value / hours.sum():.0%}, {runs[budget]} run{'s' if runs[budget] > 1 else ''}"
+    color = ColorScale(times.index.to_numpy())
+    place = np.arange(len(times))
+    ax.barh(place, times, height=0.62, color=[color(b) for b in times.index])
+    for y, (budget, value) in zip(place, times.items(), strict=True):
+        said = f"{value:.2g} {short}, {value / times.sum():.0%}, {runs[budget]} run{'s' if runs[budget] > 1 else ''}"
         ax.annotate(said, (value, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7.5)
-    ax.set_yticks(place, [flops(b) for b in hours.index])
-    ax.set_ylim(-1.6, len(hours) - 0.4)
-    ax.set_xlim(0, hours.max() * 1.4)
+    ax.set_yticks(place, [flops(b) for b in times.index])
+    ax.set_ylim(-1.6, len(times) - 0.4)
+    ax.set_xlim(0, times.max() * 1.4)
     ax.set_ylabel("compute budget C (FLOPs)")
-    ax.set_xlabel("time of training (hours, each run as if alone)")
+    ax.set_xlabel(f"time of training ({unit}, each run as if alone)")
     ax.grid(axis="y", visible=False)
-    note(ax, f"{len(cost)} runs, {flops(cost['flops'].sum())} FLOPs, {hours.sum():.2g} h in all", where="lower right")
+    note(
+        ax,
+        f"{len(cost)} runs, {flops(cost['flops'].sum())} FLOPs, {times.sum():.2g} {short} in all",
+        where="lower right",
+    )
     ax.set_title("Cost of the sweep")
     return ax

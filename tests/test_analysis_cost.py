@@ -30,10 +30,12 @@ def test_throughput_draws_every_run_and_cost_every_budget(study_table):
     ax = plot_throughput(cost)
     drawn = np.concatenate([c.get_offsets() for c in ax.collections if isinstance(c, PathCollection)])
     np.testing.assert_allclose(np.sort(drawn[:, 1]), np.sort(cost["flops"] / cost["wall_seconds"]))
-    bars = plot_sweep_cost(cost)
-    hours = cost.groupby("budget")["wall_seconds"].sum() / 3600
-    np.testing.assert_allclose([p.get_width() for p in bars.patches], hours)
-    assert bars.get_xlabel().startswith("time of training (hours")
+    assert len(ax.get_legend().get_texts()) == cost["budget"].nunique()
+    for longer, unit, length in ((1, "minutes", 60), (100, "hours", 3600), (0.01, "seconds", 1)):
+        bars = plot_sweep_cost(cost.assign(wall_seconds=longer * cost["wall_seconds"]))
+        expected = longer * cost.groupby("budget")["wall_seconds"].sum() / length
+        np.testing.assert_allclose([p.get_width() for p in bars.patches], expected)
+        assert bars.get_xlabel().startswith(f"time of training ({unit}")
 
 
 POSITIONS = pd.DataFrame(
