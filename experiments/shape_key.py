@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -37,7 +38,8 @@ def engine_id() -> str:
     """Hash of the code and libraries that a step runs through: what was measured with others is stale."""
     files = sorted([*ROOT.glob("models/*.py"), *ROOT.glob("models/*.[ch]")])
     files += [ROOT / "experiments" / f"{name}.py" for name in STEPPING]
-    return _digest(b"".join(path.read_bytes() for path in files) + _version("torch") + _version("numpy"))
+    core = os.environ.get("OPENBLAS_CORETYPE", "").encode()
+    return _digest(b"".join([*(path.read_bytes() for path in files), _version("torch"), _version("numpy"), core]))
 
 
 def _version(package: str) -> bytes:
