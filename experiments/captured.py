@@ -15,6 +15,10 @@ from torch import Tensor
 WARM_UP = 3  # runs before a capture, on a stream of their own: CUDA's libraries allocate what they keep
 
 
+class CaptureError(RuntimeError):
+    """CUDA refused a capture; what it said first is the cause."""
+
+
 class Captured:
     """`step(*inputs)`, ready to be called with tensors of the shapes, types and device of `example`.
 
@@ -51,8 +55,11 @@ def _graph(run: Callable[[], object], device: torch.device) -> torch.cuda.CUDAGr
     torch.cuda.current_stream(device).wait_stream(stream)
     gc.collect()  # another graph that is garbage by now must not be destroyed within a capture
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        run()
+    try:
+        with torch.cuda.stream(stream), torch.cuda.graph(graph, stream=stream):  # a failed capture forgets to leave it
+            run()
+    except RuntimeError as error:
+        raise CaptureError("the step cannot be captured as a CUDA graph; where.graph=false trains without") from error
     return graph
 
 

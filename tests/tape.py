@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class CaptureError(Exception):
+class CaptureError(RuntimeError):
     pass
 
 

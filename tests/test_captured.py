@@ -153,15 +153,20 @@ def test_a_graph_is_warmed_up_and_captured_on_one_stream_that_others_share(monke
 
     @contextmanager
     def on(stream):
+        before = [*current]
         current.append(stream)
-        yield
-        current.pop()
+        try:
+            yield
+        finally:
+            current[:] = before
 
     @contextmanager
     def graph(made, stream):
-        with on(stream), made:
+        current.append(stream)
+        with made:
             told.append("capture")
             yield
+        current.pop()  # not after an error, as in torch
 
     class FakeGraph(Tape):
         replay = Tape.play
@@ -188,7 +193,9 @@ def test_a_graph_is_warmed_up_and_captured_on_one_stream_that_others_share(monke
     before = state.item()
     graphs[0].replay()
     assert state.item() == before + 1
-    assert len(current) == 1
+    with pytest.raises(captured_module.CaptureError, match=r"where.graph=false trains without"):
+        captured_module._graph(lambda: state.item() if len(current) > 2 else None, torch.device("cuda:1"))
+    assert current == [main]
 
 
 def test_on_cpu_the_captured_step_is_the_plain_one_to_the_bit(corpus):
