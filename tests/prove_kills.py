@@ -22,7 +22,7 @@ from scaling.runs import VOLATILE, read_runs, same_runs
 from scaling.store import Store, StoreError, open_store
 
 SWEEP = (
-    "study.name=kills", "study.sizes=[d6,d8,d10,d12]", "study.budgets=[4e9,1.2e10,2.4e10]", "study.window.min_steps=1",
+    "study.name=kills", "study.sizes=[d6,d8,d10,d12]", "study.budgets=[4e10,1.2e11,2.4e11]", "study.window.min_steps=1",
     "schedule.warmup_steps=5", "data=text", "data.eval_tokens=2048", "data.max_epochs=1e4",
     "where.checkpoint_seconds=0.1", "where.workers=2",
 )  # fmt: skip
