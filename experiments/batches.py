@@ -47,6 +47,12 @@ def count_windows(n_tokens: int, context_length: int) -> int:
     return windows
 
 
+def remember_orders(count: int) -> None:
+    """Keep so many orders of the windows at hand: a process that trains several seeds by turns needs one for each."""
+    global _order
+    _order = lru_cache(maxsize=count)(_order.__wrapped__)
+
+
 @lru_cache(maxsize=4)
 def _order(seed: int, epoch: int, n_windows: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(n_windows)

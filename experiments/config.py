@@ -172,7 +172,9 @@ class WhereSpec:
     """
 
     device: str = "cpu"
-    workers: int | None = None  # None: as many as cores
+    workers: int | None = None  # None: as many as cores; on CUDA workers_per_gpu for each GPU, all of them with cuda
+    workers_per_gpu: int = 1  # more share its memory, and its time unless NVIDIA's MPS lets them overlap
+    pack: int | None = 1  # * trunks of one shape (seeds, learning rates) in one step; None: on CUDA what fits, up to 16
     threads: int = 1  # * per worker
     micro_batch: int | None = None  # * sequences at once, the gradients added up; None: the whole batch
     activation_checkpointing: bool = False  # * blocks keep their input alone: less memory, a third more time

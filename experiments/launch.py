@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -17,8 +16,10 @@ from hydra.core.utils import JobReturn, JobStatus
 from experiments.cell import Cell
 from experiments.compose import UsageError, check_overrides
 from experiments.config import ExperimentConfig, WhereSpec
-from experiments.cost import Speed, cores, makespan, trunk_seconds
+from experiments.cost import Speed, cores, makespan
+from experiments.jobs import MAX_DEATHS, Job, find_jobs, in_order, unpacked
 from experiments.memory import available_bytes, check_memory
+from experiments.pool import at_once, check_device, gpus, per_device, pin_threads, time_slices
 from experiments.progress import closing_table, live_line
 from experiments.speed_file import known_speed
 from experiments.study import Study
@@ -26,35 +27,11 @@ from experiments.sweep import listing, load, wanted
 from experiments.trackers import check as check_trackers
 from scaling.store import SETTLED, STORE_FILE, Store, StoreError, create_store, is_disk_error, open_store
 
-MAX_DEATHS = 3  # of one trunk in one launch; the last try is without company, so that no other trunk is to blame
 NAMED = 3  # cells outside the window that a launch names
 WAIT_SECONDS = 0.5  # for trunks that another launch, or a worker about to end, still holds
 
 Launch = Callable[[list[list[str]], int], Sequence[JobReturn]]
 ArgumentSet = tuple[list[str], ExperimentConfig]
-
-
-@dataclass
-class Job:
-    """One trunk: the arguments that launch it, its cells, and how often its worker died in this launch."""
-
-    trunk_id: str
-    overrides: list[str]
-    cells: tuple[Cell, ...]
-    seconds: float
-    deaths: int = 0
-    error: str = ""
-
-
-def worker_count(where: WhereSpec) -> int:
-    """Workers of a launch: one per core unless told. Raises UsageError for an impossible number."""
-    if where.workers is not None and where.workers < 1:
-        raise UsageError(f"where.workers must be at least 1, or null for one per core; not {where.workers}")
-    if where.threads < 1:
-        raise UsageError(f"where.threads must be at least 1; not {where.threads}")
-    if where.workers is not None:
-        return where.workers
-    return max(1, cores() // where.threads)
 
 
 def run_sweep(sets: Sequence[ArgumentSet], launch: Launch, *, workers: int | None, typed: Sequence[str] = ()) -> int:
@@ -74,16 +51,20 @@ def run_sweep(sets: Sequence[ArgumentSet], launch: Launch, *, workers: int | Non
         studies.append((overrides, load(spec)[0]))
     cells = _wanted_cells(studies, where)
     if workers is not None and where.distributed == "none":
-        check_memory(_unfinished(sets[0][1].runs, cells), where, workers, available_bytes(where.device))
+        check_memory(
+            _unfinished(sets[0][1].runs, cells), where, per_device(where, workers), available_bytes(where.device)
+        )
     with readable_disk_errors(sets[0][1].runs):
         store = create_store(sets[0][1].runs)
-        jobs = [job for overrides, study in studies for job in missing_jobs(overrides, study, store, speed, where)]
-        _say(studies, cells, jobs, workers, where.threads, speed)
+        jobs = [
+            job for overrides, study in studies for job in find_jobs(overrides, study, store, speed, where, workers)
+        ]
+        _say(studies, cells, jobs, workers, where, speed)
         if where.only is None and where.trunk is None:
             _list(studies, store, typed)
         if jobs:
             pin_threads(where.threads)
-            with live_line(store, cells, speed, workers or len(jobs)):
+            with live_line(store, cells, speed, _parallel(where, workers) or len(jobs)):
                 finish(jobs, store, launch)
     print(closing_table(store, cells, time.monotonic() - began))
     return exit_code(store, cells)
@@ -129,36 +110,14 @@ def exit_code(store: Store, cells: Sequence[Cell]) -> int:
     return 0 if (store.states([cell.run_id for cell in cells])["state"] == "done").all() else 1
 
 
-def missing_jobs(overrides: list[str], study: Study, store: Store, speed: Speed, where: WhereSpec) -> list[Job]:
-    """A job for each trunk with a cell that has no result. Cells that failed or were lost before count as missing.
-
-    Raises StoreError if the file of a finished cell cannot be read.
-    """
-    states = store.states([cell.run_id for cell in study.cells]).set_index("run_id")["state"]
-    store.check(run_id for run_id, state in states.items() if state in SETTLED)
-    jobs = []
-    for trunk_id, cells in study.trunks.items():
-        left = tuple(cell for cell in cells if states[cell.run_id] not in SETTLED and wanted(cell, where))
-        for cell in left:
-            if states[cell.run_id] in ("failed", "lost"):
-                store.record(cell.run_id, "planned")
-        if left:
-            arguments = [*overrides, f"where.trunk='{trunk_id}'"]  # quoted: a hash may read as a number
-            jobs.append(Job(trunk_id, arguments, left, trunk_seconds(left, speed)))
-    return jobs
-
-
-def in_order(jobs: Sequence[Job]) -> list[Job]:
-    """The cheapest first, as a canary, then the longest: a broken set-up shows early and no worker ends alone."""
-    longest = sorted(jobs, key=lambda job: -job.seconds)
-    return longest[-1:] + longest[:-1]
-
-
 def finish(jobs: Sequence[Job], store: Store, launch: Launch) -> None:
     """Launch rounds until every job has settled, or has died MAX_DEATHS times and is recorded as lost."""
     launched = 0
     while open_jobs := [job for job in jobs if _is_open(job, store)]:
-        free = [job for job in open_jobs if not store.claimed(job.trunk_id)]
+        if len(every := [one for job in jobs for one in unpacked(job)]) > len(jobs):
+            jobs = every
+            continue
+        free = [job for job in open_jobs if not all(map(store.claimed, job.trunk_ids))]
         distinct = list({job.trunk_id: job for job in reversed(free)}.values())
         company = [job for job in distinct if job.deaths < MAX_DEATHS - 1]
         batch = in_order(company) or distinct[:1]
@@ -203,26 +162,10 @@ def _attempts(batch: Sequence[Job], store: Store) -> int:
     return int(store.states([cell.run_id for job in batch for cell in job.cells])["attempts"].sum())
 
 
-def check_device(device: str) -> None:
-    """Raise UsageError for a device that torch does not know or that is not here."""
-    if device == "cpu":
-        return
-    import torch  # only where it is asked for: a launch on CPU leaves the import to its workers
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"where.device={device} cannot be used here ({reason}); use where.device=cpu") from error
-
-
-def pin_threads(threads: int) -> None:
-    """Threads of the workers' numerical libraries, which read the environment when they are loaded."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(threads)
-
-
-def _say(studies: list, cells: list[Cell], jobs: list[Job], workers: int | None, threads: int, speed: Speed) -> None:
+def _say(
+    studies: list, cells: list[Cell], jobs: list[Job], workers: int | None, where: WhereSpec, speed: Speed
+) -> None:
+    threads = where.threads
     for _, study in studies:
         for warning in study.warnings:
             print(f"warning: {warning}", file=sys.stderr)
@@ -234,10 +177,24 @@ def _say(studies: list, cells: list[Cell], jobs: list[Job], workers: int | None,
             f"where.workers={max(1, cores() // threads)} would not",
             file=sys.stderr,
         )
-    left = sum(len(job.cells) for job in jobs)
+    if workers is not None and (note := time_slices(where, workers)):
+        print(note, file=sys.stderr)
+    left, trunks = sum(len(job.cells) for job in jobs), sum(len(job.trunk_ids) for job in jobs)
     by = "elsewhere" if workers is None else f"{workers} workers x {threads} threads"
-    about = f", about {predicted_seconds(jobs, workers, speed) / 60:.1f} min" if jobs and workers else ""
-    print(f"{len(cells)} cells, {left} to train in {len(jobs)} trunks, {by}{about}", file=sys.stderr)
+    by += f" on {count} GPUs" if workers and (count := len(gpus(where.device))) else ""
+    about = (
+        f", about {predicted_seconds(jobs, _parallel(where, workers), speed) / 60:.1f} min" if jobs and workers else ""
+    )
+    print(f"{len(cells)} cells, {left} to train in {trunks} trunks{_packs(jobs)}, {by}{about}", file=sys.stderr)
+
+
+def _packs(jobs: Sequence[Job]) -> str:
+    inside = [len(job.parts) for job in jobs if job.parts]
+    return f" ({sum(inside)} of them in {len(inside)} packs)" if inside else ""
+
+
+def _parallel(where: WhereSpec, workers: int | None) -> int | None:
+    return workers and at_once(where, workers)
 
 
 def _left_out(study: Study) -> str:
@@ -250,7 +207,7 @@ def _left_out(study: Study) -> str:
 def predicted_seconds(jobs: Sequence[Job], workers: int, speed: Speed) -> float:
     """Of the whole launch, from the first import to the last cell."""
     seconds = {job.trunk_id: job.seconds for job in jobs}
-    return makespan(seconds.values(), min(workers, cores()), start=speed.start)
+    return makespan(seconds.values(), workers, start=speed.start)
 
 
 def _list(studies: list, store: Store, typed: Sequence[str]) -> None:

@@ -64,8 +64,8 @@ def _layer(model: ModelConfig, by_hand: bool) -> float:
 
 
 def check_memory(cells: Sequence[Cell], where: WhereSpec, workers: int, available: float) -> None:
-    """Raise TooLargeError naming the cell, its estimate and what to change if one cell, or the largest that would run
-    at once, need more than the `available` bytes."""
+    """Raise TooLargeError naming the cell, its estimate and what to change if one cell, or the largest of as many
+    `workers` as share a machine or a GPU, need more than the `available` bytes."""
     estimates = sorted(((estimated_bytes(cell, where), cell.label, cell.trunk_id) for cell in cells), reverse=True)
     if not estimates:
         return
@@ -81,7 +81,7 @@ def check_memory(cells: Sequence[Cell], where: WhereSpec, workers: int, availabl
         at_once = f"{len(largest)} workers at once need about {gigabytes(sum(largest))}"
         raise TooLargeError(
             f"{at_once} (the largest, {label}, {gigabytes(most)}) and {place} has {gigabytes(available)} free: "
-            f"where.workers={fitting} fits; or {REMEDIES}"
+            f"where.workers{'' if where.device == 'cpu' else '_per_gpu'}={fitting} fits; or {REMEDIES}"
         )
 
 

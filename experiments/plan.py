@@ -12,8 +12,9 @@ from experiments.calibrate import SECONDS, measure, unknown_shapes
 from experiments.cell import Cell
 from experiments.config import ExperimentConfig
 from experiments.cost import Speed, cores, makespan, trunk_seconds
-from experiments.launch import check_device
 from experiments.memory import gigabytes, worker_bytes
+from experiments.pack_plan import packs
+from experiments.pool import check_device
 from experiments.speed_file import known_speed
 from experiments.study import Study, unique_tokens
 from experiments.sweep import load
@@ -59,6 +60,8 @@ def _plan_study(spec: ExperimentConfig, speed: Speed) -> dict:
         "tokens_by_cell": study.tokens_by_cell,
         "sharing": study.tokens_by_cell / study.tokens_trained,
         "done": sum(state in ("done", "diverged") for state in states.values()),
+        "packs": [len(pack) for pack in packs(left, lambda cells: cells, spec.where) if len(pack) > 1],
+        "device": spec.where.device,
         "minutes": {str(workers): _minutes(left, workers, speed) for workers in WORKERS},
     }
 
@@ -130,9 +133,15 @@ def _study_text(study: dict) -> str:
             "",
             f"{shared}: {study['sharing']:.2f} times less by shared trunks",
             f"memory of a worker, at most: {gigabytes(max(c['memory_bytes'] for c in study['cells']))}",
-            f"predicted minutes by workers, a core each: {minutes}",
+            f"predicted minutes by workers, a {'core' if study['device'] == 'cpu' else 'GPU'} each: {minutes}",
+            *_packs_text(study["packs"]),
         ]
     )
+
+
+def _packs_text(packs: Sequence[int]) -> list[str]:
+    told = f"packed: {sum(packs)} trunks in {len(packs)} packs, up to {max(packs, default=0)} in one step if they fit"
+    return [told + "; minutes are without the gain of that"] if packs else []
 
 
 def _but_for_seed(cell: dict) -> tuple:

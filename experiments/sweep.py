@@ -11,11 +11,12 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -29,12 +30,15 @@ from experiments.config import ExperimentConfig, WhereSpec
 from experiments.corpus import Corpora, Corpus
 from experiments.initial import begin_from
 from experiments.out_of_memory import explanation, is_out_of_memory, with_less
+from experiments.pack_plan import packs
 from experiments.study import Study, expand
 from scaling.claims import Claim
 from scaling.runs import write_run
 from scaling.store import SETTLED, Store, StoreError, create_store, is_disk_error
 
 HEARTBEAT_SECONDS = 1.0
+
+Make = Callable[..., Any]  # what makes a learner: typed where torch is loaded
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +61,9 @@ def job(config: DictConfig) -> None:
     spec = to_spec(config)
     study, corpora = load(spec)
     store = create_store(spec.runs)
-    for cells in study.trunks.values():
-        if any(wanted(cell, spec.where) for cell in cells):
-            train_claimed(cells, corpora, store, spec.where, study)
+    trunks = [cells for cells in study.trunks.values() if any(wanted(cell, spec.where) for cell in cells)]
+    for pack in packs(trunks, lambda cells: _left(cells, store, spec.where) or cells, spec.where):
+        train_together(pack, corpora, store, spec.where, study)
     if HydraConfig.get().mode == RunMode.RUN:
         states = store.states([cell.run_id for cell in study.cells])["state"]
         raise SystemExit(0 if (states == "done").all() else 1)
@@ -101,8 +105,23 @@ def wanted(cell: Cell, where: WhereSpec) -> bool:
     return of_trunk and (where.only is None or cell.run_id in where.only)
 
 
-def train_claimed(cells: Sequence[Cell], corpora: Corpora, store: Store, where: WhereSpec, study: Study) -> None:
-    """Train what is missing of one trunk, unless another living process is at it.
+def train_together(
+    trunks: Sequence[Sequence[Cell]], corpora: Corpora, store: Store, where: WhereSpec, study: Study
+) -> None:
+    """Train one trunk, or several in one step: each is claimed, recorded and resumed as it would be alone."""
+    trains = [partial(train_claimed, cells, corpora, store, where, study) for cells in trunks]
+    if len(trains) == 1:
+        trains[0]()
+        return
+    from experiments.pack import train_pack  # loads torch
+
+    train_pack(trains)
+
+
+def train_claimed(
+    cells: Sequence[Cell], corpora: Corpora, store: Store, where: WhereSpec, study: Study, make: Make | None = None
+) -> None:
+    """Train what is missing of one trunk, unless another living process is at it; `make` makes learners of a pack.
 
     Raises OSError when the disk refuses to be written: that is no cell's fault, and what was finished stays.
     """
@@ -110,16 +129,21 @@ def train_claimed(cells: Sequence[Cell], corpora: Corpora, store: Store, where: 
     if claim is None:
         return
     try:
-        states = store.states([cell.run_id for cell in cells])["state"]
-        left = [cell for cell, state in zip(cells, states, strict=True) if state not in SETTLED]
-        pending = [cell for cell in left if wanted(cell, where)]
+        pending = _left(cells, store, where)
         for cell in pending:
             store.start(listing(cell))
         with _heartbeat(claim) as progress:
-            _train(pending, corpora(cells[0].data), store, where, study, progress)
+            _train(pending, corpora(cells[0].data), store, where, study, progress, make)
         prune(claim.folder, unsettled(store, cells[0].trunk_id))
     finally:
         claim.release()
+
+
+def _left(cells: Sequence[Cell], store: Store, where: WhereSpec) -> list[Cell]:
+    """Those that this launch is to train and that have no result."""
+    states = store.states([cell.run_id for cell in cells])["state"]
+    left = [cell for cell, state in zip(cells, states, strict=True) if state not in SETTLED]
+    return [cell for cell in left if wanted(cell, where)]
 
 
 def unsettled(store: Store, trunk_id: str) -> dict[str, int]:
@@ -129,7 +153,15 @@ def unsettled(store: Store, trunk_id: str) -> dict[str, int]:
     return dict(zip(left["run_id"], left["branch_step"], strict=True))
 
 
-def _train(pending: list[Cell], corpus: Corpus, store: Store, where: WhereSpec, study: Study, progress: dict) -> None:
+def _train(
+    pending: list[Cell],
+    corpus: Corpus,
+    store: Store,
+    where: WhereSpec,
+    study: Study,
+    progress: dict,
+    make: Make | None,
+) -> None:
     """Train cells of one trunk, the shortest first; one that raises is recorded and the others go on without it."""
     from experiments.distributed import lead  # these import torch: only where cells are trained
     from experiments.trackers import Trackers
@@ -156,6 +188,7 @@ def _train(pending: list[Cell], corpus: Corpus, store: Store, where: WhereSpec, 
                     where=where,
                     on_progress=tell,
                     keep=partial(keep_model, store=store, corpus=corpus),
+                    **({"make": make} if make else {}),
                 ):
                     _settle(cell, rows, store, study)
                     trackers.finish(cell, rows)

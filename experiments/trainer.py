@@ -60,18 +60,19 @@ def train_trunk(
     where: WhereSpec,
     on_progress: Callable[[Progress], None] | None = None,
     keep: Callable[[Cell, nn.Module, Evaluation], None] | None = None,
+    make: Callable[..., Learner] = Learner,
 ) -> Iterator[tuple[Cell, list[dict]]]:
     """Yield (cell, its rows of the run table) as each cell ends, the shortest first.
 
     `folder` holds the trunk's checkpoints; with None nothing is written. `keep` is given the model of a cell that
     reached its horizon and its final evaluation, before the cell is yielded. A cell whose loss stops being a number,
-    or is no better than a guess, ends as "diverged" with the rows up to there. Raises ValueError for cells of different
-    trunks or corpora.
+    or is no better than a guess, ends as "diverged" with the rows up to there. `make` makes the learner where one
+    process trains it. Raises ValueError for cells of different trunks or corpora.
     """
     cells = sorted(cells, key=lambda cell: cell.steps)
     _check(cells, corpus, where)
     configure_process(where.threads)
-    learner, checkpoints = _set_up(cells[0], corpus, folder, where)
+    learner, checkpoints = _set_up(cells[0], corpus, folder, where, make)
     if found := checkpoints.trunk(up_to=cells[0].branch_step):
         learner.load(found)
     for cell in cells:
@@ -87,7 +88,9 @@ def train_trunk(
         learner.load(at_branch)
 
 
-def _set_up(cell: Cell, corpus: Corpus, folder: Path | None, where: WhereSpec) -> tuple[Learner, Checkpoints]:
+def _set_up(
+    cell: Cell, corpus: Corpus, folder: Path | None, where: WhereSpec, make: Callable[..., Learner]
+) -> tuple[Learner, Checkpoints]:
     check_cell(cell, where)
     engine = decide(cell, where)
     if engine.note:
@@ -96,7 +99,7 @@ def _set_up(cell: Cell, corpus: Corpus, folder: Path | None, where: WhereSpec) -
         from experiments.parallel import set_up  # loads torch.distributed's shards and checkpoints
 
         return set_up(cell, corpus, folder, where, engine)
-    return Learner(cell, corpus, where.device, engine=engine), Checkpoints(folder, where.checkpoint_seconds)
+    return make(cell, corpus, where.device, engine=engine), Checkpoints(folder, where.checkpoint_seconds)
 
 
 @cache

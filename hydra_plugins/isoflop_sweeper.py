@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from functools import partial
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -28,8 +29,8 @@ class IsoflopSweeper(Sweeper):
     """Launches one job per trunk through any launcher; ends in SystemExit with the exit code that the store gives."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from experiments.launch import worker_count
         from experiments.parent import end_with
+        from experiments.pool import begin_worker, gpus, worker_count
         from experiments.torchrun import check
 
         self.config, self.hydra_context = config, hydra_context
@@ -47,7 +48,11 @@ class IsoflopSweeper(Sweeper):
             hydra_context=hydra_context, task_function=task_function, config=config
         )
         if "n_jobs" in config.hydra.launcher:
-            self.launcher.joblib = {**self.launcher.joblib, "initializer": end_with, "initargs": (os.getpid(),)}
+            begin, arguments = end_with, (os.getpid(),)
+            if config.where.device == "cuda" and len(names := gpus("cuda")) > 1:
+                self.places = TemporaryDirectory(prefix="isoflop-pool-")
+                begin, arguments = begin_worker, (os.getpid(), self.places.name, self.workers, names)
+            self.launcher.joblib = {**self.launcher.joblib, "initializer": begin, "initargs": arguments}
 
     def sweep(self, arguments: list[str]) -> Any:
         from experiments.compose import split_overrides
