@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from experiments.cell import Cell
 from experiments.config import WhereSpec
 from experiments.cost import REFERENCE, Rate, cores, work
-from experiments.shape_key import shape_key
+from experiments.shape_key import place, shape_key
 from experiments.speed_file import Measured, keep, known_speed
 
 SECONDS = 5.0  # of timing with company, after some three for imports
@@ -30,7 +30,7 @@ class CalibrationError(ValueError):
 
 def unknown_shapes(cells: Sequence[Cell], where: WhereSpec) -> list[Cell]:
     """One cell of each shape that was not measured on this machine, the smallest first."""
-    known = known_speed(where.device, where.threads).rates
+    known = known_speed(place(where), where.threads).rates
     return [cell for cell in _by_shape(cells) if shape_key(cell) not in known]
 
 
@@ -58,7 +58,7 @@ def measure(cells: Sequence[Cell], where: WhereSpec) -> None:
         for share, timed in zip(shares, rates, strict=True)
         for cell, rate in zip(share, timed, strict=True)
     }
-    keep(shapes, start=start, alone=alone, device=where.device, threads=where.threads)
+    keep(shapes, start=start, alone=alone, device=place(where), threads=where.threads)
 
 
 def _alone(timer: subprocess.Popen, company: list) -> float:
@@ -83,14 +83,14 @@ def _spread(cells: Sequence[Cell]) -> list[Cell]:
 @contextmanager
 def _timers(shares: list[list[Cell]], where: WhereSpec) -> Iterator[list[subprocess.Popen]]:
     """A process for each share of the cells, ended with the body."""
-    command = [sys.executable, "-m", "experiments.timing", where.device, str(where.threads)]
+    command = [sys.executable, "-m", "experiments.timing"]
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     environment = os.environ | dict.fromkeys(names, str(where.threads))
     pipe = subprocess.PIPE
     timers = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment) for _ in shares]
     try:
         for timer, share in zip(timers, shares, strict=True):
-            timer.stdin.write(pickle.dumps(share))
+            timer.stdin.write(pickle.dumps((share, where)))
             timer.stdin.flush()
         yield timers
     finally:

@@ -21,6 +21,7 @@ from experiments.jobs import MAX_DEATHS, Job, find_jobs, in_order, unpacked
 from experiments.memory import available_bytes, check_memory
 from experiments.pool import at_once, check_device, gpus, per_device, pin_threads, time_slices
 from experiments.progress import closing_table, live_line
+from experiments.shape_key import place
 from experiments.speed_file import known_speed
 from experiments.study import Study
 from experiments.sweep import listing, load, wanted
@@ -41,7 +42,7 @@ def run_sweep(sets: Sequence[ArgumentSet], launch: Launch, *, workers: int | Non
     `isoflop retry` repeats. Raises StoreError when the disk refuses to be written.
     """
     began, where = time.monotonic(), sets[0][1].where
-    speed = known_speed(where.device, where.threads).with_company(workers or cores(), cores())
+    speed = known_speed(place(where), where.threads).with_company(workers or cores(), cores())
     if workers is not None:
         check_device(where.device)
     check_trackers(where.trackers)
@@ -111,8 +112,11 @@ def exit_code(store: Store, cells: Sequence[Cell]) -> int:
 
 
 def finish(jobs: Sequence[Job], store: Store, launch: Launch) -> None:
-    """Launch rounds until every job has settled, or has died MAX_DEATHS times and is recorded as lost."""
-    launched = 0
+    """Launch rounds until every job has settled, or has died MAX_DEATHS times and is recorded as lost.
+
+    Raises StoreError if the launcher's work leaves no trace in the store, time after time.
+    """
+    launched = untouched = 0
     while open_jobs := [job for job in jobs if _is_open(job, store)]:
         if len(every := [one for job in jobs for one in unpacked(job)]) > len(jobs):
             jobs = every
@@ -124,8 +128,15 @@ def finish(jobs: Sequence[Job], store: Store, launch: Launch) -> None:
         if not batch:
             time.sleep(WAIT_SECONDS)
             continue
+        before = _attempts(batch, store)
         _launch_round(batch, store, launch, launched)
         launched += len(batch)
+        untouched = untouched + 1 if _is_untouched(batch, store, before) else 0
+        if untouched == MAX_DEATHS:
+            raise StoreError(
+                f"{untouched} times the launcher said that its work was done and nothing of it is in {store.root}: "
+                "do its workers see that folder? Launch from one that every machine shares"
+            )
 
 
 def _launch_round(batch: Sequence[Job], store: Store, launch: Launch, first: int) -> None:
@@ -156,6 +167,12 @@ def _is_open(job: Job, store: Store) -> bool:
             final = job.deaths >= MAX_DEATHS
             store.record(run_id, "lost" if final else "planned", **({"error": job.error} if final else {}))
     return job.deaths < MAX_DEATHS and bool(states["state"].isin(["planned", "running", "lost"]).any())
+
+
+def _is_untouched(batch: Sequence[Job], store: Store, attempts: int) -> bool:
+    """Whether nobody began any of these since there were so many attempts at them, nor is about to."""
+    claimed = any(store.claimed(trunk_id) for job in batch for trunk_id in job.trunk_ids)
+    return _attempts(batch, store) == attempts and not claimed
 
 
 def _attempts(batch: Sequence[Job], store: Store) -> int:

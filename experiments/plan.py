@@ -15,6 +15,7 @@ from experiments.cost import Speed, cores, makespan, trunk_seconds
 from experiments.memory import gigabytes, worker_bytes
 from experiments.pack_plan import packs
 from experiments.pool import check_device
+from experiments.shape_key import place
 from experiments.speed_file import known_speed
 from experiments.study import Study, unique_tokens
 from experiments.sweep import load
@@ -39,7 +40,7 @@ def speed_for(specs: Sequence[ExperimentConfig], calibrate: bool | None) -> Spee
         if wanted:
             print(f"timing the shapes of this study here, about {round(SECONDS + 5)} s", file=sys.stderr)
             measure(wanted, where)
-    return known_speed(where.device, where.threads)
+    return known_speed(place(where), where.threads)
 
 
 def _plan_study(spec: ExperimentConfig, speed: Speed) -> dict:

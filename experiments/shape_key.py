@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from experiments.cell import Cell
+from experiments.config import WhereSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPPING = (
@@ -21,6 +22,13 @@ STEPPING = (
     "muon",
     "optimizer",
 )  # of experiments/, beside all of models/
+
+
+def place(where: WhereSpec) -> str:
+    """What was measured on a device holds for: the device, and how it was told to step."""
+    told = {"micro": where.micro_batch, "graph": where.graph, "compile": where.compile}
+    named = "".join(f"-{key}-{str(value).lower()}" for key, value in told.items() if value is not None)
+    return where.device + named + ("-recompute" if where.activation_checkpointing else "")
 
 
 def shape_key(cell: Cell) -> str:

@@ -1,6 +1,6 @@
 """A process that times training steps and evaluations of a few cells, next to others that do the same.
 
-    python -m experiments.timing DEVICE THREADS < pickled cells, then lines      says `ready`, answers every line
+    python -m experiments.timing < pickled (cells, where), then lines      says `ready`, answers every line
 
 A line is JSON, [seconds, first cell, end]; so is the answer, [[seconds a step, seconds an evaluated token], ...].
 
@@ -19,6 +19,8 @@ import numpy as np
 import torch
 
 from experiments.cell import Cell
+from experiments.config import WhereSpec
+from experiments.engine import decide
 from experiments.learner import Learner
 from experiments.trainer import configure_process
 
@@ -27,15 +29,15 @@ EVALUATED = 8192  # tokens
 _TOKENS = 400_000
 
 
-def time_cells(cells: Sequence[Cell], seconds: float, device: str) -> list[tuple[float, float]]:
+def time_cells(cells: Sequence[Cell], seconds: float, where: WhereSpec) -> list[tuple[float, float]]:
     """(seconds of a step, seconds of an evaluated token) of each cell, all within about `seconds`."""
-    return [_time(cell, seconds / len(cells), device) for cell in cells]
+    return [_time(cell, seconds / len(cells), where) for cell in cells]
 
 
-def _time(cell: Cell, seconds: float, device: str) -> tuple[float, float]:
+def _time(cell: Cell, seconds: float, where: WhereSpec) -> tuple[float, float]:
     """Medians over short runs of steps and over evaluations; a warm-up is left out."""
-    began = time.perf_counter()
-    learner = Learner(cell, noise(cell), device)
+    began, device = time.perf_counter(), where.device
+    learner = Learner(cell, noise(cell), device, engine=decide(cell, where))
     if device != "cpu":
         learner.advance(1, cell.steps)  # captures or compiles the step
     first = _seconds(lambda: learner.advance(learner.step + 1, cell.steps), device)
@@ -76,13 +78,12 @@ def noise(cell: Cell) -> SimpleNamespace:
 
 
 def main() -> None:
-    device, threads = sys.argv[1], int(sys.argv[2])
-    cells = pickle.load(sys.stdin.buffer)  # from the process that started this one
-    configure_process(threads)
+    cells, where = pickle.load(sys.stdin.buffer)  # from the process that started this one
+    configure_process(where.threads)
     print("ready", flush=True)
     for line in sys.stdin.buffer:
         seconds, first, end = json.loads(line)
-        print(json.dumps(time_cells(cells[first:end], seconds, device)), flush=True)
+        print(json.dumps(time_cells(cells[first:end], seconds, where)), flush=True)
 
 
 if __name__ == "__main__":

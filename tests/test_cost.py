@@ -24,7 +24,7 @@ from experiments.cost import (
 )
 from experiments.curve import curve_stride
 from experiments.progress import snapshot
-from experiments.shape_key import engine_id, shape_key
+from experiments.shape_key import engine_id, place, shape_key
 from experiments.speed_file import Measured, known_speed, to_speed
 from experiments.sweep import listing
 from models.config import ModelConfig
@@ -171,6 +171,15 @@ def test_finished_cells_correct_what_is_left(tmp_path):
     assert f"{1.5 * (220 + JOB_SECONDS) / 60:.1f} min left (1.50 of the predicted time a cell)" in line
     found = snapshot(store, cells, speed, settled={cells[0].run_id})
     assert math.isnan(found.ratio), "a cell of an earlier launch says nothing about this one"
+
+
+def test_rates_of_another_way_to_step_are_others():
+    ways = [{}, {"graph": False}, {"compile": True}, {"micro_batch": 2}, {"activation_checkpointing": True}]
+    assert len({place(WhereSpec(**way)) for way in ways}) == len(ways)
+    assert place(WhereSpec()) == "cpu"
+    keep((make(100), Rate(1.0, 1.0)))
+    assert unknown_shapes([make(100)], WhereSpec()) == []
+    assert unknown_shapes([make(100)], WhereSpec(compile=True)) == [make(100)]
 
 
 def test_the_cache_is_one_file_a_device_and_thread_count():

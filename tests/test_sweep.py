@@ -11,7 +11,7 @@ from experiments.config import BudgetSpec, DataSpec, ExperimentConfig, ModelSpec
 from experiments.launch import MAX_DEATHS, Job, finish, in_order, run_sweep
 from experiments.learner import Learner
 from scaling.runs import read_config, read_runs, same_runs
-from scaling.store import create_store
+from scaling.store import StoreError, create_store
 
 
 @pytest.fixture(scope="module")
@@ -259,6 +259,41 @@ def test_a_pools_worker_without_a_parent_ends_also_when_idle(monkeypatch):
 
 def test_finish_does_nothing_without_jobs(tmp_path):
     finish([], create_store(tmp_path), lambda *a: pytest.fail("launched"))
+
+
+def completed() -> JobReturn:
+    told = JobReturn()
+    told.status, told.return_value = JobStatus.COMPLETED, None
+    return told
+
+
+def test_workers_that_see_another_folder_are_noticed(spec):
+    rounds = []
+
+    def elsewhere(job_overrides, first):
+        rounds.append(first)
+        return [completed() for _ in job_overrides]
+
+    with pytest.raises(StoreError, match=f"nothing of it is in {spec.runs}: do its workers see that folder"):
+        run_sweep([([], spec)], elsewhere, workers=None)
+    assert len(rounds) == 3
+
+
+def test_another_launch_that_is_at_work_is_no_such_case(spec):
+    study, corpora = sweep.load(spec)
+    store, trunks, calls = create_store(spec.runs), list(study.trunks.values()), []
+
+    def beaten(job_overrides, first):  # the other launch has begun the trunks when our jobs look
+        calls.append(first)
+        if len(calls) > 4:
+            sweep.train_claimed(trunks[len(calls) - 5], corpora, store, spec.where, study)
+        else:
+            store.start(sweep.listing(trunks[0][0]))
+            store.record(trunks[0][0].run_id, "planned")
+        return [completed() for _ in job_overrides]
+
+    assert run_sweep([([], spec)], beaten, workers=None) == 0
+    assert len(calls) == 4 + len(trunks)
 
 
 def out_of_memory(monkeypatch, *, above: int):
