@@ -8,16 +8,19 @@ A row per batch and precision; all contenders train the same architecture on the
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import torch
 
+from experiments.batches import remember_orders
 from experiments.cell import Cell
 from experiments.config import DataSpec, OptimSpec, ScheduleSpec, WhereSpec
 from experiments.engine import decide
 from experiments.learner import Learner
+from experiments.pack_step import PackedStep
 from experiments.trainer import configure_process
 from models.config import ModelConfig, n_total
 from models.precision import lower_products
@@ -29,6 +32,7 @@ PRECISIONS = ("float32", "bfloat16")
 SECONDS = 3.0  # of every measurement
 TOKENS = np.random.default_rng(0).integers(0, 256, 4_000_000).astype(np.uint16)
 FOREVER = 10**9
+PACKED = 8  # seeds in one step, in float32: bfloat16 is not packed
 
 Advance = Callable[[int], None]  # trains so many steps, and returns when they are done
 
@@ -62,9 +66,13 @@ def plain(cell: Cell, device: str) -> Advance:
     return CudaLoop(cell, device).advance
 
 
-def ours(cell: Cell, device: str, **how: bool) -> Advance:
+def learner_of(cell: Cell, device: str, **how: bool) -> Learner:
     corpus = SimpleNamespace(train=TOKENS, eval_windows=TOKENS[: cell.model.context_length + 1][None])
-    learner = Learner(cell, corpus, device, engine=decide(cell, WhereSpec(device=device, **how)))
+    return Learner(cell, corpus, device, engine=decide(cell, WhereSpec(device=device, **how)))
+
+
+def ours(cell: Cell, device: str, **how: bool) -> Advance:
+    learner = learner_of(cell, device, **how)
     return lambda steps: learner.advance(learner.step + steps, FOREVER)
 
 
@@ -72,17 +80,33 @@ def eager(cell: Cell, device: str) -> Advance:
     return ours(cell, device, graph=False, compile=False)
 
 
+def packed(cell: Cell, device: str) -> Advance:
+    remember_orders(2 * PACKED)
+    learners = [learner_of(replace(cell, seed=seed), device) for seed in range(PACKED)]
+    step = PackedStep(learners)
+
+    def advance(steps: int) -> None:
+        step.advance(learners, learners[0].step + steps, FOREVER)
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    return advance
+
+
 # name: (what makes it ready, cells that it trains at once)
 CONTENDERS: dict[str, tuple[Callable[[Cell, str], Advance], int]] = {
     "plain": (plain, 1),
     "ours, eager": (eager, 1),
     "ours": (ours, 1),
+    "ours, packed": (packed, PACKED),
 }
 
 
 def tokens_per_second(name: str, cell: Cell, device: str, seconds: float = SECONDS) -> float:
     """Of all cells together, in chunks of steps as a run has them, after a warm-up."""
     make, cells = CONTENDERS[name]
+    if make is packed and cell.precision != "float32":
+        return float("nan")
     advance = make(cell, device)
     advance(10)
     began, steps = time.perf_counter(), 0

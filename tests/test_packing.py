@@ -1,6 +1,8 @@
 """Trunks of one shape in one step: what each would have written alone, to rounding, whatever befalls the others."""
 
 import math
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -21,8 +23,9 @@ from experiments.pack_step import PackedStep
 from experiments.trained import find_trained
 from experiments.trainer import train_trunk
 from scaling.runs import read_runs
-from scaling.store import create_store
+from scaling.store import create_store, open_store
 from tests import tape
+from tests.test_sweeper_faults import a_worker_at_work, finish, start
 
 CURVE = ["loss", "train_loss", "loss_se", "accuracy", "learning_rate"]
 EXACT = ["run_id", "step", "tokens", "phase", "final", "state", "trunk_id"]
@@ -460,6 +463,28 @@ def test_a_pack_is_launched_again_for_what_its_worker_left(spec, alone):
     assert [len(trunks) for trunks in calls[1]] == [3]
     assert (states(spec)["attempts"] == 2).all()
     check_same(read_runs(spec.runs), alone)
+
+
+@pytest.mark.slow
+def test_a_killed_pack_goes_on_through_the_real_command(tmp_path):
+    """SIGKILL of the worker that holds three trunks, in the middle of them."""
+    (tmp_path / "text").mkdir()
+    for i in range(20):
+        (tmp_path / "text" / f"{i}.txt").write_text("".join(f"{i * j % 97} and {j * j % 89}, " for j in range(2000)))
+    more = ["study.sizes=[d8]", "study.seeds=[0,1,2]", "study.budgets=[5e9,2e10]", "optim.learning_rate=0.0005"]
+    finish(start(tmp_path, "lone", *more))
+    process = start(tmp_path, "packed", *more, "where.pack=3")
+    victim = a_worker_at_work(tmp_path, "packed")
+    trunks = open_store(tmp_path / "packed").states()
+    assert set(trunks["pid"]) == {victim}
+    os.kill(victim, signal.SIGKILL)
+    told = finish(process)
+    assert "3 trunks (3 of them in 1 packs)" in told
+    assert "6 cells: 6 done" in told
+    rows = read_runs(tmp_path / "packed")
+    assert rows["device"].str.endswith("3 trunks in one step").all()
+    assert open_store(tmp_path / "packed").states()["attempts"].max() == 2
+    check_same(rows, read_runs(tmp_path / "lone"), rel=1e-3)
 
 
 @pytest.mark.gpu
