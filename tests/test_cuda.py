@@ -1,5 +1,6 @@
 """What only a CUDA device can show: graphs, streams and precisions there do as the plain step does."""
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -217,4 +218,5 @@ def test_the_benchmark_says_that_there_is_no_device():
 @pytest.mark.parametrize("name", bench_cuda.CONTENDERS)
 def test_every_contender_of_the_benchmark_trains(name, precision):
     cell = bench_cuda.cell_of(2, 8, precision)
-    assert bench_cuda.tokens_per_second(name, cell, "cpu", seconds=0.01) > 0
+    speed = bench_cuda.tokens_per_second(name, cell, "cpu", seconds=0.01)
+    assert math.isnan(speed) if (name, precision) == ("ours, packed", "bfloat16") else speed > 0
