@@ -121,7 +121,7 @@ def folder(tmp_path_factory):
 
 def start(folder: Path, runs: str, *more: str) -> subprocess.Popen:
     arguments = (
-        "study.name=cells", "study.sizes=[d6,d8,d12]", "study.budgets=[5e8,6e9]", "study.window.min_steps=1",
+        "study.name=cells", "study.sizes=[d6,d8,d12]", "study.budgets=[5e9,1e11]", "study.window.min_steps=1",
         "schedule.warmup_steps=5", "data=text", f"data.files=[{folder}/text/*.txt]", "data.eval_tokens=2048",
         "data.max_epochs=1e4", "where.checkpoint_seconds=0.2", f"runs={runs}", *more,
     )  # fmt: skip
