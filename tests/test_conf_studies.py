@@ -67,7 +67,7 @@ def test_transfer_varies_width_alone_and_the_rate_within_both_rules():
 def test_plan_tells_runs_of_different_rates_apart():
     (config,) = compose_all(["experiment=lr_transfer"])
     study = {"study": "s", "cells": [], "dropped": [], "warnings": [], "trunks": 0, "flops": 0, "tokens_trained": 1}
-    study |= {"tokens_by_cell": 1, "sharing": 1, "done": 0, "minutes": {}}
+    study |= {"tokens_by_cell": 1, "sharing": 1, "done": 0, "minutes": {}, "packs": [], "device": "cpu"}
     cells = expand(config, FakeCorpus()).cells
     study["cells"] = [_cell(cell, 10_000_000, "planned", REFERENCE) for cell in cells]
     rows = [line.split() for line in plan_text({"studies": [study], "speed": ""}).splitlines() if " w128 " in line]
