@@ -12,6 +12,7 @@ from pathlib import Path
 from experiments.config import WhereSpec
 from experiments.corpus import prepare
 from experiments.distributed import end, join
+from experiments.learner import Learner
 from experiments.trainer import _set_up, configure_process, train_trunk
 from models.config import ModelConfig
 from tests.test_trainer import DATA, make
@@ -29,7 +30,7 @@ def cell_of(corpus, steps=150, **optim):
 
 def losses(cell, corpus, where) -> list[float]:
     """Training loss of each of the first steps."""
-    learner, _ = _set_up(cell, corpus, None, where)
+    learner, _ = _set_up(cell, corpus, None, where, Learner)
     told = []
     for step in range(STEPS):
         before = learner.loss_sum.item()
@@ -40,7 +41,7 @@ def losses(cell, corpus, where) -> list[float]:
 
 def refusal(cell, corpus, where) -> str:
     try:
-        _set_up(cell, corpus, None, where)
+        _set_up(cell, corpus, None, where, Learner)
     except ValueError as error:
         return str(error)
     return ""
