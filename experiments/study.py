@@ -105,6 +105,10 @@ def expand(config: ExperimentConfig, corpora: CorpusOf) -> Study:
 def _single(config: ExperimentConfig, corpus: Corpus) -> list[Cell]:
     if config.study.budgets:
         raise StudyError(f"study.budgets={config.study.budgets} without study.sizes; add study.sizes=[d16,d24,...]")
+    if config.study.seeds != [0] or config.study.replicates:
+        raise StudyError(
+            "study.seeds and study.replicates are for study.sizes; of a single cell seed=0,1,2 trains several"
+        )
     return [_cell(config, corpus, name_of(config.model), config.model, config.budget)]
 
 
