@@ -57,10 +57,21 @@ def typed(monkeypatch, capsys):
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> Path:
     """The working directory, beside a folder `text` of small files."""
-    (tmp_path / "text").mkdir()
-    for i in range(12):
-        content = "".join(f"{i * j % 97} and {j * j % 89}, " for j in range(800))
-        (tmp_path / "text" / f"{i}.txt").write_text(content)
+    write_texts(tmp_path / "text")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path / "here"
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    """A folder of the same files."""
+    return write_texts(tmp_path_factory.mktemp("corpus") / "text")
+
+
+def write_texts(folder: Path) -> Path:
+    """A corpus of a dozen small files."""
+    folder.mkdir()
+    for i in range(12):
+        (folder / f"{i}.txt").write_text("".join(f"{i * j % 97} and {j * j % 89}, " for j in range(800)))
+    return folder

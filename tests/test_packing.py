@@ -32,14 +32,6 @@ EXACT = ["run_id", "step", "tokens", "phase", "final", "state", "trunk_id"]
 PACK = WhereSpec(pack=3)
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("text")
-    for i in range(12):
-        (folder / f"{i}.txt").write_text("".join(f"{i * j % 97} and {j * j % 89}, " for j in range(800)))
-    return folder
-
-
 @pytest.fixture
 def spec(text, tmp_path):
     """Six cells in three trunks that differ in seed."""

@@ -14,15 +14,6 @@ from scaling.runs import read_config, read_runs, same_runs
 from scaling.store import StoreError, create_store
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    """A corpus of a dozen small files."""
-    folder = tmp_path_factory.mktemp("text")
-    for i in range(12):
-        (folder / f"{i}.txt").write_text("".join(f"{i * j % 97} and {j * j % 89}, " for j in range(800)))
-    return folder
-
-
 @pytest.fixture
 def spec(text, tmp_path):
     """Four cells in two trunks."""
