@@ -15,7 +15,7 @@ from experiments.cost import cores
 from experiments.launch import predicted_seconds, run_sweep
 from experiments.pool import at_once, gpus, mps_runs, per_device, time_slices, worker_count
 from scaling.store import open_store
-from tests.test_sweep import in_process, spec, text  # noqa: F401 (fixtures)
+from tests.test_sweep import in_process, spec  # noqa: F401 (fixtures)
 
 CUDA = WhereSpec(device="cuda")
 
