@@ -32,8 +32,8 @@ lint: $(STAMP)  ## style and types
 	$(BIN)/mypy
 
 figures: $(STAMP)  ## the README's figure and numbers, from the committed results
-	$(BIN)/python -m analysis.hero experiments/results/quick.parquet docs/hero.png
-	$(BIN)/python -m analysis.readme experiments/results/quick.parquet README.md
+	$(BIN)/python -m isoflop.analysis.hero experiments/results/quick.parquet docs/hero.png
+	$(BIN)/python -m isoflop.analysis.readme experiments/results/quick.parquet README.md
 
 bench: $(STAMP)  ## speed as ratios against named baselines
 	$(BIN)/python -m tests.bench

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.style import (
+from isoflop.analysis.style import (
     COMPUTE_MAP,
     INK,
     LEVEL,
@@ -19,11 +19,11 @@ from analysis.style import (
     note,
     readable,
 )  # fmt: skip
-from scaling.fit import Fit
-from scaling.laws import Law
-from scaling.profiles import IsoflopProfile
-from scaling.published import PUBLISHED, Published
-from scaling.uncertainty import Draws
+from isoflop.scaling.fit import Fit
+from isoflop.scaling.laws import Law
+from isoflop.scaling.profiles import IsoflopProfile
+from isoflop.scaling.published import PUBLISHED, Published
+from isoflop.scaling.uncertainty import Draws
 
 REFERENCE = 20  # tokens per parameter, the rule of thumb from Hoffmann et al. 2022
 OVERLAID = ("kaplan-2020", "hoffmann-2022", "porian-2024")

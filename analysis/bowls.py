@@ -5,9 +5,19 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from analysis.style import ColorScale, arm_legend, arm_looks, count, label_ends, log_axis, new_axes, note, readable
-from scaling.accounting import count_params, is_runs
-from scaling.runs import final_rows
+from isoflop.analysis.style import (
+    ColorScale,
+    arm_legend,
+    arm_looks,
+    count,
+    label_ends,
+    log_axis,
+    new_axes,
+    note,
+    readable,
+)
+from isoflop.scaling.accounting import count_params, is_runs
+from isoflop.scaling.runs import final_rows
 
 FEWEST = 3  # learning rates that make a bowl
 CELL = ["arm", "n_params", "horizon_tokens"]

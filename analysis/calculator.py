@@ -7,10 +7,10 @@ numbers is one of Python's.
 import numpy as np
 import pandas as pd
 
-from analysis.style import LEVEL
-from scaling.fit import Fit
-from scaling.law import Law
-from scaling.uncertainty import Draws
+from isoflop.analysis.style import LEVEL
+from isoflop.scaling.fit import Fit
+from isoflop.scaling.law import Law
+from isoflop.scaling.uncertainty import Draws
 
 QUANTITIES = ("flops", "n_params", "tokens", "loss")
 ASKED = QUANTITIES[:3]

@@ -7,7 +7,7 @@ colours of compute, least first).
 
 import altair as alt
 
-from analysis.style import LEVEL, TONES
+from isoflop.analysis.style import LEVEL, TONES
 
 TITLES = {
     "n_params": "model size N (parameters)", "tokens": "training tokens D", "flops": "training compute C (FLOPs)",

@@ -11,22 +11,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.beside import Beside
-from analysis.sensitivity import sensitivity_frame
-from scaling.accounting import COMPUTE, PARAMS, Points, is_runs, points
-from scaling.approaches import Approaches, approaches
-from scaling.compare import Scoreboard, compare
-from scaling.diagnose import Finding, diagnose, diagnose_approaches, refused
-from scaling.envelope import Envelope, envelope
-from scaling.fit import Fit, Huber
-from scaling.holdout import CANDIDATES, HoldOut, fit_candidate, hold_out
-from scaling.laws import get_law
-from scaling.multiplier import Multipliers, multiplier
-from scaling.objective import Objective
-from scaling.profiles import IsoflopProfile, budget_groups, isoflop_profiles
-from scaling.runs import final_rows
-from scaling.uncertainty import Draws, bootstrap, jackknife
-from scaling.verdict import CONVENTIONS
+from isoflop.analysis.beside import Beside
+from isoflop.analysis.sensitivity import sensitivity_frame
+from isoflop.scaling.accounting import COMPUTE, PARAMS, Points, is_runs, points
+from isoflop.scaling.approaches import Approaches, approaches
+from isoflop.scaling.compare import Scoreboard, compare
+from isoflop.scaling.diagnose import Finding, diagnose, diagnose_approaches, refused
+from isoflop.scaling.envelope import Envelope, envelope
+from isoflop.scaling.fit import Fit, Huber
+from isoflop.scaling.holdout import CANDIDATES, HoldOut, fit_candidate, hold_out
+from isoflop.scaling.laws import get_law
+from isoflop.scaling.multiplier import Multipliers, multiplier
+from isoflop.scaling.objective import Objective
+from isoflop.scaling.profiles import IsoflopProfile, budget_groups, isoflop_profiles
+from isoflop.scaling.runs import final_rows
+from isoflop.scaling.uncertainty import Draws, bootstrap, jackknife
+from isoflop.scaling.verdict import CONVENTIONS
 
 FALLBACK = "chinchilla"
 RIVALS = ("kaplan", "saturating")  # scored beside the candidates; isoflop compare scores the whole catalogue
@@ -142,7 +142,7 @@ class Evidence:
         """Set out on the scoreboard in a process of its own, where that pays: a report wants it late."""
         with suppress(UnsupportedError):
             if len(self.points) >= WORTH_A_PROCESS:
-                self._scoring = Beside("scaling.compare", "compare", self.points, **self._scored())
+                self._scoring = Beside("isoflop.scaling.compare", "compare", self.points, **self._scored())
 
     def _scored(self) -> dict[str, Any]:
         rivals = RIVALS if len(self.points) <= MANY_POINTS else ()

@@ -6,21 +6,21 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.allocation import allocation_frame, comparable, plot_allocation
-from analysis.bowls import bowl_frame, plot_bowls
-from analysis.curves import learning_curves, plot_learning_curves
-from analysis.evidence import Evidence, UnsupportedError
-from analysis.exponents import exponent_frame, plot_exponents
-from analysis.isoflop import isoflop_frame, plot_isoflop
-from analysis.multiplier import multiplier_frame, plot_multiplier
-from analysis.positions import plot_positions, positions_frame
-from analysis.prediction import forecast_errors, plot_forecast_errors, plot_prediction, prediction_frame
-from analysis.residuals import plot_residuals, residual_frame
-from analysis.scoreboard import plot_scoreboard, scoreboard_frame
-from analysis.sensitivity import plot_sensitivity
-from analysis.slope import plot_local_slope, slope_frame
-from analysis.surface import plot_surface, surface_frame
-from analysis.sweep_cost import cost_frame, plot_sweep_cost, plot_throughput
+from isoflop.analysis.allocation import allocation_frame, comparable, plot_allocation
+from isoflop.analysis.bowls import bowl_frame, plot_bowls
+from isoflop.analysis.curves import learning_curves, plot_learning_curves
+from isoflop.analysis.evidence import Evidence, UnsupportedError
+from isoflop.analysis.exponents import exponent_frame, plot_exponents
+from isoflop.analysis.isoflop import isoflop_frame, plot_isoflop
+from isoflop.analysis.multiplier import multiplier_frame, plot_multiplier
+from isoflop.analysis.positions import plot_positions, positions_frame
+from isoflop.analysis.prediction import forecast_errors, plot_forecast_errors, plot_prediction, prediction_frame
+from isoflop.analysis.residuals import plot_residuals, residual_frame
+from isoflop.analysis.scoreboard import plot_scoreboard, scoreboard_frame
+from isoflop.analysis.sensitivity import plot_sensitivity
+from isoflop.analysis.slope import plot_local_slope, slope_frame
+from isoflop.analysis.surface import plot_surface, surface_frame
+from isoflop.analysis.sweep_cost import cost_frame, plot_sweep_cost, plot_throughput
 
 Draw = Callable[[Evidence, Axes | None], Axes]
 

@@ -1,4 +1,4 @@
-"""The figure on the README's first screen: python -m analysis.hero TABLE OUT.png"""
+"""The figure on the README's first screen: python -m isoflop.analysis.hero TABLE OUT.png"""
 
 import sys
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.evidence import Evidence, UnsupportedError
-from analysis.figures import FIGURES
-from analysis.report import save
-from analysis.style import style
-from scaling.tables import read_table
+from isoflop.analysis.evidence import Evidence, UnsupportedError
+from isoflop.analysis.figures import FIGURES
+from isoflop.analysis.report import save
+from isoflop.analysis.style import style
+from isoflop.scaling.tables import read_table
 
 PANELS = ("isoflop", "n_star", "surface", "prediction")
 SIZE = (13.5, 3.3)  # inches
@@ -36,5 +36,5 @@ def draw_hero(table: pd.DataFrame, out: str | Path) -> Path:
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
-        sys.exit("usage: python -m analysis.hero TABLE OUT.png")
+        sys.exit("usage: python -m isoflop.analysis.hero TABLE OUT.png")
     print(draw_hero(read_table(sys.argv[1]), sys.argv[2]))

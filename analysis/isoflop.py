@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.style import (
+from isoflop.analysis.style import (
     MANY_DOTS,
     MUTED,
     ColorScale,
@@ -19,7 +19,7 @@ from analysis.style import (
     note,
     readable,
 )
-from scaling.profiles import IsoflopProfile
+from isoflop.scaling.profiles import IsoflopProfile
 
 MOST_CURVES = 12
 

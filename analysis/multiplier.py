@@ -5,8 +5,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from analysis.style import COMPUTE_MAP, INK, LossTicks, label_ends, new_axes, note
-from scaling.multiplier import Multipliers
+from isoflop.analysis.style import COMPUTE_MAP, INK, LossTicks, label_ends, new_axes, note
+from isoflop.scaling.multiplier import Multipliers
 
 
 def multiplier_frame(result: Multipliers) -> pd.DataFrame:

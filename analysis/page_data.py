@@ -5,14 +5,14 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pandas as pd
 
-from analysis.evidence import Evidence, UnsupportedError
-from analysis.style import LEVEL
-from scaling.accounting import Points
-from scaling.fit import Fit
-from scaling.holdout import CANDIDATES
-from scaling.profiles import budget_groups, isoflop_profiles
-from scaling.tables import QUANTITIES
-from scaling.uncertainty import Draws, jackknife
+from isoflop.analysis.evidence import Evidence, UnsupportedError
+from isoflop.analysis.style import LEVEL
+from isoflop.scaling.accounting import Points
+from isoflop.scaling.fit import Fit
+from isoflop.scaling.holdout import CANDIDATES
+from isoflop.scaling.profiles import budget_groups, isoflop_profiles
+from isoflop.scaling.tables import QUANTITIES
+from isoflop.scaling.uncertainty import Draws, jackknife
 
 MOST_RUNS = 1000  # under each convention: beyond, every n-th by compute
 MOST_CLUSTERS = 500  # a band by leaving each out is drawn up to here

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.style import (
+from isoflop.analysis.style import (
     ACCENT,
     INK,
     LEVEL,
@@ -17,7 +17,7 @@ from analysis.style import (
     new_axes,
     note,
 )
-from scaling.holdout import Forecast, HoldOut
+from isoflop.scaling.holdout import Forecast, HoldOut
 
 
 def default_law(held_out: HoldOut) -> str:

@@ -1,4 +1,4 @@
-"""The README's numbers, from the committed results: python -m analysis.readme TABLE README.md
+"""The README's numbers, from the committed results: python -m isoflop.analysis.readme TABLE README.md
 
 Each block between `<!-- name -->` and `<!-- /name -->` is written anew; a test compares it with the table.
 """
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis import summary
-from analysis.evidence import Evidence
-from scaling.tables import read_table
+from isoflop.analysis import summary
+from isoflop.analysis.evidence import Evidence
+from isoflop.scaling.tables import read_table
 
 
 def laws(e: Evidence) -> str:
@@ -67,6 +67,6 @@ def _value(row: dict, name: str) -> str:
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
-        sys.exit("usage: python -m analysis.readme TABLE README.md")
+        sys.exit("usage: python -m isoflop.analysis.readme TABLE README.md")
     readme = Path(sys.argv[2])
     readme.write_text(rewrite(readme.read_text(), Evidence(read_table(sys.argv[1]))))

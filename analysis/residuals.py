@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.style import ACCENT, INK, MANY_DOTS, ColorScale, log_axis, new_axes, note
-from scaling.fit import Fit
+from isoflop.analysis.style import ACCENT, INK, MANY_DOTS, ColorScale, log_axis, new_axes, note
+from isoflop.scaling.fit import Fit
 
 FAR = 8
 MAX_GROUPS = 10  # of equal count, where the abscissa takes more values than this

@@ -5,9 +5,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from analysis.style import COMPUTE_MAP, INK, MUTED, LogTicks, new_axes, note
-from scaling.compare import STACKED, Scoreboard
-from scaling.rolling import BASELINE
+from isoflop.analysis.style import COMPUTE_MAP, INK, MUTED, LogTicks, new_axes, note
+from isoflop.scaling.compare import STACKED, Scoreboard
+from isoflop.scaling.rolling import BASELINE
 
 LEAST = 0.05  # of a mean error: the shortest side of its interval that a logarithmic axis can show
 _NAMES = {BASELINE: "local slope\n(no law)", STACKED: "stack of the laws"}
@@ -67,7 +67,7 @@ def _short(why: str, most: int = 58) -> str:
 
 def scoreboard_words(board: Scoreboard) -> str:
     """The scores as a Markdown table, and what was refused."""
-    from analysis.summary import table
+    from isoflop.analysis.summary import table
 
     rows = []
     for r in board.frame.reset_index().itertuples():

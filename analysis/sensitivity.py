@@ -8,12 +8,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from analysis.style import COMPUTE_MAP, INK, LEVEL, MUTED, new_axes, note
-from scaling.accounting import Points
-from scaling.fit import Fit, Huber, LeastSquares
-from scaling.objective import Objective
-from scaling.profiles import budget_groups
-from scaling.uncertainty import jackknife
+from isoflop.analysis.style import COMPUTE_MAP, INK, LEVEL, MUTED, new_axes, note
+from isoflop.scaling.accounting import Points
+from isoflop.scaling.fit import Fit, Huber, LeastSquares
+from isoflop.scaling.objective import Objective
+from isoflop.scaling.profiles import budget_groups
+from isoflop.scaling.uncertainty import jackknife
 
 Refit = Callable[[Points, Objective], Fit]
 OBJECTIVES: dict[str, Objective] = {

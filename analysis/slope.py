@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.style import COMPUTE_MAP, INK, LEVEL, ColorScale, log_axis, new_axes, note, readable
-from scaling.fit import Fit
-from scaling.laws import Law
-from scaling.profiles import IsoflopProfile
-from scaling.uncertainty import Draws
+from isoflop.analysis.style import COMPUTE_MAP, INK, LEVEL, ColorScale, log_axis, new_axes, note, readable
+from isoflop.scaling.fit import Fit
+from isoflop.scaling.laws import Law
+from isoflop.scaling.profiles import IsoflopProfile
+from isoflop.scaling.uncertainty import Draws
 
 STEP = 0.05  # of ln C, for the central difference
 SPACING = 1.9  # of compute: between closer budgets the noise of two optima is larger than what they differ by

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.evidence import Evidence, UnsupportedError
-from analysis.style import LEVEL, count
-from analysis.sweep_cost import trained_tokens
-from scaling.accounting import COMPUTE, PARAMS, is_runs
-from scaling.fit import Fit
-from scaling.holdout import HoldOut
-from scaling.runs import final_rows
-from scaling.uncertainty import Draws
+from isoflop.analysis.evidence import Evidence, UnsupportedError
+from isoflop.analysis.style import LEVEL, count
+from isoflop.analysis.sweep_cost import trained_tokens
+from isoflop.scaling.accounting import COMPUTE, PARAMS, is_runs
+from isoflop.scaling.fit import Fit
+from isoflop.scaling.holdout import HoldOut
+from isoflop.scaling.runs import final_rows
+from isoflop.scaling.uncertainty import Draws
 
 MOST_CELLS = 120  # rows of the table of cells in the report; the csv has all
 _SEVERITY = {"fail": "FAIL", "warn": "warning", "info": "note"}
@@ -144,7 +144,7 @@ def held_out(e: Evidence) -> str:
 
 def scoreboard(e: Evidence) -> str:
     """Laws by how they predict the next scale, at every scale."""
-    from analysis.scoreboard import scoreboard_words
+    from isoflop.analysis.scoreboard import scoreboard_words
 
     return scoreboard_words(e.scoreboard)
 

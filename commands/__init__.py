@@ -1,1 +1,4 @@
-"""Commands of the front door that would not fit in its file. Imports are lazy, logic lives in the packages."""
+"""The commands of `isoflop`, a module a topic. Imports are lazy; the work is done in the other packages."""
+
+if __name__ == "commands":
+    raise ImportError("import isoflop.commands: this folder is a part of the package isoflop")

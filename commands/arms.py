@@ -16,9 +16,9 @@ def positions(
     corpora: Annotated[Path, typer.Option("--corpora", help="folder of prepared corpora")] = Path("corpora"),
 ) -> None:
     """Loss by position in the window, of each arm's best run at each budget."""
-    from experiments.positions import positions, positions_text
-    from scaling.store import open_store
-    from scaling.tables import read_table
+    from isoflop.experiments.positions import positions, positions_text
+    from isoflop.scaling.store import open_store
+    from isoflop.scaling.tables import read_table
 
     found = positions(read_table(runs, study=study), open_store(runs), corpora)
     if out:

@@ -2,7 +2,7 @@
 
 import typer
 
-from commands.options import HYDRA, Json
+from isoflop.commands.options import HYDRA, Json
 
 app = typer.Typer()
 
@@ -13,10 +13,10 @@ def prepare(context: typer.Context, as_json: Json = False) -> None:
     import json
     from pathlib import Path
 
-    from experiments.arms import variants
-    from experiments.compose import compose_all
-    from experiments.corpus import Corpora
-    from experiments.manifest import manifest_text
+    from isoflop.experiments.arms import variants
+    from isoflop.experiments.compose import compose_all
+    from isoflop.experiments.corpus import Corpora
+    from isoflop.experiments.manifest import manifest_text
 
     for spec in compose_all(context.args):
         corpora = Corpora(Path(spec.where.corpora).resolve())

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from commands.options import Compute, Json, Map, Params, Study, Table, Where, emit, load
+from isoflop.commands.options import Compute, Json, Map, Params, Study, Table, Where, emit, load
 
 app = typer.Typer()
 
@@ -48,7 +48,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Scoreboard of laws by what they predict of larger runs; nested tests; what moves the answer."""
-    from scaling.nested import comparison
+    from isoflop.scaling.nested import comparison
 
     data = load(table, mapping, where, study)
     found = comparison(data, laws, by=by, above=above, params=params, compute=compute, level=level, on_step=show_step)
@@ -72,7 +72,7 @@ def multiplier(
     as_json: Json = False,
 ) -> None:
     """Compute multiplier between arms, where they cross, and how sure that one beats the other."""
-    from scaling.multiplier import multiplier as compare_arms
+    from isoflop.scaling.multiplier import multiplier as compare_arms
 
     data = load(table, mapping, where, study)
     found = compare_arms(data, by=by, baseline=baseline, target=target, params=params, compute=compute, level=level)
@@ -100,8 +100,8 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """What a run not yet made will reach, with intervals; registered before it and scored after it."""
-    from scaling import predict as record
-    from scaling.answer import answer
+    from isoflop.scaling import predict as record
+    from isoflop.scaling.answer import answer
 
     data = load(table, mapping, where, study)
     if score:
@@ -130,7 +130,7 @@ def suggest(
     as_json: Json = False,
 ) -> None:
     """The runs that most narrow a question, what they will do to its interval, and the study file for them."""
-    from experiments.next_study import next_runs
+    from isoflop.experiments.next_study import next_runs
 
     data = load(table, mapping, where, study) if table else None
     found = next_runs(data, table, budget=budget, target=target, goal=goal, out=out, from_law=from_law)

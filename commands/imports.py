@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from commands.options import Json, Map, emit, number
+from isoflop.commands.options import Json, Map, emit, number
 
 app = typer.Typer()
 
@@ -39,9 +39,9 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Runs from TensorBoard, W&B, nanoGPT, nanochat, OLMo or any table, as a table that fit and report read."""
-    from commands.options import pairs
-    from experiments.foreign import import_source
-    from scaling.imports import Asked
+    from isoflop.commands.options import pairs
+    from isoflop.experiments.foreign import import_source
+    from isoflop.scaling.imports import Asked
 
     asked = Asked(
         n_params=_by_run(n_params, "--n-params"),

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from commands.options import Compute, Json, Map, Params, Study, Table, Where, emit, load
+from isoflop.commands.options import Compute, Json, Map, Params, Study, Table, Where, emit, load
 
 app = typer.Typer()
 
@@ -28,8 +28,8 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Every figure that the table supports, the data behind each, and report.md."""
-    from analysis.report import write_report
-    from experiments.allocator import keep_freed_memory
+    from isoflop.analysis.report import write_report
+    from isoflop.experiments.allocator import keep_freed_memory
 
     keep_freed_memory()
     written = write_report(
@@ -53,8 +53,8 @@ def plot(
     study: Study = None,
 ) -> None:
     """One figure to one file: isoflop plot TABLE --figure isoflop -o x.pdf."""
-    from analysis.evidence import Evidence
-    from analysis.report import draw_figure
+    from isoflop.analysis.evidence import Evidence
+    from isoflop.analysis.report import draw_figure
 
     evidence = Evidence(load(table, mapping, where, study), law=law, params=params, compute=compute)
     typer.echo(draw_figure(figure, evidence, out))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from commands.options import HYDRA, Json, Study, emit
+from isoflop.commands.options import HYDRA, Json, Study, emit
 
 app = typer.Typer()
 WATCH_SECONDS = 2.0
@@ -18,7 +18,7 @@ UNSETTLED = ("planned", "running")
 @app.command(context_settings=HYDRA)
 def run(context: typer.Context) -> None:
     """Train what a study lacks: isoflop run experiment=quick [key=value ...]. Safe to interrupt and to repeat."""
-    from experiments.sweep import launch
+    from isoflop.experiments.sweep import launch
 
     try:
         launch(context.args)
@@ -40,8 +40,8 @@ def plan(
 
     Shapes that were not timed on this machine before are, for about 10 s.
     """
-    from experiments.compose import compose_all
-    from experiments.plan import plan, plan_text, speed_for
+    from isoflop.experiments.compose import compose_all
+    from isoflop.experiments.plan import plan, plan_text, speed_for
 
     specs = compose_all(context.args)
     value = plan(specs, speed_for(specs, calibrate))
@@ -55,8 +55,8 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="look again every 2 s while a cell is to be trained")] = False,
 ) -> None:
     """States and progress of the studies in a runs folder."""
-    from experiments.plan import status, status_text
-    from scaling.store import open_store
+    from isoflop.experiments.plan import status, status_text
+    from isoflop.scaling.store import open_store
 
     value = status(open_store(runs))
     emit(value, status_text(value), as_json)
@@ -78,8 +78,8 @@ def retry(
     only_mark: Annotated[bool, typer.Option("--mark", help="mark them as planned and start nothing")] = False,
 ) -> None:
     """Train cells again that failed or were lost (or diverged), with the arguments that launched them."""
-    from experiments import retry
-    from scaling.store import open_store
+    from isoflop.experiments import retry
+    from isoflop.scaling.store import open_store
 
     store = open_store(runs)
     cells = retry.choose(store, state or ["failed", "lost"], run_id)
@@ -92,7 +92,7 @@ def retry(
 
 def _relaunch(folder: str, overrides: list[str]) -> int:
     """Launch from the folder that the arguments were typed in; returns the exit code."""
-    from experiments.sweep import launch
+    from isoflop.experiments.sweep import launch
 
     os.chdir(folder)
     try:
@@ -111,8 +111,8 @@ def clean(
     ] = False,
 ) -> None:
     """Remove checkpoints that no cell needs, claims of dead processes and half-written files; never a result."""
-    from experiments import clean
-    from scaling.store import open_store
+    from isoflop.experiments import clean
+    from isoflop.scaling.store import open_store
 
     store = open_store(runs)
     litter = clean.find_litter(store, trunks=trunks)
@@ -132,8 +132,8 @@ def tune(
     as_json: Json = False,
 ) -> None:
     """Best learning rate (or batch) of each width, and whether one serves all: isoflop tune experiment=lr_transfer."""
-    from experiments.tune_report import train_and_read, tune, tune_text
-    from scaling.tables import read_table
+    from isoflop.experiments.tune_report import train_and_read, tune, tune_text
+    from isoflop.scaling.tables import read_table
 
     value = tune(read_table(table) if table else train_and_read(context.args), axis, limit)
     emit(value, tune_text(value), as_json)
@@ -146,8 +146,8 @@ def compact(
     study: Study = None,
 ) -> None:
     """All runs of a folder (or of one study in it) as one small file, which every command reads."""
-    from scaling.runs import write_table
-    from scaling.tables import read_table
+    from isoflop.scaling.runs import write_table
+    from isoflop.scaling.tables import read_table
 
     table = read_table(runs, study=study)
     write_table(table, out)

@@ -7,7 +7,7 @@ from itertools import product
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.config import ExperimentConfig
+from isoflop.experiments.config import ExperimentConfig
 
 ARM_SETS = ("model", "data", "optim", "schedule", "budget", "study")
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.downstream import Asked, check, score
-from experiments.evaluated import evaluation_of
-from experiments.trained import Trained
-from scaling.downstream import paired_score, read_items
-from scaling.evaluation import Paired, paired_loss
+from isoflop.experiments.downstream import Asked, check, score
+from isoflop.experiments.evaluated import evaluation_of
+from isoflop.experiments.trained import Trained
+from isoflop.scaling.downstream import paired_score, read_items
+from isoflop.scaling.evaluation import Paired, paired_loss
 
 _SAID = ("run_id", "n_params_total", "tokens", "loss", "loss_se", "bits_per_byte", "accuracy")
 _SCORED = ("task", "metric", "value", "stderr", "items", "chance")

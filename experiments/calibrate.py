@@ -12,11 +12,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from experiments.cell import Cell
-from experiments.config import WhereSpec
-from experiments.cost import REFERENCE, Rate, cores, work
-from experiments.shape_key import place, shape_key
-from experiments.speed_file import Measured, keep, known_speed
+from isoflop.experiments.cell import Cell
+from isoflop.experiments.config import WhereSpec
+from isoflop.experiments.cost import REFERENCE, Rate, cores, work
+from isoflop.experiments.shape_key import place, shape_key
+from isoflop.experiments.speed_file import Measured, keep, known_speed
 
 SECONDS = 5.0  # of timing with company, after some three for imports
 ALONE_SECONDS = 1.0
@@ -83,7 +83,7 @@ def _spread(cells: Sequence[Cell]) -> list[Cell]:
 @contextmanager
 def _timers(shares: list[list[Cell]], where: WhereSpec) -> Iterator[list[subprocess.Popen]]:
     """A process for each share of the cells, ended with the body."""
-    command = [sys.executable, "-m", "experiments.timing"]
+    command = [sys.executable, "-m", "isoflop.experiments.timing"]
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     environment = os.environ | dict.fromkeys(names, str(where.threads))
     pipe = subprocess.PIPE

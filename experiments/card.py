@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.trained import Trained
-from models.export import write_folder
-from models.script_export import write_script_folder
-from models.transformer import Transformer
-from scaling.fit import fit
-from scaling.runs import read_runs
+from isoflop.experiments.trained import Trained
+from isoflop.models.export import write_folder
+from isoflop.models.script_export import write_script_folder
+from isoflop.models.transformer import Transformer
+from isoflop.scaling.fit import fit
+from isoflop.scaling.runs import read_runs
 
 FEWEST_RUNS = 12  # for a law of five parameters to be worth a line
 

@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-from experiments.config import DataSpec, OptimSpec, ScheduleSpec
-from experiments.optimizer_cost import optimizer_flops
-from experiments.schedule import cooldown_start
-from models.config import PLAIN, ModelConfig, n_matrices, training_flops_per_token
+from isoflop.experiments.config import DataSpec, OptimSpec, ScheduleSpec
+from isoflop.experiments.optimizer_cost import optimizer_flops
+from isoflop.experiments.schedule import cooldown_start
+from isoflop.models.config import PLAIN, ModelConfig, n_matrices, training_flops_per_token
 
 WHAT_VERSION = 1  # what `what()` holds of a cell that uses none of the idle keys below; raise it to change that
 

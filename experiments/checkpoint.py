@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.checkpoint_files import BRANCH, KEPT, TRUNK, Saved, cooldown_of, file_name, saved, sharded
+from isoflop.experiments.checkpoint_files import BRANCH, KEPT, TRUNK, Saved, cooldown_of, file_name, saved, sharded
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from experiments.config import ExperimentConfig
-from experiments.names import suggest
+from isoflop.experiments.config import ExperimentConfig
+from isoflop.experiments.names import suggest
 
 ConfigStore.instance().store(name="schema", node=ExperimentConfig)
 
@@ -32,7 +32,7 @@ class UsageError(ValueError):
 
 def compose_all(arguments: Sequence[str]) -> list[ExperimentConfig]:
     """One configuration for each combination of `key=a,b` in the overrides; --config-dir is as in Hydra."""
-    with readable_errors(), initialize_config_module("conf", version_base="1.3"):
+    with readable_errors(), initialize_config_module("isoflop.conf", version_base="1.3"):
         loader, overrides = GlobalHydra.instance().config_loader(), as_overrides(arguments)
         return [to_spec(compose("config", overrides=one)) for one in split_overrides(overrides, loader)]
 

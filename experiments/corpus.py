@@ -15,15 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import hub, near_duplicates
-from experiments.cleaning import check_stages
-from experiments.config import DataSpec, SyntheticSpec
-from experiments.shards import MANIFEST, SIDES, write_corpus
-from experiments.sources import CorpusError, matching_files, python_sources
-from experiments.synthetic import Language
-from experiments.synthetic import check as check_language
-from experiments.token_files import open_tokens
-from experiments.token_source import open_sides
+from isoflop.experiments import hub, near_duplicates
+from isoflop.experiments.cleaning import check_stages
+from isoflop.experiments.config import DataSpec, SyntheticSpec
+from isoflop.experiments.shards import MANIFEST, SIDES, write_corpus
+from isoflop.experiments.sources import CorpusError, matching_files, python_sources
+from isoflop.experiments.synthetic import Language
+from isoflop.experiments.synthetic import check as check_language
+from isoflop.experiments.token_files import open_tokens
+from isoflop.experiments.token_source import open_sides
 
 LAYOUT_VERSION = 1
 SOURCES = ("python-source", "files", "huggingface", "tokens", "synthetic")

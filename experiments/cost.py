@@ -11,9 +11,9 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from experiments.cell import Cell, trunk_steps
-from experiments.curve import curve_stride, row_steps
-from experiments.shape_key import shape_key
+from isoflop.experiments.cell import Cell, trunk_steps
+from isoflop.experiments.curve import curve_stride, row_steps
+from isoflop.experiments.shape_key import shape_key
 
 EVAL_SHARE = 0.35  # of a training step's time: a forward pass alone, on as many tokens, where it was not measured
 START_SECONDS = 4.0  # a worker's imports, where they were not measured

@@ -18,8 +18,8 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 
-from experiments.cell import Cell
-from experiments.config import WhereSpec
+from isoflop.experiments.cell import Cell
+from isoflop.experiments.config import WhereSpec
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,8 @@ def end(code: int) -> NoReturn:
 
 def _follow(where: WhereSpec) -> None:
     """Train along with the first process until it has no more."""
-    from experiments.corpus import Corpora
-    from experiments.trainer import train_trunk
+    from isoflop.experiments.corpus import Corpora
+    from isoflop.experiments.trainer import train_trunk
 
     corpora = Corpora(Path(where.corpora).resolve())
     while (told := _hear()) is not None:

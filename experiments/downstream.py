@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.card import export
-from experiments.evaluated import corpus_of
-from experiments.tasks import TASKS, TaskError, write_items
-from experiments.trained import Trained
-from models.transformer import Transformer
-from scaling.downstream import ITEMS, SCORES, write_scores
+from isoflop.experiments.card import export
+from isoflop.experiments.evaluated import corpus_of
+from isoflop.experiments.tasks import TASKS, TaskError, write_items
+from isoflop.experiments.trained import Trained
+from isoflop.models.transformer import Transformer
+from isoflop.scaling.downstream import ITEMS, SCORES, write_scores
 
 BATCH = 64  # sequences at once
 _NUL = "\u0100"  # how byte-level tokenizers write the byte 0
@@ -54,7 +54,7 @@ def check(asked: Asked) -> None:
         raise TaskError("scoring tasks needs lm-eval; pip install 'isoflop[evaluate]'")
     for task in asked.tasks:
         if task.endswith((".yaml", ".yml")) and not Path(task).is_file():
-            raise TaskError(f"--tasks {task}: no such file; the examples are in {files('conf') / 'task'}")
+            raise TaskError(f"--tasks {task}: no such file; the examples are in {files('isoflop.conf') / 'task'}")
         near = difflib.get_close_matches(task, TASKS, n=1, cutoff=0.75)
         if near and task not in TASKS:
             raise TaskError(f"--tasks {task}: not known; did you mean {near[0]}?")
@@ -117,14 +117,14 @@ def _made_here(task: str, trained: Trained, count: int, corpora: Path) -> dict:
     context = corpus.eval_windows.shape[1] - 1
     path = trained.store.root / "tasks" / f"{corpus.eval_id}-{context}-{count}" / f"{task}.jsonl"
     write_items(task, corpus, trained.tokenizer, path, count=count)
-    config = yaml.safe_load((files("conf") / "task" / f"{task}.yaml").read_text(encoding="utf-8"))
+    config = yaml.safe_load((files("isoflop.conf") / "task" / f"{task}.yaml").read_text(encoding="utf-8"))
     return config | {"dataset_kwargs": {"data_files": {"test": str(path)}}}
 
 
 def _named_in(path: Path) -> str:
     name = re.search(r"^task:\s*(\S+)", path.read_text(encoding="utf-8"), re.MULTILINE)
     if name is None:
-        raise TaskError(f"--tasks {path}: no line `task: NAME`; the examples are in {files('conf') / 'task'}")
+        raise TaskError(f"--tasks {path}: no line `task: NAME`; the examples are in {files('isoflop.conf') / 'task'}")
     return name[1]
 
 

@@ -7,9 +7,9 @@ attention, compiled. On CPU the step written by hand is the fastest at every siz
 
 from dataclasses import dataclass
 
-from experiments.cell import Cell
-from experiments.config import WhereSpec
-from models.config import n_total
+from isoflop.experiments.cell import Cell
+from isoflop.experiments.config import WhereSpec
+from isoflop.models.config import n_total
 
 LARGE = 10_000_000  # parameters
 PRECISIONS = ("float32", "bfloat16")

@@ -8,10 +8,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from experiments.corpus import Corpus, spread_starts
-from experiments.shards import DOCUMENTS
-from models.step import score
-from scaling.evaluation import NAMES
+from isoflop.experiments.corpus import Corpus, spread_starts
+from isoflop.experiments.shards import DOCUMENTS
+from isoflop.models.step import score
+from isoflop.scaling.evaluation import NAMES
 
 _TOKENS_AT_ONCE = 2048  # activations of the widest default model stay in the cache
 

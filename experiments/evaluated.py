@@ -5,12 +5,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from experiments.config import saved_data
-from experiments.corpus import Corpus, prepare
-from experiments.evaluate import detail, evaluate
-from experiments.trained import Trained, evaluation_file
-from scaling.evaluation import read_evaluation, write_evaluation
-from scaling.store import StoreError
+from isoflop.experiments.config import saved_data
+from isoflop.experiments.corpus import Corpus, prepare
+from isoflop.experiments.evaluate import detail, evaluate
+from isoflop.experiments.trained import Trained, evaluation_file
+from isoflop.scaling.evaluation import read_evaluation, write_evaluation
+from isoflop.scaling.store import StoreError
 
 
 def corpus_of(trained: Trained, corpora: Path) -> Corpus:

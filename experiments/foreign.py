@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from scaling.import_columns import SUFFIXES, read_frame, runs_of_table
-from scaling.import_logs import is_nanochat, is_nanogpt, nanochat_runs, nanogpt_runs
-from scaling.imports import Asked, ForeignRun, Imported, LeftOut, SourceError, assemble
+from isoflop.scaling.import_columns import SUFFIXES, read_frame, runs_of_table
+from isoflop.scaling.import_logs import is_nanochat, is_nanogpt, nanochat_runs, nanogpt_runs
+from isoflop.scaling.imports import Asked, ForeignRun, Imported, LeftOut, SourceError, assemble
 
 KINDS = ("auto", "tensorboard", "wandb", "nanogpt", "nanochat", "olmo", "table")
 _TABLES = ("wandb", "olmo", "table")
@@ -61,7 +61,7 @@ def _read(
 def _events(path: Path, mapping: Mapping[str, str], notes: list[str]) -> tuple[list[ForeignRun], list[LeftOut]]:
     if find_spec("tensorboard") is None:
         raise SourceError(f"{path}: reading event files takes pip install 'isoflop[tensorboard]'")
-    from experiments.tensorboard_events import runs_of_events
+    from isoflop.experiments.tensorboard_events import runs_of_events
 
     runs: list[ForeignRun] = []
     left_out: list[LeftOut] = []

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.batches import count_windows, gather
+from isoflop.experiments.batches import count_windows, gather
 
 SHARE = 0.25  # of the device's free memory that the tokens of a corpus may take; larger ones stay on the host
 AT_ONCE = 1 << 22  # tokens gathered on a device at once: 32 MiB as int64

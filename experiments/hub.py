@@ -14,9 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from experiments.config import DataSpec, HubSpec
-from experiments.records import column_of
-from experiments.sources import CorpusError
+from isoflop.experiments.config import DataSpec, HubSpec
+from isoflop.experiments.records import column_of
+from isoflop.experiments.sources import CorpusError
 
 COLUMN = "text"  # of the raw files; null where a row has none
 RAW_BYTES = 16 * 2**20

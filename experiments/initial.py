@@ -11,12 +11,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from experiments.cell import Cell, Initial
-from experiments.config import DataSpec
-from experiments.study import Study
-from experiments.tokenizer import Bytes, Library, Numbers
-from models.config import ModelConfig
-from scaling.store import StoreError, open_store
+from isoflop.experiments.cell import Cell, Initial
+from isoflop.experiments.config import DataSpec
+from isoflop.experiments.study import Study
+from isoflop.experiments.tokenizer import Bytes, Library, Numbers
+from isoflop.models.config import ModelConfig
+from isoflop.scaling.store import StoreError, open_store
 
 if TYPE_CHECKING:  # torch loads only when a checkpoint is read
     from torch import nn
@@ -55,9 +55,9 @@ def begin_from(study: Study, init_from: str, *, runs: Path, corpora: Callable[[D
 
 def start(cell: Cell) -> "nn.Module":
     """The model that a cell begins with."""
-    from models import build_model
-    from models.parametrization import initialize
-    from models.weights import fill
+    from isoflop.models import build_model
+    from isoflop.models.parametrization import initialize
+    from isoflop.models.weights import fill
 
     model = build_model(cell.model)
     if cell.initial is None:
@@ -69,7 +69,7 @@ def start(cell: Cell) -> "nn.Module":
 
 def _folder(init_from: str, runs: Path) -> Path:
     """The folder that a path, or the beginning of a run's id, names."""
-    from experiments.trained import find_trained, weights_file
+    from isoflop.experiments.trained import find_trained, weights_file
 
     path = Path(init_from).expanduser()
     if path.is_dir():
@@ -85,8 +85,8 @@ def _folder(init_from: str, runs: Path) -> Path:
 
 def _describe(init_from: str, folder: Path) -> tuple[ModelConfig, str, str]:
     """Shape, tokenizer's id and run id of the weights in a folder."""
-    from models.export import PROVENANCE_FILE
-    from models.weights import WeightsError, read_about
+    from isoflop.models.export import PROVENANCE_FILE
+    from isoflop.models.weights import WeightsError, read_about
 
     try:
         model = _read(folder).config
@@ -104,8 +104,8 @@ def _describe(init_from: str, folder: Path) -> tuple[ModelConfig, str, str]:
 
 
 def _read(folder: Path) -> "nn.Module":
-    from models.export import read_folder
-    from models.weights import WEIGHTS_FILE, load_weights
+    from isoflop.models.export import read_folder
+    from isoflop.models.weights import WEIGHTS_FILE, load_weights
 
     if (folder / "config.json").exists():
         return read_folder(folder)

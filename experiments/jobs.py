@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from experiments.cell import Cell
-from experiments.config import WhereSpec
-from experiments.cost import Speed, trunk_seconds
-from experiments.memory import available_bytes
-from experiments.pack_plan import packs
-from experiments.pool import per_device
-from experiments.study import Study
-from experiments.sweep import wanted
-from scaling.store import SETTLED, Store
+from isoflop.experiments.cell import Cell
+from isoflop.experiments.config import WhereSpec
+from isoflop.experiments.cost import Speed, trunk_seconds
+from isoflop.experiments.memory import available_bytes
+from isoflop.experiments.pack_plan import packs
+from isoflop.experiments.pool import per_device
+from isoflop.experiments.study import Study
+from isoflop.experiments.sweep import wanted
+from isoflop.scaling.store import SETTLED, Store
 
 MAX_DEATHS = 3  # of one trunk in one launch; the last try is without company, so that no other trunk is to blame
 

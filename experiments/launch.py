@@ -13,20 +13,20 @@ from pathlib import Path
 
 from hydra.core.utils import JobReturn, JobStatus
 
-from experiments.cell import Cell
-from experiments.compose import UsageError, check_overrides
-from experiments.config import ExperimentConfig, WhereSpec
-from experiments.cost import Speed, cores, makespan
-from experiments.jobs import MAX_DEATHS, Job, find_jobs, in_order, unpacked
-from experiments.memory import available_bytes, check_memory
-from experiments.pool import at_once, check_device, gpus, per_device, pin_threads, time_slices
-from experiments.progress import closing_table, live_line
-from experiments.shape_key import place
-from experiments.speed_file import known_speed
-from experiments.study import Study
-from experiments.sweep import listing, load, wanted
-from experiments.trackers import check as check_trackers
-from scaling.store import SETTLED, STORE_FILE, Store, StoreError, create_store, is_disk_error, open_store
+from isoflop.experiments.cell import Cell
+from isoflop.experiments.compose import UsageError, check_overrides
+from isoflop.experiments.config import ExperimentConfig, WhereSpec
+from isoflop.experiments.cost import Speed, cores, makespan
+from isoflop.experiments.jobs import MAX_DEATHS, Job, find_jobs, in_order, unpacked
+from isoflop.experiments.memory import available_bytes, check_memory
+from isoflop.experiments.pool import at_once, check_device, gpus, per_device, pin_threads, time_slices
+from isoflop.experiments.progress import closing_table, live_line
+from isoflop.experiments.shape_key import place
+from isoflop.experiments.speed_file import known_speed
+from isoflop.experiments.study import Study
+from isoflop.experiments.sweep import listing, load, wanted
+from isoflop.experiments.trackers import check as check_trackers
+from isoflop.scaling.store import SETTLED, STORE_FILE, Store, StoreError, create_store, is_disk_error, open_store
 
 NAMED = 3  # cells outside the window that a launch names
 WAIT_SECONDS = 0.5  # for trunks that another launch, or a worker about to end, still holds

@@ -8,23 +8,23 @@ from dataclasses import asdict
 import torch
 from torch import Tensor, nn
 
-from experiments.batches import count_windows, window_numbers
-from experiments.captured import Captured
-from experiments.cell import Cell
-from experiments.config import WhereSpec
-from experiments.corpus import Corpus
-from experiments.curve import curve_stride
-from experiments.engine import Engine, decide
-from experiments.evaluate import Evaluation, evaluate
-from experiments.gather import AT_ONCE, gatherer, sent
-from experiments.initial import start
-from experiments.optimizer import FlatAdamW, build_optimizer
-from experiments.rows import Measurement
-from experiments.schedule import learning_rate
-from models.accumulate import accumulate
-from models.precision import lower_products
-from models.recompute import recompute_blocks
-from models.step import kernels_build, training_step
+from isoflop.experiments.batches import count_windows, window_numbers
+from isoflop.experiments.captured import Captured
+from isoflop.experiments.cell import Cell
+from isoflop.experiments.config import WhereSpec
+from isoflop.experiments.corpus import Corpus
+from isoflop.experiments.curve import curve_stride
+from isoflop.experiments.engine import Engine, decide
+from isoflop.experiments.evaluate import Evaluation, evaluate
+from isoflop.experiments.gather import AT_ONCE, gatherer, sent
+from isoflop.experiments.initial import start
+from isoflop.experiments.optimizer import FlatAdamW, build_optimizer
+from isoflop.experiments.rows import Measurement
+from isoflop.experiments.schedule import learning_rate
+from isoflop.models.accumulate import accumulate
+from isoflop.models.precision import lower_products
+from isoflop.models.recompute import recompute_blocks
+from isoflop.models.step import kernels_build, training_step
 
 
 class Learner:

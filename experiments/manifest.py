@@ -1,6 +1,6 @@
 """A corpus's manifest for people: what was read, what each stage did, what each side holds."""
 
-from experiments.corpus import Corpus
+from isoflop.experiments.corpus import Corpus
 
 
 def manifest_text(corpus: Corpus) -> str:

@@ -10,10 +10,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cell import Cell
-from experiments.config import WhereSpec
-from experiments.engine import decide
-from models.config import ModelConfig, n_total
+from isoflop.experiments.cell import Cell
+from isoflop.experiments.config import WhereSpec
+from isoflop.experiments.engine import decide
+from isoflop.models.config import ModelConfig, n_total
 
 FLOAT = 4
 IMPORTS = 320e6  # torch and the rest, before the first model

@@ -13,11 +13,11 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
-from experiments.config import OptimSpec
-from experiments.optimizer import FlatAdamW
-from experiments.optimizer_cost import NEWTON_SCHULZ_STEPS
-from models.matrix import Matrix
-from models.parametrization import ParameterGroup
+from isoflop.experiments.config import OptimSpec
+from isoflop.experiments.optimizer import FlatAdamW
+from isoflop.experiments.optimizer_cost import NEWTON_SCHULZ_STEPS
+from isoflop.models.matrix import Matrix
+from isoflop.models.parametrization import ParameterGroup
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan: steep at zero, so that five steps lift small singular values
 

@@ -9,7 +9,7 @@ from importlib.resources import files
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.config import ModelSpec
+from isoflop.experiments.config import ModelSpec
 
 
 def suggest(name: str, allowed: Iterable[str]) -> str:
@@ -31,7 +31,7 @@ def _initials(name: str) -> str:
 @cache
 def size_names() -> tuple[str, ...]:
     """The names in conf/model, each family's narrowest first."""
-    names = [f.name.removesuffix(".yaml") for f in files("conf.model").iterdir() if f.name.endswith(".yaml")]
+    names = [f.name.removesuffix(".yaml") for f in files("isoflop.conf.model").iterdir() if f.name.endswith(".yaml")]
     return tuple(sorted(names, key=lambda name: (name.rstrip("0123456789"), len(name), name)))
 
 
@@ -47,7 +47,7 @@ def load_size(name: str, base: ModelSpec | None = None) -> ModelSpec:
 def _load(name: str, base: tuple) -> ModelSpec:
     if name not in size_names():
         raise ValueError(f"study.sizes: no model size {name!r}{suggest(name, size_names())}")
-    raw = OmegaConf.create(files("conf.model").joinpath(f"{name}.yaml").read_text())
+    raw = OmegaConf.create(files("isoflop.conf.model").joinpath(f"{name}.yaml").read_text())
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelSpec(*base)), raw))
     except OmegaConfBaseException as error:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.sources import CorpusError
+from isoflop.experiments.sources import CorpusError
 
 STAGE = "near-duplicates"
 NUMBERS, ROWS = 64, 4

@@ -13,18 +13,18 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from experiments.config import OptimSpec
-from experiments.names import load_size, size_names, suggest
-from experiments.optimizer_cost import optimizer_flops
-from experiments.setting import NextStudyError, Setting, model_of, parts_in, setting_of, shape_in
-from models.config import n_matrices, n_total, training_flops_per_token
-from scaling.accounting import count_params, is_runs
-from scaling.design import Design
-from scaling.lattice import Lattice, lattice
-from scaling.laws import Chinchilla
-from scaling.planning import plan_from_law, plan_from_table, ratios_of
-from scaling.published import PUBLISHED
-from scaling.runs import final_rows
+from isoflop.experiments.config import OptimSpec
+from isoflop.experiments.names import load_size, size_names, suggest
+from isoflop.experiments.optimizer_cost import optimizer_flops
+from isoflop.experiments.setting import NextStudyError, Setting, model_of, parts_in, setting_of, shape_in
+from isoflop.models.config import n_matrices, n_total, training_flops_per_token
+from isoflop.scaling.accounting import count_params, is_runs
+from isoflop.scaling.design import Design
+from isoflop.scaling.lattice import Lattice, lattice
+from isoflop.scaling.laws import Chinchilla
+from isoflop.scaling.planning import plan_from_law, plan_from_table, ratios_of
+from isoflop.scaling.published import PUBLISHED
+from isoflop.scaling.runs import final_rows
 
 MIN_STEPS = 250
 GOALS = ("n_opt", "loss", "multiplier")
@@ -86,7 +86,7 @@ def write_study(design: Design, path: Path, setting: Setting, *, runs: str) -> s
         raise NextStudyError(
             f"--out {path}: isoflop run finds a study as experiment/NAME.yaml in a configuration folder"
         )
-    shipped = folder == Path(str(files("conf.experiment"))).resolve()
+    shipped = folder == Path(str(files("isoflop.conf.experiment"))).resolve()
     where = "" if shipped else f"--config-dir {folder.parent} "
     command = f"isoflop run {where}experiment={name} runs={runs}"
     study = {"name": name, **cells_of(design)}

@@ -7,8 +7,8 @@ long vectors, ordered by parameter group.
 import torch
 from torch import Tensor, nn
 
-from experiments.config import OptimSpec
-from models.parametrization import ParameterGroup, parameter_groups
+from isoflop.experiments.config import OptimSpec
+from isoflop.models.parametrization import ParameterGroup, parameter_groups
 
 OPTIMIZERS = ("adamw", "muon")
 
@@ -16,7 +16,7 @@ OPTIMIZERS = ("adamw", "muon")
 def build_optimizer(model: nn.Module, optim: OptimSpec) -> "FlatAdamW":
     """The optimiser that `optim` describes, owning the model's parameters from here on."""
     if optim.name == "muon":
-        from experiments.muon import FlatMuon
+        from isoflop.experiments.muon import FlatMuon
 
         return FlatMuon(model, optim)
     return FlatAdamW(model, optim)

@@ -1,7 +1,7 @@
 """FLOPs of an optimiser's matrix products, per step: none for AdamW, those of Muon's iteration. No torch."""
 
-from experiments.config import OptimSpec
-from models.config import ModelConfig, hidden_shapes
+from isoflop.experiments.config import OptimSpec
+from isoflop.models.config import ModelConfig, hidden_shapes
 
 NEWTON_SCHULZ_STEPS = 5
 

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from experiments.cell import Cell
-from experiments.config import WhereSpec
-from experiments.memory import REMEDIES, estimated_bytes, gigabytes
+from isoflop.experiments.cell import Cell
+from isoflop.experiments.config import WhereSpec
+from isoflop.experiments.memory import REMEDIES, estimated_bytes, gigabytes
 
 _SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory")
 

@@ -14,10 +14,10 @@ from threading import Condition, Thread
 
 import torch
 
-from experiments.batches import remember_orders
-from experiments.learner import Learner
-from experiments.out_of_memory import is_out_of_memory
-from experiments.pack_step import PackedStep
+from isoflop.experiments.batches import remember_orders
+from isoflop.experiments.learner import Learner
+from isoflop.experiments.out_of_memory import is_out_of_memory
+from isoflop.experiments.pack_step import PackedStep
 
 log = logging.getLogger(__name__)
 

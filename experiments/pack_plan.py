@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import TypeVar
 
-from experiments.cell import Cell
-from experiments.compose import UsageError
-from experiments.config import WhereSpec
-from experiments.memory import model_bytes, worker_bytes
-from models.config import n_total
+from isoflop.experiments.cell import Cell
+from isoflop.experiments.compose import UsageError
+from isoflop.experiments.config import WhereSpec
+from isoflop.experiments.memory import model_bytes, worker_bytes
+from isoflop.models.config import n_total
 
 AUTOMATIC = 16  # trunks in a pack where `where.pack` is null, on CUDA
 FREE = ("learning_rate", "weight_decay")  # of the optimiser: may differ within a pack

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from experiments.captured import Captured
-from experiments.gather import sent
-from experiments.learner import Learner
-from experiments.schedule import learning_rate
+from isoflop.experiments.captured import Captured
+from isoflop.experiments.gather import sent
+from isoflop.experiments.learner import Learner
+from isoflop.experiments.schedule import learning_rate
 
 
 class PackedStep:

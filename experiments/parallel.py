@@ -11,17 +11,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 
-from experiments.cell import Cell
-from experiments.checkpoint import Checkpoints
-from experiments.config import WhereSpec
-from experiments.corpus import Corpus
-from experiments.distributed import World
-from experiments.engine import Engine
-from experiments.learner import Learner
-from experiments.sharded_checkpoint import ShardedCheckpoints
-from experiments.sharded_optimizer import ShardedAdamW, whole
-from models import build_model
-from models.autograd import loss_of
+from isoflop.experiments.cell import Cell
+from isoflop.experiments.checkpoint import Checkpoints
+from isoflop.experiments.config import WhereSpec
+from isoflop.experiments.corpus import Corpus
+from isoflop.experiments.distributed import World
+from isoflop.experiments.engine import Engine
+from isoflop.experiments.learner import Learner
+from isoflop.experiments.sharded_checkpoint import ShardedCheckpoints
+from isoflop.experiments.sharded_optimizer import ShardedAdamW, whole
+from isoflop.models import build_model
+from isoflop.models.autograd import loss_of
 
 
 class DataParallel(Learner):

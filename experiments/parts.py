@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import hub, near_duplicates, records
-from experiments.cleaning import Count, clean
-from experiments.config import DataSpec
-from experiments.sources import Document, is_held_out, read_documents
+from isoflop.experiments import hub, near_duplicates, records
+from isoflop.experiments.cleaning import Count, clean
+from isoflop.experiments.config import DataSpec
+from isoflop.experiments.sources import Document, is_held_out, read_documents
 
 PART_BYTES = 16 * 2**20  # of files
 PARALLEL_FROM = 4  # parts: fewer are done before a second process has started

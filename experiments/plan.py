@@ -8,19 +8,19 @@ from itertools import groupby
 
 import pandas as pd
 
-from experiments.calibrate import SECONDS, measure, unknown_shapes
-from experiments.cell import Cell
-from experiments.config import ExperimentConfig
-from experiments.cost import Speed, cores, makespan, trunk_seconds
-from experiments.memory import gigabytes, worker_bytes
-from experiments.pack_plan import packs
-from experiments.pool import check_device
-from experiments.shape_key import place
-from experiments.speed_file import known_speed
-from experiments.study import Study, unique_tokens
-from experiments.sweep import load
-from models.config import n_matrices
-from scaling.store import STATES, Store, StoreError, open_store
+from isoflop.experiments.calibrate import SECONDS, measure, unknown_shapes
+from isoflop.experiments.cell import Cell
+from isoflop.experiments.config import ExperimentConfig
+from isoflop.experiments.cost import Speed, cores, makespan, trunk_seconds
+from isoflop.experiments.memory import gigabytes, worker_bytes
+from isoflop.experiments.pack_plan import packs
+from isoflop.experiments.pool import check_device
+from isoflop.experiments.shape_key import place
+from isoflop.experiments.speed_file import known_speed
+from isoflop.experiments.study import Study, unique_tokens
+from isoflop.experiments.sweep import load
+from isoflop.models.config import n_matrices
+from isoflop.scaling.store import STATES, Store, StoreError, open_store
 
 WORKERS = (1, 2, 4, 8, 16)
 

@@ -9,10 +9,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.compose import UsageError
-from experiments.config import WhereSpec
-from experiments.cost import cores
-from experiments.parent import end_with
+from isoflop.experiments.compose import UsageError
+from isoflop.experiments.config import WhereSpec
+from isoflop.experiments.cost import cores
+from isoflop.experiments.parent import end_with
 
 PATIENCE_SECONDS = 10.0  # for the place of a worker that is about to end
 _places: list[object] = []  # open files: their locks are this process' place in the pool

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.evaluated import evaluation_of
-from experiments.trained import evaluation_file, find_trained, weights_file
-from scaling.runs import final_rows
-from scaling.store import Store, StoreError
+from isoflop.experiments.evaluated import evaluation_of
+from isoflop.experiments.trained import evaluation_file, find_trained, weights_file
+from isoflop.scaling.runs import final_rows
+from isoflop.scaling.store import Store, StoreError
 
 COLUMNS = ("run_id", "arm", "family", "d_model", "budget", "position", "loss")
 

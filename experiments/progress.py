@@ -12,10 +12,10 @@ import pandas as pd
 from rich.console import Console
 from rich.live import Live
 
-from experiments.cell import Cell, group_by_trunk
-from experiments.cost import Speed, makespan, run_seconds, trunk_seconds
-from experiments.sample import sample_file
-from scaling.store import SETTLED, Store
+from isoflop.experiments.cell import Cell, group_by_trunk
+from isoflop.experiments.cost import Speed, makespan, run_seconds, trunk_seconds
+from isoflop.experiments.sample import sample_file
+from isoflop.scaling.store import SETTLED, Store
 
 REFRESH_SECONDS = 1.0
 PLAIN_SECONDS = 20.0  # between lines where nothing can be redrawn

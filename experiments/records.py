@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from experiments.sources import CorpusError, Document, cut_text
+from isoflop.experiments.sources import CorpusError, Document, cut_text
 
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 _LOOKED_AT = 8192  # bytes, for one that no text has

@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.compose import UsageError
-from experiments.config import ExperimentConfig, RoundsSpec
-from experiments.launch import ArgumentSet
-from experiments.next_study import cells_of, check_wish, runnable
-from experiments.setting import setting_of
-from experiments.sweep import load
-from scaling.claims import read_json, write_json
-from scaling.planning import plan_from_table
-from scaling.runs import final_rows, read_runs
-from scaling.store import SETTLED, Store, open_store
+from isoflop.experiments.compose import UsageError
+from isoflop.experiments.config import ExperimentConfig, RoundsSpec
+from isoflop.experiments.launch import ArgumentSet
+from isoflop.experiments.next_study import cells_of, check_wish, runnable
+from isoflop.experiments.setting import setting_of
+from isoflop.experiments.sweep import load
+from isoflop.scaling.claims import read_json, write_json
+from isoflop.scaling.planning import plan_from_table
+from isoflop.scaling.runs import final_rows, read_runs
+from isoflop.scaling.store import SETTLED, Store, open_store
 
 Compose = Callable[[list[str]], ExperimentConfig]
 Run = Callable[[Sequence[ArgumentSet]], int]

@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 
 import torch
 
-from experiments.batches import count_windows
-from experiments.cell import Cell
-from experiments.corpus import Corpus
-from experiments.evaluate import Evaluation
-from models.config import count_params, flops_per_token, n_active, n_total
-from scaling.version import code_version
+from isoflop.experiments.batches import count_windows
+from isoflop.experiments.cell import Cell
+from isoflop.experiments.corpus import Corpus
+from isoflop.experiments.evaluate import Evaluation
+from isoflop.models.config import count_params, flops_per_token, n_active, n_total
+from isoflop.scaling.version import code_version
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from experiments.config import OptimSpec, ScheduleSpec
-from models.config import ModelConfig, count_params, n_matrices, training_flops_per_token
+from isoflop.experiments.config import OptimSpec, ScheduleSpec
+from isoflop.models.config import ModelConfig, count_params, n_matrices, training_flops_per_token
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.corpus import Corpus
-from experiments.tokenizer import Tokenizer
-from scaling.store import Store
+from isoflop.experiments.corpus import Corpus
+from isoflop.experiments.tokenizer import Tokenizer
+from isoflop.scaling.store import Store
 
 if TYPE_CHECKING:  # a reader of the file needs no torch
     from torch import nn
@@ -23,7 +23,7 @@ def sample(model: "nn.Module", corpus: Corpus, tokenizer: Tokenizer) -> str:
 
     The same model and corpus give the same text.
     """
-    from models.generate import Sampling, generate
+    from isoflop.models.generate import Sampling, generate
 
     context = model.config.context_length
     prompt = corpus.eval_windows[0][: max(1, context // 4)].tolist()

@@ -6,7 +6,7 @@ cosine, linear: warm-up, then half a cosine or a straight line down to the horiz
 
 import math
 
-from experiments.config import ScheduleSpec
+from isoflop.experiments.config import ScheduleSpec
 
 SCHEDULES = ("wsd", "cosine", "linear", "constant")
 _DECAYS = {

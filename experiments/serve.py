@@ -12,7 +12,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from models.transformer import Transformer
+from isoflop.models.transformer import Transformer
 
 GUARDED = {"/v1/completions": "max_tokens", "/v1/chat/completions": "max_tokens", "/v1/responses": "max_output_tokens"}
 _NEEDED = ("transformers", "fastapi", "uvicorn")

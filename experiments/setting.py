@@ -13,13 +13,13 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from experiments.checkpoint_files import BRANCH, TRUNK, saved
-from experiments.config import DataSpec, ModelSpec, OptimSpec, ScheduleSpec, WhereSpec
-from experiments.engine import PRECISIONS
-from experiments.names import load_size, size_names
-from models.config import FAMILIES, OPTIONS, ModelConfig
-from scaling.runs import read_config
-from scaling.store import Store, open_store
+from isoflop.experiments.checkpoint_files import BRANCH, TRUNK, saved
+from isoflop.experiments.config import DataSpec, ModelSpec, OptimSpec, ScheduleSpec, WhereSpec
+from isoflop.experiments.engine import PRECISIONS
+from isoflop.experiments.names import load_size, size_names
+from isoflop.models.config import FAMILIES, OPTIONS, ModelConfig
+from isoflop.scaling.runs import read_config
+from isoflop.scaling.store import Store, open_store
 
 PARTS = ("family", "tied", "norm", "activation", "positions", "experts", "experts_per_token")
 SHAPE = ("n_layer", "d_model", "n_head", "d_ff")

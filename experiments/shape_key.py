@@ -8,8 +8,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from experiments.cell import Cell
-from experiments.config import WhereSpec
+from isoflop.experiments.cell import Cell
+from isoflop.experiments.config import WhereSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPPING = (

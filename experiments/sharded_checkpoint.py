@@ -19,7 +19,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
-from experiments.checkpoint_files import (
+from isoflop.experiments.checkpoint_files import (
     BRANCH,
     KEPT,
     SHARDED,

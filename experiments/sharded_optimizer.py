@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from experiments.config import OptimSpec
-from experiments.optimizer import check
-from models.parametrization import parameter_groups
+from isoflop.experiments.config import OptimSpec
+from isoflop.experiments.optimizer import check
+from isoflop.models.parametrization import parameter_groups
 
 
 class ShardedAdamW:

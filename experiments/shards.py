@@ -18,15 +18,15 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import near_duplicates
-from experiments.config import DataSpec
-from experiments.hub import StreamError, stream
-from experiments.parts import Part, make_parts
-from experiments.sources import STDLIB_LICENCE, CorpusError, is_held_out
-from experiments.synthetic import Language
-from experiments.token_files import HEADER_BYTES, header, token_dtype
-from experiments.token_source import describe_sides
-from experiments.tokenizer import Bytes, Library, Tokenizer, train_bpe
+from isoflop.experiments import near_duplicates
+from isoflop.experiments.config import DataSpec
+from isoflop.experiments.hub import StreamError, stream
+from isoflop.experiments.parts import Part, make_parts
+from isoflop.experiments.sources import STDLIB_LICENCE, CorpusError, is_held_out
+from isoflop.experiments.synthetic import Language
+from isoflop.experiments.token_files import HEADER_BYTES, header, token_dtype
+from isoflop.experiments.token_source import describe_sides
+from isoflop.experiments.tokenizer import Bytes, Library, Tokenizer, train_bpe
 
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"

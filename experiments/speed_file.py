@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import nnls
 
-from experiments.cost import REFERENCE, START_SECONDS, Rate, Speed
-from experiments.shape_key import engine_id
+from isoflop.experiments.cost import REFERENCE, START_SECONDS, Rate, Speed
+from isoflop.experiments.shape_key import engine_id
 
 SHARE_OF_RATES = 3  # shapes from which the three rates of the formula are fitted; fewer scale the reference
 

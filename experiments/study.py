@@ -10,16 +10,16 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
-from experiments.arms import variants
-from experiments.batches import count_windows
-from experiments.cell import Cell, group_by_trunk, trunk_steps
-from experiments.config import BudgetSpec, DataSpec, ExperimentConfig, ModelSpec, ReplicateSpec, WindowSpec
-from experiments.engine import decide
-from experiments.names import load_size, name_of, suggest
-from experiments.optimizer_cost import optimizer_flops
-from experiments.rules import resolve
-from experiments.schedule import check as check_schedule
-from models.config import ModelConfig, n_matrices, training_flops_per_token
+from isoflop.experiments.arms import variants
+from isoflop.experiments.batches import count_windows
+from isoflop.experiments.cell import Cell, group_by_trunk, trunk_steps
+from isoflop.experiments.config import BudgetSpec, DataSpec, ExperimentConfig, ModelSpec, ReplicateSpec, WindowSpec
+from isoflop.experiments.engine import decide
+from isoflop.experiments.names import load_size, name_of, suggest
+from isoflop.experiments.optimizer_cost import optimizer_flops
+from isoflop.experiments.rules import resolve
+from isoflop.experiments.schedule import check as check_schedule
+from isoflop.models.config import ModelConfig, n_matrices, training_flops_per_token
 
 FEW_STEPS = 50
 

@@ -23,18 +23,18 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from experiments.cell import Cell
-from experiments.checkpoint_files import prune
-from experiments.compose import as_overrides, readable_errors, to_spec
-from experiments.config import ExperimentConfig, WhereSpec
-from experiments.corpus import Corpora, Corpus
-from experiments.initial import begin_from
-from experiments.out_of_memory import explanation, is_out_of_memory, with_less
-from experiments.pack_plan import packs
-from experiments.study import Study, expand
-from scaling.claims import Claim
-from scaling.runs import write_run
-from scaling.store import SETTLED, Store, StoreError, create_store, is_disk_error
+from isoflop.experiments.cell import Cell
+from isoflop.experiments.checkpoint_files import prune
+from isoflop.experiments.compose import as_overrides, readable_errors, to_spec
+from isoflop.experiments.config import ExperimentConfig, WhereSpec
+from isoflop.experiments.corpus import Corpora, Corpus
+from isoflop.experiments.initial import begin_from
+from isoflop.experiments.out_of_memory import explanation, is_out_of_memory, with_less
+from isoflop.experiments.pack_plan import packs
+from isoflop.experiments.study import Study, expand
+from isoflop.scaling.claims import Claim
+from isoflop.scaling.runs import write_run
+from isoflop.scaling.store import SETTLED, Store, StoreError, create_store, is_disk_error
 
 HEARTBEAT_SECONDS = 1.0
 
@@ -69,7 +69,7 @@ def job(config: DictConfig) -> None:
         raise SystemExit(0 if (states == "done").all() else 1)
 
 
-main = hydra.main(config_path="pkg://conf", config_name="config", version_base="1.3")(job)
+main = hydra.main(config_path="pkg://isoflop.conf", config_name="config", version_base="1.3")(job)
 
 
 def _go_to(folder: str) -> None:
@@ -113,7 +113,7 @@ def train_together(
     if len(trains) == 1:
         trains[0]()
         return
-    from experiments.pack import train_pack  # loads torch
+    from isoflop.experiments.pack import train_pack  # loads torch
 
     train_pack(trains)
 
@@ -163,10 +163,10 @@ def _train(
     make: Make | None,
 ) -> None:
     """Train cells of one trunk, the shortest first; one that raises is recorded and the others go on without it."""
-    from experiments.distributed import lead  # these import torch: only where cells are trained
-    from experiments.trackers import Trackers
-    from experiments.trained import keep_model
-    from experiments.trainer import Progress, configure_process, train_trunk
+    from isoflop.experiments.distributed import lead  # these import torch: only where cells are trained
+    from isoflop.experiments.trackers import Trackers
+    from isoflop.experiments.trained import keep_model
+    from isoflop.experiments.trainer import Progress, configure_process, train_trunk
 
     configure_process(where.threads)
     halved = False  # the sequences at once, after memory ran out

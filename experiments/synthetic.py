@@ -15,8 +15,8 @@ from math import prod
 
 import numpy as np
 
-from experiments.config import SyntheticSpec
-from experiments.sources import CorpusError
+from isoflop.experiments.config import SyntheticSpec
+from isoflop.experiments.sources import CorpusError
 
 LARGEST_TABLE = 2**24  # probabilities: 134 MB
 _BLOCK = 2**24  # tokens sampled at once

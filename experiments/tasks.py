@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.corpus import Corpus
-from experiments.shards import DOCUMENTS
-from experiments.tokenizer import Tokenizer
+from isoflop.experiments.corpus import Corpus
+from isoflop.experiments.shards import DOCUMENTS
+from isoflop.experiments.tokenizer import Tokenizer
 
 CHOICES = 4
 TASKS = ("next_line", "identifier")

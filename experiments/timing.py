@@ -1,6 +1,6 @@
 """A process that times training steps and evaluations of a few cells, next to others that do the same.
 
-    python -m experiments.timing < pickled (cells, where), then lines      says `ready`, answers every line
+    python -m isoflop.experiments.timing < pickled (cells, where), then lines      says `ready`, answers every line
 
 A line is JSON, [seconds, first cell, end]; so is the answer, [[seconds a step, seconds an evaluated token], ...].
 
@@ -18,11 +18,11 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from experiments.cell import Cell
-from experiments.config import WhereSpec
-from experiments.engine import decide
-from experiments.learner import Learner
-from experiments.trainer import configure_process
+from isoflop.experiments.cell import Cell
+from isoflop.experiments.config import WhereSpec
+from isoflop.experiments.engine import decide
+from isoflop.experiments.learner import Learner
+from isoflop.experiments.trainer import configure_process
 
 PASSES = 2
 CHUNK = 16  # steps between looks at the clock

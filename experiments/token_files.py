@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.sources import CorpusError
+from isoflop.experiments.sources import CorpusError
 
 HEADER_BYTES = 1024
 LLM_C = {(20240520, 1): np.uint16, (20240801, 7): np.uint32}

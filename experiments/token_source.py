@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.config import DataSpec
-from experiments.sources import CorpusError
-from experiments.token_files import open_tokens, token_dtype
+from isoflop.experiments.config import DataSpec
+from isoflop.experiments.sources import CorpusError
+from isoflop.experiments.token_files import open_tokens, token_dtype
 
 _HELD_OUT = re.compile(r"(?:^|[^a-z])(?:val|valid|validation|held|test|eval)(?:[^a-z]|$)")
 _CHUNK = 2**22  # tokens

@@ -2,7 +2,7 @@
 
 import os
 
-from experiments.config import WhereSpec
+from isoflop.experiments.config import WhereSpec
 
 MODES = ("none", "ddp", "fsdp2")
 

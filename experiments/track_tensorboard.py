@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from experiments.trackers import CURVES, TrackedRun
+from isoflop.experiments.trackers import CURVES, TrackedRun
 
 
 class TensorBoard:

@@ -15,7 +15,7 @@ from urllib.parse import urlparse
 
 import wandb
 
-from experiments.trackers import CURVES, TrackedRun
+from isoflop.experiments.trackers import CURVES, TrackedRun
 
 log = logging.getLogger(__name__)
 PROJECT = "isoflop"

@@ -16,14 +16,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from experiments.cell import Cell
-from experiments.compose import UsageError
-from experiments.corpus import Corpus
-from experiments.names import suggest
-from models.config import n_matrices, n_total
+from isoflop.experiments.cell import Cell
+from isoflop.experiments.compose import UsageError
+from isoflop.experiments.corpus import Corpus
+from isoflop.experiments.names import suggest
+from isoflop.models.config import n_matrices, n_total
 
 if TYPE_CHECKING:  # a launch checks names before anything starts, and needs no torch for it
-    from experiments.rows import Measurement
+    from isoflop.experiments.rows import Measurement
 
 log = logging.getLogger(__name__)
 NAMES = ("tensorboard", "wandb")
@@ -120,7 +120,7 @@ class Trackers:
             self._queue.put((cell, lambda: list(rows)[self._told.get(cell.run_id, 0) :] or list(rows)[-1:]))
 
     def _rows(self, cell: Cell, measurements: "list[Measurement]") -> list[dict]:
-        from experiments.rows import run_rows
+        from isoflop.experiments.rows import run_rows
 
         return run_rows(cell, self.corpus, measurements, state="running", device=self.device)
 
@@ -155,9 +155,9 @@ def _spared(name: str, sinks: dict[str, Sink]) -> Iterator[None]:
 def open_sink(name: str, folder: Path) -> Sink:
     """The sink of that name, writing under `folder`. Its library is imported here and nowhere else."""
     if name == "tensorboard":
-        from experiments.track_tensorboard import TensorBoard
+        from isoflop.experiments.track_tensorboard import TensorBoard
 
         return TensorBoard(folder)
-    from experiments.track_wandb import WeightsAndBiases
+    from isoflop.experiments.track_wandb import WeightsAndBiases
 
     return WeightsAndBiases(folder)

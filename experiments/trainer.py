@@ -13,19 +13,19 @@ from typing import TypedDict
 import torch
 from torch import nn
 
-from experiments import schedule
-from experiments.allocator import keep_freed_memory
-from experiments.cell import Cell
-from experiments.checkpoint import Checkpoints
-from experiments.config import WhereSpec
-from experiments.corpus import Corpus
-from experiments.curve import row_steps
-from experiments.distributed import check_cell
-from experiments.engine import decide
-from experiments.evaluate import Evaluation
-from experiments.learner import Learner
-from experiments.rows import Measurement, run_rows
-from models.step import kernels_build
+from isoflop.experiments import schedule
+from isoflop.experiments.allocator import keep_freed_memory
+from isoflop.experiments.cell import Cell
+from isoflop.experiments.checkpoint import Checkpoints
+from isoflop.experiments.config import WhereSpec
+from isoflop.experiments.corpus import Corpus
+from isoflop.experiments.curve import row_steps
+from isoflop.experiments.distributed import check_cell
+from isoflop.experiments.engine import decide
+from isoflop.experiments.evaluate import Evaluation
+from isoflop.experiments.learner import Learner
+from isoflop.experiments.rows import Measurement, run_rows
+from isoflop.models.step import kernels_build
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def _set_up(
     if engine.note:
         _say_once(f"family {cell.model.family} on {where.device} trains {engine.note}")
     if where.distributed != "none":
-        from experiments.parallel import set_up  # loads torch.distributed's shards and checkpoints
+        from isoflop.experiments.parallel import set_up  # loads torch.distributed's shards and checkpoints
 
         return set_up(cell, corpus, folder, where, engine)
     return make(cell, corpus, where.device, engine=engine), Checkpoints(folder, where.checkpoint_seconds)

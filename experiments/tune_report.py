@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.compose import compose_all
-from experiments.sweep import launch, load
-from experiments.tune import Bowl, Transfer, bowls, transfers
-from experiments.tune_checks import tune_findings
-from scaling.finding import Finding
-from scaling.runs import read_runs
+from isoflop.experiments.compose import compose_all
+from isoflop.experiments.sweep import launch, load
+from isoflop.experiments.tune import Bowl, Transfer, bowls, transfers
+from isoflop.experiments.tune_checks import tune_findings
+from isoflop.scaling.finding import Finding
+from isoflop.scaling.runs import read_runs
 
 
 def train_and_read(overrides: Sequence[str]) -> pd.DataFrame:

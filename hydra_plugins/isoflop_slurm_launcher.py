@@ -53,7 +53,7 @@ class SlurmLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from experiments.slurm import script, submit, wait
+        from isoflop.experiments.slurm import script, submit, wait
 
         p, folder = self.params, Path(self.config.runs).resolve() / ".hydra" / "slurm"
         tasks = shares(job_overrides, p.trunks_per_task)

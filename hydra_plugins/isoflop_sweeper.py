@@ -29,9 +29,9 @@ class IsoflopSweeper(Sweeper):
     """Launches one job per trunk through any launcher; ends in SystemExit with the exit code that the store gives."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from experiments.parent import end_with
-        from experiments.pool import begin_worker, gpus, worker_count
-        from experiments.torchrun import check
+        from isoflop.experiments.parent import end_with
+        from isoflop.experiments.pool import begin_worker, gpus, worker_count
+        from isoflop.experiments.torchrun import check
 
         self.config, self.hydra_context = config, hydra_context
         here = config.hydra.launcher._target_.startswith(LOCAL)
@@ -55,21 +55,21 @@ class IsoflopSweeper(Sweeper):
             self.launcher.joblib = {**self.launcher.joblib, "initializer": begin, "initargs": arguments}
 
     def sweep(self, arguments: list[str]) -> Any:
-        from experiments.compose import split_overrides
-        from experiments.launch import run_sweep
-        from experiments.rounds import run_rounds
+        from isoflop.experiments.compose import split_overrides
+        from isoflop.experiments.launch import run_sweep
+        from isoflop.experiments.rounds import run_rounds
 
         sets = [(one, self._compose(one)) for one in split_overrides(arguments, self.hydra_context.config_loader)]
         typed = [*self.config.hydra.overrides.task, *self.config.hydra.overrides.hydra]
         run = partial(run_sweep, launch=self._launch, workers=self.workers, typed=typed)
         if not self.distributed:
             raise SystemExit(run_rounds(sets, self._compose, run))
-        from experiments.distributed import end, together
+        from isoflop.experiments.distributed import end, together
 
         end(together(sets[0][1].where, lambda: run_rounds(sets, self._compose, run)))
 
     def _compose(self, overrides: list[str]) -> Any:
-        from experiments.compose import to_spec
+        from isoflop.experiments.compose import to_spec
 
         return to_spec(self.hydra_context.config_loader.load_sweep_config(self.config, overrides))
 

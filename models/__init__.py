@@ -2,22 +2,25 @@
 
 from typing import TYPE_CHECKING
 
-from models.config import ModelConfig
+from isoflop.models.config import ModelConfig
 
 if TYPE_CHECKING:
     from torch import nn
+
+if __name__ == "models":
+    raise ImportError("import isoflop.models: this folder is a part of the package isoflop")
 
 
 def build_model(config: ModelConfig) -> "nn.Module":
     """The module that a shape describes, weights uninitialised."""
     if config.family == "lstm":
-        from models.lstm import LSTM
+        from isoflop.models.lstm import LSTM
 
         return LSTM(config)
     if not config.plain:
-        from models.variants import Variant
+        from isoflop.models.variants import Variant
 
         return Variant(config)
-    from models.transformer import Transformer
+    from isoflop.models.transformer import Transformer
 
     return Transformer(config)

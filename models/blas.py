@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy
 from torch import Tensor
 
-from models import pieces
+from isoflop.models import pieces
 
 _ROW_MAJOR, _AS_IS, _TRANSPOSED = 101, 111, 112  # of the C interface of BLAS
 _I, _N, _F, _P = ctypes.c_int, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p

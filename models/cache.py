@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from models.config import ModelConfig
+from isoflop.models.config import ModelConfig
 
 
 class KeyValues:

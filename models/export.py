@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models import build_model
-from models.config import ModelConfig
-from models.transformer import NORM_EPS, ROPE_THETA, Transformer
-from models.weights import WEIGHTS_FILE, WeightsError, fill, read_tensors, write_tensors
+from isoflop.models import build_model
+from isoflop.models.config import ModelConfig
+from isoflop.models.transformer import NORM_EPS, ROPE_THETA, Transformer
+from isoflop.models.weights import WEIGHTS_FILE, WeightsError, fill, read_tensors, write_tensors
 
 PROVENANCE_FILE = "isoflop.json"
 CHAT_TEMPLATE = """\

@@ -21,9 +21,9 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from models import kernels, pieces
-from models.pieces import Backward
-from models.transformer import Block, Transformer
+from isoflop.models import kernels, pieces
+from isoflop.models.pieces import Backward
+from isoflop.models.transformer import Block, Transformer
 
 
 @torch.no_grad()

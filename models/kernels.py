@@ -7,10 +7,10 @@ from functools import cache, lru_cache
 import torch
 from torch import Tensor
 
-from models import blas, native, pieces
-from models.blas import product as product
-from models.pieces import Backward
-from models.transformer import NORM_EPS, rotary_tables
+from isoflop.models import blas, native, pieces
+from isoflop.models.blas import product as product
+from isoflop.models.pieces import Backward
+from isoflop.models.transformer import NORM_EPS, rotary_tables
 
 _STRIP = 16  # as in kernels.c
 _P, _N = ctypes.c_void_p, ctypes.c_int64

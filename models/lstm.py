@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 
-from models.cache import RecurrentState
-from models.config import ModelConfig
-from models.matrix import Matrix
-from models.transformer import rms_norm
+from isoflop.models.cache import RecurrentState
+from isoflop.models.config import ModelConfig
+from isoflop.models.matrix import Matrix
+from isoflop.models.transformer import rms_norm
 
 GATES = 4  # in torch's order: input, forget, cell, output
 _FORGET = 1

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 
-from models.config import ModelConfig
-from models.matrix import Matrix
+from isoflop.models.config import ModelConfig
+from isoflop.models.matrix import Matrix
 
 BALANCE = 0.01  # weight of the balance loss
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor
 
-from models.transformer import NORM_EPS, rotary_tables
+from isoflop.models.transformer import NORM_EPS, rotary_tables
 
 Backward = Callable[[Tensor], Tensor]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.export import PROVENANCE_FILE, json_text, replaced_folder
+from isoflop.models.export import PROVENANCE_FILE, json_text, replaced_folder
 
 SCRIPT_FILE = "model.pt"
 

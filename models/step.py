@@ -7,9 +7,9 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from models import autograd, gradient, kernels
-from models.recompute import recomputes
-from models.transformer import Transformer
+from isoflop.models import autograd, gradient, kernels
+from isoflop.models.recompute import recomputes
+from isoflop.models.transformer import Transformer
 
 Step = Callable[[Tensor, Tensor], Tensor]
 

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 
-from models.cache import KeyValues
-from models.config import ModelConfig
-from models.matrix import Matrix
+from isoflop.models.cache import KeyValues
+from isoflop.models.config import ModelConfig
+from isoflop.models.matrix import Matrix
 
 NORM_EPS = 1e-5
 ROPE_THETA = 10_000.0

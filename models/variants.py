@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 
-from models.cache import KeyValues
-from models.config import ModelConfig
-from models.matrix import Matrix
-from models.moe import Experts, activate
-from models.transformer import NORM_EPS, rotary_tables, rotate
+from isoflop.models.cache import KeyValues
+from isoflop.models.config import ModelConfig
+from isoflop.models.matrix import Matrix
+from isoflop.models.moe import Experts, activate
+from isoflop.models.transformer import NORM_EPS, rotary_tables, rotate
 
 Rotation = tuple[Tensor, Tensor]  # cos and signed sin of each position
 

@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models import build_model
-from models.config import ModelConfig
+from isoflop.models import build_model
+from isoflop.models.config import ModelConfig
 
 WEIGHTS_FILE = "model.safetensors"
 _METADATA_KEY = "isoflop"  # one key: safetensors gives several no order

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scaling.runs import PARAM_GROUPS, final_rows
-from scaling.tables import OPTIONAL, QUANTITIES, TableError, check_values, near_match, require, row_names
+from isoflop.scaling.runs import PARAM_GROUPS, final_rows
+from isoflop.scaling.tables import OPTIONAL, QUANTITIES, TableError, check_values, near_match, require, row_names
 
 if TYPE_CHECKING:
-    from scaling.laws import Cost
+    from isoflop.scaling.laws import Cost
 
 PARAMS = {
     "matrices": "weights of matrix products: attention, recurrent, MLP and unembedding, without the input embedding",
@@ -47,7 +47,7 @@ class Points:
     @cached_property
     def cost(self) -> "Cost":
         """C = k N^(1+slope) D through the points: exact FLOPs per parameter fall with size, 6ND has slope 0."""
-        from scaling.laws import Cost
+        from isoflop.scaling.laws import Cost
 
         x = np.log(self.frame["n_params"].to_numpy(float))
         y = np.log(self.frame["flops"] / self.frame["n_params"] / self.frame["tokens"]).to_numpy(float)

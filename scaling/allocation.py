@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri, stdtrit
 
-from scaling.profiles import IsoflopProfile
+from isoflop.scaling.profiles import IsoflopProfile
 
 LEVEL = 0.9
 

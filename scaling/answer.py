@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from scaling.accounting import points
-from scaling.forecast import STACK_FROM, Outlook, Target, outlook
-from scaling.rolling import names_of
-from scaling.serving import Serving, missing, wishes
+from isoflop.scaling.accounting import points
+from isoflop.scaling.forecast import STACK_FROM, Outlook, Target, outlook
+from isoflop.scaling.rolling import names_of
+from isoflop.scaling.serving import Serving, missing, wishes
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scaling.accounting import Points, points
-from scaling.allocation import LEVEL, NoAllocationError, PowerFit, allocation
-from scaling.envelope import Envelope, envelope, has_curves
-from scaling.fit import Fit, FitError, Huber, fit
-from scaling.objective import Objective
-from scaling.profiles import METHODS, MIN_SIZES, IsoflopProfile, isoflop_profiles, parabola_bias
-from scaling.uncertainty import jackknife
+from isoflop.scaling.accounting import Points, points
+from isoflop.scaling.allocation import LEVEL, NoAllocationError, PowerFit, allocation
+from isoflop.scaling.envelope import Envelope, envelope, has_curves
+from isoflop.scaling.fit import Fit, FitError, Huber, fit
+from isoflop.scaling.objective import Objective
+from isoflop.scaling.profiles import METHODS, MIN_SIZES, IsoflopProfile, isoflop_profiles, parabola_bias
+from isoflop.scaling.uncertainty import jackknife
 
 __all__ = [
     "METHODS", "Approaches", "Envelope", "IsoflopProfile", "NoAllocationError", "PowerFit", "Row", "allocation",

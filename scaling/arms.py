@@ -12,13 +12,13 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from scaling.accounting import Points
-from scaling.fit import Fit, FitError, Huber, fit, robust_scale
-from scaling.law import Array, Cost, Law
-from scaling.laws import Chinchilla, Power
-from scaling.problem import FitProblem
-from scaling.solver import huber, minimise
-from scaling.stack import Forecast
+from isoflop.scaling.accounting import Points
+from isoflop.scaling.fit import Fit, FitError, Huber, fit, robust_scale
+from isoflop.scaling.law import Array, Cost, Law
+from isoflop.scaling.laws import Chinchilla, Power
+from isoflop.scaling.problem import FitProblem
+from isoflop.scaling.solver import huber, minimise
+from isoflop.scaling.stack import Forecast
 
 SHARED: dict[type[Law], dict[str, tuple[str, ...]]] = {
     Chinchilla: {"E and exponents": ("E", "alpha", "beta"), "E": ("E",), "nothing": ()},

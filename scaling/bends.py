@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from scaling.law import AMPLITUDE, FLOOR, Array, Box, Law
+from isoflop.scaling.law import AMPLITUDE, FLOOR, Array, Box, Law
 
 
 @dataclass(frozen=True)

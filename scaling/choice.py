@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from scaling.information import Noise, Scenario
-from scaling.lattice import DesignError, Lattice
-from scaling.law import Array
+from isoflop.scaling.information import Noise, Scenario
+from isoflop.scaling.lattice import DesignError, Lattice
+from isoflop.scaling.law import Array
 
 POWERS = (0.25, 0.5, 0.75, 1.0)
 ROUNDS = 80

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scaling.accounting import Points, points
-from scaling.finding import Case
-from scaling.fit import Fit, FitError, Huber
-from scaling.fit_checks import at_bound, conditioning, converged, enough, plausible
-from scaling.objective import Objective
-from scaling.residual_checks import residuals
-from scaling.rolling import BASELINE, Origin, Scale, fit_at, forecast, local_slope, names_of, rolling_origins
-from scaling.scoreboard_text import scoreboard_dict, scoreboard_text
-from scaling.solver import huber
-from scaling.stack import Forecast, mixture, softmax
+from isoflop.scaling.accounting import Points, points
+from isoflop.scaling.finding import Case
+from isoflop.scaling.fit import Fit, FitError, Huber
+from isoflop.scaling.fit_checks import at_bound, conditioning, converged, enough, plausible
+from isoflop.scaling.objective import Objective
+from isoflop.scaling.residual_checks import residuals
+from isoflop.scaling.rolling import BASELINE, Origin, Scale, fit_at, forecast, local_slope, names_of, rolling_origins
+from isoflop.scaling.scoreboard_text import scoreboard_dict, scoreboard_text
+from isoflop.scaling.solver import huber
+from isoflop.scaling.stack import Forecast, mixture, softmax
 
 STACKED = "stacked"
 CHECKS = (converged, at_bound, conditioning, enough, residuals, plausible)

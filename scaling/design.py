@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scaling.choice import Choice
-from scaling.information import Goal, Noise, Scenario, standard_deviation
-from scaling.lattice import Lattice
-from scaling.law import Cost, Law
-from scaling.scoreboard_text import plain, records
+from isoflop.scaling.choice import Choice
+from isoflop.scaling.information import Goal, Noise, Scenario, standard_deviation
+from isoflop.scaling.lattice import Lattice
+from isoflop.scaling.law import Cost, Law
+from isoflop.scaling.scoreboard_text import plain, records
 
 HOLD_OUT_SHARE = 0.18
 HOLD_OUT_FACTOR = 3.0  # compute of the hold-out over the largest run done

@@ -4,13 +4,13 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from scaling.approaches import Approaches
-from scaling.finding import Case, Finding
-from scaling.fit import Fit
-from scaling.fit_checks import FIT_CHECKS
-from scaling.residual_checks import RESIDUAL_CHECKS
-from scaling.table_checks import TABLE_CHECKS
-from scaling.uncertainty import Draws
+from isoflop.scaling.approaches import Approaches
+from isoflop.scaling.finding import Case, Finding
+from isoflop.scaling.fit import Fit
+from isoflop.scaling.fit_checks import FIT_CHECKS
+from isoflop.scaling.residual_checks import RESIDUAL_CHECKS
+from isoflop.scaling.table_checks import TABLE_CHECKS
+from isoflop.scaling.uncertainty import Draws
 
 __all__ = ["Finding", "diagnose", "diagnose_approaches", "refused"]
 

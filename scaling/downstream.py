@@ -13,9 +13,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scaling.evaluation import Paired, paired, write_parquet
-from scaling.runs import Column
-from scaling.tables import TableError, near_match
+from isoflop.scaling.evaluation import Paired, paired, write_parquet
+from isoflop.scaling.runs import Column
+from isoflop.scaling.tables import TableError, near_match
 
 SCORES_FILE, ITEMS_FILE = "downstream.parquet", "downstream_items.parquet"
 SCORES: tuple[Column, ...] = (

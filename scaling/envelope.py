@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from scaling.accounting import Points, is_runs, points
-from scaling.allocation import LEVEL, NoAllocationError, PowerFit, allocation
+from isoflop.scaling.accounting import Points, is_runs, points
+from isoflop.scaling.allocation import LEVEL, NoAllocationError, PowerFit, allocation
 
 GRID = 256
 READ = ("run_id", "trunk_id", "phase", "tied", "tokens", "loss", "final", "state")

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scaling.runs import Column, RunTableError
+from isoflop.scaling.runs import Column, RunTableError
 
 EVALUATION_FILE = "evaluation.parquet"
 COLUMNS: tuple[Column, ...] = (

@@ -7,10 +7,10 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from scaling.accounting import Points, is_runs
-from scaling.fit import Fit, Huber, LeastSquares, fit
-from scaling.runs import final_rows
-from scaling.uncertainty import Draws
+from isoflop.scaling.accounting import Points, is_runs
+from isoflop.scaling.fit import Fit, Huber, LeastSquares, fit
+from isoflop.scaling.runs import final_rows
+from isoflop.scaling.uncertainty import Draws
 
 Severity = Literal["info", "warn", "fail"]
 

@@ -11,13 +11,13 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from scaling.accounting import Points, points
-from scaling.law import Allocation, Array, Cost, Law
-from scaling.laws import get_law
-from scaling.objective import Huber, LeastSquares, Objective
-from scaling.problem import FitProblem
-from scaling.search import robust_scale, search
-from scaling.solver import Solution, minimise
+from isoflop.scaling.accounting import Points, points
+from isoflop.scaling.law import Allocation, Array, Cost, Law
+from isoflop.scaling.laws import get_law
+from isoflop.scaling.objective import Huber, LeastSquares, Objective
+from isoflop.scaling.problem import FitProblem
+from isoflop.scaling.search import robust_scale, search
+from isoflop.scaling.solver import Solution, minimise
 
 __all__ = ["Fit", "FitError", "Huber", "LeastSquares", "fit", "predict_loss", "refit", "robust_scale"]
 
@@ -116,12 +116,12 @@ class Fit:
 
     def to_dict(self, draws: Any = None, *, level: float = 0.9, findings: Any = ()) -> dict:
         """JSON-ready summary with stable keys, numbers in full precision."""
-        from scaling.summary import fit_dict
+        from isoflop.scaling.summary import fit_dict
 
         return fit_dict(self, draws, level=level, findings=findings)
 
     def __str__(self) -> str:
-        from scaling.summary import fit_text
+        from isoflop.scaling.summary import fit_text
 
         return fit_text(self)
 

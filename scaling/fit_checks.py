@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.special import stdtrit
 
-from scaling.finding import Case, Check, Finding, likelihood_ratio, variant
-from scaling.fit import FitError
-from scaling.profile import profile
+from isoflop.scaling.finding import Case, Check, Finding, likelihood_ratio, variant
+from isoflop.scaling.fit import FitError
+from isoflop.scaling.profile import profile
 
 PLAUSIBLE = {"a": (0.35, 0.75), "alpha": (0.15, 0.9), "beta": (0.15, 0.9), "frontier": (0.04, 0.3)}
 

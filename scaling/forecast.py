@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scaling.accounting import Points, points
-from scaling.compare import CompareError, Scoreboard, compare
-from scaling.fit import Fit, FitError, Huber
-from scaling.holdout import HoldOutError
-from scaling.laws import Chinchilla
-from scaling.objective import Objective
-from scaling.rolling import fit_at, forecast
-from scaling.scoreboard_text import plain
-from scaling.stack import Forecast, Mixture, mixture
-from scaling.uncertainty import jackknife
+from isoflop.scaling.accounting import Points, points
+from isoflop.scaling.compare import CompareError, Scoreboard, compare
+from isoflop.scaling.fit import Fit, FitError, Huber
+from isoflop.scaling.holdout import HoldOutError
+from isoflop.scaling.laws import Chinchilla
+from isoflop.scaling.objective import Objective
+from isoflop.scaling.rolling import fit_at, forecast
+from isoflop.scaling.scoreboard_text import plain
+from isoflop.scaling.stack import Forecast, Mixture, mixture
+from isoflop.scaling.uncertainty import jackknife
 
 LEVELS = (0.5, 0.8, 0.95)
 STACK_FROM = ("chinchilla", "chinchilla-kappa", "chinchilla-tied", "chinchilla-no-floor", "kaplan", "saturating")

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scaling.accounting import Points, points
-from scaling.fit import Fit, FitError, Huber, fit
-from scaling.objective import Objective
-from scaling.profiles import IsoflopProfile, budget_groups, isoflop_profiles
-from scaling.uncertainty import jackknife, predict
+from isoflop.scaling.accounting import Points, points
+from isoflop.scaling.fit import Fit, FitError, Huber, fit
+from isoflop.scaling.objective import Objective
+from isoflop.scaling.profiles import IsoflopProfile, budget_groups, isoflop_profiles
+from isoflop.scaling.uncertainty import jackknife, predict
 
 # Forms to choose from, by what `fit` is told: the general law, its special cases, and nothing that data cannot tell.
 CANDIDATES: dict[str, dict[str, Any]] = {

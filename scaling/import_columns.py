@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from scaling.imports import ForeignRun, LeftOut, SourceError
-from scaling.tables import near_match
+from isoflop.scaling.imports import ForeignRun, LeftOut, SourceError
+from isoflop.scaling.tables import near_match
 
 # Names of each quantity, lower case, in the order of preference where they say the same.
 NAMES: dict[str, tuple[str, ...]] = {

@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from scaling.import_shapes import Shape, nanogpt_shape
-from scaling.imports import ForeignRun, SourceError
+from isoflop.scaling.import_shapes import Shape, nanogpt_shape
+from isoflop.scaling.imports import ForeignRun, SourceError
 
 NANOGPT_EVAL = re.compile(r"^step (\d+): train loss ([\d.einfa+-]+), val loss ([\d.einfa+-]+)\s*$")
 _NANOGPT_ITER = re.compile(r"^iter (\d+): loss ")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scaling.runs import PARAM_GROUPS
+from isoflop.scaling.runs import PARAM_GROUPS
 
 
 @dataclass(frozen=True)

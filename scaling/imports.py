@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scaling.import_shapes import Shape
-from scaling.runs import COLUMNS, NAMES, validate, write_table
+from isoflop.scaling.import_shapes import Shape
+from isoflop.scaling.runs import COLUMNS, NAMES, validate, write_table
 
 PLAIN = (
     "run_id", "arm", "seed", "n_params", "tokens", "flops", "loss", "train_loss", "step", "batch_tokens",

@@ -11,10 +11,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from scaling.fit import Fit
-from scaling.law import Array, Cost, Law
-from scaling.problem import FitProblem
-from scaling.uncertainty import bootstrap
+from isoflop.scaling.fit import Fit
+from isoflop.scaling.law import Array, Cost, Law
+from isoflop.scaling.problem import FitProblem
+from isoflop.scaling.uncertainty import bootstrap
 
 Goal = Literal["loss", "n_opt", "multiplier"]
 DRAWS = 11

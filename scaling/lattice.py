@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from scaling.law import Array, Cost
+from isoflop.scaling.law import Array, Cost
 
 STEP = 10.0**0.125  # between budgets of the lattice
 SAME_TOKENS = 0.15  # in ln: a cell this close to one already run adds little but noise

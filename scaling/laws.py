@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from scaling.bends import BNSL, BNSLD, BNSLN, Farseer
-from scaling.joint import DataConstrained, Kaplan, Saturating
-from scaling.law import AMPLITUDE, EXPONENT, FLOOR, SIX_ND, Allocation, Array, Box, Cost, Law
+from isoflop.scaling.bends import BNSL, BNSLD, BNSLN, Farseer
+from isoflop.scaling.joint import DataConstrained, Kaplan, Saturating
+from isoflop.scaling.law import AMPLITUDE, EXPONENT, FLOOR, SIX_ND, Allocation, Array, Box, Cost, Law
 
 __all__ = [
     "BNSL", "BNSLD", "BNSLN", "LAWS", "PRESETS", "Allocation", "Box", "Chinchilla", "Cost", "DataConstrained",
@@ -222,7 +222,7 @@ def _user_law(name: str) -> type[Law]:
     except (ImportError, AttributeError) as error:
         raise ValueError(f"law {name!r} cannot be imported: {error}") from error
     if not (isinstance(form, type) and issubclass(form, Law)):
-        raise ValueError(f"law {name!r} is not a subclass of scaling.laws.Law")
+        raise ValueError(f"law {name!r} is not a subclass of isoflop.scaling.laws.Law")
     missing = [p for p in form.parameters() if p not in form.box]
     if missing:
         raise ValueError(f"law {name!r} gives no search box for {', '.join(missing)}: add them to its `box`")

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtr
 
-from scaling.accounting import Points
-from scaling.finding import Finding
-from scaling.law import Array
-from scaling.tuning import tuning_findings
+from isoflop.scaling.accounting import Points
+from isoflop.scaling.finding import Finding
+from isoflop.scaling.law import Array
+from isoflop.scaling.tuning import tuning_findings
 
 SAME = 0.02  # in ln: FLOPs or tokens this close are the same cell
 SAME_BUDGET = 0.1

@@ -12,15 +12,15 @@ import numpy as np
 import pandas as pd
 from scipy.stats import multivariate_normal
 
-from scaling.accounting import Points, points
-from scaling.arms import ArmsFit, Frontier, Quantity, fit_arms
-from scaling.finding import Finding
-from scaling.fit import FitError
-from scaling.law import Array
-from scaling.matched import Matched, banners, match_cells, matched_ranking
-from scaling.scoreboard_text import plain, records
-from scaling.stack import Mixture, mixture, softmax
-from scaling.tables import TableError
+from isoflop.scaling.accounting import Points, points
+from isoflop.scaling.arms import ArmsFit, Frontier, Quantity, fit_arms
+from isoflop.scaling.finding import Finding
+from isoflop.scaling.fit import FitError
+from isoflop.scaling.law import Array
+from isoflop.scaling.matched import Matched, banners, match_cells, matched_ranking
+from isoflop.scaling.scoreboard_text import plain, records
+from isoflop.scaling.stack import Mixture, mixture, softmax
+from isoflop.scaling.tables import TableError
 
 GRID = 161
 

@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scaling.accounting import COMPUTE, PARAMS, Points, count_params, is_runs, points
-from scaling.compare import Scoreboard, compare
-from scaling.finding import likelihood_ratio, variant
-from scaling.fit import Fit, FitError, Huber, LeastSquares, fit
-from scaling.law import Array
-from scaling.laws import Chinchilla
-from scaling.problem import FitProblem
-from scaling.profiles import budget_groups
-from scaling.rolling import Scale
-from scaling.scoreboard_text import records
-from scaling.solver import minimise
-from scaling.uncertainty import jackknife
+from isoflop.scaling.accounting import COMPUTE, PARAMS, Points, count_params, is_runs, points
+from isoflop.scaling.compare import Scoreboard, compare
+from isoflop.scaling.finding import likelihood_ratio, variant
+from isoflop.scaling.fit import Fit, FitError, Huber, LeastSquares, fit
+from isoflop.scaling.law import Array
+from isoflop.scaling.laws import Chinchilla
+from isoflop.scaling.problem import FitProblem
+from isoflop.scaling.profiles import budget_groups
+from isoflop.scaling.rolling import Scale
+from isoflop.scaling.scoreboard_text import records
+from isoflop.scaling.solver import minimise
+from isoflop.scaling.uncertainty import jackknife
 
 RESAMPLES = 199
 OUTLIER = 4.0  # robust standard deviations

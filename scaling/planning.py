@@ -3,14 +3,14 @@
 import numpy as np
 import pandas as pd
 
-from scaling.accounting import Points, points
-from scaling.design import Design, suggest
-from scaling.forecast import PredictError, weigh_laws
-from scaling.information import Goal, Noise, scenario_of_fit, scenario_of_law
-from scaling.lattice import RATIOS, DesignError, Lattice, any_sizes, lattice
-from scaling.law import SIX_ND, Cost
-from scaling.laws import Chinchilla
-from scaling.objective import Huber
+from isoflop.scaling.accounting import Points, points
+from isoflop.scaling.design import Design, suggest
+from isoflop.scaling.forecast import PredictError, weigh_laws
+from isoflop.scaling.information import Goal, Noise, scenario_of_fit, scenario_of_law
+from isoflop.scaling.lattice import RATIOS, DesignError, Lattice, any_sizes, lattice
+from isoflop.scaling.law import SIX_ND, Cost
+from isoflop.scaling.laws import Chinchilla
+from isoflop.scaling.objective import Huber
 
 PLANNED_WITH = ("chinchilla", "chinchilla-kappa", "chinchilla-tied")
 TAU = 0.001  # least model discrepancy, sd of ln loss per unit of ln(target / compute)

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scaling.accounting import Points, points
-from scaling.forecast import Outlook, Target
-from scaling.profiles import isoflop_profiles
-from scaling.tables import read_table
-from scaling.version import code_version
+from isoflop.scaling.accounting import Points, points
+from isoflop.scaling.forecast import Outlook, Target
+from isoflop.scaling.profiles import isoflop_profiles
+from isoflop.scaling.tables import read_table
+from isoflop.scaling.version import code_version
 
 FORMAT = 1
 SAME_BUDGET = 0.1  # in ln FLOPs: runs this close to the target answer it

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from scaling.law import Array, Law
+from isoflop.scaling.law import Array, Law
 
 DIFFERENCE = 1e-5
 

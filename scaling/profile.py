@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import fdtri
 
-from scaling.fit import Fit
-from scaling.law import Array, Law
-from scaling.solver import Anchor, huber, minimise
+from isoflop.scaling.fit import Fit
+from isoflop.scaling.law import Array, Law
+from isoflop.scaling.solver import Anchor, huber, minimise
 
 REACH = 12.0  # standard errors to either side of the estimate
 STEP = 1e-6

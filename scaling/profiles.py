@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from scaling.accounting import Points
-from scaling.law import Cost
-from scaling.shape import ProfileShape, fit_shape
+from isoflop.scaling.accounting import Points
+from isoflop.scaling.law import Cost
+from isoflop.scaling.shape import ProfileShape, fit_shape
 
 # How far from the lowest point each curve looks, as a factor of size: no law holds from a fortieth to forty times N*.
 WINDOWS = {"exact": 16.0, "akima": np.inf, "parabola": 4.0}

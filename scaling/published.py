@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from scaling.law import SIX_ND, Allocation, Cost, Law
-from scaling.laws import Chinchilla, DataConstrained, Kaplan, Power, PowerD, PowerN
+from isoflop.scaling.law import SIX_ND, Allocation, Cost, Law
+from isoflop.scaling.laws import Chinchilla, DataConstrained, Kaplan, Power, PowerD, PowerN
 
 PF_DAY = 8.64e19  # FLOPs
 

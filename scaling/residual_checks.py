@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.special import fdtrc, stdtr
 
-from scaling.finding import Case, Check, Finding, variant
-from scaling.fit import COLUMN
-from scaling.profiles import budget_groups
-from scaling.uncertainty import jackknife, predict
+from isoflop.scaling.finding import Case, Check, Finding, variant
+from isoflop.scaling.fit import COLUMN
+from isoflop.scaling.profiles import budget_groups
+from isoflop.scaling.uncertainty import jackknife, predict
 
 TWO_SIGMA = 0.9545
 BITS = float(-np.log(np.log(2.0)))  # ln(bits / nats)

@@ -12,13 +12,13 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from scaling.accounting import Points
-from scaling.fit import COLUMN, Fit, FitError
-from scaling.holdout import HoldOutError, fit_candidate
-from scaling.law import Law
-from scaling.objective import Objective
-from scaling.stack import Forecast
-from scaling.uncertainty import jackknife
+from isoflop.scaling.accounting import Points
+from isoflop.scaling.fit import COLUMN, Fit, FitError
+from isoflop.scaling.holdout import HoldOutError, fit_candidate
+from isoflop.scaling.law import Law
+from isoflop.scaling.objective import Objective
+from isoflop.scaling.stack import Forecast
+from isoflop.scaling.uncertainty import jackknife
 
 Scale = Literal["flops", "n_params", "tokens"]
 SAME_SCALE = 0.1  # in ln: runs this close in scale share a level
@@ -155,8 +155,8 @@ def _design(frame: pd.DataFrame) -> np.ndarray:
 
 def names_of(laws: Sequence[str] | str | None) -> tuple[str, ...]:
     """The laws asked for, also as one text with commas, or all: the catalogue and Chinchilla's special cases."""
-    from scaling.holdout import CANDIDATES
-    from scaling.laws import LAWS
+    from isoflop.scaling.holdout import CANDIDATES
+    from isoflop.scaling.laws import LAWS
 
     if isinstance(laws, str):
         laws = [name.strip() for name in laws.split(",") if name.strip()]

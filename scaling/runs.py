@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scaling.older import ADDED, complete
+from isoflop.scaling.older import ADDED, complete
 
 SCHEMA_VERSION = 1  # raised when an older isoflop could not read a new table; columns are added without
 RUN_FILE = "run.parquet"

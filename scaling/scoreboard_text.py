@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
-    from scaling.compare import Scoreboard
+    from isoflop.scaling.compare import Scoreboard
 
 
 def scoreboard_dict(board: "Scoreboard") -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from scaling.law import Array
-from scaling.objective import Objective
-from scaling.problem import FitProblem
-from scaling.seeds import starts
-from scaling.solver import EXACT, ROUNDING, Solution, huber, minimise
+from isoflop.scaling.law import Array
+from isoflop.scaling.objective import Objective
+from isoflop.scaling.problem import FitProblem
+from isoflop.scaling.seeds import starts
+from isoflop.scaling.solver import EXACT, ROUNDING, Solution, huber, minimise
 
 HUBER_EFFICIENCY = 1.345  # in noise scales: 95% of least squares' efficiency under Gaussian noise
 SMALLEST_DELTA = 1e-7

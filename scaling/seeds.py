@@ -9,9 +9,9 @@ from itertools import combinations
 
 import numpy as np
 
-from scaling.law import Array
-from scaling.problem import FitProblem
-from scaling.solver import huber
+from isoflop.scaling.law import Array
+from isoflop.scaling.problem import FitProblem
+from isoflop.scaling.solver import huber
 
 RANDOM_STARTS = 96
 CANDIDATES = 64

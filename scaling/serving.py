@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from scipy.optimize import brentq
 
-from scaling.forecast import Outlook
-from scaling.law import SIX_ND, Cost
-from scaling.laws import Chinchilla, DataConstrained
+from isoflop.scaling.forecast import Outlook
+from isoflop.scaling.law import SIX_ND, Cost
+from isoflop.scaling.laws import Chinchilla, DataConstrained
 
 INFERENCE_FLOPS = 2.0  # per parameter and token served
 REPEAT_WORTH = 15.387756  # R_D of Muennighoff et al. 2023, table of fitted parameters

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from scaling.law import Cost
+from isoflop.scaling.law import Cost
 
 PRIOR_LOG_EXPONENT, PRIOR_SD = np.log(0.35), 0.5
 LIMITS = (np.log(0.02), np.log(2.0))

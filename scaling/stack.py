@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.special import gammaln, stdtr
 
-from scaling.law import Array
+from isoflop.scaling.law import Array
 
 BISECTIONS = 60
 

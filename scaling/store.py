@@ -22,9 +22,9 @@ from typing import Any
 
 import pandas as pd
 
-from scaling import claims
-from scaling.claims import Claim, read_json, write_json
-from scaling.runs import RUN_FILE, is_run_table
+from isoflop.scaling import claims
+from isoflop.scaling.claims import Claim, read_json, write_json
+from isoflop.scaling.runs import RUN_FILE, is_run_table
 
 STORE_FILE = "STORE.json"
 STORE_VERSION = 1

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from scaling.fit import Fit
-    from scaling.uncertainty import Draws
+    from isoflop.scaling.fit import Fit
+    from isoflop.scaling.uncertainty import Draws
 
 
 def fit_dict(fit: "Fit", draws: "Draws | None", *, level: float, findings: Iterable[Any]) -> dict:
     """JSON-ready summary with stable keys; numbers keep full precision, infinities become null."""
-    from scaling.uncertainty import intervals
+    from isoflop.scaling.uncertainty import intervals
 
     return {
         "law": fit.law.name,
@@ -49,7 +49,7 @@ def _finite(x: float) -> float | None:
 
 def fit_text(fit: "Fit", draws: "Draws | None" = None, level: float = 0.9) -> str:
     """The report that a reader wants, plain lines."""
-    from scaling.uncertainty import intervals
+    from isoflop.scaling.uncertainty import intervals
 
     between = intervals(draws, level=level) if draws else {}
     delta = "" if np.isinf(fit.delta) else f", delta {fit.delta:.3g}"

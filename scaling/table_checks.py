@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from scaling.finding import Case, Check, Finding
-from scaling.profiles import budget_groups, isoflop_profiles
-from scaling.tables import row_names
+from isoflop.scaling.finding import Case, Check, Finding
+from isoflop.scaling.profiles import budget_groups, isoflop_profiles
+from isoflop.scaling.tables import row_names
 
 # Columns that must not vary inside one fit: a loss under another value is another quantity, or another experiment.
 ONE_QUANTITY = ("eval_id", "tokenizer_id", "context_length", "vocab_size")

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from scaling.runs import is_run_table, read_runs
-from scaling.store import open_store
+from isoflop.scaling.runs import is_run_table, read_runs
+from isoflop.scaling.store import open_store
 
 QUANTITIES = ("n_params", "tokens", "flops", "loss")
 OPTIONAL = ("run_id", "trunk_id", "seed", "arm", "unique_tokens", "vocab_size", "weight")

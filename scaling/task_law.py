@@ -12,14 +12,14 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from scaling.accounting import is_runs, points
-from scaling.fit import Fit, FitError, fit
-from scaling.law import SIX_ND, Allocation, Array, Box, Cost, Law
-from scaling.objective import Huber
-from scaling.runs import final_rows
-from scaling.summary import fit_dict
-from scaling.tables import TableError, require
-from scaling.uncertainty import Draws, bootstrap, jackknife
+from isoflop.scaling.accounting import is_runs, points
+from isoflop.scaling.fit import Fit, FitError, fit
+from isoflop.scaling.law import SIX_ND, Allocation, Array, Box, Cost, Law
+from isoflop.scaling.objective import Huber
+from isoflop.scaling.runs import final_rows
+from isoflop.scaling.summary import fit_dict
+from isoflop.scaling.tables import TableError, require
+from isoflop.scaling.uncertainty import Draws, bootstrap, jackknife
 
 RAW = Huber("auto", "raw")  # the noise of a score does not shrink with it
 

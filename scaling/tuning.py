@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pandas as pd
 
-from scaling.finding import Finding
+from isoflop.scaling.finding import Finding
 
 RATE = "peak_learning_rate"
 EDGE_FROM = 3  # rates at one size and budget: fewer have no inside

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from scaling.fit import Fit, FitError, predict_loss, refit
-from scaling.law import Array, Law
+from isoflop.scaling.fit import Fit, FitError, predict_loss, refit
+from isoflop.scaling.law import Array, Law
 
 MOST_CLUSTERS, GROUPS = 500, 100  # left out one by one up to here; more are pooled at random into so many groups
 CELLS = 1_000_000  # rows x laws refitted at once

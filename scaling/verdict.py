@@ -7,13 +7,13 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from scaling.accounting import is_runs, points
-from scaling.diagnose import Finding, diagnose, refused
-from scaling.fit import Fit, FitError, Huber, fit
-from scaling.objective import LeastSquares, Objective
-from scaling.summary import fit_dict, fit_text
-from scaling.tables import near_match
-from scaling.uncertainty import Draws, bootstrap, intervals, jackknife
+from isoflop.scaling.accounting import is_runs, points
+from isoflop.scaling.diagnose import Finding, diagnose, refused
+from isoflop.scaling.fit import Fit, FitError, Huber, fit
+from isoflop.scaling.objective import LeastSquares, Objective
+from isoflop.scaling.summary import fit_dict, fit_text
+from isoflop.scaling.tables import near_match
+from isoflop.scaling.uncertainty import Draws, bootstrap, intervals, jackknife
 
 # The exponents that every report prints: three ways of counting parameters, and the two of counting compute.
 CONVENTIONS = (("matrices", "exact"), ("total", "exact"), ("no-embedding", "exact"), ("matrices", "6nd"))

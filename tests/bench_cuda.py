@@ -15,15 +15,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from experiments.batches import remember_orders
-from experiments.cell import Cell
-from experiments.config import DataSpec, OptimSpec, ScheduleSpec, WhereSpec
-from experiments.engine import decide
-from experiments.learner import Learner
-from experiments.pack_step import PackedStep
-from experiments.trainer import configure_process
-from models.config import ModelConfig, n_total
-from models.precision import lower_products
+from isoflop.experiments.batches import remember_orders
+from isoflop.experiments.cell import Cell
+from isoflop.experiments.config import DataSpec, OptimSpec, ScheduleSpec, WhereSpec
+from isoflop.experiments.engine import decide
+from isoflop.experiments.learner import Learner
+from isoflop.experiments.pack_step import PackedStep
+from isoflop.experiments.trainer import configure_process
+from isoflop.models.config import ModelConfig, n_total
+from isoflop.models.precision import lower_products
 from tests.plain_loop import PlainLoop
 
 SIZE = {"n_layer": 5, "d_model": 128, "n_head": 4}  # conf/model/g128.yaml

@@ -40,9 +40,9 @@ def ours(shape: tuple[int, int, int]) -> Callable[[], object]:
     """A step of the learner, batch, schedule and bookkeeping included."""
     from types import SimpleNamespace
 
-    from experiments.cell import Cell
-    from experiments.config import DataSpec, OptimSpec, ScheduleSpec
-    from experiments.learner import Learner
+    from isoflop.experiments.cell import Cell
+    from isoflop.experiments.config import DataSpec, OptimSpec, ScheduleSpec
+    from isoflop.experiments.learner import Learner
 
     optim = OptimSpec(batch_size=BATCH)
     data = DataSpec(context_length=LENGTH)
@@ -78,7 +78,7 @@ def products(shape: tuple[int, int, int], multiply: Callable) -> Callable[[], ob
 
 def flops(shape: tuple[int, int, int], contender: str) -> int:
     """Exact training FLOPs of a step; of the linear products alone for a ceiling."""
-    from models.config import n_matrices, training_flops_per_token
+    from isoflop.models.config import n_matrices, training_flops_per_token
 
     per_token = 6 * n_matrices(_config(shape)) if contender in CEILINGS else training_flops_per_token(_config(shape))
     return per_token * BATCH * LENGTH
@@ -88,8 +88,8 @@ def one(contender: str) -> dict[str, tuple[float, float]]:
     """Milliseconds per step of every shape, minimum and median, in this process."""
     import torch
 
-    from experiments.trainer import configure_process
-    from models import blas
+    from isoflop.experiments.trainer import configure_process
+    from isoflop.models import blas
 
     if contender == "peer":
         torch.set_num_threads(1)
@@ -129,7 +129,7 @@ def measure(rounds: int) -> pd.DataFrame:
 
 
 def _config(shape: tuple[int, int, int]) -> "ModelConfig":  # noqa: F821
-    from models.config import ModelConfig
+    from isoflop.models.config import ModelConfig
 
     layers, width, heads = shape
     return ModelConfig("transformer", VOCABULARY, LENGTH, layers, width, heads)

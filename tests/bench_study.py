@@ -32,9 +32,9 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 def expanded(arguments: list[str], corpora: Path) -> tuple:
     """The study's cells and their corpus."""
-    from experiments.compose import compose_all
-    from experiments.corpus import Corpora
-    from experiments.study import expand
+    from isoflop.experiments.compose import compose_all
+    from isoflop.experiments.corpus import Corpora
+    from isoflop.experiments.study import expand
 
     open_corpora = Corpora(corpora)
     (spec,) = compose_all(arguments)
@@ -69,7 +69,7 @@ def isoflop_run(arguments: list[str], corpora: Path, runs: Path) -> tuple[float,
     began = time.perf_counter()
     _python("-m", "isoflop", "run", *arguments, f"runs={runs}", f"where.corpora={corpora}", "where.workers=2")
     seconds = time.perf_counter() - began
-    from scaling.runs import read_runs
+    from isoflop.scaling.runs import read_runs
 
     table = read_runs(runs)
     final = table[table["final"]]

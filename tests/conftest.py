@@ -26,7 +26,7 @@ def public_data() -> Path:
 @pytest.fixture(scope="session")
 def study_law():
     """The law behind `study_table`."""
-    from scaling.laws import Chinchilla
+    from isoflop.scaling.laws import Chinchilla
 
     return Chinchilla(E=0.9, A=33.0, B=332.0, alpha=0.45, beta=0.5)
 
@@ -34,7 +34,7 @@ def study_law():
 @pytest.fixture(scope="session")
 def study_table(study_law) -> pd.DataFrame:
     """A simulated study: nine sizes, four budgets, 0.5% noise of the loss, curve rows and final rows."""
-    from scaling.simulate import simulate_study
+    from isoflop.scaling.simulate import simulate_study
 
     return simulate_study(study_law, noise=0.005, seed=0)
 
@@ -42,12 +42,12 @@ def study_table(study_law) -> pd.DataFrame:
 @pytest.fixture
 def typed(monkeypatch, capsys):
     """Type a command; returns its exit code, output and error lines."""
-    import isoflop
+    from isoflop.__main__ import main
 
     def run(*arguments):
         monkeypatch.setattr("sys.argv", ["isoflop", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            isoflop.main()
+            main()
         told = capsys.readouterr()
         return ended.value.code or 0, told.out, told.err
 

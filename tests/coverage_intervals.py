@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from scaling.fit import Huber, LeastSquares, fit
-from scaling.law import Law
-from scaling.uncertainty import jackknife
+from isoflop.scaling.fit import Huber, LeastSquares, fit
+from isoflop.scaling.law import Law
+from isoflop.scaling.uncertainty import jackknife
 from tests.hard_suite import SURFACE, isoflop
 
 LARGEST = 1e21

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 
-from scaling.fit import Fit, Huber, fit, predict_loss
-from scaling.laws import BNSL, Chinchilla, DataConstrained, Kaplan, Law, Power
-from scaling.seeds import random_starts
-from scaling.solver import minimise
+from isoflop.scaling.fit import Fit, Huber, fit, predict_loss
+from isoflop.scaling.laws import BNSL, Chinchilla, DataConstrained, Kaplan, Law, Power
+from isoflop.scaling.seeds import random_starts
+from isoflop.scaling.solver import minimise
 
 SURFACE = Chinchilla(1.8172, 477.8, 2143.4, 0.3473, 0.3672)
 SAME = 1e-9

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models import build_model
-from models.config import ModelConfig
-from models.parametrization import initialize, parameter_groups
+from isoflop.models import build_model
+from isoflop.models.config import ModelConfig
+from isoflop.models.parametrization import initialize, parameter_groups
 
 
 class PlainLoop:

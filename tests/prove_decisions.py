@@ -10,15 +10,15 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from scaling.arms import frontier
-from scaling.compare import compare
-from scaling.design import isoflop_grid
-from scaling.fit import fit
-from scaling.forecast import Target, outlook
-from scaling.laws import Chinchilla, Cost
-from scaling.multiplier import multiplier
-from scaling.planning import plan_from_law, plan_from_table
-from scaling.simulate import simulate_points
+from isoflop.scaling.arms import frontier
+from isoflop.scaling.compare import compare
+from isoflop.scaling.design import isoflop_grid
+from isoflop.scaling.fit import fit
+from isoflop.scaling.forecast import Target, outlook
+from isoflop.scaling.laws import Chinchilla, Cost
+from isoflop.scaling.multiplier import multiplier
+from isoflop.scaling.planning import plan_from_law, plan_from_table
+from isoflop.scaling.simulate import simulate_points
 
 BESIROGLU = Chinchilla(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
 BENT = Chinchilla(E=1.75, A=3.1e3, B=2.4e4, alpha=0.55, beta=0.58, kappa=0.6)

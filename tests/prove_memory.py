@@ -9,10 +9,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from experiments.cell import Cell
-from experiments.config import DataSpec, OptimSpec, ScheduleSpec
-from experiments.memory import worker_bytes
-from models.config import ModelConfig
+from isoflop.experiments.cell import Cell
+from isoflop.experiments.config import DataSpec, OptimSpec, ScheduleSpec
+from isoflop.experiments.memory import worker_bytes
+from isoflop.models.config import ModelConfig
 
 
 def cell(width, layers, heads, length, batch, vocab=256, family="transformer", optim="adamw", **options) -> Cell:
@@ -37,11 +37,11 @@ SHAPES = {
 
 def measure(name: str) -> None:
     """Print the peak of this process in bytes after imports, and at the end."""
-    from experiments.checkpoint import Checkpoints
-    from experiments.learner import Learner
-    from experiments.sweep import train_claimed
-    from experiments.timing import noise
-    from experiments.trainer import configure_process
+    from isoflop.experiments.checkpoint import Checkpoints
+    from isoflop.experiments.learner import Learner
+    from isoflop.experiments.sweep import train_claimed
+    from isoflop.experiments.timing import noise
+    from isoflop.experiments.trainer import configure_process
 
     assert train_claimed  # what a worker has loaded
     configure_process(1)

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scaling.laws import Chinchilla
-from scaling.runs import write_table
-from scaling.simulate import simulate_study
+from isoflop.scaling.laws import Chinchilla
+from isoflop.scaling.runs import write_table
+from isoflop.scaling.simulate import simulate_study
 
 RUNS, ROWS = 10_000, 200
 SECONDS, GIGABYTES = 60.0, 4.0
@@ -42,9 +42,9 @@ def study(runs: int, rows: int) -> pd.DataFrame:
 
 def report(path: str, out: str) -> None:
     """What `isoflop report` does, with its time and the peak of its memory."""
-    from analysis.report import write_report
-    from experiments.allocator import keep_freed_memory
-    from scaling.tables import read_table
+    from isoflop.analysis.report import write_report
+    from isoflop.experiments.allocator import keep_freed_memory
+    from isoflop.scaling.tables import read_table
 
     keep_freed_memory()
     began = time.perf_counter()

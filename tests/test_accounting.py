@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scaling.accounting import count_params, points
-from scaling.runs import PARAM_GROUPS
-from scaling.tables import TableError
+from isoflop.scaling.accounting import count_params, points
+from isoflop.scaling.runs import PARAM_GROUPS
+from isoflop.scaling.tables import TableError
 
 
 def test_matrices_leave_out_the_embedding_and_keep_the_head(study_table):

@@ -5,13 +5,13 @@ import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection
 
-from analysis.evidence import Evidence
-from analysis.figures import FIGURES
-from analysis.positions import positions_frame
-from analysis.style import style
-from analysis.sweep_cost import cost_frame, plot_sweep_cost, plot_throughput
-from scaling.evaluation import EVALUATION_FILE, write_evaluation
-from scaling.tables import read_table
+from isoflop.analysis.evidence import Evidence
+from isoflop.analysis.figures import FIGURES
+from isoflop.analysis.positions import positions_frame
+from isoflop.analysis.style import style
+from isoflop.analysis.sweep_cost import cost_frame, plot_sweep_cost, plot_throughput
+from isoflop.scaling.evaluation import EVALUATION_FILE, write_evaluation
+from isoflop.scaling.tables import read_table
 
 
 @pytest.fixture(autouse=True)

@@ -7,23 +7,23 @@ import pandas as pd
 import pytest
 from matplotlib.collections import LineCollection, PathCollection
 
-from analysis.allocation import REFERENCE, plot_allocation
-from analysis.bowls import best_rate, bowl_frame, plot_bowls
-from analysis.curves import learning_curves, plot_learning_curves
-from analysis.evidence import Evidence
-from analysis.exponents import plot_exponents
-from analysis.figures import FIGURES
-from analysis.isoflop import plot_isoflop
-from analysis.multiplier import plot_multiplier
-from analysis.prediction import forecast_errors, plot_forecast_errors, plot_prediction
-from analysis.residuals import grouped, plot_residuals
-from analysis.scoreboard import plot_scoreboard, scoreboard_frame
-from analysis.sensitivity import plot_sensitivity
-from analysis.slope import measured_slopes, plot_local_slope
-from analysis.style import LEVEL, style
-from analysis.surface import plot_surface
-from scaling.published import PUBLISHED
-from scaling.simulate import simulate_study
+from isoflop.analysis.allocation import REFERENCE, plot_allocation
+from isoflop.analysis.bowls import best_rate, bowl_frame, plot_bowls
+from isoflop.analysis.curves import learning_curves, plot_learning_curves
+from isoflop.analysis.evidence import Evidence
+from isoflop.analysis.exponents import plot_exponents
+from isoflop.analysis.figures import FIGURES
+from isoflop.analysis.isoflop import plot_isoflop
+from isoflop.analysis.multiplier import plot_multiplier
+from isoflop.analysis.prediction import forecast_errors, plot_forecast_errors, plot_prediction
+from isoflop.analysis.residuals import grouped, plot_residuals
+from isoflop.analysis.scoreboard import plot_scoreboard, scoreboard_frame
+from isoflop.analysis.sensitivity import plot_sensitivity
+from isoflop.analysis.slope import measured_slopes, plot_local_slope
+from isoflop.analysis.style import LEVEL, style
+from isoflop.analysis.surface import plot_surface
+from isoflop.scaling.published import PUBLISHED
+from isoflop.scaling.simulate import simulate_study
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from analysis.style import (
+from isoflop.analysis.style import (
     COMPUTE_MAP,
     ColorScale,
     LogTicks,

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.arms import ArmError, variants
-from experiments.cell import Cell
-from experiments.compose import compose_all
-from experiments.config import ExperimentConfig, OptimSpec, ScheduleSpec, StudySpec, WindowSpec
-from experiments.study import expand
+from isoflop.experiments.arms import ArmError, variants
+from isoflop.experiments.cell import Cell
+from isoflop.experiments.compose import compose_all
+from isoflop.experiments.config import ExperimentConfig, OptimSpec, ScheduleSpec, StudySpec, WindowSpec
+from isoflop.experiments.study import expand
 from tests.test_study import CORPUS, FakeCorpus, only, single
 
 ARMS = {"transformer": {"study": {"sizes": ["d8", "d12"]}}, "lstm": {"study": {"sizes": ["lstm-d20"]}}}

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from experiments import captured as captured_module
-from experiments import learner as learner_module
-from experiments.captured import WARM_UP, Captured
-from experiments.config import OptimSpec
-from experiments.corpus import prepare
-from experiments.engine import Engine
-from experiments.learner import Learner
-from models import kernels
-from models.config import ModelConfig
+from isoflop.experiments import captured as captured_module
+from isoflop.experiments import learner as learner_module
+from isoflop.experiments.captured import WARM_UP, Captured
+from isoflop.experiments.config import OptimSpec
+from isoflop.experiments.corpus import prepare
+from isoflop.experiments.engine import Engine
+from isoflop.experiments.learner import Learner
+from isoflop.models import kernels
+from isoflop.models.config import ModelConfig
 from tests.tape import CaptureError, Tape, record
 from tests.test_trainer import DATA, make
 

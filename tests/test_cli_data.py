@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from experiments.tokenizer import TokenizerError, find_tokenizer
+from isoflop.experiments.tokenizer import TokenizerError, find_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +106,7 @@ def test_a_corpus_below_one_window_is_refused_and_stays_whole(typed, texts, tmp_
 
 def test_a_tokenizer_that_is_not_the_checkpoints_is_refused(tmp_path):
     pytest.importorskip("tokenizers", reason="needs the extra `data`")
-    from experiments.tokenizer import Bytes, Library
+    from isoflop.experiments.tokenizer import Bytes, Library
 
     own = Library(Bytes().json())
     (tmp_path / f"{own.tokenizer_id}.json").write_text(own.text)
@@ -120,15 +120,15 @@ def test_a_tokenizer_that_is_not_the_checkpoints_is_refused(tmp_path):
 
 SLOWLY = """
 import sys, time
-from experiments import parts
+from isoflop.experiments import parts
 make = parts._make
 def slow(*given):
     make(*given)
     time.sleep(0.3)
 parts.PART_BYTES, parts.PARALLEL_FROM, parts._make = 2000, 10**6, slow
 sys.argv = ["isoflop", *sys.argv[1:]]
-import isoflop
-isoflop.main()
+from isoflop.__main__ import main
+main()
 """
 
 

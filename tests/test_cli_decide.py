@@ -37,7 +37,7 @@ def tables(runs, arms, tmp_path_factory):
     }
     for name, table in made.items():
         table.to_csv(folder / f"{name}.csv", index=False)
-    quick = files("experiments") / "results" / "quick.parquet"
+    quick = files("isoflop.experiments") / "results" / "quick.parquet"
     return {"RUNS": runs, "ARMS": arms, "QUICK": quick, **{name: folder / f"{name}.csv" for name in made}}
 
 

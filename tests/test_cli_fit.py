@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-import isoflop
-from scaling.laws import Chinchilla
-from scaling.simulate import simulate_points
+from isoflop.__main__ import app, main
+from isoflop.scaling.laws import Chinchilla
+from isoflop.scaling.simulate import simulate_points
 
 ROOT = Path(__file__).resolve().parents[1]
 BESIROGLU = Chinchilla(E=1.8172, A=477.8, B=2143.4, alpha=0.3473, beta=0.3672)
@@ -35,7 +35,7 @@ def csv(tmp_path_factory):
 
 
 def isoflop_json(*arguments) -> dict:
-    result = CliRunner().invoke(isoflop.app, [*map(str, arguments), "--json"], catch_exceptions=False)
+    result = CliRunner().invoke(app, [*map(str, arguments), "--json"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout, parse_constant=pytest.fail)
 
@@ -61,7 +61,7 @@ def test_json_has_the_promised_keys_and_the_law(csv):
 
 
 def test_text_names_law_formula_residual_delta_conventions_clusters_and_findings(csv):
-    text = CliRunner().invoke(isoflop.app, ["fit", str(csv), "--bootstrap", "20"]).stdout
+    text = CliRunner().invoke(app, ["fit", str(csv), "--bootstrap", "20"]).stdout
     for said in (
         "chinchilla", "E + (A N^-alpha + B D^-beta)^kappa", "ln loss", "delta", "35 points in 35 clusters by row",
         "C: 6nd", "jackknife", "bootstrap by row (20)", "flops are missing", "no_replicates",
@@ -111,7 +111,7 @@ def test_collinear_data_have_their_exponents_refused(tmp_path):
     assert "collinear" in {f["code"] for f in found["findings"]}
     assert found["derived"]["a"] is None
     assert found["intervals"]["a"] is None
-    assert "refused: alpha, beta, a, b" in CliRunner().invoke(isoflop.app, ["fit", str(tmp_path / "line.csv")]).stdout
+    assert "refused: alpha, beta, a, b" in CliRunner().invoke(app, ["fit", str(tmp_path / "line.csv")]).stdout
 
 
 def test_approaches_side_by_side(csv):
@@ -125,7 +125,7 @@ def test_approaches_side_by_side(csv):
         assert lo < truth < hi
     assert found["agree"] is True
     assert len(found["budgets"]) == 5
-    assert "The approaches agree" in CliRunner().invoke(isoflop.app, ["approaches", str(csv)]).stdout
+    assert "The approaches agree" in CliRunner().invoke(app, ["approaches", str(csv)]).stdout
 
 
 BAD = {
@@ -156,7 +156,7 @@ def test_bad_usage_is_one_line_and_the_right_exit_code(case, csv, tmp_path, caps
     paths = {"CSV": str(csv), "ONE": str(one)}
     monkeypatch.setattr(sys, "argv", ["isoflop", *(paths.get(a, a) for a in arguments)])
     with pytest.raises(SystemExit) as stopped:
-        isoflop.main()
+        main()
     printed = capsys.readouterr()
     assert stopped.value.code == code, printed.err
     assert said in printed.err
@@ -200,8 +200,9 @@ def test_besiroglu_from_the_command_line(public_data):
 
 def test_fit_imports_no_torch_hydra_or_matplotlib(csv):
     code = (
-        "import sys, isoflop; sys.argv = ['isoflop', 'fit', sys.argv[1], '--bootstrap', '0']\n"
-        "try: isoflop.main()\n"
+        "import sys; from isoflop.__main__ import main\n"
+        "sys.argv = ['isoflop', 'fit', sys.argv[1], '--bootstrap', '0']\n"
+        "try: main()\n"
         "finally: print(sorted({'torch', 'hydra', 'omegaconf', 'matplotlib'} & set(sys.modules)))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from scaling.store import STATES
+from isoflop.scaling.store import STATES
 
 TINY = ("model=d8", "budget.flops=2e8", "schedule.warmup_steps=3", "data.eval_tokens=512", "hydra/launcher=basic")
 
@@ -138,9 +138,10 @@ def test_status_watches_until_nothing_is_left_to_train(typed, text, monkeypatch)
     counts = [dict.fromkeys(STATES, 0) | {state: 1} for state in ("planned", "running", "done", "failed")]
     looks = iter(counts)
     monkeypatch.setattr(
-        "experiments.plan.status", lambda store: {"runs": "runs", "counts": next(looks), "studies": {}, "cells": []}
+        "isoflop.experiments.plan.status",
+        lambda store: {"runs": "runs", "counts": next(looks), "studies": {}, "cells": []},
     )
-    monkeypatch.setattr("commands.runs.WATCH_SECONDS", 0.0)
+    monkeypatch.setattr("isoflop.commands.runs.WATCH_SECONDS", 0.0)
     code, out, _ = typed("status", "--watch")
     assert code == 0
     assert out.count("all") == 3

@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scaling.accounting import points
-from scaling.compare import BASELINE, STACKED, compare
-from scaling.holdout import HoldOutError
-from scaling.laws import Chinchilla
-from scaling.rolling import FEWEST_ROWS, names_of, rolling_origins
-from scaling.simulate import simulate_points
-from scaling.stack import Forecast, mixture
+from isoflop.scaling.accounting import points
+from isoflop.scaling.compare import BASELINE, STACKED, compare
+from isoflop.scaling.holdout import HoldOutError
+from isoflop.scaling.laws import Chinchilla
+from isoflop.scaling.rolling import FEWEST_ROWS, names_of, rolling_origins
+from isoflop.scaling.simulate import simulate_points
+from isoflop.scaling.stack import Forecast, mixture
 from tests.prove_decisions import BENT, BESIROGLU, coverage, isoflop_table
 
 LAWS = ("chinchilla", "chinchilla-tied", "chinchilla-no-floor", "power-n", "data-constrained")

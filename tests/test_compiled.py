@@ -6,11 +6,11 @@ from functools import partial
 import pytest
 import torch
 
-from experiments.config import WhereSpec
-from experiments.corpus import prepare
-from experiments.engine import Engine
-from experiments.learner import Learner
-from models.config import ModelConfig
+from isoflop.experiments.config import WhereSpec
+from isoflop.experiments.corpus import prepare
+from isoflop.experiments.engine import Engine
+from isoflop.experiments.learner import Learner
+from isoflop.models.config import ModelConfig
 from tests.test_captured import CELLS, losses, same
 from tests.test_trainer import DATA, make, train
 

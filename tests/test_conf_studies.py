@@ -8,16 +8,18 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.compose import compose_all
-from experiments.cost import REFERENCE, makespan, trunk_seconds
-from experiments.names import load_size, size_names
-from experiments.plan import _cell, plan_text
-from experiments.study import Study, expand
-from models import build_model
-from models.config import ModelConfig, count_params, flops_per_token, n_active, n_matrices, n_total
+from isoflop.experiments.compose import compose_all
+from isoflop.experiments.cost import REFERENCE, makespan, trunk_seconds
+from isoflop.experiments.names import load_size, size_names
+from isoflop.experiments.plan import _cell, plan_text
+from isoflop.experiments.study import Study, expand
+from isoflop.models import build_model
+from isoflop.models.config import ModelConfig, count_params, flops_per_token, n_active, n_matrices, n_total
 from tests.test_study import FakeCorpus
 
-STUDIES = sorted(f.name.removesuffix(".yaml") for f in files("conf.experiment").iterdir() if f.name.endswith(".yaml"))
+STUDIES = sorted(
+    f.name.removesuffix(".yaml") for f in files("isoflop.conf.experiment").iterdir() if f.name.endswith(".yaml")
+)
 TEXT = {"overnight_cpu": 90_000_000, "gpu_hour": 1_000_000_000}  # bytes that their first lines ask for
 
 
@@ -123,6 +125,6 @@ def test_every_size_has_the_parameters_and_flops_that_its_counts_say(name):
     forward = flops_per_token(config)
     counted = forward["blocks"] + forward["attention_scores_full"] + forward["unembedding"]
     assert counter.get_total_flops() == tokens.numel() * counted
-    said = files("conf.model").joinpath(f"{name}.yaml").read_text().splitlines()[0]
+    said = files("isoflop.conf.model").joinpath(f"{name}.yaml").read_text().splitlines()[0]
     assert f"{n_matrices(config):,} " in said
     assert n_active(config) == n_matrices(config) or f"{n_active(config):,} of them active" in said

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.config import OptimSpec
-from experiments.optimizer import FlatAdamW
-from models import build_model
-from models.config import ModelConfig
-from models.parametrization import initialize
-from models.step import loss_and_gradients
+from isoflop.experiments.config import OptimSpec
+from isoflop.experiments.optimizer import FlatAdamW
+from isoflop.models import build_model
+from isoflop.models.config import ModelConfig
+from isoflop.models.parametrization import initialize
+from isoflop.models.step import loss_and_gradients
 
 WIDTHS = (16, 32, 64, 128)
 DEPTHS = (2, 4, 8, 16)

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from experiments import calibrate, speed_file
-from experiments.calibrate import CalibrationError, measure, unknown_shapes
-from experiments.cell import Cell
-from experiments.config import DataSpec, OptimSpec, ScheduleSpec, WhereSpec
-from experiments.cost import (
+from isoflop.experiments import calibrate, speed_file
+from isoflop.experiments.calibrate import CalibrationError, measure, unknown_shapes
+from isoflop.experiments.cell import Cell
+from isoflop.experiments.config import DataSpec, OptimSpec, ScheduleSpec, WhereSpec
+from isoflop.experiments.cost import (
     JOB_SECONDS,
     REFERENCE,
     Rate,
@@ -22,13 +22,13 @@ from experiments.cost import (
     trunk_seconds,
     work,
 )
-from experiments.curve import curve_stride
-from experiments.progress import snapshot
-from experiments.shape_key import engine_id, place, shape_key
-from experiments.speed_file import Measured, known_speed, to_speed
-from experiments.sweep import listing
-from models.config import ModelConfig
-from scaling.store import create_store
+from isoflop.experiments.curve import curve_stride
+from isoflop.experiments.progress import snapshot
+from isoflop.experiments.shape_key import engine_id, place, shape_key
+from isoflop.experiments.speed_file import Measured, known_speed, to_speed
+from isoflop.experiments.sweep import listing
+from isoflop.models.config import ModelConfig
+from isoflop.scaling.store import create_store
 
 DATA = DataSpec(context_length=16, eval_tokens=2048)
 
@@ -55,9 +55,9 @@ def test_a_trunk_costs_its_steps_once_and_its_evaluations():
 
 
 def test_the_rows_counted_are_the_rows_written(tmp_path):
-    from experiments.config import SyntheticSpec
-    from experiments.corpus import prepare
-    from experiments.trainer import train_trunk
+    from isoflop.experiments.config import SyntheticSpec
+    from isoflop.experiments.corpus import prepare
+    from isoflop.experiments.trainer import train_trunk
 
     data = replace(DATA, source="synthetic", tokenizer="none", synthetic=SyntheticSpec(16, 60_000, chains=100))
     corpus = prepare(data, tmp_path)

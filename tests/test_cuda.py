@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments import gather, trainer
-from experiments.batches import batches
-from experiments.config import OptimSpec, WhereSpec
-from experiments.corpus import prepare
-from experiments.engine import decide
-from experiments.learner import Learner
-from experiments.trainer import configure_process
-from models.config import ModelConfig
+from isoflop.experiments import gather, trainer
+from isoflop.experiments.batches import batches
+from isoflop.experiments.config import OptimSpec, WhereSpec
+from isoflop.experiments.corpus import prepare
+from isoflop.experiments.engine import decide
+from isoflop.experiments.learner import Learner
+from isoflop.experiments.trainer import configure_process
+from isoflop.models.config import ModelConfig
 from tests import bench_cuda
 from tests.test_trainer import DATA, KilledError, kill_at, make, train
 

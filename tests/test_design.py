@@ -5,15 +5,15 @@ import pandas as pd
 import pytest
 from scipy.optimize import linprog
 
-from scaling.choice import Choice
-from scaling.design import isoflop_grid
-from scaling.fit import LeastSquares, fit
-from scaling.information import Noise, scenario_of_fit, scenario_of_law
-from scaling.lattice import DesignError, Lattice, any_sizes, lattice
-from scaling.laws import Cost
-from scaling.planning import plan_from_law, plan_from_table
-from scaling.simulate import simulate_points
-from scaling.uncertainty import jackknife
+from isoflop.scaling.choice import Choice
+from isoflop.scaling.design import isoflop_grid
+from isoflop.scaling.fit import LeastSquares, fit
+from isoflop.scaling.information import Noise, scenario_of_fit, scenario_of_law
+from isoflop.scaling.lattice import DesignError, Lattice, any_sizes, lattice
+from isoflop.scaling.laws import Cost
+from isoflop.scaling.planning import plan_from_law, plan_from_table
+from isoflop.scaling.simulate import simulate_points
+from isoflop.scaling.uncertainty import jackknife
 from tests.prove_decisions import BESIROGLU, BLOCK, NOISE, isoflop_table, refits, suggestion
 
 SIZES = pd.DataFrame({

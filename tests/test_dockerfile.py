@@ -8,8 +8,9 @@ from pathlib import Path
 from typer.main import get_command
 
 import isoflop
+from isoflop.__main__ import app
 
-ROOT = Path(isoflop.__file__).parent
+ROOT = Path(isoflop.__file__).parents[1]
 TEXT = (ROOT / "Dockerfile").read_text()
 STEPS = [line.partition(" ")[::2] for line in TEXT.splitlines() if line and not line.startswith("#")]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -39,14 +40,16 @@ def test_its_extras_and_files_exist_and_are_copied():
     assert files == ["constraints.txt"]
     ignored = (ROOT / ".dockerignore").read_text().split()
     assert step("COPY") == ". ."
-    assert all((ROOT / name).is_file() and name not in ignored for name in [*files, "pyproject.toml", "isoflop.py"])
+    assert all(
+        (ROOT / name).is_file() and name not in ignored for name in [*files, "pyproject.toml", "isoflop/__init__.py"]
+    )
     assert not {*ignored} & {name.split("/")[0] for name in ("analysis", "commands", "conf", "experiments", "models")}
 
 
 def test_its_command_takes_these_options_and_a_run():
     program, command, *options = json.loads(step("ENTRYPOINT"))
     assert program in PROJECT["scripts"]
-    serve = get_command(isoflop.app).commands[command]
+    serve = get_command(app).commands[command]
     said = serve.make_context(command, [*options, "0123abc"]).params
     assert said["run_id"] == "0123abc"
     assert str(said["runs"]) == step("VOLUME")

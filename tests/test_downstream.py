@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import isoflop as front_door
-from experiments.config import (
+from isoflop.experiments.config import (
     BudgetSpec,
     DataSpec,
     ExperimentConfig,
@@ -25,12 +25,12 @@ from experiments.config import (
     WhereSpec,
     WindowSpec,
 )
-from experiments.sweep import load, train_claimed
-from experiments.tasks import TASKS
-from scaling.downstream import ITEMS, SCORES, paired_score, read_items, read_scores, with_score, write_scores
-from scaling.runs import read_runs
-from scaling.store import create_store
-from scaling.tables import TableError
+from isoflop.experiments.sweep import load, train_claimed
+from isoflop.experiments.tasks import TASKS
+from isoflop.scaling.downstream import ITEMS, SCORES, paired_score, read_items, read_scores, with_score, write_scores
+from isoflop.scaling.runs import read_runs
+from isoflop.scaling.store import create_store
+from isoflop.scaling.tables import TableError
 
 ROOT = Path(__file__).resolve().parents[1]
 needs_lm_eval = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="needs the extra `evaluate`")

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.config import WhereSpec
-from experiments.engine import LARGE, Engine, EngineError, decide
-from experiments.shape_key import shape_key
-from experiments.study import expand
-from models.config import ModelConfig, n_total
+from isoflop.experiments.config import WhereSpec
+from isoflop.experiments.engine import LARGE, Engine, EngineError, decide
+from isoflop.experiments.shape_key import shape_key
+from isoflop.experiments.study import expand
+from isoflop.models.config import ModelConfig, n_total
 from tests.test_memory import make
 from tests.test_study import CORPUS, only, single
 

@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
-from experiments.evaluate import evaluate
-from models import build_model
-from models.config import ModelConfig
-from models.parametrization import initialize
+from isoflop.experiments.evaluate import evaluate
+from isoflop.models import build_model
+from isoflop.models.config import ModelConfig
+from isoflop.models.parametrization import initialize
 
 CONFIG = ModelConfig("transformer", 32, 8, 1, 8, 1)
 

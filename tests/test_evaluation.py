@@ -8,21 +8,21 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments.config import DataSpec, ExperimentConfig, ScheduleSpec, StudySpec, WhereSpec, WindowSpec
-from experiments.corpus import prepare
-from experiments.evaluate import detail, evaluate
-from experiments.evaluated import corpus_of
-from experiments.progress import closing_table
-from experiments.sample import sample, sample_file
-from experiments.shards import DOCUMENTS
-from experiments.sweep import load, train_claimed
-from experiments.trained import evaluation_file, find_trained
-from models import build_model
-from models.config import ModelConfig
-from models.parametrization import initialize
-from scaling.evaluation import NAMES, paired, paired_loss, read_evaluation
-from scaling.runs import RunTableError
-from scaling.store import StoreError, create_store
+from isoflop.experiments.config import DataSpec, ExperimentConfig, ScheduleSpec, StudySpec, WhereSpec, WindowSpec
+from isoflop.experiments.corpus import prepare
+from isoflop.experiments.evaluate import detail, evaluate
+from isoflop.experiments.evaluated import corpus_of
+from isoflop.experiments.progress import closing_table
+from isoflop.experiments.sample import sample, sample_file
+from isoflop.experiments.shards import DOCUMENTS
+from isoflop.experiments.sweep import load, train_claimed
+from isoflop.experiments.trained import evaluation_file, find_trained
+from isoflop.models import build_model
+from isoflop.models.config import ModelConfig
+from isoflop.models.parametrization import initialize
+from isoflop.scaling.evaluation import NAMES, paired, paired_loss, read_evaluation
+from isoflop.scaling.runs import RunTableError
+from isoflop.scaling.store import StoreError, create_store
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from experiments.tokenizer import Bytes, Numbers
-from models import build_model
-from models.config import ModelConfig
-from models.export import llama_config, read_folder, write_folder
-from models.parametrization import initialize
-from models.weights import WeightsError, load_weights, save_weights
+from isoflop.experiments.tokenizer import Bytes, Numbers
+from isoflop.models import build_model
+from isoflop.models.config import ModelConfig
+from isoflop.models.export import llama_config, read_folder, write_folder
+from isoflop.models.parametrization import initialize
+from isoflop.models.weights import WeightsError, load_weights, save_weights
 
 TEXT = "na\u00efve \u65e5\u672c\u8a9e \n\t  \u20ac\U0001f642 def f(x):\r\n  return x\x00y  <|end|> "
 

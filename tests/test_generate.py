@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from models import build_model
-from models.config import ModelConfig
-from models.generate import Sampling, generate
-from models.parametrization import initialize
+from isoflop.models import build_model
+from isoflop.models.config import ModelConfig
+from isoflop.models.generate import Sampling, generate
+from isoflop.models.parametrization import initialize
 
 CONTEXT = 16
 GREEDY = Sampling(temperature=0)

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.config import OptimSpec
-from experiments.optimizer import FlatAdamW
-from models import build_model
-from models.config import PLAIN, ModelConfig, count_params, flops_per_token, hidden_shapes, n_total
-from models.parametrization import initialize, parameter_groups
-from models.step import logits, loss_and_gradients
-from models.transformer import Transformer
-from models.variants import Variant
+from isoflop.experiments.config import OptimSpec
+from isoflop.experiments.optimizer import FlatAdamW
+from isoflop.models import build_model
+from isoflop.models.config import PLAIN, ModelConfig, count_params, flops_per_token, hidden_shapes, n_total
+from isoflop.models.parametrization import initialize, parameter_groups
+from isoflop.models.step import logits, loss_and_gradients
+from isoflop.models.transformer import Transformer
+from isoflop.models.variants import Variant
 from tests.test_study import only, single
 
 PLAIN_CONFIG = ModelConfig("transformer", vocab_size=32, context_length=12, n_layer=2, d_model=16, n_head=2)

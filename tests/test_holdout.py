@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scaling.accounting import points
-from scaling.holdout import CANDIDATES, HoldOutError, choose, hold_out
-from scaling.laws import Chinchilla
-from scaling.simulate import simulate_study
+from isoflop.scaling.accounting import points
+from isoflop.scaling.holdout import CANDIDATES, HoldOutError, choose, hold_out
+from isoflop.scaling.laws import Chinchilla
+from isoflop.scaling.simulate import simulate_study
 
 BENT = Chinchilla(E=0.0, A=1393.6, B=25817.0, alpha=0.641, beta=0.680, kappa=0.355)  # like code in bytes
 SIZES = (8, 12, 16, 20, 24, 32, 40, 48, 56, 64, 80)

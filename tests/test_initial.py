@@ -7,17 +7,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import isoflop
-from experiments.card import export
-from experiments.config import BudgetSpec, DataSpec, ExperimentConfig, ModelSpec, ScheduleSpec, WhereSpec
-from experiments.evaluate import evaluate
-from experiments.initial import InitError, start
-from experiments.learner import Learner
-from experiments.sweep import load, train_claimed
-from experiments.trained import find_trained, weights_file
-from models.export import read_folder
-from scaling.runs import read_config, read_runs
-from scaling.store import create_store
+from isoflop.__main__ import app
+from isoflop.experiments.card import export
+from isoflop.experiments.config import BudgetSpec, DataSpec, ExperimentConfig, ModelSpec, ScheduleSpec, WhereSpec
+from isoflop.experiments.evaluate import evaluate
+from isoflop.experiments.initial import InitError, start
+from isoflop.experiments.learner import Learner
+from isoflop.experiments.sweep import load, train_claimed
+from isoflop.experiments.trained import find_trained, weights_file
+from isoflop.models.export import read_folder
+from isoflop.scaling.runs import read_config, read_runs
+from isoflop.scaling.store import create_store
 
 SHAPE = {"n_layer": 2, "d_model": 16, "n_head": 2}
 
@@ -199,7 +199,7 @@ def test_a_folder_without_tokenizer_is_refused(spec, parent, root):
 
 def test_the_command_line_refuses_before_anything_trains(spec, parent, root):
     made = spec()
-    result = CliRunner().invoke(isoflop.app, [
+    result = CliRunner().invoke(app, [
         "run", "model=d24", "data=text", f"data.files={made.data.files}", "budget.tokens=50000",
         f"init_from={parent.run_id}", f"runs={made.runs}", f"where.corpora={made.where.corpora}",
         "data.context_length=32", "data.max_epochs=9", "data.held_out_fraction=0.3",

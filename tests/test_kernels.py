@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.corpus import prepare
-from experiments.learner import Learner
-from models import gradient, kernels, native, pieces
-from models.config import ModelConfig
-from models.step import kernels_build, score
+from isoflop.experiments.corpus import prepare
+from isoflop.experiments.learner import Learner
+from isoflop.models import gradient, kernels, native, pieces
+from isoflop.models.config import ModelConfig
+from isoflop.models.step import kernels_build, score
 from tests.test_trainer import DATA, make
 from tests.test_transformer import scrambled, tokens
 

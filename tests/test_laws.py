@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scaling.law import Law
-from scaling.laws import LAWS, PRESETS, Chinchilla, Cost, DataConstrained, Kaplan, PowerN, Saturating, get_law
+from isoflop.scaling.law import Law
+from isoflop.scaling.laws import LAWS, PRESETS, Chinchilla, Cost, DataConstrained, Kaplan, PowerN, Saturating, get_law
 
 TYPICAL = {
     "chinchilla": (1.8, 480.0, 2100.0, 0.35, 0.37, 0.8),

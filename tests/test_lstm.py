@@ -7,13 +7,20 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.config import OptimSpec
-from experiments.optimizer import FlatAdamW
-from models import build_model
-from models.config import ModelConfig, count_params, flops_per_token, n_matrices, n_total, training_flops_per_token
-from models.lstm import LSTM
-from models.parametrization import initialize, parameter_groups
-from models.step import loss_and_gradients
+from isoflop.experiments.config import OptimSpec
+from isoflop.experiments.optimizer import FlatAdamW
+from isoflop.models import build_model
+from isoflop.models.config import (
+    ModelConfig,
+    count_params,
+    flops_per_token,
+    n_matrices,
+    n_total,
+    training_flops_per_token,
+)
+from isoflop.models.lstm import LSTM
+from isoflop.models.parametrization import initialize, parameter_groups
+from isoflop.models.step import loss_and_gradients
 
 CONFIG = ModelConfig("lstm", vocab_size=32, context_length=12, n_layer=2, d_model=8, n_head=0)
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from experiments import memory, out_of_memory
-from experiments.cell import Cell
-from experiments.config import DataSpec, OptimSpec, ScheduleSpec, WhereSpec
-from experiments.memory import TooLargeError, available_bytes, check_memory, model_bytes, worker_bytes
-from models.config import ModelConfig, n_total
+from isoflop.experiments import memory, out_of_memory
+from isoflop.experiments.cell import Cell
+from isoflop.experiments.config import DataSpec, OptimSpec, ScheduleSpec, WhereSpec
+from isoflop.experiments.memory import TooLargeError, available_bytes, check_memory, model_bytes, worker_bytes
+from isoflop.models.config import ModelConfig, n_total
 
 CPU = WhereSpec()
 GB = 1e9

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from models.config import (
+from isoflop.models.config import (
     PARAM_GROUPS,
     ModelConfig,
     count_params,
@@ -12,7 +12,7 @@ from models.config import (
     n_total,
     training_flops_per_token,
 )
-from scaling import runs
+from isoflop.scaling import runs
 
 SHAPE = {"family": "transformer", "vocab_size": 256, "context_length": 64, "n_layer": 2, "d_model": 16, "n_head": 2}
 

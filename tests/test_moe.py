@@ -8,10 +8,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.config import OptimSpec
-from experiments.optimizer import build_optimizer
-from models import build_model
-from models.config import (
+from isoflop.experiments.config import OptimSpec
+from isoflop.experiments.optimizer import build_optimizer
+from isoflop.models import build_model
+from isoflop.models.config import (
     ModelConfig,
     count_params,
     flops_per_token,
@@ -21,9 +21,9 @@ from models.config import (
     n_total,
     training_flops_per_token,
 )
-from models.moe import BALANCE, Experts, imbalance
-from models.parametrization import initialize
-from models.step import loss_and_gradients
+from isoflop.models.moe import BALANCE, Experts, imbalance
+from isoflop.models.parametrization import initialize
+from isoflop.models.step import loss_and_gradients
 from tests.test_study import only, single
 
 CONFIG = ModelConfig("transformer", 32, 12, n_layer=2, d_model=16, n_head=2, d_ff=24, experts=4, experts_per_token=2)

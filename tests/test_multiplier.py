@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scaling.accounting import points
-from scaling.arms import Frontier, choose_form, fit_arms, frontier
-from scaling.laws import Chinchilla, Cost, Power
-from scaling.multiplier import MultiplierError, multiplier
+from isoflop.scaling.accounting import points
+from isoflop.scaling.arms import Frontier, choose_form, fit_arms, frontier
+from isoflop.scaling.laws import Chinchilla, Cost, Power
+from isoflop.scaling.multiplier import MultiplierError, multiplier
 from tests.prove_decisions import BASE, arms_coverage, cheaper, steeper, two_arms
 
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.config import OptimSpec
-from experiments.muon import FlatMuon, orthogonalize
-from experiments.optimizer import FlatAdamW, build_optimizer
-from experiments.optimizer_cost import optimizer_flops
-from models import build_model
-from models.config import ModelConfig, hidden_shapes, training_flops_per_token
-from models.parametrization import initialize
-from models.step import loss_and_gradients
+from isoflop.experiments.config import OptimSpec
+from isoflop.experiments.muon import FlatMuon, orthogonalize
+from isoflop.experiments.optimizer import FlatAdamW, build_optimizer
+from isoflop.experiments.optimizer_cost import optimizer_flops
+from isoflop.models import build_model
+from isoflop.models.config import ModelConfig, hidden_shapes, training_flops_per_token
+from isoflop.models.parametrization import initialize
+from isoflop.models.step import loss_and_gradients
 from tests.test_study import only, single
 
 SHAPES = {

@@ -6,16 +6,16 @@ import pandas as pd
 import pytest
 import yaml
 
-from experiments.config import ModelSpec, OptimSpec, ScheduleSpec
-from experiments.names import load_size, size_names
-from experiments.next_study import next_runs, runnable
-from experiments.optimizer_cost import optimizer_flops
-from experiments.setting import NextStudyError, _sections, model_of, parts_in, parts_of, setting_of
-from models.config import count_params, flops_per_token, n_matrices, n_total, training_flops_per_token
-from scaling.runs import final_rows
-from scaling.tables import read_table
+from isoflop.experiments.config import ModelSpec, OptimSpec, ScheduleSpec
+from isoflop.experiments.names import load_size, size_names
+from isoflop.experiments.next_study import next_runs, runnable
+from isoflop.experiments.optimizer_cost import optimizer_flops
+from isoflop.experiments.setting import NextStudyError, _sections, model_of, parts_in, parts_of, setting_of
+from isoflop.models.config import count_params, flops_per_token, n_matrices, n_total, training_flops_per_token
+from isoflop.scaling.runs import final_rows
+from isoflop.scaling.tables import read_table
 
-QUICK = files("experiments") / "results" / "quick.parquet"
+QUICK = files("isoflop.experiments") / "results" / "quick.parquet"
 
 
 @pytest.fixture(scope="module")

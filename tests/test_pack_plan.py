@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from experiments import jobs, sweep
-from experiments.compose import UsageError
-from experiments.config import OptimSpec, WhereSpec
-from experiments.jobs import MAX_DEATHS, Job, packed, unpacked
-from experiments.launch import run_sweep
-from experiments.pack_plan import pack_bytes, pack_key, packs
-from scaling.runs import read_runs
-from scaling.store import create_store
+from isoflop.experiments import jobs, sweep
+from isoflop.experiments.compose import UsageError
+from isoflop.experiments.config import OptimSpec, WhereSpec
+from isoflop.experiments.jobs import MAX_DEATHS, Job, packed, unpacked
+from isoflop.experiments.launch import run_sweep
+from isoflop.experiments.pack_plan import pack_bytes, pack_key, packs
+from isoflop.scaling.runs import read_runs
+from isoflop.scaling.store import create_store
 from tests.test_packing import PACK, alone, check_same, launcher, run, spec, states  # noqa: F401 (fixtures)
 
 

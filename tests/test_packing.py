@@ -11,17 +11,25 @@ import pytest
 import torch
 from hydra.core.utils import JobReturn, JobStatus
 
-from experiments import captured, pack, sweep, trainer
-from experiments.config import DataSpec, ExperimentConfig, OptimSpec, ScheduleSpec, StudySpec, WhereSpec, WindowSpec
-from experiments.launch import run_sweep
-from experiments.learner import Learner
-from experiments.pack import train_pack
-from experiments.pack_plan import packs
-from experiments.pack_step import PackedStep
-from experiments.trained import find_trained
-from experiments.trainer import train_trunk
-from scaling.runs import read_runs
-from scaling.store import create_store, open_store
+from isoflop.experiments import captured, pack, sweep, trainer
+from isoflop.experiments.config import (
+    DataSpec,
+    ExperimentConfig,
+    OptimSpec,
+    ScheduleSpec,
+    StudySpec,
+    WhereSpec,
+    WindowSpec,
+)
+from isoflop.experiments.launch import run_sweep
+from isoflop.experiments.learner import Learner
+from isoflop.experiments.pack import train_pack
+from isoflop.experiments.pack_plan import packs
+from isoflop.experiments.pack_step import PackedStep
+from isoflop.experiments.trained import find_trained
+from isoflop.experiments.trainer import train_trunk
+from isoflop.scaling.runs import read_runs
+from isoflop.scaling.store import create_store, open_store
 from tests import tape
 from tests.test_sweeper_faults import a_worker_at_work, finish, start
 
@@ -327,7 +335,7 @@ def test_the_step_is_played_without_its_python(spec, monkeypatch):
             for tensor, was in zip(state, before, strict=True):
                 tensor.copy_(was)
 
-    monkeypatch.setattr("experiments.pack_step.Captured", Taped)
+    monkeypatch.setattr("isoflop.experiments.pack_step.Captured", Taped)
     together, lone = learners(spec), learners(spec)
     step = PackedStep(together)
     step.engine = replace(step.engine, graph=True)

@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import analysis.page as page_module
-from analysis.calculator import ABOVE, BELOW, calculator_frame
-from analysis.checklist import checklist
-from analysis.evidence import Evidence, UnsupportedError
-from analysis.page import page
-from analysis.page_data import MOST_RUNS, datasets, law_names
-from analysis.report import write_report
-from scaling.laws import Chinchilla
-from scaling.simulate import simulate_points, simulate_study
+import isoflop.analysis.page as page_module
+from isoflop.analysis.calculator import ABOVE, BELOW, calculator_frame
+from isoflop.analysis.checklist import checklist
+from isoflop.analysis.evidence import Evidence, UnsupportedError
+from isoflop.analysis.page import page
+from isoflop.analysis.page_data import MOST_RUNS, datasets, law_names
+from isoflop.analysis.report import write_report
+from isoflop.scaling.laws import Chinchilla
+from isoflop.scaling.simulate import simulate_points, simulate_study
 
 LAW = Chinchilla(0.9, 33.0, 332.0, 0.45, 0.5)
 
@@ -184,7 +184,7 @@ def test_without_the_extra_the_report_says_so(study_table, tmp_path, monkeypatch
     monkeypatch.setattr(page_module, "NEEDS", ("altair", "not_here"))
     with pytest.raises(UnsupportedError, match=r"not_here not installed: pip install 'isoflop\[report\]'"):
         page(Evidence(study_table), missing={}, provenance="")
-    monkeypatch.setattr("analysis.report.FIGURES", {})
+    monkeypatch.setattr("isoflop.analysis.report.FIGURES", {})
     written = write_report(study_table, tmp_path, law="chinchilla", n_draws=50)
     assert "not_here" in written.missing["report.html"]
     assert not (tmp_path / "report.html").exists()
@@ -202,6 +202,6 @@ def test_an_unfittable_table_has_a_page_of_reasons():
 
 def test_the_fit_needs_no_charts():
     code = (
-        "import sys, scaling.verdict, isoflop; sys.exit(bool({'altair', 'vl_convert', 'matplotlib'} & {*sys.modules}))"
+        "import sys, isoflop.scaling.verdict; sys.exit(bool({'altair', 'vl_convert', 'matplotlib'} & {*sys.modules}))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from analysis.evidence import Evidence
-from analysis.page import page
-from analysis.style import count
-from scaling.laws import Chinchilla
-from scaling.simulate import simulate_points
+from isoflop.analysis.evidence import Evidence
+from isoflop.analysis.page import page
+from isoflop.analysis.style import count
+from isoflop.scaling.laws import Chinchilla
+from isoflop.scaling.simulate import simulate_points
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from models import build_model
-from models.config import ModelConfig
-from models.parametrization import initialize, parameter_groups
+from isoflop.models import build_model
+from isoflop.models.config import ModelConfig
+from isoflop.models.parametrization import initialize, parameter_groups
 
 
 def model(width=64, layers=3, tied=False):

@@ -6,15 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments.config import OptimSpec, WhereSpec
-from experiments.corpus import prepare
-from experiments.learner import Learner
-from models import build_model
-from models.config import ModelConfig
-from models.parametrization import initialize
-from models.precision import lower_products
-from models.step import kernels_build, score
-from scaling.runs import same_runs
+from isoflop.experiments.config import OptimSpec, WhereSpec
+from isoflop.experiments.corpus import prepare
+from isoflop.experiments.learner import Learner
+from isoflop.models import build_model
+from isoflop.models.config import ModelConfig
+from isoflop.models.parametrization import initialize
+from isoflop.models.precision import lower_products
+from isoflop.models.step import kernels_build, score
+from isoflop.scaling.runs import same_runs
 from tests.test_trainer import DATA, OTHERS, make, table, train
 
 TOLERANCE = 0.02  # nats/token, of the held-out loss after 50 steps

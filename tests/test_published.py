@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scaling.fit import predict_loss
-from scaling.published import PUBLISHED
-from scaling.solver import huber
+from isoflop.scaling.fit import predict_loss
+from isoflop.scaling.published import PUBLISHED
+from isoflop.scaling.solver import huber
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -10,12 +10,13 @@ import pytest
 from typer.main import get_command
 
 import isoflop
-from analysis.evidence import Evidence
-from analysis.readme import BLOCKS, rewrite
-from scaling.runs import read_runs, write_run
-from scaling.tables import read_table
+from isoflop.__main__ import app
+from isoflop.analysis.evidence import Evidence
+from isoflop.analysis.readme import BLOCKS, rewrite
+from isoflop.scaling.runs import read_runs, write_run
+from isoflop.scaling.tables import read_table
 
-ROOT = Path(isoflop.__file__).parent
+ROOT = Path(isoflop.__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 RESULTS = ROOT / "experiments" / "results" / "quick.parquet"
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
@@ -50,7 +51,7 @@ def test_a_number_that_is_off_is_seen(made: str):
 
 
 def test_every_command_exists():
-    known = set(get_command(isoflop.app).commands)
+    known = set(get_command(app).commands)
     used = set(re.findall(r"isoflop ([a-z]+)", README))
     assert used - known == set()
     assert len(used) >= 5
@@ -93,7 +94,7 @@ def test_query_reads_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_study_example_is_a_study(tmp_path: Path):
     import yaml
 
-    from experiments.config import StudySpec
+    from isoflop.experiments.config import StudySpec
 
     (study,) = fenced("yaml")
     assert set(yaml.safe_load(study)["study"]) <= set(StudySpec.__dataclass_fields__)

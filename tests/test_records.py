@@ -6,10 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from experiments.config import DataSpec
-from experiments.corpus import prepare
-from experiments.records import documents
-from experiments.sources import CorpusError
+from isoflop.experiments.config import DataSpec
+from isoflop.experiments.corpus import prepare
+from isoflop.experiments.records import documents
+from isoflop.experiments.sources import CorpusError
 
 TEXTS = ["one", "two \u00e9\n", "three \U0001f642"]
 LINES = "".join(json.dumps({"text": text, "id": i}) + "\n" for i, text in enumerate(TEXTS)).encode()

@@ -10,18 +10,18 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-import analysis.report as report_module
-from analysis import summary
-from analysis.evidence import Evidence, UnsupportedError, part
-from analysis.figures import FIGURES, get_figure
-from analysis.hero import draw_hero
-from analysis.report import ReportError, draw_figure, write_report
-from analysis.sweep_cost import trained_tokens
-from isoflop import app
-from scaling.fit import FitError
-from scaling.laws import Chinchilla
-from scaling.runs import final_rows
-from scaling.simulate import simulate_points, simulate_study
+import isoflop.analysis.report as report_module
+from isoflop.__main__ import app
+from isoflop.analysis import summary
+from isoflop.analysis.evidence import Evidence, UnsupportedError, part
+from isoflop.analysis.figures import FIGURES, get_figure
+from isoflop.analysis.hero import draw_hero
+from isoflop.analysis.report import ReportError, draw_figure, write_report
+from isoflop.analysis.sweep_cost import trained_tokens
+from isoflop.scaling.fit import FitError
+from isoflop.scaling.laws import Chinchilla
+from isoflop.scaling.runs import final_rows
+from isoflop.scaling.simulate import simulate_points, simulate_study
 
 
 @pytest.fixture(scope="module")
@@ -218,8 +218,8 @@ def test_a_fit_that_fails_is_a_reason_in_a_whole_report(study_table, tmp_path, m
     def broken(*_, **__):
         raise FitError("the solver gave up")
 
-    monkeypatch.setattr("analysis.evidence.fit_candidate", broken)
-    monkeypatch.setattr("scaling.holdout.fit_candidate", broken)
+    monkeypatch.setattr("isoflop.analysis.evidence.fit_candidate", broken)
+    monkeypatch.setattr("isoflop.scaling.holdout.fit_candidate", broken)
     result = write_report(study_table, tmp_path, n_draws=50)
     assert {"isoflop", "curves"} <= set(result.figures)
     assert result.missing["surface"] == "the solver gave up"

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-import analysis.report as report_module
-from analysis.evidence import Evidence
-from analysis.figures import FIGURES
-from analysis.report import write_report
-from analysis.style import style
-from scaling.laws import Chinchilla
-from scaling.simulate import simulate_study
-from scaling.tables import read_table
+import isoflop.analysis.report as report_module
+from isoflop.analysis.evidence import Evidence
+from isoflop.analysis.figures import FIGURES
+from isoflop.analysis.report import write_report
+from isoflop.analysis.style import style
+from isoflop.scaling.laws import Chinchilla
+from isoflop.scaling.simulate import simulate_study
+from isoflop.scaling.tables import read_table
 
 LAW = Chinchilla(E=0.9, A=33.0, B=332.0, alpha=0.45, beta=0.5)
 DEGENERATE = {

@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from experiments import sweep, trainer
-from experiments.checkpoint_files import saved
-from scaling.runs import read_runs, same_runs
-from scaling.store import open_store
+from isoflop.experiments import sweep, trainer
+from isoflop.experiments.checkpoint_files import saved
+from isoflop.scaling.runs import read_runs, same_runs
+from isoflop.scaling.store import open_store
 
 STUDY = (
     "study.name=tiny", "study.sizes=[d6,d8]", "study.budgets=[2e8,4e8]", "study.window.min_steps=1",

@@ -7,13 +7,13 @@ from functools import partial
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
 
-from experiments import next_study, rounds, sweep
-from experiments.compose import UsageError, compose_all
-from experiments.launch import run_sweep
-from experiments.rounds import run_rounds
-from scaling.lattice import DesignError
-from scaling.runs import read_runs
-from scaling.store import create_store
+from isoflop.experiments import next_study, rounds, sweep
+from isoflop.experiments.compose import UsageError, compose_all
+from isoflop.experiments.launch import run_sweep
+from isoflop.experiments.rounds import run_rounds
+from isoflop.scaling.lattice import DesignError
+from isoflop.scaling.runs import read_runs
+from isoflop.scaling.store import create_store
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.config import BudgetSpec, ExperimentConfig, OptimSpec, ScheduleSpec
-from experiments.rules import RULES, resolve
-from models.config import ModelConfig, n_matrices
+from isoflop.experiments.config import BudgetSpec, ExperimentConfig, OptimSpec, ScheduleSpec
+from isoflop.experiments.rules import RULES, resolve
+from isoflop.models.config import ModelConfig, n_matrices
 from tests.test_study import only, single
 
 MODEL = ModelConfig("transformer", vocab_size=256, context_length=64, n_layer=8, d_model=96, n_head=12)
@@ -96,7 +96,7 @@ def test_bad_rules_are_refused(optim, told):
 
 
 def test_every_rule_has_a_file():
-    from experiments.compose import compose_all
+    from isoflop.experiments.compose import compose_all
 
     for rule in RULES:
         (config,) = compose_all([f"optim={rule}"])

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from experiments.tokenizer import Bytes
-from models import build_model
-from models.config import ModelConfig
-from models.parametrization import initialize
-from models.script_export import write_script_folder
+from isoflop.experiments.tokenizer import Bytes
+from isoflop.models import build_model
+from isoflop.models.config import ModelConfig
+from isoflop.models.parametrization import initialize
+from isoflop.models.script_export import write_script_folder
 
 FAMILIES = {
     "lstm": {"family": "lstm"},

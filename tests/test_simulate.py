@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from scaling.accounting import points
-from scaling.runs import NAMES, read_runs, validate, write_run
-from scaling.simulate import simulate_points, simulate_study
+from isoflop.scaling.accounting import points
+from isoflop.scaling.runs import NAMES, read_runs, validate, write_run
+from isoflop.scaling.simulate import simulate_points, simulate_study
 
 
 def test_a_noise_free_study_is_the_law(study_law):

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from scaling.laws import BNSL, Chinchilla, Power
-from scaling.problem import FitProblem
-from scaling.seeds import nonnegative, random_starts, starts
-from scaling.solver import Anchor, huber, minimise
+from isoflop.scaling.laws import BNSL, Chinchilla, Power
+from isoflop.scaling.problem import FitProblem
+from isoflop.scaling.seeds import nonnegative, random_starts, starts
+from isoflop.scaling.solver import Anchor, huber, minimise
 from tests.hard_suite import SURFACE, isoflop
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from experiments.cell import Cell, trunk_steps
-from experiments.config import (
+from isoflop.experiments.cell import Cell, trunk_steps
+from isoflop.experiments.config import (
     BudgetSpec,
     DataSpec,
     ExperimentConfig,
@@ -18,9 +18,9 @@ from experiments.config import (
     StudySpec,
     WindowSpec,
 )
-from experiments.names import load_size, size_names
-from experiments.study import StudyError, expand
-from models.config import n_matrices, training_flops_per_token
+from isoflop.experiments.names import load_size, size_names
+from isoflop.experiments.study import StudyError, expand
+from isoflop.models.config import n_matrices, training_flops_per_token
 
 
 @dataclass

@@ -6,12 +6,20 @@ from dataclasses import replace
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
 
-from experiments import launch, parent, sweep, trainer
-from experiments.config import BudgetSpec, DataSpec, ExperimentConfig, ModelSpec, ScheduleSpec, StudySpec, WindowSpec
-from experiments.launch import MAX_DEATHS, Job, finish, in_order, run_sweep
-from experiments.learner import Learner
-from scaling.runs import read_config, read_runs, same_runs
-from scaling.store import StoreError, create_store
+from isoflop.experiments import launch, parent, sweep, trainer
+from isoflop.experiments.config import (
+    BudgetSpec,
+    DataSpec,
+    ExperimentConfig,
+    ModelSpec,
+    ScheduleSpec,
+    StudySpec,
+    WindowSpec,
+)
+from isoflop.experiments.launch import MAX_DEATHS, Job, finish, in_order, run_sweep
+from isoflop.experiments.learner import Learner
+from isoflop.scaling.runs import read_config, read_runs, same_runs
+from isoflop.scaling.store import StoreError, create_store
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from scaling.runs import read_runs, same_runs
-from scaling.store import StoreError, open_store
+from isoflop.scaling.runs import read_runs, same_runs
+from isoflop.scaling.store import StoreError, open_store
 from tests import prove_kills
 
 ARGUMENTS = (

@@ -7,15 +7,15 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-import isoflop
-from scaling.downstream import ITEMS, SCORES, write_scores
-from scaling.fit import FitError, fit
-from scaling.laws import Chinchilla
-from scaling.runs import final_rows, write_run
-from scaling.simulate import simulate_points
-from scaling.store import create_store
-from scaling.tables import TableError
-from scaling.task_law import RAW, Chain, Sigmoid, two_stage
+from isoflop.__main__ import app
+from isoflop.scaling.downstream import ITEMS, SCORES, write_scores
+from isoflop.scaling.fit import FitError, fit
+from isoflop.scaling.laws import Chinchilla
+from isoflop.scaling.runs import final_rows, write_run
+from isoflop.scaling.simulate import simulate_points
+from isoflop.scaling.store import create_store
+from isoflop.scaling.tables import TableError
+from isoflop.scaling.task_law import RAW, Chain, Sigmoid, two_stage
 
 LOSS = Chinchilla(E=0.9, A=33.0, B=332.0, alpha=0.45, beta=0.5)
 TASK = Sigmoid(floor=0.25, middle=1.4, steep=4.0)
@@ -126,7 +126,7 @@ def test_scores_at_chance_are_refused_and_so_is_what_is_no_score():
 
 
 def cli(*arguments):
-    result = CliRunner().invoke(isoflop.app, list(map(str, arguments)))
+    result = CliRunner().invoke(app, list(map(str, arguments)))
     return result.exception, result.output
 
 

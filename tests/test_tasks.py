@@ -6,10 +6,10 @@ import re
 import numpy as np
 import pytest
 
-from experiments.config import DataSpec, SyntheticSpec
-from experiments.corpus import prepare
-from experiments.tasks import CHOICES, TASKS, TaskError, write_items
-from experiments.tokenizer import Bytes, Numbers
+from isoflop.experiments.config import DataSpec, SyntheticSpec
+from isoflop.experiments.corpus import prepare
+from isoflop.experiments.tasks import CHOICES, TASKS, TaskError, write_items
+from isoflop.experiments.tokenizer import Bytes, Numbers
 
 ROOM = 64
 

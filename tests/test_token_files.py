@@ -6,10 +6,10 @@ import struct
 import numpy as np
 import pytest
 
-from experiments.config import DataSpec
-from experiments.corpus import prepare
-from experiments.sources import CorpusError
-from experiments.token_files import header, open_tokens
+from isoflop.experiments.config import DataSpec
+from isoflop.experiments.corpus import prepare
+from isoflop.experiments.sources import CorpusError
+from isoflop.experiments.token_files import header, open_tokens
 
 TOKENS = [7, 0, 49_999, 12, 65_535] * 40
 

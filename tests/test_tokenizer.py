@@ -4,10 +4,10 @@ import random
 import numpy as np
 import pytest
 
-from experiments.config import DataSpec
-from experiments.corpus import prepare
-from experiments.sources import CorpusError
-from experiments.tokenizer import Bytes, Library, TokenizerError, train_bpe
+from isoflop.experiments.config import DataSpec
+from isoflop.experiments.corpus import prepare
+from isoflop.experiments.sources import CorpusError
+from isoflop.experiments.tokenizer import Bytes, Library, TokenizerError, train_bpe
 
 pytest.importorskip("tokenizers", reason="needs the extra `data`")
 TEXT = "na\u00efve \u65e5\u672c\u8a9e \n\t  \u20ac\U0001f642 def f(x):\r\n  return x\x00y  <|end|> "
@@ -78,9 +78,9 @@ def test_a_corpus_of_bpe_holds_the_text(folder):
 
 def test_a_large_corpus_gives_its_tokenizer_a_sample(folder, monkeypatch):
     seen = []
-    monkeypatch.setattr("experiments.shards.LEARNED_FROM", 6_000)
+    monkeypatch.setattr("isoflop.experiments.shards.LEARNED_FROM", 6_000)
     monkeypatch.setattr(
-        "experiments.shards.train_bpe", lambda texts, size: seen.extend(texts) or train_bpe(iter(seen), size)
+        "isoflop.experiments.shards.train_bpe", lambda texts, size: seen.extend(texts) or train_bpe(iter(seen), size)
     )
     corpus = prepare(spec(folder, tokenizer="bpe", vocab_size=270), folder / "c")
     assert 2_000 < sum(map(len, seen)) < 10_000

@@ -9,17 +9,17 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import trainer
-from experiments.cell import Cell
-from experiments.config import DataSpec, OptimSpec, ScheduleSpec, SyntheticSpec, WhereSpec
-from experiments.corpus import prepare
-from experiments.curve import row_steps
-from experiments.optimizer import FlatAdamW
-from experiments.trainer import train_trunk
-from models import build_model
-from models.config import ModelConfig, count_params
-from models.parametrization import initialize
-from scaling.runs import NAMES, same_runs, validate
+from isoflop.experiments import trainer
+from isoflop.experiments.cell import Cell
+from isoflop.experiments.config import DataSpec, OptimSpec, ScheduleSpec, SyntheticSpec, WhereSpec
+from isoflop.experiments.corpus import prepare
+from isoflop.experiments.curve import row_steps
+from isoflop.experiments.optimizer import FlatAdamW
+from isoflop.experiments.trainer import train_trunk
+from isoflop.models import build_model
+from isoflop.models.config import ModelConfig, count_params
+from isoflop.models.parametrization import initialize
+from isoflop.scaling.runs import NAMES, same_runs, validate
 
 DATA = DataSpec(
     name="synthetic",

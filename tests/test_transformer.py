@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import build_model
-from models.config import ModelConfig, count_params, flops_per_token
-from models.gradient import logits, loss_and_gradients
-from models.parametrization import initialize
-from models.transformer import rms_norm, rotary_tables, rotate
+from isoflop.models import build_model
+from isoflop.models.config import ModelConfig, count_params, flops_per_token
+from isoflop.models.gradient import logits, loss_and_gradients
+from isoflop.models.parametrization import initialize
+from isoflop.models.transformer import rms_norm, rotary_tables, rotate
 
 SHAPES = [
     ModelConfig("transformer", 256, 64, 2, 8, 1),
@@ -69,7 +69,7 @@ def test_causality_by_gradient(position):
         return seen[0]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("models.transformer.F.embedding", watched)
+        patch.setattr("isoflop.models.transformer.F.embedding", watched)
         model(tokens(SHAPES[3])[:, :-1])[:, position].square().sum().backward()
     influence = seen[0].grad.abs().sum((0, 2))
     assert (influence[: position + 1] > 0).all()

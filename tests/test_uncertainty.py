@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scaling.fit import FitError, Huber, LeastSquares, fit, refit
-from scaling.laws import Chinchilla
-from scaling.profile import profile
-from scaling.search import search
-from scaling.simulate import simulate_points
-from scaling.uncertainty import GROUPS, MOST_CLUSTERS, bootstrap, intervals, jackknife, predict
+from isoflop.scaling.fit import FitError, Huber, LeastSquares, fit, refit
+from isoflop.scaling.laws import Chinchilla
+from isoflop.scaling.profile import profile
+from isoflop.scaling.search import search
+from isoflop.scaling.simulate import simulate_points
+from isoflop.scaling.uncertainty import GROUPS, MOST_CLUSTERS, bootstrap, intervals, jackknife, predict
 from tests.coverage_intervals import CELLS, cell_coverage
 from tests.hard_suite import SURFACE, collinear, isoflop
 

@@ -9,12 +9,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.config import WhereSpec
-from experiments.corpus import prepare
-from experiments.distributed import end, join
-from experiments.learner import Learner
-from experiments.trainer import _set_up, configure_process, train_trunk
-from models.config import ModelConfig
+from isoflop.experiments.config import WhereSpec
+from isoflop.experiments.corpus import prepare
+from isoflop.experiments.distributed import end, join
+from isoflop.experiments.learner import Learner
+from isoflop.experiments.trainer import _set_up, configure_process, train_trunk
+from isoflop.models.config import ModelConfig
 from tests.test_trainer import DATA, make
 
 STEPS = 50

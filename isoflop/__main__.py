@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from commands import arms, data, decide, imports, laws, models, pictures, runs
+from isoflop.commands import arms, data, decide, imports, laws, models, pictures, runs
 
 app = typer.Typer(
     no_args_is_help=True,

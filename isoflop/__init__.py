@@ -1,0 +1,1 @@
+"""Run scaling-law experiments, fit and compare power laws, draw the figures."""
