@@ -19,11 +19,11 @@ from isoflop.analysis.style import (
     note,
     readable,
 )  # fmt: skip
-from isoflop.scaling.fit import Fit
-from isoflop.scaling.laws import Law
-from isoflop.scaling.profiles import IsoflopProfile
-from isoflop.scaling.published import PUBLISHED, Published
-from isoflop.scaling.uncertainty import Draws
+from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile
+from isoflop.scaling.fitting.fit import Fit
+from isoflop.scaling.fitting.uncertainty import Draws
+from isoflop.scaling.laws.chinchilla import Law
+from isoflop.scaling.laws.published import PUBLISHED, Published
 
 REFERENCE = 20  # tokens per parameter, the rule of thumb from Hoffmann et al. 2022
 OVERLAID = ("kaplan-2020", "hoffmann-2022", "porian-2024")

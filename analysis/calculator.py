@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from isoflop.analysis.style import LEVEL
-from isoflop.scaling.fit import Fit
-from isoflop.scaling.law import Law
-from isoflop.scaling.uncertainty import Draws
+from isoflop.scaling.fitting.fit import Fit
+from isoflop.scaling.fitting.uncertainty import Draws
+from isoflop.scaling.laws.law import Law
 
 QUANTITIES = ("flops", "n_params", "tokens", "loss")
 ASKED = QUANTITIES[:3]

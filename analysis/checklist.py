@@ -13,9 +13,9 @@ import numpy as np
 from isoflop.analysis.bowls import CELL, best_rate, bowl_frame
 from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.style import LEVEL
-from isoflop.scaling.accounting import is_runs
-from isoflop.scaling.multiplier import Pair
-from isoflop.scaling.runs import final_rows
+from isoflop.scaling.arms.multiplier import Pair
+from isoflop.scaling.table.conventions import is_runs
+from isoflop.scaling.table.runs import final_rows
 
 FEWEST_FOR_DRIFT = 8  # runs, below which residuals are not searched for it
 LEAST_COVERED = 0.8  # of the runs held out, inside their 90% intervals

@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
 from isoflop.analysis.style import INK, ColorScale, arm_legend, arm_looks, count, label_ends, log_axis, new_axes, note
-from isoflop.scaling.accounting import count_params, is_runs
-from isoflop.scaling.envelope import Envelope
+from isoflop.scaling.approaches.envelope import Envelope
+from isoflop.scaling.table.conventions import count_params, is_runs
 
 MANY_ROWS = 20_000  # from here on lines are drawn as pixels also in vector formats
 MOST_LINES = 400  # beyond, every n-th run by size

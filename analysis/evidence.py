@@ -13,20 +13,20 @@ import pandas as pd
 
 from isoflop.analysis.beside import Beside
 from isoflop.analysis.sensitivity import sensitivity_frame
-from isoflop.scaling.accounting import COMPUTE, PARAMS, Points, is_runs, points
-from isoflop.scaling.approaches import Approaches, approaches
-from isoflop.scaling.compare import Scoreboard, compare
-from isoflop.scaling.diagnose import Finding, diagnose, diagnose_approaches, refused
-from isoflop.scaling.envelope import Envelope, envelope
-from isoflop.scaling.fit import Fit, Huber
-from isoflop.scaling.holdout import CANDIDATES, HoldOut, fit_candidate, hold_out
-from isoflop.scaling.laws import get_law
-from isoflop.scaling.multiplier import Multipliers, multiplier
-from isoflop.scaling.objective import Objective
-from isoflop.scaling.profiles import IsoflopProfile, budget_groups, isoflop_profiles
-from isoflop.scaling.runs import final_rows
-from isoflop.scaling.uncertainty import Draws, bootstrap, jackknife
-from isoflop.scaling.verdict import CONVENTIONS
+from isoflop.scaling.approaches.approaches import Approaches, approaches
+from isoflop.scaling.approaches.envelope import Envelope, envelope
+from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile, budget_groups, isoflop_profiles
+from isoflop.scaling.arms.multiplier import Multipliers, multiplier
+from isoflop.scaling.findings.diagnose import Finding, diagnose, diagnose_approaches, refused
+from isoflop.scaling.findings.verdict import CONVENTIONS
+from isoflop.scaling.fitting.fit import Fit, Huber
+from isoflop.scaling.fitting.objective import Objective
+from isoflop.scaling.fitting.uncertainty import Draws, bootstrap, jackknife
+from isoflop.scaling.laws.chinchilla import get_law
+from isoflop.scaling.selection.holdout import CANDIDATES, HoldOut, fit_candidate, hold_out
+from isoflop.scaling.selection.scoreboard import Scoreboard, compare
+from isoflop.scaling.table.conventions import COMPUTE, PARAMS, Points, is_runs, points
+from isoflop.scaling.table.runs import final_rows
 
 FALLBACK = "chinchilla"
 RIVALS = ("kaplan", "saturating")  # scored beside the candidates; isoflop compare scores the whole catalogue
@@ -142,7 +142,7 @@ class Evidence:
         """Set out on the scoreboard in a process of its own, where that pays: a report wants it late."""
         with suppress(UnsupportedError):
             if len(self.points) >= WORTH_A_PROCESS:
-                self._scoring = Beside("isoflop.scaling.compare", "compare", self.points, **self._scored())
+                self._scoring = Beside("isoflop.scaling.selection.scoreboard", "compare", self.points, **self._scored())
 
     def _scored(self) -> dict[str, Any]:
         rivals = RIVALS if len(self.points) <= MANY_POINTS else ()

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from scipy.stats import gaussian_kde
 
 from isoflop.analysis.style import ACCENT, COMPUTE_MAP, INK, LEVEL, MUTED, interval, new_axes, note
-from isoflop.scaling.uncertainty import Draws
+from isoflop.scaling.fitting.uncertainty import Draws
 
 FEWEST_DISTINCT = 100  # draws: a handful of clusters has few different resamples, and no density
 

@@ -10,7 +10,7 @@ from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.figures import FIGURES
 from isoflop.analysis.report import save
 from isoflop.analysis.style import style
-from isoflop.scaling.tables import read_table
+from isoflop.scaling.table.read import read_table
 
 PANELS = ("isoflop", "n_star", "surface", "prediction")
 SIZE = (13.5, 3.3)  # inches

@@ -19,7 +19,7 @@ from isoflop.analysis.style import (
     note,
     readable,
 )
-from isoflop.scaling.profiles import IsoflopProfile
+from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile
 
 MOST_CURVES = 12
 

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from isoflop.analysis.style import COMPUTE_MAP, INK, LossTicks, label_ends, new_axes, note
-from isoflop.scaling.multiplier import Multipliers
+from isoflop.scaling.arms.multiplier import Multipliers
 
 
 def multiplier_frame(result: Multipliers) -> pd.DataFrame:

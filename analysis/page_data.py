@@ -7,12 +7,12 @@ import pandas as pd
 
 from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.style import LEVEL
-from isoflop.scaling.accounting import Points
-from isoflop.scaling.fit import Fit
-from isoflop.scaling.holdout import CANDIDATES
-from isoflop.scaling.profiles import budget_groups, isoflop_profiles
-from isoflop.scaling.tables import QUANTITIES
-from isoflop.scaling.uncertainty import Draws, jackknife
+from isoflop.scaling.approaches.isoflop_profiles import budget_groups, isoflop_profiles
+from isoflop.scaling.fitting.fit import Fit
+from isoflop.scaling.fitting.uncertainty import Draws, jackknife
+from isoflop.scaling.selection.holdout import CANDIDATES
+from isoflop.scaling.table.conventions import Points
+from isoflop.scaling.table.read import QUANTITIES
 
 MOST_RUNS = 1000  # under each convention: beyond, every n-th by compute
 MOST_CLUSTERS = 500  # a band by leaving each out is drawn up to here

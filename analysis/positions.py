@@ -7,9 +7,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from isoflop.analysis.style import ColorScale, arm_legend, arm_looks, flops, label_ends, log_axis, new_axes, note
-from isoflop.scaling.accounting import is_runs
-from isoflop.scaling.evaluation import EVALUATION_FILE, read_evaluation
-from isoflop.scaling.runs import final_rows
+from isoflop.scaling.table.conventions import is_runs
+from isoflop.scaling.table.evaluation import EVALUATION_FILE, read_evaluation
+from isoflop.scaling.table.runs import final_rows
 
 COLUMNS = ("run_id", "arm", "budget", "position", "loss")
 STEP = 2**0.5  # positions within this factor are drawn as their mean

@@ -17,7 +17,7 @@ from isoflop.analysis.style import (
     new_axes,
     note,
 )
-from isoflop.scaling.holdout import Forecast, HoldOut
+from isoflop.scaling.selection.holdout import Forecast, HoldOut
 
 
 def default_law(held_out: HoldOut) -> str:

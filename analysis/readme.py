@@ -11,7 +11,7 @@ import numpy as np
 
 from isoflop.analysis import summary
 from isoflop.analysis.evidence import Evidence
-from isoflop.scaling.tables import read_table
+from isoflop.scaling.table.read import read_table
 
 
 def laws(e: Evidence) -> str:

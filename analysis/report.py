@@ -17,7 +17,7 @@ from isoflop.analysis.evidence import Evidence, UnsupportedError, reason
 from isoflop.analysis.figures import FIGURES, Figure
 from isoflop.analysis.page import NAME, absent, javascript, page
 from isoflop.analysis.style import style
-from isoflop.scaling.predict import data_hash
+from isoflop.scaling.prediction.register import data_hash
 
 FORMATS = ("png", "svg", "pdf")
 # Without dates and versions in their metadata the files of two equal reports are equal.

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from isoflop.analysis.style import ACCENT, INK, MANY_DOTS, ColorScale, log_axis, new_axes, note
-from isoflop.scaling.fit import Fit
+from isoflop.scaling.fitting.fit import Fit
 
 FAR = 8
 MAX_GROUPS = 10  # of equal count, where the abscissa takes more values than this

@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from isoflop.analysis.style import COMPUTE_MAP, INK, MUTED, LogTicks, new_axes, note
-from isoflop.scaling.compare import STACKED, Scoreboard
-from isoflop.scaling.rolling import BASELINE
+from isoflop.scaling.selection.rolling_origins import BASELINE
+from isoflop.scaling.selection.scoreboard import STACKED, Scoreboard
 
 LEAST = 0.05  # of a mean error: the shortest side of its interval that a logarithmic axis can show
 _NAMES = {BASELINE: "local slope\n(no law)", STACKED: "stack of the laws"}

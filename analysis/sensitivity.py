@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from isoflop.analysis.style import COMPUTE_MAP, INK, LEVEL, MUTED, new_axes, note
-from isoflop.scaling.accounting import Points
-from isoflop.scaling.fit import Fit, Huber, LeastSquares
-from isoflop.scaling.objective import Objective
-from isoflop.scaling.profiles import budget_groups
-from isoflop.scaling.uncertainty import jackknife
+from isoflop.scaling.approaches.isoflop_profiles import budget_groups
+from isoflop.scaling.fitting.fit import Fit, Huber, LeastSquares
+from isoflop.scaling.fitting.objective import Objective
+from isoflop.scaling.fitting.uncertainty import jackknife
+from isoflop.scaling.table.conventions import Points
 
 Refit = Callable[[Points, Objective], Fit]
 OBJECTIVES: dict[str, Objective] = {

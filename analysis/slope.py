@@ -7,10 +7,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from isoflop.analysis.style import COMPUTE_MAP, INK, LEVEL, ColorScale, log_axis, new_axes, note, readable
-from isoflop.scaling.fit import Fit
-from isoflop.scaling.laws import Law
-from isoflop.scaling.profiles import IsoflopProfile
-from isoflop.scaling.uncertainty import Draws
+from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile
+from isoflop.scaling.fitting.fit import Fit
+from isoflop.scaling.fitting.uncertainty import Draws
+from isoflop.scaling.laws.chinchilla import Law
 
 STEP = 0.05  # of ln C, for the central difference
 SPACING = 1.9  # of compute: between closer budgets the noise of two optima is larger than what they differ by

@@ -9,11 +9,11 @@ import pandas as pd
 from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.style import LEVEL, count
 from isoflop.analysis.sweep_cost import trained_tokens
-from isoflop.scaling.accounting import COMPUTE, PARAMS, is_runs
-from isoflop.scaling.fit import Fit
-from isoflop.scaling.holdout import HoldOut
-from isoflop.scaling.runs import final_rows
-from isoflop.scaling.uncertainty import Draws
+from isoflop.scaling.fitting.fit import Fit
+from isoflop.scaling.fitting.uncertainty import Draws
+from isoflop.scaling.selection.holdout import HoldOut
+from isoflop.scaling.table.conventions import COMPUTE, PARAMS, is_runs
+from isoflop.scaling.table.runs import final_rows
 
 MOST_CELLS = 120  # rows of the table of cells in the report; the csv has all
 _SEVERITY = {"fail": "FAIL", "warn": "warning", "info": "note"}

@@ -8,7 +8,7 @@ from matplotlib.colors import BoundaryNorm
 from matplotlib.ticker import FuncFormatter
 
 from isoflop.analysis.style import LOSS_MAP, MANY_DOTS, log_axis, new_axes
-from isoflop.scaling.fit import Fit
+from isoflop.scaling.fitting.fit import Fit
 
 N_LEVELS = 14
 

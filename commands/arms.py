@@ -17,8 +17,8 @@ def positions(
 ) -> None:
     """Loss by position in the window, of each arm's best run at each budget."""
     from isoflop.experiments.positions import positions, positions_text
-    from isoflop.scaling.store import open_store
-    from isoflop.scaling.tables import read_table
+    from isoflop.experiments.store.store import open_store
+    from isoflop.scaling.table.read import read_table
 
     found = positions(read_table(runs, study=study), open_store(runs), corpora)
     if out:

@@ -48,7 +48,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Scoreboard of laws by what they predict of larger runs; nested tests; what moves the answer."""
-    from isoflop.scaling.nested import comparison
+    from isoflop.scaling.selection.likelihood_ratio import comparison
 
     data = load(table, mapping, where, study)
     found = comparison(data, laws, by=by, above=above, params=params, compute=compute, level=level, on_step=show_step)
@@ -72,7 +72,7 @@ def multiplier(
     as_json: Json = False,
 ) -> None:
     """Compute multiplier between arms, where they cross, and how sure that one beats the other."""
-    from isoflop.scaling.multiplier import multiplier as compare_arms
+    from isoflop.scaling.arms.multiplier import multiplier as compare_arms
 
     data = load(table, mapping, where, study)
     found = compare_arms(data, by=by, baseline=baseline, target=target, params=params, compute=compute, level=level)
@@ -100,8 +100,8 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """What a run not yet made will reach, with intervals; registered before it and scored after it."""
-    from isoflop.scaling import predict as record
-    from isoflop.scaling.answer import answer
+    from isoflop.scaling.prediction import register as record
+    from isoflop.scaling.prediction.answer import answer
 
     data = load(table, mapping, where, study)
     if score:

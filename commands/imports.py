@@ -40,8 +40,8 @@ def import_(
 ) -> None:
     """Runs from TensorBoard, W&B, nanoGPT, nanochat, OLMo or any table, as a table that fit and report read."""
     from isoflop.commands.options import pairs
-    from isoflop.experiments.foreign import import_source
-    from isoflop.scaling.imports import Asked
+    from isoflop.scaling.imports.assemble import Asked
+    from isoflop.scaling.imports.read import import_source
 
     asked = Asked(
         n_params=_by_run(n_params, "--n-params"),

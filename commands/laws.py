@@ -43,7 +43,7 @@ def fit(
     as_json: Json = False,
 ) -> None:
     """Fit one law: parameters with intervals, exponents, and what to object to."""
-    from isoflop.scaling.verdict import verdict
+    from isoflop.scaling.findings.verdict import verdict
 
     found = verdict(
         load(table, mapping, where, study),
@@ -72,8 +72,8 @@ def approaches(
     as_json: Json = False,
 ) -> None:
     """Approaches 1, 2 and 3 side by side: how the best size and tokens grow with compute."""
-    from isoflop.scaling.approaches import approaches as compare_approaches
-    from isoflop.scaling.diagnose import diagnose_approaches
+    from isoflop.scaling.approaches.approaches import approaches as compare_approaches
+    from isoflop.scaling.findings.diagnose import diagnose_approaches
 
     found = compare_approaches(
         load(table, mapping, where, study),
@@ -111,8 +111,8 @@ def accuracy(
     as_json: Json = False,
 ) -> None:
     """A score by the two-stage law: N and D give the loss, the loss gives the score, with its chance floor."""
-    from isoflop.scaling.downstream import with_score
-    from isoflop.scaling.task_law import two_stage
+    from isoflop.scaling.prediction.two_stage import two_stage
+    from isoflop.scaling.table.task_scores import with_score
 
     if (n_params is None) != (tokens is None):
         raise ValueError("--n-params and --tokens go together: one run has both")

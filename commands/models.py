@@ -21,8 +21,8 @@ def export(
 ) -> None:
     """A run's model as a folder that Hugging Face transformers, vLLM and llama.cpp read; else TorchScript."""
     from isoflop.experiments.card import export
+    from isoflop.experiments.store.store import open_store
     from isoflop.experiments.trained import find_trained
-    from isoflop.scaling.store import open_store
 
     typer.echo(export(find_trained(open_store(runs), run_id), out))
 
@@ -40,9 +40,9 @@ def generate(
     runs: Runs = Path("runs"),
 ) -> None:
     """Text from a run's model: isoflop generate RUN_ID --prompt 'def '. The prompt is printed before it."""
+    from isoflop.experiments.store.store import open_store
     from isoflop.experiments.trained import find_trained
     from isoflop.models.generate import Sampling
-    from isoflop.scaling.store import open_store
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     trained = find_trained(open_store(runs), run_id)
@@ -65,8 +65,8 @@ def serve(
     """An OpenAI-compatible HTTP API of a run's model; exports it first. Needs pip install 'isoflop[serve]'."""
     from isoflop.experiments import serve as server
     from isoflop.experiments.card import export
+    from isoflop.experiments.store.store import open_store
     from isoflop.experiments.trained import find_trained
-    from isoflop.scaling.store import open_store
 
     server.check(host, port)
     trained = find_trained(open_store(runs), run_id)
@@ -94,8 +94,8 @@ def evaluate(
     """
     from isoflop.experiments.assess import assess, assess_text
     from isoflop.experiments.downstream import Asked
+    from isoflop.experiments.store.store import open_store
     from isoflop.experiments.trained import find_trained, finished
-    from isoflop.scaling.store import open_store
 
     store = open_store(runs)
     chosen = finished(store, study) if study else [find_trained(store, run_id) for run_id in run_ids or []]

@@ -42,12 +42,12 @@ Delta = Annotated[str, typer.Option("--delta", help="Huber's threshold: auto, or
 
 
 def load(table: Path, mapping: list[str] | None, where: str | None, study: str | None = None):
-    from isoflop.scaling.tables import read_table
+    from isoflop.scaling.table.read import read_table
 
     return read_table(table, mapping=pairs(mapping, "--map"), where=where, study=study)
 
 
 def objective_of(name: str, delta: str):
-    from isoflop.scaling.verdict import objective_named
+    from isoflop.scaling.findings.verdict import objective_named
 
     return objective_named(name, delta if delta == "auto" else number(delta, "--delta"))

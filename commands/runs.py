@@ -56,7 +56,7 @@ def status(
 ) -> None:
     """States and progress of the studies in a runs folder."""
     from isoflop.experiments.plan import status, status_text
-    from isoflop.scaling.store import open_store
+    from isoflop.experiments.store.store import open_store
 
     value = status(open_store(runs))
     emit(value, status_text(value), as_json)
@@ -79,7 +79,7 @@ def retry(
 ) -> None:
     """Train cells again that failed or were lost (or diverged), with the arguments that launched them."""
     from isoflop.experiments import retry
-    from isoflop.scaling.store import open_store
+    from isoflop.experiments.store.store import open_store
 
     store = open_store(runs)
     cells = retry.choose(store, state or ["failed", "lost"], run_id)
@@ -112,7 +112,7 @@ def clean(
 ) -> None:
     """Remove checkpoints that no cell needs, claims of dead processes and half-written files; never a result."""
     from isoflop.experiments import clean
-    from isoflop.scaling.store import open_store
+    from isoflop.experiments.store.store import open_store
 
     store = open_store(runs)
     litter = clean.find_litter(store, trunks=trunks)
@@ -133,7 +133,7 @@ def tune(
 ) -> None:
     """Best learning rate (or batch) of each width, and whether one serves all: isoflop tune experiment=lr_transfer."""
     from isoflop.experiments.tune_report import train_and_read, tune, tune_text
-    from isoflop.scaling.tables import read_table
+    from isoflop.scaling.table.read import read_table
 
     value = tune(read_table(table) if table else train_and_read(context.args), axis, limit)
     emit(value, tune_text(value), as_json)
@@ -146,8 +146,8 @@ def compact(
     study: Study = None,
 ) -> None:
     """All runs of a folder (or of one study in it) as one small file, which every command reads."""
-    from isoflop.scaling.runs import write_table
-    from isoflop.scaling.tables import read_table
+    from isoflop.scaling.table.read import read_table
+    from isoflop.scaling.table.runs import write_table
 
     table = read_table(runs, study=study)
     write_table(table, out)

@@ -9,8 +9,8 @@ import pandas as pd
 from isoflop.experiments.downstream import Asked, check, score
 from isoflop.experiments.evaluated import evaluation_of
 from isoflop.experiments.trained import Trained
-from isoflop.scaling.downstream import paired_score, read_items
-from isoflop.scaling.evaluation import Paired, paired_loss
+from isoflop.scaling.table.evaluation import Paired, paired_loss
+from isoflop.scaling.table.task_scores import paired_score, read_items
 
 _SAID = ("run_id", "n_params_total", "tokens", "loss", "loss_se", "bits_per_byte", "accuracy")
 _SCORED = ("task", "metric", "value", "stderr", "items", "chance")

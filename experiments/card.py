@@ -9,8 +9,8 @@ from isoflop.experiments.trained import Trained
 from isoflop.models.export import write_folder
 from isoflop.models.script_export import write_script_folder
 from isoflop.models.transformer import Transformer
-from isoflop.scaling.fit import fit
-from isoflop.scaling.runs import read_runs
+from isoflop.scaling.fitting.fit import fit
+from isoflop.scaling.table.runs import read_runs
 
 FEWEST_RUNS = 12  # for a law of five parameters to be worth a line
 

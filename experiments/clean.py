@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isoflop.experiments.checkpoint_files import SHARDED, discard, needless, size
-from isoflop.scaling.claims import CLAIM_FILE, holder
-from isoflop.scaling.store import SETTLED, Store
+from isoflop.experiments.store.claims import CLAIM_FILE, holder
+from isoflop.experiments.store.store import SETTLED, Store
 
 ABANDONED_SECONDS = 600.0  # a file is written in less; an older temporary one has no writer any more
 

@@ -28,7 +28,7 @@ from isoflop.experiments.evaluated import corpus_of
 from isoflop.experiments.tasks import TASKS, TaskError, write_items
 from isoflop.experiments.trained import Trained
 from isoflop.models.transformer import Transformer
-from isoflop.scaling.downstream import ITEMS, SCORES, write_scores
+from isoflop.scaling.table.task_scores import ITEMS, SCORES, write_scores
 
 BATCH = 64  # sequences at once
 _NUL = "\u0100"  # how byte-level tokenizers write the byte 0
@@ -61,7 +61,7 @@ def check(asked: Asked) -> None:
 
 
 def score(trained: Trained, asked: Asked, *, corpora: Path, device: str = "cpu") -> pd.DataFrame:
-    """Score a run on tasks, keep the scores beside it, and return them: SCORES of `scaling.downstream`.
+    """Score a run on tasks, keep the scores beside it, and return them: SCORES of `scaling.table.task_scores`.
 
     Raises TaskError for a task that is not known or does not suit the model.
     """

@@ -8,9 +8,9 @@ import torch
 from isoflop.experiments.config import saved_data
 from isoflop.experiments.corpus import Corpus, prepare
 from isoflop.experiments.evaluate import detail, evaluate
+from isoflop.experiments.store.store import StoreError
 from isoflop.experiments.trained import Trained, evaluation_file
-from isoflop.scaling.evaluation import read_evaluation, write_evaluation
-from isoflop.scaling.store import StoreError
+from isoflop.scaling.table.evaluation import read_evaluation, write_evaluation
 
 
 def corpus_of(trained: Trained, corpora: Path) -> Corpus:
@@ -28,7 +28,7 @@ def corpus_of(trained: Trained, corpora: Path) -> Corpus:
 
 
 def evaluation_of(trained: Trained, corpora: Path) -> pd.DataFrame:
-    """The rows of `scaling.evaluation` that a run kept; one that kept none is measured again, and keeps them."""
+    """The rows of `scaling.table.evaluation` that a run kept; one that kept none is measured again, and keeps them."""
     path = evaluation_file(trained.store, trained.run_id)
     if not path.exists():
         corpus = corpus_of(trained, corpora)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from isoflop.experiments.cell import Cell, Initial
 from isoflop.experiments.config import DataSpec
+from isoflop.experiments.store.store import StoreError, open_store
 from isoflop.experiments.study import Study
 from isoflop.experiments.tokenizer import Bytes, Library, Numbers
 from isoflop.models.config import ModelConfig
-from isoflop.scaling.store import StoreError, open_store
 
 if TYPE_CHECKING:  # torch loads only when a checkpoint is read
     from torch import nn

@@ -9,9 +9,9 @@ from isoflop.experiments.cost import Speed, trunk_seconds
 from isoflop.experiments.memory import available_bytes
 from isoflop.experiments.pack_plan import packs
 from isoflop.experiments.pool import per_device
+from isoflop.experiments.store.store import SETTLED, Store
 from isoflop.experiments.study import Study
 from isoflop.experiments.sweep import wanted
-from isoflop.scaling.store import SETTLED, Store
 
 MAX_DEATHS = 3  # of one trunk in one launch; the last try is without company, so that no other trunk is to blame
 

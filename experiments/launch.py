@@ -23,10 +23,18 @@ from isoflop.experiments.pool import at_once, check_device, gpus, per_device, pi
 from isoflop.experiments.progress import closing_table, live_line
 from isoflop.experiments.shape_key import place
 from isoflop.experiments.speed_file import known_speed
+from isoflop.experiments.store.store import (
+    SETTLED,
+    STORE_FILE,
+    Store,
+    StoreError,
+    create_store,
+    is_disk_error,
+    open_store,
+)
 from isoflop.experiments.study import Study
 from isoflop.experiments.sweep import listing, load, wanted
 from isoflop.experiments.trackers import check as check_trackers
-from isoflop.scaling.store import SETTLED, STORE_FILE, Store, StoreError, create_store, is_disk_error, open_store
 
 NAMED = 3  # cells outside the window that a launch names
 WAIT_SECONDS = 0.5  # for trunks that another launch, or a worker about to end, still holds

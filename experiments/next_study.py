@@ -18,13 +18,13 @@ from isoflop.experiments.names import load_size, size_names, suggest
 from isoflop.experiments.optimizer_cost import optimizer_flops
 from isoflop.experiments.setting import NextStudyError, Setting, model_of, parts_in, setting_of, shape_in
 from isoflop.models.config import n_matrices, n_total, training_flops_per_token
-from isoflop.scaling.accounting import count_params, is_runs
-from isoflop.scaling.design import Design
-from isoflop.scaling.lattice import Lattice, lattice
-from isoflop.scaling.laws import Chinchilla
-from isoflop.scaling.planning import plan_from_law, plan_from_table, ratios_of
-from isoflop.scaling.published import PUBLISHED
-from isoflop.scaling.runs import final_rows
+from isoflop.scaling.design.candidates import Lattice, lattice
+from isoflop.scaling.design.design import Design
+from isoflop.scaling.design.planning import plan_from_law, plan_from_table, ratios_of
+from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.laws.published import PUBLISHED
+from isoflop.scaling.table.conventions import count_params, is_runs
+from isoflop.scaling.table.runs import final_rows
 
 MIN_STEPS = 250
 GOALS = ("n_opt", "loss", "multiplier")

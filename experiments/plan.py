@@ -17,10 +17,10 @@ from isoflop.experiments.pack_plan import packs
 from isoflop.experiments.pool import check_device
 from isoflop.experiments.shape_key import place
 from isoflop.experiments.speed_file import known_speed
+from isoflop.experiments.store.store import STATES, Store, StoreError, open_store
 from isoflop.experiments.study import Study, unique_tokens
 from isoflop.experiments.sweep import load
 from isoflop.models.config import n_matrices
-from isoflop.scaling.store import STATES, Store, StoreError, open_store
 
 WORKERS = (1, 2, 4, 8, 16)
 

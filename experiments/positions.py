@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 
 from isoflop.experiments.evaluated import evaluation_of
+from isoflop.experiments.store.store import Store, StoreError
 from isoflop.experiments.trained import evaluation_file, find_trained, weights_file
-from isoflop.scaling.runs import final_rows
-from isoflop.scaling.store import Store, StoreError
+from isoflop.scaling.table.runs import final_rows
 
 COLUMNS = ("run_id", "arm", "family", "d_model", "budget", "position", "loss")
 

@@ -15,7 +15,7 @@ from rich.live import Live
 from isoflop.experiments.cell import Cell, group_by_trunk
 from isoflop.experiments.cost import Speed, makespan, run_seconds, trunk_seconds
 from isoflop.experiments.sample import sample_file
-from isoflop.scaling.store import SETTLED, Store
+from isoflop.experiments.store.store import SETTLED, Store
 
 REFRESH_SECONDS = 1.0
 PLAIN_SECONDS = 20.0  # between lines where nothing can be redrawn

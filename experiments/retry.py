@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from isoflop.scaling.store import Store, StoreError
+from isoflop.experiments.store.store import Store, StoreError
 
 RETRIED = ("failed", "lost", "diverged")
 

@@ -15,11 +15,11 @@ from isoflop.experiments.config import ExperimentConfig, RoundsSpec
 from isoflop.experiments.launch import ArgumentSet
 from isoflop.experiments.next_study import cells_of, check_wish, runnable
 from isoflop.experiments.setting import setting_of
+from isoflop.experiments.store.claims import read_json, write_json
+from isoflop.experiments.store.store import SETTLED, Store, open_store
 from isoflop.experiments.sweep import load
-from isoflop.scaling.claims import read_json, write_json
-from isoflop.scaling.planning import plan_from_table
-from isoflop.scaling.runs import final_rows, read_runs
-from isoflop.scaling.store import SETTLED, Store, open_store
+from isoflop.scaling.design.planning import plan_from_table
+from isoflop.scaling.table.runs import final_rows, read_runs
 
 Compose = Callable[[list[str]], ExperimentConfig]
 Run = Callable[[Sequence[ArgumentSet]], int]

@@ -14,7 +14,7 @@ from isoflop.experiments.cell import Cell
 from isoflop.experiments.corpus import Corpus
 from isoflop.experiments.evaluate import Evaluation
 from isoflop.models.config import count_params, flops_per_token, n_active, n_total
-from isoflop.scaling.version import code_version
+from isoflop.scaling.table.version import code_version
 
 
 @dataclass(frozen=True)

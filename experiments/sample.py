@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isoflop.experiments.corpus import Corpus
+from isoflop.experiments.store.store import Store
 from isoflop.experiments.tokenizer import Tokenizer
-from isoflop.scaling.store import Store
 
 if TYPE_CHECKING:  # a reader of the file needs no torch
     from torch import nn

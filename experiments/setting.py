@@ -17,9 +17,9 @@ from isoflop.experiments.checkpoint_files import BRANCH, TRUNK, saved
 from isoflop.experiments.config import DataSpec, ModelSpec, OptimSpec, ScheduleSpec, WhereSpec
 from isoflop.experiments.engine import PRECISIONS
 from isoflop.experiments.names import load_size, size_names
+from isoflop.experiments.store.store import Store, open_store
 from isoflop.models.config import FAMILIES, OPTIONS, ModelConfig
-from isoflop.scaling.runs import read_config
-from isoflop.scaling.store import Store, open_store
+from isoflop.scaling.table.runs import read_config
 
 PARTS = ("family", "tied", "norm", "activation", "positions", "experts", "experts_per_token")
 SHAPE = ("n_layer", "d_model", "n_head", "d_ff")

@@ -31,10 +31,10 @@ from isoflop.experiments.corpus import Corpora, Corpus
 from isoflop.experiments.initial import begin_from
 from isoflop.experiments.out_of_memory import explanation, is_out_of_memory, with_less
 from isoflop.experiments.pack_plan import packs
+from isoflop.experiments.store.claims import Claim
+from isoflop.experiments.store.store import SETTLED, Store, StoreError, create_store, is_disk_error
 from isoflop.experiments.study import Study, expand
-from isoflop.scaling.claims import Claim
-from isoflop.scaling.runs import write_run
-from isoflop.scaling.store import SETTLED, Store, StoreError, create_store, is_disk_error
+from isoflop.scaling.table.runs import write_run
 
 HEARTBEAT_SECONDS = 1.0
 

@@ -13,12 +13,12 @@ from isoflop.experiments.cell import Cell
 from isoflop.experiments.corpus import Corpus
 from isoflop.experiments.evaluate import Evaluation, detail
 from isoflop.experiments.sample import sample, sample_file
+from isoflop.experiments.store.store import Store, StoreError
 from isoflop.experiments.tokenizer import Tokenizer, find_tokenizer
 from isoflop.models.generate import Sampling, generate
 from isoflop.models.weights import WEIGHTS_FILE, load_weights, save_weights
-from isoflop.scaling.evaluation import EVALUATION_FILE, write_evaluation
-from isoflop.scaling.runs import read_config, read_runs
-from isoflop.scaling.store import Store, StoreError
+from isoflop.scaling.table.evaluation import EVALUATION_FILE, write_evaluation
+from isoflop.scaling.table.runs import read_config, read_runs
 
 
 def keep_model(cell: Cell, model: nn.Module, evaluation: Evaluation, *, store: Store, corpus: Corpus) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from isoflop.experiments.tune import Bowl, Transfer
-from isoflop.scaling.finding import Finding
-from isoflop.scaling.tuning import SAME_RANGE
+from isoflop.scaling.findings.finding import Finding
+from isoflop.scaling.findings.tuning_checks import SAME_RANGE
 
 COSTLY = 0.01  # nats/token that a rate may give away before it is said
 ENOUGH = 2  # sizes with an optimum inside the grid

@@ -10,8 +10,8 @@ from isoflop.experiments.compose import compose_all
 from isoflop.experiments.sweep import launch, load
 from isoflop.experiments.tune import Bowl, Transfer, bowls, transfers
 from isoflop.experiments.tune_checks import tune_findings
-from isoflop.scaling.finding import Finding
-from isoflop.scaling.runs import read_runs
+from isoflop.scaling.findings.finding import Finding
+from isoflop.scaling.table.runs import read_runs
 
 
 def train_and_read(overrides: Sequence[str]) -> pd.DataFrame:

@@ -20,9 +20,9 @@ import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
-from isoflop.scaling.fit import Fit, Huber, LeastSquares, fit, refit
-from isoflop.scaling.search import search
-from isoflop.scaling.uncertainty import bootstrap, jackknife
+from isoflop.scaling.fitting.fit import Fit, Huber, LeastSquares, fit, refit
+from isoflop.scaling.fitting.search import search
+from isoflop.scaling.fitting.uncertainty import bootstrap, jackknife
 from tests.hard_suite import SURFACE, isoflop
 
 DELTA = 1e-3

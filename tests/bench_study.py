@@ -69,7 +69,7 @@ def isoflop_run(arguments: list[str], corpora: Path, runs: Path) -> tuple[float,
     began = time.perf_counter()
     _python("-m", "isoflop", "run", *arguments, f"runs={runs}", f"where.corpora={corpora}", "where.workers=2")
     seconds = time.perf_counter() - began
-    from isoflop.scaling.runs import read_runs
+    from isoflop.scaling.table.runs import read_runs
 
     table = read_runs(runs)
     final = table[table["final"]]

@@ -26,7 +26,7 @@ def public_data() -> Path:
 @pytest.fixture(scope="session")
 def study_law():
     """The law behind `study_table`."""
-    from isoflop.scaling.laws import Chinchilla
+    from isoflop.scaling.laws.chinchilla import Chinchilla
 
     return Chinchilla(E=0.9, A=33.0, B=332.0, alpha=0.45, beta=0.5)
 
@@ -34,7 +34,7 @@ def study_law():
 @pytest.fixture(scope="session")
 def study_table(study_law) -> pd.DataFrame:
     """A simulated study: nine sizes, four budgets, 0.5% noise of the loss, curve rows and final rows."""
-    from isoflop.scaling.simulate import simulate_study
+    from isoflop.scaling.design.simulate import simulate_study
 
     return simulate_study(study_law, noise=0.005, seed=0)
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from isoflop.scaling.fit import Huber, LeastSquares, fit
-from isoflop.scaling.law import Law
-from isoflop.scaling.uncertainty import jackknife
+from isoflop.scaling.fitting.fit import Huber, LeastSquares, fit
+from isoflop.scaling.fitting.uncertainty import jackknife
+from isoflop.scaling.laws.law import Law
 from tests.hard_suite import SURFACE, isoflop
 
 LARGEST = 1e21

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 
-from isoflop.scaling.fit import Fit, Huber, fit, predict_loss
-from isoflop.scaling.laws import BNSL, Chinchilla, DataConstrained, Kaplan, Law, Power
-from isoflop.scaling.seeds import random_starts
-from isoflop.scaling.solver import minimise
+from isoflop.scaling.fitting.fit import Fit, Huber, fit, predict_loss
+from isoflop.scaling.fitting.solver import minimise
+from isoflop.scaling.fitting.starts import random_starts
+from isoflop.scaling.laws.chinchilla import BNSL, Chinchilla, DataConstrained, Kaplan, Law, Power
 
 SURFACE = Chinchilla(1.8172, 477.8, 2143.4, 0.3473, 0.3672)
 SAME = 1e-9

@@ -20,7 +20,7 @@ from isoflop.experiments.compose import compose_all
 from isoflop.experiments.cost import Speed, run_seconds
 from isoflop.experiments.plan import speed_for
 from isoflop.experiments.sweep import load
-from isoflop.scaling.runs import read_runs
+from isoflop.scaling.table.runs import read_runs
 
 
 def compare(cells: list[Cell], measured: dict[str, float], speed: Speed) -> None:

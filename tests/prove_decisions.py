@@ -10,15 +10,15 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from isoflop.scaling.arms import frontier
-from isoflop.scaling.compare import compare
-from isoflop.scaling.design import isoflop_grid
-from isoflop.scaling.fit import fit
-from isoflop.scaling.forecast import Target, outlook
-from isoflop.scaling.laws import Chinchilla, Cost
-from isoflop.scaling.multiplier import multiplier
-from isoflop.scaling.planning import plan_from_law, plan_from_table
-from isoflop.scaling.simulate import simulate_points
+from isoflop.scaling.arms.joint_fit import frontier
+from isoflop.scaling.arms.multiplier import multiplier
+from isoflop.scaling.design.design import isoflop_grid
+from isoflop.scaling.design.planning import plan_from_law, plan_from_table
+from isoflop.scaling.design.simulate import simulate_points
+from isoflop.scaling.fitting.fit import fit
+from isoflop.scaling.laws.chinchilla import Chinchilla, Cost
+from isoflop.scaling.prediction.forecast import Target, outlook
+from isoflop.scaling.selection.scoreboard import compare
 
 BESIROGLU = Chinchilla(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
 BENT = Chinchilla(E=1.75, A=3.1e3, B=2.4e4, alpha=0.55, beta=0.58, kappa=0.6)

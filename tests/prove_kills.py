@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from isoflop.scaling.runs import VOLATILE, read_runs, same_runs
-from isoflop.scaling.store import Store, StoreError, open_store
+from isoflop.experiments.store.store import Store, StoreError, open_store
+from isoflop.scaling.table.runs import VOLATILE, read_runs, same_runs
 
 SWEEP = (
     "study.name=kills", "study.sizes=[d6,d8,d10,d12]", "study.budgets=[4e10,1.2e11,2.4e11]", "study.window.min_steps=1",

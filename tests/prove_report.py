@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from isoflop.scaling.laws import Chinchilla
-from isoflop.scaling.runs import write_table
-from isoflop.scaling.simulate import simulate_study
+from isoflop.scaling.design.simulate import simulate_study
+from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.table.runs import write_table
 
 RUNS, ROWS = 10_000, 200
 SECONDS, GIGABYTES = 60.0, 4.0
@@ -44,7 +44,7 @@ def report(path: str, out: str) -> None:
     """What `isoflop report` does, with its time and the peak of its memory."""
     from isoflop.analysis.report import write_report
     from isoflop.experiments.allocator import keep_freed_memory
-    from isoflop.scaling.tables import read_table
+    from isoflop.scaling.table.read import read_table
 
     keep_freed_memory()
     began = time.perf_counter()

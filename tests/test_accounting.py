@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from isoflop.scaling.accounting import count_params, points
-from isoflop.scaling.runs import PARAM_GROUPS
-from isoflop.scaling.tables import TableError
+from isoflop.scaling.table.conventions import count_params, points
+from isoflop.scaling.table.read import TableError
+from isoflop.scaling.table.runs import PARAM_GROUPS
 
 
 def test_matrices_leave_out_the_embedding_and_keep_the_head(study_table):

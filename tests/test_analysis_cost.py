@@ -10,8 +10,8 @@ from isoflop.analysis.figures import FIGURES
 from isoflop.analysis.positions import positions_frame
 from isoflop.analysis.style import style
 from isoflop.analysis.sweep_cost import cost_frame, plot_sweep_cost, plot_throughput
-from isoflop.scaling.evaluation import EVALUATION_FILE, write_evaluation
-from isoflop.scaling.tables import read_table
+from isoflop.scaling.table.evaluation import EVALUATION_FILE, write_evaluation
+from isoflop.scaling.table.read import read_table
 
 
 @pytest.fixture(autouse=True)

@@ -22,8 +22,8 @@ from isoflop.analysis.sensitivity import plot_sensitivity
 from isoflop.analysis.slope import measured_slopes, plot_local_slope
 from isoflop.analysis.style import LEVEL, style
 from isoflop.analysis.surface import plot_surface
-from isoflop.scaling.published import PUBLISHED
-from isoflop.scaling.simulate import simulate_study
+from isoflop.scaling.design.simulate import simulate_study
+from isoflop.scaling.laws.published import PUBLISHED
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from isoflop.scaling.accounting import points
-from isoflop.scaling.approaches import (
+from isoflop.scaling.approaches.approaches import (
     METHODS,
     NoAllocationError,
     allocation,
@@ -18,8 +17,9 @@ from isoflop.scaling.approaches import (
     isoflop_profiles,
     parabola_bias,
 )
-from isoflop.scaling.laws import Chinchilla
-from isoflop.scaling.simulate import simulate_points, simulate_study
+from isoflop.scaling.design.simulate import simulate_points, simulate_study
+from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.table.conventions import points
 
 HOFFMANN = Chinchilla(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
 SKEWED = Chinchilla(E=1.69, A=8000.0, B=82.0, alpha=0.465, beta=0.155)

@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from isoflop.scaling.runs import is_run_table, read_runs, same_runs
-from isoflop.scaling.store import open_store
+from isoflop.experiments.store.store import open_store
+from isoflop.scaling.table.runs import is_run_table, read_runs, same_runs
 
 STUDY = (
     "study.name=tiny", "study.sizes=[d6,d8]", "study.budgets=[1e9,2e9]", "study.window.min_steps=1",

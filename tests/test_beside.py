@@ -4,9 +4,9 @@ import pytest
 
 from isoflop.analysis.beside import Beside
 from isoflop.analysis.evidence import WORTH_A_PROCESS, Evidence
-from isoflop.scaling.compare import CompareError
-from isoflop.scaling.laws import Chinchilla
-from isoflop.scaling.simulate import simulate_points
+from isoflop.scaling.design.simulate import simulate_points
+from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.selection.scoreboard import CompareError
 
 
 def test_the_value_of_a_call():
@@ -17,7 +17,7 @@ def test_the_value_of_a_call():
 
 def test_an_error_is_raised_as_it_was():
     with pytest.raises(CompareError, match="no law can be compared"):
-        raise Beside("isoflop.scaling.compare", "CompareError", "no law can be compared").value
+        raise Beside("isoflop.scaling.selection.scoreboard", "CompareError", "no law can be compared").value
     with pytest.raises(ZeroDivisionError):
         _ = Beside("operator", "truediv", 1, 0).value
     with pytest.raises(ModuleNotFoundError):

@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from isoflop.__main__ import app, main
-from isoflop.scaling.laws import Chinchilla
-from isoflop.scaling.simulate import simulate_points
+from isoflop.scaling.design.simulate import simulate_points
+from isoflop.scaling.laws.chinchilla import Chinchilla
 
 ROOT = Path(__file__).resolve().parents[1]
 BESIROGLU = Chinchilla(E=1.8172, A=477.8, B=2143.4, alpha=0.3473, beta=0.3672)

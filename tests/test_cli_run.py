@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from isoflop.scaling.store import STATES
+from isoflop.experiments.store.store import STATES
 
 TINY = ("model=d8", "budget.flops=2e8", "schedule.warmup_steps=3", "data.eval_tokens=512", "hydra/launcher=basic")
 

@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from isoflop.scaling.accounting import points
-from isoflop.scaling.compare import BASELINE, STACKED, compare
-from isoflop.scaling.holdout import HoldOutError
-from isoflop.scaling.laws import Chinchilla
-from isoflop.scaling.rolling import FEWEST_ROWS, names_of, rolling_origins
-from isoflop.scaling.simulate import simulate_points
-from isoflop.scaling.stack import Forecast, mixture
+from isoflop.scaling.design.simulate import simulate_points
+from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.selection.averaging import Forecast, mixture
+from isoflop.scaling.selection.holdout import HoldOutError
+from isoflop.scaling.selection.rolling_origins import FEWEST_ROWS, names_of, rolling_origins
+from isoflop.scaling.selection.scoreboard import BASELINE, STACKED, compare
+from isoflop.scaling.table.conventions import points
 from tests.prove_decisions import BENT, BESIROGLU, coverage, isoflop_table
 
 LAWS = ("chinchilla", "chinchilla-tied", "chinchilla-no-floor", "power-n", "data-constrained")

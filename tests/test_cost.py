@@ -26,9 +26,9 @@ from isoflop.experiments.curve import curve_stride
 from isoflop.experiments.progress import snapshot
 from isoflop.experiments.shape_key import engine_id, place, shape_key
 from isoflop.experiments.speed_file import Measured, known_speed, to_speed
+from isoflop.experiments.store.store import create_store
 from isoflop.experiments.sweep import listing
 from isoflop.models.config import ModelConfig
-from isoflop.scaling.store import create_store
 
 DATA = DataSpec(context_length=16, eval_tokens=2048)
 

@@ -5,15 +5,15 @@ import pandas as pd
 import pytest
 from scipy.optimize import linprog
 
-from isoflop.scaling.choice import Choice
-from isoflop.scaling.design import isoflop_grid
-from isoflop.scaling.fit import LeastSquares, fit
-from isoflop.scaling.information import Noise, scenario_of_fit, scenario_of_law
-from isoflop.scaling.lattice import DesignError, Lattice, any_sizes, lattice
-from isoflop.scaling.laws import Cost
-from isoflop.scaling.planning import plan_from_law, plan_from_table
-from isoflop.scaling.simulate import simulate_points
-from isoflop.scaling.uncertainty import jackknife
+from isoflop.scaling.design.candidates import DesignError, Lattice, any_sizes, lattice
+from isoflop.scaling.design.design import isoflop_grid
+from isoflop.scaling.design.information import Noise, scenario_of_fit, scenario_of_law
+from isoflop.scaling.design.planning import plan_from_law, plan_from_table
+from isoflop.scaling.design.search import Choice
+from isoflop.scaling.design.simulate import simulate_points
+from isoflop.scaling.fitting.fit import LeastSquares, fit
+from isoflop.scaling.fitting.uncertainty import jackknife
+from isoflop.scaling.laws.chinchilla import Cost
 from tests.prove_decisions import BESIROGLU, BLOCK, NOISE, isoflop_table, refits, suggestion
 
 SIZES = pd.DataFrame({

@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from isoflop.scaling.approaches import approaches
-from isoflop.scaling.diagnose import Finding, diagnose, diagnose_approaches, refused
-from isoflop.scaling.finding import likelihood_ratio, variant
-from isoflop.scaling.fit import Huber, LeastSquares, fit
-from isoflop.scaling.laws import Chinchilla
-from isoflop.scaling.simulate import simulate_points, simulate_study
-from isoflop.scaling.uncertainty import jackknife
+from isoflop.scaling.approaches.approaches import approaches
+from isoflop.scaling.design.simulate import simulate_points, simulate_study
+from isoflop.scaling.findings.diagnose import Finding, diagnose, diagnose_approaches, refused
+from isoflop.scaling.findings.finding import likelihood_ratio, variant
+from isoflop.scaling.fitting.fit import Huber, LeastSquares, fit
+from isoflop.scaling.fitting.uncertainty import jackknife
+from isoflop.scaling.laws.chinchilla import Chinchilla
 
 LAW = Chinchilla(E=1.8, A=480.0, B=2100.0, alpha=0.35, beta=0.37)
 BENT = Chinchilla(E=0.0, A=1393.6, B=25817.0, alpha=0.641, beta=0.680, kappa=0.355)

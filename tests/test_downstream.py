@@ -25,12 +25,20 @@ from isoflop.experiments.config import (
     WhereSpec,
     WindowSpec,
 )
+from isoflop.experiments.store.store import create_store
 from isoflop.experiments.sweep import load, train_claimed
 from isoflop.experiments.tasks import TASKS
-from isoflop.scaling.downstream import ITEMS, SCORES, paired_score, read_items, read_scores, with_score, write_scores
-from isoflop.scaling.runs import read_runs
-from isoflop.scaling.store import create_store
-from isoflop.scaling.tables import TableError
+from isoflop.scaling.table.read import TableError
+from isoflop.scaling.table.runs import read_runs
+from isoflop.scaling.table.task_scores import (
+    ITEMS,
+    SCORES,
+    paired_score,
+    read_items,
+    read_scores,
+    with_score,
+    write_scores,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 needs_lm_eval = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="needs the extra `evaluate`")

@@ -15,14 +15,14 @@ from isoflop.experiments.evaluated import corpus_of
 from isoflop.experiments.progress import closing_table
 from isoflop.experiments.sample import sample, sample_file
 from isoflop.experiments.shards import DOCUMENTS
+from isoflop.experiments.store.store import StoreError, create_store
 from isoflop.experiments.sweep import load, train_claimed
 from isoflop.experiments.trained import evaluation_file, find_trained
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig
 from isoflop.models.parametrization import initialize
-from isoflop.scaling.evaluation import NAMES, paired, paired_loss, read_evaluation
-from isoflop.scaling.runs import RunTableError
-from isoflop.scaling.store import StoreError, create_store
+from isoflop.scaling.table.evaluation import NAMES, paired, paired_loss, read_evaluation
+from isoflop.scaling.table.runs import RunTableError
 
 
 @pytest.fixture(scope="module")

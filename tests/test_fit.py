@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from isoflop.scaling.fit import Fit, FitError, Huber, LeastSquares, fit, predict_loss
-from isoflop.scaling.laws import BNSL, Chinchilla, DataConstrained, Farseer, Kaplan, Power, Saturating
-from isoflop.scaling.published import PUBLISHED
+from isoflop.scaling.fitting.fit import Fit, FitError, Huber, LeastSquares, fit, predict_loss
+from isoflop.scaling.laws.chinchilla import BNSL, Chinchilla, DataConstrained, Farseer, Kaplan, Power, Saturating
+from isoflop.scaling.laws.published import PUBLISHED
 from tests import hard_suite
 from tests.hard_suite import SURFACE, frontier, isoflop, reference, repeated
 
@@ -234,7 +234,7 @@ def test_a_users_law_needs_only_a_formula_and_a_box(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "from dataclasses import dataclass\n"
         "from typing import ClassVar\n"
-        "from isoflop.scaling.laws import Box, Law\n"
+        "from isoflop.scaling.laws.chinchilla import Box, Law\n"
         "@dataclass(frozen=True)\n"
         "class Sum(Law):\n"
         "    E: float\n    K: float\n    g: float\n"

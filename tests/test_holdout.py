@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from isoflop.scaling.accounting import points
-from isoflop.scaling.holdout import CANDIDATES, HoldOutError, choose, hold_out
-from isoflop.scaling.laws import Chinchilla
-from isoflop.scaling.simulate import simulate_study
+from isoflop.scaling.design.simulate import simulate_study
+from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.selection.holdout import CANDIDATES, HoldOutError, choose, hold_out
+from isoflop.scaling.table.conventions import points
 
 BENT = Chinchilla(E=0.0, A=1393.6, B=25817.0, alpha=0.641, beta=0.680, kappa=0.355)  # like code in bytes
 SIZES = (8, 12, 16, 20, 24, 32, 40, 48, 56, 64, 80)

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from isoflop.experiments.foreign import import_source
-from isoflop.scaling.accounting import count_params, is_runs, points
-from isoflop.scaling.import_shapes import nanogpt_shape
-from isoflop.scaling.imports import Asked, Imported, SourceError
-from isoflop.scaling.laws import Chinchilla
-from isoflop.scaling.tables import read_table
+from isoflop.scaling.imports.assemble import Asked, Imported, SourceError
+from isoflop.scaling.imports.read import import_source
+from isoflop.scaling.imports.shapes import nanogpt_shape
+from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.table.conventions import count_params, is_runs, points
+from isoflop.scaling.table.read import read_table
 
 LAW = Chinchilla(E=1.8, A=400.0, B=1500.0, alpha=0.34, beta=0.36)
 

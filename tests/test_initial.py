@@ -13,11 +13,11 @@ from isoflop.experiments.config import BudgetSpec, DataSpec, ExperimentConfig, M
 from isoflop.experiments.evaluate import evaluate
 from isoflop.experiments.initial import InitError, start
 from isoflop.experiments.learner import Learner
+from isoflop.experiments.store.store import create_store
 from isoflop.experiments.sweep import load, train_claimed
 from isoflop.experiments.trained import find_trained, weights_file
 from isoflop.models.export import read_folder
-from isoflop.scaling.runs import read_config, read_runs
-from isoflop.scaling.store import create_store
+from isoflop.scaling.table.runs import read_config, read_runs
 
 SHAPE = {"n_layer": 2, "d_model": 16, "n_head": 2}
 

@@ -5,8 +5,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isoflop.scaling.law import Law
-from isoflop.scaling.laws import LAWS, PRESETS, Chinchilla, Cost, DataConstrained, Kaplan, PowerN, Saturating, get_law
+from isoflop.scaling.laws.chinchilla import (
+    LAWS,
+    PRESETS,
+    Chinchilla,
+    Cost,
+    DataConstrained,
+    Kaplan,
+    PowerN,
+    Saturating,
+    get_law,
+)
+from isoflop.scaling.laws.law import Law
 
 TYPICAL = {
     "chinchilla": (1.8, 480.0, 2100.0, 0.35, 0.37, 0.8),

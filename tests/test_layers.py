@@ -70,7 +70,10 @@ def test_the_front_door_imports_nothing_heavy_until_asked():
         assert names <= set(sys.stdlib_module_names) | {"typer", "commands"}, path
 
 
-@pytest.mark.parametrize("module", ["isoflop.scaling.verdict", "isoflop.scaling.approaches", "isoflop.scaling.holdout"])
+@pytest.mark.parametrize(
+    "module",
+    ["isoflop.scaling.findings.verdict", "isoflop.scaling.approaches.approaches", "isoflop.scaling.selection.holdout"],
+)
 def test_fitting_loads_neither_torch_nor_hydra_nor_matplotlib(module):
     code = f"import sys, {module}; print(sorted({{'torch', 'hydra', 'omegaconf', 'matplotlib'}} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -12,7 +12,7 @@ from isoflop.models.config import (
     n_total,
     training_flops_per_token,
 )
-from isoflop.scaling import runs
+from isoflop.scaling.table import runs
 
 SHAPE = {"family": "transformer", "vocab_size": 256, "context_length": 64, "n_layer": 2, "d_model": 16, "n_head": 2}
 

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from isoflop.scaling.accounting import points
-from isoflop.scaling.arms import Frontier, choose_form, fit_arms, frontier
-from isoflop.scaling.laws import Chinchilla, Cost, Power
-from isoflop.scaling.multiplier import MultiplierError, multiplier
+from isoflop.scaling.arms.joint_fit import Frontier, choose_form, fit_arms, frontier
+from isoflop.scaling.arms.multiplier import MultiplierError, multiplier
+from isoflop.scaling.laws.chinchilla import Chinchilla, Cost, Power
+from isoflop.scaling.table.conventions import points
 from tests.prove_decisions import BASE, arms_coverage, cheaper, steeper, two_arms
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from isoflop.scaling.accounting import points
-from isoflop.scaling.laws import Chinchilla
-from isoflop.scaling.nested import comparison, nested_tests, sensitivity
+from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.selection.likelihood_ratio import comparison, nested_tests, sensitivity
+from isoflop.scaling.table.conventions import points
 from tests.prove_decisions import BENT, BESIROGLU, isoflop_table
 
 EQUAL = Chinchilla(E=1.8, A=480.0, B=700.0, alpha=0.35, beta=0.35)

@@ -12,8 +12,8 @@ from isoflop.experiments.next_study import next_runs, runnable
 from isoflop.experiments.optimizer_cost import optimizer_flops
 from isoflop.experiments.setting import NextStudyError, _sections, model_of, parts_in, parts_of, setting_of
 from isoflop.models.config import count_params, flops_per_token, n_matrices, n_total, training_flops_per_token
-from isoflop.scaling.runs import final_rows
-from isoflop.scaling.tables import read_table
+from isoflop.scaling.table.read import read_table
+from isoflop.scaling.table.runs import final_rows
 
 QUICK = files("isoflop.experiments") / "results" / "quick.parquet"
 

@@ -9,9 +9,9 @@ import pytest
 from isoflop.experiments.names import load_size, size_names
 from isoflop.experiments.rows import _constants
 from isoflop.models.config import ModelConfig, n_active, n_matrices
-from isoflop.scaling.accounting import count_params
-from isoflop.scaling.older import ADDED, complete
-from isoflop.scaling.runs import COLUMNS, read_runs, same_runs, write_table
+from isoflop.scaling.table.conventions import count_params
+from isoflop.scaling.table.migrate import ADDED, complete
+from isoflop.scaling.table.runs import COLUMNS, read_runs, same_runs, write_table
 from tests.test_study import only, single
 from tests.test_trackers import CORPUS
 

@@ -11,8 +11,8 @@ from isoflop.experiments.config import OptimSpec, WhereSpec
 from isoflop.experiments.jobs import MAX_DEATHS, Job, packed, unpacked
 from isoflop.experiments.launch import run_sweep
 from isoflop.experiments.pack_plan import pack_bytes, pack_key, packs
-from isoflop.scaling.runs import read_runs
-from isoflop.scaling.store import create_store
+from isoflop.experiments.store.store import create_store
+from isoflop.scaling.table.runs import read_runs
 from tests.test_packing import PACK, alone, check_same, launcher, run, spec, states  # noqa: F401 (fixtures)
 
 

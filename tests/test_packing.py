@@ -26,10 +26,10 @@ from isoflop.experiments.learner import Learner
 from isoflop.experiments.pack import train_pack
 from isoflop.experiments.pack_plan import packs
 from isoflop.experiments.pack_step import PackedStep
+from isoflop.experiments.store.store import create_store, open_store
 from isoflop.experiments.trained import find_trained
 from isoflop.experiments.trainer import train_trunk
-from isoflop.scaling.runs import read_runs
-from isoflop.scaling.store import create_store, open_store
+from isoflop.scaling.table.runs import read_runs
 from tests import tape
 from tests.test_sweeper_faults import a_worker_at_work, finish, start
 

@@ -17,8 +17,8 @@ from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.page import page
 from isoflop.analysis.page_data import MOST_RUNS, datasets, law_names
 from isoflop.analysis.report import write_report
-from isoflop.scaling.laws import Chinchilla
-from isoflop.scaling.simulate import simulate_points, simulate_study
+from isoflop.scaling.design.simulate import simulate_points, simulate_study
+from isoflop.scaling.laws.chinchilla import Chinchilla
 
 LAW = Chinchilla(0.9, 33.0, 332.0, 0.45, 0.5)
 
@@ -201,7 +201,5 @@ def test_an_unfittable_table_has_a_page_of_reasons():
 
 
 def test_the_fit_needs_no_charts():
-    code = (
-        "import sys, isoflop.scaling.verdict; sys.exit(bool({'altair', 'vl_convert', 'matplotlib'} & {*sys.modules}))"
-    )
+    code = "import sys, isoflop.scaling.findings.verdict; sys.exit(bool({'altair', 'vl_convert', 'matplotlib'} & {*sys.modules}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,8 +9,8 @@ import pytest
 from isoflop.analysis.evidence import Evidence
 from isoflop.analysis.page import page
 from isoflop.analysis.style import count
-from isoflop.scaling.laws import Chinchilla
-from isoflop.scaling.simulate import simulate_points
+from isoflop.scaling.design.simulate import simulate_points
+from isoflop.scaling.laws.chinchilla import Chinchilla
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

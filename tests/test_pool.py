@@ -14,7 +14,7 @@ from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.cost import cores
 from isoflop.experiments.launch import predicted_seconds, run_sweep
 from isoflop.experiments.pool import at_once, gpus, mps_runs, per_device, time_slices, worker_count
-from isoflop.scaling.store import open_store
+from isoflop.experiments.store.store import open_store
 from tests.test_sweep import in_process, spec  # noqa: F401 (fixtures)
 
 CUDA = WhereSpec(device="cuda")

@@ -7,10 +7,10 @@ import pytest
 from isoflop.experiments.compose import compose_all
 from isoflop.experiments.config import StudySpec, WhereSpec, WindowSpec
 from isoflop.experiments.positions import COLUMNS, best_runs, positions, positions_text
+from isoflop.experiments.store.store import StoreError, create_store
 from isoflop.experiments.sweep import load, train_claimed
 from isoflop.experiments.trained import evaluation_file, weights_file
-from isoflop.scaling.runs import read_runs
-from isoflop.scaling.store import StoreError, create_store
+from isoflop.scaling.table.runs import read_runs
 
 DATA = [
     "data=synthetic", "data.synthetic={vocab_size: 16, tokens: 40000, chains: 50}", "data.context_length=16",

@@ -14,7 +14,7 @@ from isoflop.models.config import ModelConfig
 from isoflop.models.parametrization import initialize
 from isoflop.models.precision import lower_products
 from isoflop.models.step import kernels_build, score
-from isoflop.scaling.runs import same_runs
+from isoflop.scaling.table.runs import same_runs
 from tests.test_trainer import DATA, OTHERS, make, table, train
 
 TOLERANCE = 0.02  # nats/token, of the held-out loss after 50 steps

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from isoflop.scaling.accounting import points
-from isoflop.scaling.answer import answer
-from isoflop.scaling.forecast import PredictError, Target, outlook
-from isoflop.scaling.predict import RegistrationError, data_hash, register, score
-from isoflop.scaling.simulate import simulate_points
+from isoflop.scaling.design.simulate import simulate_points
+from isoflop.scaling.prediction.answer import answer
+from isoflop.scaling.prediction.forecast import PredictError, Target, outlook
+from isoflop.scaling.prediction.register import RegistrationError, data_hash, register, score
+from isoflop.scaling.table.conventions import points
 from tests.prove_decisions import BESIROGLU, NOISE, isoflop_table
 
 LAWS = ("chinchilla", "chinchilla-tied")

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from isoflop.scaling.fit import predict_loss
-from isoflop.scaling.published import PUBLISHED
-from isoflop.scaling.solver import huber
+from isoflop.scaling.fitting.fit import predict_loss
+from isoflop.scaling.fitting.solver import huber
+from isoflop.scaling.laws.published import PUBLISHED
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

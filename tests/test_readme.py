@@ -13,8 +13,8 @@ import isoflop
 from isoflop.__main__ import app
 from isoflop.analysis.evidence import Evidence
 from isoflop.analysis.readme import BLOCKS, rewrite
-from isoflop.scaling.runs import read_runs, write_run
-from isoflop.scaling.tables import read_table
+from isoflop.scaling.table.read import read_table
+from isoflop.scaling.table.runs import read_runs, write_run
 
 ROOT = Path(isoflop.__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -18,10 +18,10 @@ from isoflop.analysis.figures import FIGURES, get_figure
 from isoflop.analysis.hero import draw_hero
 from isoflop.analysis.report import ReportError, draw_figure, write_report
 from isoflop.analysis.sweep_cost import trained_tokens
-from isoflop.scaling.fit import FitError
-from isoflop.scaling.laws import Chinchilla
-from isoflop.scaling.runs import final_rows
-from isoflop.scaling.simulate import simulate_points, simulate_study
+from isoflop.scaling.design.simulate import simulate_points, simulate_study
+from isoflop.scaling.fitting.fit import FitError
+from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.table.runs import final_rows
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +219,7 @@ def test_a_fit_that_fails_is_a_reason_in_a_whole_report(study_table, tmp_path, m
         raise FitError("the solver gave up")
 
     monkeypatch.setattr("isoflop.analysis.evidence.fit_candidate", broken)
-    monkeypatch.setattr("isoflop.scaling.holdout.fit_candidate", broken)
+    monkeypatch.setattr("isoflop.scaling.selection.holdout.fit_candidate", broken)
     result = write_report(study_table, tmp_path, n_draws=50)
     assert {"isoflop", "curves"} <= set(result.figures)
     assert result.missing["surface"] == "the solver gave up"

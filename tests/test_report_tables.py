@@ -10,9 +10,9 @@ from isoflop.analysis.evidence import Evidence
 from isoflop.analysis.figures import FIGURES
 from isoflop.analysis.report import write_report
 from isoflop.analysis.style import style
-from isoflop.scaling.laws import Chinchilla
-from isoflop.scaling.simulate import simulate_study
-from isoflop.scaling.tables import read_table
+from isoflop.scaling.design.simulate import simulate_study
+from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.table.read import read_table
 
 LAW = Chinchilla(E=0.9, A=33.0, B=332.0, alpha=0.45, beta=0.5)
 DEGENERATE = {

@@ -8,8 +8,8 @@ import pytest
 
 from isoflop.experiments import sweep, trainer
 from isoflop.experiments.checkpoint_files import saved
-from isoflop.scaling.runs import read_runs, same_runs
-from isoflop.scaling.store import open_store
+from isoflop.experiments.store.store import open_store
+from isoflop.scaling.table.runs import read_runs, same_runs
 
 STUDY = (
     "study.name=tiny", "study.sizes=[d6,d8]", "study.budgets=[2e8,4e8]", "study.window.min_steps=1",

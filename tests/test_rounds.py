@@ -11,9 +11,9 @@ from isoflop.experiments import next_study, rounds, sweep
 from isoflop.experiments.compose import UsageError, compose_all
 from isoflop.experiments.launch import run_sweep
 from isoflop.experiments.rounds import run_rounds
-from isoflop.scaling.lattice import DesignError
-from isoflop.scaling.runs import read_runs
-from isoflop.scaling.store import create_store
+from isoflop.experiments.store.store import create_store
+from isoflop.scaling.design.candidates import DesignError
+from isoflop.scaling.table.runs import read_runs
 
 
 @pytest.fixture(scope="module")

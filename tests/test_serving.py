@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from isoflop.scaling.laws import Chinchilla, Cost
-from isoflop.scaling.serving import ServingError, capped, miss, repeated, serve
+from isoflop.scaling.laws.chinchilla import Chinchilla, Cost
+from isoflop.scaling.prediction.serving import ServingError, capped, miss, repeated, serve
 from tests.prove_decisions import BENT, BESIROGLU
 
 C = 1e21

@@ -13,8 +13,8 @@ import pytest
 from hydra_plugins.isoflop_slurm_launcher import shares
 from isoflop.experiments import slurm
 from isoflop.experiments.slurm import Array, SlurmError, script, submit, wait
-from isoflop.scaling.runs import read_runs, same_runs
-from isoflop.scaling.store import open_store
+from isoflop.experiments.store.store import open_store
+from isoflop.scaling.table.runs import read_runs, same_runs
 
 NODE = Path(__file__).with_name("slurm_node.sh")
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "squeue")
@@ -206,8 +206,8 @@ def test_a_task_told_that_its_time_is_up_is_queued_again_and_goes_on(cluster, fo
 _FOREIGN_CLAIM = """
 import json, sys, time
 from pathlib import Path
-from isoflop.scaling import claims
-from isoflop.scaling.store import create_store
+from isoflop.experiments.store import claims
+from isoflop.experiments.store.store import create_store
 folder = Path(sys.argv[1])
 create_store(folder.parents[1])
 folder.mkdir(parents=True)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from isoflop.scaling.laws import BNSL, Chinchilla, Power
-from isoflop.scaling.problem import FitProblem
-from isoflop.scaling.seeds import nonnegative, random_starts, starts
-from isoflop.scaling.solver import Anchor, huber, minimise
+from isoflop.scaling.fitting.problem import FitProblem
+from isoflop.scaling.fitting.solver import Anchor, huber, minimise
+from isoflop.scaling.fitting.starts import nonnegative, random_starts, starts
+from isoflop.scaling.laws.chinchilla import BNSL, Chinchilla, Power
 from tests.hard_suite import SURFACE, isoflop
 
 

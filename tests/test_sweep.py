@@ -18,8 +18,8 @@ from isoflop.experiments.config import (
 )
 from isoflop.experiments.launch import MAX_DEATHS, Job, finish, in_order, run_sweep
 from isoflop.experiments.learner import Learner
-from isoflop.scaling.runs import read_config, read_runs, same_runs
-from isoflop.scaling.store import StoreError, create_store
+from isoflop.experiments.store.store import StoreError, create_store
+from isoflop.scaling.table.runs import read_config, read_runs, same_runs
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from isoflop.scaling.runs import read_runs, same_runs
-from isoflop.scaling.store import StoreError, open_store
+from isoflop.experiments.store.store import StoreError, open_store
+from isoflop.scaling.table.runs import read_runs, same_runs
 from tests import prove_kills
 
 ARGUMENTS = (

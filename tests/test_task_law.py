@@ -8,14 +8,14 @@ import pytest
 from typer.testing import CliRunner
 
 from isoflop.__main__ import app
-from isoflop.scaling.downstream import ITEMS, SCORES, write_scores
-from isoflop.scaling.fit import FitError, fit
-from isoflop.scaling.laws import Chinchilla
-from isoflop.scaling.runs import final_rows, write_run
-from isoflop.scaling.simulate import simulate_points
-from isoflop.scaling.store import create_store
-from isoflop.scaling.tables import TableError
-from isoflop.scaling.task_law import RAW, Chain, Sigmoid, two_stage
+from isoflop.experiments.store.store import create_store
+from isoflop.scaling.design.simulate import simulate_points
+from isoflop.scaling.fitting.fit import FitError, fit
+from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.prediction.two_stage import RAW, Chain, Sigmoid, two_stage
+from isoflop.scaling.table.read import TableError
+from isoflop.scaling.table.runs import final_rows, write_run
+from isoflop.scaling.table.task_scores import ITEMS, SCORES, write_scores
 
 LOSS = Chinchilla(E=0.9, A=33.0, B=332.0, alpha=0.45, beta=0.5)
 TASK = Sigmoid(floor=0.25, middle=1.4, steep=4.0)

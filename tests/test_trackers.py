@@ -15,7 +15,7 @@ from isoflop.experiments.compose import UsageError
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.rows import Measurement, run_rows
 from isoflop.experiments.trackers import CURVES, Trackers
-from isoflop.scaling.runs import read_runs
+from isoflop.scaling.table.runs import read_runs
 from tests.test_study import only, single
 
 CORPUS = SimpleNamespace(

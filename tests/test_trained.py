@@ -14,11 +14,11 @@ from isoflop.experiments import sweep
 from isoflop.experiments.card import card, export
 from isoflop.experiments.config import DataSpec, ExperimentConfig, ScheduleSpec, StudySpec, WhereSpec, WindowSpec
 from isoflop.experiments.evaluate import evaluate
+from isoflop.experiments.store.store import StoreError, create_store
 from isoflop.experiments.tokenizer import Library, Numbers, TokenizerError, find_tokenizer
 from isoflop.experiments.trained import Trained, find_trained, weights_file
 from isoflop.models.export import read_folder
 from isoflop.models.generate import Sampling
-from isoflop.scaling.store import StoreError, create_store
 
 PROMPT = "1 and \u00e9 "
 

@@ -19,7 +19,7 @@ from isoflop.experiments.trainer import train_trunk
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig, count_params
 from isoflop.models.parametrization import initialize
-from isoflop.scaling.runs import NAMES, same_runs, validate
+from isoflop.scaling.table.runs import NAMES, same_runs, validate
 
 DATA = DataSpec(
     name="synthetic",

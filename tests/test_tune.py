@@ -10,7 +10,7 @@ import pytest
 from isoflop.experiments.compose import compose_all
 from isoflop.experiments.tune import Bowl, TuneError, bowls, transfers
 from isoflop.experiments.tune_report import tune, tune_text
-from isoflop.scaling.runs import read_runs
+from isoflop.scaling.table.runs import read_runs
 
 RESULTS = Path(__file__).parents[1] / "experiments" / "results"
 WIDTHS = (16, 32, 64, 128)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from isoflop.scaling.tuning import tuning_findings
+from isoflop.scaling.findings.tuning_checks import tuning_findings
 
 RATES = (0.005, 0.01, 0.02, 0.04)
 

@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from isoflop.scaling.fit import FitError, Huber, LeastSquares, fit, refit
-from isoflop.scaling.laws import Chinchilla
-from isoflop.scaling.profile import profile
-from isoflop.scaling.search import search
-from isoflop.scaling.simulate import simulate_points
-from isoflop.scaling.uncertainty import GROUPS, MOST_CLUSTERS, bootstrap, intervals, jackknife, predict
+from isoflop.scaling.design.simulate import simulate_points
+from isoflop.scaling.fitting.fit import FitError, Huber, LeastSquares, fit, refit
+from isoflop.scaling.fitting.profile_likelihood import profile
+from isoflop.scaling.fitting.search import search
+from isoflop.scaling.fitting.uncertainty import GROUPS, MOST_CLUSTERS, bootstrap, intervals, jackknife, predict
+from isoflop.scaling.laws.chinchilla import Chinchilla
 from tests.coverage_intervals import CELLS, cell_coverage
 from tests.hard_suite import SURFACE, collinear, isoflop
 

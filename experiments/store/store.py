@@ -1,0 +1,176 @@
+"""A folder of runs: who has finished, who is at work, who failed and why.
+
+    STORE.json                  marks the folder
+    studies/<name>.json         the cells that a study asked for at its last launch
+    launches/<id>.json          what was typed, and where: `isoflop retry` types it again
+    cells/<run_id>/state.json   one cell's state, how often it was tried, how far it came, its traceback
+    cells/<run_id>/run.parquet  its rows, once it is done or has diverged
+    trunks/<trunk_id>/          checkpoints, and the claim of the process at work
+
+Every file is replaced as a whole, so a reader may look at any time and a process may die at any time.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from isoflop.experiments.store import claims
+from isoflop.experiments.store.claims import Claim, read_json, write_json
+from isoflop.scaling.table.runs import RUN_FILE, is_run_table
+
+STORE_FILE = "STORE.json"
+STORE_VERSION = 1
+STATES = ("planned", "running", "done", "diverged", "failed", "lost")
+SETTLED = ("done", "diverged")  # results: never run again by themselves
+_EMPTY: dict[str, Any] = {
+    "run_id": "", "trunk_id": "", "state": "planned", "label": "", "step": 0, "steps": 0, "branch_step": 0, "flops": 0,
+    "attempts": 0, "seconds": float("nan"), "heartbeat": float("nan"), "pid": 0, "launch": "", "error": "",
+}  # fmt: skip
+COLUMNS = tuple(_EMPTY)
+_DISK_ERRORS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+}  # fmt: skip
+
+
+class StoreError(ValueError):
+    """A folder is not a store, or something in it cannot be used."""
+
+
+def is_disk_error(error: BaseException) -> bool:
+    """Whether the disk refused: full, read-only, over a quota or failing. Nobody's training is at fault then."""
+    return isinstance(error, OSError) and error.errno in _DISK_ERRORS
+
+
+@dataclass(frozen=True)
+class Store:
+    """The runs under `root`. Make one with `open_store` or `create_store`."""
+
+    root: Path
+
+    def run_file(self, run_id: str) -> Path:
+        return self.root / "cells" / run_id / RUN_FILE
+
+    def trunk_folder(self, trunk_id: str) -> Path:
+        return self.root / "trunks" / trunk_id
+
+    def claim(self, trunk_id: str) -> Claim | None:
+        """The right to train a trunk, None while a process that is alive has it."""
+        return claims.take(self.trunk_folder(trunk_id))
+
+    def claimed(self, trunk_id: str) -> bool:
+        return claims.holder(self.trunk_folder(trunk_id)) is not None
+
+    def record(self, run_id: str, state: str, **fields: object) -> None:
+        """Set a cell's state and the given fields; other fields keep their value."""
+        assert state in STATES, state
+        path = self._state_file(run_id)
+        write_json(path, (read_json(path) or {}) | fields | {"run_id": run_id, "state": state, "at": time.time()})
+
+    def start(self, cell: Mapping) -> None:
+        """Record a cell as running, one attempt more."""
+        before = read_json(self._state_file(cell["run_id"])) or {}
+        fields = {"attempts": before.get("attempts", 0) + 1, "pid": os.getpid(), "step": 0, "error": ""}
+        self.record(**{**cell, **fields, "state": "running"})
+
+    def write_study(self, name: str, cells: Iterable[Mapping], **about: object) -> None:
+        """List the cells that a study asks for. Cells launched without a study are added to those launched before."""
+        path = self.root / "studies" / f"{name or 'single'}.json"
+        listed = {} if name else {cell["run_id"]: cell for cell in (read_json(path) or {"cells": []})["cells"]}
+        listed |= {cell["run_id"]: dict(cell) for cell in cells}
+        write_json(path, {"name": name, "cells": list(listed.values()), **about})
+
+    def write_launch(self, arguments: Sequence[str], folder: str) -> str:
+        """Keep what was typed to launch cells, and where; returns the id that their listings name."""
+        launch_id = hashlib.sha256(json.dumps([list(arguments), folder]).encode()).hexdigest()[:12]
+        write_json(self._launch_file(launch_id), {"arguments": list(arguments), "folder": folder})
+        return launch_id
+
+    def read_launch(self, launch_id: str) -> tuple[list[str], str] | None:
+        """Arguments and folder of a launch, None if it was not kept."""
+        launch = read_json(self._launch_file(launch_id)) if launch_id else None
+        return (launch["arguments"], launch["folder"]) if launch else None
+
+    def studies(self) -> dict[str, dict]:
+        """What each study asked for at its last launch, by file name."""
+        return {path.stem: read_json(path) or {} for path in sorted(self.root.glob("studies/*.json"))}
+
+    def states(self, run_ids: Iterable[str] | None = None) -> pd.DataFrame:
+        """One row per cell with the columns of `COLUMNS`; all known cells when no ids are given.
+
+        A cell that says running while no living process holds its trunk is lost.
+        """
+        listed = {cell["run_id"]: cell for study in self.studies().values() for cell in study["cells"]}
+        if run_ids is None:
+            folders = sorted(path.parent.name for path in self.root.glob("cells/*/state.json"))
+            run_ids = [*listed, *(run_id for run_id in folders if run_id not in listed)]
+        holders: dict[str, dict | None] = {}
+        rows = [self._row(run_id, listed.get(run_id, {}), holders) for run_id in run_ids]
+        return pd.DataFrame(rows, columns=list(COLUMNS))
+
+    def check(self, run_ids: Iterable[str]) -> None:
+        """Raise StoreError naming the first of these finished runs whose file cannot be read."""
+        for run_id in run_ids:
+            path = self.run_file(run_id)
+            if not is_run_table(path):
+                raise StoreError(
+                    f"{path}: missing, truncated or not a run table; delete {path.parent} and run the study again "
+                    "to train this cell anew"
+                )
+
+    def _state_file(self, run_id: str) -> Path:
+        return self.root / "cells" / run_id / "state.json"
+
+    def _launch_file(self, launch_id: str) -> Path:
+        return self.root / "launches" / f"{launch_id}.json"
+
+    def _row(self, run_id: str, listed: Mapping, holders: dict) -> dict:
+        row = {**_EMPTY, "run_id": run_id, **listed, **(read_json(self._state_file(run_id)) or {})}
+        if row["state"] == "running":
+            trunk = row["trunk_id"]
+            if trunk not in holders:
+                holders[trunk] = claims.holder(self.trunk_folder(trunk))
+            live = holders[trunk]
+            row["state"] = "running" if live else "lost"
+            row |= {"heartbeat": live["heartbeat"], "step": min(live.get("step", 0), row["steps"])} if live else {}
+        return {name: row[name] for name in COLUMNS}
+
+
+def open_store(root: str | Path) -> Store:
+    """The store at `root`. Raises StoreError if there is none."""
+    root = Path(root).resolve()
+    if not root.is_dir():
+        raise StoreError(f"{root}: no such folder; name a runs folder that `isoflop run` has written")
+    marker = read_json(root / STORE_FILE)
+    if marker is None:
+        raise StoreError(
+            f"{root}: not a runs folder (no {STORE_FILE} in it); name a folder that `isoflop run` has written"
+        )
+    if marker["version"] > STORE_VERSION:
+        raise StoreError(
+            f"{root}: store version {marker['version']}, this isoflop reads up to {STORE_VERSION}; upgrade"
+        )
+    return Store(root)
+
+
+def create_store(root: str | Path) -> Store:
+    """The store at `root`, made there if the folder is new or empty. Raises StoreError for anything else."""
+    root = Path(root).resolve()
+    if root.exists() and not root.is_dir():
+        raise StoreError(f"runs={root} is a file; name a new folder, or one that `isoflop run` has written")
+    if not (root / STORE_FILE).exists():
+        strangers = [path.name for path in root.iterdir() if not path.name.startswith(".")] if root.is_dir() else []
+        if strangers:
+            raise StoreError(
+                f"runs={root} is not a runs folder (it holds {strangers[0]!r} and no {STORE_FILE}); "
+                "name a new or empty folder"
+            )
+        write_json(root / STORE_FILE, {"version": STORE_VERSION, "what": "isoflop runs"})
+    return open_store(root)

@@ -1,0 +1,86 @@
+"""How the best size and the best number of tokens grow with compute: power laws through the optima of budgets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtri, stdtrit
+
+from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile
+
+LEVEL = 0.9
+
+
+class NoAllocationError(ValueError):
+    """Too few optima to draw a power law through."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class PowerFit:
+    """n_opt = n_coef flops^n_exponent and tokens_opt = tokens_coef flops^tokens_exponent, with intervals at `level`."""
+
+    n_exponent: float
+    n_coef: float
+    n_interval: tuple[float, float]
+    tokens_exponent: float
+    tokens_coef: float
+    tokens_interval: tuple[float, float]
+    n_budgets: int
+    level: float = LEVEL
+
+    def n(self, flops: Any) -> Any:
+        """The best number of parameters at `flops`."""
+        return self.n_coef * np.power(flops, self.n_exponent)
+
+    def tokens(self, flops: Any) -> Any:
+        """The best number of tokens at `flops`."""
+        return self.tokens_coef * np.power(flops, self.tokens_exponent)
+
+
+def allocation(optima: Sequence[IsoflopProfile] | pd.DataFrame, *, level: float = LEVEL) -> PowerFit:
+    """Least-squares lines of ln n_opt and ln tokens_opt on ln flops, through the accepted profiles or all rows.
+
+    A frame needs flops, n_opt, tokens_opt and may have log_n_sd. The intervals come from those standard
+    deviations or from the scatter around the line, whichever are wider. Raises NoAllocationError below two optima.
+    """
+    frame = optima if isinstance(optima, pd.DataFrame) else optima_frame(optima)
+    if len(frame) < 2 or frame["flops"].nunique() < 2:
+        raise NoAllocationError(
+            f"{len(frame)} budget{'s' if len(frame) != 1 else ''} with an optimum: an exponent needs at least two; "
+            "add sizes on both sides of the lowest loss"
+        )
+    x = np.log(frame["flops"].to_numpy(float))
+    sd = frame["log_n_sd"].to_numpy(float) if "log_n_sd" in frame else np.zeros(len(x))
+    n_slope, n_at_zero, n_half = _line(x, np.log(frame["n_opt"].to_numpy(float)), sd, level)
+    t_slope, t_at_zero, t_half = _line(x, np.log(frame["tokens_opt"].to_numpy(float)), sd, level)
+    return PowerFit(
+        n_exponent=n_slope,
+        n_coef=float(np.exp(n_at_zero)),
+        n_interval=(n_slope - n_half, n_slope + n_half),
+        tokens_exponent=t_slope,
+        tokens_coef=float(np.exp(t_at_zero)),
+        tokens_interval=(t_slope - t_half, t_slope + t_half),
+        n_budgets=len(frame),
+        level=level,
+    )
+
+
+def optima_frame(profiles: Sequence[IsoflopProfile]) -> pd.DataFrame:
+    """The optima of the accepted profiles, one row per budget."""
+    names = ("flops", "n_opt", "tokens_opt", "loss_opt", "log_n_sd")
+    return pd.DataFrame([{k: getattr(p, k) for k in names} for p in profiles if p.accepted], columns=list(names))
+
+
+def _line(x: np.ndarray, y: np.ndarray, sd: np.ndarray, level: float) -> tuple[float, float, float]:
+    """Slope, value at x = 0 and half-width of the slope's interval."""
+    centred = x - x.mean()
+    slope = float(centred @ y / (centred @ centred))
+    residual = y - y.mean() - slope * centred
+    freedom = max(len(x) - 2, 1)
+    scatter = stdtrit(freedom, (1 + level) / 2) * np.sqrt(residual @ residual / freedom / (centred @ centred))
+    known = ndtri((1 + level) / 2) * np.sqrt(centred**2 @ sd**2) / (centred @ centred)
+    return slope, float(y.mean() - slope * x.mean()), float(max(scatter, known))

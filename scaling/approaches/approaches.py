@@ -1,0 +1,220 @@
+"""The three approaches of Hoffmann et al. 2022 side by side, and whether they agree.
+
+1, the envelope over whole curves; 2, isoFLOP profiles, by three curves; 3, a law fitted to every point. They answer the
+same question, how n_opt and tokens_opt grow with compute, so a disagreement beyond their intervals is a finding.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from isoflop.scaling.approaches.allocation import LEVEL, NoAllocationError, PowerFit, allocation
+from isoflop.scaling.approaches.envelope import Envelope, envelope, has_curves
+from isoflop.scaling.approaches.isoflop_profiles import (
+    METHODS,
+    MIN_SIZES,
+    IsoflopProfile,
+    isoflop_profiles,
+    parabola_bias,
+)
+from isoflop.scaling.fitting.fit import Fit, FitError, Huber, fit
+from isoflop.scaling.fitting.objective import Objective
+from isoflop.scaling.fitting.uncertainty import jackknife
+from isoflop.scaling.table.conventions import Points, points
+
+__all__ = [
+    "METHODS", "Approaches", "Envelope", "IsoflopProfile", "NoAllocationError", "PowerFit", "Row", "allocation",
+    "approaches", "envelope", "isoflop_profiles", "parabola_bias",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One approach's answer, or the reason why it has none."""
+
+    approach: int
+    method: str
+    power: PowerFit | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Approaches:
+    """Every approach's exponents, the isoFLOP profiles behind approach 2 by method, and the fits of approach 3.
+
+    `disagreements` names the pairs of rows whose exponents differ by more than their intervals allow.
+    """
+
+    rows: tuple[Row, ...]
+    profiles: dict[str, list[IsoflopProfile]]
+    envelope: Envelope | None
+    fits: dict[str, Fit]
+    points: Points
+
+    @property
+    def disagreements(self) -> tuple[str, ...]:
+        answered = [(r, r.power) for r in self.rows if r.power is not None]
+        return tuple(
+            f"{_name(r)} and {_name(s)}"
+            for i, (r, one) in enumerate(answered)
+            for s, other in answered[i + 1 :]
+            if r.approach != s.approach and not _agree(one, other)
+        )
+
+    @property
+    def agree(self) -> bool:
+        return not self.disagreements
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: rows, budgets with every method's optimum, agreement."""
+        return {
+            "params": self.points.params,
+            "compute": self.points.compute,
+            "n_points": len(self.points),
+            "level": LEVEL,
+            "approaches": [_row_dict(r) for r in self.rows],
+            "budgets": [_budget_dict(self, i) for i in range(len(self.profiles["exact"]))],
+            "agree": self.agree,
+            "disagreements": list(self.disagreements),
+            "notes": [*self.points.notes, *(self.envelope.notes if self.envelope else ())],
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{'approach':<30} {'n_opt ~ flops^a':<24} {'tokens_opt ~ flops^b':<24} budgets"]
+        for r in self.rows:
+            if r.power is None:
+                lines.append(f"{_name(r):<30} none: {r.reason}")
+                continue
+            a = f"{r.power.n_exponent:.3f} {_span(r.power.n_interval)}"
+            b = f"{r.power.tokens_exponent:.3f} {_span(r.power.tokens_interval)}"
+            lines.append(f"{_name(r):<30} {a:<24} {b:<24} {r.power.n_budgets or '-'}")
+        lines += ["", *_profile_lines(self), ""]
+        verdict = "agree within their intervals" if self.agree else f"DISAGREE: {'; '.join(self.disagreements)}"
+        lines.append(f"The approaches {verdict} ({LEVEL:.0%}; N: {self.points.params}, C: {self.points.compute}).")
+        return "\n".join([*lines, *(f"note: {n}" for n in self.to_dict()["notes"])])
+
+
+def approaches(
+    table: pd.DataFrame,
+    *,
+    laws: tuple[str, ...] = ("chinchilla", "chinchilla-kappa"),
+    params: str = "matrices",
+    compute: str = "exact",
+    objective: Objective = Huber("auto"),  # noqa: B008
+) -> Approaches:
+    """All approaches on a run table or plain table; what cannot be answered is a row with its reason."""
+    data = points(table, params=params, compute=compute)
+    rows: list[Row] = []
+    curves = None
+    try:
+        if not has_curves(table):
+            raise NoAllocationError("the table has no training curves")
+        curves = envelope(table, params=params, compute=compute)
+        rows.append(Row(1, "envelope", curves.allocation))
+    except NoAllocationError as error:
+        rows.append(Row(1, "envelope", None, str(error)))
+    profiles = {m: isoflop_profiles(data, method=m) for m in METHODS}
+    for method, found in profiles.items():
+        try:
+            rows.append(Row(2, method, allocation(found)))
+        except NoAllocationError as error:
+            rows.append(Row(2, method, None, str(error)))
+    fits: dict[str, Fit] = {}
+    for law in laws:
+        try:
+            fits[law] = fit(law, data, objective=objective)
+            rows.append(Row(3, law, _power_of(fits[law])))
+        except FitError as error:
+            rows.append(Row(3, law, None, str(error)))
+    return Approaches(tuple(rows), profiles, curves, fits, data)
+
+
+def _power_of(fitted: Fit) -> PowerFit:
+    """The allocation that a law implies, in closed form, with jackknife intervals."""
+    draws = jackknife(fitted)
+    exponent, best = fitted.exponents(), fitted.optimal(1.0)
+    return PowerFit(
+        n_exponent=exponent["a"],
+        n_coef=float(best.N),
+        n_interval=draws.interval("a", LEVEL),
+        tokens_exponent=exponent["b"],
+        tokens_coef=float(best.D),
+        tokens_interval=draws.interval("b", LEVEL),
+        n_budgets=0,
+    )
+
+
+def _agree(one: PowerFit, other: PowerFit) -> bool:
+    """Whether the difference of the n_opt exponents is within the two half-widths, combined as independent errors."""
+    widths = [np.ptp(p.n_interval) / 2 for p in (one, other)]
+    return bool(abs(one.n_exponent - other.n_exponent) <= np.hypot(*widths))
+
+
+def _name(row: Row) -> str:
+    return f"{row.approach} {'profiles, ' if row.approach == 2 else ''}{row.method}"
+
+
+def _span(interval: tuple[float, float]) -> str:
+    return f"[{interval[0]:.3f}, {interval[1]:.3f}]"
+
+
+def _row_dict(row: Row) -> dict[str, Any]:
+    power = asdict(row.power) if row.power else None
+    if power:
+        power = {k: [_finite(x) for x in v] if isinstance(v, tuple) else v for k, v in power.items()}
+    return {"approach": row.approach, "method": row.method, "reason": row.reason, "allocation": power}
+
+
+def _budget_dict(result: Approaches, i: int) -> dict[str, Any]:
+    exact = result.profiles["exact"][i]
+    methods = {
+        m: {
+            "n_opt": _finite(p.n_opt), "tokens_opt": _finite(p.tokens_opt), "loss_opt": _finite(p.loss_opt),
+            "accepted": p.accepted, "reason": p.reason,
+        }
+        for m, p in ((m, result.profiles[m][i]) for m in METHODS)
+    }  # fmt: skip
+    bias = parabola_bias(exact) if exact.accepted else float("nan")
+    return {"flops": exact.flops, "n_sizes": int(exact.frame["n_params"].nunique()), "parabola_bias": _finite(bias)} | (
+        methods
+    )
+
+
+def _profile_lines(result: Approaches) -> list[str]:
+    lines = [
+        f"{'budget':>10} {'sizes':>5}" + "".join(f" {m + ' n_opt':>15}" for m in METHODS) + f" {'bias':>7}  remarks"
+    ]
+    few = 0
+    for i in range(len(result.profiles["exact"])):
+        row = _budget_dict(result, i)
+        if row["n_sizes"] < MIN_SIZES:
+            few += 1
+            continue
+        cells = "".join(f" {_optimum(row[m]):>15}" for m in METHODS)
+        bias = "" if row["parabola_bias"] is None else f"{np.expm1(row['parabola_bias']):+.1%}"
+        lines.append(f"{row['flops']:>10.3g} {row['n_sizes']:>5}{cells} {bias:>7}  {_remarks(row)}".rstrip())
+    lines.append(
+        "( ): refused, not used. bias: how far a parabola misses the optimum of noise-free points at these sizes."
+    )
+    return lines + ([f"{few} budgets have fewer than {MIN_SIZES} sizes and no profile."] if few else [])
+
+
+def _remarks(row: dict[str, Any]) -> str:
+    """Each distinct reason once, with the methods that give it."""
+    reasons: dict[str, list[str]] = {}
+    for method in METHODS:
+        if row[method]["reason"]:
+            reasons.setdefault(row[method]["reason"], []).append(method)
+    return "; ".join(f"{'all' if len(m) == len(METHODS) else ', '.join(m)}: {r}" for r, m in reasons.items())
+
+
+def _optimum(cell: dict[str, Any]) -> str:
+    if cell["n_opt"] is None:
+        return "refused"
+    return f"{cell['n_opt']:.4g}" if cell["accepted"] else f"({cell['n_opt']:.4g})"
+
+
+def _finite(x: float) -> float | None:
+    return float(x) if np.isfinite(x) else None

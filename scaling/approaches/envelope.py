@@ -1,0 +1,148 @@
+"""Approach 1: the lower envelope of whole training curves (Hoffmann et al. 2022, section 3.1).
+
+At every compute the lowest curve names the best size. It holds only for curves that are alike at every point: the
+constant-rate trunks of a warm-up-stable-decay study are (all of them are equally far from annealed); a cosine curve
+before its end is not the loss at that many tokens, and the envelope says so.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
+from isoflop.scaling.approaches.allocation import LEVEL, NoAllocationError, PowerFit, allocation
+from isoflop.scaling.table.conventions import Points, is_runs, points
+
+GRID = 256
+READ = ("run_id", "trunk_id", "phase", "tied", "tokens", "loss", "final", "state")
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """The lowest curve at each compute. `frame` has flops, n_params, tokens, loss, run_id of the lowest curve.
+
+    `bracketed` says whether both a smaller and a larger model were measured at that compute; only then are there
+    n_opt and tokens_opt, the optimum between the sizes, which the allocation goes through.
+    """
+
+    frame: pd.DataFrame
+    allocation: PowerFit
+    notes: tuple[str, ...]
+
+
+def has_curves(table: pd.DataFrame) -> bool:
+    """Whether the table has evaluations before the end of its runs."""
+    return {"final", "phase", "trunk_id"} <= set(table) and bool((~table["final"].astype(bool)).any())
+
+
+def envelope(table: pd.DataFrame, *, params: str = "matrices", compute: str = "exact") -> Envelope:
+    """The lower envelope of a run table's curves and the power laws through it, intervals by leaving out each size.
+
+    Raises NoAllocationError if there are no curves, or none is bracketed by a smaller and a larger one.
+    """
+    if not has_curves(table):
+        raise NoAllocationError("no training curves here: approach 1 needs evaluations before the end of the runs")
+    rows, notes = _comparable(table)
+    curves = _curves(rows, params, compute)
+    frame = _lowest(curves)
+    power = _power(frame)
+    kept = [_lowest(curves[curves["n_params"] != size]) for size in curves["n_params"].unique()]
+    return Envelope(frame, _jackknife(power, kept), notes)
+
+
+def _comparable(table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    if is_runs(table):
+        table = table[[c for c in table if c in READ or c.startswith(("n_params_", "flops"))]]  # the rest is not copied
+    usable = np.isfinite(table["loss"]) & (table["tokens"] > 0) & (table["phase"] != "warmup")
+    constant = usable & (table["phase"] == "constant")
+    if constant.any():
+        return table[constant], ("curves at constant learning rate, before any cooldown",)
+    return table[usable], (
+        "curves of decaying schedules: before its end such a curve lies above the loss at that many tokens",
+    )
+
+
+def _curves(rows: pd.DataFrame, params: str, compute: str) -> pd.DataFrame:
+    """One row per (trunk, tokens) with the conventions applied; cells of one trunk share its rows."""
+    once = rows.drop_duplicates(["trunk_id", "tokens"]).assign(final=True, state="done")
+    tidy: Points = points(once, params=params, compute=compute, cluster="trunk_id")
+    return tidy.frame.sort_values(["cluster", "tokens"], ignore_index=True)
+
+
+def _lowest(curves: pd.DataFrame) -> pd.DataFrame:
+    grid = np.geomspace(curves["flops"].min(), curves["flops"].max(), GRID)
+    sizes = np.sort(curves["n_params"].unique())
+    loss, tokens, runs = [], [], []
+    for size in sizes:
+        seeds = [g for _, g in curves[curves["n_params"] == size].groupby("cluster")]
+        loss.append(np.mean([_at(g, "loss", grid) for g in seeds], axis=0))
+        tokens.append(_at(seeds[0], "tokens", grid))
+        runs.append(seeds[0]["run_id"].iloc[-1])
+    rows = [_lowest_at(k, sizes, np.array(loss), np.array(tokens)) for k in range(GRID)]
+    frame = pd.DataFrame([r | {"flops": c} for r, c in zip(rows, grid, strict=True) if r])
+    return frame.assign(run_id=[runs[w] for w in frame.pop("winner")])
+
+
+def _lowest_at(k: int, sizes: np.ndarray, loss: np.ndarray, tokens: np.ndarray) -> dict | None:
+    """The lowest size at grid point k, and the vertex of the parabola through it and its measured neighbours.
+
+    The vertex takes the staircase out of the envelope: sizes are few, and a step's slope is zero.
+    """
+    measured = np.flatnonzero(np.isfinite(loss[:, k]))
+    if not len(measured):
+        return None
+    position = int(np.argmin(loss[measured, k]))
+    w = measured[position]
+    row = {"winner": w, "n_params": sizes[w], "tokens": tokens[w, k], "loss": loss[w, k], "bracketed": False}
+    if 0 < position < len(measured) - 1:
+        three = measured[position - 1 : position + 2]
+        x, t = np.log(sizes[three]), np.log(tokens[three, k])
+        a, b, _ = np.polyfit(x - x[1], loss[three, k], 2)
+        vertex = x[1] - b / (2 * a)
+        row |= {"bracketed": True, "n_opt": np.exp(vertex), "tokens_opt": np.exp(np.interp(vertex, x, t))}
+    return row
+
+
+def _at(curve: pd.DataFrame, column: str, grid: np.ndarray) -> np.ndarray:
+    """A column of one curve, interpolated in logs at the compute `grid`; NaN outside the curve."""
+    x, y = np.log(curve["flops"].to_numpy()), np.log(curve[column].to_numpy())
+    return np.exp(np.interp(np.log(grid), x, y, left=np.nan, right=np.nan))
+
+
+def _power(frame: pd.DataFrame) -> PowerFit:
+    inside = frame[frame["bracketed"]]
+    if inside["n_params"].nunique() < 3:
+        raise NoAllocationError(
+            f"{inside['n_params'].nunique()} sizes are lowest somewhere between smaller and larger ones: "
+            "an envelope needs three"
+        )
+    return allocation(inside)
+
+
+def _jackknife(power: PowerFit, kept: list[pd.DataFrame]) -> PowerFit:
+    """The same fit with intervals over the sizes: neighbouring points of an envelope belong to the same run."""
+    refits = []
+    for frame in kept:
+        try:
+            refits.append(_power(frame))
+        except NoAllocationError:
+            continue
+    count = len(refits)
+    if count < 3:
+        unknown = (float("-inf"), float("inf"))
+        return PowerFit(**{**vars(power), "n_interval": unknown, "tokens_interval": unknown, "n_budgets": count})
+
+    def interval(name: str) -> tuple[float, float]:
+        values = np.array([getattr(r, name) for r in refits])
+        half = float(stdtrit(count - 1, (1 + LEVEL) / 2) * np.sqrt((count - 1) * values.var()))
+        return getattr(power, name) - half, getattr(power, name) + half
+
+    return PowerFit(
+        **{
+            **vars(power),
+            "n_interval": interval("n_exponent"),
+            "tokens_interval": interval("tokens_exponent"),
+            "n_budgets": count,
+        }
+    )

@@ -1,0 +1,190 @@
+"""IsoFLOP profiles: loss against size at one budget, and the size with the lowest (Hoffmann et al. 2022, approach 2).
+
+Three curves through the same points. `exact` has the shape that any law E + A/N^alpha + B/D^beta takes along a budget,
+with exponents shared by all budgets, and finds the optimum of such a law without bias. `akima` interpolates ln loss in
+ln size (Porian et al. 2024) and assumes nothing. `parabola` is the classic; its bias grows with width and skew.
+A profile without a trustworthy minimum is refused with a reason: kept for the figure, never used in a fit.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from isoflop.scaling.approaches.profile_curve import ProfileShape, fit_shape
+from isoflop.scaling.laws.law import Cost
+from isoflop.scaling.table.conventions import Points
+
+# How far from the lowest point each curve looks, as a factor of size: no law holds from a fortieth to forty times N*.
+WINDOWS = {"exact": 16.0, "akima": np.inf, "parabola": 4.0}
+METHODS = tuple(WINDOWS)
+MIN_SIZES = 3
+OFF_CENTRE = 0.6  # of the half-width of the parabola's window: beyond, its vertex is mostly the skew of the profile
+
+Curve = Callable[[np.ndarray], np.ndarray]  # loss against n_params
+
+
+@dataclass(frozen=True)
+class IsoflopProfile:
+    """One budget: its points, the optimum on the curve, and whether the optimum may be used.
+
+    `frame` has n_params, tokens, flops, loss and `used` (inside the curve's window). `log_n_sd` is the standard
+    deviation of ln n_opt, at least a third of the grid's step. `reason` says why a profile is refused, or what to
+    mind about an accepted one. Optima are NaN when there is none.
+    """
+
+    flops: float
+    frame: pd.DataFrame
+    n_opt: float
+    tokens_opt: float
+    loss_opt: float
+    accepted: bool
+    reason: str
+    method: str
+    curve: Curve
+    log_n_sd: float
+
+
+def isoflop_profiles(
+    points: Points, *, method: str = "exact", tolerance: float = 0.05, window: float | None = None
+) -> list[IsoflopProfile]:
+    """Every budget with at least two sizes, by compute. Points within `tolerance` of each other's FLOPs share a budget.
+
+    The curve sees the sizes within a factor `window` (by default WINDOWS) of the lowest point, and at least five.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method {method!r}: choose one of {', '.join(METHODS)}")
+    budgets = [g for g in budget_groups(points, tolerance) if g["n_params"].nunique() > 1]
+    reach = WINDOWS[method] if window is None else window
+    marked = [g.assign(used=_in_window(g, reach)) for g in budgets]
+    shape = fit_shape([g[g["used"]] for g in marked], points.cost) if method == "exact" else None
+    return [_profile(g, points.cost, method, shape) for g in marked]
+
+
+def budget_groups(points: Points, tolerance: float = 0.05) -> list[pd.DataFrame]:
+    """The points of each budget by size; a budget spans at most a factor (1 + tolerance)^2 in FLOPs."""
+    frame = points.frame.sort_values("flops", kind="stable")
+    log_c = np.log(frame["flops"].to_numpy())
+    groups, start = [], 0
+    for i in range(1, len(frame) + 1):
+        if i == len(frame) or log_c[i] - log_c[start] > 2 * np.log1p(tolerance):
+            groups.append(frame.iloc[start:i].sort_values("n_params", kind="stable").reset_index(drop=True))
+            start = i
+    return groups
+
+
+def parabola_bias(profile: IsoflopProfile, *, window: float | None = None) -> float:
+    """ln of (vertex of the parabola / optimum) on noise-free points of an exact profile, at the same sizes."""
+    frame = profile.frame.assign(loss=profile.curve(profile.frame["n_params"].to_numpy(float)))
+    x, y = _by_size(frame[_in_window(frame, WINDOWS["parabola"] if window is None else window)])
+    a, b, _ = np.polyfit(x, y, 2)
+    return float(-b / (2 * a) - np.log(profile.n_opt)) if a > 0 else float("nan")
+
+
+def _profile(frame: pd.DataFrame, cost: Cost, method: str, shape: ProfileShape | None) -> IsoflopProfile:
+    flops = float(np.exp(np.log(frame["flops"]).mean()))
+    seen = frame[frame["used"]]
+    curve: Curve
+    x, y = _by_size(seen)
+    if len(x) < MIN_SIZES:
+        log_n, sd, curve, reason = np.nan, np.nan, _nowhere, f"{len(x)} sizes, a minimum needs at least {MIN_SIZES}"
+    elif method == "exact":
+        assert shape is not None
+        log_n, sd, curve, reason = shape.minimum(seen, flops, cost)
+    elif method == "akima":
+        log_n, sd, curve, reason = _akima(x, y)
+    else:
+        log_n, sd, curve, reason = _parabola(x, y)
+    reason = _bracket(x, y, log_n, method) or reason
+    accepted = not reason
+    if accepted:
+        sd = max(sd, float(np.median(np.diff(x))) / 3)
+        reason = _caution(x, log_n)
+    n_opt = float(np.exp(log_n)) if np.isfinite(log_n) else float("nan")
+    return IsoflopProfile(
+        flops=flops,
+        frame=frame,
+        n_opt=n_opt,
+        tokens_opt=float(cost.tokens(flops, n_opt)),
+        loss_opt=float(curve(np.array([n_opt]))[0]),
+        accepted=accepted,
+        reason=reason,
+        method=method,
+        curve=curve,
+        log_n_sd=float(sd),
+    )
+
+
+def _by_size(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """ln size and loss, replicates of one size averaged."""
+    mean = frame.groupby("n_params")["loss"].mean()
+    return np.log(mean.index.to_numpy(float)), mean.to_numpy(float)
+
+
+def _in_window(frame: pd.DataFrame, window: float, at_least: int = 5) -> np.ndarray:
+    x, y = _by_size(frame)
+    lowest = x[np.argmin(y)]
+    reach = max(np.log(window), np.sort(np.abs(x - lowest))[min(at_least, len(x)) - 1])
+    return np.abs(np.log(frame["n_params"].to_numpy(float)) - lowest) <= reach * (1 + 1e-9)
+
+
+def _akima(x: np.ndarray, y: np.ndarray) -> tuple[float, float, Curve, str]:
+    from scipy.interpolate import Akima1DInterpolator  # slow to import, and only this curve needs it
+
+    spline = Akima1DInterpolator(x, np.log(y))
+    grid = np.linspace(x[0], x[-1], 4001)
+    log_n = float(grid[np.argmin(spline(grid))])
+    return log_n, 0.0, lambda n_params: np.exp(spline(np.log(n_params))), ""
+
+
+def _parabola(x: np.ndarray, y: np.ndarray) -> tuple[float, float, Curve, str]:
+    middle = x.mean()
+    a, b, c = np.polyfit(x - middle, y, 2)
+
+    def curve(n_params: np.ndarray) -> np.ndarray:
+        return np.polyval([a, b, c], np.log(n_params) - middle)
+
+    if a <= 0:
+        return np.nan, np.nan, curve, "the profile is concave: its parabola has a maximum"
+    log_n = float(middle - b / (2 * a))
+    offset = abs(log_n - (x[0] + x[-1]) / 2) / (np.ptp(x) / 2)
+    if offset > OFF_CENTRE and x[0] < log_n < x[-1]:
+        return log_n, np.nan, curve, f"off-centre: the vertex lies {offset:.0%} of the way from the centre to the edge"
+    return log_n, _parabola_sd(x - middle, y, a, b), curve, ""
+
+
+def _parabola_sd(x: np.ndarray, y: np.ndarray, a: float, b: float) -> float:
+    """Standard deviation of the vertex -b / 2a, by the delta method."""
+    if len(x) <= MIN_SIZES:
+        return 0.0
+    design = np.vander(x, 3)
+    noise = np.sum((y - design @ np.linalg.lstsq(design, y, rcond=None)[0]) ** 2) / (len(x) - 3)
+    gradient = np.array([b / (2 * a**2), -1 / (2 * a), 0.0])
+    return float(np.sqrt(noise * gradient @ np.linalg.inv(design.T @ design) @ gradient))
+
+
+def _bracket(x: np.ndarray, y: np.ndarray, log_n: float, method: str) -> str:
+    """Why the optimum is not between the sizes, or an empty string.
+
+    The two fitted curves need a measured rise on both sides; the interpolation is taken at its word.
+    """
+    lowest = int(np.argmin(y))
+    inside = 0 < lowest < len(x) - 1 or method == "akima"
+    if len(x) < MIN_SIZES or np.isnan(log_n) or (x[0] < log_n < x[-1] and inside):
+        return ""
+    largest = log_n >= x[-1] or (log_n > x[0] and lowest > 0)
+    edge, more = ("largest", "larger") if largest else ("smallest", "smaller")
+    return f"no interior minimum: the loss is lowest at or beyond the {edge} size, add {more} ones"
+
+
+def _caution(x: np.ndarray, log_n: float) -> str:
+    left, right = int(np.sum(x < log_n)), int(np.sum(x > log_n))
+    if min(left, right) >= 2:
+        return ""
+    side = "smaller" if left < right else "larger"
+    return f"only one size is {side} than the optimum: add another"
+
+
+def _nowhere(n_params: np.ndarray) -> np.ndarray:
+    return np.full(np.shape(n_params), np.nan)

@@ -1,0 +1,134 @@
+"""The shape that E + A/N^alpha + B/D^beta takes along a budget, with alpha and beta shared by every budget.
+
+At C = k N^(1+s) D the loss is c0 + c1 N^-alpha + c2 D^-beta, linear in c given the exponents. With u = ln(N / N*) and
+b = beta (1+s) that is L* + q [(e^(-alpha u) - 1) / alpha + (e^(b u) - 1) / b]. So each budget costs a linear
+least-squares fit of its relative residuals, and only the two exponents are searched for. A weak prior on them, whose
+weight vanishes with the noise, keeps noisy profiles from chasing it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from isoflop.scaling.laws.law import Cost
+
+PRIOR_LOG_EXPONENT, PRIOR_SD = np.log(0.35), 0.5
+LIMITS = (np.log(0.02), np.log(2.0))
+
+
+@dataclass(frozen=True)
+class ProfileShape:
+    """Exponents shared by the budgets, and the relative noise of the points around the curves."""
+
+    alpha: float
+    beta: float
+    noise: float
+
+    def minimum(
+        self, frame: pd.DataFrame, flops: float, cost: Cost
+    ) -> tuple[float, float, Callable[[np.ndarray], np.ndarray], str]:
+        """ln N* at the budget (infinite on a slope), its sd, the curve of loss against N, and why there is none."""
+        axes = _Axes.of(frame)
+        design, c = axes.solve(self.alpha, self.beta)
+        log_n0, log_d0 = axes.log_n0, axes.log_d0
+
+        def curve(n_params: np.ndarray) -> np.ndarray:
+            log_n, log_d = np.log(n_params), np.log(cost.tokens(flops, n_params))
+            return c[0] + c[1] * np.exp(-self.alpha * (log_n - log_n0)) + c[2] * np.exp(-self.beta * (log_d - log_d0))
+
+        if c[1] <= 0 and c[2] <= 0:
+            return np.nan, np.nan, curve, "the profile is concave: the loss is highest between the sizes"
+        if c[1] <= 0 or c[2] <= 0:
+            return (-np.inf if c[1] <= 0 else np.inf), np.nan, curve, ""
+        beta_n = self.beta * (1 + cost.slope)
+        log_d_of_one = np.log(cost.tokens(flops, 1.0))
+        log_ratio = np.log(self.alpha * c[1] / (beta_n * c[2])) + self.alpha * log_n0
+        log_n = (log_ratio - self.beta * (log_d0 - log_d_of_one)) / (self.alpha + beta_n)
+        gradient = np.array([0.0, 1 / c[1], -1 / c[2]]) / (self.alpha + beta_n)
+        covariance = self.noise**2 * np.linalg.pinv(design.T @ design)
+        return float(log_n), float(np.sqrt(gradient @ covariance @ gradient)), curve, ""
+
+
+def fit_shape(budgets: Sequence[pd.DataFrame], cost: Cost) -> ProfileShape:
+    """The exponents that suit all budgets best; the prior's centre when no budget can tell."""
+    telling = [g for g in budgets if g["n_params"].nunique() > 3]
+    spare = sum(len(g) - 3 for g in telling) - 2
+    start = np.full(2, PRIOR_LOG_EXPONENT)
+    if not telling or spare <= 0:
+        return ProfileShape(float(np.exp(start[0])), float(np.exp(start[1])), noise=0.0)
+
+    axes = [_Axes.of(g) for g in telling]
+
+    def misfit(log_exponents: np.ndarray) -> np.ndarray:
+        alpha, beta = np.exp(log_exponents)
+        return np.concatenate([a.residuals(alpha, beta) for a in axes])
+
+    noise = np.sqrt(np.sum(misfit(start) ** 2) / spare)
+    for _ in range(20):
+        previous = noise
+
+        def penalised(p: np.ndarray, weight: float = noise / PRIOR_SD) -> np.ndarray:
+            return np.concatenate([misfit(p), weight * (p - PRIOR_LOG_EXPONENT)])
+
+        start = _descend(penalised, start)
+        noise = np.sqrt(np.sum(misfit(start) ** 2) / spare)
+        if noise < 1e-12 or abs(noise / previous - 1) < 1e-2:
+            break
+    return ProfileShape(float(np.exp(start[0])), float(np.exp(start[1])), float(noise))
+
+
+def _descend(function: Callable[[np.ndarray], np.ndarray], start: np.ndarray, *, step: float = 1e-6) -> np.ndarray:
+    """Where the sum of squares of `function` is least near `start`, inside LIMITS: damped Gauss-Newton.
+
+    scipy.optimize would do, but importing it costs as much as everything else that `isoflop fit` imports from scipy.
+    """
+    at, damping = start, 1e-3
+    value = function(at)
+    for _ in range(100):
+        jacobian = np.stack([(function(at + step * e) - value) / step for e in np.eye(len(at))], axis=1)
+        normal, gradient = jacobian.T @ jacobian, jacobian.T @ value
+        while damping < 1e6:
+            move = -np.linalg.solve(normal + damping * np.diag(np.diag(normal) + 1e-30), gradient)
+            there = np.clip(at + move, *LIMITS)
+            lower = function(there)
+            if lower @ lower <= value @ value:
+                break
+            damping *= 10
+        else:
+            return at
+        moved, at, value, damping = np.abs(there - at).max(), there, lower, damping / 10
+        if moved < 1e-7:
+            break
+    return at
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """A budget's points as arrays: ln N and ln D about their means, and the loss."""
+
+    log_n: np.ndarray
+    log_d: np.ndarray
+    loss: np.ndarray
+    log_n0: float
+    log_d0: float
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> "_Axes":
+        log_n, log_d = np.log(frame["n_params"].to_numpy(float)), np.log(frame["tokens"].to_numpy(float))
+        log_n0, log_d0 = float(log_n.mean()), float(log_d.mean())
+        return cls(log_n - log_n0, log_d - log_d0, frame["loss"].to_numpy(float), log_n0, log_d0)
+
+    def design(self, alpha: float, beta: float) -> np.ndarray:
+        """Columns 1, N^-alpha, D^-beta divided by the loss: the target of relative residuals is 1."""
+        columns = [np.ones_like(self.loss), np.exp(-alpha * self.log_n), np.exp(-beta * self.log_d)]
+        return np.stack(columns, axis=1) / self.loss[:, None]
+
+    def solve(self, alpha: float, beta: float) -> tuple[np.ndarray, np.ndarray]:
+        design = self.design(alpha, beta)
+        return design, np.linalg.lstsq(design, np.ones_like(self.loss), rcond=None)[0]
+
+    def residuals(self, alpha: float, beta: float) -> np.ndarray:
+        design, c = self.solve(alpha, beta)
+        return 1.0 - design @ c

@@ -1,0 +1,301 @@
+"""Compute multiplier between arms: how many times less compute an arm needs for the loss of the baseline.
+
+m(loss) = C_baseline(loss) / C_arm(loss), on frontiers fitted jointly (`arms`), with intervals that average over what
+the arms may share. Next to it stand the plain ranking at one matched budget and what would void the comparison.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import multivariate_normal
+
+from isoflop.scaling.arms.joint_fit import ArmsFit, Frontier, Quantity, fit_arms
+from isoflop.scaling.arms.matched import Matched, banners, match_cells, matched_ranking
+from isoflop.scaling.findings.finding import Finding
+from isoflop.scaling.fitting.fit import FitError
+from isoflop.scaling.laws.law import Array
+from isoflop.scaling.selection.averaging import Mixture, mixture, softmax
+from isoflop.scaling.selection.scoreboard_text import plain, records
+from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.table.read import TableError
+
+GRID = 161
+
+
+class MultiplierError(ValueError):
+    """Arms that cannot be compared."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One arm against the baseline.
+
+    `at_loss`: loss, flops_arm, flops_baseline, multiplier, lo, hi. `at_compute`: flops of the arm, loss, multiplier,
+    lo, hi, p_better. `crossover`: flops or None, lo, hi (None: open), probability of one inside the common data.
+    `sharing`: weight of each claim of what the arms share. `paired` says whether cells match one to one.
+    """
+
+    arm: str
+    baseline: str
+    at_loss: pd.DataFrame
+    at_compute: pd.DataFrame
+    crossover: dict[str, Any]
+    sharing: dict[str, float]
+    form: str
+    paired: bool
+    matched: Matched | None
+    findings: tuple[Finding, ...]
+    fits: tuple[ArmsFit, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "arm": self.arm, "baseline": self.baseline, "form": self.form, "paired": self.paired,
+            "at_loss": records(self.at_loss), "at_compute": records(self.at_compute),
+            "crossover": {k: plain(v) for k, v in self.crossover.items()}, "sharing": self.sharing,
+            "matched": self.matched.to_dict() if self.matched else None,
+            "findings": [f.to_dict() for f in self.findings],
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.arm} against {self.baseline}: {self.form}, {'paired' if self.paired else 'unpaired'} cells; "
+            + "shared: "
+            + ", ".join(f"{name} {w:.0%}" for name, w in self.sharing.items()),
+            f"  {'loss':>8} {'C ' + self.arm[:9]:>12} {'C ' + self.baseline[:9]:>12} {'multiplier':>10}  interval",
+        ]
+        for r in self.at_loss.itertuples():
+            lines.append(
+                f"  {r.loss:>8.4f} {r.flops_arm:>12.4g} {r.flops_baseline:>12.4g} {r.multiplier:>10.3f}  "
+                f"{r.lo:.3f} to {r.hi:.3f}"
+            )
+        lines.append(f"  {'compute':>8} {'loss':>8} {'multiplier':>10}  interval          P({self.arm} better)")
+        for r in self.at_compute.itertuples():
+            between = f"{r.lo:.3f} to {r.hi:.3f}"
+            lines.append(f"  {r.flops:>8.3g} {r.loss:>8.4f} {r.multiplier:>10.3f}  {between:<16}  {r.p_better:.3f}")
+        lines.append(f"  {_crossing(self.crossover)}")
+        lines.append(f"  {self.matched}" if self.matched else "  no budget that both arms have")
+        return "\n".join([*lines, *(f"  {finding}" for finding in self.findings)])
+
+
+@dataclass(frozen=True)
+class Multipliers:
+    """Every arm against the baseline; `failed` says why an arm has no multiplier, and what is known of it all the same.
+
+    `notes` say what became of rows: filtered, unfinished, of no arm.
+    """
+
+    pairs: tuple[Pair, ...]
+    failed: dict[str, str]
+    level: float
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        pairs = [p.to_dict() for p in self.pairs]
+        return {"level": self.level, "pairs": pairs, "failed": self.failed, "notes": list(self.notes)}
+
+    def __str__(self) -> str:
+        lines = [f"compute multiplier C_baseline / C_arm at equal loss, {self.level:.0%} intervals"]
+        lines += [str(pair) for pair in self.pairs]
+        lines += [f"{arm}: {why}" for arm, why in self.failed.items()]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def multiplier(
+    table: pd.DataFrame,
+    *,
+    by: str = "arm",
+    baseline: str | None = None,
+    target: float | None = None,
+    params: str = "matrices",
+    compute: str = "exact",
+    level: float = 0.9,
+) -> Multipliers:
+    """Compare the arms in column `by` of a table. `target` adds a compute, in FLOPs, to those reported.
+
+    Raises MultiplierError for one arm only, an unknown baseline, or when no arm can be compared.
+    """
+    if by not in table:
+        raise MultiplierError(f"no column {by!r} to tell arms by; the table has {', '.join(map(str, table.columns))}")
+    names = [str(a) for a in table[by].dropna().unique()]
+    if len(names) < 2:
+        raise MultiplierError(f"one arm only ({names[0] if names else 'none'}) in column {by!r}: nothing to compare")
+    baseline = names[0] if baseline is None else baseline
+    if baseline not in names:
+        raise MultiplierError(f"baseline {baseline!r} is not among the arms: {', '.join(names)}")
+    rows = {a: table[table[by].astype(str) == a] for a in names}
+    data, failed = _points_of(rows, table, baseline, params, compute)
+    pairs = []
+    for arm in data:
+        if arm == baseline:
+            continue
+        try:
+            pairs.append(_pair(arm, baseline, data, rows, target, level))
+        except (FitError, MultiplierError) as error:
+            matched = matched_ranking(arm, data[arm].frame, baseline, data[baseline].frame)
+            failed[arm] = f"{error}; {matched}" if matched else str(error)
+    if not pairs:
+        raise MultiplierError("; ".join(f"{arm} against {baseline}: {why}" for arm, why in failed.items()))
+    notes = list(dict.fromkeys(note for d in data.values() for note in d.notes))
+    if table[by].isna().any():
+        notes.append(f"{table[by].isna().sum()} rows without a value in column {by!r} are in no arm")
+    return Multipliers(tuple(pairs), failed, level, tuple(notes))
+
+
+def _points_of(
+    rows: Mapping[str, pd.DataFrame], table: pd.DataFrame, baseline: str, params: str, compute: str
+) -> tuple[dict[str, Points], dict[str, str]]:
+    """The points of every arm, and why an arm other than the baseline has none."""
+    data, failed = {}, {}
+    for arm, part in rows.items():
+        try:
+            data[arm] = points(_with_notes(part, table), params=params, compute=compute)
+        except TableError as error:
+            if arm == baseline:
+                raise
+            failed[arm] = str(error)
+    return data, failed
+
+
+def _with_notes(part: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    part = part.copy()
+    part.attrs = dict(table.attrs)
+    return part
+
+
+def _pair(
+    arm: str, baseline: str, data: Mapping[str, Points], rows: Mapping[str, pd.DataFrame], target: float | None,
+    level: float,
+) -> Pair:  # fmt: skip
+    ours, theirs = data[arm], data[baseline]
+    labels, paired = match_cells(ours.frame, theirs.frame)
+    fits = fit_arms([ours, theirs], labels)
+    weights = softmax(np.array([-0.5 * f.aicc for f in fits]))
+    losses = _common_losses(fits, weights, ours, theirs)
+    span = _common_compute(ours, theirs)
+    at_loss = _at_losses(fits, weights, losses, level)
+    at_compute = _at_computes(fits, weights, np.array([*span, *([target] if target else [])]), level)
+    matched = matched_ranking(arm, ours.frame, baseline, theirs.frame)
+    varies = _varies(fits, weights, losses, level)
+    found = banners(arm, baseline, rows, data, matched, at_compute, varies, level)
+    sharing = {f.sharing: float(w) for f, w in zip(fits, weights, strict=True)}
+    crossover = _crossover(fits, weights, span, target, level)
+    form = type(fits[0].laws[0]).name
+    return Pair(arm, baseline, at_loss, at_compute, crossover, sharing, form, paired, matched, found, tuple(fits))
+
+
+def _stacked(fits: Sequence[ArmsFit], weights: Array, quantity: Quantity) -> Mixture:
+    """A quantity stacked over claims; a claim under which some refit has no value counts for nothing."""
+    said = [f.forecast(quantity) for f in fits]
+    able = np.array([np.isfinite(s.mean).all() and np.isfinite(s.sd).all() for s in said])
+    if not able.any():
+        raise MultiplierError("the loss lies at or below the floor of an arm in every fit: no compute reaches it")
+    weights = np.where(able, weights, 0.0)
+    if not weights.any():
+        weights = able.astype(float)
+    return mixture([s for s, ok in zip(said, able, strict=True) if ok], weights[able])
+
+
+def _common_compute(ours: Points, theirs: Points) -> tuple[float, float, float]:
+    lo = max(p.frame["flops"].min() for p in (ours, theirs))
+    hi = min(p.frame["flops"].max() for p in (ours, theirs))
+    if lo >= hi:  # no common compute: the ends of both
+        lo, hi = (f(p.frame["flops"].max() for p in (ours, theirs)) for f in (min, max))
+    return float(lo), float(np.sqrt(lo * hi)), float(hi)
+
+
+def _common_losses(fits: Sequence[ArmsFit], weights: Array, ours: Points, theirs: Points) -> Array:
+    """Three losses that both arms' frontiers pass inside their data, even in ln compute of the baseline."""
+    best = fits[int(np.argmax(weights))]
+    ends = [(f.loss(np.array(p.frame["flops"].max())), f.loss(np.array(p.frame["flops"].min())))
+            for f, p in zip(best.fronts, (ours, theirs), strict=True)]  # fmt: skip
+    low, high = max(float(e[0]) for e in ends), min(float(e[1]) for e in ends)
+    if low >= high:
+        raise MultiplierError(
+            f"no loss that both arms reach inside their data (they span {ends[0][0]:.4g} to {ends[0][1]:.4g} and "
+            f"{ends[1][0]:.4g} to {ends[1][1]:.4g}): give them budgets that overlap"
+        )
+    base = best.fronts[1]
+    start, stop = base.compute(np.array([high, low])).tolist()
+    return base.loss(np.geomspace(start, stop, 3))
+
+
+def _at_losses(fits: Sequence[ArmsFit], weights: Array, losses: Array, level: float) -> pd.DataFrame:
+    stacked = _stacked(fits, weights, lambda a, b: np.log(b.compute(losses) / a.compute(losses)))
+    spent = _stacked(fits, weights, lambda a, b: np.log(np.concatenate([a.compute(losses), b.compute(losses)])))
+    flops = np.exp(spent.quantile(0.5)).reshape(2, -1)
+    lo, hi = stacked.interval(level)
+    return pd.DataFrame({
+        "loss": losses, "flops_arm": flops[0], "flops_baseline": flops[1],
+        "multiplier": np.exp(stacked.quantile(0.5)), "lo": np.exp(lo), "hi": np.exp(hi),
+    })  # fmt: skip
+
+
+def _at_computes(fits: Sequence[ArmsFit], weights: Array, flops: Array, level: float) -> pd.DataFrame:
+    """m(C) = compute the baseline needs for the arm's loss at C, over C; P(arm better) from the losses at C."""
+    stacked = _stacked(fits, weights, lambda a, b: np.log(b.compute(a.loss(flops)) / flops))
+    ahead = _stacked(fits, weights, lambda a, b: np.log(a.loss(flops) / b.loss(flops)))
+    loss = _stacked(fits, weights, lambda a, b: np.log(a.loss(flops)))
+    lo, hi = stacked.interval(level)
+    return pd.DataFrame({
+        "flops": flops, "loss": np.exp(loss.quantile(0.5)), "multiplier": np.exp(stacked.quantile(0.5)),
+        "lo": np.exp(lo), "hi": np.exp(hi), "p_better": ahead.cdf(np.zeros(len(flops))),
+    })  # fmt: skip
+
+
+def _varies(fits: Sequence[ArmsFit], weights: Array, losses: Array, level: float) -> tuple[float, float] | None:
+    """Interval of the ratio of the multipliers at the lowest and the highest loss, if it excludes 1."""
+    ends = losses[[0, -1]]
+
+    def ratio(a: Frontier, b: Frontier) -> Array:
+        m = np.log(b.compute(ends) / a.compute(ends))
+        return m[1] - m[0]
+
+    lo, hi = _stacked(fits, weights, ratio).interval(level)
+    return (float(np.exp(lo[0])), float(np.exp(hi[0]))) if lo[0] > 0 or hi[0] < 0 else None
+
+
+def _crossover(
+    fits: Sequence[ArmsFit], weights: Array, span: tuple[float, ...], target: float | None, level: float
+) -> dict[str, Any]:
+    """Where the frontiers cross: the compute whose losses may be equal, and the chance of a crossing in the data."""
+    top = max(span[-1], target or 0.0) * 100
+    flops = np.geomspace(span[0] / 10, top, GRID)
+    ahead = _stacked(fits, weights, lambda a, b: np.log(a.loss(flops) / b.loss(flops)))
+    middle, (lo, hi) = ahead.quantile(0.5), ahead.interval(level)
+    signs = np.flatnonzero(np.diff(np.sign(middle)) != 0)
+    at = None
+    if len(signs):
+        i = signs[np.argmin(np.abs(np.log(flops[signs] / span[1])))]
+        share = middle[i] / (middle[i] - middle[i + 1])
+        at = float(flops[i] * (flops[i + 1] / flops[i]) ** share)
+    open_ = np.flatnonzero((lo <= 0) & (hi >= 0))
+    low = float(flops[open_[0]]) if len(open_) and open_[0] > 0 else None
+    high = float(flops[open_[-1]]) if len(open_) and open_[-1] < GRID - 1 else None
+    inside = float(np.dot(weights, [_chance(f, np.array([span[0], span[-1]])) for f in fits]))
+    return {"flops": at, "lo": low, "hi": high, "possible": bool(len(open_)), "probability_in_data": inside}
+
+
+def _chance(fitted: ArmsFit, ends: Array) -> float:
+    """Probability that the arms change places between two computes, from the jackknife covariance."""
+    centre = np.log(fitted.fronts[0].loss(ends) / fitted.fronts[1].loss(ends))
+    draws = np.array([np.log(a.loss(ends) / b.loss(ends)) for a, b in fitted.without])
+    covariance = (len(draws) - 1) * np.cov(draws.T, bias=True) + 1e-18 * np.eye(2)
+    below = float(multivariate_normal(centre, covariance, allow_singular=True).cdf(np.zeros(2)))
+    above = float(multivariate_normal(-centre, covariance, allow_singular=True).cdf(np.zeros(2)))
+    return float(np.clip(1.0 - below - above, 0.0, 1.0))
+
+
+def _crossing(crossover: Mapping[str, Any]) -> str:
+    chance = f"probability of a crossover inside the common data {crossover['probability_in_data']:.2f}"
+    if not crossover["possible"]:
+        return f"no crossover is compatible with the data; {chance}"
+    lo = f"{crossover['lo']:.3g}" if crossover["lo"] else "below"
+    hi = f"{crossover['hi']:.3g}" if crossover["hi"] else "beyond"
+    at = f"at {crossover['flops']:.3g} FLOPs" if crossover["flops"] else "not in the middle estimate"
+    return f"crossover {at}, interval {lo} to {hi}; {chance}"

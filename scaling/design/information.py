@@ -1,0 +1,140 @@
+"""How much runs tell about a quantity: linearised laws, their information, and the variance it leaves.
+
+A `Scenario` is one form at several plausible parameter values. The variance of the goal is g' V g with V the inverse
+of the information of all runs, prior included; a run at x lowers it by (g' V j)^2 / (s^2 + j' V j).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from isoflop.scaling.fitting.fit import Fit
+from isoflop.scaling.fitting.problem import FitProblem
+from isoflop.scaling.fitting.uncertainty import bootstrap
+from isoflop.scaling.laws.law import Array, Cost, Law
+
+Goal = Literal["loss", "n_opt", "multiplier"]
+DRAWS = 11
+# Standard deviations of a priori knowledge, in fit coordinates: wide, so that they only hold what no run determines.
+PRIOR_SD = {"E": 1.0, "A": 2.0, "B": 2.0, "alpha": 0.3, "beta": 0.3, "kappa": 0.5}
+DIFFERENCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Noise:
+    """sd of ln loss of one run: `sigma`, and model discrepancy `tau` per unit of ln(target / compute)."""
+
+    sigma: float
+    tau: float
+    target: float
+
+    def variance(self, flops: Array) -> Array:
+        return self.sigma**2 + (self.tau * np.maximum(np.log(self.target / flops), 0.0)) ** 2
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A form at B plausible parameter values: goal gradient (B, P), gradient of ln loss at known runs and at candidates
+    (B, n, P), and the precision of the prior (P,)."""
+
+    weight: float
+    goal: Array
+    known: Array
+    offered: Array
+    prior: Array
+    problem: FitProblem
+    theta: Array
+
+    def gradient(self, frame: pd.DataFrame) -> Array:
+        """Gradient of ln loss at any rows, (B, n, P)."""
+        return _gradient(self.problem, self.theta, frame)
+
+    def inverse(self, variance_known: Array, rows: Array | None = None, variance: Array | None = None) -> Array:
+        """V (B, P, P) from the prior, the known runs, and further rows (B, n, P)."""
+        total = _information(self.known, variance_known) + np.diag(self.prior)
+        if rows is not None and variance is not None:
+            total = total + _information(rows, variance)
+        return np.linalg.inv(total)
+
+    def spread(self, inverse: Array) -> Array:
+        """Variance of the goal (B,)."""
+        return np.einsum("bp,bpq,bq->b", self.goal, inverse, self.goal)
+
+
+def _information(rows: Array, variance: Array) -> Array:
+    return (rows / variance[:, None]).swapaxes(1, 2) @ rows
+
+
+def scenario_of_fit(fitted: Fit, weight: float, offered: pd.DataFrame, goal: Goal, target: float) -> Scenario:
+    """A fit and bootstrap refits of it."""
+    laws = [fitted.law, *bootstrap(fitted, DRAWS).laws]
+    theta = np.array([fitted.problem.coordinates(law) for law in laws])
+    theta = np.clip(theta, fitted.problem.lower, fitted.problem.upper)
+    return _scenario(fitted.problem, theta, weight, fitted.points.frame, offered, goal, target, fitted.cost)
+
+
+def scenario_of_law(law: Law, offered: pd.DataFrame, goal: Goal, target: float, cost: Cost, seed: int = 0) -> Scenario:
+    """A published law and perturbations of it by 10% of its exponents and amplitudes, with no run yet."""
+    columns = {"N": offered["n_params"].to_numpy(float), "D": offered["tokens"].to_numpy(float)}
+    problem = FitProblem(type(law), columns, np.asarray(law(**columns)), law.defaults())
+    theta = np.repeat(problem.coordinates(law)[None], DRAWS + 1, axis=0)
+    theta[1:] += np.random.default_rng(seed).normal(0.0, 0.1, theta[1:].shape) * np.maximum(np.abs(theta[1:]), 0.3) / 2
+    empty = offered.iloc[:0]
+    return _scenario(problem, theta, 1.0, empty, offered, goal, target, cost)
+
+
+def _scenario(
+    problem: FitProblem, theta: Array, weight: float, known: pd.DataFrame, offered: pd.DataFrame, goal: Goal,
+    target: float, cost: Cost,
+) -> Scenario:  # fmt: skip
+    wanted = _goal(goal, target, cost)
+    with np.errstate(all="ignore"):
+        gradient = _goal_gradient(problem, theta, wanted)
+        if goal == "multiplier":
+            gradient /= np.array([_slope(law, target, cost) for law in problem.laws(theta)])[:, None]
+    able = np.isfinite(gradient).all(axis=1)
+    theta, gradient = theta[able], gradient[able]
+    prior = np.array([1.0 / PRIOR_SD.get(p, 1.0) ** 2 for p in problem.free])
+    return Scenario(
+        weight, gradient, _gradient(problem, theta, known), _gradient(problem, theta, offered), prior, problem, theta
+    )
+
+
+def _goal(goal: Goal, target: float, cost: Cost) -> Callable[[Law], float]:
+    """The quantity to pin down, as a function of a law: ln of the loss or of the best size at the target."""
+    if goal == "n_opt":
+        return lambda law: float(np.log(law.optimal(target, cost).N))
+    return lambda law: float(np.log(law.optimal(target, cost).loss))
+
+
+def _slope(law: Law, target: float, cost: Cost) -> float:
+    """-d ln loss / d ln C on the frontier at the target: it turns an error of loss into one of compute."""
+    loss = np.log(law.optimal(target * np.array([1 / 1.01, 1.01]), cost).loss)
+    return float(loss[0] - loss[1]) / (2 * np.log(1.01))
+
+
+def _goal_gradient(problem: FitProblem, theta: Array, wanted: Callable[[Law], float]) -> Array:
+    count = theta.shape[1]
+    shift = DIFFERENCE * np.eye(count)
+    around = np.concatenate([theta[:, None] + shift, theta[:, None] - shift], axis=1).reshape(-1, count)
+    values = np.array([wanted(law) for law in problem.laws(around)]).reshape(len(theta), 2, count)
+    return (values[:, 0] - values[:, 1]) / (2 * DIFFERENCE)
+
+
+def _gradient(problem: FitProblem, theta: Array, frame: pd.DataFrame) -> Array:
+    if frame.empty:
+        return np.zeros((len(theta), 0, theta.shape[1]))
+    columns = {"N": frame["n_params"].to_numpy(float), "D": frame["tokens"].to_numpy(float)}
+    moved = FitProblem(problem.form, columns, np.ones(len(frame)), problem.pinned, problem.tied)
+    moved.__dict__["units"] = problem.units
+    return moved.residuals(theta)[1].swapaxes(1, 2)
+
+
+def standard_deviation(scenarios: Sequence[Scenario], inverses: Sequence[Array]) -> float:
+    """sd of the goal at the fitted parameters, over scenarios by weight."""
+    pairs = zip(scenarios, inverses, strict=True)
+    values = [s.weight * float(s.spread(v)[0]) for s, v in pairs]
+    return float(np.sqrt(sum(values) / sum(s.weight for s in scenarios)))

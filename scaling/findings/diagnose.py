@@ -1,0 +1,59 @@
+"""Findings about a fit: what a reviewer would object to, checked by software, under stable codes."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from isoflop.scaling.approaches.approaches import Approaches
+from isoflop.scaling.findings.finding import Case, Finding
+from isoflop.scaling.findings.fit_checks import FIT_CHECKS
+from isoflop.scaling.findings.residual_checks import RESIDUAL_CHECKS
+from isoflop.scaling.findings.table_checks import TABLE_CHECKS
+from isoflop.scaling.fitting.fit import Fit
+from isoflop.scaling.fitting.uncertainty import Draws
+
+__all__ = ["Finding", "diagnose", "diagnose_approaches", "refused"]
+
+_ORDER = {"fail": 0, "warn": 1, "info": 2}
+
+
+def diagnose(
+    fit: Fit,
+    draws: Draws | None = None,
+    table: pd.DataFrame | None = None,
+    *,
+    target_flops: float | None = None,
+    level: float = 0.9,
+) -> list[Finding]:
+    """Every objection to the fit, worst first. `table` is what was fitted (a run table tells most), `draws` its
+    uncertainty, `target_flops` the compute that it will be used at."""
+    case = Case(fit, draws, table, target_flops, level)
+    found = [finding for check in (*FIT_CHECKS, *RESIDUAL_CHECKS, *TABLE_CHECKS) for finding in check(case)]
+    return sorted(found, key=lambda f: _ORDER[f.severity])
+
+
+def diagnose_approaches(result: Approaches) -> list[Finding]:
+    """Objections to the exponents of the three approaches taken together."""
+    found = []
+    if not result.agree:
+        found.append(
+            Finding(
+                "approaches_disagree", "warn",
+                f"exponents of n_opt differ by more than their intervals: {'; '.join(result.disagreements)}",
+                "look at residual trends and at refused profiles; quote the range",
+            )
+        )  # fmt: skip
+    accepted = sum(p.accepted for p in result.profiles["exact"])
+    if accepted < 3:
+        found.append(
+            Finding(
+                "few_minima", "warn", f"{accepted} budgets have a usable minimum: an exponent from them has no check",
+                "add sizes at the refused budgets, or a budget",
+            )
+        )  # fmt: skip
+    return found
+
+
+def refused(findings: Iterable[Finding]) -> tuple[str, ...]:
+    """Quantities that must not be quoted given the findings: collinear data say nothing about the optimal size."""
+    return ("alpha", "beta", "a", "b") if any(f.code == "collinear" for f in findings) else ()

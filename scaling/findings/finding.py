@@ -1,0 +1,102 @@
+"""A Finding: something that a careful reviewer would object to, found by software."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from isoflop.scaling.fitting.fit import Fit, Huber, LeastSquares, fit
+from isoflop.scaling.fitting.uncertainty import Draws
+from isoflop.scaling.table.conventions import Points, is_runs
+from isoflop.scaling.table.runs import final_rows
+
+Severity = Literal["info", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One objection: a stable code, how bad it is, the numbers, and what would remove it."""
+
+    code: str
+    severity: Severity
+    message: str
+    remedy: str
+
+    def to_dict(self) -> dict[str, str]:
+        return {"code": self.code, "severity": self.severity, "message": self.message, "remedy": self.remedy}
+
+    def __str__(self) -> str:
+        return f"[{self.severity}] {self.code}: {self.message}. {self.remedy[:1].upper()}{self.remedy[1:]}."
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the checks look at. `table` is the source of the fit's points; `draws` may be absent."""
+
+    fit: Fit
+    draws: Draws | None
+    table: pd.DataFrame | None
+    target_flops: float | None
+    level: float
+
+    @property
+    def points(self) -> Points:
+        return self.fit.points
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        return self.fit.points.frame
+
+    @property
+    def runs(self) -> pd.DataFrame | None:
+        """Final rows with every column, when the table is a run table."""
+        return final_rows(self.table) if self.table is not None and is_runs(self.table) else None
+
+    @property
+    def joint(self) -> bool:
+        """Whether the law weighs parameters against tokens."""
+        return {"N", "D"} <= set(self.fit.law.inputs)
+
+    def half_width(self, name: str) -> float:
+        """Half the width of the interval of a parameter or exponent; NaN without draws."""
+        return float(np.ptp(self.draws.interval(name, self.level)) / 2) if self.draws else float("nan")
+
+
+Check = Callable[[Case], Iterator[Finding]]
+
+
+def variant(
+    fitted: Fit,
+    *,
+    fixed: dict[str, float] | None = None,
+    free: tuple[str, ...] = (),
+    delta: Any = None,
+    rows: np.ndarray | None = None,
+) -> Fit:
+    """The same fit with parameters fixed or freed, at another delta (else the fit's own), or of some rows (a mask)."""
+    data, weights = fitted.points, fitted.weights
+    if rows is not None:
+        data, weights = replace(data, frame=data.frame[rows].reset_index(drop=True)), weights[rows]
+    wanted = fitted.delta if delta is None else delta
+    residual = fitted.objective.residual
+    objective = LeastSquares(residual) if wanted == np.inf else Huber(wanted, residual)
+    pinned = {k: v for k, v in fitted.problem.pinned.items() if k not in free} | (fixed or {})
+    form = type(fitted.law)
+    return fit(
+        form, data, objective=objective, fixed=pinned, tied=fitted.problem.tied,
+        free=tuple(p for p in form.defaults() if p not in pinned), weights=weights,
+    )  # fmt: skip
+
+
+def likelihood_ratio(full: Fit, restricted: Fit) -> float:
+    """How much worse the restricted fit is, on the scale of chi-square with one degree of freedom.
+
+    For Huber's objective the sum is divided by E[psi^2] / E[psi'] of the full fit (Huber and Ronchetti 2009, 7.6).
+    """
+    residual = full.problem.residuals(full.theta[None])[0][0]
+    freedom = max(len(residual) - len(full.free), 1)
+    inside = max(float(np.mean(np.abs(residual) <= full.delta)), 1.0 / len(residual))
+    psi_squared = float(np.sum(np.minimum(np.abs(residual), full.delta) ** 2)) / freedom
+    return 2.0 * max(restricted.value - full.value, 0.0) * inside / max(psi_squared, 1e-30)

@@ -1,0 +1,260 @@
+"""Checks of a fit: did it converge, do the data hold its parameters, does it depend on choices nobody defends."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from scipy.special import stdtrit
+
+from isoflop.scaling.findings.finding import Case, Check, Finding, likelihood_ratio, variant
+from isoflop.scaling.fitting.fit import FitError
+from isoflop.scaling.fitting.profile_likelihood import profile
+
+PLAUSIBLE = {"a": (0.35, 0.75), "alpha": (0.15, 0.9), "beta": (0.15, 0.9), "frontier": (0.04, 0.3)}
+
+
+def converged(case: Case) -> Iterator[Finding]:
+    fit = case.fit
+    if fit.status == "not_converged":
+        yield Finding(
+            "not_converged", "fail", fit.message, "fix a parameter (--fix E=0), or add runs that tell them apart"
+        )
+    if fit.share_at_best < 0.2:
+        yield Finding(
+            "few_starts_agree", "warn",
+            f"only {fit.share_at_best:.0%} of {len(fit.starts)} starts ended at the best optimum",
+            "treat the parameters as one of several descriptions; compare laws on held-out budgets",
+        )  # fmt: skip
+    if case.draws is not None and case.draws.share_converged < 0.98:
+        yield Finding(
+            "refits_not_converged", "warn",
+            f"{1 - case.draws.share_converged:.1%} of {len(case.draws)} {case.draws.kind} refits did not converge",
+            "the intervals are too narrow or too wide; add runs or free fewer parameters",
+        )  # fmt: skip
+
+
+def at_bound(case: Case) -> Iterator[Finding]:
+    for name in case.fit.bounds_hit:
+        value = getattr(case.fit.law, name)
+        yield Finding(
+            "at_bound", "warn" if name == "E" else "fail", f"{name} = {value:.4g} lies at the bound of its search box",
+            f"fix {name} on purpose or choose a law without it; an interval of {name} is one-sided",
+        )  # fmt: skip
+    lowest = float(case.frame["loss"].min())
+    if getattr(case.fit.law, "E", 0.0) >= lowest:
+        yield Finding(
+            "floor_above_data", "fail", f"E = {case.fit.law.E:.4g} is not below the lowest loss {lowest:.4g}",  # type: ignore[attr-defined]
+            "look for an outlying low loss, or fix E",
+        )  # fmt: skip
+
+
+def conditioning(case: Case) -> Iterator[Finding]:
+    _, jacobian, _ = case.fit.problem.residuals(case.fit.theta[None])
+    columns = jacobian[0].T
+    norms = np.linalg.norm(columns, axis=0)
+    condition = np.linalg.cond(columns / np.where(norms > 0, norms, 1.0)) ** 2
+    if case.joint:
+        log_n, log_d = np.log(case.frame["n_params"]), np.log(case.frame["tokens"])
+        spread = float(np.exp(np.ptp(log_d - log_n)))
+        correlation = abs(float(np.corrcoef(log_n, log_d)[0, 1])) if min(np.ptp(log_n), np.ptp(log_d)) > 0 else 1.0
+        if correlation > 0.995 or spread < 1.5:
+            yield Finding(
+                "collinear", "fail",
+                f"tokens per parameter vary by a factor {spread:.3g} only (correlation of ln n_params and ln tokens "
+                f"{correlation:.4f}): alpha, beta and the optimal size cannot be told apart, and are refused",
+                "add runs at the same sizes with 4 times fewer and 4 times more tokens",
+            )  # fmt: skip
+            return
+        if correlation > 0.9 or spread < 16:
+            yield Finding(
+                "narrow_tokens_per_param", "warn",
+                f"tokens per parameter span a factor {spread:.3g}, correlation of ln n_params and ln tokens "
+                f"{correlation:.3f}",
+                "add cells off the diagonal: the smallest size at the largest budget and the reverse",
+            )  # fmt: skip
+    if condition > 1e8:
+        yield Finding(
+            "ill_conditioned", "fail" if condition > 1e12 else "warn",
+            f"the scaled normal matrix has condition {condition:.2g}: some combination of parameters is not held",
+            "quote predictions instead of parameters, or fix one parameter",
+        )  # fmt: skip
+
+
+def enough(case: Case) -> Iterator[Finding]:
+    n, parameters, clusters = len(case.frame), len(case.fit.free), case.fit.n_clusters
+    if n < parameters + 3:
+        yield Finding(
+            "few_points", "fail" if n <= parameters else "warn",
+            f"{n} points for {parameters} parameters leave {n - parameters} to judge the law by",
+            f"add at least {parameters + 3 - n} runs or fix a parameter",
+        )  # fmt: skip
+    if clusters < 3 * parameters:
+        yield Finding(
+            "few_clusters", "fail" if clusters <= parameters else "warn",
+            f"{clusters} independent clusters (by {case.points.cluster}) for {parameters} parameters",
+            f"train {3 * parameters - clusters} more independent runs: other sizes or other seeds",
+        )  # fmt: skip
+    inliers = case.fit.inliers
+    if inliers < 3 * parameters and inliers < n:
+        yield Finding(
+            "few_inliers", "warn",
+            f"{inliers} of {n} residuals lie within delta = {case.fit.delta:.2g}: nearly an absolute-error fit",
+            "use --delta auto; trust jackknife and bootstrap intervals only",
+        )  # fmt: skip
+
+
+def second_basin(case: Case) -> Iterator[Finding]:
+    best, starts = case.fit.value, case.fit.starts
+    rivals = starts[(starts["value"] > best * (1 + 1e-6)) & (starts["value"] < best * 1.01) & starts["converged"]]
+    law = case.fit.law
+    for _, start in rivals.iterrows():
+        moved = {p: (getattr(law, p), start[p]) for p in case.fit.free}
+        apart = {p: v for p, v in moved.items() if abs(v[0] - v[1]) > 0.05 * max(abs(v[0]), abs(v[1]))}
+        if apart:
+            where = ", ".join(f"{p} {a:.4g} or {b:.4g}" for p, (a, b) in apart.items())
+            yield Finding(
+                "second_basin", "warn", f"another optimum is {start['value'] / best - 1:.2%} worse: {where}",
+                "report both, or add runs where their predictions differ",
+            )  # fmt: skip
+            return
+
+
+def identified(case: Case) -> Iterator[Finding]:
+    """Is the objective worse enough at the edge of what E, kappa and the like could be?"""
+    fit, critical = case.fit, _critical(case)
+    yield from _open_profiles(case)
+    if "E" in fit.free:
+        ratio = 0.0 if "E" in fit.bounds_hit else likelihood_ratio(fit, variant(fit, fixed={"E": 0.0}))
+        lo = case.draws.interval("E", case.level, positive=False)[0] if case.draws else np.inf
+        if ratio < critical or lo <= 0:
+            why = f"E = 0 fits nearly as well (likelihood ratio {ratio:.2f}, below {critical:.2f})"
+            why = (
+                "it ends at its bound 0"
+                if "E" in fit.bounds_hit
+                else why
+                if ratio < critical
+                else "its interval meets 0"
+            )
+            yield Finding(
+                "unidentified", "warn", f"E is not identified: E = {fit.law.E:.4g}, and {why}",  # type: ignore[attr-defined]
+                "do not quote E; runs within 0.1 nats of the floor would fix it, that is a larger budget",
+            )  # fmt: skip
+            return
+    if fit.problem.pinned.get("kappa") == 1.0 and len(case.frame) > len(fit.free) + 1:
+        yield from _freed_kappa(case, critical)
+
+
+def _open_profiles(case: Case) -> Iterator[Finding]:
+    """Parameters that some data cannot bound from one side, by their profile likelihood."""
+    remedies = {
+        "kappa": "fix kappa = 1, or add runs so that tokens per parameter span a factor 30",
+        "R_D": "add runs with at least four epochs at three or more sizes of unique data",
+        "R_N": "add runs with several times more parameters than their unique data support",
+    }
+    for name in [p for p in case.fit.free if p in remedies and case.fit.noise > 1e-9]:
+        curve = profile(case.fit, name, level=case.level)
+        if curve.open_below or curve.open_above:
+            side = "above" if curve.open_above else "below"
+            yield Finding(
+                "unidentified", "warn",
+                f"{name} is not identified: {name} = {curve.estimate:.3g}, and its profile is open {side}",
+                remedies[name],
+            )  # fmt: skip
+
+
+def _freed_kappa(case: Case, critical: float) -> Iterator[Finding]:
+    try:
+        freed = variant(case.fit, free=("kappa",))
+    except FitError:
+        return
+    ratio = likelihood_ratio(freed, case.fit)
+    if ratio < critical:
+        return
+    E, kappa = freed.law.E, freed.law.kappa  # type: ignore[attr-defined]
+    yield Finding(
+        "kappa_matters", "warn",
+        f"freeing kappa fits better (likelihood ratio {ratio:.1f}, above {critical:.2f}): kappa = {kappa:.3f}, and E "
+        f"moves from {case.fit.law.E:.4g} to {E:.4g}",  # type: ignore[attr-defined]
+        "compare --law chinchilla-kappa on a held-out budget before extrapolating the loss",
+    )  # fmt: skip
+    # A floor that stands firm when kappa is freed needs no second look: fitting E = 0 to such data takes a second.
+    gone = "E" in case.fit.free and case.fit.law.E > 1.5 * E  # type: ignore[attr-defined]
+    if gone and likelihood_ratio(freed, variant(freed, fixed={"E": 0.0})) < critical:
+        yield Finding(
+            "unidentified", "warn",
+            f"E is not identified: E = {case.fit.law.E:.4g} rests on kappa = 1; with kappa free E = 0 fits as well",  # type: ignore[attr-defined]
+            "do not quote E; runs within 0.1 nats of the floor would fix it, that is a larger budget",
+        )  # fmt: skip
+
+
+def sensitive(case: Case) -> Iterator[Finding]:
+    if not case.joint or "a" not in case.fit.exponents():
+        return
+    allowed = case.half_width("a") if case.draws else 0.02
+    centre = case.fit.exponents()["a"]
+    moved = {}
+    for name, delta in (("0.001", 1e-3), ("auto", "auto"), ("infinite", np.inf)):
+        try:
+            moved[name] = variant(case.fit, delta=delta).exponents()["a"]
+        except FitError:
+            continue
+    worst = max(moved, key=lambda k: abs(moved[k] - centre))
+    if abs(moved[worst] - centre) > allowed:
+        yield Finding(
+            "sensitive_to_delta", "warn",
+            f"a moves from {centre:.4f} to {moved[worst]:.4f} with delta {worst}, over its half-width {allowed:.4f}",
+            "look at the outliers first; quote the range over delta",
+        )  # fmt: skip
+    if case.draws is not None and case.draws.kind == "jackknife":
+        without = case.draws.evaluate("a")
+        i = int(np.argmax(np.abs(without - centre)))
+        if abs(without[i] - centre) > allowed / 2:
+            yield Finding(
+                "sensitive_to_rows", "warn",
+                f"leaving out {case.points.cluster} {case.frame['cluster'].unique()[i]} alone moves a "
+                f"from {centre:.4f} to {without[i]:.4f} (half-width {allowed:.4f})",
+                "repeat that run with another seed, or add a neighbour",
+            )  # fmt: skip
+
+
+def plausible(case: Case) -> Iterator[Finding]:
+    known = {**{p: getattr(case.fit.law, p) for p in case.fit.free}, **case.fit.exponents()}
+    for name, (lo, hi) in PLAUSIBLE.items():
+        if case.joint and name in known and not lo <= known[name] <= hi:
+            yield Finding(
+                "unusual_exponent", "info", f"{name} = {known[name]:.3f} lies outside the usual {lo} to {hi}",
+                "look at the parameter and compute conventions, warm-up, batch size and learning-rate edges",
+            )  # fmt: skip
+    rounded = [p for p, v in case.fit.problem.pinned.items() if p in case.fit.law.amplitudes and v and _is_rounded(v)]
+    if rounded:
+        yield Finding(
+            "rounded_constants", "warn",
+            f"{', '.join(f'{p} = {case.fit.problem.pinned[p]:g}' for p in rounded)} is fixed at few digits; "
+            "rounding published constants moves the loss more than their error bars",
+            "fix it at full precision (the published laws of this package carry it)",
+        )  # fmt: skip
+
+
+def extrapolates(case: Case) -> Iterator[Finding]:
+    if case.target_flops is None or case.frame["flops"].isna().any():
+        return
+    factor = case.target_flops / float(case.frame["flops"].max())
+    if factor > 10:
+        yield Finding(
+            "extrapolates", "fail" if factor > 100 else "warn",
+            f"{case.target_flops:.3g} FLOPs is {factor:.3g} times the largest run",
+            "quote the interval, not the point; add a run in between",
+        )  # fmt: skip
+
+
+def _critical(case: Case) -> float:
+    """The likelihood ratio that a parameter's edge must exceed, from Student's t over the clusters."""
+    return float(stdtrit(max(case.fit.n_clusters - 1, 1), 0.5 + case.level / 2) ** 2)
+
+
+def _is_rounded(value: float) -> bool:
+    return float(f"{value:.3g}") == value
+
+
+FIT_CHECKS: tuple[Check, ...] = (
+    converged, at_bound, conditioning, enough, second_basin, identified, sensitive, plausible, extrapolates,
+)  # fmt: skip

@@ -1,0 +1,186 @@
+"""Checks of the data behind a fit: its spans, its conventions, and the protocol that its runs were trained under."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from isoflop.scaling.approaches.isoflop_profiles import budget_groups, isoflop_profiles
+from isoflop.scaling.findings.finding import Case, Check, Finding
+from isoflop.scaling.table.read import row_names
+
+# Columns that must not vary inside one fit: a loss under another value is another quantity, or another experiment.
+ONE_QUANTITY = ("eval_id", "tokenizer_id", "context_length", "vocab_size")
+ONE_EXPERIMENT = (
+    "corpus_id", "family", "norm", "activation", "positions", "experts", "optimizer", "parametrization", "schedule",
+    "arm", "tied", "dtype", "device",
+)  # fmt: skip
+
+
+def spans(case: Case) -> Iterator[Finding]:
+    if not case.joint:
+        return
+    sizes = case.frame["n_params"].nunique()
+    if sizes < 5:
+        yield Finding(
+            "few_sizes", "fail" if sizes < 4 else "warn", f"{sizes} distinct sizes",
+            f"add {5 - sizes} sizes; alpha rests on them",
+        )  # fmt: skip
+    for name, needed in (("n_params", 1.5), ("tokens", 1.5), ("flops", 2.0)):
+        decades = float(np.ptp(np.log10(case.frame[name])))
+        if decades < needed:
+            yield Finding(
+                "narrow_span", "warn", f"{name} spans {decades:.2f} decades, fewer than {needed}",
+                f"add runs with {10 ** (needed - decades):.2g} times more (or fewer) {name}",
+            )  # fmt: skip
+    ratio = case.frame["tokens"] / case.frame["n_params"]
+    extreme = ((ratio < 1) | (ratio > 1000)).to_numpy()
+    if extreme.any():
+        yield Finding(
+            "extreme_ratio", "warn",
+            f"{extreme.sum()} points have under 1 or over 1000 tokens per parameter, another regime "
+            f"({row_names(case.frame, extreme)})",
+            'refit without them, for example --where "tokens > n_params", and quote both',
+        )  # fmt: skip
+
+
+def rows(case: Case) -> Iterator[Finding]:
+    frame = case.frame
+    keys = [c for c in ("n_params", "tokens", "flops", "loss") if frame[c].notna().all()]
+    twice = frame.duplicated(keys, keep=False).to_numpy()
+    if twice.any():
+        yield Finding(
+            "duplicate_rows", "warn", f"{twice.sum()} rows repeat another row exactly ({row_names(frame, twice)})",
+            "remove the copies: they count as independent runs",
+        )  # fmt: skip
+    alike = [c for c in ("n_params", "unique_tokens") if c in frame]
+    repeated = case.joint and case.points.cluster == "row" and len(frame[alike].drop_duplicates()) * 2 <= len(frame)
+    if repeated and not _is_grid(frame):
+        yield Finding(
+            "rows_not_runs", "warn",
+            f"{len(frame)} rows of {frame['n_params'].nunique()} sizes count as independent runs; if rows of one size "
+            "are checkpoints of one run, every interval is too narrow",
+            "name the run of each row with --map run_id=COLUMN",
+        )  # fmt: skip
+    left_out = [n for n in case.points.notes if "left out" in n]
+    if left_out:
+        yield Finding("runs_left_out", "warn", left_out[0], "isoflop status names the reason; run the study again")
+
+
+def conventions(case: Case) -> Iterator[Finding]:
+    if case.joint and case.points.compute == "as given":
+        k = np.log(case.frame["flops"] / case.frame["n_params"] / case.frame["tokens"]).to_numpy()
+        x = np.log(case.frame["n_params"].to_numpy())
+        trend = np.polyval(np.polyfit(x, k, 1), x) if np.ptp(x) > 0 else k.mean()
+        if np.abs(k - trend).max() > np.log(1.3) or not np.log(1) < k.mean() < np.log(60):
+            yield Finding(
+                "mixed_conventions", "warn",
+                f"flops / (n_params x tokens) is {np.exp(k.min()):.3g} to {np.exp(k.max()):.3g}, not near 6 throughout",
+                "count n_params, tokens and flops by one convention, or use --compute 6nd",
+            )  # fmt: skip
+    mapped = case.table.attrs.get("mapping", {}).get("loss", "") if case.table is not None else ""
+    if any(word in mapped.lower() for word in ("bit", "bpb", "bpc", "perplexity", "ppl")):
+        yield Finding(
+            "loss_in_bits", "warn", f"the loss is the column {mapped!r}, which does not sound like nats per token",
+            "multiply bits per token by ln 2 (or take ln of a perplexity); E, A and B are in the unit of the loss",
+        )  # fmt: skip
+
+
+def run_columns(case: Case) -> Iterator[Finding]:
+    """What may not vary inside one fit, and losses that are no longer a power law."""
+    runs = case.runs
+    if runs is None:
+        return
+    for names, severity, why in (
+        (ONE_QUANTITY, "fail", "their losses are not one quantity"),
+        (ONE_EXPERIMENT, "warn", "one law is fitted across a change of experiment"),
+    ):
+        varied = [n for n in names if n in runs and runs[n].nunique() > 1 and not (n == "corpus_id" and _repeats(case))]
+        if varied:
+            values = "; ".join(f"{n}: {', '.join(map(str, runs[n].unique()[:4]))}" for n in varied)
+            yield Finding(
+                "mixed_conventions" if severity == "fail" else "mixed_experiment", severity,  # type: ignore[arg-type]
+                f"{why} ({values})", f"fit one at a time with --where, for example {varied[0]} == ...",
+            )  # fmt: skip
+    uniform = (runs["loss"] > 0.95 * np.log(runs["vocab_size"])).to_numpy()
+    if uniform.any():
+        yield Finding(
+            "near_uniform", "warn",
+            f"{uniform.sum()} runs have a loss within 5% of the uniform guess ln V ({row_names(runs, uniform)})",
+            "use --law saturating, or leave those sizes out",
+        )  # fmt: skip
+
+
+def _repeats(case: Case) -> bool:
+    """Whether the law takes repeated data for what it is: parts of one corpus, each seen more than once."""
+    return case.fit.law.name == "data-constrained"
+
+
+def protocol(case: Case) -> Iterator[Finding]:
+    """Horizon, warm-up, steps and epochs of each run used."""
+    runs = case.runs
+    if runs is None:
+        yield from _plain_repeats(case)
+        return
+    epochs = float(runs["epochs"].max())
+    for wrong, code, severity, what, remedy in (
+        (runs["tokens"] < runs["horizon_tokens"], "unfinished_schedule", "fail", "ended before their schedule did",
+         "use runs whose learning rate has decayed at their own horizon"),
+        (runs["warmup_tokens"] > 0.1 * runs["tokens"], "long_warmup", "warn", "warm up for over 10% of their tokens",
+         "shorten the warm-up of the shortest runs: it moves the exponent"),
+        (runs["step"] < 300, "few_steps", "fail", "took fewer than 300 steps: they measure the optimiser's transient",
+         "halve the batch or drop the smallest budget"),
+        ((runs["step"] >= 300) & (runs["step"] < 1000), "few_steps", "warn", "took fewer than 1000 steps",
+         "halve the batch or weigh those runs less"),
+        ((runs["epochs"] > 1) & (not _repeats(case)), "repeated_data", "fail" if epochs > 4 else "warn",
+         f"repeat their data, up to {epochs:.2g} epochs", "use a larger corpus or --law data-constrained"),
+    ):  # fmt: skip
+        hit = wrong.to_numpy()
+        if hit.any():
+            message = f"{hit.sum()} of {len(runs)} runs {what} ({row_names(runs, hit)})"
+            yield Finding(code, severity, message, remedy)  # type: ignore[arg-type]
+    if (runs["code_version"] == "").any():
+        yield Finding("no_provenance", "warn", "some runs carry no code version", "train with an installed isoflop")
+
+
+def _plain_repeats(case: Case) -> Iterator[Finding]:
+    """Runs of a plain table that saw their unique tokens more than once, under a law that does not know it."""
+    if _repeats(case) or "unique_tokens" not in case.frame:
+        return
+    epochs = (case.frame["tokens"] / case.frame["unique_tokens"]).to_numpy(float)
+    hit = epochs > 1.01
+    if hit.any():
+        message = f"{hit.sum()} of {len(hit)} runs repeat their data, up to {epochs[hit].max():.2g} epochs"
+        yield Finding(
+            "repeated_data", "fail" if epochs[hit].max() > 4 else "warn", f"{message} ({row_names(case.frame, hit)})",
+            "use --law data-constrained, or only the runs that saw new data",
+        )  # fmt: skip
+
+
+def minima(case: Case) -> Iterator[Finding]:
+    """Budgets with at least five sizes whose lowest loss is not between them."""
+    if not case.joint or case.frame["flops"].nunique() < 2:
+        return
+    wide = [g for g in budget_groups(case.points) if g["n_params"].nunique() >= 5]
+    profiles = isoflop_profiles(replace(case.points, frame=pd.concat(wide))) if wide else []
+    for code, what, remedy in (
+        ("no_interior_minimum", [p for p in profiles if not p.accepted],
+         "train the sizes named at those budgets; until then they say nothing about the optimum"),
+        ("lopsided_profile", [p for p in profiles if p.accepted and p.reason],
+         "two sizes on either side of the optimum make its location safe"),
+    ):  # fmt: skip
+        if what:
+            listed = "; ".join(f"{p.flops:.3g} FLOPs: {p.reason}" for p in what[:4])
+            more = f"; and {len(what) - 4} more" if len(what) > 4 else ""
+            message = f"{len(what)} of {len(profiles)} budgets with five sizes ({listed}{more})"
+            yield Finding(code, "warn", message, remedy)
+
+
+def _is_grid(frame: pd.DataFrame) -> bool:
+    """Whether rows of one size stand at budgets shared by other sizes, as runs of an isoFLOP study do."""
+    shared = frame.groupby(frame["flops"].round(-int(np.floor(np.log10(frame["flops"].min()))) + 2))["n_params"]
+    return bool((shared.nunique() >= 3).mean() > 0.5)
+
+
+TABLE_CHECKS: tuple[Check, ...] = (spans, rows, conventions, run_columns, protocol, minima)

@@ -1,0 +1,278 @@
+"""Fit a law to data: `fit(form, table) -> Fit`.
+
+A fit minimises the weighted sum (never the mean) of Huber's function, or of half squares, over residuals of ln loss or
+of loss. Many starts run to the end and all are kept. Nothing here prints, draws or writes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from isoflop.scaling.fitting.objective import Huber, LeastSquares, Objective
+from isoflop.scaling.fitting.problem import FitProblem
+from isoflop.scaling.fitting.search import robust_scale, search
+from isoflop.scaling.fitting.solver import Solution, minimise
+from isoflop.scaling.laws.chinchilla import get_law
+from isoflop.scaling.laws.law import Allocation, Array, Cost, Law
+from isoflop.scaling.table.conventions import Points, points
+
+__all__ = ["Fit", "FitError", "Huber", "LeastSquares", "fit", "predict_loss", "refit", "robust_scale"]
+
+COLUMN = {"N": "n_params", "D": "tokens", "C": "flops", "U": "unique_tokens", "L": "model_loss"}
+SAME_BASIN = 1e-9  # relative difference of the objective between starts that found the same optimum
+
+
+class FitError(ValueError):
+    """No law exists to return."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted law with everything needed to judge it.
+
+    `value` is the objective, a sum in squared residual units; `residuals` are ln loss - ln predicted, aligned with
+    `points.frame`; `starts` has a row per start: its value, whether it converged, and where it ended.
+    """
+
+    law: Law
+    status: Literal["converged", "not_converged", "at_bound"]
+    message: str
+    objective: Objective
+    delta: float
+    value: float
+    starts: pd.DataFrame
+    points: Points
+    weights: Array
+    bounds_hit: tuple[str, ...]
+    free: tuple[str, ...]
+    problem: FitProblem
+    theta: Array
+
+    @property
+    def converged(self) -> bool:
+        return self.status != "not_converged"
+
+    @property
+    def share_at_best(self) -> float:
+        """Share of the starts that ended within 1e-9 of the best value."""
+        return float(np.mean(self.starts["value"] <= self.value * (1 + SAME_BASIN) + 1e-25))
+
+    @property
+    def predicted(self) -> Array:
+        return self.predict(self.points.frame)
+
+    @property
+    def residuals(self) -> Array:
+        return np.log(self.points.frame["loss"].to_numpy(float)) - np.log(self.predicted)
+
+    @property
+    def cost(self) -> Cost:
+        return self.points.cost
+
+    @property
+    def n_clusters(self) -> int:
+        return int(self.points.frame["cluster"].nunique())
+
+    @property
+    def noise(self) -> float:
+        """Robust standard deviation of the residuals of ln loss, corrected for the parameters fitted."""
+        return robust_scale(self.residuals, len(self.free))
+
+    @property
+    def inliers(self) -> int:
+        """How many points lie within delta."""
+        residual, _, _ = self.problem.residuals(self.theta[None])
+        return int(np.sum(np.abs(residual[0]) <= self.delta))
+
+    @property
+    def condition(self) -> float:
+        """Condition number of the column-scaled J'WJ at the optimum: above 1e8 the data leave a direction open."""
+        gradient = self.problem.residuals(self.theta[None])[1][0] * np.sqrt(self.weights)
+        size = np.sqrt(np.sum(gradient**2, axis=1))
+        if not np.all(size > 0):
+            return np.inf
+        return float(np.linalg.cond(gradient / size[:, None]) ** 2)
+
+    def predict(self, frame: pd.DataFrame) -> Array:
+        """Loss (n,) at the rows of a frame with the columns that the law reads."""
+        return predict_loss(self.law, frame)
+
+    def optimal(self, C: Any, **kwargs: Any) -> Allocation:
+        """The law's compute-optimal allocation at C FLOPs, under the cost of these points."""
+        return self.law.optimal(C, self.cost, **kwargs)
+
+    def exponents(self) -> dict[str, float]:
+        """Derived exponents of the fitted law under the cost of these points; empty where it has none."""
+        return self.exponents_of(self.law)
+
+    def exponents_of(self, law: Law) -> dict[str, float]:
+        """Derived exponents of another law of this form, under the same cost."""
+        return law.exponents(self.cost) if {"N", "D"} <= set(law.inputs) else law.exponents()
+
+    def to_dict(self, draws: Any = None, *, level: float = 0.9, findings: Any = ()) -> dict:
+        """JSON-ready summary with stable keys, numbers in full precision."""
+        from isoflop.scaling.fitting.fit_text import fit_dict
+
+        return fit_dict(self, draws, level=level, findings=findings)
+
+    def __str__(self) -> str:
+        from isoflop.scaling.fitting.fit_text import fit_text
+
+        return fit_text(self)
+
+
+def predict_loss(law: Law, frame: pd.DataFrame) -> Array:
+    """Loss of a law at the rows of a frame. Raises FitError naming a column that the law reads and the frame lacks."""
+    return np.asarray(law(*_columns(type(law), frame).values()), dtype=float)
+
+
+def fit(
+    form: type[Law] | str,
+    data: "pd.DataFrame | Points",
+    *,
+    objective: Objective = Huber("auto"),  # noqa: B008
+    params: str = "matrices",
+    compute: str = "exact",
+    cluster: str = "auto",
+    fixed: Mapping[str, float] | None = None,
+    tied: bool = False,
+    free: tuple[str, ...] = (),
+    weights: Any = None,
+    n_starts: int | None = None,
+    seed: int = 0,
+) -> Fit:
+    """Fit a form (class, catalogue name or "module:Class") to a table of runs, a plain table or Points.
+
+    `fixed` holds parameters at values, `free` frees ones that have a default, `tied` makes the form's two exponents
+    one. `weights` (n,) multiply each point's term; the default is the table's `weight` column, or 1.
+    Raises FitError when the data cannot determine a law, ValueError on a wrong name.
+    """
+    data = points(data, params=params, compute=compute, cluster=cluster)
+    if isinstance(form, str):
+        form, freed = get_law(form)
+        free = (*free, *freed)
+    pinned = _pinned(form, {**_ceiling(form, data.frame, free), **(fixed or {})}, free, tied)
+    columns = _columns(form, data.frame)
+    loss = data.frame["loss"].to_numpy(float)
+    weights = _weights(weights, data.frame)
+    problem = FitProblem(form, columns, loss, pinned, tied, objective.residual == "log")
+    _check_enough(problem, weights)
+    solution, delta, mask = search(problem, weights, objective, n_starts=n_starts, seed=seed)
+    return _conclude(problem, solution, delta, mask, objective, data, weights)
+
+
+def _conclude(
+    problem: FitProblem,
+    solution: Solution,
+    delta: float,
+    members: Array,
+    objective: Objective,
+    data: Points,
+    weights: Array,
+) -> Fit:
+    value = np.where(np.isfinite(solution.value), solution.value, np.inf)
+    if not np.isfinite(value).any():
+        raise FitError(f"{problem.form.name}: no start reached a finite objective on these {len(problem.loss)} points")
+    best = int(np.argmin(value))
+    theta = solution.theta[best]
+    laws = problem.laws(solution.theta)
+    names = problem.form.parameters()
+    ends = np.array([law.values() for law in laws])[members]
+    outcome = {"value": value[members], "converged": solution.converged[members]}
+    table = pd.DataFrame(outcome | dict(zip(names, ends.T, strict=True)))
+    at_bound = tuple(
+        p
+        for p, t, lo, hi in zip(problem.free, theta, problem.lower, problem.upper, strict=True)
+        if t <= lo + 1e-9 * max(1.0, abs(lo)) or t >= hi - 1e-9 * max(1.0, abs(hi))
+    )
+    converged = bool(solution.converged[best])
+    status: Literal["converged", "not_converged", "at_bound"] = "converged"
+    message = f"the next step would lower the objective by less than 1e-13 of it (after {solution.steps[best]} steps)"
+    if not converged:
+        status = "not_converged"
+        message = f"the objective still falls after {solution.steps[best]} steps: the data do not hold every parameter"
+    elif at_bound:
+        status = "at_bound"
+        message = f"converged with {', '.join(at_bound)} at the bound of the search box"
+    return Fit(
+        laws[best], status, message, objective, float(delta), float(value[best]), table, data, weights, at_bound,
+        problem.free, problem, theta,
+    )  # fmt: skip
+
+
+def refit(fit: Fit, weights: Array, *, tolerance: float = 1e-11) -> Solution:
+    """Refit under other row weights (B, n), warm from the fit, at its delta; what fails starts again from seeds."""
+    begin = np.repeat(fit.theta[None], len(weights), axis=0)
+    warm = minimise(fit.problem, begin, delta=fit.delta, weights=weights, tolerance=tolerance, damping=1e-3)
+    theta, value, converged = warm.theta.copy(), warm.value.copy(), warm.converged.copy()
+    exact = replace(fit.objective, delta=fit.delta) if isinstance(fit.objective, Huber) else fit.objective
+    for i in np.flatnonzero(~converged):
+        again, _, _ = search(fit.problem, weights[i], exact)
+        best = int(np.argmin(np.where(np.isfinite(again.value), again.value, np.inf)))
+        if again.value[best] <= value[i] * (1 + SAME_BASIN) or not np.isfinite(value[i]):
+            theta[i], value[i], converged[i] = again.theta[best], again.value[best], again.converged[best]
+    return Solution(theta, value, converged, warm.steps)
+
+
+def _pinned(form: type[Law], fixed: Mapping[str, float], free: tuple[str, ...], tied: bool) -> dict[str, float]:
+    names = form.parameters()
+    for name in (*fixed, *free):
+        if name not in names:
+            raise ValueError(f"{form.name} has no parameter {name!r}; it has {', '.join(names)}")
+    if tied and form.ties is None:
+        raise ValueError(f"{form.name} has no exponents to tie")
+    if tied and form.ties and set(form.ties) & set(fixed):
+        raise ValueError(f"{' and '.join(form.ties)} are tied: neither can be fixed as well")
+    for name, partner in form.coupled.items():
+        if name in fixed and partner not in fixed:
+            raise ValueError(f"{form.name}: {name} can be fixed only together with {partner}")
+    pinned = {p: v for p, v in form.defaults().items() if p not in free}
+    return pinned | {p: float(v) for p, v in fixed.items()}
+
+
+def _ceiling(form: type[Law], frame: pd.DataFrame, free: tuple[str, ...]) -> dict[str, float]:
+    """For a form bounded by it: ln of the table's one vocabulary, the loss of a model that knows nothing."""
+    if "ceiling" not in form.parameters() or "ceiling" in free or "vocab_size" not in frame:
+        return {}
+    sizes = frame["vocab_size"].unique()
+    return {"ceiling": float(np.log(sizes[0]))} if len(sizes) == 1 and sizes[0] > 1 else {}
+
+
+def _columns(form: type[Law], frame: pd.DataFrame) -> dict[str, Array]:
+    columns = {}
+    for letter in form.inputs:
+        name = COLUMN[letter]
+        if name not in frame or frame[name].isna().any():
+            raise FitError(f"law {form.name} needs the column {name!r} in every row; add it or choose another law")
+        columns[letter] = frame[name].to_numpy(float)
+    return columns
+
+
+def _weights(weights: Any, frame: pd.DataFrame) -> Array:
+    if weights is None:
+        weights = frame["weight"] if "weight" in frame else np.ones(len(frame))
+    weights = np.asarray(weights, dtype=float)
+    if weights.shape != (len(frame),):
+        raise ValueError(f"weights must be one per data point ({len(frame)}), not shape {weights.shape}")
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
+        raise ValueError("weights must be finite, not negative and not all zero")
+    return weights
+
+
+def _check_enough(problem: FitProblem, weights: Array) -> None:
+    used, needed = int(np.sum(weights > 0)), len(problem.free)
+    if used < needed:
+        raise FitError(
+            f"{used} data points cannot determine the {needed} free parameters of {problem.form.name} "
+            f"({', '.join(problem.free)}): add runs or fix parameters"
+        )
+    for letter, column in problem.columns.items():
+        if letter != "U" and np.ptp(column) == 0 and needed > 1:
+            raise FitError(
+                f"every data point has the same {COLUMN[letter]} ({column[0]:g}): {problem.form.name} needs it to vary"
+            )

@@ -1,0 +1,87 @@
+"""A fit as words and as JSON: the two renderings of the same facts."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from isoflop.scaling.fitting.fit import Fit
+    from isoflop.scaling.fitting.uncertainty import Draws
+
+
+def fit_dict(fit: "Fit", draws: "Draws | None", *, level: float, findings: Iterable[Any]) -> dict:
+    """JSON-ready summary with stable keys; numbers keep full precision, infinities become null."""
+    from isoflop.scaling.fitting.uncertainty import intervals
+
+    return {
+        "law": fit.law.name,
+        "formula": fit.law.formula,
+        "params": dict(zip(fit.law.parameters(), fit.law.values().tolist(), strict=True)),
+        "fixed": {k: float(v) for k, v in fit.problem.pinned.items()},
+        "tied": fit.problem.tied,
+        "objective": str(fit.objective),
+        "residual": fit.objective.residual,
+        "delta": _finite(fit.delta),
+        "value": fit.value,
+        "n_points": len(fit.points.frame),
+        "n_clusters": fit.n_clusters,
+        "cluster": fit.points.cluster,
+        "conventions": {"params": fit.points.params, "compute": fit.points.compute},
+        "cost": {"k": fit.cost.k, "slope": fit.cost.slope} if "D" in fit.law.inputs else None,
+        "status": fit.status,
+        "message": fit.message,
+        "bounds_hit": list(fit.bounds_hit),
+        "starts": {"n": len(fit.starts), "share_at_best": fit.share_at_best},
+        "noise": _finite(fit.noise),
+        "derived": fit.exponents(),
+        "interval_kind": draws.kind if draws else None,
+        "intervals": {k: [_finite(x) for x in v] for k, v in intervals(draws, level=level).items()} if draws else {},
+        "level": level,
+        "findings": [{"code": f.code, "severity": f.severity, "message": f.message} for f in findings],
+        "notes": list(fit.points.notes),
+    }
+
+
+def _finite(x: float) -> float | None:
+    return float(x) if np.isfinite(x) else None
+
+
+def fit_text(fit: "Fit", draws: "Draws | None" = None, level: float = 0.9) -> str:
+    """The report that a reader wants, plain lines."""
+    from isoflop.scaling.fitting.uncertainty import intervals
+
+    between = intervals(draws, level=level) if draws else {}
+    delta = "" if np.isinf(fit.delta) else f", delta {fit.delta:.3g}"
+    lines = [
+        f"{fit.law.name}: {fit.law.formula}".removesuffix(": "),
+        f"  {fit.objective}{delta}; value {fit.value:.6g}; noise of ln loss {fit.noise:.2g}",
+        f"  {len(fit.points.frame)} points in {fit.n_clusters} clusters by {fit.points.cluster}; "
+        f"N: {fit.points.params}, C: {fit.points.compute}",
+        f"  {fit.status}: {fit.message}",
+        f"  {fit.share_at_best:.0%} of {len(fit.starts)} starts ended at this optimum",
+    ]
+    if draws:
+        lines.append(f"  {level:.0%} intervals: {draws.kind} by {draws.by}, {len(draws)} refits")
+    for name, value in zip(fit.law.parameters(), fit.law.values(), strict=True):
+        lines.append(f"  {name:>9} {_number(value):>12}  {_remark(fit, name, between)}".rstrip())
+    for name, value in fit.exponents().items():
+        lines.append(f"  {name:>9} {value:>12.4f}  {_range(between.get(name))}".rstrip())
+    return "\n".join(lines)
+
+
+def _remark(fit: "Fit", name: str, between: dict[str, tuple[float, float]]) -> str:
+    if name in fit.problem.pinned:
+        return "fixed"
+    if name == fit.problem.follower and fit.law.ties:
+        return f"tied to {fit.law.ties[0]}"
+    return _range(between.get(name)) + ("  at its bound" if name in fit.bounds_hit else "")
+
+
+def _range(pair: tuple[float, float] | None) -> str:
+    return f"[{_number(pair[0])}, {_number(pair[1])}]" if pair else ""
+
+
+def _number(x: float) -> str:
+    """Enough digits for an amplitude to be refitted from: rounding A and B is a known trap."""
+    return f"{x:.5g}" if abs(x) < 0.1 or abs(x) >= 100 else f"{x:.4f}"

@@ -1,0 +1,170 @@
+"""A form on data: residuals in the coordinates that the solver moves in.
+
+Columns are centred (divided by their geometric means) where the form is closed under that, amplitudes enter as
+logarithms, the floor E linearly with its bound at 0. Parameters that are fixed or tied leave the coordinates.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from isoflop.scaling.laws.law import Array, Law
+
+DIFFERENCE = 1e-5
+
+
+@dataclass(frozen=True)
+class FitProblem:
+    """Residuals of `form` on columns (each (n,), in the units of the data) and losses (n,).
+
+    `pinned` maps fixed parameters to their values; `tied` makes the two exponents of `form.ties` one. `log` chooses
+    residuals of ln loss, otherwise of loss.
+    """
+
+    form: type[Law]
+    columns: Mapping[str, Array]
+    loss: Array
+    pinned: Mapping[str, float]
+    tied: bool = False
+    log: bool = True
+
+    @cached_property
+    def units(self) -> dict[str, float]:
+        """Geometric mean of each column that the form may be centred on: none while an amplitude is fixed."""
+        if any(self.form.box[name].log and name in self.form.amplitudes for name in self.pinned):
+            return {}
+        units = {k: float(np.exp(np.mean(np.log(self.columns[k])))) for k in self.form.scales}
+        if "U" in self.columns:  # unique tokens are tokens: one unit for both
+            units["U"] = units["D"]
+        return units
+
+    @cached_property
+    def x(self) -> dict[str, Array]:
+        return {k: np.log(v / self.units.get(k, 1.0)) for k, v in self.columns.items()}
+
+    @cached_property
+    def log_loss(self) -> Array:
+        return np.log(self.loss)
+
+    @cached_property
+    def follower(self) -> str | None:
+        return self.form.ties[1] if self.tied and self.form.ties else None
+
+    @cached_property
+    def free(self) -> tuple[str, ...]:
+        """Names of the coordinates, one per free parameter."""
+        return tuple(p for p in self.form.parameters() if p not in self.pinned and p != self.follower)
+
+    @cached_property
+    def index(self) -> Array:
+        names = self.form.parameters()
+        return np.array([names.index(p) for p in self.free])
+
+    @cached_property
+    def base(self) -> Array:
+        values = np.array([self.pinned.get(p, 1.0) for p in self.form.parameters()])
+        return self.form.encode(values)
+
+    @cached_property
+    def box(self) -> tuple[Array, Array]:
+        lower, upper = self.form.limits()
+        return lower[self.index], upper[self.index]
+
+    @property
+    def lower(self) -> Array:
+        return self.box[0]
+
+    @property
+    def upper(self) -> Array:
+        return self.box[1]
+
+    @cached_property
+    def bent(self) -> bool:
+        return self.form.bent(self.pinned)
+
+    @cached_property
+    def _plain(self) -> slice | None:
+        """The free parameters as a slice of all of them, when they are its first ones and none is tied."""
+        plain = self.follower is None and np.array_equal(self.index, np.arange(len(self.index)))
+        return slice(0, len(self.index)) if plain else None
+
+    @cached_property
+    def _tie(self) -> tuple[int, int, int]:
+        """Positions of the tied pair: follower and leader among all parameters, leader among the free ones."""
+        assert self.form.ties is not None
+        names = self.form.parameters()
+        leader, follower = self.form.ties
+        return names.index(follower), names.index(leader), self.free.index(leader)
+
+    def expand(self, theta: Array) -> Array:
+        """Coordinates (B, P) to every parameter of the form, internal (B, P')."""
+        full = np.repeat(self.base[None], len(theta), axis=0)
+        full[:, self.index] = theta
+        if self.follower is not None:
+            follower, leader, _ = self._tie
+            full[:, follower] = full[:, leader]
+        return full
+
+    def reduce(self, full: Array) -> Array:
+        """Internal parameters (B, P') to coordinates."""
+        return full[:, self.index]
+
+    def _gather(self, full: Array) -> Array:
+        if self._plain is not None:
+            return full[:, self._plain]
+        gathered = full[:, self.index]
+        if self.follower is not None:
+            follower, _, position = self._tie
+            gathered[:, position] += full[:, follower]
+        return gathered
+
+    def residuals(self, theta: Array) -> tuple[Array, Array, Array]:
+        loss, full = self.form.evaluate(self.expand(theta), self.x)
+        if self.log:
+            residual = np.log(loss) - self.log_loss
+            full /= loss[:, None]
+        else:
+            residual = loss - self.loss
+        return residual, self._gather(full), full
+
+    def curvature(self, theta: Array, full: Array, weight: Array) -> Array:
+        """Sum of weight times the second derivative of the loss (relative to it when `log`), (B, P, P).
+
+        By the form's own formula where it has one, else by differences of the Jacobian. `full` is what `residuals`
+        gave as the gradient in every parameter.
+        """
+        if self.bent:
+            rows = self._gather(self.form.curvature(self.x, full, weight))
+            return self._gather(rows.swapaxes(1, 2)).swapaxes(1, 2)
+        count = theta.shape[1]
+        shift = DIFFERENCE * np.eye(count)
+        both = np.concatenate([theta[:, None] + shift, theta[:, None] - shift], axis=1).reshape(-1, count)
+        _, jacobian = self.form.evaluate(self.expand(both), self.x)
+        jacobian = jacobian.reshape(len(theta), 2, count, *full.shape[1:])
+        change = (jacobian[:, 0] - jacobian[:, 1]) / (2 * DIFFERENCE)
+        if self.log:
+            loss, _ = self.form.evaluate(self.expand(theta), self.x)
+            weight = weight / loss
+        rows = self._gather(np.einsum("bkpn,bn->bpk", change, weight)).swapaxes(1, 2)
+        return 0.5 * (rows + rows.swapaxes(1, 2))
+
+    def laws(self, theta: Array) -> list[Law]:
+        """The law at every row of coordinates, in the units of the data."""
+        values = self.form.decode(self.expand(np.atleast_2d(theta)))
+        back = {k: 1.0 / unit for k, unit in self.units.items()}
+        moved = self.form(*values.T).rescaled(back).values()
+        return [self.form(*map(float, row)) for row in np.broadcast_to(moved.T, values.shape)]
+
+    def coordinates(self, law: Law) -> Array:
+        """Coordinates (P,) of a law given in the units of the data."""
+        return self.reduce(self.form.encode(law.rescaled(self.units).values())[None])[0]
+
+    def on_rows(self, keep: Array) -> "FitProblem":
+        """The same problem on some of the rows, in the same units."""
+        part = FitProblem(
+            self.form, {k: v[keep] for k, v in self.columns.items()}, self.loss[keep], self.pinned, self.tied, self.log
+        )
+        part.__dict__["units"] = self.units
+        return part

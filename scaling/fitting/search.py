@@ -1,0 +1,89 @@
+"""From seeds to optima: many starts, least squares first, then Huber with delta falling in stages."""
+
+import numpy as np
+
+from isoflop.scaling.fitting.objective import Objective
+from isoflop.scaling.fitting.problem import FitProblem
+from isoflop.scaling.fitting.solver import EXACT, ROUNDING, Solution, huber, minimise
+from isoflop.scaling.fitting.starts import starts
+from isoflop.scaling.laws.law import Array
+
+HUBER_EFFICIENCY = 1.345  # in noise scales: 95% of least squares' efficiency under Gaussian noise
+SMALLEST_DELTA = 1e-7
+FEW_PARAMETERS = 5
+SCATTERED = 24
+ROUGH = 1e-7  # tolerance of the stages before the last
+
+
+def search(
+    problem: FitProblem, weights: Array, objective: Objective, *, n_starts: int | None = None, seed: int = 0
+) -> tuple[Solution, float, Array]:
+    """Every start's end, the delta used, and which start each row of the ends stands for.
+
+    Least squares first, then Huber with delta falling in stages to its value: a smooth objective finds the basin.
+    """
+    count = n_starts or (8 if len(problem.free) <= FEW_PARAMETERS else 16 if len(problem.free) <= 7 else 32)
+    begin = starts(problem, weights, count=count, seed=seed)
+    if objective.delta == np.inf:
+        return minimise(problem, begin, delta=np.inf, weights=weights), np.inf, np.arange(len(begin))
+    squares = minimise(problem, begin, delta=np.inf, weights=weights, max_steps=40, tolerance=ROUGH)
+    exact = np.nanmin(squares.value) <= EXACT * ROUNDING**2 * weights.sum()
+    basin, members = _distinct(squares)
+    ends = squares.theta[basin]
+    if not problem.bent and not exact:
+        ends = np.concatenate([ends, begin, _scatter(problem, weights, ends[0], seed)])
+        members = np.concatenate([members, np.arange(len(basin), len(ends))])
+    delta = objective.delta if objective.delta != "auto" else None
+    scale = robust_scale(problem.residuals(ends[:1])[0][0], len(problem.free))
+    for stage in (30.0, 10.0, 3.0) if delta else (3.0,):
+        wide = stage * (delta or HUBER_EFFICIENCY * scale)
+        if wide < 20 * scale or stage == 3.0:
+            wide = max(wide, SMALLEST_DELTA)
+            ends = minimise(problem, ends, delta=wide, weights=weights, max_steps=6, tolerance=ROUGH).theta
+    if delta is None:
+        delta, ends = _auto_delta(problem, weights, ends)
+    done = minimise(problem, ends, delta=delta, weights=weights, max_steps=100)
+    return done, delta, members
+
+
+def _scatter(problem: FitProblem, weights: Array, theta: Array, seed: int) -> Array:
+    """Least-squares optima (S, P) under random row weights, near theta.
+
+    A small delta may have many local optima inside one basin of least squares; these starts and the seeds find them.
+    """
+    lots = weights * np.random.default_rng(seed).exponential(size=(SCATTERED, len(weights)))
+    begin = np.repeat(theta[None], SCATTERED, axis=0)
+    return minimise(problem, begin, delta=np.inf, weights=lots, max_steps=12).theta
+
+
+def _auto_delta(problem: FitProblem, weights: Array, ends: Array) -> tuple[float, Array]:
+    """1.345 x the robust scale of the residuals at the fit that this delta itself gives, and where the starts stand."""
+    delta = np.inf
+    for _ in range(4):
+        value = huber(problem.residuals(ends)[0], weights, delta)
+        best = ends[[int(np.nanargmin(value))]]
+        scale = robust_scale(problem.residuals(best)[0][0], len(problem.free))
+        delta = max(HUBER_EFFICIENCY * scale, SMALLEST_DELTA)
+        ends = minimise(problem, ends, delta=delta, weights=weights, max_steps=12, tolerance=ROUGH).theta
+    return delta, ends
+
+
+def _distinct(solution: Solution) -> tuple[Array, Array]:
+    """Indices of the different ends among the starts, best first, and for each start which of them it reached."""
+    order = np.argsort(solution.value, kind="stable")
+    kept: list[int] = []
+    members = np.empty(len(order), dtype=int)
+    for i in order:
+        same = [
+            k for k, j in enumerate(kept) if np.allclose(solution.theta[i], solution.theta[j], rtol=1e-3, atol=1e-3)
+        ]
+        if not same:
+            kept.append(int(i))
+        members[i] = same[0] if same else len(kept) - 1
+    return np.array(kept), members
+
+
+def robust_scale(residuals: Array, n_free: int) -> float:
+    """A standard deviation that outliers spare: 1.4826 x the median absolute residual x sqrt(n / (n - P))."""
+    n = len(residuals)
+    return float(1.4826 * np.median(np.abs(residuals)) * np.sqrt(n / max(n - n_free, 1)))

@@ -1,0 +1,198 @@
+"""How sure a fit is: `Draws`, a table of laws, and intervals of any function of a law.
+
+The default is the delete-one-cluster jackknife with Student's t on G - 1 degrees of freedom, the one method that keeps
+its nominal coverage on small, clustered and outlying data. The cluster bootstrap stands beside it as the cross-check.
+Both resample clusters (training trunks, else runs, else rows), because checkpoints of one run are not independent.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
+from isoflop.scaling.fitting.fit import Fit, FitError, predict_loss, refit
+from isoflop.scaling.laws.law import Array, Law
+
+MOST_CLUSTERS, GROUPS = 500, 100  # left out one by one up to here; more are pooled at random into so many groups
+CELLS = 1_000_000  # rows x laws refitted at once
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Laws refitted to resampled clusters; `kind` decides how they become an interval.
+
+    `frame` has a row per law: parameters, exponents, objective value, converged. `by` is the column resampled.
+    """
+
+    laws: tuple[Law, ...]
+    frame: pd.DataFrame
+    fit: Fit
+    kind: Literal["jackknife", "bootstrap"]
+    by: str
+    seed: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.laws)
+
+    @property
+    def share_converged(self) -> float:
+        return float(self.frame["converged"].mean())
+
+    def evaluate(self, fn: Callable[[Law], Any] | str) -> Array:
+        """The quantity for every law, (draws, ...). A name means a parameter or a derived exponent."""
+        if isinstance(fn, str):
+            if fn not in self.frame:
+                raise ValueError(f"no parameter or exponent {fn!r}; there are {', '.join(self._names)}")
+            return self.frame[fn].to_numpy(float)
+        return np.array([fn(law) for law in self.laws], dtype=float)
+
+    def estimate(self, fn: Callable[[Law], Any] | str) -> Any:
+        """The quantity at the full fit."""
+        if isinstance(fn, str):
+            return {**_parameters(self.fit.law), **self.fit.exponents()}[fn]
+        return np.asarray(fn(self.fit.law), dtype=float)
+
+    def interval(
+        self, fn: Callable[[Law], Any] | str, level: float = 0.9, *, positive: bool = True
+    ) -> tuple[float, float]:
+        """Interval of a scalar function of a law; in log space where it is positive in every draw, unless told not."""
+        lo, hi = self.band(fn, level, positive=positive)
+        return float(lo), float(hi)
+
+    def band(self, fn: Callable[[Law], Any] | str, level: float = 0.9, *, positive: bool = True) -> tuple[Array, Array]:
+        """Pointwise interval of an array-valued function of a law, (lo, hi)."""
+        if not 0 < level < 1:
+            raise ValueError(f"level must lie between 0 and 1, not {level}")
+        draws, centre = self.evaluate(fn), np.asarray(self.estimate(fn), dtype=float)
+        if self.kind == "bootstrap":
+            tail = 50 * (1 - level)
+            return np.percentile(draws, tail, axis=0), np.percentile(draws, 100 - tail, axis=0)
+        # Log space is decided point by point: E may be 0 in some draws while every other quantity is positive.
+        logs = (draws > 0).all(axis=0) & (centre > 0) & positive
+        with np.errstate(divide="ignore", invalid="ignore"):
+            half = self.quantile(level) * self._spread(np.where(logs, np.log(np.where(logs, draws, 1.0)), draws))
+            middle = np.where(logs, np.log(np.where(logs, centre, 1.0)), centre)
+        lo, hi = middle - half, middle + half
+        with np.errstate(over="ignore"):
+            return np.where(logs, np.exp(np.where(logs, lo, 0)), lo), np.where(logs, np.exp(np.where(logs, hi, 0)), hi)
+
+    def standard_error(self, fn: Callable[[Law], Any] | str) -> Any:
+        """Standard error of the quantity over the draws."""
+        return self._spread(self.evaluate(fn))
+
+    def quantile(self, level: float) -> float:
+        """Half-width of a central interval in standard errors: Student's t with clusters - 1 degrees of freedom."""
+        left_out = len(self) if self.kind == "jackknife" else self.fit.n_clusters
+        return float(stdtrit(max(left_out - 1, 1), 0.5 + level / 2))
+
+    def _spread(self, values: Array) -> Array:
+        if self.kind == "bootstrap":
+            return values.std(axis=0, ddof=1)
+        g = len(values)
+        return np.sqrt((g - 1) / g * np.sum((values - values.mean(axis=0)) ** 2, axis=0))
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return [c for c in self.frame if c not in ("value", "converged")]
+
+
+def jackknife(fit: Fit) -> Draws:
+    """The law refitted without each cluster in turn: G draws. Raises FitError when only one exists.
+
+    Above MOST_CLUSTERS clusters, GROUPS random groups of them are left out, which estimates the same variance.
+    """
+    if "jackknife" in fit.__dict__:  # kept with the fit, for every figure and table asks for it
+        return fit.__dict__["jackknife"]
+    labels, clusters = _clusters(fit, "auto")
+    if len(clusters) < 2:
+        raise FitError(f"{len(clusters)} cluster cannot be left out: an interval needs at least two")
+    groups = len(clusters) if len(clusters) <= MOST_CLUSTERS else GROUPS
+    if groups < len(clusters):
+        labels = (np.random.default_rng(0).permutation(len(clusters)) % groups)[labels]
+    keep = labels[None, :] != np.arange(groups)[:, None]
+    draws = _draws(fit, fit.weights * keep, "jackknife", fit.points.cluster, None)
+    fit.__dict__["jackknife"] = draws
+    return draws
+
+
+def bootstrap(fit: Fit, n: int = 1000, *, by: str = "auto", seed: int = 0) -> Draws:
+    """The law refitted to n resamples of whole clusters, drawn with replacement by the column `by`, or "row"."""
+    if n < 2:
+        raise ValueError(f"a bootstrap needs at least 2 resamples, not {n}")
+    labels, clusters = _clusters(fit, by)
+    g = len(clusters)
+    counts = np.random.default_rng(seed).multinomial(g, np.full(g, 1.0 / g), size=n).astype(float)
+    return _draws(fit, fit.weights * counts[:, labels], "bootstrap", fit.points.cluster if by == "auto" else by, seed)
+
+
+def _clusters(fit: Fit, by: str) -> tuple[Array, Array]:
+    frame = fit.points.frame
+    if by == "row":
+        return np.arange(len(frame)), np.arange(len(frame))
+    column = "cluster" if by in ("auto", fit.points.cluster) else by
+    if column not in frame:
+        raise ValueError(f"no column {by!r} to resample by; there are {', '.join(map(str, frame.columns))}, or row")
+    labels, clusters = pd.factorize(frame[column])
+    return labels, np.asarray(clusters)
+
+
+def _draws(fit: Fit, weights: Array, kind: Literal["jackknife", "bootstrap"], by: str, seed: int | None) -> Draws:
+    pieces = np.array_split(weights, -(-weights.size // CELLS))
+    solutions = [refit(fit, piece) for piece in pieces if len(piece)]
+    laws = tuple(law for solution in solutions for law in fit.problem.laws(solution.theta))
+    rows = [{**_parameters(law), **fit.exponents_of(law)} for law in laws]
+    frame = pd.DataFrame(rows)
+    frame["value"] = np.concatenate([solution.value for solution in solutions])
+    frame["converged"] = np.concatenate([solution.converged for solution in solutions])
+    return Draws(laws, frame, fit, kind, by, seed)
+
+
+def _parameters(law: Law) -> dict[str, float]:
+    return dict(zip(law.parameters(), law.values().tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Loss of a run not yet made: the point, the interval of the law there and of the run itself, nats/token.
+
+    Arrays of one shape. `noise` is the standard deviation of ln loss from run to run.
+    """
+
+    N: Array
+    D: Array
+    loss: Array
+    law_lo: Array
+    law_hi: Array
+    lo: Array
+    hi: Array
+    noise: float
+    level: float
+
+
+def predict(fit: Fit, draws: Draws, N: Any, D: Any, level: float = 0.9) -> Prediction:
+    """Prediction interval at N parameters and D tokens: uncertainty of the law and noise of one run, on ln loss.
+
+    Assumes that the law holds there: it covers neither a wrong form nor another regime.
+    """
+    N, D = np.broadcast_arrays(np.asarray(N, float), np.asarray(D, float))
+    frame = pd.DataFrame({"n_params": N.ravel(), "tokens": D.ravel()})
+    frame["flops"] = fit.cost.flops(N, D).ravel()
+
+    def at(law: Law) -> Array:
+        return predict_loss(law, frame).reshape(N.shape)
+
+    loss = at(fit.law)
+    law_lo, law_hi = draws.band(at, level)
+    error = draws.standard_error(lambda law: np.log(at(law)))
+    half = draws.quantile(level) * np.sqrt(error**2 + fit.noise**2)
+    return Prediction(N, D, loss, law_lo, law_hi, loss * np.exp(-half), loss * np.exp(half), fit.noise, level)
+
+
+def intervals(draws: Draws, names: Sequence[str] | None = None, level: float = 0.9) -> dict[str, tuple[float, float]]:
+    """Intervals of free parameters and derived exponents by name."""
+    names = names or [*draws.fit.free, *draws.fit.exponents()]
+    return {name: draws.interval(name, level) for name in names}

@@ -1,0 +1,173 @@
+"""The best size when training is not all that a model costs, or tokens run out.
+
+Inference: training costs k N D, serving D_inf tokens costs 2 N D_inf; the least total for one loss is at a smaller
+model trained for longer (Sardana et al. 2024, arXiv 2401.00448). Caps: all tokens there are, or unique tokens that may
+be repeated with falling worth (Muennighoff et al. 2023, arXiv 2305.16264).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.optimize import brentq
+
+from isoflop.scaling.laws.chinchilla import Chinchilla, DataConstrained
+from isoflop.scaling.laws.law import SIX_ND, Cost
+from isoflop.scaling.prediction.forecast import Outlook
+
+INFERENCE_FLOPS = 2.0  # per parameter and token served
+REPEAT_WORTH = 15.387756  # R_D of Muennighoff et al. 2023, table of fitted parameters
+EXCESS_WORTH = 5.309743  # R_N
+WIDEST = np.log(1e6)
+
+
+class ServingError(ValueError):
+    """No allocation meets the wish."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Serving:
+    """An allocation and its costs. `total` is training plus inference FLOPs; `saved` is 1 - total over that of the
+    training-optimal model of the same loss (0 when nothing is served). `epochs` counts passes over unique tokens."""
+
+    n_params: float
+    tokens: float
+    loss: float
+    training: float
+    inference: float
+    total: float
+    saved: float
+    epochs: float
+    note: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def __str__(self) -> str:
+        return (
+            f"{self.note}: {self.n_params:.4g} parameters on {self.tokens:.4g} tokens "
+            f"({self.tokens / self.n_params:.3g} each), loss {self.loss:.4f}, {self.training:.3g} FLOPs to train"
+            + (f" and {self.inference:.3g} to serve, {self.saved:.1%} saved" if self.inference else "")
+            + (f", {self.epochs:.2f} epochs" if self.epochs > 1 else "")
+        )
+
+
+def serve(law: Chinchilla, C: float, inference_tokens: float, cost: Cost = SIX_ND) -> Serving:
+    """Reach the loss that C FLOPs of training buy at best, for the least of training plus inference.
+
+    At the optimum the training cost saved by a smaller model balances: with T = training cost,
+    alpha A N^-alpha / (beta B D^-beta) = (1 + slope) + 2 N D_inf / T; for C = 6 N D that is 1 + D_inf / (3 D).
+    """
+    if inference_tokens < 0:
+        raise ServingError(f"--inference-tokens {inference_tokens:g}: must not be negative")
+    best = law.optimal(C, cost)
+    goal = float(best.loss)
+
+    def tokens(log_n: float) -> float:
+        """Tokens that a model of this size needs for the goal."""
+        rest = (goal - law.E) ** (1 / law.kappa) - law.A * np.exp(-law.alpha * log_n)
+        return float((law.B / rest) ** (1 / law.beta)) if rest > 0 else np.inf
+
+    def balance(log_n: float) -> float:
+        n, d = np.exp(log_n), tokens(log_n)
+        if not np.isfinite(d):
+            return np.inf
+        ratio = law.alpha * law.A * n**-law.alpha / (law.beta * law.B * d**-law.beta)
+        return float(ratio - (1 + cost.slope) - INFERENCE_FLOPS * n * inference_tokens / cost.flops(n, d))
+
+    smallest = np.log(law.A / (goal - law.E) ** (1 / law.kappa)) / law.alpha
+    log_n = (
+        float(brentq(balance, smallest + 1e-9, np.log(best.N) + 1e-9)) if inference_tokens else float(np.log(best.N))
+    )
+    n, d = float(np.exp(log_n)), tokens(log_n)
+    training, inference = float(cost.flops(n, d)), INFERENCE_FLOPS * n * inference_tokens
+    plain = C + INFERENCE_FLOPS * float(best.N) * inference_tokens
+    note = f"cheapest over training and {inference_tokens:.3g} tokens served"
+    return Serving(n, d, goal, training, inference, training + inference, 1 - (training + inference) / plain, 0.0, note)
+
+
+def miss(law: Chinchilla, C: float, factor: float, cost: Cost = SIX_ND) -> tuple[float, float]:
+    """What a size `factor` times the optimum costs at C FLOPs: the extra loss, and the waste of compute.
+
+    The waste is C over the compute that reaches the same loss at its own optimum.
+    """
+    if not factor > 0:
+        raise ServingError(f"a factor of the optimal size must be positive, not {factor}")
+    best = law.optimal(C, cost)
+    n = best.N * factor
+    loss = float(law(n, cost.tokens(C, n)))
+    slope = law.exponents(cost)["frontier"]
+    waste = ((loss - law.E) / (float(best.loss) - law.E)) ** (1 / slope)
+    return loss - float(best.loss), float(waste)
+
+
+def capped(law: Chinchilla, C: float, most_tokens: float, cost: Cost = SIX_ND) -> Serving:
+    """The best use of C FLOPs with at most so many tokens, each seen once: a larger model when they run out."""
+    _check_positive("--token-cap", most_tokens)
+    best = law.optimal(C, cost)
+    if most_tokens >= best.D:
+        n, d, note = float(best.N), float(best.D), "the cap on tokens does not bind"
+    else:
+        n = float((C / (cost.k * most_tokens)) ** (1 / (1 + cost.slope)))
+        d, note = most_tokens, f"all {most_tokens:.3g} tokens, the rest of the compute in size"
+    return Serving(n, d, float(law(n, d)), C, 0.0, C, 0.0, 1.0, note)
+
+
+def repeated(law: Chinchilla | DataConstrained, C: float, unique_tokens: float, cost: Cost = SIX_ND) -> Serving:
+    """The best use of C FLOPs when only so many tokens are unique and repeats are worth less and less.
+
+    A Chinchilla law borrows the published decay of repeats, which holds for one pass to about 60 on web text.
+    """
+    _check_positive("--unique-tokens", unique_tokens)
+    note = f"{unique_tokens:.3g} unique tokens, repeats allowed"
+    if isinstance(law, Chinchilla):
+        if law.kappa != 1.0:
+            raise ServingError("repetition is known for kappa = 1 only: fit chinchilla, or data-constrained on repeats")
+        law = DataConstrained(law.E, law.A, law.B, law.alpha, law.beta, REPEAT_WORTH, EXCESS_WORTH)
+        note += ", their decay borrowed from Muennighoff et al. 2023"
+    best = law.optimal(C, cost, unique_tokens=unique_tokens)
+    epochs = max(float(best.D) / unique_tokens, 0.0)
+    return Serving(float(best.N), float(best.D), float(best.loss), C, 0.0, C, 0.0, epochs, note)
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ServingError(f"{name} {value:g}: must be positive")
+
+
+def wishes(
+    said: Outlook,
+    inference_tokens: float | None = None,
+    token_cap: float | None = None,
+    unique_tokens: float | None = None,
+) -> tuple[list[Serving], dict[str, str]]:
+    """The allocations asked for at the compute of a prediction, under its best law of Chinchilla's form; and by option
+    why there is none."""
+    asked: dict[str, tuple[Callable[..., Serving], float | None]] = {
+        "--inference-tokens": (serve, inference_tokens),
+        "--token-cap": (capped, token_cap),
+        "--unique-tokens": (repeated, unique_tokens),
+    }
+    made, failed = [], {}
+    for option, (allocate, value) in asked.items():
+        if value is None:
+            continue
+        try:
+            if said.surface is None:
+                raise ServingError("no law of Chinchilla's form was fitted: allow one with --laws")
+            made.append(allocate(said.surface, said.target.flops, value, said.points.cost))
+        except ServingError as error:
+            failed[option] = str(error)
+    return made, failed
+
+
+def missing(said: Outlook, factors: tuple[float, ...] = (0.25, 0.5, 2.0, 4.0)) -> str:
+    """A line on what sizes off the optimum cost at the compute of a prediction; empty without a law to tell."""
+    if said.surface is None or not said.target.optimal:
+        return ""
+    costs = [(f, miss(said.surface, said.target.flops, f, said.points.cost)) for f in factors]
+    told = ", ".join(f"{f:g}x {extra:+.4f} nats (compute x{waste:.2f})" for f, (extra, waste) in costs)
+    return f"  off the best size: {told}"

@@ -1,0 +1,235 @@
+"""From compute to a score on a task in two stages: (N, D) -> loss -> accuracy  (Bhagia et al. 2024, arXiv 2412.04403).
+
+The first stage is a scaling law of the loss. The second is a sigmoid between what guessing scores and a ceiling: loss
+falls smoothly long before a task shows anything, so a law of the accuracy alone would see a jump. Both are fitted by
+`scaling.fitting.fit`; intervals leave out the same runs from both stages at once.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from isoflop.scaling.fitting.fit import Fit, FitError, fit
+from isoflop.scaling.fitting.fit_text import fit_dict
+from isoflop.scaling.fitting.objective import Huber
+from isoflop.scaling.fitting.uncertainty import Draws, bootstrap, jackknife
+from isoflop.scaling.laws.law import SIX_ND, Allocation, Array, Box, Cost, Law
+from isoflop.scaling.table.conventions import is_runs, points
+from isoflop.scaling.table.read import TableError, require
+from isoflop.scaling.table.runs import final_rows
+
+RAW = Huber("auto", "raw")  # the noise of a score does not shrink with it
+
+
+@dataclass(frozen=True)
+class Sigmoid(Law):
+    """accuracy(L) = floor + (top - floor) / (1 + exp(steep (L - middle))), L the loss; top is 1 unless it is freed"""
+
+    floor: float
+    middle: float
+    steep: float
+    top: float = 1.0
+
+    name: ClassVar[str] = "sigmoid"
+    formula: ClassVar[str] = "accuracy = floor + (top - floor) / (1 + exp(steep (L - middle)))"
+    source: ClassVar[str] = "Bhagia et al. 2024, arXiv 2412.04403, eq. 3"
+    inputs: ClassVar[tuple[str, ...]] = ("L",)
+    amplitudes: ClassVar[tuple[str, ...]] = ("floor", "top")
+    box: ClassVar[dict[str, Box]] = {
+        "floor": Box(0.0, 1.0),
+        "middle": Box(0.0, 50.0),
+        "steep": Box(0.02, 200.0, log=True, grid=tuple(np.geomspace(0.2, 40.0, 16).tolist())),
+        "top": Box(0.0, 1.0),
+    }
+
+    def __call__(self, L: Any) -> Any:
+        return self.floor + (self.top - self.floor) * _falling(self.steep * (L - self.middle))
+
+    @classmethod
+    def shapes(cls, x: Mapping[str, Array], loss: Array) -> dict[str, tuple[float, ...]]:
+        L = np.exp(x["L"])
+        middles = np.linspace(max(0.0, L.min() - 2 * np.ptp(L)), L.max(), 16)
+        return {"middle": tuple(middles.tolist()), "steep": cls.box["steep"].grid}
+
+    @classmethod
+    def linearise(cls, shape: Mapping[str, Array], x: Mapping[str, Array], loss: Array) -> tuple[Array, Array, Array]:
+        share = _falling(shape["steep"] * (np.exp(x["L"]) - shape["middle"]))
+        return np.stack([1.0 - share, share], axis=1), loss, np.ones_like(loss)
+
+
+def _falling(z: Any) -> Any:
+    """1 / (1 + e^z), without overflow and analytic."""
+    small = np.exp(np.where(np.real(z) > 0, -z, z))
+    return np.where(np.real(z) > 0, small, 1.0) / (1.0 + small)
+
+
+@dataclass(frozen=True)
+class Chain(Law):
+    """The score of a model of N parameters on D tokens: the second stage at the loss that the first gives."""
+
+    loss_law: Law
+    task_law: Law
+
+    name: ClassVar[str] = "two-stage"
+
+    def __call__(self, N: Any, D: Any) -> Any:
+        return self.task_law(self.loss_law(N, D))
+
+    def optimal(self, C: Any, cost: Cost = SIX_ND) -> Allocation:
+        """That of the loss, because a score only falls with it; `loss` holds the score."""
+        best = self.loss_law.optimal(C, cost)
+        return replace(best, loss=self(best.N, best.D))
+
+
+@dataclass(frozen=True)
+class TwoStage:
+    """Both fits and, by the same runs left out or drawn again, the chains of both."""
+
+    first: Fit
+    second: Fit
+    draws: Draws
+    resamples: Draws | None
+    score: str
+    notes: tuple[str, ...]
+
+    @property
+    def law(self) -> Chain:
+        return Chain(self.first.law, self.second.law)
+
+    def at(self, N: float, D: float, level: float = 0.9) -> dict[str, float]:
+        """Loss and score at N parameters and D tokens, the score with the interval of the law."""
+        lo, hi = self.draws.interval(lambda law: law(N, D), level, positive=False)
+        return {"n_params": N, "tokens": D, "loss": float(self.first.law(N, D)), "accuracy": float(self.law(N, D)),
+                "lo": lo, "hi": hi}  # fmt: skip
+
+    def best(self, C: float, level: float = 0.9) -> dict[str, float]:
+        """As `at`, for the run of C FLOPs that the loss law finds best."""
+        where = self.first.optimal(C)
+        cost = self.first.cost
+        lo, hi = self.draws.interval(lambda law: law.optimal(C, cost).loss, level, positive=False)
+        return self.at(float(where.N), float(where.D), level) | {"flops": C, "lo": lo, "hi": hi}
+
+    @property
+    def error(self) -> float:
+        """Root mean square of score less the score that its own run's loss predicts."""
+        rest = self.second.points.frame["loss"].to_numpy(float) - self.second.predicted
+        return float(np.sqrt(np.mean(rest**2)))
+
+    def to_dict(self, predictions: Sequence[dict] = (), level: float = 0.9) -> dict[str, Any]:
+        """JSON-ready: both stages, and what `at` or `best` said."""
+        second = fit_dict(self.second, None, level=level, findings=())
+        kept = ("formula", "params", "fixed", "value", "n_points", "n_clusters", "status", "message", "bounds_hit")
+        spans = {name: self._span(name, level) for name in self.second.free}
+        return {
+            "score": self.score,
+            "loss_law": fit_dict(self.first, None, level=level, findings=()),
+            "sigmoid": {name: second[name] for name in kept} | {"intervals": spans, "rmse": self.error},
+            "interval_kind": self.draws.kind,
+            "level": level,
+            "predictions": list(predictions),
+            "notes": list(self.notes),
+        }
+
+    def _span(self, name: str, level: float) -> list[float]:
+        """Interval of a parameter of the sigmoid; of a score it ends at 0 and 1."""
+        is_score = name in Sigmoid.amplitudes
+        span = self.draws.interval(_part(name), level, positive=not is_score)
+        return [min(max(end, 0.0), 1.0) if is_score else end for end in span]
+
+    def text(self, predictions: Sequence[dict] = (), level: float = 0.9) -> str:
+        """The report that a reader wants, plain lines."""
+        told = self.to_dict(predictions, level)["sigmoid"]
+        lines = [
+            f"{self.score} from the loss, the loss from N and D; {told['n_points']} runs, {level:.0%} intervals: "
+            f"{self.draws.kind} by {self.draws.by}",
+            f"  {self.first.law}",
+            f"  {self.second.law.formula}, L the loss",
+        ]
+        for name, value in told["params"].items():
+            span = told["intervals"].get(name)
+            remark = f"[{span[0]:.4f}, {span[1]:.4f}]" if span else "fixed"
+            lines.append(
+                f"  {name:>9} {value:>9.4f}  {remark}" + ("  at its bound" if name in told["bounds_hit"] else "")
+            )
+        lines += [f"  {told['status']}; scores lie within {self.error:.4f} (rms) of what their run's loss predicts"]
+        for one in predictions:
+            where = f"{one['flops']:.3g} FLOPs: " if "flops" in one else ""
+            lines.append(
+                f"{where}N {one['n_params']:.4g}, D {one['tokens']:.4g}: loss {one['loss']:.4f}, {self.score} "
+                f"{one['accuracy']:.4f} [{one['lo']:.4f}, {one['hi']:.4f}]"
+            )
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def _part(name: str) -> Callable[[Any], float]:
+    return lambda law: getattr(law.task_law, name)
+
+
+def two_stage(
+    table: pd.DataFrame,
+    *,
+    law: str = "chinchilla",
+    column: str = "accuracy",
+    chance: float | None = None,
+    free_top: bool = False,
+    params: str = "matrices",
+    compute: str = "exact",
+    resamples: int = 0,
+    seed: int = 0,
+) -> TwoStage:
+    """Fit both stages to a table of runs with a score between 0 and 1 in `column`.
+
+    `chance` fixes the floor; None takes it from the table's `chance`, and fits it where that is missing. A column named
+    as the score's with `_se` weighs the runs. Raises TableError for a score that is none, FitError when no run scores
+    above chance or the data determine no law.
+    """
+    data = points(table, params=params, compute=compute)
+    rows = final_rows(table) if is_runs(table) else table
+    score, error = _scores(rows, column, table.attrs.get("source", "table"))
+    chance = _chance(rows) if chance is None else chance
+    if chance is not None and error is not None and not np.any(score - chance > 2 * error):
+        raise FitError(
+            f"no run's {column} lies two standard errors above chance ({chance:.3g}): there is nothing to fit yet; "
+            "larger models, or more items, are needed"
+        )
+    first = fit(law, data, seed=seed)
+    frame = data.frame.assign(model_loss=data.frame["loss"], loss=np.maximum(score, 1e-9))
+    fixed = {} if chance is None else {"floor": chance}
+    weights = None if error is None else np.mean(error**2) / np.maximum(error, 0.1 * np.median(error)) ** 2
+    second = fit(
+        Sigmoid, replace(data, frame=frame), objective=RAW, fixed=fixed, free=("top",) if free_top else (),
+        weights=weights, seed=seed,
+    )  # fmt: skip
+    drawn = (
+        _chained(bootstrap(first, resamples, seed=seed), bootstrap(second, resamples, seed=seed)) if resamples else None
+    )
+    return TwoStage(first, second, _chained(jackknife(first), jackknife(second)), drawn, column, data.notes)
+
+
+def _chained(first: Draws, second: Draws) -> Draws:
+    """Chains of the draws of both stages: both resample the same clusters in the same order."""
+    assert first.fit.points.frame["cluster"].equals(second.fit.points.frame["cluster"])
+    laws = tuple(Chain(a, b) for a, b in zip(first.laws, second.laws, strict=True))
+    frame = pd.DataFrame({"converged": first.frame["converged"] & second.frame["converged"]})
+    whole = replace(second.fit, law=Chain(first.fit.law, second.fit.law))
+    return replace(second, laws=laws, frame=frame, fit=whole)
+
+
+def _scores(rows: pd.DataFrame, column: str, source: str) -> tuple[Array, Array | None]:
+    require(rows, (column,), source=source)
+    score = pd.to_numeric(rows[column], errors="coerce").to_numpy(float)
+    wrong = ~((score >= 0) & (score <= 1))
+    if wrong.any():
+        raise TableError(
+            f"{source}: {column} must lie between 0 and 1; it does not in {wrong.sum()} of {len(rows)} rows"
+        )
+    error = rows[f"{column}_se"].to_numpy(float) if f"{column}_se" in rows else None
+    return score, error if error is not None and np.all(error > 0) else None
+
+
+def _chance(rows: pd.DataFrame) -> float | None:
+    known = rows["chance"].dropna() if "chance" in rows else pd.Series(dtype=float)
+    return float(known.mean()) if len(known) else None

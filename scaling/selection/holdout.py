@@ -1,0 +1,276 @@
+"""The honest test of a law: fit the small budgets, predict the large one, then look.
+
+`hold_out` makes that test for several laws. `choose` picks one law by the same test rolled over the budgets below the
+largest, so that the largest stays blind to the choice.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile, budget_groups, isoflop_profiles
+from isoflop.scaling.fitting.fit import Fit, FitError, Huber, fit
+from isoflop.scaling.fitting.objective import Objective
+from isoflop.scaling.fitting.uncertainty import jackknife, predict
+from isoflop.scaling.table.conventions import Points, points
+
+# Forms to choose from, by what `fit` is told: the general law, its special cases, and nothing that data cannot tell.
+CANDIDATES: dict[str, dict[str, Any]] = {
+    "chinchilla": {},
+    "chinchilla-kappa": {"free": ("kappa",)},
+    "chinchilla-tied": {"tied": True},
+    "chinchilla-no-floor": {"fixed": {"E": 0.0}},
+}
+
+
+MOST_BLOCKS = 12  # of compute, predicted in turn to choose a law
+BUDGET_COLUMNS = ("flops", "predicted_loss", "loss_opt", "predicted_n", "n_opt", "best_run_loss", "best_run_n")
+
+
+class HoldOutError(ValueError):
+    """Too few budgets to hold one out."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What one law, fitted below the threshold, says about what lies above.
+
+    `cells`: each run held out, with predicted loss, its interval (lo, hi) and error = ln(loss / predicted).
+    `budgets`: each budget held out, with the predicted and measured loss_opt and n_opt (from the isoFLOP profile), the
+    best run's loss and size, loss_error = predicted / measured - 1 and n_ratio = predicted / measured.
+    """
+
+    law: str
+    fit: Fit
+    cells: pd.DataFrame
+    budgets: pd.DataFrame
+
+    @property
+    def rms_error(self) -> float:
+        return float(np.sqrt(np.mean(self.cells["error"] ** 2)))
+
+    @property
+    def coverage(self) -> float:
+        return float(np.mean((self.cells["lo"] <= self.cells["loss"]) & (self.cells["loss"] <= self.cells["hi"])))
+
+
+@dataclass(frozen=True)
+class HoldOut:
+    """Forecasts of several laws for the budgets above `threshold` FLOPs; `failed` says why a law has none.
+
+    `chosen` is the law picked without looking above the threshold, None when there were too few budgets to pick.
+    """
+
+    threshold: float
+    forecasts: dict[str, Forecast]
+    failed: dict[str, str]
+    chosen: str | None
+    scores: pd.DataFrame
+    level: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "threshold_flops": self.threshold,
+            "chosen": self.chosen,
+            "level": self.level,
+            "laws": {
+                name: {
+                    "params": dict(zip(f.fit.law.parameters(), f.fit.law.values().tolist(), strict=True)),
+                    "n_fitted": len(f.fit.points),
+                    "rms_error": f.rms_error,
+                    "coverage": f.coverage,
+                    "budgets": _records(f.budgets),
+                    "cells": _records(f.cells),
+                }
+                for name, f in self.forecasts.items()
+            },
+            "failed": self.failed,
+            "scores": _records(self.scores.reset_index()),
+        }
+
+    def __str__(self) -> str:
+        lines = [
+            f"fitted up to {self.threshold:.3g} FLOPs, predicted above",
+            f"{'law':<22} {'budget':>9} {'loss':>8} {'measured':>8} {'error':>7} {'n_opt':>10} {'measured':>10} "
+            f"{'ratio':>6} {'rms':>6} {'covered':>7}",
+        ]
+        for name, f in self.forecasts.items():
+            mark = "*" if name == self.chosen else " "
+            for b in f.budgets.itertuples():
+                loss = f"{b.predicted_loss:>8.4f} {b.loss_opt:>8.4f} {b.loss_error:>+7.2%}"
+                size = f"{b.predicted_n:>10.4g} {b.n_opt:>10.4g} {b.n_ratio:>6.2f}"
+                lines.append(f"{mark}{name:<21} {b.flops:>9.3g} {loss} {size} {f.rms_error:>6.2%} {f.coverage:>7.0%}")
+        lines += [f" {name}: {why}" for name, why in self.failed.items()]
+        if self.chosen:
+            lines.append("* the law chosen by the same test on the budgets below, without looking at these")
+        return "\n".join(lines)
+
+
+def hold_out(
+    table: "pd.DataFrame | Points",
+    budgets_above: float | None = None,
+    laws: Sequence[str] = tuple(CANDIDATES),
+    *,
+    params: str = "matrices",
+    compute: str = "exact",
+    objective: Objective = Huber("auto"),  # noqa: B008
+    level: float = 0.9,
+) -> HoldOut:
+    """Fit each law to the budgets up to `budgets_above` FLOPs and predict those above; None: hold out the largest.
+
+    Raises HoldOutError when nothing lies above or below the threshold, or no law can be fitted below it.
+    """
+    data = points(table, params=params, compute=compute)
+    groups = budget_groups(data)
+    means = [_budget(g) for g in groups]
+    if budgets_above is None:
+        if len(groups) < 2:
+            raise HoldOutError("one budget only: there is nothing to hold out")
+        budgets_above = means[-2]
+    below = [g for g, c in zip(groups, means, strict=True) if c <= budgets_above * 1.05]
+    above = [g for g, c in zip(groups, means, strict=True) if c > budgets_above * 1.05]
+    if not below or not above:
+        raise HoldOutError(
+            f"{len(below)} budgets lie up to {budgets_above:g} FLOPs and {len(above)} above: "
+            f"choose a threshold between {means[0]:.3g} and {means[-1]:.3g}"
+        )
+    known, blind = _subset(data, below), {_budget(g) for g in budget_groups(_subset(data, above))}
+    profiles = [p for p in isoflop_profiles(data) if p.flops in blind]
+    forecasts, failed = {}, {}
+    for law in laws:
+        try:
+            forecasts[law] = _forecast(law, known, _subset(data, above), profiles, objective, level)
+        except FitError as error:
+            failed[law] = str(error)
+    if not forecasts:
+        raise HoldOutError(
+            f"no law can be fitted below {budgets_above:g} FLOPs: {'; '.join(dict.fromkeys(failed.values()))}"
+        )
+    try:
+        chosen, scores = choose(known, [law for law in laws if law in forecasts], objective=objective, spare_last=False)
+    except HoldOutError:
+        chosen, scores = None, pd.DataFrame()
+    return HoldOut(float(budgets_above), forecasts, failed, chosen, scores, level)
+
+
+def choose(
+    table: "pd.DataFrame | Points",
+    laws: Sequence[str] = tuple(CANDIDATES),
+    *,
+    params: str = "matrices",
+    compute: str = "exact",
+    objective: Objective = Huber("auto"),  # noqa: B008
+    spare_last: bool = True,
+) -> tuple[str, pd.DataFrame]:
+    """The law that best predicts each budget (or block of neighbours) from those below it, and the scores, best first.
+
+    A score is the mean |ln loss error| over the runs predicted; among laws within one standard error of the best, the
+    one with the fewest free parameters wins. `spare_last` leaves the largest budget out altogether.
+    Raises HoldOutError when no budget can be predicted from the ones below it by any law.
+    """
+    data = points(table, params=params, compute=compute)
+    groups = budget_groups(data)
+    groups = _blocks(groups[:-1] if spare_last else groups)
+    errors: dict[str, list[pd.Series]] = {law: [] for law in laws}
+    free: dict[str, int] = {}
+    for i in range(2, len(groups)):  # one budget alone does not tell size from data
+        known, target = _subset(data, groups[:i]), groups[i]
+        fits = {law: _try_fit(law, known, objective) for law in laws}
+        if any(f is None or len(f.free) >= len(known) for f in fits.values()):
+            continue  # too few runs for the richest law: a score that not all laws have compares nothing
+        for law, fitted in fits.items():
+            assert fitted is not None
+            free[law] = len(fitted.free)
+            errors[law].append(np.abs(np.log(target["loss"]) - np.log(fitted.predict(target))))
+    if not free:
+        raise HoldOutError(
+            f"{len(groups)} budgets to choose a law on: none can be predicted by every law from two or more below it"
+        )
+    return _pick({law: np.concatenate(e) for law, e in errors.items()}, free)
+
+
+def _blocks(groups: list[pd.DataFrame]) -> list[pd.DataFrame]:
+    """The budgets, neighbours taken together where there are more than MOST_BLOCKS: each is predicted by a fit."""
+    parts = np.array_split(np.arange(len(groups)), min(len(groups), MOST_BLOCKS)) if groups else []
+    return [pd.concat([groups[i] for i in part], ignore_index=True) for part in parts]
+
+
+def fit_candidate(law: str, data: Points, objective: Objective) -> Fit:
+    """Fit a form of CANDIDATES or any law that `fit` knows by name."""
+    options: Mapping[str, Any] = CANDIDATES.get(law, {})
+    return fit("chinchilla" if law in CANDIDATES else law, data, objective=objective, **options)
+
+
+def _try_fit(law: str, data: Points, objective: Objective) -> Fit | None:
+    try:
+        return fit_candidate(law, data, objective)
+    except FitError:
+        return None
+
+
+def _pick(errors: dict[str, np.ndarray], free: dict[str, int]) -> tuple[str, pd.DataFrame]:
+    best = min(errors, key=lambda law: errors[law].mean())
+    rows = []
+    for law, e in errors.items():
+        gap = e - errors[best]
+        se = float(gap.std(ddof=1) / np.sqrt(len(gap))) if len(gap) > 1 else 0.0
+        rows.append(
+            {"law": law, "score": float(e.mean()), "behind": float(gap.mean()), "behind_se": se,
+             "free": free[law], "runs_predicted": len(e)}
+        )  # fmt: skip
+    scores = pd.DataFrame(rows).sort_values("score").set_index("law")
+    tied = scores[scores["behind"] <= scores["behind_se"]]
+    return str(tied.sort_values(["free", "score"], kind="stable").index[0]), scores
+
+
+def _forecast(
+    law: str, known: Points, target: Points, profiles: Sequence[IsoflopProfile], objective: Objective, level: float
+) -> Forecast:
+    fitted = fit_candidate(law, known, objective)
+    frame = target.frame
+    said = predict(fitted, jackknife(fitted), frame["n_params"], frame["tokens"], level)
+    cells = frame.assign(predicted=said.loss, lo=said.lo, hi=said.hi, error=np.log(frame["loss"] / said.loss))
+    rows = []
+    for profile in profiles:
+        predicted_loss, predicted_n = _optimum(fitted, profile.flops)
+        best = profile.frame.loc[profile.frame["loss"].idxmin()]
+        seen = profile.accepted
+        rows.append({
+            "flops": profile.flops,
+            "predicted_loss": predicted_loss, "loss_opt": profile.loss_opt if seen else np.nan,
+            "predicted_n": predicted_n, "n_opt": profile.n_opt if seen else np.nan,
+            "best_run_loss": float(best["loss"]), "best_run_n": float(best["n_params"]),
+        })  # fmt: skip
+    budgets = pd.DataFrame(rows, columns=list(BUDGET_COLUMNS), dtype=float)  # none, where no budget has two sizes
+    budgets["loss_error"] = budgets["predicted_loss"] / budgets["loss_opt"] - 1
+    budgets["best_run_error"] = budgets["predicted_loss"] / budgets["best_run_loss"] - 1
+    budgets["n_ratio"] = budgets["predicted_n"] / budgets["n_opt"]
+    return Forecast(law, fitted, cells.reset_index(drop=True), budgets)
+
+
+def _optimum(fitted: Fit, flops: float) -> tuple[float, float]:
+    """The law's best loss and size at a budget; NaN for a law that does not weigh size against data."""
+    try:
+        best = fitted.optimal(flops)
+    except ValueError:
+        return float("nan"), float("nan")
+    return float(best.loss), float(best.N)
+
+
+def _budget(group: pd.DataFrame) -> float:
+    return float(np.exp(np.log(group["flops"]).mean()))
+
+
+def _subset(data: Points, groups: Sequence[pd.DataFrame]) -> Points:
+    frame = pd.concat(groups, ignore_index=True)
+    return Points(frame, params=data.params, compute=data.compute, cluster=data.cluster, notes=data.notes)
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")

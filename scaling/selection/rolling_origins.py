@@ -1,0 +1,163 @@
+"""Rolling origins: fit below a scale, predict above it, move the scale up, again.
+
+An `Origin` is one such split. Its target is the next block of runs, so that every run is predicted once, from what is
+smaller than itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from isoflop.scaling.fitting.fit import COLUMN, Fit, FitError
+from isoflop.scaling.fitting.objective import Objective
+from isoflop.scaling.fitting.uncertainty import jackknife
+from isoflop.scaling.laws.law import Law
+from isoflop.scaling.selection.averaging import Forecast
+from isoflop.scaling.selection.holdout import HoldOutError, fit_candidate
+from isoflop.scaling.table.conventions import Points
+
+Scale = Literal["flops", "n_params", "tokens"]
+SAME_SCALE = 0.1  # in ln: runs this close in scale share a level
+MOST_ORIGINS = 4
+FEWEST_ROWS = 8  # known at an origin: two more than the parameters of Chinchilla's form with kappa free
+FEWEST_TARGETS = 2
+FEWEST_LEVELS = {"flops": 1, "n_params": 3, "tokens": 3}  # one budget holds many sizes, one size holds no law of N
+MANY_LEVELS = 12
+BASELINE = "local-slope"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Runs up to `threshold` of the scale are known, those of the next block are to be predicted."""
+
+    threshold: float
+    known: Points
+    target: pd.DataFrame
+    scale: str
+
+    @property
+    def reach(self) -> np.ndarray:
+        """How far above the known runs each target lies, in ln of the scale."""
+        return np.log(self.target[self.scale].to_numpy(float) / self.known.frame[self.scale].max())
+
+
+def rolling_origins(data: Points, *, by: Scale = "flops", above: float | None = None) -> list[Origin]:
+    """Up to four splits along a scale, or the one at `above`. Raises HoldOutError when the table allows none."""
+    frame = data.frame
+    if by not in frame or frame[by].isna().any():
+        raise HoldOutError(f"the table lacks {by!r} in some rows: hold out by another scale")
+    if above is not None:
+        known, target = frame[frame[by] <= above], frame[frame[by] > above]
+        if known.empty or target.empty:
+            raise HoldOutError(
+                f"{len(known)} runs lie up to {above:g} {by} and {len(target)} above: "
+                f"choose a threshold between {frame[by].min():.3g} and {frame[by].max():.3g}"
+            )
+        return [_origin(data, known, target, float(above), by)]
+    cuts = _cuts(np.sort(frame[by].to_numpy(float)), FEWEST_LEVELS[by])
+    origins = []
+    for cut, end in pairwise([*cuts, np.inf]):
+        known = frame[frame[by] <= cut]
+        target = frame[(frame[by] > cut) & (frame[by] <= end)]
+        origins.append(_origin(data, known, target, float(cut), by))
+    if not origins:
+        raise HoldOutError(
+            f"{len(frame)} runs give no origin with {FEWEST_ROWS} runs below it and {FEWEST_TARGETS} above: add runs"
+        )
+    return origins
+
+
+def _origin(data: Points, known: pd.DataFrame, target: pd.DataFrame, threshold: float, by: str) -> Origin:
+    below = Points(known.reset_index(drop=True), data.params, data.compute, data.cluster, data.notes)
+    return Origin(threshold, below, target.reset_index(drop=True), by)
+
+
+def _cuts(values: np.ndarray, fewest_levels: int) -> list[float]:
+    """Thresholds: the tops of the levels; where levels are many or single runs, quantiles with equal blocks above."""
+    gaps = np.flatnonzero(np.diff(np.log(values)) > SAME_SCALE)
+    gaps = gaps[fewest_levels - 1 :]
+    tops = values[gaps]
+    levels = len(gaps) + fewest_levels
+    if levels > MANY_LEVELS or len(values) / levels < FEWEST_TARGETS:
+        wanted = np.linspace(0.5, 1.0, MOST_ORIGINS + 1)[:-1] * len(values)
+        tops = np.unique([tops[np.argmin(np.abs(gaps + 1 - w))] for w in wanted]) if len(tops) else tops
+    below = np.searchsorted(values, tops, side="right")
+    allowed = [float(t) for t, n in zip(tops, below, strict=True) if n >= FEWEST_ROWS]
+    while allowed and np.sum(values > allowed[-1]) < FEWEST_TARGETS:
+        allowed.pop()
+    return allowed[-MOST_ORIGINS:]
+
+
+def forecast(fitted: Fit, frame: pd.DataFrame, *, noise: bool = True) -> Forecast:
+    """What a fit says of the runs in a frame: the law's uncertainty by jackknife and the noise of one run.
+
+    Raises FitError where the law, or a refit of it, has no finite loss there.
+    """
+    columns = [frame[COLUMN[k]].to_numpy(float) for k in fitted.law.inputs]
+
+    def log_loss(law: Law) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            return np.log(np.asarray(law(*columns), dtype=float))
+
+    mean, error = log_loss(fitted.law), jackknife(fitted).standard_error(log_loss)
+    if not (np.isfinite(mean).all() and np.isfinite(error).all()):
+        raise FitError(f"{fitted.law.name}: not every refit has a finite loss at the runs to predict")
+    return Forecast(mean, np.hypot(error, fitted.noise if noise else 0.0), max(fitted.n_clusters - 1, 1))
+
+
+def fit_at(law: str, data: Points, objective: Objective) -> Fit:
+    """A law fitted to points that can hold it. Raises FitError saying why not."""
+    if law == "data-constrained" and not _repeats(data.frame):
+        raise FitError("no run repeats its data: nothing tells what a repeated token is worth")
+    fitted = fit_candidate(law, data, objective)
+    if len(data) <= len(fitted.free):
+        raise FitError(f"{len(data)} runs for {len(fitted.free)} free parameters leave nothing to judge the fit by")
+    return fitted
+
+
+def _repeats(frame: pd.DataFrame) -> bool:
+    return "unique_tokens" not in frame or bool((frame["tokens"] > 1.01 * frame["unique_tokens"]).any())
+
+
+def local_slope(origin: Origin) -> Forecast:
+    """The naive baseline: ln loss linear in ln compute and quadratic in ln(D/N) through the last two levels known."""
+    last = _last_levels(origin.known.frame, origin.scale)
+    design, beyond = _design(last), _design(origin.target)
+    for columns in (4, 2):
+        if len(last) > columns and np.linalg.matrix_rank(design[:, :columns]) == columns:
+            break
+    design, beyond = design[:, :columns], beyond[:, :columns]
+    y = np.log(last["loss"].to_numpy(float))
+    solution = np.linalg.lstsq(design, y, rcond=None)[0]
+    freedom = max(len(y) - design.shape[1], 1)
+    noise = np.sum((y - design @ solution) ** 2) / freedom
+    leverage = np.einsum("ni,ij,nj->n", beyond, np.linalg.pinv(design.T @ design), beyond)
+    return Forecast(beyond @ solution, np.sqrt(noise * (1 + leverage)) + 1e-12, freedom)
+
+
+def _last_levels(frame: pd.DataFrame, scale: str) -> pd.DataFrame:
+    frame = frame.sort_values(scale, kind="stable")
+    level = np.concatenate([[0], np.cumsum(np.diff(np.log(frame[scale].to_numpy(float))) > SAME_SCALE)])
+    chosen = frame[level >= level[-1] - 1]
+    return chosen if len(chosen) >= 6 else frame.tail(6)
+
+
+def _design(frame: pd.DataFrame) -> np.ndarray:
+    log_c = np.log(frame["flops"].to_numpy(float))
+    known = frame[["tokens", "n_params"]].notna().all(axis=None)
+    shape = np.log((frame["tokens"] / frame["n_params"]).to_numpy(float)) if known else 0 * log_c
+    return np.stack([np.ones_like(log_c), log_c, shape, shape**2], axis=1)
+
+
+def names_of(laws: Sequence[str] | str | None) -> tuple[str, ...]:
+    """The laws asked for, also as one text with commas, or all: the catalogue and Chinchilla's special cases."""
+    from isoflop.scaling.laws.chinchilla import LAWS
+    from isoflop.scaling.selection.holdout import CANDIDATES
+
+    if isinstance(laws, str):
+        laws = [name.strip() for name in laws.split(",") if name.strip()]
+    return tuple(laws) if laws else (*CANDIDATES, *(name for name in LAWS if name not in CANDIDATES))

@@ -1,0 +1,181 @@
+"""Which parameters make N and which operations make C: chosen when a law is fitted, never when a run is stored.
+
+The choice moves the exponent of the optimal size (Porian et al. 2024, Pearce and Song 2024): every result carries it.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from isoflop.scaling.table.read import OPTIONAL, QUANTITIES, TableError, check_values, near_match, require, row_names
+from isoflop.scaling.table.runs import PARAM_GROUPS, final_rows
+
+if TYPE_CHECKING:
+    from isoflop.scaling.laws.chinchilla import Cost
+
+PARAMS = {
+    "matrices": "weights of matrix products: attention, recurrent, MLP and unembedding, without the input embedding",
+    "active": "of the matrices, those that a token meets: with experts, the ones it is sent to; else all",
+    "total": "every trainable parameter",
+    "no-embedding": "the blocks alone: total less embedding, position and unembedding",
+}
+COMPUTE = {
+    "exact": "forward and backward of every matrix product, causal attention, with the head",
+    "6nd": "6 x parameters (by the convention chosen) x tokens",
+    "full-attention": "exact, but counting the masked half of the attention square",
+}
+AS_GIVEN = "as given"
+
+
+@dataclass(frozen=True)
+class Points:
+    """What a law is fitted to: one row per data point, and the conventions behind its columns.
+
+    `frame` has n_params, tokens, flops, loss (NaN where the table does not tell) and cluster, and run_id, seed, arm,
+    unique_tokens, weight when the table has them.
+    """
+
+    frame: pd.DataFrame
+    params: str
+    compute: str
+    cluster: str
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def cost(self) -> "Cost":
+        """C = k N^(1+slope) D through the points: exact FLOPs per parameter fall with size, 6ND has slope 0."""
+        from isoflop.scaling.laws.chinchilla import Cost
+
+        x = np.log(self.frame["n_params"].to_numpy(float))
+        y = np.log(self.frame["flops"] / self.frame["n_params"] / self.frame["tokens"]).to_numpy(float)
+        if not np.isfinite(x).all() or not np.isfinite(y).all():
+            raise TableError("the cost of training needs n_params, tokens and flops in every row")
+        if np.ptp(y) < 1e-9 or np.ptp(x) == 0:
+            return Cost(k=float(np.exp(y.mean())), slope=0.0)
+        slope, intercept = np.polyfit(x - x.mean(), y, 1)
+        return Cost(k=float(np.exp(intercept - slope * x.mean())), slope=float(slope))
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+
+def points(
+    table: "pd.DataFrame | Points", *, params: str = "matrices", compute: str = "exact", cluster: str = "auto"
+) -> Points:
+    """The data points of a run table (final rows of finished runs) or of a plain table, under the named conventions.
+
+    In a plain table n_params is taken as given and missing flops are 6 x n_params x tokens; `notes` says so.
+    Raises TableError for an unknown convention, a missing column, or a value that is not finite and positive.
+    """
+    if isinstance(table, Points):
+        return table
+    _check_choice("params", params, PARAMS)
+    _check_choice("compute", compute, COMPUTE)
+    notes = list(table.attrs.get("notes", ()))
+    if is_runs(table):
+        frame = _finished(table, notes)
+        frame["n_params"] = count_params(frame, params)
+        frame["flops"] = _run_flops(frame, compute)
+        used = (params, compute)
+    else:
+        frame, used = _plain(table, params, compute, notes)
+    check_values(frame, [c for c in QUANTITIES if c in frame], source=table.attrs.get("source", "table"))
+    frame["cluster"], cluster = _clusters(frame, cluster)
+    kept = [*QUANTITIES, "cluster", *(c for c in OPTIONAL if c in frame and c != "trunk_id")]
+    tidy = frame.reindex(columns=kept).astype(dict.fromkeys(QUANTITIES, float)).reset_index(drop=True)
+    return Points(tidy, params=used[0], compute=used[1], cluster=cluster, notes=tuple(notes))
+
+
+def is_runs(table: pd.DataFrame) -> bool:
+    """Whether the table is a run table: parameters by group, states, final rows."""
+    return {"final", "state", "n_params_total", *(f"n_params_{g}" for g in PARAM_GROUPS)} <= set(table.columns)
+
+
+def count_params(table: pd.DataFrame, params: str) -> pd.Series:
+    """Parameters of each row of a run table by the convention `params`."""
+    group = {g: table[f"n_params_{g}"] for g in PARAM_GROUPS}
+    if params == "total":
+        return table["n_params_total"]
+    if params == "no-embedding":
+        return table["n_params_total"] - group["embedding"] - group["position"] - group["unembedding"]
+    # A tied head multiplies the embedding's weights, which are stored once, in the embedding's group.
+    head = group["unembedding"].where(~table["tied"] | (group["unembedding"] > 0), group["embedding"])
+    if params == "active":
+        require(table, ("flops_token_blocks",))
+        return table["flops_token_blocks"] // 2 + head
+    return group["attention"] + group["recurrent"] + group["mlp"] + head
+
+
+def _run_flops(frame: pd.DataFrame, compute: str) -> pd.Series:
+    if compute == "6nd":
+        return 6.0 * frame["n_params"] * frame["tokens"]
+    if compute == "full-attention":
+        masked = frame["flops_token_attention_scores_full"] - frame["flops_token_attention_scores"]
+        return frame["flops"] + 3.0 * masked * frame["tokens"]
+    return frame["flops"]
+
+
+def _finished(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    frame = final_rows(table)
+    unfinished = sorted(set(table["run_id"].unique()) - set(frame["run_id"].unique()))
+    if unfinished:
+        notes.append(f"{len(unfinished)} runs without a finished final row are left out: {', '.join(unfinished)}")
+    if frame.empty:
+        raise TableError("the run table has no finished run; isoflop status shows what its runs are doing")
+    return frame
+
+
+def _plain(table: pd.DataFrame, params: str, compute: str, notes: list[str]) -> tuple[pd.DataFrame, tuple[str, str]]:
+    source = table.attrs.get("source", "table")
+    require(table, ("loss",), source=source)
+    if params != "matrices" and "n_params" in table:
+        raise TableError(
+            f"{source}: --params {params} needs a run table with parameters by group; "
+            "here n_params is taken as given: choose another column with --map n_params=COLUMN"
+        )
+    for column in ("params_convention", "compute_convention", "loss_unit"):  # what isoflop import recorded
+        if column in table:
+            notes.append(f"{column}: {', '.join(sorted(table[column].astype(str).unique()))}")
+    if compute == "full-attention":
+        raise TableError(f"{source}: --compute full-attention needs a run table; use exact (as given) or 6nd")
+    if "flops" not in table:
+        require(table, ("n_params",), source=source)
+    frame = table.copy()
+    if "tokens" not in frame and {"n_params", "flops"} <= set(frame):
+        check_values(frame, ("n_params", "flops"), source=source)
+        notes.append("tokens are missing: taken as flops / (6 x n_params)")
+        frame["tokens"] = frame["flops"] / (6.0 * frame["n_params"])
+    if "tokens" not in frame or "n_params" not in frame:
+        for absent in {"tokens", "n_params"} - set(frame):
+            if near_match(absent, set(map(str, frame)) - {*QUANTITIES, *OPTIONAL}):
+                require(frame, (absent,), source=source)  # a misspelt column, not a table without it
+        return frame, (AS_GIVEN, AS_GIVEN)
+    if "flops" in frame and compute == "exact":
+        return frame, (AS_GIVEN, AS_GIVEN)
+    check_values(frame, ("n_params", "tokens"), source=source)
+    if "flops" not in frame:
+        notes.append("flops are missing: taken as 6 x n_params x tokens")
+    frame["flops"] = 6.0 * frame["n_params"].astype(float) * frame["tokens"]
+    return frame, (AS_GIVEN, "6nd")
+
+
+def _clusters(frame: pd.DataFrame, cluster: str) -> tuple[pd.Series, str]:
+    if cluster == "auto":
+        cluster = next((c for c in ("trunk_id", "run_id") if c in frame), "row")
+    if cluster == "row":
+        return pd.Series(np.arange(len(frame)), index=frame.index), "row"
+    require(frame, (cluster,))
+    empty = frame[cluster].isna().to_numpy()
+    if empty.any():
+        raise TableError(f"the cluster column {cluster!r} is empty in {empty.sum()} rows ({row_names(frame, empty)})")
+    return frame[cluster], cluster
+
+
+def _check_choice(what: str, value: str, allowed: dict[str, str]) -> None:
+    if value not in allowed:
+        near = near_match(value, allowed)
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise TableError(f"--{what} {value}: not one of {', '.join(allowed)}{hint}")

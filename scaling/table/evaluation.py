@@ -1,0 +1,100 @@
+"""The final evaluation of a run in detail, `evaluation.parquet` beside its rows: what a mean cannot say.
+
+Two runs that were measured on the same windows differ by far less noise than each of them has: the documents are the
+same, so the difference is taken document by document.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from isoflop.scaling.table.runs import Column, RunTableError
+
+EVALUATION_FILE = "evaluation.parquet"
+COLUMNS: tuple[Column, ...] = (
+    Column("run_id", "string", "", "the run"),
+    Column("measure", "string", "", "what a row is of: position, document, or window where documents are unknown"),
+    Column("number", "int64", "", "position in the window from 1; document or window on the held-out side from 0"),
+    Column("targets", "int64", "tokens", "tokens predicted there"),
+    Column("loss", "float64", "nats/token", "their mean cross-entropy"),
+    Column("accuracy", "float64", "", "share of them predicted exactly"),
+)
+NAMES = tuple(column.name for column in COLUMNS)
+_ARROW_SCHEMA = pa.schema([(column.name, getattr(pa, column.dtype)()) for column in COLUMNS])
+
+
+def write_evaluation(path: Path, rows: pd.DataFrame) -> None:
+    """Write one run's rows (the columns of `COLUMNS`) to `path` atomically."""
+    write_parquet(path, pa.Table.from_pandas(rows[list(NAMES)], schema=_ARROW_SCHEMA, preserve_index=False))
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Write a table to a temporary name beside `path`, then rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        pq.write_table(table, temporary, compression="zstd")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_evaluation(path: Path) -> pd.DataFrame:
+    """One run's rows. Raises RunTableError for a file that is no evaluation."""
+    try:
+        return pq.read_table(path, partitioning=None).select(list(NAMES)).to_pandas()
+    except (pa.ArrowInvalid, KeyError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunTableError(
+            f"{path}: not the evaluation of a run ({reason}); delete it to have it made anew"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Mean of a less that of b over what both were measured on, with the standard error of the difference."""
+
+    difference: float
+    se: float
+    units: int
+    unit: str
+
+    @property
+    def within_error(self) -> bool:
+        """Whether two standard errors reach zero."""
+        return abs(self.difference) <= 2 * self.se
+
+    def __str__(self) -> str:
+        told = f"{self.difference:+.4f} +- {self.se:.4f} over {self.units} {self.unit}s"
+        return f"{told}, within two standard errors" if self.within_error else told
+
+
+def paired_loss(a: pd.DataFrame, b: pd.DataFrame) -> Paired:
+    """Difference in loss of two evaluations, nats/token.
+
+    Raises ValueError unless both were measured on the same documents (or windows).
+    """
+    (unit, left), (_, right) = _units(a), _units(b)
+    if not left["targets"].equals(right["targets"]):
+        names = " and ".join(str(frame["run_id"].iloc[0]) for frame in (a, b))
+        raise ValueError(f"runs {names} were measured on different held-out text: their losses cannot be paired")
+    return paired(left["loss"].to_numpy() - right["loss"].to_numpy(), left["targets"].to_numpy(), unit=unit)
+
+
+def paired(differences: np.ndarray, weights: np.ndarray, *, unit: str) -> Paired:
+    """The weighted mean of differences (n,) and its standard error, the units being independent of one another."""
+    share = weights / weights.sum()
+    mean = float(share @ differences)
+    n = len(differences)
+    spread = np.sqrt(np.sum((share * (differences - mean)) ** 2) * n / (n - 1)) if n > 1 else np.nan
+    return Paired(mean, float(spread), n, unit)
+
+
+def _units(rows: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    units = rows[rows["measure"] != "position"].sort_values("number")
+    return str(units["measure"].iloc[0]), units.set_index("number")

@@ -1,0 +1,180 @@
+"""Anybody's table: a runs folder, a parquet or a CSV becomes a DataFrame with the names this package uses.
+
+A table needs `loss` and what it was bought with: `n_params` and `tokens`, or `flops`. Nothing is dropped in silence:
+what was renamed or filtered is written to `frame.attrs["notes"]`, and values that no law can take are an error that
+names the rows.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from isoflop.experiments.store.store import open_store
+from isoflop.scaling.table.runs import is_run_table, read_runs
+
+QUANTITIES = ("n_params", "tokens", "flops", "loss")
+OPTIONAL = ("run_id", "trunk_id", "seed", "arm", "unique_tokens", "vocab_size", "weight")
+MAX_POINTS = 20_000  # beyond this a table holds curves, not runs, and every interval would be wrong as well as slow
+_ALIASES = {
+    "n_params": ("n", "params", "parameters", "num_params", "nparams", "model_size", "n_parameters", "size"),
+    "tokens": ("d", "n_tokens", "num_tokens", "train_tokens", "training_tokens", "tokens_seen", "data"),
+    "flops": ("c", "compute", "training_flops", "train_flops", "flop", "total_flops"),
+    "loss": ("l", "val_loss", "loss_val", "eval_loss", "test_loss", "final_loss", "validation_loss", "nll"),
+}
+
+
+class TableError(ValueError):
+    """A table cannot be used as it is; the message says which column or rows, and the remedy."""
+
+
+def read_table(
+    path: str | Path,
+    *,
+    mapping: Mapping[str, str] | None = None,
+    where: str | None = None,
+    study: str | None = None,
+) -> pd.DataFrame:
+    """The table at `path` with its columns renamed by `mapping` (ours -> yours) and its rows kept by `where`.
+
+    `study` keeps the runs that one study of a runs folder asked for.
+
+    `attrs` carries "source", "notes" (what was renamed and filtered) and "mapping". The index counts the rows of the
+    file from 0, also after filtering. Raises TableError, or RunTableError for a runs folder that is not one.
+    """
+    path = Path(path)
+    frame = _read(path)
+    if frame.empty:
+        raise TableError(f"{path}: the table has no rows")
+    notes: list[str] = []
+    if study:
+        frame = _of_study(frame, path, study, notes)
+    frame = _rename(frame, mapping or {}, notes, source=str(path))
+    if where:
+        frame = _filter(frame, where, notes, source=str(path))
+    require(frame, ("loss",), source=str(path))
+    if not {"flops", "position"} & set(frame):  # loss by position has a figure of its own, and no law
+        require(frame, ("n_params",), source=str(path))
+    frame.attrs = {"source": str(path), "notes": tuple(notes), "mapping": dict(mapping or {})}
+    return frame
+
+
+def _of_study(frame: pd.DataFrame, path: Path, study: str, notes: list[str]) -> pd.DataFrame:
+    if not path.is_dir():
+        raise TableError(f"{path}: --study {study} needs a runs folder; for a file use --where")
+    known = open_store(path).studies()
+    if study not in known:
+        near = difflib.get_close_matches(study, known, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise TableError(
+            f"{path}: no study {study!r} was launched here (there are: {', '.join(known) or 'none'}){hint}"
+        )
+    asked = {cell["run_id"] for cell in known[study]["cells"]}
+    kept = frame[frame["run_id"].isin(asked)].reset_index(drop=True)
+    if kept.empty:
+        raise TableError(f"{path}: no run of study {study!r} has finished")
+    notes.append(f"study {study}: {kept['run_id'].nunique()} of {frame['run_id'].nunique()} runs in the store")
+    return kept
+
+
+def require(frame: pd.DataFrame, columns: Iterable[str], *, source: str = "table") -> None:
+    """Raise TableError naming the first absent column and the column that was probably meant."""
+    for name in columns:
+        if name in frame:
+            continue
+        near = near_match(name, [str(c) for c in frame.columns])
+        remedy = f"did you mean {near!r}? Use --map {name}={near}" if near else f"name yours with --map {name}=COLUMN"
+        raise TableError(f"{source}: no column {name!r}; {remedy} (columns: {', '.join(map(str, frame.columns))})")
+
+
+def near_match(name: str, candidates: Iterable[str]) -> str | None:
+    """The candidate most like `name`: a known alias first, else the closest spelling, else None."""
+    candidates = list(candidates)
+    lowered = {c.lower(): c for c in candidates}
+    for alias in (name, *_ALIASES.get(name, ())):
+        if alias in lowered:
+            return lowered[alias]
+    containing = [c for c in candidates if name in c.lower()]
+    close = difflib.get_close_matches(name, lowered, n=1, cutoff=0.6)
+    return lowered[close[0]] if close else (containing[0] if containing else None)
+
+
+def check_values(frame: pd.DataFrame, columns: Iterable[str], *, source: str = "table") -> None:
+    """Raise TableError unless every value of `columns` is a finite positive number, and there are not too many rows."""
+    if len(frame) > MAX_POINTS:
+        raise TableError(
+            f"{source}: {len(frame)} rows, and a fit takes at most {MAX_POINTS}; these look like training curves: "
+            "keep one row per run with --where, or average neighbouring rows first"
+        )
+    for name in columns:
+        values = pd.to_numeric(frame[name], errors="coerce").to_numpy(float)
+        no_number = np.isnan(values) & frame[name].notna().to_numpy()
+        for wrong, what, keep in (
+            (no_number, "not a number", None),
+            (np.isnan(values), "NaN or empty", f"{name} > 0"),
+            (np.isinf(values), "infinite", f"{name} < 1e300"),
+            (values <= 0, "zero or negative", f"{name} > 0"),
+        ):
+            if wrong.any():
+                remedy = f'; correct them, or leave them out with --where "{keep}"' if keep else "; correct them"
+                where = f"{wrong.sum()} of {len(frame)} rows ({row_names(frame, wrong)})"
+                raise TableError(f"{source}: {name} is {what} in {where}{remedy}")
+
+
+def row_names(frame: pd.DataFrame, mask: np.ndarray, limit: int = 5) -> str:
+    """The runs or row numbers (from 1) where `mask` holds, the first `limit` of them."""
+    chosen = frame.loc[mask]
+    if "run_id" in frame:
+        names, what = [str(r) for r in chosen["run_id"].unique()], "run"
+    else:
+        names, what = [str(int(i) + 1) if isinstance(i, int | np.integer) else str(i) for i in chosen.index], "row"
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return f"{what}{'s' if len(names) > 1 else ''} {', '.join(names[:limit])}{more}"
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if not path.exists():
+        raise TableError(f"{path}: no such file or folder")
+    if path.is_dir() or (path.suffix == ".parquet" and is_run_table(path)):
+        return read_runs(path)
+    if path.stat().st_size == 0:
+        raise TableError(f"{path}: the file is empty")
+    try:
+        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    except (pa.ArrowInvalid, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        kind = "parquet" if path.suffix == ".parquet" else "CSV"
+        raise TableError(f"{path}: cannot be read as {kind} ({str(error).splitlines()[0]})") from error
+
+
+def _rename(frame: pd.DataFrame, mapping: Mapping[str, str], notes: list[str], *, source: str) -> pd.DataFrame:
+    for ours, yours in mapping.items():
+        if ours not in (*QUANTITIES, *OPTIONAL):
+            near = near_match(ours, (*QUANTITIES, *OPTIONAL))
+            hint = f"; did you mean {near!r}?" if near else ""
+            raise TableError(f"--map {ours}={yours}: {ours!r} is none of {', '.join((*QUANTITIES, *OPTIONAL))}{hint}")
+        if yours not in frame:
+            near = near_match(yours, [str(c) for c in frame.columns])
+            hint = f"; did you mean {near!r}?" if near else ""
+            raise TableError(
+                f"{source}: --map {ours}={yours}: no column {yours!r}{hint} (columns: {', '.join(map(str, frame))})"
+            )
+    renamed = frame.assign(**{ours: frame[yours] for ours, yours in mapping.items()})
+    notes.extend(f"{ours} is the column {yours}" for ours, yours in mapping.items())
+    return renamed
+
+
+def _filter(frame: pd.DataFrame, where: str, notes: list[str], *, source: str) -> pd.DataFrame:
+    try:
+        kept = frame.query(where, engine="python")
+    except Exception as error:  # query evaluates a user's expression: anything may come out of it
+        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TableError(
+            f'{source}: --where "{where}" cannot be evaluated ({what}); columns: {", ".join(map(str, frame))}'
+        ) from error
+    if not isinstance(kept, pd.DataFrame) or kept.empty:
+        raise TableError(f'{source}: --where "{where}" keeps none of the {len(frame)} rows')
+    notes.append(f'--where "{where}" keeps {len(kept)} of {len(frame)} rows')
+    return kept.copy()

@@ -1,0 +1,234 @@
+"""The run table: one row per (run, evaluation), run constants repeated.
+
+`COLUMNS` is the contract between the runner, the fits and the figures. A run is one parquet file, written to a
+temporary name and renamed, so that a reader sees a whole run or none. Its resolved configuration travels in the schema
+metadata. Anything that reads parquet (pandas, DuckDB, polars) reads a store with a glob.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from isoflop.scaling.table.migrate import ADDED, complete
+
+SCHEMA_VERSION = 1  # raised when an older isoflop could not read a new table; columns are added without
+RUN_FILE = "run.parquet"
+_METADATA_KEY = b"isoflop"
+
+
+class RunTableError(ValueError):
+    """A file or folder is not a run table that this version can read."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the run table. `volatile` marks what two identical runs may differ in (clocks, machines)."""
+
+    name: str
+    dtype: str
+    unit: str
+    meaning: str
+    volatile: bool = False
+
+
+PARAM_GROUPS = ("embedding", "position", "attention", "recurrent", "mlp", "norm", "unembedding")
+
+COLUMNS: tuple[Column, ...] = (
+    Column("run_id", "string", "", "hash of everything that determines the run's losses"),
+    Column("trunk_id", "string", "", "hash of what cells share before they branch: the statistical cluster"),
+    Column("arm", "string", "", "the value of what a study compares"),
+    Column("seed", "int64", "", "initialisation and data order"),
+    Column("state", "string", "", "done or diverged"),
+    Column("final", "bool", "", "the evaluation at the end of the run's own horizon"),
+    Column("family", "string", "", "architecture"),
+    Column("n_layer", "int64", "layers", "depth"),
+    Column("d_model", "int64", "", "width of the residual stream"),
+    Column("n_head", "int64", "", "attention heads"),
+    Column("d_ff", "int64", "", "width of the MLP"),
+    Column("vocab_size", "int64", "tokens", "vocabulary"),
+    Column("context_length", "int64", "tokens", "context window"),
+    Column("tied", "bool", "", "embedding and unembedding share weights"),
+    Column("norm", "string", "", "rmsnorm or layernorm"),
+    Column("activation", "string", "", "swiglu or gelu"),
+    Column("positions", "string", "", "rotary or learned"),
+    Column("experts", "int64", "", "MLPs to choose from, per layer; 0: one for every token"),
+    Column("experts_per_token", "int64", "", "experts that a token is sent to; 0 without experts"),
+    *(Column(f"n_params_{g}", "int64", "parameters", f"{g} parameters") for g in PARAM_GROUPS),
+    Column("n_params_total", "int64", "parameters", "the sum of the groups: every trainable parameter once"),
+    Column("n_params_active", "int64", "parameters", "of the weight matrices with the head, those a token meets"),
+    Column("flops_token_blocks", "int64", "FLOPs/token", "forward, weight matrices of the blocks"),
+    Column("flops_token_attention_scores", "float64", "FLOPs/token", "forward, scores and values, causal"),
+    Column("flops_token_attention_scores_full", "float64", "FLOPs/token", "forward, scores and values, full square"),
+    Column("flops_token_unembedding", "int64", "FLOPs/token", "forward, logits"),
+    Column("corpus_id", "string", "", "hash of the tokens"),
+    Column("tokenizer_id", "string", "", "name or hash of the tokenizer"),
+    Column("eval_id", "string", "", "hash of the held-out windows that the loss is measured on"),
+    Column("loss_floor", "float64", "nats/token", "exact irreducible loss of a synthetic corpus, NaN elsewhere"),
+    Column("bytes_per_token", "float64", "bytes/token", "on the held-out text"),
+    Column("unique_tokens", "int64", "tokens", "distinct training tokens available to the run"),
+    Column("epochs", "float64", "", "tokens seen / unique tokens"),
+    Column("optimizer", "string", "", "optimiser"),
+    Column("parametrization", "string", "", "initialisation and per-tensor learning-rate rule"),
+    Column("schedule", "string", "", "learning-rate schedule"),
+    Column("peak_learning_rate", "float64", "", "base learning rate before the per-tensor rule"),
+    Column("warmup_tokens", "int64", "tokens", "tokens under warm-up"),
+    Column("step", "int64", "steps", "optimiser steps taken"),
+    Column("tokens", "int64", "tokens", "training tokens seen"),
+    Column("horizon_tokens", "int64", "tokens", "tokens at which the schedule ends"),
+    Column("budget_flops", "float64", "FLOPs", "the budget asked for; NaN when it was given in tokens"),
+    Column("batch_tokens", "int64", "tokens", "tokens per optimiser step"),
+    Column("learning_rate", "float64", "", "base learning rate at this step"),
+    Column("phase", "string", "", "warmup, constant, cooldown or decay"),
+    Column("loss", "float64", "nats/token", "held-out cross-entropy"),
+    Column("loss_se", "float64", "nats/token", "standard error of the loss over held-out windows"),
+    Column("bits_per_byte", "float64", "bits/byte", "loss / (ln 2 x bytes per token)"),
+    Column("accuracy", "float64", "", "share of next tokens predicted exactly"),
+    Column("train_loss", "float64", "nats/token", "mean training loss since the previous row"),
+    Column("flops", "float64", "FLOPs", "training compute: forward and backward, causal attention, with the head"),
+    Column("flops_6nd", "float64", "FLOPs", "6 x total parameters x tokens"),
+    Column("wall_seconds", "float64", "s", "training time had the run been alone (a trunk counts in each)", True),
+    Column("peak_memory_bytes", "int64", "bytes", "peak resident memory of the worker; on CUDA, of the device", True),
+    Column("code_version", "string", "", "version and commit of isoflop", True),
+    Column("torch_version", "string", "", "torch, and the build of our kernels beside it", True),
+    Column("device", "string", "", "processor or accelerator", True),
+    Column("dtype", "string", "", "precision of the matrix products"),
+    Column("created_at", "string", "ISO 8601", "when the row was written, UTC", True),
+)
+
+NAMES = tuple(c.name for c in COLUMNS)
+VOLATILE = tuple(c.name for c in COLUMNS if c.volatile)
+_PANDAS_DTYPE = {"string": "str", "int64": "int64", "float64": "float64", "bool": "bool"}
+_ARROW_SCHEMA = pa.schema([(c.name, {"bool": pa.bool_()}.get(c.dtype) or getattr(pa, c.dtype)()) for c in COLUMNS])
+
+
+def write_run(path: Path, rows: Iterable[Mapping], config: Mapping) -> None:
+    """Write one run's rows and its resolved configuration to `path` atomically.
+
+    Raises RunTableError if the rows are not exactly the columns of the run table or break its rules.
+    """
+    frame = pd.DataFrame(list(rows))
+    missing, extra = [n for n in NAMES if n not in frame], [n for n in frame if n not in NAMES]
+    if missing or extra:
+        raise RunTableError(f"run table rows: missing columns {missing}, unknown columns {extra}")
+    validate(frame, source=str(path))
+    _write(path, _to_arrow(frame), {"schema_version": SCHEMA_VERSION, "config": config})
+
+
+def validate(frame: pd.DataFrame, *, source: str) -> None:
+    """Raise RunTableError unless the parameter groups sum to the total and every final row of a done run has a loss."""
+    groups = frame[[f"n_params_{g}" for g in PARAM_GROUPS]].sum(axis=1)
+    wrong = frame.loc[groups != frame["n_params_total"], "run_id"].unique()
+    if len(wrong):
+        raise RunTableError(f"{source}: parameter groups do not sum to n_params_total in runs {list(wrong)}")
+    done = frame["final"] & (frame["state"] == "done")
+    bad = frame.loc[done & ~(np.isfinite(frame["loss"]) & (frame["loss"] > 0)), "run_id"].unique()
+    if len(bad):
+        raise RunTableError(f"{source}: state is done but the final loss is not a positive number in runs {list(bad)}")
+
+
+def read_config(path: Path) -> dict:
+    """The resolved configuration that a run file carries."""
+    return _metadata(pq.read_schema(path), path)["config"]
+
+
+def read_runs(path: str | Path) -> pd.DataFrame:
+    """All rows of a runs folder, a run file or a compacted table, in the order of `run_id` and `step`.
+
+    Raises RunTableError naming the file if it is truncated, of a newer schema, or no run table at all.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise RunTableError(f"{path}: no such file or folder")
+    files = sorted(path.glob(f"cells/*/{RUN_FILE}")) if path.is_dir() else [path]
+    if not files:
+        raise RunTableError(f"{path}: no finished run here (looked for cells/*/{RUN_FILE})")
+    frame = complete(pd.concat([_read(f).to_pandas() for f in files], ignore_index=True))
+    frame = frame[list(NAMES)].astype({c.name: _PANDAS_DTYPE[c.dtype] for c in COLUMNS})
+    return frame.sort_values(["run_id", "step"], kind="stable", ignore_index=True)
+
+
+def compact(source: str | Path, target: str | Path) -> pd.DataFrame:
+    """Merge every run under `source` into the single file `target`; returns the table."""
+    frame = read_runs(source)
+    write_table(frame, target)
+    return frame
+
+
+def write_table(table: pd.DataFrame, target: str | Path) -> None:
+    """Write a run table as the single file `target`, atomically."""
+    _write(Path(target), _to_arrow(table), {"schema_version": SCHEMA_VERSION, "config": {}})
+
+
+def final_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per finished run: its evaluation at its own horizon."""
+    return table[table["final"] & (table["state"] == "done")].reset_index(drop=True)
+
+
+def same_runs(a: pd.DataFrame, b: pd.DataFrame) -> bool:
+    """Whether two tables hold the same runs, bit for bit, leaving out clocks and machines."""
+
+    def key(t: pd.DataFrame) -> pd.DataFrame:
+        return t.drop(columns=list(VOLATILE)).sort_values(["run_id", "step"], ignore_index=True)
+
+    return key(a).equals(key(b))
+
+
+def is_run_table(path: str | Path) -> bool:
+    """Whether `path` is a parquet file written by this module."""
+    try:
+        return _METADATA_KEY in (pq.read_schema(path).metadata or {})
+    except (pa.ArrowInvalid, OSError):
+        return False
+
+
+def _to_arrow(frame: pd.DataFrame) -> pa.Table:
+    return pa.Table.from_pandas(frame[list(NAMES)], schema=_ARROW_SCHEMA, preserve_index=False)
+
+
+def _write(path: Path, table: pa.Table, metadata: Mapping) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    encoded = json.dumps(metadata, sort_keys=True).encode()
+    try:
+        pq.write_table(table.replace_schema_metadata({_METADATA_KEY: encoded}), temporary, compression="zstd")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        table = pq.read_table(path, partitioning=None)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise RunTableError(
+            f"{path}: cannot be read as parquet ({_first_line(error)}); "
+            "delete its folder and run the study again to train it anew"
+        ) from error
+    version = _metadata(table.schema, path)["schema_version"]
+    if version > SCHEMA_VERSION:
+        raise RunTableError(
+            f"{path}: written with run-table schema {version}, this isoflop reads up to "
+            f"{SCHEMA_VERSION}; upgrade isoflop"
+        )
+    return table.select([name for name in NAMES if name in table.column_names or name not in ADDED])
+
+
+def _metadata(schema: pa.Schema, path: Path) -> dict:
+    raw = (schema.metadata or {}).get(_METADATA_KEY)
+    if raw is None:
+        raise RunTableError(
+            f"{path}: not a run table (no isoflop metadata); for your own data use --map on a CSV "
+            "or parquet with columns n_params, tokens, loss"
+        )
+    return json.loads(raw)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

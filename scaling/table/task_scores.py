@@ -1,0 +1,108 @@
+"""Scores of trained models on tasks: beside each run's rows, a row a task and metric, and what each item scored.
+
+    cells/<run_id>/downstream.parquet         SCORES
+    cells/<run_id>/downstream_items.parquet   ITEMS; only of metrics that are a mean over items
+
+Two runs that answered the same items are compared item by item.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from isoflop.scaling.table.evaluation import Paired, paired, write_parquet
+from isoflop.scaling.table.read import TableError, near_match
+from isoflop.scaling.table.runs import Column
+
+SCORES_FILE, ITEMS_FILE = "downstream.parquet", "downstream_items.parquet"
+SCORES: tuple[Column, ...] = (
+    Column("run_id", "string", "", "the run"),
+    Column("task", "string", "", "task"),
+    Column("metric", "string", "", "what lm-eval calls the score"),
+    Column("value", "float64", "", "the score"),
+    Column("stderr", "float64", "", "its standard error over items"),
+    Column("items", "int64", "", "questions asked"),
+    Column("chance", "float64", "", "what guessing scores; NaN where answers are not chosen from a list"),
+    Column("items_id", "string", "", "hash of the questions"),
+    Column("higher_is_better", "bool_", "", "whether a larger value is the better one"),
+    Column("lm_eval_version", "string", "", "version of lm-eval"),
+    Column("created_at", "string", "ISO 8601", "when it was asked, UTC"),
+)
+ITEMS: tuple[Column, ...] = (
+    Column("run_id", "string", "", "the run"),
+    Column("task", "string", "", "task"),
+    Column("metric", "string", "", "what lm-eval calls the score"),
+    Column("item", "int64", "", "number of the question"),
+    Column("value", "float64", "", "its score"),
+)
+
+
+def write_scores(folder: Path, scores: pd.DataFrame, items: pd.DataFrame) -> None:
+    """Write a run's scores to its folder; tasks scored before keep theirs unless they are among these."""
+    for name, columns, new in ((SCORES_FILE, SCORES, scores), (ITEMS_FILE, ITEMS, items)):
+        path, asked = folder / name, set(scores["task"])
+        if path.exists():
+            old = pq.read_table(path, partitioning=None).to_pandas()
+            new = pd.concat([old[~old["task"].isin(asked)], new], ignore_index=True)
+        write_parquet(path, _arrow(new, columns))
+
+
+def read_scores(root: Path) -> pd.DataFrame:
+    """SCORES of every run in a store; no rows where nothing was scored."""
+    files = sorted(Path(root).glob(f"cells/*/{SCORES_FILE}"))
+    frames = [pq.read_table(path, partitioning=None).to_pandas() for path in files]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[c.name for c in SCORES])
+
+
+def read_items(folder: Path) -> pd.DataFrame:
+    """ITEMS of one run."""
+    return pq.read_table(folder / ITEMS_FILE, partitioning=None).to_pandas()
+
+
+def paired_score(a: pd.DataFrame, b: pd.DataFrame, task: str, metric: str) -> Paired | None:
+    """Score of a less that of b over the items of a task; None for a score that is no mean over items."""
+    values = [
+        frame[(frame["task"] == task) & (frame["metric"] == metric)].set_index("item")["value"] for frame in (a, b)
+    ]
+    if not len(values[0]) or not values[0].index.equals(values[1].index):
+        return None
+    return paired((values[0] - values[1]).to_numpy(), np.ones(len(values[0])), unit="item")
+
+
+def with_score(table: pd.DataFrame, root: Path, task: str, metric: str | None = None) -> pd.DataFrame:
+    """The rows of a run table whose run has a score on `task`, with columns accuracy, accuracy_se and chance.
+
+    The metric is the task's first unless named. Raises TableError when no run has it; `attrs["notes"]` counts the runs
+    that are left out.
+    """
+    scores = read_scores(root)
+    known = scores["task"].unique()
+    if task not in known:
+        near = near_match(task, map(str, known))
+        hint = f"; did you mean {near!r}?" if near else f"; isoflop evaluate RUN_ID --tasks {task} makes them"
+        raise TableError(f"{root}: no run has a score on task {task!r}{hint}")
+    scores = scores[scores["task"] == task]
+    metric = metric or str(scores["metric"].iloc[0])
+    scores = scores[scores["metric"] == metric].set_index("run_id")
+    if scores.empty:
+        raise TableError(f"{root}: task {task!r} has no metric {metric!r}")
+    kept = table[table["run_id"].isin(scores.index)].reset_index(drop=True)
+    if kept.empty:
+        raise TableError(f"{root}: none of the {table['run_id'].nunique()} runs of the table has a score on {task!r}")
+    columns = {"accuracy": "value", "accuracy_se": "stderr", "chance": "chance"}
+    kept = kept.assign(**{ours: scores[name].loc[kept["run_id"]].to_numpy() for ours, name in columns.items()})
+    left_out = table["run_id"].nunique() - kept["run_id"].nunique()
+    notes = [
+        f"accuracy is {metric} on task {task}",
+        *([f"{left_out} runs without it are left out"] if left_out else []),
+    ]
+    kept.attrs = {**table.attrs, "notes": (*table.attrs.get("notes", ()), *notes)}
+    return kept
+
+
+def _arrow(frame: pd.DataFrame, columns: tuple[Column, ...]) -> pa.Table:
+    schema = pa.schema([(column.name, getattr(pa, column.dtype)()) for column in columns])
+    return pa.Table.from_pandas(frame[[column.name for column in columns]], schema=schema, preserve_index=False)
