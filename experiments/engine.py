@@ -23,7 +23,7 @@ class EngineError(ValueError):
 class Engine:
     """What `where` comes to for one cell."""
 
-    by_hand: bool = True  # the step of models/gradient.py, for the models that it is written for
+    by_hand: bool = True  # the step of models/step/hand_written.py, for the models that it is written for
     graph: bool = False
     compiled: bool = False
     bfloat16: bool = False

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from isoflop.experiments.corpus import Corpus, spread_starts
 from isoflop.experiments.shards import DOCUMENTS
-from isoflop.models.step import score
+from isoflop.models.step.training_step import score
 from isoflop.scaling.table.evaluation import NAMES
 
 _TOKENS_AT_ONCE = 2048  # activations of the widest default model stay in the cache

@@ -21,10 +21,10 @@ from isoflop.experiments.initial import start
 from isoflop.experiments.optimizer import FlatAdamW, build_optimizer
 from isoflop.experiments.rows import Measurement
 from isoflop.experiments.schedule import learning_rate
-from isoflop.models.accumulate import accumulate
-from isoflop.models.precision import lower_products
-from isoflop.models.recompute import recompute_blocks
-from isoflop.models.step import kernels_build, training_step
+from isoflop.models.step.accumulate import accumulate
+from isoflop.models.step.precision import lower_products
+from isoflop.models.step.recompute import recompute_blocks
+from isoflop.models.step.training_step import kernels_build, training_step
 
 
 class Learner:

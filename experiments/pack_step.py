@@ -93,7 +93,7 @@ class PackedStep:
         self._update(gradients_KP, rates_K[:, None])
 
     def _loss(self, weights_P: Tensor, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        """Mean cross-entropy of one model, as `models.autograd.loss_of`; fused attention has no rule for vmap."""
+        """Mean cross-entropy of one model, as `models.step.autograd.loss_of`; fused attention has no rule for vmap."""
         weights = weights_P.split([size for _, size, _ in self.parts])
         named = {name: part.view(shape) for (name, _, shape), part in zip(self.parts, weights, strict=True)}
         with sdpa_kernel(SDPBackend.MATH):

@@ -21,7 +21,7 @@ from isoflop.experiments.learner import Learner
 from isoflop.experiments.sharded_checkpoint import ShardedCheckpoints
 from isoflop.experiments.sharded_optimizer import ShardedAdamW, whole
 from isoflop.models import build_model
-from isoflop.models.autograd import loss_of
+from isoflop.models.step.autograd import loss_of
 
 
 class DataParallel(Learner):

@@ -25,7 +25,7 @@ from isoflop.experiments.engine import decide
 from isoflop.experiments.evaluate import Evaluation
 from isoflop.experiments.learner import Learner
 from isoflop.experiments.rows import Measurement, run_rows
-from isoflop.models.step import kernels_build
+from isoflop.models.step.training_step import kernels_build
 
 log = logging.getLogger(__name__)
 

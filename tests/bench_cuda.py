@@ -23,7 +23,7 @@ from isoflop.experiments.learner import Learner
 from isoflop.experiments.pack_step import PackedStep
 from isoflop.experiments.trainer import configure_process
 from isoflop.models.config import ModelConfig, n_total
-from isoflop.models.precision import lower_products
+from isoflop.models.step.precision import lower_products
 from tests.plain_loop import PlainLoop
 
 SIZE = {"n_layer": 5, "d_model": 128, "n_head": 4}  # conf/model/g128.yaml

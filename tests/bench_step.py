@@ -4,7 +4,7 @@
 each round starts a process per contender, in turn, since an allocator is a matter of the whole process. The peer is
 eager, gathers its batch row by row, zeroes, clips and updates with torch's AdamW; once with glibc's thresholds as they
 are and once with ours. The ceiling is the rate of the step's linear products alone, same shapes, layouts and buffers,
-by torch's library or by that of `models.blas`, whichever is faster here; all of the step's exact FLOPs are held to it,
+by torch's library or by that of `models.step.blas`, whichever is faster here; all of the step's exact FLOPs are held to it,
 those of attention too.
 """
 
@@ -89,7 +89,7 @@ def one(contender: str) -> dict[str, tuple[float, float]]:
     import torch
 
     from isoflop.experiments.trainer import configure_process
-    from isoflop.models import blas
+    from isoflop.models.step.training_step import blas
 
     if contender == "peer":
         torch.set_num_threads(1)

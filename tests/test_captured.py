@@ -14,8 +14,8 @@ from isoflop.experiments.config import OptimSpec
 from isoflop.experiments.corpus import prepare
 from isoflop.experiments.engine import Engine
 from isoflop.experiments.learner import Learner
-from isoflop.models import kernels
 from isoflop.models.config import ModelConfig
+from isoflop.models.step.training_step import c_ops as kernels
 from tests.tape import CaptureError, Tape, record
 from tests.test_trainer import DATA, make
 

@@ -12,7 +12,7 @@ from isoflop.experiments.optimizer import FlatAdamW
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig
 from isoflop.models.parametrization import initialize
-from isoflop.models.step import loss_and_gradients
+from isoflop.models.step.training_step import loss_and_gradients
 
 WIDTHS = (16, 32, 64, 128)
 DEPTHS = (2, 4, 8, 16)

@@ -13,7 +13,7 @@ from isoflop.experiments.optimizer import FlatAdamW
 from isoflop.models import build_model
 from isoflop.models.config import PLAIN, ModelConfig, count_params, flops_per_token, hidden_shapes, n_total
 from isoflop.models.parametrization import initialize, parameter_groups
-from isoflop.models.step import logits, loss_and_gradients
+from isoflop.models.step.training_step import logits, loss_and_gradients
 from isoflop.models.transformer import Transformer
 from isoflop.models.variants import Variant
 from tests.test_study import only, single

@@ -12,9 +12,11 @@ import torch
 
 from isoflop.experiments.corpus import prepare
 from isoflop.experiments.learner import Learner
-from isoflop.models import gradient, kernels, native, pieces
 from isoflop.models.config import ModelConfig
-from isoflop.models.step import kernels_build, score
+from isoflop.models.step.training_step import c_ops as kernels
+from isoflop.models.step.training_step import hand_written as gradient
+from isoflop.models.step.training_step import kernels_build, native, score
+from isoflop.models.step.training_step import torch_ops as pieces
 from tests.test_trainer import DATA, make
 from tests.test_transformer import scrambled, tokens
 

@@ -20,7 +20,7 @@ from isoflop.models.config import (
 )
 from isoflop.models.lstm import LSTM
 from isoflop.models.parametrization import initialize, parameter_groups
-from isoflop.models.step import loss_and_gradients
+from isoflop.models.step.training_step import loss_and_gradients
 
 CONFIG = ModelConfig("lstm", vocab_size=32, context_length=12, n_layer=2, d_model=8, n_head=0)
 

@@ -13,7 +13,7 @@ from isoflop.experiments.optimizer_cost import optimizer_flops
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig, hidden_shapes, training_flops_per_token
 from isoflop.models.parametrization import initialize
-from isoflop.models.step import loss_and_gradients
+from isoflop.models.step.training_step import loss_and_gradients
 from tests.test_study import only, single
 
 SHAPES = {

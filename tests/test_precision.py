@@ -12,8 +12,8 @@ from isoflop.experiments.learner import Learner
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig
 from isoflop.models.parametrization import initialize
-from isoflop.models.precision import lower_products
-from isoflop.models.step import kernels_build, score
+from isoflop.models.step.precision import lower_products
+from isoflop.models.step.training_step import kernels_build, score
 from isoflop.scaling.table.runs import same_runs
 from tests.test_trainer import DATA, OTHERS, make, table, train
 

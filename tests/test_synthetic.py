@@ -25,7 +25,7 @@ from isoflop.experiments.sources import CorpusError
 from isoflop.experiments.study import expand
 from isoflop.experiments.synthetic import Language
 from isoflop.experiments.trainer import train_trunk
-from isoflop.models.step import logits
+from isoflop.models.step.training_step import logits
 
 SMALL = SyntheticSpec(vocab_size=12, tokens=60_000, chains=100)
 KINDS = {"order-1": {"order": 1}, "order-2": {}, "order-3": {"order": 3, "vocab_size": 6}, "rank-2": {"rank": 2}}

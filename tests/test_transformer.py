@@ -7,8 +7,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig, count_params, flops_per_token
-from isoflop.models.gradient import logits, loss_and_gradients
 from isoflop.models.parametrization import initialize
+from isoflop.models.step.hand_written import logits, loss_and_gradients
 from isoflop.models.transformer import rms_norm, rotary_tables, rotate
 
 SHAPES = [

@@ -1,6 +1,6 @@
 /* The pieces between the matrix products of a Transformer's step, each one pass over memory that stays in the cache.
 
-   What models/pieces.py says with a dozen tensor operations is one function here, of the same name and meaning.
+   What models/step/torch_ops.py says with a dozen tensor operations is one function here, of the same name and meaning.
    Activations are feature-major: row d of (D, N) holds one feature of all N = batch x length tokens, so vectors run
    along tokens and no sum runs across a vector, but for the two that `lanes_to_rows` makes cheap. Sums have a fixed order,
    so the same build gives the same bits. */

@@ -1,6 +1,6 @@
 """Build `kernels.c` with the machine's own C compiler, once per machine, and load it: about two seconds, then none.
 
-Where there is no compiler, or it cannot build the file, there are no kernels and `models.pieces` does the work.
+Where there is no compiler, or it cannot build the file, there are no kernels and `models.step.torch_ops` does the work.
 """
 
 import ctypes

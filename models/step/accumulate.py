@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from isoflop.models.step import Step
+from isoflop.models.step.training_step import Step
 
 
 def accumulate(step: Step, gradients: Tensor, inputs_BT: Tensor, targets_BT: Tensor, at_once: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The functions of `models.pieces`, by the C of `kernels.c` and a library: float32, contiguous, on one core."""
+"""The functions of `models.step.torch_ops`, by the C of `kernels.c` and a library: float32, contiguous, on one core."""
 
 import ctypes
 import warnings
@@ -7,9 +7,10 @@ from functools import cache, lru_cache
 import torch
 from torch import Tensor
 
-from isoflop.models import blas, native, pieces
-from isoflop.models.blas import product as product
-from isoflop.models.pieces import Backward
+from isoflop.models.step.blas import product as product
+from isoflop.models.step.torch_ops import Backward
+from isoflop.models.step.training_step import blas, native
+from isoflop.models.step.training_step import torch_ops as pieces
 from isoflop.models.transformer import NORM_EPS, rotary_tables
 
 _STRIP = 16  # as in kernels.c
