@@ -16,7 +16,7 @@ def positions(
     corpora: Annotated[Path, typer.Option("--corpora", help="folder of prepared corpora")] = Path("corpora"),
 ) -> None:
     """Loss by position in the window, of each arm's best run at each budget."""
-    from isoflop.experiments.positions import positions, positions_text
+    from isoflop.experiments.finished.positions import positions, positions_text
     from isoflop.experiments.store.store import open_store
     from isoflop.scaling.table.read import read_table
 

@@ -13,10 +13,10 @@ def prepare(context: typer.Context, as_json: Json = False) -> None:
     import json
     from pathlib import Path
 
-    from isoflop.experiments.arms import variants
     from isoflop.experiments.compose import compose_all
-    from isoflop.experiments.corpus import Corpora
-    from isoflop.experiments.manifest import manifest_text
+    from isoflop.experiments.data.corpus import Corpora
+    from isoflop.experiments.data.manifest import manifest_text
+    from isoflop.experiments.study.arms import variants
 
     for spec in compose_all(context.args):
         corpora = Corpora(Path(spec.where.corpora).resolve())

@@ -130,7 +130,7 @@ def suggest(
     as_json: Json = False,
 ) -> None:
     """The runs that most narrow a question, what they will do to its interval, and the study file for them."""
-    from isoflop.experiments.next_study import next_runs
+    from isoflop.experiments.followup.next_study import next_runs
 
     data = load(table, mapping, where, study) if table else None
     found = next_runs(data, table, budget=budget, target=target, goal=goal, out=out, from_law=from_law)

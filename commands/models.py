@@ -20,9 +20,9 @@ def export(
     runs: Runs = Path("runs"),
 ) -> None:
     """A run's model as a folder that Hugging Face transformers, vLLM and llama.cpp read; else TorchScript."""
-    from isoflop.experiments.card import export
+    from isoflop.experiments.finished.card import export
+    from isoflop.experiments.store.models import find_trained
     from isoflop.experiments.store.store import open_store
-    from isoflop.experiments.trained import find_trained
 
     typer.echo(export(find_trained(open_store(runs), run_id), out))
 
@@ -40,8 +40,8 @@ def generate(
     runs: Runs = Path("runs"),
 ) -> None:
     """Text from a run's model: isoflop generate RUN_ID --prompt 'def '. The prompt is printed before it."""
+    from isoflop.experiments.store.models import find_trained
     from isoflop.experiments.store.store import open_store
-    from isoflop.experiments.trained import find_trained
     from isoflop.models.generate import Sampling
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
@@ -63,10 +63,10 @@ def serve(
     runs: Runs = Path("runs"),
 ) -> None:
     """An OpenAI-compatible HTTP API of a run's model; exports it first. Needs pip install 'isoflop[serve]'."""
-    from isoflop.experiments import serve as server
-    from isoflop.experiments.card import export
+    from isoflop.experiments.finished import serve as server
+    from isoflop.experiments.finished.card import export
+    from isoflop.experiments.store.models import find_trained
     from isoflop.experiments.store.store import open_store
-    from isoflop.experiments.trained import find_trained
 
     server.check(host, port)
     trained = find_trained(open_store(runs), run_id)
@@ -92,10 +92,10 @@ def evaluate(
 
     Scores are kept beside the runs. Tasks need pip install 'isoflop[evaluate]'.
     """
-    from isoflop.experiments.assess import assess, assess_text
-    from isoflop.experiments.downstream import Asked
+    from isoflop.experiments.finished.compare import assess, assess_text
+    from isoflop.experiments.finished.lm_eval import Asked
+    from isoflop.experiments.store.models import find_trained, finished
     from isoflop.experiments.store.store import open_store
-    from isoflop.experiments.trained import find_trained, finished
 
     store = open_store(runs)
     chosen = finished(store, study) if study else [find_trained(store, run_id) for run_id in run_ids or []]

@@ -29,7 +29,7 @@ def report(
 ) -> None:
     """Every figure that the table supports, the data behind each, and report.md."""
     from isoflop.analysis.report import write_report
-    from isoflop.experiments.allocator import keep_freed_memory
+    from isoflop.experiments.training.process import keep_freed_memory
 
     keep_freed_memory()
     written = write_report(

@@ -18,7 +18,7 @@ UNSETTLED = ("planned", "running")
 @app.command(context_settings=HYDRA)
 def run(context: typer.Context) -> None:
     """Train what a study lacks: isoflop run experiment=quick [key=value ...]. Safe to interrupt and to repeat."""
-    from isoflop.experiments.sweep import launch
+    from isoflop.experiments.sweep.train_job import launch
 
     try:
         launch(context.args)
@@ -41,7 +41,7 @@ def plan(
     Shapes that were not timed on this machine before are, for about 10 s.
     """
     from isoflop.experiments.compose import compose_all
-    from isoflop.experiments.plan import plan, plan_text, speed_for
+    from isoflop.experiments.sweep.plan import plan, plan_text, speed_for
 
     specs = compose_all(context.args)
     value = plan(specs, speed_for(specs, calibrate))
@@ -55,8 +55,8 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="look again every 2 s while a cell is to be trained")] = False,
 ) -> None:
     """States and progress of the studies in a runs folder."""
-    from isoflop.experiments.plan import status, status_text
     from isoflop.experiments.store.store import open_store
+    from isoflop.experiments.sweep.plan import status, status_text
 
     value = status(open_store(runs))
     emit(value, status_text(value), as_json)
@@ -78,8 +78,8 @@ def retry(
     only_mark: Annotated[bool, typer.Option("--mark", help="mark them as planned and start nothing")] = False,
 ) -> None:
     """Train cells again that failed or were lost (or diverged), with the arguments that launched them."""
-    from isoflop.experiments import retry
     from isoflop.experiments.store.store import open_store
+    from isoflop.experiments.sweep.train_job import retry
 
     store = open_store(runs)
     cells = retry.choose(store, state or ["failed", "lost"], run_id)
@@ -92,7 +92,7 @@ def retry(
 
 def _relaunch(folder: str, overrides: list[str]) -> int:
     """Launch from the folder that the arguments were typed in; returns the exit code."""
-    from isoflop.experiments.sweep import launch
+    from isoflop.experiments.sweep.train_job import launch
 
     os.chdir(folder)
     try:
@@ -111,8 +111,8 @@ def clean(
     ] = False,
 ) -> None:
     """Remove checkpoints that no cell needs, claims of dead processes and half-written files; never a result."""
-    from isoflop.experiments import clean
     from isoflop.experiments.store.store import open_store
+    from isoflop.experiments.sweep.train_job import clean
 
     store = open_store(runs)
     litter = clean.find_litter(store, trunks=trunks)
@@ -132,7 +132,7 @@ def tune(
     as_json: Json = False,
 ) -> None:
     """Best learning rate (or batch) of each width, and whether one serves all: isoflop tune experiment=lr_transfer."""
-    from isoflop.experiments.tune_report import train_and_read, tune, tune_text
+    from isoflop.experiments.followup.tune_report import train_and_read, tune, tune_text
     from isoflop.scaling.table.read import read_table
 
     value = tune(read_table(table) if table else train_and_read(context.args), axis, limit)

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from isoflop.experiments.config import ExperimentConfig
-from isoflop.experiments.names import suggest
+from isoflop.experiments.study.sizes import suggest
 
 ConfigStore.instance().store(name="schema", node=ExperimentConfig)
 

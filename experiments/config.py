@@ -54,7 +54,7 @@ class DataSpec:
     hub: HubSpec = field(default_factory=HubSpec)  # huggingface
     text_column: str = "text"  # of .jsonl, .parquet and data sets
     skip_bad: bool = False  # count and leave out binary files and broken lines instead of refusing them
-    clean: list[str] = field(default_factory=list)  # stages in this order, named in experiments/cleaning.py
+    clean: list[str] = field(default_factory=list)  # stages in this order, named in experiments/data/cleaning.py
     tokenizer: str = "bytes"  # bytes | bpe | a tokenizer.json | none (a source that is born as tokens)
     vocab_size: int = 4096  # bpe: tokens to learn; tokens: that the files may hold
     context_length: int = 64  # tokens per window, the same for every size: it decides which targets have context
@@ -74,7 +74,9 @@ def saved_data(saved: Mapping[str, Any]) -> DataSpec:
 @dataclass
 class OptimSpec:
     name: str = "adamw"  # adamw | muon
-    rule: str = ""  # batch, learning rate, beta2 and warm-up by experiments/rules.py: olmo | step-law | deepseek | ...
+    rule: str = (
+        ""  # batch, learning rate, beta2 and warm-up by experiments/study/rules.py: olmo | step-law | deepseek | ...
+    )
     parametrization: str = "mup"  # mup | completep | standard
     learning_rate: float = 0.02  # at base_width; hidden and head scale with base_width / d_model
     base_width: int = 16

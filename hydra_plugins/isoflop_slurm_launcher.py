@@ -1,4 +1,4 @@
-"""A Hydra launcher that gives trunks to SLURM. The script and the waiting are `experiments.slurm`."""
+"""A Hydra launcher that gives trunks to SLURM. The script and the waiting are `experiments.sweep.slurm`."""
 
 import sys
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ class SlurmLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from isoflop.experiments.slurm import script, submit, wait
+        from isoflop.experiments.sweep.slurm import script, submit, wait
 
         p, folder = self.params, Path(self.config.runs).resolve() / ".hydra" / "slurm"
         tasks = shares(job_overrides, p.trunks_per_task)

@@ -1,4 +1,4 @@
-"""A Hydra sweeper that trains what a study lacks. Hydra's side only: what a launch does is `experiments.launch`."""
+"""A Hydra sweeper that trains what a study lacks. Hydra's side only: what a launch does is `experiments.sweep.launch`."""
 
 import os
 from dataclasses import dataclass
@@ -29,9 +29,9 @@ class IsoflopSweeper(Sweeper):
     """Launches one job per trunk through any launcher; ends in SystemExit with the exit code that the store gives."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from isoflop.experiments.parent import end_with
-        from isoflop.experiments.pool import begin_worker, gpus, worker_count
-        from isoflop.experiments.torchrun import check
+        from isoflop.experiments.sweep.parent import end_with
+        from isoflop.experiments.sweep.pool import begin_worker, gpus, worker_count
+        from isoflop.experiments.sweep.torchrun import check
 
         self.config, self.hydra_context = config, hydra_context
         here = config.hydra.launcher._target_.startswith(LOCAL)
@@ -56,15 +56,15 @@ class IsoflopSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         from isoflop.experiments.compose import split_overrides
-        from isoflop.experiments.launch import run_sweep
-        from isoflop.experiments.rounds import run_rounds
+        from isoflop.experiments.followup.rounds import run_rounds
+        from isoflop.experiments.sweep.launch import run_sweep
 
         sets = [(one, self._compose(one)) for one in split_overrides(arguments, self.hydra_context.config_loader)]
         typed = [*self.config.hydra.overrides.task, *self.config.hydra.overrides.hydra]
         run = partial(run_sweep, launch=self._launch, workers=self.workers, typed=typed)
         if not self.distributed:
             raise SystemExit(run_rounds(sets, self._compose, run))
-        from isoflop.experiments.distributed import end, together
+        from isoflop.experiments.parallel.follow import end, together
 
         end(together(sets[0][1].where, lambda: run_rounds(sets, self._compose, run)))
 

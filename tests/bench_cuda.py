@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from isoflop.experiments.batches import remember_orders
-from isoflop.experiments.cell import Cell
 from isoflop.experiments.config import DataSpec, OptimSpec, ScheduleSpec, WhereSpec
-from isoflop.experiments.engine import decide
-from isoflop.experiments.learner import Learner
-from isoflop.experiments.pack_step import PackedStep
-from isoflop.experiments.trainer import configure_process
+from isoflop.experiments.data.batches import remember_orders
+from isoflop.experiments.parallel.pack_step import PackedStep
+from isoflop.experiments.study.cell import Cell
+from isoflop.experiments.study.engine import decide
+from isoflop.experiments.training.learner import Learner
+from isoflop.experiments.training.trainer import configure_process
 from isoflop.models.config import ModelConfig, n_total
 from isoflop.models.step.precision import lower_products
 from tests.plain_loop import PlainLoop

@@ -40,9 +40,9 @@ def ours(shape: tuple[int, int, int]) -> Callable[[], object]:
     """A step of the learner, batch, schedule and bookkeeping included."""
     from types import SimpleNamespace
 
-    from isoflop.experiments.cell import Cell
     from isoflop.experiments.config import DataSpec, OptimSpec, ScheduleSpec
-    from isoflop.experiments.learner import Learner
+    from isoflop.experiments.study.cell import Cell
+    from isoflop.experiments.training.learner import Learner
 
     optim = OptimSpec(batch_size=BATCH)
     data = DataSpec(context_length=LENGTH)
@@ -88,7 +88,7 @@ def one(contender: str) -> dict[str, tuple[float, float]]:
     """Milliseconds per step of every shape, minimum and median, in this process."""
     import torch
 
-    from isoflop.experiments.trainer import configure_process
+    from isoflop.experiments.training.trainer import configure_process
     from isoflop.models.step.training_step import blas
 
     if contender == "peer":

@@ -33,8 +33,8 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 def expanded(arguments: list[str], corpora: Path) -> tuple:
     """The study's cells and their corpus."""
     from isoflop.experiments.compose import compose_all
-    from isoflop.experiments.corpus import Corpora
-    from isoflop.experiments.study import expand
+    from isoflop.experiments.data.corpus import Corpora
+    from isoflop.experiments.study.study import expand
 
     open_corpora = Corpora(corpora)
     (spec,) = compose_all(arguments)

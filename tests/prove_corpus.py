@@ -110,8 +110,8 @@ def same_bytes(one: Path, other: Path) -> bool:
 
 def library(texts: Path) -> None:
     """The `tokenizers` library alone: read, train on what `isoflop prepare` would, encode."""
-    from isoflop.experiments.shards import _BATCH_BYTES, LEARNED_FROM
-    from isoflop.experiments.tokenizer import train_bpe
+    from isoflop.experiments.data.shards import _BATCH_BYTES, LEARNED_FROM
+    from isoflop.experiments.data.tokenizer import train_bpe
 
     paths = [path for path in sorted(texts.rglob("*")) if path.is_file()]
     stride = max(1, round(sum(path.stat().st_size for path in paths) / LEARNED_FROM))

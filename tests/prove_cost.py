@@ -15,11 +15,11 @@ from unittest.mock import patch
 
 import numpy as np
 
-from isoflop.experiments.cell import Cell
 from isoflop.experiments.compose import compose_all
-from isoflop.experiments.cost import Speed, run_seconds
-from isoflop.experiments.plan import speed_for
-from isoflop.experiments.sweep import load
+from isoflop.experiments.cost.cost import Speed, run_seconds
+from isoflop.experiments.study.cell import Cell
+from isoflop.experiments.sweep.plan import speed_for
+from isoflop.experiments.sweep.train_job import load
 from isoflop.scaling.table.runs import read_runs
 
 
@@ -46,7 +46,7 @@ def of_table(path: str, cells: list[Cell]) -> dict[str, float]:
 
 def of_training(seconds: float, cells: list[Cell], corpora, where, speed: Speed) -> dict[str, float]:
     """Processor seconds of cells trained here one by one, one of each size in turn, until the time is spent."""
-    from isoflop.experiments.trainer import configure_process, train_trunk
+    from isoflop.experiments.training.trainer import configure_process, train_trunk
 
     configure_process(1)
     by_size: dict[str, list[Cell]] = {}
@@ -54,7 +54,7 @@ def of_training(seconds: float, cells: list[Cell], corpora, where, speed: Speed)
         by_size.setdefault(cell.size, []).append(cell)
     order = [group[i] for i in range(max(map(len, by_size.values()))) for group in by_size.values() if i < len(group)]
     measured, spent = {}, 0.0
-    with patch("isoflop.experiments.learner.time.perf_counter", time.thread_time):
+    with patch("isoflop.experiments.training.learner.time.perf_counter", time.thread_time):
         for cell in order:
             if spent + run_seconds(cell, speed) > seconds:
                 continue

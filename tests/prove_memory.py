@@ -9,9 +9,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from isoflop.experiments.cell import Cell
 from isoflop.experiments.config import DataSpec, OptimSpec, ScheduleSpec
-from isoflop.experiments.memory import worker_bytes
+from isoflop.experiments.cost.memory import worker_bytes
+from isoflop.experiments.study.cell import Cell
 from isoflop.models.config import ModelConfig
 
 
@@ -37,11 +37,11 @@ SHAPES = {
 
 def measure(name: str) -> None:
     """Print the peak of this process in bytes after imports, and at the end."""
-    from isoflop.experiments.checkpoint import Checkpoints
-    from isoflop.experiments.learner import Learner
-    from isoflop.experiments.sweep import train_claimed
-    from isoflop.experiments.timing import noise
-    from isoflop.experiments.trainer import configure_process
+    from isoflop.experiments.sweep.timing import noise
+    from isoflop.experiments.sweep.train_job import train_claimed
+    from isoflop.experiments.training.checkpoint import Checkpoints
+    from isoflop.experiments.training.learner import Learner
+    from isoflop.experiments.training.trainer import configure_process
 
     assert train_claimed  # what a worker has loaded
     configure_process(1)

@@ -43,7 +43,7 @@ def study(runs: int, rows: int) -> pd.DataFrame:
 def report(path: str, out: str) -> None:
     """What `isoflop report` does, with its time and the peak of its memory."""
     from isoflop.analysis.report import write_report
-    from isoflop.experiments.allocator import keep_freed_memory
+    from isoflop.experiments.training.process import keep_freed_memory
     from isoflop.scaling.table.read import read_table
 
     keep_freed_memory()

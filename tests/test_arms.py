@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from isoflop.experiments.arms import ArmError, variants
-from isoflop.experiments.cell import Cell
 from isoflop.experiments.compose import compose_all
 from isoflop.experiments.config import ExperimentConfig, OptimSpec, ScheduleSpec, StudySpec, WindowSpec
-from isoflop.experiments.study import expand
+from isoflop.experiments.study.arms import ArmError, variants
+from isoflop.experiments.study.cell import Cell
+from isoflop.experiments.study.study import expand
 from tests.test_study import CORPUS, FakeCorpus, only, single
 
 ARMS = {"transformer": {"study": {"sizes": ["d8", "d12"]}}, "lstm": {"study": {"sizes": ["lstm-d20"]}}}

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from isoflop.experiments.batches import batch, batches, count_windows
+from isoflop.experiments.data.batches import batch, batches, count_windows
 
 TOKENS = np.arange(1000, dtype=np.uint16)
 ARGS = {"batch_size": 3, "context_length": 9}

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from isoflop.experiments import captured as captured_module
-from isoflop.experiments import learner as learner_module
-from isoflop.experiments.captured import WARM_UP, Captured
 from isoflop.experiments.config import OptimSpec
-from isoflop.experiments.corpus import prepare
-from isoflop.experiments.engine import Engine
-from isoflop.experiments.learner import Learner
+from isoflop.experiments.data.corpus import prepare
+from isoflop.experiments.study.engine import Engine
+from isoflop.experiments.training import cuda_graph as captured_module
+from isoflop.experiments.training import learner as learner_module
+from isoflop.experiments.training.cuda_graph import WARM_UP, Captured
+from isoflop.experiments.training.learner import Learner
 from isoflop.models.config import ModelConfig
 from isoflop.models.step.training_step import c_ops as kernels
 from tests.tape import CaptureError, Tape, record

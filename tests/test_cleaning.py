@@ -3,11 +3,11 @@ import random
 import numpy as np
 import pytest
 
-from isoflop.experiments import near_duplicates
-from isoflop.experiments.cleaning import STAGES, Count, check_stages, clean
 from isoflop.experiments.config import DataSpec
-from isoflop.experiments.corpus import prepare
-from isoflop.experiments.sources import CorpusError, is_held_out
+from isoflop.experiments.data import near_duplicates
+from isoflop.experiments.data.cleaning import STAGES, Count, check_stages, clean
+from isoflop.experiments.data.corpus import prepare
+from isoflop.experiments.data.sources import CorpusError, is_held_out
 
 ALL = [*STAGES, near_duplicates.STAGE]
 
@@ -116,7 +116,7 @@ def test_near_means_near():
 
 
 def test_cleaning_twice_gives_the_same_bytes_and_goes_on_from_whole_parts(planted, tmp_path, monkeypatch):
-    from isoflop.experiments import parts, shards
+    from isoflop.experiments.data import parts, shards
 
     monkeypatch.setattr(parts, "PART_BYTES", 30_000)
     monkeypatch.setattr(parts, "PARALLEL_FROM", 10**6)
@@ -144,7 +144,7 @@ def test_cleaning_twice_gives_the_same_bytes_and_goes_on_from_whole_parts(plante
 
 @pytest.mark.slow
 def test_two_processes_clean_the_same_text(planted, tmp_path, monkeypatch):
-    from isoflop.experiments import parts
+    from isoflop.experiments.data import parts
 
     one = prepare(spec(planted, clean=ALL), tmp_path / "one")
     monkeypatch.setattr(parts, "PART_BYTES", 10_000)

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from isoflop.experiments.tokenizer import TokenizerError, find_tokenizer
+from isoflop.experiments.data.tokenizer import TokenizerError, find_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +106,7 @@ def test_a_corpus_below_one_window_is_refused_and_stays_whole(typed, texts, tmp_
 
 def test_a_tokenizer_that_is_not_the_checkpoints_is_refused(tmp_path):
     pytest.importorskip("tokenizers", reason="needs the extra `data`")
-    from isoflop.experiments.tokenizer import Bytes, Library
+    from isoflop.experiments.data.tokenizer import Bytes, Library
 
     own = Library(Bytes().json())
     (tmp_path / f"{own.tokenizer_id}.json").write_text(own.text)
@@ -120,7 +120,7 @@ def test_a_tokenizer_that_is_not_the_checkpoints_is_refused(tmp_path):
 
 SLOWLY = """
 import sys, time
-from isoflop.experiments import parts
+from isoflop.experiments.data import parts
 make = parts._make
 def slow(*given):
     make(*given)

@@ -138,7 +138,7 @@ def test_status_watches_until_nothing_is_left_to_train(typed, text, monkeypatch)
     counts = [dict.fromkeys(STATES, 0) | {state: 1} for state in ("planned", "running", "done", "failed")]
     looks = iter(counts)
     monkeypatch.setattr(
-        "isoflop.experiments.plan.status",
+        "isoflop.experiments.sweep.plan.status",
         lambda store: {"runs": "runs", "counts": next(looks), "studies": {}, "cells": []},
     )
     monkeypatch.setattr("isoflop.commands.runs.WATCH_SECONDS", 0.0)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from isoflop.experiments.config import WhereSpec
-from isoflop.experiments.corpus import prepare
-from isoflop.experiments.engine import Engine
-from isoflop.experiments.learner import Learner
+from isoflop.experiments.data.corpus import prepare
+from isoflop.experiments.study.engine import Engine
+from isoflop.experiments.training.learner import Learner
 from isoflop.models.config import ModelConfig
 from tests.test_captured import CELLS, losses, same
 from tests.test_trainer import DATA, make, train

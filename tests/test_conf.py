@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from isoflop.experiments import plan as plan_module
 from isoflop.experiments.compose import compose_all
-from isoflop.experiments.cost import REFERENCE, makespan
-from isoflop.experiments.names import load_size, size_names
-from isoflop.experiments.plan import plan
-from isoflop.experiments.study import expand
+from isoflop.experiments.cost.cost import REFERENCE, makespan
+from isoflop.experiments.study.sizes import load_size, size_names
+from isoflop.experiments.study.study import expand
+from isoflop.experiments.sweep.plan import plan
+from isoflop.experiments.sweep.train_job import plan as plan_module
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 EXPERIMENTS = sorted(path.stem for path in CONF.glob("experiment/*.yaml"))

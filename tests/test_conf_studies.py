@@ -9,10 +9,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from isoflop.experiments.compose import compose_all
-from isoflop.experiments.cost import REFERENCE, makespan, trunk_seconds
-from isoflop.experiments.names import load_size, size_names
-from isoflop.experiments.plan import _cell, plan_text
-from isoflop.experiments.study import Study, expand
+from isoflop.experiments.cost.cost import REFERENCE, makespan, trunk_seconds
+from isoflop.experiments.study.sizes import load_size, size_names
+from isoflop.experiments.study.study import Study, expand
+from isoflop.experiments.sweep.plan import _cell, plan_text
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig, count_params, flops_per_token, n_active, n_matrices, n_total
 from tests.test_study import FakeCorpus

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from isoflop.experiments.config import OptimSpec
-from isoflop.experiments.optimizer import FlatAdamW
+from isoflop.experiments.training.optimizer import FlatAdamW
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig
 from isoflop.models.parametrization import initialize

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from isoflop.experiments.config import DataSpec, SyntheticSpec
-from isoflop.experiments.corpus import prepare, spread_windows
-from isoflop.experiments.sources import CorpusError, is_held_out, python_sources
+from isoflop.experiments.data.corpus import prepare, spread_windows
+from isoflop.experiments.data.sources import CorpusError, is_held_out, python_sources
 
 SMALL = SyntheticSpec(vocab_size=12, tokens=60_000, chains=100)
 
@@ -113,7 +113,7 @@ def test_a_failed_preparation_leaves_nothing(tmp_path, texts, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("isoflop.experiments.shards._start_shard", full)
+    monkeypatch.setattr("isoflop.experiments.data.shards._start_shard", full)
     with pytest.raises(OSError, match="No space left"):
         prepare(text_spec(texts), tmp_path / "corpora")
     assert list((tmp_path / "corpora").iterdir()) == []

@@ -7,11 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from isoflop.experiments import calibrate, speed_file
-from isoflop.experiments.calibrate import CalibrationError, measure, unknown_shapes
-from isoflop.experiments.cell import Cell
 from isoflop.experiments.config import DataSpec, OptimSpec, ScheduleSpec, WhereSpec
-from isoflop.experiments.cost import (
+from isoflop.experiments.cost.cost import (
     JOB_SECONDS,
     REFERENCE,
     Rate,
@@ -19,15 +16,18 @@ from isoflop.experiments.cost import (
     curve_tokens,
     makespan,
     run_seconds,
+    speed_file,
     trunk_seconds,
     work,
 )
-from isoflop.experiments.curve import curve_stride
-from isoflop.experiments.progress import snapshot
-from isoflop.experiments.shape_key import engine_id, place, shape_key
-from isoflop.experiments.speed_file import Measured, known_speed, to_speed
+from isoflop.experiments.cost.shape_key import engine_id, place, shape_key
+from isoflop.experiments.cost.speed_file import Measured, known_speed, to_speed
 from isoflop.experiments.store.store import create_store
-from isoflop.experiments.sweep import listing
+from isoflop.experiments.study.cell import Cell
+from isoflop.experiments.study.curve import curve_stride
+from isoflop.experiments.sweep.calibrate import CalibrationError, measure, unknown_shapes
+from isoflop.experiments.sweep.progress import snapshot
+from isoflop.experiments.sweep.train_job import calibrate, listing
 from isoflop.models.config import ModelConfig
 
 DATA = DataSpec(context_length=16, eval_tokens=2048)
@@ -56,8 +56,8 @@ def test_a_trunk_costs_its_steps_once_and_its_evaluations():
 
 def test_the_rows_counted_are_the_rows_written(tmp_path):
     from isoflop.experiments.config import SyntheticSpec
-    from isoflop.experiments.corpus import prepare
-    from isoflop.experiments.trainer import train_trunk
+    from isoflop.experiments.data.corpus import prepare
+    from isoflop.experiments.training.trainer import train_trunk
 
     data = replace(DATA, source="synthetic", tokenizer="none", synthetic=SyntheticSpec(16, 60_000, chains=100))
     corpus = prepare(data, tmp_path)

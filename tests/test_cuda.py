@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from isoflop.experiments import gather, trainer
-from isoflop.experiments.batches import batches
 from isoflop.experiments.config import OptimSpec, WhereSpec
-from isoflop.experiments.corpus import prepare
-from isoflop.experiments.engine import decide
-from isoflop.experiments.learner import Learner
-from isoflop.experiments.trainer import configure_process
+from isoflop.experiments.data import gather
+from isoflop.experiments.data.batches import batches
+from isoflop.experiments.data.corpus import prepare
+from isoflop.experiments.study.engine import decide
+from isoflop.experiments.training import trainer
+from isoflop.experiments.training.learner import Learner
+from isoflop.experiments.training.trainer import configure_process
 from isoflop.models.config import ModelConfig
 from tests import bench_cuda
 from tests.test_trainer import DATA, KilledError, kill_at, make, train

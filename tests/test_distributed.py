@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from isoflop.experiments.config import WhereSpec
-from isoflop.experiments.corpus import prepare
+from isoflop.experiments.data.corpus import prepare
 from isoflop.experiments.store.store import open_store
-from isoflop.experiments.torchrun import check
+from isoflop.experiments.sweep.torchrun import check
 from isoflop.scaling.table.runs import read_runs
 from tests.test_trainer import DATA
 from tests.two_processes import KILL_AT, MODEL, cell_of, losses, refusal, trunk

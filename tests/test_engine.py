@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from isoflop.experiments.config import WhereSpec
-from isoflop.experiments.engine import LARGE, Engine, EngineError, decide
-from isoflop.experiments.shape_key import shape_key
-from isoflop.experiments.study import expand
+from isoflop.experiments.cost.shape_key import shape_key
+from isoflop.experiments.study.engine import LARGE, Engine, EngineError, decide
+from isoflop.experiments.study.study import expand
 from isoflop.models.config import ModelConfig, n_total
 from tests.test_memory import make
 from tests.test_study import CORPUS, only, single

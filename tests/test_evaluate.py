@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from isoflop.experiments.evaluate import evaluate
+from isoflop.experiments.training.evaluate import evaluate
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig
 from isoflop.models.parametrization import initialize

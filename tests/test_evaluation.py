@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from isoflop.experiments.config import DataSpec, ExperimentConfig, ScheduleSpec, StudySpec, WhereSpec, WindowSpec
-from isoflop.experiments.corpus import prepare
-from isoflop.experiments.evaluate import detail, evaluate
-from isoflop.experiments.evaluated import corpus_of
-from isoflop.experiments.progress import closing_table
-from isoflop.experiments.sample import sample, sample_file
-from isoflop.experiments.shards import DOCUMENTS
+from isoflop.experiments.data.corpus import prepare
+from isoflop.experiments.data.shards import DOCUMENTS
+from isoflop.experiments.finished.remeasure import corpus_of
+from isoflop.experiments.store.models import evaluation_file, find_trained
+from isoflop.experiments.store.sample import sample, sample_file
 from isoflop.experiments.store.store import StoreError, create_store
-from isoflop.experiments.sweep import load, train_claimed
-from isoflop.experiments.trained import evaluation_file, find_trained
+from isoflop.experiments.sweep.progress import closing_table
+from isoflop.experiments.sweep.train_job import load, train_claimed
+from isoflop.experiments.training.evaluate import detail, evaluate
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig
 from isoflop.models.parametrization import initialize

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from isoflop.experiments.tokenizer import Bytes, Numbers
+from isoflop.experiments.data.tokenizer import Bytes, Numbers
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig
 from isoflop.models.export import llama_config, read_folder, write_folder

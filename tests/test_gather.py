@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from isoflop.experiments import gather
-from isoflop.experiments.batches import batches, count_windows, window_numbers
-from isoflop.experiments.gather import gatherer, on_device, on_host
-from isoflop.experiments.learner import Learner
+from isoflop.experiments.data import gather
+from isoflop.experiments.data.batches import batches, count_windows, window_numbers
+from isoflop.experiments.data.gather import gatherer, on_device, on_host
+from isoflop.experiments.training.learner import Learner
 from tests.test_memory import make
 
 LENGTH = 9
@@ -61,7 +61,7 @@ def test_a_corpus_that_would_take_too_much_of_the_device_stays_on_the_host(monke
 
 @pytest.mark.parametrize("at_once", [1, 10**9])
 def test_a_learner_reads_the_batches_of_its_seed_and_step(monkeypatch, at_once):
-    monkeypatch.setattr("isoflop.experiments.learner.AT_ONCE", at_once)
+    monkeypatch.setattr("isoflop.experiments.training.learner.AT_ONCE", at_once)
     cell = make(16)
     tokens = np.random.default_rng(0).integers(0, 256, 10_000).astype(np.uint16)
     learner = Learner(cell, SimpleNamespace(train=tokens, eval_windows=tokens[:65][None]), "cpu")

@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from isoflop.experiments.config import OptimSpec
-from isoflop.experiments.optimizer import FlatAdamW
+from isoflop.experiments.training.optimizer import FlatAdamW
 from isoflop.models import build_model
 from isoflop.models.config import PLAIN, ModelConfig, count_params, flops_per_token, hidden_shapes, n_total
 from isoflop.models.parametrization import initialize, parameter_groups

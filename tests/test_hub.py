@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from isoflop.experiments import hub
 from isoflop.experiments.config import DataSpec, HubSpec, saved_data
-from isoflop.experiments.corpus import prepare
-from isoflop.experiments.sources import CorpusError
+from isoflop.experiments.data import hub
+from isoflop.experiments.data.corpus import prepare
+from isoflop.experiments.data.sources import CorpusError
 
 datasets = pytest.importorskip("datasets", reason="needs the extra `data`")
 TEXTS = [f"document {i} caf\u00e9 " * (1 + i % 5) for i in range(60)]

@@ -8,14 +8,14 @@ import torch
 from typer.testing import CliRunner
 
 from isoflop.__main__ import app
-from isoflop.experiments.card import export
 from isoflop.experiments.config import BudgetSpec, DataSpec, ExperimentConfig, ModelSpec, ScheduleSpec, WhereSpec
-from isoflop.experiments.evaluate import evaluate
-from isoflop.experiments.initial import InitError, start
-from isoflop.experiments.learner import Learner
+from isoflop.experiments.finished.card import export
+from isoflop.experiments.store.models import find_trained, weights_file
 from isoflop.experiments.store.store import create_store
-from isoflop.experiments.sweep import load, train_claimed
-from isoflop.experiments.trained import find_trained, weights_file
+from isoflop.experiments.sweep.train_job import load, train_claimed
+from isoflop.experiments.training.evaluate import evaluate
+from isoflop.experiments.training.initial import InitError, start
+from isoflop.experiments.training.learner import Learner
 from isoflop.models.export import read_folder
 from isoflop.scaling.table.runs import read_config, read_runs
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from isoflop.experiments.corpus import prepare
-from isoflop.experiments.learner import Learner
+from isoflop.experiments.data.corpus import prepare
+from isoflop.experiments.training.learner import Learner
 from isoflop.models.config import ModelConfig
 from isoflop.models.step.training_step import c_ops as kernels
 from isoflop.models.step.training_step import hand_written as gradient

@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from isoflop.experiments.config import OptimSpec
-from isoflop.experiments.optimizer import build_optimizer
+from isoflop.experiments.training.optimizer import build_optimizer
 from isoflop.models import build_model
 from isoflop.models.config import (
     ModelConfig,

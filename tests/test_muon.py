@@ -7,9 +7,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from isoflop.experiments.config import OptimSpec
-from isoflop.experiments.muon import FlatMuon, orthogonalize
-from isoflop.experiments.optimizer import FlatAdamW, build_optimizer
-from isoflop.experiments.optimizer_cost import optimizer_flops
+from isoflop.experiments.study.optimizer_cost import optimizer_flops
+from isoflop.experiments.training.muon import FlatMuon, orthogonalize
+from isoflop.experiments.training.optimizer import FlatAdamW, build_optimizer
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig, hidden_shapes, training_flops_per_token
 from isoflop.models.parametrization import initialize

@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 from isoflop.experiments.config import ModelSpec, OptimSpec, ScheduleSpec
-from isoflop.experiments.names import load_size, size_names
-from isoflop.experiments.next_study import next_runs, runnable
-from isoflop.experiments.optimizer_cost import optimizer_flops
-from isoflop.experiments.setting import NextStudyError, _sections, model_of, parts_in, parts_of, setting_of
+from isoflop.experiments.followup.next_study import next_runs, runnable
+from isoflop.experiments.followup.template import NextStudyError, _sections, model_of, parts_in, parts_of, setting_of
+from isoflop.experiments.study.optimizer_cost import optimizer_flops
+from isoflop.experiments.study.sizes import load_size, size_names
 from isoflop.models.config import count_params, flops_per_token, n_matrices, n_total, training_flops_per_token
 from isoflop.scaling.table.read import read_table
 from isoflop.scaling.table.runs import final_rows

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from isoflop.experiments.names import load_size, size_names
-from isoflop.experiments.rows import _constants
+from isoflop.experiments.study.sizes import load_size, size_names
+from isoflop.experiments.training.rows import _constants
 from isoflop.models.config import ModelConfig, n_active, n_matrices
 from isoflop.scaling.table.conventions import count_params
 from isoflop.scaling.table.migrate import ADDED, complete

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hydra.core.utils import JobReturn, JobStatus
 
-from isoflop.experiments import captured, pack, sweep, trainer
 from isoflop.experiments.config import (
     DataSpec,
     ExperimentConfig,
@@ -21,14 +20,18 @@ from isoflop.experiments.config import (
     WhereSpec,
     WindowSpec,
 )
-from isoflop.experiments.launch import run_sweep
-from isoflop.experiments.learner import Learner
-from isoflop.experiments.pack import train_pack
-from isoflop.experiments.pack_plan import packs
-from isoflop.experiments.pack_step import PackedStep
+from isoflop.experiments.cost.packs import packs
+from isoflop.experiments.parallel.pack import train_pack
+from isoflop.experiments.parallel.pack_step import PackedStep
+from isoflop.experiments.parallel.replicas import pack
+from isoflop.experiments.store.models import find_trained
 from isoflop.experiments.store.store import create_store, open_store
-from isoflop.experiments.trained import find_trained
-from isoflop.experiments.trainer import train_trunk
+from isoflop.experiments.sweep.launch import run_sweep
+from isoflop.experiments.sweep.train_job import train_job as sweep
+from isoflop.experiments.training import cuda_graph as captured
+from isoflop.experiments.training import trainer
+from isoflop.experiments.training.learner import Learner
+from isoflop.experiments.training.trainer import train_trunk
 from isoflop.scaling.table.runs import read_runs
 from tests import tape
 from tests.test_sweeper_faults import a_worker_at_work, finish, start
@@ -335,7 +338,7 @@ def test_the_step_is_played_without_its_python(spec, monkeypatch):
             for tensor, was in zip(state, before, strict=True):
                 tensor.copy_(was)
 
-    monkeypatch.setattr("isoflop.experiments.pack_step.Captured", Taped)
+    monkeypatch.setattr("isoflop.experiments.parallel.pack_step.Captured", Taped)
     together, lone = learners(spec), learners(spec)
     step = PackedStep(together)
     step.engine = replace(step.engine, graph=True)

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from isoflop.experiments import pool
 from isoflop.experiments.compose import UsageError
 from isoflop.experiments.config import WhereSpec
-from isoflop.experiments.cost import cores
-from isoflop.experiments.launch import predicted_seconds, run_sweep
-from isoflop.experiments.pool import at_once, gpus, mps_runs, per_device, time_slices, worker_count
+from isoflop.experiments.cost.cost import cores
 from isoflop.experiments.store.store import open_store
+from isoflop.experiments.sweep.launch import predicted_seconds, run_sweep
+from isoflop.experiments.sweep.pool import at_once, gpus, mps_runs, per_device, time_slices, worker_count
+from isoflop.experiments.sweep.train_job import pool
 from tests.test_sweep import in_process, spec  # noqa: F401 (fixtures)
 
 CUDA = WhereSpec(device="cuda")
@@ -125,7 +125,7 @@ def test_workers_of_a_real_pool_keep_their_gpus_from_job_to_job():
     code = """
 import json, os, sys, tempfile, time
 from joblib import Parallel, delayed
-from isoflop.experiments.pool import begin_worker
+from isoflop.experiments.sweep.pool import begin_worker
 def job(i):
     time.sleep(0.05)
     return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
@@ -144,8 +144,8 @@ print(json.dumps(seen))
 
 
 def test_the_launch_says_its_workers_and_gpus(spec, monkeypatch, capsys):  # noqa: F811
-    monkeypatch.setattr("isoflop.experiments.launch.check_device", lambda device: None)
-    monkeypatch.setattr("isoflop.experiments.launch.available_bytes", lambda device: 1e12)
+    monkeypatch.setattr("isoflop.experiments.sweep.launch.check_device", lambda device: None)
+    monkeypatch.setattr("isoflop.experiments.sweep.launch.available_bytes", lambda device: 1e12)
     where = replace(spec.where, device="cuda", workers_per_gpu=2)
 
     def launch(job_overrides, first):  # on CPU, as nothing else is here
@@ -159,8 +159,8 @@ def test_the_launch_says_its_workers_and_gpus(spec, monkeypatch, capsys):  # noq
 
 
 def test_minutes_are_of_the_workers_that_do_not_share():
-    from isoflop.experiments.cost import REFERENCE
-    from isoflop.experiments.jobs import Job
+    from isoflop.experiments.cost.cost import REFERENCE
+    from isoflop.experiments.sweep.queue import Job
 
     jobs = [Job(str(i), [], (), 100.0) for i in range(8)]
     assert predicted_seconds(jobs, at_once(CUDA, 8), REFERENCE) == REFERENCE.start + 200

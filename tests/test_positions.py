@@ -6,10 +6,10 @@ import pytest
 
 from isoflop.experiments.compose import compose_all
 from isoflop.experiments.config import StudySpec, WhereSpec, WindowSpec
-from isoflop.experiments.positions import COLUMNS, best_runs, positions, positions_text
+from isoflop.experiments.finished.positions import COLUMNS, best_runs, positions, positions_text
+from isoflop.experiments.store.models import evaluation_file, weights_file
 from isoflop.experiments.store.store import StoreError, create_store
-from isoflop.experiments.sweep import load, train_claimed
-from isoflop.experiments.trained import evaluation_file, weights_file
+from isoflop.experiments.sweep.train_job import load, train_claimed
 from isoflop.scaling.table.runs import read_runs
 
 DATA = [

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from isoflop.experiments.config import OptimSpec, WhereSpec
-from isoflop.experiments.corpus import prepare
-from isoflop.experiments.learner import Learner
+from isoflop.experiments.data.corpus import prepare
+from isoflop.experiments.training.learner import Learner
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig
 from isoflop.models.parametrization import initialize

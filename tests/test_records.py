@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from isoflop.experiments.config import DataSpec
-from isoflop.experiments.corpus import prepare
-from isoflop.experiments.records import documents
-from isoflop.experiments.sources import CorpusError
+from isoflop.experiments.data.corpus import prepare
+from isoflop.experiments.data.records import documents
+from isoflop.experiments.data.sources import CorpusError
 
 TEXTS = ["one", "two \u00e9\n", "three \U0001f642"]
 LINES = "".join(json.dumps({"text": text, "id": i}) + "\n" for i, text in enumerate(TEXTS)).encode()

@@ -7,11 +7,12 @@ from functools import partial
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
 
-from isoflop.experiments import next_study, rounds, sweep
 from isoflop.experiments.compose import UsageError, compose_all
-from isoflop.experiments.launch import run_sweep
-from isoflop.experiments.rounds import run_rounds
+from isoflop.experiments.followup import next_study, rounds
+from isoflop.experiments.followup.rounds import run_rounds
 from isoflop.experiments.store.store import create_store
+from isoflop.experiments.sweep.launch import run_sweep
+from isoflop.experiments.sweep.train_job import train_job as sweep
 from isoflop.scaling.design.candidates import DesignError
 from isoflop.scaling.table.runs import read_runs
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from isoflop.experiments.config import BudgetSpec, ExperimentConfig, OptimSpec, ScheduleSpec
-from isoflop.experiments.rules import RULES, resolve
+from isoflop.experiments.study.rules import RULES, resolve
 from isoflop.models.config import ModelConfig, n_matrices
 from tests.test_study import only, single
 

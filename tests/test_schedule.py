@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from isoflop.experiments.config import ScheduleSpec
-from isoflop.experiments.schedule import check, cooldown_start, learning_rate
+from isoflop.experiments.study.schedule import check, cooldown_start, learning_rate
 
 WSD = ScheduleSpec(name="wsd", warmup_steps=10)
 COSINE = ScheduleSpec(name="cosine", warmup_steps=10, final_fraction=0.1)

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from isoflop.experiments.tokenizer import Bytes
+from isoflop.experiments.data.tokenizer import Bytes
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig
 from isoflop.models.parametrization import initialize

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from isoflop.experiments.serve import ContextGuard, ServeError, check, vllm_command
-from isoflop.experiments.tokenizer import Bytes
+from isoflop.experiments.data.tokenizer import Bytes
+from isoflop.experiments.finished.serve import ContextGuard, ServeError, check, vllm_command
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig
 from isoflop.models.export import write_folder
@@ -44,7 +44,9 @@ def server(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exports") / "0123abc"
     write_folder(model, folder, tokenizer=Bytes().json(), card="# x\n", provenance={})
     port = free_port()
-    code = f"from pathlib import Path; from isoflop.experiments.serve import serve; serve(Path({str(folder)!r}), "
+    code = (
+        f"from pathlib import Path; from isoflop.experiments.finished.serve import serve; serve(Path({str(folder)!r}), "
+    )
     log = (folder.parent / "log").open("wb")
     command = [sys.executable, "-c", code + f"host='127.0.0.1', port={port})"]
     process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"})

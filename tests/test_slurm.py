@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from hydra_plugins.isoflop_slurm_launcher import shares
-from isoflop.experiments import slurm
-from isoflop.experiments.slurm import Array, SlurmError, script, submit, wait
 from isoflop.experiments.store.store import open_store
+from isoflop.experiments.sweep.slurm import Array, SlurmError, script, submit, wait
+from isoflop.experiments.sweep.train_job import slurm
 from isoflop.scaling.table.runs import read_runs, same_runs
 
 NODE = Path(__file__).with_name("slurm_node.sh")

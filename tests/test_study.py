@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from isoflop.experiments.cell import Cell, trunk_steps
 from isoflop.experiments.config import (
     BudgetSpec,
     DataSpec,
@@ -18,8 +17,9 @@ from isoflop.experiments.config import (
     StudySpec,
     WindowSpec,
 )
-from isoflop.experiments.names import load_size, size_names
-from isoflop.experiments.study import StudyError, expand
+from isoflop.experiments.study.cell import Cell, trunk_steps
+from isoflop.experiments.study.sizes import load_size, size_names
+from isoflop.experiments.study.study import StudyError, expand
 from isoflop.models.config import n_matrices, training_flops_per_token
 
 

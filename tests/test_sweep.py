@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
 
-from isoflop.experiments import launch, parent, sweep, trainer
 from isoflop.experiments.config import (
     BudgetSpec,
     DataSpec,
@@ -16,9 +15,12 @@ from isoflop.experiments.config import (
     StudySpec,
     WindowSpec,
 )
-from isoflop.experiments.launch import MAX_DEATHS, Job, finish, in_order, run_sweep
-from isoflop.experiments.learner import Learner
 from isoflop.experiments.store.store import StoreError, create_store
+from isoflop.experiments.sweep.launch import MAX_DEATHS, Job, finish, in_order, run_sweep
+from isoflop.experiments.sweep.train_job import launch, parent
+from isoflop.experiments.sweep.train_job import train_job as sweep
+from isoflop.experiments.training import trainer
+from isoflop.experiments.training.learner import Learner
 from isoflop.scaling.table.runs import read_config, read_runs, same_runs
 
 

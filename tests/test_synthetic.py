@@ -20,11 +20,11 @@ from isoflop.experiments.config import (
     WhereSpec,
     WindowSpec,
 )
-from isoflop.experiments.corpus import Corpora, prepare
-from isoflop.experiments.sources import CorpusError
-from isoflop.experiments.study import expand
-from isoflop.experiments.synthetic import Language
-from isoflop.experiments.trainer import train_trunk
+from isoflop.experiments.data.corpus import Corpora, prepare
+from isoflop.experiments.data.sources import CorpusError
+from isoflop.experiments.data.synthetic import Language
+from isoflop.experiments.study.study import expand
+from isoflop.experiments.training.trainer import train_trunk
 from isoflop.models.step.training_step import logits
 
 SMALL = SyntheticSpec(vocab_size=12, tokens=60_000, chains=100)
@@ -77,7 +77,7 @@ def test_the_exact_predictor_is_the_chain_rule(changes):
 def test_a_chain_does_not_depend_on_how_many_are_sampled_at_once(monkeypatch):
     language = Language.draw(SMALL)
     whole = text_of(language, chains=10, length=50, seed=0)
-    monkeypatch.setattr("isoflop.experiments.synthetic._BLOCK", 4 * 50)
+    monkeypatch.setattr("isoflop.experiments.data.synthetic._BLOCK", 4 * 50)
     blocks = list(language.sample(chains=10, length=50, seed=0))
     assert [len(block) for block in blocks] == [4, 4, 2]
     assert not (np.concatenate(blocks) == whole).all()

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from isoflop.experiments.config import DataSpec, SyntheticSpec
-from isoflop.experiments.corpus import prepare
-from isoflop.experiments.tasks import CHOICES, TASKS, TaskError, write_items
-from isoflop.experiments.tokenizer import Bytes, Numbers
+from isoflop.experiments.data.corpus import prepare
+from isoflop.experiments.data.tokenizer import Bytes, Numbers
+from isoflop.experiments.finished.tasks import CHOICES, TASKS, TaskError, write_items
 
 ROOM = 64
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from isoflop.experiments.config import DataSpec
-from isoflop.experiments.corpus import prepare
-from isoflop.experiments.sources import CorpusError
-from isoflop.experiments.tokenizer import Bytes, Library, TokenizerError, train_bpe
+from isoflop.experiments.data.corpus import prepare
+from isoflop.experiments.data.sources import CorpusError
+from isoflop.experiments.data.tokenizer import Bytes, Library, TokenizerError, train_bpe
 
 pytest.importorskip("tokenizers", reason="needs the extra `data`")
 TEXT = "na\u00efve \u65e5\u672c\u8a9e \n\t  \u20ac\U0001f642 def f(x):\r\n  return x\x00y  <|end|> "
@@ -78,9 +78,10 @@ def test_a_corpus_of_bpe_holds_the_text(folder):
 
 def test_a_large_corpus_gives_its_tokenizer_a_sample(folder, monkeypatch):
     seen = []
-    monkeypatch.setattr("isoflop.experiments.shards.LEARNED_FROM", 6_000)
+    monkeypatch.setattr("isoflop.experiments.data.shards.LEARNED_FROM", 6_000)
     monkeypatch.setattr(
-        "isoflop.experiments.shards.train_bpe", lambda texts, size: seen.extend(texts) or train_bpe(iter(seen), size)
+        "isoflop.experiments.data.shards.train_bpe",
+        lambda texts, size: seen.extend(texts) or train_bpe(iter(seen), size),
     )
     corpus = prepare(spec(folder, tokenizer="bpe", vocab_size=270), folder / "c")
     assert 2_000 < sum(map(len, seen)) < 10_000

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from isoflop.experiments import trackers
 from isoflop.experiments.compose import UsageError
 from isoflop.experiments.config import WhereSpec
-from isoflop.experiments.rows import Measurement, run_rows
-from isoflop.experiments.trackers import CURVES, Trackers
+from isoflop.experiments.trackers.sinks import CURVES, Trackers
+from isoflop.experiments.trackers.sinks import sinks as trackers
+from isoflop.experiments.training.rows import Measurement, run_rows
 from isoflop.scaling.table.runs import read_runs
 from tests.test_study import only, single
 
@@ -144,7 +144,7 @@ def test_wandb_without_a_login_writes_offline_and_says_so(tmp_path, monkeypatch,
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    from isoflop.experiments.track_wandb import WeightsAndBiases, logged_in
+    from isoflop.experiments.trackers.wandb import WeightsAndBiases, logged_in
 
     assert not logged_in()
     with caplog.at_level(logging.WARNING):

@@ -10,13 +10,13 @@ import torch
 from typer.testing import CliRunner
 
 from isoflop.__main__ import app
-from isoflop.experiments import sweep
-from isoflop.experiments.card import card, export
 from isoflop.experiments.config import DataSpec, ExperimentConfig, ScheduleSpec, StudySpec, WhereSpec, WindowSpec
-from isoflop.experiments.evaluate import evaluate
+from isoflop.experiments.data.tokenizer import Library, Numbers, TokenizerError, find_tokenizer
+from isoflop.experiments.finished.card import card, export
+from isoflop.experiments.store.models import Trained, find_trained, weights_file
 from isoflop.experiments.store.store import StoreError, create_store
-from isoflop.experiments.tokenizer import Library, Numbers, TokenizerError, find_tokenizer
-from isoflop.experiments.trained import Trained, find_trained, weights_file
+from isoflop.experiments.sweep.train_job import train_job as sweep
+from isoflop.experiments.training.evaluate import evaluate
 from isoflop.models.export import read_folder
 from isoflop.models.generate import Sampling
 
@@ -94,7 +94,7 @@ def test_the_card_quotes_the_law_of_enough_runs(trained, study_table, monkeypatc
     like = {name: trained.final[name] for name in ("family", "arm", "corpus_id", "eval_id", "optimizer")}
     like |= {name: trained.final[name] for name in ("parametrization", "schedule")}
     table = study_table.assign(**like)
-    monkeypatch.setattr("isoflop.experiments.card.read_runs", lambda root: table)
+    monkeypatch.setattr("isoflop.experiments.finished.card.read_runs", lambda root: table)
     found = Trained(trained.store, table.loc[table["final"], "run_id"].iloc[-1])
     found.__dict__.update(final=trained.final, config=trained.config, model=trained.model)
     assert "Chinchilla(" in card(found)
@@ -168,9 +168,11 @@ def test_a_tokenizer_that_does_not_fit_the_model_is_refused(tmp_path):
 def test_serve_listens_on_this_machine_alone_and_prints_the_gpu_command(runs, monkeypatch):
     store, _, cells = runs
     run_id, asked = cells["d6"].run_id, {}
-    monkeypatch.setattr("isoflop.experiments.serve.check", lambda host, port: asked.update(host=host, port=port))
     monkeypatch.setattr(
-        "isoflop.experiments.serve.serve", lambda folder, **options: asked.update(folder=folder, **options)
+        "isoflop.experiments.finished.serve.check", lambda host, port: asked.update(host=host, port=port)
+    )
+    monkeypatch.setattr(
+        "isoflop.experiments.finished.serve.serve", lambda folder, **options: asked.update(folder=folder, **options)
     )
     told = cli("serve", run_id, "--runs", store.root)
     folder = store.root / "exports" / run_id
@@ -195,7 +197,7 @@ def test_a_port_in_use_is_told_before_anything_is_exported(runs):
 
 @pytest.mark.parametrize("state", ["planned", "running", "diverged", "failed", "lost"])
 def test_an_unfinished_run_is_neither_exported_nor_sampled_nor_served(tmp_path, state, monkeypatch):
-    monkeypatch.setattr("isoflop.experiments.serve.check", lambda host, port: None)
+    monkeypatch.setattr("isoflop.experiments.finished.serve.check", lambda host, port: None)
     store = create_store(tmp_path / "runs")
     store.record("abc", state, trunk_id="t")
     told = "lost" if state == "running" else state  # nobody is at work on it

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 import torch
 
-from isoflop.experiments import trainer
-from isoflop.experiments.cell import Cell
 from isoflop.experiments.config import DataSpec, OptimSpec, ScheduleSpec, SyntheticSpec, WhereSpec
-from isoflop.experiments.corpus import prepare
-from isoflop.experiments.curve import row_steps
-from isoflop.experiments.optimizer import FlatAdamW
-from isoflop.experiments.trainer import train_trunk
+from isoflop.experiments.data.corpus import prepare
+from isoflop.experiments.study.cell import Cell
+from isoflop.experiments.study.curve import row_steps
+from isoflop.experiments.training import trainer
+from isoflop.experiments.training.optimizer import FlatAdamW
+from isoflop.experiments.training.trainer import train_trunk
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig, count_params
 from isoflop.models.parametrization import initialize

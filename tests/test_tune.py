@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from isoflop.experiments.compose import compose_all
-from isoflop.experiments.tune import Bowl, TuneError, bowls, transfers
-from isoflop.experiments.tune_report import tune, tune_text
+from isoflop.experiments.followup.tune import Bowl, TuneError, bowls, transfers
+from isoflop.experiments.followup.tune_report import tune, tune_text
 from isoflop.scaling.table.runs import read_runs
 
 RESULTS = Path(__file__).parents[1] / "experiments" / "results"

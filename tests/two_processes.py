@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from isoflop.experiments.config import WhereSpec
-from isoflop.experiments.corpus import prepare
-from isoflop.experiments.distributed import end, join
-from isoflop.experiments.learner import Learner
-from isoflop.experiments.trainer import _set_up, configure_process, train_trunk
+from isoflop.experiments.data.corpus import prepare
+from isoflop.experiments.parallel.follow import end, join
+from isoflop.experiments.training.learner import Learner
+from isoflop.experiments.training.trainer import _set_up, configure_process, train_trunk
 from isoflop.models.config import ModelConfig
 from tests.test_trainer import DATA, make
 

@@ -1,0 +1,61 @@
+"""What decides how long a step takes: the shape of model and batch, the optimiser, and the code that steps."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from isoflop.experiments.config import WhereSpec
+from isoflop.experiments.study.cell import Cell
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPPING = (
+    "batches",
+    "captured",
+    "engine",
+    "evaluate",
+    "gather",
+    "learner",
+    "muon",
+    "optimizer",
+)  # of experiments/, beside all of models/
+
+
+def place(where: WhereSpec) -> str:
+    """What was measured on a device holds for: the device, and how it was told to step."""
+    told = {"micro": where.micro_batch, "graph": where.graph, "compile": where.compile}
+    named = "".join(f"-{key}-{str(value).lower()}" for key, value in told.items() if value is not None)
+    return where.device + named + ("-recompute" if where.activation_checkpointing else "")
+
+
+def shape_key(cell: Cell) -> str:
+    """Cells with the same key take the same time a step."""
+    return _key(cell.model, cell.optim.batch_size, cell.optim.name, cell.precision)
+
+
+@cache
+def _key(model: object, batch_size: int, optimizer: str, precision: str) -> str:
+    return _digest(json.dumps([asdict(model), batch_size, optimizer, precision], sort_keys=True).encode())  # type: ignore[call-overload]
+
+
+@cache
+def engine_id() -> str:
+    """Hash of the code and libraries that a step runs through: what was measured with others is stale."""
+    files = sorted([*ROOT.glob("models/*.py"), *ROOT.glob("models/*.[ch]")])
+    files += [ROOT / "experiments" / f"{name}.py" for name in STEPPING]
+    core = os.environ.get("OPENBLAS_CORETYPE", "").encode()
+    return _digest(b"".join([*(path.read_bytes() for path in files), _version("torch"), _version("numpy"), core]))
+
+
+def _version(package: str) -> bytes:
+    try:
+        return version(package).encode()
+    except PackageNotFoundError:
+        return b""
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

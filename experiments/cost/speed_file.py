@@ -1,0 +1,83 @@
+"""The rates that were measured on this machine, kept between commands in the user's cache."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import nnls
+
+from isoflop.experiments.cost.cost import REFERENCE, START_SECONDS, Rate, Speed
+from isoflop.experiments.cost.shape_key import engine_id
+
+SHARE_OF_RATES = 3  # shapes from which the three rates of the formula are fitted; fewer scale the reference
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One shape: its rate, and what a step is made of (`cost.work`)."""
+
+    rate: Rate
+    work: tuple[float, float, float]
+
+
+def known_speed(device: str = "cpu", threads: int = 1) -> Speed:
+    """What was measured on this machine with this code, else the reference."""
+    try:
+        told = json.loads(_file(device, threads).read_text())
+        if told["engine"] != engine_id():
+            return REFERENCE
+        shapes = {
+            key: Measured(Rate(*one["rate"]), tuple(one["work"]))  # type: ignore[arg-type]
+            for key, one in told["shapes"].items()
+        }
+        return to_speed(shapes, start=told["start"], alone=told["alone"], at=told["at"], threads=threads)
+    except (OSError, ValueError, TypeError, KeyError):
+        return REFERENCE
+
+
+def keep(shapes: Mapping[str, Measured], *, start: float, alone: float, device: str, threads: int) -> None:
+    """Add shapes to those measured with this code; what another code was measured with is dropped."""
+    path = _file(device, threads)
+    try:
+        before = json.loads(path.read_text())
+        before = before["shapes"] if before["engine"] == engine_id() else {}
+    except (OSError, ValueError, KeyError):
+        before = {}
+    new = {key: {"rate": [one.rate.step, one.rate.token], "work": list(one.work)} for key, one in shapes.items()}
+    told = {"engine": engine_id(), "shapes": before | new, "start": start, "alone": alone, "at": time.time()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(told))
+    os.replace(temporary, path)
+
+
+def to_speed(
+    shapes: Mapping[str, Measured], *, start: float = START_SECONDS, alone: float = 1.0, at: float, threads: int = 1
+) -> Speed:
+    """The rates of every shape measured, and of all others by the formula fitted to them."""
+    rates = _formula(list(shapes.values()))
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
+    source = f"{len(shapes)} shapes measured here, last on {when}, with every core at work"
+    return Speed(*rates, source, {key: one.rate for key, one in shapes.items()}, start, alone, threads)
+
+
+def _formula(shapes: list[Measured]) -> list[float]:
+    """Seconds per layer, per FLOP and per activation: least squares of the relative error, so that small shapes
+    count as much as large ones."""
+    work = np.asarray([one.work for one in shapes])
+    seconds = np.asarray([one.rate.step for one in shapes])
+    reference = np.asarray([REFERENCE.per_layer, REFERENCE.per_flop, REFERENCE.per_activation])
+    if len(shapes) < SHARE_OF_RATES:
+        return list(reference * np.median(seconds / (work @ reference)))
+    fitted, _ = nnls(work / seconds[:, None], np.ones(len(seconds)))
+    return [float(rate) for rate in fitted]
+
+
+def _file(device: str, threads: int) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "isoflop" / f"speed-{platform.node()}-{device.replace(':', '')}-{threads}.json"

@@ -1,0 +1,125 @@
+"""Cleaning of text, stage by stage: each has a name, is switched on by it, and counts what it did.
+
+A stage maps a text to a text, or to None when the document is to be dropped.
+"""
+
+import html
+import re
+import unicodedata
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from isoflop.experiments.data.sources import CorpusError
+
+SHORTEST, LONGEST = 64, 2_000_000  # characters of a document
+MOST_REPEATED = 0.5  # of the characters, in lines that were there before
+LEAST_COMPRESSED = 0.08  # of its size: what zlib makes of text that repeats itself within lines
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u2060\ufeff\ufffe\uffff]")
+_TAG = re.compile(
+    r"</?(?:a|abbr|article|aside|b|blockquote|body|br|button|code|dd|div|dl|dt|em|figure|font|footer|form|h[1-6]|head|"
+    r"header|hr|html|i|img|input|label|li|link|main|meta|nav|ol|option|p|pre|section|select|small|span|strong|sub|sup|"
+    r"table|tbody|td|th|thead|title|tr|u|ul)(?:\s[^<>]*)?/?>",
+    re.IGNORECASE,
+)
+_HIDDEN = re.compile(r"<(script|style)\b[^<>]*>.*?</\1>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+_NOTICE = re.compile(
+    r"all rights reserved|(?:use|uses|accept) (?:of )?cookies|cookie policy|privacy policy|terms of (?:use|service)|"
+    r"subscribe to our newsletter|click here to|do not edit",
+)
+_LONGEST_NOTICE = 400  # characters of its line
+
+
+def normalise_unicode(text: str) -> str:
+    """Canonical composition, one newline for every convention."""
+    if text.isascii():
+        return text.replace("\r\n", "\n").replace("\r", "\n")
+    return unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def remove_control(text: str) -> str:
+    return _CONTROL.sub("", text)
+
+
+def remove_markup(text: str) -> str:
+    """HTML tags, scripts and comments out, entities into characters; text without a closing tag stays as it is."""
+    return html.unescape(_TAG.sub("", _HIDDEN.sub("", text))) if "</" in text else text
+
+
+def remove_boilerplate(text: str) -> str:
+    """Short lines that legal notices and web pages repeat."""
+    lower = text.lower()
+    if len(lower) != len(text) or not _NOTICE.search(lower):  # a few letters are longer in lower case
+        return text
+    return "".join(
+        line
+        for line in text.splitlines(keepends=True)
+        if len(line) > _LONGEST_NOTICE or not _NOTICE.search(line.lower())
+    )
+
+
+def of_length(text: str) -> str | None:
+    return text if SHORTEST <= len(text) <= LONGEST else None
+
+
+def of_variety(text: str) -> str | None:
+    """None for text that mostly repeats its own lines, or that shrinks to almost nothing."""
+    lines = [line for line in text.split("\n") if line.strip()]
+    total = sum(map(len, lines))
+    if total > SHORTEST and 1 - sum(map(len, set(lines))) / total > MOST_REPEATED:
+        return None
+    content = text.encode(errors="replace")
+    return None if len(zlib.compress(content, 1)) < LEAST_COMPRESSED * len(content) else text
+
+
+STAGES: dict[str, Callable[[str], str | None]] = {
+    "unicode": normalise_unicode,
+    "control": remove_control,
+    "markup": remove_markup,
+    "boilerplate": remove_boilerplate,
+    "length": of_length,
+    "repetition": of_variety,
+}
+
+
+@dataclass
+class Count:
+    """What a stage did: `documents` came in, `dropped` of them ended there, `changed` came out as other text."""
+
+    stage: str
+    documents: int = 0
+    bytes_in: int = 0
+    changed: int = 0
+    dropped: int = 0
+    bytes_removed: int = 0  # with the dropped documents and from the changed ones
+
+    def add(self, before: int, after: int | None, *, changed: bool) -> None:
+        """One document of so many bytes, and what it left with; None when it was dropped."""
+        self.documents += 1
+        self.bytes_in += before
+        self.dropped += after is None
+        self.changed += changed
+        self.bytes_removed += before - (after or 0)
+
+
+def check_stages(names: Sequence[str], others: Sequence[str] = ()) -> None:
+    """Raise CorpusError for a stage that does not exist."""
+    allowed = [*STAGES, *others]
+    for name in names:
+        if name not in allowed:
+            raise CorpusError(f"data.clean: no stage {name!r}; stages are {', '.join(allowed)}")
+
+
+def clean(content: bytes, counts: Sequence[Count]) -> bytes | None:
+    """A document through the stages that `counts` names, in that order; None when one of them drops it."""
+    text = content.decode(errors="replace")
+    for count in counts:
+        cleaned = STAGES[count.stage](text)
+        if cleaned is None:
+            count.add(len(content), None, changed=False)
+            return None
+        changed = cleaned != text
+        after = cleaned.encode(errors="replace") if changed else content
+        count.add(len(content), len(after), changed=changed)
+        text, content = cleaned, after
+    return content

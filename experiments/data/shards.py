@@ -1,0 +1,256 @@
+"""From sources to shards: parts, duplicates out, a tokenizer where one is to be trained, tokens side by side.
+
+Everything is written in a working folder that takes the corpus's name when it is complete. A process that is killed
+or cut off from its source leaves it, and the next one goes on from its whole parts; any other error removes it.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from isoflop.experiments.config import DataSpec
+from isoflop.experiments.data import near_duplicates
+from isoflop.experiments.data.hub import StreamError, stream
+from isoflop.experiments.data.parts import Part, make_parts
+from isoflop.experiments.data.sources import STDLIB_LICENCE, CorpusError, is_held_out
+from isoflop.experiments.data.synthetic import Language
+from isoflop.experiments.data.token_files import HEADER_BYTES, header, token_dtype
+from isoflop.experiments.data.token_source import describe_sides
+from isoflop.experiments.data.tokenizer import Bytes, Library, Tokenizer, train_bpe
+
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+DOCUMENTS = "held_out.documents"  # int64: where each held-out document ends in its shard, in tokens
+SIDES = ("train", "held_out")
+LEARNED_FROM = 64 * 2**20  # bytes of text, at most, that a tokenizer is trained on
+_BATCH_BYTES = 2**20  # of text given to a tokenizer at once
+Files = Sequence[tuple[str, Path]]
+
+
+def write_corpus(folder: Path, data: DataSpec, files: Files, recipe: dict) -> None:
+    """Write the corpus folder, unless another process has while this one waited. Raises CorpusError, OSError."""
+    write = {"synthetic": _write_synthetic, "tokens": _describe_tokens}.get(data.source, _write_text)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(folder.with_name(f".{folder.name}.lock")):
+        if (folder / MANIFEST).exists():
+            return
+        work = folder.with_name(f".{folder.name}.work")
+        work.mkdir(exist_ok=True)
+        try:
+            manifest = write(work, data, files) | {"recipe": {k: v for k, v in recipe.items() if k != "files"}}
+            (work / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+            for leftover in [*work.glob("part-*"), *work.glob("raw*")]:
+                leftover.unlink()
+            os.replace(work, folder)
+        except StreamError:
+            if not any(work.iterdir()):
+                work.rmdir()
+            raise
+        except Exception:
+            shutil.rmtree(work, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _write_synthetic(work: Path, data: DataSpec, _: Files) -> dict:
+    spec = data.synthetic
+    blocks = Language.draw(spec).sample(chains=spec.chains, length=spec.tokens // spec.chains, seed=spec.seed)
+    texts = enumerate(chain.from_iterable(blocks))
+    sides = ((text, is_held_out(f"chain-{i}", data.held_out_fraction), 0) for i, text in texts)
+    about = {"tokenizer_id": "none", "vocab_size": spec.vocab_size, "licence": "none: generated"}
+    written = _write_sides(work, data, spec.vocab_size, sides)
+    return _manifest(data, about, written) | {"bytes_per_token": None}
+
+
+def _describe_tokens(_: Path, data: DataSpec, files: Files) -> dict:
+    """Tokens stay where they are: only the manifest is written."""
+    about = {"tokenizer_id": "none", "vocab_size": data.vocab_size, "licence": "the user's own"}
+    return _manifest(data, about, describe_sides(files, data)) | {"bytes_per_token": None}
+
+
+def _write_text(work: Path, data: DataSpec, files: Files) -> dict:
+    licence = STDLIB_LICENCE if data.source == "python-source" else "the user's own"
+    if data.source == "huggingface":
+        files, licence = stream(data, work)
+    parts = make_parts(data, files, work)
+    kept, stages = _distinct(parts, data, work)
+    if not any(mask.any() for mask in kept):
+        dropped = ", ".join(f"{stage['dropped']:,} by {stage['stage']}" for stage in stages if stage["dropped"])
+        read = sum(part.counted["read"]["documents"] for part in parts)
+        raise CorpusError(f"corpus {data.name}: no document is left of {read:,} ({dropped or 'nothing was read'})")
+    tokenizer = _tokenizer(data, parts, kept, work)
+    written = _write_sides(work, data, tokenizer.vocab_size, _encoded(parts, kept, data, tokenizer))
+    about = {
+        "tokenizer_id": tokenizer.tokenizer_id,
+        "vocab_size": tokenizer.vocab_size,
+        "licence": licence,
+    }
+    held = written["held_out"]
+    return _manifest(data, about, written) | {
+        "bytes_per_token": held["bytes"] / held["tokens"],
+        "read": _summed(part.counted["read"] for part in parts),
+        "skipped": _summed(part.counted["bad"] for part in parts),
+        "stages": stages,
+    }
+
+
+def _distinct(parts: Sequence[Part], data: DataSpec, work: Path) -> tuple[list[np.ndarray], list[dict]]:
+    """Which documents of each part stay: not empty, no copy of an earlier one, none near an earlier one; the counts."""
+    index = [part.index(data) for part in parts]
+    lengths = np.concatenate([rows["length"] for rows in index])
+    digests = np.concatenate([rows["digest"] for rows in index])
+    stages = _summed_stages(part.counted["stages"] for part in parts)
+    alive = lengths > 0
+    first = np.unique(digests, axis=0, return_index=True)[1]
+    masks = [("empty", alive), ("exact-duplicates", np.isin(np.arange(len(lengths)), first))]
+    if near_duplicates.STAGE in data.clean:
+        candidates = np.logical_and(masks[0][1], masks[1][1])
+        different = np.ones(len(lengths), bool)
+        if candidates.any():
+            signatures = near_duplicates.gather(index, candidates, work / "part-signatures")
+            different[candidates] = ~near_duplicates.copies(signatures)
+        masks.append((near_duplicates.STAGE, different))
+    alive = np.ones(len(lengths), bool)
+    for stage, mask in masks:
+        dropped = alive & ~mask
+        stages.append({
+            "stage": stage, "documents": int(alive.sum()), "bytes_in": int(lengths[alive].sum()), "changed": 0,
+            "dropped": int(dropped.sum()), "bytes_removed": int(lengths[dropped].sum()),
+        })  # fmt: skip
+        alive &= mask
+    return np.split(alive, np.cumsum([len(rows) for rows in index])[:-1]), stages
+
+
+def _tokenizer(data: DataSpec, parts: Sequence[Part], kept: Sequence[np.ndarray], work: Path) -> Tokenizer:
+    if data.tokenizer == "bytes":
+        return Bytes()
+    if data.tokenizer == "bpe":
+        sample = _sample(parts, kept, data)
+        tokenizer = train_bpe((content for content, _ in _contents(parts, sample, data)), data.vocab_size)
+    else:
+        tokenizer = Library(Path(data.tokenizer).expanduser().read_text(encoding="utf-8"))
+    (work / TOKENIZER).write_text(tokenizer.json(), encoding="utf-8")
+    return tokenizer
+
+
+def _sample(parts: Sequence[Part], kept: Sequence[np.ndarray], data: DataSpec) -> list[np.ndarray]:
+    """Which documents a tokenizer learns from: those trained on, by their hash as many as its memory allows."""
+    index = [part.index(data) for part in parts]
+    trained = [mask & ~rows["held_out"] for mask, rows in zip(kept, index, strict=True)]
+    size = sum(int(rows["length"][mask].sum()) for mask, rows in zip(trained, index, strict=True))
+    share = min(1.0, LEARNED_FROM / max(1, size))
+    return [mask & (rows["digest"][:, 1] <= share * (2**64 - 1)) for mask, rows in zip(trained, index, strict=True)]
+
+
+def _contents(parts: Sequence[Part], kept: Sequence[np.ndarray], data: DataSpec) -> Iterator[tuple[bytes, bool]]:
+    for part, mask in zip(parts, kept, strict=True):
+        yield from part.contents(data, mask)
+
+
+def _encoded(
+    parts: Sequence[Part], kept: Sequence[np.ndarray], data: DataSpec, tokenizer: Tokenizer
+) -> Iterator[tuple[np.ndarray, bool, int]]:
+    """(tokens, whether held out, bytes) of each document."""
+    if isinstance(tokenizer, Bytes):
+        for content, held_out in _contents(parts, kept, data):
+            yield np.frombuffer(content, np.uint8), held_out, len(content)
+        return
+    batch: list[tuple[bytes, bool]] = []
+    size = 0
+    for item in _contents(parts, kept, data):
+        batch.append(item)
+        size += len(item[0])
+        if size >= _BATCH_BYTES:
+            yield from _encode(batch, tokenizer)
+            batch, size = [], 0
+    yield from _encode(batch, tokenizer)
+
+
+def _encode(batch: Sequence[tuple[bytes, bool]], tokenizer: Library) -> Iterator[tuple[np.ndarray, bool, int]]:
+    texts = [content.decode(errors="replace") for content, _ in batch]
+    for tokens, (content, held_out) in zip(tokenizer.encode_batch(texts), batch, strict=True):
+        yield np.array(tokens, np.uint32), held_out, len(content)
+
+
+def _write_sides(work: Path, data: DataSpec, vocab_size: int, documents: Iterable) -> dict[str, dict]:
+    """Write both shards as the documents come; returns what the manifest says of each side."""
+    dtype = token_dtype(vocab_size)
+    hashes = {side: hashlib.sha256() for side in SIDES}
+    counts = {side: {"documents": 0, "tokens": 0, "bytes": 0} for side in SIDES}
+    shards = {side: _start_shard(work / f"{side}.bin") for side in SIDES}
+    ends = array("q")
+    try:
+        for tokens, held_out, size in documents:
+            side = SIDES[held_out]
+            content = tokens.astype(dtype).tobytes()
+            shards[side].write(content)
+            hashes[side].update(content)
+            for what, n in (("documents", 1), ("tokens", len(tokens)), ("bytes", size)):
+                counts[side][what] += n
+            if held_out:
+                ends.append(counts[side]["tokens"])
+        (work / DOCUMENTS).write_bytes(np.array(ends, "<i8").tobytes())
+        for side in SIDES:
+            shards[side].seek(0)
+            shards[side].write(header(dtype, counts[side]["tokens"]))
+            shards[side].flush()
+            os.fsync(shards[side].fileno())
+    finally:
+        for shard in shards.values():
+            shard.close()
+    for side in SIDES:
+        if not counts[side]["documents"]:
+            n = sum(count["documents"] for count in counts.values())
+            raise CorpusError(
+                f"corpus {data.name}: no document falls on the {side.replace('_', '-')} side ({n} in all); "
+                f"add text or change data.held_out_fraction={data.held_out_fraction}"
+            )
+    return {side: counts[side] | {"sha256": hashes[side].hexdigest()} for side in SIDES}
+
+
+def _start_shard(path: Path):
+    shard = path.open("wb")
+    shard.write(bytes(HEADER_BYTES))
+    return shard
+
+
+def _manifest(data: DataSpec, about: dict, written: dict[str, dict]) -> dict:
+    whole = hashlib.sha256(str(about["vocab_size"]).encode())
+    for side in SIDES:
+        whole.update(written[side]["sha256"].encode())
+    return {"corpus_id": whole.hexdigest()[:12], "name": data.name} | about | written
+
+
+def _summed(counts: Iterable[dict]) -> dict:
+    total: Counter = Counter()
+    for count in counts:
+        total.update(count)
+    return dict(total)
+
+
+def _summed_stages(parts: Iterable[list[dict]]) -> list[dict]:
+    totals: dict[str, Counter] = {}
+    for stages in parts:
+        for stage in stages:
+            numbers = {name: value for name, value in stage.items() if name != "stage"}
+            totals.setdefault(stage["stage"], Counter()).update(numbers)
+    return [{"stage": name, **total} for name, total in totals.items()]

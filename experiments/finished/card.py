@@ -1,0 +1,92 @@
+"""Export of a finished run, with a model card that says where it comes from and what its study found."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from isoflop.experiments.store.models import Trained
+from isoflop.models.export import write_folder
+from isoflop.models.script_export import write_script_folder
+from isoflop.models.transformer import Transformer
+from isoflop.scaling.fitting.fit import fit
+from isoflop.scaling.table.runs import read_runs
+
+FEWEST_RUNS = 12  # for a law of five parameters to be worth a line
+
+
+def export(trained: Trained, folder: Path) -> Path:
+    """Write the run's model to `folder`: for Hugging Face if it is a Llama, else TorchScript. Returns the path."""
+    write = write_folder if isinstance(trained.model, Transformer) else write_script_folder
+    write(trained.model, folder, tokenizer=trained.tokenizer.json(), card=card(trained), provenance=provenance(trained))
+    return Path(folder).resolve()
+
+
+def provenance(trained: Trained) -> dict:
+    """The final row of the run table and the resolved configuration, ready for JSON."""
+    row = {name: None if _missing(value) else value for name, value in trained.final.items()}
+    return {"run": row, "config": trained.config}
+
+
+def card(trained: Trained) -> str:
+    """The model card: YAML front matter for the hub, then a page for people."""
+    row, data = trained.final, trained.config["data"]
+    facts = {
+        "run": f"`{trained.run_id}` of study `{trained.config['study'] or 'single'}`, code {row['code_version']}",
+        "parameters": f"{row['n_params_total']:,} ({row['family']}, {row['n_layer']} layers of width {row['d_model']})",
+        "context": f"{row['context_length']} tokens",
+        "training": f"{row['tokens']:,} tokens, {row['epochs']:.3g} epochs, {row['flops']:.4g} FLOPs, "
+        f"{row['optimizer']}, {row['schedule']}, seed {row['seed']}",
+        "corpus": f"{data['name']} (`{row['corpus_id']}`), tokenizer {row['tokenizer_id']}",
+        "begins from": _beginning(trained.config),
+        "held-out loss": f"{row['loss']:.4f} +- {row['loss_se']:.4f} nats/token{_bits(row)}, "
+        f"next-token accuracy {row['accuracy']:.3f}",
+        "law of its study": law_line(trained),
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    return f"""---
+library_name: {"transformers" if isinstance(trained.model, Transformer) else "torch"}
+pipeline_tag: text-generation
+tags: [isoflop, scaling-laws]
+---
+
+# isoflop {trained.run_id}
+
+A small language model trained to measure a scaling law, not to be relied on for what it says.
+
+| | |
+|---|---|
+{table}
+
+`isoflop.json` holds the whole row of the run table and the configuration that decides every weight.
+"""
+
+
+def law_line(trained: Trained) -> str:
+    """The Chinchilla law of the runs that are like this one in all but size and tokens, or why there is none."""
+    runs = read_runs(trained.store.root)
+    alike = ["family", "arm", "corpus_id", "eval_id", "optimizer", "parametrization", "schedule"]
+    same = (runs[alike] == pd.Series(trained.final)[alike]).all(axis=1) & runs["final"]
+    if same.sum() < FEWEST_RUNS:
+        return f"none: {same.sum()} runs like this one, {FEWEST_RUNS} are needed"
+    try:
+        found = fit("chinchilla", runs[same])
+    except ValueError as error:
+        return f"none: {error}"
+    predicted = float(found.predict(found.points.frame)[(found.points.frame["run_id"] == trained.run_id).argmax()])
+    return f"{found.law} ({found.status}, {same.sum()} runs); {predicted:.4f} nats/token here"
+
+
+def _beginning(config: dict) -> str:
+    parent = config.get("parent")
+    if not parent:
+        return "random weights"
+    return f"the weights of run `{parent['run_id']}`" if parent["run_id"] else f"the checkpoint in {parent['folder']}"
+
+
+def _bits(row: dict) -> str:
+    return "" if _missing(row["bits_per_byte"]) else f", {row['bits_per_byte']:.4f} bits/byte"
+
+
+def _missing(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

@@ -1,0 +1,104 @@
+"""Runs side by side: losses, scores on tasks, and whether the one with the lower loss has the higher scores."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+
+from isoflop.experiments.finished.lm_eval import Asked, check, score
+from isoflop.experiments.finished.remeasure import evaluation_of
+from isoflop.experiments.store.models import Trained
+from isoflop.scaling.table.evaluation import Paired, paired_loss
+from isoflop.scaling.table.task_scores import paired_score, read_items
+
+_SAID = ("run_id", "n_params_total", "tokens", "loss", "loss_se", "bits_per_byte", "accuracy")
+_SCORED = ("task", "metric", "value", "stderr", "items", "chance")
+
+
+def assess(runs: Sequence[Trained], asked: Asked | None, *, corpora: Path, device: str = "cpu") -> dict:
+    """Losses of the runs and scores on the tasks asked for; of several runs also each against the first, paired.
+
+    Raises TaskError before anything is scored if a task cannot be, ValueError for runs whose losses cannot be paired.
+    """
+    if asked:
+        check(asked)
+    evaluations = [evaluation_of(run, corpora) for run in runs]
+    told = [{name: _plain(run.final[name]) for name in _SAID} | {"arm": run.final["arm"]} for run in runs]
+    scores = (
+        [score(run, asked, corpora=corpora, device=device) for run in runs] if asked else [pd.DataFrame()] * len(runs)
+    )
+    for row, found in zip(told, scores, strict=True):
+        row["scores"] = [{name: _plain(value) for name, value in one.items()} for one in _rows(found)]
+    pairs = []
+    for i in range(1, len(runs)):
+        loss = paired_loss(evaluations[i], evaluations[0])
+        pairs.append({
+            "run_id": runs[i].run_id, "against": runs[0].run_id, "loss": _paired(loss),
+            "scores": list(_pairs(runs[i], runs[0], scores[i], loss)),
+        })  # fmt: skip
+    return {"runs": told, "pairs": pairs}
+
+
+def _rows(scores: pd.DataFrame) -> list[dict]:
+    return scores[list(_SCORED)].to_dict("records") if len(scores) else []
+
+
+def _pairs(run: Trained, first: Trained, scores: pd.DataFrame, loss: Paired):
+    """Each score against the first run's, with the verdict on whether it goes with the loss."""
+    items = [read_items(r.store.run_file(r.run_id).parent) for r in (run, first)] if len(scores) else []
+    for row in scores.to_dict("records"):
+        difference = paired_score(*items, row["task"], row["metric"])
+        if difference is None:  # a score of all items together, such as BLEU
+            continue
+        better = difference.difference if row["higher_is_better"] else -difference.difference
+        yield {
+            "task": row["task"],
+            "metric": row["metric"],
+            **_paired(difference),
+            "verdict": verdict(better, difference, loss),
+        }
+
+
+def verdict(better: float, difference: Paired, loss: Paired) -> str:
+    """Whether a difference in score goes with the difference in loss."""
+    if difference.within_error:
+        return "within error"
+    if loss.within_error:
+        return "losses within error"
+    return "goes with the loss" if (better > 0) == (loss.difference < 0) else "against the loss"
+
+
+def assess_text(found: dict) -> str:
+    """A line per run and score, then a line per pair."""
+    lines = []
+    for run in found["runs"]:
+        bits = "" if run["bits_per_byte"] is None else f", {run['bits_per_byte']:.4f} bits/byte"
+        lines.append(
+            f"run {run['run_id']}: {run['n_params_total']:,} parameters, {run['tokens']:,} tokens, "
+            f"loss {run['loss']:.4f} +- {run['loss_se']:.4f} nats/token{bits}, "
+            f"next-token accuracy {run['accuracy']:.3f}"
+        )
+        for one in run["scores"]:
+            chance = "" if one["chance"] is None else f", chance {one['chance']:.3f}"
+            error = "" if one["stderr"] is None else f" +- {one['stderr']:.4f}"
+            name = f"{one['task']} {one['metric']}"
+            lines.append(f"  {name:24} {one['value']:.4f}{error} on {one['items']} items{chance}")
+    for pair in found["pairs"]:
+        lines.append(f"run {pair['run_id']} less run {pair['against']}: loss {_told(pair['loss'])}")
+        lines += [f"  {one['task'] + ' ' + one['metric']:24} {_told(one)}: {one['verdict']}" for one in pair["scores"]]
+    return "\n".join(lines)
+
+
+def _told(pair: dict) -> str:
+    return f"{pair['difference']:+.4f} +- {pair['se']:.4f} over {pair['units']} {pair['unit']}s"
+
+
+def _paired(found: Paired) -> dict:
+    return asdict(found) | {"within_error": found.within_error}
+
+
+def _plain(value: object) -> object:
+    """For JSON: numpy's numbers as Python's, NaN as None."""
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and value != value else value

@@ -1,0 +1,37 @@
+"""A finished run measured again: what its corpus is, and the evaluation that an older run did not keep."""
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from isoflop.experiments.config import saved_data
+from isoflop.experiments.data.corpus import Corpus, prepare
+from isoflop.experiments.store.models import Trained, evaluation_file
+from isoflop.experiments.store.store import StoreError
+from isoflop.experiments.training.evaluate import detail, evaluate
+from isoflop.scaling.table.evaluation import read_evaluation, write_evaluation
+
+
+def corpus_of(trained: Trained, corpora: Path) -> Corpus:
+    """The corpus that a run was measured on, prepared again if it is gone.
+
+    Raises StoreError when its text has changed since.
+    """
+    corpus = prepare(saved_data(trained.config["data"]), corpora)
+    if corpus.eval_id != trained.final["eval_id"]:
+        raise StoreError(
+            f"run {trained.run_id} was measured on windows {trained.final['eval_id']}, the corpus at {corpus.folder} "
+            f"now has {corpus.eval_id}: its files have changed"
+        )
+    return corpus
+
+
+def evaluation_of(trained: Trained, corpora: Path) -> pd.DataFrame:
+    """The rows of `scaling.table.evaluation` that a run kept; one that kept none is measured again, and keeps them."""
+    path = evaluation_file(trained.store, trained.run_id)
+    if not path.exists():
+        corpus = corpus_of(trained, corpora)
+        windows = torch.from_numpy(corpus.eval_windows.astype("int64"))
+        write_evaluation(path, detail(trained.run_id, evaluate(trained.model, windows), corpus))
+    return read_evaluation(path)

@@ -1,0 +1,121 @@
+"""Rounds after a study: fit what it trained, ask for the next cells, train those, ask again.
+
+A round is the same configuration with other cells. What it asked for and what it was answered stay in the store as
+rounds/<name>.json, written before its first cell is trained: a launch that was killed goes on with the same cells, and
+one that is repeated asks for nothing and trains nothing.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from isoflop.experiments.compose import UsageError
+from isoflop.experiments.config import ExperimentConfig, RoundsSpec
+from isoflop.experiments.followup.next_study import cells_of, check_wish, runnable
+from isoflop.experiments.followup.template import setting_of
+from isoflop.experiments.store.claims import read_json, write_json
+from isoflop.experiments.store.store import SETTLED, Store, open_store
+from isoflop.experiments.sweep.launch import ArgumentSet
+from isoflop.experiments.sweep.train_job import load
+from isoflop.scaling.design.planning import plan_from_table
+from isoflop.scaling.table.runs import final_rows, read_runs
+
+Compose = Callable[[list[str]], ExperimentConfig]
+Run = Callable[[Sequence[ArgumentSet]], int]
+
+
+def run_rounds(sets: Sequence[ArgumentSet], compose: Compose, run: Run) -> int:
+    """Train what these argument sets describe, then the rounds that `study.rounds` wishes; returns the exit code.
+
+    Rounds stop at a cell without a result: the same command goes on from there. Raises UsageError for a wish that is
+    incomplete, and DesignError or PredictError, with the runs so far kept, when there is nothing to ask for.
+    """
+    if not any(spec.study.rounds.count for _, spec in sets):
+        return run(sets)
+    overrides, spec = _only(sets)
+    wish = spec.study.rounds
+    done: list[ArgumentSet] = [(overrides, spec)]
+    if spec.where.only is not None:  # a retry: whichever round these runs belong to, and no new one
+        answered = (_answer(open_store(spec.runs), _name(spec, k), wish, None) for k in range(1, wish.count + 1))
+        return run(
+            [*done, *((o := _overrides(overrides, spec, k, a), compose(o)) for k, a in enumerate(answered, 1) if a)]
+        )
+    code = run(done)
+    for k in range(1, wish.count + 1):
+        store = open_store(spec.runs)
+        known = [cell.run_id for _, one in done for cell in load(one)[0].cells]
+        if not store.states(known)["state"].isin(SETTLED).all():
+            return code
+        name = _name(spec, k)
+        answer = _answer(store, name, wish, known) or _ask(store, name, wish, known)
+        print(f"\nround {k} of {wish.count}: {answer['said']}\n", flush=True)
+        asked = _overrides(overrides, spec, k, answer)
+        done.append((asked, compose(asked)))
+        code = max(code, run(done[-1:]))
+    return code
+
+
+def _only(sets: Sequence[ArgumentSet]) -> ArgumentSet:
+    """The one argument set that rounds can follow."""
+    if len(sets) > 1:
+        raise UsageError(f"study.rounds follow one study, and these arguments give {len(sets)}: launch them one by one")
+    spec, wish = sets[0][1], sets[0][1].study.rounds
+    if not (spec.study.sizes or spec.study.cells) or not spec.study.name:
+        raise UsageError("study.rounds need a study with a name and sizes: a single cell says nothing of the next ones")
+    if spec.study.arms or spec.study.vary:
+        raise UsageError("study.rounds follow one law, and a study with arms or study.vary has several: launch one arm")
+    if wish.budget is None or wish.target is None:
+        raise UsageError("study.rounds.count needs study.rounds.budget and study.rounds.target, both in FLOPs")
+    check_wish(wish.budget, wish.target, wish.goal)
+    return sets[0]
+
+
+def _name(spec: ExperimentConfig, k: int) -> str:
+    return f"{spec.study.name}-round{k}"
+
+
+def _wished(wish: RoundsSpec) -> dict[str, Any]:
+    return {"budget": wish.budget, "target": wish.target, "goal": wish.goal}
+
+
+def _file(store: Store, name: str) -> Path:
+    return store.root / "rounds" / f"{name}.json"
+
+
+def _answer(store: Store, name: str, wish: RoundsSpec, known: Iterable[str] | None) -> dict[str, Any] | None:
+    """What this round was answered before, if the wish was this one and `known` are the runs it was asked with."""
+    kept = read_json(_file(store, name))
+    if kept is None or kept["wish"] != _wished(wish) or (known is not None and kept["known"] != _digest(known)):
+        return None
+    return kept
+
+
+def _ask(store: Store, name: str, wish: RoundsSpec, known: Sequence[str]) -> dict[str, Any]:
+    """Fit the known runs, choose the next cells and keep the answer."""
+    table = read_runs(store.root)
+    table = table[table["run_id"].isin(known)].reset_index(drop=True)
+    runs = final_rows(table)
+    cells = runnable(runs, wish.budget, setting_of(runs, store.root))
+    design = plan_from_table(table, budget=wish.budget, target=wish.target, goal=wish.goal, cells=cells)
+    answer = {"wish": _wished(wish), "known": _digest(known), **cells_of(design), "said": str(design)}
+    write_json(_file(store, name), answer)
+    return answer
+
+
+def _digest(run_ids: Iterable[str]) -> str:
+    return hashlib.sha256(" ".join(sorted(run_ids)).encode()).hexdigest()[:12]
+
+
+def _overrides(overrides: list[str], spec: ExperimentConfig, k: int, answer: dict[str, Any]) -> list[str]:
+    """The arguments of a round: those of the study with the answer's cells in the place of its own."""
+    cells = ",".join(f"{{size:'{c['size']}',flops:{c['flops']!r},seeds:{c['seeds']}}}" for c in answer["cells"])
+    return [
+        *overrides,
+        f"study.name='{_name(spec, k)}'",
+        "study.sizes=[]",
+        "study.budgets=[]",
+        "study.replicates=[]",
+        f"study.cells=[{cells}]",
+        f"study.hold_out={answer['hold_out']}",
+    ]

@@ -1,0 +1,174 @@
+"""What the runs of a table have in common: the parts of their models, and the settings that a next study repeats.
+
+A runs folder holds the settings of every run. A single file (a compacted table) holds some of them as columns: those
+are kept, and the rest is named. The parts of a model are columns of every table of runs.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from isoflop.experiments.config import DataSpec, ModelSpec, OptimSpec, ScheduleSpec, WhereSpec
+from isoflop.experiments.store.store import Store, open_store
+from isoflop.experiments.study.engine import PRECISIONS
+from isoflop.experiments.study.sizes import load_size, size_names
+from isoflop.experiments.training.checkpoint_files import BRANCH, TRUNK, saved
+from isoflop.models.config import FAMILIES, OPTIONS, ModelConfig
+from isoflop.scaling.table.runs import read_config
+
+PARTS = ("family", "tied", "norm", "activation", "positions", "experts", "experts_per_token")
+SHAPE = ("n_layer", "d_model", "n_head", "d_ff")
+SECTIONS = {"data": DataSpec, "optim": OptimSpec, "schedule": ScheduleSpec, "where": WhereSpec}
+COLUMNS = {
+    "data.context_length": "context_length", "optim.name": "optimizer", "optim.parametrization": "parametrization",
+    "optim.learning_rate": "peak_learning_rate", "optim.batch_size": "batch_size", "schedule.name": "schedule",
+    "schedule.warmup_steps": "warmup_steps",
+}  # fmt: skip
+UNTOLD = (
+    "data.source, data.eval_tokens, optim.beta1, optim.beta2, optim.eps, optim.weight_decay, optim.clip_norm, "
+    "optim.base_width, schedule.cooldown_fraction, schedule.cooldown_shape"
+)
+
+
+class NextStudyError(ValueError):
+    """No study can be written for these runs."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Settings to repeat by section, the parts of the models, the share of a cell after its branch point (1: no
+    trunk), the tokens where a trunk of a given size (n_params_total) may be taken up, and what could not be told."""
+
+    settings: dict[str, dict[str, Any]]
+    parts: ModelSpec
+    cooldown: float
+    trained: dict[int, float]
+    notes: tuple[str, ...]
+
+    @property
+    def base(self) -> ModelSpec:
+        """What the sizes of conf/model stand on: the schema's defaults where sizes have these parts by themselves."""
+        own = any(parts_in(load_size(name)) == parts_in(self.parts) for name in size_names())
+        return ModelSpec() if own else self.parts
+
+    @property
+    def model_section(self) -> dict[str, Any]:
+        """The parts that a study file must state because no size of conf/model does."""
+        default, told = asdict(ModelSpec()), [name for name in PARTS if self.base.experts or "experts" not in name]
+        return {name: v for name, v in asdict(self.base).items() if name in told and v != default[name]}
+
+
+def setting_of(runs: pd.DataFrame, path: Path) -> Setting:
+    """The setting of the final rows `runs` of the table at `path`. Raises NextStudyError for models of two kinds."""
+    parts = parts_of(runs)
+    if not Path(path).is_dir():
+        settings, mixed = _from_columns(runs)
+        notes = (
+            *mixed,
+            f"the table does not tell {UNTOLD}: the study file leaves them at the defaults",
+            f"its losses are of corpus {_most(runs['corpus_id'])} ({_most(runs['tokenizer_id'])}): "
+            "add the data section that gives it, unless it is the default",
+        )
+        return Setting(settings, parts, _cooldown(settings["schedule"]), {}, notes)
+    store = open_store(path)
+    found = [_sections(read_config(store.run_file(run_id))) for run_id in runs["run_id"].unique()]
+    texts = Counter(yaml.safe_dump(f) for f in found)
+    settings = yaml.safe_load(texts.most_common(1)[0][0])
+    differ = [f"runs differ in settings; the study file repeats the most common of {len(texts)}"]
+    ends = _trunk_ends(runs, store)
+    return Setting(settings, parts, _cooldown(settings["schedule"]), ends, tuple(differ if len(texts) > 1 else ()))
+
+
+def _sections(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The settings of one run that are not the schema's own defaults, by section; names always."""
+    what = config["what"]
+    told = {"data": config["data"], "optim": what["optim"], "schedule": what["schedule"]}
+    told["where"] = {"precision": what.get("precision", WhereSpec().precision)}
+    return {section: _not_default(section, values) for section, values in told.items()}
+
+
+def _not_default(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    default = asdict(SECTIONS[section]())
+    return {k: v for k, v in values.items() if k == "name" or v != default.get(k)}
+
+
+def _from_columns(runs: pd.DataFrame) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """What the columns of a run table tell of the settings, the most common value of each; which ones differ."""
+    told = runs.assign(
+        batch_size=runs["batch_tokens"] // runs["context_length"],
+        warmup_steps=runs["warmup_tokens"] // runs["batch_tokens"],
+    )
+    settings: dict[str, dict[str, Any]] = {"data": {}, "optim": {}, "schedule": {}}
+    mixed = []
+    for key, column in COLUMNS.items():
+        section, _, name = key.partition(".")
+        settings[section][name] = _most(told[column])
+        if told[column].nunique() > 1:
+            values = sorted(told[column].unique())
+            mixed.append(f"runs differ in {key} ({len(values)} values): the study file repeats {_most(told[column])}")
+    if (precision := _most(told["dtype"])) in PRECISIONS:
+        settings["where"] = {"precision": precision}
+    return {section: _not_default(section, values) for section, values in settings.items()}, mixed
+
+
+def _most(values: pd.Series) -> Any:
+    return values.mode().tolist()[0]
+
+
+def _cooldown(schedule: Mapping[str, Any]) -> float:
+    default = ScheduleSpec().cooldown_fraction
+    return float(schedule.get("cooldown_fraction", default)) if schedule.get("name") == "wsd" else 1.0
+
+
+def _trunk_ends(runs: pd.DataFrame, store: Store) -> dict[int, float]:
+    """Tokens at the furthest checkpoint of the first seed's trunk, by total parameters."""
+    ends = {}
+    for trunk_id, run in runs[runs["seed"] == 0].groupby("trunk_id").first().iterrows():
+        states = saved(store.trunk_folder(str(trunk_id)), TRUNK, BRANCH)
+        if states:
+            ends[int(run["n_params_total"])] = float(states[0].step * run["batch_tokens"])
+    return ends
+
+
+def parts_of(runs: pd.DataFrame) -> ModelSpec:
+    """The parts that all models of a table share. Raises NextStudyError when they differ, or are of no model here."""
+    kinds = {parts_in(ModelSpec(**dict(zip(PARTS, row, strict=True)))) for row in runs[list(PARTS)].to_numpy().tolist()}
+    if len(kinds) > 1:
+        several = "; ".join(", ".join(map(str, kind[: PARTS.index("experts") + 1])) for kind in sorted(kinds, key=str))
+        raise NextStudyError(
+            f"the runs are of models with different {', '.join(PARTS[:-1])} ({several}): keep one kind with --where, "
+            f"e.g. --where \"family == '{runs['family'].iloc[0]}'\""
+        )
+    parts = ModelSpec(**dict(zip(PARTS, kinds.pop(), strict=True)))
+    unknown = [name for name, allowed in OPTIONS.items() if getattr(parts, name) not in allowed]
+    if parts.family not in FAMILIES or unknown:
+        raise NextStudyError(
+            f"the runs are of a {parts.family!r} with parts that no size in conf/model can have "
+            f"({', '.join(unknown) or 'its family'}): a study file can only name sizes of conf/model"
+        )
+    return parts
+
+
+def parts_in(spec: ModelSpec) -> tuple[Any, ...]:
+    """The parts of a size, without those that its family has no use for."""
+    parts = replace(spec, experts_per_token=spec.experts_per_token if spec.experts else 0)
+    if spec.family == "lstm":
+        parts = ModelSpec(family=spec.family, tied=spec.tied)
+    return tuple(getattr(parts, name) for name in PARTS)
+
+
+def shape_in(model: Any) -> tuple[int, ...]:
+    """Depth, width, heads and inner width of a model or of a row of the run table."""
+    return tuple(int(getattr(model, name)) for name in SHAPE)
+
+
+def model_of(spec: ModelSpec, vocab_size: int, context_length: int) -> ModelConfig:
+    """The shape of a size on some data."""
+    return ModelConfig(vocab_size=vocab_size, context_length=context_length, **asdict(spec))

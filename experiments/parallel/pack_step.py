@@ -1,0 +1,117 @@
+"""A training step of K models of one shape: one set of kernels, each over all of them, however small the models.
+
+Their weights and moments are stacked, (K, P) in the order of the optimiser's flat buffer, and the loss is
+differentiated by torch.func for all of them at once. Nothing passes from one model's row to another's: one that
+diverges fills its own with NaN. Losses are those of the models alone to rounding.
+
+Shape suffixes: K models, P parameters, B batch, T position.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (its usual name)
+from torch import Tensor
+from torch.func import functional_call, grad_and_value, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from isoflop.experiments.data.gather import sent
+from isoflop.experiments.study.schedule import learning_rate
+from isoflop.experiments.training.cuda_graph import Captured
+from isoflop.experiments.training.learner import Learner
+
+
+class PackedStep:
+    """Takes steps for any K learners of the shape of those it is made with; between two `advance` they are their own.
+
+    The stacks stay where they are, since a CUDA graph holds their addresses.
+    """
+
+    def __init__(self, learners: Sequence[Learner]) -> None:
+        first = learners[0]
+        self.model, self.optim, self.engine, self.device = first.model, first.cell.optim, first.engine, first.device
+        optimizer = first.optimizer
+        names = {id(parameter): name for name, parameter in first.model.named_parameters()}
+        self.parts = [(names[id(p)], p.numel(), p.shape) for group in optimizer.groups for p in group.parameters]
+        sizes = torch.tensor([sum(p.numel() for p in group.parameters) for group in optimizer.groups])
+        self.multiplier_P, self.decays_P = (
+            torch.tensor(values).repeat_interleave(sizes).to(self.device)
+            for values in zip(*((g.lr_multiplier, float(g.decay_multiplier)) for g in optimizer.groups), strict=True)
+        )
+        self.stacks = {name: torch.stack([tensor] * len(learners)) for name, tensor in optimizer.tensors().items()}
+        self.weights_KP, self.mean_KP = self.stacks["weights"], self.stacks["mean"]
+        self.square_KP, self.steps_K = self.stacks["square"], self.stacks["steps"]
+        self.loss_sum_K = torch.stack([first.loss_sum] * len(learners))
+        self.decay_K1 = torch.zeros(len(learners), 1, device=self.device)
+        self._gradients = vmap(grad_and_value(self._loss))
+        self._captured: Captured | None = None
+
+    def advance(self, learners: Sequence[Learner], until: int, steps: int) -> None:
+        """Train all of them, who stand at one step, up to `until` of runs of `steps`.
+
+        If it raises, they are as they were.
+        """
+        self._fetch(learners)
+        batches = zip(*(learner.batches(until) for learner in learners), strict=True)
+        for tokens, rates_K in zip(batches, self._rates(learners, until, steps), strict=True):
+            self._take_one(torch.stack(tokens), rates_K)
+        self._hand_back(learners)
+        for learner in learners:
+            learner.step = until
+
+    def _rates(self, learners: Sequence[Learner], until: int, steps: int) -> Sequence[Tensor]:
+        """The base learning rates of each step."""
+        peaks = [learner.cell.optim.learning_rate for learner in learners]
+        schedule, begin = learners[0].cell.schedule, learners[0].step
+        factors = [learning_rate(schedule, step, steps)[0] for step in range(begin, until)]
+        return sent(torch.tensor([[factor * peak for peak in peaks] for factor in factors]), self.device).unbind()
+
+    def _fetch(self, learners: Sequence[Learner]) -> None:
+        for name, stack in self.stacks.items():
+            torch.stack([learner.optimizer.tensors()[name] for learner in learners], out=stack)
+        torch.stack([learner.loss_sum for learner in learners], out=self.loss_sum_K)
+        decay = torch.tensor([[learner.cell.optim.weight_decay] for learner in learners])
+        self.decay_K1.copy_(sent(decay, self.device))
+
+    def _hand_back(self, learners: Sequence[Learner]) -> None:
+        for name, stack in self.stacks.items():
+            torch._foreach_copy_([learner.optimizer.tensors()[name] for learner in learners], list(stack.unbind()))
+        torch._foreach_copy_([learner.loss_sum for learner in learners], list(self.loss_sum_K.unbind()))
+
+    def _take_one(self, tokens_KBT: Tensor, rates_K: Tensor) -> None:
+        if not self.engine.graph:
+            self._take(tokens_KBT, rates_K)
+            return
+        if self._captured is None:
+            changed = [*self.stacks.values(), self.loss_sum_K]
+            self._captured = Captured(self._take, (tokens_KBT, rates_K), changed)
+        self._captured(tokens_KBT, rates_K)
+
+    def _take(self, tokens_KBT: Tensor, rates_K: Tensor) -> None:
+        gradients_KP, losses_K = self._gradients(self.weights_KP, tokens_KBT[..., :-1], tokens_KBT[..., 1:])
+        self.loss_sum_K += losses_K
+        self._update(gradients_KP, rates_K[:, None])
+
+    def _loss(self, weights_P: Tensor, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """Mean cross-entropy of one model, as `models.step.autograd.loss_of`; fused attention has no rule for vmap."""
+        weights = weights_P.split([size for _, size, _ in self.parts])
+        named = {name: part.view(shape) for (name, _, shape), part in zip(self.parts, weights, strict=True)}
+        with sdpa_kernel(SDPBackend.MATH):
+            logits_BTV = functional_call(self.model, named, (inputs_BT,))
+        return F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())
+
+    def _update(self, gradients_KP: Tensor, rates_K1: Tensor) -> None:
+        """FlatAdamW's step for each row: few kernels over the whole stack beat K x groups fused ones in a graph."""
+        optim = self.optim
+        if optim.clip_norm > 0:
+            norm_K1 = torch.linalg.vector_norm(gradients_KP, dim=1, keepdim=True)
+            gradients_KP = gradients_KP * (optim.clip_norm / (norm_K1 + 1e-6)).clamp_(max=1.0)
+        self.steps_K += 1
+        count_K1 = self.steps_K.double()[:, None]
+        bias_mean_K1, bias_square_K1 = ((1 - beta**count_K1).float() for beta in (optim.beta1, optim.beta2))
+        self.mean_KP.lerp_(gradients_KP, 1 - optim.beta1)
+        self.square_KP.mul_(optim.beta2).addcmul_(gradients_KP, gradients_KP, value=1 - optim.beta2)
+        root_KP = self.square_KP.sqrt().div_(bias_square_K1.sqrt_()).add_(optim.eps)
+        rates_KP = rates_K1 * self.multiplier_P
+        self.weights_KP.mul_(1 - rates_KP * (self.decay_K1 * self.decays_P))
+        self.weights_KP.addcdiv_(rates_KP.div_(bias_mean_K1).mul_(self.mean_KP), root_KP, value=-1)

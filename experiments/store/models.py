@@ -1,0 +1,126 @@
+"""Finished models: kept in the store as each cell ends, found again by their run's id."""
+
+import difflib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from torch import nn
+
+from isoflop.experiments.data.corpus import Corpus
+from isoflop.experiments.data.tokenizer import Tokenizer, find_tokenizer
+from isoflop.experiments.store.sample import sample, sample_file
+from isoflop.experiments.store.store import Store, StoreError
+from isoflop.experiments.study.cell import Cell
+from isoflop.experiments.training.evaluate import Evaluation, detail
+from isoflop.models.generate import Sampling, generate
+from isoflop.models.weights import WEIGHTS_FILE, load_weights, save_weights
+from isoflop.scaling.table.evaluation import EVALUATION_FILE, write_evaluation
+from isoflop.scaling.table.runs import read_config, read_runs
+
+
+def keep_model(cell: Cell, model: nn.Module, evaluation: Evaluation, *, store: Store, corpus: Corpus) -> None:
+    """Write a finished cell's weights, evaluation and sample, and its tokenizer where that is a file of its own."""
+    own = corpus.folder / "tokenizer.json"
+    if own.exists() and not (kept := _tokenizers(store) / f"{corpus.tokenizer_id}.json").exists():
+        kept.parent.mkdir(exist_ok=True)
+        shutil.copyfile(own, kept.with_suffix(f".{cell.run_id}.tmp")).replace(kept)
+    about = {"run_id": cell.run_id, "step": cell.steps, "tokenizer_id": corpus.tokenizer_id}
+    save_weights(model, weights_file(store, cell.run_id), about | {"corpus_id": corpus.corpus_id})
+    write_evaluation(evaluation_file(store, cell.run_id), detail(cell.run_id, evaluation, corpus))
+    on_cpu = load_weights(weights_file(store, cell.run_id))[0]
+    text = sample(on_cpu, corpus, find_tokenizer(corpus.tokenizer_id, corpus.vocab_size, _tokenizers(store)))
+    sample_file(store, cell.run_id).write_text(text + "\n", encoding="utf-8")
+
+
+def weights_file(store: Store, run_id: str) -> Path:
+    return store.run_file(run_id).with_name(WEIGHTS_FILE)
+
+
+def evaluation_file(store: Store, run_id: str) -> Path:
+    return store.run_file(run_id).with_name(EVALUATION_FILE)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run with its model."""
+
+    store: Store
+    run_id: str
+
+    @cached_property
+    def model(self) -> nn.Module:
+        return load_weights(weights_file(self.store, self.run_id))[0].eval()
+
+    @cached_property
+    def final(self) -> dict:
+        """The last row of the run."""
+        return read_runs(self.store.run_file(self.run_id)).iloc[-1].to_dict()
+
+    @cached_property
+    def config(self) -> dict:
+        return read_config(self.store.run_file(self.run_id))
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return find_tokenizer(self.final["tokenizer_id"], int(self.final["vocab_size"]), _tokenizers(self.store))
+
+    def generate(self, prompt: str, *, max_tokens: int, sampling: Sampling, cached: bool = True) -> Iterator[str]:
+        """Yield the text that follows a prompt in pieces, each as soon as it cannot change any more."""
+        tokens: list[int] = []
+        told = ""
+        for token in generate(
+            self.model, self.tokenizer.encode(prompt), max_tokens=max_tokens, sampling=sampling, cached=cached
+        ):
+            tokens.append(token)
+            text = self.tokenizer.decode(tokens)
+            whole = text.rstrip("\ufffd")  # may be the first bytes of a character
+            if len(whole) > len(told):
+                yield whole[len(told) :]
+                told = whole
+        yield self.tokenizer.decode(tokens)[len(told) :]
+
+
+def find_trained(store: Store, run_id: str) -> Trained:
+    """The finished run that an id, or the beginning of one, names.
+
+    Raises StoreError for an id that names none or several, for a run that is not done, and for one without weights.
+    """
+    states = store.states().set_index("run_id")["state"]
+    matching = [known for known in states.index if known.startswith(run_id)]
+    if len(matching) != 1:
+        raise StoreError(f"{store.root}: {_not_one(run_id, matching, list(states.index))}")
+    found = matching[0]
+    if states[found] != "done":
+        raise StoreError(f"run {found} is {states[found]}, not done: there is no final model; run its study again")
+    if not weights_file(store, found).exists():
+        raise StoreError(
+            f"run {found} kept no weights ({weights_file(store, found)} is missing); "
+            f"delete {store.run_file(found).parent} and run its study again"
+        )
+    return Trained(store, found)
+
+
+def finished(store: Store, study: str) -> list[Trained]:
+    """The finished runs of a study that kept their weights. Raises StoreError if it was not launched here."""
+    known = store.studies()
+    if study not in known:
+        near = difflib.get_close_matches(study, known, n=1)
+        raise StoreError(f"{store.root}: no study {study!r}; there are {', '.join(near or known) or 'none'}")
+    states = store.states([cell["run_id"] for cell in known[study]["cells"]])
+    done = states.loc[states["state"] == "done", "run_id"]
+    return [Trained(store, run_id) for run_id in done if weights_file(store, run_id).exists()]
+
+
+def _not_one(run_id: str, matching: list[str], known: list[str]) -> str:
+    if matching:
+        return f"{run_id!r} begins {len(matching)} runs: {', '.join(matching[:5])}; give more of it"
+    near = difflib.get_close_matches(run_id, known, n=1)
+    told = f"did you mean {near[0]}? " if near else ""
+    return f"no run {run_id!r}; {told}`isoflop status --json` lists them"
+
+
+def _tokenizers(store: Store) -> Path:
+    return store.root / "tokenizers"

@@ -1,0 +1,31 @@
+"""What a model makes of a fixed prompt: kept with every run, shown when one was trained alone."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from isoflop.experiments.data.corpus import Corpus
+from isoflop.experiments.data.tokenizer import Tokenizer
+from isoflop.experiments.store.store import Store
+
+if TYPE_CHECKING:  # a reader of the file needs no torch
+    from torch import nn
+
+SAMPLE_FILE = "sample.txt"
+TEMPERATURE = 0.8  # at 0 small models repeat themselves
+
+
+def sample_file(store: Store, run_id: str) -> Path:
+    return store.run_file(run_id).with_name(SAMPLE_FILE)
+
+
+def sample(model: "nn.Module", corpus: Corpus, tokenizer: Tokenizer) -> str:
+    """The prompt, which is the first tokens of the held-out text, and a window of what the model writes after it.
+
+    The same model and corpus give the same text.
+    """
+    from isoflop.models.generate import Sampling, generate
+
+    context = model.config.context_length
+    prompt = corpus.eval_windows[0][: max(1, context // 4)].tolist()
+    follows = generate(model, prompt, max_tokens=context, sampling=Sampling(temperature=TEMPERATURE))
+    return tokenizer.decode([*prompt, *follows])

@@ -1,0 +1,149 @@
+"""A cell: one model, one data set, one optimiser setting, one budget, one seed, with the identity that follows.
+
+`run_id` hashes what determines the losses and nothing else, so a cell launched alone and the same cell of a sweep are
+one run, and studies that overlap share runs. Cells that differ only in budget share a trunk where the schedule has one.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+from isoflop.experiments.config import DataSpec, OptimSpec, ScheduleSpec
+from isoflop.experiments.study.optimizer_cost import optimizer_flops
+from isoflop.experiments.study.schedule import cooldown_start
+from isoflop.models.config import PLAIN, ModelConfig, n_matrices, training_flops_per_token
+
+WHAT_VERSION = 1  # what `what()` holds of a cell that uses none of the idle keys below; raise it to change that
+
+
+@dataclass(frozen=True)
+class Initial:
+    """Weights to begin from. `digest` hashes the files that hold them: it is what a run's identity heeds."""
+
+    folder: Path
+    digest: str
+    parent: str  # the run that they are of; empty for a checkpoint from elsewhere
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run, resolved. Two cells with the same `run_id` have the same losses."""
+
+    model: ModelConfig
+    size: str
+    data: DataSpec
+    optim: OptimSpec
+    schedule: ScheduleSpec
+    corpus_id: str
+    seed: int
+    arm: str
+    steps: int
+    budget_flops: float  # what was asked for; NaN when the budget was given in tokens
+    initial: Initial | None = None  # None: random weights, by the seed
+    precision: str = "float32"  # of the matrix products
+
+    def what(self) -> dict:
+        """Everything that determines the losses, and nothing else: what `run_id` hashes."""
+        return self._trunk() | {"steps": self.steps}
+
+    def _trunk(self) -> dict:
+        return {
+            "version": WHAT_VERSION,
+            "model": _hashed(self.model, _idle_model(self.model)),
+            "data": {"corpus_id": self.corpus_id, "eval_tokens": self.data.eval_tokens},
+            "optim": _hashed(self.optim, _idle_optim(self.optim)),
+            "schedule": _hashed(self.schedule, _idle_schedule(self.schedule)),
+            "seed": self.seed,
+        } | self._beyond()
+
+    def _beyond(self) -> dict:
+        """What most cells do not have."""
+        initial = {"initial": self.initial.digest} if self.initial else {}
+        return initial | ({"precision": self.precision} if self.precision != "float32" else {})
+
+    @cached_property
+    def run_id(self) -> str:
+        return _digest(self.what())
+
+    @cached_property
+    def trunk_id(self) -> str:
+        """What this cell shares with others before they differ. A schedule without a trunk shares nothing."""
+        return _digest(self._trunk()) if self.schedule.name == "wsd" else _digest({"trunk_of": self.run_id})
+
+    @property
+    def label(self) -> str:
+        arm = f"{self.arm} " if self.arm else ""
+        return f"{arm}{self.size} at {self.training_flops:.2g} FLOPs seed {self.seed}"
+
+    @property
+    def batch_tokens(self) -> int:
+        return self.optim.batch_size * self.model.context_length
+
+    @property
+    def horizon_tokens(self) -> int:
+        return self.steps * self.batch_tokens
+
+    @property
+    def step_flops(self) -> int:
+        """Exact: forward and backward, causal attention, with the head, and the optimiser's matrix products."""
+        return self.batch_tokens * training_flops_per_token(self.model) + optimizer_flops(self.model, self.optim)
+
+    @property
+    def training_flops(self) -> int:
+        return self.steps * self.step_flops
+
+    @property
+    def tokens_per_param(self) -> float:
+        return self.horizon_tokens / n_matrices(self.model)
+
+    @property
+    def warmup(self) -> int:
+        """Steps of warm-up: the same for every cell of a trunk."""
+        return self.schedule.warmup_steps
+
+    @property
+    def branch_step(self) -> int:
+        """The step that this cell leaves its trunk at: the first of its cooldown."""
+        return cooldown_start(self.schedule, self.steps)
+
+
+def group_by_trunk(cells: Iterable[Cell]) -> dict[str, tuple[Cell, ...]]:
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.trunk_id, []).append(cell)
+    return {trunk: tuple(sorted(group, key=lambda c: c.steps)) for trunk, group in groups.items()}
+
+
+def trunk_steps(cells: Iterable[Cell]) -> int:
+    """Optimiser steps that a trunk and its branches take together."""
+    cells = tuple(cells)
+    return max(cell.branch_step for cell in cells) + sum(cell.steps - cell.branch_step for cell in cells)
+
+
+def _hashed(spec: object, idle: set[str]) -> dict:
+    return {key: value for key, value in asdict(spec).items() if key not in idle}
+
+
+def _idle_model(model: ModelConfig) -> set[str]:
+    """Options that are at their default part."""
+    idle = {name for name, value in PLAIN.items() if getattr(model, name) == value}
+    return idle | (set() if model.experts else {"experts_per_token"})
+
+
+def _idle_optim(optim: OptimSpec) -> set[str]:
+    """Keys that do nothing in this cell: rules are numbers by now, and some keys belong to one kind alone."""
+    idle = {"rule", "beta2_half_life"}
+    idle |= set() if optim.parametrization == "completep" else {"base_depth"}
+    return idle | (set() if optim.name == "muon" else {"momentum"})
+
+
+def _idle_schedule(schedule: ScheduleSpec) -> set[str]:
+    cooldown = {"cooldown_fraction", "cooldown_shape"}
+    return {"wsd": set(), "constant": cooldown | {"final_fraction"}}.get(schedule.name, cooldown)
+
+
+def _digest(value: dict) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,84 @@
+"""How the steps of a cell are taken: which step, in one graph or compiled, in what precision. Decided here. No torch.
+
+A small model's step is many kernels that each take less than their launch: the step written by hand has the fewest,
+and a CUDA graph launches them at once. A large one is bound by its products and its memory: autograd with fused
+attention, compiled. On CPU the step written by hand is the fastest at every size.
+"""
+
+from dataclasses import dataclass
+
+from isoflop.experiments.config import WhereSpec
+from isoflop.experiments.study.cell import Cell
+from isoflop.models.config import n_total
+
+LARGE = 10_000_000  # parameters
+PRECISIONS = ("float32", "bfloat16")
+
+
+class EngineError(ValueError):
+    """A cell that cannot be run as `where` says."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What `where` comes to for one cell."""
+
+    by_hand: bool = True  # the step of models/step/hand_written.py, for the models that it is written for
+    graph: bool = False
+    compiled: bool = False
+    bfloat16: bool = False
+    micro_batch: int | None = None  # sequences at once; None: the whole batch
+    recompute: bool = False
+    note: str = ""  # why a CUDA device does not do what it would by itself
+
+
+def decide(cell: Cell, where: WhereSpec) -> Engine:
+    """The engine of a cell. Raises EngineError naming the cell, the setting and the remedy for what cannot work."""
+    if cell.precision not in PRECISIONS:
+        raise EngineError(f"where.precision must be one of {', '.join(PRECISIONS)}; not {cell.precision!r}")
+    asked = {"graph": where.graph, "compile": where.compile}
+    obstacle = {"graph": _no_graph(cell, where), "compile": _no_compile(cell, where)}
+    for key, value in asked.items():
+        if value and obstacle[key]:
+            raise EngineError(f"{cell.label}: where.{key}=true is not possible: {obstacle[key]}; use where.{key}=null")
+    on_cuda, large = where.device.startswith("cuda"), n_total(cell.model) >= LARGE
+    best = ("compile" if large else "graph") if on_cuda and True not in asked.values() else ""
+    by_itself = {key: key == best and value is None for key, value in asked.items()}
+    done = {key: bool(asked[key]) or (by_itself[key] and not obstacle[key]) for key in asked}
+    bfloat16, recompute = cell.precision == "bfloat16", where.activation_checkpointing
+    apart = bfloat16 or recompute or done["compile"] or where.distributed == "fsdp2"
+    return Engine(
+        by_hand=not (apart or (on_cuda and large)),
+        graph=done["graph"],
+        compiled=done["compile"],
+        bfloat16=bfloat16,
+        micro_batch=where.micro_batch,
+        recompute=recompute,
+        note=f"without where.{best}: {obstacle[best]}" if best and by_itself[best] and obstacle[best] else "",
+    )
+
+
+def _no_graph(cell: Cell, where: WhereSpec) -> str:
+    """Why the step of this cell is not captured as one CUDA graph; "" if it can be."""
+    if not where.device.startswith("cuda"):
+        return f"where.device={where.device} has no CUDA graphs"
+    if cell.model.experts:
+        return "how many tokens each expert gets is read on the host"
+    if cell.model.family == "lstm":
+        return "cuDNN runs the layers of an LSTM in few launches already, and is not known to bear a capture"
+    if where.distributed != "none":
+        return f"processes exchange gradients within a step (where.distributed={where.distributed})"
+    if where.activation_checkpointing:
+        return "where.activation_checkpointing is for models too large to gain from it"
+    return ""
+
+
+def _no_compile(cell: Cell, where: WhereSpec) -> str:
+    """Why torch.compile has nothing to offer to this cell; "" if it has."""
+    if cell.model.experts:
+        return "how many tokens each expert gets changes from batch to batch"
+    if cell.model.family == "lstm":
+        return "torch.compile leaves the layers of an LSTM as they are"
+    if where.distributed == "fsdp2":
+        return "where.distributed=fsdp2 gathers parameters within a step"
+    return ""

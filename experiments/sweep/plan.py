@@ -1,0 +1,212 @@
+"""What a study is and what it will cost, and how far a store is: numbers as a dict, and the same as a text."""
+
+import math
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+import pandas as pd
+
+from isoflop.experiments.config import ExperimentConfig
+from isoflop.experiments.cost.cost import Speed, cores, makespan, trunk_seconds
+from isoflop.experiments.cost.memory import gigabytes, worker_bytes
+from isoflop.experiments.cost.packs import packs
+from isoflop.experiments.cost.shape_key import place
+from isoflop.experiments.cost.speed_file import known_speed
+from isoflop.experiments.store.store import STATES, Store, StoreError, open_store
+from isoflop.experiments.study.cell import Cell
+from isoflop.experiments.study.study import Study, unique_tokens
+from isoflop.experiments.sweep.calibrate import SECONDS, measure, unknown_shapes
+from isoflop.experiments.sweep.pool import check_device
+from isoflop.experiments.sweep.train_job import load
+from isoflop.models.config import n_matrices
+
+WORKERS = (1, 2, 4, 8, 16)
+
+
+def plan(specs: Sequence[ExperimentConfig], speed: Speed) -> dict:
+    """The studies of these configurations: every cell with its size, cost and state, and the totals. Trains nothing."""
+    return {"speed": speed.source, "studies": [_plan_study(spec, speed) for spec in specs]}
+
+
+def speed_for(specs: Sequence[ExperimentConfig], calibrate: bool | None) -> Speed:
+    """The speed of this machine on these studies. Shapes are timed first: always, never, or (None) those not known."""
+    where = specs[0].where
+    check_device(where.device)
+    if calibrate is not False:
+        cells = [cell for spec in specs for cell in load(spec)[0].cells]
+        wanted = cells if calibrate else unknown_shapes(cells, where)
+        if wanted:
+            print(f"timing the shapes of this study here, about {round(SECONDS + 5)} s", file=sys.stderr)
+            measure(wanted, where)
+    return known_speed(place(where), where.threads)
+
+
+def _plan_study(spec: ExperimentConfig, speed: Speed) -> dict:
+    study, corpora = load(spec)
+    states = _states(spec.runs, study.cells)
+    left = list(_unfinished(study, states))
+    return {
+        "study": study.name,
+        "cells": [
+            _cell(cell, unique_tokens(corpora(cell.data), cell), states[cell.run_id], speed) for cell in study.cells
+        ],
+        "dropped": [vars(dropped) for dropped in study.dropped],
+        "warnings": list(study.warnings),
+        "hold_out": list(study.hold_out),
+        "trunks": len(study.trunks),
+        "flops": sum(cell.training_flops for cell in study.cells),
+        "tokens_trained": study.tokens_trained,
+        "tokens_by_cell": study.tokens_by_cell,
+        "sharing": study.tokens_by_cell / study.tokens_trained,
+        "done": sum(state in ("done", "diverged") for state in states.values()),
+        "packs": [len(pack) for pack in packs(left, lambda cells: cells, spec.where) if len(pack) > 1],
+        "device": spec.where.device,
+        "minutes": {str(workers): _minutes(left, workers, speed) for workers in WORKERS},
+    }
+
+
+def _minutes(trunks: Sequence[Sequence[Cell]], workers: int, speed: Speed) -> float:
+    """Predicted minutes of so many workers, a core each."""
+    if not trunks:
+        return 0.0
+    each = speed.with_company(workers, cores())
+    return makespan([trunk_seconds(cells, each) for cells in trunks], workers, start=speed.start) / 60
+
+
+def _cell(cell: Cell, unique: int, state: str, speed: Speed) -> dict:
+    return {
+        "run_id": cell.run_id,
+        "trunk_id": cell.trunk_id,
+        "size": cell.size,
+        "arm": cell.arm,
+        "learning_rate": cell.optim.learning_rate,
+        "seed": cell.seed,
+        "budget_flops": None if math.isnan(cell.budget_flops) else cell.budget_flops,
+        "n_params": n_matrices(cell.model),
+        "tokens": cell.horizon_tokens,
+        "tokens_per_param": cell.tokens_per_param,
+        "epochs": cell.horizon_tokens / unique,
+        "steps": cell.steps,
+        "flops": cell.training_flops,
+        "seconds": trunk_seconds([cell], speed),
+        "memory_bytes": round(worker_bytes(cell)),
+        "state": state,
+    }
+
+
+def _states(runs: str, cells: Iterable[Cell]) -> dict[str, str]:
+    """State of each cell in the store at `runs`; everything is planned where there is no store yet."""
+    ids = [cell.run_id for cell in cells]
+    try:
+        store = open_store(runs)
+    except StoreError:
+        return dict.fromkeys(ids, "planned")
+    return dict(zip(ids, store.states(ids)["state"], strict=True))
+
+
+def _unfinished(study: Study, states: dict[str, str]) -> Iterable[list[Cell]]:
+    for cells in study.trunks.values():
+        left = [cell for cell in cells if states[cell.run_id] not in ("done", "diverged")]
+        if left:
+            yield left
+
+
+def plan_text(value: dict) -> str:
+    return "\n\n".join([*map(_study_text, value["studies"]), f"speed: {value['speed']}"])
+
+
+def _study_text(study: dict) -> str:
+    head = f"{study['study'] or 'single cell'}: {len(study['cells'])} cells in {study['trunks']} trunks"
+    lines = [f"{head}, {study['flops']:.3g} FLOPs, {study['done']} done already", ""]
+    numbers = ("n_params", "tokens", "tok/param", "epochs", "steps", "FLOPs", "rate", "minutes")
+    columns = ("size", *numbers, "seeds", "state")
+    rows = [_row(list(same)) for _, same in groupby(study["cells"], key=_but_for_seed)]
+    lines += _columns([columns, *rows])
+    lines += [f"left out: {d['size']} at {d['budget_flops']:g}: {d['reason']}" for d in study["dropped"]]
+    lines += [f"warning: {warning}" for warning in study["warnings"]]
+    minutes = ", ".join(f"{m:.1f} with {w}" for w, m in study["minutes"].items())
+    shared = f"{study['tokens_trained']:,} tokens to train, {study['tokens_by_cell']:,} with a run per cell"
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{shared}: {study['sharing']:.2f} times less by shared trunks",
+            f"memory of a worker, at most: {gigabytes(max(c['memory_bytes'] for c in study['cells']))}",
+            f"predicted minutes by workers, a {'core' if study['device'] == 'cpu' else 'GPU'} each: {minutes}",
+            *_packs_text(study["packs"]),
+        ]
+    )
+
+
+def _packs_text(packs: Sequence[int]) -> list[str]:
+    told = f"packed: {sum(packs)} trunks in {len(packs)} packs, up to {max(packs, default=0)} in one step if they fit"
+    return [told + "; minutes are without the gain of that"] if packs else []
+
+
+def _but_for_seed(cell: dict) -> tuple:
+    return cell["size"], cell["arm"], cell["steps"], cell["learning_rate"], cell["epochs"]
+
+
+def _row(cells: list[dict]) -> tuple[str, ...]:
+    """One line for the seeds of one size and budget."""
+    c = cells[0]
+    states = {cell["state"]: sum(other["state"] == cell["state"] for other in cells) for cell in cells}
+    told = " ".join(f"{n} {state}" if len(cells) > 1 else state for state, n in states.items())
+    return (
+        f"{c['arm']} {c['size']}".strip(), f"{c['n_params']:,}", f"{c['tokens']:,}", f"{c['tokens_per_param']:.3g}",
+        f"{c['epochs']:.2f}", f"{c['steps']:,}", f"{c['flops']:.3g}", f"{c['learning_rate']:.3g}",
+        f"{c['seconds'] / 60:.2f}",
+        _ranges(sorted({cell["seed"] for cell in cells})), told,
+    )  # fmt: skip
+
+
+def status(store: Store) -> dict:
+    """How many cells are in which state, in all and by study, and each cell that is not simply done or planned."""
+    states = store.states()
+    studies = {name: _counts(states, [c["run_id"] for c in study["cells"]]) for name, study in store.studies().items()}
+    states["heartbeat_age"] = time.time() - states["heartbeat"]
+    cells = states.astype(object).where(states.notna(), None).to_dict("records")
+    return {"runs": str(store.root), "counts": _counts(states, states["run_id"]), "studies": studies, "cells": cells}
+
+
+def _counts(states: pd.DataFrame, run_ids: Iterable[str]) -> dict[str, int]:
+    counts = states.loc[states["run_id"].isin(list(run_ids)), "state"].value_counts()
+    return {state: int(counts.get(state, 0)) for state in STATES}
+
+
+def status_text(value: dict) -> str:
+    table = [("study", *STATES), *((name, *map(str, counts.values())) for name, counts in value["studies"].items())]
+    lines = _columns([*table, ("all", *map(str, value["counts"].values()))])
+    for cell in value["cells"]:
+        if cell["state"] in ("running", "failed", "diverged", "lost"):
+            place = f"step {cell['step']}/{cell['steps']}, attempt {cell['attempts']}"
+            beat = "" if cell["heartbeat_age"] is None else f", heartbeat {cell['heartbeat_age']:.0f} s ago"
+            lines.append(
+                f"{cell['state']:9} {cell['run_id']}  {cell['label']}  {place}{beat}  {_reason(cell)}".rstrip()
+            )
+    return "\n".join([f"{value['runs']}", *lines])
+
+
+def _reason(cell: dict) -> str:
+    if cell["error"]:
+        return cell["error"].strip().splitlines()[-1]
+    return "no process is at work on it: isoflop run or isoflop retry goes on" if cell["state"] == "lost" else ""
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Text columns: the first and the last to the left, numbers between them to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    last = len(widths) - 1
+    pad = [str.ljust if i in (0, last) and not rows[-1][i].isdigit() else str.rjust for i in range(len(widths))]
+    return ["  ".join(f(cell, w) for f, cell, w in zip(pad, row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Sorted whole numbers, three or more in a row by their ends: 0-7,16,18."""
+    parts = []
+    for _, group in groupby(enumerate(numbers), key=lambda at: at[1] - at[0]):
+        run = [number for _, number in group]
+        parts += [f"{run[0]}-{run[-1]}"] if len(run) > 2 else map(str, run)
+    return ",".join(parts)

@@ -1,0 +1,129 @@
+"""The worker processes of a launch: how many, on which GPU each, and whether MPS lets those of one GPU overlap.
+
+No torch before it is known that there is a GPU to ask for.
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from isoflop.experiments.compose import UsageError
+from isoflop.experiments.config import WhereSpec
+from isoflop.experiments.cost.cost import cores
+from isoflop.experiments.sweep.parent import end_with
+
+PATIENCE_SECONDS = 10.0  # for the place of a worker that is about to end
+_places: list[object] = []  # open files: their locks are this process' place in the pool
+
+
+def worker_count(where: WhereSpec) -> int:
+    """Workers of a launch on this machine: one per core, or `workers_per_gpu` per GPU, unless told.
+
+    Raises UsageError for an impossible number.
+    """
+    if where.workers is not None and where.workers < 1:
+        raise UsageError(f"where.workers must be at least 1, or null for one per core; not {where.workers}")
+    if where.threads < 1:
+        raise UsageError(f"where.threads must be at least 1; not {where.threads}")
+    if where.workers_per_gpu < 1:
+        raise UsageError(f"where.workers_per_gpu must be at least 1; not {where.workers_per_gpu}")
+    if where.workers is not None:
+        return where.workers
+    if where.device != "cpu":
+        return max(1, len(gpus(where.device))) * where.workers_per_gpu
+    return max(1, cores() // where.threads)
+
+
+def gpus(device: str) -> list[str]:
+    """The GPUs that `where.device` means, as CUDA_VISIBLE_DEVICES names them: all for cuda, one for cuda:1."""
+    if not device.startswith("cuda"):
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    every = named.split(",") if named else [str(i) for i in range(device_count())]
+    _, _, index = device.partition(":")
+    return every if not index else every[int(index) : int(index) + 1]
+
+
+def device_count() -> int:
+    import torch  # only where it is asked for: a launch on CPU leaves the import to its workers
+
+    return torch.cuda.device_count()
+
+
+def per_device(where: WhereSpec, workers: int) -> int:
+    """The most workers that share the memory of one device."""
+    return -(-workers // max(1, len(gpus(where.device))))
+
+
+def at_once(where: WhereSpec, workers: int) -> int:
+    """Workers that do not slow each other down: a core each, or a GPU each, or all that MPS lets share one."""
+    if where.device == "cpu":
+        return min(workers, cores())
+    return workers if mps_runs() else min(workers, max(1, len(gpus(where.device))))
+
+
+def mps_runs() -> bool:
+    """Whether the daemon of NVIDIA's Multi-Process Service is at work, by the files that it keeps."""
+    folder = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"))
+    try:
+        return Path(f"/proc/{int((folder / 'nvidia-cuda-mps-control.pid').read_text())}").exists()
+    except (OSError, ValueError):  # another user's
+        return (folder / "control").exists()
+
+
+def time_slices(where: WhereSpec, workers: int) -> str:
+    """What to tell of workers that share a GPU; "" if none do, or MPS runs."""
+    if where.device == "cpu" or (sharing := per_device(where, workers)) < 2 or mps_runs():
+        return ""
+    return (
+        f"{sharing} workers share a GPU by time slices; with NVIDIA's MPS their kernels would overlap: "
+        "nvidia-cuda-mps-control -d starts it"
+    )
+
+
+def begin_worker(parent: int, folder: str, workers: int, names: Sequence[str]) -> None:
+    """First of all in a pool's worker: end with its parent, and see one GPU alone, which then is cuda.
+
+    Each worker locks a file in `folder`, which the kernel unlocks when it dies: the one that replaces it finds the
+    place free, and the GPUs stay evenly taken. To be called before torch looks for GPUs.
+    """
+    end_with(parent)
+    os.environ["CUDA_VISIBLE_DEVICES"] = names[_place(Path(folder), workers) % len(names)]
+
+
+def _place(folder: Path, workers: int) -> int:
+    """A number below `workers` that no living worker of the pool has."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        for place in range(workers):
+            file = open(folder / str(place), "w")  # noqa: SIM115 (held for the life of the process)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                continue
+            _places.append(file)
+            return place
+        time.sleep(0.05)
+    return os.getpid() % workers  # better a GPU too full than none
+
+
+def check_device(device: str) -> None:
+    """Raise UsageError for a device that torch does not know or that is not here."""
+    if device == "cpu":
+        return
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"where.device={device} cannot be used here ({reason}); use where.device=cpu") from error
+
+
+def pin_threads(threads: int) -> None:
+    """Threads of the workers' numerical libraries, which read the environment when they are loaded."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(threads)

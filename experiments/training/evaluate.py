@@ -1,0 +1,61 @@
+"""The held-out loss of a model on fixed windows."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from isoflop.experiments.data.corpus import Corpus, spread_starts
+from isoflop.experiments.data.shards import DOCUMENTS
+from isoflop.models.step.training_step import score
+from isoflop.scaling.table.evaluation import NAMES
+
+_TOKENS_AT_ONCE = 2048  # activations of the widest default model stay in the cache
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    loss: float  # nats/token
+    loss_se: float  # standard error over windows
+    accuracy: float  # share of next tokens that are the most likely one
+    nats: Tensor = field(repr=False, compare=False)  # (W, T), of every target
+    correct: Tensor = field(repr=False, compare=False)  # (W, T), whether it was the most likely one
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, windows: Tensor) -> Evaluation:
+    """Mean over all targets of `windows` (W, T + 1) int64, every window weighing the same."""
+    parts = windows.split(max(1, _TOKENS_AT_ONCE // (windows.shape[1] - 1)))
+    nats_WT, correct_WT = map(torch.cat, zip(*(score(model, part[:, :-1], part[:, 1:]) for part in parts), strict=True))
+    by_window = nats_WT.mean(1).double()
+    error = by_window.std() / len(by_window) ** 0.5 if len(by_window) > 1 else torch.tensor(math.nan)
+    accuracy = int(correct_WT.sum()) / correct_WT.numel()
+    return Evaluation(by_window.mean().item(), error.item(), accuracy, nats_WT.cpu(), correct_WT.cpu())
+
+
+def detail(run_id: str, evaluation: Evaluation, corpus: Corpus) -> pd.DataFrame:
+    """The rows of `scaling.table.evaluation` for one run: loss by position in the window, and by document.
+
+    Kaplan et al. 2020, figure 7, has the first; the second is what two runs are paired by. A corpus that does not know
+    its documents (tokens that came without) is taken window by window.
+    """
+    windows, length = evaluation.nats.shape
+    starts = spread_starts(corpus.held_out_tokens, context_length=length, n_tokens=windows * length)
+    measure, unit = "window", np.repeat(np.arange(windows), length)
+    if (corpus.folder / DOCUMENTS).exists():
+        ends = np.fromfile(corpus.folder / DOCUMENTS, "<i8")
+        targets = starts[:, None] + 1 + np.arange(length)
+        measure, unit = "document", np.searchsorted(ends, targets.ravel(), side="right")
+    position = np.tile(np.arange(1, length + 1), windows)
+    each = pd.DataFrame({"loss": evaluation.nats.double().flatten(), "accuracy": evaluation.correct.flatten()})
+    parts = [_means(each, "position", position), _means(each, measure, unit)]
+    return pd.concat(parts, ignore_index=True).assign(run_id=run_id)[list(NAMES)]
+
+
+def _means(each: pd.DataFrame, measure: str, number: np.ndarray) -> pd.DataFrame:
+    groups = each.groupby(number)
+    means = groups.mean().assign(targets=groups.size(), measure=measure)
+    return means.rename_axis("number").reset_index()

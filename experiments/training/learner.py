@@ -1,0 +1,166 @@
+"""A model in training: everything that the next step depends on, and how to save and restore it to the bit."""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+import torch
+from torch import Tensor, nn
+
+from isoflop.experiments.config import WhereSpec
+from isoflop.experiments.data.batches import count_windows, window_numbers
+from isoflop.experiments.data.corpus import Corpus
+from isoflop.experiments.data.gather import AT_ONCE, gatherer, sent
+from isoflop.experiments.study.cell import Cell
+from isoflop.experiments.study.curve import curve_stride
+from isoflop.experiments.study.engine import Engine, decide
+from isoflop.experiments.study.schedule import learning_rate
+from isoflop.experiments.training.cuda_graph import Captured
+from isoflop.experiments.training.evaluate import Evaluation, evaluate
+from isoflop.experiments.training.initial import start
+from isoflop.experiments.training.optimizer import FlatAdamW, build_optimizer
+from isoflop.experiments.training.rows import Measurement
+from isoflop.models.step.accumulate import accumulate
+from isoflop.models.step.precision import lower_products
+from isoflop.models.step.recompute import recompute_blocks
+from isoflop.models.step.training_step import kernels_build, training_step
+
+
+class Learner:
+    """One trunk's model, its optimiser, the steps taken, the loss summed since the last row, and the rows so far.
+
+    The data position is the step itself: batches are a function of (seed, step).
+    """
+
+    processes = ""  # how many share a step and how, for the record
+    rows = slice(None)  # of every batch, that this process trains on
+
+    def __init__(self, cell: Cell, corpus: Corpus, device: str, *, engine: Engine | None = None) -> None:
+        self.cell, self.corpus, self.device = cell, corpus, device
+        self.engine = engine or decide(cell, WhereSpec(device=device))
+        self.on_cuda = device.startswith("cuda")
+        self.micro_batch = self.engine.micro_batch or cell.optim.batch_size  # sequences at once
+        self.model = start(cell).to(device)
+        if self.engine.recompute:
+            recompute_blocks(self.model)
+        if self.engine.bfloat16:
+            lower_products(self.model)
+        self.optimizer = self.build_optimizer()
+        kernels_build(self.model)  # on a new machine they are compiled here, not within the first step's seconds
+        self.loss_and_gradients = training_step(self.model, by_hand=self.engine.by_hand, compiled=self.engine.compiled)
+        self.gather = gatherer(corpus.train, cell.model.context_length, device)
+        self.windows = torch.from_numpy(corpus.eval_windows.astype("int64")).to(device)
+        self.guess = (1 - 1e-6) * math.log(cell.model.vocab_size)  # rounding apart
+        self.step, self.seconds = 0, 0.0
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self.measurements: list[Measurement] = []
+        self.evaluation: Evaluation | None = None  # behind the latest measurement, target by target
+        self._captured: Captured | None = None
+
+    def build_optimizer(self) -> FlatAdamW:
+        return build_optimizer(self.model, self.cell.optim)
+
+    def gradients(self, tokens: Tensor) -> Tensor:
+        """Mean loss of a batch, (B, T + 1); its gradients lie where the optimiser reads them."""
+        inputs, targets = tokens[:, :-1], tokens[:, 1:]
+        return accumulate(self.loss_and_gradients, self.optimizer.gradients, inputs, targets, self.micro_batch)
+
+    def whole_model(self) -> nn.Module:
+        """The model, all of it in this process."""
+        return self.model
+
+    def advance(self, until: int, steps: int) -> None:
+        """Train up to step `until` of a run of `steps`."""
+        began = time.perf_counter()
+        self.queue(until, steps)
+        if self.on_cuda:
+            torch.cuda.synchronize(self.device)
+        self.seconds += time.perf_counter() - began
+
+    def queue(self, until: int, steps: int) -> None:
+        """The steps up to `until` of a run of `steps`; on CUDA nothing here waits for any of them."""
+        for tokens, rate in zip(self.batches(until), self.rates(until, steps), strict=True):
+            self.take(tokens, rate)
+            self.step += 1
+
+    def batches(self, until: int) -> Iterator[Tensor]:
+        """The batches from here to step `until`, (B, T + 1) each: this process' rows of them."""
+        length = self.cell.model.context_length
+        windows = window_numbers(
+            count_windows(len(self.corpus.train), length),
+            seed=self.cell.seed,
+            step=self.step,
+            count=until - self.step,
+            batch_size=self.cell.optim.batch_size,
+        )[:, self.rows]
+        at_once = max(1, AT_ONCE // max(1, windows[0].size * (length + 1)))
+        for first in range(0, len(windows), at_once):
+            yield from self.gather(windows[first : first + at_once])
+
+    def rates(self, until: int, steps: int) -> Sequence[float] | Sequence[Tensor]:
+        """The base learning rate of each of those steps: on CUDA as tensors, which a graph reads anew each time."""
+        schedule, peak = self.cell.schedule, self.cell.optim.learning_rate
+        rates = [learning_rate(schedule, step, steps)[0] * peak for step in range(self.step, until)]
+        if not (self.on_cuda or self.engine.graph):
+            return rates
+        return sent(torch.tensor(rates, dtype=torch.float32 if self.on_cuda else torch.float64), self.device).unbind()
+
+    def take(self, tokens: Tensor, rate: float | Tensor) -> None:
+        """One step on a batch."""
+        if not self.engine.graph:
+            self._take(tokens, rate)
+            return
+        if self._captured is None:
+            changed = [*self.optimizer.tensors().values(), self.loss_sum]
+            self._captured = Captured(self._take, (tokens, rate), changed)
+        self._captured(tokens, rate)
+
+    def _take(self, tokens: Tensor, rate: float | Tensor) -> None:
+        self.loss_sum += self.gradients(tokens)
+        self.optimizer.step(rate)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every loss since the last row is a number, and the last row beats guessing all tokens alike.
+
+        A step size far too large need not end in NaN: logits that are huge, or all equal, lose to ln V just as well.
+        """
+        last = self.measurements[-1].loss if self.measurements else 0.0
+        return math.isfinite(self.loss_sum.item()) and last < self.guess
+
+    def measure(self, steps: int, *, windows: Tensor | None = None) -> Measurement:
+        """Evaluate on `windows`, or on a few of all held-out ones, spread evenly; the row is kept."""
+        began = time.perf_counter()
+        since = self.step - (self.measurements[-1].step if self.measurements else 0)
+        multiplier, phase = learning_rate(self.cell.schedule, self.step - 1, steps)
+        few = self.windows[:: curve_stride(self.windows[:, 1:].numel())]
+        self.evaluation = evaluate(self.model, few if windows is None else windows)
+        measurement = Measurement.of(
+            self.evaluation,
+            step=self.step,
+            learning_rate=multiplier * self.cell.optim.learning_rate,
+            phase=phase,
+            train_loss=self.loss_sum.item() / max(1, since),
+            seconds=self.seconds,
+        )
+        self.loss_sum.zero_()
+        self.measurements.append(measurement)
+        self.seconds += time.perf_counter() - began
+        return measurement
+
+    def state(self) -> dict:
+        """A copy of what the next step depends on: tensors, numbers and text only."""
+        return {
+            "optimizer": self.optimizer.state(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "loss_sum": self.loss_sum.clone(),
+            "measurements": [asdict(m) for m in self.measurements],
+        }
+
+    def load(self, state: dict) -> None:
+        self.optimizer.load(state["optimizer"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.loss_sum.copy_(state["loss_sum"])
+        self.measurements = [Measurement(**m) for m in state["measurements"]]

@@ -1,0 +1,128 @@
+"""Rows of the run table: what a cell is, what was measured at a step, where it ran."""
+
+import math
+import platform
+import resource
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import torch
+
+from isoflop.experiments.data.batches import count_windows
+from isoflop.experiments.data.corpus import Corpus
+from isoflop.experiments.study.cell import Cell
+from isoflop.experiments.training.evaluate import Evaluation
+from isoflop.models.config import count_params, flops_per_token, n_active, n_total
+from isoflop.scaling.table.version import code_version
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One evaluation on the way of a run."""
+
+    step: int
+    learning_rate: float
+    phase: str
+    loss: float
+    loss_se: float
+    accuracy: float
+    train_loss: float
+    seconds: float  # of training, since the first step
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, **where: float | str) -> "Measurement":
+        return cls(loss=evaluation.loss, loss_se=evaluation.loss_se, accuracy=evaluation.accuracy, **where)
+
+
+def run_rows(
+    cell: Cell,
+    corpus: Corpus,
+    measurements: Sequence[Measurement],
+    *,
+    state: str,
+    device: str,
+    processes: str = "",
+    kernels: str = "",
+) -> list[dict]:
+    """The run table's rows of one cell, in the order of the steps. The last one is final unless the run diverged."""
+    constants = _constants(cell, corpus) | _provenance(device, processes, kernels) | {"state": state}
+    rows = [constants | _measured(cell, corpus, m) for m in measurements]
+    for row in rows:
+        row["final"] = state == "done" and row["step"] == cell.steps
+    return rows
+
+
+def _constants(cell: Cell, corpus: Corpus) -> dict:
+    model, counts, flops = cell.model, count_params(cell.model), flops_per_token(cell.model)
+    return {
+        "run_id": cell.run_id,
+        "trunk_id": cell.trunk_id,
+        "arm": cell.arm,
+        "seed": cell.seed,
+        "family": model.family,
+        "n_layer": model.n_layer,
+        "d_model": model.d_model,
+        "n_head": model.n_head,
+        "d_ff": model.d_ff,
+        "vocab_size": model.vocab_size,
+        "context_length": model.context_length,
+        "tied": model.tied,
+        "norm": model.norm,
+        "activation": model.activation,
+        "positions": model.positions,
+        "experts": model.experts,
+        "experts_per_token": model.experts_per_token if model.experts else 0,
+        **{f"n_params_{group}": count for group, count in counts.items()},
+        "n_params_total": n_total(model),
+        "n_params_active": n_active(model),
+        **{f"flops_token_{group}": count for group, count in flops.items()},
+        "corpus_id": corpus.corpus_id,
+        "tokenizer_id": corpus.tokenizer_id,
+        "eval_id": corpus.eval_id,
+        "loss_floor": corpus.loss_floor,
+        "bytes_per_token": corpus.bytes_per_token,
+        "unique_tokens": count_windows(corpus.train_tokens, model.context_length) * model.context_length,
+        "optimizer": cell.optim.name,
+        "parametrization": cell.optim.parametrization,
+        "schedule": cell.schedule.name,
+        "peak_learning_rate": cell.optim.learning_rate,
+        "warmup_tokens": cell.schedule.warmup_steps * cell.batch_tokens,
+        "horizon_tokens": cell.horizon_tokens,
+        "budget_flops": cell.budget_flops,
+        "batch_tokens": cell.batch_tokens,
+        "dtype": cell.precision,
+    }
+
+
+def _measured(cell: Cell, corpus: Corpus, at: Measurement) -> dict:
+    tokens = at.step * cell.batch_tokens
+    unique = count_windows(corpus.train_tokens, cell.model.context_length) * cell.model.context_length
+    return {
+        "step": at.step,
+        "tokens": tokens,
+        "epochs": tokens / unique,
+        "learning_rate": at.learning_rate,
+        "phase": at.phase,
+        "loss": at.loss,
+        "loss_se": at.loss_se,
+        "bits_per_byte": at.loss / (math.log(2) * corpus.bytes_per_token),
+        "accuracy": at.accuracy,
+        "train_loss": at.train_loss,
+        "flops": float(at.step * cell.step_flops),
+        "flops_6nd": float(6 * n_total(cell.model) * tokens),
+        "wall_seconds": at.seconds,
+    }
+
+
+def _provenance(device: str, processes: str, kernels: str) -> dict:
+    name, memory = f"{device} {platform.machine()}", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if device.startswith("cuda"):
+        name, memory = torch.cuda.get_device_name(device), torch.cuda.max_memory_reserved(device)
+    return {
+        "device": name + (f", {processes}" if processes else ""),
+        "peak_memory_bytes": memory,
+        "code_version": code_version(),
+        "torch_version": torch.__version__ + (f"; kernels {kernels}" if kernels else ""),
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
