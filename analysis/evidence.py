@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from isoflop.analysis.beside import Beside
-from isoflop.analysis.sensitivity import sensitivity_frame
+from isoflop.analysis.background import Beside
+from isoflop.analysis.figures.sensitivity import sensitivity_frame
 from isoflop.scaling.approaches.approaches import Approaches, approaches
 from isoflop.scaling.approaches.envelope import Envelope, envelope
 from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile, budget_groups, isoflop_profiles

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from isoflop.analysis import summary
+from isoflop.analysis import sections as summary
 from isoflop.analysis.evidence import Evidence
 from isoflop.scaling.table.read import read_table
 

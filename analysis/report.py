@@ -12,10 +12,10 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 
-from isoflop.analysis import summary
+from isoflop.analysis import sections as summary
 from isoflop.analysis.evidence import Evidence, UnsupportedError, reason
-from isoflop.analysis.figures import FIGURES, Figure
-from isoflop.analysis.page import NAME, absent, javascript, page
+from isoflop.analysis.figures.catalogue import FIGURES, Figure
+from isoflop.analysis.page.page import NAME, absent, javascript, page
 from isoflop.analysis.style import style
 from isoflop.scaling.prediction.register import data_hash
 
@@ -105,7 +105,7 @@ def _write_all(evidence: Evidence, folder: Path, command: str) -> Report:
 
 def draw_figure(name: str, evidence: Evidence, out: str | Path) -> Path:
     """One figure to one file, its format by the file's ending. Raises ValueError naming the formats."""
-    from isoflop.analysis.figures import get_figure
+    from isoflop.analysis.figures.catalogue import get_figure
 
     path = Path(out)
     if path.suffix[1:] not in FORMATS:

@@ -6,10 +6,10 @@ import pytest
 from matplotlib.collections import PathCollection
 
 from isoflop.analysis.evidence import Evidence
-from isoflop.analysis.figures import FIGURES
-from isoflop.analysis.positions import positions_frame
+from isoflop.analysis.figures.catalogue import FIGURES
+from isoflop.analysis.figures.cost import cost_frame, plot_sweep_cost, plot_throughput
+from isoflop.analysis.figures.positions import positions_frame
 from isoflop.analysis.style import style
-from isoflop.analysis.sweep_cost import cost_frame, plot_sweep_cost, plot_throughput
 from isoflop.scaling.table.evaluation import EVALUATION_FILE, write_evaluation
 from isoflop.scaling.table.read import read_table
 

@@ -7,21 +7,21 @@ import pandas as pd
 import pytest
 from matplotlib.collections import LineCollection, PathCollection
 
-from isoflop.analysis.allocation import REFERENCE, plot_allocation
-from isoflop.analysis.bowls import best_rate, bowl_frame, plot_bowls
-from isoflop.analysis.curves import learning_curves, plot_learning_curves
 from isoflop.analysis.evidence import Evidence
-from isoflop.analysis.exponents import plot_exponents
-from isoflop.analysis.figures import FIGURES
-from isoflop.analysis.isoflop import plot_isoflop
-from isoflop.analysis.multiplier import plot_multiplier
-from isoflop.analysis.prediction import forecast_errors, plot_forecast_errors, plot_prediction
-from isoflop.analysis.residuals import grouped, plot_residuals
-from isoflop.analysis.scoreboard import plot_scoreboard, scoreboard_frame
-from isoflop.analysis.sensitivity import plot_sensitivity
-from isoflop.analysis.slope import measured_slopes, plot_local_slope
+from isoflop.analysis.figures.allocation import REFERENCE, plot_allocation
+from isoflop.analysis.figures.bowls import best_rate, bowl_frame, plot_bowls
+from isoflop.analysis.figures.catalogue import FIGURES
+from isoflop.analysis.figures.curves import learning_curves, plot_learning_curves
+from isoflop.analysis.figures.exponents import plot_exponents
+from isoflop.analysis.figures.isoflop import plot_isoflop
+from isoflop.analysis.figures.multiplier import plot_multiplier
+from isoflop.analysis.figures.prediction import forecast_errors, plot_forecast_errors, plot_prediction
+from isoflop.analysis.figures.residuals import grouped, plot_residuals
+from isoflop.analysis.figures.scoreboard import plot_scoreboard, scoreboard_frame
+from isoflop.analysis.figures.sensitivity import plot_sensitivity
+from isoflop.analysis.figures.slope import measured_slopes, plot_local_slope
+from isoflop.analysis.figures.surface import plot_surface
 from isoflop.analysis.style import LEVEL, style
-from isoflop.analysis.surface import plot_surface
 from isoflop.scaling.design.simulate import simulate_study
 from isoflop.scaling.laws.published import PUBLISHED
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from isoflop.analysis.beside import Beside
+from isoflop.analysis.background import Beside
 from isoflop.analysis.evidence import WORTH_A_PROCESS, Evidence
 from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.laws.chinchilla import Chinchilla

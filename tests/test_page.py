@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import isoflop.analysis.page as page_module
-from isoflop.analysis.calculator import ABOVE, BELOW, calculator_frame
-from isoflop.analysis.checklist import checklist
+import isoflop.analysis.page.page as page_module
 from isoflop.analysis.evidence import Evidence, UnsupportedError
-from isoflop.analysis.page import page
-from isoflop.analysis.page_data import MOST_RUNS, datasets, law_names
+from isoflop.analysis.page.calculator import ABOVE, BELOW, calculator_frame
+from isoflop.analysis.page.checklist import checklist
+from isoflop.analysis.page.data import MOST_RUNS, datasets, law_names
+from isoflop.analysis.page.page import page
 from isoflop.analysis.report import write_report
 from isoflop.scaling.design.simulate import simulate_points, simulate_study
 from isoflop.scaling.laws.chinchilla import Chinchilla

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from isoflop.analysis.evidence import Evidence
-from isoflop.analysis.page import page
+from isoflop.analysis.page.page import page
 from isoflop.analysis.style import count
 from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.laws.chinchilla import Chinchilla

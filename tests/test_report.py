@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 
 import isoflop.analysis.report as report_module
 from isoflop.__main__ import app
-from isoflop.analysis import summary
+from isoflop.analysis import sections as summary
 from isoflop.analysis.evidence import Evidence, UnsupportedError, part
-from isoflop.analysis.figures import FIGURES, get_figure
+from isoflop.analysis.figures.catalogue import FIGURES, get_figure
+from isoflop.analysis.figures.cost import trained_tokens
 from isoflop.analysis.hero import draw_hero
 from isoflop.analysis.report import ReportError, draw_figure, write_report
-from isoflop.analysis.sweep_cost import trained_tokens
 from isoflop.scaling.design.simulate import simulate_points, simulate_study
 from isoflop.scaling.fitting.fit import FitError
 from isoflop.scaling.laws.chinchilla import Chinchilla

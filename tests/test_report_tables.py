@@ -7,7 +7,7 @@ import pytest
 
 import isoflop.analysis.report as report_module
 from isoflop.analysis.evidence import Evidence
-from isoflop.analysis.figures import FIGURES
+from isoflop.analysis.figures.catalogue import FIGURES
 from isoflop.analysis.report import write_report
 from isoflop.analysis.style import style
 from isoflop.scaling.design.simulate import simulate_study

@@ -12,10 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 
-from isoflop.analysis import summary
-from isoflop.analysis.beside import Beside
-from isoflop.analysis.checklist import checklist
+from isoflop.analysis import sections as summary
+from isoflop.analysis.background import Beside
 from isoflop.analysis.evidence import Evidence, UnsupportedError
+from isoflop.analysis.page.checklist import checklist
 
 NAME = "report.html"
 NEEDS = ("altair", "vl_convert", "markdown_it")
@@ -64,8 +64,8 @@ def page(e: Evidence, *, missing: dict[str, str], provenance: str) -> str:
 
 def page_data(e: Evidence) -> dict:
     """What the page's script works on: charts with their data, the calculator's rows, the fitted range."""
-    from isoflop.analysis.charts import charts
-    from isoflop.analysis.page_data import convention_name, datasets, law_names, records
+    from isoflop.analysis.page.charts import charts
+    from isoflop.analysis.page.data import convention_name, datasets, law_names, records
 
     try:
         laws, rows, convention = law_names(e), datasets(e), convention_name(e.points)
@@ -87,7 +87,7 @@ def page_data(e: Evidence) -> dict:
 
 
 def _calculated(e: Evidence):
-    from isoflop.analysis.calculator import calculator_frame
+    from isoflop.analysis.page.calculator import calculator_frame
 
     return calculator_frame(e.optimum, e.resamples)
 

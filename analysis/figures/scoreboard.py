@@ -67,7 +67,7 @@ def _short(why: str, most: int = 58) -> str:
 
 def scoreboard_words(board: Scoreboard) -> str:
     """The scores as a Markdown table, and what was refused."""
-    from isoflop.analysis.summary import table
+    from isoflop.analysis.sections import table
 
     rows = []
     for r in board.frame.reset_index().itertuples():

@@ -1,6 +1,6 @@
 """A function at work in a process of its own while the report goes on: reports use two cores.
 
-python -m isoflop.analysis.beside    reads (module, function, arguments) pickled, writes (value, error) pickled
+python -m isoflop.analysis.background    reads (module, function, arguments) pickled, writes (value, error) pickled
 """
 
 import importlib
@@ -21,7 +21,10 @@ class Beside:
             pickle.dump((module, function, args, kwargs), told)
             told.seek(0)
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "isoflop.analysis.beside"], stdin=told, stdout=self._out, stderr=subprocess.PIPE
+                [sys.executable, "-m", "isoflop.analysis.background"],
+                stdin=told,
+                stdout=self._out,
+                stderr=subprocess.PIPE,
             )
 
     @cached_property

@@ -10,8 +10,8 @@ from typing import Literal
 
 import numpy as np
 
-from isoflop.analysis.bowls import CELL, best_rate, bowl_frame
 from isoflop.analysis.evidence import Evidence, UnsupportedError
+from isoflop.analysis.figures.bowls import CELL, best_rate, bowl_frame
 from isoflop.analysis.style import LEVEL
 from isoflop.scaling.arms.multiplier import Pair
 from isoflop.scaling.table.conventions import is_runs

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from isoflop.analysis.evidence import Evidence, UnsupportedError
+from isoflop.analysis.figures.cost import trained_tokens
 from isoflop.analysis.style import LEVEL, count
-from isoflop.analysis.sweep_cost import trained_tokens
 from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.fitting.uncertainty import Draws
 from isoflop.scaling.selection.holdout import HoldOut
@@ -144,7 +144,7 @@ def held_out(e: Evidence) -> str:
 
 def scoreboard(e: Evidence) -> str:
     """Laws by how they predict the next scale, at every scale."""
-    from isoflop.analysis.scoreboard import scoreboard_words
+    from isoflop.analysis.figures.scoreboard import scoreboard_words
 
     return scoreboard_words(e.scoreboard)
 

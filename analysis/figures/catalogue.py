@@ -6,21 +6,21 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.axes import Axes
 
-from isoflop.analysis.allocation import allocation_frame, comparable, plot_allocation
-from isoflop.analysis.bowls import bowl_frame, plot_bowls
-from isoflop.analysis.curves import learning_curves, plot_learning_curves
 from isoflop.analysis.evidence import Evidence, UnsupportedError
-from isoflop.analysis.exponents import exponent_frame, plot_exponents
-from isoflop.analysis.isoflop import isoflop_frame, plot_isoflop
-from isoflop.analysis.multiplier import multiplier_frame, plot_multiplier
-from isoflop.analysis.positions import plot_positions, positions_frame
-from isoflop.analysis.prediction import forecast_errors, plot_forecast_errors, plot_prediction, prediction_frame
-from isoflop.analysis.residuals import plot_residuals, residual_frame
-from isoflop.analysis.scoreboard import plot_scoreboard, scoreboard_frame
-from isoflop.analysis.sensitivity import plot_sensitivity
-from isoflop.analysis.slope import plot_local_slope, slope_frame
-from isoflop.analysis.surface import plot_surface, surface_frame
-from isoflop.analysis.sweep_cost import cost_frame, plot_sweep_cost, plot_throughput
+from isoflop.analysis.figures.allocation import allocation_frame, comparable, plot_allocation
+from isoflop.analysis.figures.bowls import bowl_frame, plot_bowls
+from isoflop.analysis.figures.cost import cost_frame, plot_sweep_cost, plot_throughput
+from isoflop.analysis.figures.curves import learning_curves, plot_learning_curves
+from isoflop.analysis.figures.exponents import exponent_frame, plot_exponents
+from isoflop.analysis.figures.isoflop import isoflop_frame, plot_isoflop
+from isoflop.analysis.figures.multiplier import multiplier_frame, plot_multiplier
+from isoflop.analysis.figures.positions import plot_positions, positions_frame
+from isoflop.analysis.figures.prediction import forecast_errors, plot_forecast_errors, plot_prediction, prediction_frame
+from isoflop.analysis.figures.residuals import plot_residuals, residual_frame
+from isoflop.analysis.figures.scoreboard import plot_scoreboard, scoreboard_frame
+from isoflop.analysis.figures.sensitivity import plot_sensitivity
+from isoflop.analysis.figures.slope import plot_local_slope, slope_frame
+from isoflop.analysis.figures.surface import plot_surface, surface_frame
 
 Draw = Callable[[Evidence, Axes | None], Axes]
 
