@@ -24,7 +24,7 @@ test: $(STAMP)  ## everything that must hold
 	$(BIN)/python -m pytest -m 'not slurm'
 
 test-slurm: $(STAMP)  ## sweeps on a real SLURM of one node; skipped where it is not installed
-	$(BIN)/python -m pytest -m slurm tests/test_slurm.py
+	$(BIN)/python -m pytest -m slurm tests/experiments/sweep/test_slurm.py
 
 lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check .
@@ -36,9 +36,9 @@ figures: $(STAMP)  ## the README's figure and numbers, from the committed result
 	$(BIN)/python -m isoflop.analysis.readme experiments/results/quick.parquet README.md
 
 bench: $(STAMP)  ## speed as ratios against named baselines
-	$(BIN)/python -m tests.bench
-	$(BIN)/python -m tests.bench_step
-	$(BIN)/python -m tests.bench_study
+	$(BIN)/python -m tests.bench.fits
+	$(BIN)/python -m tests.bench.step
+	$(BIN)/python -m tests.bench.study
 
 coverage: $(STAMP)  ## lines that no test runs
 	$(BIN)/python -m pytest --cov=scaling --cov=models --cov=experiments --cov=analysis --cov=isoflop

@@ -2,7 +2,7 @@
 
 Counted are parameters, gradients and moments; the two copies of the state that a branch point and a checkpoint hold;
 the activations of one micro-batch, or of an evaluation where that is larger (of both beside a CUDA graph, which keeps
-its own); the windows; and what a process has loaded before its first model. `python -m tests.prove_memory` holds the
+its own); the windows; and what a process has loaded before its first model. `python -m tests.proofs.memory` holds the
 estimate to what processes take.
 """
 

@@ -1,0 +1,169 @@
+"""The deciding commands, as typed: compare, multiplier, predict, suggest."""
+
+import json
+import subprocess
+import sys
+from importlib.resources import files
+
+import pandas as pd
+import pytest
+import yaml
+
+from tests.proofs.decisions import BESIROGLU, cheaper, isoflop_table, two_arms
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tables") / "runs.csv"
+    isoflop_table(BESIROGLU, seed=0).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def arms(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tables") / "arms.csv"
+    two_arms(cheaper(1.5), seed=0).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tables(runs, arms, tmp_path_factory):
+    """What refusals are tried on: arms whose losses never meet, a third such arm, a table of three runs."""
+    folder, two = tmp_path_factory.mktemp("tables"), pd.read_csv(arms)
+    made = {
+        "APART": two.assign(loss=two["loss"].where(two["arm"] == "base", 3 * two["loss"])),
+        "THREE": pd.concat([two, two[two["arm"] == "rival"].assign(arm="stub", loss=9.0 + two["loss"])]),
+        "FEW": pd.read_csv(runs).head(3),
+    }
+    for name, table in made.items():
+        table.to_csv(folder / f"{name}.csv", index=False)
+    quick = files("isoflop.experiments") / "results" / "quick.parquet"
+    return {"RUNS": runs, "ARMS": arms, "QUICK": quick, **{name: folder / f"{name}.csv" for name in made}}
+
+
+def test_compare(typed, runs):
+    code, out, _ = typed("compare", runs, "--laws", "chinchilla,power-n", "--json")
+    value = json.loads(out)
+    assert code == 0
+    assert value["preferred"] == "chinchilla"
+    code, out, _ = typed("compare", runs, "--laws", "chinchilla,power-n", "--holdout-above", "1e19")
+    assert code == 0
+    assert "* preferred" in out
+
+
+def test_multiplier(typed, arms):
+    code, out, _ = typed("multiplier", arms, "--by", "arm", "--baseline", "base", "--flops", "1e15", "--json")
+    (pair,) = json.loads(out)["pairs"]
+    assert code == 0
+    assert [r["flops"] for r in pair["at_compute"]][-1] == 1e15
+    assert all(1.2 < r["multiplier"] < 1.9 for r in pair["at_loss"])
+    assert "crossover" in typed("multiplier", arms)[1]
+
+
+def test_predict_register_score(typed, runs, tmp_path):
+    claim = tmp_path / "claim.json"
+    ask = ("predict", runs, "--flops", "1e21", "--laws", "chinchilla,chinchilla-tied", "--inference-tokens", "1e13")
+    code, out, _ = typed(*ask, "--register", claim)
+    assert code == 0
+    assert "to serve" in out
+    later = tmp_path / "later.csv"
+    isoflop_table(BESIROGLU, seed=1, largest=1e21).to_csv(later, index=False)
+    code, out, _ = typed("predict", later, "--score", claim, "--json")
+    assert code == 0
+    assert json.loads(out)["covered"]["0.95"]
+    code, _, err = typed(*ask, "--register", claim)
+    assert code == 1
+    assert "never overwritten" in err
+
+
+def test_suggest_without_runs(typed):
+    code, out, _ = typed("suggest", "--from-law", "besiroglu-2024", "--budget", "6e19", "--target", "8e20", "--json")
+    value = json.loads(out)
+    assert code == 0
+    assert value["sd"]["after"] < value["sd"]["grid"]
+    assert value["sd"]["now"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("predict", "RUNS"), 2, "a target is either"),
+        (("predict", "RUNS", "--flops", "1e10"), 1, "below all the data"),
+        (("predict", "RUNS", "--score", "nowhere.json"), 1, "no such registration"),
+        (("predict", "RUNS", "--flops", "1e21", "--laws", "power"), 1, "no law of n_params and tokens"),
+        (("predict", "FEW", "--flops", "1e21"), 1, "no law of n_params and tokens can be fitted"),
+        (("compare", "FEW"), 1, "add runs"),
+        (("compare", "RUNS", "--holdout-above", "1e30"), 1, "choose a threshold between"),
+        (("compare", "RUNS", "--laws", "nolaw"), 2, "nolaw"),
+        (("compare", "RUNS", "--laws", "data-constrained"), 1, "no law can be compared"),
+        (("compare", "RUNS", "--holdout-by", "size"), 2, "choose flops, n_params or tokens"),
+        (("multiplier", "RUNS"), 1, "no column 'arm'"),
+        (("multiplier", "ARMS", "--baseline", "x"), 1, "not among the arms"),
+        (("multiplier", "ARMS", "--where", "arm == 'base'"), 1, "one arm only (base)"),
+        (("multiplier", "APART"), 1, "no loss that both arms reach inside their data"),
+        (("multiplier", "APART"), 1, "the largest budget of both, base is ahead"),
+        (("suggest", "RUNS", "--budget", "1e20", "--target", "1e19"), 1, "not above the largest run"),
+        (("suggest", "RUNS", "--budget", "1", "--target", "1e23"), 1, "affords no cell: the cheapest cell costs"),
+        (("suggest", "QUICK", "--budget", "1e9", "--target", "1e14"), 1, "affords no cell: the cheapest cell costs"),
+        (("suggest", "QUICK", "--budget", "1e12", "--target", "1e11"), 1, "not above the largest run"),
+        (("suggest", "FEW", "--budget", "1e20", "--target", "1e23"), 1, "no law of n_params and tokens can be fitted"),
+        (("suggest", "RUNS", "--budget", "-1", "--target", "1e23"), 2, "must be positive"),
+        (("suggest", "RUNS", "--budget", "1e20", "--target", "1e22", "--goal", "fame"), 2, "choose n_opt"),
+        (("suggest", "RUNS", "--budget", "1e20", "--target", "1e22", "--out", "x.yaml"), 1, "needs a table of runs"),
+        (("suggest", "--budget", "1e20", "--target", "1e22"), 2, "--from-law"),
+        (("suggest", "--from-law", "besiroglu", "--budget", "1e20", "--target", "1e22"), 2, "did you mean"),
+    ],
+)
+def test_refusals_are_one_line(typed, tables, arguments, code, said):
+    got, _, err = typed(*(tables.get(a, a) for a in arguments))
+    assert (got, said in err, len(err.strip().splitlines())) == (code, True, 1), err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "kept"),
+    [
+        (
+            ("compare", "RUNS", "--laws", "chinchilla,data-constrained"),
+            "data-constrained: law data-constrained needs the column",
+            "chinchilla",
+        ),
+        (
+            ("predict", "RUNS", "--flops", "1e21", "--laws", "chinchilla,power"),
+            "power: it does not weigh",
+            "nats/token",
+        ),
+        (
+            ("predict", "RUNS", "--flops", "1e21", "--laws", "kaplan", "--token-cap", "1e9"),
+            "--token-cap: no law of",
+            "95%",
+        ),
+        (("multiplier", "THREE", "--baseline", "base"), "stub: no loss that both arms reach", "rival against base"),
+    ],
+)
+def test_what_has_an_answer_is_printed_before_what_has_none(typed, tables, arguments, said, kept):
+    code, out, err = typed(*(tables.get(a, a) for a in arguments))
+    assert (code, said in err, kept in out, len(err.strip().splitlines())) == (1, True, True, 1), err
+
+
+@pytest.mark.slow
+def test_what_is_suggested_runs_as_it_is_and_is_not_suggested_again(typed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def alone(command):
+        done = subprocess.run([sys.executable, "-m", *command.split()], capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    alone("isoflop run experiment=smoke study.sizes=[d8,d10,d12,d16] study.budgets=[1e9,2e9,4e9] data.eval_tokens=4096")
+    ask = ("suggest", "runs", "--budget", "3e10", "--target", "1e12", "--out", "mine/experiment/next.yaml", "--json")
+    code, out, err = typed(*ask)
+    assert code == 0, err
+    first = json.loads(out)
+    study = yaml.safe_load((tmp_path / "mine/experiment/next.yaml").read_text())
+    assert study["data"]["eval_tokens"] == 4096
+    assert [c["size"] for c in study["study"]["cells"]] == [c["size"] for c in first["cells"]]
+    n = sum(len(c["seeds"]) for c in first["cells"])
+    assert f"{n} done" in alone(first["command"])
+    second = json.loads(typed(*ask)[1])
+    before = {(c["size"], c["budget"]) for c in first["cells"]}
+    assert before.isdisjoint((c["size"], c["budget"]) for c in second["cells"])

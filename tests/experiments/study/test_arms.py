@@ -1,0 +1,149 @@
+"""Arms and varied keys expand to the configurations they describe; run ids outlive the fields that they do not use."""
+
+from dataclasses import replace
+
+import pytest
+
+from isoflop.experiments.compose import compose_all
+from isoflop.experiments.config import ExperimentConfig, OptimSpec, ScheduleSpec, StudySpec, WindowSpec
+from isoflop.experiments.study.arms import ArmError, variants
+from isoflop.experiments.study.cell import Cell
+from isoflop.experiments.study.study import expand
+from tests.experiments.study.test_study import CORPUS, FakeCorpus, only, single
+
+ARMS = {"transformer": {"study": {"sizes": ["d8", "d12"]}}, "lstm": {"study": {"sizes": ["lstm-d20"]}}}
+
+
+def compared(**fields) -> ExperimentConfig:
+    given = {"name": "s", "arms": ARMS, "budgets": [3e9], "window": WindowSpec(min_steps=1)} | fields
+    return ExperimentConfig(study=StudySpec(**given), schedule=ScheduleSpec(warmup_steps=5))
+
+
+def cells(config: ExperimentConfig) -> tuple[Cell, ...]:
+    return expand(config, CORPUS).cells
+
+
+def test_each_arm_has_its_own_sizes_and_its_name():
+    assert [(c.arm, c.size, c.model.family) for c in cells(compared())] == [
+        ("transformer", "d8", "transformer"),
+        ("transformer", "d12", "transformer"),
+        ("lstm", "lstm-d20", "lstm"),
+    ]
+
+
+def test_an_arm_is_the_same_run_as_the_cell_alone():
+    lstm = cells(compared())[-1]
+    alone = ExperimentConfig(
+        study=StudySpec(sizes=["lstm-d20"], budgets=[3e9], window=WindowSpec(min_steps=1)),
+        schedule=ScheduleSpec(warmup_steps=5),
+    )
+    assert [lstm.run_id] == [c.run_id for c in cells(alone)]
+
+
+def test_arms_meet_one_budget_and_one_order_of_data():
+    found = cells(compared(seeds=[0, 1]))
+    assert {c.seed for c in found} == {0, 1}
+    for cell in found:
+        assert cell.training_flops == pytest.approx(3e9, rel=0.05)
+        assert (cell.corpus_id, cell.batch_tokens) == (found[0].corpus_id, found[0].batch_tokens)
+
+
+def test_varied_keys_are_crossed_with_each_other_and_with_the_arms():
+    arms = {"a": {"optim": {"parametrization": "mup"}}, "b": {"optim": {"parametrization": "standard"}}}
+    vary = {"optim.learning_rate": [0.01, 0.02], "optim.batch_size": [4, 8]}
+    found = [(v.arm, v.optim.parametrization, v.optim.learning_rate, v.optim.batch_size)
+             for v in variants(compared(arms=arms, vary=vary))]  # fmt: skip
+    assert found == [
+        (arm, rule, rate, size) for arm, rule in (("a", "mup"), ("b", "standard"))
+        for rate in (0.01, 0.02) for size in (4, 8)
+    ]  # fmt: skip
+
+
+def test_an_arm_may_vary_values_of_its_own():
+    arms = {"a": {"study": {"vary": {"optim.learning_rate": [0.01, 0.02]}}}, "b": {}}
+    found = [(v.arm, v.optim.learning_rate) for v in variants(compared(arms=arms))]
+    assert found == [("a", 0.01), ("a", 0.02), ("b", OptimSpec().learning_rate)]
+
+
+def test_arms_and_varied_values_may_each_read_another_corpus():
+    asked = []
+
+    def corpora(data):
+        asked.append((data.tokenizer, data.unique_tokens))
+        return FakeCorpus("-".join(map(str, asked[-1])), train_tokens=data.unique_tokens or 10_000_000)
+
+    arms = {
+        "bytes": {"study": {"vary": {"data.unique_tokens": [900_000, 400_000]}}},
+        "bpe": {"data": {"tokenizer": "bpe"}},
+    }
+    study = expand(compared(arms=arms, sizes=["d8"], budgets=[2e10], seeds=[0, 1]), corpora)
+    found = {(c.arm, c.corpus_id, c.data.unique_tokens) for c in study.cells}
+    assert found == {
+        ("bytes", "bytes-900000", 900_000),
+        ("bytes", "bytes-400000", 400_000),
+        ("bpe", "bpe-None", None),
+    }
+    assert len({c.trunk_id for c in study.cells}) == len({c.run_id for c in study.cells}) == 6
+    assert "2 of 6 cells repeat their corpus" in study.warnings[0]
+
+
+def test_without_arms_the_configuration_is_its_own_variant():
+    config = single(flops=1e9)
+    assert list(variants(config)) == [config]
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        (
+            {"arms": {"a": {"where": {"device": "cpu"}}}},
+            "study.arms.a may set keys of model, data, optim, schedule, budget, study; not 'where'",
+        ),
+        ({"arms": {"a": {"optim": {"learning_rat": 1}}}}, "study.arms.a: Key 'learning_rat' not in 'OptimSpec'"),
+        ({"arms": {"a": {"optim": {"learning_rate": "x"}}}}, "study.arms.a: Value 'x' of type 'str'"),
+        ({"arms": {"a": 3}}, "study.arms.a must hold keys of model, data, optim, schedule, budget, study; not 3"),
+        ({"arms": {}, "vary": {"optim.learning_rate": 0.1}}, "study.vary.optim.learning_rate must be a list"),
+        (
+            {"arms": {}, "vary": {"where.device": ["cpu"]}},
+            "study.vary may set keys of model, data, optim, schedule, budget, study; not 'where.device'",
+        ),
+        ({"arms": {}, "vary": {"optim.lr": [0.1]}}, "Key 'lr' not in 'OptimSpec'"),
+    ],
+)
+def test_bad_arms_are_refused_with_the_arm_and_the_key(fields, told):
+    with pytest.raises(ArmError) as caught:
+        list(variants(compared(**fields)))
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_run_ids_of_the_first_version_stand():
+    """A changed id here orphans every run that exists: only a new WHAT_VERSION may do that."""
+    pinned = {("quick", "wsd"): "501ed4b9ff9a", ("quick", "cosine"): "792a2edc7f08"}
+    for (name, schedule), run_id in pinned.items():
+        (config,) = compose_all([f"experiment={name}", f"schedule={schedule}"])
+        found = expand(config, FakeCorpus("0" * 12)).cells
+        assert [c.run_id for c in found if (c.size, c.budget_flops, c.seed) == ("d16", 3e10, 0)] == [run_id]
+
+
+@pytest.mark.parametrize(
+    ("idle", "at_work"),
+    [
+        (OptimSpec(base_depth=9), OptimSpec(parametrization="completep", base_depth=9)),
+    ],
+)
+def test_a_key_counts_only_where_it_does_something(idle, at_work):
+    base = single(flops=3e9)
+    assert only(replace(base, optim=idle)).run_id == only(base).run_id
+    without = replace(at_work, **{key: getattr(OptimSpec(), key) for key in ("base_depth",)})
+    assert only(replace(base, optim=at_work)).run_id != only(replace(base, optim=without)).run_id
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "constant"])
+def test_schedules_without_a_trunk_ignore_the_cooldown_and_share_nothing(name):
+    schedule = ScheduleSpec(name=name, warmup_steps=5)
+    config = replace(single(flops=3e9), schedule=schedule)
+    other = replace(config, schedule=replace(schedule, cooldown_fraction=0.5))
+    assert only(config).run_id == only(other).run_id
+    longer = only(replace(config, budget=replace(config.budget, flops=6e9)))
+    assert only(config).trunk_id != longer.trunk_id

@@ -1,0 +1,99 @@
+"""Which engine a cell gets: by itself, as told, and what is refused with a remedy."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from isoflop.experiments.config import WhereSpec
+from isoflop.experiments.cost.shape_key import shape_key
+from isoflop.experiments.study.engine import LARGE, Engine, EngineError, decide
+from isoflop.experiments.study.study import expand
+from isoflop.models.config import ModelConfig, n_total
+from tests.experiments.cost.test_memory import make
+from tests.experiments.study.test_study import CORPUS, only, single
+
+CPU, CUDA = WhereSpec(), WhereSpec(device="cuda:1")
+SMALL = make(64)
+BIG = make(1024)
+EXPERTS = make(64, experts=4)
+RECURRENT = replace(SMALL, model=ModelConfig("lstm", 256, 64, 2, 64, 0))
+
+
+def test_the_sizes_of_these_tests():
+    assert n_total(SMALL.model) < LARGE < n_total(BIG.model)
+
+
+@pytest.mark.parametrize(
+    ("cell", "where", "engine"),
+    [
+        (SMALL, CPU, Engine()),
+        (BIG, CPU, Engine()),
+        (SMALL, CUDA, Engine(graph=True)),
+        (BIG, CUDA, Engine(by_hand=False, compiled=True)),
+        (replace(SMALL, precision="bfloat16"), CPU, Engine(by_hand=False, bfloat16=True)),
+        (replace(SMALL, precision="bfloat16"), CUDA, Engine(by_hand=False, graph=True, bfloat16=True)),
+        (replace(BIG, precision="bfloat16"), CUDA, Engine(by_hand=False, compiled=True, bfloat16=True)),
+        (SMALL, replace(CPU, compile=True), Engine(by_hand=False, compiled=True)),
+        (SMALL, replace(CUDA, graph=False), Engine()),
+        (BIG, replace(CUDA, compile=False), Engine(by_hand=False)),
+        (SMALL, replace(CUDA, compile=True), Engine(by_hand=False, compiled=True)),
+        (BIG, replace(CUDA, graph=True), Engine(by_hand=False, graph=True)),
+        (BIG, replace(CUDA, graph=True, compile=True), Engine(by_hand=False, graph=True, compiled=True)),
+        (SMALL, replace(CUDA, micro_batch=2), Engine(graph=True, micro_batch=2)),
+        (SMALL, replace(CPU, activation_checkpointing=True), Engine(by_hand=False, recompute=True)),
+        (BIG, replace(CUDA, activation_checkpointing=True), Engine(by_hand=False, compiled=True, recompute=True)),
+        (BIG, replace(CUDA, distributed="ddp"), Engine(by_hand=False, compiled=True)),
+        (SMALL, replace(CPU, distributed="fsdp2"), Engine(by_hand=False)),
+        (RECURRENT, CPU, Engine()),
+    ],
+)
+def test_what_a_cell_gets(cell, where, engine):
+    assert decide(cell, where) == engine
+
+
+@pytest.mark.parametrize(
+    ("cell", "where", "reason"),
+    [
+        (EXPERTS, CUDA, "without where.graph: how many tokens each expert gets is read on the host"),
+        (make(1024, experts=8), CUDA, "without where.compile: how many tokens each expert gets changes"),
+        (RECURRENT, CUDA, "without where.graph: cuDNN runs the layers"),
+        (SMALL, replace(CUDA, distributed="ddp"), "without where.graph: processes exchange gradients"),
+        (BIG, replace(CUDA, distributed="fsdp2"), "without where.compile: where.distributed=fsdp2"),
+        (SMALL, replace(CUDA, activation_checkpointing=True), "without where.graph: where.activation_checkpointing"),
+    ],
+)
+def test_what_cannot_be_is_left_and_told_when_nobody_asked_for_it(cell, where, reason):
+    engine = decide(cell, where)
+    assert engine.note.startswith(reason)
+    assert not engine.graph
+    assert not engine.compiled
+    asked = reason.split(".")[1].split(":")[0]
+    told = rf"{re.escape(cell.label)}: where\.{asked}=true is not possible: .*use where\.{asked}=null"
+    with pytest.raises(EngineError, match=told):
+        decide(cell, replace(where, **{asked: True}))
+    assert decide(cell, replace(where, **{asked: False})).note == ""
+
+
+def test_there_are_no_graphs_on_cpu():
+    with pytest.raises(EngineError, match=r"where.graph=true is not possible: where.device=cpu has no CUDA graphs"):
+        decide(SMALL, replace(CPU, graph=True))
+
+
+def test_a_study_is_refused_before_anything_is_launched():
+    config = single(tokens=1e5)
+    with pytest.raises(EngineError, match=r"where.graph=true"):
+        expand(replace(config, where=replace(CPU, graph=True)), CORPUS)
+    with pytest.raises(EngineError, match=r"where.precision must be one of float32, bfloat16; not 'bf16'"):
+        expand(replace(config, where=replace(CPU, precision="bf16")), CORPUS)
+
+
+def test_precision_is_part_of_a_run_and_the_rest_of_where_is_not():
+    config = single(tokens=1e5)
+    cell = only(config)
+    half = only(replace(config, where=replace(CPU, precision="bfloat16")))
+    assert half.run_id != cell.run_id
+    assert half.trunk_id != cell.trunk_id
+    assert half.what() == cell.what() | {"precision": "bfloat16"}
+    assert shape_key(half) != shape_key(cell)
+    assert only(replace(config, where=replace(CUDA, graph=False, compile=True))).run_id == cell.run_id

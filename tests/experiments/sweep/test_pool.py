@@ -1,0 +1,167 @@
+"""How many workers, each on which GPU, and what is said of them. No GPU is needed: their number is faked."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from isoflop.experiments.compose import UsageError
+from isoflop.experiments.config import WhereSpec
+from isoflop.experiments.cost.cost import cores
+from isoflop.experiments.store.store import open_store
+from isoflop.experiments.sweep.launch import predicted_seconds, run_sweep
+from isoflop.experiments.sweep.pool import at_once, gpus, mps_runs, per_device, time_slices, worker_count
+from isoflop.experiments.sweep.train_job import pool
+from tests.experiments.sweep.test_train_job import in_process, spec  # noqa: F401 (fixtures)
+
+CUDA = WhereSpec(device="cuda")
+
+
+@pytest.fixture(autouse=True)
+def four(monkeypatch, tmp_path):
+    """A machine of four GPUs without MPS."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path / "mps"))
+    monkeypatch.setattr(pool, "device_count", lambda: 4)
+
+
+def test_workers_are_of_cores_on_cpu_and_of_gpus_on_cuda():
+    assert worker_count(WhereSpec()) == cores()
+    assert worker_count(WhereSpec(workers_per_gpu=9)) == cores()
+    assert worker_count(CUDA) == 4
+    assert worker_count(replace(CUDA, workers_per_gpu=3)) == 12
+    assert worker_count(replace(CUDA, device="cuda:1", workers_per_gpu=3)) == 3
+    assert worker_count(replace(CUDA, workers=5, workers_per_gpu=3)) == 5
+
+
+def test_a_machine_without_a_gpu_is_left_to_the_check_of_the_device(monkeypatch):
+    monkeypatch.setattr(pool, "device_count", lambda: 0)
+    assert worker_count(CUDA) == 1
+    assert at_once(CUDA, 3) == 1
+
+
+@pytest.mark.parametrize("key", ["workers", "threads", "workers_per_gpu"])
+def test_an_impossible_number_is_refused(key):
+    with pytest.raises(UsageError, match=rf"where\.{key} must be at least 1"):
+        worker_count(replace(CUDA, **{key: 0}))
+
+
+def test_gpus_are_those_that_this_process_sees(monkeypatch):
+    assert gpus("cpu") == []
+    assert gpus("cuda") == ["0", "1", "2", "3"]
+    assert gpus("cuda:1") == ["1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-ab12")
+    assert gpus("cuda") == ["5", "GPU-ab12"]
+    assert gpus("cuda:1") == ["GPU-ab12"]
+    assert worker_count(replace(CUDA, workers_per_gpu=2)) == 4
+
+
+def test_memory_is_shared_by_the_workers_of_one_device():
+    assert per_device(WhereSpec(), 6) == 6
+    assert per_device(CUDA, 4) == 1
+    assert per_device(CUDA, 6) == 2  # not even: the fullest
+    assert per_device(replace(CUDA, device="cuda:2"), 6) == 6
+
+
+def test_mps_is_found_by_its_process(tmp_path):
+    folder = tmp_path / "mps"
+    folder.mkdir()
+    assert not mps_runs()
+    (folder / "nvidia-cuda-mps-control.pid").write_text(str(os.getpid()))
+    assert mps_runs()
+    (folder / "nvidia-cuda-mps-control.pid").write_text("999999999")
+    (folder / "control").touch()  # what a daemon that died leaves
+    assert not mps_runs()
+    (folder / "nvidia-cuda-mps-control.pid").unlink()
+    assert mps_runs()
+
+
+def test_workers_that_share_a_gpu_are_told_of_mps_once_and_not_held_up(tmp_path):
+    assert time_slices(WhereSpec(), 8) == time_slices(CUDA, 4) == ""
+    told = time_slices(CUDA, 8)
+    assert told.startswith("2 workers share a GPU by time slices")
+    assert "nvidia-cuda-mps-control -d" in told
+    assert "\n" not in told
+    assert (at_once(CUDA, 8), at_once(CUDA, 2), at_once(WhereSpec(), 99)) == (4, 2, cores())
+    (tmp_path / "mps").mkdir()
+    (tmp_path / "mps" / "control").touch()
+    assert time_slices(CUDA, 8) == ""
+    assert at_once(CUDA, 8) == 8
+
+
+def worker(folder, workers=4, names="0,1"):
+    """A process that begins as a pool's worker and tells which GPU it sees; it ends when its input does."""
+    code = (
+        "import os, sys; from experiments import pool; pool.PATIENCE_SECONDS = 1.0; "
+        f"pool.begin_worker(os.getppid(), {str(folder)!r}, {workers}, {names.split(',')!r}); "
+        "print(os.environ['CUDA_VISIBLE_DEVICES'], 'torch' in sys.modules, flush=True); sys.stdin.read()"
+    )
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True)
+    return process, *process.stdout.readline().split()
+
+
+def test_every_worker_has_a_gpu_and_its_successor_the_same(tmp_path):
+    workers = [worker(tmp_path) for _ in range(4)]
+    try:
+        assert sorted(name for _, name, _ in workers) == ["0", "0", "1", "1"]
+        assert {loaded for *_, loaded in workers} == {"False"}  # torch would have counted the GPUs already
+        victim, name, _ = workers[2]
+        victim.kill()
+        victim.communicate()
+        workers[2] = worker(tmp_path)
+        assert workers[2][1] == name
+        workers.append(worker(tmp_path))  # one too many gets a GPU all the same
+        assert workers[-1][1] in ("0", "1")
+    finally:
+        for process, *_ in workers:
+            process.communicate()
+
+
+def test_workers_of_a_real_pool_keep_their_gpus_from_job_to_job():
+    code = """
+import json, os, sys, tempfile, time
+from joblib import Parallel, delayed
+from isoflop.experiments.sweep.pool import begin_worker
+def job(i):
+    time.sleep(0.05)
+    return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
+with tempfile.TemporaryDirectory() as folder:
+    seen = Parallel(n_jobs=2, batch_size=1, initializer=begin_worker, initargs=(os.getpid(), folder, 2, ["3", "7"]))(
+        delayed(job)(i) for i in range(20)
+    )
+print(json.dumps(seen))
+"""
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == 0, done.stderr
+    seen = {tuple(pair) for pair in json.loads(done.stdout)}
+    assert len(seen) == len({pid for pid, _ in seen}) == 2
+    assert {name for _, name in seen} == {"3", "7"}
+
+
+def test_the_launch_says_its_workers_and_gpus(spec, monkeypatch, capsys):  # noqa: F811
+    monkeypatch.setattr("isoflop.experiments.sweep.launch.check_device", lambda device: None)
+    monkeypatch.setattr("isoflop.experiments.sweep.launch.available_bytes", lambda device: 1e12)
+    where = replace(spec.where, device="cuda", workers_per_gpu=2)
+
+    def launch(job_overrides, first):  # on CPU, as nothing else is here
+        return in_process(replace(spec, where=replace(where, device="cpu")))(job_overrides, first)
+
+    assert run_sweep([([], replace(spec, where=where))], launch, workers=8) == 0
+    told = capsys.readouterr().err
+    assert "4 cells, 4 to train in 2 trunks, 8 workers x 1 threads on 4 GPUs, about " in told
+    assert told.count("by time slices") == 1
+    assert (open_store(spec.runs).states()["state"] == "done").all()
+
+
+def test_minutes_are_of_the_workers_that_do_not_share():
+    from isoflop.experiments.cost.cost import REFERENCE
+    from isoflop.experiments.sweep.queue import Job
+
+    jobs = [Job(str(i), [], (), 100.0) for i in range(8)]
+    assert predicted_seconds(jobs, at_once(CUDA, 8), REFERENCE) == REFERENCE.start + 200
+    assert predicted_seconds(jobs, at_once(replace(CUDA, device="cuda:0"), 8), REFERENCE) == REFERENCE.start + 800

@@ -1,0 +1,230 @@
+"""The C kernels say what the torch pieces say, and their absence is no error."""
+
+import math
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from isoflop.experiments.data.corpus import prepare
+from isoflop.experiments.training.learner import Learner
+from isoflop.models.config import ModelConfig
+from isoflop.models.step.training_step import c_ops as kernels
+from isoflop.models.step.training_step import hand_written as gradient
+from isoflop.models.step.training_step import kernels_build, native, score
+from isoflop.models.step.training_step import torch_ops as pieces
+from tests.experiments.training.test_trainer import DATA, make
+from tests.models.test_transformer import scrambled, tokens
+
+SHAPES = [(2, 16, 2, 8), (1, 64, 1, 6), (3, 19, 2, 10), (2, 5, 3, 4), (1, 1, 1, 2), (2, 33, 1, 14)]  # B, T, H, K
+needs_compiler = pytest.mark.skipif(native.library() is None, reason="no C compiler here")
+
+
+def randn(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def same(ours, theirs):
+    torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize(("batch", "length", "heads", "width"), SHAPES)
+def test_attention(batch, length, heads, width):
+    n, d = batch * length, heads * width
+    qkv, scale, dy = 2 * randn(3 * d, n), randn(n, seed=1).abs(), randn(d, n, seed=2)
+    results = []
+    for way in (kernels, pieces):
+        y, backward = way.attend(qkv.clone(), scale, heads, (batch, length), keep=True)
+        results.append((y, backward(dy.clone())))
+    same(*results)
+    forgetful, _ = kernels.attend(qkv.clone(), scale, heads, (batch, length), keep=False)
+    assert torch.equal(forgetful, results[0][0])
+
+
+@needs_compiler
+@pytest.mark.parametrize("n", [1, 8, 21, 64])
+def test_swiglu(n):
+    gate_up, scale, dhidden = 3 * randn(10, n), randn(n, seed=1).abs(), randn(5, n, seed=2)
+    results = []
+    for way in (kernels, pieces):
+        hidden, backward = way.swiglu(gate_up.clone(), scale, keep=True)
+        results.append((hidden, backward(dhidden.clone())))
+    same(*results)
+    same(kernels.swiglu(gate_up.clone(), scale, keep=False)[0], results[1][0])
+
+
+@needs_compiler
+@pytest.mark.parametrize("vocab", [3, 8, 50, 256])
+def test_cross_entropy_and_score(vocab):
+    logits, scale = 5 * randn(12, vocab), randn(12, seed=1).abs()
+    targets = torch.arange(12) % vocab
+    same(*(way.cross_entropy(logits.clone(), scale, targets) for way in (kernels, pieces)))
+    (nats, hits), (expected, expected_hits) = (way.score(logits.clone(), scale, targets) for way in (kernels, pieces))
+    same(nats, expected)
+    assert torch.equal(hits, expected_hits)
+
+
+@needs_compiler
+def test_norm_fold_and_embedding():
+    x, g, residual = randn(10, 21), randn(10, 21, seed=1), randn(10, 21, seed=2)
+    same(kernels.norm_scale(x), pieces.norm_scale(x))
+    scale = pieces.norm_scale(x)
+    for added in (residual, None):
+        same(*(way.norm_backward(g.clone(), x, scale, added) for way in (kernels, pieces)))
+    weight, gain, results = randn(10, 21, seed=3), randn(21, seed=4), []
+    for way in (kernels, pieces):
+        gradient_ED, dgain = g.clone(), torch.empty(21)
+        way.fold_backward(gradient_ED, weight, gain, dgain)
+        results.append((gradient_ED, dgain))
+    same(*results)
+    ids, results = torch.arange(21) % 5, []
+    for way in (kernels, pieces):
+        gradient_VD = torch.ones(5, 10)
+        way.embed_backward(ids, x, gradient_VD)
+        results.append((way.embed(x[:, :5].t().contiguous(), ids), gradient_VD))
+    same(*results)
+
+
+@needs_compiler
+def test_exponentials_at_the_ends():
+    """Logits far apart, equal, infinite and not a number."""
+    far = torch.tensor([[0.0, -200.0, 80.0, -90.0] * 3])
+    one, target = torch.ones(1), torch.tensor([1])
+    assert kernels.score(far.clone(), one, target)[0].item() == pytest.approx(280 + math.log(3), rel=1e-6)
+    loss, slope = kernels.cross_entropy(far.clone(), one, target)
+    assert loss.item() == pytest.approx(280 + math.log(3), rel=1e-6)
+    same(slope, pieces.cross_entropy(far.clone(), one, target)[1])
+    nats, hits = kernels.score(torch.zeros(2, 12), torch.ones(2), torch.tensor([0, 5]))
+    same(nats, torch.full((2,), math.log(12)))
+    assert hits.tolist() == [True, False]  # the first of equals
+    for bad in (math.nan, math.inf):
+        broken = far.clone()
+        broken[0, 9] = bad
+        assert kernels.cross_entropy(broken, one, target)[0].isnan()
+    broken = randn(6, 16)
+    broken[0, 3] = math.nan
+    assert kernels.attend(broken, torch.ones(16), 1, (1, 16), keep=False)[0].isnan().any()
+    saturated = torch.tensor([[1e30, -1e30, 100.0, -100.0], [2.0, 2.0, 2.0, 2.0]])
+    hidden, backward = kernels.swiglu(saturated.clone(), torch.ones(4), keep=True)
+    same(hidden, pieces.swiglu(saturated.clone(), torch.ones(4), keep=True)[0])
+    assert backward(torch.ones(1, 4)).isfinite().all()
+
+
+@needs_compiler
+def test_kernels_are_used_on_one_core_alone(monkeypatch):
+    weights = torch.zeros(2, 2)
+    model = scrambled(ModelConfig("transformer", 50, 24, 2, 16, 2))
+    assert kernels.usable(weights)
+    assert kernels_build(model) == kernels.build_id() != ""
+    assert not kernels.usable(weights.double())
+    assert not kernels.usable(weights.to("meta"))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert not kernels.usable(weights)
+    assert kernels_build(model) == ""
+
+
+def test_the_step_with_and_without_kernels(monkeypatch):
+    config = ModelConfig("transformer", 50, 24, 2, 16, 2)
+    data, losses, gradients, scores = tokens(config), [], [], []
+    for usable in (kernels.usable, lambda _: False):
+        monkeypatch.setattr(kernels, "usable", usable)
+        model = scrambled(config)
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        losses.append(gradient.loss_and_gradients(model, data[:, :-1], data[:, 1:]))
+        gradients.append([p.grad for p in model.parameters()])
+        scores.append(score(model, data[:, :-1], data[:, 1:])[0])
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(*scores, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture
+def fresh(monkeypatch, tmp_path):
+    """No kernels loaded yet and an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for cached in (native.library, kernels._sound, kernels._function):
+        cached.cache_clear()
+    yield tmp_path / "isoflop"
+    monkeypatch.undo()
+    for cached in (native.library, kernels._sound, kernels._function):
+        cached.cache_clear()
+
+
+def test_without_a_compiler_torch_does_the_work(fresh, monkeypatch):
+    monkeypatch.setenv("PATH", str(fresh))
+    monkeypatch.delenv("CC", raising=False)
+    assert native.library() is None
+    assert native.build_id() == ""
+    assert not kernels.usable(torch.zeros(1))
+
+
+def test_a_compiler_that_fails_is_no_error(fresh, monkeypatch):
+    monkeypatch.setenv("CC", "false")
+    assert native.library() is None
+    assert not list(fresh.glob("*"))
+
+
+@needs_compiler
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="these are flags for x86")
+@pytest.mark.parametrize("less", ["-mno-avx512f", "-mno-avx"])
+def test_processors_of_narrower_vectors(fresh, monkeypatch, less):
+    monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, less))
+    assert kernels.usable(torch.zeros(1))
+    for shape in SHAPES:
+        test_attention(*shape)
+    for n in (1, 8, 21, 64):
+        test_swiglu(n)
+    for vocab in (3, 50, 256):
+        test_cross_entropy_and_score(vocab)
+
+
+@needs_compiler
+def test_built_before_the_first_step_is_timed(fresh, tmp_path):
+    corpus = prepare(DATA, tmp_path / "corpora")
+    Learner(make(corpus, 10), corpus, "cpu")
+    assert list(fresh.glob("*.so"))
+
+
+@needs_compiler
+def test_built_once_and_again_for_another_source(fresh, monkeypatch, tmp_path):
+    assert native.library() is not None
+    built = list(fresh.iterdir())
+    assert [f.suffix for f in built] == [".so"]
+    assert native.build_id() in built[0].name
+    stamp = built[0].stat().st_mtime_ns
+    native.library.cache_clear()
+    assert native.library() is not None
+    assert built[0].stat().st_mtime_ns == stamp
+    other = tmp_path / "kernels.c"
+    other.write_text(native.SOURCE.read_text() + "/* */\n")
+    monkeypatch.setattr(native, "SOURCE", other)
+    native.library.cache_clear()
+    assert native.library() is not None
+    assert len(list(fresh.iterdir())) == 2
+
+
+@needs_compiler
+def test_kernels_that_compute_something_else_are_left_alone(fresh, monkeypatch, tmp_path):
+    wrong = tmp_path / "kernels.c"
+    text = native.SOURCE.read_text()
+    assert "1.0f / sqrtf(width)" in text
+    wrong.write_text(text.replace("1.0f / sqrtf(width)", "1.1f / sqrtf(width)"))
+    monkeypatch.setattr(native, "SOURCE", wrong)
+    with pytest.warns(UserWarning, match="disagree with torch and are left alone"):
+        assert not kernels.usable(torch.zeros(1))
+
+
+@needs_compiler
+def test_two_processes_that_build_at_once(tmp_path):
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    script = "from models import native; assert native.library()"
+    root = Path(__file__).parents[1]
+    both = [subprocess.Popen([sys.executable, "-c", script], cwd=root, env=environment) for _ in range(2)]
+    assert [p.wait(timeout=120) for p in both] == [0, 0]
+    assert [f.suffix for f in (tmp_path / "isoflop").iterdir()] == [".so"]

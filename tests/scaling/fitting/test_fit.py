@@ -1,0 +1,299 @@
+"""Fits: public data to their published optima, recovery, invariance, errors, traps."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+from isoflop.scaling.fitting.fit import Fit, FitError, Huber, LeastSquares, fit, predict_loss
+from isoflop.scaling.laws.chinchilla import BNSL, Chinchilla, DataConstrained, Farseer, Kaplan, Power, Saturating
+from isoflop.scaling.laws.published import PUBLISHED
+from tests.proofs import hard_suite
+from tests.proofs.hard_suite import SURFACE, frontier, isoflop, reference, repeated
+
+BEST = 1.01827402e-3
+
+
+def table_of(law, frame: pd.DataFrame, noise: float = 0.0, seed: int = 0) -> pd.DataFrame:
+    error = np.random.default_rng(seed).normal(0, noise, len(frame)) if noise else 0.0
+    return frame.assign(loss=predict_loss(law, frame) * np.exp(error))
+
+
+@pytest.fixture(scope="module")
+def epoch(public_data) -> pd.DataFrame:
+    table = pd.read_csv(public_data / "chinchilla_epoch" / "runs.csv")
+    return table.loc[~table["excluded_top5_loss"], ["n_params", "tokens", "flops", "loss"]].reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def epoch_fit(epoch) -> Fit:
+    return fit("chinchilla", epoch, objective=Huber(1e-3))
+
+
+def test_besiroglu_optimum(epoch_fit):
+    assert len(epoch_fit.points) == 240
+    assert epoch_fit.status == "converged"
+    assert epoch_fit.value <= BEST
+    law = epoch_fit.law
+    assert (law.E, law.alpha, law.beta) == pytest.approx((1.8172, 0.3473, 0.3672), abs=5e-4)
+    assert epoch_fit.exponents()["a"] == pytest.approx(0.5139, abs=5e-4)
+
+
+def test_besiroglu_gap_to_the_best_of_200_polished_random_starts(epoch_fit):
+    assert epoch_fit.value / reference(epoch_fit) - 1 <= 1e-9
+
+
+def test_free_kappa_reaches_its_known_optimum(epoch):
+    found = fit("chinchilla-kappa", epoch, objective=Huber(1e-3))
+    assert found.value == pytest.approx(0.000954, abs=1e-6)
+    assert (found.law.kappa, found.law.alpha, found.law.beta) == pytest.approx((0.774, 0.424, 0.431), abs=2e-3)
+
+
+def test_delta_moves_the_answer_as_documented(epoch):
+    floors = [fit("chinchilla", epoch, objective=o).law.E for o in (LeastSquares(), Huber(1e-2), Huber(5e-3))]
+    assert floors == pytest.approx([1.8645, 1.838, 1.824], abs=1e-3)
+    auto = fit("chinchilla", epoch)
+    assert auto.delta == pytest.approx(1.345 * auto.noise, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("corpus", "E", "eta"),
+    [("c4_original", 1.5083, 0.2425), ("rpj", 1.8367, 0.2729), ("rw_original", 1.7345, 0.2544)],
+)
+def test_gadre_five_runs(public_data, corpus, E, eta):
+    runs = pd.read_csv(public_data / "gadre_overtraining" / "runs.csv").assign(loss=lambda t: t["loss_c4_val"])
+    runs = runs[runs["dataset"] == corpus]
+    small = runs["model"].isin(["d=96_l=8_h=4", "d=512_l=8_h=4", "d=576_l=24_h=8", "d=1024_l=24_h=8"])
+    first = runs["chinchilla_multiplier"] == 1
+    long = (runs["model"] == "d=96_l=8_h=4") & (runs["chinchilla_multiplier"] == 16)
+    train = runs[(small & first) | long]
+    assert len(train) == 5
+    found = fit("chinchilla", train, tied=True, objective=LeastSquares(residual="raw"))
+    assert (found.law.E, found.law.alpha) == pytest.approx((E, eta), abs=7e-5)
+    assert found.law.beta == found.law.alpha
+    assert found.starts["alpha"].to_numpy() == pytest.approx(np.full(len(found.starts), eta), abs=7e-5)
+    if corpus == "rpj":
+        for model, multiplier, error in (("open_lm_1b", 32, 0.007103), ("open_lm_7b", 1, 0.007320)):
+            run = runs[(runs["model"] == model) & (runs["chinchilla_multiplier"] == multiplier)]
+            assert abs(found.predict(run)[0] / run["loss"].iloc[0] - 1) == pytest.approx(error, abs=1e-6)
+
+
+def test_gadre_published_instances_are_these_fits(public_data):
+    runs = pd.read_csv(public_data / "gadre_overtraining" / "runs.csv")
+    law = PUBLISHED["gadre-2024-redpajama"].law
+    run = runs[(runs["dataset"] == "rpj") & (runs["model"] == "open_lm_7b")].iloc[0]
+    assert law(run["n_params"], run["tokens"]) / run["loss_c4_val"] - 1 == pytest.approx(0.00732, abs=1e-5)
+
+
+def test_muennighoff_decay_constants_have_a_better_optimum_far_from_the_published_one(public_data):
+    table = pd.read_csv(public_data / "datablations" / "fit182.csv")
+    published = PUBLISHED["muennighoff-2023"].law
+    held = {p: getattr(published, p) for p in ("E", "A", "B", "alpha", "beta")}
+    found = fit("data-constrained", table, fixed=held, objective=Huber(1e-3))
+    assert found.value < 0.0158259353
+    assert found.law.R_D > 2 * published.R_D
+    near = found.starts[np.abs(found.starts["R_D"] - published.R_D) < 1]
+    assert near["converged"].all()
+    assert near["value"].min() == pytest.approx(0.015825935, abs=2e-8)
+
+
+def test_the_averaged_huber_trap_catches_lbfgsb_and_not_us(epoch, epoch_fit):
+    """Hoffmann's error: the mean of Huber under L-BFGS-B's default tolerances stops far from the optimum."""
+    N, D, loss = (np.log(epoch[c].to_numpy()) for c in ("n_params", "tokens", "loss"))
+    hoffmann = PUBLISHED["hoffmann-2022"].law
+
+    def mean_huber(theta):
+        a, b, e, alpha, beta = theta
+        parts = np.stack([a - alpha * N, b - beta * D, np.full(len(N), e)])
+        total = np.logaddexp.reduce(parts)
+        share = np.exp(parts - total)
+        psi = np.clip(total - loss, -1e-3, 1e-3)
+        slope = psi * share
+        gradient = np.array([slope[0].sum(), slope[1].sum(), slope[2].sum(), -slope[0] @ N, -slope[1] @ D])
+        return np.mean(psi * (total - loss - psi / 2)), gradient / len(N)
+
+    begin = [np.log(hoffmann.A), np.log(hoffmann.B), np.log(hoffmann.E), hoffmann.alpha, hoffmann.beta]
+    stopped = minimize(mean_huber, begin, jac=True, method="L-BFGS-B")
+    assert stopped.success
+    assert stopped.fun * len(N) > 1.08 * epoch_fit.value
+    assert stopped.x[4] / (stopped.x[3] + stopped.x[4]) == pytest.approx(0.456, abs=0.01)
+    scaled = fit("chinchilla", epoch, objective=Huber(1e-3), weights=np.full(240, 1 / 240))
+    assert scaled.exponents()["a"] == pytest.approx(0.5139, abs=5e-4)
+
+
+RECOVERED = [
+    (SURFACE, isoflop(35)),
+    (Kaplan(6.4e13, 1.8e13, 0.076, 0.103), isoflop(35)),
+    (Saturating(1.8, 480.0, 2100.0, 0.35, 0.37, 10.8), isoflop(35)),
+    (DataConstrained(1.87, 521.0, 1488.0, 0.3527, 0.36, 15.4, 5.3), repeated(60)),
+    (Power(1.7, 1637.0, 0.165), frontier(12)),
+    (BNSL(1.2, 300.0, 0.12, 0.06, 3e18, 0.5), frontier(40)),
+]
+
+
+@pytest.mark.parametrize(("law", "frame"), RECOVERED, ids=lambda v: getattr(v, "name", ""))
+def test_noise_free_data_give_the_law_back(law, frame):
+    found = fit(type(law), table_of(law, frame))
+    assert found.status == "converged"
+    assert found.law.values() == pytest.approx(law.values(), rel=1e-6)
+
+
+def test_farseer_fits_its_own_data():
+    law = Farseer(-0.021, 0.169, -0.091, 88.01, -0.1, -6.287, -0.124, 0.123, 0.424)
+    found = fit("farseer", table_of(law, isoflop(64), noise=0.002))
+    assert np.std(found.residuals) < 0.0022
+
+
+@pytest.mark.parametrize("kind", [k for k in hard_suite.KINDS if k.name in (
+    "chinchilla 8", "chinchilla 35, 10% outliers", "chinchilla E = 0", "chinchilla noise-free 54",
+    "chinchilla collinear", "kaplan outliers", "power E tiny", "data-constrained 60, 1%", "bnsl 15",
+)], ids=lambda k: k.name)  # fmt: skip
+def test_hard_data_are_solved_or_flagged(kind):
+    row = hard_suite.run_kind(kind, 2)
+    assert row["bad"] == 0
+    if "collinear" in kind.name:
+        assert row["flagged"] == 2
+
+
+@settings(max_examples=15, deadline=None)
+@given(n=st.floats(-9, 9), d=st.floats(-9, 9))
+def test_rescaling_the_columns_leaves_predictions_alone(n, d):
+    table = table_of(SURFACE, isoflop(20), noise=0.003).drop(columns="flops")
+    moved = table.assign(n_params=table["n_params"] * np.exp(n), tokens=table["tokens"] * np.exp(d))
+    assert fit("chinchilla", moved).predicted == pytest.approx(fit("chinchilla", table).predicted, rel=1e-9)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_order_of_rows_does_not_matter(seed):
+    table = table_of(SURFACE, isoflop(20), noise=0.003)
+    shuffled = table.sample(frac=1, random_state=seed % 2**31, ignore_index=True)
+    one, other = fit("chinchilla", table), fit("chinchilla", shuffled)
+    assert other.law.values() == pytest.approx(one.law.values(), rel=1e-7)
+
+
+def test_weights_scale_the_value_and_zero_drops_a_point():
+    table = table_of(SURFACE, isoflop(20), noise=0.003)
+    table.loc[3, "loss"] *= 1.5
+    weights = np.ones(20)
+    weights[3] = 0.0
+    dropped = fit("chinchilla", table.drop(index=3), objective=LeastSquares())
+    weighted = fit("chinchilla", table, objective=LeastSquares(), weights=weights)
+    by_column = fit("chinchilla", table.assign(weight=weights), objective=LeastSquares())
+    assert weighted.law.values() == pytest.approx(dropped.law.values(), rel=1e-6)
+    assert by_column.value == weighted.value
+
+
+def test_fixed_and_tied_parameters_stay():
+    table = table_of(SURFACE, isoflop(35), noise=0.003)
+    held = fit("chinchilla", table, fixed={"E": 1.7, "A": 400.0})
+    assert pytest.approx((1.7, 400.0), rel=1e-12) == (held.law.E, held.law.A)
+    assert held.free == ("B", "alpha", "beta")
+    tied = fit("chinchilla", table, tied=True)
+    assert tied.law.alpha == tied.law.beta
+    assert fit("chinchilla", table).value <= min(held.value, tied.value)
+
+
+def test_ceiling_is_the_vocabularys_when_the_table_has_one():
+    law = Saturating(1.8, 480.0, 2100.0, 0.35, 0.37, float(np.log(50257)))
+    table = table_of(law, isoflop(35), noise=0.002).assign(vocab_size=50257)
+    held = fit("saturating", table)
+    assert held.law.ceiling == law.ceiling
+    assert "ceiling" not in held.free
+    assert "ceiling" in fit("saturating", table, free=("ceiling",)).free
+    assert "ceiling" in fit("saturating", table.drop(columns="vocab_size")).free
+
+
+def test_raw_huber_minimises_the_residual_it_names():
+    table = table_of(SURFACE, isoflop(35), noise=0.003)
+    raw = fit("chinchilla", table, objective=Huber(0.01, residual="raw"))
+    psi = np.clip(raw.predicted - table["loss"], -0.01, 0.01)
+    assert raw.value == pytest.approx(float(np.sum(psi * (raw.predicted - table["loss"] - psi / 2))))
+    assert "loss" in str(raw.objective)
+    assert "ln" not in str(raw.objective)
+
+
+def test_floor_at_zero_is_reported_as_a_bound():
+    law = Chinchilla(0.0, 477.8, 2143.4, 0.3473, 0.3672)
+    found = [fit("chinchilla", table_of(law, isoflop(35), 0.02, seed)) for seed in range(6)]
+    at = [f for f in found if f.law.E == 0.0]
+    assert at
+    assert all(f.status == "at_bound" and f.bounds_hit == ("E",) and "E at the bound" in f.message for f in at)
+
+
+def test_collinear_tokens_per_parameter_show_in_the_condition_number():
+    good = fit("chinchilla", table_of(SURFACE, isoflop(30), noise=0.003))
+    bad = fit("chinchilla", table_of(SURFACE, hard_suite.collinear(30), noise=0.003))
+    assert good.condition < 1e6
+    assert bad.condition > 1e8
+
+
+def test_a_users_law_needs_only_a_formula_and_a_box(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from typing import ClassVar\n"
+        "from isoflop.scaling.laws.chinchilla import Box, Law\n"
+        "@dataclass(frozen=True)\n"
+        "class Sum(Law):\n"
+        "    E: float\n    K: float\n    g: float\n"
+        "    name: ClassVar[str] = 'mine'\n"
+        "    box: ClassVar[dict] = {'E': Box(0, 5), 'K': Box(1e-2, 1e4, log=True), 'g': Box(0.01, 1.0)}\n"
+        "    def __call__(self, N, D):\n"
+        "        return self.E + self.K * (N * D) ** -self.g\n"
+        "@dataclass(frozen=True)\n"
+        "class Boxless(Law):\n"
+        "    E: float\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    frame = isoflop(20)
+    loss = 1.7 + 1637.0 * (frame["n_params"] * frame["tokens"]) ** -0.17
+    found = fit("mine:Sum", frame.assign(loss=loss))
+    assert found.status == "converged"
+    assert found.law.values() == pytest.approx([1.7, 1637.0, 0.17], rel=1e-6)
+    with pytest.raises(ValueError, match="gives no search box for E"):
+        fit("mine:Boxless", frame.assign(loss=loss))
+
+
+def test_too_little_data_is_a_fit_error_that_counts():
+    table = table_of(SURFACE, isoflop(35))
+    with pytest.raises(FitError, match=r"4 data points cannot determine the 5 free parameters .*E, A, B, alpha, beta"):
+        fit("chinchilla", table.head(4))
+    with pytest.raises(FitError, match="every data point has the same n_params"):
+        fit("chinchilla", table.assign(n_params=1e8))
+    with pytest.raises(FitError, match="needs the column 'unique_tokens'"):
+        fit("data-constrained", table)
+    assert FitError.exit_code == 1
+
+
+def test_wrong_arguments_name_themselves():
+    table = table_of(SURFACE, isoflop(35))
+    with pytest.raises(ValueError, match="chinchilla has no parameter 'gamma'; it has E, A, B"):
+        fit("chinchilla", table, fixed={"gamma": 1.0})
+    with pytest.raises(ValueError, match="weights must be one per data point"):
+        fit("chinchilla", table, weights=[1.0])
+    with pytest.raises(ValueError, match="delta must be positive"):
+        Huber(-1.0)
+    with pytest.raises(ValueError, match="residual must be 'log' or 'raw', not 'ln'"):
+        LeastSquares(residual="ln")
+    with pytest.raises(ValueError, match="power has no exponents to tie"):
+        fit("power", table, tied=True)
+    with pytest.raises(ValueError, match="N_c can be fixed only together with alpha_N"):
+        fit("kaplan", table, fixed={"N_c": 1e13})
+
+
+def test_summary_has_the_stable_keys_and_says_what_was_done(epoch_fit):
+    summary = epoch_fit.to_dict()
+    wanted = {"law", "params", "objective", "delta", "n_points", "n_clusters", "status", "message", "starts", "derived"}
+    assert wanted | {"intervals", "level", "findings"} <= set(summary)
+    assert summary["starts"] == {"n": 8, "share_at_best": 1.0}
+    text = str(epoch_fit)
+    for part in ("sum of Huber on ln loss, delta 0.001", "240 points in 240 clusters by row", "477.83", "2143.4"):
+        assert part in text
+
+
+def test_many_rows_fit_in_bounded_time_and_memory():
+    frame = pd.concat([isoflop(50)] * 390, ignore_index=True)
+    found = fit("chinchilla", table_of(SURFACE, frame, noise=0.003))
+    assert found.law.alpha == pytest.approx(0.3473, abs=2e-3)

@@ -1,0 +1,157 @@
+"""The solver: optima against SciPy, walls, batches, and an honest `converged`."""
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from isoflop.scaling.fitting.problem import FitProblem
+from isoflop.scaling.fitting.solver import Anchor, huber, minimise
+from isoflop.scaling.fitting.starts import nonnegative, random_starts, starts
+from isoflop.scaling.laws.chinchilla import BNSL, Chinchilla, Power
+from tests.proofs.hard_suite import SURFACE, isoflop
+
+
+def make_problem(n: int = 35, noise: float = 0.005, law: Chinchilla = SURFACE, seed: int = 0, **kwargs) -> FitProblem:
+    frame = isoflop(n)
+    N, D = frame["n_params"].to_numpy(), frame["tokens"].to_numpy()
+    loss = law(N, D) * np.exp(np.random.default_rng(seed).normal(0, noise, n))
+    return FitProblem(Chinchilla, {"N": N, "D": D}, loss, {"kappa": 1.0}, **kwargs)
+
+
+def start_at(problem: FitProblem, law: Chinchilla = SURFACE) -> np.ndarray:
+    return problem.coordinates(law)[None]
+
+
+def test_huber_is_quadratic_inside_delta_and_linear_beyond():
+    value = huber(np.array([[0.5, -3.0]]), np.array([2.0, 1.0]), 1.0)
+    assert value == pytest.approx(2 * 0.125 + (3.0 - 0.5))
+
+
+@pytest.mark.parametrize("delta", [np.inf, 1e-2, 1e-3])
+@pytest.mark.parametrize("log", [True, False])
+def test_optimum_is_no_worse_than_scipy_polished_from_it_and_has_no_slope(delta, log):
+    problem = make_problem(log=log)
+    weights = np.ones(35)
+    squares = minimise(problem, start_at(problem), delta=np.inf, weights=weights)
+    found = minimise(problem, squares.theta, delta=delta, weights=weights)
+    assert found.converged.all()
+
+    def objective(theta):
+        residual, gradient, _ = problem.residuals(theta[None])
+        psi = np.clip(residual[0], -delta, delta)
+        return huber(residual, weights, delta)[0] * 1e4, gradient[0] @ psi * 1e4
+
+    other = minimize(objective, found.theta[0], jac=True, method="BFGS", options={"gtol": 1e-12})
+    assert found.value[0] <= other.fun / 1e4 * (1 + 1e-12)
+    assert np.abs(objective(found.theta[0])[1]).max() < 1e-4
+
+
+def test_a_batch_solves_each_problem_as_if_alone():
+    problem = make_problem()
+    rng = np.random.default_rng(3)
+    weights = rng.multinomial(35, np.ones(35) / 35, size=300).astype(float)
+    begin = np.repeat(start_at(problem), 300, axis=0)
+    together = minimise(problem, begin, delta=2e-3, weights=weights)
+    assert together.converged.all()
+    for i in (0, 17, 299):
+        alone = minimise(problem, begin[[i]], delta=2e-3, weights=weights[i])
+        assert alone.value[0] == pytest.approx(together.value[i], rel=1e-11)
+
+
+def test_weights_count_rows():
+    problem = make_problem(20)
+    counts = np.random.default_rng(4).integers(0, 4, 20)
+    rows = np.repeat(np.arange(20), counts)
+    weighted = minimise(problem, start_at(problem), delta=3e-3, weights=counts.astype(float))
+    repeated = minimise(problem.on_rows(rows), weighted.theta, delta=3e-3, weights=np.ones(len(rows)))
+    assert repeated.value[0] == pytest.approx(weighted.value[0], rel=1e-10)
+
+
+def test_floor_of_zero_is_reached_and_reported_as_a_wall():
+    problem = make_problem(law=Chinchilla(0.0, 477.8, 2143.4, 0.3473, 0.3672), noise=0.02, seed=9)
+    found = minimise(problem, start_at(problem), delta=np.inf, weights=np.ones(35), max_steps=200)
+    inside = FitProblem(Chinchilla, problem.columns, problem.loss, {"kappa": 1.0, "E": 0.0})
+    fixed = minimise(inside, inside.coordinates(SURFACE)[None], delta=np.inf, weights=np.ones(35), max_steps=200)
+    assert found.converged.all()
+    assert np.all(found.theta >= problem.lower)
+    assert found.value[0] <= fixed.value[0] * (1 + 1e-9)
+
+
+def test_no_step_leaves_the_box():
+    problem = make_problem()
+    wild = random_starts(problem, 64, seed=5)
+    found = minimise(problem, wild, delta=np.inf, weights=np.ones(35), max_steps=30)
+    assert np.all((found.theta >= problem.lower) & (found.theta <= problem.upper))
+    assert np.isfinite(found.value).all()
+
+
+def test_too_few_steps_are_not_called_converged():
+    problem = make_problem()
+    far = random_starts(problem, 8, seed=6)
+    assert not minimise(problem, far, delta=1e-3, weights=np.ones(35), max_steps=2).converged.any()
+
+
+def test_noise_free_data_converge_to_zero():
+    problem = make_problem(noise=0.0)
+    found = minimise(problem, starts(problem, np.ones(35), count=4, seed=0), delta=np.inf, weights=np.ones(35))
+    assert found.converged.all()
+    assert problem.laws(found.theta[[0]])[0].values() == pytest.approx(SURFACE.values(), rel=1e-8)
+
+
+def test_anchor_moves_the_quantity_and_stays_optimal_otherwise():
+    problem = make_problem()
+    free = minimise(problem, start_at(problem), delta=np.inf, weights=np.ones(35))
+
+    def floor(theta):
+        return theta[:, 0], np.repeat(np.eye(5)[[0]], len(theta), axis=0)
+
+    anchor = Anchor(floor, np.array([1.7]), np.array([1e3]))
+    pulled = minimise(problem, free.theta, delta=np.inf, weights=np.ones(35), anchor=anchor)
+    E = float(pulled.theta[0, 0])
+    held = FitProblem(Chinchilla, problem.columns, problem.loss, {"kappa": 1.0, "E": E})
+    exact = minimise(held, pulled.theta[:, 1:], delta=np.inf, weights=np.ones(35))
+    assert abs(E - 1.7) < abs(free.theta[0, 0] - 1.7)
+    assert pulled.value[0] == pytest.approx(exact.value[0], rel=1e-9)
+
+
+@pytest.mark.parametrize("form", [BNSL, Power])
+def test_curvature_by_differences_equals_differences_of_the_gradient(form):
+    x = np.geomspace(1e16, 1e20, 12)
+    law = BNSL(1.2, 300.0, 0.12, 0.06, 3e18, 0.5) if form is BNSL else Power(1.7, 1637.0, 0.165)
+    problem = FitProblem(form, {"C": x}, law(x) * 1.01, {})
+    theta, weight = problem.coordinates(law)[None], np.linspace(-1, 1, 12)[None]
+    _, _, full = problem.residuals(theta)
+    second = problem.curvature(theta, full, weight)
+    loss, _ = form.evaluate(theta, problem.x)
+    for k in range(theta.shape[1]):
+        step = 1e-5 * np.eye(theta.shape[1])[k]
+        change = form.evaluate(theta + step, problem.x)[1] - form.evaluate(theta - step, problem.x)[1]
+        assert np.allclose(second[0, k], np.einsum("pn,n->p", change[0] / 2e-5, (weight / loss)[0]), atol=1e-6)
+
+
+def test_nonnegative_least_squares_equals_scipy():
+    from scipy.optimize import nnls
+
+    rng = np.random.default_rng(7)
+    basis, target = rng.normal(size=(40, 3, 15)), rng.normal(size=15)
+    weights = rng.uniform(0.5, 2, 15)
+    found, cost = nonnegative(basis, target, weights, np.full(3, np.nan))
+    for g in range(40):
+        expected, norm = nnls((basis[g] * np.sqrt(weights)).T, target * np.sqrt(weights))
+        assert found[g] == pytest.approx(expected, abs=1e-8)
+        assert cost[g] == pytest.approx(norm**2, rel=1e-9)
+
+
+def test_pinned_amplitude_stays():
+    basis = np.random.default_rng(8).uniform(0.1, 1, size=(5, 2, 9))
+    found, _ = nonnegative(basis, np.ones(9), np.ones(9), np.array([0.25, np.nan]))
+    assert (found[:, 0] == 0.25).all()
+
+
+def test_exact_curvature_converges_quadratically_even_with_large_residuals():
+    problem, weights = make_problem(noise=0.15, seed=2), np.ones(35)
+    optimum = minimise(problem, start_at(problem), delta=np.inf, weights=weights)
+    near = optimum.theta + 1e-3
+    again = minimise(problem, near, delta=np.inf, weights=weights, damping=0.0)
+    assert optimum.converged.all()
+    assert again.steps[0] <= 3

@@ -1,0 +1,177 @@
+"""Intervals: what they resample, that they cover, and the profile that checks them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from isoflop.scaling.design.simulate import simulate_points
+from isoflop.scaling.fitting.fit import FitError, Huber, LeastSquares, fit, refit
+from isoflop.scaling.fitting.profile_likelihood import profile
+from isoflop.scaling.fitting.search import search
+from isoflop.scaling.fitting.uncertainty import GROUPS, MOST_CLUSTERS, bootstrap, intervals, jackknife, predict
+from isoflop.scaling.laws.chinchilla import Chinchilla
+from tests.proofs.coverage_intervals import CELLS, cell_coverage
+from tests.proofs.hard_suite import SURFACE, collinear, isoflop
+
+
+def noisy(n: int = 20, noise: float = 0.003, seed: int = 0) -> pd.DataFrame:
+    frame = isoflop(n)
+    loss = SURFACE(frame["n_params"], frame["tokens"]) * np.exp(np.random.default_rng(seed).normal(0, noise, n))
+    return frame.assign(loss=loss)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return fit("chinchilla", noisy(), objective=LeastSquares())
+
+
+def test_jackknife_is_the_fit_without_each_cluster(fitted):
+    draws = jackknife(fitted)
+    assert len(draws) == 20
+    assert draws.share_converged == 1.0
+    without = fit("chinchilla", noisy().drop(index=7), objective=LeastSquares())
+    assert draws.laws[7].values() == pytest.approx(without.law.values(), rel=1e-5)
+
+
+def test_jackknife_interval_is_the_textbook_formula(fitted):
+    draws = jackknife(fitted)
+    values = np.log(draws.evaluate("alpha"))
+    error = np.sqrt(19 / 20 * np.sum((values - values.mean()) ** 2))
+    half = 1.729133 * error  # Student's t, 95%, 19 degrees of freedom
+    expected = fitted.law.alpha * np.exp([-half, half])
+    assert draws.interval("alpha") == pytest.approx(expected, rel=1e-6)
+
+
+def test_checkpoints_of_one_run_are_left_out_together():
+    table = noisy(15, seed=1).assign(run_id=[f"r{i}" for i in range(15)])
+    later = table.assign(tokens=table["tokens"] * 1.5)
+    both = pd.concat([table, later], ignore_index=True).drop(columns="flops")
+    draws = jackknife(fit("chinchilla", both))
+    assert (len(draws), draws.by, draws.fit.n_clusters) == (15, "run_id", 15)
+    assert bootstrap(draws.fit, 20).by == "run_id"
+    assert bootstrap(draws.fit, 20, by="row").by == "row"
+
+
+def test_bootstrap_is_reproducible_and_resamples(fitted):
+    one, same, other = (bootstrap(fitted, 50, seed=s).frame["alpha"].to_numpy() for s in (0, 0, 1))
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
+    assert one.std() > 0
+
+
+def test_intervals_of_any_function_are_equivariant(fitted):
+    for draws in (jackknife(fitted), bootstrap(fitted, 200)):
+        lo, hi = draws.interval(lambda law: law.optimal(1e22).N)
+        assert lo < fitted.law.optimal(1e22).N < hi
+        twice = draws.interval(lambda law: 2 * law.optimal(1e22).N)
+        assert twice == pytest.approx((2 * lo, 2 * hi))
+        wide = draws.interval("alpha", level=0.99)
+        narrow = draws.interval("alpha", level=0.5)
+        assert wide[0] < narrow[0] < narrow[1] < wide[1]
+
+
+def test_band_is_the_interval_at_each_point(fitted):
+    draws, C = jackknife(fitted), np.array([1e19, 1e22])
+    lo, hi = draws.band(lambda law: law.optimal(C).N)
+    assert (lo[1], hi[1]) == pytest.approx(draws.interval(lambda law: law.optimal(1e22).N))
+    assert hi[1] / lo[1] > hi[0] / lo[0]
+
+
+def test_quantity_that_is_not_positive_stays_linear():
+    law = Chinchilla(0.0, 477.8, 2143.4, 0.3473, 0.3672)
+    frame = isoflop(35)
+    error = np.random.default_rng(3).normal(0, 0.02, 35)
+    found = fit("chinchilla", frame.assign(loss=law(frame["n_params"], frame["tokens"]) * np.exp(error)))
+    lo, hi = jackknife(found).interval("E")
+    assert np.isfinite([lo, hi]).all()
+    assert lo <= found.law.E <= hi
+
+
+def test_prediction_interval_is_wider_than_the_law_and_covers_new_runs():
+    rng, covered = np.random.default_rng(5), []
+    for seed in range(30):
+        found = fit("chinchilla", noisy(35, 0.005, seed))
+        inside = predict(found, jackknife(found), 1e9, 3e10)
+        assert inside.lo < inside.law_lo < inside.loss < inside.law_hi < inside.hi
+        fresh = SURFACE(1e9, 3e10) * np.exp(rng.normal(0, 0.005, 200))
+        covered.append(np.mean((fresh > inside.lo) & (fresh < inside.hi)))
+    assert 0.84 < np.mean(covered) < 0.96
+    assert predict(found, jackknife(found), 1e9, 3e10, level=0.5).hi < inside.hi
+
+
+def test_unknown_quantities_and_too_few_clusters_are_named(fitted):
+    with pytest.raises(ValueError, match="no parameter or exponent 'gamma'; there are E, A, B"):
+        jackknife(fitted).interval("gamma")
+    with pytest.raises(ValueError, match="no column 'machine' to resample by"):
+        bootstrap(fitted, 10, by="machine")
+    with pytest.raises(ValueError, match="level must lie between 0 and 1"):
+        jackknife(fitted).interval("alpha", level=90)
+    with pytest.raises(ValueError, match="at least 2 resamples"):
+        bootstrap(fitted, 1)
+    alone = fit("chinchilla", noisy().assign(run_id="one"))
+    with pytest.raises(FitError, match="1 cluster cannot be left out"):
+        jackknife(alone)
+
+
+def test_profile_agrees_with_the_exact_constrained_optimum(fitted):
+    found = profile(fitted, "E")
+    middle = found.frame.iloc[5]
+    held = fit("chinchilla", noisy(), objective=LeastSquares(), fixed={"E": middle["value"]})
+    assert middle["objective"] == pytest.approx(held.value, rel=1e-7)
+    assert found.lo < found.estimate < found.hi
+    at_wall = fit("chinchilla", noisy(), objective=LeastSquares(), fixed={"E": found.hi})
+    rise = (at_wall.value - fitted.value) / fitted.value * 15
+    assert rise == pytest.approx(found.cut, rel=0.02)
+
+
+def test_profile_of_a_derived_quantity(fitted):
+    found = profile(fitted, "a")
+    low, high = jackknife(fitted).interval("a")
+    assert found.lo < found.estimate < found.hi
+    assert 0.3 < (found.hi - found.lo) / (high - low) < 3
+    named = profile(fitted, lambda law: law.exponents()["a"])
+    assert (named.lo, named.hi) == pytest.approx((found.lo, found.hi), rel=1e-4)
+
+
+def test_profile_is_open_where_the_data_do_not_object():
+    frame = collinear(30)
+    error = np.random.default_rng(0).normal(0, 0.003, 30)
+    found = fit("chinchilla", frame.assign(loss=SURFACE(frame["n_params"], frame["tokens"]) * np.exp(error)))
+    exponent = profile(found, "a")
+    assert exponent.open_below or exponent.open_above or exponent.hi - exponent.lo > 0.3
+    with pytest.raises(ValueError, match="no parameter or exponent 'gamma'"):
+        profile(found, "gamma")
+
+
+def test_refits_of_epoch_reach_the_best_of_fresh_starts(public_data):
+    table = pd.read_csv(public_data / "chinchilla_epoch" / "runs.csv")
+    found = fit("chinchilla", table[~table["excluded_top5_loss"]], objective=Huber(1e-3))
+    counts = np.random.default_rng(0).multinomial(240, np.full(240, 1 / 240), size=60).astype(float)
+    warm = refit(found, counts)
+    assert warm.converged.all()
+    gaps = []
+    for i in range(60):
+        fresh, _, _ = search(found.problem, counts[i], found.objective)
+        gaps.append(warm.value[i] / fresh.value.min() - 1)
+    assert np.max(gaps) <= 1e-9
+    spread = bootstrap(found, 1000).frame[["alpha", "beta", "E", "a"]].std()
+    assert spread.to_numpy() == pytest.approx([0.0152, 0.0207, 0.027, 0.0195], rel=0.2)
+    assert set(intervals(jackknife(found))) == {"E", "A", "B", "alpha", "beta", "a", "b", "frontier"}
+
+
+@pytest.mark.parametrize("cell", [CELLS[0], CELLS[-1]], ids=lambda c: c.name)
+def test_default_interval_covers(cell):
+    share = cell_coverage(cell, 120)
+    assert min(share.values()) > 0.80
+    assert max(share.values()) <= 1.0
+
+
+def test_many_clusters_are_left_out_in_groups():
+    sizes, tokens = np.meshgrid(np.geomspace(1e6, 1e8, 24), np.geomspace(1e8, 1e10, 24))
+    table = simulate_points(Chinchilla(1.7, 400.0, 900.0, 0.34, 0.33), sizes.ravel(), tokens.ravel(), noise=0.01)
+    fitted = fit("chinchilla", table)
+    grouped = jackknife(fitted)
+    assert fitted.n_clusters > MOST_CLUSTERS
+    assert len(grouped) == GROUPS
+    spread = np.std(bootstrap(fitted, 400).evaluate("a"))
+    assert 0.75 < float(grouped.standard_error("a")) / spread < 1.33

@@ -1,0 +1,69 @@
+"""What older run tables do not state of a model is worked out from their counts, for every model there is."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from isoflop.experiments.study.sizes import load_size, size_names
+from isoflop.experiments.training.rows import _constants
+from isoflop.models.config import ModelConfig, n_active, n_matrices
+from isoflop.scaling.table.conventions import count_params
+from isoflop.scaling.table.migrate import ADDED, complete
+from isoflop.scaling.table.runs import COLUMNS, read_runs, same_runs, write_table
+from tests.experiments.study.test_study import only, single
+from tests.experiments.trackers.test_trackers import CORPUS
+
+RESULTS = Path(__file__).parents[1] / "experiments" / "results"
+BASE = ModelConfig("transformer", 256, 64, n_layer=3, d_model=24, n_head=2)
+VARIANTS = {
+    "gelu": {"activation": "gelu", "d_ff": None},
+    "gelu-narrow": {"activation": "gelu", "d_ff": 40},
+    "layernorm": {"norm": "layernorm"},
+    "learned": {"positions": "learned"},
+    "experts-of-swiglu": {"experts": 5, "experts_per_token": 1},
+    "experts-of-gelu": {"experts": 4, "experts_per_token": 3, "activation": "gelu", "d_ff": None},
+    "tied": {"tied": True},
+}
+MODELS = {
+    **{
+        name: ModelConfig(vocab_size=256, context_length=64, **asdict(load_size(name))) for name in size_names()
+    },
+    **{name: replace(BASE, **fields) for name, fields in VARIANTS.items()},
+}  # fmt: skip
+
+
+def constants(model: ModelConfig) -> pd.DataFrame:
+    return pd.DataFrame([_constants(replace(only(single(flops=3e9)), model=model), CORPUS)])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parts_show_in_the_counts(name):
+    row = constants(MODELS[name])
+    older = complete(row.drop(columns=list(ADDED)))
+    pd.testing.assert_frame_equal(older[list(ADDED)], row[list(ADDED)], check_dtype=False)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_active_parameters_are_those_that_a_token_meets(name):
+    model, row = MODELS[name], constants(MODELS[name])
+    assert count_params(row, "active").tolist() == row["n_params_active"].tolist() == [n_active(model)]
+    assert count_params(row, "matrices").tolist() == [n_matrices(model)]
+    assert (n_active(model) < n_matrices(model)) == bool(model.experts > model.experts_per_token)
+
+
+def test_a_store_may_hold_older_and_newer_runs():
+    old, new = (constants(MODELS[name]).assign(run_id=name) for name in ("d16", "moe-d16"))
+    both = complete(pd.concat([old.drop(columns=list(ADDED)), new], ignore_index=True))
+    assert both["experts"].tolist() == [0, MODELS["moe-d16"].experts]
+    assert both["n_params_active"].tolist() == [n_active(MODELS["d16"]), n_active(MODELS["moe-d16"])]
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.parquet")), ids=lambda p: p.stem)
+def test_committed_results_read_with_every_column(path, tmp_path):
+    table = read_runs(path)
+    assert list(table) == [column.name for column in COLUMNS]
+    assert (table["n_params_active"] == count_params(table, "matrices")).all()
+    write_table(table, tmp_path / "again.parquet")
+    assert same_runs(table, read_runs(tmp_path / "again.parquet"))

@@ -1,0 +1,98 @@
+"""What `test_distributed` has torchrun run: losses of 50 steps in every mode, refusals, trunks that end in a kill.
+
+python -m torch.distributed.run --nproc-per-node 2 -m tests.support.two_processes FOLDER losses|killed|resumed [ddp|fsdp2]
+"""
+
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from isoflop.experiments.config import WhereSpec
+from isoflop.experiments.data.corpus import prepare
+from isoflop.experiments.parallel.follow import end, join
+from isoflop.experiments.training.learner import Learner
+from isoflop.experiments.training.trainer import _set_up, configure_process, train_trunk
+from isoflop.models.config import ModelConfig
+from tests.experiments.training.test_trainer import DATA, make
+
+STEPS = 50
+KILL_AT = 128
+MODEL = ModelConfig("transformer", 16, 16, 2, 8, 2)
+
+
+def cell_of(corpus, steps=150, **optim):
+    """A cell calm enough that rounding stays rounding: at higher rates it grows from step to step."""
+    cell = make(corpus, steps, learning_rate=0.003, **optim)
+    return replace(cell, model=MODEL, optim=replace(cell.optim, batch_size=16))
+
+
+def losses(cell, corpus, where) -> list[float]:
+    """Training loss of each of the first steps."""
+    learner, _ = _set_up(cell, corpus, None, where, Learner)
+    told = []
+    for step in range(STEPS):
+        before = learner.loss_sum.item()
+        learner.advance(step + 1, cell.steps)
+        told.append(learner.loss_sum.item() - before)
+    return told
+
+
+def refusal(cell, corpus, where) -> str:
+    try:
+        _set_up(cell, corpus, None, where, Learner)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def all_losses(corpus, ddp: WhereSpec, fsdp2: WhereSpec) -> dict:
+    cell, muon = cell_of(corpus), cell_of(corpus, name="muon")
+    half = replace(cell, precision="bfloat16")
+    in_pieces = {"micro_batch": 1, "activation_checkpointing": True}
+    experts = replace(cell, model=replace(MODEL, experts=2))
+    odd = replace(cell, optim=replace(cell.optim, batch_size=3))
+    return {
+        "ddp": losses(cell, corpus, ddp),
+        "fsdp2": losses(cell, corpus, fsdp2),
+        "muon": losses(muon, corpus, ddp),
+        "ddp in pieces": losses(cell, corpus, replace(ddp, **in_pieces)),
+        "ddp in bfloat16": losses(half, corpus, ddp),
+        "fsdp2 in bfloat16": losses(half, corpus, fsdp2),
+        "fsdp2 in pieces": losses(cell, corpus, replace(fsdp2, **in_pieces)),
+        "refused": [refusal(c, corpus, fsdp2) for c in (muon, experts, odd)],
+    }
+
+
+def trunk(corpus, folder: Path, where: WhereSpec, *, kill_at: int | None) -> dict:
+    """Rows of a trunk's two cells and the steps told on the way; all processes die at once at step `kill_at`."""
+    steps = []
+
+    def on_progress(at) -> None:
+        steps.append(at["step"])
+        if kill_at is not None and at["step"] >= kill_at:
+            os._exit(9)
+
+    cells = [cell_of(corpus, 150), cell_of(corpus, 230)]
+    trained = train_trunk(cells, corpus, folder=folder, where=where, on_progress=on_progress, keep=lambda *_: None)
+    return {"losses": [[row["loss"] for row in rows] for _, rows in trained], "steps": steps}
+
+
+def main(folder: Path, job: str, mode: str = "") -> None:
+    configure_process(1)
+    ddp = WhereSpec(distributed="ddp", checkpoint_seconds=0.0)
+    fsdp2 = replace(ddp, distributed="fsdp2")
+    rank, corpus = join(ddp).rank, prepare(DATA, folder / "corpora")
+    if job == "losses":
+        told = all_losses(corpus, ddp, fsdp2)
+    else:
+        where = replace(ddp, distributed=mode)
+        told = trunk(corpus, folder / mode, where, kill_at=KILL_AT if job == "killed" else None)
+    if rank == 0:
+        (folder / f"{job}.json").write_text(json.dumps(told))
+    end(0)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])
