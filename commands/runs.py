@@ -79,7 +79,7 @@ def retry(
 ) -> None:
     """Train cells again that failed or were lost (or diverged), with the arguments that launched them."""
     from isoflop.experiments.store.store import open_store
-    from isoflop.experiments.sweep.train_job import retry
+    from isoflop.experiments.sweep import retry
 
     store = open_store(runs)
     cells = retry.choose(store, state or ["failed", "lost"], run_id)
@@ -112,7 +112,7 @@ def clean(
 ) -> None:
     """Remove checkpoints that no cell needs, claims of dead processes and half-written files; never a result."""
     from isoflop.experiments.store.store import open_store
-    from isoflop.experiments.sweep.train_job import clean
+    from isoflop.experiments.sweep import clean
 
     store = open_store(runs)
     litter = clean.find_litter(store, trunks=trunks)

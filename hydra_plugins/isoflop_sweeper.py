@@ -1,4 +1,4 @@
-"""A Hydra sweeper that trains what a study lacks. Hydra's side only: what a launch does is `experiments.sweep.launch`."""
+"""A Hydra sweeper that trains what a study lacks. Hydra's side only: what a launch does is `sweep.launch`."""
 
 import os
 from dataclasses import dataclass

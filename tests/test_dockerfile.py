@@ -3,14 +3,12 @@
 import json
 import re
 import tomllib
-from pathlib import Path
 
 from typer.main import get_command
 
-import isoflop
 from isoflop.__main__ import app
+from tests.support.root import ROOT
 
-ROOT = Path(isoflop.__file__).parents[1]
 TEXT = (ROOT / "Dockerfile").read_text()
 STEPS = [line.partition(" ")[::2] for line in TEXT.splitlines() if line and not line.startswith("#")]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

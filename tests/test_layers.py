@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.support.root import ROOT
+
 PACKAGES = ("models", "scaling", "experiments", "analysis", "hydra_plugins", "commands")
 OURS = {
     "models": set(),

@@ -9,14 +9,13 @@ import pandas as pd
 import pytest
 from typer.main import get_command
 
-import isoflop
 from isoflop.__main__ import app
 from isoflop.analysis.evidence import Evidence
 from isoflop.analysis.readme import BLOCKS, rewrite
 from isoflop.scaling.table.read import read_table
 from isoflop.scaling.table.runs import read_runs, write_run
+from tests.support.root import ROOT
 
-ROOT = Path(isoflop.__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 RESULTS = ROOT / "experiments" / "results" / "quick.parquet"
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")

@@ -1,7 +1,7 @@
 """Seconds before anything is trained. No torch.
 
 A worker's time on a trunk is its steps and its evaluations. What a step and an evaluated token cost is measured for
-each shape of a study (`experiments.sweep.calibrate`) and kept. A shape that was not measured costs a L + b F + c L tokens d a
+each shape of a study (`sweep.calibrate`) and kept. A shape that was not measured costs a L + b F + c L tokens d a
 step (layers L, width d, exact FLOPs F), with rates fitted to those that were; before any was, rates between those of
 two named processors stand in. What a plan prints says which.
 """

@@ -11,17 +11,9 @@ from pathlib import Path
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.study.cell import Cell
 
-ROOT = Path(__file__).resolve().parents[1]
-STEPPING = (
-    "batches",
-    "captured",
-    "engine",
-    "evaluate",
-    "gather",
-    "learner",
-    "muon",
-    "optimizer",
-)  # of experiments/, beside all of models/
+ROOT = Path(__file__).resolve().parents[2]
+STEPPING = ("models", "experiments/training", "experiments/parallel")  # what a step runs through
+SOURCES = (".py", ".c", ".h")
 
 
 def place(where: WhereSpec) -> str:
@@ -44,8 +36,7 @@ def _key(model: object, batch_size: int, optimizer: str, precision: str) -> str:
 @cache
 def engine_id() -> str:
     """Hash of the code and libraries that a step runs through: what was measured with others is stale."""
-    files = sorted([*ROOT.glob("models/*.py"), *ROOT.glob("models/*.[ch]")])
-    files += [ROOT / "experiments" / f"{name}.py" for name in STEPPING]
+    files = [path for folder in STEPPING for path in sorted((ROOT / folder).rglob("*.*")) if path.suffix in SOURCES]
     core = os.environ.get("OPENBLAS_CORETYPE", "").encode()
     return _digest(b"".join([*(path.read_bytes() for path in files), _version("torch"), _version("numpy"), core]))
 

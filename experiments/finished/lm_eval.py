@@ -1,6 +1,6 @@
 """Finished runs on tasks, by EleutherAI's lm-eval on the exported folder: `isoflop evaluate`.
 
-A task is one of `experiments.finished.tasks`, made from the held-out text; a YAML file of lm-eval's (examples in conf/task); or
+A task is one of `finished.tasks`, made from the held-out text; a YAML file of lm-eval's (examples in conf/task); or
 the name of one of lm-eval's own, whose data it fetches itself.
 """
 

@@ -2,7 +2,7 @@
 
 Every trunk runs what it would run alone, in a thread: claim, checkpoints, rows, branches, states. Only one thread runs
 at a time, and one that wants steps waits until all want some. Then those that want the same steps, and are furthest
-behind, take them together (`experiments.parallel.pack_step`); the others wait for them. So a trunk that resumes elsewhere
+behind, take them together (`pack_step`); the others wait for them. So a trunk that resumes elsewhere
 catches up alone, one that has diverged, failed or ended is not waited for, and nothing else is different.
 """
 

@@ -1,4 +1,4 @@
-"""AdamW on parameters that are spread over processes: the arithmetic of `experiments.training.optimizer`, on each one's part."""
+"""AdamW on parameters that are spread over processes: the arithmetic of `training.optimizer`, on each one's part."""
 
 import torch
 from torch import Tensor, nn

@@ -1,6 +1,6 @@
 """A process that times training steps and evaluations of a few cells, next to others that do the same.
 
-    python -m isoflop.experiments.sweep.timing < pickled (cells, where), then lines      says `ready`, answers every line
+    python -m isoflop.experiments.sweep.timing < pickled (cells, where), then lines    says `ready`, answers every line
 
 A line is JSON, [seconds, first cell, end]; so is the answer, [[seconds a step, seconds an evaluated token], ...].
 

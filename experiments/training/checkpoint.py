@@ -1,7 +1,7 @@
 """Checkpoints of one trunk: on the way, at branch points, and in a cooldown under way.
 
 Each is written to a temporary name and renamed, so that a kill at any moment leaves the ones before it whole, and
-carries its checksum in its name (`experiments.training.checkpoint_files`). They are read with `weights_only=True`: tensors,
+carries its checksum in its name (`checkpoint_files`). They are read with `weights_only=True`: tensors,
 numbers and text, never code.
 """
 

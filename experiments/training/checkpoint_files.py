@@ -3,7 +3,7 @@
     trunk-<step>-<checksum>.pt               on the way, the last two
     branch-<step>-<checksum>.pt              where a cell leaves the trunk
     cooldown-<run_id>-<step>-<checksum>.pt   a cell on its own way, the last two
-    sharded/<kind>-<step>/                   the same where.distributed=fsdp2 (`experiments.parallel.sharded_checkpoint`)
+    sharded/<kind>-<step>/                   the same where.distributed=fsdp2 (`parallel.sharded_checkpoint`)
 
 The checksum is part of a file's name: it is whole exactly if its content still has it.
 """

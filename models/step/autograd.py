@@ -1,4 +1,4 @@
-"""Loss and gradients by autograd: for every model and device that `models.step.hand_written` has no hand-written step for."""
+"""Loss and gradients by autograd: for every model and device that `hand_written` has no hand-written step for."""
 
 from collections.abc import Callable
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy
 from torch import Tensor
 
-from isoflop.models.step.training_step import torch_ops as pieces
+from isoflop.models.step import torch_ops as pieces
 
 _ROW_MAJOR, _AS_IS, _TRANSPOSED = 101, 111, 112  # of the C interface of BLAS
 _I, _N, _F, _P = ctypes.c_int, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p

@@ -7,10 +7,10 @@ from functools import cache, lru_cache
 import torch
 from torch import Tensor
 
+from isoflop.models.step import blas, native
+from isoflop.models.step import torch_ops as pieces
 from isoflop.models.step.blas import product as product
 from isoflop.models.step.torch_ops import Backward
-from isoflop.models.step.training_step import blas, native
-from isoflop.models.step.training_step import torch_ops as pieces
 from isoflop.models.transformer import NORM_EPS, rotary_tables
 
 _STRIP = 16  # as in kernels.c

@@ -6,9 +6,9 @@ A step of a small model is hundreds of tiny kernels, so what counts is how few t
 - activations are feature-major, (D, N): a product then has N columns to vectorise over, however narrow the model;
 - the gain of a norm is folded into the matrix behind it, and its scale moves behind the product:
   W (g * x * s) = ((W g) x) * s;
-- what stands between the products is one pass each, in C where a compiler is at hand (`models.step.c_ops`), otherwise in
-  torch (`models.step.torch_ops`);
-- the products themselves are those of the fastest library at hand (`models.step.blas`).
+- what stands between the products is one pass each, in C where a compiler is at hand (`c_ops`), otherwise in
+  torch (`torch_ops`);
+- the products themselves are those of the fastest library at hand (`blas`).
 
 Each part returns its output and a function from the gradient of the output to the gradient of the input. Tests hold
 the sum of it to autograd through `models.transformer`.
@@ -21,9 +21,9 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
+from isoflop.models.step import c_ops as kernels
+from isoflop.models.step import torch_ops as pieces
 from isoflop.models.step.torch_ops import Backward
-from isoflop.models.step.training_step import c_ops as kernels
-from isoflop.models.step.training_step import torch_ops as pieces
 from isoflop.models.transformer import Block, Transformer
 
 

@@ -1,6 +1,6 @@
 """What a Transformer's step by hand is made of, in torch: any device, any number of threads.
 
-`models.step.c_ops` has the same functions in C for one core. The scale of a norm, 1 / rms of a column, is not applied to
+`c_ops` has the same functions in C for one core. The scale of a norm, 1 / rms of a column, is not applied to
 the column but to what the matrix behind it makes of it: W (x s) = (W x) s, so a piece that reads a product scales it,
 and the gradient it returns is that of the unscaled product.
 

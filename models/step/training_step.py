@@ -7,10 +7,10 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
+from isoflop.models.step import autograd
+from isoflop.models.step import c_ops as kernels
+from isoflop.models.step import hand_written as gradient
 from isoflop.models.step.recompute import recomputes
-from isoflop.models.step.training_step import autograd
-from isoflop.models.step.training_step import c_ops as kernels
-from isoflop.models.step.training_step import hand_written as gradient
 from isoflop.models.transformer import Transformer
 
 Step = Callable[[Tensor, Tensor], Tensor]

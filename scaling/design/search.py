@@ -2,7 +2,7 @@
 
 Both are scarce, so a cell's price is its share of the FLOPs plus its share of the number. Greedy choices by variance
 removed per power of that price come first; then, many times over, up to half of the cells go at random and what they
-freed is spent anew, which stands if it is better. `tests/scaling/design/test_design.py` holds the result against the lower bound of
+freed is spent anew, which stands if it is better. its test holds the result against the lower bound of
 the convex relaxation. No cell is repeated: gain per FLOP would buy sixty clones of the cheapest.
 """
 

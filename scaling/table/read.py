@@ -6,6 +6,7 @@ names the rows.
 """
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -13,7 +14,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from isoflop.experiments.store.store import open_store
 from isoflop.scaling.table.runs import is_run_table, read_runs
 
 QUANTITIES = ("n_params", "tokens", "flops", "loss")
@@ -65,19 +65,27 @@ def read_table(
 def _of_study(frame: pd.DataFrame, path: Path, study: str, notes: list[str]) -> pd.DataFrame:
     if not path.is_dir():
         raise TableError(f"{path}: --study {study} needs a runs folder; for a file use --where")
-    known = open_store(path).studies()
+    known = {file.stem: file for file in sorted(path.glob("studies/*.json"))}
     if study not in known:
         near = difflib.get_close_matches(study, known, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise TableError(
             f"{path}: no study {study!r} was launched here (there are: {', '.join(known) or 'none'}){hint}"
         )
-    asked = {cell["run_id"] for cell in known[study]["cells"]}
+    asked = _runs_of(known[study])
     kept = frame[frame["run_id"].isin(asked)].reset_index(drop=True)
     if kept.empty:
         raise TableError(f"{path}: no run of study {study!r} has finished")
     notes.append(f"study {study}: {kept['run_id'].nunique()} of {frame['run_id'].nunique()} runs in the store")
     return kept
+
+
+def _runs_of(file: Path) -> set[str]:
+    """The run ids that a study listed when it was launched. Raises TableError for a file that holds no such list."""
+    try:
+        return {cell["run_id"] for cell in json.loads(file.read_text())["cells"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TableError(f"{file}: not a list of runs ({error}); launch the study again to write it anew") from error
 
 
 def require(frame: pd.DataFrame, columns: Iterable[str], *, source: str = "table") -> None:

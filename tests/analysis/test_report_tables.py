@@ -1,11 +1,9 @@
 """Every figure on every kind of table: drawn, or refused with a reason. Never a traceback."""
 
 import re
-from pathlib import Path
 
 import pytest
 
-import isoflop.analysis.report as report_module
 from isoflop.analysis.evidence import Evidence
 from isoflop.analysis.figures.catalogue import FIGURES
 from isoflop.analysis.report import write_report
@@ -13,6 +11,7 @@ from isoflop.analysis.style import style
 from isoflop.scaling.design.simulate import simulate_study
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.table.read import read_table
+from tests.support.root import RESULTS
 
 LAW = Chinchilla(E=0.9, A=33.0, B=332.0, alpha=0.45, beta=0.5)
 DEGENERATE = {
@@ -34,7 +33,7 @@ def test_a_poor_table_still_gets_its_report_with_reasons(name, tmp_path):
     assert all(f"- {n}: {why}" in text for n, why in result.missing.items())
 
 
-QUICK = Path(report_module.__file__).parents[1] / "experiments" / "results" / "quick.parquet"
+QUICK = RESULTS / "quick.parquet"
 PUBLIC = {
     "chinchilla_epoch/runs.csv": ({}, None),
     "gadre_overtraining/runs.csv": ({"loss": "loss_c4_val"}, "dataset == 'c4_original'"),

@@ -1,6 +1,6 @@
 """Tokens per second of a cell of about a million parameters on a CUDA device: a plain loop, ours, ours packed.
 
-`python -m tests.bench.cuda [seconds]`. The plain loop is nanoGPT's written plainly (`tests.support.plain_loop`) as it runs on
+`python -m tests.bench.cuda [seconds]`. The plain loop is nanoGPT's written plainly (`plain_loop`) as it runs on
 CUDA: eager, fused AdamW, pinned copies. Ours once eager, with all else that it does, and once as it runs by itself.
 A row per batch and precision; all contenders train the same architecture on the same number of tokens a step and cell.
 """

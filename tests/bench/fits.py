@@ -24,6 +24,7 @@ from isoflop.scaling.fitting.fit import Fit, Huber, LeastSquares, fit, refit
 from isoflop.scaling.fitting.search import search
 from isoflop.scaling.fitting.uncertainty import bootstrap, jackknife
 from tests.proofs.hard_suite import SURFACE, isoflop
+from tests.support.root import ROOT
 
 DELTA = 1e-3
 AMPLITUDES, FLOORS, EXPONENTS = range(0, 30, 5), np.arange(-1, 1.5, 0.5), np.arange(0, 2.5, 0.5)
@@ -36,7 +37,7 @@ RESAMPLES = 1000
 
 def load() -> tuple[str, pd.DataFrame]:
     """Besiroglu's 240 rows, or as many simulated ones."""
-    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    default = ROOT.parent / "shared" / "data"
     path = Path(os.environ.get("ISOFLOP_PUBLIC_DATA", default)) / "chinchilla_epoch" / "runs.csv"
     if path.is_file():
         table = pd.read_csv(path)

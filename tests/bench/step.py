@@ -4,7 +4,7 @@
 each round starts a process per contender, in turn, since an allocator is a matter of the whole process. The peer is
 eager, gathers its batch row by row, zeroes, clips and updates with torch's AdamW; once with glibc's thresholds as they
 are and once with ours. The ceiling is the rate of the step's linear products alone, same shapes, layouts and buffers,
-by torch's library or by that of `models.step.blas`, whichever is faster here; all of the step's exact FLOPs are held to it,
+by torch's library or by that of `blas`, whichever is faster here; all of the step's exact FLOPs are held to it,
 those of attention too.
 """
 
@@ -14,10 +14,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+from tests.support.root import ROOT
 
 SHAPES = {"d16": (2, 16, 2), "d32": (2, 32, 4), "d64": (4, 64, 8), "d128": (8, 128, 16)}  # as in conf/model
 VOCABULARY, LENGTH, BATCH = 256, 64, 8
@@ -89,7 +90,7 @@ def one(contender: str) -> dict[str, tuple[float, float]]:
     import torch
 
     from isoflop.experiments.training.trainer import configure_process
-    from isoflop.models.step.training_step import blas
+    from isoflop.models.step import blas
 
     if contender == "peer":
         torch.set_num_threads(1)
@@ -120,8 +121,7 @@ def measure(rounds: int) -> pd.DataFrame:
     for _ in range(rounds):
         for contender in CONTENDERS:
             command = [sys.executable, "-m", "tests.bench.step", "--one", contender]
-            root = Path(__file__).parents[1]
-            told = subprocess.run(command, env=os.environ | ONE_THREAD, cwd=root, check=True, stdout=subprocess.PIPE)
+            told = subprocess.run(command, env=os.environ | ONE_THREAD, cwd=ROOT, check=True, stdout=subprocess.PIPE)
             for shape, (least, median) in json.loads(told.stdout).items():
                 rows.append({"shape": shape, "contender": contender, "min": least, "median": median})
     grouped = pd.DataFrame(rows).groupby(["contender", "shape"], sort=False)

@@ -1,7 +1,7 @@
 """A whole study against a shell loop of one run per cell: `python -m tests.bench.study`, about six minutes.
 
 The same cells twice, by the clock on the wall. The loop starts a process per cell, one after the other, each the plain
-loop of `tests.support.plain_loop` with a cosine to its own horizon and torch's default threads; `isoflop run` has two workers
+loop of `plain_loop` with a cosine to its own horizon and torch's default threads; `isoflop run` has two workers
 of one thread, shared trunks and our step. Both read the same prepared corpus; imports are part of either time. Equal
 final loss means: the mean of ln(loss / loss) over the cells is within what seeds would make of it, or better.
 """
@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).parents[1]
+from tests.support.root import ROOT
+
 STUDY = (
     "experiment=quick",
     "study.name=bench",

@@ -5,7 +5,6 @@ import os
 import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,8 +14,8 @@ from typer.testing import CliRunner
 from isoflop.__main__ import app, main
 from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.laws.chinchilla import Chinchilla
+from tests.support.root import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 BESIROGLU = Chinchilla(E=1.8172, A=477.8, B=2143.4, alpha=0.3473, beta=0.3672)
 KEYS = {
     "law", "params", "objective", "delta", "n_points", "n_clusters", "status", "message", "starts", "derived",

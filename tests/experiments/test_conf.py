@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -10,10 +9,11 @@ from isoflop.experiments.compose import compose_all
 from isoflop.experiments.cost.cost import REFERENCE, makespan
 from isoflop.experiments.study.sizes import load_size, size_names
 from isoflop.experiments.study.study import expand
+from isoflop.experiments.sweep import plan as plan_module
 from isoflop.experiments.sweep.plan import plan
-from isoflop.experiments.sweep.train_job import plan as plan_module
+from tests.support.root import ROOT
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
+CONF = ROOT / "conf"
 EXPERIMENTS = sorted(path.stem for path in CONF.glob("experiment/*.yaml"))
 LONG = ("overnight_cpu", "gpu_hour")  # on text that a user brings
 

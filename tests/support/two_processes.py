@@ -1,6 +1,6 @@
 """What `test_distributed` has torchrun run: losses of 50 steps in every mode, refusals, trunks that end in a kill.
 
-python -m torch.distributed.run --nproc-per-node 2 -m tests.support.two_processes FOLDER losses|killed|resumed [ddp|fsdp2]
+torchrun --nproc-per-node 2 -m tests.support.two_processes FOLDER losses|killed|resumed [ddp|fsdp2]
 """
 
 import json

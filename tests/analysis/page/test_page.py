@@ -201,5 +201,8 @@ def test_an_unfittable_table_has_a_page_of_reasons():
 
 
 def test_the_fit_needs_no_charts():
-    code = "import sys, isoflop.scaling.findings.verdict; sys.exit(bool({'altair', 'vl_convert', 'matplotlib'} & {*sys.modules}))"
+    code = (
+        "import sys, isoflop.scaling.findings.verdict\n"
+        "sys.exit(bool({'altair', 'vl_convert', 'matplotlib'} & {*sys.modules}))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

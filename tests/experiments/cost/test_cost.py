@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from isoflop.experiments.config import DataSpec, OptimSpec, ScheduleSpec, WhereSpec
+from isoflop.experiments.cost import speed_file
 from isoflop.experiments.cost.cost import (
     JOB_SECONDS,
     REFERENCE,
@@ -16,7 +17,6 @@ from isoflop.experiments.cost.cost import (
     curve_tokens,
     makespan,
     run_seconds,
-    speed_file,
     trunk_seconds,
     work,
 )
@@ -25,9 +25,10 @@ from isoflop.experiments.cost.speed_file import Measured, known_speed, to_speed
 from isoflop.experiments.store.store import create_store
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.curve import curve_stride
+from isoflop.experiments.sweep import calibrate
 from isoflop.experiments.sweep.calibrate import CalibrationError, measure, unknown_shapes
 from isoflop.experiments.sweep.progress import snapshot
-from isoflop.experiments.sweep.train_job import calibrate, listing
+from isoflop.experiments.sweep.train_job import listing
 from isoflop.models.config import ModelConfig
 
 DATA = DataSpec(context_length=16, eval_tokens=2048)

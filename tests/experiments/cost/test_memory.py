@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from isoflop.experiments.config import DataSpec, OptimSpec, ScheduleSpec, WhereSpec
-from isoflop.experiments.cost.cost import memory, out_of_memory
+from isoflop.experiments.cost import memory, out_of_memory
 from isoflop.experiments.cost.memory import TooLargeError, available_bytes, check_memory, model_bytes, worker_bytes
 from isoflop.experiments.study.cell import Cell
 from isoflop.models.config import ModelConfig, n_total

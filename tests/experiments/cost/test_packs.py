@@ -9,10 +9,10 @@ from isoflop.experiments.compose import UsageError
 from isoflop.experiments.config import OptimSpec, WhereSpec
 from isoflop.experiments.cost.packs import pack_bytes, pack_key, packs
 from isoflop.experiments.store.store import create_store
+from isoflop.experiments.sweep import queue as jobs
+from isoflop.experiments.sweep import train_job as sweep
 from isoflop.experiments.sweep.launch import run_sweep
 from isoflop.experiments.sweep.queue import MAX_DEATHS, Job, packed, unpacked
-from isoflop.experiments.sweep.train_job import queue as jobs
-from isoflop.experiments.sweep.train_job import train_job as sweep
 from isoflop.scaling.table.runs import read_runs
 from tests.experiments.parallel.test_pack import PACK, alone, check_same, launcher, run, spec, states  # noqa: F401 (fixtures)
 

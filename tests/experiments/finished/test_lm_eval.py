@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -13,7 +12,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-import isoflop as front_door
+from isoflop.__main__ import app
 from isoflop.experiments.config import (
     BudgetSpec,
     DataSpec,
@@ -39,8 +38,8 @@ from isoflop.scaling.table.task_scores import (
     with_score,
     write_scores,
 )
+from tests.support.root import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 needs_lm_eval = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="needs the extra `evaluate`")
 LINES = ["alpha beta is one\n", "gamma delta two\n", "epsilon for three\n", "zeta has four\n", "eta and five\n"]
 EXAMPLES = {
@@ -161,7 +160,7 @@ def test_the_example_tasks_run_on_a_users_own_files_and_leave_other_scores_alone
 def here(store, *arguments):
     """(exception or None, output) of `isoflop evaluate` in this process, which loads no lm-eval."""
     options = ["--runs", str(store.root), "--corpora", str(store.root.parent / "corpora")]
-    result = CliRunner().invoke(front_door.app, ["evaluate", *arguments, *options])
+    result = CliRunner().invoke(app, ["evaluate", *arguments, *options])
     return result.exception, result.output
 
 

@@ -11,8 +11,8 @@ from isoflop.experiments.compose import UsageError, compose_all
 from isoflop.experiments.followup import next_study, rounds
 from isoflop.experiments.followup.rounds import run_rounds
 from isoflop.experiments.store.store import create_store
+from isoflop.experiments.sweep import train_job as sweep
 from isoflop.experiments.sweep.launch import run_sweep
-from isoflop.experiments.sweep.train_job import train_job as sweep
 from isoflop.scaling.design.candidates import DesignError
 from isoflop.scaling.table.runs import read_runs
 

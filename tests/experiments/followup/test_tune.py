@@ -1,7 +1,6 @@
 """Bowls return the optimum they were drawn from with an honest error; edges are refused; transfers pass or fail."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,8 +10,8 @@ from isoflop.experiments.compose import compose_all
 from isoflop.experiments.followup.tune import Bowl, TuneError, bowls, transfers
 from isoflop.experiments.followup.tune_report import tune, tune_text
 from isoflop.scaling.table.runs import read_runs
+from tests.support.root import RESULTS
 
-RESULTS = Path(__file__).parents[1] / "experiments" / "results"
 WIDTHS = (16, 32, 64, 128)
 RATES = tuple(0.005 * 2.0**k for k in range(5))
 FIXED = {

@@ -21,13 +21,13 @@ from isoflop.experiments.config import (
     WindowSpec,
 )
 from isoflop.experiments.cost.packs import packs
+from isoflop.experiments.parallel import pack
 from isoflop.experiments.parallel.pack import train_pack
 from isoflop.experiments.parallel.pack_step import PackedStep
-from isoflop.experiments.parallel.replicas import pack
 from isoflop.experiments.store.models import find_trained
 from isoflop.experiments.store.store import create_store, open_store
+from isoflop.experiments.sweep import train_job as sweep
 from isoflop.experiments.sweep.launch import run_sweep
-from isoflop.experiments.sweep.train_job import train_job as sweep
 from isoflop.experiments.training import cuda_graph as captured
 from isoflop.experiments.training import trainer
 from isoflop.experiments.training.learner import Learner

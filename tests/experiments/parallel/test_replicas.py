@@ -15,9 +15,9 @@ from isoflop.experiments.store.store import open_store
 from isoflop.experiments.sweep.torchrun import check
 from isoflop.scaling.table.runs import read_runs
 from tests.experiments.training.test_trainer import DATA
+from tests.support.root import ROOT
 from tests.support.two_processes import KILL_AT, MODEL, cell_of, losses, refusal, trunk
 
-ROOT = Path(__file__).resolve().parents[1]
 TOLERANCE = 1e-5  # nats/token, at each of 50 steps
 
 

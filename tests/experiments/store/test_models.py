@@ -15,7 +15,7 @@ from isoflop.experiments.data.tokenizer import Library, Numbers, TokenizerError,
 from isoflop.experiments.finished.card import card, export
 from isoflop.experiments.store.models import Trained, find_trained, weights_file
 from isoflop.experiments.store.store import StoreError, create_store
-from isoflop.experiments.sweep.train_job import train_job as sweep
+from isoflop.experiments.sweep import train_job as sweep
 from isoflop.experiments.training.evaluate import evaluate
 from isoflop.models.export import read_folder
 from isoflop.models.generate import Sampling

@@ -20,7 +20,8 @@ def state_of(store, run_id="r1"):
 
 
 def claim_from_another_process(folder):
-    code = f"import sys, time, pathlib; from isoflop.experiments.store.claims import take; take(pathlib.Path({str(folder)!r}));"
+    code = "import sys, time, pathlib; from isoflop.experiments.store.claims import take\n"
+    code += f"take(pathlib.Path({str(folder)!r}));"
     process = subprocess.Popen([sys.executable, "-c", code + "print('mine', flush=True); time.sleep(60)"], stdout=-1)
     assert process.stdout.readline() == b"mine\n"
     return process

@@ -12,9 +12,9 @@ from isoflop.experiments.compose import UsageError
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.cost.cost import cores
 from isoflop.experiments.store.store import open_store
+from isoflop.experiments.sweep import pool
 from isoflop.experiments.sweep.launch import predicted_seconds, run_sweep
 from isoflop.experiments.sweep.pool import at_once, gpus, mps_runs, per_device, time_slices, worker_count
-from isoflop.experiments.sweep.train_job import pool
 from tests.experiments.sweep.test_train_job import in_process, spec  # noqa: F401 (fixtures)
 
 CUDA = WhereSpec(device="cuda")
@@ -95,7 +95,7 @@ def test_workers_that_share_a_gpu_are_told_of_mps_once_and_not_held_up(tmp_path)
 def worker(folder, workers=4, names="0,1"):
     """A process that begins as a pool's worker and tells which GPU it sees; it ends when its input does."""
     code = (
-        "import os, sys; from experiments import pool; pool.PATIENCE_SECONDS = 1.0; "
+        "import os, sys; from isoflop.experiments.sweep import pool; pool.PATIENCE_SECONDS = 1.0; "
         f"pool.begin_worker(os.getppid(), {str(folder)!r}, {workers}, {names.split(',')!r}); "
         "print(os.environ['CUDA_VISIBLE_DEVICES'], 'torch' in sys.modules, flush=True); sys.stdin.read()"
     )

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from isoflop.experiments.store.store import open_store
-from isoflop.experiments.sweep.train_job import train_job as sweep
+from isoflop.experiments.sweep import train_job as sweep
 from isoflop.experiments.training import trainer
 from isoflop.experiments.training.checkpoint_files import saved
 from isoflop.scaling.table.runs import read_runs, same_runs

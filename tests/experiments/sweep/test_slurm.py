@@ -12,11 +12,12 @@ import pytest
 
 from hydra_plugins.isoflop_slurm_launcher import shares
 from isoflop.experiments.store.store import open_store
+from isoflop.experiments.sweep import slurm
 from isoflop.experiments.sweep.slurm import Array, SlurmError, script, submit, wait
-from isoflop.experiments.sweep.train_job import slurm
 from isoflop.scaling.table.runs import read_runs, same_runs
+from tests.support.root import ROOT
 
-NODE = Path(__file__).with_name("slurm_node.sh")
+NODE = ROOT / "tests" / "support" / "slurm_node.sh"
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "squeue")
 DEADLINE = 200
 

@@ -16,9 +16,9 @@ from isoflop.experiments.config import (
     WindowSpec,
 )
 from isoflop.experiments.store.store import StoreError, create_store
+from isoflop.experiments.sweep import launch, parent
+from isoflop.experiments.sweep import train_job as sweep
 from isoflop.experiments.sweep.launch import MAX_DEATHS, Job, finish, in_order, run_sweep
-from isoflop.experiments.sweep.train_job import launch, parent
-from isoflop.experiments.sweep.train_job import train_job as sweep
 from isoflop.experiments.training import trainer
 from isoflop.experiments.training.learner import Learner
 from isoflop.scaling.table.runs import read_config, read_runs, same_runs

@@ -12,8 +12,8 @@ import pytest
 
 from isoflop.experiments.compose import UsageError
 from isoflop.experiments.config import WhereSpec
+from isoflop.experiments.trackers import sinks as trackers
 from isoflop.experiments.trackers.sinks import CURVES, Trackers
-from isoflop.experiments.trackers.sinks import sinks as trackers
 from isoflop.experiments.training.rows import Measurement, run_rows
 from isoflop.scaling.table.runs import read_runs
 from tests.experiments.study.test_study import only, single

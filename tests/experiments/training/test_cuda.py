@@ -4,7 +4,6 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,8 +17,9 @@ from isoflop.experiments.training import trainer
 from isoflop.experiments.training.learner import Learner
 from isoflop.experiments.training.trainer import configure_process
 from isoflop.models.config import ModelConfig
-from tests.bench.fits import cuda as bench_cuda
+from tests.bench import cuda as bench_cuda
 from tests.experiments.training.test_trainer import DATA, KilledError, kill_at, make, train
+from tests.support.root import ROOT
 
 gpu = pytest.mark.gpu
 pytestmark = pytest.mark.filterwarnings(  # torch's own
@@ -211,7 +211,7 @@ def test_the_benchmark_says_that_there_is_no_device():
     if torch.cuda.is_available():
         pytest.skip("there is one")
     command = [sys.executable, "-m", "tests.bench.cuda"]
-    told = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=120)
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (told.returncode, told.stdout) == (1, "no CUDA device\n")
 
 

@@ -15,7 +15,7 @@ from isoflop.experiments.training import learner as learner_module
 from isoflop.experiments.training.cuda_graph import WARM_UP, Captured
 from isoflop.experiments.training.learner import Learner
 from isoflop.models.config import ModelConfig
-from isoflop.models.step.training_step import c_ops as kernels
+from isoflop.models.step import c_ops as kernels
 from tests.experiments.training.test_trainer import DATA, make
 from tests.support.tape import CaptureError, Tape, record
 

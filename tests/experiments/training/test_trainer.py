@@ -3,7 +3,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -20,6 +19,7 @@ from isoflop.models import build_model
 from isoflop.models.config import ModelConfig, count_params
 from isoflop.models.parametrization import initialize
 from isoflop.scaling.table.runs import NAMES, same_runs, validate
+from tests.support.root import ROOT
 
 DATA = DataSpec(
     name="synthetic",
@@ -243,13 +243,13 @@ def test_divergence_in_one_cooldown_leaves_the_others(corpus, monkeypatch):
 
 def test_the_same_bits_in_another_process(corpus, cells, tmp_path):
     script = (
-        "import sys; sys.path.insert(0, 'tests'); from test_trainer import *\n"
+        "from pathlib import Path\n"
+        "from tests.experiments.training.test_trainer import DATA, make, prepare, table, train\n"
         f"corpus = prepare(DATA, Path({str(corpus.folder.parent)!r}))\n"
         f"table(train([make(corpus, 100)], corpus)).to_pickle({str(tmp_path / 'rows.pkl')!r})"
     )
-    root = Path(__file__).parents[1]
-    environment = os.environ | {"PYTHONPATH": str(root), "PYTHONHASHSEED": "5"}
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=root, env=environment, timeout=120)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "5"}
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT, env=environment, timeout=120)
     assert same_runs(pd.read_pickle(tmp_path / "rows.pkl"), table(train(cells[:1], corpus)))
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from isoflop.models.step.training_step import blas
+from isoflop.models.step import blas
 
 needs_library = pytest.mark.skipif(not blas.name(), reason="torch multiplies here")
 

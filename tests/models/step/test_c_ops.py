@@ -5,7 +5,6 @@ import os
 import platform
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,12 +12,14 @@ import torch
 from isoflop.experiments.data.corpus import prepare
 from isoflop.experiments.training.learner import Learner
 from isoflop.models.config import ModelConfig
-from isoflop.models.step.training_step import c_ops as kernels
-from isoflop.models.step.training_step import hand_written as gradient
-from isoflop.models.step.training_step import kernels_build, native, score
-from isoflop.models.step.training_step import torch_ops as pieces
+from isoflop.models.step import c_ops as kernels
+from isoflop.models.step import hand_written as gradient
+from isoflop.models.step import native
+from isoflop.models.step import torch_ops as pieces
+from isoflop.models.step.training_step import kernels_build, score
 from tests.experiments.training.test_trainer import DATA, make
 from tests.models.test_transformer import scrambled, tokens
+from tests.support.root import ROOT
 
 SHAPES = [(2, 16, 2, 8), (1, 64, 1, 6), (3, 19, 2, 10), (2, 5, 3, 4), (1, 1, 1, 2), (2, 33, 1, 14)]  # B, T, H, K
 needs_compiler = pytest.mark.skipif(native.library() is None, reason="no C compiler here")
@@ -223,8 +224,7 @@ def test_kernels_that_compute_something_else_are_left_alone(fresh, monkeypatch, 
 @needs_compiler
 def test_two_processes_that_build_at_once(tmp_path):
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
-    script = "from models import native; assert native.library()"
-    root = Path(__file__).parents[1]
-    both = [subprocess.Popen([sys.executable, "-c", script], cwd=root, env=environment) for _ in range(2)]
+    script = "from isoflop.models.step import native; assert native.library()"
+    both = [subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, env=environment) for _ in range(2)]
     assert [p.wait(timeout=120) for p in both] == [0, 0]
     assert [f.suffix for f in (tmp_path / "isoflop").iterdir()] == [".so"]

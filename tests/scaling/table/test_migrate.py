@@ -1,7 +1,6 @@
 """What older run tables do not state of a model is worked out from their counts, for every model there is."""
 
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -14,8 +13,8 @@ from isoflop.scaling.table.migrate import ADDED, complete
 from isoflop.scaling.table.runs import COLUMNS, read_runs, same_runs, write_table
 from tests.experiments.study.test_study import only, single
 from tests.experiments.trackers.test_trackers import CORPUS
+from tests.support.root import RESULTS
 
-RESULTS = Path(__file__).parents[1] / "experiments" / "results"
 BASE = ModelConfig("transformer", 256, 64, n_layer=3, d_model=24, n_head=2)
 VARIANTS = {
     "gelu": {"activation": "gelu", "d_ff": None},
