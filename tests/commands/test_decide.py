@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from tests.proofs.decisions import BESIROGLU, cheaper, isoflop_table, two_arms
+from tests.support.simulated import BESIROGLU, cheaper, isoflop_table, two_arms
 
 
 @pytest.fixture(scope="module")

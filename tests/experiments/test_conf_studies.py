@@ -15,7 +15,7 @@ from isoflop.experiments.study.study import Study, expand
 from isoflop.experiments.sweep.plan import _cell, plan_text
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig, count_params, flops_per_token, n_active, n_matrices, n_total
-from tests.experiments.study.test_study import FakeCorpus
+from tests.support.studies import FakeCorpus
 
 STUDIES = sorted(
     f.name.removesuffix(".yaml") for f in files("isoflop.conf.experiment").iterdir() if f.name.endswith(".yaml")

@@ -10,6 +10,7 @@ from isoflop.models.config import ModelConfig, count_params, flops_per_token
 from isoflop.models.parametrization import initialize
 from isoflop.models.step.hand_written import logits, loss_and_gradients
 from isoflop.models.transformer import rms_norm, rotary_tables, rotate
+from tests.support.models import scrambled, tokens
 
 SHAPES = [
     ModelConfig("transformer", 256, 64, 2, 8, 1),
@@ -17,21 +18,6 @@ SHAPES = [
     ModelConfig("transformer", 64, 32, 1, 24, 2, d_ff=20),
     ModelConfig("transformer", 256, 16, 4, 32, 4, tied=True),
 ]
-
-
-def scrambled(config, seed=0):
-    """A model away from its initialisation: the head is not zero, the gains are not one."""
-    model = initialize(build_model(config), seed)
-    generator = torch.Generator().manual_seed(seed + 1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return model
-
-
-def tokens(config, batch=4, seed=0):
-    shape = (batch, config.context_length + 1)
-    return torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("config", SHAPES)

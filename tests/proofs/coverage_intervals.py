@@ -1,92 +1,26 @@
 """Does the default 90% interval hold the truth nine times in ten?
 
 Simulated isoFLOP studies from a known surface; the jackknife interval of alpha, beta, a, E and N* at 10 and 100 times
-the largest budget. `python -m tests.proofs.coverage_intervals [studies per cell] [objective: auto, 1e-3 or squares]`.
+the largest budget. `python -m tests.proofs.coverage_intervals [studies per design] [objective: auto, 1e-3 or squares]`.
 """
 
 import sys
-from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
-from isoflop.scaling.fitting.fit import Huber, LeastSquares, fit
-from isoflop.scaling.fitting.uncertainty import jackknife
-from isoflop.scaling.laws.law import Law
-from tests.proofs.hard_suite import SURFACE, isoflop
-
-LARGEST = 1e21
-LEVEL = 0.9
-OBJECTIVES = {"auto": Huber("auto"), "1e-3": Huber(1e-3), "squares": LeastSquares()}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A design: runs, relative noise, share of outliers, checkpoints per run (which share most of their error)."""
-
-    name: str
-    runs: int
-    noise: float
-    outliers: float = 0.0
-    checkpoints: int = 1
-
-
-CELLS = (
-    *(Cell(f"{n} runs, {100 * s:.1f}%", n, s) for n in (12, 20, 35, 60) for s in (0.003, 0.01)),
-    Cell("35 runs, 0.3%, 5% outliers", 35, 0.003, outliers=0.05),
-    Cell("35 runs, 1.0%, 5% outliers", 35, 0.01, outliers=0.05),
-    Cell("15 runs x 4 checkpoints, 0.3%", 15, 0.003, checkpoints=4),
-    Cell("15 runs x 4 checkpoints, 1.0%", 15, 0.01, checkpoints=4),
-)
-
-
-def study(cell: Cell, rng: np.random.Generator) -> pd.DataFrame:
-    """One simulated study; checkpoints of a run carry its error plus a third of that of their own."""
-    frame = isoflop(cell.runs).drop(columns="flops").assign(run_id=[f"r{i}" for i in range(cell.runs)])
-    error = rng.normal(0, cell.noise, cell.runs)
-    wild = rng.random(cell.runs) < cell.outliers
-    error[wild] += rng.exponential(10 * cell.noise, wild.sum())
-    parts = []
-    for k in range(cell.checkpoints):
-        own = rng.normal(0, cell.noise / 3, cell.runs) if cell.checkpoints > 1 else 0.0
-        part = frame.assign(tokens=frame["tokens"] * 2.0**-k)
-        parts.append(part.assign(loss=SURFACE(part["n_params"], part["tokens"]) * np.exp(error + own)))
-    return pd.concat(parts, ignore_index=True)
-
-
-def n_opt(factor: float):
-    def quantity(law: Law) -> float:
-        return float(law.optimal(factor * LARGEST).N)
-
-    return quantity
-
-
-QUANTITIES = {"alpha": "alpha", "beta": "beta", "a": "a", "E": "E", "N* at 10x": n_opt(10), "N* at 100x": n_opt(100)}
-
-
-def cell_coverage(cell: Cell, studies: int, objective: str = "auto") -> dict[str, float]:
-    """Share of studies whose interval holds the truth, by quantity."""
-    truth = {name: SURFACE.exponents()["a"] if name == "a" else getattr(SURFACE, name, None) for name in QUANTITIES}
-    truth |= {"N* at 10x": n_opt(10)(SURFACE), "N* at 100x": n_opt(100)(SURFACE)}
-    hits = dict.fromkeys(QUANTITIES, 0)
-    for seed in range(studies):
-        found = fit("chinchilla", study(cell, np.random.default_rng([seed, CELLS.index(cell)])),
-                    objective=OBJECTIVES[objective])  # fmt: skip
-        draws = jackknife(found)
-        for name, quantity in QUANTITIES.items():
-            lo, hi = draws.interval(quantity, LEVEL)
-            hits[name] += bool(lo <= truth[name] <= hi)
-    return {name: count / studies for name, count in hits.items()}
+from tests.support.interval_coverage import DESIGNS, QUANTITIES, interval_coverage
 
 
 def main() -> None:
     studies = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     objective = sys.argv[2] if len(sys.argv) > 2 else "auto"
-    rows = [{"cell": cell.name, **cell_coverage(cell, studies, objective)} for cell in CELLS]
+    rows = [{"design": design.name, **interval_coverage(design, studies, objective)} for design in DESIGNS]
     table = pd.DataFrame(rows)
     print(table.to_string(index=False, float_format=lambda v: f"{v:.3f}"))
     shares = table[list(QUANTITIES)].to_numpy()
-    print(f"{objective}, {studies} studies a cell: {shares.min():.3f} to {shares.max():.3f}, mean {shares.mean():.3f}")
+    print(
+        f"{objective}, {studies} studies a design: {shares.min():.3f} to {shares.max():.3f}, mean {shares.mean():.3f}"
+    )
 
 
 if __name__ == "__main__":

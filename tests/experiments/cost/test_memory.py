@@ -1,35 +1,27 @@
 """Predicted memory: a cell that cannot fit is refused before it starts; one that runs out tries with less, once."""
 
-import math
 from dataclasses import replace
 
 import pytest
 
-from isoflop.experiments.config import DataSpec, OptimSpec, ScheduleSpec, WhereSpec
+from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.cost import memory, out_of_memory
 from isoflop.experiments.cost.memory import TooLargeError, available_bytes, check_memory, model_bytes, worker_bytes
-from isoflop.experiments.study.cell import Cell
-from isoflop.models.config import ModelConfig, n_total
+from isoflop.models.config import n_total
+from tests.support.studies import cell_of_width
 
 CPU = WhereSpec()
 GB = 1e9
 
 
-def make(width, *, batch=8, name="adamw", seed=0, **options):
-    model = ModelConfig("transformer", 256, 64, 2, width, width // 8, **options)
-    return Cell(
-        model, f"d{width}", DataSpec(), OptimSpec(name, batch_size=batch), ScheduleSpec(), "c", seed, "", 9, math.nan
-    )
-
-
 def test_weights_gradients_moments_and_their_copies_are_counted():
-    big, small = make(1024, batch=1), make(512, batch=1)
+    big, small = cell_of_width(1024, batch=1), cell_of_width(512, batch=1)
     per_parameter = (model_bytes(big) - model_bytes(small)) / (n_total(big.model) - n_total(small.model))
     assert per_parameter == pytest.approx(40, rel=0.2)  # and activations
 
 
 def test_micro_batches_and_recomputing_need_less():
-    cell = make(64, batch=512)
+    cell = cell_of_width(64, batch=512)
     whole = model_bytes(cell)
     assert model_bytes(cell, replace(CPU, micro_batch=256)) == pytest.approx(whole / 2, rel=0.1)
     assert model_bytes(cell, replace(CPU, activation_checkpointing=True)) < whole
@@ -38,14 +30,14 @@ def test_micro_batches_and_recomputing_need_less():
 
 def test_what_is_counted_is_what_the_engine_keeps():
     """By hand the weights of attention are kept; autograd's fused attention has none; a graph gives nothing back."""
-    cell, cuda = make(64, batch=512), replace(CPU, device="cuda")
+    cell, cuda = cell_of_width(64, batch=512), replace(CPU, device="cuda")
     assert model_bytes(cell, cuda) > model_bytes(cell, replace(cuda, graph=False)) == model_bytes(cell, CPU)
     long = replace(cell, model=replace(cell.model, context_length=2048))
     assert model_bytes(replace(long, precision="bfloat16"), CPU) < model_bytes(long, CPU) / 2
 
 
 def test_a_cell_that_fits_nowhere_is_named_with_its_estimate():
-    cells = [make(16), make(4096)]
+    cells = [cell_of_width(16), cell_of_width(4096)]
     check_memory(cells[:1], CPU, 2, 2 * GB)
     need = worker_bytes(cells[1]) / GB
     with pytest.raises(TooLargeError, match=rf"^d4096 at .* needs about {need:.3g} GB and this machine has 2 GB free"):
@@ -53,7 +45,7 @@ def test_a_cell_that_fits_nowhere_is_named_with_its_estimate():
 
 
 def test_workers_that_do_not_fit_together_are_told_how_many_do():
-    cells = [make(512, seed=seed) for seed in range(4)]
+    cells = [cell_of_width(512, seed=seed) for seed in range(4)]
     one = worker_bytes(cells[0])
     check_memory(cells, CPU, 3, 3.1 * one)
     with pytest.raises(TooLargeError, match=r"4 workers at once need about .* where.workers=3 fits"):
@@ -105,7 +97,7 @@ def test_an_error_that_came_of_it_counts_too():
 
 
 def test_half_of_the_sequences_down_to_one():
-    cell = make(16)
+    cell = cell_of_width(16)
     assert out_of_memory.with_less(CPU, cell).micro_batch == 4
     assert out_of_memory.with_less(replace(CPU, micro_batch=4), cell).micro_batch == 2
     assert out_of_memory.with_less(replace(CPU, micro_batch=1), cell) is None

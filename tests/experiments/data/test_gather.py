@@ -10,7 +10,7 @@ from isoflop.experiments.data import gather
 from isoflop.experiments.data.batches import batches, count_windows, window_numbers
 from isoflop.experiments.data.gather import gatherer, on_device, on_host
 from isoflop.experiments.training.learner import Learner
-from tests.experiments.cost.test_memory import make
+from tests.support.studies import cell_of_width
 
 LENGTH = 9
 WHICH = {"seed": 3, "step": 30, "count": 20, "batch_size": 4}  # into the second epoch
@@ -62,7 +62,7 @@ def test_a_corpus_that_would_take_too_much_of_the_device_stays_on_the_host(monke
 @pytest.mark.parametrize("at_once", [1, 10**9])
 def test_a_learner_reads_the_batches_of_its_seed_and_step(monkeypatch, at_once):
     monkeypatch.setattr("isoflop.experiments.training.learner.AT_ONCE", at_once)
-    cell = make(16)
+    cell = cell_of_width(16)
     tokens = np.random.default_rng(0).integers(0, 256, 10_000).astype(np.uint16)
     learner = Learner(cell, SimpleNamespace(train=tokens, eval_windows=tokens[:65][None]), "cpu")
     learner.step = 7

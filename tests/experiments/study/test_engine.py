@@ -10,13 +10,12 @@ from isoflop.experiments.cost.shape_key import shape_key
 from isoflop.experiments.study.engine import LARGE, Engine, EngineError, decide
 from isoflop.experiments.study.study import expand
 from isoflop.models.config import ModelConfig, n_total
-from tests.experiments.cost.test_memory import make
-from tests.experiments.study.test_study import CORPUS, only, single
+from tests.support.studies import CORPUS, cell_of_width, only, single
 
 CPU, CUDA = WhereSpec(), WhereSpec(device="cuda:1")
-SMALL = make(64)
-BIG = make(1024)
-EXPERTS = make(64, experts=4)
+SMALL = cell_of_width(64)
+BIG = cell_of_width(1024)
+EXPERTS = cell_of_width(64, experts=4)
 RECURRENT = replace(SMALL, model=ModelConfig("lstm", 256, 64, 2, 64, 0))
 
 
@@ -56,7 +55,7 @@ def test_what_a_cell_gets(cell, where, engine):
     ("cell", "where", "reason"),
     [
         (EXPERTS, CUDA, "without where.graph: how many tokens each expert gets is read on the host"),
-        (make(1024, experts=8), CUDA, "without where.compile: how many tokens each expert gets changes"),
+        (cell_of_width(1024, experts=8), CUDA, "without where.compile: how many tokens each expert gets changes"),
         (RECURRENT, CUDA, "without where.graph: cuDNN runs the layers"),
         (SMALL, replace(CUDA, distributed="ddp"), "without where.graph: processes exchange gradients"),
         (BIG, replace(CUDA, distributed="fsdp2"), "without where.compile: where.distributed=fsdp2"),

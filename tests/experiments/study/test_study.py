@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 
@@ -17,39 +17,16 @@ from isoflop.experiments.config import (
     StudySpec,
     WindowSpec,
 )
-from isoflop.experiments.study.cell import Cell, trunk_steps
+from isoflop.experiments.study.cell import trunk_steps
 from isoflop.experiments.study.sizes import load_size, size_names
 from isoflop.experiments.study.study import StudyError, expand
 from isoflop.models.config import n_matrices, training_flops_per_token
-
-
-@dataclass
-class FakeCorpus:
-    corpus_id: str = "c0"
-    vocab_size: int = 256
-    train_tokens: int = 10_000_000
-
-    def __call__(self, data):
-        """As all corpora: whatever is asked for, this one."""
-        return self
-
-
-CORPUS = FakeCorpus()
+from tests.support.studies import CORPUS, FakeCorpus, only, single
 
 
 def study(**fields) -> ExperimentConfig:
     given = {"sizes": ["d8", "d16"], "budgets": [1e9, 3e9], "window": WindowSpec(min_steps=1)} | fields
     return ExperimentConfig(study=StudySpec(name="s", **given), schedule=ScheduleSpec(warmup_steps=5))
-
-
-def single(**budget) -> ExperimentConfig:
-    model = ModelSpec(n_layer=2, d_model=16, n_head=2)
-    return ExperimentConfig(model=model, budget=BudgetSpec(**budget), schedule=ScheduleSpec(warmup_steps=5))
-
-
-def only(config: ExperimentConfig) -> Cell:
-    (cell,) = expand(config, CORPUS).cells
-    return cell
 
 
 def test_grid_holds_every_size_at_every_budget():
@@ -98,7 +75,7 @@ def test_run_id_ignores_where_and_labels_and_heeds_every_what():
 
 
 def test_run_id_is_the_same_in_another_process():
-    code = "from tests.experiments.study.test_study import *; print(only(single(flops=3e9)).run_id)"
+    code = "from tests.support.studies import only, single; print(only(single(flops=3e9)).run_id)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert told.stdout.strip() == only(single(flops=3e9)).run_id
 

@@ -16,7 +16,7 @@ from isoflop.experiments.trackers import sinks as trackers
 from isoflop.experiments.trackers.sinks import CURVES, Trackers
 from isoflop.experiments.training.rows import Measurement, run_rows
 from isoflop.scaling.table.runs import read_runs
-from tests.experiments.study.test_study import only, single
+from tests.support.studies import only, single
 
 CORPUS = SimpleNamespace(
     tokenizer_id="bytes", eval_id="e", loss_floor=float("nan"), bytes_per_token=1.0, train_tokens=10_000_000,

@@ -18,7 +18,7 @@ from isoflop.models.step import native
 from isoflop.models.step import torch_ops as pieces
 from isoflop.models.step.training_step import kernels_build, score
 from tests.experiments.training.test_trainer import DATA, make
-from tests.models.test_transformer import scrambled, tokens
+from tests.support.models import scrambled, tokens
 from tests.support.root import ROOT
 
 SHAPES = [(2, 16, 2, 8), (1, 64, 1, 6), (3, 19, 2, 10), (2, 5, 3, 4), (1, 1, 1, 2), (2, 33, 1, 14)]  # B, T, H, K

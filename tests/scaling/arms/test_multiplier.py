@@ -8,7 +8,8 @@ from isoflop.scaling.arms.joint_fit import Frontier, choose_form, fit_arms, fron
 from isoflop.scaling.arms.multiplier import MultiplierError, multiplier
 from isoflop.scaling.laws.chinchilla import Chinchilla, Cost, Power
 from isoflop.scaling.table.conventions import points
-from tests.proofs.decisions import BASE, arms_coverage, cheaper, steeper, two_arms
+from tests.support.decision_checks import arms_coverage
+from tests.support.simulated import BASE, cheaper, steeper, two_arms
 
 
 def test_frontier_is_the_laws_own():

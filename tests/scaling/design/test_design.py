@@ -14,7 +14,8 @@ from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.fitting.fit import LeastSquares, fit
 from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws.chinchilla import Cost
-from tests.proofs.decisions import BESIROGLU, BLOCK, NOISE, isoflop_table, refits, suggestion
+from tests.support.decision_checks import BLOCK, refits, suggestion
+from tests.support.simulated import BESIROGLU, NOISE, isoflop_table
 
 SIZES = pd.DataFrame({
     "size": ["a", "b"], "n_params": [1e3, 1e4], "flops_token": [6e3, 6e4], "batch_tokens": [100, 100],

@@ -10,8 +10,8 @@ from scipy.optimize import minimize
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber, LeastSquares, fit, predict_loss
 from isoflop.scaling.laws.chinchilla import BNSL, Chinchilla, DataConstrained, Farseer, Kaplan, Power, Saturating
 from isoflop.scaling.laws.published import PUBLISHED
-from tests.proofs import hard_suite
-from tests.proofs.hard_suite import SURFACE, frontier, isoflop, reference, repeated
+from tests.support import hard_fits
+from tests.support.hard_fits import SURFACE, frontier, isoflop, reference, repeated
 
 BEST = 1.01827402e-3
 
@@ -146,12 +146,12 @@ def test_farseer_fits_its_own_data():
     assert np.std(found.residuals) < 0.0022
 
 
-@pytest.mark.parametrize("kind", [k for k in hard_suite.KINDS if k.name in (
+@pytest.mark.parametrize("kind", [k for k in hard_fits.KINDS if k.name in (
     "chinchilla 8", "chinchilla 35, 10% outliers", "chinchilla E = 0", "chinchilla noise-free 54",
     "chinchilla collinear", "kaplan outliers", "power E tiny", "data-constrained 60, 1%", "bnsl 15",
 )], ids=lambda k: k.name)  # fmt: skip
 def test_hard_data_are_solved_or_flagged(kind):
-    row = hard_suite.run_kind(kind, 2)
+    row = hard_fits.run_kind(kind, 2)
     assert row["bad"] == 0
     if "collinear" in kind.name:
         assert row["flagged"] == 2
@@ -225,7 +225,7 @@ def test_floor_at_zero_is_reported_as_a_bound():
 
 def test_collinear_tokens_per_parameter_show_in_the_condition_number():
     good = fit("chinchilla", table_of(SURFACE, isoflop(30), noise=0.003))
-    bad = fit("chinchilla", table_of(SURFACE, hard_suite.collinear(30), noise=0.003))
+    bad = fit("chinchilla", table_of(SURFACE, hard_fits.collinear(30), noise=0.003))
     assert good.condition < 1e6
     assert bad.condition > 1e8
 

@@ -8,7 +8,7 @@ from isoflop.scaling.fitting.problem import FitProblem
 from isoflop.scaling.fitting.solver import Anchor, huber, minimise
 from isoflop.scaling.fitting.starts import nonnegative, random_starts, starts
 from isoflop.scaling.laws.chinchilla import BNSL, Chinchilla, Power
-from tests.proofs.hard_suite import SURFACE, isoflop
+from tests.support.hard_fits import SURFACE, isoflop
 
 
 def make_problem(n: int = 35, noise: float = 0.005, law: Chinchilla = SURFACE, seed: int = 0, **kwargs) -> FitProblem:

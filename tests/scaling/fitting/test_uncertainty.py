@@ -10,8 +10,8 @@ from isoflop.scaling.fitting.profile_likelihood import profile
 from isoflop.scaling.fitting.search import search
 from isoflop.scaling.fitting.uncertainty import GROUPS, MOST_CLUSTERS, bootstrap, intervals, jackknife, predict
 from isoflop.scaling.laws.chinchilla import Chinchilla
-from tests.proofs.coverage_intervals import CELLS, cell_coverage
-from tests.proofs.hard_suite import SURFACE, collinear, isoflop
+from tests.support.hard_fits import SURFACE, collinear, isoflop
+from tests.support.interval_coverage import DESIGNS, interval_coverage
 
 
 def noisy(n: int = 20, noise: float = 0.003, seed: int = 0) -> pd.DataFrame:
@@ -159,9 +159,9 @@ def test_refits_of_epoch_reach_the_best_of_fresh_starts(public_data):
     assert set(intervals(jackknife(found))) == {"E", "A", "B", "alpha", "beta", "a", "b", "frontier"}
 
 
-@pytest.mark.parametrize("cell", [CELLS[0], CELLS[-1]], ids=lambda c: c.name)
+@pytest.mark.parametrize("cell", [DESIGNS[0], DESIGNS[-1]], ids=lambda c: c.name)
 def test_default_interval_covers(cell):
-    share = cell_coverage(cell, 120)
+    share = interval_coverage(cell, 120)
     assert min(share.values()) > 0.80
     assert max(share.values()) <= 1.0
 

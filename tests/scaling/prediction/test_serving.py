@@ -5,7 +5,7 @@ import pytest
 
 from isoflop.scaling.laws.chinchilla import Chinchilla, Cost
 from isoflop.scaling.prediction.serving import ServingError, capped, miss, repeated, serve
-from tests.proofs.decisions import BENT, BESIROGLU
+from tests.support.simulated import BENT, BESIROGLU
 
 C = 1e21
 

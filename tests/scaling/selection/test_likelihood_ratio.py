@@ -7,7 +7,7 @@ import pytest
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.selection.likelihood_ratio import comparison, nested_tests, sensitivity
 from isoflop.scaling.table.conventions import points
-from tests.proofs.decisions import BENT, BESIROGLU, isoflop_table
+from tests.support.simulated import BENT, BESIROGLU, isoflop_table
 
 EQUAL = Chinchilla(E=1.8, A=480.0, B=700.0, alpha=0.35, beta=0.35)
 

@@ -11,7 +11,8 @@ from isoflop.scaling.selection.holdout import HoldOutError
 from isoflop.scaling.selection.rolling_origins import FEWEST_ROWS, names_of, rolling_origins
 from isoflop.scaling.selection.scoreboard import BASELINE, STACKED, compare
 from isoflop.scaling.table.conventions import points
-from tests.proofs.decisions import BENT, BESIROGLU, coverage, isoflop_table
+from tests.support.decision_checks import coverage
+from tests.support.simulated import BENT, BESIROGLU, isoflop_table
 
 LAWS = ("chinchilla", "chinchilla-tied", "chinchilla-no-floor", "power-n", "data-constrained")
 

@@ -1,0 +1,85 @@
+"""How often what is decided on simulated runs is right: intervals of forecasts and multipliers, suggested cells."""
+
+import numpy as np
+import pandas as pd
+
+from isoflop.scaling.arms.joint_fit import frontier
+from isoflop.scaling.arms.multiplier import multiplier
+from isoflop.scaling.design.design import isoflop_grid
+from isoflop.scaling.design.planning import plan_from_law
+from isoflop.scaling.design.simulate import simulate_points
+from isoflop.scaling.fitting.fit import fit
+from isoflop.scaling.laws.chinchilla import Chinchilla, Cost
+from isoflop.scaling.prediction.forecast import Target, outlook
+from tests.support.simulated import BASE, BESIROGLU, CROSSING, NOISE, isoflop_table, two_arms
+
+
+def coverage(law: Chinchilla, laws: tuple[str, ...], *, repeats: int, first: int = 0) -> dict[str, dict[str, float]]:
+    """Share of runs at 10x compute inside the 90% interval, by law and stacked, and the mean width of the interval."""
+    target = Target(1e21)
+    inside: dict[str, list[float]] = {}
+    for seed in range(first, first + repeats):
+        said = outlook(isoflop_table(law, seed=seed), target, laws)
+        noise = np.random.default_rng([7, seed]).normal(0.0, NOISE)
+        measured = float(np.log(law.optimal(target.flops).loss) + noise)
+        share = float(said.stacked.cdf(np.array([measured]))[0])
+        inside.setdefault("stacked", []).append(0.05 <= share <= 0.95)
+        for name, own in said.members.items():
+            inside.setdefault(name, []).append(0.05 <= float(own.cdf(np.array([measured]))[0]) <= 0.95)
+    return {name: {"coverage": float(np.mean(hits)), "repeats": len(hits)} for name, hits in inside.items()}
+
+
+def arms_coverage(rival: Chinchilla, *, repeats: int) -> dict[str, float]:
+    """Share of 90% intervals of m that hold the truth at three losses and three computes; how often an arm is said
+    to be better with probability .95; how often the crossover's interval holds the true one."""
+    hits: list[bool] = []
+    claims, false, crossed = [], [], []
+    for seed in range(repeats):
+        pair = multiplier(two_arms(rival, seed=seed), by="arm", baseline="base").pairs[0]
+        base, new = frontier(BASE, Cost()), frontier(rival, Cost())
+        loss = pair.at_loss["loss"].to_numpy()
+        flops = pair.at_compute["flops"].to_numpy()
+        truth = [base.compute(loss) / new.compute(loss), base.compute(new.loss(flops)) / flops]
+        for frame, true in zip((pair.at_loss, pair.at_compute), truth, strict=True):
+            hits += list((frame["lo"] <= true) & (true <= frame["hi"]))
+        claims.append(float(np.mean(pair.at_compute["p_better"] > 0.95)))
+        false.append(float(np.mean(pair.at_compute["p_better"] < 0.05)))
+        at = pair.crossover
+        crossed.append(at["possible"] and (at["lo"] or 0) <= CROSSING <= (at["hi"] or np.inf))
+    shares = {"coverage": hits, "claimed better": claims, "claimed worse": false, "crossover inside": crossed}
+    return {name: round(float(np.mean(values)), 3) for name, values in shares.items()}
+
+
+FIRST_SEED = 5000  # of the refits that judge suggestions: fixed before any was looked at
+BLOCK = 60
+
+
+def refits(cells: pd.DataFrame, flops: float, *, repeats: int, first: int = FIRST_SEED) -> np.ndarray:
+    """ln N* at a compute from refits to fresh noise on the cells, (repeats,)."""
+    return np.array([
+        np.log(fit("chinchilla", simulate_points(BESIROGLU, cells["n_params"], cells["tokens"], noise=NOISE, seed=s))
+               .optimal(flops).N)
+        for s in range(first, first + repeats)
+    ])  # fmt: skip
+
+
+def suggestion(*, repeats: int, budget: float = 6e19, tau: float = 0.0) -> dict[str, float | list[float]]:
+    """Suggested cells against the five-budget isoFLOP grid of the same spend, at 100 times its largest budget.
+
+    `ratio` and `realised` are of the first block of 60 repeats, `blocks` the ratio in every block, `all` over all.
+    """
+    grid = isoflop_grid(BESIROGLU, Cost(), budget)
+    target = 100 * float(grid["flops"].max())
+    made = plan_from_law(BESIROGLU, budget=budget, target=target, tau=tau)
+    ours, theirs = (refits(cells, target, repeats=repeats) for cells in (made.cells, grid))
+    spread = [(np.std(a, ddof=1), np.std(b, ddof=1)) for a, b in zip(_blocks(ours), _blocks(theirs), strict=True)]
+    return {
+        "ratio": float(spread[0][0] / spread[0][1]), "realised": float(spread[0][0]),
+        "predicted": made.sampling["after"], "grid realised": float(spread[0][1]),
+        "grid predicted": made.sampling["grid"], "blocks": [float(a / b) for a, b in spread],
+        "all": float(np.std(ours, ddof=1) / np.std(theirs, ddof=1)), "cells": len(made.cells), "spent": made.spent,
+    }  # fmt: skip
+
+
+def _blocks(values: np.ndarray) -> list[np.ndarray]:
+    return [values[i : i + BLOCK] for i in range(0, len(values), BLOCK)]
