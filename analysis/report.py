@@ -68,6 +68,11 @@ def write_report(
     """Write every figure that `table` supports, and report.md, into the folder `out`.
 
     `law` None: the one chosen by hold-out. Raises ReportError if the folder cannot be written; nothing else stops it.
+
+    >>> import isoflop
+    >>> written = isoflop.report(isoflop.example("quick"), "report", n_draws=50)
+    >>> "isoflop" in written.figures
+    True
     """
     folder = Path(out)
     try:

@@ -100,16 +100,26 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """What a run not yet made will reach, with intervals; registered before it and scored after it."""
+    from isoflop.scaling.prediction import answer
     from isoflop.scaling.prediction import register as record
-    from isoflop.scaling.prediction.answer import answer
 
     data = load(table, mapping, where, study)
     if score:
         scored = record.score(score, data)
         emit(scored.to_dict(), str(scored), as_json)
         return
-    serving = (inference, cap, unique)
-    found = answer(data, (flops, n_params, tokens), laws, params=params, compute=compute, serving=serving)
+    found = answer.predict(
+        data,
+        flops=flops,
+        n_params=n_params,
+        tokens=tokens,
+        laws=laws,
+        inference_tokens=inference,
+        token_cap=cap,
+        unique_tokens=unique,
+        params=params,
+        compute=compute,
+    )
     if register:
         record.register(found.outlook, register, table=table)
     emit(found.to_dict(), str(found), as_json)
@@ -133,5 +143,5 @@ def suggest(
     from isoflop.experiments.followup.next_study import next_runs
 
     data = load(table, mapping, where, study) if table else None
-    found = next_runs(data, table, budget=budget, target=target, goal=goal, out=out, from_law=from_law)
+    found = next_runs(data, budget=budget, target=target, goal=goal, out=out, from_law=from_law)
     emit(found.to_dict(), str(found), as_json)

@@ -1,1 +1,85 @@
-"""Run scaling-law experiments, fit and compare power laws, draw the figures."""
+"""Run scaling-law experiments, fit and compare power laws, draw the figures.
+
+    import isoflop
+
+    table = isoflop.read_table("runs.csv")          # or a runs folder, a parquet
+    fitted = isoflop.fit("chinchilla", table)
+    isoflop.jackknife(fitted).interval(lambda law: law.optimal(1e21).N)
+    isoflop.plot.isoflop(table).figure.savefig("isoflop.png")
+    isoflop.run("quick")                            # trains a study; needs torch and hydra-core
+
+Names are loaded when first used, so that a fit loads neither torch nor Hydra nor matplotlib. What each does is said by
+its own help: `help(isoflop.fit)`. The rooms behind them are `isoflop.scaling` (tables, laws, fits, forecasts, designs),
+`isoflop.analysis` (figures, report), `isoflop.experiments` (studies) and `isoflop.models`.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from isoflop import plot as plot
+    from isoflop.analysis.report import write_report as report
+    from isoflop.examples import example
+    from isoflop.experiments.followup.next_study import next_runs as suggest
+    from isoflop.scaling import laws as laws
+    from isoflop.scaling.approaches.approaches import approaches
+    from isoflop.scaling.arms.multiplier import multiplier
+    from isoflop.scaling.fitting.fit import fit
+    from isoflop.scaling.fitting.uncertainty import bootstrap, jackknife
+    from isoflop.scaling.prediction.answer import predict
+    from isoflop.scaling.selection.holdout import hold_out
+    from isoflop.scaling.selection.likelihood_ratio import comparison as compare
+    from isoflop.scaling.table.read import read_table
+
+_PLACES = {
+    "approaches": "isoflop.scaling.approaches.approaches:approaches",
+    "bootstrap": "isoflop.scaling.fitting.uncertainty:bootstrap",
+    "compare": "isoflop.scaling.selection.likelihood_ratio:comparison",
+    "example": "isoflop.examples:example",
+    "fit": "isoflop.scaling.fitting.fit:fit",
+    "hold_out": "isoflop.scaling.selection.holdout:hold_out",
+    "jackknife": "isoflop.scaling.fitting.uncertainty:jackknife",
+    "laws": "isoflop.scaling.laws",
+    "multiplier": "isoflop.scaling.arms.multiplier:multiplier",
+    "plot": "isoflop.plot",
+    "predict": "isoflop.scaling.prediction.answer:predict",
+    "read_table": "isoflop.scaling.table.read:read_table",
+    "report": "isoflop.analysis.report:write_report",
+    "suggest": "isoflop.experiments.followup.next_study:next_runs",
+}
+__all__ = [
+    "approaches",
+    "bootstrap",
+    "compare",
+    "example",
+    "fit",
+    "hold_out",
+    "jackknife",
+    "laws",
+    "multiplier",
+    "plot",
+    "predict",
+    "read_table",
+    "report",
+    "suggest",
+]
+
+
+if not TYPE_CHECKING:  # a checker sees the imports above, and objects to any other name
+
+    def __getattr__(name: str) -> object:
+        """Load a public name when it is first used."""
+        if name == "__version__":
+            return version("isoflop")
+        if name not in _PLACES:
+            raise AttributeError(f"module 'isoflop' has no attribute {name!r}; there are {', '.join(__all__)}")
+        module, _, attribute = _PLACES[name].partition(":")
+        loaded = import_module(module)
+        value = getattr(loaded, attribute) if attribute else loaded
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

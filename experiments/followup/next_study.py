@@ -139,23 +139,38 @@ class NextRuns:
 
 
 def next_runs(
-    table: pd.DataFrame | None, path: Path | None, *, budget: float, target: float, goal: str, out: Path | None,
-    from_law: str | None,
-) -> NextRuns:  # fmt: skip
-    """The runs to make next, from the table read from `path` or from a published law; `out` is the file to write."""
+    table: pd.DataFrame | None = None,
+    *,
+    budget: float,
+    target: float,
+    goal: str = "n_opt",
+    out: Path | None = None,
+    from_law: str | None = None,
+) -> NextRuns:
+    """The runs of at most `budget` FLOPs that most narrow `goal` (n_opt, loss or multiplier) at `target` FLOPs.
+
+    They continue the runs of `table`, as `read_table` gives it, or stand alone under the published law `from_law`.
+    `out` is the study file to write, experiment/NAME.yaml in a configuration folder; it needs runs that isoflop
+    trained. Raises ValueError for numbers or names that mean nothing, NextStudyError where no study can be written.
+
+    >>> import isoflop
+    >>> runs = isoflop.suggest(isoflop.example("quick"), budget=1e12, target=1e13)
+    >>> runs.design.spent <= 1e12
+    True
+    """
     check_wish(budget, target, goal)
     if (table is None) == (from_law is None):
         raise ValueError("give a table of runs, or --from-law NAME when there are none yet")
-    if table is None or path is None:
+    if table is None:
         if out is not None:
             raise NextStudyError("--out needs a table of runs: its settings and sizes make the study")
-        made = plan_from_law(_published(from_law), budget=budget, target=target, goal=goal)
+        made = plan_from_law(_published(str(from_law)), budget=budget, target=target, goal=goal)
         return NextRuns(made, None, "", ())
     if not is_runs(table):
         if out is not None:
             raise NextStudyError("--out needs a table of runs: sizes of conf/model mean nothing in another table")
         return NextRuns(plan_from_table(table, budget=budget, target=target, goal=goal), None, "", ())
-    runs = final_rows(table)
+    runs, path = final_rows(table), Path(table.attrs["source"])
     setting = setting_of(runs, path)
     design = plan_from_table(table, budget=budget, target=target, goal=goal, cells=runnable(runs, budget, setting))
     store = str(path) if path.is_dir() else "runs"

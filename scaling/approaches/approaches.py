@@ -104,7 +104,13 @@ def approaches(
     compute: str = "exact",
     objective: Objective = Huber("auto"),  # noqa: B008
 ) -> Approaches:
-    """All approaches on a run table or plain table; what cannot be answered is a row with its reason."""
+    """All approaches on a run table or plain table; what cannot be answered is a row with its reason.
+
+    >>> import isoflop
+    >>> found = isoflop.approaches(isoflop.example("quick"))
+    >>> found.to_dict()["agree"]
+    True
+    """
     data = points(table, params=params, compute=compute)
     rows: list[Row] = []
     curves = None

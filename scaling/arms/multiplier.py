@@ -119,6 +119,11 @@ def multiplier(
     """Compare the arms in column `by` of a table. `target` adds a compute, in FLOPs, to those reported.
 
     Raises MultiplierError for one arm only, an unknown baseline, or when no arm can be compared.
+
+    >>> import isoflop
+    >>> found = isoflop.multiplier(isoflop.example("transformer_vs_lstm"), by="arm")
+    >>> [pair.arm for pair in found.pairs]
+    ['lstm']
     """
     if by not in table:
         raise MultiplierError(f"no column {by!r} to tell arms by; the table has {', '.join(map(str, table.columns))}")

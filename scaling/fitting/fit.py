@@ -151,6 +151,13 @@ def fit(
     `fixed` holds parameters at values, `free` frees ones that have a default, `tied` makes the form's two exponents
     one. `weights` (n,) multiply each point's term; the default is the table's `weight` column, or 1.
     Raises FitError when the data cannot determine a law, ValueError on a wrong name.
+
+    >>> import isoflop
+    >>> fitted = isoflop.fit("chinchilla", isoflop.example("quick"))
+    >>> fitted.status
+    'converged'
+    >>> round(fitted.law.alpha, 2), round(fitted.exponents()["a"], 2)
+    (0.49, 0.53)
     """
     data = points(data, params=params, compute=compute, cluster=cluster)
     if isinstance(form, str):

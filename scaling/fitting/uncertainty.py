@@ -104,6 +104,14 @@ def jackknife(fit: Fit) -> Draws:
     """The law refitted without each cluster in turn: G draws. Raises FitError when only one exists.
 
     Above MOST_CLUSTERS clusters, GROUPS random groups of them are left out, which estimates the same variance.
+
+    >>> import isoflop
+    >>> draws = isoflop.jackknife(isoflop.fit("chinchilla", isoflop.example("quick")))
+    >>> [round(float(end), 2) for end in draws.interval("a")]  # 90%
+    [0.44, 0.63]
+    >>> lo, hi = draws.interval(lambda law: law.optimal(1e13).N)  # of any quantity of a law
+    >>> bool(lo < 2e5 < hi)
+    True
     """
     if "jackknife" in fit.__dict__:  # kept with the fit, for every figure and table asks for it
         return fit.__dict__["jackknife"]
@@ -120,7 +128,16 @@ def jackknife(fit: Fit) -> Draws:
 
 
 def bootstrap(fit: Fit, n: int = 1000, *, by: str = "auto", seed: int = 0) -> Draws:
-    """The law refitted to n resamples of whole clusters, drawn with replacement by the column `by`, or "row"."""
+    """The law refitted to n resamples of whole clusters, drawn with replacement by the column `by`, or "row".
+
+    >>> import isoflop
+    >>> draws = isoflop.bootstrap(isoflop.fit("chinchilla", isoflop.example("quick")), 50)
+    >>> len(draws)
+    50
+    >>> lo, hi = draws.interval("alpha")
+    >>> bool(0 < lo < hi)
+    True
+    """
     if n < 2:
         raise ValueError(f"a bootstrap needs at least 2 resamples, not {n}")
     labels, clusters = _clusters(fit, by)

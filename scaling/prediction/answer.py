@@ -29,20 +29,32 @@ class Answer:
         return "\n".join(line for line in lines if line)
 
 
-def answer(
+def predict(
     table: pd.DataFrame,
-    target: tuple[float | None, float | None, float | None],
-    laws: Sequence[str] | str | None = None,
     *,
+    flops: float | None = None,
+    n_params: float | None = None,
+    tokens: float | None = None,
+    laws: Sequence[str] | str | None = None,
+    inference_tokens: float | None = None,
+    token_cap: float | None = None,
+    unique_tokens: float | None = None,
     params: str = "matrices",
     compute: str = "exact",
-    serving: tuple[float | None, float | None, float | None] = (None, None, None),
 ) -> Answer:
-    """Predict at (flops, n_params, tokens), of which flops or the other two are given.
+    """The loss of a run that was not made yet, by the laws that the table supports, with intervals.
 
-    `serving` asks for allocations with tokens to be served, a cap on tokens, a cap on unique tokens.
+    Either `flops` (the best run of that compute) or `n_params` and `tokens` (one run) are given. `inference_tokens` to
+    be served, a `token_cap` on training tokens, or `unique_tokens` that may be repeated add the best allocation under
+    each. Raises PredictError for a target that the table cannot answer.
+
+    >>> import isoflop
+    >>> answer = isoflop.predict(isoflop.example("quick"), flops=3e12)
+    >>> round(answer.to_dict()["loss"], 1)
+    1.2
     """
     data = points(table, params=params, compute=compute)
-    said = outlook(data, Target.of(data, *target), names_of(laws) if laws else STACK_FROM)
-    made, failed = wishes(said, *serving)
+    target = Target.of(data, flops, n_params, tokens)
+    said = outlook(data, target, names_of(laws) if laws else STACK_FROM)
+    made, failed = wishes(said, inference_tokens, token_cap, unique_tokens)
     return Answer(said, tuple(made), (said.refused if laws else {}) | failed)

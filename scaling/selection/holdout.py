@@ -125,6 +125,11 @@ def hold_out(
     """Fit each law to the budgets up to `budgets_above` FLOPs and predict those above; None: hold out the largest.
 
     Raises HoldOutError when nothing lies above or below the threshold, or no law can be fitted below it.
+
+    >>> import isoflop
+    >>> held = isoflop.hold_out(isoflop.example("quick"), laws=("chinchilla", "chinchilla-kappa"))
+    >>> held.chosen
+    'chinchilla-kappa'
     """
     data = points(table, params=params, compute=compute)
     groups = budget_groups(data)

@@ -255,7 +255,13 @@ def comparison(
     level: float = 0.9,
     on_step: Callable[[str], None] | None = None,
 ) -> Comparison:
-    """Everything about which law to trust on a table; `on_step` is told what is being fitted."""
+    """Everything about which law to trust on a table; `on_step` is told what is being fitted.
+
+    >>> import isoflop
+    >>> found = isoflop.compare(isoflop.example("quick"), ["chinchilla", "chinchilla-no-floor"])
+    >>> sorted(found.to_dict()["refused"])
+    []
+    """
     if by not in ("flops", "n_params", "tokens"):
         raise ValueError(f"--holdout-by {by}: choose flops, n_params or tokens")
     data = points(table, params=params, compute=compute)

@@ -44,6 +44,13 @@ def read_table(
 
     `attrs` carries "source", "notes" (what was renamed and filtered) and "mapping". The index counts the rows of the
     file from 0, also after filtering. Raises TableError, or RunTableError for a runs folder that is not one.
+
+    >>> from pathlib import Path
+    >>> import isoflop
+    >>> _ = Path("runs.csv").write_text("params,tokens,val_loss\\n1e7,2e8,3.91\\n2e7,4e8,3.62\\n")
+    >>> table = isoflop.read_table("runs.csv", mapping={"n_params": "params", "loss": "val_loss"})
+    >>> table["loss"].tolist()
+    [3.91, 3.62]
     """
     path = Path(path)
     frame = _read(path)

@@ -94,7 +94,7 @@ def test_the_precision_of_the_products_goes_with_them(quick, tmp_path):
     out = tmp_path / "experiment" / "more.yaml"
     for dtype, section in (("bfloat16", {"precision": "bfloat16"}), ("float32", None), ("", None)):
         runs = quick.assign(dtype=dtype)
-        next_runs(runs, QUICK, budget=2e11, target=1e14, goal="n_opt", out=out, from_law=None)
+        next_runs(runs, budget=2e11, target=1e14, goal="n_opt", out=out, from_law=None)
         assert yaml.safe_load(out.read_text()).get("where") == section
     what = {"optim": {"name": "adamw"}, "schedule": {"name": "wsd"}}
     for recorded, section in (({}, {}), ({"precision": "bfloat16"}, {"precision": "bfloat16"})):
@@ -111,7 +111,7 @@ def test_muons_own_flops_are_part_of_a_cells_price(quick):
 
 def test_a_file_goes_with_the_defaults_that_train_the_same_cells(quick, tmp_path):
     out = tmp_path / "experiment" / "more.yaml"
-    made = next_runs(quick, QUICK, budget=2e11, target=1e14, goal="n_opt", out=out, from_law=None)
+    made = next_runs(quick, budget=2e11, target=1e14, goal="n_opt", out=out, from_law=None)
     study = yaml.safe_load(out.read_text())
     assert made.command == f"isoflop run --config-dir {tmp_path} experiment=more runs=runs"
     assert out.read_text().splitlines()[1].startswith(f"# {made.command}")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from isoflop.scaling.design.simulate import simulate_points
-from isoflop.scaling.prediction.answer import answer
+from isoflop.scaling.prediction.answer import predict
 from isoflop.scaling.prediction.forecast import PredictError, Target, outlook
 from isoflop.scaling.prediction.register import RegistrationError, data_hash, register, score
 from isoflop.scaling.table.conventions import points
@@ -136,7 +136,7 @@ def test_a_store_that_grew_still_scores(tmp_path, study_table):
 
 
 def test_answer_joins_serving(table):
-    found = answer(table, (TARGET, None, None), LAWS, serving=(1e13, 1e10, None))
+    found = predict(table, flops=TARGET, laws=LAWS, inference_tokens=1e13, token_cap=1e10)
     assert len(found.servings) == 2
     assert "off the best size" in str(found)
     assert len(found.to_dict()["servings"]) == 2
