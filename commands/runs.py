@@ -79,12 +79,12 @@ def retry(
 ) -> None:
     """Train cells again that failed or were lost (or diverged), with the arguments that launched them."""
     from isoflop.experiments.store.store import open_store
-    from isoflop.experiments.sweep import retry
+    from isoflop.experiments.sweep import repair
 
     store = open_store(runs)
-    cells = retry.choose(store, state or ["failed", "lost"], run_id)
-    launches = [] if only_mark else retry.relaunches(store, cells)
-    retry.mark(store, cells)
+    cells = repair.choose(store, state or ["failed", "lost"], run_id)
+    launches = [] if only_mark else repair.relaunches(store, cells)
+    repair.mark(store, cells)
     typer.echo(f"{len(cells)} cells to train again in {store.root}", err=True)
     codes = [_relaunch(launch.folder, launch.overrides(store)) for launch in launches]
     raise SystemExit(max(codes, default=0))
@@ -112,13 +112,13 @@ def clean(
 ) -> None:
     """Remove checkpoints that no cell needs, claims of dead processes and half-written files; never a result."""
     from isoflop.experiments.store.store import open_store
-    from isoflop.experiments.sweep import clean
+    from isoflop.experiments.sweep import repair
 
     store = open_store(runs)
-    litter = clean.find_litter(store, trunks=trunks)
-    told = clean.litter_text(litter)
+    litter = repair.find_litter(store, trunks=trunks)
+    told = repair.litter_text(litter)
     if yes:
-        typer.echo(f"removed {told}: {clean.remove(store, litter):,} bytes")
+        typer.echo(f"removed {told}: {repair.remove(store, litter):,} bytes")
     else:
         typer.echo(f"to remove: {told}: {litter.n_bytes:,} bytes; --yes removes them")
 

@@ -29,14 +29,12 @@ class IsoflopSweeper(Sweeper):
     """Launches one job per trunk through any launcher; ends in SystemExit with the exit code that the store gives."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from isoflop.experiments.sweep.parent import end_with
-        from isoflop.experiments.sweep.pool import begin_worker, gpus, worker_count
-        from isoflop.experiments.sweep.torchrun import check
+        from isoflop.experiments.sweep.pool import begin_worker, check_distributed, end_with, gpus, worker_count
 
         self.config, self.hydra_context = config, hydra_context
         here = config.hydra.launcher._target_.startswith(LOCAL)
         self.workers = worker_count(config.where) if here else None
-        check(config.where, here=here)
+        check_distributed(config.where, here=here)
         self.distributed = here and config.where.distributed != "none"
         with open_dict(config):
             if self.distributed:  # this process and its like do the work themselves

@@ -1,4 +1,4 @@
-"""The memory that a cell needs, in closed form, and whether a launch fits. No torch.
+"""The memory that a cell needs, in closed form, whether a launch fits, and what to try when it runs out. No torch.
 
 Counted are parameters, gradients and moments; the two copies of the state that a branch point and a checkpoint hold;
 the activations of one micro-batch, or of an evaluation where that is larger (of both beside a CUDA graph, which keeps
@@ -8,6 +8,7 @@ estimate to what processes take.
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from isoflop.experiments.config import WhereSpec
@@ -20,6 +21,7 @@ IMPORTS = 320e6  # torch and the rest, before the first model
 EVALUATED_AT_ONCE = 2048  # tokens
 GATHERED = 64  # batches at once
 REMEDIES = "lower where.micro_batch or optim.batch_size, set where.activation_checkpointing=true, or leave the size out"
+_SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 
 class TooLargeError(ValueError):
@@ -83,6 +85,25 @@ def check_memory(cells: Sequence[Cell], where: WhereSpec, workers: int, availabl
             f"{at_once} (the largest, {label}, {gigabytes(most)}) and {place} has {gigabytes(available)} free: "
             f"where.workers{'' if where.device == 'cpu' else '_per_gpu'}={fitting} fits; or {REMEDIES}"
         )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of Python, torch or CUDA reports that memory ran out, or was raised while handling one that
+    does (capturing a CUDA graph ends with an error of its own)."""
+    signs = isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _SIGNS)
+    return signs or (error.__context__ is not None and is_out_of_memory(error.__context__))
+
+
+def with_less(where: WhereSpec, cell: Cell) -> WhereSpec | None:
+    """`where` with half of the sequences at once, None if one is all there is."""
+    sequences = min(where.micro_batch or cell.optim.batch_size, cell.optim.batch_size)
+    return replace(where, micro_batch=sequences // 2) if sequences > 1 else None
+
+
+def explanation(cell: Cell, where: WhereSpec) -> str:
+    """The message for a cell that ran out of memory: its estimate and the remedies."""
+    needs = gigabytes(estimated_bytes(cell, where))
+    return f"out of memory: {cell.label} needs about {needs} with where.micro_batch={where.micro_batch}; {REMEDIES}"
 
 
 def available_bytes(device: str) -> float:

@@ -14,7 +14,7 @@ from threading import Condition, Thread
 
 import torch
 
-from isoflop.experiments.cost.out_of_memory import is_out_of_memory
+from isoflop.experiments.cost.memory import is_out_of_memory
 from isoflop.experiments.data.batches import remember_orders
 from isoflop.experiments.parallel.pack_step import PackedStep
 from isoflop.experiments.training.learner import Learner

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from isoflop.experiments.config import DataSpec, OptimSpec, ScheduleSpec
-from isoflop.experiments.study.optimizer_cost import optimizer_flops
+from isoflop.experiments.study.rules import optimizer_flops
 from isoflop.experiments.study.schedule import cooldown_start
 from isoflop.models.config import PLAIN, ModelConfig, n_matrices, training_flops_per_token
 

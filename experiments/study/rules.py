@@ -1,4 +1,6 @@
-"""Named rules for batch, learning rate, beta2 and warm-up: where a search starts, not what it finds.
+"""What an optimiser is set to by a named rule, and what its own matrix products cost. No torch.
+
+Rules set batch, learning rate, beta2 and warm-up: they are where a search starts, not what it finds.
 
 A rule is resolved to plain numbers before a cell is made, so a cell carries and hashes the numbers, never the rule's
 name. What a rule does not set stays as written. Rates of published rules are for one rate over all tensors
@@ -10,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from isoflop.experiments.config import OptimSpec, ScheduleSpec
-from isoflop.models.config import ModelConfig, count_params, n_matrices, training_flops_per_token
+from isoflop.models.config import ModelConfig, count_params, hidden_shapes, n_matrices, training_flops_per_token
 
 
 @dataclass(frozen=True)
@@ -95,3 +97,19 @@ RULES: dict[str, Callable[[ModelConfig, float], Setting]] = {
     "proportional": _proportional,
     "untuned-warmup": _untuned_warmup,
 }
+
+NEWTON_SCHULZ_STEPS = 5  # of one update of a matrix by Muon
+
+
+def optimizer_flops(model: ModelConfig, optim: OptimSpec) -> int:
+    """FLOPs of the optimiser's matrix products in one update of `model`: none for AdamW, Muon's iteration for Muon.
+
+    They do not grow with the batch, so they weigh most at a small one. Newton-Schulz on a short x long matrix X: X X',
+    its square, and the product of their sum with X.
+    """
+    if optim.name != "muon":
+        return 0
+    return sum(
+        count * NEWTON_SCHULZ_STEPS * (4 * min(shape) ** 2 * max(shape) + 2 * min(shape) ** 3)
+        for count, *shape in hidden_shapes(model)
+    )

@@ -1,7 +1,9 @@
-"""Learning-rate schedules as functions of the step: (multiplier of the peak, phase).
+"""What happens at which step: the learning rate, as (multiplier of the peak, phase), and the measurements. No torch.
 
 wsd: warm-up, a constant trunk that does not know where it ends, a cooldown over the last part of a cell's own steps.
 cosine, linear: warm-up, then half a cosine or a straight line down to the horizon. constant: warm-up, then no decay.
+
+A run is measured on a few held-out windows along its curve, and on all of them at its end.
 """
 
 import math
@@ -17,6 +19,11 @@ _COOLDOWNS = {
     "linear": lambda share: 1 - share,
     "1-sqrt": lambda share: 1 - math.sqrt(share),  # Haegele et al. 2405.18392, section 4
 }
+
+FIRST_ROW = 64  # steps
+ROWS_PER_DOUBLING = 2
+CURVE_SHARE = 32  # rows on the way are measured on every 32nd window of the final evaluation,
+CURVE_TOKENS = 4096  # or on more of a small one: so many targets if it has them
 
 
 def learning_rate(schedule: ScheduleSpec, step: int, steps: int) -> tuple[float, str]:
@@ -60,3 +67,17 @@ def check(schedule: ScheduleSpec) -> None:
 
 def _down_to(floor: float, multiplier: float) -> float:
     return floor + (1 - floor) * multiplier
+
+
+def row_steps(until: int) -> list[int]:
+    """The steps of the curve's rows up to `until`: a geometric grid that depends on nothing."""
+    steps, k = [], 0
+    while (step := round(FIRST_ROW * 2 ** (k / ROWS_PER_DOUBLING))) <= until:
+        steps.append(step)
+        k += 1
+    return steps
+
+
+def curve_stride(eval_tokens: int) -> int:
+    """One window in how many the rows on the way are measured on, of those of a final evaluation on `eval_tokens`."""
+    return max(1, min(CURVE_SHARE, eval_tokens // CURVE_TOKENS))

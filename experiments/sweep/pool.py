@@ -1,10 +1,11 @@
-"""The worker processes of a launch: how many, on which GPU each, and whether MPS lets those of one GPU overlap.
+"""The worker processes of a launch: how many, on which GPU each, how they end, and those that torchrun starts.
 
-No torch before it is known that there is a GPU to ask for.
+No torch is imported before it is known that there is a GPU.
 """
 
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +13,9 @@ from pathlib import Path
 from isoflop.experiments.compose import UsageError
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.cost.cost import cores
-from isoflop.experiments.sweep.parent import end_with
 
+LOOK_SECONDS = 1.0  # between looks of a worker at its parent
+MODES = ("none", "ddp", "fsdp2")
 PATIENCE_SECONDS = 10.0  # for the place of a worker that is about to end
 _places: list[object] = []  # open files: their locks are this process' place in the pool
 
@@ -83,6 +85,21 @@ def time_slices(where: WhereSpec, workers: int) -> str:
     )
 
 
+def end_with(parent: int) -> None:
+    """Watch, from a thread for the rest of this process, that its parent is still `parent`; end at once if not.
+
+    Nobody would look at the result, and the next launch wants the trunk. What was written is whole, so nothing is lost
+    but the steps since the last checkpoint.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(LOOK_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def begin_worker(parent: int, folder: str, workers: int, names: Sequence[str]) -> None:
     """First of all in a pool's worker: end with its parent, and see one GPU alone, which then is cuda.
 
@@ -108,6 +125,27 @@ def _place(folder: Path, workers: int) -> int:
             return place
         time.sleep(0.05)
     return os.getpid() % workers  # better a GPU too full than none
+
+
+def check_distributed(where: WhereSpec, *, here: bool) -> None:
+    """Raise ValueError for a mode that there is not, or one that does not fit how this process was started.
+
+    `here` says whether the cells are to be trained by this process, not by one on another machine.
+    """
+    if where.distributed not in MODES:
+        raise ValueError(f"where.distributed must be one of {', '.join(MODES)}; not {where.distributed!r}")
+    if not here:
+        return
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if where.distributed == "none" and started > 1:
+        raise ValueError(f"torchrun started {started} processes: say where.distributed=ddp or fsdp2")
+    if where.distributed != "none" and "RANK" not in os.environ:
+        raise ValueError(
+            f"where.distributed={where.distributed} is for processes that torchrun starts: "
+            "torchrun --nproc-per-node 2 -m isoflop run ..."
+        )
+    if where.distributed != "none" and where.workers not in (None, 1):
+        raise ValueError(f"where.workers={where.workers}: where.distributed has all processes share one cell; leave it")
 
 
 def check_device(device: str) -> None:

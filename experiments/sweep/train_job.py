@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 
 from isoflop.experiments.compose import as_overrides, readable_errors, to_spec
 from isoflop.experiments.config import ExperimentConfig, WhereSpec
-from isoflop.experiments.cost.out_of_memory import explanation, is_out_of_memory, with_less
+from isoflop.experiments.cost.memory import explanation, is_out_of_memory, with_less
 from isoflop.experiments.cost.packs import packs
 from isoflop.experiments.data.corpus import Corpora, Corpus
 from isoflop.experiments.store.claims import Claim

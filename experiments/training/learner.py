@@ -13,9 +13,8 @@ from isoflop.experiments.data.batches import count_windows, window_numbers
 from isoflop.experiments.data.corpus import Corpus
 from isoflop.experiments.data.gather import AT_ONCE, gatherer, sent
 from isoflop.experiments.study.cell import Cell
-from isoflop.experiments.study.curve import curve_stride
 from isoflop.experiments.study.engine import Engine, decide
-from isoflop.experiments.study.schedule import learning_rate
+from isoflop.experiments.study.schedule import curve_stride, learning_rate
 from isoflop.experiments.training.cuda_graph import Captured
 from isoflop.experiments.training.evaluate import Evaluation, evaluate
 from isoflop.experiments.training.initial import start

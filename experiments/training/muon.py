@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from isoflop.experiments.config import OptimSpec
-from isoflop.experiments.study.optimizer_cost import NEWTON_SCHULZ_STEPS
+from isoflop.experiments.study.rules import NEWTON_SCHULZ_STEPS
 from isoflop.experiments.training.optimizer import FlatAdamW
 from isoflop.models.matrix import Matrix
 from isoflop.models.parametrization import ParameterGroup

@@ -18,8 +18,8 @@ from isoflop.experiments.data.corpus import Corpus
 from isoflop.experiments.parallel.follow import check_cell
 from isoflop.experiments.study import schedule
 from isoflop.experiments.study.cell import Cell
-from isoflop.experiments.study.curve import row_steps
 from isoflop.experiments.study.engine import decide
+from isoflop.experiments.study.schedule import row_steps
 from isoflop.experiments.training.checkpoint import Checkpoints
 from isoflop.experiments.training.evaluate import Evaluation
 from isoflop.experiments.training.learner import Learner

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from isoflop.experiments.config import WhereSpec
-from isoflop.experiments.cost import memory, out_of_memory
+from isoflop.experiments.cost import memory
 from isoflop.experiments.cost.memory import TooLargeError, available_bytes, check_memory, model_bytes, worker_bytes
 from isoflop.models.config import n_total
 from tests.support.studies import cell_of_width
@@ -79,7 +79,7 @@ def test_a_limit_of_the_control_group_counts(tmp_path, monkeypatch):
     ],
 )
 def test_what_counts_as_out_of_memory(error, is_one):
-    assert out_of_memory.is_out_of_memory(error) == is_one
+    assert memory.is_out_of_memory(error) == is_one
 
 
 def test_an_error_that_came_of_it_counts_too():
@@ -93,11 +93,11 @@ def test_an_error_that_came_of_it_counts_too():
 
     with pytest.raises(RuntimeError, match="during capture") as caught:
         capture()
-    assert out_of_memory.is_out_of_memory(caught.value)
+    assert memory.is_out_of_memory(caught.value)
 
 
 def test_half_of_the_sequences_down_to_one():
     cell = cell_of_width(16)
-    assert out_of_memory.with_less(CPU, cell).micro_batch == 4
-    assert out_of_memory.with_less(replace(CPU, micro_batch=4), cell).micro_batch == 2
-    assert out_of_memory.with_less(replace(CPU, micro_batch=1), cell) is None
+    assert memory.with_less(CPU, cell).micro_batch == 4
+    assert memory.with_less(replace(CPU, micro_batch=4), cell).micro_batch == 2
+    assert memory.with_less(replace(CPU, micro_batch=1), cell) is None

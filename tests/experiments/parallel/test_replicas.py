@@ -12,7 +12,7 @@ import pytest
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.data.corpus import prepare
 from isoflop.experiments.store.store import open_store
-from isoflop.experiments.sweep.torchrun import check
+from isoflop.experiments.sweep.pool import check_distributed
 from isoflop.scaling.table.runs import read_runs
 from tests.experiments.training.test_trainer import DATA
 from tests.support.root import ROOT
@@ -120,10 +120,10 @@ def test_the_command_under_torchrun_trains_a_study_once(tmp_path):
 
 def test_a_launch_that_does_not_fit_its_processes_is_refused(monkeypatch):
     with pytest.raises(ValueError, match="none, ddp, fsdp2; not 'fsdp'"):
-        check(WhereSpec(distributed="fsdp"), here=False)
+        check_distributed(WhereSpec(distributed="fsdp"), here=False)
     with pytest.raises(ValueError, match="torchrun --nproc-per-node 2 -m isoflop run"):
-        check(WhereSpec(distributed="ddp"), here=True)
-    check(WhereSpec(distributed="ddp"), here=False)  # the task on the other machine is under torchrun
+        check_distributed(WhereSpec(distributed="ddp"), here=True)
+    check_distributed(WhereSpec(distributed="ddp"), here=False)  # the task on the other machine is under torchrun
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="torchrun started 2 processes"):
-        check(WhereSpec(), here=True)
+        check_distributed(WhereSpec(), here=True)

@@ -16,7 +16,7 @@ from isoflop.experiments.config import (
     WindowSpec,
 )
 from isoflop.experiments.store.store import StoreError, create_store
-from isoflop.experiments.sweep import launch, parent
+from isoflop.experiments.sweep import launch, pool
 from isoflop.experiments.sweep import train_job as sweep
 from isoflop.experiments.sweep.launch import MAX_DEATHS, Job, finish, in_order, run_sweep
 from isoflop.experiments.training import trainer
@@ -250,11 +250,11 @@ def test_nothing_is_written_for_a_study_that_is_refused(spec, tmp_path):
 
 def test_a_pools_worker_without_a_parent_ends_also_when_idle(monkeypatch):
     ended = threading.Event()
-    monkeypatch.setattr(parent, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(pool, "LOOK_SECONDS", 0.01)
     parents = iter([10, 10, 10, 1])
-    monkeypatch.setattr(parent.os, "getppid", lambda: next(parents, 1))
-    monkeypatch.setattr(parent.os, "_exit", lambda code: ended.set())
-    parent.end_with(10)  # no trunk, no claim
+    monkeypatch.setattr(pool.os, "getppid", lambda: next(parents, 1))
+    monkeypatch.setattr(pool.os, "_exit", lambda code: ended.set())
+    pool.end_with(10)  # no trunk, no claim
     assert ended.wait(5)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from isoflop.experiments.config import OptimSpec
-from isoflop.experiments.study.optimizer_cost import optimizer_flops
+from isoflop.experiments.study.rules import optimizer_flops
 from isoflop.experiments.training.muon import FlatMuon, orthogonalize
 from isoflop.experiments.training.optimizer import FlatAdamW, build_optimizer
 from isoflop.models import build_model

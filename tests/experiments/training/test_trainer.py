@@ -11,7 +11,7 @@ import torch
 from isoflop.experiments.config import DataSpec, OptimSpec, ScheduleSpec, SyntheticSpec, WhereSpec
 from isoflop.experiments.data.corpus import prepare
 from isoflop.experiments.study.cell import Cell
-from isoflop.experiments.study.curve import row_steps
+from isoflop.experiments.study.schedule import row_steps
 from isoflop.experiments.training import trainer
 from isoflop.experiments.training.optimizer import FlatAdamW
 from isoflop.experiments.training.trainer import train_trunk
