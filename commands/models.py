@@ -70,7 +70,7 @@ def serve(
 
     server.check(host, port)
     trained = find_trained(open_store(runs), run_id)
-    server.check_family(trained.model)
+    server.check_family(trained.model.config)
     folder = export(trained, trained.store.root / "exports" / trained.run_id)
     typer.echo(f"{folder}\non GPUs: {server.vllm_command(folder, host, port)}")
     typer.echo(f"http://{host}:{port}/v1/completions  model: {folder.name}  (Ctrl-C ends it)")

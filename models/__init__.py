@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from isoflop.models.config import ModelConfig
+from isoflop.models.config import ModelConfig, family_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -13,14 +13,4 @@ if __name__ == "models":
 
 def build_model(config: ModelConfig) -> "nn.Module":
     """The module that a shape describes, weights uninitialised."""
-    if config.family == "lstm":
-        from isoflop.models.lstm import LSTM
-
-        return LSTM(config)
-    if not config.plain:
-        from isoflop.models.variants import Variant
-
-        return Variant(config)
-    from isoflop.models.transformer import Transformer
-
-    return Transformer(config)
+    return family_of(config).build(config)

@@ -1,14 +1,22 @@
 """The shape of a model, and everything that follows from it in closed form: parameters and FLOPs by group.
 
-Standard library only, so that planning a thousand cells costs no import of torch. Tests hold these formulas to the
-built modules: parameters to `numel`, FLOPs to `FlopCounterMode` on the meta device, both exactly.
+Standard library only, so that planning a thousand cells costs no import of torch. What differs from one architecture to
+another is in its `Family`, one file of `models/families` each. Tests hold these formulas to the built modules:
+parameters to `numel`, FLOPs to `FlopCounterMode` on the meta device, both exactly.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
-FAMILIES = ("transformer", "lstm")
+FAMILIES = tuple(sorted(f.stem for f in Path(__file__).with_name("families").glob("*.py") if f.stem != "__init__"))
 OPTIONS = {"norm": ("rmsnorm", "layernorm"), "activation": ("swiglu", "gelu"), "positions": ("rotary", "learned")}
 PLAIN = {"norm": "rmsnorm", "activation": "swiglu", "positions": "rotary", "experts": 0}
+UNUSED = {"n_head": 0, "d_ff": 0, **PLAIN}  # the values of fields that a family does not use
 PARAM_GROUPS = ("embedding", "position", "attention", "recurrent", "mlp", "norm", "unembedding")
 
 
@@ -16,8 +24,8 @@ PARAM_GROUPS = ("embedding", "position", "attention", "recurrent", "mlp", "norm"
 class ModelConfig:
     """A decoder's shape. `d_ff=None` becomes 8/3 of the width, rounded up to a multiple of 8; for GELU 4 x the width.
 
-    An LSTM has neither heads nor an MLP nor options: its n_head and d_ff become 0 whatever was given.
-    Raises ValueError naming the field, its value and the remedy.
+    Fields that the family does not use become 0 or the default part, whatever was given: an LSTM has neither heads nor
+    an MLP nor options. Raises ValueError naming the field, its value and the remedy.
     """
 
     family: str
@@ -39,22 +47,34 @@ class ModelConfig:
             raise ValueError(f"model.family must be one of {', '.join(FAMILIES)}; not {self.family!r}")
         for name in ("vocab_size", "context_length", "n_layer", "d_model"):
             _require_positive(name, getattr(self, name))
-        if self.family == "lstm":
-            object.__setattr__(self, "n_head", 0)
-            object.__setattr__(self, "d_ff", 0)
-            for name, value in PLAIN.items():
-                object.__setattr__(self, name, value)
-            return
+        used = family_of(self).fields
+        for name in UNUSED.keys() - used:
+            object.__setattr__(self, name, UNUSED[name])
         self._check_options()
         if self.d_ff is None:
             default = default_d_ff(self.d_model) if self.activation == "swiglu" else 4 * self.d_model
             object.__setattr__(self, "d_ff", default)
-        self._check_transformer()
+        if "n_head" in used:
+            _require_positive("n_head", self.n_head)
+        if "d_ff" in used:
+            _require_positive("d_ff", self.d_ff)
+        if "n_head" in used:
+            self._check_heads(rotary="positions" in used and self.positions == "rotary")
 
     @property
     def plain(self) -> bool:
         """Whether every part is the default one."""
         return all(getattr(self, name) == value for name, value in PLAIN.items())
+
+    @property
+    def mlp_width(self) -> int:
+        """`d_ff`, which is a number once the shape is made."""
+        return cast(int, self.d_ff)
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.d_model // self.n_head
 
     def _check_options(self) -> None:
         for name, allowed in OPTIONS.items():
@@ -68,23 +88,96 @@ class ModelConfig:
                     f"model.experts_per_token={self.experts_per_token} is more than model.experts={self.experts}"
                 )
 
-    def _check_transformer(self) -> None:
-        _require_positive("n_head", self.n_head)
-        _require_positive("d_ff", self.d_ff)
+    def _check_heads(self, *, rotary: bool) -> None:
         if self.d_model % self.n_head:
             raise ValueError(
                 f"model.d_model={self.d_model} is not divisible by model.n_head={self.n_head}; "
                 f"n_head may be {', '.join(str(h) for h in _possible_heads(self.d_model))}"
             )
-        if self.head_dim % 2 and self.positions == "rotary":
+        if self.head_dim % 2 and rotary:
             raise ValueError(
                 f"model.d_model={self.d_model} with model.n_head={self.n_head} gives heads of width {self.head_dim}; "
                 "rotary positions need an even width"
             )
 
+
+class MatrixShape(NamedTuple):
+    """`count` weight matrices of one shape, in one parameter group. Stacked ones (q, k, v; gates) count one by one."""
+
+    group: str  # attention, recurrent or mlp, of PARAM_GROUPS
+    count: int
+    fan_out: int
+    fan_in: int
+    inactive: int = 0  # how many of them a token does not meet: those of the experts that it is not sent to
+
     @property
-    def head_dim(self) -> int:
-        return self.d_model // self.n_head
+    def params(self) -> int:
+        """Weights of all of them together."""
+        return self.count * self.fan_out * self.fan_in
+
+    @property
+    def active(self) -> int:
+        """Weights that one token meets."""
+        return (self.count - self.inactive) * self.fan_out * self.fan_in
+
+
+class Family(ABC):
+    """An architecture: what planning, memory, engine, packs and export must know of it. No torch but in `build`.
+
+    A subclass stands in `models/families/NAME.py`, which ends with `FAMILY`, an instance of it; NAME is the family's.
+    The defaults are those of a module about which nothing more is known: trained by autograd, exported as TorchScript.
+    """
+
+    size_prefix: str  # of the names of its sizes: "lstm-" for lstm-d20
+    fields: frozenset[str] = frozenset()  # of UNUSED, those that mean something to it
+    attends = False  # whether every layer has causal attention over d_model features
+
+    @abstractmethod
+    def build(self, config: ModelConfig) -> Any:
+        """The module, a `models.language_model.LanguageModel` with uninitialised weights. Imports torch."""
+
+    @abstractmethod
+    def matrices(self, config: ModelConfig) -> list[MatrixShape]:
+        """The weight matrices of the blocks: without embedding and head, which every family has."""
+
+    @abstractmethod
+    def vectors(self, config: ModelConfig) -> dict[str, int]:
+        """Parameters that multiply no token's features, by group: "norm" (gains and biases), "position"."""
+
+    @abstractmethod
+    def activations(self, config: ModelConfig, *, hand_written: bool) -> float:
+        """Numbers that a layer keeps per token between forward and backward, by the hand-written step or autograd."""
+
+    def hand_written(self, config: ModelConfig) -> bool:
+        """Whether `models/step/hand_written.py` has the step of this model."""
+        return False
+
+    def packs(self, config: ModelConfig) -> bool:
+        """Whether torch.func can take one step of several such models at once (`experiments/parallel/pack_step.py`)."""
+        return False
+
+    def no_graph(self, config: ModelConfig) -> str:
+        """Why its step cannot be captured as a CUDA graph; "" if it can."""
+        return ""
+
+    def no_compile(self, config: ModelConfig) -> str:
+        """Why torch.compile has nothing to offer to it; "" if it has."""
+        return ""
+
+    def is_llama(self, config: ModelConfig) -> bool:
+        """Whether it is LlamaForCausalLM under other names: then it is exported for transformers, and served."""
+        return False
+
+
+def family_of(config: ModelConfig) -> Family:
+    """The family of a shape."""
+    return family_named(config.family)
+
+
+@cache
+def family_named(name: str) -> Family:
+    """The family of one of the names in FAMILIES."""
+    return import_module(f"isoflop.models.families.{name}").FAMILY
 
 
 def default_d_ff(d_model: int) -> int:
@@ -97,67 +190,31 @@ def count_params(config: ModelConfig) -> dict[str, int]:
 
     `norm` holds all vectors: gains, and the biases of an LSTM (two of each gate, as in torch).
     """
-    blocks = _lstm_params(config) if config.family == "lstm" else _transformer_params(config)
     embedding = config.vocab_size * config.d_model
-    return (
-        dict.fromkeys(PARAM_GROUPS, 0)
-        | {"embedding": 0 if config.tied else embedding, "unembedding": embedding}
-        | blocks
-    )
-
-
-def _transformer_params(config: ModelConfig) -> dict[str, int]:
-    norms = (2 * config.n_layer + 1) * config.d_model
-    return {
-        "position": config.context_length * config.d_model if config.positions == "learned" else 0,
-        "attention": config.n_layer * 4 * config.d_model**2,
-        "mlp": _mlp_params(config, config.experts),
-        "norm": norms * (2 if config.norm == "layernorm" else 1),
-    }
-
-
-def _mlp_params(config: ModelConfig, experts: int) -> int:
-    """Of all layers; with `experts` of each layer's experts, and the router if there are any."""
-    mlp = (3 if config.activation == "swiglu" else 2) * config.d_model * config.d_ff
-    return config.n_layer * (max(1, experts) * mlp + config.experts * config.d_model)
-
-
-def _lstm_params(config: ModelConfig) -> dict[str, int]:
-    return {
-        "recurrent": config.n_layer * 8 * config.d_model**2,
-        "norm": (8 * config.n_layer + 1) * config.d_model,
-    }
+    counts = dict.fromkeys(PARAM_GROUPS, 0)
+    counts |= {"embedding": 0 if config.tied else embedding, "unembedding": embedding}
+    for matrix in family_of(config).matrices(config):
+        counts[matrix.group] += matrix.params
+    return counts | family_of(config).vectors(config)
 
 
 def hidden_shapes(config: ModelConfig) -> list[tuple[int, int, int]]:
     """(how many, fan_out, fan_in) of the weight matrices of the blocks, q, k, v (and gates, and experts) one by one."""
-    width, layers = config.d_model, config.n_layer
-    if config.family == "lstm":
-        return [(8 * layers, width, width)]
-    mlps = layers * max(1, config.experts)
-    into = 2 * mlps if config.activation == "swiglu" else mlps
-    router = [(layers, config.experts, width)] if config.experts else []
-    return [(4 * layers, width, width), *router, (into, config.d_ff, width), (mlps, width, config.d_ff)]
+    return [(m.count, m.fan_out, m.fan_in) for m in family_of(config).matrices(config)]
 
 
 def n_matrices(config: ModelConfig) -> int:
     """Parameters that multiply every token, the head included and the embedding lookup not: the default N."""
-    counts = count_params(config)
-    return counts["attention"] + counts["recurrent"] + counts["mlp"] + counts["unembedding"]
+    return count_params(config)["unembedding"] + sum(m.params for m in family_of(config).matrices(config))
 
 
 def n_active(config: ModelConfig) -> int:
     """Of the matrices, those that a token meets: with experts, the ones it is sent to. Else all."""
-    return n_matrices(config) - count_params(config)["mlp"] + _active_mlp(config)
-
-
-def _active_mlp(config: ModelConfig) -> int:
-    if config.family == "lstm":
-        return 0
-    return _mlp_params(config, config.experts_per_token if config.experts else 0)
+    return count_params(config)["unembedding"] + _active(family_of(config).matrices(config))
 
 
 def n_total(config: ModelConfig) -> int:
+    """All trainable parameters."""
     return sum(count_params(config).values())
 
 
@@ -167,14 +224,13 @@ def flops_per_token(config: ModelConfig) -> dict[str, int]:
     `attention_scores` counts what a causal kernel must do: a query sees (T + 1) / 2 keys on average. The `_full`
     square is what a kernel without that knowledge does, and what profilers count.
     """
-    counts = count_params(config)
-    attends = config.family == "transformer"
-    scores_per_key = 4 * config.n_layer * config.d_model * attends  # query times key, then weight times value
+    family = family_of(config)
+    scores_per_key = 4 * config.n_layer * config.d_model * family.attends  # query times key, then weight times value
     return {
-        "blocks": 2 * (counts["attention"] + counts["recurrent"] + _active_mlp(config)),
+        "blocks": 2 * _active(family.matrices(config)),
         "attention_scores": scores_per_key * (config.context_length + 1) // 2,
         "attention_scores_full": scores_per_key * config.context_length,
-        "unembedding": 2 * counts["unembedding"],
+        "unembedding": 2 * count_params(config)["unembedding"],
     }
 
 
@@ -183,6 +239,10 @@ def training_flops_per_token(config: ModelConfig) -> int:
     6 L d (T + 1) of a Transformer."""
     forward = flops_per_token(config)
     return 3 * (forward["blocks"] + forward["attention_scores"] + forward["unembedding"])
+
+
+def _active(matrices: Iterable[MatrixShape]) -> int:
+    return sum(matrix.active for matrix in matrices)
 
 
 def _require_positive(name: str, value: object) -> None:

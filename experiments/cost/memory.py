@@ -14,7 +14,7 @@ from pathlib import Path
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.engine import decide
-from isoflop.models.config import ModelConfig, n_total
+from isoflop.models.config import ModelConfig, family_of, n_total
 
 FLOAT = 4
 IMPORTS = 320e6  # torch and the rest, before the first model
@@ -39,30 +39,23 @@ def model_bytes(cell: Cell, where: WhereSpec | None = None) -> float:
     """Peak bytes of model, optimiser, copies of both and activations: what an accelerator must hold."""
     where = where or WhereSpec()
     engine = decide(cell, where)
-    by_hand = engine.by_hand and cell.model.family == "transformer" and cell.model.plain
+    by_hand = engine.by_hand and family_of(cell.model).hand_written(cell.model)
     vectors = 3 if cell.optim.name == "adamw" else 2.5  # weights and moments; Muon's matrices have one moment
     held = n_total(cell.model) * (1 + 3 * vectors)
     sequences = min(where.micro_batch or cell.optim.batch_size, cell.optim.batch_size)
     training = sequences * cell.model.context_length * _training_floats(cell.model, by_hand, engine.recompute)
     at_once = max(EVALUATED_AT_ONCE, cell.model.context_length)
-    evaluating = at_once * (2 * cell.model.d_model + _layer(cell.model, by_hand) + 2 * cell.model.vocab_size)
+    layer = family_of(cell.model).activations(cell.model, hand_written=by_hand)
+    evaluating = at_once * (2 * cell.model.d_model + layer + 2 * cell.model.vocab_size)
     return FLOAT * (held + (training + evaluating if engine.graph else max(training, evaluating)))
 
 
 def _training_floats(model: ModelConfig, by_hand: bool, recompute: bool) -> float:
     """Per token, kept between forward and backward. With `recompute` a layer keeps its input alone."""
+    layer = family_of(model).activations(model, hand_written=by_hand)
     if recompute:
-        return model.n_layer * model.d_model + _layer(model, by_hand) + 3 * model.vocab_size
-    return model.n_layer * _layer(model, by_hand) + (1.5 if by_hand else 3) * model.vocab_size
-
-
-def _layer(model: ModelConfig, by_hand: bool) -> float:
-    if model.family == "lstm":
-        return 16 * model.d_model
-    if by_hand:  # the step by hand: q k v and output, two inputs, gate, up and hidden, the weights of attention
-        return 6 * model.d_model + 3 * model.d_ff + model.n_head * model.context_length
-    experts = model.experts_per_token if model.experts else 1
-    return 12 * model.d_model + (4 if model.activation == "swiglu" else 2) * experts * model.d_ff
+        return model.n_layer * model.d_model + layer + 3 * model.vocab_size
+    return model.n_layer * layer + (1.5 if by_hand else 3) * model.vocab_size
 
 
 def check_memory(cells: Sequence[Cell], where: WhereSpec, workers: int, available: float) -> None:

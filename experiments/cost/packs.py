@@ -13,7 +13,7 @@ from isoflop.experiments.compose import UsageError
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.cost.memory import model_bytes, worker_bytes
 from isoflop.experiments.study.cell import Cell
-from isoflop.models.config import n_total
+from isoflop.models.config import family_of, n_total
 
 AUTOMATIC = 16  # trunks in a pack where `where.pack` is null, on CUDA
 FREE = ("learning_rate", "weight_decay")  # of the optimiser: may differ within a pack
@@ -40,12 +40,7 @@ def pack_key(cells: Sequence[Cell], where: WhereSpec) -> str | None:
     cut = where.micro_batch is not None or where.activation_checkpointing or where.compile
     if cut or where.distributed != "none" or "wandb" in where.trackers:
         return None
-    if (
-        cell.model.family != "transformer"
-        or cell.model.experts
-        or cell.optim.name != "adamw"
-        or cell.precision != "float32"
-    ):
+    if not family_of(cell.model).packs(cell.model) or cell.optim.name != "adamw" or cell.precision != "float32":
         return None
     optim = {key: value for key, value in asdict(cell.optim).items() if key not in FREE}
     alike = {

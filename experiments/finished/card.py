@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 
 from isoflop.experiments.store.models import Trained
+from isoflop.models.config import family_of
 from isoflop.models.export import write_folder
 from isoflop.models.script_export import write_script_folder
-from isoflop.models.transformer import Transformer
 from isoflop.scaling.fitting.fit import fit
 from isoflop.scaling.table.runs import read_runs
 
@@ -17,7 +17,7 @@ FEWEST_RUNS = 12  # for a law of five parameters to be worth a line
 
 def export(trained: Trained, folder: Path) -> Path:
     """Write the run's model to `folder`: for Hugging Face if it is a Llama, else TorchScript. Returns the path."""
-    write = write_folder if isinstance(trained.model, Transformer) else write_script_folder
+    write = write_folder if _is_llama(trained) else write_script_folder
     write(trained.model, folder, tokenizer=trained.tokenizer.json(), card=card(trained), provenance=provenance(trained))
     return Path(folder).resolve()
 
@@ -45,7 +45,7 @@ def card(trained: Trained) -> str:
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     return f"""---
-library_name: {"transformers" if isinstance(trained.model, Transformer) else "torch"}
+library_name: {"transformers" if _is_llama(trained) else "torch"}
 pipeline_tag: text-generation
 tags: [isoflop, scaling-laws]
 ---
@@ -75,6 +75,11 @@ def law_line(trained: Trained) -> str:
         return f"none: {error}"
     predicted = float(found.predict(found.points.frame)[(found.points.frame["run_id"] == trained.run_id).argmax()])
     return f"{found.law} ({found.status}, {same.sum()} runs); {predicted:.4f} nats/token here"
+
+
+def _is_llama(trained: Trained) -> bool:
+    config = trained.model.config
+    return family_of(config).is_llama(config)
 
 
 def _beginning(config: dict) -> str:

@@ -27,7 +27,7 @@ from isoflop.experiments.finished.card import export
 from isoflop.experiments.finished.remeasure import corpus_of
 from isoflop.experiments.finished.tasks import TASKS, TaskError, write_items
 from isoflop.experiments.store.models import Trained
-from isoflop.models.transformer import Transformer
+from isoflop.models.config import family_of
 from isoflop.scaling.table.task_scores import ITEMS, SCORES, write_scores
 
 BATCH = 64  # sequences at once
@@ -65,7 +65,7 @@ def score(trained: Trained, asked: Asked, *, corpora: Path, device: str = "cpu")
 
     Raises TaskError for a task that is not known or does not suit the model.
     """
-    if not isinstance(trained.model, Transformer):
+    if not family_of(trained.model.config).is_llama(trained.model.config):
         raise TaskError(
             f"run {trained.run_id} is a {trained.final['family']} that transformers has no class for; "
             "only the default Transformer can be scored"

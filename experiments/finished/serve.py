@@ -12,7 +12,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from isoflop.models.transformer import Transformer
+from isoflop.models.config import ModelConfig, family_of
 
 GUARDED = {"/v1/completions": "max_tokens", "/v1/chat/completions": "max_tokens", "/v1/responses": "max_output_tokens"}
 _NEEDED = ("transformers", "fastapi", "uvicorn")
@@ -35,9 +35,9 @@ def check(host: str, port: int) -> None:
             raise ServeError(f"cannot listen on {host}:{port} ({error.strerror}); choose another --port") from error
 
 
-def check_family(model: object) -> None:
+def check_family(config: ModelConfig) -> None:
     """Raise ServeError for a model that the server has no class for."""
-    if not isinstance(model, Transformer):
+    if not family_of(config).is_llama(config):
         raise ServeError("only the default Transformer is a Llama that servers know; use isoflop generate")
 
 

@@ -18,7 +18,7 @@ from isoflop.experiments.store.store import Store, open_store
 from isoflop.experiments.study.engine import PRECISIONS
 from isoflop.experiments.study.sizes import load_size, size_names
 from isoflop.experiments.training.checkpoint_files import BRANCH, TRUNK, saved
-from isoflop.models.config import FAMILIES, OPTIONS, ModelConfig
+from isoflop.models.config import FAMILIES, OPTIONS, PLAIN, ModelConfig, family_named
 from isoflop.scaling.table.runs import read_config
 
 PARTS = ("family", "tied", "norm", "activation", "positions", "experts", "experts_per_token")
@@ -157,10 +157,10 @@ def parts_of(runs: pd.DataFrame) -> ModelSpec:
 
 
 def parts_in(spec: ModelSpec) -> tuple[Any, ...]:
-    """The parts of a size, without those that its family has no use for."""
-    parts = replace(spec, experts_per_token=spec.experts_per_token if spec.experts else 0)
-    if spec.family == "lstm":
-        parts = ModelSpec(family=spec.family, tied=spec.tied)
+    """The parts of a size, in the order of PARTS; those that its family does not use are the default ones."""
+    fields = family_named(spec.family).fields if spec.family in FAMILIES else PLAIN.keys()
+    parts = replace(spec, **{name: value for name, value in PLAIN.items() if name not in fields})
+    parts = replace(parts, experts_per_token=parts.experts_per_token if parts.experts else 0)
     return tuple(getattr(parts, name) for name in PARTS)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.study.cell import Cell
-from isoflop.models.config import n_total
+from isoflop.models.config import family_of, n_total
 
 LARGE = 10_000_000  # parameters
 PRECISIONS = ("float32", "bfloat16")
@@ -62,10 +62,8 @@ def _no_graph(cell: Cell, where: WhereSpec) -> str:
     """Why the step of this cell is not captured as one CUDA graph; "" if it can be."""
     if not where.device.startswith("cuda"):
         return f"where.device={where.device} has no CUDA graphs"
-    if cell.model.experts:
-        return "how many tokens each expert gets is read on the host"
-    if cell.model.family == "lstm":
-        return "cuDNN runs the layers of an LSTM in few launches already, and is not known to bear a capture"
+    if reason := family_of(cell.model).no_graph(cell.model):
+        return reason
     if where.distributed != "none":
         return f"processes exchange gradients within a step (where.distributed={where.distributed})"
     if where.activation_checkpointing:
@@ -75,10 +73,8 @@ def _no_graph(cell: Cell, where: WhereSpec) -> str:
 
 def _no_compile(cell: Cell, where: WhereSpec) -> str:
     """Why torch.compile has nothing to offer to this cell; "" if it has."""
-    if cell.model.experts:
-        return "how many tokens each expert gets changes from batch to batch"
-    if cell.model.family == "lstm":
-        return "torch.compile leaves the layers of an LSTM as they are"
+    if reason := family_of(cell.model).no_compile(cell.model):
+        return reason
     if where.distributed == "fsdp2":
         return "where.distributed=fsdp2 gathers parameters within a step"
     return ""

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from isoflop.experiments.config import ModelSpec
+from isoflop.models.config import family_named
 
 
 def suggest(name: str, allowed: Iterable[str]) -> str:
@@ -55,6 +56,6 @@ def _load(name: str, base: tuple) -> ModelSpec:
 
 
 def name_of(spec: ModelSpec) -> str:
-    """The first name in conf/model that has this shape, else its family and width."""
+    """The first name in conf/model that has this shape, else the prefix of its family's sizes and its width."""
     same = (name for name in size_names() if load_size(name) == spec)
-    return next(same, f"d{spec.d_model}" if spec.family == "transformer" else f"{spec.family}-d{spec.d_model}")
+    return next(same, f"{family_named(spec.family).size_prefix}d{spec.d_model}")

@@ -1,0 +1,72 @@
+"""The decoder-only Transformer: of default parts (`models.transformer`), or of others (`models.variants`)."""
+
+from typing import TYPE_CHECKING
+
+from isoflop.models.config import UNUSED, Family, MatrixShape, ModelConfig
+
+if TYPE_CHECKING:
+    from isoflop.models.transformer import Transformer
+    from isoflop.models.variants import Variant
+
+
+class TransformerFamily(Family):
+    """Every field of the configuration means something to it."""
+
+    size_prefix = ""
+    fields = frozenset(UNUSED)
+    attends = True
+
+    def build(self, config: ModelConfig) -> "Transformer | Variant":
+        if config.plain:
+            from isoflop.models.transformer import Transformer
+
+            return Transformer(config)
+        from isoflop.models.variants import Variant
+
+        return Variant(config)
+
+    def matrices(self, config: ModelConfig) -> list[MatrixShape]:
+        """q, k, v and output; the router, if there are experts; into the MLP (gate and up, or up), and out of it."""
+        layers, width, hidden = config.n_layer, config.d_model, config.mlp_width
+        mlps = layers * max(1, config.experts)
+        idle = layers * (config.experts - config.experts_per_token) if config.experts else 0
+        inputs = 2 if config.activation == "swiglu" else 1
+        router = [MatrixShape("mlp", layers, config.experts, width)] if config.experts else []
+        return [
+            MatrixShape("attention", 4 * layers, width, width),
+            *router,
+            MatrixShape("mlp", inputs * mlps, hidden, width, inactive=inputs * idle),
+            MatrixShape("mlp", mlps, width, hidden, inactive=idle),
+        ]
+
+    def vectors(self, config: ModelConfig) -> dict[str, int]:
+        """Two norms a layer and the last one, with a bias each in LayerNorm; learned positions."""
+        norms = (2 * config.n_layer + 1) * config.d_model
+        return {
+            "norm": norms * (2 if config.norm == "layernorm" else 1),
+            "position": config.context_length * config.d_model if config.positions == "learned" else 0,
+        }
+
+    def activations(self, config: ModelConfig, *, hand_written: bool) -> float:
+        if hand_written:  # q k v and output, two inputs, gate, up and hidden, the weights of attention
+            return 6 * config.d_model + 3 * config.mlp_width + config.n_head * config.context_length
+        experts = config.experts_per_token if config.experts else 1
+        return 12 * config.d_model + (4 if config.activation == "swiglu" else 2) * experts * config.mlp_width
+
+    def hand_written(self, config: ModelConfig) -> bool:
+        return config.plain
+
+    def packs(self, config: ModelConfig) -> bool:
+        return not config.experts
+
+    def no_graph(self, config: ModelConfig) -> str:
+        return "how many tokens each expert gets is read on the host" if config.experts else ""
+
+    def no_compile(self, config: ModelConfig) -> str:
+        return "how many tokens each expert gets changes from batch to batch" if config.experts else ""
+
+    def is_llama(self, config: ModelConfig) -> bool:
+        return config.plain
+
+
+FAMILY = TransformerFamily()
