@@ -1,6 +1,6 @@
-"""A function at work in a process of its own while the report goes on: reports use two cores.
+"""A function called in a separate process while the report goes on, so that a report uses two cores.
 
-python -m isoflop.analysis.background    reads (module, function, arguments) pickled, writes (value, error) pickled
+python -m isoflop.analysis.background    reads (module, function, args, kwargs) pickled, writes (value, error) pickled
 """
 
 import importlib
@@ -12,48 +12,54 @@ from functools import cached_property
 from typing import Any
 
 
-class Beside:
-    """A call under way. `value` waits for it, and raises what it raised."""
+class BackgroundCall:
+    """A call of `module.function` in a separate process, started at once."""
 
     def __init__(self, module: str, function: str, *args: Any, **kwargs: Any) -> None:
-        self._out = tempfile.TemporaryFile()  # noqa: SIM115 - files, so that no pipe can fill; open as long as the call
-        with tempfile.TemporaryFile() as told:
-            pickle.dump((module, function, args, kwargs), told)
-            told.seek(0)
+        # Files, because a pipe can fill before anybody reads it; the output's is open as long as the call.
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115
+        with tempfile.TemporaryFile() as call:
+            pickle.dump((module, function, args, kwargs), call)
+            call.seek(0)
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "isoflop.analysis.background"],
-                stdin=told,
-                stdout=self._out,
+                stdin=call,
+                stdout=self._output,
                 stderr=subprocess.PIPE,
             )
 
     @cached_property
     def value(self) -> Any:
-        _, said = self._process.communicate()
-        self._out.seek(0)
+        """The function's value, waited for. Raises what the function raised; RuntimeError if the process died."""
+        _, stderr = self._process.communicate()
+        self._output.seek(0)
         if self._process.returncode:
-            last = said.decode(errors="replace").strip().splitlines()[-1:]
-            raise RuntimeError(f"a process beside the report ended with {self._process.returncode}: {''.join(last)}")
-        value, error = pickle.load(self._out)
+            last = stderr.decode(errors="replace").strip().splitlines()[-1:]
+            code = self._process.returncode
+            raise RuntimeError(f"a background process of the report ended with {code}: {''.join(last)}")
+        value, error = pickle.load(self._output)
         if error is not None:
             raise error
         return value
 
     def __del__(self) -> None:
-        """End with whoever began it: an answer that nobody asked for need not be found."""
+        """End the process with the object: nobody can ask for its value any more."""
         self._process.kill()
         self._process.wait()
-        self._process.stderr.close()
-        self._out.close()
+        if self._process.stderr:
+            self._process.stderr.close()
+        self._output.close()
 
 
 def main() -> None:
+    """Make the call that stands pickled on standard input, and write its result pickled to standard output."""
     module, function, args, kwargs = pickle.load(sys.stdin.buffer)
+    value, raised = None, None
     try:
-        answer = getattr(importlib.import_module(module), function)(*args, **kwargs), None
+        value = getattr(importlib.import_module(module), function)(*args, **kwargs)
     except Exception as error:
-        answer = None, error
-    pickle.dump(answer, sys.stdout.buffer)
+        raised = error
+    pickle.dump((value, raised), sys.stdout.buffer)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from isoflop.analysis.background import Beside
-from isoflop.analysis.figures.sensitivity import sensitivity_frame
+from isoflop.analysis.background import BackgroundCall
 from isoflop.scaling.approaches.approaches import Approaches, approaches
 from isoflop.scaling.approaches.envelope import Envelope, envelope
 from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile, budget_groups, isoflop_profiles
 from isoflop.scaling.arms.multiplier import Multipliers, multiplier
 from isoflop.scaling.findings.diagnose import Finding, diagnose, diagnose_approaches, refused
+from isoflop.scaling.findings.sensitivity import exponent_sensitivity
 from isoflop.scaling.findings.verdict import CONVENTIONS
 from isoflop.scaling.fitting.fit import Fit, Huber
 from isoflop.scaling.fitting.objective import Objective
@@ -83,7 +83,7 @@ class Evidence:
     n_draws: int = 1000
     seed: int = 0
     done: dict[str, Any] = field(default_factory=dict, repr=False)
-    _scoring: Beside | None = field(default=None, init=False, repr=False)
+    _scoring: BackgroundCall | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Raise ValueError for a name that no table could make right."""
@@ -142,7 +142,9 @@ class Evidence:
         """Set out on the scoreboard in a process of its own, where that pays: a report wants it late."""
         with suppress(UnsupportedError):
             if len(self.points) >= WORTH_A_PROCESS:
-                self._scoring = Beside("isoflop.scaling.selection.scoreboard", "compare", self.points, **self._scored())
+                self._scoring = BackgroundCall(
+                    "isoflop.scaling.selection.scoreboard", "compare", self.points, **self._scored()
+                )
 
     def _scored(self) -> dict[str, Any]:
         rivals = RIVALS if len(self.points) <= MANY_POINTS else ()
@@ -277,9 +279,11 @@ class Evidence:
     @part
     def sensitivity(self) -> pd.DataFrame:
         """The exponent a under other objectives, without some budgets, and under other conventions."""
-        return sensitivity_frame(
-            self.fit, lambda data, objective: fit_candidate(self.law_name, data, objective), self.conventions
-        )
+
+        def refit(data: Points, objective: Objective) -> Fit:
+            return fit_candidate(self.law_name, data, objective)
+
+        return exponent_sensitivity(self.fit, refit, self.conventions)
 
     @part
     def multipliers(self) -> Multipliers:

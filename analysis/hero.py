@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from isoflop.analysis.evidence import Evidence, UnsupportedError
-from isoflop.analysis.figures.catalogue import FIGURES
+from isoflop.analysis.figures import FIGURES
 from isoflop.analysis.report import save
 from isoflop.analysis.style import style
 from isoflop.scaling.table.read import read_table

@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 
 from isoflop.analysis import sections as summary
 from isoflop.analysis.evidence import Evidence, UnsupportedError, reason
-from isoflop.analysis.figures.catalogue import FIGURES, Figure
+from isoflop.analysis.figure import Figure
+from isoflop.analysis.figures import FIGURES, get_figure
 from isoflop.analysis.page.page import NAME, absent, javascript, page
 from isoflop.analysis.style import style
 from isoflop.scaling.prediction.register import data_hash
@@ -110,15 +111,13 @@ def _write_all(evidence: Evidence, folder: Path, command: str) -> Report:
 
 def draw_figure(name: str, evidence: Evidence, out: str | Path) -> Path:
     """One figure to one file, its format by the file's ending. Raises ValueError naming the formats."""
-    from isoflop.analysis.figures.catalogue import get_figure
-
     path = Path(out)
     if path.suffix[1:] not in FORMATS:
         raise ValueError(f"{path}: a figure is written as {', '.join(FORMATS)}; end the name in one of these")
     figure = get_figure(name)
     with style():
         try:
-            ax = figure.draw(evidence, None)
+            ax = figure.draw(evidence)
         except KeyError as error:
             raise UnsupportedError(reason(error)) from error
         try:
@@ -139,7 +138,7 @@ def save(ax: Axes, path: Path) -> None:
 def _write_figure(figure: Figure, evidence: Evidence, folder: Path) -> None:
     data = figure.data(evidence)
     with style():
-        ax = figure.draw(evidence, None)
+        ax = figure.draw(evidence)
         for form in ("png", "svg"):
             save(ax, folder / f"{figure.name}.{form}")
     data.to_csv(folder / f"{figure.name}.csv", index=False)

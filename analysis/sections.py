@@ -143,10 +143,21 @@ def held_out(e: Evidence) -> str:
 
 
 def scoreboard(e: Evidence) -> str:
-    """Laws by how they predict the next scale, at every scale."""
-    from isoflop.analysis.figures.scoreboard import scoreboard_words
-
-    return scoreboard_words(e.scoreboard)
+    """Every law's error on the next scale, at every scale, and the laws refused."""
+    board = e.scoreboard
+    rows = []
+    for r in board.frame.reset_index().itertuples():
+        name = f"**{r.law}** (preferred)" if r.law == board.preferred else r.law
+        free = f"{r.free:.0f}" if np.isfinite(r.free) else ""
+        rows.append([name, free, f"{r.error:.2%} +- {r.error_se:.2%}", f"{r.bias:+.2%}", f"{r.coverage:.0%}",
+                     f"{r.behind:.2%} +- {r.behind_se:.2%}"])  # fmt: skip
+    head = ["law", "free", "mean error", "bias", f"in {board.level:.0%} interval", "behind the best"]
+    scale = board.origins[0].scale
+    cuts = ", ".join(f"{o.threshold:.3g} ({len(o.target)} runs)" for o in board.origins)
+    text = f"Fitted below a number of {scale}, predicting the next runs above it: {cuts}. The last runs are seen here: "
+    text += "this table compares laws, it did not choose the one of the report.\n\n"
+    refused = "".join(f"\n- {law}: refused, {why}" for law, why in board.refused.items())
+    return text + table(head, rows) + ("\n" + refused if refused else "")
 
 
 def laws(e: Evidence) -> str:

@@ -1,0 +1,24 @@
+"""The figures of the report, a module each (or a module for a few of one kind).
+
+FIGURES is derived: every module of this folder ends with its own `FIGURES`, and they are put together here.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from isoflop.analysis.figure import Figure
+
+
+def _found() -> list[Figure]:
+    modules = [import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)]
+    return sorted((f for module in modules for f in module.FIGURES), key=lambda f: (f.place, f.name))
+
+
+FIGURES: dict[str, Figure] = {figure.name: figure for figure in _found()}
+
+
+def get_figure(name: str) -> Figure:
+    """The figure of that name. Raises ValueError listing the figures there are."""
+    if name not in FIGURES:
+        raise ValueError(f"figure {name!r} is not known; choose one of {', '.join(FIGURES)}")
+    return FIGURES[name]

@@ -1,11 +1,13 @@
 """N*(C) and D*(C): how compute is best split between model size and tokens."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from isoflop.analysis.figure import Figure, if_supported
 from isoflop.analysis.style import (
     COMPUTE_MAP,
     INK,
@@ -56,10 +58,10 @@ def allocation_frame(
 def plot_allocation(
     fit: Fit,
     draws: Draws | None = None,
-    *,
-    quantity: str = "n_params",
     profiles: Sequence[IsoflopProfile] = (),
     published: Mapping[str, Published] | None = None,
+    *,
+    quantity: str = "n_params",
     ax: Axes | None = None,
 ) -> Axes:
     """The law's optimum (n_params or tokens) against compute with its 90% band, the profile optima as points.
@@ -149,3 +151,25 @@ def _published(
         ax.plot(compute[inside], value[inside], color=MUTED, lw=1.1, zorder=1.5)
         ends.append((compute[-1], value[-1], name, MUTED))
     return ends
+
+
+def _figure(name: str, quantity: str, caption: str, place: float) -> Figure:
+    return Figure(
+        name,
+        caption,
+        needs=lambda e: (
+            e.optimum,
+            if_supported(lambda: e.draws),
+            if_supported(lambda: e.profiles, ()),
+            comparable(e.points.frame),
+        ),
+        frame=lambda fit, draws, *_: allocation_frame(fit, draws, quantity=quantity),
+        plot=partial(plot_allocation, quantity=quantity),
+        place=place,
+    )
+
+
+FIGURES = (
+    _figure("n_star", "n_params", "The model size that spends compute best, with the law's 90% band.", 20),
+    _figure("d_star", "tokens", "The tokens that spend compute best, with the law's 90% band.", 30),
+)

@@ -5,6 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
+from isoflop.analysis.figure import Figure
 from isoflop.analysis.style import (
     ColorScale,
     arm_legend,
@@ -84,3 +85,15 @@ def plot_bowls(bowls: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         note(ax, "\n".join(said), where="upper left")
     ax.set_title("Learning-rate bowls")
     return ax
+
+
+FIGURES = (
+    Figure(
+        "bowls",
+        "Loss against peak learning rate; diamonds: the best rate.",
+        needs=lambda e: bowl_frame(e.ends, params=e.params),
+        frame=lambda bowls: bowls,
+        plot=plot_bowls,
+        place=140,
+    ),
+)

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from isoflop.analysis.figure import Figure
 from isoflop.analysis.style import MANY_DOTS, ColorScale, flops, log_axis, new_axes, note
 from isoflop.scaling.table.conventions import count_params, is_runs
 from isoflop.scaling.table.runs import final_rows
@@ -90,3 +91,23 @@ def plot_sweep_cost(cost: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     )
     ax.set_title("Cost of the sweep")
     return ax
+
+
+FIGURES = (
+    Figure(
+        "throughput",
+        "Training speed of each run.",
+        needs=lambda e: cost_frame(e.ends, params=e.params),
+        frame=lambda cost: cost,
+        plot=plot_throughput,
+        place=160,
+    ),
+    Figure(
+        "cost",
+        "Hours of training by budget.",
+        needs=lambda e: cost_frame(e.ends, params=e.params),
+        frame=lambda cost: cost,
+        plot=plot_sweep_cost,
+        place=170,
+    ),
+)

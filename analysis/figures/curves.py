@@ -5,6 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
+from isoflop.analysis.figure import Figure, if_supported
 from isoflop.analysis.style import INK, ColorScale, arm_legend, arm_looks, count, label_ends, log_axis, new_axes, note
 from isoflop.scaling.approaches.envelope import Envelope
 from isoflop.scaling.table.conventions import count_params, is_runs
@@ -36,7 +37,7 @@ def learning_curves(table: pd.DataFrame, *, params: str = "matrices", most: int 
     return frame
 
 
-def plot_learning_curves(curves: pd.DataFrame, *, envelope: Envelope | None = None, ax: Axes | None = None) -> Axes:
+def plot_learning_curves(curves: pd.DataFrame, envelope: Envelope | None = None, *, ax: Axes | None = None) -> Axes:
     """Loss against compute, a line per run coloured by size, a dot where a run ends, the envelope over the ends.
 
     Arms differ by their line.
@@ -80,3 +81,15 @@ def _name_sizes(ax: Axes, curves: pd.DataFrame, color: ColorScale) -> None:
         last = last[last["flops"] > curves["flops"].max() / 1.2]
     if len(last) <= 2 * MOST_LABELS:
         label_ends(ax, [(r.flops, r.loss, count(r.n_params), color(r.n_params)) for r in last.itertuples()])
+
+
+FIGURES = (
+    Figure(
+        "curves",
+        "Held-out loss along training, darker for larger models.",
+        needs=lambda e: (learning_curves(e.table, params=e.params), if_supported(lambda: e.envelope)),
+        frame=lambda curves, _: curves,
+        plot=plot_learning_curves,
+        place=60,
+    ),
+)

@@ -1,14 +1,34 @@
-"""The exponents of the fitted law as a joint region of its bootstrap draws."""
+"""The exponents of the law: their joint region by bootstrap, and the local slope of the efficient frontier."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from scipy.stats import gaussian_kde
 
-from isoflop.analysis.style import ACCENT, COMPUTE_MAP, INK, LEVEL, MUTED, interval, new_axes, note
+from isoflop.analysis.figure import Figure, if_supported
+from isoflop.analysis.style import (
+    ACCENT,
+    COMPUTE_MAP,
+    INK,
+    LEVEL,
+    MUTED,
+    ColorScale,
+    interval,
+    log_axis,
+    new_axes,
+    note,
+    readable,
+)
+from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile
+from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.fitting.uncertainty import Draws
+from isoflop.scaling.laws.chinchilla import Law
 
 FEWEST_DISTINCT = 100  # draws: a handful of clusters has few different resamples, and no density
+STEP = 0.05  # of ln C, for the central difference
+SPACING = 1.9  # of compute: between closer budgets the noise of two optima is larger than what they differ by
 
 
 def exponent_frame(draws: Draws, names: tuple[str, str] = ("alpha", "beta")) -> pd.DataFrame:
@@ -26,7 +46,7 @@ def exponent_frame(draws: Draws, names: tuple[str, str] = ("alpha", "beta")) -> 
     return frame.reset_index(drop=True)
 
 
-def plot_exponents(draws: Draws, *, names: tuple[str, str] = ("alpha", "beta"), ax: Axes | None = None) -> Axes:
+def plot_exponents(draws: Draws, names: tuple[str, str] = ("alpha", "beta"), *, ax: Axes | None = None) -> Axes:
     """Draws as dots, the regions that hold 50% and 90% of them, the fit as a diamond, the ray of equal a."""
     ax = new_axes(ax)
     frame = exponent_frame(draws, names)
@@ -81,3 +101,79 @@ def _draw_ray(ax: Axes, draws: Draws) -> list[str]:
     slope = a / (1 - a * growth)
     ax.axline((0, 0), slope=slope, color=MUTED, lw=0.9, ls=":", zorder=1)
     return [f"dotted: the ray of a = {a:.3f}"]
+
+
+def slope_frame(fit: Fit, draws: Draws | None = None, *, reach: float = 10) -> pd.DataFrame:
+    """The slope of the law's frontier from the smallest compute fitted to `reach` times the largest, with 90% band."""
+    largest = fit.points.frame["flops"].max()
+    compute = np.geomspace(fit.points.frame["flops"].min(), largest * reach, 60)
+
+    def slope(law: Law) -> np.ndarray:
+        up, down = (np.asarray(law.optimal(compute * np.exp(s), fit.cost).loss, float) for s in (STEP, -STEP))
+        return np.log(up / down) / (2 * STEP)
+
+    low, high = draws.band(slope, LEVEL) if draws is not None else (np.nan, np.nan)
+    inside = compute <= largest * (1 + 1e-9)
+    return pd.DataFrame({"flops": compute, "slope": slope(fit.law), "low": low, "high": high, "inside": inside})
+
+
+def measured_slopes(profiles: Sequence[IsoflopProfile]) -> pd.DataFrame:
+    """Slope between the best losses of accepted profiles at least SPACING apart, at their geometric mean compute."""
+    best: list[tuple[float, float]] = []
+    for flops, loss in sorted((p.flops, p.loss_opt) for p in profiles if p.accepted):
+        if not best or flops >= SPACING * best[-1][0]:
+            best.append((flops, loss))
+    if len(best) < 2:
+        return pd.DataFrame({"flops": [], "slope": []})
+    compute, loss = np.log(np.array(best)).T
+    return pd.DataFrame({"flops": np.exp((compute[1:] + compute[:-1]) / 2), "slope": np.diff(loss) / np.diff(compute)})
+
+
+def plot_local_slope(
+    fit: Fit, draws: Draws | None = None, profiles: Sequence[IsoflopProfile] = (), *, ax: Axes | None = None
+) -> Axes:
+    """The law's slope with its band, dashed beyond the fitted range, and the slopes between measured optima."""
+    ax = new_axes(ax)
+    frame = slope_frame(fit, draws)
+    ax.fill_between(frame["flops"], frame["low"], frame["high"], color=COMPUTE_MAP(0.35), alpha=0.25, lw=0)
+    inside = frame[frame["inside"]]
+    ax.plot(frame["flops"], frame["slope"], color=INK, lw=1.2, ls=(0, (4, 2)))
+    ax.plot(inside["flops"], inside["slope"], color=INK, lw=1.8)
+    points = measured_slopes(profiles)
+    if len(points):
+        color = ColorScale([p.flops for p in profiles])
+        ax.scatter(points["flops"], points["slope"], marker="D", s=30, c=[readable(color(c)) for c in points["flops"]],
+                   edgecolor="white", linewidth=0.8, zorder=4, label="between profile optima")  # fmt: skip
+        ax.legend(loc="lower right")
+    log_axis(ax.xaxis, "flops")
+    ax.margins(y=0.16)  # room for the words
+    ax.set_ylabel("slope d ln L* / d ln C")
+    if draws is not None:
+        note(ax, f"{LEVEL:.0%} {draws.kind} by {draws.by}", where="upper left")
+    ax.set_title("Local slope of the frontier")
+    return ax
+
+
+def _pair(fit: Fit) -> tuple[str, str]:
+    """What to show jointly: the two exponents, or the one they are tied to against the floor it trades with."""
+    return ("alpha", "E") if fit.problem.tied else ("alpha", "beta")
+
+
+FIGURES = (
+    Figure(
+        "exponents",
+        "Bootstrap draws of the exponents; contours hold 50% and 90%.",
+        needs=lambda e: (e.resamples, _pair(e.fit)),
+        frame=exponent_frame,
+        plot=plot_exponents,
+        place=100,
+    ),
+    Figure(
+        "local_slope",
+        "Slope of ln loss in ln compute along the frontier: bends when the floor is felt.",
+        needs=lambda e: (e.optimum, if_supported(lambda: e.draws), if_supported(lambda: e.profiles, ())),
+        frame=lambda fit, draws, _: slope_frame(fit, draws),
+        plot=plot_local_slope,
+        place=110,
+    ),
+)

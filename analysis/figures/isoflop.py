@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from isoflop.analysis.figure import Figure
 from isoflop.analysis.style import (
     MANY_DOTS,
     MUTED,
@@ -115,3 +116,15 @@ def _explain(ax: Axes, profiles: Sequence[IsoflopProfile], left_out: int) -> Non
     low, high = ax.get_ylim()
     ax.set_ylim(low, high * (high / low) ** (0.07 * len(lines)))
     note(ax, "\n".join(lines), where="upper left", color=MUTED)
+
+
+FIGURES = (
+    Figure(
+        "isoflop",
+        "Loss against model size at equal compute. Diamonds: the optimum of each budget.",
+        needs=lambda e: e.profiles,
+        frame=isoflop_frame,
+        plot=plot_isoflop,
+        place=10,
+    ),
+)

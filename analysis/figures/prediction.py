@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from isoflop.analysis.figure import Figure
 from isoflop.analysis.style import (
     ACCENT,
     INK,
@@ -166,3 +167,30 @@ def _dodged(frame: pd.DataFrame) -> pd.Series:
     rank = frame.groupby(key)["n_params"].rank(method="first")
     step = np.minimum(np.log(1.3) / rank.groupby(key).transform("count"), np.log(1.035))
     return frame["flops"] * np.exp(step * (rank - rank.groupby(key).transform("mean")))
+
+
+def _with_rival(held_out: HoldOut, law_name: str, *, ax: Axes | None = None) -> Axes:
+    """The law of the report, and Chinchilla's (with or without kappa) beside it."""
+    law = law_name if law_name in held_out.forecasts else None
+    rival = next(name for name in ("chinchilla", "chinchilla-kappa") if name != law)
+    return plot_prediction(held_out, law=law, rival=rival, ax=ax)
+
+
+FIGURES = (
+    Figure(
+        "prediction",
+        "Laws fitted without the largest budget, drawn over its runs.",
+        needs=lambda e: (e.held_out, e.law_name),
+        frame=lambda held_out, _: prediction_frame(held_out),
+        plot=_with_rival,
+        place=40,
+    ),
+    Figure(
+        "forecast_errors",
+        "The forecast's error on the runs it was fitted to and on those it was not.",
+        needs=lambda e: e.held_out,
+        frame=forecast_errors,
+        plot=plot_forecast_errors,
+        place=80,
+    ),
+)

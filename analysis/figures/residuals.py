@@ -1,9 +1,12 @@
 """What the law leaves over, against model size, tokens and compute: any trend is a wrong form."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from isoflop.analysis.figure import Figure
 from isoflop.analysis.style import ACCENT, INK, MANY_DOTS, ColorScale, log_axis, new_axes, note
 from isoflop.scaling.fitting.fit import Fit
 
@@ -81,3 +84,16 @@ def grouped(frame: pd.DataFrame, by: str) -> pd.DataFrame:
             "error": 2 * ordered["residual_percent"].std(ddof=0) / np.sqrt(group.size()),
         }
     )
+
+
+FIGURES = tuple(
+    Figure(
+        f"residuals_{by}",
+        f"What the law leaves over, against {by}.",
+        needs=lambda e: e.fit,
+        frame=residual_frame,
+        plot=partial(plot_residuals, by=by),
+        place=place,
+    )
+    for by, place in (("flops", 70), ("n_params", 72), ("tokens", 74))
+)

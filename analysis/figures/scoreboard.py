@@ -5,6 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from isoflop.analysis.figure import Figure
 from isoflop.analysis.style import COMPUTE_MAP, INK, MUTED, LogTicks, new_axes, note
 from isoflop.scaling.selection.rolling_origins import BASELINE
 from isoflop.scaling.selection.scoreboard import STACKED, Scoreboard
@@ -65,20 +66,13 @@ def _short(why: str, most: int = 58) -> str:
     return why if len(why) <= most else why[: most - 3].rstrip() + "..."
 
 
-def scoreboard_words(board: Scoreboard) -> str:
-    """The scores as a Markdown table, and what was refused."""
-    from isoflop.analysis.sections import table
-
-    rows = []
-    for r in board.frame.reset_index().itertuples():
-        name = f"**{r.law}** (preferred)" if r.law == board.preferred else r.law
-        free = f"{r.free:.0f}" if np.isfinite(r.free) else ""
-        rows.append([name, free, f"{r.error:.2%} +- {r.error_se:.2%}", f"{r.bias:+.2%}", f"{r.coverage:.0%}",
-                     f"{r.behind:.2%} +- {r.behind_se:.2%}"])  # fmt: skip
-    head = ["law", "free", "mean error", "bias", f"in {board.level:.0%} interval", "behind the best"]
-    scale = board.origins[0].scale
-    cuts = ", ".join(f"{o.threshold:.3g} ({len(o.target)} runs)" for o in board.origins)
-    told = f"Fitted below a number of {scale}, predicting the next runs above it: {cuts}. The last runs are seen here: "
-    told += "this table compares laws, it did not choose the one of the report.\n\n"
-    refused = "".join(f"\n- {law}: refused, {why}" for law, why in board.refused.items())
-    return told + table(head, rows) + ("\n" + refused if refused else "")
+FIGURES = (
+    Figure(
+        "scoreboard",
+        "Laws, a baseline without a law and a stack of all, by their error on the next scale.",
+        needs=lambda e: e.scoreboard,
+        frame=scoreboard_frame,
+        plot=plot_scoreboard,
+        place=90,
+    ),
+)

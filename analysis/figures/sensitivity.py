@@ -1,78 +1,12 @@
-"""How far the exponent moves when the analysis, not the data, is changed: delta, the smallest budgets, conventions."""
-
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+"""The exponent of N* under other objectives, without some budgets and under other conventions."""
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from isoflop.analysis.figure import Figure
 from isoflop.analysis.style import COMPUTE_MAP, INK, LEVEL, MUTED, new_axes, note
-from isoflop.scaling.approaches.isoflop_profiles import budget_groups
-from isoflop.scaling.fitting.fit import Fit, Huber, LeastSquares
-from isoflop.scaling.fitting.objective import Objective
-from isoflop.scaling.fitting.uncertainty import jackknife
-from isoflop.scaling.table.conventions import Points
-
-Refit = Callable[[Points, Objective], Fit]
-OBJECTIVES: dict[str, Objective] = {
-    "Huber, delta 0.001": Huber(1e-3), "Huber, delta 0.01": Huber(1e-2), "least squares": LeastSquares(),
-}  # fmt: skip
-MOST_DROPPED = 3  # budgets at the small end
-
-
-def sensitivity_frame(chosen: Fit, refit: Refit, conventions: pd.DataFrame, *, name: str = "a") -> pd.DataFrame:
-    """The exponent `name` with its 90% interval: as chosen, then under each change. Columns what, setting, value, ...
-
-    `refit(points, objective)` fits the same law. Changes that leave too little to fit are left out.
-    """
-    rows = [_row("as chosen", "", chosen, name)]
-    for setting, objective in OBJECTIVES.items():
-        rows.append(_attempt("objective", setting, lambda o=objective: refit(chosen.points, o), name))
-    for setting, data in _without_budgets(chosen.points):
-        rows.append(_attempt("data", setting, lambda d=data: refit(d, chosen.objective), name))
-    for r in conventions.itertuples():
-        ends = (getattr(r, name), getattr(r, f"{name}_low"), getattr(r, f"{name}_high"))
-        if (r.params, r.compute) != (chosen.points.params, chosen.points.compute):
-            rows.append(dict(zip(_COLUMNS, ("convention", f"N {r.params}, C {r.compute}", *ends), strict=True)))
-    frame = pd.DataFrame([r for r in rows if r is not None])
-    if len(frame) < 2 or np.ptp(frame["value"]) < 1e-9:
-        raise ValueError(f"nothing moves the exponent {name} of this law: it is fixed by its form, or too few runs")
-    return frame
-
-
-_COLUMNS = ("what", "setting", "value", "low", "high")
-
-
-def _row(what: str, setting: str, fitted: Fit, name: str) -> dict:
-    value = fitted.exponents().get(name)
-    if value is None:
-        raise ValueError(f"{fitted.law.name} has no exponent {name}")
-    return dict(zip(_COLUMNS, (what, setting, value, *jackknife(fitted).interval(name, LEVEL)), strict=True))
-
-
-def _attempt(what: str, setting: str, fit: Callable[[], Fit], name: str) -> dict | None:
-    try:
-        return _row(what, setting, fit(), name)
-    except ValueError:
-        return None
-
-
-def _without_budgets(data: Points) -> Iterator[tuple[str, Points]]:
-    """The points without the smallest budgets, one more each time, and without the largest."""
-    groups = budget_groups(data)
-    if len(groups) > 12:  # no common budgets: octaves from the small end instead
-        low = data.frame["flops"].min()
-        for k in range(1, MOST_DROPPED + 1):
-            kept = data.frame[data.frame["flops"] > low * 2**k]
-            yield f"C above {low * 2**k:.1e}", replace(data, frame=kept.reset_index(drop=True))
-        return
-    for k in range(1, min(MOST_DROPPED, len(groups) - 2) + 1):
-        kept = pd.concat(groups[k:], ignore_index=True)
-        yield f"without the smallest {k if k > 1 else 'budget'}", replace(data, frame=kept)
-    if len(groups) > 2:
-        yield "without the largest budget", replace(data, frame=pd.concat(groups[:-1], ignore_index=True))
 
 
 def plot_sensitivity(frame: pd.DataFrame, *, name: str = "a", ax: Axes | None = None) -> Axes:
@@ -97,3 +31,15 @@ def plot_sensitivity(frame: pd.DataFrame, *, name: str = "a", ax: Axes | None = 
         note(ax, "hollow: outside the interval as chosen", where="lower right")
     ax.set_title("Sensitivity of the exponent")
     return ax
+
+
+FIGURES = (
+    Figure(
+        "sensitivity",
+        "The exponent of N* when the analysis is changed.",
+        needs=lambda e: e.sensitivity,
+        frame=lambda sensitivity: sensitivity,
+        plot=plot_sensitivity,
+        place=120,
+    ),
+)

@@ -7,6 +7,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm
 from matplotlib.ticker import FuncFormatter
 
+from isoflop.analysis.figure import Figure
 from isoflop.analysis.style import LOSS_MAP, MANY_DOTS, log_axis, new_axes
 from isoflop.scaling.fitting.fit import Fit
 
@@ -79,3 +80,15 @@ def _draw_frontier(ax: Axes, fit: Fit, sizes: np.ndarray, tokens: np.ndarray) ->
         style = {"ls": dash, "solid_capstyle": "butt"}
         ax.plot(np.asarray(best.N)[shown], np.asarray(best.D)[shown], color="black", lw=2.6 if inside else 1.2, **style)
         ax.plot(np.asarray(best.N)[shown], np.asarray(best.D)[shown], color="white", lw=1.3 if inside else 0.8, **style)
+
+
+FIGURES = (
+    Figure(
+        "surface",
+        "The law and the runs on one colour scale; white line: the efficient frontier.",
+        needs=lambda e: e.fit,
+        frame=surface_frame,
+        plot=plot_surface,
+        place=50,
+    ),
+)

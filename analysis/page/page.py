@@ -13,7 +13,7 @@ from pathlib import Path
 from string import Template
 
 from isoflop.analysis import sections as summary
-from isoflop.analysis.background import Beside
+from isoflop.analysis.background import BackgroundCall
 from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.page.checklist import checklist
 
@@ -24,9 +24,9 @@ PRICE, SPEED = 2.0, 4e14  # of a device-hour, and FLOP/s that a device sustains:
 
 
 @cache
-def javascript() -> Beside:
+def javascript() -> BackgroundCall:
     """Vega, Vega-Lite and vega-embed as one script; made beside the report, because it takes a core seconds."""
-    return Beside("vl_convert", "javascript_bundle")
+    return BackgroundCall("vl_convert", "javascript_bundle")
 
 
 def absent() -> list[str]:

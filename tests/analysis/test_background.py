@@ -2,7 +2,7 @@
 
 import pytest
 
-from isoflop.analysis.background import Beside
+from isoflop.analysis.background import BackgroundCall
 from isoflop.analysis.evidence import WORTH_A_PROCESS, Evidence
 from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.laws.chinchilla import Chinchilla
@@ -10,41 +10,41 @@ from isoflop.scaling.selection.scoreboard import CompareError
 
 
 def test_the_value_of_a_call():
-    call = Beside("operator", "add", [1, "x" * 100_000], [2.5])  # more than a pipe holds
+    call = BackgroundCall("operator", "add", [1, "x" * 100_000], [2.5])  # more than a pipe holds
     assert call.value == [1, "x" * 100_000, 2.5]
     assert call.value is call.value
 
 
 def test_an_error_is_raised_as_it_was():
     with pytest.raises(CompareError, match="no law can be compared"):
-        raise Beside("isoflop.scaling.selection.scoreboard", "CompareError", "no law can be compared").value
+        raise BackgroundCall("isoflop.scaling.selection.scoreboard", "CompareError", "no law can be compared").value
     with pytest.raises(ZeroDivisionError):
-        _ = Beside("operator", "truediv", 1, 0).value
+        _ = BackgroundCall("operator", "truediv", 1, 0).value
     with pytest.raises(ModuleNotFoundError):
-        _ = Beside("not_here", "f").value
+        _ = BackgroundCall("not_here", "f").value
 
 
 def test_a_process_that_dies_is_an_error():
     with pytest.raises(RuntimeError, match="ended with 3"):
-        _ = Beside("os", "_exit", 3).value
+        _ = BackgroundCall("os", "_exit", 3).value
 
 
-def test_the_scoreboard_is_the_same_beside_and_here():
+def test_the_scoreboard_is_the_same_in_the_background():
     law, sizes, tokens = Chinchilla(1.7, 400.0, 1200.0, 0.34, 0.37), [], []
     for size in (1e6, 2e6, 4e6, 8e6, 16e6, 32e6):
         for k in range(WORTH_A_PROCESS // 6 + 1):
             sizes.append(size)
             tokens.append(1e7 * 1.2**k)
     table = simulate_points(law, sizes, tokens, noise=0.01, seed=1)
-    here, beside = Evidence(table), Evidence(table)
-    beside.begin()
-    assert beside._scoring is not None
+    here, elsewhere = Evidence(table), Evidence(table)
+    elsewhere.begin()
+    assert elsewhere._scoring is not None
     assert here._scoring is None
-    assert beside.scoreboard.frame.equals(here.scoreboard.frame)
+    assert elsewhere.scoreboard.frame.equals(here.scoreboard.frame)
 
 
 def test_an_answer_that_nobody_waits_for_is_given_up():
-    call = Beside("time", "sleep", 60.0)
+    call = BackgroundCall("time", "sleep", 60.0)
     process = call._process
     del call
     assert process.returncode is not None

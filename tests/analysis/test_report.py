@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ import isoflop.analysis.report as report_module
 from isoflop.__main__ import app
 from isoflop.analysis import sections as summary
 from isoflop.analysis.evidence import Evidence, UnsupportedError, part
-from isoflop.analysis.figures.catalogue import FIGURES, get_figure
+from isoflop.analysis.figures import FIGURES, get_figure
 from isoflop.analysis.figures.cost import trained_tokens
 from isoflop.analysis.hero import draw_hero
 from isoflop.analysis.report import ReportError, draw_figure, write_report
@@ -80,11 +81,11 @@ def test_the_same_table_gives_the_same_bytes(written, tmp_path):
 
 
 def test_a_failing_figure_costs_only_itself(study_table, tmp_path, monkeypatch):
-    def broken(e, ax):
+    def broken(fit, ax):
         raise RuntimeError("no such artist")
 
     kept = {n: FIGURES[n] for n in ("isoflop", "surface")}
-    kept["surface"] = report_module.Figure("surface", "", broken, kept["surface"].data)
+    kept["surface"] = replace(kept["surface"], plot=broken)
     monkeypatch.setattr(report_module, "FIGURES", kept)
     (tmp_path / "surface.png").write_text("of an earlier report")
     result = write_report(study_table, tmp_path, n_draws=50)
@@ -119,9 +120,9 @@ def test_a_table_without_common_budgets_holds_out_its_last_half_decade():
     e = Evidence(simulate_points(LAW, sizes, tokens, noise=0.003))
     assert e.held_out.threshold == pytest.approx(e.points.frame["flops"].max() / 10**0.5)
     assert "rms of runs" in summary.held_out(e)
-    assert FIGURES["forecast_errors"].draw(e, None)
+    assert FIGURES["forecast_errors"].draw(e)
     with pytest.raises(ValueError, match="at least three sizes"):
-        FIGURES["prediction"].draw(e, None)
+        FIGURES["prediction"].draw(e)
 
 
 def test_collinear_runs_get_no_optimum():
@@ -129,7 +130,7 @@ def test_collinear_runs_get_no_optimum():
     e = Evidence(simulate_points(LAW, sizes, 20 * sizes, noise=0.003), law="chinchilla")
     assert "How to split compute is not known: size and tokens were not varied apart" in summary.verdict(e)
     with pytest.raises(UnsupportedError, match="collinear"):
-        FIGURES["n_star"].draw(e, None)
+        FIGURES["n_star"].draw(e)
 
 
 def test_a_fit_at_its_bounds_gets_no_optimum():
@@ -235,7 +236,7 @@ MISSING = {"peak_learning_rate": "bowls", "wall_seconds": "throughput", "trunk_i
 @pytest.mark.parametrize("column", MISSING)
 def test_a_missing_column_costs_the_figure_that_reads_it_and_is_named(study_table, column, tmp_path):
     e = Evidence(study_table.assign(wall_seconds=1.0).drop(columns=column), law="chinchilla", n_draws=50)
-    assert FIGURES["surface"].draw(e, None)
+    assert FIGURES["surface"].draw(e)
     if MISSING[column]:
         with pytest.raises(UnsupportedError, match=column):
             draw_figure(MISSING[column], e, tmp_path / "x.png")
@@ -244,7 +245,7 @@ def test_a_missing_column_costs_the_figure_that_reads_it_and_is_named(study_tabl
 def test_tied_exponents_are_said_to_be_so(study_table):
     e = Evidence(study_table, law="chinchilla-tied")
     assert "by its form the best model size grows as" in summary.verdict(e)
-    assert "tied" in "".join(t.get_text() for t in FIGURES["n_star"].draw(e, None).texts)
+    assert "tied" in "".join(t.get_text() for t in FIGURES["n_star"].draw(e).texts)
 
 
 def test_wrong_names_say_what_there_is(study_table):

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from isoflop.analysis.evidence import Evidence
-from isoflop.analysis.figures.catalogue import FIGURES
+from isoflop.analysis.figures import FIGURES
 from isoflop.analysis.report import write_report
 from isoflop.analysis.style import style
 from isoflop.scaling.design.simulate import simulate_study
@@ -48,7 +48,7 @@ def drawn(evidence: Evidence) -> set[str]:
     with style():
         for name, figure in FIGURES.items():
             try:
-                figure.draw(evidence, None).figure.draw_without_rendering()
+                figure.draw(evidence).figure.draw_without_rendering()
             except ValueError as error:
                 reasons.append(str(error))
                 continue

@@ -6,9 +6,9 @@ import pytest
 from matplotlib.collections import PathCollection
 
 from isoflop.analysis.evidence import Evidence
-from isoflop.analysis.figures.catalogue import FIGURES
+from isoflop.analysis.figures import FIGURES
+from isoflop.analysis.figures.arms import positions_frame
 from isoflop.analysis.figures.cost import cost_frame, plot_sweep_cost, plot_throughput
-from isoflop.analysis.figures.positions import positions_frame
 from isoflop.analysis.style import style
 from isoflop.scaling.table.evaluation import EVALUATION_FILE, write_evaluation
 from isoflop.scaling.table.read import read_table
@@ -47,7 +47,7 @@ POSITIONS = pd.DataFrame(
 def test_loss_by_position_draws_the_mean_of_neighbouring_positions(tmp_path):
     POSITIONS.to_csv(tmp_path / "positions.csv", index=False)
     e = Evidence(read_table(tmp_path / "positions.csv"))
-    ax = FIGURES["positions"].draw(e, None)
+    ax = FIGURES["positions"].draw(e)
     lstm, transformer = lines(ax)
     one = POSITIONS[POSITIONS["arm"] == "lstm"].set_index("position")["loss"]
     np.testing.assert_allclose(lstm.get_ydata()[0], one[1])
@@ -56,7 +56,7 @@ def test_loss_by_position_draws_the_mean_of_neighbouring_positions(tmp_path):
     np.testing.assert_allclose(lstm.get_ydata() - transformer.get_ydata(), 0.3)
     assert (lstm.get_linestyle(), transformer.get_linestyle()) == ("-", "--")
     with pytest.raises(ValueError, match="n_params"):
-        FIGURES["surface"].draw(e, None)
+        FIGURES["surface"].draw(e)
 
 
 def test_loss_by_position_is_read_beside_the_best_run_of_each_arm(study_table, tmp_path):

@@ -8,18 +8,17 @@ import pytest
 from matplotlib.collections import LineCollection, PathCollection
 
 from isoflop.analysis.evidence import Evidence
+from isoflop.analysis.figures import FIGURES
 from isoflop.analysis.figures.allocation import REFERENCE, plot_allocation
+from isoflop.analysis.figures.arms import plot_multiplier
 from isoflop.analysis.figures.bowls import best_rate, bowl_frame, plot_bowls
-from isoflop.analysis.figures.catalogue import FIGURES
 from isoflop.analysis.figures.curves import learning_curves, plot_learning_curves
-from isoflop.analysis.figures.exponents import plot_exponents
+from isoflop.analysis.figures.exponents import measured_slopes, plot_exponents, plot_local_slope
 from isoflop.analysis.figures.isoflop import plot_isoflop
-from isoflop.analysis.figures.multiplier import plot_multiplier
 from isoflop.analysis.figures.prediction import forecast_errors, plot_forecast_errors, plot_prediction
 from isoflop.analysis.figures.residuals import grouped, plot_residuals
 from isoflop.analysis.figures.scoreboard import plot_scoreboard, scoreboard_frame
 from isoflop.analysis.figures.sensitivity import plot_sensitivity
-from isoflop.analysis.figures.slope import measured_slopes, plot_local_slope
 from isoflop.analysis.figures.surface import plot_surface
 from isoflop.analysis.style import LEVEL, style
 from isoflop.scaling.design.simulate import simulate_study
@@ -201,7 +200,7 @@ def test_scoreboard_keeps_the_refused_with_their_reason(evidence):
 @pytest.mark.parametrize(("law", "names"), [("chinchilla", ("alpha", "beta")), ("chinchilla-tied", ("alpha", "E"))])
 def test_exponents_draw_every_resample(study_table, law, names):
     e = Evidence(study_table, law=law, n_draws=100)
-    ax = FIGURES["exponents"].draw(e, None)
+    ax = FIGURES["exponents"].draw(e)
     np.testing.assert_allclose(offsets(ax), e.resamples.frame[list(names)])
     (diamond,) = markers(ax, "D")
     assert (diamond.get_xdata()[0], diamond.get_ydata()[0]) == tuple(getattr(e.fit.law, n) for n in names)

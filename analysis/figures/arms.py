@@ -1,18 +1,63 @@
-"""Loss by position in the window: what each architecture makes of a longer past."""
+"""Arms side by side: the compute multiplier of each over the baseline, and what each makes of a longer past."""
 
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from isoflop.analysis.style import ColorScale, arm_legend, arm_looks, flops, label_ends, log_axis, new_axes, note
+from isoflop.analysis.figure import Figure
+from isoflop.analysis.style import (
+    COMPUTE_MAP,
+    INK,
+    ColorScale,
+    LossTicks,
+    arm_legend,
+    arm_looks,
+    flops,
+    label_ends,
+    log_axis,
+    new_axes,
+    note,
+)
+from isoflop.scaling.arms.multiplier import Multipliers
 from isoflop.scaling.table.conventions import is_runs
 from isoflop.scaling.table.evaluation import EVALUATION_FILE, read_evaluation
 from isoflop.scaling.table.runs import final_rows
 
 COLUMNS = ("run_id", "arm", "budget", "position", "loss")
 STEP = 2**0.5  # positions within this factor are drawn as their mean
+
+
+def multiplier_frame(result: Multipliers) -> pd.DataFrame:
+    """Every arm's multiplier at every loss, with its interval."""
+    return pd.concat([p.at_loss.assign(arm=p.arm, baseline=p.baseline) for p in result.pairs], ignore_index=True)
+
+
+def plot_multiplier(result: Multipliers, *, ax: Axes | None = None) -> Axes:
+    """C of the baseline over C of the arm at equal loss, with intervals; above 1 the arm is cheaper."""
+    ax = new_axes(ax)
+    ax.axhline(1, color=INK, lw=0.8)
+    ends = []
+    for place, pair in zip(np.linspace(0.35, 0.85, len(result.pairs)), result.pairs, strict=True):
+        shade = COMPUTE_MAP(place)
+        at = pair.at_loss.sort_values("loss", ascending=False)
+        ax.fill_between(at["loss"], at["lo"], at["hi"], color=shade, alpha=0.2, lw=0)
+        ax.plot(at["loss"], at["multiplier"], "o-", ms=3.5, color=shade)
+        ends.append((at["loss"].iloc[-1], at["multiplier"].iloc[-1], pair.arm, shade))
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LossTicks(7))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.3g}"))
+    ax.xaxis.set_major_locator(MaxNLocator(6))
+    ax.invert_xaxis()
+    ax.set_xlabel("loss reached (nats/token), more compute to the right")
+    ax.set_ylabel(f"compute multiplier over {result.pairs[0].baseline}")
+    label_ends(ax, ends)
+    note(ax, f"bands {result.level:.0%}", where="lower left")
+    ax.set_title("Compute multiplier")
+    return ax
 
 
 def positions_frame(table: pd.DataFrame) -> pd.DataFrame:
@@ -67,3 +112,23 @@ def plot_positions(positions: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     note(ax, "each arm's best run at a budget", where="lower left")
     ax.set_title("Loss by position")
     return ax
+
+
+FIGURES = (
+    Figure(
+        "multiplier",
+        "Compute of the baseline over compute of the arm, at equal loss.",
+        needs=lambda e: e.multipliers,
+        frame=multiplier_frame,
+        plot=plot_multiplier,
+        place=130,
+    ),
+    Figure(
+        "positions",
+        "Loss by position in the window, of each arm's best run.",
+        needs=lambda e: positions_frame(e.table),
+        frame=lambda positions: positions,
+        plot=plot_positions,
+        place=150,
+    ),
+)
