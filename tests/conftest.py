@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from tests.support.root import ROOT
+from tests.support.texts import write_texts
 
 
 @pytest.fixture(scope="session")
@@ -67,11 +68,3 @@ def here(tmp_path, monkeypatch) -> Path:
 def text(tmp_path_factory) -> Path:
     """A folder of the same files."""
     return write_texts(tmp_path_factory.mktemp("corpus") / "text")
-
-
-def write_texts(folder: Path) -> Path:
-    """A corpus of a dozen small files."""
-    folder.mkdir()
-    for i in range(12):
-        (folder / f"{i}.txt").write_text("".join(f"{i * j % 97} and {j * j % 89}, " for j in range(800)))
-    return folder

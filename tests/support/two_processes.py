@@ -15,7 +15,7 @@ from isoflop.experiments.parallel.follow import end, join
 from isoflop.experiments.training.learner import Learner
 from isoflop.experiments.training.trainer import _set_up, configure_process, train_trunk
 from isoflop.models.config import ModelConfig
-from tests.experiments.training.test_trainer import DATA, make
+from tests.support.training import DATA, make
 
 STEPS = 50
 KILL_AT = 128

@@ -1,6 +1,5 @@
 """Which trunks go into a pack, how large it may be, and what becomes of one whose worker dies."""
 
-# ruff: noqa: F811 (a fixture is imported and then named as an argument)
 from dataclasses import replace
 
 import pytest
@@ -12,9 +11,22 @@ from isoflop.experiments.store.store import create_store
 from isoflop.experiments.sweep import queue as jobs
 from isoflop.experiments.sweep import train_job as sweep
 from isoflop.experiments.sweep.launch import run_sweep
-from isoflop.experiments.sweep.queue import MAX_DEATHS, Job, packed, unpacked
+from isoflop.experiments.sweep.queue import MAX_DEATHS, Job, packed
 from isoflop.scaling.table.runs import read_runs
-from tests.experiments.parallel.test_pack import PACK, alone, check_same, launcher, run, spec, states  # noqa: F401 (fixtures)
+from tests.support.sweeps import PACK, check_same, in_process, run, states, three_alike, unpacked
+
+
+@pytest.fixture
+def spec(text, tmp_path):
+    return three_alike(text, tmp_path)
+
+
+@pytest.fixture
+def alone(spec, tmp_path):
+    """The rows of the same study with every trunk for itself."""
+    lone = unpacked(spec, tmp_path / "alone")
+    assert run(lone) == 0
+    return read_runs(lone.runs)
 
 
 @pytest.mark.parametrize(
@@ -83,16 +95,19 @@ def job(name, deaths=0):
 def test_a_pack_with_one_try_left_is_taken_apart():
     both = packed(["a=1"], [job("x"), job("y")])
     assert (both.overrides, both.seconds, both.trunk_ids) == (["a=1", "where.trunk='x,y'"], 4.0, ["x", "y"])
-    assert unpacked(both) == [both]
+    assert jobs.unpacked(both) == [both]
     both.deaths, both.error = MAX_DEATHS - 1, "died"
-    assert [(one.trunk_id, one.deaths, one.error) for one in unpacked(both)] == [("x", 2, "died"), ("y", 2, "died")]
+    assert [(one.trunk_id, one.deaths, one.error) for one in jobs.unpacked(both)] == [
+        ("x", 2, "died"),
+        ("y", 2, "died"),
+    ]
     assert packed(["a=1"], [job("x")]).parts == ()
 
 
 def test_the_one_of_a_pack_that_kills_its_worker_is_found(spec, alone):
     study, _ = sweep.load(spec)
     store, culprit, calls = create_store(spec.runs), list(study.trunks)[1], []
-    work = launcher(spec, calls)
+    work = in_process(spec, calls)
 
     def launch(job_overrides, first):
         trunks = [trunk for arguments in job_overrides for trunk in arguments[-1].split("'")[1].split(",")]
@@ -116,7 +131,7 @@ def test_the_one_of_a_pack_that_kills_its_worker_is_found(spec, alone):
 def test_a_pack_is_launched_again_for_what_its_worker_left(spec, alone):
     study, _ = sweep.load(spec)
     store, calls = create_store(spec.runs), []
-    work = launcher(spec, calls)
+    work = in_process(spec, calls)
 
     def launch(job_overrides, first):
         if calls:

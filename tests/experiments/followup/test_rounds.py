@@ -15,14 +15,13 @@ from isoflop.experiments.sweep import train_job as sweep
 from isoflop.experiments.sweep.launch import run_sweep
 from isoflop.scaling.design.candidates import DesignError
 from isoflop.scaling.table.runs import read_runs
+from tests.support.texts import write_texts
 
 
 @pytest.fixture(scope="module")
 def typed(tmp_path_factory):
     """Arguments of nine cells in three trunks and two rounds after them."""
-    folder = tmp_path_factory.mktemp("text")
-    for i in range(12):
-        (folder / f"{i}.txt").write_text("".join(f"{i * j % 97} and {j * j % 89}, " for j in range(1600)))
+    folder = write_texts(tmp_path_factory.mktemp("rounds") / "text", words=1600)
     return [
         "experiment=smoke", "study.name=tiny", "study.sizes=[d6,d8,d12]", "study.budgets=[3e8,6e8,1.2e9]",
         "study.window.min_steps=1", "schedule.warmup_steps=3", f"data.files=['{folder}/*.txt']", "data.source=files",

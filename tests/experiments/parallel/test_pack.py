@@ -5,103 +5,37 @@ import os
 import signal
 from dataclasses import replace
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
-from hydra.core.utils import JobReturn, JobStatus
 
-from isoflop.experiments.config import (
-    DataSpec,
-    ExperimentConfig,
-    OptimSpec,
-    ScheduleSpec,
-    StudySpec,
-    WhereSpec,
-    WindowSpec,
-)
-from isoflop.experiments.cost.packs import packs
 from isoflop.experiments.parallel import pack
 from isoflop.experiments.parallel.pack import train_pack
 from isoflop.experiments.parallel.pack_step import PackedStep
 from isoflop.experiments.store.models import find_trained
 from isoflop.experiments.store.store import create_store, open_store
 from isoflop.experiments.sweep import train_job as sweep
-from isoflop.experiments.sweep.launch import run_sweep
 from isoflop.experiments.training import cuda_graph as captured
 from isoflop.experiments.training import trainer
 from isoflop.experiments.training.learner import Learner
 from isoflop.experiments.training.trainer import train_trunk
 from isoflop.scaling.table.runs import read_runs
-from tests.experiments.sweep.test_faults import a_worker_at_work, finish, start
 from tests.support import tape
-
-CURVE = ["loss", "train_loss", "loss_se", "accuracy", "learning_rate"]
-EXACT = ["run_id", "step", "tokens", "phase", "final", "state", "trunk_id"]
-PACK = WhereSpec(pack=3)
+from tests.support.sweep_process import finish, start, worker_at_work
+from tests.support.sweeps import check_same, run, states, three_alike, unpacked
+from tests.support.texts import write_texts
 
 
 @pytest.fixture
 def spec(text, tmp_path):
-    """Six cells in three trunks that differ in seed."""
-    return ExperimentConfig(
-        data=DataSpec(
-            name="t", source="files", files=[f"{text}/*.txt"], eval_tokens=512, held_out_fraction=0.3, max_epochs=99.0
-        ),
-        optim=OptimSpec(learning_rate=0.002),  # larger ones and more steps let rounding grow
-        schedule=ScheduleSpec(warmup_steps=10),
-        study=StudySpec(name="tiny", sizes=["d8"], budgets=[2e9, 4e9], window=WindowSpec(min_steps=1), seeds=[0, 1, 2]),
-        where=replace(PACK, corpora=str(text.parent / "corpora"), checkpoint_seconds=0.0),
-        runs=str(tmp_path / "runs"),
-    )
-
-
-def launcher(spec, calls=None):
-    """Runs each job here, as a worker does."""
-
-    def launch(job_overrides, first):
-        if calls is not None:
-            calls.append([arguments[-1].split("'")[1].split(",") for arguments in job_overrides])
-        return [one(arguments[-1].split("'")[1].split(",")) for arguments in job_overrides]
-
-    def one(trunks):
-        outcome = JobReturn()
-        study, corpora = sweep.load(spec)
-        groups = packs([study.trunks[trunk] for trunk in trunks], lambda cells: cells, spec.where)
-        try:
-            for group in groups:
-                sweep.train_together(group, corpora, create_store(spec.runs), spec.where, study)
-            outcome.return_value, outcome.status = None, JobStatus.COMPLETED
-        except Exception as error:
-            outcome.return_value, outcome.status = error, JobStatus.FAILED
-        return outcome
-
-    return launch
-
-
-def run(spec, calls=None):
-    return run_sweep([([], spec)], launcher(spec, calls), workers=1)
+    return three_alike(text, tmp_path)
 
 
 @pytest.fixture
 def alone(spec, tmp_path):
-    """The same study with every trunk for itself."""
-    lone = replace(spec, runs=str(tmp_path / "alone"), where=replace(spec.where, pack=1))
+    """The rows of the same study with every trunk for itself."""
+    lone = unpacked(spec, tmp_path / "alone")
     assert run(lone) == 0
     return read_runs(lone.runs)
-
-
-def check_same(runs, other, rel=1e-4):
-    order = ["run_id", "step"]
-    a, b = (t.sort_values(order).reset_index(drop=True) for t in (runs, other))
-    pd.testing.assert_frame_equal(a[EXACT], b[EXACT])
-    for name in CURVE:
-        tolerance = {"rtol": rel, "atol": 3 / 512 if name == "accuracy" else 1e-6}  # a target on the edge may tip
-        np.testing.assert_allclose(a[name], b[name], **tolerance, err_msg=name)
-
-
-def states(spec):
-    return create_store(spec.runs).states().set_index("run_id")
 
 
 def learners(spec, **changes):
@@ -260,7 +194,7 @@ def test_one_that_fails_leaves_the_others(spec, alone, monkeypatch):
 
 def test_one_that_diverges_does_not_disturb_the_others(spec, tmp_path):
     spec.study.seeds, spec.study.vary = [0], {"optim.learning_rate": [0.001, 0.002, 1e30]}
-    lone = replace(spec, runs=str(tmp_path / "alone"), where=replace(spec.where, pack=1))
+    lone = unpacked(spec, tmp_path / "alone")
     assert run(spec) == run(lone) == 1
     assert sorted(states(spec)["state"]) == ["diverged"] * 2 + ["done"] * 4
     a, b = read_runs(spec.runs), read_runs(lone.runs)
@@ -354,13 +288,11 @@ def test_the_step_is_played_without_its_python(spec, monkeypatch):
 @pytest.mark.slow
 def test_a_killed_pack_goes_on_through_the_real_command(tmp_path):
     """SIGKILL of the worker that holds three trunks, in the middle of them."""
-    (tmp_path / "text").mkdir()
-    for i in range(20):
-        (tmp_path / "text" / f"{i}.txt").write_text("".join(f"{i * j % 97} and {j * j % 89}, " for j in range(2000)))
+    write_texts(tmp_path / "text", files=20, words=2000)
     more = ["study.sizes=[d8]", "study.seeds=[0,1,2]", "study.budgets=[5e9,2e10]", "optim.learning_rate=0.0005"]
     finish(start(tmp_path, "lone", *more))
     process = start(tmp_path, "packed", *more, "where.pack=3")
-    victim = a_worker_at_work(tmp_path, "packed")
+    victim = worker_at_work(tmp_path, "packed")
     trunks = open_store(tmp_path / "packed").states()
     assert set(trunks["pid"]) == {victim}
     os.kill(victim, signal.SIGKILL)

@@ -14,8 +14,8 @@ from isoflop.experiments.data.corpus import prepare
 from isoflop.experiments.store.store import open_store
 from isoflop.experiments.sweep.pool import check_distributed
 from isoflop.scaling.table.runs import read_runs
-from tests.experiments.training.test_trainer import DATA
 from tests.support.root import ROOT
+from tests.support.training import DATA
 from tests.support.two_processes import KILL_AT, MODEL, cell_of, losses, refusal, trunk
 
 TOLERANCE = 1e-5  # nats/token, at each of 50 steps

@@ -19,6 +19,7 @@ from isoflop.experiments.sweep import train_job as sweep
 from isoflop.experiments.training.evaluate import evaluate
 from isoflop.models.export import read_folder
 from isoflop.models.generate import Sampling
+from tests.support.texts import write_texts
 
 PROMPT = "1 and \u00e9 "
 
@@ -27,10 +28,9 @@ PROMPT = "1 and \u00e9 "
 def spec(tmp_path_factory):
     """Three small cells on a corpus of a dozen files, two sharing a trunk."""
     root = tmp_path_factory.mktemp("trained")
-    for i in range(12):
-        (root / f"{i}.txt").write_text("".join(f"{i * j % 97} and {j * j % 89}, " for j in range(800)))
+    text = write_texts(root / "text")
     return ExperimentConfig(
-        data=DataSpec(name="t", source="files", files=[f"{root}/*.txt"], eval_tokens=512, held_out_fraction=0.3),
+        data=DataSpec(name="t", source="files", files=[f"{text}/*.txt"], eval_tokens=512, held_out_fraction=0.3),
         schedule=ScheduleSpec(warmup_steps=3),
         study=StudySpec(name="tiny", sizes=["d6", "lstm-d20"], budgets=[2e8, 4e8], window=WindowSpec(min_steps=1)),
         where=WhereSpec(corpora=str(root / "corpora")),

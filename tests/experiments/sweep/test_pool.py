@@ -15,7 +15,7 @@ from isoflop.experiments.store.store import open_store
 from isoflop.experiments.sweep import pool
 from isoflop.experiments.sweep.launch import predicted_seconds, run_sweep
 from isoflop.experiments.sweep.pool import at_once, gpus, mps_runs, per_device, time_slices, worker_count
-from tests.experiments.sweep.test_train_job import in_process, spec  # noqa: F401 (fixtures)
+from tests.support.sweeps import in_process, two_trunks
 
 CUDA = WhereSpec(device="cuda")
 
@@ -143,7 +143,8 @@ print(json.dumps(seen))
     assert {name for _, name in seen} == {"3", "7"}
 
 
-def test_the_launch_says_its_workers_and_gpus(spec, monkeypatch, capsys):  # noqa: F811
+def test_the_launch_says_its_workers_and_gpus(text, tmp_path, monkeypatch, capsys):
+    spec = two_trunks(text, tmp_path)
     monkeypatch.setattr("isoflop.experiments.sweep.launch.check_device", lambda device: None)
     monkeypatch.setattr("isoflop.experiments.sweep.launch.available_bytes", lambda device: 1e12)
     where = replace(spec.where, device="cuda", workers_per_gpu=2)

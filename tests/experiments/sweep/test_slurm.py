@@ -16,6 +16,7 @@ from isoflop.experiments.sweep import slurm
 from isoflop.experiments.sweep.slurm import Array, SlurmError, script, submit, wait
 from isoflop.scaling.table.runs import read_runs, same_runs
 from tests.support.root import ROOT
+from tests.support.texts import write_texts
 
 NODE = ROOT / "tests" / "support" / "slurm_node.sh"
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "squeue")
@@ -114,9 +115,7 @@ def cluster(tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cells")
-    (folder / "text").mkdir()
-    for i in range(20):
-        (folder / "text" / f"{i}.txt").write_text("".join(f"{i * j % 97} and {j * j % 89}, " for j in range(2000)))
+    write_texts(folder / "text", files=20, words=2000)
     return folder
 
 

@@ -8,12 +8,8 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from isoflop.experiments.config import (
     BudgetSpec,
-    DataSpec,
-    ExperimentConfig,
     ModelSpec,
-    ScheduleSpec,
     StudySpec,
-    WindowSpec,
 )
 from isoflop.experiments.store.store import StoreError, create_store
 from isoflop.experiments.sweep import launch, pool
@@ -22,48 +18,12 @@ from isoflop.experiments.sweep.launch import MAX_DEATHS, Job, finish, in_order, 
 from isoflop.experiments.training import trainer
 from isoflop.experiments.training.learner import Learner
 from isoflop.scaling.table.runs import read_config, read_runs, same_runs
+from tests.support.sweeps import in_process, run, states, two_trunks
 
 
 @pytest.fixture
 def spec(text, tmp_path):
-    """Four cells in two trunks."""
-    return ExperimentConfig(
-        data=DataSpec(name="t", source="files", files=[f"{text}/*.txt"], eval_tokens=512, held_out_fraction=0.3),
-        schedule=ScheduleSpec(warmup_steps=3),
-        study=StudySpec(name="tiny", sizes=["d6", "d8"], budgets=[2e8, 4e8], window=WindowSpec(min_steps=1)),
-        where=replace(ExperimentConfig().where, corpora=str(text.parent / "corpora"), checkpoint_seconds=0.0),
-        runs=str(tmp_path / "runs"),
-    )
-
-
-def in_process(spec, *, before=lambda arguments: None):
-    """A launcher that runs each job here, as Hydra's basic launcher does."""
-
-    def launcher(job_overrides, first):
-        return [one(arguments) for arguments in job_overrides]
-
-    def one(arguments):
-        trunk = arguments[-1].removeprefix("where.trunk='").removesuffix("'")
-        outcome = JobReturn()
-        try:
-            before(trunk)
-            study, corpora = sweep.load(spec)
-            cells = study.trunks[trunk]
-            sweep.train_claimed(cells, corpora, create_store(spec.runs), spec.where, study)
-            outcome.return_value, outcome.status = None, JobStatus.COMPLETED
-        except Exception as error:
-            outcome.return_value, outcome.status = error, JobStatus.FAILED
-        return outcome
-
-    return launcher
-
-
-def run(spec, **options):
-    return run_sweep([([], spec)], in_process(spec, **options), workers=1)
-
-
-def states(spec):
-    return create_store(spec.runs).states().set_index("run_id")
+    return two_trunks(text, tmp_path)
 
 
 def failing(monkeypatch, run_id):

@@ -14,37 +14,9 @@ from isoflop.experiments.compose import UsageError
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.trackers import sinks as trackers
 from isoflop.experiments.trackers.sinks import CURVES, Trackers
-from isoflop.experiments.training.rows import Measurement, run_rows
 from isoflop.scaling.table.runs import read_runs
 from tests.support.studies import only, single
-
-CORPUS = SimpleNamespace(
-    tokenizer_id="bytes", eval_id="e", loss_floor=float("nan"), bytes_per_token=1.0, train_tokens=10_000_000,
-    corpus_id="c0",
-)  # fmt: skip
-FIRST, SECOND = only(single(flops=3e9)), only(replace(single(flops=6e9), arm="b"))
-
-
-def measurement(step: int) -> Measurement:
-    return Measurement(step, 0.02, "constant", 3.0 - step / 1000, 0.01, 0.3, 3.1 - step / 1000, step / 10)
-
-
-def curve(cell, points: int = 4) -> list[Measurement]:
-    return [measurement(cell.steps * k // points) for k in range(1, points + 1)]
-
-
-def tell(folder: Path, names, cell, until: int | None = None, **options) -> list[dict]:
-    """Train `cell` in make-believe up to its measurement `until` (all: to its end); returns the rows told."""
-    for name in names:
-        pytest.importorskip(name)
-    points = curve(cell)[:until]
-    with Trackers(names, folder, "study", CORPUS, "cpu") as told:
-        for k in range(1, len(points) + 1):
-            told.follow(cell, points[:k])
-        rows = run_rows(cell, CORPUS, points, state=options.get("state", "done"), device="cpu")
-        if until is None:
-            told.finish(cell, rows)
-    return rows
+from tests.support.tracked import CORPUS, FIRST, SECOND, curve, track
 
 
 def scalars(folder: Path, run_id: str) -> dict[str, list[tuple[int, float]]]:
@@ -99,7 +71,7 @@ def test_tensorboard_holds_each_cell_as_a_run_with_its_curve_settings_and_end(tm
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for cell in (FIRST, SECOND):
-        rows = tell(tmp_path, ["tensorboard"], cell)
+        rows = track(tmp_path, ["tensorboard"], cell)
         found = scalars(tmp_path, cell.run_id)
         for tag in CURVES:
             assert found[tag] == [(row["step"], pytest.approx(row[tag], rel=1e-6)) for row in rows]
@@ -115,18 +87,18 @@ def test_tensorboard_holds_each_cell_as_a_run_with_its_curve_settings_and_end(tm
 
 @pytest.mark.parametrize("until", [1, 3])
 def test_tensorboard_gets_no_point_twice_when_a_run_goes_on(tmp_path, until):
-    tell(tmp_path, ["tensorboard"], FIRST, until)
-    rows = tell(tmp_path, ["tensorboard"], FIRST)
+    track(tmp_path, ["tensorboard"], FIRST, until)
+    rows = track(tmp_path, ["tensorboard"], FIRST)
     assert [step for step, _ in scalars(tmp_path, FIRST.run_id)["loss"]] == [row["step"] for row in rows]
 
 
 def test_wandb_offline_holds_each_cell_as_a_run_and_no_point_twice(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setattr(trackers, "PATIENCE_SECONDS", 120)  # its service is slow to start on a busy machine
-    tell(tmp_path, ["wandb"], FIRST, 2)
+    track(tmp_path, ["wandb"], FIRST, 2)
     assert offline(tmp_path, FIRST.run_id)["exit"] == 1
     for cell, state in ((FIRST, "done"), (SECOND, "diverged")):
-        rows = tell(tmp_path, ["wandb"], cell, state=state)
+        rows = track(tmp_path, ["wandb"], cell, state=state)
         found = offline(tmp_path, cell.run_id)
         assert [point["_step"] for point in found["history"]] == [row["step"] for row in rows]
         for tag in CURVES:
@@ -173,7 +145,7 @@ class Failing:
 def test_a_failing_tracker_is_one_warning_and_the_other_goes_on(tmp_path, monkeypatch, caplog, good):
     failing, real = Failing(good), trackers.open_sink
     monkeypatch.setattr(trackers, "open_sink", lambda n, folder: failing if n == "wandb" else real(n, folder))
-    rows = tell(tmp_path, ["wandb", "tensorboard"], FIRST)
+    rows = track(tmp_path, ["wandb", "tensorboard"], FIRST)
     assert failing.calls == good + 1
     assert [r.getMessage() for r in caplog.records] == [
         "tracker wandb failed (no space left); training goes on without it"
@@ -186,7 +158,7 @@ def test_a_tracker_that_cannot_open_is_a_warning(tmp_path, monkeypatch, caplog):
         raise ImportError("No module named 'x'")
 
     monkeypatch.setattr(trackers, "open_sink", refuse)
-    tell(tmp_path, ["tensorboard"], FIRST)
+    track(tmp_path, ["tensorboard"], FIRST)
     assert "tracker tensorboard failed (No module named 'x')" in caplog.text
 
 
@@ -195,7 +167,7 @@ def test_a_slow_tracker_holds_up_neither_the_training_nor_its_end(tmp_path, monk
     monkeypatch.setattr(trackers, "open_sink", lambda name, folder: slow)
     monkeypatch.setattr(trackers, "PATIENCE_SECONDS", 0.1)
     began = time.monotonic()
-    tell(tmp_path, ["wandb"], FIRST)
+    track(tmp_path, ["wandb"], FIRST)
     assert time.monotonic() - began < 0.9
     assert "wandb not done after" in caplog.text
 

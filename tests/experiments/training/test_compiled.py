@@ -11,8 +11,7 @@ from isoflop.experiments.data.corpus import prepare
 from isoflop.experiments.study.engine import Engine
 from isoflop.experiments.training.learner import Learner
 from isoflop.models.config import ModelConfig
-from tests.experiments.training.test_cuda_graph import CELLS, losses, same
-from tests.experiments.training.test_trainer import DATA, make, train
+from tests.support.training import CHANGES, DATA, losses, make, same, train
 
 COMPILED = Engine(by_hand=False, compiled=True)
 
@@ -36,9 +35,9 @@ def graphs(monkeypatch):
 
 
 @pytest.mark.parametrize("options", [{}, {"micro_batch": 3}, {"bfloat16": True}, {"recompute": True}], ids=str)
-@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("kind", CHANGES)
 def test_compiled_it_trains_as_by_autograd(corpus, graphs, kind, options):
-    cell = replace(make(corpus, 30), **CELLS[kind])
+    cell = replace(make(corpus, 30), **CHANGES[kind])
     compiled = Learner(cell, corpus, "cpu", engine=replace(COMPILED, **options))
     plain = Learner(cell, corpus, "cpu", engine=replace(COMPILED, compiled=False, **options))
     assert losses(compiled, 30, until=12) == losses(plain, 30, until=12)

@@ -17,9 +17,9 @@ from isoflop.experiments.training import trainer
 from isoflop.experiments.training.learner import Learner
 from isoflop.experiments.training.trainer import configure_process
 from isoflop.models.config import ModelConfig
-from tests.bench import cuda as bench_cuda
-from tests.experiments.training.test_trainer import DATA, KilledError, kill_at, make, train
+from tests.support import cuda_contenders
 from tests.support.root import ROOT
+from tests.support.training import DATA, KilledError, kill_at, make, train
 
 gpu = pytest.mark.gpu
 pytestmark = pytest.mark.filterwarnings(  # torch's own
@@ -215,9 +215,9 @@ def test_the_benchmark_says_that_there_is_no_device():
     assert (told.returncode, told.stdout) == (1, "no CUDA device\n")
 
 
-@pytest.mark.parametrize("precision", bench_cuda.PRECISIONS)
-@pytest.mark.parametrize("name", bench_cuda.CONTENDERS)
+@pytest.mark.parametrize("precision", cuda_contenders.PRECISIONS)
+@pytest.mark.parametrize("name", cuda_contenders.CONTENDERS)
 def test_every_contender_of_the_benchmark_trains(name, precision):
-    cell = bench_cuda.cell_of(2, 8, precision)
-    speed = bench_cuda.tokens_per_second(name, cell, "cpu", seconds=0.01)
+    cell = cuda_contenders.cell_of(2, 8, precision)
+    speed = cuda_contenders.tokens_per_second(name, cell, "cpu", seconds=0.01)
     assert math.isnan(speed) if (name, precision) == ("ours, packed", "bfloat16") else speed > 0

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from isoflop.experiments.config import OptimSpec
 from isoflop.experiments.data.corpus import prepare
 from isoflop.experiments.study.engine import Engine
 from isoflop.experiments.training import cuda_graph as captured_module
@@ -16,8 +15,8 @@ from isoflop.experiments.training.cuda_graph import WARM_UP, Captured
 from isoflop.experiments.training.learner import Learner
 from isoflop.models.config import ModelConfig
 from isoflop.models.step import c_ops as kernels
-from tests.experiments.training.test_trainer import DATA, make
 from tests.support.tape import CaptureError, Tape, record
+from tests.support.training import CHANGES, DATA, losses, make, same
 
 
 class Running:
@@ -55,13 +54,6 @@ def taped(monkeypatch):
     monkeypatch.setattr(kernels, "usable", lambda weights: False)  # as on CUDA: torch's ops alone
 
 
-CELLS = {
-    "plain": {},
-    "tied": {"model": ModelConfig("transformer", 16, 16, 2, 8, 2, tied=True)},
-    "gpt2": {"model": ModelConfig("transformer", 16, 16, 2, 8, 1, None, False, "layernorm", "gelu", "learned")},
-    "decay": {"optim": OptimSpec(parametrization="completep", batch_size=4, weight_decay=0.1, clip_norm=0.1)},
-    "muon": {"optim": OptimSpec(name="muon", batch_size=4, weight_decay=0.1)},
-}
 ENGINES = {
     "by hand": Engine(),
     "autograd": Engine(by_hand=False),
@@ -70,23 +62,10 @@ ENGINES = {
 }
 
 
-def losses(learner, steps, until=60):
-    """Sum of the training losses after every few steps, each chunk of another length."""
-    told = []
-    while learner.step < until:
-        learner.advance(min(until, learner.step + 1 + len(told)), steps)
-        told.append(learner.loss_sum.item())
-    return told
-
-
 def pair(cell, corpus, engine=None):
     """A learner as it is, and one whose steps are captured."""
     engine = engine or Engine()
     return Learner(cell, corpus, "cpu", engine=engine), Learner(cell, corpus, "cpu", engine=replace(engine, graph=True))
-
-
-def same(plain, captured):
-    return all(torch.equal(a, captured.optimizer.tensors()[name]) for name, a in plain.optimizer.tensors().items())
 
 
 def test_warming_up_leaves_no_trace_and_calls_add_up():
@@ -206,9 +185,9 @@ def test_on_cpu_the_captured_step_is_the_plain_one_to_the_bit(corpus):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("kind", CHANGES)
 def test_a_step_without_its_python_trains_alike(corpus, taped, kind, engine):
-    cell = replace(make(corpus, 60), **CELLS[kind])
+    cell = replace(make(corpus, 60), **CHANGES[kind])
     plain, captured = pair(cell, corpus, ENGINES[engine])
     told = losses(plain, 60)
     if kind == "muon":  # its rate, as a tensor, is multiplied in another order
@@ -246,12 +225,12 @@ def test_one_learner_goes_on_from_the_state_of_another(corpus, taped):
 
 
 @pytest.mark.parametrize("engine", ["by hand", "autograd", "in pieces"])  # no autocast to shapes alone
-@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("kind", CHANGES)
 def test_a_step_meets_no_tensor_of_the_host(corpus, monkeypatch, kind, engine):
     """On the device of shapes alone, where what was made on the host, or is copied from it, shows."""
     updates = []  # torch has no shapes of this op
     monkeypatch.setattr(torch, "_fused_adamw_", lambda *tensors, lr, **_: updates.append((tensors, lr)))
-    cell = replace(make(corpus, 60), **CELLS[kind])
+    cell = replace(make(corpus, 60), **CHANGES[kind])
     learner = Learner(cell, corpus, "meta", engine=replace(ENGINES[engine], graph=True))
     example = torch.zeros(4, 17, dtype=torch.int64, device="meta"), torch.zeros((), device="meta")
     learner._take(*example)  # makes the tables that stay

@@ -8,9 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
-from isoflop.experiments.config import DataSpec, OptimSpec, ScheduleSpec, SyntheticSpec, WhereSpec
+from isoflop.experiments.config import OptimSpec, ScheduleSpec
 from isoflop.experiments.data.corpus import prepare
-from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.schedule import row_steps
 from isoflop.experiments.training import trainer
 from isoflop.experiments.training.optimizer import FlatAdamW
@@ -20,16 +19,7 @@ from isoflop.models.config import ModelConfig, count_params
 from isoflop.models.parametrization import initialize
 from isoflop.scaling.table.runs import NAMES, same_runs, validate
 from tests.support.root import ROOT
-
-DATA = DataSpec(
-    name="synthetic",
-    source="synthetic",
-    tokenizer="none",
-    context_length=16,
-    eval_tokens=2048,
-    synthetic=SyntheticSpec(vocab_size=16, tokens=60_000, chains=100),
-)
-WHERE = WhereSpec()
+from tests.support.training import DATA, OTHERS, WHERE, KilledError, kill_at, make, table, train
 
 
 @pytest.fixture(scope="module")
@@ -40,41 +30,6 @@ def corpus(tmp_path_factory):
 @pytest.fixture
 def cells(corpus):
     return [make(corpus, steps) for steps in (100, 150, 230)]
-
-
-def make(corpus, steps, *, schedule=None, **optim):
-    return Cell(
-        model=ModelConfig("transformer", 16, 16, 2, 8, 1),
-        size="d8",
-        data=DATA,
-        optim=OptimSpec(batch_size=4, **optim),
-        schedule=schedule or ScheduleSpec(warmup_steps=10),
-        corpus_id=corpus.corpus_id,
-        seed=0,
-        arm="",
-        steps=steps,
-        budget_flops=math.nan,
-    )
-
-
-def train(cells, corpus, folder=None, where=WHERE, **kwargs):
-    return {cell.steps: rows for cell, rows in train_trunk(cells, corpus, folder=folder, where=where, **kwargs)}
-
-
-def table(runs):
-    return pd.DataFrame([row for rows in runs.values() for row in rows])
-
-
-class KilledError(Exception):
-    pass
-
-
-def kill_at(run_id, step):
-    def on_progress(progress):
-        if progress["run_id"] == run_id and progress["step"] >= step:
-            raise KilledError
-
-    return on_progress
 
 
 def test_rows_are_the_run_table(cells, corpus):
@@ -122,17 +77,6 @@ def test_killed_and_resumed_gives_the_same_bits(cells, corpus, tmp_path, monkeyp
     finished |= train(left, corpus, tmp_path, where, on_progress=lambda p: seen.append(p["step"]))
     assert seen[0] > step - 8  # resumed, not begun anew
     assert same_runs(table(finished), table(undisturbed))
-
-
-OTHERS = {
-    "lstm": {"model": ModelConfig("lstm", 16, 16, 2, 8, 0)},
-    "gpt2": {"model": ModelConfig("transformer", 16, 16, 2, 8, 1, None, False, "layernorm", "gelu", "learned")},
-    "experts": {"model": ModelConfig("transformer", 16, 16, 2, 8, 1, 8, experts=3, experts_per_token=1)},
-    "muon": {"optim": OptimSpec(name="muon", batch_size=4)},
-    "completep": {"optim": OptimSpec(parametrization="completep", batch_size=4)},
-    "linear": {"schedule": ScheduleSpec(name="linear", warmup_steps=10)},
-    "constant": {"schedule": ScheduleSpec(name="constant", warmup_steps=10)},
-}
 
 
 @pytest.mark.parametrize("kind", OTHERS)
@@ -244,7 +188,8 @@ def test_divergence_in_one_cooldown_leaves_the_others(corpus, monkeypatch):
 def test_the_same_bits_in_another_process(corpus, cells, tmp_path):
     script = (
         "from pathlib import Path\n"
-        "from tests.experiments.training.test_trainer import DATA, make, prepare, table, train\n"
+        "from isoflop.experiments.data.corpus import prepare\n"
+        "from tests.support.training import DATA, make, table, train\n"
         f"corpus = prepare(DATA, Path({str(corpus.folder.parent)!r}))\n"
         f"table(train([make(corpus, 100)], corpus)).to_pickle({str(tmp_path / 'rows.pkl')!r})"
     )

@@ -17,9 +17,9 @@ from isoflop.models.step import hand_written as gradient
 from isoflop.models.step import native
 from isoflop.models.step import torch_ops as pieces
 from isoflop.models.step.training_step import kernels_build, score
-from tests.experiments.training.test_trainer import DATA, make
 from tests.support.models import scrambled, tokens
 from tests.support.root import ROOT
+from tests.support.training import DATA, make
 
 SHAPES = [(2, 16, 2, 8), (1, 64, 1, 6), (3, 19, 2, 10), (2, 5, 3, 4), (1, 1, 1, 2), (2, 33, 1, 14)]  # B, T, H, K
 needs_compiler = pytest.mark.skipif(native.library() is None, reason="no C compiler here")

@@ -15,7 +15,7 @@ from isoflop.models.parametrization import initialize
 from isoflop.models.step.precision import lower_products
 from isoflop.models.step.training_step import kernels_build, score
 from isoflop.scaling.table.runs import same_runs
-from tests.experiments.training.test_trainer import DATA, OTHERS, make, table, train
+from tests.support.training import DATA, OTHERS, make, table, train
 
 TOLERANCE = 0.02  # nats/token, of the held-out loss after 50 steps
 

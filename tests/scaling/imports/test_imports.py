@@ -265,9 +265,9 @@ def test_tensorboard_event_files_of_others(tmp_path):
 
 def test_our_own_event_files_come_back_as_they_went(tmp_path):
     pytest.importorskip("tensorboard")
-    from tests.experiments.trackers.test_trackers import FIRST, SECOND, tell
+    from tests.support.tracked import FIRST, SECOND, track
 
-    rows = {cell.run_id: tell(tmp_path, ["tensorboard"], cell)[-1] for cell in (FIRST, SECOND)}
+    rows = {cell.run_id: track(tmp_path, ["tensorboard"], cell)[-1] for cell in (FIRST, SECOND)}
     table = imported(tmp_path / "tensorboard").table
     assert len(table) == 2
     for _, found in table.iterrows():

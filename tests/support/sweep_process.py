@@ -1,0 +1,44 @@
+"""A small sweep as a user starts it: the command in a process of its own, on the pool of worker processes."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from isoflop.experiments.store.store import StoreError, open_store
+
+DEADLINE = 600.0  # seconds without an end: something hangs
+ARGUMENTS = (
+    "study.name=kill", "study.sizes=[d8,d12,d16]", "study.budgets=[2e9,3e10]", "study.window.min_steps=1",
+    "schedule.warmup_steps=5", "data=text", "data.eval_tokens=2048", "data.max_epochs=1e4",
+    "where.checkpoint_seconds=0.2", "where.workers=2",
+)  # fmt: skip
+
+
+def start(folder: Path, runs: str, *more: str) -> subprocess.Popen:
+    """`isoflop run` on the files in `folder`/text, into `folder`/`runs`; `more` are overrides."""
+    command = [sys.executable, "-m", "isoflop", "run", *ARGUMENTS, f"data.files=[{folder}/text/*.txt]", f"runs={runs}"]
+    return subprocess.Popen([*command, *more], cwd=folder, stdout=-1, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen) -> str:
+    """What it printed, once it has ended well."""
+    out, _ = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 0, out
+    return out
+
+
+def worker_at_work(folder: Path, runs: str) -> int:
+    """Process number of a worker that has taken some steps of a cell."""
+    deadline = time.monotonic() + DEADLINE
+    while time.monotonic() < deadline:
+        try:
+            states = open_store(folder / runs).states()
+        except StoreError:
+            states = None  # not made yet
+        if states is not None and len(busy := states[(states["state"] == "running") & (states["step"] > 0)]):
+            return int(busy["pid"].iloc[0])
+        time.sleep(0.05)
+    pytest.fail("no worker got to work")
