@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from isoflop.analysis.evidence import Evidence
-from isoflop.analysis.figures.catalogue import FIGURES, get_figure
+from isoflop.analysis.figures import FIGURES, get_figure
 from isoflop.analysis.style import style
 
 
