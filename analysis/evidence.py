@@ -19,17 +19,16 @@ from isoflop.scaling.arms.multiplier import Multipliers, multiplier
 from isoflop.scaling.findings.diagnose import Finding, diagnose, diagnose_approaches, refused
 from isoflop.scaling.findings.sensitivity import exponent_sensitivity
 from isoflop.scaling.findings.verdict import CONVENTIONS
-from isoflop.scaling.fitting.fit import Fit, Huber
+from isoflop.scaling.fitting.fit import Fit, Huber, fit
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import Draws, bootstrap, jackknife
-from isoflop.scaling.laws.chinchilla import get_law
-from isoflop.scaling.selection.holdout import CANDIDATES, HoldOut, fit_candidate, hold_out
+from isoflop.scaling.laws import get_law, with_role
+from isoflop.scaling.selection.holdout import CANDIDATES, HoldOut, hold_out
 from isoflop.scaling.selection.scoreboard import Scoreboard, compare
 from isoflop.scaling.table.conventions import COMPUTE, PARAMS, Points, is_runs, points
 from isoflop.scaling.table.runs import final_rows
 
 FALLBACK = "chinchilla"
-RIVALS = ("kaplan", "saturating")  # scored beside the candidates; isoflop compare scores the whole catalogue
 WORTH_A_PROCESS = 150  # points: below, a process takes longer to start than the scoreboard takes
 MANY_POINTS = 2000  # from here on they are not: a fit of them takes seconds
 HELD_OUT_SIZES = 3  # a budget with fewer sizes has no optimum to predict
@@ -87,7 +86,7 @@ class Evidence:
 
     def __post_init__(self) -> None:
         """Raise ValueError for a name that no table could make right."""
-        if self.law is not None and self.law not in CANDIDATES:
+        if self.law is not None:
             get_law(self.law)
         for what, value, known in (("params", self.params, PARAMS), ("compute", self.compute, COMPUTE)):
             if value not in known:
@@ -129,7 +128,7 @@ class Evidence:
     @part
     def held_out(self) -> HoldOut:
         """Every candidate law fitted without the largest compute and tested on it."""
-        laws = list(CANDIDATES) if self.law in (None, *CANDIDATES) else [*CANDIDATES, self.law]
+        laws = list(dict.fromkeys([*CANDIDATES, *filter(None, [self.law])]))
         return hold_out(self.points, self._threshold(), laws, objective=self.objective)
 
     @part
@@ -147,8 +146,8 @@ class Evidence:
                 )
 
     def _scored(self) -> dict[str, Any]:
-        rivals = RIVALS if len(self.points) <= MANY_POINTS else ()
-        laws = dict.fromkeys([*CANDIDATES, *rivals, *filter(None, [self.law])])
+        known = with_role("average") if len(self.points) <= MANY_POINTS else CANDIDATES
+        laws = dict.fromkeys([*known, *filter(None, [self.law])])
         return {"laws": tuple(laws), "objective": self.objective, "findings": False}
 
     def _threshold(self) -> float | None:
@@ -175,7 +174,7 @@ class Evidence:
         data = self.points if data is None else data
         key = f"fit of {law}, {data.params}, {data.compute}"
         if key not in self.done:
-            self.done[key] = fit_candidate(law, data, self.objective)
+            self.done[key] = fit(law, data, objective=self.objective)
         return self.done[key]
 
     @part
@@ -228,7 +227,7 @@ class Evidence:
             raise UnsupportedError(
                 "size and tokens were not varied apart (collinear): these runs have no optimal split"
             )
-        lost = [p for p in self.fit.bounds_hit if p != "E"]
+        lost = [p for p in self.fit.bounds_hit if p != self.fit.law.floor_name]
         if lost or not self.fit.converged:
             what = f"{', '.join(lost)} at the bound of the search box" if lost else self.fit.message
             raise UnsupportedError(f"the fit holds no optimum ({what})")
@@ -281,7 +280,7 @@ class Evidence:
         """The exponent a under other objectives, without some budgets, and under other conventions."""
 
         def refit(data: Points, objective: Objective) -> Fit:
-            return fit_candidate(self.law_name, data, objective)
+            return fit(self.law_name, data, objective=objective)
 
         return exponent_sensitivity(self.fit, refit, self.conventions)
 

@@ -74,38 +74,32 @@ def _allocation(e: Evidence) -> str:
 
 def formula(fit: Fit) -> str:
     """The fitted law with its numbers, in ASCII."""
-    law = fit.law
-    if law.name.startswith("chinchilla"):
-        inner = f"{law.A:.5g} N^-{law.alpha:.4f} + {law.B:.5g} D^-{law.beta:.4f}"
-        floor = "" if law.E == 0 else f"{law.E:.4f} + "
-        return f"L(N, D) = {floor}" + (inner if law.kappa == 1 else f"({inner})^{law.kappa:.4f}")
-    values = ", ".join(f"{n} = {v:.5g}" for n, v in zip(law.parameters(), law.values(), strict=True))
-    return f"{law.formula} with {values}"
+    return fit.law.written()
 
 
 def irreducible(e: Evidence) -> str:
-    """What can be said about E, beside the true floor where the corpus has a known one."""
-    law = e.fit.law
-    if "E" not in law.parameters():
+    """What can be said about the irreducible loss, with the true one where the corpus has a known one."""
+    law, name = e.fit.law, e.fit.law.floor_name
+    if name is None:
         return ""
     try:
         known = f" The corpus has an exact floor of {e.loss_floor:.4f}."
     except UnsupportedError:
         known = ""
-    if "E" not in e.fit.free:
-        return f"E is fixed at {law.E:.4g}.{known}"
-    if "E" in e.fit.bounds_hit:
-        return f"**E is at its bound, {law.E:.4g}: these runs do not identify it.**{known}"
-    low, high = e.draws.interval("E")
-    if low <= 0 or any(f.message.startswith("E is not identified") for f in e.findings):
-        return f"**E is not identified by these runs** (E = {law.E:.4f} {_pair(low, high)}).{known}"
+    if name not in e.fit.free:
+        return f"{name} is fixed at {law.irreducible:.4g}.{known}"
+    if name in e.fit.bounds_hit:
+        return f"**{name} is at its bound, {law.irreducible:.4g}: these runs do not identify it.**{known}"
+    low, high = e.draws.interval(name)
+    if low <= 0 or any(f.message.startswith(f"{name} is not identified") for f in e.findings):
+        return f"**{name} is not identified by these runs** ({name} = {law.irreducible:.4f} {_pair(low, high)}).{known}"
     inside = ""
     if known:
         inside = (
             " inside the interval of the fit" if low <= e.loss_floor <= high else " OUTSIDE the interval of the fit"
         )
         known = known.rstrip(".") + "," + inside + "."
-    return f"Irreducible loss E = {law.E:.4f} {_pair(low, high)}.{known}"
+    return f"Irreducible loss {name} = {law.irreducible:.4f} {_pair(low, high)}.{known}"
 
 
 def findings(e: Evidence) -> str:

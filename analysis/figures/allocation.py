@@ -24,7 +24,7 @@ from isoflop.analysis.style import (
 from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile
 from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.fitting.uncertainty import Draws
-from isoflop.scaling.laws.chinchilla import Law
+from isoflop.scaling.laws.law import Law
 from isoflop.scaling.laws.published import PUBLISHED, Published
 
 REFERENCE = 20  # tokens per parameter, the rule of thumb from Hoffmann et al. 2022

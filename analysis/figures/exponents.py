@@ -24,7 +24,7 @@ from isoflop.analysis.style import (
 from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile
 from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.fitting.uncertainty import Draws
-from isoflop.scaling.laws.chinchilla import Law
+from isoflop.scaling.laws.law import Law
 
 FEWEST_DISTINCT = 100  # draws: a handful of clusters has few different resamples, and no density
 STEP = 0.05  # of ln C, for the central difference
@@ -156,7 +156,10 @@ def plot_local_slope(
 
 def _pair(fit: Fit) -> tuple[str, str]:
     """What to show jointly: the two exponents, or the one they are tied to against the floor it trades with."""
-    return ("alpha", "E") if fit.problem.tied else ("alpha", "beta")
+    law = fit.law
+    if law.ties is None:
+        raise ValueError(f"{law.name} has no pair of exponents to show jointly")
+    return (law.ties[0], law.floor_name) if fit.problem.tied and law.floor_name else law.ties
 
 
 FIGURES = (

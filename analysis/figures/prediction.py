@@ -18,6 +18,7 @@ from isoflop.analysis.style import (
     new_axes,
     note,
 )
+from isoflop.scaling.laws import with_role
 from isoflop.scaling.selection.holdout import Forecast, HoldOut
 
 
@@ -170,9 +171,9 @@ def _dodged(frame: pd.DataFrame) -> pd.Series:
 
 
 def _with_rival(held_out: HoldOut, law_name: str, *, ax: Axes | None = None) -> Axes:
-    """The law of the report, and Chinchilla's (with or without kappa) beside it."""
+    """The law of the report, and the first of approach 3's that is another."""
     law = law_name if law_name in held_out.forecasts else None
-    rival = next(name for name in ("chinchilla", "chinchilla-kappa") if name != law)
+    rival = next(name for name in with_role("approach 3") if name != law)
     return plot_prediction(held_out, law=law, rival=rival, ax=ax)
 
 

@@ -97,21 +97,24 @@ def _ratio(e: Evidence) -> str:
 
 
 def _floor(e: Evidence) -> str:
-    if "E" not in e.fit.free:
-        raise UnsupportedError("E is not fitted by this law")
-    if "E" in e.fit.bounds_hit:
-        raise NotMetError(f"E is at its bound, {e.fit.law.E:.4g}: not identified")
-    low, high = e.draws.interval("E", LEVEL)
-    return f"E = {e.fit.law.E:.4f} [{low:.4f}, {high:.4f}], lowest loss {e.fit.points.frame['loss'].min():.4f}"
+    name, value = e.fit.law.floor_name, e.fit.law.irreducible
+    if name is None or name not in e.fit.free:
+        raise UnsupportedError(f"{name or 'an irreducible loss'} is not fitted by this law")
+    if name in e.fit.bounds_hit:
+        raise NotMetError(f"{name} is at its bound, {value:.4g}: not identified")
+    low, high = e.draws.interval(name, LEVEL)
+    return f"{name} = {value:.4f} [{low:.4f}, {high:.4f}], lowest loss {e.fit.points.frame['loss'].min():.4f}"
 
 
 def _closed(e: Evidence) -> str:
-    told = [_floor(e)] if "E" in e.fit.free else []
-    if "kappa" in e.fit.free:
-        told.append("kappa = {:.3f} [{:.3f}, {:.3f}]".format(e.fit.law.kappa, *e.draws.interval("kappa", LEVEL)))
-    if not told:
-        raise UnsupportedError("neither E nor kappa is fitted by this law")
-    return "; ".join(told)
+    law = e.fit.law
+    values = [_floor(e)] if law.floor_name in e.fit.free else []
+    for name in (p for p in law.open_ended if p in e.fit.free):
+        low, high = e.draws.interval(name, LEVEL)
+        values.append(f"{name} = {getattr(law, name):.3f} [{low:.3f}, {high:.3f}]")
+    if not values:
+        raise UnsupportedError("this law fits no parameter that is hard to identify")
+    return "; ".join(values)
 
 
 def _held_out(e: Evidence) -> str:
@@ -164,7 +167,7 @@ def _repeats(e: Evidence) -> str:
     if "unique_tokens" not in e.ends:
         raise UnsupportedError("no column unique_tokens (or run table) tells how often the data were repeated")
     told = f"at most {(e.ends['tokens'] / e.ends['unique_tokens']).max():.2g} epochs"
-    return f"{told}, under a law of repeated data" if e.fit.law.name == "data-constrained" else told
+    return f"{told}, under a law of repeated data" if "U" in e.fit.law.inputs else told
 
 
 def _steps(e: Evidence) -> str:

@@ -22,12 +22,15 @@ from isoflop.scaling.approaches.isoflop_profiles import (
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber, fit
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import jackknife
+from isoflop.scaling.laws import with_role
 from isoflop.scaling.table.conventions import Points, points
 
 __all__ = [
     "METHODS", "Approaches", "Envelope", "IsoflopProfile", "NoAllocationError", "PowerFit", "Row", "allocation",
     "approaches", "envelope", "isoflop_profiles", "parabola_bias",
 ]  # fmt: skip
+
+PARAMETRIC = with_role("approach 3")
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class Approaches:
 def approaches(
     table: pd.DataFrame,
     *,
-    laws: tuple[str, ...] = ("chinchilla", "chinchilla-kappa"),
+    laws: tuple[str, ...] = PARAMETRIC,
     params: str = "matrices",
     compute: str = "exact",
     objective: Objective = Huber("auto"),  # noqa: B008

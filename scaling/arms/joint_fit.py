@@ -15,8 +15,9 @@ import pandas as pd
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber, fit, robust_scale
 from isoflop.scaling.fitting.problem import FitProblem
 from isoflop.scaling.fitting.solver import huber, minimise
-from isoflop.scaling.laws.chinchilla import Chinchilla, Power
+from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.law import Array, Cost, Law
+from isoflop.scaling.laws.power import Power
 from isoflop.scaling.selection.averaging import Forecast
 from isoflop.scaling.table.conventions import Points
 
@@ -37,8 +38,8 @@ class ArmsProblem:
     log: bool = True
 
     @property
-    def bent(self) -> bool:
-        return all(part.bent for part in self.parts)
+    def has_curvature(self) -> bool:
+        return all(part.has_curvature for part in self.parts)
 
     @cached_property
     def places(self) -> tuple[Array, ...]:

@@ -7,12 +7,13 @@ from isoflop.scaling.design.candidates import RATIOS, DesignError, Lattice, any_
 from isoflop.scaling.design.design import Design, suggest
 from isoflop.scaling.design.information import Goal, Noise, scenario_of_fit, scenario_of_law
 from isoflop.scaling.fitting.objective import Huber
+from isoflop.scaling.laws import with_role
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.law import SIX_ND, Cost
 from isoflop.scaling.prediction.forecast import PredictError, weigh_laws
 from isoflop.scaling.table.conventions import Points, points
 
-PLANNED_WITH = ("chinchilla", "chinchilla-kappa", "chinchilla-tied")
+PLANNED_WITH = with_role("plan")
 TAU = 0.001  # least model discrepancy, sd of ln loss per unit of ln(target / compute)
 MOST_TAU = 0.01
 TYPICAL_NOISE = 0.003  # sd of ln loss between seeds, when no run tells

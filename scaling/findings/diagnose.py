@@ -1,4 +1,4 @@
-"""Findings about a fit: what a reviewer would object to, checked by software, under stable codes."""
+"""All checks together: `diagnose` lists the Findings about a fit, `diagnose_approaches` those about its exponents."""
 
 from collections.abc import Iterable
 
@@ -25,8 +25,11 @@ def diagnose(
     target_flops: float | None = None,
     level: float = 0.9,
 ) -> list[Finding]:
-    """Every objection to the fit, worst first. `table` is what was fitted (a run table tells most), `draws` its
-    uncertainty, `target_flops` the compute that it will be used at."""
+    """Every objection to the fit, worst first.
+
+    `draws` are its uncertainty, `table` is what was fitted (a run table allows the most checks), `target_flops` the
+    compute that the law will be used at.
+    """
     case = Case(fit, draws, table, target_flops, level)
     found = [finding for check in (*FIT_CHECKS, *RESIDUAL_CHECKS, *TABLE_CHECKS) for finding in check(case)]
     return sorted(found, key=lambda f: _ORDER[f.severity])

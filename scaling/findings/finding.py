@@ -1,8 +1,11 @@
-"""A Finding: something that a careful reviewer would object to, found by software."""
+"""`Finding`, an objection of a careful reviewer found by software, and `Case`, the fit that checks look at.
+
+Checks refit variants of the fit and compare them by likelihood ratio: `variant` and `likelihood_ratio` do that.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -25,6 +28,7 @@ class Finding:
     remedy: str
 
     def to_dict(self) -> dict[str, str]:
+        """JSON-ready."""
         return {"code": self.code, "severity": self.severity, "message": self.message, "remedy": self.remedy}
 
     def __str__(self) -> str:
@@ -33,7 +37,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Case:
-    """What the checks look at. `table` is the source of the fit's points; `draws` may be absent."""
+    """What the checks look at: a fit, its draws and its table where they are known, and the compute it is meant for.
+
+    `level` is that of every interval and test.
+    """
 
     fit: Fit
     draws: Draws | None
@@ -43,10 +50,12 @@ class Case:
 
     @property
     def points(self) -> Points:
+        """The points fitted, with their conventions."""
         return self.fit.points
 
     @property
     def frame(self) -> pd.DataFrame:
+        """The rows of those points."""
         return self.fit.points.frame
 
     @property
@@ -72,16 +81,19 @@ def variant(
     *,
     fixed: dict[str, float] | None = None,
     free: tuple[str, ...] = (),
-    delta: Any = None,
+    delta: float | Literal["auto"] | None = None,
     rows: np.ndarray | None = None,
 ) -> Fit:
-    """The same fit with parameters fixed or freed, at another delta (else the fit's own), or of some rows (a mask)."""
+    """The same fit with parameters fixed or freed, at another delta, or of some rows.
+
+    `delta` is a number, "auto", or None for the fit's own; `rows` is a mask (n,). Raises FitError as `fit` does.
+    """
     data, weights = fitted.points, fitted.weights
     if rows is not None:
         data, weights = replace(data, frame=data.frame[rows].reset_index(drop=True)), weights[rows]
-    wanted = fitted.delta if delta is None else delta
+    delta = fitted.delta if delta is None else delta
     residual = fitted.objective.residual
-    objective = LeastSquares(residual) if wanted == np.inf else Huber(wanted, residual)
+    objective = LeastSquares(residual) if delta == np.inf else Huber(delta, residual)
     pinned = {k: v for k, v in fitted.problem.pinned.items() if k not in free} | (fixed or {})
     form = type(fitted.law)
     return fit(
@@ -91,7 +103,7 @@ def variant(
 
 
 def likelihood_ratio(full: Fit, restricted: Fit) -> float:
-    """How much worse the restricted fit is, on the scale of chi-square with one degree of freedom.
+    """Likelihood-ratio statistic of a restricted fit against the full one: chi-square with one degree of freedom.
 
     For Huber's objective the sum is divided by E[psi^2] / E[psi'] of the full fit (Huber and Ronchetti 2009, 7.6).
     """

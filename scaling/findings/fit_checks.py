@@ -1,6 +1,7 @@
-"""Checks of a fit: did it converge, do the data hold its parameters, does it depend on choices nobody defends."""
+"""Checks of a fit: whether it converged, whether its parameters are identified, what it depends on."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 from scipy.special import stdtrit
@@ -9,10 +10,9 @@ from isoflop.scaling.findings.finding import Case, Check, Finding, likelihood_ra
 from isoflop.scaling.fitting.fit import FitError
 from isoflop.scaling.fitting.profile_likelihood import profile
 
-PLAUSIBLE = {"a": (0.35, 0.75), "alpha": (0.15, 0.9), "beta": (0.15, 0.9), "frontier": (0.04, 0.3)}
-
 
 def converged(case: Case) -> Iterator[Finding]:
+    """Whether the fit, its starts and its refits reached one optimum."""
     fit = case.fit
     if fit.status == "not_converged":
         yield Finding(
@@ -33,21 +33,26 @@ def converged(case: Case) -> Iterator[Finding]:
 
 
 def at_bound(case: Case) -> Iterator[Finding]:
+    """Parameters at the bound of their search box, and an irreducible loss that some run is below."""
+    law = case.fit.law
     for name in case.fit.bounds_hit:
-        value = getattr(case.fit.law, name)
+        value = getattr(law, name)
         yield Finding(
-            "at_bound", "warn" if name == "E" else "fail", f"{name} = {value:.4g} lies at the bound of its search box",
+            "at_bound", "warn" if name == law.floor_name else "fail",
+            f"{name} = {value:.4g} lies at the bound of its search box",
             f"fix {name} on purpose or choose a law without it; an interval of {name} is one-sided",
         )  # fmt: skip
-    lowest = float(case.frame["loss"].min())
-    if getattr(case.fit.law, "E", 0.0) >= lowest:
+    lowest, floor = float(case.frame["loss"].min()), law.irreducible
+    if floor is not None and floor >= lowest:
         yield Finding(
-            "floor_above_data", "fail", f"E = {case.fit.law.E:.4g} is not below the lowest loss {lowest:.4g}",  # type: ignore[attr-defined]
-            "look for an outlying low loss, or fix E",
+            "floor_above_data", "fail",
+            f"{law.floor_name} = {floor:.4g} is not below the lowest loss {lowest:.4g}",
+            f"look for an outlying low loss, or fix {law.floor_name}",
         )  # fmt: skip
 
 
 def conditioning(case: Case) -> Iterator[Finding]:
+    """Whether N and D were varied apart, and whether some combination of parameters is not identified."""
     _, jacobian, _ = case.fit.problem.residuals(case.fit.theta[None])
     columns = jacobian[0].T
     norms = np.linalg.norm(columns, axis=0)
@@ -74,12 +79,13 @@ def conditioning(case: Case) -> Iterator[Finding]:
     if condition > 1e8:
         yield Finding(
             "ill_conditioned", "fail" if condition > 1e12 else "warn",
-            f"the scaled normal matrix has condition {condition:.2g}: some combination of parameters is not held",
+            f"the scaled normal matrix has condition {condition:.2g}: some combination of parameters is not identified",
             "quote predictions instead of parameters, or fix one parameter",
         )  # fmt: skip
 
 
 def enough(case: Case) -> Iterator[Finding]:
+    """Whether points, clusters and inliers are enough for the number of free parameters."""
     n, parameters, clusters = len(case.frame), len(case.fit.free), case.fit.n_clusters
     if n < parameters + 3:
         yield Finding(
@@ -103,6 +109,7 @@ def enough(case: Case) -> Iterator[Finding]:
 
 
 def second_basin(case: Case) -> Iterator[Finding]:
+    """Another optimum that is nearly as good, with other parameters."""
     best, starts = case.fit.value, case.fit.starts
     rivals = starts[(starts["value"] > best * (1 + 1e-6)) & (starts["value"] < best * 1.01) & starts["converged"]]
     law = case.fit.law
@@ -119,37 +126,37 @@ def second_basin(case: Case) -> Iterator[Finding]:
 
 
 def identified(case: Case) -> Iterator[Finding]:
-    """Is the objective worse enough at the edge of what E, kappa and the like could be?"""
+    """Whether the data bound the irreducible loss and the other parameters that few data do."""
     fit, critical = case.fit, _critical(case)
     yield from _open_profiles(case)
-    if "E" in fit.free:
-        ratio = 0.0 if "E" in fit.bounds_hit else likelihood_ratio(fit, variant(fit, fixed={"E": 0.0}))
-        lo = case.draws.interval("E", case.level, positive=False)[0] if case.draws else np.inf
+    floor = fit.law.floor_name
+    if floor is not None and floor in fit.free:
+        at_zero = floor in fit.bounds_hit
+        ratio = 0.0 if at_zero else likelihood_ratio(fit, variant(fit, fixed={floor: 0.0}))
+        lo = case.draws.interval(floor, case.level, positive=False)[0] if case.draws else np.inf
         if ratio < critical or lo <= 0:
-            why = f"E = 0 fits nearly as well (likelihood ratio {ratio:.2f}, below {critical:.2f})"
-            why = (
-                "it ends at its bound 0"
-                if "E" in fit.bounds_hit
-                else why
-                if ratio < critical
-                else "its interval meets 0"
-            )
-            yield Finding(
-                "unidentified", "warn", f"E is not identified: E = {fit.law.E:.4g}, and {why}",  # type: ignore[attr-defined]
-                "do not quote E; runs within 0.1 nats of the floor would fix it, that is a larger budget",
-            )  # fmt: skip
+            why = "it ends at its bound 0" if at_zero else "its interval meets 0"
+            if ratio < critical and not at_zero:
+                why = f"{floor} = 0 fits nearly as well (likelihood ratio {ratio:.2f}, below {critical:.2f})"
+            yield _floor_unidentified(floor, f"{floor} = {fit.law.irreducible:.4g}, and {why}")
             return
-    if fit.problem.pinned.get("kappa") == 1.0 and len(case.frame) > len(fit.free) + 1:
-        yield from _freed_kappa(case, critical)
+    for name, preset in fit.law.presets.items():
+        for parameter in preset.free:
+            at_default = fit.problem.pinned.get(parameter) == fit.law.defaults()[parameter]
+            if at_default and len(case.frame) > len(fit.free) + 1:
+                yield from _freed(case, parameter, name, critical)
+
+
+def _floor_unidentified(floor: str, why: str) -> Finding:
+    return Finding(
+        "unidentified", "warn", f"{floor} is not identified: {why}",
+        f"do not quote {floor}; runs within 0.1 nats of the floor would fix it, that is a larger budget",
+    )  # fmt: skip
 
 
 def _open_profiles(case: Case) -> Iterator[Finding]:
-    """Parameters that some data cannot bound from one side, by their profile likelihood."""
-    remedies = {
-        "kappa": "fix kappa = 1, or add runs so that tokens per parameter span a factor 30",
-        "R_D": "add runs with at least four epochs at three or more sizes of unique data",
-        "R_N": "add runs with several times more parameters than their unique data support",
-    }
+    """Free parameters that few data bound on both sides, where the profile likelihood stays below its cut."""
+    remedies = case.fit.law.open_ended
     for name in [p for p in case.fit.free if p in remedies and case.fit.noise > 1e-9]:
         curve = profile(case.fit, name, level=case.level)
         if curve.open_below or curve.open_above:
@@ -161,38 +168,42 @@ def _open_profiles(case: Case) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def _freed_kappa(case: Case, critical: float) -> Iterator[Finding]:
+def _freed(case: Case, name: str, law_name: str, critical: float) -> Iterator[Finding]:
+    """Whether freeing a parameter from its default, as the law `law_name` does, fits better and moves the floor."""
     try:
-        freed = variant(case.fit, free=("kappa",))
+        freed = variant(case.fit, free=(name,))
     except FitError:
         return
     ratio = likelihood_ratio(freed, case.fit)
     if ratio < critical:
         return
-    E, kappa = freed.law.E, freed.law.kappa  # type: ignore[attr-defined]
+    floor, before, after = case.fit.law.floor_name, case.fit.law.irreducible, freed.law.irreducible
+    moved = "" if before is None else f", and {floor} moves from {before:.4g} to {after:.4g}"
     yield Finding(
-        "kappa_matters", "warn",
-        f"freeing kappa fits better (likelihood ratio {ratio:.1f}, above {critical:.2f}): kappa = {kappa:.3f}, and E "
-        f"moves from {case.fit.law.E:.4g} to {E:.4g}",  # type: ignore[attr-defined]
-        "compare --law chinchilla-kappa on a held-out budget before extrapolating the loss",
+        f"{name}_matters", "warn",
+        f"freeing {name} fits better (likelihood ratio {ratio:.1f}, above {critical:.2f}): "
+        f"{name} = {getattr(freed.law, name):.3f}{moved}",
+        f"compare --law {law_name} on a held-out budget before extrapolating the loss",
     )  # fmt: skip
-    # A floor that stands firm when kappa is freed needs no second look: fitting E = 0 to such data takes a second.
-    gone = "E" in case.fit.free and case.fit.law.E > 1.5 * E  # type: ignore[attr-defined]
-    if gone and likelihood_ratio(freed, variant(freed, fixed={"E": 0.0})) < critical:
-        yield Finding(
-            "unidentified", "warn",
-            f"E is not identified: E = {case.fit.law.E:.4g} rests on kappa = 1; with kappa free E = 0 fits as well",  # type: ignore[attr-defined]
-            "do not quote E; runs within 0.1 nats of the floor would fix it, that is a larger budget",
-        )  # fmt: skip
+    if floor is None or before is None or after is None or floor not in case.fit.free:
+        return
+    # A floor that hardly moves when the parameter is freed needs no second look: fitting one of 0 takes a second.
+    if before > 1.5 * after and likelihood_ratio(freed, variant(freed, fixed={floor: 0.0})) < critical:
+        default = f"{name} = {case.fit.law.defaults()[name]:g}"
+        yield _floor_unidentified(
+            floor, f"{floor} = {before:.4g} rests on {default}; with {name} free {floor} = 0 fits as well"
+        )
 
 
 def sensitive(case: Case) -> Iterator[Finding]:
+    """How far the exponent a of the optimal size moves with delta, and with one cluster left out."""
     if not case.joint or "a" not in case.fit.exponents():
         return
     allowed = case.half_width("a") if case.draws else 0.02
     centre = case.fit.exponents()["a"]
     moved = {}
-    for name, delta in (("0.001", 1e-3), ("auto", "auto"), ("infinite", np.inf)):
+    deltas: dict[str, float | Literal["auto"]] = {"0.001": 1e-3, "auto": "auto", "infinite": np.inf}
+    for name, delta in deltas.items():
         try:
             moved[name] = variant(case.fit, delta=delta).exponents()["a"]
         except FitError:
@@ -217,8 +228,9 @@ def sensitive(case: Case) -> Iterator[Finding]:
 
 
 def plausible(case: Case) -> Iterator[Finding]:
+    """Exponents outside the range of published ones, and amplitudes fixed at rounded values."""
     known = {**{p: getattr(case.fit.law, p) for p in case.fit.free}, **case.fit.exponents()}
-    for name, (lo, hi) in PLAUSIBLE.items():
+    for name, (lo, hi) in case.fit.law.usual.items():
         if case.joint and name in known and not lo <= known[name] <= hi:
             yield Finding(
                 "unusual_exponent", "info", f"{name} = {known[name]:.3f} lies outside the usual {lo} to {hi}",
@@ -235,6 +247,7 @@ def plausible(case: Case) -> Iterator[Finding]:
 
 
 def extrapolates(case: Case) -> Iterator[Finding]:
+    """A target more than 10 times above the largest run."""
     if case.target_flops is None or case.frame["flops"].isna().any():
         return
     factor = case.target_flops / float(case.frame["flops"].max())
@@ -247,7 +260,7 @@ def extrapolates(case: Case) -> Iterator[Finding]:
 
 
 def _critical(case: Case) -> float:
-    """The likelihood ratio that a parameter's edge must exceed, from Student's t over the clusters."""
+    """The likelihood ratio above which a value is rejected at the case's level, from Student's t over the clusters."""
     return float(stdtrit(max(case.fit.n_clusters - 1, 1), 0.5 + case.level / 2) ** 2)
 
 

@@ -1,4 +1,4 @@
-"""Checks of what a fit leaves over: outliers, trends, and the scatter around the law against the seed noise."""
+"""Checks of the residuals of a fit: outliers, trends, and the scatter around the law against the seed noise."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ BITS = float(-np.log(np.log(2.0)))  # ln(bits / nats)
 
 
 def residuals(case: Case) -> Iterator[Finding]:
-    """Trends (slope or bend) of the residuals of ln loss in each axis, and single outliers."""
+    """Trends (slope or curvature) of the residuals of ln loss along each axis, and single outliers."""
     r = case.fit.residuals
     if case.fit.noise < 1e-9:
         return
@@ -43,7 +43,7 @@ def residuals(case: Case) -> Iterator[Finding]:
 def _trend(name: str, x: np.ndarray, r: np.ndarray) -> Iterator[Finding]:
     x = (x - x.mean()) / x.std()
     design = np.stack([np.ones_like(x), x, x**2], axis=1)
-    for what, column in (("slope", 1), ("bend", 2)):
+    for what, column in (("slope", 1), ("curvature", 2)):
         size, t, p = _term(design, r, column)
         if p < 0.01:
             yield Finding(
@@ -84,14 +84,14 @@ def hold_out_missed(case: Case) -> Iterator[Finding]:
     best = groups[-1].loc[groups[-1]["loss"].idxmin()]
     try:
         fitted = variant(case.fit, rows=known)
-        said = predict(fitted, jackknife(fitted), [best["n_params"]], [best["tokens"]], TWO_SIGMA)
+        forecast = predict(fitted, jackknife(fitted), [best["n_params"]], [best["tokens"]], TWO_SIGMA)
     except ValueError:
-        return  # too few points remain for this law: few_points says so
-    lo, hi, loss = float(said.lo[0]), float(said.hi[0]), float(best["loss"])
+        return  # too few points remain for this law, which few_points reports
+    lo, hi, loss = float(forecast.lo[0]), float(forecast.hi[0]), float(best["loss"])
     if not lo <= loss <= hi:
         yield Finding(
             "hold_out_missed", "warn",
-            f"fitted without the largest budget, the law puts its best run at {float(said.loss[0]):.4f} "
+            f"fitted without the largest budget, the law puts its best run at {float(forecast.loss[0]):.4f} "
             f"[{lo:.4f}, {hi:.4f}], and it reached {loss:.4f}",
             "do not extrapolate the loss with this law: isoflop compare shows which one would have held",
         )  # fmt: skip

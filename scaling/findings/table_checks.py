@@ -19,6 +19,7 @@ ONE_EXPERIMENT = (
 
 
 def spans(case: Case) -> Iterator[Finding]:
+    """Number of sizes, and the decades that n_params, tokens and flops span."""
     if not case.joint:
         return
     sizes = case.frame["n_params"].nunique()
@@ -46,6 +47,7 @@ def spans(case: Case) -> Iterator[Finding]:
 
 
 def rows(case: Case) -> Iterator[Finding]:
+    """Rows that are copies, or checkpoints counted as runs, and runs that were left out."""
     frame = case.frame
     keys = [c for c in ("n_params", "tokens", "flops", "loss") if frame[c].notna().all()]
     twice = frame.duplicated(keys, keep=False).to_numpy()
@@ -69,6 +71,7 @@ def rows(case: Case) -> Iterator[Finding]:
 
 
 def conventions(case: Case) -> Iterator[Finding]:
+    """Compute, parameters and loss that do not seem to be counted by one convention."""
     if case.joint and case.points.compute == "as given":
         k = np.log(case.frame["flops"] / case.frame["n_params"] / case.frame["tokens"]).to_numpy()
         x = np.log(case.frame["n_params"].to_numpy())
@@ -88,6 +91,7 @@ def conventions(case: Case) -> Iterator[Finding]:
 
 
 def run_columns(case: Case) -> Iterator[Finding]:
+    """Columns of a run table that must not vary inside one fit, and losses near the uniform guess."""
     """What may not vary inside one fit, and losses that are no longer a power law."""
     runs = case.runs
     if runs is None:
@@ -113,8 +117,8 @@ def run_columns(case: Case) -> Iterator[Finding]:
 
 
 def _repeats(case: Case) -> bool:
-    """Whether the law takes repeated data for what it is: parts of one corpus, each seen more than once."""
-    return case.fit.law.name == "data-constrained"
+    """Whether the law reads the unique tokens, so that repeated data are part of it."""
+    return "U" in case.fit.law.inputs
 
 
 def protocol(case: Case) -> Iterator[Finding]:
@@ -145,7 +149,7 @@ def protocol(case: Case) -> Iterator[Finding]:
 
 
 def _plain_repeats(case: Case) -> Iterator[Finding]:
-    """Runs of a plain table that saw their unique tokens more than once, under a law that does not know it."""
+    """Runs of a plain table that saw their unique tokens more than once, under a law that does not read them."""
     if _repeats(case) or "unique_tokens" not in case.frame:
         return
     epochs = (case.frame["tokens"] / case.frame["unique_tokens"]).to_numpy(float)

@@ -24,10 +24,10 @@ def tuning_findings(arms: Mapping[str, pd.DataFrame]) -> Iterator[Finding]:
     ends = {arm: _ends(rows) for arm, rows in arms.items()}
     counts = {arm: int(rows[RATE].nunique()) for arm, rows in ends.items()}
     ranges = {arm: float(rows[RATE].max() / rows[RATE].min()) for arm, rows in ends.items()}
-    told = ", ".join(f"{_tried(counts[arm], ranges[arm])} for {arm}" for arm in arms)
+    tried = ", ".join(f"{_tried(counts[arm], ranges[arm])} for {arm}" for arm in arms)
     if len(set(counts.values())) > 1 or max(ranges.values()) > SAME_RANGE * min(ranges.values()):
         yield Finding(
-            "unequal_tuning", "warn", f"learning rates tried: {told}",
+            "unequal_tuning", "warn", f"learning rates tried: {tried}",
             "give every arm the same tuning budget and range: the gain may be the tuning's",
         )  # fmt: skip
     elif max(counts.values()) == 1:

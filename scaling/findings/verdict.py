@@ -1,4 +1,4 @@
-"""One law on one table, with everything a reader needs to believe it or not: fit, intervals, conventions, Findings."""
+"""One law on one table with what is needed to judge it: fit, intervals, other conventions, Findings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Verdict:
     """A fit with its draws, the exponents under other conventions, and what to object to.
 
     `draws` is the jackknife over clusters (the default interval), or the bootstrap where there are too many clusters
-    or only one; `resamples` is the bootstrap beside it. `conventions` has a row per (params, compute).
+    or only one; `resamples` is the bootstrap as a cross-check. `conventions` has a row per (params, compute).
     """
 
     fit: Fit
@@ -38,10 +38,11 @@ class Verdict:
 
     @property
     def refused(self) -> tuple[str, ...]:
+        """Quantities that must not be quoted given the findings."""
         return refused(self.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: the keys of `Fit.to_dict`, findings, conventions, bootstrap; refused quantities are null."""
+        """JSON-ready: the keys of `fit_dict`, findings, conventions, bootstrap; refused quantities are null."""
         summary = fit_dict(self.fit, self.draws, level=self.level, findings=())
         for part in ("derived", "intervals"):
             summary[part] = {k: None if k in self.refused else v for k, v in summary[part].items()}
@@ -88,7 +89,12 @@ def verdict(
     seed: int = 0,
     level: float = 0.9,
 ) -> Verdict:
-    """Fit `law` to a table and judge it. Raises FitError if the data determine no law, TableError on bad data."""
+    """Fit `law` to a table and judge it: what `isoflop fit` answers.
+
+    `params` and `compute` are the conventions of `points`, `fixed` holds parameters at values, `resamples` is the
+    number of bootstrap resamples (0 for none), `seed` that of starts and resamples, `level` that of every interval.
+    Raises FitError if the data determine no law, TableError on bad data, ValueError on a wrong name or number.
+    """
     if not 0 < level < 1:
         raise ValueError(f"--level {level}: an interval's level lies between 0 and 1, for example 0.9")
     if resamples < 0:
@@ -105,7 +111,10 @@ def verdict(
 
 
 def objective_named(name: str, delta: float | Literal["auto"] = "auto") -> Objective:
-    """The objective called huber or least-squares, with -raw for residuals of loss instead of ln loss."""
+    """The objective called huber or least-squares, with -raw for residuals of loss instead of ln loss.
+
+    Raises ValueError for another name.
+    """
     known: dict[str, Objective] = {
         "huber": Huber(delta),
         "huber-raw": Huber(delta, "raw"),
@@ -121,7 +130,7 @@ def objective_named(name: str, delta: float | Literal["auto"] = "auto") -> Objec
 def _compare(
     table: pd.DataFrame, law: str, objective: Objective, fixed: Mapping[str, float] | None, level: float
 ) -> list[dict[str, Any]]:
-    """Derived exponents with intervals under each convention; one that cannot be fitted is left out with no row."""
+    """Derived exponents with intervals under each convention; one that cannot be fitted has no row."""
     rows = []
     for params, compute in CONVENTIONS:
         try:

@@ -1,7 +1,7 @@
 """Fit a law to data: `fit(form, table) -> Fit`.
 
 A fit minimises the weighted sum (never the mean) of Huber's function, or of half squares, over residuals of ln loss or
-of loss. Many starts run to the end and all are kept. Nothing here prints, draws or writes.
+of loss, from many starts, all of which are kept. Nothing here prints, draws or writes.
 """
 
 from collections.abc import Mapping
@@ -15,18 +15,20 @@ from isoflop.scaling.fitting.objective import Huber, LeastSquares, Objective
 from isoflop.scaling.fitting.problem import FitProblem
 from isoflop.scaling.fitting.search import robust_scale, search
 from isoflop.scaling.fitting.solver import Solution, minimise
-from isoflop.scaling.laws.chinchilla import get_law
+from isoflop.scaling.laws import get_law
 from isoflop.scaling.laws.law import Allocation, Array, Cost, Law
 from isoflop.scaling.table.conventions import Points, points
 
 __all__ = ["Fit", "FitError", "Huber", "LeastSquares", "fit", "predict_loss", "refit", "robust_scale"]
 
 COLUMN = {"N": "n_params", "D": "tokens", "C": "flops", "U": "unique_tokens", "L": "model_loss"}
+"""The column of a table that each letter of a law's inputs stands for."""
+
 SAME_BASIN = 1e-9  # relative difference of the objective between starts that found the same optimum
 
 
 class FitError(ValueError):
-    """No law exists to return."""
+    """The data determine no law of this form."""
 
     exit_code = 1
 
@@ -35,8 +37,10 @@ class FitError(ValueError):
 class Fit:
     """A fitted law with everything needed to judge it.
 
-    `value` is the objective, a sum in squared residual units; `residuals` are ln loss - ln predicted, aligned with
-    `points.frame`; `starts` has a row per start: its value, whether it converged, and where it ended.
+    `value` is the objective, a sum in squared residual units, `delta` that of Huber (infinite for least squares).
+    `starts` has a row per start: its value, whether it converged, and the parameters where it ended. `weights` (n,)
+    belong to the rows of `points.frame`; `theta` (P,) are the coordinates of the law in `problem`, one per parameter
+    in `free`. `bounds_hit` names the parameters that ended at the bound of their search box.
     """
 
     law: Law
@@ -55,6 +59,7 @@ class Fit:
 
     @property
     def converged(self) -> bool:
+        """Whether the solver reached its tolerance, at a bound or not."""
         return self.status != "not_converged"
 
     @property
@@ -64,18 +69,22 @@ class Fit:
 
     @property
     def predicted(self) -> Array:
+        """Loss (n,) of the law at the points fitted, nats/token."""
         return self.predict(self.points.frame)
 
     @property
     def residuals(self) -> Array:
+        """ln loss - ln predicted (n,), aligned with `points.frame`."""
         return np.log(self.points.frame["loss"].to_numpy(float)) - np.log(self.predicted)
 
     @property
     def cost(self) -> Cost:
+        """Training compute as a function of N and D, fitted to these points."""
         return self.points.cost
 
     @property
     def n_clusters(self) -> int:
+        """Number of clusters: runs, trunks or rows that count as independent."""
         return int(self.points.frame["cluster"].nunique())
 
     @property
@@ -85,13 +94,13 @@ class Fit:
 
     @property
     def inliers(self) -> int:
-        """How many points lie within delta."""
+        """Number of points whose residual lies within delta."""
         residual, _, _ = self.problem.residuals(self.theta[None])
         return int(np.sum(np.abs(residual[0]) <= self.delta))
 
     @property
     def condition(self) -> float:
-        """Condition number of the column-scaled J'WJ at the optimum: above 1e8 the data leave a direction open."""
+        """Condition number of the column-scaled J'WJ at the optimum: above 1e8 some combination is not identified."""
         gradient = self.problem.residuals(self.theta[None])[1][0] * np.sqrt(self.weights)
         size = np.sqrt(np.sum(gradient**2, axis=1))
         if not np.all(size > 0):
@@ -103,7 +112,10 @@ class Fit:
         return predict_loss(self.law, frame)
 
     def optimal(self, C: Any, **kwargs: Any) -> Allocation:
-        """The law's compute-optimal allocation at C FLOPs, under the cost of these points."""
+        """The law's compute-optimal allocation at C FLOPs, under the cost of these points.
+
+        Further arguments are those of the law's own `optimal`. Raises ValueError for a law without one.
+        """
         return self.law.optimal(C, self.cost, **kwargs)
 
     def exponents(self) -> dict[str, float]:
@@ -114,20 +126,27 @@ class Fit:
         """Derived exponents of another law of this form, under the same cost."""
         return law.exponents(self.cost) if {"N", "D"} <= set(law.inputs) else law.exponents()
 
-    def to_dict(self, draws: Any = None, *, level: float = 0.9, findings: Any = ()) -> dict:
-        """JSON-ready summary with stable keys, numbers in full precision."""
-        from isoflop.scaling.fitting.fit_text import fit_dict
-
-        return fit_dict(self, draws, level=level, findings=findings)
-
     def __str__(self) -> str:
-        from isoflop.scaling.fitting.fit_text import fit_text
+        """Parameters, status, residual scale and delta in a few lines; `fit_text.fit_text` adds intervals."""
+        values = dict(zip(self.law.parameters(), self.law.values().tolist(), strict=True)) | self.exponents()
+        fixed = dict.fromkeys(self.problem.pinned, " (fixed)")
+        delta = "" if np.isinf(self.delta) else f", delta {self.delta:.3g}"
+        return "\n".join([
+            f"{self.law.name}: {self.law.formula}".removesuffix(": "),
+            "  " + ", ".join(f"{name} = {number(v)}{fixed.get(name, '')}" for name, v in values.items()),
+            f"  {self.status}: {self.message}",
+            f"  {self.objective}{delta}; residual scale {self.noise:.2g} of ln loss; "
+            f"{len(self.points)} points in {self.n_clusters} clusters by {self.points.cluster}",
+        ])  # fmt: skip
 
-        return fit_text(self)
+
+def number(x: float) -> str:
+    """Enough digits for an amplitude to be refitted from: rounding A and B is a known trap."""
+    return f"{x:.5g}" if abs(x) < 0.1 or abs(x) >= 100 else f"{x:.4f}"
 
 
 def predict_loss(law: Law, frame: pd.DataFrame) -> Array:
-    """Loss of a law at the rows of a frame. Raises FitError naming a column that the law reads and the frame lacks."""
+    """Loss (n,) of a law at the rows of a frame. Raises FitError naming a column that it reads and the frame lacks."""
     return np.asarray(law(*_columns(type(law), frame).values()), dtype=float)
 
 
@@ -149,8 +168,10 @@ def fit(
     """Fit a form (class, catalogue name or "module:Class") to a table of runs, a plain table or Points.
 
     `fixed` holds parameters at values, `free` frees ones that have a default, `tied` makes the form's two exponents
-    one. `weights` (n,) multiply each point's term; the default is the table's `weight` column, or 1.
-    Raises FitError when the data cannot determine a law, ValueError on a wrong name.
+    one; a name of the catalogue may say so itself ("chinchilla-kappa"). `params`, `compute` and `cluster` are the
+    conventions of `points`. `weights` (n,) multiply each point's term; the default is the table's `weight` column, or
+    1. `n_starts` and `seed` are those of `search`.
+    Raises FitError when the data cannot determine a law, ValueError on a wrong name, TableError on a bad table.
 
     >>> import isoflop
     >>> fitted = isoflop.fit("chinchilla", isoflop.example("quick"))
@@ -161,8 +182,8 @@ def fit(
     """
     data = points(data, params=params, compute=compute, cluster=cluster)
     if isinstance(form, str):
-        form, freed = get_law(form)
-        free = (*free, *freed)
+        form, preset = get_law(form)
+        free, tied, fixed = (*preset.free, *free), preset.tied or tied, {**preset.fixed, **(fixed or {})}
     pinned = _pinned(form, {**_ceiling(form, data.frame, free), **(fixed or {})}, free, tied)
     columns = _columns(form, data.frame)
     loss = data.frame["loss"].to_numpy(float)
@@ -202,7 +223,7 @@ def _conclude(
     message = f"the next step would lower the objective by less than 1e-13 of it (after {solution.steps[best]} steps)"
     if not converged:
         status = "not_converged"
-        message = f"the objective still falls after {solution.steps[best]} steps: the data do not hold every parameter"
+        message = f"the objective still falls after {solution.steps[best]} steps: some parameter is not identified"
     elif at_bound:
         status = "at_bound"
         message = f"converged with {', '.join(at_bound)} at the bound of the search box"
@@ -213,7 +234,10 @@ def _conclude(
 
 
 def refit(fit: Fit, weights: Array, *, tolerance: float = 1e-11) -> Solution:
-    """Refit under other row weights (B, n), warm from the fit, at its delta; what fails starts again from seeds."""
+    """Refit under other row weights (B, n) at the fit's delta, each from the fit's optimum.
+
+    A refit that does not converge from there is searched for from new starts.
+    """
     begin = np.repeat(fit.theta[None], len(weights), axis=0)
     warm = minimise(fit.problem, begin, delta=fit.delta, weights=weights, tolerance=tolerance, damping=1e-3)
     theta, value, converged = warm.theta.copy(), warm.value.copy(), warm.converged.copy()
@@ -243,11 +267,11 @@ def _pinned(form: type[Law], fixed: Mapping[str, float], free: tuple[str, ...], 
 
 
 def _ceiling(form: type[Law], frame: pd.DataFrame, free: tuple[str, ...]) -> dict[str, float]:
-    """For a form bounded by it: ln of the table's one vocabulary, the loss of a model that knows nothing."""
-    if "ceiling" not in form.parameters() or "ceiling" in free or "vocab_size" not in frame:
+    """The form's ceiling, where it has one, at ln of the table's vocabulary: the loss of a uniform guess."""
+    if form.ceiling_name is None or form.ceiling_name in free or "vocab_size" not in frame:
         return {}
     sizes = frame["vocab_size"].unique()
-    return {"ceiling": float(np.log(sizes[0]))} if len(sizes) == 1 and sizes[0] > 1 else {}
+    return {form.ceiling_name: float(np.log(sizes[0]))} if len(sizes) == 1 and sizes[0] > 1 else {}
 
 
 def _columns(form: type[Law], frame: pd.DataFrame) -> dict[str, Array]:

@@ -1,19 +1,27 @@
-"""A fit as words and as JSON: the two renderings of the same facts."""
+"""A fit with its intervals as plain text and as JSON."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from isoflop.scaling.fitting.fit import Fit
-    from isoflop.scaling.fitting.uncertainty import Draws
+from isoflop.scaling.fitting.fit import Fit, number
+from isoflop.scaling.fitting.uncertainty import Draws, intervals
 
 
-def fit_dict(fit: "Fit", draws: "Draws | None", *, level: float, findings: Iterable[Any]) -> dict:
-    """JSON-ready summary with stable keys; numbers keep full precision, infinities become null."""
-    from isoflop.scaling.fitting.uncertainty import intervals
+class _Finding(Protocol):
+    code: str
+    severity: str
+    message: str
 
+
+def fit_dict(
+    fit: Fit, draws: Draws | None = None, *, level: float = 0.9, findings: Iterable[_Finding] = ()
+) -> dict[str, Any]:
+    """JSON-ready summary with stable keys; numbers keep full precision, infinities become null.
+
+    `intervals` are those of the draws at `level`, empty without draws.
+    """
     return {
         "law": fit.law.name,
         "formula": fit.law.formula,
@@ -47,10 +55,8 @@ def _finite(x: float) -> float | None:
     return float(x) if np.isfinite(x) else None
 
 
-def fit_text(fit: "Fit", draws: "Draws | None" = None, level: float = 0.9) -> str:
-    """The report that a reader wants, plain lines."""
-    from isoflop.scaling.fitting.uncertainty import intervals
-
+def fit_text(fit: Fit, draws: Draws | None = None, level: float = 0.9) -> str:
+    """What `isoflop fit` prints of a fit: objective, points, status, and a line per parameter with its interval."""
     between = intervals(draws, level=level) if draws else {}
     delta = "" if np.isinf(fit.delta) else f", delta {fit.delta:.3g}"
     lines = [
@@ -64,13 +70,13 @@ def fit_text(fit: "Fit", draws: "Draws | None" = None, level: float = 0.9) -> st
     if draws:
         lines.append(f"  {level:.0%} intervals: {draws.kind} by {draws.by}, {len(draws)} refits")
     for name, value in zip(fit.law.parameters(), fit.law.values(), strict=True):
-        lines.append(f"  {name:>9} {_number(value):>12}  {_remark(fit, name, between)}".rstrip())
+        lines.append(f"  {name:>9} {number(value):>12}  {_remark(fit, name, between)}".rstrip())
     for name, value in fit.exponents().items():
         lines.append(f"  {name:>9} {value:>12.4f}  {_range(between.get(name))}".rstrip())
     return "\n".join(lines)
 
 
-def _remark(fit: "Fit", name: str, between: dict[str, tuple[float, float]]) -> str:
+def _remark(fit: Fit, name: str, between: dict[str, tuple[float, float]]) -> str:
     if name in fit.problem.pinned:
         return "fixed"
     if name == fit.problem.follower and fit.law.ties:
@@ -79,9 +85,4 @@ def _remark(fit: "Fit", name: str, between: dict[str, tuple[float, float]]) -> s
 
 
 def _range(pair: tuple[float, float] | None) -> str:
-    return f"[{_number(pair[0])}, {_number(pair[1])}]" if pair else ""
-
-
-def _number(x: float) -> str:
-    """Enough digits for an amplitude to be refitted from: rounding A and B is a known trap."""
-    return f"{x:.5g}" if abs(x) < 0.1 or abs(x) >= 100 else f"{x:.4f}"
+    return f"[{number(pair[0])}, {number(pair[1])}]" if pair else ""

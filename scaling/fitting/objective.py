@@ -8,7 +8,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Huber:
-    """Sum of Huber's function of the residuals; delta "auto" is 1.345 times their robust scale."""
+    """Sum of Huber's function of the residuals: r^2/2 up to delta, delta(|r| - delta/2) beyond (Huber 1964).
+
+    `delta` is in units of the residual; "auto" is 1.345 times their robust scale. `residual` is "log" for residuals of
+    ln loss, "raw" for residuals of loss. Raises ValueError for another value of either.
+    """
 
     delta: float | Literal["auto"] = "auto"
     residual: Literal["log", "raw"] = "log"
@@ -24,7 +28,7 @@ class Huber:
 
 @dataclass(frozen=True)
 class LeastSquares:
-    """Half the sum of squared residuals."""
+    """Half the sum of squared residuals, of ln loss ("log") or of loss ("raw")."""
 
     residual: Literal["log", "raw"] = "log"
 
@@ -33,6 +37,7 @@ class LeastSquares:
 
     @property
     def delta(self) -> float:
+        """Infinite: Huber's function without a linear part."""
         return np.inf
 
     def __str__(self) -> str:

@@ -1,7 +1,7 @@
-"""A form on data: residuals in the coordinates that the solver moves in.
+"""`FitProblem`: a form on data, as residuals in the coordinates that the solver moves in.
 
-Columns are centred (divided by their geometric means) where the form is closed under that, amplitudes enter as
-logarithms, the floor E linearly with its bound at 0. Parameters that are fixed or tied leave the coordinates.
+Columns are centred (divided by their geometric means) where the form allows a change of unit, amplitudes enter as
+logarithms, the floor linearly with its bound at 0. Parameters that are fixed or tied leave the coordinates.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import numpy as np
 
 from isoflop.scaling.laws.law import Array, Law
 
-DIFFERENCE = 1e-5
+DIFFERENCE = 1e-5  # step of the differences that stand in for a curvature the form does not give
 
 
 @dataclass(frozen=True)
@@ -32,24 +32,27 @@ class FitProblem:
 
     @cached_property
     def units(self) -> dict[str, float]:
-        """Geometric mean of each column that the form may be centred on: none while an amplitude is fixed."""
+        """Geometric mean of each column whose unit the form can change; empty while an amplitude is fixed."""
         if any(self.form.box[name].log and name in self.form.amplitudes for name in self.pinned):
             return {}
         units = {k: float(np.exp(np.mean(np.log(self.columns[k])))) for k in self.form.scales}
-        if "U" in self.columns:  # unique tokens are tokens: one unit for both
+        if "U" in self.columns and "D" in units:  # unique tokens are tokens: one unit for both
             units["U"] = units["D"]
         return units
 
     @cached_property
     def x(self) -> dict[str, Array]:
+        """Logarithms (n,) of the columns in those units."""
         return {k: np.log(v / self.units.get(k, 1.0)) for k, v in self.columns.items()}
 
     @cached_property
     def log_loss(self) -> Array:
+        """ln of the losses (n,)."""
         return np.log(self.loss)
 
     @cached_property
     def follower(self) -> str | None:
+        """The exponent that takes its partner's value in a tied fit."""
         return self.form.ties[1] if self.tied and self.form.ties else None
 
     @cached_property
@@ -59,34 +62,40 @@ class FitProblem:
 
     @cached_property
     def index(self) -> Array:
+        """Positions (P,) of the free parameters among all of the form's."""
         names = self.form.parameters()
         return np.array([names.index(p) for p in self.free])
 
     @cached_property
     def base(self) -> Array:
+        """Internal coordinates (P',) of every parameter: the fixed ones at their values, the others at 1."""
         values = np.array([self.pinned.get(p, 1.0) for p in self.form.parameters()])
         return self.form.encode(values)
 
     @cached_property
     def box(self) -> tuple[Array, Array]:
+        """Lower and upper bounds (P,) of the coordinates."""
         lower, upper = self.form.limits()
         return lower[self.index], upper[self.index]
 
     @property
     def lower(self) -> Array:
+        """Lower bounds (P,) of the coordinates."""
         return self.box[0]
 
     @property
     def upper(self) -> Array:
+        """Upper bounds (P,) of the coordinates."""
         return self.box[1]
 
     @cached_property
-    def bent(self) -> bool:
-        return self.form.bent(self.pinned)
+    def has_curvature(self) -> bool:
+        """Whether the form gives its exact second derivative with these parameters fixed."""
+        return self.form.has_curvature(self.pinned)
 
     @cached_property
     def _plain(self) -> slice | None:
-        """The free parameters as a slice of all of them, when they are its first ones and none is tied."""
+        """The free parameters as a slice of all, where they come first and none is tied: cheaper to gather."""
         plain = self.follower is None and np.array_equal(self.index, np.arange(len(self.index)))
         return slice(0, len(self.index)) if plain else None
 
@@ -112,6 +121,7 @@ class FitProblem:
         return full[:, self.index]
 
     def _gather(self, full: Array) -> Array:
+        """Derivatives in every parameter (B, P', ...) to derivatives in the coordinates (B, P, ...)."""
         if self._plain is not None:
             return full[:, self._plain]
         gathered = full[:, self.index]
@@ -121,6 +131,10 @@ class FitProblem:
         return gathered
 
     def residuals(self, theta: Array) -> tuple[Array, Array, Array]:
+        """Residuals (B, n) at coordinates theta (B, P), their gradient (B, P, n), and the one in all parameters.
+
+        The last is (B, P', n). A residual is ln predicted - ln loss, or predicted - loss without `log`.
+        """
         loss, full = self.form.evaluate(self.expand(theta), self.x)
         if self.log:
             residual = np.log(loss) - self.log_loss
@@ -132,10 +146,10 @@ class FitProblem:
     def curvature(self, theta: Array, full: Array, weight: Array) -> Array:
         """Sum of weight times the second derivative of the loss (relative to it when `log`), (B, P, P).
 
-        By the form's own formula where it has one, else by differences of the Jacobian. `full` is what `residuals`
-        gave as the gradient in every parameter.
+        By the form's own formula where it has one, else by differences of the Jacobian. `full` (B, P', n) is the
+        gradient in every parameter that `residuals` gave, `weight` is (B, n).
         """
-        if self.bent:
+        if self.has_curvature:
             rows = self._gather(self.form.curvature(self.x, full, weight))
             return self._gather(rows.swapaxes(1, 2)).swapaxes(1, 2)
         count = theta.shape[1]

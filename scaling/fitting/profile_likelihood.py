@@ -1,4 +1,4 @@
-"""Profile likelihood: how far a quantity can be moved before the data object, the other parameters following.
+"""Profile likelihood: the objective as a function of one quantity, minimised over everything else.
 
 The quantity is pulled to a grid of targets by a quadratic anchor. The minimiser of objective + anchor is also the
 minimiser of the objective alone among laws with the quantity it reaches, so every point is exactly on the profile,
@@ -18,15 +18,15 @@ from isoflop.scaling.fitting.solver import Anchor, huber, minimise
 from isoflop.scaling.laws.law import Array, Law
 
 REACH = 12.0  # standard errors to either side of the estimate
-STEP = 1e-6
+STEP = 1e-6  # of the differences that give the quantity's gradient
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Interval [lo, hi] of a quantity at `level`; a side is open (infinite) where the data never object.
+    """Interval [lo, hi] of a quantity at `level`; a side is infinite where the rise never exceeds `cut`.
 
     `frame` has the profile: value of the quantity, objective, and `rise`, the scaled rise of the objective above its
-    minimum, to be held against `cut`.
+    minimum, to be compared with `cut`.
     """
 
     name: str
@@ -39,21 +39,24 @@ class Profile:
 
     @property
     def open_below(self) -> bool:
+        """Whether the data give no lower bound."""
         return not np.isfinite(self.lo)
 
     @property
     def open_above(self) -> bool:
+        """Whether the data give no upper bound."""
         return not np.isfinite(self.hi)
 
 
 def profile(
     fit: Fit, quantity: Callable[[Law], float] | str, *, level: float = 0.9, points: int = 41, reach: float = REACH
 ) -> Profile:
-    """Profile of a parameter (by name) or of any scalar function of a law.
+    """Profile likelihood of a parameter (by name) or of any scalar function of a law.
 
-    The cut is the F quantile with (1, n - P) degrees of freedom; for Huber's objective the rise is divided by the
-    variance of psi over the share of inliers, which for least squares is the residual variance. Rows count as
-    independent: with several rows in a cluster the jackknife is the honest interval.
+    The quantity is moved to `points` targets within `reach` standard errors of the estimate. The cut is the F quantile
+    with (1, n - P) degrees of freedom; for Huber's objective the rise is divided by the variance of psi over the share
+    of inliers, which for least squares is the residual variance. Rows count as independent: with several rows in a
+    cluster use the jackknife. Raises ValueError for an unknown name.
     """
     measure = _Measure(fit, quantity)
     centre, slope = (v[0] for v in measure(fit.theta[None]))
@@ -129,7 +132,7 @@ def _crossing(frame: pd.DataFrame, centre: float, cut: float, side: int) -> floa
     distance, rise = np.abs(value[keep] - centre), rise[keep]
     order = np.argsort(distance, kind="stable")
     distance, signed = distance[order], np.sqrt(rise[order])
-    # The outermost law that the data accept counts, so that a dip beyond a first crossing is not cut off.
+    # The outermost point below the cut counts, so that a dip beyond a first crossing is not cut off.
     below = np.flatnonzero(signed < np.sqrt(cut))
     last = int(below[-1]) if len(below) else -1
     if last + 1 == len(signed):

@@ -1,4 +1,4 @@
-"""From seeds to optima: many starts, least squares first, then Huber with delta falling in stages."""
+"""From starts to optima: least squares first, then Huber with delta falling in stages to its value."""
 
 import numpy as np
 
@@ -10,17 +10,19 @@ from isoflop.scaling.laws.law import Array
 
 HUBER_EFFICIENCY = 1.345  # in noise scales: 95% of least squares' efficiency under Gaussian noise
 SMALLEST_DELTA = 1e-7
-FEW_PARAMETERS = 5
-SCATTERED = 24
+FEW_PARAMETERS = 5  # up to here 8 starts, up to 7 parameters 16, above 32
+SCATTERED = 24  # more starts for a form whose curvature is not exact
 ROUGH = 1e-7  # tolerance of the stages before the last
 
 
 def search(
     problem: FitProblem, weights: Array, objective: Objective, *, n_starts: int | None = None, seed: int = 0
 ) -> tuple[Solution, float, Array]:
-    """Every start's end, the delta used, and which start each row of the ends stands for.
+    """Minimise the objective from many starts.
 
-    Least squares first, then Huber with delta falling in stages to its value: a smooth objective finds the basin.
+    Returns where the distinct starts ended, the delta used, and for each start the row of the ends that it reached.
+    Least squares go first because a smooth objective finds the basin. `n_starts` defaults to 8, 16 or 32 by the number
+    of free parameters; `seed` is that of the random starts.
     """
     count = n_starts or (8 if len(problem.free) <= FEW_PARAMETERS else 16 if len(problem.free) <= 7 else 32)
     begin = starts(problem, weights, count=count, seed=seed)
@@ -30,7 +32,7 @@ def search(
     exact = np.nanmin(squares.value) <= EXACT * ROUNDING**2 * weights.sum()
     basin, members = _distinct(squares)
     ends = squares.theta[basin]
-    if not problem.bent and not exact:
+    if not problem.has_curvature and not exact:
         ends = np.concatenate([ends, begin, _scatter(problem, weights, ends[0], seed)])
         members = np.concatenate([members, np.arange(len(basin), len(ends))])
     delta = objective.delta if objective.delta != "auto" else None
@@ -49,7 +51,7 @@ def search(
 def _scatter(problem: FitProblem, weights: Array, theta: Array, seed: int) -> Array:
     """Least-squares optima (S, P) under random row weights, near theta.
 
-    A small delta may have many local optima inside one basin of least squares; these starts and the seeds find them.
+    A small delta may have many local optima inside one basin of least squares; these starts and the first find them.
     """
     lots = weights * np.random.default_rng(seed).exponential(size=(SCATTERED, len(weights)))
     begin = np.repeat(theta[None], SCATTERED, axis=0)
@@ -57,7 +59,7 @@ def _scatter(problem: FitProblem, weights: Array, theta: Array, seed: int) -> Ar
 
 
 def _auto_delta(problem: FitProblem, weights: Array, ends: Array) -> tuple[float, Array]:
-    """1.345 x the robust scale of the residuals at the fit that this delta itself gives, and where the starts stand."""
+    """The delta that is 1.345 robust scales of the residuals of its own fit, and where the starts have moved to."""
     delta = np.inf
     for _ in range(4):
         value = huber(problem.residuals(ends)[0], weights, delta)
@@ -69,7 +71,7 @@ def _auto_delta(problem: FitProblem, weights: Array, ends: Array) -> tuple[float
 
 
 def _distinct(solution: Solution) -> tuple[Array, Array]:
-    """Indices of the different ends among the starts, best first, and for each start which of them it reached."""
+    """Indices of the distinct ends, best first, and for each start which of them it reached."""
     order = np.argsort(solution.value, kind="stable")
     kept: list[int] = []
     members = np.empty(len(order), dtype=int)
@@ -84,6 +86,6 @@ def _distinct(solution: Solution) -> tuple[Array, Array]:
 
 
 def robust_scale(residuals: Array, n_free: int) -> float:
-    """A standard deviation that outliers spare: 1.4826 x the median absolute residual x sqrt(n / (n - P))."""
+    """A standard deviation that outliers hardly move: 1.4826 x the median absolute residual x sqrt(n / (n - P))."""
     n = len(residuals)
     return float(1.4826 * np.median(np.abs(residuals)) * np.sqrt(n / max(n - n_free, 1)))

@@ -6,7 +6,7 @@ curvature where the form gives it and damping is light. The damping matrix is th
 least squares, so a heavily damped step is a short IRLS step and an undamped one is Newton's.
 
 A problem has converged when the next step is predicted to lower the objective by less than `tolerance` of its value
-with damping at most 1e-2: a test of the objective that was asked for, not of a step length.
+with damping at most 1e-2: a test of the objective itself, not of a step length.
 """
 
 from collections.abc import Callable
@@ -18,29 +18,33 @@ import numpy as np
 Array = np.ndarray
 
 BLOCK, CELLS = 256, 80_000  # starts, and starts x rows, worked on at once: what stays in a processor's cache
-LIGHT = 0.05
-TRUSTED = 1e-2
-RESTART = 2e-3
+LIGHT = 0.05  # damping up to which the exact curvature enters
+TRUSTED = 1e-2  # damping up to which a predicted decrease is believed
+RESTART = 2e-3  # least damping after a step that failed
 LATE = 20  # steps after which a form without exact curvature pays for differences
-HOPELESS = 1e9
+HOPELESS = 1e9  # damping above which a problem is given up
 ROUNDING = 1e-15  # of a log loss near 1: no residual is known better
 EXACT = 30.0  # an objective within this many times its rounding noise is zero
 
 
 class Problem(Protocol):
-    """Residuals of a form on data: `log` when differences of logarithms, `bent` when curvature costs nothing."""
+    """What `minimise` needs of a problem with P coordinates and n rows."""
 
     @property
-    def lower(self) -> Array: ...
+    def lower(self) -> Array:
+        """Lower bounds (P,) of the coordinates."""
 
     @property
-    def upper(self) -> Array: ...
+    def upper(self) -> Array:
+        """Upper bounds (P,) of the coordinates."""
 
     @property
-    def bent(self) -> bool: ...
+    def has_curvature(self) -> bool:
+        """Whether `curvature` is exact and cheap; otherwise it is called only after many steps."""
 
     @property
-    def log(self) -> bool: ...
+    def log(self) -> bool:
+        """Whether the residuals are differences of ln loss, otherwise of loss."""
 
     def residuals(self, theta: Array) -> tuple[Array, Array, Array]:
         """Residuals (B, n), their gradient in theta (B, P, n), and their gradient in every parameter of the form."""
@@ -60,7 +64,7 @@ class Anchor:
 
 @dataclass(frozen=True)
 class Solution:
-    """Where each problem ended. `value` excludes any anchor."""
+    """Where each of B problems ended: coordinates theta (B, P), objective without any anchor (B,), steps taken (B,)."""
 
     theta: Array
     value: Array
@@ -70,7 +74,10 @@ class Solution:
 
 @dataclass
 class _State:
-    """Everything known of the problems still being solved, one row each."""
+    """Everything known of the B problems still being solved, one row each: the last accepted point and its derivatives.
+
+    `pull` (B,) is the anchor's part of the objective, `rows` (B,) the place of each problem in the whole batch.
+    """
 
     theta: Array
     residual: Array
@@ -114,7 +121,11 @@ def minimise(
     damping: float = 1e-2,
     anchor: Anchor | None = None,
 ) -> Solution:
-    """Minimise the sum of weights (n,) or (B, n) times Huber(residual) from every row of start (B, P)."""
+    """Minimise the sum of weights (n,) or (B, n) times Huber(residual) from every row of start (B, P).
+
+    `delta` is Huber's, infinite for half squares. A problem ends when it has converged to the relative `tolerance`,
+    after `max_steps`, or when no damping helps; `converged` says which. `damping` is that of the first step.
+    """
     start = np.clip(np.atleast_2d(np.asarray(start, dtype=float)), problem.lower, problem.upper)
     weights = np.atleast_2d(weights)
     parts = []
@@ -129,6 +140,8 @@ def minimise(
 
 @dataclass(frozen=True)
 class _Block:
+    """A part of the batch small enough to stay in a processor's cache."""
+
     problem: Problem
     delta: float
     tolerance: float
@@ -141,7 +154,7 @@ class _Block:
         theta, value = state.theta.copy(), state.value.copy()
         converged, steps = np.zeros(count, dtype=bool), np.full(count, max_steps)
         for step in range(max_steps):
-            move, predicted = self._step(state, bent=self.problem.bent or step >= LATE)
+            move, predicted = self._step(state, exact=self.problem.has_curvature or step >= LATE)
             # Rounding of the residuals bounds how far the objective of an exact fit can be told from zero.
             noise = ROUNDING**2 * np.maximum(state.weights.sum(axis=-1), 1.0)
             done = np.abs(predicted) <= self.tolerance * (state.value + state.pull) + noise
@@ -187,9 +200,9 @@ class _Block:
         )
         state.accept(better, trial)
 
-    def _step(self, state: _State, bent: bool) -> tuple[Array, Array]:
+    def _step(self, state: _State, exact: bool) -> tuple[Array, Array]:
         """The damped Newton step inside the box, (B, P), and half its predicted decrease of the objective."""
-        model, slope = self._model(state, bent)
+        model, slope = self._model(state, exact)
         lower, upper = self.problem.lower, self.problem.upper
         fixed = ((state.theta <= lower) & (slope >= 0)) | ((state.theta >= upper) & (slope <= 0))
         move = _solve(model, -slope, fixed, np.zeros_like(slope))
@@ -207,7 +220,8 @@ class _Block:
         move = np.clip(move, lower - state.theta, upper - state.theta)
         return move, -0.5 * np.einsum("bp,bp->b", slope, move)
 
-    def _model(self, state: _State, bent: bool) -> tuple[Array, Array]:
+    def _model(self, state: _State, exact: bool) -> tuple[Array, Array]:
+        """Matrix (B, P, P) and slope (B, P) of the damped quadratic model; `exact` adds the curvature."""
         r, q, w = state.residual, state.gradient, state.weights
         size = np.abs(r)
         inlier = size <= self.delta
@@ -215,7 +229,7 @@ class _Block:
         irls = w * np.where(inlier, 1.0, self.delta / np.maximum(size, 1e-300))
         damping = state.damping[:, None]
         weight = np.where(inlier, w, 0.0) + damping * irls
-        light = state.damping <= LIGHT if bent else np.zeros(len(r), dtype=bool)
+        light = state.damping <= LIGHT if exact else np.zeros(len(r), dtype=bool)
         if self.problem.log and light.any():
             weight = weight - np.where(light[:, None], psi, 0.0)
         model = (q * weight[:, None]) @ q.swapaxes(1, 2)

@@ -1,8 +1,8 @@
-"""Starts by variable projection: a law is linear in its amplitudes once its few shape parameters are given.
+"""Where a fit starts, by variable projection: a law is linear in its amplitudes once its other parameters are given.
 
-For every point of a grid over the shapes the amplitudes follow from non-negative least squares in closed form; all
-grid points at once cost milliseconds and replace thousands of random starts, nine in ten of which end in worse basins.
-A form without a linear part starts from random points of its search box.
+For every point of a grid over those, the amplitudes follow from non-negative least squares in closed form; all grid
+points at once cost milliseconds and replace thousands of random starts, nine in ten of which end in worse basins. A
+form without a linear part starts from random points of its search box.
 """
 
 from itertools import combinations
@@ -14,15 +14,19 @@ from isoflop.scaling.fitting.solver import huber
 from isoflop.scaling.laws.law import Array
 
 RANDOM_STARTS = 96
-CANDIDATES = 64
-SEED_ROWS = 192  # a basin is found on this many rows, drawn evenly; the solver then uses all
+BEST_OF_GRID = 64
+START_ROWS = 192  # a basin is found on this many rows, drawn evenly; the solver then uses all
+APART = 0.12  # in some coordinate: closer points are one start
 TINY = 1e-4  # of the mean loss: an amplitude that the linear solve sets to zero starts here
 
 
 def starts(problem: FitProblem, weights: Array, *, count: int, seed: int) -> Array:
-    """Coordinates (S, P) of up to `count` distinct starts, best first by weighted squares of the problem's residual."""
-    if len(problem.loss) > SEED_ROWS:
-        rows = np.linspace(0, len(problem.loss) - 1, SEED_ROWS).astype(int)
+    """Coordinates (S, P) of up to `count` distinct starts, best first by weighted squares of the problem's residual.
+
+    `weights` is (n,); `seed` is that of the random starts of a form that gives no others.
+    """
+    if len(problem.loss) > START_ROWS:
+        rows = np.linspace(0, len(problem.loss) - 1, START_ROWS).astype(int)
         problem, weights = problem.on_rows(rows), weights[rows]
     form = problem.form
     with np.errstate(all="ignore"):
@@ -39,7 +43,10 @@ def starts(problem: FitProblem, weights: Array, *, count: int, seed: int) -> Arr
 
 
 def random_starts(problem: FitProblem, count: int, seed: int) -> Array:
-    """Points (count, P) drawn uniformly from the box in coordinates, E below the smallest loss."""
+    """Points (count, P) drawn uniformly from the box in coordinates, each parameter where a law of such losses has it.
+
+    A linear parameter bounded by 0, as a floor is, stays below the smallest loss.
+    """
     rng = np.random.default_rng(seed)
     lower, upper = problem.lower.copy(), problem.upper.copy()
     for j, name in enumerate(problem.free):
@@ -54,13 +61,14 @@ def random_starts(problem: FitProblem, count: int, seed: int) -> Array:
 
 
 def _projected(problem: FitProblem, weights: Array) -> Array:
+    """Coordinates (S, P) of the best grid points, amplitudes by non-negative least squares."""
     form, names = problem.form, problem.form.parameters()
     shape = _grid(problem)
     basis, target, scale = form.linearise(shape, problem.x, problem.loss)
     amplitudes = form.amplitudes[-basis.shape[1] :]
     pinned = np.array([problem.pinned.get(a, np.nan) for a in amplitudes])
     coefficients, cost = nonnegative(basis, target, scale**2 * weights, pinned)
-    best = np.argsort(cost, kind="stable")[:CANDIDATES]
+    best = np.argsort(cost, kind="stable")[:BEST_OF_GRID]
     values = np.repeat(form.decode(problem.base)[None], len(best), axis=0)
     for name, column in shape.items():
         values[:, names.index(name)] = column[best, 0] if len(column) > 1 else column[0, 0]
@@ -68,12 +76,11 @@ def _projected(problem: FitProblem, weights: Array) -> Array:
         floor = TINY * problem.loss.mean() if form.box[name].log else 0.0
         values[:, names.index(name)] = np.maximum(coefficients[best, k], floor)
     values = form.from_linear(values, problem.loss)
-    varied = form.vary(form.encode(values), frozenset(problem.free))
-    return problem.reduce(varied)
+    return problem.reduce(form.more_starts(form.encode(values), frozenset(problem.free)))
 
 
 def _grid(problem: FitProblem) -> dict[str, Array]:
-    """Every combination of the shapes' starting values, (G, 1) each; fixed shapes stay, tied ones go together."""
+    """Every combination of the starting values, (G, 1) each; fixed parameters stay, tied ones go together."""
     axes = {}
     for name, values in problem.form.shapes(problem.x, problem.loss).items():
         if name != problem.follower:
@@ -88,7 +95,8 @@ def _grid(problem: FitProblem) -> dict[str, Array]:
 def nonnegative(basis: Array, target: Array, weights: Array, pinned: Array) -> tuple[Array, Array]:
     """Non-negative weighted least squares for every basis (G, K, n): coefficients (G, K) and the sum of squares (G,).
 
-    A coefficient that is not NaN in `pinned` (K,) keeps that value. Supports are enumerated, best one wins.
+    A coefficient that is not NaN in `pinned` (K,) keeps that value. Every choice of positive coefficients is solved,
+    the best one wins.
     """
     open_ = np.flatnonzero(np.isnan(pinned))
     if len(open_) < len(pinned):
@@ -111,6 +119,7 @@ def nonnegative(basis: Array, target: Array, weights: Array, pinned: Array) -> t
 
 
 def _solve_support(gram: Array, moment: Array, support: list[int]) -> tuple[Array, Array]:
+    """Least squares (G, S) over the coefficients in `support`, and by how much they lower the sum of squares (G,)."""
     part = gram[:, support][:, :, support]
     size = np.sqrt(np.einsum("gkk->gk", part))
     scaled = part / (size[:, :, None] * size[:, None, :]) + 1e-12 * np.eye(len(support))
@@ -123,7 +132,7 @@ def _spread(candidates: Array, count: int, order: Array) -> Array:
     """Indices of up to `count` candidates, in order, each apart from those before it by a step in some coordinate."""
     chosen: list[int] = []
     for i, point in enumerate(candidates):
-        if all(np.abs(point - candidates[j]).max() > 0.12 for j in chosen):
+        if all(np.abs(point - candidates[j]).max() > APART for j in chosen):
             chosen.append(i)
         if len(chosen) == count:
             break

@@ -1,7 +1,7 @@
-"""How sure a fit is: `Draws`, a table of laws, and intervals of any function of a law.
+"""Uncertainty of a fit: `Draws`, laws refitted to resampled data, and intervals of any function of a law.
 
 The default is the delete-one-cluster jackknife with Student's t on G - 1 degrees of freedom, the one method that keeps
-its nominal coverage on small, clustered and outlying data. The cluster bootstrap stands beside it as the cross-check.
+its nominal coverage on small, clustered and outlying data (Efron 1982). The cluster bootstrap is the cross-check.
 Both resample clusters (training trunks, else runs, else rows), because checkpoints of one run are not independent.
 """
 
@@ -40,6 +40,7 @@ class Draws:
 
     @property
     def share_converged(self) -> float:
+        """Share of the refits that converged."""
         return float(self.frame["converged"].mean())
 
     def evaluate(self, fn: Callable[[Law], Any] | str) -> Array:
@@ -59,12 +60,16 @@ class Draws:
     def interval(
         self, fn: Callable[[Law], Any] | str, level: float = 0.9, *, positive: bool = True
     ) -> tuple[float, float]:
-        """Interval of a scalar function of a law; in log space where it is positive in every draw, unless told not."""
+        """Interval (lo, hi) of a scalar function of a law, or of a parameter or exponent by name.
+
+        In log space where the quantity is positive in every draw, unless `positive` is False. Raises ValueError for an
+        unknown name or a level outside 0 to 1.
+        """
         lo, hi = self.band(fn, level, positive=positive)
         return float(lo), float(hi)
 
     def band(self, fn: Callable[[Law], Any] | str, level: float = 0.9, *, positive: bool = True) -> tuple[Array, Array]:
-        """Pointwise interval of an array-valued function of a law, (lo, hi)."""
+        """Pointwise interval (lo, hi) of an array-valued function of a law; otherwise as `interval`."""
         if not 0 < level < 1:
             raise ValueError(f"level must lie between 0 and 1, not {level}")
         draws, centre = self.evaluate(fn), np.asarray(self.estimate(fn), dtype=float)
@@ -81,7 +86,7 @@ class Draws:
             return np.where(logs, np.exp(np.where(logs, lo, 0)), lo), np.where(logs, np.exp(np.where(logs, hi, 0)), hi)
 
     def standard_error(self, fn: Callable[[Law], Any] | str) -> Any:
-        """Standard error of the quantity over the draws."""
+        """Standard error of a function of a law, or of a parameter or exponent by name; of its shape."""
         return self._spread(self.evaluate(fn))
 
     def quantile(self, level: float) -> float:
@@ -113,7 +118,7 @@ def jackknife(fit: Fit) -> Draws:
     >>> bool(lo < 2e5 < hi)
     True
     """
-    if "jackknife" in fit.__dict__:  # kept with the fit, for every figure and table asks for it
+    if "jackknife" in fit.__dict__:  # kept with the fit: every figure and table needs it
         return fit.__dict__["jackknife"]
     labels, clusters = _clusters(fit, "auto")
     if len(clusters) < 2:
@@ -128,7 +133,10 @@ def jackknife(fit: Fit) -> Draws:
 
 
 def bootstrap(fit: Fit, n: int = 1000, *, by: str = "auto", seed: int = 0) -> Draws:
-    """The law refitted to n resamples of whole clusters, drawn with replacement by the column `by`, or "row".
+    """The law refitted to n resamples of whole clusters, drawn with replacement (Efron 1979).
+
+    `by` names the column that tells clusters apart, or "row"; "auto" is that of the points. Raises ValueError for an
+    unknown column or fewer than two resamples.
 
     >>> import isoflop
     >>> draws = isoflop.bootstrap(isoflop.fit("chinchilla", isoflop.example("quick")), 50)
@@ -147,6 +155,7 @@ def bootstrap(fit: Fit, n: int = 1000, *, by: str = "auto", seed: int = 0) -> Dr
 
 
 def _clusters(fit: Fit, by: str) -> tuple[Array, Array]:
+    """The cluster number (n,) of each row, and the clusters (G,)."""
     frame = fit.points.frame
     if by == "row":
         return np.arange(len(frame)), np.arange(len(frame))
@@ -174,9 +183,10 @@ def _parameters(law: Law) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Loss of a run not yet made: the point, the interval of the law there and of the run itself, nats/token.
+    """Loss in nats/token of runs not yet made, of N parameters on D tokens.
 
-    Arrays of one shape. `noise` is the standard deviation of ln loss from run to run.
+    `loss` is the law's, [law_lo, law_hi] the interval of the law there, [lo, hi] that of the run itself: arrays of one
+    shape. `noise` is the standard deviation of ln loss from run to run.
     """
 
     N: Array
@@ -191,9 +201,9 @@ class Prediction:
 
 
 def predict(fit: Fit, draws: Draws, N: Any, D: Any, level: float = 0.9) -> Prediction:
-    """Prediction interval at N parameters and D tokens: uncertainty of the law and noise of one run, on ln loss.
+    """Prediction interval at N parameters and D tokens (broadcast): uncertainty of the law and noise of one run.
 
-    Assumes that the law holds there: it covers neither a wrong form nor another regime.
+    Both add on ln loss. Assumes that the law holds there: the interval covers neither a wrong form nor another regime.
     """
     N, D = np.broadcast_arrays(np.asarray(N, float), np.asarray(D, float))
     frame = pd.DataFrame({"n_params": N.ravel(), "tokens": D.ravel()})
@@ -210,6 +220,6 @@ def predict(fit: Fit, draws: Draws, N: Any, D: Any, level: float = 0.9) -> Predi
 
 
 def intervals(draws: Draws, names: Sequence[str] | None = None, level: float = 0.9) -> dict[str, tuple[float, float]]:
-    """Intervals of free parameters and derived exponents by name."""
+    """Intervals by name, of the free parameters and derived exponents unless others are named."""
     names = names or [*draws.fit.free, *draws.fit.exponents()]
     return {name: draws.interval(name, level) for name in names}

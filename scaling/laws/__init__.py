@@ -1,0 +1,76 @@
+"""The catalogue of scaling laws, derived from the modules of this folder.
+
+Every subclass of `Law` with a `name` that a module here defines is in the catalogue: to add a law, add a module. A
+user's own law, named "module:Class", goes through the same facts without being in it.
+"""
+
+import importlib
+import pkgutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from isoflop.scaling.laws.law import Law, Preset, Role
+
+__all__ = ["LAWS", "PRESETS", "get_law", "with_role"]
+
+
+def _forms() -> Iterator[type[Law]]:
+    for found in pkgutil.walk_packages(__path__, f"{__name__}."):
+        module = importlib.import_module(found.name)
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, Law) and value.__module__ == found.name and value.name:
+                yield value
+
+
+def _presets(forms: list[type[Law]]) -> dict[str, tuple[type[Law], Preset]]:
+    known: dict[str, tuple[type[Law], Preset]] = {}
+    for form in forms:
+        for name, preset in form.all_presets().items():
+            if name in known:
+                other = known[name][0].__name__
+                raise ValueError(f"{form.__name__} and {other} are both named {name!r}: give one its own presets")
+            known[name] = (form, preset)
+    return known
+
+
+_FORMS = sorted(_forms(), key=lambda form: form.rank)
+LAWS: dict[str, type[Law]] = {form.name: form for form in _FORMS}
+PRESETS: dict[str, tuple[type[Law], Preset]] = _presets(_FORMS)  # every name that a law can be fitted under
+
+
+def with_role(role: Role) -> tuple[str, ...]:
+    """Names of the laws that are used by default in one place (see `law.Role`), in the order of the catalogue."""
+    return tuple(name for name, (_, preset) in PRESETS.items() if role in preset.roles)
+
+
+def get_law(name: str) -> tuple[type[Law], Preset]:
+    """The form called `name` and how it is fitted under that name.
+
+    `module:Class` names a user's own form, importable from the working directory. Raises ValueError for an unknown
+    name, or a class that is no form.
+    """
+    if name in PRESETS:
+        return PRESETS[name]
+    if ":" in name:
+        form = _user_law(name)
+        return form, form.all_presets()[form.name]
+    names = ", ".join(dict.fromkeys([*LAWS, *PRESETS]))
+    raise ValueError(f"law {name!r} is not known; choose one of {names}, or module:Class")
+
+
+def _user_law(name: str) -> type[Law]:
+    module, _, attribute = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        form = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"law {name!r} cannot be imported: {error}") from error
+    if not (isinstance(form, type) and issubclass(form, Law)):
+        raise ValueError(f"law {name!r} is not a subclass of isoflop.scaling.laws.law.Law")
+    missing = [p for p in form.parameters() if p not in form.box]
+    if missing:
+        raise ValueError(f"law {name!r} gives no search box for {', '.join(missing)}: add them to its `box`")
+    return form

@@ -1,30 +1,20 @@
-"""The catalogue of laws: the forms by name, and the two that most studies need.
+"""Chinchilla's law, loss of N parameters on D tokens, and its special cases."""
 
-N parameters, D tokens, C FLOPs, losses in nats/token.
-"""
-
-import importlib
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from isoflop.scaling.laws.broken import BNSL, BNSLD, BNSLN, Farseer
-from isoflop.scaling.laws.kaplan import DataConstrained, Kaplan, Saturating
-from isoflop.scaling.laws.law import AMPLITUDE, EXPONENT, FLOOR, SIX_ND, Allocation, Array, Box, Cost, Law
-
-__all__ = [
-    "BNSL", "BNSLD", "BNSLN", "LAWS", "PRESETS", "Allocation", "Box", "Chinchilla", "Cost", "DataConstrained",
-    "Farseer", "Kaplan", "Law", "Power", "PowerD", "PowerN", "Saturating", "get_law",
-]  # fmt: skip
+from isoflop.scaling.laws.law import AMPLITUDE, EXPONENT, FLOOR, SIX_ND, Allocation, Array, Box, Cost, Law, Preset
 
 
 @dataclass(frozen=True)
 class Chinchilla(Law):
-    """L(N, D) = E + (A N^-alpha + B D^-beta)^kappa  (Hoffmann et al. 2022, eq. 2; kappa: Busbridge et al. 2025)"""
+    """L(N, D) = E + (A N^-alpha + B D^-beta)^kappa  (Hoffmann et al. 2022, eq. 2; kappa: Busbridge et al. 2025)
+
+    kappa stays at 1 unless a fit frees it.
+    """
 
     E: float
     A: float
@@ -36,6 +26,19 @@ class Chinchilla(Law):
     name: ClassVar[str] = "chinchilla"
     formula: ClassVar[str] = "L = E + (A N^-alpha + B D^-beta)^kappa"
     source: ClassVar[str] = "Hoffmann et al. 2022, arXiv 2203.15556, eq. 2"
+    typical: ClassVar[tuple[float, ...]] = (1.8, 480.0, 2100.0, 0.35, 0.37, 0.8)
+    rank: ClassVar[int] = 10
+    presets: ClassVar[dict[str, Preset]] = {
+        "chinchilla": Preset(roles=("choose", "average", "approach 3", "plan")),
+        "chinchilla-kappa": Preset(free=("kappa",), roles=("choose", "average", "approach 3", "plan")),
+        "chinchilla-tied": Preset(tied=True, roles=("choose", "average", "plan")),
+        "chinchilla-no-floor": Preset(fixed={"E": 0.0}, roles=("choose", "average")),
+    }
+    floor_name: ClassVar[str | None] = "E"
+    usual: ClassVar[dict[str, tuple[float, float]]] = Law.usual | {"alpha": (0.15, 0.9), "beta": (0.15, 0.9)}
+    open_ended: ClassVar[dict[str, str]] = {
+        "kappa": "fix kappa = 1, or add runs so that tokens per parameter span a factor 30"
+    }
     scales: ClassVar[tuple[str, ...]] = ("N", "D")
     ties: ClassVar[tuple[str, str] | None] = ("alpha", "beta")
     amplitudes: ClassVar[tuple[str, ...]] = ("E", "A", "B")
@@ -52,28 +55,33 @@ class Chinchilla(Law):
         inner = self.A * np.power(N, -self.alpha) + self.B * np.power(D, -self.beta)
         return self.E + np.power(inner, self.kappa)
 
+    def written(self) -> str:
+        inner = f"{self.A:.5g} N^-{self.alpha:.4f} + {self.B:.5g} D^-{self.beta:.4f}"
+        floor = "" if self.E == 0 else f"{self.E:.4f} + "
+        return f"L(N, D) = {floor}" + (inner if self.kappa == 1 else f"({inner})^{self.kappa:.4f}")
+
     @classmethod
     def evaluate(cls, theta: Array, x: Mapping[str, Array]) -> tuple[Array, Array]:
-        E, A, B, alpha, beta, kappa = theta.T[..., None]
+        E, log_A, log_B, alpha, beta, log_kappa = theta.T[..., None]
         jacobian = np.empty((*theta.shape, x["N"].size))
         jacobian[:, 0] = 1.0
-        n_term = np.exp(A - alpha * x["N"], out=jacobian[:, 1])
-        d_term = np.exp(B - beta * x["D"], out=jacobian[:, 2])
+        n_term = np.exp(log_A - alpha * x["N"], out=jacobian[:, 1])
+        d_term = np.exp(log_B - beta * x["D"], out=jacobian[:, 2])
         inner = n_term + d_term
-        if not np.any(kappa):
+        if not np.any(log_kappa):
             excess = inner
             jacobian[:, 5] = inner * np.log(inner) if theta.shape[1] > 5 else 0.0
         else:
-            power = np.exp(kappa)
-            excess = np.exp(power * np.log(inner))
-            jacobian[:, 5] = power * np.log(inner) * excess
-            jacobian[:, 1:3] *= (power * excess / inner)[:, None]
+            kappa = np.exp(log_kappa)
+            excess = np.exp(kappa * np.log(inner))
+            jacobian[:, 5] = kappa * np.log(inner) * excess
+            jacobian[:, 1:3] *= (kappa * excess / inner)[:, None]
         np.multiply(jacobian[:, 1], -x["N"], out=jacobian[:, 3])
         np.multiply(jacobian[:, 2], -x["D"], out=jacobian[:, 4])
         return E + excess, jacobian
 
     @classmethod
-    def bent(cls, pinned: Mapping[str, float]) -> bool:
+    def has_curvature(cls, pinned: Mapping[str, float]) -> bool:
         return pinned.get("kappa") == 1.0
 
     @classmethod
@@ -101,7 +109,7 @@ class Chinchilla(Law):
         return basis, loss, 1.0 / loss
 
     @classmethod
-    def vary(cls, theta: Array, free: frozenset[str]) -> Array:
+    def more_starts(cls, theta: Array, free: frozenset[str]) -> Array:
         if "kappa" not in free:
             return theta
         starts = []
@@ -125,105 +133,3 @@ class Chinchilla(Law):
     def exponents(self, cost: Cost = SIX_ND) -> dict[str, float]:
         a = self.beta / (self.alpha + (1.0 + cost.slope) * self.beta)
         return {"a": a, "b": 1.0 - (1.0 + cost.slope) * a, "frontier": self.kappa * self.alpha * a}
-
-
-@dataclass(frozen=True)
-class Power(Law):
-    """L(C) = E + K C^-g  (Henighan et al. 2020, eq. 1.1); `PowerN` and `PowerD` read N or D instead."""
-
-    E: float
-    K: float
-    g: float
-
-    name: ClassVar[str] = "power"
-    formula: ClassVar[str] = "L = E + K C^-g"
-    source: ClassVar[str] = "Henighan et al. 2020, arXiv 2010.14701, eq. 1.1"
-    inputs: ClassVar[tuple[str, ...]] = ("C",)
-    scales: ClassVar[tuple[str, ...]] = ("C",)
-    amplitudes: ClassVar[tuple[str, ...]] = ("E", "K")
-    box: ClassVar[dict[str, Box]] = {
-        "E": FLOOR,
-        "K": AMPLITUDE,
-        "g": Box(0.002, 3.0, grid=tuple(np.geomspace(0.004, 1.6, 60).tolist())),
-    }
-
-    def __call__(self, x: Any) -> Any:
-        return self.E + self.K * np.power(x, -self.g)
-
-    @classmethod
-    def evaluate(cls, theta: Array, x: Mapping[str, Array]) -> tuple[Array, Array]:
-        (column,) = (x[k] for k in cls.inputs)
-        E, K, g = theta.T[..., None]
-        term = np.exp(K - g * column)
-        return E + term, np.stack([np.ones_like(term), term, -column * term], axis=1)
-
-    def rescaled(self, units: Mapping[str, float]) -> Self:
-        (unit,) = (units.get(k, 1.0) for k in self.inputs)
-        return type(self)(self.E, self.K * np.power(unit, -self.g), self.g)
-
-    @classmethod
-    def linearise(cls, shape: Mapping[str, Array], x: Mapping[str, Array], loss: Array) -> tuple[Array, Array, Array]:
-        (column,) = (x[k] for k in cls.inputs)
-        term = np.exp(-shape["g"] * column)
-        return np.stack([np.ones_like(term), term], axis=1), loss, 1.0 / loss
-
-    def exponents(self, cost: Cost = SIX_ND) -> dict[str, float]:
-        return {"frontier": self.g} if self.inputs == ("C",) else {}
-
-
-@dataclass(frozen=True)
-class PowerN(Power):
-    """L(N) = E + K N^-g  (Henighan et al. 2020, eq. 1.1)"""
-
-    name: ClassVar[str] = "power-n"
-    formula: ClassVar[str] = "L = E + K N^-g"
-    inputs: ClassVar[tuple[str, ...]] = ("N",)
-    scales: ClassVar[tuple[str, ...]] = ("N",)
-
-
-@dataclass(frozen=True)
-class PowerD(Power):
-    """L(D) = E + K D^-g  (Henighan et al. 2020, eq. 1.1)"""
-
-    name: ClassVar[str] = "power-d"
-    formula: ClassVar[str] = "L = E + K D^-g"
-    inputs: ClassVar[tuple[str, ...]] = ("D",)
-    scales: ClassVar[tuple[str, ...]] = ("D",)
-
-
-FORMS: tuple[type[Law], ...] = (
-    Chinchilla, Kaplan, Saturating, DataConstrained, Farseer, Power, PowerN, PowerD, BNSL, BNSLN, BNSLD,
-)  # fmt: skip
-LAWS: dict[str, type[Law]] = {form.name: form for form in FORMS}
-PRESETS: dict[str, tuple[type[Law], tuple[str, ...]]] = {"chinchilla-kappa": (Chinchilla, ("kappa",))}
-
-
-def get_law(name: str) -> tuple[type[Law], tuple[str, ...]]:
-    """The form called `name`, and the parameters with a default that this name frees.
-
-    `module:Class` names a user's own form, importable from the working directory. Raises ValueError on an unknown name.
-    """
-    if name in PRESETS:
-        return PRESETS[name]
-    if name in LAWS:
-        return LAWS[name], ()
-    if ":" in name:
-        return _user_law(name), ()
-    raise ValueError(f"law {name!r} is not known; choose one of {', '.join([*LAWS, *PRESETS])}, or module:Class")
-
-
-def _user_law(name: str) -> type[Law]:
-    module, _, attribute = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        form = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"law {name!r} cannot be imported: {error}") from error
-    if not (isinstance(form, type) and issubclass(form, Law)):
-        raise ValueError(f"law {name!r} is not a subclass of isoflop.scaling.laws.chinchilla.Law")
-    missing = [p for p in form.parameters() if p not in form.box]
-    if missing:
-        raise ValueError(f"law {name!r} gives no search box for {', '.join(missing)}: add them to its `box`")
-    return form

@@ -1,17 +1,22 @@
-"""What every scaling law is: a frozen dataclass whose class is the form and whose instance is a law.
+"""The base class of every scaling law: `Law`. A subclass is a functional form, an instance is a law with its numbers.
 
-A form declares its parameters as dataclass fields, where each may lie (`box`), which columns it reads (`inputs`) and
-its formula (`__call__`). That is enough to fit it: derivatives then come by complex step and starts from the box.
-The forms shipped here add a hand Jacobian (`evaluate`) and the terms they are linear in (`linearise`), which is what
-makes a fit take milliseconds.
+A form is a frozen dataclass whose fields are its parameters. It states its formula (`__call__`), the columns it reads
+(`inputs`) and where each parameter may lie (`box`). That is enough to fit it: derivatives are then taken by complex
+step, and the search starts at random points of the box. The shipped forms add analytic derivatives (`evaluate`) and
+the terms that they are linear in (`linearise`), with which a fit takes milliseconds.
 
-Fits run in internal coordinates: a parameter whose box says `log` enters as its logarithm, the others as they are, and
-the columns named in `scales` are divided by their geometric means (`rescaled` carries a law from one unit to another).
+A form also carries every fact that the rest of the package needs to know of it, as class attributes: which parameter
+is the irreducible loss, under which names it can be fitted, where it is used by default. Nothing outside asks for a
+form by its name.
+
+Fits move in internal coordinates: a parameter whose box says `log` enters as its logarithm, the others as they are,
+and the columns named in `scales` are divided by their geometric means. `rescaled` carries a law from one unit to
+another.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar, Self
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -21,9 +26,10 @@ COMPLEX_STEP = 1e-100
 
 @dataclass(frozen=True)
 class Box:
-    """Where a parameter may lie; `log` fits its logarithm (so lo > 0), `grid` lists values to start from.
+    """The interval [lo, hi] that a parameter is searched in.
 
-    For an amplitude the limits are those of its term at the geometric mean of the data, in nats/token.
+    `log` fits its logarithm (then lo > 0). `grid` lists the values that a search starts from. For an amplitude the
+    limits are those of its term at the geometric mean of the data, in nats/token.
     """
 
     lo: float
@@ -34,6 +40,7 @@ class Box:
 
 AMPLITUDE = Box(1e-8, 1e4, log=True)
 EXPONENT = Box(0.01, 3.0, grid=tuple(np.geomspace(0.03, 1.6, 18).tolist()))
+COARSE = tuple(np.geomspace(0.05, 1.4, 12).tolist())  # exponents to start from, for laws with further shapes
 FLOOR = Box(0.0, 1e3)
 
 
@@ -49,9 +56,11 @@ class Cost:
     slope: float = 0.0
 
     def flops(self, N: Any, D: Any) -> Any:
+        """Training FLOPs of N parameters on D tokens, elementwise."""
         return self.k * np.power(N, 1.0 + self.slope) * D
 
     def tokens(self, C: Any, N: Any) -> Any:
+        """Tokens that C FLOPs pay for at N parameters, elementwise."""
         return C / (self.k * np.power(N, 1.0 + self.slope))
 
 
@@ -60,7 +69,7 @@ SIX_ND = Cost()
 
 @dataclass(frozen=True)
 class Allocation:
-    """How a law spends the compute C: N parameters, D tokens, and the loss reached. Scalars or arrays alike."""
+    """How to spend C FLOPs: N parameters, D tokens, and the loss in nats/token. Scalars, or arrays of one shape."""
 
     N: Any
     D: Any
@@ -69,29 +78,78 @@ class Allocation:
 
     @property
     def tokens_per_param(self) -> Any:
+        """D / N, elementwise."""
         return self.D / self.N
 
 
-class Law:
-    """Base of every form. Subclasses are frozen dataclasses whose fields are the parameters, in nats/token."""
+# Where a law is used when the user names none: `hold_out` and the report choose among the laws to "choose"; `predict`
+# averages the forecasts of those to "average", which the report scores as well; `approaches` fits those of
+# "approach 3"; `suggest` plans runs under those to "plan" with. `compare` scores the whole catalogue.
+Role = Literal["choose", "average", "approach 3", "plan"]
 
-    name: ClassVar[str] = ""
-    formula: ClassVar[str] = ""
-    source: ClassVar[str] = ""
-    inputs: ClassVar[tuple[str, ...]] = ("N", "D")
-    box: ClassVar[dict[str, Box]] = {}
-    scales: ClassVar[tuple[str, ...]] = ()
-    ties: ClassVar[tuple[str, str] | None] = None
-    amplitudes: ClassVar[tuple[str, ...]] = ()
+
+@dataclass(frozen=True)
+class Preset:
+    """How a form is fitted under one name: parameters freed from their default, fixed, or the two exponents tied."""
+
+    free: tuple[str, ...] = ()
+    fixed: Mapping[str, float] = field(default_factory=dict)
+    tied: bool = False
+    roles: tuple[Role, ...] = ()
+
+
+class Law:
+    """Base of every form. Subclasses are frozen dataclasses whose fields are the parameters.
+
+    The loss is in nats/token, N counts parameters, D tokens, U unique tokens, C FLOPs.
+    """
+
+    # What it is.
+    name: ClassVar[str] = ""  # in the catalogue; a class without a name is a base for others
+    formula: ClassVar[str] = ""  # in ASCII
+    source: ClassVar[str] = ""  # paper, arXiv number, equation
+    typical: ClassVar[tuple[float, ...]] = ()  # parameter values near published ones, for examples and tests
+
+    # What a fit needs.
+    inputs: ClassVar[tuple[str, ...]] = ("N", "D")  # columns read: of N, D, U, C, in the order of `__call__`
+    box: ClassVar[dict[str, Box]] = {}  # where each parameter may lie
+    scales: ClassVar[tuple[str, ...]] = ()  # columns whose unit `rescaled` can change
+    amplitudes: ClassVar[tuple[str, ...]] = ()  # parameters that the law is linear in, see `linearise`
+    ties: ClassVar[tuple[str, str] | None] = None  # the two exponents that a tied fit makes one
     coupled: ClassVar[dict[str, str]] = {}  # parameters that can be fixed only together with another
 
+    # What the rest of the package asks of it.
+    rank: ClassVar[int] = 100  # place in lists of laws, lowest first
+    presets: ClassVar[dict[str, Preset]] = {}  # how it is fitted, by name; its own name frees, fixes and ties nothing
+    floor_name: ClassVar[str | None] = None  # the parameter that is the irreducible loss
+    ceiling_name: ClassVar[str | None] = None  # the one that is the loss of a uniform guess, ln of the vocabulary
+    usual: ClassVar[dict[str, tuple[float, float]]] = {"a": (0.35, 0.75), "frontier": (0.04, 0.3)}  # ranges published
+    open_ended: ClassVar[dict[str, str]] = {}  # parameters that few data bound on both sides, with what would
+
     def __call__(self, *columns: Any) -> Any:
+        """The loss at the columns named in `inputs`: scalars, or arrays of one shape. Analytic in every parameter."""
         raise NotImplementedError(
             f"{type(self).__name__} defines no formula: give it __call__({', '.join(self.inputs)})"
         )
 
+    def written(self) -> str:
+        """The law with its numbers on one line, in ASCII."""
+        values = ", ".join(f"{n} = {v:.5g}" for n, v in zip(self.parameters(), self.values(), strict=True))
+        return f"{self.formula} with {values}"
+
+    @property
+    def irreducible(self) -> float | None:
+        """The irreducible loss in nats/token, None for a form without one."""
+        return None if self.floor_name is None else float(getattr(self, self.floor_name))
+
+    @classmethod
+    def all_presets(cls) -> dict[str, Preset]:
+        """Every name that the form is fitted under, its own first."""
+        return {cls.name: Preset()} | cls.presets
+
     @classmethod
     def parameters(cls) -> tuple[str, ...]:
+        """Names of the parameters in the order of the fields."""
         return tuple(f.name for f in fields(cls))  # type: ignore[arg-type]
 
     @classmethod
@@ -100,11 +158,12 @@ class Law:
         return {f.name: float(f.default) for f in fields(cls) if f.default is not MISSING}  # type: ignore[arg-type]
 
     def values(self) -> Array:
+        """Values (P,) of the parameters in the order of the fields."""
         return np.array([getattr(self, name) for name in self.parameters()], dtype=float)
 
     @classmethod
     def limits(cls) -> tuple[Array, Array]:
-        """Lower and upper bound of every parameter in internal coordinates."""
+        """Lower and upper bound (P,) of every parameter in internal coordinates."""
         boxes = [cls.box[name] for name in cls.parameters()]
         inner = [(np.log(b.lo), np.log(b.hi)) if b.log else (b.lo, b.hi) for b in boxes]
         return np.array([lo for lo, _ in inner]), np.array([hi for _, hi in inner])
@@ -131,7 +190,8 @@ class Law:
     def evaluate(cls, theta: Array, x: Mapping[str, Array]) -> tuple[Array, Array]:
         """Loss (B, n) and its derivatives (B, P, n) at internal coordinates theta (B, P), given log columns x (n,).
 
-        This general version differentiates the formula by complex step, exact to rounding if the formula is analytic.
+        This general version differentiates the formula by complex step, exact to rounding if the formula is analytic
+        (Squire and Trapp 1998).
         """
         columns = [np.exp(x[k]) for k in cls.inputs]
         loss = cls._formula(theta.astype(complex), columns)
@@ -148,48 +208,56 @@ class Law:
         return np.broadcast_to(law(*columns), (theta.shape[0], columns[0].size))
 
     @classmethod
-    def bent(cls, pinned: Mapping[str, float]) -> bool:
-        """Whether `curvature` is exact when the `pinned` parameters stay at those values."""
+    def has_curvature(cls, pinned: Mapping[str, float]) -> bool:
+        """Whether `curvature` gives the exact second derivative while the `pinned` parameters stay at those values."""
         return False
 
     @classmethod
     def curvature(cls, x: Mapping[str, Array], jacobian: Array, weight: Array) -> Array:
-        """Sum over points of weight (B, n) times the second derivative of the loss, (B, P, P); optional, see `bent`."""
-        raise NotImplementedError(f"{cls.__name__}.bent says that the curvature is exact: define it")
+        """Sum over points of weight (B, n) times the second derivative of the loss in internal coordinates, (B, P, P).
+
+        `jacobian` (B, P, n) is what `evaluate` gave. Only called where `has_curvature` says so.
+        """
+        raise NotImplementedError(f"{cls.__name__}.has_curvature says that the curvature is exact: define curvature")
 
     def rescaled(self, units: Mapping[str, float]) -> Self:
-        """The same law when each column in `units` (of those in `scales`) is counted in that many of the old unit."""
+        """The same law for columns counted in other units: `units` gives, by column, the new unit in old ones."""
         return self
 
     @classmethod
     def shapes(cls, x: Mapping[str, Array], loss: Array) -> dict[str, tuple[float, ...]]:
-        """The grid of every parameter that the law is not linear in, where the search starts."""
+        """Values to start from for every parameter that the law is not linear in, by name; x (n,) are log columns."""
         return {name: cls.box[name].grid for name in cls.parameters() if cls.box[name].grid}
 
     @classmethod
     def linearise(cls, shape: Mapping[str, Array], x: Mapping[str, Array], loss: Array) -> tuple[Array, Array, Array]:
-        """Basis (G, K, n) of the `amplitudes` given shapes (G, 1), with the target and the weight of its residual."""
+        """The law as a linear combination of its `amplitudes`, given the other parameters.
+
+        `shape` holds (G, 1) values of the others for G grid points, x the log columns (n,), loss (n,). Returns the
+        basis (G, K, n) of the last K amplitudes, the target (n,) or (G, n) that the combination should equal, and the
+        weight of its residual, which makes it a relative error of the loss.
+        """
         raise NotImplementedError(f"{cls.__name__} says nowhere to start a fit: define linearise or propose")
 
     @classmethod
     def from_linear(cls, values: Array, loss: Array) -> Array:
-        """Parameters (S, P) from rows that hold linear coefficients in the columns of the amplitudes."""
+        """Parameters (S, P) from rows whose amplitudes are still the coefficients of `linearise`."""
         return values
 
     @classmethod
     def propose(cls, x: Mapping[str, Array], loss: Array, weights: Array) -> Array | None:
-        """Starts (S, P) in internal coordinates of a form with its own way to find them; None for the common way."""
+        """Starts (S, P) in internal coordinates of a form that finds its own; None uses `linearise` or random ones."""
         return None
 
     @classmethod
-    def vary(cls, theta: Array, free: frozenset[str]) -> Array:
-        """Further starts from seeds theta (S, P), along free parameters that the linear seeds do not reach."""
+    def more_starts(cls, theta: Array, free: frozenset[str]) -> Array:
+        """Starts theta (S, P), in internal coordinates, repeated at values of free parameters that no grid covers."""
         return theta
 
     def optimal(self, C: Any, cost: Cost = SIX_ND) -> Allocation:
-        """The allocation of compute C (scalar or array, FLOPs) that minimises the loss.
+        """The allocation of C FLOPs (scalar or array) that minimises the loss.
 
-        Raises ValueError if the law does not weigh N against D or has no interior minimum there.
+        Found numerically here. Raises ValueError if the law does not weigh N against D or has no interior minimum.
         """
         if self.inputs != ("N", "D"):
             raise ValueError(f"{self.name}: a law of {', '.join(self.inputs)} has no compute-optimal allocation")
@@ -204,7 +272,10 @@ class Law:
         return Allocation(N, D, C, loss(N, D))
 
     def exponents(self, cost: Cost = SIX_ND) -> dict[str, float]:
-        """Exponents a, b of N* ~ C^a, D* ~ C^b and `frontier` of L* - E ~ C^-frontier; empty where none is constant."""
+        """Exponents that follow from the law: a of N* ~ C^a, b of D* ~ C^b, `frontier` of L* - E ~ C^-frontier.
+
+        Empty where none of them is constant.
+        """
         return {}
 
 

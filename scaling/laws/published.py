@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from isoflop.scaling.laws.chinchilla import Chinchilla, DataConstrained, Kaplan, Power, PowerD, PowerN
+from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.laws.data_constrained import DataConstrained
+from isoflop.scaling.laws.kaplan import Kaplan
 from isoflop.scaling.laws.law import SIX_ND, Allocation, Cost, Law
+from isoflop.scaling.laws.power import Power, PowerD, PowerN
 
 PF_DAY = 8.64e19  # FLOPs
 
@@ -31,6 +34,7 @@ class AllocationRule:
         return Allocation(N, D, C, np.full(C.shape, np.nan))
 
     def exponents(self, cost: Cost = SIX_ND) -> dict[str, float]:
+        """The exponents a of N* ~ C^a and b of D* ~ C^b, as published."""
         return {"a": self.n_exponent, "b": self.d_exponent}
 
 

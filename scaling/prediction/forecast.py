@@ -14,6 +14,7 @@ import pandas as pd
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import jackknife
+from isoflop.scaling.laws import with_role
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.selection.averaging import Forecast, Mixture, mixture
 from isoflop.scaling.selection.holdout import HoldOutError
@@ -23,7 +24,7 @@ from isoflop.scaling.selection.scoreboard_text import plain
 from isoflop.scaling.table.conventions import Points, points
 
 LEVELS = (0.5, 0.8, 0.95)
-STACK_FROM = ("chinchilla", "chinchilla-kappa", "chinchilla-tied", "chinchilla-no-floor", "kaplan", "saturating")
+STACK_FROM = with_role("average")
 NO_SURFACE = "it does not weigh n_params against tokens"
 FAR = 10.0  # times the largest compute: beyond, the point rests on the form alone
 

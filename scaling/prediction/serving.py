@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from scipy.optimize import brentq
 
-from isoflop.scaling.laws.chinchilla import Chinchilla, DataConstrained
+from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.laws.data_constrained import DataConstrained
 from isoflop.scaling.laws.law import SIX_ND, Cost
 from isoflop.scaling.prediction.forecast import Outlook
 

@@ -4,7 +4,7 @@
 largest, so that the largest stays blind to the choice.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,17 +15,10 @@ from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile, budget_g
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber, fit
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import jackknife, predict
+from isoflop.scaling.laws import with_role
 from isoflop.scaling.table.conventions import Points, points
 
-# Forms to choose from, by what `fit` is told: the general law, its special cases, and nothing that data cannot tell.
-CANDIDATES: dict[str, dict[str, Any]] = {
-    "chinchilla": {},
-    "chinchilla-kappa": {"free": ("kappa",)},
-    "chinchilla-tied": {"tied": True},
-    "chinchilla-no-floor": {"fixed": {"E": 0.0}},
-}
-
-
+CANDIDATES = with_role("choose")  # laws to choose among
 MOST_BLOCKS = 12  # of compute, predicted in turn to choose a law
 BUDGET_COLUMNS = ("flops", "predicted_loss", "loss_opt", "predicted_n", "n_opt", "best_run_loss", "best_run_n")
 
@@ -115,7 +108,7 @@ class HoldOut:
 def hold_out(
     table: "pd.DataFrame | Points",
     budgets_above: float | None = None,
-    laws: Sequence[str] = tuple(CANDIDATES),
+    laws: Sequence[str] = CANDIDATES,
     *,
     params: str = "matrices",
     compute: str = "exact",
@@ -166,7 +159,7 @@ def hold_out(
 
 def choose(
     table: "pd.DataFrame | Points",
-    laws: Sequence[str] = tuple(CANDIDATES),
+    laws: Sequence[str] = CANDIDATES,
     *,
     params: str = "matrices",
     compute: str = "exact",
@@ -206,15 +199,9 @@ def _blocks(groups: list[pd.DataFrame]) -> list[pd.DataFrame]:
     return [pd.concat([groups[i] for i in part], ignore_index=True) for part in parts]
 
 
-def fit_candidate(law: str, data: Points, objective: Objective) -> Fit:
-    """Fit a form of CANDIDATES or any law that `fit` knows by name."""
-    options: Mapping[str, Any] = CANDIDATES.get(law, {})
-    return fit("chinchilla" if law in CANDIDATES else law, data, objective=objective, **options)
-
-
 def _try_fit(law: str, data: Points, objective: Objective) -> Fit | None:
     try:
-        return fit_candidate(law, data, objective)
+        return fit(law, data, objective=objective)
     except FitError:
         return None
 
@@ -237,7 +224,7 @@ def _pick(errors: dict[str, np.ndarray], free: dict[str, int]) -> tuple[str, pd.
 def _forecast(
     law: str, known: Points, target: Points, profiles: Sequence[IsoflopProfile], objective: Objective, level: float
 ) -> Forecast:
-    fitted = fit_candidate(law, known, objective)
+    fitted = fit(law, known, objective=objective)
     frame = target.frame
     said = predict(fitted, jackknife(fitted), frame["n_params"], frame["tokens"], level)
     cells = frame.assign(predicted=said.loss, lo=said.lo, hi=said.hi, error=np.log(frame["loss"] / said.loss))

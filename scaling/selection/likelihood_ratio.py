@@ -110,8 +110,8 @@ class _Resampled:
     log: bool = True
 
     @property
-    def bent(self) -> bool:
-        return self.problem.bent
+    def has_curvature(self) -> bool:
+        return self.problem.has_curvature
 
     @property
     def lower(self) -> Array:

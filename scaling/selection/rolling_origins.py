@@ -12,12 +12,13 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from isoflop.scaling.fitting.fit import COLUMN, Fit, FitError
+from isoflop.scaling.fitting.fit import COLUMN, Fit, FitError, fit
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import jackknife
+from isoflop.scaling.laws import PRESETS, get_law
 from isoflop.scaling.laws.law import Law
 from isoflop.scaling.selection.averaging import Forecast
-from isoflop.scaling.selection.holdout import HoldOutError, fit_candidate
+from isoflop.scaling.selection.holdout import HoldOutError
 from isoflop.scaling.table.conventions import Points
 
 Scale = Literal["flops", "n_params", "tokens"]
@@ -111,9 +112,9 @@ def forecast(fitted: Fit, frame: pd.DataFrame, *, noise: bool = True) -> Forecas
 
 def fit_at(law: str, data: Points, objective: Objective) -> Fit:
     """A law fitted to points that can hold it. Raises FitError saying why not."""
-    if law == "data-constrained" and not _repeats(data.frame):
+    if "U" in get_law(law)[0].inputs and not _repeats(data.frame):
         raise FitError("no run repeats its data: nothing tells what a repeated token is worth")
-    fitted = fit_candidate(law, data, objective)
+    fitted = fit(law, data, objective=objective)
     if len(data) <= len(fitted.free):
         raise FitError(f"{len(data)} runs for {len(fitted.free)} free parameters leave nothing to judge the fit by")
     return fitted
@@ -154,10 +155,7 @@ def _design(frame: pd.DataFrame) -> np.ndarray:
 
 
 def names_of(laws: Sequence[str] | str | None) -> tuple[str, ...]:
-    """The laws asked for, also as one text with commas, or all: the catalogue and Chinchilla's special cases."""
-    from isoflop.scaling.laws.chinchilla import LAWS
-    from isoflop.scaling.selection.holdout import CANDIDATES
-
+    """Names of laws given as a sequence or as one text with commas; None for the whole catalogue."""
     if isinstance(laws, str):
         laws = [name.strip() for name in laws.split(",") if name.strip()]
-    return tuple(laws) if laws else (*CANDIDATES, *(name for name in LAWS if name not in CANDIDATES))
+    return tuple(laws) if laws else tuple(PRESETS)

@@ -5,16 +5,13 @@ The choice moves the exponent of the optimal size (Porian et al. 2024, Pearce an
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from isoflop.scaling.laws.law import Cost
 from isoflop.scaling.table.read import OPTIONAL, QUANTITIES, TableError, check_values, near_match, require, row_names
 from isoflop.scaling.table.runs import PARAM_GROUPS, final_rows
-
-if TYPE_CHECKING:
-    from isoflop.scaling.laws.chinchilla import Cost
 
 PARAMS = {
     "matrices": "weights of matrix products: attention, recurrent, MLP and unembedding, without the input embedding",
@@ -45,10 +42,8 @@ class Points:
     notes: tuple[str, ...] = ()
 
     @cached_property
-    def cost(self) -> "Cost":
+    def cost(self) -> Cost:
         """C = k N^(1+slope) D through the points: exact FLOPs per parameter fall with size, 6ND has slope 0."""
-        from isoflop.scaling.laws.chinchilla import Cost
-
         x = np.log(self.frame["n_params"].to_numpy(float))
         y = np.log(self.frame["flops"] / self.frame["n_params"] / self.frame["tokens"]).to_numpy(float)
         if not np.isfinite(x).all() or not np.isfinite(y).all():

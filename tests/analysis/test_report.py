@@ -219,8 +219,8 @@ def test_a_fit_that_fails_is_a_reason_in_a_whole_report(study_table, tmp_path, m
     def broken(*_, **__):
         raise FitError("the solver gave up")
 
-    monkeypatch.setattr("isoflop.analysis.evidence.fit_candidate", broken)
-    monkeypatch.setattr("isoflop.scaling.selection.holdout.fit_candidate", broken)
+    monkeypatch.setattr("isoflop.analysis.evidence.fit", broken)
+    monkeypatch.setattr("isoflop.scaling.selection.holdout.fit", broken)
     result = write_report(study_table, tmp_path, n_draws=50)
     assert {"isoflop", "curves"} <= set(result.figures)
     assert result.missing["surface"] == "the solver gave up"

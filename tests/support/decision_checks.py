@@ -9,7 +9,8 @@ from isoflop.scaling.design.design import isoflop_grid
 from isoflop.scaling.design.planning import plan_from_law
 from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.fitting.fit import fit
-from isoflop.scaling.laws.chinchilla import Chinchilla, Cost
+from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.laws.law import Cost
 from isoflop.scaling.prediction.forecast import Target, outlook
 from tests.support.simulated import BASE, BESIROGLU, CROSSING, NOISE, isoflop_table, two_arms
 

@@ -6,7 +6,9 @@ import pytest
 
 from isoflop.scaling.arms.joint_fit import Frontier, choose_form, fit_arms, frontier
 from isoflop.scaling.arms.multiplier import MultiplierError, multiplier
-from isoflop.scaling.laws.chinchilla import Chinchilla, Cost, Power
+from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.laws.law import Cost
+from isoflop.scaling.laws.power import Power
 from isoflop.scaling.table.conventions import points
 from tests.support.decision_checks import arms_coverage
 from tests.support.simulated import BASE, cheaper, steeper, two_arms

@@ -13,7 +13,7 @@ from isoflop.scaling.design.search import Choice
 from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.fitting.fit import LeastSquares, fit
 from isoflop.scaling.fitting.uncertainty import jackknife
-from isoflop.scaling.laws.chinchilla import Cost
+from isoflop.scaling.laws.law import Cost
 from tests.support.decision_checks import BLOCK, refits, suggestion
 from tests.support.simulated import BESIROGLU, NOISE, isoflop_table
 

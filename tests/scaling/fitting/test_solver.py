@@ -7,7 +7,9 @@ from scipy.optimize import minimize
 from isoflop.scaling.fitting.problem import FitProblem
 from isoflop.scaling.fitting.solver import Anchor, huber, minimise
 from isoflop.scaling.fitting.starts import nonnegative, random_starts, starts
-from isoflop.scaling.laws.chinchilla import BNSL, Chinchilla, Power
+from isoflop.scaling.laws.broken import BNSL
+from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.laws.power import Power
 from tests.support.hard_fits import SURFACE, isoflop
 
 

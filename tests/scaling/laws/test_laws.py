@@ -1,37 +1,30 @@
-"""Every form: Jacobian, units, optimum. Nothing here fits."""
+"""Every form: its facts, Jacobian, units, optimum. Nothing here fits."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isoflop.scaling.laws.chinchilla import (
-    LAWS,
-    PRESETS,
-    Chinchilla,
-    Cost,
-    DataConstrained,
-    Kaplan,
-    PowerN,
-    Saturating,
-    get_law,
-)
-from isoflop.scaling.laws.law import Law
+from isoflop.scaling import laws
+from isoflop.scaling.laws import LAWS, PRESETS, get_law, with_role
+from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.laws.data_constrained import DataConstrained
+from isoflop.scaling.laws.kaplan import Kaplan
+from isoflop.scaling.laws.law import Cost, Law
+from isoflop.scaling.laws.power import PowerN
+from isoflop.scaling.laws.saturating import Saturating
 
-TYPICAL = {
-    "chinchilla": (1.8, 480.0, 2100.0, 0.35, 0.37, 0.8),
-    "kaplan": (6.4e13, 1.8e13, 0.076, 0.103),
-    "saturating": (1.8, 480.0, 2100.0, 0.35, 0.37, 10.8),
-    "data-constrained": (1.9, 520.0, 1490.0, 0.35, 0.36, 15.0, 5.0),
-    "farseer": (-0.021, 0.169, -0.091, 88.0, -0.1, -6.3, -0.124, 0.123, 0.424),
-    **dict.fromkeys(("power", "power-n", "power-d"), (1.7, 160.0, 0.16)),
-    **dict.fromkeys(("bnsl", "bnsl-n", "bnsl-d"), (1.2, 300.0, 0.12, 0.06, 3e9, 0.5)),
-}
 UNITS = {"N": 3e8, "D": 7e9, "U": 7e9, "C": 2e19}
 
 
 def instance(name: str) -> Law:
-    return LAWS[name](*TYPICAL[name])
+    return LAWS[name](*LAWS[name].typical)
 
 
 def columns(rng: np.random.Generator, n: int = 9) -> dict[str, np.ndarray]:
@@ -39,12 +32,20 @@ def columns(rng: np.random.Generator, n: int = 9) -> dict[str, np.ndarray]:
     return {"N": N, "D": D, "C": 6 * N * D, "U": D / np.exp(np.abs(rng.normal(0, 1.5, n)))}
 
 
-def test_every_form_has_a_typical_instance_and_a_box_for_each_parameter():
-    assert set(TYPICAL) == set(LAWS)
-    for form in LAWS.values():
-        assert set(form.box) == set(form.parameters())
-        assert form.formula
-        assert form.source
+@pytest.mark.parametrize("name", LAWS)
+def test_every_form_carries_the_facts_that_others_ask_of_it(name):
+    form = LAWS[name]
+    assert set(form.box) == set(form.parameters())
+    assert len(form.typical) == len(form.parameters())
+    assert form.formula
+    assert form.source
+    named = {form.floor_name, form.ceiling_name, *(form.ties or ()), *form.amplitudes, *form.open_ended} - {None}
+    assert named | set(form.coupled) | set(form.coupled.values()) <= set(form.parameters())
+    for preset in form.all_presets().values():
+        assert set(preset.free) <= set(form.defaults())
+        assert set(preset.fixed) <= set(form.parameters())
+        assert form.ties or not preset.tied
+    assert instance(name).written().isascii()
 
 
 @pytest.mark.parametrize("name", LAWS)
@@ -165,9 +166,38 @@ def test_a_law_of_one_column_has_no_allocation():
         PowerN(1.7, 160.0, 0.16).optimal(1e20)
 
 
+def test_the_catalogue_holds_every_form_once_in_its_order():
+    assert list(LAWS) == [
+        "chinchilla", "kaplan", "saturating", "data-constrained", "farseer", "power", "power-n", "power-d", "bnsl",
+        "bnsl-n", "bnsl-d",
+    ]  # fmt: skip
+    assert with_role("average")[-2:] == ("kaplan", "saturating")
+    assert with_role("approach 3") == ("chinchilla", "chinchilla-kappa")
+    assert with_role("choose") == (*with_role("plan"), "chinchilla-no-floor")
+
+
+def test_a_law_is_added_by_one_module(tmp_path):
+    """In a copy of the folder: a new module is in the catalogue, and a name used twice is an error that says so."""
+    copy = tmp_path / "isoflop" / "scaling" / "laws"
+    shutil.copytree(Path(laws.__file__).parent, copy)
+    for folder in (copy.parent, copy.parent.parent):
+        (folder / "__init__.py").touch()
+    module = "from isoflop.scaling.laws.kaplan import Kaplan\nclass Mine(Kaplan):\n    name, presets = {!r}, {{}}\n"
+    command = [sys.executable, "-c", "from isoflop.scaling.laws import LAWS; print(list(LAWS))"]
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    (copy / "mine.py").write_text(module.format("mine"))
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    assert "'mine'" in done.stdout
+    (copy / "mine.py").write_text(module.format("kaplan"))
+    failed = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert "are both named 'kaplan'" in failed.stderr
+
+
 def test_names_resolve_and_a_wrong_one_lists_the_choices():
-    assert get_law("chinchilla-kappa") == (Chinchilla, ("kappa",))
-    assert set(PRESETS).isdisjoint(LAWS)
+    form, preset = get_law("chinchilla-kappa")
+    assert (form, preset.free) == (Chinchilla, ("kappa",))
+    assert get_law("chinchilla-no-floor")[1].fixed == {"E": 0.0}
+    assert set(LAWS) <= set(PRESETS)
     with pytest.raises(ValueError, match=r"'chinchila' is not known; choose one of chinchilla, kaplan"):
         get_law("chinchila")
     with pytest.raises(ValueError, match="cannot be imported"):

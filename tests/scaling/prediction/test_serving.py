@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from isoflop.scaling.laws.chinchilla import Chinchilla, Cost
+from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.laws.law import Cost
 from isoflop.scaling.prediction.serving import ServingError, capped, miss, repeated, serve
 from tests.support.simulated import BENT, BESIROGLU
 

@@ -1,0 +1,129 @@
+"""A law of N, D and unique tokens U: what repeated data are worth."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from isoflop.scaling.laws.law import AMPLITUDE, COARSE, EXPONENT, FLOOR, SIX_ND, Allocation, Array, Box, Cost, Law
+
+
+@dataclass(frozen=True)
+class DataConstrained(Law):
+    """L(N, D, U) = E + A N'^-alpha + B D'^-beta  (Muennighoff et al. 2023, eqs. 5 to 7), U the unique tokens
+
+    D' = U (1 + R_D (1 - exp(-(D/U - 1)/R_D))): repeats are worth less and less. N' likewise from U_N = min(N, the
+    compute-optimal N of U tokens), with R_N: parameters beyond what the data can teach decay too.
+    """
+
+    E: float
+    A: float
+    B: float
+    alpha: float
+    beta: float
+    R_D: float
+    R_N: float
+
+    name: ClassVar[str] = "data-constrained"
+    formula: ClassVar[str] = "L = E + A N'^-alpha + B D'^-beta, D' = U(1 + R_D(1 - e^(-(D/U-1)/R_D))), N' likewise"
+    source: ClassVar[str] = "Muennighoff et al. 2023, arXiv 2305.16264, eqs. 5-7"
+    typical: ClassVar[tuple[float, ...]] = (1.9, 520.0, 1490.0, 0.35, 0.36, 15.0, 5.0)
+    rank: ClassVar[int] = 40
+    floor_name: ClassVar[str | None] = "E"
+    usual: ClassVar[dict[str, tuple[float, float]]] = Law.usual | {"alpha": (0.15, 0.9), "beta": (0.15, 0.9)}
+    open_ended: ClassVar[dict[str, str]] = {
+        "R_D": "add runs with at least four epochs at three or more sizes of unique data",
+        "R_N": "add runs with several times more parameters than their unique data support",
+    }
+    inputs: ClassVar[tuple[str, ...]] = ("N", "D", "U")
+    scales: ClassVar[tuple[str, ...]] = ("N", "D")
+    ties: ClassVar[tuple[str, str] | None] = ("alpha", "beta")
+    amplitudes: ClassVar[tuple[str, ...]] = ("E", "A", "B")
+    box: ClassVar[dict[str, Box]] = {
+        "E": FLOOR,
+        "A": AMPLITUDE,
+        "B": AMPLITUDE,
+        "alpha": EXPONENT,
+        "beta": EXPONENT,
+        "R_D": Box(1e-2, 1e4, log=True, grid=(2.0, 10.0, 60.0)),
+        "R_N": Box(1e-2, 1e4, log=True),
+    }
+
+    def __call__(self, N: Any, D: Any, U: Any) -> Any:
+        N_opt = np.power(self.alpha * self.A / (self.beta * self.B) * np.power(U, self.beta), 1.0 / self.alpha)
+        U_N = np.where(np.real(N) < np.real(N_opt), N, N_opt)
+        tokens = _effective(D, np.where(np.real(D) < np.real(U), D, U), self.R_D)
+        size = _effective(N, U_N, self.R_N)
+        return self.E + self.A * np.power(size, -self.alpha) + self.B * np.power(tokens, -self.beta)
+
+    @classmethod
+    def evaluate(cls, theta: Array, x: Mapping[str, Array]) -> tuple[Array, Array]:
+        E, log_A, log_B, alpha, beta, log_R_D, log_R_N = theta.T[..., None]
+        unique = np.minimum(x["U"], x["D"])
+        n_opt = (np.log(alpha / beta) + log_A - log_B + beta * x["U"]) / alpha
+        capped = n_opt < x["N"]
+        u_n = np.where(capped, n_opt, x["N"])
+        d_log, _, d_by_r = _log_effective(x["D"], unique, log_R_D)
+        n_log, n_by_u, n_by_r = _log_effective(x["N"], u_n, log_R_N)
+        n_term, d_term = np.exp(log_A - alpha * n_log), np.exp(log_B - beta * d_log)
+        # Where the optimum of U caps U_N, the amplitudes and exponents move it too.
+        pull = np.where(capped, -alpha * n_term * n_by_u, 0.0)
+        jacobian = [
+            np.ones_like(n_term),
+            n_term + pull / alpha,
+            d_term - pull / alpha,
+            -n_log * n_term + pull * (1.0 / alpha - n_opt) / alpha,
+            -d_log * d_term + pull * (x["U"] - 1.0 / beta) / alpha,
+            -beta * d_term * d_by_r,
+            -alpha * n_term * n_by_r,
+        ]
+        return E + n_term + d_term, np.stack(jacobian, axis=1)
+
+    def rescaled(self, units: Mapping[str, float]) -> Self:
+        A = self.A * np.power(units.get("N", 1.0), -self.alpha)
+        B = self.B * np.power(units.get("D", 1.0), -self.beta)
+        return type(self)(self.E, A, B, self.alpha, self.beta, self.R_D, self.R_N)
+
+    @classmethod
+    def shapes(cls, x: Mapping[str, Array], loss: Array) -> dict[str, tuple[float, ...]]:
+        return {"alpha": COARSE, "beta": COARSE, "R_D": cls.box["R_D"].grid}
+
+    @classmethod
+    def linearise(cls, shape: Mapping[str, Array], x: Mapping[str, Array], loss: Array) -> tuple[Array, Array, Array]:
+        d_log, _, _ = _log_effective(x["D"], np.minimum(x["U"], x["D"]), np.log(shape["R_D"]))
+        n_term = np.exp(-shape["alpha"] * x["N"])
+        basis = np.stack([np.ones_like(n_term), n_term, np.exp(-shape["beta"] * d_log)], axis=1)
+        return basis, loss, 1.0 / loss
+
+    @classmethod
+    def more_starts(cls, theta: Array, free: frozenset[str]) -> Array:
+        starts = []
+        for R_N in (1.0, 5.0, 30.0, 300.0) if "R_N" in free else (np.nan,):
+            start = theta.copy()
+            if "R_N" in free:
+                start[:, 6] = np.log(R_N)
+            starts.append(start)
+        return np.concatenate(starts)
+
+    def optimal(self, C: Any, cost: Cost = SIX_ND, *, unique_tokens: Any = np.inf) -> Allocation:
+        """Numerical; `unique_tokens` is the U available, by default enough never to repeat."""
+        C = np.asarray(C, dtype=float)
+        return self._search(C, cost, lambda N, D: self(N, D, np.where(np.real(D) < unique_tokens, D, unique_tokens)))
+
+
+def _effective(seen: Any, unique: Any, R: Any) -> Any:
+    """The new tokens (or parameters) that `seen` ones are worth when only `unique` are new and repeats decay with R."""
+    return unique * (1.0 + R * (1.0 - np.exp((1.0 - seen / unique) / R)))
+
+
+def _log_effective(seen: Array, unique: Array, log_R: Array) -> tuple[Array, Array, Array]:
+    """ln of `_effective` from logs of its arguments, and its derivatives in ln unique and ln R."""
+    R = np.exp(log_R)
+    ratio = np.exp(seen - unique)
+    repeats = np.maximum(ratio - 1.0, 0.0)
+    decay = np.exp(-repeats / R)
+    factor = 1.0 + R * (1.0 - decay)
+    by_unique = 1.0 - ratio * decay / factor
+    by_R = (R * (1.0 - decay) - repeats * decay) / factor
+    return unique + np.log(factor), by_unique, by_R

@@ -1,0 +1,116 @@
+"""Farseer's law, whose data exponent depends on the number of parameters."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from isoflop.scaling.laws.law import Array, Box, Law
+
+
+@dataclass(frozen=True)
+class Farseer(Law):
+    """L(N, D) = exp(s N^q + S) + exp(B N^b + Q) D^(-exp(A N^a + E))  (Li et al. 2025, eq. 1)
+
+    Nine parameters: with fewer than about 60 cells it diagnoses (does the data exponent drift with N?), it does not
+    extrapolate. E is the paper's letter for the intercept of the ln exponent, not a floor.
+    """
+
+    s: float
+    q: float
+    S: float
+    B: float
+    b: float
+    Q: float
+    A: float
+    a: float
+    E: float
+
+    name: ClassVar[str] = "farseer"
+    formula: ClassVar[str] = "L = exp(s N^q + S) + exp(B N^b + Q) D^(-exp(A N^a + E))"
+    source: ClassVar[str] = "Li et al. 2025, arXiv 2506.10972"
+    typical: ClassVar[tuple[float, ...]] = (-0.021, 0.169, -0.091, 88.0, -0.1, -6.3, -0.124, 0.123, 0.424)
+    rank: ClassVar[int] = 50
+    scales: ClassVar[tuple[str, ...]] = ("N",)
+    coupled: ClassVar[dict[str, str]] = {"s": "q", "S": "s", "B": "b", "Q": "B", "A": "a", "E": "A"}
+    box: ClassVar[dict[str, Box]] = {
+        "s": Box(-3.0, 3.0),
+        "q": Box(-1.0, 1.0),
+        "S": Box(-10.0, 5.0),
+        "B": Box(-3.0, 3.0),
+        "b": Box(-1.0, 1.0),
+        "Q": Box(-10.0, 60.0),
+        "A": Box(-1.0, 1.0),
+        "a": Box(-1.0, 1.0),
+        "E": Box(-5.0, 1.0),
+    }
+
+    def __call__(self, N: Any, D: Any) -> Any:
+        drop = np.exp(self.A * np.power(N, self.a) + self.E)
+        floor = np.exp(self.s * np.power(N, self.q) + self.S)
+        return floor + np.exp(self.B * np.power(N, self.b) + self.Q - drop * np.log(D))
+
+    @classmethod
+    def encode(cls, values: Array) -> Array:
+        """Each s N^q + S as its value and slope at the mean of ln N: q is then a curvature that may pass through 0."""
+        theta = np.array(values, dtype=float)
+        theta[..., 0::3] = values[..., 0::3] * values[..., 1::3]
+        theta[..., 2::3] = values[..., 2::3] + values[..., 0::3]
+        return theta
+
+    @classmethod
+    def decode(cls, theta: Array) -> Array:
+        values = np.array(theta)
+        power = theta[..., 1::3]
+        values[..., 1::3] = np.where(np.abs(power) < 1e-9, 1e-9, power)
+        values[..., 0::3] = theta[..., 0::3] / values[..., 1::3]
+        values[..., 2::3] = theta[..., 2::3] - values[..., 0::3]
+        return values
+
+    @classmethod
+    def evaluate(cls, theta: Array, x: Mapping[str, Array]) -> tuple[Array, Array]:
+        slope, power, level = theta.T[0::3, :, None], theta.T[1::3, :, None], theta.T[2::3, :, None]
+        curve, by_power = _box_cox(x["N"], power)
+        line = level + slope * curve
+        floor, drop = np.exp(line[0]), np.exp(line[2])
+        term = np.exp(line[1] - drop * x["D"])
+        outer = np.stack([floor, term, -x["D"] * drop * term])
+        jacobian = np.empty((*theta.shape, x["N"].size))
+        jacobian[:, 0::3] = (outer * curve).swapaxes(0, 1)
+        jacobian[:, 1::3] = (outer * slope * by_power).swapaxes(0, 1)
+        jacobian[:, 2::3] = outer.swapaxes(0, 1)
+        return floor + term, jacobian
+
+    def rescaled(self, units: Mapping[str, float]) -> Self:
+        unit = units.get("N", 1.0)
+        s, B, A = (p * np.power(unit, e) for p, e in ((self.s, self.q), (self.B, self.b), (self.A, self.a)))
+        return type(self)(s, self.q, self.S, B, self.b, self.Q, A, self.a, self.E)
+
+    @classmethod
+    def propose(cls, x: Mapping[str, Array], loss: Array, weights: Array) -> Array:
+        """Starts with a constant data exponent: ln of the floor nearly a line in ln N, the rest a power law of D."""
+        starts = []
+        powers = (-0.2, 0.2)
+        for beta, share, q, b, a in product((0.15, 0.3, 0.5, 0.8), (0.5, 0.7, 0.85, 0.95), powers, powers, powers):
+            Q = np.log(np.median((loss - share * loss.min()) * np.exp(beta * x["D"])))
+            rest = np.maximum(loss - np.exp(Q - beta * x["D"]), 0.3 * loss.min())
+            curve, _ = _box_cox(x["N"], np.array(q))
+            design = np.stack([curve, np.ones_like(loss)], axis=1) * np.sqrt(weights)[:, None]
+            s, S = np.linalg.lstsq(design, np.log(rest) * np.sqrt(weights), rcond=None)[0]
+            starts.append([s, q, S, 0.0, b, Q, 0.0, a, np.log(beta)])
+        return np.array(starts)
+
+
+def _box_cox(log_x: Array, power: Array) -> tuple[Array, Array]:
+    """The Box-Cox transform (x^p - 1)/p and its derivative in p, by series where p ln x is small."""
+    z = power * log_x
+    small = np.abs(z) < 2e-2
+    safe = np.where(small, 1.0, z)
+    value = np.where(
+        small, 1 + z * (1 / 2 + z * (1 / 6 + z * (1 / 24 + z * (1 / 120 + z / 720)))), np.expm1(safe) / safe
+    )
+    series = 1 / 2 + z * (1 / 3 + z * (1 / 8 + z * (1 / 30 + z * (1 / 144 + z / 840))))
+    slope = np.where(small, series, (safe * np.exp(safe) - np.expm1(safe)) / safe**2)
+    return log_x * value, log_x**2 * slope
