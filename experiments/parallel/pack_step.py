@@ -1,6 +1,6 @@
 """A training step of K models of one shape: one set of kernels, each over all of them, however small the models.
 
-Their weights and moments are stacked, (K, P) in the order of the optimiser's flat buffer, and the loss is
+Their weights and moments are stacked, (K, P) in the order of the optimizer's flat vector, and the loss is
 differentiated by torch.func for all of them at once. Nothing passes from one model's row to another's: one that
 diverges fills its own with NaN. Losses are those of the models alone to rounding.
 
@@ -17,20 +17,23 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from isoflop.experiments.data.gather import sent
 from isoflop.experiments.study.schedule import learning_rate
-from isoflop.experiments.training.cuda_graph import Captured
+from isoflop.experiments.training.cuda_graph import GraphedStep
 from isoflop.experiments.training.learner import Learner
+from isoflop.experiments.training.optimizer import FlatAdamW
 
 
 class PackedStep:
-    """Takes steps for any K learners of the shape of those it is made with; between two `advance` they are their own.
+    """Takes steps for any K learners of the shape of those that it is made with.
 
-    The stacks stay where they are, since a CUDA graph holds their addresses.
+    `advance` copies their state into the stacks and back, so between two calls the learners hold it themselves. The
+    stacks stay where they are, since a CUDA graph holds their addresses.
     """
 
     def __init__(self, learners: Sequence[Learner]) -> None:
         first = learners[0]
         self.model, self.optim, self.engine, self.device = first.model, first.cell.optim, first.engine, first.device
         optimizer = first.optimizer
+        assert isinstance(optimizer, FlatAdamW), "cost.packs packs no other"
         names = {id(parameter): name for name, parameter in first.model.named_parameters()}
         self.parts = [(names[id(p)], p.numel(), p.shape) for group in optimizer.groups for p in group.parameters]
         sizes = torch.tensor([sum(p.numel() for p in group.parameters) for group in optimizer.groups])
@@ -44,53 +47,55 @@ class PackedStep:
         self.loss_sum_K = torch.stack([first.loss_sum] * len(learners))
         self.decay_K1 = torch.zeros(len(learners), 1, device=self.device)
         self._gradients = vmap(grad_and_value(self._loss))
-        self._captured: Captured | None = None
+        self._graph: GraphedStep | None = None
 
     def advance(self, learners: Sequence[Learner], until: int, steps: int) -> None:
         """Train all of them, who stand at one step, up to `until` of runs of `steps`.
 
         If it raises, they are as they were.
         """
-        self._fetch(learners)
+        self._load(learners)
+        take = self._replay if self.engine.graph else self.train_step
         batches = zip(*(learner.batches(until) for learner in learners), strict=True)
-        for tokens, rates_K in zip(batches, self._rates(learners, until, steps), strict=True):
-            self._take_one(torch.stack(tokens), rates_K)
-        self._hand_back(learners)
+        for tokens, rates_K in zip(batches, self._learning_rates(learners, until, steps), strict=True):
+            take(torch.stack(tokens), rates_K)
+        self._store(learners)
         for learner in learners:
             learner.step = until
 
-    def _rates(self, learners: Sequence[Learner], until: int, steps: int) -> Sequence[Tensor]:
-        """The base learning rates of each step."""
+    def train_step(self, tokens_KBT: Tensor, rates_K: Tensor) -> None:
+        """One step of all of them, in place: as `Learner.train_step` for each."""
+        gradients_KP, losses_K = self._gradients(self.weights_KP, tokens_KBT[..., :-1], tokens_KBT[..., 1:])
+        self._update(gradients_KP, rates_K[:, None])
+        self.loss_sum_K += losses_K
+
+    def _replay(self, tokens_KBT: Tensor, rates_K: Tensor) -> None:
+        """`train_step` as a CUDA graph, which the first call captures."""
+        if self._graph is None:
+            changed = [*self.stacks.values(), self.loss_sum_K]
+            self._graph = GraphedStep(self.train_step, (tokens_KBT, rates_K), changed)
+        self._graph(tokens_KBT, rates_K)
+
+    def _learning_rates(self, learners: Sequence[Learner], until: int, steps: int) -> Sequence[Tensor]:
+        """The base learning rates of each step, (K,)."""
         peaks = [learner.cell.optim.learning_rate for learner in learners]
         schedule, begin = learners[0].cell.schedule, learners[0].step
         factors = [learning_rate(schedule, step, steps)[0] for step in range(begin, until)]
         return sent(torch.tensor([[factor * peak for peak in peaks] for factor in factors]), self.device).unbind()
 
-    def _fetch(self, learners: Sequence[Learner]) -> None:
+    def _load(self, learners: Sequence[Learner]) -> None:
+        """Copy the learners' state into the stacks."""
         for name, stack in self.stacks.items():
             torch.stack([learner.optimizer.tensors()[name] for learner in learners], out=stack)
         torch.stack([learner.loss_sum for learner in learners], out=self.loss_sum_K)
         decay = torch.tensor([[learner.cell.optim.weight_decay] for learner in learners])
         self.decay_K1.copy_(sent(decay, self.device))
 
-    def _hand_back(self, learners: Sequence[Learner]) -> None:
+    def _store(self, learners: Sequence[Learner]) -> None:
+        """Copy the stacks back into the learners."""
         for name, stack in self.stacks.items():
             torch._foreach_copy_([learner.optimizer.tensors()[name] for learner in learners], list(stack.unbind()))
         torch._foreach_copy_([learner.loss_sum for learner in learners], list(self.loss_sum_K.unbind()))
-
-    def _take_one(self, tokens_KBT: Tensor, rates_K: Tensor) -> None:
-        if not self.engine.graph:
-            self._take(tokens_KBT, rates_K)
-            return
-        if self._captured is None:
-            changed = [*self.stacks.values(), self.loss_sum_K]
-            self._captured = Captured(self._take, (tokens_KBT, rates_K), changed)
-        self._captured(tokens_KBT, rates_K)
-
-    def _take(self, tokens_KBT: Tensor, rates_K: Tensor) -> None:
-        gradients_KP, losses_K = self._gradients(self.weights_KP, tokens_KBT[..., :-1], tokens_KBT[..., 1:])
-        self.loss_sum_K += losses_K
-        self._update(gradients_KP, rates_K[:, None])
 
     def _loss(self, weights_P: Tensor, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Mean cross-entropy of one model, as `models.step.autograd.loss_of`; fused attention has no rule for vmap."""
@@ -101,7 +106,7 @@ class PackedStep:
         return F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())
 
     def _update(self, gradients_KP: Tensor, rates_K1: Tensor) -> None:
-        """FlatAdamW's step for each row: few kernels over the whole stack beat K x groups fused ones in a graph."""
+        """`FlatAdamW.step` for each row: few kernels over the whole stack beat K x groups fused ones in a graph."""
         optim = self.optim
         if optim.clip_norm > 0:
             norm_K1 = torch.linalg.vector_norm(gradients_KP, dim=1, keepdim=True)

@@ -1,6 +1,6 @@
-"""A model in training on several processes: every one takes its rows of every batch, so the batch is that of one.
+"""A model in training on several processes: each takes its sequences of every batch, so the batch is that of one.
 
-ddp: each holds the whole model; the gradients, one flat buffer, are averaged by one sum between them. fsdp2: each holds
+ddp: each holds the whole model; the gradients, one flat vector, are averaged by one sum between them. fsdp2: each holds
 a part of every parameter and of its moments (torch's `fully_shard`), for models too large for one device.
 """
 
@@ -13,25 +13,26 @@ from torch.distributed.fsdp import fully_shard
 
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.data.corpus import Corpus
-from isoflop.experiments.parallel.follow import World
 from isoflop.experiments.parallel.sharded_checkpoint import ShardedCheckpoints
 from isoflop.experiments.parallel.sharded_optimizer import ShardedAdamW, whole
+from isoflop.experiments.parallel.world import World, check_batch
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.engine import Engine
-from isoflop.experiments.training.checkpoint import Checkpoints
+from isoflop.experiments.training.checkpoint import Checkpoints, State
 from isoflop.experiments.training.learner import Learner
 from isoflop.models import build_model
 from isoflop.models.step.autograd import loss_of
 
 
-class DataParallel(Learner):
-    """Replicas that start alike and stay alike."""
+class SharedBatch(Learner):
+    """A learner that trains on its share of every batch and knows the loss of the whole batches."""
 
-    mode = "ddp"
+    mode: str  # as in where.distributed
 
-    @property
-    def world(self) -> World:
-        return World.of_this_process()
+    def __init__(self, cell: Cell, corpus: Corpus, device: str, *, engine: Engine | None = None) -> None:
+        self.world = World.of_this_process()
+        check_batch(cell, self.world.size)
+        super().__init__(cell, corpus, device, engine=engine)
 
     @property
     def processes(self) -> str:
@@ -41,33 +42,49 @@ class DataParallel(Learner):
     def rows(self) -> slice:
         return self.world.rows(self.cell.optim.batch_size)
 
-    def queue(self, until: int, steps: int) -> None:
-        """The steps up to `until` of a run of `steps`; then every process knows the loss of the whole batches."""
+    def take_steps(self, until: int, steps: int) -> None:
+        """Take the steps up to `until` of a run of `steps`; then every process knows the loss of the whole batches."""
         before, self.loss_sum = self.loss_sum, torch.zeros_like(self.loss_sum)
-        super().queue(until, steps)
+        super().take_steps(until, steps)
         dist.all_reduce(self.loss_sum)
         self.loss_sum = before + self.loss_sum / self.world.size
 
+
+class DataParallel(SharedBatch):
+    """Replicas of the whole model that start alike and stay alike."""
+
+    mode = "ddp"
+
     def gradients(self, tokens: Tensor) -> Tensor:
+        """Mean loss of this process' sequences; the gradients are those of the whole batch."""
         loss = super().gradients(tokens)
-        dist.all_reduce(self.optimizer.gradients)
-        self.optimizer.gradients.div_(self.world.size)
+        for part in self.optimizer.gradient_tensors():
+            dist.all_reduce(part)
+            part.div_(self.world.size)
         return loss
 
+    def checkpoints(self, folder: Path | None, every_seconds: float) -> Checkpoints:
+        """Replicas are alike, so the first one's checkpoint is all of it, and one process can go on from it."""
+        return ReplicaCheckpoints(folder, every_seconds)
 
-class FullyShardedParallel(DataParallel):
+
+class FullyShardedParallel(SharedBatch):
     """Every parameter, its gradient and its moments spread over the processes, gathered block by block when needed."""
 
     mode = "fsdp2"
 
     def build_optimizer(self) -> ShardedAdamW:
+        if (name := self.cell.optim.name) != ShardedAdamW.name:
+            raise ValueError(
+                f"{self.cell.label}: {name} needs whole matrices, fsdp2 has shards; use where.distributed=ddp"
+            )
         for block in getattr(self.model, "blocks", ()):
             fully_shard(block)
         fully_shard(self.model)
         return ShardedAdamW(self.model, self.cell.optim)
 
     def gradients(self, tokens: Tensor) -> Tensor:
-        """Mean loss of this process' rows; the gradients are averaged over all as they are computed."""
+        """Mean loss of this process' sequences; the gradients are averaged over all as they are computed."""
         parts = tokens.split(self.micro_batch)
         total = torch.zeros((), device=tokens.device)
         for part in parts:
@@ -77,7 +94,7 @@ class FullyShardedParallel(DataParallel):
             total += loss.detach()
         return total
 
-    def load(self, state: dict) -> None:
+    def load(self, state: State) -> None:
         self.model.reshard()  # an evaluation leaves head and embedding gathered, as they were before this state
         super().load(state)
 
@@ -88,28 +105,23 @@ class FullyShardedParallel(DataParallel):
                 ours.copy_(whole(theirs))
         return model
 
-
-def set_up(
-    cell: Cell, corpus: Corpus, folder: Path | None, where: WhereSpec, engine: Engine
-) -> tuple[DataParallel, Checkpoints | ShardedCheckpoints]:
-    """The learner that `where.distributed` asks for, and the checkpoints that suit it.
-
-    Replicas are alike, so the first one's checkpoint is all of it, and one process can go on from it.
-    """
-    kind = {"ddp": DataParallel, "fsdp2": FullyShardedParallel}[where.distributed]
-    learner = kind(cell, corpus, where.device, engine=engine)
-    if where.distributed == "fsdp2":
-        return learner, ShardedCheckpoints(folder, where.checkpoint_seconds, learner.state)
-    return learner, ReplicaCheckpoints(folder, where.checkpoint_seconds)
+    def checkpoints(self, folder: Path | None, every_seconds: float) -> Checkpoints:
+        return ShardedCheckpoints(folder, every_seconds, self.state)
 
 
 class ReplicaCheckpoints(Checkpoints):
-    """Read by all, written by the first."""
+    """Checkpoints that all processes read and the first one writes."""
 
-    def _save(self, kind: str, state: dict, *, keep: int | None = None) -> None:
+    def _save(self, kind: str, state: State, *, keep: int | None = None) -> None:
         if dist.get_rank() == 0:
             super()._save(kind, state, keep=keep)
 
     def drop_cooldown(self, run_id: str) -> None:
         if dist.get_rank() == 0:
             super().drop_cooldown(run_id)
+
+
+def learner_class(where: WhereSpec) -> type[Learner]:
+    """The learner for `where.distributed`."""
+    kinds = {"none": Learner, "ddp": DataParallel, "fsdp2": FullyShardedParallel}
+    return kinds[where.distributed]

@@ -1,16 +1,21 @@
 """AdamW on parameters that are spread over processes: the arithmetic of `training.optimizer`, on each one's part."""
 
+from collections.abc import Iterable
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from isoflop.experiments.config import OptimSpec
-from isoflop.experiments.training.optimizer import check
+from isoflop.experiments.training.optimizer import Optimizer, check
 from isoflop.models.parametrization import parameter_groups
 
 
-class ShardedAdamW:
-    """Owns the moments of a model that `fully_shard` has been applied to."""
+class ShardedAdamW(Optimizer):
+    """Owns the moments of a model that `fully_shard` has been applied to: its parameters are DTensors."""
+
+    name = "adamw"
 
     def __init__(self, model: nn.Module, optim: OptimSpec) -> None:
         check(optim)
@@ -18,7 +23,7 @@ class ShardedAdamW:
         self.parameters = dict(model.named_parameters())
         self.mean = {name: torch.zeros_like(p, requires_grad=False) for name, p in self.parameters.items()}
         self.square = {name: torch.zeros_like(p, requires_grad=False) for name, p in self.parameters.items()}
-        self.steps = torch.zeros((), device=next(iter(self.mean.values())).to_local().device)
+        self.steps = torch.zeros((), device=_local(next(iter(self.mean.values()))).device)
         name_of = {id(p): name for name, p in self.parameters.items()}
         groups = parameter_groups(
             model, optim.parametrization, base_width=optim.base_width, base_depth=optim.base_depth
@@ -27,19 +32,22 @@ class ShardedAdamW:
 
     @torch.no_grad()
     def step(self, learning_rate: float | Tensor) -> None:
-        """Clip the gradients and update every parameter; `learning_rate` is the base rate at this step."""
-        gradients = {name: p.grad for name, p in self.parameters.items()}
+        gradients = self._gradients()
         if self.optim.clip_norm > 0:
-            norm = whole(torch.nn.utils.get_total_norm(gradients.values()))
-            for gradient in gradients.values():
-                gradient.to_local().mul_((self.optim.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+            norm = whole(torch.nn.utils.get_total_norm(list(gradients.values())))
+            for gradient in self.gradient_tensors():
+                gradient.mul_((self.optim.clip_norm / (norm + 1e-6)).clamp(max=1.0))
         self.steps += 1
         for group, names in self.groups:
-            parts = [_local(tensors, names) for tensors in (self.parameters, gradients, self.mean, self.square)]
-            if not parts[0]:
+            weights = _parts(self.parameters[name] for name in names)
+            if not weights:
                 continue
             torch._fused_adamw_(
-                *parts, [], [self.steps] * len(parts[0]),
+                weights,
+                _parts(gradients[name] for name in names),
+                _parts(self.mean[name] for name in names),
+                _parts(self.square[name] for name in names),
+                [], [self.steps] * len(weights),
                 lr=learning_rate * group.lr_multiplier, beta1=self.optim.beta1, beta2=self.optim.beta2,
                 weight_decay=self.optim.weight_decay * group.decay_multiplier, eps=self.optim.eps,
                 amsgrad=False, maximize=False,
@@ -47,26 +55,29 @@ class ShardedAdamW:
         for parameter in self.parameters.values():
             parameter.grad = None
 
-    def state(self) -> dict[str, Tensor]:
-        """Copies of this process' part of everything that a later step depends on, by name."""
-        return {key: value.detach().clone() for key, value in self._everything().items()}
-
-    @torch.no_grad()
-    def load(self, state: dict[str, Tensor]) -> None:
-        for key, value in self._everything().items():
-            value.copy_(state[key])
-
-    def _everything(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
+        """This process' part of everything that a later step depends on, by `part.parameter`."""
         parts = {"weights": self.parameters, "mean": self.mean, "square": self.square}
         named = {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
         return named | {"steps": self.steps}
 
+    def gradient_tensors(self) -> list[Tensor]:
+        return [_local(gradient) for gradient in self._gradients().values()]
+
+    def _gradients(self) -> dict[str, Tensor]:
+        return {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
+
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor, gathered from the processes that hold it. Every one of them must ask."""
+    """All of a tensor, gathered from the processes that hold it. Every one of them must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def _local(tensors: dict[str, Tensor], names: list[str]) -> list[Tensor]:
+def _local(tensor: Tensor) -> Tensor:
+    """This process' part of a DTensor."""
+    return cast(DTensor, tensor).to_local()
+
+
+def _parts(tensors: Iterable[Tensor]) -> list[Tensor]:
     """This process' parts, without those that are empty."""
-    return [part for name in names if (part := tensors[name].detach().to_local()).numel()]
+    return [part for tensor in tensors if (part := _local(tensor.detach())).numel()]

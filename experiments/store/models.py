@@ -1,7 +1,6 @@
-"""Finished models: kept in the store as each cell ends, found again by their run's id."""
+"""Finds finished models in a store by the id of their run. `training.keep` writes them as each cell ends."""
 
 import difflib
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,38 +8,27 @@ from pathlib import Path
 
 from torch import nn
 
-from isoflop.experiments.data.corpus import Corpus
 from isoflop.experiments.data.tokenizer import Tokenizer, find_tokenizer
-from isoflop.experiments.store.sample import sample, sample_file
 from isoflop.experiments.store.store import Store, StoreError
-from isoflop.experiments.study.cell import Cell
-from isoflop.experiments.training.evaluate import Evaluation, detail
 from isoflop.models.generate import Sampling, generate
-from isoflop.models.weights import WEIGHTS_FILE, load_weights, save_weights
-from isoflop.scaling.table.evaluation import EVALUATION_FILE, write_evaluation
+from isoflop.models.weights import WEIGHTS_FILE, load_weights
+from isoflop.scaling.table.evaluation import EVALUATION_FILE
 from isoflop.scaling.table.runs import read_config, read_runs
 
 
-def keep_model(cell: Cell, model: nn.Module, evaluation: Evaluation, *, store: Store, corpus: Corpus) -> None:
-    """Write a finished cell's weights, evaluation and sample, and its tokenizer where that is a file of its own."""
-    own = corpus.folder / "tokenizer.json"
-    if own.exists() and not (kept := _tokenizers(store) / f"{corpus.tokenizer_id}.json").exists():
-        kept.parent.mkdir(exist_ok=True)
-        shutil.copyfile(own, kept.with_suffix(f".{cell.run_id}.tmp")).replace(kept)
-    about = {"run_id": cell.run_id, "step": cell.steps, "tokenizer_id": corpus.tokenizer_id}
-    save_weights(model, weights_file(store, cell.run_id), about | {"corpus_id": corpus.corpus_id})
-    write_evaluation(evaluation_file(store, cell.run_id), detail(cell.run_id, evaluation, corpus))
-    on_cpu = load_weights(weights_file(store, cell.run_id))[0]
-    text = sample(on_cpu, corpus, find_tokenizer(corpus.tokenizer_id, corpus.vocab_size, _tokenizers(store)))
-    sample_file(store, cell.run_id).write_text(text + "\n", encoding="utf-8")
-
-
 def weights_file(store: Store, run_id: str) -> Path:
+    """Where the store keeps the final weights of a run."""
     return store.run_file(run_id).with_name(WEIGHTS_FILE)
 
 
 def evaluation_file(store: Store, run_id: str) -> Path:
+    """Where the store keeps the final held-out loss of a run by position and by document."""
     return store.run_file(run_id).with_name(EVALUATION_FILE)
+
+
+def tokenizers_folder(store: Store) -> Path:
+    """Where the store keeps the tokenizers of its runs, each a file named by its id."""
+    return store.root / "tokenizers"
 
 
 @dataclass(frozen=True)
@@ -52,6 +40,7 @@ class Trained:
 
     @cached_property
     def model(self) -> nn.Module:
+        """The model with its final weights, ready to evaluate."""
         return load_weights(weights_file(self.store, self.run_id))[0].eval()
 
     @cached_property
@@ -61,26 +50,28 @@ class Trained:
 
     @cached_property
     def config(self) -> dict:
+        """The settings that its table records: what determines the losses, and the study."""
         return read_config(self.store.run_file(self.run_id))
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        return find_tokenizer(self.final["tokenizer_id"], int(self.final["vocab_size"]), _tokenizers(self.store))
+        """The tokenizer that its corpus was read with."""
+        return find_tokenizer(self.final["tokenizer_id"], int(self.final["vocab_size"]), tokenizers_folder(self.store))
 
     def generate(self, prompt: str, *, max_tokens: int, sampling: Sampling, cached: bool = True) -> Iterator[str]:
         """Yield the text that follows a prompt in pieces, each as soon as it cannot change any more."""
         tokens: list[int] = []
-        told = ""
+        shown = ""
         for token in generate(
             self.model, self.tokenizer.encode(prompt), max_tokens=max_tokens, sampling=sampling, cached=cached
         ):
             tokens.append(token)
             text = self.tokenizer.decode(tokens)
             whole = text.rstrip("\ufffd")  # may be the first bytes of a character
-            if len(whole) > len(told):
-                yield whole[len(told) :]
-                told = whole
-        yield self.tokenizer.decode(tokens)[len(told) :]
+            if len(whole) > len(shown):
+                yield whole[len(shown) :]
+                shown = whole
+        yield self.tokenizer.decode(tokens)[len(shown) :]
 
 
 def find_trained(store: Store, run_id: str) -> Trained:
@@ -118,9 +109,5 @@ def _not_one(run_id: str, matching: list[str], known: list[str]) -> str:
     if matching:
         return f"{run_id!r} begins {len(matching)} runs: {', '.join(matching[:5])}; give more of it"
     near = difflib.get_close_matches(run_id, known, n=1)
-    told = f"did you mean {near[0]}? " if near else ""
-    return f"no run {run_id!r}; {told}`isoflop status --json` lists them"
-
-
-def _tokenizers(store: Store) -> Path:
-    return store.root / "tokenizers"
+    suggestion = f"did you mean {near[0]}? " if near else ""
+    return f"no run {run_id!r}; {suggestion}`isoflop status --json` lists them"

@@ -1,4 +1,4 @@
-"""What a model makes of a fixed prompt: kept with every run, shown when one was trained alone."""
+"""A sample of text by a finished model: kept with every run, shown when one was trained alone."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +15,12 @@ TEMPERATURE = 0.8  # at 0 small models repeat themselves
 
 
 def sample_file(store: Store, run_id: str) -> Path:
+    """Where the store keeps the sample of a run."""
     return store.run_file(run_id).with_name(SAMPLE_FILE)
 
 
 def sample(model: "nn.Module", corpus: Corpus, tokenizer: Tokenizer) -> str:
-    """The prompt, which is the first tokens of the held-out text, and a window of what the model writes after it.
+    """The first tokens of the held-out text, a quarter of a window, and a window that the model writes after them.
 
     The same model and corpus give the same text.
     """

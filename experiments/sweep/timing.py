@@ -22,7 +22,7 @@ from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.engine import decide
 from isoflop.experiments.training.learner import Learner
-from isoflop.experiments.training.trainer import configure_process
+from isoflop.experiments.training.process import configure_process
 
 PASSES = 2
 CHUNK = 16  # steps between looks at the clock

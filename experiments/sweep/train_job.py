@@ -11,12 +11,12 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -36,9 +36,10 @@ from isoflop.experiments.training.checkpoint_files import prune
 from isoflop.experiments.training.initial import begin_from
 from isoflop.scaling.table.runs import write_run
 
-HEARTBEAT_SECONDS = 1.0
+if TYPE_CHECKING:  # loads torch
+    from isoflop.experiments.training.learner import MakeLearner
 
-Make = Callable[..., Any]  # what makes a learner: typed where torch is loaded
+HEARTBEAT_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +120,12 @@ def train_together(
 
 
 def train_claimed(
-    cells: Sequence[Cell], corpora: Corpora, store: Store, where: WhereSpec, study: Study, make: Make | None = None
+    cells: Sequence[Cell],
+    corpora: Corpora,
+    store: Store,
+    where: WhereSpec,
+    study: Study,
+    make: "MakeLearner | None" = None,
 ) -> None:
     """Train what is missing of one trunk, unless another living process is at it; `make` makes learners of a pack.
 
@@ -160,14 +166,20 @@ def _train(
     where: WhereSpec,
     study: Study,
     progress: dict,
-    make: Make | None,
+    make: "MakeLearner | None",
 ) -> None:
     """Train cells of one trunk, the shortest first; one that raises is recorded and the others go on without it."""
-    from isoflop.experiments.parallel.follow import lead  # these import torch: only where cells are trained
-    from isoflop.experiments.store.models import keep_model
     from isoflop.experiments.trackers.sinks import Trackers
-    from isoflop.experiments.training.trainer import Progress, configure_process, train_trunk
+    from isoflop.experiments.training.keep import keep_model  # these import torch: only where cells are trained
+    from isoflop.experiments.training.learner import Learner
+    from isoflop.experiments.training.process import configure_process
+    from isoflop.experiments.training.trainer import Progress, train_trunk
 
+    if where.distributed != "none":
+        from isoflop.experiments.parallel.follow import lead
+        from isoflop.experiments.parallel.replicas import learner_class
+
+        make = learner_class(where)
     configure_process(where.threads)
     halved = False  # the sequences at once, after memory ran out
     by_id = {cell.run_id: cell for cell in pending}
@@ -179,7 +191,8 @@ def _train(
     with Trackers(where.trackers, store.root, study.name, corpus, where.device) as trackers:
         while pending:
             folder = store.trunk_folder(pending[0].trunk_id)
-            lead(pending, folder, where)
+            if where.distributed != "none":
+                lead(pending, folder)
             try:
                 for cell, rows in train_trunk(
                     list(pending),
@@ -188,7 +201,7 @@ def _train(
                     where=where,
                     on_progress=tell,
                     keep=partial(keep_model, store=store, corpus=corpus),
-                    **({"make": make} if make else {}),
+                    make=make or Learner,
                 ):
                     _settle(cell, rows, store, study)
                     trackers.finish(cell, rows)

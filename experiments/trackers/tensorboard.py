@@ -1,4 +1,4 @@
-"""A cell as a TensorBoard run: one folder with its curve, its settings as text and as hyper-parameters.
+"""Writes a cell as a TensorBoard run: one folder with its curve, its settings as text and as hyper-parameters.
 
     <runs>/tensorboard/<study>/<arm>-<size>-<flops>-seed<seed>-<run_id>/events.out.tfevents...
 
@@ -13,17 +13,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from isoflop.experiments.trackers.sinks import CURVES, TrackedRun
+from isoflop.experiments.trackers.record import CURVES, TrackedRun
 
 
 class TensorBoard:
-    """Writes under `<folder>/tensorboard`."""
+    """The sink that writes event files under `<folder>/tensorboard`."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "tensorboard"
         self.writers: dict[str, tuple[SummaryWriter, int]] = {}
 
     def write(self, run: TrackedRun, rows: Sequence[dict], *, ended: bool) -> None:
+        """Add the rows beyond the last step on disk; with the last ones also the result and the hyper-parameters."""
         writer, last = self.writers.get(run.run_id) or self._open(run)
         for row in rows:
             if row["step"] > last:
@@ -42,6 +43,7 @@ class TensorBoard:
             writer.flush()
 
     def close(self) -> None:
+        """Close the files of runs that have not ended."""
         for writer, _ in self.writers.values():
             writer.close()
 

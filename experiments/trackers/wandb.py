@@ -1,8 +1,8 @@
-"""A cell as a run of Weights & Biases: its id is the run_id, its group the study, its config the settings.
+"""Writes a cell as a run of Weights & Biases: its id is the run_id, its group the study, its config the settings.
 
-WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY and the rest of the environment are heeded. Without a login it writes offline,
-under `<runs>/wandb`, for `wandb sync`. Offline, the folder of an interrupted run is replaced by the one that goes on,
-which tells everything again: each cell is one folder, whole. Online, W&B says from which step on.
+WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY and the rest of the environment apply. Without a login it writes offline, under
+`<runs>/wandb`, for `wandb sync`. Offline, the folder of an interrupted run is replaced by that of the run that goes on,
+which writes all rows again: each cell is one folder, whole. Online, W&B gives the step to go on from.
 """
 
 import logging
@@ -15,7 +15,7 @@ from urllib.parse import urlparse
 
 import wandb
 
-from isoflop.experiments.trackers.sinks import CURVES, TrackedRun
+from isoflop.experiments.trackers.record import CURVES, TrackedRun
 
 log = logging.getLogger(__name__)
 PROJECT = "isoflop"
@@ -23,7 +23,7 @@ QUIET = wandb.Settings(silent=True, console="off", disable_git=True, disable_cod
 
 
 class WeightsAndBiases:
-    """Writes to the service, or under `<folder>/wandb`."""
+    """The sink that writes to the service, or under `<folder>/wandb`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -34,6 +34,7 @@ class WeightsAndBiases:
         self.runs: dict[str, wandb.Run] = {}
 
     def write(self, run: TrackedRun, rows: Sequence[dict], *, ended: bool) -> None:
+        """Log the rows that the service does not have; with the last ones also the summary, and finish the run."""
         if run.run_id not in self.runs:
             self.runs[run.run_id] = self._open(run)
         tracked = self.runs[run.run_id]
@@ -46,6 +47,7 @@ class WeightsAndBiases:
             self.runs.pop(run.run_id).finish(exit_code=0 if last["state"] == "done" else 1)
 
     def close(self) -> None:
+        """Finish the runs that have not ended as interrupted."""
         for tracked in self.runs.values():
             tracked.finish(exit_code=1)  # the process ends before the cell has: it will go on
 
@@ -69,7 +71,7 @@ class WeightsAndBiases:
 
 
 def logged_in() -> bool:
-    """Whether W&B would find an API key without asking: in the environment or in ~/.netrc."""
+    """Whether W&B would find an API key without a prompt: in the environment or in ~/.netrc."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""

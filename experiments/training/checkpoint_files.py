@@ -1,11 +1,11 @@
 """The names of a trunk's checkpoints, which of them are still needed, and removal of the others. No torch.
 
-    trunk-<step>-<checksum>.pt               on the way, the last two
+    trunk-<step>-<checksum>.pt               the trunk between branch points, the last two
     branch-<step>-<checksum>.pt              where a cell leaves the trunk
-    cooldown-<run_id>-<step>-<checksum>.pt   a cell on its own way, the last two
-    sharded/<kind>-<step>/                   the same where.distributed=fsdp2 (`parallel.sharded_checkpoint`)
+    cooldown-<run_id>-<step>-<checksum>.pt   a cell after it has left the trunk, the last two
+    sharded/<kind>-<step>/                   the same with where.distributed=fsdp2 (`parallel.sharded_checkpoint`)
 
-The checksum is part of a file's name: it is whole exactly if its content still has it.
+The checksum is part of a file's name: the file is whole exactly if its content still has it.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ _SHARDED_NAME = re.compile(r"(trunk|branch|cooldown-[^-]+)-(\d+)()")
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint on disk, as its name tells: a file, or the folder of a sharded one, whose checksums are inside."""
+    """A checkpoint on disk, by its name: a file, or the folder of a sharded one, whose checksums are inside it."""
 
     path: Path
     kind: str
@@ -33,16 +33,17 @@ class Saved:
 
     @property
     def whole(self) -> bool:
+        """Whether the file still has the checksum that its name gives."""
         return checksum(self.path) == self.checksum
 
 
 def cooldown_of(run_id: str) -> str:
-    """The kind of a cell's own checkpoints."""
+    """The kind of the checkpoints of one cell's cooldown."""
     return f"cooldown-{run_id}"
 
 
 def file_name(kind: str, step: int, of: Path) -> str:
-    """What the checkpoint in the file `of` is to be called."""
+    """The name for the checkpoint whose content is in the file `of`."""
     return f"{kind}-{step}-{checksum(of)}.pt"
 
 
@@ -52,15 +53,15 @@ def saved(folder: Path, *kinds: str) -> list[Saved]:
 
 
 def sharded(folder: Path, *kinds: str) -> list[Saved]:
-    """The same of the sharded ones."""
+    """The sharded checkpoints of these kinds (of every kind when none is given), the furthest first."""
     return _named((folder / SHARDED).glob("*"), _SHARDED_NAME, kinds)
 
 
 def needless(folder: Path, pending: Mapping[str, int], *, keep_furthest: bool = True) -> list[Saved]:
-    """What no cell needs. `pending` gives the branch step of each cell of the trunk that has no result yet.
+    """The checkpoints that no cell needs. `pending` gives the branch step of each cell of the trunk without a result.
 
-    Kept are, for each of those, the states to go on from, and the furthest state of the trunk: a longer budget asked
-    for later starts there.
+    Kept are, for each of those, the states to go on from, and with `keep_furthest` the furthest state of the trunk: a
+    longer budget launched later starts there.
     """
     found = []
     for of_kind in (saved, sharded):
@@ -80,7 +81,7 @@ def _named(paths: Iterable[Path], name: re.Pattern, kinds: tuple[str, ...]) -> l
 
 
 def prune(folder: Path, pending: Mapping[str, int]) -> None:
-    """Remove what no cell needs. The caller holds the trunk's claim."""
+    """Remove the checkpoints that no cell needs. The caller holds the trunk's claim."""
     for one in needless(folder, pending):
         discard(one.path)
 
@@ -102,5 +103,6 @@ def discard(path: Path) -> int:
 
 
 def checksum(path: Path) -> str:
+    """The first 16 hexadecimal digits of a file's SHA-256."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -16,21 +16,24 @@ WARM_UP = 3  # runs before a capture, on a stream of their own: CUDA's libraries
 
 
 class CaptureError(RuntimeError):
-    """CUDA refused a capture; what it said first is the cause."""
+    """CUDA refused to capture a step as a graph; the cause is the first error that it raised."""
 
 
-class Captured:
-    """`step(*inputs)`, ready to be called with tensors of the shapes, types and device of `example`.
+class GraphedStep:
+    """`step(*inputs)` captured as a CUDA graph, to be called with tensors of the shapes, types and device of `example`.
 
     `state` is everything that the step changes and a later one reads: the runs that warm it up leave no trace in it.
-    On CPU there are no graphs; the step itself then runs on the same buffers, warmed up all the same. All that are made
-    on one device share the scratch memory of CUDA's libraries: call them on one stream.
+    On CPU there are no graphs: the step itself then runs on the same buffers, after the same warm-up. All graphs of one
+    device share the scratch memory of CUDA's libraries: call them on one stream.
+
+    Raises CaptureError for a step that cannot be captured.
     """
 
     def __init__(self, step: Callable[..., object], example: Sequence[Tensor], state: Sequence[Tensor]) -> None:
         self._inputs = [tensor.clone() for tensor in example]
         before = [tensor.clone() for tensor in state]
         run = partial(step, *self._inputs)
+        self._replay: Callable[[], object]
         if (device := self._inputs[0].device).type == "cuda":
             self._replay = _graph(run, device).replay
         else:

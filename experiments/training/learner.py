@@ -1,9 +1,11 @@
-"""A model in training: everything that the next step depends on, and how to save and restore it to the bit."""
+"""A model in training: how it takes a step, and everything that the next step depends on, saved and restored."""
 
 import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +17,11 @@ from isoflop.experiments.data.gather import AT_ONCE, gatherer, sent
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.engine import Engine, decide
 from isoflop.experiments.study.schedule import curve_stride, learning_rate
-from isoflop.experiments.training.cuda_graph import Captured
+from isoflop.experiments.training.checkpoint import Checkpoints, State
+from isoflop.experiments.training.cuda_graph import GraphedStep
 from isoflop.experiments.training.evaluate import Evaluation, evaluate
 from isoflop.experiments.training.initial import start
-from isoflop.experiments.training.optimizer import FlatAdamW, build_optimizer
+from isoflop.experiments.training.optimizer import Optimizer, build_optimizer
 from isoflop.experiments.training.rows import Measurement
 from isoflop.models.step.accumulate import accumulate
 from isoflop.models.step.precision import lower_products
@@ -27,13 +30,11 @@ from isoflop.models.step.training_step import kernels_build, training_step
 
 
 class Learner:
-    """One trunk's model, its optimiser, the steps taken, the loss summed since the last row, and the rows so far.
+    """One trunk's model, its optimizer, the steps taken, the loss summed since the last row, and the rows so far.
 
-    The data position is the step itself: batches are a function of (seed, step).
+    The position in the data is the step itself: batches are a function of (seed, step). A subclass may share the batch
+    between processes (`parallel.replicas`) or the step between models (`parallel.pack`).
     """
-
-    processes = ""  # how many share a step and how, for the record
-    rows = slice(None)  # of every batch, that this process trains on
 
     def __init__(self, cell: Cell, corpus: Corpus, device: str, *, engine: Engine | None = None) -> None:
         self.cell, self.corpus, self.device = cell, corpus, device
@@ -54,37 +55,35 @@ class Learner:
         self.step, self.seconds = 0, 0.0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.measurements: list[Measurement] = []
-        self.evaluation: Evaluation | None = None  # behind the latest measurement, target by target
-        self._captured: Captured | None = None
-
-    def build_optimizer(self) -> FlatAdamW:
-        return build_optimizer(self.model, self.cell.optim)
-
-    def gradients(self, tokens: Tensor) -> Tensor:
-        """Mean loss of a batch, (B, T + 1); its gradients lie where the optimiser reads them."""
-        inputs, targets = tokens[:, :-1], tokens[:, 1:]
-        return accumulate(self.loss_and_gradients, self.optimizer.gradients, inputs, targets, self.micro_batch)
-
-    def whole_model(self) -> nn.Module:
-        """The model, all of it in this process."""
-        return self.model
+        self._graph: GraphedStep | None = None
 
     def advance(self, until: int, steps: int) -> None:
-        """Train up to step `until` of a run of `steps`."""
+        """Train up to step `until` of a run of `steps`, and add the seconds that it took."""
         began = time.perf_counter()
-        self.queue(until, steps)
+        self.take_steps(until, steps)
         if self.on_cuda:
             torch.cuda.synchronize(self.device)
         self.seconds += time.perf_counter() - began
 
-    def queue(self, until: int, steps: int) -> None:
-        """The steps up to `until` of a run of `steps`; on CUDA nothing here waits for any of them."""
-        for tokens, rate in zip(self.batches(until), self.rates(until, steps), strict=True):
-            self.take(tokens, rate)
+    def take_steps(self, until: int, steps: int) -> None:
+        """Take the steps up to `until` of a run of `steps`; on CUDA they are queued, and nothing waits for them."""
+        take = self._replay if self.engine.graph else self.train_step
+        for tokens, rate in zip(self.batches(until), self.learning_rates(until, steps), strict=True):
+            take(tokens, rate)
             self.step += 1
 
+    def train_step(self, tokens: Tensor, rate: float | Tensor) -> None:
+        """One step on a batch of tokens (B, T + 1), at the base learning rate of this step.
+
+        The batch comes from `batches`, the rate from `learning_rates`, which follows the cell's schedule. All that the
+        step changes is changed in place (`loss_sum` and the optimizer's tensors), so that it can be a CUDA graph.
+        """
+        loss = self.gradients(tokens)  # forward and backward: the gradients of the mean loss over the batch
+        self.optimizer.step(rate)  # clip the gradients, then update the weights
+        self.loss_sum += loss
+
     def batches(self, until: int) -> Iterator[Tensor]:
-        """The batches from here to step `until`, (B, T + 1) each: this process' rows of them."""
+        """The batches from here to step `until`, (B, T + 1) int64 each: this process' sequences of them."""
         length = self.cell.model.context_length
         windows = window_numbers(
             count_windows(len(self.corpus.train), length),
@@ -97,27 +96,25 @@ class Learner:
         for first in range(0, len(windows), at_once):
             yield from self.gather(windows[first : first + at_once])
 
-    def rates(self, until: int, steps: int) -> Sequence[float] | Sequence[Tensor]:
-        """The base learning rate of each of those steps: on CUDA as tensors, which a graph reads anew each time."""
+    def learning_rates(self, until: int, steps: int) -> Sequence[float | Tensor]:
+        """The base learning rate of each of those steps: on CUDA as tensors, which a graph reads at each replay."""
         schedule, peak = self.cell.schedule, self.cell.optim.learning_rate
         rates = [learning_rate(schedule, step, steps)[0] * peak for step in range(self.step, until)]
         if not (self.on_cuda or self.engine.graph):
             return rates
         return sent(torch.tensor(rates, dtype=torch.float32 if self.on_cuda else torch.float64), self.device).unbind()
 
-    def take(self, tokens: Tensor, rate: float | Tensor) -> None:
-        """One step on a batch."""
-        if not self.engine.graph:
-            self._take(tokens, rate)
-            return
-        if self._captured is None:
-            changed = [*self.optimizer.tensors().values(), self.loss_sum]
-            self._captured = Captured(self._take, (tokens, rate), changed)
-        self._captured(tokens, rate)
+    def gradients(self, tokens: Tensor) -> Tensor:
+        """Mean loss of a batch (B, T + 1), nats/token; its gradients lie where the optimizer reads them."""
+        inputs, targets = tokens[:, :-1], tokens[:, 1:]
+        return accumulate(self.loss_and_gradients, self.optimizer.gradient_tensors(), inputs, targets, self.micro_batch)
 
-    def _take(self, tokens: Tensor, rate: float | Tensor) -> None:
-        self.loss_sum += self.gradients(tokens)
-        self.optimizer.step(rate)
+    def _replay(self, tokens: Tensor, rate: Tensor) -> None:
+        """`train_step` as a CUDA graph, which the first call captures."""
+        if self._graph is None:
+            changed = [*self.optimizer.tensors().values(), self.loss_sum]
+            self._graph = GraphedStep(self.train_step, (tokens, rate), changed)
+        self._graph(tokens, rate)
 
     @property
     def healthy(self) -> bool:
@@ -128,38 +125,72 @@ class Learner:
         last = self.measurements[-1].loss if self.measurements else 0.0
         return math.isfinite(self.loss_sum.item()) and last < self.guess
 
-    def measure(self, steps: int, *, windows: Tensor | None = None) -> Measurement:
-        """Evaluate on `windows`, or on a few of all held-out ones, spread evenly; the row is kept."""
+    def measure(self, steps: int, *, windows: Tensor | None = None) -> Evaluation:
+        """Evaluate on `windows` (W, T + 1), by default a few held-out ones, evenly spread; a row is added."""
         began = time.perf_counter()
         since = self.step - (self.measurements[-1].step if self.measurements else 0)
         multiplier, phase = learning_rate(self.cell.schedule, self.step - 1, steps)
         few = self.windows[:: curve_stride(self.windows[:, 1:].numel())]
-        self.evaluation = evaluate(self.model, few if windows is None else windows)
-        measurement = Measurement.of(
-            self.evaluation,
-            step=self.step,
-            learning_rate=multiplier * self.cell.optim.learning_rate,
-            phase=phase,
-            train_loss=self.loss_sum.item() / max(1, since),
-            seconds=self.seconds,
+        evaluation = evaluate(self.model, few if windows is None else windows)
+        self.measurements.append(
+            Measurement(
+                step=self.step,
+                learning_rate=multiplier * self.cell.optim.learning_rate,
+                phase=phase,
+                loss=evaluation.loss,
+                loss_se=evaluation.loss_se,
+                accuracy=evaluation.accuracy,
+                train_loss=self.loss_sum.item() / max(1, since),
+                seconds=self.seconds,
+            )
         )
         self.loss_sum.zero_()
-        self.measurements.append(measurement)
         self.seconds += time.perf_counter() - began
-        return measurement
+        return evaluation
 
-    def state(self) -> dict:
-        """A copy of what the next step depends on: tensors, numbers and text only."""
-        return {
-            "optimizer": self.optimizer.state(),
-            "step": self.step,
-            "seconds": self.seconds,
-            "loss_sum": self.loss_sum.clone(),
-            "measurements": [asdict(m) for m in self.measurements],
-        }
+    def state(self) -> State:
+        """A copy of everything that the next step depends on."""
+        return State(
+            optimizer=self.optimizer.state(),
+            step=self.step,
+            seconds=self.seconds,
+            loss_sum=self.loss_sum.clone(),
+            measurements=[asdict(m) for m in self.measurements],
+        )
 
-    def load(self, state: dict) -> None:
+    def load(self, state: State) -> None:
+        """Go on from what `state` returned."""
         self.optimizer.load(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.loss_sum.copy_(state["loss_sum"])
         self.measurements = [Measurement(**m) for m in state["measurements"]]
+
+    # What a subclass for several processes or models replaces.
+
+    @property
+    def processes(self) -> str:
+        """How many processes or trunks share a step, for the record; "" where it is one."""
+        return ""
+
+    @property
+    def rows(self) -> slice:
+        """The sequences of every batch that this process trains on."""
+        return slice(None)
+
+    def build_optimizer(self) -> Optimizer:
+        """The optimizer of the model, which owns its parameters from here on."""
+        return build_optimizer(self.model, self.cell.optim)
+
+    def whole_model(self) -> nn.Module:
+        """The model, all of it in this process."""
+        return self.model
+
+    def checkpoints(self, folder: Path | None, every_seconds: float) -> Checkpoints:
+        """The checkpoints of this trunk in `folder`, of the kind that suits how the model is held."""
+        return Checkpoints(folder, every_seconds)
+
+
+class MakeLearner(Protocol):
+    """What makes the learner of a trunk: `Learner`, or one that shares its batch or its step with others."""
+
+    def __call__(self, cell: Cell, corpus: Corpus, device: str, *, engine: Engine) -> Learner: ...

@@ -12,27 +12,22 @@ import torch
 from isoflop.experiments.data.batches import count_windows
 from isoflop.experiments.data.corpus import Corpus
 from isoflop.experiments.study.cell import Cell
-from isoflop.experiments.training.evaluate import Evaluation
 from isoflop.models.config import count_params, flops_per_token, n_active, n_total
 from isoflop.scaling.table.version import code_version
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One evaluation on the way of a run."""
+    """One evaluation of a run in training: the numbers that its row is made of."""
 
     step: int
     learning_rate: float
     phase: str
-    loss: float
-    loss_se: float
-    accuracy: float
-    train_loss: float
-    seconds: float  # of training, since the first step
-
-    @classmethod
-    def of(cls, evaluation: Evaluation, **where: float | str) -> "Measurement":
-        return cls(loss=evaluation.loss, loss_se=evaluation.loss_se, accuracy=evaluation.accuracy, **where)
+    loss: float  # held-out, nats/token
+    loss_se: float  # its standard error over windows
+    accuracy: float  # share of next tokens that are the most likely one
+    train_loss: float  # mean over the steps since the row before, nats/token
+    seconds: float  # of training and evaluation, since the first step
 
 
 def run_rows(
@@ -45,7 +40,10 @@ def run_rows(
     processes: str = "",
     kernels: str = "",
 ) -> list[dict]:
-    """The run table's rows of one cell, in the order of the steps. The last one is final unless the run diverged."""
+    """The run table's rows of one cell, in the order of the steps. The last one is final unless the run diverged.
+
+    `state` is "running", "done" or "diverged"; `processes` says how many shared a step, `kernels` which compiled ones.
+    """
     constants = _constants(cell, corpus) | _provenance(device, processes, kernels) | {"state": state}
     rows = [constants | _measured(cell, corpus, m) for m in measurements]
     for row in rows:

@@ -1,7 +1,7 @@
 """Train the cells of one trunk: the trunk once, a cooldown branch per cell, in the order of their horizons.
 
-Nothing here depends on which cells are asked for together: a cell trained alone, in a sweep, or in pieces between
-kills ends with the same rows to the bit (on CPU with one thread).
+Nothing here depends on which cells are trained together: a cell trained alone, in a sweep, or in pieces between kills
+ends with the same rows to the bit (on CPU with one thread).
 """
 
 import logging
@@ -15,15 +15,14 @@ from torch import nn
 
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.data.corpus import Corpus
-from isoflop.experiments.parallel.follow import check_cell
 from isoflop.experiments.study import schedule
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.engine import decide
 from isoflop.experiments.study.schedule import row_steps
-from isoflop.experiments.training.checkpoint import Checkpoints
+from isoflop.experiments.training.checkpoint import Checkpoints, State
 from isoflop.experiments.training.evaluate import Evaluation
-from isoflop.experiments.training.learner import Learner
-from isoflop.experiments.training.process import keep_freed_memory
+from isoflop.experiments.training.learner import Learner, MakeLearner
+from isoflop.experiments.training.process import configure_process
 from isoflop.experiments.training.rows import Measurement, run_rows
 from isoflop.models.step.training_step import kernels_build
 
@@ -33,7 +32,7 @@ _CHUNK = 64  # steps between looks at the loss, the clock and the caller
 
 
 class Progress(TypedDict):
-    """Where a cell is, told every few dozen steps."""
+    """How far a cell is, reported every few dozen steps."""
 
     run_id: str
     step: int
@@ -41,15 +40,7 @@ class Progress(TypedDict):
     measurements: list[Measurement]  # so far, those of the trunk included
 
 
-def configure_process(threads: int) -> None:
-    """Pin the threads and keep freed activations in the process. Call before the first tensor.
-
-    Keeping them is worth a factor 1.2 to 1.6 on small models. Float32 means float32 on CUDA too: TF32 is off in torch's
-    products by default, but not in cuDNN's, which an LSTM is made of.
-    """
-    torch.set_num_threads(threads)
-    torch.backends.cudnn.allow_tf32 = False
-    keep_freed_memory()
+OnProgress = Callable[[Progress], None]
 
 
 def train_trunk(
@@ -58,21 +49,23 @@ def train_trunk(
     *,
     folder: Path | None,
     where: WhereSpec,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: OnProgress | None = None,
     keep: Callable[[Cell, nn.Module, Evaluation], None] | None = None,
-    make: Callable[..., Learner] = Learner,
+    make: MakeLearner = Learner,
 ) -> Iterator[tuple[Cell, list[dict]]]:
     """Yield (cell, its rows of the run table) as each cell ends, the shortest first.
 
-    `folder` holds the trunk's checkpoints; with None nothing is written. `keep` is given the model of a cell that
-    reached its horizon and its final evaluation, before the cell is yielded. A cell whose loss stops being a number,
-    or is no better than a guess, ends as "diverged" with the rows up to there. `make` makes the learner where one
-    process trains it. Raises ValueError for cells of different trunks or corpora.
+    `folder` holds the trunk's checkpoints, from which training goes on; with None nothing is written. `keep` is given
+    the model of a cell that reached its horizon and its final evaluation, before the cell is yielded. A cell whose loss
+    stops being a number, or is no better than a guess, ends as "diverged" with the rows up to there. `make` makes the
+    learner: `Learner` for one process, or one of `parallel.follow.learner_class`. Raises ValueError for cells of
+    different trunks or corpora, and for a cell that cannot be trained as `where` says.
     """
     cells = sorted(cells, key=lambda cell: cell.steps)
     _check(cells, corpus, where)
     configure_process(where.threads)
-    learner, checkpoints = _set_up(cells[0], corpus, folder, where, make)
+    learner = _learner(cells[0], corpus, where, make)
+    checkpoints = learner.checkpoints(folder, where.checkpoint_seconds)
     if found := checkpoints.trunk(up_to=cells[0].branch_step):
         learner.load(found)
     for cell in cells:
@@ -80,52 +73,49 @@ def train_trunk(
         at_branch = learner.state()
         if learner.healthy:
             checkpoints.save_branch(at_branch)
-            _cool_down(learner, cell, checkpoints, on_progress)
-        if keep and learner.healthy:
-            keep(cell, learner.whole_model(), learner.evaluation)
+            evaluation = _cool_down(learner, cell, checkpoints, on_progress)
+            if keep and evaluation and learner.healthy:
+                keep(cell, learner.whole_model(), evaluation)
         yield cell, _rows(learner, cell, corpus, where.device)
         checkpoints.drop_cooldown(cell.run_id)
         learner.load(at_branch)
 
 
-def _set_up(
-    cell: Cell, corpus: Corpus, folder: Path | None, where: WhereSpec, make: Callable[..., Learner]
-) -> tuple[Learner, Checkpoints]:
-    check_cell(cell, where)
+def _learner(cell: Cell, corpus: Corpus, where: WhereSpec, make: MakeLearner) -> Learner:
     engine = decide(cell, where)
     if engine.note:
-        _say_once(f"family {cell.model.family} on {where.device} trains {engine.note}")
-    if where.distributed != "none":
-        from isoflop.experiments.parallel.replicas import set_up  # loads torch.distributed's shards and checkpoints
-
-        return set_up(cell, corpus, folder, where, engine)
-    return make(cell, corpus, where.device, engine=engine), Checkpoints(folder, where.checkpoint_seconds)
+        _warn_once(f"family {cell.model.family} on {where.device} trains {engine.note}")
+    return make(cell, corpus, where.device, engine=engine)
 
 
 @cache
-def _say_once(note: str) -> None:
+def _warn_once(note: str) -> None:
     log.warning(note)
 
 
-def _cool_down(learner: Learner, cell: Cell, checkpoints: Checkpoints, on_progress: Callable | None) -> None:
+def _cool_down(
+    learner: Learner, cell: Cell, checkpoints: Checkpoints, on_progress: OnProgress | None
+) -> Evaluation | None:
+    """Train a cell from its branch point to its horizon; returns its final evaluation, None if it diverges before."""
     if found := checkpoints.cooldown(cell.run_id):
         learner.load(found)
-    _train(
-        learner, cell, cell.steps, lambda state: checkpoints.save_cooldown(cell.run_id, state), checkpoints, on_progress
-    )
-    if learner.healthy:
-        learner.measure(cell.steps, windows=learner.windows)
+
+    def save(state: State) -> None:
+        checkpoints.save_cooldown(cell.run_id, state)
+
+    _train(learner, cell, cell.steps, save, checkpoints, on_progress)
+    return learner.measure(cell.steps, windows=learner.windows) if learner.healthy else None
 
 
 def _train(
     learner: Learner,
     cell: Cell,
     until: int,
-    save: Callable[[dict], None],
+    save: Callable[[State], None],
     checkpoints: Checkpoints,
-    on_progress: Callable[[Progress], None] | None,
+    on_progress: OnProgress | None,
 ) -> None:
-    """Advance to step `until`, with rows on the way, unless the run diverges."""
+    """Advance to step `until`, with rows and checkpoints between, unless the run diverges."""
     rows = set(row_steps(until)) - {cell.steps}
     while learner.step < until and learner.healthy:
         next_chunk = (learner.step // _CHUNK + 1) * _CHUNK
@@ -142,15 +132,15 @@ def _train(
 
 
 def _rows(learner: Learner, cell: Cell, corpus: Corpus, device: str) -> list[dict]:
+    """The rows of a cell that has ended; one that diverged between two rows is measured where it stopped."""
     diverged = not learner.healthy
     if diverged and (not learner.measurements or learner.measurements[-1].step != learner.step):
         learner.measure(cell.steps)
-    state = "diverged" if diverged else "done"
     return run_rows(
         cell,
         corpus,
         learner.measurements,
-        state=state,
+        state="diverged" if diverged else "done",
         device=device,
         processes=learner.processes,
         kernels=kernels_build(learner.model) if learner.engine.by_hand else "",
@@ -158,8 +148,11 @@ def _rows(learner: Learner, cell: Cell, corpus: Corpus, device: str) -> list[dic
 
 
 def _check(cells: Sequence[Cell], corpus: Corpus, where: WhereSpec) -> None:
+    """Raise ValueError, naming the value and the remedy, for what cannot be trained."""
     if where.device != "cpu" and not (where.device.startswith("cuda") and torch.cuda.is_available()):
         raise ValueError(f"where.device={where.device} is not available on this machine; use where.device=cpu")
+    if where.micro_batch is not None and where.micro_batch < 1:
+        raise ValueError(f"where.micro_batch is a number of sequences, 1 or more; not {where.micro_batch}")
     trunks = sorted({cell.trunk_id for cell in cells})
     if len(trunks) != 1:
         raise ValueError(f"train_trunk takes the cells of one trunk; got {len(trunks)}: {', '.join(trunks)}")
@@ -167,3 +160,8 @@ def _check(cells: Sequence[Cell], corpus: Corpus, where: WhereSpec) -> None:
         schedule.check(cell.schedule)
         if cell.corpus_id != corpus.corpus_id:
             raise ValueError(f"run {cell.run_id}: made for corpus {cell.corpus_id}, given corpus {corpus.corpus_id}")
+        if cell.model.experts and (where.distributed != "none" or where.micro_batch):
+            raise ValueError(
+                f"{cell.label}: the balance loss of a mixture of experts is of the whole batch; "
+                "use where.distributed=none and no where.micro_batch"
+            )

@@ -10,7 +10,7 @@ import sys
 import pandas as pd
 import torch
 
-from isoflop.experiments.training.trainer import configure_process
+from isoflop.experiments.training.process import configure_process
 from isoflop.models.config import n_total
 from tests.support.cuda_contenders import CONTENDERS, PRECISIONS, SECONDS, cell_of, tokens_per_second
 

@@ -89,7 +89,7 @@ def one(contender: str) -> dict[str, tuple[float, float]]:
     """Milliseconds per step of every shape, minimum and median, in this process."""
     import torch
 
-    from isoflop.experiments.training.trainer import configure_process
+    from isoflop.experiments.training.process import configure_process
     from isoflop.models.step import blas
 
     if contender == "peer":

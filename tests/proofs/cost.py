@@ -46,7 +46,8 @@ def of_table(path: str, cells: list[Cell]) -> dict[str, float]:
 
 def of_training(seconds: float, cells: list[Cell], corpora, where, speed: Speed) -> dict[str, float]:
     """Processor seconds of cells trained here one by one, one of each size in turn, until the time is spent."""
-    from isoflop.experiments.training.trainer import configure_process, train_trunk
+    from isoflop.experiments.training.process import configure_process
+    from isoflop.experiments.training.trainer import train_trunk
 
     configure_process(1)
     by_size: dict[str, list[Cell]] = {}

@@ -41,7 +41,7 @@ def measure(name: str) -> None:
     from isoflop.experiments.sweep.train_job import train_claimed
     from isoflop.experiments.training.checkpoint import Checkpoints
     from isoflop.experiments.training.learner import Learner
-    from isoflop.experiments.training.trainer import configure_process
+    from isoflop.experiments.training.process import configure_process
 
     assert train_claimed  # what a worker has loaded
     configure_process(1)

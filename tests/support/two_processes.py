@@ -11,9 +11,12 @@ from pathlib import Path
 
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.data.corpus import prepare
-from isoflop.experiments.parallel.follow import end, join
-from isoflop.experiments.training.learner import Learner
-from isoflop.experiments.training.trainer import _set_up, configure_process, train_trunk
+from isoflop.experiments.parallel.follow import end
+from isoflop.experiments.parallel.replicas import learner_class
+from isoflop.experiments.parallel.world import join
+from isoflop.experiments.study.engine import decide
+from isoflop.experiments.training.process import configure_process
+from isoflop.experiments.training.trainer import train_trunk
 from isoflop.models.config import ModelConfig
 from tests.support.training import DATA, make
 
@@ -30,18 +33,19 @@ def cell_of(corpus, steps=150, **optim):
 
 def losses(cell, corpus, where) -> list[float]:
     """Training loss of each of the first steps."""
-    learner, _ = _set_up(cell, corpus, None, where, Learner)
-    told = []
+    learner = learner_class(where)(cell, corpus, where.device, engine=decide(cell, where))
+    found = []
     for step in range(STEPS):
         before = learner.loss_sum.item()
         learner.advance(step + 1, cell.steps)
-        told.append(learner.loss_sum.item() - before)
-    return told
+        found.append(learner.loss_sum.item() - before)
+    return found
 
 
 def refusal(cell, corpus, where) -> str:
+    """The error that training a cell begins with; empty if it trains."""
     try:
-        _set_up(cell, corpus, None, where, Learner)
+        next(train_trunk([cell], corpus, folder=None, where=where, make=learner_class(where)))
     except ValueError as error:
         return str(error)
     return ""
@@ -66,7 +70,7 @@ def all_losses(corpus, ddp: WhereSpec, fsdp2: WhereSpec) -> dict:
 
 
 def trunk(corpus, folder: Path, where: WhereSpec, *, kill_at: int | None) -> dict:
-    """Rows of a trunk's two cells and the steps told on the way; all processes die at once at step `kill_at`."""
+    """Rows of a trunk's two cells and the steps result on the way; all processes die at once at step `kill_at`."""
     steps = []
 
     def on_progress(at) -> None:
@@ -75,7 +79,10 @@ def trunk(corpus, folder: Path, where: WhereSpec, *, kill_at: int | None) -> dic
             os._exit(9)
 
     cells = [cell_of(corpus, 150), cell_of(corpus, 230)]
-    trained = train_trunk(cells, corpus, folder=folder, where=where, on_progress=on_progress, keep=lambda *_: None)
+    trained = train_trunk(
+        cells, corpus, folder=folder, where=where, on_progress=on_progress,
+        keep=lambda *_: None, make=learner_class(where),
+    )  # fmt: skip
     return {"losses": [[row["loss"] for row in rows] for _, rows in trained], "steps": steps}
 
 
@@ -85,12 +92,12 @@ def main(folder: Path, job: str, mode: str = "") -> None:
     fsdp2 = replace(ddp, distributed="fsdp2")
     rank, corpus = join(ddp).rank, prepare(DATA, folder / "corpora")
     if job == "losses":
-        told = all_losses(corpus, ddp, fsdp2)
+        result = all_losses(corpus, ddp, fsdp2)
     else:
         where = replace(ddp, distributed=mode)
-        told = trunk(corpus, folder / mode, where, kill_at=KILL_AT if job == "killed" else None)
+        result = trunk(corpus, folder / mode, where, kill_at=KILL_AT if job == "killed" else None)
     if rank == 0:
-        (folder / f"{job}.json").write_text(json.dumps(told))
+        (folder / f"{job}.json").write_text(json.dumps(result))
     end(0)
 
 

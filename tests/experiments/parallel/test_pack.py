@@ -14,8 +14,7 @@ from isoflop.experiments.parallel.pack_step import PackedStep
 from isoflop.experiments.store.models import find_trained
 from isoflop.experiments.store.store import create_store, open_store
 from isoflop.experiments.sweep import train_job as sweep
-from isoflop.experiments.training import cuda_graph as captured
-from isoflop.experiments.training import trainer
+from isoflop.experiments.training import cuda_graph, trainer
 from isoflop.experiments.training.learner import Learner
 from isoflop.experiments.training.trainer import train_trunk
 from isoflop.scaling.table.runs import read_runs
@@ -147,12 +146,12 @@ def test_members_at_different_steps_catch_up_and_go_on_together(spec, alone, mon
     assert min(step for size, step in together if size == 3) > 100
 
 
-def _listening(heard):
+def _listening(groups):
     take = pack.Pack._advance_together
 
-    def listened(self, group, wish):
-        heard.append((len(group), wish[1]))
-        return take(self, group, wish)
+    def listened(self, group, request):
+        groups.append((len(group), request.begin))
+        return take(self, group, request)
 
     return listened
 
@@ -221,7 +220,7 @@ def test_one_that_is_claimed_elsewhere_is_left_out(spec, alone, monkeypatch):
 
 
 def test_out_of_memory_takes_them_one_by_one(spec, alone, monkeypatch, caplog):
-    take, calls = PackedStep._take, []
+    take, calls = PackedStep.train_step, []
 
     def hungry(self, *inputs):
         calls.append(1)
@@ -229,7 +228,7 @@ def test_out_of_memory_takes_them_one_by_one(spec, alone, monkeypatch, caplog):
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
         return take(self, *inputs)
 
-    monkeypatch.setattr(PackedStep, "_take", hungry)
+    monkeypatch.setattr(PackedStep, "train_step", hungry)
     assert run(spec) == 0
     assert "3 trunks in one step are too many" in caplog.text
     assert len(calls) == 70
@@ -240,7 +239,7 @@ def test_a_step_that_raises_is_the_failure_of_all_that_took_it(spec, monkeypatch
     def broken(self, *inputs):
         raise RuntimeError("boom")
 
-    monkeypatch.setattr(PackedStep, "_take", broken)
+    monkeypatch.setattr(PackedStep, "train_step", broken)
     assert run(spec) == 1
     table = states(spec)
     assert set(table["state"]) == {"failed"}
@@ -261,10 +260,10 @@ def test_the_step_is_played_without_its_python(spec, monkeypatch):
     """As a CUDA graph does: recorded op by op, no value read by the host, every tensor at its address."""
 
     def on_tape(self, run):
-        captured._warm_up(run)
+        cuda_graph._warm_up(run)
         return tape.record(run).play
 
-    class Taped(captured.Captured):
+    class Taped(cuda_graph.GraphedStep):
         def __init__(self, step, example, state):
             self._inputs = [tensor.clone() for tensor in example]
             before = [tensor.clone() for tensor in state]
@@ -272,7 +271,7 @@ def test_the_step_is_played_without_its_python(spec, monkeypatch):
             for tensor, was in zip(state, before, strict=True):
                 tensor.copy_(was)
 
-    monkeypatch.setattr("isoflop.experiments.parallel.pack_step.Captured", Taped)
+    monkeypatch.setattr("isoflop.experiments.parallel.pack_step.GraphedStep", Taped)
     together, lone = learners(spec), learners(spec)
     step = PackedStep(together)
     step.engine = replace(step.engine, graph=True)

@@ -13,7 +13,8 @@ import pytest
 from isoflop.experiments.compose import UsageError
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.trackers import sinks as trackers
-from isoflop.experiments.trackers.sinks import CURVES, Trackers
+from isoflop.experiments.trackers.record import CURVES
+from isoflop.experiments.trackers.sinks import Trackers
 from isoflop.scaling.table.runs import read_runs
 from tests.support.studies import only, single
 from tests.support.tracked import CORPUS, FIRST, SECOND, curve, track

@@ -15,7 +15,7 @@ from isoflop.experiments.data.corpus import prepare
 from isoflop.experiments.study.engine import decide
 from isoflop.experiments.training import trainer
 from isoflop.experiments.training.learner import Learner
-from isoflop.experiments.training.trainer import configure_process
+from isoflop.experiments.training.process import configure_process
 from isoflop.models.config import ModelConfig
 from tests.support import cuda_contenders
 from tests.support.root import ROOT
@@ -140,7 +140,7 @@ def test_no_step_waits_for_the_host(corpus, kind):
     learner.advance(64, 150)  # captured
     torch.cuda.set_sync_debug_mode("error")
     try:
-        learner.queue(128, 150)
+        learner.take_steps(128, 150)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     torch.cuda.synchronize()

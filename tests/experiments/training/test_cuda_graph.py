@@ -9,9 +9,9 @@ from torch.utils._pytree import tree_leaves
 
 from isoflop.experiments.data.corpus import prepare
 from isoflop.experiments.study.engine import Engine
-from isoflop.experiments.training import cuda_graph as captured_module
+from isoflop.experiments.training import cuda_graph
 from isoflop.experiments.training import learner as learner_module
-from isoflop.experiments.training.cuda_graph import WARM_UP, Captured
+from isoflop.experiments.training.cuda_graph import WARM_UP, GraphedStep
 from isoflop.experiments.training.learner import Learner
 from isoflop.models.config import ModelConfig
 from isoflop.models.step import c_ops as kernels
@@ -32,8 +32,8 @@ class Running:
         self.count += 1
 
 
-class Taped(Captured):
-    """Captured as on CUDA: the step's Python is not run again."""
+class Taped(GraphedStep):
+    """Replays as a CUDA graph does: the step's Python is not run again."""
 
     def __init__(self, step, example, state):
         super().__init__(step, example, state)
@@ -50,7 +50,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture
 def taped(monkeypatch):
-    monkeypatch.setattr(learner_module, "Captured", Taped)
+    monkeypatch.setattr(learner_module, "GraphedStep", Taped)
     monkeypatch.setattr(kernels, "usable", lambda weights: False)  # as on CUDA: torch's ops alone
 
 
@@ -72,7 +72,7 @@ def test_warming_up_leaves_no_trace_and_calls_add_up():
     running = Running()
     running.total += 7
     x, rate = torch.arange(3.0), torch.tensor(0.5)
-    captured = Captured(running.step, (x, rate), (running.total, running.count))
+    captured = GraphedStep(running.step, (x, rate), (running.total, running.count))
     assert running.calls == WARM_UP
     assert torch.equal(running.total, torch.full((3,), 7.0))
     assert running.count == 0
@@ -86,7 +86,7 @@ def test_warming_up_leaves_no_trace_and_calls_add_up():
 def test_inputs_are_copied():
     running = Running()
     x, rate = torch.ones(3), torch.tensor(1.0)
-    captured = Captured(running.step, (x, rate), (running.total, running.count))
+    captured = GraphedStep(running.step, (x, rate), (running.total, running.count))
     x.fill_(100)
     captured(torch.ones(3), torch.tensor(1.0))
     assert torch.equal(running.total, torch.ones(3))
@@ -164,16 +164,16 @@ def test_a_graph_is_warmed_up_and_captured_on_one_stream_that_others_share(monke
         told.append(f"step on {current[-1].name}")
         state.add_(1)
 
-    captured_module._stream.cache_clear()
-    graphs = [captured_module._graph(step, torch.device("cuda:1")) for _ in range(2)]
-    captured_module._stream.cache_clear()
+    cuda_graph._stream.cache_clear()
+    graphs = [cuda_graph._graph(step, torch.device("cuda:1")) for _ in range(2)]
+    cuda_graph._stream.cache_clear()
     warmed = ["side waits for main", *["step on side"] * WARM_UP, "main waits for side"]
     assert told == ["stream on cuda:1", *warmed, "capture", "step on side", *warmed, "capture", "step on side"]
     before = state.item()
     graphs[0].replay()
     assert state.item() == before + 1
-    with pytest.raises(captured_module.CaptureError, match=r"where.graph=false trains without"):
-        captured_module._graph(lambda: state.item() if len(current) > 2 else None, torch.device("cuda:1"))
+    with pytest.raises(cuda_graph.CaptureError, match=r"where.graph=false trains without"):
+        cuda_graph._graph(lambda: state.item() if len(current) > 2 else None, torch.device("cuda:1"))
     assert current == [main]
 
 
@@ -233,9 +233,9 @@ def test_a_step_meets_no_tensor_of_the_host(corpus, monkeypatch, kind, engine):
     cell = replace(make(corpus, 60), **CHANGES[kind])
     learner = Learner(cell, corpus, "meta", engine=replace(ENGINES[engine], graph=True))
     example = torch.zeros(4, 17, dtype=torch.int64, device="meta"), torch.zeros((), device="meta")
-    learner._take(*example)  # makes the tables that stay
+    learner.train_step(*example)  # makes the tables that stay
     updates.clear()
-    tape = record(lambda: learner._take(*example))
+    tape = record(lambda: learner.train_step(*example))
     met = {str(leaf.device) for leaf in tree_leaves([tape.ops, updates]) if isinstance(leaf, torch.Tensor)}
     assert met == {"meta"}
     assert len(tape.ops) > 50

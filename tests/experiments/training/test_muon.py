@@ -8,8 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from isoflop.experiments.config import OptimSpec
 from isoflop.experiments.study.rules import optimizer_flops
-from isoflop.experiments.training.muon import FlatMuon, orthogonalize
-from isoflop.experiments.training.optimizer import FlatAdamW, build_optimizer
+from isoflop.experiments.training.optimizer import FlatAdamW, FlatMuon, build_optimizer, orthogonalize
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig, hidden_shapes, training_flops_per_token
 from isoflop.models.parametrization import initialize

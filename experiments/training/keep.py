@@ -1,0 +1,29 @@
+"""What stays of a finished cell next to its rows: weights, held-out evaluation, sample and tokenizer."""
+
+import shutil
+
+from torch import nn
+
+from isoflop.experiments.data.corpus import Corpus
+from isoflop.experiments.data.tokenizer import find_tokenizer
+from isoflop.experiments.store.models import evaluation_file, tokenizers_folder, weights_file
+from isoflop.experiments.store.sample import sample, sample_file
+from isoflop.experiments.store.store import Store
+from isoflop.experiments.study.cell import Cell
+from isoflop.experiments.training.evaluate import Evaluation, detail
+from isoflop.models.weights import load_weights, save_weights
+from isoflop.scaling.table.evaluation import write_evaluation
+
+
+def keep_model(cell: Cell, model: nn.Module, evaluation: Evaluation, *, store: Store, corpus: Corpus) -> None:
+    """Write a finished cell's weights, evaluation and sample, and its tokenizer where that is a file of its own."""
+    own, tokenizers = corpus.folder / "tokenizer.json", tokenizers_folder(store)
+    if own.exists() and not (kept := tokenizers / f"{corpus.tokenizer_id}.json").exists():
+        kept.parent.mkdir(exist_ok=True)
+        shutil.copyfile(own, kept.with_suffix(f".{cell.run_id}.tmp")).replace(kept)
+    about = {"run_id": cell.run_id, "step": cell.steps, "tokenizer_id": corpus.tokenizer_id}
+    save_weights(model, weights_file(store, cell.run_id), about | {"corpus_id": corpus.corpus_id})
+    write_evaluation(evaluation_file(store, cell.run_id), detail(cell.run_id, evaluation, corpus))
+    on_cpu = load_weights(weights_file(store, cell.run_id))[0]
+    text = sample(on_cpu, corpus, find_tokenizer(corpus.tokenizer_id, corpus.vocab_size, tokenizers))
+    sample_file(store, cell.run_id).write_text(text + "\n", encoding="utf-8")
