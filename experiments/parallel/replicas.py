@@ -5,11 +5,12 @@ a part of every parameter and of its moments (torch's `fully_shard`), for models
 """
 
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.data.corpus import Corpus
@@ -88,14 +89,16 @@ class FullyShardedParallel(SharedBatch):
         parts = tokens.split(self.micro_batch)
         total = torch.zeros((), device=tokens.device)
         for part in parts:
-            self.model.set_requires_gradient_sync(part is parts[-1])
+            cast(FSDPModule, self.model).set_requires_gradient_sync(part is parts[-1])
             loss = loss_of(self.model, part[:, :-1], part[:, 1:]) * (len(part) / len(tokens))
             loss.backward()
             total += loss.detach()
         return total
 
     def load(self, state: State) -> None:
-        self.model.reshard()  # an evaluation leaves head and embedding gathered, as they were before this state
+        cast(
+            FSDPModule, self.model
+        ).reshard()  # an evaluation leaves head and embedding gathered, as they were before this state
         super().load(state)
 
     def whole_model(self) -> nn.Module:

@@ -20,7 +20,7 @@ class ShardedAdamW(Optimizer):
     def __init__(self, model: nn.Module, optim: OptimSpec) -> None:
         check(optim)
         self.optim = optim
-        self.parameters = dict(model.named_parameters())
+        self.parameters: dict[str, Tensor] = dict(model.named_parameters())
         self.mean = {name: torch.zeros_like(p, requires_grad=False) for name, p in self.parameters.items()}
         self.square = {name: torch.zeros_like(p, requires_grad=False) for name, p in self.parameters.items()}
         self.steps = torch.zeros((), device=_local(next(iter(self.mean.values()))).device)

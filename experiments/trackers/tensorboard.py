@@ -33,6 +33,7 @@ class TensorBoard:
                 last = row["step"]
         self.writers[run.run_id] = writer, last
         if ended:
+            assert writer.file_writer is not None, "open until `close`"
             reached = {f"final/{tag}": float(rows[-1][tag]) for tag in ("loss", "bits_per_byte", "accuracy", "flops")}
             for summary in hparams(run.settings | {"state": rows[-1]["state"]}, reached):
                 writer.file_writer.add_summary(summary)

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, cast
 from urllib.parse import urlparse
 
 import wandb
@@ -28,7 +29,8 @@ class WeightsAndBiases:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.mode = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
+        mode = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
+        self.mode = cast(Literal["online", "offline", "disabled", "shared"], mode)  # W&B refuses any other
         if self.mode == "offline" and "WANDB_MODE" not in os.environ:
             log.warning("no W&B login here: runs are written to %s; `wandb sync` sends them", folder / "wandb")
         self.runs: dict[str, wandb.Run] = {}

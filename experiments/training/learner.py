@@ -109,8 +109,9 @@ class Learner:
         inputs, targets = tokens[:, :-1], tokens[:, 1:]
         return accumulate(self.loss_and_gradients, self.optimizer.gradient_tensors(), inputs, targets, self.micro_batch)
 
-    def _replay(self, tokens: Tensor, rate: Tensor) -> None:
+    def _replay(self, tokens: Tensor, rate: float | Tensor) -> None:
         """`train_step` as a CUDA graph, which the first call captures."""
+        assert isinstance(rate, Tensor), "a graph reads its learning rate from a tensor"
         if self._graph is None:
             changed = [*self.optimizer.tensors().values(), self.loss_sum]
             self._graph = GraphedStep(self.train_step, (tokens, rate), changed)
