@@ -48,7 +48,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Scoreboard of laws by what they predict of larger runs; nested tests; what moves the answer."""
-    from isoflop.scaling.selection.likelihood_ratio import comparison
+    from isoflop.scaling.selection.comparison import comparison
 
     data = load(table, mapping, where, study)
     found = comparison(data, laws, by=by, above=above, params=params, compute=compute, level=level, on_step=show_step)
@@ -100,28 +100,20 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """What a run not yet made will reach, with intervals; registered before it and scored after it."""
-    from isoflop.scaling.prediction import answer
     from isoflop.scaling.prediction import register as record
+    from isoflop.scaling.prediction.predict import predict as predict_loss
 
     data = load(table, mapping, where, study)
     if score:
         scored = record.score(score, data)
         emit(scored.to_dict(), str(scored), as_json)
         return
-    found = answer.predict(
-        data,
-        flops=flops,
-        n_params=n_params,
-        tokens=tokens,
-        laws=laws,
-        inference_tokens=inference,
-        token_cap=cap,
-        unique_tokens=unique,
-        params=params,
-        compute=compute,
-    )
+    found = predict_loss(
+        data, flops=flops, n_params=n_params, tokens=tokens, laws=laws, inference_tokens=inference, token_cap=cap,
+        unique_tokens=unique, params=params, compute=compute,
+    )  # fmt: skip
     if register:
-        record.register(found.outlook, register, table=table)
+        record.register(found.loss, register, table=table)
     emit(found.to_dict(), str(found), as_json)
     answered(found.failed)
 

@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from isoflop.scaling.arms.multiplier import multiplier
     from isoflop.scaling.fitting.fit import fit
     from isoflop.scaling.fitting.uncertainty import bootstrap, jackknife
-    from isoflop.scaling.prediction.answer import predict
+    from isoflop.scaling.prediction.predict import predict
+    from isoflop.scaling.selection.comparison import comparison as compare
     from isoflop.scaling.selection.holdout import hold_out
-    from isoflop.scaling.selection.likelihood_ratio import comparison as compare
     from isoflop.scaling.table.read import read_table
 
 _PLACES = {
     "approaches": "isoflop.scaling.approaches.approaches:approaches",
     "bootstrap": "isoflop.scaling.fitting.uncertainty:bootstrap",
-    "compare": "isoflop.scaling.selection.likelihood_ratio:comparison",
+    "compare": "isoflop.scaling.selection.comparison:comparison",
     "example": "isoflop.examples:example",
     "fit": "isoflop.scaling.fitting.fit:fit",
     "hold_out": "isoflop.scaling.selection.holdout:hold_out",
@@ -43,7 +43,7 @@ _PLACES = {
     "laws": "isoflop.scaling.laws",
     "multiplier": "isoflop.scaling.arms.multiplier:multiplier",
     "plot": "isoflop.plot",
-    "predict": "isoflop.scaling.prediction.answer:predict",
+    "predict": "isoflop.scaling.prediction.predict:predict",
     "read_table": "isoflop.scaling.table.read:read_table",
     "report": "isoflop.analysis.report:write_report",
     "suggest": "isoflop.experiments.followup.next_study:next_runs",

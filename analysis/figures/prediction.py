@@ -19,7 +19,7 @@ from isoflop.analysis.style import (
     note,
 )
 from isoflop.scaling.laws import with_role
-from isoflop.scaling.selection.holdout import Forecast, HoldOut
+from isoflop.scaling.selection.holdout import HeldOutForecast, HoldOut
 
 
 def default_law(held_out: HoldOut) -> str:
@@ -81,13 +81,13 @@ def _budgeted(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(budget=np.exp(np.log(frame["flops"]).groupby(group).transform("mean")))
 
 
-def _along(forecast: Forecast, budget: float, runs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+def _along(forecast: HeldOutForecast, budget: float, runs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     sizes = np.geomspace(runs["n_params"].min(), runs["n_params"].max(), 100)
     tokens = forecast.fit.cost.tokens(budget, sizes)
     return sizes, forecast.fit.predict(pd.DataFrame({"n_params": sizes, "tokens": tokens, "flops": budget}))
 
 
-def _fitted_curve(ax: Axes, forecast: Forecast, budget: float, runs: pd.DataFrame, shade) -> tuple:
+def _fitted_curve(ax: Axes, forecast: HeldOutForecast, budget: float, runs: pd.DataFrame, shade) -> tuple:
     ax.scatter(runs["n_params"], runs["loss"], s=12, color=shade, edgecolor="white", linewidth=0.4, zorder=3,
                rasterized=len(forecast.fit.points) > MANY_DOTS)  # fmt: skip
     sizes, loss = _along(forecast, budget, runs)
@@ -95,7 +95,7 @@ def _fitted_curve(ax: Axes, forecast: Forecast, budget: float, runs: pd.DataFram
     return sizes[-1], loss[-1], flops(budget), shade
 
 
-def _target_curve(ax: Axes, forecast: Forecast, target, shade) -> tuple:
+def _target_curve(ax: Axes, forecast: HeldOutForecast, target, shade) -> tuple:
     """The measured runs, the forecast as a dashed line with its interval, its optimum as an open diamond."""
     runs = _near(forecast.cells, target.flops)
     mean = runs.groupby("n_params", as_index=False)[["lo", "hi"]].mean()
@@ -108,7 +108,7 @@ def _target_curve(ax: Axes, forecast: Forecast, target, shade) -> tuple:
     return sizes[-1], loss[-1], f"{flops(target.flops)} FLOPs, unseen", ACCENT
 
 
-def _rival_curve(ax: Axes, forecast: Forecast, name: str) -> list[tuple]:
+def _rival_curve(ax: Axes, forecast: HeldOutForecast, name: str) -> list[tuple]:
     ends = []
     for target in forecast.budgets.itertuples():
         sizes, loss = _along(forecast, target.flops, _near(forecast.cells, target.flops))

@@ -8,22 +8,25 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from isoflop.analysis.figure import Figure
 from isoflop.analysis.style import COMPUTE_MAP, INK, MUTED, LogTicks, new_axes, note
 from isoflop.scaling.selection.rolling_origins import BASELINE
-from isoflop.scaling.selection.scoreboard import STACKED, Scoreboard
+from isoflop.scaling.selection.scoreboard import AVERAGE, Scoreboard
 
 LEAST = 0.05  # of a mean error: the shortest side of its interval that a logarithmic axis can show
-_NAMES = {BASELINE: "local slope\n(no law)", STACKED: "stack of the laws"}
+_NAMES = {BASELINE: "local slope\n(no law)", AVERAGE: "forecast average"}
 
 
 def scoreboard_frame(board: Scoreboard) -> pd.DataFrame:
-    """A row per law, baseline and stack, best first, then the refused with their reason; see Scoreboard.frame."""
+    """A row per law, the baseline and the forecast average, best first, then the refused with their reason.
+
+    The columns are those of Scoreboard.frame.
+    """
     scored = board.frame.reset_index().assign(preferred=lambda f: f["law"] == board.preferred, refused="")
     refused = pd.DataFrame({"law": list(board.refused), "preferred": False, "refused": list(board.refused.values())})
     return pd.concat([scored, refused], ignore_index=True) if len(refused) else scored
 
 
 def plot_scoreboard(board: Scoreboard, *, ax: Axes | None = None) -> Axes:
-    """Mean |ln loss error| at rolling origins with one standard error; the preferred law filled, baseline and stack
-    as squares, the refused below, each with its reason."""
+    """Mean |ln loss error| at rolling origins with one standard error; the preferred law filled, baseline and
+    forecast average as squares, the refused below, each with its reason."""
     ax = new_axes(ax)
     frame = scoreboard_frame(board)
     place = np.arange(len(frame))[::-1]

@@ -29,7 +29,7 @@ def run_rounds(sets: Sequence[ArgumentSet], compose: Compose, run: Run) -> int:
     """Train what these argument sets describe, then the rounds that `study.rounds` wishes; returns the exit code.
 
     Rounds stop at a cell without a result: the same command goes on from there. Raises UsageError for a wish that is
-    incomplete, and DesignError or PredictError, with the runs so far kept, when there is nothing to ask for.
+    incomplete, and DesignError or NoLawError, with the runs so far kept, when there is nothing to ask for.
     """
     if not any(spec.study.rounds.count for _, spec in sets):
         return run(sets)

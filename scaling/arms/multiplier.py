@@ -17,9 +17,9 @@ from isoflop.scaling.arms.matched import Matched, banners, match_cells, matched_
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.fitting.fit import FitError
 from isoflop.scaling.laws.law import Array
-from isoflop.scaling.selection.averaging import Mixture, mixture, softmax
-from isoflop.scaling.selection.scoreboard_text import plain, records
+from isoflop.scaling.selection.averaging import ForecastAverage, average, softmax
 from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.read import TableError
 
 GRID = 161
@@ -55,8 +55,8 @@ class Pair:
     def to_dict(self) -> dict[str, Any]:
         return {
             "arm": self.arm, "baseline": self.baseline, "form": self.form, "paired": self.paired,
-            "at_loss": records(self.at_loss), "at_compute": records(self.at_compute),
-            "crossover": {k: plain(v) for k, v in self.crossover.items()}, "sharing": self.sharing,
+            "at_loss": plain(self.at_loss), "at_compute": plain(self.at_compute),
+            "crossover": plain(self.crossover), "sharing": self.sharing,
             "matched": self.matched.to_dict() if self.matched else None,
             "findings": [f.to_dict() for f in self.findings],
         }  # fmt: skip
@@ -194,7 +194,7 @@ def _pair(
     return Pair(arm, baseline, at_loss, at_compute, crossover, sharing, form, paired, matched, found, tuple(fits))
 
 
-def _stacked(fits: Sequence[ArmsFit], weights: Array, quantity: Quantity) -> Mixture:
+def _stacked(fits: Sequence[ArmsFit], weights: Array, quantity: Quantity) -> ForecastAverage:
     """A quantity stacked over claims; a claim under which some refit has no value counts for nothing."""
     said = [f.forecast(quantity) for f in fits]
     able = np.array([np.isfinite(s.mean).all() and np.isfinite(s.sd).all() for s in said])
@@ -203,7 +203,7 @@ def _stacked(fits: Sequence[ArmsFit], weights: Array, quantity: Quantity) -> Mix
     weights = np.where(able, weights, 0.0)
     if not weights.any():
         weights = able.astype(float)
-    return mixture([s for s, ok in zip(said, able, strict=True) if ok], weights[able])
+    return average([s for s, ok in zip(said, able, strict=True) if ok], weights[able])
 
 
 def _common_compute(ours: Points, theirs: Points) -> tuple[float, float, float]:

@@ -16,7 +16,7 @@ from isoflop.scaling.design.candidates import Lattice
 from isoflop.scaling.design.information import Goal, Noise, Scenario, standard_deviation
 from isoflop.scaling.design.search import Choice
 from isoflop.scaling.laws.law import Cost, Law
-from isoflop.scaling.selection.scoreboard_text import plain, records
+from isoflop.scaling.table.json_plain import plain
 
 HOLD_OUT_SHARE = 0.18
 HOLD_OUT_FACTOR = 3.0  # compute of the hold-out over the largest run done
@@ -50,9 +50,9 @@ class Design:
         """JSON-ready."""
         return {
             "goal": self.goal, "target_flops": self.target, "budget_flops": self.budget, "spent_flops": self.spent,
-            "cells": records(self.cells), "sd": {k: plain(v) for k, v in self.sd.items()},
-            "sd_sampling": {k: plain(v) for k, v in self.sampling.items()},
-            "gains": records(self.gains), "notes": list(self.notes),
+            "cells": plain(self.cells), "sd": plain(self.sd),
+            "sd_sampling": plain(self.sampling),
+            "gains": plain(self.gains), "notes": list(self.notes),
         }  # fmt: skip
 
     def __str__(self) -> str:

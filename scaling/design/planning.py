@@ -10,7 +10,7 @@ from isoflop.scaling.fitting.objective import Huber
 from isoflop.scaling.laws import with_role
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.law import SIX_ND, Cost
-from isoflop.scaling.prediction.forecast import PredictError, weigh_laws
+from isoflop.scaling.selection.law_weights import weigh_laws
 from isoflop.scaling.table.conventions import Points, points
 
 PLANNED_WITH = with_role("plan")
@@ -32,7 +32,8 @@ def plan_from_table(
 ) -> Design:
     """The next runs given those of a table. Without `cells`, sizes are planned freely under the table's own cost.
 
-    Raises DesignError for a target inside the data or a budget below every cell, PredictError when no law fits.
+    Raises DesignError for a target inside the data or a budget below every cell, NoLawError when no law of N and D can
+    be fitted.
     """
     data = points(table, params=params, compute=compute)
     frame = data.frame
@@ -87,6 +88,3 @@ def ratios_of(frame: pd.DataFrame) -> tuple[float, float]:
     """Tokens per parameter worth running: where laws usually hold, and where this table has been already."""
     ratio = frame["tokens"] / frame["n_params"]
     return min(RATIOS[0], float(ratio.min())), max(RATIOS[1], float(ratio.max()))
-
-
-__all__ = ["DesignError", "PredictError", "plan_from_law", "plan_from_table"]

@@ -1,7 +1,8 @@
-"""What a run not yet made will reach: laws stacked by what they predicted before, with noise and form uncertainty.
+"""Predictions of the loss of a run that is not trained yet.
 
-The distribution of ln loss at the target is a mixture over laws, each Student's t with its jackknife error and the
-noise of one run, weighted by `compare` and widened by what forecasts have missed so far per unit of extrapolation.
+The prediction is a forecast average: each law contributes a Student's t of ln loss with its jackknife error and the
+noise of one run, weighted by its forecasts at rolling origins (`selection.law_weights`) and widened by the discrepancy
+that those forecasts showed per unit of extrapolation.
 """
 
 from collections.abc import Sequence
@@ -11,33 +12,31 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from isoflop.scaling.fitting.fit import Fit, FitError, Huber
+from isoflop.scaling.fitting.fit import Fit, Huber
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws import with_role
 from isoflop.scaling.laws.chinchilla import Chinchilla
-from isoflop.scaling.selection.averaging import Forecast, Mixture, mixture
-from isoflop.scaling.selection.holdout import HoldOutError
-from isoflop.scaling.selection.rolling_origins import fit_at, forecast
-from isoflop.scaling.selection.scoreboard import CompareError, Scoreboard, compare
-from isoflop.scaling.selection.scoreboard_text import plain
+from isoflop.scaling.selection.averaging import Forecast, ForecastAverage, average
+from isoflop.scaling.selection.law_weights import NoLawError, weigh_laws
+from isoflop.scaling.selection.rolling_origins import forecast
 from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.table.json_plain import plain
 
 LEVELS = (0.5, 0.8, 0.95)
-STACK_FROM = with_role("average")
-NO_SURFACE = "it does not weigh n_params against tokens"
-FAR = 10.0  # times the largest compute: beyond, the point rests on the form alone
+AVERAGED = with_role("average")  # laws in a forecast average unless others are named
+FAR = 10.0  # times the largest compute: beyond, the point prediction rests on the form alone
 
 
 class PredictError(ValueError):
-    """The target cannot be predicted from this table."""
+    """The loss at a target cannot be predicted from a table."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True)
 class Target:
-    """A run to predict. Without n_params it is the compute-optimal run at `flops`."""
+    """A run to predict: `flops`, and n_params and tokens unless it is the compute-optimal run of that compute."""
 
     flops: float
     n_params: float | None = None
@@ -45,11 +44,15 @@ class Target:
 
     @property
     def optimal(self) -> bool:
+        """Whether the target is the compute-optimal run at `flops`."""
         return self.n_params is None
 
     @classmethod
     def of(cls, data: Points, flops: float | None, n_params: float | None, tokens: float | None) -> "Target":
-        """From what a user gives: FLOPs, or parameters and tokens, whose FLOPs follow from the cost of the data."""
+        """A target from FLOPs, or from parameters and tokens, whose FLOPs follow the cost of training in `data`.
+
+        Raises ValueError unless exactly one of the two is given, with positive finite numbers.
+        """
         if (flops is None) == (n_params is None) or (n_params is None) != (tokens is None):
             raise ValueError("a target is either --flops, or --n-params and --tokens together")
         given = [v for v in (flops, n_params, tokens) if v is not None]
@@ -66,12 +69,14 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Outlook:
-    """Loss at the target: the stacked distribution, each law's own, and the optimal size when it was asked for.
+class LossForecast:
+    """The predicted loss at a target, in nats per token, with the optimal size where the target is compute-optimal.
 
-    `members` are the laws' own forecasts, without discrepancy. `laws` is indexed by law: weight, loss, sd (of ln
-    loss), lo, hi at the widest level, n_opt. `reach` is target compute over the largest in the table; `n_interval` of
-    n_opt is at the widest level, over all laws.
+    `loss` is the median of the forecast average, `intervals` its central intervals by level. `members` are the laws'
+    own forecasts, without discrepancy. `laws` is indexed by law: weight, loss, sd (of ln loss), lo and hi at the widest
+    level, n_opt. `reach` is the target's compute over the largest in the table. `n_interval`, of n_opt, is at the
+    widest level, averaged over laws. `refused` names the laws without a part in the average, with the reason.
+    `surface` is the law of Chinchilla's form with the most weight, for `serving`.
     """
 
     target: Target
@@ -83,24 +88,24 @@ class Outlook:
     discrepancy: float
     n_opt: float | None
     n_interval: tuple[float, float] | None
-    stacked: Mixture
-    members: dict[str, Mixture]
+    average: ForecastAverage
+    members: dict[str, ForecastAverage]
     points: Points
     notes: tuple[str, ...]
-    refused: dict[str, str]  # laws that were asked for and have no part in this, with the reason
-    surface: Chinchilla | None = None  # the best weighed law of Chinchilla's form: what serving is planned with
+    refused: dict[str, str]
+    surface: Chinchilla | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """JSON-ready values, numbers in full precision."""
         return {
             "target": {"flops": self.target.flops, "n_params": self.target.n_params, "tokens": self.target.tokens},
             "loss": self.loss,
-            "sd_log_loss": float(self.stacked.sd[0]),
+            "sd_log_loss": float(self.average.sd[0]),
             "intervals": {f"{level:g}": list(pair) for level, pair in self.intervals.items()},
             "n_opt": self.n_opt,
             "n_opt_interval": list(self.n_interval) if self.n_interval else None,
             "preferred": self.preferred,
-            "laws": {law: {k: plain(v) for k, v in row.items()} for law, row in self.laws.to_dict("index").items()},
+            "laws": plain(self.laws.to_dict("index")),
             "reach": self.reach,
             "discrepancy": self.discrepancy,
             "conventions": {"params": self.points.params, "compute": self.points.compute},
@@ -120,108 +125,74 @@ class Outlook:
             mark = "*" if law == self.preferred else " "
             lines.append(f" {mark}{law:<22} {row['weight']:>6.2f} {row['loss']:>8.4f} {row['sd']:>7.2%} {size}")
         lines.append(
-            "* preferred by its forecasts below the largest compute; intervals stack all laws and add run noise"
+            "* preferred by its forecasts below the largest compute; intervals average all laws and add run noise"
         )
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
-def outlook(
+def forecast_loss(
     table: "pd.DataFrame | Points",
     target: Target,
-    laws: Sequence[str] = STACK_FROM,
+    laws: Sequence[str] = AVERAGED,
     *,
     params: str = "matrices",
     compute: str = "exact",
     objective: Objective = Huber("auto"),  # noqa: B008
-) -> Outlook:
-    """Predict the loss at a target from a table. Raises PredictError when no law that weighs N against D fits."""
+) -> LossForecast:
+    """Predict the loss at a target from a table of runs with a forecast average of `laws`.
+
+    Raises PredictError for a target below all the data, or when no law of N and D can be fitted.
+    """
     data = points(table, params=params, compute=compute)
-    if target.flops <= data.frame["flops"].min():
+    smallest = data.frame["flops"].min()
+    if target.flops <= smallest:
         raise PredictError(
-            f"the target, {target.flops:.3g} FLOPs, lies below all the data (from {data.frame['flops'].min():.3g}): "
+            f"the target, {target.flops:.3g} FLOPs, lies below all the data (from {smallest:.3g}): "
             "a law fitted above says nothing there"
         )
-    weighed = weigh_laws(data, laws, objective)
-    fits, weights, preferred, notes = weighed.fits, weighed.weights, weighed.preferred, weighed.notes
+    try:
+        weighted = weigh_laws(data, laws, objective)
+    except NoLawError as error:
+        raise PredictError(str(error)) from error
+    fits, weights, preferred = weighted.fits, weighted.weights, weighted.preferred
     reach = float(target.flops / data.frame["flops"].max())
-    rows, said = [], {}
+    rows, forecasts = [], {}
     for law, fitted in fits.items():
         at = _place(fitted, target)
-        told = forecast(fitted, at)
-        lo, hi = mixture([told], [1.0]).interval(max(LEVELS))
+        forecasts[law] = predicted = forecast(fitted, at)
+        lo, hi = average([predicted], [1.0]).interval(max(LEVELS))
         rows.append({
-            "law": law, "weight": weights[law], "loss": float(np.exp(told.mean[0])), "sd": float(told.sd[0]),
-            "lo": float(np.exp(lo[0])), "hi": float(np.exp(hi[0])), "n_opt": float(at["n_params"].iloc[0]),
+            "law": law, "weight": weights[law], "loss": float(np.exp(predicted.mean[0])),
+            "sd": float(predicted.sd[0]), "lo": float(np.exp(lo[0])), "hi": float(np.exp(hi[0])),
+            "n_opt": float(at["n_params"].iloc[0]),
         })  # fmt: skip
-        said[law] = told
-    own = {law: mixture([told], [1.0]) for law, told in said.items()}
-    width = weighed.discrepancy * max(np.log(reach), 0.0)
-    stacked = mixture([told.widened(width) for told in said.values()], [weights[law] for law in fits])
-    intervals = {level: _pair(stacked, level) for level in LEVELS}
+    width = weighted.discrepancy * max(np.log(reach), 0.0)
+    pooled = average([f.widened(width) for f in forecasts.values()], [weights[law] for law in fits])
     n_opt, n_interval = _best_size(fits, weights, preferred, target) if target.optimal else (None, None)
+    notes = [*data.notes, *weighted.notes]
     if reach > FAR:
-        notes = (
-            *notes,
-            f"the target lies {reach:.3g} times beyond the largest compute: trust the interval, not the point",
-        )
-    return Outlook(
-        target, float(np.exp(stacked.quantile(0.5)[0])), intervals, pd.DataFrame(rows).set_index("law"), preferred,
-        reach, weighed.discrepancy, n_opt, n_interval, stacked, own, data, (*data.notes, *notes), weighed.refused,
-        _surface(fits, weights, preferred),
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Weighed:
-    """Fits of laws that weigh N against D, with weights, the preferred law, the discrepancy of forecasts; why other
-    laws are left out, and notes."""
-
-    fits: dict[str, Fit]
-    weights: dict[str, float]
-    preferred: str
-    discrepancy: float
-    refused: dict[str, str]
-    notes: tuple[str, ...]
-
-
-def weigh_laws(data: Points, laws: Sequence[str], objective: Objective) -> Weighed:
-    """Weigh laws by their rolling hold-outs, or equally where the table is too small to hold anything out."""
-    try:
-        board: Scoreboard = compare(data, laws, objective=objective, findings=False)
-        every = {law: e.fit for law, e in board.entrants.items()}
-        fits, refused = _surfaces(every, board.refused)
-        if fits:
-            preferred = board.preferred if board.preferred in fits else min(fits, key=lambda f: board.frame["error"][f])
-            weights = {law: board.weights[law] for law in fits}
-            return Weighed(fits, weights, preferred, board.discrepancy, refused, _left_out(refused))
-    except (HoldOutError, CompareError):
-        pass
-    every, failed = {}, {}
-    for law in laws:
-        try:
-            every[law] = fit_at(law, data, objective)
-        except FitError as error:
-            failed[law] = str(error)
-    fits, refused = _surfaces(every, failed)
-    if not fits:
-        reasons = "; ".join(f"{law}: {why}" for law, why in refused.items())
-        raise PredictError(f"no law of n_params and tokens can be fitted: {reasons or 'none was asked for'}")
-    note = "too few scales to test the laws on: equal weights, and the interval does not know how far forecasts miss"
-    weights = dict.fromkeys(fits, 1.0 / len(fits))
-    return Weighed(fits, weights, next(iter(fits)), 0.0, refused, (*_left_out(refused), note))
-
-
-def _surfaces(fits: dict[str, Fit], refused: dict[str, str]) -> tuple[dict[str, Fit], dict[str, str]]:
-    """The fits that weigh N against D; the others join those refused."""
-    flat = {law: NO_SURFACE for law, f in fits.items() if not {"N", "D"} <= set(f.law.inputs)}
-    return {law: f for law, f in fits.items() if law not in flat}, refused | flat
-
-
-def _left_out(refused: dict[str, str]) -> tuple[str, ...]:
-    return tuple(f"{law} is left out: {why}" for law, why in refused.items())
+        notes.append(f"the target lies {reach:.3g} times beyond the largest compute: trust the interval, not the point")
+    return LossForecast(
+        target=target,
+        loss=float(np.exp(pooled.quantile(0.5)[0])),
+        intervals={level: _loss_interval(pooled, level) for level in LEVELS},
+        laws=pd.DataFrame(rows).set_index("law"),
+        preferred=preferred,
+        reach=reach,
+        discrepancy=weighted.discrepancy,
+        n_opt=n_opt,
+        n_interval=n_interval,
+        average=pooled,
+        members={law: average([f], [1.0]) for law, f in forecasts.items()},
+        points=data,
+        notes=tuple(notes),
+        refused=weighted.refused,
+        surface=_surface(fits, weights, preferred),
+    )
 
 
 def _place(fitted: Fit, target: Target) -> pd.DataFrame:
+    """The target as one row of n_params, tokens, flops: a fit's own optimum unless it is given."""
     if not target.optimal:
         return pd.DataFrame({"n_params": [target.n_params], "tokens": [target.tokens], "flops": [target.flops]})
     best = fitted.optimal(target.flops)
@@ -233,22 +204,22 @@ def _surface(fits: dict[str, Fit], weights: dict[str, float], preferred: str) ->
     return able.get(preferred) or able.get(max(able, key=lambda law: weights[law], default=""))
 
 
-def _pair(stacked: Mixture, level: float) -> tuple[float, float]:
-    lo, hi = stacked.interval(level)
+def _loss_interval(pooled: ForecastAverage, level: float) -> tuple[float, float]:
+    lo, hi = pooled.interval(level)
     return float(np.exp(lo[0])), float(np.exp(hi[0]))
 
 
 def _best_size(
     fits: dict[str, Fit], weights: dict[str, float], preferred: str, target: Target
 ) -> tuple[float, tuple[float, float]]:
-    """The preferred law's optimal size, and the interval stacked over laws."""
-    said = []
+    """The preferred law's optimal size, and its interval averaged over laws."""
+    sizes = []
     for fitted in fits.values():
         cost = fitted.cost
         draws = jackknife(fitted)
-        sizes = [np.log(law.optimal(target.flops, cost).N) for law in draws.laws]
-        error = np.sqrt(len(draws) - 1) * np.std(sizes)
+        refits = [np.log(law.optimal(target.flops, cost).N) for law in draws.laws]
+        error = np.sqrt(len(draws) - 1) * np.std(refits)
         centre = np.log(np.atleast_1d(fitted.optimal(target.flops).N))
-        said.append(Forecast(centre, np.atleast_1d(error) + 1e-9, max(fitted.n_clusters - 1, 1)))
-    lo, hi = mixture(said, [weights[law] for law in fits]).interval(max(LEVELS))
+        sizes.append(Forecast(centre, np.atleast_1d(error) + 1e-9, max(fitted.n_clusters - 1, 1)))
+    lo, hi = average(sizes, [weights[law] for law in fits]).interval(max(LEVELS))
     return float(fits[preferred].optimal(target.flops).N), (float(np.exp(lo[0])), float(np.exp(hi[0])))

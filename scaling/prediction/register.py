@@ -1,7 +1,7 @@
-"""Predictions on the record: written before the run, with the hash of the data behind them, and scored after it.
+"""Registered predictions: written to a file before the run is trained, and scored once it is.
 
-A registration is one JSON file. It seals itself (a hash of its own content) and the data (a hash of the runs fitted),
-so that neither can be improved once the answer is known.
+A registration is one JSON file. It holds a hash of its own content (its seal) and one of the runs fitted, so that a
+change of either after the registration is found.
 """
 
 import hashlib
@@ -17,38 +17,42 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.approaches.isoflop_profiles import isoflop_profiles
-from isoflop.scaling.prediction.forecast import Outlook, Target
-from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.prediction.forecast import LossForecast, Target
+from isoflop.scaling.table.conventions import AS_GIVEN, Points, is_runs, points
 from isoflop.scaling.table.read import read_table
 from isoflop.scaling.table.version import code_version
 
 FORMAT = 1
-SAME_BUDGET = 0.1  # in ln FLOPs: runs this close to the target answer it
-SAME_CELL = 0.05  # in ln of parameters and of tokens
+SAME_BUDGET = 0.1  # in ln FLOPs: runs this close to the target's compute measure it
+SAME_CELL = 0.05  # in ln parameters and ln tokens: likewise for a target of a given size
 HASHED = ("n_params", "tokens", "flops", "loss")
 
 
 class RegistrationError(ValueError):
-    """A registration that cannot be trusted, or that no run answers."""
+    """A registration cannot be written, read, trusted or scored; the message says why."""
 
     exit_code = 1
 
 
-def register(said: Outlook, path: str | Path, *, table: str | Path) -> dict[str, Any]:
-    """Write a prediction to `path`, which must not exist yet; returns what was written."""
+def register(forecast: LossForecast, path: str | Path, *, table: str | Path) -> dict[str, Any]:
+    """Write a prediction made from the table at `table` to `path`, which must not exist; returns the values written.
+
+    Raises RegistrationError where `path` exists.
+    """
     path = Path(path)
     fresh(path)
+    runs = forecast.points.frame
     value = {
         "format": FORMAT,
         "registered_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "code_version": code_version(),
         "data": {
             "table": os.path.relpath(Path(table).resolve(), path.resolve().parent),
-            "sha256": data_hash(said.points),
-            "n_runs": len(said.points),
-            "run_ids": sorted(said.points.frame["run_id"]) if "run_id" in said.points.frame else None,
+            "sha256": data_hash(forecast.points),
+            "n_runs": len(forecast.points),
+            "run_ids": sorted(runs["run_id"]) if "run_id" in runs else None,
         },
-        **said.to_dict(),
+        **forecast.to_dict(),
     }
     value["seal"] = _seal(value)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +74,12 @@ def _seal(value: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Score:
-    """A registered prediction against what came out. `z` is in standard deviations of ln loss."""
+    """A registered prediction against the measured loss, in nats per token.
+
+    `z` is measured less predicted in standard deviations of ln loss, `covered` says of each level whether its interval
+    holds the measured loss, `how` names the measurement. The sizes are None for a target of given size, or where no
+    profile or run measures the best one.
+    """
 
     target: Target
     predicted: float
@@ -89,7 +98,7 @@ class Score:
         return self.predicted / self.measured - 1
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """JSON-ready values."""
         return {
             "target": {"flops": self.target.flops, "n_params": self.target.n_params, "tokens": self.target.tokens},
             "predicted": self.predicted, "measured": self.measured, "error": self.error, "z": self.z,
@@ -122,16 +131,15 @@ def fresh(path: str | Path) -> None:
 
 
 def score(path: str | Path, table: pd.DataFrame, *, data: pd.DataFrame | None = None) -> Score:
-    """Score the registration at `path` by the runs of a table. `data` replaces the table it was fitted to, if moved.
+    """Score the registration at `path` by the runs of `table`, which measure the loss at its target.
 
-    Raises RegistrationError when the file or its data has changed since, or no run answers the target.
+    `data` stands in for the table that the prediction was fitted to, where that has moved. Raises RegistrationError
+    when the file or its data has changed since, or no run of `table` measures the target.
     """
     value = _read(Path(path))
     _check_data(Path(path), value, data)
-    conventions = value["conventions"]
-    found = points(table, **{k: v for k, v in conventions.items() if v != "as given" and _is_runs_table(table)})
     target = Target(**value["target"])
-    loss, n_opt, how = _measure(found, target)
+    loss, n_opt, how = _measure(_points(table, value), target)
     sd, centre = value["sd_log_loss"], np.log(value["loss"])
     covered = {float(level): lo <= loss <= hi for level, (lo, hi) in value["intervals"].items()}
     between = value["n_opt_interval"]
@@ -142,8 +150,11 @@ def score(path: str | Path, table: pd.DataFrame, *, data: pd.DataFrame | None = 
     )  # fmt: skip
 
 
-def _is_runs_table(table: pd.DataFrame) -> bool:
-    return "n_params_total" in table
+def _points(table: pd.DataFrame, value: Mapping[str, Any]) -> Points:
+    """The points of a table under the conventions of a registration."""
+    if not is_runs(table):
+        return points(table)
+    return points(table, **{k: v for k, v in value["conventions"].items() if v != AS_GIVEN})
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -161,26 +172,26 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check_data(path: Path, value: Mapping[str, Any], data: pd.DataFrame | None) -> None:
-    """Refuse a registration whose data are gone or are not what they were."""
-    told = value["data"]
-    source = path.resolve().parent / told["table"]
+    """Raise RegistrationError unless the runs that the prediction was fitted to are there, unchanged."""
+    fitted = value["data"]
+    source = path.resolve().parent / fitted["table"]
     if data is None:
         if not source.exists():
             raise RegistrationError(f"{source}: the data behind {path} are not there; name them with --data")
         data = read_table(source)
-    if told["run_ids"] is not None and "run_id" in data:
-        data = data[data["run_id"].isin(told["run_ids"])]
+    if fitted["run_ids"] is not None and "run_id" in data:
+        data = data[data["run_id"].isin(fitted["run_ids"])]
     if data.empty:
-        raise RegistrationError(f"none of the {told['n_runs']} runs behind {path} is in its data")
-    used = {k: v for k, v in value["conventions"].items() if v != "as given" and _is_runs_table(data)}
-    if data_hash(points(data, **used)) != told["sha256"]:
+        raise RegistrationError(f"none of the {fitted['n_runs']} runs behind {path} is in its data")
+    if data_hash(_points(data, value)) != fitted["sha256"]:
         raise RegistrationError(
-            f"{path}: the {told['n_runs']} runs it was made from have changed since (hash of {told['table']}): refused"
+            f"{path}: the {fitted['n_runs']} runs that it was fitted to have changed since (hash of "
+            f"{fitted['table']}): it cannot be scored"
         )
 
 
 def _measure(found: Points, target: Target) -> tuple[float, float | None, str]:
-    """Loss, best size and how they were measured, from the runs that answer the target."""
+    """Measured loss, best size (None for a target of given size) and how they were measured."""
     frame = found.frame
     if not target.optimal:
         assert target.n_params is not None

@@ -1,8 +1,8 @@
-"""The best size when training is not all that a model costs, or tokens run out.
+"""Compute-optimal sizes when inference counts, or when tokens are scarce.
 
 Inference: training costs k N D, serving D_inf tokens costs 2 N D_inf; the least total for one loss is at a smaller
-model trained for longer (Sardana et al. 2024, arXiv 2401.00448). Caps: all tokens there are, or unique tokens that may
-be repeated with falling worth (Muennighoff et al. 2023, arXiv 2305.16264).
+model trained for longer (Sardana et al. 2024, arXiv 2401.00448). Caps: on all training tokens, or on unique tokens,
+whose repeats are worth less and less (Muennighoff et al. 2023, arXiv 2305.16264).
 """
 
 from collections.abc import Callable
@@ -15,24 +15,26 @@ from scipy.optimize import brentq
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.data_constrained import DataConstrained
 from isoflop.scaling.laws.law import SIX_ND, Cost
-from isoflop.scaling.prediction.forecast import Outlook
+from isoflop.scaling.prediction.forecast import LossForecast
 
 INFERENCE_FLOPS = 2.0  # per parameter and token served
-REPEAT_WORTH = 15.387756  # R_D of Muennighoff et al. 2023, table of fitted parameters
+REPEAT_WORTH = 15.387756  # R_D as fitted by Muennighoff et al. 2023
 EXCESS_WORTH = 5.309743  # R_N
-WIDEST = np.log(1e6)
 
 
 class ServingError(ValueError):
-    """No allocation meets the wish."""
+    """No allocation meets the request; the message names the option and the reason."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True)
 class Serving:
-    """An allocation and its costs. `total` is training plus inference FLOPs; `saved` is 1 - total over that of the
-    training-optimal model of the same loss (0 when nothing is served). `epochs` counts passes over unique tokens."""
+    """An allocation of parameters and tokens, and its costs in FLOPs.
+
+    `total` is training plus inference; `saved` is 1 - total over the total of the training-optimal model of the same
+    loss (0 when nothing is served). `epochs` counts passes over the unique tokens.
+    """
 
     n_params: float
     tokens: float
@@ -45,6 +47,7 @@ class Serving:
     note: str
 
     def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
         return dict(vars(self))
 
     def __str__(self) -> str:
@@ -57,9 +60,9 @@ class Serving:
 
 
 def serve(law: Chinchilla, C: float, inference_tokens: float, cost: Cost = SIX_ND) -> Serving:
-    """Reach the loss that C FLOPs of training buy at best, for the least of training plus inference.
+    """The allocation that reaches the loss of the training-optimal model at C FLOPs for the least total compute.
 
-    At the optimum the training cost saved by a smaller model balances: with T = training cost,
+    Total is training plus inference of `inference_tokens`. At the optimum, with T the training FLOPs,
     alpha A N^-alpha / (beta B D^-beta) = (1 + slope) + 2 N D_inf / T; for C = 6 N D that is 1 + D_inf / (3 D).
     """
     if inference_tokens < 0:
@@ -90,10 +93,10 @@ def serve(law: Chinchilla, C: float, inference_tokens: float, cost: Cost = SIX_N
     return Serving(n, d, goal, training, inference, training + inference, 1 - (training + inference) / plain, 0.0, note)
 
 
-def miss(law: Chinchilla, C: float, factor: float, cost: Cost = SIX_ND) -> tuple[float, float]:
-    """What a size `factor` times the optimum costs at C FLOPs: the extra loss, and the waste of compute.
+def off_optimum(law: Chinchilla, C: float, factor: float, cost: Cost = SIX_ND) -> tuple[float, float]:
+    """The extra loss of a size `factor` times the optimum at C FLOPs, and the factor of compute that it wastes.
 
-    The waste is C over the compute that reaches the same loss at its own optimum.
+    The latter is C over the compute that reaches the same loss at its own optimum.
     """
     if not factor > 0:
         raise ServingError(f"a factor of the optimal size must be positive, not {factor}")
@@ -106,7 +109,7 @@ def miss(law: Chinchilla, C: float, factor: float, cost: Cost = SIX_ND) -> tuple
 
 
 def capped(law: Chinchilla, C: float, most_tokens: float, cost: Cost = SIX_ND) -> Serving:
-    """The best use of C FLOPs with at most so many tokens, each seen once: a larger model when they run out."""
+    """The best allocation of C FLOPs with at most `most_tokens` tokens, each seen once: larger models if that binds."""
     _check_positive("--token-cap", most_tokens)
     best = law.optimal(C, cost)
     if most_tokens >= best.D:
@@ -118,15 +121,18 @@ def capped(law: Chinchilla, C: float, most_tokens: float, cost: Cost = SIX_ND) -
 
 
 def repeated(law: Chinchilla | DataConstrained, C: float, unique_tokens: float, cost: Cost = SIX_ND) -> Serving:
-    """The best use of C FLOPs when only so many tokens are unique and repeats are worth less and less.
+    """The best allocation of C FLOPs with `unique_tokens` unique tokens, whose repeats are worth less and less.
 
-    A Chinchilla law borrows the published decay of repeats, which holds for one pass to about 60 on web text.
+    A Chinchilla law takes the published decay of repeats, which was measured for 1 to about 60 epochs of web text.
+    Raises ServingError for a law with kappa other than 1.
     """
     _check_positive("--unique-tokens", unique_tokens)
     note = f"{unique_tokens:.3g} unique tokens, repeats allowed"
     if isinstance(law, Chinchilla):
         if law.kappa != 1.0:
-            raise ServingError("repetition is known for kappa = 1 only: fit chinchilla, or data-constrained on repeats")
+            raise ServingError(
+                "the decay of repeats is published for kappa = 1 only: fit chinchilla, or data-constrained on repeats"
+            )
         law = DataConstrained(law.E, law.A, law.B, law.alpha, law.beta, REPEAT_WORTH, EXCESS_WORTH)
         note += ", their decay borrowed from Muennighoff et al. 2023"
     best = law.optimal(C, cost, unique_tokens=unique_tokens)
@@ -139,36 +145,41 @@ def _check_positive(name: str, value: float) -> None:
         raise ServingError(f"{name} {value:g}: must be positive")
 
 
-def wishes(
-    said: Outlook,
+def allocations(
+    forecast: LossForecast,
     inference_tokens: float | None = None,
     token_cap: float | None = None,
     unique_tokens: float | None = None,
 ) -> tuple[list[Serving], dict[str, str]]:
-    """The allocations asked for at the compute of a prediction, under its best law of Chinchilla's form; and by option
-    why there is none."""
-    asked: dict[str, tuple[Callable[..., Serving], float | None]] = {
+    """The requested allocations at the compute of a forecast, under its best law of Chinchilla's form.
+
+    Also returns, by option, why there is no allocation.
+    """
+    requested: dict[str, tuple[Callable[..., Serving], float | None]] = {
         "--inference-tokens": (serve, inference_tokens),
         "--token-cap": (capped, token_cap),
         "--unique-tokens": (repeated, unique_tokens),
     }
     made, failed = [], {}
-    for option, (allocate, value) in asked.items():
+    for option, (allocate, value) in requested.items():
         if value is None:
             continue
         try:
-            if said.surface is None:
+            if forecast.surface is None:
                 raise ServingError("no law of Chinchilla's form was fitted: allow one with --laws")
-            made.append(allocate(said.surface, said.target.flops, value, said.points.cost))
+            made.append(allocate(forecast.surface, forecast.target.flops, value, forecast.points.cost))
         except ServingError as error:
             failed[option] = str(error)
     return made, failed
 
 
-def missing(said: Outlook, factors: tuple[float, ...] = (0.25, 0.5, 2.0, 4.0)) -> str:
-    """A line on what sizes off the optimum cost at the compute of a prediction; empty without a law to tell."""
-    if said.surface is None or not said.target.optimal:
+def off_optimum_line(forecast: LossForecast, factors: tuple[float, ...] = (0.25, 0.5, 2.0, 4.0)) -> str:
+    """A line on the cost of sizes off the optimum at the compute of a forecast.
+
+    Empty for a target of given size, or where no law has Chinchilla's form.
+    """
+    if forecast.surface is None or not forecast.target.optimal:
         return ""
-    costs = [(f, miss(said.surface, said.target.flops, f, said.points.cost)) for f in factors]
-    told = ", ".join(f"{f:g}x {extra:+.4f} nats (compute x{waste:.2f})" for f, (extra, waste) in costs)
-    return f"  off the best size: {told}"
+    costs = [(f, off_optimum(forecast.surface, forecast.target.flops, f, forecast.points.cost)) for f in factors]
+    listed = ", ".join(f"{f:g}x {extra:+.4f} nats (compute x{waste:.2f})" for f, (extra, waste) in costs)
+    return f"  off the best size: {listed}"

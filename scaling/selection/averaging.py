@@ -1,10 +1,10 @@
-"""Several forecasts of one loss as one distribution: a weighted mixture of Student's t on ln loss."""
+"""Forecast averages: the forecasts of several laws as one distribution of ln loss, each with a weight."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import gammaln, stdtr
 
 from isoflop.scaling.laws.law import Array
@@ -14,7 +14,10 @@ BISECTIONS = 60
 
 @dataclass(frozen=True)
 class Forecast:
-    """What one law says of n losses: ln loss is Student's t around `mean` (n,) with scale `sd` (n,)."""
+    """One law's forecast of n losses: Student's t of ln loss.
+
+    It has location `mean` (n,), scale `sd` (n,) and `freedom` degrees of freedom.
+    """
 
     mean: Array
     sd: Array
@@ -27,33 +30,38 @@ class Forecast:
         return constant - np.log(self.sd) - (v + 1) / 2 * np.log1p(z**2 / v)
 
     def widened(self, by: Array | float) -> "Forecast":
-        """The same with further independent scatter of standard deviation `by`."""
+        """The same forecast with further independent scatter of standard deviation `by`, in ln loss."""
         return Forecast(self.mean, np.hypot(self.sd, by), self.freedom)
 
 
 @dataclass(frozen=True)
-class Mixture:
-    """Forecasts with weights that sum to 1."""
+class ForecastAverage:
+    """Forecasts of the same n losses with weights that sum to 1: a distribution of ln loss at each.
+
+    Its density is the weighted sum of the members' densities (linear pooling).
+    """
 
     members: tuple[Forecast, ...]
     weights: Array
 
     @property
     def mean(self) -> Array:
+        """Weighted mean of the members' locations, (n,)."""
         return np.einsum("m,mn->n", self.weights, np.stack([f.mean for f in self.members]))
 
     @property
     def sd(self) -> Array:
-        """Scatter of the members' scales and of their means together, (n,)."""
+        """Standard deviation from the members' scales and the scatter of their means, (n,)."""
         means, sds = np.stack([f.mean for f in self.members]), np.stack([f.sd for f in self.members])
         return np.sqrt(np.einsum("m,mn->n", self.weights, sds**2 + (means - self.mean) ** 2))
 
     def cdf(self, log_loss: Array) -> Array:
+        """Probability that ln loss lies at or below `log_loss`, (n,)."""
         terms = [stdtr(f.freedom, (log_loss - f.mean) / f.sd) for f in self.members]
         return np.einsum("m,mn->n", self.weights, np.stack(terms))
 
     def quantile(self, p: float) -> Array:
-        """ln loss below which the mixture has probability p, (n,), by bisection."""
+        """ln loss below which the average has probability p, (n,), by bisection."""
         means, sds = np.stack([f.mean for f in self.members]), np.stack([f.sd for f in self.members])
         lo, hi = (means - 1e3 * sds).min(axis=0), (means + 1e3 * sds).max(axis=0)
         for _ in range(BISECTIONS):
@@ -63,18 +71,18 @@ class Mixture:
         return 0.5 * (lo + hi)
 
     def interval(self, level: float) -> tuple[Array, Array]:
-        """Central interval of ln loss, (lo, hi)."""
+        """Central interval of ln loss at a level such as 0.9: (lo, hi), each (n,)."""
         return self.quantile(0.5 - level / 2), self.quantile(0.5 + level / 2)
 
 
-def mixture(forecasts: Sequence[Forecast], weights: Any, *, negligible: float = 1e-3) -> Mixture:
-    """Forecasts stacked with weights, those below `negligible` left out and the rest rescaled to sum to 1."""
-    weights = np.asarray(weights, dtype=float) / np.sum(weights)
-    kept = np.flatnonzero(weights >= negligible).tolist()
-    return Mixture(tuple(forecasts[i] for i in kept), weights[kept] / weights[kept].sum())
+def average(forecasts: Sequence[Forecast], weights: ArrayLike, *, negligible: float = 1e-3) -> ForecastAverage:
+    """The weighted average of forecasts. Those below the share `negligible` are left out, the rest rescaled to 1."""
+    share = np.asarray(weights, dtype=float) / np.sum(weights)
+    kept = np.flatnonzero(share >= negligible).tolist()
+    return ForecastAverage(tuple(forecasts[i] for i in kept), share[kept] / share[kept].sum())
 
 
 def softmax(scores: Array) -> Array:
-    """exp(scores) scaled to sum to 1."""
+    """exp(scores) scaled to sum to 1, without overflow."""
     power = np.exp(scores - np.max(scores))
     return power / power.sum()

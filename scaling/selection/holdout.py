@@ -1,7 +1,7 @@
-"""The honest test of a law: fit the small budgets, predict the large one, then look.
+"""Hold-out tests of laws: fit the small compute budgets, predict the large ones.
 
 `hold_out` makes that test for several laws. `choose` picks one law by the same test rolled over the budgets below the
-largest, so that the largest stays blind to the choice.
+largest, so that the choice never uses the largest.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,12 @@ from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile, budget_g
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber, fit
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import jackknife, predict
-from isoflop.scaling.laws import with_role
+from isoflop.scaling.laws import PRESETS, with_role
 from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.table.json_plain import plain
 
 CANDIDATES = with_role("choose")  # laws to choose among
-MOST_BLOCKS = 12  # of compute, predicted in turn to choose a law
+MOST_BLOCKS = 12  # blocks of compute that are predicted in turn to choose a law
 BUDGET_COLUMNS = ("flops", "predicted_loss", "loss_opt", "predicted_n", "n_opt", "best_run_loss", "best_run_n")
 
 
@@ -30,12 +31,12 @@ class HoldOutError(ValueError):
 
 
 @dataclass(frozen=True)
-class Forecast:
-    """What one law, fitted below the threshold, says about what lies above.
+class HeldOutForecast:
+    """One law, fitted up to the threshold, against the runs and budgets above it.
 
-    `cells`: each run held out, with predicted loss, its interval (lo, hi) and error = ln(loss / predicted).
-    `budgets`: each budget held out, with the predicted and measured loss_opt and n_opt (from the isoFLOP profile), the
-    best run's loss and size, loss_error = predicted / measured - 1 and n_ratio = predicted / measured.
+    `cells` has a row per run held out: its predicted loss, the interval (lo, hi), error = ln(loss / predicted).
+    `budgets` has a row per budget held out: predicted and measured loss_opt and n_opt (from the isoFLOP profile), loss
+    and size of the best run, loss_error = predicted / measured - 1 and n_ratio = predicted / measured.
     """
 
     law: str
@@ -45,29 +46,33 @@ class Forecast:
 
     @property
     def rms_error(self) -> float:
+        """Root mean square of the error of ln loss over the runs held out."""
         return float(np.sqrt(np.mean(self.cells["error"] ** 2)))
 
     @property
     def coverage(self) -> float:
+        """Share of the runs held out whose loss lies inside its interval."""
         return float(np.mean((self.cells["lo"] <= self.cells["loss"]) & (self.cells["loss"] <= self.cells["hi"])))
 
 
 @dataclass(frozen=True)
 class HoldOut:
-    """Forecasts of several laws for the budgets above `threshold` FLOPs; `failed` says why a law has none.
+    """Forecasts of several laws for the budgets above `threshold` FLOPs.
 
-    `chosen` is the law picked without looking above the threshold, None when there were too few budgets to pick.
+    `failed` names the laws without a forecast, with the reason. `chosen` is the law that `choose` picks from the runs
+    up to the threshold (None where they hold too few budgets), `scores` its table of scores, `level` that of the
+    intervals.
     """
 
     threshold: float
-    forecasts: dict[str, Forecast]
+    forecasts: dict[str, HeldOutForecast]
     failed: dict[str, str]
     chosen: str | None
     scores: pd.DataFrame
     level: float
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """JSON-ready values of every law, with each run and budget held out."""
         return {
             "threshold_flops": self.threshold,
             "chosen": self.chosen,
@@ -78,13 +83,13 @@ class HoldOut:
                     "n_fitted": len(f.fit.points),
                     "rms_error": f.rms_error,
                     "coverage": f.coverage,
-                    "budgets": _records(f.budgets),
-                    "cells": _records(f.cells),
+                    "budgets": plain(f.budgets),
+                    "cells": plain(f.cells),
                 }
                 for name, f in self.forecasts.items()
             },
             "failed": self.failed,
-            "scores": _records(self.scores.reset_index()),
+            "scores": plain(self.scores.reset_index()),
         }
 
     def __str__(self) -> str:
@@ -101,7 +106,7 @@ class HoldOut:
                 lines.append(f"{mark}{name:<21} {b.flops:>9.3g} {loss} {size} {f.rms_error:>6.2%} {f.coverage:>7.0%}")
         lines += [f" {name}: {why}" for name, why in self.failed.items()]
         if self.chosen:
-            lines.append("* the law chosen by the same test on the budgets below, without looking at these")
+            lines.append("* the law chosen by the same test on the budgets below the threshold")
         return "\n".join(lines)
 
 
@@ -115,9 +120,10 @@ def hold_out(
     objective: Objective = Huber("auto"),  # noqa: B008
     level: float = 0.9,
 ) -> HoldOut:
-    """Fit each law to the budgets up to `budgets_above` FLOPs and predict those above; None: hold out the largest.
+    """Fit each law to the budgets up to `budgets_above` FLOPs and predict those above.
 
-    Raises HoldOutError when nothing lies above or below the threshold, or no law can be fitted below it.
+    None holds out the largest budget alone. Intervals are at `level`, from the jackknife. Raises HoldOutError
+    when nothing lies above or below the threshold, or no law can be fitted below it.
 
     >>> import isoflop
     >>> held = isoflop.hold_out(isoflop.example("quick"), laws=("chinchilla", "chinchilla-kappa"))
@@ -129,7 +135,7 @@ def hold_out(
     means = [_budget(g) for g in groups]
     if budgets_above is None:
         if len(groups) < 2:
-            raise HoldOutError("one budget only: there is nothing to hold out")
+            raise HoldOutError("one budget only: there is nothing to hold out; add runs at another budget")
         budgets_above = means[-2]
     below = [g for g, c in zip(groups, means, strict=True) if c <= budgets_above * 1.05]
     above = [g for g, c in zip(groups, means, strict=True) if c > budgets_above * 1.05]
@@ -138,8 +144,8 @@ def hold_out(
             f"{len(below)} budgets lie up to {budgets_above:g} FLOPs and {len(above)} above: "
             f"choose a threshold between {means[0]:.3g} and {means[-1]:.3g}"
         )
-    known, blind = _subset(data, below), {_budget(g) for g in budget_groups(_subset(data, above))}
-    profiles = [p for p in isoflop_profiles(data) if p.flops in blind]
+    known, held_out = _subset(data, below), {_budget(g) for g in budget_groups(_subset(data, above))}
+    profiles = [p for p in isoflop_profiles(data) if p.flops in held_out]
     forecasts, failed = {}, {}
     for law in laws:
         try:
@@ -166,10 +172,11 @@ def choose(
     objective: Objective = Huber("auto"),  # noqa: B008
     spare_last: bool = True,
 ) -> tuple[str, pd.DataFrame]:
-    """The law that best predicts each budget (or block of neighbours) from those below it, and the scores, best first.
+    """The law that best predicts each budget (or block of neighbouring budgets) from those below it, and all scores.
 
     A score is the mean |ln loss error| over the runs predicted; among laws within one standard error of the best, the
-    one with the fewest free parameters wins. `spare_last` leaves the largest budget out altogether.
+    one with the fewest free parameters wins. `spare_last` leaves the largest budget out altogether. The scores are
+    indexed by law, best first: score, behind (the best) with behind_se, free, runs_predicted.
     Raises HoldOutError when no budget can be predicted from the ones below it by any law.
     """
     data = points(table, params=params, compute=compute)
@@ -177,7 +184,7 @@ def choose(
     groups = _blocks(groups[:-1] if spare_last else groups)
     errors: dict[str, list[pd.Series]] = {law: [] for law in laws}
     free: dict[str, int] = {}
-    for i in range(2, len(groups)):  # one budget alone does not tell size from data
+    for i in range(2, len(groups)):  # in one budget N and D move together: it holds no law of both
         known, target = _subset(data, groups[:i]), groups[i]
         fits = {law: _try_fit(law, known, objective) for law in laws}
         if any(f is None or len(f.free) >= len(known) for f in fits.values()):
@@ -194,9 +201,16 @@ def choose(
 
 
 def _blocks(groups: list[pd.DataFrame]) -> list[pd.DataFrame]:
-    """The budgets, neighbours taken together where there are more than MOST_BLOCKS: each is predicted by a fit."""
+    """The budgets in at most MOST_BLOCKS blocks of neighbours: each block costs a fit of every law."""
     parts = np.array_split(np.arange(len(groups)), min(len(groups), MOST_BLOCKS)) if groups else []
     return [pd.concat([groups[i] for i in part], ignore_index=True) for part in parts]
+
+
+def law_names(laws: Sequence[str] | str | None = None) -> tuple[str, ...]:
+    """Names of laws given as a sequence or as one text with commas; for None or an empty one, the whole catalogue."""
+    if isinstance(laws, str):
+        laws = [name.strip() for name in laws.split(",") if name.strip()]
+    return tuple(laws) if laws else tuple(PRESETS)
 
 
 def _try_fit(law: str, data: Points, objective: Objective) -> Fit | None:
@@ -223,31 +237,32 @@ def _pick(errors: dict[str, np.ndarray], free: dict[str, int]) -> tuple[str, pd.
 
 def _forecast(
     law: str, known: Points, target: Points, profiles: Sequence[IsoflopProfile], objective: Objective, level: float
-) -> Forecast:
+) -> HeldOutForecast:
     fitted = fit(law, known, objective=objective)
     frame = target.frame
-    said = predict(fitted, jackknife(fitted), frame["n_params"], frame["tokens"], level)
-    cells = frame.assign(predicted=said.loss, lo=said.lo, hi=said.hi, error=np.log(frame["loss"] / said.loss))
+    predicted = predict(fitted, jackknife(fitted), frame["n_params"], frame["tokens"], level)
+    cells = frame.assign(
+        predicted=predicted.loss, lo=predicted.lo, hi=predicted.hi, error=np.log(frame["loss"] / predicted.loss)
+    )
     rows = []
     for profile in profiles:
         predicted_loss, predicted_n = _optimum(fitted, profile.flops)
         best = profile.frame.loc[profile.frame["loss"].idxmin()]
-        seen = profile.accepted
         rows.append({
             "flops": profile.flops,
-            "predicted_loss": predicted_loss, "loss_opt": profile.loss_opt if seen else np.nan,
-            "predicted_n": predicted_n, "n_opt": profile.n_opt if seen else np.nan,
+            "predicted_loss": predicted_loss, "loss_opt": profile.loss_opt if profile.accepted else np.nan,
+            "predicted_n": predicted_n, "n_opt": profile.n_opt if profile.accepted else np.nan,
             "best_run_loss": float(best["loss"]), "best_run_n": float(best["n_params"]),
         })  # fmt: skip
-    budgets = pd.DataFrame(rows, columns=list(BUDGET_COLUMNS), dtype=float)  # none, where no budget has two sizes
+    budgets = pd.DataFrame(rows, columns=list(BUDGET_COLUMNS), dtype=float)  # empty where no budget has two sizes
     budgets["loss_error"] = budgets["predicted_loss"] / budgets["loss_opt"] - 1
     budgets["best_run_error"] = budgets["predicted_loss"] / budgets["best_run_loss"] - 1
     budgets["n_ratio"] = budgets["predicted_n"] / budgets["n_opt"]
-    return Forecast(law, fitted, cells.reset_index(drop=True), budgets)
+    return HeldOutForecast(law, fitted, cells.reset_index(drop=True), budgets)
 
 
 def _optimum(fitted: Fit, flops: float) -> tuple[float, float]:
-    """The law's best loss and size at a budget; NaN for a law that does not weigh size against data."""
+    """The law's lowest loss and the size that reaches it at a budget; NaN for a law that is not of N and D."""
     try:
         best = fitted.optimal(flops)
     except ValueError:
@@ -262,7 +277,3 @@ def _budget(group: pd.DataFrame) -> float:
 def _subset(data: Points, groups: Sequence[pd.DataFrame]) -> Points:
     frame = pd.concat(groups, ignore_index=True)
     return Points(frame, params=data.params, compute=data.compute, cluster=data.cluster, notes=data.notes)
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return frame.astype(object).where(frame.notna(), None).to_dict("records")

@@ -1,40 +1,36 @@
-"""Is the simpler law enough, and what moves the answer: nested tests with a bootstrap null, and a table of choices.
+"""Likelihood-ratio tests of simpler forms of Chinchilla's law: kappa = 1, alpha = beta, E = 0.
 
-Nested tests: kappa = 1, alpha = beta, E = 0. The statistic is the likelihood ratio of Huber's objective; its null
-comes from refits to losses made under the simpler law with the residuals' signs flipped cluster by cluster, because
-neither the noise nor the bound at E = 0 is what chi-square assumes.
+The statistic is the likelihood ratio of Huber's objective. Its null distribution comes from refits (a wild bootstrap):
+losses are made under the simpler law with the signs of the residuals flipped cluster by cluster, because neither the
+noise nor the bound at E = 0 meets the assumptions of chi-square.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from isoflop.scaling.approaches.isoflop_profiles import budget_groups
 from isoflop.scaling.findings.finding import likelihood_ratio, variant
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber, LeastSquares, fit
 from isoflop.scaling.fitting.problem import FitProblem
 from isoflop.scaling.fitting.solver import minimise
-from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.law import Array
-from isoflop.scaling.selection.rolling_origins import Scale
-from isoflop.scaling.selection.scoreboard import Scoreboard, compare
-from isoflop.scaling.selection.scoreboard_text import records
-from isoflop.scaling.table.conventions import COMPUTE, PARAMS, Points, count_params, is_runs, points
+from isoflop.scaling.table.conventions import Points
 
 RESAMPLES = 199
-OUTLIER = 4.0  # robust standard deviations
-DROPPED_BUDGETS = 2
-FAR = 10.0  # the target of the sensitivity table, over the largest compute
+LEVEL = 0.05  # p below which a claim is rejected
 
 
 @dataclass(frozen=True)
-class NestedTest:
-    """A simpler law against the one that frees a parameter. `p` is the share of null statistics at least as large."""
+class LikelihoodRatioTest:
+    """A claim about Chinchilla's form, tested against the form without it.
+
+    `statistic` is the likelihood ratio, `p` the share of null statistics at least as large, `estimate` what the fit
+    without the claim gives for the parameter that the claim fixes.
+    """
 
     claim: str
     statistic: float
@@ -43,25 +39,27 @@ class NestedTest:
     resamples: int
 
     def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
         return dict(vars(self))
 
     def __str__(self) -> str:
-        verdict = "rejected" if self.p < 0.05 else "not rejected"
+        verdict = "rejected" if self.p < LEVEL else "not rejected"
         return (
             f"  {self.claim:<14} {verdict:<12} p {self.p:.3f}  (ratio {self.statistic:.2f}, free {self.estimate:.4g})"
         )
 
 
-def nested_tests(data: Points, *, resamples: int = RESAMPLES, seed: int = 0) -> list[NestedTest]:
-    """The claims kappa = 1, alpha = beta and E = 0, each against Chinchilla's form without it.
+def likelihood_ratio_tests(data: Points, *, resamples: int = RESAMPLES, seed: int = 0) -> list[LikelihoodRatioTest]:
+    """Test the claims kappa = 1, alpha = beta and E = 0, each against Chinchilla's form without it.
 
-    Claims that the table cannot test are left out. Raises FitError when the form itself cannot be fitted.
+    Claims whose two fits do not succeed on these points are left out. Raises FitError when the form itself cannot be
+    fitted.
     """
-    plain = fit(Chinchilla, data)
+    fitted = fit(Chinchilla, data)
     claims: list[tuple[str, Callable[[], tuple[Fit, Fit]], Callable[[Fit], float]]] = [
-        ("kappa = 1", lambda: (variant(plain, free=("kappa",)), plain), lambda f: getattr(f.law, "kappa", np.nan)),
-        ("alpha = beta", lambda: (plain, _tied(plain)), _ratio_of_exponents),
-        ("E = 0", lambda: (plain, variant(plain, fixed={"E": 0.0})), lambda f: getattr(f.law, "E", np.nan)),
+        ("kappa = 1", lambda: (variant(fitted, free=("kappa",)), fitted), lambda f: getattr(f.law, "kappa", np.nan)),
+        ("alpha = beta", lambda: (fitted, _tied(fitted)), _ratio_of_exponents),
+        ("E = 0", lambda: (fitted, variant(fitted, fixed={"E": 0.0})), lambda f: getattr(f.law, "E", np.nan)),
     ]
     rng, tests = np.random.default_rng(seed), []
     for claim, pair, estimate in claims:
@@ -72,7 +70,7 @@ def nested_tests(data: Points, *, resamples: int = RESAMPLES, seed: int = 0) -> 
         statistic = likelihood_ratio(full, restricted)
         null = _null(full, restricted, resamples, rng)
         p = (1 + int(np.sum(null >= statistic * (1 - 1e-9)))) / (1 + len(null))
-        tests.append(NestedTest(claim, statistic, p, float(estimate(full)), len(null)))
+        tests.append(LikelihoodRatioTest(claim, statistic, p, float(estimate(full)), len(null)))
     return tests
 
 
@@ -81,13 +79,13 @@ def _ratio_of_exponents(fitted: Fit) -> float:
     return law.alpha / law.beta if isinstance(law, Chinchilla) else float("nan")
 
 
-def _tied(plain: Fit) -> Fit:
-    objective = Huber(plain.delta) if np.isfinite(plain.delta) else LeastSquares()
-    return fit(Chinchilla, plain.points, objective=objective, tied=True, weights=plain.weights)
+def _tied(fitted: Fit) -> Fit:
+    objective = Huber(fitted.delta) if np.isfinite(fitted.delta) else LeastSquares()
+    return fit(Chinchilla, fitted.points, objective=objective, tied=True, weights=fitted.weights)
 
 
 def _null(full: Fit, restricted: Fit, resamples: int, rng: np.random.Generator) -> Array:
-    """Likelihood ratios of refits to data made under the restricted law, (resamples,)."""
+    """Likelihood ratios of refits to losses made under the restricted law, (resamples,)."""
     cluster = pd.factorize(full.points.frame["cluster"])[0]
     n, count = len(cluster), cluster.max() + 1
     scale = np.sqrt(n / max(n - len(full.free), 1))
@@ -103,7 +101,10 @@ def _null(full: Fit, restricted: Fit, resamples: int, rng: np.random.Generator) 
 
 @dataclass(frozen=True)
 class _Resampled:
-    """A problem on many sets of ln losses (R, n) at once: a last coordinate, which nothing moves, says which set."""
+    """A fit problem on many sets of ln losses (R, n) at once.
+
+    An extra last coordinate, which the solver never moves (its gradient is 0), is the number of the set.
+    """
 
     problem: FitProblem
     log_loss: Array
@@ -145,132 +146,3 @@ def _refit(fitted: Fit, log_loss: Array, starts: list[Array]) -> tuple[Array, Ar
     best = np.argmin([end.value for end in ends], axis=0)
     theta = np.stack([end.theta for end in ends])[best, np.arange(len(best))]
     return np.min([end.value for end in ends], axis=0), moved.residuals(theta)[0]
-
-
-def sensitivity(table: "pd.DataFrame | Points", *, params: str = "matrices", compute: str = "exact") -> pd.DataFrame:
-    """How a, E and the loss at 10 times the largest compute move with every choice behind a Chinchilla fit.
-
-    Indexed by choice, `as fitted` first: a, E, loss, runs, and a_moved, loss_moved in half-widths of the 90% interval.
-    """
-    data = points(table, params=params, compute=compute)
-    base = fit(Chinchilla, data)
-    target = FAR * float(data.frame["flops"].max())
-    draws = jackknife(base)
-    half_a = float(np.ptp(draws.interval("a"))) / 2
-    half_loss = float(np.ptp(draws.interval(lambda law: law.optimal(target, base.cost).loss))) / 2
-    rows = {"as fitted": _row(base, target)}
-    for name, make in _choices(table, data, base, params, compute):
-        try:
-            rows[name] = _row(make(), target)
-        except (FitError, ValueError) as error:
-            rows[name] = {"a": np.nan, "E": np.nan, "loss": np.nan, "runs": 0, "why": str(error)}
-    frame = pd.DataFrame.from_dict(rows, orient="index")
-    frame["a_moved"] = (frame["a"] - frame["a"].iloc[0]) / half_a
-    frame["loss_moved"] = (frame["loss"] - frame["loss"].iloc[0]) / half_loss
-    return frame
-
-
-def _row(fitted: Fit, target: float) -> dict[str, Any]:
-    law = fitted.law
-    assert isinstance(law, Chinchilla)
-    loss = float(fitted.optimal(target).loss)
-    return {"a": fitted.exponents()["a"], "E": law.E, "loss": loss, "runs": len(fitted.points), "why": ""}
-
-
-def _choices(
-    table: "pd.DataFrame | Points", data: Points, base: Fit, params: str, compute: str
-) -> Iterator[tuple[str, Callable[[], Fit]]]:
-    for delta in (1e-3, np.inf):
-        objective = LeastSquares() if delta == np.inf else Huber(delta)
-        label = "least squares" if delta == np.inf else f"delta {delta:g}"
-        yield label, partial(fit, Chinchilla, data, objective=objective)
-    yield "kappa free", partial(variant, base, free=("kappa",), delta="auto")
-    yield "E = 0", partial(variant, base, fixed={"E": 0.0}, delta="auto")
-    budgets = budget_groups(data)
-    for k in range(1, min(DROPPED_BUDGETS, len(budgets) - 2) + 1):
-        least = float(budgets[k]["flops"].min())
-        yield f"from {least:.2g} FLOPs", partial(fit, Chinchilla, _keep(data, data.frame["flops"] >= least))
-    scale = max(base.noise, 1e-12)
-    outliers = np.abs(base.residuals) > OUTLIER * scale
-    if outliers.any():
-        yield f"less {outliers.sum()} outliers", partial(fit, Chinchilla, _keep(data, ~outliers))
-    if isinstance(table, pd.DataFrame) and is_runs(table):
-        for name in PARAMS:
-            if (count_params(table, name) != count_params(table, params)).any():
-                yield f"params {name}", partial(fit, Chinchilla, table, params=name, compute=compute)
-        for name in COMPUTE:
-            if name != compute:
-                yield f"compute {name}", partial(fit, Chinchilla, table, params=params, compute=name)
-
-
-def _keep(data: Points, keep: Any) -> Points:
-    return Points(data.frame[keep].reset_index(drop=True), data.params, data.compute, data.cluster, data.notes)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The scoreboard with the nested tests and the sensitivity table, or why those could not be had."""
-
-    board: Scoreboard
-    tests: tuple[NestedTest, ...]
-    moved: pd.DataFrame | None
-    notes: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        moved = records(self.moved.reset_index(names="choice")) if self.moved is not None else None
-        tests = [t.to_dict() for t in self.tests]
-        return self.board.to_dict() | {"nested": tests, "sensitivity": moved, "notes": list(self.notes)}
-
-    def __str__(self) -> str:
-        lines = [str(self.board)]
-        if self.tests:
-            lines += [
-                "",
-                f"nested tests, null from {self.tests[0].resamples} refits under the claim:",
-                *map(str, self.tests),
-            ]
-        if self.moved is not None:
-            lines += [
-                "",
-                f"choices behind a chinchilla fit, with the loss at {FAR:g} times the largest compute; how far each "
-                "moves it, in half-widths of the 90% interval:",
-            ]
-            for name, r in self.moved.iterrows():
-                told = (
-                    f"{r['a']:.4f} ({r['a_moved']:+.2f})  E {r['E']:.4f}  loss {r['loss']:.4f} ({r['loss_moved']:+.2f})"
-                )
-                lines.append(f"  {name:<24} a {told}" if np.isfinite(r["a"]) else f"  {name:<24} {r['why']}")
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
-
-
-def comparison(
-    table: pd.DataFrame,
-    laws: Sequence[str] | str | None = None,
-    *,
-    by: Scale = "flops",
-    above: float | None = None,
-    params: str = "matrices",
-    compute: str = "exact",
-    level: float = 0.9,
-    on_step: Callable[[str], None] | None = None,
-) -> Comparison:
-    """Everything about which law to trust on a table; `on_step` is told what is being fitted.
-
-    >>> import isoflop
-    >>> found = isoflop.compare(isoflop.example("quick"), ["chinchilla", "chinchilla-no-floor"])
-    >>> sorted(found.to_dict()["refused"])
-    []
-    """
-    if by not in ("flops", "n_params", "tokens"):
-        raise ValueError(f"--holdout-by {by}: choose flops, n_params or tokens")
-    data = points(table, params=params, compute=compute)
-    board = compare(data, laws, by=by, above=above, level=level, on_law=on_step)
-    if on_step:
-        on_step("the nested tests")
-    try:
-        return Comparison(
-            board, tuple(nested_tests(data)), sensitivity(table, params=params, compute=compute), data.notes
-        )
-    except FitError as error:
-        return Comparison(board, (), None, (*data.notes, f"no nested tests: {error}"))

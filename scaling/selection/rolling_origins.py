@@ -1,10 +1,9 @@
-"""Rolling origins: fit below a scale, predict above it, move the scale up, again.
+"""Rolling origins: splits of a table into runs to fit and the next larger runs to predict (Tashman 2000).
 
-An `Origin` is one such split. Its target is the next block of runs, so that every run is predicted once, from what is
-smaller than itself.
+The scale (compute, parameters or tokens) at which the table is split moves up from one origin to the next, so that
+every run above the first origin is predicted once, from smaller runs alone.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -15,14 +14,14 @@ import pandas as pd
 from isoflop.scaling.fitting.fit import COLUMN, Fit, FitError, fit
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import jackknife
-from isoflop.scaling.laws import PRESETS, get_law
+from isoflop.scaling.laws import get_law
 from isoflop.scaling.laws.law import Law
 from isoflop.scaling.selection.averaging import Forecast
 from isoflop.scaling.selection.holdout import HoldOutError
 from isoflop.scaling.table.conventions import Points
 
 Scale = Literal["flops", "n_params", "tokens"]
-SAME_SCALE = 0.1  # in ln: runs this close in scale share a level
+SAME_SCALE = 0.1  # in ln: runs this close in scale form one level
 MOST_ORIGINS = 4
 FEWEST_ROWS = 8  # known at an origin: two more than the parameters of Chinchilla's form with kappa free
 FEWEST_TARGETS = 2
@@ -33,7 +32,7 @@ BASELINE = "local-slope"
 
 @dataclass(frozen=True)
 class Origin:
-    """Runs up to `threshold` of the scale are known, those of the next block are to be predicted."""
+    """One split: the runs up to `threshold` along `scale` are known, those of the next block are to be predicted."""
 
     threshold: float
     known: Points
@@ -42,12 +41,15 @@ class Origin:
 
     @property
     def reach(self) -> np.ndarray:
-        """How far above the known runs each target lies, in ln of the scale."""
+        """How far above the largest known run each target lies, in ln of the scale, (n,)."""
         return np.log(self.target[self.scale].to_numpy(float) / self.known.frame[self.scale].max())
 
 
 def rolling_origins(data: Points, *, by: Scale = "flops", above: float | None = None) -> list[Origin]:
-    """Up to four splits along a scale, or the one at `above`. Raises HoldOutError when the table allows none."""
+    """Up to MOST_ORIGINS splits along the column `by`, or the one at `above`, smallest first.
+
+    Raises HoldOutError when the table allows none.
+    """
     frame = data.frame
     if by not in frame or frame[by].isna().any():
         raise HoldOutError(f"the table lacks {by!r} in some rows: hold out by another scale")
@@ -94,7 +96,7 @@ def _cuts(values: np.ndarray, fewest_levels: int) -> list[float]:
 
 
 def forecast(fitted: Fit, frame: pd.DataFrame, *, noise: bool = True) -> Forecast:
-    """What a fit says of the runs in a frame: the law's uncertainty by jackknife and the noise of one run.
+    """A fit's forecast of the runs in a frame: the law's jackknife uncertainty and, with `noise`, that of one run.
 
     Raises FitError where the law, or a refit of it, has no finite loss there.
     """
@@ -111,9 +113,9 @@ def forecast(fitted: Fit, frame: pd.DataFrame, *, noise: bool = True) -> Forecas
 
 
 def fit_at(law: str, data: Points, objective: Objective) -> Fit:
-    """A law fitted to points that can hold it. Raises FitError saying why not."""
+    """The fit of a law by name. Raises FitError also where the points have too few runs, or no run repeats data."""
     if "U" in get_law(law)[0].inputs and not _repeats(data.frame):
-        raise FitError("no run repeats its data: nothing tells what a repeated token is worth")
+        raise FitError("no run repeats its data: the worth of a repeated token is not identified")
     fitted = fit(law, data, objective=objective)
     if len(data) <= len(fitted.free):
         raise FitError(f"{len(data)} runs for {len(fitted.free)} free parameters leave nothing to judge the fit by")
@@ -125,7 +127,8 @@ def _repeats(frame: pd.DataFrame) -> bool:
 
 
 def local_slope(origin: Origin) -> Forecast:
-    """The naive baseline: ln loss linear in ln compute and quadratic in ln(D/N) through the last two levels known."""
+    """The forecast of the naive baseline: ln loss linear in ln compute, quadratic in ln(D/N), by least squares through
+    the two largest levels known."""
     last = _last_levels(origin.known.frame, origin.scale)
     design, beyond = _design(last), _design(origin.target)
     for columns in (4, 2):
@@ -152,10 +155,3 @@ def _design(frame: pd.DataFrame) -> np.ndarray:
     known = frame[["tokens", "n_params"]].notna().all(axis=None)
     shape = np.log((frame["tokens"] / frame["n_params"]).to_numpy(float)) if known else 0 * log_c
     return np.stack([np.ones_like(log_c), log_c, shape, shape**2], axis=1)
-
-
-def names_of(laws: Sequence[str] | str | None) -> tuple[str, ...]:
-    """Names of laws given as a sequence or as one text with commas; None for the whole catalogue."""
-    if isinstance(laws, str):
-        laws = [name.strip() for name in laws.split(",") if name.strip()]
-    return tuple(laws) if laws else tuple(PRESETS)

@@ -1,8 +1,8 @@
-"""Which law to trust: a scoreboard by what each law predicted before it saw it.
+"""Laws compared by their forecasts of runs that they were not fitted to.
 
-Every law is fitted below a scale and predicts the next block of runs above it, at several scales (`rolling`). The
-score is the mean |ln loss error|; a law is preferred to a simpler one only if it wins by more than a standard error.
-Beside the laws stand a naive baseline and a stacked forecast. R2 is not shown: a wrong law reaches .99 with ease.
+Every law is fitted to the runs below a scale and forecasts the next block of runs above it, at several scales (see
+`rolling_origins`). The score is the mean |ln loss error|; a law is preferred to a simpler one only if it wins by more
+than a standard error. A naive baseline and the forecast average are scored too. R2 is not shown: wrong laws reach 0.99.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,8 @@ from isoflop.scaling.findings.residual_checks import residuals
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.solver import huber
-from isoflop.scaling.selection.averaging import Forecast, mixture, softmax
+from isoflop.scaling.selection.averaging import Forecast, average, softmax
+from isoflop.scaling.selection.holdout import law_names
 from isoflop.scaling.selection.rolling_origins import (
     BASELINE,
     Origin,
@@ -26,13 +27,12 @@ from isoflop.scaling.selection.rolling_origins import (
     fit_at,
     forecast,
     local_slope,
-    names_of,
     rolling_origins,
 )
-from isoflop.scaling.selection.scoreboard_text import scoreboard_dict, scoreboard_text
 from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.table.json_plain import plain
 
-STACKED = "stacked"
+AVERAGE = "stacked"  # the name of the forecast average among the laws of a scoreboard
 CHECKS = (converged, at_bound, conditioning, enough, residuals, plausible)
 
 
@@ -44,7 +44,7 @@ class CompareError(ValueError):
 
 @dataclass(frozen=True)
 class Entrant:
-    """One law: fitted to the whole table and below every origin, with its forecasts; None where it has no fit."""
+    """One law: its fit to the whole table, and its fit and forecast at every origin; None where it has no fit."""
 
     law: str
     fit: Fit
@@ -55,12 +55,13 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Scoreboard:
-    """Laws, the baseline and the stacked forecast, best first; `refused` says why a law has none.
+    """Scores of the laws, the baseline and the forecast average, best first.
 
     `frame` is indexed by law: error (mean |ln loss error|) with error_se, bias, coverage of the intervals at `level`,
-    aicc, free, behind (the best law's error) with behind_se, weight in the stack, findings.
-    `cells` has a row per law and run predicted: origin, error = ln(loss / predicted), covered, and the run.
-    `discrepancy` is the sd of ln loss that the forecasts missed per unit of ln(scale) extrapolated.
+    aicc, free, behind (error less that of the best law) with behind_se, weight in the forecast average, origins, runs,
+    findings. `cells` has a row per law and run predicted: origin, error = ln(loss / predicted), covered, and the run.
+    `refused` names the laws without a score, with the reason. `discrepancy` is the standard deviation of ln loss by
+    which the forecast average missed beyond its own width, per unit of ln(scale) extrapolated.
     """
 
     frame: pd.DataFrame
@@ -74,15 +75,50 @@ class Scoreboard:
 
     @property
     def weights(self) -> dict[str, float]:
-        """Weight of each law in a stacked forecast, from all origins."""
+        """Weight of each law in a forecast average, from all origins."""
         return {law: float(w) for law, w in self.frame["weight"].items() if law in self.entrants}
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return scoreboard_dict(self)
+        """JSON-ready values, numbers in full precision."""
+        return {
+            "preferred": self.preferred,
+            "scale": self.origins[0].scale,
+            "origins": [
+                {"threshold": o.threshold, "n_known": len(o.known), "n_predicted": len(o.target)} for o in self.origins
+            ],
+            "level": self.level,
+            "discrepancy": self.discrepancy,
+            "scores": plain(self.frame.reset_index()),
+            "refused": self.refused,
+        }
 
     def __str__(self) -> str:
-        return scoreboard_text(self)
+        splits = ", ".join(f"{o.threshold:.3g} ({len(o.known)} runs, predicts {len(o.target)})" for o in self.origins)
+        lines = [
+            f"fitted below a number of {self.origins[0].scale}, predicting the next runs above it: {splits}",
+            f" {'law':<22} {'error':>7} {'+/-':>6} {'bias':>7} {f'in {self.level:.0%}':>7} {'AICc':>7} {'free':>4} "
+            f"{'behind':>7} {'+/-':>6} {'weight':>6}  findings",
+        ]
+        for row in self.frame.reset_index().to_dict("records"):
+            mark = "*" if row["law"] == self.preferred else " "
+            name = "forecast average" if row["law"] == AVERAGE else row["law"]
+            missed = len(self.origins) - row["origins"]
+            lines.append(
+                f"{mark}{name:<22} {row['error']:>7.2%} {row['error_se']:>6.2%} {row['bias']:>+7.2%} "
+                f"{row['coverage']:>7.0%} {_number(row['aicc'], '.1f'):>7} {_number(row['free'], '.0f'):>4} "
+                f"{row['behind']:>7.2%} {row['behind_se']:>6.2%} {_number(row['weight'], '.2f'):>6}  {row['findings']}"
+                + (f"  (no fit at {missed} of {len(self.origins)} origins)" if missed else "")
+            )
+        lines += [f" {law}: refused, {why}" for law, why in self.refused.items()]
+        lines.append("* preferred: the fewest free parameters within one standard error of the best")
+        lines.append(
+            "error: mean |ln loss error| on runs not seen; bias: mean ln(loss / predicted); AICc: by clusters, best = 0"
+        )
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def _number(value: float, how: str) -> str:
+    return format(value, how) if np.isfinite(value) else "-"
 
 
 def compare(
@@ -98,24 +134,24 @@ def compare(
     findings: bool = True,
     on_law: Callable[[str], None] | None = None,
 ) -> Scoreboard:
-    """Score `laws` (None: all) by rolling hold-outs along `by`, or by the one hold-out `above` that scale.
+    """Score `laws` (None: all) by rolling hold-outs along the column `by`, or by the one hold-out `above` that scale.
 
-    Stacked are the laws that weigh N against D, as in a forecast; a law of one scale has a score, and weight 0.
-    `on_law` is told each law before it is fitted, at every origin and to the whole: some take seconds.
-    Raises HoldOutError when the table allows no origin, CompareError when no law can be scored on it.
+    The forecast average is of the laws of both N and D, as in a prediction; a law of one of them has a score and weight
+    0. `findings` checks the fits to the whole table. `on_law` is called with each law's name before its fits, which can
+    take seconds. Raises HoldOutError when the table allows no origin, CompareError when no law can be scored on it.
     """
     data = points(table, params=params, compute=compute)
     origins = rolling_origins(data, by=by, above=above)
-    entrants, refused = _enter(names_of(laws), data, origins, objective, on_law)
+    entrants, refused = _enter(law_names(laws), data, origins, objective, on_law)
     if not entrants:
         raise CompareError("no law can be compared: " + "; ".join(f"{law}: {why}" for law, why in refused.items()))
-    stackable = {law: e for law, e in entrants.items() if {"N", "D"} <= set(e.fit.law.inputs)} or entrants
-    weights = [stack_weights(stackable, origins, upto=k) for k in range(len(origins) + 1)]
-    stacked, discrepancy = _stack(stackable, origins, weights)
+    averaged = {law: e for law, e in entrants.items() if {"N", "D"} <= set(e.fit.law.inputs)} or entrants
+    weights = [forecast_weights(averaged, origins, upto=k) for k in range(len(origins) + 1)]
+    averages, discrepancy = _averages(averaged, origins, weights)
     scored: dict[str, Sequence[Forecast | None]] = {law: e.forecasts for law, e in entrants.items()}
-    scored |= {BASELINE: [local_slope(origin) for origin in origins], STACKED: stacked}
+    scored |= {BASELINE: [local_slope(origin) for origin in origins], AVERAGE: averages}
     cells = pd.concat([_cells(law, forecasts, origins, level) for law, forecasts in scored.items()], ignore_index=True)
-    frame, preferred = _score(cells, entrants, dict(zip(stackable, weights[-1].tolist(), strict=True)))
+    frame, preferred = _score(cells, entrants, dict(zip(averaged, weights[-1].tolist(), strict=True)))
     if findings:
         for law in entrants:
             entrants[law] = replace(entrants[law], findings=_codes(entrants[law].fit, level))
@@ -145,7 +181,7 @@ def _enter(
             k = max(k for k, why in enumerate(reasons) if why)
             refused[law] = f"below {origins[k].threshold:.3g} {origins[k].scale}: {reasons[k]}"
             continue
-        entrants[law] = Entrant(law, whole, tuple(f for f, _, _ in made), tuple(said for _, said, _ in made))
+        entrants[law] = Entrant(law, whole, tuple(fit for fit, _, _ in made), tuple(f for _, f, _ in made))
     return entrants, refused
 
 
@@ -158,16 +194,17 @@ def _try_forecast(law: str, origin: Origin, objective: Objective) -> tuple[Fit |
 
 
 def _codes(fitted: Fit, level: float) -> tuple[str, ...]:
-    """What is wrong with a fit itself; how choices move it is for the nested tests and the table of choices."""
+    """Codes of the Findings of a fit that are not of severity info."""
     case = Case(fitted, None, None, None, level)
     return tuple(dict.fromkeys(f.code for check in CHECKS for f in check(case) if f.severity != "info"))
 
 
-def stack_weights(entrants: dict[str, Entrant], origins: Sequence[Origin], *, upto: int) -> np.ndarray:
-    """Weights of the laws from the first `upto` origins: exp of the mean log density at each, summed over origins.
+def forecast_weights(entrants: dict[str, Entrant], origins: Sequence[Origin], *, upto: int) -> np.ndarray:
+    """Weights of the laws in a forecast average from the first `upto` origins, (laws,).
 
-    An origin counts as one observation, because its runs share a fit. Before any origin the weights are those of AICc.
-    A law without a forecast at an origin counts there as the worst of the others.
+    They are proportional to exp of the mean log density of the targets, summed over origins: an origin counts as one
+    observation, because its runs share a fit. Without any origin they are Akaike weights (AICc) of the fits at the
+    first one. A law without a forecast at an origin counts there as the worst of the others.
     """
     if upto == 0:
         known = {law: e.known[0] for law, e in entrants.items()}
@@ -177,41 +214,43 @@ def stack_weights(entrants: dict[str, Entrant], origins: Sequence[Origin], *, up
     for k, origin in enumerate(origins[:upto]):
         log_loss = np.log(origin.target["loss"].to_numpy(float))
         for m, e in enumerate(entrants.values()):
-            said = e.forecasts[k]
-            if said is not None:
-                scores[m, k] = np.mean(said.log_density(log_loss))
+            predicted = e.forecasts[k]
+            if predicted is not None:
+                scores[m, k] = np.mean(predicted.log_density(log_loss))
     worst = np.nanmin(scores, axis=0)
     return softmax(np.where(np.isnan(scores), worst, scores).sum(axis=1))
 
 
-def _stack(
+def _averages(
     entrants: dict[str, Entrant], origins: Sequence[Origin], weights: Sequence[np.ndarray]
 ) -> tuple[list[Forecast], float]:
-    """The stacked forecast at each origin from what was known there, and the discrepancy from all origins."""
-    stacked, missed, reached = [], 0.0, 0.0
+    """The forecast average at each origin, weighted and widened by the origins before it; and the discrepancy."""
+    averages, missed, reached = [], 0.0, 0.0
     for k, origin in enumerate(origins):
-        able = [(e.forecasts[k], w) for e, w in zip(entrants.values(), weights[k], strict=True)]
-        pooled = mixture([f for f, _ in able if f is not None], [w for f, w in able if f is not None])
+        pairs = [(e.forecasts[k], w) for e, w in zip(entrants.values(), weights[k], strict=True)]
+        pooled = average([f for f, _ in pairs if f is not None], [w for f, w in pairs if f is not None])
         width = np.sqrt(max(missed, 0.0) / reached) if reached else 0.0
         freedom = min(f.freedom for f in pooled.members)
-        stacked.append(Forecast(pooled.mean, pooled.sd, freedom).widened(width * origin.reach))
+        averages.append(Forecast(pooled.mean, pooled.sd, freedom).widened(width * origin.reach))
         error = np.log(origin.target["loss"].to_numpy(float)) - pooled.mean
         missed += float(np.mean(error**2 - pooled.sd**2))
         reached += float(np.mean(origin.reach**2))
-    return stacked, float(np.sqrt(max(missed, 0.0) / reached))
+    return averages, float(np.sqrt(max(missed, 0.0) / reached))
 
 
 def _cells(law: str, forecasts: Sequence[Forecast | None], origins: Sequence[Origin], level: float) -> pd.DataFrame:
     frames = []
-    for said, origin in zip(forecasts, origins, strict=True):
-        if said is None:
+    for predicted, origin in zip(forecasts, origins, strict=True):
+        if predicted is None:
             continue
         log_loss = np.log(origin.target["loss"].to_numpy(float))
-        lo, hi = mixture([said], [1.0]).interval(level)
-        told = origin.target.assign(law=law, origin=origin.threshold, predicted=np.exp(said.mean), lo=np.exp(lo))
+        lo, hi = average([predicted], [1.0]).interval(level)
         frames.append(
-            told.assign(hi=np.exp(hi), error=log_loss - said.mean, covered=(lo <= log_loss) & (log_loss <= hi))
-        )
+            origin.target.assign(
+                law=law, origin=origin.threshold, predicted=np.exp(predicted.mean), lo=np.exp(lo), hi=np.exp(hi),
+                error=log_loss - predicted.mean, covered=(lo <= log_loss) & (log_loss <= hi),
+            )
+        )  # fmt: skip
     return pd.concat(frames, ignore_index=True)
 
 
@@ -241,8 +280,8 @@ def _score(cells: pd.DataFrame, entrants: dict[str, Entrant], weights: dict[str,
     return frame, str(close.sort_values(["free", "error"], kind="stable").index[0])
 
 
-def _standard_error(values: Any, origin: pd.Series) -> float:
-    """Of a mean over runs: by runs or by origins, whichever is larger, since runs of one origin share a fit."""
+def _standard_error(values: pd.Series | np.ndarray, origin: pd.Series) -> float:
+    """Standard error of a mean over runs: the larger of that by runs and that by origins, whose runs share a fit."""
     values = np.asarray(values, dtype=float)
     n, off = len(values), values - values.mean()
     by_run = np.sqrt(off @ off / max(n - 1, 1) / n)
@@ -253,7 +292,7 @@ def _standard_error(values: Any, origin: pd.Series) -> float:
 
 
 def _aicc(fits: dict[str, Fit]) -> dict[str, float]:
-    """AICc less that of the best, counting clusters, from the sum of Huber at the smallest delta of the fits."""
+    """AICc of each fit less that of the best, counting clusters, from Huber's sum at the smallest delta of the fits."""
     finite = [f.delta for f in fits.values() if np.isfinite(f.delta)]
     delta = min(finite) if finite else np.inf
     values = {}

@@ -23,7 +23,7 @@ def prove_coverage(repeats: int = 60) -> None:
     told = coverage(BENT, laws, repeats=repeats)
     print(f"truth kappa .6, 10x: right law {told['chinchilla-kappa']}, all {told}   (bar: .85 to .97)")
     told = coverage(BENT, ("chinchilla", "chinchilla-tied", "chinchilla-no-floor"), repeats=repeats)
-    print(f"truth kappa .6, only kappa = 1 in the stack: {told}   (bar: stacked at least .80)")
+    print(f"truth kappa .6, only kappa = 1 averaged: {told}   (bar: average at least .80)")
 
 
 def prove_multiplier(repeats: int = 300) -> None:

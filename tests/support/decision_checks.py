@@ -11,21 +11,21 @@ from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.fitting.fit import fit
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.law import Cost
-from isoflop.scaling.prediction.forecast import Target, outlook
+from isoflop.scaling.prediction.forecast import Target, forecast_loss
 from tests.support.simulated import BASE, BESIROGLU, CROSSING, NOISE, isoflop_table, two_arms
 
 
 def coverage(law: Chinchilla, laws: tuple[str, ...], *, repeats: int, first: int = 0) -> dict[str, dict[str, float]]:
-    """Share of runs at 10x compute inside the 90% interval, by law and stacked, and the mean width of the interval."""
+    """Share of runs at 10x compute inside the 90% interval, by law and of the forecast average."""
     target = Target(1e21)
     inside: dict[str, list[float]] = {}
     for seed in range(first, first + repeats):
-        said = outlook(isoflop_table(law, seed=seed), target, laws)
+        predicted = forecast_loss(isoflop_table(law, seed=seed), target, laws)
         noise = np.random.default_rng([7, seed]).normal(0.0, NOISE)
         measured = float(np.log(law.optimal(target.flops).loss) + noise)
-        share = float(said.stacked.cdf(np.array([measured]))[0])
-        inside.setdefault("stacked", []).append(0.05 <= share <= 0.95)
-        for name, own in said.members.items():
+        share = float(predicted.average.cdf(np.array([measured]))[0])
+        inside.setdefault("average", []).append(0.05 <= share <= 0.95)
+        for name, own in predicted.members.items():
             inside.setdefault(name, []).append(0.05 <= float(own.cdf(np.array([measured]))[0]) <= 0.95)
     return {name: {"coverage": float(np.mean(hits)), "repeats": len(hits)} for name, hits in inside.items()}
 

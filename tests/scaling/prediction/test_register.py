@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from isoflop.scaling.design.simulate import simulate_points
-from isoflop.scaling.prediction.answer import predict
-from isoflop.scaling.prediction.forecast import PredictError, Target, outlook
+from isoflop.scaling.prediction.forecast import PredictError, Target, forecast_loss
+from isoflop.scaling.prediction.predict import predict
 from isoflop.scaling.prediction.register import RegistrationError, data_hash, register, score
 from isoflop.scaling.table.conventions import points
 from tests.support.simulated import BESIROGLU, NOISE, isoflop_table
@@ -24,7 +24,7 @@ def table():
 
 @pytest.fixture(scope="module")
 def said(table):
-    return outlook(table, Target(TARGET), LAWS)
+    return forecast_loss(table, Target(TARGET), LAWS)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_a_run_is_predicted_at_its_own_size(table):
     data = points(table)
     target = Target.of(data, None, 1e9, 1e11)
     assert target.flops == pytest.approx(6e20)
-    said = outlook(data, target, LAWS)
+    said = forecast_loss(data, target, LAWS)
     assert said.n_opt is None
     assert said.loss == pytest.approx(float(BESIROGLU(1e9, 1e11)), rel=0.01)
 
@@ -67,16 +67,16 @@ def test_a_target_is_one_thing(table, given):
 
 def test_below_the_data_is_refused(table):
     with pytest.raises(PredictError, match="below all the data"):
-        outlook(table, Target(1e15), LAWS)
+        forecast_loss(table, Target(1e15), LAWS)
 
 
 def test_too_few_scales_give_equal_weights_and_say_so(table):
     few = table.head(7)
-    said = outlook(few, Target(1e19), LAWS)
+    said = forecast_loss(few, Target(1e19), LAWS)
     assert set(said.laws["weight"]) == {0.5}
     assert any("equal weights" in note for note in said.notes)
     with pytest.raises(PredictError, match="no law"):
-        outlook(table.head(3), Target(1e19), LAWS)
+        forecast_loss(table.head(3), Target(1e19), LAWS)
 
 
 def test_round_trip(registered):
@@ -130,12 +130,12 @@ def test_rows_in_any_order_have_one_hash(table):
 def test_a_store_that_grew_still_scores(tmp_path, study_table):
     study_table.to_parquet(tmp_path / "runs.parquet")
     below = study_table[study_table["budget_flops"] < 1e12]
-    said = outlook(below, Target(1e12), LAWS)
+    said = forecast_loss(below, Target(1e12), LAWS)
     register(said, tmp_path / "claim.json", table=tmp_path / "runs.parquet")
     assert score(tmp_path / "claim.json", study_table).covered[0.95]
 
 
-def test_answer_joins_serving(table):
+def test_a_prediction_joins_serving(table):
     found = predict(table, flops=TARGET, laws=LAWS, inference_tokens=1e13, token_cap=1e10)
     assert len(found.servings) == 2
     assert "off the best size" in str(found)

@@ -5,7 +5,7 @@ import pytest
 
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.law import Cost
-from isoflop.scaling.prediction.serving import ServingError, capped, miss, repeated, serve
+from isoflop.scaling.prediction.serving import ServingError, capped, off_optimum, repeated, serve
 from tests.support.simulated import BENT, BESIROGLU
 
 C = 1e21
@@ -45,8 +45,8 @@ def test_serving_nothing_is_the_training_optimum():
 
 
 def test_cost_of_missing_the_optimum():
-    assert miss(BESIROGLU, C, 1.0) == pytest.approx((0.0, 1.0), abs=1e-9)
-    extra, waste = miss(BESIROGLU, C, 2.0)
+    assert off_optimum(BESIROGLU, C, 1.0) == pytest.approx((0.0, 1.0), abs=1e-9)
+    extra, waste = off_optimum(BESIROGLU, C, 2.0)
     best = BESIROGLU.optimal(C)
     q = BESIROGLU.alpha * BESIROGLU.A * float(best.N) ** -BESIROGLU.alpha
     u = np.log(2.0)

@@ -1,4 +1,4 @@
-"""The scoreboard: right law ahead, wrong ones refused with reasons, a stack that covers."""
+"""The scoreboard: right law ahead, wrong ones refused with reasons, a forecast average that covers."""
 
 import numpy as np
 import pandas as pd
@@ -6,10 +6,10 @@ import pytest
 
 from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.laws.chinchilla import Chinchilla
-from isoflop.scaling.selection.averaging import Forecast, mixture
-from isoflop.scaling.selection.holdout import HoldOutError
-from isoflop.scaling.selection.rolling_origins import FEWEST_ROWS, names_of, rolling_origins
-from isoflop.scaling.selection.scoreboard import BASELINE, STACKED, compare
+from isoflop.scaling.selection.averaging import Forecast, average
+from isoflop.scaling.selection.holdout import HoldOutError, law_names
+from isoflop.scaling.selection.rolling_origins import FEWEST_ROWS, rolling_origins
+from isoflop.scaling.selection.scoreboard import AVERAGE, BASELINE, compare
 from isoflop.scaling.table.conventions import points
 from tests.support.decision_checks import coverage
 from tests.support.simulated import BENT, BESIROGLU, isoflop_table
@@ -29,7 +29,7 @@ def test_each_law_is_announced_before_it_is_fitted():
 
 
 def test_every_law_has_a_score_or_a_reason(board):
-    assert set(board.frame.index) | set(board.refused) == {*LAWS, BASELINE, STACKED}
+    assert set(board.frame.index) | set(board.refused) == {*LAWS, BASELINE, AVERAGE}
     assert "unique_tokens" in board.refused["data-constrained"]
     assert all(name in str(board) for name in LAWS)
 
@@ -42,8 +42,8 @@ def test_the_true_form_wins_and_the_wrong_ones_are_far_behind(board):
     assert board.weights["chinchilla"] + board.weights["chinchilla-tied"] > 0.9
 
 
-def test_only_laws_that_weigh_n_against_d_are_stacked():
-    """A law of one scale may lead by AICc on few runs and then miss by a factor: it would take the stack along."""
+def test_only_laws_of_both_n_and_d_are_averaged():
+    """A law of one scale may lead by AICc on few runs and then miss by a factor: it would take the average along."""
     table = isoflop_table(BESIROGLU, seed=1)
     assert compare(table, ("chinchilla", "power-n"), findings=False).weights == {"chinchilla": 1.0, "power-n": 0.0}
     assert compare(table, ("power-n",), findings=False).weights == {"power-n": 1.0}
@@ -90,15 +90,15 @@ def test_too_small_a_table_says_so():
         compare(isoflop_table(BESIROGLU, seed=0), ("chinchilla",), above=1e30)
 
 
-def test_mixture_quantiles_invert_its_distribution():
+def test_quantiles_of_a_forecast_average_invert_its_distribution():
     parts = [
         Forecast(np.array([0.0, 1.0]), np.array([0.1, 0.2]), 5.0),
         Forecast(np.array([0.5, 0.0]), np.ones(2), 30.0),
     ]
-    both = mixture(parts, [0.3, 0.7])
+    both = average(parts, [0.3, 0.7])
     for p in (0.025, 0.5, 0.9):
         assert np.allclose(both.cdf(both.quantile(p)), p)
-    alone = mixture(parts[:1], [1.0])
+    alone = average(parts[:1], [1.0])
     assert np.allclose(alone.quantile(0.5), parts[0].mean)
     assert np.allclose(np.diff(alone.interval(0.9), axis=0)[0] / 2, parts[0].sd * 2.015, rtol=1e-3)
 
@@ -119,7 +119,7 @@ def test_gadre_has_a_score_or_a_reason_for_every_law(public_data):
     table = frame[["n_params", "tokens", "flops", "loss_c4_val"]].rename(columns={"loss_c4_val": "loss"})
     board = compare(table, findings=False)
     scored = set(board.frame.index)
-    assert scored | set(board.refused) == {*names_of(None), BASELINE, STACKED}
+    assert scored | set(board.refused) == {*law_names(), BASELINE, AVERAGE}
     assert "unique_tokens" in board.refused["data-constrained"]
     assert np.isfinite(board.frame["error"]).all()
     assert board.preferred == "chinchilla-tied"  # within a standard error of kappa free, with two parameters fewer
@@ -130,5 +130,5 @@ def test_coverage_at_ten_times_the_compute():
     laws = ("chinchilla", "chinchilla-kappa")
     assert coverage(BESIROGLU, laws, repeats=6)["chinchilla"]["coverage"] >= 0.66
     wrong = coverage(BENT, ("chinchilla", "chinchilla-tied"), repeats=6)
-    assert wrong["chinchilla"]["coverage"] < wrong["stacked"]["coverage"]
-    assert wrong["stacked"]["coverage"] >= 0.5
+    assert wrong["chinchilla"]["coverage"] < wrong["average"]["coverage"]
+    assert wrong["average"]["coverage"] >= 0.5

@@ -1,0 +1,88 @@
+"""Everything that bears on which law to use on a table: scores, likelihood-ratio tests, sensitivity."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from isoflop.scaling.findings.sensitivity import FAR, chinchilla_sensitivity
+from isoflop.scaling.fitting.fit import FitError
+from isoflop.scaling.selection.likelihood_ratio import LikelihoodRatioTest, likelihood_ratio_tests
+from isoflop.scaling.selection.rolling_origins import Scale
+from isoflop.scaling.selection.scoreboard import Scoreboard, compare
+from isoflop.scaling.table.conventions import points
+from isoflop.scaling.table.json_plain import plain
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The scoreboard of laws, the likelihood-ratio tests, and the sensitivity table (None where no fit succeeds)."""
+
+    board: Scoreboard
+    tests: tuple[LikelihoodRatioTest, ...]
+    moved: pd.DataFrame | None
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values: those of the scoreboard, with keys nested, sensitivity and notes."""
+        moved = plain(self.moved.reset_index(names="choice")) if self.moved is not None else None
+        tests = [t.to_dict() for t in self.tests]
+        return self.board.to_dict() | {"nested": tests, "sensitivity": moved, "notes": list(self.notes)}
+
+    def __str__(self) -> str:
+        lines = [str(self.board)]
+        if self.tests:
+            lines += [
+                "",
+                f"likelihood-ratio tests, null from {self.tests[0].resamples} refits under the claim:",
+                *map(str, self.tests),
+            ]
+        if self.moved is not None:
+            lines += [
+                "",
+                f"choices behind a chinchilla fit, with the loss at {FAR:g} times the largest compute; how far each "
+                "moves it, in half-widths of the 90% interval:",
+            ]
+            for name, r in self.moved.iterrows():
+                values = (
+                    f"a {r['a']:.4f} ({r['a_moved']:+.2f})  E {r['E']:.4f}  loss {r['loss']:.4f} "
+                    f"({r['loss_moved']:+.2f})"
+                )
+                lines.append(f"  {name:<24} {values if np.isfinite(r['a']) else r['why']}")
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def comparison(
+    table: pd.DataFrame,
+    laws: Sequence[str] | str | None = None,
+    *,
+    by: Scale = "flops",
+    above: float | None = None,
+    params: str = "matrices",
+    compute: str = "exact",
+    level: float = 0.9,
+    on_step: Callable[[str], None] | None = None,
+) -> Comparison:
+    """Compare laws on a table: `isoflop compare`.
+
+    `laws`, `by` and `above` are those of `compare`. `on_step` is called with the name of what is fitted next. Raises
+    ValueError for an unknown `by`, HoldOutError or CompareError when no law can be scored.
+
+    >>> import isoflop
+    >>> found = isoflop.compare(isoflop.example("quick"), ["chinchilla", "chinchilla-no-floor"])
+    >>> sorted(found.to_dict()["refused"])
+    []
+    """
+    if by not in ("flops", "n_params", "tokens"):
+        raise ValueError(f"--holdout-by {by}: choose flops, n_params or tokens")
+    data = points(table, params=params, compute=compute)
+    board = compare(data, laws, by=by, above=above, level=level, on_law=on_step)
+    if on_step:
+        on_step("likelihood-ratio tests")
+    try:
+        tests = tuple(likelihood_ratio_tests(data))
+        return Comparison(board, tests, chinchilla_sensitivity(table, params=params, compute=compute), data.notes)
+    except FitError as error:
+        return Comparison(board, (), None, (*data.notes, f"no likelihood-ratio tests: {error}"))

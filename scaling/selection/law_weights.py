@@ -1,0 +1,75 @@
+"""Weights of laws in a forecast average, from their forecasts at rolling origins."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from isoflop.scaling.fitting.fit import Fit, FitError
+from isoflop.scaling.fitting.objective import Objective
+from isoflop.scaling.selection.holdout import HoldOutError
+from isoflop.scaling.selection.rolling_origins import fit_at
+from isoflop.scaling.selection.scoreboard import CompareError, compare
+from isoflop.scaling.table.conventions import Points
+
+NOT_JOINT = "it does not weigh n_params against tokens"
+
+
+class NoLawError(ValueError):
+    """No law of both N and D can be fitted to a table."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class WeightedLaws:
+    """Fits of laws of both N and D, each with its weight in a forecast average; the weights sum to 1.
+
+    `preferred` is the one to quote by itself, `discrepancy` the standard deviation of ln loss that its forecasts missed
+    per unit of ln(scale) extrapolated (see Scoreboard). `refused` names the laws left out, with the reason.
+    """
+
+    fits: dict[str, Fit]
+    weights: dict[str, float]
+    preferred: str
+    discrepancy: float
+    refused: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def weigh_laws(data: Points, laws: Sequence[str], objective: Objective) -> WeightedLaws:
+    """Weigh laws by their forecasts at rolling origins, or equally where the table is too small to hold anything out.
+
+    Raises NoLawError when no law of both N and D can be fitted.
+    """
+    try:
+        board = compare(data, laws, objective=objective, findings=False)
+        every = {law: e.fit for law, e in board.entrants.items()}
+        fits, refused = _surfaces(every, board.refused)
+        if fits:
+            preferred = board.preferred if board.preferred in fits else min(fits, key=lambda f: board.frame["error"][f])
+            weights = {law: board.weights[law] for law in fits}
+            return WeightedLaws(fits, weights, preferred, board.discrepancy, refused, _left_out(refused))
+    except (HoldOutError, CompareError):
+        pass
+    every, failed = {}, {}
+    for law in laws:
+        try:
+            every[law] = fit_at(law, data, objective)
+        except FitError as error:
+            failed[law] = str(error)
+    fits, refused = _surfaces(every, failed)
+    if not fits:
+        reasons = "; ".join(f"{law}: {why}" for law, why in refused.items())
+        raise NoLawError(f"no law of n_params and tokens can be fitted: {reasons or 'no law was requested'}")
+    note = "too few scales to test the laws on: equal weights, and the interval does not know how far forecasts miss"
+    weights = dict.fromkeys(fits, 1.0 / len(fits))
+    return WeightedLaws(fits, weights, next(iter(fits)), 0.0, refused, (*_left_out(refused), note))
+
+
+def _surfaces(fits: dict[str, Fit], refused: dict[str, str]) -> tuple[dict[str, Fit], dict[str, str]]:
+    """The fits of laws of both N and D; the others join those refused."""
+    flat = {law: NOT_JOINT for law, f in fits.items() if not {"N", "D"} <= set(f.law.inputs)}
+    return {law: f for law, f in fits.items() if law not in flat}, refused | flat
+
+
+def _left_out(refused: dict[str, str]) -> tuple[str, ...]:
+    return tuple(f"{law} is left out: {why}" for law, why in refused.items())
