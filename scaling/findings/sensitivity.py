@@ -82,7 +82,7 @@ def _without_budgets(data: Points) -> Iterator[tuple[str, Points]]:
 def chinchilla_sensitivity(
     table: "pd.DataFrame | Points", *, params: str = "matrices", compute: str = "exact"
 ) -> pd.DataFrame:
-    """How a, E and the loss at 10 times the largest compute move with each change of the analysis behind a Chinchilla fit.
+    """How a, E and the loss at 10 times the largest compute move with each change of the analysis of a Chinchilla fit.
 
     A row per change, indexed by its name, "as fitted" first: a, E, loss, runs fitted, why (the reason where there is no
     fit), and a_moved and loss_moved in half-widths of the 90% interval. Raises FitError when the law cannot be fitted.
