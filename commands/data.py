@@ -14,8 +14,7 @@ def prepare(context: typer.Context, as_json: Json = False) -> None:
     from pathlib import Path
 
     from isoflop.experiments.compose import compose_all
-    from isoflop.experiments.data.corpus import Corpora
-    from isoflop.experiments.data.manifest import manifest_text
+    from isoflop.experiments.data.corpus import Corpora, manifest_text
     from isoflop.experiments.study.arms import variants
 
     for spec in compose_all(context.args):

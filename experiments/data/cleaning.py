@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from isoflop.experiments.data.sources import CorpusError
+from isoflop.experiments.data import CorpusError
 
 SHORTEST, LONGEST = 64, 2_000_000  # characters of a document
 MOST_REPEATED = 0.5  # of the characters, in lines that were there before

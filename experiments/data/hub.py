@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from isoflop.experiments.config import DataSpec, HubSpec
+from isoflop.experiments.data import CorpusError
 from isoflop.experiments.data.records import column_of
-from isoflop.experiments.data.sources import CorpusError
 
 COLUMN = "text"  # of the raw files; null where a row has none
 RAW_BYTES = 16 * 2**20

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from isoflop.experiments.data.sources import CorpusError
+from isoflop.experiments.data import CorpusError
 
 STAGE = "near-duplicates"
 NUMBERS, ROWS = 64, 4

@@ -1,28 +1,30 @@
 """Documents cleaned in parts, each a pure function of some files: kept on disk, so that an interruption costs one part.
 
     part-3.text    the documents one after the other
-    part-3.index   what is known of each, in the dtype of `index_dtype`
-    part-3.json    what was counted; written last: a part that has it is whole
+    part-3.index   a row for each document, in the dtype of `index_dtype`
+    part-3.json    the counts; written last: a part that has it is whole
 
-Memory does not grow with the corpus: a document at a time, and its index beside all others.
+One document is in memory at a time; indices are mapped.
 """
 
 import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from isoflop.experiments.config import DataSpec
-from isoflop.experiments.data import hub, near_duplicates, records
+from isoflop.experiments.data import near_duplicates
 from isoflop.experiments.data.cleaning import Count, clean
-from isoflop.experiments.data.sources import Document, is_held_out, read_documents
+from isoflop.experiments.data.records import Files
+from isoflop.experiments.data.sources import TextSource, is_held_out
 
 PART_BYTES = 16 * 2**20  # of files
 PARALLEL_FROM = 4  # parts: fewer are done before a second process has started
@@ -36,14 +38,16 @@ class Part:
     number: int
 
     def file(self, kind: str) -> Path:
+        """The file of this part of one kind: text, index or json."""
         return self.folder / f"part-{self.number}.{kind}"
 
     @property
-    def counted(self) -> dict:
+    def counted(self) -> dict[str, Any]:
+        """Documents and bytes read, what was skipped by reason, and the counts of each cleaning stage."""
         return json.loads(self.file("json").read_text())
 
     def index(self, data: DataSpec) -> np.ndarray:
-        """A row a document, mapped: what is not looked at takes no memory."""
+        """The index, a row for each document, mapped."""
         dtype, file = index_dtype(data), self.file("index")
         return np.memmap(file, dtype, mode="r") if file.stat().st_size else np.empty(0, dtype)
 
@@ -57,26 +61,27 @@ class Part:
 
 
 def index_dtype(data: DataSpec) -> np.dtype:
+    """A row of an index: length in bytes, side, hash, and the MinHash where near duplicates are to be removed."""
     near = [("signature", "u4", (near_duplicates.NUMBERS,))] if near_duplicates.STAGE in data.clean else []
     return np.dtype([("length", "i8"), ("held_out", "?"), ("digest", "u8", (2,)), *near])
 
 
-def make_parts(data: DataSpec, files: Sequence[tuple[str, Path]], folder: Path) -> list[Part]:
-    """The parts of `files` in their order; those that are there already are not made again."""
+def make_parts(source: TextSource, files: Files, folder: Path) -> list[Part]:
+    """The parts of `files` in their order, made on all cores; those that are there already are not made again."""
     groups = list(_groups(files))
     parts = [Part(folder, number) for number in range(len(groups))]
     missing = [(part, group) for part, group in zip(parts, groups, strict=True) if not part.file("json").exists()]
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     if len(missing) < PARALLEL_FROM or workers < 2:
         for part, group in missing:
-            _make(part, group, data)
+            _make(part, group, source)
     else:
         with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-            list(pool.map(_make, *zip(*missing, strict=True), [data] * len(missing)))
+            list(pool.map(_make, *zip(*missing, strict=True), [source] * len(missing)))
     return parts
 
 
-def _groups(files: Sequence[tuple[str, Path]]) -> Iterator[list[tuple[str, Path]]]:
+def _groups(files: Files) -> Iterator[list[tuple[str, Path]]]:
     group: list[tuple[str, Path]] = []
     size = 0
     for name, path in files:
@@ -89,13 +94,13 @@ def _groups(files: Sequence[tuple[str, Path]]) -> Iterator[list[tuple[str, Path]
         yield group
 
 
-def _make(part: Part, files: Sequence[tuple[str, Path]], data: DataSpec) -> None:
-    bad: Counter = Counter()
+def _make(part: Part, files: Files, source: TextSource) -> None:
+    data, skipped = source.data, Counter[str]()
     counts = [Count(stage) for stage in data.clean if stage != near_duplicates.STAGE]
     row = np.zeros(1, index_dtype(data))
     total = {"documents": 0, "bytes": 0}
     with part.file("text").open("wb") as text, part.file("index").open("wb") as index:
-        for document in _documents(files, data, bad):
+        for document in source.documents(files, skipped):
             total["documents"] += 1
             total["bytes"] += len(document.content)
             content = clean(document.content, counts) if counts else document.content
@@ -108,14 +113,5 @@ def _make(part: Part, files: Sequence[tuple[str, Path]], data: DataSpec) -> None
             text.write(content)
             index.write(row.tobytes())
     temporary = part.file("json.tmp")
-    temporary.write_text(json.dumps({"read": total, "bad": dict(bad), "stages": [asdict(c) for c in counts]}))
+    temporary.write_text(json.dumps({"read": total, "bad": dict(skipped), "stages": [asdict(c) for c in counts]}))
     os.replace(temporary, part.file("json"))
-
-
-def _documents(files: Sequence[tuple[str, Path]], data: DataSpec, bad: Counter) -> Iterator[Document]:
-    if data.source == "python-source":
-        yield from read_documents(files, cut=False)
-        return
-    column = data.text_column if data.source == "files" else hub.COLUMN
-    for name, path in files:
-        yield from records.documents(name, path, column=column, skip_bad=data.skip_bad, bad=bad)

@@ -1,4 +1,4 @@
-"""From sources to shards: parts, duplicates out, a tokenizer where one is to be trained, tokens side by side.
+"""From a source to a corpus's folder: parts, duplicates out, a tokenizer where one is to be trained, a shard a side.
 
 Everything is written in a working folder that takes the corpus's name when it is complete. A process that is killed
 or cut off from its source leaves it, and the next one goes on from its whole parts; any other error removes it.
@@ -11,35 +11,31 @@ import os
 import shutil
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from isoflop.experiments.config import DataSpec
-from isoflop.experiments.data import near_duplicates
-from isoflop.experiments.data.hub import StreamError, stream
+from isoflop.experiments.data import CorpusError, near_duplicates
+from isoflop.experiments.data.hub import StreamError
 from isoflop.experiments.data.parts import Part, make_parts
-from isoflop.experiments.data.sources import STDLIB_LICENCE, CorpusError, is_held_out
-from isoflop.experiments.data.synthetic import Language
-from isoflop.experiments.data.token_files import HEADER_BYTES, header, token_dtype
-from isoflop.experiments.data.token_source import describe_sides
-from isoflop.experiments.data.tokenizer import Bytes, Library, Tokenizer, train_bpe
+from isoflop.experiments.data.records import Files
+from isoflop.experiments.data.sources import Source, StoredTokens, TextSource, TokenSource, is_held_out
+from isoflop.experiments.data.token_files import HEADER_BYTES, SIDES, header, token_dtype
+from isoflop.experiments.data.tokenizer import Bytes, Library, train_bpe
 
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 DOCUMENTS = "held_out.documents"  # int64: where each held-out document ends in its shard, in tokens
-SIDES = ("train", "held_out")
 LEARNED_FROM = 64 * 2**20  # bytes of text, at most, that a tokenizer is trained on
 _BATCH_BYTES = 2**20  # of text given to a tokenizer at once
-Files = Sequence[tuple[str, Path]]
 
 
-def write_corpus(folder: Path, data: DataSpec, files: Files, recipe: dict) -> None:
+def write_corpus(folder: Path, source: Source, files: Files, recipe: Mapping[str, Any]) -> None:
     """Write the corpus folder, unless another process has while this one waited. Raises CorpusError, OSError."""
-    write = {"synthetic": _write_synthetic, "tokens": _describe_tokens}.get(data.source, _write_text)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder.with_name(f".{folder.name}.lock")):
         if (folder / MANIFEST).exists():
@@ -47,7 +43,7 @@ def write_corpus(folder: Path, data: DataSpec, files: Files, recipe: dict) -> No
         work = folder.with_name(f".{folder.name}.work")
         work.mkdir(exist_ok=True)
         try:
-            manifest = write(work, data, files) | {"recipe": {k: v for k, v in recipe.items() if k != "files"}}
+            manifest = _write(source, files, work) | {"recipe": {k: v for k, v in recipe.items() if k != "files"}}
             (work / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
             for leftover in [*work.glob("part-*"), *work.glob("raw*")]:
                 leftover.unlink()
@@ -71,27 +67,26 @@ def _locked(path: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def _write_synthetic(work: Path, data: DataSpec, _: Files) -> dict:
-    spec = data.synthetic
-    blocks = Language.draw(spec).sample(chains=spec.chains, length=spec.tokens // spec.chains, seed=spec.seed)
-    texts = enumerate(chain.from_iterable(blocks))
-    sides = ((text, is_held_out(f"chain-{i}", data.held_out_fraction), 0) for i, text in texts)
-    about = {"tokenizer_id": "none", "vocab_size": spec.vocab_size, "licence": "none: generated"}
-    written = _write_sides(work, data, spec.vocab_size, sides)
-    return _manifest(data, about, written) | {"bytes_per_token": None}
+def _write(source: Source, files: Files, work: Path) -> dict[str, Any]:
+    """Write the tokens of a source, unless they stay where they are; returns the manifest without the recipe."""
+    if isinstance(source, TextSource):
+        return _write_text(source, files, work)
+    if isinstance(source, TokenSource):
+        fraction = source.data.held_out_fraction
+        named = ((tokens, is_held_out(name, fraction), 0) for name, tokens in source.documents(files))
+        written = _write_sides(work, source.data, source.vocab_size, named)
+    elif isinstance(source, StoredTokens):
+        written = source.sides(files)
+    else:
+        raise TypeError(f"{type(source).__name__} is none of TextSource, TokenSource and StoredTokens")
+    about = {"tokenizer_id": "none", "vocab_size": source.vocab_size, "licence": source.licence}
+    return _manifest(source.data, about, written) | {"bytes_per_token": None}
 
 
-def _describe_tokens(_: Path, data: DataSpec, files: Files) -> dict:
-    """Tokens stay where they are: only the manifest is written."""
-    about = {"tokenizer_id": "none", "vocab_size": data.vocab_size, "licence": "the user's own"}
-    return _manifest(data, about, describe_sides(files, data)) | {"bytes_per_token": None}
-
-
-def _write_text(work: Path, data: DataSpec, files: Files) -> dict:
-    licence = STDLIB_LICENCE if data.source == "python-source" else "the user's own"
-    if data.source == "huggingface":
-        files, licence = stream(data, work)
-    parts = make_parts(data, files, work)
+def _write_text(source: TextSource, files: Files, work: Path) -> dict[str, Any]:
+    data = source.data
+    files, licence = source.fetch(files, work)
+    parts = make_parts(source, files, work)
     kept, stages = _distinct(parts, data, work)
     if not any(mask.any() for mask in kept):
         dropped = ", ".join(f"{stage['dropped']:,} by {stage['stage']}" for stage in stages if stage["dropped"])
@@ -99,11 +94,7 @@ def _write_text(work: Path, data: DataSpec, files: Files) -> dict:
         raise CorpusError(f"corpus {data.name}: no document is left of {read:,} ({dropped or 'nothing was read'})")
     tokenizer = _tokenizer(data, parts, kept, work)
     written = _write_sides(work, data, tokenizer.vocab_size, _encoded(parts, kept, data, tokenizer))
-    about = {
-        "tokenizer_id": tokenizer.tokenizer_id,
-        "vocab_size": tokenizer.vocab_size,
-        "licence": licence,
-    }
+    about = {"tokenizer_id": tokenizer.tokenizer_id, "vocab_size": tokenizer.vocab_size, "licence": licence}
     held = written["held_out"]
     return _manifest(data, about, written) | {
         "bytes_per_token": held["bytes"] / held["tokens"],
@@ -113,8 +104,9 @@ def _write_text(work: Path, data: DataSpec, files: Files) -> dict:
     }
 
 
-def _distinct(parts: Sequence[Part], data: DataSpec, work: Path) -> tuple[list[np.ndarray], list[dict]]:
-    """Which documents of each part stay: not empty, no copy of an earlier one, none near an earlier one; the counts."""
+def _distinct(parts: Sequence[Part], data: DataSpec, work: Path) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
+    """A mask for each part of the documents that stay (not empty, no copy of an earlier one, none near an earlier one
+    where that stage is on), and the counts of all stages."""
     index = [part.index(data) for part in parts]
     lengths = np.concatenate([rows["length"] for rows in index])
     digests = np.concatenate([rows["digest"] for rows in index])
@@ -140,7 +132,8 @@ def _distinct(parts: Sequence[Part], data: DataSpec, work: Path) -> tuple[list[n
     return np.split(alive, np.cumsum([len(rows) for rows in index])[:-1]), stages
 
 
-def _tokenizer(data: DataSpec, parts: Sequence[Part], kept: Sequence[np.ndarray], work: Path) -> Tokenizer:
+def _tokenizer(data: DataSpec, parts: Sequence[Part], kept: Sequence[np.ndarray], work: Path) -> Bytes | Library:
+    """The tokenizer of a corpus, trained on its text or read; one with a tokenizer.json has it written to `work`."""
     if data.tokenizer == "bytes":
         return Bytes()
     if data.tokenizer == "bpe":
@@ -153,7 +146,7 @@ def _tokenizer(data: DataSpec, parts: Sequence[Part], kept: Sequence[np.ndarray]
 
 
 def _sample(parts: Sequence[Part], kept: Sequence[np.ndarray], data: DataSpec) -> list[np.ndarray]:
-    """Which documents a tokenizer learns from: those trained on, by their hash as many as its memory allows."""
+    """Masks of the documents that a tokenizer is trained on: of the training side, by hash about LEARNED_FROM bytes."""
     index = [part.index(data) for part in parts]
     trained = [mask & ~rows["held_out"] for mask, rows in zip(kept, index, strict=True)]
     size = sum(int(rows["length"][mask].sum()) for mask, rows in zip(trained, index, strict=True))
@@ -167,7 +160,7 @@ def _contents(parts: Sequence[Part], kept: Sequence[np.ndarray], data: DataSpec)
 
 
 def _encoded(
-    parts: Sequence[Part], kept: Sequence[np.ndarray], data: DataSpec, tokenizer: Tokenizer
+    parts: Sequence[Part], kept: Sequence[np.ndarray], data: DataSpec, tokenizer: Bytes | Library
 ) -> Iterator[tuple[np.ndarray, bool, int]]:
     """(tokens, whether held out, bytes) of each document."""
     if isinstance(tokenizer, Bytes):
@@ -191,11 +184,16 @@ def _encode(batch: Sequence[tuple[bytes, bool]], tokenizer: Library) -> Iterator
         yield np.array(tokens, np.uint32), held_out, len(content)
 
 
-def _write_sides(work: Path, data: DataSpec, vocab_size: int, documents: Iterable) -> dict[str, dict]:
-    """Write both shards as the documents come; returns what the manifest says of each side."""
+def _write_sides(
+    work: Path, data: DataSpec, vocab_size: int, documents: Iterable[tuple[np.ndarray, bool, int]]
+) -> dict[str, dict[str, Any]]:
+    """Write both shards from (tokens, whether held out, bytes) of each document; returns the manifest's entry of each.
+
+    Raises CorpusError for a side without a document.
+    """
     dtype = token_dtype(vocab_size)
     hashes = {side: hashlib.sha256() for side in SIDES}
-    counts = {side: {"documents": 0, "tokens": 0, "bytes": 0} for side in SIDES}
+    counts: dict[str, dict[str, int]] = {side: {"documents": 0, "tokens": 0, "bytes": 0} for side in SIDES}
     shards = {side: _start_shard(work / f"{side}.bin") for side in SIDES}
     ends = array("q")
     try:
@@ -227,28 +225,30 @@ def _write_sides(work: Path, data: DataSpec, vocab_size: int, documents: Iterabl
     return {side: counts[side] | {"sha256": hashes[side].hexdigest()} for side in SIDES}
 
 
-def _start_shard(path: Path):
+def _start_shard(path: Path) -> BinaryIO:
+    """A shard opened for writing behind room for its header."""
     shard = path.open("wb")
     shard.write(bytes(HEADER_BYTES))
     return shard
 
 
-def _manifest(data: DataSpec, about: dict, written: dict[str, dict]) -> dict:
+def _manifest(data: DataSpec, about: dict[str, Any], written: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The corpus's id (hash of vocabulary size and tokens) and name, with what is known of it and of each side."""
     whole = hashlib.sha256(str(about["vocab_size"]).encode())
     for side in SIDES:
         whole.update(written[side]["sha256"].encode())
     return {"corpus_id": whole.hexdigest()[:12], "name": data.name} | about | written
 
 
-def _summed(counts: Iterable[dict]) -> dict:
-    total: Counter = Counter()
+def _summed(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total = Counter[str]()
     for count in counts:
         total.update(count)
     return dict(total)
 
 
-def _summed_stages(parts: Iterable[list[dict]]) -> list[dict]:
-    totals: dict[str, Counter] = {}
+def _summed_stages(parts: Iterable[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    totals: dict[str, Counter[str]] = {}
     for stages in parts:
         for stage in stages:
             numbers = {name: value for name, value in stage.items() if name != "stage"}

@@ -1,41 +1,304 @@
-"""Where text comes from: each source yields documents as (name, bytes), in an order that no disk decides."""
+"""Where a corpus comes from: one class for each value of data.source, with all that is particular to it.
 
-import glob
+A source checks the keys of `data` that it reads, lists its files, states its recipe (what its tokens are made from;
+the recipe's hash names the corpus's folder) and yields what a corpus is made of. There are three kinds:
+
+    TextSource      documents of text: cleaned, tokenized and written as shards
+    TokenSource     documents that are tokens from the start: written as shards
+    StoredTokens    token files that exist already: read where they are
+
+To add a source, write a subclass of one of them with its name: `class Mine(TextSource, name="mine")`.
+"""
+
 import hashlib
+import math
 import os
+import sys
 import sysconfig
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import MISSING, asdict, fields
+from glob import glob
+from itertools import chain
 from pathlib import Path
+from typing import Any, ClassVar
 
-STDLIB_LICENCE = "PSF-2.0 (Python standard library)"
+import numpy as np
+
+from isoflop.experiments.config import DataSpec, SyntheticSpec
+from isoflop.experiments.data import CorpusError, hub, near_duplicates, records, synthetic, token_files
+from isoflop.experiments.data.cleaning import check_stages
+from isoflop.experiments.data.records import Document, Files
+
+LAYOUT_VERSION = 1
+SOURCES: dict[str, type["Source"]] = {}  # by name, in the order of this file
 _NOT_LIBRARY = {"test", "tests", "idle_test", "idlelib", "site-packages", "dist-packages", "__pycache__"}
-_DOCUMENT_BYTES = 64 * 1024
 
 
-class CorpusError(ValueError):
-    """A corpus cannot be made from what was asked for."""
+class Source(ABC):
+    """One value of data.source, for one `data` of the configuration."""
+
+    name: ClassVar[str]
+    keys: ClassVar[tuple[str, ...]]  # keys of data that decide the tokens: in the recipe where not at their default
+    tokenizers: ClassVar[str]  # the values of data.tokenizer that it allows, for messages
+    licence: ClassVar[str] = "the user's own"
+
+    def __init_subclass__(cls, name: str = "") -> None:
+        """Enter a source under its name; the three kinds have none."""
+        super().__init_subclass__()
+        if name:
+            cls.name = name
+            SOURCES[name] = cls
+
+    def __init__(self, data: DataSpec) -> None:
+        self.data = data
+
+    def check(self) -> None:
+        """Raise CorpusError naming the key of `data` that no corpus can be made with."""
+        data = self.data
+        if not self.allows(data.tokenizer):
+            raise CorpusError(
+                f"data.tokenizer must be {self.tokenizers} with data.source={self.name}; not {data.tokenizer!r}"
+            )
+        check_stages(data.clean, [near_duplicates.STAGE])
+        if near_duplicates.STAGE in data.clean:
+            near_duplicates.check_installed()
+        if not 0 < data.held_out_fraction < 1:
+            raise CorpusError(f"data.held_out_fraction must lie between 0 and 1; not {data.held_out_fraction}")
+        for key in ("context_length", "eval_tokens", "vocab_size"):
+            if getattr(data, key) < 1:
+                raise CorpusError(f"data.{key} must be at least 1; not {getattr(data, key)}")
+
+    @abstractmethod
+    def allows(self, tokenizer: str) -> bool:
+        """Whether data.tokenizer may have this value."""
+
+    @abstractmethod
+    def files(self) -> Files:
+        """(name, path) of the files that it reads, in an order that no disk decides. Raises CorpusError for none."""
+
+    def recipe(self, files: Files) -> dict[str, Any]:
+        """What the tokens are made from, JSON-ready: settings, and the files' names, sizes and times (not read)."""
+        default = {f.name: f.default if f.default is not MISSING else [] for f in fields(DataSpec)}
+        changed = {key: value for key in self.keys if (value := getattr(self.data, key)) != default[key]}
+        seen = [(name, path.stat().st_size, path.stat().st_mtime_ns) for name, path in files]
+        return self._common_recipe() | self.made_from(files) | changed | {"files": seen}
+
+    def made_from(self, files: Files) -> dict[str, Any]:
+        """What this source adds to the recipe: what decides its tokens besides `keys` and the files."""
+        return {}
+
+    def reachable_loss(self, windows: np.ndarray) -> float:
+        """Nats/token of the best predictor on windows (W, T + 1) of its tokens; NaN where nobody knows it."""
+        return math.nan
+
+    def _common_recipe(self) -> dict[str, Any]:
+        return {"layout": LAYOUT_VERSION, "source": self.name, "held_out_fraction": self.data.held_out_fraction}
 
 
-@dataclass(frozen=True)
-class Document:
-    """A named piece of text; its name alone decides on which side of the split it falls."""
+class TextSource(Source):
+    """Documents of text."""
 
-    name: str
-    content: bytes
+    keys = ("text_column", "skip_bad", "clean", "tokenizer", "vocab_size")
+    tokenizers = "bytes, bpe or a tokenizer.json"
+
+    def allows(self, tokenizer: str) -> bool:
+        return tokenizer in ("bytes", "bpe") or tokenizer.endswith(".json")
+
+    def check(self) -> None:
+        tokenizer = self.data.tokenizer
+        if tokenizer.endswith(".json") and not Path(tokenizer).expanduser().is_file():
+            raise CorpusError(f"data.tokenizer: {tokenizer} is not a file (searched from {Path.cwd()})")
+        super().check()
+
+    def recipe(self, files: Files) -> dict[str, Any]:
+        recipe = super().recipe(files)
+        if self.data.tokenizer.endswith(".json"):
+            text = Path(self.data.tokenizer).expanduser().read_bytes()
+            recipe["tokenizer_sha256"] = hashlib.sha256(text).hexdigest()
+        return recipe
+
+    def fetch(self, files: Files, folder: Path) -> tuple[Files, str]:
+        """The files that `documents` reads, and their licence.
+
+        Text that is not in files yet is written to raw* in `folder`, where it stays until the corpus is complete.
+        """
+        return files, self.licence
+
+    @abstractmethod
+    def documents(self, files: Files, skipped: Counter[str]) -> Iterator[Document]:
+        """The documents of some of the fetched files, in order; several processes read some each.
+
+        With data.skip_bad, `skipped` counts what was left out, by reason; otherwise that raises CorpusError.
+        """
+
+
+class TokenSource(Source):
+    """Documents that are tokens from the start."""
+
+    keys = ()
+    tokenizers = "'none'"
+
+    def allows(self, tokenizer: str) -> bool:
+        return tokenizer == "none"
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """One more than the largest token there may be."""
+
+    @abstractmethod
+    def documents(self, files: Files) -> Iterator[tuple[str, np.ndarray]]:
+        """(name, tokens) of each document; the name decides on which side of the split it falls."""
+
+
+class StoredTokens(Source):
+    """Token files that are read where they are: nothing of them is copied into the corpus's folder."""
+
+    keys = TextSource.keys
+    tokenizers = "'none'"
+
+    def allows(self, tokenizer: str) -> bool:
+        return tokenizer == "none"
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest token there may be."""
+        return self.data.vocab_size
+
+    @abstractmethod
+    def sides(self, files: Files) -> dict[str, dict[str, Any]]:
+        """For train and held_out: file, range of tokens, counts and hash of the tokens, as the manifest states them."""
+
+
+class PythonSource(TextSource, name="python-source"):
+    """The standard library of the running interpreter: text that is on every machine."""
+
+    licence = "PSF-2.0 (Python standard library)"
+
+    def files(self) -> Files:
+        return python_sources()
+
+    def made_from(self, files: Files) -> dict[str, Any]:
+        return {"python": sys.version}
+
+    def documents(self, files: Files, skipped: Counter[str]) -> Iterator[Document]:
+        for name, path in files:
+            try:
+                yield Document(name, path.read_bytes())
+            except OSError as error:
+                raise CorpusError(
+                    f"data.source={self.name}: cannot read {path} ({error.strerror}); repair this Python, "
+                    "or take other text with data=text"
+                ) from error
+
+
+class TextFiles(TextSource, name="files"):
+    """The user's own files: data.files, of text or of records with a column data.text_column."""
+
+    def files(self) -> Files:
+        return matching_files(self.data.files)
+
+    def documents(self, files: Files, skipped: Counter[str]) -> Iterator[Document]:
+        for name, path in files:
+            yield from records.documents(
+                name, path, column=self.data.text_column, skip_bad=self.data.skip_bad, skipped=skipped
+            )
+
+
+class HuggingFace(TextSource, name="huggingface"):
+    """A data set that `datasets` opens: data.hub, of the Hugging Face Hub or a local folder."""
+
+    def check(self) -> None:
+        super().check()
+        hub.check(self.data.hub)
+
+    def files(self) -> Files:
+        return [(str(path), path) for path in hub.local_files(self.data.hub)]
+
+    def made_from(self, files: Files) -> dict[str, Any]:
+        return {"hub": asdict(self.data.hub)}
+
+    def fetch(self, files: Files, folder: Path) -> tuple[Files, str]:
+        return hub.stream(self.data, folder)
+
+    def documents(self, files: Files, skipped: Counter[str]) -> Iterator[Document]:
+        for name, path in files:
+            yield from records.documents(name, path, column=hub.COLUMN, skip_bad=self.data.skip_bad, skipped=skipped)
+
+
+class TokenFiles(StoredTokens, name="tokens"):
+    """Files that nanoGPT, llm.c or Megatron wrote: data.files, with tokens below data.vocab_size."""
+
+    def files(self) -> Files:
+        return matching_files(self.data.files)
+
+    def made_from(self, files: Files) -> dict[str, Any]:
+        return {"paths": [str(path) for _, path in files]}
+
+    def sides(self, files: Files) -> dict[str, dict[str, Any]]:
+        return token_files.describe_sides(
+            [path for _, path in files], held_out_fraction=self.data.held_out_fraction, vocab_size=self.vocab_size
+        )
+
+
+class Synthetic(TokenSource, name="synthetic"):
+    """A Markov language, data.synthetic, whose entropy is known exactly."""
+
+    licence = "none: generated"
+
+    def check(self) -> None:
+        super().check()
+        synthetic.check(self.data.synthetic)
+
+    def files(self) -> Files:
+        return []
+
+    def recipe(self, files: Files) -> dict[str, Any]:
+        spec, default = asdict(self.data.synthetic), SyntheticSpec()
+        for younger in ("order", "rank"):  # than the first corpora, whose folders keep their names
+            if spec[younger] == getattr(default, younger):
+                del spec[younger]
+        return self._common_recipe() | {"synthetic": spec}
+
+    @property
+    def vocab_size(self) -> int:
+        return self.data.synthetic.vocab_size
+
+    def documents(self, files: Files) -> Iterator[tuple[str, np.ndarray]]:
+        spec = self.data.synthetic
+        language = synthetic.Language.draw(spec)
+        blocks = language.sample(chains=spec.chains, length=spec.tokens // spec.chains, seed=spec.seed)
+        return ((f"chain-{i}", tokens) for i, tokens in enumerate(chain.from_iterable(blocks)))
+
+    def reachable_loss(self, windows: np.ndarray) -> float:
+        return synthetic.Language.draw(self.data.synthetic).reachable_loss(windows)
+
+
+def source_of(data: DataSpec) -> Source:
+    """The source that data.source names. Raises CorpusError if there is none of this name."""
+    if data.source not in SOURCES:
+        raise CorpusError(f"data.source must be one of {', '.join(SOURCES)}; not {data.source!r}")
+    return SOURCES[data.source](data)
+
+
+def is_held_out(name: str, fraction: float) -> bool:
+    """Whether a document of this name is held out: the same answer on every machine, whatever else is in the corpus."""
+    return int.from_bytes(hashlib.sha1(name.encode()).digest()[:8], "big") < fraction * 2**64
 
 
 def python_sources() -> list[tuple[str, Path]]:
     """(relative name, path) of the standard library's modules, without tests, the editor and build settings."""
     root = Path(sysconfig.get_paths()["stdlib"])
     found = []
-    for folder, subfolders, files in os.walk(root):
+    for folder, subfolders, names in os.walk(root):
         subfolders[:] = sorted(s for s in subfolders if s not in _NOT_LIBRARY and not s.startswith("config-"))
-        found += [Path(folder) / f for f in files if f.endswith(".py") and not f.startswith("_sysconfigdata")]
+        found += [Path(folder) / f for f in names if f.endswith(".py") and not f.startswith("_sysconfigdata")]
     return sorted((p.relative_to(root).as_posix(), p) for p in found)
 
 
-def matching_files(patterns: Sequence[str]) -> list[tuple[str, Path]]:
+def matching_files(patterns: list[str]) -> list[tuple[str, Path]]:
     """(name relative to the common folder, path) of the files that the globs match.
 
     Raises CorpusError if there is no pattern, or one that matches nothing.
@@ -44,50 +307,10 @@ def matching_files(patterns: Sequence[str]) -> list[tuple[str, Path]]:
         raise CorpusError("data.files is empty; give globs of text files, e.g. 'data.files=[/texts/**/*.txt]'")
     paths: set[Path] = set()
     for pattern in patterns:
-        matches = [Path(p).resolve() for p in glob.glob(os.path.expanduser(pattern), recursive=True)]
+        matches = [Path(p).resolve() for p in glob(os.path.expanduser(pattern), recursive=True)]
         matches = [p for p in matches if p.is_file()]
         if not matches:
             raise CorpusError(f"data.files: {pattern!r} matches no file (searched from {Path.cwd()})")
         paths.update(matches)
     common = Path(os.path.commonpath([p.parent for p in paths]))
     return sorted((p.relative_to(common).as_posix(), p) for p in paths)
-
-
-def read_documents(files: Sequence[tuple[str, Path]], *, cut: bool) -> Iterator[Document]:
-    """The files' bytes; with `cut`, long files in pieces that end at a line, so that one book has a held-out part."""
-    for name, path in files:
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise CorpusError(
-                f"data.files: cannot read {path} ({error.strerror}); leave it out of the globs"
-            ) from error
-        if cut:
-            yield from (Document(f"{name}#{i}", piece) for i, piece in enumerate(cut_text(content)))
-        else:
-            yield Document(name, content)
-
-
-def distinct(documents: Iterator[Document]) -> Iterator[Document]:
-    """The documents without the empty ones and without copies of an earlier one."""
-    seen = set()
-    for document in documents:
-        digest = hashlib.sha256(document.content).digest()
-        if document.content and digest not in seen:
-            seen.add(digest)
-            yield document
-
-
-def is_held_out(name: str, fraction: float) -> bool:
-    """Whether a document of this name is held out: the same answer on every machine, whatever else is in the corpus."""
-    return int.from_bytes(hashlib.sha1(name.encode()).digest()[:8], "big") < fraction * 2**64
-
-
-def cut_text(content: bytes) -> Iterator[bytes]:
-    """A long text in pieces that end at a line where there is one."""
-    start = 0
-    while start < len(content):
-        end = content.find(b"\n", start + _DOCUMENT_BYTES - 1) + 1
-        end = end if 0 < end <= start + 2 * _DOCUMENT_BYTES else min(start + _DOCUMENT_BYTES, len(content))
-        yield content[start:end]
-        start = end

@@ -16,7 +16,7 @@ from math import prod
 import numpy as np
 
 from isoflop.experiments.config import SyntheticSpec
-from isoflop.experiments.data.sources import CorpusError
+from isoflop.experiments.data import CorpusError
 
 LARGEST_TABLE = 2**24  # probabilities: 134 MB
 _BLOCK = 2**24  # tokens sampled at once

@@ -1,26 +1,36 @@
 """Token files that other trainers wrote, memory-mapped in place, and the shards that corpora are written as.
 
 - llm.c: 256 int32 (magic 20240520, version 1, count), then uint16; with magic 20240801, version 7: uint32
-- Megatron: NAME.bin of raw tokens beside NAME.idx (MMIDIDX, version 1, a code for the type, counts, lengths, offsets)
+- Megatron: NAME.bin of raw tokens, with NAME.idx (MMIDIDX, version 1, a code for the type, counts, lengths, offsets)
 - nanoGPT: a .bin of uint16 and nothing else
 """
 
+import hashlib
+import re
 import struct
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from isoflop.experiments.data.sources import CorpusError
+from isoflop.experiments.data import CorpusError
 
+SIDES = ("train", "held_out")
 HEADER_BYTES = 1024
-LLM_C = {(20240520, 1): np.uint16, (20240801, 7): np.uint32}
+LLM_C: dict[tuple[int, int], type[np.unsignedinteger]] = {(20240520, 1): np.uint16, (20240801, 7): np.uint32}
 MEGATRON_MAGIC = b"MMIDIDX\x00\x00"
-MEGATRON_TYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16}
-LARGEST_SHARD = 2**31
+MEGATRON_TYPES: dict[int, type[np.integer]] = {
+    1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16,
+}  # fmt: skip
+LARGEST_SHARD = 2**31  # tokens, exclusive: the count in its header is an int32
+_MEGATRON_HEADER = struct.Struct("<QBQQ")  # version, code of the token type, sequences, documents
+_HELD_OUT = re.compile(r"(?:^|[^a-z])(?:val|valid|validation|held|test|eval)(?:[^a-z]|$)")
+_CHUNK = 2**22  # tokens hashed at once
 
 
 def open_tokens(path: Path) -> np.ndarray:
-    """The tokens of a file, mapped and not read. Raises CorpusError for a file whose header and size disagree."""
+    """The tokens of a file, 1-d, mapped and not read. Raises CorpusError for a file whose header and size disagree."""
     index = path.with_suffix(".idx")
     if index.exists():
         return _open_megatron(path, index)
@@ -35,8 +45,8 @@ def open_tokens(path: Path) -> np.ndarray:
     return _map(path, np.uint16, 0)
 
 
-def header(dtype: type, count: int) -> bytes:
-    """The first bytes of a shard of `count` tokens. Raises CorpusError beyond what its int32 can say."""
+def header(dtype: type[np.unsignedinteger], count: int) -> bytes:
+    """The first 1024 bytes of a shard of `count` tokens. Raises CorpusError beyond what its int32 can state."""
     if count >= LARGEST_SHARD:
         raise CorpusError(f"{count:,} tokens exceed the 2^31 of a shard; use less text")
     (magic, version), _ = next(item for item in LLM_C.items() if item[1] is dtype)
@@ -45,11 +55,69 @@ def header(dtype: type, count: int) -> bytes:
     return start.tobytes()
 
 
-def token_dtype(vocab_size: int) -> type:
+def token_dtype(vocab_size: int) -> type[np.unsignedinteger]:
+    """The type that shards of so large a vocabulary have."""
     return np.uint16 if vocab_size <= 2**16 else np.uint32
 
 
-def _map(path: Path, dtype: type, offset: int) -> np.ndarray:
+def describe_sides(paths: Sequence[Path], *, held_out_fraction: float, vocab_size: int) -> dict[str, dict[str, Any]]:
+    """For each side its file, range of tokens, counts and hash: what a manifest states of tokens that stay in place.
+
+    Of two files the one with val, valid, held, test or eval in its name is held out; of a single file its end is. The
+    tokens are read once. Raises CorpusError for other files, and for a token that is not below `vocab_size`.
+    """
+    paths = [path for path in paths if path.suffix != ".idx"]
+    held = [path for path in paths if _HELD_OUT.search(path.name.lower())]
+    if len(paths) == 1:
+        count = len(open_tokens(paths[0]))
+        cut = count - max(1, round(held_out_fraction * count))
+        ranges = {"train": (paths[0], 0, cut), "held_out": (paths[0], cut, count)}
+    elif len(paths) == 2 and len(held) == 1:
+        train = next(path for path in paths if path not in held)
+        ranges = {side: (p, 0, len(open_tokens(p))) for side, p in zip(SIDES, (train, held[0]), strict=True)}
+    else:
+        raise CorpusError(
+            f"data.files matches {len(paths)} token files, {len(held)} of them held out by name; "
+            "give one file, or a training file and one with val in its name"
+        )
+    return {side: _describe(*where, vocab_size) for side, where in ranges.items()}
+
+
+def open_side(folder: Path, side: str, stated: dict[str, Any]) -> np.ndarray:
+    """The tokens of one side of a corpus, mapped: its shard in `folder`, or those that its manifest found elsewhere.
+
+    Raises CorpusError when they are not as many as `stated`, the manifest's entry for the side.
+    """
+    damaged = f"{folder}: {side}.bin is not what its manifest says; delete the folder and prepare again"
+    if "file" in stated:
+        start, end = stated["range"]
+        tokens = open_tokens(Path(stated["file"]))[start:end]
+    else:
+        try:
+            tokens = open_tokens(folder / f"{side}.bin")
+        except CorpusError as error:
+            raise CorpusError(damaged) from error
+    if len(tokens) != stated["tokens"]:
+        raise CorpusError(damaged)
+    return tokens
+
+
+def _describe(path: Path, start: int, end: int, vocab_size: int) -> dict[str, Any]:
+    tokens, digest = open_tokens(path), hashlib.sha256()
+    for at in range(start, end, _CHUNK):
+        part = tokens[at : min(at + _CHUNK, end)]
+        beyond = np.flatnonzero((part >= vocab_size) | (part < 0))
+        if len(beyond):
+            raise CorpusError(
+                f"{path}: token {part[beyond[0]]} at position {at + beyond[0]} is beyond data.vocab_size={vocab_size}"
+            )
+        digest.update(part.astype(token_dtype(vocab_size)).tobytes())
+    return {
+        "documents": 1, "tokens": end - start, "sha256": digest.hexdigest(), "file": str(path), "range": [start, end],
+    }  # fmt: skip
+
+
+def _map(path: Path, dtype: type[np.integer], offset: int) -> np.ndarray:
     left = path.stat().st_size - offset
     if left <= 0 or left % np.dtype(dtype).itemsize:
         raise CorpusError(f"{path}: {left} bytes are not a whole number of {np.dtype(dtype)} tokens")
@@ -57,16 +125,22 @@ def _map(path: Path, dtype: type, offset: int) -> np.ndarray:
 
 
 def _open_megatron(path: Path, index: Path) -> np.ndarray:
+    start_bytes = len(MEGATRON_MAGIC) + _MEGATRON_HEADER.size
     with index.open("rb") as file:
-        start = file.read(34)
-        if start[:9] != MEGATRON_MAGIC or len(start) < 34:
+        start = file.read(start_bytes)
+        if not start.startswith(MEGATRON_MAGIC) or len(start) < start_bytes:
             raise CorpusError(f"{index}: not a Megatron index (its first bytes are {start[:9]!r})")
-        _, code, sequences, _ = struct.unpack("<QBQQ", start[9:])
+        _, code, sequences, _ = _MEGATRON_HEADER.unpack_from(start, len(MEGATRON_MAGIC))
         if code not in MEGATRON_TYPES:
             raise CorpusError(f"{index}: token type {code}; known are {', '.join(map(str, MEGATRON_TYPES))}")
+        if 4 * sequences > index.stat().st_size - start_bytes:
+            raise CorpusError(f"{index}: its header says {sequences} sequences, too many for a file of its size")
         lengths = np.frombuffer(file.read(4 * sequences), "<i4")
+    if (lengths < 0).any():
+        first = int(np.flatnonzero(lengths < 0)[0])
+        raise CorpusError(f"{index}: sequence {first} has a length of {lengths[first]}; write the index again")
     tokens = _map(path, MEGATRON_TYPES[code], 0)
-    if len(lengths) != sequences or lengths.sum(dtype=np.int64) != len(tokens):
-        said = lengths.sum(dtype=np.int64)
-        raise CorpusError(f"{path}: its index names {said} tokens, the file holds {len(tokens)}")
+    total = lengths.sum(dtype=np.int64)
+    if total != len(tokens):
+        raise CorpusError(f"{path}: its index names {total} tokens, the file holds {len(tokens)}")
     return tokens

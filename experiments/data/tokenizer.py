@@ -160,7 +160,9 @@ def find_tokenizer(tokenizer_id: str, vocab_size: int, folder: Path) -> Tokenize
 
 
 def _tokenizer_json(**parts: object) -> str:
-    empty = {"truncation": None, "padding": None, "added_tokens": [], "normalizer": None, "post_processor": None}
+    empty: dict[str, object] = {
+        "truncation": None, "padding": None, "added_tokens": [], "normalizer": None, "post_processor": None,
+    }  # fmt: skip
     return json.dumps({"version": "1.0", **empty, **parts}, ensure_ascii=False) + "\n"
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from isoflop.experiments.data.gather import sent
+from isoflop.experiments.data.batches import to_device
 from isoflop.experiments.study.schedule import learning_rate
 from isoflop.experiments.training.cuda_graph import GraphedStep
 from isoflop.experiments.training.learner import Learner
@@ -81,7 +81,7 @@ class PackedStep:
         peaks = [learner.cell.optim.learning_rate for learner in learners]
         schedule, begin = learners[0].cell.schedule, learners[0].step
         factors = [learning_rate(schedule, step, steps)[0] for step in range(begin, until)]
-        return sent(torch.tensor([[factor * peak for peak in peaks] for factor in factors]), self.device).unbind()
+        return to_device(torch.tensor([[factor * peak for peak in peaks] for factor in factors]), self.device).unbind()
 
     def _load(self, learners: Sequence[Learner]) -> None:
         """Copy the learners' state into the stacks."""
@@ -89,7 +89,7 @@ class PackedStep:
             torch.stack([learner.optimizer.tensors()[name] for learner in learners], out=stack)
         torch.stack([learner.loss_sum for learner in learners], out=self.loss_sum_K)
         decay = torch.tensor([[learner.cell.optim.weight_decay] for learner in learners])
-        self.decay_K1.copy_(sent(decay, self.device))
+        self.decay_K1.copy_(to_device(decay, self.device))
 
     def _store(self, learners: Sequence[Learner]) -> None:
         """Copy the stacks back into the learners."""

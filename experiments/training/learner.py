@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from isoflop.experiments.config import WhereSpec
-from isoflop.experiments.data.batches import count_windows, window_numbers
+from isoflop.experiments.data.batches import AT_ONCE, count_windows, gatherer, to_device, window_numbers
 from isoflop.experiments.data.corpus import Corpus
-from isoflop.experiments.data.gather import AT_ONCE, gatherer, sent
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.engine import Engine, decide
 from isoflop.experiments.study.schedule import curve_stride, learning_rate
@@ -102,7 +101,9 @@ class Learner:
         rates = [learning_rate(schedule, step, steps)[0] * peak for step in range(self.step, until)]
         if not (self.on_cuda or self.engine.graph):
             return rates
-        return sent(torch.tensor(rates, dtype=torch.float32 if self.on_cuda else torch.float64), self.device).unbind()
+        return to_device(
+            torch.tensor(rates, dtype=torch.float32 if self.on_cuda else torch.float64), self.device
+        ).unbind()
 
     def gradients(self, tokens: Tensor) -> Tensor:
         """Mean loss of a batch (B, T + 1), nats/token; its gradients lie where the optimizer reads them."""

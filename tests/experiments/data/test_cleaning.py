@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from isoflop.experiments.config import DataSpec
-from isoflop.experiments.data import near_duplicates
+from isoflop.experiments.data import CorpusError, near_duplicates
 from isoflop.experiments.data.cleaning import STAGES, Count, check_stages, clean
 from isoflop.experiments.data.corpus import prepare
-from isoflop.experiments.data.sources import CorpusError, is_held_out
+from isoflop.experiments.data.sources import is_held_out
 
 ALL = [*STAGES, near_duplicates.STAGE]
 

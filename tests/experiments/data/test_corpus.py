@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from isoflop.experiments.config import DataSpec, SyntheticSpec
+from isoflop.experiments.data import CorpusError
 from isoflop.experiments.data.corpus import prepare, spread_windows
-from isoflop.experiments.data.sources import CorpusError, is_held_out, python_sources
+from isoflop.experiments.data.sources import is_held_out, python_sources
 
 SMALL = SyntheticSpec(vocab_size=12, tokens=60_000, chains=100)
 

@@ -7,9 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from isoflop.experiments.config import DataSpec, HubSpec, saved_data
-from isoflop.experiments.data import hub
+from isoflop.experiments.data import CorpusError, hub
 from isoflop.experiments.data.corpus import prepare
-from isoflop.experiments.data.sources import CorpusError
 
 datasets = pytest.importorskip("datasets", reason="needs the extra `data`")
 TEXTS = [f"document {i} caf\u00e9 " * (1 + i % 5) for i in range(60)]

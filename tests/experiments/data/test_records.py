@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from isoflop.experiments.config import DataSpec
+from isoflop.experiments.data import CorpusError
 from isoflop.experiments.data.corpus import prepare
 from isoflop.experiments.data.records import documents
-from isoflop.experiments.data.sources import CorpusError
 
 TEXTS = ["one", "two \u00e9\n", "three \U0001f642"]
 LINES = "".join(json.dumps({"text": text, "id": i}) + "\n" for i, text in enumerate(TEXTS)).encode()
@@ -17,7 +17,7 @@ LINES = "".join(json.dumps({"text": text, "id": i}) + "\n" for i, text in enumer
 
 def read(path, *, column="text", skip_bad=False):
     bad = Counter()
-    found = list(documents(path.name, path, column=column, skip_bad=skip_bad, bad=bad))
+    found = list(documents(path.name, path, column=column, skip_bad=skip_bad, skipped=bad))
     return [(d.name, d.content.decode()) for d in found], dict(bad)
 
 

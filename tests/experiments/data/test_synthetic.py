@@ -20,8 +20,8 @@ from isoflop.experiments.config import (
     WhereSpec,
     WindowSpec,
 )
+from isoflop.experiments.data import CorpusError
 from isoflop.experiments.data.corpus import Corpora, prepare
-from isoflop.experiments.data.sources import CorpusError
 from isoflop.experiments.data.synthetic import Language
 from isoflop.experiments.study.study import expand
 from isoflop.experiments.training.trainer import train_trunk

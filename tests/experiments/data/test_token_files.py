@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from isoflop.experiments.config import DataSpec
+from isoflop.experiments.data import CorpusError
 from isoflop.experiments.data.corpus import prepare
-from isoflop.experiments.data.sources import CorpusError
 from isoflop.experiments.data.token_files import header, open_tokens
 
 TOKENS = [7, 0, 49_999, 12, 65_535] * 40

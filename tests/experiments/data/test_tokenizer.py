@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from isoflop.experiments.config import DataSpec
+from isoflop.experiments.data import CorpusError
 from isoflop.experiments.data.corpus import prepare
-from isoflop.experiments.data.sources import CorpusError
 from isoflop.experiments.data.tokenizer import Bytes, Library, TokenizerError, train_bpe
 
 pytest.importorskip("tokenizers", reason="needs the extra `data`")

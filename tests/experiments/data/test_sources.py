@@ -1,0 +1,82 @@
+"""A source carries its own facts: one class is enough for a new one."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from isoflop.experiments.config import DataSpec
+from isoflop.experiments.data import CorpusError
+from isoflop.experiments.data.corpus import prepare
+from isoflop.experiments.data.records import Document
+from isoflop.experiments.data.sources import SOURCES, Source, TextSource, TokenSource, source_of
+from tests.support.root import ROOT
+
+
+@pytest.fixture(autouse=True)
+def sources(monkeypatch):
+    """Sources of a test are gone after it."""
+    for name in ("counted", "squares"):
+        monkeypatch.delitem(SOURCES, name, raising=False)
+    yield
+    for name in ("counted", "squares"):
+        SOURCES.pop(name, None)
+
+
+def spec(source, **changes):
+    return DataSpec(name="mine", source=source, context_length=8, held_out_fraction=0.3, **changes)
+
+
+def test_the_names_are_those_of_the_classes():
+    assert list(SOURCES) == ["python-source", "files", "huggingface", "tokens", "synthetic"]
+    assert all(isinstance(source_of(DataSpec(source=name)), Source) for name in SOURCES)
+
+
+def test_a_source_of_text_is_one_class(tmp_path):
+    class Counted(TextSource, name="counted"):
+        licence = "mine"
+
+        def files(self):
+            return []
+
+        def fetch(self, files, folder):
+            (folder / "raw-1.txt").write_text("\n".join(f"line {i} of this" for i in range(40)))
+            return [("one", folder / "raw-1.txt")], self.licence
+
+        def documents(self, files, skipped):
+            for _, path in files:
+                yield from (Document(line, f"{line}\n".encode()) for line in path.read_text().splitlines())
+
+    corpus = prepare(spec("counted"), tmp_path)
+    assert (corpus.manifest["read"]["documents"], corpus.manifest["licence"]) == (40, "mine")
+    assert corpus.train.astype(np.uint8).tobytes().startswith(b"line ")
+    assert not list(corpus.folder.glob("raw*"))
+    with pytest.raises(CorpusError, match=r"must be bytes, bpe or a tokenizer.json with data.source=counted; not 'no'"):
+        prepare(spec("counted", tokenizer="no"), tmp_path)
+
+
+def test_a_source_of_tokens_is_one_class(tmp_path):
+    class Squares(TokenSource, name="squares"):
+        vocab_size = 64
+
+        def files(self):
+            return []
+
+        def documents(self, files):
+            return ((f"from {i}", np.arange(i, i + 20) ** 2 % 64) for i in range(60))
+
+        def reachable_loss(self, windows):
+            return 0.5
+
+    corpus = prepare(spec("squares", tokenizer="none"), tmp_path)
+    assert (corpus.vocab_size, corpus.loss_floor, corpus.tokenizer_id) == (64, 0.5, "none")
+    assert corpus.train_tokens + corpus.held_out_tokens == 1200
+    with pytest.raises(CorpusError, match=r"data.tokenizer must be 'none' with data.source=squares; not 'bytes'"):
+        prepare(spec("squares"), tmp_path)
+
+
+def test_a_study_is_expanded_without_torch_or_the_readers_of_files():
+    code = "import sys, isoflop.experiments.study.study; print(sorted({'torch', 'pyarrow'} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert found.stdout.strip() == "[]", found.stderr
