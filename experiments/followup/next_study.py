@@ -18,7 +18,7 @@ from isoflop.experiments.followup.template import NextStudyError, Setting, model
 from isoflop.experiments.study.rules import optimizer_flops
 from isoflop.experiments.study.sizes import load_size, size_names, suggest
 from isoflop.models.config import n_matrices, n_total, training_flops_per_token
-from isoflop.scaling.design.candidates import Lattice, lattice
+from isoflop.scaling.design.candidates import CandidateRuns, candidate_runs
 from isoflop.scaling.design.design import Design
 from isoflop.scaling.design.planning import plan_from_law, plan_from_table, ratios_of
 from isoflop.scaling.laws.chinchilla import Chinchilla
@@ -30,7 +30,7 @@ MIN_STEPS = 250
 GOALS = ("n_opt", "loss", "multiplier")
 
 
-def runnable(runs: pd.DataFrame, budget: float, setting: Setting) -> Lattice:
+def runnable(runs: pd.DataFrame, budget: float, setting: Setting) -> CandidateRuns:
     """Cells of the sizes in conf/model that the budget affords and these final rows have not done.
 
     Raises NextStudyError for runs that differ in what cells must share.
@@ -46,7 +46,7 @@ def runnable(runs: pd.DataFrame, budget: float, setting: Setting) -> Lattice:
     ends = {name: setting.trained[n] for name, n in zip(sizes["size"], sizes["total"], strict=True)
             if n in setting.trained}  # fmt: skip
     most = float(runs["unique_tokens"].min() * max(1.0, runs["epochs"].max()))
-    return lattice(
+    return candidate_runs(
         sizes, budget, runs=done, cooldown=setting.cooldown, trained=ends, min_steps=MIN_STEPS, max_tokens=most,
         ratios=ratios_of(runs),
     )  # fmt: skip

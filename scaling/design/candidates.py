@@ -1,7 +1,8 @@
-"""The cells that could be run next, and what each would cost given what is trained already.
+"""Candidate runs: the cells that a design can choose from, and what each costs given what is trained already.
 
-With a shared trunk a longer branch costs only its extra tokens and its own cooldown; a shorter one than the trunk
-went starts anew. Without trunks (`cooldown` 1) every cell costs all its tokens.
+Cells of one size share a trunk: a cell that branches off beyond the trunk's end costs only the tokens from there and
+its own cooldown; one that branches off before it trains its trunk from the start. Without trunks (`cooldown` 1) every
+cell costs all its tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,23 +14,23 @@ import pandas as pd
 
 from isoflop.scaling.laws.law import Array, Cost
 
-STEP = 10.0**0.125  # between budgets of the lattice
-SAME_TOKENS = 0.15  # in ln: a cell this close to one already run adds little but noise
-RATIOS = (2.0, 300.0)  # tokens per parameter: beyond is another regime
+STEP = 10.0**0.125  # factor between neighbouring budgets
+SAME_TOKENS = 0.15  # in ln: a cell this close in tokens to one of the same size already run is not offered
+RATIOS = (2.0, 300.0)  # tokens per parameter of candidates, at least and at most
 
 
 class DesignError(ValueError):
-    """No runs can be suggested."""
+    """No runs can be suggested; the message says why and what to change."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True)
-class Lattice:
-    """Cells to choose from. `frame`: size, budget (FLOPs asked for), n_params, tokens, flops.
+class CandidateRuns:
+    """Cells to choose from: a row of `frame` each, with size, budget (nominal FLOPs), n_params, tokens, flops.
 
-    `trained` holds for each size the tokens that its trunk has seen, where a checkpoint of it exists; `per_token` its
-    FLOPs per token; `cooldown` the share of a cell's tokens after its branch point.
+    `per_token` holds the FLOPs per token of each size, `trained` the tokens that its trunk has seen where a checkpoint
+    exists; `cooldown` is the share of a cell's tokens after its branch point.
     """
 
     frame: pd.DataFrame
@@ -42,36 +43,38 @@ class Lattice:
 
     @cached_property
     def _prices(self) -> tuple[Array, Array, Array]:
-        """Of each cell: FLOPs of its cooldown, FLOPs from where its trunk is taken up to its branch point, and which
-        stretch of which trunk that is."""
-        cooldown, advance, stretch = [], [], []
+        """Of each cell: FLOPs of its cooldown, FLOPs of its trunk up to its branch point, and which trunk that is.
+
+        A trunk is one size from the start or from the end of what is trained; it is numbered from 0.
+        """
+        cooldown, advance, trunk = [], [], []
         for size, tokens in zip(self.frame["size"], self.frame["tokens"], strict=True):
             end, branch = self.trained.get(size, 0.0), (1 - self.cooldown) * tokens
             start = end if end <= branch * (1 + 1e-9) else 0.0
             cooldown.append(self.per_token[size] * self.cooldown * tokens)
             advance.append(self.per_token[size] * max(branch - start, 0.0))
-            stretch.append((size, start))
-        return np.array(cooldown), np.array(advance), pd.factorize(pd.Series(stretch, dtype=object))[0]
+            trunk.append((size, start))
+        return np.array(cooldown), np.array(advance), pd.factorize(pd.Series(trunk, dtype=object))[0]
 
     def _reached(self, chosen: Sequence[int]) -> Array:
-        """FLOPs of each stretch that the chosen cells train, once for all of them."""
-        _, advance, stretch = self._prices
-        reached = np.zeros(stretch.max() + 1 if len(stretch) else 0)
-        np.maximum.at(reached, stretch[list(chosen)], advance[list(chosen)])
+        """FLOPs of each trunk that the chosen cells train, up to their last branch point."""
+        _, advance, trunk = self._prices
+        reached = np.zeros(trunk.max() + 1 if len(trunk) else 0)
+        np.maximum.at(reached, trunk[list(chosen)], advance[list(chosen)])
         return reached
 
     def cost(self, chosen: Sequence[int]) -> float:
-        """FLOPs of training the chosen cells together: each cooldown, and every stretch of trunk once."""
+        """FLOPs of training the chosen cells (row numbers) together: each cooldown, and every trunk once."""
         return float(self._prices[0][list(chosen)].sum() + self._reached(chosen).sum()) if len(chosen) else 0.0
 
     def marginal(self, chosen: Sequence[int]) -> Array:
-        """FLOPs that each cell would add to the chosen ones, (n,)."""
-        cooldown, advance, stretch = self._prices
+        """FLOPs that each cell would add to those of the chosen ones, (n,)."""
+        cooldown, advance, trunk = self._prices
         reached = self._reached(chosen) if len(chosen) else np.zeros(len(advance) + 1)
-        return cooldown + np.maximum(advance - reached[stretch], 0.0)
+        return cooldown + np.maximum(advance - reached[trunk], 0.0)
 
 
-def lattice(
+def candidate_runs(
     sizes: pd.DataFrame,
     budget: float,
     *,
@@ -81,12 +84,12 @@ def lattice(
     min_steps: int = 300,
     max_tokens: float = np.inf,
     ratios: tuple[float, float] = RATIOS,
-) -> Lattice:
+) -> CandidateRuns:
     """Cells of the sizes (size, n_params, flops_token, batch_tokens) at budgets a factor 1.33 apart up to `budget`.
 
-    `runs` (size, tokens) are done: no cell close to one is offered. `trained` says of a size how many tokens its trunk
-    has seen: a longer branch goes on from there.
-    Raises DesignError naming the cheapest cell when the budget affords none.
+    No cell is offered close to one of `runs` (size, tokens), which are done. `cooldown` and `trained` are those of
+    CandidateRuns. A cell has at least `min_steps` steps, at most `max_tokens` tokens, and tokens per parameter within
+    `ratios`. Raises DesignError naming the cheapest cell when the budget affords none.
     """
     offered = []
     for s in sizes.itertuples():
@@ -106,14 +109,14 @@ def lattice(
         frame = frame[~np.array(near)].reset_index(drop=True)
     per_token = {str(s.size): float(s.flops_token) for s in sizes.itertuples()}
     ends = dict(trained or {})
-    every = Lattice(frame, per_token, ends, cooldown)
+    every = CandidateRuns(frame, per_token, ends, cooldown)
     cost = every.marginal([])
     if not len(frame) or cost.min() > budget:
         cheapest = f"the cheapest cell costs {cost.min():.3g}" if len(frame) else "no cell is left to run"
         raise DesignError(
             f"a budget of {budget:.3g} FLOPs affords no cell: {cheapest}; raise --budget or add smaller sizes"
         )
-    return Lattice(frame[cost <= budget].reset_index(drop=True), per_token, ends, cooldown)
+    return CandidateRuns(frame[cost <= budget].reset_index(drop=True), per_token, ends, cooldown)
 
 
 def _close(tokens: float, done: Array | None) -> bool:
@@ -121,7 +124,10 @@ def _close(tokens: float, done: Array | None) -> bool:
 
 
 def any_sizes(cost: Cost, centre: float, *, decades: float = 2.5, per_decade: int = 8) -> pd.DataFrame:
-    """Sizes to plan with when no models are given: geometric around `centre` parameters, under a cost law."""
+    """Sizes to plan with when no models are given: a geometric grid around `centre` parameters, under a cost law.
+
+    `decades` is its extent to either side. The columns are those that `candidate_runs` takes.
+    """
     n = centre * 10.0 ** np.linspace(-decades, decades, int(2 * decades * per_decade) + 1)
     return pd.DataFrame({
         "size": [f"{x:.3g}" for x in n], "n_params": n, "flops_token": cost.flops(n, 1.0), "batch_tokens": 1,

@@ -1,8 +1,8 @@
-"""Which runs next: the cells of a lattice that most narrow a quantity at a target compute, within a budget.
+"""A design: the candidate runs that most narrow a goal at a target compute, within a budget.
 
-A c-optimal choice (`choice`) averaged over plausible laws. The model's discrepancy, which grows with distance from the
-target, keeps cheap cells from looking informative. One large cell is kept as a hold-out, to be predicted before it is
-run, and a little for seeds.
+The choice is c-optimal (`search`), averaged over plausible laws. The discrepancy of the laws grows with the distance
+from the target, so that cheap cells count for less. One large cell is a hold-out, to be predicted before it is run, and
+a small share of the budget goes to further seeds.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from isoflop.scaling.design.candidates import Lattice
+from isoflop.scaling.design.candidates import CandidateRuns
 from isoflop.scaling.design.information import Goal, Noise, Scenario, standard_deviation
-from isoflop.scaling.design.search import Choice
+from isoflop.scaling.design.search import ExchangeSearch
 from isoflop.scaling.laws.law import Cost, Law
 from isoflop.scaling.table.json_plain import plain
 
@@ -22,7 +22,7 @@ HOLD_OUT_SHARE = 0.18
 HOLD_OUT_FACTOR = 3.0  # compute of the hold-out over the largest run done
 SEED_SHARE = 0.1
 SEEDS = [0, 1, 2]
-FACTOR_SAID = 1000.0  # an interval wider than this says nothing
+WIDEST_FACTOR = 1000.0  # wider intervals are printed as "beyond" it
 SEEDED = 3  # cells repeated with every seed
 MOST_CELLS = 50
 GRID_BUDGETS, GRID_SIZES, GRID_FACTOR = 5, 5, 4.0
@@ -30,10 +30,12 @@ GRID_BUDGETS, GRID_SIZES, GRID_FACTOR = 5, 5, 4.0
 
 @dataclass(frozen=True)
 class Design:
-    """Cells to run and what they will do. `cells`: size, budget, n_params, tokens, flops, seeds, role (fit, hold-out).
+    """Cells to run, and how much they narrow the goal at `target` FLOPs.
 
-    `sd` maps now, after, grid (a plain isoFLOP grid at the same spend) to the goal's standard deviation, of which
-    `sampling` has the part without model discrepancy: what a refit under the right law would show. All in ln.
+    `cells` has size, budget, n_params, tokens, flops, seeds and role (fit or hold-out). `sd` holds the standard
+    deviation of ln of the goal now, after these cells, and after an isoFLOP grid of the same cost (keys now, after,
+    grid); `sampling` the same without model discrepancy, as a refit under the true law would show. `gains` has every
+    candidate with the share of the variance that it alone would remove.
     """
 
     goal: Goal
@@ -47,7 +49,7 @@ class Design:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """JSON-ready values, numbers in full precision."""
         return {
             "goal": self.goal, "target_flops": self.target, "budget_flops": self.budget, "spent_flops": self.spent,
             "cells": plain(self.cells), "sd": plain(self.sd),
@@ -68,23 +70,23 @@ class Design:
                 f"  {c.size:>8} {c.budget:>9.3g} {c.n_params:>10.4g} {c.tokens:>10.4g} {c.tokens / c.n_params:>9.3g} "
                 f"{seeds:>7}  {c.role}"
             )
-        for name, said in (("now", "now"), ("after", "after these runs"), ("grid", "after an isoFLOP grid instead")):
+        for name, when in (("now", "now"), ("after", "after these runs"), ("grid", "after an isoFLOP grid instead")):
             if np.isfinite(self.sd[name]):
                 lines.append(
-                    f"  90% interval {said}: {_times(self.sd[name])}, of which sampling {_times(self.sampling[name])}"
+                    f"  90% interval {when}: {_times(self.sd[name])}, of which sampling {_times(self.sampling[name])}"
                 )
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
 def _times(sd: float) -> str:
     factor = np.exp(min(1.645 * sd, 700.0))
-    if factor > FACTOR_SAID:
-        return f"beyond a factor {FACTOR_SAID:g}"
+    if factor > WIDEST_FACTOR:
+        return f"beyond a factor {WIDEST_FACTOR:g}"
     return f"+/- {factor - 1:.2%}" if factor < 2 else f"a factor {factor:.3g}"
 
 
 def suggest(
-    cells: Lattice,
+    cells: CandidateRuns,
     scenarios: Sequence[Scenario],
     *,
     budget: float,
@@ -99,14 +101,18 @@ def suggest(
     seed_share: float = SEED_SHARE,
     most_cells: int = MOST_CELLS,
 ) -> Design:
-    """Choose cells worth `budget` FLOPs. `known` are the runs behind the scenarios, `best` the law that places the
-    hold-out at its optimum. Raises DesignError when the scenarios say nothing about the goal."""
-    choice = Choice(cells, scenarios, noise, known, most_cells)
+    """Choose cells that cost at most `budget` FLOPs.
+
+    `known` are the runs behind the scenarios, `best` the law at whose optimum the hold-out lies (None: no hold-out).
+    `replicated` says that the known runs have several seeds already, so that no share goes to seeds. Raises DesignError
+    when the scenarios do not identify the goal.
+    """
+    search = ExchangeSearch(cells, scenarios, noise, known, most_cells)
     notes = []
     largest = float(known["flops"].max()) if known is not None and len(known) else 0.0
     hold_out = _hold_out(cells, best, cost, hold_out_share * budget, largest) if best is not None else None
     if hold_out is not None:
-        choice.fixed = [hold_out]
+        search.fixed = [hold_out]
         reach = float(cells.frame["flops"][hold_out] / largest) if largest else np.inf
         if reach < HOLD_OUT_FACTOR:
             notes.append(
@@ -118,9 +124,9 @@ def suggest(
         )
     cheapest = np.sort(cells.frame["flops"].to_numpy(float))[:SEEDED].sum() * (len(SEEDS) - 1)
     seeds_for = 0.0 if replicated else min(seed_share * budget, 2.0 * float(cheapest))
-    choice.search(budget - seeds_for)
-    spent = cells.cost(choice.chosen)
-    table = cells.frame.loc[choice.chosen].assign(seeds=[[0]] * len(choice.chosen), role="fit")
+    search.search(budget - seeds_for)
+    spent = cells.cost(search.chosen)
+    table = cells.frame.loc[search.chosen].assign(seeds=[[0]] * len(search.chosen), role="fit")
     if hold_out is not None:
         table.loc[hold_out, "role"] = "hold-out"
     table, extra = _replicate(table, cells, min(seeds_for, budget - spent))
@@ -129,29 +135,31 @@ def suggest(
         notes.append(f"{extra:.3g} FLOPs go to further seeds of the cheapest cells: the noise of one run")
     runnable = (float(cells.frame["n_params"].min()), float(cells.frame["n_params"].max()))
     grid = isoflop_grid(best, cost, budget, runnable) if best is not None else None
-    sd, sampling = (_spreads(choice, n, grid, known) for n in (noise, Noise(noise.sigma, 0.0, target)))
-    return Design(goal, target, budget, spent + extra, table, sd, sampling, choice.map(), tuple(notes))
+    sd, sampling = (_spreads(search, n, grid, known) for n in (noise, Noise(noise.sigma, 0.0, target)))
+    return Design(goal, target, budget, spent + extra, table, sd, sampling, search.gains(), tuple(notes))
 
 
-def _spreads(choice: Choice, noise: Noise, grid: pd.DataFrame | None, known: pd.DataFrame | None) -> dict[str, float]:
-    """sd of the goal now (NaN without runs), after the chosen cells, and after the grid (NaN without one)."""
+def _spreads(
+    search: ExchangeSearch, noise: Noise, grid: pd.DataFrame | None, known: pd.DataFrame | None
+) -> dict[str, float]:
+    """Standard deviation of the goal now, after the chosen cells, after the grid; NaN without runs or grid."""
     flops = known["flops"].to_numpy(float) if known is not None else np.zeros(0)
-    before, scenarios = noise.variance(flops), choice.scenarios
-    after = noise.variance(choice.cells.frame["flops"].to_numpy(float)[choice.chosen])
-    found = {"after": [s.inverse(before, s.offered[:, choice.chosen], after) for s in scenarios]}
+    before, scenarios = noise.variance(flops), search.scenarios
+    after = noise.variance(search.cells.frame["flops"].to_numpy(float)[search.chosen])
+    found = {"after": [s.inverse(before, s.offered[:, search.chosen], after) for s in scenarios]}
     if len(flops):
         found["now"] = [s.inverse(before) for s in scenarios]
     if grid is not None:
         variance = noise.variance(grid["flops"].to_numpy(float))
         found["grid"] = [s.inverse(before, s.gradient(grid), variance) for s in scenarios]
-    told = {name: standard_deviation(scenarios, inverses) for name, inverses in found.items()}
-    return {"now": np.nan, "grid": np.nan, **told}
+    spreads = {name: standard_deviation(scenarios, inverses) for name, inverses in found.items()}
+    return {"now": np.nan, "grid": np.nan, **spreads}
 
 
 def isoflop_grid(law: Law, cost: Cost, budget: float, sizes: tuple[float, float] = (0.0, np.inf)) -> pd.DataFrame:
-    """What most people would run: five budgets over two decades, five sizes within a factor 4, all for `budget`.
+    """An isoFLOP study to compare with: five budgets over two decades, five sizes within a factor 4 of each optimum.
 
-    Sizes outside the runnable range are left out, and the budgets rise until all is spent.
+    Sizes outside the range `sizes` are left out, and the budgets raised until the runs cost `budget` FLOPs in all.
     """
     shares = 10.0 ** np.linspace(-2, 0, GRID_BUDGETS)
     spread = GRID_FACTOR ** np.linspace(-1, 1, GRID_SIZES)
@@ -159,27 +167,27 @@ def isoflop_grid(law: Law, cost: Cost, budget: float, sizes: tuple[float, float]
     for _ in range(20):
         n = law.optimal(top * shares, cost).N[:, None] * spread
         flops = np.broadcast_to(top * shares[:, None], n.shape)
-        able = (n >= sizes[0]) & (n <= sizes[1])
-        top *= budget / max(flops[able].sum(), 1e-9 * budget)
+        runnable = (n >= sizes[0]) & (n <= sizes[1])
+        top *= budget / max(flops[runnable].sum(), 1e-9 * budget)
         top = min(top, budget)
     tokens = cost.tokens(flops, n)
-    return pd.DataFrame({"n_params": n[able], "tokens": tokens[able], "flops": flops[able]})
+    return pd.DataFrame({"n_params": n[runnable], "tokens": tokens[runnable], "flops": flops[runnable]})
 
 
-def _hold_out(cells: Lattice, law: Law, cost: Cost, budget: float, largest: float) -> int | None:
+def _hold_out(cells: CandidateRuns, law: Law, cost: Cost, budget: float, largest: float) -> int | None:
     """The cell nearest the predicted optimum of the largest budget that the share affords, if above all runs."""
     price = cells.marginal([])
     off = np.abs(np.log(cells.frame["n_params"] / law.optimal(cells.frame["flops"].to_numpy(float), cost).N))
     above = cells.frame["flops"].to_numpy(float) > 1.1 * largest
-    able = np.flatnonzero((price <= budget) & (off.to_numpy() < np.log(2.0)) & above)
-    if not len(able):
+    affordable = np.flatnonzero((price <= budget) & (off.to_numpy() < np.log(2.0)) & above)
+    if not len(affordable):
         return None
-    level = cells.frame["budget"].to_numpy(float)[able]
-    top = able[level >= level.max() * 0.99]
+    level = cells.frame["budget"].to_numpy(float)[affordable]
+    top = affordable[level >= level.max() * 0.99]
     return int(top[np.argmin(off.to_numpy()[top])])
 
 
-def _replicate(table: pd.DataFrame, cells: Lattice, budget: float) -> tuple[pd.DataFrame, float]:
+def _replicate(table: pd.DataFrame, cells: CandidateRuns, budget: float) -> tuple[pd.DataFrame, float]:
     """Further seeds for the cheapest cells that the share affords; the FLOPs they cost."""
     spent, table = 0.0, table.copy()
     for i in table.sort_values("flops").index[:SEEDED]:

@@ -1,7 +1,8 @@
-"""How much runs tell about a quantity: linearised laws, their information, and the variance it leaves.
+"""Fisher information of runs about a goal, under laws linearised at plausible parameter values.
 
-A `Scenario` is one form at several plausible parameter values. The variance of the goal is g' V g with V the inverse
-of the information of all runs, prior included; a run at x lowers it by (g' V j)^2 / (s^2 + j' V j).
+A `Scenario` is one form at several plausible parameter values. The variance of the goal is g' V g, with g the goal's
+gradient and V the inverse of the Fisher information of all runs, prior included. A run with gradient j and variance
+s^2 lowers it by (g' V j)^2 / (s^2 + j' V j).
 """
 
 from collections.abc import Callable, Sequence
@@ -18,27 +19,31 @@ from isoflop.scaling.laws.law import Array, Cost, Law
 
 Goal = Literal["loss", "n_opt", "multiplier"]
 DRAWS = 11
-# Standard deviations of a priori knowledge, in fit coordinates: wide, so that they only hold what no run determines.
+# Standard deviations of the prior, in fit coordinates: wide, so that they only matter for what no run identifies.
 PRIOR_SD = {"E": 1.0, "A": 2.0, "B": 2.0, "alpha": 0.3, "beta": 0.3, "kappa": 0.5}
 DIFFERENCE = 1e-4
 
 
 @dataclass(frozen=True)
 class Noise:
-    """sd of ln loss of one run: `sigma`, and model discrepancy `tau` per unit of ln(target / compute)."""
+    """Noise of ln loss of one run: standard deviation `sigma`, and model discrepancy `tau` per ln(target / compute)."""
 
     sigma: float
     tau: float
     target: float
 
     def variance(self, flops: Array) -> Array:
+        """Variance of ln loss of runs of these FLOPs, (n,)."""
         return self.sigma**2 + (self.tau * np.maximum(np.log(self.target / flops), 0.0)) ** 2
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A form at B plausible parameter values: goal gradient (B, P), gradient of ln loss at known runs and at candidates
-    (B, n, P), and the precision of the prior (P,)."""
+    """A form with P free parameters, linearised at B plausible parameter values `theta` (B, P).
+
+    `goal` (B, P) is the gradient of the goal; `known` and `offered` (B, n, P) are the gradients of ln loss at the known
+    runs and at the candidates; `prior` (P,) is the precision of the prior; `weight` that of the form among scenarios.
+    """
 
     weight: float
     goal: Array
@@ -49,27 +54,27 @@ class Scenario:
     theta: Array
 
     def gradient(self, frame: pd.DataFrame) -> Array:
-        """Gradient of ln loss at any rows, (B, n, P)."""
+        """Gradient of ln loss at the n rows of a frame with n_params and tokens, (B, n, P)."""
         return _gradient(self.problem, self.theta, frame)
 
     def inverse(self, variance_known: Array, rows: Array | None = None, variance: Array | None = None) -> Array:
-        """V (B, P, P) from the prior, the known runs, and further rows (B, n, P)."""
-        total = _information(self.known, variance_known) + np.diag(self.prior)
+        """Inverse Fisher information (B, P, P) of the prior, the known runs, and further gradients `rows` (B, n, P)."""
+        total = _fisher_information(self.known, variance_known) + np.diag(self.prior)
         if rows is not None and variance is not None:
-            total = total + _information(rows, variance)
+            total = total + _fisher_information(rows, variance)
         return np.linalg.inv(total)
 
     def spread(self, inverse: Array) -> Array:
-        """Variance of the goal (B,)."""
+        """Variance of the goal, (B,), under an inverse Fisher information (B, P, P)."""
         return np.einsum("bp,bpq,bq->b", self.goal, inverse, self.goal)
 
 
-def _information(rows: Array, variance: Array) -> Array:
+def _fisher_information(rows: Array, variance: Array) -> Array:
     return (rows / variance[:, None]).swapaxes(1, 2) @ rows
 
 
 def scenario_of_fit(fitted: Fit, weight: float, offered: pd.DataFrame, goal: Goal, target: float) -> Scenario:
-    """A fit and bootstrap refits of it."""
+    """The scenario of a fit: its parameters and those of DRAWS bootstrap refits."""
     laws = [fitted.law, *bootstrap(fitted, DRAWS).laws]
     theta = np.array([fitted.problem.coordinates(law) for law in laws])
     theta = np.clip(theta, fitted.problem.lower, fitted.problem.upper)
@@ -77,7 +82,7 @@ def scenario_of_fit(fitted: Fit, weight: float, offered: pd.DataFrame, goal: Goa
 
 
 def scenario_of_law(law: Law, offered: pd.DataFrame, goal: Goal, target: float, cost: Cost, seed: int = 0) -> Scenario:
-    """A published law and perturbations of it by 10% of its exponents and amplitudes, with no run yet."""
+    """The scenario of a published law and DRAWS random perturbations of about 10%, without any run."""
     columns = {"N": offered["n_params"].to_numpy(float), "D": offered["tokens"].to_numpy(float)}
     problem = FitProblem(type(law), columns, np.asarray(law(**columns)), law.defaults())
     theta = np.repeat(problem.coordinates(law)[None], DRAWS + 1, axis=0)
@@ -90,13 +95,13 @@ def _scenario(
     problem: FitProblem, theta: Array, weight: float, known: pd.DataFrame, offered: pd.DataFrame, goal: Goal,
     target: float, cost: Cost,
 ) -> Scenario:  # fmt: skip
-    wanted = _goal(goal, target, cost)
+    quantity = _goal(goal, target, cost)
     with np.errstate(all="ignore"):
-        gradient = _goal_gradient(problem, theta, wanted)
+        gradient = _goal_gradient(problem, theta, quantity)
         if goal == "multiplier":
             gradient /= np.array([_slope(law, target, cost) for law in problem.laws(theta)])[:, None]
-    able = np.isfinite(gradient).all(axis=1)
-    theta, gradient = theta[able], gradient[able]
+    finite = np.isfinite(gradient).all(axis=1)
+    theta, gradient = theta[finite], gradient[finite]
     prior = np.array([1.0 / PRIOR_SD.get(p, 1.0) ** 2 for p in problem.free])
     return Scenario(
         weight, gradient, _gradient(problem, theta, known), _gradient(problem, theta, offered), prior, problem, theta
@@ -104,23 +109,24 @@ def _scenario(
 
 
 def _goal(goal: Goal, target: float, cost: Cost) -> Callable[[Law], float]:
-    """The quantity to pin down, as a function of a law: ln of the loss or of the best size at the target."""
+    """The goal as a function of a law: ln of the lowest loss, or of the optimal size, at the target."""
     if goal == "n_opt":
         return lambda law: float(np.log(law.optimal(target, cost).N))
     return lambda law: float(np.log(law.optimal(target, cost).loss))
 
 
 def _slope(law: Law, target: float, cost: Cost) -> float:
-    """-d ln loss / d ln C on the frontier at the target: it turns an error of loss into one of compute."""
+    """-d ln loss / d ln C on the frontier at the target: the factor from an error of ln loss to one of ln compute."""
     loss = np.log(law.optimal(target * np.array([1 / 1.01, 1.01]), cost).loss)
     return float(loss[0] - loss[1]) / (2 * np.log(1.01))
 
 
-def _goal_gradient(problem: FitProblem, theta: Array, wanted: Callable[[Law], float]) -> Array:
+def _goal_gradient(problem: FitProblem, theta: Array, quantity: Callable[[Law], float]) -> Array:
+    """Central differences of a quantity of the law, (B, P)."""
     count = theta.shape[1]
     shift = DIFFERENCE * np.eye(count)
     around = np.concatenate([theta[:, None] + shift, theta[:, None] - shift], axis=1).reshape(-1, count)
-    values = np.array([wanted(law) for law in problem.laws(around)]).reshape(len(theta), 2, count)
+    values = np.array([quantity(law) for law in problem.laws(around)]).reshape(len(theta), 2, count)
     return (values[:, 0] - values[:, 1]) / (2 * DIFFERENCE)
 
 
@@ -134,7 +140,7 @@ def _gradient(problem: FitProblem, theta: Array, frame: pd.DataFrame) -> Array:
 
 
 def standard_deviation(scenarios: Sequence[Scenario], inverses: Sequence[Array]) -> float:
-    """sd of the goal at the fitted parameters, over scenarios by weight."""
+    """Standard deviation of the goal at the fitted parameters, its variance averaged over scenarios by weight."""
     pairs = zip(scenarios, inverses, strict=True)
     values = [s.weight * float(s.spread(v)[0]) for s, v in pairs]
     return float(np.sqrt(sum(values) / sum(s.weight for s in scenarios)))

@@ -1,9 +1,9 @@
-"""Which cells to choose: the set that most lowers the variance of a goal, within FLOPs and a number of cells.
+"""Exchange search: the set of cells that most lowers the variance of a goal, within FLOPs and a number of cells.
 
-Both are scarce, so a cell's price is its share of the FLOPs plus its share of the number. Greedy choices by variance
-removed per power of that price come first; then, many times over, up to half of the cells go at random and what they
-freed is spent anew, which stands if it is better. its test holds the result against the lower bound of
-the convex relaxation. No cell is repeated: gain per FLOP would buy sixty clones of the cheapest.
+A cell's price is its share of the FLOPs plus its share of the number. The search starts from greedy sets by variance
+removed per power of that price. Then, in each round, it removes up to half of the cells at random, fills the budget
+greedily again, and keeps the set if it is better. The test compares it with the lower bound of the convex relaxation.
+No cell is chosen twice: by gain per FLOP the cheapest cell would be chosen many times over.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from isoflop.scaling.design.candidates import DesignError, Lattice
+from isoflop.scaling.design.candidates import CandidateRuns, DesignError
 from isoflop.scaling.design.information import Noise, Scenario
 from isoflop.scaling.laws.law import Array
 
@@ -19,14 +19,15 @@ POWERS = (0.25, 0.5, 0.75, 1.0)
 ROUNDS = 80
 
 
-class Choice:
-    """The cells chosen, and the inverse information that they leave under every scenario.
+class ExchangeSearch:
+    """A c-optimal choice of at most `most` cells, averaged over scenarios, given the runs in `known`.
 
-    Raises DesignError when the scenarios say nothing about the goal.
+    `chosen` holds row numbers of the cells after `search`; those in `fixed` are always part of it. Raises DesignError
+    when the goal is not identified by the known runs and the prior.
     """
 
     def __init__(
-        self, cells: Lattice, scenarios: Sequence[Scenario], noise: Noise, known: pd.DataFrame | None, most: int
+        self, cells: CandidateRuns, scenarios: Sequence[Scenario], noise: Noise, known: pd.DataFrame | None, most: int
     ) -> None:
         self.most = most
         self.cells, self.scenarios = cells, scenarios
@@ -36,14 +37,14 @@ class Choice:
         self.spread = [s.spread(s.inverse(self.known_variance)) for s in scenarios]
         if not all(np.isfinite(v).all() for v in self.spread):
             raise DesignError("the laws fitted so far leave the target undetermined: add runs of other sizes first")
-        # A scenario counts by its weight and by how uncertain it leaves the goal: the sum is the variance of the stack.
+        # A scenario counts by its weight and its variance of the goal: the sum is that of the forecast average.
         share = np.array([s.weight * np.median(v) for s, v in zip(scenarios, self.spread, strict=True)])
         self.share = share / share.sum()
         self.fixed: list[int] = []
         self.chosen: list[int] = []
 
     def search(self, budget: float, *, rounds: int = ROUNDS, seed: int = 0) -> None:
-        """Choose cells that cost at most `budget` together; the fixed ones stay."""
+        """Choose cells that cost at most `budget` FLOPs together, into `chosen`."""
         value, chosen = min((self.value(c), c) for c in (self._fill(self.fixed, budget, p) for p in POWERS))
         rng = np.random.default_rng(seed)
         for _ in range(rounds):
@@ -58,33 +59,34 @@ class Choice:
         self.chosen = chosen
 
     def _fill(self, chosen: Sequence[int], budget: float, power: float) -> list[int]:
-        """Add cells by gain per price^power until the budget or the number affords no further one."""
+        """The chosen cells and further ones by gain per price^power, as long as budget and number allow."""
         chosen = list(chosen)
         inverses = self._inverses(chosen)
         while len(chosen) < self.most:
             cost = self.cells.marginal(chosen)
-            able = cost <= budget - self.cells.cost(chosen)
-            able[chosen] = False
-            if not able.any():
+            affordable = cost <= budget - self.cells.cost(chosen)
+            affordable[chosen] = False
+            if not affordable.any():
                 break
             price = cost / budget + 1.0 / self.most
-            new = int(np.argmax(np.where(able, self._gain(inverses) / price**power, -np.inf)))
+            new = int(np.argmax(np.where(affordable, self._gain(inverses) / price**power, -np.inf)))
             chosen.append(new)
             inverses = [self._with(s, v, new) for s, v in zip(self.scenarios, inverses, strict=True)]
         return chosen
 
     def _inverses(self, chosen: Sequence[int]) -> list[Array]:
+        """The inverse Fisher information with these cells, (B, P, P) of each scenario."""
         at = list(chosen)
         return [s.inverse(self.known_variance, s.offered[:, at], self.variance[at]) for s in self.scenarios]
 
     def _with(self, scenario: Scenario, inverse: Array, new: int) -> Array:
-        """The inverse information with one more cell: a rank-one step."""
+        """The inverse Fisher information with one more cell: a rank-one update."""
         moved = (inverse @ scenario.offered[:, new, :, None])[..., 0]
         leverage = np.sum(moved * scenario.offered[:, new], axis=1)
         return inverse - moved[:, :, None] * moved[:, None, :] / (self.variance[new] + leverage)[:, None, None]
 
     def _gain(self, inverses: Sequence[Array]) -> Array:
-        """Share of the starting variance that each cell would remove, (n,)."""
+        """Share of the starting variance of the goal that each cell would remove, (n,)."""
         total = np.zeros(len(self.cells))
         for s, v, spread, share in zip(self.scenarios, inverses, self.spread, self.share, strict=True):
             moved = s.offered @ v
@@ -94,14 +96,14 @@ class Choice:
         return total
 
     def value(self, chosen: Sequence[int]) -> float:
-        """Variance of the goal after the chosen cells, over that at the start."""
+        """Variance of the goal after these cells, over that at the start."""
         ratios = [
             np.mean(s.spread(v) / spread)
             for s, v, spread in zip(self.scenarios, self._inverses(chosen), self.spread, strict=True)
         ]
         return float(np.dot(self.share, ratios))
 
-    def map(self) -> pd.DataFrame:
-        """Every cell offered, with the share of today's variance that it alone would remove."""
+    def gains(self) -> pd.DataFrame:
+        """Every candidate, with the share (`gain`) of the starting variance of the goal that it alone would remove."""
         frame = self.cells.frame[["size", "budget", "n_params", "tokens", "flops"]]
         return frame.assign(gain=self._gain(self._inverses([])))

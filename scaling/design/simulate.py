@@ -1,7 +1,7 @@
-"""Runs drawn from a known law: what every recovery and coverage test stands on.
+"""Tables of runs simulated from a known law, for tests of recovery and coverage.
 
-`simulate_study` writes a whole run table, shapes, FLOPs and curves included; `simulate_points` the three columns of a
-user's CSV. Noise is a normal error of ln loss.
+`simulate_study` makes a whole run table with shapes, FLOPs and curves, `simulate_points` a plain table of three
+columns. Noise is a normal error of ln loss.
 """
 
 import hashlib

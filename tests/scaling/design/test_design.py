@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 from scipy.optimize import linprog
 
-from isoflop.scaling.design.candidates import DesignError, Lattice, any_sizes, lattice
+from isoflop.scaling.design.candidates import CandidateRuns, DesignError, any_sizes, candidate_runs
 from isoflop.scaling.design.design import isoflop_grid
 from isoflop.scaling.design.information import Noise, scenario_of_fit, scenario_of_law
 from isoflop.scaling.design.planning import plan_from_law, plan_from_table
-from isoflop.scaling.design.search import Choice
+from isoflop.scaling.design.search import ExchangeSearch
 from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.fitting.fit import LeastSquares, fit
 from isoflop.scaling.fitting.uncertainty import jackknife
@@ -22,10 +22,10 @@ SIZES = pd.DataFrame({
 })  # fmt: skip
 
 
-def one_trunk(trained: float = 0.0) -> Lattice:
+def one_trunk(trained: float = 0.0) -> CandidateRuns:
     tokens = np.array([100.0, 200.0, 400.0])
     frame = pd.DataFrame({"size": "a", "budget": tokens, "n_params": 1.0, "tokens": tokens, "flops": tokens})
-    return Lattice(frame, {"a": 1.0}, {"a": trained}, 0.2)
+    return CandidateRuns(frame, {"a": 1.0}, {"a": trained}, 0.2)
 
 
 def test_branches_share_their_trunk():
@@ -43,14 +43,14 @@ def test_a_longer_branch_of_a_trained_trunk_costs_its_extra_tokens():
 
 
 def test_without_trunks_every_cell_costs_all_its_tokens():
-    cells = lattice(SIZES, 1e12, min_steps=1)
+    cells = candidate_runs(SIZES, 1e12, min_steps=1)
     assert np.allclose(cells.marginal([]), cells.frame["flops"])
     assert cells.cost([0, 1]) == pytest.approx(cells.frame["flops"][:2].sum())
 
 
-def test_the_lattice_keeps_to_what_runs_and_what_is_new():
+def test_candidates_can_run_and_are_new():
     runs = pd.DataFrame({"size": ["a", "b"], "tokens": [5e4, 1e6]})
-    cells = lattice(SIZES, 1e12, runs=runs, min_steps=300, max_tokens=1e6)
+    cells = candidate_runs(SIZES, 1e12, runs=runs, min_steps=300, max_tokens=1e6)
     frame = cells.frame
     assert (frame["tokens"] >= 29_900).all()
     assert (frame["tokens"] <= 1.2e6).all()
@@ -62,7 +62,7 @@ def test_the_lattice_keeps_to_what_runs_and_what_is_new():
 
 def test_a_budget_below_every_cell_is_refused_with_the_cheapest():
     with pytest.raises(DesignError, match="the cheapest cell costs"):
-        lattice(SIZES, 1e3)
+        candidate_runs(SIZES, 1e3)
 
 
 @pytest.mark.parametrize("goal", ["n_opt", "loss"])
@@ -137,17 +137,17 @@ def test_doing_what_was_suggested_narrows_the_question():
     assert spread[1] < 0.8 * spread[0]
 
 
-def lower_bound(choice: Choice, budget: float, most: int) -> float:
+def lower_bound(search: ExchangeSearch, budget: float, most: int) -> float:
     """No set of cells has a smaller value: the convex relaxation, cells in part, less its duality gap."""
-    cost = choice.cells.frame["flops"].to_numpy(float) / budget
-    (scenario,) = choice.scenarios
-    prior, start = np.diag(scenario.prior), choice.spread[0]
+    cost = search.cells.frame["flops"].to_numpy(float) / budget
+    (scenario,) = search.scenarios
+    prior, start = np.diag(scenario.prior), search.spread[0]
 
     def value(part):
-        information = prior + np.einsum("bnp,n,bnq->bpq", scenario.offered, part / choice.variance, scenario.offered)
+        information = prior + np.einsum("bnp,n,bnq->bpq", scenario.offered, part / search.variance, scenario.offered)
         inverse = np.linalg.inv(information)
         pull = np.einsum("bnp,bpq,bq->bn", scenario.offered, inverse, scenario.goal)
-        slope = -np.mean(pull**2 / choice.variance / start[:, None], axis=0)
+        slope = -np.mean(pull**2 / search.variance / start[:, None], axis=0)
         return float(np.mean(scenario.spread(inverse) / start)), slope
 
     part, best = np.zeros(len(cost)), 0.0
@@ -163,10 +163,10 @@ def lower_bound(choice: Choice, budget: float, most: int) -> float:
 
 def test_no_other_choice_is_much_better():
     budget, target, most = 6e19, 8e20, 30
-    cells = lattice(any_sizes(Cost(), 2e8, per_decade=4), budget, min_steps=1)
+    cells = candidate_runs(any_sizes(Cost(), 2e8, per_decade=4), budget, min_steps=1)
     scenario = scenario_of_law(BESIROGLU, cells.frame, "n_opt", target, Cost())
-    choice = Choice(cells, [scenario], Noise(NOISE, 0.001, target), None, most)
-    choice.search(budget)
-    assert cells.cost(choice.chosen) <= budget
-    assert len(set(choice.chosen)) == len(choice.chosen) <= most
-    assert choice.value(choice.chosen) <= 1.03 * lower_bound(choice, budget, most)
+    search = ExchangeSearch(cells, [scenario], Noise(NOISE, 0.001, target), None, most)
+    search.search(budget)
+    assert cells.cost(search.chosen) <= budget
+    assert len(set(search.chosen)) == len(search.chosen) <= most
+    assert search.value(search.chosen) <= 1.03 * lower_bound(search, budget, most)
