@@ -119,8 +119,8 @@ def held_out(e: Evidence) -> str:
         mark = f"**{name}** (chosen)" if name == test.chosen else name
         for b in forecast.budgets.itertuples():
             rows.append([
-                mark, f"{b.flops:.3g}", f"{b.predicted_loss:.4f}", _or_none(b.loss_opt, "{:.4f}"),
-                _or_none(b.loss_error, "{:+.2%}"), f"{b.best_run_loss:.4f}", f"{b.best_run_error:+.2%}",
+                mark, f"{b.flops:.3g}", _or_none(b.predicted_loss, "{:.4f}"), _or_none(b.loss_opt, "{:.4f}"),
+                _or_none(b.loss_error, "{:+.2%}"), f"{b.best_run_loss:.4f}", _or_none(b.best_run_error, "{:+.2%}"),
                 _or_none(b.n_ratio, "{:.2f}"), f"{forecast.rms_error:.2%}", f"{forecast.coverage:.0%}",
             ])  # fmt: skip
         if forecast.budgets.empty:
@@ -160,6 +160,9 @@ def laws(e: Evidence) -> str:
     for r in e.candidates.to_dict("records"):
         cells = [f"**{r['law']}**" if r["law"] == e.law_name else r["law"]]
         for name in ("E", "alpha", "beta", "kappa", "a"):
+            if not np.isfinite(r.get(name, np.nan)):  # the law has no such parameter
+                cells.append("-")
+                continue
             free = name in r["free"] or name == "a" or (name == "beta" and r["alpha"] == r["beta"])
             bound = " (bound)" if name in r["at_bound"] else ""
             cells.append(

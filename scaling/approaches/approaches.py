@@ -1,7 +1,8 @@
 """The three approaches of Hoffmann et al. 2022 side by side, and whether they agree.
 
-1, the envelope over whole curves; 2, isoFLOP profiles, by three curves; 3, a law fitted to every point. They answer the
-same question, how n_opt and tokens_opt grow with compute, so a disagreement beyond their intervals is a finding.
+Approach 1 is the envelope over whole curves; 2 the isoFLOP profiles, with three kinds of curve; 3 a law fitted to every
+point. They answer one question, how n_opt and tokens_opt grow with compute, so a disagreement beyond their intervals is
+a Finding.
 """
 
 from dataclasses import asdict, dataclass
@@ -45,10 +46,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Approaches:
-    """Every approach's exponents, the isoFLOP profiles behind approach 2 by method, and the fits of approach 3.
-
-    `disagreements` names the pairs of rows whose exponents differ by more than their intervals allow.
-    """
+    """A row per approach and method, the isoFLOP profiles of approach 2 by method, the fits of approach 3 by law."""
 
     rows: tuple[Row, ...]
     profiles: dict[str, list[IsoflopProfile]]
@@ -58,6 +56,7 @@ class Approaches:
 
     @property
     def disagreements(self) -> tuple[str, ...]:
+        """Pairs of rows of different approaches whose exponents of n_opt do not agree."""
         answered = [(r, r.power) for r in self.rows if r.power is not None]
         return tuple(
             f"{_name(r)} and {_name(s)}"
@@ -68,6 +67,7 @@ class Approaches:
 
     @property
     def agree(self) -> bool:
+        """Whether no pair of rows disagrees."""
         return not self.disagreements
 
     def to_dict(self) -> dict[str, Any]:
@@ -135,15 +135,17 @@ def approaches(
         try:
             fits[law] = fit(law, data, objective=objective)
             rows.append(Row(3, law, _power_of(fits[law])))
-        except FitError as error:
+        except (FitError, NoAllocationError) as error:
             rows.append(Row(3, law, None, str(error)))
     return Approaches(tuple(rows), profiles, curves, fits, data)
 
 
 def _power_of(fitted: Fit) -> PowerFit:
-    """The allocation that a law implies, in closed form, with jackknife intervals."""
-    draws = jackknife(fitted)
-    exponent, best = fitted.exponents(), fitted.optimal(1.0)
+    """The allocation that a law implies, with jackknife intervals. Raises NoAllocationError if it is no power law."""
+    exponent = fitted.exponents()
+    if not {"a", "b"} <= set(exponent):
+        raise NoAllocationError(f"the optimum of {fitted.law.name} is no power law of compute")
+    draws, best = jackknife(fitted), fitted.optimal(1.0)
     return PowerFit(
         n_exponent=exponent["a"],
         n_coef=float(best.N),

@@ -1,8 +1,8 @@
 """Approach 1: the lower envelope of whole training curves (Hoffmann et al. 2022, section 3.1).
 
-At every compute the lowest curve names the best size. It holds only for curves that are alike at every point: the
-constant-rate trunks of a warm-up-stable-decay study are (all of them are equally far from annealed); a cosine curve
-before its end is not the loss at that many tokens, and the envelope says so.
+At every compute the lowest curve gives the best size. That holds only for curves that are alike at every point: the
+constant-rate trunks of a warm-up-stable-decay study are, because none of them is annealed; a cosine curve before its
+end is not the loss at that many tokens, which the envelope notes.
 """
 
 from dataclasses import dataclass
@@ -75,10 +75,10 @@ def _lowest(curves: pd.DataFrame) -> pd.DataFrame:
     sizes = np.sort(curves["n_params"].unique())
     loss, tokens, runs = [], [], []
     for size in sizes:
-        seeds = [g for _, g in curves[curves["n_params"] == size].groupby("cluster")]
-        loss.append(np.mean([_at(g, "loss", grid) for g in seeds], axis=0))
-        tokens.append(_at(seeds[0], "tokens", grid))
-        runs.append(seeds[0]["run_id"].iloc[-1])
+        replicates = [g for _, g in curves[curves["n_params"] == size].groupby("cluster")]
+        loss.append(np.mean([_at(g, "loss", grid) for g in replicates], axis=0))
+        tokens.append(_at(replicates[0], "tokens", grid))
+        runs.append(replicates[0]["run_id"].iloc[-1])
     rows = [_lowest_at(k, sizes, np.array(loss), np.array(tokens)) for k in range(GRID)]
     frame = pd.DataFrame([r | {"flops": c} for r, c in zip(rows, grid, strict=True) if r])
     return frame.assign(run_id=[runs[w] for w in frame.pop("winner")])

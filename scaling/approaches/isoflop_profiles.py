@@ -1,9 +1,9 @@
 """IsoFLOP profiles: loss against size at one budget, and the size with the lowest (Hoffmann et al. 2022, approach 2).
 
-Three curves through the same points. `exact` has the shape that any law E + A/N^alpha + B/D^beta takes along a budget,
+Three curves through the same points. `exact` is the curve that any law E + A/N^alpha + B/D^beta takes along a budget,
 with exponents shared by all budgets, and finds the optimum of such a law without bias. `akima` interpolates ln loss in
 ln size (Porian et al. 2024) and assumes nothing. `parabola` is the classic; its bias grows with width and skew.
-A profile without a trustworthy minimum is refused with a reason: kept for the figure, never used in a fit.
+A profile without a trustworthy minimum is refused with a reason: it is drawn, but never used in a fit.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from isoflop.scaling.approaches.profile_curve import ProfileShape, fit_shape
 from isoflop.scaling.laws.law import Cost
 from isoflop.scaling.table.conventions import Points
 
-# How far from the lowest point each curve looks, as a factor of size: no law holds from a fortieth to forty times N*.
+# Points used by each curve, as a factor of size around the lowest: no law holds from a fortieth to forty times N*.
 WINDOWS = {"exact": 16.0, "akima": np.inf, "parabola": 4.0}
 METHODS = tuple(WINDOWS)
 MIN_SIZES = 3
@@ -30,8 +30,8 @@ class IsoflopProfile:
     """One budget: its points, the optimum on the curve, and whether the optimum may be used.
 
     `frame` has n_params, tokens, flops, loss and `used` (inside the curve's window). `log_n_sd` is the standard
-    deviation of ln n_opt, at least a third of the grid's step. `reason` says why a profile is refused, or what to
-    mind about an accepted one. Optima are NaN when there is none.
+    deviation of ln n_opt, at least a third of the grid's step. `reason` says why a profile is refused, or warns of an
+    accepted one. Optima are NaN when there is none.
     """
 
     flops: float
@@ -51,7 +51,8 @@ def isoflop_profiles(
 ) -> list[IsoflopProfile]:
     """Every budget with at least two sizes, by compute. Points within `tolerance` of each other's FLOPs share a budget.
 
-    The curve sees the sizes within a factor `window` (by default WINDOWS) of the lowest point, and at least five.
+    The curve is fitted to the sizes within a factor `window` (by default WINDOWS) of the lowest point, at least five.
+    Raises ValueError for a method that is none of METHODS.
     """
     if method not in METHODS:
         raise ValueError(f"method {method!r}: choose one of {', '.join(METHODS)}")
@@ -167,7 +168,7 @@ def _parabola_sd(x: np.ndarray, y: np.ndarray, a: float, b: float) -> float:
 def _bracket(x: np.ndarray, y: np.ndarray, log_n: float, method: str) -> str:
     """Why the optimum is not between the sizes, or an empty string.
 
-    The two fitted curves need a measured rise on both sides; the interpolation is taken at its word.
+    The two fitted curves need a measured rise on both sides; the interpolation does not.
     """
     lowest = int(np.argmin(y))
     inside = 0 < lowest < len(x) - 1 or method == "akima"

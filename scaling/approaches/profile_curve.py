@@ -1,4 +1,4 @@
-"""The shape that E + A/N^alpha + B/D^beta takes along a budget, with alpha and beta shared by every budget.
+"""The curve that a law E + A/N^alpha + B/D^beta takes along a budget, with alpha and beta shared by every budget.
 
 At C = k N^(1+s) D the loss is c0 + c1 N^-alpha + c2 D^-beta, linear in c given the exponents. With u = ln(N / N*) and
 b = beta (1+s) that is L* + q [(e^(-alpha u) - 1) / alpha + (e^(b u) - 1) / b]. So each budget costs a linear
@@ -15,12 +15,12 @@ import pandas as pd
 from isoflop.scaling.laws.law import Cost
 
 PRIOR_LOG_EXPONENT, PRIOR_SD = np.log(0.35), 0.5
-LIMITS = (np.log(0.02), np.log(2.0))
+LIMITS = (np.log(0.02), np.log(2.0))  # of the ln exponents
 
 
 @dataclass(frozen=True)
 class ProfileShape:
-    """Exponents shared by the budgets, and the relative noise of the points around the curves."""
+    """Exponents alpha and beta shared by the budgets, and the relative noise of the points around the curves."""
 
     alpha: float
     beta: float
@@ -29,7 +29,10 @@ class ProfileShape:
     def minimum(
         self, frame: pd.DataFrame, flops: float, cost: Cost
     ) -> tuple[float, float, Callable[[np.ndarray], np.ndarray], str]:
-        """ln N* at the budget (infinite on a slope), its sd, the curve of loss against N, and why there is none."""
+        """The optimum of one budget: ln N* (infinite on a slope), its sd, the curve of loss against N, and a reason.
+
+        The reason says why there is no optimum and is empty otherwise. `frame` has n_params, tokens and loss.
+        """
         axes = _Axes.of(frame)
         design, c = axes.solve(self.alpha, self.beta)
         log_n0, log_d0 = axes.log_n0, axes.log_d0
@@ -52,14 +55,14 @@ class ProfileShape:
 
 
 def fit_shape(budgets: Sequence[pd.DataFrame], cost: Cost) -> ProfileShape:
-    """The exponents that suit all budgets best; the prior's centre when no budget can tell."""
-    telling = [g for g in budgets if g["n_params"].nunique() > 3]
-    spare = sum(len(g) - 3 for g in telling) - 2
+    """The exponents that fit all budgets best; the prior's centre when no budget has more than three sizes."""
+    informative = [g for g in budgets if g["n_params"].nunique() > 3]
+    spare = sum(len(g) - 3 for g in informative) - 2
     start = np.full(2, PRIOR_LOG_EXPONENT)
-    if not telling or spare <= 0:
+    if not informative or spare <= 0:
         return ProfileShape(float(np.exp(start[0])), float(np.exp(start[1])), noise=0.0)
 
-    axes = [_Axes.of(g) for g in telling]
+    axes = [_Axes.of(g) for g in informative]
 
     def misfit(log_exponents: np.ndarray) -> np.ndarray:
         alpha, beta = np.exp(log_exponents)
@@ -80,7 +83,7 @@ def fit_shape(budgets: Sequence[pd.DataFrame], cost: Cost) -> ProfileShape:
 
 
 def _descend(function: Callable[[np.ndarray], np.ndarray], start: np.ndarray, *, step: float = 1e-6) -> np.ndarray:
-    """Where the sum of squares of `function` is least near `start`, inside LIMITS: damped Gauss-Newton.
+    """Minimise the sum of squares of `function` from `start` inside LIMITS, by damped Gauss-Newton.
 
     scipy.optimize would do, but importing it costs as much as everything else that `isoflop fit` imports from scipy.
     """

@@ -266,7 +266,8 @@ class Law:
     def _search(self, C: Array, cost: Cost, loss: Callable[[Any, Any], Any]) -> Allocation:
         log_n = minimise_scalar(lambda u: loss(np.exp(u), cost.tokens(C, np.exp(u))), np.zeros(C.shape), np.log(C))
         if np.any(~np.isfinite(log_n)):
-            raise ValueError(f"{self.name}: no interior minimum of the loss at C = {C}")
+            first = C[~np.isfinite(log_n)].flat[0]
+            raise ValueError(f"{self.name}: no interior minimum of the loss at C = {first:.4g}")
         N = np.exp(log_n)
         D = cost.tokens(C, N)
         return Allocation(N, D, C, loss(N, D))
