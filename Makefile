@@ -3,9 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 STUDY ?= quick
-EXTRAS ?= dev
 
-.PHONY: help demo test test-slurm lint figures bench coverage clean
+TESTS := $(BIN)/python -m pytest
+PARALLEL := -n auto --dist worksteal
+
+.PHONY: help demo test test-fast test-slurm lint figures bench coverage clean
 
 help:  ## what there is to type
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -13,18 +15,21 @@ help:  ## what there is to type
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "isoflop needs Python 3.11 or newer"'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
 	touch $@
 
 demo: $(STAMP)  ## train the embedded study and write report/ (safe to interrupt and repeat)
 	$(BIN)/isoflop run experiment=$(STUDY)
 	$(BIN)/isoflop report runs --study $(STUDY) --out report
 
-test: $(STAMP)  ## everything that must hold
-	$(BIN)/python -m pytest -m 'not slurm'
+test: $(STAMP)  ## everything that must hold; what needs a card, a browser, SLURM, data, rights is skipped and named
+	$(TESTS) $(PARALLEL) -rs -m 'not slurm'
+
+test-fast: $(STAMP)  ## what holds without a process, a browser or patience
+	$(TESTS) $(PARALLEL) -m 'not slow and not process and not browser and not gpu and not slurm'
 
 test-slurm: $(STAMP)  ## sweeps on a real SLURM of one node; skipped where it is not installed
-	$(BIN)/python -m pytest -m slurm tests/experiments/sweep/test_slurm.py
+	$(TESTS) -rs -m slurm tests/experiments/sweep/test_slurm.py
 
 lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check .
@@ -41,7 +46,7 @@ bench: $(STAMP)  ## speed as ratios against named baselines
 	$(BIN)/python -m tests.bench.study
 
 coverage: $(STAMP)  ## lines that no test runs
-	$(BIN)/python -m pytest --cov=scaling --cov=models --cov=experiments --cov=analysis --cov=isoflop
+	$(TESTS) $(PARALLEL) -m 'not slurm' --cov=isoflop --cov=hydra_plugins
 
 clean:  ## remove what was made, keep .venv
 	rm -rf runs corpora report

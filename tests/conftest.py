@@ -12,7 +12,18 @@ import pandas as pd
 import pytest
 
 from tests.support.root import ROOT
+from tests.support.skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401 (hooks)
 from tests.support.texts import write_texts
+
+MOST_WORKERS = 8  # of a parallel run: each loads torch
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """A worker for each core that this process may use."""
+    from isoflop.experiments.cost.cost import cores
+
+    return min(cores(), MOST_WORKERS)
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +31,7 @@ def public_data() -> Path:
     """The folder of published data sets; tests that need it are skipped where it is absent."""
     folder = Path(os.environ.get("ISOFLOP_PUBLIC_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
-        pytest.skip(f"public data sets are not at {folder}; set ISOFLOP_PUBLIC_DATA")
+        pytest.skip(f"needs public data, which are not at {folder}: set ISOFLOP_PUBLIC_DATA")
     return folder
 
 
@@ -49,8 +60,8 @@ def typed(monkeypatch, capsys):
         monkeypatch.setattr("sys.argv", ["isoflop", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             main()
-        told = capsys.readouterr()
-        return ended.value.code or 0, told.out, told.err
+        printed = capsys.readouterr()
+        return ended.value.code or 0, printed.out, printed.err
 
     return run
 

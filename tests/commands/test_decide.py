@@ -150,7 +150,7 @@ def test_what_is_suggested_runs_as_it_is_and_is_not_suggested_again(typed, tmp_p
     monkeypatch.chdir(tmp_path)
 
     def alone(command):
-        done = subprocess.run([sys.executable, "-m", *command.split()], capture_output=True, text=True, timeout=200)
+        done = subprocess.run([sys.executable, "-m", *command.split()], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

@@ -41,7 +41,7 @@ def isoflop_json(*arguments) -> dict:
 
 def shell(*arguments) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "isoflop", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 def test_json_has_the_promised_keys_and_the_law(csv):
@@ -172,20 +172,24 @@ def test_a_million_rows_end_in_a_clear_error(tmp_path):
     assert result.stderr.count("\n") == 1
 
 
-def test_start_up_on_245_rows_is_quick(public_data):
-    """End to end below 2.5 s of processor time, so that a busy machine does not decide; the best of three."""
-    path = public_data / "chinchilla_epoch" / "runs.csv"
+def processor_seconds(command) -> float:
+    """Of a process, the least of three."""
     seconds = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        result = shell("fit", path, "--json")
+        subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert result.returncode == 0, result.stderr
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        if seconds[-1] < 2.5:
-            break
-    assert min(seconds) < 2.5
-    assert json.loads(result.stdout)["n_points"] == 245
+    return min(seconds)
+
+
+def test_start_up_on_245_rows_is_quick(public_data):
+    """The command takes at most 2.5 times the processor time that the libraries it needs take to be imported."""
+    path = public_data / "chinchilla_epoch" / "runs.csv"
+    libraries = "import numpy, pandas, scipy.optimize, pyarrow.parquet, typer"
+    bare = processor_seconds([sys.executable, "-c", libraries])
+    assert processor_seconds([sys.executable, "-m", "isoflop", "fit", path, "--json"]) < 2.5 * bare
+    assert isoflop_json("fit", path)["n_points"] == 245
 
 
 def test_besiroglu_from_the_command_line(public_data):
@@ -205,7 +209,5 @@ def test_fit_imports_no_torch_hydra_or_matplotlib(csv):
         "finally: print(sorted({'torch', 'hydra', 'omegaconf', 'matplotlib'} & set(sys.modules)))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        [sys.executable, "-c", code, str(csv)], capture_output=True, text=True, env=environment, timeout=60
-    )
+    result = subprocess.run([sys.executable, "-c", code, str(csv)], capture_output=True, text=True, env=environment)
     assert result.stdout.strip().endswith("[]"), result.stderr

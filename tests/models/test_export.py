@@ -36,7 +36,8 @@ def tokens(model, rows=3):
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_transformers_computes_the_same_logits(tmp_path, tied):
-    transformers = pytest.importorskip("transformers", reason="needs the extra `export`")
+    import transformers
+
     model = random_model(tied=tied)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(write(model, tmp_path / "out"), local_files_only=True)
     assert type(theirs).__name__ == "LlamaForCausalLM"
@@ -46,7 +47,8 @@ def test_transformers_computes_the_same_logits(tmp_path, tied):
 
 
 def test_byte_tokenizer_returns_any_text_to_the_byte(tmp_path):
-    transformers = pytest.importorskip("transformers", reason="needs the extra `export`")
+    import transformers
+
     tokenizer = transformers.AutoTokenizer.from_pretrained(write(random_model(), tmp_path / "out"))
     ids = tokenizer(TEXT).input_ids
     assert ids == list(TEXT.encode())
@@ -57,7 +59,8 @@ def test_byte_tokenizer_returns_any_text_to_the_byte(tmp_path):
 
 
 def test_number_tokenizer_names_tokens_by_their_number():
-    tokenizers = pytest.importorskip("tokenizers", reason="needs the extra `export`")
+    import tokenizers
+
     tokenizer = tokenizers.Tokenizer.from_str(Numbers(64).json())
     assert tokenizer.encode("3 63 0 3").ids == [3, 63, 0, 3]
     assert tokenizer.decode([3, 63, 0]) == "3 63 0"
@@ -76,7 +79,8 @@ def test_folder_and_file_come_back_to_the_bit(tmp_path, tied):
 
 
 def test_reads_what_transformers_saves(tmp_path):
-    transformers = pytest.importorskip("transformers", reason="needs the extra `export`")
+    import transformers
+
     config = transformers.LlamaConfig(
         vocab_size=96, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=32, rms_norm_eps=1e-5,

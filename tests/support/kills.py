@@ -123,7 +123,7 @@ def _workers(parent: int) -> list[int]:
 
 def _no_orphan(folder: Path) -> None:
     """Every worker of a killed parent has ended, those too that had no job yet."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + DEADLINE
     while left := [p for p in map(int, filter(str.isdigit, os.listdir("/proc"))) if _in(folder, p)]:
         assert time.monotonic() < deadline, f"processes {left} outlived their parent"
         time.sleep(0.2)

@@ -4,8 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import pytest
-
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.trackers.sinks import Trackers
 from isoflop.experiments.training.rows import Measurement, run_rows
@@ -28,8 +26,6 @@ def curve(cell: Cell, points: int = 4) -> list[Measurement]:
 
 def track(folder: Path, names: list[str], cell: Cell, until: int | None = None, **options) -> list[dict]:
     """Send to trackers the curve of `cell` up to its measurement `until` (all: to its end); returns its rows."""
-    for name in names:
-        pytest.importorskip(name)
     points = curve(cell)[:until]
     with Trackers(names, folder, "study", CORPUS, "cpu") as sinks:
         for k in range(1, len(points) + 1):

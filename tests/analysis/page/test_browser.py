@@ -46,10 +46,11 @@ CONTRAST = """() => {
 
 @pytest.fixture(scope="module")
 def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra browser)")
+    from playwright.sync_api import sync_playwright
+
     if not Path(CHROMIUM).exists():
-        pytest.skip("chromium is not installed")
-    with api.sync_playwright() as running:
+        pytest.skip("needs a browser: chromium is not installed")
+    with sync_playwright() as running:
         opened = running.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield opened
         opened.close()

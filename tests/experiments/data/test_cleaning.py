@@ -53,7 +53,6 @@ def test_unknown_stages_are_refused():
 @pytest.fixture
 def planted(tmp_path):
     """Forty texts; a near copy of each tenth, an exact copy of two, three to be dropped by stages."""
-    pytest.importorskip("datasketch", reason="needs the extra `data`")
     folder = tmp_path / "texts"
     folder.mkdir()
     for i in range(40):
@@ -107,7 +106,6 @@ def test_no_near_copy_of_a_held_out_text_is_trained_on(planted, tmp_path):
 
 
 def test_near_means_near():
-    pytest.importorskip("datasketch", reason="needs the extra `data`")
     text = words(1, 1000)
     halves = text[: len(text) // 2] + words(2, 500)
     almost = text.replace("\n", "\nnew ", 3)

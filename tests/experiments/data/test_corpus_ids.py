@@ -131,10 +131,6 @@ PINS = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_corpus_keeps_its_id_and_its_recipe(folder, monkeypatch, case):
-    if CASES[case].get("tokenizer") == "bpe":
-        pytest.importorskip("tokenizers", reason="needs the extra `data`")
-    if CASES[case]["source"] == "huggingface":
-        pytest.importorskip("datasets", reason="needs the extra `data`")
     corpus = make(folder, monkeypatch, **CASES[case])
     corpus_id, eval_id, tokens, recipe = PINS[case]
     assert (corpus.corpus_id, corpus.eval_id) == (corpus_id, eval_id)
@@ -158,8 +154,6 @@ def test_a_corpus_keeps_its_id_and_its_recipe(folder, monkeypatch, case):
 )
 def test_a_folder_is_named_by_recipe_and_files(folder, monkeypatch, case, names):
     """Sizes and times of the files count, under names that do not depend on where they are but for a data set's."""
-    if CASES[case]["source"] == "huggingface":
-        pytest.importorskip("datasets", reason="needs the extra `data`")
     corpus = make(folder, monkeypatch, **CASES[case])
     whole = dict(corpus.manifest["recipe"])
     if names is not None:

@@ -2,6 +2,7 @@
 
 import json
 
+import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -10,7 +11,6 @@ from isoflop.experiments.config import DataSpec, HubSpec, saved_data
 from isoflop.experiments.data import CorpusError, hub
 from isoflop.experiments.data.corpus import prepare
 
-datasets = pytest.importorskip("datasets", reason="needs the extra `data`")
 TEXTS = [f"document {i} caf\u00e9 " * (1 + i % 5) for i in range(60)]
 
 

@@ -111,7 +111,6 @@ def test_headers_that_lie_are_noticed(tmp_path):
 
 def test_what_is_written_beyond_16_bits_is_read_by_an_independent_reader(tmp_path):
     """A vocabulary of 70,000 words: shards of uint32, read here by struct alone."""
-    pytest.importorskip("tokenizers", reason="needs the extra `data`")
     words = {f"w{i}": i for i in range(70_000)}
     tokenizer = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None}
     tokenizer |= {"pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": None, "decoder": None}

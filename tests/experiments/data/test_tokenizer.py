@@ -9,7 +9,6 @@ from isoflop.experiments.data import CorpusError
 from isoflop.experiments.data.corpus import prepare
 from isoflop.experiments.data.tokenizer import Bytes, Library, TokenizerError, train_bpe
 
-pytest.importorskip("tokenizers", reason="needs the extra `data`")
 TEXT = "na\u00efve \u65e5\u672c\u8a9e \n\t  \u20ac\U0001f642 def f(x):\r\n  return x\x00y  <|end|> "
 
 

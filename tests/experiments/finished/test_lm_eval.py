@@ -1,6 +1,5 @@
 """lm-eval on exported runs: scores that go with the loss, kept beside the runs; the example tasks; refusals."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -40,7 +39,6 @@ from isoflop.scaling.table.task_scores import (
 )
 from tests.support.root import ROOT
 
-needs_lm_eval = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="needs the extra `evaluate`")
 LINES = ["alpha beta is one\n", "gamma delta two\n", "epsilon for three\n", "zeta has four\n", "eta and five\n"]
 EXAMPLES = {
     "translation": [{"source": "Guten Morgen.", "target": "Good morning."}],
@@ -85,7 +83,7 @@ def isoflop(store, *arguments, cwd=None):
     command = [sys.executable, "-m", "isoflop", "evaluate", *arguments, "--runs", str(store.root)]
     command += ["--corpora", str(store.root.parent / "corpora")]
     done = subprocess.run(
-        command, cwd=cwd or ROOT, capture_output=True, text=True, timeout=250,
+        command, cwd=cwd or ROOT, capture_output=True, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
@@ -101,7 +99,6 @@ def found(store):
     return json.loads(out)
 
 
-@needs_lm_eval
 @pytest.mark.slow
 def test_the_run_with_the_lower_loss_scores_higher_on_the_next_line(found):
     short, long = found["runs"]
@@ -116,7 +113,6 @@ def test_the_run_with_the_lower_loss_scores_higher_on_the_next_line(found):
     assert {s["chance"] for run in found["runs"] for s in run["scores"]} == {0.25}
 
 
-@needs_lm_eval
 def test_scores_are_kept_beside_the_runs_and_are_means_of_their_items(store, found):
     opened, ids = store
     scores = read_scores(opened.root)
@@ -137,7 +133,6 @@ def test_scores_are_kept_beside_the_runs_and_are_means_of_their_items(store, fou
     assert "1 runs without it are left out" in table.attrs["notes"]
 
 
-@needs_lm_eval
 @pytest.mark.slow
 def test_the_example_tasks_run_on_a_users_own_files_and_leave_other_scores_alone(store, found, tmp_path):
     opened, ids = store
@@ -164,7 +159,6 @@ def here(store, *arguments):
     return result.exception, result.output
 
 
-@needs_lm_eval
 def test_a_mistyped_task_a_missing_file_and_a_model_without_a_class_are_refused(store):
     opened, ids = store
     error, _ = here(opened, ids[0], "--tasks", "next-lin")

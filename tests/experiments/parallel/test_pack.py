@@ -305,7 +305,7 @@ def test_a_killed_pack_goes_on_through_the_real_command(tmp_path):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a card")
 def test_on_cuda_a_graph_of_the_packed_step_trains_alike(spec):
     spec = replace(spec, where=replace(spec.where, device="cuda"))
     study, corpora = sweep.load(spec)

@@ -49,7 +49,7 @@ def small_disk(shared):
         shutil.which("mount") is None
         or subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True).returncode
     ):
-        pytest.skip("no right to mount a file system here")
+        pytest.skip("needs the rights to mount a file system")
     yield lambda options: subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
     subprocess.run(["umount", folder], check=True)
 

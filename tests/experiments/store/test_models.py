@@ -153,7 +153,6 @@ def test_numbers_are_the_text_of_a_source_without_text():
 
 
 def test_a_tokenizer_that_does_not_fit_the_model_is_refused(tmp_path):
-    pytest.importorskip("tokenizers", reason="needs the extra `data`")
     own = Library(Numbers(9).json())
     (tmp_path / f"{own.tokenizer_id}.json").write_text(own.text)
     assert find_tokenizer(own.tokenizer_id, 9, tmp_path).encode("3 8") == [3, 8]
@@ -184,7 +183,6 @@ def test_serve_listens_on_this_machine_alone_and_prints_the_gpu_command(runs, mo
 
 
 def test_a_port_in_use_is_told_before_anything_is_exported(runs):
-    pytest.importorskip("uvicorn", reason="needs the extra `serve`")
     store, _, cells = runs
     shutil.rmtree(store.root / "exports", ignore_errors=True)
     with socket.socket() as taken:
@@ -213,7 +211,8 @@ def test_an_unfinished_run_is_neither_exported_nor_sampled_nor_served(tmp_path, 
 
 
 def test_an_export_says_how_it_generates(trained, tmp_path):
-    transformers = pytest.importorskip("transformers", reason="needs the extra `export`")
+    import transformers
+
     folder = export(trained, tmp_path / "out")
     if trained.final["family"] == "lstm":  # TorchScript has no place for it
         assert not (folder / "generation_config.json").exists()

@@ -136,7 +136,7 @@ with tempfile.TemporaryDirectory() as folder:
 print(json.dumps(seen))
 """
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     seen = {tuple(pair) for pair in json.loads(done.stdout)}
     assert len(seen) == len({pid for pid, _ in seen}) == 2

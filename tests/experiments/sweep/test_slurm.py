@@ -20,7 +20,7 @@ from tests.support.texts import write_texts
 
 NODE = ROOT / "tests" / "support" / "slurm_node.sh"
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "squeue")
-DEADLINE = 200
+DEADLINE = 600  # seconds without what is waited for: something hangs
 
 
 def test_a_task_takes_every_nth_trunk_of_one_set_of_arguments():
@@ -44,7 +44,7 @@ def run_script(folder, command, *, signal_after=None, **options):
     if signal_after:
         time.sleep(signal_after)
         process.send_signal(signal.SIGUSR1)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate()
     asked = folder / "asked"
     return process.returncode, out, asked.read_text() if asked.exists() else ""
 
@@ -102,13 +102,13 @@ def cluster(tmp_path_factory):
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if missing or os.getuid() != 0:
         pytest.skip(
-            f"needs root and {', '.join(missing) or 'SLURM'}: apt-get install slurmctld slurmd slurm-client munge"
+            f"needs SLURM and its rights: root, and {', '.join(PROGRAMS)} of slurmctld slurmd slurm-client munge"
         )
     folder = tmp_path_factory.mktemp("slurm")
-    subprocess.run([NODE, "start", folder], check=True, timeout=60)
+    subprocess.run([NODE, "start", folder], check=True)
     os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
     yield folder
-    subprocess.run([NODE, "stop", folder], check=True, timeout=60)
+    subprocess.run([NODE, "stop", folder], check=True)
     del os.environ["SLURM_CONF"]
 
 
@@ -133,7 +133,7 @@ def start(folder: Path, runs: str, *more: str) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen) -> str:
-    out, _ = process.communicate(timeout=DEADLINE)
+    out, _ = process.communicate()
     assert process.returncode == 0, out
     return out
 
@@ -221,7 +221,7 @@ def test_an_interrupt_cancels_the_tasks(cluster, folder):
     process = start(folder, "interrupted", *SLURM)
     until(queue, "tasks")
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=DEADLINE)
+    out, _ = process.communicate()
     assert (process.returncode, "the same command goes on" in out) == (130, True)
     until(lambda: not queue(), "an empty queue")
 
@@ -230,6 +230,6 @@ def test_an_interrupt_cancels_the_tasks(cluster, folder):
 def test_what_slurm_refuses_and_what_fails_at_once_are_told_in_one_line(cluster, folder):
     for option, told in (("partition=nowhere", "invalid partition"), ("setup=[exit 9]", "was killed or cancelled")):
         process = start(folder, "refused", *SLURM, f"hydra.launcher.{option}")
-        out, _ = process.communicate(timeout=DEADLINE)
+        out, _ = process.communicate()
         last = out.strip().splitlines()[-1]
         assert (process.returncode, last.startswith("isoflop: "), told in last) == (1, True, True), out

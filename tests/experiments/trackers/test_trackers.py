@@ -3,6 +3,7 @@
 import json
 import logging
 import struct
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,7 @@ def scalars(folder: Path, run_id: str) -> dict[str, list[tuple[int, float]]]:
 
 def offline(folder: Path, run_id: str) -> dict:
     """What one offline folder of W&B holds, once its service has written the last record, a moment after `finish`."""
-    for _ in range(200):
+    for _ in range(6000):
         found = records(folder, run_id)
         if found["exit"] is not None:
             return found
@@ -112,7 +113,6 @@ def test_wandb_offline_holds_each_cell_as_a_run_and_no_point_twice(tmp_path, mon
 
 
 def test_wandb_without_a_login_writes_offline_and_says_so(tmp_path, monkeypatch, caplog):
-    pytest.importorskip("wandb")
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -164,13 +164,13 @@ def test_a_tracker_that_cannot_open_is_a_warning(tmp_path, monkeypatch, caplog):
 
 
 def test_a_slow_tracker_holds_up_neither_the_training_nor_its_end(tmp_path, monkeypatch, caplog):
-    slow = SimpleNamespace(write=lambda *_, **__: time.sleep(1.0), close=lambda: None)
+    released = threading.Event()
+    slow = SimpleNamespace(write=lambda *_, **__: released.wait(), close=lambda: None)
     monkeypatch.setattr(trackers, "open_sink", lambda name, folder: slow)
     monkeypatch.setattr(trackers, "PATIENCE_SECONDS", 0.1)
-    began = time.monotonic()
-    track(tmp_path, ["wandb"], FIRST)
-    assert time.monotonic() - began < 0.9
+    track(tmp_path, ["wandb"], FIRST)  # comes back while the first write is still at work
     assert "wandb not done after" in caplog.text
+    released.set()
 
 
 def test_no_tracker_is_no_thread(tmp_path):
@@ -195,7 +195,6 @@ def test_a_tracker_that_is_unknown_or_not_installed_is_refused_before_anything_s
 
 
 def test_a_launch_writes_the_curves_that_the_store_holds(typed, here):
-    pytest.importorskip("tensorboard")
     where = ("where.trackers=[tensorboard]", "hydra/launcher=basic", "where.workers=1")
     data = ("data=text", "data.files=[../text/*.txt]", "data.held_out_fraction=0.3", "data.eval_tokens=512")
     study = ("study.name=study", "study.sizes=[d8]", "study.budgets=[4e8,8e8]", "study.window.min_steps=20")

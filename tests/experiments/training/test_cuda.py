@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings(  # torch's own
     "ignore:TensorFloat32 tensor cores",
     "ignore:.*torch.jit.* is deprecated:DeprecationWarning",
 )
-NO_DEVICE = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+NO_DEVICE = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a card")
 CUDA = WhereSpec(device="cuda")
 RELATIVE = 1e-5  # of a loss after 100 steps: sums that come in another order
 CELLS = {
@@ -209,9 +209,9 @@ def test_large_models_are_compiled(corpus):
 
 def test_the_benchmark_says_that_there_is_no_device():
     if torch.cuda.is_available():
-        pytest.skip("there is one")
+        pytest.skip("needs a machine without a card")
     command = [sys.executable, "-m", "tests.bench.cuda"]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (told.returncode, told.stdout) == (1, "no CUDA device\n")
 
 

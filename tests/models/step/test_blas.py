@@ -5,7 +5,7 @@ import torch
 
 from isoflop.models.step import blas
 
-needs_library = pytest.mark.skipif(not blas.name(), reason="torch multiplies here")
+needs_library = pytest.mark.skipif(not blas.name(), reason="needs another processor: torch multiplies best on this one")
 
 
 def matrix(rows, columns, *, transposed, seed):

@@ -246,7 +246,6 @@ def test_olmo_metrics_with_its_own_keys(tmp_path):
 
 
 def test_tensorboard_event_files_of_others(tmp_path):
-    pytest.importorskip("tensorboard")
     from torch.utils.tensorboard import SummaryWriter
 
     for n in (1e6, 4e6):
@@ -264,7 +263,6 @@ def test_tensorboard_event_files_of_others(tmp_path):
 
 
 def test_our_own_event_files_come_back_as_they_went(tmp_path):
-    pytest.importorskip("tensorboard")
     from tests.support.tracked import FIRST, SECOND, track
 
     rows = {cell.run_id: track(tmp_path, ["tensorboard"], cell)[-1] for cell in (FIRST, SECOND)}

@@ -1,0 +1,46 @@
+"""A skip names what is missing: one of six things, or it is a failure."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.root import ROOT
+from tests.support.skips import REASONS
+
+TEST = """
+import pytest
+
+@pytest.mark.skipif(True, reason="needs a card")
+def test_card():
+    pass
+
+def test_browser():
+    pytest.skip("needs a browser: chromium is not installed")
+
+def test_mood():
+    pytest.skip("not today")
+
+def test_extra():
+    pytest.importorskip("a_module_that_is_nowhere")
+
+@pytest.mark.xfail(reason="known", strict=True)
+def test_known():
+    raise AssertionError
+"""
+
+
+@pytest.mark.process
+def test_a_skip_for_another_reason_is_a_failure(tmp_path):
+    (tmp_path / "test_some.py").write_text(TEST)
+    (tmp_path / "test_none.py").write_text('import pytest\n\npytest.skip("later", allow_module_level=True)\n')
+    command = [sys.executable, "-m", "pytest", "-c", "/dev/null", "-p", "tests.support.skips", "-ra", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2, done.stdout
+    assert f"for want of {', '.join(REASONS)} alone; not: Skipped: later" in done.stdout
+    (tmp_path / "test_none.py").unlink()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout
+    assert "2 failed, 2 skipped, 1 xfailed" in done.stdout
+    assert "not: Skipped: not today" in done.stdout
+    assert "not: Skipped: could not import 'a_module_that_is_nowhere'" in done.stdout
