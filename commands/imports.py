@@ -40,10 +40,10 @@ def import_(
 ) -> None:
     """Runs from TensorBoard, W&B, nanoGPT, nanochat, OLMo or any table, as a table that fit and report read."""
     from isoflop.commands.options import pairs
-    from isoflop.scaling.imports.assemble import Asked
+    from isoflop.scaling.imports.assemble import ImportOptions
     from isoflop.scaling.imports.read import import_source
 
-    asked = Asked(
+    options = ImportOptions(
         n_params=_by_run(n_params, "--n-params"),
         batch_tokens=_by_run(batch_tokens, "--batch-tokens"),
         params=params,
@@ -51,7 +51,7 @@ def import_(
         arm=arm,
         keep_unfinished=keep_unfinished,
     )
-    found = import_source(source, kind, asked, pairs(mapping, "--map"))
+    found = import_source(source, kind, options, pairs(mapping, "--map"))
     found.write(out)
     emit(found.to_dict() | {"out": str(out)}, f"{found}\nwritten to {out}", as_json)
 

@@ -1,20 +1,20 @@
-"""Other people's runs as a table that every command reads: what a source tells, what is asked for, what is left out.
+"""One table of runs that other programs logged, which every command reads.
 
-A reader (`import_logs`, `import_columns`, event files in `experiments`) turns a source into `ForeignRun`s; `assemble`
-turns those into one table. Where every run tells its shape the result is a run table with parameters by group, so that
-any convention can be chosen at fit time; else it has one row per run, n_params and flops under the conventions that it
-names. Nothing is guessed: what neither the source nor an option says is asked for, and every row that does not enter
-is counted under a reason.
+A reader (see `source.Reader`) turns a source into `ForeignRun`s; `assemble` turns those into one table. Where the shape
+of every run is known the result is a run table with parameters by group, so that any convention can be chosen when a
+law is fitted; otherwise it has one row per run, with n_params and flops under the conventions that it names. Nothing is
+guessed: an error names the option for a missing quantity, and every row left out is counted under a reason.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from isoflop.scaling.imports.shapes import Shape
+from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
 from isoflop.scaling.table.runs import COLUMNS, NAMES, validate, write_table
 
 PLAIN = (
@@ -25,60 +25,21 @@ PARAMS = ("matrices", "total", "no-embedding")
 _UNKNOWN = {"string": "", "int64": 0, "float64": float("nan"), "bool": False}
 
 
-class SourceError(ValueError):
-    """A source cannot be imported as it is; the message says what is missing and which option gives it."""
-
-
 @dataclass(frozen=True)
-class Asked:
-    """What the user says because the source does not. Numbers by run; the key "" is for every run."""
+class ImportOptions:
+    """What the user states because the source does not. Numbers are by run; the key "" stands for every run."""
 
     n_params: Mapping[str, float] = field(default_factory=dict)
     batch_tokens: Mapping[str, float] = field(default_factory=dict)
-    params: str = "matrices"  # where a source tells several counts
+    params: str = "matrices"  # of several parameter counts in a source
     bytes_per_token: float | None = None  # turns bits per byte into nats per token
     arm: str = ""
     keep_unfinished: bool = False
 
 
 @dataclass(frozen=True)
-class ForeignRun:
-    """One run as its source tells it.
-
-    `curve` has step and loss (its unit beside it), and tokens, flops, train_loss, learning_rate where told. `n_params`
-    holds counts by convention. `skipped` counts rows of the source that carry no evaluation, by reason.
-    """
-
-    name: str
-    source: str
-    curve: pd.DataFrame
-    loss_unit: str = "nats/token"
-    horizon_steps: int | None = None
-    batch_tokens: float | None = None
-    n_params: Mapping[str, float] = field(default_factory=dict)
-    flops_per_token: float | None = None
-    compute_convention: str = ""
-    shape: Shape | None = None
-    settings: Mapping[str, object] = field(default_factory=dict)
-    skipped: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """Rows of one run that are not in the table, all of them where `whole` says so."""
-
-    run: str
-    rows: int
-    reason: str
-    whole: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.run}: {'the run' if self.whole else f'{self.rows} rows'}: {self.reason}"
-
-
-@dataclass(frozen=True)
 class Imported:
-    """The table, what is not in it and why, and what was taken for granted."""
+    """The imported table, the rows that are not in it with the reason, and notes on what was assumed."""
 
     table: pd.DataFrame
     kind: str  # run table | one row per run
@@ -86,7 +47,7 @@ class Imported:
     notes: tuple[str, ...]
 
     def write(self, target: Path) -> None:
-        """Write the table, atomically where it is a run table."""
+        """Write the table to a .parquet or a .csv, a run table atomically. Raises SourceError for another suffix."""
         if target.suffix not in (".parquet", ".csv"):
             raise SourceError(f"--out {target}: write to a .parquet or a .csv")
         if self.kind == "run table" and target.suffix == ".parquet":
@@ -95,7 +56,8 @@ class Imported:
         target.parent.mkdir(parents=True, exist_ok=True)
         self.table.to_parquet(target) if target.suffix == ".parquet" else self.table.to_csv(target, index=False)
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, object]:
+        """JSON-ready values; the table itself is left out."""
         return {
             "kind": self.kind, "runs": int(self.table["run_id"].nunique()), "rows": len(self.table),
             "columns": list(self.table), "left_out": [asdict(one) for one in self.left_out], "notes": list(self.notes),
@@ -111,15 +73,18 @@ class Imported:
         return "\n".join([*lines, *(f"  {one}" for one in self.left_out)])
 
 
-def assemble(runs: Sequence[ForeignRun], asked: Asked, before: Sequence[LeftOut] = ()) -> Imported:
-    """One table of these runs. Raises SourceError naming the runs and the option that would tell what they lack."""
+def assemble(runs: Sequence[ForeignRun], options: ImportOptions, before: Sequence[LeftOut] = ()) -> Imported:
+    """One table of these runs; `before` are rows that their readers left out.
+
+    Raises SourceError for bad options, and naming the runs that lack a quantity and the option that gives it.
+    """
     notes: list[str] = []
-    _check(asked, runs)
+    _check(options, runs)
     left_out = [*before]
     left_out += [LeftOut(run.name, count, why) for run in runs for why, count in run.skipped.items() if count]
     kept = []
     for run in runs:
-        cleaned, rows_out = _clean(run, asked)
+        cleaned, rows_out = _clean(run, options)
         left_out += rows_out
         if cleaned is not None:
             kept.append(cleaned)
@@ -128,15 +93,15 @@ def assemble(runs: Sequence[ForeignRun], asked: Asked, before: Sequence[LeftOut]
         raise SourceError(f"no run can be imported ({reasons})")
     _check_names(kept)
     if any(run.horizon_steps is None for run in kept):
-        notes.append("horizons are not told: the last evaluation of a run is taken as its end")
-    if all(run.shape for run in kept) and not asked.n_params:
-        return Imported(_run_table(kept, asked, notes), "run table", tuple(left_out), tuple(notes))
-    table = _plain(kept, asked, notes, left_out)
+        notes.append("horizons are not reported: the last evaluation of a run is taken as its end")
+    if all(run.shape for run in kept) and not options.n_params:
+        return Imported(_run_table(kept, options, notes), "run table", tuple(left_out), tuple(notes))
+    table = _plain(kept, options, notes, left_out)
     return Imported(table, "one row per run", tuple(left_out), tuple(notes))
 
 
-def _clean(run: ForeignRun, asked: Asked) -> tuple[ForeignRun | None, list[LeftOut]]:
-    """The run with the rows that can be used, in nats; None where it has none or has not reached its horizon."""
+def _clean(run: ForeignRun, options: ImportOptions) -> tuple[ForeignRun | None, list[LeftOut]]:
+    """The run with its usable rows, in nats (None without any, or short of its horizon), and what is left out."""
     out: list[LeftOut] = []
 
     def drop(frame: pd.DataFrame, wrong: np.ndarray, reason: str) -> pd.DataFrame:
@@ -147,49 +112,49 @@ def _clean(run: ForeignRun, asked: Asked) -> tuple[ForeignRun | None, list[LeftO
     frame = run.curve
     frame = drop(frame, frame["loss"].isna().to_numpy(), "no validation loss")
     frame = drop(
-        frame, ~(np.isfinite(frame["loss"]) & (frame["loss"] > 0)).to_numpy(), "the loss is no positive number"
+        frame, ~(np.isfinite(frame["loss"]) & (frame["loss"] > 0)).to_numpy(), "the loss is not a positive number"
     )
-    frame = drop(frame, frame["step"].duplicated(keep="last").to_numpy(), "told again later, after a restart")
+    frame = drop(frame, frame["step"].duplicated(keep="last").to_numpy(), "reported again later, after a restart")
     frame = drop(frame, (frame["step"] <= 0).to_numpy(), "before the first step")
-    frame, unit = _in_nats(frame.sort_values("step", ignore_index=True), run, asked)
+    frame, unit = _in_nats(frame.sort_values("step", ignore_index=True), run, options)
     end = int(frame["step"].max()) if len(frame) else 0
     reason = ""
     if frame.empty:
         reason = "no evaluation with a loss"
-    elif run.horizon_steps and end < run.horizon_steps and not asked.keep_unfinished:
+    elif run.horizon_steps and end < run.horizon_steps and not options.keep_unfinished:
         reason = f"its last evaluation is at step {end} of {run.horizon_steps}: the schedule had not ended"
     if reason:
         return None, [*out, LeftOut(run.name, len(frame), reason, whole=True)]
-    return replace(run, curve=_tokens(frame, run, asked), loss_unit=unit), out
+    return replace(run, curve=_tokens(frame, run, options), loss_unit=unit), out
 
 
-def _in_nats(frame: pd.DataFrame, run: ForeignRun, asked: Asked) -> tuple[pd.DataFrame, str]:
-    """Bits per byte as nats: per token where bytes per token are told, else per byte, which is what they are of."""
+def _in_nats(frame: pd.DataFrame, run: ForeignRun, options: ImportOptions) -> tuple[pd.DataFrame, str]:
+    """The loss in nats, and its unit: bits per byte become nats per token with bytes per token, else nats per byte."""
     if run.loss_unit != "bits/byte":
         return frame, run.loss_unit
-    per = asked.bytes_per_token
+    per = options.bytes_per_token
     return frame.assign(loss=frame["loss"] * np.log(2) * (per or 1.0)), "nats/token" if per else "nats/byte"
 
 
-def _tokens(frame: pd.DataFrame, run: ForeignRun, asked: Asked) -> pd.DataFrame:
+def _tokens(frame: pd.DataFrame, run: ForeignRun, options: ImportOptions) -> pd.DataFrame:
     if "tokens" in frame and frame["tokens"].notna().all():
         return frame
-    batch = _told(asked.batch_tokens, run.name) or run.batch_tokens
+    batch = _by_run(options.batch_tokens, run.name) or run.batch_tokens
     return frame.assign(tokens=frame["step"] * batch if batch else np.nan)
 
 
-def _told(numbers: Mapping[str, float], name: str) -> float | None:
+def _by_run(numbers: Mapping[str, float], name: str) -> float | None:
     return numbers.get(name, numbers.get(""))
 
 
-def _check(asked: Asked, runs: Sequence[ForeignRun]) -> None:
-    if asked.params not in PARAMS:
-        raise SourceError(f"--params {asked.params}: not one of {', '.join(PARAMS)}")
-    if asked.bytes_per_token is not None and not asked.bytes_per_token > 0:
-        raise SourceError(f"--bytes-per-token {asked.bytes_per_token}: not a positive number")
+def _check(options: ImportOptions, runs: Sequence[ForeignRun]) -> None:
+    if options.params not in PARAMS:
+        raise SourceError(f"--params {options.params}: not one of {', '.join(PARAMS)}")
+    if options.bytes_per_token is not None and not options.bytes_per_token > 0:
+        raise SourceError(f"--bytes-per-token {options.bytes_per_token}: not a positive number")
     names = {"", *(run.name for run in runs)}
-    for option, told in (("--n-params", asked.n_params), ("--batch-tokens", asked.batch_tokens)):
-        for name in set(told) - names:
+    for option, numbers in (("--n-params", options.n_params), ("--batch-tokens", options.batch_tokens)):
+        for name in set(numbers) - names:
             known = ", ".join(sorted(names - {""})[:6])
             raise SourceError(f"{option} {name}=...: no such run in the source (there are: {known})")
 
@@ -198,46 +163,48 @@ def _check_names(kept: Sequence[ForeignRun]) -> None:
     names = [run.name for run in kept]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise SourceError(f"two runs are called {twice[0]!r}; rename one, or import them apart")
+        raise SourceError(f"two runs are called {twice[0]!r}; rename one, or import them separately")
 
 
-def _plain(kept: Sequence[ForeignRun], asked: Asked, notes: list[str], left_out: list[LeftOut]) -> pd.DataFrame:
-    rows = [_end(run, asked) for run in kept]
+def _plain(
+    kept: Sequence[ForeignRun], options: ImportOptions, notes: list[str], left_out: list[LeftOut]
+) -> pd.DataFrame:
+    rows = [_end(run, options) for run in kept]
     for column, option in (("n_params", "--n-params"), ("tokens", "--batch-tokens")):
         lacking = [row["run_id"] for row in rows if not np.isfinite(row[column])]
         remedy = f"give {option} VALUE, or {option} RUN=VALUE for each, or name a column with --map {column}=COLUMN"
         if len(lacking) == len(rows):
             listed = ", ".join(lacking[:4]) + (f" and {len(lacking) - 4} more" if len(lacking) > 4 else "")
-            raise SourceError(f"no run tells its {column} ({listed}); {remedy}")
-        left_out += [LeftOut(name, 1, f"it does not tell its {column}; {remedy}", whole=True) for name in lacking]
+            raise SourceError(f"no run reports its {column} ({listed}); {remedy}")
+        left_out += [LeftOut(name, 1, f"it does not report its {column}; {remedy}", whole=True) for name in lacking]
         rows = [row for row in rows if row["run_id"] not in lacking]
     table = pd.DataFrame(rows).reindex(columns=list(PLAIN))
     for column in ("flops", "train_loss", "seed", "batch_tokens", "peak_learning_rate"):
         if table[column].isna().all() or (column == "flops" and table[column].isna().any()):
-            told = int(table[column].notna().sum())
-            if told:
+            known = int(table[column].notna().sum())
+            if known:
                 notes.append(
-                    f"{len(table) - told} of {len(table)} runs do not tell their flops: the column is left out"
+                    f"{len(table) - known} of {len(table)} runs do not report their flops: the column is left out"
                 )
             table = table.drop(columns=column)
     if "flops" not in table:
-        table["compute_convention"] = "not told: a fit takes 6 x n_params x tokens"
+        table["compute_convention"] = "not reported: a fit takes 6 x n_params x tokens"
     for column in ("params_convention", "compute_convention", "loss_unit"):
         notes += [f"{column}: {value}" for value in sorted(set(table[column].astype(str)))]
     return table
 
 
-def _end(run: ForeignRun, asked: Asked) -> dict:
-    """The row of a run's end."""
+def _end(run: ForeignRun, options: ImportOptions) -> dict[str, Any]:
+    """The last evaluation of a run as a row of PLAIN."""
     last = run.curve.iloc[-1]
-    given = _told(asked.n_params, run.name)
-    convention = asked.params if asked.params in run.n_params else next(iter(run.n_params), "")
+    given = _by_run(options.n_params, run.name)
+    convention = options.params if options.params in run.n_params else next(iter(run.n_params), "")
     flops = last.get("flops", np.nan)
     if not np.isfinite(flops) and run.flops_per_token:
         flops = run.flops_per_token * last["tokens"]
     return {
         "run_id": run.name,
-        "arm": asked.arm or str(run.settings.get("arm", "")),
+        "arm": options.arm or str(run.settings.get("arm", "")),
         "seed": run.settings.get("seed"),
         "n_params": given or run.n_params.get(convention, np.nan),
         "tokens": last["tokens"],
@@ -245,7 +212,7 @@ def _end(run: ForeignRun, asked: Asked) -> dict:
         "loss": last["loss"],
         "train_loss": last.get("train_loss", np.nan),
         "step": int(last["step"]),
-        "batch_tokens": _told(asked.batch_tokens, run.name) or run.batch_tokens,
+        "batch_tokens": _by_run(options.batch_tokens, run.name) or run.batch_tokens,
         "peak_learning_rate": run.settings.get("learning_rate"),
         "params_convention": "--n-params" if given else convention,
         "compute_convention": run.compute_convention,
@@ -254,20 +221,22 @@ def _end(run: ForeignRun, asked: Asked) -> dict:
     }
 
 
-def _run_table(kept: Sequence[ForeignRun], asked: Asked, notes: list[str]) -> pd.DataFrame:
-    frame = pd.concat([_rows(run, asked) for run in kept], ignore_index=True)
+def _run_table(kept: Sequence[ForeignRun], options: ImportOptions, notes: list[str]) -> pd.DataFrame:
+    frame = pd.concat([_rows(run, options) for run in kept], ignore_index=True)
     unknown = [c.name for c in COLUMNS if c.name not in frame]
     for column in COLUMNS:
         if column.name in unknown:
             frame[column.name] = _UNKNOWN[column.dtype]
-    notes.append("unique_tokens is not told: every token is taken as new")
-    notes.append("not told, left empty: " + ", ".join(n for n in unknown if n not in ("trunk_id", "state", "final")))
+    notes.append("unique_tokens is not reported: every token is taken as new")
+    notes.append(
+        "not reported, left empty: " + ", ".join(n for n in unknown if n not in ("trunk_id", "state", "final"))
+    )
     frame = frame[list(NAMES)].astype({c.name: "str" if c.dtype == "string" else c.dtype for c in COLUMNS})
     validate(frame, source="import")
     return frame
 
 
-def _rows(run: ForeignRun, asked: Asked) -> pd.DataFrame:
+def _rows(run: ForeignRun, options: ImportOptions) -> pd.DataFrame:
     """A run with a known shape in the columns of the run table; its last row is final."""
     assert run.shape is not None
     curve, shape, settings = run.curve, run.shape, run.settings
@@ -276,7 +245,7 @@ def _rows(run: ForeignRun, asked: Asked) -> pd.DataFrame:
     horizon = float(curve["tokens"].iloc[-1])
     corpus = settings.get("corpus", "")
     constants = {
-        "run_id": run.name, "trunk_id": run.name, "arm": asked.arm, "seed": settings.get("seed", 0), "state": "done",
+        "run_id": run.name, "trunk_id": run.name, "arm": options.arm, "seed": settings.get("seed", 0), "state": "done",
         **shape.columns(), "corpus_id": corpus, "eval_id": f"validation {corpus}",
         "optimizer": settings.get("optimizer", ""), "schedule": settings.get("schedule", ""),
         "peak_learning_rate": settings.get("learning_rate", np.nan), "dtype": settings.get("dtype", ""),

@@ -1,10 +1,10 @@
-"""Runs out of tables of metrics: histories and run lists of Weights & Biases, OLMo's metrics, any CSV or parquet.
+"""Tables of metrics: histories and run lists of Weights & Biases, OLMo's metrics, any CSV or parquet.
 
-A column is found by `--map`, else by a name that can mean one thing only; two candidates are a question, not a choice.
+A column is found by `--map`, else by a name with one meaning; with two candidates the error asks for `--map`.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from isoflop.scaling.imports.assemble import ForeignRun, LeftOut, SourceError
+from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
+from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.read import near_match
 
-# Names of each quantity, lower case, in the order of preference where they say the same.
+# Names of each quantity, lower case, in the order of preference where several are there.
 NAMES: dict[str, tuple[str, ...]] = {
     "step": ("step", "_step", "iter", "iteration", "global_step", "train/global_step", "trainer/global_step"),
     "tokens": (
@@ -42,19 +43,18 @@ _TRAINING = re.compile(r"^(train[/_. ])?(loss|crossentropyloss|ce loss)$")
 _UNIT = {"throughput/total_training_gflops": 1e9, "throughput/total petaflops": 1e15}
 _BY_CONVENTION = {"n_params_matrices": "matrices", "n_params_total": "total"}
 _WIDE = re.compile(r"^(?P<run>.+) - (?P<metric>.+?)(?P<range>__MIN|__MAX)?$")
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 
 
 @dataclass
 class Columns:
-    """Which column of a table means what; `notes` collects what was found by name."""
+    """The column of each quantity: by `mapping` (ours -> theirs), else by NAMES. `notes` collects what was found."""
 
     mapping: Mapping[str, str]
     notes: list[str]
     source: str
 
     def find(self, frame: pd.DataFrame, quantity: str) -> str | None:
-        """The column for a quantity, by --map or by name, None without one. Raises SourceError for a wrong --map."""
+        """The column of a quantity, None without one. Raises SourceError for a --map to a column that is not there."""
         if quantity in self.mapping:
             wanted = self.mapping[quantity]
             if wanted not in frame:
@@ -66,12 +66,12 @@ class Columns:
         return next((lowered[name] for name in NAMES[quantity] if name in lowered), None)
 
     def loss(self, frame: pd.DataFrame) -> str:
-        """The validation loss. Raises SourceError where there are several, or training losses alone."""
+        """The column of the validation loss. Raises SourceError where there are several, or training losses alone."""
         if "loss" in self.mapping:
             return self.find(frame, "loss")  # type: ignore[return-value]
         found = [str(name) for name in frame if _VALIDATION.match(str(name).lower())]
         if not found and "loss" in frame and self.find(frame, "train_loss"):
-            found = ["loss"]  # beside a training loss, the other one
+            found = ["loss"]  # next to a training loss it is the validation loss
         if len(found) == 1:
             self._note(f"loss is the column {found[0]}")
             return found[0]
@@ -82,7 +82,7 @@ class Columns:
             )
         training = [str(name) for name in frame if _TRAINING.match(str(name).lower())]
         only = (
-            f"only a training loss: --map loss={training[0]} takes it for want of a better"
+            f"only a training loss: use it with --map loss={training[0]}"
             if training
             else (f"name it with --map loss=COLUMN (columns: {', '.join(map(str, frame))})")
         )
@@ -109,7 +109,10 @@ def read_frame(path: Path) -> pd.DataFrame:
 def runs_of_table(
     name: str, source: str, frame: pd.DataFrame, mapping: Mapping[str, str], notes: list[str]
 ) -> tuple[list[ForeignRun], list[LeftOut]]:
-    """The runs of one table of metrics: a history (of one or of many runs), an exported panel, or a row per run."""
+    """The runs of one table of metrics: a history (of one or many runs), a panel exported by W&B, or a row per run.
+
+    `name` is the run's where the table names none. Raises SourceError for an empty table or ambiguous columns.
+    """
     columns = Columns(mapping, notes, source)
     if frame.empty:
         raise SourceError(f"{source}: the table has no rows")
@@ -151,7 +154,7 @@ def _wide(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _run(name: str, source: str, frame: pd.DataFrame, columns: Columns) -> ForeignRun:
-    """One run: the columns that it has under our names, constants apart."""
+    """One run of a table: its columns under our names, its constants as settings."""
     loss = columns.loss(frame)
     curve = pd.DataFrame({"loss": _numbers(frame, loss)})
     for quantity in ("step", "tokens", "flops", "train_loss", "learning_rate"):
@@ -159,7 +162,7 @@ def _run(name: str, source: str, frame: pd.DataFrame, columns: Columns) -> Forei
             curve[quantity] = _numbers(frame, column) * _UNIT.get(str(column).lower(), 1.0)
     if "step" not in curve:
         curve["step"] = np.arange(1, len(curve) + 1)
-    for quantity in ("tokens", "flops"):  # told at other steps than the loss: as last told
+    for quantity in ("tokens", "flops"):  # where reported at other steps than the loss: the last value before
         if quantity in curve:
             curve[quantity] = curve.sort_values("step")[quantity].ffill()
     counts = {kind: _constant(frame, column) for column, kind in _BY_CONVENTION.items() if column in frame}
@@ -180,17 +183,29 @@ def _run(name: str, source: str, frame: pd.DataFrame, columns: Columns) -> Forei
 
 
 def _numbers(frame: pd.DataFrame, column: str) -> pd.Series:
-    """A column as numbers; what is none is NaN, and counted as an evaluation without a loss."""
+    """A column as numbers, NaN where it holds none."""
     return pd.to_numeric(frame[column], errors="coerce").astype(float)
 
 
 def _constant(frame: pd.DataFrame, column: str) -> object:
     """The one value of a column in a run, None if it is empty or varies."""
     values = frame[column].dropna().unique()
-    return (
-        values[0].item() if len(values) == 1 and hasattr(values[0], "item") else values[0] if len(values) == 1 else None
-    )
+    return plain(values[0]) if len(values) == 1 else None
 
 
-def table_files(folder: Path) -> Iterable[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES and path.is_file())
+class TableReader:
+    """Reads tables of metrics: W&B exports and histories, OLMo's metrics, any CSV, TSV, JSON or parquet."""
+
+    kinds = ("wandb", "olmo", "table")
+    suffixes = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
+
+    def recognises(self, path: Path) -> bool:
+        """Whether a file has the suffix of a table."""
+        return path.is_file() and path.suffix in self.suffixes
+
+    def read(self, path: Path, mapping: Mapping[str, str], notes: list[str]) -> tuple[list[ForeignRun], list[LeftOut]]:
+        """The runs of one file. Raises SourceError for one that cannot be read, or without a validation loss."""
+        return runs_of_table(path.stem, str(path), read_frame(path), mapping, notes)
+
+
+TABLES = TableReader()

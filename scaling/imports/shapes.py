@@ -1,4 +1,4 @@
-"""Parameters and forward FLOPs by group of the models that training logs describe: closed forms of their own code."""
+"""Shapes of models that other programs trained: dimensions, parameters and forward FLOPs by group."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,10 @@ from isoflop.scaling.table.runs import PARAM_GROUPS
 
 @dataclass(frozen=True)
 class Shape:
-    """A decoder as the run table states it. `params` by group sum to every trainable parameter once."""
+    """A decoder with the dimensions of the run table.
+
+    `params` holds parameters by group, each counted once; `flops` forward FLOPs per token by group.
+    """
 
     family: str
     n_layer: int
@@ -19,13 +22,14 @@ class Shape:
     context_length: int
     tied: bool
     params: Mapping[str, int]
-    flops: Mapping[str, float]  # forward, per token
+    flops: Mapping[str, float]
     norm: str = "layernorm"
     activation: str = "gelu"
     positions: str = "learned"
 
     @property
     def total(self) -> int:
+        """All trainable parameters."""
         return sum(self.params.values())
 
     def columns(self) -> dict[str, object]:
@@ -41,25 +45,3 @@ class Shape:
             | {"norm": self.norm, "activation": self.activation, "positions": self.positions}
             | {f"flops_token_{group}": count for group, count in self.flops.items()}
         )
-
-
-def nanogpt_shape(n_layer: int, n_head: int, n_embd: int, block_size: int, vocab_size: int, *, bias: bool) -> Shape:
-    """nanoGPT's GPT: learned positions, LayerNorm, GELU of four times the width, the head tied to the embedding.
-
-    A tied matrix counts once, as unembedding. With `bias` every matrix of the blocks and every norm has one.
-    """
-    square = n_embd**2
-    vectors = n_embd * (2 * n_layer + 1) * (2 if bias else 1) + (9 * n_embd * n_layer if bias else 0)
-    attention, mlp, head = 4 * n_layer * square, 8 * n_layer * square, vocab_size * n_embd
-    per_key = 4.0 * n_layer * n_embd
-    return Shape(
-        "transformer", n_layer, n_embd, n_head, 4 * n_embd, vocab_size, block_size, True,
-        params={
-            "embedding": 0, "position": block_size * n_embd, "attention": attention, "recurrent": 0, "mlp": mlp,
-            "norm": vectors, "unembedding": head,
-        },
-        flops={
-            "blocks": 2 * (attention + mlp), "attention_scores": per_key * (block_size + 1) / 2,
-            "attention_scores_full": per_key * block_size, "unembedding": 2 * head,
-        },
-    )  # fmt: skip

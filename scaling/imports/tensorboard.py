@@ -1,28 +1,63 @@
 """TensorBoard event files as tables: a row per step, a column per scalar, and one per hyper-parameter."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-from tensorboard.util.tensor_util import make_ndarray
+
+from isoflop.scaling.imports.columns import runs_of_table
+from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
+
+if TYPE_CHECKING:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 _EVERYTHING = {"scalars": 0, "tensors": 0}
 _HPARAMS = "_hparams_/session_start_info"
 _KINDS = {"number_value": float, "string_value": str, "bool_value": bool}
 
 
-def event_folders(source: Path) -> list[Path]:
-    """Every folder under `source` (or the file itself) that holds event files: one run each."""
+class EventReader:
+    """Reads TensorBoard event files: a folder with some is a run. Needs the extra `tensorboard`."""
+
+    kinds = ("tensorboard",)
+    suffixes = ()
+
+    def recognises(self, path: Path) -> bool:
+        """Whether a file is an event file, or a folder holds one at any depth."""
+        return any(path.rglob("*tfevents*")) if path.is_dir() else "tfevents" in path.name
+
+    def read(self, path: Path, mapping: Mapping[str, str], notes: list[str]) -> tuple[list[ForeignRun], list[LeftOut]]:
+        """The runs at `path`; runs without a scalar are left out. Raises SourceError where tensorboard is absent."""
+        if find_spec("tensorboard") is None:
+            raise SourceError(f"{path}: reading event files takes pip install 'isoflop[tensorboard]'")
+        runs: list[ForeignRun] = []
+        left_out: list[LeftOut] = []
+        for name, frame in _scalars(path):
+            if len(frame):
+                found, _ = runs_of_table(name, f"{path} {name}", frame.assign(run_id=name), mapping, notes)
+                runs += found
+            else:
+                left_out.append(LeftOut(name, 0, "its event files hold no scalar", whole=True))
+        return runs, left_out
+
+
+EVENTS = EventReader()
+
+
+def _folders(source: Path) -> list[Path]:
+    """The file itself, or every folder under `source` with event files: one run each."""
     if source.is_file():
         return [source]
     return sorted({path.parent for path in source.rglob("*tfevents*")})
 
 
-def runs_of_events(source: Path) -> Iterator[tuple[str, pd.DataFrame]]:
-    """(name of the run, its scalars by step). A step told twice keeps what was written last."""
-    for folder in event_folders(source):
+def _scalars(source: Path) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The name of each run and its scalars by step; where a step was written twice, the later values."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for folder in _folders(source):
         events = EventAccumulator(str(folder), size_guidance=_EVERYTHING).Reload()
         series = {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
         series |= {tag: points for tag in events.Tags()["tensors"] if (points := _of_tensors(events, tag))}
@@ -31,8 +66,10 @@ def runs_of_events(source: Path) -> Iterator[tuple[str, pd.DataFrame]]:
         yield name, frame.assign(**{key: value for key, value in _hparams(events).items() if key not in frame})
 
 
-def _of_tensors(events: EventAccumulator, tag: str) -> dict[int, float]:
-    """A scalar that was written as a tensor of one number; nothing for text and histograms."""
+def _of_tensors(events: "EventAccumulator", tag: str) -> dict[int, float]:
+    """A series that was written as tensors of one number, by step; empty for text and histograms."""
+    from tensorboard.util.tensor_util import make_ndarray
+
     points = {}
     for event in events.Tensors(tag):
         value = make_ndarray(event.tensor_proto)
@@ -42,7 +79,10 @@ def _of_tensors(events: EventAccumulator, tag: str) -> dict[int, float]:
     return points
 
 
-def _hparams(events: EventAccumulator) -> dict[str, float | str | bool]:
+def _hparams(events: "EventAccumulator") -> dict[str, float | str | bool]:
+    """Hyper-parameters as the plugin of that name stores them."""
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
     if _HPARAMS not in events.summary_metadata:
         return {}
     data = HParamsPluginData.FromString(events.summary_metadata[_HPARAMS].plugin_data.content)

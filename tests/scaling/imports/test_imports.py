@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from isoflop.scaling.imports.assemble import Asked, Imported, SourceError
+from isoflop.scaling.imports.assemble import Imported, ImportOptions
+from isoflop.scaling.imports.nanogpt import nanogpt_shape
 from isoflop.scaling.imports.read import import_source
-from isoflop.scaling.imports.shapes import nanogpt_shape
+from isoflop.scaling.imports.source import SourceError
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.table.conventions import count_params, is_runs, points
 from isoflop.scaling.table.read import read_table
@@ -19,8 +20,8 @@ from isoflop.scaling.table.read import read_table
 LAW = Chinchilla(E=1.8, A=400.0, B=1500.0, alpha=0.34, beta=0.36)
 
 
-def imported(source: Path, kind: str = "auto", mapping=None, **asked) -> Imported:
-    return import_source(source, kind, Asked(**asked), mapping or {})
+def imported(source: Path, kind: str = "auto", mapping=None, **options) -> Imported:
+    return import_source(source, kind, ImportOptions(**options), mapping or {})
 
 
 def left_out(found: Imported) -> dict[tuple[str, str], int]:
@@ -102,7 +103,7 @@ def test_a_nanogpt_log_is_a_run_table_with_parameters_by_group(tmp_path):
     assert count_params(found.table, "matrices").unique().tolist() == [matrices]
     assert last["flops"] == pytest.approx(last["tokens"] * (6 * matrices + 6 * 6 * 384 * 257))
     assert left_out(found) == {("a", "training loss alone (an iter line)"): 21, ("a", "before the first step"): 1}
-    assert any("unique_tokens is not told" in note for note in found.notes)
+    assert any("unique_tokens is not reported" in note for note in found.notes)
 
 
 def test_defaults_of_nanogpt_count_only_where_its_own_count_confirms_them(tmp_path):
@@ -126,11 +127,11 @@ def test_two_nanogpt_runs_in_one_file_and_one_that_resumed(tmp_path):
     evaluations = [line for line in second.splitlines() if line.startswith(("step ", "iter "))]
     (tmp_path / "again.log").write_text(first + "\n".join(evaluations))
     found = imported(tmp_path / "again.log")
-    assert left_out(found)["again", "told again later, after a restart"] == 3
+    assert left_out(found)["again", "reported again later, after a restart"] == 3
     assert found.table["step"].tolist() == [250, 500]
 
 
-def test_a_run_that_stopped_early_is_left_out_unless_it_is_asked_for(tmp_path):
+def test_a_run_that_stopped_early_is_left_out_unless_it_is_requested(tmp_path):
     nanogpt_log(tmp_path / "whole.log", max_iters=1000)
     nanogpt_log(tmp_path / "short.log", max_iters=1000, stop=500)
     found = imported(tmp_path)
@@ -175,9 +176,9 @@ def test_a_wandb_history_of_one_run(tmp_path, suffix):
         frame.to_parquet(path)
     else:
         path.write_text("\n".join(json.dumps(row) for row in history(1e6)))
-    with pytest.raises(SourceError, match=r"no run tells its n_params \(run-a\); give --n-params VALUE"):
+    with pytest.raises(SourceError, match=r"no run reports its n_params \(run-a\); give --n-params VALUE"):
         imported(path, "wandb")
-    with pytest.raises(SourceError, match=r"no run tells its tokens \(run-a\); give --batch-tokens VALUE"):
+    with pytest.raises(SourceError, match=r"no run reports its tokens \(run-a\); give --batch-tokens VALUE"):
         imported(path, "wandb", n_params={"": 1e6})
     found = imported(path, "wandb", n_params={"": 1e6}, batch_tokens={"run-a": 1024})
     row = found.table.iloc[0]
@@ -215,7 +216,7 @@ def test_the_list_of_runs_that_wandb_exports(tmp_path):
     assert found.table["run_id"].tolist() == ["a"]
     reasons = {one.run: one.reason for one in found.left_out if one.whole}
     assert reasons["b"] == "its state is crashed"
-    assert reasons["c"].startswith("it does not tell its n_params; give --n-params")
+    assert reasons["c"].startswith("it does not report its n_params; give --n-params")
     assert reasons["d"] == "no evaluation with a loss"
 
 
@@ -285,18 +286,18 @@ def test_any_table_with_a_map_and_a_reason_for_every_row(tmp_path):
     reasons = {one.run: one.reason for one in found.left_out if one.whole}
     assert set(reasons) == {"c", "d", "e"}
     rows = {(one.run, one.reason) for one in found.left_out if not one.whole}
-    assert rows == {("c", "no validation loss"), ("e", "the loss is no positive number")}
+    assert rows == {("c", "no validation loss"), ("e", "the loss is not a positive number")}
 
 
 @pytest.mark.parametrize(
     ("mapping", "told"),
     [
-        ({}, r"no validation loss; only a training loss: --map loss=loss takes it for want of a better"),
+        ({}, r"no validation loss; only a training loss: use it with --map loss=loss"),
         ({"loss": "los"}, r"--map loss=los: no column 'los'; did you mean 'loss'\?"),
         ({"loss": "loss", "n_params": "x"}, r"--map n_params=x: no column 'x'"),
     ],
 )
-def test_a_column_that_may_mean_something_else_is_asked_for(tmp_path, mapping, told):
+def test_a_column_that_may_mean_something_else_must_be_named(tmp_path, mapping, told):
     pd.DataFrame({"step": [1, 2], "loss": [3.0, 2.0]}).to_csv(tmp_path / "t.csv", index=False)
     with pytest.raises(SourceError, match=told):
         imported(tmp_path / "t.csv", mapping=mapping)
@@ -305,7 +306,11 @@ def test_a_column_that_may_mean_something_else_is_asked_for(tmp_path, mapping, t
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("a.log", "hello\n", "no line in it is neither nanogpt nor nanochat's; name its kind with --from"),
+        (
+            "a.log",
+            "hello\n",
+            "not recognised as any of tensorboard, wandb, .*nanochat; name its kind with --from",
+        ),
         ("a.log", b"\xff\xfe\x00", "not text"),
         ("a.csv", "", "cannot be read as csv"),
         ("a.csv", "step,val_loss\n", "the table has no rows"),

@@ -1,0 +1,71 @@
+"""Sources of runs that other programs logged: what a reader of one takes and returns."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import pandas as pd
+
+from isoflop.scaling.imports.shapes import Shape
+
+
+class SourceError(ValueError):
+    """A source cannot be imported as it is; the message names what is missing and the option that gives it."""
+
+
+@dataclass(frozen=True)
+class ForeignRun:
+    """One run as its source reports it.
+
+    `curve` has columns step and loss (in `loss_unit`), and tokens, flops, train_loss, learning_rate where reported.
+    `n_params` holds parameter counts by convention, `settings` constants of the run (seed, arm, learning_rate, corpus,
+    optimizer, schedule, warmup_steps, dtype), `skipped` numbers of rows without an evaluation by reason.
+    """
+
+    name: str
+    source: str
+    curve: pd.DataFrame
+    loss_unit: str = "nats/token"
+    horizon_steps: int | None = None
+    batch_tokens: float | None = None
+    n_params: Mapping[str, float] = field(default_factory=dict)
+    flops_per_token: float | None = None
+    compute_convention: str = ""
+    shape: Shape | None = None
+    settings: Mapping[str, object] = field(default_factory=dict)
+    skipped: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Rows of one run that are not in the imported table; all of its rows where `whole` is set."""
+
+    run: str
+    rows: int
+    reason: str
+    whole: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.run}: {'the run' if self.whole else f'{self.rows} rows'}: {self.reason}"
+
+
+class Reader(Protocol):
+    """A reader of one kind of source. To add a source, write one and name it in `read.READERS`."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Values of `--from` that choose this reader."""
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Suffixes of the files that it reads in a folder; none for a reader of whole folders."""
+
+    def recognises(self, path: Path) -> bool:
+        """Whether a file or folder looks like a source of this kind."""
+
+    def read(self, path: Path, mapping: Mapping[str, str], notes: list[str]) -> tuple[list[ForeignRun], list[LeftOut]]:
+        """The runs at `path`, and the rows that are left out. Adds to `notes` what was inferred.
+
+        `mapping` holds the columns that the user named (ours -> the source's). Raises SourceError.
+        """
