@@ -14,6 +14,7 @@ from pathlib import Path
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.engine import decide
+from isoflop.experiments.study.optimizers import OPTIMIZERS
 from isoflop.models.config import ModelConfig, family_of, n_total
 
 FLOAT = 4
@@ -40,8 +41,7 @@ def model_bytes(cell: Cell, where: WhereSpec | None = None) -> float:
     where = where or WhereSpec()
     engine = decide(cell, where)
     by_hand = engine.by_hand and family_of(cell.model).hand_written(cell.model)
-    vectors = 3 if cell.optim.name == "adamw" else 2.5  # weights and moments; Muon's matrices have one moment
-    held = n_total(cell.model) * (1 + 3 * vectors)
+    held = n_total(cell.model) * (1 + 3 * OPTIMIZERS[cell.optim.name].vectors)
     sequences = min(where.micro_batch or cell.optim.batch_size, cell.optim.batch_size)
     training = sequences * cell.model.context_length * _training_floats(cell.model, by_hand, engine.recompute)
     at_once = max(EVALUATED_AT_ONCE, cell.model.context_length)

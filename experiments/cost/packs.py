@@ -13,6 +13,7 @@ from isoflop.experiments.compose import UsageError
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.cost.memory import model_bytes, worker_bytes
 from isoflop.experiments.study.cell import Cell
+from isoflop.experiments.study.optimizers import OPTIMIZERS
 from isoflop.models.config import family_of, n_total
 
 AUTOMATIC = 16  # trunks in a pack where `where.pack` is null, on CUDA
@@ -40,7 +41,11 @@ def pack_key(cells: Sequence[Cell], where: WhereSpec) -> str | None:
     cut = where.micro_batch is not None or where.activation_checkpointing or where.compile
     if cut or where.distributed != "none" or "wandb" in where.trackers:
         return None
-    if not family_of(cell.model).packs(cell.model) or cell.optim.name != "adamw" or cell.precision != "float32":
+    if (
+        not family_of(cell.model).packs(cell.model)
+        or not OPTIMIZERS[cell.optim.name].packs
+        or cell.precision != "float32"
+    ):
         return None
     optim = {key: value for key, value in asdict(cell.optim).items() if key not in FREE}
     alike = {

@@ -15,7 +15,7 @@ import yaml
 
 from isoflop.experiments.config import OptimSpec
 from isoflop.experiments.followup.template import NextStudyError, Setting, model_of, parts_in, setting_of, shape_in
-from isoflop.experiments.study.rules import optimizer_flops
+from isoflop.experiments.study.optimizers import optimizer_flops
 from isoflop.experiments.study.sizes import load_size, size_names, suggest
 from isoflop.models.config import n_matrices, n_total, training_flops_per_token
 from isoflop.scaling.design.candidates import CandidateRuns, candidate_runs

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from isoflop.experiments.config import OptimSpec
-from isoflop.experiments.training.optimizer import Optimizer, check
+from isoflop.experiments.study.optimizers import check
+from isoflop.experiments.training.optimizer import Optimizer
 from isoflop.models.parametrization import parameter_groups
 
 

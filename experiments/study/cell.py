@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from isoflop.experiments.config import DataSpec, OptimSpec, ScheduleSpec
-from isoflop.experiments.study.rules import optimizer_flops
+from isoflop.experiments.study.optimizers import idle_settings, optimizer_flops
 from isoflop.experiments.study.schedule import cooldown_start
 from isoflop.models.config import PLAIN, ModelConfig, n_matrices, training_flops_per_token
 
@@ -137,7 +137,7 @@ def _idle_optim(optim: OptimSpec) -> set[str]:
     """Keys that do nothing in this cell: rules are numbers by now, and some keys belong to one kind alone."""
     idle = {"rule", "beta2_half_life"}
     idle |= set() if optim.parametrization == "completep" else {"base_depth"}
-    return idle | (set() if optim.name == "muon" else {"momentum"})
+    return idle | idle_settings(optim.name)
 
 
 def _idle_schedule(schedule: ScheduleSpec) -> set[str]:

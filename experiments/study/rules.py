@@ -1,4 +1,4 @@
-"""What an optimiser is set to by a named rule, and what its own matrix products cost. No torch.
+"""Named rules for the settings of an optimizer. No torch.
 
 Rules set batch, learning rate, beta2 and warm-up: they are where a search starts, not what it finds.
 
@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from isoflop.experiments.config import OptimSpec, ScheduleSpec
-from isoflop.models.config import ModelConfig, count_params, hidden_shapes, n_matrices, training_flops_per_token
+from isoflop.experiments.study.optimizers import check
+from isoflop.models.config import ModelConfig, count_params, n_matrices, training_flops_per_token
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def resolve(
 ) -> tuple[OptimSpec, ScheduleSpec]:
     """The same settings in plain numbers, for a run of `model` on `tokens` tokens.
 
-    Raises ValueError for an unknown rule, or a half-life that is not positive.
+    Raises ValueError for an unknown optimizer or rule, and for a value out of its range.
     """
     if optim.beta2_half_life is not None and not optim.beta2_half_life > 0:
         raise ValueError(f"optim.beta2_half_life must be a positive number of tokens; not {optim.beta2_half_life}")
@@ -52,6 +53,7 @@ def resolve(
     )
     if optim.beta2_half_life is not None:
         optim = replace(optim, beta2=0.5 ** (batch_size * length / optim.beta2_half_life), beta2_half_life=None)
+    check(optim)
     warmup_tokens = rule.warmup_tokens
     if rule.warmup_by_memory:
         warmup_tokens = min(round(2 / (1 - optim.beta2)) * batch_size * length, MOST_WARMUP * tokens)
@@ -97,19 +99,3 @@ RULES: dict[str, Callable[[ModelConfig, float], Setting]] = {
     "proportional": _proportional,
     "untuned-warmup": _untuned_warmup,
 }
-
-NEWTON_SCHULZ_STEPS = 5  # of one update of a matrix by Muon
-
-
-def optimizer_flops(model: ModelConfig, optim: OptimSpec) -> int:
-    """FLOPs of the optimiser's matrix products in one update of `model`: none for AdamW, Muon's iteration for Muon.
-
-    They do not grow with the batch, so they weigh most at a small one. Newton-Schulz on a short x long matrix X: X X',
-    its square, and the product of their sum with X.
-    """
-    if optim.name != "muon":
-        return 0
-    return sum(
-        count * NEWTON_SCHULZ_STEPS * (4 * min(shape) ** 2 * max(shape) + 2 * min(shape) ** 3)
-        for count, *shape in hidden_shapes(model)
-    )

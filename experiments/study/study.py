@@ -15,7 +15,8 @@ from isoflop.experiments.data.batches import count_windows
 from isoflop.experiments.study.arms import variants
 from isoflop.experiments.study.cell import Cell, group_by_trunk, trunk_steps
 from isoflop.experiments.study.engine import decide
-from isoflop.experiments.study.rules import optimizer_flops, resolve
+from isoflop.experiments.study.optimizers import optimizer_flops
+from isoflop.experiments.study.rules import resolve
 from isoflop.experiments.study.schedule import check as check_schedule
 from isoflop.experiments.study.sizes import load_size, name_of, suggest
 from isoflop.models.config import ModelConfig, n_matrices, training_flops_per_token

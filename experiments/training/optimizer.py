@@ -3,7 +3,7 @@
 Small models spend their time between kernels, not in them. So the parameters and their gradients are views into two
 long vectors, ordered by parameter group: clipping is one norm, an update one fused call per learning rate.
 
-To add an optimizer: a subclass of `FlatAdamW` with a `name`, and its entry in `OPTIMIZERS`.
+To add an optimizer: a subclass of `FlatAdamW` with a `name`, its entry in `KINDS`, and its facts in `study.optimizers`.
 """
 
 from abc import ABC, abstractmethod
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from isoflop.experiments.config import OptimSpec
-from isoflop.experiments.study.rules import NEWTON_SCHULZ_STEPS
+from isoflop.experiments.study.optimizers import NEWTON_SCHULZ_STEPS, check
 from isoflop.models.matrix import Matrix
 from isoflop.models.parametrization import ParameterGroup, parameter_groups
 
@@ -153,7 +153,7 @@ class FlatMuon(FlatAdamW):
         return super().tensors() | {"momentum": self.momentum}
 
 
-OPTIMIZERS: dict[str, type[FlatAdamW]] = {kind.name: kind for kind in (FlatAdamW, FlatMuon)}
+KINDS: dict[str, type[FlatAdamW]] = {kind.name: kind for kind in (FlatAdamW, FlatMuon)}
 
 
 def build_optimizer(model: nn.Module, optim: OptimSpec) -> FlatAdamW:
@@ -162,22 +162,7 @@ def build_optimizer(model: nn.Module, optim: OptimSpec) -> FlatAdamW:
     Raises ValueError naming a field of `optim`, its value and what it may be.
     """
     check(optim)
-    return OPTIMIZERS[optim.name](model, optim)
-
-
-def check(optim: OptimSpec) -> None:
-    """Raise ValueError naming the field, its value and what it may be."""
-    if optim.name not in OPTIMIZERS:
-        raise ValueError(f"optim.name must be one of {', '.join(OPTIMIZERS)}; not {optim.name!r}")
-    for name in ("learning_rate", "eps"):
-        if not getattr(optim, name) > 0:
-            raise ValueError(f"optim.{name} must be positive; not {getattr(optim, name)}")
-    for name in ("beta1", "beta2", "momentum"):
-        if not 0 <= getattr(optim, name) < 1:
-            raise ValueError(f"optim.{name} must lie in [0, 1); not {getattr(optim, name)}")
-    for name in ("weight_decay", "clip_norm"):
-        if getattr(optim, name) < 0:
-            raise ValueError(f"optim.{name} must not be negative (0 switches it off); not {getattr(optim, name)}")
+    return KINDS[optim.name](model, optim)
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:

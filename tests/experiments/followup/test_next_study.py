@@ -9,7 +9,7 @@ import yaml
 from isoflop.experiments.config import ModelSpec, OptimSpec, ScheduleSpec
 from isoflop.experiments.followup.next_study import next_runs, runnable
 from isoflop.experiments.followup.template import NextStudyError, _sections, model_of, parts_in, parts_of, setting_of
-from isoflop.experiments.study.rules import optimizer_flops
+from isoflop.experiments.study.optimizers import optimizer_flops
 from isoflop.experiments.study.sizes import load_size, size_names
 from isoflop.models.config import count_params, flops_per_token, n_matrices, n_total, training_flops_per_token
 from isoflop.scaling.table.read import read_table

@@ -7,8 +7,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from isoflop.experiments.config import OptimSpec
-from isoflop.experiments.study.rules import optimizer_flops
-from isoflop.experiments.training.optimizer import FlatAdamW, FlatMuon, build_optimizer, orthogonalize
+from isoflop.experiments.study.optimizers import OPTIMIZERS, optimizer_flops
+from isoflop.experiments.training.optimizer import KINDS, FlatAdamW, FlatMuon, build_optimizer, orthogonalize
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig, hidden_shapes, training_flops_per_token
 from isoflop.models.parametrization import initialize
@@ -138,3 +138,7 @@ def test_learns():
     model, optimizer, _ = trained("transformer", steps=0)
     losses = run(model, optimizer, 40)
     assert losses[-1] < losses[0] / 3
+
+
+def test_every_optimizer_has_facts_and_a_class():
+    assert list(KINDS) == list(OPTIMIZERS)
