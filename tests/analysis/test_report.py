@@ -204,6 +204,7 @@ def test_what_cannot_be_written_is_one_line_and_exit_1(tmp_path, blocked, monkey
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.process
 def test_the_command_says_what_cannot_be_written(tmp_path):
     table, out = tmp_path / "runs.csv", tmp_path / "out"
     simulate_points(LAW, [1e4, 1e5, 1e6], [1e6, 1e7, 1e8]).to_csv(table, index=False)

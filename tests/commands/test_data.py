@@ -129,6 +129,7 @@ main()
 """
 
 
+@pytest.mark.process
 def test_a_killed_preparation_goes_on_from_its_whole_parts(typed, texts, tmp_path):
     where = tmp_path / "killed"
     words = ["prepare", "data=text", f"data.files=[{texts}/*.txt]", "data.held_out_fraction=0.3"]

@@ -145,6 +145,7 @@ def test_what_has_an_answer_is_printed_before_what_has_none(typed, tables, argum
     assert (code, said in err, kept in out, len(err.strip().splitlines())) == (1, True, True, 1), err
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_what_is_suggested_runs_as_it_is_and_is_not_suggested_again(typed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -163,6 +163,7 @@ def test_bad_usage_is_one_line_and_the_right_exit_code(case, csv, tmp_path, caps
     assert printed.out == ""
 
 
+@pytest.mark.process
 def test_a_million_rows_end_in_a_clear_error(tmp_path):
     many = pd.DataFrame({"n_params": np.full(1_000_000, 1e6), "tokens": 1e7, "loss": 3.0})
     many.to_parquet(tmp_path / "many.parquet")
@@ -183,6 +184,7 @@ def processor_seconds(command) -> float:
     return min(seconds)
 
 
+@pytest.mark.process
 def test_start_up_on_245_rows_is_quick(public_data):
     """The command takes at most 2.5 times the processor time that the libraries it needs take to be imported."""
     path = public_data / "chinchilla_epoch" / "runs.csv"
@@ -201,6 +203,7 @@ def test_besiroglu_from_the_command_line(public_data):
     assert found["params"]["E"] == pytest.approx(1.8172, abs=5e-4)
 
 
+@pytest.mark.process
 def test_fit_imports_no_torch_hydra_or_matplotlib(csv):
     code = (
         "import sys; from isoflop.__main__ import main\n"

@@ -12,6 +12,7 @@ from isoflop.analysis.style import count
 from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.laws.chinchilla import Chinchilla
 
+pytestmark = pytest.mark.browser
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip

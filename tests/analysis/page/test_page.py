@@ -200,6 +200,7 @@ def test_an_unfittable_table_has_a_page_of_reasons():
     assert embedded(made)["charts"] == {}
 
 
+@pytest.mark.process
 def test_the_fit_needs_no_charts():
     code = (
         "import sys, isoflop.scaling.findings.verdict\n"

@@ -102,6 +102,7 @@ def test_context_changes_the_windows_but_not_the_corpus(tmp_path, texts):
     assert short.eval_id != long.eval_id
 
 
+@pytest.mark.process
 def test_two_processes_at_once_end_with_one_corpus(tmp_path):
     spec = DataSpec(name="synthetic", source="synthetic", tokenizer="none", context_length=8, synthetic=SMALL)
     with ProcessPoolExecutor(2) as pool:

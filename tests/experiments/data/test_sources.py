@@ -76,6 +76,7 @@ def test_a_source_of_tokens_is_one_class(tmp_path):
         prepare(spec("squares"), tmp_path)
 
 
+@pytest.mark.process
 def test_a_study_is_expanded_without_torch_or_the_readers_of_files():
     code = "import sys, isoflop.experiments.study.study; print(sorted({'torch', 'pyarrow'} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

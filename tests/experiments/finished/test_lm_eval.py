@@ -99,6 +99,7 @@ def found(store):
     return json.loads(out)
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_the_run_with_the_lower_loss_scores_higher_on_the_next_line(found):
     short, long = found["runs"]
@@ -113,6 +114,7 @@ def test_the_run_with_the_lower_loss_scores_higher_on_the_next_line(found):
     assert {s["chance"] for run in found["runs"] for s in run["scores"]} == {0.25}
 
 
+@pytest.mark.process
 def test_scores_are_kept_beside_the_runs_and_are_means_of_their_items(store, found):
     opened, ids = store
     scores = read_scores(opened.root)
@@ -133,6 +135,7 @@ def test_scores_are_kept_beside_the_runs_and_are_means_of_their_items(store, fou
     assert "1 runs without it are left out" in table.attrs["notes"]
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_the_example_tasks_run_on_a_users_own_files_and_leave_other_scores_alone(store, found, tmp_path):
     opened, ids = store
@@ -207,6 +210,7 @@ def test_scoring_again_replaces_a_task_and_keeps_the_others(tmp_path):
     assert len(read_items(folder)) == 3
 
 
+@pytest.mark.process
 def test_scores_are_paired_over_the_same_items_alone(tmp_path):
     a, b = made("a", [1.0, 0, 1, 1])[1], made("b", [0.0, 0, 1, 0])[1]
     found = paired_score(a, b, "t", "acc")

@@ -93,6 +93,7 @@ def greedy(model, prompt, n):
     return bytes(ids[len(prompt.encode()) :]).decode()
 
 
+@pytest.mark.process
 def test_answers_are_the_models_own(server, model):
     status, text = complete(server)
     answer = json.loads(text)
@@ -102,6 +103,7 @@ def test_answers_are_the_models_own(server, model):
     assert json.loads(ask(server + "/v1/models")[1])["data"][0]["id"] == "0123abc"
 
 
+@pytest.mark.process
 def test_streams_the_same_text(server, model):
     status, text = complete(server, stream=True)
     chunks = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
@@ -110,6 +112,7 @@ def test_streams_the_same_text(server, model):
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == greedy(model, PROMPT, 12)
 
 
+@pytest.mark.process
 def test_chats_in_a_stream_too(server, model):
     body = {"model": "0123abc", "messages": [{"role": "user", "content": "h\u00e9"}], "max_tokens": 5}
     status, text = ask(server + "/v1/chat/completions", body | {"temperature": 0, "stream": True})
@@ -119,6 +122,7 @@ def test_chats_in_a_stream_too(server, model):
     assert said.strip() == greedy(model, "user: h\u00e9\nassistant: ", 5).strip()
 
 
+@pytest.mark.process
 def test_chats_by_the_plain_template(server, model):
     messages = [{"role": "user", "content": "h\u00e9"}]
     body = {"model": "0123abc", "messages": messages, "max_tokens": 5, "temperature": 0}
@@ -129,12 +133,14 @@ def test_chats_by_the_plain_template(server, model):
     )
 
 
+@pytest.mark.process
 def test_an_open_ended_answer_ends_with_the_context(server):
     status, text = complete(server, max_tokens=None)
     assert status == 200
     assert json.loads(text)["usage"]["total_tokens"] == WINDOW
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("fields", "status", "told"),
     [
@@ -152,6 +158,7 @@ def test_bad_requests_get_a_status_and_a_reason(server, fields, status, told):
     assert told in complete(server, **fields)[1]
 
 
+@pytest.mark.process
 def test_malformed_json_is_refused(server):
     assert ask(server + "/v1/completions", b'{"prompt": "x", ')[0] == 422
     assert ask(server + "/v1/completions", b"[1, 2]")[0] == 422
@@ -160,6 +167,7 @@ def test_malformed_json_is_refused(server):
     assert complete(server)[0] == 200
 
 
+@pytest.mark.process
 def test_fifty_requests_at_once(server, model):
     with ThreadPoolExecutor(50) as pool:
         answers = list(pool.map(lambda i: complete(server, prompt=f"{i:02d}", max_tokens=4), range(50)))

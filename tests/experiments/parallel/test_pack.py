@@ -284,6 +284,7 @@ def test_the_step_is_played_without_its_python(spec, monkeypatch):
     assert {name: stack.data_ptr() for name, stack in step.stacks.items()} == addresses
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_a_killed_pack_goes_on_through_the_real_command(tmp_path):
     """SIGKILL of the worker that holds three trunks, in the middle of them."""

@@ -55,12 +55,14 @@ def furthest(a, b):
     return max(abs(x - y) for x, y in zip(a, b, strict=True))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("mode", ["ddp", "fsdp2", "muon", "ddp in pieces", "fsdp2 in pieces"])
 def test_two_processes_have_the_losses_of_one(two, alone, mode):
     assert furthest(two[mode], alone["muon" if mode == "muon" else "adamw"]) < TOLERANCE
     assert two[mode][0] - two[mode][-1] > 0.05  # it learned something
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("mode", ["ddp in bfloat16", "fsdp2 in bfloat16"])
 def test_two_processes_lower_their_products_alike(corpus, two, alone, mode):
     told = losses(replace(cell_of(corpus), precision="bfloat16"), corpus, WhereSpec())
@@ -75,6 +77,7 @@ def test_pieces_and_recomputation_change_a_loss_by_rounding_alone(corpus, alone,
     assert told != alone["adamw"]  # another way was taken
 
 
+@pytest.mark.process
 def test_what_cannot_be_shared_is_refused_with_a_remedy(two, corpus):
     muon, experts, odd = two["refused"]
     assert "muon needs whole matrices, fsdp2 has shards; use where.distributed=ddp" in muon
@@ -85,6 +88,7 @@ def test_what_cannot_be_shared_is_refused_with_a_remedy(two, corpus):
     assert "1 or more" in refusal(cell_of(corpus), corpus, WhereSpec(micro_batch=-1))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("mode", "newest"), [("ddp", "cooldown-*"), ("fsdp2", "sharded/cooldown-*/*.safetensors")])
 def test_one_process_goes_on_from_what_two_that_were_killed_had_saved(folder, corpus, mode, newest):
     assert torchrun(2, "-m", "tests.support.two_processes", folder, "killed", mode).returncode != 0
@@ -101,6 +105,7 @@ def test_one_process_goes_on_from_what_two_that_were_killed_had_saved(folder, co
         assert furthest(ours, theirs) < 1e-4
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_the_command_under_torchrun_trains_a_study_once(tmp_path):
     arguments = [

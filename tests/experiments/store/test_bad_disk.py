@@ -88,6 +88,7 @@ def test_a_file_that_may_not_grow_is_named_and_the_sweep_resumes(typed, shared, 
     assert same_runs(read_runs(runs), whole)
 
 
+@pytest.mark.process
 def test_a_full_disk_is_one_line_and_the_sweep_resumes(typed, shared, whole, small_disk):
     small_disk("size=100k")
     refused(typed("run", *STUDY, "runs=disk"), "no space left on device")
@@ -97,6 +98,7 @@ def test_a_full_disk_is_one_line_and_the_sweep_resumes(typed, shared, whole, sma
     assert same_runs(read_runs(shared / "here" / "disk"), whole)
 
 
+@pytest.mark.process
 def test_a_read_only_disk_is_one_line_and_can_still_be_read(typed, shared, whole, small_disk):
     small_disk("size=50m")
     assert typed("run", *STUDY, "study.sizes=[d6]", "runs=disk")[0] == 0

@@ -87,6 +87,7 @@ def test_a_claim_is_taken_once_and_again_after_release(tmp_path):
     assert take(tmp_path) is not None
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_dead_process_loses_its_claim(tmp_path, how):
     process = claim_from_another_process(tmp_path)
@@ -116,6 +117,7 @@ def test_another_machines_claim_is_stale_when_its_heartbeat_is_old(tmp_path):
     assert take(tmp_path) is not None
 
 
+@pytest.mark.process
 def test_of_many_processes_one_gets_a_stale_claim(tmp_path):
     take(tmp_path)
     claim = json.loads((tmp_path / CLAIM_FILE).read_text())

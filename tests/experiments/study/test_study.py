@@ -74,6 +74,7 @@ def test_run_id_ignores_where_and_labels_and_heeds_every_what():
     assert len({only(base).run_id, *ids}) == len(changed) + 2
 
 
+@pytest.mark.process
 def test_run_id_is_the_same_in_another_process():
     code = "from tests.support.studies import only, single; print(only(single(flops=3e9)).run_id)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -13,6 +13,8 @@ from tests.support import kills
 from tests.support.sweep_process import finish, start, worker_at_work
 from tests.support.texts import write_texts
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -104,6 +104,7 @@ def worker(folder, workers=4, names="0,1"):
     return process, *process.stdout.readline().split()
 
 
+@pytest.mark.process
 def test_every_worker_has_a_gpu_and_its_successor_the_same(tmp_path):
     workers = [worker(tmp_path) for _ in range(4)]
     try:
@@ -121,6 +122,7 @@ def test_every_worker_has_a_gpu_and_its_successor_the_same(tmp_path):
             process.communicate()
 
 
+@pytest.mark.process
 def test_workers_of_a_real_pool_keep_their_gpus_from_job_to_job():
     code = """
 import json, os, sys, tempfile, time

@@ -49,6 +49,7 @@ def run_script(folder, command, *, signal_after=None, **options):
     return process.returncode, out, asked.read_text() if asked.exists() else ""
 
 
+@pytest.mark.process
 def test_a_task_runs_its_command_with_every_quote_in_place_and_keeps_its_exit_code(tmp_path):
     code, out, _ = run_script(tmp_path, ["sh", "-c", 'echo "$0"; exit 3', "data.files=['a b','$c']"])
     assert (code, "data.files=['a b','$c']" in out) == (3, True)
@@ -58,11 +59,13 @@ def test_a_task_runs_its_command_with_every_quote_in_place_and_keeps_its_exit_co
     assert "isoflop: no such study" in told
 
 
+@pytest.mark.process
 def test_a_task_out_of_time_asks_to_be_queued_again_and_does_not_die_of_the_signal(tmp_path):
     code, _, asked = run_script(tmp_path, ["sleep", "2"], signal_after=0.7)
     assert (code, asked) == (0, "requeue 7_1\n")
 
 
+@pytest.mark.process
 def test_a_task_that_was_restarted_too_often_is_not_queued_again(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_RESTART_COUNT", "4")
     _, out, asked = run_script(tmp_path, ["sleep", "2"], signal_after=0.7, max_restarts=4)

@@ -207,6 +207,7 @@ def test_large_models_are_compiled(corpus):
     assert compiled.loss_sum.item() == pytest.approx(eager.loss_sum.item(), rel=1e-2)
 
 
+@pytest.mark.process
 def test_the_benchmark_says_that_there_is_no_device():
     if torch.cuda.is_available():
         pytest.skip("needs a machine without a card")

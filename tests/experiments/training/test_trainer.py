@@ -185,6 +185,7 @@ def test_divergence_in_one_cooldown_leaves_the_others(corpus, monkeypatch):
     assert (runs[100][-1]["state"], runs[150][-1]["state"]) == ("diverged", "done")
 
 
+@pytest.mark.process
 def test_the_same_bits_in_another_process(corpus, cells, tmp_path):
     script = (
         "from pathlib import Path\n"

@@ -221,6 +221,7 @@ def test_kernels_that_compute_something_else_are_left_alone(fresh, monkeypatch, 
         assert not kernels.usable(torch.zeros(1))
 
 
+@pytest.mark.process
 @needs_compiler
 def test_two_processes_that_build_at_once(tmp_path):
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}

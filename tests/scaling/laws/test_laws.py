@@ -177,6 +177,7 @@ def test_the_catalogue_holds_every_form_once_in_its_order():
     assert with_role("approach 3")[:2] == ("chinchilla", "chinchilla-kappa")
 
 
+@pytest.mark.process
 def test_a_law_is_added_by_one_module(tmp_path):
     """In a copy of the folder: a new module is in the catalogue, and a name used twice is an error that says so."""
     copy = tmp_path / "isoflop" / "scaling" / "laws"
