@@ -154,7 +154,9 @@ class PackedLearner(Learner):
 
     @property
     def processes(self) -> str:
+        """How many trunks at most shared a step, for the record; "" if it was always this one alone."""
         return f"{self.most} trunks in one step" if self.most > 1 else ""
 
     def advance(self, until: int, steps: int) -> None:
+        """Train up to step `until` of a run of `steps`, together with the others."""
         self.pack.advance(self, until, steps)

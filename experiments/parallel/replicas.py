@@ -37,10 +37,12 @@ class SharedBatch(Learner):
 
     @property
     def processes(self) -> str:
+        """How many processes share a batch, and the mode, for the record."""
         return f"{self.world.size} processes, {self.mode}"
 
     @property
     def rows(self) -> slice:
+        """The sequences of every batch that this process trains on."""
         return self.world.rows(self.cell.optim.batch_size)
 
     def take_steps(self, until: int, steps: int) -> None:
@@ -75,6 +77,7 @@ class FullyShardedParallel(SharedBatch):
     mode = "fsdp2"
 
     def build_optimizer(self) -> ShardedAdamW:
+        """Spread the parameters over the processes. Raises ValueError for an optimizer that needs whole matrices."""
         if (name := self.cell.optim.name) != ShardedAdamW.name:
             raise ValueError(
                 f"{self.cell.label}: {name} needs whole matrices, fsdp2 has shards; use where.distributed=ddp"
@@ -96,12 +99,14 @@ class FullyShardedParallel(SharedBatch):
         return total
 
     def load(self, state: State) -> None:
+        """Go on from what `state` returned in every process."""
         cast(
             FSDPModule, self.model
         ).reshard()  # an evaluation leaves head and embedding gathered, as they were before this state
         super().load(state)
 
     def whole_model(self) -> nn.Module:
+        """A copy of the model, gathered from all processes. Every one of them must call this."""
         model = build_model(self.cell.model)
         with torch.no_grad():
             for (_, ours), (_, theirs) in zip(model.named_parameters(), self.model.named_parameters(), strict=True):
@@ -109,6 +114,7 @@ class FullyShardedParallel(SharedBatch):
         return model
 
     def checkpoints(self, folder: Path | None, every_seconds: float) -> Checkpoints:
+        """Checkpoints that every process writes its part of."""
         return ShardedCheckpoints(folder, every_seconds, self.state)
 
 
@@ -120,6 +126,7 @@ class ReplicaCheckpoints(Checkpoints):
             super()._save(kind, state, keep=keep)
 
     def drop_cooldown(self, run_id: str) -> None:
+        """Remove the checkpoints of a cell that has ended, in the first process."""
         if dist.get_rank() == 0:
             super().drop_cooldown(run_id)
 

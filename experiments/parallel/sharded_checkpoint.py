@@ -42,6 +42,7 @@ class ShardedCheckpoints(Checkpoints):
         return self.folder is not None and _agreed(super().due())
 
     def drop_cooldown(self, run_id: str) -> None:
+        """Remove the checkpoints of a cell that has ended, in the first process."""
         if _first():
             super().drop_cooldown(run_id)
 

@@ -33,6 +33,7 @@ class ShardedAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, learning_rate: float | Tensor) -> None:
+        """Clip the gradients by their norm over all processes, then update this process' part of every parameter."""
         gradients = self._gradients()
         if self.optim.clip_norm > 0:
             norm = whole(torch.nn.utils.get_total_norm(list(gradients.values())))
@@ -63,6 +64,7 @@ class ShardedAdamW(Optimizer):
         return named | {"steps": self.steps}
 
     def gradient_tensors(self) -> list[Tensor]:
+        """This process' part of every gradient."""
         return [_local(gradient) for gradient in self._gradients().values()]
 
     def _gradients(self) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
-"""Who is working on a folder: a claim that dies with its process.
+"""Claims on a folder: which process works on it, so that no other does. A claim ends with its process.
 
 A claim is a small file that names host, process and the second the process was born, and is touched every second. It
 is stale when that process is gone (same machine) or has not touched it for a while (another machine). Taking one is
-serialised by a lock on a file beside it, so two launches on one store never train the same trunk.
+serialised by a lock on a file in the same folder, so two launches on one store never train the same trunk.
 """
 
 import contextlib
@@ -48,17 +48,18 @@ class Claim:
     owner: dict
 
     def beat(self, **progress: object) -> None:
-        """Say that the work goes on, and how far it is."""
+        """Record that the work goes on, and how far it is."""
         write_json(self.folder / CLAIM_FILE, self.owner | {"heartbeat": time.time(), **progress})
 
     def release(self) -> None:
+        """End the claim, unless another process has it by now."""
         with _locked(self.folder):
             if _same_process(read_json(self.folder / CLAIM_FILE), self.owner):
                 (self.folder / CLAIM_FILE).unlink()
 
 
 def take(folder: Path) -> Claim | None:
-    """Claim `folder`, unless a process that is alive has it."""
+    """Claim `folder` for this process; None if a living process has it."""
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         if holder(folder) is not None:
@@ -69,7 +70,7 @@ def take(folder: Path) -> Claim | None:
 
 
 def holder(folder: Path) -> dict | None:
-    """The claim on `folder` with its last progress, None if nobody alive holds one."""
+    """The claim on `folder` with its last progress, None if no living process holds one."""
     claim = read_json(folder / CLAIM_FILE)
     return claim if claim is not None and _alive(claim) else None
 
@@ -95,7 +96,7 @@ def _host() -> str:
 
 
 def _birth(pid: int) -> str | None:
-    """When process `pid` started, None if it is gone or a zombie: tells it from a later process of the same number."""
+    """When process `pid` started, None if it is gone or a zombie; a later process of the same number has another."""
     if not Path("/proc/self/stat").exists():
         return _exists(pid)
     try:

@@ -1,7 +1,7 @@
-"""A folder of runs: who has finished, who is at work, who failed and why.
+"""The store: a folder of runs with the state of every cell (planned, running, done, diverged, failed, lost).
 
     STORE.json                  marks the folder
-    studies/<name>.json         the cells that a study asked for at its last launch
+    studies/<name>.json         the cells of a study at its last launch
     launches/<id>.json          what was typed, and where: `isoflop retry` types it again
     cells/<run_id>/state.json   one cell's state, how often it was tried, how far it came, its traceback
     cells/<run_id>/run.parquet  its rows, once it is done or has diverged
@@ -45,7 +45,7 @@ class StoreError(ValueError):
 
 
 def is_disk_error(error: BaseException) -> bool:
-    """Whether the disk refused: full, read-only, over a quota or failing. Nobody's training is at fault then."""
+    """Whether the disk refused (full, read-only, over a quota, failing): then no cell's training is at fault."""
     return isinstance(error, OSError) and error.errno in _DISK_ERRORS
 
 
@@ -56,16 +56,19 @@ class Store:
     root: Path
 
     def run_file(self, run_id: str) -> Path:
+        """Where the rows of a run are, once it has ended."""
         return self.root / "cells" / run_id / RUN_FILE
 
     def trunk_folder(self, trunk_id: str) -> Path:
+        """The folder of a trunk's claim and checkpoints."""
         return self.root / "trunks" / trunk_id
 
     def claim(self, trunk_id: str) -> Claim | None:
-        """The right to train a trunk, None while a process that is alive has it."""
+        """Claim a trunk to train it; None while a living process has it."""
         return claims.take(self.trunk_folder(trunk_id))
 
     def claimed(self, trunk_id: str) -> bool:
+        """Whether a living process trains a trunk."""
         return claims.holder(self.trunk_folder(trunk_id)) is not None
 
     def record(self, run_id: str, state: str, **fields: object) -> None:
@@ -81,7 +84,7 @@ class Store:
         self.record(**{**cell, **fields, "state": "running"})
 
     def write_study(self, name: str, cells: Iterable[Mapping], **about: object) -> None:
-        """List the cells that a study asks for. Cells launched without a study are added to those launched before."""
+        """List the cells of a study. Cells launched without a study are added to those launched before."""
         path = self.root / "studies" / f"{name or 'single'}.json"
         listed = {} if name else {cell["run_id"]: cell for cell in (read_json(path) or {"cells": []})["cells"]}
         listed |= {cell["run_id"]: dict(cell) for cell in cells}
@@ -99,13 +102,13 @@ class Store:
         return (launch["arguments"], launch["folder"]) if launch else None
 
     def studies(self) -> dict[str, dict]:
-        """What each study asked for at its last launch, by file name."""
+        """The cells and settings of each study at its last launch, by file name."""
         return {path.stem: read_json(path) or {} for path in sorted(self.root.glob("studies/*.json"))}
 
     def states(self, run_ids: Iterable[str] | None = None) -> pd.DataFrame:
         """One row per cell with the columns of `COLUMNS`; all known cells when no ids are given.
 
-        A cell that says running while no living process holds its trunk is lost.
+        A cell that is recorded as running while no living process holds its trunk is lost.
         """
         listed = {cell["run_id"]: cell for study in self.studies().values() for cell in study["cells"]}
         if run_ids is None:

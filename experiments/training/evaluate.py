@@ -18,6 +18,8 @@ _TOKENS_AT_ONCE = 2048  # activations of the widest default model stay in the ca
 
 @dataclass(frozen=True)
 class Evaluation:
+    """The held-out loss of a model on W windows of T targets."""
+
     loss: float  # nats/token
     loss_se: float  # standard error over windows
     accuracy: float  # share of next tokens that are the most likely one

@@ -1,4 +1,4 @@
-"""Where a cell's weights begin, `init_from`: random, an earlier run, or a Llama checkpoint in a Hugging Face folder.
+"""The initial weights of a cell, `init_from`: random, of an earlier run, or of a Llama model in a Hugging Face folder.
 
 A model may begin from another only if both have the same shape, vocabulary and tokenizer. The context may differ where
 positions are not learned: then no weight depends on it.
@@ -30,7 +30,7 @@ class InitError(ValueError):
 
 
 class Corpus(Protocol):
-    """What the weights must fit."""
+    """What initial weights are compared with."""
 
     tokenizer_id: str
     vocab_size: int
@@ -54,7 +54,7 @@ def begin_from(study: Study, init_from: str, *, runs: Path, corpora: Callable[[D
 
 
 def start(cell: Cell) -> "nn.Module":
-    """The model that a cell begins with."""
+    """A new model with the weights that a cell begins with."""
     from isoflop.models import build_model
     from isoflop.models.parametrization import initialize
     from isoflop.models.weights import fill
@@ -128,10 +128,10 @@ def _check(init_from: str, cell: Cell, corpus: Corpus, model: ModelConfig, token
     free = set() if model.positions == "learned" else {"context_length"}
     different = [name for name in has if has[name] != wanted[name] and name not in free]
     if different:
-        told = ", ".join(f"{name} {has[name]}, the cell's {wanted[name]}" for name in different)
+        differences = ", ".join(f"{name} {has[name]}, the cell's {wanted[name]}" for name in different)
         settable = [name for name in different if name in _SHAPE_KEYS]
         remedy = "; use " + " ".join(f"model.{name}={has[name]}" for name in settable) if settable else ""
-        raise InitError(f"init_from={init_from} has {told} ({cell.label}): weights of another shape{remedy}")
+        raise InitError(f"init_from={init_from} has {differences} ({cell.label}): weights of another shape{remedy}")
 
 
 def _digest(folder: Path) -> str:

@@ -83,6 +83,7 @@ class FlatAdamW(Optimizer):
         return groups, []
 
     def step(self, learning_rate: float | Tensor) -> None:
+        """Clip the gradients, then update every parameter."""
         self.clip_gradients()
         self.update(learning_rate)
 
@@ -104,9 +105,11 @@ class FlatAdamW(Optimizer):
             )  # fmt: skip
 
     def tensors(self) -> dict[str, Tensor]:
+        """The flat vectors of weights and moments, and the count of steps."""
         return {"weights": self.weights, "mean": self.mean, "square": self.square, "steps": self.steps}
 
     def gradient_tensors(self) -> list[Tensor]:
+        """The one flat vector of all gradients."""
         return [self.gradients]
 
 
@@ -138,6 +141,7 @@ class FlatMuon(FlatAdamW):
         return [g for g in left if g.parameters], [m.weight for m in self.matrices]
 
     def update(self, learning_rate: float | Tensor) -> None:
+        """Update the matrices by Muon and the other parameters by AdamW."""
         super().update(learning_rate)
         for weights, gradients, momentum in self.stacks:
             momentum.lerp_(gradients, 1 - self.optim.momentum)
@@ -150,6 +154,7 @@ class FlatMuon(FlatAdamW):
                 weights.sub_(update, alpha=rate)
 
     def tensors(self) -> dict[str, Tensor]:
+        """Those of AdamW, and the momentum of the matrices."""
         return super().tensors() | {"momentum": self.momentum}
 
 
