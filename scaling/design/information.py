@@ -19,8 +19,6 @@ from isoflop.scaling.laws.law import Array, Cost, Law
 
 Goal = Literal["loss", "n_opt", "multiplier"]
 DRAWS = 11
-# Standard deviations of the prior, in fit coordinates: wide, so that they only matter for what no run identifies.
-PRIOR_SD = {"E": 1.0, "A": 2.0, "B": 2.0, "alpha": 0.3, "beta": 0.3, "kappa": 0.5}
 DIFFERENCE = 1e-4
 
 
@@ -102,7 +100,7 @@ def _scenario(
             gradient /= np.array([_slope(law, target, cost) for law in problem.laws(theta)])[:, None]
     finite = np.isfinite(gradient).all(axis=1)
     theta, gradient = theta[finite], gradient[finite]
-    prior = np.array([1.0 / PRIOR_SD.get(p, 1.0) ** 2 for p in problem.free])
+    prior = np.array([1.0 / problem.form.prior_sd.get(p, 1.0) ** 2 for p in problem.free])
     return Scenario(
         weight, gradient, _gradient(problem, theta, known), _gradient(problem, theta, offered), prior, problem, theta
     )

@@ -47,6 +47,7 @@ class BNSL(Law):
 
     @classmethod
     def evaluate(cls, theta: Array, x: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Loss and analytic derivatives of a + exp(log_b - c0 ln x - c1 f ln(1 + e^z)), z = (ln x - log_d) / f."""
         (column,) = (x[k] for k in cls.inputs)
         a, log_b, c0, c1, log_d, log_f = theta.T[..., None]
         f = np.exp(log_f)
@@ -59,11 +60,13 @@ class BNSL(Law):
         return a + term, np.stack(jacobian, axis=1)
 
     def rescaled(self, units: Mapping[str, float]) -> Self:
+        """b takes the factor unit^-c0, d is divided by the unit."""
         (unit,) = (units.get(k, 1.0) for k in self.inputs)
         return type(self)(self.a, self.b * np.power(unit, -self.c0), self.c0, self.c1, self.d / unit, self.f)
 
     @classmethod
     def shapes(cls, x: Mapping[str, Array], loss: Array) -> dict[str, tuple[float, ...]]:
+        """A grid over both slopes, the place of the break among the data, and its width."""
         (column,) = (x[k] for k in cls.inputs)
         breaks = tuple(np.exp(np.quantile(column, np.linspace(0.05, 0.95, 8))).tolist())
         slopes = tuple(np.geomspace(0.02, 1.2, 9).tolist())
@@ -71,6 +74,7 @@ class BNSL(Law):
 
     @classmethod
     def linearise(cls, shape: Mapping[str, Array], x: Mapping[str, Array], loss: Array) -> tuple[Array, Array, Array]:
+        """L = a + b times the power term, given c0, c1, d and f."""
         (column,) = (x[k] for k in cls.inputs)
         change = shape["c1"] * shape["f"] * _softplus((column - np.log(shape["d"])) / shape["f"])
         term = np.exp(-shape["c0"] * column - change)

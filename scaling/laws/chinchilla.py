@@ -36,6 +36,7 @@ class Chinchilla(Law):
     }
     floor_name: ClassVar[str | None] = "E"
     usual: ClassVar[dict[str, tuple[float, float]]] = Law.usual | {"alpha": (0.15, 0.9), "beta": (0.15, 0.9)}
+    prior_sd: ClassVar[dict[str, float]] = {"E": 1.0, "A": 2.0, "B": 2.0, "alpha": 0.3, "beta": 0.3, "kappa": 0.5}
     open_ended: ClassVar[dict[str, str]] = {
         "kappa": "fix kappa = 1, or add runs so that tokens per parameter span a factor 30"
     }
@@ -56,12 +57,14 @@ class Chinchilla(Law):
         return self.E + np.power(inner, self.kappa)
 
     def written(self) -> str:
+        """The fitted sum with its numbers, without a floor of 0 and without kappa = 1."""
         inner = f"{self.A:.5g} N^-{self.alpha:.4f} + {self.B:.5g} D^-{self.beta:.4f}"
         floor = "" if self.E == 0 else f"{self.E:.4f} + "
         return f"L(N, D) = {floor}" + (inner if self.kappa == 1 else f"({inner})^{self.kappa:.4f}")
 
     @classmethod
     def evaluate(cls, theta: Array, x: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Loss and analytic derivatives; log_kappa = 0 in every row skips the power."""
         E, log_A, log_B, alpha, beta, log_kappa = theta.T[..., None]
         jacobian = np.empty((*theta.shape, x["N"].size))
         jacobian[:, 0] = 1.0
@@ -82,6 +85,7 @@ class Chinchilla(Law):
 
     @classmethod
     def has_curvature(cls, pinned: Mapping[str, float]) -> bool:
+        """Only for kappa fixed at 1."""
         return pinned.get("kappa") == 1.0
 
     @classmethod
@@ -96,12 +100,14 @@ class Chinchilla(Law):
         return second
 
     def rescaled(self, units: Mapping[str, float]) -> Self:
+        """A takes the factor unit^-alpha, B unit^-beta."""
         A = self.A * np.power(units.get("N", 1.0), -self.alpha)
         B = self.B * np.power(units.get("D", 1.0), -self.beta)
         return type(self)(self.E, A, B, self.alpha, self.beta, self.kappa)
 
     @classmethod
     def linearise(cls, shape: Mapping[str, Array], x: Mapping[str, Array], loss: Array) -> tuple[Array, Array, Array]:
+        """L = E + A N^-alpha + B D^-beta, linear in E, A and B."""
         basis = np.ones((max(len(shape["alpha"]), len(shape["beta"])), 3, loss.size))
         for k, exponent, column in ((1, "alpha", x["N"]), (2, "beta", x["D"])):
             values, which = np.unique(shape[exponent], return_inverse=True)
@@ -110,6 +116,7 @@ class Chinchilla(Law):
 
     @classmethod
     def more_starts(cls, theta: Array, free: frozenset[str]) -> Array:
+        """The starts of kappa = 1 with exponents and amplitudes divided by several kappa, where kappa is free."""
         if "kappa" not in free:
             return theta
         starts = []
@@ -131,5 +138,6 @@ class Chinchilla(Law):
         return Allocation(N, D, C, self(N, D))
 
     def exponents(self, cost: Cost = SIX_ND) -> dict[str, float]:
+        """Constant for every kappa: the optimum depends on the inner sum alone."""
         a = self.beta / (self.alpha + (1.0 + cost.slope) * self.beta)
         return {"a": a, "b": 1.0 - (1.0 + cost.slope) * a, "frontier": self.kappa * self.alpha * a}

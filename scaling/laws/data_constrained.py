@@ -59,6 +59,7 @@ class DataConstrained(Law):
 
     @classmethod
     def evaluate(cls, theta: Array, x: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Loss and analytic derivatives, on either side of the kink at U_N = N."""
         E, log_A, log_B, alpha, beta, log_R_D, log_R_N = theta.T[..., None]
         unique = np.minimum(x["U"], x["D"])
         n_opt = (np.log(alpha / beta) + log_A - log_B + beta * x["U"]) / alpha
@@ -81,16 +82,19 @@ class DataConstrained(Law):
         return E + n_term + d_term, np.stack(jacobian, axis=1)
 
     def rescaled(self, units: Mapping[str, float]) -> Self:
+        """A takes the factor unit^-alpha, B unit^-beta; U must be counted in the unit of D."""
         A = self.A * np.power(units.get("N", 1.0), -self.alpha)
         B = self.B * np.power(units.get("D", 1.0), -self.beta)
         return type(self)(self.E, A, B, self.alpha, self.beta, self.R_D, self.R_N)
 
     @classmethod
     def shapes(cls, x: Mapping[str, Array], loss: Array) -> dict[str, tuple[float, ...]]:
+        """Grids of both exponents and of R_D."""
         return {"alpha": COARSE, "beta": COARSE, "R_D": cls.box["R_D"].grid}
 
     @classmethod
     def linearise(cls, shape: Mapping[str, Array], x: Mapping[str, Array], loss: Array) -> tuple[Array, Array, Array]:
+        """L = E + A N^-alpha + B D'^-beta, as if parameters never decayed; linear in E, A and B."""
         d_log, _, _ = _log_effective(x["D"], np.minimum(x["U"], x["D"]), np.log(shape["R_D"]))
         n_term = np.exp(-shape["alpha"] * x["N"])
         basis = np.stack([np.ones_like(n_term), n_term, np.exp(-shape["beta"] * d_log)], axis=1)
@@ -98,6 +102,7 @@ class DataConstrained(Law):
 
     @classmethod
     def more_starts(cls, theta: Array, free: frozenset[str]) -> Array:
+        """The starts at several values of R_N, where it is free."""
         starts = []
         for R_N in (1.0, 5.0, 30.0, 300.0) if "R_N" in free else (np.nan,):
             start = theta.copy()

@@ -62,6 +62,7 @@ class Farseer(Law):
 
     @classmethod
     def decode(cls, theta: Array) -> Array:
+        """The inverse of `encode`; a q of 0 becomes 1e-9."""
         values = np.array(theta)
         power = theta[..., 1::3]
         values[..., 1::3] = np.where(np.abs(power) < 1e-9, 1e-9, power)
@@ -71,6 +72,7 @@ class Farseer(Law):
 
     @classmethod
     def evaluate(cls, theta: Array, x: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Loss and analytic derivatives in value, slope and power of each of the three functions of N."""
         slope, power, level = theta.T[0::3, :, None], theta.T[1::3, :, None], theta.T[2::3, :, None]
         curve, by_power = _box_cox(x["N"], power)
         line = level + slope * curve
@@ -84,6 +86,7 @@ class Farseer(Law):
         return floor + term, jacobian
 
     def rescaled(self, units: Mapping[str, float]) -> Self:
+        """s, B and A take the factors unit^q, unit^b and unit^a; only N can change its unit."""
         unit = units.get("N", 1.0)
         s, B, A = (p * np.power(unit, e) for p, e in ((self.s, self.q), (self.B, self.b), (self.A, self.a)))
         return type(self)(s, self.q, self.S, B, self.b, self.Q, A, self.a, self.E)

@@ -44,18 +44,21 @@ class Kaplan(Law):
 
     @classmethod
     def encode(cls, values: Array) -> Array:
+        """N_c and D_c to log_L_N = alpha_N ln N_c and log_L_D = alpha_D ln D_c."""
         theta = np.array(values, dtype=float)
         theta[..., :2] = theta[..., 2:] * np.log(np.maximum(theta[..., :2], 1e-300))
         return theta
 
     @classmethod
     def decode(cls, theta: Array) -> Array:
+        """The inverse of `encode`."""
         values = np.array(theta)
         values[..., :2] = np.exp(theta[..., :2] / theta[..., 2:])
         return values
 
     @classmethod
     def evaluate(cls, theta: Array, x: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Loss and analytic derivatives, by the shares of both terms in the inner sum."""
         log_L_N, log_L_D, alpha_N, alpha_D = theta.T[..., None]
         n_log, d_log = (log_L_N - alpha_N * x["N"]) / alpha_D, log_L_D / alpha_D - x["D"]
         n_part, d_part = np.exp(n_log), np.exp(d_log)
@@ -66,10 +69,12 @@ class Kaplan(Law):
         return loss, np.stack([n_share, d_share, -x["N"] * n_share, by_alpha_d], axis=1)
 
     def rescaled(self, units: Mapping[str, float]) -> Self:
+        """N_c and D_c are divided by the units of N and D."""
         return type(self)(self.N_c / units.get("N", 1.0), self.D_c / units.get("D", 1.0), self.alpha_N, self.alpha_D)
 
     @classmethod
     def linearise(cls, shape: Mapping[str, Array], x: Mapping[str, Array], loss: Array) -> tuple[Array, Array, Array]:
+        """(L / mean L)^(1 / alpha_D) is linear in N_c^(alpha_N / alpha_D) and D_c."""
         alpha_N, alpha_D = shape["alpha_N"], shape["alpha_D"]
         target = np.exp(np.log(loss / loss.mean()) / alpha_D)
         basis = np.stack([np.exp(-alpha_N / alpha_D * x["N"]), np.exp(0.0 * alpha_D - x["D"])], axis=1)
@@ -85,6 +90,7 @@ class Kaplan(Law):
         return values
 
     def optimal(self, C: Any, cost: Cost = SIX_ND) -> Allocation:
+        """In closed form: where (alpha_N / alpha_D) (N_c / N)^(alpha_N / alpha_D) = (1 + slope) D_c / D."""
         C = np.asarray(C, dtype=float)
         inner, s = self.alpha_N / self.alpha_D, 1.0 + cost.slope
         N = np.exp((np.log(inner / s) + inner * np.log(self.N_c) + np.log(C / cost.k / self.D_c)) / (inner + s))
@@ -92,5 +98,6 @@ class Kaplan(Law):
         return Allocation(N, D, C, self(N, D))
 
     def exponents(self, cost: Cost = SIX_ND) -> dict[str, float]:
+        """Those of Chinchilla's law with exponents alpha_N / alpha_D and 1 inside a power kappa = alpha_D."""
         a = self.alpha_D / (self.alpha_N + (1.0 + cost.slope) * self.alpha_D)
         return {"a": a, "b": 1.0 - (1.0 + cost.slope) * a, "frontier": self.alpha_N * a}

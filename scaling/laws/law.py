@@ -124,6 +124,7 @@ class Law:
     floor_name: ClassVar[str | None] = None  # the parameter that is the irreducible loss
     ceiling_name: ClassVar[str | None] = None  # the one that is the loss of a uniform guess, ln of the vocabulary
     usual: ClassVar[dict[str, tuple[float, float]]] = {"a": (0.35, 0.75), "frontier": (0.04, 0.3)}  # ranges published
+    prior_sd: ClassVar[dict[str, float]] = {}  # knowledge before any run, in internal coordinates; 1 where not given
     open_ended: ClassVar[dict[str, str]] = {}  # parameters that few data bound on both sides, with what would
 
     def __call__(self, *columns: Any) -> Any:

@@ -37,22 +37,26 @@ class Power(Law):
 
     @classmethod
     def evaluate(cls, theta: Array, x: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Loss and analytic derivatives of E + exp(log_K - g ln x)."""
         (column,) = (x[k] for k in cls.inputs)
         E, log_K, g = theta.T[..., None]
         term = np.exp(log_K - g * column)
         return E + term, np.stack([np.ones_like(term), term, -column * term], axis=1)
 
     def rescaled(self, units: Mapping[str, float]) -> Self:
+        """K takes the factor unit^-g."""
         (unit,) = (units.get(k, 1.0) for k in self.inputs)
         return type(self)(self.E, self.K * np.power(unit, -self.g), self.g)
 
     @classmethod
     def linearise(cls, shape: Mapping[str, Array], x: Mapping[str, Array], loss: Array) -> tuple[Array, Array, Array]:
+        """L = E + K x^-g, linear in E and K."""
         (column,) = (x[k] for k in cls.inputs)
         term = np.exp(-shape["g"] * column)
         return np.stack([np.ones_like(term), term], axis=1), loss, 1.0 / loss
 
     def exponents(self, cost: Cost = SIX_ND) -> dict[str, float]:
+        """For a law of C, g is the exponent of the frontier; a law of N or D has none."""
         return {"frontier": self.g} if self.inputs == ("C",) else {}
 
 

@@ -63,6 +63,7 @@ class Saturating(Law):
 
     @classmethod
     def evaluate(cls, theta: Array, x: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Loss and analytic derivatives: excess times room over their sum, room = ceiling - E."""
         E, log_A, log_B, alpha, beta, ceiling = theta.T[..., None]
         n_term, d_term = np.exp(log_A - alpha * x["N"]), np.exp(log_B - beta * x["D"])
         excess, room = n_term + d_term, ceiling - E
@@ -72,18 +73,21 @@ class Saturating(Law):
         return E + excess * room / (excess + room), jacobian
 
     def rescaled(self, units: Mapping[str, float]) -> Self:
+        """A takes the factor unit^-alpha, B unit^-beta."""
         A = self.A * np.power(units.get("N", 1.0), -self.alpha)
         B = self.B * np.power(units.get("D", 1.0), -self.beta)
         return type(self)(self.E, A, B, self.alpha, self.beta, self.ceiling)
 
     @classmethod
     def shapes(cls, x: Mapping[str, Array], loss: Array) -> dict[str, tuple[float, ...]]:
+        """Grids of the floor below the lowest loss, the ceiling above the highest, and both exponents."""
         floors = tuple(float(f * loss.min()) for f in (0.0, 0.4, 0.7, 0.9))
         ceilings = tuple(float(f * loss.max()) for f in (1.03, 1.2, 1.6, 3.0))
         return {"E": floors, "alpha": COARSE, "beta": COARSE, "ceiling": ceilings}
 
     @classmethod
     def linearise(cls, shape: Mapping[str, Array], x: Mapping[str, Array], loss: Array) -> tuple[Array, Array, Array]:
+        """(L - E) (ceiling - E) / (ceiling - L) is the excess, linear in A and B."""
         above, below = np.maximum(loss - shape["E"], 1e-3 * loss), np.maximum(shape["ceiling"] - loss, 1e-3 * loss)
         target = above * (shape["ceiling"] - shape["E"]) / below
         basis = np.stack([np.exp(-shape["alpha"] * x["N"]), np.exp(-shape["beta"] * x["D"])], axis=1)
@@ -99,5 +103,6 @@ class Saturating(Law):
         return Allocation(N, D, C, self(N, D))
 
     def exponents(self, cost: Cost = SIX_ND) -> dict[str, float]:
+        """Those of the unbounded law; its frontier is no power law."""
         a = self.beta / (self.alpha + (1.0 + cost.slope) * self.beta)
         return {"a": a, "b": 1.0 - (1.0 + cost.slope) * a}
