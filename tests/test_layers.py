@@ -27,7 +27,6 @@ KNOWN: dict[str, set[str]] = {
         "experiments",
         "hydra_plugins",
         "models",
-        "scaling",
     },
 }
 
