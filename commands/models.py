@@ -92,8 +92,8 @@ def evaluate(
 
     Scores are kept beside the runs. Tasks need pip install 'isoflop[evaluate]'.
     """
-    from isoflop.experiments.finished.compare import assess, assess_text
-    from isoflop.experiments.finished.lm_eval import Asked
+    from isoflop.experiments.finished.compare import compare, compare_text
+    from isoflop.experiments.finished.lm_eval import TaskRequest
     from isoflop.experiments.store.models import find_trained, finished
     from isoflop.experiments.store.store import open_store
 
@@ -102,5 +102,6 @@ def evaluate(
     if not chosen:
         raise ValueError("name a run, or --study for all of its finished ones (`isoflop status` lists them)")
     names = tuple(name.strip() for name in tasks.split(",") if name.strip())
-    found = assess(chosen, Asked(names, items) if names else None, corpora=corpora, device=device)
-    emit(found, assess_text(found), as_json)
+    request = TaskRequest(names, items) if names else None
+    found = compare(chosen, request, corpora=corpora, device=device)
+    emit(found, compare_text(found), as_json)

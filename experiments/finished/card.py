@@ -1,7 +1,8 @@
-"""Export of a finished run, with a model card that says where it comes from and what its study found."""
+"""Export of a finished run, with a model card: its row of the run table, its configuration, its study's law."""
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -22,7 +23,7 @@ def export(trained: Trained, folder: Path) -> Path:
     return Path(folder).resolve()
 
 
-def provenance(trained: Trained) -> dict:
+def provenance(trained: Trained) -> dict[str, Any]:
     """The final row of the run table and the resolved configuration, ready for JSON."""
     row = {name: None if _missing(value) else value for name, value in trained.final.items()}
     return {"run": row, "config": trained.config}

@@ -1,54 +1,61 @@
-"""Runs side by side: losses, scores on tasks, and whether the one with the lower loss has the higher scores."""
+"""Finished runs compared: losses, scores on tasks, and whether the run of lower loss has the higher scores."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from isoflop.experiments.finished.lm_eval import Asked, check, score
+from isoflop.experiments.finished.lm_eval import TaskRequest, check, score
 from isoflop.experiments.finished.remeasure import evaluation_of
 from isoflop.experiments.store.models import Trained
 from isoflop.scaling.table.evaluation import Paired, paired_loss
 from isoflop.scaling.table.task_scores import paired_score, read_items
 
-_SAID = ("run_id", "n_params_total", "tokens", "loss", "loss_se", "bits_per_byte", "accuracy")
+_COLUMNS = ("run_id", "n_params_total", "tokens", "loss", "loss_se", "bits_per_byte", "accuracy")
 _SCORED = ("task", "metric", "value", "stderr", "items", "chance")
 
 
-def assess(runs: Sequence[Trained], asked: Asked | None, *, corpora: Path, device: str = "cpu") -> dict:
-    """Losses of the runs and scores on the tasks asked for; of several runs also each against the first, paired.
+def compare(
+    runs: Sequence[Trained], request: TaskRequest | None, *, corpora: Path, device: str = "cpu"
+) -> dict[str, Any]:
+    """Losses of the runs and scores on the requested tasks; every run but the first also against the first, paired.
 
-    Raises TaskError before anything is scored if a task cannot be, ValueError for runs whose losses cannot be paired.
+    JSON-ready, losses in nats/token. Raises TaskError before anything is scored if a task cannot be, ValueError for
+    runs whose losses cannot be paired.
     """
-    if asked:
-        check(asked)
+    if request:
+        check(request)
     evaluations = [evaluation_of(run, corpora) for run in runs]
-    told = [{name: _plain(run.final[name]) for name in _SAID} | {"arm": run.final["arm"]} for run in runs]
-    scores = (
-        [score(run, asked, corpora=corpora, device=device) for run in runs] if asked else [pd.DataFrame()] * len(runs)
-    )
-    for row, found in zip(told, scores, strict=True):
+    rows = [{name: _plain(run.final[name]) for name in _COLUMNS} | {"arm": run.final["arm"]} for run in runs]
+    if request:
+        scores = [score(run, request, corpora=corpora, device=device) for run in runs]
+    else:
+        scores = [pd.DataFrame()] * len(runs)
+    for row, found in zip(rows, scores, strict=True):
         row["scores"] = [{name: _plain(value) for name, value in one.items()} for one in _rows(found)]
-    pairs = []
+    pairs: list[dict[str, Any]] = []
     for i in range(1, len(runs)):
         loss = paired_loss(evaluations[i], evaluations[0])
         pairs.append({
             "run_id": runs[i].run_id, "against": runs[0].run_id, "loss": _paired(loss),
             "scores": list(_pairs(runs[i], runs[0], scores[i], loss)),
         })  # fmt: skip
-    return {"runs": told, "pairs": pairs}
+    return {"runs": rows, "pairs": pairs}
 
 
-def _rows(scores: pd.DataFrame) -> list[dict]:
+def _rows(scores: pd.DataFrame) -> list[dict[str, Any]]:
     return scores[list(_SCORED)].to_dict("records") if len(scores) else []
 
 
-def _pairs(run: Trained, first: Trained, scores: pd.DataFrame, loss: Paired):
-    """Each score against the first run's, with the verdict on whether it goes with the loss."""
-    items = [read_items(r.store.run_file(r.run_id).parent) for r in (run, first)] if len(scores) else []
+def _pairs(run: Trained, first: Trained, scores: pd.DataFrame, loss: Paired) -> Iterator[dict[str, Any]]:
+    """Each score less the first run's, item by item, with the verdict on whether it goes with the loss."""
+    if scores.empty:
+        return
+    own, other = (read_items(one.store.run_file(one.run_id).parent) for one in (run, first))
     for row in scores.to_dict("records"):
-        difference = paired_score(*items, row["task"], row["metric"])
+        difference = paired_score(own, other, row["task"], row["metric"])
         if difference is None:  # a score of all items together, such as BLEU
             continue
         better = difference.difference if row["higher_is_better"] else -difference.difference
@@ -61,7 +68,7 @@ def _pairs(run: Trained, first: Trained, scores: pd.DataFrame, loss: Paired):
 
 
 def verdict(better: float, difference: Paired, loss: Paired) -> str:
-    """Whether a difference in score goes with the difference in loss."""
+    """Whether a difference in score, `better` by so much, goes with the difference in loss."""
     if difference.within_error:
         return "within error"
     if loss.within_error:
@@ -69,7 +76,7 @@ def verdict(better: float, difference: Paired, loss: Paired) -> str:
     return "goes with the loss" if (better > 0) == (loss.difference < 0) else "against the loss"
 
 
-def assess_text(found: dict) -> str:
+def compare_text(found: dict[str, Any]) -> str:
     """A line per run and score, then a line per pair."""
     lines = []
     for run in found["runs"]:
@@ -85,20 +92,22 @@ def assess_text(found: dict) -> str:
             name = f"{one['task']} {one['metric']}"
             lines.append(f"  {name:24} {one['value']:.4f}{error} on {one['items']} items{chance}")
     for pair in found["pairs"]:
-        lines.append(f"run {pair['run_id']} less run {pair['against']}: loss {_told(pair['loss'])}")
-        lines += [f"  {one['task'] + ' ' + one['metric']:24} {_told(one)}: {one['verdict']}" for one in pair["scores"]]
+        lines.append(f"run {pair['run_id']} less run {pair['against']}: loss {_difference(pair['loss'])}")
+        lines += [
+            f"  {one['task'] + ' ' + one['metric']:24} {_difference(one)}: {one['verdict']}" for one in pair["scores"]
+        ]
     return "\n".join(lines)
 
 
-def _told(pair: dict) -> str:
+def _difference(pair: dict[str, Any]) -> str:
     return f"{pair['difference']:+.4f} +- {pair['se']:.4f} over {pair['units']} {pair['unit']}s"
 
 
-def _paired(found: Paired) -> dict:
+def _paired(found: Paired) -> dict[str, Any]:
     return asdict(found) | {"within_error": found.within_error}
 
 
 def _plain(value: object) -> object:
-    """For JSON: numpy's numbers as Python's, NaN as None."""
+    """A value for JSON: numpy's numbers as Python's, NaN as None."""
     value = value.item() if hasattr(value, "item") else value
     return None if isinstance(value, float) and value != value else value

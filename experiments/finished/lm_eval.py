@@ -36,8 +36,8 @@ RESAMPLES = 1000  # for scores that are no mean over items
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Tasks as they were typed."""
+class TaskRequest:
+    """Tasks to score runs on, by the names that were typed, and the most items of each."""
 
     tasks: tuple[str, ...]
     items: int
@@ -48,11 +48,11 @@ class Asked:
         return all(task in TASKS or task.endswith((".yaml", ".yml")) for task in self.tasks)
 
 
-def check(asked: Asked) -> None:
+def check(request: TaskRequest) -> None:
     """Raise TaskError for a missing package or task file, before anything is exported."""
     if importlib.util.find_spec("lm_eval") is None:
         raise TaskError("scoring tasks needs lm-eval; pip install 'isoflop[evaluate]'")
-    for task in asked.tasks:
+    for task in request.tasks:
         if task.endswith((".yaml", ".yml")) and not Path(task).is_file():
             raise TaskError(f"--tasks {task}: no such file; the examples are in {files('isoflop.conf') / 'task'}")
         near = difflib.get_close_matches(task, TASKS, n=1, cutoff=0.75)
@@ -60,8 +60,8 @@ def check(asked: Asked) -> None:
             raise TaskError(f"--tasks {task}: not known; did you mean {near[0]}?")
 
 
-def score(trained: Trained, asked: Asked, *, corpora: Path, device: str = "cpu") -> pd.DataFrame:
-    """Score a run on tasks, keep the scores beside it, and return them: SCORES of `scaling.table.task_scores`.
+def score(trained: Trained, request: TaskRequest, *, corpora: Path, device: str = "cpu") -> pd.DataFrame:
+    """Score a run on tasks, keep the scores in its folder, and return them: SCORES of `scaling.table.task_scores`.
 
     Raises TaskError for a task that is not known or does not suit the model.
     """
@@ -70,12 +70,12 @@ def score(trained: Trained, asked: Asked, *, corpora: Path, device: str = "cpu")
             f"run {trained.run_id} is a {trained.final['family']} that transformers has no class for; "
             "only the default Transformer can be scored"
         )
-    with _quiet(offline=asked.local, cache=trained.store.root / "tasks" / ".cache"):
+    with _quiet(offline=request.local, cache=trained.store.root / "tasks" / ".cache"):
         import lm_eval
 
-        tasks = _load(trained, asked, corpora)
+        tasks = _load(trained, request, corpora)
         model = _model(trained, device)
-        found = lm_eval.evaluate(model, tasks, limit=asked.items, bootstrap_iters=RESAMPLES, verbosity="ERROR")
+        found = lm_eval.evaluate(model, tasks, limit=request.items, bootstrap_iters=RESAMPLES, verbosity="ERROR")
     about = {
         "run_id": trained.run_id,
         "lm_eval_version": lm_eval.__version__,
@@ -88,16 +88,16 @@ def score(trained: Trained, asked: Asked, *, corpora: Path, device: str = "cpu")
     return scores
 
 
-def _load(trained: Trained, asked: Asked, corpora: Path) -> dict:
+def _load(trained: Trained, request: TaskRequest, corpora: Path) -> dict[str, Any]:
     """lm-eval's task objects."""
     from lm_eval.tasks import TaskManager
 
-    folders = [str(Path(task).resolve().parent) for task in asked.tasks if task not in TASKS]
-    manager = TaskManager(verbosity="ERROR", include_path=folders or None, include_defaults=not asked.local)
-    specs: list[str | dict] = []
-    for task in asked.tasks:
+    folders = [str(Path(task).resolve().parent) for task in request.tasks if task not in TASKS]
+    manager = TaskManager(verbosity="ERROR", include_path=folders or None, include_defaults=not request.local)
+    specs: list[str | dict[str, Any]] = []
+    for task in request.tasks:
         if task in TASKS:
-            specs.append(_made_here(task, trained, asked.items, corpora))
+            specs.append(_made_here(task, trained, request.items, corpora))
         else:
             specs.append(_named_in(Path(task)) if task.endswith((".yaml", ".yml")) else task)
     for name in [spec for spec in specs if isinstance(spec, str)]:
@@ -109,7 +109,7 @@ def _load(trained: Trained, asked: Asked, corpora: Path) -> dict:
     return manager.load(specs)
 
 
-def _made_here(task: str, trained: Trained, count: int, corpora: Path) -> dict:
+def _made_here(task: str, trained: Trained, count: int, corpora: Path) -> dict[str, Any]:
     """The configuration of a task whose items are made from the held-out text."""
     import yaml
 
@@ -122,6 +122,7 @@ def _made_here(task: str, trained: Trained, count: int, corpora: Path) -> dict:
 
 
 def _named_in(path: Path) -> str:
+    """The name that a task's YAML file gives it. Raises TaskError for a file without one."""
     name = re.search(r"^task:\s*(\S+)", path.read_text(encoding="utf-8"), re.MULTILINE)
     if name is None:
         raise TaskError(f"--tasks {path}: no line `task: NAME`; the examples are in {files('isoflop.conf') / 'task'}")
@@ -140,7 +141,8 @@ def _model(trained: Trained, device: str) -> Any:
     folder = export(trained, trained.store.root / "exports" / trained.run_id)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     tokenizer.pad_token = tokenizer.eos_token = _NUL if _NUL in tokenizer.vocab else tokenizer.convert_ids_to_tokens(0)
-    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).to(device)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    model = model.to(device)
     first = tokenizer("\n").input_ids[0]
     return HFLM(pretrained=model, tokenizer=tokenizer, device=device, batch_size=BATCH, prefix_token_id=first)
 
@@ -176,6 +178,7 @@ def _chance(samples: Sequence[dict]) -> float:
 
 
 def _items(samples: Sequence[dict], task: str) -> Iterable[dict]:
+    """A row for each item and metric that is a number."""
     for sample in samples:
         for metric in sample["metrics"]:
             if isinstance(sample[metric], int | float | np.number | bool):
@@ -185,11 +188,14 @@ def _items(samples: Sequence[dict], task: str) -> Iterable[dict]:
 
 @contextmanager
 def _quiet(*, offline: bool, cache: Path) -> Iterator[None]:
-    """Keep libraries off the network where nothing is to be fetched, off the home folder, and bars off a pipe."""
+    """Silence the libraries, put their cache in `cache`, and forbid them the network with `offline`.
+
+    Progress bars are shown on a terminal alone; what lm-eval prints goes to stderr.
+    """
     if offline:
         os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     os.environ.setdefault("HF_DATASETS_CACHE", str(cache))
     for name in ("lm_eval", "lm-eval", "datasets", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with redirect_stderr(io.StringIO()) if not sys.stderr.isatty() else nullcontext(), redirect_stdout(sys.stderr):
-        yield  # what lm-eval prints is not the answer
+        yield

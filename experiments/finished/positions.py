@@ -1,4 +1,4 @@
-"""Loss by position in the window: what an architecture makes of a longer past (Kaplan et al. 2020, figure 7)."""
+"""Loss by position in the window: what an architecture gains from a longer past (Kaplan et al. 2020, figure 7)."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ COLUMNS = ("run_id", "arm", "family", "d_model", "budget", "position", "loss")
 
 
 def best_runs(table: pd.DataFrame) -> pd.DataFrame:
-    """The final row of each arm's best run at each budget, with `budget`: its FLOPs, as asked for or as spent."""
+    """The final row of each arm's best run at each budget, with `budget`: its FLOPs, requested or else spent."""
     final = final_rows(table)
     final["budget"] = final["budget_flops"].where(final["budget_flops"].notna(), final["flops"])
     return final.loc[final.groupby(["arm", "budget"])["loss"].idxmin()]

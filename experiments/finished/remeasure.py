@@ -1,4 +1,4 @@
-"""A finished run measured again: what its corpus is, and the evaluation that an older run did not keep."""
+"""A finished run measured again: its corpus, and the evaluation of a run that kept none."""
 
 from pathlib import Path
 

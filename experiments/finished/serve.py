@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 from isoflop.models.config import ModelConfig, family_of
 
@@ -19,7 +20,7 @@ _NEEDED = ("transformers", "fastapi", "uvicorn")
 
 
 class ServeError(ValueError):
-    """A model cannot be served as asked."""
+    """A model cannot be served; the message names the package, the address or the family."""
 
 
 def check(host: str, port: int) -> None:
@@ -58,15 +59,15 @@ def serve(folder: Path, *, host: str, port: int, device: str = "cpu") -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder.name)
 
     class Config(uvicorn.Config):
-        def __init__(self, app: Callable, **options: object) -> None:
+        def __init__(self, app: Callable, **options: Any) -> None:
             guarded = ContextGuard(app, lambda body: count_tokens(body, tokenizer), window, model=folder.name)
             super().__init__(guarded, **options)
 
-    uvicorn.Config = Config  # transformers builds the application and runs it in one go: nowhere else to step in
+    uvicorn.Config = Config  # type: ignore[misc, assignment]  # transformers builds the application and runs it in one go: nowhere else to step in
     Serve(folder.name, device=device, host=host, port=port)
 
 
-def count_tokens(body: dict, tokenizer: object) -> int:
+def count_tokens(body: dict[str, Any], tokenizer: Any) -> int:
     """Tokens of a request's prompt, chat messages or input; ValueError when it has none that can be read."""
     messages, text = body.get("messages"), body.get("prompt", body.get("input", ""))
     if messages is None and isinstance(text, list):
@@ -96,8 +97,8 @@ class ContextGuard:
         content = await _whole(receive)
         body = _json_object(content)
         if body is not None:  # what is not a JSON object the application refuses itself
-            if (asked := body.get("model", self.model)) != self.model:
-                return await _refuse(send, f"no model {asked!r}; this server has {self.model!r}", status=404)
+            if (requested := body.get("model", self.model)) != self.model:
+                return await _refuse(send, f"no model {requested!r}; this server has {self.model!r}", status=404)
             try:
                 content = json.dumps(self.fitted(body, GUARDED[scope["path"]])).encode()
             except ValueError as error:
@@ -106,21 +107,21 @@ class ContextGuard:
         headers = [header for header in scope["headers"] if header[0] != b"content-length"]
         return await self.app({**scope, "headers": [*headers, size]}, _replay(content, receive), send)
 
-    def fitted(self, body: dict, limit: str) -> dict:
+    def fitted(self, body: dict[str, Any], limit: str) -> dict[str, Any]:
         """The request with a token limit that fits. Raises ValueError for one that cannot."""
         prompt = self.count(body)
         left = self.window - prompt
         if left < 1:
             raise ValueError(f"the prompt has {prompt} tokens; with one more it must fit the context of {self.window}")
         name = "max_completion_tokens" if body.get("max_completion_tokens") is not None else limit
-        asked = body.get(name)
-        if asked is None:
+        requested = body.get(name)
+        if requested is None:
             return {**body, name: left}
-        if not isinstance(asked, int) or isinstance(asked, bool) or asked < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1; not {asked!r}")
-        if asked > left:
+        if not isinstance(requested, int) or isinstance(requested, bool) or requested < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1; not {requested!r}")
+        if requested > left:
             raise ValueError(
-                f"{name}={asked} with a prompt of {prompt} tokens exceeds the context of {self.window}; "
+                f"{name}={requested} with a prompt of {prompt} tokens exceeds the context of {self.window}; "
                 f"at most {left} fit"
             )
         return body
@@ -144,10 +145,10 @@ def _json_object(content: bytes) -> dict | None:
 
 
 def _replay(content: bytes, receive: Callable[[], Awaitable[dict]]) -> Callable[[], Awaitable[dict]]:
-    """A `receive` that gives the body once, then what the connection says (a client that leaves)."""
+    """A `receive` that gives the body once, then the messages of the connection (a client that leaves)."""
     pending = [{"type": "http.request", "body": content, "more_body": False}]
 
-    async def replay() -> dict:
+    async def replay() -> dict[str, Any]:
         return pending.pop() if pending else await receive()
 
     return replay

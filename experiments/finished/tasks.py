@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,8 @@ TASKS = ("next_line", "identifier")
 _WORD = re.compile(r"[^\W\d]\w{3,23}")
 _LINE = (8, 120)  # characters without the indent
 _LONGEST = 65_536  # tokens of a document that are looked at
-Item = dict[str, object]
+Item = dict[str, Any]  # context, choices, and answer: the number of the right choice
+Make = Callable[[str, Tokenizer, int, np.random.Generator], Iterator[Item]]
 
 
 class TaskError(ValueError):
@@ -35,7 +37,7 @@ def write_items(task: str, corpus: Corpus, tokenizer: Tokenizer, path: Path, *, 
     """
     if corpus.tokenizer_id == "none":
         raise TaskError(f"task {task} is made of text, and corpus {corpus.folder.name} is tokens without any")
-    make = {"next_line": _next_line, "identifier": _identifier}[task]
+    make: Make = {"next_line": _next_line, "identifier": _identifier}[task]
     room = corpus.eval_windows.shape[1] - 1
     items = list(_spread(corpus, tokenizer, make, room, count))
     if not items:
@@ -45,7 +47,7 @@ def write_items(task: str, corpus: Corpus, tokenizer: Tokenizer, path: Path, *, 
     return len(items)
 
 
-def _spread(corpus: Corpus, tokenizer: Tokenizer, make: Callable, room: int, count: int) -> Iterator[Item]:
+def _spread(corpus: Corpus, tokenizer: Tokenizer, make: Make, room: int, count: int) -> Iterator[Item]:
     """Items of the documents in turn, until there are enough or none has another."""
     texts = [text for text in _documents(corpus, tokenizer, count) if len(text) > 4 * room]
     sources = [make(text, tokenizer, room, np.random.default_rng(i)) for i, text in enumerate(texts)]
