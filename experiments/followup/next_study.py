@@ -1,4 +1,4 @@
-"""From the runs of a table to a study file with the next ones: the sizes that can be run, what is done, the YAML.
+"""From the runs of a table to a study file with the next ones: sizes that can be run, cells already done, the YAML.
 
 The loop closes through the file: `isoflop suggest` writes it, `isoflop run` reads it, the store knows what is done.
 """
@@ -14,12 +14,13 @@ import pandas as pd
 import yaml
 
 from isoflop.experiments.config import OptimSpec
-from isoflop.experiments.followup.template import NextStudyError, Setting, model_of, parts_in, setting_of, shape_in
+from isoflop.experiments.followup.template import NextStudyError, Template, model_of, parts_in, shape_in, template_of
 from isoflop.experiments.study.optimizers import optimizer_flops
 from isoflop.experiments.study.sizes import load_size, size_names, suggest
 from isoflop.models.config import n_matrices, n_total, training_flops_per_token
 from isoflop.scaling.design.candidates import CandidateRuns, candidate_runs
 from isoflop.scaling.design.design import Design
+from isoflop.scaling.design.information import Goal
 from isoflop.scaling.design.planning import plan_from_law, plan_from_table, ratios_of
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.published import PUBLISHED
@@ -27,10 +28,10 @@ from isoflop.scaling.table.conventions import count_params, is_runs
 from isoflop.scaling.table.runs import final_rows
 
 MIN_STEPS = 250
-GOALS = ("n_opt", "loss", "multiplier")
+GOALS: dict[str, Goal] = {"n_opt": "n_opt", "loss": "loss", "multiplier": "multiplier"}
 
 
-def runnable(runs: pd.DataFrame, budget: float, setting: Setting) -> CandidateRuns:
+def runnable(runs: pd.DataFrame, budget: float, template: Template) -> CandidateRuns:
     """Cells of the sizes in conf/model that the budget affords and these final rows have not done.
 
     Raises NextStudyError for runs that differ in what cells must share.
@@ -39,28 +40,28 @@ def runnable(runs: pd.DataFrame, budget: float, setting: Setting) -> CandidateRu
         if runs[name].nunique() > 1:
             raise NextStudyError(f"the runs differ in {name} ({sorted(runs[name].unique())}): keep one with --where")
     runs = runs.assign(n_params=count_params(runs, "matrices"))
-    sizes = _sizes(runs, setting)
+    sizes = _sizes(runs, template)
     sizes = sizes[sizes["n_params"] >= 0.9 * runs["n_params"].min()]  # no law was fitted below the smallest run
     named = dict(zip(sizes["n_params"], sizes["size"], strict=True))
     done = runs.assign(size=runs["n_params"].map(named)).dropna(subset=["size"])[["size", "tokens"]]
-    ends = {name: setting.trained[n] for name, n in zip(sizes["size"], sizes["total"], strict=True)
-            if n in setting.trained}  # fmt: skip
+    ends = {name: template.trained[n] for name, n in zip(sizes["size"], sizes["total"], strict=True)
+            if n in template.trained}  # fmt: skip
     most = float(runs["unique_tokens"].min() * max(1.0, runs["epochs"].max()))
     return candidate_runs(
-        sizes, budget, runs=done, cooldown=setting.cooldown, trained=ends, min_steps=MIN_STEPS, max_tokens=most,
+        sizes, budget, runs=done, cooldown=template.cooldown, trained=ends, min_steps=MIN_STEPS, max_tokens=most,
         ratios=ratios_of(runs),
     )  # fmt: skip
 
 
-def _sizes(runs: pd.DataFrame, setting: Setting) -> pd.DataFrame:
+def _sizes(runs: pd.DataFrame, template: Template) -> pd.DataFrame:
     """Sizes of conf/model with the parts of the runs, of the series that the runs belong to."""
     vocab_size, context_length = int(runs["vocab_size"].iloc[0]), int(runs["context_length"].iloc[0])
     batch_tokens = int(runs["batch_tokens"].mode().iloc[0])
-    optim = OptimSpec(**setting.settings["optim"])
+    optim = OptimSpec(**template.settings["optim"])
     rows = []
     for name in size_names():
-        spec = load_size(name, setting.base)
-        if parts_in(spec) != parts_in(setting.parts):
+        spec = load_size(name, template.base)
+        if parts_in(spec) != parts_in(template.parts):
             continue
         model = model_of(spec, vocab_size, context_length)
         per_token = training_flops_per_token(model) + optimizer_flops(model, optim) / batch_tokens
@@ -79,7 +80,7 @@ def _sizes(runs: pd.DataFrame, setting: Setting) -> pd.DataFrame:
     return sizes.drop_duplicates("n_params", ignore_index=True)
 
 
-def write_study(design: Design, path: Path, setting: Setting, *, runs: str) -> str:
+def write_study(design: Design, path: Path, template: Template, *, runs: str) -> str:
     """Write the study file of a design; returns the command that runs it."""
     name, folder = path.stem, path.resolve().parent
     if folder.name != "experiment" or path.suffix != ".yaml":
@@ -94,7 +95,7 @@ def write_study(design: Design, path: Path, setting: Setting, *, runs: str) -> s
         "# @package _global_",
         f"# {command}    {len(study['cells'])} cells suggested for {design.goal} at {design.target:.3g} FLOPs",
     ]
-    sections = {"model": setting.model_section, **setting.settings, "study": study}
+    sections = {"model": template.model_section, **template.settings, "study": study}
     for section, value in ((k, v) for k, v in sections.items() if v):
         lines.append(f"{section}:")
         lines += [_yaml_lines(key, entry) for key, entry in value.items()]
@@ -158,32 +159,33 @@ def next_runs(
     >>> runs.design.spent <= 1e12
     True
     """
-    check_wish(budget, target, goal)
+    known = checked_goal(budget, target, goal)
     if (table is None) == (from_law is None):
         raise ValueError("give a table of runs, or --from-law NAME when there are none yet")
     if table is None:
         if out is not None:
             raise NextStudyError("--out needs a table of runs: its settings and sizes make the study")
-        made = plan_from_law(_published(str(from_law)), budget=budget, target=target, goal=goal)
+        made = plan_from_law(_published(str(from_law)), budget=budget, target=target, goal=known)
         return NextRuns(made, None, "", ())
     if not is_runs(table):
         if out is not None:
             raise NextStudyError("--out needs a table of runs: sizes of conf/model mean nothing in another table")
-        return NextRuns(plan_from_table(table, budget=budget, target=target, goal=goal), None, "", ())
+        return NextRuns(plan_from_table(table, budget=budget, target=target, goal=known), None, "", ())
     runs, path = final_rows(table), Path(table.attrs["source"])
-    setting = setting_of(runs, path)
-    design = plan_from_table(table, budget=budget, target=target, goal=goal, cells=runnable(runs, budget, setting))
+    template = template_of(runs, path)
+    design = plan_from_table(table, budget=budget, target=target, goal=known, cells=runnable(runs, budget, template))
     store = str(path) if path.is_dir() else "runs"
-    command = write_study(design, out, setting, runs=store) if out is not None else ""
-    return NextRuns(design, out, command, setting.notes)
+    command = write_study(design, out, template, runs=store) if out is not None else ""
+    return NextRuns(design, out, command, template.notes)
 
 
-def check_wish(budget: float, target: float, goal: str) -> None:
-    """Raise ValueError for a goal that is none, or numbers that are not positive."""
+def checked_goal(budget: float, target: float, goal: str) -> Goal:
+    """The goal, as `Goal`. Raises ValueError for one that is not known, or for numbers that are not positive."""
     if goal not in GOALS:
         raise ValueError(f"--goal {goal}: choose {', '.join(GOALS)}")
     if not (0 < budget < math.inf and 0 < target < math.inf):
         raise ValueError(f"--budget {budget:g} and --target {target:g} must be positive and finite")
+    return GOALS[goal]
 
 
 def _published(name: str) -> Chinchilla:

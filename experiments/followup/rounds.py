@@ -12,8 +12,8 @@ from typing import Any
 
 from isoflop.experiments.compose import UsageError
 from isoflop.experiments.config import ExperimentConfig, RoundsSpec
-from isoflop.experiments.followup.next_study import cells_of, check_wish, runnable
-from isoflop.experiments.followup.template import setting_of
+from isoflop.experiments.followup.next_study import cells_of, checked_goal, runnable
+from isoflop.experiments.followup.template import template_of
 from isoflop.experiments.store.claims import read_json, write_json
 from isoflop.experiments.store.store import SETTLED, Store, open_store
 from isoflop.experiments.sweep.launch import ArgumentSet
@@ -67,7 +67,7 @@ def _only(sets: Sequence[ArgumentSet]) -> ArgumentSet:
         raise UsageError("study.rounds follow one law, and a study with arms or study.vary has several: launch one arm")
     if wish.budget is None or wish.target is None:
         raise UsageError("study.rounds.count needs study.rounds.budget and study.rounds.target, both in FLOPs")
-    check_wish(wish.budget, wish.target, wish.goal)
+    checked_goal(wish.budget, wish.target, wish.goal)
     return sets[0]
 
 
@@ -96,7 +96,7 @@ def _ask(store: Store, name: str, wish: RoundsSpec, known: Sequence[str]) -> dic
     table = read_runs(store.root)
     table = table[table["run_id"].isin(known)].reset_index(drop=True)
     runs = final_rows(table)
-    cells = runnable(runs, wish.budget, setting_of(runs, store.root))
+    cells = runnable(runs, wish.budget, template_of(runs, store.root))
     design = plan_from_table(table, budget=wish.budget, target=wish.target, goal=wish.goal, cells=cells)
     answer = {"wish": _wished(wish), "known": _digest(known), **cells_of(design), "said": str(design)}
     write_json(_file(store, name), answer)

@@ -1,7 +1,7 @@
-"""What the runs of a table have in common: the parts of their models, and the settings that a next study repeats.
+"""The template of a next study: the parts of models and the settings that the runs of a table have in common.
 
 A runs folder holds the settings of every run. A single file (a compacted table) holds some of them as columns: those
-are kept, and the rest is named. The parts of a model are columns of every table of runs.
+are repeated, and a note names the others. The parts of a model are columns of every table of runs.
 """
 
 from collections import Counter
@@ -29,7 +29,7 @@ COLUMNS = {
     "optim.learning_rate": "peak_learning_rate", "optim.batch_size": "batch_size", "schedule.name": "schedule",
     "schedule.warmup_steps": "warmup_steps",
 }  # fmt: skip
-UNTOLD = (
+UNRECORDED = (
     "data.source, data.eval_tokens, optim.beta1, optim.beta2, optim.eps, optim.weight_decay, optim.clip_norm, "
     "optim.base_width, schedule.cooldown_fraction, schedule.cooldown_shape"
 )
@@ -42,56 +42,55 @@ class NextStudyError(ValueError):
 
 
 @dataclass(frozen=True)
-class Setting:
-    """Settings to repeat by section, the parts of the models, the share of a cell after its branch point (1: no
-    trunk), the tokens where a trunk of a given size (n_params_total) may be taken up, and what could not be told."""
+class Template:
+    """What a next study repeats of the runs of a table."""
 
-    settings: dict[str, dict[str, Any]]
-    parts: ModelSpec
-    cooldown: float
-    trained: dict[int, float]
-    notes: tuple[str, ...]
+    settings: dict[str, dict[str, Any]]  # by section of the configuration: data, optim, schedule, where
+    parts: ModelSpec  # of the models: all but depth and widths
+    cooldown: float  # share of a cell after the branch point of its trunk; 1 without trunks
+    trained: dict[int, float]  # tokens at which the trunk of a size (n_params_total) can go on
+    notes: tuple[str, ...]  # on settings that differ between runs or that the table does not record
 
     @property
     def base(self) -> ModelSpec:
-        """What the sizes of conf/model stand on: the schema's defaults where sizes have these parts by themselves."""
+        """The model that sizes of conf/model change: the schema's default where a size has these parts by itself."""
         own = any(parts_in(load_size(name)) == parts_in(self.parts) for name in size_names())
         return ModelSpec() if own else self.parts
 
     @property
     def model_section(self) -> dict[str, Any]:
         """The parts that a study file must state because no size of conf/model does."""
-        default, told = asdict(ModelSpec()), [name for name in PARTS if self.base.experts or "experts" not in name]
-        return {name: v for name, v in asdict(self.base).items() if name in told and v != default[name]}
+        default, stated = asdict(ModelSpec()), [name for name in PARTS if self.base.experts or "experts" not in name]
+        return {name: v for name, v in asdict(self.base).items() if name in stated and v != default[name]}
 
 
-def setting_of(runs: pd.DataFrame, path: Path) -> Setting:
-    """The setting of the final rows `runs` of the table at `path`. Raises NextStudyError for models of two kinds."""
+def template_of(runs: pd.DataFrame, path: Path) -> Template:
+    """The template of the final rows `runs` of the table at `path`. Raises NextStudyError for models of two kinds."""
     parts = parts_of(runs)
     if not Path(path).is_dir():
         settings, mixed = _from_columns(runs)
         notes = (
             *mixed,
-            f"the table does not tell {UNTOLD}: the study file leaves them at the defaults",
+            f"the table does not record {UNRECORDED}: the study file leaves them at the defaults",
             f"its losses are of corpus {_most(runs['corpus_id'])} ({_most(runs['tokenizer_id'])}): "
             "add the data section that gives it, unless it is the default",
         )
-        return Setting(settings, parts, _cooldown(settings["schedule"]), {}, notes)
+        return Template(settings, parts, _cooldown(settings["schedule"]), {}, notes)
     store = open_store(path)
     found = [_sections(read_config(store.run_file(run_id))) for run_id in runs["run_id"].unique()]
     texts = Counter(yaml.safe_dump(f) for f in found)
     settings = yaml.safe_load(texts.most_common(1)[0][0])
     differ = [f"runs differ in settings; the study file repeats the most common of {len(texts)}"]
     ends = _trunk_ends(runs, store)
-    return Setting(settings, parts, _cooldown(settings["schedule"]), ends, tuple(differ if len(texts) > 1 else ()))
+    return Template(settings, parts, _cooldown(settings["schedule"]), ends, tuple(differ if len(texts) > 1 else ()))
 
 
 def _sections(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The settings of one run that are not the schema's own defaults, by section; names always."""
     what = config["what"]
-    told = {"data": config["data"], "optim": what["optim"], "schedule": what["schedule"]}
-    told["where"] = {"precision": what.get("precision", WhereSpec().precision)}
-    return {section: _not_default(section, values) for section, values in told.items()}
+    values = {"data": config["data"], "optim": what["optim"], "schedule": what["schedule"]}
+    values["where"] = {"precision": what.get("precision", WhereSpec().precision)}
+    return {section: _not_default(section, some) for section, some in values.items()}
 
 
 def _not_default(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,8 +99,8 @@ def _not_default(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _from_columns(runs: pd.DataFrame) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """What the columns of a run table tell of the settings, the most common value of each; which ones differ."""
-    told = runs.assign(
+    """The settings that are columns of a run table, the most common value of each; notes on those that differ."""
+    columns = runs.assign(
         batch_size=runs["batch_tokens"] // runs["context_length"],
         warmup_steps=runs["warmup_tokens"] // runs["batch_tokens"],
     )
@@ -109,11 +108,13 @@ def _from_columns(runs: pd.DataFrame) -> tuple[dict[str, dict[str, Any]], list[s
     mixed = []
     for key, column in COLUMNS.items():
         section, _, name = key.partition(".")
-        settings[section][name] = _most(told[column])
-        if told[column].nunique() > 1:
-            values = sorted(told[column].unique())
-            mixed.append(f"runs differ in {key} ({len(values)} values): the study file repeats {_most(told[column])}")
-    if (precision := _most(told["dtype"])) in PRECISIONS:
+        settings[section][name] = _most(columns[column])
+        if columns[column].nunique() > 1:
+            values = sorted(columns[column].unique())
+            mixed.append(
+                f"runs differ in {key} ({len(values)} values): the study file repeats {_most(columns[column])}"
+            )
+    if (precision := _most(columns["dtype"])) in PRECISIONS:
         settings["where"] = {"precision": precision}
     return {section: _not_default(section, values) for section, values in settings.items()}, mixed
 
@@ -159,7 +160,8 @@ def parts_of(runs: pd.DataFrame) -> ModelSpec:
 def parts_in(spec: ModelSpec) -> tuple[Any, ...]:
     """The parts of a size, in the order of PARTS; those that its family does not use are the default ones."""
     fields = family_named(spec.family).fields if spec.family in FAMILIES else PLAIN.keys()
-    parts = replace(spec, **{name: value for name, value in PLAIN.items() if name not in fields})
+    unused: dict[str, Any] = {name: value for name, value in PLAIN.items() if name not in fields}
+    parts = replace(spec, **unused)
     parts = replace(parts, experts_per_token=parts.experts_per_token if parts.experts else 0)
     return tuple(getattr(parts, name) for name in PARTS)
 

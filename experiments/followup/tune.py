@@ -1,13 +1,14 @@
 """Learning-rate and batch bowls over the run table, and whether one setting serves every width.
 
-A bowl is the final loss of one model against the logarithm of what was varied; its optimum is the vertex of a parabola
-through the runs near the lowest. An optimum at the edge of what was tried is refused: it says where to look next, not
-where the optimum is. A rule transfers if the optimum stays put as models widen.
+A bowl is the final loss of one model against the logarithm of the value that was varied; its optimum is the vertex of a
+parabola through the runs near the lowest. A bowl whose lowest loss is at an edge of the values tried is refused: it
+shows where to try next, not where the optimum is. A setting transfers if the optimum stays as models widen.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ Z90 = 1.645
 
 
 class TuneError(ValueError):
-    """The runs do not answer the question."""
+    """No model was trained at enough values for a bowl."""
 
     exit_code = 1
 
@@ -30,7 +31,7 @@ class TuneError(ValueError):
 class Bowl:
     """The optimum of one model along one axis, or why there is none. `error` is one standard error in decades."""
 
-    setting: dict
+    setting: dict[str, Any]
     width: int
     runs: pd.DataFrame  # value, seed, loss of every run
     optimum: float = math.nan
@@ -49,7 +50,7 @@ class Bowl:
 class Transfer:
     """How far the optimum moves, in decades per decade of width and over the widths measured, with standard errors."""
 
-    setting: dict
+    setting: dict[str, Any]
     bowls: tuple[Bowl, ...]
     slope: float
     slope_error: float
@@ -63,10 +64,12 @@ class Transfer:
 
     @property
     def drift(self) -> float:
+        """Decades that the optimum moves from the narrowest to the widest model."""
         return self.slope * self.span
 
     @property
     def drift_error(self) -> float:
+        """One standard error of `drift`, in decades."""
         return self.slope_error * self.span
 
     @property
@@ -118,7 +121,8 @@ def _last_rows(table: pd.DataFrame) -> pd.DataFrame:
     return last
 
 
-def _groups(last: pd.DataFrame, axis: str) -> Iterator[tuple[dict, int, pd.DataFrame]]:
+def _groups(last: pd.DataFrame, axis: str) -> Iterator[tuple[dict[str, Any], int, pd.DataFrame]]:
+    """(setting, width, runs with value, seed and loss) of each model with at least three values."""
     other = "batch_tokens" if axis == "learning-rate" else None
     keys = [*SETTING, *([other] if other else [])]
     for key, group in last.groupby([*keys, "d_model", "n_layer"], sort=True):
@@ -186,15 +190,16 @@ def _least_squares(design: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, 
     return coefficients, squares, len(values) - int(np.linalg.matrix_rank(design))
 
 
-def _bowl(setting: dict, width: int, runs: pd.DataFrame, fit: _Fit | None, noise: float) -> Bowl:
-    refused = _edge(runs)
-    at_edge = bool(refused)
-    if not refused and fit is None:
-        refused = "fewer than three values near the lowest; try values a factor 2 apart around it"
-    if not refused and fit.curvature <= 0:
-        refused = "no bowl: the loss does not curve up around its lowest value; widen the range or add seeds"
-    if refused:
-        return Bowl(setting, width, runs, refused=refused, at_edge=at_edge)
+def _bowl(setting: dict[str, Any], width: int, runs: pd.DataFrame, fit: _Fit | None, noise: float) -> Bowl:
+    """The bowl of one model from the parabola through its runs; `noise`: variance of a loss, pooled over bowls."""
+    if at_edge := _edge(runs):
+        return Bowl(setting, width, runs, refused=at_edge, at_edge=True)
+    if fit is None:
+        few = "fewer than three values near the lowest; try values a factor 2 apart around it"
+        return Bowl(setting, width, runs, refused=few)
+    if fit.curvature <= 0:
+        flat = "no bowl: the loss does not curve up around its lowest value; widen the range or add seeds"
+        return Bowl(setting, width, runs, refused=flat)
     slope, curvature = fit.slope, fit.curvature
     vertex = -slope / (2 * curvature)
     tried = np.log10(runs["value"].to_numpy(float)) - fit.centre
@@ -208,7 +213,10 @@ def _bowl(setting: dict, width: int, runs: pd.DataFrame, fit: _Fit | None, noise
 
 
 def _edge(runs: pd.DataFrame) -> str:
-    """Why the lowest mean loss is at an edge of what was tried, or nothing. Divergence above bounds a bowl."""
+    """Why a bowl is refused whose lowest mean loss is at an edge of the values tried; "" if it is not.
+
+    Runs that diverged bound a bowl from above.
+    """
     means = runs.groupby("value")["loss"].mean()
     if not np.isfinite(means).any():
         return "every run diverged; try lower values"
@@ -236,5 +244,5 @@ def _slope(accepted: Sequence[Bowl]) -> tuple[float, float]:
     return float(slope), float(math.sqrt(factor / spread))
 
 
-def _distinct(settings: Iterator[dict]) -> list[dict]:
+def _distinct(settings: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
     return list({tuple(setting.items()): setting for setting in settings}.values())

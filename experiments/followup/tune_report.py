@@ -1,17 +1,21 @@
-"""What `isoflop tune` answers: train what the study lacks, then bowls and transfers as a dict and as a text."""
+"""`isoflop tune`: train the runs that a study lacks, then bowls, transfers and findings, as a dict and as text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from isoflop.experiments.compose import compose_all
 from isoflop.experiments.followup.tune import Bowl, Transfer, bowls, transfers
-from isoflop.experiments.followup.tune_checks import tune_findings
 from isoflop.experiments.sweep.train_job import launch, load
 from isoflop.scaling.findings.finding import Finding
+from isoflop.scaling.findings.tuning_checks import SAME_RANGE
 from isoflop.scaling.table.runs import read_runs
+
+COSTLY = 0.01  # nats/token that a learning rate may give away without a finding
+ENOUGH = 2  # sizes with an optimum inside the grid, for a setting
 
 
 def train_and_read(overrides: Sequence[str]) -> pd.DataFrame:
@@ -24,8 +28,11 @@ def train_and_read(overrides: Sequence[str]) -> pd.DataFrame:
     return table[table["run_id"].isin(ids)]
 
 
-def tune(table: pd.DataFrame, axis: str, limit: float) -> dict:
-    """Every bowl with its optimum or the reason for none, every transfer with its verdict, and what to object to."""
+def tune(table: pd.DataFrame, axis: str, limit: float) -> dict[str, Any]:
+    """Every bowl with its optimum or why it is refused, every transfer with its verdict, the findings; JSON-ready.
+
+    `limit` is the drift, in decades, up to which an optimum counts as staying where it is.
+    """
     found = bowls(table, axis)
     moved = transfers(found, limit=limit)
     return {
@@ -37,7 +44,51 @@ def tune(table: pd.DataFrame, axis: str, limit: float) -> dict:
     }
 
 
-def _bowl(bowl: Bowl) -> dict:
+def tune_findings(found: Sequence[Bowl], moved: Sequence[Transfer]) -> Iterator[Finding]:
+    """Findings on these bowls and transfers: optima at an edge or too few, unequal searches, costly rates."""
+    edges = [bowl for bowl in found if bowl.at_edge]
+    if edges:
+        listed = ", ".join(f"{_short_name(bowl.setting)} width {bowl.width}" for bowl in edges[:4])
+        yield Finding(
+            "rate_at_edge", "warn",
+            f"the best value is at an edge of the grid in {len(edges)} of {len(found)} bowls ({listed})",
+            "widen the grid: an optimum outside it is not measured",
+        )  # fmt: skip
+    for setting in {tuple(b.setting.items()): b.setting for b in found}.values():
+        widths = {b.width for b in found if b.setting == setting and not b.refused}
+        if len(widths) < ENOUGH:
+            yield Finding(
+                "few_optima", "warn",
+                f"{_short_name(setting)}: an optimum inside the grid at {len(widths)} sizes, fewer than {ENOUGH}",
+                "tune at a second size: one optimum says nothing about another size",
+            )  # fmt: skip
+    yield from _unequal(found)
+    for transfer in moved:
+        if transfer.cost > COSTLY:
+            yield Finding(
+                "costly_rate", "warn",
+                f"{_short_name(transfer.setting)}: the narrowest model's optimum costs the others up to "
+                f"{transfer.cost:.3f} nats/token",
+                "tune each size, or use a parametrization that transfers",
+            )  # fmt: skip
+
+
+def _unequal(found: Sequence[Bowl]) -> Iterator[Finding]:
+    """A finding if the settings were not searched over as many values and the same range."""
+    by_setting: dict[str, pd.Series] = {}
+    for bowl in found:
+        by_setting.setdefault(_short_name(bowl.setting), bowl.runs["value"].drop_duplicates())
+    counts = {name: len(values) for name, values in by_setting.items()}
+    ranges = {name: float(values.max() / values.min()) for name, values in by_setting.items()}
+    if len(set(counts.values())) > 1 or max(ranges.values()) > SAME_RANGE * min(ranges.values()):
+        searched = ", ".join(f"{counts[name]} over a factor {ranges[name]:.3g} for {name}" for name in by_setting)
+        yield Finding(
+            "unequal_tuning", "info", f"values tried: {searched}",
+            "to compare the lowest losses, give every setting the same number of values and the same range",
+        )  # fmt: skip
+
+
+def _bowl(bowl: Bowl) -> dict[str, Any]:
     means = bowl.runs.groupby("value")["loss"].mean()
     return {
         "setting": bowl.setting,
@@ -52,7 +103,7 @@ def _bowl(bowl: Bowl) -> dict:
     }
 
 
-def _transfer(transfer: Transfer) -> dict:
+def _transfer(transfer: Transfer) -> dict[str, Any]:
     known = transfer.slope_error == transfer.slope_error
     return {
         "setting": transfer.setting,
@@ -66,23 +117,24 @@ def _transfer(transfer: Transfer) -> dict:
     }
 
 
-def tune_text(value: dict) -> str:
-    lines = []
+def tune_text(value: dict[str, Any]) -> str:
+    """The dict of `tune` as lines: the settings, with their bowls and transfers, then the findings."""
+    lines: list[str] = []
     for setting in {tuple(bowl["setting"].items()): bowl["setting"] for bowl in value["bowls"]}.values():
         lines += ["", _name(setting)]
         lines += [_bowl_line(bowl) for bowl in value["bowls"] if bowl["setting"] == setting]
-        told = [_transfer_line(t, value["limit"]) for t in value["transfers"] if t["setting"] == setting]
-        lines += told or ["  transfer not tested: it takes accepted optima at two widths"]
+        moves = [_transfer_line(t, value["limit"]) for t in value["transfers"] if t["setting"] == setting]
+        lines += moves or ["  transfer not tested: it takes accepted optima at two widths"]
     lines += ["", *(str(Finding(**finding)) for finding in value["findings"])] if value["findings"] else []
     return "\n".join(lines[1:])
 
 
-def _name(setting: dict) -> str:
+def _name(setting: dict[str, Any]) -> str:
     rule = f"{setting['family']} {setting['optimizer']} {setting['parametrization']} {setting['schedule']}"
     return f"{setting['arm']}: {rule}" if setting["arm"] else rule
 
 
-def _bowl_line(bowl: dict) -> str:
+def _bowl_line(bowl: dict[str, Any]) -> str:
     tried = " ".join(
         f"{value:g}:{'diverged' if loss is None else format(loss, '.4f')}"
         for value, loss in zip(bowl["values"], bowl["losses"], strict=True)
@@ -92,11 +144,15 @@ def _bowl_line(bowl: dict) -> str:
     return f"  width {bowl['d_model']:>4}  {answer}  ({tried})"
 
 
-def _transfer_line(transfer: dict, limit: float) -> str:
+def _transfer_line(transfer: dict[str, Any], limit: float) -> str:
     error = transfer["drift_per_decade_error"]
-    told = "error unknown: add seeds or widths" if error is None else f"+-{error:.2f}"
+    margin = "error unknown: add seeds or widths" if error is None else f"+-{error:.2f}"
     return (
         f"  {transfer['verdict']}: the optimum moves {transfer['drift_per_decade']:+.2f} decades per decade of width "
-        f"({told}), {transfer['drift']:+.2f} over widths {transfer['widths'][0]} to {transfer['widths'][-1]} "
+        f"({margin}), {transfer['drift']:+.2f} over widths {transfer['widths'][0]} to {transfer['widths'][-1]} "
         f"(limit {limit:g}); training all at the narrowest one's optimum costs up to {transfer['cost']:.4f} nats/token"
     )
+
+
+def _short_name(setting: dict[str, Any]) -> str:
+    return setting["arm"] or f"{setting['family']} {setting['optimizer']} {setting['parametrization']}"

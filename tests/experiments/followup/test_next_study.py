@@ -8,7 +8,7 @@ import yaml
 
 from isoflop.experiments.config import ModelSpec, OptimSpec, ScheduleSpec
 from isoflop.experiments.followup.next_study import next_runs, runnable
-from isoflop.experiments.followup.template import NextStudyError, _sections, model_of, parts_in, parts_of, setting_of
+from isoflop.experiments.followup.template import NextStudyError, _sections, model_of, parts_in, parts_of, template_of
 from isoflop.experiments.study.optimizers import optimizer_flops
 from isoflop.experiments.study.sizes import load_size, size_names
 from isoflop.models.config import count_params, flops_per_token, n_matrices, n_total, training_flops_per_token
@@ -53,17 +53,17 @@ def series_of(cells):
 def test_a_lattice_has_the_parts_and_the_series_of_its_runs(quick, names, series):
     one = final_rows(quick).head(4)
     runs = pd.concat([as_size(one, name) for name in names], ignore_index=True)
-    setting = setting_of(runs, QUICK)
-    assert setting.model_section == {}
-    assert series_of(runnable(runs, 1e15, setting)) == series
+    template = template_of(runs, QUICK)
+    assert template.model_section == {}
+    assert series_of(runnable(runs, 1e15, template)) == series
 
 
 def test_parts_that_no_size_states_are_written_as_a_section(quick):
     tied = ModelSpec(tied=True)
     runs = pd.concat([as_size(final_rows(quick).head(4), name, tied) for name in ("d16", "d24")], ignore_index=True)
-    setting = setting_of(runs, QUICK)
-    assert setting.model_section == {"tied": True}
-    frame = runnable(runs, 1e13, setting).frame
+    template = template_of(runs, QUICK)
+    assert template.model_section == {"tied": True}
+    frame = runnable(runs, 1e13, template).frame
     size = frame["size"].iloc[0]
     assert frame["n_params"].iloc[0] == n_matrices(model_of(load_size(size, tied), 256, 64))
 
@@ -80,14 +80,14 @@ def test_the_columns_of_a_single_file_are_kept_and_what_they_lack_is_named(quick
     runs = final_rows(quick).assign(
         optimizer="muon", peak_learning_rate=0.005, batch_tokens=1024, schedule="cosine", warmup_tokens=4096
     )
-    setting = setting_of(runs, QUICK)
-    assert setting.settings["optim"] == {"name": "muon", "learning_rate": 0.005, "batch_size": 16}
-    assert setting.settings["schedule"] == {"name": "cosine", "warmup_steps": 4}
-    assert setting.cooldown == 1.0  # no trunk under a cosine
-    assert any("optim.weight_decay" in note for note in setting.notes)
-    assert any(runs["corpus_id"].iloc[0] in note for note in setting.notes)
+    template = template_of(runs, QUICK)
+    assert template.settings["optim"] == {"name": "muon", "learning_rate": 0.005, "batch_size": 16}
+    assert template.settings["schedule"] == {"name": "cosine", "warmup_steps": 4}
+    assert template.cooldown == 1.0  # no trunk under a cosine
+    assert any("optim.weight_decay" in note for note in template.notes)
+    assert any(runs["corpus_id"].iloc[0] in note for note in template.notes)
     runs.loc[0, "peak_learning_rate"] = 0.02
-    assert any("differ in optim.learning_rate (2 values)" in note for note in setting_of(runs, QUICK).notes)
+    assert any("differ in optim.learning_rate (2 values)" in note for note in template_of(runs, QUICK).notes)
 
 
 def test_the_precision_of_the_products_goes_with_them(quick, tmp_path):
@@ -103,7 +103,7 @@ def test_the_precision_of_the_products_goes_with_them(quick, tmp_path):
 
 def test_muons_own_flops_are_part_of_a_cells_price(quick):
     runs = final_rows(quick).assign(optimizer="muon")
-    cells = runnable(runs, 1e12, setting_of(runs, QUICK))
+    cells = runnable(runs, 1e12, template_of(runs, QUICK))
     model = model_of(load_size("d16"), 256, 64)
     own = optimizer_flops(model, OptimSpec(name="muon")) / 512
     assert cells.per_token["d16"] == pytest.approx(training_flops_per_token(model) + own)
