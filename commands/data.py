@@ -1,17 +1,22 @@
-"""From text to a corpus: isoflop prepare."""
+"""What goes in: text to a corpus (isoflop prepare), other people's logs to a table (isoflop import)."""
+
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from isoflop.commands.options import HYDRA, Json
+from isoflop.commands.options import HYDRA, MODELS, RUN, Json, Map, emit, number, pairs
 
 app = typer.Typer()
 
 
-@app.command(context_settings=HYDRA)
+@app.command(context_settings=HYDRA, rich_help_panel=RUN)
 def prepare(context: typer.Context, as_json: Json = False) -> None:
-    """Make the corpora of a configuration, or find them: isoflop prepare data=text 'data.files=[/x/*.txt]'"""
+    """Make the corpora of a study, or find them.
+
+    isoflop prepare data=text 'data.files=[/x/*.txt]'
+    """
     import json
-    from pathlib import Path
 
     from isoflop.experiments.compose import compose_all
     from isoflop.experiments.data.corpus import Corpora, manifest_text
@@ -21,3 +26,62 @@ def prepare(context: typer.Context, as_json: Json = False) -> None:
         corpora = Corpora(Path(spec.where.corpora).resolve())
         for corpus in {(made := corpora(variant.data)).folder: made for variant in variants(spec)}.values():
             typer.echo(json.dumps(corpus.manifest, indent=2) if as_json else manifest_text(corpus))
+
+
+@app.command("import", rich_help_panel=MODELS)
+def import_(
+    source: Annotated[
+        Path, typer.Argument(help="event files, a W&B export, a training log, a CSV; or a folder of them")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="a .parquet or a .csv")],
+    kind: Annotated[
+        str, typer.Option("--from", help="auto, tensorboard, wandb, nanogpt, nanochat, olmo, table")
+    ] = "auto",
+    mapping: Map = None,
+    n_params: Annotated[
+        list[str] | None, typer.Option("--n-params", help="where the source does not hold it: N, or RUN=N (repeatable)")
+    ] = None,
+    batch_tokens: Annotated[
+        list[str] | None, typer.Option("--batch-tokens", help="tokens per step: B, or RUN=B (repeatable)")
+    ] = None,
+    params: Annotated[
+        str, typer.Option("--params", help="of several counts: matrices, total, no-embedding")
+    ] = "matrices",
+    bytes_per_token: Annotated[
+        float | None, typer.Option("--bytes-per-token", help="turns bits per byte into nats per token")
+    ] = None,
+    arm: Annotated[str, typer.Option("--arm", help="label these runs, to compare them with others")] = "",
+    keep_unfinished: Annotated[
+        bool, typer.Option("--keep-unfinished", help="also runs that stopped before their schedule did")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Turn other people's logs into a table.
+
+    From TensorBoard, W&B, nanoGPT, nanochat, OLMo or any table, to a table that every command reads.
+    """
+    from isoflop.scaling.imports.assemble import ImportOptions
+    from isoflop.scaling.imports.read import import_source
+
+    options = ImportOptions(
+        n_params=_by_run(n_params, "--n-params"),
+        batch_tokens=_by_run(batch_tokens, "--batch-tokens"),
+        params=params,
+        bytes_per_token=bytes_per_token,
+        arm=arm,
+        keep_unfinished=keep_unfinished,
+    )
+    found = import_source(source, kind, options, pairs(mapping, "--map"))
+    found.write(out)
+    emit(found.to_dict() | {"out": str(out)}, f"{found}\nwritten to {out}", as_json)
+
+
+def _by_run(values: list[str] | None, option: str) -> dict[str, float]:
+    """N for every run under the key "", RUN=N for one."""
+    by_run: dict[str, float] = {}
+    for value in values or []:
+        run, _, text = value.rpartition("=")
+        by_run[run] = number(text, f"{option} {run} =" if run else option)
+        if not by_run[run] > 0:
+            raise ValueError(f"{option} {value}: not a positive number")
+    return by_run

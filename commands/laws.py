@@ -1,14 +1,17 @@
-"""One table, its laws: isoflop fit, approaches, accuracy."""
+"""Laws fitted to one table and compared: isoflop fit, approaches, compare, multiplier, accuracy."""
 
 from typing import Annotated
 
 import typer
 
 from isoflop.commands.options import (
+    FIT,
     Compute,
     Delta,
     Json,
     Law,
+    Laws,
+    Level,
     Map,
     Objective,
     Params,
@@ -20,12 +23,14 @@ from isoflop.commands.options import (
     number,
     objective_of,
     pairs,
+    refuse_failed,
+    show_step,
 )
 
 app = typer.Typer()
 
 
-@app.command()
+@app.command(rich_help_panel=FIT)
 def fit(
     table: Table,
     law: Law = "chinchilla",
@@ -37,12 +42,12 @@ def fit(
     mapping: Map = None,
     study: Study = None,
     fix: Annotated[list[str] | None, typer.Option("--fix", help="hold a parameter: E=0 (repeatable)")] = None,
-    bootstrap: Annotated[int, typer.Option(help="resamples of whole runs beside the jackknife; 0 for none")] = 1000,
+    bootstrap: Annotated[int, typer.Option(help="bootstrap resamples of whole runs; 0 for none")] = 1000,
     seed: Annotated[int, typer.Option(help="of starts and resamples")] = 0,
-    level: Annotated[float, typer.Option(help="of every interval")] = 0.9,
+    level: Level = 0.9,
     as_json: Json = False,
 ) -> None:
-    """Fit one law: parameters with intervals, exponents, and what to object to."""
+    """Fit one law, with intervals and findings."""
     from isoflop.scaling.findings.verdict import verdict
 
     found = verdict(
@@ -59,7 +64,7 @@ def fit(
     emit(found.to_dict(), str(found), as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=FIT)
 def approaches(
     table: Table,
     params: Params = "matrices",
@@ -71,7 +76,10 @@ def approaches(
     study: Study = None,
     as_json: Json = False,
 ) -> None:
-    """Approaches 1, 2 and 3 side by side: how the best size and tokens grow with compute."""
+    """Approaches 1, 2 and 3 side by side.
+
+    How the best size and tokens grow with compute: by the envelope of training curves, by isoFLOP profiles, by a law.
+    """
     from isoflop.scaling.approaches.approaches import approaches as compare_approaches
     from isoflop.scaling.findings.diagnose import diagnose_approaches
 
@@ -86,14 +94,79 @@ def approaches(
     emit(found.to_dict() | {"findings": [f.to_dict() for f in findings]}, text, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=FIT)
+def compare(
+    table: Table,
+    laws: Laws = "",
+    above: Annotated[
+        float | None, typer.Option("--holdout-above", help="one hold-out above this; else rolling")
+    ] = None,
+    by: Annotated[str, typer.Option("--holdout-by", help="flops, n_params or tokens")] = "flops",
+    params: Params = "matrices",
+    compute: Compute = "exact",
+    where: Where = None,
+    mapping: Map = None,
+    study: Study = None,
+    level: Level = 0.9,
+    as_json: Json = False,
+) -> None:
+    """Score laws by what they predict.
+
+    A scoreboard by the error on larger runs than were fitted, likelihood-ratio tests of nested laws, and what moves
+    the answer.
+    """
+    from isoflop.scaling.selection.comparison import comparison
+
+    data = load(table, mapping, where, study)
+    found = comparison(
+        data,
+        laws,
+        by=by,  # type: ignore[arg-type]  # any other word is refused there
+        above=above,
+        params=params,
+        compute=compute,
+        level=level,
+        on_step=show_step,
+    )
+    show_step("")
+    emit(found.to_dict(), str(found), as_json)
+    refuse_failed(found.board.refused if laws else {})
+
+
+@app.command(rich_help_panel=FIT)
+def multiplier(
+    table: Table,
+    by: Annotated[str, typer.Option("--by", help="the column that names the arms")] = "arm",
+    baseline: Annotated[str | None, typer.Option("--baseline", help="an arm; left out: the first")] = None,
+    target: Annotated[float | None, typer.Option("--flops", help="compare at this compute too")] = None,
+    params: Params = "matrices",
+    compute: Compute = "exact",
+    where: Where = None,
+    mapping: Map = None,
+    study: Study = None,
+    level: Level = 0.9,
+    as_json: Json = False,
+) -> None:
+    """Compare arms by compute at equal loss.
+
+    The compute multiplier between arms, where they cross, and how sure it is that one beats the other.
+    """
+    from isoflop.scaling.arms.multiplier import multiplier as compare_arms
+
+    data = load(table, mapping, where, study)
+    found = compare_arms(data, by=by, baseline=baseline, target=target, params=params, compute=compute, level=level)
+    emit(found.to_dict(), str(found), as_json)
+    refuse_failed(found.failed)
+
+
+@app.command(rich_help_panel=FIT)
 def accuracy(
     table: Table,
     task: Annotated[str, typer.Option("--task", help="a task that isoflop evaluate scored, of a runs folder")] = "",
     metric: Annotated[str | None, typer.Option("--metric", help="of the task; left out: its first")] = None,
     column: Annotated[str, typer.Option("--column", help="without --task: a score between 0 and 1")] = "accuracy",
     chance: Annotated[
-        float | None, typer.Option("--chance", help="what guessing scores; left out: known or fitted")
+        float | None, typer.Option("--chance", help="the score of guessing; left out: known or fitted")
     ] = None,
     free_top: Annotated[bool, typer.Option("--free-top", help="fit the best score there is instead of 1")] = False,
     law: Law = "chinchilla",
@@ -107,10 +180,13 @@ def accuracy(
     where: Where = None,
     mapping: Map = None,
     study: Study = None,
-    level: Annotated[float, typer.Option(help="of every interval")] = 0.9,
+    level: Level = 0.9,
     as_json: Json = False,
 ) -> None:
-    """A score by the two-stage law: N and D give the loss, the loss gives the score, with its chance floor."""
+    """Fit a task's score by a two-stage law.
+
+    N and D give the loss, the loss gives the score, between what guessing scores and the best score.
+    """
     from isoflop.scaling.prediction.two_stage import two_stage
     from isoflop.scaling.table.task_scores import with_score
 
@@ -122,6 +198,6 @@ def accuracy(
         data, law=law, column="accuracy" if task else column, chance=chance, free_top=free_top, params=params,
         compute=compute,
     )  # fmt: skip
-    said = [found.best(c, level) for c in flops or []]
-    said += [found.at(n_params, tokens, level)] if n_params is not None and tokens is not None else []
-    emit(found.to_dict(said, level), found.text(said, level), as_json)
+    predicted = [found.best(c, level) for c in flops or []]
+    predicted += [found.at(n_params, tokens, level)] if n_params is not None and tokens is not None else []
+    emit(found.to_dict(predicted, level), found.text(predicted, level), as_json)

@@ -1,11 +1,11 @@
-"""What can be done with a trained model: isoflop export, generate, serve, evaluate."""
+"""What can be done with a trained model: isoflop export, generate, serve, evaluate, positions."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from isoflop.commands.options import Json, Study, emit
+from isoflop.commands.options import MODELS, SHOW, Json, Study, emit
 
 app = typer.Typer()
 
@@ -13,13 +13,16 @@ RunId = Annotated[str, typer.Argument(help="a finished run, or the beginning of 
 Runs = Annotated[Path, typer.Option("--runs", help="the runs folder that it is in")]
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
 def export(
     run_id: RunId,
     out: Annotated[Path, typer.Option("-o", "--out", help="a new folder, or an earlier export")],
     runs: Runs = Path("runs"),
 ) -> None:
-    """A run's model as a folder that Hugging Face transformers, vLLM and llama.cpp read; else TorchScript."""
+    """A run's model as a Hugging Face folder.
+
+    transformers, vLLM and llama.cpp read it; a model that they do not know is written as TorchScript.
+    """
     from isoflop.experiments.finished.card import export
     from isoflop.experiments.store.models import find_trained
     from isoflop.experiments.store.store import open_store
@@ -27,7 +30,7 @@ def export(
     typer.echo(export(find_trained(open_store(runs), run_id), out))
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
 def generate(
     run_id: RunId,
     prompt: Annotated[str, typer.Option("--prompt", help="the text to go on from")] = "\n",
@@ -39,7 +42,10 @@ def generate(
     cached: Annotated[bool, typer.Option("--cache/--no-cache", help="same text, slower without")] = True,
     runs: Runs = Path("runs"),
 ) -> None:
-    """Text from a run's model: isoflop generate RUN_ID --prompt 'def '. The prompt is printed before it."""
+    """Text from a run's model.
+
+    isoflop generate RUN_ID --prompt 'def '. The prompt is printed before it.
+    """
     from isoflop.experiments.store.models import find_trained
     from isoflop.experiments.store.store import open_store
     from isoflop.models.generate import Sampling
@@ -54,7 +60,7 @@ def generate(
     typer.echo()
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
 def serve(
     run_id: RunId,
     host: Annotated[str, typer.Option("--host", help="the default is reachable from this machine alone")] = "127.0.0.1",
@@ -62,7 +68,10 @@ def serve(
     device: Annotated[str, typer.Option("--device", help="cpu, cuda:0, ...")] = "cpu",
     runs: Runs = Path("runs"),
 ) -> None:
-    """An OpenAI-compatible HTTP API of a run's model; exports it first. Needs pip install 'isoflop[serve]'."""
+    """A run's model behind an HTTP API.
+
+    OpenAI-compatible; exports the model first. Needs pip install 'isoflop[serve]'.
+    """
     from isoflop.experiments.finished import serve as server
     from isoflop.experiments.finished.card import export
     from isoflop.experiments.store.models import find_trained
@@ -77,7 +86,7 @@ def serve(
     server.serve(folder, host=host, port=port, device=device)
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
 def evaluate(
     run_ids: Annotated[list[str] | None, typer.Argument(help="finished runs; each is set against the first")] = None,
     tasks: Annotated[str, typer.Option("--tasks", help="next_line,identifier, .yaml files, lm-eval's own names")] = "",
@@ -88,9 +97,10 @@ def evaluate(
     corpora: Annotated[Path, typer.Option("--corpora", help="folder of prepared corpora")] = Path("corpora"),
     as_json: Json = False,
 ) -> None:
-    """Losses of runs, scores on tasks by lm-eval, and paired differences: isoflop evaluate A B --tasks next_line.
+    """Losses and task scores of runs.
 
-    Scores are kept beside the runs. Tasks need pip install 'isoflop[evaluate]'.
+    With paired differences to the first: isoflop evaluate A B --tasks next_line. Scores by lm-eval are kept with the
+    runs, and need pip install 'isoflop[evaluate]'.
     """
     from isoflop.experiments.finished.compare import compare, compare_text
     from isoflop.experiments.finished.lm_eval import TaskRequest
@@ -105,3 +115,24 @@ def evaluate(
     request = TaskRequest(names, items) if names else None
     found = compare(chosen, request, corpora=corpora, device=device)
     emit(found, compare_text(found), as_json)
+
+
+@app.command(rich_help_panel=SHOW)
+def positions(
+    runs: Annotated[Path, typer.Argument(help="a runs folder")] = Path("runs"),
+    study: Study = None,
+    out: Annotated[Path | None, typer.Option("--out", help="write every position to this .parquet or .csv")] = None,
+    corpora: Annotated[Path, typer.Option("--corpora", help="folder of prepared corpora")] = Path("corpora"),
+) -> None:
+    """Loss by position in the context window.
+
+    Of each arm's best run at each budget.
+    """
+    from isoflop.experiments.finished.positions import positions, positions_text
+    from isoflop.experiments.store.store import open_store
+    from isoflop.scaling.table.read import read_table
+
+    found = positions(read_table(runs, study=study), open_store(runs), corpora)
+    if out:
+        found.to_parquet(out) if out.suffix == ".parquet" else found.to_csv(out, index=False)
+    typer.echo(positions_text(found))

@@ -1,18 +1,47 @@
-"""Options and small words that many commands share."""
+"""What commands share: options, the groups that they stand in under `isoflop --help`, and how they answer."""
 
 import json
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+if TYPE_CHECKING:  # loaded when a command runs
+    import pandas as pd
+
+    from isoflop.scaling.fitting.objective import Objective as FitObjective
+
+RUN, FIT, DECIDE, SHOW, MODELS = "Run a study", "Fit and compare", "Decide", "Show", "Models and data"
+
 Table = Annotated[Path, typer.Argument(help="a runs folder, a parquet or a CSV")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, numbers in full precision")]
-HYDRA = {"allow_extra_args": True, "ignore_unknown_options": True}
+Laws = Annotated[str, typer.Option("--laws", help="by name, separated by commas; left out: those that apply")]
+Level = Annotated[float, typer.Option(help="of every interval")]
+HYDRA: dict[Any, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-def emit(value: dict, text: str, as_json: bool) -> None:
+class PartialAnswerError(ValueError):
+    """Something asked for by name has no answer; what has one was printed before."""
+
+    exit_code = 1
+
+
+def emit(value: dict[str, Any], text: str, as_json: bool) -> None:
+    """Print an answer: `value` as JSON, or `text`."""
     typer.echo(json.dumps(value, indent=2) if as_json else text)
+
+
+def refuse_failed(failed: dict[str, str]) -> None:
+    """Raise PartialAnswerError where `failed` holds reasons by name; called after the answers were printed."""
+    if failed:
+        raise PartialAnswerError("no answer for " + "; ".join(f"{name}: {why}" for name, why in failed.items()))
+
+
+def show_step(name: str) -> None:
+    """Print on a terminal what is being fitted, in one line that the next step overwrites; "" clears it."""
+    if sys.stderr.isatty():
+        typer.echo(f"\r\033[Kfitting {name} ..." if name else "\r\033[K", nl=False, err=True)
 
 
 def pairs(values: list[str] | None, option: str) -> dict[str, str]:
@@ -25,6 +54,7 @@ def pairs(values: list[str] | None, option: str) -> dict[str, str]:
 
 
 def number(text: str, option: str) -> float:
+    """The value of an option as a number. Raises ValueError naming the option."""
     try:
         return float(text)
     except ValueError:
@@ -36,18 +66,21 @@ Params = Annotated[str, typer.Option("--params", help="what counts as N: matrice
 Compute = Annotated[str, typer.Option("--compute", help="what counts as compute: exact, 6nd, full-attention")]
 Where = Annotated[str | None, typer.Option("--where", help="keep the rows where this holds, e.g. 'loss < 5'")]
 Map = Annotated[list[str] | None, typer.Option("--map", help="use your column: loss=val_loss (repeatable)")]
-Study = Annotated[str | None, typer.Option("--study", help="of a runs folder: only the runs that this study asked for")]
+Study = Annotated[str | None, typer.Option("--study", help="of a runs folder: only the runs of this study")]
 Objective = Annotated[str, typer.Option("--objective", help="huber, huber-raw, least-squares, least-squares-raw")]
 Delta = Annotated[str, typer.Option("--delta", help="Huber's threshold: auto, or a number such as 1e-3")]
 
 
-def load(table: Path, mapping: list[str] | None, where: str | None, study: str | None = None):
+def load(table: Path, mapping: list[str] | None, where: str | None, study: str | None = None) -> "pd.DataFrame":
+    """The table of a command, read with its --map, --where and --study."""
     from isoflop.scaling.table.read import read_table
 
     return read_table(table, mapping=pairs(mapping, "--map"), where=where, study=study)
 
 
-def objective_of(name: str, delta: str):
+def objective_of(name: str, delta: str) -> "FitObjective":
+    """The objective of a command from its --objective and --delta."""
     from isoflop.scaling.findings.verdict import objective_named
 
-    return objective_named(name, delta if delta == "auto" else number(delta, "--delta"))
+    threshold: float | Literal["auto"] = "auto" if delta == "auto" else number(delta, "--delta")
+    return objective_named(name, threshold)

@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from isoflop.commands.options import Compute, Json, Map, Params, Study, Table, Where, emit, load
+from isoflop.commands.options import SHOW, Compute, Json, Map, Params, Study, Table, Where, emit, load
 
 app = typer.Typer()
 
 AnyLaw = Annotated[str | None, typer.Option("--law", help="by name; left out: chosen by hold-out")]
 
 
-@app.command()
+@app.command(rich_help_panel=SHOW)
 def report(
     table: Table,
     out: Annotated[Path, typer.Option("--out", help="folder to write into")] = Path("report"),
@@ -27,7 +27,10 @@ def report(
     seed: Annotated[int, typer.Option(help="of the resamples")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Every figure that the table supports, the data behind each, and report.md."""
+    """All figures, their data and a report.
+
+    report.md and report.html, every figure that the table supports, and the reason for each that it does not.
+    """
     from isoflop.analysis.report import write_report
     from isoflop.experiments.training.process import keep_freed_memory
 
@@ -40,7 +43,7 @@ def report(
     emit(written.to_dict(), str(written), as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=SHOW)
 def plot(
     table: Table,
     out: Annotated[Path, typer.Option("-o", "--out", help="a .png, .svg or .pdf file")],
@@ -52,7 +55,10 @@ def plot(
     mapping: Map = None,
     study: Study = None,
 ) -> None:
-    """One figure to one file: isoflop plot TABLE --figure isoflop -o x.pdf."""
+    """One figure to one file.
+
+    isoflop plot TABLE --figure isoflop -o x.pdf
+    """
     from isoflop.analysis.evidence import Evidence
     from isoflop.analysis.report import draw_figure
 

@@ -8,16 +8,19 @@ from typing import Annotated
 
 import typer
 
-from isoflop.commands.options import HYDRA, Json, Study, emit
+from isoflop.commands.options import HYDRA, RUN, Json, Study, emit
 
 app = typer.Typer()
 WATCH_SECONDS = 2.0
 UNSETTLED = ("planned", "running")
 
 
-@app.command(context_settings=HYDRA)
+@app.command(context_settings=HYDRA, rich_help_panel=RUN)
 def run(context: typer.Context) -> None:
-    """Train what a study lacks: isoflop run experiment=quick [key=value ...]. Safe to interrupt and to repeat."""
+    """Train the missing runs of a study.
+
+    isoflop run experiment=quick [key=value ...]. Safe to interrupt and to repeat.
+    """
     from isoflop.experiments.sweep.train_job import launch
 
     try:
@@ -27,7 +30,7 @@ def run(context: typer.Context) -> None:
         raise SystemExit(130) from None
 
 
-@app.command(context_settings=HYDRA)
+@app.command(context_settings=HYDRA, rich_help_panel=RUN)
 def plan(
     context: typer.Context,
     as_json: Json = False,
@@ -36,9 +39,9 @@ def plan(
         typer.Option("--calibrate/--no-calibrate", help="time a study's shapes here: always, never; else when new"),
     ] = None,
 ) -> None:
-    """Cells, sizes, tokens, FLOPs and predicted minutes of a study: isoflop plan experiment=quick. Starts nothing.
+    """Cells, FLOPs and minutes of a study.
 
-    Shapes that were not timed on this machine before are, for about 10 s.
+    isoflop plan experiment=quick. Starts nothing; shapes that were never timed on this machine are, for about 10 s.
     """
     from isoflop.experiments.compose import compose_all
     from isoflop.experiments.sweep.plan import plan, plan_text, speed_for
@@ -48,13 +51,13 @@ def plan(
     emit(value, plan_text(value), as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def status(
     runs: Annotated[Path, typer.Argument(help="a runs folder")] = Path("runs"),
     as_json: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="look again every 2 s while a cell is to be trained")] = False,
 ) -> None:
-    """States and progress of the studies in a runs folder."""
+    """Progress of the studies in a folder."""
     from isoflop.experiments.store.store import open_store
     from isoflop.experiments.sweep.plan import status, status_text
 
@@ -70,14 +73,17 @@ def status(
         raise SystemExit(130) from None
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def retry(
     runs: Annotated[Path, typer.Argument(help="a runs folder")] = Path("runs"),
     state: Annotated[list[str] | None, typer.Option("--state", help="failed, lost, diverged (repeatable)")] = None,
     run_id: Annotated[str | None, typer.Option("--run", help="only this run, by its id or the beginning of it")] = None,
     only_mark: Annotated[bool, typer.Option("--mark", help="mark them as planned and start nothing")] = False,
 ) -> None:
-    """Train cells again that failed or were lost (or diverged), with the arguments that launched them."""
+    """Train failed or lost runs again.
+
+    With --state diverged also those; each with the arguments that launched it.
+    """
     from isoflop.experiments.store.store import open_store
     from isoflop.experiments.sweep import repair
 
@@ -102,7 +108,7 @@ def _relaunch(folder: str, overrides: list[str]) -> int:
     return 0
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def clean(
     runs: Annotated[Path, typer.Argument(help="a runs folder")] = Path("runs"),
     yes: Annotated[bool, typer.Option("--yes", help="remove; without it, only say what would go")] = False,
@@ -110,20 +116,23 @@ def clean(
         bool, typer.Option("--trunks", help="also where finished trunks end: a longer budget then starts anew")
     ] = False,
 ) -> None:
-    """Remove checkpoints that no cell needs, claims of dead processes and half-written files; never a result."""
+    """Remove files that no run needs.
+
+    Checkpoints, claims of dead processes and half-written files; never a result.
+    """
     from isoflop.experiments.store.store import open_store
     from isoflop.experiments.sweep import repair
 
     store = open_store(runs)
     litter = repair.find_litter(store, trunks=trunks)
-    told = repair.litter_text(litter)
+    summary = repair.litter_text(litter)
     if yes:
-        typer.echo(f"removed {told}: {repair.remove(store, litter):,} bytes")
+        typer.echo(f"removed {summary}: {repair.remove(store, litter):,} bytes")
     else:
-        typer.echo(f"to remove: {told}: {litter.n_bytes:,} bytes; --yes removes them")
+        typer.echo(f"to remove: {summary}: {litter.n_bytes:,} bytes; --yes removes them")
 
 
-@app.command(context_settings=HYDRA)
+@app.command(context_settings=HYDRA, rich_help_panel=RUN)
 def tune(
     context: typer.Context,
     axis: Annotated[str, typer.Option("--axis", help="learning-rate or batch")] = "learning-rate",
@@ -131,7 +140,10 @@ def tune(
     table: Annotated[Path | None, typer.Option("--table", help="analyse these runs instead of training")] = None,
     as_json: Json = False,
 ) -> None:
-    """Best learning rate (or batch) of each width, and whether one serves all: isoflop tune experiment=lr_transfer."""
+    """Best learning rate or batch by width.
+
+    And whether one serves all widths: isoflop tune experiment=lr_transfer.
+    """
     from isoflop.experiments.followup.tune_report import train_and_read, tune, tune_text
     from isoflop.scaling.table.read import read_table
 
@@ -139,13 +151,16 @@ def tune(
     emit(value, tune_text(value), as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def compact(
     runs: Annotated[Path, typer.Argument(help="a runs folder")],
     out: Annotated[Path, typer.Option("-o", "--out", help="a .parquet file")],
     study: Study = None,
 ) -> None:
-    """All runs of a folder (or of one study in it) as one small file, which every command reads."""
+    """All runs of a folder as one file.
+
+    Or of one study in it; every command reads the file.
+    """
     from isoflop.scaling.table.read import read_table
     from isoflop.scaling.table.runs import write_table
 

@@ -1,34 +1,97 @@
-"""The front door: one command line that wires the packages together. Imports are lazy, logic lives in the packages."""
+"""The command line, `isoflop`: the commands of `isoflop.commands` put together, and how they end.
+
+Nothing heavy is imported before a command runs.
+"""
 
 import os
 import sys
+from importlib.util import find_spec
+from typing import Annotated
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from isoflop.commands import arms, data, decide, imports, laws, models, pictures, runs
+from isoflop.commands import data, decide, laws, models, pictures, runs
+from isoflop.commands.options import DECIDE, FIT, MODELS, RUN, SHOW
+
+# Base requirements that only the runner needs, by module: a fit works without them.
+RUNNER = {
+    "torch": "torch", "hydra": "hydra-core", "omegaconf": "hydra-core", "yaml": "hydra-core", "joblib": "joblib",
+    "safetensors": "safetensors",
+}  # fmt: skip
+
+
+class Grouped(TyperGroup):
+    """The commands in groups under `isoflop --help`, each with the first sentence of its docstring."""
+
+    def format_commands(self, ctx, formatter) -> None:  # type: ignore[no-untyped-def]  # of click, or of typer's own copy of it
+        """Write a section for each group."""
+        groups: dict[str, list[tuple[str, str]]] = {name: [] for name in (RUN, FIT, DECIDE, SHOW, MODELS)}
+        for name, command in self.commands.items():
+            assert isinstance(command, TyperCommand)
+            groups[str(command.rich_help_panel)].append((f"{name:<10}", command.get_short_help_str()))
+        for title, rows in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
 
 app = typer.Typer(
+    cls=Grouped,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Run scaling-law experiments, fit and compare power laws, draw the figures.",
 )
-for part in (runs, laws, decide, pictures, arms, data, imports, models):
+for part in (runs, laws, decide, pictures, data, models):
     app.add_typer(part.app)
 
 
+def print_version(wanted: bool) -> None:
+    """Print the version, in a checkout with its commit, and end."""
+    if wanted:
+        from isoflop.scaling.table.version import code_version
+
+        typer.echo(f"isoflop {code_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options before the command."""
+
+
 def main() -> None:
-    """Exit 0 ok, 1 the question could not be answered, 2 bad usage. ISOFLOP_DEBUG=1 shows tracebacks."""
+    """Run the command line. Exit 0 ok, 1 no answer, 2 bad usage; ISOFLOP_DEBUG=1 shows tracebacks."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # matrices are small: threads cost more than they give
     try:
         code = app(standalone_mode=True)
-    except (ValueError, OSError) as error:
-        if os.environ.get("ISOFLOP_DEBUG"):
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        message = missing_text(error) if isinstance(error, ModuleNotFoundError) else str(error)
+        if os.environ.get("ISOFLOP_DEBUG") or not message:
             raise
-        typer.echo(f"isoflop: {error}", err=True)
+        typer.echo(f"isoflop: {message}", err=True)
         code = getattr(error, "exit_code", 2)
     sys.exit(code)
+
+
+def missing_text(error: ModuleNotFoundError) -> str:
+    """Which packages of the runner the command lacks; "" where the module is not one of these."""
+    if (error.name or "").partition(".")[0] not in RUNNER:
+        return ""
+    missing = list(dict.fromkeys(package for module, package in RUNNER.items() if not _installed(module)))
+    return f"`isoflop {sys.argv[1]}` needs {', '.join(missing)}: pip install isoflop"
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 if __name__ == "__main__":

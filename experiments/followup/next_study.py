@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from isoflop.experiments.config import OptimSpec
 from isoflop.experiments.followup.template import NextStudyError, Template, model_of, parts_in, shape_in, template_of
@@ -106,6 +105,8 @@ def write_study(design: Design, path: Path, template: Template, *, runs: str) ->
 
 def _yaml_lines(key: str, value: Any) -> str:
     """A key of a section: what fits on a line there, a list of mappings one a line."""
+    import yaml
+
     nested = isinstance(value, list) and value and isinstance(value[0], dict)
     flow = [yaml.safe_dump(v, sort_keys=False, default_flow_style=True, width=math.inf).removesuffix("\n...\n").strip()
             for v in (value if nested else [value])]  # fmt: skip

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from isoflop.experiments.config import DataSpec, ModelSpec, OptimSpec, ScheduleSpec, WhereSpec
 from isoflop.experiments.store.store import Store, open_store
@@ -78,6 +77,8 @@ def template_of(runs: pd.DataFrame, path: Path) -> Template:
         return Template(settings, parts, _cooldown(settings["schedule"]), {}, notes)
     store = open_store(path)
     found = [_sections(read_config(store.run_file(run_id))) for run_id in runs["run_id"].unique()]
+    import yaml
+
     texts = Counter(yaml.safe_dump(f) for f in found)
     settings = yaml.safe_load(texts.most_common(1)[0][0])
     differ = [f"runs differ in settings; the study file repeats the most common of {len(texts)}"]

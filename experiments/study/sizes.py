@@ -6,9 +6,6 @@ from dataclasses import astuple
 from functools import cache
 from importlib.resources import files
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from isoflop.experiments.config import ModelSpec
 from isoflop.models.config import family_named
 
@@ -48,6 +45,9 @@ def load_size(name: str, base: ModelSpec | None = None) -> ModelSpec:
 def _load(name: str, base: tuple) -> ModelSpec:
     if name not in size_names():
         raise ValueError(f"study.sizes: no model size {name!r}{suggest(name, size_names())}")
+    from omegaconf import OmegaConf  # here, because a forecast from a published table needs no size and no Hydra
+    from omegaconf.errors import OmegaConfBaseException
+
     raw = OmegaConf.create(files("isoflop.conf.model").joinpath(f"{name}.yaml").read_text())
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelSpec(*base)), raw))

@@ -1,0 +1,150 @@
+"""`isoflop` itself: its help, its version, and what it says where half of the requirements are absent."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from typer.main import get_command
+
+from isoflop.__main__ import app
+from isoflop.commands.options import DECIDE, FIT, MODELS, RUN, SHOW
+from tests.support.root import ROOT
+
+COMMANDS = get_command(app).commands
+
+
+def python(code: str, *arguments: object, cwd=ROOT, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=cwd, capture_output=True, text=True, timeout=280, env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+    )  # fmt: skip
+
+
+TYPED = "from isoflop.__main__ import main; main()"
+
+
+@pytest.fixture(scope="module")
+def shown() -> str:
+    return python(TYPED, "--help", COLUMNS="80").stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_summary_stands_whole_in_the_help(shown, name):
+    first = " ".join(COMMANDS[name].help.split("\n\n")[0].split())
+    assert first.endswith(".")
+    assert len(first) <= 46, "a first sentence of at most 45 letters, and its full stop"
+    assert re.search(rf"^  {name} +{re.escape(first)}$", shown, re.MULTILINE)
+
+
+def test_the_help_has_five_groups_that_hold_every_command(shown):
+    titles = re.findall(r"^(\w[\w ]+):$", shown, re.MULTILINE)
+    assert titles == ["Options", RUN, FIT, DECIDE, SHOW, MODELS]
+    assert len(COMMANDS) <= 27
+    assert {command.rich_help_panel for command in COMMANDS.values()} == set(titles[1:])
+
+
+def test_help_loads_neither_pandas_nor_torch():
+    code = f"import sys\ntry:\n    {TYPED}\nfinally: print(sorted({{'numpy', 'pandas', 'torch'}} & set(sys.modules)))"
+    assert python(code, "--help").stdout.strip().endswith("[]")
+
+
+def test_the_version_names_the_commit_of_a_checkout():
+    commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    printed = python(TYPED, "--version").stdout
+    assert re.fullmatch(r"isoflop \d+\.\d+\.\d+(\+[0-9a-f]{12})?\n", printed)
+    assert commit.stdout.strip() in printed
+
+
+FITTING_HALF = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "hydra", "omegaconf", "yaml", "joblib", "safetensors"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+from isoflop.__main__ import main
+main()
+"""
+PUBLIC = "chinchilla_epoch/runs.csv"
+
+
+@pytest.fixture(scope="module")
+def arms(public_data, tmp_path_factory):
+    """Two arms in one table: the published runs, and the same at a loss that is 3% lower."""
+    runs = pd.read_csv(public_data / PUBLIC)
+    path = tmp_path_factory.mktemp("arms") / "arms.csv"
+    both = pd.concat([runs.assign(arm="a"), runs.assign(arm="b", loss=0.97 * runs["loss"])])
+    both.to_csv(path, index=False)
+    return path
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("fit", "TABLE", "--bootstrap", "0", "--json"),
+        ("approaches", "TABLE", "--json"),
+        ("compare", "TABLE", "--laws", "chinchilla,power-n", "--json"),
+        ("predict", "TABLE", "--flops", "1e25", "--laws", "chinchilla", "--json"),
+        ("multiplier", "ARMS", "--json"),
+        ("suggest", "TABLE", "--budget", "1e21", "--target", "1e25", "--json"),
+        ("plot", "TABLE", "--figure", "surface", "--law", "chinchilla", "-o", "OUT.png"),
+        (
+            "report",
+            "TABLE",
+            "--where",
+            "index < 60",
+            "--law",
+            "chinchilla",
+            "--bootstrap",
+            "20",
+            "--out",
+            "OUT",
+            "--json",
+        ),
+    ],
+    ids=lambda words: words[0],
+)
+def test_the_fitting_half_works_without_torch_and_hydra(words, arms, public_data, tmp_path):
+    paths = {"TABLE": public_data / PUBLIC, "ARMS": arms, "OUT": tmp_path / "out", "OUT.png": tmp_path / "out.png"}
+    done = python(FITTING_HALF, *(paths.get(word, word) for word in words), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    if "--json" in words:
+        assert json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("words", "needs"),
+    [
+        (("run", "experiment=quick"), "hydra-core"),
+        (("plan", "experiment=quick"), "hydra-core"),
+        (("prepare", "data=text"), "hydra-core"),
+        (("tune", "experiment=lr_transfer"), "hydra-core"),
+        (("generate", "abc"), "torch"),
+        (("export", "abc", "-o", "x"), "torch"),
+        (("evaluate", "abc"), "torch"),
+        (("serve", "abc"), "torch"),
+        (("positions",), "torch"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_a_command_whose_half_is_absent_names_what_to_install(words, needs, tmp_path):
+    done = python(FITTING_HALF, *words, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"isoflop: `isoflop {words[0]}` needs ")
+    assert needs in line
+    assert line.endswith("pip install isoflop")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_absent_module_of_another_kind_is_a_traceback():
+    code = "import sys; sys.modules['scipy'] = None\n" + TYPED
+    done = python(code, "fit", ROOT / "experiments/results/quick.parquet")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
