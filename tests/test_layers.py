@@ -23,7 +23,6 @@ KNOWN: dict[str, set[str]] = {
     "circles": set(),
     "folders": set(),
     "docstrings": {
-        "commands",
         "experiments",
         "hydra_plugins",
         "models",

@@ -14,6 +14,7 @@ from isoflop.__main__ import app
 from isoflop.commands.options import DECIDE, FIT, MODELS, RUN, SHOW
 from tests.support.root import ROOT
 
+pytestmark = pytest.mark.process
 COMMANDS = get_command(app).commands
 
 
