@@ -53,7 +53,7 @@ def study_table(study_law) -> pd.DataFrame:
 
 @pytest.fixture
 def typed(monkeypatch, capsys):
-    """Type a command; returns its exit code, output and error lines."""
+    """A function that runs a command line in this process; it returns exit code, output and error lines."""
     from isoflop.__main__ import main
 
     def run(*arguments):
@@ -68,7 +68,7 @@ def typed(monkeypatch, capsys):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> Path:
-    """The working directory, beside a folder `text` of small files."""
+    """The working directory; its neighbour `text` is a folder of small files."""
     write_texts(tmp_path / "text")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

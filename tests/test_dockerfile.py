@@ -45,12 +45,12 @@ def test_its_extras_and_files_exist_and_are_copied():
 
 
 def test_its_command_takes_these_options_and_a_run():
-    program, command, *options = json.loads(step("ENTRYPOINT"))
+    program, command, *given = json.loads(step("ENTRYPOINT"))
     assert program in PROJECT["scripts"]
     serve = get_command(app).commands[command]
-    said = serve.make_context(command, [*options, "0123abc"]).params
-    assert said["run_id"] == "0123abc"
-    assert str(said["runs"]) == step("VOLUME")
-    assert said["port"] == int(step("EXPOSE"))
-    assert said["host"] == "0.0.0.0"  # of the container: the line above publishes it on loopback alone
-    assert f"-p 127.0.0.1:{said['port']}:{said['port']}" in TEXT
+    options = serve.make_context(command, [*given, "0123abc"]).params
+    assert options["run_id"] == "0123abc"
+    assert str(options["runs"]) == step("VOLUME")
+    assert options["port"] == int(step("EXPOSE"))
+    assert options["host"] == "0.0.0.0"  # of the container: the line above publishes it on loopback alone
+    assert f"-p 127.0.0.1:{options['port']}:{options['port']}" in TEXT

@@ -1,4 +1,4 @@
-"""What the README says is what the repository does: its numbers, its commands, its code, its query."""
+"""The README holds what the repository does: its numbers, its commands, its code, its query."""
 
 import re
 from pathlib import Path
@@ -36,9 +36,9 @@ def made() -> str:
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_numbers_are_those_of_the_committed_results(made: str, name: str):
-    told, now = block(README, name), block(made, name)
-    assert NUMBER.sub("#", told) == NUMBER.sub("#", now), "run make figures"
-    numbers = [[float(n) for n in NUMBER.findall(text)] for text in (told, now)]
+    printed, now = block(README, name), block(made, name)
+    assert NUMBER.sub("#", printed) == NUMBER.sub("#", now), "run make figures"
+    numbers = [[float(n) for n in NUMBER.findall(text)] for text in (printed, now)]
     assert len(numbers[0]) > 5
     np.testing.assert_allclose(*numbers, rtol=0.01, atol=0.011, err_msg="run make figures")
 
@@ -80,8 +80,8 @@ def test_query_reads_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for run_id in kept:
         rows = table[table["run_id"] == run_id].to_dict("records")
         write_run(tmp_path / "runs" / "cells" / run_id / "run.parquet", rows, {})
-        beside = pd.DataFrame({"position": [0], "loss": [5.0]})  # a store holds other tables too
-        beside.to_parquet(tmp_path / "runs" / "cells" / run_id / "evaluation.parquet")
+        other = pd.DataFrame({"position": [0], "loss": [5.0]})  # a store holds other tables too
+        other.to_parquet(tmp_path / "runs" / "cells" / run_id / "evaluation.parquet")
     monkeypatch.chdir(tmp_path)
     rows = duckdb.sql(query).fetchall()
     finals = table[table["final"] & table["run_id"].isin(kept)].set_index("run_id")

@@ -55,6 +55,7 @@ class SciPyUser:
         self.rng = np.random.default_rng(0)
 
     def objective(self, theta: np.ndarray, weights: np.ndarray | float = 1.0) -> float:
+        """Sum of Huber of ln loss, rows weighted, at (a, b, e, alpha, beta)."""
         a, b, e, alpha, beta = theta
         predicted = logsumexp(np.stack([a - alpha * self.N, b - beta * self.D, np.full_like(self.N, e)]), axis=0)
         psi = np.clip(predicted - self.L, -DELTA, DELTA)
@@ -75,6 +76,7 @@ class SciPyUser:
 
 
 def timed(job: Callable[[], object]) -> tuple[float, object]:
+    """Seconds that a job took, and its result."""
     begin = time.perf_counter()
     result = job()
     return time.perf_counter() - begin, result
@@ -149,6 +151,7 @@ def refit_quality(full: Fit, count: int = RESAMPLES) -> tuple[float, float]:
 
 
 def main() -> None:
+    """Print the seconds of every job and their ratios."""
     if any(os.environ.get(name) != "1" for name in ONE_THREAD):
         # The thread pools read their size when numpy is imported, which has happened: start again with it set.
         os.execve(sys.executable, [sys.executable, "-m", "tests.bench.fits", *sys.argv[1:]], os.environ | ONE_THREAD)

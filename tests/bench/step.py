@@ -121,8 +121,8 @@ def measure(rounds: int) -> pd.DataFrame:
     for _ in range(rounds):
         for contender in CONTENDERS:
             command = [sys.executable, "-m", "tests.bench.step", "--one", contender]
-            told = subprocess.run(command, env=os.environ | ONE_THREAD, cwd=ROOT, check=True, stdout=subprocess.PIPE)
-            for shape, (least, median) in json.loads(told.stdout).items():
+            done = subprocess.run(command, env=os.environ | ONE_THREAD, cwd=ROOT, check=True, stdout=subprocess.PIPE)
+            for shape, (least, median) in json.loads(done.stdout).items():
                 rows.append({"shape": shape, "contender": contender, "min": least, "median": median})
     grouped = pd.DataFrame(rows).groupby(["contender", "shape"], sort=False)
     return grouped.agg({"min": "min", "median": "median"})
@@ -136,6 +136,7 @@ def _config(shape: tuple[int, int, int]) -> "ModelConfig":  # noqa: F821
 
 
 def main() -> None:
+    """Print milliseconds per step, ratios to the peer, and the share of the ceiling."""
     if "--one" in sys.argv:
         print(json.dumps(one(sys.argv[-1])))
         return

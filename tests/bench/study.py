@@ -60,8 +60,8 @@ def shell_loop(arguments: list[str], corpora: Path, run_ids: list[str]) -> tuple
     """Seconds, and each cell's loss."""
     began, losses = time.perf_counter(), {}
     for run_id in run_ids:
-        told = _python("-m", "tests.bench.study", "--cell", run_id, str(corpora), *arguments)
-        losses[run_id] = json.loads(told)
+        printed = _python("-m", "tests.bench.study", "--cell", run_id, str(corpora), *arguments)
+        losses[run_id] = json.loads(printed)
     return time.perf_counter() - began, losses
 
 
@@ -86,6 +86,7 @@ def _python(*arguments: str) -> str:
 
 
 def main() -> None:
+    """Run the study both ways and print seconds and losses; with `--cell`, train one cell."""
     if "--cell" in sys.argv:
         _, _, run_id, corpora, *arguments = sys.argv
         print(json.dumps(one_cell(arguments, Path(corpora), run_id)))
@@ -94,8 +95,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         corpora = Path(folder) / "corpora"
         cells, _ = expanded(arguments, corpora)
-        told = f"{len(cells)} cells, {sum(cell.steps for cell in cells):,} steps one by one"
-        print(f"{told}; load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
+        sizes = f"{len(cells)} cells, {sum(cell.steps for cell in cells):,} steps one by one"
+        print(f"{sizes}; load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
         ours, our_losses = isoflop_run(arguments, corpora, Path(folder) / "runs")
         print(f"isoflop run, 2 workers: {ours:.1f} s", flush=True)
         loop, losses = shell_loop(arguments, corpora, [cell.run_id for cell in cells])

@@ -1,3 +1,5 @@
+"""Shapes, parameter counts and training FLOPs of a model, from its configuration alone."""
+
 import dataclasses
 
 import pytest

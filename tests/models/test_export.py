@@ -1,3 +1,5 @@
+"""An exported model is read by transformers to the same logits, and read back to the same bits."""
+
 import json
 import shutil
 

@@ -1,3 +1,5 @@
+"""Text is the same with and without the cache, and draws follow temperature, top-k and top-p."""
+
 import pytest
 import torch
 

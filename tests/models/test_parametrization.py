@@ -1,3 +1,5 @@
+"""Initial spreads and learning rates follow width and depth as muP and CompleteP say."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""The Transformer counts what it computes, looks back alone, and has the gradients that autograd finds."""
+
 import math
 
 import pytest

@@ -84,19 +84,20 @@ def _resident(process: psutil.Process) -> int:
 
 
 def prepared(texts: Path, root: Path, name: str, *options: str) -> tuple[Cost, dict]:
+    """What `isoflop prepare --json` costs on these texts, and its answer."""
     command = [*ISOFLOP, "prepare", f"data={name}", f"data.files=[{texts}/**/*]", f"where.corpora={root}", "--json"]
     cost, out = measured([*command, *options])
     return cost, json.loads(out)
 
 
-def counts_add_up(said: dict) -> bool:
+def counts_add_up(answer: dict) -> bool:
     """From the documents read, through every stage, to the two sides: nothing is lost between."""
-    left = (said["read"]["documents"], said["read"]["bytes"])
-    for stage in said["stages"]:
+    left = (answer["read"]["documents"], answer["read"]["bytes"])
+    for stage in answer["stages"]:
         if (stage["documents"], stage["bytes_in"]) != left:
             return False
         left = (left[0] - stage["dropped"], left[1] - stage["bytes_removed"])
-    sides = [said[side] for side in ("train", "held_out")]
+    sides = [answer[side] for side in ("train", "held_out")]
     return left == (sum(side["documents"] for side in sides), sum(side["bytes"] for side in sides))
 
 
@@ -127,14 +128,15 @@ def library(texts: Path) -> None:
 
 
 def main() -> None:
-    asked = int(sys.argv[1]) if len(sys.argv) > 1 else MEGABYTES
+    """Prepare the corpus in every way and print speed, memory and counts; exit 1 where a bar is missed."""
+    megabytes = int(sys.argv[1]) if len(sys.argv) > 1 else MEGABYTES
     failed = []
 
-    def line(what: str, cost: Cost, said: dict, *, limit: float = 0.0) -> None:
-        speed, whole = size / 1e6 / cost.seconds, counts_add_up(said)
+    def line(what: str, cost: Cost, answer: dict, *, limit: float = 0.0) -> None:
+        speed, whole = size / 1e6 / cost.seconds, counts_add_up(answer)
         print(
             f"{what:20} {cost.seconds:6.1f} s {speed:5.1f} MB/s, {cost.cpu:5.1f} s of CPU, {cost.peak:.2f} GB, "
-            f"counts add up: {whole}, {said['train']['documents'] + said['held_out']['documents']} documents kept",
+            f"counts add up: {whole}, {answer['train']['documents'] + answer['held_out']['documents']} documents kept",
             flush=True,
         )
         if cost.peak > GIGABYTES or speed < limit or not whole:
@@ -144,7 +146,7 @@ def main() -> None:
         folder = Path(base)
         texts = folder / "texts"
         texts.mkdir()
-        size = collect(texts, asked * 1_000_000)
+        size = collect(texts, megabytes * 1_000_000)
         print(f"{size / 1e6:.0f} MB in {sum(p.is_file() for p in texts.rglob('*'))} files, {psutil.cpu_count()} cores")
         line("bytes", *prepared(texts, folder / "bytes", "text"), limit=BYTES_SPEED)
         line("bytes, cleaned", *prepared(texts, folder / "clean", "clean-text"), limit=BYTES_SPEED)
@@ -155,8 +157,8 @@ def main() -> None:
         ratios = []
         for _ in range(ROUNDS):
             alone, _ = measured([sys.executable, "-m", "tests.proofs.corpus", "library", str(texts)])
-            ours, said = prepared(texts, folder / "plain", "bpe", "data.clean=[]")
-            line("BPE, not cleaned", ours, said)
+            ours, answer = prepared(texts, folder / "plain", "bpe", "data.clean=[]")
+            line("BPE, not cleaned", ours, answer)
             ratios.append(ours.seconds / alone.seconds)
             print(
                 f"  the library alone {alone.seconds:.1f} s, {alone.cpu:.1f} s of CPU, {alone.peak:.2f} GB; "

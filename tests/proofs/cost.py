@@ -24,6 +24,7 @@ from isoflop.scaling.table.runs import read_runs
 
 
 def compare(cells: list[Cell], measured: dict[str, float], speed: Speed) -> None:
+    """Print predicted and measured seconds of every cell, and the errors of the prediction."""
     print(f"{'cell':38} {'steps':>6} {'predicted':>9} {'measured':>9} {'ratio':>6}")
     ratios = []
     for cell in sorted(cells, key=lambda cell: measured[cell.run_id]):
@@ -39,6 +40,7 @@ def compare(cells: list[Cell], measured: dict[str, float], speed: Speed) -> None
 
 
 def of_table(path: str, cells: list[Cell]) -> dict[str, float]:
+    """Seconds by the clock of every cell that a runs folder or table holds, by run id."""
     table = read_runs(path)
     ended = table[table["final"]].set_index("run_id")["wall_seconds"]
     return {cell.run_id: float(ended[cell.run_id]) for cell in cells if cell.run_id in ended.index}
@@ -66,6 +68,7 @@ def of_training(seconds: float, cells: list[Cell], corpora, where, speed: Speed)
 
 
 def main(arguments: list[str]) -> None:
+    """Compare with a table, or with cells trained now."""
     train = arguments[0] == "--train"
     first, *overrides = arguments[1:] if train else arguments
     (spec,) = compose_all(overrides or ["experiment=quick"])

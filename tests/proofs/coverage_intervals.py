@@ -12,6 +12,7 @@ from tests.support.interval_coverage import DESIGNS, QUANTITIES, interval_covera
 
 
 def main() -> None:
+    """Print the coverage of every design and quantity."""
     studies = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     objective = sys.argv[2] if len(sys.argv) > 2 else "auto"
     rows = [{"design": design.name, **interval_coverage(design, studies, objective)} for design in DESIGNS]

@@ -1,6 +1,6 @@
 """Slow proofs that the decisions hold on simulated truths: python -m tests.proofs.decisions [NAME ...]
 
-Each prints its measured figures beside the bar. The same simulations run small in the test suite.
+Each prints its measured figures and the bar. The same simulations run small in the test suite.
 """
 
 import sys
@@ -17,30 +17,34 @@ from tests.support.simulated import BENT, BESIROGLU, cheaper, isoflop_table, ste
 
 
 def prove_coverage(repeats: int = 60) -> None:
+    """Coverage of forecasts at 10 times the compute, where the truth is in the catalogue and where it is not."""
     laws = ("chinchilla", "chinchilla-kappa", "chinchilla-tied", "saturating")
-    told = coverage(BESIROGLU, laws, repeats=repeats)
-    print(f"truth Chinchilla, 10x: right law {told['chinchilla']}, all {told}   (bar: .85 to .97)")
-    told = coverage(BENT, laws, repeats=repeats)
-    print(f"truth kappa .6, 10x: right law {told['chinchilla-kappa']}, all {told}   (bar: .85 to .97)")
-    told = coverage(BENT, ("chinchilla", "chinchilla-tied", "chinchilla-no-floor"), repeats=repeats)
-    print(f"truth kappa .6, only kappa = 1 averaged: {told}   (bar: average at least .80)")
+    found = coverage(BESIROGLU, laws, repeats=repeats)
+    print(f"truth Chinchilla, 10x: right law {found['chinchilla']}, all {found}   (bar: .85 to .97)")
+    found = coverage(BENT, laws, repeats=repeats)
+    print(f"truth kappa .6, 10x: right law {found['chinchilla-kappa']}, all {found}   (bar: .85 to .97)")
+    found = coverage(BENT, ("chinchilla", "chinchilla-tied", "chinchilla-no-floor"), repeats=repeats)
+    print(f"truth kappa .6, only kappa = 1 averaged: {found}   (bar: average at least .80)")
 
 
 def prove_multiplier(repeats: int = 300) -> None:
+    """Coverage of multipliers that are constant, that grow, and that are 1."""
     for name, rival in {"m = 1.5": cheaper(1.5), "m grows": steeper(), "m = 1": cheaper(1.0)}.items():
         print(f"{name}: {arms_coverage(rival, repeats=repeats)}", flush=True)
     print("(bars: coverage .85 to .97; at m = 1 claims at most .06; crossover inside its interval)")
 
 
 def prove_suggest(repeats: int = 10 * BLOCK) -> None:
+    """Spread of N* after suggested cells against that after an isoFLOP grid of the same cost."""
     for tau in (0.0, 0.001):
-        told = suggestion(repeats=repeats, tau=tau)
-        rounded = {k: [round(x, 3) for x in v] if isinstance(v, list) else float(f"{v:.3g}") for k, v in told.items()}
+        found = suggestion(repeats=repeats, tau=tau)
+        rounded = {k: [round(x, 3) for x in v] if isinstance(v, list) else float(f"{v:.3g}") for k, v in found.items()}
         print(f"planned with discrepancy {tau:g}, seeds from {FIRST_SEED}:", rounded)
     print(f"(bars: ratio of the first {BLOCK} repeats at most .5; predicted within 30% of realised)")
 
 
 def prove_speed() -> None:
+    """Seconds of a comparison of laws and of a suggestion."""
     rng = np.random.default_rng(0)
     sizes = np.exp(rng.uniform(np.log(5e7), np.log(1e10), 250))
     table = simulate_points(BESIROGLU, sizes, sizes * np.exp(rng.uniform(1.5, 5.7, 250)), noise=0.005, seed=0)
@@ -64,6 +68,7 @@ PROOFS: dict[str, Callable[[], None]] = {
 
 
 def main(names: list[str]) -> None:
+    """Run the proofs of these names, or all."""
     for name in names or list(PROOFS):
         began = time.monotonic()
         PROOFS[name]()

@@ -15,6 +15,7 @@ from tests.support.texts import write_texts
 
 
 def main(kills: int = 100, seed: int = 0) -> None:
+    """Kill so many times, and print what it took; raises AssertionError if anything was lost."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_texts(folder / "text", files=20, words=2000)

@@ -16,6 +16,7 @@ from isoflop.models.config import ModelConfig
 
 
 def cell(width, layers, heads, length, batch, vocab=256, family="transformer", optim="adamw", **options) -> Cell:
+    """A cell of this shape; `options` are of its model."""
     model = ModelConfig(family, vocab, length, layers, width, heads, **options)
     data = DataSpec(context_length=length, eval_tokens=8 * length)
     return Cell(model, f"d{width}", data, OptimSpec(name=optim, batch_size=batch), ScheduleSpec(), "c", 0, "", 100, 1.0)
@@ -64,6 +65,7 @@ def _peak() -> int:
 
 
 def main(names: list[str]) -> None:
+    """Print estimate and measurement of the shapes of these names, or of all."""
     print(f"{'shape':12} {'imports':>8} {'measured':>9} {'estimate':>9} {'ratio':>6}  MB")
     worst = 0.0
     for name in names or SHAPES:

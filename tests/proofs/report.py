@@ -60,6 +60,7 @@ def report(path: str, out: str) -> None:
 
 
 def main() -> None:
+    """Simulate the study in one process and report on it in another; exits with the code of the second."""
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else RUNS
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/runs.parquet"

@@ -49,6 +49,7 @@ class CudaLoop(PlainLoop):
         return tuple(z.pin_memory().to(self.device, non_blocking=True) for z in (x, y))
 
     def advance(self, steps: int) -> None:
+        """Train so many steps, and wait for them."""
         for _ in range(steps):
             self.step(1e-3)
         if self.device != "cpu":
@@ -56,24 +57,29 @@ class CudaLoop(PlainLoop):
 
 
 def plain(cell: Cell, device: str) -> Advance:
+    """The plain loop."""
     return CudaLoop(cell, device).advance
 
 
 def learner_of(cell: Cell, device: str, **how: bool) -> Learner:
+    """A learner on random tokens; `how` are fields of its WhereSpec."""
     corpus = SimpleNamespace(train=TOKENS, eval_windows=TOKENS[: cell.model.context_length + 1][None])
     return Learner(cell, corpus, device, engine=decide(cell, WhereSpec(device=device, **how)))
 
 
 def ours(cell: Cell, device: str, **how: bool) -> Advance:
+    """Our step with the engine that is chosen by itself, or as `how` says."""
     learner = learner_of(cell, device, **how)
     return lambda steps: learner.advance(learner.step + steps, FOREVER)
 
 
 def eager(cell: Cell, device: str) -> Advance:
+    """Our step without graph or compiler."""
     return ours(cell, device, graph=False, compile=False)
 
 
 def packed(cell: Cell, device: str) -> Advance:
+    """Our step for PACKED seeds at once."""
     remember_orders(2 * PACKED)
     learners = [learner_of(replace(cell, seed=seed), device) for seed in range(PACKED)]
     step = PackedStep(learners)
@@ -110,6 +116,7 @@ def tokens_per_second(name: str, cell: Cell, device: str, seconds: float = SECON
 
 
 def cell_of(batch: int, length: int, precision: str) -> Cell:
+    """The cell that every contender trains, without an end."""
     model = ModelConfig("transformer", 256, length, **SIZE)
     optim, data = OptimSpec(batch_size=batch), DataSpec(context_length=length)
     return Cell(model, "g128", data, optim, ScheduleSpec(), "noise", 0, "", FOREVER, float("nan"), precision=precision)

@@ -31,8 +31,9 @@ def coverage(law: Chinchilla, laws: tuple[str, ...], *, repeats: int, first: int
 
 
 def arms_coverage(rival: Chinchilla, *, repeats: int) -> dict[str, float]:
-    """Share of 90% intervals of m that hold the truth at three losses and three computes; how often an arm is said
-    to be better with probability .95; how often the crossover's interval holds the true one."""
+    """Shares over studies: of 90% intervals of m that hold the truth, at three losses and three computes; of claims
+    with probability .95 that an arm is better, or worse; of crossovers whose interval holds the true one.
+    """
     hits: list[bool] = []
     claims, false, crossed = [], [], []
     for seed in range(repeats):

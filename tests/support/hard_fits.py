@@ -35,6 +35,7 @@ class Kind:
     outliers: float = 0.0
 
     def table(self, rng: np.random.Generator) -> pd.DataFrame:
+        """One data set: the law on the design, with noise and outliers of ln loss."""
         frame = self.design(self.n)
         error = rng.normal(0, self.noise, len(frame)) if self.noise else np.zeros(len(frame))
         wild = rng.random(len(frame)) < self.outliers
@@ -52,24 +53,29 @@ def isoflop(n: int, width: float = 0.8, budgets: tuple[float, float] = (1e18, 1e
 
 
 def narrow(n: int) -> pd.DataFrame:
+    """Sizes within 0.3 decades of the optimum."""
     return isoflop(n, width=0.3)
 
 
 def collinear(n: int) -> pd.DataFrame:
+    """Twenty tokens per parameter in every run."""
     n_params = np.geomspace(1e7, 1e10, n)
     return pd.DataFrame({"n_params": n_params, "tokens": 20 * n_params, "flops": 120 * n_params**2})
 
 
 def repeated(n: int) -> pd.DataFrame:
+    """Runs that see their unique tokens 1 to 50 times."""
     frame = isoflop(n)
     return frame.assign(unique_tokens=frame["tokens"] / np.resize([1, 2, 4, 8, 20, 50], n))
 
 
 def frontier(n: int) -> pd.DataFrame:
+    """Points of a law of compute alone."""
     return pd.DataFrame({"n_params": 1.0, "tokens": 1.0, "flops": np.geomspace(1e15, 1e22, n)})
 
 
 def surface(E: float = 1.8172, beta: float = 0.3672) -> Chinchilla:
+    """SURFACE with another floor or another beta."""
     return Chinchilla(E, 477.8, 2143.4, 0.3473, beta)
 
 

@@ -50,6 +50,8 @@ def study(design: Design, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def n_opt(factor: float):
+    """N* at `factor` times the largest budget, as a function of the law."""
+
     def quantity(law: Law) -> float:
         return float(law.optimal(factor * LARGEST).N)
 

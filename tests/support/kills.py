@@ -37,6 +37,7 @@ class Toll:
 
     @property
     def kills(self) -> int:
+        """Processes killed."""
         return self.parents + self.workers
 
 

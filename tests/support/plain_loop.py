@@ -31,6 +31,7 @@ class PlainLoop:
         )
 
     def step(self, learning_rate: float) -> None:
+        """One step at this learning rate."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group["multiplier"]
         x, y = self._batch()
@@ -49,6 +50,7 @@ class PlainLoop:
         return x, y
 
     def train(self, steps: int, *, peak: float, warmup: int) -> None:
+        """So many steps, with linear warm-up to `peak` and a cosine to zero."""
         for step in range(steps):
             share = max(0.0, (step - warmup) / max(1, steps - warmup))
             decay = 0.5 * (1 + math.cos(math.pi * share))

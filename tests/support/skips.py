@@ -17,6 +17,7 @@ def _refuse(report: pytest.TestReport | pytest.CollectReport) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
+    """Check the skip of a test."""
     report = yield
     _refuse(report)
     return report
@@ -24,6 +25,7 @@ def pytest_runtest_makereport(item, call):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(collector):
+    """Check the skip of a whole file."""
     report = yield
     _refuse(report)
     return report

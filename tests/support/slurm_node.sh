@@ -2,7 +2,7 @@
 # A SLURM of one node out of a folder of its own, without systemd or a database: tests/support/slurm_node.sh start|stop FOLDER
 # Debian: apt-get install slurmctld slurmd slurm-client munge. As root. Afterwards: export SLURM_CONF=FOLDER/slurm.conf
 # Two partitions on the one node: jobs of `urgent` requeue those of `normal` when there is no room for both.
-# A requeued task starts again after cred_expire, 120 s where nothing else is said.
+# A requeued task starts again after cred_expire, 120 s by default.
 set -euo pipefail
 folder=$(realpath -m "$2")
 

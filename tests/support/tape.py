@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class CaptureError(RuntimeError):
-    pass
+    """A step does what no CUDA graph can hold."""
 
 
 class Tape(TorchDispatchMode):
@@ -33,6 +33,7 @@ class Tape(TorchDispatchMode):
 
     @torch.no_grad()
     def play(self) -> None:
+        """Do every recorded operation again, into the tensors of the recording."""
         for op, args, kwargs, made in self.ops:
             if not op.is_view:
                 again = _new(op(*args, **kwargs), (args, kwargs))
@@ -41,6 +42,7 @@ class Tape(TorchDispatchMode):
 
 
 def record(run: Callable[[], object]) -> Tape:
+    """The tape of what `run` does."""
     tape = Tape()
     with tape:
         run()

@@ -17,10 +17,12 @@ FIRST, SECOND = only(single(flops=3e9)), only(replace(single(flops=6e9), arm="b"
 
 
 def measurement(step: int) -> Measurement:
+    """A made-up measurement at a step."""
     return Measurement(step, 0.02, "constant", 3.0 - step / 1000, 0.01, 0.3, 3.1 - step / 1000, step / 10)
 
 
 def curve(cell: Cell, points: int = 4) -> list[Measurement]:
+    """Measurements at even steps up to the end of a cell."""
     return [measurement(cell.steps * k // points) for k in range(1, points + 1)]
 
 

@@ -1,4 +1,4 @@
-"""What `test_distributed` has torchrun run: losses of 50 steps in every mode, refusals, trunks that end in a kill.
+"""What the tests of replicas run by torchrun: losses of 50 steps in every mode, refusals, trunks that end in a kill.
 
 torchrun --nproc-per-node 2 -m tests.support.two_processes FOLDER losses|killed|resumed [ddp|fsdp2]
 """
@@ -52,6 +52,7 @@ def refusal(cell, corpus, where) -> str:
 
 
 def all_losses(corpus, ddp: WhereSpec, fsdp2: WhereSpec) -> dict:
+    """Losses of every mode, by its name, and what fsdp2 refuses."""
     cell, muon = cell_of(corpus), cell_of(corpus, name="muon")
     half = replace(cell, precision="bfloat16")
     in_pieces = {"micro_batch": 1, "activation_checkpointing": True}
@@ -70,7 +71,7 @@ def all_losses(corpus, ddp: WhereSpec, fsdp2: WhereSpec) -> dict:
 
 
 def trunk(corpus, folder: Path, where: WhereSpec, *, kill_at: int | None) -> dict:
-    """Rows of a trunk's two cells and the steps result on the way; all processes die at once at step `kill_at`."""
+    """Rows of a trunk's two cells, and the steps that were reported; all processes die at once at step `kill_at`."""
     steps = []
 
     def on_progress(at) -> None:
@@ -87,6 +88,7 @@ def trunk(corpus, folder: Path, where: WhereSpec, *, kill_at: int | None) -> dic
 
 
 def main(folder: Path, job: str, mode: str = "") -> None:
+    """What each of the processes does; the first writes `folder`/`job`.json."""
     configure_process(1)
     ddp = WhereSpec(distributed="ddp", checkpoint_seconds=0.0)
     fsdp2 = replace(ddp, distributed="fsdp2")

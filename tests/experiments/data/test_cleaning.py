@@ -1,3 +1,5 @@
+"""Every stage of cleaning changes what it names, its counts add up, and near copies are on one side alone."""
+
 import random
 
 import numpy as np

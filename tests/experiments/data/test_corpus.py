@@ -1,3 +1,5 @@
+"""A corpus is the same whenever and wherever it is prepared, its sides share no document, and damage is noticed."""
+
 import math
 import os
 from concurrent.futures import ProcessPoolExecutor

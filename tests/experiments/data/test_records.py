@@ -1,3 +1,5 @@
+"""Documents are read from lines of JSON, rows of parquet and files of text; what cannot be read is named or counted."""
+
 import gzip
 import json
 from collections import Counter

@@ -1,3 +1,5 @@
+"""Bytes and BPE return any text, are identified by what they do, and are read as the tokenizers library reads them."""
+
 import math
 import random
 

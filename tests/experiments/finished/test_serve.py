@@ -1,3 +1,5 @@
+"""A served run answers over HTTP with the model's own text, whole and streamed, and refuses bad requests by name."""
+
 import json
 import os
 import signal

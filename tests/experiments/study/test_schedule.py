@@ -1,3 +1,5 @@
+"""Learning rates of every schedule: warm-up, constant part and decay; a trunk does not depend on its horizon."""
+
 import math
 from dataclasses import replace
 from itertools import pairwise

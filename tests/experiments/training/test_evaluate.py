@@ -1,3 +1,5 @@
+"""Held-out loss is the mean over all windows, with a standard error that covers, and evaluation changes nothing."""
+
 import math
 
 import pytest

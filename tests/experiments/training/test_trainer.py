@@ -1,3 +1,5 @@
+"""A trunk and its cooldowns are trained to the same bits alone, together, resumed and in another process."""
+
 import math
 import os
 import subprocess
