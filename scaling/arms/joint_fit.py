@@ -1,7 +1,7 @@
-"""Two arms fitted together: one form, some parameters shared between the arms and the others each arm's own.
+"""Joint fits of two arms: one form, with some parameters shared between the arms and each arm's own others.
 
-What is shared is a claim: E belongs to data, tokenizer and context, so arms on the same data share it; equal exponents
-mean a gain that does not change with compute. All claims are fitted and weighed against each other by AICc.
+What is shared is a claim: arms on the same data, tokenizer and context share E; equal exponents mean a gain that does
+not change with compute. The fits under all claims are weighed against each other by AICc.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,12 +26,15 @@ SHARED: dict[type[Law], dict[str, tuple[str, ...]]] = {
     Power: {"E and exponents": ("E", "g"), "E": ("E",), "nothing": ()},
 }
 MIN_DELTA = 1e-7
-COLLINEAR = 0.98  # |correlation of ln N and ln D|: beyond, a law of N and D has nothing to tell them apart by
+COLLINEAR = 0.98  # |correlation of ln N and ln D| beyond which a law of both is not identified
 
 
 @dataclass(frozen=True)
 class ArmsProblem:
-    """Residuals of every arm's rows, arms one after the other; coordinates are the shared ones, then each arm's own."""
+    """The least-squares problem of all arms' rows, one arm after the other.
+
+    Coordinates are the `shared` parameters, then each arm's own. It has the interface that `solver.minimise` takes.
+    """
 
     parts: tuple[FitProblem, ...]
     shared: tuple[str, ...]
@@ -43,7 +46,7 @@ class ArmsProblem:
 
     @cached_property
     def places(self) -> tuple[Array, ...]:
-        """For each arm, where its coordinates stand in the joint vector."""
+        """For each arm, the positions of its coordinates in the joint vector."""
         places, following = [], len(self.shared)
         for part in self.parts:
             own = [p for p in part.free if p not in self.shared]
@@ -54,10 +57,11 @@ class ArmsProblem:
 
     @property
     def size(self) -> int:
+        """Number of joint coordinates."""
         return int(max(p.max() for p in self.places)) + 1
 
     def join(self, values: Sequence[Array]) -> Array:
-        """One vector from each arm's coordinates, the mean where they share."""
+        """The joint vector of each arm's coordinates, the mean for shared ones."""
         total, count = np.zeros(self.size), np.zeros(self.size)
         for at, v in zip(self.places, values, strict=True):
             total[at] += v
@@ -66,19 +70,22 @@ class ArmsProblem:
 
     @cached_property
     def lower(self) -> Array:
+        """Lower bounds of the joint coordinates."""
         return self.join([p.lower for p in self.parts])
 
     @cached_property
     def upper(self) -> Array:
+        """Upper bounds of the joint coordinates."""
         return self.join([p.upper for p in self.parts])
 
     @cached_property
     def rows(self) -> tuple[slice, ...]:
-        """Where each arm's rows stand."""
+        """For each arm, the positions of its rows."""
         ends = np.cumsum([0, *(len(p.loss) for p in self.parts)]).tolist()
         return tuple(slice(lo, hi) for lo, hi in pairwise(ends))
 
     def residuals(self, theta: Array) -> tuple[Array, Array, Array]:
+        """As FitProblem.residuals, of all arms: (S, n), (S, P, n), and what `curvature` takes."""
         n = self.rows[-1].stop
         residual, gradient = np.empty((len(theta), n)), np.zeros((len(theta), self.size, n))
         full = np.empty((len(theta), len(self.parts[0].form.parameters()), n))
@@ -87,6 +94,7 @@ class ArmsProblem:
         return residual, gradient, full
 
     def curvature(self, theta: Array, full: Array, weight: Array) -> Array:
+        """As FitProblem.curvature, of all arms: (S, P, P)."""
         second = np.zeros((len(theta), self.size, self.size))
         for part, at, rows in zip(self.parts, self.places, self.rows, strict=True):
             second[:, at[:, None], at] += part.curvature(theta[:, at], full[..., rows], weight[:, rows])
@@ -95,13 +103,14 @@ class ArmsProblem:
 
 @dataclass(frozen=True)
 class Frontier:
-    """L(C) = E + K C^-g, the lowest loss of an arm at compute C; closed form in both directions."""
+    """L(C) = E + K C^-g, the lowest loss of an arm at compute C in FLOPs."""
 
     E: float
     K: float
     g: float
 
     def loss(self, C: Array) -> Array:
+        """Lowest loss at a compute."""
         return self.E + self.K * np.power(C, -self.g)
 
     def compute(self, loss: Array) -> Array:
@@ -126,7 +135,11 @@ Quantity = Callable[[Frontier, Frontier], Array]  # of the arm's frontier and th
 
 @dataclass(frozen=True)
 class ArmsFit:
-    """A joint fit: each arm's frontier, and the same without each cluster in turn (the jackknife)."""
+    """A joint fit under one claim of what the arms share (`sharing`).
+
+    `fronts` are the arms' frontiers, `without` the same with each cluster left out in turn (the jackknife), `laws` the
+    arms' laws, `n_free` the number of joint coordinates.
+    """
 
     sharing: str
     fronts: tuple[Frontier, ...]
@@ -137,10 +150,11 @@ class ArmsFit:
 
     @property
     def freedom(self) -> float:
+        """Degrees of freedom of the jackknife."""
         return max(len(self.without) - 1, 1)
 
     def forecast(self, quantity: Quantity) -> Forecast:
-        """A quantity of the arms' frontiers, array-valued, as Student's t with its jackknife error."""
+        """A quantity of the arms' frontiers (n,) as Student's t with its jackknife error."""
         centre = np.atleast_1d(quantity(*self.fronts))
         draws = np.array([np.atleast_1d(quantity(*fronts)) for fronts in self.without])
         error = np.sqrt((len(draws) - 1) * np.mean((draws - draws.mean(axis=0)) ** 2, axis=0))
@@ -148,9 +162,9 @@ class ArmsFit:
 
 
 def fit_arms(data: Sequence[Points], labels: Sequence[Array]) -> list[ArmsFit]:
-    """The arms fitted together under every claim of what they share. `labels` names each row's cluster, in all arms.
+    """Joint fits of the arms, one under every claim in SHARED. `labels` holds the cluster of each row of each arm.
 
-    Raises FitError when an arm cannot be fitted by itself.
+    Raises FitError when an arm cannot be fitted by itself, or there are fewer than three clusters.
     """
     form = choose_form(data)
     single = [fit(form, d, objective=Huber("auto")) for d in data]
@@ -181,7 +195,7 @@ def fit_arms(data: Sequence[Points], labels: Sequence[Array]) -> list[ArmsFit]:
 
 
 def choose_form(data: Sequence[Points]) -> type[Law]:
-    """Chinchilla's form where every arm tells N from D, else a power law of compute."""
+    """Chinchilla's form where every arm identifies it, else a power law of compute."""
     for d in data:
         frame = d.frame
         if frame[["n_params", "tokens"]].isna().any(axis=None) or frame["n_params"].nunique() < 3:

@@ -1,4 +1,4 @@
-"""Arms side by side without a law: cells that match, the ranking at one budget, and what voids a comparison."""
+"""Comparison of arms without a law: matched cells, the ranking at one budget, and Findings on the comparison."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +21,11 @@ UNEQUAL_ENDS = 2.0
 
 @dataclass(frozen=True)
 class Matched:
-    """The arms at the largest budget both have: best loss of each, and the mean paired difference of ln loss."""
+    """Two arms at the largest budget that both have.
+
+    The best loss of each, and over `n_pairs` pairs of matching cells the mean `difference` of ln loss (arm less
+    baseline) with the probability that the arm is better.
+    """
 
     arm: str
     baseline: str
@@ -34,9 +38,11 @@ class Matched:
 
     @property
     def winner(self) -> str:
+        """The arm with the lower best loss."""
         return self.arm if self.loss_arm < self.loss_baseline else self.baseline
 
     def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
         return {
             "flops": self.flops, "winner": self.winner, "n_pairs": self.n_pairs,
             "loss": {self.arm: self.loss_arm, self.baseline: self.loss_baseline},
@@ -45,20 +51,20 @@ class Matched:
         }  # fmt: skip
 
     def __str__(self) -> str:
-        said = (
+        text = (
             f"at {self.flops:.3g} FLOPs, the largest budget of both, {self.winner} is ahead: best loss "
             f"{self.loss_arm:.4f} {self.arm}, {self.loss_baseline:.4f} {self.baseline}"
         )
         if self.n_pairs > 1:
-            said += f"; {self.n_pairs} pairs differ by {self.difference:+.2%}, P({self.arm} better) {self.p_better:.3f}"
-        return said
+            text += f"; {self.n_pairs} pairs differ by {self.difference:+.2%}, P({self.arm} better) {self.p_better:.3f}"
+        return text
 
 
 def match_cells(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[list[Array], bool]:
-    """A cluster label for every row of both arms, and whether every cell of one has its twin in the other.
+    """A cluster label for every row of both arms, and whether the cells of the two match one to one.
 
-    Twins have the same FLOPs, the same rank of size among the cells of that compute, and the same seed. They share a
-    label, so that what they have in common (data order, evaluation) leaves the comparison with them.
+    Matching cells have the same FLOPs, the same rank of size among the cells of that compute, and the same seed. They
+    share a label, so that the jackknife leaves both out together, with what they have in common (data order).
     """
     keys = [_cell_keys(frame) for frame in (ours, theirs)]
     if sorted(keys[0]) == sorted(keys[1]) and len(set(keys[0])) == len(keys[0]):
@@ -91,12 +97,12 @@ def matched_ranking(arm: str, ours: pd.DataFrame, baseline: str, theirs: pd.Data
 
 
 def _paired(ours: pd.DataFrame, theirs: pd.DataFrame) -> Array:
-    """Differences of ln loss between twins."""
+    """Differences of ln loss between matching cells."""
     left, right = (dict(zip(_cell_keys(f), np.log(f["loss"]), strict=True)) for f in (ours, theirs))
     return np.array([left[k] - right[k] for k in left if k in right])
 
 
-def banners(
+def comparison_findings(
     arm: str,
     baseline: str,
     rows: Mapping[str, pd.DataFrame],
@@ -106,7 +112,7 @@ def banners(
     varies: tuple[float, float] | None,
     level: float,
 ) -> tuple[Finding, ...]:
-    """What a reader must know before believing the multiplier, worst first."""
+    """Findings on a comparison of two arms, worst first: what can void or qualify the multiplier."""
     found = [
         *_ruler(rows[arm], rows[baseline]),
         *tuning_findings({arm: rows[arm], baseline: rows[baseline]}),

@@ -1,7 +1,7 @@
-"""Compute multiplier between arms: how many times less compute an arm needs for the loss of the baseline.
+"""Compute multiplier between arms: the factor by which an arm needs less compute for the loss of the baseline.
 
-m(loss) = C_baseline(loss) / C_arm(loss), on frontiers fitted jointly (`arms`), with intervals that average over what
-the arms may share. Next to it stand the plain ranking at one matched budget and what would void the comparison.
+m(loss) = C_baseline(loss) / C_arm(loss), on frontiers fitted jointly (`joint_fit`), averaged over claims of what the
+arms share. With it come the ranking at one matched budget and Findings on the comparison (`matched`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.stats import multivariate_normal
 
 from isoflop.scaling.arms.joint_fit import ArmsFit, Frontier, Quantity, fit_arms
-from isoflop.scaling.arms.matched import Matched, banners, match_cells, matched_ranking
+from isoflop.scaling.arms.matched import Matched, comparison_findings, match_cells, matched_ranking
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.fitting.fit import FitError
 from isoflop.scaling.laws.law import Array
@@ -26,7 +26,7 @@ GRID = 161
 
 
 class MultiplierError(ValueError):
-    """Arms that cannot be compared."""
+    """Arms cannot be compared; the message says why."""
 
     exit_code = 1
 
@@ -35,9 +35,10 @@ class MultiplierError(ValueError):
 class Pair:
     """One arm against the baseline.
 
-    `at_loss`: loss, flops_arm, flops_baseline, multiplier, lo, hi. `at_compute`: flops of the arm, loss, multiplier,
-    lo, hi, p_better. `crossover`: flops or None, lo, hi (None: open), probability of one inside the common data.
-    `sharing`: weight of each claim of what the arms share. `paired` says whether cells match one to one.
+    `at_loss` has columns loss, flops_arm, flops_baseline, multiplier, lo, hi; `at_compute` flops of the arm, loss,
+    multiplier, lo, hi, p_better. `crossover` has flops (None without one), lo and hi (None: open), possible, and
+    probability_in_data. `sharing` holds the weight of each claim of what the arms share. `paired` says whether the
+    cells match one to one.
     """
 
     arm: str
@@ -53,6 +54,7 @@ class Pair:
     fits: tuple[ArmsFit, ...]
 
     def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
         return {
             "arm": self.arm, "baseline": self.baseline, "form": self.form, "paired": self.paired,
             "at_loss": plain(self.at_loss), "at_compute": plain(self.at_compute),
@@ -84,9 +86,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class Multipliers:
-    """Every arm against the baseline; `failed` says why an arm has no multiplier, and what is known of it all the same.
+    """Every arm against the baseline. `failed` names the arms without a multiplier, with the reason and the ranking.
 
-    `notes` say what became of rows: filtered, unfinished, of no arm.
+    `notes` say which rows were filtered, unfinished or of no arm.
     """
 
     pairs: tuple[Pair, ...]
@@ -95,7 +97,7 @@ class Multipliers:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """JSON-ready values."""
         pairs = [p.to_dict() for p in self.pairs]
         return {"level": self.level, "pairs": pairs, "failed": self.failed, "notes": list(self.notes)}
 
@@ -126,7 +128,9 @@ def multiplier(
     ['lstm']
     """
     if by not in table:
-        raise MultiplierError(f"no column {by!r} to tell arms by; the table has {', '.join(map(str, table.columns))}")
+        raise MultiplierError(
+            f"no column {by!r} to separate arms by; the table has {', '.join(map(str, table.columns))}"
+        )
     names = [str(a) for a in table[by].dropna().unique()]
     if len(names) < 2:
         raise MultiplierError(f"one arm only ({names[0] if names else 'none'}) in column {by!r}: nothing to compare")
@@ -187,23 +191,23 @@ def _pair(
     at_compute = _at_computes(fits, weights, np.array([*span, *([target] if target else [])]), level)
     matched = matched_ranking(arm, ours.frame, baseline, theirs.frame)
     varies = _varies(fits, weights, losses, level)
-    found = banners(arm, baseline, rows, data, matched, at_compute, varies, level)
+    found = comparison_findings(arm, baseline, rows, data, matched, at_compute, varies, level)
     sharing = {f.sharing: float(w) for f, w in zip(fits, weights, strict=True)}
     crossover = _crossover(fits, weights, span, target, level)
     form = type(fits[0].laws[0]).name
     return Pair(arm, baseline, at_loss, at_compute, crossover, sharing, form, paired, matched, found, tuple(fits))
 
 
-def _stacked(fits: Sequence[ArmsFit], weights: Array, quantity: Quantity) -> ForecastAverage:
-    """A quantity stacked over claims; a claim under which some refit has no value counts for nothing."""
-    said = [f.forecast(quantity) for f in fits]
-    able = np.array([np.isfinite(s.mean).all() and np.isfinite(s.sd).all() for s in said])
-    if not able.any():
+def _average(fits: Sequence[ArmsFit], weights: Array, quantity: Quantity) -> ForecastAverage:
+    """A quantity averaged over claims by weight, without the claims under which some refit has no value."""
+    forecasts = [f.forecast(quantity) for f in fits]
+    finite = np.array([np.isfinite(s.mean).all() and np.isfinite(s.sd).all() for s in forecasts])
+    if not finite.any():
         raise MultiplierError("the loss lies at or below the floor of an arm in every fit: no compute reaches it")
-    weights = np.where(able, weights, 0.0)
+    weights = np.where(finite, weights, 0.0)
     if not weights.any():
-        weights = able.astype(float)
-    return average([s for s, ok in zip(said, able, strict=True) if ok], weights[able])
+        weights = finite.astype(float)
+    return average([s for s, ok in zip(forecasts, finite, strict=True) if ok], weights[finite])
 
 
 def _common_compute(ours: Points, theirs: Points) -> tuple[float, float, float]:
@@ -231,24 +235,24 @@ def _common_losses(fits: Sequence[ArmsFit], weights: Array, ours: Points, theirs
 
 
 def _at_losses(fits: Sequence[ArmsFit], weights: Array, losses: Array, level: float) -> pd.DataFrame:
-    stacked = _stacked(fits, weights, lambda a, b: np.log(b.compute(losses) / a.compute(losses)))
-    spent = _stacked(fits, weights, lambda a, b: np.log(np.concatenate([a.compute(losses), b.compute(losses)])))
+    pooled = _average(fits, weights, lambda a, b: np.log(b.compute(losses) / a.compute(losses)))
+    spent = _average(fits, weights, lambda a, b: np.log(np.concatenate([a.compute(losses), b.compute(losses)])))
     flops = np.exp(spent.quantile(0.5)).reshape(2, -1)
-    lo, hi = stacked.interval(level)
+    lo, hi = pooled.interval(level)
     return pd.DataFrame({
         "loss": losses, "flops_arm": flops[0], "flops_baseline": flops[1],
-        "multiplier": np.exp(stacked.quantile(0.5)), "lo": np.exp(lo), "hi": np.exp(hi),
+        "multiplier": np.exp(pooled.quantile(0.5)), "lo": np.exp(lo), "hi": np.exp(hi),
     })  # fmt: skip
 
 
 def _at_computes(fits: Sequence[ArmsFit], weights: Array, flops: Array, level: float) -> pd.DataFrame:
     """m(C) = compute the baseline needs for the arm's loss at C, over C; P(arm better) from the losses at C."""
-    stacked = _stacked(fits, weights, lambda a, b: np.log(b.compute(a.loss(flops)) / flops))
-    ahead = _stacked(fits, weights, lambda a, b: np.log(a.loss(flops) / b.loss(flops)))
-    loss = _stacked(fits, weights, lambda a, b: np.log(a.loss(flops)))
-    lo, hi = stacked.interval(level)
+    pooled = _average(fits, weights, lambda a, b: np.log(b.compute(a.loss(flops)) / flops))
+    ahead = _average(fits, weights, lambda a, b: np.log(a.loss(flops) / b.loss(flops)))
+    loss = _average(fits, weights, lambda a, b: np.log(a.loss(flops)))
+    lo, hi = pooled.interval(level)
     return pd.DataFrame({
-        "flops": flops, "loss": np.exp(loss.quantile(0.5)), "multiplier": np.exp(stacked.quantile(0.5)),
+        "flops": flops, "loss": np.exp(loss.quantile(0.5)), "multiplier": np.exp(pooled.quantile(0.5)),
         "lo": np.exp(lo), "hi": np.exp(hi), "p_better": ahead.cdf(np.zeros(len(flops))),
     })  # fmt: skip
 
@@ -261,7 +265,7 @@ def _varies(fits: Sequence[ArmsFit], weights: Array, losses: Array, level: float
         m = np.log(b.compute(ends) / a.compute(ends))
         return m[1] - m[0]
 
-    lo, hi = _stacked(fits, weights, ratio).interval(level)
+    lo, hi = _average(fits, weights, ratio).interval(level)
     return (float(np.exp(lo[0])), float(np.exp(hi[0]))) if lo[0] > 0 or hi[0] < 0 else None
 
 
@@ -271,7 +275,7 @@ def _crossover(
     """Where the frontiers cross: the compute whose losses may be equal, and the chance of a crossing in the data."""
     top = max(span[-1], target or 0.0) * 100
     flops = np.geomspace(span[0] / 10, top, GRID)
-    ahead = _stacked(fits, weights, lambda a, b: np.log(a.loss(flops) / b.loss(flops)))
+    ahead = _average(fits, weights, lambda a, b: np.log(a.loss(flops) / b.loss(flops)))
     middle, (lo, hi) = ahead.quantile(0.5), ahead.interval(level)
     signs = np.flatnonzero(np.diff(np.sign(middle)) != 0)
     at = None

@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
 from isoflop.scaling.table.json_plain import plain
-from isoflop.scaling.table.read import near_match
+from isoflop.scaling.table.read import hint
+from isoflop.scaling.table.runs import first_line
 
 # Names of each quantity, lower case, in the order of preference where several are there.
 NAMES: dict[str, tuple[str, ...]] = {
@@ -58,9 +59,8 @@ class Columns:
         if quantity in self.mapping:
             wanted = self.mapping[quantity]
             if wanted not in frame:
-                near = near_match(wanted, map(str, frame))
-                hint = f"; did you mean {near!r}?" if near else ""
-                raise SourceError(f"{self.source}: --map {quantity}={wanted}: no column {wanted!r}{hint}")
+                near = hint(wanted, map(str, frame))
+                raise SourceError(f"{self.source}: --map {quantity}={wanted}: no column {wanted!r}{near}")
             return wanted
         lowered = {str(name).lower(): name for name in frame}
         return next((lowered[name] for name in NAMES[quantity] if name in lowered), None)
@@ -102,8 +102,7 @@ def read_frame(path: Path) -> pd.DataFrame:
             return pd.read_json(path, lines=path.suffix != ".json")
         return pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",")
     except (ValueError, pa.ArrowInvalid, pd.errors.ParserError, UnicodeDecodeError) as error:
-        what = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SourceError(f"{path}: cannot be read as {path.suffix[1:]} ({what})") from error
+        raise SourceError(f"{path}: cannot be read as {path.suffix[1:]} ({first_line(error)})") from error
 
 
 def runs_of_table(

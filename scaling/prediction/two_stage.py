@@ -1,8 +1,8 @@
 """From compute to a score on a task in two stages: (N, D) -> loss -> accuracy  (Bhagia et al. 2024, arXiv 2412.04403).
 
-The first stage is a scaling law of the loss. The second is a sigmoid between what guessing scores and a ceiling: loss
-falls smoothly long before a task shows anything, so a law of the accuracy alone would see a jump. Both are fitted by
-`scaling.fitting.fit`; intervals leave out the same runs from both stages at once.
+The first stage is a scaling law of the loss. The second is a sigmoid of the loss between the score of guessing and a
+ceiling: loss falls smoothly while a task is still at chance, so that a law of the accuracy alone would see a jump. Both
+are fitted by `scaling.fitting.fit`; intervals leave out the same runs from both stages at once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ RAW = Huber("auto", "raw")  # the noise of a score does not shrink with it
 
 @dataclass(frozen=True)
 class Sigmoid(Law):
-    """accuracy(L) = floor + (top - floor) / (1 + exp(steep (L - middle))), L the loss; top is 1 unless it is freed"""
+    """accuracy(L) = floor + (top - floor) / (1 + exp(steep (L - middle))), with L the loss; top is 1 unless freed."""
 
     floor: float
     middle: float
@@ -79,14 +79,18 @@ class Chain(Law):
         return self.task_law(self.loss_law(N, D))
 
     def optimal(self, C: Any, cost: Cost = SIX_ND) -> Allocation:
-        """That of the loss, because a score only falls with it; `loss` holds the score."""
+        """The optimum of the loss, of which the score is a falling function; the field `loss` holds the score."""
         best = self.loss_law.optimal(C, cost)
         return replace(best, loss=self(best.N, best.D))
 
 
 @dataclass(frozen=True)
 class TwoStage:
-    """Both fits and, by the same runs left out or drawn again, the chains of both."""
+    """The fits of both stages, and refits of the chain of both.
+
+    `draws` are jackknife refits, `resamples` bootstrap refits (None without any); each leaves out or draws the same
+    runs in both stages. `score` names the column.
+    """
 
     first: Fit
     second: Fit
@@ -97,6 +101,7 @@ class TwoStage:
 
     @property
     def law(self) -> Chain:
+        """The score as a function of N and D."""
         return Chain(self.first.law, self.second.law)
 
     def at(self, N: float, D: float, level: float = 0.9) -> dict[str, float]:
@@ -106,7 +111,7 @@ class TwoStage:
                 "lo": lo, "hi": hi}  # fmt: skip
 
     def best(self, C: float, level: float = 0.9) -> dict[str, float]:
-        """As `at`, for the run of C FLOPs that the loss law finds best."""
+        """As `at`, for the compute-optimal run of C FLOPs under the loss law."""
         where = self.first.optimal(C)
         cost = self.first.cost
         lo, hi = self.draws.interval(lambda law: law.optimal(C, cost).loss, level, positive=False)
@@ -114,12 +119,12 @@ class TwoStage:
 
     @property
     def error(self) -> float:
-        """Root mean square of score less the score that its own run's loss predicts."""
+        """Root mean square of the score less the score predicted from the same run's loss."""
         rest = self.second.points.frame["loss"].to_numpy(float) - self.second.predicted
         return float(np.sqrt(np.mean(rest**2)))
 
     def to_dict(self, predictions: Sequence[dict] = (), level: float = 0.9) -> dict[str, Any]:
-        """JSON-ready: both stages, and what `at` or `best` said."""
+        """JSON-ready values of both stages, with `predictions` made by `at` or `best`."""
         second = fit_dict(self.second, None, level=level, findings=())
         kept = ("formula", "params", "fixed", "value", "n_points", "n_clusters", "status", "message", "bounds_hit")
         spans = {name: self._span(name, level) for name in self.second.free}
@@ -140,21 +145,21 @@ class TwoStage:
         return [min(max(end, 0.0), 1.0) if is_score else end for end in span]
 
     def text(self, predictions: Sequence[dict] = (), level: float = 0.9) -> str:
-        """The report that a reader wants, plain lines."""
-        told = self.to_dict(predictions, level)["sigmoid"]
+        """The report as plain lines of text, with `predictions` made by `at` or `best`."""
+        values = self.to_dict(predictions, level)["sigmoid"]
         lines = [
-            f"{self.score} from the loss, the loss from N and D; {told['n_points']} runs, {level:.0%} intervals: "
+            f"{self.score} from the loss, the loss from N and D; {values['n_points']} runs, {level:.0%} intervals: "
             f"{self.draws.kind} by {self.draws.by}",
             f"  {self.first.law}",
             f"  {self.second.law.formula}, L the loss",
         ]
-        for name, value in told["params"].items():
-            span = told["intervals"].get(name)
+        for name, value in values["params"].items():
+            span = values["intervals"].get(name)
             remark = f"[{span[0]:.4f}, {span[1]:.4f}]" if span else "fixed"
             lines.append(
-                f"  {name:>9} {value:>9.4f}  {remark}" + ("  at its bound" if name in told["bounds_hit"] else "")
+                f"  {name:>9} {value:>9.4f}  {remark}" + ("  at its bound" if name in values["bounds_hit"] else "")
             )
-        lines += [f"  {told['status']}; scores lie within {self.error:.4f} (rms) of what their run's loss predicts"]
+        lines += [f"  {values['status']}; scores lie within {self.error:.4f} (rms) of what their run's loss predicts"]
         for one in predictions:
             where = f"{one['flops']:.3g} FLOPs: " if "flops" in one else ""
             lines.append(
@@ -192,7 +197,7 @@ def two_stage(
     chance = _chance(rows) if chance is None else chance
     if chance is not None and error is not None and not np.any(score - chance > 2 * error):
         raise FitError(
-            f"no run's {column} lies two standard errors above chance ({chance:.3g}): there is nothing to fit yet; "
+            f"no run's {column} lies two standard errors above chance ({chance:.3g}): the sigmoid is not identified; "
             "larger models, or more items, are needed"
         )
     first = fit(law, data, seed=seed)

@@ -1,6 +1,6 @@
-"""Which parameters make N and which operations make C: chosen when a law is fitted, never when a run is stored.
+"""Conventions: which parameters count as N and which operations as C. A run table stores all counts; a fit chooses.
 
-The choice moves the exponent of the optimal size (Porian et al. 2024, Pearce and Song 2024): every result carries it.
+The convention moves the exponent of the optimal size (Porian et al. 2024, Pearce and Song 2024): every result names it.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,16 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.laws.law import Cost
-from isoflop.scaling.table.read import OPTIONAL, QUANTITIES, TableError, check_values, near_match, require, row_names
+from isoflop.scaling.table.read import (
+    OPTIONAL,
+    QUANTITIES,
+    TableError,
+    check_values,
+    hint,
+    near_match,
+    require,
+    row_names,
+)
 from isoflop.scaling.table.runs import PARAM_GROUPS, final_rows
 
 PARAMS = {
@@ -24,15 +33,16 @@ COMPUTE = {
     "6nd": "6 x parameters (by the convention chosen) x tokens",
     "full-attention": "exact, but counting the masked half of the attention square",
 }
-AS_GIVEN = "as given"
+AS_GIVEN = "as given"  # the convention of a column that a plain table brings
 
 
 @dataclass(frozen=True)
 class Points:
-    """What a law is fitted to: one row per data point, and the conventions behind its columns.
+    """The data points that a law is fitted to, a row each, and the conventions of their columns.
 
-    `frame` has n_params, tokens, flops, loss (NaN where the table does not tell) and cluster, and run_id, seed, arm,
-    unique_tokens, weight when the table has them.
+    `frame` has n_params, tokens, flops, loss (NaN where the table lacks one) and cluster, and those of OPTIONAL that
+    the table has. `cluster` names the column whose values are the units of resampling, `notes` say what was left out or
+    assumed.
     """
 
     frame: pd.DataFrame
@@ -43,7 +53,7 @@ class Points:
 
     @cached_property
     def cost(self) -> Cost:
-        """C = k N^(1+slope) D through the points: exact FLOPs per parameter fall with size, 6ND has slope 0."""
+        """C = k N^(1+slope) D by least squares through the points. Raises TableError where a value is missing."""
         x = np.log(self.frame["n_params"].to_numpy(float))
         y = np.log(self.frame["flops"] / self.frame["n_params"] / self.frame["tokens"]).to_numpy(float)
         if not np.isfinite(x).all() or not np.isfinite(y).all():
@@ -62,13 +72,14 @@ def points(
 ) -> Points:
     """The data points of a run table (final rows of finished runs) or of a plain table, under the named conventions.
 
-    In a plain table n_params is taken as given and missing flops are 6 x n_params x tokens; `notes` says so.
+    `params` is one of PARAMS, `compute` of COMPUTE; `cluster` is a column, "row", or "auto": trunk_id, else run_id,
+    else row. In a plain table n_params is taken as given and missing flops are 6 x n_params x tokens; `notes` says so.
     Raises TableError for an unknown convention, a missing column, or a value that is not finite and positive.
     """
     if isinstance(table, Points):
         return table
-    _check_choice("params", params, PARAMS)
-    _check_choice("compute", compute, COMPUTE)
+    _check_convention("params", params, PARAMS)
+    _check_convention("compute", compute, COMPUTE)
     notes = list(table.attrs.get("notes", ()))
     if is_runs(table):
         frame = _finished(table, notes)
@@ -85,7 +96,7 @@ def points(
 
 
 def is_runs(table: pd.DataFrame) -> bool:
-    """Whether the table is a run table: parameters by group, states, final rows."""
+    """Whether a table has the columns of a run table: parameters by group, state, final."""
     return {"final", "state", "n_params_total", *(f"n_params_{g}" for g in PARAM_GROUPS)} <= set(table.columns)
 
 
@@ -169,8 +180,6 @@ def _clusters(frame: pd.DataFrame, cluster: str) -> tuple[pd.Series, str]:
     return frame[cluster], cluster
 
 
-def _check_choice(what: str, value: str, allowed: dict[str, str]) -> None:
+def _check_convention(what: str, value: str, allowed: dict[str, str]) -> None:
     if value not in allowed:
-        near = near_match(value, allowed)
-        hint = f"; did you mean {near!r}?" if near else ""
-        raise TableError(f"--{what} {value}: not one of {', '.join(allowed)}{hint}")
+        raise TableError(f"--{what} {value}: not one of {', '.join(allowed)}{hint(value, allowed)}")

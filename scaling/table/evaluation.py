@@ -1,10 +1,9 @@
-"""The final evaluation of a run in detail, `evaluation.parquet` beside its rows: what a mean cannot say.
+"""The final evaluation of a run in detail: loss by position and by document, in `evaluation.parquet` of its folder.
 
-Two runs that were measured on the same windows differ by far less noise than each of them has: the documents are the
-same, so the difference is taken document by document.
+Two runs that were measured on the same documents are compared document by document: the difference has far less noise
+than either loss.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from isoflop.scaling.table.runs import Column, RunTableError
+from isoflop.scaling.table.runs import Column, RunTableError, first_line, write_parquet
 
 EVALUATION_FILE = "evaluation.parquet"
 COLUMNS: tuple[Column, ...] = (
@@ -33,31 +32,19 @@ def write_evaluation(path: Path, rows: pd.DataFrame) -> None:
     write_parquet(path, pa.Table.from_pandas(rows[list(NAMES)], schema=_ARROW_SCHEMA, preserve_index=False))
 
 
-def write_parquet(path: Path, table: pa.Table) -> None:
-    """Write a table to a temporary name beside `path`, then rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        pq.write_table(table, temporary, compression="zstd")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def read_evaluation(path: Path) -> pd.DataFrame:
     """One run's rows. Raises RunTableError for a file that is no evaluation."""
     try:
         return pq.read_table(path, partitioning=None).select(list(NAMES)).to_pandas()
     except (pa.ArrowInvalid, KeyError, OSError) as error:
-        reason = str(error).splitlines()[0]
         raise RunTableError(
-            f"{path}: not the evaluation of a run ({reason}); delete it to have it made anew"
+            f"{path}: not the evaluation of a run ({first_line(error)}); delete it to have it made anew"
         ) from error
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Mean of a less that of b over what both were measured on, with the standard error of the difference."""
+    """Mean of a less that of b over `units` documents, windows or items of both, with its standard error `se`."""
 
     difference: float
     se: float
@@ -66,12 +53,12 @@ class Paired:
 
     @property
     def within_error(self) -> bool:
-        """Whether two standard errors reach zero."""
+        """Whether the difference is at most two standard errors."""
         return abs(self.difference) <= 2 * self.se
 
     def __str__(self) -> str:
-        told = f"{self.difference:+.4f} +- {self.se:.4f} over {self.units} {self.unit}s"
-        return f"{told}, within two standard errors" if self.within_error else told
+        text = f"{self.difference:+.4f} +- {self.se:.4f} over {self.units} {self.unit}s"
+        return f"{text}, within two standard errors" if self.within_error else text
 
 
 def paired_loss(a: pd.DataFrame, b: pd.DataFrame) -> Paired:

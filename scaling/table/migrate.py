@@ -1,4 +1,4 @@
-"""Columns that older run tables lack, worked out from those they have: a model's parts show in its counts."""
+"""Schema migration: columns that run tables of earlier versions lack, computed from their parameter counts."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ ADDED = ("n_params_active", "norm", "activation", "positions", "experts", "exper
 
 
 def complete(frame: pd.DataFrame) -> pd.DataFrame:
-    """The table with every column of ADDED in every row; rows that have them are left as they are."""
+    """A run table with the columns of ADDED in every row; rows that have them are left as they are."""
     missing = frame["n_params_active"].isna() if "n_params_active" in frame else pd.Series(True, index=frame.index)
     if not missing.any():
         return frame
@@ -17,8 +17,8 @@ def complete(frame: pd.DataFrame) -> pd.DataFrame:
     shapes = frame.loc[missing, known].drop_duplicates("run_id").set_index("run_id")
     parts = pd.DataFrame([_parts(row) for row in shapes.itertuples()], index=shapes.index)
     for name in ADDED:
-        told = frame.loc[missing, "run_id"].map(parts[name])
-        frame = frame.assign(**{name: told if name not in frame else frame[name].where(~missing, told)})
+        filled = frame.loc[missing, "run_id"].map(parts[name])
+        frame = frame.assign(**{name: filled if name not in frame else frame[name].where(~missing, filled)})
     return frame
 
 

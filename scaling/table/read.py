@@ -1,8 +1,7 @@
-"""Anybody's table: a runs folder, a parquet or a CSV becomes a DataFrame with the names this package uses.
+"""Reads any table: a runs folder, a parquet or a CSV becomes a DataFrame with the column names of this package.
 
-A table needs `loss` and what it was bought with: `n_params` and `tokens`, or `flops`. Nothing is dropped in silence:
-what was renamed or filtered is written to `frame.attrs["notes"]`, and values that no law can take are an error that
-names the rows.
+A table needs `loss`, and `n_params` and `tokens` or `flops`. What was renamed or filtered is written to
+`frame.attrs["notes"]`; values that no law can take are an error that names the rows.
 """
 
 import difflib
@@ -14,11 +13,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from isoflop.scaling.table.runs import is_run_table, read_runs
+from isoflop.scaling.table.runs import first_line, is_run_table, read_runs
 
 QUANTITIES = ("n_params", "tokens", "flops", "loss")
 OPTIONAL = ("run_id", "trunk_id", "seed", "arm", "unique_tokens", "vocab_size", "weight")
-MAX_POINTS = 20_000  # beyond this a table holds curves, not runs, and every interval would be wrong as well as slow
+MAX_POINTS = 20_000  # a larger table holds curves, not runs, and every interval would be wrong and slow
 _ALIASES = {
     "n_params": ("n", "params", "parameters", "num_params", "nparams", "model_size", "n_parameters", "size"),
     "tokens": ("d", "n_tokens", "num_tokens", "train_tokens", "training_tokens", "tokens_seen", "data"),
@@ -40,7 +39,7 @@ def read_table(
 ) -> pd.DataFrame:
     """The table at `path` with its columns renamed by `mapping` (ours -> yours) and its rows kept by `where`.
 
-    `study` keeps the runs that one study of a runs folder asked for.
+    `study` keeps the runs that one study of a runs folder lists.
 
     `attrs` carries "source", "notes" (what was renamed and filtered) and "mapping". The index counts the rows of the
     file from 0, also after filtering. Raises TableError, or RunTableError for a runs folder that is not one.
@@ -74,13 +73,10 @@ def _of_study(frame: pd.DataFrame, path: Path, study: str, notes: list[str]) -> 
         raise TableError(f"{path}: --study {study} needs a runs folder; for a file use --where")
     known = {file.stem: file for file in sorted(path.glob("studies/*.json"))}
     if study not in known:
-        near = difflib.get_close_matches(study, known, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise TableError(
-            f"{path}: no study {study!r} was launched here (there are: {', '.join(known) or 'none'}){hint}"
-        )
-    asked = _runs_of(known[study])
-    kept = frame[frame["run_id"].isin(asked)].reset_index(drop=True)
+        there = ", ".join(known) or "none"
+        raise TableError(f"{path}: no study {study!r} was launched here (there are: {there}){hint(study, known)}")
+    listed = _runs_of(known[study])
+    kept = frame[frame["run_id"].isin(listed)].reset_index(drop=True)
     if kept.empty:
         raise TableError(f"{path}: no run of study {study!r} has finished")
     notes.append(f"study {study}: {kept['run_id'].nunique()} of {frame['run_id'].nunique()} runs in the store")
@@ -106,7 +102,7 @@ def require(frame: pd.DataFrame, columns: Iterable[str], *, source: str = "table
 
 
 def near_match(name: str, candidates: Iterable[str]) -> str | None:
-    """The candidate most like `name`: a known alias first, else the closest spelling, else None."""
+    """The candidate most like `name`: a known alias first, else the closest spelling, else one that contains it."""
     candidates = list(candidates)
     lowered = {c.lower(): c for c in candidates}
     for alias in (name, *_ALIASES.get(name, ())):
@@ -115,6 +111,12 @@ def near_match(name: str, candidates: Iterable[str]) -> str | None:
     containing = [c for c in candidates if name in c.lower()]
     close = difflib.get_close_matches(name, lowered, n=1, cutoff=0.6)
     return lowered[close[0]] if close else (containing[0] if containing else None)
+
+
+def hint(name: str, candidates: Iterable[str]) -> str:
+    """The end of a message on an unknown name: "; did you mean ...?", empty where no candidate is like it."""
+    near = near_match(name, candidates)
+    return f"; did you mean {near!r}?" if near else ""
 
 
 def check_values(frame: pd.DataFrame, columns: Iterable[str], *, source: str = "table") -> None:
@@ -161,20 +163,18 @@ def _read(path: Path) -> pd.DataFrame:
         return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
     except (pa.ArrowInvalid, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         kind = "parquet" if path.suffix == ".parquet" else "CSV"
-        raise TableError(f"{path}: cannot be read as {kind} ({str(error).splitlines()[0]})") from error
+        raise TableError(f"{path}: cannot be read as {kind} ({first_line(error)})") from error
 
 
 def _rename(frame: pd.DataFrame, mapping: Mapping[str, str], notes: list[str], *, source: str) -> pd.DataFrame:
     for ours, yours in mapping.items():
         if ours not in (*QUANTITIES, *OPTIONAL):
-            near = near_match(ours, (*QUANTITIES, *OPTIONAL))
-            hint = f"; did you mean {near!r}?" if near else ""
-            raise TableError(f"--map {ours}={yours}: {ours!r} is none of {', '.join((*QUANTITIES, *OPTIONAL))}{hint}")
+            allowed = (*QUANTITIES, *OPTIONAL)
+            raise TableError(f"--map {ours}={yours}: {ours!r} is none of {', '.join(allowed)}{hint(ours, allowed)}")
         if yours not in frame:
-            near = near_match(yours, [str(c) for c in frame.columns])
-            hint = f"; did you mean {near!r}?" if near else ""
+            names = tuple(map(str, frame))
             raise TableError(
-                f"{source}: --map {ours}={yours}: no column {yours!r}{hint} (columns: {', '.join(map(str, frame))})"
+                f"{source}: --map {ours}={yours}: no column {yours!r}{hint(yours, names)} (columns: {', '.join(names)})"
             )
     renamed = frame.assign(**{ours: frame[yours] for ours, yours in mapping.items()})
     notes.extend(f"{ours} is the column {yours}" for ours, yours in mapping.items())
@@ -184,10 +184,10 @@ def _rename(frame: pd.DataFrame, mapping: Mapping[str, str], notes: list[str], *
 def _filter(frame: pd.DataFrame, where: str, notes: list[str], *, source: str) -> pd.DataFrame:
     try:
         kept = frame.query(where, engine="python")
-    except Exception as error:  # query evaluates a user's expression: anything may come out of it
-        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # query evaluates a user's expression, which can raise anything
+        names = ", ".join(map(str, frame))
         raise TableError(
-            f'{source}: --where "{where}" cannot be evaluated ({what}); columns: {", ".join(map(str, frame))}'
+            f'{source}: --where "{where}" cannot be evaluated ({first_line(error)}); columns: {names}'
         ) from error
     if not isinstance(kept, pd.DataFrame) or kept.empty:
         raise TableError(f'{source}: --where "{where}" keeps none of the {len(frame)} rows')

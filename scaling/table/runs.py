@@ -1,8 +1,8 @@
 """The run table: one row per (run, evaluation), run constants repeated.
 
-`COLUMNS` is the contract between the runner, the fits and the figures. A run is one parquet file, written to a
-temporary name and renamed, so that a reader sees a whole run or none. Its resolved configuration travels in the schema
-metadata. Anything that reads parquet (pandas, DuckDB, polars) reads a store with a glob.
+`COLUMNS` defines what the runner writes and the fits and figures read. A run is one parquet file, written to a
+temporary name and renamed, so that a reader sees a whole run or none; the schema metadata holds its resolved
+configuration. Anything that reads parquet (pandas, DuckDB, polars) reads a store with a glob.
 """
 
 import json
@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 
 from isoflop.scaling.table.migrate import ADDED, complete
 
-SCHEMA_VERSION = 1  # raised when an older isoflop could not read a new table; columns are added without
+SCHEMA_VERSION = 1  # raised when an older isoflop could not read a new table; added columns do not raise it
 RUN_FILE = "run.parquet"
 _METADATA_KEY = b"isoflop"
 
@@ -82,7 +83,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("step", "int64", "steps", "optimiser steps taken"),
     Column("tokens", "int64", "tokens", "training tokens seen"),
     Column("horizon_tokens", "int64", "tokens", "tokens at which the schedule ends"),
-    Column("budget_flops", "float64", "FLOPs", "the budget asked for; NaN when it was given in tokens"),
+    Column("budget_flops", "float64", "FLOPs", "the budget requested; NaN when it was given in tokens"),
     Column("batch_tokens", "int64", "tokens", "tokens per optimiser step"),
     Column("learning_rate", "float64", "", "base learning rate at this step"),
     Column("phase", "string", "", "warmup, constant, cooldown or decay"),
@@ -96,7 +97,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("wall_seconds", "float64", "s", "training time had the run been alone (a trunk counts in each)", True),
     Column("peak_memory_bytes", "int64", "bytes", "peak resident memory of the worker; on CUDA, of the device", True),
     Column("code_version", "string", "", "version and commit of isoflop", True),
-    Column("torch_version", "string", "", "torch, and the build of our kernels beside it", True),
+    Column("torch_version", "string", "", "torch, and the build of our kernels", True),
     Column("device", "string", "", "processor or accelerator", True),
     Column("dtype", "string", "", "precision of the matrix products"),
     Column("created_at", "string", "ISO 8601", "when the row was written, UTC", True),
@@ -133,8 +134,8 @@ def validate(frame: pd.DataFrame, *, source: str) -> None:
         raise RunTableError(f"{source}: state is done but the final loss is not a positive number in runs {list(bad)}")
 
 
-def read_config(path: Path) -> dict:
-    """The resolved configuration that a run file carries."""
+def read_config(path: Path) -> dict[str, Any]:
+    """The resolved configuration in a run file. Raises RunTableError where it is none."""
     return _metadata(pq.read_schema(path), path)["config"]
 
 
@@ -193,11 +194,16 @@ def _to_arrow(frame: pd.DataFrame) -> pa.Table:
 
 
 def _write(path: Path, table: pa.Table, metadata: Mapping) -> None:
+    encoded = json.dumps(metadata, sort_keys=True).encode()
+    write_parquet(path, table.replace_schema_metadata({_METADATA_KEY: encoded}))
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Write a table atomically: to a temporary name in the folder of `path`, which is made, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    encoded = json.dumps(metadata, sort_keys=True).encode()
     try:
-        pq.write_table(table.replace_schema_metadata({_METADATA_KEY: encoded}), temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -208,7 +214,7 @@ def _read(path: Path) -> pa.Table:
         table = pq.read_table(path, partitioning=None)
     except (pa.ArrowInvalid, OSError) as error:
         raise RunTableError(
-            f"{path}: cannot be read as parquet ({_first_line(error)}); "
+            f"{path}: cannot be read as parquet ({first_line(error)}); "
             "delete its folder and run the study again to train it anew"
         ) from error
     version = _metadata(table.schema, path)["schema_version"]
@@ -220,15 +226,17 @@ def _read(path: Path) -> pa.Table:
     return table.select([name for name in NAMES if name in table.column_names or name not in ADDED])
 
 
-def _metadata(schema: pa.Schema, path: Path) -> dict:
+def _metadata(schema: pa.Schema, path: Path) -> dict[str, Any]:
     raw = (schema.metadata or {}).get(_METADATA_KEY)
     if raw is None:
         raise RunTableError(
             f"{path}: not a run table (no isoflop metadata); for your own data use --map on a CSV "
             "or parquet with columns n_params, tokens, loss"
         )
-    return json.loads(raw)
+    metadata: dict[str, Any] = json.loads(raw)
+    return metadata
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its type where it has none."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__

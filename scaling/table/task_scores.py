@@ -1,4 +1,4 @@
-"""Scores of trained models on tasks: beside each run's rows, a row a task and metric, and what each item scored.
+"""Scores of trained models on tasks: in each run's folder, a row per task and metric, and the score of each item.
 
     cells/<run_id>/downstream.parquet         SCORES
     cells/<run_id>/downstream_items.parquet   ITEMS; only of metrics that are a mean over items
@@ -13,9 +13,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from isoflop.scaling.table.evaluation import Paired, paired, write_parquet
-from isoflop.scaling.table.read import TableError, near_match
-from isoflop.scaling.table.runs import Column
+from isoflop.scaling.table.evaluation import Paired, paired
+from isoflop.scaling.table.read import TableError, hint
+from isoflop.scaling.table.runs import Column, write_parquet
 
 SCORES_FILE, ITEMS_FILE = "downstream.parquet", "downstream_items.parquet"
 SCORES: tuple[Column, ...] = (
@@ -24,12 +24,12 @@ SCORES: tuple[Column, ...] = (
     Column("metric", "string", "", "what lm-eval calls the score"),
     Column("value", "float64", "", "the score"),
     Column("stderr", "float64", "", "its standard error over items"),
-    Column("items", "int64", "", "questions asked"),
+    Column("items", "int64", "", "number of questions"),
     Column("chance", "float64", "", "what guessing scores; NaN where answers are not chosen from a list"),
     Column("items_id", "string", "", "hash of the questions"),
     Column("higher_is_better", "bool_", "", "whether a larger value is the better one"),
     Column("lm_eval_version", "string", "", "version of lm-eval"),
-    Column("created_at", "string", "ISO 8601", "when it was asked, UTC"),
+    Column("created_at", "string", "ISO 8601", "when it was scored, UTC"),
 )
 ITEMS: tuple[Column, ...] = (
     Column("run_id", "string", "", "the run"),
@@ -41,29 +41,29 @@ ITEMS: tuple[Column, ...] = (
 
 
 def write_scores(folder: Path, scores: pd.DataFrame, items: pd.DataFrame) -> None:
-    """Write a run's scores to its folder; tasks scored before keep theirs unless they are among these."""
+    """Write a run's scores and items to its folder; those of other tasks that are there already are kept."""
     for name, columns, new in ((SCORES_FILE, SCORES, scores), (ITEMS_FILE, ITEMS, items)):
-        path, asked = folder / name, set(scores["task"])
+        path, scored = folder / name, set(scores["task"])
         if path.exists():
             old = pq.read_table(path, partitioning=None).to_pandas()
-            new = pd.concat([old[~old["task"].isin(asked)], new], ignore_index=True)
+            new = pd.concat([old[~old["task"].isin(scored)], new], ignore_index=True)
         write_parquet(path, _arrow(new, columns))
 
 
 def read_scores(root: Path) -> pd.DataFrame:
-    """SCORES of every run in a store; no rows where nothing was scored."""
+    """The scores of every run in a store, with the columns of SCORES; no rows where nothing was scored."""
     files = sorted(Path(root).glob(f"cells/*/{SCORES_FILE}"))
     frames = [pq.read_table(path, partitioning=None).to_pandas() for path in files]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[c.name for c in SCORES])
 
 
 def read_items(folder: Path) -> pd.DataFrame:
-    """ITEMS of one run."""
+    """The scores of one run by item, with the columns of ITEMS."""
     return pq.read_table(folder / ITEMS_FILE, partitioning=None).to_pandas()
 
 
 def paired_score(a: pd.DataFrame, b: pd.DataFrame, task: str, metric: str) -> Paired | None:
-    """Score of a less that of b over the items of a task; None for a score that is no mean over items."""
+    """Score of a less that of b over the items of a task; None where the score is not a mean over the same items."""
     values = [
         frame[(frame["task"] == task) & (frame["metric"] == metric)].set_index("item")["value"] for frame in (a, b)
     ]
@@ -81,9 +81,8 @@ def with_score(table: pd.DataFrame, root: Path, task: str, metric: str | None = 
     scores = read_scores(root)
     known = scores["task"].unique()
     if task not in known:
-        near = near_match(task, map(str, known))
-        hint = f"; did you mean {near!r}?" if near else f"; isoflop evaluate RUN_ID --tasks {task} makes them"
-        raise TableError(f"{root}: no run has a score on task {task!r}{hint}")
+        remedy = hint(task, map(str, known)) or f"; isoflop evaluate RUN_ID --tasks {task} makes them"
+        raise TableError(f"{root}: no run has a score on task {task!r}{remedy}")
     scores = scores[scores["task"] == task]
     metric = metric or str(scores["metric"].iloc[0])
     scores = scores[scores["metric"] == metric].set_index("run_id")

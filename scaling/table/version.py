@@ -1,4 +1,4 @@
-"""Which code made a result: the version, and in a checkout the commit."""
+"""The version of the code that made a result."""
 
 import subprocess
 from functools import cache
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @cache
 def code_version() -> str:
-    """Version and, in a checkout, the commit."""
+    """The version of isoflop and, in a checkout, the commit: "0.1.0+0123456789ab"."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
     try:
         commit = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""Compute multipliers: the truth inside the interval, verdicts at the right rate, banners when they are due."""
+"""Compute multipliers: the truth inside the interval, verdicts at the right rate, Findings when they are due."""
 
 import numpy as np
 import pandas as pd
@@ -72,7 +72,7 @@ def test_one_tpp_needs_a_law_of_compute():
     assert choose_form([points(pd.DataFrame({"n_params": n, "tokens": 20 * n, "loss": BASE(n, 20 * n)}))]) is Power
 
 
-def test_banners():
+def test_findings_on_a_comparison():
     table = two_arms(cheaper(1.5), seed=0)
     table["peak_learning_rate"] = np.where(np.arange(len(table)) == 0, 0.01, 0.02)
     table["eval_id"] = table["arm"]
