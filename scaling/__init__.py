@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from isoflop.scaling.findings.diagnose import diagnose
     from isoflop.scaling.fitting.fit import fit
     from isoflop.scaling.fitting.uncertainty import bootstrap, jackknife
-    from isoflop.scaling.imports.read import import_source
     from isoflop.scaling.laws.chinchilla import Chinchilla
     from isoflop.scaling.prediction.predict import predict
     from isoflop.scaling.prediction.register import register, score
@@ -40,7 +39,6 @@ _PLACES = {
     "diagnose": "findings.diagnose:diagnose",
     "fit": "fitting.fit:fit",
     "hold_out": "selection.holdout:hold_out",
-    "import_source": "imports.read:import_source",
     "jackknife": "fitting.uncertainty:jackknife",
     "multiplier": "arms.multiplier:multiplier",
     "plan_from_law": "design.planning:plan_from_law",
@@ -60,7 +58,6 @@ __all__ = [
     "diagnose",
     "fit",
     "hold_out",
-    "import_source",
     "jackknife",
     "multiplier",
     "plan_from_law",

@@ -25,6 +25,7 @@ from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws import with_role
 from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.table.json_plain import plain
 
 __all__ = [
     "METHODS", "Approaches", "Envelope", "IsoflopProfile", "NoAllocationError", "PowerFit", "Row", "allocation",
@@ -172,9 +173,7 @@ def _span(interval: tuple[float, float]) -> str:
 
 
 def _row_dict(row: Row) -> dict[str, Any]:
-    power = asdict(row.power) if row.power else None
-    if power:
-        power = {k: [_finite(x) for x in v] if isinstance(v, tuple) else v for k, v in power.items()}
+    power = plain(asdict(row.power)) if row.power else None
     return {"approach": row.approach, "method": row.method, "reason": row.reason, "allocation": power}
 
 
@@ -182,13 +181,13 @@ def _budget_dict(result: Approaches, i: int) -> dict[str, Any]:
     exact = result.profiles["exact"][i]
     methods = {
         m: {
-            "n_opt": _finite(p.n_opt), "tokens_opt": _finite(p.tokens_opt), "loss_opt": _finite(p.loss_opt),
+            "n_opt": plain(p.n_opt), "tokens_opt": plain(p.tokens_opt), "loss_opt": plain(p.loss_opt),
             "accepted": p.accepted, "reason": p.reason,
         }
         for m, p in ((m, result.profiles[m][i]) for m in METHODS)
     }  # fmt: skip
     bias = parabola_bias(exact) if exact.accepted else float("nan")
-    return {"flops": exact.flops, "n_sizes": int(exact.frame["n_params"].nunique()), "parabola_bias": _finite(bias)} | (
+    return {"flops": exact.flops, "n_sizes": int(exact.frame["n_params"].nunique()), "parabola_bias": plain(bias)} | (
         methods
     )
 
@@ -225,7 +224,3 @@ def _optimum(cell: dict[str, Any]) -> str:
     if cell["n_opt"] is None:
         return "refused"
     return f"{cell['n_opt']:.4g}" if cell["accepted"] else f"({cell['n_opt']:.4g})"
-
-
-def _finite(x: float) -> float | None:
-    return float(x) if np.isfinite(x) else None

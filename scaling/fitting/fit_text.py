@@ -7,6 +7,7 @@ import numpy as np
 
 from isoflop.scaling.fitting.fit import Fit, number
 from isoflop.scaling.fitting.uncertainty import Draws, intervals
+from isoflop.scaling.table.json_plain import plain
 
 
 class _Finding(Protocol):
@@ -30,7 +31,7 @@ def fit_dict(
         "tied": fit.problem.tied,
         "objective": str(fit.objective),
         "residual": fit.objective.residual,
-        "delta": _finite(fit.delta),
+        "delta": plain(fit.delta),
         "value": fit.value,
         "n_points": len(fit.points.frame),
         "n_clusters": fit.n_clusters,
@@ -41,18 +42,14 @@ def fit_dict(
         "message": fit.message,
         "bounds_hit": list(fit.bounds_hit),
         "starts": {"n": len(fit.starts), "share_at_best": fit.share_at_best},
-        "noise": _finite(fit.noise),
+        "noise": plain(fit.noise),
         "derived": fit.exponents(),
         "interval_kind": draws.kind if draws else None,
-        "intervals": {k: [_finite(x) for x in v] for k, v in intervals(draws, level=level).items()} if draws else {},
+        "intervals": plain(intervals(draws, level=level)) if draws else {},
         "level": level,
         "findings": [{"code": f.code, "severity": f.severity, "message": f.message} for f in findings],
         "notes": list(fit.points.notes),
     }
-
-
-def _finite(x: float) -> float | None:
-    return float(x) if np.isfinite(x) else None
 
 
 def fit_text(fit: Fit, draws: Draws | None = None, level: float = 0.9) -> str:
