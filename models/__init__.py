@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 from isoflop.models.config import ModelConfig, family_of
 
 if TYPE_CHECKING:
-    from torch import nn
+    from isoflop.models.language_model import LanguageModel
 
 if __name__ == "models":
     raise ImportError("import isoflop.models: this folder is a part of the package isoflop")
 
 
-def build_model(config: ModelConfig) -> "nn.Module":
+def build_model(config: ModelConfig) -> "LanguageModel":
     """The module that a shape describes, weights uninitialised."""
     return family_of(config).build(config)

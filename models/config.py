@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 FAMILIES = tuple(sorted(f.stem for f in Path(__file__).with_name("families").glob("*.py") if f.stem != "__init__"))
 OPTIONS = {"norm": ("rmsnorm", "layernorm"), "activation": ("swiglu", "gelu"), "positions": ("rotary", "learned")}
@@ -101,7 +101,8 @@ class ModelConfig:
             )
 
 
-class MatrixShape(NamedTuple):
+@dataclass(frozen=True)
+class MatrixShape:
     """`count` weight matrices of one shape, in one parameter group. Stacked ones (q, k, v; gates) count one by one."""
 
     group: str  # attention, recurrent or mlp, of PARAM_GROUPS

@@ -1,28 +1,39 @@
-"""To and from a Hugging Face folder: the same weights under LlamaForCausalLM's names, and the files around them.
+"""Folders that other tools read: a Hugging Face folder for what is a Llama, TorchScript for every other model.
+
+The default Transformer is written under LlamaForCausalLM's names, with the files around the weights:
 
     model.safetensors  config.json  generation_config.json
     tokenizer.json  tokenizer_config.json  chat_template.jinja
     README.md  isoflop.json (the model card, and the same for machines)
 
-Reading takes any Llama checkpoint whose details are this decoder's; others are refused with what differs.
+What transformers has no class for, the recurrent model and the decoder with other parts, is written as
+
+    model.pt  tokenizer.json  README.md  isoflop.json
+
+where `torch.jit.load("model.pt")` maps token ids (B, T) to logits (B, T, V) without a line of isoflop. Reading takes
+any Llama checkpoint whose details are this decoder's; others are refused with what differs.
 """
 
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from isoflop.models import build_model
 from isoflop.models.config import ModelConfig
+from isoflop.models.language_model import LanguageModel
 from isoflop.models.transformer import NORM_EPS, ROPE_THETA, Transformer
 from isoflop.models.weights import WEIGHTS_FILE, WeightsError, fill, read_tensors, write_tensors
 
 PROVENANCE_FILE = "isoflop.json"
+SCRIPT_FILE = "model.pt"
 CHAT_TEMPLATE = """\
 {%- for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{%- endfor %}
 {%- if add_generation_prompt %}{{ 'assistant: ' }}{%- endif %}"""
@@ -38,14 +49,19 @@ _EXPECTED = {  # config.json must agree where it has the key
 }
 
 
-def write_folder(model: Transformer, folder: Path, *, tokenizer: str, card: str, provenance: Mapping) -> None:
+def write_folder(model: LanguageModel, folder: Path, *, tokenizer: str, card: str, provenance: Mapping) -> None:
     """Write the folder whole, replacing an earlier export; `tokenizer` is the text of its tokenizer.json.
 
     Raises ValueError for a folder that holds anything else.
     """
+    texts = {"tokenizer.json": tokenizer, "README.md": card, PROVENANCE_FILE: json_text(provenance)}
     with replaced_folder(folder) as new:
-        write_tensors(dict(_to_llama(model)), new / WEIGHTS_FILE, {"format": "pt"})
-        for name, content in _texts(model.config, tokenizer, card, provenance).items():
+        if isinstance(model, Transformer):
+            write_tensors(dict(_to_llama(model)), new / WEIGHTS_FILE, {"format": "pt"})
+            texts |= _llama_texts(model.config)
+        else:
+            _write_script(model, new / SCRIPT_FILE)
+        for name, content in texts.items():
             (new / name).write_text(content, encoding="utf-8")
 
 
@@ -77,10 +93,10 @@ def read_folder(folder: Path) -> Transformer:
     if not path.is_file():
         raise WeightsError(f"{folder}: no config.json; name a Hugging Face folder of a Llama model")
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        llama = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise WeightsError(f"{path}: not JSON ({error})") from error
-    model = build_model(_from_llama_config(said, source=str(path)))
+    model = Transformer(_from_llama_config(llama, source=str(path)))
     tensors: dict[str, Tensor] = {}
     for shard in sorted(folder.glob("*.safetensors")):
         tensors |= read_tensors(shard)[0]
@@ -116,7 +132,7 @@ def llama_config(config: ModelConfig) -> dict:
     }
 
 
-def _texts(config: ModelConfig, tokenizer: str, card: str, provenance: Mapping) -> dict[str, str]:
+def _llama_texts(config: ModelConfig) -> dict[str, str]:
     tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": config.context_length,
@@ -127,11 +143,8 @@ def _texts(config: ModelConfig, tokenizer: str, card: str, provenance: Mapping) 
     return {
         "config.json": json_text(llama_config(config)),
         "generation_config.json": json_text(generation),
-        "tokenizer.json": tokenizer,
         "tokenizer_config.json": json_text(tokenizer_config),
         "chat_template.jinja": CHAT_TEMPLATE,
-        "README.md": card,
-        PROVENANCE_FILE: json_text(provenance),
     }
 
 
@@ -161,22 +174,42 @@ def _block_to_llama(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _from_llama_config(said: dict, *, source: str) -> ModelConfig:
-    expected = _EXPECTED | {"num_key_value_heads": said.get("num_attention_heads")}
-    expected["head_dim"] = said.get("hidden_size", 0) // (said.get("num_attention_heads") or 1)
+class _WithoutCache(nn.Module):
+    """The model as a function of the tokens alone, tied weights stored twice: a trace holds no cache and no sharing."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__()
+        self.model = deepcopy(model).eval()
+        if model.config.tied:
+            self.model.head = nn.Parameter(model.head.detach().clone())
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        return self.model(tokens_BT)
+
+
+def _write_script(model: LanguageModel, path: Path) -> None:
+    example = torch.arange(2 * min(8, model.config.context_length)).view(2, -1) % model.config.vocab_size
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the check of the length is not traced, and the tracer's own deprecation
+        torch.jit.trace(_WithoutCache(model), example, check_trace=False).save(str(path))
+
+
+def _from_llama_config(llama: dict, *, source: str) -> ModelConfig:
+    expected = _EXPECTED | {"num_key_value_heads": llama.get("num_attention_heads")}
+    expected["head_dim"] = llama.get("hidden_size", 0) // (llama.get("num_attention_heads") or 1)
     for key, value in expected.items():
-        if said.get(key, value) not in (value, None):
-            raise WeightsError(f"{source}: {key} is {said[key]!r}; this decoder has {value!r}")
+        if llama.get(key, value) not in (value, None):
+            raise WeightsError(f"{source}: {key} is {llama[key]!r}; this decoder has {value!r}")
     try:
         return ModelConfig(
             family="transformer",
-            vocab_size=said["vocab_size"],
-            context_length=said["max_position_embeddings"],
-            n_layer=said["num_hidden_layers"],
-            d_model=said["hidden_size"],
-            n_head=said["num_attention_heads"],
-            d_ff=said["intermediate_size"],
-            tied=said.get("tie_word_embeddings", False),
+            vocab_size=llama["vocab_size"],
+            context_length=llama["max_position_embeddings"],
+            n_layer=llama["num_hidden_layers"],
+            d_model=llama["hidden_size"],
+            n_head=llama["num_attention_heads"],
+            d_ff=llama["intermediate_size"],
+            tied=llama.get("tie_word_embeddings", False),
         )
     except KeyError as error:
         raise WeightsError(f"{source}: no key {error}; not the configuration of a Llama model") from error
@@ -213,6 +246,6 @@ def json_text(value: object) -> str:
     return json.dumps(value, indent=2, default=_plain) + "\n"
 
 
-def _plain(value: object) -> object:
+def _plain(value: Any) -> object:
     """numpy's numbers as Python's."""
     return value.item()

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from isoflop.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Sampling:
 
 
 def generate(
-    model: nn.Module, prompt: Sequence[int], *, max_tokens: int, sampling: Sampling, cached: bool = True
+    model: LanguageModel, prompt: Sequence[int], *, max_tokens: int, sampling: Sampling, cached: bool = True
 ) -> Iterator[int]:
     """Yield `max_tokens` tokens that follow `prompt`.
 

@@ -12,17 +12,24 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 
-from isoflop.models.cache import RecurrentState
 from isoflop.models.config import ModelConfig
-from isoflop.models.matrix import Matrix
+from isoflop.models.language_model import LanguageModel, Matrix
 from isoflop.models.transformer import rms_norm
 
 GATES = 4  # in torch's order: input, forget, cell, output
 _FORGET = 1
 
 
-class LSTM(nn.Module):
-    """Token ids (B, T) to logits (B, T, V). Weights are uninitialised: `parametrization.initialize` fills them."""
+class RecurrentState:
+    """The state of every layer after what it has read of one text."""
+
+    def __init__(self) -> None:
+        self.state: tuple[Tensor, Tensor] | None = None
+        self.length = 0  # positions read
+
+
+class LSTM(LanguageModel):
+    """The stack of layers with embedding and head."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -43,6 +50,7 @@ class LSTM(nn.Module):
         return F.linear(rms_norm(y_BTD.to(self.norm.dtype), self.norm), self.head)
 
     def empty_cache(self) -> RecurrentState:
+        """The state before the first token."""
         return RecurrentState()
 
     def hidden_matrices(self) -> Iterator[Matrix]:

@@ -8,13 +8,14 @@ Shape suffixes: N tokens, D width of the residual stream, E experts, k experts p
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 
 from isoflop.models.config import ModelConfig
-from isoflop.models.matrix import Matrix
+from isoflop.models.language_model import Matrix
 
 BALANCE = 0.01  # weight of the balance loss
 
@@ -27,8 +28,8 @@ class Experts(nn.Module):
         self.experts, self.chosen = config.experts, config.experts_per_token
         self.gated = config.activation == "swiglu"
         self.router = nn.Parameter(torch.empty(config.experts, config.d_model))
-        self.up = nn.Parameter(torch.empty(config.experts * (1 + self.gated) * config.d_ff, config.d_model))
-        self.down = nn.Parameter(torch.empty(config.experts * config.d_model, config.d_ff))
+        self.up = nn.Parameter(torch.empty(config.experts * (1 + self.gated) * config.mlp_width, config.d_model))
+        self.down = nn.Parameter(torch.empty(config.experts * config.d_model, config.mlp_width))
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         x_ND = x_BTD.flatten(0, -2)
@@ -61,12 +62,12 @@ class _WithGradientOf(torch.autograd.Function):
     """The first argument, with the gradient of the second added to that of whatever loss it leads to."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, extra: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, extra: Tensor) -> Tensor:
         ctx.like = extra
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         return gradient, torch.ones_like(ctx.like)
 
 

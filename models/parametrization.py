@@ -12,11 +12,16 @@ Weight decay is independent of the rate's multiplier: rate times decay is the sa
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+from isoflop.models.language_model import LanguageModel
+
 PARAMETRIZATIONS = ("mup", "completep", "standard")
+
+M = TypeVar("M", bound=LanguageModel)
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class ParameterGroup:
     parameters: tuple[nn.Parameter, ...]
 
 
-def initialize(model: nn.Module, seed: int, *, parametrization: str = "mup", base_depth: int = 2) -> nn.Module:
+def initialize(model: M, seed: int, *, parametrization: str = "mup", base_depth: int = 2) -> M:
     """Fill the weights from `seed`; returns the model.
 
     Embedding N(0, 1); hidden N(0, 1 / fan_in), the two that write to the residual stream smaller by sqrt(2 L) so that
@@ -51,7 +56,7 @@ def initialize(model: nn.Module, seed: int, *, parametrization: str = "mup", bas
 
 
 def parameter_groups(
-    model: nn.Module, parametrization: str, *, base_width: int, base_depth: int = 2
+    model: LanguageModel, parametrization: str, *, base_width: int, base_depth: int = 2
 ) -> list[ParameterGroup]:
     """Every parameter once: embedding and vectors, then hidden matrices and the head.
 
@@ -74,6 +79,7 @@ def parameter_groups(
 
 
 def check(parametrization: str) -> None:
+    """Raise ValueError for a parametrization that is not one of PARAMETRIZATIONS."""
     if parametrization not in PARAMETRIZATIONS:
         raise ValueError(f"optim.parametrization must be one of {', '.join(PARAMETRIZATIONS)}; not {parametrization!r}")
 

@@ -9,26 +9,45 @@ Shape suffixes: B batch, T position, N = B x T, D width of the residual stream, 
 F width of the MLP, V vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 
-from isoflop.models.cache import KeyValues
 from isoflop.models.config import ModelConfig
-from isoflop.models.matrix import Matrix
+from isoflop.models.language_model import LanguageModel, Matrix, Recomputable
 
 NORM_EPS = 1e-5
 ROPE_THETA = 10_000.0
 
 
-class Block(nn.Module):
+class KeyValues:
+    """Keys and values of every block for one text, so that its next token costs one position and not all of them.
+
+    There is room for the whole context.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        shape = (config.n_layer, 2, 1, config.n_head, config.context_length, config.head_dim)
+        self.stored = torch.zeros(shape)
+        self.length = 0  # positions read; the model moves it on when all blocks have read
+
+    def extend(self, layer: int, k_BHTK: Tensor, v_BHTK: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the new positions of a block; returns the keys and values of all positions."""
+        end = self.length + k_BHTK.shape[2]
+        self.stored[layer, 0, :, :, self.length : end] = k_BHTK
+        self.stored[layer, 1, :, :, self.length : end] = v_BHTK
+        return self.stored[layer, 0, :, :, :end], self.stored[layer, 1, :, :, :end]
+
+
+class Block(Recomputable):
     """Attention, then MLP, each added to the residual stream."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        width, hidden = config.d_model, config.d_ff
+        width, hidden = config.d_model, config.mlp_width
         self.n_head, self.layer = config.n_head, layer
         self.attention_norm = nn.Parameter(torch.ones(width))
         self.qkv = nn.Parameter(torch.empty(3 * width, width))
@@ -38,15 +57,20 @@ class Block(nn.Module):
         self.down = nn.Parameter(torch.empty(width, hidden))
 
     def forward(self, x_BTD: Tensor, cos_T1K: Tensor, sin_T1K: Tensor, cache: KeyValues | None = None) -> Tensor:
-        x_BTD = x_BTD + self._attend(rms_norm(x_BTD, self.attention_norm), cos_T1K, sin_T1K, cache)
-        gate_BTF, up_BTF = F.linear(rms_norm(x_BTD, self.mlp_norm), self.gate_up).chunk(2, -1)
-        return x_BTD + F.linear(F.silu(gate_BTF) * up_BTF, self.down)
+        """The residual stream after this block."""
+        return self.run(self._sublayers, x_BTD, cos_T1K, sin_T1K, cache)
 
     def hidden_matrices(self) -> Iterator[Matrix]:
+        """Its four matrices, stacked ones whole."""
         yield Matrix(self.qkv, parts=3)
         yield Matrix(self.output, residual=True)
         yield Matrix(self.gate_up, parts=2)
         yield Matrix(self.down, residual=True)
+
+    def _sublayers(self, x_BTD: Tensor, cos_T1K: Tensor, sin_T1K: Tensor, cache: KeyValues | None) -> Tensor:
+        x_BTD = x_BTD + self._attend(rms_norm(x_BTD, self.attention_norm), cos_T1K, sin_T1K, cache)
+        gate_BTF, up_BTF = F.linear(rms_norm(x_BTD, self.mlp_norm), self.gate_up).chunk(2, -1)
+        return x_BTD + F.linear(F.silu(gate_BTF) * up_BTF, self.down)
 
     def _attend(self, x_BTD: Tensor, cos_T1K: Tensor, sin_T1K: Tensor, cache: KeyValues | None) -> Tensor:
         qk_BTHK, v_BTHK = (
@@ -62,14 +86,17 @@ class Block(nn.Module):
         return F.linear(y_BHTK.transpose(1, 2).flatten(2), self.output)
 
 
-class Transformer(nn.Module):
-    """Token ids (B, T) to logits (B, T, V). Weights are uninitialised: `parametrization.initialize` fills them."""
+class Transformer(LanguageModel):
+    """The decoder of default parts."""
+
+    cos: Tensor  # (T, 1, K), as `rotary_tables` makes them
+    sin: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.embedding = nn.Parameter(torch.empty(config.vocab_size, config.d_model))
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.blocks = cast(Sequence[Block], nn.ModuleList(Block(config, layer) for layer in range(config.n_layer)))
         self.norm = nn.Parameter(torch.ones(config.d_model))
         self.head = self.embedding if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.d_model))
         cos_T1K, sin_T1K = rotary_tables(config.context_length, config.head_dim)
@@ -91,9 +118,11 @@ class Transformer(nn.Module):
         return F.linear(rms_norm(x_BTD, self.norm), self.head)
 
     def empty_cache(self) -> KeyValues:
+        """Room for the keys and values of one text."""
         return KeyValues(self.config)
 
     def hidden_matrices(self) -> Iterator[Matrix]:
+        """Every block's."""
         for block in self.blocks:
             yield from block.hidden_matrices()
 
@@ -105,6 +134,7 @@ class Transformer(nn.Module):
 
 
 def rms_norm(x: Tensor, gain: Tensor) -> Tensor:
+    """x / rms(x) * gain, along the last dimension."""
     return F.rms_norm(x, gain.shape, gain, NORM_EPS)
 
 

@@ -6,17 +6,17 @@ parts stay in `models.transformer`, which has a training step written by hand; t
 Shape suffixes: B batch, T position, D width of the residual stream, H heads, K width of a head, F width of the MLP.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 
-from isoflop.models.cache import KeyValues
 from isoflop.models.config import ModelConfig
-from isoflop.models.matrix import Matrix
+from isoflop.models.language_model import LanguageModel, Matrix, Recomputable
 from isoflop.models.moe import Experts, activate
-from isoflop.models.transformer import NORM_EPS, rotary_tables, rotate
+from isoflop.models.transformer import NORM_EPS, KeyValues, rotary_tables, rotate
 
 Rotation = tuple[Tensor, Tensor]  # cos and signed sin of each position
 
@@ -74,8 +74,8 @@ class MLP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.gated = config.activation == "swiglu"
-        self.up = nn.Parameter(torch.empty((1 + self.gated) * config.d_ff, config.d_model))
-        self.down = nn.Parameter(torch.empty(config.d_model, config.d_ff))
+        self.up = nn.Parameter(torch.empty((1 + self.gated) * config.mlp_width, config.d_model))
+        self.down = nn.Parameter(torch.empty(config.d_model, config.mlp_width))
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         return F.linear(activate(F.linear(x_BTD, self.up), gated=self.gated), self.down)
@@ -85,7 +85,7 @@ class MLP(nn.Module):
         yield Matrix(self.down, residual=True)
 
 
-class Block(nn.Module):
+class Block(Recomputable):
     """Attention, then MLP or experts, each added to the residual stream."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
@@ -94,21 +94,28 @@ class Block(nn.Module):
         self.mlp_norm, self.mlp = Norm(config), Experts(config) if config.experts else MLP(config)
 
     def forward(self, x_BTD: Tensor, rotation: Rotation | None, cache: KeyValues | None) -> Tensor:
+        """The residual stream after this block."""
+        return self.run(self._sublayers, x_BTD, rotation, cache)
+
+    def _sublayers(self, x_BTD: Tensor, rotation: Rotation | None, cache: KeyValues | None) -> Tensor:
         x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotation, cache)
         return x_BTD + self.mlp(self.mlp_norm(x_BTD))
 
 
-class Variant(nn.Module):
-    """Token ids (B, T) to logits (B, T, V). Weights are uninitialised: `parametrization.initialize` fills them."""
+class Variant(LanguageModel):
+    """The decoder of the parts that its configuration names."""
+
+    cos: Tensor  # (T, 1, K), where positions are rotary
+    sin: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.embedding = nn.Parameter(torch.empty(config.vocab_size, config.d_model))
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.blocks = cast(Sequence[Block], nn.ModuleList(Block(config, layer) for layer in range(config.n_layer)))
         self.norm = Norm(config)
         self.head = self.embedding if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.d_model))
-        self.position = None
+        self.position: nn.Parameter | None = None
         if config.positions == "learned":
             self.position = nn.Parameter(torch.zeros(config.context_length, config.d_model))
         else:
@@ -136,9 +143,11 @@ class Variant(nn.Module):
         return F.linear(self.norm(x_BTD), self.head)
 
     def empty_cache(self) -> KeyValues:
+        """Room for the keys and values of one text."""
         return KeyValues(self.config)
 
     def hidden_matrices(self) -> Iterator[Matrix]:
+        """Every block's: of its attention, then of its MLP or experts."""
         for block in self.blocks:
             yield from block.attention.hidden_matrices()
             yield from block.mlp.hidden_matrices()

@@ -13,43 +13,44 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig
+from isoflop.models.language_model import LanguageModel
 
 WEIGHTS_FILE = "model.safetensors"
 _METADATA_KEY = "isoflop"  # one key: safetensors gives several no order
 
 
 class WeightsError(ValueError):
-    """A file does not hold the model that was asked for."""
+    """A file does not hold the model that was requested."""
 
 
-def save_weights(model: nn.Module, path: Path, about: Mapping) -> None:
+def save_weights(model: LanguageModel, path: Path, about: Mapping) -> None:
     """Write weights in float32, the shape, and `about` (anything JSON can hold) to `path`."""
     metadata = json.dumps({"model": asdict(model.config), "about": dict(about)}, sort_keys=True)
     write_tensors({name: p.detach() for name, p in model.named_parameters()}, path, {_METADATA_KEY: metadata})
 
 
-def load_weights(path: Path) -> tuple[nn.Module, dict]:
-    """The model in `path` and what was said about it. Raises WeightsError for a file of another make."""
+def load_weights(path: Path) -> tuple[LanguageModel, dict]:
+    """The model in `path` and the `about` it was saved with. Raises WeightsError for a file of another make."""
     tensors, metadata = read_tensors(path)
     if _METADATA_KEY not in metadata:
         raise WeightsError(f"{path}: safetensors, but not a model that isoflop saved (no {_METADATA_KEY!r} metadata)")
-    said = json.loads(metadata[_METADATA_KEY])
-    model = build_model(ModelConfig(**said["model"]))
+    saved = json.loads(metadata[_METADATA_KEY])
+    model = build_model(ModelConfig(**saved["model"]))
     fill(model, tensors, source=str(path))
-    return model, said["about"]
+    return model, saved["about"]
 
 
 def read_about(path: Path) -> dict:
-    """What was said about the model in `path` when it was saved."""
+    """The `about` that the model in `path` was saved with."""
     _, metadata = read_tensors(path)
     return json.loads(metadata[_METADATA_KEY])["about"]
 
 
-def fill(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
+def fill(model: LanguageModel, tensors: Mapping[str, Tensor], *, source: str) -> None:
     """Copy `tensors` into the parameters of the same names.
 
     Raises WeightsError naming the first tensor that is missing, unknown or of another shape.

@@ -9,7 +9,6 @@ import pandas as pd
 from isoflop.experiments.store.models import Trained
 from isoflop.models.config import family_of
 from isoflop.models.export import write_folder
-from isoflop.models.script_export import write_script_folder
 from isoflop.scaling.fitting.fit import fit
 from isoflop.scaling.table.runs import read_runs
 
@@ -18,8 +17,9 @@ FEWEST_RUNS = 12  # for a law of five parameters to be worth a line
 
 def export(trained: Trained, folder: Path) -> Path:
     """Write the run's model to `folder`: for Hugging Face if it is a Llama, else TorchScript. Returns the path."""
-    write = write_folder if _is_llama(trained) else write_script_folder
-    write(trained.model, folder, tokenizer=trained.tokenizer.json(), card=card(trained), provenance=provenance(trained))
+    write_folder(
+        trained.model, folder, tokenizer=trained.tokenizer.json(), card=card(trained), provenance=provenance(trained)
+    )
     return Path(folder).resolve()
 
 

@@ -10,6 +10,7 @@ from isoflop.experiments.data.corpus import Corpus, prepare
 from isoflop.experiments.store.models import Trained, evaluation_file
 from isoflop.experiments.store.store import StoreError
 from isoflop.experiments.training.evaluate import detail, evaluate
+from isoflop.models.step.training_step import choose
 from isoflop.scaling.table.evaluation import read_evaluation, write_evaluation
 
 
@@ -33,5 +34,5 @@ def evaluation_of(trained: Trained, corpora: Path) -> pd.DataFrame:
     if not path.exists():
         corpus = corpus_of(trained, corpora)
         windows = torch.from_numpy(corpus.eval_windows.astype("int64"))
-        write_evaluation(path, detail(trained.run_id, evaluate(trained.model, windows), corpus))
+        write_evaluation(path, detail(trained.run_id, evaluate(choose(trained.model), windows), corpus))
     return read_evaluation(path)

@@ -9,7 +9,7 @@ from typing import cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from isoflop.experiments.config import WhereSpec
@@ -22,7 +22,8 @@ from isoflop.experiments.study.engine import Engine
 from isoflop.experiments.training.checkpoint import Checkpoints, State
 from isoflop.experiments.training.learner import Learner
 from isoflop.models import build_model
-from isoflop.models.step.autograd import loss_of
+from isoflop.models.language_model import LanguageModel
+from isoflop.models.step.autograd import forward_of, loss_of
 
 
 class SharedBatch(Learner):
@@ -91,9 +92,10 @@ class FullyShardedParallel(SharedBatch):
         """Mean loss of this process' sequences; the gradients are averaged over all as they are computed."""
         parts = tokens.split(self.micro_batch)
         total = torch.zeros((), device=tokens.device)
+        forward = forward_of(self.model, bfloat16=self.engine.bfloat16)
         for part in parts:
             cast(FSDPModule, self.model).set_requires_gradient_sync(part is parts[-1])
-            loss = loss_of(self.model, part[:, :-1], part[:, 1:]) * (len(part) / len(tokens))
+            loss = loss_of(forward, part[:, :-1], part[:, 1:]) * (len(part) / len(tokens))
             loss.backward()
             total += loss.detach()
         return total
@@ -105,7 +107,7 @@ class FullyShardedParallel(SharedBatch):
         ).reshard()  # an evaluation leaves head and embedding gathered, as they were before this state
         super().load(state)
 
-    def whole_model(self) -> nn.Module:
+    def whole_model(self) -> LanguageModel:
         """A copy of the model, gathered from all processes. Every one of them must call this."""
         model = build_model(self.cell.model)
         with torch.no_grad():

@@ -4,12 +4,13 @@ from collections.abc import Iterable
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from isoflop.experiments.config import OptimSpec
 from isoflop.experiments.study.optimizers import check
 from isoflop.experiments.training.optimizer import Optimizer
+from isoflop.models.language_model import LanguageModel
 from isoflop.models.parametrization import parameter_groups
 
 
@@ -18,7 +19,7 @@ class ShardedAdamW(Optimizer):
 
     name = "adamw"
 
-    def __init__(self, model: nn.Module, optim: OptimSpec) -> None:
+    def __init__(self, model: LanguageModel, optim: OptimSpec) -> None:
         check(optim)
         self.optim = optim
         self.parameters: dict[str, Tensor] = dict(model.named_parameters())

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from torch import nn
-
 from isoflop.experiments.data.tokenizer import Tokenizer, find_tokenizer
 from isoflop.experiments.store.store import Store, StoreError
 from isoflop.models.generate import Sampling, generate
+from isoflop.models.language_model import LanguageModel
 from isoflop.models.weights import WEIGHTS_FILE, load_weights
 from isoflop.scaling.table.evaluation import EVALUATION_FILE
 from isoflop.scaling.table.runs import read_config, read_runs
@@ -39,7 +38,7 @@ class Trained:
     run_id: str
 
     @cached_property
-    def model(self) -> nn.Module:
+    def model(self) -> LanguageModel:
         """The model with its final weights, ready to evaluate."""
         return load_weights(weights_file(self.store, self.run_id))[0].eval()
 

@@ -8,7 +8,7 @@ from isoflop.experiments.data.tokenizer import Tokenizer
 from isoflop.experiments.store.store import Store
 
 if TYPE_CHECKING:  # a reader of the file needs no torch
-    from torch import nn
+    from isoflop.models.language_model import LanguageModel
 
 SAMPLE_FILE = "sample.txt"
 TEMPERATURE = 0.8  # at 0 small models repeat themselves
@@ -19,7 +19,7 @@ def sample_file(store: Store, run_id: str) -> Path:
     return store.run_file(run_id).with_name(SAMPLE_FILE)
 
 
-def sample(model: "nn.Module", corpus: Corpus, tokenizer: Tokenizer) -> str:
+def sample(model: "LanguageModel", corpus: Corpus, tokenizer: Tokenizer) -> str:
     """The first tokens of the held-out text, a quarter of a window, and a window that the model writes after them.
 
     The same model and corpus give the same text.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.study.cell import Cell
 from isoflop.models.config import family_of, n_total
+from isoflop.models.step.options import StepOptions
 
 LARGE = 10_000_000  # parameters
 PRECISIONS = ("float32", "bfloat16")
@@ -20,15 +21,11 @@ class EngineError(ValueError):
 
 
 @dataclass(frozen=True)
-class Engine:
-    """What `where` comes to for one cell."""
+class Engine(StepOptions):
+    """How the steps of one cell are taken under some `where`: the options of the step, and how it is launched."""
 
-    by_hand: bool = True  # the step of models/step/hand_written.py, for the models that it is written for
-    graph: bool = False
-    compiled: bool = False
-    bfloat16: bool = False
+    graph: bool = False  # as one CUDA graph
     micro_batch: int | None = None  # sequences at once; None: the whole batch
-    recompute: bool = False
     note: str = ""  # why a CUDA device does not do what it would by itself
 
 
@@ -48,7 +45,7 @@ def decide(cell: Cell, where: WhereSpec) -> Engine:
     bfloat16, recompute = cell.precision == "bfloat16", where.activation_checkpointing
     apart = bfloat16 or recompute or done["compile"] or where.distributed == "fsdp2"
     return Engine(
-        by_hand=not (apart or (on_cuda and large)),
+        hand_written=not (apart or (on_cuda and large)),
         graph=done["graph"],
         compiled=done["compile"],
         bfloat16=bfloat16,

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from isoflop.experiments.data.corpus import Corpus, spread_starts
 from isoflop.experiments.data.shards import DOCUMENTS
-from isoflop.models.step.training_step import score
+from isoflop.models.step.training_step import Step
 from isoflop.scaling.table.evaluation import NAMES
 
 _TOKENS_AT_ONCE = 2048  # activations of the widest default model stay in the cache
@@ -28,10 +28,10 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, windows: Tensor) -> Evaluation:
-    """Mean over all targets of `windows` (W, T + 1) int64, every window weighing the same."""
+def evaluate(step: Step, windows: Tensor) -> Evaluation:
+    """Score a model by its step: mean over all targets of `windows` (W, T + 1) int64, each window weighing the same."""
     parts = windows.split(max(1, _TOKENS_AT_ONCE // (windows.shape[1] - 1)))
-    nats_WT, correct_WT = map(torch.cat, zip(*(score(model, part[:, :-1], part[:, 1:]) for part in parts), strict=True))
+    nats_WT, correct_WT = map(torch.cat, zip(*(step.score(part[:, :-1], part[:, 1:]) for part in parts), strict=True))
     by_window = nats_WT.mean(1).double()
     error = by_window.std() / len(by_window) ** 0.5 if len(by_window) > 1 else torch.tensor(math.nan)
     accuracy = int(correct_WT.sum()) / correct_WT.numel()

@@ -19,7 +19,7 @@ from isoflop.experiments.study.study import Study
 from isoflop.models.config import ModelConfig
 
 if TYPE_CHECKING:  # torch loads only when a checkpoint is read
-    from torch import nn
+    from isoflop.models.language_model import LanguageModel
 
 RANDOM = "random"
 _SHAPE_KEYS = ("family", "n_layer", "d_model", "n_head", "d_ff", "tied")  # what the schema calls a model's shape
@@ -53,7 +53,7 @@ def begin_from(study: Study, init_from: str, *, runs: Path, corpora: Callable[[D
     return replace(study, cells=tuple(cells))
 
 
-def start(cell: Cell) -> "nn.Module":
+def start(cell: Cell) -> "LanguageModel":
     """A new model with the weights that a cell begins with."""
     from isoflop.models import build_model
     from isoflop.models.parametrization import initialize
@@ -103,7 +103,7 @@ def _describe(init_from: str, folder: Path) -> tuple[ModelConfig, str, str]:
     return model, _tokenizer_id(file.read_text(encoding="utf-8"), model.vocab_size), parent
 
 
-def _read(folder: Path) -> "nn.Module":
+def _read(folder: Path) -> "LanguageModel":
     from isoflop.models.export import read_folder
     from isoflop.models.weights import WEIGHTS_FILE, load_weights
 

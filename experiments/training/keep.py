@@ -2,8 +2,6 @@
 
 import shutil
 
-from torch import nn
-
 from isoflop.experiments.data.corpus import Corpus
 from isoflop.experiments.data.tokenizer import find_tokenizer
 from isoflop.experiments.store.models import evaluation_file, tokenizers_folder, weights_file
@@ -11,11 +9,12 @@ from isoflop.experiments.store.sample import sample, sample_file
 from isoflop.experiments.store.store import Store
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.training.evaluate import Evaluation, detail
+from isoflop.models.language_model import LanguageModel
 from isoflop.models.weights import load_weights, save_weights
 from isoflop.scaling.table.evaluation import write_evaluation
 
 
-def keep_model(cell: Cell, model: nn.Module, evaluation: Evaluation, *, store: Store, corpus: Corpus) -> None:
+def keep_model(cell: Cell, model: LanguageModel, evaluation: Evaluation, *, store: Store, corpus: Corpus) -> None:
     """Write a finished cell's weights, evaluation and sample, and its tokenizer where that is a file of its own."""
     own, tokenizers = corpus.folder / "tokenizer.json", tokenizers_folder(store)
     if own.exists() and not (kept := tokenizers / f"{corpus.tokenizer_id}.json").exists():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.data.batches import AT_ONCE, count_windows, gatherer, to_device, window_numbers
@@ -22,10 +22,8 @@ from isoflop.experiments.training.evaluate import Evaluation, evaluate
 from isoflop.experiments.training.initial import start
 from isoflop.experiments.training.optimizer import Optimizer, build_optimizer
 from isoflop.experiments.training.rows import Measurement
-from isoflop.models.step.accumulate import accumulate
-from isoflop.models.step.precision import lower_products
-from isoflop.models.step.recompute import recompute_blocks
-from isoflop.models.step.training_step import kernels_build, training_step
+from isoflop.models.language_model import LanguageModel
+from isoflop.models.step.training_step import accumulate, choose
 
 
 class Learner:
@@ -41,13 +39,8 @@ class Learner:
         self.on_cuda = device.startswith("cuda")
         self.micro_batch = self.engine.micro_batch or cell.optim.batch_size  # sequences at once
         self.model = start(cell).to(device)
-        if self.engine.recompute:
-            recompute_blocks(self.model)
-        if self.engine.bfloat16:
-            lower_products(self.model)
         self.optimizer = self.build_optimizer()
-        kernels_build(self.model)  # on a new machine they are compiled here, not within the first step's seconds
-        self.loss_and_gradients = training_step(self.model, by_hand=self.engine.by_hand, compiled=self.engine.compiled)
+        self.model_step = choose(self.model, self.engine)  # compiles the kernels where they are not yet
         self.gather = gatherer(corpus.train, cell.model.context_length, device)
         self.windows = torch.from_numpy(corpus.eval_windows.astype("int64")).to(device)
         self.guess = (1 - 1e-6) * math.log(cell.model.vocab_size)  # rounding apart
@@ -108,7 +101,7 @@ class Learner:
     def gradients(self, tokens: Tensor) -> Tensor:
         """Mean loss of a batch (B, T + 1), nats/token; its gradients lie where the optimizer reads them."""
         inputs, targets = tokens[:, :-1], tokens[:, 1:]
-        return accumulate(self.loss_and_gradients, self.optimizer.gradient_tensors(), inputs, targets, self.micro_batch)
+        return accumulate(self.model_step, self.optimizer.gradient_tensors(), inputs, targets, self.micro_batch)
 
     def _replay(self, tokens: Tensor, rate: float | Tensor) -> None:
         """`train_step` as a CUDA graph, which the first call captures."""
@@ -133,7 +126,7 @@ class Learner:
         since = self.step - (self.measurements[-1].step if self.measurements else 0)
         multiplier, phase = learning_rate(self.cell.schedule, self.step - 1, steps)
         few = self.windows[:: curve_stride(self.windows[:, 1:].numel())]
-        evaluation = evaluate(self.model, few if windows is None else windows)
+        evaluation = evaluate(self.model_step, few if windows is None else windows)
         self.measurements.append(
             Measurement(
                 step=self.step,
@@ -183,7 +176,7 @@ class Learner:
         """The optimizer of the model, which owns its parameters from here on."""
         return build_optimizer(self.model, self.cell.optim)
 
-    def whole_model(self) -> nn.Module:
+    def whole_model(self) -> LanguageModel:
         """The model, all of it in this process."""
         return self.model
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from isoflop.experiments.config import OptimSpec
 from isoflop.experiments.study.optimizers import NEWTON_SCHULZ_STEPS, check
-from isoflop.models.matrix import Matrix
+from isoflop.models.language_model import LanguageModel, Matrix
 from isoflop.models.parametrization import ParameterGroup, parameter_groups
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan: steep at zero, so that five steps lift small singular values
@@ -60,7 +60,7 @@ class FlatAdamW(Optimizer):
 
     name = "adamw"
 
-    def __init__(self, model: nn.Module, optim: OptimSpec) -> None:
+    def __init__(self, model: LanguageModel, optim: OptimSpec) -> None:
         self.optim = optim
         groups = parameter_groups(
             model, optim.parametrization, base_width=optim.base_width, base_depth=optim.base_depth
@@ -124,7 +124,7 @@ class FlatMuon(FlatAdamW):
 
     name = "muon"
 
-    def __init__(self, model: nn.Module, optim: OptimSpec) -> None:
+    def __init__(self, model: LanguageModel, optim: OptimSpec) -> None:
         self.matrices = sorted(model.hidden_matrices(), key=_shape)
         super().__init__(model, optim)
         count = sum(matrix.weight.numel() for matrix in self.matrices)
@@ -161,7 +161,7 @@ class FlatMuon(FlatAdamW):
 KINDS: dict[str, type[FlatAdamW]] = {kind.name: kind for kind in (FlatAdamW, FlatMuon)}
 
 
-def build_optimizer(model: nn.Module, optim: OptimSpec) -> FlatAdamW:
+def build_optimizer(model: LanguageModel, optim: OptimSpec) -> FlatAdamW:
     """The optimizer that `optim` describes, owning the model's parameters from here on.
 
     Raises ValueError naming a field of `optim`, its value and what it may be.

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TypedDict
 
 import torch
-from torch import nn
 
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.data.corpus import Corpus
@@ -24,7 +23,7 @@ from isoflop.experiments.training.evaluate import Evaluation
 from isoflop.experiments.training.learner import Learner, MakeLearner
 from isoflop.experiments.training.process import configure_process
 from isoflop.experiments.training.rows import Measurement, run_rows
-from isoflop.models.step.training_step import kernels_build
+from isoflop.models.language_model import LanguageModel
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +49,7 @@ def train_trunk(
     folder: Path | None,
     where: WhereSpec,
     on_progress: OnProgress | None = None,
-    keep: Callable[[Cell, nn.Module, Evaluation], None] | None = None,
+    keep: Callable[[Cell, LanguageModel, Evaluation], None] | None = None,
     make: MakeLearner = Learner,
 ) -> Iterator[tuple[Cell, list[dict]]]:
     """Yield (cell, its rows of the run table) as each cell ends, the shortest first.
@@ -143,7 +142,7 @@ def _rows(learner: Learner, cell: Cell, corpus: Corpus, device: str) -> list[dic
         state="diverged" if diverged else "done",
         device=device,
         processes=learner.processes,
-        kernels=kernels_build(learner.model) if learner.engine.by_hand else "",
+        kernels=learner.model_step.build,
     )
 
 

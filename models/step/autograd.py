@@ -1,38 +1,75 @@
-"""Loss and gradients by autograd: for every model and device that `hand_written` has no hand-written step for."""
+"""Loss and gradients by autograd: for every model, device and precision that `hand_written` has no step for.
+
+Shape suffixes: B batch, T position, V vocabulary, N = B x T.
+"""
 
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
-from torch import Tensor, nn
+from torch import Tensor
+
+from isoflop.models.language_model import LanguageModel
+
+Forward = Callable[[Tensor], Tensor]  # from token ids (B, T) to logits (B, T, V)
 
 
-def loss_of(model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+def forward_of(model: LanguageModel, *, bfloat16: bool) -> Forward:
+    """The forward pass of `model`: itself, or itself with its matrix products in bfloat16.
+
+    Autocast lowers the inputs of products alone: weights, residual stream, norms and the logits stay float32.
+    """
+    if not bfloat16:
+        return model
+
+    def lowered(tokens_BT: Tensor) -> Tensor:
+        with torch.autocast(tokens_BT.device.type, torch.bfloat16):
+            logits_BTV = model(tokens_BT)
+        return logits_BTV.float()
+
+    return lowered
+
+
+def loss_of(forward: Forward, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
     """Mean cross-entropy in nats/token, to be differentiated."""
-    return F.cross_entropy(model(inputs_BT).flatten(0, 1), targets_BT.flatten())
+    return F.cross_entropy(forward(inputs_BT).flatten(0, 1), targets_BT.flatten())
+
+
+def compiled_loss() -> Callable[[Forward, Tensor, Tensor], Tensor]:
+    """`loss_of` through torch.compile.
+
+    Forgets what was compiled before: torch compiles so many shapes of one function, then gives up silently.
+    """
+    torch.compiler.reset()
+    return torch.compile(loss_of, fullgraph=True, dynamic=False)
 
 
 def loss_and_gradients(
-    model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor, *, loss_of: Callable[..., Tensor] = loss_of
+    model: LanguageModel,
+    forward: Forward,
+    loss_of: Callable[[Forward, Tensor, Tensor], Tensor],
+    inputs_BT: Tensor,
+    targets_BT: Tensor,
 ) -> Tensor:
-    """Mean cross-entropy in nats/token; overwrites the `grad` of every parameter, which must be allocated.
+    """Mean cross-entropy in nats/token; overwrites the `grad` of every parameter of `model`, which must be allocated.
 
-    `loss_of` may be a compiled form of the function of that name.
+    `loss_of` is the function of that name or its compiled form.
     """
-    torch._foreach_zero_([parameter.grad for parameter in model.parameters()])
-    loss = loss_of(model, inputs_BT, targets_BT)
+    torch._foreach_zero_([grad for parameter in model.parameters() if (grad := parameter.grad) is not None])
+    loss = loss_of(forward, inputs_BT, targets_BT)
     loss.backward()
     return loss.detach()
 
 
 @torch.no_grad()
-def logits(model: nn.Module, inputs_BT: Tensor) -> Tensor:
-    return model(inputs_BT)
+def logits(forward: Forward, inputs_BT: Tensor) -> Tensor:
+    """Logits (B, T, V), without recording anything."""
+    return forward(inputs_BT)
 
 
 @torch.no_grad()
-def score(model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
+def score(forward: Forward, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
     """Nats of every target, and whether it is the most likely token, both (B, T)."""
-    logits_BTV = model(inputs_BT)
+    logits_BTV = forward(inputs_BT)
     nats_N = F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), reduction="none")
     return nats_N.view_as(targets_BT), logits_BTV.argmax(-1) == targets_BT

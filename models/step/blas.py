@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy
 from torch import Tensor
 
-from isoflop.models.step import torch_ops as pieces
+from isoflop.models.step import torch_ops
 
 _ROW_MAJOR, _AS_IS, _TRANSPOSED = 101, 111, 112  # of the C interface of BLAS
 _I, _N, _F, _P = ctypes.c_int, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
@@ -30,7 +30,7 @@ def product(a_IK: Tensor, b_KJ: Tensor, *, plus: Tensor | None = None, out: Tens
     """a b, in `out` if given; or `plus` + a b. Of float32, each dense along one of its dimensions."""
     library = _library()
     if library is None:
-        return pieces.product(a_IK, b_KJ, plus=plus, out=out)
+        return torch_ops.product(a_IK, b_KJ, plus=plus, out=out)
     if out is None:
         out = a_IK.new_empty(len(a_IK), b_KJ.shape[1]) if plus is None else plus.contiguous().clone()
     if out.stride(1) == 1:
@@ -57,7 +57,7 @@ def name() -> str:
 
 @cache
 def _library() -> _Library | None:
-    """Numpy's OpenBLAS, from here on with one thread: whoever asks for it works with one."""
+    """Numpy's OpenBLAS, set to one thread: only steps on one thread use it. None where torch multiplies."""
     if not _amd():
         return None
     for path in (Path(numpy.__file__).parents[1] / "numpy.libs").glob("libscipy_openblas64_*"):

@@ -1,14 +1,16 @@
-"""The functions of `models.step.torch_ops`, by the C of `kernels.c` and a library: float32, contiguous, on one core."""
+"""The functions of `models.step.torch_ops` in C: float32, contiguous, on one core.
+
+`kernels.c` has what stands between the matrix products; `blas` multiplies.
+"""
 
 import ctypes
-import warnings
+from collections.abc import Callable
 from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
 
 from isoflop.models.step import blas, native
-from isoflop.models.step import torch_ops as pieces
 from isoflop.models.step.blas import product as product
 from isoflop.models.step.torch_ops import Backward
 from isoflop.models.transformer import NORM_EPS, rotary_tables
@@ -30,42 +32,13 @@ _ARGUMENTS = {
 }
 
 
-def usable(weights: Tensor) -> bool:
-    """Whether there are kernels for a model of these weights in this process."""
-    return weights.device.type == "cpu" and weights.dtype == torch.float32 and torch.get_num_threads() == 1 and _sound()
-
-
-@cache
-def _sound() -> bool:
-    """Whether the kernels are there and agree with torch on something small: compilers have faults too."""
-    if native.library() is None:
-        return False
-    shape, heads, generator = torch.Size((2, 19)), 2, torch.Generator().manual_seed(0)
-    qkv, dy, scale = (torch.randn(*s, generator=generator) for s in ((24, 38), (8, 38), (38,)))
-    targets = torch.arange(38) % 24
-
-    def results(way: object) -> list[Tensor]:
-        y, attend_backward = way.attend(qkv.clone(), scale, heads, shape, keep=True)
-        hidden, swiglu_backward = way.swiglu(qkv.clone(), scale, keep=True)
-        loss, dlogits = way.cross_entropy(qkv.t().contiguous(), scale, targets)
-        products = [way.product(dy, y.t()), way.product(dy.t(), y), way.product(dy, dy.t(), plus=dy[:, :8])]
-        return [*products, y, attend_backward(dy), hidden, swiglu_backward(torch.cat([dy, dy[:4]])), loss, dlogits]
-
-    import sys
-
-    ours = results(sys.modules[__name__])
-    if all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(ours, results(pieces), strict=True)):
-        return True
-    warnings.warn(f"kernels {build_id()} disagree with torch and are left alone", stacklevel=2)
-    return False
-
-
 def build_id() -> str:
     """The build of the C, and the library of the products where it is not torch's."""
     return ", ".join(filter(None, (native.build_id(), blas.name())))
 
 
 def embed(embedding_VD: Tensor, tokens_N: Tensor) -> Tensor:
+    """The rows of the tokens as columns, (D, N)."""
     width = embedding_VD.shape[1]
     x_DN = embedding_VD.new_empty(width, len(tokens_N))
     _call("embed", tokens_N, embedding_VD, x_DN, width, len(tokens_N))
@@ -73,25 +46,30 @@ def embed(embedding_VD: Tensor, tokens_N: Tensor) -> Tensor:
 
 
 def embed_backward(tokens_N: Tensor, dx_DN: Tensor, gradient_VD: Tensor) -> None:
+    """Add to each row of `gradient_VD` the columns of `dx_DN` where its token stands."""
     _call("embed_backward", tokens_N, dx_DN, gradient_VD, *dx_DN.shape)
 
 
 def fold_backward(gradient_ED: Tensor, weight_ED: Tensor, gain_D: Tensor, dgain_D: Tensor) -> None:
+    """From the gradient of weight x gain, in place the gradient of the weight; that of the gain into `dgain_D`."""
     _call("fold_backward", gradient_ED, weight_ED, gain_D, dgain_D, *gradient_ED.shape)
 
 
 def norm_scale(x_DN: Tensor) -> Tensor:
+    """1 / rms of every column, (N)."""
     scale_N = x_DN.new_empty(x_DN.shape[1])
     _call("norm_scale", x_DN, scale_N, *x_DN.shape, NORM_EPS)
     return scale_N
 
 
 def norm_backward(g_DN: Tensor, x_DN: Tensor, scale_N: Tensor, residual_DN: Tensor | None) -> Tensor:
+    """Gradient of x, plus `residual_DN`, from `g_DN`, the gradient of x as if the scale were a constant."""
     _call("norm_backward", g_DN, x_DN, scale_N, residual_DN, torch.empty_like(scale_N), *x_DN.shape)
     return g_DN
 
 
 def swiglu(gate_up_EN: Tensor, scale_N: Tensor, *, keep: bool) -> tuple[Tensor, Backward]:
+    """Hidden activations, (F, N)."""
     shape = len(gate_up_EN) // 2, gate_up_EN.shape[1]
     hidden_FN = gate_up_EN.new_empty(shape)
     _call("swiglu", gate_up_EN, scale_N, hidden_FN, *shape, int(keep))
@@ -104,6 +82,7 @@ def swiglu(gate_up_EN: Tensor, scale_N: Tensor, *, keep: bool) -> tuple[Tensor, 
 
 
 def attend(qkv_EN: Tensor, scale_N: Tensor, n_head: int, shape: torch.Size, *, keep: bool) -> tuple[Tensor, Backward]:
+    """Causal attention over rotated queries and keys, (D, N)."""
     batch, length = shape
     width, strips = len(qkv_EN) // (3 * n_head), -(-length // _STRIP)
     sizes = batch, n_head, width, length
@@ -122,23 +101,25 @@ def attend(qkv_EN: Tensor, scale_N: Tensor, n_head: int, shape: torch.Size, *, k
 
 
 def cross_entropy(logits_NV: Tensor, scale_N: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean loss in nats, and the gradient of the logits before the scale."""
     loss = _call("cross_entropy", logits_NV, scale_N, targets_N, *logits_NV.shape)
     return torch.tensor(loss), logits_NV
 
 
 def score(logits_NV: Tensor, scale_N: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Nats of every target, and whether it is the most likely token."""
     nats_N, hits_N = torch.empty_like(scale_N), torch.empty_like(targets_N, dtype=torch.bool)
     _call("score", logits_NV, scale_N, targets_N, nats_N, hits_N, *logits_NV.shape)
     return nats_N, hits_N
 
 
 def _call(name: str, *arguments: Tensor | float | None) -> float:
-    """Tensors go as pointers, numbers as they are."""
+    """Call a function of `kernels.c`: tensors are passed as pointers, numbers as they are."""
     return _function(name)(*(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments))
 
 
 @cache
-def _function(name: str) -> "ctypes._CFuncPtr":
+def _function(name: str) -> Callable[..., float]:
     function = getattr(native.library(), name)
     function.argtypes = _ARGUMENTS[name]
     function.restype = ctypes.c_double if name == "cross_entropy" else None

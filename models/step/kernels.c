@@ -1,9 +1,13 @@
-/* The pieces between the matrix products of a Transformer's step, each one pass over memory that stays in the cache.
+/* What stands between the matrix products of a Transformer's step, each one pass over memory that stays in the cache.
 
-   What models/step/torch_ops.py says with a dozen tensor operations is one function here, of the same name and meaning.
+   A dozen tensor operations of models/step/torch_ops.py are one function here, of the same name and meaning.
    Activations are feature-major: row d of (D, N) holds one feature of all N = batch x length tokens, so vectors run
-   along tokens and no sum runs across a vector, but for the two that `lanes_to_rows` makes cheap. Sums have a fixed order,
-   so the same build gives the same bits. */
+   along tokens and no sum runs across a vector, but for the two that `lanes_to_rows` makes cheap. Sums have a fixed
+   order, so the same build gives the same bits.
+
+   Shapes stand at the pointers, row-major: D d_model, N = B x T tokens, V vocab, E rows of a weight matrix, F d_ff,
+   B batch, H n_head, K width of a head (D = H x K), T length, P the length padded to whole strips. A backward quotes
+   the line of its forward that it inverts. */
 
 #include <stdlib.h>
 #include <string.h>
@@ -13,20 +17,31 @@
 enum { STRIP = 16, PARTS = STRIP / LANES }; /* queries that are attended for at once, and their vectors */
 typedef int64_t size;
 
-/* x_DN[d, n] = embedding_VD[tokens[n], d] */
-void embed(const int64_t *tokens, const float *embedding, float *x, size d_model, size n) {
+/* x[d, n] = embedding[tokens[n], d] */
+void embed(const int64_t *tokens,  /* (N) */
+           const float *embedding, /* (V, D) */
+           float *x,               /* (D, N), written */
+           size d_model, size n) {
     for (size d = 0; d < d_model; d++)
         for (size i = 0; i < n; i++) x[d * n + i] = embedding[tokens[i] * d_model + d];
 }
 
-/* d_embedding_VD[tokens[n], d] += dx_DN[d, n] */
-void embed_backward(const int64_t *tokens, const float *dx, float *d_embedding, size d_model, size n) {
+/* embed: x[d, n] = embedding[tokens[n], d]. So d_embedding[tokens[n], d] += dx[d, n]. */
+void embed_backward(const int64_t *tokens, /* (N) */
+                    const float *dx,       /* (D, N) */
+                    float *d_embedding,    /* (V, D), added to */
+                    size d_model, size n) {
     for (size d = 0; d < d_model; d++)
         for (size i = 0; i < n; i++) d_embedding[tokens[i] * d_model + d] += dx[d * n + i];
 }
 
-/* From the gradient of weight_ED gain_D, in place that of the weight; and that of the gain. */
-void fold_backward(float *gradient, const float *weight, const float *gain, float *d_gain, size rows, size d_model) {
+/* hand_written.py: folded[e, d] = weight[e, d] * gain[d]. So d_weight = d_folded * gain, d_gain = sum over e of
+   d_folded * weight. */
+void fold_backward(float *gradient,     /* (E, D), of folded; becomes that of the weight */
+                   const float *weight, /* (E, D) */
+                   const float *gain,   /* (D) */
+                   float *d_gain,       /* (D), written */
+                   size rows, size d_model) {
     memset(d_gain, 0, d_model * sizeof(float));
     for (size e = 0; e < rows; e++)
         for (size d = 0; d < d_model; d++) {
@@ -36,17 +51,24 @@ void fold_backward(float *gradient, const float *weight, const float *gain, floa
         }
 }
 
-/* 1 / rms of every column of x_DN */
-void norm_scale(const float *x, float *scale, size d_model, size n, float eps) {
+/* scale[n] = 1 / sqrt(mean over d of x[d, n]^2 + eps) */
+void norm_scale(const float *x, /* (D, N) */
+                float *scale,   /* (N), written */
+                size d_model, size n, float eps) {
     memset(scale, 0, n * sizeof(float));
     for (size d = 0; d < d_model; d++)
         for (size i = 0; i < n; i++) scale[i] += x[d * n + i] * x[d * n + i];
     for (size i = 0; i < n; i++) scale[i] = 1.0f / sqrtf(scale[i] / d_model + eps);
 }
 
-/* g + residual - x scale^2 mean(g x), over g. `room` holds n floats. */
-void norm_backward(float *g, const float *x, const float *scale, const float *residual, float *room, size d_model,
-                   size n) {
+/* norm_scale: scale[n] = 1 / sqrt(mean over d of x[d, n]^2 + eps), by which the product behind x is scaled. So
+   dx = g - x scale^2 mean over d of (g x), where g is the gradient of x as if scale were a constant; plus residual. */
+void norm_backward(float *g,              /* (D, N), becomes dx */
+                   const float *x,        /* (D, N) */
+                   const float *scale,    /* (N) */
+                   const float *residual, /* (D, N), or NULL */
+                   float *room,           /* (N), scratch */
+                   size d_model, size n) {
     memset(room, 0, n * sizeof(float));
     for (size d = 0; d < d_model; d++)
         for (size i = 0; i < n; i++) room[i] += g[d * n + i] * x[d * n + i];
@@ -58,8 +80,9 @@ void norm_backward(float *g, const float *x, const float *scale, const float *re
         }
 }
 
-/* hidden = silu(gate scale) up scale; gate and up become what the gradient of hidden is to be multiplied by. */
-static inline void swiglu_at(float *gate, float *up, const float *scale, float *hidden, int keep) {
+/* hidden = silu(gate scale) up scale, for LANES tokens; with keep, gate and up become the factors that turn the
+   gradient of hidden into those of gate and up. */
+static inline void swiglu_at(float *gate, float *up, const float *scale, float *hidden, int keep) { /* (LANES) each */
     const vec s = AT(scale), g = AT(gate) * s, u = AT(up) * s;
     const vec sigmoid = 1.0f / (1.0f + vexp(-larger(all(-88), g))), silu = g * sigmoid;
     AT(hidden) = silu * u;
@@ -68,7 +91,11 @@ static inline void swiglu_at(float *gate, float *up, const float *scale, float *
     AT(up) = silu * s;
 }
 
-void swiglu(float *gate_up, const float *scale, float *hidden, size d_ff, size n, int keep) {
+/* hidden[f, n] = silu(gate[f, n] scale[n]) up[f, n] scale[n] */
+void swiglu(float *gate_up,     /* (2, F, N): gate, then up; with keep, becomes the factors of swiglu_backward */
+            const float *scale, /* (N) */
+            float *hidden,      /* (F, N), written */
+            size d_ff, size n, int keep) {
     for (size f = 0; f < d_ff; f++) {
         float *gate = gate_up + f * n, *up = gate + d_ff * n, *out = hidden + f * n;
         size i = 0;
@@ -82,13 +109,20 @@ void swiglu(float *gate_up, const float *scale, float *hidden, size d_ff, size n
     }
 }
 
-void swiglu_backward(float *gate_up, const float *d_hidden, size d_ff, size n) {
+/* swiglu_at: hidden = silu(gate scale) up scale. So d_gate = d_hidden up scale silu'(gate scale) scale and
+   d_up = d_hidden silu(gate scale) scale; all but d_hidden is what swiglu kept. */
+void swiglu_backward(float *gate_up,        /* (2, F, N), the kept factors; becomes the gradient of gate, then of up */
+                     const float *d_hidden, /* (F, N) */
+                     size d_ff, size n) {
     for (size half = 0; half < 2; half++)
         for (size i = 0; i < d_ff * n; i++) gate_up[half * d_ff * n + i] *= d_hidden[i];
 }
 
-/* A row's largest entry, and e to the difference from it: kept over the row or not, and summed. */
-static inline float exponentials(float *row, float s, size vocab, float *top, int keep) {
+/* Sum over v of e^(row[v] s - top), where top is the largest row[v] s. With keep the terms overwrite the row. */
+static inline float exponentials(float *row, /* (V) */
+                                 float s, size vocab,
+                                 float *top, /* (1), written */
+                                 int keep) {
     const size whole = vocab / LANES * LANES;
     vec most = all(-INFINITY), total = all(0);
     float highest = -INFINITY, rest = 0;
@@ -109,8 +143,12 @@ static inline float exponentials(float *row, float s, size vocab, float *top, in
     return sum(total) + rest;
 }
 
-/* Logits are logits_NV scaled by row; they become the gradient of the mean loss, which is returned. */
-double cross_entropy(float *logits, const float *scale, const int64_t *targets, size n, size vocab) {
+/* Returns loss = mean over n of log(sum over v of e^(logits[n, v] scale[n])) - logits[n, targets[n]] scale[n]; and its
+   gradient d_logits[n, v] = (softmax(logits scale)[n, v] - (v == targets[n])) scale[n] / N. */
+double cross_entropy(float *logits,          /* (N, V), becomes d_logits */
+                     const float *scale,     /* (N) */
+                     const int64_t *targets, /* (N) */
+                     size n, size vocab) {
     double loss = 0;
     for (size i = 0; i < n; i++) {
         float *row = logits + i * vocab, s = scale[i], target = row[targets[i]] * s, top;
@@ -123,7 +161,12 @@ double cross_entropy(float *logits, const float *scale, const int64_t *targets, 
 }
 
 /* Nats of every target, and whether it has the largest logit, the first of equals. */
-void score(float *logits, const float *scale, const int64_t *targets, float *nats, uint8_t *hits, size n, size vocab) {
+void score(float *logits,          /* (N, V) */
+           const float *scale,     /* (N) */
+           const int64_t *targets, /* (N) */
+           float *nats,            /* (N), written */
+           uint8_t *hits,          /* (N), written */
+           size n, size vocab) {
     for (size i = 0; i < n; i++) {
         float *row = logits + i * vocab, target = row[targets[i]] * scale[i], top;
         const float z = exponentials(row, scale[i], vocab, &top, 0);
@@ -136,12 +179,18 @@ void score(float *logits, const float *scale, const int64_t *targets, float *nat
 /* ---- Attention. One head of one sequence at a time, its length padded to whole strips. */
 
 static inline size padded(size length) { return (length + STRIP - 1) / STRIP * STRIP; }
-/* Where a strip's weights begin: (keys up to its end, STRIP), all strips in a row. */
+/* Where the weights of the strip of queries from t on begin: (keys up to its end, STRIP), all strips in a row. */
 static inline size strip_at(size t) { return t / STRIP * (t / STRIP + 1) / 2 * STRIP * STRIP; }
 
-/* rows 0..width of `from` (stride n) to `to` (stride padded), rotated by the tables (width / 2, length) and scaled. */
-static void load_head(const float *from, const float *scale, const float *cosine, const float *sine, float factor,
-                      float *to, size width, size length, size n) {
+/* One head of one sequence, scaled and rotated: to[k, t] = a cos - b sin and to[k + K/2, t] = b cos + a sin, where
+   a, b = from[k, t], from[k + K/2, t] times scale[t] factor. Without tables (values) to[k, t] = from[k, t] scale[t]. */
+static void load_head(const float *from,   /* (K, T) of rows n floats apart */
+                      const float *scale,  /* (T) */
+                      const float *cosine, /* (K / 2, T), or NULL */
+                      const float *sine,   /* (K / 2, T), or NULL */
+                      float factor,
+                      float *to, /* (K, P), written; zeros beyond T */
+                      size width, size length, size n) {
     const size pad = padded(length), half = width / 2;
     for (size k = 0; k < width; k++) {
         memset(to + k * pad + length, 0, (pad - length) * sizeof(float));
@@ -157,9 +206,16 @@ static void load_head(const float *from, const float *scale, const float *cosine
     }
 }
 
-/* The way back: what `load_head` read from gets the gradient. */
-static void store_head(const float *from, const float *scale, const float *cosine, const float *sine, float factor,
-                       float *to, size width, size length, size n) {
+/* load_head: to[k] = a cos - b sin, to[k + K/2] = b cos + a sin, with a, b = from[k], from[k + K/2] times scale factor.
+   So d_from[k] = (d_to[k] cos + d_to[k + K/2] sin) scale factor, d_from[k + K/2] = (d_to[k + K/2] cos - d_to[k] sin)
+   scale factor. */
+static void store_head(const float *from,   /* (K, P): d_to, the gradient of what load_head wrote */
+                       const float *scale,  /* (T) */
+                       const float *cosine, /* (K / 2, T), or NULL */
+                       const float *sine,   /* (K / 2, T), or NULL */
+                       float factor,
+                       float *to, /* (K, T) of rows n floats apart: d_from, written */
+                       size width, size length, size n) {
     const size pad = padded(length), half = width / 2;
     for (size k = 0; k < (cosine ? half : width); k++)
         for (size t = 0; t < length; t++) {
@@ -173,8 +229,11 @@ static void store_head(const float *from, const float *scale, const float *cosin
         }
 }
 
-/* out[u, STRIP] = sum over k of x[k, u] y[k, STRIP] for u < keys: scores of a strip of queries */
-static inline void products(const float *x, const float *y, float *out, size keys, size width, size pad) {
+/* out[u, t] = sum over k of x[k, u] y[k, t], for u < keys and the STRIP columns t of y: scores of a strip of queries */
+static inline void products(const float *x, /* (K, P) */
+                            const float *y, /* (K, STRIP) of rows P apart */
+                            float *out,     /* (keys, STRIP), written */
+                            size keys, size width, size pad) {
     enum { KEYS = 8 / PARTS }; /* eight sums at once: each waits for its last addition */
     for (size u = 0; u < keys; u += KEYS) {
         vec sums[KEYS][PARTS];
@@ -189,8 +248,11 @@ static inline void products(const float *x, const float *y, float *out, size key
     }
 }
 
-/* out[k, STRIP] = sum over u < keys of weights[u, STRIP] x[k, u] */
-static inline void mixture(const float *weights, const float *x, float *out, size keys, size width, size pad) {
+/* out[k, t] = sum over u < keys of weights[u, t] x[k, u], for a strip of queries t */
+static inline void mixture(const float *weights, /* (keys, STRIP) */
+                           const float *x,       /* (K, P) */
+                           float *out,           /* (K, STRIP) of rows P apart, written */
+                           size keys, size width, size pad) {
     enum { APART = 4 / PARTS }; /* keys that are summed apart, and two features: eight sums at once */
     for (size k = 0; k < width; k += 2) {
         const float *first = x + k * pad, *second = first + pad;
@@ -211,8 +273,12 @@ static inline void mixture(const float *weights, const float *x, float *out, siz
     }
 }
 
-/* out[k, u] = sum over t >= u's strip of weights[u, t] x[k, t] */
-static void over_queries(const float *weights, const float *x, float *out, size width, size pad) {
+/* mixture: out[k, t] = sum over u of weights[u, t] x[k, u]. So d_x[k, u] = sum over t of weights[u, t] d_out[k, t],
+   from u's own strip on: earlier queries do not see the key u. */
+static void over_queries(const float *weights, /* all strips, as strip_at places them */
+                         const float *x,       /* (K, P): d_out */
+                         float *out,           /* (K, P): d_x, written */
+                         size width, size pad) {
     for (size u = 0; u < pad; u += LANES)
         for (size k = 0; k < width; k++) {
             vec sums[LANES];
@@ -227,8 +293,8 @@ static void over_queries(const float *weights, const float *x, float *out, size 
         }
 }
 
-/* Scores (keys, STRIP) of the queries from t on become weights; a query sees the keys up to itself. */
-static inline void softmax(float *scores, size t) {
+/* Scores of the strip of queries from t on become weights; a query sees the keys up to itself. */
+static inline void softmax(float *scores /* (t + STRIP, STRIP), overwritten */, size t) {
     ivec lane;
     for (int i = 0; i < LANES; i++) lane[i] = i;
     for (int first = 0; first < STRIP; first += LANES) {
@@ -246,8 +312,11 @@ static inline void softmax(float *scores, size t) {
     }
 }
 
-/* The gradient of the scores before the softmax, over that of its weights, for a strip of queries from t on. */
-static inline void softmax_backward(float *d, const float *weight, size t) {
+/* softmax: weight[u] = e^score[u] / sum over v of e^score[v], for each query.
+   So d_score[u] = weight[u] (d_weight[u] - sum over v of d_weight[v] weight[v]). */
+static inline void softmax_backward(float *d,            /* (t + STRIP, STRIP): d_weight, becomes d_score */
+                                    const float *weight, /* (t + STRIP, STRIP) */
+                                    size t) {
     for (int p = 0; p < STRIP; p += LANES) {
         vec along = all(0);
         for (size u = p; u < (t + STRIP) * STRIP; u += STRIP) along += AT(d + u) * AT(weight + u);
@@ -255,9 +324,16 @@ static inline void softmax_backward(float *d, const float *weight, size t) {
     }
 }
 
-/* y_DN of qkv_3DN. `heads` (B, H, 3, K, padded) and `weights` (B, H, strips) are kept for the way back. */
-void attend(const float *qkv, const float *scale, const float *cosine, const float *sine, float *y, float *heads,
-            float *weights, size batch, size n_head, size width, size length, int keep) {
+/* Causal attention over rotated queries and keys. With keep, heads and weights are kept for attend_backward; without,
+   they have room for one head alone. */
+void attend(const float *qkv,    /* (3, H, K, N): q, k, v */
+            const float *scale,  /* (N), that qkv is to be multiplied by */
+            const float *cosine, /* (K / 2, T) */
+            const float *sine,   /* (K / 2, T) */
+            float *y,            /* (H, K, N), written */
+            float *heads,        /* (B, H, 3, K, P), written: q, k, v as load_head makes them */
+            float *weights,      /* (B, H, strip_at(P)), written: every strip's */
+            size batch, size n_head, size width, size length, int keep) {
     const size n = batch * length, pad = padded(length), part = n_head * width * n, room = width * pad;
     float *out = malloc(room * sizeof(float));
     for (size b = 0; b < batch; b++)
@@ -280,9 +356,15 @@ void attend(const float *qkv, const float *scale, const float *cosine, const flo
     free(out);
 }
 
-/* d_qkv_3DN of dy_DN, times the scale that qkv was read with. */
-void attend_backward(const float *dy, const float *scale, const float *cosine, const float *sine, const float *heads,
-                     const float *weights, float *d_qkv, size batch, size n_head, size width, size length) {
+/* attend, line by line from its last: the gradient of qkv, before it was multiplied by the scale. */
+void attend_backward(const float *dy,      /* (H, K, N) */
+                     const float *scale,   /* (N) */
+                     const float *cosine,  /* (K / 2, T) */
+                     const float *sine,    /* (K / 2, T) */
+                     const float *heads,   /* (B, H, 3, K, P), kept by attend */
+                     const float *weights, /* (B, H, strip_at(P)), kept by attend */
+                     float *d_qkv,         /* (3, H, K, N), written */
+                     size batch, size n_head, size width, size length) {
     const size n = batch * length, pad = padded(length), part = n_head * width * n, room = width * pad;
     float *d_scores = malloc((strip_at(pad) + 4 * room) * sizeof(float));
     float *dout = d_scores + strip_at(pad), *dq = dout + room, *dk = dq + room, *dv = dk + room;
@@ -296,12 +378,12 @@ void attend_backward(const float *dy, const float *scale, const float *cosine, c
             for (size t = 0; t < pad; t += STRIP) {
                 const float *weight = weights + strip_at(t);
                 float *d = d_scores + strip_at(t);
-                products(v, dout + t, d, t + STRIP, width, pad);
-                softmax_backward(d, weight, t);
-                mixture(d, k, dq + t, t + STRIP, width, pad);
+                products(v, dout + t, d, t + STRIP, width, pad); /* mixture(strip, v, out + t): of its weights */
+                softmax_backward(d, weight, t);                  /* softmax(strip, t) */
+                mixture(d, k, dq + t, t + STRIP, width, pad);    /* products(k, q + t, strip): of q */
             }
-            over_queries(d_scores, q, dk, width, pad);
-            over_queries(weights, dout, dv, width, pad);
+            over_queries(d_scores, q, dk, width, pad);   /* products(k, q + t, strip): of k */
+            over_queries(weights, dout, dv, width, pad); /* mixture(strip, v, out + t): of v */
             float *to = d_qkv + h * width * n + b * length;
             store_head(dq, s, cosine, sine, 1.0f / sqrtf(width), to, width, length, n);
             store_head(dk, s, cosine, sine, 1.0f, to + part, width, length, n);

@@ -47,7 +47,7 @@ def _built() -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:  # other workers may be building it too
             made = Path(folder) / target.name
-            command = [compiler, *FLAGS, "-I", HEADER.parent, "-o", made, SOURCE, "-lm"]
+            command = [compiler, *FLAGS, "-I", str(HEADER.parent), "-o", str(made), str(SOURCE), "-lm"]
             subprocess.run(command, capture_output=True, check=True, timeout=120)
             made.replace(target)
     return target

@@ -1,8 +1,8 @@
-"""What a Transformer's step by hand is made of, in torch: any device, any number of threads.
+"""What the hand-written step of a Transformer is made of, in torch: any device, any number of threads.
 
-`c_ops` has the same functions in C for one core. The scale of a norm, 1 / rms of a column, is not applied to
-the column but to what the matrix behind it makes of it: W (x s) = (W x) s, so a piece that reads a product scales it,
-and the gradient it returns is that of the unscaled product.
+`c_ops` has the same functions in C for one core; `Ops` is what both have. The scale of a norm, 1 / rms of a column, is
+not applied to the column but to the product of the matrix behind it: W (x s) = (W x) s. So a function that reads a
+product scales it, and the gradient it returns is that of the unscaled product.
 
 Shape suffixes: B batch, T position, N = B x T, D width, H heads, K width of a head, F width of the MLP, V vocabulary,
 E any output width; S = B x H.
@@ -10,6 +10,7 @@ E any output width; S = B x H.
 
 from collections.abc import Callable
 from functools import cache
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
@@ -17,7 +18,38 @@ from torch import Tensor
 
 from isoflop.models.transformer import NORM_EPS, rotary_tables
 
-Backward = Callable[[Tensor], Tensor]
+Backward = Callable[[Tensor], Tensor]  # from the gradient of a function's output to that of its input
+
+
+class Ops(Protocol):
+    """The functions of this module and of `c_ops`. Their first input may be overwritten, its room holding the output.
+
+    `keep` says whether what `Backward` needs is to be kept; without it the function returned must not be called.
+    """
+
+    def product(
+        self, a_IK: Tensor, b_KJ: Tensor, *, plus: Tensor | None = None, out: Tensor | None = None
+    ) -> Tensor: ...
+
+    def embed(self, embedding_VD: Tensor, tokens_N: Tensor) -> Tensor: ...
+
+    def embed_backward(self, tokens_N: Tensor, dx_DN: Tensor, gradient_VD: Tensor) -> None: ...
+
+    def fold_backward(self, gradient_ED: Tensor, weight_ED: Tensor, gain_D: Tensor, dgain_D: Tensor) -> None: ...
+
+    def norm_scale(self, x_DN: Tensor) -> Tensor: ...
+
+    def norm_backward(self, g_DN: Tensor, x_DN: Tensor, scale_N: Tensor, residual_DN: Tensor | None) -> Tensor: ...
+
+    def swiglu(self, gate_up_EN: Tensor, scale_N: Tensor, *, keep: bool) -> tuple[Tensor, Backward]: ...
+
+    def attend(
+        self, qkv_EN: Tensor, scale_N: Tensor, n_head: int, shape: torch.Size, *, keep: bool
+    ) -> tuple[Tensor, Backward]: ...
+
+    def cross_entropy(self, logits_NV: Tensor, scale_N: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def score(self, logits_NV: Tensor, scale_N: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 def product(a_IK: Tensor, b_KJ: Tensor, *, plus: Tensor | None = None, out: Tensor | None = None) -> Tensor:
@@ -26,16 +58,17 @@ def product(a_IK: Tensor, b_KJ: Tensor, *, plus: Tensor | None = None, out: Tens
 
 
 def embed(embedding_VD: Tensor, tokens_N: Tensor) -> Tensor:
+    """The rows of the tokens as columns, (D, N)."""
     return embedding_VD.index_select(0, tokens_N).t().contiguous()
 
 
 def embed_backward(tokens_N: Tensor, dx_DN: Tensor, gradient_VD: Tensor) -> None:
-    """Adds to `gradient_VD`."""
+    """Add to each row of `gradient_VD` the columns of `dx_DN` where its token stands."""
     gradient_VD.index_add_(0, tokens_N, dx_DN.t())
 
 
 def fold_backward(gradient_ED: Tensor, weight_ED: Tensor, gain_D: Tensor, dgain_D: Tensor) -> None:
-    """From the gradient of weight x gain, in place that of the weight; and that of the gain."""
+    """From the gradient of weight x gain, in place the gradient of the weight; that of the gain into `dgain_D`."""
     torch.sum(gradient_ED * weight_ED, 0, out=dgain_D)
     gradient_ED.mul_(gain_D)
 
@@ -112,7 +145,7 @@ def score(logits_NV: Tensor, scale_N: Tensor, targets_N: Tensor) -> tuple[Tensor
     return F.cross_entropy(logits_NV, targets_N, reduction="none"), logits_NV.argmax(1) == targets_N
 
 
-@cache  # nothing is let go of: a CUDA graph reads it at its address
+@cache  # kept for good: a CUDA graph reads them at their addresses
 def _tables(length: int, width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """cos and sin over (q k v, H, halves, K / 2, B, T), and the causal mask.
 

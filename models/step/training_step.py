@@ -1,52 +1,120 @@
-"""The training step and the forward pass of any model, each by the fastest way there is for it."""
+"""The training step and the forward pass of any model, each by the fastest backend for it: chosen here, and only here.
 
-from collections.abc import Callable
-from functools import partial
-from types import ModuleType
+hand_written  a plain float32 Transformer: gradients written out, over one of two sets of functions (`Ops`)
+              c_ops      in C, for one CPU thread where a compiler is at hand and its output agrees with torch
+              torch_ops  on any device, with any number of threads
+autograd      every other model, bfloat16, recomputed activations, sharded weights; optionally compiled
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from isoflop.models.step import autograd
-from isoflop.models.step import c_ops as kernels
-from isoflop.models.step import hand_written as gradient
-from isoflop.models.step.recompute import recomputes
+from isoflop.models.language_model import LanguageModel
+from isoflop.models.step import autograd, c_ops, hand_written, native, torch_ops
+from isoflop.models.step.options import StepOptions
+from isoflop.models.step.torch_ops import Ops
 from isoflop.models.transformer import Transformer
 
-Step = Callable[[Tensor, Tensor], Tensor]
+
+@dataclass(frozen=True)
+class Step:
+    """What trains and evaluates one model. Inputs and targets are token ids (B, T)."""
+
+    loss_and_gradients: Callable[[Tensor, Tensor], Tensor]
+    """From inputs and targets to the mean cross-entropy in nats/token; overwrites the `grad` of every parameter, which
+    must be allocated."""
+    logits: Callable[[Tensor], Tensor]
+    """From inputs to what the model itself returns, (B, T, V), without recording anything."""
+    score: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    """From inputs and targets to the nats of every target and whether it is the most likely token, both (B, T)."""
+    build: str = ""
+    """The build of the kernels, and the library of matrix products, that training steps run; "" where torch does."""
 
 
-def training_step(model: nn.Module, *, by_hand: bool = True, compiled: bool = False) -> Step:
-    """From inputs and targets (B, T) to what `loss_and_gradients` does and returns, in the way that is asked for.
+def choose(model: LanguageModel, options: StepOptions = StepOptions()) -> Step:  # noqa: B008 (frozen)
+    """The fastest step for a model on the device where it is, within `options`.
 
-    `compiled` forgets what was compiled before: torch compiles so many shapes of one function, then gives up silently.
+    Evaluations record no gradients, so a model with a hand-written step is evaluated by it even where autograd trains.
+    Raises ValueError for `recompute` on a model without blocks.
     """
-    if compiled:
-        torch.compiler.reset()
-        loss_of = torch.compile(autograd.loss_of, fullgraph=True, dynamic=False)
-        return partial(autograd.loss_and_gradients, model, loss_of=loss_of)
-    return partial(loss_and_gradients if by_hand else autograd.loss_and_gradients, model)
+    if options.recompute:
+        model.recompute_blocks()
+    # exactly this class: fully_shard turns a model into a subclass whose weights are parts of tensors
+    if type(model) is not Transformer or options.bfloat16 or options.recompute:
+        return _by_autograd(model, options)
+    step = _by_hand(model)
+    if options.hand_written and not options.compiled:
+        return step
+    return replace(step, loss_and_gradients=_by_autograd(model, options).loss_and_gradients, build="")
 
 
-def loss_and_gradients(model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
-    """Mean cross-entropy in nats/token; overwrites the `grad` of every parameter, which must be allocated."""
-    return _way(model).loss_and_gradients(model, inputs_BT, targets_BT)
+def accumulate(step: Step, gradients: Sequence[Tensor], inputs_BT: Tensor, targets_BT: Tensor, at_once: int) -> Tensor:
+    """Mean cross-entropy in nats/token of a batch, and its gradients, computed `at_once` sequences at a time.
+
+    `gradients` are the tensors that hold every parameter's `grad`; they end as for the whole batch, to rounding.
+    """
+    if at_once >= len(inputs_BT):
+        return step.loss_and_gradients(inputs_BT, targets_BT)
+    total, loss = [torch.zeros_like(part) for part in gradients], torch.zeros((), device=inputs_BT.device)
+    for inputs, targets in zip(inputs_BT.split(at_once), targets_BT.split(at_once), strict=True):
+        share = len(inputs) / len(inputs_BT)
+        loss += share * step.loss_and_gradients(inputs, targets)
+        for whole, part in zip(total, gradients, strict=True):
+            whole.add_(part, alpha=share)
+    for part, whole in zip(gradients, total, strict=True):
+        part.copy_(whole)
+    return loss
 
 
-def logits(model: nn.Module, inputs_BT: Tensor) -> Tensor:
-    """What the model itself returns, (B, T, V), without recording anything."""
-    return _way(model).logits(model, inputs_BT)
+def _by_autograd(model: LanguageModel, options: StepOptions) -> Step:
+    forward = autograd.forward_of(model, bfloat16=options.bfloat16)
+    loss_of = autograd.compiled_loss() if options.compiled else autograd.loss_of
+    return Step(
+        partial(autograd.loss_and_gradients, model, forward, loss_of),
+        partial(autograd.logits, forward),
+        partial(autograd.score, forward),
+    )
 
 
-def score(model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """Nats of every target, and whether it is the most likely token, both (B, T); records nothing."""
-    return _way(model).score(model, inputs_BT, targets_BT)
+def _by_hand(model: Transformer) -> Step:
+    ops = ops_for(model.embedding)
+    return Step(
+        partial(hand_written.loss_and_gradients, model, ops),
+        partial(hand_written.logits, model, ops),
+        partial(hand_written.score, model, ops),
+        build=c_ops.build_id() if ops is c_ops else "",
+    )
 
 
-def kernels_build(model: nn.Module) -> str:
-    """Which kernels and library of products take this model's steps; "" where torch alone does."""
-    return kernels.build_id() if _way(model) is gradient and kernels.usable(model.embedding) else ""
+def ops_for(weights: Tensor) -> Ops:
+    """The fastest functions for a step by hand on these weights in this process."""
+    one_thread = weights.device.type == "cpu" and weights.dtype == torch.float32 and torch.get_num_threads() == 1
+    return c_ops if one_thread and _c_ops_agree() else torch_ops
 
 
-def _way(model: nn.Module) -> ModuleType:
-    return gradient if type(model) is Transformer and not recomputes(model) else autograd
+@cache
+def _c_ops_agree() -> bool:
+    """Whether the C is there and agrees with torch on something small: compilers have faults too."""
+    if native.library() is None:
+        return False
+    if all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(_sample(c_ops), _sample(torch_ops), strict=True)):
+        return True
+    warnings.warn(f"kernels {c_ops.build_id()} disagree with torch and are left alone", stacklevel=2)
+    return False
+
+
+def _sample(ops: Ops) -> list[Tensor]:
+    """What these functions make of a few numbers."""
+    shape, heads, generator = torch.Size((2, 19)), 2, torch.Generator().manual_seed(0)
+    qkv, dy, scale = (torch.randn(*s, generator=generator) for s in ((24, 38), (8, 38), (38,)))
+    targets = torch.arange(38) % 24
+    y, attend_backward = ops.attend(qkv.clone(), scale, heads, shape, keep=True)
+    hidden, swiglu_backward = ops.swiglu(qkv.clone(), scale, keep=True)
+    loss, dlogits = ops.cross_entropy(qkv.t().contiguous(), scale, targets)
+    products = [ops.product(dy, y.t()), ops.product(dy.t(), y), ops.product(dy, dy.t(), plus=dy[:, :8])]
+    return [*products, y, attend_backward(dy), hidden, swiglu_backward(torch.cat([dy, dy[:4]])), loss, dlogits]

@@ -25,7 +25,7 @@ typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alia
 
 static inline vec all(float x) { return (vec)EACH(x); }
 static inline vec choose(ivec where, vec yes, vec no) { return (vec)(((ivec)yes & where) | ((ivec)no & ~where)); }
-/* The second where they cannot be compared. */
+/* Elementwise maximum; b where the two cannot be compared. */
 static inline vec larger(vec a, vec b) {
 #if defined __AVX512F__
     return (vec)_mm512_max_ps((__m512)a, (__m512)b);
@@ -47,8 +47,8 @@ static inline vec vexp(vec x) {
     return (vec)((ivec)(p * (vec)(((ivec)shifted + 127) << 23)) & ~(ivec)(x < -87.0f));
 }
 
-/* Lane i of the result is the sum over the lanes of a[i]; a is spoilt. Halves as many vectors at every turn, each with
-   sums of twice as many lanes. */
+/* Lane i of the result is the sum over the lanes of a[i]. Overwrites a. Each pass halves the number of vectors, and
+   doubles the lanes that an element sums. */
 static inline vec lanes_to_rows(vec *a) {
 #if LANES == 16
     for (int i = 0; i < 8; i++)

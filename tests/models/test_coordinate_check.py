@@ -12,7 +12,7 @@ from isoflop.experiments.training.optimizer import FlatAdamW
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig
 from isoflop.models.parametrization import initialize
-from isoflop.models.step.training_step import loss_and_gradients
+from isoflop.models.step.training_step import choose
 
 WIDTHS = (16, 32, 64, 128)
 DEPTHS = (2, 4, 8, 16)
@@ -43,7 +43,7 @@ def change(family: str, parametrization: str, width: int, depth: int = 2, learni
     text = (VOCABULARY * uniform**3).long()  # some tokens are common: there is something to learn in a few steps
     before = activations(model, text[:, :-1])
     for _ in range(STEPS):
-        loss_and_gradients(model, text[:, :-1], text[:, 1:])
+        choose(model).loss_and_gradients(text[:, :-1], text[:, 1:])
         optimizer.step(learning_rate)
     after = activations(model, text[:, :-1])
     return {name: (after[name] - before[name]).square().mean().sqrt().item() for name in before}

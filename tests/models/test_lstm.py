@@ -20,7 +20,7 @@ from isoflop.models.config import (
 )
 from isoflop.models.lstm import LSTM
 from isoflop.models.parametrization import initialize, parameter_groups
-from isoflop.models.step.training_step import loss_and_gradients
+from isoflop.models.step.training_step import choose
 
 CONFIG = ModelConfig("lstm", vocab_size=32, context_length=12, n_layer=2, d_model=8, n_head=0)
 
@@ -92,7 +92,7 @@ def test_output_depends_on_the_past_alone(position):
 def test_first_loss_is_that_of_a_uniform_guess(tied):
     built = model(replace(CONFIG, tied=tied))
     FlatAdamW(built, OptimSpec())
-    loss = loss_and_gradients(built, tokens()[:, :-1], tokens()[:, 1:])
+    loss = choose(built).loss_and_gradients(tokens()[:, :-1], tokens()[:, 1:])
     assert loss.item() == pytest.approx(math.log(32), rel=0.02 if tied else 1e-6)
 
 
@@ -116,7 +116,7 @@ def test_gradients_in_the_flat_buffer_are_those_of_torch(tied):
     built, optimizer = trainable(replace(CONFIG, tied=tied))
     inputs, targets = tokens()[:, :-1], tokens()[:, 1:]
     optimizer.gradients.fill_(7.0)  # left over from a step before
-    loss_and_gradients(built, inputs, targets)
+    choose(built).loss_and_gradients(inputs, targets)
     loss = torch.nn.functional.cross_entropy(built(inputs).flatten(0, 1), targets.flatten())
     expected = torch.autograd.grad(loss, list(built.parameters()))
     for (name, parameter), gradient in zip(built.named_parameters(), expected, strict=True):
@@ -129,7 +129,7 @@ def test_learns_to_repeat_what_it_saw():
     text = torch.arange(13).remainder(4).repeat(4, 1)
     losses = []
     for _ in range(60):
-        losses.append(loss_and_gradients(built, text[:, :-1], text[:, 1:]).item())
+        losses.append(choose(built).loss_and_gradients(text[:, :-1], text[:, 1:]).item())
         optimizer.step(0.02)
     assert losses[-1] < 0.1 < losses[0]
 

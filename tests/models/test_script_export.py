@@ -8,8 +8,8 @@ import torch
 from isoflop.experiments.data.tokenizer import Bytes
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig
+from isoflop.models.export import write_folder
 from isoflop.models.parametrization import initialize
-from isoflop.models.script_export import write_script_folder
 
 FAMILIES = {
     "lstm": {"family": "lstm"},
@@ -40,7 +40,7 @@ def random_model(parts):
 @pytest.mark.parametrize("parts", FAMILIES.values(), ids=FAMILIES)
 def test_logits_are_the_models_at_every_shape_of_input(tmp_path, parts):
     model = random_model(parts)
-    write_script_folder(model, tmp_path / "out", tokenizer=Bytes().json(), card="# x\n", provenance={"run_id": "x"})
+    write_folder(model, tmp_path / "out", tokenizer=Bytes().json(), card="# x\n", provenance={"run_id": "x"})
     script = torch.jit.load(tmp_path / "out" / "model.pt")
     generator = torch.Generator().manual_seed(2)
     for rows, length in ((1, 1), (3, 7), (2, 32)):

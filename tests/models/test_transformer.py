@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig, count_params, flops_per_token
 from isoflop.models.parametrization import initialize
-from isoflop.models.step.hand_written import logits, loss_and_gradients
+from isoflop.models.step.training_step import choose
 from isoflop.models.transformer import rms_norm, rotary_tables, rotate
 from tests.support.models import scrambled, tokens
 
@@ -79,7 +79,7 @@ def test_gradients_by_hand_equal_autograd(config):
     expected = torch.autograd.grad(expected_loss, list(model.parameters()))
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, torch.nan)  # everything must be overwritten
-    loss = loss_and_gradients(model, data[:, :-1], data[:, 1:])
+    loss = choose(model).loss_and_gradients(data[:, :-1], data[:, 1:])
     assert loss.item() == pytest.approx(expected_loss.item(), rel=1e-6)
     for (name, parameter), gradient in zip(model.named_parameters(), expected, strict=True):
         error = (parameter.grad - gradient).abs().max() / gradient.abs().max()
@@ -89,7 +89,7 @@ def test_gradients_by_hand_equal_autograd(config):
 @pytest.mark.parametrize("config", SHAPES)
 def test_logits_by_hand_equal_the_module(config):
     model, data = scrambled(config), tokens(config)[:, :-1]
-    torch.testing.assert_close(logits(model, data), model(data), rtol=1e-4, atol=2e-5)
+    torch.testing.assert_close(choose(model).logits(data), model(data), rtol=1e-4, atol=2e-5)
 
 
 def test_gradients_by_hand_on_a_shorter_window():
@@ -98,7 +98,9 @@ def test_gradients_by_hand_on_a_shorter_window():
     expected = F.cross_entropy(model(data[:, :-1]).flatten(0, 1), data[:, 1:].flatten())
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    assert loss_and_gradients(model, data[:, :-1], data[:, 1:]).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert choose(model).loss_and_gradients(data[:, :-1], data[:, 1:]).item() == pytest.approx(
+        expected.item(), rel=1e-6
+    )
 
 
 def test_overfits_one_batch():
@@ -108,7 +110,7 @@ def test_overfits_one_batch():
         parameter.grad = torch.zeros_like(parameter)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(150):
-        loss = loss_and_gradients(model, data[:, :-1], data[:, 1:])
+        loss = choose(model).loss_and_gradients(data[:, :-1], data[:, 1:])
         optimizer.step()
     assert loss < 0.05
 

@@ -12,8 +12,9 @@ from isoflop.experiments.config import OptimSpec
 from isoflop.experiments.training.optimizer import FlatAdamW
 from isoflop.models import build_model
 from isoflop.models.config import PLAIN, ModelConfig, count_params, flops_per_token, hidden_shapes, n_total
+from isoflop.models.language_model import LanguageModel
 from isoflop.models.parametrization import initialize, parameter_groups
-from isoflop.models.step.training_step import logits, loss_and_gradients
+from isoflop.models.step.training_step import choose
 from isoflop.models.transformer import Transformer
 from isoflop.models.variants import Variant
 from tests.support.studies import only, single
@@ -28,11 +29,11 @@ MIXES = [
 ]
 
 
-def model(config: ModelConfig = GPT2) -> torch.nn.Module:
+def model(config: ModelConfig = GPT2) -> LanguageModel:
     return initialize(build_model(config), 0)
 
 
-def with_head(config: ModelConfig = GPT2) -> torch.nn.Module:
+def with_head(config: ModelConfig = GPT2) -> LanguageModel:
     """A model whose head and positions are no longer zero, its gradients allocated."""
     built = model(config)
     FlatAdamW(built, OptimSpec())
@@ -124,7 +125,7 @@ def test_learned_positions_tell_equal_tokens_apart():
 def test_first_loss_is_that_of_a_uniform_guess():
     built = model()
     FlatAdamW(built, OptimSpec())
-    assert loss_and_gradients(built, text()[:, :-1], text()[:, 1:]).item() == pytest.approx(math.log(32))
+    assert choose(built).loss_and_gradients(text()[:, :-1], text()[:, 1:]).item() == pytest.approx(math.log(32))
 
 
 @pytest.mark.parametrize("config", MIXES[2:6], ids=str)
@@ -132,16 +133,16 @@ def test_gradients_are_those_of_torch_whatever_was_left_in_the_buffer(config):
     built = with_head(config)
     for parameter in built.parameters():
         parameter.grad.fill_(3.0)
-    loss_and_gradients(built, text()[:, :-1], text()[:, 1:])
+    choose(built).loss_and_gradients(text()[:, :-1], text()[:, 1:])
     loss = torch.nn.functional.cross_entropy(logits_with_graph(built), text()[:, 1:].flatten())
     for parameter, expected in zip(
         built.parameters(), torch.autograd.grad(loss, list(built.parameters())), strict=True
     ):
         torch.testing.assert_close(parameter.grad, expected)
-    torch.testing.assert_close(logits(built, text()[:, :-1]).flatten(0, 1), logits_with_graph(built))
+    torch.testing.assert_close(choose(built).logits(text()[:, :-1]).flatten(0, 1), logits_with_graph(built))
 
 
-def logits_with_graph(built: torch.nn.Module) -> torch.Tensor:
+def logits_with_graph(built: LanguageModel) -> torch.Tensor:
     return built(text()[:, :-1]).flatten(0, 1)
 
 

@@ -18,7 +18,7 @@ from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.engine import decide
 from isoflop.experiments.training.learner import Learner
 from isoflop.models.config import ModelConfig
-from isoflop.models.step.precision import lower_products
+from isoflop.models.step.autograd import forward_of
 from tests.support.plain_loop import PlainLoop
 
 SIZE = {"n_layer": 5, "d_model": 128, "n_head": 4}  # conf/model/g128.yaml
@@ -37,8 +37,7 @@ class CudaLoop(PlainLoop):
         super().__init__(cell.model, TOKENS, batch_size=cell.optim.batch_size)
         self.device = device
         self.model.to(device)
-        if cell.precision == "bfloat16":
-            lower_products(self.model)
+        self.forward = forward_of(self.model, bfloat16=cell.precision == "bfloat16")
         for group in self.optimizer.param_groups:
             group.update(fused=True, foreach=False)
 

@@ -1,14 +1,14 @@
 """Models and tokens to compare steps on."""
 
 import torch
-from torch import nn
 
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig
+from isoflop.models.language_model import LanguageModel
 from isoflop.models.parametrization import initialize
 
 
-def scrambled(config: ModelConfig, seed: int = 0) -> nn.Module:
+def scrambled(config: ModelConfig, seed: int = 0) -> LanguageModel:
     """A model away from its initialisation: the head is not zero, the gains are not one."""
     model = initialize(build_model(config), seed)
     generator = torch.Generator().manual_seed(seed + 1)

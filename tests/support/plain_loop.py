@@ -5,6 +5,7 @@ allocator a process gets by default.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ class PlainLoop:
     def __init__(self, config: ModelConfig, tokens: np.ndarray, *, batch_size: int, seed: int = 0) -> None:
         torch.manual_seed(seed)
         self.model, self.tokens = initialize(build_model(config), seed), tokens
+        self.forward: Callable[[torch.Tensor], torch.Tensor] = self.model
         self.shape = batch_size, config.context_length
         groups = parameter_groups(self.model, "mup", base_width=16, base_depth=2)
         self.optimizer = torch.optim.AdamW(
@@ -35,7 +37,7 @@ class PlainLoop:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group["multiplier"]
         x, y = self._batch()
-        logits = self.model(x)
+        logits = self.forward(x)
         loss = functional.cross_entropy(logits.view(-1, logits.size(-1)), y.view(-1))
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

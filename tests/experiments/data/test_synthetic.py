@@ -25,7 +25,7 @@ from isoflop.experiments.data.corpus import Corpora, prepare
 from isoflop.experiments.data.synthetic import Language
 from isoflop.experiments.study.study import expand
 from isoflop.experiments.training.trainer import train_trunk
-from isoflop.models.step.training_step import logits
+from isoflop.models.step.training_step import choose
 
 SMALL = SyntheticSpec(vocab_size=12, tokens=60_000, chains=100)
 KINDS = {"order-1": {"order": 1}, "order-2": {}, "order-3": {"order": 3, "vocab_size": 6}, "rank-2": {"rank": 2}}
@@ -137,7 +137,7 @@ def test_no_trained_model_beats_the_floor(tmp_path, vocab_size, order, rank, siz
     )
     windows = torch.from_numpy(corpus.eval_windows.astype("int64"))
     with torch.no_grad():
-        scores = logits(kept[0], windows[:, :-1]).log_softmax(-1)
+        scores = choose(kept[0]).logits(windows[:, :-1]).log_softmax(-1)
     losses = -scores.gather(-1, windows[:, 1:, None]).squeeze(-1).mean(1).double().numpy()
     above = losses - Language.draw(spec).window_losses(corpus.eval_windows).mean(1)
     error = above.std() / len(above) ** 0.5

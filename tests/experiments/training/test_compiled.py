@@ -13,7 +13,7 @@ from isoflop.experiments.training.learner import Learner
 from isoflop.models.config import ModelConfig
 from tests.support.training import CHANGES, DATA, losses, make, same, train
 
-COMPILED = Engine(by_hand=False, compiled=True)
+COMPILED = Engine(hand_written=False, compiled=True)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from isoflop.experiments.training import learner as learner_module
 from isoflop.experiments.training.cuda_graph import WARM_UP, GraphedStep
 from isoflop.experiments.training.learner import Learner
 from isoflop.models.config import ModelConfig
-from isoflop.models.step import c_ops as kernels
+from isoflop.models.step import torch_ops, training_step
 from tests.support.tape import CaptureError, Tape, record
 from tests.support.training import CHANGES, DATA, losses, make, same
 
@@ -51,14 +51,14 @@ def corpus(tmp_path_factory):
 @pytest.fixture
 def taped(monkeypatch):
     monkeypatch.setattr(learner_module, "GraphedStep", Taped)
-    monkeypatch.setattr(kernels, "usable", lambda weights: False)  # as on CUDA: torch's ops alone
+    monkeypatch.setattr(training_step, "ops_for", lambda weights: torch_ops)  # as on CUDA
 
 
 ENGINES = {
     "by hand": Engine(),
-    "autograd": Engine(by_hand=False),
+    "autograd": Engine(hand_written=False),
     "in pieces": Engine(micro_batch=3),
-    "bfloat16": Engine(by_hand=False, bfloat16=True),
+    "bfloat16": Engine(hand_written=False, bfloat16=True),
 }
 
 

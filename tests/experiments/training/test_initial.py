@@ -17,6 +17,7 @@ from isoflop.experiments.training.evaluate import evaluate
 from isoflop.experiments.training.initial import InitError, start
 from isoflop.experiments.training.learner import Learner
 from isoflop.models.export import read_folder
+from isoflop.models.step.training_step import choose
 from isoflop.scaling.table.runs import read_config, read_runs
 
 SHAPE = {"n_layer": 2, "d_model": 16, "n_head": 2}
@@ -95,7 +96,7 @@ def test_a_fine_tuned_run_starts_at_its_parents_loss_and_learns_the_new_text(spe
     corpus = corpora(cell.data)
     learner = Learner(cell, corpus, "cpu")
     before = learner.measure(cell.steps, windows=learner.windows).loss
-    assert before == evaluate(parent.model, windows(corpus)).loss
+    assert before == evaluate(choose(parent.model), windows(corpus)).loss
     child, _ = train(spec(text="new", init_from=init_from))
     assert child.final["loss"] < before - 0.1
     assert not same_weights(child.model, parent.model)
@@ -104,7 +105,7 @@ def test_a_fine_tuned_run_starts_at_its_parents_loss_and_learns_the_new_text(spe
 def test_on_the_parents_own_text_it_goes_on_where_the_parent_ended(spec, parent):
     (cell,) = load(spec(init_from=parent.run_id))[0].cells
     child, corpus = train(spec(init_from=parent.run_id))
-    assert evaluate(start(cell), windows(corpus)).loss == pytest.approx(parent.final["loss"], abs=1e-9)
+    assert evaluate(choose(start(cell)), windows(corpus)).loss == pytest.approx(parent.final["loss"], abs=1e-9)
     first = read_runs(child.store.run_file(child.run_id)).iloc[0]
     assert first["loss"] < parent.final["loss"] + 0.05  # a fresh run is far above here
 

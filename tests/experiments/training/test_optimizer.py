@@ -12,7 +12,7 @@ from isoflop.experiments.training.optimizer import KINDS, FlatAdamW, FlatMuon, b
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig, hidden_shapes, training_flops_per_token
 from isoflop.models.parametrization import initialize
-from isoflop.models.step.training_step import loss_and_gradients
+from isoflop.models.step.training_step import choose
 from tests.support.studies import only, single
 
 SHAPES = {
@@ -35,7 +35,7 @@ def run(model: torch.nn.Module, optimizer: FlatMuon, steps: int) -> list[float]:
     text = torch.randint(32, (4, 13), generator=torch.Generator().manual_seed(1)) // 3
     losses = []
     for _ in range(steps):
-        losses.append(loss_and_gradients(model, text[:, :-1], text[:, 1:]).item())
+        losses.append(choose(model).loss_and_gradients(text[:, :-1], text[:, 1:]).item())
         optimizer.step(0.02)
     return losses
 

@@ -1,4 +1,4 @@
-"""The C kernels say what the torch pieces say, and their absence is no error."""
+"""The functions in C compute what those in torch do, and their absence is no error."""
 
 import math
 import os
@@ -12,11 +12,9 @@ import torch
 from isoflop.experiments.data.corpus import prepare
 from isoflop.experiments.training.learner import Learner
 from isoflop.models.config import ModelConfig
-from isoflop.models.step import c_ops as kernels
-from isoflop.models.step import hand_written as gradient
-from isoflop.models.step import native
-from isoflop.models.step import torch_ops as pieces
-from isoflop.models.step.training_step import kernels_build, score
+from isoflop.models.step import c_ops, native, torch_ops, training_step
+from isoflop.models.step.options import StepOptions
+from isoflop.models.step.training_step import choose, ops_for
 from tests.support.models import scrambled, tokens
 from tests.support.root import ROOT
 from tests.support.training import DATA, make
@@ -39,11 +37,11 @@ def test_attention(batch, length, heads, width):
     n, d = batch * length, heads * width
     qkv, scale, dy = 2 * randn(3 * d, n), randn(n, seed=1).abs(), randn(d, n, seed=2)
     results = []
-    for way in (kernels, pieces):
-        y, backward = way.attend(qkv.clone(), scale, heads, (batch, length), keep=True)
+    for ops in (c_ops, torch_ops):
+        y, backward = ops.attend(qkv.clone(), scale, heads, (batch, length), keep=True)
         results.append((y, backward(dy.clone())))
     same(*results)
-    forgetful, _ = kernels.attend(qkv.clone(), scale, heads, (batch, length), keep=False)
+    forgetful, _ = c_ops.attend(qkv.clone(), scale, heads, (batch, length), keep=False)
     assert torch.equal(forgetful, results[0][0])
 
 
@@ -52,11 +50,11 @@ def test_attention(batch, length, heads, width):
 def test_swiglu(n):
     gate_up, scale, dhidden = 3 * randn(10, n), randn(n, seed=1).abs(), randn(5, n, seed=2)
     results = []
-    for way in (kernels, pieces):
-        hidden, backward = way.swiglu(gate_up.clone(), scale, keep=True)
+    for ops in (c_ops, torch_ops):
+        hidden, backward = ops.swiglu(gate_up.clone(), scale, keep=True)
         results.append((hidden, backward(dhidden.clone())))
     same(*results)
-    same(kernels.swiglu(gate_up.clone(), scale, keep=False)[0], results[1][0])
+    same(c_ops.swiglu(gate_up.clone(), scale, keep=False)[0], results[1][0])
 
 
 @needs_compiler
@@ -64,8 +62,8 @@ def test_swiglu(n):
 def test_cross_entropy_and_score(vocab):
     logits, scale = 5 * randn(12, vocab), randn(12, seed=1).abs()
     targets = torch.arange(12) % vocab
-    same(*(way.cross_entropy(logits.clone(), scale, targets) for way in (kernels, pieces)))
-    (nats, hits), (expected, expected_hits) = (way.score(logits.clone(), scale, targets) for way in (kernels, pieces))
+    same(*(ops.cross_entropy(logits.clone(), scale, targets) for ops in (c_ops, torch_ops)))
+    (nats, hits), (expected, expected_hits) = (ops.score(logits.clone(), scale, targets) for ops in (c_ops, torch_ops))
     same(nats, expected)
     assert torch.equal(hits, expected_hits)
 
@@ -73,21 +71,21 @@ def test_cross_entropy_and_score(vocab):
 @needs_compiler
 def test_norm_fold_and_embedding():
     x, g, residual = randn(10, 21), randn(10, 21, seed=1), randn(10, 21, seed=2)
-    same(kernels.norm_scale(x), pieces.norm_scale(x))
-    scale = pieces.norm_scale(x)
+    same(c_ops.norm_scale(x), torch_ops.norm_scale(x))
+    scale = torch_ops.norm_scale(x)
     for added in (residual, None):
-        same(*(way.norm_backward(g.clone(), x, scale, added) for way in (kernels, pieces)))
+        same(*(ops.norm_backward(g.clone(), x, scale, added) for ops in (c_ops, torch_ops)))
     weight, gain, results = randn(10, 21, seed=3), randn(21, seed=4), []
-    for way in (kernels, pieces):
+    for ops in (c_ops, torch_ops):
         gradient_ED, dgain = g.clone(), torch.empty(21)
-        way.fold_backward(gradient_ED, weight, gain, dgain)
+        ops.fold_backward(gradient_ED, weight, gain, dgain)
         results.append((gradient_ED, dgain))
     same(*results)
     ids, results = torch.arange(21) % 5, []
-    for way in (kernels, pieces):
+    for ops in (c_ops, torch_ops):
         gradient_VD = torch.ones(5, 10)
-        way.embed_backward(ids, x, gradient_VD)
-        results.append((way.embed(x[:, :5].t().contiguous(), ids), gradient_VD))
+        ops.embed_backward(ids, x, gradient_VD)
+        results.append((ops.embed(x[:, :5].t().contiguous(), ids), gradient_VD))
     same(*results)
 
 
@@ -96,23 +94,23 @@ def test_exponentials_at_the_ends():
     """Logits far apart, equal, infinite and not a number."""
     far = torch.tensor([[0.0, -200.0, 80.0, -90.0] * 3])
     one, target = torch.ones(1), torch.tensor([1])
-    assert kernels.score(far.clone(), one, target)[0].item() == pytest.approx(280 + math.log(3), rel=1e-6)
-    loss, slope = kernels.cross_entropy(far.clone(), one, target)
+    assert c_ops.score(far.clone(), one, target)[0].item() == pytest.approx(280 + math.log(3), rel=1e-6)
+    loss, slope = c_ops.cross_entropy(far.clone(), one, target)
     assert loss.item() == pytest.approx(280 + math.log(3), rel=1e-6)
-    same(slope, pieces.cross_entropy(far.clone(), one, target)[1])
-    nats, hits = kernels.score(torch.zeros(2, 12), torch.ones(2), torch.tensor([0, 5]))
+    same(slope, torch_ops.cross_entropy(far.clone(), one, target)[1])
+    nats, hits = c_ops.score(torch.zeros(2, 12), torch.ones(2), torch.tensor([0, 5]))
     same(nats, torch.full((2,), math.log(12)))
     assert hits.tolist() == [True, False]  # the first of equals
     for bad in (math.nan, math.inf):
         broken = far.clone()
         broken[0, 9] = bad
-        assert kernels.cross_entropy(broken, one, target)[0].isnan()
+        assert c_ops.cross_entropy(broken, one, target)[0].isnan()
     broken = randn(6, 16)
     broken[0, 3] = math.nan
-    assert kernels.attend(broken, torch.ones(16), 1, (1, 16), keep=False)[0].isnan().any()
+    assert c_ops.attend(broken, torch.ones(16), 1, (1, 16), keep=False)[0].isnan().any()
     saturated = torch.tensor([[1e30, -1e30, 100.0, -100.0], [2.0, 2.0, 2.0, 2.0]])
-    hidden, backward = kernels.swiglu(saturated.clone(), torch.ones(4), keep=True)
-    same(hidden, pieces.swiglu(saturated.clone(), torch.ones(4), keep=True)[0])
+    hidden, backward = c_ops.swiglu(saturated.clone(), torch.ones(4), keep=True)
+    same(hidden, torch_ops.swiglu(saturated.clone(), torch.ones(4), keep=True)[0])
     assert backward(torch.ones(1, 4)).isfinite().all()
 
 
@@ -120,26 +118,28 @@ def test_exponentials_at_the_ends():
 def test_kernels_are_used_on_one_core_alone(monkeypatch):
     weights = torch.zeros(2, 2)
     model = scrambled(ModelConfig("transformer", 50, 24, 2, 16, 2))
-    assert kernels.usable(weights)
-    assert kernels_build(model) == kernels.build_id() != ""
-    assert not kernels.usable(weights.double())
-    assert not kernels.usable(weights.to("meta"))
+    assert ops_for(weights) is c_ops
+    assert choose(model).build == c_ops.build_id() != ""
+    assert choose(model, StepOptions(hand_written=False)).build == ""
+    assert ops_for(weights.double()) is torch_ops
+    assert ops_for(weights.to("meta")) is torch_ops
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert not kernels.usable(weights)
-    assert kernels_build(model) == ""
+    assert ops_for(weights) is torch_ops
+    assert choose(model).build == ""
 
 
 def test_the_step_with_and_without_kernels(monkeypatch):
     config = ModelConfig("transformer", 50, 24, 2, 16, 2)
     data, losses, gradients, scores = tokens(config), [], [], []
-    for usable in (kernels.usable, lambda _: False):
-        monkeypatch.setattr(kernels, "usable", usable)
+    for found in (ops_for, lambda _: torch_ops):
+        monkeypatch.setattr(training_step, "ops_for", found)
         model = scrambled(config)
+        step = choose(model)
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
-        losses.append(gradient.loss_and_gradients(model, data[:, :-1], data[:, 1:]))
+        losses.append(step.loss_and_gradients(data[:, :-1], data[:, 1:]))
         gradients.append([p.grad for p in model.parameters()])
-        scores.append(score(model, data[:, :-1], data[:, 1:])[0])
+        scores.append(step.score(data[:, :-1], data[:, 1:])[0])
     torch.testing.assert_close(*losses)
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(*scores, rtol=1e-5, atol=1e-5)
@@ -149,11 +149,11 @@ def test_the_step_with_and_without_kernels(monkeypatch):
 def fresh(monkeypatch, tmp_path):
     """No kernels loaded yet and an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for cached in (native.library, kernels._sound, kernels._function):
+    for cached in (native.library, training_step._c_ops_agree, c_ops._function):
         cached.cache_clear()
     yield tmp_path / "isoflop"
     monkeypatch.undo()
-    for cached in (native.library, kernels._sound, kernels._function):
+    for cached in (native.library, training_step._c_ops_agree, c_ops._function):
         cached.cache_clear()
 
 
@@ -162,7 +162,7 @@ def test_without_a_compiler_torch_does_the_work(fresh, monkeypatch):
     monkeypatch.delenv("CC", raising=False)
     assert native.library() is None
     assert native.build_id() == ""
-    assert not kernels.usable(torch.zeros(1))
+    assert ops_for(torch.zeros(1)) is torch_ops
 
 
 def test_a_compiler_that_fails_is_no_error(fresh, monkeypatch):
@@ -176,7 +176,7 @@ def test_a_compiler_that_fails_is_no_error(fresh, monkeypatch):
 @pytest.mark.parametrize("less", ["-mno-avx512f", "-mno-avx"])
 def test_processors_of_narrower_vectors(fresh, monkeypatch, less):
     monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, less))
-    assert kernels.usable(torch.zeros(1))
+    assert ops_for(torch.zeros(1)) is c_ops
     for shape in SHAPES:
         test_attention(*shape)
     for n in (1, 8, 21, 64):
@@ -218,7 +218,7 @@ def test_kernels_that_compute_something_else_are_left_alone(fresh, monkeypatch, 
     wrong.write_text(text.replace("1.0f / sqrtf(width)", "1.1f / sqrtf(width)"))
     monkeypatch.setattr(native, "SOURCE", wrong)
     with pytest.warns(UserWarning, match="disagree with torch and are left alone"):
-        assert not kernels.usable(torch.zeros(1))
+        assert ops_for(torch.zeros(1)) is torch_ops
 
 
 @pytest.mark.process

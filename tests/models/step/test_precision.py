@@ -12,8 +12,8 @@ from isoflop.experiments.training.learner import Learner
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig
 from isoflop.models.parametrization import initialize
-from isoflop.models.step.precision import lower_products
-from isoflop.models.step.training_step import kernels_build, score
+from isoflop.models.step.options import StepOptions
+from isoflop.models.step.training_step import choose
 from isoflop.scaling.table.runs import same_runs
 from tests.support.training import DATA, OTHERS, make, table, train
 
@@ -52,17 +52,18 @@ def test_products_alone_are_lowered():
         model.head.normal_(generator=torch.Generator().manual_seed(0))
     tokens = torch.randint(32, (4, 17), generator=torch.Generator().manual_seed(1))
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
-    whole, _ = score(model, inputs, targets)
+    whole, _ = choose(model).score(inputs, targets)
     seen = []
     hook = model.blocks[1].register_forward_hook(lambda _, given, made: seen.extend([given[0].dtype, made.dtype]))
-    lower_products(model)
-    half, _ = score(model, inputs, targets)
+    step = choose(model, StepOptions(bfloat16=True))
+    half, _ = step.score(inputs, targets)
     hook.remove()
     assert seen == [torch.float32] * 2  # the residual stream
     assert 1e-5 < (half - whole).abs().max() < 0.1
-    assert kernels_build(model) == ""
+    assert half.dtype == torch.float32
+    assert step.build == ""
     refers = weakref.ref(model)
-    del model
+    del model, step
     assert refers() is None  # a trunk's memory is there for the next one
 
 

@@ -21,6 +21,7 @@ from isoflop.experiments.training.evaluate import detail, evaluate
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig
 from isoflop.models.parametrization import initialize
+from isoflop.models.step.training_step import choose
 from isoflop.scaling.table.evaluation import NAMES, paired, paired_loss, read_evaluation
 from isoflop.scaling.table.runs import RunTableError
 
@@ -46,7 +47,7 @@ def evaluated(request, corpus):
     model = initialize(build_model(ModelConfig(request.param, 256, 32, 1, 16, 2)), 0)
     with torch.no_grad():
         model.head.normal_(generator=torch.Generator().manual_seed(1))
-    return evaluate(model, torch.from_numpy(corpus.eval_windows.astype("int64")))
+    return evaluate(choose(model), torch.from_numpy(corpus.eval_windows.astype("int64")))
 
 
 def of(rows, measure):
