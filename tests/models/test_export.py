@@ -16,6 +16,18 @@ from isoflop.models.weights import WeightsError, load_weights, save_weights
 
 TEXT = "na\u00efve \u65e5\u672c\u8a9e \n\t  \u20ac\U0001f642 def f(x):\r\n  return x\x00y  <|end|> "
 
+SCRIPTED = {
+    "lstm": {"family": "lstm"},
+    "tied lstm": {"family": "lstm", "tied": True},
+    "gpt2": {"family": "transformer", "norm": "layernorm", "activation": "gelu", "positions": "learned"},
+    "tied gpt2": {"family": "transformer", "norm": "layernorm", "positions": "learned", "tied": True},
+    "layernorm": {"family": "transformer", "norm": "layernorm"},
+    "gelu": {"family": "transformer", "activation": "gelu"},
+    "learned": {"family": "transformer", "positions": "learned"},
+    "experts": {"family": "transformer", "experts": 4, "experts_per_token": 2},
+    "gelu experts": {"family": "transformer", "experts": 3, "experts_per_token": 1, "activation": "gelu"},
+}
+
 
 def random_model(*, tied=False, vocab_size=256):
     model = initialize(build_model(ModelConfig("transformer", vocab_size, 48, 2, 32, 2, tied=tied)), 0)
@@ -166,3 +178,30 @@ def test_config_counts_what_the_model_has():
     assert said["hidden_size"] * said["intermediate_size"] * 3 == sum(
         p.numel() for name, p in model.blocks[0].named_parameters() if name in ("gate_up", "down")
     )
+
+
+def model_of_parts(parts):
+    model = initialize(
+        build_model(ModelConfig(vocab_size=256, context_length=32, n_layer=2, d_model=16, n_head=2, **parts)), 0
+    )
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():  # what starts at zero or one would hide a mistake
+            if parameter.dim() == 1 or parameter is model.head:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated")
+@pytest.mark.parametrize("parts", SCRIPTED.values(), ids=SCRIPTED)
+def test_torchscript_computes_the_same_logits_at_every_shape_of_input(tmp_path, parts):
+    model = model_of_parts(parts)
+    write_folder(model, tmp_path / "out", tokenizer=Bytes().json(), card="# x\n", provenance={"run_id": "x"})
+    script = torch.jit.load(tmp_path / "out" / "model.pt")
+    generator = torch.Generator().manual_seed(2)
+    for rows, length in ((1, 1), (3, 7), (2, 32)):
+        tokens = torch.randint(0, 256, (rows, length), generator=generator)
+        with torch.no_grad():
+            torch.testing.assert_close(script(tokens), model(tokens), atol=1e-4, rtol=0)
+    assert json.loads((tmp_path / "out" / "isoflop.json").read_text()) == {"run_id": "x"}
+    assert json.loads((tmp_path / "out" / "tokenizer.json").read_text(encoding="utf-8"))["model"]["type"] == "BPE"
