@@ -21,13 +21,14 @@ def run(context: typer.Context) -> None:
 
     isoflop run experiment=quick [key=value ...]. Safe to interrupt and to repeat.
     """
-    from isoflop.experiments.sweep.train_job import launch
+    from isoflop.experiments.app import run_study
 
     try:
-        launch(context.args)
+        code = run_study(context.args)
     except KeyboardInterrupt:
         typer.echo("isoflop: interrupted; the same command goes on from here", err=True)
         raise SystemExit(130) from None
+    raise SystemExit(code)
 
 
 @app.command(context_settings=HYDRA, rich_help_panel=RUN)
@@ -44,10 +45,11 @@ def plan(
     isoflop plan experiment=quick. Starts nothing; shapes that were never timed on this machine are, for about 10 s.
     """
     from isoflop.experiments.compose import compose_all
+    from isoflop.experiments.sweep.launch import make_launch
     from isoflop.experiments.sweep.plan import plan, plan_text, speed_for
 
     specs = compose_all(context.args)
-    value = plan(specs, speed_for(specs, calibrate))
+    value = plan(make_launch(specs, workers=None, speed=speed_for(specs, calibrate)))
     emit(value, plan_text(value), as_json)
 
 
@@ -98,14 +100,10 @@ def retry(
 
 def _relaunch(folder: str, overrides: list[str]) -> int:
     """Launch from the folder that the arguments were typed in; returns the exit code."""
-    from isoflop.experiments.sweep.train_job import launch
+    from isoflop.experiments.app import run_study
 
     os.chdir(folder)
-    try:
-        launch(overrides)
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
+    return run_study(overrides)
 
 
 @app.command(rich_help_panel=RUN)

@@ -5,20 +5,24 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
+from typing import cast
 
 from hydra import compose, initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from isoflop.experiments.config import ExperimentConfig
+from isoflop.experiments.config import ExperimentConfig, WhereSpec
 from isoflop.experiments.study.sizes import suggest
 
 ConfigStore.instance().store(name="schema", node=ExperimentConfig)
@@ -32,9 +36,21 @@ class UsageError(ValueError):
 
 def compose_all(arguments: Sequence[str]) -> list[ExperimentConfig]:
     """One configuration for each combination of `key=a,b` in the overrides; --config-dir is as in Hydra."""
-    with readable_errors(), initialize_config_module("isoflop.conf", version_base="1.3"):
+    with others_hydra_kept(), readable_errors(), initialize_config_module("isoflop.conf", version_base="1.3"):
         loader, overrides = GlobalHydra.instance().config_loader(), as_overrides(arguments)
-        return [to_spec(compose("config", overrides=one)) for one in split_overrides(overrides, loader)]
+        sets = split_overrides(overrides, loader)
+        return [to_spec(compose("config", overrides=one, return_hydra_config=True)) for one in sets]
+
+
+@contextmanager
+def others_hydra_kept() -> Iterator[None]:
+    """Set aside what other code of this process initialised Hydra with, and put it back at the end."""
+    hydra, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra, HydraConfig.instance().cfg = hydra, config
 
 
 def as_overrides(arguments: Sequence[str]) -> list[str]:
@@ -52,7 +68,7 @@ def as_overrides(arguments: Sequence[str]) -> list[str]:
     return [f"hydra.searchpath=['file://{found.config_dir.resolve()}']", *overrides]
 
 
-def split_overrides(overrides: Sequence[str], loader: object) -> list[list[str]]:
+def split_overrides(overrides: Sequence[str], loader: ConfigLoader) -> list[list[str]]:
     """Hydra's sweep grammar: a list of overrides for each combination of `key=a,b`."""
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
     return BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
@@ -62,9 +78,46 @@ def to_spec(config: DictConfig) -> ExperimentConfig:
     """The typed configuration of a composed tree, interpolations resolved, keys beyond the schema refused."""
     config = deepcopy(config)
     with open_dict(config):
-        config.pop("hydra", None)
+        hydra = config.pop("hydra", None)
+        config.config_dirs = list((hydra or {}).get("searchpath") or [])
     plain = OmegaConf.to_container(config, resolve=True)  # as plain values: `+key=...` opens the tree's own schema
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ExperimentConfig), plain))
+    return cast(ExperimentConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ExperimentConfig), plain)))
+
+
+def job_overrides(where: WhereSpec, runs: str) -> list[str]:
+    """How a job runs and into which store, as overrides: all that it needs beside the cells that wait in the store.
+
+    Settings at their default are left out, and which cells (`trunk`, `cells`): the launch adds those.
+    """
+    default, given = asdict(WhereSpec()), asdict(where)
+    changed = [key for key in given if given[key] != default[key] and key not in ("trunk", "cells")]
+    settings = [f"where.{key}={_typed(given[key])}" for key in changed]
+    return [f"runs={_typed(runs)}", *settings]
+
+
+@dataclass
+class JobSpec:
+    """What the overrides of a job set."""
+
+    where: WhereSpec = field(default_factory=WhereSpec)
+    runs: str = "runs"
+
+
+def job_spec(overrides: Sequence[str]) -> JobSpec:
+    """What `job_overrides` wrote, and the trunks and cells that a launch added; no configuration file is read."""
+    spec = OmegaConf.structured(JobSpec)
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        OmegaConf.update(spec, override.key_or_group, override.value())
+    return cast(JobSpec, OmegaConf.to_object(spec))
+
+
+def _typed(value: object) -> str:
+    """A value as it is typed behind `key=` in an override."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_typed, value))}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return QuotedString(value, Quote.single).with_quotes() if isinstance(value, str) else repr(value)
 
 
 def check_overrides(overrides: Sequence[str], spec: ExperimentConfig) -> None:
@@ -115,7 +168,7 @@ def _near_key(dotted: str) -> str:
     node: object = ExperimentConfig
     path: list[str] = []
     for part in dotted.split("."):
-        known = {field.name: field.type for field in fields(node)} if is_dataclass(node) else {}
+        known = {one.name: one.type for one in fields(node)} if is_dataclass(node) else {}
         if part not in known:
             prefix = ".".join([*path, ""])
             return suggest(prefix + part, [prefix + name for name in known])

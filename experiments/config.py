@@ -187,8 +187,9 @@ class WhereSpec:
     checkpoint_seconds: float = 30.0
     trackers: list[str] = field(default_factory=list)  # tensorboard, wandb: beside the store, never instead of it
     corpora: str = "corpora"  # folder of prepared corpora
-    trunk: str | None = None  # only the cells of these trunks, by commas: what the sweeper gives to one job
-    only: list[str] | None = None  # only these runs: what isoflop retry asks for
+    trunk: str | None = None  # only the cells of these trunks, by commas: what a launch gives to one job
+    cells: str | None = None  # which of the cell files beside a trunk's claim holds them: written by the launch
+    only: list[str] | None = None  # only these runs: what isoflop retry names
 
 
 @dataclass
@@ -204,3 +205,4 @@ class ExperimentConfig:
     study: StudySpec = field(default_factory=StudySpec)
     where: WhereSpec = field(default_factory=WhereSpec)
     runs: str = "runs"
+    config_dirs: list[str] = field(default_factory=list)  # Hydra's further search path (--config-dir): filled in

@@ -1,16 +1,21 @@
-"""A Hydra sweeper that trains what a study lacks. Hydra's side only: what a launch does is `sweep.launch`."""
+"""A Hydra sweeper that trains what a study lacks. Hydra's side only: a launch is `experiments.sweep.launch`."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+if TYPE_CHECKING:
+    from isoflop.experiments.config import ExperimentConfig
 
 
 @dataclass
@@ -30,6 +35,7 @@ class IsoflopSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from isoflop.experiments.sweep.pool import begin_worker, check_distributed, end_with, gpus, worker_count
+        from isoflop.experiments.sweep.train_job import job
 
         self.config, self.hydra_context = config, hydra_context
         here = config.hydra.launcher._target_.startswith(LOCAL)
@@ -43,7 +49,9 @@ class IsoflopSweeper(Sweeper):
                 config.hydra.launcher.n_jobs = self.workers
                 config.hydra.launcher.batch_size = "1"
         self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
+            hydra_context=HydraContext(cast(ConfigLoader, JobConfigs()), hydra_context.callbacks),
+            task_function=job,
+            config=config,
         )
         if "n_jobs" in config.hydra.launcher:
             begin, arguments = end_with, (os.getpid(),)
@@ -55,21 +63,44 @@ class IsoflopSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         from isoflop.experiments.compose import split_overrides
         from isoflop.experiments.followup.rounds import run_rounds
-        from isoflop.experiments.sweep.launch import run_sweep
 
         sets = [(one, self._compose(one)) for one in split_overrides(arguments, self.hydra_context.config_loader)]
-        typed = [*self.config.hydra.overrides.task, *self.config.hydra.overrides.hydra]
-        run = partial(run_sweep, launch=self._launch, workers=self.workers, typed=typed)
         if not self.distributed:
-            raise SystemExit(run_rounds(sets, self._compose, run))
+            raise SystemExit(run_rounds(sets, self._compose, self._run))
         from isoflop.experiments.parallel.follow import end, together
 
-        end(together(sets[0][1].where, lambda: run_rounds(sets, self._compose, run)))
+        end(together(sets[0][1].where, lambda: run_rounds(sets, self._compose, self._run)))
 
-    def _compose(self, overrides: list[str]) -> Any:
-        from isoflop.experiments.compose import to_spec
+    def _run(self, specs: "Sequence[ExperimentConfig]") -> int:
+        from isoflop.experiments.sweep.launch import make_launch, run_launch
 
-        return to_spec(self.hydra_context.config_loader.load_sweep_config(self.config, overrides))
+        typed = [*self.config.hydra.overrides.task, *self.config.hydra.overrides.hydra]
+        return run_launch(make_launch(specs, workers=self.workers), self._start, typed=typed)
 
-    def _launch(self, job_overrides: list[list[str]], first: int) -> Any:
+    def _compose(self, overrides: list[str]) -> "ExperimentConfig":
+        from isoflop.experiments.compose import check_overrides, to_spec
+
+        spec = to_spec(self.hydra_context.config_loader.load_sweep_config(self.config, overrides))
+        check_overrides(overrides, spec)
+        return spec
+
+    def _start(self, job_overrides: list[list[str]], first: int) -> "Sequence[JobReturn]":
         return self.launcher.launch(job_overrides, initial_job_idx=first)
+
+
+class JobConfigs:
+    """Makes the configuration of a job of its overrides, in the place of Hydra's loader, which would compose it anew.
+
+    A job needs `where` and `runs` alone: no file of `conf` is read in a worker.
+    """
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """The name and arguments are Hydra's: its launchers call this, most of them in the worker."""
+        from isoflop.experiments.compose import job_spec
+
+        spec = job_spec(sweep_overrides)
+        config = OmegaConf.masked_copy(master_config, ["hydra"])
+        with read_write(config), open_dict(config):
+            config.hydra.overrides.task = list(sweep_overrides)
+            config.where, config.runs = OmegaConf.structured(spec.where), spec.runs
+        return config

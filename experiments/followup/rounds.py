@@ -16,13 +16,13 @@ from isoflop.experiments.followup.next_study import cells_of, checked_goal, runn
 from isoflop.experiments.followup.template import template_of
 from isoflop.experiments.store.claims import read_json, write_json
 from isoflop.experiments.store.store import SETTLED, Store, open_store
-from isoflop.experiments.sweep.launch import ArgumentSet
-from isoflop.experiments.sweep.train_job import load
+from isoflop.experiments.sweep.launch import load
 from isoflop.scaling.design.planning import plan_from_table
 from isoflop.scaling.table.runs import final_rows, read_runs
 
+ArgumentSet = tuple[list[str], ExperimentConfig]  # overrides, and the configuration that they give
 Compose = Callable[[list[str]], ExperimentConfig]
-Run = Callable[[Sequence[ArgumentSet]], int]
+Run = Callable[[Sequence[ExperimentConfig]], int]  # one launch of these; returns its exit code
 
 
 def run_rounds(sets: Sequence[ArgumentSet], compose: Compose, run: Run) -> int:
@@ -32,26 +32,23 @@ def run_rounds(sets: Sequence[ArgumentSet], compose: Compose, run: Run) -> int:
     incomplete, and DesignError or NoLawError, with the runs so far kept, when there is nothing to ask for.
     """
     if not any(spec.study.rounds.count for _, spec in sets):
-        return run(sets)
+        return run([spec for _, spec in sets])
     overrides, spec = _only(sets)
     wish = spec.study.rounds
-    done: list[ArgumentSet] = [(overrides, spec)]
+    done = [spec]
     if spec.where.only is not None:  # a retry: whichever round these runs belong to, and no new one
         answered = (_answer(open_store(spec.runs), _name(spec, k), wish, None) for k in range(1, wish.count + 1))
-        return run(
-            [*done, *((o := _overrides(overrides, spec, k, a), compose(o)) for k, a in enumerate(answered, 1) if a)]
-        )
-    code = run(done)
+        return run([spec, *(compose(_overrides(overrides, spec, k, a)) for k, a in enumerate(answered, 1) if a)])
+    code = run([spec])
     for k in range(1, wish.count + 1):
         store = open_store(spec.runs)
-        known = [cell.run_id for _, one in done for cell in load(one)[0].cells]
+        known = [cell.run_id for one in done for cell in load(one)[0].cells]
         if not store.states(known)["state"].isin(SETTLED).all():
             return code
         name = _name(spec, k)
         answer = _answer(store, name, wish, known) or _ask(store, name, wish, known)
         print(f"\nround {k} of {wish.count}: {answer['said']}\n", flush=True)
-        asked = _overrides(overrides, spec, k, answer)
-        done.append((asked, compose(asked)))
+        done.append(compose(_overrides(overrides, spec, k, answer)))
         code = max(code, run(done[-1:]))
     return code
 

@@ -1,15 +1,15 @@
 """`isoflop tune`: train the runs that a study lacks, then bowls, transfers and findings, as a dict and as text."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from isoflop.experiments.app import run_study
 from isoflop.experiments.compose import compose_all
 from isoflop.experiments.followup.tune import Bowl, Transfer, bowls, transfers
-from isoflop.experiments.sweep.train_job import launch, load
+from isoflop.experiments.sweep.launch import load
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.tuning_checks import SAME_RANGE
 from isoflop.scaling.table.runs import read_runs
@@ -22,8 +22,7 @@ def train_and_read(overrides: Sequence[str]) -> pd.DataFrame:
     """The runs of the studies that these overrides describe, trained where they are missing."""
     specs = compose_all(overrides)
     ids = {cell.run_id for spec in specs for cell in load(spec)[0].cells}
-    with suppress(SystemExit):  # not 0 where a run diverged or failed: a bowl can do without it
-        launch(overrides)
+    run_study(overrides)  # not 0 where a run diverged or failed: a bowl can do without it
     table = read_runs(Path(specs[0].runs))
     return table[table["run_id"].isin(ids)]
 

@@ -5,8 +5,8 @@ out is named with its reason.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -57,11 +57,16 @@ class Study:
     dropped: tuple[Dropped, ...] = ()
     warnings: tuple[str, ...] = ()
     hold_out: tuple[float, ...] = ()
+    train_tokens: Mapping[str, int] = field(default_factory=dict)  # of each corpus by its id
 
     @cached_property
     def trunks(self) -> dict[str, tuple[Cell, ...]]:
         """Cells by trunk, the shortest first: one job each."""
         return group_by_trunk(self.cells)
+
+    def epochs(self, cell: Cell) -> float:
+        """How often a cell reads its corpus."""
+        return cell.horizon_tokens / unique_tokens(self.train_tokens[cell.corpus_id], cell)
 
     @property
     def tokens_by_cell(self) -> int:
@@ -80,9 +85,10 @@ def expand(config: ExperimentConfig, corpora: CorpusOf) -> Study:
     Raises StudyError (or another ValueError, from the model's shape or its engine) naming the key, its value and the
     remedy.
     """
-    study, cells, dropped = config.study, [], []
+    study, cells, dropped, train_tokens = config.study, [], [], {}
     for variant in variants(config):
         corpus = corpora(variant.data)
+        train_tokens[corpus.corpus_id] = corpus.train_tokens
         if variant.study.cells:
             kept, left_out = _listed(variant, corpus), []
         elif variant.study.sizes:
@@ -99,7 +105,7 @@ def expand(config: ExperimentConfig, corpora: CorpusOf) -> Study:
         _check_schedule(cell)
         decide(cell, config.where)
     warnings = _epoch_warnings(unique, corpora) + _short_warnings(unique)
-    return Study(study.name, unique, tuple(dropped), warnings, tuple(_hold_out(config)))
+    return Study(study.name, unique, tuple(dropped), warnings, tuple(_hold_out(config)), train_tokens)
 
 
 def _single(config: ExperimentConfig, corpus: Corpus) -> list[Cell]:
@@ -248,7 +254,7 @@ def _check_schedule(cell: Cell) -> None:
 
 def _epoch_warnings(cells: tuple[Cell, ...], corpora: CorpusOf) -> tuple[str, ...]:
     """A line when cells repeat their corpus; StudyError beyond data.max_epochs."""
-    unique = {cell.run_id: unique_tokens(corpora(cell.data), cell) for cell in cells}
+    unique = {cell.run_id: unique_tokens(corpora(cell.data).train_tokens, cell) for cell in cells}
     epochs = {cell.run_id: cell.horizon_tokens / unique[cell.run_id] for cell in cells}
     worst = max(cells, key=lambda cell: epochs[cell.run_id])
     most, limit = epochs[worst.run_id], worst.data.max_epochs
@@ -274,7 +280,7 @@ def _short_warnings(cells: tuple[Cell, ...]) -> tuple[str, ...]:
     )
 
 
-def unique_tokens(corpus: Corpus, cell: Cell) -> int:
-    """Training tokens that whole windows of the corpus predict."""
+def unique_tokens(train_tokens: int, cell: Cell) -> int:
+    """Training tokens that whole windows of a corpus of so many tokens predict."""
     length = cell.model.context_length
-    return count_windows(corpus.train_tokens, length) * length
+    return count_windows(train_tokens, length) * length

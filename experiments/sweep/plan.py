@@ -9,25 +9,24 @@ from itertools import groupby
 import pandas as pd
 
 from isoflop.experiments.config import ExperimentConfig
-from isoflop.experiments.cost.cost import Speed, cores, makespan, trunk_seconds
+from isoflop.experiments.cost.cost import Speed, trunk_seconds
 from isoflop.experiments.cost.memory import gigabytes, worker_bytes
-from isoflop.experiments.cost.packs import packs
 from isoflop.experiments.cost.shape_key import place
 from isoflop.experiments.cost.speed_file import known_speed
-from isoflop.experiments.store.store import STATES, Store, StoreError, open_store
+from isoflop.experiments.store.store import SETTLED, STATES, Store
 from isoflop.experiments.study.cell import Cell
-from isoflop.experiments.study.study import Study, unique_tokens
+from isoflop.experiments.study.study import Study
 from isoflop.experiments.sweep.calibrate import SECONDS, measure, unknown_shapes
+from isoflop.experiments.sweep.launch import Launch, load, trunks_seconds
 from isoflop.experiments.sweep.pool import check_device
-from isoflop.experiments.sweep.train_job import load
 from isoflop.models.config import n_matrices
 
 WORKERS = (1, 2, 4, 8, 16)
 
 
-def plan(specs: Sequence[ExperimentConfig], speed: Speed) -> dict:
-    """The studies of these configurations: every cell with its size, cost and state, and the totals. Trains nothing."""
-    return {"speed": speed.source, "studies": [_plan_study(spec, speed) for spec in specs]}
+def plan(launch: Launch) -> dict:
+    """The studies of a launch: every cell with its size, cost and state, and the totals. Trains nothing."""
+    return {"speed": launch.speed.source, "studies": [_plan_study(study, launch) for study in launch.studies]}
 
 
 def speed_for(specs: Sequence[ExperimentConfig], calibrate: bool | None) -> Speed:
@@ -43,15 +42,13 @@ def speed_for(specs: Sequence[ExperimentConfig], calibrate: bool | None) -> Spee
     return known_speed(place(where), where.threads)
 
 
-def _plan_study(spec: ExperimentConfig, speed: Speed) -> dict:
-    study, corpora = load(spec)
-    states = _states(spec.runs, study.cells)
-    left = list(_unfinished(study, states))
+def _plan_study(study: Study, launch: Launch) -> dict:
+    states = {cell.run_id: launch.states[cell.run_id] for cell in study.cells}
+    jobs = [job for job in launch.jobs if job.cells[0].run_id in states]
+    left = [one.cells for job in jobs for one in job.parts or (job,)]
     return {
         "study": study.name,
-        "cells": [
-            _cell(cell, unique_tokens(corpora(cell.data), cell), states[cell.run_id], speed) for cell in study.cells
-        ],
+        "cells": [_cell(cell, study.epochs(cell), states[cell.run_id], launch.speed) for cell in study.cells],
         "dropped": [vars(dropped) for dropped in study.dropped],
         "warnings": list(study.warnings),
         "hold_out": list(study.hold_out),
@@ -60,22 +57,14 @@ def _plan_study(spec: ExperimentConfig, speed: Speed) -> dict:
         "tokens_trained": study.tokens_trained,
         "tokens_by_cell": study.tokens_by_cell,
         "sharing": study.tokens_by_cell / study.tokens_trained,
-        "done": sum(state in ("done", "diverged") for state in states.values()),
-        "packs": [len(pack) for pack in packs(left, lambda cells: cells, spec.where) if len(pack) > 1],
-        "device": spec.where.device,
-        "minutes": {str(workers): _minutes(left, workers, speed) for workers in WORKERS},
+        "done": sum(state in SETTLED for state in states.values()),
+        "packs": [len(job.parts) for job in jobs if job.parts],
+        "device": launch.where.device,
+        "minutes": {str(workers): trunks_seconds(left, workers, launch.speed) / 60 for workers in WORKERS},
     }
 
 
-def _minutes(trunks: Sequence[Sequence[Cell]], workers: int, speed: Speed) -> float:
-    """Predicted minutes of so many workers, a core each."""
-    if not trunks:
-        return 0.0
-    each = speed.with_company(workers, cores())
-    return makespan([trunk_seconds(cells, each) for cells in trunks], workers, start=speed.start) / 60
-
-
-def _cell(cell: Cell, unique: int, state: str, speed: Speed) -> dict:
+def _cell(cell: Cell, epochs: float, state: str, speed: Speed) -> dict:
     return {
         "run_id": cell.run_id,
         "trunk_id": cell.trunk_id,
@@ -87,30 +76,13 @@ def _cell(cell: Cell, unique: int, state: str, speed: Speed) -> dict:
         "n_params": n_matrices(cell.model),
         "tokens": cell.horizon_tokens,
         "tokens_per_param": cell.tokens_per_param,
-        "epochs": cell.horizon_tokens / unique,
+        "epochs": epochs,
         "steps": cell.steps,
         "flops": cell.training_flops,
         "seconds": trunk_seconds([cell], speed),
         "memory_bytes": round(worker_bytes(cell)),
         "state": state,
     }
-
-
-def _states(runs: str, cells: Iterable[Cell]) -> dict[str, str]:
-    """State of each cell in the store at `runs`; everything is planned where there is no store yet."""
-    ids = [cell.run_id for cell in cells]
-    try:
-        store = open_store(runs)
-    except StoreError:
-        return dict.fromkeys(ids, "planned")
-    return dict(zip(ids, store.states(ids)["state"], strict=True))
-
-
-def _unfinished(study: Study, states: dict[str, str]) -> Iterable[list[Cell]]:
-    for cells in study.trunks.values():
-        left = [cell for cell in cells if states[cell.run_id] not in ("done", "diverged")]
-        if left:
-            yield left
 
 
 def plan_text(value: dict) -> str:

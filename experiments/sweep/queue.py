@@ -1,24 +1,34 @@
-"""The jobs of a launch: a trunk each, or a pack of them; in which order, and taken apart when they keep dying."""
+"""The jobs of a launch, a trunk each or a pack of trunks: which are missing, in which order, and until when they go on.
 
-from collections.abc import Sequence
+Jobs never raise for a cell's sake, and the store, not a job's return value, says what is missing. A killed worker takes
+its whole pool down with it under joblib, so rounds go on until nothing is missing or a trunk has died too often.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+
+from hydra.core.utils import JobReturn, JobStatus
 
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.cost.cost import Speed, trunk_seconds
 from isoflop.experiments.cost.memory import available_bytes
 from isoflop.experiments.cost.packs import packs
-from isoflop.experiments.store.store import SETTLED, Store
+from isoflop.experiments.store.store import SETTLED, Store, StoreError, is_disk_error
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.study import Study
 from isoflop.experiments.sweep.pool import per_device
 from isoflop.experiments.sweep.train_job import wanted
 
 MAX_DEATHS = 3  # of one trunk in one launch; the last try is without company, so that no other trunk is to blame
+WAIT_SECONDS = 0.5  # for trunks that another launch, or a worker about to end, still holds
+
+Start = Callable[[list[list[str]], int], Sequence[JobReturn]]  # Hydra's launcher: overrides of jobs, the first's number
 
 
 @dataclass
 class Job:
-    """One trunk: the arguments that launch it, its cells, and how often its worker died in this launch.
+    """One trunk: the overrides that its worker is given, its cells, and how often its worker died in this launch.
 
     Or a pack of trunks, their ids by commas, whose `parts` are the jobs that they would be alone.
     """
@@ -33,14 +43,23 @@ class Job:
 
     @property
     def trunk_ids(self) -> list[str]:
+        """The ids of the trunks of a pack, or the one."""
         return self.trunk_id.split(",")
 
 
 def find_jobs(
-    overrides: list[str], study: Study, store: Store, speed: Speed, where: WhereSpec, workers: int | None
+    overrides: list[str], study: Study, states: Mapping[str, str], speed: Speed, where: WhereSpec, workers: int | None
 ) -> list[Job]:
-    """What is missing, trunks that go together as one job. Elsewhere the memory is not known, and not heeded."""
-    jobs = missing_jobs(overrides, study, store, speed, where)
+    """A job for each trunk of a study with cells that have no result, those that are trained in one step as one job.
+
+    `overrides` are common to the jobs, `states` those of all cells by run id. With `workers` None the jobs run on other
+    machines, whose memory is not known and does not limit a pack.
+    """
+    jobs = []
+    for trunk_id, cells in study.trunks.items():
+        left = tuple(cell for cell in cells if states[cell.run_id] not in SETTLED and wanted(cell, where))
+        if left:
+            jobs.append(Job(trunk_id, _of_trunks(overrides, trunk_id), left, trunk_seconds(left, speed)))
     if where.pack == 1:
         return jobs
     room = float("inf") if workers is None else available_bytes(where.device) / per_device(where, workers)
@@ -54,7 +73,11 @@ def packed(overrides: list[str], jobs: Sequence[Job]) -> Job:
     ids = ",".join(job.trunk_id for job in jobs)
     cells = tuple(cell for job in jobs for cell in job.cells)
     seconds = sum(job.seconds for job in jobs)
-    return Job(ids, [*overrides, f"where.trunk='{ids}'"], cells, seconds, parts=tuple(jobs))
+    return Job(ids, _of_trunks(overrides, ids), cells, seconds, parts=tuple(jobs))
+
+
+def _of_trunks(overrides: list[str], ids: str) -> list[str]:
+    return [*overrides, f"where.trunk='{ids}'"]  # the last one; quoted, since a hash may read as a number
 
 
 def unpacked(job: Job) -> list[Job]:
@@ -64,26 +87,75 @@ def unpacked(job: Job) -> list[Job]:
     return [replace(part, deaths=job.deaths, error=job.error) for part in job.parts]
 
 
-def missing_jobs(overrides: list[str], study: Study, store: Store, speed: Speed, where: WhereSpec) -> list[Job]:
-    """A job for each trunk with a cell that has no result. Cells that failed or were lost before count as missing.
-
-    Raises StoreError if the file of a finished cell cannot be read.
-    """
-    states = store.states([cell.run_id for cell in study.cells]).set_index("run_id")["state"]
-    store.check(run_id for run_id, state in states.items() if state in SETTLED)
-    jobs = []
-    for trunk_id, cells in study.trunks.items():
-        left = tuple(cell for cell in cells if states[cell.run_id] not in SETTLED and wanted(cell, where))
-        for cell in left:
-            if states[cell.run_id] in ("failed", "lost"):
-                store.record(cell.run_id, "planned")
-        if left:
-            arguments = [*overrides, f"where.trunk='{trunk_id}'"]  # quoted: a hash may read as a number
-            jobs.append(Job(trunk_id, arguments, left, trunk_seconds(left, speed)))
-    return jobs
-
-
 def in_order(jobs: Sequence[Job]) -> list[Job]:
     """The cheapest first, as a canary, then the longest: a broken set-up shows early and no worker ends alone."""
     longest = sorted(jobs, key=lambda job: -job.seconds)
     return longest[-1:] + longest[:-1]
+
+
+def finish(jobs: Sequence[Job], store: Store, start: Start) -> None:
+    """Launch rounds until every job has settled, or has died MAX_DEATHS times and is recorded as lost.
+
+    Raises StoreError if the launcher's work leaves no trace in the store, time after time.
+    """
+    launched = untouched = 0
+    while open_jobs := [job for job in jobs if _is_open(job, store)]:
+        if len(every := [one for job in jobs for one in unpacked(job)]) > len(jobs):
+            jobs = every
+            continue
+        free = [job for job in open_jobs if not all(map(store.claimed, job.trunk_ids))]
+        distinct = list({job.trunk_id: job for job in reversed(free)}.values())
+        company = [job for job in distinct if job.deaths < MAX_DEATHS - 1]
+        batch = in_order(company) or distinct[:1]
+        if not batch:
+            time.sleep(WAIT_SECONDS)
+            continue
+        before = _attempts(batch, store)
+        _start_round(batch, store, start, launched)
+        launched += len(batch)
+        untouched = untouched + 1 if _is_untouched(batch, store, before) else 0
+        if untouched == MAX_DEATHS:
+            raise StoreError(
+                f"{untouched} times the launcher said that its work was done and nothing of it is in {store.root}: "
+                "do its workers see that folder? Launch from one that every machine shares"
+            )
+
+
+def _start_round(batch: Sequence[Job], store: Store, start: Start, first: int) -> None:
+    """One call of the launcher. Its exception is a dead worker's if any cell was started, else it is our caller's."""
+    before = _attempts(batch, store)
+    try:
+        returns = start([job.overrides for job in batch], first)
+    except Exception as error:
+        if _attempts(batch, store) == before:
+            raise
+        for job in batch:
+            job.error = f"{type(error).__name__}: the worker died"
+        return
+    for job, outcome in zip(batch, returns, strict=True):
+        if outcome.status == JobStatus.FAILED:
+            if is_disk_error(outcome._return_value) or _attempts(batch, store) == before:
+                raise outcome._return_value  # not a cell's fault
+            job.error = repr(outcome._return_value)
+
+
+def _is_open(job: Job, store: Store) -> bool:
+    """Whether a job has cells to train; counts its deaths, and records as lost what died too often."""
+    states = store.states([cell.run_id for cell in job.cells])
+    died = states.loc[states["state"] == "lost", "run_id"]
+    if len(died):
+        job.deaths += 1
+        for run_id in died:
+            final = job.deaths >= MAX_DEATHS
+            store.record(run_id, "lost" if final else "planned", **({"error": job.error} if final else {}))
+    return job.deaths < MAX_DEATHS and bool(states["state"].isin(["planned", "running", "lost"]).any())
+
+
+def _is_untouched(batch: Sequence[Job], store: Store, attempts: int) -> bool:
+    """Whether nobody began any of these since there were so many attempts at them, nor is about to."""
+    claimed = any(store.claimed(trunk_id) for job in batch for trunk_id in job.trunk_ids)
+    return _attempts(batch, store) == attempts and not claimed
+
+
+def _attempts(batch: Sequence[Job], store: Store) -> int:
+    return int(store.states([cell.run_id for job in batch for cell in job.cells])["attempts"].sum())

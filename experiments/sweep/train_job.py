@@ -1,14 +1,13 @@
-"""The Hydra application and what one job of it does: train one trunk, record every cell of it, never raise.
+"""What one job does: read the cells of its trunks, train them, record every one of them.
 
-The sweeper (`hydra_plugins/isoflop_sweeper.py`) decides which trunks to launch and reads the outcome from the store,
-so a job may be killed at any moment: what it had finished is on disk, what it had not is trained again from the last
-checkpoint to the same bits.
+A job may be killed at any moment: what it had finished is on disk, what it had not is trained again from the last
+checkpoint to the same bits. It never raises for a cell's sake; the launch (`sweep.launch`) reads the outcome from the
+store. It needs neither the configuration files nor the study: the launch wrote the resolved cells (`store.cells`).
 """
 
 import logging
 import os
 import socket
-import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
@@ -18,22 +17,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from isoflop.experiments.compose import as_overrides, readable_errors, to_spec
-from isoflop.experiments.config import ExperimentConfig, WhereSpec
+from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.cost.memory import explanation, is_out_of_memory, with_less
-from isoflop.experiments.cost.packs import packs
 from isoflop.experiments.data.corpus import Corpora, Corpus
+from isoflop.experiments.store.cells import read_cells
 from isoflop.experiments.store.claims import Claim
-from isoflop.experiments.store.store import SETTLED, Store, StoreError, create_store, is_disk_error
+from isoflop.experiments.store.store import SETTLED, Store, StoreError, is_disk_error, open_store
 from isoflop.experiments.study.cell import Cell
-from isoflop.experiments.study.study import Study, expand
+from isoflop.experiments.study.study import Study
 from isoflop.experiments.training.checkpoint_files import prune
-from isoflop.experiments.training.initial import begin_from
 from isoflop.scaling.table.runs import write_run
 
 if TYPE_CHECKING:  # loads torch
@@ -44,33 +39,19 @@ HEARTBEAT_SECONDS = 1.0
 log = logging.getLogger(__name__)
 
 
-def launch(overrides: Sequence[str]) -> None:
-    """Run Hydra on these arguments. Ends in SystemExit with the exit code that the store gives."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach `readable_errors` instead of Hydra's own printer
-    before = sys.argv
-    try:
-        with readable_errors():
-            sys.argv = ["isoflop", *as_overrides(overrides)]
-            main()
-    finally:
-        sys.argv = before
-
-
 def job(config: DictConfig) -> None:
-    """Train the trunks that `where.trunk` names, or every trunk of the study one after the other."""
+    """The function that Hydra's launchers call in a worker; `config` has the settings of `where`, and `runs`."""
     _go_to(HydraConfig.get().runtime.cwd)
-    spec = to_spec(config)
-    study, corpora = load(spec)
-    store = create_store(spec.runs)
-    trunks = [cells for cells in study.trunks.values() if any(wanted(cell, spec.where) for cell in cells)]
-    for pack in packs(trunks, lambda cells: _left(cells, store, spec.where) or cells, spec.where):
-        train_together(pack, corpora, store, spec.where, study)
-    if HydraConfig.get().mode == RunMode.RUN:
-        states = store.states([cell.run_id for cell in study.cells])["state"]
-        raise SystemExit(0 if (states == "done").all() else 1)
+    where = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(WhereSpec), config.where))
+    train_trunks(where, config.runs)
 
 
-main = hydra.main(config_path="pkg://isoflop.conf", config_name="config", version_base="1.3")(job)
+def train_trunks(where: WhereSpec, runs: str) -> None:
+    """Train the trunks that `where.trunk` names, together where they are several, from their files in the store."""
+    store = open_store(runs)
+    study = read_cells(store, (where.trunk or "").split(","), where.cells or "")
+    corpora = Corpora(Path(where.corpora).resolve())
+    train_together(list(study.trunks.values()), corpora, store, where, study)
 
 
 def _go_to(folder: str) -> None:
@@ -82,13 +63,6 @@ def _go_to(folder: str) -> None:
             f"{socket.gethostname()} does not see {folder}, the folder of the launch ({error.strerror}): "
             "launch from a folder that every machine shares"
         ) from error
-
-
-def load(spec: ExperimentConfig) -> tuple[Study, Corpora]:
-    """The cells of a configuration, and the corpora they read (prepared if this is the first time)."""
-    corpora = Corpora(Path(spec.where.corpora).resolve())
-    study = begin_from(expand(spec, corpora), spec.init_from, runs=Path(spec.runs), corpora=corpora)
-    return study, corpora
 
 
 def listing(cell: Cell) -> dict:

@@ -9,7 +9,8 @@ from isoflop.experiments.compose import compose_all
 from isoflop.experiments.cost.cost import REFERENCE, makespan
 from isoflop.experiments.study.sizes import load_size, size_names
 from isoflop.experiments.study.study import expand
-from isoflop.experiments.sweep import plan as plan_module
+from isoflop.experiments.sweep import launch
+from isoflop.experiments.sweep.launch import make_launch
 from isoflop.experiments.sweep.plan import plan
 from tests.support.root import ROOT
 
@@ -38,11 +39,11 @@ def without_corpus(monkeypatch):
             corpus.train_tokens = 1_000_000_000
         return expand(spec, corpus), corpus
 
-    monkeypatch.setattr(plan_module, "load", load)
+    monkeypatch.setattr(launch, "load", load)
 
 
 def planned(*overrides):
-    (study,) = plan(compose_all(overrides), REFERENCE)["studies"]
+    (study,) = plan(make_launch(compose_all(overrides), workers=None, speed=REFERENCE))["studies"]
     return study
 
 
@@ -124,7 +125,9 @@ def test_a_thousand_cells_are_planned_with_as_much_work_for_each_as_a_few(withou
 
 
 def test_commas_make_one_study_each(without_corpus):
-    studies = plan(compose_all(["experiment=smoke", "optim.learning_rate=0.01,0.02"]), REFERENCE)["studies"]
+    studies = plan(
+        make_launch(compose_all(["experiment=smoke", "optim.learning_rate=0.01,0.02"]), workers=None, speed=REFERENCE)
+    )["studies"]
     ids = [{cell["run_id"] for cell in study["cells"]} for study in studies]
     assert len(ids) == 2
     assert not ids[0] & ids[1]

@@ -18,8 +18,8 @@ import numpy as np
 from isoflop.experiments.compose import compose_all
 from isoflop.experiments.cost.cost import Speed, run_seconds
 from isoflop.experiments.study.cell import Cell
+from isoflop.experiments.sweep.launch import load
 from isoflop.experiments.sweep.plan import speed_for
-from isoflop.experiments.sweep.train_job import load
 from isoflop.scaling.table.runs import read_runs
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from hydra.core.utils import JobReturn, JobStatus
 
+from isoflop.experiments.compose import job_spec
 from isoflop.experiments.config import (
     DataSpec,
     ExperimentConfig,
@@ -17,10 +18,9 @@ from isoflop.experiments.config import (
     WhereSpec,
     WindowSpec,
 )
-from isoflop.experiments.cost.packs import packs
 from isoflop.experiments.store.store import create_store
-from isoflop.experiments.sweep.launch import run_sweep
-from isoflop.experiments.sweep.train_job import load, train_together
+from isoflop.experiments.sweep.launch import make_launch, run_launch
+from isoflop.experiments.sweep.train_job import train_trunks
 
 Launcher = Callable[[Sequence[Sequence[str]], int], list[JobReturn]]
 PACK = WhereSpec(pack=3)
@@ -65,19 +65,17 @@ def in_process(
     """
 
     def launcher(job_overrides, first):
-        jobs = [arguments[-1].split("'")[1].split(",") for arguments in job_overrides]
+        jobs = [job_spec(arguments) for arguments in job_overrides]
         if calls is not None:
-            calls.append(jobs)
-        return [one(trunks) for trunks in jobs]
+            calls.append([job.where.trunk.split(",") for job in jobs])
+        return [one(job.where) for job in jobs]
 
-    def one(trunks):
+    def one(where):
         outcome = JobReturn()
         try:
-            for trunk in trunks:
+            for trunk in where.trunk.split(","):
                 before(trunk)
-            study, corpora = load(spec)
-            for group in packs([study.trunks[trunk] for trunk in trunks], list, spec.where):
-                train_together(group, corpora, create_store(spec.runs), spec.where, study)
+            train_trunks(replace(where, device=spec.where.device), spec.runs)
             outcome.return_value, outcome.status = None, JobStatus.COMPLETED
         except Exception as error:
             outcome.return_value, outcome.status = error, JobStatus.FAILED
@@ -88,7 +86,12 @@ def in_process(
 
 def run(spec: ExperimentConfig, calls: list[list[list[str]]] | None = None, **options) -> int:
     """Exit code of a sweep whose jobs run in this process; `calls` and `options` as of `in_process`."""
-    return run_sweep([([], spec)], in_process(spec, calls, **options), workers=1)
+    return sweep_with(spec, in_process(spec, calls, **options))
+
+
+def sweep_with(spec: ExperimentConfig, launcher: Launcher, workers: int | None = 1) -> int:
+    """Exit code of a sweep whose jobs this launcher runs; `workers` None: on other machines."""
+    return run_launch(make_launch([spec], workers=workers), launcher)
 
 
 def unpacked(spec: ExperimentConfig, folder: Path) -> ExperimentConfig:

@@ -10,10 +10,10 @@ from isoflop.experiments.cost.packs import pack_bytes, pack_key, packs
 from isoflop.experiments.store.store import create_store
 from isoflop.experiments.sweep import queue as jobs
 from isoflop.experiments.sweep import train_job as sweep
-from isoflop.experiments.sweep.launch import run_sweep
+from isoflop.experiments.sweep.launch import load
 from isoflop.experiments.sweep.queue import MAX_DEATHS, Job, packed
 from isoflop.scaling.table.runs import read_runs
-from tests.support.sweeps import PACK, check_same, in_process, run, states, three_alike, unpacked
+from tests.support.sweeps import PACK, check_same, in_process, run, states, sweep_with, three_alike, unpacked
 
 
 @pytest.fixture
@@ -42,14 +42,14 @@ def alone(spec, tmp_path):
     ],
 )
 def test_what_no_stacked_step_is_written_for_is_trained_alone(spec, change, where):
-    study, _ = sweep.load(spec)
+    study, _ = load(spec)
     cells = [replace(cell, **change) for cell in study.cells[:1]]
     assert pack_key(study.cells[:1], PACK) is not None
     assert pack_key(cells, replace(PACK, **where)) is None
 
 
 def test_a_pack_is_of_one_shape_and_one_schedule(spec):
-    cell = sweep.load(spec)[0].cells[0]
+    cell = load(spec)[0].cells[0]
     alike = [
         replace(cell, seed=7),
         replace(cell, arm="b"),
@@ -71,7 +71,7 @@ def test_a_pack_is_of_one_shape_and_one_schedule(spec):
 
 
 def test_packs_are_even_and_no_larger_than_told_or_than_fits(spec):
-    cell = sweep.load(spec)[0].cells[0]
+    cell = load(spec)[0].cells[0]
     trunks = [[replace(cell, seed=seed)] for seed in range(10)]
 
     def sizes(pack, **options):
@@ -105,7 +105,7 @@ def test_a_pack_with_one_try_left_is_taken_apart():
 
 
 def test_the_one_of_a_pack_that_kills_its_worker_is_found(spec, alone):
-    study, _ = sweep.load(spec)
+    study, _ = load(spec)
     store, culprit, calls = create_store(spec.runs), list(study.trunks)[1], []
     work = in_process(spec, calls)
 
@@ -119,7 +119,7 @@ def test_the_one_of_a_pack_that_kills_its_worker_is_found(spec, alone):
                 store.start(sweep.listing(cell))
         raise ConnectionError("a worker was killed")
 
-    assert run_sweep([([], spec)], launch, workers=1) == 1
+    assert sweep_with(spec, launch) == 1
     assert sum(any(culprit in trunks for trunks in call) for call in calls) == MAX_DEATHS
     assert all(len(trunks) == 1 for call in calls[2:] for trunks in call)
     table = states(spec)
@@ -129,7 +129,7 @@ def test_the_one_of_a_pack_that_kills_its_worker_is_found(spec, alone):
 
 
 def test_a_pack_is_launched_again_for_what_its_worker_left(spec, alone):
-    study, _ = sweep.load(spec)
+    study, _ = load(spec)
     store, calls = create_store(spec.runs), []
     work = in_process(spec, calls)
 
@@ -141,14 +141,14 @@ def test_a_pack_is_launched_again_for_what_its_worker_left(spec, alone):
             store.start(sweep.listing(cell))
         raise ConnectionError("a worker was killed")
 
-    assert run_sweep([([], spec)], launch, workers=1) == 0
+    assert sweep_with(spec, launch) == 0
     assert [len(trunks) for trunks in calls[1]] == [3]
     assert (states(spec)["attempts"] == 2).all()
     check_same(read_runs(spec.runs), alone)
 
 
 def test_the_launch_says_how_much_memory_a_pack_may_take(spec, monkeypatch):
-    cell = sweep.load(spec)[0].cells[0]
+    cell = load(spec)[0].cells[0]
     monkeypatch.setattr(jobs, "available_bytes", lambda device: 1.01 * pack_bytes(cell, spec.where, 2))
     calls = []
     assert run(spec, calls) == 0

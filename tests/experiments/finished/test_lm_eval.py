@@ -25,7 +25,8 @@ from isoflop.experiments.config import (
 )
 from isoflop.experiments.finished.tasks import TASKS
 from isoflop.experiments.store.store import create_store
-from isoflop.experiments.sweep.train_job import load, train_claimed
+from isoflop.experiments.sweep.launch import load
+from isoflop.experiments.sweep.train_job import train_claimed
 from isoflop.scaling.table.read import TableError
 from isoflop.scaling.table.runs import read_runs
 from isoflop.scaling.table.task_scores import (

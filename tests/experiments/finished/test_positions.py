@@ -9,7 +9,8 @@ from isoflop.experiments.config import StudySpec, WhereSpec, WindowSpec
 from isoflop.experiments.finished.positions import COLUMNS, best_runs, positions, positions_text
 from isoflop.experiments.store.models import evaluation_file, weights_file
 from isoflop.experiments.store.store import StoreError, create_store
-from isoflop.experiments.sweep.train_job import load, train_claimed
+from isoflop.experiments.sweep.launch import load
+from isoflop.experiments.sweep.train_job import train_claimed
 from isoflop.scaling.table.runs import read_runs
 
 DATA = [

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from functools import partial
 
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
@@ -12,7 +11,7 @@ from isoflop.experiments.followup import next_study, rounds
 from isoflop.experiments.followup.rounds import run_rounds
 from isoflop.experiments.store.store import create_store
 from isoflop.experiments.sweep import train_job as sweep
-from isoflop.experiments.sweep.launch import run_sweep
+from isoflop.experiments.sweep.launch import load, make_launch, run_launch
 from isoflop.scaling.design.candidates import DesignError
 from isoflop.scaling.table.runs import read_runs
 from tests.support.texts import write_texts
@@ -50,7 +49,7 @@ def jobs_here(trained, *, dies_at=None):
         if len(trained) == dies_at:
             raise KeyboardInterrupt
         spec = compose(arguments)
-        study, corpora = sweep.load(spec)
+        study, corpora = load(spec)
         trained.append(spec.where.trunk)
         sweep.train_claimed(study.trunks[spec.where.trunk], corpora, create_store(spec.runs), spec.where, study)
         outcome = JobReturn()
@@ -63,7 +62,11 @@ def jobs_here(trained, *, dies_at=None):
 def run(overrides, **options):
     """Exit code of a launch, and the trunks that it trained."""
     trained = []
-    launch = partial(run_sweep, launch=jobs_here(trained, **options), workers=1, typed=overrides)
+    start = jobs_here(trained, **options)
+
+    def launch(specs):
+        return run_launch(make_launch(specs, workers=1), start, typed=overrides)
+
     return run_rounds([(list(overrides), compose(overrides))], compose, launch), trained
 
 
@@ -151,4 +154,4 @@ def test_without_rounds_a_launch_is_one_call():
     calls = []
     sets = [([], compose(["experiment=smoke"]))]
     assert run_rounds(sets, compose, lambda given: calls.append(given) or 3) == 3
-    assert calls == [sets]
+    assert calls == [[sets[0][1]]]

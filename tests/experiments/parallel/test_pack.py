@@ -14,6 +14,7 @@ from isoflop.experiments.parallel.pack_step import PackedStep
 from isoflop.experiments.store.models import find_trained
 from isoflop.experiments.store.store import create_store, open_store
 from isoflop.experiments.sweep import train_job as sweep
+from isoflop.experiments.sweep.launch import load
 from isoflop.experiments.training import cuda_graph, trainer
 from isoflop.experiments.training.learner import Learner
 from isoflop.experiments.training.trainer import train_trunk
@@ -39,7 +40,7 @@ def alone(spec, tmp_path):
 
 def learners(spec, **changes):
     """Of the three trunks, with rates and decays of their own."""
-    study, corpora = sweep.load(spec)
+    study, corpora = load(spec)
     cells = [cells[-1] for cells in study.trunks.values()]
     optims = [
         replace(cell.optim, learning_rate=rate, weight_decay=decay, **changes)
@@ -125,7 +126,7 @@ def kill_at(step):
 
 def test_members_at_different_steps_catch_up_and_go_on_together(spec, alone, monkeypatch):
     """Each trunk was interrupted elsewhere, alone: one before its first checkpoint, one in a cooldown."""
-    study, corpora = sweep.load(spec)
+    study, corpora = load(spec)
     store, together = create_store(spec.runs), []
     for stop, seconds, cells in zip((64, 90, 128), (1e9, 0.0, 0.0), study.trunks.values(), strict=True):
         with pytest.raises(KeyboardInterrupt):
@@ -173,7 +174,7 @@ def test_an_interrupted_member_of_a_pack_goes_on_alone(spec, alone, monkeypatch)
 
 
 def test_one_that_fails_leaves_the_others(spec, alone, monkeypatch):
-    study, _ = sweep.load(spec)
+    study, _ = load(spec)
     bad, cool_down = study.cells[0].run_id, trainer._cool_down
 
     def broken(learner, cell, *rest):
@@ -204,7 +205,7 @@ def test_one_that_diverges_does_not_disturb_the_others(spec, tmp_path):
 
 
 def test_one_that_is_claimed_elsewhere_is_left_out(spec, alone, monkeypatch):
-    study, corpora = sweep.load(spec)
+    study, corpora = load(spec)
     store = create_store(spec.runs)
     trunk = list(study.trunks)[1]
     claim, sizes = store.claim(trunk), []
@@ -309,7 +310,7 @@ def test_a_killed_pack_goes_on_through_the_real_command(tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a card")
 def test_on_cuda_a_graph_of_the_packed_step_trains_alike(spec):
     spec = replace(spec, where=replace(spec.where, device="cuda"))
-    study, corpora = sweep.load(spec)
+    study, corpora = load(spec)
     cells = [cells[-1] for cells in study.trunks.values()]
     corpus = corpora(cells[0].data)
     together, lone = ([Learner(cell, corpus, "cuda") for cell in cells] for _ in range(2))

@@ -16,6 +16,7 @@ from isoflop.experiments.finished.card import card, export
 from isoflop.experiments.store.models import Trained, find_trained, weights_file
 from isoflop.experiments.store.store import StoreError, create_store
 from isoflop.experiments.sweep import train_job as sweep
+from isoflop.experiments.sweep.launch import load
 from isoflop.experiments.training.evaluate import evaluate
 from isoflop.models.export import read_folder
 from isoflop.models.generate import Sampling
@@ -42,7 +43,7 @@ def spec(tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(spec):
     """The store with every cell trained, and the cells by size."""
-    study, corpora = sweep.load(spec)
+    study, corpora = load(spec)
     store = create_store(spec.runs)
     for cells in study.trunks.values():
         sweep.train_claimed(cells, corpora, store, spec.where, study)
@@ -62,7 +63,7 @@ def test_the_kept_model_has_the_loss_of_its_row(runs, spec, trained):
 
 def test_same_cell_same_bytes(runs, spec, tmp_path):
     store, corpora, cells = runs
-    study, _ = sweep.load(spec)
+    study, _ = load(spec)
     again = create_store(tmp_path / "again")
     group = next(group for group in study.trunks.values() if cells["d6"] in group)
     sweep.train_claimed(group, corpora, again, spec.where, study)

@@ -10,12 +10,13 @@ import pytest
 
 from isoflop.experiments.compose import UsageError
 from isoflop.experiments.config import WhereSpec
-from isoflop.experiments.cost.cost import cores
+from isoflop.experiments.cost.cost import REFERENCE, cores, trunk_seconds
 from isoflop.experiments.store.store import open_store
 from isoflop.experiments.sweep import pool
-from isoflop.experiments.sweep.launch import predicted_seconds, run_sweep
+from isoflop.experiments.sweep.launch import trunks_seconds
 from isoflop.experiments.sweep.pool import at_once, gpus, mps_runs, per_device, time_slices, worker_count
-from tests.support.sweeps import in_process, two_trunks
+from tests.support.studies import cell_of_width
+from tests.support.sweeps import in_process, sweep_with, two_trunks
 
 CUDA = WhereSpec(device="cuda")
 
@@ -154,7 +155,7 @@ def test_the_launch_says_its_workers_and_gpus(text, tmp_path, monkeypatch, capsy
     def launch(job_overrides, first):  # on CPU, as nothing else is here
         return in_process(replace(spec, where=replace(where, device="cpu")))(job_overrides, first)
 
-    assert run_sweep([([], replace(spec, where=where))], launch, workers=8) == 0
+    assert sweep_with(replace(spec, where=where), launch, workers=8) == 0
     told = capsys.readouterr().err
     assert "4 cells, 4 to train in 2 trunks, 8 workers x 1 threads on 4 GPUs, about " in told
     assert told.count("by time slices") == 1
@@ -162,9 +163,8 @@ def test_the_launch_says_its_workers_and_gpus(text, tmp_path, monkeypatch, capsy
 
 
 def test_minutes_are_of_the_workers_that_do_not_share():
-    from isoflop.experiments.cost.cost import REFERENCE
-    from isoflop.experiments.sweep.queue import Job
-
-    jobs = [Job(str(i), [], (), 100.0) for i in range(8)]
-    assert predicted_seconds(jobs, at_once(CUDA, 8), REFERENCE) == REFERENCE.start + 200
-    assert predicted_seconds(jobs, at_once(replace(CUDA, device="cuda:0"), 8), REFERENCE) == REFERENCE.start + 800
+    trunks = [[replace(cell_of_width(16), seed=seed)] for seed in range(8)]
+    each = trunk_seconds(trunks[0], REFERENCE)
+    for device, in_a_row in (("cuda", 2), ("cuda:0", 8)):
+        workers = at_once(replace(CUDA, device=device), 8)
+        assert trunks_seconds(trunks, workers, REFERENCE) == pytest.approx(REFERENCE.start + in_a_row * each)

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
+from isoflop.experiments import app
 from isoflop.experiments.store.store import open_store
-from isoflop.experiments.sweep import train_job as sweep
 from isoflop.experiments.training import trainer
 from isoflop.experiments.training.checkpoint_files import saved
 from isoflop.scaling.table.runs import read_runs, same_runs
@@ -76,7 +76,7 @@ def test_a_diverged_cell_is_retried_when_asked_by_name(typed, here):
 
 def test_mark_starts_nothing(typed, here, monkeypatch):
     typed("run", *STUDY, "optim.learning_rate=1e38")
-    monkeypatch.setattr(sweep, "launch", lambda overrides: pytest.fail("launched"))
+    monkeypatch.setattr(app, "run_study", lambda overrides: pytest.fail("launched"))
     assert typed("retry", "--state", "diverged", "--mark")[0] == 0
     assert set(states(here)["state"]) == {"planned"}
 

@@ -12,13 +12,14 @@ from isoflop.experiments.config import (
     StudySpec,
 )
 from isoflop.experiments.store.store import StoreError, create_store
-from isoflop.experiments.sweep import launch, pool
+from isoflop.experiments.sweep import pool, queue
 from isoflop.experiments.sweep import train_job as sweep
-from isoflop.experiments.sweep.launch import MAX_DEATHS, Job, finish, in_order, run_sweep
+from isoflop.experiments.sweep.launch import load
+from isoflop.experiments.sweep.queue import MAX_DEATHS, Job, finish, in_order
 from isoflop.experiments.training import trainer
 from isoflop.experiments.training.learner import Learner
 from isoflop.scaling.table.runs import read_config, read_runs, same_runs
-from tests.support.sweeps import in_process, run, states, two_trunks
+from tests.support.sweeps import in_process, run, states, sweep_with, two_trunks
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_a_second_launch_trains_nothing(spec, monkeypatch):
 
 
 def test_a_cell_that_raises_leaves_the_others_and_is_retried_alone(spec, monkeypatch, capsys):
-    study, _ = sweep.load(spec)
+    study, _ = load(spec)
     bad = study.cells[0].run_id  # the shorter of its trunk: the longer one must go on without it
     with monkeypatch.context() as patched:
         failing(patched, bad)
@@ -77,7 +78,7 @@ def test_a_retried_cell_has_the_losses_of_an_undisturbed_one(spec, monkeypatch, 
     undisturbed = replace(spec, runs=str(tmp_path / "undisturbed"))
     assert run(undisturbed) == 0
     with monkeypatch.context() as patched:
-        failing(patched, sweep.load(spec)[0].cells[0].run_id)
+        failing(patched, load(spec)[0].cells[0].run_id)
         run(spec)
     run(spec)
     assert same_runs(read_runs(spec.runs), read_runs(undisturbed.runs))
@@ -95,10 +96,10 @@ def test_a_cell_that_diverges_is_a_row_and_is_never_retried(spec, monkeypatch):
 
 
 def test_a_diverged_cell_is_left_alone_when_its_trunk_is_trained_again(spec):
-    cell = sweep.load(spec)[0].cells[0]
+    cell = load(spec)[0].cells[0]
     store = create_store(spec.runs)
     assert run(spec) == 0
-    for other in sweep.load(spec)[0].trunks[cell.trunk_id]:
+    for other in load(spec)[0].trunks[cell.trunk_id]:
         store.record(other.run_id, "diverged" if other.run_id == cell.run_id else "failed")
     assert run(spec) == 1
     assert states(spec).loc[cell.run_id, ["state", "attempts"]].tolist() == ["diverged", 1]
@@ -133,7 +134,7 @@ def test_order_is_the_cheapest_then_the_longest():
 def dies(spec, trunk, times):
     """A launcher whose worker dies on one trunk: cells say running, nobody holds the claim, the pool raises."""
     store, calls, work = create_store(spec.runs), [], in_process(spec)
-    study, _ = sweep.load(spec)
+    study, _ = load(spec)
 
     def launcher(job_overrides, first):
         trunks = [arguments[-1].split("'")[1] for arguments in job_overrides]
@@ -148,24 +149,24 @@ def dies(spec, trunk, times):
 
 
 def test_what_a_killed_worker_left_is_launched_again(spec):
-    trunk = next(iter(sweep.load(spec)[0].trunks))
+    trunk = next(iter(load(spec)[0].trunks))
     launcher, calls = dies(spec, trunk, times=1)
-    assert run_sweep([([], spec)], launcher, workers=1) == 0
+    assert sweep_with(spec, launcher) == 0
     assert [len(call) for call in calls] == [2, 2]
     assert sorted(states(spec)["attempts"]) == [1, 1, 2, 2]
 
 
 def test_a_trunk_that_keeps_dying_ends_alone_and_lost(spec, capsys):
-    trunk = next(iter(sweep.load(spec)[0].trunks))
+    trunk = next(iter(load(spec)[0].trunks))
     launcher, calls = dies(spec, trunk, times=99)
-    assert run_sweep([([], spec)], launcher, workers=1) == 1
+    assert sweep_with(spec, launcher) == 1
     assert sum(trunk in call for call in calls) == MAX_DEATHS
     assert calls[-1] == [trunk]
     table = states(spec)
     assert table.groupby("trunk_id")["state"].first().to_dict()[trunk] == "lost"
     assert (table["state"] == "done").sum() == 2
     assert "ConnectionError" in table.loc[table["state"] == "lost", "error"].iloc[0]
-    assert run_sweep([([], spec)], in_process(spec), workers=1) == 0  # the next launch tries it again
+    assert sweep_with(spec, in_process(spec)) == 0  # the next launch tries it again
 
 
 def test_a_launcher_that_cannot_start_anything_is_the_callers_error(spec):
@@ -173,7 +174,7 @@ def test_a_launcher_that_cannot_start_anything_is_the_callers_error(spec):
         raise OSError("sinfo: not found")
 
     with pytest.raises(OSError, match="sinfo"):
-        run_sweep([([], spec)], launcher, workers=1)
+        sweep_with(spec, launcher)
 
 
 def test_a_job_that_fails_before_its_first_cell_is_the_callers_error(spec):
@@ -186,7 +187,7 @@ def test_a_job_that_fails_before_its_first_cell_is_the_callers_error(spec):
 
 def test_a_trunk_that_another_launch_holds_is_waited_for(spec, monkeypatch):
     store = create_store(spec.runs)
-    study, corpora = sweep.load(spec)
+    study, corpora = load(spec)
     trunk, cells = next(iter(study.trunks.items()))
     claim, waits = store.claim(trunk), []
 
@@ -195,7 +196,7 @@ def test_a_trunk_that_another_launch_holds_is_waited_for(spec, monkeypatch):
         claim.release()
         sweep.train_claimed(cells, corpora, store, spec.where, study)  # the other launch finishes it
 
-    monkeypatch.setattr(launch.time, "sleep", sleep)
+    monkeypatch.setattr(queue.time, "sleep", sleep)
     assert run(spec) == 0
     assert len(waits) == 1
     assert (states(spec)["attempts"] == 1).all()
@@ -236,12 +237,12 @@ def test_workers_that_see_another_folder_are_noticed(spec):
         return [completed() for _ in job_overrides]
 
     with pytest.raises(StoreError, match=f"nothing of it is in {spec.runs}: do its workers see that folder"):
-        run_sweep([([], spec)], elsewhere, workers=None)
+        sweep_with(spec, elsewhere, workers=None)
     assert len(rounds) == 3
 
 
 def test_another_launch_that_is_at_work_is_no_such_case(spec):
-    study, corpora = sweep.load(spec)
+    study, corpora = load(spec)
     store, trunks, calls = create_store(spec.runs), list(study.trunks.values()), []
 
     def beaten(job_overrides, first):  # the other launch has begun the trunks when our jobs look
@@ -253,7 +254,7 @@ def test_another_launch_that_is_at_work_is_no_such_case(spec):
             store.record(trunks[0][0].run_id, "planned")
         return [completed() for _ in job_overrides]
 
-    assert run_sweep([([], spec)], beaten, workers=None) == 0
+    assert sweep_with(spec, beaten, workers=None) == 0
     assert len(calls) == 4 + len(trunks)
 
 

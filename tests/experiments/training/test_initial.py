@@ -12,7 +12,8 @@ from isoflop.experiments.config import BudgetSpec, DataSpec, ExperimentConfig, M
 from isoflop.experiments.finished.card import export
 from isoflop.experiments.store.models import find_trained, weights_file
 from isoflop.experiments.store.store import create_store
-from isoflop.experiments.sweep.train_job import load, train_claimed
+from isoflop.experiments.sweep.launch import load
+from isoflop.experiments.sweep.train_job import train_claimed
 from isoflop.experiments.training.evaluate import evaluate
 from isoflop.experiments.training.initial import InitError, start
 from isoflop.experiments.training.learner import Learner

@@ -15,8 +15,9 @@ from isoflop.experiments.finished.remeasure import corpus_of
 from isoflop.experiments.store.models import evaluation_file, find_trained
 from isoflop.experiments.store.sample import sample, sample_file
 from isoflop.experiments.store.store import StoreError, create_store
+from isoflop.experiments.sweep.launch import load
 from isoflop.experiments.sweep.progress import closing_table
-from isoflop.experiments.sweep.train_job import load, train_claimed
+from isoflop.experiments.sweep.train_job import train_claimed
 from isoflop.experiments.training.evaluate import detail, evaluate
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig
