@@ -8,6 +8,8 @@ from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.selection.scoreboard import CompareError
 
+pytestmark = pytest.mark.process
+
 
 def test_the_value_of_a_call():
     call = BackgroundCall("operator", "add", [1, "x" * 100_000], [2.5])  # more than a pipe holds
@@ -29,6 +31,7 @@ def test_a_process_that_dies_is_an_error():
         _ = BackgroundCall("os", "_exit", 3).value
 
 
+@pytest.mark.slow
 def test_the_scoreboard_is_the_same_in_the_background():
     law, sizes, tokens = Chinchilla(1.7, 400.0, 1200.0, 0.34, 0.37), [], []
     for size in (1e6, 2e6, 4e6, 8e6, 16e6, 32e6):

@@ -24,6 +24,8 @@ from isoflop.scaling.fitting.fit import FitError
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.table.runs import final_rows
 
+pytestmark = pytest.mark.slow  # each draws a whole report
+
 
 @pytest.fixture(scope="module")
 def written(study_table, tmp_path_factory):

@@ -13,6 +13,8 @@ from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.table.read import read_table
 from tests.support.root import RESULTS
 
+pytestmark = pytest.mark.slow  # each draws a whole report
+
 LAW = Chinchilla(E=0.9, A=33.0, B=332.0, alpha=0.45, beta=0.5)
 DEGENERATE = {
     "one cell": lambda: simulate_study(LAW, sizes=(16,), budgets=(1e11,)),

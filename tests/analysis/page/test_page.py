@@ -20,6 +20,8 @@ from isoflop.analysis.report import write_report
 from isoflop.scaling.design.simulate import simulate_points, simulate_study
 from isoflop.scaling.laws.chinchilla import Chinchilla
 
+pytestmark = pytest.mark.slow  # each draws a whole report
+
 LAW = Chinchilla(0.9, 33.0, 332.0, 0.45, 0.5)
 
 

@@ -184,6 +184,7 @@ def test_on_cpu_the_captured_step_is_the_plain_one_to_the_bit(corpus):
     assert same(plain, captured)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("kind", CHANGES)
 def test_a_step_without_its_python_trains_alike(corpus, taped, kind, engine):

@@ -81,6 +81,7 @@ def test_killed_and_resumed_gives_the_same_bits(cells, corpus, tmp_path, monkeyp
     assert same_runs(table(finished), table(undisturbed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", OTHERS)
 def test_every_kind_of_cell_resumes_to_the_same_bits(corpus, tmp_path, monkeypatch, kind):
     monkeypatch.setattr(trainer, "_CHUNK", 7)

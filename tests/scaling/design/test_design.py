@@ -108,6 +108,7 @@ def test_real_refits_bear_out_the_predicted_spread(planned):
     assert planned.sampling["after"] == pytest.approx(realised, rel=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [0.0, 0.001])
 def test_half_the_spread_of_a_grid_at_equal_spend(tau):
     told = suggestion(repeats=BLOCK, tau=tau)

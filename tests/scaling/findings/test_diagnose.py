@@ -182,6 +182,7 @@ def test_a_budget_without_a_minimum_names_what_to_train():
     assert "1e+18" in found["no_interior_minimum"].message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "value", "code", "severity"),
     [
@@ -269,6 +270,7 @@ def test_the_likelihood_ratio_is_the_f_statistic_of_least_squares():
     assert likelihood_ratio(full, full) == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delta", ["auto", 1e-3])
 def test_the_likelihood_ratio_is_chi_square_under_hubers_objective(delta):
     ratios = []

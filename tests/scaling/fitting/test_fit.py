@@ -153,6 +153,7 @@ def test_farseer_fits_its_own_data():
     assert np.std(found.residuals) < 0.0022
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [k for k in hard_fits.KINDS if k.name in (
     "chinchilla 8", "chinchilla 35, 10% outliers", "chinchilla E = 0", "chinchilla noise-free 54",
     "chinchilla collinear", "kaplan outliers", "power E tiny", "data-constrained 60, 1%", "bnsl 15",

@@ -159,6 +159,7 @@ def test_refits_of_epoch_reach_the_best_of_fresh_starts(public_data):
     assert set(intervals(jackknife(found))) == {"E", "A", "B", "alpha", "beta", "a", "b", "frontier"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", [DESIGNS[0], DESIGNS[-1]], ids=lambda c: c.name)
 def test_default_interval_covers(cell):
     share = interval_coverage(cell, 120)
