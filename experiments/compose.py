@@ -145,7 +145,10 @@ def explain(error: Exception) -> str:
     """One line: what was wrong, and the nearest allowed name where there is one."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return f"no {group or 'config'} {name!r}{suggest(name, error.options or [])}"
+        places = re.findall(r"path=(?:file://)?(\S+)", str(error))
+        folders = [f"{place}/{group}" for place in places if not place.startswith(("pkg://", "structured:"))]
+        searched = f"; searched {', '.join([f'conf/{group} of isoflop', *folders])}" if group else ""
+        return f"no {group or 'config'} {name!r}{suggest(name, error.options or [])}{searched}"
     told = _first_sentence(error)
     unknown = re.search(r"Could not override '([^']+)'", told) or re.search(r"full_key: (\S+)", str(error))
     if unknown and (near := _near_key(unknown[1])):

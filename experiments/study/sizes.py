@@ -1,10 +1,12 @@
-"""Names a user may type: the sizes in `conf/model`, and the nearest one to a mistyped name."""
+"""Names a user may type: the sizes in `conf/model` and in folders of the user, and the nearest to a mistyped one."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
+from typing import cast
 
 from isoflop.experiments.config import ModelSpec
 from isoflop.models.config import family_named
@@ -26,36 +28,61 @@ def _initials(name: str) -> str:
     return "".join(word[:1] for word in _last(name).split("_"))
 
 
-@cache
-def size_names() -> tuple[str, ...]:
-    """The names in conf/model, each family's narrowest first."""
-    names = [f.name.removesuffix(".yaml") for f in files("isoflop.conf.model").iterdir() if f.name.endswith(".yaml")]
-    return tuple(sorted(names, key=lambda name: (name.rstrip("0123456789"), len(name), name)))
+def size_names(config_dirs: Sequence[str] = ()) -> tuple[str, ...]:
+    """The names of all sizes, each family's narrowest first: of conf/model, and of `model/` in further folders."""
+    return tuple(_files(config_dirs))
 
 
-def load_size(name: str, base: ModelSpec | None = None) -> ModelSpec:
-    """The shape in conf/model/<name>.yaml; what that file does not state is as in `base`.
+def load_size(name: str, base: ModelSpec | None = None, config_dirs: Sequence[str] = ()) -> ModelSpec:
+    """The shape in model/<name>.yaml; what that file does not state is as in `base`.
 
-    Raises ValueError with the near match.
+    `config_dirs` are Hydra's further search path (`--config-dir`). Raises ValueError with the nearest names and the
+    folders searched, or naming a file that is no model or that has the name of another size.
     """
-    return _load(name, astuple(base or ModelSpec()))
+    known = _files(config_dirs)
+    if name not in known:
+        folders = ", ".join(["conf/model of isoflop", *(str(_models(entry)) for entry in config_dirs)])
+        remedy = "" if config_dirs else "; --config-dir DIR adds DIR/model"
+        raise ValueError(f"study.sizes: no model size {name!r}{suggest(name, known)}; searched {folders}{remedy}")
+    first, *others = known[name]
+    if any(other.read_text() != first.read_text() for other in others):
+        raise ValueError(f"study.sizes: {others[0]} has the name of another size, {name!r} in {first}: rename it")
+    return _load(first, first.read_text(), astuple(base or ModelSpec()))
+
+
+def name_of(spec: ModelSpec, config_dirs: Sequence[str] = ()) -> str:
+    """The first name of a size with this shape, else the prefix of its family's sizes and its width."""
+    default = astuple(ModelSpec())
+    for name, (path, *_) in _files(config_dirs).items():
+        if _load(path, path.read_text(), default) == spec:
+            return name
+    return f"{family_named(spec.family).size_prefix}d{spec.d_model}"
 
 
 @cache
-def _load(name: str, base: tuple) -> ModelSpec:
-    if name not in size_names():
-        raise ValueError(f"study.sizes: no model size {name!r}{suggest(name, size_names())}")
+def _load(path: Path, text: str, base: tuple) -> ModelSpec:
     from omegaconf import OmegaConf  # here, because a forecast from a published table needs no size and no Hydra
     from omegaconf.errors import OmegaConfBaseException
 
-    raw = OmegaConf.create(files("isoflop.conf.model").joinpath(f"{name}.yaml").read_text())
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelSpec(*base)), raw))
+        merged = OmegaConf.merge(OmegaConf.structured(ModelSpec(*base)), OmegaConf.create(text))
+        return cast(ModelSpec, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
-        raise ValueError(f"conf/model/{name}.yaml: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
 
 
-def name_of(spec: ModelSpec) -> str:
-    """The first name in conf/model that has this shape, else the prefix of its family's sizes and its width."""
-    same = (name for name in size_names() if load_size(name) == spec)
-    return next(same, f"{family_named(spec.family).size_prefix}d{spec.d_model}")
+def _files(config_dirs: Sequence[str]) -> dict[str, list[Path]]:
+    """The files of each name, in the order that they are searched in."""
+    found: dict[str, list[Path]] = {}
+    for folder in ["pkg://isoflop.conf", *config_dirs]:
+        models = _models(folder)
+        for path in models.iterdir() if models.is_dir() else ():
+            if path.suffix == ".yaml":
+                found.setdefault(path.stem, []).append(path)
+    return {name: found[name] for name in sorted(found, key=lambda n: (n.rstrip("0123456789"), len(n), n))}
+
+
+def _models(entry: str) -> Path:
+    """The folder of sizes in an entry of Hydra's search path: `file://DIR`, `pkg://a.package` or a folder."""
+    scheme, _, rest = entry.rpartition("://")
+    return Path(str(files(rest))) / "model" if scheme == "pkg" else Path(rest) / "model"

@@ -115,7 +115,7 @@ def _single(config: ExperimentConfig, corpus: Corpus) -> list[Cell]:
         raise StudyError(
             "study.seeds and study.replicates are for study.sizes; of a single cell seed=0,1,2 trains several"
         )
-    return [_cell(config, corpus, name_of(config.model), config.model, config.budget)]
+    return [_cell(config, corpus, name_of(config.model, config.config_dirs), config.model, config.budget)]
 
 
 def _listed(config: ExperimentConfig, corpus: Corpus) -> list[Cell]:
@@ -124,7 +124,7 @@ def _listed(config: ExperimentConfig, corpus: Corpus) -> list[Cell]:
     if study.sizes or study.budgets or _given(config.budget):
         raise StudyError("study.cells states sizes and budgets itself: leave out study.sizes, study.budgets and budget")
     for spec in study.cells:
-        model = load_size(spec.size, config.model)
+        model = load_size(spec.size, config.model, config.config_dirs)
         cell = _cell(config, corpus, spec.size, model, BudgetSpec(flops=spec.flops))
         cells += [replace(cell, seed=seed) for seed in spec.seeds]
     return cells
@@ -135,7 +135,7 @@ def _grid(config: ExperimentConfig, corpus: Corpus) -> tuple[list[Cell], list[Dr
     if study.budgets and _given(config.budget):
         raise StudyError(f"study.budgets and budget.{_given(config.budget)[0]} are both given; keep one of them")
     budgets = [BudgetSpec(flops=flops) for flops in study.budgets] or [config.budget]
-    models = {name: load_size(name, config.model) for name in study.sizes}
+    models = {name: load_size(name, config.model, config.config_dirs) for name in study.sizes}
     _check_replicates(config)
     _check_window(study.window)
     for budget in budgets:

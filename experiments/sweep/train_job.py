@@ -11,7 +11,7 @@ import socket
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from isoflop.experiments.data.corpus import Corpora, Corpus
 from isoflop.experiments.store.cells import read_cells
 from isoflop.experiments.store.claims import Claim
 from isoflop.experiments.store.store import SETTLED, Store, StoreError, is_disk_error, open_store
-from isoflop.experiments.study.cell import Cell
+from isoflop.experiments.study.cell import Cell, group_by_trunk
 from isoflop.experiments.study.study import Study
 from isoflop.experiments.training.checkpoint_files import prune
 from isoflop.scaling.table.runs import write_run
@@ -51,7 +51,7 @@ def train_trunks(where: WhereSpec, runs: str) -> None:
     store = open_store(runs)
     study = read_cells(store, (where.trunk or "").split(","), where.cells or "")
     corpora = Corpora(Path(where.corpora).resolve())
-    train_together(list(study.trunks.values()), corpora, store, where, study)
+    train_together(list(group_by_trunk(study.cells).values()), corpora, store, where, study)
 
 
 def _go_to(folder: str) -> None:
@@ -146,7 +146,6 @@ def _train(
     from isoflop.experiments.trackers.sinks import Trackers
     from isoflop.experiments.training.keep import keep_model  # these import torch: only where cells are trained
     from isoflop.experiments.training.learner import Learner
-    from isoflop.experiments.training.process import configure_process
     from isoflop.experiments.training.trainer import Progress, train_trunk
 
     if where.distributed != "none":
@@ -154,15 +153,16 @@ def _train(
         from isoflop.experiments.parallel.replicas import learner_class
 
         make = learner_class(where)
-    configure_process(where.threads)
+    trackers = Trackers(where.trackers, store.root, study.name, corpus, where.device) if where.trackers else None
     halved = False  # the sequences at once, after memory ran out
     by_id = {cell.run_id: cell for cell in pending}
 
-    def tell(at: Progress) -> None:
+    def on_progress(at: Progress) -> None:
         progress.update({key: at[key] for key in ("run_id", "step", "tokens")})
-        trackers.follow(by_id[at["run_id"]], at["measurements"])
+        if trackers:
+            trackers.follow(by_id[at["run_id"]], at["measurements"])
 
-    with Trackers(where.trackers, store.root, study.name, corpus, where.device) as trackers:
+    with trackers or nullcontext():
         while pending:
             folder = store.trunk_folder(pending[0].trunk_id)
             if where.distributed != "none":
@@ -173,24 +173,25 @@ def _train(
                     corpus,
                     folder=folder,
                     where=where,
-                    on_progress=tell,
+                    on_progress=on_progress,
                     keep=partial(keep_model, store=store, corpus=corpus),
                     make=make or Learner,
                 ):
                     _settle(cell, rows, store, study)
-                    trackers.finish(cell, rows)
+                    if trackers:
+                        trackers.finish(cell, rows)
                     pending.remove(cell)
             except Exception as error:
                 if is_disk_error(error):
                     raise
-                told = traceback.format_exc()
+                message = traceback.format_exc()
                 if is_out_of_memory(error):
                     if (less := with_less(where, pending[0])) and not halved:
                         log.warning("%s: %s", explanation(pending[0], where), f"trying {less.micro_batch} sequences")
                         where, halved = less, True
                         continue
-                    told += explanation(pending[0], where)
-                store.record(pending.pop(0).run_id, "failed", step=progress["step"], error=told)
+                    message += explanation(pending[0], where)
+                store.record(pending.pop(0).run_id, "failed", step=progress["step"], error=message)
                 if where.distributed != "none":
                     raise SystemExit(1) from error  # the other processes are in the middle of something: end them too
 
