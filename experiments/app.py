@@ -5,14 +5,87 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import hydra
+import pandas as pd
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
-from isoflop.experiments.compose import as_overrides, job_spec, others_hydra_kept, readable_errors, to_spec
-from isoflop.experiments.sweep.launch import make_launch, run_launch
+from isoflop.experiments.compose import as_overrides, compose_all, job_spec, others_hydra_kept, readable_errors, to_spec
+from isoflop.experiments.store.store import SETTLED, open_store
+from isoflop.experiments.sweep.launch import load, make_launch, run_launch
+from isoflop.experiments.sweep.plan import plan as plan_launch
+from isoflop.experiments.sweep.plan import speed_for
+from isoflop.experiments.sweep.plan import status as store_status
 from isoflop.experiments.sweep.train_job import train_trunks
+from isoflop.scaling.table.read import read_table
+
+
+class RunError(RuntimeError):
+    """Cells of a study ended without a result; what was finished is in the store."""
+
+    exit_code = 1
+
+
+def run(study: str = "", overrides: Sequence[str] = ()) -> pd.DataFrame:
+    """Train what a study lacks, as `isoflop run experiment=STUDY ...` does, and return the table of its runs.
+
+    `study` is a file of conf/experiment, or of the folder given by --config-dir among the `overrides`; without one the
+    overrides describe the cells. Interrupt it and call it again: it goes on from there. Works in a notebook, any number
+    of times, also beside code that has initialised Hydra. Raises UsageError for a configuration that does not fit, and
+    RunError naming the cells that have no result.
+
+    >>> import isoflop
+    >>> table = isoflop.run("smoke", overrides=["study.sizes=[d8]", "study.budgets=[1e9]"])
+    1 cells: 1 done ...
+    >>> bool(table["loss"].iloc[-1] < 6)
+    True
+    """
+    arguments = [*([f"experiment={study}"] if study else []), *overrides]
+    code = run_study(arguments)
+    specs = compose_all(arguments)
+    store = open_store(specs[0].runs)
+    asked = [cell.run_id for spec in specs for cell in load(spec)[0].cells]
+    states = store.states(asked).set_index("run_id")["state"]
+    missing = states[~states.isin(SETTLED)]
+    if code or len(missing):
+        listed = ", ".join(f"{run_id} {state}" for run_id, state in missing.head(3).items())
+        raise RunError(
+            f"{len(missing)} of {len(asked)} cells have no result ({listed or f'exit code {code}'}); "
+            f"isoflop.status({str(store.root)!r}) says why, and the same call goes on"
+        )
+    table = read_table(store.root)
+    return table[table["run_id"].isin(asked)].reset_index(drop=True)
+
+
+def plan(study: str = "", overrides: Sequence[str] = (), *, calibrate: bool | None = None) -> dict[str, Any]:
+    """Cells, FLOPs and predicted minutes of a study, as `isoflop plan --json` prints them. Trains nothing.
+
+    `calibrate` times the study's shapes on this machine first: always, never, or (None) those that were never timed,
+    which takes about 10 s. Raises UsageError for a configuration that does not fit.
+
+    >>> import isoflop
+    >>> planned = isoflop.plan("smoke", calibrate=False)
+    >>> len(planned["studies"][0]["cells"])
+    8
+    """
+    specs = compose_all([*([f"experiment={study}"] if study else []), *overrides])
+    return plan_launch(make_launch(specs, workers=None, speed=speed_for(specs, calibrate)))
+
+
+def status(runs: str | Path = "runs") -> dict[str, Any]:
+    """States and progress of the studies in a runs folder, as `isoflop status --json` prints them.
+
+    Raises StoreError for a folder that `isoflop run` has not written.
+
+    >>> import isoflop
+    >>> isoflop.status("elsewhere")
+    Traceback (most recent call last):
+    isoflop.experiments.store.store.StoreError: ...elsewhere: no such folder; ...
+    """
+    return store_status(open_store(runs))
 
 
 def run_study(overrides: Sequence[str]) -> int:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from isoflop import plot as plot
     from isoflop.analysis.report import write_report as report
     from isoflop.examples import example
+    from isoflop.experiments.app import plan, run, status
     from isoflop.experiments.followup.next_study import next_runs as suggest
     from isoflop.scaling import laws as laws
     from isoflop.scaling.approaches.approaches import approaches
@@ -42,10 +43,13 @@ _PLACES = {
     "jackknife": "isoflop.scaling.fitting.uncertainty:jackknife",
     "laws": "isoflop.scaling.laws",
     "multiplier": "isoflop.scaling.arms.multiplier:multiplier",
+    "plan": "isoflop.experiments.app:plan",
     "plot": "isoflop.plot",
     "predict": "isoflop.scaling.prediction.predict:predict",
     "read_table": "isoflop.scaling.table.read:read_table",
     "report": "isoflop.analysis.report:write_report",
+    "run": "isoflop.experiments.app:run",
+    "status": "isoflop.experiments.app:status",
     "suggest": "isoflop.experiments.followup.next_study:next_runs",
 }
 __all__ = [
@@ -58,10 +62,13 @@ __all__ = [
     "jackknife",
     "laws",
     "multiplier",
+    "plan",
     "plot",
     "predict",
     "read_table",
     "report",
+    "run",
+    "status",
     "suggest",
 ]
 

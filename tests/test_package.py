@@ -45,7 +45,9 @@ def distributions(tmp_path_factory) -> Path:
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, tree / name, follow_symlinks=False)
     out.mkdir()
-    build = "from setuptools import build_meta as b; import sys; out = sys.argv[1]; b.build_sdist(out); b.build_wheel(out)"
+    build = (
+        "from setuptools import build_meta as b; import sys; out = sys.argv[1]; b.build_sdist(out); b.build_wheel(out)"
+    )
     done = python("-W", "ignore", "-c", build, out, cwd=tree)
     assert done.returncode == 0, done.stderr[-3000:]
     return out

@@ -2,6 +2,13 @@
 
 Every subclass of `Law` with a `name` that a module here defines is in the catalogue: to add a law, add a module. A
 user's own law, named "module:Class", goes through the same facts without being in it.
+
+>>> import isoflop
+>>> list(isoflop.laws.LAWS)[:2]
+['chinchilla', 'kaplan']
+>>> law = isoflop.laws.LAWS["chinchilla"](E=1.82, A=482.0, B=2085.0, alpha=0.348, beta=0.366)
+>>> f"{law(70e9, 1.4e12):.2f}"  # nats/token of 70e9 parameters on 1.4e12 tokens
+'1.98'
 """
 
 import importlib
