@@ -29,8 +29,8 @@ def laws(e: Evidence) -> str:
     return summary.table(head, rows)
 
 
-def said(e: Evidence) -> str:
-    """What a reader should know beside the table."""
+def notes(e: Evidence) -> str:
+    """What a reader of the table should know: runs, intervals, the hold-out, E, seeds."""
     noise = e.seed_noise
     pooled = float(np.sqrt(np.average(noise["sd"] ** 2, weights=noise["seeds"] - 1)))
     fitted, largest = e.held_out.threshold, e.profiles[-1].flops
@@ -42,17 +42,16 @@ def said(e: Evidence) -> str:
     )
 
 
-BLOCKS = {"laws": laws, "said": said}
+BLOCKS = {"laws": laws, "notes": notes}
 
 
 def rewrite(text: str, e: Evidence) -> str:
     """`text` with every block made anew."""
     for name, write in BLOCKS.items():
-        pattern = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        if not pattern.search(text):
+        found = re.search(f"<!-- {name} -->\n(.*?)<!-- /{name} -->", text, re.DOTALL)
+        if not found:
             raise ValueError(f"no block <!-- {name} --> ... <!-- /{name} --> to write into")
-        block = write(e)
-        text = pattern.sub(lambda match, block=block: match[1] + block + "\n" + match[2], text)
+        text = text[: found.start(1)] + write(e) + "\n" + text[found.end(1) :]
     return text
 
 
