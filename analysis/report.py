@@ -130,9 +130,11 @@ def draw_figure(name: str, evidence: Evidence, out: str | Path) -> Path:
 def save(ax: Axes, path: Path) -> None:
     """Write the figure of `ax`, inside the style it was drawn in."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    ax.figure.savefig(path, metadata=_METADATA[path.suffix[1:]])
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.savefig(path, metadata=_METADATA[path.suffix[1:]])
     with mpl.rc_context({"figure.constrained_layout.use": False}):
-        ax.figure.set_layout_engine(None)  # laid out once: further formats keep the places, and are drawn once
+        figure.set_layout_engine(None)  # laid out once: further formats keep the places, and are drawn once
 
 
 def _write_figure(figure: Figure, evidence: Evidence, folder: Path) -> None:

@@ -6,10 +6,12 @@ Colour is compute (or size), darker for more. Solid lines lie in the fitted rang
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgb
 from matplotlib.figure import Figure
@@ -17,10 +19,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullLocator
 
-LEVEL = 0.9
+Color = Any  # whatever matplotlib takes for one: a name, a tuple, an array of 3 or 4
+Look = tuple[Any, str]  # line style and marker of an arm
+End = tuple[float, float, str, Color]  # where a curve ends, x and y, and its label there
+
+LEVEL = 0.9  # of every interval and band
 MANY_DOTS = 2000  # from here on dots are pixels also in svg and pdf
 # Line and mark of each arm, by name; colour is kept for compute and size.
-DASHES = ("-", (0, (4, 1.6)), (0, (1, 1.3)), (0, (6, 1.5, 1, 1.5)))
+DASHES: tuple[Any, ...] = ("-", (0, (4, 1.6)), (0, (1, 1.3)), (0, (6, 1.5, 1, 1.5)))
 MARKS = ("o", "s", "^", "v")
 INK, MUTED, FAINT = "#22262b", "#6b7178", "#b9bec4"
 ACCENT = "#c8442b"  # what was predicted, against the dark-to-light scale of what was measured
@@ -28,7 +34,7 @@ ACCENT = "#c8442b"  # what was predicted, against the dark-to-light scale of wha
 TONES = ("#97c7a4", "#62aa9c", "#3c8a95", "#2c688a", "#2a4676", "#231f4d", "#140f2b")
 COMPUTE_MAP = LinearSegmentedColormap.from_list("isoflop", TONES)
 LOSS_MAP = LinearSegmentedColormap.from_list("isoflop-loss", mpl.colormaps["magma_r"](np.linspace(0.02, 0.92, 64)))
-_RC = {
+_RC: dict[Any, Any] = {
     "figure.constrained_layout.use": True,
     "figure.dpi": 100,
     "savefig.dpi": 200,
@@ -89,17 +95,17 @@ class ColorScale:
             low = high / 10
         self.norm = LogNorm(low, high, clip=True)
 
-    def __call__(self, value):
+    def __call__(self, value: float | np.ndarray) -> Color:
         """A colour, or an array (n, 4) of them."""
         return COMPUTE_MAP(self.norm(value))
 
 
-def arm_looks(arms: Iterable[str]) -> dict[str, tuple]:
+def arm_looks(arms: Iterable[str]) -> dict[str, Look]:
     """(line style, marker) of each arm, in the order of their names."""
     return {arm: (DASHES[k % len(DASHES)], MARKS[k % len(MARKS)]) for k, arm in enumerate(sorted(set(arms)))}
 
 
-def arm_legend(ax: Axes, looks: Mapping[str, tuple], *, loc: str) -> None:
+def arm_legend(ax: Axes, looks: Mapping[str, Look], *, loc: str) -> None:
     """Which line is which arm, where there is more than one."""
     if len(looks) > 1:
         lines = [Line2D([], [], color=INK, ls=dash, marker=mark, ms=3.5) for dash, mark in looks.values()]
@@ -114,12 +120,13 @@ def compute_bar(ax: Axes, color: "ColorScale") -> None:
     log_axis(bar.ax.yaxis, "flops", label="compute budget C (FLOPs)")
 
 
-def readable(color) -> tuple[float, float, float]:
+def readable(color: Color) -> tuple[float, float, float]:
     """`color` darkened until text in it has a contrast of 4.5 : 1 on white."""
     rgb = np.array(to_rgb(color))
     while 1.05 / (_luminance(rgb) + 0.05) < 4.5:
         rgb = rgb * 0.94
-    return tuple(rgb)
+    red, green, blue = rgb.tolist()
+    return red, green, blue
 
 
 def _luminance(rgb: np.ndarray) -> float:
@@ -149,13 +156,15 @@ class LogTicks(Locator):
     def __init__(self, most: int = 6):
         self.most = most
 
-    def __call__(self) -> np.ndarray:
-        return self.tick_values(*self.axis.get_view_interval())
+    def __call__(self) -> Sequence[float]:
+        """The ticks of the axis as it is shown."""
+        return self.tick_values(*self.axis.get_view_interval())  # type: ignore[union-attr]  # set before it is called
 
-    def tick_values(self, vmin: float, vmax: float) -> np.ndarray:
+    def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
+        """The round values in [vmin, vmax]."""
         low, high = sorted((vmin, vmax))
         if not (low > 0 and np.isfinite(high)):
-            return np.array([])
+            return []
         first, last = int(np.floor(np.log10(low))), int(np.ceil(np.log10(high)))
         ticks = np.array([])
         for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
@@ -163,16 +172,17 @@ class LogTicks(Locator):
             ticks = every[(every >= low * (1 - 1e-9)) & (every <= high * (1 + 1e-9))]
             if len(ticks) >= 3:
                 break
-        return ticks[:: -(-len(ticks) // self.most)] if len(ticks) else ticks
+        return ticks[:: -(-len(ticks) // self.most)].tolist() if len(ticks) else []
 
 
 class LossTicks(LogTicks):
     """Plain decimals: evenly spaced where the axis spans less than a factor of four, else by `LogTicks`."""
 
-    def tick_values(self, vmin: float, vmax: float) -> np.ndarray:
+    def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
+        """The plain decimals in [vmin, vmax]."""
         if vmin > 0 and vmax / vmin < 4:
             ticks = MaxNLocator(self.most, steps=[1, 2, 2.5, 5, 10]).tick_values(vmin, vmax)
-            return ticks[(ticks >= vmin) & (ticks <= vmax)]
+            return [tick for tick in ticks if vmin <= tick <= vmax]
         return super().tick_values(vmin, vmax)
 
 
@@ -184,7 +194,7 @@ _LABELS = {
 }
 
 
-def log_axis(axis, quantity: str, *, label: str | None = None, most: int = 6) -> None:
+def log_axis(axis: Axis, quantity: str, *, label: str | None = None, most: int = 6) -> None:
     """Make `axis` (ax.xaxis or ax.yaxis) logarithmic, with the ticks and the label of a column of the run table."""
     set_scale = axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale
     set_scale("log")
@@ -195,7 +205,7 @@ def log_axis(axis, quantity: str, *, label: str | None = None, most: int = 6) ->
     axis.set_label_text(label or _LABELS[quantity])
 
 
-def label_ends(ax: Axes, ends: Sequence[tuple[float, float, str, tuple]], *, size: float = 7.5) -> None:
+def label_ends(ax: Axes, ends: Sequence[End], *, size: float = 7.5) -> None:
     """Write each label just right of its point (x, y, text, colour), moved up or down until none covers another.
 
     Heights are those of the axes as they stand: call it last, when the limits are set.
@@ -214,7 +224,7 @@ def label_ends(ax: Axes, ends: Sequence[tuple[float, float, str, tuple]], *, siz
         )  # fmt: skip
 
 
-def crowded(ax: Axes, ends: Sequence[tuple[float, float, str, tuple]], curves: Sequence[np.ndarray]) -> bool:
+def crowded(ax: Axes, ends: Sequence[End], curves: Sequence[np.ndarray]) -> bool:
     """Whether, of the labels at these ends, more than one in three would cover another of the `curves`, each (n, 2)."""
     size = 7.5
     scale = 72 / ax.figure.dpi
@@ -251,7 +261,7 @@ def _plain(text: str) -> str:
     return text.replace("$", "").replace("\\times", "x").replace("{", "").replace("}", "").replace("^", "")
 
 
-def note(ax: Axes, text: str, *, where: str = "upper right", color=MUTED) -> None:
+def note(ax: Axes, text: str, *, where: str = "upper right", color: Color = MUTED) -> None:
     """A remark in a corner of the panel, behind which curves stay readable."""
     vertical, horizontal = where.split()
     ax.text(
@@ -263,4 +273,5 @@ def note(ax: Axes, text: str, *, where: str = "upper right", color=MUTED) -> Non
 
 
 def interval(low: float, high: float, digits: int = 3) -> str:
+    """The interval as the figures write it: [0.475, 0.566]."""
     return f"[{low:.{digits}f}, {high:.{digits}f}]"

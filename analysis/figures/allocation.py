@@ -14,6 +14,7 @@ from isoflop.analysis.style import (
     LEVEL,
     MUTED,
     ColorScale,
+    End,
     interval,
     label_ends,
     log_axis,
@@ -110,7 +111,7 @@ def _profile_optima(ax: Axes, profiles: Sequence[IsoflopProfile], quantity: str)
         ax.plot(profile.flops, y, "D", ms=6, mfc=face, mec="white" if profile.accepted else shade, zorder=4)
 
 
-def _reference(ax: Axes, fit: Fit, frame: pd.DataFrame, quantity: str, *, at_end: bool) -> list[tuple]:
+def _reference(ax: Axes, fit: Fit, frame: pd.DataFrame, quantity: str, *, at_end: bool) -> list[End]:
     """The line of 20 tokens per parameter under the fitted cost C = k N^(1+slope) D; its label for the end, if wanted.
 
     Otherwise the label stands beside the line, on the side away from the law.
@@ -138,9 +139,7 @@ def comparable(frame: pd.DataFrame) -> dict[str, Published]:
     return {n: PUBLISHED[n] for n, overlap in shared.items() if overlap >= 10}
 
 
-def _published(
-    ax: Axes, frame: pd.DataFrame, letter: str, published: Mapping[str, Published]
-) -> list[tuple[float, float, str, str]]:
+def _published(ax: Axes, frame: pd.DataFrame, letter: str, published: Mapping[str, Published]) -> list[End]:
     """Thin lines, solid inside the range each was fitted on; under their own conventions, not those of the points."""
     ends = []
     compute = frame["flops"].to_numpy()

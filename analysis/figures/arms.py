@@ -12,6 +12,7 @@ from isoflop.analysis.style import (
     COMPUTE_MAP,
     INK,
     ColorScale,
+    End,
     LossTicks,
     arm_legend,
     arm_looks,
@@ -98,7 +99,7 @@ def plot_positions(positions: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax = new_axes(ax)
     frame = binned(positions)
     color, looks = ColorScale(frame["budget"]), arm_looks(frame["arm"])
-    ends = {}
+    ends: dict[float, End] = {}
     for (arm, budget), run in frame.groupby(["arm", "budget"]):
         dash, mark = looks[arm]
         ax.plot(run["position"], run["loss"], ls=dash, marker=mark, ms=3.5, lw=1.2, color=color(budget))

@@ -10,6 +10,7 @@ from isoflop.analysis.figure import Figure
 from isoflop.analysis.style import (
     MANY_DOTS,
     MUTED,
+    Color,
     ColorScale,
     compute_bar,
     crowded,
@@ -81,7 +82,7 @@ def _curve(profile: IsoflopProfile, sizes: np.ndarray) -> np.ndarray | None:
     return np.asarray(profile.curve(sizes), float)
 
 
-def _mark_optimum(ax: Axes, profile: IsoflopProfile, shade) -> None:
+def _mark_optimum(ax: Axes, profile: IsoflopProfile, shade: Color) -> None:
     if not (np.isfinite(profile.n_opt) and np.isfinite(profile.loss_opt)):
         return
     face, edge = (readable(shade), "white") if profile.accepted else ("none", readable(shade))

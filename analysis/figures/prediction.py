@@ -1,5 +1,7 @@
 """The held-out test: a law fitted to the small budgets, drawn over the large one that it has not seen."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,7 +13,9 @@ from isoflop.analysis.style import (
     LEVEL,
     MANY_DOTS,
     MUTED,
+    Color,
     ColorScale,
+    End,
     flops,
     label_ends,
     log_axis,
@@ -87,7 +91,7 @@ def _along(forecast: HeldOutForecast, budget: float, runs: pd.DataFrame) -> tupl
     return sizes, forecast.fit.predict(pd.DataFrame({"n_params": sizes, "tokens": tokens, "flops": budget}))
 
 
-def _fitted_curve(ax: Axes, forecast: HeldOutForecast, budget: float, runs: pd.DataFrame, shade) -> tuple:
+def _fitted_curve(ax: Axes, forecast: HeldOutForecast, budget: float, runs: pd.DataFrame, shade: Color) -> End:
     ax.scatter(runs["n_params"], runs["loss"], s=12, color=shade, edgecolor="white", linewidth=0.4, zorder=3,
                rasterized=len(forecast.fit.points) > MANY_DOTS)  # fmt: skip
     sizes, loss = _along(forecast, budget, runs)
@@ -95,7 +99,7 @@ def _fitted_curve(ax: Axes, forecast: HeldOutForecast, budget: float, runs: pd.D
     return sizes[-1], loss[-1], flops(budget), shade
 
 
-def _target_curve(ax: Axes, forecast: HeldOutForecast, target, shade) -> tuple:
+def _target_curve(ax: Axes, forecast: HeldOutForecast, target: Any, shade: Color) -> End:
     """The measured runs, the forecast as a dashed line with its interval, its optimum as an open diamond."""
     runs = _near(forecast.cells, target.flops)
     mean = runs.groupby("n_params", as_index=False)[["lo", "hi"]].mean()
@@ -108,7 +112,7 @@ def _target_curve(ax: Axes, forecast: HeldOutForecast, target, shade) -> tuple:
     return sizes[-1], loss[-1], f"{flops(target.flops)} FLOPs, unseen", ACCENT
 
 
-def _rival_curve(ax: Axes, forecast: HeldOutForecast, name: str) -> list[tuple]:
+def _rival_curve(ax: Axes, forecast: HeldOutForecast, name: str) -> list[End]:
     ends = []
     for target in forecast.budgets.itertuples():
         sizes, loss = _along(forecast, target.flops, _near(forecast.cells, target.flops))

@@ -1,5 +1,7 @@
 """L(N, D) as contours, with the runs on the same colour scale: a dot that vanishes into its contour is a good fit."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -77,7 +79,7 @@ def _draw_frontier(ax: Axes, fit: Fit, sizes: np.ndarray, tokens: np.ndarray) ->
         return
     for inside, dash in ((False, (0, (3, 2))), (True, "-")):
         shown = (compute >= low) & (compute <= high) if inside else np.full(compute.shape, True)
-        style = {"ls": dash, "solid_capstyle": "butt"}
+        style: dict[str, Any] = {"ls": dash, "solid_capstyle": "butt"}
         ax.plot(np.asarray(best.N)[shown], np.asarray(best.D)[shown], color="black", lw=2.6 if inside else 1.2, **style)
         ax.plot(np.asarray(best.N)[shown], np.asarray(best.D)[shown], color="white", lw=1.3 if inside else 0.8, **style)
 

@@ -5,6 +5,8 @@ residuals are shown), `picked` (the runs that a brush holds, or null), `at` (the
 colours of compute, least first).
 """
 
+from collections.abc import Callable
+
 import altair as alt
 
 from isoflop.analysis.style import LEVEL, TONES
@@ -41,7 +43,7 @@ def charts(laws: list[str], convention: str, at: float, *, joined: bool, frontie
     return {name: _finish(chart, signals) for name, chart in made.items()}
 
 
-def _finish(chart: alt.LayerChart, signals: dict) -> dict:
+def _finish(chart: alt.LayerChart | alt.FacetChart, signals: dict) -> dict:
     chart = chart.properties(width="container", height=HEIGHT)
     chart = chart.add_params(*(alt.param(name=name, value=value) for name, value in signals.items()))
     spec = chart.to_dict(validate=False)
@@ -92,12 +94,12 @@ def _dots(chart: alt.Chart) -> alt.Chart:
     return dots.mark_point(filled=True, size=48).encode(color=_colour(), opacity=dim, tooltip=tell).add_params(brush)
 
 
-def _isoflop(laws: list[str], joined: bool) -> alt.LayerChart:
+def _isoflop(laws: list[str], joined: bool) -> alt.LayerChart | alt.FacetChart:
     dots = _dots(_runs()).encode(x=alt.X(**_log("n_params")), y=_loss())
     if not joined:
         return alt.layer(dots)
     lines = (
-        _runs().transform_filter("isValid(datum.budget)").transform_fold(laws, as_=["law", "value"])
+        _runs().transform_filter("isValid(datum.budget)").transform_fold([*laws], as_=["law", "value"])
         .transform_filter(_DRAWN).mark_line(interpolate="monotone", strokeWidth=1.6)
         .encode(x=alt.X(**_log("n_params")), y=_loss("value"), detail="budget:N", strokeDash=_dash(laws),
                 color=alt.Color("budget:Q", scale=_ramp(), legend=None))
@@ -105,12 +107,12 @@ def _isoflop(laws: list[str], joined: bool) -> alt.LayerChart:
     return alt.layer(lines, dots)
 
 
-def _compute(laws: list[str], frontier: bool) -> alt.LayerChart:
+def _compute(laws: list[str], frontier: bool) -> alt.LayerChart | alt.FacetChart:
     dots = _dots(_runs()).encode(x=alt.X(**_log("flops")), y=_loss())
     return alt.layer(*(_frontier("loss", _loss, laws) if frontier else []), dots)
 
 
-def _allocation(name: str, laws: list[str]) -> alt.LayerChart:
+def _allocation(name: str, laws: list[str]) -> alt.LayerChart | alt.FacetChart:
     best = f"best {TITLES[name]}"
 
     def vertical(field: str = name) -> alt.Y:
@@ -129,7 +131,7 @@ def _allocation(name: str, laws: list[str]) -> alt.LayerChart:
     return alt.layer(*_frontier(name, vertical, laws), optima)
 
 
-def _frontier(name: str, vertical, laws: list[str]) -> list[alt.Chart]:
+def _frontier(name: str, vertical: Callable[..., alt.Y], laws: list[str]) -> list[alt.Chart]:
     """Band and line of the optimum over compute, dotted by law, faint beyond the data; a rule at the calculator's."""
     base = alt.Chart(alt.NamedData("frontier")).transform_filter(_HERE).transform_filter(_DRAWN)
     x = alt.X(**_log("flops"))
@@ -156,7 +158,7 @@ def _frontier(name: str, vertical, laws: list[str]) -> list[alt.Chart]:
     return [band, line, over, edge, here]
 
 
-def _residuals(name: str) -> alt.LayerChart:
+def _residuals(name: str) -> alt.LayerChart | alt.FacetChart:
     dots = _dots(_runs()).encode(
         x=alt.X(**_log(name)),
         y=alt.Y("residual:Q", title="ln(loss / law)", axis=alt.Axis(format="+.1%")),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.figures.bowls import CELL, best_rate, bowl_frame
@@ -62,7 +63,7 @@ def _judge(rule: _Rule, e: Evidence) -> Line:
         return Line(rule.code, rule.condition, "open", str(error))
 
 
-def _runs(e: Evidence):
+def _runs(e: Evidence) -> pd.DataFrame:
     if not is_runs(e.ends):
         raise UnsupportedError("a plain table does not tell; a run table would")
     return final_rows(e.ends)

@@ -1,6 +1,7 @@
 """The data behind the charts of the page: runs, frontiers and optima under every convention and law, as plain rows."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from isoflop.analysis.style import LEVEL
 from isoflop.scaling.approaches.isoflop_profiles import budget_groups, isoflop_profiles
 from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.fitting.uncertainty import Draws, jackknife
+from isoflop.scaling.laws.law import Law
 from isoflop.scaling.selection.holdout import CANDIDATES
 from isoflop.scaling.table.conventions import Points
 from isoflop.scaling.table.read import QUANTITIES
@@ -54,7 +56,7 @@ def records(frames: Iterable[pd.DataFrame]) -> Iterator[dict]:
             yield {k: _plain(v) for k, v in row.items()}
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     if isinstance(value, float | np.floating):
         return float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None
     return value.item() if isinstance(value, np.generic) else value
@@ -113,7 +115,7 @@ def _frontier(fit: Fit, law: str, draws: Draws | None) -> pd.DataFrame:
     known = fit.points.frame["flops"]
     budgets = np.geomspace(known.min(), known.max() * REACH, FRONTIER_STEPS)
 
-    def optimum(law) -> np.ndarray:
+    def optimum(law: Law) -> np.ndarray:
         best = law.optimal(budgets, fit.cost)
         return np.stack([best.N, best.D, best.loss])
 

@@ -12,6 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 
+import pandas as pd
+
 from isoflop.analysis import sections as summary
 from isoflop.analysis.background import BackgroundCall
 from isoflop.analysis.evidence import Evidence, UnsupportedError
@@ -86,7 +88,7 @@ def page_data(e: Evidence) -> dict:
         return data | {"no_calculator": str(error)}
 
 
-def _calculated(e: Evidence):
+def _calculated(e: Evidence) -> pd.DataFrame:
     from isoflop.analysis.page.calculator import calculator_frame
 
     return calculator_frame(e.optimum, e.resamples)
