@@ -1,6 +1,6 @@
-"""What one table supports: every fit, interval and test behind the report, each computed once, when first asked for.
+"""What one table supports: every fit, interval and test behind the report, each computed once, when first used.
 
-A part that the table cannot support raises UnsupportedError with the reason, each time it is asked for.
+A part that the table cannot support raises UnsupportedError with the reason, each time it is used.
 """
 
 from collections.abc import Callable, Sequence
@@ -133,8 +133,8 @@ class Evidence:
 
     @part
     def scoreboard(self) -> Scoreboard:
-        """The candidates and a few rivals at rolling origins, beside a baseline and a stack of all."""
-        _ = self.fit  # its one reason says more than those of all
+        """The candidates and a few rivals at rolling origins, with a baseline and the forecast average."""
+        _ = self.fit  # where no law can be fitted this is the reason, once
         return self._scoring.value if self._scoring else compare(self.points, **self._scored())
 
     def begin(self) -> None:
@@ -159,7 +159,7 @@ class Evidence:
 
     @part
     def law_name(self) -> str:
-        """The law asked for, else the one chosen by hold-out, else the first candidate that can be fitted."""
+        """The law requested, else the one chosen by hold-out, else the first candidate that can be fitted."""
         if self.law:
             return self.law
         try:
@@ -206,8 +206,8 @@ class Evidence:
         lost = 1 - self.draws.share_converged
         if lost > MOST_LOST:
             raise UnsupportedError(
-                f"{lost:.0%} of the leave-one-out refits did not converge: these data do not hold the parameters, "
-                "and resampling them says nothing"
+                f"{lost:.0%} of the leave-one-out refits did not converge: the parameters are not identified, "
+                "and resampling would not tell more"
             )
         return bootstrap(self.fit, self.n_draws, seed=self.seed)
 
@@ -230,7 +230,7 @@ class Evidence:
         lost = [p for p in self.fit.bounds_hit if p != self.fit.law.floor_name]
         if lost or not self.fit.converged:
             what = f"{', '.join(lost)} at the bound of the search box" if lost else self.fit.message
-            raise UnsupportedError(f"the fit holds no optimum ({what})")
+            raise UnsupportedError(f"the fit has no optimum ({what})")
         return self.fit
 
     @part

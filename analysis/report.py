@@ -30,7 +30,7 @@ _METADATA = {
 
 
 class ReportError(ValueError):
-    """The report cannot be written where it was asked for."""
+    """The report cannot be written to its folder."""
 
     exit_code = 1
 
@@ -187,7 +187,7 @@ def _markdown(report: Report, made_by: str) -> str:
 def provenance(e: Evidence, command: str) -> str:
     """Versions, the hash of the table, the command."""
     try:
-        digest = f"sha256 {data_hash(e.points)} of the {len(e.points)} fitted (as isoflop predict --register says it)"
+        digest = f"sha256 {data_hash(e.points)} of the {len(e.points)} fitted (as isoflop predict --register writes it)"
     except ValueError:
         digest = "none can be fitted"
     versions = ", ".join(f"{name} {version(name)}" for name in ("isoflop", "numpy", "scipy", "pandas", "matplotlib"))

@@ -1,4 +1,4 @@
-"""The report in words: Markdown sections made from the evidence. A section without support says why it is missing."""
+"""The report in words: Markdown sections made from the evidence, or the reason why there is none."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -45,14 +45,14 @@ def verdict(e: Evidence) -> str:
     sentence = f"**{formula(fit)}** (nats/token)"
     if "a" in fit.exponents():
         sentence += _allocation(e)
-    how = "chosen by hold-out below the largest compute" if e.law is None and _chosen(e) else "as asked"
+    how = "chosen by hold-out below the largest compute" if e.law is None and _chosen(e) else "as requested"
     if e.law is None and not _chosen(e):
         how = "by default: too few budgets to choose one by hold-out"
     lines = [
         f"{sentence}.",
         f"Law `{e.law_name}` ({how}); {fit.objective}, delta {fit.delta:.3g}; {len(frame)} runs in {fit.n_clusters} "
-        f"clusters by {fit.points.cluster}; N counts {_said(PARAMS, fit.points.params)}; C counts "
-        f"{_said(COMPUTE, fit.points.compute)}. Brackets are {LEVEL:.0%} intervals ({draws.kind} by {draws.by}).",
+        f"clusters by {fit.points.cluster}; N counts {_meaning(PARAMS, fit.points.params)}; C counts "
+        f"{_meaning(COMPUTE, fit.points.compute)}. Brackets are {LEVEL:.0%} intervals ({draws.kind} by {draws.by}).",
         f"Fitted range: {count(frame['n_params'].min())} to {count(frame['n_params'].max())} parameters, "
         f"{count(frame['tokens'].min())} to {count(frame['tokens'].max())} tokens, {frame['flops'].min():.2g} to "
         f"{frame['flops'].max():.2g} FLOPs. {irreducible(e)}",
@@ -129,11 +129,11 @@ def held_out(e: Evidence) -> str:
         "law", "budget", "predicted L*", "measured L*", "error", "best run", "error", "N* predicted / measured",
         "rms of runs", "runs in 90% interval",
     ]  # fmt: skip
-    told = f"Fitted up to {test.threshold:.3g} FLOPs, then compared with the runs above.\n\n"
+    text = f"Fitted up to {test.threshold:.3g} FLOPs, then compared with the runs above.\n\n"
     if test.chosen:
-        told += "The chosen law was picked by the same test among the budgets below, without these runs.\n\n"
+        text += "The chosen law was picked by the same test among the budgets below, without these runs.\n\n"
     failed = "".join(f"\n- {name}: {why}" for name, why in test.failed.items())
-    return told + table(head, rows) + ("\n" + failed if failed else "")
+    return text + table(head, rows) + ("\n" + failed if failed else "")
 
 
 def scoreboard(e: Evidence) -> str:
@@ -200,19 +200,19 @@ def three_approaches(e: Evidence) -> str:
 
 
 def noise(e: Evidence) -> str:
-    """Spread over seeds beside what the law leaves over."""
+    """The spread over seeds, next to the residuals of the law."""
     left = f"The law leaves {e.fit.noise:.2%} of the loss (robust sd of ln loss)."
     try:
         cells = e.seed_noise
     except UnsupportedError as error:
-        return f"{left} Not measured beside it: {error}."
+        return f"{left} Seed noise is not measured: {error}."
     pooled = float(np.sqrt(np.average(cells["sd"] ** 2, weights=cells["seeds"] - 1)))
     rows = [
         [count(c.n_params), count(c.tokens), f"{c.flops:.2g}", str(c.seeds), f"{c.loss:.4f}", f"{c.sd:.2%}"]
         for c in cells.itertuples()
     ]
-    told = f"{left} Over seeds it varies by {pooled:.2%} (pooled sd of {len(cells)} cells).\n\n"
-    return told + table(["N", "tokens", "FLOPs", "seeds", "mean loss", "sd of ln loss"], rows)
+    text = f"{left} Over seeds it varies by {pooled:.2%} (pooled sd of {len(cells)} cells).\n\n"
+    return text + table(["N", "tokens", "FLOPs", "seeds", "mean loss", "sd of ln loss"], rows)
 
 
 def cells_table(e: Evidence) -> pd.DataFrame:
@@ -244,19 +244,19 @@ def cost(e: Evidence) -> str:
     if runs.empty:
         raise UnsupportedError("no run has finished")
     counted, trained = trained_tokens(e.table)
-    told = [
+    text = [
         f"{len(runs)} runs in {runs['trunk_id'].nunique()} trunks; {runs['flops'].sum():.3g} FLOPs counted run by run."
     ]
     if trained < counted:
-        told.append(f"Shared trunks: {count(trained)} tokens trained instead of {count(counted)}, "
+        text.append(f"Shared trunks: {count(trained)} tokens trained instead of {count(counted)}, "
                     f"a factor {counted / trained:.2f} saved.")  # fmt: skip
     seconds = runs["wall_seconds"].sum()
     if seconds > 0:
-        told.append(f"{seconds / 60:.1f} core-minutes had every run been trained alone.")
+        text.append(f"{seconds / 60:.1f} core-minutes had every run been trained alone.")
     left = e.table.loc[e.table["state"] != "done", "run_id"].nunique()
     if left:
-        told.append(f"{left} runs diverged and enter no fit.")
-    return " ".join(told)
+        text.append(f"{left} runs diverged and enter no fit.")
+    return " ".join(text)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -272,7 +272,7 @@ def _chosen(e: Evidence) -> bool:
         return False
 
 
-def _said(meanings: dict[str, str], name: str) -> str:
+def _meaning(meanings: dict[str, str], name: str) -> str:
     return f"{name} ({meanings[name]})" if name in meanings else f"what the table gives ({name})"
 
 

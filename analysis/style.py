@@ -6,12 +6,12 @@ Colour is compute (or size), darker for more. Solid lines lie in the fitted rang
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import XAxis, YAxis
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgb
 from matplotlib.figure import Figure
@@ -105,7 +105,7 @@ def arm_looks(arms: Iterable[str]) -> dict[str, Look]:
     return {arm: (DASHES[k % len(DASHES)], MARKS[k % len(MARKS)]) for k, arm in enumerate(sorted(set(arms)))}
 
 
-def arm_legend(ax: Axes, looks: Mapping[str, Look], *, loc: str) -> None:
+def arm_legend(ax: Axes, looks: Mapping[str, Look], *, loc: Literal["upper right", "lower center"]) -> None:
     """Which line is which arm, where there is more than one."""
     if len(looks) > 1:
         lines = [Line2D([], [], color=INK, ls=dash, marker=mark, ms=3.5) for dash, mark in looks.values()]
@@ -113,7 +113,7 @@ def arm_legend(ax: Axes, looks: Mapping[str, Look], *, loc: str) -> None:
 
 
 def compute_bar(ax: Axes, color: "ColorScale") -> None:
-    """The scale of compute beside the panel, for curves too close together to be labelled."""
+    """The scale of compute as a colour bar, for curves too close together to be labelled."""
     bar = ax.figure.colorbar(ScalarMappable(color.norm, COMPUTE_MAP), ax=ax, pad=0.02, aspect=28)
     bar.ax.minorticks_off()
     bar.outline.set_visible(False)
@@ -194,7 +194,7 @@ _LABELS = {
 }
 
 
-def log_axis(axis: Axis, quantity: str, *, label: str | None = None, most: int = 6) -> None:
+def log_axis(axis: XAxis | YAxis, quantity: str, *, label: str | None = None, most: int = 6) -> None:
     """Make `axis` (ax.xaxis or ax.yaxis) logarithmic, with the ticks and the label of a column of the run table."""
     set_scale = axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale
     set_scale("log")

@@ -79,7 +79,7 @@ def serve(
 
     server.check(host, port)
     trained = find_trained(open_store(runs), run_id)
-    server.check_family(trained.model.config)
+    server.check_family(trained.model.config)  # type: ignore[arg-type]  # a model of ours holds its ModelConfig
     folder = export(trained, trained.store.root / "exports" / trained.run_id)
     typer.echo(f"{folder}\non GPUs: {server.vllm_command(folder, host, port)}")
     typer.echo(f"http://{host}:{port}/v1/completions  model: {folder.name}  (Ctrl-C ends it)")

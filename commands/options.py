@@ -22,7 +22,7 @@ HYDRA: dict[Any, Any] = {"allow_extra_args": True, "ignore_unknown_options": Tru
 
 
 class PartialAnswerError(ValueError):
-    """Something asked for by name has no answer; what has one was printed before."""
+    """Something requested by name has no answer; what has one was printed before."""
 
     exit_code = 1
 

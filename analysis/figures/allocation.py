@@ -114,7 +114,7 @@ def _profile_optima(ax: Axes, profiles: Sequence[IsoflopProfile], quantity: str)
 def _reference(ax: Axes, fit: Fit, frame: pd.DataFrame, quantity: str, *, at_end: bool) -> list[End]:
     """The line of 20 tokens per parameter under the fitted cost C = k N^(1+slope) D; its label for the end, if wanted.
 
-    Otherwise the label stands beside the line, on the side away from the law.
+    Otherwise the label is written along the line, on the side away from the law.
     """
     size = (frame["flops"] / (fit.cost.k * REFERENCE)) ** (1 / (2 + fit.cost.slope))
     value = size if quantity == "n_params" else REFERENCE * size
@@ -143,9 +143,9 @@ def _published(ax: Axes, frame: pd.DataFrame, letter: str, published: Mapping[st
     """Thin lines, solid inside the range each was fitted on; under their own conventions, not those of the points."""
     ends = []
     compute = frame["flops"].to_numpy()
-    for name, said in published.items():
-        value = np.asarray(getattr(said.law.optimal(compute), letter), float)
-        inside = (compute >= said.flops[0]) & (compute <= said.flops[1])
+    for name, other in published.items():
+        value = np.asarray(getattr(other.law.optimal(compute), letter), float)
+        inside = (compute >= other.flops[0]) & (compute <= other.flops[1])
         ax.plot(compute, value, color=MUTED, lw=0.8, ls=(0, (4, 2)), zorder=1.5)
         ax.plot(compute[inside], value[inside], color=MUTED, lw=1.1, zorder=1.5)
         ends.append((compute[-1], value[-1], name, MUTED))

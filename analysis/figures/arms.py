@@ -1,4 +1,4 @@
-"""Arms side by side: the compute multiplier of each over the baseline, and what each makes of a longer past."""
+"""Arms side by side: the compute multiplier of each over the baseline, and its loss by position in the window."""
 
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def positions_frame(table: pd.DataFrame) -> pd.DataFrame:
         raise ValueError("needs a runs folder, or the file that isoflop positions --out writes")
     final, folder = final_rows(table), Path(table.attrs.get("source", ""))
     if final.empty or not (folder / "cells").is_dir():
-        raise ValueError("loss by position stands beside the runs of a runs folder, not in one table: give the folder")
+        raise ValueError("loss by position is stored with the runs of a runs folder, not in one table: give the folder")
     final["budget"] = final["budget_flops"].where(final["budget_flops"].notna(), final["flops"])
     best = final.loc[final.groupby(["arm", "budget"])["loss"].idxmin()]
     parts = []

@@ -70,8 +70,8 @@ def plot_bowls(bowls: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.plot(rate, loss, "D", ms=6.5, mfc=readable(shade) if inside else "none",
                 mec="white" if inside else readable(shade), zorder=4)  # fmt: skip
         last = bowl.iloc[-1]
-        told = f"{count(size)}, {count(horizon)} tokens" if horizons > 1 else count(size)
-        ends.append((last["peak_learning_rate"], last["loss"], told, shade))
+        label = f"{count(size)}, {count(horizon)} tokens" if horizons > 1 else count(size)
+        ends.append((last["peak_learning_rate"], last["loss"], label, shade))
     log_axis(ax.xaxis, "n_params", label="peak learning rate")
     ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.3g}"))
     log_axis(ax.yaxis, "loss")
@@ -79,10 +79,10 @@ def plot_bowls(bowls: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.set_ylim(low, high * (high / low) ** 0.22)  # room for the words
     label_ends(ax, ends)
     arm_legend(ax, looks, loc="upper right")
-    said = [] if horizons > 1 else [f"sizes N, each at {count(bowls['horizon_tokens'].iloc[0])} tokens"]
-    said += [f"hollow: {edges} optima at the edge of the rates tried"] if edges else []
-    if said:
-        note(ax, "\n".join(said), where="upper left")
+    notes = [] if horizons > 1 else [f"sizes N, each at {count(bowls['horizon_tokens'].iloc[0])} tokens"]
+    notes += [f"hollow: {edges} optima at the edge of the rates tried"] if edges else []
+    if notes:
+        note(ax, "\n".join(notes), where="upper left")
     ax.set_title("Learning-rate bowls")
     return ax
 

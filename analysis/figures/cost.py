@@ -16,7 +16,7 @@ UNITS = (("hours", "h", 3600.0), ("minutes", "min", 60.0), ("seconds", "s", 1.0)
 def cost_frame(table: pd.DataFrame, *, params: str = "matrices") -> pd.DataFrame:
     """A row per finished run: size, tokens, budget, FLOPs, seconds, FLOP/s. Raises ValueError without recorded times.
 
-    `budget` is the one asked for, or the compute to two digits where it was given in tokens.
+    `budget` is the one requested, or the compute to two digits where it was given in tokens.
     """
     if not is_runs(table):
         raise ValueError("needs a run table with wall_seconds; this table has none")
@@ -28,8 +28,8 @@ def cost_frame(table: pd.DataFrame, *, params: str = "matrices") -> pd.DataFrame
     rounded = np.exp(np.log(frame["flops"]).round(1))
     budget = frame["budget_flops"].where(np.isfinite(frame["budget_flops"]), rounded)
     columns = ["run_id", "trunk_id", "n_params", "tokens", "flops", "wall_seconds"]
-    told = frame[columns].assign(budget=budget, flops_per_second=frame["flops"] / frame["wall_seconds"])
-    return told.reset_index(drop=True)
+    cost = frame[columns].assign(budget=budget, flops_per_second=frame["flops"] / frame["wall_seconds"])
+    return cost.reset_index(drop=True)
 
 
 def trained_tokens(table: pd.DataFrame) -> tuple[float, float]:
@@ -76,8 +76,8 @@ def plot_sweep_cost(cost: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     place = np.arange(len(times))
     ax.barh(place, times, height=0.62, color=[color(b) for b in times.index])
     for y, (budget, value) in zip(place, times.items(), strict=True):
-        said = f"{value:.2g} {short}, {value / times.sum():.0%}, {runs[budget]} run{'s' if runs[budget] > 1 else ''}"
-        ax.annotate(said, (value, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7.5)
+        label = f"{value:.2g} {short}, {value / times.sum():.0%}, {runs[budget]} run{'s' if runs[budget] > 1 else ''}"
+        ax.annotate(label, (value, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7.5)
     ax.set_yticks(place, [flops(b) for b in times.index])
     ax.set_ylim(-1.6, len(times) - 0.4)
     ax.set_xlim(0, times.max() * 1.4)

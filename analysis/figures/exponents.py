@@ -63,8 +63,8 @@ def plot_exponents(draws: Draws, names: tuple[str, str] = ("alpha", "beta"), *, 
     ax.set_ylabel(_LABELS.get(names[1], names[1]))
     ray = _draw_ray(ax, draws) if names == ("alpha", "beta") else []
     ends = [f"{n} {interval(*draws.interval(n, level=LEVEL))}" for n in names]
-    told = [f"{len(frame)} draws by {draws.by}; contours hold 50% and {LEVEL:.0%}", f"{LEVEL:.0%} of each:", *ends]
-    note(ax, "\n".join([*told, *ray]), where="upper left")
+    lines = [f"{len(frame)} draws by {draws.by}; contours hold 50% and {LEVEL:.0%}", f"{LEVEL:.0%} of each:", *ends]
+    note(ax, "\n".join([*lines, *ray]), where="upper left")
     ax.set_title("Exponents, jointly")
     return ax
 

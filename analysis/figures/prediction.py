@@ -41,7 +41,7 @@ def prediction_frame(held_out: HoldOut) -> pd.DataFrame:
 def plot_prediction(
     held_out: HoldOut, *, law: str | None = None, rival: str | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Loss against size: fitted budgets solid, held-out budgets dashed over their runs, errors written beside them.
+    """Loss against size: fitted budgets solid, held-out budgets dashed over their runs, errors written at their ends.
 
     `rival` is a second law drawn at the held-out budgets for comparison. Raises ValueError if no held-out budget has
     three sizes.

@@ -1,4 +1,4 @@
-"""What the law leaves over, against model size, tokens and compute: any trend is a wrong form."""
+"""Residuals of the law against model size, tokens and compute: any trend is a wrong form."""
 
 from functools import partial
 
@@ -89,7 +89,7 @@ def grouped(frame: pd.DataFrame, by: str) -> pd.DataFrame:
 FIGURES = tuple(
     Figure(
         f"residuals_{by}",
-        f"What the law leaves over, against {by}.",
+        f"Residuals of the law against {by}.",
         needs=lambda e: e.fit,
         frame=residual_frame,
         plot=partial(plot_residuals, by=by),

@@ -72,7 +72,7 @@ def _short(why: str, most: int = 58) -> str:
 FIGURES = (
     Figure(
         "scoreboard",
-        "Laws, a baseline without a law and a stack of all, by their error on the next scale.",
+        "Laws, a baseline without a law and the forecast average, by their error on the next scale.",
         needs=lambda e: e.scoreboard,
         frame=scoreboard_frame,
         plot=plot_scoreboard,

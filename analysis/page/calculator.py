@@ -1,4 +1,4 @@
-"""The budget calculator in numbers: what the law makes of a budget, asked from compute, from size or from tokens.
+"""The budget calculator in numbers: the law's optimum for a given compute, size or number of tokens.
 
 The page interpolates these rows linearly in logarithms, so it serves every law that has an optimum, and each of its
 numbers is one of Python's.
@@ -13,31 +13,31 @@ from isoflop.scaling.fitting.uncertainty import Draws
 from isoflop.scaling.laws.law import Law
 
 QUANTITIES = ("flops", "n_params", "tokens", "loss")
-ASKED = QUANTITIES[:3]
+GIVEN = QUANTITIES[:3]
 BELOW, ABOVE = 10.0, 1e4  # how far around the fitted compute the calculator goes
 STEPS = 50  # per decade, on round logarithms: every second stop of the slider is a row, the others lie between two
 SLACK = 1e3  # how much further a resampled law is followed, to find the compute at which a given size is best
 
 
 def calculator_frame(fit: Fit, draws: Draws) -> pd.DataFrame:
-    """A row per value asked for: column `asked`, then flops, n_params, tokens, loss, each with _low and _high.
+    """A row per value: `given` (which quantity is), then flops, n_params, tokens, loss, each with _low and _high.
 
-    In the rows with asked = "n_params" that column is the size given, and the others follow from the compute at which
+    In the rows with given = "n_params" that column is the size given, and the others follow from the compute at which
     the law calls it best; likewise for tokens. Raises ValueError for a law without an optimum.
     """
     known = fit.points.frame["flops"]
     budgets = _grid(known.min() / BELOW, known.max() * ABOVE)
     wide = _grid(budgets[0] / SLACK, budgets[-1] * SLACK)
     ends = fit.optimal(budgets[[0, -1]])
-    given = [budgets, _grid(*ends.N), _grid(*ends.D)]
+    values = [budgets, _grid(*ends.N), _grid(*ends.D)]
 
     def answers(law: Law) -> np.ndarray:
         along = _optimum(law, fit, wide)
-        computes = [given[0], *(_inverse(given[k], along[k], wide) for k in (1, 2))]
+        computes = [values[0], *(_inverse(values[k], along[k], wide) for k in (1, 2))]
         return np.concatenate([_optimum(law, fit, c) for c in computes], axis=1)
 
     middle, (low, high) = answers(fit.law), draws.band(answers, LEVEL)
-    frame = pd.DataFrame({"asked": np.repeat(ASKED, [len(g) for g in given])})
+    frame = pd.DataFrame({"given": np.repeat(GIVEN, [len(v) for v in values])})
     for k, name in enumerate(QUANTITIES):
         frame[name], frame[f"{name}_low"], frame[f"{name}_high"] = middle[k], low[k], high[k]
     return frame

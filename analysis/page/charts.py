@@ -16,7 +16,7 @@ TITLES = {
     "loss": "loss (nats/token)",
 }  # fmt: skip
 HEIGHT = 300
-# 1, 2, 5 of each decade where the axis is short, decades alone where it is long; G is said B.
+# 1, 2, 5 of each decade where the axis is short, decades alone where it is long; G is written B.
 _MANTISSA = "round(datum.value / pow(10, floor(log(datum.value) / LN10 + 1e-9)))"
 _SHORT = f"indexof([1, 2, 5], {_MANTISSA}) >= 0 ? replace(format(datum.value, '~s'), 'G', 'B') : ''"
 _DECADES = f"{_MANTISSA} == 1 ? replace(format(datum.value, '.0e'), '+', '') : ''"

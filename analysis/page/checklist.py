@@ -1,6 +1,6 @@
 """The reporting checklist, filled in by the software: what must hold for a scaling law to be believed, and what does.
 
-A line is objected to when a Finding says so; it holds when the evidence was looked at and no Finding objects; it is
+A line is objected to when a Finding does; it holds when the evidence was looked at and no Finding objects; it is
 open when nobody measured it, with the reason.
 """
 
@@ -20,7 +20,7 @@ from isoflop.scaling.table.runs import final_rows
 
 FEWEST_FOR_DRIFT = 8  # runs, below which residuals are not searched for it
 LEAST_COVERED = 0.8  # of the runs held out, inside their 90% intervals
-Says = Callable[[Evidence], str]
+Evidenced = Callable[[Evidence], str]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class _Rule:
     code: str
     condition: str
     findings: tuple[str, ...]
-    says: Says
+    evidence: Evidenced
 
 
 def checklist(e: Evidence) -> list[Line]:
@@ -56,7 +56,7 @@ def _judge(rule: _Rule, e: Evidence) -> Line:
     if against:
         return Line(rule.code, rule.condition, "objected", "; ".join(against))
     try:
-        return Line(rule.code, rule.condition, "holds", rule.says(e))
+        return Line(rule.code, rule.condition, "holds", rule.evidence(e))
     except NotMetError as error:
         return Line(rule.code, rule.condition, "objected", str(error))
     except ValueError as error:
@@ -65,7 +65,7 @@ def _judge(rule: _Rule, e: Evidence) -> Line:
 
 def _runs(e: Evidence) -> pd.DataFrame:
     if not is_runs(e.ends):
-        raise UnsupportedError("a plain table does not tell; a run table would")
+        raise UnsupportedError("not known from a plain table; a run table holds it")
     return final_rows(e.ends)
 
 
@@ -76,10 +76,10 @@ def _law(e: Evidence) -> str:
 
 def _spread(e: Evidence) -> str:
     each = e.fit.points.frame.groupby("n_params")["tokens"].nunique()
-    told = f"{len(each)} sizes, a median of {each.median():g} token counts each"
+    text = f"{len(each)} sizes, a median of {each.median():g} token counts each"
     if each.median() < 3:
-        raise NotMetError(told)
-    return told
+        raise NotMetError(text)
+    return text
 
 
 def _clusters(e: Evidence) -> str:
@@ -122,10 +122,10 @@ def _held_out(e: Evidence) -> str:
     test = e.held_out.forecasts.get(e.law_name)
     if test is None:
         raise UnsupportedError(f"{e.law_name} has no held-out forecast")
-    told = f"rms |ln error| {test.rms_error:.2%}, {test.coverage:.0%} of held-out runs in their {LEVEL:.0%} intervals"
+    text = f"rms |ln error| {test.rms_error:.2%}, {test.coverage:.0%} of held-out runs in their {LEVEL:.0%} intervals"
     if test.coverage < LEAST_COVERED:
-        raise NotMetError(told)
-    return told
+        raise NotMetError(text)
+    return text
 
 
 def _minima(e: Evidence) -> str:
@@ -144,10 +144,10 @@ def _rates(e: Evidence) -> str:
     except ValueError as error:
         raise UnsupportedError(f"{error}: answered by isoflop tune, on a table of learning rates") from None
     inside = [cell[1] for cell, bowl in bowls.groupby(CELL) if best_rate(bowl)[2]]
-    told = f"{len(set(inside))} of {bowls['n_params'].nunique()} sizes have their best rate between those tried"
+    text = f"{len(set(inside))} of {bowls['n_params'].nunique()} sizes have their best rate between those tried"
     if len(set(inside)) < 2:
-        raise NotMetError(told)
-    return f"{told}; see the figure bowls"
+        raise NotMetError(text)
+    return f"{text}; see the figure bowls"
 
 
 def _seeds(e: Evidence) -> str:
@@ -156,19 +156,19 @@ def _seeds(e: Evidence) -> str:
     return f"sd of ln loss {pooled:.2%} over seeds in {len(cells)} cells"
 
 
-def _one_value(*columns: str) -> Says:
-    def says(e: Evidence) -> str:
+def _one_value(*columns: str) -> Evidenced:
+    def values(e: Evidence) -> str:
         runs = _runs(e)
         return "; ".join(f"{c} {', '.join(map(str, runs[c].unique()[:3]))}" for c in columns if c in runs)
 
-    return says
+    return values
 
 
 def _repeats(e: Evidence) -> str:
     if "unique_tokens" not in e.ends:
-        raise UnsupportedError("no column unique_tokens (or run table) tells how often the data were repeated")
-    told = f"at most {(e.ends['tokens'] / e.ends['unique_tokens']).max():.2g} epochs"
-    return f"{told}, under a law of repeated data" if "U" in e.fit.law.inputs else told
+        raise UnsupportedError("how often the data were repeated is not known without a column unique_tokens")
+    text = f"at most {(e.ends['tokens'] / e.ends['unique_tokens']).max():.2g} epochs"
+    return f"{text}, under a law of repeated data" if "U" in e.fit.law.inputs else text
 
 
 def _steps(e: Evidence) -> str:
@@ -183,10 +183,10 @@ def _sensitive(e: Evidence) -> str:
     table = e.sensitivity
     chosen = table.iloc[0]
     width, moved = chosen["high"] - chosen["low"], np.ptp(table["value"])
-    told = f"a moves by {moved:.3f} over {len(table) - 1} changes of the analysis; its interval is {width:.3f} wide"
+    text = f"a moves by {moved:.3f} over {len(table) - 1} changes of the analysis; its interval is {width:.3f} wide"
     if moved > width:
-        raise NotMetError(told)
-    return told
+        raise NotMetError(text)
+    return text
 
 
 def _agree(e: Evidence) -> str:

@@ -24,7 +24,7 @@ DIGITS = 6
 
 
 def convention_name(data: Points) -> str:
-    """As the menu says it."""
+    """The name of a convention in the menu of the page."""
     return f"N {data.params}, C {data.compute}"
 
 
@@ -90,8 +90,8 @@ def _points(data: Points, fits: dict[str, Fit], budgets: pd.Series) -> pd.DataFr
         frame["run_id"] = [f"row {i + 1}" for i in range(len(frame))]
     for law, fit in fits.items():
         frame[law] = fit.predicted
-    told = [c for c in ("run_id", "seed", "arm", "convention", "budget", *QUANTITIES, *fits) if c in frame]
-    return frame[told].sort_values("flops").iloc[:: -(-len(frame) // MOST_RUNS)]
+    columns = [c for c in ("run_id", "seed", "arm", "convention", "budget", *QUANTITIES, *fits) if c in frame]
+    return frame[columns].sort_values("flops").iloc[:: -(-len(frame) // MOST_RUNS)]
 
 
 def _frontiers(e: Evidence, fits: dict[str, Fit]) -> list[pd.DataFrame]:

@@ -73,8 +73,8 @@ function pick(box) {
   });
   const runs = page.datasets.points.filter((run) => run.convention === signals.convention);
   signals.picked = sides.length ? runs.filter(inside).map((run) => run.run_id) : null;
-  const told = find("#picked");
-  told.textContent = signals.picked === null ? "" : `${signals.picked.length} of ${runs.length} runs brushed`;
+  const place = find("#picked");
+  place.textContent = signals.picked === null ? "" : `${signals.picked.length} of ${runs.length} runs brushed`;
   return update();
 }
 
@@ -89,43 +89,43 @@ function chartControls() {
 }
 
 // --- calculator: Python's rows, interpolated linearly in logarithms
-function answer(asked, value) {
-  const rows = page.calculator.filter((row) => row.asked === asked);
+function answer(given, value) {
+  const rows = page.calculator.filter((row) => row.given === given);
   const end = rows.length - 2;
-  let i = rows.findIndex((row) => row[asked] > value) - 1;
+  let i = rows.findIndex((row) => row[given] > value) - 1;
   i = Math.max(0, Math.min(end, i < -1 ? end : i));
   const [low, high] = [rows[i], rows[i + 1]];
-  const share = Math.log(value / low[asked]) / Math.log(high[asked] / low[asked]);
+  const share = Math.log(value / low[given]) / Math.log(high[given] / low[given]);
   const between = (name) => (low[name] > 0 && high[name] > 0 ? low[name] * (high[name] / low[name]) ** share : null);
   const found = {};
-  for (const name of Object.keys(low)) if (name !== "asked") found[name] = between(name);
-  found[asked] = found[`${asked}_low`] = found[`${asked}_high`] = value;
+  for (const name of Object.keys(low)) if (name !== "given") found[name] = between(name);
+  found[given] = found[`${given}_low`] = found[`${given}_high`] = value;
   return found;
 }
-function askedFor() { return find("input[name='asked']:checked").value; }
-function range(asked) {
-  const rows = page.calculator.filter((row) => row.asked === asked);
-  return [rows[0][asked], rows[rows.length - 1][asked]];
+function givenQuantity() { return find("input[name='given']:checked").value; }
+function range(given) {
+  const rows = page.calculator.filter((row) => row.given === given);
+  return [rows[0][given], rows[rows.length - 1][given]];
 }
 function aim(value) {
   const [slider, box] = [find("#budget"), find("#exact")];
-  const [low, high] = range(askedFor());
+  const [low, high] = range(givenQuantity());
   slider.min = Math.ceil(Math.log10(low) * 100) / 100;
   slider.max = Math.floor(Math.log10(high) * 100) / 100;
   slider.value = Math.log10(value);
   box.value = value.toPrecision(3);
-  slider.setAttribute("aria-valuetext", written[askedFor()](value));
+  slider.setAttribute("aria-valuetext", written[givenQuantity()](value));
   show(value);
 }
 function show(value) {
-  const asked = askedFor();
-  const found = answer(asked, value);
+  const given = givenQuantity();
+  const found = answer(given, value);
   for (const name of ["flops", "n_params", "tokens", "loss"]) {
     const place = find(`#best-${name}`);
     place.dataset.value = found[name];
     place.querySelector(".value").textContent = written[name](found[name]);
-    const given = name === asked;
-    place.querySelector(".span").textContent = given ? "as asked"
+    const isGiven = name === given;
+    place.querySelector(".span").textContent = isGiven ? "as given"
       : `90%: ${written[name](found[`${name}_low`])} to ${written[name](found[`${name}_high`])}`;
     place.dataset.low = found[`${name}_low`];
     place.dataset.high = found[`${name}_high`];
@@ -147,14 +147,14 @@ function price(compute) {
 function warn(compute) {
   const [low, high] = page.fitted;
   const beyond = compute / high;
-  const told = find("#warning");
+  const place = find("#warning");
   const times = beyond >= 1000 ? beyond.toExponential(1) : beyond.toPrecision(2);
-  told.className = beyond > 10 ? "beyond" : "";
-  if (beyond > 100) told.textContent = `Extrapolates ${times} times beyond the largest run: quote the interval, not the point.`;
-  else if (beyond > 10) told.textContent = `Extrapolates ${times} times beyond the largest run: the interval does not cover a wrong form of the law.`;
-  else if (beyond > 1.001) told.textContent = `${times} times beyond the largest run.`;
-  else if (compute < low * 0.999) told.textContent = `Below the smallest run, by a factor ${(low / compute).toPrecision(2)}.`;
-  else told.textContent = "Inside the range of the runs.";
+  place.className = beyond > 10 ? "beyond" : "";
+  if (beyond > 100) place.textContent = `Extrapolates ${times} times beyond the largest run: quote the interval, not the point.`;
+  else if (beyond > 10) place.textContent = `Extrapolates ${times} times beyond the largest run: the interval does not cover a wrong form of the law.`;
+  else if (beyond > 1.001) place.textContent = `${times} times beyond the largest run.`;
+  else if (compute < low * 0.999) place.textContent = `Below the smallest run, by a factor ${(low / compute).toPrecision(2)}.`;
+  else place.textContent = "Inside the range of the runs.";
 }
 function calculatorControls() {
   if (!page.calculator) return;
@@ -162,15 +162,15 @@ function calculatorControls() {
   slider.addEventListener("input", () => {
     const value = 10 ** Number(slider.value);
     box.value = value.toPrecision(3);
-    slider.setAttribute("aria-valuetext", written[askedFor()](value));
+    slider.setAttribute("aria-valuetext", written[givenQuantity()](value));
     show(value);
   });
   box.addEventListener("change", () => {
-    const [low, high] = range(askedFor());
+    const [low, high] = range(givenQuantity());
     const value = Number(box.value);
     aim(value > 0 ? Math.min(Math.max(value, low), high) : 10 ** Number(slider.value));
   });
-  all("input[name='asked']").forEach((radio) => radio.addEventListener("change", () =>
+  all("input[name='given']").forEach((radio) => radio.addEventListener("change", () =>
     aim(Number(find(`#best-${radio.value}`).dataset.value))));
   ["#price", "#speed"].forEach((id) => find(id).addEventListener("input", () => price(signals.at)));
   aim(page.fitted[1]);

@@ -27,7 +27,7 @@ PRICE, SPEED = 2.0, 4e14  # of a device-hour, and FLOP/s that a device sustains:
 
 @cache
 def javascript() -> BackgroundCall:
-    """Vega, Vega-Lite and vega-embed as one script; made beside the report, because it takes a core seconds."""
+    """Vega, Vega-Lite and vega-embed as one script; made in a separate process, because it takes a core seconds."""
     return BackgroundCall("vl_convert", "javascript_bundle")
 
 
@@ -56,7 +56,7 @@ def page(e: Evidence, *, missing: dict[str, str], provenance: str) -> str:
     return Template((HERE / "page.html").read_text()).substitute(
         title=escape(title),
         css=(HERE / "page.css").read_text(),
-        nav=" ".join(f'<a href="#{name}">{escape(told)}</a>' for name, told, _ in parts),
+        nav=" ".join(f'<a href="#{name}">{escape(heading)}</a>' for name, heading, _ in parts),
         main="\n".join(_section(*part) for part in parts),
         bundle=javascript().value.replace("</script", "<\\/script"),
         data=json.dumps(data, separators=(",", ":"), allow_nan=False).replace("</", "<\\/"),
@@ -136,9 +136,9 @@ def _folded(title: str, body: str) -> str:
 def _findings(e: Evidence) -> str:
     if not e.findings:
         return "<p>None: no check objects to this fit.</p>"
-    said = {"fail": "Failure", "warn": "Warning", "info": "Note"}
+    severity = {"fail": "Failure", "warn": "Warning", "info": "Note"}
     items = (
-        f'<li class="{f.severity}"><span class="tag">{said[f.severity]}</span> <code>{escape(f.code)}</code> '
+        f'<li class="{f.severity}"><span class="tag">{severity[f.severity]}</span> <code>{escape(f.code)}</code> '
         f'{escape(f.message)}.<span class="remedy">{escape(f.remedy[:1].upper() + f.remedy[1:])}.</span></li>'
         for f in e.findings
     )
@@ -149,17 +149,17 @@ def _calculator(e: Evidence, data: dict) -> str:
     if "calculator" not in data:
         raise UnsupportedError(data.get("no_calculator", data.get("why", "no law")))
     law = f"Law {e.law_name}, {data['convention']}; intervals from {len(e.resamples)} bootstrap draws by "
-    asked = (("flops", "compute C"), ("n_params", "size N"), ("tokens", "tokens D"))
+    quantities = (("flops", "compute C"), ("n_params", "size N"), ("tokens", "tokens D"))
     radios = "".join(
-        f'<label><input type="radio" name="asked" value="{name}"{" checked" * (not k)}> {told}</label> '
-        for k, (name, told) in enumerate(asked)
+        f'<label><input type="radio" name="given" value="{name}"{" checked" * (not k)}> {label}</label> '
+        for k, (name, label) in enumerate(quantities)
     )
     names = (("n_params", "best size N*"), ("tokens", "best tokens D*"), ("loss", "loss (nats/token)"),
              ("flops", "compute C (FLOPs)"))  # fmt: skip
     cards = "".join(
-        f'<div id="best-{name}"><dt>{told}</dt><dd class="value"></dd><dd class="span"></dd><dd class="more span"></dd>'
-        "</div>"
-        for name, told in names
+        f'<div id="best-{name}"><dt>{label}</dt><dd class="value"></dd><dd class="span"></dd>'
+        '<dd class="more span"></dd></div>'
+        for name, label in names
     )
     return (
         f"<p>{escape(law + e.resamples.by)}.</p>"
@@ -178,7 +178,7 @@ _CAPTIONS = {
     "compute": "Loss against compute; lines: the laws at their optimum, faint rule: end of the fitted range.",
     "n_params": "The size that spends compute best. Diamonds: optimum of each budget, hollow where refused.",
     "tokens": "The tokens that spend compute best.",
-    "residuals": "What the law leaves over.",
+    "residuals": "Residuals of the chosen law.",
 }
 
 
@@ -208,7 +208,7 @@ def _charts(data: dict) -> str:
 
 
 def _menu(name: str, choices: Sequence[tuple[str, str]]) -> str:
-    options = "".join(f'<option value="{escape(value)}">{escape(told)}</option>' for value, told in choices)
+    options = "".join(f'<option value="{escape(value)}">{escape(label)}</option>' for value, label in choices)
     return f'<select id="{name}">{options}</select>'
 
 

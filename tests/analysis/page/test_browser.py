@@ -117,16 +117,16 @@ def test_the_slider_gives_pythons_numbers(visit, file, evidence, log_compute):
         assert (found["low"], found["high"]) == pytest.approx((low, high), rel=5e-4)
 
 
-@pytest.mark.parametrize(("asked", "letter"), [("n_params", "N"), ("tokens", "D")])
-def test_a_size_or_a_number_of_tokens_can_be_asked_for(visit, file, evidence, asked, letter):
+@pytest.mark.parametrize(("given", "letter"), [("n_params", "N"), ("tokens", "D")])
+def test_a_size_or_a_number_of_tokens_can_be_given(visit, file, evidence, given, letter):
     tab, compute = visit(file), 3e11
     best = evidence.fit.optimal(compute)
-    tab.locator(f"input[name='asked'][value='{asked}']").check()
+    tab.locator(f"input[name='given'][value='{given}']").check()
     tab.locator("#exact").fill(f"{getattr(best, letter):.8g}")
     tab.keyboard.press("Enter")
     assert shown(tab, "flops")["value"] == pytest.approx(compute, rel=1e-3)
     assert shown(tab, "loss")["value"] == pytest.approx(float(best.loss), rel=1e-4)
-    assert shown(tab, asked)["low"] == shown(tab, asked)["high"]
+    assert shown(tab, given)["low"] == shown(tab, given)["high"]
 
 
 def test_far_beyond_the_runs_it_warns_and_costs_more(visit, file, evidence):
@@ -152,7 +152,7 @@ def test_everything_is_reached_by_the_keyboard(visit, file):
             before = shown(tab, "n_params")["value"]
             tab.keyboard.press("ArrowRight")
             assert shown(tab, "n_params")["value"] > before
-    wanted = {"theme", "asked", "budget", "exact", "price", "speed", "convention", "laws", "law", "residuals-by"}
+    wanted = {"theme", "given", "budget", "exact", "price", "speed", "convention", "laws", "law", "residuals-by"}
     assert wanted <= set(reached)
 
 

@@ -42,25 +42,25 @@ def embedded(text: str) -> dict:
 def test_the_calculator_answers_as_the_law_and_its_draws_do(evidence):
     frame = calculator_frame(evidence.fit, evidence.resamples)
     known = evidence.points.frame["flops"]
-    for asked, letter in (("flops", "C"), ("n_params", "N"), ("tokens", "D")):
-        rows = frame[frame["asked"] == asked]
-        assert np.all(np.diff(rows[asked]) > 0)
+    for given, letter in (("flops", "C"), ("n_params", "N"), ("tokens", "D")):
+        rows = frame[frame["given"] == given]
+        assert np.all(np.diff(rows[given]) > 0)
         best = evidence.fit.optimal(rows["flops"].to_numpy())
-        np.testing.assert_allclose(rows[asked], getattr(best, letter), rtol=1e-9)
+        np.testing.assert_allclose(rows[given], getattr(best, letter), rtol=1e-9)
         np.testing.assert_allclose(rows["loss"], best.loss, rtol=1e-9)
-        np.testing.assert_allclose(rows[f"{asked}_low"], rows[f"{asked}_high"], rtol=1e-9)
-    budgets = frame.loc[frame["asked"] == "flops", "flops"]
+        np.testing.assert_allclose(rows[f"{given}_low"], rows[f"{given}_high"], rtol=1e-9)
+    budgets = frame.loc[frame["given"] == "flops", "flops"]
     assert budgets.min() <= known.min() / BELOW
     assert budgets.max() >= known.max() * ABOVE
-    row = frame[frame["asked"] == "flops"].iloc[40]
+    row = frame[frame["given"] == "flops"].iloc[40]
     interval = evidence.resamples.interval(lambda law: law.optimal(row["flops"], evidence.fit.cost).N)
     assert (row["n_params_low"], row["n_params_high"]) == pytest.approx(interval, rel=1e-12)
 
 
-def test_a_size_asked_for_is_best_at_the_compute_told(evidence):
+def test_a_given_size_is_best_at_the_compute_of_its_row(evidence):
     """For each draw alone: what it says at a given size, it says at the compute it names for it."""
     frame = calculator_frame(evidence.fit, evidence.resamples)
-    row = frame[frame["asked"] == "n_params"].iloc[60]
+    row = frame[frame["given"] == "n_params"].iloc[60]
 
     def compute(law):
         a, cost = law.exponents(evidence.fit.cost)["a"], evidence.fit.cost
