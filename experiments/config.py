@@ -50,10 +50,15 @@ class HubSpec:
 class DataSpec:
     name: str = "python-source"
     source: str = "python-source"  # python-source | files | huggingface | tokens | synthetic
-    files: list[str] = field(default_factory=list)  # globs: .txt .md ... .jsonl[.gz|.zst] .parquet; tokens: .bin
+    files: list[str] = field(
+        default_factory=list
+    )  # globs: .txt .md ... .jsonl .json .csv [.gz|.zst] .parquet; tokens: .bin
     hub: HubSpec = field(default_factory=HubSpec)  # huggingface
     text_column: str = "text"  # of .jsonl, .parquet and data sets
-    skip_bad: bool = False  # count and leave out binary files and broken lines instead of refusing them
+    encoding: str = "utf-8"  # of text files, as Python names it: cp1252, utf-16, shift_jis, ...
+    skip_bad: bool = (
+        False  # count and leave out binary files, broken lines and bytes of another encoding instead of refusing
+    )
     clean: list[str] = field(default_factory=list)  # stages in this order, named in experiments/data/cleaning.py
     tokenizer: str = "bytes"  # bytes | bpe | a tokenizer.json | none (a source that is born as tokens)
     vocab_size: int = 4096  # bpe: tokens to learn; tokens: that the files may hold

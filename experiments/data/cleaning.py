@@ -68,7 +68,7 @@ def of_variety(text: str) -> str | None:
     total = sum(map(len, lines))
     if total > SHORTEST and 1 - sum(map(len, set(lines))) / total > MOST_REPEATED:
         return None
-    content = text.encode(errors="replace")
+    content = text.encode()
     return None if len(zlib.compress(content, 1)) < LEAST_COMPRESSED * len(content) else text
 
 
@@ -92,6 +92,7 @@ class Count:
     changed: int = 0
     dropped: int = 0
     bytes_removed: int = 0  # with the dropped documents and from the changed ones
+    bytes_added: int = 0  # to changed documents: some characters are longer when composed
 
     def add(self, before: int, after: int | None, *, changed: bool) -> None:
         """One document of so many bytes, and what it left with; None when it was dropped."""
@@ -99,7 +100,8 @@ class Count:
         self.bytes_in += before
         self.dropped += after is None
         self.changed += changed
-        self.bytes_removed += before - (after or 0)
+        self.bytes_removed += max(0, before - (after or 0))
+        self.bytes_added += max(0, (after or 0) - before)
 
 
 def check_stages(names: Sequence[str], others: Sequence[str] = ()) -> None:
@@ -112,14 +114,14 @@ def check_stages(names: Sequence[str], others: Sequence[str] = ()) -> None:
 
 def clean(content: bytes, counts: Sequence[Count]) -> bytes | None:
     """A document through the stages that `counts` names, in that order; None when one of them drops it."""
-    text = content.decode(errors="replace")
+    text = content.decode()
     for count in counts:
         cleaned = STAGES[count.stage](text)
         if cleaned is None:
             count.add(len(content), None, changed=False)
             return None
         changed = cleaned != text
-        after = cleaned.encode(errors="replace") if changed else content
+        after = cleaned.encode() if changed else content
         count.add(len(content), len(after), changed=changed)
         text, content = cleaned, after
     return content

@@ -96,6 +96,7 @@ def manifest_text(corpus: Corpus) -> str:
             lines.append(
                 f"  {stage['stage']:<16} in {stage['documents']:>9,}  changed {stage['changed']:>8,}  "
                 f"dropped {stage['dropped']:>8,}  bytes removed {stage['bytes_removed']:>12,}"
+                + (f"  added {added:,}" if (added := stage.get("bytes_added")) else "")
             )
     for side in SIDES:
         count = manifest[side]

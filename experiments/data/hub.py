@@ -82,7 +82,7 @@ def _write(dataset: Any, data: DataSpec, folder: Path) -> None:
     held = 0
     for text in _texts(dataset.skip(rows) if rows else dataset, data, rows):
         texts.append(text)
-        held += len(text.encode(errors="replace")) if text else 0
+        held += len(text.encode()) if text else 0
         if held >= RAW_BYTES or size + held >= limit:
             _keep(texts, held, folder)
             texts, size, held = [], size + held, 0
@@ -101,11 +101,28 @@ def _texts(dataset: Any, data: DataSpec, first: int) -> Iterator[str | None]:
                 raise CorpusError(
                     f"{where}, row {number}: {data.text_column!r} is not text; data.skip_bad=true skips and counts such"
                 )
-            yield text if isinstance(text, str) else None
+            yield _checked(text, data.skip_bad, f"{where}, row {number}") if isinstance(text, str) else None
     except CorpusError:
         raise
+    except UnicodeDecodeError as error:
+        raise CorpusError(
+            f"{where}: a file is not UTF-8 ({_line(error)}); of files here, read with data=text and data.encoding=NAME"
+        ) from error
     except Exception as error:  # of many kinds, from the network or from a damaged file
         raise StreamError(f"{where}: the stream broke ({_line(error)}); the same command goes on from there") from error
+
+
+def _checked(text: str, skip_bad: bool, where: str) -> str | None:
+    """The text, or None for one with half a surrogate pair, which cannot be written; that raises without skip_bad."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        if skip_bad:
+            return None
+        raise CorpusError(
+            f"{where}: half a surrogate pair at character {error.start}; data.skip_bad=true skips and counts such"
+        ) from error
+    return text
 
 
 def _keep(texts: list[str | None], size: int, folder: Path) -> None:

@@ -1,26 +1,42 @@
-"""Documents of text, and the files that hold them: .jsonl (also .gz, .zst) and .parquet with a column of text.
+"""Documents of text, and the files that hold them, read by suffix (in any case; with .gz, .zst or .bz2 behind it):
 
-Any other file is text as it stands. A broken record is refused with its file and line; with data.skip_bad it is counted
-and left out.
+- .jsonl, .ndjson: one object a line; .json: an object, a list of objects, or one object a line
+- .csv, .tsv: rows under a header
+- .parquet: rows
+- anything else: text as it stands, in pieces of about 64 KiB
+
+Records have a column of text, data.text_column. Text is decoded by data.encoding; where that is a UTF encoding, a byte
+order mark at the start of a file states which one, and is no part of the text. No character is ever replaced: bytes of
+another encoding are refused with file and place, or, with data.skip_bad, counted and left out.
 """
 
+import codecs
+import csv
 import difflib
+import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from isoflop.experiments.data import CorpusError
 
-COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
+COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+MARKS = (  # the longer first: UTF-32 begins as UTF-16 does
+    (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"), (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"),
+)  # fmt: skip
 Files = Sequence[tuple[str, Path]]  # (name, path): the name does not depend on where the files are
 _DOCUMENT_BYTES = 64 * 1024
-_LOOKED_AT = 8192  # bytes, for one that no text has
+_READ = 1 << 20  # bytes at once
+_LOOKED_AT = 8192  # bytes, for a zero that no text has outside UTF-16 and UTF-32
 _ROWS = 1024
+_LONGEST_FIELD = 2**31 - 1  # characters of a field of .csv
 
 
 @dataclass(frozen=True)
@@ -31,95 +47,209 @@ class Document:
     content: bytes  # UTF-8
 
 
-def documents(name: str, path: Path, *, column: str, skip_bad: bool, skipped: Counter[str]) -> Iterator[Document]:
+class _BadError(Exception):
+    """Text that cannot be read: why, with file and place, and the reason that it is counted under."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+Bad = Callable[[_BadError], None]  # counts it, or refuses
+
+
+def documents(
+    name: str, path: Path, *, column: str, skip_bad: bool, skipped: Counter[str], encoding: str = "utf-8"
+) -> Iterator[Document]:
     """The documents of one file, in its order. With `skip_bad`, `skipped` counts what was left out by reason.
 
-    Raises CorpusError naming file and line: unreadable, binary, not JSON, no such column.
+    Raises CorpusError naming file and line, row or byte: unreadable, binary, of another encoding, no record, no column.
     """
-    suffixes = [s for s in path.suffixes[-2:] if s not in COMPRESSED]
+
+    def bad(error: _BadError) -> None:
+        if not skip_bad:
+            raise CorpusError(f"{error}; or data.skip_bad=true skips and counts such") from error
+        skipped[error.reason] += 1
+
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    compression = COMPRESSED.get(suffixes[-1]) if suffixes else None
+    kind = next(iter((suffixes[:-1] if compression else suffixes)[-1:]), "")
     try:
-        if suffixes and suffixes[-1] == ".jsonl":
-            yield from _of_jsonl(name, path, column, skip_bad, skipped)
-        elif path.suffix == ".parquet":
-            yield from _of_parquet(name, path, column, skip_bad, skipped)
-        else:
-            yield from _of_text(name, path, skip_bad, skipped)
+        if kind == ".parquet":
+            yield from _of_parquet(name, path, column, encoding, bad)
+            return
+        with pa.input_stream(str(path), compression=compression) as raw:
+            file = _Text(path, raw, encoding)
+            if kind in (".jsonl", ".ndjson"):
+                yield from _of_lines(name, path, file.lines(bad), column, bad)
+            elif kind == ".json":
+                yield from _of_json(name, path, file.whole(), column, bad)
+            elif kind in (".csv", ".tsv"):
+                yield from _of_table(name, path, file.whole(), "," if kind == ".csv" else "\t", column, bad)
+            else:
+                pieces = enumerate(cut_text(file.whole().encode()))
+                yield from (Document(f"{name}#{i}", piece) for i, piece in pieces)
+    except _BadError as error:  # of the file as a whole
+        bad(error)
     except OSError as error:
         reason = error.strerror or str(error)
         raise CorpusError(f"data.files: cannot read {path} ({reason}); leave it out of the globs") from error
 
 
-def _of_text(name: str, path: Path, skip_bad: bool, skipped: Counter[str]) -> Iterator[Document]:
-    content = path.read_bytes()
-    if b"\0" in content[:_LOOKED_AT]:
-        _refuse(f"{path} is binary (a zero byte); leave it out of the globs", "binary file", skip_bad, skipped)
-    else:
-        yield from (Document(f"{name}#{i}", piece) for i, piece in enumerate(cut_text(content)))
+class _Text:
+    """The text of an open file, without its byte order mark, decoded strictly."""
 
+    def __init__(self, path: Path, raw: BinaryIO, encoding: str) -> None:
+        """Look at the first bytes. Raises _BadError for a file that is binary."""
+        self.path, self.raw, self.encoding = path, raw, encoding
+        self.start = raw.read(_READ)
+        mark, of_mark = next(((m, e) for m, e in MARKS if self.start.startswith(m)), (b"", encoding))
+        self.marked = 0  # bytes of the byte order mark
+        if mark and codecs.lookup(encoding).name.startswith("utf"):
+            self.start, self.encoding, self.marked = self.start[len(mark) :], of_mark, len(mark)
+        self.wide = codecs.lookup(self.encoding).name.startswith(("utf-16", "utf-32"))
+        if not self.wide and b"\0" in self.start[:_LOOKED_AT]:
+            raise _BadError(f"{path} is binary (a zero byte); leave it out of the globs", "binary file")
 
-def _of_jsonl(name: str, path: Path, column: str, skip_bad: bool, skipped: Counter[str]) -> Iterator[Document]:
-    with pa.input_stream(str(path), compression=COMPRESSED.get(path.suffix)) as raw:
-        for number, line in enumerate(_lines(raw), 1):
-            if not line.strip():
-                continue
+    def whole(self) -> str:
+        """All of it. Raises _BadError for bytes of another encoding."""
+        return self._decoded(self.start + self.raw.read(), self.marked)
+
+    def lines(self, bad: Bad) -> Iterator[str]:
+        """Its lines, without their newlines; those of another encoding go to `bad` and come out empty."""
+        if self.wide:
+            yield from self.whole().split("\n")
+            return
+        at = self.marked
+        for line in self._byte_lines():
             try:
-                record = json.loads(line)
-                if not isinstance(record, dict):
-                    raise ValueError("not an object")
-            except ValueError as error:
-                _refuse(f"{path}: line {number} is not a JSON object ({error})", "broken JSON line", skip_bad, skipped)
-                continue
-            text = column_of(record, column, f"{path}: line {number}")
-            if isinstance(text, str):
-                yield Document(f"{name}#{number}", text.encode(errors="surrogatepass"))
-            else:
-                _refuse(f"{path}: line {number}: {column!r} is not text", "text that is none", skip_bad, skipped)
+                yield self._decoded(line, at)
+            except _BadError as error:
+                bad(error)
+                yield ""
+            at += len(line) + 1
+
+    def _byte_lines(self) -> Iterator[bytes]:
+        """Lines of any encoding in which only a newline has its byte; a long one costs no more than its length."""
+        begun: list[bytes] = []
+        chunk = self.start
+        while chunk:
+            *ended, rest = chunk.split(b"\n")
+            for part in ended:
+                yield b"".join([*begun, part])
+                begun = []
+            begun.append(rest)
+            chunk = self.raw.read(_READ)
+        yield b"".join(begun)
+
+    def _decoded(self, content: bytes, at: int) -> str:
+        try:
+            return content.decode(self.encoding)
+        except UnicodeDecodeError as error:
+            raise _BadError(
+                f"{self.path}: byte {at + error.start} ({content[error.start : error.end].hex(' ')}) is not "
+                f"{self.encoding}; name the file's encoding, e.g. data.encoding=cp1252",
+                f"text that is not {self.encoding}",
+            ) from error
 
 
-def _of_parquet(name: str, path: Path, column: str, skip_bad: bool, skipped: Counter[str]) -> Iterator[Document]:
+def _of_lines(name: str, path: Path, lines: Iterable[str], column: str, bad: Bad) -> Iterator[Document]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path}: line {number}"
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError("not an object")
+        except (ValueError, RecursionError) as error:
+            bad(_BadError(f"{where} is not a JSON object ({error})", "broken JSON line"))
+        else:
+            yield from _of_record(f"{name}#{number}", record, column, where, bad)
+
+
+def _of_json(name: str, path: Path, text: str, column: str, bad: Bad) -> Iterator[Document]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":  # an object a line
+            yield from _of_lines(name, path, text.split("\n"), column, bad)
+            return
+        raise _BadError(f"{path} is not JSON ({error}); leave it out of the globs", "broken JSON file") from error
+    for number, record in enumerate(value if isinstance(value, list) else [value], 1):
+        where = f"{path}: record {number}"
+        if isinstance(record, dict):
+            yield from _of_record(f"{name}#{number}", record, column, where, bad)
+        else:
+            bad(_BadError(f"{where} is not a JSON object; leave the file out of the globs", "broken JSON record"))
+
+
+def _of_table(name: str, path: Path, text: str, delimiter: str, column: str, bad: Bad) -> Iterator[Document]:
+    csv.field_size_limit(_LONGEST_FIELD)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise _BadError(f"{path}: line {reader.reader.line_num} is not a row ({error})", "broken table") from error
+    for number, row in enumerate(rows, 1):
+        yield from _of_record(f"{name}#{number}", row, column, f"{path}: row {number}", bad)
+
+
+def _of_parquet(name: str, path: Path, column: str, encoding: str, bad: Bad) -> Iterator[Document]:
+    number = 0
     try:
         file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
+        column_of(dict.fromkeys(file.schema_arrow.names), column, str(path))
+        for batch in file.iter_batches(_ROWS, columns=[column]):
+            values = batch.column(0)
+            if is_text := pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+                values = values.cast(pa.large_binary())  # Arrow does not check that text is UTF-8
+            for value in values.to_pylist():
+                number += 1
+                where = f"{path}: row {number}"
+                if isinstance(value, bytes):
+                    try:
+                        value = value.decode("utf-8" if is_text else encoding)
+                    except UnicodeDecodeError as error:
+                        fault = f"byte {error.start} of {column!r} is not {error.encoding}"
+                        bad(_BadError(f"{where}: {fault}", f"text that is not {error.encoding}"))
+                        continue
+                yield from _of_record(f"{name}#{number}", {column: value}, column, where, bad)
+    except pa.ArrowException as error:
         raise CorpusError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from error
-    column_of(dict.fromkeys(file.schema_arrow.names), column, str(path))
-    number = 0
-    for batch in file.iter_batches(_ROWS, columns=[column]):
-        for text in batch.column(0).to_pylist():
-            number += 1
-            if isinstance(text, str | bytes):
-                yield Document(f"{name}#{number}", text.encode() if isinstance(text, str) else text)
-            else:
-                _refuse(f"{path}: row {number}: {column!r} is not text", "text that is none", skip_bad, skipped)
+
+
+def _of_record(name: str, record: Mapping[str, object], column: str, where: str, bad: Bad) -> Iterator[Document]:
+    """The document of a record, unless its column holds no text."""
+    text = column_of(record, column, where)
+    if not isinstance(text, str):
+        bad(_BadError(f"{where}: {column!r} is not text", "text that is none"))
+        return
+    try:
+        yield Document(name, text.encode())
+    except UnicodeEncodeError as error:
+        half = f"half a surrogate pair, {text[error.start]!a}, at character {error.start} of {column!r}"
+        bad(_BadError(f"{where}: {half}: no text has that", "half a surrogate pair"))
 
 
 def column_of(record: Mapping[str, object], column: str, where: str) -> object:
     """The value of a record's column. Raises CorpusError with the nearest name where there is no such column."""
     if column in record:
         return record[column]
-    near = difflib.get_close_matches(column, record, n=1)
+    near = difflib.get_close_matches(column, map(str, record), n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    raise CorpusError(f"{where}: no column data.text_column={column!r}; {hint}there are {', '.join(record) or 'none'}")
+    names = ", ".join(map(str, record)) or "none"
+    raise CorpusError(f"{where}: no column data.text_column={column!r}; {hint}there are {names}")
 
 
 def cut_text(content: bytes) -> Iterator[bytes]:
-    """A long text in pieces of about 64 KiB that end at a line where there is one."""
+    """A long text, UTF-8, in pieces of about 64 KiB that end at a line where there is one, and never in a character."""
     start = 0
     while start < len(content):
         end = content.find(b"\n", start + _DOCUMENT_BYTES - 1) + 1
-        end = end if 0 < end <= start + 2 * _DOCUMENT_BYTES else min(start + _DOCUMENT_BYTES, len(content))
+        if not 0 < end <= start + 2 * _DOCUMENT_BYTES:
+            end = min(start + _DOCUMENT_BYTES, len(content))
+            while end < len(content) and content[end] & 0xC0 == 0x80:  # inside a character
+                end -= 1
         yield content[start:end]
         start = end
-
-
-def _refuse(message: str, reason: str, skip_bad: bool, skipped: Counter[str]) -> None:
-    if not skip_bad:
-        raise CorpusError(f"{message}; or data.skip_bad=true skips and counts such")
-    skipped[reason] += 1
-
-
-def _lines(raw: pa.NativeFile) -> Iterator[bytes]:
-    rest = b""
-    while chunk := raw.read(1 << 20):
-        *whole, rest = (rest + chunk).split(b"\n")
-        yield from whole
-    yield rest

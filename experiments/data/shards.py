@@ -126,7 +126,7 @@ def _distinct(parts: Sequence[Part], data: DataSpec, work: Path) -> tuple[list[n
         dropped = alive & ~mask
         stages.append({
             "stage": stage, "documents": int(alive.sum()), "bytes_in": int(lengths[alive].sum()), "changed": 0,
-            "dropped": int(dropped.sum()), "bytes_removed": int(lengths[dropped].sum()),
+            "dropped": int(dropped.sum()), "bytes_removed": int(lengths[dropped].sum()), "bytes_added": 0,
         })  # fmt: skip
         alive &= mask
     return np.split(alive, np.cumsum([len(rows) for rows in index])[:-1]), stages
@@ -179,7 +179,7 @@ def _encoded(
 
 
 def _encode(batch: Sequence[tuple[bytes, bool]], tokenizer: Library) -> Iterator[tuple[np.ndarray, bool, int]]:
-    texts = [content.decode(errors="replace") for content, _ in batch]
+    texts = [content.decode() for content, _ in batch]
     for tokens, (content, held_out) in zip(tokenizer.encode_batch(texts), batch, strict=True):
         yield np.array(tokens, np.uint32), held_out, len(content)
 
@@ -199,6 +199,12 @@ def _write_sides(
     try:
         for tokens, held_out, size in documents:
             side = SIDES[held_out]
+            if tokens.size and not 0 <= tokens.min() <= tokens.max() < vocab_size:
+                raise CorpusError(
+                    f"corpus {data.name}: tokens from {tokens.min()} to {tokens.max()} in a vocabulary of "
+                    f"{vocab_size}; "
+                    f"data.tokenizer={data.tokenizer} must number its tokens from 0 without gaps"
+                )
             content = tokens.astype(dtype).tobytes()
             shards[side].write(content)
             hashes[side].update(content)

@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import MISSING, asdict, fields
-from glob import glob
+from glob import escape, glob
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
@@ -100,7 +100,7 @@ class Source(ABC):
 class TextSource(Source):
     """Documents of text."""
 
-    keys = ("text_column", "skip_bad", "clean", "tokenizer", "vocab_size")
+    keys = ("text_column", "skip_bad", "encoding", "clean", "tokenizer", "vocab_size")
     tokenizers = "bytes, bpe or a tokenizer.json"
 
     def allows(self, tokenizer: str) -> bool:
@@ -110,6 +110,12 @@ class TextSource(Source):
         tokenizer = self.data.tokenizer
         if tokenizer.endswith(".json") and not Path(tokenizer).expanduser().is_file():
             raise CorpusError(f"data.tokenizer: {tokenizer} is not a file (searched from {Path.cwd()})")
+        try:
+            "".encode(self.data.encoding)  # LookupError too for codecs that are not of text, such as base64
+        except (LookupError, ValueError) as error:
+            raise CorpusError(
+                f"data.encoding: {error}; give the name of one of Python's, e.g. utf-8, cp1252"
+            ) from error
         super().check()
 
     def recipe(self, files: Files) -> dict[str, Any]:
@@ -186,12 +192,15 @@ class PythonSource(TextSource, name="python-source"):
     def documents(self, files: Files, skipped: Counter[str]) -> Iterator[Document]:
         for name, path in files:
             try:
-                yield Document(name, path.read_bytes())
-            except OSError as error:
+                content = path.read_bytes()
+                content.decode()
+            except (OSError, UnicodeDecodeError) as error:
+                reason = error.strerror if isinstance(error, OSError) else f"byte {error.start} is not UTF-8"
                 raise CorpusError(
-                    f"data.source={self.name}: cannot read {path} ({error.strerror}); repair this Python, "
+                    f"data.source={self.name}: cannot read {path} ({reason}); repair this Python, "
                     "or take other text with data=text"
                 ) from error
+            yield Document(name, content)
 
 
 class TextFiles(TextSource, name="files"):
@@ -203,8 +212,9 @@ class TextFiles(TextSource, name="files"):
     def documents(self, files: Files, skipped: Counter[str]) -> Iterator[Document]:
         for name, path in files:
             yield from records.documents(
-                name, path, column=self.data.text_column, skip_bad=self.data.skip_bad, skipped=skipped
-            )
+                name, path, column=self.data.text_column, skip_bad=self.data.skip_bad, skipped=skipped,
+                encoding=self.data.encoding,
+            )  # fmt: skip
 
 
 class HuggingFace(TextSource, name="huggingface"):
@@ -285,7 +295,8 @@ def source_of(data: DataSpec) -> Source:
 
 def is_held_out(name: str, fraction: float) -> bool:
     """Whether a document of this name is held out: the same answer on every machine, whatever else is in the corpus."""
-    return int.from_bytes(hashlib.sha1(name.encode()).digest()[:8], "big") < fraction * 2**64
+    digest = hashlib.sha1(name.encode(errors="surrogateescape")).digest()  # file names may be of any bytes
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
 def python_sources() -> list[tuple[str, Path]]:
@@ -299,18 +310,51 @@ def python_sources() -> list[tuple[str, Path]]:
 
 
 def matching_files(patterns: list[str]) -> list[tuple[str, Path]]:
-    """(name relative to the common folder, path) of the files that the globs match.
+    """(name relative to the common folder, path) of the files that the globs match; ** crosses folders and links once.
 
-    Raises CorpusError if there is no pattern, or one that matches nothing.
+    A pattern that is the name of a file is that file. Raises CorpusError if there is no pattern, or one that matches
+    no file.
     """
     if not patterns:
         raise CorpusError("data.files is empty; give globs of text files, e.g. 'data.files=[/texts/**/*.txt]'")
     paths: set[Path] = set()
     for pattern in patterns:
-        matches = [Path(p).resolve() for p in glob(os.path.expanduser(pattern), recursive=True)]
-        matches = [p for p in matches if p.is_file()]
-        if not matches:
-            raise CorpusError(f"data.files: {pattern!r} matches no file (searched from {Path.cwd()})")
-        paths.update(matches)
+        found = list(_matches(os.path.expanduser(pattern)))
+        files = [Path(p).resolve() for p in found if os.path.isfile(p)]
+        if not files:
+            raise CorpusError(f"data.files: {pattern!r} {_no_file(found)}")
+        paths.update(files)
     common = Path(os.path.commonpath([p.parent for p in paths]))
     return sorted((p.relative_to(common).as_posix(), p) for p in paths)
+
+
+def _matches(pattern: str) -> Iterator[str]:
+    """The paths that a glob matches. A folder is entered once by **, so that a circle of links ends."""
+    if os.path.lexists(pattern):
+        yield pattern
+        return
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        yield from glob(pattern)
+        return
+    at = parts.index("**")
+    rest = os.path.join(*parts[at + 1 :]) if at + 1 < len(parts) else "*"
+    entered: set[tuple[int, int]] = set()
+    for top in glob(os.path.join(*parts[:at])) if at else ["."]:
+        for folder, subfolders, _ in os.walk(top, followlinks=True):
+            about = os.stat(folder)
+            if (about.st_dev, about.st_ino) in entered:
+                subfolders.clear()
+                continue
+            entered.add((about.st_dev, about.st_ino))
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            yield from _matches(os.path.join(escape(folder), rest))
+
+
+def _no_file(found: list[str]) -> str:
+    """Why what a pattern matched is no file, and the remedy."""
+    if not found:
+        return f"matches no file (searched from {Path.cwd()})"
+    if os.path.isdir(found[0]):
+        return f"matches the folder {found[0]} but no file; for the files in it write {found[0].rstrip('/')}/**/*"
+    return f"matches {found[0]}, which is no regular file (a pipe, a device or a broken link); give files"

@@ -32,7 +32,7 @@ _CHUNK = 2**22  # tokens hashed at once
 def open_tokens(path: Path) -> np.ndarray:
     """The tokens of a file, 1-d, mapped and not read. Raises CorpusError for a file whose header and size disagree."""
     index = path.with_suffix(".idx")
-    if index.exists():
+    if index.is_file():
         return _open_megatron(path, index)
     size = path.stat().st_size
     with path.open("rb") as file:

@@ -131,7 +131,7 @@ def train_bpe(texts: Iterable[bytes], vocab_size: int) -> Library:
     backend.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
-    backend.train_from_iterator((text.decode(errors="replace") for text in texts), trainer)
+    backend.train_from_iterator((text.decode() for text in texts), trainer)
     if (found := backend.get_vocab_size()) != vocab_size:
         raise TokenizerError(f"the text has only {found} tokens to offer; set data.vocab_size={found} or add text")
     return Library(backend.to_str())

@@ -96,7 +96,7 @@ def counts_add_up(answer: dict) -> bool:
     for stage in answer["stages"]:
         if (stage["documents"], stage["bytes_in"]) != left:
             return False
-        left = (left[0] - stage["dropped"], left[1] - stage["bytes_removed"])
+        left = (left[0] - stage["dropped"], left[1] - stage["bytes_removed"] + stage["bytes_added"])
     sides = [answer[side] for side in ("train", "held_out")]
     return left == (sum(side["documents"] for side in sides), sum(side["bytes"] for side in sides))
 

@@ -106,5 +106,5 @@ def test_a_learner_reads_the_batches_of_its_seed_and_step(monkeypatch, at_once):
     learner.step = 7
     expected = batches(tokens, seed=cell.seed, step=7, count=30, batch_size=8, context_length=64)
     assert np.array_equal(torch.stack(list(learner.batches(37))), expected)
-    learner.rows = slice(2, 4)  # of a process among several
+    monkeypatch.setattr(Learner, "rows", slice(2, 4))  # of a process among several
     assert np.array_equal(torch.stack(list(learner.batches(37))), expected[:, 2:4])

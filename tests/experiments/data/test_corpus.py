@@ -142,10 +142,10 @@ def test_what_cannot_be_a_corpus_is_refused_by_name(tmp_path, texts, change, mes
 
 
 def test_an_unreadable_file_is_named(tmp_path, texts, monkeypatch):
-    def denied(self):
+    def denied(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("pathlib.Path.read_bytes", denied)
+    monkeypatch.setattr("isoflop.experiments.data.records.pa.input_stream", denied)
     with pytest.raises(CorpusError, match=r"cannot read .*00.txt \(Permission denied\)"):
         prepare(text_spec(texts), tmp_path)
 
