@@ -93,8 +93,12 @@ def _ask(store: Store, name: str, wish: RoundsSpec, known: Sequence[str]) -> dic
     table = read_runs(store.root)
     table = table[table["run_id"].isin(known)].reset_index(drop=True)
     runs = final_rows(table)
-    cells = runnable(runs, wish.budget, template_of(runs, store.root))
-    design = plan_from_table(table, budget=wish.budget, target=wish.target, goal=wish.goal, cells=cells)
+    budget, target = wish.budget, wish.target
+    assert budget is not None  # `_only` refuses a study without them
+    assert target is not None
+    cells = runnable(runs, budget, template_of(runs, store.root))
+    goal = checked_goal(budget, target, wish.goal)
+    design = plan_from_table(table, budget=budget, target=target, goal=goal, cells=cells)
     answer = {"wish": _wished(wish), "known": _digest(known), **cells_of(design), "said": str(design)}
     write_json(_file(store, name), answer)
     return answer
