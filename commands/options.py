@@ -64,7 +64,9 @@ def number(text: str, option: str) -> float:
 Law = Annotated[str, typer.Option("--law", help="a law by name, or your own as module:Class")]
 Params = Annotated[str, typer.Option("--params", help="what counts as N: matrices, active, total, no-embedding")]
 Compute = Annotated[str, typer.Option("--compute", help="what counts as compute: exact, 6nd, full-attention")]
-Where = Annotated[str | None, typer.Option("--where", help="keep the rows where this holds, e.g. 'loss < 5'")]
+Where = Annotated[
+    str | None, typer.Option("--where", help="keep the rows where this holds: 'loss < 5 and seed in [0, 1]'")
+]
 Map = Annotated[list[str] | None, typer.Option("--map", help="use your column: loss=val_loss (repeatable)")]
 Study = Annotated[str | None, typer.Option("--study", help="of a runs folder: only the runs of this study")]
 Objective = Annotated[str, typer.Option("--objective", help="huber, huber-raw, least-squares, least-squares-raw")]

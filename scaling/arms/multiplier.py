@@ -18,9 +18,9 @@ from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.fitting.fit import FitError
 from isoflop.scaling.laws.law import Array
 from isoflop.scaling.selection.averaging import ForecastAverage, average, softmax
+from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import Points, points
 from isoflop.scaling.table.json_plain import plain
-from isoflop.scaling.table.read import TableError
 
 GRID = 161
 

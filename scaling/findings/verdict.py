@@ -12,8 +12,8 @@ from isoflop.scaling.fitting.fit import Fit, FitError, Huber, fit
 from isoflop.scaling.fitting.fit_text import fit_dict, fit_text
 from isoflop.scaling.fitting.objective import LeastSquares, Objective
 from isoflop.scaling.fitting.uncertainty import Draws, bootstrap, intervals, jackknife
+from isoflop.scaling.table.columns import near_match
 from isoflop.scaling.table.conventions import is_runs, points
-from isoflop.scaling.table.read import near_match
 
 # The exponents that every report prints: three ways of counting parameters, and the two of counting compute.
 CONVENTIONS = (("matrices", "exact"), ("total", "exact"), ("no-embedding", "exact"), ("matrices", "6nd"))

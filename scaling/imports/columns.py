@@ -13,8 +13,8 @@ import pandas as pd
 import pyarrow as pa
 
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
+from isoflop.scaling.table.columns import hint
 from isoflop.scaling.table.json_plain import plain
-from isoflop.scaling.table.read import hint
 from isoflop.scaling.table.runs import first_line
 
 # Names of each quantity, lower case, in the order of preference where several are there.

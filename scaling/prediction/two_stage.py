@@ -17,8 +17,9 @@ from isoflop.scaling.fitting.fit_text import fit_dict
 from isoflop.scaling.fitting.objective import Huber
 from isoflop.scaling.fitting.uncertainty import Draws, bootstrap, jackknife
 from isoflop.scaling.laws.law import SIX_ND, Allocation, Array, Box, Cost, Law
+from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import is_runs, points
-from isoflop.scaling.table.read import TableError, require
+from isoflop.scaling.table.read import require
 from isoflop.scaling.table.runs import final_rows
 
 RAW = Huber("auto", "raw")  # the noise of a score does not shrink with it

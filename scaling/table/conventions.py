@@ -10,16 +10,8 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.laws.law import Cost
-from isoflop.scaling.table.read import (
-    OPTIONAL,
-    QUANTITIES,
-    TableError,
-    check_values,
-    hint,
-    near_match,
-    require,
-    row_names,
-)
+from isoflop.scaling.table.columns import OPTIONAL, QUANTITIES, TableError, hint, near_match
+from isoflop.scaling.table.read import check_values, require, row_names
 from isoflop.scaling.table.runs import PARAM_GROUPS, final_rows
 
 PARAMS = {

@@ -4,7 +4,6 @@ A table needs `loss`, and `n_params` and `tokens` or `flops`. What was renamed o
 `frame.attrs["notes"]`; values that no law can take are an error that names the rows.
 """
 
-import difflib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,21 +12,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from isoflop.scaling.table.columns import OPTIONAL, QUANTITIES, TableError, hint, near_match
 from isoflop.scaling.table.runs import first_line, is_run_table, read_runs
+from isoflop.scaling.table.where import matching_rows
 
-QUANTITIES = ("n_params", "tokens", "flops", "loss")
-OPTIONAL = ("run_id", "trunk_id", "seed", "arm", "unique_tokens", "vocab_size", "weight")
+SHOWN = 200  # characters of a --where in a message
 MAX_POINTS = 20_000  # a larger table holds curves, not runs, and every interval would be wrong and slow
-_ALIASES = {
-    "n_params": ("n", "params", "parameters", "num_params", "nparams", "model_size", "n_parameters", "size"),
-    "tokens": ("d", "n_tokens", "num_tokens", "train_tokens", "training_tokens", "tokens_seen", "data"),
-    "flops": ("c", "compute", "training_flops", "train_flops", "flop", "total_flops"),
-    "loss": ("l", "val_loss", "loss_val", "eval_loss", "test_loss", "final_loss", "validation_loss", "nll"),
-}
-
-
-class TableError(ValueError):
-    """A table cannot be used as it is; the message says which column or rows, and the remedy."""
 
 
 def read_table(
@@ -101,24 +91,6 @@ def require(frame: pd.DataFrame, columns: Iterable[str], *, source: str = "table
         raise TableError(f"{source}: no column {name!r}; {remedy} (columns: {', '.join(map(str, frame.columns))})")
 
 
-def near_match(name: str, candidates: Iterable[str]) -> str | None:
-    """The candidate most like `name`: a known alias first, else the closest spelling, else one that contains it."""
-    candidates = list(candidates)
-    lowered = {c.lower(): c for c in candidates}
-    for alias in (name, *_ALIASES.get(name, ())):
-        if alias in lowered:
-            return lowered[alias]
-    containing = [c for c in candidates if name in c.lower()]
-    close = difflib.get_close_matches(name, lowered, n=1, cutoff=0.6)
-    return lowered[close[0]] if close else (containing[0] if containing else None)
-
-
-def hint(name: str, candidates: Iterable[str]) -> str:
-    """The end of a message on an unknown name: "; did you mean ...?", empty where no candidate is like it."""
-    near = near_match(name, candidates)
-    return f"; did you mean {near!r}?" if near else ""
-
-
 def check_values(frame: pd.DataFrame, columns: Iterable[str], *, source: str = "table") -> None:
     """Raise TableError unless every value of `columns` is a finite positive number, and there are not too many rows."""
     if len(frame) > MAX_POINTS:
@@ -183,13 +155,11 @@ def _rename(frame: pd.DataFrame, mapping: Mapping[str, str], notes: list[str], *
 
 def _filter(frame: pd.DataFrame, where: str, notes: list[str], *, source: str) -> pd.DataFrame:
     try:
-        kept = frame.query(where, engine="python")
-    except Exception as error:  # query evaluates a user's expression, which can raise anything
-        names = ", ".join(map(str, frame))
-        raise TableError(
-            f'{source}: --where "{where}" cannot be evaluated ({first_line(error)}); columns: {names}'
-        ) from error
-    if not isinstance(kept, pd.DataFrame) or kept.empty:
+        kept = frame[matching_rows(frame, where)]
+    except TableError as error:
+        shown = where if len(where) <= SHOWN else f"{where[:SHOWN]}..."
+        raise TableError(f'{source}: --where "{shown}" cannot be evaluated: {error}') from error
+    if kept.empty:
         raise TableError(f'{source}: --where "{where}" keeps none of the {len(frame)} rows')
     notes.append(f'--where "{where}" keeps {len(kept)} of {len(frame)} rows')
     return kept.copy()

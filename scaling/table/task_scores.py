@@ -13,8 +13,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from isoflop.scaling.table.columns import TableError, hint
 from isoflop.scaling.table.evaluation import Paired, paired
-from isoflop.scaling.table.read import TableError, hint
 from isoflop.scaling.table.runs import Column, write_parquet
 
 SCORES_FILE, ITEMS_FILE = "downstream.parquet", "downstream_items.parquet"

@@ -27,7 +27,7 @@ from isoflop.experiments.finished.tasks import TASKS
 from isoflop.experiments.store.store import create_store
 from isoflop.experiments.sweep.launch import load
 from isoflop.experiments.sweep.train_job import train_claimed
-from isoflop.scaling.table.read import TableError
+from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.runs import read_runs
 from isoflop.scaling.table.task_scores import (
     ITEMS,

@@ -13,7 +13,7 @@ from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.fitting.fit import FitError, fit
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.prediction.two_stage import RAW, Chain, Sigmoid, two_stage
-from isoflop.scaling.table.read import TableError
+from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.runs import final_rows, write_run
 from isoflop.scaling.table.task_scores import ITEMS, SCORES, write_scores
 

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import count_params, points
-from isoflop.scaling.table.read import TableError
 from isoflop.scaling.table.runs import PARAM_GROUPS
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from isoflop.scaling.table.columns import TableError, near_match
 from isoflop.scaling.table.conventions import points
-from isoflop.scaling.table.read import MAX_POINTS, TableError, near_match, read_table
+from isoflop.scaling.table.read import MAX_POINTS, read_table
 from isoflop.scaling.table.runs import RunTableError, compact, write_run
 
 

@@ -1,0 +1,140 @@
+"""`--where` means what it means to pandas on its whole grammar, and is never run: any other text is a TableError."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isoflop.scaling.table.columns import TableError
+from isoflop.scaling.table.read import read_table
+from isoflop.scaling.table.where import MAX_LENGTH, matching_rows
+
+NUMBERS = ("x", "n", "`a b`", "index")
+MISSING = {"isna": "isna", "isnull": "isna", "notna": "notna", "notnull": "notna"}
+
+
+def frames():
+    number = st.sampled_from([0.0, 1.0, -1.5, 2.0, np.nan])
+    row = st.tuples(number, st.integers(-2, 2), number, st.sampled_from(["a", "b", "c d", None]), st.booleans())
+    rows = st.lists(row, min_size=1, max_size=8)
+    return rows.map(lambda of: pd.DataFrame(of, columns=["x", "n", "a b", "s", "flag"]).astype({"s": "str"}))
+
+
+def pairs(*texts):
+    return st.sampled_from([(text, text) for text in texts])
+
+
+def joined(between, *parts):
+    """Parts, each as we and as pandas write it, with the same text between them."""
+    return st.tuples(between, *parts).map(
+        lambda found: tuple(found[0].join(part[side] for part in found[1:]) for side in (0, 1))
+    )
+
+
+def comparisons():
+    compare = st.sampled_from([" == ", "!=", " < ", "<=", " >", " >= "])
+    column, constant = pairs(*NUMBERS), pairs("0", "1.0", "-1.5", "2e0", "+1")
+    value = column | constant
+    text = pairs("'a'", '"b"', "'c d'", "'nothing'")
+    chain = st.tuples(column, compare, value, compare, column).map(
+        lambda of: tuple(of[0][side] + of[1] + of[2][side] + of[3] + of[4][side] for side in (0, 1))
+    )
+    membership = st.tuples(
+        st.sampled_from([" in ", " not in ", " == ", " != "]), st.lists(st.sampled_from(["0", "1", "-1.5"]), max_size=3)
+    )
+    among = st.tuples(column, membership).map(lambda of: (f"{of[0][0]}{of[1][0]}[{', '.join(of[1][1])}]",) * 2)
+    missing = st.tuples(st.sampled_from(sorted(MISSING)), st.sampled_from(["x", "n", "`a b`", "s"]), st.booleans()).map(
+        lambda of: (f"{of[0]}({of[1]})" if of[2] else f"{of[1]}.{of[0]}()", f"{of[1]}.{MISSING[of[0]]}()")
+    )
+    return st.one_of(
+        joined(compare, column, value), chain, among, missing, pairs("flag", "~flag", "not flag", "flag != False"),
+        joined(st.sampled_from([" == ", "!="]), pairs("s"), text), st.just(("flag == true", "flag == True")),
+        pairs("s in ['a', 'b']", "s not in ['c d']", "s in []"),
+    )  # fmt: skip
+
+
+def conditions():
+    def larger(inner):
+        return st.one_of(
+            joined(st.sampled_from([" and ", " or "]), inner, inner),
+            joined(st.sampled_from([" & ", "|"]), inner, inner),
+            inner.map(lambda pair: tuple(f"({one})" for one in pair)),
+            inner.map(lambda pair: tuple(f"~({one})" for one in pair)),
+            inner.map(lambda pair: tuple(f"not ({one})" for one in pair)),
+        )
+
+    return st.recursive(comparisons(), larger, max_leaves=6)
+
+
+@settings(max_examples=300, deadline=None)
+@given(frame=frames(), condition=conditions())
+def test_every_condition_keeps_the_rows_that_pandas_keeps(frame, condition):
+    ours, theirs = condition
+    expected = frame.query(theirs, engine="python")
+    pd.testing.assert_frame_equal(frame[matching_rows(frame, ours)], expected)
+
+
+TEXT = """
+x n s flag index a b loss and or not in is lambda import __import__ os true None isna notna query eval @x @pd `a b` ( )
+[ ] { } , . : ; = == != < > <= & && | ~ + - * ** / % ^ ! ' " ` \\ 0 1 1.5 1e999 0x1 1_0 9999 'a' "b" # $
+"""
+WORDS = st.sampled_from([*TEXT.split(), "\n", " "])
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    text=st.lists(WORDS, max_size=12).map(" ".join) | st.text(max_size=30) | st.lists(WORDS, max_size=9).map("".join)
+)
+def test_any_other_text_is_a_table_error(text):
+    frame = pd.DataFrame({"x": [1.0, np.nan], "n": [1, 2], "s": ["a", None], "flag": [True, False], "a b": [1, 2]})
+    try:
+        rows = matching_rows(frame, text)
+    except TableError:
+        return
+    assert rows.dtype == bool
+    assert len(rows) == 2
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("@pd.io.common.os.system('touch {P}') == 0", "at character 1, "),
+        ("loss.to_csv('{P}')", "at character 6, 'to_csv'"),
+        ("loss.to_csv('{P}').isna()", "at character 6"),
+        ("`loss`.map(print) > 1", "at character 8, 'map'"),
+        ("__import__('os').system('touch {P}') == 0", "no such column"),
+        ("loss > open('{P}', 'w')", "'open': no such column"),
+        ("isna(loss.to_csv('{P}'))", "expected ')'"),
+        ("loss = 3", "at character 6, '=': write == to compare"),
+        ("lss < 3", "at character 1, 'lss': no such column; did you mean 'loss'?"),
+        ("loss + 1 > 3", "at character 6, '+'"),
+        ("loss > 3 and", "at character 13, the end: expected a number"),
+        ("arm == 'a", "the ' is not closed"),
+        ("arm < 3", "at character 5, '<': these cannot be compared"),
+        ("not loss", "'loss': is not true or false"),
+        ("1 < 2", "compares no column"),
+        ("loss not 3", "expected 'in'"),
+        ("loss in 3", "expected a list such as"),
+        ("loss < [1]", "followed by a list"),
+        ("loss > 1" + "0" * 200, "more than 100 characters"),
+        ("(" * 100_000, "at most"),
+        ("not " * 1000 + "loss > 1", "more than 50 parentheses or negations"),
+        ("~" * 1000 + "(loss > 1)", "more than 50 parentheses or negations"),
+        ("x" * MAX_LENGTH, "no such column"),
+    ],
+)
+def test_what_is_no_condition_is_named_with_its_place(tmp_path, condition, message):
+    pd.DataFrame({"n_params": [1e6, 2e6], "tokens": 1e7, "loss": [3.0, 2.0], "arm": "a"}).to_csv(tmp_path / "t.csv")
+    with pytest.raises(TableError) as error:
+        read_table(tmp_path / "t.csv", where=condition.replace("{P}", str(tmp_path / "P")))
+    assert "--where" in str(error.value)
+    assert message in str(error.value)
+    assert len(str(error.value)) < 1000
+    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+
+
+def test_values_that_are_missing_in_pandas_own_types_fulfil_nothing():
+    frame = pd.DataFrame({"n": pd.array([1, None], "Int64"), "flag": pd.array([True, None], "boolean")})
+    for condition in ("n == 1", "not n != 1", "flag", "flag and n < 2", "n in [1]"):
+        assert matching_rows(frame, condition).tolist() == [True, False], condition
