@@ -78,11 +78,11 @@ def shares(job_overrides: Sequence[Sequence[str]], trunks_per_task: int) -> list
     for job, (*common, _) in enumerate(job_overrides):
         sets.setdefault(tuple(common), []).append(job)
     tasks = []
-    for common, jobs in sets.items():
+    for shared, jobs in sets.items():
         count = -(-len(jobs) // trunks_per_task)
         for first in range(count):
             trunks = [job_overrides[job][-1].split("'")[1] for job in jobs[first::count]]
-            tasks.append((jobs[first::count], [*common, f"where.trunk='{','.join(trunks)}'"]))
+            tasks.append((jobs[first::count], [*shared, f"where.trunk='{','.join(trunks)}'"]))
     return tasks
 
 

@@ -1,7 +1,7 @@
 """A Hydra sweeper that trains what a study lacks. Hydra's side only: a launch is `experiments.sweep.launch`."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
@@ -33,6 +33,11 @@ BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 class IsoflopSweeper(Sweeper):
     """Launches one job per trunk through any launcher; ends in SystemExit with the exit code that the store gives."""
 
+    # Set by `setup`, before anything reads them. Of a launcher any attribute may be asked for: joblib's is replaced.
+    config: DictConfig
+    hydra_context: HydraContext
+    launcher: Any
+
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from isoflop.experiments.sweep.pool import begin_worker, check_distributed, end_with, gpus, worker_count
         from isoflop.experiments.sweep.train_job import job
@@ -54,7 +59,8 @@ class IsoflopSweeper(Sweeper):
             config=config,
         )
         if "n_jobs" in config.hydra.launcher:
-            begin, arguments = end_with, (os.getpid(),)
+            begin: Callable[..., None] = end_with
+            arguments: tuple[Any, ...] = (os.getpid(),)
             if config.where.device == "cuda" and len(names := gpus("cuda")) > 1:
                 self.places = TemporaryDirectory(prefix="isoflop-pool-")
                 begin, arguments = begin_worker, (os.getpid(), self.places.name, self.workers, names)

@@ -60,10 +60,10 @@ def to_speed(
     shapes: Mapping[str, Measured], *, start: float = START_SECONDS, alone: float = 1.0, at: float, threads: int = 1
 ) -> Speed:
     """The rates of every shape measured, and of all others by the formula fitted to them."""
-    rates = _formula(list(shapes.values()))
+    layer, flop, activation = _formula(list(shapes.values()))
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
     source = f"{len(shapes)} shapes measured here, last on {when}, with every core at work"
-    return Speed(*rates, source, {key: one.rate for key, one in shapes.items()}, start, alone, threads)
+    return Speed(layer, flop, activation, source, {key: one.rate for key, one in shapes.items()}, start, alone, threads)
 
 
 def _formula(shapes: list[Measured]) -> list[float]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import product
+from typing import Any, cast
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -29,7 +30,7 @@ def variants(config: ExperimentConfig) -> Iterator[ExperimentConfig]:
         arm = _patched(base, name, patch or {})
         vary = {key: _values(key, given) for key, given in arm.study.vary.items()}
         arm.study.arms, arm.study.vary, arm.arm = {}, {}, name
-        plain = OmegaConf.to_object(arm)
+        plain = cast(ExperimentConfig, OmegaConf.to_object(arm))
         for values in product(*vary.values()):
             yield _varied(plain, dict(zip(vary, values, strict=True)))
 
@@ -45,7 +46,7 @@ def _patched(base: DictConfig, name: str, patch: Mapping) -> DictConfig:
         raise ArmError(f"study.arms.{name} must hold keys of {', '.join(ARM_SETS)}; not {patch!r}")
     _check_keys(f"study.arms.{name}", patch)
     try:
-        return OmegaConf.merge(base, patch)
+        return cast(DictConfig, OmegaConf.merge(base, patch))
     except OmegaConfBaseException as error:
         raise ArmError(f"study.arms.{name}: {str(error).splitlines()[0]}") from error
 
@@ -58,7 +59,8 @@ def _varied(arm: ExperimentConfig, values: Mapping) -> ExperimentConfig:
         part = OmegaConf.structured(getattr(arm, group))
         try:
             OmegaConf.update(part, key, value)
-            arm = replace(arm, **{group: OmegaConf.to_object(part)})
+            changed: dict[str, Any] = {group: OmegaConf.to_object(part)}
+            arm = replace(arm, **changed)
         except OmegaConfBaseException as error:
             raise ArmError(f"study.vary: {str(error).splitlines()[0]}") from error
     return arm

@@ -10,11 +10,15 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from isoflop.experiments.config import DataSpec, OptimSpec, ScheduleSpec
 from isoflop.experiments.study.optimizers import idle_settings, optimizer_flops
 from isoflop.experiments.study.schedule import cooldown_start
 from isoflop.models.config import PLAIN, ModelConfig, n_matrices, training_flops_per_token
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 WHAT_VERSION = 1  # what `what()` holds of a cell that uses none of the idle keys below; raise it to change that
 
@@ -123,7 +127,7 @@ def trunk_steps(cells: Iterable[Cell]) -> int:
     return max(cell.branch_step for cell in cells) + sum(cell.steps - cell.branch_step for cell in cells)
 
 
-def _hashed(spec: object, idle: set[str]) -> dict:
+def _hashed(spec: "DataclassInstance", idle: set[str]) -> dict:
     return {key: value for key, value in asdict(spec).items() if key not in idle}
 
 

@@ -31,9 +31,17 @@ class StudyError(ValueError):
 class Corpus(Protocol):
     """What a study must know of its data."""
 
-    corpus_id: str
-    vocab_size: int
-    train_tokens: int
+    @property
+    def corpus_id(self) -> str:
+        """The identity of its text, split and tokenizer."""
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens there are."""
+
+    @property
+    def train_tokens(self) -> int:
+        """The length of its training side."""
 
 
 CorpusOf = Callable[[DataSpec], Corpus]
@@ -85,7 +93,11 @@ def expand(config: ExperimentConfig, corpora: CorpusOf) -> Study:
     Raises StudyError (or another ValueError, from the model's shape or its engine) naming the key, its value and the
     remedy.
     """
-    study, cells, dropped, train_tokens = config.study, [], [], {}
+    study = config.study
+    cells: list[Cell] = []
+    dropped: list[Dropped] = []
+    left_out: list[Dropped]
+    train_tokens: dict[str, int] = {}
     for variant in variants(config):
         corpus = corpora(variant.data)
         train_tokens[corpus.corpus_id] = corpus.train_tokens
@@ -209,7 +221,7 @@ def _outside(cell: Cell, window: WindowSpec) -> str | None:
         low, high = window.tokens_per_param
         if not low <= cell.tokens_per_param <= high:
             return f"{cell.tokens_per_param:.3g} tokens per parameter, outside [{low:g}, {high:g}]"
-    if window.factor is not None:
+    if window.factor is not None and window.optimum_coef is not None and window.optimum_exponent is not None:
         best = window.optimum_coef * cell.training_flops**window.optimum_exponent
         ratio = n_matrices(cell.model) / best
         if not 1 / window.factor <= ratio <= window.factor:
@@ -231,11 +243,11 @@ def _check_replicates(config: ExperimentConfig) -> None:
 
 
 def _covers(replicate: ReplicateSpec, size: str, flops: float | None) -> bool:
-    return size in (replicate.sizes or [size]) and flops in (replicate.budgets or [flops])
+    return (not replicate.sizes or size in replicate.sizes) and (not replicate.budgets or flops in replicate.budgets)
 
 
 def _hold_out(config: ExperimentConfig) -> list[float]:
-    budgets = [*config.study.budgets, *(cell.flops for cell in config.study.cells)]
+    budgets: list[float | None] = [*config.study.budgets, *(cell.flops for cell in config.study.cells)]
     for flops in config.study.hold_out:
         if flops not in budgets:
             raise StudyError(f"study.hold_out names budget {flops:g}, which is not in study.budgets")

@@ -90,8 +90,7 @@ def _timers(shares: list[list[Cell]], where: WhereSpec) -> Iterator[list[subproc
     timers = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment) for _ in shares]
     try:
         for timer, share in zip(timers, shares, strict=True):
-            timer.stdin.write(pickle.dumps((share, where)))
-            timer.stdin.flush()
+            _send(timer, pickle.dumps((share, where)))
         yield timers
     finally:
         for timer in timers:
@@ -99,15 +98,23 @@ def _timers(shares: list[list[Cell]], where: WhereSpec) -> Iterator[list[subproc
             timer.communicate()
 
 
-def _ask(timer: subprocess.Popen, seconds: float, first: int, end: int) -> None:
-    timer.stdin.write(json.dumps([seconds, first, end]).encode() + b"\n")
+def _ask(timer: subprocess.Popen[bytes], seconds: float, first: int, end: int) -> None:
+    """Have a process time its cells from `first` up to `end` for so many seconds."""
+    _send(timer, json.dumps([seconds, first, end]).encode() + b"\n")
+
+
+def _send(timer: subprocess.Popen[bytes], content: bytes) -> None:
+    assert timer.stdin is not None
+    timer.stdin.write(content)
     timer.stdin.flush()
 
 
-def _read(timer: subprocess.Popen) -> bytes:
+def _read(timer: subprocess.Popen[bytes]) -> bytes:
+    """The next line that a process prints. Raises CalibrationError with its last words when it has ended."""
+    assert timer.stdout is not None
+    assert timer.stderr is not None
     if line := timer.stdout.readline():
         return line
-    told = timer.stderr.read().decode(errors="replace").strip().splitlines()
-    raise CalibrationError(
-        f"measuring this machine failed: {told[-1] if told else 'no word'}; --no-calibrate plans without"
-    )
+    lines = timer.stderr.read().decode(errors="replace").strip().splitlines()
+    message = lines[-1] if lines else "a process ended without a message"
+    raise CalibrationError(f"measuring this machine failed: {message}; --no-calibrate plans without")

@@ -177,7 +177,7 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _ranges(numbers: Sequence[int]) -> str:
     """Sorted whole numbers, three or more in a row by their ends: 0-7,16,18."""
-    parts = []
+    parts: list[str] = []
     for _, group in groupby(enumerate(numbers), key=lambda at: at[1] - at[0]):
         run = [number for _, number in group]
         parts += [f"{run[0]}-{run[-1]}"] if len(run) > 2 else map(str, run)

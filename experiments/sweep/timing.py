@@ -14,11 +14,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import torch
 
 from isoflop.experiments.config import WhereSpec
+from isoflop.experiments.data.corpus import Corpus
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.engine import decide
 from isoflop.experiments.training.learner import Learner
@@ -44,7 +46,7 @@ def time_cells(cells: Sequence[Cell], seconds: float, where: WhereSpec) -> list[
 def _time(cell: Cell, seconds: float, where: WhereSpec) -> tuple[float, float]:
     """Medians over short runs of steps and over evaluations; a warm-up is left out."""
     began, device = time.perf_counter(), where.device
-    learner = Learner(cell, noise(cell), device, engine=decide(cell, where))
+    learner = Learner(cell, cast(Corpus, noise(cell)), device, engine=decide(cell, where))
     if device != "cpu":
         learner.advance(1, cell.steps)  # captures or compiles the step
     first = _seconds(lambda: learner.advance(learner.step + 1, cell.steps), device)

@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 def job(config: DictConfig) -> None:
     """The function that Hydra's launchers call in a worker; `config` has the settings of `where`, and `runs`."""
     _go_to(HydraConfig.get().runtime.cwd)
-    where = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(WhereSpec), config.where))
+    where = cast(WhereSpec, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(WhereSpec), config.where)))
     train_trunks(where, config.runs)
 
 

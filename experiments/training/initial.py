@@ -32,8 +32,13 @@ class InitError(ValueError):
 class Corpus(Protocol):
     """What initial weights are compared with."""
 
-    tokenizer_id: str
-    vocab_size: int
+    @property
+    def tokenizer_id(self) -> str:
+        """The identity of its tokenizer."""
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens there are."""
 
 
 def begin_from(study: Study, init_from: str, *, runs: Path, corpora: Callable[[DataSpec], Corpus]) -> Study:
