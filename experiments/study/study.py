@@ -1,7 +1,8 @@
 """From a study to its cells: sizes x budgets x seeds, exact budgets, windows. Pure functions; nothing trains or writes.
 
-A grid is ragged: the window leaves out sizes that a budget would train for too short or too long, and each cell left
-out is named with its reason.
+`check.checked_study` refuses what cannot be run; of a study that passed it, nothing here raises. A grid is ragged: the
+window leaves out sizes that a budget would train for too short or too long, and each cell left out is named with its
+reason.
 """
 
 import math
@@ -14,18 +15,12 @@ from isoflop.experiments.config import BudgetSpec, DataSpec, ExperimentConfig, M
 from isoflop.experiments.data.batches import count_windows
 from isoflop.experiments.study.arms import variants
 from isoflop.experiments.study.cell import Cell, group_by_trunk, trunk_steps
-from isoflop.experiments.study.engine import decide
 from isoflop.experiments.study.optimizers import optimizer_flops
 from isoflop.experiments.study.rules import resolve
-from isoflop.experiments.study.schedule import check as check_schedule
-from isoflop.experiments.study.sizes import load_size, name_of, suggest
+from isoflop.experiments.study.sizes import load_size, name_of
 from isoflop.models.config import ModelConfig, n_matrices, training_flops_per_token
 
 FEW_STEPS = 50
-
-
-class StudyError(ValueError):
-    """A study or cell that cannot be run as it was written."""
 
 
 class Corpus(Protocol):
@@ -90,8 +85,7 @@ class Study:
 def expand(config: ExperimentConfig, corpora: CorpusOf) -> Study:
     """The cells of a study, or the single cell that `model` and `budget` describe; `corpora` finds each cell's text.
 
-    Raises StudyError (or another ValueError, from the model's shape or its engine) naming the key, its value and the
-    remedy.
+    The configuration has passed `check.check_study`.
     """
     study = config.study
     cells: list[Cell] = []
@@ -109,33 +103,19 @@ def expand(config: ExperimentConfig, corpora: CorpusOf) -> Study:
             kept, left_out = _single(variant, corpus), []
         cells += kept
         dropped += left_out
-    if not cells:
-        reasons = "; ".join(f"{d.size} at {d.budget_flops:g}: {d.reason}" for d in dropped[:4])
-        raise StudyError(f"study {study.name!r}: the window leaves no cell ({reasons}); widen study.window")
     unique = tuple({cell.run_id: cell for cell in cells}.values())
-    for cell in unique:
-        _check_schedule(cell)
-        decide(cell, config.where)
-    warnings = _epoch_warnings(unique, corpora) + _short_warnings(unique)
-    return Study(study.name, unique, tuple(dropped), warnings, tuple(_hold_out(config)), train_tokens)
+    found = Study(study.name, unique, tuple(dropped), (), tuple(study.hold_out), train_tokens)
+    return replace(found, warnings=_epoch_warnings(found) + _short_warnings(unique))
 
 
 def _single(config: ExperimentConfig, corpus: Corpus) -> list[Cell]:
-    if config.study.budgets:
-        raise StudyError(f"study.budgets={config.study.budgets} without study.sizes; add study.sizes=[d16,d24,...]")
-    if config.study.seeds != [0] or config.study.replicates:
-        raise StudyError(
-            "study.seeds and study.replicates are for study.sizes; of a single cell seed=0,1,2 trains several"
-        )
     return [_cell(config, corpus, name_of(config.model, config.config_dirs), config.model, config.budget)]
 
 
 def _listed(config: ExperimentConfig, corpus: Corpus) -> list[Cell]:
     """The cells of `study.cells`, each with its own seeds; no window leaves any out."""
-    study, cells = config.study, []
-    if study.sizes or study.budgets or _given(config.budget):
-        raise StudyError("study.cells states sizes and budgets itself: leave out study.sizes, study.budgets and budget")
-    for spec in study.cells:
+    cells = []
+    for spec in config.study.cells:
         model = load_size(spec.size, config.model, config.config_dirs)
         cell = _cell(config, corpus, spec.size, model, BudgetSpec(flops=spec.flops))
         cells += [replace(cell, seed=seed) for seed in spec.seeds]
@@ -144,12 +124,8 @@ def _listed(config: ExperimentConfig, corpus: Corpus) -> list[Cell]:
 
 def _grid(config: ExperimentConfig, corpus: Corpus) -> tuple[list[Cell], list[Dropped]]:
     study, cells, dropped = config.study, [], []
-    if study.budgets and _given(config.budget):
-        raise StudyError(f"study.budgets and budget.{_given(config.budget)[0]} are both given; keep one of them")
     budgets = [BudgetSpec(flops=flops) for flops in study.budgets] or [config.budget]
     models = {name: load_size(name, config.model, config.config_dirs) for name in study.sizes}
-    _check_replicates(config)
-    _check_window(study.window)
     for budget in budgets:
         for size, model in models.items():
             cell = _cell(config, corpus, size, model, budget)
@@ -163,8 +139,6 @@ def _grid(config: ExperimentConfig, corpus: Corpus) -> tuple[list[Cell], list[Dr
 
 def _cell(config: ExperimentConfig, corpus: Corpus, size: str, spec: ModelSpec, budget: BudgetSpec) -> Cell:
     model = ModelConfig(vocab_size=corpus.vocab_size, context_length=config.data.context_length, **asdict(spec))
-    if config.optim.batch_size < 1:
-        raise StudyError(f"optim.batch_size must be at least 1; not {config.optim.batch_size}")
     per_token = training_flops_per_token(model)
     tokens = _tokens(budget, model, per_token)
     optim, schedule = resolve(config.optim, config.schedule, model, tokens)
@@ -187,30 +161,14 @@ def _cell(config: ExperimentConfig, corpus: Corpus, size: str, spec: ModelSpec, 
 
 
 def _tokens(budget: BudgetSpec, model: ModelConfig, flops_per_token: float) -> float:
-    given = _given(budget)
-    if len(given) != 1:
-        what = "none is given" if not given else f"{len(given)} are given: {', '.join(given)}"
-        raise StudyError(f"a cell needs exactly one of budget.flops, budget.tokens, budget.tokens_per_param; {what}")
-    value = getattr(budget, given[0])
-    if not (math.isfinite(value) and value > 0):
-        raise StudyError(f"budget.{given[0]} must be a positive number; not {value}")
+    (given,) = stated(budget)
     per_unit = {"tokens": 1.0, "flops": 1 / flops_per_token, "tokens_per_param": n_matrices(model)}
-    return value * per_unit[given[0]]
+    return float(getattr(budget, given)) * per_unit[given]
 
 
-def _given(budget: BudgetSpec) -> list[str]:
+def stated(budget: BudgetSpec) -> list[str]:
+    """The names of the amounts that a budget states; one, in a study that can be run."""
     return [name for name in ("flops", "tokens", "tokens_per_param") if getattr(budget, name) is not None]
-
-
-def _check_window(window: WindowSpec) -> None:
-    bounds = window.tokens_per_param
-    if bounds is not None and (len(bounds) != 2 or not 0 < bounds[0] < bounds[1]):
-        raise StudyError(f"study.window.tokens_per_param must be [low, high] with 0 < low < high; not {bounds}")
-    optimum = (window.optimum_coef, window.optimum_exponent, window.factor)
-    if None in optimum and any(value is not None for value in optimum):
-        raise StudyError("study.window: optimum_coef, optimum_exponent and factor go together; give all three or none")
-    if window.factor is not None and window.factor <= 1:
-        raise StudyError(f"study.window.factor must be above 1; not {window.factor}")
 
 
 def _outside(cell: Cell, window: WindowSpec) -> str | None:
@@ -229,55 +187,26 @@ def _outside(cell: Cell, window: WindowSpec) -> str | None:
     return None
 
 
-def _check_replicates(config: ExperimentConfig) -> None:
-    study = config.study
-    for replicate in study.replicates:
-        for size in replicate.sizes:
-            if size not in study.sizes:
-                raise StudyError(
-                    f"study.replicates names size {size!r}, which is not in study.sizes" + suggest(size, study.sizes)
-                )
-        for flops in replicate.budgets:
-            if flops not in study.budgets:
-                raise StudyError(f"study.replicates names budget {flops:g}, which is not in study.budgets")
-
-
 def _covers(replicate: ReplicateSpec, size: str, flops: float | None) -> bool:
     return (not replicate.sizes or size in replicate.sizes) and (not replicate.budgets or flops in replicate.budgets)
 
 
-def _hold_out(config: ExperimentConfig) -> list[float]:
-    budgets: list[float | None] = [*config.study.budgets, *(cell.flops for cell in config.study.cells)]
-    for flops in config.study.hold_out:
-        if flops not in budgets:
-            raise StudyError(f"study.hold_out names budget {flops:g}, which is not in study.budgets")
-    return config.study.hold_out
+def _epoch_warnings(study: Study) -> tuple[str, ...]:
+    """A line when cells read their corpus more than once."""
+    repeated = sum(study.epochs(cell) > 1 for cell in study.cells)
+    if not repeated:
+        return ()
+    return (f"{repeated} of {len(study.cells)} cells repeat their corpus; {most_epochs(study)[1]}",)
 
 
-def _check_schedule(cell: Cell) -> None:
-    check_schedule(cell.schedule)
-    end = cell.branch_step if cell.schedule.name == "wsd" else cell.steps
-    if cell.warmup >= end:
-        raise StudyError(
-            f"{cell.label}: {cell.steps} steps leave no room for schedule.warmup_steps={cell.warmup}"
-            " and the cooldown; raise the budget or shorten the warm-up"
-        )
-
-
-def _epoch_warnings(cells: tuple[Cell, ...], corpora: CorpusOf) -> tuple[str, ...]:
-    """A line when cells repeat their corpus; StudyError beyond data.max_epochs."""
-    unique = {cell.run_id: unique_tokens(corpora(cell.data).train_tokens, cell) for cell in cells}
-    epochs = {cell.run_id: cell.horizon_tokens / unique[cell.run_id] for cell in cells}
-    worst = max(cells, key=lambda cell: epochs[cell.run_id])
-    most, limit = epochs[worst.run_id], worst.data.max_epochs
-    told = (
-        f"{worst.label} needs {worst.horizon_tokens:,} tokens of the {unique[worst.run_id]:,} in corpus "
-        f"{worst.data.name}: {most:.2f} epochs"
+def most_epochs(study: Study) -> tuple[Cell, str]:
+    """The cell that reads its corpus most often, and how often, in words."""
+    cell = max(study.cells, key=study.epochs)
+    unique = unique_tokens(study.train_tokens[cell.corpus_id], cell)
+    return cell, (
+        f"{cell.label} needs {cell.horizon_tokens:,} tokens of the {unique:,} in corpus {cell.data.name}: "
+        f"{study.epochs(cell):.2f} epochs"
     )
-    if most > limit:
-        raise StudyError(f"{told}, more than data.max_epochs={limit:g}; add text, lower the budget or raise the limit")
-    repeated = sum(value > 1 for value in epochs.values())
-    return (f"{repeated} of {len(cells)} cells repeat their corpus; {told}",) if repeated else ()
 
 
 def _short_warnings(cells: tuple[Cell, ...]) -> tuple[str, ...]:

@@ -26,7 +26,8 @@ from isoflop.experiments.store.store import (
     open_store,
 )
 from isoflop.experiments.study.cell import Cell
-from isoflop.experiments.study.study import Study, expand
+from isoflop.experiments.study.check import checked_study
+from isoflop.experiments.study.study import Study
 from isoflop.experiments.sweep.pool import at_once, check_device, gpus, per_device, pin_threads, time_slices
 from isoflop.experiments.sweep.progress import closing_table, live_line
 from isoflop.experiments.sweep.queue import Job, Start, find_jobs, finish
@@ -93,7 +94,7 @@ def load(spec: ExperimentConfig) -> tuple[Study, Corpora]:
     corpora = Corpora(Path(spec.where.corpora).resolve())
     if spec.where.cells is not None:
         return read_cells(open_store(spec.runs), (spec.where.trunk or "").split(","), spec.where.cells), corpora
-    return begin_from(expand(spec, corpora), spec.init_from, runs=Path(spec.runs), corpora=corpora), corpora
+    return begin_from(checked_study(spec, corpora), spec.init_from, runs=Path(spec.runs), corpora=corpora), corpora
 
 
 def make_launch(specs: Sequence[ExperimentConfig], *, workers: int | None, speed: Speed | None = None) -> Launch:

@@ -7,8 +7,8 @@ import pytest
 
 from isoflop.experiments.compose import compose_all
 from isoflop.experiments.cost.cost import REFERENCE, makespan
+from isoflop.experiments.study.check import checked_study
 from isoflop.experiments.study.sizes import load_size, size_names
-from isoflop.experiments.study.study import expand
 from isoflop.experiments.sweep import launch
 from isoflop.experiments.sweep.launch import make_launch
 from isoflop.experiments.sweep.plan import plan
@@ -37,7 +37,7 @@ def without_corpus(monkeypatch):
         corpus = FakeCorpus(64 if spec.data.source == "synthetic" else 256)
         if spec.study.name in LONG:
             corpus.train_tokens = 1_000_000_000
-        return expand(spec, corpus), corpus
+        return checked_study(spec, corpus), corpus
 
     monkeypatch.setattr(launch, "load", load)
 

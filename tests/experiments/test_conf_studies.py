@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from isoflop.experiments.compose import compose_all
 from isoflop.experiments.cost.cost import REFERENCE, makespan, trunk_seconds
+from isoflop.experiments.study.check import checked_study
 from isoflop.experiments.study.sizes import load_size, size_names
 from isoflop.experiments.study.study import Study, expand
 from isoflop.experiments.sweep.plan import _cell, plan_text
@@ -26,7 +27,7 @@ TEXT = {"overnight_cpu": 90_000_000, "gpu_hour": 1_000_000_000}  # bytes that th
 def planned(name: str) -> Study:
     (config,) = compose_all([f"experiment={name}"])
     vocabulary = config.data.synthetic.vocab_size if config.data.source == "synthetic" else 256
-    return expand(config, FakeCorpus(vocab_size=vocabulary, train_tokens=TEXT.get(name, 10_700_000)))
+    return checked_study(config, FakeCorpus(vocab_size=vocabulary, train_tokens=TEXT.get(name, 10_700_000)))
 
 
 def minutes(study: Study, workers: int = 2) -> float:

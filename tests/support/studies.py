@@ -12,7 +12,7 @@ from isoflop.experiments.config import (
     ScheduleSpec,
 )
 from isoflop.experiments.study.cell import Cell
-from isoflop.experiments.study.study import expand
+from isoflop.experiments.study.check import checked_study
 from isoflop.models.config import ModelConfig
 
 
@@ -40,7 +40,7 @@ def single(**budget: float) -> ExperimentConfig:
 
 def only(config: ExperimentConfig) -> Cell:
     """The one cell that a configuration expands to."""
-    (cell,) = expand(config, CORPUS).cells
+    (cell,) = checked_study(config, CORPUS).cells
     return cell
 
 

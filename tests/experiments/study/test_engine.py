@@ -7,8 +7,8 @@ import pytest
 
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.cost.shape_key import shape_key
+from isoflop.experiments.study.check import checked_study
 from isoflop.experiments.study.engine import LARGE, Engine, EngineError, decide
-from isoflop.experiments.study.study import expand
 from isoflop.models.config import ModelConfig, n_total
 from tests.support.studies import CORPUS, cell_of_width, only, single
 
@@ -82,9 +82,9 @@ def test_there_are_no_graphs_on_cpu():
 def test_a_study_is_refused_before_anything_is_launched():
     config = single(tokens=1e5)
     with pytest.raises(EngineError, match=r"where.graph=true"):
-        expand(replace(config, where=replace(CPU, graph=True)), CORPUS)
+        checked_study(replace(config, where=replace(CPU, graph=True)), CORPUS)
     with pytest.raises(EngineError, match=r"where.precision must be one of float32, bfloat16; not 'bf16'"):
-        expand(replace(config, where=replace(CPU, precision="bf16")), CORPUS)
+        checked_study(replace(config, where=replace(CPU, precision="bf16")), CORPUS)
 
 
 def test_precision_is_part_of_a_run_and_the_rest_of_where_is_not():

@@ -18,8 +18,9 @@ from isoflop.experiments.config import (
     WindowSpec,
 )
 from isoflop.experiments.study.cell import trunk_steps
+from isoflop.experiments.study.check import StudyError, checked_study
 from isoflop.experiments.study.sizes import load_size, size_names
-from isoflop.experiments.study.study import StudyError, expand
+from isoflop.experiments.study.study import expand
 from isoflop.models.config import n_matrices, training_flops_per_token
 from tests.support.studies import CORPUS, FakeCorpus, only, single
 
@@ -159,7 +160,7 @@ def test_repeats_are_one_cell():
 )
 def test_bad_studies_are_refused_with_the_key_and_the_value(config, told):
     with pytest.raises(ValueError) as caught:  # noqa: PT011
-        expand(config, CORPUS)
+        checked_study(config, CORPUS)
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -172,7 +173,7 @@ def test_epochs_are_warned_of_above_one_and_refused_above_the_limit():
     assert "2.00 epochs" in warning
     assert not expand(single(tokens=0.9 * windows * length), small).warnings
     with pytest.raises(StudyError, match=r"5\.04 epochs, more than data\.max_epochs=4"):
-        expand(single(tokens=5.04 * windows * length), small)
+        checked_study(single(tokens=5.04 * windows * length), small)
 
 
 def test_sizes_form_a_ladder_of_near_constant_aspect():
