@@ -1,21 +1,39 @@
-"""An exported model over HTTP: transformers' own OpenAI-compatible server behind a guard of the context window.
+"""An exported model over HTTP: transformers' own OpenAI-compatible server behind a guard.
 
-transformers goes on generating past the window the model was trained on, and one request for a million tokens would
-hold the server for hours. The guard answers such requests with status 400, and one for another model with 404, before
-they reach the model.
+The server alone loads any model folder that a request names, fails on wrong types, and goes on generating past the
+window that the model was trained on. The guard lets five (method, path) pairs through, checks every field of a request
+(request.py) and that prompt and answer fit the window, and sends on what it checked. It answers /health itself, reads
+bodies of at most 1 MB within ten seconds, and refuses the requests that a web page of another host could send.
 """
 
+import asyncio
 import importlib.util
+import ipaddress
 import json
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+from urllib.parse import urlsplit
 
+from isoflop.experiments.finished.request import (
+    ENDPOINTS,
+    Endpoint,
+    RequestError,
+    Vocabulary,
+    checked,
+    messages_of,
+    parse,
+    short,
+)
 from isoflop.models.config import ModelConfig, family_of
 
-GUARDED = {"/v1/completions": "max_tokens", "/v1/chat/completions": "max_tokens", "/v1/responses": "max_output_tokens"}
+ALLOWED = {"/health": "GET", "/v1/models": "GET"} | dict.fromkeys(ENDPOINTS, "POST")
+MAX_BODY = 2**20  # bytes
+MAX_DISCARDED = 32 * MAX_BODY  # of a larger body, read so that the client gets to read the refusal
+BODY_SECONDS = SOCKET_SECONDS = 10
 _NEEDED = ("transformers", "fastapi", "uvicorn")
 
 
@@ -56,92 +74,211 @@ def serve(folder: Path, *, host: str, port: int, device: str = "cpu") -> None:
     from transformers.cli.serve import Serve
 
     window = json.loads((folder / "config.json").read_text())["max_position_embeddings"]
-    tokenizer = AutoTokenizer.from_pretrained(folder.name)
+    sampling = json.loads((folder / "generation_config.json").read_text())
+    prompts = TokenizerPrompts(AutoTokenizer.from_pretrained(folder.name), window)
 
     class Config(uvicorn.Config):
         def __init__(self, app: Callable, **options: Any) -> None:
-            guarded = ContextGuard(app, lambda body: count_tokens(body, tokenizer), window, model=folder.name)
-            super().__init__(guarded, **options)
+            guard = Guard(app, prompts, window, model=folder.name, host=host, sampling=sampling)
+            super().__init__(guard, **options | {"http": _with_timeout(), "ws": "none"})
 
     uvicorn.Config = Config  # type: ignore[misc, assignment]  # transformers builds the application and runs it in one go: nowhere else to step in
     Serve(folder.name, device=device, host=host, port=port)
 
 
-def count_tokens(body: dict[str, Any], tokenizer: Any) -> int:
-    """Tokens of a request's prompt, chat messages or input; ValueError when it has none that can be read."""
-    messages, text = body.get("messages"), body.get("prompt", body.get("input", ""))
-    if messages is None and isinstance(text, list):
-        messages = text
-    if messages is not None:
+class Prompts(Vocabulary, Protocol):
+    """What the guard must know about the served model's tokens."""
+
+    def count(self, body: dict[str, Any]) -> int: ...  # RequestError for a text that has no tokens
+
+
+class TokenizerPrompts:
+    """Prompts by a tokenizer of transformers, for a context of `window` tokens."""
+
+    def __init__(self, tokenizer: Any, window: int) -> None:
+        self.tokenizer, self.window = tokenizer, window
+
+    def count(self, body: dict[str, Any]) -> int:
+        """Tokens of checked fields: of the prompt, or of the messages in the chat template.
+
+        A text that is far too long is not tokenized to its end: then the count is that of its beginning, more than
+        twice the window. Raises RequestError for a text that cannot be tokenized.
+        """
+        text: str = body.get("prompt", "")
         try:
-            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # a template may raise anything on what a client sends
-            raise ValueError(f"messages cannot be written with the chat template: {error}") from error
-    if not isinstance(text, str):
-        raise ValueError(f"the prompt must be text; not {type(text).__name__}")
-    return len(tokenizer(text).input_ids)
+            if (messages := messages_of(body)) is not None:
+                if len(messages) > self.window:
+                    return len(messages)
+                text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            length = 8 * self.window
+            while length < len(text):
+                if (tokens := self._count(text[:length])) > 2 * self.window:
+                    return tokens
+                length *= 4
+            return self._count(text)
+        except Exception as error:  # templates and tokenizers raise anything on what a client sends
+            raise RequestError(f"the prompt cannot be tokenized: {error}") from error
+
+    def _count(self, text: str) -> int:
+        return len(self.tokenizer.backend_tokenizer.encode(text))
+
+    def text(self, ids: list[int]) -> str:
+        """The text whose tokens are `ids`. Raises ValueError where there is none."""
+        if len(ids) > self.window:
+            raise ValueError(f"{len(ids)} token ids do not fit the context of {self.window}")
+        if not all(0 <= i < len(self.tokenizer) for i in ids):
+            raise ValueError(f"token ids go from 0 to {len(self.tokenizer) - 1}")
+        text = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        if self.tokenizer.backend_tokenizer.encode(text).ids != ids:
+            raise ValueError("no text has these token ids; send text")
+        return text
+
+    def check_stop(self, stops: list[str]) -> None:
+        """Raise ValueError unless tokens of the vocabulary can form each text."""
+        from transformers import StopStringCriteria
+
+        for stop in stops:
+            try:
+                StopStringCriteria(self.tokenizer, [stop])
+            except Exception:
+                raise ValueError(f"no tokens of this model form {stop!r}") from None
+        StopStringCriteria(self.tokenizer, stops)
 
 
-class ContextGuard:
-    """An ASGI application around another: the model must be the one served, prompt and answer must fit the window.
+class Guard:
+    """An ASGI application around transformers' own: it refuses, or sends on what it checked.
 
-    An open-ended answer gets the rest of the window.
+    `sampling` is the model's generation_config.json. An open-ended answer gets the rest of the window.
     """
 
-    def __init__(self, app: Callable, count: Callable[[dict], int], window: int, *, model: str) -> None:
-        self.app, self.count, self.window, self.model = app, count, window, model
+    def __init__(
+        self, app: Callable, prompts: Prompts, window: int, *, model: str, host: str, sampling: dict[str, Any]
+    ) -> None:
+        self.app, self.prompts, self.window, self.model, self.sampling = app, prompts, window, model, sampling
+        self.host = host
+        self._checking = ThreadPoolExecutor(1, "check")  # parsing and tokenizing: off the event loop, one at a time
 
     async def __call__(self, scope: dict, receive: Callable[[], Awaitable[dict]], send: Callable) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in GUARDED:
+        if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
-        content = await _whole(receive)
-        body = _json_object(content)
-        if body is not None:  # what is not a JSON object the application refuses itself
-            if (requested := body.get("model", self.model)) != self.model:
-                return await _refuse(send, f"no model {requested!r}; this server has {self.model!r}", status=404)
-            try:
-                content = json.dumps(self.fitted(body, GUARDED[scope["path"]])).encode()
-            except ValueError as error:
-                return await _refuse(send, str(error))
-        size = (b"content-length", str(len(content)).encode())
-        headers = [header for header in scope["headers"] if header[0] != b"content-length"]
-        return await self.app({**scope, "headers": [*headers, size]}, _replay(content, receive), send)
+        if scope["type"] != "http":
+            return await send({"type": "websocket.close", "code": 1008})
+        try:
+            endpoint = self._route(scope)
+            if scope["path"] == "/health":
+                return await _answer(send, 200, {"status": "ok"})
+            content = b""
+            if endpoint is not None:
+                body = await _read(scope, receive)
+                if body is None:
+                    return None
+                content = await asyncio.get_running_loop().run_in_executor(
+                    self._checking, self._checked, endpoint, body
+                )
+        except RequestError as error:
+            kind = "model_not_found" if error.status == 404 and error.param == "model" else "invalid_request_error"
+            return await _answer(
+                send, error.status, {"error": {"message": str(error), "type": kind, "param": error.param, "code": None}}
+            )
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+        sent = scope | {"headers": headers, "query_string": b""}
+        return await self.app(sent, _replay(content, receive), send)
+
+    def _route(self, scope: dict) -> Endpoint | None:
+        """The endpoint of a POST, None for a GET. Raises RequestError for what is not allowed."""
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        host = headers.get(b"host", "")
+        if not self._is_own(host):
+            raise RequestError(f"host {short(host)} is not this server's; start it with that --host", status=403)
+        if (origin := headers.get(b"origin")) is not None and origin.partition("://")[2] != host:
+            raise RequestError(f"a page of {short(origin)} may not use this server", status=403)
+        method = ALLOWED.get(scope["path"])
+        if method is None:
+            raise RequestError(f"no such path; there are {', '.join(ALLOWED)}", status=404)
+        if scope["method"] != method:
+            raise RequestError(f"{scope['path']} takes {method} alone", status=405)
+        if method == "GET":
+            return None
+        if headers.get(b"content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise RequestError("send JSON, with Content-Type: application/json", status=415)
+        return ENDPOINTS[scope["path"]]
+
+    def _is_own(self, header: str) -> bool:
+        """Whether a Host header names this server: as it was bound, or by a loopback name.
+
+        Bound to every address it has any number, and this machine's name; a page that had its own name point here
+        (DNS rebinding) still sends that name.
+        """
+        try:
+            name = urlsplit(f"//{header}").hostname or ""
+            _ = urlsplit(f"//{header}").port
+        except ValueError:
+            return False
+        everywhere = self.host in ("", "0.0.0.0", "::")
+        if name in ("localhost", self.host.lower()) or (everywhere and name == socket.gethostname().lower()):
+            return name != ""
+        try:
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return everywhere or address.is_loopback
+
+    def _checked(self, endpoint: Endpoint, content: bytes) -> bytes:
+        """The body to send on. Raises RequestError for one that is refused."""
+        body = parse(content)
+        if (requested := body.get("model")) not in (None, self.model):
+            message = f"no model {short(requested)}; this server has {self.model!r}"
+            raise RequestError(message, param="model", status=404)
+        fields = self.fitted(checked(endpoint, body, self.prompts), endpoint.limit)
+        fields |= {"model": self.model, "stream": fields.get("stream", False)}
+        if (top_k := fields.pop("top_k", None)) is not None:  # transformers takes it inside this field alone
+            fields["generation_config"] = json.dumps(self.sampling | {"top_k": top_k})
+        return json.dumps(fields).encode()
 
     def fitted(self, body: dict[str, Any], limit: str) -> dict[str, Any]:
-        """The request with a token limit that fits. Raises ValueError for one that cannot."""
-        prompt = self.count(body)
+        """The request with a token limit that fits. Raises RequestError for one that cannot."""
+        prompt = self.prompts.count(body)
         left = self.window - prompt
+        if prompt < 1:
+            raise RequestError("the prompt has no tokens; it needs one")
         if left < 1:
-            raise ValueError(f"the prompt has {prompt} tokens; with one more it must fit the context of {self.window}")
-        name = "max_completion_tokens" if body.get("max_completion_tokens") is not None else limit
+            count = f"{prompt}" if prompt <= 2 * self.window else f"more than {2 * self.window}"
+            raise RequestError(f"the prompt has {count} tokens; with one more it must fit the context of {self.window}")
+        name = "max_completion_tokens" if "max_completion_tokens" in body else limit
         requested = body.get(name)
         if requested is None:
             return {**body, name: left}
-        if not isinstance(requested, int) or isinstance(requested, bool) or requested < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1; not {requested!r}")
         if requested > left:
-            raise ValueError(
-                f"{name}={requested} with a prompt of {prompt} tokens exceeds the context of {self.window}; "
-                f"at most {left} fit"
+            raise RequestError(
+                f"{name}={short(requested)} with a prompt of {prompt} tokens exceeds the context of {self.window}; "
+                f"at most {left} fit",
+                param=name,
             )
         return body
 
 
-async def _whole(receive: Callable[[], Awaitable[dict]]) -> bytes:
-    content, more = b"", True
-    while more:
-        message = await receive()
-        content += message.get("body", b"")
-        more = message.get("more_body", False)
-    return content
-
-
-def _json_object(content: bytes) -> dict | None:
+async def _read(scope: dict, receive: Callable[[], Awaitable[dict]]) -> bytes | None:
+    """The body of a request, or None when the client left. Raises RequestError for one too large or too slow."""
+    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+    content, size, more = bytearray(), 0, int(declared) <= MAX_DISCARDED
+    too_large = RequestError(f"the body is larger than {MAX_BODY} bytes", status=413)
+    if not more:
+        raise too_large
     try:
-        body = json.loads(content)
-    except ValueError:
-        return None
-    return body if isinstance(body, dict) else None
+        async with asyncio.timeout(BODY_SECONDS):
+            while more and size <= MAX_DISCARDED:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                piece = message.get("body", b"")
+                size += len(piece)
+                content += piece if size <= MAX_BODY else b""
+                more = message.get("more_body", False)
+    except TimeoutError:
+        raise RequestError(f"the body did not arrive within {BODY_SECONDS} s", status=408) from None
+    if size > MAX_BODY:
+        raise too_large
+    return bytes(content)
 
 
 def _replay(content: bytes, receive: Callable[[], Awaitable[dict]]) -> Callable[[], Awaitable[dict]]:
@@ -154,9 +291,36 @@ def _replay(content: bytes, receive: Callable[[], Awaitable[dict]]) -> Callable[
     return replay
 
 
-async def _refuse(send: Callable, message: str, *, status: int = 400) -> None:
-    kind = "model_not_found" if status == 404 else "invalid_request_error"
-    body = json.dumps({"error": {"message": message, "type": kind}}).encode()
+async def _answer(send: Callable, status: int, answer: dict[str, Any]) -> None:
+    body = json.dumps(answer).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status in (408, 413):
+        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _with_timeout() -> type[asyncio.Protocol]:
+    """uvicorn's HTTP protocol; a connection that neither sends its request's head nor reads its answer is closed.
+
+    uvicorn has a timeout for a connection that is idle after an answer, and none before or within the next request.
+    """
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class WithTimeout(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+            super().connection_made(transport)
+            self._active = self.loop.time()
+            self._watch()
+
+        def _watch(self) -> None:
+            if self.transport.is_closing():
+                return
+            waits_for_client = self.cycle is None or self.cycle.response_complete or self.flow.write_paused
+            if not waits_for_client:
+                self._active = self.loop.time()
+            elif self.loop.time() - self._active > SOCKET_SECONDS:
+                self.transport.abort()
+            self.loop.call_later(1, self._watch)
+
+    return WithTimeout

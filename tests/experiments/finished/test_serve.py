@@ -15,11 +15,12 @@ import pytest
 import torch
 
 from isoflop.experiments.data.tokenizer import Bytes
-from isoflop.experiments.finished.serve import ContextGuard, ServeError, check, vllm_command
+from isoflop.experiments.finished.serve import ServeError, check, vllm_command
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig
 from isoflop.models.export import write_folder
 from isoflop.models.parametrization import initialize
+from tests.proofs import server_attack
 
 WINDOW = 64
 PROMPT = "na\u00efve \u65e5\u672c"
@@ -153,6 +154,11 @@ def test_an_open_ended_answer_ends_with_the_context(server):
         ({"prompt": 3}, 400, "must be text"),
         ({"model": "other"}, 404, "no model 'other'; this server has '0123abc'"),
         ({"model": ["other"]}, 404, "no model"),
+        ({"max_tokens": 0, "echo": True, "logprobs": 1}, 400, "isoflop evaluate"),
+        ({"num_beams": 3000}, 400, "num_beams"),
+        ({"temperature": "x"}, 400, "temperature must be 0, or a number from 0.001 to 100"),
+        ({"prompt": ""}, 400, "has no tokens"),
+        ({"stop": 5}, 400, "stop must be"),
     ],
 )
 def test_bad_requests_get_a_status_and_a_reason(server, fields, status, told):
@@ -166,7 +172,43 @@ def test_malformed_json_is_refused(server):
     assert ask(server + "/v1/completions", b"[1, 2]")[0] == 422
     assert ask(server + "/v1/chat/completions", {"model": "0123abc", "messages": [3]})[0] == 400
     assert ask(server + "/v1/nothing", {"model": "0123abc"})[0] == 404
+    assert ask(server + "/v1/completions", b'{"prompt": ' + b"[" * 10**5)[0] == 400
     assert complete(server)[0] == 200
+
+
+@pytest.mark.process
+def test_other_forms_of_a_prompt_get_the_same_answer(server, model):
+    text = greedy(model, PROMPT, 12)
+    for prompt in ([PROMPT], list(PROMPT.encode()), [list(PROMPT.encode())]):
+        status, answer = complete(server, prompt=prompt, n=1, echo=False, top_k=5, top_p=0.5, seed=1, stop=[])
+        assert (status, json.loads(answer)["choices"][0]["text"]) == (200, text)
+    status, answer = complete(server, stop=text[3:5])
+    assert status == 200
+    assert json.loads(answer)["usage"]["completion_tokens"] == text.index(text[3:5]) + 2
+
+
+@pytest.mark.process
+def test_responses_count_their_instructions(server, model):
+    body = {"input": [{"role": "user", "content": [{"type": "input_text", "text": "h"}]}], "temperature": 0}
+    status, text = ask(server + "/v1/responses", body | {"instructions": "i", "max_output_tokens": 5})
+    assert status == 200
+    answer = json.loads(text)["output"][0]["content"][0]["text"]
+    assert answer.strip() == greedy(model, "system: i\nuser: h\nassistant: ", 5).strip()
+    status, text = ask(server + "/v1/responses", body | {"instructions": "i" * 64})
+    assert (status, "must fit the context of 64" in text) == (400, True)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("path", ["/load_model", "/reset", "/v1/systemone", "/v1/audio/transcriptions"])
+def test_other_paths_of_the_server_are_refused(server, path):
+    assert ask(server + path, {"model": "/"})[0] == 404
+    assert json.loads(ask(server + "/v1/models")[1])["data"][0]["id"] == "0123abc"
+
+
+@pytest.mark.process
+def test_a_quick_part_of_the_attack(server):
+    port = int(server.rpartition(":")[2])
+    assert not server_attack.attack("127.0.0.1", port, "0123abc", quick=True).failures
 
 
 @pytest.mark.process
@@ -186,14 +228,6 @@ def test_a_port_in_use_is_named():
         port = taken.getsockname()[1]
         with pytest.raises(ServeError, match=rf"127\.0\.0\.1:{port} .*--port"):
             check("127.0.0.1", port)
-
-
-def test_guard_leaves_a_fitting_request_alone():
-    guard = ContextGuard(None, lambda body: len(body["prompt"]), 10, model="m")
-    assert guard.fitted({"prompt": "abc", "max_tokens": 7}, "max_tokens") == {"prompt": "abc", "max_tokens": 7}
-    assert guard.fitted({"prompt": "abc"}, "max_tokens")["max_tokens"] == 7
-    with pytest.raises(ValueError, match="max_completion_tokens=8"):
-        guard.fitted({"prompt": "abc", "max_completion_tokens": 8}, "max_tokens")
 
 
 def test_vllm_command_names_the_folder(tmp_path):

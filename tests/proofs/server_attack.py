@@ -1,0 +1,188 @@
+"""Requests that a server must survive: every one gets a status below 500, and /health answers within half a second.
+
+    isoflop serve RUN_ID --port 8000 &
+    python -m tests.proofs.server_attack 8000 RUN_ID
+
+Prints one line a failure and a total. The server must be on 127.0.0.1; it takes about a minute.
+"""
+
+import http.client
+import json
+import socket
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+HEALTH_SECONDS, ANSWER_SECONDS = 0.5, 120
+COMPLETIONS, CHAT, RESPONSES = "/v1/completions", "/v1/chat/completions", "/v1/responses"
+GOOD = {
+    COMPLETIONS: {"prompt": "ab", "max_tokens": 2},
+    CHAT: {"messages": [{"role": "user", "content": "ab"}], "max_tokens": 2},
+    RESPONSES: {"input": "ab", "max_output_tokens": 2},
+}
+WRONG: list[Any] = ["x", -1, True, [], {}, 1e300, 10**30, [[1]], "\ud800"]
+JSON = {"Content-Type": "application/json"}
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One request and the statuses that it may get; () for any below 500."""
+
+    name: str
+    method: str
+    path: str
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    statuses: tuple[int, ...] = ()
+
+
+@dataclass
+class Outcome:
+    """How many requests were sent, and one line for each that failed."""
+
+    sent: int = 0
+    failures: list[str] = field(default_factory=list)
+    slowest_health: float = 0.0
+    current: str = ""
+
+
+def attacks(model: str) -> list[Attack]:
+    """At least 150 requests."""
+    made = [
+        Attack(f"{method} {path}", method, path, b'{"model": "/"}', JSON, (404, 405))
+        for path in (
+            "/load_model",
+            "/reset",
+            "/v1/systemone",
+            "/v1/audio/transcriptions",
+            "/docs",
+            "/openapi.json",
+            "/",
+        )
+        for method in ("GET", "POST")
+    ]
+    for path, good in GOOD.items():
+        made.append(Attack(f"good {path}", "POST", path, _json(good), JSON, (200,)))
+        made += [Attack(f"{method} {path}", method, path, statuses=(405,)) for method in ("GET", "OPTIONS", "PUT")]
+        for content in (b"", b"{", b"[]", b"5", b"null", b"\xff\xfe", b"[" * 10**5, b'{"a":' * 10**5):
+            made.append(Attack(f"{path} {content[:9]!r}", "POST", path, content, JSON, (400, 422)))
+        fields = ["temperature", "top_p", "top_k", "seed", "stream", "num_beams", "generation_config", *list(good)]
+        for name in [*fields, *(["stop", "n"] if path != RESPONSES else ["instructions"])]:
+            for value in WRONG:
+                status = () if (name, value) in _TAKEN else (400,)
+                body = _json(good | {name: value})
+                made.append(Attack(f"{path} {name}={value!r:.20}", "POST", path, body, JSON, status))
+        made.append(Attack(f"{path} model", "POST", path, _json(good | {"model": "/etc"}), JSON, (404,)))
+        for header in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"}):
+            made.append(Attack(f"{path} {header}", "POST", path, _json(good), JSON | header, (403,)))
+        made.append(Attack(f"{path} text", "POST", path, _json(good), {"Content-Type": "text/plain"}, (415,)))
+        made.append(Attack(f"{path} 10 MB", "POST", path, b" " * 10**7, JSON, (413,)))
+    for unit in ("x", " ", "\n", "1 ", "\u65e5", "a\u0301", "\x00"):
+        text = unit * (900_000 // len(_json(unit)))
+        made.append(Attack(f"1 MB of {unit!r}", "POST", COMPLETIONS, _json({"prompt": text}), JSON, (400,)))
+        chat = {"messages": [{"role": "user", "content": text}]}
+        made.append(Attack(f"1 MB of {unit!r} in a chat", "POST", CHAT, _json(chat), JSON, (400,)))
+    many = {"messages": [{"role": "user", "content": ""}] * 20_000}
+    made.append(Attack("20,000 messages", "POST", CHAT, _json(many), JSON, (400,)))
+    made.append(Attack("300,000 token ids", "POST", COMPLETIONS, _json({"prompt": [1] * 300_000}), JSON, (400,)))
+    for stop in ("\n", "\u65e5", "\u00e9", "ab", " ", "\x00", ["a", "b"], "z" * 64, "z" * 65, ["a"] * 17, [""], []):
+        made.append(Attack(f"stop {stop!r:.20}", "POST", COMPLETIONS, _json(GOOD[COMPLETIONS] | {"stop": stop}), JSON))
+    for extra in ({"top_k": 1}, {"top_p": 0}, {"temperature": 0.001}, {"temperature": 100}, {"frequency_penalty": 2}):
+        body = _json(GOOD[COMPLETIONS] | extra | {"model": model})
+        made.append(Attack(f"allowed {extra}", "POST", COMPLETIONS, body, JSON, (200,)))
+    return made
+
+
+_TAKEN = [
+    ("prompt", [[1]]),
+    ("stream", True),
+    ("stop", "x"),
+    ("stop", []),
+    ("prompt", "x"),
+    ("instructions", "x"),
+    ("input", "x"),
+]
+
+
+def attack(host: str, port: int, model: str, *, quick: bool = False) -> Outcome:
+    """Send them all, or every seventh, while another thread asks for /health."""
+    assert host in ("127.0.0.1", "::1"), "loopback alone"
+    outcome, done = Outcome(), threading.Event()
+    watch = threading.Thread(target=_watch_health, args=(host, port, outcome, done))
+    watch.start()
+    slow = [] if quick else [_slow_socket(host, port, i) for i in range(20)]
+    try:
+        for one in attacks(model)[:: 7 if quick else 1]:
+            outcome.current = one.name
+            status, answer = _send(host, port, one)
+            outcome.sent += 1
+            if status >= 500 or status <= 0 or (one.statuses and status not in one.statuses):
+                outcome.failures.append(f"{one.name}: status {status} {answer[:120]!r}")
+        outcome.failures += [f"slow socket {i} is still open" for i, one in enumerate(slow) if not _closed(one)]
+    finally:
+        done.set()
+        watch.join()
+        for one in slow:
+            one.close()
+    return outcome
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def _send(host: str, port: int, one: Attack, seconds: float = ANSWER_SECONDS) -> tuple[int, str]:
+    """(status, answer); (0, reason) where there was none."""
+    connection = http.client.HTTPConnection(host, port, timeout=seconds)
+    try:
+        connection.request(one.method, one.path, one.body or None, one.headers)
+        response = connection.getresponse()
+        return response.status, response.read().decode(errors="replace")
+    except (OSError, http.client.HTTPException) as error:
+        return 0, repr(error)
+    finally:
+        connection.close()
+
+
+def _watch_health(host: str, port: int, outcome: Outcome, done: threading.Event) -> None:
+    while not done.wait(0.05):
+        start = time.monotonic()
+        status, _ = _send(host, port, Attack("health", "GET", "/health"))
+        taken = time.monotonic() - start
+        outcome.slowest_health = max(outcome.slowest_health, taken)
+        if status != 200 or taken > HEALTH_SECONDS:
+            outcome.failures.append(f"/health: status {status} after {taken:.2f} s, at {outcome.current}")
+
+
+def _slow_socket(host: str, port: int, i: int) -> socket.socket:
+    """A connection that sends nothing, half a head, or half a body."""
+    head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
+    one = socket.create_connection((host, port), timeout=30)
+    one.sendall((b"", head.encode(), f"{head}Content-Length: 100\r\n\r\n{{".encode())[i % 3])
+    return one
+
+
+def _closed(one: socket.socket) -> bool:
+    """Whether the server closes the connection within 30 s."""
+    try:
+        while one.recv(4096):
+            pass
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def main(port: str, model: str) -> int:
+    outcome = attack("127.0.0.1", int(port), model)
+    print(*outcome.failures, sep="\n", end="\n" if outcome.failures else "")
+    slowest = f"/health took {outcome.slowest_health:.2f} s at most"
+    print(f"{outcome.sent} requests, {len(outcome.failures)} failures; {slowest}")
+    return bool(outcome.failures)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
