@@ -106,11 +106,11 @@ _TAKEN = [
 ]
 
 
-def attack(host: str, port: int, model: str, *, quick: bool = False) -> Outcome:
+def attack(host: str, port: int, model: str, *, quick: bool = False, health_seconds: float = HEALTH_SECONDS) -> Outcome:
     """Send them all, or every seventh, while another thread asks for /health."""
     assert host in ("127.0.0.1", "::1"), "loopback alone"
     outcome, done = Outcome(), threading.Event()
-    watch = threading.Thread(target=_watch_health, args=(host, port, outcome, done))
+    watch = threading.Thread(target=_watch_health, args=(host, port, outcome, done, health_seconds))
     watch.start()
     slow = [] if quick else [_slow_socket(host, port, i) for i in range(20)]
     try:
@@ -146,13 +146,13 @@ def _send(host: str, port: int, one: Attack, seconds: float = ANSWER_SECONDS) ->
         connection.close()
 
 
-def _watch_health(host: str, port: int, outcome: Outcome, done: threading.Event) -> None:
+def _watch_health(host: str, port: int, outcome: Outcome, done: threading.Event, limit: float) -> None:
     while not done.wait(0.05):
         start = time.monotonic()
         status, _ = _send(host, port, Attack("health", "GET", "/health"))
         taken = time.monotonic() - start
         outcome.slowest_health = max(outcome.slowest_health, taken)
-        if status != 200 or taken > HEALTH_SECONDS:
+        if status != 200 or taken > limit:
             outcome.failures.append(f"/health: status {status} after {taken:.2f} s, at {outcome.current}")
 
 
