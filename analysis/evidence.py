@@ -207,7 +207,7 @@ class Evidence:
         if lost > MOST_LOST:
             raise UnsupportedError(
                 f"{lost:.0%} of the leave-one-out refits did not converge: the parameters are not identified, "
-                "and resampling would not tell more"
+                "and resampling would add nothing"
             )
         return bootstrap(self.fit, self.n_draws, seed=self.seed)
 
@@ -222,7 +222,7 @@ class Evidence:
 
     @part
     def optimum(self) -> Fit:
-        """The fit, where its data can tell how to split compute between size and tokens."""
+        """The fit, where its data determine how to split compute between size and tokens."""
         if "a" in refused(self.findings):
             raise UnsupportedError(
                 "size and tokens were not varied apart (collinear): these runs have no optimal split"

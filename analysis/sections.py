@@ -78,7 +78,7 @@ def formula(fit: Fit) -> str:
 
 
 def irreducible(e: Evidence) -> str:
-    """What can be said about the irreducible loss, with the true one where the corpus has a known one."""
+    """The irreducible loss: estimate and interval, with the true one where the corpus has a known one."""
     law, name = e.fit.law, e.fit.law.floor_name
     if name is None:
         return ""

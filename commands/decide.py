@@ -79,7 +79,7 @@ def suggest(
     study: Study = None,
     as_json: Json = False,
 ) -> None:
-    """Choose the runs that tell most.
+    """Choose the most informative next runs.
 
     Prints the cells, what they will do to the interval of the answer, and with --out writes their study file.
     """

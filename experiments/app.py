@@ -47,17 +47,17 @@ def run(study: str = "", overrides: Sequence[str] = ()) -> pd.DataFrame:
     code = run_study(arguments)
     specs = compose_all(arguments)
     store = open_store(specs[0].runs)
-    asked = [cell.run_id for spec in specs for cell in load(spec)[0].cells]
-    states = store.states(asked).set_index("run_id")["state"]
+    run_ids = [cell.run_id for spec in specs for cell in load(spec)[0].cells]
+    states = store.states(run_ids).set_index("run_id")["state"]
     missing = states[~states.isin(SETTLED)]
     if code or len(missing):
         listed = ", ".join(f"{run_id} {state}" for run_id, state in missing.head(3).items())
         raise RunError(
-            f"{len(missing)} of {len(asked)} cells have no result ({listed or f'exit code {code}'}); "
+            f"{len(missing)} of {len(run_ids)} cells have no result ({listed or f'exit code {code}'}); "
             f"isoflop.status({str(store.root)!r}) says why, and the same call goes on"
         )
     table = read_table(store.root)
-    return table[table["run_id"].isin(asked)].reset_index(drop=True)
+    return table[table["run_id"].isin(run_ids)].reset_index(drop=True)
 
 
 def plan(study: str = "", overrides: Sequence[str] = (), *, calibrate: bool | None = None) -> dict[str, Any]:

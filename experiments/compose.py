@@ -149,13 +149,13 @@ def explain(error: Exception) -> str:
         folders = [f"{place}/{group}" for place in places if not place.startswith(("pkg://", "structured:"))]
         searched = f"; searched {', '.join([f'conf/{group} of isoflop', *folders])}" if group else ""
         return f"no {group or 'config'} {name!r}{suggest(name, error.options or [])}{searched}"
-    told = _first_sentence(error)
-    unknown = re.search(r"Could not override '([^']+)'", told) or re.search(r"full_key: (\S+)", str(error))
+    message = _first_sentence(error)
+    unknown = re.search(r"Could not override '([^']+)'", message) or re.search(r"full_key: (\S+)", str(error))
     if unknown and (near := _near_key(unknown[1])):
-        file = re.match(r"In '([^']+)'", told)
+        file = re.match(r"In '([^']+)'", message)
         return f"{f'conf/{file[1]}.yaml: ' if file else ''}unknown key {unknown[1]!r}{near}"
     cause = error.__cause__
-    return f"{told} {_first_sentence(cause)}" if cause is not None else told
+    return f"{message} {_first_sentence(cause)}" if cause is not None else message
 
 
 def _first_sentence(error: BaseException) -> str:

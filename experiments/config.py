@@ -11,6 +11,8 @@ from typing import Any
 
 @dataclass
 class ModelSpec:
+    """The shape of a model, as a file of conf/model states it."""
+
     family: str = "transformer"  # transformer | lstm
     n_layer: int = 2
     d_model: int = 16
@@ -26,6 +28,8 @@ class ModelSpec:
 
 @dataclass
 class SyntheticSpec:
+    """A Markov language: vocabulary, order, entropy and length."""
+
     vocab_size: int = 64
     tokens: int = 12_000_000
     chains: int = 2_000
@@ -39,6 +43,8 @@ class SyntheticSpec:
 
 @dataclass
 class HubSpec:
+    """A data set for `datasets`: its name on the Hub or a local folder, configuration, split and column."""
+
     name: str = ""  # on the Hugging Face Hub, or a local folder
     subset: str | None = None  # what `datasets` calls the name of a configuration
     split: str = "train"
@@ -48,6 +54,8 @@ class HubSpec:
 
 @dataclass
 class DataSpec:
+    """Which text is trained on and how it becomes tokens: source, cleaning, tokenizer, split, context length."""
+
     name: str = "python-source"
     source: str = "python-source"  # python-source | files | huggingface | tokens | synthetic
     files: list[str] = field(
@@ -78,6 +86,8 @@ def saved_data(saved: Mapping[str, Any]) -> DataSpec:
 
 @dataclass
 class OptimSpec:
+    """The optimizer's settings, or the rule that gives them for a size and a budget."""
+
     name: str = "adamw"  # adamw | muon
     rule: str = (
         ""  # batch, learning rate, beta2 and warm-up by experiments/study/rules.py: olmo | step-law | deepseek | ...
@@ -98,6 +108,8 @@ class OptimSpec:
 
 @dataclass
 class ScheduleSpec:
+    """The learning rate over a run, as a share of its peak."""
+
     name: str = "wsd"  # wsd | cosine | linear | constant
     warmup_steps: int = 25
     cooldown_fraction: float = 0.2  # wsd: of the cell's own steps
@@ -199,6 +211,8 @@ class WhereSpec:
 
 @dataclass
 class ExperimentConfig:
+    """The whole configuration: one cell by `model` and `budget`, or a study of many, and where it runs."""
+
     model: ModelSpec = field(default_factory=ModelSpec)
     data: DataSpec = field(default_factory=DataSpec)
     optim: OptimSpec = field(default_factory=OptimSpec)

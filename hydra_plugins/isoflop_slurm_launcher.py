@@ -15,6 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 
 @dataclass
 class SlurmLauncherConf:
+    """The launcher's options, as `hydra.launcher.NAME=` sets them."""
+
     _target_: str = "hydra_plugins.isoflop_slurm_launcher.SlurmLauncher"
     partition: str | None = None
     account: str | None = None
@@ -50,9 +52,11 @@ class SlurmLauncher(Launcher):
         self.params = OmegaConf.create(params)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep the configuration, whose `runs` names the folder of scripts and logs."""
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Submit one array for these jobs and wait for it; a return per job, failed where its task failed."""
         from isoflop.experiments.sweep.slurm import script, submit, wait
 
         p, folder = self.params, Path(self.config.runs).resolve() / ".hydra" / "slurm"

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class IsoflopSweeperConf:
+    """The sweeper's place in Hydra's configuration."""
+
     _target_: str = "hydra_plugins.isoflop_sweeper.IsoflopSweeper"
 
 
@@ -33,12 +35,13 @@ BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 class IsoflopSweeper(Sweeper):
     """Launches one job per trunk through any launcher; ends in SystemExit with the exit code that the store gives."""
 
-    # Set by `setup`, before anything reads them. Of a launcher any attribute may be asked for: joblib's is replaced.
+    # Set by `setup`, before anything reads them. Launchers differ in their attributes: joblib's is replaced.
     config: DictConfig
     hydra_context: HydraContext
     launcher: Any
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Count the workers and make the launcher that starts them."""
         from isoflop.experiments.sweep.pool import begin_worker, check_distributed, end_with, gpus, worker_count
         from isoflop.experiments.sweep.train_job import job
 
@@ -67,6 +70,7 @@ class IsoflopSweeper(Sweeper):
             self.launcher.joblib = {**self.launcher.joblib, "initializer": begin, "initargs": arguments}
 
     def sweep(self, arguments: list[str]) -> Any:
+        """Run the studies that the arguments describe. Ends in SystemExit with the exit code."""
         from isoflop.experiments.compose import split_overrides
         from isoflop.experiments.followup.rounds import run_rounds
 

@@ -8,8 +8,8 @@
     isoflop.plot.isoflop(table).figure.savefig("isoflop.png")
     isoflop.run("quick")                            # trains a study; needs torch and hydra-core
 
-Names are loaded when first used, so that a fit loads neither torch nor Hydra nor matplotlib. What each does is said by
-its own help: `help(isoflop.fit)`. The rooms behind them are `isoflop.scaling` (tables, laws, fits, forecasts, designs),
+Names are loaded when first used, so that a fit loads neither torch nor Hydra nor matplotlib. `help(isoflop.fit)`
+shows what each does. The rooms behind them are `isoflop.scaling` (tables, laws, fits, forecasts, designs),
 `isoflop.analysis` (figures, report), `isoflop.experiments` (studies) and `isoflop.models`.
 """
 

@@ -32,6 +32,7 @@ class Experts(nn.Module):
         self.down = nn.Parameter(torch.empty(config.experts * config.d_model, config.mlp_width))
 
     def forward(self, x_BTD: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, D), each token through the experts that its router rates highest."""
         x_ND = x_BTD.flatten(0, -2)
         p_NE = F.linear(x_ND, self.router).softmax(-1)
         weight_Nk, expert_Nk = p_NE.topk(self.chosen, -1)
@@ -46,6 +47,7 @@ class Experts(nn.Module):
         return _WithGradientOf.apply(y_ND, BALANCE * imbalance(p_NE, expert_Nk)).view_as(x_BTD)
 
     def hidden_matrices(self) -> Iterator[Matrix]:
+        """The router's and every expert's matrices."""
         yield Matrix(self.router)
         yield Matrix(self.up, parts=self.experts * (1 + self.gated))
         yield Matrix(self.down, parts=self.experts, residual=True)

@@ -30,11 +30,13 @@ class Norm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.d_model)) if config.norm == "layernorm" else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., D) normed over its last axis."""
         if self.bias is None:
             return F.rms_norm(x, self.gain.shape, self.gain, NORM_EPS)
         return F.layer_norm(x, self.gain.shape, self.gain, self.bias, NORM_EPS)
 
     def set_vectors(self) -> None:
+        """Gain one, bias zero."""
         self.gain.fill_(1.0)
         if self.bias is not None:
             self.bias.zero_()
@@ -51,6 +53,7 @@ class Attention(nn.Module):
         self.output = nn.Parameter(torch.empty(width, width))
 
     def forward(self, x_BTD: Tensor, rotation: Rotation | None, cache: KeyValues | None) -> Tensor:
+        """(B, T, D) to (B, T, D); with a cache, the positions that follow what it holds."""
         q_BTHK, k_BTHK, v_BTHK = (
             part.unflatten(-1, (self.n_head, -1)) for part in F.linear(x_BTD, self.qkv).chunk(3, -1)
         )
@@ -64,6 +67,7 @@ class Attention(nn.Module):
         return F.linear(y_BHTK.transpose(1, 2).flatten(2), self.output)
 
     def hidden_matrices(self) -> Iterator[Matrix]:
+        """q, k and v stacked, and the output's."""
         yield Matrix(self.qkv, parts=3)
         yield Matrix(self.output, residual=True)
 
@@ -78,9 +82,11 @@ class MLP(nn.Module):
         self.down = nn.Parameter(torch.empty(config.d_model, config.mlp_width))
 
     def forward(self, x_BTD: Tensor) -> Tensor:
+        """(..., D) to (..., D)."""
         return F.linear(activate(F.linear(x_BTD, self.up), gated=self.gated), self.down)
 
     def hidden_matrices(self) -> Iterator[Matrix]:
+        """Into the hidden layer, and out of it."""
         yield Matrix(self.up, parts=1 + self.gated)
         yield Matrix(self.down, residual=True)
 

@@ -1,8 +1,7 @@
 """Imports go one way, folders stay small, code is in ASCII, public names are documented, and tests mirror the tree.
 
 Everything is read from the syntax trees. An import inside a function counts, and so does one for type checking alone:
-a reader follows both. Each rule returns what offends it; what offends today is listed in KNOWN, line by line, and a
-line there that no longer offends fails as well.
+a reader follows both. Each rule returns what offends it.
 """
 
 import ast
@@ -16,18 +15,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.root import ROOT
-
-# What offends, by rule: to be mended and taken out, never added to.
-KNOWN: dict[str, set[str]] = {
-    "rooms": set(),
-    "circles": set(),
-    "folders": set(),
-    "docstrings": {
-        "experiments",
-        "hydra_plugins",
-        "models",
-    },
-}
 
 # Package: the packages of ours that it may import.
 PACKAGES = {
@@ -273,15 +260,12 @@ RULES = (packages, rooms, unranked, circles, folders, docstrings, borrowed, mirr
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_nothing_offends_but_what_is_known_to(rule):
-    known, found = KNOWN.get(rule.__name__, set()), rule()
-    assert found - known == set(), rule.__doc__
-    assert known - found == set(), "these are mended: take them out of KNOWN in tests/test_layers.py"
+def test_nothing_offends(rule):
+    assert rule() == set(), rule.__doc__
 
 
 def test_there_is_something_to_check():
     assert {path.split("/")[0] for path in files()} == {*PACKAGES}
-    assert {*KNOWN} <= {rule.__name__ for rule in RULES}
     assert all((ROOT / "tests" / path).is_file() for path in NAMED_OTHERWISE)
 
 

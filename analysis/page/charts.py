@@ -80,8 +80,8 @@ def _runs() -> alt.Chart:
 
 
 def _dots(chart: alt.Chart) -> alt.Chart:
-    """Runs as points that tell who they are, dim outside a brush; the brush of the chart is on them."""
-    tell = [
+    """Runs as points with a tooltip, dim outside a brush; the brush of the chart is on them."""
+    shown = [
         alt.Tooltip("run_id:N", title="run"), alt.Tooltip("n_params:Q", title="N", format=".4s"),
         alt.Tooltip("tokens:Q", title="D", format=".4s"), alt.Tooltip("flops:Q", title="C (FLOPs)", format=".3e"),
         alt.Tooltip("loss:Q", title="loss", format=".4f"), alt.Tooltip("predicted:Q", title="law", format=".4f"),
@@ -91,7 +91,7 @@ def _dots(chart: alt.Chart) -> alt.Chart:
     dim = alt.when(_PICKED).then(alt.value(0.95)).otherwise(alt.value(0.12))
     brush = alt.selection_interval(name="brush")
     dots = chart.transform_calculate(predicted="datum[law]", residual="log(datum.loss / datum[law])")
-    return dots.mark_point(filled=True, size=48).encode(color=_colour(), opacity=dim, tooltip=tell).add_params(brush)
+    return dots.mark_point(filled=True, size=48).encode(color=_colour(), opacity=dim, tooltip=shown).add_params(brush)
 
 
 def _isoflop(laws: list[str], joined: bool) -> alt.LayerChart | alt.FacetChart:
@@ -118,14 +118,14 @@ def _allocation(name: str, laws: list[str]) -> alt.LayerChart | alt.FacetChart:
     def vertical(field: str = name) -> alt.Y:
         return alt.Y(**_log(name, field=field, title=best))
 
-    tell = [
+    shown = [
         alt.Tooltip("flops:Q", title="budget (FLOPs)", format=".3e"), alt.Tooltip(f"{name}:Q", format=".4s"),
         alt.Tooltip("loss:Q", title="loss", format=".4f"), alt.Tooltip("reason:N", title="note"),
     ]  # fmt: skip
     optima = (
         alt.Chart(alt.NamedData("optima")).transform_filter(_HERE)
         .mark_point(shape="diamond", size=90, strokeWidth=1.8)
-        .encode(x=alt.X(**_log("flops")), y=vertical(), color=_colour(), tooltip=tell,
+        .encode(x=alt.X(**_log("flops")), y=vertical(), color=_colour(), tooltip=shown,
                 fill=alt.when("datum.accepted").then(_colour()).otherwise(alt.value("transparent")))
     )  # fmt: skip
     return alt.layer(*_frontier(name, vertical, laws), optima)
@@ -139,14 +139,14 @@ def _frontier(name: str, vertical: Callable[..., alt.Y], laws: list[str]) -> lis
         base.transform_filter(f"isValid(datum.{name}_low)").mark_area(opacity=0.2)
         .encode(x=x, y=vertical(f"{name}_low"), y2=f"{name}_high:Q", detail="law:N")
     )  # fmt: skip
-    tell = [
+    shown = [
         alt.Tooltip("law:N"), alt.Tooltip("flops:Q", title="C (FLOPs)", format=".3e"),
         alt.Tooltip(f"{name}:Q", format=".4f" if name == "loss" else ".4s"),
         alt.Tooltip(f"{name}_low:Q", title=f"{LEVEL:.0%} from", format=".4f" if name == "loss" else ".4s"),
         alt.Tooltip(f"{name}_high:Q", title="to", format=".4f" if name == "loss" else ".4s"),
     ]  # fmt: skip
     line = base.mark_line(strokeWidth=1.8).encode(x=x, y=vertical(), strokeDash=_dash(laws), detail="law:N")
-    over = base.mark_point(opacity=0, size=120).encode(x=x, y=vertical(), tooltip=tell)
+    over = base.mark_point(opacity=0, size=120).encode(x=x, y=vertical(), tooltip=shown)
     edge = (
         base.transform_filter("datum.inside").transform_aggregate(end="max(flops)")
         .mark_rule(strokeDash=[2, 4], opacity=0.6).encode(x=alt.X("end:Q"))

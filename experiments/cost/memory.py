@@ -102,7 +102,7 @@ def explanation(cell: Cell, where: WhereSpec) -> str:
 def available_bytes(device: str) -> float:
     """Memory that new processes may take: of the machine and of this control group, or of an accelerator."""
     if device != "cpu":
-        import torch  # only where it is asked for: a launch on CPU leaves the import to its workers
+        import torch  # only for a device: a launch on CPU leaves the import to its workers
 
         return float(torch.cuda.mem_get_info(device)[0])
     limits = [_meminfo(), *_of_group()]
@@ -115,6 +115,7 @@ def estimated_bytes(cell: Cell, where: WhereSpec) -> float:
 
 
 def gigabytes(value: float) -> str:
+    """Bytes as text, in GB."""
     return f"{value / 1e9:.3g} GB"
 
 

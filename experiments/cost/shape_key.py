@@ -17,9 +17,9 @@ SOURCES = (".py", ".c", ".h")
 
 
 def place(where: WhereSpec) -> str:
-    """What was measured on a device holds for: the device, and how it was told to step."""
-    told = {"micro": where.micro_batch, "graph": where.graph, "compile": where.compile}
-    named = "".join(f"-{key}-{str(value).lower()}" for key, value in told.items() if value is not None)
+    """The device with the settings of `where` that change its step: a measurement holds for one of these."""
+    settings = {"micro": where.micro_batch, "graph": where.graph, "compile": where.compile}
+    named = "".join(f"-{key}-{str(value).lower()}" for key, value in settings.items() if value is not None)
     return where.device + named + ("-recompute" if where.activation_checkpointing else "")
 
 

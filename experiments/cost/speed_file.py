@@ -28,14 +28,14 @@ class Measured:
 def known_speed(device: str = "cpu", threads: int = 1) -> Speed:
     """What was measured on this machine with this code, else the reference."""
     try:
-        told = json.loads(_file(device, threads).read_text())
-        if told["engine"] != engine_id():
+        kept = json.loads(_file(device, threads).read_text())
+        if kept["engine"] != engine_id():
             return REFERENCE
         shapes = {
             key: Measured(Rate(*one["rate"]), tuple(one["work"]))  # type: ignore[arg-type]
-            for key, one in told["shapes"].items()
+            for key, one in kept["shapes"].items()
         }
-        return to_speed(shapes, start=told["start"], alone=told["alone"], at=told["at"], threads=threads)
+        return to_speed(shapes, start=kept["start"], alone=kept["alone"], at=kept["at"], threads=threads)
     except (OSError, ValueError, TypeError, KeyError):
         return REFERENCE
 
@@ -49,10 +49,10 @@ def keep(shapes: Mapping[str, Measured], *, start: float, alone: float, device: 
     except (OSError, ValueError, KeyError):
         before = {}
     new = {key: {"rate": [one.rate.step, one.rate.token], "work": list(one.work)} for key, one in shapes.items()}
-    told = {"engine": engine_id(), "shapes": before | new, "start": start, "alone": alone, "at": time.time()}
+    kept = {"engine": engine_id(), "shapes": before | new, "start": start, "alone": alone, "at": time.time()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(told))
+    temporary.write_text(json.dumps(kept))
     os.replace(temporary, path)
 
 

@@ -38,6 +38,7 @@ def normalise_unicode(text: str) -> str:
 
 
 def remove_control(text: str) -> str:
+    """The text without control characters (tabs and line breaks stay), zero-width spaces and byte order marks."""
     return _CONTROL.sub("", text)
 
 
@@ -59,6 +60,7 @@ def remove_boilerplate(text: str) -> str:
 
 
 def of_length(text: str) -> str | None:
+    """None for a text shorter than SHORTEST or longer than LONGEST characters."""
     return text if SHORTEST <= len(text) <= LONGEST else None
 
 

@@ -24,6 +24,7 @@ _MIX = np.array([0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1], np
 
 
 def check_installed() -> None:
+    """Raise CorpusError with the remedy where datasketch is missing."""
     try:
         import datasketch  # noqa: F401
     except ImportError:

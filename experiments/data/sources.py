@@ -104,9 +104,11 @@ class TextSource(Source):
     tokenizers = "bytes, bpe or a tokenizer.json"
 
     def allows(self, tokenizer: str) -> bool:
+        """Whether it is bytes, bpe or the name of a tokenizer.json."""
         return tokenizer in ("bytes", "bpe") or tokenizer.endswith(".json")
 
     def check(self) -> None:
+        """Raise CorpusError for a cleaning stage, a tokenizer or an encoding that there is not."""
         tokenizer = self.data.tokenizer
         if tokenizer.endswith(".json") and not Path(tokenizer).expanduser().is_file():
             raise CorpusError(f"data.tokenizer: {tokenizer} is not a file (searched from {Path.cwd()})")
@@ -119,6 +121,7 @@ class TextSource(Source):
         super().check()
 
     def recipe(self, files: Files) -> dict[str, Any]:
+        """The common recipe with the settings that turn text into tokens."""
         recipe = super().recipe(files)
         if self.data.tokenizer.endswith(".json"):
             text = Path(self.data.tokenizer).expanduser().read_bytes()
@@ -147,6 +150,7 @@ class TokenSource(Source):
     tokenizers = "'none'"
 
     def allows(self, tokenizer: str) -> bool:
+        """Whether it is none: a document is tokens already."""
         return tokenizer == "none"
 
     @property
@@ -166,6 +170,7 @@ class StoredTokens(Source):
     tokenizers = "'none'"
 
     def allows(self, tokenizer: str) -> bool:
+        """Whether it is none: the tokens are there."""
         return tokenizer == "none"
 
     @property
@@ -184,12 +189,15 @@ class PythonSource(TextSource, name="python-source"):
     licence = "PSF-2.0 (Python standard library)"
 
     def files(self) -> Files:
+        """The modules of the standard library, without tests, the editor and build settings."""
         return python_sources()
 
     def made_from(self, files: Files) -> dict[str, Any]:
+        """The version of Python, whose library this is."""
         return {"python": sys.version}
 
     def documents(self, files: Files, skipped: Counter[str]) -> Iterator[Document]:
+        """One document a module, in order."""
         for name, path in files:
             try:
                 content = path.read_bytes()
@@ -207,9 +215,11 @@ class TextFiles(TextSource, name="files"):
     """The user's own files: data.files, of text or of records with a column data.text_column."""
 
     def files(self) -> Files:
+        """The files that the globs of data.files match."""
         return matching_files(self.data.files)
 
     def documents(self, files: Files, skipped: Counter[str]) -> Iterator[Document]:
+        """The documents of text files, and of every record of files that hold many."""
         for name, path in files:
             yield from records.documents(
                 name, path, column=self.data.text_column, skip_bad=self.data.skip_bad, skipped=skipped,
@@ -221,19 +231,24 @@ class HuggingFace(TextSource, name="huggingface"):
     """A data set that `datasets` opens: data.hub, of the Hugging Face Hub or a local folder."""
 
     def check(self) -> None:
+        """Raise CorpusError without the `datasets` library, or for settings that it cannot open."""
         super().check()
         hub.check(self.data.hub)
 
     def files(self) -> Files:
+        """The files of a data set in a local folder; none of one on the Hub."""
         return [(str(path), path) for path in hub.local_files(self.data.hub)]
 
     def made_from(self, files: Files) -> dict[str, Any]:
+        """The settings of data.hub."""
         return {"hub": asdict(self.data.hub)}
 
     def fetch(self, files: Files, folder: Path) -> tuple[Files, str]:
+        """Stream the data set into files of `folder`; these, and the licence that its card states."""
         return hub.stream(self.data, folder)
 
     def documents(self, files: Files, skipped: Counter[str]) -> Iterator[Document]:
+        """The documents of the files that `fetch` wrote."""
         for name, path in files:
             yield from records.documents(name, path, column=hub.COLUMN, skip_bad=self.data.skip_bad, skipped=skipped)
 
@@ -242,12 +257,15 @@ class TokenFiles(StoredTokens, name="tokens"):
     """Files that nanoGPT, llm.c or Megatron wrote: data.files, with tokens below data.vocab_size."""
 
     def files(self) -> Files:
+        """The token files that the globs of data.files match."""
         return matching_files(self.data.files)
 
     def made_from(self, files: Files) -> dict[str, Any]:
+        """Where the files are: they are read in place."""
         return {"paths": [str(path) for _, path in files]}
 
     def sides(self, files: Files) -> dict[str, dict[str, Any]]:
+        """Where the train and held-out tokens lie in the files, with their counts and hashes."""
         return token_files.describe_sides(
             [path for _, path in files], held_out_fraction=self.data.held_out_fraction, vocab_size=self.vocab_size
         )
@@ -259,13 +277,16 @@ class Synthetic(TokenSource, name="synthetic"):
     licence = "none: generated"
 
     def check(self) -> None:
+        """Raise CorpusError for a language that cannot be drawn."""
         super().check()
         synthetic.check(self.data.synthetic)
 
     def files(self) -> Files:
+        """None: the language is drawn."""
         return []
 
     def recipe(self, files: Files) -> dict[str, Any]:
+        """The language's settings."""
         spec, default = asdict(self.data.synthetic), SyntheticSpec()
         for younger in ("order", "rank"):  # than the first corpora, whose folders keep their names
             if spec[younger] == getattr(default, younger):
@@ -274,15 +295,18 @@ class Synthetic(TokenSource, name="synthetic"):
 
     @property
     def vocab_size(self) -> int:
+        """How many tokens the language has."""
         return self.data.synthetic.vocab_size
 
     def documents(self, files: Files) -> Iterator[tuple[str, np.ndarray]]:
+        """(name, tokens) of each document, a draw of its own from the language."""
         spec = self.data.synthetic
         language = synthetic.Language.draw(spec)
         blocks = language.sample(chains=spec.chains, length=spec.tokens // spec.chains, seed=spec.seed)
         return ((f"chain-{i}", tokens) for i, tokens in enumerate(chain.from_iterable(blocks)))
 
     def reachable_loss(self, windows: np.ndarray) -> float:
+        """Nats/token of a predictor that knows the language, on windows (W, T + 1)."""
         return synthetic.Language.draw(self.data.synthetic).reachable_loss(windows)
 
 

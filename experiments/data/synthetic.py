@@ -47,10 +47,12 @@ class Language:
 
     @property
     def order(self) -> int:
+        """How many tokens the next one depends on."""
         return self.stationary.ndim
 
     @property
     def vocab_size(self) -> int:
+        """How many tokens there are."""
         return len(self.following)
 
     def entropy(self, seen: int) -> float:

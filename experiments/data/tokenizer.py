@@ -21,12 +21,21 @@ class Tokenizer(Protocol):
     """What generation, export and corpora need."""
 
     @property
-    def tokenizer_id(self) -> str: ...
+    def tokenizer_id(self) -> str:
+        """Its identity, which runs record."""
+
     @property
-    def vocab_size(self) -> int: ...
-    def encode(self, text: str) -> list[int]: ...
-    def decode(self, tokens: Sequence[int]) -> str: ...
-    def json(self) -> str: ...
+    def vocab_size(self) -> int:
+        """How many tokens it has."""
+
+    def encode(self, text: str) -> list[int]:
+        """The token ids of a text."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of token ids."""
+
+    def json(self) -> str:
+        """The content of its tokenizer.json."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +46,15 @@ class Bytes:
     vocab_size = 256
 
     def encode(self, text: str) -> list[int]:
+        """The token ids of a text."""
         return list(text.encode())
 
     def decode(self, tokens: Sequence[int]) -> str:
+        """The text of token ids."""
         return bytes(tokens).decode(errors="replace")
 
     def json(self) -> str:
+        """The content of its tokenizer.json."""
         vocabulary = {char: byte for byte, char in enumerate(_byte_characters())}
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
         return _tokenizer_json(
@@ -58,15 +70,18 @@ class Numbers:
     tokenizer_id = "none"
 
     def encode(self, text: str) -> list[int]:
+        """The token ids of numbers between blanks. Raises TokenizerError for other text."""
         for word in text.split():
             if not word.isdecimal() or int(word) >= self.vocab_size:
                 raise TokenizerError(f"{word!r} is not a token; write numbers from 0 to {self.vocab_size - 1}")
         return [int(word) for word in text.split()]
 
     def decode(self, tokens: Sequence[int]) -> str:
+        """The text of token ids."""
         return " ".join(map(str, tokens))
 
     def json(self) -> str:
+        """The content of its tokenizer.json."""
         vocabulary = {str(i): i for i in range(self.vocab_size)}
         return _tokenizer_json(
             model={"type": "WordLevel", "vocab": vocabulary, "unk_token": "0"},
@@ -95,13 +110,16 @@ class Library:
 
     @cached_property
     def tokenizer_id(self) -> str:
+        """A hash of the file."""
         return f"tokenizer-{hashlib.sha256(self.text.encode()).hexdigest()[:12]}"
 
     @property
     def vocab_size(self) -> int:
+        """How many tokens it has, added ones included."""
         return self.backend.get_vocab_size()
 
     def encode(self, text: str) -> list[int]:
+        """The token ids of a text."""
         return self.backend.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
@@ -109,9 +127,11 @@ class Library:
         return [found.ids for found in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def decode(self, tokens: Sequence[int]) -> str:
+        """The text of token ids."""
         return self.backend.decode(list(tokens), skip_special_tokens=False)
 
     def json(self) -> str:
+        """The content of its tokenizer.json."""
         return self.text
 
 

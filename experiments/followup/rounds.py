@@ -1,6 +1,6 @@
 """Rounds after a study: fit what it trained, ask for the next cells, train those, ask again.
 
-A round is the same configuration with other cells. What it asked for and what it was answered stay in the store as
+A round is the same configuration with other cells. What it requested and what was chosen stay in the store as
 rounds/<name>.json, written before its first cell is trained: a launch that was killed goes on with the same cells, and
 one that is repeated asks for nothing and trains nothing.
 """
@@ -26,28 +26,28 @@ Run = Callable[[Sequence[ExperimentConfig]], int]  # one launch of these; return
 
 
 def run_rounds(sets: Sequence[ArgumentSet], compose: Compose, run: Run) -> int:
-    """Train what these argument sets describe, then the rounds that `study.rounds` wishes; returns the exit code.
+    """Train what these argument sets describe, then the rounds that `study.rounds` requests; returns the exit code.
 
-    Rounds stop at a cell without a result: the same command goes on from there. Raises UsageError for a wish that is
+    Rounds stop at a cell without a result: the same command goes on from there. Raises UsageError for a request that is
     incomplete, and DesignError or NoLawError, with the runs so far kept, when there is nothing to ask for.
     """
     if not any(spec.study.rounds.count for _, spec in sets):
         return run([spec for _, spec in sets])
     overrides, spec = _only(sets)
-    wish = spec.study.rounds
+    request = spec.study.rounds
     done = [spec]
     if spec.where.only is not None:  # a retry: whichever round these runs belong to, and no new one
-        answered = (_answer(open_store(spec.runs), _name(spec, k), wish, None) for k in range(1, wish.count + 1))
+        answered = (_answer(open_store(spec.runs), _name(spec, k), request, None) for k in range(1, request.count + 1))
         return run([spec, *(compose(_overrides(overrides, spec, k, a)) for k, a in enumerate(answered, 1) if a)])
     code = run([spec])
-    for k in range(1, wish.count + 1):
+    for k in range(1, request.count + 1):
         store = open_store(spec.runs)
         known = [cell.run_id for one in done for cell in load(one)[0].cells]
         if not store.states(known)["state"].isin(SETTLED).all():
             return code
         name = _name(spec, k)
-        answer = _answer(store, name, wish, known) or _ask(store, name, wish, known)
-        print(f"\nround {k} of {wish.count}: {answer['said']}\n", flush=True)
+        answer = _answer(store, name, request, known) or _ask(store, name, request, known)
+        print(f"\nround {k} of {request.count}: {answer['said']}\n", flush=True)
         done.append(compose(_overrides(overrides, spec, k, answer)))
         code = max(code, run(done[-1:]))
     return code
@@ -57,14 +57,14 @@ def _only(sets: Sequence[ArgumentSet]) -> ArgumentSet:
     """The one argument set that rounds can follow."""
     if len(sets) > 1:
         raise UsageError(f"study.rounds follow one study, and these arguments give {len(sets)}: launch them one by one")
-    spec, wish = sets[0][1], sets[0][1].study.rounds
+    spec, request = sets[0][1], sets[0][1].study.rounds
     if not (spec.study.sizes or spec.study.cells) or not spec.study.name:
         raise UsageError("study.rounds need a study with a name and sizes: a single cell says nothing of the next ones")
     if spec.study.arms or spec.study.vary:
         raise UsageError("study.rounds follow one law, and a study with arms or study.vary has several: launch one arm")
-    if wish.budget is None or wish.target is None:
+    if request.budget is None or request.target is None:
         raise UsageError("study.rounds.count needs study.rounds.budget and study.rounds.target, both in FLOPs")
-    checked_goal(wish.budget, wish.target, wish.goal)
+    checked_goal(request.budget, request.target, request.goal)
     return sets[0]
 
 
@@ -72,34 +72,34 @@ def _name(spec: ExperimentConfig, k: int) -> str:
     return f"{spec.study.name}-round{k}"
 
 
-def _wished(wish: RoundsSpec) -> dict[str, Any]:
-    return {"budget": wish.budget, "target": wish.target, "goal": wish.goal}
+def _requested(request: RoundsSpec) -> dict[str, Any]:
+    return {"budget": request.budget, "target": request.target, "goal": request.goal}
 
 
 def _file(store: Store, name: str) -> Path:
     return store.root / "rounds" / f"{name}.json"
 
 
-def _answer(store: Store, name: str, wish: RoundsSpec, known: Iterable[str] | None) -> dict[str, Any] | None:
-    """What this round was answered before, if the wish was this one and `known` are the runs it was asked with."""
+def _answer(store: Store, name: str, request: RoundsSpec, known: Iterable[str] | None) -> dict[str, Any] | None:
+    """The cells that this round chose before, if it had this request and the `known` runs."""
     kept = read_json(_file(store, name))
-    if kept is None or kept["wish"] != _wished(wish) or (known is not None and kept["known"] != _digest(known)):
+    if kept is None or kept["wish"] != _requested(request) or (known is not None and kept["known"] != _digest(known)):
         return None
     return kept
 
 
-def _ask(store: Store, name: str, wish: RoundsSpec, known: Sequence[str]) -> dict[str, Any]:
+def _ask(store: Store, name: str, request: RoundsSpec, known: Sequence[str]) -> dict[str, Any]:
     """Fit the known runs, choose the next cells and keep the answer."""
     table = read_runs(store.root)
     table = table[table["run_id"].isin(known)].reset_index(drop=True)
     runs = final_rows(table)
-    budget, target = wish.budget, wish.target
+    budget, target = request.budget, request.target
     assert budget is not None  # `_only` refuses a study without them
     assert target is not None
     cells = runnable(runs, budget, template_of(runs, store.root))
-    goal = checked_goal(budget, target, wish.goal)
+    goal = checked_goal(budget, target, request.goal)
     design = plan_from_table(table, budget=budget, target=target, goal=goal, cells=cells)
-    answer = {"wish": _wished(wish), "known": _digest(known), **cells_of(design), "said": str(design)}
+    answer = {"wish": _requested(request), "known": _digest(known), **cells_of(design), "said": str(design)}
     write_json(_file(store, name), answer)
     return answer
 

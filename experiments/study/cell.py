@@ -45,7 +45,7 @@ class Cell:
     seed: int
     arm: str
     steps: int
-    budget_flops: float  # what was asked for; NaN when the budget was given in tokens
+    budget_flops: float  # the budget requested; NaN when the budget was given in tokens
     initial: Initial | None = None  # None: random weights, by the seed
     precision: str = "float32"  # of the matrix products
 
@@ -70,6 +70,7 @@ class Cell:
 
     @cached_property
     def run_id(self) -> str:
+        """The identity of the run: a hash of everything that determines its losses."""
         return _digest(self.what())
 
     @cached_property
@@ -79,15 +80,18 @@ class Cell:
 
     @property
     def label(self) -> str:
+        """Size, compute and seed in words, for messages."""
         arm = f"{self.arm} " if self.arm else ""
         return f"{arm}{self.size} at {self.training_flops:.2g} FLOPs seed {self.seed}"
 
     @property
     def batch_tokens(self) -> int:
+        """Tokens of one optimiser step."""
         return self.optim.batch_size * self.model.context_length
 
     @property
     def horizon_tokens(self) -> int:
+        """Tokens of the whole run."""
         return self.steps * self.batch_tokens
 
     @property
@@ -97,10 +101,12 @@ class Cell:
 
     @property
     def training_flops(self) -> int:
+        """Exact FLOPs of the whole run."""
         return self.steps * self.step_flops
 
     @property
     def tokens_per_param(self) -> float:
+        """Tokens over weight matrices with the head."""
         return self.horizon_tokens / n_matrices(self.model)
 
     @property
@@ -115,6 +121,7 @@ class Cell:
 
 
 def group_by_trunk(cells: Iterable[Cell]) -> dict[str, tuple[Cell, ...]]:
+    """Cells by the id of their trunk, the shortest first in each."""
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(cell.trunk_id, []).append(cell)

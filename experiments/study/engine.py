@@ -33,15 +33,15 @@ def decide(cell: Cell, where: WhereSpec) -> Engine:
     """The engine of a cell. Raises EngineError naming the cell, the setting and the remedy for what cannot work."""
     if cell.precision not in PRECISIONS:
         raise EngineError(f"where.precision must be one of {', '.join(PRECISIONS)}; not {cell.precision!r}")
-    asked = {"graph": where.graph, "compile": where.compile}
+    requested = {"graph": where.graph, "compile": where.compile}
     obstacle = {"graph": _no_graph(cell, where), "compile": _no_compile(cell, where)}
-    for key, value in asked.items():
+    for key, value in requested.items():
         if value and obstacle[key]:
             raise EngineError(f"{cell.label}: where.{key}=true is not possible: {obstacle[key]}; use where.{key}=null")
     on_cuda, large = where.device.startswith("cuda"), n_total(cell.model) >= LARGE
-    best = ("compile" if large else "graph") if on_cuda and True not in asked.values() else ""
-    by_itself = {key: key == best and value is None for key, value in asked.items()}
-    done = {key: bool(asked[key]) or (by_itself[key] and not obstacle[key]) for key in asked}
+    best = ("compile" if large else "graph") if on_cuda and True not in requested.values() else ""
+    by_itself = {key: key == best and value is None for key, value in requested.items()}
+    done = {key: bool(requested[key]) or (by_itself[key] and not obstacle[key]) for key in requested}
     bfloat16, recompute = cell.precision == "bfloat16", where.activation_checkpointing
     apart = bfloat16 or recompute or done["compile"] or where.distributed == "fsdp2"
     return Engine(

@@ -210,7 +210,7 @@ def most_epochs(study: Study) -> tuple[Cell, str]:
 
 
 def _short_warnings(cells: tuple[Cell, ...]) -> tuple[str, ...]:
-    """A line when cells end before they have learned anything that tells sizes apart."""
+    """A line when cells end before sizes differ in what they have learned."""
     short = sorted((cell for cell in cells if cell.steps < FEW_STEPS), key=lambda cell: cell.steps)
     if not short:
         return ()

@@ -37,7 +37,7 @@ def unknown_shapes(cells: Sequence[Cell], where: WhereSpec) -> list[Cell]:
 def measure(cells: Sequence[Cell], where: WhereSpec) -> None:
     """Measure the shapes of these cells and keep their rates for `known_speed`.
 
-    Raises CalibrationError with what the timing process said last if it failed.
+    Raises CalibrationError with the timing process's last message if it failed.
     """
     chosen = _spread([cell for cell in _by_shape(cells) if REFERENCE.step(cell) < LONGEST_STEP])
     if not chosen:

@@ -86,6 +86,7 @@ def _cell(cell: Cell, epochs: float, state: str, speed: Speed) -> dict:
 
 
 def plan_text(value: dict) -> str:
+    """A plan as lines for a reader."""
     return "\n\n".join([*map(_study_text, value["studies"]), f"speed: {value['speed']}"])
 
 
@@ -113,8 +114,8 @@ def _study_text(study: dict) -> str:
 
 
 def _packs_text(packs: Sequence[int]) -> list[str]:
-    told = f"packed: {sum(packs)} trunks in {len(packs)} packs, up to {max(packs, default=0)} in one step if they fit"
-    return [told + "; minutes are without the gain of that"] if packs else []
+    text = f"packed: {sum(packs)} trunks in {len(packs)} packs, up to {max(packs, default=0)} in one step if they fit"
+    return [text + "; minutes are without the gain of that"] if packs else []
 
 
 def _but_for_seed(cell: dict) -> tuple:
@@ -125,12 +126,12 @@ def _row(cells: list[dict]) -> tuple[str, ...]:
     """One line for the seeds of one size and budget."""
     c = cells[0]
     states = {cell["state"]: sum(other["state"] == cell["state"] for other in cells) for cell in cells}
-    told = " ".join(f"{n} {state}" if len(cells) > 1 else state for state, n in states.items())
+    text = " ".join(f"{n} {state}" if len(cells) > 1 else state for state, n in states.items())
     return (
         f"{c['arm']} {c['size']}".strip(), f"{c['n_params']:,}", f"{c['tokens']:,}", f"{c['tokens_per_param']:.3g}",
         f"{c['epochs']:.2f}", f"{c['steps']:,}", f"{c['flops']:.3g}", f"{c['learning_rate']:.3g}",
         f"{c['seconds'] / 60:.2f}",
-        _ranges(sorted({cell["seed"] for cell in cells})), told,
+        _ranges(sorted({cell["seed"] for cell in cells})), text,
     )  # fmt: skip
 
 
@@ -149,6 +150,7 @@ def _counts(states: pd.DataFrame, run_ids: Iterable[str]) -> dict[str, int]:
 
 
 def status_text(value: dict) -> str:
+    """The state of a store as lines for a reader."""
     table = [("study", *STATES), *((name, *map(str, counts.values())) for name, counts in value["studies"].items())]
     lines = _columns([*table, ("all", *map(str, value["counts"].values()))])
     for cell in value["cells"]:

@@ -21,7 +21,7 @@ _places: list[object] = []  # open files: their locks are this process' place in
 
 
 def worker_count(where: WhereSpec) -> int:
-    """Workers of a launch on this machine: one per core, or `workers_per_gpu` per GPU, unless told.
+    """Workers of a launch on this machine: one per core, or `workers_per_gpu` per GPU, unless `where.workers` says.
 
     Raises UsageError for an impossible number.
     """
@@ -49,7 +49,8 @@ def gpus(device: str) -> list[str]:
 
 
 def device_count() -> int:
-    import torch  # only where it is asked for: a launch on CPU leaves the import to its workers
+    """How many CUDA devices torch sees."""
+    import torch  # only for a device: a launch on CPU leaves the import to its workers
 
     return torch.cuda.device_count()
 
@@ -76,7 +77,7 @@ def mps_runs() -> bool:
 
 
 def time_slices(where: WhereSpec, workers: int) -> str:
-    """What to tell of workers that share a GPU; "" if none do, or MPS runs."""
+    """The note about workers that share a GPU; "" if none do, or MPS runs."""
     if where.device == "cpu" or (sharing := per_device(where, workers)) < 2 or mps_runs():
         return ""
     return (

@@ -39,7 +39,7 @@ class Snapshot:
     left: tuple[float, ...]
 
     def line(self, seconds: float, share_before: float, workers: int) -> str:
-        """What is told after so many seconds. The first finished cell corrects the prediction for all others."""
+        """The line after so many seconds. The first finished cell corrects the prediction for all others."""
         parts = [f"{self.done}/{self.cells} cells done", f"{self.running} running"]
         if self.wrong:
             parts.append(f"{self.wrong} failed, diverged or lost")
@@ -135,6 +135,6 @@ def closing_table(store: Store, cells: Sequence[Cell], seconds: float) -> str:
 
 
 def _sample_of_one(store: Store, cells: Sequence[Cell]) -> list[str]:
-    """What the model says, where one cell was asked for and is done."""
+    """The model's sample of text, where the launch is of one cell and it is done."""
     path = sample_file(store, cells[0].run_id)
     return [f"{path}:", path.read_text(encoding="utf-8")] if len(cells) == 1 and path.exists() else []

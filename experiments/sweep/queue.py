@@ -116,7 +116,7 @@ def finish(jobs: Sequence[Job], store: Store, start: Start) -> None:
         untouched = untouched + 1 if _is_untouched(batch, store, before) else 0
         if untouched == MAX_DEATHS:
             raise StoreError(
-                f"{untouched} times the launcher said that its work was done and nothing of it is in {store.root}: "
+                f"{untouched} times the launcher reported that its work was done and nothing of it is in {store.root}: "
                 "do its workers see that folder? Launch from one that every machine shares"
             )
 

@@ -2,7 +2,7 @@
 
 A task is a command, not a pickled function, so a task that SLURM requeues (a node lost, another job preferred, out of
 time) does what repeating a command does: it finds in the store what is finished and goes on from the checkpoints.
-Nothing is asked of an accounting database: the queue says what still runs, a file says how each task ended.
+No accounting database is needed: the queue says what still runs, a file says how each task ended.
 """
 
 import getpass
@@ -32,6 +32,7 @@ class Array:
     folder: Path
 
     def log(self, task: int) -> Path:
+        """The file of a task's output."""
         return self.folder / f"{self.job}_{task}.log"
 
     def failure(self, task: int) -> SlurmError | None:
@@ -59,7 +60,7 @@ def script(
     """The batch script of an array that runs each of `commands` once.
 
     `options` are options of sbatch by name, those that are None left out; `more` are further ones as typed. `setup` are
-    lines of shell that come first on the node. A task that is told, `warn_seconds` before its limit, that its time is
+    lines of shell that come first on the node. A task that is warned, `warn_seconds` before its limit, that its time is
     up goes back to the queue, as often as `max_restarts`: a task that never gets anywhere must end.
     """
     header = {
@@ -109,7 +110,7 @@ def submit(text: str, tasks: int, folder: Path) -> Array:
 def wait(array: Array, *, seconds: float, sleep: Callable[[float], None] = time.sleep) -> list[SlurmError | None]:
     """Wait until no task is in the queue; the failure of each task. An interrupt cancels what is left.
 
-    A controller that does not answer is asked again, for as long as it takes: the tasks go on without it.
+    A controller that does not answer is queried again, for as long as it takes: the tasks go on without it.
     """
     silent = False
     try:

@@ -39,8 +39,8 @@ def time_cells(cells: Sequence[Cell], seconds: float, where: WhereSpec) -> list[
     is captured or compiled for it.
     """
     passes = PASSES if where.device == "cpu" else 1
-    told = [[_time(cell, seconds / passes / len(cells), where) for cell in cells] for _ in range(passes)]
-    return [tuple(map(min, zip(*rates, strict=True))) for rates in zip(*told, strict=True)]
+    measured = [[_time(cell, seconds / passes / len(cells), where) for cell in cells] for _ in range(passes)]
+    return [tuple(map(min, zip(*rates, strict=True))) for rates in zip(*measured, strict=True)]
 
 
 def _time(cell: Cell, seconds: float, where: WhereSpec) -> tuple[float, float]:
@@ -87,6 +87,7 @@ def noise(cell: Cell) -> SimpleNamespace:
 
 
 def main() -> None:
+    """Read cells from standard input, then answer every line with their times, until there is no more."""
     cells, where = pickle.load(sys.stdin.buffer)  # from the process that started this one
     configure_process(where.threads)
     print("ready", flush=True)

@@ -127,7 +127,7 @@ def _left(cells: Sequence[Cell], store: Store, where: WhereSpec) -> list[Cell]:
 
 
 def unsettled(store: Store, trunk_id: str) -> dict[str, int]:
-    """Branch step of each cell of a trunk that has no result, whichever study asked for it."""
+    """Branch step of each cell of a trunk that has no result, whichever study lists it."""
     states = store.states()
     left = states[(states["trunk_id"] == trunk_id) & ~states["state"].isin(SETTLED)]
     return dict(zip(left["run_id"], left["branch_step"], strict=True))
@@ -217,7 +217,7 @@ def _settle(cell: Cell, rows: list[dict], store: Store, study: Study) -> None:
 
 @contextmanager
 def _heartbeat(claim: Claim) -> Iterator[dict]:
-    """Keep a claim alive from a thread while the body runs; yields the progress that it tells."""
+    """Keep a claim alive from a thread while the body runs; yields the progress that it records."""
     progress, stop = {"step": 0}, threading.Event()
 
     def beat() -> None:

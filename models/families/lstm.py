@@ -14,6 +14,7 @@ class LSTMFamily(Family):
     size_prefix = "lstm-"
 
     def build(self, config: ModelConfig) -> "LSTM":
+        """An `LSTM`, weights uninitialised."""
         from isoflop.models.lstm import LSTM
 
         return LSTM(config)
@@ -27,12 +28,15 @@ class LSTMFamily(Family):
         return {"norm": (8 * config.n_layer + 1) * config.d_model}
 
     def activations(self, config: ModelConfig, *, hand_written: bool) -> float:
+        """Floats a token and layer that a backward pass needs."""
         return 16 * config.d_model
 
     def no_graph(self, config: ModelConfig) -> str:
+        """Why its step is not captured in a CUDA graph."""
         return "cuDNN runs the layers of an LSTM in few launches already, and is not known to bear a capture"
 
     def no_compile(self, config: ModelConfig) -> str:
+        """Why torch.compile has nothing to offer to it."""
         return "torch.compile leaves the layers of an LSTM as they are"
 
 

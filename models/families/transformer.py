@@ -17,6 +17,7 @@ class TransformerFamily(Family):
     attends = True
 
     def build(self, config: ModelConfig) -> "Transformer | Variant":
+        """A `Transformer` where every part is the default one, else a `Variant`; weights uninitialised."""
         if config.plain:
             from isoflop.models.transformer import Transformer
 
@@ -48,24 +49,30 @@ class TransformerFamily(Family):
         }
 
     def activations(self, config: ModelConfig, *, hand_written: bool) -> float:
+        """Floats a token and layer that a backward pass needs."""
         if hand_written:  # q k v and output, two inputs, gate, up and hidden, the weights of attention
             return 6 * config.d_model + 3 * config.mlp_width + config.n_head * config.context_length
         experts = config.experts_per_token if config.experts else 1
         return 12 * config.d_model + (4 if config.activation == "swiglu" else 2) * experts * config.mlp_width
 
     def hand_written(self, config: ModelConfig) -> bool:
+        """Only of default parts."""
         return config.plain
 
     def packs(self, config: ModelConfig) -> bool:
+        """Unless it has experts."""
         return not config.experts
 
     def no_graph(self, config: ModelConfig) -> str:
+        """Experts: the host reads how many tokens each gets."""
         return "how many tokens each expert gets is read on the host" if config.experts else ""
 
     def no_compile(self, config: ModelConfig) -> str:
+        """Experts: their shapes change from batch to batch."""
         return "how many tokens each expert gets changes from batch to batch" if config.experts else ""
 
     def is_llama(self, config: ModelConfig) -> bool:
+        """Only of default parts."""
         return config.plain
 
 

@@ -27,29 +27,37 @@ class Ops(Protocol):
     `keep` says whether what `Backward` needs is to be kept; without it the function returned must not be called.
     """
 
-    def product(
-        self, a_IK: Tensor, b_KJ: Tensor, *, plus: Tensor | None = None, out: Tensor | None = None
-    ) -> Tensor: ...
+    def product(self, a_IK: Tensor, b_KJ: Tensor, *, plus: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+        """a (I, K) times b (K, J), or `plus` added to it, in `out` if given."""
 
-    def embed(self, embedding_VD: Tensor, tokens_N: Tensor) -> Tensor: ...
+    def embed(self, embedding_VD: Tensor, tokens_N: Tensor) -> Tensor:
+        """The rows of the tokens as columns, (D, N)."""
 
-    def embed_backward(self, tokens_N: Tensor, dx_DN: Tensor, gradient_VD: Tensor) -> None: ...
+    def embed_backward(self, tokens_N: Tensor, dx_DN: Tensor, gradient_VD: Tensor) -> None:
+        """Add the columns of dx (D, N) to the rows of their tokens in the gradient (V, D)."""
 
-    def fold_backward(self, gradient_ED: Tensor, weight_ED: Tensor, gain_D: Tensor, dgain_D: Tensor) -> None: ...
+    def fold_backward(self, gradient_ED: Tensor, weight_ED: Tensor, gain_D: Tensor, dgain_D: Tensor) -> None:
+        """From the gradient of weight x gain (E, D): that of the weight in place, that of the gain (D) in `dgain_D`."""
 
-    def norm_scale(self, x_DN: Tensor) -> Tensor: ...
+    def norm_scale(self, x_DN: Tensor) -> Tensor:
+        """1 / rms of every column, (N)."""
 
-    def norm_backward(self, g_DN: Tensor, x_DN: Tensor, scale_N: Tensor, residual_DN: Tensor | None) -> Tensor: ...
+    def norm_backward(self, g_DN: Tensor, x_DN: Tensor, scale_N: Tensor, residual_DN: Tensor | None) -> Tensor:
+        """Gradient of x (D, N) plus the residual's, from the gradient with the norm's scale held constant."""
 
-    def swiglu(self, gate_up_EN: Tensor, scale_N: Tensor, *, keep: bool) -> tuple[Tensor, Backward]: ...
+    def swiglu(self, gate_up_EN: Tensor, scale_N: Tensor, *, keep: bool) -> tuple[Tensor, Backward]:
+        """Hidden activations (F, N) of scaled gate and up (2 F, N), and the gradient of these."""
 
     def attend(
         self, qkv_EN: Tensor, scale_N: Tensor, n_head: int, shape: torch.Size, *, keep: bool
-    ) -> tuple[Tensor, Backward]: ...
+    ) -> tuple[Tensor, Backward]:
+        """Causal attention of scaled q, k, v (3 D, N), `shape` (B, T): (D, N), and the gradient of q, k, v."""
 
-    def cross_entropy(self, logits_NV: Tensor, scale_N: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]: ...
+    def cross_entropy(self, logits_NV: Tensor, scale_N: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean loss in nats/token of scaled logits (N, V), and its gradient by them."""
 
-    def score(self, logits_NV: Tensor, scale_N: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]: ...
+    def score(self, logits_NV: Tensor, scale_N: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Nats of every target, and whether it is the most likely token, both (N)."""
 
 
 def product(a_IK: Tensor, b_KJ: Tensor, *, plus: Tensor | None = None, out: Tensor | None = None) -> Tensor:

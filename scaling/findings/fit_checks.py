@@ -16,7 +16,7 @@ def converged(case: Case) -> Iterator[Finding]:
     fit = case.fit
     if fit.status == "not_converged":
         yield Finding(
-            "not_converged", "fail", fit.message, "fix a parameter (--fix E=0), or add runs that tell them apart"
+            "not_converged", "fail", fit.message, "fix a parameter (--fix E=0), or add runs that separate them"
         )
     if fit.share_at_best < 0.2:
         yield Finding(
@@ -65,7 +65,7 @@ def conditioning(case: Case) -> Iterator[Finding]:
             yield Finding(
                 "collinear", "fail",
                 f"tokens per parameter vary by a factor {spread:.3g} only (correlation of ln n_params and ln tokens "
-                f"{correlation:.4f}): alpha, beta and the optimal size cannot be told apart, and are refused",
+                f"{correlation:.4f}): alpha, beta and the optimal size cannot be separated, and are refused",
                 "add runs at the same sizes with 4 times fewer and 4 times more tokens",
             )  # fmt: skip
             return

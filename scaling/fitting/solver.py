@@ -155,7 +155,7 @@ class _Block:
         converged, steps = np.zeros(count, dtype=bool), np.full(count, max_steps)
         for step in range(max_steps):
             move, predicted = self._step(state, exact=self.problem.has_curvature or step >= LATE)
-            # Rounding of the residuals bounds how far the objective of an exact fit can be told from zero.
+            # Rounding of the residuals bounds how far the objective of an exact fit can be distinguished from zero.
             noise = ROUNDING**2 * np.maximum(state.weights.sum(axis=-1), 1.0)
             done = np.abs(predicted) <= self.tolerance * (state.value + state.pull) + noise
             done &= state.damping <= TRUSTED

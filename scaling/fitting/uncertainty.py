@@ -135,7 +135,7 @@ def jackknife(fit: Fit) -> Draws:
 def bootstrap(fit: Fit, n: int = 1000, *, by: str = "auto", seed: int = 0) -> Draws:
     """The law refitted to n resamples of whole clusters, drawn with replacement (Efron 1979).
 
-    `by` names the column that tells clusters apart, or "row"; "auto" is that of the points. Raises ValueError for an
+    `by` names the column of the clusters, or "row"; "auto" is that of the points. Raises ValueError for an
     unknown column or fewer than two resamples.
 
     >>> import isoflop
