@@ -54,3 +54,12 @@ def test_its_command_takes_these_options_and_a_run():
     assert options["port"] == int(step("EXPOSE"))
     assert options["host"] == "0.0.0.0"  # of the container: the line above publishes it on loopback alone
     assert f"-p 127.0.0.1:{options['port']}:{options['port']}" in TEXT
+
+
+def test_it_runs_as_a_user_and_asks_for_its_health():
+    user = step("USER")
+    assert re.search(rf"useradd .*\b{user}$", step("RUN"))
+    words = [instruction for instruction, _ in STEPS]
+    assert words.index("RUN") < words.index("USER") < words.index("ENTRYPOINT")
+    assert f"http://127.0.0.1:{step('EXPOSE')}/health" in step("HEALTHCHECK")
+    compile(json.loads(step("HEALTHCHECK").partition("CMD ")[2])[2], "HEALTHCHECK", "exec")

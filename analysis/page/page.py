@@ -59,7 +59,7 @@ def page(e: Evidence, *, missing: dict[str, str], provenance: str) -> str:
         nav=" ".join(f'<a href="#{name}">{escape(heading)}</a>' for name, heading, _ in parts),
         main="\n".join(_section(*part) for part in parts),
         bundle=javascript().value.replace("</script", "<\\/script"),
-        data=json.dumps(data, separators=(",", ":"), allow_nan=False).replace("</", "<\\/"),
+        data=script_json(data),
         script=(HERE / "page.js").read_text(),
     )
 
@@ -119,6 +119,11 @@ def _slug(title: str) -> str:
 
 def _text(e: Evidence, write: Callable[[Evidence], str]) -> Callable[[], str]:
     return lambda: _markdown(write(e))
+
+
+def script_json(data: object) -> str:
+    """JSON for a <script> element: names inside cannot end it, nor open a comment or a script of their own."""
+    return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 def _markdown(text: str) -> str:

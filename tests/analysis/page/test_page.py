@@ -15,7 +15,7 @@ from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.page.calculator import ABOVE, BELOW, calculator_frame
 from isoflop.analysis.page.checklist import checklist
 from isoflop.analysis.page.data import MOST_RUNS, datasets, law_names
-from isoflop.analysis.page.page import page
+from isoflop.analysis.page.page import page, script_json
 from isoflop.analysis.report import write_report
 from isoflop.scaling.design.simulate import simulate_points, simulate_study
 from isoflop.scaling.laws.chinchilla import Chinchilla
@@ -209,3 +209,10 @@ def test_the_fit_needs_no_charts():
         "sys.exit(bool({'altair', 'vl_convert', 'matplotlib'} & {*sys.modules}))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_names_in_the_data_stay_data():
+    for name in ("<!--<script>", "</script>", "</SCRIPT ", "<"):
+        text = script_json({"arm": name})
+        assert "<" not in text
+        assert json.loads(text) == {"arm": name}
