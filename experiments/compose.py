@@ -42,6 +42,67 @@ def compose_all(arguments: Sequence[str]) -> list[ExperimentConfig]:
         return [to_spec(compose("config", overrides=one, return_hydra_config=True)) for one in sets]
 
 
+LAUNCHER_OPTIONS = (
+    "partition", "account", "qos", "constraint", "time", "nodes", "cpus_per_task", "gres", "mem", "job_name",
+    "trunks_per_task", "parallel", "warn_seconds", "max_restarts", "poll_seconds", "n_jobs",
+)  # fmt: skip
+_SET_BY_HYDRA = ("overrides", "runtime", "searchpath", "job")
+
+
+def check_kept(overrides: Sequence[str], source: str) -> None:
+    """Refuse overrides out of a store, which may be anybody's, unless they set keys of the schema and nothing else.
+
+    Beyond the schema only a launcher by its name, those of its options that run no command, and folders of studies are
+    accepted; files in those folders may set nothing of Hydra's own. Raises UsageError naming `source` and the override.
+    """
+    remedy = "type the launch again with isoflop run if you trust it"
+    for override in overrides:
+        if override.startswith("-") or not _is_kept(override):
+            raise UsageError(f"{source}: the override {override[:200]!r} is not one that a store may hold; {remedy}")
+    ours = [one for one in overrides if one.lstrip("+").startswith("hydra") and not one.startswith("hydra.searchpath")]
+    with others_hydra_kept(), readable_errors(), initialize_config_module("isoflop.conf", version_base="1.3"):
+        known = _hydra_settings(ours)
+        for one in split_overrides(overrides, GlobalHydra.instance().config_loader()):
+            for key, value in _hydra_settings(one).items():
+                if value != known.get(key):
+                    raise UsageError(f"{source}: a file that its overrides name sets hydra.{key}; {remedy}")
+
+
+def _hydra_settings(overrides: Sequence[str]) -> dict:
+    """Hydra's part of a composed tree, less what differs between any two: plain values, nothing resolved."""
+    node = compose("config", overrides=list(overrides), return_hydra_config=True).hydra
+    plain = cast(dict, OmegaConf.to_container(node, resolve=False))
+    job = {key: plain["job"].get(key) for key in ("chdir", "env_set", "env_copy")}
+    return {key: value for key, value in plain.items() if key not in _SET_BY_HYDRA} | {"job": job}
+
+
+def _is_kept(override: str) -> bool:
+    """Whether an override sets a key of the schema, a launcher or its options, or file:// folders of studies."""
+    if "_target_" in override or "hydra:" in override:
+        return False
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException:
+        return False
+    key = parsed.key_or_group
+    if parsed.is_delete() or parsed.package is not None:
+        return False
+    if not key.startswith("hydra"):
+        return key.split(".")[0] in {"experiment", *(one.name for one in fields(ExperimentConfig))}
+    if parsed.is_add() or parsed.is_force_add() or parsed.is_sweep_override():
+        return False
+    value = parsed.value()
+    if key == "hydra.searchpath":
+        return isinstance(value, list) and all(_plain_text(one).startswith("file://") for one in value)
+    launcher = key == "hydra/launcher" and re.fullmatch(r"\w+", _plain_text(value)) is not None
+    option = key.startswith("hydra.launcher.") and key.removeprefix("hydra.launcher.") in LAUNCHER_OPTIONS
+    return launcher or option or (key, value) == ("hydra.mode", "MULTIRUN")
+
+
+def _plain_text(value: object) -> str:
+    return value.text if isinstance(value, QuotedString) else str(value)
+
+
 @contextmanager
 def others_hydra_kept() -> Iterator[None]:
     """Set aside what other code of this process initialised Hydra with, and put it back at the end."""

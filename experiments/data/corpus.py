@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from isoflop.experiments.config import DataSpec
+from isoflop.experiments.config import DataSpec, check_name
 from isoflop.experiments.data import CorpusError
 from isoflop.experiments.data.shards import MANIFEST, write_corpus
 from isoflop.experiments.data.sources import Source, source_of
@@ -62,6 +62,7 @@ def prepare(data: DataSpec, root: Path) -> Corpus:
     Raises CorpusError for globs that match nothing, unreadable files, a split with an empty side, or too few tokens
     for one window on either side.
     """
+    check_name(data.name, "data.name")
     source = source_of(data)
     source.check()
     files = source.files()

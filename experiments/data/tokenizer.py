@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from isoflop.experiments.config import check_name
+
 
 class TokenizerError(ValueError):
     """A tokenizer cannot be made, or does not fit what it is used with."""
@@ -166,7 +168,7 @@ def find_tokenizer(tokenizer_id: str, vocab_size: int, folder: Path) -> Tokenize
         return Bytes()
     if tokenizer_id == "none":
         return Numbers(vocab_size)
-    path = folder / f"{tokenizer_id}.json"
+    path = folder / f"{check_name(tokenizer_id, 'tokenizer_id')}.json"
     if not path.is_file():
         raise TokenizerError(f"{path}: no such file; the run's tokenizer {tokenizer_id} belongs there")
     tokenizer = Library(path.read_text(encoding="utf-8"))

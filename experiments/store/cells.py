@@ -15,6 +15,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_type_hints
 
+from isoflop.experiments.config import check_name
 from isoflop.experiments.store.claims import read_json, write_json
 from isoflop.experiments.store.store import Store, StoreError
 from isoflop.experiments.study.cell import Cell
@@ -50,6 +51,8 @@ def read_cells(store: Store, trunk_ids: Iterable[str], key: str) -> Study:
             )
         try:
             name, hold_out = str(value["study"]), tuple(value["hold_out"])
+            if name:
+                check_name(name, "study")
             found = [(plain["run_id"], _from_plain(Cell, _without_id(plain))) for plain in value["cells"]]
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"{path}: not the cells of a trunk ({error}); isoflop run writes the file anew") from error
@@ -90,4 +93,4 @@ def _from_plain(kind: Any, value: Any) -> Any:
 
 
 def _file(store: Store, trunk_id: str, key: str) -> Path:
-    return store.trunk_folder(trunk_id) / f"cells-{key}.json"
+    return store.trunk_folder(trunk_id) / f"cells-{check_name(key, 'where.cells')}.json"

@@ -22,6 +22,7 @@ from typing import Any
 
 import pandas as pd
 
+from isoflop.experiments.config import check_name
 from isoflop.experiments.store import claims
 from isoflop.experiments.store.claims import Claim, read_json, write_json
 from isoflop.scaling.table.runs import RUN_FILE, is_run_table
@@ -57,11 +58,11 @@ class Store:
 
     def run_file(self, run_id: str) -> Path:
         """Where the rows of a run are, once it has ended."""
-        return self.root / "cells" / run_id / RUN_FILE
+        return self.root / "cells" / check_name(run_id, "run_id") / RUN_FILE
 
     def trunk_folder(self, trunk_id: str) -> Path:
         """The folder of a trunk's claim and checkpoints."""
-        return self.root / "trunks" / trunk_id
+        return self.root / "trunks" / check_name(trunk_id, "trunk_id")
 
     def claim(self, trunk_id: str) -> Claim | None:
         """Claim a trunk to train it; None while a living process has it."""
@@ -85,7 +86,7 @@ class Store:
 
     def write_study(self, name: str, cells: Iterable[Mapping], **about: object) -> None:
         """List the cells of a study. Cells launched without a study are added to those launched before."""
-        path = self.root / "studies" / f"{name or 'single'}.json"
+        path = self.root / "studies" / f"{check_name(name or 'single', 'study.name')}.json"
         listed = {} if name else {cell["run_id"]: cell for cell in (read_json(path) or {"cells": []})["cells"]}
         listed |= {cell["run_id"]: dict(cell) for cell in cells}
         write_json(path, {"name": name, "cells": list(listed.values()), **about})
@@ -93,12 +94,12 @@ class Store:
     def write_launch(self, arguments: Sequence[str], folder: str) -> str:
         """Keep what was typed to launch cells, and where; returns the id that their listings name."""
         launch_id = hashlib.sha256(json.dumps([list(arguments), folder]).encode()).hexdigest()[:12]
-        write_json(self._launch_file(launch_id), {"arguments": list(arguments), "folder": folder})
+        write_json(self.launch_file(launch_id), {"arguments": list(arguments), "folder": folder})
         return launch_id
 
     def read_launch(self, launch_id: str) -> tuple[list[str], str] | None:
         """Arguments and folder of a launch, None if it was not kept."""
-        launch = read_json(self._launch_file(launch_id)) if launch_id else None
+        launch = read_json(self.launch_file(launch_id)) if launch_id else None
         return (launch["arguments"], launch["folder"]) if launch else None
 
     def studies(self) -> dict[str, dict]:
@@ -129,17 +130,24 @@ class Store:
                 )
 
     def _state_file(self, run_id: str) -> Path:
-        return self.root / "cells" / run_id / "state.json"
+        return self.root / "cells" / check_name(run_id, "run_id") / "state.json"
 
-    def _launch_file(self, launch_id: str) -> Path:
-        return self.root / "launches" / f"{launch_id}.json"
+    def launch_file(self, launch_id: str) -> Path:
+        """Where the arguments of a launch are kept."""
+        return self.root / "launches" / f"{check_name(launch_id, 'launch')}.json"
 
     def _row(self, run_id: str, listed: Mapping, holders: dict) -> dict:
-        row = {**_EMPTY, "run_id": run_id, **listed, **(read_json(self._state_file(run_id)) or {})}
+        path = self._state_file(run_id)
+        row = {**_EMPTY, "run_id": run_id, **listed, **(read_json(path) or {})}
+        if row["run_id"] != run_id:
+            raise StoreError(f"{path}: it names another run, {str(row['run_id'])[:120]!r}; delete {path.parent}")
+        for key in ("trunk_id", "launch"):
+            if row[key] != "":
+                check_name(row[key], f"{path}: {key}")
         if row["state"] == "running":
             trunk = row["trunk_id"]
             if trunk not in holders:
-                holders[trunk] = claims.holder(self.trunk_folder(trunk))
+                holders[trunk] = claims.holder(self.trunk_folder(trunk)) if trunk else None
             live = holders[trunk]
             row["state"] = "running" if live else "lost"
             row |= {"heartbeat": live["heartbeat"], "step": min(live.get("step", 0), row["steps"])} if live else {}

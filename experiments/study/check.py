@@ -7,7 +7,7 @@
 import dataclasses
 import math
 
-from isoflop.experiments.config import BudgetSpec, ExperimentConfig, ModelSpec, WhereSpec, WindowSpec
+from isoflop.experiments.config import BudgetSpec, ExperimentConfig, ModelSpec, WhereSpec, WindowSpec, check_name
 from isoflop.experiments.study.arms import variants
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.engine import decide
@@ -39,6 +39,8 @@ def check_study(config: ExperimentConfig) -> None:
 
     Raises StudyError, or the ValueError of an arm, a size, a model's shape, an optimiser's rule or a schedule.
     """
+    if config.study.name:
+        check_name(config.study.name, "study.name")
     for variant in variants(config):
         study, shapes = variant.study, _shapes(variant)
         if study.cells:

@@ -11,7 +11,15 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
-from isoflop.experiments.config import BudgetSpec, DataSpec, ExperimentConfig, ModelSpec, ReplicateSpec, WindowSpec
+from isoflop.experiments.config import (
+    BudgetSpec,
+    DataSpec,
+    ExperimentConfig,
+    ModelSpec,
+    ReplicateSpec,
+    WindowSpec,
+    check_name,
+)
 from isoflop.experiments.data.batches import count_windows
 from isoflop.experiments.study.arms import variants
 from isoflop.experiments.study.cell import Cell, group_by_trunk, trunk_steps

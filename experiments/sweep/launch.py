@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from isoflop.experiments.compose import UsageError, job_overrides
-from isoflop.experiments.config import ExperimentConfig, WhereSpec
+from isoflop.experiments.config import ExperimentConfig, WhereSpec, check_name
 from isoflop.experiments.cost.cost import Speed, cores, makespan, trunk_seconds
 from isoflop.experiments.cost.memory import available_bytes, check_memory
 from isoflop.experiments.cost.shape_key import place
@@ -148,6 +148,9 @@ def run_launch(launch: Launch, start: Start, *, typed: Sequence[str] = ()) -> in
     """
     where = launch.where
     check_trackers(where.trackers)
+    if "tensorboard" in where.trackers:  # an arm is part of the folder of its curves
+        for arm in {cell.arm for cell in launch.cells if cell.arm}:
+            check_name(arm, "arm")
     if launch.workers is not None and where.distributed == "none":
         check_memory(launch.unfinished, where, per_device(where, launch.workers), available_bytes(where.device))
     with readable_disk_errors(launch.runs):

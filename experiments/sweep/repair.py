@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from isoflop.experiments.compose import check_kept
+from isoflop.experiments.config import check_name
 from isoflop.experiments.store.claims import CLAIM_FILE, holder
 from isoflop.experiments.store.store import SETTLED, Store, StoreError
 from isoflop.experiments.training.checkpoint_files import SHARDED, discard, needless, size
@@ -56,7 +58,8 @@ def choose(store: Store, states: Sequence[str], run_id: str | None) -> pd.DataFr
 def relaunches(store: Store, cells: pd.DataFrame) -> list[Relaunch]:
     """These cells by the launch that asked for them last.
 
-    Raises StoreError naming a cell of which the store does not know how it was launched.
+    Raises StoreError naming a cell of which the store does not know how it was launched, and UsageError naming a
+    launch that holds more than settings of a study.
     """
     found = []
     for launch_id, group in cells.groupby("launch", sort=False):
@@ -66,7 +69,14 @@ def relaunches(store: Store, cells: pd.DataFrame) -> list[Relaunch]:
                 f"run {group['run_id'].iloc[0]} ({group['label'].iloc[0]}): the store does not say how it was "
                 "launched; `isoflop retry --mark` marks it as planned, then type its `isoflop run` again"
             )
-        found.append(Relaunch(tuple(launch[0]), launch[1], tuple(group["run_id"])))
+        arguments, folder = launch
+        source = str(store.launch_file(str(launch_id)))
+        if not (isinstance(arguments, list) and isinstance(folder, str) and all(isinstance(a, str) for a in arguments)):
+            raise StoreError(f"{source}: not a launch (arguments, a list of texts, and folder); delete it")
+        check_kept(arguments, source)
+        for run_id in group["run_id"]:
+            check_name(run_id, f"{source}: run_id")
+        found.append(Relaunch(tuple(arguments), folder, tuple(group["run_id"])))
     return found
 
 

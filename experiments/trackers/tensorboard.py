@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from isoflop.experiments.config import check_name
 from isoflop.experiments.trackers.record import CURVES, TrackedRun
 
 
@@ -49,6 +50,9 @@ class TensorBoard:
             writer.close()
 
     def _open(self, run: TrackedRun) -> tuple[SummaryWriter, int]:
+        for key in ("study", "arm", "size"):
+            if run.settings.get(key):
+                check_name(run.settings[key], key)
         folder = self.root / run.study / run.name
         last = last_step(folder)
         writer = SummaryWriter(folder, purge_step=last + 1 if last >= 0 else None)

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from isoflop.experiments import app
+from isoflop.experiments.compose import UsageError, check_kept
 from isoflop.experiments.store.store import open_store
 from isoflop.experiments.training import trainer
 from isoflop.experiments.training.checkpoint_files import saved
@@ -221,3 +222,45 @@ def test_a_study_in_a_folder_of_the_users_own_is_planned_run_and_retried(typed, 
         code, _, err = typed(command, "--config-dir", "../nowhere", "experiment=own")
         assert code == 2
         assert "--config-dir ../nowhere: there is no such folder" in err
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "+hydra.callbacks.x={_target_: shutil.copy}", "hydra.callbacks={x: {_target_: a.b}}", "++hydra.job.env_set.A=b",
+        "hydra/launcher=../../x", "hydra.launcher._target_=os.system", "hydra.launcher.setup=[touch P]",
+        "hydra.launcher.command=[touch]", "hydra.launcher.more=['--wrap=touch P']", "hydra.run.dir=/tmp/x",
+        "hydra/callbacks=x", "hydra.searchpath=[pkg://os]", "hydra.sweeper._target_=os.system", "~hydra.launcher",
+        "experiment@hydra=quick", "unknown.key=1", "--multirun", "-cn=x", "no override",
+        "study.name={_target_: a.b}",
+        "hydra.job_logging={formatters: {x: {(): os.system}}}",
+    ],
+)  # fmt: skip
+def test_a_launch_in_a_store_sets_keys_of_the_schema_or_is_refused_by_name(here, override):
+    with pytest.raises(UsageError, match=r"launches/a\.json") as error:
+        check_kept(["study.name=x", override], "launches/a.json")
+    assert repr(override) in str(error.value)
+
+
+def test_launches_as_they_are_typed_are_accepted():
+    slurm = ("hydra/launcher=slurm_cpu", "hydra.launcher.partition=p", "hydra.launcher.trunks_per_task=2")
+    check_kept([*STUDY, "seed=0,1", "+study.arms.a={optim: {beta1: 0.8}}", "hydra.mode=MULTIRUN"], "x")
+    check_kept(["experiment=quick", "model=d16", *slurm], "x")
+
+
+def test_retry_runs_nothing_out_of_a_store(typed, here, tmp_path):
+    typed("run", *STUDY[:1], *STUDY[3:], "model=d6", "budget.flops=2e8")
+    (kept,) = (here / "runs" / "launches").glob("*.json")
+    (tmp_path / "evil" / "experiment").mkdir(parents=True)
+    callback = "callbacks: {x: {_target_: shutil.copy, src: a, dst: b}}"
+    (tmp_path / "evil" / "experiment" / "e.yaml").write_text(f"# @package _global_\nhydra: {{{callback}}}\n")
+    launch = json.loads(kept.read_text())
+    open_store(here / "runs").record(states(here).index[0], "failed")
+    searchpath = f"hydra.searchpath=['file://{tmp_path / 'evil'}']"
+    for more in (["+hydra.callbacks.x={_target_: shutil.copy}"], [searchpath, "experiment=e"]):
+        kept.write_text(json.dumps(launch | {"arguments": launch["arguments"] + more}))
+        code, _, err = typed("retry")
+        assert code == 2
+        assert kept.name in err
+        assert "callbacks" in err
+        assert set(states(here)["state"]) == {"failed"}
