@@ -125,9 +125,12 @@ def clean(
     litter = repair.find_litter(store, trunks=trunks)
     summary = repair.litter_text(litter)
     if yes:
-        typer.echo(f"removed {summary}: {repair.remove(store, litter):,} bytes")
-    else:
-        typer.echo(f"to remove: {summary}: {litter.n_bytes:,} bytes; --yes removes them")
+        freed, failed = repair.remove(store, litter)
+        typer.echo(f"removed {summary}: {freed:,} bytes")
+        for line in failed:
+            typer.echo(line, err=True)
+        raise SystemExit(1 if failed else 0)
+    typer.echo(f"to remove: {summary}: {litter.n_bytes:,} bytes; --yes removes them")
 
 
 @app.command(context_settings=HYDRA, rich_help_panel=RUN)

@@ -34,6 +34,10 @@ from isoflop.models.weights import WEIGHTS_FILE, WeightsError, fill, read_tensor
 
 PROVENANCE_FILE = "isoflop.json"
 SCRIPT_FILE = "model.pt"
+WRITTEN = {
+    WEIGHTS_FILE, SCRIPT_FILE, PROVENANCE_FILE, "README.md", "tokenizer.json", "config.json", "generation_config.json",
+    "tokenizer_config.json", "chat_template.jinja",
+}  # fmt: skip
 CHAT_TEMPLATE = """\
 {%- for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{%- endfor %}
 {%- if add_generation_prompt %}{{ 'assistant: ' }}{%- endif %}"""
@@ -72,9 +76,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     Raises ValueError for a folder that holds anything but an earlier export.
     """
     folder = Path(os.path.abspath(folder))
-    replaceable = folder.is_dir() and ((folder / PROVENANCE_FILE).exists() or not any(folder.iterdir()))
-    if folder.exists() and not replaceable:
-        raise ValueError(f"{folder} exists and is not an export (no {PROVENANCE_FILE} in it); name a new folder")
+    _check_replaceable(folder)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
     try:
@@ -84,6 +86,20 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Raise ValueError unless `folder` is new, empty, or holds the files of an export and no other."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise ValueError(f"{folder} exists and is not a folder; name a new folder")
+    inside = sorted(folder.iterdir()) if folder.exists() else []
+    if inside and not (folder / PROVENANCE_FILE).exists():
+        raise ValueError(f"{folder} exists and is not an export (no {PROVENANCE_FILE} in it); name a new folder")
+    for path in inside:
+        if path.name not in WRITTEN or path.is_symlink() or not path.is_file():
+            raise ValueError(
+                f"{folder} holds {path.name!r}, which no export writes; move it away, or name a new folder"
+            )
 
 
 def read_folder(folder: Path) -> Transformer:

@@ -74,7 +74,10 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str,
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode & 0o777  # as the umask has it, like the files beside; safetensors makes it 0600
         save_file({name: t.float().cpu().clone() for name, t in tensors.items()}, temporary, metadata)
+        temporary.chmod(mode)
         os.replace(temporary, path)
     except SafetensorError as error:
         if number := re.search(r"os error (\d+)", str(error)):

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
@@ -26,7 +26,18 @@ def export(trained: Trained, folder: Path) -> Path:
 def provenance(trained: Trained) -> dict[str, Any]:
     """The final row of the run table and the resolved configuration, ready for JSON."""
     row = {name: None if _missing(value) else value for name, value in trained.final.items()}
-    return {"run": row, "config": trained.config}
+    return cast(dict[str, Any], without_folders({"run": row, "config": trained.config}))
+
+
+def without_folders(value: object) -> object:
+    """`value` with the last part alone of every absolute path in it: an export names no folder of this machine."""
+    if isinstance(value, dict):
+        return {key: without_folders(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(part) for part in value]
+    if isinstance(value, Path):
+        value = str(value)
+    return value.rpartition("/")[2] if isinstance(value, str) and value.startswith(("/", "file:///", "~/")) else value
 
 
 def card(trained: Trained) -> str:
@@ -87,7 +98,11 @@ def _beginning(config: dict) -> str:
     parent = config.get("parent")
     if not parent:
         return "random weights"
-    return f"the weights of run `{parent['run_id']}`" if parent["run_id"] else f"the checkpoint in {parent['folder']}"
+    return (
+        f"the weights of run `{parent['run_id']}`"
+        if parent["run_id"]
+        else f"the checkpoint {Path(parent['folder']).name}"
+    )
 
 
 def _bits(row: dict) -> str:

@@ -118,6 +118,6 @@ def _exists(pid: int) -> str | None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    with open(folder / ".lock", "w") as file:
+    with open(folder / ".lock", "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # the kernel drops it when the process dies
         yield

@@ -5,7 +5,7 @@ files can be removed; results (rows, weights, tokenizers) never are.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,26 +107,45 @@ class Litter:
 def find_litter(store: Store, *, trunks: bool = False) -> Litter:
     """Look through the store. With `trunks`, also the furthest state of each trunk that has no cell left to train."""
     pending = _pending(store)
-    folders = [path for path in sorted(store.root.glob("trunks/*")) if path.is_dir()]
+    folders = [path for path in sorted(store.root.glob("trunks/*")) if path.is_dir() and _inside(store.root, path)]
     idle = [folder for folder in folders if holder(folder) is None]
     checkpoints = []
     for folder in idle:
         left = pending.get(folder.name, {})
-        checkpoints += [one.path for one in needless(folder, left, keep_furthest=bool(left) or not trunks)]
+        found = needless(folder, left, keep_furthest=bool(left) or not trunks)
+        checkpoints += [one.path for one in found if _inside(store.root, one.path.parent)]
     claims = [folder / CLAIM_FILE for folder in idle if (folder / CLAIM_FILE).exists()]
     return Litter(checkpoints, claims, _abandoned(store.root), len(folders) - len(idle))
 
 
-def remove(store: Store, litter: Litter) -> int:
-    """Remove litter, except in trunks that somebody began to train since; returns the bytes freed."""
-    freed = 0
+def remove(store: Store, litter: Litter) -> tuple[int, list[str]]:
+    """Remove litter, except in trunks that somebody began to train since.
+
+    Returns the bytes freed, and a line for each file that could not be removed.
+    """
+    freed, failed = 0, []
+
+    def discard_all(paths: Iterable[Path]) -> None:
+        nonlocal freed
+        for path in paths:
+            try:
+                freed += discard(path)
+            except OSError as error:
+                failed.append(f"{path}: not removed ({error.strerror or error})")
+
     for folder in {_trunk(path) for path in [*litter.checkpoints, *litter.claims]}:
         claim = store.claim(folder.name)  # takes the place of a dead one, and keeps a launch out meanwhile
         if claim is None:
             continue
-        freed += sum(discard(path) for path in litter.checkpoints if _trunk(path) == folder)
+        discard_all(path for path in litter.checkpoints if _trunk(path) == folder)
         claim.release()
-    return freed + sum(map(discard, litter.temporary))
+    discard_all(litter.temporary)
+    return freed, failed
+
+
+def _inside(root: Path, folder: Path) -> bool:
+    """Whether a folder is in the store without any link on the way to it; `root` is resolved."""
+    return folder.resolve() == folder and folder.is_relative_to(root)
 
 
 def litter_text(litter: Litter) -> str:
@@ -146,7 +165,8 @@ def _pending(store: Store) -> dict[str, dict[str, int]]:
 
 def _abandoned(root: Path) -> list[Path]:
     now = time.time()
-    return [path for path in sorted(root.rglob("*.tmp")) if now - path.stat().st_mtime > ABANDONED_SECONDS]
+    found = [path for path in sorted(root.rglob("*.tmp")) if _inside(root, path.parent)]
+    return [path for path in found if now - path.lstat().st_mtime > ABANDONED_SECONDS]
 
 
 def _trunk(path: Path) -> Path:

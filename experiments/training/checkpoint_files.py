@@ -87,15 +87,15 @@ def prune(folder: Path, pending: Mapping[str, int]) -> None:
 
 
 def size(path: Path) -> int:
-    """Bytes of a file, or of all in a folder; 0 if it is gone."""
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    """Bytes of a file, or of all in a folder, links left out; 0 if it is gone."""
+    files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
+    return sum(file.lstat().st_size for file in files if file.is_file() and not file.is_symlink())
 
 
 def discard(path: Path) -> int:
-    """Remove a file or a folder, if it is still there; returns the bytes freed."""
+    """Remove a file, a link (never what it points to) or a folder, if it is still there; returns the bytes freed."""
     freed = size(path)
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -8,8 +8,9 @@ import pytest
 
 from isoflop.experiments import app
 from isoflop.experiments.compose import UsageError, check_kept
-from isoflop.experiments.store.store import open_store
-from isoflop.experiments.training import trainer
+from isoflop.experiments.store.store import create_store, open_store
+from isoflop.experiments.sweep import repair
+from isoflop.experiments.training import checkpoint_files, trainer
 from isoflop.experiments.training.checkpoint_files import saved
 from isoflop.scaling.table.runs import read_runs, same_runs
 
@@ -264,3 +265,38 @@ def test_retry_runs_nothing_out_of_a_store(typed, here, tmp_path):
         assert kept.name in err
         assert "callbacks" in err
         assert set(states(here)["state"]) == {"failed"}
+
+
+def test_clean_follows_no_link_and_goes_on_after_a_failure(typed, tmp_path, monkeypatch):
+    store = create_store(tmp_path / "runs")
+    outside = tmp_path / "outside"
+    (outside / "sharded" / "trunk-5").mkdir(parents=True)
+    names = ("trunk-3-0123456789abcdef.pt", "trunk-4-0123456789abcdef.pt", "x.tmp", "sharded/trunk-5/0", "claim.json")
+    for name in names:
+        (outside / name).write_text("{}")
+        os.utime(outside / name, (0, 0))
+    (store.root / "trunks" / "b").mkdir(parents=True)
+    (store.root / "trunks" / "a").symlink_to(outside)
+    (store.root / "trunks" / "b" / "sharded").symlink_to(outside / "sharded")
+    (store.root / "trunks" / "b" / "trunk-3-0123456789abcdef.pt").symlink_to(outside / names[0])
+    (store.root / "cells").symlink_to(outside)
+    for name, target in (("a.tmp", outside), ("b.tmp", outside / "x.tmp"), ("c.tmp", tmp_path / "nowhere")):
+        (store.root / name).symlink_to(target)
+        os.utime(store.root / name, (0, 0), follow_symlinks=False)
+    stuck = store.root / "stuck.tmp"
+    stuck.write_text("x")
+    os.utime(stuck, (0, 0))
+
+    def discard(path):
+        if path == store.root / "a.tmp":
+            raise PermissionError(13, "Permission denied", str(path))
+        return checkpoint_files.discard(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(repair, "discard", discard)
+        code, _, err = typed("clean", str(store.root), "--yes", "--trunks")
+    assert (code, err) == (1, f"{store.root / 'a.tmp'}: not removed (Permission denied)\n")
+    assert typed("clean", str(store.root), "--yes", "--trunks")[0] == 0
+    assert all((outside / name).read_text() == "{}" for name in names)
+    assert [path.name for path in store.root.rglob("*.tmp")] == []
+    assert not (store.root / "trunks" / "b" / names[0]).is_symlink()

@@ -1,0 +1,51 @@
+"""An export replaces what an export wrote and nothing else, with its neighbours' modes and no path of the host."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from isoflop.experiments.finished.card import without_folders
+from isoflop.models.export import replaced_folder
+from isoflop.models.weights import write_tensors
+
+
+def write(folder, name="README.md"):
+    with replaced_folder(folder) as new:
+        (new / "isoflop.json").write_text("{}")
+        (new / name).write_text("new")
+
+
+@pytest.mark.parametrize("stranger", ["thesis.tex", "data", "link", "config.json"])
+def test_a_folder_with_anything_else_is_left_as_it_is(tmp_path, stranger):
+    write(tmp_path / "out")
+    write(tmp_path / "out")
+    path = tmp_path / "out" / stranger
+    if stranger == "link":
+        path.symlink_to(tmp_path)
+    elif stranger == "config.json":  # a name of ours, and a folder
+        path.mkdir()
+    else:
+        path.write_text("precious")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=f"holds '{stranger}', which no export writes"):
+        write(tmp_path / "out")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_link_to_a_folder_is_not_replaced(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "real")
+    with pytest.raises(ValueError, match="not a folder"):
+        write(tmp_path / "out")
+
+
+def test_weights_have_the_mode_of_their_neighbours(tmp_path):
+    write_tensors({"a": torch.zeros(2)}, tmp_path / "model.safetensors", {})
+    (tmp_path / "other").write_text("")
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_absolute_paths_lose_their_folders():
+    given = {"files": ["/home/me/text/*.txt", "text/*.md"], "parent": {"folder": Path("/srv/runs/a")}, "n": 3}
+    assert without_folders(given) == {"files": ["*.txt", "text/*.md"], "parent": {"folder": "a"}, "n": 3}
