@@ -18,7 +18,6 @@ from isoflop.experiments.config import (
     ModelSpec,
     ReplicateSpec,
     WindowSpec,
-    check_name,
 )
 from isoflop.experiments.data.batches import count_windows
 from isoflop.experiments.study.arms import variants
