@@ -179,7 +179,8 @@ def readable_disk_errors(runs: str) -> Iterator[None]:
     except OSError as error:
         if not is_disk_error(error):
             raise
-        reason = f"{os.strerror(error.errno or 0).lower()} ({error.filename})" if error.filename else str(error)
+        reason = os.strerror(error.errno).lower() if error.errno else str(error)
+        reason += f" ({error.filename})" if error.filename else ""
         raise StoreError(
             f"runs={runs} cannot be written: {reason}; what is finished is safe: make room or name another folder, "
             "and type the same command again"
