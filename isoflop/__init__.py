@@ -14,7 +14,6 @@ shows what each does. The rooms behind them are `isoflop.scaling` (tables, laws,
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -78,6 +77,8 @@ if not TYPE_CHECKING:  # a checker sees the imports above, and objects to any ot
     def __getattr__(name: str) -> object:
         """Load a public name when it is first used."""
         if name == "__version__":
+            from importlib.metadata import version  # loads zipfile and email, which no command needs
+
             return version("isoflop")
         if name not in _PLACES:
             raise AttributeError(f"module 'isoflop' has no attribute {name!r}; there are {', '.join(__all__)}")
