@@ -17,6 +17,7 @@ def documented(name: str) -> list[doctest.DocTest]:
     return [t for t in doctest.DocTestFinder(recurse=False).find(value, name, globs={}) if t.examples]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", isoflop.__all__)
 def test_every_public_name_has_an_example_that_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -61,6 +62,7 @@ ANSWERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANSWERS)
 def test_the_command_line_gives_the_same_answer(name, typed):
     keywords, options = ANSWERS[name]

@@ -2,7 +2,7 @@
 
 A graph is the kernels of one call with the addresses that they had: what the step reads must stay where it is, and its
 Python is not run again. So a step reads its inputs, which are copied into buffers of their own, and its state, which
-it changes in place; it reads nothing back to the host. `tests/support/tape.py` holds steps to that on CPU.
+it changes in place; it reads nothing back to the host. `tests/support/training/tape.py` holds steps to that on CPU.
 """
 
 import gc

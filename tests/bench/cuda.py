@@ -12,7 +12,7 @@ import torch
 
 from isoflop.experiments.training.process import configure_process
 from isoflop.models.config import n_total
-from tests.support.cuda_contenders import CONTENDERS, PRECISIONS, SECONDS, cell_of, tokens_per_second
+from tests.support.training.cuda_contenders import CONTENDERS, PRECISIONS, SECONDS, cell_of, tokens_per_second
 
 BATCHES = ((8, 64), (16, 256), (64, 512))  # sequences x tokens: where launches decide, to where products do
 

@@ -23,7 +23,7 @@ from scipy.special import logsumexp
 from isoflop.scaling.fitting.fit import Fit, Huber, LeastSquares, fit, refit
 from isoflop.scaling.fitting.search import search
 from isoflop.scaling.fitting.uncertainty import bootstrap, jackknife
-from tests.support.hard_fits import SURFACE, isoflop
+from tests.support.fits.hard_fits import SURFACE, isoflop
 from tests.support.root import ROOT
 
 DELTA = 1e-3

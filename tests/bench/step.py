@@ -31,7 +31,7 @@ TOKENS = np.random.default_rng(0).integers(0, VOCABULARY, 1_000_000).astype(np.u
 
 def peer(shape: tuple[int, int, int]) -> Callable[[], object]:
     """A step of nanoGPT's loop, on our architecture."""
-    from tests.support.plain_loop import PlainLoop
+    from tests.support.training.plain_loop import PlainLoop
 
     loop = PlainLoop(_config(shape), TOKENS, batch_size=BATCH)
     return lambda: loop.step(1e-3)

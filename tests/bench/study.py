@@ -47,7 +47,7 @@ def one_cell(arguments: list[str], corpora: Path, run_id: str) -> float:
     """Final held-out loss of one cell by the plain loop."""
     import torch
 
-    from tests.support.plain_loop import PlainLoop
+    from tests.support.training.plain_loop import PlainLoop
 
     cells, corpus = expanded(arguments, corpora)
     cell = next(c for c in cells if c.run_id == run_id)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from tests.support.simulated import BESIROGLU, cheaper, isoflop_table, two_arms
+from tests.support.fits.simulated import BESIROGLU, cheaper, isoflop_table, two_arms
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,7 @@ def tables(runs, arms, tmp_path_factory):
     return {"RUNS": runs, "ARMS": arms, "QUICK": quick, **{name: folder / f"{name}.csv" for name in made}}
 
 
+@pytest.mark.slow
 def test_compare(typed, runs):
     code, out, _ = typed("compare", runs, "--laws", "chinchilla,power-n", "--json")
     value = json.loads(out)

@@ -14,6 +14,7 @@ def text(here):
     return ("data=text", f"data.files=[{here.parent}/text/*.txt]", "data.held_out_fraction=0.3")
 
 
+@pytest.mark.slow
 def test_a_cell_is_trained_once_and_told_by_status(typed, text, tmp_path):
     code, out, _ = typed("run", *text, *TINY)
     assert (code, out.splitlines()[0][:15]) == (0, "1 cells: 1 done")
@@ -28,6 +29,7 @@ def test_a_cell_is_trained_once_and_told_by_status(typed, text, tmp_path):
     assert sorted(p.name for p in (tmp_path / "here").iterdir()) == ["corpora", "runs"]
 
 
+@pytest.mark.slow
 def test_plan_starts_nothing_and_knows_what_is_done(typed, text, tmp_path):
     code, out, _ = typed("plan", *text, *TINY, "--json")
     (study,) = json.loads(out)["studies"]
@@ -44,6 +46,7 @@ def test_mode_run_trains_in_this_process(typed, text):
     assert json.loads(typed("status", "--json")[1])["counts"]["done"] == 1
 
 
+@pytest.mark.slow
 def test_commas_sweep_and_label_arms(typed, text):
     arms = ("optim.learning_rate=0.01,0.02", "arm=lr${optim.learning_rate}")
     assert typed("run", *text, *TINY, *arms)[0] == 0
@@ -58,6 +61,7 @@ def test_a_diverged_cell_ends_in_exit_code_1(typed, text):
     assert "loss is nan at step" in typed("status")[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -101,6 +105,7 @@ def test_bad_input_is_one_line_and_writes_nothing(typed, text, tmp_path, argumen
     assert not (tmp_path / "here" / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_corpus_seen_more_than_once_is_warned_of(typed, text):
     code, _, err = typed("run", *text, *TINY, "budget.flops=2e9", "data.max_epochs=1e3")
     assert code == 0
@@ -120,6 +125,7 @@ def test_a_runs_folder_that_is_none_is_refused_and_left_alone(typed, text, tmp_p
     assert (code, "no such folder" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_truncated_run_is_named_with_the_remedy_which_works(typed, text, tmp_path):
     typed("run", *text, *TINY)
     (path,) = (tmp_path / "here" / "runs").glob("cells/*/run.parquet")
@@ -164,6 +170,7 @@ def test_more_workers_than_cores_are_warned_of(typed, text):
     assert "slow each other down; where.workers=" in err
 
 
+@pytest.mark.slow
 def test_cells_of_few_steps_and_outside_the_window_are_named(typed, text):
     code, _, err = typed("run", *text, *TINY)
     assert code == 0
@@ -175,6 +182,7 @@ def test_cells_of_few_steps_and_outside_the_window_are_named(typed, text):
     assert "study.window leaves out 1 cells of the grid: d12 at 1e+09: 40 steps, fewer than min_steps=60" in err
 
 
+@pytest.mark.slow
 def test_a_store_of_a_newer_version_is_refused(typed, text, tmp_path):
     typed("run", *text, *TINY)
     marker = tmp_path / "here" / "runs" / "STORE.json"

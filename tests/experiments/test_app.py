@@ -30,6 +30,7 @@ def others_hydra(tmp_path):
     GlobalHydra.instance().clear()
 
 
+@pytest.mark.slow
 def test_a_study_runs_twice_and_leaves_the_process_as_it_was(here, others_hydra, capsys):
     root = logging.getLogger()
     before = sys.argv, dict(os.environ), os.getcwd(), root.handlers[:], root.level
@@ -60,6 +61,7 @@ def test_the_overrides_of_a_job_say_how_it_runs_and_no_file_is_needed_to_read_th
     assert compose_all([])[0].where == WhereSpec()  # so what is left out of them is the default everywhere
 
 
+@pytest.mark.slow
 def test_sizes_and_studies_of_a_folder_of_ones_own(here, tmp_path):
     for group, name, text in (
         ("model", "mine10", "{n_layer: 2, d_model: 10, n_head: 1}"),

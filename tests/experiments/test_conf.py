@@ -63,6 +63,7 @@ def test_an_experiment_says_first_which_command_runs_it(name):
     assert command.startswith(tuple(f"# isoflop {verb} experiment={name} " for verb in ("run", "tune")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", size_names())
 def test_every_size_is_a_model(size, without_corpus):
     (cell,) = planned(f"model={size}", "budget.tokens=1e6", "data.max_epochs=9")["cells"]
@@ -115,6 +116,7 @@ def calls(run) -> int:
     return count
 
 
+@pytest.mark.slow
 def test_a_thousand_cells_are_planned_with_as_much_work_for_each_as_a_few(without_corpus):
     def seeds(count):
         return planned("experiment=quick", "study.seeds=[" + ",".join(map(str, range(count))) + "]")

@@ -16,7 +16,7 @@ from isoflop.experiments.study.study import Study, expand
 from isoflop.experiments.sweep.plan import _cell, plan_text
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig, count_params, flops_per_token, n_active, n_matrices, n_total
-from tests.support.studies import FakeCorpus
+from tests.support.sweep.studies import FakeCorpus
 
 STUDIES = sorted(
     f.name.removesuffix(".yaml") for f in files("isoflop.conf.experiment").iterdir() if f.name.endswith(".yaml")
@@ -67,6 +67,7 @@ def test_transfer_varies_width_alone_and_the_rate_within_both_rules():
     assert {c.optim.parametrization for c in cells} == {c.arm for c in cells} == {"mup", "standard"}
 
 
+@pytest.mark.slow
 def test_plan_tells_runs_of_different_rates_apart():
     (config,) = compose_all(["experiment=lr_transfer"])
     study = {"study": "s", "cells": [], "dropped": [], "warnings": [], "trunks": 0, "flops": 0, "tokens_trained": 1}

@@ -77,6 +77,7 @@ def frequencies(sampling, logits, n=4000):
     return torch.bincount(drawn, minlength=len(logits)) / n
 
 
+@pytest.mark.slow
 def test_draws_follow_temperature_top_k_and_top_p():
     p = torch.tensor([0.1, 0.5, 0.05, 0.35])
     logits = p.log()

@@ -24,7 +24,7 @@ from isoflop.models.config import (
 from isoflop.models.moe import BALANCE, Experts, imbalance
 from isoflop.models.parametrization import initialize
 from isoflop.models.step.training_step import choose
-from tests.support.studies import only, single
+from tests.support.sweep.studies import only, single
 
 CONFIG = ModelConfig("transformer", 32, 12, n_layer=2, d_model=16, n_head=2, d_ff=24, experts=4, experts_per_token=2)
 DENSE = replace(CONFIG, experts=0)

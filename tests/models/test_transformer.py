@@ -12,7 +12,7 @@ from isoflop.models.config import ModelConfig, count_params, flops_per_token
 from isoflop.models.parametrization import initialize
 from isoflop.models.step.training_step import choose
 from isoflop.models.transformer import rms_norm, rotary_tables, rotate
-from tests.support.models import scrambled, tokens
+from tests.support.training.models import scrambled, tokens
 
 SHAPES = [
     ModelConfig("transformer", 256, 64, 2, 8, 1),

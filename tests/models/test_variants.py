@@ -17,7 +17,7 @@ from isoflop.models.parametrization import initialize, parameter_groups
 from isoflop.models.step.training_step import choose
 from isoflop.models.transformer import Transformer
 from isoflop.models.variants import Variant
-from tests.support.studies import only, single
+from tests.support.sweep.studies import only, single
 
 PLAIN_CONFIG = ModelConfig("transformer", vocab_size=32, context_length=12, n_layer=2, d_model=16, n_head=2)
 GPT2 = replace(PLAIN_CONFIG, norm="layernorm", activation="gelu", positions="learned", d_ff=None)

@@ -8,7 +8,7 @@ import sys
 
 import pandas as pd
 
-from tests.support.interval_coverage import DESIGNS, QUANTITIES, interval_coverage
+from tests.support.fits.interval_coverage import DESIGNS, QUANTITIES, interval_coverage
 
 
 def main() -> None:

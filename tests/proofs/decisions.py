@@ -12,8 +12,8 @@ import numpy as np
 from isoflop.scaling.design.planning import plan_from_table
 from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.selection.scoreboard import compare
-from tests.support.decision_checks import BLOCK, FIRST_SEED, arms_coverage, coverage, suggestion
-from tests.support.simulated import BENT, BESIROGLU, cheaper, isoflop_table, steeper
+from tests.support.fits.decision_checks import BLOCK, FIRST_SEED, arms_coverage, coverage, suggestion
+from tests.support.fits.simulated import BENT, BESIROGLU, cheaper, isoflop_table, steeper
 
 
 def prove_coverage(repeats: int = 60) -> None:

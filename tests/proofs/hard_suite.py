@@ -9,7 +9,7 @@ import sys
 
 import pandas as pd
 
-from tests.support.hard_fits import KINDS, run_kind
+from tests.support.fits.hard_fits import KINDS, run_kind
 
 
 def main() -> None:

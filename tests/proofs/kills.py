@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.support.kills import N_CELLS, torture, undisturbed
+from tests.support.sweep.kills import N_CELLS, torture, undisturbed
 from tests.support.texts import write_texts
 
 

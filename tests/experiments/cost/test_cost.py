@@ -76,6 +76,7 @@ def test_a_shape_is_model_batch_and_optimiser():
     assert len({shape_key(c) for c in [cell, *other]}) == 4
 
 
+@pytest.mark.slow
 def test_shapes_are_timed_kept_and_known_again(short):
     cells = [make(100), make(900), make(100, width=16)]
     where = WhereSpec()
@@ -144,6 +145,7 @@ def test_makespan_is_of_the_longest_first():
     assert makespan([3, 1, 4, 2], 1, start=0.0) == 10
 
 
+@pytest.mark.slow
 def test_a_timing_process_that_fails_is_one_line(short, monkeypatch):
     broken = replace(make(100), optim=replace(make(100).optim, learning_rate=-1.0))
     with pytest.raises(CalibrationError, match=r"optim.learning_rate must be positive.*--no-calibrate"):

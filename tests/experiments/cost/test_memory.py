@@ -8,7 +8,7 @@ from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.cost import memory
 from isoflop.experiments.cost.memory import TooLargeError, available_bytes, check_memory, model_bytes, worker_bytes
 from isoflop.models.config import n_total
-from tests.support.studies import cell_of_width
+from tests.support.sweep.studies import cell_of_width
 
 CPU = WhereSpec()
 GB = 1e9

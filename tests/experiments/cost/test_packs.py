@@ -13,7 +13,7 @@ from isoflop.experiments.sweep import train_job as sweep
 from isoflop.experiments.sweep.launch import load
 from isoflop.experiments.sweep.queue import MAX_DEATHS, Job, packed
 from isoflop.scaling.table.runs import read_runs
-from tests.support.sweeps import PACK, check_same, in_process, run, states, sweep_with, three_alike, unpacked
+from tests.support.sweep.launches import PACK, check_same, in_process, run, states, sweep_with, three_alike, unpacked
 
 
 @pytest.fixture
@@ -104,6 +104,7 @@ def test_a_pack_with_one_try_left_is_taken_apart():
     assert packed(["a=1"], [job("x")]).parts == ()
 
 
+@pytest.mark.slow
 def test_the_one_of_a_pack_that_kills_its_worker_is_found(spec, alone):
     study, _ = load(spec)
     store, culprit, calls = create_store(spec.runs), list(study.trunks)[1], []
@@ -128,6 +129,7 @@ def test_the_one_of_a_pack_that_kills_its_worker_is_found(spec, alone):
     check_same(read_runs(spec.runs), alone[alone["trunk_id"] != culprit])
 
 
+@pytest.mark.slow
 def test_a_pack_is_launched_again_for_what_its_worker_left(spec, alone):
     study, _ = load(spec)
     store, calls = create_store(spec.runs), []
@@ -147,6 +149,7 @@ def test_a_pack_is_launched_again_for_what_its_worker_left(spec, alone):
     check_same(read_runs(spec.runs), alone)
 
 
+@pytest.mark.slow
 def test_the_launch_says_how_much_memory_a_pack_may_take(spec, monkeypatch):
     cell = load(spec)[0].cells[0]
     monkeypatch.setattr(jobs, "available_bytes", lambda device: 1.01 * pack_bytes(cell, spec.where, 2))

@@ -9,7 +9,7 @@ import torch
 from isoflop.experiments.data import batches as data
 from isoflop.experiments.data.batches import batch, batches, count_windows, gatherer, on_device, on_host, window_numbers
 from isoflop.experiments.training.learner import Learner
-from tests.support.studies import cell_of_width
+from tests.support.sweep.studies import cell_of_width
 
 TOKENS = np.arange(1000, dtype=np.uint16)
 ARGS = {"batch_size": 3, "context_length": 9}

@@ -145,6 +145,7 @@ FORMATS = {
 }
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @QUICK
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -202,6 +203,7 @@ def test_an_encoding_that_is_none_is_refused(tmp_path):
             prepare(DataSpec(source="files", files=["*"], encoding=encoding), tmp_path)
 
 
+@pytest.mark.slow
 def test_long_lines_are_cut_between_characters(tmp_path):
     pytest.importorskip("tokenizers", reason="needs the extra `data`")
     from isoflop.experiments.data.tokenizer import Library

@@ -90,6 +90,7 @@ def test_the_columns_of_a_single_file_are_kept_and_what_they_lack_is_named(quick
     assert any("differ in optim.learning_rate (2 values)" in note for note in template_of(runs, QUICK).notes)
 
 
+@pytest.mark.slow
 def test_the_precision_of_the_products_goes_with_them(quick, tmp_path):
     out = tmp_path / "experiment" / "more.yaml"
     for dtype, section in (("bfloat16", {"precision": "bfloat16"}), ("float32", None), ("", None)):
@@ -109,6 +110,7 @@ def test_muons_own_flops_are_part_of_a_cells_price(quick):
     assert cells.per_token["d16"] == pytest.approx(training_flops_per_token(model) + own)
 
 
+@pytest.mark.slow
 def test_a_file_goes_with_the_defaults_that_train_the_same_cells(quick, tmp_path):
     out = tmp_path / "experiment" / "more.yaml"
     made = next_runs(quick, budget=2e11, target=1e14, goal="n_opt", out=out, from_law=None)

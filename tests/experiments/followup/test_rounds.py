@@ -118,6 +118,7 @@ def test_a_run_of_a_round_can_be_asked_for_alone(launched):
     assert (code, len(trained)) == (0, 1)
 
 
+@pytest.mark.slow
 def test_another_wish_is_asked_anew_and_what_was_trained_stays(launched, tmp_path):
     copy = shutil.copytree(launched[1], tmp_path / "runs")
     overrides = [*launched[0], f"runs={copy}", "study.rounds.count=1"]

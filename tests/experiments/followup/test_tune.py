@@ -64,6 +64,7 @@ def test_error_of_the_optimum_is_the_scatter_of_repeats():
     assert np.median([bowl.error for bowl in found]) == pytest.approx(scatter, rel=0.25)
 
 
+@pytest.mark.slow
 def test_90_percent_intervals_of_the_drift_cover_it_about_as_often():
     found = transfers(bowls(repeated(60, noise=0.01)), limit=0.15)
     inside = np.mean([abs(t.drift) <= 1.645 * t.drift_error for t in found])

@@ -19,10 +19,10 @@ from isoflop.experiments.training import cuda_graph, trainer
 from isoflop.experiments.training.learner import Learner
 from isoflop.experiments.training.trainer import train_trunk
 from isoflop.scaling.table.runs import read_runs
-from tests.support import tape
-from tests.support.sweep_process import finish, start, worker_at_work
-from tests.support.sweeps import check_same, run, states, three_alike, unpacked
+from tests.support.sweep.launches import check_same, run, states, three_alike, unpacked
+from tests.support.sweep.process import finish, start, worker_at_work
 from tests.support.texts import write_texts
+from tests.support.training import tape
 
 
 @pytest.fixture
@@ -54,6 +54,7 @@ def advance(learners, until):
     PackedStep(learners).advance(learners, until, 400)
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_the_models_alone(spec):
     together, lone = learners(spec), learners(spec)
     step = PackedStep(together)
@@ -93,6 +94,7 @@ def test_one_stack_serves_other_learners_later(spec):
         assert a.loss_sum.item() == pytest.approx(b.loss_sum.item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_rows_checkpoints_and_models_are_those_of_lone_runs(spec, alone, tmp_path, capsys):
     calls = []
     assert run(spec, calls) == 0
@@ -124,6 +126,7 @@ def kill_at(step):
     return on_progress
 
 
+@pytest.mark.slow
 def test_members_at_different_steps_catch_up_and_go_on_together(spec, alone, monkeypatch):
     """Each trunk was interrupted elsewhere, alone: one before its first checkpoint, one in a cooldown."""
     study, corpora = load(spec)
@@ -157,6 +160,7 @@ def _listening(groups):
     return listened
 
 
+@pytest.mark.slow
 def test_an_interrupted_member_of_a_pack_goes_on_alone(spec, alone, monkeypatch):
     cool_down = trainer._cool_down
 
@@ -173,6 +177,7 @@ def test_an_interrupted_member_of_a_pack_goes_on_alone(spec, alone, monkeypatch)
     check_same(read_runs(spec.runs), alone)
 
 
+@pytest.mark.slow
 def test_one_that_fails_leaves_the_others(spec, alone, monkeypatch):
     study, _ = load(spec)
     bad, cool_down = study.cells[0].run_id, trainer._cool_down
@@ -192,6 +197,7 @@ def test_one_that_fails_leaves_the_others(spec, alone, monkeypatch):
     check_same(read_runs(spec.runs), alone)
 
 
+@pytest.mark.slow
 def test_one_that_diverges_does_not_disturb_the_others(spec, tmp_path):
     spec.study.seeds, spec.study.vary = [0], {"optim.learning_rate": [0.001, 0.002, 1e30]}
     lone = unpacked(spec, tmp_path / "alone")
@@ -204,6 +210,7 @@ def test_one_that_diverges_does_not_disturb_the_others(spec, tmp_path):
     assert hot["loss"].isna().tolist() == cold["loss"].isna().tolist()
 
 
+@pytest.mark.slow
 def test_one_that_is_claimed_elsewhere_is_left_out(spec, alone, monkeypatch):
     study, corpora = load(spec)
     store = create_store(spec.runs)
@@ -220,6 +227,7 @@ def test_one_that_is_claimed_elsewhere_is_left_out(spec, alone, monkeypatch):
     check_same(read_runs(spec.runs), alone)
 
 
+@pytest.mark.slow
 def test_out_of_memory_takes_them_one_by_one(spec, alone, monkeypatch, caplog):
     take, calls = PackedStep.train_step, []
 
@@ -257,6 +265,7 @@ def test_what_the_disk_refuses_is_raised_by_the_job(spec):
     assert len(done) == 1
 
 
+@pytest.mark.slow
 def test_the_step_is_played_without_its_python(spec, monkeypatch):
     """As a CUDA graph does: recorded op by op, no value read by the host, every tensor at its address."""
 

@@ -15,8 +15,8 @@ from isoflop.experiments.store.store import open_store
 from isoflop.experiments.sweep.pool import check_distributed
 from isoflop.scaling.table.runs import read_runs
 from tests.support.root import ROOT
-from tests.support.training import DATA
-from tests.support.two_processes import KILL_AT, MODEL, cell_of, losses, refusal, trunk
+from tests.support.training.cells import DATA
+from tests.support.training.two_processes import KILL_AT, MODEL, cell_of, losses, refusal, trunk
 
 TOLERANCE = 1e-5  # nats/token, at each of 50 steps
 
@@ -40,7 +40,7 @@ def corpus(folder):
 @pytest.fixture(scope="module")
 def two(folder, corpus):
     """What two processes told of 50 steps in every mode."""
-    done = torchrun(2, "-m", "tests.support.two_processes", folder, "losses")
+    done = torchrun(2, "-m", "tests.support.training.two_processes", folder, "losses")
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "losses.json").read_text())
 
@@ -91,10 +91,10 @@ def test_what_cannot_be_shared_is_refused_with_a_remedy(two, corpus):
 @pytest.mark.process
 @pytest.mark.parametrize(("mode", "newest"), [("ddp", "cooldown-*"), ("fsdp2", "sharded/cooldown-*/*.safetensors")])
 def test_one_process_goes_on_from_what_two_that_were_killed_had_saved(folder, corpus, mode, newest):
-    assert torchrun(2, "-m", "tests.support.two_processes", folder, "killed", mode).returncode != 0
+    assert torchrun(2, "-m", "tests.support.training.two_processes", folder, "killed", mode).returncode != 0
     saved = max((folder / mode).glob(newest), key=lambda path: path.stat().st_mtime_ns)
     saved.write_bytes(saved.read_bytes()[:-8])  # and the last of it is damaged: the one before must do
-    done = torchrun(1, "-m", "tests.support.two_processes", folder, "resumed", mode)
+    done = torchrun(1, "-m", "tests.support.training.two_processes", folder, "resumed", mode)
     assert done.returncode == 0, done.stderr
     assert "is damaged" in done.stderr
     resumed = json.loads((folder / "resumed.json").read_text())

@@ -73,6 +73,7 @@ def nothing_is_corrupt(root):
     assert not list(root.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [3_000, 20_000, 60_000])
 def test_a_file_that_may_not_grow_is_named_and_the_sweep_resumes(typed, shared, whole, limit):
     runs = shared / "here" / f"limited-{limit}"

@@ -12,7 +12,7 @@ from isoflop.experiments.store.cells import read_cells, study_key, write_cells
 from isoflop.experiments.store.store import StoreError, create_store
 from isoflop.experiments.study.cell import Cell, Initial
 from isoflop.experiments.study.study import Study
-from tests.support.studies import cell_of_width
+from tests.support.sweep.studies import cell_of_width
 
 
 def written(tmp_path, *cells: Cell):

@@ -9,7 +9,7 @@ from isoflop.experiments.config import ExperimentConfig, OptimSpec, ScheduleSpec
 from isoflop.experiments.study.arms import ArmError, variants
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.study import expand
-from tests.support.studies import CORPUS, FakeCorpus, only, single
+from tests.support.sweep.studies import CORPUS, FakeCorpus, only, single
 
 ARMS = {"transformer": {"study": {"sizes": ["d8", "d12"]}}, "lstm": {"study": {"sizes": ["lstm-d20"]}}}
 

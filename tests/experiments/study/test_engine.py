@@ -10,7 +10,7 @@ from isoflop.experiments.cost.shape_key import shape_key
 from isoflop.experiments.study.check import checked_study
 from isoflop.experiments.study.engine import LARGE, Engine, EngineError, decide
 from isoflop.models.config import ModelConfig, n_total
-from tests.support.studies import CORPUS, cell_of_width, only, single
+from tests.support.sweep.studies import CORPUS, cell_of_width, only, single
 
 CPU, CUDA = WhereSpec(), WhereSpec(device="cuda:1")
 SMALL = cell_of_width(64)

@@ -7,7 +7,7 @@ import pytest
 from isoflop.experiments.config import BudgetSpec, ExperimentConfig, OptimSpec, ScheduleSpec
 from isoflop.experiments.study.rules import RULES, resolve
 from isoflop.models.config import ModelConfig, n_matrices
-from tests.support.studies import only, single
+from tests.support.sweep.studies import only, single
 
 MODEL = ModelConfig("transformer", vocab_size=256, context_length=64, n_layer=8, d_model=96, n_head=12)
 TOKENS = 2e7

@@ -22,7 +22,7 @@ from isoflop.experiments.study.check import StudyError, checked_study
 from isoflop.experiments.study.sizes import load_size, size_names
 from isoflop.experiments.study.study import expand
 from isoflop.models.config import n_matrices, training_flops_per_token
-from tests.support.studies import CORPUS, FakeCorpus, only, single
+from tests.support.sweep.studies import CORPUS, FakeCorpus, only, single
 
 
 def study(**fields) -> ExperimentConfig:
@@ -77,7 +77,7 @@ def test_run_id_ignores_where_and_labels_and_heeds_every_what():
 
 @pytest.mark.process
 def test_run_id_is_the_same_in_another_process():
-    code = "from tests.support.studies import only, single; print(only(single(flops=3e9)).run_id)"
+    code = "from tests.support.sweep.studies import only, single; print(only(single(flops=3e9)).run_id)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == only(single(flops=3e9)).run_id
 

@@ -9,8 +9,8 @@ import pytest
 
 from isoflop.experiments.store.store import open_store
 from isoflop.scaling.table.runs import read_runs, same_runs
-from tests.support import kills
-from tests.support.sweep_process import finish, start, worker_at_work
+from tests.support.sweep import kills
+from tests.support.sweep.process import finish, start, worker_at_work
 from tests.support.texts import write_texts
 
 pytestmark = pytest.mark.process

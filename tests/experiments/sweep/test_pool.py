@@ -15,8 +15,8 @@ from isoflop.experiments.store.store import open_store
 from isoflop.experiments.sweep import pool
 from isoflop.experiments.sweep.launch import trunks_seconds
 from isoflop.experiments.sweep.pool import at_once, gpus, mps_runs, per_device, time_slices, worker_count
-from tests.support.studies import cell_of_width
-from tests.support.sweeps import in_process, sweep_with, two_trunks
+from tests.support.sweep.launches import in_process, sweep_with, two_trunks
+from tests.support.sweep.studies import cell_of_width
 
 CUDA = WhereSpec(device="cuda")
 

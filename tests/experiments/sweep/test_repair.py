@@ -32,6 +32,7 @@ def fail_all(monkeypatch):
     monkeypatch.setattr(trainer, "_cool_down", broken)
 
 
+@pytest.mark.slow
 def test_retry_trains_what_failed_from_any_folder_and_nothing_else(typed, here, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         fail_all(patched)
@@ -51,6 +52,7 @@ def test_retry_trains_what_failed_from_any_folder_and_nothing_else(typed, here, 
     assert states(here)["attempts"].to_dict() == dict.fromkeys(failed.index, 2)
 
 
+@pytest.mark.slow
 def test_lost_cells_are_found_again(typed, here):
     assert typed("run", *STUDY)[0] == 0
     whole = read_runs(here / "runs")
@@ -64,6 +66,7 @@ def test_lost_cells_are_found_again(typed, here):
     assert same_runs(read_runs(here / "runs"), whole)
 
 
+@pytest.mark.slow
 def test_a_diverged_cell_is_retried_when_asked_by_name(typed, here):
     assert typed("run", *STUDY, "optim.learning_rate=1e38")[0] == 1
     assert typed("run", *STUDY, "optim.learning_rate=1e38")[0] == 1
@@ -83,6 +86,7 @@ def test_mark_starts_nothing(typed, here, monkeypatch):
     assert set(states(here)["state"]) == {"planned"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -102,6 +106,7 @@ def test_a_retry_of_what_is_not_there_is_one_line(typed, here, arguments, told):
     assert (code, f"run {run_id} is done, not failed or lost" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_retry_after_the_study_changed_says_so(typed, here, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         fail_all(patched)
@@ -122,6 +127,7 @@ def test_a_trunk_keeps_only_its_furthest_state(typed, here):
         assert one.step == mine["branch_step"].max()
 
 
+@pytest.mark.slow
 def test_clean_says_what_would_go_then_removes_it_and_no_result(typed, here):
     typed("run", *STUDY)
     before = read_runs(here / "runs")
@@ -151,6 +157,7 @@ def test_clean_says_what_would_go_then_removes_it_and_no_result(typed, here):
     assert typed("run", *STUDY, "study.budgets=[2e8,4e8,6e8]")[0] == 0
 
 
+@pytest.mark.slow
 def test_clean_knows_sharded_checkpoints(typed, here):
     typed("run", *STUDY)
     trunk = next((here / "runs" / "trunks").iterdir())
@@ -164,6 +171,7 @@ def test_clean_knows_sharded_checkpoints(typed, here):
     assert list((trunk / "sharded").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_clean_leaves_a_trunk_at_work_alone(typed, here):
     typed("run", *STUDY)
     trunk_id = states(here)["trunk_id"].iloc[0]
@@ -175,6 +183,7 @@ def test_clean_leaves_a_trunk_at_work_alone(typed, here):
     claim.release()
 
 
+@pytest.mark.slow
 def test_clean_keeps_what_a_cell_without_a_result_goes_on_from(typed, here):
     typed("run", *STUDY)
     store = open_store(here / "runs")
@@ -185,6 +194,7 @@ def test_clean_keeps_what_a_cell_without_a_result_goes_on_from(typed, here):
     assert len(saved(store.trunk_folder(trunk_id))) == 1
 
 
+@pytest.mark.slow
 def test_status_tells_attempts_heartbeat_and_reason(typed, here):
     typed("run", *STUDY)
     store, cells = open_store(here / "runs"), states(here)
@@ -206,6 +216,7 @@ def test_status_tells_attempts_heartbeat_and_reason(typed, here):
     assert "no process is at work on it" in typed("status")[1]
 
 
+@pytest.mark.slow
 def test_a_study_in_a_folder_of_the_users_own_is_planned_run_and_retried(typed, here, tmp_path):
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     (tmp_path / "mine" / "experiment" / "own.yaml").write_text(
@@ -249,6 +260,7 @@ def test_launches_as_they_are_typed_are_accepted():
     check_kept(["experiment=quick", "model=d16", *slurm], "x")
 
 
+@pytest.mark.slow
 def test_retry_runs_nothing_out_of_a_store(typed, here, tmp_path):
     typed("run", *STUDY[:1], *STUDY[3:], "model=d6", "budget.flops=2e8")
     (kept,) = (here / "runs" / "launches").glob("*.json")

@@ -18,7 +18,7 @@ from isoflop.scaling.table.runs import read_runs, same_runs
 from tests.support.root import ROOT
 from tests.support.texts import write_texts
 
-NODE = ROOT / "tests" / "support" / "slurm_node.sh"
+NODE = ROOT / "tests" / "support" / "sweep" / "slurm_node.sh"
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "squeue")
 DEADLINE = 600  # seconds without what is waited for: something hangs
 

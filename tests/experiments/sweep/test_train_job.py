@@ -19,7 +19,7 @@ from isoflop.experiments.sweep.queue import MAX_DEATHS, Job, finish, in_order
 from isoflop.experiments.training import trainer
 from isoflop.experiments.training.learner import Learner
 from isoflop.scaling.table.runs import read_config, read_runs, same_runs
-from tests.support.sweeps import in_process, run, states, sweep_with, two_trunks
+from tests.support.sweep.launches import in_process, run, states, sweep_with, two_trunks
 
 
 @pytest.fixture
@@ -74,6 +74,7 @@ def test_a_cell_that_raises_leaves_the_others_and_is_retried_alone(spec, monkeyp
     assert (after.drop(bad)["attempts"] == 1).all()
 
 
+@pytest.mark.slow
 def test_a_retried_cell_has_the_losses_of_an_undisturbed_one(spec, monkeypatch, tmp_path):
     undisturbed = replace(spec, runs=str(tmp_path / "undisturbed"))
     assert run(undisturbed) == 0
@@ -117,6 +118,7 @@ def test_a_single_cell_shares_the_store_with_the_sweep(spec, tmp_path):
     assert same_runs(read_runs(spec.runs), read_runs(whole.runs))
 
 
+@pytest.mark.slow
 def test_a_larger_budget_later_goes_on_from_the_trunk(spec, tmp_path):
     first = replace(spec, study=replace(spec.study, budgets=[2e8]))
     run(first)

@@ -17,8 +17,8 @@ from isoflop.experiments.trackers import sinks as trackers
 from isoflop.experiments.trackers.record import CURVES
 from isoflop.experiments.trackers.sinks import Trackers
 from isoflop.scaling.table.runs import read_runs
-from tests.support.studies import only, single
-from tests.support.tracked import CORPUS, FIRST, SECOND, curve, track
+from tests.support.sweep.studies import only, single
+from tests.support.training.tracked import CORPUS, FIRST, SECOND, curve, track
 
 
 def scalars(folder: Path, run_id: str) -> dict[str, list[tuple[int, float]]]:
@@ -94,6 +94,7 @@ def test_tensorboard_gets_no_point_twice_when_a_run_goes_on(tmp_path, until):
     assert [step for step, _ in scalars(tmp_path, FIRST.run_id)["loss"]] == [row["step"] for row in rows]
 
 
+@pytest.mark.slow
 def test_wandb_offline_holds_each_cell_as_a_run_and_no_point_twice(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setattr(trackers, "PATIENCE_SECONDS", 120)  # its service is slow to start on a busy machine

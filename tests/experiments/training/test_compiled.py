@@ -11,7 +11,7 @@ from isoflop.experiments.data.corpus import prepare
 from isoflop.experiments.study.engine import Engine
 from isoflop.experiments.training.learner import Learner
 from isoflop.models.config import ModelConfig
-from tests.support.training import CHANGES, DATA, losses, make, same, train
+from tests.support.training.cells import CHANGES, DATA, losses, make, same, train
 
 COMPILED = Engine(hand_written=False, compiled=True)
 
@@ -34,6 +34,7 @@ def graphs(monkeypatch):
     return traced
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"micro_batch": 3}, {"bfloat16": True}, {"recompute": True}], ids=str)
 @pytest.mark.parametrize("kind", CHANGES)
 def test_compiled_it_trains_as_by_autograd(corpus, graphs, kind, options):
@@ -46,6 +47,7 @@ def test_compiled_it_trains_as_by_autograd(corpus, graphs, kind, options):
     assert len(graphs) == (2 if "micro_batch" in options else 1)  # the last of 4 = 3 + 1 sequences
 
 
+@pytest.mark.slow
 def test_a_process_compiles_any_number_of_shapes(corpus, graphs):
     for width in range(8, 32, 2):
         cell = replace(make(corpus, 30), model=ModelConfig("transformer", 16, 16, 1, width, 1))

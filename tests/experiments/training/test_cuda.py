@@ -17,9 +17,9 @@ from isoflop.experiments.training import trainer
 from isoflop.experiments.training.learner import Learner
 from isoflop.experiments.training.process import configure_process
 from isoflop.models.config import ModelConfig
-from tests.support import cuda_contenders
 from tests.support.root import ROOT
-from tests.support.training import DATA, KilledError, kill_at, make, train
+from tests.support.training import cuda_contenders
+from tests.support.training.cells import DATA, KilledError, kill_at, make, train
 
 gpu = pytest.mark.gpu
 pytestmark = pytest.mark.filterwarnings(  # torch's own
@@ -216,6 +216,7 @@ def test_the_benchmark_says_that_there_is_no_device():
     assert (told.returncode, told.stdout) == (1, "no CUDA device\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", cuda_contenders.PRECISIONS)
 @pytest.mark.parametrize("name", cuda_contenders.CONTENDERS)
 def test_every_contender_of_the_benchmark_trains(name, precision):

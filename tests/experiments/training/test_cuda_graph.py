@@ -15,8 +15,8 @@ from isoflop.experiments.training.cuda_graph import WARM_UP, GraphedStep
 from isoflop.experiments.training.learner import Learner
 from isoflop.models.config import ModelConfig
 from isoflop.models.step import torch_ops, training_step
-from tests.support.tape import CaptureError, Tape, record
-from tests.support.training import CHANGES, DATA, losses, make, same
+from tests.support.training.cells import CHANGES, DATA, losses, make, same
+from tests.support.training.tape import CaptureError, Tape, record
 
 
 class Running:
@@ -124,6 +124,7 @@ class FakeStream:
         self.told.append(f"{self.name} waits for {other.name}")
 
 
+@pytest.mark.slow
 def test_a_graph_is_warmed_up_and_captured_on_one_stream_that_others_share(monkeypatch):
     """The calls to CUDA, with a tape for a graph."""
     told, state = [], torch.zeros(())

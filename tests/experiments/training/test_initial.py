@@ -132,6 +132,7 @@ def test_an_export_comes_back_to_the_bit(spec, parent, root):
     assert cell.initial.parent == parent.run_id
 
 
+@pytest.mark.slow
 def test_what_transformers_saves_is_a_beginning_too(spec, parent, root):
     import transformers
 

@@ -13,7 +13,7 @@ from isoflop.models import build_model
 from isoflop.models.config import ModelConfig, hidden_shapes, training_flops_per_token
 from isoflop.models.parametrization import initialize
 from isoflop.models.step.training_step import choose
-from tests.support.studies import only, single
+from tests.support.sweep.studies import only, single
 
 SHAPES = {
     "transformer": ModelConfig("transformer", 32, 12, n_layer=2, d_model=16, n_head=2),

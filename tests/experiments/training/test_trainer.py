@@ -21,7 +21,7 @@ from isoflop.models.config import ModelConfig, count_params
 from isoflop.models.parametrization import initialize
 from isoflop.scaling.table.runs import NAMES, same_runs, validate
 from tests.support.root import ROOT
-from tests.support.training import DATA, OTHERS, WHERE, KilledError, kill_at, make, table, train
+from tests.support.training.cells import DATA, OTHERS, WHERE, KilledError, kill_at, make, table, train
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ def test_the_same_bits_in_another_process(corpus, cells, tmp_path):
     script = (
         "from pathlib import Path\n"
         "from isoflop.experiments.data.corpus import prepare\n"
-        "from tests.support.training import DATA, make, table, train\n"
+        "from tests.support.training.cells import DATA, make, table, train\n"
         f"corpus = prepare(DATA, Path({str(corpus.folder.parent)!r}))\n"
         f"table(train([make(corpus, 100)], corpus)).to_pickle({str(tmp_path / 'rows.pkl')!r})"
     )

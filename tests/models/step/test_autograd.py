@@ -15,7 +15,7 @@ from isoflop.models.parametrization import initialize
 from isoflop.models.step.options import StepOptions
 from isoflop.models.step.training_step import choose
 from isoflop.scaling.table.runs import same_runs
-from tests.support.training import DATA, OTHERS, make, table, train
+from tests.support.training.cells import DATA, OTHERS, make, table, train
 
 TOLERANCE = 0.02  # nats/token, of the held-out loss after 50 steps
 
@@ -67,6 +67,7 @@ def test_products_alone_are_lowered():
     assert refers() is None  # a trunk's memory is there for the next one
 
 
+@pytest.mark.slow
 def test_a_run_says_what_it_was_trained_in(corpus, tmp_path):
     """And resumes to the bit, with recomputed activations and in pieces too."""
     cell = replace(make(corpus, 80), precision="bfloat16")

@@ -15,9 +15,9 @@ from isoflop.models.config import ModelConfig
 from isoflop.models.step import c_ops, native, torch_ops, training_step
 from isoflop.models.step.options import StepOptions
 from isoflop.models.step.training_step import choose, ops_for
-from tests.support.models import scrambled, tokens
 from tests.support.root import ROOT
-from tests.support.training import DATA, make
+from tests.support.training.cells import DATA, make
+from tests.support.training.models import scrambled, tokens
 
 SHAPES = [(2, 16, 2, 8), (1, 64, 1, 6), (3, 19, 2, 10), (2, 5, 3, 4), (1, 1, 1, 2), (2, 33, 1, 14)]  # B, T, H, K
 needs_compiler = pytest.mark.skipif(native.library() is None, reason="needs a C compiler for this processor")
@@ -171,6 +171,7 @@ def test_a_compiler_that_fails_is_no_error(fresh, monkeypatch):
     assert not list(fresh.glob("*"))
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="needs a processor of x86-64")
 @pytest.mark.parametrize("less", ["-mno-avx512f", "-mno-avx"])
@@ -185,6 +186,7 @@ def test_processors_of_narrower_vectors(fresh, monkeypatch, less):
         test_cross_entropy_and_score(vocab)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_built_before_the_first_step_is_timed(fresh, tmp_path):
     corpus = prepare(DATA, tmp_path / "corpora")
@@ -192,6 +194,7 @@ def test_built_before_the_first_step_is_timed(fresh, tmp_path):
     assert list(fresh.glob("*.so"))
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_built_once_and_again_for_another_source(fresh, monkeypatch, tmp_path):
     assert native.library() is not None
@@ -210,6 +213,7 @@ def test_built_once_and_again_for_another_source(fresh, monkeypatch, tmp_path):
     assert len(list(fresh.iterdir())) == 2
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_kernels_that_compute_something_else_are_left_alone(fresh, monkeypatch, tmp_path):
     wrong = tmp_path / "kernels.c"

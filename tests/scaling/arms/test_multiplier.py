@@ -10,8 +10,8 @@ from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.law import Cost
 from isoflop.scaling.laws.power import Power
 from isoflop.scaling.table.conventions import points
-from tests.support.decision_checks import arms_coverage
-from tests.support.simulated import BASE, cheaper, steeper, two_arms
+from tests.support.fits.decision_checks import arms_coverage
+from tests.support.fits.simulated import BASE, cheaper, steeper, two_arms
 
 
 def test_frontier_is_the_laws_own():

@@ -14,8 +14,8 @@ from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.fitting.fit import LeastSquares, fit
 from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws.law import Cost
-from tests.support.decision_checks import BLOCK, refits, suggestion
-from tests.support.simulated import BESIROGLU, NOISE, isoflop_table
+from tests.support.fits.decision_checks import BLOCK, refits, suggestion
+from tests.support.fits.simulated import BESIROGLU, NOISE, isoflop_table
 
 SIZES = pd.DataFrame({
     "size": ["a", "b"], "n_params": [1e3, 1e4], "flops_token": [6e3, 6e4], "batch_tokens": [100, 100],
@@ -116,6 +116,7 @@ def test_half_the_spread_of_a_grid_at_equal_spend(tau):
     assert told["predicted"] == pytest.approx(told["realised"], rel=0.3)
 
 
+@pytest.mark.slow
 def test_a_table_is_planned_from_what_it_shows():
     table = isoflop_table(BESIROGLU, seed=0)
     made = plan_from_table(table, budget=1e21, target=1e23, goal="loss")
@@ -127,6 +128,7 @@ def test_a_table_is_planned_from_what_it_shows():
         plan_from_table(table, budget=3e20, target=1e19)
 
 
+@pytest.mark.slow
 def test_doing_what_was_suggested_narrows_the_question():
     table = isoflop_table(BESIROGLU, seed=0)
     made = plan_from_table(table, budget=1e20, target=1e22)
@@ -162,6 +164,7 @@ def lower_bound(search: ExchangeSearch, budget: float, most: int) -> float:
     return best
 
 
+@pytest.mark.slow
 def test_no_other_choice_is_much_better():
     budget, target, most = 6e19, 8e20, 30
     cells = candidate_runs(any_sizes(Cost(), 2e8, per_decade=4), budget, min_steps=1)

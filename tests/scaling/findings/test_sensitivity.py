@@ -1,7 +1,7 @@
 """The sensitivity table moves what it should, in half-widths of the interval."""
 
 from isoflop.scaling.findings.sensitivity import chinchilla_sensitivity
-from tests.support.simulated import BESIROGLU, isoflop_table
+from tests.support.fits.simulated import BESIROGLU, isoflop_table
 
 
 def test_sensitivity_measures_in_half_widths():

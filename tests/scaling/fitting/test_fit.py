@@ -17,8 +17,8 @@ from isoflop.scaling.laws.kaplan import Kaplan
 from isoflop.scaling.laws.power import Power
 from isoflop.scaling.laws.published import PUBLISHED
 from isoflop.scaling.laws.saturating import Saturating
-from tests.support import hard_fits
-from tests.support.hard_fits import SURFACE, frontier, isoflop, reference, repeated
+from tests.support.fits import hard_fits
+from tests.support.fits.hard_fits import SURFACE, frontier, isoflop, reference, repeated
 
 BEST = 1.01827402e-3
 

@@ -10,7 +10,7 @@ from isoflop.scaling.fitting.starts import nonnegative, random_starts, starts
 from isoflop.scaling.laws.broken import BNSL
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.power import Power
-from tests.support.hard_fits import SURFACE, isoflop
+from tests.support.fits.hard_fits import SURFACE, isoflop
 
 
 def make_problem(n: int = 35, noise: float = 0.005, law: Chinchilla = SURFACE, seed: int = 0, **kwargs) -> FitProblem:

@@ -10,8 +10,8 @@ from isoflop.scaling.fitting.profile_likelihood import profile
 from isoflop.scaling.fitting.search import search
 from isoflop.scaling.fitting.uncertainty import GROUPS, MOST_CLUSTERS, bootstrap, intervals, jackknife, predict
 from isoflop.scaling.laws.chinchilla import Chinchilla
-from tests.support.hard_fits import SURFACE, collinear, isoflop
-from tests.support.interval_coverage import DESIGNS, interval_coverage
+from tests.support.fits.hard_fits import SURFACE, collinear, isoflop
+from tests.support.fits.interval_coverage import DESIGNS, interval_coverage
 
 
 def noisy(n: int = 20, noise: float = 0.003, seed: int = 0) -> pd.DataFrame:

@@ -264,7 +264,7 @@ def test_tensorboard_event_files_of_others(tmp_path):
 
 
 def test_our_own_event_files_come_back_as_they_went(tmp_path):
-    from tests.support.tracked import FIRST, SECOND, track
+    from tests.support.training.tracked import FIRST, SECOND, track
 
     rows = {cell.run_id: track(tmp_path, ["tensorboard"], cell)[-1] for cell in (FIRST, SECOND)}
     table = imported(tmp_path / "tensorboard").table
@@ -350,6 +350,7 @@ def write_study(folder: Path, widths, horizons) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_table_that_a_fit_reads(tmp_path, done):
     logs = write_study(tmp_path / "logs", (96, 144, 192, 288, 384), (1000, 3000, 9000))
     told = json.loads(done("import", logs, "--out", tmp_path / "t.parquet", "--json"))

@@ -11,7 +11,7 @@ from isoflop.scaling.prediction.forecast import PredictError, Target, forecast_l
 from isoflop.scaling.prediction.predict import predict
 from isoflop.scaling.prediction.register import RegistrationError, data_hash, register, score
 from isoflop.scaling.table.conventions import points
-from tests.support.simulated import BESIROGLU, NOISE, isoflop_table
+from tests.support.fits.simulated import BESIROGLU, NOISE, isoflop_table
 
 LAWS = ("chinchilla", "chinchilla-tied")
 TARGET = 1e21

@@ -6,7 +6,7 @@ import pytest
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.law import Cost
 from isoflop.scaling.prediction.serving import ServingError, capped, off_optimum, repeated, serve
-from tests.support.simulated import BENT, BESIROGLU
+from tests.support.fits.simulated import BENT, BESIROGLU
 
 C = 1e21
 

@@ -146,6 +146,7 @@ def test_the_command_on_anybodys_table(tmp_path):
     assert "go together" in str(cli("accuracy", path, "--column", "hellaswag", "--tokens", 1e9)[0])
 
 
+@pytest.mark.slow
 def test_the_command_on_scores_that_evaluate_kept(tmp_path, study_table):
     store = create_store(tmp_path / "runs")
     final = final_rows(study_table)

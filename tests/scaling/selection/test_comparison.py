@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from isoflop.scaling.selection.comparison import comparison
-from tests.support.simulated import BESIROGLU, isoflop_table
+from tests.support.fits.simulated import BESIROGLU, isoflop_table
 
 
 def test_comparison_is_one_json_and_one_text():

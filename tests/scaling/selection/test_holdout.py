@@ -35,6 +35,7 @@ def test_where_kappa_is_one_the_simpler_law_is_chosen(study_law):
     assert choose(simulate_study(study_law, sizes=SIZES, noise=0.003, seed=2))[0] in ("chinchilla", "chinchilla-tied")
 
 
+@pytest.mark.slow
 def test_the_largest_budget_stays_blind(bent):
     largest = bent["budget_flops"] == bent["budget_flops"].max()
     spoiled = bent.assign(loss=np.where(largest, 3 * bent["loss"], bent["loss"]))

@@ -5,7 +5,7 @@ import numpy as np
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.selection.likelihood_ratio import likelihood_ratio_tests
 from isoflop.scaling.table.conventions import points
-from tests.support.simulated import BENT, BESIROGLU, isoflop_table
+from tests.support.fits.simulated import BENT, BESIROGLU, isoflop_table
 
 EQUAL = Chinchilla(E=1.8, A=480.0, B=700.0, alpha=0.35, beta=0.35)
 

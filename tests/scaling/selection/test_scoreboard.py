@@ -11,8 +11,8 @@ from isoflop.scaling.selection.holdout import HoldOutError, law_names
 from isoflop.scaling.selection.rolling_origins import FEWEST_ROWS, rolling_origins
 from isoflop.scaling.selection.scoreboard import AVERAGE, BASELINE, compare
 from isoflop.scaling.table.conventions import points
-from tests.support.decision_checks import coverage
-from tests.support.simulated import BENT, BESIROGLU, isoflop_table
+from tests.support.fits.decision_checks import coverage
+from tests.support.fits.simulated import BENT, BESIROGLU, isoflop_table
 
 LAWS = ("chinchilla", "chinchilla-tied", "chinchilla-no-floor", "power-n", "data-constrained")
 

@@ -12,8 +12,8 @@ from isoflop.scaling.table.conventions import count_params
 from isoflop.scaling.table.migrate import ADDED, complete
 from isoflop.scaling.table.runs import COLUMNS, read_runs, same_runs, write_table
 from tests.support.root import RESULTS
-from tests.support.studies import only, single
-from tests.support.tracked import CORPUS
+from tests.support.sweep.studies import only, single
+from tests.support.training.tracked import CORPUS
 
 BASE = ModelConfig("transformer", 256, 64, n_layer=3, d_model=24, n_head=2)
 VARIANTS = {

@@ -30,6 +30,7 @@ def test_csv_and_parquet_read_alike(good, save):
     pd.testing.assert_frame_equal(read_table(save(good)), read_table(save(good, "runs.parquet")))
 
 
+@pytest.mark.slow
 def test_a_store_a_run_file_and_a_compacted_table_read_alike(study_table, tmp_path):
     for run, rows in study_table.groupby("run_id"):
         write_run(tmp_path / "runs" / "cells" / run / "run.parquet", rows.to_dict("records"), {})

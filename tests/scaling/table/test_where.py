@@ -67,6 +67,7 @@ def conditions():
     return st.recursive(comparisons(), larger, max_leaves=6)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(frame=frames(), condition=conditions())
 def test_every_condition_keeps_the_rows_that_pandas_keeps(frame, condition):
@@ -82,6 +83,7 @@ x n s flag index a b loss and or not in is lambda import __import__ os true None
 WORDS = st.sampled_from([*TEXT.split(), "\n", " "])
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(
     text=st.lists(WORDS, max_size=12).map(" ".join) | st.text(max_size=30) | st.lists(WORDS, max_size=9).map("".join)

@@ -19,7 +19,7 @@ from isoflop.experiments.study.engine import decide
 from isoflop.experiments.training.learner import Learner
 from isoflop.models.config import ModelConfig
 from isoflop.models.step.autograd import forward_of
-from tests.support.plain_loop import PlainLoop
+from tests.support.training.plain_loop import PlainLoop
 
 SIZE = {"n_layer": 5, "d_model": 128, "n_head": 4}  # conf/model/g128.yaml
 PRECISIONS = ("float32", "bfloat16")

@@ -8,7 +8,7 @@ import pandas as pd
 from isoflop.scaling.fitting.fit import Huber, LeastSquares, fit
 from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws.law import Law
-from tests.support.hard_fits import SURFACE, isoflop
+from tests.support.fits.hard_fits import SURFACE, isoflop
 
 LARGEST = 1e21
 LEVEL = 0.9

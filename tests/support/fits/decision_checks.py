@@ -12,7 +12,7 @@ from isoflop.scaling.fitting.fit import fit
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.law import Cost
 from isoflop.scaling.prediction.forecast import Target, forecast_loss
-from tests.support.simulated import BASE, BESIROGLU, CROSSING, NOISE, isoflop_table, two_arms
+from tests.support.fits.simulated import BASE, BESIROGLU, CROSSING, NOISE, isoflop_table, two_arms
 
 
 def coverage(law: Chinchilla, laws: tuple[str, ...], *, repeats: int, first: int = 0) -> dict[str, dict[str, float]]:

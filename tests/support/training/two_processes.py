@@ -1,6 +1,6 @@
 """What the tests of replicas run by torchrun: losses of 50 steps in every mode, refusals, trunks that end in a kill.
 
-torchrun --nproc-per-node 2 -m tests.support.two_processes FOLDER losses|killed|resumed [ddp|fsdp2]
+torchrun --nproc-per-node 2 -m tests.support.training.two_processes FOLDER losses|killed|resumed [ddp|fsdp2]
 """
 
 import json
@@ -18,7 +18,7 @@ from isoflop.experiments.study.engine import decide
 from isoflop.experiments.training.process import configure_process
 from isoflop.experiments.training.trainer import train_trunk
 from isoflop.models.config import ModelConfig
-from tests.support.training import DATA, make
+from tests.support.training.cells import DATA, make
 
 STEPS = 50
 KILL_AT = 128

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A SLURM of one node out of a folder of its own, without systemd or a database: tests/support/slurm_node.sh start|stop FOLDER
+# A SLURM of one node out of a folder of its own, without systemd or a database: tests/support/sweep/slurm_node.sh start|stop FOLDER
 # Debian: apt-get install slurmctld slurmd slurm-client munge. As root. Afterwards: export SLURM_CONF=FOLDER/slurm.conf
 # Two partitions on the one node: jobs of `urgent` requeue those of `normal` when there is no room for both.
 # A requeued task starts again after cred_expire, 120 s by default.

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.trackers.sinks import Trackers
 from isoflop.experiments.training.rows import Measurement, run_rows
-from tests.support.studies import only, single
+from tests.support.sweep.studies import only, single
 
 CORPUS = SimpleNamespace(
     tokenizer_id="bytes", eval_id="e", loss_floor=float("nan"), bytes_per_token=1.0, train_tokens=10_000_000,
