@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from scipy.optimize import nnls
 
 from isoflop.experiments.cost.cost import REFERENCE, START_SECONDS, Rate, Speed
 from isoflop.experiments.cost.shape_key import engine_id
+from isoflop.models.cache_folder import cache_folder, private_folder
 
 SHARE_OF_RATES = 3  # shapes from which the three rates of the formula are fitted; fewer scale the reference
 
@@ -50,10 +52,13 @@ def keep(shapes: Mapping[str, Measured], *, start: float, alone: float, device: 
         before = {}
     new = {key: {"rate": [one.rate.step, one.rate.token], "work": list(one.work)} for key, one in shapes.items()}
     kept = {"engine": engine_id(), "shapes": before | new, "start": start, "alone": alone, "at": time.time()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(kept))
-    os.replace(temporary, path)
+    try:
+        private_folder()
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(kept))
+        os.replace(temporary, path)
+    except OSError as error:
+        print(f"isoflop: what was timed is not kept for the next command: {error}", file=sys.stderr)
 
 
 def to_speed(
@@ -79,5 +84,4 @@ def _formula(shapes: list[Measured]) -> list[float]:
 
 
 def _file(device: str, threads: int) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "isoflop" / f"speed-{platform.node()}-{device.replace(':', '')}-{threads}.json"
+    return cache_folder() / f"speed-{platform.node()}-{device.replace(':', '')}-{threads}.json"

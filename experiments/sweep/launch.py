@@ -34,6 +34,7 @@ from isoflop.experiments.sweep.queue import Job, Start, find_jobs, finish
 from isoflop.experiments.sweep.train_job import listing, wanted
 from isoflop.experiments.trackers.sinks import check as check_trackers
 from isoflop.experiments.training.initial import begin_from
+from isoflop.models.step import native
 
 NAMED = 3  # cells outside the window that a launch names
 
@@ -160,6 +161,8 @@ def run_launch(launch: Launch, start: Start, *, typed: Sequence[str] = ()) -> in
         _write(launch, store, typed)
         if launch.jobs:
             pin_threads(where.threads)
+            if launch.workers is not None and (where.device, where.threads) == ("cpu", 1):
+                native.build_for_workers()
             with live_line(store, launch.cells, launch.worker_speed, launch.at_once or len(launch.jobs)):
                 finish(launch.jobs, store, start)
     print(closing_table(store, launch.cells, time.monotonic() - launch.began))
