@@ -59,10 +59,10 @@ def _from_a_compiler(folder: Path) -> ctypes.CDLL | None:
             _say(f"kernels in C: {'; '.join(faults)}; {name} does")
         return found
     told = "; ".join(faults) or f"no compiler is installed ({', '.join(COMPILERS)})"
-    if found := _kept(folder, "*"):
+    if (before := _kept(folder, "*")) is not None:
         if faults:
             _say(f"kernels in C: {told}; those that were built before are used")
-        return found
+        return before
     _say(f"no kernels in C, so training takes about twice as long: {told}; install gcc or clang, or set CC")
     return None
 
