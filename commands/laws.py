@@ -15,6 +15,7 @@ from isoflop.commands.options import (
     Map,
     Objective,
     Params,
+    Steps,
     Study,
     Table,
     Where,
@@ -24,7 +25,6 @@ from isoflop.commands.options import (
     objective_of,
     pairs,
     refuse_failed,
-    show_step,
 )
 
 app = typer.Typer()
@@ -50,17 +50,19 @@ def fit(
     """Fit one law, with intervals and findings."""
     from isoflop.scaling.findings.verdict import verdict
 
-    found = verdict(
-        load(table, mapping, where, study),
-        law,
-        objective=objective_of(objective, delta),
-        params=params,
-        compute=compute,
-        fixed={k: number(v, f"--fix {k}") for k, v in pairs(fix, "--fix").items()},
-        resamples=bootstrap,
-        seed=seed,
-        level=level,
-    )
+    with Steps() as step:
+        found = verdict(
+            load(table, mapping, where, study),
+            law,
+            objective=objective_of(objective, delta),
+            params=params,
+            compute=compute,
+            fixed={k: number(v, f"--fix {k}") for k, v in pairs(fix, "--fix").items()},
+            resamples=bootstrap,
+            seed=seed,
+            level=level,
+            on_step=step,
+        )
     emit(found.to_dict(), str(found), as_json)
 
 
@@ -118,17 +120,17 @@ def compare(
     from isoflop.scaling.selection.comparison import comparison
 
     data = load(table, mapping, where, study)
-    found = comparison(
-        data,
-        laws,
-        by=by,  # type: ignore[arg-type]  # any other word is refused there
-        above=above,
-        params=params,
-        compute=compute,
-        level=level,
-        on_step=show_step,
-    )
-    show_step("")
+    with Steps() as step:
+        found = comparison(
+            data,
+            laws,
+            by=by,  # type: ignore[arg-type]  # any other word is refused there
+            above=above,
+            params=params,
+            compute=compute,
+            level=level,
+            on_step=step,
+        )
     emit(found.to_dict(), str(found), as_json)
     refuse_failed(found.board.refused if laws else {})
 

@@ -2,6 +2,8 @@
 
 import json
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -38,10 +40,28 @@ def refuse_failed(failed: dict[str, str]) -> None:
         raise PartialAnswerError("no answer for " + "; ".join(f"{name}: {why}" for name, why in failed.items()))
 
 
-def show_step(name: str) -> None:
-    """Print on a terminal what is being fitted, in one line that the next step overwrites; "" clears it."""
-    if sys.stderr.isatty():
-        typer.echo(f"\r\033[Kfitting {name} ..." if name else "\r\033[K", nl=False, err=True)
+class Steps:
+    """While open, a line on a terminal that says what is being fitted, once QUIET seconds have passed."""
+
+    QUIET = 2.0
+
+    def __enter__(self) -> "Steps":
+        self.began, self.timer = time.monotonic(), threading.Timer(0.0, lambda: None)
+        return self
+
+    def __call__(self, name: str) -> None:
+        """Say that `name` is fitted next."""
+        self.timer.cancel()
+        if sys.stderr.isatty():
+            wait = max(self.began + self.QUIET - time.monotonic(), 0.0)
+            self.timer = threading.Timer(wait, typer.echo, (f"\r\033[Kfitting {name} ...", None, False, True))
+            self.timer.daemon = True
+            self.timer.start()
+
+    def __exit__(self, *error: object) -> None:
+        self.timer.cancel()
+        if sys.stderr.isatty():
+            typer.echo("\r\033[K", nl=False, err=True)
 
 
 def pairs(values: list[str] | None, option: str) -> dict[str, str]:

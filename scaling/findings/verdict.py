@@ -1,6 +1,6 @@
 """One law on one table with what is needed to judge it: fit, intervals, other conventions, Findings."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -88,24 +88,31 @@ def verdict(
     resamples: int = 1000,
     seed: int = 0,
     level: float = 0.9,
+    on_step: Callable[[str], None] | None = None,
 ) -> Verdict:
     """Fit `law` to a table and judge it: what `isoflop fit` answers.
 
     `params` and `compute` are the conventions of `points`, `fixed` holds parameters at values, `resamples` is the
     number of bootstrap resamples (0 for none), `seed` that of starts and resamples, `level` that of every interval.
+    `on_step` is called with the name of what is computed next.
     Raises FitError if the data determine no law, TableError on bad data, ValueError on a wrong name or number.
     """
     if not 0 < level < 1:
         raise ValueError(f"--level {level}: an interval's level lies between 0 and 1, for example 0.9")
     if resamples < 0:
         raise ValueError(f"--bootstrap {resamples}: the number of resamples is at least 0")
+    step = on_step or (lambda name: None)
     data = points(table, params=params, compute=compute)
+    step(law)
     fitted = fit(law, data, objective=objective, fixed=fixed, seed=seed)
+    step(f"{law} to {resamples} resamples")
     drawn = None
     if resamples and fitted.n_clusters > 1:
         drawn = bootstrap(fitted, max(2, min(resamples, MOST_CELLS // len(data))), seed=seed)
     draws = jackknife(fitted) if 1 < fitted.n_clusters <= MOST_CLUSTERS else drawn
+    step(f"{law} under other conventions")
     compared = _compare(table, law, objective, fixed, level) if is_runs(table) else []
+    step(f"what {law} is checked against")
     findings = diagnose(fitted, draws, table, level=level)
     return Verdict(fitted, draws, drawn, pd.DataFrame(compared), tuple(findings), level)
 

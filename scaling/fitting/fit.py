@@ -13,7 +13,7 @@ import pandas as pd
 
 from isoflop.scaling.fitting.objective import Huber, LeastSquares, Objective
 from isoflop.scaling.fitting.problem import FitProblem
-from isoflop.scaling.fitting.search import robust_scale, search
+from isoflop.scaling.fitting.search import go_on, robust_scale, search
 from isoflop.scaling.fitting.solver import Solution, minimise
 from isoflop.scaling.laws import get_law
 from isoflop.scaling.laws.law import Allocation, Array, Cost, Law
@@ -24,6 +24,7 @@ __all__ = ["Fit", "FitError", "Huber", "LeastSquares", "fit", "predict_loss", "r
 COLUMN = {"N": "n_params", "D": "tokens", "C": "flops", "U": "unique_tokens", "L": "model_loss"}
 """The column of a table that each letter of a law's inputs stands for."""
 
+MOST_SEARCHED = 20  # refits of one batch that are searched for from new starts, each as dear as a whole fit
 SAME_BASIN = 1e-9  # relative difference of the objective between starts that found the same optimum
 
 
@@ -236,14 +237,16 @@ def _conclude(
 def refit(fit: Fit, weights: Array, *, tolerance: float = 1e-11) -> Solution:
     """Refit under other row weights (B, n) at the fit's delta, each from the fit's optimum.
 
-    A refit that does not converge from there is searched for from new starts.
+    Refits that still move after the usual number of steps go on together; those that then still do are searched for
+    from new starts, up to MOST_SEARCHED of them.
     """
     begin = np.repeat(fit.theta[None], len(weights), axis=0)
     warm = minimise(fit.problem, begin, delta=fit.delta, weights=weights, tolerance=tolerance, damping=1e-3)
+    warm = go_on(fit.problem, warm, ~warm.converged, delta=fit.delta, weights=weights, tolerance=tolerance)
     theta, value, converged = warm.theta.copy(), warm.value.copy(), warm.converged.copy()
     exact = replace(fit.objective, delta=fit.delta) if isinstance(fit.objective, Huber) else fit.objective
-    for i in np.flatnonzero(~converged):
-        again, _, _ = search(fit.problem, weights[i], exact)
+    for i in np.flatnonzero(~converged)[:MOST_SEARCHED]:
+        again, _, _ = search(fit.problem, weights[i], exact, patient=False)
         best = int(np.argmin(np.where(np.isfinite(again.value), again.value, np.inf)))
         if again.value[best] <= value[i] * (1 + SAME_BASIN) or not np.isfinite(value[i]):
             theta[i], value[i], converged[i] = again.theta[best], again.value[best], again.converged[best]

@@ -13,21 +13,30 @@ SMALLEST_DELTA = 1e-7
 FEW_PARAMETERS = 5  # up to here 8 starts, up to 7 parameters 16, above 32
 SCATTERED = 24  # more starts for a form whose curvature is not exact
 ROUGH = 1e-7  # tolerance of the stages before the last
+MOST_STEPS = 1000  # of what still moves after the solver's usual number of steps
+MAY_WIN = 0.1  # of the best value: an end this close to it is worth those steps
 
 
 def search(
-    problem: FitProblem, weights: Array, objective: Objective, *, n_starts: int | None = None, seed: int = 0
+    problem: FitProblem,
+    weights: Array,
+    objective: Objective,
+    *,
+    n_starts: int | None = None,
+    seed: int = 0,
+    patient: bool = True,
 ) -> tuple[Solution, float, Array]:
     """Minimise the objective from many starts.
 
     Returns where the distinct starts ended, the delta used, and for each start the row of the ends that it reached.
     Least squares go first because a smooth objective finds the basin. `n_starts` defaults to 8, 16 or 32 by the number
-    of free parameters; `seed` is that of the random starts.
+    of free parameters; `seed` is that of the random starts; `patient` goes on with ends that still move.
     """
+    last = _patient if patient else minimise
     count = n_starts or (8 if len(problem.free) <= FEW_PARAMETERS else 16 if len(problem.free) <= 7 else 32)
     begin = starts(problem, weights, count=count, seed=seed)
     if objective.delta == np.inf:
-        return minimise(problem, begin, delta=np.inf, weights=weights), np.inf, np.arange(len(begin))
+        return last(problem, begin, delta=np.inf, weights=weights), np.inf, np.arange(len(begin))
     squares = minimise(problem, begin, delta=np.inf, weights=weights, max_steps=40, tolerance=ROUGH)
     exact = np.nanmin(squares.value) <= EXACT * ROUNDING**2 * weights.sum()
     basin, members = _distinct(squares)
@@ -44,8 +53,34 @@ def search(
             ends = minimise(problem, ends, delta=wide, weights=weights, max_steps=6, tolerance=ROUGH).theta
     if delta is None:
         delta, ends = _auto_delta(problem, weights, ends)
-    done = minimise(problem, ends, delta=delta, weights=weights, max_steps=100)
-    return done, delta, members
+    return last(problem, ends, delta=delta, weights=weights), delta, members
+
+
+def _patient(problem: FitProblem, ends: Array, *, delta: float, weights: Array) -> Solution:
+    """Minimise from every end; those that still move after the first steps and may win go on together."""
+    done = minimise(problem, ends, delta=delta, weights=weights)
+    best = np.min(np.where(np.isfinite(done.value), done.value, np.inf))
+    late = ~done.converged & (done.value <= best * (1 + MAY_WIN))
+    return go_on(problem, done, late, delta=delta, weights=weights)
+
+
+def go_on(
+    problem: FitProblem, so_far: Solution, which: Array, *, delta: float, weights: Array, tolerance: float = 1e-13
+) -> Solution:
+    """The same solution with the problems in the mask `which` (B,) minimised on from where they ended, in one batch."""
+    if not which.any():
+        return so_far
+    weights = weights[which] if np.ndim(weights) == 2 and len(weights) == len(which) else weights
+    more = minimise(
+        problem, so_far.theta[which], delta=delta, weights=weights, max_steps=MOST_STEPS, tolerance=tolerance
+    )
+    theta, value, converged, steps = (a.copy() for a in vars(so_far).values())
+    better = np.zeros_like(which)
+    better[which] = more.value <= value[which]
+    theta[better], value[better] = more.theta[better[which]], more.value[better[which]]
+    converged[better] = more.converged[better[which]]
+    steps[which] += more.steps
+    return Solution(theta, value, converged, steps)
 
 
 def _scatter(problem: FitProblem, weights: Array, theta: Array, seed: int) -> Array:

@@ -165,6 +165,24 @@ def test_hard_data_are_solved_or_flagged(kind):
         assert row["flagged"] == 2
 
 
+SLOW = (  # sizes, tokens per parameter, losses of a published grid
+    (190e6, 370e6, 760e6, 1280e6), (20, 40, 100, 200),
+    (4.7884, 4.5894, 4.421, 4.2688, 4.3864, 4.2084, 4.0293, 3.937,
+     3.9686, 3.8226, 3.6708, 3.5918, 3.7187, 3.5834, 3.4183, 3.3378),
+)  # fmt: skip
+
+
+def test_a_regular_optimum_that_takes_more_than_a_hundred_steps_is_reached():
+    sizes, ratios, losses = (np.array(part) for part in SLOW)
+    n_params = np.repeat(sizes, 4)
+    cells = {"n_params": n_params, "tokens": n_params * np.tile(ratios, 4), "loss": losses}
+    found = fit("chinchilla", pd.DataFrame(cells), objective=Huber(1e-3))
+    assert found.status == "converged"
+    assert found.value == pytest.approx(3.212896e-5, rel=1e-6)
+    assert (found.law.E, found.law.alpha) == pytest.approx((0.7033, 0.1512), abs=1e-4)
+    assert found.value <= reference(found, 40) * (1 + 1e-9)
+
+
 @settings(max_examples=15, deadline=None)
 @given(n=st.floats(-9, 9), d=st.floats(-9, 9))
 def test_rescaling_the_columns_leaves_predictions_alone(n, d):
