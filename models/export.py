@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from isoflop.models.config import ModelConfig
 from isoflop.models.language_model import LanguageModel
 from isoflop.models.transformer import NORM_EPS, ROPE_THETA, Transformer
-from isoflop.models.weights import WEIGHTS_FILE, WeightsError, fill, read_tensors, write_tensors
+from isoflop.models.weights import WEIGHTS_FILE, WeightsError, checked_shape, fill, read_tensors, write_tensors
+from isoflop.read_json import read_json
 
 PROVENANCE_FILE = "isoflop.json"
 SCRIPT_FILE = "model.pt"
@@ -51,6 +52,18 @@ _EXPECTED = {  # config.json must agree where it has the key
     "rope_scaling": None,
     "rope_parameters": {"rope_theta": ROPE_THETA, "rope_type": "default"},
 }
+
+
+class _Llama(TypedDict):
+    """What is read of a config.json."""
+
+    vocab_size: int
+    max_position_embeddings: int
+    num_hidden_layers: int
+    hidden_size: int
+    num_attention_heads: int
+    intermediate_size: int
+    tie_word_embeddings: NotRequired[bool]
 
 
 def write_folder(model: LanguageModel, folder: Path, *, tokenizer: str, card: str, provenance: Mapping) -> None:
@@ -108,14 +121,11 @@ def read_folder(folder: Path) -> Transformer:
     path = folder / "config.json"
     if not path.is_file():
         raise WeightsError(f"{folder}: no config.json; name a Hugging Face folder of a Llama model")
-    try:
-        llama = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise WeightsError(f"{path}: not JSON ({error})") from error
-    model = Transformer(_from_llama_config(llama, source=str(path)))
+    llama = read_json(path, _Llama, error=WeightsError, remedy="name the folder of a Llama model")
     tensors: dict[str, Tensor] = {}
     for shard in sorted(folder.glob("*.safetensors")):
         tensors |= read_tensors(shard)[0]
+    model = Transformer(checked_shape(lambda: _from_llama_config(llama, source=str(path)), tensors, source=str(path)))
     fill(model, dict(_from_llama(tensors, model.config, source=str(folder))), source=str(folder))
     return model
 
@@ -210,25 +220,22 @@ def _write_script(model: LanguageModel, path: Path) -> None:
         torch.jit.trace(_WithoutCache(model), example, check_trace=False).save(str(path))
 
 
-def _from_llama_config(llama: dict, *, source: str) -> ModelConfig:
+def _from_llama_config(llama: Mapping[str, Any], *, source: str) -> ModelConfig:
     expected = _EXPECTED | {"num_key_value_heads": llama.get("num_attention_heads")}
-    expected["head_dim"] = llama.get("hidden_size", 0) // (llama.get("num_attention_heads") or 1)
+    expected["head_dim"] = llama["hidden_size"] // (llama["num_attention_heads"] or 1)
     for key, value in expected.items():
         if llama.get(key, value) not in (value, None):
             raise WeightsError(f"{source}: {key} is {llama[key]!r}; this decoder has {value!r}")
-    try:
-        return ModelConfig(
-            family="transformer",
-            vocab_size=llama["vocab_size"],
-            context_length=llama["max_position_embeddings"],
-            n_layer=llama["num_hidden_layers"],
-            d_model=llama["hidden_size"],
-            n_head=llama["num_attention_heads"],
-            d_ff=llama["intermediate_size"],
-            tied=llama.get("tie_word_embeddings", False),
-        )
-    except KeyError as error:
-        raise WeightsError(f"{source}: no key {error}; not the configuration of a Llama model") from error
+    return ModelConfig(
+        family="transformer",
+        vocab_size=llama["vocab_size"],
+        context_length=llama["max_position_embeddings"],
+        n_layer=llama["num_hidden_layers"],
+        d_model=llama["hidden_size"],
+        n_head=llama["num_attention_heads"],
+        d_ff=llama["intermediate_size"],
+        tied=llama.get("tie_word_embeddings", False),
+    )
 
 
 def _from_llama(tensors: dict[str, Tensor], config: ModelConfig, *, source: str) -> Iterator[tuple[str, Tensor]]:

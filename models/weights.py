@@ -6,9 +6,10 @@ The bytes depend on the weights and the metadata alone. The file is written to a
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, TypedDict
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,11 +17,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from isoflop.models import build_model
-from isoflop.models.config import ModelConfig
+from isoflop.models.config import ModelConfig, n_total
 from isoflop.models.language_model import LanguageModel
+from isoflop.read_json import JsonError, parse_json
 
 WEIGHTS_FILE = "model.safetensors"
 _METADATA_KEY = "isoflop"  # one key: safetensors gives several no order
+_FREE_SHAPE = 2**24  # parameters of a shape that is built before its tensors are compared; a larger one must have them
+
+
+class _Saved(TypedDict):
+    """What the metadata hold."""
+
+    model: ModelConfig
+    about: dict[str, Any]
 
 
 class WeightsError(ValueError):
@@ -36,18 +46,36 @@ def save_weights(model: LanguageModel, path: Path, about: Mapping) -> None:
 def load_weights(path: Path) -> tuple[LanguageModel, dict]:
     """The model in `path` and the `about` it was saved with. Raises WeightsError for a file of another make."""
     tensors, metadata = read_tensors(path)
-    if _METADATA_KEY not in metadata:
-        raise WeightsError(f"{path}: safetensors, but not a model that isoflop saved (no {_METADATA_KEY!r} metadata)")
-    saved = json.loads(metadata[_METADATA_KEY])
-    model = build_model(ModelConfig(**saved["model"]))
+    saved = _saved(metadata, path)
+    model = build_model(checked_shape(lambda: ModelConfig(**saved["model"]), tensors, source=str(path)))  # type: ignore[arg-type]
     fill(model, tensors, source=str(path))
     return model, saved["about"]
 
 
 def read_about(path: Path) -> dict:
-    """The `about` that the model in `path` was saved with."""
-    _, metadata = read_tensors(path)
-    return json.loads(metadata[_METADATA_KEY])["about"]
+    """The `about` that the model in `path` was saved with. Raises WeightsError for a file of another make."""
+    return _saved(read_tensors(path)[1], path)["about"]
+
+
+def checked_shape(make: Callable[[], ModelConfig], tensors: Mapping[str, Tensor], *, source: str) -> ModelConfig:
+    """The shape that `make` returns. Raises WeightsError where it is none, or one far beyond what `tensors` fill."""
+    try:
+        config = make()
+    except ValueError as error:
+        raise WeightsError(f"{source}: {error}") from error
+    held, wanted = sum(tensor.numel() for tensor in tensors.values()), n_total(config)
+    if wanted > max(2 * held, _FREE_SHAPE):
+        raise WeightsError(f"{source}: its shape has {wanted:,} parameters, its tensors hold {held:,}")
+    return config
+
+
+def _saved(metadata: Mapping[str, str], path: Path) -> _Saved:
+    if _METADATA_KEY not in metadata:
+        raise WeightsError(f"{path}: safetensors, but not a model that isoflop saved (no {_METADATA_KEY!r} metadata)")
+    try:
+        return parse_json(metadata[_METADATA_KEY], _Saved, source=f"{path}: metadata")
+    except JsonError as error:
+        raise WeightsError(str(error)) from error
 
 
 def fill(model: LanguageModel, tensors: Mapping[str, Tensor], *, source: str) -> None:
@@ -64,6 +92,8 @@ def fill(model: LanguageModel, tensors: Mapping[str, Tensor], *, source: str) ->
         if own[name].shape != tensors[name].shape:
             has, wanted = tuple(tensors[name].shape), tuple(own[name].shape)
             raise WeightsError(f"{source}: tensor {name} has shape {has}, the model's is {wanted}")
+        if not tensors[name].is_floating_point():
+            raise WeightsError(f"{source}: tensor {name} is of {tensors[name].dtype}, not of a float type")
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(tensors[name])

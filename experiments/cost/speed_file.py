@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 from scipy.optimize import nnls
@@ -15,8 +16,24 @@ from scipy.optimize import nnls
 from isoflop.experiments.cost.cost import REFERENCE, START_SECONDS, Rate, Speed
 from isoflop.experiments.cost.shape_key import engine_id
 from isoflop.models.cache_folder import cache_folder, private_folder
+from isoflop.read_json import read_json
 
 SHARE_OF_RATES = 3  # shapes from which the three rates of the formula are fitted; fewer scale the reference
+
+
+class _Shape(TypedDict):
+    rate: tuple[float, float]
+    work: tuple[float, float, float]
+
+
+class SpeedFile(TypedDict):
+    """What the file holds: the code that was measured, shapes by key, seconds of a start, share without company."""
+
+    engine: str
+    shapes: dict[str, _Shape]
+    start: float
+    alone: float
+    at: float
 
 
 @dataclass(frozen=True)
@@ -30,7 +47,7 @@ class Measured:
 def known_speed(device: str = "cpu", threads: int = 1) -> Speed:
     """What was measured on this machine with this code, else the reference."""
     try:
-        kept = json.loads(_file(device, threads).read_text())
+        kept = read_json(_file(device, threads), SpeedFile)
         if kept["engine"] != engine_id():
             return REFERENCE
         shapes = {
@@ -38,7 +55,7 @@ def known_speed(device: str = "cpu", threads: int = 1) -> Speed:
             for key, one in kept["shapes"].items()
         }
         return to_speed(shapes, start=kept["start"], alone=kept["alone"], at=kept["at"], threads=threads)
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError):
         return REFERENCE
 
 
@@ -46,9 +63,9 @@ def keep(shapes: Mapping[str, Measured], *, start: float, alone: float, device: 
     """Add shapes to those measured with this code; what another code was measured with is dropped."""
     path = _file(device, threads)
     try:
-        before = json.loads(path.read_text())
+        before = read_json(path, SpeedFile)
         before = before["shapes"] if before["engine"] == engine_id() else {}
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError):
         before = {}
     new = {key: {"rate": [one.rate.step, one.rate.token], "work": list(one.work)} for key, one in shapes.items()}
     kept = {"engine": engine_id(), "shapes": before | new, "start": start, "alone": alone, "at": time.time()}

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -20,7 +20,33 @@ from isoflop.experiments.config import DataSpec, check_name
 from isoflop.experiments.data import CorpusError
 from isoflop.experiments.data.shards import MANIFEST, write_corpus
 from isoflop.experiments.data.sources import Source, source_of
-from isoflop.experiments.data.token_files import SIDES, open_side
+from isoflop.experiments.data.token_files import SIDES, Side, open_side
+from isoflop.read_json import read_json
+
+
+class _Stage(TypedDict):
+    stage: str
+    documents: int
+    changed: int
+    dropped: int
+    bytes_removed: int
+    bytes_added: NotRequired[int]
+
+
+class Manifest(TypedDict):
+    """What is read of the manifest of a corpus."""
+
+    corpus_id: str
+    name: str
+    tokenizer_id: str
+    vocab_size: int
+    licence: str
+    train: Side
+    held_out: Side
+    bytes_per_token: float | None
+    read: NotRequired[dict[str, int]]
+    skipped: NotRequired[dict[str, int]]
+    stages: NotRequired[list[_Stage]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +137,7 @@ def manifest_text(corpus: Corpus) -> str:
 def _open(folder: Path, source: Source) -> Corpus:
     """The corpus in a complete folder. Raises CorpusError for damaged shards and sides shorter than one window."""
     data = source.data
-    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest = read_json(folder / MANIFEST, Manifest, error=CorpusError, remedy="delete the folder and prepare again")
     shards = {side: open_side(folder, side, manifest[side]) for side in SIDES}
     for side, tokens in shards.items():
         if len(tokens) <= data.context_length:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from isoflop.experiments.config import DataSpec, HubSpec
 from isoflop.experiments.data import CorpusError
 from isoflop.experiments.data.records import column_of
+from isoflop.read_json import read_json
 
 COLUMN = "text"  # of the raw files; null where a row has none
 RAW_BYTES = 16 * 2**20
@@ -25,6 +26,12 @@ _DONE = "raw.json"
 
 class StreamError(CorpusError):
     """The connection broke. What had arrived is kept, and the same command goes on from there."""
+
+
+class _Done(TypedDict):
+    """What is kept of a data set that was streamed to its end."""
+
+    licence: str
 
 
 def stream(data: DataSpec, folder: Path) -> tuple[list[tuple[str, Path]], str]:
@@ -40,7 +47,7 @@ def stream(data: DataSpec, folder: Path) -> tuple[list[tuple[str, Path]], str]:
         temporary.write_text(json.dumps({"licence": getattr(dataset.info, "license", "") or "the data set's own"}))
         os.replace(temporary, done)
     files = [(f"{data.hub.split}-{i}", path) for i, path in enumerate(_raw(folder))]
-    return files, json.loads(done.read_text())["licence"]
+    return files, read_json(done, _Done)["licence"]
 
 
 def local_files(spec: HubSpec) -> list[Path]:

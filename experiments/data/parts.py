@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -25,9 +25,18 @@ from isoflop.experiments.data import near_duplicates
 from isoflop.experiments.data.cleaning import Count, clean
 from isoflop.experiments.data.records import Files
 from isoflop.experiments.data.sources import TextSource, is_held_out
+from isoflop.read_json import read_json
 
 PART_BYTES = 16 * 2**20  # of files
 PARALLEL_FROM = 4  # parts: fewer are done before a second process has started
+
+
+class _Counted(TypedDict):
+    """What the counts of a part hold."""
+
+    read: dict[str, int]
+    bad: dict[str, int]
+    stages: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ class Part:
     @property
     def counted(self) -> dict[str, Any]:
         """Documents and bytes read, what was skipped by reason, and the counts of each cleaning stage."""
-        return json.loads(self.file("json").read_text())
+        return read_json(self.file("json"), _Counted)
 
     def index(self, data: DataSpec) -> np.ndarray:
         """The index, a row for each document, mapped."""

@@ -10,7 +10,7 @@ import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -27,6 +27,17 @@ LARGEST_SHARD = 2**31  # tokens, exclusive: the count in its header is an int32
 _MEGATRON_HEADER = struct.Struct("<QBQQ")  # version, code of the token type, sequences, documents
 _HELD_OUT = re.compile(r"(?:^|[^a-z])(?:val|valid|validation|held|test|eval)(?:[^a-z]|$)")
 _CHUNK = 2**22  # tokens hashed at once
+
+
+class Side(TypedDict):
+    """What a manifest states of one side: documents, tokens, bytes of text, hash; and where tokens lie elsewhere."""
+
+    documents: int
+    tokens: int
+    sha256: str
+    bytes: NotRequired[int]
+    file: NotRequired[str]
+    range: NotRequired[tuple[int, int]]
 
 
 def open_tokens(path: Path) -> np.ndarray:
@@ -83,7 +94,7 @@ def describe_sides(paths: Sequence[Path], *, held_out_fraction: float, vocab_siz
     return {side: _describe(*where, vocab_size) for side, where in ranges.items()}
 
 
-def open_side(folder: Path, side: str, stated: dict[str, Any]) -> np.ndarray:
+def open_side(folder: Path, side: str, stated: Side) -> np.ndarray:
     """The tokens of one side of a corpus, mapped: its shard in `folder`, or those that its manifest found elsewhere.
 
     Raises CorpusError when they are not as many as `stated`, the manifest's entry for the side.

@@ -6,10 +6,12 @@ ignore or cannot answer is refused by name, unless its value asks for nothing (n
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from reprlib import repr as short
 from typing import Any, Protocol
+
+from isoflop.read_json import JsonError, RefusedError, parse_json
 
 MAX_DEPTH = 32  # of nested lists and objects; a chat with content parts has five
 MAX_STOPS, MAX_STOP_LENGTH = 16, 64
@@ -45,21 +47,11 @@ class Endpoint:
 def parse(content: bytes) -> dict[str, Any]:
     """The JSON object of a request body. Raises RequestError for any other body and for one nested too deeply."""
     try:
-        body = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
-    except RecursionError:
-        raise RequestError(f"the body is nested deeper than {MAX_DEPTH} levels") from None
-    except RequestError:
-        raise
-    except ValueError as error:
-        raise RequestError(f"the body is not JSON in UTF-8: {error}", status=422) from None
-    if not isinstance(body, dict):
-        raise RequestError(f"the body must be a JSON object; not {type(body).__name__}", status=422)
-    level: list[Any] = [body]
-    for _ in range(MAX_DEPTH):
-        level = [inner for outer in level for inner in _members(outer) if isinstance(inner, list | dict)]
-        if not level:
-            return body
-    raise RequestError(f"the body is nested deeper than {MAX_DEPTH} levels")
+        return parse_json(content, dict[str, Any], source="the body", depth=MAX_DEPTH)
+    except RefusedError as error:
+        raise RequestError(str(error)) from None
+    except JsonError as error:
+        raise RequestError(str(error), status=422) from None
 
 
 def checked(endpoint: Endpoint, body: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
@@ -99,14 +91,6 @@ def messages_of(body: dict[str, Any]) -> list[dict[str, str]] | None:
 
 class _TokenIds(list[int]):
     """A prompt that came as token ids."""
-
-
-def _members(value: list | dict) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value
-
-
-def _refuse_constant(name: str) -> float:
-    raise RequestError(f"{name} is not JSON")
 
 
 def _text(field: str, value: Any) -> str:

@@ -8,13 +8,13 @@ one that is repeated asks for nothing and trains nothing.
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from isoflop.experiments.compose import UsageError
-from isoflop.experiments.config import ExperimentConfig, RoundsSpec
+from isoflop.experiments.config import ExperimentConfig, RoundsSpec, check_name
 from isoflop.experiments.followup.next_study import cells_of, checked_goal, runnable
 from isoflop.experiments.followup.template import template_of
-from isoflop.experiments.store.claims import read_json, write_json
+from isoflop.experiments.store.claims import read_kept, write_json
 from isoflop.experiments.store.store import SETTLED, Store, open_store
 from isoflop.experiments.sweep.launch import load
 from isoflop.scaling.design.planning import plan_from_table
@@ -23,6 +23,24 @@ from isoflop.scaling.table.runs import final_rows, read_runs
 ArgumentSet = tuple[list[str], ExperimentConfig]  # overrides, and the configuration that they give
 Compose = Callable[[list[str]], ExperimentConfig]
 Run = Callable[[Sequence[ExperimentConfig]], int]  # one launch of these; returns its exit code
+
+
+class RoundCell(TypedDict):
+    """A cell that a round chose: a size of `conf/model`, a budget and its seeds."""
+
+    size: str
+    flops: float
+    seeds: list[int]
+
+
+class RoundFile(TypedDict):
+    """What the file of a round holds: what was requested, of which runs, and the cells chosen."""
+
+    wish: dict[str, Any]
+    known: str
+    cells: list[RoundCell]
+    hold_out: list[float]
+    said: str
 
 
 def run_rounds(sets: Sequence[ArgumentSet], compose: Compose, run: Run) -> int:
@@ -82,7 +100,9 @@ def _file(store: Store, name: str) -> Path:
 
 def _answer(store: Store, name: str, request: RoundsSpec, known: Iterable[str] | None) -> dict[str, Any] | None:
     """The cells that this round chose before, if it had this request and the `known` runs."""
-    kept = read_json(_file(store, name))
+    kept = read_kept(_file(store, name), RoundFile)
+    for cell in kept["cells"] if kept else ():
+        check_name(cell["size"], f"{_file(store, name)}: size")  # it becomes part of an argument
     if kept is None or kept["wish"] != _requested(request) or (known is not None and kept["known"] != _digest(known)):
         return None
     return kept

@@ -13,14 +13,17 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypedDict
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
+from isoflop.experiments.config import check_name
 from isoflop.experiments.training.checkpoint import Checkpoints, State
 from isoflop.experiments.training.checkpoint_files import SHARDED, Saved, checksum, discard, saved, sharded
+from isoflop.read_json import read_json
 
 log = logging.getLogger(__name__)
 _ABOUT = "about.json"
@@ -84,7 +87,7 @@ class ShardedCheckpoints(Checkpoints):
                 continue
             tensors = _tensors(self.empty())
             dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(str(one.path)))
-            about = json.loads((one.path / _ABOUT).read_text())
+            about = read_json(one.path / _ABOUT, _About, nan=True)
             return State(
                 optimizer={key.removeprefix("optimizer."): t for key, t in tensors.items() if key != "loss_sum"},
                 step=about["step"],
@@ -95,6 +98,15 @@ class ShardedCheckpoints(Checkpoints):
         return None
 
 
+class _About(TypedDict):
+    """What is kept of a checkpoint beside its tensors."""
+
+    step: int
+    seconds: float
+    measurements: list[dict[str, Any]]
+    checksums: dict[str, str]
+
+
 def _tensors(state: State) -> dict[str, Tensor]:
     return {f"optimizer.{key}": tensor for key, tensor in state["optimizer"].items()} | {"loss_sum": state["loss_sum"]}
 
@@ -103,8 +115,11 @@ def _whole(path: Path) -> bool:
     """Whether the files of a checkpoint still have their checksums; only the first process looks."""
     if not _first():
         return True
-    checksums = json.loads((path / _ABOUT).read_text())["checksums"]
-    whole = all((path / name).exists() and checksum(path / name) == code for name, code in checksums.items())
+    try:
+        checksums = read_json(path / _ABOUT, _About, nan=True)["checksums"]
+        whole = all(checksum(path / check_name(name, "checksums")) == code for name, code in checksums.items())
+    except (OSError, ValueError):
+        whole = False
     if not whole:
         log.warning("checkpoint %s is damaged (wrong checksum); going on from an earlier one", path)
     return whole

@@ -13,13 +13,21 @@ from collections.abc import Iterable
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypedDict, get_args, get_type_hints
 
 from isoflop.experiments.config import check_name
-from isoflop.experiments.store.claims import read_json, write_json
+from isoflop.experiments.store.claims import read_kept, write_json
 from isoflop.experiments.store.store import Store, StoreError
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.study import Study
+
+
+class CellsFile(TypedDict):
+    """What the cell file of a trunk holds."""
+
+    study: str
+    hold_out: list[float]
+    cells: list[dict[str, Any]]
 
 
 def study_key(study: Study) -> str:
@@ -43,7 +51,7 @@ def read_cells(store: Store, trunk_ids: Iterable[str], key: str) -> Study:
     name, hold_out, cells = "", (), []
     for trunk_id in trunk_ids:
         path = _file(store, trunk_id, key)
-        value = read_json(path)
+        value = read_kept(path, CellsFile, "isoflop run writes it anew")
         if value is None:
             raise StoreError(
                 f"{path}: no such file, and it holds the cells to train; is {store.root} the folder of the launch? "

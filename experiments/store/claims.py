@@ -14,6 +14,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from isoflop.read_json import read_json
 
 STALE_SECONDS = 120.0  # for a claim of another machine, whose processes cannot be seen
 CLAIM_FILE = "claim.json"
@@ -30,14 +33,22 @@ def write_json(path: Path, value: dict) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read_json(path: Path) -> dict | None:
-    """The content of a JSON file, None if there is none. Raises ValueError naming a file that is not JSON."""
+def read_kept(path: Path, kind: Any, remedy: str = "delete it and run the study again") -> Any:
+    """The content of a JSON file of a store, of the shape `kind`, None if there is none. Raises JsonError naming it."""
     try:
-        return json.loads(path.read_text())
+        return read_json(path, kind, nan=True, remedy=remedy)
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise ValueError(f"{path}: not readable as JSON ({error}); delete it and run the study again") from error
+
+
+class ClaimFile(TypedDict):
+    """What a claim holds: whose it is, and the last that was heard of it."""
+
+    host: str
+    pid: int
+    birth: str | None
+    heartbeat: float
+    step: NotRequired[int]
 
 
 @dataclass(frozen=True)
@@ -54,7 +65,7 @@ class Claim:
     def release(self) -> None:
         """End the claim, unless another process has it by now."""
         with _locked(self.folder):
-            if _same_process(read_json(self.folder / CLAIM_FILE), self.owner):
+            if _same_process(read_kept(self.folder / CLAIM_FILE, ClaimFile), self.owner):
                 (self.folder / CLAIM_FILE).unlink()
 
 
@@ -71,7 +82,7 @@ def take(folder: Path) -> Claim | None:
 
 def holder(folder: Path) -> dict | None:
     """The claim on `folder` with its last progress, None if no living process holds one."""
-    claim = read_json(folder / CLAIM_FILE)
+    claim = read_kept(folder / CLAIM_FILE, ClaimFile)
     return claim if claim is not None and _alive(claim) else None
 
 

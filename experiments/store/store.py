@@ -18,13 +18,13 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 import pandas as pd
 
 from isoflop.experiments.config import check_name
 from isoflop.experiments.store import claims
-from isoflop.experiments.store.claims import Claim, read_json, write_json
+from isoflop.experiments.store.claims import Claim, read_kept, write_json
 from isoflop.scaling.table.runs import RUN_FILE, is_run_table
 
 STORE_FILE = "STORE.json"
@@ -39,6 +39,49 @@ COLUMNS = tuple(_EMPTY)
 _DISK_ERRORS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
 }  # fmt: skip
+
+
+class Marker(TypedDict):
+    """What STORE.json holds."""
+
+    version: int
+
+
+class CellFields(TypedDict):
+    """What is known of a cell; the columns of a listing and of a state."""
+
+    run_id: str
+    trunk_id: NotRequired[str]
+    label: NotRequired[str]
+    step: NotRequired[int]
+    steps: NotRequired[int]
+    branch_step: NotRequired[int]
+    flops: NotRequired[float]
+    attempts: NotRequired[int]
+    seconds: NotRequired[float]
+    pid: NotRequired[int]
+    launch: NotRequired[str]
+    error: NotRequired[str]
+
+
+class StateFile(CellFields):
+    """What the state.json of a cell holds."""
+
+    state: Literal["planned", "running", "done", "diverged", "failed", "lost"]
+
+
+class StudyFile(TypedDict):
+    """What a study's last launch listed."""
+
+    cells: list[CellFields]
+    hold_out: NotRequired[list[float]]
+
+
+class LaunchFile(TypedDict):
+    """What was typed to launch cells, and in which folder."""
+
+    arguments: list[str]
+    folder: str
 
 
 class StoreError(ValueError):
@@ -76,18 +119,20 @@ class Store:
         """Set a cell's state and the given fields; other fields keep their value."""
         assert state in STATES, state
         path = self._state_file(run_id)
-        write_json(path, (read_json(path) or {}) | fields | {"run_id": run_id, "state": state, "at": time.time()})
+        before = read_kept(path, StateFile) or {}
+        write_json(path, before | fields | {"run_id": run_id, "state": state, "at": time.time()})
 
     def start(self, cell: Mapping) -> None:
         """Record a cell as running, one attempt more."""
-        before = read_json(self._state_file(cell["run_id"])) or {}
+        before = read_kept(self._state_file(cell["run_id"]), StateFile) or {}
         fields = {"attempts": before.get("attempts", 0) + 1, "pid": os.getpid(), "step": 0, "error": ""}
         self.record(**{**cell, **fields, "state": "running"})
 
     def write_study(self, name: str, cells: Iterable[Mapping], **about: object) -> None:
         """List the cells of a study. Cells launched without a study are added to those launched before."""
         path = self.root / "studies" / f"{check_name(name or 'single', 'study.name')}.json"
-        listed = {} if name else {cell["run_id"]: cell for cell in (read_json(path) or {"cells": []})["cells"]}
+        before = None if name else read_kept(path, StudyFile)
+        listed = {cell["run_id"]: cell for cell in before["cells"]} if before else {}
         listed |= {cell["run_id"]: dict(cell) for cell in cells}
         write_json(path, {"name": name, "cells": list(listed.values()), **about})
 
@@ -99,12 +144,12 @@ class Store:
 
     def read_launch(self, launch_id: str) -> tuple[list[str], str] | None:
         """Arguments and folder of a launch, None if it was not kept."""
-        launch = read_json(self.launch_file(launch_id)) if launch_id else None
+        launch = read_kept(self.launch_file(launch_id), LaunchFile) if launch_id else None
         return (launch["arguments"], launch["folder"]) if launch else None
 
     def studies(self) -> dict[str, dict]:
         """The cells and settings of each study at its last launch, by file name."""
-        return {path.stem: read_json(path) or {} for path in sorted(self.root.glob("studies/*.json"))}
+        return {path.stem: read_kept(path, StudyFile) or {} for path in sorted(self.root.glob("studies/*.json"))}
 
     def states(self, run_ids: Iterable[str] | None = None) -> pd.DataFrame:
         """One row per cell with the columns of `COLUMNS`; all known cells when no ids are given.
@@ -138,7 +183,7 @@ class Store:
 
     def _row(self, run_id: str, listed: Mapping, holders: dict) -> dict:
         path = self._state_file(run_id)
-        row = {**_EMPTY, "run_id": run_id, **listed, **(read_json(path) or {})}
+        row = {**_EMPTY, "run_id": run_id, **listed, **(read_kept(path, StateFile) or {})}
         if row["run_id"] != run_id:
             raise StoreError(f"{path}: it names another run, {str(row['run_id'])[:120]!r}; delete {path.parent}")
         for key in ("trunk_id", "launch"):
@@ -159,7 +204,7 @@ def open_store(root: str | Path) -> Store:
     root = Path(root).resolve()
     if not root.is_dir():
         raise StoreError(f"{root}: no such folder; name a runs folder that `isoflop run` has written")
-    marker = read_json(root / STORE_FILE)
+    marker = read_kept(root / STORE_FILE, Marker, "name a folder that `isoflop run` has written")
     if marker is None:
         raise StoreError(
             f"{root}: not a runs folder (no {STORE_FILE} in it); name a folder that `isoflop run` has written"

@@ -5,11 +5,10 @@ positions are not learned: then no weight depends on it.
 """
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 from isoflop.experiments.config import DataSpec
 from isoflop.experiments.data.tokenizer import Bytes, Library, Numbers
@@ -17,12 +16,30 @@ from isoflop.experiments.store.store import StoreError, open_store
 from isoflop.experiments.study.cell import Cell, Initial
 from isoflop.experiments.study.study import Study
 from isoflop.models.config import ModelConfig
+from isoflop.read_json import check_shape, read_json
 
 if TYPE_CHECKING:  # torch loads only when a checkpoint is read
     from isoflop.models.language_model import LanguageModel
 
 RANDOM = "random"
 _SHAPE_KEYS = ("family", "n_layer", "d_model", "n_head", "d_ff", "tied")  # what the schema calls a model's shape
+
+
+class _Run(TypedDict):
+    run_id: str
+
+
+class _Provenance(TypedDict):
+    """What is read of the isoflop.json of an export."""
+
+    run: _Run
+
+
+class _About(TypedDict):
+    """What is read of the weights that a run kept."""
+
+    tokenizer_id: str
+    run_id: str
 
 
 class InitError(ValueError):
@@ -98,13 +115,15 @@ def _describe(init_from: str, folder: Path) -> tuple[ModelConfig, str, str]:
     except WeightsError as error:
         raise InitError(f"init_from={init_from}: {error}") from error
     if not (folder / "config.json").exists():
-        about = read_about(next(folder.glob("*.safetensors")))
+        weights = next(folder.glob("*.safetensors"))
+        about = read_about(weights)
+        check_shape(about, _About, source=f"{weights}: metadata")
         return model, about["tokenizer_id"], about["run_id"]
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise InitError(f"init_from={init_from}: no tokenizer.json in it, so its tokens cannot be compared with ours")
     exported = folder / PROVENANCE_FILE
-    parent = json.loads(exported.read_text(encoding="utf-8"))["run"]["run_id"] if exported.exists() else ""
+    parent = read_json(exported, _Provenance, nan=True, error=InitError)["run"]["run_id"] if exported.exists() else ""
     return model, _tokenizer_id(file.read_text(encoding="utf-8"), model.vocab_size), parent
 
 

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
 
+from isoflop.read_json import check_shape, read_json
 from isoflop.scaling.approaches.isoflop_profiles import isoflop_profiles
 from isoflop.scaling.prediction.forecast import LossForecast, Target
 from isoflop.scaling.table.conventions import AS_GIVEN, Points, is_runs, points
@@ -26,6 +27,45 @@ FORMAT = 1
 SAME_BUDGET = 0.1  # in ln FLOPs: runs this close to the target's compute measure it
 SAME_CELL = 0.05  # in ln parameters and ln tokens: likewise for a target of a given size
 HASHED = ("n_params", "tokens", "flops", "loss")
+
+
+class _Sealed(TypedDict):
+    """What every version of a registration holds."""
+
+    format: int
+    seal: str
+
+
+class _Target(TypedDict):
+    flops: float
+    n_params: float | None
+    tokens: float | None
+
+
+class _Conventions(TypedDict):
+    params: str
+    compute: str
+
+
+class _Data(TypedDict):
+    table: str
+    sha256: str
+    n_runs: int
+    run_ids: list[str] | None
+
+
+class _Registration(_Sealed):
+    """What is read of a registration."""
+
+    registered_at: str
+    data: _Data
+    target: _Target
+    loss: float
+    sd_log_loss: float
+    intervals: dict[str, tuple[float, float]]
+    n_opt: float | None
+    n_opt_interval: tuple[float, float] | None
+    conventions: _Conventions
 
 
 class RegistrationError(ValueError):
@@ -138,7 +178,7 @@ def score(path: str | Path, table: pd.DataFrame, *, data: pd.DataFrame | None = 
     """
     value = _read(Path(path))
     _check_data(Path(path), value, data)
-    target = Target(**value["target"])
+    target = Target(*(value["target"][name] for name in ("flops", "n_params", "tokens")))
     loss, n_opt, how = _measure(_points(table, value), target)
     sd, centre = value["sd_log_loss"], np.log(value["loss"])
     covered = {float(level): lo <= loss <= hi for level, (lo, hi) in value["intervals"].items()}
@@ -154,18 +194,26 @@ def _points(table: pd.DataFrame, value: Mapping[str, Any]) -> Points:
     """The points of a table under the conventions of a registration."""
     if not is_runs(table):
         return points(table)
-    return points(table, **{k: v for k, v in value["conventions"].items() if v != AS_GIVEN})
+    told = {k: v for k in ("params", "compute") if (v := value["conventions"][k]) != AS_GIVEN}
+    return points(table, **told)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text())
+        value = read_json(path, _Sealed, nan=True, error=RegistrationError, remedy="not a registration")
     except FileNotFoundError:
         raise RegistrationError(f"{path}: no such registration") from None
-    except ValueError as error:
-        raise RegistrationError(f"{path}: not a registration ({error})") from error
-    if not isinstance(value, dict) or value.get("format") != FORMAT or "seal" not in value:
+    if value["format"] != FORMAT:
         raise RegistrationError(f"{path}: not a registration that this version reads (format {FORMAT})")
+    try:
+        check_shape(value, _Registration, source=str(path))
+        levels = [float(level) for level in value["intervals"]]
+        target = [value["target"][name] for name in ("flops", "n_params", "tokens")]
+        positive = [value["loss"], value["sd_log_loss"], *(x for x in target if x is not None)]
+        if not (all(0 < level < 1 for level in levels) and all(x > 0 for x in positive)):
+            raise ValueError(f"{path}: a loss, deviation, target or level that is not positive")
+    except ValueError as error:
+        raise RegistrationError(f"{error}; not a registration") from error
     if _seal(value) != value["seal"]:
         raise RegistrationError(f"{path}: changed since it was registered (its seal is broken): it proves nothing")
     return value

@@ -10,18 +10,26 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from isoflop.read_json import JsonError, parse_json, require_regular
 from isoflop.scaling.table.migrate import ADDED, complete
 
 SCHEMA_VERSION = 1  # raised when an older isoflop could not read a new table; added columns do not raise it
 RUN_FILE = "run.parquet"
 _METADATA_KEY = b"isoflop"
+
+
+class Metadata(TypedDict):
+    """What the metadata of a run file hold: the version of the table, and the configuration of its run."""
+
+    schema_version: int
+    config: dict[str, Any]
 
 
 class RunTableError(ValueError):
@@ -136,7 +144,7 @@ def validate(frame: pd.DataFrame, *, source: str) -> None:
 
 def read_config(path: Path) -> dict[str, Any]:
     """The resolved configuration in a run file. Raises RunTableError where it is none."""
-    return _metadata(pq.read_schema(path), path)["config"]
+    return _metadata(_schema(path), path)["config"]
 
 
 def read_runs(path: str | Path) -> pd.DataFrame:
@@ -181,11 +189,20 @@ def same_runs(a: pd.DataFrame, b: pd.DataFrame) -> bool:
     return key(a).equals(key(b))
 
 
+def _schema(path: Path) -> pa.Schema:
+    """The schema of a parquet file. Raises RunTableError for any other file."""
+    try:
+        require_regular(path)
+        return pq.read_schema(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise RunTableError(f"{path}: cannot be read as parquet ({first_line(error)})") from error
+
+
 def is_run_table(path: str | Path) -> bool:
     """Whether `path` is a parquet file written by this module."""
     try:
-        return _METADATA_KEY in (pq.read_schema(path).metadata or {})
-    except (pa.ArrowInvalid, OSError):
+        return _METADATA_KEY in (_schema(Path(path)).metadata or {})
+    except RunTableError:
         return False
 
 
@@ -211,8 +228,9 @@ def write_parquet(path: Path, table: pa.Table) -> None:
 
 def _read(path: Path) -> pa.Table:
     try:
+        require_regular(path)
         table = pq.read_table(path, partitioning=None)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise RunTableError(
             f"{path}: cannot be read as parquet ({first_line(error)}); "
             "delete its folder and run the study again to train it anew"
@@ -226,15 +244,17 @@ def _read(path: Path) -> pa.Table:
     return table.select([name for name in NAMES if name in table.column_names or name not in ADDED])
 
 
-def _metadata(schema: pa.Schema, path: Path) -> dict[str, Any]:
+def _metadata(schema: pa.Schema, path: Path) -> Metadata:
     raw = (schema.metadata or {}).get(_METADATA_KEY)
     if raw is None:
         raise RunTableError(
             f"{path}: not a run table (no isoflop metadata); for your own data use --map on a CSV "
             "or parquet with columns n_params, tokens, loss"
         )
-    metadata: dict[str, Any] = json.loads(raw)
-    return metadata
+    try:
+        return parse_json(raw, Metadata, source=f"{path}: its metadata", nan=True)
+    except JsonError as error:
+        raise RunTableError(f"{error}; delete its folder and run the study again to train it anew") from error
 
 
 def first_line(error: BaseException) -> str:
