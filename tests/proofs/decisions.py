@@ -1,4 +1,4 @@
-"""Slow proofs that the decisions hold on simulated truths: python -m tests.proofs.decisions [NAME ...]
+"""Slow proofs of suggested cells and of speed on simulated truths: python -m tests.proofs.decisions [NAME ...]
 
 Each prints its measured figures and the bar. The same simulations run small in the test suite.
 """
@@ -12,26 +12,8 @@ import numpy as np
 from isoflop.scaling.design.planning import plan_from_table
 from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.selection.scoreboard import compare
-from tests.support.fits.decision_checks import BLOCK, FIRST_SEED, arms_coverage, coverage, suggestion
-from tests.support.fits.simulated import BENT, BESIROGLU, cheaper, isoflop_table, steeper
-
-
-def prove_coverage(repeats: int = 60) -> None:
-    """Coverage of forecasts at 10 times the compute, where the truth is in the catalogue and where it is not."""
-    laws = ("chinchilla", "chinchilla-kappa", "chinchilla-tied", "saturating")
-    found = coverage(BESIROGLU, laws, repeats=repeats)
-    print(f"truth Chinchilla, 10x: right law {found['chinchilla']}, all {found}   (bar: .85 to .97)")
-    found = coverage(BENT, laws, repeats=repeats)
-    print(f"truth kappa .6, 10x: right law {found['chinchilla-kappa']}, all {found}   (bar: .85 to .97)")
-    found = coverage(BENT, ("chinchilla", "chinchilla-tied", "chinchilla-no-floor"), repeats=repeats)
-    print(f"truth kappa .6, only kappa = 1 averaged: {found}   (bar: average at least .80)")
-
-
-def prove_multiplier(repeats: int = 300) -> None:
-    """Coverage of multipliers that are constant, that grow, and that are 1."""
-    for name, rival in {"m = 1.5": cheaper(1.5), "m grows": steeper(), "m = 1": cheaper(1.0)}.items():
-        print(f"{name}: {arms_coverage(rival, repeats=repeats)}", flush=True)
-    print("(bars: coverage .85 to .97; at m = 1 claims at most .06; crossover inside its interval)")
+from tests.support.fits.decision_checks import BLOCK, FIRST_SEED, suggestion
+from tests.support.fits.simulated import BESIROGLU, isoflop_table
 
 
 def prove_suggest(repeats: int = 10 * BLOCK) -> None:
@@ -60,8 +42,6 @@ def prove_speed() -> None:
 
 
 PROOFS: dict[str, Callable[[], None]] = {
-    "coverage": prove_coverage,
-    "multiplier": prove_multiplier,
     "suggest": prove_suggest,
     "speed": prove_speed,
 }

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binom
 
 from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.fitting.fit import FitError, Huber, LeastSquares, fit, refit
@@ -11,8 +12,9 @@ from isoflop.scaling.fitting.search import search
 from isoflop.scaling.fitting.solver import minimise
 from isoflop.scaling.fitting.uncertainty import GROUPS, MOST_CLUSTERS, bootstrap, intervals, jackknife, predict
 from isoflop.scaling.laws.chinchilla import Chinchilla
+from tests.support.fits.calibrated import fit_intervals
 from tests.support.fits.hard_fits import SURFACE, collinear, isoflop
-from tests.support.fits.interval_coverage import DESIGNS, interval_coverage
+from tests.support.fits.simulated_studies import DESIGNS, FURTHER
 
 
 def noisy(n: int = 20, noise: float = 0.003, seed: int = 0) -> pd.DataFrame:
@@ -161,11 +163,15 @@ def test_refits_of_epoch_reach_the_best_of_fresh_starts(public_data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", [DESIGNS[0], DESIGNS[-1]], ids=lambda c: c.name)
-def test_default_interval_covers(cell):
-    share = interval_coverage(cell, 40)
-    assert min(share.values()) > 0.80
-    assert max(share.values()) <= 1.0
+@pytest.mark.parametrize("design", [DESIGNS[0], FURTHER[-1]], ids=lambda d: d.name)
+def test_intervals_cover_as_often_as_they_say(design):
+    studies = 60
+    outcomes = pd.DataFrame([one for study in range(studies) for one in fit_intervals(design, study)])
+    hits = outcomes.groupby(["level", "quantity"])["hit"].sum().unstack()
+    assert hits.loc[0.9].min() >= binom.ppf(1e-4, studies, 0.86)
+    least, most = binom.ppf([1e-4, 1 - 1e-4], studies, [0.42, 0.58])
+    assert least <= hits.loc[0.5].min()
+    assert hits.loc[0.5].max() <= most  # intervals that are too wide cover too often
 
 
 @pytest.mark.slow
