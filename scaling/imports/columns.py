@@ -10,28 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
-from isoflop.scaling.table.columns import hint
+from isoflop.scaling.table import columns as table_columns
+from isoflop.scaling.table.columns import NATS_PER_TOKEN, QUANTITIES, TableError, hint, meaning
+from isoflop.scaling.table.files import read_file
 from isoflop.scaling.table.json_plain import plain
-from isoflop.scaling.table.runs import first_line
+from isoflop.scaling.table.read import row_names
 
-# Names of each quantity, lower case, in the order of preference where several are there.
+# Names of what is no quantity of a law, lower case, in the order of preference where several are there.
 NAMES: dict[str, tuple[str, ...]] = {
     "step": ("step", "_step", "iter", "iteration", "global_step", "train/global_step", "trainer/global_step"),
-    "tokens": (
-        "tokens", "train/tokens", "throughput/total_tokens", "throughput/total tokens", "total_tokens", "tokens_seen",
-        "n_tokens", "num_tokens", "train/total_tokens", "train_tokens",
-    ),
-    "flops": (
-        "flops", "total_flops", "train_flops", "total_training_flops", "throughput/total_training_gflops",
-        "throughput/total petaflops",
-    ),
     "train_loss": ("train_loss", "train/loss", "train/crossentropyloss", "train/ce loss", "loss/train"),
     "learning_rate": ("learning_rate", "lr", "train/learning_rate", "train/lr", "optim/learning_rate_group0"),
     "batch_tokens": ("batch_tokens", "batch_size_in_tokens", "tokens_per_step", "tokens_per_iter"),
-    "n_params": ("n_params", "num_params", "n_parameters", "num_parameters", "parameters", "params", "total_params"),
     "run_id": ("run_id", "run", "run_name", "name", "id"),
     "seed": ("seed",),
     "arm": ("arm",),
@@ -41,7 +33,6 @@ _VALIDATION = re.compile(
     r"|loss[/_. ](val|valid|validation|eval|test))$"
 )
 _TRAINING = re.compile(r"^(train[/_. ])?(loss|crossentropyloss|ce loss)$")
-_UNIT = {"throughput/total_training_gflops": 1e9, "throughput/total petaflops": 1e15}
 _BY_CONVENTION = {"n_params_matrices": "matrices", "n_params_total": "total"}
 _WIDE = re.compile(r"^(?P<run>.+) - (?P<metric>.+?)(?P<range>__MIN|__MAX)?$")
 
@@ -62,6 +53,14 @@ class Columns:
                 near = hint(wanted, map(str, frame))
                 raise SourceError(f"{self.source}: --map {quantity}={wanted}: no column {wanted!r}{near}")
             return wanted
+        if quantity in QUANTITIES:
+            try:
+                found = table_columns.find(frame, quantity, source=self.source)
+            except TableError as error:
+                raise SourceError(str(error)) from error
+            if found is not None and found != quantity:
+                self._note(f"{quantity}: column {found}{_conversion(found, quantity)}")
+            return found
         lowered = {str(name).lower(): name for name in frame}
         return next((lowered[name] for name in NAMES[quantity] if name in lowered), None)
 
@@ -73,8 +72,13 @@ class Columns:
         if not found and "loss" in frame and self.find(frame, "train_loss"):
             found = ["loss"]  # next to a training loss it is the validation loss
         if len(found) == 1:
-            self._note(f"loss is the column {found[0]}")
+            self._note(f"loss is the column {found[0]}{_conversion(found[0], 'loss')}")
             return found[0]
+        history = self.find(frame, "step") is not None and any(_TRAINING.match(str(name).lower()) for name in frame)
+        if not found and not history:  # a table without steps holds final losses, not a curve of training
+            only = self.find(frame, "loss")
+            if only is not None:
+                return only
         if found:
             listed = ", ".join(found[:6])
             raise SourceError(
@@ -93,16 +97,18 @@ class Columns:
             self.notes.append(text)
 
 
-def read_frame(path: Path) -> pd.DataFrame:
+def read_frame(path: Path, notes: list[str]) -> pd.DataFrame:
     """A CSV, TSV, JSON lines, JSON list or parquet file as it stands. Raises SourceError for anything unreadable."""
     try:
-        if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-        if path.suffix in (".jsonl", ".ndjson", ".json"):
-            return pd.read_json(path, lines=path.suffix != ".json")
-        return pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",")
-    except (ValueError, pa.ArrowInvalid, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path}: cannot be read as {path.suffix[1:]} ({first_line(error)})") from error
+        return read_file(path, notes)
+    except TableError as error:
+        raise SourceError(str(error)) from error
+
+
+def _conversion(column: str, quantity: str) -> str:
+    """How a column becomes its quantity, in brackets; empty for as it is."""
+    said = meaning(column)
+    return f" ({said.note})" if said and said.quantity == quantity and said.note else ""
 
 
 def runs_of_table(
@@ -117,15 +123,10 @@ def runs_of_table(
         raise SourceError(f"{source}: the table has no rows")
     if wide := _wide(frame):
         return [_run(run, source, history, columns) for run, history in wide.items()], []
-    left_out = []
-    if {"Name", "State"} <= set(frame):  # the list of runs that W&B exports
-        over = frame["State"].eq("finished")
-        left_out = [
-            LeftOut(str(row["Name"]), 1, f"its state is {row['State']}", whole=True)
-            for _, row in frame[~over].iterrows()
-        ]
-        frame = frame[over]
     run = columns.find(frame, "run_id")
+    frame, left_out = _finished(name, frame, run)
+    if frame.empty:
+        return [], left_out
     if run is not None and frame[run].nunique() < len(frame) and columns.find(frame, "step"):
         groups = {str(key): group for key, group in frame.groupby(run, sort=False)}
     elif columns.find(frame, "step") and not {"Name", "State"} <= set(frame) and run is None:
@@ -138,6 +139,21 @@ def runs_of_table(
                 f"{source}: a name in column {run!r} stands for several rows, and there is no step column"
             )
     return [_run(key, source, group, columns) for key, group in groups.items()], left_out
+
+
+def _finished(name: str, frame: pd.DataFrame, run: str | None) -> tuple[pd.DataFrame, list[LeftOut]]:
+    """The rows of runs that finished, and what is left out by run and state."""
+    found = table_columns.unfinished(frame)
+    if found is None:
+        return frame, []
+    column, over = found
+    if {"Name", "State"} <= set(frame):  # the list of runs that W&B exports, which writes this word alone
+        over = ~frame["State"].eq("finished")
+    names = frame[run].astype(str) if run is not None else pd.Series(name, index=frame.index)
+    states = frame.loc[over, column].astype(str)
+    counts = pd.DataFrame({"run": names[over], "state": states}).value_counts(sort=False)
+    left_out = [LeftOut(str(key), int(n), f"its state is {state}", whole=True) for (key, state), n in counts.items()]
+    return frame[~over], left_out
 
 
 def _wide(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -155,10 +171,11 @@ def _wide(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def _run(name: str, source: str, frame: pd.DataFrame, columns: Columns) -> ForeignRun:
     """One run of a table: its columns under our names, its constants as settings."""
     loss = columns.loss(frame)
-    curve = pd.DataFrame({"loss": _numbers(frame, loss)})
+    source_name = columns.source
+    curve = pd.DataFrame({"loss": _quantity(frame, loss, "loss", source_name)})
     for quantity in ("step", "tokens", "flops", "train_loss", "learning_rate"):
         if (column := columns.find(frame, quantity)) is not None:
-            curve[quantity] = _numbers(frame, column) * _UNIT.get(str(column).lower(), 1.0)
+            curve[quantity] = _quantity(frame, column, quantity, source_name)
     if "step" not in curve:
         curve["step"] = np.arange(1, len(curve) + 1)
     for quantity in ("tokens", "flops"):  # where reported at other steps than the loss: the last value before
@@ -166,7 +183,8 @@ def _run(name: str, source: str, frame: pd.DataFrame, columns: Columns) -> Forei
             curve[quantity] = curve.sort_values("step")[quantity].ffill()
     counts = {kind: _constant(frame, column) for column, kind in _BY_CONVENTION.items() if column in frame}
     if (column := columns.find(frame, "n_params")) is not None:
-        counts = {f"the column {column}": _constant(frame, column)} | counts
+        sizes = frame.assign(**{column: _quantity(frame, column, "n_params", source_name)})
+        counts = {f"the column {column}": _constant(sizes, column)} | counts
     settings = {key: _constant(frame, found) for key in ("seed", "arm") if (found := columns.find(frame, key))}
     if "learning_rate" in curve and curve["learning_rate"].notna().any():
         settings["learning_rate"] = float(curve["learning_rate"].max())
@@ -177,13 +195,34 @@ def _run(name: str, source: str, frame: pd.DataFrame, columns: Columns) -> Forei
         n_params={kind: count for kind, count in counts.items() if count is not None},  # type: ignore[misc]
         batch_tokens=_constant(frame, batch) if batch else None,  # type: ignore[arg-type]
         compute_convention=f"the column {flops}" if flops else "",
-        loss_unit="bits/byte" if re.search("bpb|bits_per_byte", loss.lower()) else "nats/token",
+        loss_unit=_loss_unit(loss),
     )  # fmt: skip
 
 
-def _numbers(frame: pd.DataFrame, column: str) -> pd.Series:
-    """A column as numbers, NaN where it holds none."""
-    return pd.to_numeric(frame[column], errors="coerce").astype(float)
+def _quantity(frame: pd.DataFrame, column: str, quantity: str, source: str) -> pd.Series:
+    """A column as numbers in the unit of its quantity, NaN where it is empty. Raises SourceError for a word.
+
+    Bits per byte stay: bytes per token, where they are known, turn them into nats per token.
+    """
+    parsed, wrong = table_columns.parse(frame[column])
+    if wrong.any():
+        bad = wrong.to_numpy()
+        raise SourceError(
+            f"{source}: {column} is not a number in {bad.sum()} of {len(frame)} rows ({row_names(frame, bad)}): "
+            f"{frame[column][bad].iloc[0]!r}; correct them"
+        )
+    said = meaning(column)
+    if quantity == "loss" and _loss_unit(column) == "bits/byte":
+        return parsed.astype(float)
+    return (said.convert(parsed) if said and said.quantity == quantity else parsed).astype(float)
+
+
+def _loss_unit(column: str) -> str:
+    """The unit of a loss as `_quantity` returns it."""
+    said = meaning(column)
+    if re.search("bpb|bits_per_byte", column.lower()):
+        return "bits/byte"
+    return said.loss_unit if said and said.quantity == "loss" else NATS_PER_TOKEN
 
 
 def _constant(frame: pd.DataFrame, column: str) -> object:
@@ -204,7 +243,7 @@ class TableReader:
 
     def read(self, path: Path, mapping: Mapping[str, str], notes: list[str]) -> tuple[list[ForeignRun], list[LeftOut]]:
         """The runs of one file. Raises SourceError for one that cannot be read, or without a validation loss."""
-        return runs_of_table(path.stem, str(path), read_frame(path), mapping, notes)
+        return runs_of_table(path.stem, str(path), read_frame(path, notes), mapping, notes)
 
 
 TABLES = TableReader()

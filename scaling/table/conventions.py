@@ -10,7 +10,16 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.laws.law import Cost
-from isoflop.scaling.table.columns import OPTIONAL, QUANTITIES, TableError, hint, near_match
+from isoflop.scaling.table.columns import (
+    NATS_PER_TOKEN,
+    OPTIONAL,
+    QUANTITIES,
+    TableError,
+    hint,
+    is_numbers,
+    near_match,
+    resolve,
+)
 from isoflop.scaling.table.read import check_values, require, row_names
 from isoflop.scaling.table.runs import PARAM_GROUPS, final_rows
 
@@ -34,7 +43,7 @@ class Points:
 
     `frame` has n_params, tokens, flops, loss (NaN where the table lacks one) and cluster, and those of OPTIONAL that
     the table has. `cluster` names the column whose values are the units of resampling, `notes` say what was left out or
-    assumed.
+    assumed, `loss_unit` is the unit of the loss.
     """
 
     frame: pd.DataFrame
@@ -42,6 +51,7 @@ class Points:
     compute: str
     cluster: str
     notes: tuple[str, ...] = ()
+    loss_unit: str = NATS_PER_TOKEN
 
     @cached_property
     def cost(self) -> Cost:
@@ -72,19 +82,21 @@ def points(
         return table
     _check_convention("params", params, PARAMS)
     _check_convention("compute", compute, COMPUTE)
-    notes = list(table.attrs.get("notes", ()))
+    notes, unit = list(table.attrs.get("notes", ())), str(table.attrs.get("loss_unit", NATS_PER_TOKEN))
     if is_runs(table):
         frame = _finished(table, notes)
         frame["n_params"] = count_params(frame, params)
         frame["flops"] = _run_flops(frame, compute)
         used = (params, compute)
     else:
+        table = _resolved(table, notes)
+        unit = table.attrs["loss_unit"]
         frame, used = _plain(table, params, compute, notes)
     check_values(frame, [c for c in QUANTITIES if c in frame], source=table.attrs.get("source", "table"))
     frame["cluster"], cluster = _clusters(frame, cluster)
     kept = [*QUANTITIES, "cluster", *(c for c in OPTIONAL if c in frame and c != "trunk_id")]
     tidy = frame.reindex(columns=kept).astype(dict.fromkeys(QUANTITIES, float)).reset_index(drop=True)
-    return Points(tidy, params=used[0], compute=used[1], cluster=cluster, notes=tuple(notes))
+    return Points(tidy, params=used[0], compute=used[1], cluster=cluster, notes=tuple(notes), loss_unit=unit)
 
 
 def is_runs(table: pd.DataFrame) -> bool:
@@ -126,6 +138,21 @@ def _finished(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     return frame
 
 
+def _resolved(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """A plain table with every quantity that it has under another name, as `read_table` makes it."""
+    if "loss_unit" in table.attrs:  # read_table has done so
+        return table
+    known = {name: name for name in QUANTITIES if name in table and is_numbers(table[name])}
+    found: list[str] = []
+    resolved, wrong = resolve(table, known, found, source=table.attrs.get("source", "table"))
+    notes.extend(note for note in found if " is the column " not in note)
+    for name in wrong:
+        if wrong[name].any():
+            bad = wrong[name].to_numpy()
+            raise TableError(f"{table.attrs.get('source', 'table')}: {name} is not a number ({row_names(table, bad)})")
+    return resolved
+
+
 def _plain(table: pd.DataFrame, params: str, compute: str, notes: list[str]) -> tuple[pd.DataFrame, tuple[str, str]]:
     source = table.attrs.get("source", "table")
     require(table, ("loss",), source=source)
@@ -143,6 +170,8 @@ def _plain(table: pd.DataFrame, params: str, compute: str, notes: list[str]) -> 
         require(table, ("n_params",), source=source)
     frame = table.copy()
     if "tokens" not in frame and {"n_params", "flops"} <= set(frame):
+        if "data" in map(str.lower, map(str, frame)) and is_numbers(frame[near_match("tokens", map(str, frame))]):
+            require(frame, ("tokens",), source=source)  # a column that may be the tokens, which only the user knows
         check_values(frame, ("n_params", "flops"), source=source)
         notes.append("tokens are missing: taken as flops / (6 x n_params)")
         frame["tokens"] = frame["flops"] / (6.0 * frame["n_params"])

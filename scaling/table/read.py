@@ -10,10 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
-from isoflop.scaling.table.columns import OPTIONAL, QUANTITIES, TableError, hint, near_match
-from isoflop.scaling.table.runs import first_line, is_run_table, read_runs
+from isoflop.scaling.table.columns import (
+    OPTIONAL,
+    QUANTITIES,
+    TableError,
+    hint,
+    leave_out_unfinished,
+    near_match,
+    resolve,
+    unfinished,
+)
+from isoflop.scaling.table.files import LABELS, read_file
+from isoflop.scaling.table.runs import is_run_table, read_runs
 from isoflop.scaling.table.where import matching_rows
 
 SHOWN = 200  # characters of a --where in a message
@@ -41,21 +50,55 @@ def read_table(
     >>> table["loss"].tolist()
     [3.91, 3.62]
     """
-    path = Path(path)
-    frame = _read(path)
+    path, mapping = Path(path), dict(mapping or {})
+    notes: list[str] = []
+    frame, is_study = _read(path, mapping, notes)
     if frame.empty:
         raise TableError(f"{path}: the table has no rows")
-    notes: list[str] = []
     if study:
         frame = _of_study(frame, path, study, notes)
-    frame = _rename(frame, mapping or {}, notes, source=str(path))
+    written = frame
+    _check_mapping(frame, mapping, source=str(path))
+    frame, wrong = resolve(frame, mapping, notes, source=str(path))
+    unit = frame.attrs["loss_unit"]
+    if not is_study and not _chosen_by_state(frame, where):
+        frame = leave_out_unfinished(frame, notes, source=str(path))
     if where:
         frame = _filter(frame, where, notes, source=str(path))
-    require(frame, ("loss",), source=str(path))
-    if not {"flops", "position"} & set(frame):  # loss by position has a figure of its own, and no law
-        require(frame, ("n_params",), source=str(path))
-    frame.attrs = {"source": str(path), "notes": tuple(notes), "mapping": dict(mapping or {})}
+    _refuse_words(frame, wrong, written, mapping, notes, source=str(path))
+    require(frame, ("loss",) if {"flops", "position"} & set(frame) else ("loss", "n_params"), source=str(path))
+    frame.attrs = {"source": str(path), "notes": tuple(notes), "mapping": mapping, "loss_unit": unit}
     return frame
+
+
+def _chosen_by_state(frame: pd.DataFrame, where: str | None) -> bool:
+    """Whether the user's own filter reads the column that says how runs ended."""
+    found = unfinished(frame)
+    return found is not None and bool(where) and found[0] in str(where)
+
+
+def _refuse_words(
+    frame: pd.DataFrame,
+    wrong: pd.DataFrame,
+    written: pd.DataFrame,
+    mapping: Mapping[str, str],
+    notes: Iterable[str],
+    *,
+    source: str,
+) -> None:
+    """Raise TableError naming the column, the rows and a value where a row that is kept holds no number."""
+    for name in wrong:
+        bad = wrong.loc[frame.index, name].to_numpy()
+        if bad.any():
+            column = mapping.get(str(name)) or next(
+                (note.split(": column ", 1)[1].split(" (")[0] for note in notes if note.startswith(f"{name}: column ")),
+                str(name),
+            )
+            value = written.loc[frame.index[bad][0], column]
+            raise TableError(
+                f"{source}: {column} is not a number in {bad.sum()} of {len(frame)} rows ({row_names(frame, bad)}): "
+                f"{value!r}; correct them"
+            )
 
 
 def _of_study(frame: pd.DataFrame, path: Path, study: str, notes: list[str]) -> pd.DataFrame:
@@ -82,13 +125,18 @@ def _runs_of(file: Path) -> set[str]:
 
 
 def require(frame: pd.DataFrame, columns: Iterable[str], *, source: str = "table") -> None:
-    """Raise TableError naming the first absent column and the column that was probably meant."""
-    for name in columns:
-        if name in frame:
-            continue
-        near = near_match(name, [str(c) for c in frame.columns])
-        remedy = f"did you mean {near!r}? Use --map {name}={near}" if near else f"name yours with --map {name}=COLUMN"
-        raise TableError(f"{source}: no column {name!r}; {remedy} (columns: {', '.join(map(str, frame.columns))})")
+    """Raise TableError naming every absent column and the column that was probably meant."""
+    names, remedies = [str(c) for c in frame.columns], []
+    absent = [name for name in columns if name not in frame]
+    for name in absent:
+        near = near_match(name, names)
+        remedies.append(
+            f"no column {name!r}; did you mean {near!r}? Use --map {name}={near}"
+            if near
+            else f"no column {name!r}; name yours with --map {name}=COLUMN"
+        )
+    if absent:
+        raise TableError(f"{source}: {'; '.join(remedies)} (columns: {', '.join(names)})")
 
 
 def check_values(frame: pd.DataFrame, columns: Iterable[str], *, source: str = "table") -> None:
@@ -124,21 +172,17 @@ def row_names(frame: pd.DataFrame, mask: np.ndarray, limit: int = 5) -> str:
     return f"{what}{'s' if len(names) > 1 else ''} {', '.join(names[:limit])}{more}"
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _read(path: Path, mapping: Mapping[str, str], notes: list[str]) -> tuple[pd.DataFrame, bool]:
+    """The table in the columns of its file, and whether it is a run table."""
     if not path.exists():
         raise TableError(f"{path}: no such file or folder")
     if path.is_dir() or (path.suffix == ".parquet" and is_run_table(path)):
-        return read_runs(path)
-    if path.stat().st_size == 0:
-        raise TableError(f"{path}: the file is empty")
-    try:
-        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
-    except (pa.ArrowInvalid, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        kind = "parquet" if path.suffix == ".parquet" else "CSV"
-        raise TableError(f"{path}: cannot be read as {kind} ({first_line(error)})") from error
+        return read_runs(path), True
+    labels = tuple(mapping[name] for name in LABELS if name in mapping)
+    return read_file(path, notes, (*LABELS, *labels)), False
 
 
-def _rename(frame: pd.DataFrame, mapping: Mapping[str, str], notes: list[str], *, source: str) -> pd.DataFrame:
+def _check_mapping(frame: pd.DataFrame, mapping: Mapping[str, str], *, source: str) -> None:
     for ours, yours in mapping.items():
         if ours not in (*QUANTITIES, *OPTIONAL):
             allowed = (*QUANTITIES, *OPTIONAL)
@@ -148,9 +192,6 @@ def _rename(frame: pd.DataFrame, mapping: Mapping[str, str], notes: list[str], *
             raise TableError(
                 f"{source}: --map {ours}={yours}: no column {yours!r}{hint(yours, names)} (columns: {', '.join(names)})"
             )
-    renamed = frame.assign(**{ours: frame[yours] for ours, yours in mapping.items()})
-    notes.extend(f"{ours} is the column {yours}" for ours, yours in mapping.items())
-    return renamed
 
 
 def _filter(frame: pd.DataFrame, where: str, notes: list[str], *, source: str) -> pd.DataFrame:

@@ -41,10 +41,9 @@ def test_a_store_a_run_file_and_a_compacted_table_read_alike(study_table, tmp_pa
 @pytest.mark.parametrize(
     ("renamed", "message"),
     [
-        ({"loss": "val_loss"}, "no column 'loss'; did you mean 'val_loss'. Use --map loss=val_loss"),
-        ({"loss": "losss"}, "did you mean 'losss'"),
-        ({"n_params": "N"}, "no column 'n_params'; did you mean 'N'"),
-        ({"n_params": "parameters"}, "did you mean 'parameters'"),
+        ({"loss": "losss"}, "no column 'loss'; did you mean 'losss'. Use --map loss=losss"),
+        ({"n_params": "size"}, "no column 'n_params'; did you mean 'size'"),
+        ({"n_params": "n_prams", "loss": "zzz"}, "no column 'loss'; name .*; no column 'n_params'; did you mean 'n_pr"),
         ({"loss": "zzz"}, "name yours with --map loss=COLUMN"),
     ],
 )

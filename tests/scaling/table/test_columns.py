@@ -1,0 +1,234 @@
+"""A column under another name, in another unit or with numbers as people write them is what its name says."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isoflop.scaling.imports.assemble import ImportOptions
+from isoflop.scaling.imports.read import import_source
+from isoflop.scaling.table.columns import meaning, number, parse
+from isoflop.scaling.table.conventions import points
+from isoflop.scaling.table.read import TableError, read_table
+
+N, D = np.meshgrid([1e8, 2e8, 4e8], [2e9, 8e9, 3.2e10])
+KNOWN = pd.DataFrame({"n_params": N.ravel(), "tokens": D.ravel(), "loss": np.linspace(4, 3, 9)})
+KNOWN["flops"] = 7.5 * KNOWN["n_params"] * KNOWN["tokens"]
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(frame, name="runs.csv"):
+        path = tmp_path / name
+        frame.to_csv(path, index=False)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("quantity", "alias"),
+    [
+        ("tokens", "n_tokens"), ("tokens", "num_tokens"), ("tokens", "total_tokens"), ("tokens", "D"),
+        ("n_params", "parameter_count"), ("n_params", "N"), ("n_params", "Num Params"), ("flops", "C"),
+        ("flops", "budget"), ("loss", "L"), ("loss", "val_loss"), ("loss", "eval/loss"), ("loss", "valLoss"),
+    ],
+)  # fmt: skip
+def test_a_known_alias_is_taken_and_said_by_fit_and_import_alike(save, quantity, alias):
+    path = save(KNOWN.rename(columns={quantity: alias}))
+    table = points(read_table(path))
+    pd.testing.assert_frame_equal(table.frame[list(KNOWN)], KNOWN)
+    assert f"{quantity}: column {alias}" in table.notes
+    assert not any("missing" in note for note in table.notes)
+    made = import_source(path, "auto", ImportOptions(), {})
+    np.testing.assert_allclose(made.table[list(KNOWN)], KNOWN)
+    assert any(alias in note for note in made.notes)
+
+
+def test_points_of_a_data_frame_derive_nothing_that_stands_in_it():
+    table = points(KNOWN.rename(columns={"tokens": "n_tokens"}))
+    np.testing.assert_array_equal(table.frame["tokens"], KNOWN["tokens"])
+    assert "tokens: column n_tokens" in table.notes
+
+
+def test_two_candidates_stop_and_a_map_decides(save):
+    path = save(KNOWN.drop(columns="tokens").assign(n_tokens=KNOWN["tokens"], train_tokens=2 * KNOWN["tokens"]))
+    with pytest.raises(TableError, match=r"2 columns may be tokens \(n_tokens, train_tokens\).*--map tokens=COLUMN"):
+        read_table(path)
+    with pytest.raises(ValueError, match="2 columns may be tokens"):
+        import_source(path, "auto", ImportOptions(), {})
+    chosen = read_table(path, mapping={"tokens": "train_tokens"})
+    np.testing.assert_array_equal(chosen["tokens"], 2 * KNOWN["tokens"])
+    same = read_table(save(KNOWN.drop(columns="tokens").assign(n_tokens=KNOWN["tokens"], D=KNOWN["tokens"])))
+    np.testing.assert_array_equal(same["tokens"], KNOWN["tokens"])
+
+
+def test_a_vague_name_is_proposed_and_nothing_derived(save):
+    table = read_table(save(KNOWN.rename(columns={"tokens": "data"})))
+    with pytest.raises(TableError, match="--map tokens=data"):
+        points(table)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1M", 1e6), ("1.3B", 1.3e9), ("400K", 4e5), ("2T", 2e12), ("1,238,144", 1238144), ("1_000_000", 1e6),
+        ("1e9", 1e9), (" 70m ", 7e7), ("1.5 billion", 1.5e9), (".5", 0.5), ("many", None), ("1,23", None), ("", None),
+        ("12,3456", None), ("1M2", None), ("inf", np.inf),
+    ],
+)  # fmt: skip
+def test_numbers_as_people_write_them(text, value):
+    assert number(text) == value
+
+
+@given(st.integers(1, 10**15), st.sampled_from(["{:,}", "{:_}", " {} ", "{:.17g}"]))
+def test_a_number_comes_back_from_every_spelling(value, spelling):
+    assert number(spelling.format(value)) == value
+
+
+def test_written_numbers_are_read_by_fit_and_import_alike(save):
+    written = KNOWN.assign(
+        n_params=KNOWN["n_params"].map(lambda n: f"{n / 1e6:g}M"),
+        tokens=KNOWN["tokens"].map(lambda d: f"{int(d):,}"),
+        flops=KNOWN["flops"].map(lambda c: f" {c!r} "),
+    )
+    np.testing.assert_allclose(read_table(save(written))[list(KNOWN)], KNOWN)
+    np.testing.assert_allclose(import_source(save(written), "auto", ImportOptions(), {}).table[list(KNOWN)], KNOWN)
+
+
+def test_a_word_among_numbers_names_column_row_and_value(save):
+    bad = KNOWN.astype({"tokens": object}).rename(columns={"tokens": "D"})
+    bad.loc[4, "D"] = "many"
+    message = r"D is not a number in 1 of 9 rows \(row 5\): 'many'"
+    with pytest.raises(TableError, match=message):
+        read_table(save(bad))
+    with pytest.raises(ValueError, match=message):
+        import_source(save(bad), "auto", ImportOptions(), {})
+    assert len(read_table(save(bad), where="n_params != 2e8")) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "quantity", "scale"),
+    [
+        ("Params (M)", "n_params", 1e6), ("Tokens (B)", "tokens", 1e9), ("mparams", "n_params", 1e6),
+        ("total_gflops", "flops", 1e9), ("tokens_b", "tokens", 1e9), ("params [millions]", "n_params", 1e6),
+        ("model_size_m", "n_params", 1e6), ("throughput/total petaflops", "flops", 1e15), ("TFLOPs", "flops", 1e12),
+        ("compute (PF-days)", "flops", 8.64e19), ("N (M params)", "n_params", 1e6), ("nParamsB", "n_params", 1e9),
+        ("tokens (count)", "tokens", 1), ("Compute (EFLOPs)", "flops", 1e18),
+    ],
+)  # fmt: skip
+def test_units_in_names(name, quantity, scale):
+    said = meaning(name)
+    assert said is not None
+    assert (said.quantity, said.scale) == (quantity, scale)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["d_model", "n_layer", "n_head", "loss_c4_val", "train_loss", "d_k", "loss_se", "n_params_embedding",
+     "learning_rate", "unique_tokens", "batch_tokens", "tokens_per_step", "flops_per_token", "dataset",
+     "val_accuracy", "N (layers)"],
+)  # fmt: skip
+def test_other_names_mean_no_quantity(name):
+    assert meaning(name) is None
+
+
+_DIALECTS = {
+    "n_params": [("Params (M)", 1e-6), ("mparams", 1e-6), ("params_b", 1e-9), ("N", 1), ("log10_n", "log10")],
+    "tokens": [("Tokens (B)", 1e-9), ("n_tokens", 1), ("btokens", 1e-9), ("log10(tokens)", "log10")],
+    "flops": [("total_gflops", 1e-9), ("Compute (PFLOPs)", 1e-15), ("C", 1), ("ln_flops", "ln")],
+    "loss": [("val_loss", 1), ("L", 1), ("loss (bits)", 1 / np.log(2)), ("val_ppl", "exp"), ("valid/nll", 1)],
+}
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_a_known_table_comes_back_from_every_dialect_of_names_and_units(tmp_path_factory, data):
+    frame = pd.DataFrame(index=KNOWN.index)
+    for quantity in data.draw(st.permutations(list(_DIALECTS))):
+        name, unit = data.draw(st.sampled_from([(quantity, 1), *_DIALECTS[quantity]]))
+        transforms = {"log10": np.log10, "ln": np.log, "exp": np.exp}
+        known = KNOWN[quantity]
+        frame[name] = transforms[unit](known) if isinstance(unit, str) else known * unit
+    path = tmp_path_factory.mktemp("dialect") / "runs.csv"
+    frame.to_csv(path, index=False)
+    table = points(read_table(path))
+    np.testing.assert_allclose(table.frame[list(KNOWN)], KNOWN, rtol=1e-9)
+    np.testing.assert_allclose(import_source(path, "auto", ImportOptions(), {}).table[list(KNOWN)], KNOWN, rtol=1e-9)
+    for name in set(frame) - set(KNOWN):
+        assert any(name in note for note in table.notes)
+
+
+def test_a_map_to_a_name_with_a_unit_converts_and_says_so(save):
+    path = save(KNOWN.assign(n_params=KNOWN["n_params"] / 1e6).rename(columns={"n_params": "Params (M)"}))
+    table = read_table(path, mapping={"n_params": "Params (M)"})
+    np.testing.assert_allclose(table["n_params"], KNOWN["n_params"])
+    assert "n_params is the column Params (M) (times 1e+06)" in table.attrs["notes"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "nats", "unit"),
+    [
+        ("val_bpc", 2.836, 1.9658, "nats/character"), ("bpc", 2.836, 1.9658, "nats/character"),
+        ("bpb", 1.0, 0.6931, "nats/byte"), ("bits_per_byte", 1.0, 0.6931, "nats/byte"),
+        ("val_ppl", 17.05, 2.8362, "nats/token"), ("Perplexity", 17.05, 2.8362, "nats/token"),
+        ("loss (bits/byte)", 1.0, 0.6931, "nats/byte"), ("loss (nats)", 2.0, 2.0, "nats/token"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_loss_in_another_unit_becomes_nats_and_its_unit_is_kept(save, name, value, nats, unit, mapped):
+    path = save(KNOWN.drop(columns="loss").assign(**{name: value}))
+    table = read_table(path, mapping={"loss": name} if mapped else {})
+    assert table["loss"].to_numpy() == pytest.approx(nats, abs=5e-5)
+    assert (table.attrs["loss_unit"], points(table).loss_unit) == (unit, unit)
+    made = import_source(path, "auto", ImportOptions(), {"loss": name} if mapped else {}).table
+    assert made["loss"].to_numpy() == pytest.approx(nats, abs=5e-5)
+    assert set(made["loss_unit"]) == {unit}
+
+
+def test_an_imported_unit_is_read_back(save):
+    assert points(read_table(save(KNOWN.assign(loss_unit="nats/byte")))).loss_unit == "nats/byte"
+
+
+@pytest.mark.parametrize("column", ["state", "run_state", "Status"])
+def test_runs_that_did_not_finish_are_left_out_and_counted(save, column):
+    states = ["finished", "FAILED", "crashed", "Killed", "running", *["Finished"] * 4]
+    path = save(KNOWN.assign(**{column: states}))
+    table = read_table(path)
+    assert table.index.tolist() == [0, 5, 6, 7, 8]
+    (note,) = (note for note in table.attrs["notes"] if "left out" in note)
+    assert note.startswith("4 of 9 rows are left out, their runs did not finish")
+    assert all(f"1 {state}" in note for state in ("failed", "crashed", "killed", "running"))
+    assert len(read_table(path, where=f"{column} != 'running'")) == 8
+    made = import_source(path, "auto", ImportOptions(), {})
+    assert (len(made.table), len(made.left_out)) == (5, 4)
+    with pytest.raises(TableError, match="no run finished"):
+        read_table(save(KNOWN.assign(**{column: "crashed"})))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(
+        st.sampled_from(["finished", "CRASHED", "Failed", "killed", "Running", "timed out"]), min_size=9, max_size=9
+    )
+)
+def test_what_is_left_is_what_finished(tmp_path_factory, states):
+    path = tmp_path_factory.mktemp("states") / "runs.csv"
+    KNOWN.assign(state=states).to_csv(path, index=False)
+    done = [k for k, state in enumerate(states) if state == "finished"]
+    if done:
+        assert read_table(path).index.tolist() == done
+    else:
+        with pytest.raises(TableError, match="no run finished"):
+            read_table(path)
+
+
+def test_a_column_of_other_states_says_nothing_of_runs(save):
+    assert len(read_table(save(KNOWN.assign(state=list("abcabcabc"))))) == 9
+
+
+def test_booleans_and_missing_words_are_no_numbers():
+    parsed, wrong = parse(pd.Series([True, "NA", None, "2", 3, [1]], dtype=object))
+    assert parsed.isna().tolist() == [True, True, True, False, False, True]
+    assert wrong.tolist() == [True, False, False, False, False, True]

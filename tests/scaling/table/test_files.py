@@ -1,0 +1,144 @@
+"""A table in any separator, encoding or format is the same table; labels stay as they were written."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isoflop.scaling.imports.assemble import ImportOptions
+from isoflop.scaling.imports.read import import_source
+from isoflop.scaling.table.files import read_file
+from isoflop.scaling.table.read import TableError, read_table
+
+KNOWN = pd.DataFrame({
+    "run_id": ["None", "NA", "null", "nan"], "n_params": [1e6, 2e6, 4e6, 8e6], "tokens": [1e7, 2e7, 4e7, 8e7],
+    "loss": [4.125, 3.75, 3.5, 3.25],
+})  # fmt: skip
+NUMBERS = ["n_params", "tokens", "loss"]
+
+
+@pytest.mark.parametrize("column", ["run_id", "trunk_id", "arm", "dataset", "optimizer"])
+def test_labels_that_look_like_missing_values_survive(tmp_path, column):
+    path = tmp_path / "runs.csv"
+    KNOWN.rename(columns={"run_id": column}).assign(lr=["1", "NA", "nan", ""]).to_csv(path, index=False)
+    if column == "optimizer":  # a column of text among whose values are such words
+        path.write_text(path.read_text().replace("nan,8", "adam,8"))
+    table = read_table(path)
+    assert table[column].tolist() == ["None", "NA", "null", "adam" if column == "optimizer" else "nan"]
+    assert table["lr"].isna().tolist() == [False, True, True, True]
+
+
+def test_a_mapped_label_and_numeric_labels(tmp_path):
+    path = tmp_path / "runs.csv"
+    KNOWN.rename(columns={"run_id": "group"}).to_csv(path, index=False)
+    assert read_table(path, mapping={"arm": "group"})["arm"].tolist() == KNOWN["run_id"].tolist()
+    KNOWN.assign(run_id=[1, 2, 3, 4], arm=["1", "2", "NA", ""]).to_csv(path, index=False)
+    table = read_table(path)
+    assert table["run_id"].tolist() == [1, 2, 3, 4]
+    assert table["arm"].tolist()[:3] == ["1", "2", "NA"]
+    assert pd.isna(table["arm"].iloc[3])
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.sampled_from(["None", "NA", "null", "nan", "N/A", "base", "#1", "a b", "<NA>"]), min_size=4, max_size=4)
+)
+def test_every_label_comes_back(tmp_path_factory, names):
+    path = tmp_path_factory.mktemp("labels") / "runs.csv"
+    KNOWN.assign(arm=names)[["loss", "arm", "n_params", "tokens"]].to_csv(path, index=False)
+    assert read_table(path)["arm"].tolist() == names
+
+
+def _written(frame: pd.DataFrame, form: str) -> tuple[str, bytes]:
+    text = frame.to_csv(index=False)
+    if form == "decimal commas":
+        return "r.csv", frame.to_csv(index=False, sep=";", decimal=",").encode()
+    forms = {
+        "plain": ("r.csv", text.encode()),
+        "semicolons": ("r.csv", frame.to_csv(index=False, sep=";").encode()),
+        "tabs": ("r.csv", frame.to_csv(index=False, sep="\t").encode()),
+        "tsv": ("r.tsv", frame.to_csv(index=False, sep="\t").encode()),
+        "blanks": ("r.txt", frame.to_csv(index=False, sep=" ").encode()),
+        "comma and blank": ("r.csv", text.replace(",", ", ").encode()),
+        "comments": ("r.csv", f"# made today\n#\n{text}# the end\n".encode()),
+        "header in a comment": ("r.csv", f"# our runs\n# {text}".encode()),
+        "windows": ("r.csv", text.replace("\n", "\r\n").encode("utf-8-sig")),
+        "utf-16": ("r.csv", text.encode("utf-16")),
+        "utf-16-be": ("r.csv", b"\xfe\xff" + text.encode("utf-16-be")),
+        "jsonl": ("r.jsonl", frame.to_json(orient="records", lines=True).encode()),
+        "json": ("r.json", frame.to_json(orient="records").encode()),
+        "json in a key": ("r.json", json.dumps({"made": 1, "runs": frame.to_dict("records")}).encode()),
+        "json columns": ("r.json", frame.to_json(orient="columns").encode()),
+    }
+    return forms[form]
+
+
+FORMS = [
+    "plain", "semicolons", "decimal commas", "tabs", "tsv", "blanks", "comma and blank", "comments",
+    "header in a comment", "windows", "utf-16", "utf-16-be", "jsonl", "json", "json in a key", "json columns",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_read_by_fit_and_import_alike(tmp_path, form):
+    name, content = _written(KNOWN, form)
+    (tmp_path / name).write_bytes(content)
+    table = read_table(tmp_path / name)
+    np.testing.assert_allclose(table[NUMBERS].astype(float), KNOWN[NUMBERS])
+    assert table["run_id"].tolist() == KNOWN["run_id"].tolist()
+    if not name.endswith("txt"):
+        made = import_source(tmp_path / name, "auto", ImportOptions(), {})
+        np.testing.assert_allclose(made.table[NUMBERS], KNOWN[NUMBERS])
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.sampled_from(FORMS), st.permutations(list(KNOWN)), st.integers(2, 10))
+def test_a_known_table_comes_back_from_every_form(tmp_path_factory, form, order, scale):
+    frame = KNOWN.assign(loss=KNOWN["loss"] / scale)[order]
+    name, content = _written(frame, form)
+    path = tmp_path_factory.mktemp("forms") / name
+    path.write_bytes(content)
+    table = read_table(path)
+    np.testing.assert_allclose(table[NUMBERS].astype(float), frame[NUMBERS], rtol=1e-9)
+    assert table["run_id"].tolist() == frame["run_id"].tolist()
+
+
+def test_the_index_of_a_parquet_is_read(tmp_path):
+    KNOWN.set_index("run_id").to_parquet(tmp_path / "a.parquet")
+    assert read_table(tmp_path / "a.parquet")["run_id"].tolist() == KNOWN["run_id"].tolist()
+    KNOWN.set_index(["n_params", "tokens"]).to_parquet(tmp_path / "b.parquet")
+    assert read_table(tmp_path / "b.parquet")["tokens"].tolist() == KNOWN["tokens"].tolist()
+    KNOWN.iloc[[3, 1]].to_parquet(tmp_path / "c.parquet")
+    assert read_table(tmp_path / "c.parquet").index.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("r.csv", b"n_params;tokens;loss\n1,234;1,000;3,125\n2,345;2,000;3,001\n", "may part thousands or decimals"),
+        ("r.csv", b"1e6,1e7,4.0\n2e6,1e7,3.9\n", "holds numbers, not names"),
+        ("r.csv", b"a,b\n1,2,3\n4,5,6\n", "rows have more values than the header"),
+        ("r.xlsx", b"PK", "a spreadsheet; save its sheet as CSV"),
+        ("r.json", b"[1, 2]", "not a list of records"),
+        ("r.jsonl", b"[1]\n[2]\n", "not a record a line"),
+        ("r.json", b"{", "cannot be read as json"),
+        ("r.csv", b"# nothing\n", "the file is empty"),
+    ],
+)
+def test_what_cannot_be_read_says_what_to_do(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(TableError, match=message):
+        read_table(tmp_path / name)
+
+
+def test_trailing_separators_and_latin_letters(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text("n_params,tokens,loss\n1e6,1e7,4.0,\n2e6,1e7,3.9,\n")
+    assert read_file(path, [])["n_params"].tolist() == [1e6, 2e6]
+    path.write_bytes("arm,loss\nr\u00e9f,4.0\n".encode("cp1252"))
+    notes: list[str] = []
+    assert read_file(path, notes)["arm"].tolist() == ["r\u00e9f"]
+    assert notes == ["the file is not UTF-8: read as Windows Latin (cp1252)"]
