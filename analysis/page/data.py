@@ -13,8 +13,8 @@ from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.fitting.uncertainty import Draws, jackknife
 from isoflop.scaling.laws.law import Law
 from isoflop.scaling.selection.holdout import CANDIDATES
-from isoflop.scaling.table.columns import QUANTITIES
 from isoflop.scaling.table.conventions import Points
+from isoflop.scaling.table.meaning import QUANTITIES
 
 MOST_RUNS = 1000  # under each convention: beyond, every n-th by compute
 MOST_CLUSTERS = 500  # a band by leaving each out is drawn up to here

@@ -8,7 +8,8 @@ import pandas as pd
 
 from isoflop.scaling.approaches.isoflop_profiles import budget_groups, isoflop_profiles
 from isoflop.scaling.findings.finding import Case, Check, Finding
-from isoflop.scaling.table.read import row_names
+from isoflop.scaling.table.columns import row_names
+from isoflop.scaling.table.meaning import meaning_as
 
 # Columns that must not vary inside one fit: a loss under another value is another quantity, or another experiment.
 ONE_QUANTITY = ("eval_id", "tokenizer_id", "context_length", "vocab_size")
@@ -82,8 +83,10 @@ def conventions(case: Case) -> Iterator[Finding]:
                 f"flops / (n_params x tokens) is {np.exp(k.min()):.3g} to {np.exp(k.max()):.3g}, not near 6 throughout",
                 "count n_params, tokens and flops by one convention, or use --compute 6nd",
             )  # fmt: skip
-    mapped = case.table.attrs.get("mapping", {}).get("loss", "") if case.table is not None else ""
-    if any(word in mapped.lower() for word in ("bit", "bpb", "bpc", "perplexity", "ppl")):
+    attrs = case.table.attrs if case.table is not None else {}
+    mapped = attrs.get("mapping", {}).get("loss", "")
+    converted = "loss_unit" in attrs and meaning_as(mapped, "loss").transform
+    if not converted and any(word in mapped.lower() for word in ("bit", "bpb", "bpc", "perplexity", "ppl")):
         yield Finding(
             "loss_in_bits", "warn", f"the loss is the column {mapped!r}, which does not sound like nats per token",
             "multiply bits per token by ln 2 (or take ln of a perplexity); E, A and B are in the unit of the loss",

@@ -130,10 +130,11 @@ def _clean(run: ForeignRun, options: ImportOptions) -> tuple[ForeignRun | None, 
 
 def _in_nats(frame: pd.DataFrame, run: ForeignRun, options: ImportOptions) -> tuple[pd.DataFrame, str]:
     """The loss in nats, and its unit: bits per byte become nats per token with bytes per token, else nats per byte."""
-    if run.loss_unit != "bits/byte":
+    if run.loss_unit not in ("bits/byte", "nats/byte"):
         return frame, run.loss_unit
     per = options.bytes_per_token
-    return frame.assign(loss=frame["loss"] * np.log(2) * (per or 1.0)), "nats/token" if per else "nats/byte"
+    nats = np.log(2) if run.loss_unit == "bits/byte" else 1.0
+    return frame.assign(loss=frame["loss"] * nats * (per or 1.0)), "nats/token" if per else "nats/byte"
 
 
 def _tokens(frame: pd.DataFrame, run: ForeignRun, options: ImportOptions) -> pd.DataFrame:

@@ -12,11 +12,19 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
-from isoflop.scaling.table import columns as table_columns
-from isoflop.scaling.table.columns import NATS_PER_TOKEN, QUANTITIES, TableError, hint, meaning
+from isoflop.scaling.table.columns import (
+    OPTIONAL,
+    VALIDATION,
+    Resolved,
+    TableError,
+    hint,
+    refuse_words,
+    resolve,
+    unfinished,
+)
 from isoflop.scaling.table.files import read_file
 from isoflop.scaling.table.json_plain import plain
-from isoflop.scaling.table.read import row_names
+from isoflop.scaling.table.meaning import QUANTITIES, meaning
 
 # Names of what is no quantity of a law, lower case, in the order of preference where several are there.
 NAMES: dict[str, tuple[str, ...]] = {
@@ -28,10 +36,6 @@ NAMES: dict[str, tuple[str, ...]] = {
     "seed": ("seed",),
     "arm": ("arm",),
 }  # fmt: skip
-_VALIDATION = re.compile(
-    r"^((val|valid|validation|eval|test|heldout|held_out)[/_. ](.*[/_. ])?(loss|crossentropyloss|ce loss|cross_entropy)"
-    r"|loss[/_. ](val|valid|validation|eval|test))$"
-)
 _TRAINING = re.compile(r"^(train[/_. ])?(loss|crossentropyloss|ce loss)$")
 _BY_CONVENTION = {"n_params_matrices": "matrices", "n_params_total": "total"}
 _WIDE = re.compile(r"^(?P<run>.+) - (?P<metric>.+?)(?P<range>__MIN|__MAX)?$")
@@ -53,44 +57,49 @@ class Columns:
                 near = hint(wanted, map(str, frame))
                 raise SourceError(f"{self.source}: --map {quantity}={wanted}: no column {wanted!r}{near}")
             return wanted
-        if quantity in QUANTITIES:
-            try:
-                found = table_columns.find(frame, quantity, source=self.source)
-            except TableError as error:
-                raise SourceError(str(error)) from error
-            if found is not None and found != quantity:
-                self._note(f"{quantity}: column {found}{_conversion(found, quantity)}")
-            return found
         lowered = {str(name).lower(): name for name in frame}
         return next((lowered[name] for name in NAMES[quantity] if name in lowered), None)
 
-    def loss(self, frame: pd.DataFrame) -> str:
-        """The column of the validation loss. Raises SourceError where there are several, or training losses alone."""
-        if "loss" in self.mapping:
-            return self.find(frame, "loss")  # type: ignore[return-value]
-        found = [str(name) for name in frame if _VALIDATION.match(str(name).lower())]
+    def resolve(self, frame: pd.DataFrame) -> Resolved:
+        """The quantities of a table. Raises SourceError where one is ambiguous, or no validation loss is there."""
+        named = {name: self.find(frame, name) for name in (*QUANTITIES, *OPTIONAL) if name in self.mapping}
+        history = self.find(frame, "step") is not None
+        mapping = {name: column for name, column in named.items() if column is not None}
+        if history and "loss" not in mapping:
+            mapping["loss"] = self._loss(frame)
+        notes: list[str] = []
+        try:
+            found = resolve(frame, mapping, notes, source=self.source, needs=(("loss",),))
+            refuse_words(found, found.frame, source=self.source)
+        except TableError as error:
+            raise SourceError(str(error)) from error
+        for text in notes:
+            self._note(text)
+        return found
+
+    def _loss(self, frame: pd.DataFrame) -> str:
+        """The column of the validation loss of a history. Raises SourceError for several, or training losses alone."""
+        found = [str(name) for name in frame if VALIDATION.match(str(name).lower())]
         if not found and "loss" in frame and self.find(frame, "train_loss"):
             found = ["loss"]  # next to a training loss it is the validation loss
         if len(found) == 1:
-            self._note(f"loss is the column {found[0]}{_conversion(found[0], 'loss')}")
             return found[0]
-        history = self.find(frame, "step") is not None and any(_TRAINING.match(str(name).lower()) for name in frame)
-        if not found and not history:  # a table without steps holds final losses, not a curve of training
-            only = self.find(frame, "loss")
-            if only is not None:
-                return only
         if found:
             listed = ", ".join(found[:6])
             raise SourceError(
                 f"{self.source}: {len(found)} validation losses ({listed}); name one with --map loss=COLUMN"
             )
         training = [str(name) for name in frame if _TRAINING.match(str(name).lower())]
-        only = (
-            f"only a training loss: use it with --map loss={training[0]}"
-            if training
-            else (f"name it with --map loss=COLUMN (columns: {', '.join(map(str, frame))})")
+        if training:
+            raise SourceError(
+                f"{self.source}: no validation loss; only a training loss: use it with --map loss={training[0]}"
+            )
+        others = [str(name) for name in frame if (said := meaning(str(name))) and said.quantity == "loss"]
+        if len(others) == 1:
+            return others[0]
+        raise SourceError(
+            f"{self.source}: no validation loss; name it with --map loss=COLUMN (columns: {', '.join(map(str, frame))})"
         )
-        raise SourceError(f"{self.source}: no validation loss; {only}")
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
@@ -105,12 +114,6 @@ def read_frame(path: Path, notes: list[str]) -> pd.DataFrame:
         raise SourceError(str(error)) from error
 
 
-def _conversion(column: str, quantity: str) -> str:
-    """How a column becomes its quantity, in brackets; empty for as it is."""
-    said = meaning(column)
-    return f" ({said.note})" if said and said.quantity == quantity and said.note else ""
-
-
 def runs_of_table(
     name: str, source: str, frame: pd.DataFrame, mapping: Mapping[str, str], notes: list[str]
 ) -> tuple[list[ForeignRun], list[LeftOut]]:
@@ -122,11 +125,14 @@ def runs_of_table(
     if frame.empty:
         raise SourceError(f"{source}: the table has no rows")
     if wide := _wide(frame):
-        return [_run(run, source, history, columns) for run, history in wide.items()], []
+        held = {run: columns.resolve(history) for run, history in wide.items()}
+        return [_run(run, source, found, found.frame, columns) for run, found in held.items()], []
     run = columns.find(frame, "run_id")
     frame, left_out = _finished(name, frame, run)
     if frame.empty:
         return [], left_out
+    found = columns.resolve(frame)
+    frame = found.frame
     if run is not None and frame[run].nunique() < len(frame) and columns.find(frame, "step"):
         groups = {str(key): group for key, group in frame.groupby(run, sort=False)}
     elif columns.find(frame, "step") and not {"Name", "State"} <= set(frame) and run is None:
@@ -138,12 +144,12 @@ def runs_of_table(
             raise SourceError(
                 f"{source}: a name in column {run!r} stands for several rows, and there is no step column"
             )
-    return [_run(key, source, group, columns) for key, group in groups.items()], left_out
+    return [_run(key, source, found, group, columns) for key, group in groups.items()], left_out
 
 
 def _finished(name: str, frame: pd.DataFrame, run: str | None) -> tuple[pd.DataFrame, list[LeftOut]]:
     """The rows of runs that finished, and what is left out by run and state."""
-    found = table_columns.unfinished(frame)
+    found = unfinished(frame)
     if found is None:
         return frame, []
     column, over = found
@@ -168,61 +174,32 @@ def _wide(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {run: pd.DataFrame({names[0]: frame[names[0]], **metrics}) for run, metrics in runs.items()}
 
 
-def _run(name: str, source: str, frame: pd.DataFrame, columns: Columns) -> ForeignRun:
-    """One run of a table: its columns under our names, its constants as settings."""
-    loss = columns.loss(frame)
-    source_name = columns.source
-    curve = pd.DataFrame({"loss": _quantity(frame, loss, "loss", source_name)})
-    for quantity in ("step", "tokens", "flops", "train_loss", "learning_rate"):
+def _run(name: str, source: str, found: Resolved, frame: pd.DataFrame, columns: Columns) -> ForeignRun:
+    """One run of a table (its rows are `frame`): its columns under our names, its constants as settings."""
+    curve = pd.DataFrame({q: frame[q].astype(float) for q in ("loss", "tokens", "flops") if q in found.columns})
+    for quantity in ("step", "train_loss", "learning_rate"):
         if (column := columns.find(frame, quantity)) is not None:
-            curve[quantity] = _quantity(frame, column, quantity, source_name)
+            curve[quantity] = pd.to_numeric(frame[column], errors="coerce").astype(float)
     if "step" not in curve:
         curve["step"] = np.arange(1, len(curve) + 1)
     for quantity in ("tokens", "flops"):  # where reported at other steps than the loss: the last value before
         if quantity in curve:
             curve[quantity] = curve.sort_values("step")[quantity].ffill()
     counts = {kind: _constant(frame, column) for column, kind in _BY_CONVENTION.items() if column in frame}
-    if (column := columns.find(frame, "n_params")) is not None:
-        sizes = frame.assign(**{column: _quantity(frame, column, "n_params", source_name)})
-        counts = {f"the column {column}": _constant(sizes, column)} | counts
-    settings = {key: _constant(frame, found) for key in ("seed", "arm") if (found := columns.find(frame, key))}
+    if "n_params" in found.columns:
+        counts = {f"the column {found.columns['n_params']}": _constant(frame, "n_params")} | counts
+    settings = {key: _constant(frame, column) for key in ("seed", "arm") if (column := columns.find(frame, key))}
     if "learning_rate" in curve and curve["learning_rate"].notna().any():
         settings["learning_rate"] = float(curve["learning_rate"].max())
     batch = columns.find(frame, "batch_tokens")
-    flops = columns.find(frame, "flops")
+    flops = found.columns.get("flops")
     return ForeignRun(
         name=name, source=source, curve=curve.reset_index(drop=True), settings=settings,
         n_params={kind: count for kind, count in counts.items() if count is not None},  # type: ignore[misc]
         batch_tokens=_constant(frame, batch) if batch else None,  # type: ignore[arg-type]
         compute_convention=f"the column {flops}" if flops else "",
-        loss_unit=_loss_unit(loss),
+        loss_unit=found.loss_unit,
     )  # fmt: skip
-
-
-def _quantity(frame: pd.DataFrame, column: str, quantity: str, source: str) -> pd.Series:
-    """A column as numbers in the unit of its quantity, NaN where it is empty. Raises SourceError for a word.
-
-    Bits per byte stay: bytes per token, where they are known, turn them into nats per token.
-    """
-    parsed, wrong = table_columns.parse(frame[column])
-    if wrong.any():
-        bad = wrong.to_numpy()
-        raise SourceError(
-            f"{source}: {column} is not a number in {bad.sum()} of {len(frame)} rows ({row_names(frame, bad)}): "
-            f"{frame[column][bad].iloc[0]!r}; correct them"
-        )
-    said = meaning(column)
-    if quantity == "loss" and _loss_unit(column) == "bits/byte":
-        return parsed.astype(float)
-    return (said.convert(parsed) if said and said.quantity == quantity else parsed).astype(float)
-
-
-def _loss_unit(column: str) -> str:
-    """The unit of a loss as `_quantity` returns it."""
-    said = meaning(column)
-    if re.search("bpb|bits_per_byte", column.lower()):
-        return "bits/byte"
-    return said.loss_unit if said and said.quantity == "loss" else NATS_PER_TOKEN
 
 
 def _constant(frame: pd.DataFrame, column: str) -> object:

@@ -11,16 +11,18 @@ import pandas as pd
 
 from isoflop.scaling.laws.law import Cost
 from isoflop.scaling.table.columns import (
-    NATS_PER_TOKEN,
     OPTIONAL,
-    QUANTITIES,
     TableError,
     hint,
     is_numbers,
+    leave_out_unfinished,
     near_match,
+    refuse_words,
     resolve,
+    row_names,
 )
-from isoflop.scaling.table.read import check_values, require, row_names
+from isoflop.scaling.table.meaning import NATS_PER_TOKEN, QUANTITIES
+from isoflop.scaling.table.read import check_values, require
 from isoflop.scaling.table.runs import PARAM_GROUPS, final_rows
 
 PARAMS = {
@@ -142,15 +144,12 @@ def _resolved(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     """A plain table with every quantity that it has under another name, as `read_table` makes it."""
     if "loss_unit" in table.attrs:  # read_table has done so
         return table
-    known = {name: name for name in QUANTITIES if name in table and is_numbers(table[name])}
-    found: list[str] = []
-    resolved, wrong = resolve(table, known, found, source=table.attrs.get("source", "table"))
-    notes.extend(note for note in found if " is the column " not in note)
-    for name in wrong:
-        if wrong[name].any():
-            bad = wrong[name].to_numpy()
-            raise TableError(f"{table.attrs.get('source', 'table')}: {name} is not a number ({row_names(table, bad)})")
-    return resolved
+    source = str(table.attrs.get("source", "table"))
+    found = resolve(table, {}, notes, source=source)
+    frame = leave_out_unfinished(found.frame, notes, source=source)
+    refuse_words(found, frame, source=source)
+    frame.attrs = table.attrs | {"loss_unit": found.loss_unit}
+    return frame
 
 
 def _plain(table: pd.DataFrame, params: str, compute: str, notes: list[str]) -> tuple[pd.DataFrame, tuple[str, str]]:

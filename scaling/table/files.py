@@ -12,7 +12,8 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from isoflop.scaling.table.columns import TableError, number
+from isoflop.scaling.table.columns import TableError
+from isoflop.scaling.table.meaning import number
 from isoflop.scaling.table.runs import first_line
 
 LABELS = ("run_id", "trunk_id", "arm", "dataset")

@@ -13,15 +13,17 @@ import pandas as pd
 
 from isoflop.scaling.table.columns import (
     OPTIONAL,
-    QUANTITIES,
     TableError,
+    absent,
     hint,
     leave_out_unfinished,
-    near_match,
+    refuse_words,
     resolve,
+    row_names,
     unfinished,
 )
 from isoflop.scaling.table.files import LABELS, read_file
+from isoflop.scaling.table.meaning import QUANTITIES
 from isoflop.scaling.table.runs import is_run_table, read_runs
 from isoflop.scaling.table.where import matching_rows
 
@@ -57,48 +59,36 @@ def read_table(
         raise TableError(f"{path}: the table has no rows")
     if study:
         frame = _of_study(frame, path, study, notes)
-    written = frame
     _check_mapping(frame, mapping, source=str(path))
-    frame, wrong = resolve(frame, mapping, notes, source=str(path))
-    unit = frame.attrs["loss_unit"]
+    found = resolve(frame, mapping, notes, source=str(path), needs=(("loss",), ("n_params", "flops", "position")))
+    frame = found.frame
     if not is_study and not _chosen_by_state(frame, where):
         frame = leave_out_unfinished(frame, notes, source=str(path))
     if where:
         frame = _filter(frame, where, notes, source=str(path))
-    _refuse_words(frame, wrong, written, mapping, notes, source=str(path))
-    require(frame, ("loss",) if {"flops", "position"} & set(frame) else ("loss", "n_params"), source=str(path))
+    refuse_words(found, frame, source=str(path))
+    unit = _stated_unit(frame, mapping, source=str(path)) or found.loss_unit
     frame.attrs = {"source": str(path), "notes": tuple(notes), "mapping": mapping, "loss_unit": unit}
     return frame
+
+
+def _stated_unit(frame: pd.DataFrame, mapping: Mapping[str, str], *, source: str) -> str:
+    """The unit in a column loss_unit, as `isoflop import` writes it; empty without one, TableError for several."""
+    if "loss" in mapping or "loss_unit" not in frame:
+        return ""
+    stated = [str(unit) for unit in frame["loss_unit"].dropna().unique()]
+    if len(stated) > 1:
+        raise TableError(
+            f"{source}: the losses are in several units ({', '.join(stated)}); keep one with "
+            f"--where \"loss_unit == '{stated[0]}'\""
+        )
+    return stated[0] if stated else ""
 
 
 def _chosen_by_state(frame: pd.DataFrame, where: str | None) -> bool:
     """Whether the user's own filter reads the column that says how runs ended."""
     found = unfinished(frame)
     return found is not None and bool(where) and found[0] in str(where)
-
-
-def _refuse_words(
-    frame: pd.DataFrame,
-    wrong: pd.DataFrame,
-    written: pd.DataFrame,
-    mapping: Mapping[str, str],
-    notes: Iterable[str],
-    *,
-    source: str,
-) -> None:
-    """Raise TableError naming the column, the rows and a value where a row that is kept holds no number."""
-    for name in wrong:
-        bad = wrong.loc[frame.index, name].to_numpy()
-        if bad.any():
-            column = mapping.get(str(name)) or next(
-                (note.split(": column ", 1)[1].split(" (")[0] for note in notes if note.startswith(f"{name}: column ")),
-                str(name),
-            )
-            value = written.loc[frame.index[bad][0], column]
-            raise TableError(
-                f"{source}: {column} is not a number in {bad.sum()} of {len(frame)} rows ({row_names(frame, bad)}): "
-                f"{value!r}; correct them"
-            )
 
 
 def _of_study(frame: pd.DataFrame, path: Path, study: str, notes: list[str]) -> pd.DataFrame:
@@ -126,17 +116,10 @@ def _runs_of(file: Path) -> set[str]:
 
 def require(frame: pd.DataFrame, columns: Iterable[str], *, source: str = "table") -> None:
     """Raise TableError naming every absent column and the column that was probably meant."""
-    names, remedies = [str(c) for c in frame.columns], []
-    absent = [name for name in columns if name not in frame]
-    for name in absent:
-        near = near_match(name, names)
-        remedies.append(
-            f"no column {name!r}; did you mean {near!r}? Use --map {name}={near}"
-            if near
-            else f"no column {name!r}; name yours with --map {name}=COLUMN"
-        )
-    if absent:
-        raise TableError(f"{source}: {'; '.join(remedies)} (columns: {', '.join(names)})")
+    names = [str(c) for c in frame.columns]
+    lines = [absent(name, names) for name in columns if name not in frame]
+    if lines:
+        raise TableError(f"{source}: {'; '.join(lines)} (columns: {', '.join(names)})")
 
 
 def check_values(frame: pd.DataFrame, columns: Iterable[str], *, source: str = "table") -> None:
@@ -159,17 +142,6 @@ def check_values(frame: pd.DataFrame, columns: Iterable[str], *, source: str = "
                 remedy = f'; correct them, or leave them out with --where "{keep}"' if keep else "; correct them"
                 where = f"{wrong.sum()} of {len(frame)} rows ({row_names(frame, wrong)})"
                 raise TableError(f"{source}: {name} is {what} in {where}{remedy}")
-
-
-def row_names(frame: pd.DataFrame, mask: np.ndarray, limit: int = 5) -> str:
-    """The runs or row numbers (from 1) where `mask` holds, the first `limit` of them."""
-    chosen = frame.loc[mask]
-    if "run_id" in frame:
-        names, what = [str(r) for r in chosen["run_id"].unique()], "run"
-    else:
-        names, what = [str(int(i) + 1) if isinstance(i, int | np.integer) else str(i) for i in chosen.index], "row"
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return f"{what}{'s' if len(names) > 1 else ''} {', '.join(names[:limit])}{more}"
 
 
 def _read(path: Path, mapping: Mapping[str, str], notes: list[str]) -> tuple[pd.DataFrame, bool]:

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from isoflop.scaling.imports.assemble import ImportOptions
 from isoflop.scaling.imports.read import import_source
-from isoflop.scaling.table.columns import meaning, number, parse
+from isoflop.scaling.table.columns import parse
 from isoflop.scaling.table.conventions import points
+from isoflop.scaling.table.meaning import meaning, number
 from isoflop.scaling.table.read import TableError, read_table
 
 N, D = np.meshgrid([1e8, 2e8, 4e8], [2e9, 8e9, 3.2e10])

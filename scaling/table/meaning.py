@@ -1,0 +1,273 @@
+"""What the name of a column says: its quantity, its unit and how its values are converted; and written numbers.
+
+A name has a meaning only where it has one alone: other names are proposed in messages and taken by `--map`.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+Transform = Literal["", "log10", "log2", "ln", "bits", "perplexity"]  # what is applied to the values of a column
+QUANTITIES = ("n_params", "tokens", "flops", "loss")
+NATS_PER_TOKEN = "nats/token"
+MISSING = frozenset(("", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "null", "none", "-", "--"))
+
+# Names of each quantity as `words` writes them, without a unit; those of a loss are in _LOSSES.
+ALIASES: dict[str, tuple[str, ...]] = {
+    "n_params": (
+        "n_params", "n", "params", "parameters", "num_params", "nparams", "model_size", "n_parameters",
+        "num_parameters", "parameter_count", "param_count", "params_count", "n_param", "total_params",
+        "total_parameters", "model_params", "model_parameters", "trainable_params", "trainable_parameters",
+    ),
+    "tokens": (
+        "tokens", "d", "n_tokens", "num_tokens", "train_tokens", "training_tokens", "tokens_seen", "total_tokens",
+        "token_count", "n_train_tokens", "num_train_tokens", "n_training_tokens", "num_training_tokens",
+        "tokens_processed", "num_input_tokens_seen", "throughput_total_tokens", "train_total_tokens", "dataset_tokens",
+    ),
+    "flops": (
+        "flops", "c", "compute", "training_flops", "train_flops", "flop", "total_flops", "total_training_flops",
+        "training_compute", "train_compute", "total_compute", "budget", "flops_total", "total_flos", "n_flops",
+        "num_flops", "flop_count", "throughput_total_training_flops", "throughput_total_flops",
+    ),
+    "loss": (
+        "loss", "l", "val_loss", "loss_val", "eval_loss", "test_loss", "final_loss", "validation_loss", "nll",
+    ),
+}  # fmt: skip
+VAGUE = {"n_params": ("size",), "tokens": ("data",)}  # proposed in messages, never taken
+_FAMILY = {"n_params": "params?|parameters?", "tokens": "tokens?", "flops": "flops?|compute"}
+_HELD_OUT = {"val", "valid", "validation", "eval", "test", "heldout", "final"}
+_NATS: tuple[str, Transform] = (NATS_PER_TOKEN, "")
+# Measures of a loss: the unit that it becomes, and how. "bits" times ln 2, "perplexity" by its logarithm.
+_MEASURES: dict[str, tuple[str, Transform]] = {
+    **dict.fromkeys(("nats", "nats_per_token"), _NATS),
+    "nats_per_byte": ("nats/byte", ""),
+    **dict.fromkeys(("nats_per_character", "nats_per_char"), ("nats/character", "")),
+    "nats_per_word": ("nats/word", ""),
+    **dict.fromkeys(("bits", "bits_per_token"), (NATS_PER_TOKEN, "bits")),
+    **dict.fromkeys(("bpb", "bits_per_byte"), ("nats/byte", "bits")),
+    **dict.fromkeys(("bpc", "bits_per_char", "bits_per_character"), ("nats/character", "bits")),
+    "bits_per_word": ("nats/word", "bits"),
+    **dict.fromkeys(("ppl", "perplexity", "token_perplexity"), (NATS_PER_TOKEN, "perplexity")),
+    **dict.fromkeys(("byte_perplexity", "byte_ppl"), ("nats/byte", "perplexity")),
+    **dict.fromkeys(("word_perplexity", "word_ppl"), ("nats/word", "perplexity")),
+}
+_UNITS_ALONE = ("nats", "bits")  # a column of that name may hold the precision of weights
+_LOSSES = {
+    **dict.fromkeys(("loss", "nll", "ce_loss", "cross_entropy", "cross_entropy_loss", "crossentropyloss"), _NATS),
+    **{name: unit for name, unit in _MEASURES.items() if name not in _UNITS_ALONE},
+}
+_SCALES = {
+    **dict.fromkeys(("k", "thousand", "thousands", "1e3", "10^3"), 1e3),
+    **dict.fromkeys(("m", "mn", "million", "millions", "1e6", "10^6"), 1e6),
+    **dict.fromkeys(("b", "bn", "g", "billion", "billions", "1e9", "10^9"), 1e9),
+    **dict.fromkeys(("t", "tn", "trillion", "trillions", "1e12", "10^12"), 1e12),
+}
+_FLOP_SCALES = {
+    **dict.fromkeys(("m", "mega"), 1e6), **dict.fromkeys(("g", "giga"), 1e9), **dict.fromkeys(("t", "tera"), 1e12),
+    **dict.fromkeys(("p", "peta"), 1e15), **dict.fromkeys(("e", "exa"), 1e18), **dict.fromkeys(("z", "zetta"), 1e21),
+    **dict.fromkeys(("y", "yotta"), 1e24),
+}  # fmt: skip
+_FLOP = r"(mega|giga|tera|peta|exa|zetta|yotta|[mgtpezy])"
+_LOG: dict[str, float] = {"log10": 10.0, "log2": 2.0, "ln": float(np.e)}
+_PF_DAYS = 8.64e19
+_NUMBER = re.compile(
+    r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*"
+    r"(?:(k|m|b|g|t|bn|mn|tn|thousand|million|billion|trillion)?\s*(?:params|parameters|tokens|flops?)?"
+    rf"|{_FLOP}\s*flops?)",
+    re.I,
+)
+_POWER = re.compile(r"(?:([+-]?(?:\d+\.?\d*|\.\d+))\s*[x*\u00d7\u00b7]\s*)?10(?:\^|\*\*)\s*([+-]?\d+)", re.I)
+_BLANKS = " \u00a0\u2009\u202f"
+_GROUPED = re.compile(
+    rf"[+-]?(?:\d{{1,3}}(?:(?:,\d{{3}})+|(?:['\u2019]\d{{3}})+|(?:[{_BLANKS}]\d{{3}})+)(?:\.\d+)?"
+    r"|\d{1,3}(?:\.\d{3}){2,}|\d+(?:_\d+)+(?:\.\d+)?)"
+)
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a column's name says: its quantity, and how its values become parameters, tokens, FLOPs or nats.
+
+    `transform` is applied, then `scale` multiplies. `loss_unit` is the unit of a loss afterwards.
+    """
+
+    quantity: str
+    scale: float = 1.0
+    transform: Transform = ""
+    loss_unit: str = ""
+
+    @property
+    def note(self) -> str:
+        """The conversion in words; empty for none."""
+        if self.transform == "perplexity":
+            return f"ln of a perplexity: {self.loss_unit}"
+        if self.transform == "bits":
+            return f"bits times ln 2: {self.loss_unit}"
+        if self.transform:
+            return f"from its {self.transform}"
+        if self.scale != 1:
+            return f"times {self.scale:g}"
+        return self.loss_unit if self.loss_unit not in ("", NATS_PER_TOKEN) else ""
+
+    def convert(self, values: pd.Series) -> pd.Series:
+        """The values (n,) in single parameters, tokens or FLOPs, or in nats."""
+        if self.transform == "perplexity":  # what has no logarithm stays as it is, and is refused as a loss
+            return np.log(values.where(values > 0)).where(values > 0, values)
+        if self.transform == "bits":
+            return values * np.log(2)
+        if self.transform:
+            with np.errstate(over="ignore"):
+                return _LOG[self.transform] ** values.astype(float)
+        return values if self.scale == 1 else values * self.scale
+
+
+def words(name: str) -> str:
+    """A column's name in lower case, its words joined by underscores; "number of x" and "# x" are n_x."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip())
+    joined = re.sub(r"[\s\-./,:_]+", "_", spaced.lower()).strip("_")
+    return re.sub(r"^(#_?|number_|num_|no_)(of_)(?=.)|^#_?(?=.)", "n_", joined)
+
+
+def meaning(name: str) -> Meaning | None:
+    """What a name says, None where it is no known name of a quantity.
+
+    >>> meaning("Params (M)")
+    Meaning(quantity='n_params', scale=1000000.0, transform='', loss_unit='')
+    """
+    if match := re.fullmatch(r"\s*(.+?)\s*[(\[]\s*(.+?)\s*[)\]]\s*", name):
+        head, inner = words(match[1]), match[2]
+        return _logarithm(head, words(inner)) if head in _LOG else _in_unit(_plain(head), inner)
+    said = words(name)
+    if match := re.fullmatch(r"(log10|log2|ln)_(.+)", said):
+        return _logarithm(match[1], match[2])
+    if match := re.fullmatch(r"(.+)_(log10|log2|ln)", said):
+        return _logarithm(match[2], match[1])
+    if (found := _plain(said)) is not None:
+        return found
+    head, scale = _suffix(said)
+    if scale and len(head) > 1:
+        return _times(_plain(head), scale)
+    if match := re.fullmatch(r"((?:.*_)?)([kmbgt])_?(params|parameters|tokens)", said):
+        return _times(_plain(match[1] + match[3]), _SCALES[match[2]])
+    if match := re.fullmatch(rf"((?:.*_)?){_FLOP}_?(flops?)", said):
+        return _times(_plain(match[1] + "flops"), _FLOP_SCALES[match[2]])
+    return None
+
+
+def meaning_as(name: str, quantity: str) -> Meaning:
+    """What the name of a column says that holds `quantity`, as the user or the file's format states.
+
+    The unit alone is read from a name that has no meaning of its own: wikitext_ppl, active_params_b, "size (M)".
+    """
+    said = meaning(name)
+    if said is not None and said.quantity == quantity:
+        return said
+    if quantity == "loss":
+        found = re.findall(r"(?<![a-z])(" + "|".join(sorted(_MEASURES, key=len, reverse=True)) + r")(?![a-z])",
+                           re.sub(r"(?<=bits|nats)_(?=(byte|char|character|token|word)(?![a-z]))", "_per_",
+                                  words(re.sub(r"[()\[\]]", " ", name))))  # fmt: skip
+        unit, transform = _MEASURES[found[-1]] if found else _NATS
+        return Meaning("loss", transform=transform, loss_unit=unit)
+    whole = Meaning(quantity)
+    if quantity not in QUANTITIES:
+        return whole
+    if match := re.fullmatch(r"\s*(.+?)\s*[(\[]\s*(.+?)\s*[)\]]\s*", name):
+        return (_in_unit(whole, match[2]) if words(match[1]) not in _LOG else None) or whole
+    plain = words(name)
+    if match := re.search(r"(?<![a-z])(log10|log2|ln)(?![a-z])", plain):
+        return Meaning(quantity, transform=match[1])  # type: ignore[arg-type]  # of the words just matched
+    head, scale = _suffix(plain)
+    if scale and re.search(_FAMILY.get(quantity, "$^"), head):
+        return Meaning(quantity, scale)
+    if match := re.search(rf"(?<![a-z])([kmbgt])_?({_FAMILY['n_params']}|tokens)(?![a-z])", plain):
+        return Meaning(quantity, _SCALES[match[1]])
+    if quantity == "flops" and (match := re.search(rf"(?<![a-z]){_FLOP}_?flops?(?![a-z])", plain)):
+        return Meaning(quantity, _FLOP_SCALES[match[1]])
+    return whole
+
+
+def _plain(said: str) -> Meaning | None:
+    for quantity, names in ALIASES.items():
+        if quantity != "loss" and said in names:
+            return Meaning(quantity)
+    if said == "l":
+        return Meaning("loss", loss_unit=NATS_PER_TOKEN)
+    measure = "_".join(word for word in said.replace("held_out", "heldout").split("_") if word not in _HELD_OUT)
+    if measure not in _LOSSES:
+        return None
+    unit, transform = _LOSSES[measure]
+    return Meaning("loss", transform=transform, loss_unit=unit)
+
+
+def _suffix(said: str) -> tuple[str, float]:
+    """A name without the scale that ends it, and the scale; 0 without one."""
+    match = re.fullmatch(r"(.*?)_(?:in_)?([a-z]+|1e\d+|10\^\d+)", said)
+    return (match[1], _SCALES.get(match[2]) or _power_of_ten(match[2])) if match else (said, 0.0)
+
+
+def _power_of_ten(text: str) -> float:
+    """The value of 1e18 or 10^18; 0 for another text."""
+    match = re.fullmatch(r"(?:1e|10\^)(\d{1,2})", text)
+    return 10.0 ** int(match[1]) if match else 0.0
+
+
+def _times(found: Meaning | None, scale: float) -> Meaning | None:
+    return None if found is None or found.quantity == "loss" else Meaning(found.quantity, scale)
+
+
+def _logarithm(base: str, said: str) -> Meaning | None:
+    found = _plain(said)
+    if found is None or found.quantity == "loss":
+        return None
+    return Meaning(found.quantity, transform=base)  # type: ignore[arg-type]  # one of _LOG
+
+
+def _in_unit(found: Meaning | None, unit: str) -> Meaning | None:
+    """A quantity with its unit in brackets."""
+    if found is None:
+        return None
+    text = unit.strip().lower().replace("\u00d7", "x").removeprefix("x").removeprefix("in ").strip()
+    if found.quantity == "loss":
+        measure = re.sub(r"^(bits|nats)_(byte|char|character|token|word)$", r"\1_per_\2", words(text))
+        if found.transform or measure not in _MEASURES:
+            return None
+        loss_unit, transform = _MEASURES[measure]
+        return Meaning("loss", transform=transform, loss_unit=loss_unit)
+    if text in _LOG:
+        return Meaning(found.quantity, transform=text)  # type: ignore[arg-type]  # one of _LOG
+    first = text.split()[0] if text.split() else ""
+    scale = _SCALES.get(first) or _power_of_ten(first)
+    if scale and (text == first or re.fullmatch(r"\S+ (of )?(params|parameters|tokens|flops?)", text)):
+        return Meaning(found.quantity, scale)
+    if found.quantity == "flops":
+        if re.fullmatch(r"(pf|pflops?|petaflops?)[/\s-]*s?[\s-]*days?", text):
+            return Meaning("flops", _PF_DAYS)
+        if match := re.fullmatch(rf"{_FLOP}[\s-]?flops?", text):
+            return Meaning("flops", _FLOP_SCALES[match[1]])
+    return found if words(text) in ("count", "tokens", "params", "parameters", "flops", "flop") else None
+
+
+def number(text: str) -> float | None:
+    """The number that a text says, None for none: 1M, 1.3B, 400K, 2 T, 1,238,144, 1_000_000, 1e9, 3 x 10^9.
+
+    >>> number(" 1.3B "), number("1,238,144"), number("many")
+    (1300000000.0, 1238144.0, None)
+    """
+    text = text.strip()
+    if _GROUPED.fullmatch(text):
+        text = _ungrouped(text)
+    if match := _NUMBER.fullmatch(text):
+        scale = _FLOP_SCALES[match[3].lower()] if match[3] else _SCALES[match[2].lower()] if match[2] else 1.0
+        return float(match[1]) if scale == 1 else float(f"{float(match[1]) * scale:.15g}")
+    if match := _POWER.fullmatch(text):
+        return float(f"{match[1] or '1'}e{match[2]}")
+    return float(text) if text.lower().lstrip("+-") in ("inf", "infinity") else None
+
+
+def _ungrouped(text: str) -> str:
+    """A number without the marks between its thousands; of several dots none is a decimal point."""
+    dots = text.count(".") > 1
+    return re.sub(rf"[,'_\u2019{_BLANKS}{'.' if dots else ''}]", "", text)
