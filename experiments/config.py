@@ -4,20 +4,9 @@
 "where" (`where`, `runs`: not hashed, but for `where.precision`). A knob lives on the component that owns it.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-NAME_RULE = "letters, digits and . _ - only, no dot at the beginning, at most 100 characters"
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
-
-
-def check_name(name: object, key: str) -> str:
-    """`name`, which becomes part of a path. Raises ValueError with `key`, which says where it stands, and the rule."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(f"{key}={str(name)[:120]!r} becomes part of a path: {NAME_RULE}")
-    return name
 
 
 @dataclass

@@ -42,7 +42,7 @@ ROOMS = {
         "laws", "table", "fitting", "approaches", "findings", "selection", "prediction arms design",
     ),
     "experiments": (
-        "config", "data", "study", "compose", "cost", "store", "training", "parallel", "trackers", "sweep", "app",
+        "config files", "data", "study", "compose", "cost", "store", "training", "parallel", "trackers", "sweep", "app",
         "finished", "followup",
     ),
     "analysis": ("style background", "evidence", "figure", "figures", "sections", "page", "report hero readme"),
@@ -57,7 +57,6 @@ NAMED_OTHERWISE = {
     "experiments/data/test_corpus_ids.py": "what every source is identified by, pinned",
     "experiments/store/test_bad_disk.py": "every writer of a store, on a disk that refuses",
     "experiments/sweep/test_faults.py": "sweeps whose processes are killed",
-    "experiments/test_names.py": "every name that becomes part of a path",
     "experiments/test_conf.py": "the folder conf, which the runner reads",
     "experiments/test_conf_studies.py": "the studies in conf/experiment",
     "experiments/training/test_compiled.py": "the step that torch.compile makes",

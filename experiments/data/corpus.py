@@ -16,11 +16,12 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from isoflop.experiments.config import DataSpec, check_name
+from isoflop.experiments.config import DataSpec
 from isoflop.experiments.data import CorpusError
 from isoflop.experiments.data.shards import MANIFEST, write_corpus
 from isoflop.experiments.data.sources import Source, source_of
 from isoflop.experiments.data.token_files import SIDES, Side, open_side
+from isoflop.experiments.files import check_name
 from isoflop.read_json import read_json
 
 

@@ -4,7 +4,6 @@ Everything is written in a working folder that takes the corpus's name when it i
 or cut off from its source leaves it, and the next one goes on from its whole parts; any other error removes it.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -26,6 +25,7 @@ from isoflop.experiments.data.records import Files
 from isoflop.experiments.data.sources import Source, StoredTokens, TextSource, TokenSource, is_held_out
 from isoflop.experiments.data.token_files import HEADER_BYTES, SIDES, header, token_dtype
 from isoflop.experiments.data.tokenizer import Bytes, Library, train_bpe
+from isoflop.experiments.files import locked
 
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
@@ -37,7 +37,7 @@ _BATCH_BYTES = 2**20  # of text given to a tokenizer at once
 def write_corpus(folder: Path, source: Source, files: Files, recipe: Mapping[str, Any]) -> None:
     """Write the corpus folder, unless another process has while this one waited. Raises CorpusError, OSError."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.with_name(f".{folder.name}.lock")):
+    with locked(lock := folder.with_name(f".{folder.name}.lock")), _removed(lock):
         if (folder / MANIFEST).exists():
             return
         work = folder.with_name(f".{folder.name}.work")
@@ -58,13 +58,12 @@ def write_corpus(folder: Path, source: Source, files: Files, recipe: Mapping[str
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+def _removed(path: Path) -> Iterator[None]:
+    """Remove a file after the body."""
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _write(source: Source, files: Files, work: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from isoflop.experiments.config import check_name
+from isoflop.experiments.files import check_name
 
 
 class TokenizerError(ValueError):

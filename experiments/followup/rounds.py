@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from isoflop.experiments.compose import UsageError
-from isoflop.experiments.config import ExperimentConfig, RoundsSpec, check_name
+from isoflop.experiments.config import ExperimentConfig, RoundsSpec
+from isoflop.experiments.files import check_name, read_kept, write_json
 from isoflop.experiments.followup.next_study import cells_of, checked_goal, runnable
 from isoflop.experiments.followup.template import template_of
-from isoflop.experiments.store.claims import read_kept, write_json
 from isoflop.experiments.store.store import SETTLED, Store, open_store
 from isoflop.experiments.sweep.launch import load
 from isoflop.scaling.design.planning import plan_from_table

@@ -20,7 +20,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
-from isoflop.experiments.config import check_name
+from isoflop.experiments.files import check_name
 from isoflop.experiments.training.checkpoint import Checkpoints, State
 from isoflop.experiments.training.checkpoint_files import SHARDED, Saved, checksum, discard, saved, sharded
 from isoflop.read_json import read_json

@@ -15,8 +15,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypedDict, get_args, get_type_hints
 
-from isoflop.experiments.config import check_name
-from isoflop.experiments.store.claims import read_kept, write_json
+from isoflop.experiments.files import check_name, read_kept, write_json
 from isoflop.experiments.store.store import Store, StoreError
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.study import Study

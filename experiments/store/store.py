@@ -22,9 +22,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 import pandas as pd
 
-from isoflop.experiments.config import check_name
-from isoflop.experiments.store import claims
-from isoflop.experiments.store.claims import Claim, read_kept, write_json
+from isoflop.experiments.files import Claim, check_name, holder, read_kept, take, write_json
 from isoflop.scaling.table.runs import RUN_FILE, is_run_table
 
 STORE_FILE = "STORE.json"
@@ -109,11 +107,11 @@ class Store:
 
     def claim(self, trunk_id: str) -> Claim | None:
         """Claim a trunk to train it; None while a living process has it."""
-        return claims.take(self.trunk_folder(trunk_id))
+        return take(self.trunk_folder(trunk_id))
 
     def claimed(self, trunk_id: str) -> bool:
         """Whether a living process trains a trunk."""
-        return claims.holder(self.trunk_folder(trunk_id)) is not None
+        return holder(self.trunk_folder(trunk_id)) is not None
 
     def record(self, run_id: str, state: str, **fields: object) -> None:
         """Set a cell's state and the given fields; other fields keep their value."""
@@ -192,7 +190,7 @@ class Store:
         if row["state"] == "running":
             trunk = row["trunk_id"]
             if trunk not in holders:
-                holders[trunk] = claims.holder(self.trunk_folder(trunk)) if trunk else None
+                holders[trunk] = holder(self.trunk_folder(trunk)) if trunk else None
             live = holders[trunk]
             row["state"] = "running" if live else "lost"
             row |= {"heartbeat": live["heartbeat"], "step": min(live.get("step", 0), row["steps"])} if live else {}

@@ -7,7 +7,8 @@
 import dataclasses
 import math
 
-from isoflop.experiments.config import BudgetSpec, ExperimentConfig, ModelSpec, WhereSpec, WindowSpec, check_name
+from isoflop.experiments.config import BudgetSpec, ExperimentConfig, ModelSpec, WhereSpec, WindowSpec
+from isoflop.experiments.files import check_name
 from isoflop.experiments.study.arms import variants
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.engine import decide

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from isoflop.experiments.compose import UsageError, job_overrides
-from isoflop.experiments.config import ExperimentConfig, WhereSpec, check_name
+from isoflop.experiments.config import ExperimentConfig, WhereSpec
 from isoflop.experiments.cost.cost import Speed, cores, makespan, trunk_seconds
 from isoflop.experiments.cost.memory import available_bytes, check_memory
 from isoflop.experiments.cost.shape_key import place
 from isoflop.experiments.cost.speed_file import known_speed
 from isoflop.experiments.data.corpus import Corpora
+from isoflop.experiments.files import check_name
 from isoflop.experiments.store.cells import read_cells, study_key, write_cells
 from isoflop.experiments.store.store import (
     SETTLED,

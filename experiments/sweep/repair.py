@@ -12,8 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from isoflop.experiments.compose import check_kept
-from isoflop.experiments.config import check_name
-from isoflop.experiments.store.claims import CLAIM_FILE, holder
+from isoflop.experiments.files import CLAIM_FILE, check_name, holder
 from isoflop.experiments.store.store import SETTLED, Store, StoreError
 from isoflop.experiments.training.checkpoint_files import SHARDED, discard, needless, size
 

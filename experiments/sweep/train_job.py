@@ -23,8 +23,8 @@ from omegaconf import DictConfig, OmegaConf
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.cost.memory import explanation, is_out_of_memory, with_less
 from isoflop.experiments.data.corpus import Corpora, Corpus
+from isoflop.experiments.files import Claim
 from isoflop.experiments.store.cells import read_cells
-from isoflop.experiments.store.claims import Claim
 from isoflop.experiments.store.store import SETTLED, Store, StoreError, is_disk_error, open_store
 from isoflop.experiments.study.cell import Cell, group_by_trunk
 from isoflop.experiments.study.study import Study

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from isoflop.experiments.config import check_name
+from isoflop.experiments.files import check_name
 from isoflop.experiments.trackers.record import CURVES, TrackedRun
 
 

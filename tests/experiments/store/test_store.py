@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from isoflop.experiments.store.claims import CLAIM_FILE, STALE_SECONDS, holder, take
+from isoflop.experiments.files import CLAIM_FILE, STALE_SECONDS, holder, take
 from isoflop.experiments.store.store import COLUMNS, StoreError, create_store, open_store
 
 CELL = {"run_id": "r1", "trunk_id": "t1", "label": "d8", "steps": 100, "flops": 1e9}
@@ -20,7 +20,7 @@ def state_of(store, run_id="r1"):
 
 
 def claim_from_another_process(folder):
-    code = "import sys, time, pathlib; from isoflop.experiments.store.claims import take\n"
+    code = "import sys, time, pathlib; from isoflop.experiments.files import take\n"
     code += f"take(pathlib.Path({str(folder)!r}));"
     process = subprocess.Popen([sys.executable, "-c", code + "print('mine', flush=True); time.sleep(60)"], stdout=-1)
     assert process.stdout.readline() == b"mine\n"
@@ -123,7 +123,7 @@ def test_of_many_processes_one_gets_a_stale_claim(tmp_path):
     claim = json.loads((tmp_path / CLAIM_FILE).read_text())
     (tmp_path / CLAIM_FILE).write_text(json.dumps(claim | {"birth": "1"}))
     code = (
-        "import sys, time; from pathlib import Path; from isoflop.experiments.store.claims import take;"
+        "import sys, time; from pathlib import Path; from isoflop.experiments.files import take;"
         f"print(take(Path({str(tmp_path)!r})) is not None, flush=True); sys.stdin.read()"
     )
     racers = [subprocess.Popen([sys.executable, "-c", code], stdout=-1, stdin=-1, text=True) for _ in range(4)]

@@ -209,7 +209,7 @@ def test_a_task_told_that_its_time_is_up_is_queued_again_and_goes_on(cluster, fo
 _FOREIGN_CLAIM = """
 import json, sys, time
 from pathlib import Path
-from isoflop.experiments.store import claims
+from isoflop.experiments import files as claims
 from isoflop.experiments.store.store import create_store
 folder = Path(sys.argv[1])
 create_store(folder.parents[1])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isoflop.experiments.config import check_name
+from isoflop.experiments.files import check_name
 from isoflop.experiments.store.store import StoreError, create_store
 
 BAD = ("../x", "/abs", "a/b", ".hidden", "", "..", "a" * 101, "a b", "x\n", "a\\b", "\u00e9", None, 3)

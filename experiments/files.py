@@ -1,8 +1,9 @@
-"""Claims on a folder: which process works on it, so that no other does. A claim ends with its process.
+"""Files that several processes share: names that may be part of a path, JSON replaced as a whole, locks, claims.
 
-A claim is a small file that names host, process and the second the process was born, and is touched every second. It
-is stale when that process is gone (same machine) or has not touched it for a while (another machine). Taking one is
-serialised by a lock on a file in the same folder, so two launches on one store never train the same trunk.
+A claim says which process works on a folder, so that no other does; it ends with its process. It is a small file that
+names host, process and the second the process was born, and is touched every second. It is stale when that process is
+gone (same machine) or has not touched it for a while (another machine). Taking one is serialised by a lock on a file in
+the same folder, so two launches on one store never train the same trunk.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +21,16 @@ from typing import Any, NotRequired, TypedDict
 from isoflop.read_json import read_json
 
 STALE_SECONDS = 120.0  # for a claim of another machine, whose processes cannot be seen
-CLAIM_FILE = "claim.json"
+CLAIM_FILE, LOCK_FILE = "claim.json", ".lock"
+NAME_RULE = "letters, digits and . _ - only, no dot at the beginning, at most 100 characters"
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+
+
+def check_name(name: object, key: str) -> str:
+    """`name`, which becomes part of a path. Raises ValueError with `key`, which says where it stands, and the rule."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(f"{key}={str(name)[:120]!r} becomes part of a path: {NAME_RULE}")
+    return name
 
 
 def write_json(path: Path, value: dict) -> None:
@@ -51,6 +62,14 @@ class ClaimFile(TypedDict):
     step: NotRequired[int]
 
 
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait until no other process is in the body with this file, which is made; the kernel unlocks it for the dead."""
+    with open(path, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 @dataclass(frozen=True)
 class Claim:
     """A folder that this process works on, until `release`."""
@@ -64,7 +83,7 @@ class Claim:
 
     def release(self) -> None:
         """End the claim, unless another process has it by now."""
-        with _locked(self.folder):
+        with locked(self.folder / LOCK_FILE):
             if _same_process(read_kept(self.folder / CLAIM_FILE, ClaimFile), self.owner):
                 (self.folder / CLAIM_FILE).unlink()
 
@@ -72,7 +91,7 @@ class Claim:
 def take(folder: Path) -> Claim | None:
     """Claim `folder` for this process; None if a living process has it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with locked(folder / LOCK_FILE):
         if holder(folder) is not None:
             return None
         claim = Claim(folder, _myself())
@@ -125,10 +144,3 @@ def _exists(pid: int) -> str | None:
     except PermissionError:
         pass
     return "alive"
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    with open(folder / ".lock", "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # the kernel drops it when the process dies
-        yield
