@@ -5,12 +5,13 @@ from pathlib import Path
 
 from isoflop.scaling.imports.assemble import Imported, ImportOptions, assemble
 from isoflop.scaling.imports.columns import TABLES
-from isoflop.scaling.imports.nanochat import NANOCHAT
-from isoflop.scaling.imports.nanogpt import NANOGPT
+from isoflop.scaling.imports.logs.megatron import MEGATRON
+from isoflop.scaling.imports.logs.nanochat import NANOCHAT
+from isoflop.scaling.imports.logs.nanogpt import NANOGPT
+from isoflop.scaling.imports.records.tensorboard import EVENTS
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, Reader, SourceError
-from isoflop.scaling.imports.tensorboard import EVENTS
 
-READERS: tuple[Reader, ...] = (EVENTS, TABLES, NANOGPT, NANOCHAT)  # in the order in which "auto" tries them
+READERS: tuple[Reader, ...] = (EVENTS, TABLES, NANOGPT, MEGATRON, NANOCHAT)  # in the order in which "auto" tries them
 KINDS = ("auto", *(kind for reader in READERS for kind in reader.kinds))
 
 

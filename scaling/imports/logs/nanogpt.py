@@ -10,17 +10,18 @@ from typing import Any
 
 import pandas as pd
 
-from isoflop.scaling.imports.logs import LogReader
+from isoflop.scaling.imports.logs.log import NUMBER, LogReader
 from isoflop.scaling.imports.shapes import Shape
 from isoflop.scaling.imports.source import ForeignRun
+from isoflop.scaling.table.columns import number
 
-_EVAL = re.compile(r"^step (\d+): train loss ([\d.einfa+-]+), val loss ([\d.einfa+-]+)\s*$")
+_EVAL = re.compile(rf"^step (\d+): train loss (?P<train>{NUMBER}), val loss (?P<loss>{NUMBER})(?![\w.])")
 _ITER = re.compile(r"^iter (\d+): loss ")
 _SETTING = re.compile(r"^\s*(?:Overriding: )?([a-z]\w*) = (.+?)\s*(?:#.*)?$")
 _REPORTED = {
     "tokens": re.compile(r"^tokens per iteration will be: ([\d,]+)"),
     "vocab": re.compile(r"^(?:found vocab_size = (\d+) |defaulting to vocab_size of GPT-2 to (\d+))"),
-    "params": re.compile(r"^number of parameters: ([\d.]+)M"),
+    "params": re.compile(r"^number of parameters: ([\d.,_]+ ?[KMB]?)(?!\w)", re.IGNORECASE),
 }
 # train.py's own values, used only where its count of parameters confirms them.
 _DEFAULTS: dict[str, Any] = {
@@ -42,14 +43,14 @@ def _run(lines: list[str], path: Path) -> ForeignRun | None:
     skipped: Counter[str] = Counter()
     for line in lines:
         if match := _EVAL.match(line):
-            rows.append({"step": int(match[1]), "train_loss": float(match[2]), "loss": float(match[3])})
+            rows.append({"step": int(match[1]), "train_loss": float(match["train"]), "loss": float(match["loss"])})
         elif _ITER.match(line):
             skipped["training loss alone (an iter line)"] += 1
         elif not rows and (match := _SETTING.match(line)) and (value := _literal(match[2])) is not None:
             settings[match[1]] = value
         for key, pattern in _REPORTED.items():
             if match := pattern.match(line):
-                reported[key] = float(next(group for group in match.groups() if group).replace(",", ""))
+                reported[key] = number(next(group for group in match.groups() if group)) or 0.0
     if not rows and not skipped:
         return None
     shape, why = _shape(settings, reported)
@@ -60,7 +61,7 @@ def _run(lines: list[str], path: Path) -> ForeignRun | None:
         name=path.stem, source=f"nanoGPT log {path.name}", curve=curve, shape=shape,
         horizon_steps=int(settings["max_iters"]) if "max_iters" in settings else None,
         batch_tokens=reported.get("tokens"), skipped=skipped,
-        n_params={} if "params" not in reported else {why: reported["params"] * 1e6},
+        n_params={} if "params" not in reported else {why: reported["params"]},
         settings={
             "corpus": settings.get("dataset", ""), "optimizer": "adamw", "dtype": settings.get("dtype", ""),
             "schedule": "" if decays is None else "cosine" if decays else "constant",
@@ -80,8 +81,8 @@ def _shape(settings: dict, reported: dict) -> tuple[Shape | None, str]:
     shape = nanogpt_shape(
         **{key: int(value) for key, value in values.items()}, vocab_size=int(reported["vocab"]), bias=bias
     )
-    counts = (shape.total - shape.params["position"]) / 1e6
-    return (shape if math.isclose(counts, reported["params"], abs_tol=0.006) else None), counted
+    counts = shape.total - shape.params["position"]
+    return (shape if math.isclose(counts, reported["params"], abs_tol=6000) else None), counted
 
 
 def _literal(text: str) -> object:
@@ -127,4 +128,7 @@ def nanogpt_shape(n_layer: int, n_head: int, n_embd: int, block_size: int, vocab
     )  # fmt: skip
 
 
-NANOGPT = LogReader(("nanogpt",), (_EVAL, _ITER), _REPORTED["tokens"], _run)
+NANOGPT = LogReader(
+    ("nanogpt",), (_EVAL, _ITER), _REPORTED["tokens"], _REPORTED["params"],
+    (_REPORTED["tokens"], _REPORTED["vocab"], re.compile(r"^\s*(?:Overriding: )?(?:dataset|max_iters|dtype) = ")), _run,
+)  # fmt: skip

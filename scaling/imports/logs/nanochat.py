@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from isoflop.scaling.imports.logs import LogReader
+from isoflop.scaling.imports.logs.log import NUMBER, LogReader
 from isoflop.scaling.imports.source import ForeignRun
 
-_EVAL = re.compile(r"^Step (\d+) \| Validation bpb: ([\d.einfa+-]+)")
-_STEP = re.compile(r"^step (\d+)/(\d+) \([^)]*\) \| loss: ([\d.einfa+-]+)")
+_EVAL = re.compile(rf"^Step (\d+) \| Validation bpb: (?P<loss>{NUMBER})")
+_STEP = re.compile(rf"^step (\d+)/(\d+) \([^)]*\) \| loss: ({NUMBER})")
 _REPORTED = {
     "batch": re.compile(r"^Total batch size ([\d,]+) =>"),
     "steps": re.compile(r"number of iterations(?: from [^:]*)?: ([\d,]+)\s*$"),
@@ -59,4 +59,7 @@ def _counts(counts: dict[str, float], single: float | None) -> dict[str, float]:
     return {"total": single} if single else {}
 
 
-NANOCHAT = LogReader(("nanochat",), (_EVAL, _STEP), re.compile(r"^Vocab size: "), _run)
+NANOCHAT = LogReader(
+    ("nanochat",), (_EVAL, _STEP), re.compile(r"^Vocab size: "),
+    re.compile(r"^(?:Number of parameters: ([\d,]+)|total\s*: ([\d,]+)\s*$)"), (_REPORTED["batch"],), _run,
+)  # fmt: skip

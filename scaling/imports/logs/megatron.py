@@ -1,0 +1,93 @@
+"""Logs of Megatron-LM (github.com/NVIDIA/Megatron-LM, pretrain_gpt.py) and of its forks."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+
+from isoflop.scaling.imports.logs.log import NUMBER, LogReader
+from isoflop.scaling.imports.source import ForeignRun
+from isoflop.scaling.table.columns import number
+
+_STEP = re.compile(r"^iteration\s+(\d+)/\s*(\d+) \|")
+_EVAL = re.compile(
+    rf"^valid(?:ation)? loss at iteration (\d+)(?: on validation set)? \| lm loss(?: value)?: (?P<loss>{NUMBER})"
+)
+_RANK = re.compile(r"^number of parameters on \(tensor, pipeline\) model parallel rank \((\d+), (\d+)\): ([\d,]+)")
+_REPORTED = {
+    "billions": re.compile(rf"^Total number of parameters in billions: ({NUMBER})"),
+    "context": re.compile(r"^seq_length \.+ (\d+)"),
+    "batch": re.compile(r"^global_batch_size \.+ (\d+)"),
+    "steps": re.compile(r"^train_iters \.+ (\d+)"),
+    "learning_rate": re.compile(rf"^lr \.+ ({NUMBER})\s*$"),
+    "seed": re.compile(r"^seed \.+ (\d+)"),
+}
+_VALUES = {
+    "samples": re.compile(r"\| consumed samples:\s*(\d+) \|"),
+    "train_loss": re.compile(rf"\| (?:lm )?loss: ({NUMBER}) \|"),
+    "learning_rate": re.compile(rf"\| learning rate: ({NUMBER}) \|"),
+    "batch": re.compile(r"\| global batch size:\s*(\d+) \|"),
+}
+
+
+def _run(lines: list[str], path: Path) -> ForeignRun | None:
+    reported: dict[str, float] = {}
+    ranks: dict[tuple[str, str], float] = {}
+    training: dict[int, dict[str, float]] = {}
+    rows: list[dict[str, float]] = []
+    skipped: Counter[str] = Counter()
+    for line in lines:
+        if match := _EVAL.match(line):
+            rows.append({"step": float(match[1]), "loss": float(match["loss"])})
+        elif match := _STEP.match(line):
+            skipped["training loss alone (an iteration line)"] += 1
+            training[int(match[1])] = {k: float(m[1]) for k, p in _VALUES.items() if (m := p.search(line))}
+            reported["steps"] = float(match[2])
+        elif match := _RANK.match(line):
+            ranks[match[1], match[2]] = number(match[3]) or 0.0
+        for key, pattern in _REPORTED.items():
+            if match := pattern.match(line):
+                reported[key] = float(match[1])
+    if not rows and not skipped:
+        return None
+    rates = [values["learning_rate"] for values in training.values() if "learning_rate" in values]
+    peak = reported.get("learning_rate") or max(rates, default=float("nan"))
+    batches = {values["batch"] for values in training.values() if "batch" in values}
+    batch = reported.get("batch") or (batches.pop() if len(batches) == 1 else None)
+    context = reported.get("context")
+    curve = pd.DataFrame([row | _at(training, int(row["step"]), context) for row in rows])
+    return ForeignRun(
+        name=path.stem, source=f"Megatron log {path.name}", skipped=skipped,
+        curve=curve.reindex(columns=["step", "loss", "train_loss", "learning_rate", "tokens"]).astype(float),
+        horizon_steps=int(reported["steps"]) if "steps" in reported else None,
+        batch_tokens=batch * context if batch and context else None,
+        n_params=_params(ranks, reported.get("billions")),
+        settings={"learning_rate": peak, "seed": int(reported.get("seed", 0))},
+    )  # fmt: skip
+
+
+def _at(training: dict[int, dict[str, float]], step: int, context: float | None) -> dict[str, float]:
+    """What the last iteration line up to a step reports; tokens only where it is of that step."""
+    known = [k for k in training if k <= step]
+    if not known:
+        return {}
+    values = training[max(known)]
+    found: dict[str, float] = {key: values[key] for key in ("train_loss", "learning_rate") if key in values}
+    if context and "samples" in values and max(known) == step:
+        found["tokens"] = values["samples"] * context
+    return found
+
+
+def _params(ranks: dict[tuple[str, str], float], billions: float | None) -> dict[str, float]:
+    """Parameters: the sum over ranks where each tells its own, else the total to 0.01 billion."""
+    if ranks:
+        return {"Megatron: all model-parallel ranks, with the embedding": sum(ranks.values())}
+    return {"Megatron: total in billions, with the embedding, to two digits": billions * 1e9} if billions else {}
+
+
+MEGATRON = LogReader(
+    ("megatron",), (_EVAL, _STEP), re.compile(r"^-+ arguments -+"),
+    re.compile(r"^number of parameters on \(tensor, pipeline\) model parallel rank \(0, 0\): ([\d,]+)"),
+    (_REPORTED["context"], _REPORTED["batch"], _REPORTED["steps"]), _run,
+)  # fmt: skip
