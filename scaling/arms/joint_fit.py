@@ -1,7 +1,7 @@
 """Joint fits of two arms: one form, with some parameters shared between the arms and each arm's own others.
 
 What is shared is a claim: arms on the same data, tokenizer and context share E; equal exponents mean a gain that does
-not change with compute. The fits under all claims are weighed against each other by AICc.
+not change with compute. The fits under all claims are weighed against each other by AICc, which counts clusters.
 """
 
 from collections.abc import Callable, Sequence
@@ -172,11 +172,12 @@ def fit_arms(data: Sequence[Points], labels: Sequence[Array]) -> list[ArmsFit]:
     if len(groups) < 3:
         raise FitError(f"{len(groups)} clusters of runs in these arms: an interval needs at least three")
     costs = [d.cost if form is Chinchilla else None for d in data]
+    weights = np.concatenate([f.weights for f in single])
     fits, delta = [], None
     for name, shared in reversed(SHARED[form].items()):  # nothing shared first: its residuals set delta for all
         problem = ArmsProblem(tuple(f.problem for f in single), shared)
-        theta, delta, value = _solve(problem, single, delta)
-        without = _without(problem, theta, delta, cluster, len(groups))
+        theta, delta, value = _solve(problem, single, weights, delta)
+        without = _without(problem, theta, delta, weights, cluster, len(groups))
         laws = _laws(problem, theta)
         fits.append(
             ArmsFit(
@@ -186,7 +187,7 @@ def fit_arms(data: Sequence[Points], labels: Sequence[Array]) -> list[ArmsFit]:
                     tuple(frontier(law, cost) for law, cost in zip(_laws(problem, t), costs, strict=True))
                     for t in without
                 ),
-                _aicc(value, len(cluster), problem.size),
+                _aicc(value, len(cluster), sum(f.n_clusters for f in single), problem.size),
                 problem.size,
                 laws,
             )
@@ -206,22 +207,23 @@ def choose_form(data: Sequence[Points]) -> type[Law]:
     return Chinchilla
 
 
-def _solve(problem: ArmsProblem, single: Sequence[Fit], delta: float | None) -> tuple[Array, float, float]:
-    ones = np.ones(sum(len(p.loss) for p in problem.parts))
+def _solve(
+    problem: ArmsProblem, single: Sequence[Fit], weights: Array, delta: float | None
+) -> tuple[Array, float, float]:
     start = problem.join([f.theta for f in single])
-    squares = minimise(problem, start[None], delta=np.inf, weights=ones)
+    squares = minimise(problem, start[None], delta=np.inf, weights=weights)
     if delta is None:
         delta = np.inf
         for _ in range(3):
             residual = problem.residuals(squares.theta)[0][0]
-            delta = max(1.345 * robust_scale(residual, problem.size), MIN_DELTA)
-            squares = minimise(problem, squares.theta, delta=delta, weights=ones)
-    done = minimise(problem, squares.theta, delta=delta, weights=ones)
-    return done.theta[0], delta, float(huber(problem.residuals(done.theta)[0][0], ones, delta))
+            delta = max(1.345 * robust_scale(residual, problem.size, weights), MIN_DELTA)
+            squares = minimise(problem, squares.theta, delta=delta, weights=weights)
+    done = minimise(problem, squares.theta, delta=delta, weights=weights)
+    return done.theta[0], delta, float(huber(problem.residuals(done.theta)[0][0], weights, delta))
 
 
-def _without(problem: ArmsProblem, theta: Array, delta: float, cluster: Array, n: int) -> Array:
-    keep = (cluster[None] != np.arange(n)[:, None]).astype(float)
+def _without(problem: ArmsProblem, theta: Array, delta: float, weights: Array, cluster: Array, n: int) -> Array:
+    keep = weights * (cluster[None] != np.arange(n)[:, None])
     return minimise(
         problem, np.repeat(theta[None], n, axis=0), delta=delta, weights=keep, tolerance=1e-9, damping=1e-3
     ).theta
@@ -231,6 +233,7 @@ def _laws(problem: ArmsProblem, theta: Array) -> tuple[Law, ...]:
     return tuple(part.laws(theta[at][None])[0] for part, at in zip(problem.parts, problem.places, strict=True))
 
 
-def _aicc(value: float, n: int, free: int) -> float:
-    k = free + 1
-    return n * float(np.log(max(2 * value / n, 1e-30))) + (2 * k * n / (n - k - 1) if n > k + 1 else np.inf)
+def _aicc(value: float, n: int, clusters: int, free: int) -> float:
+    """AICc of a joint fit of n rows. The clusters of each arm are counted, as `compare` does."""
+    g, k = clusters, free + 1
+    return g * float(np.log(max(2 * value / n, 1e-30))) + (2 * k * g / (g - k - 1) if g > k + 1 else np.inf)

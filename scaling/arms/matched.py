@@ -1,4 +1,4 @@
-"""Comparison of arms without a law: matched cells, the ranking at one budget, and Findings on the comparison."""
+"""Comparison of arms without a law: the difference of matched cells at one budget, and Findings on the comparison."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -6,25 +6,26 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtr
+from scipy.special import stdtr, stdtrit
 
+from isoflop.scaling.arms.pairs import SAME_BUDGET, pair_cells
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.tuning_checks import tuning_findings
 from isoflop.scaling.laws.law import Array
 from isoflop.scaling.table.conventions import Points
 
-SAME = 0.02  # in ln: FLOPs or tokens this close are the same cell
-SAME_BUDGET = 0.1
 RULERS = ("eval_id", "tokenizer_id")
 UNEQUAL_ENDS = 2.0
+LEANS = 0.8  # probability from which an unsure verdict counts as leaning to an arm
 
 
 @dataclass(frozen=True)
 class Matched:
     """Two arms at the largest budget that both have.
 
-    The best loss of each, and over `n_pairs` pairs of matching cells the mean `difference` of ln loss (arm less
-    baseline) with the probability that the arm is better.
+    The best loss of each; over `n_pairs` pairs of cells of one size the mean `difference` of ln loss (arm less
+    baseline) with its `interval` at `level` (Student's t over the pairs; infinite below two), and the probability that
+    the arm is better. `unmatched` counts the runs of each arm there that stand in no pair.
     """
 
     arm: str
@@ -34,12 +35,16 @@ class Matched:
     loss_baseline: float
     n_pairs: int
     difference: float
+    interval: tuple[float, float]
     p_better: float
+    unmatched: tuple[int, int]
+    level: float
 
     @property
-    def winner(self) -> str:
-        """The arm with the lower best loss."""
-        return self.arm if self.loss_arm < self.loss_baseline else self.baseline
+    def winner(self) -> str | None:
+        """The arm whose pairs have the lower loss beyond doubt at the level; None where the interval holds 0."""
+        lo, hi = self.interval
+        return self.arm if hi < 0 else self.baseline if lo > 0 else None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -47,59 +52,61 @@ class Matched:
             "flops": self.flops, "winner": self.winner, "n_pairs": self.n_pairs,
             "loss": {self.arm: self.loss_arm, self.baseline: self.loss_baseline},
             "difference": self.difference if self.n_pairs else None,
+            "interval": list(self.interval) if self.n_pairs > 1 else None,
             "p_better": self.p_better if self.n_pairs > 1 else None,
+            "unmatched": dict(zip((self.arm, self.baseline), self.unmatched, strict=True)),
         }  # fmt: skip
 
     def __str__(self) -> str:
+        ahead = f"{self.winner} is ahead" if self.winner else "neither is ahead beyond doubt"
         text = (
-            f"at {self.flops:.3g} FLOPs, the largest budget of both, {self.winner} is ahead: best loss "
+            f"at {self.flops:.3g} FLOPs, the largest budget of both, {ahead}: best loss "
             f"{self.loss_arm:.4f} {self.arm}, {self.loss_baseline:.4f} {self.baseline}"
         )
         if self.n_pairs > 1:
-            text += f"; {self.n_pairs} pairs differ by {self.difference:+.2%}, P({self.arm} better) {self.p_better:.3f}"
+            lo, hi = self.interval
+            text += (
+                f"; {self.n_pairs} pairs differ by {self.difference:+.2%} [{lo:+.2%}, {hi:+.2%}], "
+                f"P({self.arm} better) {self.p_better:.3f}"
+            )
+        else:
+            text += f"; {self.n_pairs} pairs of one size, too few for a test"
+        if any(self.unmatched):
+            text += f"; without a pair: {self.unmatched[0]} of {self.arm}, {self.unmatched[1]} of {self.baseline}"
         return text
 
 
-def match_cells(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[list[Array], bool]:
-    """A cluster label for every row of both arms, and whether the cells of the two match one to one.
-
-    Matching cells have the same FLOPs, the same rank of size among the cells of that compute, and the same seed. They
-    share a label, so that the jackknife leaves both out together, with what they have in common (data order).
-    """
-    keys = [_cell_keys(frame) for frame in (ours, theirs)]
-    if sorted(keys[0]) == sorted(keys[1]) and len(set(keys[0])) == len(keys[0]):
-        first = dict(zip(keys[0], ours["cluster"].astype(str), strict=True))
-        return [np.array([first[k] for k in arm], dtype=object) for arm in keys], True
-    own = [np.array([f"{i} {c}" for c in frame["cluster"]], dtype=object) for i, frame in enumerate((ours, theirs))]
-    return own, False
-
-
-def _cell_keys(frame: pd.DataFrame) -> list[tuple]:
-    seed = frame["seed"] if "seed" in frame else pd.Series(0, index=frame.index)
-    level = np.round(np.log(frame["flops"]) / SAME_BUDGET).astype(int)
-    rank = frame["n_params"].groupby([level, seed]).rank(method="first") if frame["n_params"].notna().all() else level
-    return list(zip(level, rank, seed, strict=True))
-
-
-def matched_ranking(arm: str, ours: pd.DataFrame, baseline: str, theirs: pd.DataFrame) -> Matched | None:
+def matched_ranking(
+    arm: str, ours: pd.DataFrame, baseline: str, theirs: pd.DataFrame, level: float = 0.9
+) -> Matched | None:
     """The comparison at the largest compute that both arms have, None when they have none in common."""
     shared = [c for c in sorted(ours["flops"].unique()) if np.abs(np.log(theirs["flops"] / c)).min() < SAME_BUDGET / 2]
     if not shared:
         return None
     flops = float(shared[-1])
-    here = [f[np.abs(np.log(f["flops"] / flops)) < SAME_BUDGET] for f in (ours, theirs)]
-    differences = _paired(*here)
-    n = len(differences)
-    error = differences.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
-    p = float(stdtr(n - 1, -differences.mean() / max(error, 1e-12))) if n > 1 else np.nan
-    mean = float(differences.mean()) if n else np.nan
-    return Matched(arm, baseline, flops, float(here[0]["loss"].min()), float(here[1]["loss"].min()), n, mean, p)
+    left, right = (f[np.abs(np.log(f["flops"] / flops)) < SAME_BUDGET] for f in (ours, theirs))
+    pairs = pair_cells(left, right)
+    ends = [np.log(f["loss"].to_numpy(float)) for f in (left, right)]
+    weights = [f["weight"].to_numpy(float) if "weight" in f else np.ones(len(f)) for f in (left, right)]
+    mean, error = _mean(ends[0][pairs.left] - ends[1][pairs.right], weights[0][pairs.left], weights[1][pairs.right])
+    n = len(pairs)
+    half = float(stdtrit(max(n - 1, 1), 0.5 + level / 2)) * error if n > 1 else np.inf
+    p = float(stdtr(n - 1, -mean / error)) if n > 1 else np.nan
+    return Matched(
+        arm, baseline, flops, float(left["loss"].min()), float(right["loss"].min()), n, mean,
+        (mean - half, mean + half), p, (len(left) - n, len(right) - n), level,
+    )  # fmt: skip
 
 
-def _paired(ours: pd.DataFrame, theirs: pd.DataFrame) -> Array:
-    """Differences of ln loss between matching cells."""
-    left, right = (dict(zip(_cell_keys(f), np.log(f["loss"]), strict=True)) for f in (ours, theirs))
-    return np.array([left[k] - right[k] for k in left if k in right])
+def _mean(differences: Array, first: Array, second: Array) -> tuple[float, float]:
+    """Mean of paired differences and its standard error; a pair weighs as the harmonic mean of its runs' weights."""
+    if not len(differences):
+        return float("nan"), float("nan")
+    weight = 2 / (1 / first + 1 / second)
+    mean = float(np.average(differences, weights=weight))
+    freedom = max(len(differences) - 1, 1)
+    variance = float(weight @ (differences - mean) ** 2) / freedom / float(weight.sum())
+    return mean, max(float(np.sqrt(variance)), 1e-12)
 
 
 def comparison_findings(
@@ -152,14 +159,20 @@ def _ends(arm: str, baseline: str, ours: Points, theirs: Points) -> Iterator[Fin
 def _verdicts(
     arm: str, baseline: str, matched: Matched | None, at_compute: pd.DataFrame, level: float
 ) -> Iterator[Finding]:
-    """The law's verdict at the largest compute against the plain ranking."""
-    last = at_compute.iloc[-1]
-    law = arm if last["p_better"] > 0.5 else baseline
-    if matched and matched.winner != law:
-        sure = max(last["p_better"], 1 - last["p_better"])
+    """The law's verdict at the budget of the matched runs against theirs: one is sure, the other leans the other way.
+
+    Fires in at most .03 of comparisons of equal arms.
+    """
+    if matched is None or matched.n_pairs < 2:
+        return
+    nearest = at_compute.iloc[int(np.argmin(np.abs(np.log(at_compute["flops"] / matched.flops))))]
+    chances = float(nearest["p_better"]), matched.p_better
+    law, runs = (max(p, 1 - p) for p in chances)
+    if (chances[0] > 0.5) != (chances[1] > 0.5) and min(law, runs) > LEANS and max(law, runs) > 0.5 + level / 2:
+        ahead = (arm, baseline) if chances[0] > 0.5 else (baseline, arm)
         yield Finding(
             "verdicts_disagree", "warn",
-            f"the laws put {law} ahead at {last['flops']:.3g} FLOPs (probability {sure:.2f}), the matched runs at "
-            f"{matched.flops:.3g} put {matched.winner} ahead",
+            f"the laws put {ahead[0]} ahead at {nearest['flops']:.3g} FLOPs (probability {law:.2f}), the matched runs "
+            f"at {matched.flops:.3g} put {ahead[1]} ahead (probability {runs:.2f})",
             "trust neither before another budget or more seeds",
         )  # fmt: skip

@@ -13,7 +13,8 @@ import pandas as pd
 from scipy.stats import multivariate_normal
 
 from isoflop.scaling.arms.joint_fit import ArmsFit, Frontier, Quantity, fit_arms
-from isoflop.scaling.arms.matched import Matched, comparison_findings, match_cells, matched_ranking
+from isoflop.scaling.arms.matched import Matched, comparison_findings, matched_ranking
+from isoflop.scaling.arms.pairs import cluster_labels
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.fitting.fit import FitError
 from isoflop.scaling.laws.law import Array
@@ -146,7 +147,7 @@ def multiplier(
         try:
             pairs.append(_pair(arm, baseline, data, rows, target, level))
         except (FitError, MultiplierError) as error:
-            matched = matched_ranking(arm, data[arm].frame, baseline, data[baseline].frame)
+            matched = matched_ranking(arm, data[arm].frame, baseline, data[baseline].frame, level)
             failed[arm] = f"{error}; {matched}" if matched else str(error)
     if not pairs:
         raise MultiplierError("; ".join(f"{arm} against {baseline}: {why}" for arm, why in failed.items()))
@@ -182,14 +183,14 @@ def _pair(
     level: float,
 ) -> Pair:  # fmt: skip
     ours, theirs = data[arm], data[baseline]
-    labels, paired = match_cells(ours.frame, theirs.frame)
+    labels, paired = cluster_labels(ours.frame, theirs.frame)
     fits = fit_arms([ours, theirs], labels)
     weights = softmax(np.array([-0.5 * f.aicc for f in fits]))
     losses = _common_losses(fits, weights, ours, theirs)
     span = _common_compute(ours, theirs)
     at_loss = _at_losses(fits, weights, losses, level)
     at_compute = _at_computes(fits, weights, np.array([*span, *([target] if target else [])]), level)
-    matched = matched_ranking(arm, ours.frame, baseline, theirs.frame)
+    matched = matched_ranking(arm, ours.frame, baseline, theirs.frame, level)
     varies = _varies(fits, weights, losses, level)
     found = comparison_findings(arm, baseline, rows, data, matched, at_compute, varies, level)
     sharing = {f.sharing: float(w) for f, w in zip(fits, weights, strict=True)}

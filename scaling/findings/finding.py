@@ -12,6 +12,7 @@ import pandas as pd
 
 from isoflop.scaling.fitting.fit import Fit, Huber, LeastSquares, fit
 from isoflop.scaling.fitting.uncertainty import Draws
+from isoflop.scaling.laws.law import Array
 from isoflop.scaling.table.conventions import Points, is_runs
 from isoflop.scaling.table.runs import final_rows
 
@@ -106,9 +107,21 @@ def likelihood_ratio(full: Fit, restricted: Fit) -> float:
     """Likelihood-ratio statistic of a restricted fit against the full one: chi-square with one degree of freedom.
 
     For Huber's objective the sum is divided by E[psi^2] / E[psi'] of the full fit (Huber and Ronchetti 2009, 7.6).
+    Only ratios of weights matter.
     """
-    residual = full.problem.residuals(full.theta[None])[0][0]
-    freedom = max(len(residual) - len(full.free), 1)
-    inside = max(float(np.mean(np.abs(residual) <= full.delta)), 1.0 / len(residual))
-    psi_squared = float(np.sum(np.minimum(np.abs(residual), full.delta) ** 2)) / freedom
-    return 2.0 * max(restricted.value - full.value, 0.0) * inside / max(psi_squared, 1e-30)
+    residual = full.problem.residuals(full.theta[None])[0]
+    values = np.array([restricted.value]), np.array([full.value])
+    return float(likelihood_ratios(*values, residual, full.weights, full.delta, len(full.free))[0])
+
+
+def likelihood_ratios(
+    restricted: Array, full: Array, residual: Array, weights: Array, delta: float, n_free: int
+) -> Array:
+    """Likelihood-ratio statistics (S,) of many pairs of fits.
+
+    `restricted` and `full` are their objectives (S,), `residual` (S, n) that of the full fits, `weights` (n,).
+    """
+    total, used = float(weights.sum()), int(np.sum(weights > 0))
+    inside = np.maximum((np.abs(residual) <= delta) @ weights / total, 1.0 / used)
+    psi_squared = np.minimum(np.abs(residual), delta) ** 2 @ weights / max(used - n_free, 1)
+    return 2.0 * np.maximum(restricted - full, 0.0) * inside / np.maximum(psi_squared, 1e-30 * total / used)

@@ -91,7 +91,7 @@ class Fit:
     @property
     def noise(self) -> float:
         """Robust standard deviation of the residuals of ln loss, corrected for the parameters fitted."""
-        return robust_scale(self.residuals, len(self.free))
+        return robust_scale(self.residuals, len(self.free), self.weights)
 
     @property
     def inliers(self) -> int:

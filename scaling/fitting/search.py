@@ -45,7 +45,7 @@ def search(
         ends = np.concatenate([ends, begin, _scatter(problem, weights, ends[0], seed)])
         members = np.concatenate([members, np.arange(len(basin), len(ends))])
     delta = objective.delta if objective.delta != "auto" else None
-    scale = robust_scale(problem.residuals(ends[:1])[0][0], len(problem.free))
+    scale = robust_scale(problem.residuals(ends[:1])[0][0], len(problem.free), weights)
     for stage in (30.0, 10.0, 3.0) if delta else (3.0,):
         wide = stage * (delta or HUBER_EFFICIENCY * scale)
         if wide < 20 * scale or stage == 3.0:
@@ -99,7 +99,7 @@ def _auto_delta(problem: FitProblem, weights: Array, ends: Array) -> tuple[float
     for _ in range(4):
         value = huber(problem.residuals(ends)[0], weights, delta)
         best = ends[[int(np.nanargmin(value))]]
-        scale = robust_scale(problem.residuals(best)[0][0], len(problem.free))
+        scale = robust_scale(problem.residuals(best)[0][0], len(problem.free), weights)
         delta = max(HUBER_EFFICIENCY * scale, SMALLEST_DELTA)
         ends = minimise(problem, ends, delta=delta, weights=weights, max_steps=12, tolerance=ROUGH).theta
     return delta, ends
@@ -120,7 +120,25 @@ def _distinct(solution: Solution) -> tuple[Array, Array]:
     return np.array(kept), members
 
 
-def robust_scale(residuals: Array, n_free: int) -> float:
-    """A standard deviation that outliers hardly move: 1.4826 x the median absolute residual x sqrt(n / (n - P))."""
-    n = len(residuals)
-    return float(1.4826 * np.median(np.abs(residuals)) * np.sqrt(n / max(n - n_free, 1)))
+def robust_scale(residuals: Array, n_free: int, weights: Array | None = None) -> float:
+    """A standard deviation that outliers hardly move: 1.4826 x the median absolute residual x sqrt(n / (n - P)).
+
+    With `weights` (n,) the median is weighted and rows of weight 0 do not count; only ratios of weights matter.
+    """
+    size = np.abs(residuals)
+    if weights is None:
+        n, middle = len(size), float(np.median(size))
+    else:
+        n, middle = int(np.sum(weights > 0)), weighted_median(size, weights)
+    return float(1.4826 * middle * np.sqrt(n / max(n - n_free, 1)))
+
+
+def weighted_median(values: Array, weights: Array) -> float:
+    """The value (of (n,)) with half the weight on either side: the mean of two where the halves meet between them."""
+    order = np.argsort(values, kind="stable")
+    order = order[weights[order] > 0]
+    ordered, total = values[order], np.cumsum(weights[order])
+    half = total[-1] / 2
+    at = int(np.searchsorted(total, half * (1 - 1e-12)))
+    meets = at + 1 < len(ordered) and abs(total[at] - half) <= 1e-12 * half
+    return float((ordered[at] + ordered[at + 1]) / 2 if meets else ordered[at])

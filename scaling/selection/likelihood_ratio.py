@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from isoflop.scaling.findings.finding import likelihood_ratio, variant
+from isoflop.scaling.findings.finding import likelihood_ratio, likelihood_ratios, variant
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber, LeastSquares, fit
 from isoflop.scaling.fitting.problem import FitProblem
 from isoflop.scaling.fitting.solver import minimise
@@ -87,16 +87,13 @@ def _tied(fitted: Fit) -> Fit:
 def _null(full: Fit, restricted: Fit, resamples: int, rng: np.random.Generator) -> Array:
     """Likelihood ratios of refits to losses made under the restricted law, (resamples,)."""
     cluster = pd.factorize(full.points.frame["cluster"])[0]
-    n, count = len(cluster), cluster.max() + 1
+    count, n = cluster.max() + 1, int(np.sum(full.weights > 0))
     scale = np.sqrt(n / max(n - len(full.free), 1))
     signs = rng.choice([-1.0, 1.0], size=(resamples, count))[:, cluster]
     log_loss = np.log(restricted.predicted) + signs * full.residuals * scale
     small, _ = _refit(restricted, log_loss, [restricted.theta])
     large, residual = _refit(full, log_loss, [full.problem.coordinates(restricted.law), full.theta])
-    # The scale of `likelihood_ratio`, for every resample.
-    inside = np.maximum(np.mean(np.abs(residual) <= full.delta, axis=1), 1.0 / n)
-    psi_squared = np.sum(np.minimum(np.abs(residual), full.delta) ** 2, axis=1) / max(n - len(full.free), 1)
-    return 2.0 * np.maximum(small - large, 0.0) * inside / np.maximum(psi_squared, 1e-30)
+    return likelihood_ratios(small, large, residual, full.weights, full.delta, len(full.free))
 
 
 @dataclass(frozen=True)

@@ -94,11 +94,23 @@ def points(
         table = _resolved(table, notes)
         unit = table.attrs["loss_unit"]
         frame, used = _plain(table, params, compute, notes)
+    frame = _weighed(frame, notes)
     check_values(frame, [c for c in QUANTITIES if c in frame], source=table.attrs.get("source", "table"))
     frame["cluster"], cluster = _clusters(frame, cluster)
     kept = [*QUANTITIES, "cluster", *(c for c in OPTIONAL if c in frame and c != "trunk_id")]
     tidy = frame.reindex(columns=kept).astype(dict.fromkeys(QUANTITIES, float)).reset_index(drop=True)
     return Points(tidy, params=used[0], compute=used[1], cluster=cluster, notes=tuple(notes), loss_unit=unit)
+
+
+def _weighed(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """The rows that count: those of weight 0 are left out, with a note, unless all are."""
+    if "weight" not in frame:
+        return frame
+    out = (pd.to_numeric(frame["weight"], errors="coerce") == 0).to_numpy()
+    if not out.any() or out.all():
+        return frame
+    notes.append(f"{out.sum()} rows of weight 0 are left out")
+    return frame[~out].reset_index(drop=True)
 
 
 def is_runs(table: pd.DataFrame) -> bool:

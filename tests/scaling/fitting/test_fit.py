@@ -9,6 +9,7 @@ from scipy.optimize import minimize
 
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber, LeastSquares, fit, predict_loss
 from isoflop.scaling.fitting.fit_text import fit_dict
+from isoflop.scaling.fitting.search import robust_scale, weighted_median
 from isoflop.scaling.laws.broken import BNSL
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.data_constrained import DataConstrained
@@ -17,6 +18,7 @@ from isoflop.scaling.laws.kaplan import Kaplan
 from isoflop.scaling.laws.power import Power
 from isoflop.scaling.laws.published import PUBLISHED
 from isoflop.scaling.laws.saturating import Saturating
+from isoflop.scaling.table.conventions import points
 from tests.support.fits import hard_fits
 from tests.support.fits.hard_fits import SURFACE, frontier, isoflop, reference, repeated
 
@@ -209,7 +211,8 @@ def test_weights_scale_the_value_and_zero_drops_a_point():
     weighted = fit("chinchilla", table, objective=LeastSquares(), weights=weights)
     by_column = fit("chinchilla", table.assign(weight=weights), objective=LeastSquares())
     assert weighted.law.values() == pytest.approx(dropped.law.values(), rel=1e-6)
-    assert by_column.value == weighted.value
+    assert by_column.value == dropped.value
+    assert by_column.value == pytest.approx(weighted.value, rel=1e-12)
 
 
 def test_fixed_and_tied_parameters_stay():
@@ -323,3 +326,35 @@ def test_many_rows_fit_in_bounded_time_and_memory():
     frame = pd.concat([isoflop(50)] * 390, ignore_index=True)
     found = fit("chinchilla", table_of(SURFACE, frame, noise=0.003))
     assert found.law.alpha == pytest.approx(0.3473, abs=2e-3)
+
+
+@given(
+    st.lists(st.floats(0.0, 5.0), min_size=3, max_size=30),
+    st.lists(st.integers(0, 4), min_size=30, max_size=30),
+    st.sampled_from([0.01, 1.0, 7.3, 100.0]),
+)
+def test_the_robust_scale_counts_a_weight_of_two_as_two_rows_and_is_free_of_the_unit(values, counts, unit):
+    """The weighted median is the plain one of rows repeated as often as they weigh."""
+    values, counts = np.array(values), np.array(counts[: len(values)])
+    counts[0] += 1
+    assert weighted_median(values, counts * unit) == pytest.approx(np.median(np.repeat(values, counts)))
+    ones = np.full(len(values), unit)
+    assert robust_scale(values, 1, ones) == robust_scale(values, 1)
+
+
+def test_a_fit_does_not_depend_on_the_unit_of_its_weights():
+    table = table_of(SURFACE, isoflop(20), noise=0.003)
+    uneven = np.random.default_rng(0).uniform(0.3, 3, 20)
+    fits = [fit("chinchilla", table.assign(weight=uneven * unit)) for unit in (0.01, 1, 100)]
+    assert [f.delta for f in fits] == pytest.approx([fits[1].delta] * 3, rel=1e-5)
+    assert [f.noise for f in fits] == pytest.approx([fits[1].noise] * 3, rel=1e-5)
+    assert [f.law.E for f in fits] == pytest.approx([fits[1].law.E] * 3, rel=1e-5)
+
+
+def test_a_row_of_weight_0_is_left_out_and_told():
+    table = table_of(SURFACE, isoflop(20), noise=0.003).assign(weight=1.0)
+    table.loc[[3, 4], "weight"] = 0.0
+    data = points(table)
+    assert len(data) == 18
+    assert "2 rows of weight 0 are left out" in data.notes
+    assert len(points(table.assign(weight=0.0))) == 20  # nothing would be left: the fit says what is wrong

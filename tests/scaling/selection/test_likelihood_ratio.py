@@ -1,6 +1,7 @@
 """Likelihood-ratio tests reject what is false and keep what is true."""
 
 import numpy as np
+import pytest
 
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.selection.likelihood_ratio import likelihood_ratio_tests
@@ -21,7 +22,22 @@ def test_false_claims_are_rejected():
     assert p_values(BENT)["kappa = 1"] <= 0.05
 
 
+@pytest.mark.slow
 def test_true_claims_are_rarely_rejected():
-    p = [p_values(EQUAL, seed)["alpha = beta"] for seed in range(6)]
-    assert np.mean(np.array(p) <= 0.05) <= 0.34
-    assert np.median(p) > 0.1
+    """Of 24 studies at level .05, four or more are rejected one time in 33, none one time in 3."""
+    p = np.array([p_values(EQUAL, seed)["alpha = beta"] for seed in range(24)])
+    assert np.sum(p <= 0.05) <= 3
+    assert 0.3 < np.median(p) < 0.7
+
+
+def test_only_ratios_of_weights_matter():
+    table = isoflop_table(BESIROGLU, seed=0)
+    uneven = np.random.default_rng(0).uniform(0.3, 3, len(table))
+    found = [
+        likelihood_ratio_tests(points(table.assign(weight=uneven * unit)), resamples=19) for unit in (0.01, 1, 100)
+    ]
+    for tests in zip(*found, strict=True):
+        assert [t.p for t in tests] == [tests[0].p] * 3
+        assert [t.statistic for t in tests] == pytest.approx([tests[0].statistic] * 3, rel=1e-3)
+    equal = likelihood_ratio_tests(points(table), resamples=19)
+    assert equal[2].statistic != pytest.approx(found[0][2].statistic, rel=1e-2)
