@@ -7,7 +7,7 @@ STUDY ?= quick
 TESTS := $(BIN)/python -m pytest
 PARALLEL := -n auto --dist worksteal
 
-.PHONY: help demo test test-fast test-slurm lint figures bench coverage clean
+.PHONY: help demo test test-fast test-slurm lint figures docs bench coverage clean
 
 help:  ## what there is to type
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,10 @@ figures: $(STAMP)  ## the README's figure and numbers, from the committed result
 	$(BIN)/python -m isoflop.analysis.hero experiments/results/quick.parquet docs/hero.png
 	$(BIN)/python -m isoflop.analysis.readme experiments/results/quick.parquet README.md
 
+docs: $(STAMP)  ## the documentation as site/index.html: every command on a page is run, nothing is downloaded
+	$(BIN)/python docs/build.py
+	$(BIN)/zensical build --strict -f mkdocs.yml
+
 bench: $(STAMP)  ## speed as ratios against named baselines
 	$(BIN)/python -m tests.bench.fits
 	$(BIN)/python -m tests.bench.step
@@ -49,4 +53,4 @@ coverage: $(STAMP)  ## lines that no test runs
 	$(TESTS) $(PARALLEL) -m 'not slurm' --cov=isoflop --cov=hydra_plugins
 
 clean:  ## remove what was made, keep .venv
-	rm -rf runs corpora report
+	rm -rf runs corpora report build site

@@ -1,0 +1,273 @@
+"""Build the pages of the documentation site into build/docs: `python docs/build.py [PAGE ...] [--list]`.
+
+Every command and every line of Python that a page shows is run here, and what it prints is put below it, so that a
+number in the documentation is one that the code prints. The reference pages (laws, commands, Python) are made from the
+code itself. A fenced block of a page is one of
+
+    sh                        commands, run in a folder that the page has for itself; what they print follows
+    python                    run in one namespace a page; what is printed follows
+    LANGUAGE title="PATH"     a file, written into that folder before the next block runs
+    console                   commands that need a cluster, a card, a hub or an account: not run, `--list` names them
+    any other                 text
+
+In the folder `experiments/results` are the committed tables. A block that fails ends the build with its page and line.
+"""
+
+import argparse
+import inspect
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS, BUILT = ROOT / "docs", ROOT / "build" / "docs"
+BLOCK = re.compile(r"^```([a-z]+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+WIDTH = 100  # columns of a terminal, in what commands print
+SETUP = "import matplotlib; matplotlib.use('agg')\n"
+
+
+class BlockError(Exception):
+    """A block of a page that failed; the message names page and line, and holds what was printed."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, the file it is to be written to ("" for none), its text and its line."""
+
+    language: str
+    title: str
+    text: str
+    line: int
+    start: int
+    end: int
+
+
+def blocks(page: str) -> Iterator[Block]:
+    """The fenced blocks of a page in their order."""
+    for found in BLOCK.finditer(page):
+        line = page.count("\n", 0, found.start()) + 1
+        yield Block(found[1], found[2] or "", found[3], line, found.start(), found.end())
+
+
+def run_page(path: Path, folder: Path) -> str:
+    """The page with what its blocks print; its commands run in `folder`. Raises BlockError."""
+    page = path.read_text()
+    (folder / "experiments").mkdir(parents=True)
+    (folder / "experiments" / "results").symlink_to(ROOT / "experiments" / "results")
+    parts, at, code = [], 0, SETUP
+    for block in blocks(page):
+        parts.append(page[at : block.end])
+        at = block.end
+        if block.title:
+            (folder / block.title).parent.mkdir(parents=True, exist_ok=True)
+            (folder / block.title).write_text(block.text)
+        elif block.language == "sh":
+            parts.append(_printed(_run(["bash", "-euo", "pipefail", "-c", block.text], folder, path, block)))
+        elif block.language == "python":
+            mark = "=== printed by this block ==="
+            text = _run([sys.executable, "-c", f"{code}print({mark!r})\n{block.text}"], folder, path, block)
+            parts.append(_printed(text.partition(mark)[2]))
+            code += block.text
+    return "".join([*parts, page[at:]])
+
+
+def _run(command: list[str], folder: Path, path: Path, block: Block) -> str:
+    """What a command prints, both streams. Raises BlockError when it fails."""
+    bin_ = Path(sys.executable).parent
+    settings = {"COLUMNS": str(WIDTH), "NO_COLOR": "1", "PATH": f"{bin_}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=folder, env=os.environ | settings, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise BlockError(f"{path.name}:{block.line}: exit {done.returncode}\n{block.text}{done.stdout}")
+    return done.stdout.replace(str(folder) + "/", "").replace(str(ROOT) + "/", "")
+
+
+def _printed(text: str) -> str:
+    text = "\n".join(line.rstrip() for line in text.strip("\n").splitlines())
+    return f"\n\n```text\n{text}\n```" if text else ""
+
+
+def law_pages() -> dict[str, str]:
+    """A page a law, and their list, from the facts that the laws carry."""
+    from isoflop.analysis.page.mathml import mathml
+    from isoflop.scaling.laws import LAWS
+
+    rows = ["| law | formula | reads | fitted as |", "| --- | --- | --- | --- |"]
+    pages = {}
+    for name, law in LAWS.items():
+        presets = ", ".join(f"`{preset}`" for preset in law.all_presets())
+        formula = mathml(law.formula, block=False)
+        rows.append(f"| [{name}]({name}.md) | {formula} | {', '.join(law.inputs)} | {presets} |")
+        pages[f"laws/{name}.md"] = _law_page(law)
+    note = (
+        "N: parameters, D: training tokens, U: unique tokens, C: training FLOPs; losses in nats per token. A law of "
+        "your own is one file: see [choosing a law](../choosing-a-law.md#a-law-of-your-own)."
+    )
+    return {"laws/index.md": "\n".join(["# Laws", "", note, "", *rows, ""]), **pages}
+
+
+def _law_page(law: type) -> str:
+    from isoflop.analysis.page.mathml import mathml
+
+    example = law(*law.typical)  # type: ignore[attr-defined]
+    lines = [
+        f"# {law.name}", "", f'<div class="law" markdown="0">{mathml(law.formula)}</div>', "",
+        _prose(re.sub(r"^L\(.*\n+", "", inspect.cleandoc(law.__doc__ or ""))), "", f"**Source.** {law.source}.", "",
+        f"**Reads.** {', '.join(law.inputs)}.", "",
+    ]  # fmt: skip
+    if getattr(law, "caution", ""):
+        lines += [f"**When it fails.** {law.caution}", ""]
+    lines += ["| parameter | searched in | example |", "| --- | --- | --- |"]
+    for parameter, value in zip(law.parameters(), law.typical, strict=True):
+        box = law.box[parameter]
+        lines.append(f"| `{parameter}` | {box.lo:g} to {box.hi:g}{', by logarithm' if box.log else ''} | {value:g} |")
+    presets = [f"`{name}` ({_preset(preset)})" for name, preset in law.all_presets().items()]
+    lines += [
+        "", "Amplitudes are searched at the geometric mean of the data, in nats per token.", "",
+        f"**Fitted as** {', '.join(presets)}.", "", _law_example(law, example), "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _preset(preset: object) -> str:
+    free, fixed = getattr(preset, "free", ()), getattr(preset, "fixed", {})
+    parts = [f"{', '.join(free)} free"] if free else []
+    parts += [f"{name} = {value:g}" for name, value in fixed.items()]
+    parts += ["both exponents equal"] if getattr(preset, "tied", False) else []
+    return "; ".join(parts) or "as it stands"
+
+
+def _law_example(law: type, example: object) -> str:
+    points = {"N": 1e9, "D": 2e10, "U": 1e10, "C": 1.2e20}
+    values = ", ".join(f"{points[name]:g}" for name in law.inputs)
+    loss = example(*(points[name] for name in law.inputs))  # type: ignore[operator]
+    arguments = ", ".join(f"{n}={v:g}" for n, v in zip(law.parameters(), law.typical, strict=True))
+    return f"```pycon\n>>> law = isoflop.laws.LAWS[{law.name!r}]({arguments})\n>>> law({values})\n{loss:.6g}\n```"
+
+
+def command_pages() -> dict[str, str]:
+    """A page a command, and their list in groups, from the help that the commands carry."""
+    from typer.main import get_command
+
+    from isoflop.__main__ import app
+
+    pages, groups = {}, {}
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        summary = (command.help or "").split("\n\n")[0].replace("\n", " ")
+        groups.setdefault(getattr(command, "rich_help_panel", None) or "Other", []).append((name, summary))
+        lines = [f"# isoflop {name}", "", _prose(command.help or ""), ""]
+        lines += ["| argument or option | default | meaning |", "| --- | --- | --- |"]
+        for parameter in command.params:
+            names = " ".join(f"`{n}`" for n in parameter.opts)
+            names = (
+                f"`{parameter.metavar or (parameter.name or '').upper()}`" if "-" not in parameter.opts[0] else names
+            )
+            default = (
+                "" if parameter.default in (None, ...) or callable(parameter.default) else f"`{parameter.default}`"
+            )
+            lines.append(f"| {names} | {default} | {_cell(getattr(parameter, 'help', '') or '')} |")
+        pages[f"commands/{name}.md"] = "\n".join([*lines, ""])
+    index = [
+        "# Commands",
+        "",
+        "`isoflop COMMAND --help` prints the same. Tables in, one answer out; `--json` for programs.",
+        "",
+    ]
+    for group, members in groups.items():
+        index += [f"## {group}", "", "| command | what it does |", "| --- | --- |"]
+        index += [f"| [{name}]({name}.md) | {_cell(summary)} |" for name, summary in members] + [""]
+    return {"commands/index.md": "\n".join(index), **pages}
+
+
+def api_page() -> dict[str, str]:
+    """The public names of `import isoflop`, from their docstrings."""
+    import isoflop
+
+    lines = ["# Python", "", _prose(inspect.cleandoc(isoflop.__doc__ or "")), ""]
+    for name in sorted(isoflop.__all__):
+        value = getattr(isoflop, name)
+        lines += [f"## {name}", ""]
+        if callable(value):
+            lines += ["```python", _signature(name, value), "```", ""]
+        lines += [_prose(inspect.getdoc(value) or ""), ""]
+    return {"python.md": "\n".join(lines)}
+
+
+def _signature(name: str, value: Callable[..., object]) -> str:
+    """How it is called, an argument a line where one line would be too long; types by their last names."""
+    signature = inspect.signature(value)
+    arguments, star = [], False
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and not star:
+            arguments.append("*")
+            star = True
+        arguments.append(re.sub(r"\b(?:[a-z_]+\.)+(?=[A-Za-z])", "", str(parameter)))
+    line = f"isoflop.{name}({', '.join(arguments)})"
+    return line if len(line) <= WIDTH else f"isoflop.{name}(\n" + "".join(f"    {a},\n" for a in arguments) + ")"
+
+
+def _prose(text: str) -> str:
+    """A docstring as Markdown: paragraphs that are indented, or begin with an example, become blocks of code."""
+    out: list[str] = []
+    for paragraph in re.split(r"\n\s*\n", text.strip("\n")):
+        lines = paragraph.splitlines()
+        example = lines[0].lstrip().startswith(">>>")
+        if example or all(line.startswith("    ") for line in lines):
+            out.append(f"```{'pycon' if example else 'python'}\n{textwrap.dedent(paragraph)}\n```")
+        else:
+            out.append("\n".join(line.replace("*", "&#42;").replace("<", "&lt;") for line in lines))
+    return "\n\n".join(out)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "&#124;").replace("<", "&lt;").replace("*", "&#42;")
+
+
+def build(only: list[str]) -> None:
+    """Write build/docs: the pages whose names are given, or all with the reference pages. Raises BlockError."""
+    if not only:
+        shutil.rmtree(BUILT, ignore_errors=True)
+    BUILT.mkdir(parents=True, exist_ok=True)
+    for path in sorted(DOCS.glob("*.md")):
+        if not only or path.stem in only:
+            with tempfile.TemporaryDirectory() as folder:
+                (BUILT / path.name).write_text(run_page(path, Path(folder)))
+    for path in (*DOCS.glob("*.png"), *DOCS.glob("*.css")):
+        shutil.copy(path, BUILT)
+    if not only:
+        for name, text in {**law_pages(), **command_pages(), **api_page()}.items():
+            (BUILT / name).parent.mkdir(exist_ok=True)
+            (BUILT / name).write_text(text)
+
+
+def main() -> int:
+    """The command; exits with 1 where a block fails."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("pages", nargs="*", metavar="PAGE", help="names without .md; all with the reference if none")
+    parser.add_argument("--list", action="store_true", help="print the commands that are shown and not run")
+    options = parser.parse_args()
+    if options.list:
+        for path in sorted(DOCS.glob("*.md")):
+            for block in blocks(path.read_text()):
+                if block.language == "console":
+                    print(*(f"{path.name}:{block.line}: {line}" for line in block.text.splitlines()), sep="\n")
+        return 0
+    try:
+        build(options.pages)
+    except BlockError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""The documentation: every block of every page runs, links lead somewhere, the reference names all there is."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+import isoflop
+from docs import build
+from isoflop.__main__ import app
+from tests.support.root import ROOT
+
+PAGES = sorted(build.DOCS.glob("*.md"))
+GROWN = {"cluster": ("clusters.md", "gpu.md"), "a run of one's own": ("corpora-and-models.md",), "make": ("index.md",)}
+
+
+@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.parametrize(
+    "path",
+    [p for p in PAGES if any(b.language in ("sh", "python") for b in build.blocks(p.read_text()))],
+    ids=lambda p: p.stem,
+)
+def test_every_block_of_a_page_runs(path: Path, tmp_path: Path):
+    page = build.run_page(path, tmp_path / "page")
+    assert "Traceback" not in page
+    shown = [b for b in build.blocks(page) if b.language == "text" and not b.title]
+    run = [b for b in build.blocks(path.read_text()) if b.language == "sh"]
+    assert len(shown) >= len(run)
+
+
+def test_a_block_that_fails_is_named_with_its_line(tmp_path: Path):
+    (tmp_path / "bad.md").write_text("# Bad\n\n```sh\nisoflop fit nowhere.csv\n```\n")
+    with pytest.raises(build.BlockError, match=r"bad\.md:3: exit 2\n.*nowhere\.csv"):
+        build.run_page(tmp_path / "bad.md", tmp_path / "page")
+
+
+def test_what_is_shown_and_not_run_is_what_needs_more_than_this_machine():
+    done = subprocess.run([sys.executable, build.__file__, "--list"], capture_output=True, text=True, check=True)
+    listed = {line.split(":")[0] for line in done.stdout.splitlines()}
+    assert listed == {page for pages in GROWN.values() for page in pages}
+
+
+def test_every_command_that_is_only_shown_exists():
+    known = set(get_command(app).commands)  # type: ignore[attr-defined]
+    for path in PAGES:
+        for block in build.blocks(path.read_text()):
+            if block.language == "console":
+                assert set(re.findall(r"isoflop ([a-z]+)", block.text)) <= known, path.name
+
+
+def links(text: str) -> list[str]:
+    return [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+
+
+def anchors(text: str) -> set[str]:
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+def test_links_lead_to_pages_and_headings():
+    pages = {p.name: p.read_text() for p in PAGES} | build.law_pages() | build.command_pages() | build.api_page()
+    seen = 0
+    for name, text in pages.items():
+        for link in links(text):
+            target, _, anchor = link.partition("#")
+            path = (Path("/") / Path(name).parent / target).resolve().relative_to("/").as_posix() if target else name
+            assert path in pages or (build.DOCS / path).is_file(), f"{name}: {link}"
+            assert not anchor or anchor in anchors(pages[path]), f"{name}: {link}"
+            seen += 1
+    assert seen > 40
+
+
+def test_the_site_names_every_page():
+    named = set(re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    assert named == {p.name for p in PAGES} | {"laws/index.md", "commands/index.md", "python.md"}
+
+
+def test_the_reference_holds_every_law_command_option_and_public_name():
+    laws, commands, python = build.law_pages(), build.command_pages(), build.api_page()["python.md"]
+    assert set(laws) == {"laws/index.md"} | {f"laws/{name}.md" for name in isoflop.laws.LAWS}
+    for name, law in isoflop.laws.LAWS.items():
+        assert all(f"`{parameter}`" in laws[f"laws/{name}.md"] for parameter in law.parameters())
+        assert law.source in laws[f"laws/{name}.md"]
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        assert all(
+            option in commands[f"commands/{name}.md"] for p in command.params for option in p.opts if "-" in option
+        )
+    assert all(f"## {name}\n" in python for name in isoflop.__all__)
