@@ -97,10 +97,10 @@ class _Parser:
         if name:
             return _name(name, prime)
         if sign not in _CLOSING:
-            raise ValueError(f"formula {self.formula!r}: {sign!r} at {match.start()} is not known")
+            raise ValueError(f"formula {self.formula!r}: {sign!r} at {_place(match)} is not known")
         inner = self._sum()
         if not self._take(_CLOSING[sign]):
-            raise ValueError(f"formula {self.formula!r}: {sign!r} at {match.start()} is never closed")
+            raise ValueError(f"formula {self.formula!r}: {sign!r} at {_place(match)} is never closed")
         return f"<mrow><mo>{sign}</mo>{inner}<mo>{_CLOSING[sign]}</mo></mrow>"
 
     def _next(self) -> str:
@@ -115,6 +115,10 @@ class _Parser:
         found = self._next() == token
         self.at += found
         return found
+
+
+def _place(match: re.Match[str]) -> int:
+    return match.end() - len(match[0].lstrip())
 
 
 def _row(parts: list[str]) -> str:

@@ -1,0 +1,109 @@
+"""The site in a real browser: reachable, readable in both schemes at both widths, and nothing asked of the network."""
+
+import functools
+import http.server
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from docs import build
+from tests.support.root import ROOT
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+# A question: the pages from the front page to its answer, and words of that answer.
+PATHS = {
+    "how do I fit my own CSV": (["your-table"], "isoflop fit runs.csv"),
+    "why does my exponent differ from Chinchilla's": (["why-exponents-differ"], "What N counts"),
+    "which of two architectures should I scale": (["comparing-arms"], "isoflop multiplier"),
+    "how do I run this on SLURM": (["clusters"], "hydra/launcher=slurm_cpu"),
+    "what will 10x compute reach and how sure is that": (["forecasting"], "isoflop predict"),
+}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of the site, built from pages whose commands are shown and not run (test_build runs them)."""
+    folder = tmp_path_factory.mktemp("site")
+    pages = folder / "build" / "docs"
+    pages.mkdir(parents=True)
+    for path in (*build.DOCS.glob("*.md"), *build.DOCS.glob("*.png"), *build.DOCS.glob("*.css")):
+        shutil.copy(path, pages)
+    for name, text in {**build.law_pages(), **build.command_pages(), **build.api_page()}.items():
+        (pages / name).parent.mkdir(exist_ok=True)
+        (pages / name).write_text(text)
+    shutil.copy(ROOT / "mkdocs.yml", folder)
+    zensical = Path(sys.executable).parent / "zensical"
+    done = subprocess.run([zensical, "build", "--strict"], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    handler = functools.partial(_Quiet, directory=str(folder / "site"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    if not Path(CHROMIUM).exists():
+        pytest.skip("needs a browser: chromium is not installed")
+    with sync_playwright() as running:
+        opened = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield opened
+        opened.close()
+
+
+@pytest.mark.parametrize("question", PATHS)
+def test_an_answer_is_within_two_clicks_of_the_front_page(site: str, browser: Any, question: str):
+    page = browser.new_page()
+    page.goto(f"{site}/index.html")
+    clicks, words = PATHS[question]
+    assert len(clicks) <= 2
+    for name in clicks:
+        page.locator(f"main article a[href*='{name}']").first.click()
+        page.wait_for_url(f"**/{name}.html*")
+    assert words in page.locator("main article").inner_text()
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_pages_are_readable_and_ask_nothing_of_the_network(site: str, browser: Any, width: int, scheme: str):
+    from axe_playwright_python.sync_playwright import Axe
+
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    asked, errors = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    for name in (
+        "index",
+        "your-table",
+        "why-exponents-differ",
+        "laws/index",
+        "laws/chinchilla",
+        "commands/fit",
+        "python",
+    ):
+        page.goto(f"{site}/{name}.html")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+        found = Axe().run(page, options={"runOnly": ["color-contrast", "image-alt", "link-name", "document-title"]})
+        bad = [(v["id"], [n["html"] for n in v["nodes"]][:3]) for v in found.response["violations"]]
+        assert bad == [], (name, bad)
+    assert errors == []
+    assert [url for url in asked if not re.match(rf"{re.escape(site)}|data:|blob:", url)] == []
+    context.close()
