@@ -172,7 +172,7 @@ def _write_cells(evidence: Evidence, folder: Path) -> None:
 
 def _markdown(report: Report, made_by: str) -> str:
     e = report.evidence
-    parts = [f"# Scaling laws of {e.table.attrs.get('source', 'the table')}", summary.sections(e)]
+    parts = [f"# {summary.title(e)}", summary.sections(e)]
     drawn = [f"### {name}\n\n{FIGURES[name].caption} [data]({name}.csv) [svg]({name}.svg)\n\n![{name}]({name}.png)"
              for name in report.figures]  # fmt: skip
     parts.append("## Figures\n\n" + ("\n\n".join(drawn) or "None."))

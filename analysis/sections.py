@@ -29,6 +29,12 @@ def sections(e: Evidence) -> str:
     return "\n\n".join(section(e, title, write) for title, write in parts)
 
 
+def title(e: Evidence) -> str:
+    """What the report is of: the study where one was named, else the file or folder."""
+    study = e.table.attrs.get("study")
+    return f"Scaling laws of study {study}" if study else f"Scaling laws of {e.table.attrs.get('source', 'the table')}"
+
+
 def section(e: Evidence, title: str, write: Callable[[Evidence], str]) -> str:
     """One section under its heading; the reason in its place if the table cannot support it."""
     try:

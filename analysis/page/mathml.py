@@ -99,6 +99,8 @@ class _Parser:
         if sign not in _CLOSING:
             raise ValueError(f"formula {self.formula!r}: {sign!r} at {_place(match)} is not known")
         inner = self._sum()
+        while self._take(","):
+            inner += f'<mo separator="true">,</mo>{self._sum()}'
         if not self._take(_CLOSING[sign]):
             raise ValueError(f"formula {self.formula!r}: {sign!r} at {_place(match)} is never closed")
         return f"<mrow><mo>{sign}</mo>{inner}<mo>{_CLOSING[sign]}</mo></mrow>"

@@ -5,6 +5,7 @@ that the table cannot support is replaced by its reason, as in report.md.
 """
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from html import escape
@@ -18,6 +19,7 @@ from isoflop.analysis import sections as summary
 from isoflop.analysis.background import BackgroundCall
 from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.page.checklist import checklist
+from isoflop.analysis.page.mathml import mathml
 
 NAME = "report.html"
 NEEDS = ("altair", "vl_convert", "markdown_it")
@@ -40,10 +42,10 @@ def page(e: Evidence, *, missing: dict[str, str], provenance: str) -> str:
     """The page as text. Raises UnsupportedError where the extra `report` is not installed."""
     if lacking := absent():
         raise UnsupportedError(f"{', '.join(lacking)} not installed: pip install 'isoflop[report]'")
-    title = f"Scaling laws of {e.table.attrs.get('source', 'the table')}"
+    title = summary.title(e)
     data = page_data(e)
     parts: Sequence[tuple[str, str, Callable[[], str]]] = (
-        ("verdict", "Verdict", lambda: _markdown(summary.section(e, "", summary.verdict))),
+        ("verdict", "Verdict", lambda: _verdict(e)),
         ("findings", "Findings", lambda: _findings(e)),
         ("calculator", "Budget calculator", lambda: _calculator(e, data)),
         ("charts", "Charts", lambda: _charts(data)),
@@ -117,6 +119,19 @@ def _slug(title: str) -> str:
     return title.lower().replace(" ", "-")
 
 
+def _verdict(e: Evidence) -> str:
+    """The verdict with its law set as mathematics, where the grammar of `mathml` holds it (a user's own may not be)."""
+    html = _markdown(summary.section(e, "", summary.verdict))
+    try:
+        written = summary.formula(e.fit)
+        formula, _, values = written.partition(" with ")
+        shown = mathml(formula) + (f"<p>with {mathml(values, block=False)}</p>" if values else "")
+    except ValueError:
+        return html
+    box = f'<div class="scroll law" tabindex="0" role="region" aria-label="{escape(written)}">{shown}</div>'
+    return box + html.replace(f"<strong>{escape(written)}</strong>", "This law", 1)
+
+
 def _text(e: Evidence, write: Callable[[Evidence], str]) -> Callable[[], str]:
     return lambda: _markdown(write(e))
 
@@ -131,6 +146,7 @@ def _markdown(text: str) -> str:
     from markdown_it import MarkdownIt
 
     html = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    html = re.sub(r"\b([CDN])\^(-?\w+(?:\.\d+)?)", r"\1<sup>\2</sup>", html)
     return html.replace("<table>", _SCROLL).replace("</table>", "</table></div>")
 
 

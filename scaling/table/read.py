@@ -42,7 +42,7 @@ def read_table(
 
     `study` keeps the runs that one study of a runs folder lists.
 
-    `attrs` carries "source", "notes" (what was renamed and filtered) and "mapping". The index counts the rows of the
+    `attrs` carries "source", "notes" (what was renamed and filtered), "mapping", and "study" where one was named. The index counts the rows of the
     file from 0, also after filtering. Raises TableError, or RunTableError for a runs folder that is not one.
 
     >>> from pathlib import Path
@@ -69,6 +69,8 @@ def read_table(
     refuse_words(found, frame, source=str(path))
     unit = _stated_unit(frame, mapping, source=str(path)) or found.loss_unit
     frame.attrs = {"source": str(path), "notes": tuple(notes), "mapping": mapping, "loss_unit": unit}
+    if study:
+        frame.attrs["study"] = study
     return frame
 
 

@@ -102,6 +102,25 @@ def shown(tab, name: str) -> dict:
     return values | {"text": place.locator(".value").inner_text()}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_but_tables_and_formulas_scrolls_sideways(visit, file, width):
+    long = "- " + "a-file-with-a-name-that-has-no-place-to-break-" * 4
+    file.with_name("long.html").write_text(file.read_text().replace("<li>here</li>", f"<li>{long}</li>"))
+    tab = visit(file.with_name("long.html"), viewport={"width": width, "height": 800})
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert "to-break" in tab.locator("#provenance").inner_text()
+
+
+@pytest.mark.slow
+def test_the_law_is_set_as_mathematics(visit, file, evidence):
+    tab = visit(file)
+    formula = tab.locator("#verdict math").first
+    assert formula.locator("msup").count() >= 2
+    assert f"{evidence.fit.law.alpha:.4f}" in formula.text_content()
+    assert "N^" not in tab.locator("#verdict").inner_text()
+
+
 @pytest.mark.parametrize("log_compute", [10.5, 12.0, 14.0])
 def test_the_slider_gives_pythons_numbers(visit, file, evidence, log_compute):
     tab = visit(file)
