@@ -42,8 +42,9 @@ def read_table(
 
     `study` keeps the runs that one study of a runs folder lists.
 
-    `attrs` carries "source", "notes" (what was renamed and filtered), "mapping", and "study" where one was named. The index counts the rows of the
-    file from 0, also after filtering. Raises TableError, or RunTableError for a runs folder that is not one.
+    `attrs` carries "source", "notes" (what was renamed and filtered), "mapping", and "study" where one was named. The
+    index counts the rows of the file from 0, also after filtering. Raises TableError, or RunTableError for a runs
+    folder that is not one.
 
     >>> from pathlib import Path
     >>> import isoflop
