@@ -22,15 +22,15 @@ from isoflop.scaling.findings.verdict import CONVENTIONS
 from isoflop.scaling.fitting.fit import Fit, Huber, fit
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import Draws, bootstrap, jackknife
-from isoflop.scaling.laws import get_law, with_role
-from isoflop.scaling.selection.holdout import CANDIDATES, HoldOut, hold_out
+from isoflop.scaling.laws import get_law
+from isoflop.scaling.selection.holdout import HoldOut, hold_out
+from isoflop.scaling.selection.preference import candidates
 from isoflop.scaling.selection.scoreboard import Scoreboard, compare
 from isoflop.scaling.table.conventions import COMPUTE, PARAMS, Points, is_runs, points
 from isoflop.scaling.table.runs import final_rows
 
 FALLBACK = "chinchilla"
 WORTH_A_PROCESS = 150  # points: below, a process takes longer to start than the scoreboard takes
-MANY_POINTS = 2000  # from here on they are not: a fit of them takes seconds
 HELD_OUT_SIZES = 3  # a budget with fewer sizes has no optimum to predict
 MOST_LOST = 0.05
 HELD_OUT_FACTOR = 10**0.5  # what is held out of a table without common budgets: the last half decade of compute
@@ -72,7 +72,7 @@ def reason(error: Exception) -> str:
 
 @dataclass
 class Evidence:
-    """A table, the conventions it is read by, and the law; None: chosen by hold-out below the largest budget."""
+    """A table, the conventions it is read by, and the law; None: the one that the scoreboard prefers."""
 
     table: pd.DataFrame
     law: str | None = None
@@ -128,17 +128,15 @@ class Evidence:
     @part
     def held_out(self) -> HoldOut:
         """Every candidate law fitted without the largest compute and tested on it."""
-        laws = list(dict.fromkeys([*CANDIDATES, *filter(None, [self.law])]))
-        return hold_out(self.points, self._threshold(), laws, objective=self.objective)
+        return hold_out(self.points, self._threshold(), self._laws(), objective=self.objective)
 
     @part
     def scoreboard(self) -> Scoreboard:
-        """The candidates and a few rivals at rolling origins, with a baseline and the forecast average."""
-        _ = self.fit  # where no law can be fitted this is the reason, once
+        """The candidates at rolling origins, with a baseline and the forecast average."""
         return self._scoring.value if self._scoring else compare(self.points, **self._scored())
 
     def begin(self) -> None:
-        """Set out on the scoreboard in a process of its own, where that pays: a report wants it late."""
+        """Set out on the scoreboard in a process of its own, where that pays: only the law's name waits for it."""
         with suppress(UnsupportedError):
             if len(self.points) >= WORTH_A_PROCESS:
                 self._scoring = BackgroundCall(
@@ -146,9 +144,11 @@ class Evidence:
                 )
 
     def _scored(self) -> dict[str, Any]:
-        known = with_role("average") if len(self.points) <= MANY_POINTS else CANDIDATES
-        laws = dict.fromkeys([*known, *filter(None, [self.law])])
-        return {"laws": tuple(laws), "objective": self.objective, "findings": False}
+        return {"laws": self._laws(), "objective": self.objective, "findings": False}
+
+    def _laws(self) -> tuple[str, ...]:
+        """The candidates on these points, and the law requested."""
+        return tuple(dict.fromkeys([*candidates(self.points), *filter(None, [self.law])]))
 
     def _threshold(self) -> float | None:
         """None (the largest budget) where that budget has enough sizes or is alone, else all but half a decade."""
@@ -159,15 +159,13 @@ class Evidence:
 
     @part
     def law_name(self) -> str:
-        """The law requested, else the one chosen by hold-out, else the first candidate that can be fitted."""
+        """The law requested, else the one that the scoreboard prefers, else FALLBACK."""
         if self.law:
             return self.law
         try:
-            if self.held_out.chosen:
-                return self.held_out.chosen
+            return self.scoreboard.preferred
         except UnsupportedError:
-            pass
-        return FALLBACK
+            return FALLBACK
 
     def fit_of(self, law: str, data: Points | None = None) -> Fit:
         """A candidate or catalogue law fitted once to all points, or to `data`: the same under another convention."""
@@ -236,7 +234,7 @@ class Evidence:
     @part
     def candidates(self) -> pd.DataFrame:
         """Every candidate law fitted to all points: parameters, exponent a, their 90% intervals, noise."""
-        rows = [row for law in CANDIDATES if (row := self._candidate(law)) is not None]
+        rows = [row for law in self._laws() if (row := self._candidate(law)) is not None]
         if not rows:
             raise UnsupportedError(f"no law can be fitted to these {len(self.points)} points")
         return pd.DataFrame(rows)

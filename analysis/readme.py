@@ -20,7 +20,7 @@ def laws(e: Evidence) -> str:
     forecasts = e.held_out.forecasts
     for r in e.candidates.to_dict("records"):
         name = r["law"]
-        chosen = name == e.held_out.chosen
+        chosen = name == e.law_name
         largest = forecasts[name].budgets.iloc[-1]
         values = [_value(r, parameter) for parameter in ("E", "alpha", "beta", "kappa", "a")]
         held_out = [f"{largest['loss_error']:+.1%}", f"{largest['n_ratio']:.2f}"]
@@ -36,8 +36,8 @@ def notes(e: Evidence) -> str:
     fitted, largest = e.held_out.threshold, e.profiles[-1].flops
     return (
         f"{len(e.points)} runs, {e.fit.n_clusters} trunks, 90% intervals by trunk. Held out: fitted up to "
-        f"{fitted:.0e} FLOPs, compared with the largest budget, {largest / fitted:.1f}x further, which chose nothing: "
-        f"the law in **bold** was chosen on the budgets below. {summary.irreducible(e)} "
+        f"{fitted:.0e} FLOPs, compared with the largest budget, {largest / fitted:.1f}x further. In **bold** the law "
+        f"that `isoflop compare` prefers. {summary.irreducible(e)} "
         f"Seeds move a loss by {pooled:.2%} (sd, {len(noise)} cells)."
     )
 
@@ -56,6 +56,8 @@ def rewrite(text: str, e: Evidence) -> str:
 
 
 def _value(row: dict, name: str) -> str:
+    if not np.isfinite(row.get(name, np.nan)):
+        return ""
     if name in row["at_bound"]:
         return f"{row[name]:.3g} (bound)"
     free = name in row["free"] or name == "a" or (name == "beta" and row["alpha"] == row["beta"])

@@ -68,7 +68,8 @@ def write_report(
 ) -> Report:
     """Write every figure that `table` supports, and report.md, into the folder `out`.
 
-    `law` None: the one chosen by hold-out. Raises ReportError if the folder cannot be written; nothing else stops it.
+    `law` None: the one that the scoreboard prefers. Raises ReportError if the folder cannot be written; nothing else
+    stops it.
 
     >>> import isoflop
     >>> written = isoflop.report(isoflop.example("quick"), "report", n_draws=50)

@@ -51,9 +51,9 @@ def verdict(e: Evidence) -> str:
     sentence = f"**{formula(fit)}** (nats/token)"
     if "a" in fit.exponents():
         sentence += _allocation(e)
-    how = "chosen by hold-out below the largest compute" if e.law is None and _chosen(e) else "as requested"
-    if e.law is None and not _chosen(e):
-        how = "by default: too few budgets to choose one by hold-out"
+    how = "as requested"
+    if e.law is None:
+        how = "preferred by the scoreboard" if _scored(e) else "by default: too few scales to choose one"
     lines = [
         f"{sentence}.",
         f"Law `{e.law_name}` ({how}); {fit.objective}, delta {fit.delta:.3g}; {len(frame)} runs in {fit.n_clusters} "
@@ -122,7 +122,7 @@ def held_out(e: Evidence) -> str:
     test: HoldOut = e.held_out
     rows = []
     for name, forecast in test.forecasts.items():
-        mark = f"**{name}** (chosen)" if name == test.chosen else name
+        mark = f"**{name}**" if name == e.law_name else name
         for b in forecast.budgets.itertuples():
             rows.append([
                 mark, f"{b.flops:.3g}", _or_none(b.predicted_loss, "{:.4f}"), _or_none(b.loss_opt, "{:.4f}"),
@@ -137,7 +137,8 @@ def held_out(e: Evidence) -> str:
     ]  # fmt: skip
     text = f"Fitted up to {test.threshold:.3g} FLOPs, then compared with the runs above.\n\n"
     if test.chosen:
-        text += "The chosen law was picked by the same test among the budgets below, without these runs.\n\n"
+        same = "names the same law" if test.chosen == e.law_name else "would have named another law"
+        text += f"In bold the law of this report. Without these runs the rule of the scoreboard {same}.\n\n"
     failed = "".join(f"\n- {name}: {why}" for name, why in test.failed.items())
     return text + table(head, rows) + ("\n" + failed if failed else "")
 
@@ -147,15 +148,15 @@ def scoreboard(e: Evidence) -> str:
     board = e.scoreboard
     rows = []
     for r in board.frame.reset_index().itertuples():
-        name = f"**{r.law}** (preferred)" if r.law == board.preferred else r.law
+        name = f"**{r.law}** (preferred)" if r.law == board.preferred == e.law_name else r.law
         free = f"{r.free:.0f}" if np.isfinite(r.free) else ""
         rows.append([name, free, f"{r.error:.2%} +- {r.error_se:.2%}", f"{r.bias:+.2%}", f"{r.coverage:.0%}",
                      f"{r.behind:.2%} +- {r.behind_se:.2%}"])  # fmt: skip
     head = ["law", "free", "mean error", "bias", f"in {board.level:.0%} interval", "behind the best"]
     scale = board.origins[0].scale
     cuts = ", ".join(f"{o.threshold:.3g} ({len(o.target)} runs)" for o in board.origins)
-    text = f"Fitted below a number of {scale}, predicting the next runs above it: {cuts}. The last runs are seen here: "
-    text += "this table compares laws, it did not choose the one of the report.\n\n"
+    text = f"Fitted below a number of {scale}, predicting the next runs above it: {cuts}. Preferred is the law with "
+    text += "the fewest free parameters within one standard error of the best law.\n\n"
     refused = "".join(f"\n- {law}: refused, {why}" for law, why in board.refused.items())
     return text + table(head, rows) + ("\n" + refused if refused else "")
 
@@ -271,9 +272,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(str(c) for c in line) + " |" for line in lines)
 
 
-def _chosen(e: Evidence) -> bool:
+def _scored(e: Evidence) -> bool:
     try:
-        return e.held_out.chosen is not None
+        return bool(e.scoreboard.preferred)
     except UnsupportedError:
         return False
 

@@ -157,9 +157,10 @@ def plot_local_slope(
 def _pair(fit: Fit) -> tuple[str, str]:
     """What to show jointly: the two exponents, or the one they are tied to against the floor it trades with."""
     law = fit.law
-    if law.ties is None:
+    pair = law.pair or law.ties
+    if pair is None:
         raise ValueError(f"{law.name} has no pair of exponents to show jointly")
-    return (law.ties[0], law.floor_name) if fit.problem.tied and law.floor_name else law.ties
+    return (pair[0], law.floor_name) if fit.problem.tied and law.floor_name else pair
 
 
 FIGURES = (

@@ -12,7 +12,7 @@ from isoflop.scaling.approaches.isoflop_profiles import budget_groups, isoflop_p
 from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.fitting.uncertainty import Draws, jackknife
 from isoflop.scaling.laws.law import Law
-from isoflop.scaling.selection.holdout import CANDIDATES
+from isoflop.scaling.selection.preference import candidates
 from isoflop.scaling.table.conventions import Points
 from isoflop.scaling.table.meaning import QUANTITIES
 
@@ -30,7 +30,7 @@ def convention_name(data: Points) -> str:
 
 def law_names(e: Evidence) -> list[str]:
     """The law of the report first, then the other candidates. Raises UnsupportedError where none can be fitted."""
-    fitted = [law for law in dict.fromkeys([e.law_name, *CANDIDATES]) if _fit(e, law, e.points) is not None]
+    fitted = [law for law in dict.fromkeys([e.law_name, *candidates(e.points)]) if _fit(e, law, e.points) is not None]
     if not fitted:
         raise UnsupportedError(f"no law of N and D can be fitted to these {len(e.points)} points")
     return fitted

@@ -14,12 +14,12 @@ user's own law, named "module:Class", goes through the same facts without being 
 import importlib
 import pkgutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from isoflop.scaling.laws.law import Law, Preset, Role
 
-__all__ = ["LAWS", "PRESETS", "get_law", "with_role"]
+__all__ = ["LAWS", "PRESETS", "get_law", "law_names", "with_role"]
 
 
 def _forms() -> Iterator[type[Law]]:
@@ -49,6 +49,13 @@ PRESETS: dict[str, tuple[type[Law], Preset]] = _presets(_FORMS)  # every name th
 def with_role(role: Role) -> tuple[str, ...]:
     """Names of the laws that are used by default in one place (see `law.Role`), in the order of the catalogue."""
     return tuple(name for name, (_, preset) in PRESETS.items() if role in preset.roles)
+
+
+def law_names(laws: Sequence[str] | str | None = None) -> tuple[str, ...]:
+    """Names of laws given as a sequence or as one text with commas; for None or an empty one, the whole catalogue."""
+    if isinstance(laws, str):
+        laws = [name.strip() for name in laws.split(",") if name.strip()]
+    return tuple(laws) if laws else tuple(PRESETS)
 
 
 def get_law(name: str) -> tuple[type[Law], Preset]:

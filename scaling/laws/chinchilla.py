@@ -29,10 +29,10 @@ class Chinchilla(Law):
     typical: ClassVar[tuple[float, ...]] = (1.8, 480.0, 2100.0, 0.35, 0.37, 0.8)
     rank: ClassVar[int] = 10
     presets: ClassVar[dict[str, Preset]] = {
-        "chinchilla": Preset(roles=("choose", "average", "approach 3", "plan")),
-        "chinchilla-kappa": Preset(free=("kappa",), roles=("choose", "average", "approach 3", "plan")),
-        "chinchilla-tied": Preset(tied=True, roles=("choose", "average", "plan")),
-        "chinchilla-no-floor": Preset(fixed={"E": 0.0}, roles=("choose", "average")),
+        "chinchilla": Preset(roles=("choose", "approach 3", "plan")),
+        "chinchilla-kappa": Preset(free=("kappa",), roles=("choose", "approach 3", "plan")),
+        "chinchilla-tied": Preset(tied=True, roles=("choose", "plan")),
+        "chinchilla-no-floor": Preset(fixed={"E": 0.0}, roles=("choose",)),
     }
     floor_name: ClassVar[str | None] = "E"
     usual: ClassVar[dict[str, tuple[float, float]]] = Law.usual | {"alpha": (0.15, 0.9), "beta": (0.15, 0.9)}

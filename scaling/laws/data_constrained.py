@@ -6,7 +6,19 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from isoflop.scaling.laws.law import AMPLITUDE, COARSE, EXPONENT, FLOOR, SIX_ND, Allocation, Array, Box, Cost, Law
+from isoflop.scaling.laws.law import (
+    AMPLITUDE,
+    COARSE,
+    EXPONENT,
+    FLOOR,
+    SIX_ND,
+    Allocation,
+    Array,
+    Box,
+    Cost,
+    Law,
+    Preset,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,7 @@ class DataConstrained(Law):
     source: ClassVar[str] = "Muennighoff et al. 2023, arXiv 2305.16264, eqs. 5-7"
     typical: ClassVar[tuple[float, ...]] = (1.9, 520.0, 1490.0, 0.35, 0.36, 15.0, 5.0)
     rank: ClassVar[int] = 40
+    presets: ClassVar[dict[str, Preset]] = {"data-constrained": Preset(roles=("choose",))}
     floor_name: ClassVar[str | None] = "E"
     usual: ClassVar[dict[str, tuple[float, float]]] = Law.usual | {"alpha": (0.15, 0.9), "beta": (0.15, 0.9)}
     open_ended: ClassVar[dict[str, str]] = {

@@ -27,9 +27,10 @@ class Kaplan(Law):
     source: ClassVar[str] = "Kaplan et al. 2020, arXiv 2001.08361, eq. 1.5"
     typical: ClassVar[tuple[float, ...]] = (6.4e13, 1.8e13, 0.076, 0.103)
     rank: ClassVar[int] = 20
-    presets: ClassVar[dict[str, Preset]] = {"kaplan": Preset(roles=("average",))}
+    presets: ClassVar[dict[str, Preset]] = {"kaplan": Preset(roles=("choose",))}
     scales: ClassVar[tuple[str, ...]] = ("N", "D")
     amplitudes: ClassVar[tuple[str, ...]] = ("N_c", "D_c")
+    pair: ClassVar[tuple[str, str] | None] = ("alpha_N", "alpha_D")
     coupled: ClassVar[dict[str, str]] = {"N_c": "alpha_N", "D_c": "alpha_D"}
     box: ClassVar[dict[str, Box]] = {
         "N_c": AMPLITUDE,

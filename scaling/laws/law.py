@@ -82,10 +82,10 @@ class Allocation:
         return self.D / self.N
 
 
-# Where a law is used when the user names none: `hold_out` and the report choose among the laws to "choose"; `predict`
-# averages the forecasts of those to "average", which the report scores as well; `approaches` fits those of
-# "approach 3"; `suggest` plans runs under those to "plan" with. `compare` scores the whole catalogue.
-Role = Literal["choose", "average", "approach 3", "plan"]
+# Where a law is used when the user names none: the laws to "choose" are those that a law is chosen among and whose
+# forecasts `predict` averages; `approaches` fits those of "approach 3"; `suggest` plans runs under those to "plan"
+# with. `compare` scores the whole catalogue.
+Role = Literal["choose", "approach 3", "plan"]
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,7 @@ class Law:
     scales: ClassVar[tuple[str, ...]] = ()  # columns whose unit `rescaled` can change
     amplitudes: ClassVar[tuple[str, ...]] = ()  # parameters that the law is linear in, see `linearise`
     ties: ClassVar[tuple[str, str] | None] = None  # the two exponents that a tied fit makes one
+    pair: ClassVar[tuple[str, str] | None] = None  # the two exponents to show jointly where none are tied
     coupled: ClassVar[dict[str, str]] = {}  # parameters that can be fixed only together with another
 
     # What the rest of the package asks of it.

@@ -41,7 +41,7 @@ class Saturating(Law):
     source: ClassVar[str] = "Alabdulmohsin et al. 2022, arXiv 2209.06640, M4 with a = 1, in N and D"
     typical: ClassVar[tuple[float, ...]] = (1.8, 480.0, 2100.0, 0.35, 0.37, 10.8)
     rank: ClassVar[int] = 30
-    presets: ClassVar[dict[str, Preset]] = {"saturating": Preset(roles=("average",))}
+    presets: ClassVar[dict[str, Preset]] = {"saturating": Preset(roles=("choose",))}
     floor_name: ClassVar[str | None] = "E"
     ceiling_name: ClassVar[str | None] = "ceiling"
     usual: ClassVar[dict[str, tuple[float, float]]] = Law.usual | {"alpha": (0.15, 0.9), "beta": (0.15, 0.9)}

@@ -15,16 +15,15 @@ import pandas as pd
 from isoflop.scaling.fitting.fit import Fit, Huber
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import jackknife
-from isoflop.scaling.laws import with_role
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.selection.averaging import Forecast, ForecastAverage, average
 from isoflop.scaling.selection.law_weights import NoLawError, weigh_laws
+from isoflop.scaling.selection.preference import candidates
 from isoflop.scaling.selection.rolling_origins import forecast
 from isoflop.scaling.table.conventions import Points, points
 from isoflop.scaling.table.json_plain import plain
 
 LEVELS = (0.5, 0.8, 0.95)
-AVERAGED = with_role("average")  # laws in a forecast average unless others are named
 FAR = 10.0  # times the largest compute: beyond, the point prediction rests on the form alone
 
 
@@ -133,13 +132,13 @@ class LossForecast:
 def forecast_loss(
     table: "pd.DataFrame | Points",
     target: Target,
-    laws: Sequence[str] = AVERAGED,
+    laws: Sequence[str] | None = None,
     *,
     params: str = "matrices",
     compute: str = "exact",
     objective: Objective = Huber("auto"),  # noqa: B008
 ) -> LossForecast:
-    """Predict the loss at a target from a table of runs with a forecast average of `laws`.
+    """Predict the loss at a target from a table of runs with a forecast average of `laws` (None: the candidates).
 
     Raises PredictError for a target below all the data, or when no law of N and D can be fitted.
     """
@@ -151,7 +150,7 @@ def forecast_loss(
             "a law fitted above says nothing there"
         )
     try:
-        weighted = weigh_laws(data, laws, objective)
+        weighted = weigh_laws(data, candidates(data) if laws is None else laws, objective)
     except NoLawError as error:
         raise PredictError(str(error)) from error
     fits, weights, preferred = weighted.fits, weighted.weights, weighted.preferred

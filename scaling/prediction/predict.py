@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from isoflop.scaling.prediction.forecast import AVERAGED, LossForecast, Target, forecast_loss
+from isoflop.scaling.laws import law_names
+from isoflop.scaling.prediction.forecast import LossForecast, Target, forecast_loss
 from isoflop.scaling.prediction.serving import Serving, allocations, off_optimum_line
-from isoflop.scaling.selection.holdout import law_names
 from isoflop.scaling.table.conventions import Points, points
 
 
@@ -47,9 +47,9 @@ def predict(
 ) -> Prediction:
     """Predict the loss of a run from a table of smaller runs.
 
-    The run is the compute-optimal one of `flops`, or that of `n_params` and `tokens`. `laws` (None: AVERAGED) take part
-    in the forecast average. Allocations at the same compute are added for tokens to be served (`inference_tokens`), a
-    cap on training tokens (`token_cap`) and a cap on unique tokens (`unique_tokens`).
+    The run is the compute-optimal one of `flops`, or that of `n_params` and `tokens`. `laws` (None: the candidates of
+    `selection.preference`) take part in the forecast average. Allocations at the same compute are added for tokens to
+    be served (`inference_tokens`), a cap on training tokens (`token_cap`) and a cap on unique tokens (`unique_tokens`).
     Raises ValueError for an incomplete target, PredictError when the loss at it cannot be predicted.
 
     >>> import isoflop
@@ -59,6 +59,6 @@ def predict(
     """
     data = points(table, params=params, compute=compute)
     target = Target.of(data, flops, n_params, tokens)
-    loss = forecast_loss(data, target, law_names(laws) if laws else AVERAGED)
+    loss = forecast_loss(data, target, law_names(laws) if laws else None)
     servings, failed = allocations(loss, inference_tokens, token_cap, unique_tokens)
     return Prediction(loss, tuple(servings), (loss.refused if laws else {}) | failed)

@@ -15,19 +15,12 @@ from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile, budget_g
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber, fit
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import jackknife, predict
-from isoflop.scaling.laws import PRESETS, with_role
+from isoflop.scaling.selection.preference import candidates, rank, refused_at
+from isoflop.scaling.selection.rolling_origins import HoldOutError, Origin, fit_at, rolling_origins
 from isoflop.scaling.table.conventions import Points, points
 from isoflop.scaling.table.json_plain import plain
 
-CANDIDATES = with_role("choose")  # laws to choose among
-MOST_BLOCKS = 12  # blocks of compute that are predicted in turn to choose a law
 BUDGET_COLUMNS = ("flops", "predicted_loss", "loss_opt", "predicted_n", "n_opt", "best_run_loss", "best_run_n")
-
-
-class HoldOutError(ValueError):
-    """Too few budgets to hold one out."""
-
-    exit_code = 1
 
 
 @dataclass(frozen=True)
@@ -106,14 +99,14 @@ class HoldOut:
                 lines.append(f"{mark}{name:<21} {b.flops:>9.3g} {loss} {size} {f.rms_error:>6.2%} {f.coverage:>7.0%}")
         lines += [f" {name}: {why}" for name, why in self.failed.items()]
         if self.chosen:
-            lines.append("* the law chosen by the same test on the budgets below the threshold")
+            lines.append("* the law preferred on the budgets below the threshold, without those above")
         return "\n".join(lines)
 
 
 def hold_out(
     table: "pd.DataFrame | Points",
     budgets_above: float | None = None,
-    laws: Sequence[str] = CANDIDATES,
+    laws: Sequence[str] | None = None,
     *,
     params: str = "matrices",
     compute: str = "exact",
@@ -122,13 +115,13 @@ def hold_out(
 ) -> HoldOut:
     """Fit each law to the budgets up to `budgets_above` FLOPs and predict those above.
 
-    None holds out the largest budget alone. Intervals are at `level`, from the jackknife. Raises HoldOutError
-    when nothing lies above or below the threshold, or no law can be fitted below it.
+    None holds out the largest budget alone; `laws` None are the candidates of `choose`. Intervals are at `level`, from
+    the jackknife. Raises HoldOutError when nothing lies above or below the threshold, or no law can be fitted below it.
 
     >>> import isoflop
     >>> held = isoflop.hold_out(isoflop.example("quick"), laws=("chinchilla", "chinchilla-kappa"))
     >>> held.chosen
-    'chinchilla-kappa'
+    'chinchilla'
     """
     data = points(table, params=params, compute=compute)
     groups = budget_groups(data)
@@ -147,7 +140,7 @@ def hold_out(
     known, held_out = _subset(data, below), {_budget(g) for g in budget_groups(_subset(data, above))}
     profiles = [p for p in isoflop_profiles(data) if p.flops in held_out]
     forecasts, failed = {}, {}
-    for law in laws:
+    for law in candidates(data) if laws is None else laws:
         try:
             forecasts[law] = _forecast(law, known, _subset(data, above), profiles, objective, level)
         except FitError as error:
@@ -157,7 +150,7 @@ def hold_out(
             f"no law can be fitted below {budgets_above:g} FLOPs: {'; '.join(dict.fromkeys(failed.values()))}"
         )
     try:
-        chosen, scores = choose(known, [law for law in laws if law in forecasts], objective=objective, spare_last=False)
+        chosen, scores = choose(known, list(forecasts), objective=objective, spare_last=False)
     except HoldOutError:
         chosen, scores = None, pd.DataFrame()
     return HoldOut(float(budgets_above), forecasts, failed, chosen, scores, level)
@@ -165,74 +158,51 @@ def hold_out(
 
 def choose(
     table: "pd.DataFrame | Points",
-    laws: Sequence[str] = CANDIDATES,
+    laws: Sequence[str] | None = None,
     *,
     params: str = "matrices",
     compute: str = "exact",
     objective: Objective = Huber("auto"),  # noqa: B008
     spare_last: bool = True,
 ) -> tuple[str, pd.DataFrame]:
-    """The law that best predicts each budget (or block of neighbouring budgets) from those below it, and all scores.
+    """The law that the rule of `preference` prefers by its errors at rolling origins, and all scores, best first.
 
-    A score is the mean |ln loss error| over the runs predicted; among laws within one standard error of the best, the
-    one with the fewest free parameters wins. `spare_last` leaves the largest budget out altogether. The scores are
-    indexed by law, best first: score, behind (the best) with behind_se, free, runs_predicted.
-    Raises HoldOutError when no budget can be predicted from the ones below it by any law.
+    `laws` None are the candidates. `spare_last` leaves the largest budget out altogether. The scores are indexed by
+    law: score (mean |ln loss error|), behind (the best) with behind_se, free, runs_predicted.
+    Raises HoldOutError when nothing can be predicted from smaller runs by any law.
     """
     data = points(table, params=params, compute=compute)
-    groups = budget_groups(data)
-    groups = _blocks(groups[:-1] if spare_last else groups)
-    errors: dict[str, list[pd.Series]] = {law: [] for law in laws}
-    free: dict[str, int] = {}
-    for i in range(2, len(groups)):  # in one budget N and D move together: it holds no law of both
-        known, target = _subset(data, groups[:i]), groups[i]
-        fits = {law: _try_fit(law, known, objective) for law in laws}
-        if any(f is None or len(f.free) >= len(known) for f in fits.values()):
-            continue  # too few runs for the richest law: a score that not all laws have compares nothing
-        for law, fitted in fits.items():
-            assert fitted is not None
-            free[law] = len(fitted.free)
-            errors[law].append(np.abs(np.log(target["loss"]) - np.log(fitted.predict(target))))
+    laws = candidates(data) if laws is None else laws
+    if spare_last:
+        groups = budget_groups(data)[:-1]
+        if not groups:
+            raise HoldOutError("one budget only: without it none can be predicted from smaller ones")
+        data = _subset(data, groups)
+    origins = rolling_origins(data)
+    cells, free = [], {}
+    for law in laws:
+        fits = [_try_fit(law, origin.known, objective) for origin in origins]
+        if refused_at(["" if f else "no fit" for f in fits]) is None:
+            made = [(f, o) for f, o in zip(fits, origins, strict=True) if f is not None]
+            free[law] = len(made[0][0].free)
+            cells += [_errors(law, f, origin) for f, origin in made]
     if not free:
-        raise HoldOutError(
-            f"{len(groups)} budgets to choose a law on: none can be predicted by every law from two or more below it"
-        )
-    return _pick({law: np.concatenate(e) for law, e in errors.items()}, free)
+        raise HoldOutError(f"none of {', '.join(laws)} can be fitted to the smaller runs at enough scales")
+    found = rank(pd.concat(cells, ignore_index=True), free, among=list(free))
+    renamed = found.frame.rename(columns={"error": "score", "runs": "runs_predicted"})
+    return found.preferred, renamed[["score", "behind", "behind_se", "free", "runs_predicted"]]
 
 
-def _blocks(groups: list[pd.DataFrame]) -> list[pd.DataFrame]:
-    """The budgets in at most MOST_BLOCKS blocks of neighbours: each block costs a fit of every law."""
-    parts = np.array_split(np.arange(len(groups)), min(len(groups), MOST_BLOCKS)) if groups else []
-    return [pd.concat([groups[i] for i in part], ignore_index=True) for part in parts]
-
-
-def law_names(laws: Sequence[str] | str | None = None) -> tuple[str, ...]:
-    """Names of laws given as a sequence or as one text with commas; for None or an empty one, the whole catalogue."""
-    if isinstance(laws, str):
-        laws = [name.strip() for name in laws.split(",") if name.strip()]
-    return tuple(laws) if laws else tuple(PRESETS)
+def _errors(law: str, fitted: Fit, origin: Origin) -> pd.DataFrame:
+    error = np.log(origin.target["loss"].to_numpy(float)) - np.log(fitted.predict(origin.target))
+    return origin.target[["cluster"]].assign(law=law, origin=origin.threshold, error=error)
 
 
 def _try_fit(law: str, data: Points, objective: Objective) -> Fit | None:
     try:
-        return fit(law, data, objective=objective)
+        return fit_at(law, data, objective)
     except FitError:
         return None
-
-
-def _pick(errors: dict[str, np.ndarray], free: dict[str, int]) -> tuple[str, pd.DataFrame]:
-    best = min(errors, key=lambda law: errors[law].mean())
-    rows = []
-    for law, e in errors.items():
-        gap = e - errors[best]
-        se = float(gap.std(ddof=1) / np.sqrt(len(gap))) if len(gap) > 1 else 0.0
-        rows.append(
-            {"law": law, "score": float(e.mean()), "behind": float(gap.mean()), "behind_se": se,
-             "free": free[law], "runs_predicted": len(e)}
-        )  # fmt: skip
-    scores = pd.DataFrame(rows).sort_values("score").set_index("law")
-    tied = scores[scores["behind"] <= scores["behind_se"]]
-    return str(tied.sort_values(["free", "score"], kind="stable").index[0]), scores
 
 
 def _forecast(

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from isoflop.scaling.fitting.fit import Fit, FitError
 from isoflop.scaling.fitting.objective import Objective
-from isoflop.scaling.selection.holdout import HoldOutError
-from isoflop.scaling.selection.rolling_origins import fit_at
+from isoflop.scaling.selection.rolling_origins import HoldOutError, fit_at
 from isoflop.scaling.selection.scoreboard import CompareError, compare
 from isoflop.scaling.table.conventions import Points
 

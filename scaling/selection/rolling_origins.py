@@ -17,7 +17,7 @@ from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws import get_law
 from isoflop.scaling.laws.law import Law
 from isoflop.scaling.selection.averaging import Forecast
-from isoflop.scaling.selection.holdout import HoldOutError
+from isoflop.scaling.selection.preference import repeats
 from isoflop.scaling.table.conventions import Points
 
 Scale = Literal["flops", "n_params", "tokens"]
@@ -28,6 +28,12 @@ FEWEST_TARGETS = 2
 FEWEST_LEVELS = {"flops": 1, "n_params": 3, "tokens": 3}  # one budget holds many sizes, one size holds no law of N
 MANY_LEVELS = 12
 BASELINE = "local-slope"
+
+
+class HoldOutError(ValueError):
+    """Too few runs, or scales, to hold any out."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True)
@@ -114,16 +120,12 @@ def forecast(fitted: Fit, frame: pd.DataFrame, *, noise: bool = True) -> Forecas
 
 def fit_at(law: str, data: Points, objective: Objective) -> Fit:
     """The fit of a law by name. Raises FitError also where the points have too few runs, or no run repeats data."""
-    if "U" in get_law(law)[0].inputs and not _repeats(data.frame):
+    if "U" in get_law(law)[0].inputs and "unique_tokens" in data.frame and not repeats(data.frame):
         raise FitError("no run repeats its data: the worth of a repeated token is not identified")
     fitted = fit(law, data, objective=objective)
     if len(data) <= len(fitted.free):
         raise FitError(f"{len(data)} runs for {len(fitted.free)} free parameters leave nothing to judge the fit by")
     return fitted
-
-
-def _repeats(frame: pd.DataFrame) -> bool:
-    return "unique_tokens" not in frame or bool((frame["tokens"] > 1.01 * frame["unique_tokens"]).any())
 
 
 def local_slope(origin: Origin) -> Forecast:

@@ -1,8 +1,8 @@
 """Laws compared by their forecasts of runs that they were not fitted to.
 
 Every law is fitted to the runs below a scale and forecasts the next block of runs above it, at several scales (see
-`rolling_origins`). The score is the mean |ln loss error|; a law is preferred to a simpler one only if it wins by more
-than a standard error. A naive baseline and the forecast average are scored too. R2 is not shown: wrong laws reach 0.99.
+`rolling_origins`). The score is the mean |ln loss error|; `preference` says which law is preferred. A naive baseline
+and the forecast average are scored too. R2 is not shown: wrong laws reach 0.99.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,8 +18,9 @@ from isoflop.scaling.findings.residual_checks import residuals
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.solver import huber
+from isoflop.scaling.laws import law_names
 from isoflop.scaling.selection.averaging import Forecast, average, softmax
-from isoflop.scaling.selection.holdout import law_names
+from isoflop.scaling.selection.preference import CANDIDATES, rank, refused_at
 from isoflop.scaling.selection.rolling_origins import (
     BASELINE,
     Origin,
@@ -110,7 +111,9 @@ class Scoreboard:
                 + (f"  (no fit at {missed} of {len(self.origins)} origins)" if missed else "")
             )
         lines += [f" {law}: refused, {why}" for law, why in self.refused.items()]
-        lines.append("* preferred: the fewest free parameters within one standard error of the best")
+        lines.append(
+            "* preferred: of the laws of N and D, the fewest free parameters within one standard error of the best"
+        )
         lines.append(
             "error: mean |ln loss error| on runs not seen; bias: mean ln(loss / predicted); AICc: by clusters, best = 0"
         )
@@ -137,11 +140,13 @@ def compare(
     """Score `laws` (None: all) by rolling hold-outs along the column `by`, or by the one hold-out `above` that scale.
 
     The forecast average is of the laws of both N and D, as in a prediction; a law of one of them has a score and weight
-    0. `findings` checks the fits to the whole table. `on_law` is called with each law's name before its fits, which can
-    take seconds. Raises HoldOutError when the table allows no origin, CompareError when no law can be scored on it.
+    0. Where no laws are named, the law preferred is one of the CANDIDATES. `findings` checks the fits to the whole
+    table. `on_law` is called with each law's name before its fits, which can take seconds. Raises HoldOutError when the
+    table allows no origin, CompareError when no law can be scored on it.
     """
     data = points(table, params=params, compute=compute)
     origins = rolling_origins(data, by=by, above=above)
+    among = law_names(laws) if laws else CANDIDATES
     entrants, refused = _enter(law_names(laws), data, origins, objective, on_law)
     if not entrants:
         raise CompareError("no law can be compared: " + "; ".join(f"{law}: {why}" for law, why in refused.items()))
@@ -151,7 +156,7 @@ def compare(
     scored: dict[str, Sequence[Forecast | None]] = {law: e.forecasts for law, e in entrants.items()}
     scored |= {BASELINE: [local_slope(origin) for origin in origins], AVERAGE: averages}
     cells = pd.concat([_cells(law, forecasts, origins, level) for law, forecasts in scored.items()], ignore_index=True)
-    frame, preferred = _score(cells, entrants, dict(zip(averaged, weights[-1].tolist(), strict=True)))
+    frame, preferred = _score(cells, entrants, dict(zip(averaged, weights[-1].tolist(), strict=True)), among)
     if findings:
         for law in entrants:
             entrants[law] = replace(entrants[law], findings=_codes(entrants[law].fit, level))
@@ -177,8 +182,8 @@ def _enter(
             continue
         made = [_try_forecast(law, origin, objective) for origin in origins]
         reasons = [why for _, _, why in made]
-        if reasons[-1] or sum(map(bool, reasons)) > len(origins) / 2:
-            k = max(k for k, why in enumerate(reasons) if why)
+        k = refused_at(reasons)
+        if k is not None:
             refused[law] = f"below {origins[k].threshold:.3g} {origins[k].scale}: {reasons[k]}"
             continue
         entrants[law] = Entrant(law, whole, tuple(fit for fit, _, _ in made), tuple(f for _, f, _ in made))
@@ -254,41 +259,20 @@ def _cells(law: str, forecasts: Sequence[Forecast | None], origins: Sequence[Ori
     return pd.concat(frames, ignore_index=True)
 
 
-def _score(cells: pd.DataFrame, entrants: dict[str, Entrant], weights: dict[str, float]) -> tuple[pd.DataFrame, str]:
-    sizes = cells.assign(size=cells["error"].abs())
-    groups = {str(law): group.reset_index(drop=True) for law, group in sizes.groupby("law", sort=False)}
+def _score(
+    cells: pd.DataFrame, entrants: dict[str, Entrant], weights: dict[str, float], among: Sequence[str]
+) -> tuple[pd.DataFrame, str]:
     whole = [law for law in entrants if None not in entrants[law].forecasts] or list(entrants)
-    best = min(whole, key=lambda law: groups[law]["size"].mean())
+    among = [law for law in whole if law in among] or whole
+    ranking = rank(cells, {law: len(e.fit.free) for law, e in entrants.items()}, among=among)
+    frame, by_law = ranking.frame, cells.groupby("law")
     aicc = _aicc({law: e.fit for law, e in entrants.items()})
-    rows = []
-    for law, group in groups.items():
-        rival = groups[best][groups[best]["origin"].isin(group["origin"].unique())]
-        group = group[group["origin"].isin(rival["origin"].unique())]
-        behind = group["size"].to_numpy() - rival["size"].to_numpy()
-        entrant = entrants.get(law)
-        rows.append({
-            "law": law, "error": group["size"].mean(), "error_se": _standard_error(group["size"], group["origin"]),
-            "bias": group["error"].mean(), "coverage": group["covered"].mean(),
-            "aicc": aicc.get(law, np.nan), "free": len(entrant.fit.free) if entrant else np.nan,
-            "behind": behind.mean(), "behind_se": _standard_error(behind, group["origin"]),
-            "weight": weights.get(law, 0.0) if entrant else np.nan,
-            "origins": group["origin"].nunique(), "runs": len(group),
-            "findings": "",
-        })  # fmt: skip
-    frame = pd.DataFrame(rows).sort_values("behind", kind="stable").set_index("law")
-    close = frame[frame.index.isin(whole) & (frame["behind"] <= frame["behind_se"])]
-    return frame, str(close.sort_values(["free", "error"], kind="stable").index[0])
-
-
-def _standard_error(values: pd.Series | np.ndarray, origin: pd.Series) -> float:
-    """Standard error of a mean over runs: the larger of that by runs and that by origins, whose runs share a fit."""
-    values = np.asarray(values, dtype=float)
-    n, off = len(values), values - values.mean()
-    by_run = np.sqrt(off @ off / max(n - 1, 1) / n)
-    sums = pd.Series(off).groupby(origin.to_numpy()).sum().to_numpy()
-    k = len(sums)
-    by_origin = np.sqrt(k / (k - 1) * (sums @ sums)) / n if k > 1 else 0.0
-    return float(max(by_run, by_origin))
+    share = {law: weights.get(law, 0.0) for law in entrants}
+    extra = {
+        "bias": by_law["error"].mean(), "coverage": by_law["covered"].mean(), "aicc": pd.Series(aicc, dtype=float),
+        "weight": pd.Series(share), "findings": pd.Series("", index=frame.index),
+    }  # fmt: skip
+    return frame.assign(**{name: values.reindex(frame.index) for name, values in extra.items()}), ranking.preferred
 
 
 def _aicc(fits: dict[str, Fit]) -> dict[str, float]:

@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 
 from isoflop.scaling.design.simulate import simulate_points
+from isoflop.scaling.laws import law_names
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.selection.averaging import Forecast, average
-from isoflop.scaling.selection.holdout import HoldOutError, law_names
-from isoflop.scaling.selection.rolling_origins import FEWEST_ROWS, rolling_origins
+from isoflop.scaling.selection.rolling_origins import FEWEST_ROWS, HoldOutError, rolling_origins
 from isoflop.scaling.selection.scoreboard import AVERAGE, BASELINE, compare
 from isoflop.scaling.table.conventions import points
 from tests.support.fits.decision_checks import coverage
