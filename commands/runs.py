@@ -1,6 +1,5 @@
 """Launch and watch: isoflop run, plan, status, retry, clean, tune, compact."""
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -86,24 +85,24 @@ def retry(
 
     With --state diverged also those; each with the arguments that launched it.
     """
+    from isoflop.experiments.app import run_study
+    from isoflop.experiments.followup.rounds import check_can_begin
     from isoflop.experiments.store.store import open_store
     from isoflop.experiments.sweep import repair
 
     store = open_store(runs)
     cells = repair.choose(store, state or ["failed", "lost"], run_id)
     launches = [] if only_mark else repair.relaunches(store, cells)
+    for launch in launches:  # nothing is marked unless they can all begin
+        with repair.entered(launch, store):
+            check_can_begin(launch.overrides(store))
     repair.mark(store, cells)
     typer.echo(f"{len(cells)} cells to train again in {store.root}", err=True)
-    codes = [_relaunch(launch.folder, launch.overrides(store)) for launch in launches]
+    codes = []
+    for launch in launches:
+        with repair.entered(launch, store):
+            codes.append(run_study(launch.overrides(store)))
     raise SystemExit(max(codes, default=0))
-
-
-def _relaunch(folder: str, overrides: list[str]) -> int:
-    """Launch from the folder that the arguments were typed in; returns the exit code."""
-    from isoflop.experiments.app import run_study
-
-    os.chdir(folder)
-    return run_study(overrides)
 
 
 @app.command(rich_help_panel=RUN)

@@ -1,28 +1,36 @@
 """Files that several processes share: names that may be part of a path, JSON replaced as a whole, locks, claims.
 
 A claim says which process works on a folder, so that no other does; it ends with its process. It is a small file that
-names host, process and the second the process was born, and is touched every second. It is stale when that process is
-gone (same machine) or has not touched it for a while (another machine). Taking one is serialised by a lock on a file in
-the same folder, so two launches on one store never train the same trunk.
+names host, process and the second the process was born, and is written every second. It is dead when that process is
+gone (same machine), or when this machine has seen the same content for a while (another machine, whose clock says
+nothing here; or a file that cannot be read). Since when is kept in a file beside it, so that commands which look once
+each agree. Taking one is serialised by a lock on a file in the same folder, so two launches on one store never train
+the same trunk.
 """
 
 import contextlib
 import fcntl
+import hashlib
 import json
+import math
 import os
 import platform
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from isoflop.read_json import read_json
+from isoflop.read_json import JsonError, parse_json, read_bytes, read_json
 
 STALE_SECONDS = 120.0  # for a claim of another machine, whose processes cannot be seen
+UNREADABLE_SECONDS = 10.0  # for a claim cut short: its process, if it lives, writes it again every second
+WRITTEN_SECONDS = 30.0  # between two notes of when a claim was seen to change
 CLAIM_FILE, LOCK_FILE = "claim.json", ".lock"
 NAME_RULE = "letters, digits and . _ - only, no dot at the beginning, at most 100 characters"
+_seen: dict[Path, tuple[str, float]] = {}  # by folder, a hash of its claim and when this process first saw that
+_written: dict[Path, float] = {}  # when that was last written down
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 
@@ -34,11 +42,18 @@ def check_name(name: object, key: str) -> str:
 
 
 def write_json(path: Path, value: dict) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    """Write JSON so that a reader sees the old file or the new one, never half of it, also after a loss of power."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    _replace(path, value)
+
+
+def _replace(path: Path, value: dict) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(value))
+        with temporary.open("w") as file:
+            json.dump(value, file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -59,7 +74,15 @@ class ClaimFile(TypedDict):
     pid: int
     birth: str | None
     heartbeat: float
+    since: NotRequired[float]
     step: NotRequired[int]
+
+
+class _Sight(TypedDict):
+    """When this machine first saw a claim: a hash of it, and seconds since the machine started."""
+
+    claim: str
+    at: float
 
 
 @contextlib.contextmanager
@@ -76,15 +99,17 @@ class Claim:
 
     folder: Path
     owner: dict
+    since: float = field(default_factory=time.time)
 
     def beat(self, **progress: object) -> None:
-        """Record that the work goes on, and how far it is."""
-        write_json(self.folder / CLAIM_FILE, self.owner | {"heartbeat": time.time(), **progress})
+        """Record that the work goes on, and how far it is. Raises OSError where the folder is gone or the disk full."""
+        about = {"since": self.since, "heartbeat": time.time(), **progress}
+        _replace(self.folder / CLAIM_FILE, self.owner | about)
 
     def release(self) -> None:
-        """End the claim, unless another process has it by now."""
-        with locked(self.folder / LOCK_FILE):
-            if _same_process(read_kept(self.folder / CLAIM_FILE, ClaimFile), self.owner):
+        """End the claim, unless another process has it by now, or the folder is gone."""
+        with contextlib.suppress(FileNotFoundError), locked(self.folder / LOCK_FILE):
+            if _same_process(_parsed(_content(self.folder)), self.owner):
                 (self.folder / CLAIM_FILE).unlink()
 
 
@@ -96,23 +121,89 @@ def take(folder: Path) -> Claim | None:
             return None
         claim = Claim(folder, _myself())
         claim.beat()
+        _seen.pop(folder, None)
+        _sight_file(folder).unlink(missing_ok=True)
         return claim
 
 
 def holder(folder: Path) -> dict | None:
-    """The claim on `folder` with its last progress, None if no living process holds one."""
-    claim = read_kept(folder / CLAIM_FILE, ClaimFile)
-    return claim if claim is not None and _alive(claim) else None
+    """The claim on `folder` with its last progress, None if no living process holds one.
+
+    One that cannot be read is of nobody once it has not changed for a while; until then its host is "".
+    """
+    content = _content(folder)
+    if content is None:
+        return None
+    claim = _parsed(content)
+    if claim is None:
+        alive = _unchanged(folder, content) < UNREADABLE_SECONDS
+        return {"host": "", "pid": 0, "birth": None, "heartbeat": math.nan} if alive else None
+    if claim["host"] == _host():
+        return claim if claim["birth"] == _birth(claim["pid"]) else None
+    return claim if _unchanged(folder, content) < STALE_SECONDS else None
 
 
-def _alive(claim: dict) -> bool:
-    if claim["host"] != _host():
-        return time.time() - claim["heartbeat"] < STALE_SECONDS
-    return claim["birth"] == _birth(claim["pid"])
+def is_ours(claim: dict) -> bool:
+    """Whether the process of a claim is on this machine."""
+    return claim["host"] == _host()
+
+
+def host_name(claim: dict) -> str:
+    """The machine that a claim names, for messages."""
+    return claim["host"].partition("/")[0] or "nobody knows whom (its claim cannot be read)"
+
+
+def _content(folder: Path) -> bytes | None:
+    try:
+        return read_bytes(folder / CLAIM_FILE)
+    except FileNotFoundError:
+        return None
+    except JsonError:  # a pipe or a folder
+        return b""
+
+
+def _parsed(content: bytes | None) -> dict[str, Any] | None:
+    """The claim in a file, None for anything else."""
+    try:
+        return parse_json(content or b"", ClaimFile, source=CLAIM_FILE, nan=True)
+    except JsonError:
+        return None
+
+
+def _unchanged(folder: Path, content: bytes) -> float:
+    """Seconds since this machine first saw this claim as it is, by its own clock, which nobody sets."""
+    now, digest = _since_boot(), hashlib.sha256(content).hexdigest()[:16]
+    kept = None if folder in _seen else _kept_sight(folder)  # an earlier command may have seen it
+    seen = _seen.get(folder) or kept
+    if seen is None or seen[0] != digest or seen[1] > now:
+        seen = digest, now
+    _seen[folder] = seen
+    if seen != kept and abs(now - _written.get(folder, -math.inf)) >= WRITTEN_SECONDS:
+        _written[folder] = now
+        with contextlib.suppress(OSError):  # a store that is only read
+            _replace(_sight_file(folder), {"claim": digest, "at": seen[1]})
+    return now - seen[1]
+
+
+def _sight_file(folder: Path) -> Path:
+    return folder / f".seen-{hashlib.sha256(_host().encode()).hexdigest()[:8]}.json"
+
+
+def _kept_sight(folder: Path) -> tuple[str, float] | None:
+    try:
+        kept = read_json(_sight_file(folder), _Sight)
+    except (OSError, JsonError):
+        return None
+    return kept["claim"], kept["at"]
+
+
+def _since_boot() -> float:
+    """Seconds since this machine started, those that it slept included."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def _same_process(claim: dict | None, owner: dict) -> bool:
-    return claim is not None and all(claim[key] == owner[key] for key in owner)
+    return claim is not None and all(claim.get(key) == owner[key] for key in owner)
 
 
 def _myself() -> dict:

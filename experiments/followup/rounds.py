@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from isoflop.experiments.compose import UsageError
+from isoflop.experiments.compose import UsageError, as_overrides, compose_all
 from isoflop.experiments.config import ExperimentConfig, RoundsSpec
 from isoflop.experiments.files import check_name, read_kept, write_json
 from isoflop.experiments.followup.next_study import cells_of, checked_goal, runnable
 from isoflop.experiments.followup.template import template_of
 from isoflop.experiments.store.store import SETTLED, Store, open_store
-from isoflop.experiments.sweep.launch import load
+from isoflop.experiments.sweep.launch import load, make_launch
 from isoflop.scaling.design.planning import plan_from_table
 from isoflop.scaling.table.runs import final_rows, read_runs
 
@@ -69,6 +69,20 @@ def run_rounds(sets: Sequence[ArgumentSet], compose: Compose, run: Run) -> int:
         done.append(compose(_overrides(overrides, spec, k, answer)))
         code = max(code, run(done[-1:]))
     return code
+
+
+def check_can_begin(arguments: Sequence[str]) -> None:
+    """Raise what a launch with these arguments, a retry among them, would raise before its first cell; trains nothing.
+
+    What the corpora lack is prepared, as `isoflop plan` does.
+    """
+
+    def launch(specs: Sequence[ExperimentConfig]) -> int:
+        make_launch(specs, workers=None)
+        return 0
+
+    sets = [(as_overrides(arguments), spec) for spec in compose_all(arguments)]
+    run_rounds(sets, lambda overrides: compose_all(overrides)[0], launch)
 
 
 def _only(sets: Sequence[ArgumentSet]) -> ArgumentSet:

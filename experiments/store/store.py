@@ -23,7 +23,8 @@ from typing import Any, Literal, NotRequired, TypedDict
 import pandas as pd
 
 from isoflop.experiments.files import Claim, check_name, holder, read_kept, take, write_json
-from isoflop.scaling.table.runs import RUN_FILE, is_run_table
+from isoflop.read_json import JsonError, read_bytes
+from isoflop.scaling.table.runs import RUN_FILE, is_run_table, read_runs
 
 STORE_FILE = "STORE.json"
 STORE_VERSION = 1
@@ -105,24 +106,37 @@ class Store:
         """The folder of a trunk's claim and checkpoints."""
         return self.root / "trunks" / check_name(trunk_id, "trunk_id")
 
+    def check_there(self) -> None:
+        """Raise StoreError if the folder is no store any more: nobody makes parts of it again."""
+        if not (self.root / STORE_FILE).exists():
+            raise StoreError(
+                f"{self.root}: no runs folder any more (its {STORE_FILE} is gone): it was deleted or moved while a "
+                "launch was at work; isoflop run makes a new one"
+            )
+
     def claim(self, trunk_id: str) -> Claim | None:
         """Claim a trunk to train it; None while a living process has it."""
+        self.check_there()
         return take(self.trunk_folder(trunk_id))
 
     def claimed(self, trunk_id: str) -> bool:
         """Whether a living process trains a trunk."""
-        return holder(self.trunk_folder(trunk_id)) is not None
+        return self.holder(trunk_id) is not None
+
+    def holder(self, trunk_id: str) -> dict | None:
+        """The claim of the living process that trains a trunk, None if there is none."""
+        return holder(self.trunk_folder(trunk_id))
 
     def record(self, run_id: str, state: str, **fields: object) -> None:
         """Set a cell's state and the given fields; other fields keep their value."""
         assert state in STATES, state
-        path = self._state_file(run_id)
-        before = read_kept(path, StateFile) or {}
-        write_json(path, before | fields | {"run_id": run_id, "state": state, "at": time.time()})
+        self.check_there()
+        about = {"run_id": run_id, "state": state, "at": time.time()}
+        write_json(self.state_file(run_id), self._kept(run_id) | fields | about)
 
     def start(self, cell: Mapping) -> None:
         """Record a cell as running, one attempt more."""
-        before = read_kept(self._state_file(cell["run_id"]), StateFile) or {}
+        before = self._kept(cell["run_id"])
         fields = {"attempts": before.get("attempts", 0) + 1, "pid": os.getpid(), "step": 0, "error": ""}
         self.record(**{**cell, **fields, "state": "running"})
 
@@ -172,16 +186,35 @@ class Store:
                     "to train this cell anew"
                 )
 
-    def _state_file(self, run_id: str) -> Path:
+    def state_file(self, run_id: str) -> Path:
+        """Where the state of a run is."""
         return self.root / "cells" / check_name(run_id, "run_id") / "state.json"
+
+    def cut_short(self) -> list[str]:
+        """The runs whose state cannot be read as JSON: a machine went down while it was written."""
+        return [path.parent.name for path in sorted(self.root.glob("cells/*/state.json")) if not _is_json(path)]
+
+    def _kept(self, run_id: str) -> dict[str, Any]:
+        """What the state file of a run says; of one that was cut short, what the run's rows say, or that it is lost."""
+        path = self.state_file(run_id)
+        if path.exists() and not _is_json(path):
+            return self._recovered(run_id)
+        return read_kept(path, StateFile) or {}
+
+    def _recovered(self, run_id: str) -> dict[str, Any]:
+        if is_run_table(self.run_file(run_id)):
+            last = read_runs(self.run_file(run_id)).iloc[-1]
+            seconds, step = float(last["wall_seconds"]), int(last["step"])
+            return {"state": str(last["state"]), "step": step, "seconds": seconds, "trunk_id": str(last["trunk_id"])}
+        return {"state": "lost", "error": f"{self.state_file(run_id)} was cut short: the cell is trained again"}
 
     def launch_file(self, launch_id: str) -> Path:
         """Where the arguments of a launch are kept."""
         return self.root / "launches" / f"{check_name(launch_id, 'launch')}.json"
 
     def _row(self, run_id: str, listed: Mapping, holders: dict) -> dict:
-        path = self._state_file(run_id)
-        row = {**_EMPTY, "run_id": run_id, **listed, **(read_kept(path, StateFile) or {})}
+        path = self.state_file(run_id)
+        row = {**_EMPTY, "run_id": run_id, **listed, **self._kept(run_id)}
         if row["run_id"] != run_id:
             raise StoreError(f"{path}: it names another run, {str(row['run_id'])[:120]!r}; delete {path.parent}")
         for key in ("trunk_id", "launch"):
@@ -195,6 +228,17 @@ class Store:
             row["state"] = "running" if live else "lost"
             row |= {"heartbeat": live["heartbeat"], "step": min(live.get("step", 0), row["steps"])} if live else {}
         return {name: row[name] for name in COLUMNS}
+
+
+def _is_json(path: Path) -> bool:
+    """Whether a file can be read as JSON, whatever it holds; other faults than of its text are named by who reads it."""
+    try:
+        json.loads(read_bytes(path))
+    except (OSError, JsonError, RecursionError):
+        return True
+    except ValueError:
+        return False
+    return True
 
 
 def open_store(root: str | Path) -> Store:

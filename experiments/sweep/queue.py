@@ -4,6 +4,7 @@ Jobs never raise for a cell's sake, and the store, not a job's return value, say
 its whole pool down with it under joblib, so rounds go on until nothing is missing or a trunk has died too often.
 """
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.cost.cost import Speed, trunk_seconds
 from isoflop.experiments.cost.memory import available_bytes
 from isoflop.experiments.cost.packs import packs
+from isoflop.experiments.files import STALE_SECONDS, host_name, is_ours
 from isoflop.experiments.store.store import SETTLED, Store, StoreError, is_disk_error
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.study import Study
@@ -22,6 +24,7 @@ from isoflop.experiments.sweep.train_job import wanted
 
 MAX_DEATHS = 3  # of one trunk in one launch; the last try is without company, so that no other trunk is to blame
 WAIT_SECONDS = 0.5  # for trunks that another launch, or a worker about to end, still holds
+QUIET_SECONDS = 3.0  # of waiting, before a line says for whom
 
 Start = Callable[[list[list[str]], int], Sequence[JobReturn]]  # Hydra's launcher: overrides of jobs, the first's number
 
@@ -99,6 +102,8 @@ def finish(jobs: Sequence[Job], store: Store, start: Start) -> None:
     Raises StoreError if the launcher's work leaves no trace in the store, time after time.
     """
     launched = untouched = 0
+    waiting: float | None = None  # since when, while every open trunk is another's
+    told: set[str] = set()
     while open_jobs := [job for job in jobs if _is_open(job, store)]:
         if len(every := [one for job in jobs for one in unpacked(job)]) > len(jobs):
             jobs = every
@@ -108,8 +113,12 @@ def finish(jobs: Sequence[Job], store: Store, start: Start) -> None:
         company = [job for job in distinct if job.deaths < MAX_DEATHS - 1]
         batch = in_order(company) or distinct[:1]
         if not batch:
+            waiting = waiting or time.monotonic()
+            if time.monotonic() - waiting >= QUIET_SECONDS:
+                _say_who_holds(open_jobs, store, told)
             time.sleep(WAIT_SECONDS)
             continue
+        waiting = None
         before = _attempts(batch, store)
         _start_round(batch, store, start, launched)
         launched += len(batch)
@@ -121,17 +130,32 @@ def finish(jobs: Sequence[Job], store: Store, start: Start) -> None:
             )
 
 
+def _say_who_holds(jobs: Sequence[Job], store: Store, told: set[str]) -> None:
+    """A line on stderr for each trunk that a launch waits for, unless it was `told` already."""
+    for trunk_id in sorted({trunk_id for job in jobs for trunk_id in job.trunk_ids} - told):
+        if (claim := store.holder(trunk_id)) is None:
+            continue
+        told.add(trunk_id)
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(claim.get("since", claim["heartbeat"])))
+        what = "this launch waits for it"
+        if not is_ours(claim):
+            what += f", and takes it over once the claim has not changed for {STALE_SECONDS:.0f} s here"
+        print(f"trunk {trunk_id} is held by {host_name(claim)} since {since}: {what}", file=sys.stderr)
+
+
 def _start_round(batch: Sequence[Job], store: Store, start: Start, first: int) -> None:
     """One call of the launcher. Its exception is a dead worker's if any cell was started, else it is our caller's."""
     before = _attempts(batch, store)
     try:
         returns = start([job.overrides for job in batch], first)
     except Exception as error:
+        store.check_there()
         if _attempts(batch, store) == before:
             raise
         for job in batch:
             job.error = f"{type(error).__name__}: the worker died"
         return
+    store.check_there()
     for job, outcome in zip(batch, returns, strict=True):
         if outcome.status == JobStatus.FAILED:
             if is_disk_error(outcome._return_value) or _attempts(batch, store) == before:
@@ -141,6 +165,7 @@ def _start_round(batch: Sequence[Job], store: Store, start: Start, first: int) -
 
 def _is_open(job: Job, store: Store) -> bool:
     """Whether a job has cells to train; counts its deaths, and records as lost what died too often."""
+    store.check_there()
     states = store.states([cell.run_id for cell in job.cells])
     died = states.loc[states["state"] == "lost", "run_id"]
     if len(died):

@@ -4,8 +4,10 @@ What ended without a result, or diverged, can be retried. Old checkpoints, claim
 files can be removed; results (rows, weights, tokenizers) never are.
 """
 
+import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from isoflop.experiments.store.store import SETTLED, Store, StoreError
 from isoflop.experiments.training.checkpoint_files import SHARDED, discard, needless, size
 
 RETRIED = ("failed", "lost", "diverged")
+LOOK_SECONDS = 0.5
 ABANDONED_SECONDS = 600.0  # a file is written in less; an older temporary one has no writer any more
 
 
@@ -79,6 +82,24 @@ def relaunches(store: Store, cells: pd.DataFrame) -> list[Relaunch]:
     return found
 
 
+@contextmanager
+def entered(launch: Relaunch, store: Store) -> Iterator[None]:
+    """Be in the folder that a launch was typed in. Raises StoreError where that is not here."""
+    before = Path.cwd()
+    try:
+        os.chdir(launch.folder)
+    except OSError as error:
+        raise StoreError(
+            f"{store.root}: its runs were launched in {launch.folder}, which cannot be entered "
+            f"({(error.strerror or str(error)).lower()}); nothing was changed. If the folder was moved: `isoflop retry "
+            "--mark` marks the runs as planned, then type their `isoflop run` again there"
+        ) from error
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
 def mark(store: Store, cells: pd.DataFrame) -> None:
     """Record cells as planned: a launch of their study trains them again, diverged ones too."""
     for run_id in cells["run_id"]:
@@ -92,11 +113,12 @@ class Litter:
     checkpoints: list[Path]
     claims: list[Path]
     temporary: list[Path]
+    states: list[Path]  # cut short
     at_work: int
 
     @property
     def files(self) -> list[Path]:
-        return [*self.checkpoints, *self.claims, *self.temporary]
+        return [*self.checkpoints, *self.claims, *self.temporary, *self.states]
 
     @property
     def n_bytes(self) -> int:
@@ -104,9 +126,14 @@ class Litter:
 
 
 def find_litter(store: Store, *, trunks: bool = False) -> Litter:
-    """Look through the store. With `trunks`, also the furthest state of each trunk that has no cell left to train."""
+    """Look through the store. With `trunks`, also the furthest state of each trunk that has no cell left to train.
+
+    Takes a few seconds where a claim cannot be read: whoever holds it, if anybody does, writes it again meanwhile.
+    """
     pending = _pending(store)
     folders = [path for path in sorted(store.root.glob("trunks/*")) if path.is_dir() and _inside(store.root, path)]
+    while any((claim := holder(folder)) is not None and not claim["host"] for folder in folders):
+        time.sleep(LOOK_SECONDS)
     idle = [folder for folder in folders if holder(folder) is None]
     checkpoints = []
     for folder in idle:
@@ -114,7 +141,9 @@ def find_litter(store: Store, *, trunks: bool = False) -> Litter:
         found = needless(folder, left, keep_furthest=bool(left) or not trunks)
         checkpoints += [one.path for one in found if _inside(store.root, one.path.parent)]
     claims = [folder / CLAIM_FILE for folder in idle if (folder / CLAIM_FILE).exists()]
-    return Litter(checkpoints, claims, _abandoned(store.root), len(folders) - len(idle))
+    states = [store.state_file(run_id) for run_id in store.cut_short()]
+    states = [path for path in states if _inside(store.root, path.parent)]
+    return Litter(checkpoints, claims, _abandoned(store.root), states, len(folders) - len(idle))
 
 
 def remove(store: Store, litter: Litter) -> tuple[int, list[str]]:
@@ -139,6 +168,12 @@ def remove(store: Store, litter: Litter) -> tuple[int, list[str]]:
         discard_all(path for path in litter.checkpoints if _trunk(path) == folder)
         claim.release()
     discard_all(litter.temporary)
+    for path in litter.states:
+        run_id = path.parent.name
+        if (state := store.states([run_id])["state"].iloc[0]) in SETTLED:
+            store.record(run_id, state)  # as its rows say
+        else:
+            discard_all([path])
     return freed, failed
 
 
@@ -149,6 +184,8 @@ def _inside(root: Path, folder: Path) -> bool:
 
 def litter_text(litter: Litter) -> str:
     counts = {"checkpoints": litter.checkpoints, "claims": litter.claims, "temporary files": litter.temporary}
+    if litter.states:
+        counts["states that were cut short"] = litter.states
     told = ", ".join(f"{len(files)} {kind}" for kind, files in counts.items())
     return f"{told} ({litter.at_work} trunks at work left alone)" if litter.at_work else told
 

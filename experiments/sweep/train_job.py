@@ -207,6 +207,7 @@ def _settle(cell: Cell, rows: list[dict], store: Store, study: Study) -> None:
         "hold_out": study.hold_out,
         "parent": cell.initial and {"run_id": cell.initial.parent, "folder": str(cell.initial.folder)},
     }
+    store.check_there()
     write_run(store.run_file(cell.run_id), rows, config)
     last = rows[-1]
     error = ""

@@ -16,6 +16,7 @@ from isoflop.scaling.table.evaluation import write_evaluation
 
 def keep_model(cell: Cell, model: LanguageModel, evaluation: Evaluation, *, store: Store, corpus: Corpus) -> None:
     """Write a finished cell's weights, evaluation and sample, and its tokenizer where that is a file of its own."""
+    store.check_there()
     own, tokenizers = corpus.folder / "tokenizer.json", tokenizers_folder(store)
     if own.exists() and not (kept := tokenizers / f"{corpus.tokenizer_id}.json").exists():
         kept.parent.mkdir(exist_ok=True)

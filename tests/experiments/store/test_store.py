@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,8 @@ import time
 
 import pytest
 
-from isoflop.experiments.files import CLAIM_FILE, STALE_SECONDS, holder, take
+from isoflop.experiments import files
+from isoflop.experiments.files import CLAIM_FILE, STALE_SECONDS, UNREADABLE_SECONDS, holder, take
 from isoflop.experiments.store.store import COLUMNS, StoreError, create_store, open_store
 
 CELL = {"run_id": "r1", "trunk_id": "t1", "label": "d8", "steps": 100, "flops": 1e9}
@@ -108,13 +110,74 @@ def test_a_later_process_with_the_same_number_is_not_the_owner(tmp_path):
     assert holder(tmp_path) is None
 
 
-def test_another_machines_claim_is_stale_when_its_heartbeat_is_old(tmp_path):
-    take(tmp_path)
-    claim = json.loads((tmp_path / CLAIM_FILE).read_text()) | {"host": "elsewhere", "pid": os.getpid()}
-    (tmp_path / CLAIM_FILE).write_text(json.dumps(claim))
+@pytest.fixture
+def later(monkeypatch):
+    """A function that moves this machine's own clock on; `forget=True` as if another command looked then."""
+    clock = [1000.0]
+    monkeypatch.setattr(files, "_since_boot", lambda: clock[0])
+    for memory in ("_seen", "_written"):
+        monkeypatch.setattr(files, memory, {})
+
+    def move(seconds, *, forget=False):
+        clock[0] += seconds
+        if forget:
+            files._seen.clear()
+            files._written.clear()
+
+    return move
+
+
+def foreign(folder, **fields):
+    """The claim of a machine named elsewhere, with these fields."""
+    claim = {"host": "elsewhere", "pid": os.getpid(), "birth": "1", "heartbeat": time.time()} | fields
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CLAIM_FILE).write_text(json.dumps(claim))
+
+
+@pytest.mark.parametrize("hours", [-1e6, -24, -300 / 3600, 0, 300 / 3600, 24, 1e6])
+@pytest.mark.parametrize("forget", [False, True])
+def test_another_machines_claim_is_dead_once_this_machine_has_seen_no_change(tmp_path, later, hours, forget):
+    """Whatever the other one's clock says, by this machine's own, and whether one command looks or several do."""
+    foreign(tmp_path, heartbeat=time.time() + 3600 * hours)
     assert take(tmp_path) is None
-    (tmp_path / CLAIM_FILE).write_text(json.dumps(claim | {"heartbeat": time.time() - STALE_SECONDS - 1}))
+    later(STALE_SECONDS - 1, forget=forget)
+    assert take(tmp_path) is None
+    foreign(tmp_path, heartbeat=time.time() + 3600 * hours + 1)  # it lives
+    assert take(tmp_path) is None
+    later(STALE_SECONDS - 1, forget=forget)
+    assert holder(tmp_path)["host"] == "elsewhere"
+    later(2, forget=forget)
+    assert holder(tmp_path) is None
     assert take(tmp_path) is not None
+
+
+def test_what_a_machine_has_seen_before_it_started_again_does_not_count(tmp_path, later):
+    foreign(tmp_path)
+    assert take(tmp_path) is None
+    later(-900, forget=True)  # its clock begins anew
+    assert take(tmp_path) is None
+    later(STALE_SECONDS + 1, forget=True)
+    assert take(tmp_path) is not None
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"host": "else', b"[]", b"{}", b"null", b'{"host": 5, "pid": 1}', b"\xff\xfe", b"[" * 10**5]
+)
+def test_a_claim_that_cannot_be_read_is_nobodys_after_a_while(tmp_path, later, content):
+    store = create_store(tmp_path)
+    store.start(CELL)
+    folder = store.trunk_folder("t1")
+    folder.mkdir(parents=True)
+    (folder / CLAIM_FILE).write_bytes(content)
+    assert store.claim("t1") is None
+    assert state_of(store)["state"] == "running"
+    later(UNREADABLE_SECONDS + 1)
+    assert state_of(store)["state"] == "lost"
+    claim = store.claim("t1")
+    claim.beat(step=3)
+    assert holder(folder)["step"] == 3
+    (folder / CLAIM_FILE).write_bytes(content)
+    claim.release()
 
 
 @pytest.mark.process
@@ -151,9 +214,30 @@ def test_a_truncated_run_file_is_named(tmp_path):
         store.check(["r1"])
 
 
-def test_a_damaged_state_file_is_named(tmp_path):
+@pytest.mark.parametrize("content", [b"", b'{"run_id": ', b"\x00" * 50])
+def test_a_state_that_was_cut_short_is_lost_and_can_be_trained_again(tmp_path, content):
     store = create_store(tmp_path)
     store.record("r1", "planned")
-    (tmp_path / "cells" / "r1" / "state.json").write_text('{"run_id": ')
-    with pytest.raises(ValueError, match=r"r1/state\.json: not readable as JSON"):
-        store.states(["r1"])
+    store.state_file("r1").write_bytes(content)
+    row = state_of(store)
+    assert (row["state"], row["error"]) == (
+        "lost",
+        f"{tmp_path}/cells/r1/state.json was cut short: the cell is trained again",
+    )
+    assert store.cut_short() == ["r1"]
+    store.start(CELL)
+    assert state_of(store)["attempts"] == 1
+    assert store.cut_short() == []
+
+
+def test_nothing_of_a_store_that_was_deleted_is_made_again(tmp_path):
+    store = create_store(tmp_path / "runs")
+    claim = store.claim("t1")
+    shutil.rmtree(store.root)
+    for write in (lambda: store.record("r1", "done"), lambda: store.start(CELL), lambda: store.claim("t1")):
+        with pytest.raises(StoreError, match=r"runs: no runs folder any more .its STORE.json is gone.: it was deleted"):
+            write()
+    with pytest.raises(FileNotFoundError):
+        claim.beat(step=1)
+    claim.release()
+    assert not store.root.exists()

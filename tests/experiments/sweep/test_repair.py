@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import time
 
 import pytest
 
 from isoflop.experiments import app
+from isoflop.experiments import files as claims
 from isoflop.experiments.compose import UsageError, check_kept
 from isoflop.experiments.store.store import create_store, open_store
 from isoflop.experiments.sweep import repair
@@ -128,7 +130,7 @@ def test_a_trunk_keeps_only_its_furthest_state(typed, here):
 
 
 @pytest.mark.slow
-def test_clean_says_what_would_go_then_removes_it_and_no_result(typed, here):
+def test_clean_says_what_would_go_then_removes_it_and_no_result(typed, here, monkeypatch):
     typed("run", *STUDY)
     before = read_runs(here / "runs")
     store = open_store(here / "runs")
@@ -140,6 +142,9 @@ def test_clean_says_what_would_go_then_removes_it_and_no_result(typed, here):
         path.write_bytes(b"y" * 10)
     os.utime(old, (time.time() - 3600,) * 2)
     claim_bytes = (trunk / "claim.json").stat().st_size
+    assert "0 claims, 1 temporary files (1 trunks at work left alone)" in typed("clean")[1]
+    seen = claims._since_boot()
+    monkeypatch.setattr(claims, "_since_boot", lambda: seen + claims.STALE_SECONDS)
     code, out, _ = typed("clean")
     assert code == 0
     assert (
@@ -155,6 +160,50 @@ def test_clean_says_what_would_go_then_removes_it_and_no_result(typed, here):
     assert list((here / "runs").rglob("*.pt")) == []
     assert same_runs(read_runs(here / "runs"), before)
     assert typed("run", *STUDY, "study.budgets=[2e8,4e8,6e8]")[0] == 0
+
+
+@pytest.mark.slow
+def test_a_claim_and_a_state_cut_short_stop_neither_clean_nor_the_study(typed, here, monkeypatch):
+    monkeypatch.setattr(claims, "UNREADABLE_SECONDS", 0.2)
+    typed("run", *STUDY)
+    whole, store = read_runs(here / "runs"), open_store(here / "runs")
+    done, lost = states(here).index[:2]
+    store.run_file(lost).unlink()
+    claim = store.trunk_folder(states(here).loc[done, "trunk_id"]) / "claim.json"
+    for path in (store.state_file(done), store.state_file(lost), claim):
+        path.write_text('{"run_id": "')
+    assert states(here).loc[[done, lost], "state"].tolist() == ["done", "lost"]
+    assert "1 claims, 0 temporary files, 2 states that were cut short" in typed("clean")[1]
+    assert typed("clean", "--yes")[0] == 0
+    assert (claim.exists(), store.state_file(done).exists(), store.state_file(lost).exists()) == (False, True, False)
+    for path in (store.state_file(done), store.state_file(lost), claim):
+        path.write_text('{"run_id": "')
+    assert typed("run", *STUDY)[0] == 0
+    assert states(here).loc[[done, lost], ["state", "attempts"]].to_numpy().tolist() == [["done", 0], ["done", 1]]
+    assert same_runs(read_runs(here / "runs"), whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moved", ["folder", "text"])
+def test_nothing_is_marked_for_a_launch_that_cannot_begin(typed, here, tmp_path, monkeypatch, moved):
+    with monkeypatch.context() as patched:
+        fail_all(patched)
+        typed("run", *STUDY)
+    before = states(here)[["state", "error"]]
+    if moved == "folder":
+        (tmp_path / "there").mkdir()
+        (here / "runs").rename(tmp_path / "there" / "runs")
+        monkeypatch.chdir(tmp_path)
+        shutil.rmtree(here)
+    else:
+        (tmp_path / "text").rename(tmp_path / "elsewhere")
+    runs = tmp_path / "there" / "runs" if moved == "folder" else here / "runs"
+    code, _, err = typed("retry", str(runs))
+    assert (code, err.count("\n")) == (2, 1)
+    assert str(here if moved == "folder" else "../text/*.txt") in err
+    assert before.equals(open_store(runs).states().set_index("run_id")[["state", "error"]])
+    assert typed("retry", str(runs), "--mark")[0] == 0
+    assert set(open_store(runs).states()["state"]) == {"planned"}
 
 
 @pytest.mark.slow
