@@ -215,8 +215,10 @@ def explain(error: Exception) -> str:
     if unknown and (near := _near_key(unknown[1])):
         file = re.match(r"In '([^']+)'", message)
         return f"{f'conf/{file[1]}.yaml: ' if file else ''}unknown key {unknown[1]!r}{near}"
-    cause = error.__cause__
-    return f"{message} {_first_sentence(cause)}" if cause is not None else message
+    if error.__cause__ is not None:
+        message = f"{message} {_first_sentence(error.__cause__)}"
+    key = re.search(r"full_key: (\S+)", str(error))
+    return f"{key[1]}: {message}" if key and key[1] not in message else message
 
 
 def _first_sentence(error: BaseException) -> str:

@@ -102,7 +102,7 @@ class OptimSpec:
     eps: float = 1e-8
     momentum: float = 0.95  # muon
     weight_decay: float = 0.0
-    clip_norm: float = 1.0
+    clip_norm: float | None = 1.0  # of the gradients; None: no clipping
     batch_size: int = 8  # sequences of context_length tokens per step
 
 
@@ -190,7 +190,7 @@ class WhereSpec:
     sums come in another order than on CPU and not always in the same one: losses there repeat to rounding.
     """
 
-    device: str = "cpu"
+    device: str = "cpu"  # cpu | cuda | cuda:1
     workers: int | None = None  # None: as many as cores; on CUDA workers_per_gpu for each GPU, all of them with cuda
     workers_per_gpu: int = 1  # more share its memory, and its time unless NVIDIA's MPS lets them overlap
     pack: int | None = 1  # * trunks of one shape (seeds, learning rates) in one step; None: on CUDA what fits, up to 16

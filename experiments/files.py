@@ -34,9 +34,14 @@ _written: dict[Path, float] = {}  # when that was last written down
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 
+def is_name(name: object) -> bool:
+    """Whether `name` may become part of a path."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
 def check_name(name: object, key: str) -> str:
     """`name`, which becomes part of a path. Raises ValueError with `key`, which says where it stands, and the rule."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not is_name(name):
         raise ValueError(f"{key}={str(name)[:120]!r} becomes part of a path: {NAME_RULE}")
     return name
 

@@ -17,6 +17,7 @@ FAMILIES = tuple(sorted(f.stem for f in Path(__file__).with_name("families").glo
 OPTIONS = {"norm": ("rmsnorm", "layernorm"), "activation": ("swiglu", "gelu"), "positions": ("rotary", "learned")}
 PLAIN = {"norm": "rmsnorm", "activation": "swiglu", "positions": "rotary", "experts": 0}
 UNUSED = {"n_head": 0, "d_ff": 0, **PLAIN}  # the values of fields that a family does not use
+PARAMETRIZATIONS = ("mup", "completep", "standard")  # see models/parametrization.py
 PARAM_GROUPS = ("embedding", "position", "attention", "recurrent", "mlp", "norm", "unembedding")
 
 

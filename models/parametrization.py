@@ -17,9 +17,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from isoflop.models.config import PARAMETRIZATIONS
 from isoflop.models.language_model import LanguageModel
-
-PARAMETRIZATIONS = ("mup", "completep", "standard")
 
 M = TypeVar("M", bound=LanguageModel)
 

@@ -108,9 +108,9 @@ class PackedStep:
     def _update(self, gradients_KP: Tensor, rates_K1: Tensor) -> None:
         """`FlatAdamW.step` for each row: few kernels over the whole stack beat K x groups fused ones in a graph."""
         optim = self.optim
-        if optim.clip_norm > 0:
+        if clip_norm := optim.clip_norm:
             norm_K1 = torch.linalg.vector_norm(gradients_KP, dim=1, keepdim=True)
-            gradients_KP = gradients_KP * (optim.clip_norm / (norm_K1 + 1e-6)).clamp_(max=1.0)
+            gradients_KP = gradients_KP * (clip_norm / (norm_K1 + 1e-6)).clamp_(max=1.0)
         self.steps_K += 1
         count_K1 = self.steps_K.double()[:, None]
         bias_mean_K1, bias_square_K1 = ((1 - beta**count_K1).float() for beta in (optim.beta1, optim.beta2))

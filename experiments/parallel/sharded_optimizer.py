@@ -36,10 +36,10 @@ class ShardedAdamW(Optimizer):
     def step(self, learning_rate: float | Tensor) -> None:
         """Clip the gradients by their norm over all processes, then update this process' part of every parameter."""
         gradients = self._gradients()
-        if self.optim.clip_norm > 0:
+        if clip_norm := self.optim.clip_norm:
             norm = whole(torch.nn.utils.get_total_norm(list(gradients.values())))
             for gradient in self.gradient_tensors():
-                gradient.mul_((self.optim.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+                gradient.mul_((clip_norm / (norm + 1e-6)).clamp(max=1.0))
         self.steps += 1
         for group, names in self.groups:
             weights = _parts(self.parameters[name] for name in names)

@@ -231,7 +231,7 @@ class Store:
 
 
 def _is_json(path: Path) -> bool:
-    """Whether a file can be read as JSON, whatever it holds; other faults than of its text are named by who reads it."""
+    """Whether the text of a file is JSON, whatever it says; other faults than that are named by who reads it."""
     try:
         json.loads(read_bytes(path))
     except (OSError, JsonError, RecursionError):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import product
+from math import prod
 from typing import Any, cast
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -10,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from isoflop.experiments.config import ExperimentConfig
 
+MOST_COMBINATIONS = 10_000  # of the values of study.vary
 ARM_SETS = ("model", "data", "optim", "schedule", "budget", "study")
 
 
@@ -29,8 +31,13 @@ def variants(config: ExperimentConfig) -> Iterator[ExperimentConfig]:
     for name, patch in (config.study.arms or {config.arm: {}}).items():
         arm = _patched(base, name, patch or {})
         vary = {key: _values(key, given) for key, given in arm.study.vary.items()}
+        if (count := prod(map(len, vary.values()))) > MOST_COMBINATIONS:
+            raise ArmError(f"study.vary has {count:,} combinations of values; at most {MOST_COMBINATIONS:,}")
         arm.study.arms, arm.study.vary, arm.arm = {}, {}, name
-        plain = cast(ExperimentConfig, OmegaConf.to_object(arm))
+        try:
+            plain = cast(ExperimentConfig, OmegaConf.to_object(arm))
+        except OmegaConfBaseException as error:
+            raise ArmError(f"study.arms.{name}: {str(error).splitlines()[0]}") from error
         for values in product(*vary.values()):
             yield _varied(plain, dict(zip(vary, values, strict=True)))
 
@@ -56,17 +63,19 @@ def _varied(arm: ExperimentConfig, values: Mapping) -> ExperimentConfig:
     _check_keys("study.vary", values)
     for dotted, value in values.items():
         group, _, key = dotted.partition(".")
+        if not key:
+            raise ArmError(f"study.vary.{dotted} names a group; vary a key of it, as in {group}.KEY")
         part = OmegaConf.structured(getattr(arm, group))
         try:
             OmegaConf.update(part, key, value)
             changed: dict[str, Any] = {group: OmegaConf.to_object(part)}
             arm = replace(arm, **changed)
         except OmegaConfBaseException as error:
-            raise ArmError(f"study.vary: {str(error).splitlines()[0]}") from error
+            raise ArmError(f"study.vary.{dotted}={value!r}: {str(error).splitlines()[0]}") from error
     return arm
 
 
 def _check_keys(where: str, keys: Mapping) -> None:
     for key in keys:
-        if key.split(".")[0] not in ARM_SETS:
+        if not isinstance(key, str) or key.split(".")[0] not in ARM_SETS:
             raise ArmError(f"{where} may set keys of {', '.join(ARM_SETS)}; not {key!r}")

@@ -5,15 +5,14 @@
 """
 
 import dataclasses
-import math
 
 from isoflop.experiments.config import BudgetSpec, ExperimentConfig, ModelSpec, WhereSpec, WindowSpec
 from isoflop.experiments.files import check_name
 from isoflop.experiments.study.arms import variants
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.engine import decide
+from isoflop.experiments.study.fields import FieldError, check_fields
 from isoflop.experiments.study.rules import resolve
-from isoflop.experiments.study.schedule import check as check_schedule
 from isoflop.experiments.study.sizes import load_size, suggest
 from isoflop.experiments.study.study import CorpusOf, Study, expand, most_epochs, stated
 from isoflop.models.config import ModelConfig
@@ -22,6 +21,8 @@ from isoflop.models.config import ModelConfig
 class StudyError(ValueError):
     """A study or cell that cannot be run as it was written."""
 
+
+MOST_CELLS = 100_000  # of one study: a mistyped range of seeds is not a plan
 
 # Stand in for a corpus and a budget that are not known yet: shapes and rules are refused for any.
 VOCABULARY, TOKENS = 256, 1e9
@@ -38,12 +39,20 @@ def checked_study(config: ExperimentConfig, corpora: CorpusOf) -> Study:
 def check_study(config: ExperimentConfig) -> None:
     """Refuse a configuration that describes no study, before any corpus is prepared or store is made.
 
-    Raises StudyError, or the ValueError of an arm, a size, a model's shape, an optimiser's rule or a schedule.
+    Raises StudyError, FieldError for a value that its key cannot have, or the ValueError of an arm, a size, a model's
+    shape or an optimiser's rule.
     """
     if config.study.name:
         check_name(config.study.name, "study.name")
+    check_name(config.data.name, "data.name")
+    check_fields(config)
+    cells = 0
     for variant in variants(config):
+        _check_variant(variant)
         study, shapes = variant.study, _shapes(variant)
+        cells += _most_cells(variant)
+        if cells > MOST_CELLS:
+            raise StudyError(f"the study has more than {MOST_CELLS:,} cells; fewer sizes, budgets, seeds or values")
         if study.cells:
             _check_listed(variant)
         elif study.sizes:
@@ -52,10 +61,8 @@ def check_study(config: ExperimentConfig) -> None:
             _check_single(variant)
         for budget in [BudgetSpec(flops=flops) for flops in _budgets(variant)] or [variant.budget]:
             _check_budget(budget)
-        if variant.optim.batch_size < 1:
-            raise StudyError(f"optim.batch_size must be at least 1; not {variant.optim.batch_size}")
-        check_schedule(variant.schedule)
         for spec in shapes:
+            _check_shape(spec)
             model = ModelConfig(
                 vocab_size=VOCABULARY, context_length=variant.data.context_length, **dataclasses.asdict(spec)
             )
@@ -86,6 +93,28 @@ def check_cells(study: Study, where: WhereSpec) -> None:
 def _budgets(config: ExperimentConfig) -> list[float]:
     """The budgets in FLOPs that a study states."""
     return [*config.study.budgets, *(cell.flops for cell in config.study.cells)]
+
+
+def _check_variant(variant: ExperimentConfig) -> None:
+    """The fields of one arm with its values of study.vary; those of the study without them have been checked."""
+    try:
+        check_fields(variant)
+    except FieldError as error:
+        arm = f"study.arms.{variant.arm}" if variant.arm else "study.arms"
+        raise StudyError(f"{error} (set by {arm} or study.vary)") from error
+
+
+def _check_shape(spec: ModelSpec) -> None:
+    check_fields(ExperimentConfig(model=spec))
+
+
+def _most_cells(config: ExperimentConfig) -> int:
+    """Cells of a variant before the window leaves any out."""
+    study = config.study
+    if study.cells:
+        return sum(len(cell.seeds) for cell in study.cells)
+    seeds = len(study.seeds) + sum(len(one.seeds) for one in study.replicates)
+    return max(1, len(study.sizes)) * max(1, len(study.budgets)) * seeds
 
 
 def _shapes(config: ExperimentConfig) -> list[ModelSpec]:
@@ -120,20 +149,15 @@ def _check_budget(budget: BudgetSpec) -> None:
     if len(given) != 1:
         what = "none is given" if not given else f"{len(given)} are given: {', '.join(given)}"
         raise StudyError(f"a cell needs exactly one of budget.flops, budget.tokens, budget.tokens_per_param; {what}")
-    value = getattr(budget, given[0])
-    if not (math.isfinite(value) and value > 0):
-        raise StudyError(f"budget.{given[0]} must be a positive number; not {value}")
 
 
 def _check_window(window: WindowSpec) -> None:
     bounds = window.tokens_per_param
-    if bounds is not None and (len(bounds) != 2 or not 0 < bounds[0] < bounds[1]):
+    if bounds is not None and (len(bounds) != 2 or not bounds[0] < bounds[1]):
         raise StudyError(f"study.window.tokens_per_param must be [low, high] with 0 < low < high; not {bounds}")
     optimum = (window.optimum_coef, window.optimum_exponent, window.factor)
     if None in optimum and any(value is not None for value in optimum):
         raise StudyError("study.window: optimum_coef, optimum_exponent and factor go together; give all three or none")
-    if window.factor is not None and window.factor <= 1:
-        raise StudyError(f"study.window.factor must be above 1; not {window.factor}")
 
 
 def _check_replicates(config: ExperimentConfig) -> None:

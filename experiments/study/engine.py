@@ -14,6 +14,7 @@ from isoflop.models.step.options import StepOptions
 
 LARGE = 10_000_000  # parameters
 PRECISIONS = ("float32", "bfloat16")
+DISTRIBUTED = ("none", "ddp", "fsdp2")
 
 
 class EngineError(ValueError):

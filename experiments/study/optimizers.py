@@ -69,5 +69,5 @@ def check(optim: OptimSpec) -> None:
         if not 0 <= getattr(optim, name) < 1:
             raise ValueError(f"optim.{name} must lie in [0, 1); not {getattr(optim, name)}")
     for name in ("weight_decay", "clip_norm"):
-        if getattr(optim, name) < 0:
-            raise ValueError(f"optim.{name} must not be negative (0 switches it off); not {getattr(optim, name)}")
+        if (getattr(optim, name) or 0) < 0:
+            raise ValueError(f"optim.{name} must not be negative; not {getattr(optim, name)}")

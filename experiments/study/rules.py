@@ -47,6 +47,7 @@ def resolve(
     optim = replace(
         optim,
         rule="",
+        clip_norm=optim.clip_norm or 0.0,  # 0 is what a cell has without clipping
         batch_size=batch_size,
         learning_rate=optim.learning_rate if rule.learning_rate is None else rule.learning_rate,
         beta2=optim.beta2 if rule.beta2 is None else rule.beta2,

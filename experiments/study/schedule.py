@@ -15,7 +15,7 @@ _DECAYS = {
     "cosine": lambda share: 0.5 * (1 + math.cos(math.pi * share)),
     "linear": lambda share: 1 - share,
 }
-_COOLDOWNS = {
+COOLDOWNS = {
     "linear": lambda share: 1 - share,
     "1-sqrt": lambda share: 1 - math.sqrt(share),  # Haegele et al. 2405.18392, section 4
 }
@@ -39,7 +39,7 @@ def learning_rate(schedule: ScheduleSpec, step: int, steps: int) -> tuple[float,
     if step < start:
         return 1.0, "constant"
     share = (step - start) / (steps - start)
-    return _down_to(schedule.final_fraction, _COOLDOWNS[schedule.cooldown_shape](share)), "cooldown"
+    return _down_to(schedule.final_fraction, COOLDOWNS[schedule.cooldown_shape](share)), "cooldown"
 
 
 def cooldown_start(schedule: ScheduleSpec, steps: int) -> int:
@@ -53,9 +53,9 @@ def check(schedule: ScheduleSpec) -> None:
     """Raise ValueError naming the field, its value and what it may be."""
     if schedule.name not in SCHEDULES:
         raise ValueError(f"schedule.name must be one of {', '.join(SCHEDULES)}; not {schedule.name!r}")
-    if schedule.cooldown_shape not in _COOLDOWNS:
+    if schedule.cooldown_shape not in COOLDOWNS:
         raise ValueError(
-            f"schedule.cooldown_shape must be one of {', '.join(_COOLDOWNS)}; not {schedule.cooldown_shape!r}"
+            f"schedule.cooldown_shape must be one of {', '.join(COOLDOWNS)}; not {schedule.cooldown_shape!r}"
         )
     if not 0 < schedule.cooldown_fraction <= 1:
         raise ValueError(f"schedule.cooldown_fraction must lie in (0, 1]; not {schedule.cooldown_fraction}")

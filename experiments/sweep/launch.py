@@ -106,6 +106,7 @@ def make_launch(specs: Sequence[ExperimentConfig], *, workers: int | None, speed
     `load` does, and UsageError for a device that is not here or a run that none of the studies has.
     """
     where, runs = specs[0].where, specs[0].runs
+    check_trackers(where.trackers)
     if workers is not None:
         check_device(where.device)
     speed = speed or known_speed(place(where), where.threads)
@@ -149,7 +150,6 @@ def run_launch(launch: Launch, start: Start, *, typed: Sequence[str] = ()) -> in
     what cannot work, StoreError when the disk refuses to be written or the file of a finished cell cannot be read.
     """
     where = launch.where
-    check_trackers(where.trackers)
     if "tensorboard" in where.trackers:  # an arm is part of the folder of its curves
         for arm in {cell.arm for cell in launch.cells if cell.arm}:
             check_name(arm, "arm")

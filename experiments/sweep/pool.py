@@ -13,9 +13,9 @@ from pathlib import Path
 from isoflop.experiments.compose import UsageError
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.cost.cost import cores
+from isoflop.experiments.study.engine import DISTRIBUTED
 
 LOOK_SECONDS = 1.0  # between looks of a worker at its parent
-MODES = ("none", "ddp", "fsdp2")
 PATIENCE_SECONDS = 10.0  # for the place of a worker that is about to end
 _places: list[object] = []  # open files: their locks are this process' place in the pool
 
@@ -133,8 +133,8 @@ def check_distributed(where: WhereSpec, *, here: bool) -> None:
 
     `here` says whether the cells are to be trained by this process, not by one on another machine.
     """
-    if where.distributed not in MODES:
-        raise ValueError(f"where.distributed must be one of {', '.join(MODES)}; not {where.distributed!r}")
+    if where.distributed not in DISTRIBUTED:
+        raise ValueError(f"where.distributed must be one of {', '.join(DISTRIBUTED)}; not {where.distributed!r}")
     if not here:
         return
     started = int(os.environ.get("WORLD_SIZE", 1))

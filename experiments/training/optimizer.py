@@ -89,9 +89,9 @@ class FlatAdamW(Optimizer):
 
     def clip_gradients(self) -> None:
         """Scale the gradients down to a norm of `clip_norm` where theirs is larger; 0 leaves them as they are."""
-        if self.optim.clip_norm > 0:
+        if clip_norm := self.optim.clip_norm:
             norm = torch.linalg.vector_norm(self.gradients)
-            self.gradients.mul_((self.optim.clip_norm / (norm + 1e-6)).clamp_(max=1.0))
+            self.gradients.mul_((clip_norm / (norm + 1e-6)).clamp_(max=1.0))
 
     def update(self, learning_rate: float | Tensor) -> None:
         """Update every parameter from its gradient."""

@@ -148,7 +148,7 @@ def test_repeats_are_one_cell():
         (study(sizes=[]), "without study.sizes"),
         (replace(single(flops=1e9), study=StudySpec(seeds=[0, 1])), "of a single cell seed=0,1,2 trains several"),
         (study(sizes=["d17"]), "no model size 'd17'; did you mean 'd16'? allowed: d6, d8"),
-        (study(budgets=[1e9, -1.0]), "budget.flops must be a positive number; not -1.0"),
+        (study(budgets=[1e9, -1.0]), "study.budgets[1] must be a positive number; not -1.0"),
         (study(window=WindowSpec(tokens_per_param=[1e6, 2e6])), "the window leaves no cell"),
         (study(window=WindowSpec(tokens_per_param=[3, 2])), "must be [low, high]"),
         (study(window=WindowSpec(factor=2.0, min_steps=1)), "go together"),
