@@ -1,7 +1,9 @@
 """Hydra's tree to plain values, and Hydra's complaints to one line with a remedy."""
 
 import argparse
+import math
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -9,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import cast
 
+import yaml
 from hydra import compose, initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
@@ -19,7 +22,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
 from isoflop.experiments.config import ExperimentConfig, WhereSpec
@@ -27,6 +30,8 @@ from isoflop.experiments.study.sizes import suggest
 
 ConfigStore.instance().store(name="schema", node=ExperimentConfig)
 
+OPEN = ("study.vary=", "study.vary.", "study.arms=", "study.arms.")  # what these hold has names of its own
+MOST_BYTES, MOST_VALUES = 10_000_000, 100_000  # of a file of YAML, and of what its anchors unfold to
 SETS_THE_GRID = ("model", "model.n_layer", "model.d_model", "model.n_head", "model.d_ff", "seed")
 
 
@@ -115,18 +120,121 @@ def others_hydra_kept() -> Iterator[None]:
 
 
 def as_overrides(arguments: Sequence[str]) -> list[str]:
-    """The same with --config-dir as an override, which is kept with a launch and goes wherever its jobs go."""
+    """The same with --config-dir as an override, which is kept with a launch and goes wherever its jobs go.
+
+    Raises UsageError for an override that Hydra's grammar cannot read, with the quotes that it needs, and for a file of
+    the folder that is none of YAML or unfolds to too much.
+    """
     known = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     known.add_argument("--config-dir", "-cd", type=Path)
     try:
         found, overrides = known.parse_known_args(list(arguments))
     except argparse.ArgumentError as error:
         raise UsageError(str(error)) from error
+    overrides = [_opened(one) for one in overrides]
+    check_grammar(overrides)
     if found.config_dir is None:
         return overrides
     if not found.config_dir.is_dir():
         raise UsageError(f"--config-dir {found.config_dir}: there is no such folder")
+    check_files(found.config_dir, overrides)
     return [f"hydra.searchpath=['file://{found.config_dir.resolve()}']", *overrides]
+
+
+def _opened(override: str) -> str:
+    """`study.vary` and `study.arms` take keys that the schema does not have: Hydra wants ++ there."""
+    return f"++{override}" if override.startswith(OPEN) else override
+
+
+def check_grammar(overrides: Sequence[str]) -> None:
+    """Raise UsageError for an override that cannot be read, with the form in quotes that can."""
+    parser = OverridesParser.create()
+    for override in overrides:
+        try:
+            parser.parse_override(override)
+        except HydraException as error:
+            key, equals, value = override.partition("=")
+            remedy = (
+                f"; a text with such characters is typed in quotes: {quoted(key, value)}" if equals and value else ""
+            )
+            reason = _first_sentence(error)
+            raise UsageError(f"{override[:200]} is not in Hydra's grammar ({reason}){remedy}") from error
+
+
+def quoted(key: str, value: str) -> str:
+    """`key=value` as it is typed in a shell so that Hydra takes the value, or each entry of a list, for a text."""
+    inside = value[1:-1].split(",") if value.startswith("[") and value.endswith("]") else None
+    texts = [QuotedString(one.strip().strip("'\""), Quote.single).with_quotes() for one in inside or [value]]
+    whole = f"{key}=[{','.join(texts)}]" if inside is not None else f"{key}={texts[0]}"
+    return shlex.quote(whole) if set(whole) & set('"$`!\\') else f'"{whole}"'
+
+
+def check_files(folder: Path, overrides: Sequence[str]) -> None:
+    """Raise UsageError naming a file of the folder, among those that the overrides name, that Hydra would not survive.
+
+    That is one whose anchors unfold to too much, whose defaults come back to it, or that is not YAML in UTF-8.
+    """
+    for override in overrides:
+        group, _, names = override.lstrip("+").partition("=")
+        for name in names.split(","):
+            _check_file(folder, group, name.strip("'\""), ())
+
+
+def _check_file(folder: Path, group: str, name: str, named_by: tuple[Path, ...]) -> None:
+    """Check GROUP/NAME.yaml of the folder, if there is one, and what its defaults name."""
+    path = folder / group / f"{name}.yaml"
+    if not path.is_file():  # of isoflop's own, or a pipe, which Hydra does not read either
+        return
+    if path in named_by:
+        circle = " -> ".join(str(one) for one in (*named_by[named_by.index(path) :], path))
+        raise UsageError(f"the defaults of a file name the file itself: {circle}")
+    for below in _defaults(_nodes(path)):
+        inner, _, value = below.rpartition("=")
+        inner, value = (one.removeprefix("override ").partition("@")[0].strip() for one in (inner, value))
+        whole = Path("/", group, inner, value)  # a group that begins with / is no part of this one
+        _check_file(folder, str(whole.parent).strip("/"), whole.name, (*named_by, path))
+
+
+def _nodes(path: Path) -> yaml.Node | None:
+    """What a file of YAML holds, its anchors not unfolded. Raises UsageError."""
+    try:
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise UsageError(f"{path}: {size:,} bytes; a file of a configuration has at most {MOST_BYTES:,}")
+        node = yaml.compose(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
+        if _unfolded(node, {}) > MOST_VALUES:
+            raise UsageError(f"{path}: its anchors unfold to more than {MOST_VALUES:,} values")
+        return node
+    except (UnicodeDecodeError, RecursionError, OSError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise UsageError(f"{path} cannot be read ({reason})") from error
+    except YAMLError as error:
+        raise UsageError(f"{path}: {_first_sentence(error)}") from error
+
+
+def _defaults(node: yaml.Node | None) -> Iterator[str]:
+    """NAME or GROUP=NAME for every entry of the list of defaults in a file."""
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        if key.value == "defaults" and isinstance(value, yaml.SequenceNode):
+            for entry in value.value:
+                if isinstance(entry, yaml.ScalarNode):
+                    yield entry.value
+                elif isinstance(entry, yaml.MappingNode):
+                    yield from (
+                        f"{group.value}={name.value}"
+                        for group, name in entry.value
+                        if isinstance(name, yaml.ScalarNode)
+                    )
+
+
+def _unfolded(node: yaml.Node | None, known: dict[int, float]) -> float:
+    """The values of a node when every anchor stands where it is named; a node that holds itself has no end."""
+    if node is None or isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        parts = node.value if isinstance(node, yaml.SequenceNode) else [one for pair in node.value for one in pair]
+        known[id(node)] = 1 + sum(_unfolded(one, known) for one in parts)
+    return known[id(node)]
 
 
 def split_overrides(overrides: Sequence[str], loader: ConfigLoader) -> list[list[str]]:
@@ -200,6 +308,11 @@ def readable_errors() -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise UsageError(explain(error)) from error
+    except RecursionError as error:
+        raise UsageError(
+            "the configuration does not end: a file names itself in its defaults, directly or through others, or is "
+            "nested too deeply"
+        ) from error
 
 
 def explain(error: Exception) -> str:
@@ -211,12 +324,17 @@ def explain(error: Exception) -> str:
         searched = f"; searched {', '.join([f'conf/{group} of isoflop', *folders])}" if group else ""
         return f"no {group or 'config'} {name!r}{suggest(name, error.options or [])}{searched}"
     message = _first_sentence(error)
-    unknown = re.search(r"Could not override '([^']+)'", message) or re.search(r"full_key: (\S+)", str(error))
+    unknown = re.search(r"Could not override '([^']+)'", message)
+    if not re.search("ValidationError|TypeError", message) and not isinstance(error, ValidationError):
+        unknown = unknown or re.search(r"full_key: (\S+)", str(error))
+    if unknown and unknown[1] == "experiment" and (file := re.match(r"In '([^']+)'", message)):
+        return f"{file[1]}.yaml: its first line must be `# @package _global_`, so that it may set any key"
     if unknown and (near := _near_key(unknown[1])):
         file = re.match(r"In '([^']+)'", message)
         return f"{f'conf/{file[1]}.yaml: ' if file else ''}unknown key {unknown[1]!r}{near}"
     if error.__cause__ is not None:
         message = f"{message} {_first_sentence(error.__cause__)}"
+    message = message.replace("Invalid value assigned: str is not a ListConfig, list or tuple.", "It is a list: [...].")
     key = re.search(r"full_key: (\S+)", str(error))
     return f"{key[1]}: {message}" if key and key[1] not in message else message
 

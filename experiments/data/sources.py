@@ -357,7 +357,8 @@ def _matches(pattern: str) -> Iterator[str]:
     if os.path.lexists(pattern):
         yield pattern
         return
-    parts = Path(pattern).parts
+    parts = _named_first(Path(pattern).parts)
+    pattern = os.path.join(*parts)
     if "**" not in parts:
         yield from glob(pattern)
         return
@@ -373,6 +374,14 @@ def _matches(pattern: str) -> Iterator[str]:
             entered.add((about.st_dev, about.st_ino))
             subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
             yield from _matches(os.path.join(escape(folder), rest))
+
+
+def _named_first(parts: tuple[str, ...]) -> tuple[str, ...]:
+    """The same with the folders at the beginning that are there by these very names as names, not as patterns."""
+    named = 0
+    while named < len(parts) - 1 and os.path.lexists(os.path.join(*parts[: named + 1])):
+        named += 1
+    return (*map(escape, parts[:named]), *parts[named:])
 
 
 def _no_file(found: list[str]) -> str:

@@ -88,6 +88,12 @@ def _text(value: Any) -> str:
     return "" if isinstance(value, str) and value.strip() and "\0" not in value else "a text that is not empty"
 
 
+def _path(value: Any) -> str:
+    if isinstance(value, str) and value.startswith("~"):
+        return "a path as it is: a shell expands ~ at the beginning of a word only; write $HOME"
+    return _text(value)
+
+
 def _any_text(value: Any) -> str:
     return "" if isinstance(value, str) and "\0" not in value else "a text"
 
@@ -162,10 +168,10 @@ FIELDS: dict[str, Rule] = {
     "where.pack": optional(whole(1, 10_000)), "where.threads": whole(1, 10_000),
     "where.micro_batch": optional(whole(1, 2**24)), "where.activation_checkpointing": _flag,
     "where.precision": _text, "where.graph": optional(_flag), "where.compile": optional(_flag),
-    "where.distributed": named(DISTRIBUTED), "where.trackers": Each(_text), "where.corpora": _text,
+    "where.distributed": named(DISTRIBUTED), "where.trackers": Each(_text), "where.corpora": _path,
     "where.checkpoint_seconds": number(0, 1e9, "a number of seconds from 0 on"),
     "where.trunk": optional(_text), "where.cells": optional(_name), "where.only": Each(_name, null=True),
-    "runs": _text, "config_dirs": Each(_text),
+    "runs": _path, "config_dirs": Each(_text),
 }  # fmt: skip
 
 

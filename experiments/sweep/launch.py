@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from isoflop.experiments.compose import UsageError, job_overrides
@@ -105,7 +105,7 @@ def make_launch(specs: Sequence[ExperimentConfig], *, workers: int | None, speed
     Of several sets the first says how to run. `speed` is by default what was measured on this machine. Raises what
     `load` does, and UsageError for a device that is not here or a run that none of the studies has.
     """
-    where, runs = specs[0].where, specs[0].runs
+    where, runs = _one_place(specs)
     check_trackers(where.trackers)
     if workers is not None:
         check_device(where.device)
@@ -122,6 +122,20 @@ def make_launch(specs: Sequence[ExperimentConfig], *, workers: int | None, speed
         )
     ]
     return Launch(studies, keys, _wanted_cells(studies, where), states, tuple(jobs), speed, where, runs, workers)
+
+
+def _one_place(specs: Sequence[ExperimentConfig]) -> tuple[WhereSpec, str]:
+    """How and where to run. Raises UsageError where the sets of arguments differ in that: a launch has one store."""
+    first = specs[0]
+    for other in specs[1:]:
+        if other.runs != first.runs:
+            raise UsageError(
+                f"runs={first.runs},{other.runs}: a launch has one runs folder; a comma in a name is quoted"
+            )
+        for key, value in asdict(first.where).items():
+            if key not in ("precision", "cells") and getattr(other.where, key) != value:
+                raise UsageError(f"where.{key}={value},{getattr(other.where, key)}: a launch runs in one way; take one")
+    return first.where, first.runs
 
 
 def _wanted_cells(studies: Sequence[Study], where: WhereSpec) -> tuple[Cell, ...]:

@@ -1,0 +1,137 @@
+"""What is typed after `isoflop run`, and files of the user's own: read, or refused in a line that says what to type."""
+
+import os
+import shlex
+
+import pytest
+
+from isoflop.experiments.compose import UsageError, compose_all
+from isoflop.experiments.study.arms import variants
+from tests.support.root import ROOT
+
+HEAD = "# @package _global_\n"
+OWN = HEAD + "study: {name: own, sizes: [d6], budgets: [2e8], window: {min_steps: 1}}\n"
+
+
+def composed(*arguments):
+    (spec,) = compose_all(arguments)
+    return spec
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """A function that writes files of `experiment` into a folder, and composes the one named a."""
+    folder = tmp_path / "mine" / "experiment"
+    folder.mkdir(parents=True)
+
+    def compose(*more, **files):
+        for name, text in files.items():
+            (folder / f"{name}.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+        return composed("--config-dir", str(folder.parent), "experiment=a", *more)
+
+    return compose
+
+
+def readme(start):
+    """The arguments of README.md that begin so."""
+    (found,) = [
+        cell.strip("` ") for cell in (ROOT / "README.md").read_text().split("|") if cell.strip(" `").startswith(start)
+    ]
+    return found.partition("`")[0]
+
+
+def test_vary_and_arms_are_typed_as_the_readme_has_them():
+    vary = readme("study.vary=")
+    assert [v.data.unique_tokens for v in variants(composed("experiment=smoke", vary))] == [51200, 204800, None]
+    arms = "study.arms={low: {optim: {beta1: 0.8}}, high: {}}"
+    assert [(v.arm, v.optim.beta1) for v in variants(composed("experiment=smoke", arms))] == [
+        ("low", 0.8),
+        ("high", 0.9),
+    ]
+    assert composed("experiment=smoke", "study.arms.a={optim: {beta1: 0.8}}").study.arms == {
+        "a": {"optim": {"beta1": 0.8}}
+    }
+
+
+@pytest.mark.parametrize("key", ["runs", "where.corpora", "data.tokenizer"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "~/x",
+        "out/lr=0.1",
+        "l\xe4ufe",
+        "\u5b9f\u9a13",
+        "a[1]",
+        "{x}",
+        "a(b)",
+        "it's",
+        'say "x"=',
+        "a[1]/$x",
+        "\\=",
+        "a,b",
+        "x:[y",
+    ],
+)
+def test_a_text_that_hydra_cannot_read_is_shown_in_the_quotes_it_needs(key, value):
+    """What is shown is typed into a shell, as it is, and gives that text."""
+    try:
+        assert [one.runs for one in compose_all([f"{key}={value}"])]
+    except UsageError as error:
+        shown = str(error).partition("is typed in quotes: ")[2]
+        (typed,) = shlex.split(shown)
+        spec = composed(typed)
+        for part in key.split("."):
+            spec = getattr(spec, part)
+        assert spec == value
+        assert "\n" not in str(error)
+    else:
+        assert value in ("a,b",)
+
+
+def test_each_entry_of_a_list_is_quoted():
+    with pytest.raises(UsageError) as error:
+        compose_all(["data.files=[a[1].txt, t/*.txt]"])
+    (typed,) = shlex.split(str(error.value).partition("is typed in quotes: ")[2])
+    assert composed(typed).data.files == ["a[1].txt", "t/*.txt"]
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({"a": OWN.removeprefix(HEAD)}, "experiment/a.yaml: its first line must be `# @package _global_`"),
+        ({"a": HEAD + "defaults: [a]\n"}, "names the file itself: .*a.yaml -> .*a.yaml"),
+        ({"a": HEAD + "defaults: [b]\n", "b": HEAD + "defaults: [/experiment: a]\n"}, "a.yaml -> .*b.yaml -> .*a.yaml"),
+        ({"a": HEAD + "x: [\n"}, r"experiment/a\.yaml: while parsing"),
+        ({"a": b"\xff\xfe" + HEAD.encode()}, r"experiment/a\.yaml cannot be read \('utf-8' codec"),
+        ({"a": HEAD + "study: {name: x, <<: *zz}\n"}, r"experiment/a\.yaml: found undefined alias"),
+        ({"a": HEAD + "- a\n- b\n"}, "experiment/a"),
+        ({"a": HEAD + "study: {budgets: [abc]}\n"}, r"study\.budgets\[0\].*experiment/a.*'abc'"),
+        ({"a": HEAD + "stduy: {name: x}\n"}, r"experiment/a\.yaml: unknown key 'stduy'; did you mean 'study'"),
+        ({"a": HEAD + "a: &a {b: *a}\n"}, "its anchors unfold to more than 100,000 values"),
+        ({"a": HEAD + "x: " + "[" * 100_000}, "nested too deeply"),
+        ({"a": "#" * 10_000_001}, "10,000,001 bytes; a file of a configuration has at most 10,000,000"),
+    ],
+    ids=lambda value: "" if isinstance(value, dict) else value[:30],
+)  # fmt: skip
+def test_a_file_that_is_no_study_is_named(mine, files, told):
+    with pytest.raises(UsageError, match=told) as error:
+        mine(**files)
+    assert "\n" not in str(error.value)
+
+
+def test_anchors_that_unfold_to_millions_are_counted_and_not_unfolded(mine):
+    lines = [f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 8)]
+    with pytest.raises(UsageError, match="unfold to more than 100,000 values"):
+        mine(a=HEAD + "a0: &a0 [x]\n" + "\n".join(lines) + "\nstudy: {name: bomb, sizes: *a7}\n")
+
+
+def test_a_file_beside_is_not_in_the_way_and_a_pipe_is_no_study(mine, tmp_path):
+    assert mine(a=OWN, b="x: [").study.name == "own"
+    os.mkfifo(tmp_path / "mine" / "experiment" / "pipe.yaml")
+    with pytest.raises(UsageError, match="no experiment 'pipe'"):
+        composed("--config-dir", str(tmp_path / "mine"), "experiment=pipe")
+
+
+def test_a_list_given_as_a_text_says_how_a_list_is_written():
+    with pytest.raises(UsageError, match=r"data\.files=t It is a list: \[\.\.\.\]\."):
+        compose_all(["data.files=t"])
