@@ -67,25 +67,19 @@ def test_vary_and_arms_are_typed_as_the_readme_has_them():
         "it's",
         'say "x"=',
         "a[1]/$x",
-        "\\=",
-        "a,b",
         "x:[y",
     ],
 )
 def test_a_text_that_hydra_cannot_read_is_shown_in_the_quotes_it_needs(key, value):
     """What is shown is typed into a shell, as it is, and gives that text."""
-    try:
-        assert [one.runs for one in compose_all([f"{key}={value}"])]
-    except UsageError as error:
-        shown = str(error).partition("is typed in quotes: ")[2]
-        (typed,) = shlex.split(shown)
-        spec = composed(typed)
-        for part in key.split("."):
-            spec = getattr(spec, part)
-        assert spec == value
-        assert "\n" not in str(error)
-    else:
-        assert value in ("a,b",)
+    with pytest.raises(UsageError) as error:
+        compose_all([f"{key}={value}"])
+    assert "\n" not in str(error.value)
+    (typed,) = shlex.split(str(error.value).partition("is typed in quotes: ")[2])
+    spec = composed(typed)
+    for part in key.split("."):
+        spec = getattr(spec, part)
+    assert spec == value
 
 
 def test_each_entry_of_a_list_is_quoted():
@@ -99,7 +93,7 @@ def test_each_entry_of_a_list_is_quoted():
     ("files", "told"),
     [
         ({"a": OWN.removeprefix(HEAD)}, "experiment/a.yaml: its first line must be `# @package _global_`"),
-        ({"a": HEAD + "defaults: [a]\n"}, "names the file itself: .*a.yaml -> .*a.yaml"),
+        ({"a": HEAD + "defaults: [a]\n"}, "name the file itself: .*a.yaml -> .*a.yaml"),
         ({"a": HEAD + "defaults: [b]\n", "b": HEAD + "defaults: [/experiment: a]\n"}, "a.yaml -> .*b.yaml -> .*a.yaml"),
         ({"a": HEAD + "x: [\n"}, r"experiment/a\.yaml: while parsing"),
         ({"a": b"\xff\xfe" + HEAD.encode()}, r"experiment/a\.yaml cannot be read \('utf-8' codec"),
@@ -108,7 +102,7 @@ def test_each_entry_of_a_list_is_quoted():
         ({"a": HEAD + "study: {budgets: [abc]}\n"}, r"study\.budgets\[0\].*experiment/a.*'abc'"),
         ({"a": HEAD + "stduy: {name: x}\n"}, r"experiment/a\.yaml: unknown key 'stduy'; did you mean 'study'"),
         ({"a": HEAD + "a: &a {b: *a}\n"}, "its anchors unfold to more than 100,000 values"),
-        ({"a": HEAD + "x: " + "[" * 100_000}, "nested too deeply"),
+        ({"a": HEAD + "x: " + "[" * 100_000}, "exceeded maximum nesting depth|nested too deeply"),
         ({"a": "#" * 10_000_001}, "10,000,001 bytes; a file of a configuration has at most 10,000,000"),
     ],
     ids=lambda value: "" if isinstance(value, dict) else value[:30],
