@@ -181,9 +181,10 @@ def check_fields(config: ExperimentConfig) -> None:
         rule = FIELDS[key]
         if told := rule(value):
             raise FieldError(f"{at} must be {told}; not {shown(value)}")
-        for i, one in enumerate(value or () if isinstance(rule, Each) else ()):
-            if told := rule.rule(one):
-                raise FieldError(f"{at}[{i}] must be {told}; not {shown(one)}")
+        if isinstance(rule, Each):
+            for i, one in enumerate(value or ()):
+                if told := rule.rule(one):
+                    raise FieldError(f"{at}[{i}] must be {told}; not {shown(one)}")
 
 
 def leaves(node: Any, key: str = "", at: str = "") -> Iterator[tuple[str, str, Any]]:
