@@ -27,6 +27,7 @@ from isoflop.scaling.selection.holdout import HoldOut, hold_out
 from isoflop.scaling.selection.preference import candidates
 from isoflop.scaling.selection.scoreboard import Scoreboard, compare
 from isoflop.scaling.table.conventions import COMPUTE, PARAMS, Points, is_runs, points
+from isoflop.scaling.table.meaning import NATS_PER_TOKEN
 from isoflop.scaling.table.runs import final_rows
 
 FALLBACK = "chinchilla"
@@ -106,6 +107,14 @@ class Evidence:
     def points(self) -> Points:
         """The data points under the conventions chosen."""
         return points(self.ends, params=self.params, compute=self.compute)
+
+    @property
+    def loss_unit(self) -> str:
+        """The unit of the loss, for every axis and sentence."""
+        try:
+            return self.points.loss_unit
+        except UnsupportedError:
+            return str(self.table.attrs.get("loss_unit", NATS_PER_TOKEN))
 
     @part
     def profiles(self) -> Sequence[IsoflopProfile]:
@@ -214,7 +223,7 @@ class Evidence:
         """What a reviewer would object to, worst first."""
         found = diagnose(self.fit, self.draws, self.ends)
         try:
-            return [*found, *diagnose_approaches(self.approaches)]
+            return [*found, *(f for f in diagnose_approaches(self.approaches) if f not in found)]
         except UnsupportedError:
             return found
 

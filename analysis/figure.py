@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from isoflop.analysis.evidence import Evidence, UnsupportedError
+from isoflop.analysis.style import losses_in
 
 LAST = 1000
 
@@ -35,7 +36,8 @@ class Figure:
 
     def draw(self, evidence: Evidence, ax: Axes | None = None) -> Axes:
         """Draw on `ax`, or on the axes of a new figure."""
-        return self.plot(*self._arguments(evidence), ax=ax)
+        with losses_in(evidence.loss_unit):
+            return self.plot(*self._arguments(evidence), ax=ax)
 
     def _arguments(self, evidence: Evidence) -> tuple[Any, ...]:
         needed = self.needs(evidence)

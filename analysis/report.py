@@ -46,7 +46,14 @@ class Report:
 
     def to_dict(self) -> dict:
         """JSON-ready."""
-        return {"folder": str(self.folder), "figures": list(self.figures), "missing": self.missing}
+        try:
+            findings = [f.to_dict() for f in self.evidence.findings]
+        except UnsupportedError:
+            findings = []
+        return {
+            "folder": str(self.folder), "figures": list(self.figures), "missing": self.missing, "findings": findings,
+            "notes": list(self.evidence.table.attrs.get("notes", ())), "loss_unit": self.evidence.loss_unit,
+        }  # fmt: skip
 
     def __str__(self) -> str:
         law = summary.section(self.evidence, "", summary.verdict).split("\n\n")

@@ -48,7 +48,7 @@ def verdict(e: Evidence) -> str:
     """The law in one sentence, with what it was fitted to and how."""
     fit, draws = e.fit, e.draws
     frame = fit.points.frame
-    sentence = f"**{formula(fit)}** (nats/token)"
+    sentence = f"**{formula(fit)}** ({fit.points.loss_unit})"
     if "a" in fit.exponents():
         sentence += _allocation(e)
     how = "as requested"

@@ -6,6 +6,7 @@ Colour is compute (or size), darker for more. Solid lines lie in the fitted rang
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -18,6 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullLocator
+
+from isoflop.scaling.table.meaning import NATS_PER_TOKEN
 
 Color = Any  # whatever matplotlib takes for one: a name, a tuple, an array of 3 or 4
 Look = tuple[Any, str]  # line style and marker of an arm
@@ -190,8 +193,23 @@ _LABELS = {
     "n_params": "model size N (parameters)",
     "tokens": "training tokens D",
     "flops": "training compute C (FLOPs)",
-    "loss": "loss (nats/token)",
 }
+_LOSS_UNIT = ContextVar("loss_unit", default=NATS_PER_TOKEN)
+
+
+@contextmanager
+def losses_in(unit: str) -> Iterator[None]:
+    """Inside it, axes state this unit of the loss."""
+    before = _LOSS_UNIT.set(unit)
+    try:
+        yield
+    finally:
+        _LOSS_UNIT.reset(before)
+
+
+def loss_label(what: str = "loss") -> str:
+    """The label of an axis of losses, with their unit."""
+    return f"{what} ({_LOSS_UNIT.get()})"
 
 
 def log_axis(axis: XAxis | YAxis, quantity: str, *, label: str | None = None, most: int = 6) -> None:
@@ -202,7 +220,7 @@ def log_axis(axis: XAxis | YAxis, quantity: str, *, label: str | None = None, mo
     axis.set_major_locator(LossTicks(most) if quantity == "loss" else LogTicks(most))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
-    axis.set_label_text(label or _LABELS[quantity])
+    axis.set_label_text(label or (loss_label() if quantity == "loss" else _LABELS[quantity]))
 
 
 def label_ends(ax: Axes, ends: Sequence[End], *, size: float = 7.5) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from isoflop.commands.options import HYDRA, MODELS, RUN, Json, Map, emit, number, pairs
+from isoflop.commands.options import HYDRA, MODELS, RUN, Json, Map, Sheet, emit, number, pairs
 
 app = typer.Typer()
 
@@ -38,6 +38,7 @@ def import_(
         str, typer.Option("--from", help="auto, tensorboard, wandb, nanogpt, nanochat, olmo, table")
     ] = "auto",
     mapping: Map = None,
+    sheet: Sheet = None,
     n_params: Annotated[
         list[str] | None, typer.Option("--n-params", help="where the source does not hold it: N, or RUN=N (repeatable)")
     ] = None,
@@ -71,7 +72,7 @@ def import_(
         arm=arm,
         keep_unfinished=keep_unfinished,
     )
-    found = import_source(source, kind, options, pairs(mapping, "--map"))
+    found = import_source(source, kind, options, pairs(mapping, "--map"), sheet=sheet)
     found.write(out)
     emit(found.to_dict() | {"out": str(out)}, f"{found}\nwritten to {out}", as_json)
 

@@ -12,6 +12,7 @@ from isoflop.commands.options import (
     Laws,
     Map,
     Params,
+    Sheet,
     Study,
     Table,
     Where,
@@ -42,6 +43,7 @@ def predict(
     where: Where = None,
     mapping: Map = None,
     study: Study = None,
+    sheet: Sheet = None,
     as_json: Json = False,
 ) -> None:
     """Forecast a larger run, with intervals.
@@ -51,7 +53,7 @@ def predict(
     from isoflop.scaling.prediction import register as record
     from isoflop.scaling.prediction.predict import predict as predict_loss
 
-    data = load(table, mapping, where, study)
+    data = load(table, mapping, where, study, sheet)
     if score:
         scored = record.score(score, data)
         emit(scored.to_dict(), str(scored), as_json)
@@ -77,6 +79,7 @@ def suggest(
     where: Where = None,
     mapping: Map = None,
     study: Study = None,
+    sheet: Sheet = None,
     as_json: Json = False,
 ) -> None:
     """Choose the most informative next runs.
@@ -85,6 +88,6 @@ def suggest(
     """
     from isoflop.experiments.followup.next_study import next_runs
 
-    data = load(table, mapping, where, study) if table else None
+    data = load(table, mapping, where, study, sheet) if table else None
     found = next_runs(data, budget=budget, target=target, goal=goal, out=out, from_law=from_law)
     emit(found.to_dict(), str(found), as_json)

@@ -15,6 +15,7 @@ from isoflop.commands.options import (
     Map,
     Objective,
     Params,
+    Sheet,
     Steps,
     Study,
     Table,
@@ -41,6 +42,7 @@ def fit(
     where: Where = None,
     mapping: Map = None,
     study: Study = None,
+    sheet: Sheet = None,
     fix: Annotated[list[str] | None, typer.Option("--fix", help="hold a parameter: E=0 (repeatable)")] = None,
     bootstrap: Annotated[int, typer.Option(help="bootstrap resamples of whole runs; 0 for none")] = 1000,
     seed: Annotated[int, typer.Option(help="of starts and resamples")] = 0,
@@ -52,7 +54,7 @@ def fit(
 
     with Steps() as step:
         found = verdict(
-            load(table, mapping, where, study),
+            load(table, mapping, where, study, sheet),
             law,
             objective=objective_of(objective, delta),
             params=params,
@@ -76,6 +78,7 @@ def approaches(
     where: Where = None,
     mapping: Map = None,
     study: Study = None,
+    sheet: Sheet = None,
     as_json: Json = False,
 ) -> None:
     """Approaches 1, 2 and 3 side by side.
@@ -86,7 +89,7 @@ def approaches(
     from isoflop.scaling.findings.diagnose import diagnose_approaches
 
     found = compare_approaches(
-        load(table, mapping, where, study),
+        load(table, mapping, where, study, sheet),
         params=params,
         compute=compute,
         objective=objective_of(objective, delta),
@@ -109,6 +112,7 @@ def compare(
     where: Where = None,
     mapping: Map = None,
     study: Study = None,
+    sheet: Sheet = None,
     level: Level = 0.9,
     as_json: Json = False,
 ) -> None:
@@ -119,7 +123,7 @@ def compare(
     """
     from isoflop.scaling.selection.comparison import comparison
 
-    data = load(table, mapping, where, study)
+    data = load(table, mapping, where, study, sheet)
     with Steps() as step:
         found = comparison(
             data,
@@ -146,6 +150,7 @@ def multiplier(
     where: Where = None,
     mapping: Map = None,
     study: Study = None,
+    sheet: Sheet = None,
     level: Level = 0.9,
     as_json: Json = False,
 ) -> None:
@@ -155,7 +160,7 @@ def multiplier(
     """
     from isoflop.scaling.arms.multiplier import multiplier as compare_arms
 
-    data = load(table, mapping, where, study)
+    data = load(table, mapping, where, study, sheet, labels=(by,))
     found = compare_arms(data, by=by, baseline=baseline, target=target, params=params, compute=compute, level=level)
     emit(found.to_dict(), str(found), as_json)
     refuse_failed(found.failed)
@@ -182,6 +187,7 @@ def accuracy(
     where: Where = None,
     mapping: Map = None,
     study: Study = None,
+    sheet: Sheet = None,
     level: Level = 0.9,
     as_json: Json = False,
 ) -> None:
@@ -194,7 +200,7 @@ def accuracy(
 
     if (n_params is None) != (tokens is None):
         raise ValueError("--n-params and --tokens go together: one run has both")
-    data = load(table, mapping, where, study)
+    data = load(table, mapping, where, study, sheet)
     data = with_score(data, table, task, metric) if task else data
     found = two_stage(
         data, law=law, column="accuracy" if task else column, chance=chance, free_top=free_top, params=params,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # loaded when a command runs
 
 RUN, FIT, DECIDE, SHOW, MODELS = "Run a study", "Fit and compare", "Decide", "Show", "Models and data"
 
-Table = Annotated[Path, typer.Argument(help="a runs folder, a parquet or a CSV")]
+Table = Annotated[Path, typer.Argument(help="a runs folder, or a table: CSV, TSV, JSON, parquet, .xlsx")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, numbers in full precision")]
 Laws = Annotated[str, typer.Option("--laws", help="by name, separated by commas; left out: those that apply")]
 Level = Annotated[float, typer.Option(help="of every interval")]
@@ -89,15 +89,29 @@ Where = Annotated[
 ]
 Map = Annotated[list[str] | None, typer.Option("--map", help="use your column: loss=val_loss (repeatable)")]
 Study = Annotated[str | None, typer.Option("--study", help="of a runs folder: only the runs of this study")]
+Sheet = Annotated[str | None, typer.Option("--sheet", help="of a spreadsheet: the sheet to read")]
 Objective = Annotated[str, typer.Option("--objective", help="huber, huber-raw, least-squares, least-squares-raw")]
 Delta = Annotated[str, typer.Option("--delta", help="Huber's threshold: auto, or a number such as 1e-3")]
 
 
-def load(table: Path, mapping: list[str] | None, where: str | None, study: str | None = None) -> "pd.DataFrame":
-    """The table of a command, read with its --map, --where and --study."""
+def load(
+    table: Path,
+    mapping: list[str] | None,
+    where: str | None,
+    study: str | None = None,
+    sheet: str | None = None,
+    labels: tuple[str, ...] = (),
+) -> "pd.DataFrame":
+    """The table of a command, read with its --map, --where, --study and --sheet; what was guessed goes to stderr.
+
+    `labels` are columns of names besides the usual ones.
+    """
     from isoflop.scaling.table.read import read_table
 
-    return read_table(table, mapping=pairs(mapping, "--map"), where=where, study=study)
+    read = read_table(table, mapping=pairs(mapping, "--map"), where=where, study=study, sheet=sheet, labels=labels)
+    if guessed := read.attrs["guessed"]:
+        typer.echo(f"{table}: {'; '.join(guessed)}", err=True)
+    return read
 
 
 def objective_of(name: str, delta: str) -> "FitObjective":

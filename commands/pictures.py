@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from isoflop.commands.options import SHOW, Compute, Json, Map, Params, Study, Table, Where, emit, load
+from isoflop.commands.options import SHOW, Compute, Json, Map, Params, Sheet, Study, Table, Where, emit, load
 
 app = typer.Typer()
 
@@ -23,6 +23,7 @@ def report(
     where: Where = None,
     mapping: Map = None,
     study: Study = None,
+    sheet: Sheet = None,
     bootstrap: Annotated[int, typer.Option(help="resamples of whole runs")] = 1000,
     seed: Annotated[int, typer.Option(help="of the resamples")] = 0,
     as_json: Json = False,
@@ -36,7 +37,7 @@ def report(
 
     keep_freed_memory()
     written = write_report(
-        load(table, mapping, where, study), out,
+        load(table, mapping, where, study, sheet), out,
         law=law, params=params, compute=compute, n_draws=bootstrap, seed=seed,
         command=" ".join(["isoflop", *sys.argv[1:]]),
     )  # fmt: skip
@@ -54,6 +55,7 @@ def plot(
     where: Where = None,
     mapping: Map = None,
     study: Study = None,
+    sheet: Sheet = None,
 ) -> None:
     """One figure to one file.
 
@@ -62,5 +64,5 @@ def plot(
     from isoflop.analysis.evidence import Evidence
     from isoflop.analysis.report import draw_figure
 
-    evidence = Evidence(load(table, mapping, where, study), law=law, params=params, compute=compute)
+    evidence = Evidence(load(table, mapping, where, study, sheet), law=law, params=params, compute=compute)
     typer.echo(draw_figure(figure, evidence, out))

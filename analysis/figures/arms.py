@@ -19,6 +19,7 @@ from isoflop.analysis.style import (
     flops,
     label_ends,
     log_axis,
+    loss_label,
     new_axes,
     note,
 )
@@ -53,7 +54,7 @@ def plot_multiplier(result: Multipliers, *, ax: Axes | None = None) -> Axes:
     ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.3g}"))
     ax.xaxis.set_major_locator(MaxNLocator(6))
     ax.invert_xaxis()
-    ax.set_xlabel("loss reached (nats/token), more compute to the right")
+    ax.set_xlabel(f"{loss_label('loss reached')}, more compute to the right")
     ax.set_ylabel(f"compute multiplier over {result.pairs[0].baseline}")
     label_ends(ax, ends)
     note(ax, f"bands {result.level:.0%}", where="lower left")

@@ -17,6 +17,7 @@ from isoflop.analysis.style import (
     ColorScale,
     interval,
     log_axis,
+    loss_label,
     new_axes,
     note,
     readable,
@@ -59,8 +60,8 @@ def plot_exponents(draws: Draws, names: tuple[str, str] = ("alpha", "beta"), *, 
     pad = 0.15 * (high - low)
     ax.set_xlim(low[0] - pad[0], high[0] + pad[0])
     ax.set_ylim(low[1] - pad[1], high[1] + 4.5 * pad[1])  # room for the note
-    ax.set_xlabel(_LABELS.get(names[0], names[0]))
-    ax.set_ylabel(_LABELS.get(names[1], names[1]))
+    ax.set_xlabel(_label(names[0]))
+    ax.set_ylabel(_label(names[1]))
     ray = _draw_ray(ax, draws) if names == ("alpha", "beta") else []
     ends = [f"{n} {interval(*draws.interval(n, level=LEVEL))}" for n in names]
     lines = [f"{len(frame)} draws by {draws.by}; contours hold 50% and {LEVEL:.0%}", f"{LEVEL:.0%} of each:", *ends]
@@ -69,11 +70,13 @@ def plot_exponents(draws: Draws, names: tuple[str, str] = ("alpha", "beta"), *, 
     return ax
 
 
-_LABELS = {
-    "E": "irreducible loss E (nats/token)",
-    "alpha": r"$\alpha$, exponent of model size",
-    "beta": r"$\beta$, exponent of tokens",
-}
+def _label(name: str) -> str:
+    known = {
+        "E": loss_label("irreducible loss E"),
+        "alpha": r"$\alpha$, exponent of model size",
+        "beta": r"$\beta$, exponent of tokens",
+    }
+    return known.get(name, name)
 
 
 def _density_regions(ax: Axes, x: np.ndarray, y: np.ndarray) -> None:

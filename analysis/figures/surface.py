@@ -10,7 +10,7 @@ from matplotlib.colors import BoundaryNorm
 from matplotlib.ticker import FuncFormatter
 
 from isoflop.analysis.figure import Figure
-from isoflop.analysis.style import LOSS_MAP, MANY_DOTS, log_axis, new_axes
+from isoflop.analysis.style import LOSS_MAP, MANY_DOTS, log_axis, loss_label, new_axes
 from isoflop.scaling.fitting.fit import Fit
 
 N_LEVELS = 14
@@ -51,7 +51,7 @@ def plot_surface(fit: Fit, *, ax: Axes | None = None) -> Axes:
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.3g}"))
     bar.ax.minorticks_off()
     bar.outline.set_visible(False)
-    bar.set_label("loss (nats/token)")
+    bar.set_label(loss_label())
     ax.set_title("Law and runs on one scale")
     return ax
 

@@ -9,11 +9,10 @@ from collections.abc import Callable
 
 import altair as alt
 
-from isoflop.analysis.style import LEVEL, TONES
+from isoflop.analysis.style import LEVEL, TONES, loss_label
 
 TITLES = {
     "n_params": "model size N (parameters)", "tokens": "training tokens D", "flops": "training compute C (FLOPs)",
-    "loss": "loss (nats/token)",
 }  # fmt: skip
 HEIGHT = 300
 # 1, 2, 5 of each decade where the axis is short, decades alone where it is long; G is written B.
@@ -58,7 +57,7 @@ def _log(name: str, *, field: str | None = None, title: str | None = None) -> di
 
 
 def _loss(field: str = "loss") -> alt.Y:
-    return alt.Y(f"{field}:Q", scale=alt.Scale(zero=False, padding=8), title=TITLES["loss"])
+    return alt.Y(f"{field}:Q", scale=alt.Scale(zero=False, padding=8), title=loss_label())
 
 
 def _colour() -> alt.Color:

@@ -71,7 +71,7 @@ def _runs(e: Evidence) -> pd.DataFrame:
 
 def _law(e: Evidence) -> str:
     p = e.fit.points
-    return f"{e.law_name}: {e.fit.law.formula}; loss in nats/token; N {p.params}, C {p.compute}"
+    return f"{e.law_name}: {e.fit.law.formula}; loss in {p.loss_unit}; N {p.params}, C {p.compute}"
 
 
 def _spread(e: Evidence) -> str:

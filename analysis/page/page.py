@@ -20,6 +20,7 @@ from isoflop.analysis.background import BackgroundCall
 from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.page.checklist import checklist
 from isoflop.analysis.page.mathml import mathml
+from isoflop.analysis.style import losses_in
 
 NAME = "report.html"
 NEEDS = ("altair", "vl_convert", "markdown_it")
@@ -76,8 +77,10 @@ def page_data(e: Evidence) -> dict:
     except ValueError as error:
         return {"charts": {}, "datasets": {}, "laws": [], "conventions": [], "convention": "", "why": str(error)}
     budgets, joined = e.points.frame["flops"], any(row["budget"] for row in rows["points"])
+    with losses_in(e.loss_unit):
+        drawn = charts(laws, convention, budgets.max(), joined=joined, frontier=bool(rows["frontier"]))
     data = {
-        "charts": charts(laws, convention, budgets.max(), joined=joined, frontier=bool(rows["frontier"])),
+        "charts": drawn,
         "datasets": rows,
         "laws": laws,
         "convention": convention,
@@ -175,7 +178,7 @@ def _calculator(e: Evidence, data: dict) -> str:
         f'<label><input type="radio" name="given" value="{name}"{" checked" * (not k)}> {label}</label> '
         for k, (name, label) in enumerate(quantities)
     )
-    names = (("n_params", "best size N*"), ("tokens", "best tokens D*"), ("loss", "loss (nats/token)"),
+    names = (("n_params", "best size N*"), ("tokens", "best tokens D*"), ("loss", f"loss ({e.loss_unit})"),
              ("flops", "compute C (FLOPs)"))  # fmt: skip
     cards = "".join(
         f'<div id="best-{name}"><dt>{label}</dt><dd class="value"></dd><dd class="span"></dd>'

@@ -76,6 +76,7 @@ class Approaches:
         return {
             "params": self.points.params,
             "compute": self.points.compute,
+            "loss_unit": self.points.loss_unit,
             "n_points": len(self.points),
             "level": LEVEL,
             "approaches": [_row_dict(r) for r in self.rows],

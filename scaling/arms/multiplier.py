@@ -5,7 +5,7 @@ arms share. With it come the ranking at one matched budget and Findings on the c
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from isoflop.scaling.arms.joint_fit import ArmsFit, Frontier, Quantity, fit_arms
 from isoflop.scaling.arms.matched import Matched, comparison_findings, matched_ranking
 from isoflop.scaling.arms.pairs import cluster_labels
 from isoflop.scaling.findings.finding import Finding
+from isoflop.scaling.findings.units import unit_findings
 from isoflop.scaling.fitting.fit import FitError
 from isoflop.scaling.laws.law import Array
 from isoflop.scaling.selection.averaging import ForecastAverage, average, softmax
@@ -89,23 +90,29 @@ class Pair:
 class Multipliers:
     """Every arm against the baseline. `failed` names the arms without a multiplier, with the reason and the ranking.
 
-    `notes` say which rows were filtered, unfinished or of no arm.
+    `notes` say which rows were filtered, unfinished or of no arm, `findings` what all arms may have wrong.
     """
 
     pairs: tuple[Pair, ...]
     failed: dict[str, str]
     level: float
     notes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    conventions: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
         pairs = [p.to_dict() for p in self.pairs]
-        return {"level": self.level, "pairs": pairs, "failed": self.failed, "notes": list(self.notes)}
+        return {
+            "level": self.level, "pairs": pairs, "failed": self.failed, "conventions": dict(self.conventions),
+            "findings": [f.to_dict() for f in self.findings], "notes": list(self.notes),
+        }  # fmt: skip
 
     def __str__(self) -> str:
         lines = [f"compute multiplier C_baseline / C_arm at equal loss, {self.level:.0%} intervals"]
         lines += [str(pair) for pair in self.pairs]
         lines += [f"{arm}: {why}" for arm, why in self.failed.items()]
+        lines += map(str, self.findings)
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
@@ -154,7 +161,8 @@ def multiplier(
     notes = list(dict.fromkeys(note for d in data.values() for note in d.notes))
     if table[by].isna().any():
         notes.append(f"{table[by].isna().sum()} rows without a value in column {by!r} are in no arm")
-    return Multipliers(tuple(pairs), failed, level, tuple(notes))
+    every = replace(data[baseline], frame=pd.concat([d.frame for d in data.values()], ignore_index=True))
+    return Multipliers(tuple(pairs), failed, level, tuple(notes), unit_findings(every), every.conventions)
 
 
 def _points_of(

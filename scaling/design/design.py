@@ -5,8 +5,8 @@ from the target, so that cheap cells count for less. One large cell is a hold-ou
 a small share of the budget goes to further seeds.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import pandas as pd
 from isoflop.scaling.design.candidates import CandidateRuns
 from isoflop.scaling.design.information import Goal, Noise, Scenario, standard_deviation
 from isoflop.scaling.design.search import ExchangeSearch
+from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.laws.law import Cost, Law
 from isoflop.scaling.table.json_plain import plain
 
@@ -47,6 +48,8 @@ class Design:
     sampling: dict[str, float]
     gains: pd.DataFrame
     notes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    conventions: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values, numbers in full precision."""
@@ -55,6 +58,7 @@ class Design:
             "cells": plain(self.cells), "sd": plain(self.sd),
             "sd_sampling": plain(self.sampling),
             "gains": plain(self.gains), "notes": list(self.notes),
+            "findings": [f.to_dict() for f in self.findings], "conventions": dict(self.conventions),
         }  # fmt: skip
 
     def __str__(self) -> str:
@@ -75,7 +79,7 @@ class Design:
                 lines.append(
                     f"  90% interval {when}: {_times(self.sd[name])}, of which sampling {_times(self.sampling[name])}"
                 )
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        return "\n".join([*lines, *map(str, self.findings), *(f"note: {note}" for note in self.notes)])
 
 
 def _times(sd: float) -> str:

@@ -1,11 +1,14 @@
 """The next runs, from a table of runs or from a published law: `isoflop suggest`."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
 from isoflop.scaling.design.candidates import RATIOS, CandidateRuns, DesignError, any_sizes, candidate_runs
 from isoflop.scaling.design.design import Design, suggest
 from isoflop.scaling.design.information import Goal, Noise, scenario_of_fit, scenario_of_law
+from isoflop.scaling.findings.units import unit_findings
 from isoflop.scaling.fitting.objective import Huber
 from isoflop.scaling.laws import with_role
 from isoflop.scaling.laws.chinchilla import Chinchilla
@@ -56,9 +59,12 @@ def plan_from_table(
         for law, f in kept.items()
     ]
     replicated = bool(frame.groupby(["n_params", "tokens"]).size().max() > 1)
-    return suggest(
+    made = suggest(
         cells, scenarios, budget=budget, target=target, goal=goal, noise=noise, known=frame, best=best.law,
         cost=cost, replicated=replicated,
+    )  # fmt: skip
+    return replace(
+        made, notes=(*data.notes, *made.notes), findings=unit_findings(data), conventions=data.conventions
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from isoflop.scaling.findings.finding import Case, Finding
 from isoflop.scaling.findings.fit_checks import FIT_CHECKS
 from isoflop.scaling.findings.residual_checks import RESIDUAL_CHECKS
 from isoflop.scaling.findings.table_checks import TABLE_CHECKS
+from isoflop.scaling.findings.units import unit_findings, units
 from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.fitting.uncertainty import Draws
 
@@ -31,13 +32,13 @@ def diagnose(
     compute that the law will be used at.
     """
     case = Case(fit, draws, table, target_flops, level)
-    found = [finding for check in (*FIT_CHECKS, *RESIDUAL_CHECKS, *TABLE_CHECKS) for finding in check(case)]
+    found = [finding for check in (*FIT_CHECKS, *RESIDUAL_CHECKS, *TABLE_CHECKS, units) for finding in check(case)]
     return sorted(found, key=lambda f: _ORDER[f.severity])
 
 
 def diagnose_approaches(result: Approaches) -> list[Finding]:
     """Objections to the exponents of the three approaches taken together."""
-    found = []
+    found = list(unit_findings(result.points))
     if not result.agree:
         found.append(
             Finding(

@@ -68,7 +68,9 @@ def rows(case: Case) -> Iterator[Finding]:
         )  # fmt: skip
     left_out = [n for n in case.points.notes if "left out" in n]
     if left_out:
-        yield Finding("runs_left_out", "warn", left_out[0], "isoflop status names the reason; run the study again")
+        remedy = "isoflop status names the reason; run the study again" if case.runs is not None else (
+            "finish those runs, or keep them with a --where that names the column")  # fmt: skip
+        yield Finding("runs_left_out", "warn", left_out[0], remedy)
 
 
 def conventions(case: Case) -> Iterator[Finding]:

@@ -36,7 +36,7 @@ def fit_dict(
         "n_points": len(fit.points.frame),
         "n_clusters": fit.n_clusters,
         "cluster": fit.points.cluster,
-        "conventions": {"params": fit.points.params, "compute": fit.points.compute},
+        "conventions": fit.points.conventions,
         "cost": {"k": fit.cost.k, "slope": fit.cost.slope} if "D" in fit.law.inputs else None,
         "status": fit.status,
         "message": fit.message,
@@ -60,7 +60,7 @@ def fit_text(fit: Fit, draws: Draws | None = None, level: float = 0.9) -> str:
         f"{fit.law.name}: {fit.law.formula}".removesuffix(": "),
         f"  {fit.objective}{delta}; value {fit.value:.6g}; noise of ln loss {fit.noise:.2g}",
         f"  {len(fit.points.frame)} points in {fit.n_clusters} clusters by {fit.points.cluster}; "
-        f"N: {fit.points.params}, C: {fit.points.compute}",
+        f"N: {fit.points.params}, C: {fit.points.compute}; loss in {fit.points.loss_unit}",
         f"  {fit.status}: {fit.message}",
         f"  {fit.share_at_best:.0%} of {len(fit.starts)} starts ended at this optimum",
     ]

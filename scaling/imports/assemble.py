@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
+from isoflop.scaling.table.columns import TableError
+from isoflop.scaling.table.conventions import with_third
 from isoflop.scaling.table.runs import COLUMNS, NAMES, validate, write_table
 
 PLAIN = (
@@ -170,7 +172,7 @@ def _check_names(kept: Sequence[ForeignRun]) -> None:
 def _plain(
     kept: Sequence[ForeignRun], options: ImportOptions, notes: list[str], left_out: list[LeftOut]
 ) -> pd.DataFrame:
-    rows = [_end(run, options) for run in kept]
+    rows = _with_third([_end(run, options) for run in kept], notes)
     for column, option in (("n_params", "--n-params"), ("tokens", "--batch-tokens")):
         lacking = [row["run_id"] for row in rows if not np.isfinite(row[column])]
         remedy = f"give {option} VALUE, or {option} RUN=VALUE for each, or name a column with --map {column}=COLUMN"
@@ -193,6 +195,19 @@ def _plain(
     for column in ("params_convention", "compute_convention", "loss_unit"):
         notes += [f"{column}: {value}" for value in sorted(set(table[column].astype(str)))]
     return table
+
+
+def _with_third(rows: list[dict[str, Any]], notes: list[str]) -> list[dict[str, Any]]:
+    """The rows with the one of n_params, tokens and flops that no run reports, where every run has the other two."""
+    sizes = pd.DataFrame(rows)[["n_params", "tokens", "flops"]].astype(float)
+    held = [name for name in sizes if sizes[name].notna().all()]
+    if len(held) != 2 or "flops" not in held or sizes.notna().sum().sum() != 2 * len(rows):
+        return rows  # without flops a fit takes 6 N D itself
+    try:
+        sizes = with_third(sizes, notes, source="import")
+    except TableError as error:
+        raise SourceError(str(error)) from error
+    return [row | made for row, made in zip(rows, sizes.to_dict("records"), strict=True)]
 
 
 def _end(run: ForeignRun, options: ImportOptions) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from isoflop.scaling.table.columns import (
     resolve,
     unfinished,
 )
-from isoflop.scaling.table.files import read_file
+from isoflop.scaling.table.files import LABELS, SUFFIXES, is_table_file, read_file
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.meaning import QUANTITIES, meaning
 
@@ -106,10 +107,10 @@ class Columns:
             self.notes.append(text)
 
 
-def read_frame(path: Path, notes: list[str]) -> pd.DataFrame:
-    """A CSV, TSV, JSON lines, JSON list or parquet file as it stands. Raises SourceError for anything unreadable."""
+def read_frame(path: Path, notes: list[str], mapping: Mapping[str, str], sheet: str | None = None) -> pd.DataFrame:
+    """A file of rows as it stands. Raises SourceError for anything unreadable."""
     try:
-        return read_file(path, notes)
+        return read_file(path, notes, (*LABELS, *(mapping[name] for name in LABELS if name in mapping)), sheet)
     except TableError as error:
         raise SourceError(str(error)) from error
 
@@ -208,19 +209,21 @@ def _constant(frame: pd.DataFrame, column: str) -> object:
     return plain(values[0]) if len(values) == 1 else None
 
 
+@dataclass(frozen=True)
 class TableReader:
-    """Reads tables of metrics: W&B exports and histories, OLMo's metrics, any CSV, TSV, JSON or parquet."""
+    """Reads tables of metrics: W&B exports and histories, OLMo's metrics, any CSV, TSV, JSON, parquet or `sheet`."""
 
-    kinds = ("wandb", "olmo", "table")
-    suffixes = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
+    sheet: str | None = None
+    kinds: ClassVar[tuple[str, ...]] = ("wandb", "olmo", "table")
+    suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
 
     def recognises(self, path: Path) -> bool:
         """Whether a file has the suffix of a table."""
-        return path.is_file() and path.suffix in self.suffixes
+        return is_table_file(path)
 
     def read(self, path: Path, mapping: Mapping[str, str], notes: list[str]) -> tuple[list[ForeignRun], list[LeftOut]]:
         """The runs of one file. Raises SourceError for one that cannot be read, or without a validation loss."""
-        return runs_of_table(path.stem, str(path), read_frame(path, notes), mapping, notes)
+        return runs_of_table(path.stem, str(path), read_frame(path, notes, mapping, self.sheet), mapping, notes)
 
 
 TABLES = TableReader()

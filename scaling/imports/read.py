@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from isoflop.scaling.imports.assemble import Imported, ImportOptions, assemble
-from isoflop.scaling.imports.columns import TABLES
+from isoflop.scaling.imports.columns import TABLES, TableReader
 from isoflop.scaling.imports.logs.megatron import MEGATRON
 from isoflop.scaling.imports.logs.nanochat import NANOCHAT
 from isoflop.scaling.imports.logs.nanogpt import NANOGPT
@@ -15,10 +15,13 @@ READERS: tuple[Reader, ...] = (EVENTS, TABLES, NANOGPT, MEGATRON, NANOCHAT)  # i
 KINDS = ("auto", *(kind for reader in READERS for kind in reader.kinds))
 
 
-def import_source(source: Path, kind: str, options: ImportOptions, mapping: Mapping[str, str]) -> Imported:
+def import_source(
+    source: Path, kind: str, options: ImportOptions, mapping: Mapping[str, str], sheet: str | None = None
+) -> Imported:
     """The runs of a file or a folder as one table.
 
-    `kind` is one of KINDS, `mapping` the columns that the user named (ours -> the source's). Raises SourceError naming
+    `kind` is one of KINDS, `mapping` the columns that the user named (ours -> the source's), `sheet` one
+    of a spreadsheet. Raises SourceError naming
     the file, what is missing and the option that gives it.
     """
     if kind not in KINDS:
@@ -26,6 +29,7 @@ def import_source(source: Path, kind: str, options: ImportOptions, mapping: Mapp
     if not source.exists():
         raise SourceError(f"{source}: no such file or folder")
     readers = [reader for reader in READERS if kind in ("auto", *reader.kinds)]
+    readers = [TableReader(sheet) if reader is TABLES else reader for reader in readers]
     notes: list[str] = []
     runs: list[ForeignRun] = []
     left_out: list[LeftOut] = []

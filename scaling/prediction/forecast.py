@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoflop.scaling.findings.units import unit_findings
 from isoflop.scaling.fitting.fit import Fit, Huber
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import jackknife
@@ -69,7 +70,7 @@ class Target:
 
 @dataclass(frozen=True)
 class LossForecast:
-    """The predicted loss at a target, in nats per token, with the optimal size where the target is compute-optimal.
+    """The predicted loss at a target, in `points.loss_unit`, with the optimal size where the target is compute-optimal.
 
     `loss` is the median of the forecast average, `intervals` its central intervals by level. `members` are the laws'
     own forecasts, without discrepancy. `laws` is indexed by law: weight, loss, sd (of ln loss), lo and hi at the widest
@@ -107,13 +108,14 @@ class LossForecast:
             "laws": plain(self.laws.to_dict("index")),
             "reach": self.reach,
             "discrepancy": self.discrepancy,
-            "conventions": {"params": self.points.params, "compute": self.points.compute},
+            "conventions": self.points.conventions,
+            "findings": [f.to_dict() for f in unit_findings(self.points)],
             "notes": list(self.notes),
         }
 
     def __str__(self) -> str:
         lines = [f"loss of {self.target}, {self.reach:.3g} times the largest compute of the table", ""]
-        lines.append(f"  {self.loss:.4f} nats/token")
+        lines.append(f"  {self.loss:.4f} {self.points.loss_unit}")
         lines += [f"  {level:>4.0%}  {lo:.4f} to {hi:.4f}" for level, (lo, hi) in self.intervals.items()]
         if self.n_opt and self.n_interval:
             lo, hi = self.n_interval
@@ -126,6 +128,7 @@ class LossForecast:
         lines.append(
             "* preferred by its forecasts below the largest compute; intervals average all laws and add run noise"
         )
+        lines += map(str, unit_findings(self.points))
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 

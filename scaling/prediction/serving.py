@@ -181,5 +181,5 @@ def off_optimum_line(forecast: LossForecast, factors: tuple[float, ...] = (0.25,
     if forecast.surface is None or not forecast.target.optimal:
         return ""
     costs = [(f, off_optimum(forecast.surface, forecast.target.flops, f, forecast.points.cost)) for f in factors]
-    listed = ", ".join(f"{f:g}x {extra:+.4f} nats (compute x{waste:.2f})" for f, (extra, waste) in costs)
-    return f"  off the best size: {listed}"
+    listed = ", ".join(f"{f:g}x {extra:+.4f} (compute x{waste:.2f})" for f, (extra, waste) in costs)
+    return f"  off the best size, in {forecast.points.loss_unit}: {listed}"

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
+from isoflop.scaling.findings.units import unit_findings
 from isoflop.scaling.fitting.fit import Fit, FitError, fit
 from isoflop.scaling.fitting.fit_text import fit_dict
 from isoflop.scaling.fitting.objective import Huber
@@ -136,6 +137,8 @@ class TwoStage:
             "interval_kind": self.draws.kind,
             "level": level,
             "predictions": list(predictions),
+            "conventions": self.first.points.conventions,
+            "findings": [f.to_dict() for f in unit_findings(self.first.points)],
             "notes": list(self.notes),
         }
 
@@ -154,6 +157,7 @@ class TwoStage:
             f"  {self.first.law}",
             f"  {self.second.law.formula}, L the loss",
         ]
+        lines += [f"  {finding}" for finding in unit_findings(self.first.points)]
         for name, value in values["params"].items():
             span = values["intervals"].get(name)
             remark = f"[{span[0]:.4f}, {span[1]:.4f}]" if span else "fixed"

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.sensitivity import FAR, chinchilla_sensitivity
+from isoflop.scaling.findings.units import unit_findings
 from isoflop.scaling.fitting.fit import FitError
 from isoflop.scaling.selection.likelihood_ratio import LikelihoodRatioTest, likelihood_ratio_tests
 from isoflop.scaling.selection.rolling_origins import Scale
 from isoflop.scaling.selection.scoreboard import Scoreboard, compare
-from isoflop.scaling.table.conventions import points
+from isoflop.scaling.table.conventions import Points, points
 from isoflop.scaling.table.json_plain import plain
 
 
@@ -24,12 +26,19 @@ class Comparison:
     tests: tuple[LikelihoodRatioTest, ...]
     moved: pd.DataFrame | None
     notes: tuple[str, ...]
+    points: Points
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What the table may have wrong."""
+        return unit_findings(self.points)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values: those of the scoreboard, with keys nested, sensitivity and notes."""
         moved = plain(self.moved.reset_index(names="choice")) if self.moved is not None else None
         tests = [t.to_dict() for t in self.tests]
-        return self.board.to_dict() | {"nested": tests, "sensitivity": moved, "notes": list(self.notes)}
+        return self.board.to_dict() | {"nested": tests, "sensitivity": moved, "notes": list(self.notes),
+                "findings": [f.to_dict() for f in self.findings], "conventions": self.points.conventions}  # fmt: skip
 
     def __str__(self) -> str:
         lines = [str(self.board)]
@@ -51,7 +60,7 @@ class Comparison:
                     f"({r['loss_moved']:+.2f})"
                 )
                 lines.append(f"  {name:<24} {values if np.isfinite(r['a']) else r['why']}")
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        return "\n".join([*lines, *map(str, self.findings), *(f"note: {note}" for note in self.notes)])
 
 
 def comparison(
@@ -83,6 +92,6 @@ def comparison(
         on_step("likelihood-ratio tests")
     try:
         tests = tuple(likelihood_ratio_tests(data))
-        return Comparison(board, tests, chinchilla_sensitivity(table, params=params, compute=compute), data.notes)
+        return Comparison(board, tests, chinchilla_sensitivity(table, params=params, compute=compute), data.notes, data)
     except FitError as error:
-        return Comparison(board, (), None, (*data.notes, f"no likelihood-ratio tests: {error}"))
+        return Comparison(board, (), None, (*data.notes, f"no likelihood-ratio tests: {error}"), data)

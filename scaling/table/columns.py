@@ -52,10 +52,11 @@ class Resolved:
     """A table with a column of numbers for every quantity that it has; the columns of the file stay.
 
     `wrong` (bool, as long as the table) marks values that are no numbers, NaN in `frame`, by quantity; `columns` names
-    the file's column of each quantity, `meanings` what was read from its name.
+    the file's column of each quantity, `meanings` what was read from its name, `written` is the table as it came.
     """
 
     frame: pd.DataFrame
+    written: pd.DataFrame
     wrong: pd.DataFrame
     columns: Mapping[str, str]
     meanings: Mapping[str, Meaning]
@@ -97,6 +98,8 @@ def resolve(
     names = [str(column) for column in frame.columns]
     known = {*found, *names, *several}
     problems += [absent(any_of[0], names) for any_of in needs if not known & set(any_of)]
+    if problems and not known & {"tokens", "flops"}:
+        problems.append(absent("tokens", names))
     if problems:
         raise TableError(f"{source}: {'; '.join(problems)} (columns: {', '.join(names)})")
     return _converted(frame, found, mapping, notes)
@@ -118,7 +121,7 @@ def _converted(frame: pd.DataFrame, found: Mapping[str, str], mapping: Mapping[s
             notes.append(f"{name} is the column {column}{how}")
         elif column != name:
             notes.append(f"{name}: column {column}{how}")
-    return Resolved(frame.assign(**made), wrong, found, meanings)
+    return Resolved(frame.assign(**made), frame, wrong, found, meanings)
 
 
 def _candidates(frame: pd.DataFrame, quantity: str) -> list[str]:
@@ -163,14 +166,13 @@ def _nats(name: str) -> bool:
 
 
 def _holds(frame: pd.DataFrame, name: str, quantity: str) -> bool:
-    """Whether a column's name is one of the quantity's and most of its values are numbers."""
+    """Whether a column's name is one of the quantity's and some of its values are numbers."""
     said = meaning(name)
     if said is None or said.quantity != quantity or isinstance(frame[name], pd.DataFrame):
         return False
     if name == quantity:
         return True
-    parsed, wrong = parse(frame[name])
-    return len(frame) == 1 or bool(parsed.notna().sum() > wrong.sum())
+    return bool(parse(frame[name])[0].notna().any())
 
 
 def values(frame: pd.DataFrame, column: str, quantity: str) -> pd.Series:
@@ -195,7 +197,7 @@ def refuse_words(resolved: Resolved, frame: pd.DataFrame, *, source: str) -> Non
         bad = resolved.wrong.loc[frame.index, name].to_numpy()
         if bad.any():
             column = resolved.columns[str(name)]
-            value = resolved.frame.loc[frame.index[bad][0], column]
+            value = resolved.written.loc[frame.index[bad][0], column]
             raise TableError(
                 f"{source}: {column} is not a number in {bad.sum()} of {len(frame)} rows ({row_names(frame, bad)}): "
                 f"{value!r}; correct them"
@@ -227,11 +229,18 @@ def parse(column: pd.Series) -> tuple[pd.Series, pd.Series]:
                 known[value] = np.nan if value.strip().lower() in MISSING else number(value)
             read.append(known[value])
         elif isinstance(value, numbers.Real | Decimal) and not isinstance(value, bool):
-            read.append(float(value))
+            read.append(_float(value))
         else:
             read.append(np.nan if value is None or value is pd.NA or value is pd.NaT else None)
     wrong = pd.Series([value is None for value in read], index=column.index)
     return pd.Series([np.nan if value is None else value for value in read], index=column.index, dtype=float), wrong
+
+
+def _float(value: numbers.Real | Decimal) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return np.inf
 
 
 def is_numbers(column: pd.Series) -> bool:

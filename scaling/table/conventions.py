@@ -21,7 +21,7 @@ from isoflop.scaling.table.columns import (
     resolve,
     row_names,
 )
-from isoflop.scaling.table.meaning import NATS_PER_TOKEN, QUANTITIES
+from isoflop.scaling.table.meaning import NATS_PER_TOKEN, QUANTITIES, VAGUE
 from isoflop.scaling.table.read import check_values, require
 from isoflop.scaling.table.runs import PARAM_GROUPS, final_rows
 
@@ -36,6 +36,8 @@ COMPUTE = {
     "6nd": "6 x parameters (by the convention chosen) x tokens",
     "full-attention": "exact, but counting the masked half of the attention square",
 }
+# The compute of a dense Transformer without attention and head, C = 6 N D, solved for each (Kaplan et al. 2020).
+_THIRD = {"n_params": "flops / (6 x tokens)", "tokens": "flops / (6 x n_params)", "flops": "6 x n_params x tokens"}
 AS_GIVEN = "as given"  # the convention of a column that a plain table brings
 
 
@@ -66,6 +68,11 @@ class Points:
             return Cost(k=float(np.exp(y.mean())), slope=0.0)
         slope, intercept = np.polyfit(x - x.mean(), y, 1)
         return Cost(k=float(np.exp(intercept - slope * x.mean())), slope=float(slope))
+
+    @property
+    def conventions(self) -> dict[str, str]:
+        """What counts as parameters and as compute, and the unit of the loss: what every answer states."""
+        return {"params": self.params, "compute": self.compute, "loss_unit": self.loss_unit}
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -180,24 +187,39 @@ def _plain(table: pd.DataFrame, params: str, compute: str, notes: list[str]) -> 
     if "flops" not in table:
         require(table, ("n_params",), source=source)
     frame = table.copy()
-    if "tokens" not in frame and {"n_params", "flops"} <= set(frame):
-        if "data" in map(str.lower, map(str, frame)) and is_numbers(frame[near_match("tokens", map(str, frame))]):
-            require(frame, ("tokens",), source=source)  # a column that may be the tokens, which only the user knows
-        check_values(frame, ("n_params", "flops"), source=source)
-        notes.append("tokens are missing: taken as flops / (6 x n_params)")
-        frame["tokens"] = frame["flops"] / (6.0 * frame["n_params"])
-    if "tokens" not in frame or "n_params" not in frame:
-        for absent in {"tokens", "n_params"} - set(frame):
+    frame = with_third(frame, notes, source=source)
+    if not {"n_params", "tokens"} <= set(frame):
+        for absent in sorted({"tokens", "n_params"} - set(frame)):
             if near_match(absent, set(map(str, frame)) - {*QUANTITIES, *OPTIONAL}):
                 require(frame, (absent,), source=source)  # a misspelt column, not a table without it
         return frame, (AS_GIVEN, AS_GIVEN)
-    if "flops" in frame and compute == "exact":
+    if "flops" in table and compute == "exact":
         return frame, (AS_GIVEN, AS_GIVEN)
     check_values(frame, ("n_params", "tokens"), source=source)
-    if "flops" not in frame:
-        notes.append("flops are missing: taken as 6 x n_params x tokens")
-    frame["flops"] = 6.0 * frame["n_params"].astype(float) * frame["tokens"]
-    return frame, (AS_GIVEN, "6nd")
+    return frame.assign(flops=6.0 * frame["n_params"].astype(float) * frame["tokens"]), (AS_GIVEN, "6nd")
+
+
+def with_third(frame: pd.DataFrame, notes: list[str], *, source: str) -> pd.DataFrame:
+    """The table with the one of n_params, tokens and flops that it lacks (or that is empty) by C = 6 N D, noted.
+
+    Unchanged where it has all three, or fewer than two. Raises TableError for a column that may be the third, which
+    only the user knows, and for values of the other two that are not finite and positive.
+    """
+    held = {name for name in _THIRD if name in frame and frame[name].notna().any()}
+    if len(held) != 2:
+        return frame
+    (absent,) = set(_THIRD) - held
+    vague = [str(name) for name in frame if str(name).lower() in VAGUE.get(absent, ()) and is_numbers(frame[name])]
+    if vague:
+        raise TableError(
+            f"{source}: no column {absent!r}; {vague[0]!r} may be it: use --map {absent}={vague[0]}, or drop it"
+        )
+    check_values(frame, sorted(held), source=source)
+    notes.append(f"{absent} {'are' if absent != 'n_params' else 'is'} missing: taken as {_THIRD[absent]}")
+    if absent == "flops":
+        return frame.assign(flops=6.0 * frame["n_params"].astype(float) * frame["tokens"])
+    (other,) = held - {"flops"}
+    return frame.assign(**{absent: frame["flops"].astype(float) / (6.0 * frame[other])})
 
 
 def _clusters(frame: pd.DataFrame, cluster: str) -> tuple[pd.Series, str]:

@@ -1,98 +1,190 @@
-"""Files of rows as tables: CSV in any separator and encoding, JSON lines, JSON records and parquet.
+"""Files of rows as tables: CSV in any separator and encoding, JSON, parquet and sheets, packed or not.
 
-Numbers are numbers and text stays as it was written: a run or an arm called None, NA, null or nan keeps its name.
+Numbers are numbers and text stays as it was written: a run or an arm called None, NA, null, nan or 007 keeps its name.
 """
 
+import bz2
 import csv
+import gzip
 import io
 import json
+import lzma
 import re
+import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 
 from isoflop.scaling.table.columns import TableError
-from isoflop.scaling.table.meaning import number
+from isoflop.scaling.table.meaning import meaning, number
 from isoflop.scaling.table.runs import first_line
 
 LABELS = ("run_id", "trunk_id", "arm", "dataset")
+PACKED = (".gz", ".bz2", ".xz", ".zip")
+SHEETS = (".xlsx", ".xlsm")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", *SHEETS)
 _SEPARATORS = (",", ";", "\t", "|")
 _SPELLED = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", r"\s+": "blanks"}
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+(e[+-]?\d+)?\s*|\s*[+-]?\d{1,3}(\.\d{3})+,\d+\s*", re.I)
 _THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2}(,\d{3})+\s*")
+_DOTTED = re.compile(r"\s*[+-]?[1-9]\d{0,2}(\.\d{3})+\s*")
+_LEADING_ZERO = re.compile(r"\s*0\d+\s*")
 
 
-def read_file(path: Path, notes: list[str], labels: tuple[str, ...] = LABELS) -> pd.DataFrame:
-    """The rows of a file in its own columns. `labels` are columns of names: never missing values, only empty cells.
+def read_file(path: Path, notes: list[str], labels: tuple[str, ...] = LABELS, sheet: str | None = None) -> pd.DataFrame:
+    """The rows of a file in its own columns: the one reader of tables, for fit and import alike.
 
+    `labels` are columns of names: never missing values, only empty cells. `sheet` names one of a spreadsheet.
     Adds to `notes` what is unusual of the file. Raises TableError naming the file, and what to do.
     """
     if path.stat().st_size == 0:
         raise TableError(f"{path}: the file is empty")
-    suffix = path.suffix.lower()
-    kind = suffix[1:] if suffix in (".parquet", ".json", ".jsonl", ".ndjson") else "CSV"
-    if suffix in (".xlsx", ".xls", ".ods"):
-        raise TableError(f"{path}: a spreadsheet; save its sheet as CSV")
+    kind = kind_of(path)
+    if path.suffix.lower() in (".xls", ".ods", ".numbers"):
+        raise TableError(f"{path}: a spreadsheet of another kind; save its sheet as CSV or .xlsx")
+    if sheet is not None and kind != "spreadsheet":
+        raise TableError(f"{path}: --sheet {sheet} is for a spreadsheet, and this is a {kind} file")
     try:
+        if kind == "spreadsheet":
+            return _sheet(path, sheet, notes, labels)
+        raw = _unpacked(path)
         if kind == "parquet":
-            return _without_index(pd.read_parquet(path))
+            return _without_index(pd.read_parquet(io.BytesIO(raw)), path)
         if kind == "CSV":
-            return _csv(path, notes, labels)
-        return _json(path)
+            return _csv(_text(raw, notes), path, notes, labels)
+        frame = _json(_text(raw, notes), kind, path)
+        frame.columns = [str(name).strip() for name in frame]
+        _refuse_repeated(list(frame), path)
+        return frame
     except TableError:
         raise
-    except (ValueError, pa.ArrowInvalid, pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error) as error:
+    except (
+        ValueError, TypeError, OSError, EOFError, RecursionError, OverflowError, pa.ArrowException, csv.Error,
+        pd.errors.ParserError, pd.errors.EmptyDataError, lzma.LZMAError, zipfile.BadZipFile,
+    ) as error:  # fmt: skip
         raise TableError(f"{path}: cannot be read as {kind} ({first_line(error)})") from error
 
 
-def _without_index(frame: pd.DataFrame) -> pd.DataFrame:
+def kind_of(path: Path) -> str:
+    """parquet, json, jsonl, spreadsheet or CSV, by the ending of a name without that of its packing."""
+    suffix = _unpacked_name(path).suffix.lower()
+    if suffix in SHEETS:
+        return "spreadsheet"
+    return {".parquet": "parquet", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl"}.get(suffix, "CSV")
+
+
+def is_table_file(path: Path) -> bool:
+    """Whether a file's name ends like that of a table, packed or not."""
+    return path.is_file() and _unpacked_name(path).suffix.lower() in SUFFIXES
+
+
+def _unpacked_name(path: Path) -> Path:
+    return path.with_suffix("") if path.suffix.lower() in PACKED else path
+
+
+def _unpacked(path: Path) -> bytes:
+    """The bytes of a file, unpacked where its name says that it is packed."""
+    raw, suffix = path.read_bytes(), path.suffix.lower()
+    if suffix == ".zip":
+        with zipfile.ZipFile(io.BytesIO(raw)) as held:
+            names = [name for name in held.namelist() if not name.endswith("/") and not name.startswith("__MACOSX")]
+            if len(names) != 1:
+                raise TableError(f"{path}: {len(names)} files are packed in it ({', '.join(names[:5])}); unpack one")
+            return held.read(names[0])
+    unpack = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}.get(suffix)
+    return unpack(raw) if unpack else raw
+
+
+def _without_index(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     """The index that a parquet file was written with as columns where it has names."""
+    frame.columns = [str(name) for name in frame]
+    _refuse_repeated(list(frame), path)
     named = [name for name in frame.index.names if name is not None and name not in frame]
     return frame.reset_index(level=named).reset_index(drop=True) if named else frame.reset_index(drop=True)
 
 
-def _json(path: Path) -> pd.DataFrame:
-    text = _text(path, [])
-    if path.suffix.lower() == ".json":
-        held = json.loads(text)
-        if isinstance(held, dict):
-            lists = [value for value in held.values() if _records(value)]
-            held = lists[0] if len(lists) == 1 else held
-        if not isinstance(held, dict) and not _records(held):
-            raise TableError(f"{path}: not a list of records; write it as [{{column: value, ...}}, ...] or as CSV")
-        return pd.DataFrame(held).reset_index(drop=True)
-    records = [json.loads(line) for line in text.splitlines() if line.strip()]
-    if not _records(records):
-        raise TableError(f"{path}: not a record a line; write each line as {{column: value, ...}}")
-    return pd.DataFrame(records)
+def _refuse_repeated(names: list[str], path: Path) -> None:
+    """Raise TableError for a name with a meaning that stands over several columns."""
+    repeated = [name for name, n in Counter(names).items() if n > 1 and (meaning(name) or name in LABELS)]
+    if repeated:
+        raise TableError(f"{path}: several columns are called {', '.join(repeated)}; rename all but one")
+
+
+def _sheet(path: Path, sheet: str | None, notes: list[str], labels: tuple[str, ...]) -> pd.DataFrame:
+    """A sheet as it would be saved as CSV; of several sheets one must be named."""
+    try:
+        book = pd.ExcelFile(path, engine="openpyxl")
+    except ImportError as error:
+        raise TableError(f"{path}: a spreadsheet is read by openpyxl; install it, or save the sheet as CSV") from error
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise TableError(f"{path}: cannot be read as spreadsheet ({first_line(error)})") from error
+    with book:
+        names = [str(name) for name in book.sheet_names]
+        if sheet is None and len(names) > 1:
+            raise TableError(f"{path}: {len(names)} sheets ({', '.join(names)}); name one with --sheet NAME")
+        if sheet is not None and sheet not in names:
+            raise TableError(f"{path}: no sheet {sheet!r} (there are: {', '.join(names)})")
+        cells = book.parse(sheet or names[0], header=None, dtype=object, keep_default_na=False, na_values=[""])
+    return _csv(cells.to_csv(index=False, header=False), path, notes, labels)
+
+
+def _json(text: str, kind: str, path: Path) -> pd.DataFrame:
+    """JSON records, columns, pandas' split, index and table forms, or one list of records under any key."""
+    if kind == "jsonl":
+        records = [json.loads(line) for line in text.splitlines() if line.strip()]
+        if not _records(records):
+            raise TableError(f"{path}: not a record a line; write each line as {{column: value, ...}}")
+        return pd.DataFrame(records)
+    held = json.loads(text)
+    if isinstance(held, dict) and {"columns", "data"} <= set(held) and isinstance(held["data"], list):
+        return pd.DataFrame(held["data"], columns=held["columns"]).reset_index(drop=True)
+    if isinstance(held, dict):
+        lists = [value for value in held.values() if _records(value)]
+        held = lists[0] if len(lists) == 1 else held
+    if isinstance(held, dict) and held and all(isinstance(row, dict) for row in held.values()):
+        names = [*map(str, held)]
+        if not any(map(meaning, names)):  # a record under the name of each row
+            inner = pd.DataFrame(list(held.values()))
+            return inner if "run_id" in inner or set(names) == {*map(str, range(len(names)))} else inner.assign(
+                run_id=names)  # fmt: skip
+    elif isinstance(held, dict) and not any(isinstance(column, list) for column in held.values()):
+        held = [held]  # one record
+    if not isinstance(held, dict) and not _records(held):
+        raise TableError(f"{path}: not a list of records; write it as [{{column: value, ...}}, ...] or as CSV")
+    return pd.DataFrame(held).reset_index(drop=True)
 
 
 def _records(held: object) -> bool:
     return isinstance(held, list) and bool(held) and all(isinstance(record, dict) for record in held)
 
 
-def _text(path: Path, notes: list[str]) -> str:
-    """The text of a file in UTF-8, UTF-16 or, where neither fits, Windows' Latin letters. Raises ValueError."""
-    raw = path.read_bytes()
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        text = raw.decode("utf-16")
-        if not re.search("[A-Za-z0-9]", text[:200]):
-            raise ValueError("no text in UTF-16")
-        return text
+def _text(raw: bytes, notes: list[str]) -> str:
+    """Text in UTF-8, UTF-16, UTF-32 or, where none fits, Windows' Latin letters. Raises ValueError."""
+    for mark, encoding in ((b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"),
+                           (b"\xfe\xff", "utf-16")):  # fmt: skip
+        if raw.startswith(mark):
+            text = raw.decode(encoding)
+            if not re.search("[A-Za-z0-9]", text[:200]):
+                raise ValueError(f"no text in {encoding.upper()}")
+            return text
+    if len(raw) > 3 and raw[:4].count(0) == 2 and raw[0] != raw[1]:  # UTF-16 without its mark
+        return raw.decode("utf-16-le" if raw[1] == 0 else "utf-16-be")
     try:
-        return raw.decode("utf-8-sig")
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         if b"\0" in raw:
-            raise
-    notes.append("the file is not UTF-8: read as Windows Latin (cp1252)")
-    return raw.decode("cp1252")
+            raise ValueError("bytes that are no text") from None
+        notes.append("the file is not UTF-8: read as Windows Latin (cp1252)")
+        return raw.decode("cp1252")
+    if "\0" in text:
+        raise ValueError("bytes that are no text")
+    return text
 
 
-def _csv(path: Path, notes: list[str], labels: tuple[str, ...]) -> pd.DataFrame:
-    if path.suffix.lower() in (".gz", ".bz2", ".xz", ".zip", ".zst"):
-        return pd.read_csv(path)
-    text = _uncommented(_text(path, notes), notes)
+def _csv(text: str, path: Path, notes: list[str], labels: tuple[str, ...]) -> pd.DataFrame:
+    text = _uncommented(text, notes)
     if not text.strip():
         raise TableError(f"{path}: the file is empty")
     separator = _separator(text)
@@ -102,6 +194,8 @@ def _csv(path: Path, notes: list[str], labels: tuple[str, ...]) -> pd.DataFrame:
     def read(**options: object) -> pd.DataFrame:
         return pd.read_csv(io.StringIO(text), sep=separator, skipinitialspace=True, low_memory=False, **options)
 
+    header = [name.strip() for name in _split(next(line for line in text.split("\n") if line.strip()), separator)]
+    _refuse_repeated(header, path)
     frame = read()
     options: dict[str, object] = {}
     if not frame.index.equals(pd.RangeIndex(len(frame))):  # rows are longer than the header
@@ -111,22 +205,26 @@ def _csv(path: Path, notes: list[str], labels: tuple[str, ...]) -> pd.DataFrame:
         frame = read(**options)
     if len(frame.columns) > 1 and all(number(str(name)) is not None for name in frame):
         raise TableError(f"{path}: the first line holds numbers, not names; add a line with the names of the columns")
-    words = [name for name in frame if _is_text(frame[name])]
-    words += [name for name in frame if name not in words and name.strip() in labels and frame[name].isna().any()]
-    if words:
-        options |= {"dtype": dict.fromkeys(words, str), "keep_default_na": False, "na_values": [""]}
-        written = read(**options)
-        frame = frame.assign(**{name: written[name] for name in words if written[name].notna().any()})
-        if separator != ",":
-            _decimal_commas(frame, words, path, notes)
+    written = read(**options, dtype=str, keep_default_na=False, na_values=[""])
+    words = [name for name in frame if _is_text(frame[name], written[name], str(name).strip() in labels)]
+    frame = frame.assign(**{name: written[name] for name in words})
+    if separator != ",":
+        _decimal_commas(frame, written, words, path, notes)
     frame.columns = [str(name).strip() for name in frame]
     return frame
 
 
-def _is_text(column: pd.Series) -> bool:
-    if pd.api.types.is_numeric_dtype(column):
+def _is_text(column: pd.Series, written: pd.Series, label: bool) -> bool:
+    """Whether a column holds text, which stays as written: words, numbers such as 007, all labels but whole numbers."""
+    if written.isna().all():
         return False
-    return not column.dropna().map(lambda value: isinstance(value, bool)).all()
+    if not pd.api.types.is_numeric_dtype(column):
+        return label or not column.dropna().map(lambda value: isinstance(value, bool)).all()
+    if label and not pd.api.types.is_integer_dtype(column):
+        return True
+    if column.isna().all():
+        return True
+    return bool(pd.api.types.is_integer_dtype(column) and written.str.fullmatch(_LEADING_ZERO).any())
 
 
 def _uncommented(text: str, notes: list[str]) -> str:
@@ -168,8 +266,11 @@ def _separator(text: str) -> str:
     return some if widths[some][0] > 1 else (r"\s+" if r"\s+" in even else ",")
 
 
-def _decimal_commas(frame: pd.DataFrame, words: list[str], path: Path, notes: list[str]) -> None:
-    """Columns of numbers with a decimal comma as numbers, in place; raises TableError where it may part thousands."""
+def _decimal_commas(frame: pd.DataFrame, written: pd.DataFrame, words: list[str], path: Path, notes: list[str]) -> None:
+    """Columns of numbers with a decimal comma as numbers, in place; raises TableError where it may part thousands.
+
+    Beside a decimal comma, dots part thousands where all of a column's could.
+    """
     decimal: list[str] = []
     either: list[str] = []
     for name in words:
@@ -187,8 +288,20 @@ def _decimal_commas(frame: pd.DataFrame, words: list[str], path: Path, notes: li
         raise TableError(
             f"{path}: the comma in {either[0]} ({shown}) may part thousands or decimals; write the number without it"
         )
-    for name in decimal + either:
-        cells = frame[name].str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
+    dotted = [name for name in frame if decimal and name not in decimal + either and _parted_by_dots(written[name])]
+    for name in decimal + either + dotted:
+        cells = written[name].str.strip().str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
         frame[name] = pd.to_numeric(cells)
     if decimal:
-        notes.append(f"numbers are written with a decimal comma in {', '.join(decimal + either)}")
+        notes.append(f"numbers are written with a decimal comma in {', '.join(map(str.strip, decimal + either))}")
+    if dotted:
+        notes.append(f"dots part the thousands in {', '.join(map(str.strip, dotted))}")
+
+
+def _parted_by_dots(written: pd.Series) -> bool:
+    """Whether every number of a column that has a dot may have it between thousands, and some has one."""
+    cells = written.dropna().str.strip()
+    dots = cells.str.contains(".", regex=False)
+    return bool(
+        dots.any() and cells[dots].str.fullmatch(_DOTTED).all() and cells[~dots].str.fullmatch(r"[+-]?\d+").all()
+    )

@@ -37,14 +37,18 @@ def read_table(
     mapping: Mapping[str, str] | None = None,
     where: str | None = None,
     study: str | None = None,
+    sheet: str | None = None,
+    labels: Iterable[str] = (),
 ) -> pd.DataFrame:
     """The table at `path` with its columns renamed by `mapping` (ours -> yours) and its rows kept by `where`.
 
-    `study` keeps the runs that one study of a runs folder lists.
+    `study` keeps the runs that one study of a runs folder lists, `sheet` names one of a spreadsheet. `labels` are more
+    columns of names, whose text is never taken for a missing value. A column under a usual alias, with its unit in its
+    name, is taken and noted (`columns.resolve`); runs that did not finish are left out and counted.
 
-    `attrs` carries "source", "notes" (what was renamed and filtered), "mapping", and "study" where one was named. The
-    index counts the rows of the file from 0, also after filtering. Raises TableError, or RunTableError for a runs
-    folder that is not one.
+    `attrs` carries "source", "notes" (what was renamed and filtered; "guessed" of them what the user did not ask for),
+    "loss_unit", "mapping", and "study" where one was named. The index counts the rows of the file from 0, also after
+    filtering. Raises TableError, or RunTableError for a runs folder that is not one.
 
     >>> from pathlib import Path
     >>> import isoflop
@@ -55,7 +59,7 @@ def read_table(
     """
     path, mapping = Path(path), dict(mapping or {})
     notes: list[str] = []
-    frame, is_study = _read(path, mapping, notes)
+    frame, is_study = _read(path, mapping, notes, sheet, labels)
     if frame.empty:
         raise TableError(f"{path}: the table has no rows")
     if study:
@@ -65,11 +69,15 @@ def read_table(
     frame = found.frame
     if not is_study and not _chosen_by_state(frame, where):
         frame = leave_out_unfinished(frame, notes, source=str(path))
+    asked = tuple(f"{name} is the column" for name in mapping)
+    guessed = () if is_study else tuple(note for note in notes if not note.startswith(asked))
     if where:
         frame = _filter(frame, where, notes, source=str(path))
     refuse_words(found, frame, source=str(path))
     unit = _stated_unit(frame, mapping, source=str(path)) or found.loss_unit
-    frame.attrs = {"source": str(path), "notes": tuple(notes), "mapping": mapping, "loss_unit": unit}
+    frame.attrs = {
+        "source": str(path), "notes": tuple(notes), "guessed": guessed, "mapping": mapping, "loss_unit": unit,
+    }  # fmt: skip
     if study:
         frame.attrs["study"] = study
     return frame
@@ -147,14 +155,16 @@ def check_values(frame: pd.DataFrame, columns: Iterable[str], *, source: str = "
                 raise TableError(f"{source}: {name} is {what} in {where}{remedy}")
 
 
-def _read(path: Path, mapping: Mapping[str, str], notes: list[str]) -> tuple[pd.DataFrame, bool]:
+def _read(
+    path: Path, mapping: Mapping[str, str], notes: list[str], sheet: str | None, labels: Iterable[str]
+) -> tuple[pd.DataFrame, bool]:
     """The table in the columns of its file, and whether it is a run table."""
     if not path.exists():
         raise TableError(f"{path}: no such file or folder")
     if path.is_dir() or (path.suffix == ".parquet" and is_run_table(path)):
         return read_runs(path), True
-    labels = tuple(mapping[name] for name in LABELS if name in mapping)
-    return read_file(path, notes, (*LABELS, *labels)), False
+    named = tuple(mapping[name] for name in LABELS if name in mapping)
+    return read_file(path, notes, (*LABELS, *named, *labels), sheet), False
 
 
 def _check_mapping(frame: pd.DataFrame, mapping: Mapping[str, str], *, source: str) -> None:

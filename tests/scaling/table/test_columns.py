@@ -10,7 +10,7 @@ from isoflop.scaling.imports.assemble import ImportOptions
 from isoflop.scaling.imports.read import import_source
 from isoflop.scaling.table.columns import parse
 from isoflop.scaling.table.conventions import points
-from isoflop.scaling.table.meaning import meaning, number
+from isoflop.scaling.table.meaning import meaning, meaning_as, number
 from isoflop.scaling.table.read import TableError, read_table
 
 N, D = np.meshgrid([1e8, 2e8, 4e8], [2e9, 8e9, 3.2e10])
@@ -76,7 +76,9 @@ def test_a_vague_name_is_proposed_and_nothing_derived(save):
     [
         ("1M", 1e6), ("1.3B", 1.3e9), ("400K", 4e5), ("2T", 2e12), ("1,238,144", 1238144), ("1_000_000", 1e6),
         ("1e9", 1e9), (" 70m ", 7e7), ("1.5 billion", 1.5e9), (".5", 0.5), ("many", None), ("1,23", None), ("", None),
-        ("12,3456", None), ("1M2", None), ("inf", np.inf),
+        ("12,3456", None), ("1M2", None), ("inf", np.inf), (" 1 000 000 ", 1e6),
+        ("1'238'144", 1238144), ("1.238.144", 1238144),
+        ("3 x 10^9", 3e9), ("10**21", 1e21), ("300B tokens", 3e11), ("1.2 ZFLOPs", 1.2e21), ("31%", None), ("1.5", 1.5),
     ],
 )  # fmt: skip
 def test_numbers_as_people_write_them(text, value):
@@ -116,7 +118,9 @@ def test_a_word_among_numbers_names_column_row_and_value(save):
         ("total_gflops", "flops", 1e9), ("tokens_b", "tokens", 1e9), ("params [millions]", "n_params", 1e6),
         ("model_size_m", "n_params", 1e6), ("throughput/total petaflops", "flops", 1e15), ("TFLOPs", "flops", 1e12),
         ("compute (PF-days)", "flops", 8.64e19), ("N (M params)", "n_params", 1e6), ("nParamsB", "n_params", 1e9),
-        ("tokens (count)", "tokens", 1), ("Compute (EFLOPs)", "flops", 1e18),
+        ("# params", "n_params", 1), ("Number of tokens", "tokens", 1), ("FLOPs (1e18)", "flops", 1e18),
+        ("Params, M", "n_params", 1e6), ("tokens_1e9", "tokens", 1e9), ("tokens (count)", "tokens", 1),
+        ("Compute (EFLOPs)", "flops", 1e18),
     ],
 )  # fmt: skip
 def test_units_in_names(name, quantity, scale):
@@ -233,3 +237,51 @@ def test_booleans_and_missing_words_are_no_numbers():
     parsed, wrong = parse(pd.Series([True, "NA", None, "2", 3, [1]], dtype=object))
     assert parsed.isna().tolist() == [True, True, True, False, False, True]
     assert wrong.tolist() == [True, False, False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("absent", "value"),
+    [("tokens", 7.5 / 6 * KNOWN["tokens"]), ("n_params", 7.5 / 6 * KNOWN["n_params"])],
+)
+@pytest.mark.parametrize("empty", [False, True])
+def test_of_two_the_third_is_derived_by_fit_and_import_alike_and_said(save, absent, value, empty):
+    path = save(KNOWN.assign(**{absent: None}) if empty else KNOWN.drop(columns=absent))
+    table = points(read_table(path))
+    np.testing.assert_allclose(table.frame[absent], value)
+    (said,) = (note for note in table.notes if "missing" in note)
+    assert said.startswith(absent)
+    made = import_source(path, "auto", ImportOptions(), {})
+    np.testing.assert_allclose(made.table[absent], value)
+    assert said in made.notes
+
+
+def test_what_may_be_the_third_stops_the_derivation(save):
+    with pytest.raises(TableError, match="--map n_params=size"):
+        points(read_table(save(KNOWN.rename(columns={"n_params": "size"}))))
+    words = KNOWN.rename(columns={"n_params": "model_size"}).assign(model_size=["small"] * 8 + ["1B"])
+    with pytest.raises(TableError, match="model_size is not a number in 8 of 9 rows"):
+        read_table(save(words))
+
+
+def test_all_that_is_missing_is_told_at_once(save):
+    path = save(KNOWN.set_axis(["Groesse", "Menge", "Verlust", "Aufwand"], axis=1))
+    with pytest.raises(TableError) as told:
+        read_table(path)
+    assert all(f"no column '{name}'" in str(told.value) for name in ("loss", "n_params", "tokens"))
+    twice = KNOWN.drop(columns=["tokens", "n_params"]).assign(N=1e6, num_params=2e6, D=1e9, n_tokens=2e9)
+    with pytest.raises(TableError, match=r"2 columns may be n_params \(N, num_params\).*2 columns may be tokens"):
+        read_table(save(twice))
+
+
+@pytest.mark.parametrize(
+    ("name", "quantity", "scale", "transform", "unit"),
+    [
+        ("active_params_b", "n_params", 1e9, "", ""), ("non-embedding size (M)", "n_params", 1e6, "", ""),
+        ("log10_nonemb", "n_params", 1, "log10", ""), ("wikitext_ppl", "loss", 1, "perplexity", "nats/token"),
+        ("c4 bits/byte", "loss", 1, "bits", "nats/byte"), ("train_gflops_measured", "flops", 1e9, "", ""),
+        ("my loss", "loss", 1, "", "nats/token"), ("size", "n_params", 1, "", ""),
+    ],
+)  # fmt: skip
+def test_the_unit_in_a_name_that_the_user_maps(name, quantity, scale, transform, unit):
+    said = meaning_as(name, quantity)
+    assert (said.quantity, said.scale, said.transform, said.loss_unit) == (quantity, scale, transform, unit)

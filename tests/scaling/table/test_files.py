@@ -121,7 +121,7 @@ def test_the_index_of_a_parquet_is_read(tmp_path):
         ("r.csv", b"n_params;tokens;loss\n1,234;1,000;3,125\n2,345;2,000;3,001\n", "may part thousands or decimals"),
         ("r.csv", b"1e6,1e7,4.0\n2e6,1e7,3.9\n", "holds numbers, not names"),
         ("r.csv", b"a,b\n1,2,3\n4,5,6\n", "rows have more values than the header"),
-        ("r.xlsx", b"PK", "a spreadsheet; save its sheet as CSV"),
+        ("r.xls", b"PK", "save its sheet as CSV or .xlsx"),
         ("r.json", b"[1, 2]", "not a list of records"),
         ("r.jsonl", b"[1]\n[2]\n", "not a record a line"),
         ("r.json", b"{", "cannot be read as json"),
