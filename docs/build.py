@@ -124,8 +124,7 @@ def _law_page(law: type) -> str:
         _prose(re.sub(r"^L\(.*\n+", "", inspect.cleandoc(law.__doc__ or ""))), "", f"**Source.** {law.source}.", "",
         f"**Reads.** {', '.join(law.inputs)}.", "",
     ]  # fmt: skip
-    if getattr(law, "caution", ""):
-        lines += [f"**When it fails.** {law.caution}", ""]
+    lines += [f"**When it fails.** {law.caution}", ""]
     lines += ["| parameter | searched in | example |", "| --- | --- | --- |"]
     for parameter, value in zip(law.parameters(), law.typical, strict=True):
         box = law.box[parameter]

@@ -26,6 +26,10 @@ class BNSL(Law):
     name: ClassVar[str] = "bnsl"
     formula: ClassVar[str] = "L = a + b C^-c0 (1 + (C/d)^(1/f))^(-c1 f)"
     source: ClassVar[str] = "Caballero et al. 2022, arXiv 2210.14891, eq. 1 with one break"
+    caution: ClassVar[str] = (
+        "A break beyond the data cannot be seen, and between few budgets a sharp one (f at its bound) follows the "
+        "noise."
+    )
     typical: ClassVar[tuple[float, ...]] = (1.2, 300.0, 0.12, 0.06, 3e9, 0.5)
     rank: ClassVar[int] = 70
     floor_name: ClassVar[str | None] = "a"

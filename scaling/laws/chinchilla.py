@@ -26,6 +26,10 @@ class Chinchilla(Law):
     name: ClassVar[str] = "chinchilla"
     formula: ClassVar[str] = "L = E + (A N^-alpha + B D^-beta)^kappa"
     source: ClassVar[str] = "Hoffmann et al. 2022, arXiv 2203.15556, eq. 2"
+    caution: ClassVar[str] = (
+        "Where the data exponent depends on the size (kappa away from 1), where one side of the optimum was never "
+        "trained, and where every loss lies far above E: E and the exponents then trade off against one another."
+    )
     typical: ClassVar[tuple[float, ...]] = (1.8, 480.0, 2100.0, 0.35, 0.37, 0.8)
     rank: ClassVar[int] = 10
     presets: ClassVar[dict[str, Preset]] = {

@@ -40,6 +40,9 @@ class DataConstrained(Law):
     name: ClassVar[str] = "data-constrained"
     formula: ClassVar[str] = "L = E + A N'^-alpha + B D'^-beta, D' = U(1 + R_D(1 - e^(-(D/U-1)/R_D))), N' likewise"
     source: ClassVar[str] = "Muennighoff et al. 2023, arXiv 2305.16264, eqs. 5-7"
+    caution: ClassVar[str] = (
+        "Beyond the epochs that the table holds. Where no size is large enough to over-fit, R_N ends at its bound."
+    )
     typical: ClassVar[tuple[float, ...]] = (1.9, 520.0, 1490.0, 0.35, 0.36, 15.0, 5.0)
     rank: ClassVar[int] = 40
     presets: ClassVar[dict[str, Preset]] = {"data-constrained": Preset(roles=("choose",))}

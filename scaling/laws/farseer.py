@@ -31,6 +31,9 @@ class Farseer(Law):
     name: ClassVar[str] = "farseer"
     formula: ClassVar[str] = "L = exp(s N^q + S) + exp(B N^b + Q) D^(-exp(A N^a + E))"
     source: ClassVar[str] = "Li et al. 2025, arXiv 2506.10972"
+    caution: ClassVar[str] = (
+        "Nine parameters need many sizes and budgets; beyond them exponentials of powers part quickly."
+    )
     typical: ClassVar[tuple[float, ...]] = (-0.021, 0.169, -0.091, 88.0, -0.1, -6.3, -0.124, 0.123, 0.424)
     rank: ClassVar[int] = 50
     scales: ClassVar[tuple[str, ...]] = ("N",)

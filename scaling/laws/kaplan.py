@@ -25,6 +25,9 @@ class Kaplan(Law):
     name: ClassVar[str] = "kaplan"
     formula: ClassVar[str] = "L = [(N_c/N)^(alpha_N/alpha_D) + D_c/D]^alpha_D"
     source: ClassVar[str] = "Kaplan et al. 2020, arXiv 2001.08361, eq. 1.5"
+    caution: ClassVar[str] = (
+        "It has no floor: near one its exponents come out too small, and far beyond the data the loss goes to 0."
+    )
     typical: ClassVar[tuple[float, ...]] = (6.4e13, 1.8e13, 0.076, 0.103)
     rank: ClassVar[int] = 20
     presets: ClassVar[dict[str, Preset]] = {"kaplan": Preset(roles=("choose",))}

@@ -108,6 +108,7 @@ class Law:
     name: ClassVar[str] = ""  # in the catalogue; a class without a name is a base for others
     formula: ClassVar[str] = ""  # in ASCII
     source: ClassVar[str] = ""  # paper, arXiv number, equation
+    caution: ClassVar[str] = ""  # where it should not be used, for its page in the documentation
     typical: ClassVar[tuple[float, ...]] = ()  # parameter values near published ones, for examples and tests
 
     # What a fit needs.

@@ -20,6 +20,9 @@ class Power(Law):
     name: ClassVar[str] = "power"
     formula: ClassVar[str] = "L = E + K C^-g"
     source: ClassVar[str] = "Henighan et al. 2020, arXiv 2010.14701, eq. 1.1"
+    caution: ClassVar[str] = (
+        "Off the line that the runs lie on: what it does not read must move as it did in the data, or not matter."
+    )
     typical: ClassVar[tuple[float, ...]] = (1.7, 160.0, 0.16)
     rank: ClassVar[int] = 60
     floor_name: ClassVar[str | None] = "E"

@@ -84,6 +84,7 @@ def test_the_reference_holds_every_law_command_option_and_public_name():
     assert set(laws) == {"laws/index.md"} | {f"laws/{name}.md" for name in isoflop.laws.LAWS}
     for name, law in isoflop.laws.LAWS.items():
         assert all(f"`{parameter}`" in laws[f"laws/{name}.md"] for parameter in law.parameters())
+        assert law.caution, f"{name} does not say where it fails"
         assert law.source in laws[f"laws/{name}.md"]
     for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
         assert all(
