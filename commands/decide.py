@@ -14,7 +14,6 @@ from isoflop.commands.options import (
     Params,
     Sheet,
     Study,
-    Table,
     Where,
     emit,
     load,
@@ -28,7 +27,7 @@ Number = float | None
 
 @app.command(rich_help_panel=DECIDE)
 def predict(
-    table: Table,
+    table: Annotated[Path | None, typer.Argument(help="smaller runs; left out with --from-law")] = None,
     flops: Annotated[Number, typer.Option("--flops", help="the best run of this compute")] = None,
     n_params: Annotated[Number, typer.Option("--n-params", help="with --tokens: one run")] = None,
     tokens: Annotated[Number, typer.Option("--tokens", help="with --n-params")] = None,
@@ -37,7 +36,9 @@ def predict(
     score: Annotated[Path | None, typer.Option("--score", help="a registered file, against the runs of TABLE")] = None,
     inference: Annotated[Number, typer.Option("--inference-tokens", help="tokens to be served")] = None,
     cap: Annotated[Number, typer.Option("--token-cap", help="no more training tokens than this")] = None,
-    unique: Annotated[Number, typer.Option("--unique-tokens", help="so many, repeats allowed")] = None,
+    unique: Annotated[Number, typer.Option("--unique-tokens", help="so many of the tokens differ")] = None,
+    from_law: Annotated[str | None, typer.Option("--from-law", help="a published law, when there is no table")] = None,
+    at: Annotated[Path | None, typer.Option("--at", help="forecast every run of this table")] = None,
     params: Params = "matrices",
     compute: Compute = "exact",
     where: Where = None,
@@ -52,11 +53,32 @@ def predict(
     """
     from isoflop.scaling.prediction import register as record
     from isoflop.scaling.prediction.predict import predict as predict_loss
+    from isoflop.scaling.prediction.predict import predict_from_law, predict_table
 
+    if (table is None) == (from_law is None):
+        raise ValueError("predict takes a TABLE of runs, or --from-law NAME without one")
+    if from_law is not None:
+        other = {"--laws": laws, "--register": register, "--score": score, "--inference-tokens": inference,
+                 "--token-cap": cap, "--at": at}  # fmt: skip
+        if used := [option for option, value in other.items() if value not in (None, "")]:
+            raise ValueError(f"{', '.join(used)}: needs a TABLE, and a published law has none")
+        said = predict_from_law(from_law, flops=flops, n_params=n_params, tokens=tokens, unique_tokens=unique)
+        emit(said.to_dict(), str(said), as_json)
+        return
+    assert table is not None
     data = load(table, mapping, where, study, sheet)
     if score:
         scored = record.score(score, data)
         emit(scored.to_dict(), str(scored), as_json)
+        return
+    if at is not None:
+        numbers = {"--flops": flops, "--n-params": n_params, "--tokens": tokens, "--unique-tokens": unique,
+                   "--inference-tokens": inference, "--token-cap": cap, "--register": register}  # fmt: skip
+        if used := [option for option, value in numbers.items() if value is not None]:
+            raise ValueError(f"--at takes its runs from a table: leave out {', '.join(used)}")
+        held = predict_table(data, load(at, mapping, where, None, sheet), laws, params=params, compute=compute)
+        emit(held.to_dict(), str(held), as_json)
+        refuse_failed(held.refused if laws else {})
         return
     found = predict_loss(
         data, flops=flops, n_params=n_params, tokens=tokens, laws=laws, inference_tokens=inference, token_cap=cap,

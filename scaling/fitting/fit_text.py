@@ -78,7 +78,10 @@ def _remark(fit: Fit, name: str, between: dict[str, tuple[float, float]]) -> str
         return "fixed"
     if name == fit.problem.follower and fit.law.ties:
         return f"tied to {fit.law.ties[0]}"
-    return _range(between.get(name)) + ("  at its bound" if name in fit.bounds_hit else "")
+    bound = "  at its bound" if name in fit.bounds_hit else ""
+    if bound and name == fit.law.floor_name and fit.law.irreducible == 0:
+        bound += ", the interval is one-sided"
+    return _range(between.get(name)) + bound
 
 
 def _range(pair: tuple[float, float] | None) -> str:

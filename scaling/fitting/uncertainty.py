@@ -15,9 +15,11 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from isoflop.scaling.fitting.fit import Fit, FitError, predict_loss, refit
+from isoflop.scaling.fitting.profile_likelihood import profile
 from isoflop.scaling.laws.law import Array, Law
 
 MOST_CLUSTERS, GROUPS = 500, 100  # left out one by one up to here; more are pooled at random into so many groups
+EXACT_NOISE = 1e-9  # of ln loss: below, the data lie on the law
 CELLS = 1_000_000  # rows x laws refitted at once
 
 
@@ -62,11 +64,32 @@ class Draws:
     ) -> tuple[float, float]:
         """Interval (lo, hi) of a scalar function of a law, or of a parameter or exponent by name.
 
-        In log space where the quantity is positive in every draw, unless `positive` is False. Raises ValueError for an
-        unknown name or a level outside 0 to 1.
+        In log space where the quantity is positive in every draw, unless `positive` is False. That of the irreducible
+        loss lies between 0 and the lowest loss, and begins at 0 where its standard errors reach that far; at its bound
+        0 it is one-sided (see `one_sided`). Raises ValueError for
+        an unknown name or a level outside 0 to 1.
         """
-        lo, hi = self.band(fn, level, positive=positive)
-        return float(lo), float(hi)
+        lo, hi = (float(end) for end in self.band(fn, level, positive=positive))
+        if fn == self.fit.law.floor_name and fn in self.fit.free:
+            most = float(self.fit.points.frame["loss"].min())
+            if self.one_sided(fn):
+                lo, hi = 0.0, self._floor_at_most(fn, level)
+            elif self.kind == "jackknife" and float(self.band(fn, level, positive=False)[0]) <= 0:
+                lo = 0.0  # in log space alone it could not be reached
+            lo, hi = min(max(lo, 0.0), most), min(max(hi, 0.0), most)
+        return lo, hi
+
+    def one_sided(self, name: str) -> bool:
+        """Whether the interval of a parameter has one end only: that of an irreducible loss at its bound 0."""
+        law = self.fit.law
+        return name == law.floor_name and name in self.fit.bounds_hit and law.irreducible == 0
+
+    def _floor_at_most(self, name: str, level: float) -> float:
+        """The upper end of the one-sided interval of a floor at 0, which few refits move: by its profile likelihood."""
+        kept = self.fit.__dict__.setdefault("floor_at_most", {})
+        if level not in kept:
+            kept[level] = profile(self.fit, name, level=max(2 * level - 1, level / 2)).hi
+        return float(max(kept[level], np.quantile(self.evaluate(name), level)))
 
     def band(self, fn: Callable[[Law], Any] | str, level: float = 0.9, *, positive: bool = True) -> tuple[Array, Array]:
         """Pointwise interval (lo, hi) of an array-valued function of a law; otherwise as `interval`."""
@@ -220,6 +243,24 @@ def predict(fit: Fit, draws: Draws, N: Any, D: Any, level: float = 0.9) -> Predi
 
 
 def intervals(draws: Draws, names: Sequence[str] | None = None, level: float = 0.9) -> dict[str, tuple[float, float]]:
-    """Intervals by name, of the free parameters and derived exponents unless others are named."""
+    """Intervals by name, of the free parameters and derived exponents unless others are named.
+
+    Of a parameter that few data bound on both sides, the profile likelihood joins the jackknife where it is open: no
+    refit without one run leaves the basin, and the data do not object to values far outside it.
+    """
     names = names or [*draws.fit.free, *draws.fit.exponents()]
-    return {name: draws.interval(name, level) for name in names}
+    found = {name: draws.interval(name, level) for name in names}
+    if draws.kind == "jackknife" and draws.fit.noise > EXACT_NOISE:
+        for name in [n for n in names if n in draws.fit.law.open_ended and n in draws.fit.free]:
+            found[name] = _with_open_profile(draws.fit, name, found[name], level)
+    return found
+
+
+def _with_open_profile(fit: Fit, name: str, interval: tuple[float, float], level: float) -> tuple[float, float]:
+    """The wider of an interval and the profile's where that is open, inside the search box; else the interval."""
+    kept = fit.__dict__.setdefault("open_profiles", {})
+    if (name, level) not in kept:
+        curve = profile(fit, name, level=level)
+        kept[name, level] = (curve.lo, curve.hi) if curve.open_below or curve.open_above else (np.inf, -np.inf)
+    lo, hi = kept[name, level]
+    return max(min(interval[0], lo), fit.law.box[name].lo), max(interval[1], hi)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from isoflop.scaling.laws.law import (
     AMPLITUDE,
     COARSE,
+    COMPLEX_STEP,
     EXPONENT,
     FLOOR,
     SIX_ND,
@@ -19,6 +21,9 @@ from isoflop.scaling.laws.law import (
     Law,
     Preset,
 )  # fmt: skip
+
+REPEAT_WORTH = 15.387756  # R_D as fitted by Muennighoff et al. 2023
+EXCESS_WORTH = 5.309743  # R_N
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,42 @@ class DataConstrained(Law):
     def optimal(self, C: Any, cost: Cost = SIX_ND, *, unique_tokens: Any = np.inf) -> Allocation:
         """Numerical; `unique_tokens` is the U available, by default enough never to repeat."""
         C = np.asarray(C, dtype=float)
-        return self._search(C, cost, lambda N, D: self(N, D, np.where(np.real(D) < unique_tokens, D, unique_tokens)))
+        return self.search(C, cost, lambda N, D: self(N, D, np.where(np.real(D) < unique_tokens, D, unique_tokens)))
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """What repeats are worth to a law of N and D that does not read unique tokens (eqs. 5 to 7).
+
+    Where D exceeds `unique`, its tokens count as the fresh ones D' worth as much, and its parameters as N', from the
+    size that is compute-optimal for `unique` tokens under the law itself.
+    """
+
+    law: Law
+    unique: float
+    R_D: float = REPEAT_WORTH
+    R_N: float = EXCESS_WORTH
+
+    def __call__(self, N: Any, D: Any) -> Any:
+        """The law's loss of N parameters on D tokens, elementwise."""
+        again = np.real(D) > self.unique
+        first = np.where(np.real(N) < self._enough, N, self._enough)
+        n = np.where(again, _effective(N, first, self.R_N), N)
+        d = np.where(again, _effective(D, np.where(again, self.unique, D), self.R_D), D)
+        return self.law(n, d)
+
+    @cached_property
+    def _enough(self) -> float:
+        """The size whose loss falls as fast with ln N as with ln D at `unique` tokens, by bisection."""
+        if not np.isfinite(self.unique):
+            return np.inf
+        lo, hi, step = 0.0, 60.0, COMPLEX_STEP
+        for _ in range(80):
+            middle = 0.5 * (lo + hi)
+            by_n = np.imag(self.law(np.exp(middle + 1j * step), self.unique))
+            by_d = np.imag(self.law(np.exp(middle), self.unique * np.exp(1j * step)))
+            lo, hi = (middle, hi) if by_n < by_d else (lo, middle)
+        return float(np.exp(middle))
 
 
 def _effective(seen: Any, unique: Any, R: Any) -> Any:

@@ -264,9 +264,11 @@ class Law:
         """
         if self.inputs != ("N", "D"):
             raise ValueError(f"{self.name}: a law of {', '.join(self.inputs)} has no compute-optimal allocation")
-        return self._search(np.asarray(C, dtype=float), cost, self)
+        return self.search(np.asarray(C, dtype=float), cost, self)
 
-    def _search(self, C: Array, cost: Cost, loss: Callable[[Any, Any], Any]) -> Allocation:
+    def search(self, C: Any, cost: Cost, loss: Callable[[Any, Any], Any]) -> Allocation:
+        """The allocation of C FLOPs that minimises `loss` of N and D, numerically; ValueError where none is inside."""
+        C = np.asarray(C, dtype=float)
         log_n = minimise_scalar(lambda u: loss(np.exp(u), cost.tokens(C, np.exp(u))), np.zeros(C.shape), np.log(C))
         if np.any(~np.isfinite(log_n)):
             first = C[~np.isfinite(log_n)].flat[0]

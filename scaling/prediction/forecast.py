@@ -5,8 +5,9 @@ noise of one run, weighted by its forecasts at rolling origins (`selection.law_w
 that those forecasts showed per unit of extrapolation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from isoflop.scaling.fitting.fit import Fit, Huber
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.laws.data_constrained import EXCESS_WORTH, REPEAT_WORTH, DataConstrained, Repeats
+from isoflop.scaling.laws.law import Law
 from isoflop.scaling.selection.averaging import Forecast, ForecastAverage, average
 from isoflop.scaling.selection.law_weights import NoLawError, weigh_laws
 from isoflop.scaling.selection.preference import candidates
@@ -36,11 +39,15 @@ class PredictError(ValueError):
 
 @dataclass(frozen=True)
 class Target:
-    """A run to predict: `flops`, and n_params and tokens unless it is the compute-optimal run of that compute."""
+    """A run to predict: `flops`, and n_params and tokens unless it is the compute-optimal run of that compute.
+
+    `unique_tokens` says how many of its tokens differ; None: all of them.
+    """
 
     flops: float
     n_params: float | None = None
     tokens: float | None = None
+    unique_tokens: float | None = None
 
     @property
     def optimal(self) -> bool:
@@ -48,24 +55,32 @@ class Target:
         return self.n_params is None
 
     @classmethod
-    def of(cls, data: Points, flops: float | None, n_params: float | None, tokens: float | None) -> "Target":
+    def of(
+        cls,
+        data: Points,
+        flops: float | None,
+        n_params: float | None,
+        tokens: float | None,
+        unique_tokens: float | None = None,
+    ) -> "Target":
         """A target from FLOPs, or from parameters and tokens, whose FLOPs follow the cost of training in `data`.
 
         Raises ValueError unless exactly one of the two is given, with positive finite numbers.
         """
         if (flops is None) == (n_params is None) or (n_params is None) != (tokens is None):
             raise ValueError("a target is either --flops, or --n-params and --tokens together")
-        given = [v for v in (flops, n_params, tokens) if v is not None]
+        given = [v for v in (flops, n_params, tokens, unique_tokens) if v is not None]
         if not all(np.isfinite(v) and v > 0 for v in given):
             raise ValueError(f"a target must be positive and finite, not {', '.join(f'{v:g}' for v in given)}")
         if flops is not None:
-            return cls(flops)
-        return cls(float(data.cost.flops(n_params, tokens)), n_params, tokens)
+            return cls(flops, unique_tokens=unique_tokens)
+        return cls(float(data.cost.flops(n_params, tokens)), n_params, tokens, unique_tokens)
 
     def __str__(self) -> str:
+        unique = "" if self.unique_tokens is None else f", {self.unique_tokens:.4g} of the tokens unique"
         if self.optimal:
-            return f"the best run of {self.flops:.4g} FLOPs"
-        return f"{self.n_params:.4g} parameters on {self.tokens:.4g} tokens ({self.flops:.4g} FLOPs)"
+            return f"the best run of {self.flops:.4g} FLOPs{unique}"
+        return f"{self.n_params:.4g} parameters on {self.tokens:.4g} tokens ({self.flops:.4g} FLOPs){unique}"
 
 
 @dataclass(frozen=True)
@@ -74,9 +89,9 @@ class LossForecast:
 
     `loss` is the median of the forecast average, `intervals` its central intervals by level. `members` are the laws'
     own forecasts, without discrepancy. `laws` is indexed by law: weight, loss, sd (of ln loss), lo and hi at the widest
-    level, n_opt. `reach` is the target's compute over the largest in the table. `n_interval`, of n_opt, is at the
-    widest level, averaged over laws. `refused` names the laws without a part in the average, with the reason.
-    `surface` is the law of Chinchilla's form with the most weight, for `serving`.
+    level, n_opt (of a compute-optimal target). `reach` is the target's compute over the largest in the table.
+    `n_interval`, of n_opt, is at the widest level, averaged over laws. `refused` names the laws without a part in the
+    average, with the reason. `surface` is the law of Chinchilla's form with the most weight, for `serving`.
     """
 
     target: Target
@@ -98,9 +113,9 @@ class LossForecast:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values, numbers in full precision."""
         return {
-            "target": {"flops": self.target.flops, "n_params": self.target.n_params, "tokens": self.target.tokens},
+            "target": dict(vars(self.target)),
             "loss": self.loss,
-            "sd_log_loss": float(self.average.sd[0]),
+            "sd_log_loss": float(self.average.spread[0]),
             "intervals": {f"{level:g}": list(pair) for level, pair in self.intervals.items()},
             "n_opt": self.n_opt,
             "n_opt_interval": list(self.n_interval) if self.n_interval else None,
@@ -120,11 +135,12 @@ class LossForecast:
         if self.n_opt and self.n_interval:
             lo, hi = self.n_interval
             lines.append(f"  best size {self.n_opt:.4g} parameters, {max(LEVELS):.0%} {lo:.4g} to {hi:.4g}")
-        lines += ["", f"  {'law':<22} {'weight':>6} {'loss':>8} {'sd ln':>7} {'n_opt':>10}"]
+        sizes = f" {'n_opt':>10}" if self.target.optimal else ""
+        lines += ["", f"  {'law':<22} {'weight':>6} {'loss':>8} {'sd ln':>7}{sizes}"]
         for law, row in self.laws.iterrows():
-            size = f"{row['n_opt']:>10.4g}" if np.isfinite(row["n_opt"]) else f"{'-':>10}"
+            size = f" {row['n_opt']:>10.4g}" if self.target.optimal else ""
             mark = "*" if law == self.preferred else " "
-            lines.append(f" {mark}{law:<22} {row['weight']:>6.2f} {row['loss']:>8.4f} {row['sd']:>7.2%} {size}")
+            lines.append(f" {mark}{law:<22} {row['weight']:>6.2f} {row['loss']:>8.4f} {row['sd']:>7.2%}{size}")
         lines.append(
             "* preferred by its forecasts below the largest compute; intervals average all laws and add run noise"
         )
@@ -156,22 +172,27 @@ def forecast_loss(
         weighted = weigh_laws(data, candidates(data) if laws is None else laws, objective)
     except NoLawError as error:
         raise PredictError(str(error)) from error
-    fits, weights, preferred = weighted.fits, weighted.weights, weighted.preferred
     reach = float(target.flops / data.frame["flops"].max())
-    rows, forecasts = [], {}
-    for law, fitted in fits.items():
-        at = _place(fitted, target)
-        forecasts[law] = predicted = forecast(fitted, at)
+    worths, notes = _repeats(weighted.fits, target)
+    forecasts, places, refused = _forecasts(weighted.fits, target, worths)
+    fits = {law: weighted.fits[law] for law in forecasts}
+    if not fits:
+        raise PredictError("no law gives a loss there: " + "; ".join(f"{law}: {why}" for law, why in refused.items()))
+    total = sum(weighted.weights[law] for law in fits)
+    weights = {law: weighted.weights[law] / total if total else 1.0 / len(fits) for law in fits}
+    preferred = weighted.preferred if weighted.preferred in fits else max(fits, key=lambda law: weights[law])
+    rows = []
+    for law, predicted in forecasts.items():
         lo, hi = average([predicted], [1.0]).interval(max(LEVELS))
         rows.append({
             "law": law, "weight": weights[law], "loss": float(np.exp(predicted.mean[0])),
             "sd": float(predicted.sd[0]), "lo": float(np.exp(lo[0])), "hi": float(np.exp(hi[0])),
-            "n_opt": float(at["n_params"].iloc[0]),
+            "n_opt": float(places[law]["n_params"].iloc[0]) if target.optimal else np.nan,
         })  # fmt: skip
     width = weighted.discrepancy * max(np.log(reach), 0.0)
     pooled = average([f.widened(width) for f in forecasts.values()], [weights[law] for law in fits])
-    n_opt, n_interval = _best_size(fits, weights, preferred, target) if target.optimal else (None, None)
-    notes = [*data.notes, *weighted.notes]
+    n_opt, n_interval = _best_size(fits, weights, preferred, places, target, worths) if target.optimal else (None, None)
+    notes = [*data.notes, *weighted.notes, *notes, *(f"{law} is left out: {why}" for law, why in refused.items())]
     if reach > FAR:
         notes.append(f"the target lies {reach:.3g} times beyond the largest compute: trust the interval, not the point")
     return LossForecast(
@@ -188,17 +209,58 @@ def forecast_loss(
         members={law: average([f], [1.0]) for law, f in forecasts.items()},
         points=data,
         notes=tuple(notes),
-        refused=weighted.refused,
+        refused=weighted.refused | refused,
         surface=_surface(fits, weights, preferred),
     )
 
 
-def _place(fitted: Fit, target: Target) -> pd.DataFrame:
-    """The target as one row of n_params, tokens, flops: a fit's own optimum unless it is given."""
-    if not target.optimal:
-        return pd.DataFrame({"n_params": [target.n_params], "tokens": [target.tokens], "flops": [target.flops]})
-    best = fitted.optimal(target.flops)
-    return pd.DataFrame({"n_params": [float(best.N)], "tokens": [float(best.D)], "flops": [target.flops]})
+def _forecasts(
+    fits: dict[str, Fit], target: Target, worths: tuple[float, float]
+) -> tuple[dict[str, Forecast], dict[str, pd.DataFrame], dict[str, str]]:
+    """Each law's forecast at the target, the run that it is of, and why a law has none."""
+    forecasts, places, refused = {}, {}, {}
+    for law, fitted in fits.items():
+        try:
+            places[law] = place = _place(fitted, fitted.law, target, worths)
+            forecasts[law] = forecast(fitted, place, read=partial(_read, target=target, worths=worths))
+        except ValueError as error:  # no interior minimum, or no finite loss there
+            refused[law] = str(error)
+    return forecasts, places, refused
+
+
+def _repeats(fits: dict[str, Fit], target: Target) -> tuple[tuple[float, float], list[str]]:
+    """R_D and R_N, the worth of repeats to laws that do not read unique tokens; and what to say of it."""
+    if target.unique_tokens is None:
+        return (REPEAT_WORTH, EXCESS_WORTH), []
+    own = next((f.law for f in fits.values() if isinstance(f.law, DataConstrained)), None)
+    if own is not None:
+        said = f"repeats lose their worth with R_D = {own.R_D:.3g} and R_N = {own.R_N:.3g}, fitted to this table"
+        return (own.R_D, own.R_N), [said]
+    note = f"no run of the table repeats its tokens: the worth of repeats is borrowed (R_D = {REPEAT_WORTH:.3g}, "
+    note += f"R_N = {EXCESS_WORTH:.3g}, Muennighoff et al. 2023), and the interval does not cover it"
+    return (REPEAT_WORTH, EXCESS_WORTH), [note]
+
+
+def _read(law: Law, target: Target, worths: tuple[float, float]) -> Callable[..., Any]:
+    """A law as it reads the target: one of N and D alone counts repeats at what they are worth."""
+    if target.unique_tokens is None or "U" in law.inputs:
+        return law
+    return Repeats(law, target.unique_tokens, *worths)
+
+
+def _place(fitted: Fit, law: Law, target: Target, worths: tuple[float, float]) -> pd.DataFrame:
+    """The target as one row of n_params, tokens, flops, unique_tokens: a law's own optimum unless it is given."""
+    unique = np.inf if target.unique_tokens is None else target.unique_tokens
+    n, d = target.n_params, target.tokens
+    if n is None or d is None:
+        if "U" in law.inputs:
+            best = law.optimal(target.flops, fitted.cost, unique_tokens=unique)  # type: ignore[call-arg]
+        else:
+            best = law.optimal(target.flops, fitted.cost)
+            if float(best.D) > unique:
+                best = law.search(target.flops, fitted.cost, _read(law, target, worths))
+        n, d = float(best.N), float(best.D)
+    return pd.DataFrame({"n_params": [n], "tokens": [d], "flops": [target.flops], "unique_tokens": [min(unique, d)]})
 
 
 def _surface(fits: dict[str, Fit], weights: dict[str, float], preferred: str) -> Chinchilla | None:
@@ -212,16 +274,20 @@ def _loss_interval(pooled: ForecastAverage, level: float) -> tuple[float, float]
 
 
 def _best_size(
-    fits: dict[str, Fit], weights: dict[str, float], preferred: str, target: Target
+    fits: dict[str, Fit],
+    weights: dict[str, float],
+    preferred: str,
+    places: dict[str, pd.DataFrame],
+    target: Target,
+    worths: tuple[float, float],
 ) -> tuple[float, tuple[float, float]]:
     """The preferred law's optimal size, and its interval averaged over laws."""
     sizes = []
-    for fitted in fits.values():
-        cost = fitted.cost
+    for law, fitted in fits.items():
         draws = jackknife(fitted)
-        refits = [np.log(law.optimal(target.flops, cost).N) for law in draws.laws]
+        refits = [np.log(float(_place(fitted, own, target, worths)["n_params"].iloc[0])) for own in draws.laws]
         error = np.sqrt(len(draws) - 1) * np.std(refits)
-        centre = np.log(np.atleast_1d(fitted.optimal(target.flops).N))
+        centre = np.log(places[law]["n_params"].to_numpy(float))
         sizes.append(Forecast(centre, np.atleast_1d(error) + 1e-9, max(fitted.n_clusters - 1, 1)))
     lo, hi = average(sizes, [weights[law] for law in fits]).interval(max(LEVELS))
-    return float(fits[preferred].optimal(target.flops).N), (float(np.exp(lo[0])), float(np.exp(hi[0])))
+    return float(places[preferred]["n_params"].iloc[0]), (float(np.exp(lo[0])), float(np.exp(hi[0])))

@@ -1,15 +1,25 @@
 """`isoflop predict`: the predicted loss of a run, the cost of sizes off the optimum, and allocations for serving."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from isoflop.scaling.fitting.fit import Fit, Huber
 from isoflop.scaling.laws import law_names
-from isoflop.scaling.prediction.forecast import LossForecast, Target, forecast_loss
+from isoflop.scaling.laws.law import SIX_ND, Law
+from isoflop.scaling.laws.published import PUBLISHED, AllocationRule
+from isoflop.scaling.prediction.forecast import LEVELS, LossForecast, PredictError, Target, forecast_loss
 from isoflop.scaling.prediction.serving import Serving, allocations, off_optimum_line
+from isoflop.scaling.selection.averaging import ForecastAverage, average
+from isoflop.scaling.selection.law_weights import NoLawError, weigh_laws
+from isoflop.scaling.selection.preference import candidates
+from isoflop.scaling.selection.rolling_origins import forecast
+from isoflop.scaling.table.columns import hint
 from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.table.json_plain import plain
 
 
 @dataclass(frozen=True)
@@ -47,9 +57,10 @@ def predict(
 ) -> Prediction:
     """Predict the loss of a run from a table of smaller runs.
 
-    The run is the compute-optimal one of `flops`, or that of `n_params` and `tokens`. `laws` (None: the candidates of
-    `selection.preference`) take part in the forecast average. Allocations at the same compute are added for tokens to
-    be served (`inference_tokens`), a cap on training tokens (`token_cap`) and a cap on unique tokens (`unique_tokens`).
+    The run is the compute-optimal one of `flops`, or that of `n_params` and `tokens`, of which `unique_tokens` differ
+    (None: all). `laws` (None: the candidates of `selection.preference`) take part in the forecast average. Allocations
+    at the same compute are added for tokens to be served (`inference_tokens`), a cap on training tokens (`token_cap`)
+    and the unique tokens.
     Raises ValueError for an incomplete target, PredictError when the loss at it cannot be predicted.
 
     >>> import isoflop
@@ -58,7 +69,208 @@ def predict(
     1.2
     """
     data = points(table, params=params, compute=compute)
-    target = Target.of(data, flops, n_params, tokens)
+    target = Target.of(data, flops, n_params, tokens, unique_tokens)
     loss = forecast_loss(data, target, law_names(laws) if laws else None)
     servings, failed = allocations(loss, inference_tokens, token_cap, unique_tokens)
     return Prediction(loss, tuple(servings), (loss.refused if laws else {}) | failed)
+
+
+@dataclass(frozen=True)
+class TableForecast:
+    """Forecasts of the runs of one table from another, and how they held.
+
+    `runs` has a row per run forecast: its quantities, predicted, error = ln(loss / predicted), pit (the probability
+    that the forecast gave to a loss at or below the measured one), and lo and hi at LEVELS. `r2` is of ln loss against
+    its mean over these runs, `bias` the mean error, `rms` its root mean square, `coverage` the share inside by level.
+    """
+
+    runs: pd.DataFrame
+    preferred: str
+    weights: dict[str, float]
+    refused: dict[str, str]
+    r2: float
+    bias: float
+    rms: float
+    coverage: dict[float, float]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {
+            "runs": plain(self.runs), "preferred": self.preferred, "weights": self.weights, "refused": self.refused,
+            "r2": plain(self.r2), "bias": self.bias, "rms": self.rms, "notes": list(self.notes), "findings": [],
+            "coverage": {f"{level:g}": share for level, share in self.coverage.items()},
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        shares = ", ".join(f"{level:.0%} holds {share:.0%}" for level, share in self.coverage.items())
+        r2 = f"R2 {self.r2:.4f} of ln loss, " if np.isfinite(self.r2) else ""
+        lines = [
+            f"{len(self.runs)} runs forecast by an average of {', '.join(self.weights)}; preferred {self.preferred}",
+            f"  {r2}bias {self.bias:+.2%} (mean ln(loss / predicted)), rms {self.rms:.2%}",
+            f"  intervals: {shares}",
+        ]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def predict_table(
+    table: "pd.DataFrame | Points",
+    at: "pd.DataFrame | Points",
+    laws: Sequence[str] | str | None = None,
+    *,
+    params: str = "matrices",
+    compute: str = "exact",
+) -> TableForecast:
+    """Forecast every run of the table `at` from the runs of `table`, and say how the forecasts held.
+
+    Raises PredictError where no law can be fitted, or none reads what `at` has.
+    """
+    data, target = (points(t, params=params, compute=compute) for t in (table, at))
+    fits, weights, preferred, discrepancy, refused, notes = _weighed(data, law_names(laws) if laws else None)
+    made = {}
+    for law, fitted in fits.items():
+        try:
+            made[law] = forecast(fitted, target.frame)
+        except (ValueError, KeyError) as error:
+            refused[law] = f"it has no forecast of these runs ({error})"
+    if not made:
+        raise PredictError("no law has a forecast: " + "; ".join(f"{law}: {why}" for law, why in refused.items()))
+    share = np.array([weights[law] for law in made])
+    share = share / share.sum() if share.sum() else np.full(len(made), 1.0 / len(made))
+    reach = np.log(target.frame["flops"].to_numpy(float) / data.frame["flops"].max())
+    width = discrepancy * np.maximum(reach, 0.0)
+    pooled = average([f.widened(width) for f in made.values()], share)
+    return _held(target, pooled, made, share, preferred, refused, (*data.notes, *notes))
+
+
+@dataclass(frozen=True)
+class PublishedLoss:
+    """What a published law says of a run, with the conventions and the range that its numbers refer to.
+
+    `loss` is None for a published allocation, which gives sizes and tokens alone; fields that the law does not read or
+    give are None. `notes` say where the target lies outside the range of its fit.
+    """
+
+    name: str
+    law: str
+    flops: float | None
+    n_params: float | None
+    tokens: float | None
+    unique_tokens: float | None
+    loss: float | None
+    conventions: dict[str, str]
+    source: str
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return dict(vars(self)) | {"notes": list(self.notes), "findings": []}
+
+    def __str__(self) -> str:
+        run = {"parameters": self.n_params, "tokens": self.tokens, "unique": self.unique_tokens, "FLOPs": self.flops}
+        said = ", ".join(f"{value:.4g} {what}" for what, value in run.items() if value is not None)
+        loss = "it gives no loss" if self.loss is None else f"{self.loss:.4f} nats/token"
+        lines = [f"{self.name}: {self.law}", f"  {said}: {loss}"]
+        lines += [
+            f"  N: {self.conventions['params']}; C: {self.conventions['compute']}; {self.conventions['tokenizer']}"
+        ]
+        return "\n".join([*lines, f"  {self.source}", *(f"note: {note}" for note in self.notes)])
+
+
+def _weighed(
+    data: Points, laws: Sequence[str] | None
+) -> tuple[dict[str, Fit], dict[str, float], str, float, dict[str, str], tuple[str, ...]]:
+    try:
+        found = weigh_laws(data, candidates(data) if laws is None else laws, Huber("auto"))
+    except NoLawError as error:
+        raise PredictError(str(error)) from error
+    return found.fits, found.weights, found.preferred, found.discrepancy, dict(found.refused), found.notes
+
+
+def _held(
+    target: Points,
+    pooled: ForecastAverage,
+    made: Mapping[str, object],
+    share: np.ndarray,
+    preferred: str,
+    refused: dict[str, str],
+    notes: tuple[str, ...],
+) -> TableForecast:
+    """How the pooled forecasts of the runs held."""
+    log_loss = np.log(target.frame["loss"].to_numpy(float))
+    median = pooled.quantile(0.5)
+    error = log_loss - median
+    kept = [c for c in ("run_id", "n_params", "tokens", "flops", "unique_tokens", "loss") if c in target.frame]
+    runs = target.frame[kept].assign(predicted=np.exp(median), error=error, pit=pooled.cdf(log_loss))
+    coverage = {}
+    for level in LEVELS:
+        lo, hi = pooled.interval(level)
+        runs = runs.assign(**{f"lo_{level:g}": np.exp(lo), f"hi_{level:g}": np.exp(hi)})
+        coverage[level] = float(np.mean((lo <= log_loss) & (log_loss <= hi)))
+    around = float(np.sum((log_loss - log_loss.mean()) ** 2))
+    r2 = 1 - float(np.sum(error**2)) / around if around > 0 else float("nan")
+    weights = dict(zip(made, share.tolist(), strict=True))
+    bias, rms = float(error.mean()), float(np.sqrt(np.mean(error**2)))
+    return TableForecast(runs, preferred, weights, refused, r2, bias, rms, coverage, notes)
+
+
+def predict_from_law(
+    name: str,
+    *,
+    flops: float | None = None,
+    n_params: float | None = None,
+    tokens: float | None = None,
+    unique_tokens: float | None = None,
+) -> PublishedLoss:
+    """Evaluate the published law `name` without a table: at `n_params`, `tokens` and `unique_tokens`, or at `flops`.
+
+    At `flops` a law of N and D gives its compute-optimal run under C = 6 N D. Raises ValueError for an unknown name,
+    or for numbers that the law does not read, or lacks.
+    """
+    if name not in PUBLISHED:
+        raise ValueError(f"--from-law {name}: not one of {', '.join(PUBLISHED)}{hint(name, PUBLISHED)}")
+    known = PUBLISHED[name]
+    given = {"flops": flops, "n_params": n_params, "tokens": tokens, "unique_tokens": unique_tokens}
+    for option, value in given.items():
+        if value is not None and not (np.isfinite(value) and value > 0):
+            raise ValueError(f"--{option.replace('_', '-')} {value:g}: must be positive and finite")
+    run, loss = _published_run(name, known.law, given)
+    notes = []
+    for what, (lo, hi) in {"n_params": known.n_params, "flops": known.flops}.items():
+        value = run[what]
+        if value is not None and not lo <= value <= hi:
+            notes.append(f"{what} {value:.3g} lies outside the range that it was fitted on, {lo:.3g} to {hi:.3g}")
+    said = known.law.written() if isinstance(known.law, Law) else "an allocation of compute"
+    conventions = {"params": known.params, "compute": known.compute, "tokenizer": known.tokenizer}
+    return PublishedLoss(name, said, **run, loss=loss, conventions=conventions, source=known.source, notes=tuple(notes))
+
+
+def _published_run(
+    name: str, law: "Law | AllocationRule", given: dict[str, float | None]
+) -> tuple[dict[str, float | None], float | None]:
+    """The run that a published law is asked for, every number of it that is known, and its loss."""
+    flops, unique = given["flops"], given["unique_tokens"]
+    joint = isinstance(law, AllocationRule) or {"N", "D"} <= set(law.inputs)
+    if joint and flops is not None and given["n_params"] is None and given["tokens"] is None:
+        if isinstance(law, Law) and "U" in law.inputs and unique is not None:
+            best = law.optimal(flops, SIX_ND, unique_tokens=unique)  # type: ignore[call-arg]
+        else:
+            best = law.optimal(flops, SIX_ND)
+        loss = float(best.loss)
+        return given | {"n_params": float(best.N), "tokens": float(best.D)}, loss if np.isfinite(loss) else None
+    if isinstance(law, AllocationRule):
+        raise ValueError(f"--from-law {name} is an allocation of compute without a loss: give --flops alone")
+    columns = {"N": "n_params", "D": "tokens", "C": "flops", "U": "unique_tokens"}
+    values = {columns[letter]: given[columns[letter]] for letter in law.inputs}
+    if "unique_tokens" in values and values["unique_tokens"] is None:
+        values["unique_tokens"] = given["tokens"]
+    lacking = [f"--{column.replace('_', '-')}" for column, value in values.items() if value is None]
+    if lacking:
+        raise ValueError(f"--from-law {name} reads {', '.join(law.inputs)}: give {' and '.join(lacking)}")
+    unread = [f"--{k.replace('_', '-')}" for k, v in given.items() if v is not None and k not in values]
+    if unread:
+        raise ValueError(f"--from-law {name} reads {', '.join(law.inputs)} and not {' or '.join(unread)}")
+    run = given | values
+    if joint and run["n_params"] is not None and run["tokens"] is not None:
+        run["flops"] = float(SIX_ND.flops(run["n_params"], run["tokens"]))
+    return run, float(law(*values.values()))

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypedDict
@@ -26,6 +26,8 @@ from isoflop.scaling.table.version import code_version
 FORMAT = 1
 SAME_BUDGET = 0.1  # in ln FLOPs: runs this close to the target's compute measure it
 SAME_CELL = 0.05  # in ln parameters and ln tokens: likewise for a target of a given size
+FITTED = "that the prediction was fitted to"
+EARLY = "made before it was registered"
 HASHED = ("n_params", "tokens", "flops", "loss")
 
 
@@ -117,8 +119,9 @@ class Score:
     """A registered prediction against the measured loss, in nats per token.
 
     `z` is measured less predicted in standard deviations of ln loss, `covered` says of each level whether its interval
-    holds the measured loss, `how` names the measurement. The sizes are None for a target of given size, or where no
-    profile or run measures the best one.
+    holds the measured loss, `how` names the measurement, `runs` the runs behind it, `left_out` counts by reason those
+    of the table that were not allowed to score. The sizes are None for a target of given size, or where no profile or
+    run measures the best one.
     """
 
     target: Target
@@ -131,6 +134,15 @@ class Score:
     n_covered: bool | None
     how: str
     registered_at: str
+    runs: tuple[str, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def limit(self) -> str:
+        """How near to the target a run must be to score it."""
+        if self.target.optimal:
+            return f"within {np.expm1(SAME_BUDGET):.1%} of the target's compute"
+        return f"within {np.expm1(SAME_CELL):.1%} of the target's parameters and tokens"
 
     @property
     def error(self) -> float:
@@ -140,11 +152,12 @@ class Score:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
         return {
-            "target": {"flops": self.target.flops, "n_params": self.target.n_params, "tokens": self.target.tokens},
+            "target": dict(vars(self.target)),
             "predicted": self.predicted, "measured": self.measured, "error": self.error, "z": self.z,
             "covered": {f"{level:g}": hit for level, hit in self.covered.items()},
             "n_opt": {"predicted": self.n_predicted, "measured": self.n_measured, "covered": self.n_covered},
             "measured_by": self.how, "registered_at": self.registered_at,
+            "runs": list(self.runs), "left_out": dict(self.left_out), "limit": self.limit,
         }  # fmt: skip
 
     def __str__(self) -> str:
@@ -161,6 +174,8 @@ class Score:
                 f"  best size: predicted {self.n_predicted:.4g}, measured {self.n_measured:.4g} (ratio {ratio:.2f}, "
                 f"{inside} its interval)"
             )
+        lines.append(f"  scored by {len(self.runs)} runs {self.limit}: {', '.join(self.runs)}")
+        lines += [f"  not counted: {n} runs {why}" for why, n in self.left_out.items()]
         return "\n".join(lines)
 
 
@@ -173,20 +188,25 @@ def fresh(path: str | Path) -> None:
 def score(path: str | Path, table: pd.DataFrame, *, data: pd.DataFrame | None = None) -> Score:
     """Score the registration at `path` by the runs of `table`, which measure the loss at its target.
 
-    `data` stands in for the table that the prediction was fitted to, where that has moved. Raises RegistrationError
-    when the file or its data has changed since, or no run of `table` measures the target.
+    `data` stands in for the table that the prediction was fitted to, where that has moved. Runs that the prediction was
+    fitted to, and runs made before it was registered, never score. Raises RegistrationError when the file or its data
+    has changed since, or no other run of `table` measures the target.
     """
     value = _read(Path(path))
-    _check_data(Path(path), value, data)
-    target = Target(*(value["target"][name] for name in ("flops", "n_params", "tokens")))
-    loss, n_opt, how = _measure(_points(table, value), target)
+    known = _check_data(Path(path), value, data)
+    target = Target(*(value["target"].get(name) for name in ("flops", "n_params", "tokens", "unique_tokens")))
+    found, left_out = _made_since(table, value, known)
+    hits = _near(found.frame, target)
+    if hits.empty:
+        raise RegistrationError(_nothing_near(_points(table, value).frame, target, left_out))
+    loss, n_opt, how = _measure(found, target, hits)
     sd, centre = value["sd_log_loss"], np.log(value["loss"])
     covered = {float(level): lo <= loss <= hi for level, (lo, hi) in value["intervals"].items()}
     between = value["n_opt_interval"]
     inside = bool(between[0] <= n_opt <= between[1]) if between and n_opt else None
     return Score(
         target, value["loss"], loss, float((np.log(loss) - centre) / sd), covered, value["n_opt"], n_opt, inside, how,
-        value["registered_at"],
+        value["registered_at"], _names(hits), left_out,
     )  # fmt: skip
 
 
@@ -219,8 +239,80 @@ def _read(path: Path) -> dict[str, Any]:
     return value
 
 
-def _check_data(path: Path, value: Mapping[str, Any], data: pd.DataFrame | None) -> None:
-    """Raise RegistrationError unless the runs that the prediction was fitted to are there, unchanged."""
+def _made_since(table: pd.DataFrame, value: Mapping[str, Any], known: Points) -> tuple[Points, dict[str, int]]:
+    """The points of the runs that may score, and how many others there are by reason."""
+    ids = set(value["data"]["run_ids"] or ())
+    seen = table["run_id"].isin(ids) if "run_id" in table else pd.Series(False, index=table.index)
+    early = _made_by(table, pd.Timestamp(value["registered_at"])) & ~seen
+    if (seen | early).all():
+        return replace(known, frame=known.frame.iloc[:0]), _counted(table, seen, early)
+    rest = table[~(seen | early)]
+    rest.attrs = table.attrs
+    found = _points(rest, value)
+    fitted = {_cell(row) for row in known.frame[list(HASHED)].to_numpy(float)}
+    same = np.array([_cell(row) in fitted for row in found.frame[list(HASHED)].to_numpy(float)], dtype=bool)
+    left = _counted(table, seen, early)
+    if same.any():
+        left[FITTED] = left.get(FITTED, 0) + int(same.sum())
+    return replace(found, frame=found.frame[~same].reset_index(drop=True)), left
+
+
+def _cell(row: np.ndarray) -> tuple[float, ...]:
+    return tuple(float(x) for x in row)
+
+
+def _counted(table: pd.DataFrame, seen: pd.Series, early: pd.Series) -> dict[str, int]:
+    """How many runs are left out by reason: rows of a run table are many a run."""
+
+    def runs(mask: pd.Series) -> int:
+        return int(table.loc[mask, "run_id"].nunique()) if "run_id" in table else int(mask.sum())
+
+    return {why: n for why, n in ((FITTED, runs(seen)), (EARLY, runs(early))) if n}
+
+
+def _made_by(table: pd.DataFrame, when: pd.Timestamp) -> pd.Series:
+    """Which rows are of runs made by a time, as far as their `created_at` says (n,)."""
+    if "created_at" not in table:
+        return pd.Series(False, index=table.index)
+    made = pd.to_datetime(table["created_at"].astype(str), utc=True, errors="coerce", format="ISO8601")
+    early = made <= when
+    return early.groupby(table["run_id"]).transform("any") if "run_id" in table else early
+
+
+def _near(frame: pd.DataFrame, target: Target) -> pd.DataFrame:
+    """The runs close enough to the target to measure it."""
+    if target.optimal:
+        return frame[np.abs(np.log(frame["flops"] / target.flops)) < SAME_BUDGET]
+    wanted = {"n_params": target.n_params, "tokens": target.tokens, "unique_tokens": target.unique_tokens}
+    near = pd.Series(True, index=frame.index)
+    for name, value in wanted.items():
+        if value is not None and name in frame:
+            near &= np.abs(np.log(frame[name] / value)) < SAME_CELL
+    return frame[near]
+
+
+def _names(hits: pd.DataFrame) -> tuple[str, ...]:
+    if "run_id" in hits:
+        return tuple(hits["run_id"].astype(str))
+    return tuple(f"{r.n_params:.4g} parameters on {r.tokens:.4g} tokens" for r in hits.itertuples())
+
+
+def _nothing_near(frame: pd.DataFrame, target: Target, left_out: Mapping[str, int]) -> str:
+    refused = _near(frame, target)
+    if len(refused):
+        why = ", ".join(f"{n} runs {reason}" for reason, n in left_out.items())
+        return f"no run of {target} may score this registration ({why}): train it, then score"
+    if not target.optimal:
+        return f"no run of {target} in the table: train it, then score"
+    lowest, highest = frame["flops"].min(), frame["flops"].max()
+    return (
+        f"no run near {target.flops:.4g} FLOPs in the table (it has {lowest:.3g} to {highest:.3g}): train the budget, "
+        "then score"
+    )
+
+
+def _check_data(path: Path, value: Mapping[str, Any], data: pd.DataFrame | None) -> Points:
+    """The points that the prediction was fitted to; RegistrationError unless they are there, unchanged."""
     fitted = value["data"]
     source = path.resolve().parent / fitted["table"]
     if data is None:
@@ -231,33 +323,21 @@ def _check_data(path: Path, value: Mapping[str, Any], data: pd.DataFrame | None)
         data = data[data["run_id"].isin(fitted["run_ids"])]
     if data.empty:
         raise RegistrationError(f"none of the {fitted['n_runs']} runs behind {path} is in its data")
-    if data_hash(_points(data, value)) != fitted["sha256"]:
+    known = _points(data, value)
+    if data_hash(known) != fitted["sha256"]:
         raise RegistrationError(
             f"{path}: the {fitted['n_runs']} runs that it was fitted to have changed since (hash of "
             f"{fitted['table']}): it cannot be scored"
         )
+    return known
 
 
-def _measure(found: Points, target: Target) -> tuple[float, float | None, str]:
-    """Measured loss, best size (None for a target of given size) and how they were measured."""
-    frame = found.frame
+def _measure(found: Points, target: Target, hits: pd.DataFrame) -> tuple[float, float | None, str]:
+    """Measured loss, best size (None for a target of given size) and how the runs in `hits` measured them."""
     if not target.optimal:
-        assert target.n_params is not None
-        assert target.tokens is not None
-        off = np.maximum(
-            np.abs(np.log(frame["n_params"] / target.n_params)), np.abs(np.log(frame["tokens"] / target.tokens))
-        )
-        hits = frame[off < SAME_CELL]
-        if hits.empty:
-            raise RegistrationError(f"no run of {target} in the table: train it, then score")
         return float(np.exp(np.log(hits["loss"]).mean())), None, f"mean of {len(hits)} runs"
-    hits = frame[np.abs(np.log(frame["flops"] / target.flops)) < SAME_BUDGET]
-    if hits.empty:
-        raise RegistrationError(
-            f"no run near {target.flops:.4g} FLOPs in the table (it has {frame['flops'].min():.3g} to "
-            f"{frame['flops'].max():.3g}): train the budget, then score"
-        )
-    profiles = [p for p in isoflop_profiles(found) if abs(np.log(p.flops / target.flops)) < SAME_BUDGET]
+    near = replace(found, frame=hits.reset_index(drop=True))
+    profiles = isoflop_profiles(near)
     if profiles and profiles[0].accepted:
         return profiles[0].loss_opt, profiles[0].n_opt, f"minimum of the isoFLOP profile of {len(hits)} runs"
     best = hits.loc[hits["loss"].idxmin()]

@@ -13,13 +13,11 @@ import numpy as np
 from scipy.optimize import brentq
 
 from isoflop.scaling.laws.chinchilla import Chinchilla
-from isoflop.scaling.laws.data_constrained import DataConstrained
+from isoflop.scaling.laws.data_constrained import EXCESS_WORTH, REPEAT_WORTH, DataConstrained
 from isoflop.scaling.laws.law import SIX_ND, Cost
 from isoflop.scaling.prediction.forecast import LossForecast
 
 INFERENCE_FLOPS = 2.0  # per parameter and token served
-REPEAT_WORTH = 15.387756  # R_D as fitted by Muennighoff et al. 2023
-EXCESS_WORTH = 5.309743  # R_N
 
 
 class ServingError(ValueError):
@@ -176,9 +174,10 @@ def allocations(
 def off_optimum_line(forecast: LossForecast, factors: tuple[float, ...] = (0.25, 0.5, 2.0, 4.0)) -> str:
     """A line on the cost of sizes off the optimum at the compute of a forecast.
 
-    Empty for a target of given size, or where no law has Chinchilla's form.
+    Empty for a target of given size, with repeats, or where no law has Chinchilla's form.
     """
-    if forecast.surface is None or not forecast.target.optimal:
+    target = forecast.target
+    if forecast.surface is None or not target.optimal or target.unique_tokens is not None:
         return ""
     costs = [(f, off_optimum(forecast.surface, forecast.target.flops, f, forecast.points.cost)) for f in factors]
     listed = ", ".join(f"{f:g}x {extra:+.4f} (compute x{waste:.2f})" for f, (extra, waste) in costs)

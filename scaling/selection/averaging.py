@@ -10,6 +10,7 @@ from scipy.special import gammaln, stdtr
 from isoflop.scaling.laws.law import Array
 
 BISECTIONS = 60
+ONE_SIGMA = 0.8413447460685429  # probability below one standard deviation above the mean of a normal distribution
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,14 @@ class ForecastAverage:
         """Standard deviation from the members' scales and the scatter of their means, (n,)."""
         means, sds = np.stack([f.mean for f in self.members]), np.stack([f.sd for f in self.members])
         return np.sqrt(np.einsum("m,mn->n", self.weights, sds**2 + (means - self.mean) ** 2))
+
+    @property
+    def spread(self) -> Array:
+        """Half the width of the central 68%, (n,): the standard deviation of a normal distribution that wide.
+
+        A t of few degrees of freedom has a larger standard deviation than its scale, or none.
+        """
+        return 0.5 * (self.quantile(ONE_SIGMA) - self.quantile(1 - ONE_SIGMA))
 
     def cdf(self, log_loss: Array) -> Array:
         """Probability that ln loss lies at or below `log_loss`, (n,)."""

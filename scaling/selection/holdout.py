@@ -185,7 +185,7 @@ def choose(
         if refused_at(["" if f else "no fit" for f in fits]) is None:
             made = [(f, o) for f, o in zip(fits, origins, strict=True) if f is not None]
             free[law] = len(made[0][0].free)
-            cells += [_errors(law, f, origin) for f, origin in made]
+            cells += [errors_at(law, f, origin) for f, origin in made]
     if not free:
         raise HoldOutError(f"none of {', '.join(laws)} can be fitted to the smaller runs at enough scales")
     found = rank(pd.concat(cells, ignore_index=True), free, among=list(free))
@@ -193,7 +193,8 @@ def choose(
     return found.preferred, renamed[["score", "behind", "behind_se", "free", "runs_predicted"]]
 
 
-def _errors(law: str, fitted: Fit, origin: Origin) -> pd.DataFrame:
+def errors_at(law: str, fitted: Fit, origin: Origin) -> pd.DataFrame:
+    """A row per run that an origin predicts: law, origin, cluster and error of ln loss of a fit."""
     error = np.log(origin.target["loss"].to_numpy(float)) - np.log(fitted.predict(origin.target))
     return origin.target[["cluster"]].assign(law=law, origin=origin.threshold, error=error)
 

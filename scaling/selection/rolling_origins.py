@@ -4,9 +4,10 @@ The scale (compute, parameters or tokens) at which the table is split moves up f
 every run above the first origin is predicted once, from smaller runs alone.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,7 @@ FEWEST_ROWS = 8  # known at an origin: two more than the parameters of Chinchill
 FEWEST_TARGETS = 2
 FEWEST_LEVELS = {"flops": 1, "n_params": 3, "tokens": 3}  # one budget holds many sizes, one size holds no law of N
 MANY_LEVELS = 12
+LEAST_SD = 1e-9  # of ln loss: exact data have no scatter at all
 BASELINE = "local-slope"
 
 
@@ -101,8 +103,12 @@ def _cuts(values: np.ndarray, fewest_levels: int) -> list[float]:
     return allowed[-MOST_ORIGINS:]
 
 
-def forecast(fitted: Fit, frame: pd.DataFrame, *, noise: bool = True) -> Forecast:
+def forecast(
+    fitted: Fit, frame: pd.DataFrame, *, noise: bool = True, read: Callable[[Law], Callable[..., Any]] = lambda law: law
+) -> Forecast:
     """A fit's forecast of the runs in a frame: the law's jackknife uncertainty and, with `noise`, that of one run.
+
+    `read` turns a law, and each refit of it, into the function of its columns that gives the loss.
 
     Raises FitError where the law, or a refit of it, has no finite loss there.
     """
@@ -110,12 +116,13 @@ def forecast(fitted: Fit, frame: pd.DataFrame, *, noise: bool = True) -> Forecas
 
     def log_loss(law: Law) -> np.ndarray:
         with np.errstate(all="ignore"):
-            return np.log(np.asarray(law(*columns), dtype=float))
+            return np.log(np.asarray(read(law)(*columns), dtype=float))
 
     mean, error = log_loss(fitted.law), jackknife(fitted).standard_error(log_loss)
     if not (np.isfinite(mean).all() and np.isfinite(error).all()):
         raise FitError(f"{fitted.law.name}: not every refit has a finite loss at the runs to predict")
-    return Forecast(mean, np.hypot(error, fitted.noise if noise else 0.0), max(fitted.n_clusters - 1, 1))
+    sd = np.maximum(np.hypot(error, fitted.noise if noise else 0.0), LEAST_SD)
+    return Forecast(mean, sd, max(fitted.n_clusters - 1, 1))
 
 
 def fit_at(law: str, data: Points, objective: Objective) -> Fit:

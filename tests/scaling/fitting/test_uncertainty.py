@@ -1,5 +1,7 @@
 """Intervals: what they resample, that they cover, and the profile that checks them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ from scipy.stats import binom
 
 from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.fitting.fit import FitError, Huber, LeastSquares, fit, refit
+from isoflop.scaling.fitting.fit_text import fit_text
 from isoflop.scaling.fitting.profile_likelihood import profile
 from isoflop.scaling.fitting.search import search
 from isoflop.scaling.fitting.solver import minimise
@@ -90,6 +93,27 @@ def test_quantity_that_is_not_positive_stays_linear():
     assert lo <= found.law.E <= hi
 
 
+@pytest.mark.parametrize("floor", [0.0, 0.5])
+@pytest.mark.parametrize("level", [0.5, 0.9])
+def test_interval_of_the_floor_lies_between_zero_and_the_lowest_loss(floor, level):
+    """At 2% noise few studies know it: the fit then ends at 0 and the interval has one end."""
+    law, ends = replace(SURFACE, E=floor), []
+    for seed in range(6):
+        error = np.random.default_rng(seed).normal(0, 0.02, 16)
+        frame = isoflop(16)
+        table = frame.assign(loss=law(frame["n_params"], frame["tokens"]) * np.exp(error))
+        draws = jackknife(fit("chinchilla", table))
+        lo, hi = draws.interval("E", level)
+        assert 0 <= lo < hi <= table["loss"].min()
+        ends.append(draws.one_sided("E"))
+        if ends[-1]:
+            assert lo == 0
+            assert "at its bound, the interval is one-sided" in fit_text(draws.fit, draws)
+        wide = bootstrap(draws.fit, 20).interval("E", level)
+        assert 0 <= wide[0] < wide[1] <= table["loss"].min()
+    assert any(ends) == (floor == 0)
+
+
 def test_prediction_interval_is_wider_than_the_law_and_covers_new_runs():
     rng, covered = np.random.default_rng(5), []
     for seed in range(30):
@@ -144,6 +168,21 @@ def test_profile_is_open_where_the_data_do_not_object():
     assert exponent.open_below or exponent.open_above or exponent.hi - exponent.lo > 0.3
     with pytest.raises(ValueError, match="no parameter or exponent 'gamma'"):
         profile(found, "gamma")
+
+
+@pytest.mark.slow
+def test_an_open_profile_widens_the_headline():
+    """Tokens per parameter span a factor 4: kappa is anything, and no refit without one run shows it."""
+    frame = isoflop(20, width=0.15)
+    error = np.random.default_rng(4).normal(0, 0.01, 20)
+    table = frame.assign(loss=SURFACE(frame["n_params"], frame["tokens"]) * np.exp(error))
+    draws = jackknife(fit("chinchilla-kappa", table))
+    curve, headline, alone = profile(draws.fit, "kappa"), intervals(draws)["kappa"], draws.interval("kappa")
+    assert curve.open_below or curve.open_above
+    assert headline[0] <= min(alone[0], max(curve.lo, 0.05)) + 1e-12
+    assert headline[1] == max(alone[1], curve.hi)
+    closed = jackknife(fit("chinchilla", table))
+    assert intervals(closed)["alpha"] == closed.interval("alpha")
 
 
 def test_refits_of_epoch_reach_the_best_of_fresh_starts(public_data):

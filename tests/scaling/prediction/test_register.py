@@ -9,12 +9,13 @@ import pytest
 from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.prediction.forecast import PredictError, Target, forecast_loss
 from isoflop.scaling.prediction.predict import predict
-from isoflop.scaling.prediction.register import RegistrationError, data_hash, register, score
+from isoflop.scaling.prediction.register import EARLY, FITTED, RegistrationError, data_hash, register, score
 from isoflop.scaling.table.conventions import points
 from tests.support.fits.simulated import BESIROGLU, NOISE, isoflop_table
 
 LAWS = ("chinchilla", "chinchilla-tied")
 TARGET = 1e21
+LATER = "2999-01-01T00:00:00+00:00"
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,17 @@ def test_a_run_is_predicted_at_its_own_size(table):
     said = forecast_loss(data, target, LAWS)
     assert said.n_opt is None
     assert said.loss == pytest.approx(float(BESIROGLU(1e9, 1e11)), rel=0.01)
+
+
+def test_the_interval_knows_how_far_forecasts_missed_before(table):
+    """A law without a floor misses every next budget: what it missed by widens the forecast, by ln of the reach."""
+    far, near = (forecast_loss(table, Target(c), ("chinchilla-no-floor",)) for c in (1e22, 1e21))
+    assert far.discrepancy > 1e-3
+    for said in (far, near):
+        (alone,) = said.members["chinchilla-no-floor"].members
+        (widened,) = said.average.members
+        assert widened.sd[0] == pytest.approx(np.hypot(alone.sd[0], said.discrepancy * np.log(said.reach)))
+    assert far.average.sd[0] > near.average.sd[0]
 
 
 @pytest.mark.parametrize("given", [(None, None, None), (1e20, 1e9, 1e10), (None, 1e9, None), (-1.0, None, None)])
@@ -118,7 +130,7 @@ def test_a_changed_registration_is_refused_and_none_is_overwritten(registered, s
 
 def test_no_answer_yet(registered, table):
     with pytest.raises(RegistrationError, match="train the budget, then score"):
-        score(registered / "claim.json", table)
+        score(registered / "claim.json", table.assign(loss=1.001 * table["loss"]))
 
 
 def test_rows_in_any_order_have_one_hash(table):
@@ -132,7 +144,67 @@ def test_a_store_that_grew_still_scores(tmp_path, study_table):
     below = study_table[study_table["budget_flops"] < 1e12]
     said = forecast_loss(below, Target(1e12), LAWS)
     register(said, tmp_path / "claim.json", table=tmp_path / "runs.parquet")
-    assert score(tmp_path / "claim.json", study_table).covered[0.95]
+    grown = study_table.assign(created_at=study_table["created_at"].mask(study_table["budget_flops"] >= 1e12, LATER))
+    found = score(tmp_path / "claim.json", grown)
+    assert found.covered[0.95]
+    assert set(found.runs) == set(study_table.loc[study_table["budget_flops"] >= 1e12, "run_id"])
+    assert found.left_out == {FITTED: below["run_id"].nunique()}
+    with pytest.raises(RegistrationError, match="made before it was registered"):
+        score(tmp_path / "claim.json", study_table.assign(created_at="2020-01-01T00:00:00+00:00"))
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_runs_that_the_prediction_knew_never_score(tmp_path, table, named):
+    """The target lies inside the table: the runs there were fitted, by their ids or as the same numbers."""
+    known = table.assign(run_id=[f"run{i}" for i in range(len(table))]) if named else table
+    known.to_csv(tmp_path / "runs.csv", index=False)
+    inside = float(points(table).frame["flops"].max())
+    register(forecast_loss(known, Target(inside), LAWS), tmp_path / "claim.json", table=tmp_path / "runs.csv")
+    with pytest.raises(RegistrationError, match="that the prediction was fitted to"):
+        score(tmp_path / "claim.json", known)
+    new = known.tail(7).assign(loss=known["loss"].tail(7) * 1.001)
+    if named:
+        with pytest.raises(RegistrationError, match="that the prediction was fitted to"):
+            score(tmp_path / "claim.json", new)  # a known run measured again is a known run
+        new["run_id"] = [f"new{i}" for i in range(7)]
+    found = score(tmp_path / "claim.json", pd.concat([known, new], ignore_index=True))
+    assert len(found.runs) == 7
+    assert found.left_out[FITTED] == len(known)
+    assert "not counted: 35 runs that the prediction was fitted to" in str(found)
+
+
+def test_runs_made_before_the_registration_never_score(registered):
+    early, late = (answers().assign(created_at=when) for when in ("2020-01-01T00:00:00+00:00", LATER))
+    with pytest.raises(RegistrationError, match="7 runs made before it was registered"):
+        score(registered / "claim.json", early)
+    found = score(registered / "claim.json", pd.concat([early.assign(loss=1.0), late], ignore_index=True))
+    assert (len(found.runs), found.left_out) == (7, {EARLY: 7})
+    assert found.measured > 1.5
+
+
+@pytest.mark.parametrize(
+    ("factor", "scores"), [(1.09, True), (0.92, True), (1.12, False), (0.88, False), (2.72, False)]
+)
+def test_runs_far_from_the_target_do_not_score(registered, factor, scores):
+    off = answers().assign(tokens=lambda f: f["tokens"] * factor)
+    if scores:
+        assert "within 10.5% of the target's compute" in str(score(registered / "claim.json", off))
+    else:
+        with pytest.raises(RegistrationError, match="no run near 1e\\+21 FLOPs"):
+            score(registered / "claim.json", off)
+
+
+@pytest.mark.parametrize(("factor", "scores"), [(1.04, True), (1.06, False)])
+def test_a_run_of_given_size_is_scored_by_its_own_cell(tmp_path, table, factor, scores):
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    target = Target.of(points(table), None, 1e9, 1e11)
+    register(forecast_loss(table, target, LAWS), tmp_path / "claim.json", table=tmp_path / "runs.csv")
+    run = simulate_points(BESIROGLU, np.array([1e9 * factor]), np.array([1e11]), noise=0.0)
+    if scores:
+        assert len(score(tmp_path / "claim.json", run).runs) == 1
+    else:
+        with pytest.raises(RegistrationError, match="train it, then score"):
+            score(tmp_path / "claim.json", run)
 
 
 def test_a_prediction_joins_serving(table):

@@ -11,6 +11,7 @@ from isoflop.__main__ import app
 from isoflop.experiments.store.store import create_store
 from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.fitting.fit import FitError, fit
+from isoflop.scaling.fitting.uncertainty import bootstrap, jackknife
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.prediction.two_stage import RAW, Chain, Sigmoid, two_stage
 from isoflop.scaling.table.columns import TableError
@@ -54,6 +55,15 @@ def test_a_sigmoid_without_noise_is_recovered(law):
     np.testing.assert_allclose(found.second.law.values(), law.values(), rtol=1e-5)
     np.testing.assert_allclose(found.first.law.values(), LOSS.values(), rtol=1e-4)
     assert found.error < 1e-8
+
+
+def test_both_stages_leave_out_and_draw_the_same_runs():
+    found = two_stage(runs(noise=0.01, loss_noise=0.01, seed=3), resamples=6, seed=4)
+    alone = [bootstrap(stage, 6, seed=4) for stage in (found.first, found.second)]
+    for chain, loss_law, task_law in zip(found.resamples.laws, *(draws.laws for draws in alone), strict=True):
+        assert (chain.loss_law, chain.task_law) == (loss_law, task_law)
+    left_out = [jackknife(stage).laws for stage in (found.first, found.second)]
+    assert [(c.loss_law, c.task_law) for c in found.draws.laws] == list(zip(*left_out, strict=True))
 
 
 def test_a_ceiling_below_one_is_recovered_when_it_is_freed():

@@ -8,7 +8,7 @@ import pytest
 
 from isoflop.scaling.design.simulate import simulate_study
 from isoflop.scaling.laws.chinchilla import Chinchilla
-from isoflop.scaling.selection.holdout import choose, hold_out
+from isoflop.scaling.selection.holdout import choose, errors_at, hold_out
 from isoflop.scaling.selection.preference import candidates
 from isoflop.scaling.selection.rolling_origins import HoldOutError
 from isoflop.scaling.table.conventions import points
@@ -48,6 +48,19 @@ def test_the_largest_budget_stays_blind(bent):
     assert held.chosen == honest.chosen
     for law in honest.forecasts:
         assert held.forecasts[law].fit.law == honest.forecasts[law].fit.law
+
+
+def test_no_law_is_fitted_to_what_it_predicts(bent, monkeypatch):
+    pairs = []
+
+    def spy(law, fitted, origin):
+        pairs.append((fitted.points.frame["flops"].max(), origin.target["flops"].min()))
+        return errors_at(law, fitted, origin)
+
+    monkeypatch.setattr("isoflop.scaling.selection.holdout.errors_at", spy)
+    choose(bent, ("chinchilla", "power"))
+    assert len(pairs) >= 4
+    assert all(known < 0.95 * predicted for known, predicted in pairs)
 
 
 def test_cells_are_those_above_the_threshold_with_intervals(bent):

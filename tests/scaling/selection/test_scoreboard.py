@@ -99,6 +99,8 @@ def test_quantiles_of_a_forecast_average_invert_its_distribution():
     for p in (0.025, 0.5, 0.9):
         assert np.allclose(both.cdf(both.quantile(p)), p)
     alone = average(parts[:1], [1.0])
+    assert np.allclose(alone.spread, 1.1105 * parts[0].sd, rtol=1e-3)  # t with 5 degrees of freedom
+    assert np.allclose(average([Forecast(np.zeros(1), np.ones(1), 1e6)], [1.0]).spread, 1.0, rtol=1e-4)
     assert np.allclose(alone.quantile(0.5), parts[0].mean)
     assert np.allclose(np.diff(alone.interval(0.9), axis=0)[0] / 2, parts[0].sd * 2.015, rtol=1e-3)
 

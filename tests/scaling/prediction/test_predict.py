@@ -1,0 +1,153 @@
+"""Predictions that heed repeated data, published laws without a table, and every named law through every command."""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from isoflop.analysis.evidence import Evidence
+from isoflop.scaling.findings.verdict import verdict
+from isoflop.scaling.laws import PRESETS, get_law, law_names
+from isoflop.scaling.laws.published import PUBLISHED
+from isoflop.scaling.prediction.predict import predict, predict_from_law, predict_table
+from isoflop.scaling.selection.comparison import comparison
+from tests.support.fits.hard_fits import REPEATS, repeated
+from tests.support.fits.simulated import BESIROGLU, isoflop_table
+
+SIZES = (1238144, 2869504, 8886784, 33506304)
+LOSSES = (8.156, 5.643, 4.211, 7.294, 5.299, 3.818, 6.653, 4.798, 3.207, 6.061, 4.497, 2.790)
+RUN = {"n_params": 1e9, "tokens": 1e11}
+
+
+@pytest.fixture(scope="module")
+def repeats() -> pd.DataFrame:
+    frame = repeated(60)
+    noise = np.random.default_rng(0).normal(0, 0.003, 60)
+    return frame.assign(loss=REPEATS(frame["n_params"], frame["tokens"], frame["unique_tokens"]) * np.exp(noise))
+
+
+@pytest.fixture(scope="module")
+def exact() -> pd.DataFrame:
+    """Without noise: the residuals of a right law are of rounding size."""
+    n = np.repeat([1e7, 1e8, 1e9], 4)
+    d = n * np.tile([5, 20, 80, 320], 3)
+    return pd.DataFrame({"n_params": n, "tokens": d, "loss": 1.8 + 400 * n**-0.34 + 2000 * d**-0.37})
+
+
+@pytest.fixture(scope="module")
+def tables(exact, repeats) -> dict[str, pd.DataFrame]:
+    twelve = pd.DataFrame({"n_params": np.repeat(SIZES, 3), "tokens": np.tile([5e6, 2e7, 8e7], 4), "loss": LOSSES})
+    return {"exact": exact, "twelve": twelve, "repeats": repeats}
+
+
+def refusal(answer: Callable[[], object]) -> ValueError | None:
+    """The error that stands in place of an answer."""
+    try:
+        assert str(answer())
+    except ValueError as error:
+        return error
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("table", ["exact", "twelve", "repeats"])
+def test_every_named_law_goes_through_every_command(tables, table, name):
+    """An answer, or a reason that the table gives (exit 1): never a wrong name or number (exit 2)."""
+    data = tables[table]
+    largest = float((6 * data["n_params"] * data["tokens"]).max())
+    commands = {
+        "fit": lambda: verdict(data, name, resamples=2),
+        "compare": lambda: comparison(data, name).board,
+        "predict": lambda: predict(data, flops=3 * largest, laws=name),
+        "a run": lambda: predict(data, n_params=1e9, tokens=largest / 2e9, laws=name),
+        "report": lambda: Evidence(data, law=name, n_draws=10).fit,
+    }
+    needs_unique = "U" in get_law(name)[0].inputs and "unique_tokens" not in data
+    refused = {command: error for command, answer in commands.items() if (error := refusal(answer)) is not None}
+    assert all(getattr(error, "exit_code", 2) == 1 and name in str(error) for error in refused.values()), refused
+    assert set(refused) == set(commands) if needs_unique else "fit" not in refused
+    assert law_names(name) == (name,)
+
+
+@pytest.mark.slow
+def test_the_loss_rises_as_unique_tokens_fall(repeats):
+    found = [predict(repeats, **RUN, unique_tokens=u) for u in (1e11, 3e10, 1e10, 3e9)]
+    losses = [f.loss.loss for f in found]
+    assert np.all(np.diff(losses) > 0)
+    assert found[0].loss.loss == pytest.approx(predict(repeats, **RUN).loss.loss, rel=1e-12)
+    assert "data-constrained" in found[0].loss.laws.index
+    for u, f in zip((1e11, 3e10, 1e10, 3e9), found, strict=True):
+        assert f.loss.laws.loc["data-constrained", "loss"] == pytest.approx(float(REPEATS(1e9, 1e11, u)), rel=0.02)
+        assert f.to_dict()["target"]["unique_tokens"] == u
+    alone = predict(repeats, **RUN, unique_tokens=1e10, laws="data-constrained").loss
+    assert alone.loss == pytest.approx(float(REPEATS(1e9, 1e11, 1e10)), rel=0.02)
+    assert any("fitted to this table" in note for note in found[1].loss.notes)
+
+
+def test_laws_that_do_not_read_unique_tokens_borrow_the_worth_of_repeats():
+    table = isoflop_table(BESIROGLU, seed=0)
+    losses = [predict(table, **RUN, unique_tokens=u, laws="chinchilla").loss for u in (1e11, 1e10, 1e9)]
+    assert losses[0].loss < losses[1].loss < losses[2].loss
+    assert any("borrowed" in note for note in losses[1].notes)
+    best = [predict(table, flops=1e21, unique_tokens=u, laws="chinchilla").loss for u in (1e12, 1e9)]
+    assert best[0].loss < best[1].loss
+    assert best[1].n_opt != pytest.approx(best[0].n_opt, rel=0.01)
+
+
+def test_a_run_of_given_size_has_no_best_size():
+    found = predict(isoflop_table(BESIROGLU, seed=0), **RUN, laws="chinchilla")
+    assert "n_opt" not in str(found)
+    assert found.to_dict()["laws"]["chinchilla"]["n_opt"] is None
+
+
+def test_a_whole_table_is_forecast_and_judged():
+    table, test = isoflop_table(BESIROGLU, seed=0), isoflop_table(BESIROGLU, seed=1, largest=1e21).tail(7)
+    found = predict_table(table, test, "chinchilla,chinchilla-tied")
+    assert len(found.runs) == 7
+    assert found.r2 > 0.9
+    assert found.bias == pytest.approx(np.log(test["loss"].to_numpy() / found.runs["predicted"]).mean())
+    assert found.rms < 0.02
+    assert found.coverage[0.95] == np.mean(found.runs["pit"].between(0.025, 0.975))
+    one = test.iloc[2]
+    alone = predict(table, n_params=one["n_params"], tokens=one["tokens"], laws="chinchilla,chinchilla-tied").loss
+    assert found.runs["predicted"].iloc[2] == pytest.approx(alone.loss, rel=1e-9)
+    assert found.runs[["lo_0.95", "hi_0.95"]].iloc[2].tolist() == pytest.approx(list(alone.intervals[0.95]), rel=1e-9)
+    shifted = predict_table(table, test.assign(loss=1.1 * test["loss"]), "chinchilla")
+    assert shifted.bias == pytest.approx(np.log(1.1), abs=0.02)
+    assert shifted.coverage[0.95] == 0
+
+
+def test_published_laws_are_evaluated_without_a_table():
+    law = PUBLISHED["muennighoff-2023"].law
+    found = predict_from_law("muennighoff-2023", **RUN, unique_tokens=1e10)
+    assert found.loss == float(law(1e9, 1e11, 1e10))
+    assert predict_from_law("muennighoff-2023", **RUN).loss == float(law(1e9, 1e11, 1e11)) < found.loss
+    best = predict_from_law("besiroglu-2024", flops=1e21)
+    assert best.loss == pytest.approx(float(BESIROGLU.optimal(1e21).loss), rel=1e-4)
+    assert predict_from_law("llama3-2024", flops=1e21).loss is None
+    assert "lies outside the range" in str(predict_from_law("besiroglu-2024", n_params=1e6, tokens=1e9))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_published_law_has_an_answer_or_says_what_it_reads(name):
+    given = {"flops": 1e20}, {"n_params": 1e8, "tokens": 1e9}, {"n_params": 1e8}, {"tokens": 1e9}, {}
+    reasons = [refusal(partial(predict_from_law, name, **numbers)) for numbers in given]
+    assert all("--" in str(reason) for reason in reasons if reason is not None)
+    assert reasons.count(None) >= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers", "said"),
+    [
+        ("hofmann-2022", {"flops": 1e20}, "did you mean 'hoffmann-2022'"),
+        ("hoffmann-2022", {"flops": -1.0}, "--flops -1"),
+        ("hoffmann-2022", {**RUN, "unique_tokens": 1e9}, "not --unique-tokens"),
+        ("hoffmann-2022", {"n_params": 1e9}, "give --tokens"),
+    ],
+)
+def test_what_is_wrong_is_named(name, numbers, said):
+    with pytest.raises(ValueError, match=said):
+        predict_from_law(name, **numbers)
