@@ -13,21 +13,26 @@ from isoflop.analysis.style import losses_in
 LAST = 1000
 
 
+def first_of(frame: pd.DataFrame, *_: object) -> pd.DataFrame:
+    """What a figure needs first, where that is the data behind it already."""
+    return frame
+
+
 @dataclass(frozen=True)
 class Figure:
     """A figure of the report, and of `isoflop plot --figure NAME`.
 
     `needs` takes from the evidence what the figure shows: one value, or a tuple of several. `frame` and `plot` get
-    these as their arguments; `frame` returns the data behind the figure, `plot` (which is also given `ax`) draws it.
-    Each raises ValueError with the reason where the table does not support the figure. Figures stand in the report in
-    the order of `place`, then of their names.
+    these as their arguments; `frame` returns the data behind the figure (by default the first of them), `plot` draws it
+    and is also given `ax`. Each raises ValueError with the reason where the table does not support the figure. Figures
+    stand in the report in the order of `place`, then of their names.
     """
 
     name: str
     caption: str
     needs: Callable[[Evidence], Any]
-    frame: Callable[..., pd.DataFrame]
     plot: Callable[..., Axes]
+    frame: Callable[..., pd.DataFrame] = first_of
     place: float = LAST
 
     def data(self, evidence: Evidence) -> pd.DataFrame:

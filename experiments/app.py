@@ -113,9 +113,11 @@ main = hydra.main(config_path="pkg://isoflop.conf", config_name="config", versio
 
 
 def _one_by_one(jobs: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
-    outcomes = []
-    for overrides in jobs:
-        spec = job_spec(overrides)
+    from isoflop.experiments.training.process import begin
+
+    specs, outcomes = [job_spec(overrides) for overrides in jobs], []
+    begin(specs[0].where.threads, specs[0].where.device)
+    for spec in specs:
         outcome = JobReturn(status=JobStatus.COMPLETED)
         try:
             train_trunks(spec.where, spec.runs)

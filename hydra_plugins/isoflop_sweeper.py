@@ -1,7 +1,7 @@
 """A Hydra sweeper that trains what a study lacks. Hydra's side only: a launch is `experiments.sweep.launch`."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
@@ -42,7 +42,7 @@ class IsoflopSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Count the workers and make the launcher that starts them."""
-        from isoflop.experiments.sweep.pool import begin_worker, check_distributed, end_with, gpus, worker_count
+        from isoflop.experiments.sweep.pool import check_distributed, gpus, start_worker, worker_count
         from isoflop.experiments.sweep.train_job import job
 
         self.config, self.hydra_context = config, hydra_context
@@ -62,12 +62,11 @@ class IsoflopSweeper(Sweeper):
             config=config,
         )
         if "n_jobs" in config.hydra.launcher:
-            begin: Callable[..., None] = end_with
-            arguments: tuple[Any, ...] = (os.getpid(),)
+            arguments: tuple[Any, ...] = (os.getpid(), config.where.threads, config.where.device)
             if config.where.device == "cuda" and len(names := gpus("cuda")) > 1:
                 self.places = TemporaryDirectory(prefix="isoflop-pool-")
-                begin, arguments = begin_worker, (os.getpid(), self.places.name, self.workers, names)
-            self.launcher.joblib = {**self.launcher.joblib, "initializer": begin, "initargs": arguments}
+                arguments = (*arguments, self.places.name, self.workers, names)
+            self.launcher.joblib = {**self.launcher.joblib, "initializer": start_worker, "initargs": arguments}
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the studies that the arguments describe. Ends in SystemExit with the exit code."""
@@ -95,6 +94,10 @@ class IsoflopSweeper(Sweeper):
         return spec
 
     def _start(self, job_overrides: list[list[str]], first: int) -> "Sequence[JobReturn]":
+        from isoflop.experiments.training.process import begin
+
+        if self.workers is not None and "n_jobs" not in self.config.hydra.launcher:  # this process is the worker
+            begin(self.config.where.threads, self.config.where.device)
         return self.launcher.launch(job_overrides, initial_job_idx=first)
 
 

@@ -17,7 +17,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from isoflop.models.config import PARAMETRIZATIONS
+from isoflop.models.config import PARAMETRIZATIONS, ModelConfig, family_of
 from isoflop.models.language_model import LanguageModel
 
 M = TypeVar("M", bound=LanguageModel)
@@ -30,6 +30,12 @@ class ParameterGroup:
     lr_multiplier: float
     decay_multiplier: float
     parameters: tuple[nn.Parameter, ...]
+
+
+def new_model(config: ModelConfig, seed: int, *, parametrization: str = "mup", base_depth: int = 2) -> LanguageModel:
+    """A model of this shape with the weights that `initialize` draws from `seed`."""
+    model: LanguageModel = family_of(config).build(config)
+    return initialize(model, seed, parametrization=parametrization, base_depth=base_depth)
 
 
 def initialize(model: M, seed: int, *, parametrization: str = "mup", base_depth: int = 2) -> M:

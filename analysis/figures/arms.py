@@ -129,7 +129,6 @@ FIGURES = (
         "positions",
         "Loss by position in the window, of each arm's best run.",
         needs=lambda e: positions_frame(e.table),
-        frame=lambda positions: positions,
         plot=plot_positions,
         place=150,
     ),

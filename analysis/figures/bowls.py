@@ -92,7 +92,6 @@ FIGURES = (
         "bowls",
         "Loss against peak learning rate; diamonds: the best rate.",
         needs=lambda e: bowl_frame(e.ends, params=e.params),
-        frame=lambda bowls: bowls,
         plot=plot_bowls,
         place=140,
     ),

@@ -88,7 +88,6 @@ FIGURES = (
         "curves",
         "Held-out loss along training, darker for larger models.",
         needs=lambda e: (learning_curves(e.table, params=e.params), if_supported(lambda: e.envelope)),
-        frame=lambda curves, _: curves,
         plot=plot_learning_curves,
         place=60,
     ),

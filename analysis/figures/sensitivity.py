@@ -38,7 +38,6 @@ FIGURES = (
         "sensitivity",
         "The exponent of N* when the analysis is changed.",
         needs=lambda e: e.sensitivity,
-        frame=lambda sensitivity: sensitivity,
         plot=plot_sensitivity,
         place=120,
     ),

@@ -9,8 +9,9 @@ it; `corpus_id` hashes the tokens themselves.
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -19,8 +20,8 @@ import numpy as np
 from isoflop.experiments.config import DataSpec
 from isoflop.experiments.data import CorpusError
 from isoflop.experiments.data.shards import MANIFEST, write_corpus
-from isoflop.experiments.data.sources import Source, source_of
-from isoflop.experiments.data.token_files import SIDES, Side, open_side
+from isoflop.experiments.data.sources import source_of
+from isoflop.experiments.data.token_files import Place, Side, find_side
 from isoflop.experiments.files import check_name
 from isoflop.read_json import read_json
 
@@ -66,20 +67,41 @@ class Corpus:
     train: np.ndarray
     held_out: np.ndarray
     eval_windows: np.ndarray  # (windows, T + 1), spread evenly over the held-out documents
-    manifest: dict[str, Any]
+    manifest: Manifest
+    places: dict[str, Place]  # of both sides
+
+    @property
+    def prepared(self) -> "Prepared":
+        """What another process opens it by."""
+        floor = None if math.isnan(self.loss_floor) else self.loss_floor
+        return Prepared(folder=str(self.folder), eval_id=self.eval_id, loss_floor=floor, places=self.places)
+
+
+class Prepared(TypedDict):
+    """A corpus that a launch has prepared: a job opens it by this, and asks neither its source nor its cleaning."""
+
+    folder: str
+    eval_id: str
+    loss_floor: float | None
+    places: dict[str, Place]
 
 
 class Corpora:
-    """The corpora in one folder, each prepared when it is first called for and then kept open."""
+    """The corpora in one folder, each prepared when it is first called for and then kept open.
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    `known` are some that are prepared, by `repr` of their data: opened as they are, unless their files have changed.
+    """
+
+    def __init__(self, root: Path, known: Mapping[str, Prepared] | None = None) -> None:
+        self._root, self._known = root, known or {}
         self._open: dict[str, Corpus] = {}
 
     def __call__(self, data: DataSpec) -> Corpus:
         key = repr(data)
         if key not in self._open:
-            self._open[key] = prepare(data, self._root)
+            known = self._known.get(key)
+            whole = known is not None and all(map(_is_unchanged, known["places"].values()))
+            self._open[key] = reopen(data, known) if known and whole else prepare(data, self._root)
         return self._open[key]
 
 
@@ -97,7 +119,19 @@ def prepare(data: DataSpec, root: Path) -> Corpus:
     folder = Path(root) / f"{data.name}-{_digest(recipe)}"
     if not (folder / MANIFEST).exists():
         write_corpus(folder, source, files, recipe)
-    return _open(folder, source)
+    manifest = _manifest(folder)
+    places = {side: find_side(folder, side, stated) for side, stated in _sides(manifest).items()}
+    corpus = _open(data, folder, manifest, places)
+    return replace(corpus, loss_floor=source.reachable_loss(corpus.eval_windows))
+
+
+def reopen(data: DataSpec, known: Prepared) -> Corpus:
+    """A corpus that was prepared before, from the files where it lay then. Raises CorpusError if its tokens differ."""
+    folder = Path(known["folder"])
+    corpus = _open(data, folder, _manifest(folder), known["places"])
+    if corpus.eval_id != known["eval_id"]:
+        raise CorpusError(f"{folder}: its held-out tokens have changed since the launch; isoflop run launches it anew")
+    return replace(corpus, loss_floor=math.nan if known["loss_floor"] is None else known["loss_floor"])
 
 
 def spread_windows(tokens: np.ndarray, *, context_length: int, n_tokens: int) -> np.ndarray:
@@ -126,8 +160,7 @@ def manifest_text(corpus: Corpus) -> str:
                 f"dropped {stage['dropped']:>8,}  bytes removed {stage['bytes_removed']:>12,}"
                 + (f"  added {added:,}" if (added := stage.get("bytes_added")) else "")
             )
-    for side in SIDES:
-        count = manifest[side]
+    for side, count in _sides(manifest).items():
         text = f", {count['bytes']:,} bytes" if count.get("bytes") else ""
         lines.append(f"{side}: {count['documents']:,} documents, {count['tokens']:,} tokens{text}")
     per_token = "" if manifest["bytes_per_token"] is None else f", {corpus.bytes_per_token:.3f} bytes/token held out"
@@ -135,11 +168,27 @@ def manifest_text(corpus: Corpus) -> str:
     return "\n".join(lines)
 
 
-def _open(folder: Path, source: Source) -> Corpus:
-    """The corpus in a complete folder. Raises CorpusError for damaged shards and sides shorter than one window."""
-    data = source.data
-    manifest = read_json(folder / MANIFEST, Manifest, error=CorpusError, remedy="delete the folder and prepare again")
-    shards = {side: open_side(folder, side, manifest[side]) for side in SIDES}
+def _manifest(folder: Path) -> Manifest:
+    return read_json(folder / MANIFEST, Manifest, error=CorpusError, remedy="delete the folder and prepare again")
+
+
+def _sides(manifest: Manifest) -> dict[str, Side]:
+    return {"train": manifest["train"], "held_out": manifest["held_out"]}
+
+
+def _is_unchanged(place: Place) -> bool:
+    try:
+        return os.stat(place["file"]).st_mtime_ns == place["modified"]
+    except OSError:
+        return False
+
+
+def _open(data: DataSpec, folder: Path, manifest: Manifest, places: dict[str, Place]) -> Corpus:
+    """The corpus in a complete folder, without its loss floor. Raises CorpusError for a side below one window."""
+    shards: dict[str, np.ndarray] = {
+        side: np.memmap(place["file"], place["dtype"], "r", place["offset"], (place["tokens"],))
+        for side, place in places.items()
+    }
     for side, tokens in shards.items():
         if len(tokens) <= data.context_length:
             raise CorpusError(
@@ -158,11 +207,12 @@ def _open(folder: Path, source: Source) -> Corpus:
         held_out_tokens=len(shards["held_out"]),
         bytes_per_token=manifest["bytes_per_token"] or math.nan,
         eval_id=eval_id,
-        loss_floor=source.reachable_loss(windows),
+        loss_floor=math.nan,
         train=shards["train"],
         held_out=shards["held_out"],
         eval_windows=windows,
         manifest=manifest,
+        places=places,
     )
 
 

@@ -40,7 +40,17 @@ class Side(TypedDict):
     range: NotRequired[tuple[int, int]]
 
 
-def open_tokens(path: Path) -> np.ndarray:
+class Place(TypedDict):
+    """Where the tokens of one side lie: `tokens` of a type from a byte of a file on, and when that was written."""
+
+    file: str
+    modified: int  # nanoseconds
+    dtype: str
+    offset: int
+    tokens: int
+
+
+def open_tokens(path: Path) -> np.memmap:
     """The tokens of a file, 1-d, mapped and not read. Raises CorpusError for a file whose header and size disagree."""
     index = path.with_suffix(".idx")
     if index.is_file():
@@ -94,23 +104,24 @@ def describe_sides(paths: Sequence[Path], *, held_out_fraction: float, vocab_siz
     return {side: _describe(*where, vocab_size) for side, where in ranges.items()}
 
 
-def open_side(folder: Path, side: str, stated: Side) -> np.ndarray:
-    """The tokens of one side of a corpus, mapped: its shard in `folder`, or those that its manifest found elsewhere.
+def find_side(folder: Path, side: str, stated: Side) -> Place:
+    """Where the tokens of one side of a corpus lie: in its shard in `folder`, or where its manifest found them.
 
     Raises CorpusError when they are not as many as `stated`, the manifest's entry for the side.
     """
     damaged = f"{folder}: {side}.bin is not what its manifest says; delete the folder and prepare again"
-    if "file" in stated:
-        start, end = stated["range"]
-        tokens = open_tokens(Path(stated["file"]))[start:end]
-    else:
-        try:
-            tokens = open_tokens(folder / f"{side}.bin")
-        except CorpusError as error:
-            raise CorpusError(damaged) from error
-    if len(tokens) != stated["tokens"]:
+    path = Path(stated["file"]) if "file" in stated else folder / f"{side}.bin"
+    try:
+        tokens = open_tokens(path)
+    except CorpusError as error:
+        raise error if "file" in stated else CorpusError(damaged) from error
+    start, end = stated.get("range", (0, len(tokens)))
+    if len(tokens[start:end]) != stated["tokens"]:
         raise CorpusError(damaged)
-    return tokens
+    return Place(
+        file=str(path), modified=path.stat().st_mtime_ns, dtype=tokens.dtype.str,
+        offset=tokens.offset + start * tokens.itemsize, tokens=end - start,
+    )  # fmt: skip
 
 
 def _describe(path: Path, start: int, end: int, vocab_size: int) -> dict[str, Any]:
@@ -128,14 +139,14 @@ def _describe(path: Path, start: int, end: int, vocab_size: int) -> dict[str, An
     }  # fmt: skip
 
 
-def _map(path: Path, dtype: type[np.integer], offset: int) -> np.ndarray:
+def _map(path: Path, dtype: type[np.integer], offset: int) -> np.memmap:
     left = path.stat().st_size - offset
     if left <= 0 or left % np.dtype(dtype).itemsize:
         raise CorpusError(f"{path}: {left} bytes are not a whole number of {np.dtype(dtype)} tokens")
     return np.memmap(path, dtype, mode="r", offset=offset)
 
 
-def _open_megatron(path: Path, index: Path) -> np.ndarray:
+def _open_megatron(path: Path, index: Path) -> np.memmap:
     start_bytes = len(MEGATRON_MAGIC) + _MEGATRON_HEADER.size
     with index.open("rb") as file:
         start = file.read(start_bytes)

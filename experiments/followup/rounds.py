@@ -8,7 +8,7 @@ one that is repeated asks for nothing and trains nothing.
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from isoflop.experiments.compose import UsageError, as_overrides, compose_all
 from isoflop.experiments.config import ExperimentConfig, RoundsSpec
@@ -36,7 +36,8 @@ class RoundCell(TypedDict):
 class RoundFile(TypedDict):
     """What the file of a round holds: what was requested, of which runs, and the cells chosen."""
 
-    wish: dict[str, Any]
+    requested: NotRequired[dict[str, Any]]
+    wish: NotRequired[dict[str, Any]]  # what `requested` was called in files of before
     known: str
     cells: list[RoundCell]
     hold_out: list[float]
@@ -117,9 +118,9 @@ def _answer(store: Store, name: str, request: RoundsSpec, known: Iterable[str] |
     kept = read_kept(_file(store, name), RoundFile)
     for cell in kept["cells"] if kept else ():
         check_name(cell["size"], f"{_file(store, name)}: size")  # it becomes part of an argument
-    if kept is None or kept["wish"] != _requested(request) or (known is not None and kept["known"] != _digest(known)):
+    if kept is None or kept.get("requested", kept.get("wish")) != _requested(request):
         return None
-    return kept
+    return kept if known is None or kept["known"] == _digest(known) else None
 
 
 def _ask(store: Store, name: str, request: RoundsSpec, known: Sequence[str]) -> dict[str, Any]:
@@ -133,7 +134,7 @@ def _ask(store: Store, name: str, request: RoundsSpec, known: Sequence[str]) -> 
     cells = runnable(runs, budget, template_of(runs, store.root))
     goal = checked_goal(budget, target, request.goal)
     design = plan_from_table(table, budget=budget, target=target, goal=goal, cells=cells)
-    answer = {"wish": _requested(request), "known": _digest(known), **cells_of(design), "said": str(design)}
+    answer = {"requested": _requested(request), "known": _digest(known), **cells_of(design), "said": str(design)}
     write_json(_file(store, name), answer)
     return answer
 

@@ -16,7 +16,7 @@ from isoflop.experiments.config import DataSpec, ModelSpec, OptimSpec, ScheduleS
 from isoflop.experiments.store.store import Store, open_store
 from isoflop.experiments.study.engine import PRECISIONS
 from isoflop.experiments.study.sizes import load_size, size_names
-from isoflop.experiments.training.checkpoint_files import BRANCH, TRUNK, saved
+from isoflop.experiments.training.checkpoint import BRANCH, TRUNK, saved
 from isoflop.models.config import FAMILIES, OPTIONS, PLAIN, ModelConfig, family_named
 from isoflop.scaling.table.runs import read_config
 

@@ -21,8 +21,16 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
 from isoflop.experiments.files import check_name
-from isoflop.experiments.training.checkpoint import Checkpoints, State
-from isoflop.experiments.training.checkpoint_files import SHARDED, Saved, checksum, discard, saved, sharded
+from isoflop.experiments.training.checkpoint import (
+    SHARDED,
+    Checkpoints,
+    Saved,
+    State,
+    checksum,
+    discard,
+    saved,
+    sharded,
+)
 from isoflop.read_json import read_json
 
 log = logging.getLogger(__name__)

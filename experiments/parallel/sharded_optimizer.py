@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from isoflop.experiments.config import OptimSpec
-from isoflop.experiments.study.optimizers import check
 from isoflop.experiments.training.optimizer import Optimizer
 from isoflop.models.language_model import LanguageModel
 from isoflop.models.parametrization import parameter_groups
@@ -20,7 +19,6 @@ class ShardedAdamW(Optimizer):
     name = "adamw"
 
     def __init__(self, model: LanguageModel, optim: OptimSpec) -> None:
-        check(optim)
         self.optim = optim
         self.parameters: dict[str, Tensor] = dict(model.named_parameters())
         self.mean = {name: torch.zeros_like(p, requires_grad=False) for name, p in self.parameters.items()}

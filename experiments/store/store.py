@@ -5,7 +5,7 @@
     launches/<id>.json          what was typed, and where: `isoflop retry` types it again
     cells/<run_id>/state.json   one cell's state, how often it was tried, how far it came, its traceback
     cells/<run_id>/run.parquet  its rows, once it is done or has diverged
-    trunks/<trunk_id>/          checkpoints, and the claim of the process at work
+    trunks/<trunk_id>/          checkpoints, the claim of the process at work, and what jobs are to do there
 
 Every file is replaced as a whole, so a reader may look at any time and a process may die at any time.
 """
@@ -113,6 +113,10 @@ class Store:
                 f"{self.root}: no runs folder any more (its {STORE_FILE} is gone): it was deleted or moved while a "
                 "launch was at work; isoflop run makes a new one"
             )
+
+    def work_file(self, trunk_id: str, key: str) -> Path:
+        """Where a launch states what the job of a trunk is to do; `key` is of the whole study (`sweep.train_job`)."""
+        return self.trunk_folder(trunk_id) / f"cells-{check_name(key, 'where.cells')}.json"
 
     def claim(self, trunk_id: str) -> Claim | None:
         """Claim a trunk to train it; None while a living process has it."""

@@ -6,14 +6,16 @@ one run, and studies that overlap share runs. Cells that differ only in budget s
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, is_dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from isoflop.experiments.config import DataSpec, OptimSpec, ScheduleSpec
-from isoflop.experiments.study.optimizers import idle_settings, optimizer_flops
+from isoflop.experiments.study.optimizers import OPTIMIZERS, optimizer_flops
 from isoflop.experiments.study.schedule import cooldown_start
 from isoflop.models.config import PLAIN, ModelConfig, n_matrices, training_flops_per_token
 
@@ -134,6 +136,37 @@ def trunk_steps(cells: Iterable[Cell]) -> int:
     return max(cell.branch_step for cell in cells) + sum(cell.steps - cell.branch_step for cell in cells)
 
 
+def to_plain(cell: Cell) -> dict[str, Any]:
+    """Every field of a cell as JSON knows it: dictionaries, lists, text, numbers; NaN as null; and its run id."""
+    plain = asdict(cell) | {"run_id": cell.run_id}
+    if cell.initial:
+        plain["initial"] |= {"folder": str(cell.initial.folder)}
+    return plain | {"budget_flops": None if math.isnan(cell.budget_flops) else cell.budget_flops}
+
+
+def from_plain(plain: Mapping[str, Any]) -> Cell:
+    """The cell that `to_plain` wrote. Raises KeyError, TypeError or ValueError for anything else, and for a cell whose
+    settings are not those of its run id: edited, or written by another version."""
+    cell = _of_kind(Cell, {key: value for key, value in plain.items() if key != "run_id"})
+    if cell.run_id != plain["run_id"]:
+        raise ValueError(f"its run {plain['run_id']} has the settings of run {cell.run_id}")
+    return cell
+
+
+def _of_kind(kind: Any, value: Any) -> Any:
+    """The value of type `kind` that `to_plain` wrote: dataclasses by their fields, null as NaN where a float stands."""
+    if isinstance(kind, UnionType):
+        (kind,) = (one for one in get_args(kind) if one is not NoneType)
+    elif value is None and kind is float:
+        return math.nan
+    if value is None:
+        return None
+    if is_dataclass(kind):
+        kinds = get_type_hints(kind)
+        return kind(**{key: _of_kind(kinds[key], part) for key, part in value.items()})  # type: ignore[operator]
+    return Path(value) if kind is Path else value
+
+
 def _hashed(spec: "DataclassInstance", idle: set[str]) -> dict:
     return {key: value for key, value in asdict(spec).items() if key not in idle}
 
@@ -148,7 +181,9 @@ def _idle_optim(optim: OptimSpec) -> set[str]:
     """Keys that do nothing in this cell: rules are numbers by now, and some keys belong to one kind alone."""
     idle = {"rule", "beta2_half_life"}
     idle |= set() if optim.parametrization == "completep" else {"base_depth"}
-    return idle | idle_settings(optim.name)
+    of_others = [facts.own_settings for name, facts in OPTIMIZERS.items() if name != optim.name]
+    own = OPTIMIZERS[optim.name].own_settings if optim.name in OPTIMIZERS else frozenset()
+    return idle.union(*of_others) - own
 
 
 def _idle_schedule(schedule: ScheduleSpec) -> set[str]:

@@ -52,12 +52,6 @@ def optimizer_flops(model: ModelConfig, optim: OptimSpec) -> int:
     return OPTIMIZERS[optim.name].flops(model) if optim.name in OPTIMIZERS else 0
 
 
-def idle_settings(name: str) -> set[str]:
-    """The keys of `optim` that other optimizers read and this one does not."""
-    own = OPTIMIZERS[name].own_settings if name in OPTIMIZERS else frozenset()
-    return set().union(*(facts.own_settings for facts in OPTIMIZERS.values())) - own
-
-
 def check(optim: OptimSpec) -> None:
     """Raise ValueError naming the field, its value and what it may be."""
     if optim.name not in OPTIMIZERS:

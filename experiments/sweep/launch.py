@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from isoflop.experiments.compose import UsageError, job_overrides
 from isoflop.experiments.config import ExperimentConfig, WhereSpec
@@ -16,7 +17,6 @@ from isoflop.experiments.cost.shape_key import place
 from isoflop.experiments.cost.speed_file import known_speed
 from isoflop.experiments.data.corpus import Corpora
 from isoflop.experiments.files import check_name
-from isoflop.experiments.store.cells import read_cells, study_key, write_cells
 from isoflop.experiments.store.store import (
     SETTLED,
     STORE_FILE,
@@ -32,7 +32,7 @@ from isoflop.experiments.study.study import Study
 from isoflop.experiments.sweep.pool import at_once, check_device, gpus, per_device, pin_threads, time_slices
 from isoflop.experiments.sweep.progress import closing_table, live_line
 from isoflop.experiments.sweep.queue import Job, Start, find_jobs, finish
-from isoflop.experiments.sweep.train_job import listing, wanted
+from isoflop.experiments.sweep.train_job import listing, read_works, wanted, work_key, work_of, write_work
 from isoflop.experiments.trackers.sinks import check as check_trackers
 from isoflop.experiments.training.initial import begin_from
 from isoflop.models.step import native
@@ -40,12 +40,20 @@ from isoflop.models.step import native
 NAMED = 3  # cells outside the window that a launch names
 
 
+class Part(NamedTuple):
+    """One study of a launch."""
+
+    study: Study
+    corpora: Corpora
+    key: str  # of the files that state the work of its jobs
+    where: WhereSpec
+
+
 @dataclass(frozen=True)
 class Launch:
     """The studies of one command, the cells that it is about, and the jobs for those without a result."""
 
-    studies: tuple[Study, ...]
-    keys: tuple[str, ...]  # of the studies' cell files, in their order
+    parts: tuple[Part, ...]
     cells: tuple[Cell, ...]  # each once
     states: Mapping[str, str]  # of every cell of the studies by run id, when the launch was made
     jobs: tuple[Job, ...]
@@ -54,6 +62,11 @@ class Launch:
     runs: str
     workers: int | None  # None: the jobs run on other machines, or this is a plan
     began: float = field(default_factory=time.monotonic)
+
+    @property
+    def studies(self) -> tuple[Study, ...]:
+        """The studies, in the order of their sets of arguments."""
+        return tuple(part.study for part in self.parts)
 
     @property
     def unfinished(self) -> list[Cell]:
@@ -95,7 +108,9 @@ def load(spec: ExperimentConfig) -> tuple[Study, Corpora]:
     """
     corpora = Corpora(Path(spec.where.corpora).resolve())
     if spec.where.cells is not None:
-        return read_cells(open_store(spec.runs), (spec.where.trunk or "").split(","), spec.where.cells), corpora
+        works = read_works(open_store(spec.runs), spec.where)
+        cells = tuple(cell for work in works for cell in work.cells)
+        return Study(works[0].study, cells, hold_out=works[0].hold_out), corpora
     return begin_from(checked_study(spec, corpora), spec.init_from, runs=Path(spec.runs), corpora=corpora), corpora
 
 
@@ -110,18 +125,23 @@ def make_launch(specs: Sequence[ExperimentConfig], *, workers: int | None, speed
     if workers is not None:
         check_device(where.device)
     speed = speed or known_speed(place(where), where.threads)
-    studies = tuple(load(spec)[0] for spec in specs)
-    keys = tuple(spec.where.cells or study_key(study) for spec, study in zip(specs, studies, strict=True))
+    parts = tuple(_part(spec) for spec in specs)
+    studies = [part.study for part in parts]
     states = _states(runs, [cell.run_id for study in studies for cell in study.cells])
     each = speed.with_company(workers or cores(), cores())
     jobs = [
         job
-        for spec, study, key in zip(specs, studies, keys, strict=True)
+        for part in parts
         for job in find_jobs(
-            [*job_overrides(spec.where, spec.runs), f"where.cells='{key}'"], study, states, each, where, workers
+            [*job_overrides(part.where, runs), f"where.cells='{part.key}'"], part.study, states, each, where, workers
         )
     ]
-    return Launch(studies, keys, _wanted_cells(studies, where), states, tuple(jobs), speed, where, runs, workers)
+    return Launch(parts, _wanted_cells(studies, where), states, tuple(jobs), speed, where, runs, workers)
+
+
+def _part(spec: ExperimentConfig) -> Part:
+    study, corpora = load(spec)
+    return Part(study, corpora, spec.where.cells or work_key(study, spec.where), spec.where)
 
 
 def _one_place(specs: Sequence[ExperimentConfig]) -> tuple[WhereSpec, str]:
@@ -208,9 +228,10 @@ def readable_disk_errors(runs: str) -> Iterator[None]:
 def _write(launch: Launch, store: Store, typed: Sequence[str]) -> None:
     """What the jobs read, and what `isoflop status` and `isoflop retry` know of the launch."""
     waiting = {trunk_id for job in launch.jobs for trunk_id in job.trunk_ids}
-    for study, key in zip(launch.studies, launch.keys, strict=True):
-        if key != launch.where.cells:  # those were written by the launch that this is a task of
-            write_cells(store, study, key, [trunk_id for trunk_id in study.trunks if trunk_id in waiting])
+    for study, corpora, key, where in launch.parts:
+        for trunk_id, trunk in study.trunks.items():
+            if trunk_id in waiting and key != where.cells:  # else written by the launch that this is a task of
+                write_work(store, work_of(study, trunk, where), corpora(trunk[0].data), key)
     states = store.states([cell.run_id for cell in launch.cells])
     for run_id in states.loc[states["state"].isin(["failed", "lost"]), "run_id"]:
         store.record(run_id, "planned")

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from isoflop.experiments.compose import UsageError
 from isoflop.experiments.config import WhereSpec
@@ -109,6 +110,20 @@ def begin_worker(parent: int, folder: str, workers: int, names: Sequence[str]) -
     """
     end_with(parent)
     os.environ["CUDA_VISIBLE_DEVICES"] = names[_place(Path(folder), workers) % len(names)]
+
+
+def start_worker(parent: int, threads: int, device: str, *place: Any) -> None:
+    """What a pool's worker does before its jobs; `place` are the further arguments of `begin_worker`, if it needs one.
+
+    It ends with its parent, and loads and sets what every job needs (`training.process`).
+    """
+    from isoflop.experiments.training.process import begin  # torch, which is to see no other GPU
+
+    if place:
+        begin_worker(parent, *place)
+    else:
+        end_with(parent)
+    begin(threads, device)
 
 
 def _place(folder: Path, workers: int) -> int:

@@ -16,7 +16,7 @@ import pandas as pd
 from isoflop.experiments.compose import check_kept
 from isoflop.experiments.files import CLAIM_FILE, check_name, holder
 from isoflop.experiments.store.store import SETTLED, Store, StoreError
-from isoflop.experiments.training.checkpoint_files import SHARDED, discard, needless, size
+from isoflop.experiments.training.checkpoint import SHARDED, discard, needless, size
 
 RETRIED = ("failed", "lost", "diverged")
 LOOK_SECONDS = 0.5

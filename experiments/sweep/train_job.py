@@ -2,33 +2,41 @@
 
 A job may be killed at any moment: what it had finished is on disk, what it had not is trained again from the last
 checkpoint to the same bits. It never raises for a cell's sake; the launch (`sweep.launch`) reads the outcome from the
-store. It needs neither the configuration files nor the study: the launch wrote the resolved cells (`store.cells`).
+store. It needs neither the configuration files, nor the study, nor the source of its corpus: the launch wrote all that
+it resolved to a file beside the trunk's claim.
+
+    trunks/<trunk_id>/cells-<key>.json    a `WorkFile`
+
+The key is a hash of the whole study, so that launches of different studies that share a trunk do not disturb each
+other. Whoever reads a file computes the run ids anew: a file of another version, or one that was edited, is refused.
 """
 
+import hashlib
+import json
 import logging
 import os
 import socket
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.cost.memory import explanation, is_out_of_memory, with_less
-from isoflop.experiments.data.corpus import Corpora, Corpus
-from isoflop.experiments.files import Claim
-from isoflop.experiments.store.cells import read_cells
+from isoflop.experiments.data.corpus import Corpora, Corpus, Prepared
+from isoflop.experiments.files import Claim, check_name, read_kept, write_json
 from isoflop.experiments.store.store import SETTLED, Store, StoreError, is_disk_error, open_store
-from isoflop.experiments.study.cell import Cell, group_by_trunk
+from isoflop.experiments.study.cell import Cell, from_plain, to_plain
+from isoflop.experiments.study.engine import Engine, decide
 from isoflop.experiments.study.study import Study
-from isoflop.experiments.training.checkpoint_files import prune
+from isoflop.experiments.training.checkpoint import prune
 from isoflop.scaling.table.runs import write_run
 
 if TYPE_CHECKING:  # loads torch
@@ -49,9 +57,9 @@ def job(config: DictConfig) -> None:
 def train_trunks(where: WhereSpec, runs: str) -> None:
     """Train the trunks that `where.trunk` names, together where they are several, from their files in the store."""
     store = open_store(runs)
-    study = read_cells(store, (where.trunk or "").split(","), where.cells or "")
-    corpora = Corpora(Path(where.corpora).resolve())
-    train_together(list(group_by_trunk(study.cells).values()), corpora, store, where, study)
+    works = read_works(store, where)
+    known = {repr(work.cells[0].data): work.prepared for work in works if work.prepared}
+    train_together(works, Corpora(Path(where.corpora).resolve(), known), store, where)
 
 
 def _go_to(folder: str) -> None:
@@ -63,6 +71,85 @@ def _go_to(folder: str) -> None:
             f"{socket.gethostname()} does not see {folder}, the folder of the launch ({error.strerror}): "
             "launch from a folder that every machine shares"
         ) from error
+
+
+@dataclass(frozen=True)
+class Work:
+    """One trunk as its launch resolved it: all that a job needs to know."""
+
+    study: str
+    hold_out: tuple[float, ...]
+    cells: tuple[Cell, ...]  # the shortest first
+    listings: Mapping[str, Mapping]  # by run id
+    engine: Engine
+    prepared: Prepared | None = None  # the corpus; None: to be prepared
+
+
+class WorkFile(TypedDict):
+    """A `Work` in JSON."""
+
+    study: str
+    hold_out: list[float]
+    cells: list[dict[str, Any]]
+    listings: dict[str, dict[str, Any]]
+    engine: Engine
+    prepared: Prepared
+
+
+def work_of(study: Study, cells: Sequence[Cell], where: WhereSpec) -> Work:
+    """What is to be done of one trunk of a study, under `where`. Raises EngineError for what cannot work."""
+    listings = {cell.run_id: listing(cell) for cell in cells}
+    return Work(study.name, study.hold_out, tuple(cells), listings, decide(cells[0], where))
+
+
+def work_key(study: Study, where: WhereSpec) -> str:
+    """Hash of a study's name, its held-out budgets, every field of its cells and how their steps are taken."""
+    cells = [to_plain(cell) for cell in study.cells]
+    engines = {trunk_id: asdict(decide(group[0], where)) for trunk_id, group in study.trunks.items()}
+    whole = json.dumps([study.name, study.hold_out, cells, engines], sort_keys=True)
+    return hashlib.sha256(whole.encode()).hexdigest()[:12]
+
+
+def write_work(store: Store, work: Work, corpus: Corpus, key: str) -> None:
+    """Write the file of a job. The same study gives the same files, byte by byte."""
+    value = WorkFile(
+        study=work.study,
+        hold_out=list(work.hold_out),
+        cells=[to_plain(cell) for cell in work.cells],
+        listings={run_id: dict(one) for run_id, one in work.listings.items()},
+        engine=asdict(work.engine),  # type: ignore[typeddict-item]  # as JSON holds it
+        prepared=corpus.prepared,
+    )
+    write_json(store.work_file(work.cells[0].trunk_id, key), dict(value))
+
+
+def read_works(store: Store, where: WhereSpec) -> list[Work]:
+    """What a launch wrote for the trunks of `where.trunk`.
+
+    Raises StoreError naming the file that is not there, cannot be read, or holds cells of other run ids than it says.
+    """
+    return [_read_work(store, trunk_id, where.cells or "") for trunk_id in (where.trunk or "").split(",")]
+
+
+def _read_work(store: Store, trunk_id: str, key: str) -> Work:
+    path = store.work_file(trunk_id, key)
+    value = read_kept(path, WorkFile, "isoflop run writes it anew")
+    if value is None:
+        raise StoreError(
+            f"{path}: no such file, and it holds the cells to train; is {store.root} the folder of the launch? "
+            "isoflop run writes the file anew"
+        )
+    try:
+        if value["study"]:
+            check_name(value["study"], "study")
+        cells = tuple(from_plain(plain) for plain in value["cells"])
+        if {cell.trunk_id for cell in cells} != {trunk_id}:
+            raise ValueError(f"they are of trunk {cells[0].trunk_id if cells else 'none'}")
+        listings = {cell.run_id: value["listings"][cell.run_id] for cell in cells}
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{path}: not the cells of a trunk ({error}); isoflop run writes the file anew") from error
+    engine = Engine(**value["engine"])
+    return Work(value["study"], tuple(value["hold_out"]), cells, listings, engine, value["prepared"])
 
 
 def listing(cell: Cell) -> dict:
@@ -80,11 +167,9 @@ def wanted(cell: Cell, where: WhereSpec) -> bool:
     return of_trunk and (where.only is None or cell.run_id in where.only)
 
 
-def train_together(
-    trunks: Sequence[Sequence[Cell]], corpora: Corpora, store: Store, where: WhereSpec, study: Study
-) -> None:
+def train_together(works: Sequence[Work], corpora: Corpora, store: Store, where: WhereSpec) -> None:
     """Train one trunk, or several in one step: each is claimed, recorded and resumed as it would be alone."""
-    trains = [partial(train_claimed, cells, corpora, store, where, study) for cells in trunks]
+    trains = [partial(train_claimed, work, corpora, store, where) for work in works]
     if len(trains) == 1:
         trains[0]()
         return
@@ -94,27 +179,24 @@ def train_together(
 
 
 def train_claimed(
-    cells: Sequence[Cell],
-    corpora: Corpora,
-    store: Store,
-    where: WhereSpec,
-    study: Study,
-    make: "MakeLearner | None" = None,
+    work: Work, corpora: Corpora, store: Store, where: WhereSpec, make: "MakeLearner | None" = None
 ) -> None:
     """Train what is missing of one trunk, unless another living process is at it; `make` makes learners of a pack.
 
     Raises OSError when the disk refuses to be written: that is no cell's fault, and what was finished stays.
     """
-    claim = store.claim(cells[0].trunk_id)
+    trunk_id = work.cells[0].trunk_id
+    claim = store.claim(trunk_id)
     if claim is None:
         return
     try:
-        pending = _left(cells, store, where)
-        for cell in pending:
-            store.start(listing(cell))
-        with _heartbeat(claim) as progress:
-            _train(pending, corpora(cells[0].data), store, where, study, progress, make)
-        prune(claim.folder, unsettled(store, cells[0].trunk_id))
+        if pending := _left(work.cells, store, where):
+            corpus = corpora(pending[0].data)  # before a cell is recorded as running: it is no cell's fault
+            for cell in pending:
+                store.start(work.listings[cell.run_id])
+            with _heartbeat(claim) as progress:
+                _train(work, pending, corpus, store, where, progress, make)
+        prune(claim.folder, unsettled(store, trunk_id))
     finally:
         claim.release()
 
@@ -134,11 +216,11 @@ def unsettled(store: Store, trunk_id: str) -> dict[str, int]:
 
 
 def _train(
+    work: Work,
     pending: list[Cell],
     corpus: Corpus,
     store: Store,
     where: WhereSpec,
-    study: Study,
     progress: dict,
     make: "MakeLearner | None",
 ) -> None:
@@ -153,7 +235,7 @@ def _train(
         from isoflop.experiments.parallel.replicas import learner_class
 
         make = learner_class(where)
-    trackers = Trackers(where.trackers, store.root, study.name, corpus, where.device) if where.trackers else None
+    trackers = Trackers(where.trackers, store.root, work.study, corpus, where.device) if where.trackers else None
     halved = False  # the sequences at once, after memory ran out
     by_id = {cell.run_id: cell for cell in pending}
 
@@ -176,8 +258,9 @@ def _train(
                     on_progress=on_progress,
                     keep=partial(keep_model, store=store, corpus=corpus),
                     make=make or Learner,
+                    engine=replace(work.engine, micro_batch=where.micro_batch),
                 ):
-                    _settle(cell, rows, store, study)
+                    _settle(cell, rows, store, work)
                     if trackers:
                         trackers.finish(cell, rows)
                     pending.remove(cell)
@@ -196,15 +279,15 @@ def _train(
                     raise SystemExit(1) from error  # the other processes are in the middle of something: end them too
 
 
-def _settle(cell: Cell, rows: list[dict], store: Store, study: Study) -> None:
+def _settle(cell: Cell, rows: list[dict], store: Store, work: Work) -> None:
     """Write a finished cell's rows, then its state: a reader that sees the state finds the rows."""
     config = {
         "what": cell.what(),
         "data": asdict(cell.data),
         "size": cell.size,
         "arm": cell.arm,
-        "study": study.name,
-        "hold_out": study.hold_out,
+        "study": work.study,
+        "hold_out": work.hold_out,
         "parent": cell.initial and {"run_id": cell.initial.parent, "folder": str(cell.initial.folder)},
     }
     store.check_there()

@@ -76,15 +76,12 @@ def begin_from(study: Study, init_from: str, *, runs: Path, corpora: Callable[[D
 
 
 def start(cell: Cell) -> "LanguageModel":
-    """A new model with the weights that a cell begins with."""
+    """A new model with the weights that a cell begins from."""
     from isoflop.models import build_model
-    from isoflop.models.parametrization import initialize
     from isoflop.models.weights import fill
 
+    assert cell.initial is not None, "random weights are drawn by models.parametrization"
     model = build_model(cell.model)
-    if cell.initial is None:
-        optim = cell.optim
-        return initialize(model, cell.seed, parametrization=optim.parametrization, base_depth=optim.base_depth)
     fill(model, dict(_read(cell.initial.folder).named_parameters()), source=str(cell.initial.folder))
     return model
 

@@ -23,6 +23,7 @@ from isoflop.experiments.training.initial import start
 from isoflop.experiments.training.optimizer import Optimizer, build_optimizer
 from isoflop.experiments.training.rows import Measurement
 from isoflop.models.language_model import LanguageModel
+from isoflop.models.parametrization import new_model
 from isoflop.models.step.training_step import accumulate, choose
 
 
@@ -38,7 +39,7 @@ class Learner:
         self.engine = engine or decide(cell, WhereSpec(device=device))
         self.on_cuda = device.startswith("cuda")
         self.micro_batch = self.engine.micro_batch or cell.optim.batch_size  # sequences at once
-        self.model = start(cell).to(device)
+        self.model = self.first_model().to(device)
         self.optimizer = self.build_optimizer()
         self.model_step = choose(self.model, self.engine)  # compiles the kernels where they are not yet
         self.gather = gatherer(corpus.train, cell.model.context_length, device)
@@ -48,6 +49,15 @@ class Learner:
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.measurements: list[Measurement] = []
         self._graph: GraphedStep | None = None
+
+    def first_model(self) -> LanguageModel:
+        """A model with the weights that the cell begins with: random, by its seed, or those of `init_from`."""
+        if self.cell.initial is not None:
+            return start(self.cell)
+        optim = self.cell.optim
+        return new_model(
+            self.cell.model, self.cell.seed, parametrization=optim.parametrization, base_depth=optim.base_depth
+        )
 
     def advance(self, until: int, steps: int) -> None:
         """Train up to step `until` of a run of `steps`, and add the seconds that it took."""

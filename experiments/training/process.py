@@ -1,8 +1,19 @@
-"""Settings of a process that trains: its threads, its arithmetic, and glibc's allocator."""
+"""What a process does once, before it trains: threads, arithmetic, glibc's allocator, and the kernels in C."""
 
 import ctypes
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+
+configured = False  # whether `configure_process` has been called
+
+
+def begin(threads: int, device: str) -> None:
+    """Make this process ready for jobs: its settings, and the kernels that steps on one CPU thread run through."""
+    configure_process(threads)
+    if device == "cpu" and threads == 1:
+        from isoflop.models.step.training_step import kernels
+
+        kernels()
 
 
 def configure_process(threads: int) -> None:
@@ -13,9 +24,11 @@ def configure_process(threads: int) -> None:
     """
     import torch  # a report calls `keep_freed_memory` alone, and needs no torch
 
+    global configured
     torch.set_num_threads(threads)
     torch.backends.cudnn.allow_tf32 = False
     keep_freed_memory()
+    configured = True
 
 
 def keep_freed_memory() -> None:

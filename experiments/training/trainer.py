@@ -16,12 +16,12 @@ from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.data.corpus import Corpus
 from isoflop.experiments.study import schedule
 from isoflop.experiments.study.cell import Cell
-from isoflop.experiments.study.engine import decide
+from isoflop.experiments.study.engine import Engine, decide
 from isoflop.experiments.study.schedule import row_steps
+from isoflop.experiments.training import process
 from isoflop.experiments.training.checkpoint import Checkpoints, State
 from isoflop.experiments.training.evaluate import Evaluation
 from isoflop.experiments.training.learner import Learner, MakeLearner
-from isoflop.experiments.training.process import configure_process
 from isoflop.experiments.training.rows import Measurement, run_rows
 from isoflop.models.language_model import LanguageModel
 
@@ -51,19 +51,22 @@ def train_trunk(
     on_progress: OnProgress | None = None,
     keep: Callable[[Cell, LanguageModel, Evaluation], None] | None = None,
     make: MakeLearner = Learner,
+    engine: Engine | None = None,
 ) -> Iterator[tuple[Cell, list[dict]]]:
     """Yield (cell, its rows of the run table) as each cell ends, the shortest first.
 
     `folder` holds the trunk's checkpoints, from which training goes on; with None nothing is written. `keep` is given
     the model of a cell that reached its horizon and its final evaluation, before the cell is yielded. A cell whose loss
     stops being a number, or is no better than a guess, ends as "diverged" with the rows up to there. `make` makes the
-    learner: `Learner` for one process, or one of `parallel.follow.learner_class`. Raises ValueError for cells of
+    learner: `Learner` for one process, or one of `parallel.follow.learner_class`. `engine` is what `decide` gave for
+    these cells, where somebody has called it. Raises ValueError for cells of
     different trunks or corpora, and for a cell that cannot be trained as `where` says.
     """
     cells = sorted(cells, key=lambda cell: cell.steps)
     _check(cells, corpus, where)
-    configure_process(where.threads)
-    learner = _learner(cells[0], corpus, where, make)
+    if not process.configured or torch.get_num_threads() != where.threads:  # else the worker began so
+        process.configure_process(where.threads)
+    learner = _learner(cells[0], corpus, where, make, engine or decide(cells[0], where))
     checkpoints = learner.checkpoints(folder, where.checkpoint_seconds)
     if found := checkpoints.trunk(up_to=cells[0].branch_step):
         learner.load(found)
@@ -80,8 +83,7 @@ def train_trunk(
         learner.load(at_branch)
 
 
-def _learner(cell: Cell, corpus: Corpus, where: WhereSpec, make: MakeLearner) -> Learner:
-    engine = decide(cell, where)
+def _learner(cell: Cell, corpus: Corpus, where: WhereSpec, make: MakeLearner, engine: Engine) -> Learner:
     if engine.note:
         _warn_once(f"family {cell.model.family} on {where.device} trains {engine.note}")
     return make(cell, corpus, where.device, engine=engine)

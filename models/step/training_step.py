@@ -87,25 +87,26 @@ def _by_hand(model: Transformer) -> Step:
         partial(hand_written.loss_and_gradients, model, ops),
         partial(hand_written.logits, model, ops),
         partial(hand_written.score, model, ops),
-        build=c_ops.build_id() if ops is c_ops else "",
+        build=kernels() if ops is c_ops else "",
     )
 
 
 def ops_for(weights: Tensor) -> Ops:
     """The fastest functions for a step by hand on these weights in this process."""
     one_thread = weights.device.type == "cpu" and weights.dtype == torch.float32 and torch.get_num_threads() == 1
-    return c_ops if one_thread and _c_ops_agree() else torch_ops
+    return c_ops if one_thread and kernels() else torch_ops
 
 
 @cache
-def _c_ops_agree() -> bool:
-    """Whether the C is there and agrees with torch on something small: compilers have faults too."""
+def kernels() -> str:
+    """The build of the kernels in C; "" where there are none, or where they disagree with torch on something small:
+    compilers have faults too."""
     if native.library() is None:
-        return False
+        return ""
     if all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(_sample(c_ops), _sample(torch_ops), strict=True)):
-        return True
+        return c_ops.build_id()
     warnings.warn(f"kernels {c_ops.build_id()} disagree with torch and are left alone", stacklevel=2)
-    return False
+    return ""
 
 
 def _sample(ops: Ops) -> list[Tensor]:

@@ -4,9 +4,10 @@
 
 A tiny cell is trained through the command, in this process (hydra/launcher=basic). Every Python call is followed with
 `sys.setprofile`, in the threads that the job starts too; what runs while a module is imported is not counted, since an
-import is not a stop of somebody who reads the job. The list is in two parts: until training begins (the job has found,
-claimed and opened what it works on), and from there until the first step (model, optimiser and step are made). A stop
-is a call that goes to another file than the call before. Exits with 1 if the first part is more than `--most` files.
+import is not a stop of somebody who reads the job. The job is listed in two parts: until training begins (it has found,
+claimed and opened what it works on), and from there until the first step (model, optimiser and step are made). What a
+worker does once, before its jobs, is printed before them. A stop is a call that goes to another file than the call
+before. Exits with 1 if the job enters more than `--most` files in all.
 """
 
 import argparse
@@ -20,7 +21,8 @@ from pathlib import Path
 from types import FrameType
 
 ROOT = Path(__file__).resolve().parents[2]
-FIRST = ("job", "train_job.py")  # the function that a worker calls
+BEGIN = ("begin", "process.py")  # what a worker does once
+FIRST = ("job", "train_job.py")  # the function that it calls for every job
 TRAINING = ("train_trunk", "trainer.py")
 STEP = {("take", "learner.py"), ("train_step", "learner.py")}
 ARGUMENTS = (
@@ -34,15 +36,22 @@ class Follower:
     """Notes the files of this project in which a function begins, in two parts, and counts the stops of each."""
 
     def __init__(self) -> None:
+        self.once: list[str] = []  # by the worker, before its jobs
         self.parts: list[list[str]] = []
         self.stops: list[int] = []
         self.done = False
         self._last = ""
+        self._begins = False
 
     def __call__(self, frame: FrameType, event: str, _: object) -> None:
+        if event == "return" and function(frame) == BEGIN:
+            self._begins = False
         if self.done or event != "call" or not (path := project_file(frame.f_code.co_filename)):
             return
-        name = frame.f_code.co_name, Path(path).name
+        name = function(frame)
+        self._begins |= name == BEGIN
+        if self._begins and path not in self.once and not importing(frame):
+            self.once.append(path)
         if name == (FIRST if not self.parts else TRAINING) and len(self.parts) < 2:
             threading.setprofile(self)
             self.parts.append([])
@@ -55,6 +64,11 @@ class Follower:
                 self.parts[-1].append(path)
 
 
+def function(frame: FrameType) -> tuple[str, str]:
+    """The name of the function that runs, and of its file."""
+    return frame.f_code.co_name, Path(frame.f_code.co_filename).name
+
+
 @cache
 def project_file(name: str) -> str:
     """The path from the root of a source file of the project; "" if it is another's, or a test."""
@@ -65,7 +79,7 @@ def project_file(name: str) -> str:
 
 def importing(frame: FrameType | None) -> bool:
     """Whether a frame runs because a module is being imported."""
-    while frame is not None and (frame.f_code.co_name, Path(frame.f_code.co_filename).name) != FIRST:
+    while frame is not None and function(frame) not in (BEGIN, FIRST):
         if frame.f_code.co_name == "<module>":
             return True
         frame = frame.f_back
@@ -94,15 +108,20 @@ def follow() -> Follower:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print both parts; 1 if the first has more than `--most` files."""
+    """Print both parts; 1 if they have more than `--most` files together."""
     parser = argparse.ArgumentParser(description="files of the project that a job enters until its first step")
     parser.add_argument("--most", type=int, default=14)
     most = parser.parse_args(arguments).most
     follower = follow()
+    print(
+        f"once, when its worker starts: {len(follower.once)} files", *(f"  {path}" for path in follower.once), sep="\n"
+    )
     names = ("until training begins", "from there to the first step")
     for name, part, stops in zip(names, follower.parts, follower.stops, strict=True):
         print(f"{name}: {len(part)} files, {stops} stops", *(f"  {path}" for path in part), sep="\n")
-    return 0 if len(follower.parts[0]) <= most else 1
+    entered = sum(map(len, follower.parts))
+    print(f"in all, until the first step of a job: {entered} files, at most {most} wanted")
+    return 0 if entered <= most else 1
 
 
 if __name__ == "__main__":

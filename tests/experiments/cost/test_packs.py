@@ -13,7 +13,16 @@ from isoflop.experiments.sweep import train_job as sweep
 from isoflop.experiments.sweep.launch import load
 from isoflop.experiments.sweep.queue import MAX_DEATHS, Job, packed
 from isoflop.scaling.table.runs import read_runs
-from tests.support.sweep.launches import PACK, check_same, in_process, run, states, sweep_with, three_alike, unpacked
+from tests.support.sweep.launches import (
+    PACK,
+    check_same,
+    in_process,
+    rows_alone,
+    run,
+    states,
+    sweep_with,
+    three_alike,
+)
 
 
 @pytest.fixture
@@ -23,10 +32,7 @@ def spec(text, tmp_path):
 
 @pytest.fixture
 def alone(spec, tmp_path):
-    """The rows of the same study with every trunk for itself."""
-    lone = unpacked(spec, tmp_path / "alone")
-    assert run(lone) == 0
-    return read_runs(lone.runs)
+    return rows_alone(spec, tmp_path / "alone")
 
 
 @pytest.mark.parametrize(

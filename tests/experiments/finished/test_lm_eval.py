@@ -26,7 +26,7 @@ from isoflop.experiments.config import (
 from isoflop.experiments.finished.tasks import TASKS
 from isoflop.experiments.store.store import create_store
 from isoflop.experiments.sweep.launch import load
-from isoflop.experiments.sweep.train_job import train_claimed
+from isoflop.experiments.sweep.train_job import train_claimed, work_of
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.runs import read_runs
 from isoflop.scaling.table.task_scores import (
@@ -69,11 +69,11 @@ def store(tmp_path_factory):
     study, corpora = load(spec)
     opened = create_store(spec.runs)
     for cells in study.trunks.values():
-        train_claimed(cells, corpora, opened, spec.where, study)
+        train_claimed(work_of(study, cells, spec.where), corpora, opened, spec.where)
     spec.study, spec.budget = StudySpec(), BudgetSpec(tokens=20_000)
     spec.model = ModelSpec(family="lstm", n_layer=1, d_model=16)
     lstm, _ = load(spec)
-    train_claimed(lstm.cells, corpora, opened, spec.where, lstm)
+    train_claimed(work_of(lstm, lstm.cells, spec.where), corpora, opened, spec.where)
     ids = [cell.run_id for cell in (*sorted(study.cells, key=lambda c: c.steps), *lstm.cells)]
     opened.write_study("s", [{"run_id": run_id} for run_id in ids[:2]])
     return opened, ids

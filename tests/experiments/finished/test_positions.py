@@ -10,7 +10,7 @@ from isoflop.experiments.finished.positions import COLUMNS, best_runs, positions
 from isoflop.experiments.store.models import evaluation_file, weights_file
 from isoflop.experiments.store.store import StoreError, create_store
 from isoflop.experiments.sweep.launch import load
-from isoflop.experiments.sweep.train_job import train_claimed
+from isoflop.experiments.sweep.train_job import train_claimed, work_of
 from isoflop.scaling.table.runs import read_runs
 
 DATA = [
@@ -29,7 +29,7 @@ def trained(tmp_path_factory):
     study, corpora = load(spec)
     store = create_store(spec.runs)
     for cells in study.trunks.values():
-        train_claimed(cells, corpora, store, WhereSpec(), study)
+        train_claimed(work_of(study, cells, WhereSpec()), corpora, store, WhereSpec())
     return store, root / "corpora", read_runs(store.root)
 
 

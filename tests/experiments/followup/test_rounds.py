@@ -51,7 +51,8 @@ def jobs_here(trained, *, dies_at=None):
         spec = compose(arguments)
         study, corpora = load(spec)
         trained.append(spec.where.trunk)
-        sweep.train_claimed(study.trunks[spec.where.trunk], corpora, create_store(spec.runs), spec.where, study)
+        work = sweep.work_of(study, study.trunks[spec.where.trunk], spec.where)
+        sweep.train_claimed(work, corpora, create_store(spec.runs), spec.where)
         outcome = JobReturn()
         outcome.return_value, outcome.status = None, JobStatus.COMPLETED
         return outcome
@@ -107,6 +108,10 @@ def test_a_second_launch_asks_for_nothing_and_trains_nothing(launched, monkeypat
     overrides = launched[0]
     monkeypatch.setattr(rounds, "plan_from_table", lambda *a, **k: pytest.fail("asked again"))
     assert run(overrides) == (0, [])
+    for path in launched[1].glob("rounds/*.json"):  # under the name that it had in files of before
+        answer = json.loads(path.read_text())
+        path.write_text(json.dumps(answer | {"wish": answer.pop("requested")}))
+    assert run(overrides) == (0, [])
 
 
 def test_a_run_of_a_round_can_be_asked_for_alone(launched):
@@ -123,7 +128,7 @@ def test_another_wish_is_asked_anew_and_what_was_trained_stays(launched, tmp_pat
     copy = shutil.copytree(launched[1], tmp_path / "runs")
     overrides = [*launched[0], f"runs={copy}", "study.rounds.count=1"]
     assert run([*overrides, "study.rounds.target=2e11"])[0] == 0
-    assert asked(copy, 1)["wish"]["target"] == 2e11
+    assert asked(copy, 1)["requested"]["target"] == 2e11
     before = read_runs(copy)["run_id"].nunique()
     with pytest.raises(DesignError, match="not above the largest run"):
         run([*overrides, "study.rounds.target=1e9"])

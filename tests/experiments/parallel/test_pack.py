@@ -19,7 +19,7 @@ from isoflop.experiments.training import cuda_graph, trainer
 from isoflop.experiments.training.learner import Learner
 from isoflop.experiments.training.trainer import train_trunk
 from isoflop.scaling.table.runs import read_runs
-from tests.support.sweep.launches import check_same, run, states, three_alike, unpacked
+from tests.support.sweep.launches import check_same, rows_alone, run, states, three_alike, unpacked
 from tests.support.sweep.process import finish, start, worker_at_work
 from tests.support.texts import write_texts
 from tests.support.training import tape
@@ -32,10 +32,7 @@ def spec(text, tmp_path):
 
 @pytest.fixture
 def alone(spec, tmp_path):
-    """The rows of the same study with every trunk for itself."""
-    lone = unpacked(spec, tmp_path / "alone")
-    assert run(lone) == 0
-    return read_runs(lone.runs)
+    return rows_alone(spec, tmp_path / "alone")
 
 
 def learners(spec, **changes):
@@ -217,7 +214,8 @@ def test_one_that_is_claimed_elsewhere_is_left_out(spec, alone, monkeypatch):
     trunk = list(study.trunks)[1]
     claim, sizes = store.claim(trunk), []
     monkeypatch.setattr(pack.Pack, "_advance_together", _listening(sizes))
-    sweep.train_together(list(study.trunks.values()), corpora, store, spec.where, study)
+    works = [sweep.work_of(study, cells, spec.where) for cells in study.trunks.values()]
+    sweep.train_together(works, corpora, store, spec.where)
     assert {size for size, _ in sizes} == {2}
     table = store.states([cell.run_id for cell in study.cells]).set_index("run_id")
     assert set(table.loc[[cell.run_id for cell in study.trunks[trunk]], "state"]) == {"planned"}

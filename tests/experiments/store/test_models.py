@@ -46,7 +46,7 @@ def runs(spec):
     study, corpora = load(spec)
     store = create_store(spec.runs)
     for cells in study.trunks.values():
-        sweep.train_claimed(cells, corpora, store, spec.where, study)
+        sweep.train_claimed(sweep.work_of(study, cells, spec.where), corpora, store, spec.where)
     return store, corpora, {cell.size: cell for cell in study.cells}
 
 
@@ -66,7 +66,7 @@ def test_same_cell_same_bytes(runs, spec, tmp_path):
     study, _ = load(spec)
     again = create_store(tmp_path / "again")
     group = next(group for group in study.trunks.values() if cells["d6"] in group)
-    sweep.train_claimed(group, corpora, again, spec.where, study)
+    sweep.train_claimed(sweep.work_of(study, group, spec.where), corpora, again, spec.where)
     for cell in group:
         first, second = (hashlib.sha256(weights_file(s, cell.run_id).read_bytes()) for s in (store, again))
         assert first.hexdigest() == second.hexdigest()

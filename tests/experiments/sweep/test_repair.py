@@ -12,8 +12,8 @@ from isoflop.experiments import files as claims
 from isoflop.experiments.compose import UsageError, check_kept
 from isoflop.experiments.store.store import create_store, open_store
 from isoflop.experiments.sweep import repair
-from isoflop.experiments.training import checkpoint_files, trainer
-from isoflop.experiments.training.checkpoint_files import saved
+from isoflop.experiments.training import checkpoint, trainer
+from isoflop.experiments.training.checkpoint import saved
 from isoflop.scaling.table.runs import read_runs, same_runs
 
 STUDY = (
@@ -351,7 +351,7 @@ def test_clean_follows_no_link_and_goes_on_after_a_failure(typed, tmp_path, monk
     def discard(path):
         if path == store.root / "a.tmp":
             raise PermissionError(13, "Permission denied", str(path))
-        return checkpoint_files.discard(path)
+        return checkpoint.discard(path)
 
     with monkeypatch.context() as patched:
         patched.setattr(repair, "discard", discard)

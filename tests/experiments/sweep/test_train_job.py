@@ -1,7 +1,11 @@
 """What one launch does with a study, in this process: no pool, a tiny corpus, cells of a fraction of a second."""
 
+import json
+import os
+import shutil
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
@@ -10,8 +14,11 @@ from isoflop.experiments.config import (
     BudgetSpec,
     ModelSpec,
     StudySpec,
+    WhereSpec,
 )
-from isoflop.experiments.store.store import StoreError, create_store
+from isoflop.experiments.data import CorpusError
+from isoflop.experiments.data import corpus as corpus_module
+from isoflop.experiments.store.store import Store, StoreError, create_store, open_store
 from isoflop.experiments.sweep import pool, queue
 from isoflop.experiments.sweep import train_job as sweep
 from isoflop.experiments.sweep.launch import load
@@ -196,7 +203,9 @@ def test_a_trunk_that_another_launch_holds_is_waited_for(spec, monkeypatch):
     def sleep(seconds):
         waits.append(seconds)
         claim.release()
-        sweep.train_claimed(cells, corpora, store, spec.where, study)  # the other launch finishes it
+        sweep.train_claimed(
+            sweep.work_of(study, cells, spec.where), corpora, store, spec.where
+        )  # the other launch finishes it
 
     monkeypatch.setattr(queue.time, "sleep", sleep)
     assert run(spec) == 0
@@ -250,7 +259,7 @@ def test_another_launch_that_is_at_work_is_no_such_case(spec):
     def beaten(job_overrides, first):  # the other launch has begun the trunks when our jobs look
         calls.append(first)
         if len(calls) > 4:
-            sweep.train_claimed(trunks[len(calls) - 5], corpora, store, spec.where, study)
+            sweep.train_claimed(sweep.work_of(study, trunks[len(calls) - 5], spec.where), corpora, store, spec.where)
         else:
             store.start(sweep.listing(trunks[0][0]))
             store.record(trunks[0][0].run_id, "planned")
@@ -286,3 +295,101 @@ def test_out_of_memory_again_is_a_failure_with_the_estimate(spec, monkeypatch):
     table = states(spec)
     assert set(table["state"]) == {"failed"}
     assert table["error"].str.contains("needs about 0.3.. GB with where.micro_batch=4; lower where.micro_batch").all()
+
+
+def launched(spec) -> tuple[Store, list[Path]]:
+    """The store of a launch whose jobs have not begun, and the files of their work."""
+    with pytest.raises(KeyboardInterrupt):
+        sweep_with(spec, lambda job_overrides, first: (_ for _ in ()).throw(KeyboardInterrupt))
+    store = open_store(spec.runs)
+    return store, sorted(store.root.glob("trunks/*/cells-*.json"))
+
+
+def where_of(spec, path: Path) -> WhereSpec:
+    """The settings of the job whose work this file states."""
+    return replace(spec.where, trunk=path.parent.name, cells=path.stem.removeprefix("cells-"))
+
+
+def test_a_job_reads_what_its_launch_resolved(spec):
+    study, corpora = load(spec)
+    store, paths = launched(spec)
+    assert len(paths) == len(study.trunks)
+    for path in paths:
+        (work,) = sweep.read_works(store, where_of(spec, path))
+        cells = study.trunks[path.parent.name]
+        assert work == replace(sweep.work_of(study, cells, spec.where), prepared=corpora(cells[0].data).prepared)
+
+
+def test_a_job_opens_the_corpus_without_its_source(spec, text, monkeypatch):
+    _, paths = launched(spec)
+    monkeypatch.setattr("isoflop.experiments.data.corpus.source_of", lambda data: pytest.fail("asked its source"))
+    sweep.train_trunks(where_of(spec, paths[0]), spec.runs)
+    done = states(spec)
+    assert set(done.loc[done["trunk_id"] == paths[0].parent.name, "state"]) == {"done"}
+
+
+@pytest.mark.parametrize("change", ["touched", "gone"])
+def test_a_corpus_that_is_not_as_it_was_is_prepared_again_or_reported_by_name(spec, tmp_path, change, monkeypatch):
+    own = replace(spec, where=replace(spec.where, corpora=str(tmp_path / "own")))
+    _, paths = launched(own)
+    (shard,) = (tmp_path / "own").glob("*/train.bin")
+    if change == "gone":
+        shutil.rmtree(shard.parent)
+    else:
+        os.utime(shard, (0, 0))
+    asked = []
+    prepare = corpus_module.prepare
+    monkeypatch.setattr(corpus_module, "prepare", lambda data, root: asked.append(data) or prepare(data, root))
+    sweep.train_trunks(where_of(own, paths[0]), own.runs)
+    assert len(asked) == 1
+    assert states(own)["state"].tolist().count("done") == 2
+    if change == "gone":
+        shutil.rmtree(shard.parent)
+        other = replace(own.data, files=[str(tmp_path / "nowhere" / "*.txt")])
+        work = json.loads(paths[1].read_text())
+        for cell in work["cells"]:
+            cell["data"]["files"] = other.files
+        paths[1].write_text(json.dumps(work))
+        with pytest.raises(CorpusError, match=r"data.files: .*nowhere/\*.txt' matches no file"):
+            sweep.train_trunks(where_of(own, paths[1]), own.runs)
+        assert states(own)["attempts"].tolist().count(0) == 2  # no cell's fault
+
+
+def test_held_out_tokens_that_changed_since_the_launch_are_refused(spec):
+    _, paths = launched(spec)
+    work = json.loads(paths[0].read_text())
+    work["prepared"]["eval_id"] = "0" * 12
+    paths[0].write_text(json.dumps(work))
+    with pytest.raises(CorpusError, match="its held-out tokens have changed since the launch; isoflop run launches"):
+        sweep.train_trunks(where_of(spec, paths[0]), spec.runs)
+
+
+def test_other_studies_and_other_steps_have_files_of_their_own(spec):
+    study, _ = load(spec)
+    keys = {
+        sweep.work_key(study, spec.where),
+        sweep.work_key(replace(study, hold_out=(4e8,)), spec.where),
+        sweep.work_key(replace(study, cells=study.cells[:1]), spec.where),
+        sweep.work_key(study, replace(spec.where, activation_checkpointing=True)),
+    }
+    assert len(keys) == 4
+    assert sweep.work_key(study, replace(spec.where, workers=7, checkpoint_seconds=1.0)) in keys
+
+
+def test_work_that_was_changed_is_refused_by_name(spec):
+    store, (path, *_) = launched(spec)
+    where, whole = where_of(spec, path), json.loads(path.read_text())
+    for change, told in (
+        ({"cells": [whole["cells"][0] | {"seed": 5}]}, r"its run \w+ has the settings of run"),
+        ({"cells": [{k: v for k, v in whole["cells"][0].items() if k != "steps"}]}, "not the cells .*steps"),
+        ({"cells": []}, "they are of trunk none"),
+        ({"listings": {}}, "not the cells of a trunk"),
+        ({"study": "../x"}, "becomes part of a path"),
+        ({"engine": {"graph": "yes"}}, "engine.graph.* must be true or false"),
+    ):
+        path.write_text(json.dumps(whole | change))
+        with pytest.raises(ValueError, match=f"{path}: .*{told}.*anew"):
+            sweep.read_works(store, where)
+    path.unlink()
+    with pytest.raises(StoreError, match=rf"{path}: no such file.*is .* the folder of the launch"):
+        sweep.read_works(store, where)

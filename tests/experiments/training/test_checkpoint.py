@@ -5,8 +5,7 @@ import logging
 import pytest
 import torch
 
-from isoflop.experiments.training.checkpoint import Checkpoints
-from isoflop.experiments.training.checkpoint_files import needless, prune, saved
+from isoflop.experiments.training.checkpoint import Checkpoints, needless, prune, saved
 
 STATE = {"weights": torch.arange(1000.0), "loss_sum": torch.zeros(())}
 

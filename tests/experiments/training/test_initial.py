@@ -13,7 +13,7 @@ from isoflop.experiments.finished.card import export
 from isoflop.experiments.store.models import find_trained, weights_file
 from isoflop.experiments.store.store import create_store
 from isoflop.experiments.sweep.launch import load
-from isoflop.experiments.sweep.train_job import train_claimed
+from isoflop.experiments.sweep.train_job import train_claimed, work_of
 from isoflop.experiments.training.evaluate import evaluate
 from isoflop.experiments.training.initial import InitError, start
 from isoflop.experiments.training.learner import Learner
@@ -65,7 +65,7 @@ def train(spec):
     study, corpora = load(spec)
     (cell,) = study.cells
     store = create_store(spec.runs)
-    train_claimed([cell], corpora, store, spec.where, study)
+    train_claimed(work_of(study, [cell], spec.where), corpora, store, spec.where)
     return find_trained(store, cell.run_id), corpora(cell.data)
 
 

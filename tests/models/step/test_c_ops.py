@@ -149,11 +149,11 @@ def test_the_step_with_and_without_kernels(monkeypatch):
 def fresh(monkeypatch, tmp_path):
     """No kernels loaded yet and an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for cached in (native.library, training_step._c_ops_agree, c_ops._function):
+    for cached in (native.library, training_step.kernels, c_ops._function):
         cached.cache_clear()
     yield tmp_path / "isoflop"
     monkeypatch.undo()
-    for cached in (native.library, training_step._c_ops_agree, c_ops._function):
+    for cached in (native.library, training_step.kernels, c_ops._function):
         cached.cache_clear()
 
 

@@ -17,7 +17,7 @@ from isoflop.experiments.store.sample import sample, sample_file
 from isoflop.experiments.store.store import StoreError, create_store
 from isoflop.experiments.sweep.launch import load
 from isoflop.experiments.sweep.progress import closing_table
-from isoflop.experiments.sweep.train_job import train_claimed
+from isoflop.experiments.sweep.train_job import train_claimed, work_of
 from isoflop.experiments.training.evaluate import detail, evaluate
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig
@@ -133,7 +133,7 @@ def trained(texts, tmp_path_factory):
     study, corpora = load(spec)
     store = create_store(spec.runs)
     for cells in study.trunks.values():
-        train_claimed(cells, corpora, store, spec.where, study)
+        train_claimed(work_of(study, cells, spec.where), corpora, store, spec.where)
     return [find_trained(store, cell.run_id) for cell in study.cells], root / "corpora"
 
 

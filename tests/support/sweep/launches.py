@@ -21,6 +21,7 @@ from isoflop.experiments.config import (
 from isoflop.experiments.store.store import create_store
 from isoflop.experiments.sweep.launch import make_launch, run_launch
 from isoflop.experiments.sweep.train_job import train_trunks
+from isoflop.scaling.table.runs import read_runs
 
 Launcher = Callable[[Sequence[Sequence[str]], int], list[JobReturn]]
 PACK = WhereSpec(pack=3)
@@ -97,6 +98,13 @@ def sweep_with(spec: ExperimentConfig, launcher: Launcher, workers: int | None =
 def unpacked(spec: ExperimentConfig, folder: Path) -> ExperimentConfig:
     """The same study into `folder`, every trunk for itself."""
     return replace(spec, runs=str(folder), where=replace(spec.where, pack=1))
+
+
+def rows_alone(spec: ExperimentConfig, folder: Path) -> pd.DataFrame:
+    """The rows of the same study with every trunk for itself, trained into `folder`."""
+    lone = unpacked(spec, folder)
+    assert run(lone) == 0
+    return read_runs(lone.runs)
 
 
 def states(spec: ExperimentConfig) -> pd.DataFrame:
