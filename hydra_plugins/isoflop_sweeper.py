@@ -96,7 +96,10 @@ class IsoflopSweeper(Sweeper):
     def _start(self, job_overrides: list[list[str]], first: int) -> "Sequence[JobReturn]":
         from isoflop.experiments.training.process import begin
 
-        if self.workers is not None and "n_jobs" not in self.config.hydra.launcher:  # this process is the worker
+        if "n_jobs" in self.config.hydra.launcher:  # joblib, which starts all its workers at once
+            most = min(cast(int, self.workers), max(2, len(job_overrides)))
+            self.launcher.joblib = {**self.launcher.joblib, "n_jobs": most}
+        elif self.workers is not None:  # this process is the worker
             begin(self.config.where.threads, self.config.where.device)
         return self.launcher.launch(job_overrides, initial_job_idx=first)
 
