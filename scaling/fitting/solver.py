@@ -22,6 +22,7 @@ LIGHT = 0.05  # damping up to which the exact curvature enters
 TRUSTED = 1e-2  # damping up to which a predicted decrease is believed
 RESTART = 2e-3  # least damping after a step that failed
 LATE = 20  # steps after which a form without exact curvature pays for differences
+NEGLIGIBLE = 1e-9  # residuals of ln loss of the size of the digits of a table: what no step lowers is exact
 HOPELESS = 1e9  # damping above which a problem is given up
 ROUNDING = 1e-15  # of a log loss near 1: no residual is known better
 EXACT = 30.0  # an objective within this many times its rounding noise is zero
@@ -161,6 +162,7 @@ class _Block:
             done &= state.damping <= TRUSTED
             done |= state.value + state.pull <= EXACT * noise
             stuck = (state.damping > HOPELESS) | ~np.isfinite(state.value)
+            done |= stuck & (state.value <= NEGLIGIBLE**2 * state.weights.sum(axis=-1))
             leave = done | stuck
             if leave.any():
                 at = state.rows[leave] - offset

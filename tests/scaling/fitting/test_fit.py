@@ -358,3 +358,30 @@ def test_a_row_of_weight_0_is_left_out_and_told():
     assert len(data) == 18
     assert "2 rows of weight 0 are left out" in data.notes
     assert len(points(table.assign(weight=0.0))) == 20  # nothing would be left: the fit says what is wrong
+
+
+@pytest.mark.parametrize(
+    ("law", "sizes", "tokens"),
+    [
+        (Chinchilla(1.8, 400.0, 1200.0, 0.34, 0.37), 1e8 * 4.0 ** np.arange(3), 2e9 * 4.0 ** np.arange(3)),
+        (
+            Chinchilla(0.978738885986, 1790.47582531696, 130.959216948237, 0.334446824218, 0.260111786758),
+            [24489099.0, 97956397.0, 391825588.0, 1567302350.0, 6269209401.0],
+            [8366982.0, 33467928.0, 133871712.0, 535486850.0],
+        ),
+        (
+            Chinchilla(1.086816513801, 258.914878252505, 123.431272377573, 0.523807858828, 0.562999569350),
+            [3068081.0, 12272324.0, 49089296.0, 196357182.0],
+            [2372124056.0, 9488496224.0, 37953984896.0, 151815939585.0],
+        ),
+    ],
+    ids=["nine rows", "twenty rows", "sixteen rows"],
+)  # fmt: skip
+@pytest.mark.parametrize("digits", [17, 12, 10])
+@pytest.mark.parametrize("objective", [Huber("auto"), LeastSquares()], ids=str)
+def test_data_without_noise_are_converged_to_the_digits_of_the_table(law, sizes, tokens, digits, objective):
+    n, d = np.meshgrid(sizes, tokens)
+    table = pd.DataFrame({"n_params": n.ravel(), "tokens": d.ravel(), "loss": law(n.ravel(), d.ravel()).round(digits)})
+    found = fit("chinchilla", table, objective=objective)
+    assert found.status == "converged"
+    np.testing.assert_allclose(found.law.values()[:5], law.values()[:5], rtol=1e-4)
