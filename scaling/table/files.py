@@ -11,6 +11,7 @@ import json
 import lzma
 import re
 import zipfile
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def read_file(path: Path, notes: list[str], labels: tuple[str, ...] = LABELS, sh
         raise
     except (
         ValueError, TypeError, OSError, EOFError, RecursionError, OverflowError, pa.ArrowException, csv.Error,
-        pd.errors.ParserError, pd.errors.EmptyDataError, lzma.LZMAError, zipfile.BadZipFile,
+        pd.errors.ParserError, pd.errors.EmptyDataError, lzma.LZMAError, zlib.error, zipfile.BadZipFile,
     ) as error:  # fmt: skip
         raise TableError(f"{path}: cannot be read as {kind} ({first_line(error)})") from error
 
@@ -228,23 +229,38 @@ def _is_text(column: pd.Series, written: pd.Series, label: bool) -> bool:
 
 
 def _uncommented(text: str, notes: list[str]) -> str:
-    """The text without lines that begin with #; the last of them before the rows where it holds the names."""
+    """The text without lines that begin with #; the last of them before the rows where it holds the names.
+
+    Lines as wide as a row that are left out are counted. A row whose first cell is a name such as #3 stays.
+    """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if not re.search(r"^\s*#", text, re.M):
         return text
-    lines = text.split("\n")
-    kept = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    before = 0
-    while before < len(lines) and (not lines[before].strip() or lines[before].lstrip().startswith("#")):
-        before += 1
-    heading = [line.strip().lstrip("#").strip() for line in lines[:before] if line.strip()]
-    if kept and heading:
-        separator = _separator(kept[0])
-        width = len(_split(kept[0], separator))
-        row = [number(cell) is not None for cell in _split(kept[0], separator)]
-        if any(row) and len(_split(heading[-1], separator)) == width > 1:
-            kept.insert(0, heading[-1])
-            notes.append("the names of the columns are the last line that begins with #")
+    lines = [line for line in text.split("\n") if line.strip()]
+    marked = [line.lstrip().startswith("#") for line in lines]
+    plain = [line for line, mark in zip(lines, marked, strict=True) if not mark]
+    if not plain:
+        return ""
+    first = marked.index(False)
+    separator = _separator("\n".join(plain))
+    header, width = plain[0], len(_split(plain[0], separator))
+    said = lines[first - 1].strip().lstrip("#").strip() if first else ""
+    numbers = any(number(cell) is not None for cell in _split(plain[0], separator))
+    if said and numbers and len(_split(said, separator)) == width > 1:
+        header = said
+        plain.insert(0, said)
+        notes.append("the names of the columns are the last line that begins with #")
+    named = any(number(line.split(separator)[0]) is None for line in plain[1:])  # rows begin with a name
+    kept, out = [header], []
+    for line, mark in zip(lines[first:] if header == said else lines[first + 1 :],
+                          marked[first:] if header == said else marked[first + 1 :], strict=True):  # fmt: skip
+        wide = mark and len(_split(line, separator)) == width > 1
+        if not mark or (wide and named and re.match(r"\s*#[^\s#]", line)):
+            kept.append(line)
+        elif wide:
+            out.append(line)
+    if out:
+        notes.append(f"{len(out)} lines as wide as a row are left out as comments, they begin with # ({out[0][:40]})")
     return "\n".join(kept) + "\n"
 
 

@@ -142,3 +142,15 @@ def test_trailing_separators_and_latin_letters(tmp_path):
     notes: list[str] = []
     assert read_file(path, notes)["arm"].tolist() == ["r\u00e9f"]
     assert notes == ["the file is not UTF-8: read as Windows Latin (cp1252)"]
+
+
+def test_a_row_whose_name_begins_with_a_hash_is_a_row_and_one_commented_out_is_counted(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text("# ours\nrun_id,n_params,loss\n#3,1e6,4.0\nbase,2e6,3.9\n# old,3e6,3.8\n#note\n")
+    notes: list[str] = []
+    assert read_file(path, notes)["run_id"].tolist() == ["#3", "base"]
+    assert notes == ["1 lines as wide as a row are left out as comments, they begin with # (# old,3e6,3.8)"]
+    path.write_text("n_params,loss\n1e6,4.0\n#2e6,3.9\n4e6,3.8\n")
+    notes = []
+    assert read_file(path, notes)["n_params"].tolist() == [1e6, 4e6]
+    assert "(#2e6,3.9)" in notes[0]

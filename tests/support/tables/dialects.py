@@ -1,0 +1,184 @@
+"""A known table in another dialect: names, units, written numbers, labels, separators, encodings and formats."""
+
+import gzip
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+LABELS = ("None", "NA", "null", "nan", "N/A", "007", "1e5", "base", "run 1", "a;b", "x,y", "#3", "True", "<NA>", "0.10")
+LOG10, LN, EXP = np.log10, np.log, np.exp
+
+# Name of a column -> what turns single parameters, tokens, FLOPs or nats into its values.
+NAMES: dict[str, dict[str, float | Callable]] = {
+    "n_params": {
+        "n_params": 1, "N": 1, "num_params": 1, "Parameter Count": 1, "# params": 1, "Params (M)": 1e-6,
+        "mparams": 1e-6,
+        "params_b": 1e-9, "model size [millions]": 1e-6, "log10_n": LOG10, "ln(params)": LN, "nParams": 1,
+    },
+    "tokens": {
+        "tokens": 1, "D": 1, "n_tokens": 1, "total_tokens": 1, "Tokens (B)": 1e-9, "btokens": 1e-9, "tokens_1e9": 1e-9,
+        "train-tokens": 1, "log10(tokens)": LOG10, "Training tokens, B": 1e-9,
+    },
+    "flops": {
+        "flops": 1, "C": 1, "compute": 1, "total_gflops": 1e-9, "Compute (PFLOPs)": 1e-15, "budget": 1,
+        "log10_flops": LOG10, "FLOPs (1e18)": 1e-18, "compute (PF-days)": 1 / 8.64e19,
+    },
+    "loss": {
+        "loss": 1, "L": 1, "val_loss": 1, "eval/loss": 1, "valLoss": 1, "val_ppl": EXP, "loss (bits)": 1 / np.log(2),
+        "val_bpb": 1 / np.log(2), "bpc": 1 / np.log(2), "Perplexity": EXP, "nats_per_byte": 1, "valid/nll": 1,
+    },
+}  # fmt: skip
+FAULTS = (b"nan", b"-1", b"1e999", b"\n", b",", b";", b'"', b"{", b"[[", b"NaN", b"0", b"None", b"\0", b"inf")
+UNITS = {"val_bpb": "nats/byte", "bpc": "nats/character", "nats_per_byte": "nats/byte"}
+FORMATS = ("csv", "csv", "csv", "csv", "csv.gz", "tsv", "json", "jsonl", "parquet", "split", "columns", "key")
+STYLES = ("plain", "plain", "short", "commas", "underscores", "blanks", "exponent")
+STATES = ("crashed", "FAILED", "Killed", "running", "timed out")
+
+
+@dataclass
+class Known:
+    """A file, the rows that it holds (`table`, in the order of the file, without unfinished runs), and its dialect."""
+
+    path: Path
+    table: pd.DataFrame
+    unit: str
+    told: list[str] = field(default_factory=list)  # what the dialect is, in words
+
+
+def known_table(rng: np.random.Generator) -> pd.DataFrame:
+    """Up to 12 runs with labels, sizes, tokens, compute and loss."""
+    size = int(rng.integers(3, 13))
+    table = pd.DataFrame({
+        "run_id": rng.permutation(LABELS)[:size], "arm": rng.choice(LABELS, size),
+        "n_params": (10 ** rng.uniform(6, 10.5, size)).round(), "tokens": (10 ** rng.uniform(7.5, 12.5, size)).round(),
+        "loss": rng.uniform(1.5, 5, size).round(4),
+    })  # fmt: skip
+    table["flops"] = 6.0 * rng.uniform(0.9, 1.5) * table["n_params"] * table["tokens"]
+    return table
+
+
+def write_dialect(rng: np.random.Generator, folder: Path) -> Known:
+    """A known table in a dialect drawn by `rng`, as a file in `folder`."""
+    table = known_table(rng)
+    quantities = ["n_params", "tokens", "flops", "loss"]
+    if rng.random() < 0.3:  # one of N, D, C is left to C = 6 N D
+        table["flops"] = 6.0 * table["n_params"] * table["tokens"]
+        quantities.remove(str(rng.choice(quantities[:3])))
+    names = {q: str(rng.choice(list(NAMES[q]))) for q in quantities}
+    columns = {q: _scaled(table[q], NAMES[q][names[q]]) for q in quantities}
+    form = str(rng.choice(FORMATS))
+    style = {q: str(rng.choice(STYLES)) if q != "loss" else "plain" for q in quantities}
+    written = {names[q]: _styled(columns[q], style[q], rng) for q in quantities}
+    labels = [name for name in ("run_id", "arm") if rng.random() < 0.7]
+    written |= {name: table[name].tolist() for name in labels}
+    written |= {"d_model": [64] * len(table), "notes": ["fine"] * len(table)} if rng.random() < 0.5 else {}
+    finished = np.ones(len(table), dtype=bool)
+    if rng.random() < 0.3:
+        finished = rng.random(len(table)) < 0.7
+        finished[int(rng.integers(len(table)))] = True
+        states = np.where(finished, "finished", rng.choice(STATES, len(table)))
+        written[str(rng.choice(["state", "run_state", "Status"]))] = states.tolist()
+    frame = pd.DataFrame(written)[rng.permutation(list(written))]
+    path, told = _save(frame, form, rng, folder)
+    told += [f"{names[q]} ({style[q]})" for q in quantities]
+    expected = table[[*labels, "n_params", "tokens", "flops", "loss"]][finished].reset_index(drop=True)
+    return Known(path, expected, UNITS.get(names["loss"], "nats/token"), told)
+
+
+def _scaled(values: pd.Series, unit: float | Callable) -> pd.Series:
+    return unit(values) if callable(unit) else values * unit
+
+
+def _styled(values: pd.Series, style: str, rng: np.random.Generator) -> list:
+    """The numbers as someone writes them, exactly where digits are grouped."""
+    whole = bool((values == values.round()).all() and (values.abs() < 1e15).all())
+    if style == "plain" or (style != "exponent" and not whole):
+        return values.tolist()
+    if style == "exponent":
+        return [f"{value:.12e}" for value in values]
+    if style == "short":
+        mark, scale = (("M", 1e6), ("B", 1e9), ("K", 1e3), (" million", 1e6))[int(rng.integers(4))]
+        return [f"{value / scale:.15g}{mark}" for value in values]
+    mark = {"commas": ",", "underscores": "_", "blanks": " "}[style]
+    return [f"{int(value):,}".replace(",", mark) for value in values]
+
+
+def _save(frame: pd.DataFrame, form: str, rng: np.random.Generator, folder: Path) -> tuple[Path, list[str]]:
+    path = folder / f"runs.{form if form in ('csv', 'csv.gz', 'tsv', 'jsonl', 'parquet') else 'json'}"
+    if form == "parquet":
+        frame.to_parquet(path, index=bool(rng.random() < 0.3))
+        return path, [form]
+    if form in ("json", "jsonl", "split", "columns", "key"):
+        path.write_text(_json_text(frame, form))
+        return path, [form]
+    separator = "\t" if form == "tsv" else str(rng.choice([",", ",", ";", "\t", "|"]))
+    decimal = "," if separator == ";" and rng.random() < 0.5 else "."
+    text = frame.to_csv(index=False, sep=separator, decimal=decimal)
+    told = [form, f"separator {separator!r}", f"decimal {decimal}"]
+    if rng.random() < 0.2:
+        text, told = f"# our runs, {len(frame)} of them\n{text}", [*told, "a comment"]
+    if rng.random() < 0.3:
+        text, told = text.replace("\n", "\r\n"), [*told, "Windows' lines"]
+    encoding = str(rng.choice(["utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-16-be"]))
+    raw = b"\xfe\xff" + text.encode(encoding) if encoding == "utf-16-be" else text.encode(encoding)
+    path.write_bytes(gzip.compress(raw) if form == "csv.gz" else raw)
+    return path, [*told, encoding]
+
+
+def _json_text(frame: pd.DataFrame, form: str) -> str:
+    records = frame.to_dict("records")
+    if form == "jsonl":
+        return "".join(json.dumps(record) + "\n" for record in records)
+    if form == "split":
+        return json.dumps(
+            {"columns": list(frame), "index": list(range(len(frame))), "data": frame.to_numpy(object).tolist()}
+        )
+    if form == "columns":
+        return json.dumps(frame.to_dict("list"))
+    return json.dumps({"made": "today", "runs": records} if form == "key" else records)
+
+
+def damage(raw: bytes, rng: np.random.Generator) -> bytes:
+    """The bytes of a file with a few faults: cut, flipped, doubled, dropped, strange bytes or lines put in."""
+    data = bytearray(raw)
+    for _ in range(int(rng.integers(1, 4))):
+        at = int(rng.integers(0, len(data) + 1))
+        end = min(len(data), at + int(rng.integers(1, 40)))
+        kind = int(rng.integers(7))
+        if kind == 0:
+            del data[at:]
+        elif kind == 1:
+            del data[at:end]
+        elif kind == 2:
+            data[at:at] = data[at:end]
+        elif kind == 3:
+            data[at:at] = bytes(rng.integers(0, 256, 6, dtype=np.uint8))
+        elif kind == 4 and at < len(data):
+            data[at] ^= 1 << int(rng.integers(8))
+        elif kind == 5:
+            words = (
+                b"nan",
+                b"-1",
+                b"1e999",
+                b"\n",
+                b",",
+                b";",
+                b'"',
+                b"{",
+                b"[[",
+                b"NaN",
+                b"0",
+                b"None",
+                b"\0",
+                b"inf",
+            )
+            data[at:at] = words[int(rng.integers(len(words)))]
+        elif data.count(b"\n") > 1:
+            lines = bytes(data).split(b"\n")
+            rng.shuffle(lines)
+            data = bytearray(b"\n".join(lines))
+    return bytes(data)
