@@ -49,7 +49,12 @@ def fit(
     level: Level = 0.9,
     as_json: Json = False,
 ) -> None:
-    """Fit one law, with intervals and findings."""
+    """Fit one law, with intervals and findings.
+
+    A table has a row per run, with the loss and two of parameters, tokens and FLOPs, under their usual names (n_params,
+    N, num_params; tokens, D; flops, C; loss, val_loss), with units in the name where there are any (Params (M),
+    btokens, log10_flops, val_bpb, perplexity). What was taken for what is said; --map names another column.
+    """
     from isoflop.scaling.findings.verdict import verdict
 
     with Steps() as step:

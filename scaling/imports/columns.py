@@ -15,17 +15,19 @@ import pandas as pd
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
 from isoflop.scaling.table.columns import (
     OPTIONAL,
+    SHORT,
     VALIDATION,
     Resolved,
     TableError,
     hint,
     refuse_words,
     resolve,
+    short_of_plan,
     unfinished,
 )
 from isoflop.scaling.table.files import LABELS, SUFFIXES, is_table_file, read_file
 from isoflop.scaling.table.json_plain import plain
-from isoflop.scaling.table.meaning import QUANTITIES, meaning
+from isoflop.scaling.table.meaning import QUANTITIES, meaning, words
 
 # Names of what is no quantity of a law, lower case, in the order of preference where several are there.
 NAMES: dict[str, tuple[str, ...]] = {
@@ -64,7 +66,8 @@ class Columns:
     def resolve(self, frame: pd.DataFrame) -> Resolved:
         """The quantities of a table. Raises SourceError where one is ambiguous, or no validation loss is there."""
         named = {name: self.find(frame, name) for name in (*QUANTITIES, *OPTIONAL) if name in self.mapping}
-        history = self.find(frame, "step") is not None
+        run = self.find(frame, "run_id")
+        history = self.find(frame, "step") is not None and (run is None or frame[run].nunique() < len(frame))
         mapping = {name: column for name, column in named.items() if column is not None}
         if history and "loss" not in mapping:
             mapping["loss"] = self._loss(frame)
@@ -130,6 +133,7 @@ def runs_of_table(
         return [_run(run, source, found, found.frame, columns) for run, found in held.items()], []
     run = columns.find(frame, "run_id")
     frame, left_out = _finished(name, frame, run)
+    frame, left_out = _planned(name, frame, run, left_out)
     if frame.empty:
         return [], left_out
     found = columns.resolve(frame)
@@ -161,6 +165,24 @@ def _finished(name: str, frame: pd.DataFrame, run: str | None) -> tuple[pd.DataF
     counts = pd.DataFrame({"run": names[over], "state": states}).value_counts(sort=False)
     left_out = [LeftOut(str(key), int(n), f"its state is {state}", whole=True) for (key, state), n in counts.items()]
     return frame[~over], left_out
+
+
+def _planned(
+    name: str, frame: pd.DataFrame, run: str | None, left_out: list[LeftOut]
+) -> tuple[pd.DataFrame, list[LeftOut]]:
+    """The rows of runs that ended near their plan, and what is left out: more of `left_out`."""
+    if run is None and any(words(str(column)) in NAMES["step"] for column in frame):
+        return frame, left_out  # the history of one run
+    found = short_of_plan(frame, run)
+    if found is None or not found[1].any():
+        return frame, left_out
+    plan, out = found
+    names = frame[run].astype(str) if run is not None else pd.Series(name, index=frame.index)
+    short = [
+        LeftOut(str(key), int(n), f"it ended below {SHORT:.0%} of its plan (column {plan})", whole=True)
+        for key, n in names[out].value_counts(sort=False).items()
+    ]
+    return frame[~out], [*left_out, *short]
 
 
 def _wide(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -41,6 +41,12 @@ _UNFINISHED = (
     "canceled", "timeout", "timed_out", "out_of_memory", "oom", "aborted", "interrupted", "error", "errored", "stopped",
     "node_fail", "unfinished", "diverged",
 )  # fmt: skip
+_PLANS = {
+    "tokens": ("horizon_tokens", "planned_tokens", "target_tokens", "max_tokens", "tokens_planned", "tokens_target"),
+    "step": ("max_steps", "max_iters", "planned_steps", "total_steps"),
+}  # fmt: skip
+_STEPS = ("step", "global_step", "iter", "iteration", "steps")
+SHORT = 0.9  # of its plan: a run that ended before is not at the end of its schedule
 
 
 class TableError(ValueError):
@@ -261,8 +267,29 @@ def unfinished(frame: pd.DataFrame) -> tuple[str, pd.Series] | None:
     return None
 
 
+def short_of_plan(frame: pd.DataFrame, run: str | None = None) -> tuple[str, pd.Series] | None:
+    """The column of the tokens or steps planned, and the rows (bool) whose run ended far below it; None without one.
+
+    `run` is the column of runs: with several rows of one, its last counts.
+    """
+    for quantity, plans in _PLANS.items():
+        plan = next((name for name in frame if isinstance(name, str) and words(name) in plans), None)
+        if quantity == "tokens":
+            reached = next(iter(_candidates(frame, "tokens")), None)
+        else:
+            reached = next((name for name in frame if isinstance(name, str) and words(name) in _STEPS), None)
+        if plan is None or reached is None or isinstance(frame[plan], pd.DataFrame):
+            continue
+        seen = values(frame, reached, "tokens") if quantity == "tokens" else parse(frame[reached])[0]
+        if run is not None:
+            seen = seen.groupby(frame[run]).transform("max")
+        return plan, (seen < SHORT * parse(frame[plan])[0]).fillna(False)
+    return None
+
+
 def leave_out_unfinished(frame: pd.DataFrame, notes: list[str], *, source: str) -> pd.DataFrame:
-    """The rows without those of runs that did not finish; a note counts them. Raises TableError where none is left."""
+    """The rows without those of runs that did not finish; notes count them. Raises TableError where none is left."""
+    frame = _without_short(frame, notes, source=source)
     found = unfinished(frame)
     if found is None or not found[1].any():
         return frame
@@ -274,6 +301,18 @@ def leave_out_unfinished(frame: pd.DataFrame, notes: list[str], *, source: str) 
     notes.append(
         f"{out.sum()} of {len(frame)} rows are left out, their runs did not finish (column {column}: {listed})"
     )
+    return frame[~out].copy()
+
+
+def _without_short(frame: pd.DataFrame, notes: list[str], *, source: str) -> pd.DataFrame:
+    found = short_of_plan(frame, "run_id" if "run_id" in frame else None)
+    if found is None or not found[1].any():
+        return frame
+    plan, out = found
+    if out.all():
+        raise TableError(f"{source}: every run ended below {SHORT:.0%} of its plan (column {plan})")
+    said = f"their runs ended below {SHORT:.0%} of their plan (column {plan})"
+    notes.append(f"{out.sum()} of {len(frame)} rows are left out, {said}")
     return frame[~out].copy()
 
 

@@ -250,7 +250,7 @@ def _uncommented(text: str, notes: list[str]) -> str:
         header = said
         plain.insert(0, said)
         notes.append("the names of the columns are the last line that begins with #")
-    named = any(number(line.split(separator)[0]) is None for line in plain[1:])  # rows begin with a name
+    named = any(number(_split(line, separator)[0]) is None for line in plain[1:1000])  # rows begin with a name
     kept, out = [header], []
     for line, mark in zip(lines[first:] if header == said else lines[first + 1 :],
                           marked[first:] if header == said else marked[first + 1 :], strict=True):  # fmt: skip

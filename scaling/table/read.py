@@ -20,6 +20,7 @@ from isoflop.scaling.table.columns import (
     refuse_words,
     resolve,
     row_names,
+    short_of_plan,
     unfinished,
 )
 from isoflop.scaling.table.files import LABELS, read_file
@@ -97,9 +98,8 @@ def _stated_unit(frame: pd.DataFrame, mapping: Mapping[str, str], *, source: str
 
 
 def _chosen_by_state(frame: pd.DataFrame, where: str | None) -> bool:
-    """Whether the user's own filter reads the column that says how runs ended."""
-    found = unfinished(frame)
-    return found is not None and bool(where) and found[0] in str(where)
+    """Whether the user's own filter reads the column that says how runs ended, or what was planned."""
+    return any(found is not None and found[0] in str(where) for found in (unfinished(frame), short_of_plan(frame)))
 
 
 def _of_study(frame: pd.DataFrame, path: Path, study: str, notes: list[str]) -> pd.DataFrame:

@@ -285,3 +285,19 @@ def test_all_that_is_missing_is_told_at_once(save):
 def test_the_unit_in_a_name_that_the_user_maps(name, quantity, scale, transform, unit):
     said = meaning_as(name, quantity)
     assert (said.quantity, said.scale, said.transform, said.loss_unit) == (quantity, scale, transform, unit)
+
+
+@pytest.mark.parametrize(("reached", "plan"), [("tokens", "planned_tokens"), ("step", "max_steps")])
+def test_runs_far_below_their_plan_are_left_out_and_counted(save, reached, plan):
+    table = KNOWN.assign(run_id=[f"r{k}" for k in range(9)], **{plan: KNOWN["tokens"]})
+    table = table if reached == "tokens" else table.assign(step=table["tokens"])
+    table.loc[[2, 5], plan] *= 1.5
+    table.loc[7, plan] *= 1.02
+    path = save(table)
+    read = read_table(path)
+    assert read.index.tolist() == [0, 1, 3, 4, 6, 7, 8]
+    (note,) = (note for note in read.attrs["notes"] if "left out" in note)
+    assert note == f"2 of 9 rows are left out, their runs ended below 90% of their plan (column {plan})"
+    assert len(read_table(path, where=f"{plan} > 0")) == 9
+    made = import_source(path, "auto", ImportOptions(), {})
+    assert (len(made.table), [one.run for one in made.left_out]) == (7, ["r2", "r5"])

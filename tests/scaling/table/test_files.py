@@ -12,6 +12,8 @@ from isoflop.scaling.imports.assemble import ImportOptions
 from isoflop.scaling.imports.read import import_source
 from isoflop.scaling.table.files import read_file
 from isoflop.scaling.table.read import TableError, read_table
+from tests.support.root import ROOT
+from tests.support.tables.dialects import Known, by_fit, by_import, difference, write_dialect
 
 KNOWN = pd.DataFrame({
     "run_id": ["None", "NA", "null", "nan"], "n_params": [1e6, 2e6, 4e6, 8e6], "tokens": [1e7, 2e7, 4e7, 8e7],
@@ -154,3 +156,23 @@ def test_a_row_whose_name_begins_with_a_hash_is_a_row_and_one_commented_out_is_c
     notes = []
     assert read_file(path, notes)["n_params"].tolist() == [1e6, 4e6]
     assert "(#2e6,3.9)" in notes[0]
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**32))
+def test_a_known_table_comes_back_from_every_dialect(tmp_path_factory, seed):
+    known = write_dialect(np.random.default_rng(seed), tmp_path_factory.mktemp("dialect"))
+    for door in (by_fit, by_import):
+        assert difference(known, *door(known.path)) == "", known.told
+
+
+FILES = ROOT / "tests" / "support" / "files" / "tables"
+
+
+@pytest.mark.parametrize("file", sorted(path.name for path in FILES.iterdir() if path.name != "known.csv"))
+def test_the_same_nine_runs_in_every_kind_of_file(file):
+    unit = "nats/byte" if file == "units.csv" else "nats/token"
+    known = Known(FILES / file, pd.read_csv(FILES / "known.csv", keep_default_na=False, dtype={"run_id": str}), unit)
+    for door in (by_fit, by_import):
+        assert difference(known, *door(known.path)) == ""

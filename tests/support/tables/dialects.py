@@ -9,6 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from isoflop.scaling.imports.assemble import ImportOptions
+from isoflop.scaling.imports.read import import_source
+from isoflop.scaling.table.conventions import points
+from isoflop.scaling.table.meaning import QUANTITIES
+from isoflop.scaling.table.read import read_table
+
 LABELS = ("None", "NA", "null", "nan", "N/A", "007", "1e5", "base", "run 1", "a;b", "x,y", "#3", "True", "<NA>", "0.10")
 LOG10, LN, EXP = np.log10, np.log, np.exp
 
@@ -140,6 +146,36 @@ def _json_text(frame: pd.DataFrame, form: str) -> str:
     if form == "columns":
         return json.dumps(frame.to_dict("list"))
     return json.dumps({"made": "today", "runs": records} if form == "key" else records)
+
+
+def by_fit(path: Path) -> tuple[pd.DataFrame, str]:
+    """The points of a file, as every command that takes a table reads them, and the unit of the loss."""
+    read = read_table(path)
+    found = points(read)
+    labels = [name for name in ("run_id", "arm") if name in read]
+    return pd.concat([found.frame[list(QUANTITIES)], read[labels].reset_index(drop=True)], axis=1), found.loss_unit
+
+
+def by_import(path: Path) -> tuple[pd.DataFrame, str]:
+    """The table that `isoflop import` makes of a file, and the unit of the loss."""
+    made = import_source(path, "auto", ImportOptions(), {}).table
+    if "flops" not in made:
+        made = made.assign(flops=6.0 * made["n_params"] * made["tokens"])
+    return made, str(made["loss_unit"].iloc[0])
+
+
+def difference(known: Known, found: pd.DataFrame, unit: str) -> str:
+    """How a table that was read differs from the known one; empty for not."""
+    if len(found) != len(known.table):
+        return f"{len(found)} rows instead of {len(known.table)}"
+    for name in QUANTITIES:
+        ours, theirs = known.table[name].to_numpy(float), found[name].to_numpy(float)
+        if not np.allclose(theirs, ours, rtol=1e-6):
+            return f"{name} is {theirs[:3]} instead of {ours[:3]}"
+    for name in set(known.table) - set(QUANTITIES):
+        if found[name].astype(str).tolist() != known.table[name].tolist():
+            return f"{name} is {found[name].tolist()} instead of {known.table[name].tolist()}"
+    return "" if unit == known.unit else f"the loss is in {unit} instead of {known.unit}"
 
 
 def damage(raw: bytes, rng: np.random.Generator) -> bytes:
