@@ -18,6 +18,7 @@ from isoflop.analysis.figure import Figure
 from isoflop.analysis.figures import FIGURES, get_figure
 from isoflop.analysis.page.page import NAME, absent, javascript, page
 from isoflop.analysis.style import style
+from isoflop.printable import plain_markdown
 from isoflop.scaling.prediction.register import data_hash
 
 FORMATS = ("png", "svg", "pdf")
@@ -112,7 +113,7 @@ def _write_all(evidence: Evidence, folder: Path, command: str) -> Report:
     made_by = provenance(evidence, command)
     _write_page(evidence, folder, missing, made_by)
     report = Report(folder, tuple(written), missing, evidence)
-    (folder / "report.md").write_text(_markdown(report, made_by))
+    (folder / "report.md").write_text(_markdown(report, made_by), encoding="utf-8", errors="backslashreplace")
     _write_cells(evidence, folder)
     return report
 
@@ -180,15 +181,16 @@ def _write_cells(evidence: Evidence, folder: Path) -> None:
 
 def _markdown(report: Report, made_by: str) -> str:
     e = report.evidence
-    parts = [f"# {summary.title(e)}", summary.sections(e)]
+    parts = [f"# {plain_markdown(summary.title(e))}", plain_markdown(summary.sections(e))]
     drawn = [f"### {name}\n\n{FIGURES[name].caption} [data]({name}.csv) [svg]({name}.svg)\n\n![{name}]({name}.png)"
              for name in report.figures]  # fmt: skip
     parts.append("## Figures\n\n" + ("\n\n".join(drawn) or "None."))
     if report.missing:
-        parts.append("## Not drawn\n\n" + "\n".join(f"- {name}: {why}" for name, why in report.missing.items()))
-    parts.append(summary.section(e, "Cost", summary.cost))
-    parts.append(summary.section(e, "Cells", summary.cells))
-    parts.append("## Provenance\n\n" + made_by)
+        parts.append(
+            "## Not drawn\n\n" + "\n".join(f"- {name}: {plain_markdown(why)}" for name, why in report.missing.items())
+        )
+    parts += [plain_markdown(summary.section(e, *one)) for one in (("Cost", summary.cost), ("Cells", summary.cells))]
+    parts.append("## Provenance\n\n" + plain_markdown(made_by))
     return "\n\n".join(parts) + "\n"
 
 

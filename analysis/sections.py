@@ -269,7 +269,12 @@ def cost(e: Evidence) -> str:
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(c) for c in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(_cell(str(c)) for c in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """A cell of a Markdown table: no column or line more than the table has."""
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _scored(e: Evidence) -> bool:

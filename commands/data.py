@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from isoflop.commands.options import HYDRA, MODELS, RUN, Json, Map, Sheet, emit, number, pairs
+from isoflop.printable import printable
 
 app = typer.Typer()
 
@@ -25,7 +26,7 @@ def prepare(context: typer.Context, as_json: Json = False) -> None:
     for spec in compose_all(context.args):
         corpora = Corpora(Path(spec.where.corpora).resolve())
         for corpus in {(made := corpora(variant.data)).folder: made for variant in variants(spec)}.values():
-            typer.echo(json.dumps(corpus.manifest, indent=2) if as_json else manifest_text(corpus))
+            typer.echo(json.dumps(corpus.manifest, indent=2) if as_json else printable(manifest_text(corpus)))
 
 
 @app.command("import", rich_help_panel=MODELS)

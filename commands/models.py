@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from isoflop.commands.options import MODELS, SHOW, Json, Study, emit
+from isoflop.printable import printable
 
 app = typer.Typer()
 
@@ -135,4 +136,4 @@ def positions(
     found = positions(read_table(runs, study=study), open_store(runs), corpora)
     if out:
         found.to_parquet(out) if out.suffix == ".parquet" else found.to_csv(out, index=False)
-    typer.echo(positions_text(found))
+    typer.echo(printable(positions_text(found)))

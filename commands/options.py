@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from isoflop.printable import printable
+
 if TYPE_CHECKING:  # loaded when a command runs
     import pandas as pd
 
@@ -31,7 +33,7 @@ class PartialAnswerError(ValueError):
 
 def emit(value: dict[str, Any], text: str, as_json: bool) -> None:
     """Print an answer: `value` as JSON, or `text`."""
-    typer.echo(json.dumps(value, indent=2) if as_json else text)
+    typer.echo(json.dumps(value, indent=2) if as_json else printable(text))
 
 
 def refuse_failed(failed: dict[str, str]) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from isoflop.commands.options import HYDRA, RUN, Json, Study, emit
+from isoflop.printable import printable
 
 app = typer.Typer()
 WATCH_SECONDS = 2.0
@@ -127,7 +128,7 @@ def clean(
         freed, failed = repair.remove(store, litter)
         typer.echo(f"removed {summary}: {freed:,} bytes")
         for line in failed:
-            typer.echo(line, err=True)
+            typer.echo(printable(line), err=True)
         raise SystemExit(1 if failed else 0)
     typer.echo(f"to remove: {summary}: {litter.n_bytes:,} bytes; --yes removes them")
 

@@ -71,6 +71,20 @@ def check_kept(overrides: Sequence[str], source: str) -> None:
             for key, value in _hydra_settings(one).items():
                 if value != known.get(key):
                     raise UsageError(f"{source}: a file that its overrides name sets hydra.{key}; {remedy}")
+            if place := _interpolation(compose("config", overrides=one)):
+                raise UsageError(f"{source}: a file that its overrides name has an interpolation at {place}; {remedy}")
+
+
+def _interpolation(config: DictConfig) -> str:
+    """The key of the first value that is an interpolation, such as ${oc.env:HOME}; "" without any. None is resolved."""
+
+    def look(value: object, at: str) -> str:
+        if isinstance(value, str):
+            return at if "${" in value else ""
+        inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        return next((found for key, one in inside if (found := look(one, f"{at}.{key}".lstrip(".")))), "")
+
+    return look(OmegaConf.to_container(config, resolve=False), "")
 
 
 def _hydra_settings(overrides: Sequence[str]) -> dict:
@@ -83,7 +97,7 @@ def _hydra_settings(overrides: Sequence[str]) -> dict:
 
 def _is_kept(override: str) -> bool:
     """Whether an override sets a key of the schema, a launcher or its options, or file:// folders of studies."""
-    if "_target_" in override or "hydra:" in override:
+    if "_target_" in override or "hydra:" in override or "${" in override:
         return False
     try:
         parsed = OverridesParser.create().parse_override(override)
@@ -260,8 +274,8 @@ def job_overrides(where: WhereSpec, runs: str) -> list[str]:
     """
     default, given = asdict(WhereSpec()), asdict(where)
     changed = [key for key in given if given[key] != default[key] and key not in ("trunk", "cells")]
-    settings = [f"where.{key}={_typed(given[key])}" for key in changed]
-    return [f"runs={_typed(runs)}", *settings]
+    settings = [f"where.{key}={typed(given[key])}" for key in changed]
+    return [f"runs={typed(runs)}", *settings]
 
 
 @dataclass
@@ -280,13 +294,16 @@ def job_spec(overrides: Sequence[str]) -> JobSpec:
     return cast(JobSpec, OmegaConf.to_object(spec))
 
 
-def _typed(value: object) -> str:
+def typed(value: object) -> str:
     """A value as it is typed behind `key=` in an override."""
     if isinstance(value, list):
-        return f"[{','.join(map(_typed, value))}]"
+        return f"[{','.join(map(typed, value))}]"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return QuotedString(value, Quote.single).with_quotes() if isinstance(value, str) else repr(value)
+    if not isinstance(value, str):
+        return repr(value)
+    literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # a text, and no interpolation
+    return QuotedString(literal, Quote.single).with_quotes()
 
 
 def check_overrides(overrides: Sequence[str], spec: ExperimentConfig) -> None:

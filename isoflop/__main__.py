@@ -3,6 +3,7 @@
 Nothing heavy is imported before a command runs.
 """
 
+import io
 import os
 import sys
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from isoflop.commands import data, decide, laws, models, pictures, runs
 from isoflop.commands.options import DECIDE, FIT, MODELS, RUN, SHOW
+from isoflop.printable import printable
 
 # Base requirements that only the runner needs, by module: a fit works without them.
 RUNNER = {
@@ -67,6 +69,9 @@ def options(
 
 def main() -> None:
     """Run the command line. Exit 0 ok, 1 no answer, 2 bad usage; ISOFLOP_DEBUG=1 shows tracebacks."""
+    for stream in (sys.stdout, sys.stderr):  # a console of another encoding gets escapes, and no traceback
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # matrices are small: threads cost more than they give
     try:
         code = app(standalone_mode=True)
@@ -74,7 +79,7 @@ def main() -> None:
         message = missing_text(error) if isinstance(error, ModuleNotFoundError) else str(error)
         if os.environ.get("ISOFLOP_DEBUG") or not message:
             raise
-        typer.echo(f"isoflop: {message}", err=True)
+        typer.echo(f"isoflop: {printable(message)}", err=True)
         code = getattr(error, "exit_code", 2)
     sys.exit(code)
 

@@ -99,7 +99,7 @@ def write_study(design: Design, path: Path, template: Template, *, runs: str) ->
         lines.append(f"{section}:")
         lines += [_yaml_lines(key, entry) for key, entry in value.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return command
 
 

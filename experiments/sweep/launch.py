@@ -36,6 +36,7 @@ from isoflop.experiments.sweep.train_job import listing, read_works, wanted, wor
 from isoflop.experiments.trackers.sinks import check as check_trackers
 from isoflop.experiments.training.initial import begin_from
 from isoflop.models.step import native
+from isoflop.printable import printable
 
 NAMED = 3  # cells outside the window that a launch names
 
@@ -200,7 +201,7 @@ def run_launch(launch: Launch, start: Start, *, typed: Sequence[str] = ()) -> in
                 native.build_for_workers()
             with live_line(store, launch.cells, launch.worker_speed, launch.at_once or len(launch.jobs)):
                 finish(launch.jobs, store, start)
-    print(closing_table(store, launch.cells, time.monotonic() - launch.began))
+    print(printable(closing_table(store, launch.cells, time.monotonic() - launch.began)))
     return exit_code(store, launch.cells)
 
 
@@ -251,9 +252,9 @@ def _print_summary(launch: Launch) -> None:
     where, workers, threads = launch.where, launch.workers, launch.where.threads
     for study in launch.studies:
         for warning in study.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            print(f"warning: {printable(warning)}", file=sys.stderr)
         if study.dropped:
-            print(_left_out(study), file=sys.stderr)
+            print(printable(_left_out(study)), file=sys.stderr)
     if workers is not None and workers * threads > cores():
         print(
             f"warning: {workers} workers x {threads} threads on {cores()} cores slow each other down; "

@@ -131,7 +131,7 @@ def _place(folder: Path, workers: int) -> int:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         for place in range(workers):
-            file = open(folder / str(place), "w")  # noqa: SIM115 (held for the life of the process)
+            file = open(folder / str(place), "wb")  # noqa: SIM115 (held for the life of the process)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

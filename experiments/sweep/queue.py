@@ -21,6 +21,7 @@ from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.study import Study
 from isoflop.experiments.sweep.pool import per_device
 from isoflop.experiments.sweep.train_job import wanted
+from isoflop.printable import printable
 
 MAX_DEATHS = 3  # of one trunk in one launch; the last try is without company, so that no other trunk is to blame
 WAIT_SECONDS = 0.5  # for trunks that another launch, or a worker about to end, still holds
@@ -140,7 +141,7 @@ def _say_who_holds(jobs: Sequence[Job], store: Store, told: set[str]) -> None:
         what = "this launch waits for it"
         if not is_ours(claim):
             what += f", and takes it over once the claim has not changed for {STALE_SECONDS:.0f} s here"
-        print(f"trunk {trunk_id} is held by {host_name(claim)} since {since}: {what}", file=sys.stderr)
+        print(f"trunk {trunk_id} is held by {printable(host_name(claim))} since {since}: {what}", file=sys.stderr)
 
 
 def _start_round(batch: Sequence[Job], store: Store, start: Start, first: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from isoflop.experiments.compose import check_kept
+from isoflop.experiments.compose import check_kept, typed
 from isoflop.experiments.files import CLAIM_FILE, check_name, holder
 from isoflop.experiments.store.store import SETTLED, Store, StoreError
 from isoflop.experiments.training.checkpoint import SHARDED, discard, needless, size
@@ -33,8 +33,7 @@ class Relaunch:
 
     def overrides(self, store: Store) -> list[str]:
         """The arguments of `isoflop run` that train these cells and no other."""
-        ids = ",".join(f"'{run_id}'" for run_id in self.run_ids)
-        return [*self.arguments, f"runs='{store.root}'", f"where.only=[{ids}]"]
+        return [*self.arguments, f"runs={typed(str(store.root))}", f"where.only={typed(list(self.run_ids))}"]
 
 
 def choose(store: Store, states: Sequence[str], run_id: str | None) -> pd.DataFrame:

@@ -1,0 +1,17 @@
+"""Text out of tables, stores and files of others, as a terminal or a page may show it. Standard library only."""
+
+import re
+
+_HIDDEN = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)  # control characters but newline and tab, escapes of a terminal, marks that turn text round, half characters
+
+
+def printable(text: str) -> str:
+    """The same with characters that a terminal obeys, or that turn text round, as escapes: \\x1b, \\u202e."""
+    return _HIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def plain_markdown(text: str) -> str:
+    """The same as a part of Markdown in which it can be no tag, no entity, no link and no image."""
+    return printable(text).replace("&", "&amp;").replace("<", "&lt;").replace("](", "]\\(")

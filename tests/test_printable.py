@@ -1,0 +1,69 @@
+"""What of other people's text reaches a terminal or report.md."""
+
+import io
+import sys
+
+import pandas as pd
+import pytest
+
+from isoflop import __main__
+from isoflop.printable import plain_markdown, printable
+
+EVIL = "\x1b[2J\x1b]0;title\x07\rdone\x9b31m\u202egnp.exe\u2066\ud800\u2028<script>alert(1)</script>![x](http://x/y.png)|a&lt;"
+
+
+def test_nothing_that_a_terminal_obeys_is_left_and_the_rest_stays():
+    shown = printable(EVIL)
+    assert shown.startswith("\\x1b[2J\\x1b]0;title\\x07\\rdone\\x9b31m\\u202egnp.exe\\u2066\\ud800\\u2028<script>")
+    assert all(c.isprintable() for c in shown)
+    assert printable("caf\xe9 \u5b9f\u9a13 \u05d0\n\tx") == "caf\xe9 \u5b9f\u9a13 \u05d0\n\tx"
+
+
+def test_markdown_of_it_holds_no_tag_link_or_image():
+    shown = plain_markdown(EVIL)
+    assert "<" not in shown
+    assert "](" not in shown
+    assert "&amp;lt;" in shown
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Runs of two arms with names that were made to do harm."""
+    rows = [
+        {"n_params": n, "tokens": d, "loss": 1.5 + 30 * n**-0.4 + 40 * d**-0.4, "arm": arm}
+        for n in (1e4, 3e4, 1e5, 3e5) for d in (1e5, 1e6, 1e7) for arm in ("plain", EVIL.replace("\ud800", ""))
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(tmp_path / "t.csv", index=False)
+    return tmp_path / "t.csv"
+
+
+@pytest.mark.parametrize("command", [("fit",), ("multiplier", "--by", "arm"), ("fit", "--where", "arm == 'x\x1b[2J'")])
+def test_no_command_prints_it(typed, table, command):
+    code, out, err = typed(command[0], table, *command[1:])
+    assert code in (0, 1, 2)
+    assert out + err
+    assert not set(out + err) & set("\x1b\x07\r\x9b\u202e\u2066\u2028")
+
+
+@pytest.mark.slow
+def test_report_md_holds_no_tag_and_no_image_of_others(typed, table, tmp_path):
+    assert typed("report", table, "--out", tmp_path / "r")[0] == 0
+    text = (tmp_path / "r" / "report.md").read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert "](http" not in text
+    assert not set(text) & set("\x1b\x07\r\x9b\u202e")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_a_console_of_another_encoding_shows_escapes(monkeypatch, tmp_path, encoding):
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2))
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    monkeypatch.setattr(sys, "argv", ["isoflop", "status", f"{tmp_path}/l\xe4ufe-\u5b9f\udcff"])
+    with pytest.raises(SystemExit) as ended:
+        __main__.main()
+    err.flush()
+    text = err.buffer.getvalue().decode(encoding)
+    assert ended.value.code == 2
+    assert "no such folder" in text
+    assert "\\udcff" in text
