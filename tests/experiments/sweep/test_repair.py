@@ -293,7 +293,7 @@ def test_a_study_in_a_folder_of_the_users_own_is_planned_run_and_retried(typed, 
         "hydra.launcher.command=[touch]", "hydra.launcher.more=['--wrap=touch P']", "hydra.run.dir=/tmp/x",
         "hydra/callbacks=x", "hydra.searchpath=[pkg://os]", "hydra.sweeper._target_=os.system", "~hydra.launcher",
         "experiment@hydra=quick", "unknown.key=1", "--multirun", "-cn=x", "no override",
-        "study.name={_target_: a.b}",
+        "study.name={_target_: a.b}", "data.name=${oc.env:HOME}", "data.files=['${oc.env:HOME}/x']", "runs=${seed}",
         "hydra.job_logging={formatters: {x: {(): os.system}}}",
     ],
 )  # fmt: skip
