@@ -7,6 +7,7 @@ import typer
 
 from isoflop.commands.options import (
     DECIDE,
+    BestOf,
     Compute,
     Json,
     Laws,
@@ -45,6 +46,7 @@ def predict(
     mapping: Map = None,
     study: Study = None,
     sheet: Sheet = None,
+    best: BestOf = "",
     as_json: Json = False,
 ) -> None:
     """Forecast a larger run, with intervals.
@@ -66,7 +68,7 @@ def predict(
         emit(said.to_dict(), str(said), as_json)
         return
     assert table is not None
-    data = load(table, mapping, where, study, sheet)
+    data = load(table, mapping, where, study, sheet, best=best)
     if score:
         scored = record.score(score, data)
         emit(scored.to_dict(), str(scored), as_json)

@@ -6,6 +6,7 @@ import typer
 
 from isoflop.commands.options import (
     FIT,
+    BestOf,
     Compute,
     Delta,
     Json,
@@ -47,6 +48,7 @@ def fit(
     bootstrap: Annotated[int, typer.Option(help="bootstrap resamples of whole runs; 0 for none")] = 1000,
     seed: Annotated[int, typer.Option(help="of starts and resamples")] = 0,
     level: Level = 0.9,
+    best: BestOf = "",
     as_json: Json = False,
 ) -> None:
     """Fit one law, with intervals and findings.
@@ -59,7 +61,7 @@ def fit(
 
     with Steps() as step:
         found = verdict(
-            load(table, mapping, where, study, sheet),
+            load(table, mapping, where, study, sheet, best=best),
             law,
             objective=objective_of(objective, delta),
             params=params,
@@ -84,6 +86,7 @@ def approaches(
     mapping: Map = None,
     study: Study = None,
     sheet: Sheet = None,
+    best: BestOf = "",
     as_json: Json = False,
 ) -> None:
     """Approaches 1, 2 and 3 side by side.
@@ -94,7 +97,7 @@ def approaches(
     from isoflop.scaling.findings.diagnose import diagnose_approaches
 
     found = compare_approaches(
-        load(table, mapping, where, study, sheet),
+        load(table, mapping, where, study, sheet, best=best),
         params=params,
         compute=compute,
         objective=objective_of(objective, delta),
@@ -119,6 +122,7 @@ def compare(
     study: Study = None,
     sheet: Sheet = None,
     level: Level = 0.9,
+    best: BestOf = "",
     as_json: Json = False,
 ) -> None:
     """Score laws by what they predict.
@@ -128,7 +132,7 @@ def compare(
     """
     from isoflop.scaling.selection.comparison import comparison
 
-    data = load(table, mapping, where, study, sheet)
+    data = load(table, mapping, where, study, sheet, best=best)
     with Steps() as step:
         found = comparison(
             data,

@@ -90,6 +90,9 @@ Where = Annotated[
     str | None, typer.Option("--where", help="keep the rows where this holds: 'loss < 5 and seed in [0, 1]'")
 ]
 Map = Annotated[list[str] | None, typer.Option("--map", help="use your column: loss=val_loss (repeatable)")]
+BestOf = Annotated[
+    str, typer.Option("--best-of", help="keep the best runs: learning_rate, or of each cell: n_params,tokens")
+]
 Study = Annotated[str | None, typer.Option("--study", help="of a runs folder: only the runs of this study")]
 Sheet = Annotated[str | None, typer.Option("--sheet", help="of a spreadsheet: the sheet to read")]
 Objective = Annotated[str, typer.Option("--objective", help="huber, huber-raw, least-squares, least-squares-raw")]
@@ -103,8 +106,9 @@ def load(
     study: str | None = None,
     sheet: str | None = None,
     labels: tuple[str, ...] = (),
+    best: str = "",
 ) -> "pd.DataFrame":
-    """The table of a command, read with its --map, --where, --study and --sheet; what was guessed goes to stderr.
+    """The table of a command, read with its --map, --where, --study, --sheet and --best-of; guesses go to stderr.
 
     `labels` are columns of names besides the usual ones.
     """
@@ -113,7 +117,11 @@ def load(
     read = read_table(table, mapping=pairs(mapping, "--map"), where=where, study=study, sheet=sheet, labels=labels)
     if guessed := read.attrs["guessed"]:
         typer.echo(f"{table}: {'; '.join(guessed)}", err=True)
-    return read
+    if not best:
+        return read
+    from isoflop.scaling.selection.best_of import best_of
+
+    return best_of(read, [name.strip() for name in best.split(",")])
 
 
 def objective_of(name: str, delta: str) -> "FitObjective":

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from isoflop.commands.options import SHOW, Compute, Json, Map, Params, Sheet, Study, Table, Where, emit, load
+from isoflop.commands.options import SHOW, BestOf, Compute, Json, Map, Params, Sheet, Study, Table, Where, emit, load
 
 app = typer.Typer()
 
@@ -26,6 +26,7 @@ def report(
     sheet: Sheet = None,
     bootstrap: Annotated[int, typer.Option(help="resamples of whole runs")] = 1000,
     seed: Annotated[int, typer.Option(help="of the resamples")] = 0,
+    best: BestOf = "",
     as_json: Json = False,
 ) -> None:
     """All figures, their data and a report.
@@ -37,7 +38,7 @@ def report(
 
     keep_freed_memory()
     written = write_report(
-        load(table, mapping, where, study, sheet), out,
+        load(table, mapping, where, study, sheet, best=best), out,
         law=law, params=params, compute=compute, n_draws=bootstrap, seed=seed,
         command=" ".join(["isoflop", *sys.argv[1:]]),
     )  # fmt: skip

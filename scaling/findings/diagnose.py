@@ -8,6 +8,7 @@ from isoflop.scaling.approaches.approaches import Approaches
 from isoflop.scaling.findings.finding import Case, Finding
 from isoflop.scaling.findings.fit_checks import FIT_CHECKS
 from isoflop.scaling.findings.residual_checks import RESIDUAL_CHECKS
+from isoflop.scaling.findings.settings import SETTING_CHECKS
 from isoflop.scaling.findings.table_checks import TABLE_CHECKS
 from isoflop.scaling.findings.units import unit_findings, units
 from isoflop.scaling.fitting.fit import Fit
@@ -32,7 +33,8 @@ def diagnose(
     compute that the law will be used at.
     """
     case = Case(fit, draws, table, target_flops, level)
-    found = [finding for check in (*FIT_CHECKS, *RESIDUAL_CHECKS, *TABLE_CHECKS, units) for finding in check(case)]
+    checks = (*FIT_CHECKS, *RESIDUAL_CHECKS, *SETTING_CHECKS, *TABLE_CHECKS, units)
+    found = [finding for check in checks for finding in check(case)]
     return sorted(found, key=lambda f: _ORDER[f.severity])
 
 

@@ -65,6 +65,19 @@ class Case:
         return final_rows(self.table) if self.table is not None and is_runs(self.table) else None
 
     @property
+    def rows(self) -> pd.DataFrame | None:
+        """The rows of the table that were fitted, in the order of `frame`; None without a table that holds them."""
+        if self.table is None:
+            return None
+        source = final_rows(self.table) if is_runs(self.table) else self.table
+        if "weight" in source and len(source) > len(self.frame):
+            source = source[pd.to_numeric(source["weight"], errors="coerce") != 0]
+        same = len(source) == len(self.frame) and "loss" in source
+        if not same or not np.allclose(source["loss"].to_numpy(float), self.frame["loss"].to_numpy(float)):
+            return None
+        return source.reset_index(drop=True)
+
+    @property
     def joint(self) -> bool:
         """Whether the law weighs parameters against tokens."""
         return {"N", "D"} <= set(self.fit.law.inputs)

@@ -6,9 +6,11 @@ from typing import Literal
 import numpy as np
 from scipy.special import stdtrit
 
-from isoflop.scaling.findings.finding import Case, Check, Finding, likelihood_ratio, variant
+from isoflop.scaling.findings.finding import Case, Check, Finding, Severity, likelihood_ratio, variant
 from isoflop.scaling.fitting.fit import FitError
 from isoflop.scaling.fitting.profile_likelihood import profile
+
+WITHIN_ERROR = 1.0  # a likelihood ratio of one standard error
 
 
 def converged(case: Case) -> Iterator[Finding]:
@@ -126,30 +128,33 @@ def second_basin(case: Case) -> Iterator[Finding]:
 
 
 def identified(case: Case) -> Iterator[Finding]:
-    """Whether the data bound the irreducible loss and the other parameters that few data do."""
-    fit, critical = case.fit, _critical(case)
+    """Whether the data bound the irreducible loss and the other parameters that few data do.
+
+    A warning where a floor of 0 fits within one standard error, a note where the level does not reject it: that is a
+    matter of how much was measured, and the interval says it.
+    """
+    fit = case.fit
     yield from _open_profiles(case)
     floor = fit.law.floor_name
-    if floor is not None and floor in fit.free:
-        at_zero = floor in fit.bounds_hit
-        ratio = 0.0 if at_zero else likelihood_ratio(fit, variant(fit, fixed={floor: 0.0}))
-        lo = case.draws.interval(floor, case.level, positive=False)[0] if case.draws else np.inf
-        if ratio < critical or lo <= 0:
-            why = "it ends at its bound 0" if at_zero else "its interval meets 0"
-            if ratio < critical and not at_zero:
-                why = f"{floor} = 0 fits nearly as well (likelihood ratio {ratio:.2f}, below {critical:.2f})"
-            yield _floor_unidentified(floor, f"{floor} = {fit.law.irreducible:.4g}, and {why}")
-            return
-    for name, preset in fit.law.presets.items():
-        for parameter in preset.free:
-            at_default = fit.problem.pinned.get(parameter) == fit.law.defaults()[parameter]
-            if at_default and len(case.frame) > len(fit.free) + 1:
-                yield from _freed(case, parameter, name, critical)
+    if floor is None or floor not in fit.free:
+        return
+    if floor in fit.bounds_hit:
+        yield _floor_unidentified(floor, f"{floor} = {fit.law.irreducible:.4g}, and it ends at its bound 0", "warn")
+        return
+    critical = _critical(case)
+    ratio = likelihood_ratio(fit, variant(fit, fixed={floor: 0.0}))
+    lo = case.draws.interval(floor, case.level, positive=False)[0] if case.draws else np.inf
+    if ratio < critical or lo <= 0:
+        why = "its interval meets 0"
+        if ratio < critical:
+            why = f"{floor} = 0 fits nearly as well (likelihood ratio {ratio:.2f}, below {critical:.2f})"
+        severity: Severity = "warn" if ratio < WITHIN_ERROR else "info"
+        yield _floor_unidentified(floor, f"{floor} = {fit.law.irreducible:.4g}, and {why}", severity)
 
 
-def _floor_unidentified(floor: str, why: str) -> Finding:
+def _floor_unidentified(floor: str, why: str, severity: Severity) -> Finding:
     return Finding(
-        "unidentified", "warn", f"{floor} is not identified: {why}",
+        "unidentified", severity, f"{floor} is not identified: {why}",
         f"do not quote {floor}; runs within 0.1 nats of the floor would fix it, that is a larger budget",
     )  # fmt: skip
 
@@ -166,33 +171,6 @@ def _open_profiles(case: Case) -> Iterator[Finding]:
                 f"{name} is not identified: {name} = {curve.estimate:.3g}, and its profile is open {side}",
                 remedies[name],
             )  # fmt: skip
-
-
-def _freed(case: Case, name: str, law_name: str, critical: float) -> Iterator[Finding]:
-    """Whether freeing a parameter from its default, as the law `law_name` does, fits better and moves the floor."""
-    try:
-        freed = variant(case.fit, free=(name,))
-    except FitError:
-        return
-    ratio = likelihood_ratio(freed, case.fit)
-    if ratio < critical:
-        return
-    floor, before, after = case.fit.law.floor_name, case.fit.law.irreducible, freed.law.irreducible
-    moved = "" if before is None else f", and {floor} moves from {before:.4g} to {after:.4g}"
-    yield Finding(
-        f"{name}_matters", "warn",
-        f"freeing {name} fits better (likelihood ratio {ratio:.1f}, above {critical:.2f}): "
-        f"{name} = {getattr(freed.law, name):.3f}{moved}",
-        f"compare --law {law_name} on a held-out budget before extrapolating the loss",
-    )  # fmt: skip
-    if floor is None or before is None or after is None or floor not in case.fit.free:
-        return
-    # A floor that hardly moves when the parameter is freed needs no second look: fitting one of 0 takes a second.
-    if before > 1.5 * after and likelihood_ratio(freed, variant(freed, fixed={floor: 0.0})) < critical:
-        default = f"{name} = {case.fit.law.defaults()[name]:g}"
-        yield _floor_unidentified(
-            floor, f"{floor} = {before:.4g} rests on {default}; with {name} free {floor} = 0 fits as well"
-        )
 
 
 def sensitive(case: Case) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from isoflop.scaling.findings.units import unit_findings
+from isoflop.scaling.findings.diagnose import Finding, diagnose
 from isoflop.scaling.fitting.fit import Fit, FitError, fit
 from isoflop.scaling.fitting.fit_text import fit_dict
 from isoflop.scaling.fitting.objective import Huber
@@ -23,6 +23,7 @@ from isoflop.scaling.table.conventions import is_runs, points
 from isoflop.scaling.table.read import require
 from isoflop.scaling.table.runs import final_rows
 
+NEAR_TOP = 0.8  # of the way from guessing to the best score: a run that far supports a fitted top
 RAW = Huber("auto", "raw")  # the noise of a score does not shrink with it
 
 
@@ -91,7 +92,7 @@ class TwoStage:
     """The fits of both stages, and refits of the chain of both.
 
     `draws` are jackknife refits, `resamples` bootstrap refits (None without any); each leaves out or draws the same
-    runs in both stages. `score` names the column.
+    runs in both stages. `score` names the column, `table` is what was fitted.
     """
 
     first: Fit
@@ -100,6 +101,7 @@ class TwoStage:
     resamples: Draws | None
     score: str
     notes: tuple[str, ...]
+    table: pd.DataFrame
 
     @property
     def law(self) -> Chain:
@@ -125,22 +127,57 @@ class TwoStage:
         rest = self.second.points.frame["loss"].to_numpy(float) - self.second.predicted
         return float(np.sqrt(np.mean(rest**2)))
 
+    def findings(self, predictions: Sequence[dict] = (), level: float = 0.9) -> list[Finding]:
+        """Objections to both stages and to how far the predictions go beyond the runs, worst first."""
+        reach = [float(self.first.cost.flops(p["n_params"], p["tokens"])) for p in predictions]
+        found = diagnose(
+            self.first, jackknife(self.first), self.table, target_flops=max(reach, default=None), level=level
+        )
+        return sorted([*found, *self._sigmoid_findings()], key=lambda f: ("fail", "warn", "info").index(f.severity))
+
+    def _sigmoid_findings(self) -> list[Finding]:
+        law, found = self.second.law, []
+        assert isinstance(law, Sigmoid)
+        if not self.second.converged:
+            found.append(Finding(
+                "not_converged", "fail", f"the law of {self.score}: {self.second.message}",
+                "fix the chance (--chance), leave the top at 1, or add runs",
+            ))  # fmt: skip
+        for name in self.second.bounds_hit:
+            found.append(Finding(
+                "at_bound", "warn", f"{name} = {getattr(law, name):.4g} of {self.score} lies at its bound",
+                "do not quote it; add runs between guessing and the best score",
+            ))  # fmt: skip
+        best = float(self.second.points.frame["loss"].max())
+        share = (best - law.floor) / max(law.top - law.floor, 1e-12)
+        if "top" in self.second.free and share < NEAR_TOP:
+            found.append(Finding(
+                "top_not_supported", "warn",
+                f"the best {self.score} {best:.3f} is {share:.0%} of the way from {law.floor:.3f} to the fitted top "
+                f"{law.top:.3f}: no run is near it",
+                "leave the top at 1 (without --free-top), or add larger runs",
+            ))  # fmt: skip
+        return found
+
     def to_dict(self, predictions: Sequence[dict] = (), level: float = 0.9) -> dict[str, Any]:
         """JSON-ready values of both stages, with `predictions` made by `at` or `best`."""
-        second = fit_dict(self.second, None, level=level, findings=())
-        kept = ("formula", "params", "fixed", "value", "n_points", "n_clusters", "status", "message", "bounds_hit")
-        spans = {name: self._span(name, level) for name in self.second.free}
         return {
             "score": self.score,
             "loss_law": fit_dict(self.first, None, level=level, findings=()),
-            "sigmoid": {name: second[name] for name in kept} | {"intervals": spans, "rmse": self.error},
+            "sigmoid": self._sigmoid_dict(level),
             "interval_kind": self.draws.kind,
             "level": level,
             "predictions": list(predictions),
             "conventions": self.first.points.conventions,
-            "findings": [f.to_dict() for f in unit_findings(self.first.points)],
+            "findings": [f.to_dict() for f in self.findings(predictions, level)],
             "notes": list(self.notes),
         }
+
+    def _sigmoid_dict(self, level: float) -> dict[str, Any]:
+        second = fit_dict(self.second, None, level=level, findings=())
+        kept = ("formula", "params", "fixed", "value", "n_points", "n_clusters", "status", "message", "bounds_hit")
+        spans = {name: self._span(name, level) for name in self.second.free}
+        return {name: second[name] for name in kept} | {"intervals": spans, "rmse": self.error}
 
     def _span(self, name: str, level: float) -> list[float]:
         """Interval of a parameter of the sigmoid; of a score it ends at 0 and 1."""
@@ -150,14 +187,13 @@ class TwoStage:
 
     def text(self, predictions: Sequence[dict] = (), level: float = 0.9) -> str:
         """The report as plain lines of text, with `predictions` made by `at` or `best`."""
-        values = self.to_dict(predictions, level)["sigmoid"]
+        values = self._sigmoid_dict(level)
         lines = [
             f"{self.score} from the loss, the loss from N and D; {values['n_points']} runs, {level:.0%} intervals: "
             f"{self.draws.kind} by {self.draws.by}",
             f"  {self.first.law}",
             f"  {self.second.law.formula}, L the loss",
         ]
-        lines += [f"  {finding}" for finding in unit_findings(self.first.points)]
         for name, value in values["params"].items():
             span = values["intervals"].get(name)
             remark = f"[{span[0]:.4f}, {span[1]:.4f}]" if span else "fixed"
@@ -171,7 +207,8 @@ class TwoStage:
                 f"{where}N {one['n_params']:.4g}, D {one['tokens']:.4g}: loss {one['loss']:.4f}, {self.score} "
                 f"{one['accuracy']:.4f} [{one['lo']:.4f}, {one['hi']:.4f}]"
             )
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        lines += [f"note: {note}" for note in self.notes]
+        return "\n".join([*lines, *map(str, self.findings(predictions, level))])
 
 
 def _part(name: str) -> Callable[[Any], float]:
@@ -216,7 +253,7 @@ def two_stage(
     drawn = (
         _chained(bootstrap(first, resamples, seed=seed), bootstrap(second, resamples, seed=seed)) if resamples else None
     )
-    return TwoStage(first, second, _chained(jackknife(first), jackknife(second)), drawn, column, data.notes)
+    return TwoStage(first, second, _chained(jackknife(first), jackknife(second)), drawn, column, data.notes, table)
 
 
 def _chained(first: Draws, second: Draws) -> Draws:

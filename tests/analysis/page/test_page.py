@@ -146,6 +146,34 @@ def test_repeated_data_of_a_plain_table_are_objected_to():
     assert plain["C18"].state == "open"
 
 
+def lines_of(table, **options):
+    return {line.code: line for line in checklist(Evidence(table, law="chinchilla", n_draws=50, **options))}
+
+
+def test_every_line_states_the_number_that_was_tested_against_its_threshold(monkeypatch):
+    """C3, C10 and C21 on tables that meet them and on tables that do not."""
+    budgets = np.geomspace(1e18, 1e20, 5)
+    sizes = LAW.optimal(budgets).N[:, None] * np.geomspace(1 / 3, 3, 7)
+    table = simulate_points(LAW, sizes, budgets[:, None] / 6 / sizes, noise=0.002)
+    good = lines_of(table)
+    assert (good["C3"].state, good["C10"].state, good["C21"].state) == ("holds", "holds", "holds")
+    assert good["C3"].evidence == "35 clusters (row) for 5 free parameters: 7.0 each, against 5"
+    assert "the figures go to 10 times the largest run" in good["C10"].evidence
+    few = lines_of(table.iloc[::2])["C3"]
+    assert few.state == "objected"
+    assert "3.6 each, against 5" in few.evidence
+    monkeypatch.setattr("isoflop.analysis.page.checklist.FARTHEST", 5.0)
+    assert lines_of(table)["C10"].state == "objected"
+    spent = table["n_params"] * table["tokens"]
+    low = lines_of(table.assign(loss=table["loss"] * np.where(spent > 0.9 * spent.max(), 0.97, 1)))
+    assert "largest |t|" in good["C21"].evidence
+    assert "against 0.08" in good["C21"].evidence
+    assert low["C21"].state == "objected"
+    assert low["C11"].state == "objected"
+    assert "the runs of the largest budget lie -" in low["C11"].evidence
+    assert good["C27"].state == "holds"
+
+
 def test_a_finding_turns_its_line(study_table):
     short = Evidence(study_table.assign(step=100), law="chinchilla", n_draws=50)
     lines = {line.code: line for line in checklist(short)}

@@ -187,7 +187,7 @@ def _one_bad_run(design: Design, rng: np.random.Generator) -> pd.DataFrame:
     return table
 
 
-KAPPA = Chinchilla(E=1.75, A=3.1e3, B=2.4e4, alpha=0.55, beta=0.58, kappa=0.6)
+KAPPA = Chinchilla(E=0.0, A=1393.6, B=25817.0, alpha=0.641, beta=0.680, kappa=0.355)
 FAULTS: dict[str, Callable[[Design, np.random.Generator], pd.DataFrame]] = {
     "kappa law": lambda design, rng: design.study(rng, KAPPA),
     "bent law": lambda design, rng: replace(design, largest=1e12).study(rng, outside_the_stack),

@@ -1,0 +1,93 @@
+"""Settings of runs: columns of a table that are neither what a law reads nor what a run brings out, nor its seed."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from scipy.special import fdtrc
+
+from isoflop.scaling.findings.finding import Case, Check, Finding
+from isoflop.scaling.fitting.fit import COLUMN
+
+POOLED = 0.005  # level of pooled_settings, shared by the columns of a table
+MOST_VALUES = 12  # of a setting that is tested
+OUTCOMES = frozenset((
+    "loss", "loss_se", "bits_per_byte", "accuracy", "train_loss", "wall_seconds", "peak_memory_bytes", "flops_6nd",
+    "learning_rate", "phase", "state", "final", "weight", "loss_unit",
+))  # fmt: skip
+IDENTITIES = frozenset((
+    "run_id", "trunk_id", "cluster", "code_version", "torch_version", "device", "created_at", "corpus_id", "name", "id",
+))  # fmt: skip
+
+
+def settings(case: Case) -> pd.DataFrame:
+    """The settings of the rows fitted, aligned with them; no column where the table is not known."""
+    rows = case.rows
+    if rows is None:
+        return pd.DataFrame(index=case.frame.index)
+    names = [str(c) for c in rows.columns if _is_setting(str(c), rows[c])]
+    return rows[names]
+
+
+def _is_setting(name: str, values: pd.Series) -> bool:
+    lowered = name.lower()
+    if lowered in OUTCOMES | IDENTITIES | {*COLUMN.values()} or "seed" in lowered or lowered in ("replicate", "rep"):
+        return False
+    distinct = values.nunique(dropna=False)
+    return 1 < distinct <= max(len(values) // 2, 2)
+
+
+def replicate_keys(case: Case) -> pd.DataFrame:
+    """What must be equal for two rows to be replicates: the inputs of the law, and every setting."""
+    inputs = [COLUMN[letter] for letter in case.fit.law.inputs]
+    extra = settings(case)
+    return pd.concat([case.frame[inputs], extra[[c for c in extra if c not in inputs]]], axis=1)
+
+
+def pooled(case: Case) -> Iterator[Finding]:
+    """Settings that vary among runs of one size and tokens and explain how their losses differ.
+
+    An F test within cells of equal inputs, the column's values as levels; level POOLED over all columns. Seeds are no
+    setting. Power .99 where two settings lie two standard deviations apart in 10 cells.
+    """
+    inputs = [COLUMN[letter] for letter in case.fit.law.inputs]
+    cell = case.frame.groupby(inputs, dropna=False).ngroup().to_numpy()
+    if np.bincount(cell).max() < 2 or case.fit.noise < 1e-9:
+        return
+    table = settings(case)
+    tested = {str(c): _within_cells(case.fit.residuals, table[c], cell) for c in table}
+    varied = {name: result for name, result in tested.items() if result is not None}
+    for name, (p, values, explained) in varied.items():
+        if p * len(varied) < POOLED:
+            yield Finding(
+                "pooled_settings", "warn",
+                f"{values} values of {name} stand in one law: within cells of equal size and tokens they explain "
+                f"{explained:.0%} of the scatter (p = {p:.2g})",
+                f"fit one value (--where), the best of each cell (--best-of {name}), or compare them "
+                f"(isoflop multiplier --by {name})",
+            )  # fmt: skip
+
+
+def _within_cells(r: np.ndarray, column: pd.Series, cell: np.ndarray) -> tuple[float, int, float] | None:
+    """p of the values' effect within cells, their number, the share of the scatter explained; None: not testable."""
+    level = pd.factorize(column.astype(str))[0]
+    values = int(level.max()) + 1
+    if not 1 < values <= MOST_VALUES:
+        return None
+    design = np.eye(values)[level]
+    both = np.column_stack([r, design])
+    sums = np.zeros((cell.max() + 1, both.shape[1]))
+    np.add.at(sums, cell, both)
+    both = both - (sums / np.bincount(cell)[:, None])[cell]
+    y, x = both[:, 0], both[:, 1:]
+    rank = int(np.linalg.matrix_rank(x)) if np.abs(x).max() > 1e-9 else 0
+    freedom = len(y) - len(sums) - rank
+    if not rank or freedom < 2:
+        return None
+    left = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
+    total, rest = float(y @ y), float(left @ left)
+    f = (total - rest) / rank / max(rest / freedom, 1e-300)
+    return float(fdtrc(rank, freedom, f)), values, 1 - rest / max(total, 1e-300)
+
+
+SETTING_CHECKS: tuple[Check, ...] = (pooled,)

@@ -1,0 +1,52 @@
+"""Settings pooled in one law are named; seeds and replicates are not."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from isoflop.scaling.design.simulate import simulate_points
+from isoflop.scaling.findings.diagnose import diagnose
+from isoflop.scaling.fitting.fit import fit
+from isoflop.scaling.laws.chinchilla import Chinchilla
+
+LAW = Chinchilla(E=1.8, A=480.0, B=2100.0, alpha=0.35, beta=0.37)
+BUDGETS = np.geomspace(1e18, 1e21, 5)
+N = np.array([LAW.optimal(c).N * np.geomspace(1 / 4, 4, 5) for c in BUDGETS]).ravel()
+D = np.repeat(BUDGETS, 5) / 6 / N
+BOWL = np.array([0.06, 0.01, 0.0, 0.02, 0.08])  # ln loss at five rates
+
+
+def grid(repeats: int, noise: float = 0.005, seed: int = 0) -> pd.DataFrame:
+    return simulate_points(LAW, np.repeat(N, repeats), np.repeat(D, repeats), noise=noise, seed=seed)
+
+
+def found(table: pd.DataFrame) -> dict:
+    return {f.code: f for f in diagnose(fit("chinchilla", table), None, table)}
+
+
+def test_rates_in_one_law_are_named_with_the_remedies():
+    table = grid(5).assign(learning_rate=np.tile([0.001, 0.002, 0.004, 0.008, 0.016], 25))
+    told = found(table.assign(loss=table["loss"] * np.exp(np.tile(BOWL, 25))).rename(columns={"learning_rate": "lr"}))
+    assert "5 values of lr" in told["pooled_settings"].message
+    assert "--best-of lr" in told["pooled_settings"].remedy
+    assert "--by lr" in told["pooled_settings"].remedy
+
+
+def test_two_arms_in_one_law_are_named_whatever_their_labels():
+    table = grid(2, noise=0.002).assign(variant=np.tile(["None", "new"], 25))
+    table["loss"] *= np.where(table["variant"] == "new", 0.97, 1.0)
+    assert "2 values of variant" in found(table)["pooled_settings"].message
+
+
+@pytest.mark.parametrize("column", ["seed", "data_seed", "batch"])
+def test_seeds_and_settings_that_change_nothing_are_not_named(column):
+    table = grid(3, noise=0.01).assign(**{column: np.tile([0, 1, 2], 25)})
+    assert "pooled_settings" not in found(table)
+
+
+def test_replicates_are_equal_in_everything_but_the_seed():
+    """Two sizes off the law: seen against the seeds within a rate, hidden where the rates pass for seeds."""
+    table = grid(4, noise=0.002).assign(lr=np.tile([0.01, 0.01, 0.02, 0.02], 25), seed=np.tile([0, 1], 50))
+    table["loss"] *= np.exp(0.03 * (table["lr"] == 0.02) + 0.012 * np.sin(np.arange(100) // 4 * 2.4))
+    assert "times the seed noise 0.18%" in found(table)["lack_of_fit"].message
+    assert "lack_of_fit" not in found(table.drop(columns="lr"))

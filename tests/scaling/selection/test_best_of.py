@@ -1,0 +1,57 @@
+"""--best-of: the best value of a setting in each cell, ties and edges said; the lowest run of each cell."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from isoflop.scaling.selection.best_of import best_of
+from isoflop.scaling.table.columns import TableError
+
+
+def rates() -> pd.DataFrame:
+    """Two cells, four rates, two seeds; the optimum inside in one cell and at the largest rate in the other."""
+    rows = [
+        (n, 1e9, rate, seed, 3 + bowl * np.log(rate / best) ** 2 + 0.01 * seed)
+        for n, best, bowl in ((1e6, 0.01, 0.1), (2e6, 0.1, 0.1))
+        for rate in (0.001, 0.003, 0.01, 0.03)
+        for seed in (0, 1)
+    ]
+    return pd.DataFrame(rows, columns=["n_params", "tokens", "learning_rate", "seed", "loss"])
+
+
+def test_the_best_rate_of_each_cell_keeps_all_its_seeds_and_edges_are_said():
+    kept = best_of(rates(), ["learning_rate"])
+    assert sorted(kept["learning_rate"]) == [0.01, 0.01, 0.03, 0.03]
+    assert kept.attrs["notes"][0] == "best learning_rate of each cell: 4 of 16 runs kept, of 2 cells"
+    assert "at an edge of those tried in 1 of 2 cells (learning_rate 0.03)" in kept.attrs["notes"][1]
+
+
+def test_a_lucky_seed_does_not_choose_the_rate():
+    table = rates()
+    table.loc[(table["learning_rate"] == 0.003) & (table["seed"] == 0) & (table["n_params"] == 1e6), "loss"] -= 0.13
+    assert 0.003 not in set(best_of(table, ["learning_rate"])["learning_rate"])
+
+
+def test_the_lowest_run_of_each_cell_and_ties():
+    table = rates()
+    kept = best_of(table, ["n_params", "tokens"])
+    assert kept["loss"].tolist() == table.groupby("n_params")["loss"].min().tolist()
+    flat = table.assign(loss=3.0)
+    lowest = best_of(flat, ["n_params", "tokens"])
+    assert len(lowest) == 2
+    assert "14 runs tied with one that was kept" in lowest.attrs["notes"]
+    assert "6 values of learning_rate tied with one that was kept" in best_of(flat, ["learning_rate"]).attrs["notes"]
+
+
+def test_arms_keep_a_best_rate_each():
+    both = pd.concat([rates().assign(arm="a"), rates().assign(arm="b")], ignore_index=True)
+    assert best_of(both, ["learning_rate"])["arm"].value_counts().to_dict() == {"a": 4, "b": 4}
+
+
+def test_what_cannot_be_chosen_is_one_line():
+    with pytest.raises(TableError, match="no such column; did you mean 'learning_rate'"):
+        best_of(rates(), ["learning_rat"])
+    with pytest.raises(TableError, match="never varies"):
+        best_of(rates().assign(batch=1), ["batch"])
+    with pytest.raises(TableError, match="not both"):
+        best_of(rates(), ["n_params", "learning_rate"])
