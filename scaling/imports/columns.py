@@ -22,6 +22,7 @@ from isoflop.scaling.table.columns import (
     hint,
     refuse_words,
     resolve,
+    row_names,
     short_of_plan,
     unfinished,
 )
@@ -132,6 +133,9 @@ def runs_of_table(
         held = {run: columns.resolve(history) for run, history in wide.items()}
         return [_run(run, source, found, found.frame, columns) for run, found in held.items()], []
     run = columns.find(frame, "run_id")
+    if run is not None and (empty := frame[run].isna().to_numpy()).any():
+        rows = row_names(frame.drop(columns="run_id", errors="ignore"), empty)
+        raise SourceError(f"{source}: the column of runs {run!r} is empty in {empty.sum()} rows ({rows}); fill it")
     frame, left_out = _finished(name, frame, run)
     frame, left_out = _planned(name, frame, run, left_out)
     if frame.empty:

@@ -14,6 +14,7 @@ from isoflop.scaling.imports.logs.nanogpt import nanogpt_shape
 from isoflop.scaling.imports.read import import_source
 from isoflop.scaling.imports.source import SourceError
 from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import count_params, is_runs, points
 from isoflop.scaling.table.read import read_table
 
@@ -391,3 +392,12 @@ def test_bad_options_are_one_line(typed, tmp_path):
         code, _, error = typed("import", tmp_path / "a.log", *arguments)
         assert (code, len(error.strip().splitlines())) == (2, 1)
         assert told in error
+
+
+def test_a_row_without_the_name_of_its_run_is_refused_as_by_fit(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("run_id,n_params,tokens,loss\na,1e6,1e8,4\n,2e6,1e8,3.9\n")
+    with pytest.raises(SourceError, match=r"'run_id' is empty in 1 rows \(row 2\)"):
+        import_source(path, "auto", ImportOptions(), {})
+    with pytest.raises(TableError, match="empty"):
+        points(read_table(path))
