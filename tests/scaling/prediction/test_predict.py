@@ -1,5 +1,6 @@
 """Predictions that heed repeated data, published laws without a table, and every named law through every command."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -95,6 +96,22 @@ def test_laws_that_do_not_read_unique_tokens_borrow_the_worth_of_repeats():
     best = [predict(table, flops=1e21, unique_tokens=u, laws="chinchilla").loss for u in (1e12, 1e9)]
     assert best[0].loss < best[1].loss
     assert best[1].n_opt != pytest.approx(best[0].n_opt, rel=0.01)
+
+
+def test_an_extrapolated_cost_of_training_is_said():
+    """Counts of FLOPs that fall with size, as attention's share does, from 7.7 to 6.5 per parameter and token."""
+    n = np.repeat(np.geomspace(4e3, 2e5, 5), 4)
+    d = n * np.tile([30, 100, 300, 1000], 5)
+    loss = 1.0 + 30 * n**-0.4 + 300 * d**-0.4
+    table = pd.DataFrame({"n_params": n, "tokens": d, "flops": 10.8 * n**0.956 * d, "loss": loss})
+    near = predict(table, n_params=3e5, tokens=1e9, laws="chinchilla").loss
+    assert not any("extrapolated" in note for note in near.notes)
+    far = predict(table, n_params=1e8, tokens=1e10, laws="chinchilla").loss
+    (said,) = [note for note in far.notes if "extrapolated" in note]
+    assert "4.8 at 1e+08 parameters" in said
+    assert re.search(r"below the 6 of matrix products alone: compute is too low there by 2[45]\.\d%", said)
+    given = predict(table.drop(columns="flops"), n_params=1e8, tokens=1e10, laws="chinchilla").loss
+    assert not any("extrapolated" in note for note in given.notes)
 
 
 def test_a_run_of_given_size_has_no_best_size():

@@ -59,7 +59,7 @@ def test_no_law_is_fitted_to_what_it_predicts(bent, monkeypatch):
 
     monkeypatch.setattr("isoflop.scaling.selection.holdout.errors_at", spy)
     choose(bent, ("chinchilla", "power"))
-    assert len(pairs) >= 4
+    assert len(pairs) >= 2
     assert all(known < 0.95 * predicted for known, predicted in pairs)
 
 
