@@ -73,7 +73,10 @@ def reason(error: Exception) -> str:
 
 @dataclass
 class Evidence:
-    """A table, the conventions it is read by, and the law; None: the one that the scoreboard prefers."""
+    """A table, the conventions it is read by, and the law; None: the one that the scoreboard prefers.
+
+    `runs` are those whose curves are drawn beside one another, all by default; `against` is their axis.
+    """
 
     table: pd.DataFrame
     law: str | None = None
@@ -82,6 +85,8 @@ class Evidence:
     objective: Objective = field(default_factory=lambda: Huber("auto"))
     n_draws: int = 1000
     seed: int = 0
+    runs: tuple[str, ...] = ()
+    against: str = "flops"
     done: dict[str, Any] = field(default_factory=dict, repr=False)
     _scoring: BackgroundCall | None = field(default=None, init=False, repr=False)
 

@@ -36,7 +36,7 @@ def import_(
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="a .parquet or a .csv")],
     kind: Annotated[
-        str, typer.Option("--from", help="auto, tensorboard, wandb, nanogpt, nanochat, olmo, table")
+        str, typer.Option("--from", help="auto, or what the source is; an unknown name lists them")
     ] = "auto",
     mapping: Map = None,
     sheet: Sheet = None,
@@ -45,6 +45,9 @@ def import_(
     ] = None,
     batch_tokens: Annotated[
         list[str] | None, typer.Option("--batch-tokens", help="tokens per step: B, or RUN=B (repeatable)")
+    ] = None,
+    tokens: Annotated[
+        list[str] | None, typer.Option("--tokens", help="tokens at the end of a run: D, or RUN=D (repeatable)")
     ] = None,
     params: Annotated[
         str, typer.Option("--params", help="of several counts: matrices, total, no-embedding")
@@ -60,7 +63,8 @@ def import_(
 ) -> None:
     """Turn other people's logs into a table.
 
-    From TensorBoard, W&B, nanoGPT, nanochat, OLMo or any table, to a table that every command reads.
+    From TensorBoard, W&B, MLflow, Hugging Face, Lightning, litgpt, levanter, lm-eval, Megatron, nanoGPT, nanochat, OLMo
+    or any table, to a table that every command reads.
     """
     from isoflop.scaling.imports.assemble import ImportOptions
     from isoflop.scaling.imports.read import import_source
@@ -68,6 +72,7 @@ def import_(
     options = ImportOptions(
         n_params=_by_run(n_params, "--n-params"),
         batch_tokens=_by_run(batch_tokens, "--batch-tokens"),
+        tokens=_by_run(tokens, "--tokens"),
         params=params,
         bytes_per_token=bytes_per_token,
         arm=arm,

@@ -112,7 +112,7 @@ def load(
 
     `labels` are columns of names besides the usual ones.
     """
-    from isoflop.scaling.table.read import read_table
+    from isoflop.scaling.imports.read import read_table
 
     read = read_table(table, mapping=pairs(mapping, "--map"), where=where, study=study, sheet=sheet, labels=labels)
     if guessed := read.attrs["guessed"]:

@@ -57,13 +57,23 @@ def plot(
     mapping: Map = None,
     study: Study = None,
     sheet: Sheet = None,
+    runs: Annotated[str | None, typer.Option("--runs", help="curves of these runs alone, by commas")] = None,
+    against: Annotated[str | None, typer.Option("--against", help="of curves: flops, tokens, hours")] = None,
 ) -> None:
     """One figure to one file.
 
     isoflop plot TABLE --figure isoflop -o x.pdf
+    isoflop plot TABLE --runs a,b --against hours -o x.pdf
     """
     from isoflop.analysis.evidence import Evidence
     from isoflop.analysis.report import draw_figure
 
-    evidence = Evidence(load(table, mapping, where, study, sheet), law=law, params=params, compute=compute)
+    if runs is not None or against is not None:
+        if figure not in ("isoflop", "curves"):
+            raise ValueError(f"--runs and --against are of --figure curves, not of {figure}")
+        figure = "curves"
+    evidence = Evidence(
+        load(table, mapping, where, study, sheet), law=law, params=params, compute=compute,
+        runs=tuple(filter(None, (runs or "").split(","))), against=against or "flops",
+    )  # fmt: skip
     typer.echo(draw_figure(figure, evidence, out))

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from isoflop.scaling.arms.multiplier import multiplier
     from isoflop.scaling.fitting.fit import fit
     from isoflop.scaling.fitting.uncertainty import bootstrap, jackknife
+    from isoflop.scaling.imports.read import read_table
     from isoflop.scaling.prediction.predict import predict
     from isoflop.scaling.selection.comparison import comparison as compare
     from isoflop.scaling.selection.holdout import hold_out
-    from isoflop.scaling.table.read import read_table
 
 _PLACES = {
     "approaches": "isoflop.scaling.approaches.approaches:approaches",
@@ -45,7 +45,7 @@ _PLACES = {
     "plan": "isoflop.experiments.app:plan",
     "plot": "isoflop.plot",
     "predict": "isoflop.scaling.prediction.predict:predict",
-    "read_table": "isoflop.scaling.table.read:read_table",
+    "read_table": "isoflop.scaling.imports.read:read_table",
     "report": "isoflop.analysis.report:write_report",
     "run": "isoflop.experiments.app:run",
     "status": "isoflop.experiments.app:status",

@@ -13,7 +13,7 @@ from isoflop.experiments.data.batches import count_windows
 from isoflop.experiments.data.corpus import Corpus
 from isoflop.experiments.study.cell import Cell
 from isoflop.models.config import count_params, flops_per_token, n_active, n_total
-from isoflop.scaling.table.version import code_version
+from isoflop.scaling.table.runs import code_version
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from scipy.special import stdtrit
 
 from isoflop.scaling.approaches.allocation import LEVEL, NoAllocationError, PowerFit, allocation
 from isoflop.scaling.table.conventions import Points, is_runs, points
+from isoflop.scaling.table.curves import curves
 
 GRID = 256
 READ = ("run_id", "trunk_id", "phase", "tied", "tokens", "loss", "final", "state")
@@ -33,21 +34,25 @@ class Envelope:
 
 def has_curves(table: pd.DataFrame) -> bool:
     """Whether the table has evaluations before the end of its runs."""
-    return {"final", "phase", "trunk_id"} <= set(table) and bool((~table["final"].astype(bool)).any())
+    if {"final", "phase", "trunk_id"} <= set(table):
+        return bool((~table["final"].astype(bool)).any())
+    return curves(table) is not None
 
 
 def envelope(table: pd.DataFrame, *, params: str = "matrices", compute: str = "exact") -> Envelope:
-    """The lower envelope of a run table's curves and the power laws through it, intervals by leaving out each size.
+    """The lower envelope of a table's curves and the power laws through it, intervals by leaving out each size.
 
     Raises NoAllocationError if there are no curves, or none is bracketed by a smaller and a larger one.
     """
     if not has_curves(table):
         raise NoAllocationError("no training curves here: approach 1 needs evaluations before the end of the runs")
+    if not {"final", "phase", "trunk_id"} <= set(table) and (found := curves(table)):
+        table = found.rows()
     rows, notes = _comparable(table)
-    curves = _curves(rows, params, compute)
-    frame = _lowest(curves)
+    rows = _curves(rows, params, compute)
+    frame = _lowest(rows)
     power = _power(frame)
-    kept = [_lowest(curves[curves["n_params"] != size]) for size in curves["n_params"].unique()]
+    kept = [_lowest(rows[rows["n_params"] != size]) for size in rows["n_params"].unique()]
     return Envelope(frame, _jackknife(power, kept), notes)
 
 
@@ -66,19 +71,21 @@ def _comparable(table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
 def _curves(rows: pd.DataFrame, params: str, compute: str) -> pd.DataFrame:
     """One row per (trunk, tokens) with the conventions applied; cells of one trunk share its rows."""
     once = rows.drop_duplicates(["trunk_id", "tokens"]).assign(final=True, state="done")
+    if not is_runs(once):  # every row is a point of a curve
+        once = once.drop(columns="run_id")
     tidy: Points = points(once, params=params, compute=compute, cluster="trunk_id")
     return tidy.frame.sort_values(["cluster", "tokens"], ignore_index=True)
 
 
-def _lowest(curves: pd.DataFrame) -> pd.DataFrame:
-    grid = np.geomspace(curves["flops"].min(), curves["flops"].max(), GRID)
-    sizes = np.sort(curves["n_params"].unique())
+def _lowest(rows: pd.DataFrame) -> pd.DataFrame:
+    grid = np.geomspace(rows["flops"].min(), rows["flops"].max(), GRID)
+    sizes = np.sort(rows["n_params"].unique())
     loss, tokens, runs = [], [], []
     for size in sizes:
-        replicates = [g for _, g in curves[curves["n_params"] == size].groupby("cluster")]
+        replicates = [g for _, g in rows[rows["n_params"] == size].groupby("cluster")]
         loss.append(np.mean([_at(g, "loss", grid) for g in replicates], axis=0))
         tokens.append(_at(replicates[0], "tokens", grid))
-        runs.append(replicates[0]["run_id"].iloc[-1])
+        runs.append(replicates[0]["run_id" if "run_id" in rows else "cluster"].iloc[-1])
     rows = [_lowest_at(k, sizes, np.array(loss), np.array(tokens)) for k in range(GRID)]
     frame = pd.DataFrame([r | {"flops": c} for r, c in zip(rows, grid, strict=True) if r])
     return frame.assign(run_id=[runs[w] for w in frame.pop("winner")])

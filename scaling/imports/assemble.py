@@ -2,18 +2,18 @@
 
 A reader (see `source.Reader`) turns a source into `ForeignRun`s; `assemble` turns those into one table. Where the shape
 of every run is known the result is a run table with parameters by group, so that any convention can be chosen when a
-law is fitted; otherwise it has one row per run, with n_params and flops under the conventions that it names. Nothing is
-guessed: an error names the option for a missing quantity, and every row left out is counted under a reason.
+law is fitted; otherwise it has a row per evaluation, with n_params and flops under the conventions that it names.
+Nothing is guessed: an error names the option for a missing quantity, and every row left out is counted under a reason.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from isoflop.scaling.imports.clean import COUNTED_FROM_ZERO, ImportOptions, by_run, clean
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import with_third
@@ -21,22 +21,19 @@ from isoflop.scaling.table.runs import COLUMNS, NAMES, validate, write_table
 
 PLAIN = (
     "run_id", "arm", "seed", "n_params", "tokens", "flops", "loss", "train_loss", "step", "batch_tokens",
-    "peak_learning_rate", "params_convention", "compute_convention", "loss_unit", "source",
+    "peak_learning_rate", "params_convention", "compute_convention", "loss_unit", "source", "wall_seconds", "final",
 )  # fmt: skip
 PARAMS = ("matrices", "total", "no-embedding")
+REMEDIES = {
+    "n_params": (
+        "give --n-params VALUE, or --n-params RUN=VALUE for each, or name a column with --map n_params=COLUMN"
+    ),
+    "tokens": (
+        "give --batch-tokens VALUE, or --batch-tokens RUN=VALUE for each, or --tokens RUN=VALUE for those at its end, "
+        "or name a column with --map tokens=COLUMN"
+    ),
+}
 _UNKNOWN = {"string": "", "int64": 0, "float64": float("nan"), "bool": False}
-
-
-@dataclass(frozen=True)
-class ImportOptions:
-    """What the user states because the source does not. Numbers are by run; the key "" stands for every run."""
-
-    n_params: Mapping[str, float] = field(default_factory=dict)
-    batch_tokens: Mapping[str, float] = field(default_factory=dict)
-    params: str = "matrices"  # of several parameter counts in a source
-    bytes_per_token: float | None = None  # turns bits per byte into nats per token
-    arm: str = ""
-    keep_unfinished: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,9 +41,14 @@ class Imported:
     """The imported table, the rows that are not in it with the reason, and notes on what was assumed."""
 
     table: pd.DataFrame
-    kind: str  # run table | one row per run
+    kind: str  # run table | curves | one row per run
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
+
+    @property
+    def ends(self) -> pd.DataFrame:
+        """The last row of each run."""
+        return self.table[self.table["final"]] if "final" in self.table else self.table
 
     def write(self, target: Path) -> None:
         """Write the table to a .parquet or a .csv, a run table atomically. Raises SourceError for another suffix."""
@@ -86,10 +88,16 @@ def assemble(runs: Sequence[ForeignRun], options: ImportOptions, before: Sequenc
     left_out += [LeftOut(run.name, count, why) for run in runs for why, count in run.skipped.items() if count]
     kept = []
     for run in runs:
-        cleaned, rows_out = _clean(run, options)
+        cleaned, rows_out = clean(run, options)
         left_out += rows_out
         if cleaned is not None:
             kept.append(cleaned)
+    counted = [one for one in left_out if one.reason == COUNTED_FROM_ZERO]
+    left_out = [one for one in left_out if one.reason != COUNTED_FROM_ZERO]
+    if counted:
+        notes.append(
+            f"{len(counted)} runs count their steps from 0 ({_listed([one.run for one in counted])}): one was added"
+        )
     if not kept:
         reasons = "; ".join(str(one) for one in left_out[:4]) or "the source holds no run"
         raise SourceError(f"no run can be imported ({reasons})")
@@ -99,55 +107,8 @@ def assemble(runs: Sequence[ForeignRun], options: ImportOptions, before: Sequenc
     if all(run.shape for run in kept) and not options.n_params:
         return Imported(_run_table(kept, options, notes), "run table", tuple(left_out), tuple(notes))
     table = _plain(kept, options, notes, left_out)
-    return Imported(table, "one row per run", tuple(left_out), tuple(notes))
-
-
-def _clean(run: ForeignRun, options: ImportOptions) -> tuple[ForeignRun | None, list[LeftOut]]:
-    """The run with its usable rows, in nats (None without any, or short of its horizon), and what is left out."""
-    out: list[LeftOut] = []
-
-    def drop(frame: pd.DataFrame, wrong: np.ndarray, reason: str) -> pd.DataFrame:
-        if wrong.any():
-            out.append(LeftOut(run.name, int(wrong.sum()), reason))
-        return frame[~wrong]
-
-    frame = run.curve
-    frame = drop(frame, frame["loss"].isna().to_numpy(), "no validation loss")
-    frame = drop(
-        frame, ~(np.isfinite(frame["loss"]) & (frame["loss"] > 0)).to_numpy(), "the loss is not a positive number"
-    )
-    frame = drop(frame, frame["step"].duplicated(keep="last").to_numpy(), "reported again later, after a restart")
-    frame = drop(frame, (frame["step"] <= 0).to_numpy(), "before the first step")
-    frame, unit = _in_nats(frame.sort_values("step", ignore_index=True), run, options)
-    end = int(frame["step"].max()) if len(frame) else 0
-    reason = ""
-    if frame.empty:
-        reason = "no evaluation with a loss"
-    elif run.horizon_steps and end < run.horizon_steps and not options.keep_unfinished:
-        reason = f"its last evaluation is at step {end} of {run.horizon_steps}: the schedule had not ended"
-    if reason:
-        return None, [*out, LeftOut(run.name, len(frame), reason, whole=True)]
-    return replace(run, curve=_tokens(frame, run, options), loss_unit=unit), out
-
-
-def _in_nats(frame: pd.DataFrame, run: ForeignRun, options: ImportOptions) -> tuple[pd.DataFrame, str]:
-    """The loss in nats, and its unit: bits per byte become nats per token with bytes per token, else nats per byte."""
-    if run.loss_unit not in ("bits/byte", "nats/byte"):
-        return frame, run.loss_unit
-    per = options.bytes_per_token
-    nats = np.log(2) if run.loss_unit == "bits/byte" else 1.0
-    return frame.assign(loss=frame["loss"] * nats * (per or 1.0)), "nats/token" if per else "nats/byte"
-
-
-def _tokens(frame: pd.DataFrame, run: ForeignRun, options: ImportOptions) -> pd.DataFrame:
-    if "tokens" in frame and frame["tokens"].notna().all():
-        return frame
-    batch = _by_run(options.batch_tokens, run.name) or run.batch_tokens
-    return frame.assign(tokens=frame["step"] * batch if batch else np.nan)
-
-
-def _by_run(numbers: Mapping[str, float], name: str) -> float | None:
-    return numbers.get(name, numbers.get(""))
+    kind = "curves" if "final" in table else "one row per run"
+    return Imported(table, kind, tuple(left_out), tuple(notes))
 
 
 def _check(options: ImportOptions, runs: Sequence[ForeignRun]) -> None:
@@ -156,7 +117,11 @@ def _check(options: ImportOptions, runs: Sequence[ForeignRun]) -> None:
     if options.bytes_per_token is not None and not options.bytes_per_token > 0:
         raise SourceError(f"--bytes-per-token {options.bytes_per_token}: not a positive number")
     names = {"", *(run.name for run in runs)}
-    for option, numbers in (("--n-params", options.n_params), ("--batch-tokens", options.batch_tokens)):
+    for option, numbers in (
+        ("--n-params", options.n_params),
+        ("--batch-tokens", options.batch_tokens),
+        ("--tokens", options.tokens),
+    ):
         for name in set(numbers) - names:
             known = ", ".join(sorted(names - {""})[:6])
             raise SourceError(f"{option} {name}=...: no such run in the source (there are: {known})")
@@ -172,69 +137,83 @@ def _check_names(kept: Sequence[ForeignRun]) -> None:
 def _plain(
     kept: Sequence[ForeignRun], options: ImportOptions, notes: list[str], left_out: list[LeftOut]
 ) -> pd.DataFrame:
-    rows = _with_third([_end(run, options) for run in kept], notes)
-    for column, option in (("n_params", "--n-params"), ("tokens", "--batch-tokens")):
-        lacking = [row["run_id"] for row in rows if not np.isfinite(row[column])]
-        remedy = f"give {option} VALUE, or {option} RUN=VALUE for each, or name a column with --map {column}=COLUMN"
-        if len(lacking) == len(rows):
-            listed = ", ".join(lacking[:4]) + (f" and {len(lacking) - 4} more" if len(lacking) > 4 else "")
-            raise SourceError(f"no run reports its {column} ({listed}); {remedy}")
-        left_out += [LeftOut(name, 1, f"it does not report its {column}; {remedy}", whole=True) for name in lacking]
-        rows = [row for row in rows if row["run_id"] not in lacking]
-    table = pd.DataFrame(rows).reindex(columns=list(PLAIN))
-    for column in ("flops", "train_loss", "seed", "batch_tokens", "peak_learning_rate"):
-        if table[column].isna().all() or (column == "flops" and table[column].isna().any()):
-            known = int(table[column].notna().sum())
+    table = pd.concat([_of_run(run, options) for run in kept], ignore_index=True)
+    table = _third(table, notes)
+    for column, remedy in REMEDIES.items():
+        ends = table[table["final"]]
+        lacking = list(ends.loc[~np.isfinite(ends[column]), "run_id"])
+        if len(lacking) == len(ends):
+            raise SourceError(f"no run reports its {column} ({_listed(lacking)}); {remedy}")
+        rows = table["run_id"].value_counts()
+        left_out += [
+            LeftOut(name, int(rows[name]), f"it does not report its {column}; {remedy}", whole=True) for name in lacking
+        ]
+        table = table[~table["run_id"].isin(lacking)]
+    if table["final"].all():
+        table = table.drop(columns="final")
+    ends = table[~table["run_id"].duplicated(keep="last")]
+    for column in ("flops", "train_loss", "seed", "batch_tokens", "peak_learning_rate", "wall_seconds"):
+        if table[column].isna().all() or (column == "flops" and ends[column].isna().any()):
+            known = int(ends[column].notna().sum())
             if known:
                 notes.append(
-                    f"{len(table) - known} of {len(table)} runs do not report their flops: the column is left out"
+                    f"{len(ends) - known} of {len(ends)} runs do not report their flops: the column is left out"
                 )
             table = table.drop(columns=column)
     if "flops" not in table:
-        table["compute_convention"] = "not reported: a fit takes 6 x n_params x tokens"
+        table = table.assign(compute_convention="not reported: a fit takes 6 x n_params x tokens")
     for column in ("params_convention", "compute_convention", "loss_unit"):
         notes += [f"{column}: {value}" for value in sorted(set(table[column].astype(str)))]
-    return table
+    return table.reset_index(drop=True)
 
 
-def _with_third(rows: list[dict[str, Any]], notes: list[str]) -> list[dict[str, Any]]:
-    """The rows with the one of n_params, tokens and flops that no run reports, where every run has the other two."""
-    sizes = pd.DataFrame(rows)[["n_params", "tokens", "flops"]].astype(float)
+def _third(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """The table with the one of n_params, tokens and flops that no run reports, where every run has the other two."""
+    sizes = table[["n_params", "tokens", "flops"]].astype(float)
     held = [name for name in sizes if sizes[name].notna().all()]
-    if len(held) != 2 or "flops" not in held or sizes.notna().sum().sum() != 2 * len(rows):
-        return rows  # without flops a fit takes 6 N D itself
+    if len(held) != 2 or "flops" not in held or sizes.notna().sum().sum() != 2 * len(table):
+        return table  # without flops a fit takes 6 N D itself
     try:
-        sizes = with_third(sizes, notes, source="import")
+        table = table.assign(**with_third(sizes, notes, source="import"))
     except TableError as error:
         raise SourceError(str(error)) from error
-    return [row | made for row, made in zip(rows, sizes.to_dict("records"), strict=True)]
+    if "n_params" in held:
+        return table
+    ends = table[table["final"]].set_index("run_id")["n_params"]  # one of a run, as at its end
+    return table.assign(n_params=table["run_id"].map(ends), params_convention="flops / (6 x tokens)")
 
 
-def _end(run: ForeignRun, options: ImportOptions) -> dict[str, Any]:
-    """The last evaluation of a run as a row of PLAIN."""
-    last = run.curve.iloc[-1]
-    given = _by_run(options.n_params, run.name)
+def _of_run(run: ForeignRun, options: ImportOptions) -> pd.DataFrame:
+    """The evaluations of a run as rows of PLAIN; `final` marks the last."""
+    curve = run.curve
+    given = by_run(options.n_params, run.name)
     convention = options.params if options.params in run.n_params else next(iter(run.n_params), "")
-    flops = last.get("flops", np.nan)
-    if not np.isfinite(flops) and run.flops_per_token:
-        flops = run.flops_per_token * last["tokens"]
-    return {
+    flops = curve["flops"] if "flops" in curve else pd.Series(np.nan, curve.index)
+    if run.flops_per_token:
+        flops = flops.fillna(run.flops_per_token * curve["tokens"])
+    rows = pd.DataFrame(
+        {"tokens": curve["tokens"], "flops": flops, "loss": curve["loss"], "step": curve["step"].astype(int)}
+    )
+    for column in ("train_loss", "wall_seconds"):
+        rows[column] = curve.get(column, np.nan)
+    constants = {
         "run_id": run.name,
         "arm": options.arm or str(run.settings.get("arm", "")),
         "seed": run.settings.get("seed"),
         "n_params": given or run.n_params.get(convention, np.nan),
-        "tokens": last["tokens"],
-        "flops": flops,
-        "loss": last["loss"],
-        "train_loss": last.get("train_loss", np.nan),
-        "step": int(last["step"]),
-        "batch_tokens": _by_run(options.batch_tokens, run.name) or run.batch_tokens,
+        "batch_tokens": by_run(options.batch_tokens, run.name) or run.batch_tokens,
         "peak_learning_rate": run.settings.get("learning_rate"),
         "params_convention": "--n-params" if given else convention,
         "compute_convention": run.compute_convention,
         "loss_unit": run.loss_unit,
         "source": run.source,
+        "final": rows.index == rows.index[-1],
     }
+    return rows.assign(**constants).reindex(columns=list(PLAIN))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _run_table(kept: Sequence[ForeignRun], options: ImportOptions, notes: list[str]) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
+from isoflop.scaling.imports.panels import laid_out, panel
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
 from isoflop.scaling.table.columns import (
     OPTIONAL,
@@ -36,13 +37,25 @@ NAMES: dict[str, tuple[str, ...]] = {
     "train_loss": ("train_loss", "train/loss", "train/crossentropyloss", "train/ce loss", "loss/train"),
     "learning_rate": ("learning_rate", "lr", "train/learning_rate", "train/lr", "optim/learning_rate_group0"),
     "batch_tokens": ("batch_tokens", "batch_size_in_tokens", "tokens_per_step", "tokens_per_iter"),
-    "run_id": ("run_id", "run", "run_name", "name", "id"),
+    "wall_seconds": ("wall_seconds", "_runtime", "runtime", "elapsed_seconds", "train_seconds", "train_time_sec"),
+    "samples": (
+        "samples", "n_samples", "num_samples", "samples_seen", "consumed_samples", "train/samples", "examples",
+        "examples_seen", "n_examples", "num_examples", "sequences", "sequences_seen",
+    ),
+    "epoch": ("epoch", "epochs", "train/epoch"),
+    "context_length": (
+        "context_length", "seq_len", "seq_length", "sequence_length", "block_size", "max_seq_len", "context",
+    ),
+    "epoch_tokens": ("tokens_per_epoch", "epoch_tokens", "unique_tokens"),
+    "run_id": ("run_id", "run", "run_name", "run id", "run name", "name", "id"),
     "seed": ("seed",),
     "arm": ("arm",),
 }  # fmt: skip
 _TRAINING = re.compile(r"^(train[/_. ])?(loss|crossentropyloss|ce loss)$")
 _BY_CONVENTION = {"n_params_matrices": "matrices", "n_params_total": "total"}
-_WIDE = re.compile(r"^(?P<run>.+) - (?P<metric>.+?)(?P<range>__MIN|__MAX)?$")
+_IDS = ("id", "run_id", "run id", "run")  # of run lists whose names repeat
+SAME_LOSS = 1e-6  # relative: losses of rows written twice
+FEW = 3  # rows along tokens, samples, epochs or FLOPs: so many, rising, are one run
 
 
 @dataclass
@@ -79,7 +92,7 @@ class Columns:
         except TableError as error:
             raise SourceError(str(error)) from error
         for text in notes:
-            self._note(text)
+            self.note(text)
         return found
 
     def _loss(self, frame: pd.DataFrame) -> str:
@@ -106,7 +119,16 @@ class Columns:
             f"{self.source}: no validation loss; name it with --map loss=COLUMN (columns: {', '.join(map(str, frame))})"
         )
 
-    def _note(self, text: str) -> None:
+    def axis(self, found: Resolved) -> str | None:
+        """The column along which a run goes: steps, tokens, samples, epochs or FLOPs; None without any."""
+        for quantity in ("step", "tokens", "samples", "epoch", "flops"):
+            if quantity in found.columns:
+                return quantity
+            if quantity in NAMES and (column := self.find(found.frame, quantity)) is not None:
+                return column
+        return None
+
+    def note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
 
@@ -129,7 +151,8 @@ def runs_of_table(
     columns = Columns(mapping, notes, source)
     if frame.empty:
         raise SourceError(f"{source}: the table has no rows")
-    if wide := _wide(frame):
+    frame = laid_out(frame, mapping, notes, source)
+    if wide := panel(frame):
         held = {run: columns.resolve(history) for run, history in wide.items()}
         return [_run(run, source, found, found.frame, columns) for run, found in held.items()], []
     run = columns.find(frame, "run_id")
@@ -141,19 +164,57 @@ def runs_of_table(
     if frame.empty:
         return [], left_out
     found = columns.resolve(frame)
-    frame = found.frame
-    if run is not None and frame[run].nunique() < len(frame) and columns.find(frame, "step"):
-        groups = {str(key): group for key, group in frame.groupby(run, sort=False)}
-    elif columns.find(frame, "step") and not {"Name", "State"} <= set(frame) and run is None:
-        groups = {name: frame}
-    else:
-        names = frame[run].astype(str) if run is not None else [f"{name}#{k}" for k in range(1, len(frame) + 1)]
-        groups = {key: frame.iloc[[k]] for k, key in enumerate(names)}
-        if len(groups) < len(frame):
-            raise SourceError(
-                f"{source}: a name in column {run!r} stands for several rows, and there is no step column"
-            )
+    groups = _groups(name, found, run, columns)
     return [_run(key, source, found, group, columns) for key, group in groups.items()], left_out
+
+
+def _groups(name: str, found: Resolved, run: str | None, columns: Columns) -> dict[str, pd.DataFrame]:
+    """The rows of each run by name: histories where the rows of a name lie along an axis, else a row each."""
+    frame = found.frame
+    axis = columns.axis(found)
+    listed = {"Name", "State"} <= set(frame)  # the list of runs that W&B exports
+    if run is None:
+        if axis and not listed and (axis == columns.find(frame, "step") or _rises(frame, axis)):
+            if axis != columns.find(frame, "step"):
+                columns.note(f"{len(frame)} rows along {axis} are one run, the last its end")
+            return {name: frame}
+        return {f"{name}#{k}" if len(frame) > 1 else name: frame.iloc[[k - 1]] for k in range(1, len(frame) + 1)}
+    labels = frame[run].astype(str)
+    if labels.is_unique:
+        return {key: frame.iloc[[k]] for k, key in enumerate(labels)}
+    if axis and not listed and _are_histories(frame, labels, axis):
+        return {str(key): group for key, group in frame.groupby(labels, sort=False)}
+    ids = next((c for c in frame if str(c).lower() in _IDS and c != run and frame[c].astype(str).is_unique), None)
+    if ids is not None:
+        columns.note(f"names in column {run} repeat: runs are named by column {ids}")
+        return {key: frame.iloc[[k]] for k, key in enumerate(frame[ids].astype(str))}
+    count = labels.groupby(labels).cumcount() + 1
+    numbered = labels.where(~labels.duplicated(keep=False), labels + "#" + count.astype(str))
+    if not numbered.is_unique:
+        twice = numbered[numbered.duplicated()].iloc[0]
+        raise SourceError(f"{columns.source}: names in column {run} repeat and cannot be numbered; rename {twice}")
+    columns.note(f"names in column {run} repeat, each row is a run: they are numbered in the order of the table")
+    return {key: frame.iloc[[k]] for k, key in enumerate(numbered)}
+
+
+def _rises(frame: pd.DataFrame, axis: str) -> bool:
+    """Whether the rows of a table without a column of runs are one history: of one size, rising along the axis."""
+    if "n_params" in frame and frame["n_params"].nunique() > 1:
+        return False
+    along = pd.to_numeric(frame.loc[frame["loss"].notna(), axis], errors="coerce").dropna()
+    return len(along) >= FEW and bool((np.diff(along) > 0).all())
+
+
+def _are_histories(frame: pd.DataFrame, labels: pd.Series, axis: str) -> bool:
+    """Whether the rows of each name are of one size and mostly at places of their own along the axis."""
+    rows = frame[frame["loss"].notna()]
+    by = rows.groupby(labels[rows.index], sort=False)
+    if "n_params" in frame and (by["n_params"].nunique() > 1).any():
+        return False
+    several = by.size()[lambda size: size > 1]
+    return bool((by[axis].nunique()[several.index] > several / 2).all()) and bool(
+        len(several) or len(rows) < len(frame)
+    )
 
 
 def _finished(name: str, frame: pd.DataFrame, run: str | None) -> tuple[pd.DataFrame, list[LeftOut]]:
@@ -189,26 +250,20 @@ def _planned(
     return frame[~out], [*left_out, *short]
 
 
-def _wide(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The runs of a panel exported by W&B: an x column, then `run - metric` with its __MIN and __MAX."""
-    names = [str(name) for name in frame]
-    if not any(name.endswith("__MIN") for name in names):
-        return {}
-    runs: dict[str, dict[str, pd.Series]] = {}
-    for name in names[1:]:
-        if (match := _WIDE.match(name)) and not match["range"]:
-            runs.setdefault(match["run"], {})[match["metric"]] = frame[name]
-    return {run: pd.DataFrame({names[0]: frame[names[0]], **metrics}) for run, metrics in runs.items()}
-
-
 def _run(name: str, source: str, found: Resolved, frame: pd.DataFrame, columns: Columns) -> ForeignRun:
     """One run of a table (its rows are `frame`): its columns under our names, its constants as settings."""
+    axis = columns.axis(found)
+    if axis and axis != columns.find(frame, "step"):
+        frame = frame.iloc[np.argsort(pd.to_numeric(frame[axis], errors="coerce"), kind="stable")]
     curve = pd.DataFrame({q: frame[q].astype(float) for q in ("loss", "tokens", "flops") if q in found.columns})
-    for quantity in ("step", "train_loss", "learning_rate"):
+    for quantity in ("step", "train_loss", "learning_rate", "samples", "epoch", "wall_seconds"):
         if (column := columns.find(frame, quantity)) is not None:
             curve[quantity] = pd.to_numeric(frame[column], errors="coerce").astype(float)
     if "step" not in curve:
-        curve["step"] = np.arange(1, len(curve) + 1)
+        along = pd.to_numeric(frame[axis], errors="coerce") if axis else pd.Series(np.arange(len(frame)), frame.index)
+        curve["step"] = along.rank(method="dense").astype(float)
+    else:
+        _check_places(frame, curve, columns)
     for quantity in ("tokens", "flops"):  # where reported at other steps than the loss: the last value before
         if quantity in curve:
             curve[quantity] = curve.sort_values("step")[quantity].ffill()
@@ -221,12 +276,51 @@ def _run(name: str, source: str, found: Resolved, frame: pd.DataFrame, columns: 
     batch = columns.find(frame, "batch_tokens")
     flops = found.columns.get("flops")
     return ForeignRun(
-        name=name, source=source, curve=curve.reset_index(drop=True), settings=settings,
+        name=name, source=source, curve=_with_tokens(curve, frame, columns).reset_index(drop=True), settings=settings,
         n_params={kind: count for kind, count in counts.items() if count is not None},  # type: ignore[misc]
         batch_tokens=_constant(frame, batch) if batch else None,  # type: ignore[arg-type]
         compute_convention=f"the column {flops}" if flops else "",
         loss_unit=found.loss_unit,
     )  # fmt: skip
+
+
+def _with_tokens(curve: pd.DataFrame, frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
+    """Tokens from samples and their length, or from epochs and the tokens of one, where the table has both."""
+    if "tokens" in curve:
+        return curve
+    for quantity, each in (("samples", "context_length"), ("epoch", "epoch_tokens")):
+        column = columns.find(frame, each)
+        per = _constant(frame, column) if column else None
+        if quantity in curve and isinstance(per, int | float):
+            columns.note(f"tokens: {quantity} times column {column}")
+            return curve.assign(tokens=_passed(curve, quantity) * per)
+    return curve
+
+
+def _passed(curve: pd.DataFrame, quantity: str) -> pd.Series:
+    """Samples, or epochs, that are over at each row; whole epochs counted from 0 are over one later."""
+    values = curve[quantity]
+    held = values.dropna()
+    from_zero = quantity == "epoch" and len(held) and held.min() == 0 and bool((held % 1 == 0).all())
+    return values + 1 if from_zero else values
+
+
+def _check_places(frame: pd.DataFrame, curve: pd.DataFrame, columns: Columns) -> None:
+    """Raise SourceError where neighbouring rows have one step and different losses, as no restart writes them."""
+    rows = curve[curve["loss"].notna()]
+    steps, losses = rows["step"].to_numpy(), rows["loss"].to_numpy()
+    clash = (np.diff(steps) == 0) & (np.abs(np.diff(losses)) > SAME_LOSS * np.abs(losses[:-1]))
+    if clash.sum() <= len(rows) / 10:
+        return
+    k = int(np.argmax(clash))
+    pair = frame.loc[rows.index[k : k + 2]]
+    texts = [c for c in pair if not pd.api.types.is_numeric_dtype(pair[c])]
+    differ = [str(c) for c in texts if pair[c].nunique(dropna=False) > 1][:4]
+    by = f" (by column {' or '.join(differ)}?)" if differ else ""
+    raise SourceError(
+        f"{columns.source}: step {steps[k]:g} has the losses {losses[k]:g} and {losses[k + 1]:g}, one of {clash.sum()} "
+        f"such steps: several runs or metrics{by}, no restart; keep one, or name the runs with --map run_id=COLUMN"
+    )
 
 
 def _constant(frame: pd.DataFrame, column: str) -> object:
@@ -247,9 +341,11 @@ class TableReader:
         """Whether a file has the suffix of a table."""
         return is_table_file(path)
 
-    def read(self, path: Path, mapping: Mapping[str, str], notes: list[str]) -> tuple[list[ForeignRun], list[LeftOut]]:
+    def read(
+        self, path: Path, name: str, mapping: Mapping[str, str], notes: list[str]
+    ) -> tuple[list[ForeignRun], list[LeftOut]]:
         """The runs of one file. Raises SourceError for one that cannot be read, or without a validation loss."""
-        return runs_of_table(path.stem, str(path), read_frame(path, notes, mapping, self.sheet), mapping, notes)
+        return runs_of_table(name, str(path), read_frame(path, notes, mapping, self.sheet), mapping, notes)
 
 
 TABLES = TableReader()

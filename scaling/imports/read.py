@@ -1,17 +1,40 @@
 """`isoflop import`: the reader that a source is for, and the table that comes out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+
+import pandas as pd
 
 from isoflop.scaling.imports.assemble import Imported, ImportOptions, assemble
 from isoflop.scaling.imports.columns import TABLES, TableReader
 from isoflop.scaling.imports.logs.megatron import MEGATRON
 from isoflop.scaling.imports.logs.nanochat import NANOCHAT
 from isoflop.scaling.imports.logs.nanogpt import NANOGPT
+from isoflop.scaling.imports.names import run_names
+from isoflop.scaling.imports.records.huggingface import TRAINER_STATE, newest
+from isoflop.scaling.imports.records.levanter import TRACKER
+from isoflop.scaling.imports.records.lm_eval import RESULTS
+from isoflop.scaling.imports.records.mlflow import STORE
 from isoflop.scaling.imports.records.tensorboard import EVENTS
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, Reader, SourceError
+from isoflop.scaling.table.columns import TableError
+from isoflop.scaling.table.read import as_table
+from isoflop.scaling.table.read import read_table as read_plain
+from isoflop.scaling.table.runs import RunTableError
 
-READERS: tuple[Reader, ...] = (EVENTS, TABLES, NANOGPT, MEGATRON, NANOCHAT)  # in the order in which "auto" tries them
+READERS: tuple[Reader, ...] = (
+    EVENTS,
+    STORE,
+    TRAINER_STATE,
+    TRACKER,
+    RESULTS,
+    TABLES,
+    NANOGPT,
+    MEGATRON,
+    NANOCHAT,
+)  # in the order in which "auto" tries them
+_WHOLE = ("trainer_state.json", "tracker_metrics.jsonl")
+_FOREIGN = ("", ".log", ".out", ".txt", ".json", ".jsonl")  # suffixes of files that may be another program's
 KINDS = ("auto", *(kind for reader in READERS for kind in reader.kinds))
 
 
@@ -33,12 +56,78 @@ def import_source(
     notes: list[str] = []
     runs: list[ForeignRun] = []
     left_out: list[LeftOut] = []
-    for path in _paths(source, readers):
-        found, out = _reader(path, readers).read(path, mapping, notes)
+    paths = _paths(source, readers)
+    if any(path.name == "trainer_state.json" for path in paths):
+        paths = newest(paths, notes)
+    names = run_names(paths, source)
+    for path in paths:
+        found, out = _reader(path, readers).read(path, names[path], mapping, notes)
         runs += found
         left_out += out
+    notes = list(dict.fromkeys(notes))
     made = assemble(runs, options, tuple(left_out))
     return Imported(made.table, made.kind, made.left_out, (*notes, *made.notes))
+
+
+def read_table(
+    path: str | Path,
+    *,
+    mapping: Mapping[str, str] | None = None,
+    where: str | None = None,
+    study: str | None = None,
+    sheet: str | None = None,
+    labels: Iterable[str] = (),
+) -> pd.DataFrame:
+    """The table at `path` with its columns renamed by `mapping` (ours -> yours) and its rows kept by `where`.
+
+    A runs folder, a CSV, parquet or JSON of runs or of their curves, or whatever `import_source` reads as it is: a log,
+    a folder of histories. `study` keeps the runs that one study of a runs folder lists, `sheet` names one of a
+    spreadsheet, `labels` are more columns of names. `attrs` carries "source", "notes" (what was renamed, assumed and
+    filtered; "guessed" of them what the user did not ask for), "mapping", "loss_unit", and "study" where one was named.
+    Raises TableError naming the file and the remedy, or RunTableError for a runs folder that is not one.
+
+    >>> from pathlib import Path
+    >>> import isoflop
+    >>> _ = Path("runs.csv").write_text("params,tokens,val_loss\\n1e7,2e8,3.91\\n2e7,4e8,3.62\\n")
+    >>> table = isoflop.read_table("runs.csv", mapping={"n_params": "params", "loss": "val_loss"})
+    >>> table["loss"].tolist()
+    [3.91, 3.62]
+    """
+    path = Path(path)
+    if study or not path.exists() or (path / "cells").is_dir():
+        return read_plain(path, mapping=mapping, where=where, study=study, sheet=sheet, labels=labels)
+    if _is_foreign(path):
+        try:
+            return _imported_table(path, mapping, where)
+        except SourceError as error:
+            raise TableError(f"{error} (options of `isoflop import`, which writes a table)") from error
+    try:
+        return read_plain(path, mapping=mapping, where=where, sheet=sheet, labels=labels)
+    except (TableError, RunTableError) as error:
+        try:
+            return _imported_table(path, mapping, where)
+        except SourceError:
+            raise error from None
+
+
+def _imported_table(path: Path, mapping: Mapping[str, str] | None, where: str | None) -> pd.DataFrame:
+    found = import_source(path, "auto", ImportOptions(), mapping or {})
+    notes = [*found.notes, *(f"left out: {one}" for one in found.left_out)]
+    table = as_table(found.table, path, {}, where, notes, is_study=found.kind == "run table")
+    table.attrs["guessed"] = tuple(notes)
+    return table
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether only an importer can read a source: a folder that is no store, a log, a file of another program."""
+    if path.is_dir():
+        return any(file.is_file() for file in path.rglob("*"))
+    if path.suffix.lower() not in _FOREIGN and "tfevents" not in path.name:
+        return False
+    try:
+        return any(reader.recognises(path) for reader in READERS if reader is not TABLES)
+    except SourceError:
+        return False
 
 
 def _paths(source: Path, readers: Sequence[Reader]) -> list[Path]:
@@ -46,7 +135,9 @@ def _paths(source: Path, readers: Sequence[Reader]) -> list[Path]:
     suffixes = tuple(dict.fromkeys(suffix for reader in readers for suffix in reader.suffixes))
     if source.is_file() or not suffixes or any(reader.recognises(source) for reader in readers):
         return [source]
-    found = sorted(path for path in source.rglob("*") if path.suffix in suffixes and path.is_file())
+    found = sorted(path for path in source.rglob("*") if path.is_file() and {path.suffix, path.name} & set(suffixes))
+    states = [path for path in found if path.name in _WHOLE]  # beside them lie other files of the same runs
+    found = states or found
     if not found:
         raise SourceError(f"{source}: nothing to import (no event files, no {', '.join(suffixes)})")
     return found

@@ -18,7 +18,8 @@ class SourceError(ValueError):
 class ForeignRun:
     """One run as its source reports it.
 
-    `curve` has columns step and loss (in `loss_unit`), and tokens, flops, train_loss, learning_rate where reported.
+    `curve` has columns step and loss (in `loss_unit`), and tokens, flops, samples, epoch, train_loss, learning_rate and
+    wall_seconds where reported.
     `n_params` holds parameter counts by convention, `settings` constants of the run (seed, arm, learning_rate, corpus,
     optimizer, schedule, warmup_steps, dtype), `skipped` numbers of rows without an evaluation by reason.
     """
@@ -64,8 +65,11 @@ class Reader(Protocol):
     def recognises(self, path: Path) -> bool:
         """Whether a file or folder looks like a source of this kind."""
 
-    def read(self, path: Path, mapping: Mapping[str, str], notes: list[str]) -> tuple[list[ForeignRun], list[LeftOut]]:
+    def read(
+        self, path: Path, name: str, mapping: Mapping[str, str], notes: list[str]
+    ) -> tuple[list[ForeignRun], list[LeftOut]]:
         """The runs at `path`, and the rows that are left out. Adds to `notes` what was inferred.
 
-        `mapping` holds the columns that the user named (ours -> the source's). Raises SourceError.
+        `name` is that of a run whose source names none, `mapping` holds the
+        columns that the user named (ours -> the source's). Raises SourceError.
         """

@@ -88,6 +88,7 @@ def resolve(
     Says in `notes` which column was taken and how it was converted. Raises TableError naming at once every quantity
     that several columns may be, and every one that is needed and absent.
     """
+    frame = _summed(frame, mapping, notes)
     found, problems, several = dict(mapping), [], []
     for name in _NUMERIC:
         if name in mapping:
@@ -109,6 +110,18 @@ def resolve(
     if problems:
         raise TableError(f"{source}: {'; '.join(problems)} (columns: {', '.join(names)})")
     return _converted(frame, found, mapping, notes)
+
+
+def _summed(frame: pd.DataFrame, mapping: Mapping[str, str], notes: list[str]) -> pd.DataFrame:
+    """The table with the parameters of nanochat's results: those of its matrices, as its own analysis counts them."""
+    if "n_params" in mapping or "n_params" in frame:
+        return frame
+    for parts in (("params_transformer", "params_lm_head"), ("num_scaling_params",)):
+        if {"flops_budget", *parts} <= set(frame):
+            counts = [parse(frame[name])[0] for name in parts]
+            notes.append(f"n_params: {' + '.join(parts)}")
+            return frame.assign(n_params=sum(counts[1:], counts[0]))
+    return frame
 
 
 def _converted(frame: pd.DataFrame, found: Mapping[str, str], mapping: Mapping[str, str], notes: list[str]) -> Resolved:
@@ -316,9 +329,15 @@ def _without_short(frame: pd.DataFrame, notes: list[str], *, source: str) -> pd.
     return frame[~out].copy()
 
 
+# Parameters of a part of a model, which are not its size.
+_PART = re.compile(
+    r"(?<!no)(?<!non)(?<!without)(?:^|[_\W])(?:wte|wpe|emb|embed|embeds|embeddings?|lm_head|scalars?)(?:[_\W]|$)"
+)
+
+
 def near_match(name: str, candidates: Iterable[str]) -> str | None:
     """The candidate most like `name`: a known alias first, else the closest spelling, else one that contains it."""
-    candidates = list(candidates)
+    candidates = [c for c in candidates if name != "n_params" or not _PART.search(c.lower())]
     lowered = {c.lower(): c for c in candidates}
     for alias in (name, *ALIASES.get(name, ()), *VAGUE.get(name, ())):
         if alias in lowered:

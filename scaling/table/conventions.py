@@ -21,6 +21,7 @@ from isoflop.scaling.table.columns import (
     resolve,
     row_names,
 )
+from isoflop.scaling.table.curves import curves
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN, QUANTITIES, VAGUE
 from isoflop.scaling.table.read import check_values, require
 from isoflop.scaling.table.runs import PARAM_GROUPS, final_rows
@@ -174,6 +175,9 @@ def _resolved(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
 def _plain(table: pd.DataFrame, params: str, compute: str, notes: list[str]) -> tuple[pd.DataFrame, tuple[str, str]]:
     source = table.attrs.get("source", "table")
     require(table, ("loss",), source=source)
+    if found := curves(table, source=source):
+        notes.append(found.note(len(table)))
+        table = found.ends
     if params != "matrices" and "n_params" in table:
         raise TableError(
             f"{source}: --params {params} needs a run table with parameters by group; "

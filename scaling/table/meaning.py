@@ -26,11 +26,13 @@ ALIASES: dict[str, tuple[str, ...]] = {
         "tokens", "d", "n_tokens", "num_tokens", "train_tokens", "training_tokens", "tokens_seen", "total_tokens",
         "token_count", "n_train_tokens", "num_train_tokens", "n_training_tokens", "num_training_tokens",
         "tokens_processed", "num_input_tokens_seen", "throughput_total_tokens", "train_total_tokens", "dataset_tokens",
+        "tokens_trained", "trained_tokens",
     ),
     "flops": (
         "flops", "c", "compute", "training_flops", "train_flops", "flop", "total_flops", "total_training_flops",
         "training_compute", "train_compute", "total_compute", "budget", "flops_total", "total_flos", "n_flops",
-        "num_flops", "flop_count", "throughput_total_training_flops", "throughput_total_flops",
+        "num_flops", "flop_count", "flops_budget", "compute_budget",
+        "throughput_total_training_flops", "throughput_total_flops",
     ),
     "loss": (
         "loss", "l", "val_loss", "loss_val", "eval_loss", "test_loss", "final_loss", "validation_loss", "nll",

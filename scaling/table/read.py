@@ -29,7 +29,7 @@ from isoflop.scaling.table.runs import is_run_table, read_runs
 from isoflop.scaling.table.where import matching_rows
 
 SHOWN = 200  # characters of a --where in a message
-MAX_POINTS = 20_000  # a larger table holds curves, not runs, and every interval would be wrong and slow
+MAX_POINTS = 200_000  # runs of one fit
 
 
 def read_table(
@@ -61,10 +61,20 @@ def read_table(
     path, mapping = Path(path), dict(mapping or {})
     notes: list[str] = []
     frame, is_study = _read(path, mapping, notes, sheet, labels)
-    if frame.empty:
-        raise TableError(f"{path}: the table has no rows")
     if study:
         frame = _of_study(frame, path, study, notes)
+    table = as_table(frame, path, mapping, where, notes, is_study=is_study)
+    if study:
+        table.attrs["study"] = study
+    return table
+
+
+def as_table(
+    frame: pd.DataFrame, path: Path, mapping: dict[str, str], where: str | None, notes: list[str], *, is_study: bool
+) -> pd.DataFrame:
+    """The rows of a file, or of what was imported from it, as `read_table` returns them; `notes` are said before."""
+    if frame.empty:
+        raise TableError(f"{path}: the table has no rows")
     _check_mapping(frame, mapping, source=str(path))
     found = resolve(frame, mapping, notes, source=str(path), needs=(("loss",), ("n_params", "flops", "position")))
     frame = found.frame
@@ -79,8 +89,6 @@ def read_table(
     frame.attrs = {
         "source": str(path), "notes": tuple(notes), "guessed": guessed, "mapping": mapping, "loss_unit": unit,
     }  # fmt: skip
-    if study:
-        frame.attrs["study"] = study
     return frame
 
 
@@ -137,8 +145,8 @@ def check_values(frame: pd.DataFrame, columns: Iterable[str], *, source: str = "
     """Raise TableError unless every value of `columns` is a finite positive number, and there are not too many rows."""
     if len(frame) > MAX_POINTS:
         raise TableError(
-            f"{source}: {len(frame)} rows, and a fit takes at most {MAX_POINTS}; these look like training curves: "
-            "keep one row per run with --where, or average neighbouring rows first"
+            f"{source}: {len(frame)} rows, and a fit takes at most {MAX_POINTS} runs; keep some with --where, or name "
+            "the column of the runs with --map run_id=COLUMN where rows are curves: the last row of each is then used"
         )
     for name in columns:
         values = pd.to_numeric(frame[name], errors="coerce").to_numpy(float)

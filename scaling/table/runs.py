@@ -7,8 +7,11 @@ configuration. Anything that reads parquet (pandas, DuckDB, polars) reads a stor
 
 import json
 import os
+import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -235,10 +238,10 @@ def _read(path: Path) -> pa.Table:
             f"{path}: cannot be read as parquet ({first_line(error)}); "
             "delete its folder and run the study again to train it anew"
         ) from error
-    version = _metadata(table.schema, path)["schema_version"]
-    if version > SCHEMA_VERSION:
+    schema = _metadata(table.schema, path)["schema_version"]
+    if schema > SCHEMA_VERSION:
         raise RunTableError(
-            f"{path}: written with run-table schema {version}, this isoflop reads up to "
+            f"{path}: written with run-table schema {schema}, this isoflop reads up to "
             f"{SCHEMA_VERSION}; upgrade isoflop"
         )
     return table.select([name for name in NAMES if name in table.column_names or name not in ADDED])
@@ -260,3 +263,14 @@ def _metadata(schema: pa.Schema, path: Path) -> Metadata:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the name of its type where it has none."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+@cache
+def code_version() -> str:
+    """The version of isoflop and, in a checkout, the commit: "0.1.0+0123456789ab"."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return version("isoflop")
+    return f"{version('isoflop')}+{commit}"

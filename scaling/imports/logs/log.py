@@ -61,7 +61,9 @@ class LogReader:
         """Whether a file has a line of this program. Raises SourceError for a file that is not text."""
         return path.is_file() and any(self._step(line) for line in self._lines(path))
 
-    def read(self, path: Path, mapping: Mapping[str, str], notes: list[str]) -> tuple[list[ForeignRun], list[LeftOut]]:
+    def read(
+        self, path: Path, name: str, mapping: Mapping[str, str], notes: list[str]
+    ) -> tuple[list[ForeignRun], list[LeftOut]]:
         """The runs of one log, numbered where there are several.
 
         Raises SourceError where no line is known, and naming the line where lines of several runs are mixed.
@@ -73,7 +75,7 @@ class LogReader:
         for label, stream in self._streams(lines).items():
             found = parts([self._event(line) for line in stream], str(path))
             made = [self.parse(self._of_run(found, k), path) for k in range(len(found))]
-            kept = [replace(run, name=f"{run.name}-{label}" if label else run.name) for run in made if run]
+            kept = [replace(run, name=f"{name}-{label}" if label else name) for run in made if run]
             runs += [replace(run, name=f"{run.name}#{k}") for k, run in enumerate(kept, 1)] if len(kept) > 1 else kept
             if any(part.settings_of is not None for part in found):
                 notes.append(f"{path}: a run without settings of its own in the log has those of the run before it")

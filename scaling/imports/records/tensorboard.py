@@ -28,18 +28,20 @@ class EventReader:
         """Whether a file is an event file, or a folder holds one at any depth."""
         return any(path.rglob("*tfevents*")) if path.is_dir() else "tfevents" in path.name
 
-    def read(self, path: Path, mapping: Mapping[str, str], notes: list[str]) -> tuple[list[ForeignRun], list[LeftOut]]:
+    def read(
+        self, path: Path, name: str, mapping: Mapping[str, str], notes: list[str]
+    ) -> tuple[list[ForeignRun], list[LeftOut]]:
         """The runs at `path`; runs without a scalar are left out. Raises SourceError where tensorboard is absent."""
         if find_spec("tensorboard") is None:
             raise SourceError(f"{path}: reading event files takes pip install 'isoflop[tensorboard]'")
         runs: list[ForeignRun] = []
         left_out: list[LeftOut] = []
-        for name, frame in _scalars(path):
+        for run, frame in _scalars(path):
             if len(frame):
-                found, _ = runs_of_table(name, f"{path} {name}", frame.assign(run_id=name), mapping, notes)
+                found, _ = runs_of_table(run, f"{path} {run}", frame.assign(run_id=run), mapping, notes)
                 runs += found
             else:
-                left_out.append(LeftOut(name, 0, "its event files hold no scalar", whole=True))
+                left_out.append(LeftOut(run, 0, "its event files hold no scalar", whole=True))
         return runs, left_out
 
 

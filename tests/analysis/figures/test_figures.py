@@ -21,6 +21,7 @@ from isoflop.analysis.figures.scoreboard import plot_scoreboard, scoreboard_fram
 from isoflop.analysis.figures.sensitivity import plot_sensitivity
 from isoflop.analysis.figures.surface import plot_surface
 from isoflop.analysis.style import LEVEL, style
+from isoflop.scaling.approaches.envelope import envelope
 from isoflop.scaling.design.simulate import simulate_study
 from isoflop.scaling.laws.published import PUBLISHED
 
@@ -59,6 +60,39 @@ def test_curves_draw_every_evaluation_and_mark_every_end(evidence):
     np.testing.assert_allclose(np.sort(offsets(ax)[:, 1]), np.sort(final["loss"]))
     low = evidence.envelope.frame[evidence.envelope.frame["bracketed"]]
     np.testing.assert_allclose(lines(ax)[-1].get_ydata(), low["loss"])
+
+
+def test_runs_are_drawn_beside_one_another_along_the_axis_chosen(evidence):
+    table = evidence.table.assign(wall_seconds=evidence.table["tokens"] / 1e6 * 3600)
+    first, second = table["run_id"].unique()[:2]
+    for axis in ("flops", "tokens", "hours"):
+        curves = learning_curves(table, runs=(first, second), against=axis)
+        ax = plot_learning_curves(curves)
+        assert set(curves["run_id"]) == {first, second}
+        ends = table[table["run_id"].isin([first, second])]
+        ends = ends.assign(hours=ends["tokens"] / 1e6)[axis]
+        drawn = np.concatenate([line[:, 0] for line in ax.collections[0].get_segments()])
+        assert sorted(drawn) == pytest.approx(sorted(ends))
+        assert {text.get_text() for text in ax.get_legend().get_texts()} == {first, second}
+    with pytest.raises(ValueError, match="--runs nope: no such run"):
+        learning_curves(table, runs=("nope",))
+    with pytest.raises(ValueError, match="--against days: not one of flops, tokens, hours"):
+        learning_curves(table, against="days")
+
+
+def test_curves_of_others_are_drawn_and_have_an_envelope():
+    table = pd.DataFrame([
+        {"run_id": f"r{n:g}", "n_params": n, "tokens": d, "loss": 1.8 + 400 / n**0.34 + 1200 / d**0.37}
+        for n in (1e5, 2e5, 4e5, 8e5, 16e5) for d in np.geomspace(1e6, 1e9, 30)
+    ])  # fmt: skip
+    curves = learning_curves(table)
+    assert (len(curves), curves["final"].sum()) == (150, 5)
+    low = envelope(table)
+    assert low.allocation.n_exponent == pytest.approx(0.37 / 0.71, abs=0.03)
+    assert set(low.frame["run_id"]) <= set(table["run_id"])
+    plot_learning_curves(curves, envelope=low)
+    with pytest.raises(ValueError, match="no column wall_seconds"):
+        learning_curves(table, against="hours")
 
 
 def test_learning_curves_need_rows_along_the_way(evidence):

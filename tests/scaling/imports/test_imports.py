@@ -110,9 +110,9 @@ def test_a_nanogpt_log_is_a_run_table_with_parameters_by_group(tmp_path):
 def test_defaults_of_nanogpt_count_only_where_its_own_count_confirms_them(tmp_path):
     path = nanogpt_log(tmp_path / "a.log", shape=False)
     found = imported(path)
-    assert found.kind == "one row per run"
-    assert found.table["n_params"].tolist() == [10.65e6]
-    assert found.table["params_convention"].tolist() == ["nanoGPT: total less the position embedding, to 0.01M"]
+    assert found.kind == "curves"
+    assert found.table["n_params"].tolist() == [10.65e6] * 20
+    assert found.ends["params_convention"].tolist() == ["nanoGPT: total less the position embedding, to 0.01M"]
     gpt2 = path.read_text().replace("10.65M", "123.59M").replace(
         "found vocab_size = 65 (inside data/shakespeare_char/meta.pkl)",
         "defaulting to vocab_size of GPT-2 to 50304 (50257 rounded up for efficiency)",
@@ -147,13 +147,13 @@ def test_a_run_that_stopped_early_is_left_out_unless_it_is_requested(tmp_path):
 def test_nanochat_logs_keep_their_conventions(tmp_path):
     nanochat_log(tmp_path / "d12.log")
     found = imported(tmp_path / "d12.log")
-    row = found.table.iloc[0]
+    row = found.ends.iloc[0]
     assert (row["step"], row["tokens"], row["n_params"]) == (1000, 524_288_000, 84_934_656 + 50_331_648)
     assert (row["params_convention"], row["loss_unit"]) == ("matrices", "nats/byte")
     assert row["loss"] == pytest.approx((0.9 + 1 / 1001) * math.log(2), abs=1e-6)
     assert row["flops"] == pytest.approx(1.016586e9 * 524_288_000)
     assert row["compute_convention"].startswith("nanochat")
-    total = imported(tmp_path / "d12.log", params="total", bytes_per_token=4.2).table.iloc[0]
+    total = imported(tmp_path / "d12.log", params="total", bytes_per_token=4.2).ends.iloc[0]
     assert total["n_params"] == 84_934_656 + 5 * 50_331_648 + 24
     assert (total["loss_unit"], total["loss"]) == ("nats/token", pytest.approx(row["loss"] * 4.2))
     nanochat_log(tmp_path / "short.log", stop=500)
@@ -184,7 +184,7 @@ def test_a_wandb_history_of_one_run(tmp_path, suffix):
     with pytest.raises(SourceError, match=r"no run reports its tokens \(run-a\); give --batch-tokens VALUE"):
         imported(path, "wandb", n_params={"": 1e6})
     found = imported(path, "wandb", n_params={"": 1e6}, batch_tokens={"run-a": 1024})
-    row = found.table.iloc[0]
+    row = found.ends.iloc[0]
     assert (row["run_id"], row["tokens"], row["loss"]) == ("run-a", 300 * 1024, pytest.approx(LAW(1e6, 300 * 1024)))
     assert row["params_convention"] == "--n-params"
     assert left_out(found) == {("run-a", "no validation loss"): 3}
@@ -200,8 +200,8 @@ def test_a_panel_exported_by_wandb_holds_a_run_per_column(tmp_path):
             out.writerow([step, *[2.0 + 1 / step] * 3, *([""] * 3 if step == 200 else [2.5] * 3)])
     sizes = {"cool-sun-1": 1e6, "big - sea-2": 2e6}
     found = imported(path, n_params=sizes, batch_tokens={"": 1000})
-    assert found.table.set_index("run_id")["loss"].to_dict() == {"cool-sun-1": 2.005, "big - sea-2": 2.5}
-    assert found.table.set_index("run_id")["tokens"].to_dict() == {"cool-sun-1": 2e5, "big - sea-2": 1e5}
+    assert found.ends.set_index("run_id")["loss"].to_dict() == {"cool-sun-1": 2.005, "big - sea-2": 2.5}
+    assert found.ends.set_index("run_id")["tokens"].to_dict() == {"cool-sun-1": 2e5, "big - sea-2": 1e5}
     assert left_out(found) == {("big - sea-2", "no validation loss"): 1}
 
 
@@ -236,7 +236,7 @@ def test_olmo_metrics_with_its_own_keys(tmp_path):
             }
         ).to_csv(tmp_path / f"{size}-1xC.csv", index=False)  # fmt: skip
     found = imported(tmp_path, "olmo", n_params={"190M-1xC": 190e6, "370M-1xC": 370e6})
-    ends = found.table.set_index("run_id")
+    ends = found.ends.set_index("run_id")
     assert ends.loc["370M-1xC", "flops"] == pytest.approx(6.3 * 370e6 * 3000 * 786_432)
     assert ends.loc["190M-1xC", "loss"] == pytest.approx(LAW(190e6, 3000 * 786_432))
     assert ends["compute_convention"].tolist() == ["the column throughput/total_training_Gflops"] * 2
@@ -246,7 +246,7 @@ def test_olmo_metrics_with_its_own_keys(tmp_path):
     with pytest.raises(SourceError, match=r"2 validation losses \(eval/c4_en.*\); name one with --map loss=COLUMN"):
         imported(tmp_path / "190M-1xC.csv")
     mapped = {"loss": "eval/pile-validation/CrossEntropyLoss"}
-    assert imported(tmp_path / "190M-1xC.csv", mapping=mapped, n_params={"": 1.0}).table["loss"].tolist() == [2.0]
+    assert imported(tmp_path / "190M-1xC.csv", mapping=mapped, n_params={"": 1.0}).ends["loss"].tolist() == [2.0]
 
 
 def test_tensorboard_event_files_of_others(tmp_path):
@@ -260,7 +260,7 @@ def test_tensorboard_event_files_of_others(tmp_path):
                         writer.add_scalar("loss/val", LAW(n, step * 1024), step, new_style=n > 1e6)
                         writer.add_scalar("loss/train", 3.0, step)
     found = imported(tmp_path / "logs", n_params={"n1000000": 1e6, "n4000000": 4e6}, batch_tokens={"": 1024})
-    assert found.table["loss"].tolist() == pytest.approx([LAW(n, 400 * 1024) for n in (1e6, 4e6)])
+    assert found.ends["loss"].tolist() == pytest.approx([LAW(n, 400 * 1024) for n in (1e6, 4e6)])
     (tmp_path / "none").mkdir()
     with pytest.raises(SourceError, match="nothing to import"):
         imported(tmp_path / "none")
@@ -270,7 +270,7 @@ def test_our_own_event_files_come_back_as_they_went(tmp_path):
     from tests.support.training.tracked import FIRST, SECOND, track
 
     rows = {cell.run_id: track(tmp_path, ["tensorboard"], cell)[-1] for cell in (FIRST, SECOND)}
-    table = imported(tmp_path / "tensorboard").table
+    table = imported(tmp_path / "tensorboard").ends
     assert len(table) == 2
     for _, found in table.iterrows():
         row = rows[found["run_id"].rsplit("-", 1)[1]]
@@ -312,7 +312,7 @@ def test_a_column_that_may_mean_something_else_must_be_named(tmp_path, mapping, 
         (
             "a.log",
             "hello\n",
-            "not recognised as any of tensorboard, wandb, .*nanochat; name its kind with --from",
+            "not recognised as any of tensorboard, .*, wandb, .*nanochat; name its kind with --from",
         ),
         ("a.log", b"\xff\xfe\x00", "not text"),
         ("a.csv", "", "the file is empty"),

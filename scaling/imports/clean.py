@@ -1,0 +1,109 @@
+"""The rows of a run that count: with a loss in nats, counted in steps from 1, with tokens; and why others do not."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+
+from isoflop.scaling.imports.source import ForeignRun, LeftOut
+
+COUNTED_FROM_ZERO = "its steps are counted from 0: one was added"
+EVEN = 50  # a single step that is one short of a multiple of this is counted from 0
+FEWEST_BETWEEN = 5  # steps between evaluations from which the count shows
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What the user states because the source does not. Numbers are by run; the key "" stands for every run."""
+
+    n_params: Mapping[str, float] = field(default_factory=dict)
+    batch_tokens: Mapping[str, float] = field(default_factory=dict)
+    params: str = "matrices"  # of several parameter counts in a source
+    bytes_per_token: float | None = None  # turns bits per byte into nats per token
+    arm: str = ""
+    keep_unfinished: bool = False
+    tokens: Mapping[str, float] = field(default_factory=dict)  # at the end of a run
+
+
+def clean(run: ForeignRun, options: ImportOptions) -> tuple[ForeignRun | None, list[LeftOut]]:
+    """The run with its usable rows, in nats (None without any, or short of its horizon), and what is left out."""
+    out: list[LeftOut] = []
+
+    def drop(frame: pd.DataFrame, wrong: np.ndarray, reason: str) -> pd.DataFrame:
+        if wrong.any():
+            out.append(LeftOut(run.name, int(wrong.sum()), reason))
+        return frame[~wrong]
+
+    frame = run.curve
+    frame = drop(frame, frame["loss"].isna().to_numpy(), "no validation loss")
+    frame = drop(
+        frame, ~(np.isfinite(frame["loss"]) & (frame["loss"] > 0)).to_numpy(), "the loss is not a positive number"
+    )
+    frame = drop(frame, frame["step"].duplicated(keep="last").to_numpy(), "reported again later, after a restart")
+    frame = drop(frame, (frame["step"] <= 0).to_numpy(), "before the first step")
+    frame, unit = _in_nats(frame.sort_values("step", ignore_index=True), run, options)
+    if from_zero(run.curve.loc[run.curve["loss"].notna()], run.horizon_steps):
+        frame = frame.assign(step=frame["step"] + 1)
+        out.append(LeftOut(run.name, 0, COUNTED_FROM_ZERO))
+    end = int(frame["step"].max()) if len(frame) else 0
+    reason = ""
+    if frame.empty:
+        reason = "no evaluation with a loss"
+    elif run.horizon_steps and end < run.horizon_steps and not options.keep_unfinished:
+        reason = f"its last evaluation is at step {end} of {run.horizon_steps}: the schedule had not ended"
+    if reason:
+        return None, [*out, LeftOut(run.name, len(frame), reason, whole=True)]
+    return replace(run, curve=_tokens(frame, run, options), loss_unit=unit), out
+
+
+def _in_nats(frame: pd.DataFrame, run: ForeignRun, options: ImportOptions) -> tuple[pd.DataFrame, str]:
+    """The loss in nats, and its unit: bits per byte become nats per token with bytes per token, else nats per byte."""
+    if run.loss_unit not in ("bits/byte", "nats/byte"):
+        return frame, run.loss_unit
+    per = options.bytes_per_token
+    nats = np.log(2) if run.loss_unit == "bits/byte" else 1.0
+    return frame.assign(loss=frame["loss"] * nats * (per or 1.0)), "nats/token" if per else "nats/byte"
+
+
+def _tokens(frame: pd.DataFrame, run: ForeignRun, options: ImportOptions) -> pd.DataFrame:
+    """The curve with its tokens: as reported, from those of a step, or as its share of those that a run ends with."""
+    if "tokens" in frame and frame["tokens"].notna().all():
+        return frame
+    batch = by_run(options.batch_tokens, run.name) or run.batch_tokens
+    if batch:
+        return frame.assign(tokens=frame["step"] * batch)
+    end = by_run(options.tokens, run.name)
+    progress = next(frame[name] for name in ("samples", "epoch", "step") if name in frame and frame[name].notna().all())
+    last = progress.iloc[-1]
+    return frame.assign(tokens=end * progress / last if end and last > 0 else np.nan)
+
+
+def from_zero(curve: pd.DataFrame, horizon: int | None) -> bool:
+    """Whether steps are counted from 0: 999 is the last of 1000.
+
+    Tokens decide where they are reported; else steps that are one short of even ones (99, 199, 999), or of the horizon.
+    """
+    steps = np.unique(curve["step"].dropna().to_numpy())
+    if not len(steps) or (steps % 1).any():
+        return False
+    if "tokens" in curve and curve["tokens"].notna().any():
+        rows = curve[curve["tokens"].notna() & (curve["step"] > 0)]
+        if len(rows) > 1:
+            return bool(np.ptp(rows["tokens"] / (rows["step"] + 1)) < 1e-9 * np.ptp(rows["tokens"] / rows["step"]))
+    last = int(steps[-1])
+    if horizon is not None:
+        return last + 1 == horizon
+    if len(steps) == 1:
+        return (last + 1) % EVEN == 0
+    between = [int(step) for step in steps]
+    if between[0] == 0:  # every so many steps, and the last
+        gap = between[1]
+        return gap > 1 and all(step % gap == 0 for step in between[:-1]) and (last + 1) % gap == 0
+    return math.gcd(*(step + 1 for step in between)) >= FEWEST_BETWEEN and math.gcd(*between) < FEWEST_BETWEEN
+
+
+def by_run(numbers: Mapping[str, float], name: str) -> float | None:
+    """The number of a run: its own, else that of every run, under the key ""."""
+    return numbers.get(name, numbers.get(""))

@@ -1,0 +1,77 @@
+"""Results of lm-evaluation-harness (results_*.json): one model a file, its loss from a task that measures one."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NotRequired, TypedDict
+
+import pandas as pd
+
+from isoflop.read_json import read_json
+from isoflop.scaling.imports.columns import runs_of_table
+from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
+
+_LOSSES = ("bits_per_byte", "byte_perplexity", "word_perplexity", "perplexity")  # the first that a task has
+
+
+class _Config(TypedDict):
+    model_num_parameters: NotRequired[int | None]
+
+
+class _Results(TypedDict):
+    results: dict[str, dict[str, object]]
+    config: _Config
+    model_name: NotRequired[str | None]
+
+
+class ResultsReader:
+    """Reads the results of lm-eval: parameters from its config, the loss from bits per byte or a perplexity."""
+
+    kinds = ("lm-eval",)
+    suffixes = (".json",)
+
+    def recognises(self, path: Path) -> bool:
+        """Whether a file holds results by task and a configuration, as lm-eval writes them."""
+        if not path.is_file() or path.suffix != ".json":
+            return False
+        try:
+            return bool(_held(path))
+        except SourceError:
+            return False
+
+    def read(
+        self, path: Path, name: str, mapping: Mapping[str, str], notes: list[str]
+    ) -> tuple[list[ForeignRun], list[LeftOut]]:
+        """The model of one file. Raises SourceError where no task measures a loss, or several do."""
+        held = _held(path)
+        scores = {
+            f"{task} {metric.partition(',')[0]}": value  # a metric stands before the name of its filter
+            for task, measured in held["results"].items() for metric, value in measured.items()
+            if isinstance(value, int | float)
+        }  # fmt: skip
+        column = mapping.get("loss") or _loss(scores, path)
+        row: dict[str, object] = {"run_id": str(held.get("model_name") or name), **scores}
+        if held["config"].get("model_num_parameters"):
+            row["n_params"] = held["config"]["model_num_parameters"]
+        return runs_of_table(name, str(path), pd.DataFrame([row]), {**mapping, "loss": column}, notes)
+
+
+def _held(path: Path) -> _Results:
+    """What a file holds. Raises SourceError where it holds no results of lm-eval."""
+    held: _Results = read_json(path, _Results, nan=True, error=SourceError)
+    return held
+
+
+def _loss(scores: Mapping[str, object], path: Path) -> str:
+    """The column of the one loss that is measured, by the first of _LOSSES that some task has."""
+    for measure in _LOSSES:
+        found = [name for name in scores if name.endswith(f" {measure}")]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            listed = ", ".join(found[:6])
+            raise SourceError(f"{path}: {len(found)} losses ({listed}); name one with --map loss=COLUMN")
+    listed = ", ".join(list(scores)[:8])
+    raise SourceError(f"{path}: no task in it measures a loss ({listed}); `isoflop accuracy` is for scores")
+
+
+RESULTS = ResultsReader()

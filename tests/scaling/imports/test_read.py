@@ -1,0 +1,165 @@
+"""A small invented file of each kind that others write comes out as what it holds, and what comes out is fitted."""
+
+import json
+
+import numpy as np
+import pytest
+
+from isoflop.scaling.imports.assemble import Imported, ImportOptions
+from isoflop.scaling.imports.read import import_source
+from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.table.conventions import points
+from isoflop.scaling.table.read import read_table
+from tests.support.root import ROOT
+
+FILES = ROOT / "tests/support/files"
+LAW = Chinchilla(E=1.8, A=400.0, B=1200.0, alpha=0.34, beta=0.37)  # of every loss in the files
+SIZES = {"small": 1e6, "large": 4e6}
+
+
+def imported(name: str, **options) -> Imported:
+    return import_source(FILES / name, "auto", ImportOptions(**options), {})
+
+
+# File: the options that it needs, and its runs: name, parameters, tokens.
+KINDS = {
+    "two_models.log": ({}, [("two_models#1", 0.8e6, 500 * 16_384), ("two_models#2", 25.23e6, 500 * 16_384)]),
+    "huggingface": ({}, [("large", 4e6, 200 * 8192), ("small", 1e6, 200 * 8192)]),
+    "lightning": (
+        {"n_params": SIZES, "batch_tokens": {"": 4096}}, [("large", 4e6, 1000 * 4096), ("small", 1e6, 1000 * 4096)],
+    ),
+    "litgpt/metrics.csv": ({"n_params": {"": 2e6}}, [("litgpt", 2e6, 100 * 65_536)]),
+    "wandb_panel.csv": (
+        {"n_params": {"cool-sun-1": 1e6, "big - sea-2": 4e6}, "batch_tokens": {"": 1e4}},
+        [("cool-sun-1", 1e6, 2e6), ("big - sea-2", 4e6, 2e6)],
+    ),
+    "wandb_runs.csv": ({}, [("id0", 1e6, 2e7), ("id1", 1e6, 8e7), ("id2", 4e6, 8e7)]),
+    "wandb_api.csv": ({}, [("small", 1e6, 2e7), ("large", 4e6, 2e7)]),
+    "mlflow.csv": ({}, [("small", 1e6, 2e7), ("large", 4e6, 2e7)]),
+    "mlruns": ({}, [("small", 1e6, 2e7), ("large", 4e6, 2e7)]),
+    "levanter": ({}, [("large", 4e6, 2e7), ("small", 1e6, 2e7)]),
+    "long.csv": ({"n_params": {"": 1e6}, "batch_tokens": {"": 1e5}}, [("long", 1e6, 2e7)]),
+    "along_tokens": ({"n_params": SIZES}, [("large", 4e6, 2e7), ("small", 1e6, 2e7)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_comes_out_as_its_runs(name):
+    options, runs = KINDS[name]
+    ends = imported(name, **options).ends
+    assert list(zip(ends["run_id"], ends["n_params"], ends["tokens"], strict=True)) == runs
+    expected = [float(LAW(n, tokens)) for _, n, tokens in runs]
+    assert ends["loss"].tolist() == pytest.approx(expected, abs=1e-4)
+    assert set(ends["loss_unit"]) == {"nats/token"}
+
+
+def notes(found: Imported) -> str:
+    return "\n".join(found.notes)
+
+
+def test_what_was_inferred_is_said():
+    assert "of the checkpoints of a run the last is read" in notes(imported("huggingface"))
+    assert "2 runs count their steps from 0 (large, small): one was added" in notes(
+        imported("lightning", n_params=SIZES, batch_tokens={"": 4096})
+    )
+    assert "total_tokens (of all devices" in notes(imported("litgpt/metrics.csv", n_params={"": 2e6}))
+    assert "names in column Name repeat: runs are named by column ID" in notes(imported("wandb_runs.csv"))
+    assert "20 rows along tokens are one run" in notes(imported("along_tokens", n_params=SIZES))
+    assert "a long table, a column for each metric: train_loss, val_loss" in notes(
+        imported("long.csv", n_params={"": 1e6}, batch_tokens={"": 1})
+    )
+
+
+def test_the_summary_of_a_trainer_is_no_evaluation_and_its_flops_are_counted():
+    ends = imported("huggingface").ends.set_index("run_id")
+    assert ends.loc["small", "flops"] == 6e6 * 200 * 8192
+    assert ends.loc["small", "step"] == 200
+    alone = imported("huggingface/large/trainer_state.json").ends
+    assert alone["run_id"].tolist() == ["large"]
+    checkpoint = FILES / "huggingface/small/checkpoint-100/trainer_state.json"
+    found = import_source(checkpoint, "auto", ImportOptions(keep_unfinished=True), {})
+    assert found.ends[["run_id", "tokens"]].to_numpy().tolist() == [["small", 100 * 8192]]
+
+
+def test_the_results_of_nanochat_are_read_as_they_are(tmp_path):
+    table = read_table(FILES / "nanochat_results.csv")
+    held = imported("nanochat_results.csv").ends
+    for frame in (points(table).frame, held):
+        n = table["params_transformer"] + table["params_lm_head"]
+        assert frame["n_params"].tolist() == n.tolist()
+        assert frame["tokens"].tolist() == table["tokens_trained"].tolist()
+        assert frame["flops"].tolist() == table["flops_budget"].tolist()
+        assert frame["loss"].tolist() == pytest.approx((LAW(n, frame["tokens"]) / 4.2).tolist(), abs=1e-4)
+    assert table.attrs["loss_unit"] == "nats/byte"
+    assert any("params_transformer + params_lm_head" in note for note in table.attrs["notes"])
+
+
+def test_results_of_lm_eval_have_the_loss_of_their_task():
+    found = imported("lm_eval", tokens={"": 2e7})
+    assert found.ends["n_params"].tolist() == [4e6, 1e6]
+    assert found.ends["loss"].tolist() == pytest.approx([float(LAW(n, 2e7)) / 4.2 for n in (4e6, 1e6)], abs=1e-4)
+    assert set(found.ends["loss_unit"]) == {"nats/byte"}
+
+
+def test_curves_are_kept_and_a_fit_takes_their_ends(tmp_path, typed):
+    found = imported("curves.csv")
+    assert (found.kind, len(found.table), len(found.ends)) == ("curves", 48, 12)
+    found.write(tmp_path / "t.csv")
+    for path in (FILES / "curves.csv", tmp_path / "t.csv"):
+        code, out, _ = typed("fit", path, "--json", "--bootstrap", 0)
+        assert code == 0
+        fitted = json.loads(out)
+        assert fitted["params"]["alpha"] == pytest.approx(LAW.alpha, rel=0.02)
+        data = points(read_table(path))
+        assert len(data) == 12
+        assert any("48 rows are training curves of 12 runs" in note for note in data.notes)
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if not name.endswith(".csv")])
+def test_a_fit_reads_what_an_import_reads(name, typed):
+    """Sources that tell all three quantities are tables for every command; of the others the option is named."""
+    code, _, error = typed("compare", FILES / name)
+    assert error.strip().splitlines()[-1].startswith("isoflop: ")
+    assert code in (1, 2)
+    options, _ = KINDS[name]
+    if options:
+        assert "isoflop import" in error
+
+
+@pytest.mark.parametrize(("name", "text", "told"), [
+    ("trainer_state.json", '{"log_history": [{"step": 1, "train_runtime": 3}]}', "its log_history holds no row"),
+    ("trainer_state.json", '{"log_history": [{"eval_loss": 3}]}', "tells no step"),
+    ("tracker_metrics.jsonl", '{"config": {}}', "no line holds a summary"),
+    ("tracker_metrics.jsonl", '{"config": {}}\n{broken', "line 2"),
+    ("results.json", '{"results": {"arc": {"acc,none": 0.3}}, "config": {}}', "no task in it measures a loss"),
+    ("a.csv", "step,metric,value\n1,val_loss,3\n1,val_loss,4\n", r"2 values of val_loss at step 1; add a column"),
+    ("a.csv", "step,val_loss,kind\n1,3.1,x\n1,3.2,y\n2,2.1,x\n2,2.2,y\n", r"step 1 has the losses 3.1 and 3.2.* kind"),
+])  # fmt: skip
+def test_a_file_that_cannot_be_read_is_named_with_the_place(tmp_path, name, text, told):
+    (tmp_path / name).write_text(text)
+    from isoflop.scaling.imports.source import SourceError
+
+    with pytest.raises(SourceError, match=told) as raised:
+        import_source(tmp_path / name, "auto", ImportOptions(n_params={"": 1.0}), {})
+    assert name in str(raised.value)
+
+
+def test_equal_names_without_an_id_are_numbered(tmp_path):
+    rows = "".join(f"base,{n},{d},{LAW(n, d):.4f}\n" for n in (1e6, 2e6) for d in (1e7, 4e7))
+    (tmp_path / "a.csv").write_text("name,n_params,tokens,val_loss\n" + rows)
+    found = import_source(tmp_path / "a.csv", "auto", ImportOptions(), {})
+    assert found.ends["run_id"].tolist() == ["base#1", "base#2", "base#3", "base#4"]
+    assert "they are numbered" in notes(found)
+
+
+def test_samples_epochs_and_flops_are_axes_too(tmp_path):
+    k = np.arange(1, 21)
+    for axis, values, extra in (("samples", 100 * k, ",512"), ("epoch", k - 1, ""), ("flops", 6e12 * k, "")):
+        lines = [f"{axis},val_loss{',seq_len' if extra else ''}"]
+        lines += [f"{v},{LAW(1e6, 1e6 * i):.4f}{extra}" for i, v in zip(k, values, strict=True)]
+        (tmp_path / f"{axis}.csv").write_text("\n".join(lines))
+    for axis, end, options in (
+        ("samples", 2000 * 512, {}), ("epoch", 2e7, {"tokens": {"": 2e7}}), ("flops", 2e7, {})
+    ):  # fmt: skip
+        found = import_source(tmp_path / f"{axis}.csv", "auto", ImportOptions(n_params={"": 1e6}, **options), {})
+        assert (len(found.table), found.ends["tokens"].tolist()) == (20, [end])

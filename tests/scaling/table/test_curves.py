@@ -1,0 +1,65 @@
+"""Several rows of one run at rising tokens are its curve; the last is what a law is fitted to."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isoflop.scaling.table.conventions import points
+from isoflop.scaling.table.curves import curves
+
+
+def table_of(runs: dict[str, list[float]], column: str = "run_id") -> pd.DataFrame:
+    """A row for every evaluation: tokens by run; a run has a size of its own."""
+    rows = [
+        {column: run, "n_params": 1e6 * (k + 1), "tokens": 1e6 * at, "loss": 2 + 1 / (1 + at) + k / 10}
+        for k, (run, steps) in enumerate(runs.items()) for at in steps
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+RUNS = st.dictionaries(
+    st.text("abc", min_size=1, max_size=3),
+    st.lists(st.integers(1, 50), min_size=1, max_size=6, unique=True), min_size=2, max_size=6,
+)  # fmt: skip
+
+
+@settings(max_examples=30, deadline=None)
+@given(RUNS, st.randoms(use_true_random=False), st.sampled_from(["run_id", "Run", "run_name", "Run ID"]))
+def test_the_last_row_of_every_run_is_fitted_in_any_order_of_rows(runs, random, column):
+    table = table_of(runs, column)
+    table = table.iloc[random.sample(range(len(table)), len(table))].reset_index(drop=True)
+    found = points(table)
+    expected = {(k + 1) * 1e6: 1e6 * max(steps) for k, steps in enumerate(runs.values())}
+    assert dict(zip(found.frame["n_params"], found.frame["tokens"], strict=True)) == expected
+    assert len(found) == len(runs)
+    said = [note for note in found.notes if "training curves" in note]
+    repeated = any(len(steps) > 1 for steps in runs.values())
+    assert (
+        said
+        == [
+            f"{len(table)} rows are training curves of {len(runs)} runs: the last row of each is used "
+            f"(column {column}, along tokens)"
+        ]
+        * repeated
+    )
+
+
+def test_rows_that_are_runs_stay():
+    same_place = pd.DataFrame({"run_id": ["a", "a", "b"], "n_params": 1e6, "tokens": 1e8, "loss": [3.0, 3.1, 3.2]})
+    other_size = pd.DataFrame({"run": [1, 1, 2], "n_params": [1e6, 2e6, 1e6], "tokens": [1e8, 2e8, 1e8], "loss": 3.0})
+    for table in (same_place, other_size):
+        assert curves(table) is None
+        assert len(points(table)) == 3
+
+
+def test_a_row_written_twice_and_rows_without_a_loss_are_counted():
+    table = table_of({f"r{k}": list(range(1, 41)) for k in range(5)})
+    again = table.iloc[[39]].assign(loss=1.5)
+    blank = table.iloc[[0]].assign(tokens=9e9, loss=np.nan)
+    found = curves(pd.concat([table, again, blank], ignore_index=True))
+    assert (found.repeated, found.empty) == (1, 1)
+    assert found.ends["loss"].iloc[0] == pytest.approx(2 + 1 / 41 + 0.1)  # of r1: r0 ends in the row written again
+    assert 1.5 in found.ends["loss"].tolist()
+    assert "(1 written twice, 1 without a loss)" in found.note(202)
