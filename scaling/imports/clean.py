@@ -41,6 +41,7 @@ def clean(run: ForeignRun, options: ImportOptions) -> tuple[ForeignRun | None, l
     frame = drop(
         frame, ~(np.isfinite(frame["loss"]) & (frame["loss"] > 0)).to_numpy(), "the loss is not a positive number"
     )
+    frame = drop(frame, frame["step"].isna().to_numpy(), "no step")
     frame = drop(frame, frame["step"].duplicated(keep="last").to_numpy(), "reported again later, after a restart")
     frame = drop(frame, (frame["step"] <= 0).to_numpy(), "before the first step")
     frame, unit = _in_nats(frame.sort_values("step", ignore_index=True), run, options)

@@ -260,8 +260,9 @@ def _run(name: str, source: str, found: Resolved, frame: pd.DataFrame, columns: 
         if (column := columns.find(frame, quantity)) is not None:
             curve[quantity] = pd.to_numeric(frame[column], errors="coerce").astype(float)
     if "step" not in curve:
-        along = pd.to_numeric(frame[axis], errors="coerce") if axis else pd.Series(np.arange(len(frame)), frame.index)
-        curve["step"] = along.rank(method="dense").astype(float)
+        along = pd.to_numeric(frame[axis], errors="coerce") if axis else pd.Series(np.nan, frame.index)
+        places = pd.Series(np.arange(1.0, len(frame) + 1), frame.index)
+        curve["step"] = places if along.isna().any() else along.rank(method="dense").astype(float)
     else:
         _check_places(frame, curve, columns)
     for quantity in ("tokens", "flops"):  # where reported at other steps than the loss: the last value before

@@ -94,7 +94,7 @@ def read_table(
     [3.91, 3.62]
     """
     path = Path(path)
-    if study or not path.exists() or (path / "cells").is_dir():
+    if study or sheet or not path.exists() or (path / "cells").is_dir():
         return read_plain(path, mapping=mapping, where=where, study=study, sheet=sheet, labels=labels)
     if _is_foreign(path):
         try:
@@ -102,7 +102,7 @@ def read_table(
         except SourceError as error:
             raise TableError(f"{error} (options of `isoflop import`, which writes a table)") from error
     try:
-        return read_plain(path, mapping=mapping, where=where, sheet=sheet, labels=labels)
+        return read_plain(path, mapping=mapping, where=where, labels=labels)
     except (TableError, RunTableError) as error:
         try:
             return _imported_table(path, mapping, where)
