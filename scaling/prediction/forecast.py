@@ -30,6 +30,7 @@ from isoflop.scaling.table.json_plain import plain
 LEVELS = (0.5, 0.8, 0.95)
 COST_REACH = 3.0  # times the range of sizes in a table: beyond, its cost of training is extrapolated
 LEAST_COST = 6.0  # FLOPs per parameter and token of a dense model's matrix products, forward and backward
+DRIFT = 0.04  # sd of the exponent of N* beyond the data: published ones differ by as much between ranges of compute
 FAR = 10.0  # times the largest compute: beyond, the point prediction rests on the form alone
 
 
@@ -195,7 +196,7 @@ def forecast_loss(
     pooled = average([f.widened(width) for f in forecasts.values()], [weights[law] for law in fits])
     n_opt, n_interval = None, None
     if target.optimal:
-        n_opt, n_interval = _best_size(fits, weights, preferred, places, target, worths)
+        n_opt, n_interval = _best_size(fits, weights, preferred, places, target, worths, reach)
     notes += _cost_notes(data, float(places[preferred]["n_params"].iloc[0]))
     notes = [*data.notes, *weighted.notes, *notes, *(f"{law} is left out: {why}" for law, why in refused.items())]
     if reach > FAR:
@@ -302,14 +303,19 @@ def _best_size(
     places: dict[str, pd.DataFrame],
     target: Target,
     worths: tuple[float, float],
+    reach: float,
 ) -> tuple[float, tuple[float, float]]:
-    """The preferred law's optimal size, and its interval averaged over laws."""
+    """The preferred law's optimal size, and its interval averaged over laws.
+
+    Beyond the data the exponent of the best size is not known to stay what it was: DRIFT adds to every law's error.
+    """
+    drift = DRIFT * max(np.log(reach), 0.0)
     sizes = []
     for law, fitted in fits.items():
         draws = jackknife(fitted)
         refits = [np.log(float(_place(fitted, own, target, worths)["n_params"].iloc[0])) for own in draws.laws]
         error = np.sqrt(len(draws) - 1) * np.std(refits)
         centre = np.log(places[law]["n_params"].to_numpy(float))
-        sizes.append(Forecast(centre, np.atleast_1d(error) + 1e-9, max(fitted.n_clusters - 1, 1)))
+        sizes.append(Forecast(centre, np.atleast_1d(np.hypot(error, drift)) + 1e-9, max(fitted.n_clusters - 1, 1)))
     lo, hi = average(sizes, [weights[law] for law in fits]).interval(max(LEVELS))
     return float(places[preferred]["n_params"].iloc[0]), (float(np.exp(lo[0])), float(np.exp(hi[0])))

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from isoflop.scaling.design.simulate import simulate_points
-from isoflop.scaling.prediction.forecast import PredictError, Target, forecast_loss
+from isoflop.scaling.prediction.forecast import DRIFT, PredictError, Target, forecast_loss
 from isoflop.scaling.prediction.predict import predict
 from isoflop.scaling.prediction.register import EARLY, FITTED, RegistrationError, data_hash, register, score
 from isoflop.scaling.table.conventions import points
@@ -69,6 +69,13 @@ def test_the_interval_knows_how_far_forecasts_missed_before(table):
         (widened,) = said.average.members
         assert widened.sd[0] == pytest.approx(np.hypot(alone.sd[0], said.discrepancy * np.log(said.reach)))
     assert far.average.sd[0] > near.average.sd[0]
+
+
+def test_the_best_size_is_less_sure_the_farther_it_lies(table):
+    """The exponent of the best size may change beyond the data, by DRIFT; inside them it was measured."""
+    wide, narrow = (forecast_loss(table, Target(c), ("chinchilla",)).n_interval for c in (1e22, 1e20))
+    assert np.log(wide[1] / wide[0]) / 2 > 1.96 * DRIFT * np.log(100)
+    assert np.log(narrow[1] / narrow[0]) / 2 < 0.1
 
 
 @pytest.mark.parametrize("given", [(None, None, None), (1e20, 1e9, 1e10), (None, 1e9, None), (-1.0, None, None)])
