@@ -5,7 +5,8 @@ time) does what repeating a command does: it finds in the store what is finished
 No accounting database is needed: the queue says what still runs, a file says how each task ended.
 """
 
-import getpass
+import os
+import re
 import shlex
 import subprocess
 import sys
@@ -65,17 +66,24 @@ def script(
     """
     header = {
         "array": f"0-{len(commands) - 1}%{parallel}",
-        "output": folder / "%A_%a.log",
+        "output": f"{folder}".replace("%", "%%") + "/%A_%a.log",
         "open-mode": "append",
         "signal": f"B:USR1@{warn_seconds}",
         **{name.replace("_", "-"): value for name, value in options.items() if value is not None},
     }
-    lines = ["#!/usr/bin/env bash", *(f"#SBATCH --{name}={value}" for name, value in header.items())]
+    lines = ["#!/usr/bin/env bash", *(f"#SBATCH --{name}={_quoted(str(value))}" for name, value in header.items())]
     lines += ["#SBATCH --requeue", *(f"#SBATCH {option}" for option in more), *setup]
     lines += ["case $SLURM_ARRAY_TASK_ID in"]
     lines += [f"{task}) set -- {shlex.join(command)} ;;" for task, command in enumerate(commands)]
     lines += ["esac", _RUN.format(folder=shlex.quote(str(folder)), max_restarts=max_restarts)]
     return "\n".join(lines)
+
+
+def _quoted(value: str) -> str:
+    """A value of an #SBATCH line, in quotes where a blank would end it. Raises SlurmError for a line break."""
+    if "\n" in value:
+        raise SlurmError(f"{value!r}: a line of a batch script cannot hold a line break; name another folder")
+    return value if re.fullmatch(r"[^\s\"'\\#]*", value) else '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
 
 
 _RUN = """
@@ -127,6 +135,6 @@ def wait(array: Array, *, seconds: float, sleep: Callable[[float], None] = time.
 
 def queued() -> set[str] | None:
     """Numbers of this user's jobs that wait or run (of an array, the array's), None if the controller is silent."""
-    command = ["squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%F"]
+    command = ["squeue", "--noheader", f"--user={os.geteuid()}", "--format=%F"]
     done = subprocess.run(command, capture_output=True, text=True)
     return None if done.returncode else set(done.stdout.split())

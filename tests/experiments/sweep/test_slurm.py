@@ -33,6 +33,25 @@ def test_a_task_takes_every_nth_trunk_of_one_set_of_arguments():
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("plain", "#SBATCH --output=/x/plain/%A_%a.log"),
+        ("two words", '#SBATCH --output="/x/two words/%A_%a.log"'),
+        ('a "b"', '#SBATCH --output="/x/a \\"b\\"/%A_%a.log"'),
+        ("100%", "#SBATCH --output=/x/100%%/%A_%a.log"),
+        ("it's", '#SBATCH --output="/x/it\'s/%A_%a.log"'),
+        ("a#b", '#SBATCH --output="/x/a#b/%A_%a.log"'),
+    ],
+)
+def test_a_folder_of_any_name_is_one_word_of_the_batch_script(name, line):
+    lines = script([["true"]], folder=Path("/x") / name, options={"time": "1:00"}).splitlines()
+    assert line in lines
+    assert "#SBATCH --time=1:00" in lines
+    with pytest.raises(SlurmError, match="cannot hold a line break"):
+        script([["true"]], folder=Path("/x") / f"{name}\n#SBATCH --wrap=x", options={})
+
+
 def run_script(folder, command, *, signal_after=None, **options):
     """Run a script as SLURM would, with a `scontrol` that notes what it is asked; (exit code, output, asked)."""
     (folder / "scontrol").write_text(f"#!/bin/sh\necho $@ >> {folder}/asked\n")
