@@ -56,6 +56,7 @@ NAMED_OTHERWISE = {
     "docs/test_site.py": "the site in a browser",
     "analysis/test_report_tables.py": "the whole report, on tables that are hard to draw",
     "experiments/data/test_corpus_ids.py": "what every source is identified by, pinned",
+    "experiments/data/test_encodings.py": "every source of text, in every encoding",
     "experiments/store/test_bad_disk.py": "every writer of a store, on a disk that refuses",
     "experiments/sweep/test_faults.py": "sweeps whose processes are killed",
     "experiments/test_conf.py": "the folder conf, which the runner reads",

@@ -6,6 +6,7 @@ folder's name hashes the recipe and the files' sizes and times, so that an uncha
 it; `corpus_id` hashes the tokens themselves.
 """
 
+import errno
 import hashlib
 import json
 import math
@@ -49,6 +50,9 @@ class Manifest(TypedDict):
     read: NotRequired[dict[str, int]]
     skipped: NotRequired[dict[str, int]]
     stages: NotRequired[list[_Stage]]
+
+
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +122,16 @@ def prepare(data: DataSpec, root: Path) -> Corpus:
     recipe = source.recipe(files)
     folder = Path(root) / f"{data.name}-{_digest(recipe)}"
     if not (folder / MANIFEST).exists():
-        write_corpus(folder, source, files, recipe)
+        try:
+            write_corpus(folder, source, files, recipe)
+        except OSError as error:
+            if error.errno not in _DISK_ERRORS:
+                raise
+            reason = (error.strerror or str(error)).lower()
+            raise CorpusError(
+                f"where.corpora={root}: the corpus {data.name} cannot be written ({reason}: {error.filename or folder}); "
+                "make room, or name another folder with where.corpora="
+            ) from error
     manifest = _manifest(folder)
     places = {side: find_side(folder, side, stated) for side, stated in _sides(manifest).items()}
     corpus = _open(data, folder, manifest, places)

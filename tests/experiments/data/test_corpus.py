@@ -1,5 +1,6 @@
 """A corpus is the same whenever and wherever it is prepared, its sides share no document, and damage is noticed."""
 
+import errno
 import math
 import os
 from concurrent.futures import ProcessPoolExecutor
@@ -10,6 +11,7 @@ import pytest
 
 from isoflop.experiments.config import DataSpec, SyntheticSpec
 from isoflop.experiments.data import CorpusError
+from isoflop.experiments.data import corpus as corpus_module
 from isoflop.experiments.data.corpus import prepare, spread_windows
 from isoflop.experiments.data.sources import is_held_out, python_sources
 
@@ -176,3 +178,16 @@ def test_unique_tokens_cap_what_is_trained_on_and_nothing_else(tmp_path, texts):
     assert {tuple(w) for w in part.train.reshape(-1, 17).tolist()} <= known
     with pytest.raises(CorpusError, match=r"data.unique_tokens=999999 must lie between one window of 16 and the"):
         prepare(replace(text_spec(texts), unique_tokens=999_999), tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+def test_a_disk_that_refuses_names_the_folder_and_the_remedy(text, tmp_path, monkeypatch, number):
+    def refuse(folder, *rest):
+        raise OSError(number, os.strerror(number), str(folder / "train.bin"))
+
+    monkeypatch.setattr(corpus_module, "write_corpus", refuse)
+    data = DataSpec(name="t", source="files", files=[f"{text}/*.txt"])
+    reason = os.strerror(number).lower()
+    told = rf"where.corpora={tmp_path}/c: the corpus t cannot be written \({reason}: .*train.bin\); make room"
+    with pytest.raises(CorpusError, match=told):
+        prepare(data, tmp_path / "c")
