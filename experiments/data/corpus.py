@@ -127,9 +127,9 @@ def prepare(data: DataSpec, root: Path) -> Corpus:
         except OSError as error:
             if error.errno not in _DISK_ERRORS:
                 raise
-            reason = (error.strerror or str(error)).lower()
+            reason = f"{(error.strerror or str(error)).lower()}: {error.filename or folder}"
             raise CorpusError(
-                f"where.corpora={root}: the corpus {data.name} cannot be written ({reason}: {error.filename or folder}); "
+                f"where.corpora={root}: the corpus {data.name} cannot be written ({reason}); "
                 "make room, or name another folder with where.corpora="
             ) from error
     manifest = _manifest(folder)
