@@ -34,6 +34,7 @@ VALIDATION = re.compile(
     r"^((val|valid|validation|eval|test|heldout|held_out)[/_. ](.*[/_. ])?(loss|crossentropyloss|ce loss|cross_entropy)"
     r"|loss[/_. ](val|valid|validation|eval|test))$"
 )
+_PARTS = {"batch", "unique", "warmup", "per", "vocab", "vocabulary", "se", "std", "embeddings"}  # of no quantity
 _STATE = ("state", "run_state", "status", "run_status", "job_state", "job_status", "final_state")
 _FINISHED = ("finished", "done", "completed", "complete", "success", "succeeded")
 _UNFINISHED = (
@@ -201,10 +202,18 @@ def values(frame: pd.DataFrame, column: str, quantity: str) -> pd.Series:
 
 def absent(name: str, names: list[str]) -> str:
     """What a message says of a column that is not among `names`."""
-    near = near_match(name, names)
+    near = near_match(name, [other for other in names if _may_be(other, name)])
     if near:
         return f"no column {name!r}; did you mean {near!r}? Use --map {name}={near}"
     return f"no column {name!r}; name yours with --map {name}=COLUMN"
+
+
+def _may_be(column: str, quantity: str) -> bool:
+    """Whether a message may propose a column for a quantity: not where it is another, or a part of one."""
+    said, parts = meaning(column), set(words(column).split("_"))
+    if column in _NUMERIC or (said is not None and said.quantity != quantity):
+        return False
+    return not parts & _PARTS and ("embedding" not in parts or "non" in parts)
 
 
 def refuse_words(resolved: Resolved, frame: pd.DataFrame, *, source: str) -> None:

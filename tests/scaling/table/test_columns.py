@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from isoflop.scaling.imports.assemble import ImportOptions
 from isoflop.scaling.imports.read import import_source
-from isoflop.scaling.table.columns import parse
+from isoflop.scaling.table.columns import absent, parse
 from isoflop.scaling.table.conventions import points
 from isoflop.scaling.table.meaning import meaning, meaning_as, number
 from isoflop.scaling.table.read import TableError, read_table
@@ -301,3 +301,18 @@ def test_runs_far_below_their_plan_are_left_out_and_counted(save, reached, plan)
     assert len(read_table(path, where=f"{plan} > 0")) == 9
     made = import_source(path, "auto", ImportOptions(), {})
     assert (len(made.table), [one.run for one in made.left_out]) == (7, ["r2", "r5"])
+
+
+@pytest.mark.parametrize(
+    ("quantity", "names", "told"),
+    [
+        ("loss", ["flops", "loss_c4_val", "tokens"], "did you mean 'loss_c4_val'"),
+        ("loss", ["flops", "floss"], "did you mean 'floss'"),
+        ("loss", ["flops", "n_params"], "name yours"),
+        ("tokens", ["batch_tokens", "unique_tokens", "tokens_per_step", "warmup_tokens"], "name yours"),
+        ("n_params", ["n_params_embedding", "vocab_size"], "name yours"),
+        ("n_params", ["n_params_embedding", "n_params_non_embedding"], "did you mean 'n_params_non_embedding'"),
+    ],
+)
+def test_no_message_proposes_a_column_that_holds_something_else(quantity, names, told):
+    assert told in absent(quantity, names)
