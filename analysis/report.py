@@ -85,11 +85,11 @@ def write_report(
     True
     """
     folder = Path(out)
+    evidence = Evidence(table, law=law, params=params, compute=compute, n_draws=n_draws, seed=seed)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ReportError(f"{folder}: cannot be made into the report's folder ({error.strerror})") from error
-    evidence = Evidence(table, law=law, params=params, compute=compute, n_draws=n_draws, seed=seed)
     try:
         return _write_all(evidence, folder, command)
     except OSError as error:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from isoflop.commands.options import HYDRA, MODELS, RUN, Json, Map, Sheet, emit, number, pairs
+from isoflop.commands.options import HYDRA, MODELS, RUN, Json, Map, Sheet, emit, number, pairs, positive
 from isoflop.printable import printable
 
 app = typer.Typer()
@@ -53,7 +53,8 @@ def import_(
         str, typer.Option("--params", help="of several counts: matrices, total, no-embedding")
     ] = "matrices",
     bytes_per_token: Annotated[
-        float | None, typer.Option("--bytes-per-token", help="turns bits per byte into nats per token")
+        float | None,
+        typer.Option("--bytes-per-token", help="turns bits per byte into nats per token", callback=positive),
     ] = None,
     arm: Annotated[str, typer.Option("--arm", help="label these runs, to compare them with others")] = "",
     keep_unfinished: Annotated[

@@ -18,6 +18,8 @@ from isoflop.commands.options import (
     Where,
     emit,
     load,
+    not_negative,
+    positive,
     refuse_failed,
 )
 
@@ -28,18 +30,51 @@ Number = float | None
 
 @app.command(rich_help_panel=DECIDE)
 def predict(
-    table: Annotated[Path | None, typer.Argument(help="smaller runs; left out with --from-law")] = None,
-    flops: Annotated[Number, typer.Option("--flops", help="the best run of this compute")] = None,
-    n_params: Annotated[Number, typer.Option("--n-params", help="with --tokens: one run")] = None,
-    tokens: Annotated[Number, typer.Option("--tokens", help="with --n-params")] = None,
+    table: Annotated[
+        Path | None,
+        typer.Argument(help="smaller runs; left out with --from-law"),
+    ] = None,
+    flops: Annotated[
+        Number,
+        typer.Option("--flops", help="the best run of this compute", callback=positive),
+    ] = None,
+    n_params: Annotated[
+        Number,
+        typer.Option("--n-params", help="with --tokens: one run", callback=positive),
+    ] = None,
+    tokens: Annotated[
+        Number,
+        typer.Option("--tokens", help="with --n-params", callback=positive),
+    ] = None,
     laws: Laws = "",
-    register: Annotated[Path | None, typer.Option("--register", help="write it to this file before the run")] = None,
-    score: Annotated[Path | None, typer.Option("--score", help="a registered file, against the runs of TABLE")] = None,
-    inference: Annotated[Number, typer.Option("--inference-tokens", help="tokens to be served")] = None,
-    cap: Annotated[Number, typer.Option("--token-cap", help="no more training tokens than this")] = None,
-    unique: Annotated[Number, typer.Option("--unique-tokens", help="so many of the tokens differ")] = None,
-    from_law: Annotated[str | None, typer.Option("--from-law", help="a published law, when there is no table")] = None,
-    at: Annotated[Path | None, typer.Option("--at", help="forecast every run of this table")] = None,
+    register: Annotated[
+        Path | None,
+        typer.Option("--register", help="write it to this file before the run"),
+    ] = None,
+    score: Annotated[
+        Path | None,
+        typer.Option("--score", help="a registered file, against the runs of TABLE"),
+    ] = None,
+    inference: Annotated[
+        Number,
+        typer.Option("--inference-tokens", help="tokens to be served", callback=not_negative),
+    ] = None,
+    cap: Annotated[
+        Number,
+        typer.Option("--token-cap", help="no more training tokens than this", callback=positive),
+    ] = None,
+    unique: Annotated[
+        Number,
+        typer.Option("--unique-tokens", help="so many of the tokens differ", callback=positive),
+    ] = None,
+    from_law: Annotated[
+        str | None,
+        typer.Option("--from-law", help="a published law, when there is no table"),
+    ] = None,
+    at: Annotated[
+        Path | None,
+        typer.Option("--at", help="forecast every run of this table"),
+    ] = None,
     params: Params = "matrices",
     compute: Compute = "exact",
     where: Where = None,
@@ -94,8 +129,8 @@ def predict(
 
 @app.command(rich_help_panel=DECIDE)
 def suggest(
-    budget: Annotated[float, typer.Option("--budget", help="FLOPs to spend")],
-    target: Annotated[float, typer.Option("--target", help="FLOPs of the run to decide on")],
+    budget: Annotated[float, typer.Option("--budget", help="FLOPs to spend", callback=positive)],
+    target: Annotated[float, typer.Option("--target", help="FLOPs of the run to decide on", callback=positive)],
     table: Annotated[Path | None, typer.Argument(help="runs so far; left out with --from-law")] = None,
     goal: Annotated[str, typer.Option("--goal", help="n_opt, loss or multiplier")] = "n_opt",
     out: Annotated[Path | None, typer.Option("--out", help="study file, e.g. conf/experiment/next.yaml")] = None,

@@ -16,6 +16,8 @@ from isoflop.commands.options import (
     Map,
     Objective,
     Params,
+    Resamples,
+    Seed,
     Sheet,
     Steps,
     Study,
@@ -23,9 +25,11 @@ from isoflop.commands.options import (
     Where,
     emit,
     load,
+    not_negative,
     number,
     objective_of,
     pairs,
+    positive,
     refuse_failed,
 )
 
@@ -45,8 +49,8 @@ def fit(
     study: Study = None,
     sheet: Sheet = None,
     fix: Annotated[list[str] | None, typer.Option("--fix", help="hold a parameter: E=0 (repeatable)")] = None,
-    bootstrap: Annotated[int, typer.Option(help="bootstrap resamples of whole runs; 0 for none")] = 1000,
-    seed: Annotated[int, typer.Option(help="of starts and resamples")] = 0,
+    bootstrap: Resamples = 1000,
+    seed: Seed = 0,
     level: Level = 0.9,
     best: BestOf = "",
     as_json: Json = False,
@@ -105,6 +109,7 @@ def approaches(
     findings = diagnose_approaches(found)
     text = "\n".join([str(found), *map(str, findings)])
     emit(found.to_dict() | {"findings": [f.to_dict() for f in findings]}, text, as_json)
+    refuse_failed({} if any(row.power for row in found.rows) else {row.method: row.reason for row in found.rows})
 
 
 @app.command(rich_help_panel=FIT)
@@ -112,7 +117,7 @@ def compare(
     table: Table,
     laws: Laws = "",
     above: Annotated[
-        float | None, typer.Option("--holdout-above", help="one hold-out above this; else rolling")
+        float | None, typer.Option("--holdout-above", help="one hold-out above this; else rolling", callback=positive)
     ] = None,
     by: Annotated[str, typer.Option("--holdout-by", help="flops, n_params or tokens")] = "flops",
     params: Params = "matrices",
@@ -153,7 +158,9 @@ def multiplier(
     table: Table,
     by: Annotated[str, typer.Option("--by", help="the column that names the arms")] = "arm",
     baseline: Annotated[str | None, typer.Option("--baseline", help="an arm; left out: the first")] = None,
-    target: Annotated[float | None, typer.Option("--flops", help="compare at this compute too")] = None,
+    target: Annotated[
+        float | None, typer.Option("--flops", help="compare at this compute too", callback=positive)
+    ] = None,
     params: Params = "matrices",
     compute: Compute = "exact",
     where: Where = None,
@@ -182,15 +189,18 @@ def accuracy(
     metric: Annotated[str | None, typer.Option("--metric", help="of the task; left out: its first")] = None,
     column: Annotated[str, typer.Option("--column", help="without --task: a score between 0 and 1")] = "accuracy",
     chance: Annotated[
-        float | None, typer.Option("--chance", help="the score of guessing; left out: known or fitted")
+        float | None,
+        typer.Option("--chance", help="the score of guessing; left out: known or fitted", callback=not_negative),
     ] = None,
     free_top: Annotated[bool, typer.Option("--free-top", help="fit the best score there is instead of 1")] = False,
     law: Law = "chinchilla",
     flops: Annotated[
-        list[float] | None, typer.Option("--flops", help="predict the best run of this (repeatable)")
+        list[float] | None, typer.Option("--flops", help="predict the best run of this (repeatable)", callback=positive)
     ] = None,
-    n_params: Annotated[float | None, typer.Option("--n-params", help="with --tokens: predict this run")] = None,
-    tokens: Annotated[float | None, typer.Option("--tokens", help="with --n-params")] = None,
+    n_params: Annotated[
+        float | None, typer.Option("--n-params", help="with --tokens: predict this run", callback=positive)
+    ] = None,
+    tokens: Annotated[float | None, typer.Option("--tokens", help="with --n-params", callback=positive)] = None,
     params: Params = "matrices",
     compute: Compute = "exact",
     where: Where = None,
@@ -209,7 +219,12 @@ def accuracy(
 
     if (n_params is None) != (tokens is None):
         raise ValueError("--n-params and --tokens go together: one run has both")
+    if metric is not None and not task:
+        raise ValueError("--metric needs --task, whose metric it is")
     data = load(table, mapping, where, study, sheet)
+    if not task and column not in data:
+        names = ", ".join(map(str, data.columns))
+        raise ValueError(f"--column {column[:100]}: no such column in {table} (columns: {names})")
     data = with_score(data, table, task, metric) if task else data
     found = two_stage(
         data, law=law, column="accuracy" if task else column, chance=chance, free_top=free_top, params=params,

@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from isoflop.commands.options import MODELS, SHOW, Json, Study, emit
+from isoflop.commands.options import MODELS, MOST_SEED, SHOW, Json, Study, emit, not_negative, positive
 from isoflop.printable import printable
 
 app = typer.Typer()
+MOST_TOKENS = 2**31 - 1
 
 RunId = Annotated[str, typer.Argument(help="a finished run, or the beginning of its id (`isoflop status` lists them)")]
 Runs = Annotated[Path, typer.Option("--runs", help="the runs folder that it is in")]
@@ -35,11 +36,17 @@ def export(
 def generate(
     run_id: RunId,
     prompt: Annotated[str, typer.Option("--prompt", help="the text to go on from")] = "\n",
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1)] = 200,
-    temperature: Annotated[float, typer.Option("--temperature", help="0: always the likeliest token")] = 1.0,
-    top_k: Annotated[int | None, typer.Option("--top-k", help="draw from the k likeliest tokens")] = None,
-    top_p: Annotated[float, typer.Option("--top-p", help="draw from the likeliest with this probability")] = 1.0,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, max=MOST_TOKENS)] = 200,
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="0: always the likeliest token", callback=not_negative)
+    ] = 1.0,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", help="draw from the k likeliest tokens", min=1, max=MOST_TOKENS)
+    ] = None,
+    top_p: Annotated[
+        float, typer.Option("--top-p", help="draw from the likeliest with this probability", callback=positive)
+    ] = 1.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=MOST_SEED)] = 0,
     cached: Annotated[bool, typer.Option("--cache/--no-cache", help="same text, slower without")] = True,
     runs: Runs = Path("runs"),
 ) -> None:
@@ -77,8 +84,10 @@ def serve(
     from isoflop.experiments.finished.card import export
     from isoflop.experiments.store.models import find_trained
     from isoflop.experiments.store.store import open_store
+    from isoflop.experiments.sweep.pool import check_device
 
     server.check(host, port)
+    check_device(device, "--device ")
     trained = find_trained(open_store(runs), run_id)
     server.check_family(trained.model.config)  # type: ignore[arg-type]  # a model of ours holds its ModelConfig
     folder = export(trained, trained.store.root / "exports" / trained.run_id)
@@ -91,7 +100,7 @@ def serve(
 def evaluate(
     run_ids: Annotated[list[str] | None, typer.Argument(help="finished runs; each is set against the first")] = None,
     tasks: Annotated[str, typer.Option("--tasks", help="next_line,identifier, .yaml files, lm-eval's own names")] = "",
-    items: Annotated[int, typer.Option("--items", min=2, help="questions per task, at most")] = 500,
+    items: Annotated[int, typer.Option("--items", min=2, max=MOST_TOKENS, help="questions per task, at most")] = 500,
     study: Study = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda:0, ...")] = "cpu",
     runs: Runs = Path("runs"),
@@ -107,12 +116,16 @@ def evaluate(
     from isoflop.experiments.finished.lm_eval import TaskRequest
     from isoflop.experiments.store.models import find_trained, finished
     from isoflop.experiments.store.store import open_store
+    from isoflop.experiments.sweep.pool import check_device
 
+    names = tuple(name.strip() for name in tasks.split(",") if name.strip())
+    if tasks and not names:
+        raise ValueError(f"--tasks {tasks}: names no task")
+    check_device(device, "--device ")
     store = open_store(runs)
     chosen = finished(store, study) if study else [find_trained(store, run_id) for run_id in run_ids or []]
     if not chosen:
         raise ValueError("name a run, or --study for all of its finished ones (`isoflop status` lists them)")
-    names = tuple(name.strip() for name in tasks.split(",") if name.strip())
     request = TaskRequest(names, items) if names else None
     found = compare(chosen, request, corpora=corpora, device=device)
     emit(found, compare_text(found), as_json)

@@ -1,6 +1,7 @@
 """What commands share: options, the groups that they stand in under `isoflop --help`, and how they answer."""
 
 import json
+import math
 import sys
 import threading
 import time
@@ -20,8 +21,8 @@ RUN, FIT, DECIDE, SHOW, MODELS = "Run a study", "Fit and compare", "Decide", "Sh
 
 Table = Annotated[Path, typer.Argument(help="a runs folder, or a table: CSV, TSV, JSON, parquet, .xlsx")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, numbers in full precision")]
-Laws = Annotated[str, typer.Option("--laws", help="by name, separated by commas; left out: those that apply")]
-Level = Annotated[float, typer.Option(help="of every interval")]
+MOST_SEED = 2**63 - 1
+MOST_RESAMPLES = 10**6
 HYDRA: dict[Any, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -76,14 +77,75 @@ def pairs(values: list[str] | None, option: str) -> dict[str, str]:
 
 
 def number(text: str, option: str) -> float:
-    """The value of an option as a number. Raises ValueError naming the option."""
+    """The value of an option as a finite number. Raises ValueError naming the option."""
     try:
-        return float(text)
+        if math.isfinite(value := float(text)):
+            return value
     except ValueError:
-        raise ValueError(f"{option} {text}: not a number") from None
+        pass
+    raise ValueError(f"{option} {text}: not a number")
 
 
-Law = Annotated[str, typer.Option("--law", help="a law by name, or your own as module:Class")]
+def positive(value: Any) -> Any:
+    """The value, or values, of an option that must be a positive number. Raises BadParameter."""
+    for one in value if isinstance(value, list) else [value]:
+        if one is not None and not 0 < one < math.inf:
+            raise typer.BadParameter(f"{one:g}: it must be positive and finite")
+    return value
+
+
+def not_negative(value: float | None) -> float | None:
+    """The value of an option that must be 0 or a positive number. Raises BadParameter."""
+    if value is not None and not 0 <= value < math.inf:
+        raise typer.BadParameter(f"{value:g}: it must be 0 or more, and finite")
+    return value
+
+
+def few_enough(value: int) -> int:
+    """The value of an option that counts resamples. Raises BadParameter."""
+    if not 0 <= value <= MOST_RESAMPLES:
+        raise typer.BadParameter(f"{value}: it must be at least 0 and at most {MOST_RESAMPLES:,}")
+    return value
+
+
+def share(value: float | None) -> float | None:
+    """The value of an option that must lie between 0 and 1. Raises BadParameter."""
+    if value is not None and not 0 < value < 1:
+        raise typer.BadParameter(f"{value:g}: it must lie between 0 and 1")
+    return value
+
+
+def known_law(value: str | None) -> str | None:
+    """The value of an option that must name a law. Raises BadParameter."""
+    from isoflop.scaling.laws import get_law
+
+    try:
+        if value is not None:
+            get_law(value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    return value
+
+
+def known_laws(value: str) -> str:
+    """The value of an option that must name laws, or be empty. Raises BadParameter."""
+    names = [name.strip() for name in value.split(",")] if value else []
+    if "" in names:
+        raise typer.BadParameter(f"{value!r} names an empty law; write it as chinchilla,power-n")
+    for name in names:
+        known_law(name)
+    return value
+
+
+Laws = Annotated[
+    str, typer.Option("--laws", help="by name, separated by commas; left out: those that apply", callback=known_laws)
+]
+Level = Annotated[float, typer.Option(help="of every interval", callback=share)]
+Law = Annotated[str, typer.Option("--law", help="a law by name, or your own as module:Class", callback=known_law)]
+Seed = Annotated[int, typer.Option("--seed", help="of starts and resamples", min=0, max=MOST_SEED)]
+Resamples = Annotated[
+    int, typer.Option("--bootstrap", help="bootstrap resamples of whole runs; 0 for none", callback=few_enough)
+]
 Params = Annotated[str, typer.Option("--params", help="what counts as N: matrices, active, total, no-embedding")]
 Compute = Annotated[str, typer.Option("--compute", help="what counts as compute: exact, 6nd, full-attention")]
 Where = Annotated[
@@ -129,4 +191,6 @@ def objective_of(name: str, delta: str) -> "FitObjective":
     from isoflop.scaling.findings.verdict import objective_named
 
     threshold: float | Literal["auto"] = "auto" if delta == "auto" else number(delta, "--delta")
+    if threshold != "auto" and threshold <= 0:
+        raise ValueError(f"--delta {delta}: must be positive, or auto")
     return objective_named(name, threshold)

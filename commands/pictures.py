@@ -6,11 +6,27 @@ from typing import Annotated
 
 import typer
 
-from isoflop.commands.options import SHOW, BestOf, Compute, Json, Map, Params, Sheet, Study, Table, Where, emit, load
+from isoflop.commands.options import (
+    SHOW,
+    BestOf,
+    Compute,
+    Json,
+    Map,
+    Params,
+    Resamples,
+    Seed,
+    Sheet,
+    Study,
+    Table,
+    Where,
+    emit,
+    known_law,
+    load,
+)
 
 app = typer.Typer()
 
-AnyLaw = Annotated[str | None, typer.Option("--law", help="by name; left out: chosen by hold-out")]
+AnyLaw = Annotated[str | None, typer.Option("--law", help="by name; left out: chosen by hold-out", callback=known_law)]
 
 
 @app.command(rich_help_panel=SHOW)
@@ -24,8 +40,8 @@ def report(
     mapping: Map = None,
     study: Study = None,
     sheet: Sheet = None,
-    bootstrap: Annotated[int, typer.Option(help="resamples of whole runs")] = 1000,
-    seed: Annotated[int, typer.Option(help="of the resamples")] = 0,
+    bootstrap: Resamples = 1000,
+    seed: Seed = 0,
     best: BestOf = "",
     as_json: Json = False,
 ) -> None:

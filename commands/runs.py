@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from isoflop.commands.options import HYDRA, RUN, Json, Study, emit
+from isoflop.commands.options import HYDRA, RUN, Json, Study, emit, not_negative
 from isoflop.printable import printable
 
 app = typer.Typer()
@@ -137,7 +137,9 @@ def clean(
 def tune(
     context: typer.Context,
     axis: Annotated[str, typer.Option("--axis", help="learning-rate or batch")] = "learning-rate",
-    limit: Annotated[float, typer.Option("--limit", help="drift that passes, decades over all widths")] = 0.15,
+    limit: Annotated[
+        float, typer.Option("--limit", help="drift that passes, decades over all widths", callback=not_negative)
+    ] = 0.15,
     table: Annotated[Path | None, typer.Option("--table", help="analyse these runs instead of training")] = None,
     as_json: Json = False,
 ) -> None:

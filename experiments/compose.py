@@ -4,6 +4,7 @@ import argparse
 import math
 import re
 import shlex
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -323,13 +324,24 @@ def readable_errors() -> Iterator[None]:
     """Turn what Hydra and OmegaConf raise about a configuration into a UsageError of one line."""
     try:
         yield
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+    except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(explain(error)) from error
-    except RecursionError as error:
-        raise UsageError(
-            "the configuration does not end: a file names itself in its defaults, directly or through others, or is "
-            "nested too deeply"
-        ) from error
+    except (YAMLError, ValueError, RecursionError) as error:  # of a file's text: Hydra passes these on as they are
+        if isinstance(error, RecursionError):
+            raise UsageError(
+                "the configuration does not end: a file names itself in its defaults, directly or through others, "
+                "or is nested too deeply"
+            ) from error
+        if (file := _file_read(error)) is None and not isinstance(error, YAMLError):
+            raise
+        raise UsageError(f"{file}: not a configuration ({_first_sentence(error)})") from error
+
+
+def _file_read(error: BaseException) -> str | None:
+    """The file that Hydra was reading when this was raised, None where it read none."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    read = [frame.f_locals["full_path"] for frame in frames if "full_path" in frame.f_locals]
+    return str(read[-1]) if read else None
 
 
 def explain(error: Exception) -> str:

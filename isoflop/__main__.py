@@ -7,20 +7,23 @@ import io
 import os
 import sys
 from importlib.util import find_spec
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from isoflop.commands import data, decide, laws, models, pictures, runs
 from isoflop.commands.options import DECIDE, FIT, MODELS, RUN, SHOW
-from isoflop.printable import printable
 
 # Base requirements that only the runner needs, by module: a fit works without them.
 RUNNER = {
     "torch": "torch", "hydra": "hydra-core", "omegaconf": "hydra-core", "yaml": "hydra-core", "joblib": "joblib",
     "safetensors": "safetensors",
 }  # fmt: skip
+
+
+LONGEST = 1000  # characters of a message
+ClickError: Any = typer.BadParameter.__mro__[2]  # ClickException of click, or of typer's own copy of it
 
 
 class Grouped(TyperGroup):
@@ -74,14 +77,28 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # matrices are small: threads cost more than they give
     try:
-        code = app(standalone_mode=True)
+        code = app(standalone_mode=False)
+    except ClickError as error:
+        if len(sys.argv) == 1:
+            error.show()  # the help
+        else:
+            typer.echo(one_line(f"isoflop: {error.format_message()}"), err=True)
+        code = error.exit_code
+    except typer.Abort:
+        code = 1
     except (ValueError, OSError, ModuleNotFoundError) as error:
         message = missing_text(error) if isinstance(error, ModuleNotFoundError) else str(error)
         if os.environ.get("ISOFLOP_DEBUG") or not message:
             raise
-        typer.echo(f"isoflop: {printable(message)}", err=True)
+        typer.echo(one_line(f"isoflop: {message}"), err=True)
         code = getattr(error, "exit_code", 2)
     sys.exit(code)
+
+
+def one_line(message: str) -> str:
+    """A message without what would end its line or move the cursor, and without the middle of a very long one."""
+    text = printable(message).replace("\n", " ").replace("\t", " ")
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 def missing_text(error: ModuleNotFoundError) -> str:

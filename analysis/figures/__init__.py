@@ -20,5 +20,6 @@ FIGURES: dict[str, Figure] = {figure.name: figure for figure in _found()}
 def get_figure(name: str) -> Figure:
     """The figure of that name. Raises ValueError listing the figures there are."""
     if name not in FIGURES:
-        raise ValueError(f"figure {name!r} is not known; choose one of {', '.join(FIGURES)}")
+        known = ", ".join(FIGURES)
+        raise ValueError(f"--figure {name[:100]}: figure {name[:100]!r} is not known; choose one of {known}")
     return FIGURES[name]

@@ -92,7 +92,7 @@ def documents(
     except _BadError as error:  # of the file as a whole
         bad(error)
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = error.strerror or str(error).partition("\n")[0]
         raise CorpusError(f"data.files: cannot read {path} ({reason}); leave it out of the globs") from error
 
 

@@ -24,7 +24,7 @@ from isoflop.experiments.data.parts import Part, make_parts
 from isoflop.experiments.data.records import Files
 from isoflop.experiments.data.sources import Source, StoredTokens, TextSource, TokenSource, is_held_out
 from isoflop.experiments.data.token_files import HEADER_BYTES, SIDES, header, token_dtype
-from isoflop.experiments.data.tokenizer import Bytes, Library, train_bpe
+from isoflop.experiments.data.tokenizer import Bytes, Library, read_tokenizer, train_bpe
 from isoflop.experiments.files import locked
 
 MANIFEST = "manifest.json"
@@ -139,7 +139,7 @@ def _tokenizer(data: DataSpec, parts: Sequence[Part], kept: Sequence[np.ndarray]
         sample = _sample(parts, kept, data)
         tokenizer = train_bpe((content for content, _ in _contents(parts, sample, data)), data.vocab_size)
     else:
-        tokenizer = Library(Path(data.tokenizer).expanduser().read_text(encoding="utf-8"))
+        tokenizer = read_tokenizer(Path(data.tokenizer).expanduser())
     (work / TOKENIZER).write_text(tokenizer.json(), encoding="utf-8")
     return tokenizer
 

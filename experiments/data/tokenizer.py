@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from isoflop.experiments.files import check_name
+from isoflop.read_json import read_bytes
 
 
 class TokenizerError(ValueError):
@@ -90,6 +91,16 @@ class Numbers:
             pre_tokenizer={"type": "WhitespaceSplit"},
             decoder=None,
         )
+
+
+def read_tokenizer(path: Path) -> "Library":
+    """The tokenizer in a tokenizer.json. Raises TokenizerError naming a file that is none."""
+    try:
+        found = Library(read_bytes(path).decode("utf-8"))
+        found.backend  # noqa: B018  # reads it
+    except (OSError, ValueError) as error:
+        raise TokenizerError(f"{path}: {error}") from error
+    return found
 
 
 @dataclass(frozen=True)
@@ -171,7 +182,7 @@ def find_tokenizer(tokenizer_id: str, vocab_size: int, folder: Path) -> Tokenize
     path = folder / f"{check_name(tokenizer_id, 'tokenizer_id')}.json"
     if not path.is_file():
         raise TokenizerError(f"{path}: no such file; the run's tokenizer {tokenizer_id} belongs there")
-    tokenizer = Library(path.read_text(encoding="utf-8"))
+    tokenizer = read_tokenizer(path)
     if tokenizer.tokenizer_id != tokenizer_id:
         raise TokenizerError(
             f"{path} is {tokenizer.tokenizer_id}, the run was trained with {tokenizer_id}; they do not match"

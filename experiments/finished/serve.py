@@ -12,6 +12,7 @@ import ipaddress
 import json
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -50,8 +51,10 @@ def check(host: str, port: int) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError as error:
-            raise ServeError(f"cannot listen on {host}:{port} ({error.strerror}); choose another --port") from error
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            option = "--host" if isinstance(error, socket.gaierror | UnicodeError) else "--port"
+            raise ServeError(f"cannot listen on {host}:{port} ({reason}); choose another {option}") from error
 
 
 def check_family(config: ModelConfig) -> None:
@@ -264,18 +267,24 @@ async def _read(scope: dict, receive: Callable[[], Awaitable[dict]]) -> bytes | 
     too_large = RequestError(f"the body is larger than {MAX_BODY} bytes", status=413)
     if not more:
         raise too_large
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            while more and size <= MAX_DISCARDED:
+    waited = 0.0
+    while more and size <= MAX_DISCARDED:
+        if waited >= BODY_SECONDS:
+            raise RequestError(f"the body did not arrive within {BODY_SECONDS} s", status=408)
+        patience, began = min(1.0, BODY_SECONDS), time.monotonic()
+        try:
+            async with asyncio.timeout(patience):
                 message = await receive()
-                if message["type"] == "http.disconnect":
-                    return None
-                piece = message.get("body", b"")
-                size += len(piece)
-                content += piece if size <= MAX_BODY else b""
-                more = message.get("more_body", False)
-    except TimeoutError:
-        raise RequestError(f"the body did not arrive within {BODY_SECONDS} s", status=408) from None
+        except TimeoutError:
+            waited += patience  # and no more: where this loop stood still, the body may have arrived
+            continue
+        waited += min(patience, time.monotonic() - began)
+        if message["type"] == "http.disconnect":
+            return None
+        piece = message.get("body", b"")
+        size += len(piece)
+        content += piece if size <= MAX_BODY else b""
+        more = message.get("more_body", False)
     if size > MAX_BODY:
         raise too_large
     return bytes(content)
@@ -310,16 +319,16 @@ def _with_timeout() -> type[asyncio.Protocol]:
     class WithTimeout(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
             super().connection_made(transport)
-            self._active = self.loop.time()
+            self._waited = 0
             self._watch()
 
         def _watch(self) -> None:
             if self.transport.is_closing():
                 return
             waits_for_client = self.cycle is None or self.cycle.response_complete or self.flow.write_paused
-            if not waits_for_client:
-                self._active = self.loop.time()
-            elif self.loop.time() - self._active > SOCKET_SECONDS:
+            # looks are counted, not seconds: where this loop stood still, what a client sent waits to be read
+            self._waited = self._waited + 1 if waits_for_client else 0
+            if self._waited > SOCKET_SECONDS:
                 self.transport.abort()
             self.loop.call_later(1, self._watch)
 

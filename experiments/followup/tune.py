@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import f
 
+from isoflop.scaling.table.read import require
+
 AXES = {"learning-rate": "peak_learning_rate", "batch": "batch_tokens"}
 # What two runs of one bowl, and two bowls of one transfer, have in common.
 SETTING = ("arm", "family", "optimizer", "parametrization", "schedule", "tied", "corpus_id", "context_length", "budget")
@@ -86,14 +88,21 @@ class Transfer:
         return max(bowl.cost(self.bowls[0].optimum) for bowl in self.bowls)
 
 
+_READ = (
+    "run_id", "step", "state", "budget_flops", "horizon_tokens", "loss", "seed", "d_model", "n_layer",
+)  # fmt: skip
+
+
 def bowls(table: pd.DataFrame, axis: str = "learning-rate") -> list[Bowl]:
     """A bowl for every model and setting in the run table that at least three values of the axis were tried for.
 
     The noise is pooled over the bowls. Runs that diverged bound a bowl from above and carry no loss. On the batch axis
-    each batch is taken at its best learning rate. Raises TuneError if there is no such model.
+    each batch is taken at its best learning rate. Raises TuneError if there is no such model, TableError where a column
+    that a run table has is absent.
     """
     if axis not in AXES:
         raise ValueError(f"--axis must be one of {', '.join(AXES)}; not {axis!r}")
+    require(table, [*SETTING[:-1], *AXES.values(), *_READ], source=str(table.attrs.get("source", "table")))
     raw = list(_groups(_last_rows(table), axis))
     if not raw:
         raise TuneError(f"no model was trained at three or more values of {AXES[axis]}; vary it in study.vary")

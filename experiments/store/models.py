@@ -82,6 +82,8 @@ def find_trained(store: Store, run_id: str) -> Trained:
     matching = [known for known in states.index if known.startswith(run_id)]
     if len(matching) != 1:
         raise StoreError(f"{store.root}: {_not_one(run_id, matching, list(states.index))}")
+    if not run_id:
+        raise StoreError(f"RUN_ID is empty; `isoflop status {store.root}` lists the runs")
     found = matching[0]
     if states[found] != "done":
         raise StoreError(f"run {found} is {states[found]}, not done: there is no final model; run its study again")
@@ -98,7 +100,9 @@ def finished(store: Store, study: str) -> list[Trained]:
     known = store.studies()
     if study not in known:
         near = difflib.get_close_matches(study, known, n=1)
-        raise StoreError(f"{store.root}: no study {study!r}; there are {', '.join(near or known) or 'none'}")
+        raise StoreError(
+            f"--study {study}: {store.root}: no study {study!r}; there are {', '.join(near or known) or 'none'}"
+        )
     states = store.states([cell["run_id"] for cell in known[study]["cells"]])
     done = states.loc[states["state"] == "done", "run_id"]
     return [Trained(store, run_id) for run_id in done if weights_file(store, run_id).exists()]

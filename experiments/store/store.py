@@ -245,9 +245,17 @@ def _is_json(path: Path) -> bool:
     return True
 
 
+def _resolved(root: str | Path) -> Path:
+    """The folder without links. Raises StoreError for links that go round."""
+    try:
+        return Path(root).resolve()
+    except RuntimeError as error:  # of Python before 3.13
+        raise StoreError(f"{root}: its links go round; name a runs folder that `isoflop run` has written") from error
+
+
 def open_store(root: str | Path) -> Store:
     """The store at `root`. Raises StoreError if there is none."""
-    root = Path(root).resolve()
+    root = _resolved(root)
     if not root.is_dir():
         raise StoreError(f"{root}: no such folder; name a runs folder that `isoflop run` has written")
     marker = read_kept(root / STORE_FILE, Marker, "name a folder that `isoflop run` has written")
@@ -264,7 +272,7 @@ def open_store(root: str | Path) -> Store:
 
 def create_store(root: str | Path) -> Store:
     """The store at `root`, made there if the folder is new or empty. Raises StoreError for anything else."""
-    root = Path(root).resolve()
+    root = _resolved(root)
     if root.exists() and not root.is_dir():
         raise StoreError(f"runs={root} is a file; name a new folder, or one that `isoflop run` has written")
     if not (root / STORE_FILE).exists():

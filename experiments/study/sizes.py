@@ -10,6 +10,13 @@ from typing import cast
 
 from isoflop.experiments.config import ModelSpec
 from isoflop.models.config import family_named
+from isoflop.read_json import read_bytes
+
+LARGEST = 2**16  # bytes of a size's file
+
+
+class SizeError(ValueError):
+    """A size is not there, or its file is none."""
 
 
 def suggest(name: str, allowed: Iterable[str]) -> str:
@@ -43,18 +50,18 @@ def load_size(name: str, base: ModelSpec | None = None, config_dirs: Sequence[st
     if name not in known:
         folders = ", ".join(["conf/model of isoflop", *(str(_models(entry)) for entry in config_dirs)])
         remedy = "" if config_dirs else "; --config-dir DIR adds DIR/model"
-        raise ValueError(f"study.sizes: no model size {name!r}{suggest(name, known)}; searched {folders}{remedy}")
+        raise SizeError(f"study.sizes: no model size {name!r}{suggest(name, known)}; searched {folders}{remedy}")
     first, *others = known[name]
-    if any(other.read_text() != first.read_text() for other in others):
-        raise ValueError(f"study.sizes: {others[0]} has the name of another size, {name!r} in {first}: rename it")
-    return _load(first, first.read_text(), astuple(base or ModelSpec()))
+    if any(_text(other) != _text(first) for other in others):
+        raise SizeError(f"study.sizes: {others[0]} has the name of another size, {name!r} in {first}: rename it")
+    return _load(first, _text(first), astuple(base or ModelSpec()))
 
 
 def name_of(spec: ModelSpec, config_dirs: Sequence[str] = ()) -> str:
     """The first name of a size with this shape, else the prefix of its family's sizes and its width."""
     default = astuple(ModelSpec())
     for name, (path, *_) in _files(config_dirs).items():
-        if _load(path, path.read_text(), default) == spec:
+        if _load(path, _text(path), default) == spec:
             return name
     return f"{family_named(spec.family).size_prefix}d{spec.d_model}"
 
@@ -63,12 +70,21 @@ def name_of(spec: ModelSpec, config_dirs: Sequence[str] = ()) -> str:
 def _load(path: Path, text: str, base: tuple) -> ModelSpec:
     from omegaconf import OmegaConf  # here, because a forecast from a published table needs no size and no Hydra
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     try:
         merged = OmegaConf.merge(OmegaConf.structured(ModelSpec(*base)), OmegaConf.create(text))
         return cast(ModelSpec, OmegaConf.to_object(merged))
-    except OmegaConfBaseException as error:
-        raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
+    except (OmegaConfBaseException, YAMLError, RecursionError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SizeError(f"{path}: not a model's size ({reason})") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_bytes(path, LARGEST).decode("utf-8")
+    except (OSError, ValueError) as error:
+        raise SizeError(f"{path}: not a model's size ({error})") from error
 
 
 def _files(config_dirs: Sequence[str]) -> dict[str, list[Path]]:

@@ -164,7 +164,7 @@ def check_distributed(where: WhereSpec, *, here: bool) -> None:
         raise ValueError(f"where.workers={where.workers}: where.distributed has all processes share one cell; leave it")
 
 
-def check_device(device: str) -> None:
+def check_device(device: str, key: str = "where.device=") -> None:
     """Raise UsageError for a device that torch does not know or that is not here."""
     if device == "cpu":
         return
@@ -174,7 +174,7 @@ def check_device(device: str) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(f"where.device={device} cannot be used here ({reason}); use where.device=cpu") from error
+        raise UsageError(f"{key}{device} cannot be used here ({reason}); use {key}cpu") from error
 
 
 def pin_threads(threads: int) -> None:

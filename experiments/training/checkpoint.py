@@ -11,6 +11,7 @@ part of a file's name: the file is whole exactly if its content still has it. Th
 tensors, numbers and text, never code.
 """
 
+import errno
 import hashlib
 import logging
 import os
@@ -20,7 +21,9 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from isoflop.read_json import check_shape
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,6 +133,13 @@ class State(TypedDict):
     measurements: list[dict]  # the rows so far, the fields of `rows.Measurement`
 
 
+class _Plain(TypedDict):
+    """Of it, what is checked before it is used."""
+
+    step: int
+    loss_sum: Any
+
+
 class Checkpoints:
     """The checkpoints in a trunk's `folder`; with `folder=None` nothing is written and nothing is found."""
 
@@ -195,14 +205,27 @@ class Checkpoints:
         """The state in the first of these files that is not damaged, None if none is; damaged ones are removed."""
         damaged: list[Saved] = []
         for one in candidates:
-            if one.whole:
+            if one.whole and (state := _read(one.path)):
                 _remove_damaged(damaged, f"step {one.step} ({one.path.name})")
-                import torch
-
-                return torch.load(one.path, map_location="cpu", weights_only=True)
+                return state
             damaged.append(one)
         _remove_damaged(damaged, "the start")
         return None
+
+
+def _read(path: Path) -> State | None:
+    """The state in a file, None where it holds none."""
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        check_shape(state, _Plain, source=str(path), nan=True)
+    except Exception as error:  # a damaged archive can raise anything
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        log.warning("checkpoint %s holds no state (%s)", path, str(error).partition("\n")[0])
+        return None
+    return state if isinstance(state["loss_sum"], torch.Tensor) else None
 
 
 def _write(path: Path, state: State) -> None:

@@ -137,14 +137,14 @@ def multiplier(
     """
     if by not in table:
         raise MultiplierError(
-            f"no column {by!r} to separate arms by; the table has {', '.join(map(str, table.columns))}"
+            f"--by {by}: no column {by!r} to separate arms by; the table has {', '.join(map(str, table.columns))}"
         )
     names = [str(a) for a in table[by].dropna().unique()]
     if len(names) < 2:
         raise MultiplierError(f"one arm only ({names[0] if names else 'none'}) in column {by!r}: nothing to compare")
     baseline = names[0] if baseline is None else baseline
     if baseline not in names:
-        raise MultiplierError(f"baseline {baseline!r} is not among the arms: {', '.join(names)}")
+        raise MultiplierError(f"--baseline {baseline}: baseline {baseline!r} is not among the arms: {', '.join(names)}")
     rows = {a: table[table[by].astype(str) == a] for a in names}
     data, failed = _points_of(rows, table, baseline, params, compute)
     pairs = []

@@ -4,6 +4,7 @@ A fit minimises the weighted sum (never the mean) of Huber's function, or of hal
 of loss, from many starts, all of which are kept. Nothing here prints, draws or writes.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -257,15 +258,22 @@ def _pinned(form: type[Law], fixed: Mapping[str, float], free: tuple[str, ...], 
     names = form.parameters()
     for name in (*fixed, *free):
         if name not in names:
-            raise ValueError(f"{form.name} has no parameter {name!r}; it has {', '.join(names)}")
+            raise ValueError(f"--fix {name}: {form.name} has no parameter {name!r}; it has {', '.join(names)}")
     if tied and form.ties is None:
         raise ValueError(f"{form.name} has no exponents to tie")
     if tied and form.ties and set(form.ties) & set(fixed):
-        raise ValueError(f"{' and '.join(form.ties)} are tied: neither can be fixed as well")
+        raise ValueError(f"--fix: {' and '.join(form.ties)} are tied: neither can be fixed as well")
     for name, partner in form.coupled.items():
         if name in fixed and partner not in fixed:
-            raise ValueError(f"{form.name}: {name} can be fixed only together with {partner}")
+            raise ValueError(f"--fix {name}: {form.name}'s {name} can be fixed only together with {partner}")
+    for name, value in fixed.items():
+        low = form.box[name].lo
+        if not (math.isfinite(value) and (low < 0 or value > 0 or value == low == 0)):
+            least = "" if low < 0 else " of at least 0" if low == 0 else " above 0"
+            raise ValueError(f"--fix {name}={value:g}: {form.name} needs a finite {name}{least}")
     pinned = {p: v for p, v in form.defaults().items() if p not in free}
+    if not set(names) - {*pinned, *fixed}:
+        raise ValueError(f"--fix: every parameter of {form.name} is fixed ({', '.join(names)}): leave one free to fit")
     return pinned | {p: float(v) for p, v in fixed.items()}
 
 

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from isoflop.scaling.table.runs import Column, RunTableError, first_line, write_parquet
+from isoflop.scaling.table.runs import Column, read_parquet, write_parquet
 
 EVALUATION_FILE = "evaluation.parquet"
 COLUMNS: tuple[Column, ...] = (
@@ -34,12 +33,8 @@ def write_evaluation(path: Path, rows: pd.DataFrame) -> None:
 
 def read_evaluation(path: Path) -> pd.DataFrame:
     """One run's rows. Raises RunTableError for a file that is no evaluation."""
-    try:
-        return pq.read_table(path, partitioning=None).select(list(NAMES)).to_pandas()
-    except (pa.ArrowInvalid, KeyError, OSError) as error:
-        raise RunTableError(
-            f"{path}: not the evaluation of a run ({first_line(error)}); delete it to have it made anew"
-        ) from error
+    remedy = "not the evaluation of a run: delete it to have it made anew"
+    return read_parquet(path, _ARROW_SCHEMA, remedy).to_pandas()
 
 
 @dataclass(frozen=True)

@@ -7,21 +7,23 @@ import bz2
 import csv
 import gzip
 import io
-import json
 import lzma
 import re
 import zipfile
 import zlib
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
+from isoflop.read_json import JsonError, parse_json, read_bytes, require_regular
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.meaning import meaning, number
 from isoflop.scaling.table.runs import first_line
 
+LARGEST = 2**33  # bytes of a file
 LABELS = ("run_id", "trunk_id", "arm", "dataset")
 PACKED = (".gz", ".bz2", ".xz", ".zip")
 SHEETS = (".xlsx", ".xlsm")
@@ -40,8 +42,11 @@ def read_file(path: Path, notes: list[str], labels: tuple[str, ...] = LABELS, sh
     `labels` are columns of names: never missing values, only empty cells. `sheet` names one of a spreadsheet.
     Adds to `notes` what is unusual of the file. Raises TableError naming the file, and what to do.
     """
-    if path.stat().st_size == 0:
-        raise TableError(f"{path}: the file is empty")
+    try:
+        if require_regular(path).st_size == 0:
+            raise TableError(f"{path}: the file is empty")
+    except JsonError as error:
+        raise TableError(str(error)) from error
     kind = kind_of(path)
     if path.suffix.lower() in (".xls", ".ods", ".numbers"):
         raise TableError(f"{path}: a spreadsheet of another kind; save its sheet as CSV or .xlsx")
@@ -52,7 +57,7 @@ def read_file(path: Path, notes: list[str], labels: tuple[str, ...] = LABELS, sh
             return _sheet(path, sheet, notes, labels)
         raw = _unpacked(path)
         if kind == "parquet":
-            return _without_index(pd.read_parquet(io.BytesIO(raw)), path)
+            return _without_index(_parquet(raw), path)
         if kind == "CSV":
             return _csv(_text(raw, notes), path, notes, labels)
         frame = _json(_text(raw, notes), kind, path)
@@ -66,6 +71,13 @@ def read_file(path: Path, notes: list[str], labels: tuple[str, ...] = LABELS, sh
         pd.errors.ParserError, pd.errors.EmptyDataError, lzma.LZMAError, zlib.error, zipfile.BadZipFile,
     ) as error:  # fmt: skip
         raise TableError(f"{path}: cannot be read as {kind} ({first_line(error)})") from error
+
+
+def _parquet(raw: bytes) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(io.BytesIO(raw))
+    except Exception as error:  # pandas' own note in the file may hold anything
+        raise ValueError(first_line(error)) from error
 
 
 def kind_of(path: Path) -> str:
@@ -87,7 +99,7 @@ def _unpacked_name(path: Path) -> Path:
 
 def _unpacked(path: Path) -> bytes:
     """The bytes of a file, unpacked where its name says that it is packed."""
-    raw, suffix = path.read_bytes(), path.suffix.lower()
+    raw, suffix = read_bytes(path, LARGEST), path.suffix.lower()
     if suffix == ".zip":
         with zipfile.ZipFile(io.BytesIO(raw)) as held:
             names = [name for name in held.namelist() if not name.endswith("/") and not name.startswith("__MACOSX")]
@@ -134,11 +146,12 @@ def _sheet(path: Path, sheet: str | None, notes: list[str], labels: tuple[str, .
 def _json(text: str, kind: str, path: Path) -> pd.DataFrame:
     """JSON records, columns, pandas' split, index and table forms, or one list of records under any key."""
     if kind == "jsonl":
-        records = [json.loads(line) for line in text.splitlines() if line.strip()]
+        lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        records = [parse_json(line, Any, source=f"{path}: line {number}", nan=True) for number, line in lines]
         if not _records(records):
             raise TableError(f"{path}: not a record a line; write each line as {{column: value, ...}}")
         return pd.DataFrame(records)
-    held = json.loads(text)
+    held = parse_json(text, Any, source=str(path), nan=True)
     if isinstance(held, dict) and {"columns", "data"} <= set(held) and isinstance(held["data"], list):
         return pd.DataFrame(held["data"], columns=held["columns"]).reset_index(drop=True)
     if isinstance(held, dict):

@@ -4,13 +4,14 @@ A table needs `loss`, and `n_params` and `tokens` or `flops`. What was renamed o
 `frame.attrs["notes"]`; values that no law can take are an error that names the rows.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
 
+from isoflop.read_json import read_json
 from isoflop.scaling.table.columns import (
     OPTIONAL,
     TableError,
@@ -125,12 +126,20 @@ def _of_study(frame: pd.DataFrame, path: Path, study: str, notes: list[str]) -> 
     return kept
 
 
+class _Cell(TypedDict):
+    run_id: str
+
+
+class _Study(TypedDict):
+    """What is read of a study's listing."""
+
+    cells: list[_Cell]
+
+
 def _runs_of(file: Path) -> set[str]:
     """The run ids that a study listed when it was launched. Raises TableError for a file that holds no such list."""
-    try:
-        return {cell["run_id"] for cell in json.loads(file.read_text())["cells"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TableError(f"{file}: not a list of runs ({error}); launch the study again to write it anew") from error
+    remedy = "not a list of runs; launch the study again to write it anew"
+    return {cell["run_id"] for cell in read_json(file, _Study, nan=True, error=TableError, remedy=remedy)["cells"]}
 
 
 def require(frame: pd.DataFrame, columns: Iterable[str], *, source: str = "table") -> None:

@@ -8,7 +8,7 @@ configuration. Anything that reads parquet (pandas, DuckDB, polars) reads a stor
 import json
 import os
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -192,13 +192,14 @@ def same_runs(a: pd.DataFrame, b: pd.DataFrame) -> bool:
     return key(a).equals(key(b))
 
 
-def _schema(path: Path) -> pa.Schema:
+def _schema(path: Path, remedy: str = "") -> pa.Schema:
     """The schema of a parquet file. Raises RunTableError for any other file."""
     try:
         require_regular(path)
         return pq.read_schema(path)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise RunTableError(f"{path}: cannot be read as parquet ({first_line(error)})") from error
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        after = f"; {remedy}" if remedy else ""
+        raise RunTableError(f"{path}: cannot be read as parquet ({first_line(error)}){after}") from error
 
 
 def is_run_table(path: str | Path) -> bool:
@@ -230,21 +231,45 @@ def write_parquet(path: Path, table: pa.Table) -> None:
 
 
 def _read(path: Path) -> pa.Table:
-    try:
-        require_regular(path)
-        table = pq.read_table(path, partitioning=None)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise RunTableError(
-            f"{path}: cannot be read as parquet ({first_line(error)}); "
-            "delete its folder and run the study again to train it anew"
-        ) from error
-    schema = _metadata(table.schema, path)["schema_version"]
+    remedy = "delete its folder and run the study again to train it anew"
+    schema = _metadata(_schema(path, remedy), path)["schema_version"]
     if schema > SCHEMA_VERSION:
         raise RunTableError(
             f"{path}: written with run-table schema {schema}, this isoflop reads up to "
             f"{SCHEMA_VERSION}; upgrade isoflop"
         )
-    return table.select([name for name in NAMES if name in table.column_names or name not in ADDED])
+    return read_parquet(path, _ARROW_SCHEMA, remedy, may_lack=ADDED)
+
+
+def read_parquet(path: Path, schema: pa.Schema, remedy: str, *, may_lack: Container[str] = ()) -> pa.Table:
+    """The columns of `schema` in a parquet file, with its types; those in `may_lack` where the file has them.
+
+    Raises RunTableError naming the file, the column, and the first row without a whole number, truth or text where one
+    must be, with `remedy` at its end.
+    """
+    names = _schema(path, remedy).names
+    chosen = [field for field in schema if field.name in names or field.name not in may_lack]
+    for field in chosen:
+        if names.count(field.name) != 1:
+            raise RunTableError(f"{path}: {names.count(field.name)} columns {field.name!r}; {remedy}")
+    try:
+        table = pq.read_table(path, columns=[field.name for field in chosen], partitioning=None)
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise RunTableError(f"{path}: cannot be read as parquet ({first_line(error)}); {remedy}") from error
+    for field in chosen:
+        values = table.column(field.name)
+        try:
+            values = values.cast(field.type)
+        except (pa.ArrowException, ValueError) as error:
+            raise RunTableError(
+                f"{path}: column {field.name!r} is not {field.type} ({first_line(error)}); {remedy}"
+            ) from error
+        if values.null_count and not pa.types.is_floating(field.type):
+            row = values.is_null().to_pylist().index(True)
+            raise RunTableError(f"{path}: column {field.name!r} is empty in row {row + 1}; {remedy}")
+        table = table.set_column(table.column_names.index(field.name), field, values)
+    return table.select([field.name for field in chosen]).replace_schema_metadata(None)
 
 
 def _metadata(schema: pa.Schema, path: Path) -> Metadata:

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from isoflop.scaling.table.columns import TableError, hint
 from isoflop.scaling.table.evaluation import Paired, paired
-from isoflop.scaling.table.runs import Column, write_parquet
+from isoflop.scaling.table.runs import Column, read_parquet, write_parquet
 
 SCORES_FILE, ITEMS_FILE = "downstream.parquet", "downstream_items.parquet"
+REMEDY = "delete it and score the run again"
 SCORES: tuple[Column, ...] = (
     Column("run_id", "string", "", "the run"),
     Column("task", "string", "", "task"),
@@ -45,7 +45,7 @@ def write_scores(folder: Path, scores: pd.DataFrame, items: pd.DataFrame) -> Non
     for name, columns, new in ((SCORES_FILE, SCORES, scores), (ITEMS_FILE, ITEMS, items)):
         path, scored = folder / name, set(scores["task"])
         if path.exists():
-            old = pq.read_table(path, partitioning=None).to_pandas()
+            old = read_parquet(path, _schema(columns), REMEDY).to_pandas()
             new = pd.concat([old[~old["task"].isin(scored)], new], ignore_index=True)
         write_parquet(path, _arrow(new, columns))
 
@@ -53,13 +53,13 @@ def write_scores(folder: Path, scores: pd.DataFrame, items: pd.DataFrame) -> Non
 def read_scores(root: Path) -> pd.DataFrame:
     """The scores of every run in a store, with the columns of SCORES; no rows where nothing was scored."""
     files = sorted(Path(root).glob(f"cells/*/{SCORES_FILE}"))
-    frames = [pq.read_table(path, partitioning=None).to_pandas() for path in files]
+    frames = [read_parquet(path, _schema(SCORES), REMEDY).to_pandas() for path in files]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[c.name for c in SCORES])
 
 
 def read_items(folder: Path) -> pd.DataFrame:
     """The scores of one run by item, with the columns of ITEMS."""
-    return pq.read_table(folder / ITEMS_FILE, partitioning=None).to_pandas()
+    return read_parquet(folder / ITEMS_FILE, _schema(ITEMS), REMEDY).to_pandas()
 
 
 def paired_score(a: pd.DataFrame, b: pd.DataFrame, task: str, metric: str) -> Paired | None:
@@ -82,7 +82,7 @@ def with_score(table: pd.DataFrame, root: Path, task: str, metric: str | None = 
     known = scores["task"].unique()
     if task not in known:
         remedy = hint(task, map(str, known)) or f"; isoflop evaluate RUN_ID --tasks {task} makes them"
-        raise TableError(f"{root}: no run has a score on task {task!r}{remedy}")
+        raise TableError(f"--task {task[:100]}: {root}: no run has a score on task {task[:100]!r}{remedy[:200]}")
     scores = scores[scores["task"] == task]
     metric = metric or str(scores["metric"].iloc[0])
     scores = scores[scores["metric"] == metric].set_index("run_id")
@@ -103,5 +103,8 @@ def with_score(table: pd.DataFrame, root: Path, task: str, metric: str | None = 
 
 
 def _arrow(frame: pd.DataFrame, columns: tuple[Column, ...]) -> pa.Table:
-    schema = pa.schema([(column.name, getattr(pa, column.dtype)()) for column in columns])
-    return pa.Table.from_pandas(frame[[column.name for column in columns]], schema=schema, preserve_index=False)
+    return pa.Table.from_pandas(frame[[c.name for c in columns]], schema=_schema(columns), preserve_index=False)
+
+
+def _schema(columns: tuple[Column, ...]) -> pa.Schema:
+    return pa.schema([(column.name, getattr(pa, column.dtype)()) for column in columns])

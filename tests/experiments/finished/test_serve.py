@@ -207,8 +207,15 @@ def test_other_paths_of_the_server_are_refused(server, path):
 
 @pytest.mark.process
 def test_a_quick_part_of_the_attack(server):
-    command = [sys.executable, "-m", "tests.proofs.server_attack", server.rpartition(":")[2], "0123abc", "--quick"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT)
+    command = [
+        sys.executable,
+        "-m",
+        "tests.proofs.doors.server_attack",
+        server.rpartition(":")[2],
+        "0123abc",
+        "--quick",
+    ]
+    done = subprocess.run([*command, "--quick"], capture_output=True, text=True, timeout=600, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -233,3 +240,22 @@ def test_a_port_in_use_is_named():
 
 def test_vllm_command_names_the_folder(tmp_path):
     assert vllm_command(tmp_path / "abc", "127.0.0.1", 8000).startswith(f"vllm serve {tmp_path}/abc ")
+
+
+def test_a_loop_that_stood_still_closes_no_connection():
+    """On a loaded machine a minute may pass between two looks: what the client sent meanwhile is still to be read."""
+    from types import SimpleNamespace
+
+    from isoflop.experiments.finished import serve
+
+    clock, closed = [0.0], []
+    protocol = serve._with_timeout().__new__(serve._with_timeout())
+    protocol.loop = SimpleNamespace(time=lambda: clock[0], call_later=lambda seconds, again: None)
+    protocol.transport = SimpleNamespace(is_closing=lambda: False, abort=lambda: closed.append(clock[0]))
+    protocol.cycle, protocol._waited = None, 0
+    for _ in range(serve.SOCKET_SECONDS):
+        clock[0] += 60.0
+        protocol._watch()
+    assert closed == []
+    protocol._watch()
+    assert len(closed) == 1

@@ -1,7 +1,7 @@
 """Requests that a server must survive: every one gets a status below 500, and /health answers within half a second.
 
     isoflop serve RUN_ID --port 8000 &
-    python -m tests.proofs.server_attack 8000 RUN_ID
+    python -m tests.proofs.doors.server_attack 8000 RUN_ID
 
 Prints one line a failure and a total. The server must be on 127.0.0.1; it takes about a minute.
 """
