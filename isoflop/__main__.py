@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from isoflop.commands import data, decide, laws, models, pictures, runs
 from isoflop.commands.options import DECIDE, FIT, MODELS, RUN, SHOW
+from isoflop.printable import printable
 
 # Base requirements that only the runner needs, by module: a fit works without them.
 RUNNER = {
