@@ -80,7 +80,7 @@ def _user_law(name: str) -> type[Law]:
         sys.path.insert(0, here)
     try:
         form = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"law {name!r} cannot be imported: {error}") from error
     if not (isinstance(form, type) and issubclass(form, Law)):
         raise ValueError(f"law {name!r} is not a subclass of isoflop.scaling.laws.law.Law")
