@@ -14,10 +14,8 @@ from isoflop.experiments.config import DataSpec
 from isoflop.experiments.cost import speed_file
 from isoflop.experiments.data import corpus, records, token_files, tokenizer
 from isoflop.experiments.data.tokenizer import Bytes
-from isoflop.experiments.store.cells import read_cells, write_cells
 from isoflop.experiments.store.store import Store, create_store, open_store
 from isoflop.experiments.study.sizes import load_size
-from isoflop.experiments.study.study import Study
 from isoflop.experiments.training.checkpoint import Checkpoints, file_name
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig
@@ -43,7 +41,6 @@ from isoflop.scaling.table.task_scores import (
 )
 from tests.support.fits.simulated import BESIROGLU, isoflop_table
 from tests.support.root import RESULTS
-from tests.support.sweep.studies import cell_of_width
 from tests.support.texts import write_texts
 
 
@@ -110,11 +107,6 @@ def _states(folder: Path) -> object:
     store = _store(folder)
     launches = [store.read_launch(path.stem) for path in (store.root / "launches").glob("*.json")]
     return store.states(), store.studies(), launches
-
-
-def _cells(folder: Path) -> object:
-    (path,) = (folder / "runs" / "trunks").glob("*/cells-k.json")
-    return read_cells(_store(folder), [path.parent.name], "k")
 
 
 def _corpus(folder: Path) -> object:
@@ -189,7 +181,6 @@ READERS: tuple[Reader, ...] = (
     Reader("state", "runs/cells/abc/state.json", _states),
     Reader("claim", "runs/trunks/t/claim.json", _states),
     Reader("launch", "runs/launches/l.json", _states),
-    Reader("cells", "runs/trunks/*/cells-k.json", _cells),
     Reader("registration", "claim.json", _register),
     Reader("registration sealed", "claim.json", _register, _reseal),
     Reader(
@@ -300,8 +291,6 @@ def _write_store(folder: Path) -> None:
     claim = store.claim("t")
     assert claim is not None
     claim.beat(step=3)
-    study = Study("s", (cell_of_width(16),), hold_out=(1e9,))
-    write_cells(store, study, "k", study.trunks)
     rows = pd.DataFrame({name: ["abc", "position"] if name in ("run_id", "measure") else [1, 2] for name in NAMES})
     write_evaluation(folder / "evaluation.parquet", rows.assign(run_id="abc", measure="position"))
     values = {"string": "abc", "int64": 3, "float64": 0.5, "bool_": True}
