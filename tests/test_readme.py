@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import duckdb
 import numpy as np
@@ -11,7 +12,7 @@ from typer.main import get_command
 
 from isoflop.__main__ import app
 from isoflop.analysis.evidence import Evidence
-from isoflop.analysis.readme import BLOCKS, rewrite
+from isoflop.analysis.readme import BLOCKS, FURTHER, rewrite, seeds
 from isoflop.scaling.table.read import read_table
 from isoflop.scaling.table.runs import read_runs, write_run
 from tests.support.root import ROOT
@@ -31,15 +32,15 @@ def fenced(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def made() -> str:
-    return rewrite(README, Evidence(read_table(RESULTS)))
+    return rewrite(README, Evidence(read_table(RESULTS)), RESULTS.parent)
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", [*BLOCKS, *FURTHER])
 def test_numbers_are_those_of_the_committed_results(made: str, name: str):
     printed, now = block(README, name), block(made, name)
     assert NUMBER.sub("#", printed) == NUMBER.sub("#", now), "run make figures"
     numbers = [[float(n) for n in NUMBER.findall(text)] for text in (printed, now)]
-    assert len(numbers[0]) > 5
+    assert len(numbers[0]) > 3
     np.testing.assert_allclose(*numbers, rtol=0.01, atol=0.011, err_msg="run make figures")
 
 
@@ -47,6 +48,14 @@ def test_a_number_that_is_off_is_seen(made: str):
     off = block(README, "laws").replace("0.", "0.9", 1)
     numbers = [[float(n) for n in NUMBER.findall(text)] for text in (off, block(made, "laws"))]
     assert len(numbers[0]) != len(numbers[1]) or not np.allclose(*numbers, rtol=0.01, atol=0.011)
+
+
+def test_the_noise_of_seeds_has_its_interval():
+    """Two seeds a cell of sd .02 are 12 degrees of freedom of 12 cells: 12 s^2 over chi-square's quantiles."""
+    noise = pd.DataFrame({"seeds": [2] * 12, "sd": [0.02] * 12})
+    told = seeds(SimpleNamespace(seed_noise=noise))
+    lo, hi = (f"{0.02 * np.sqrt(12 / quantile):.1%}" for quantile in (21.0261, 5.2260))
+    assert f"2.00% [{lo}, {hi}] (sd, 12 cells, 12 degrees of freedom)" in told
 
 
 def test_every_command_exists():
