@@ -56,9 +56,8 @@ def seeds(e: Evidence) -> str:
     freedom = int((noise["seeds"] - 1).sum())
     pooled = float(np.sqrt(np.average(noise["sd"] ** 2, weights=noise["seeds"] - 1)))
     lo, hi = (pooled * np.sqrt(freedom / chdtri(freedom, p)) for p in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    return (
-        f"Seeds move a loss by {pooled:.2%} [{lo:.1%}, {hi:.1%}] (sd, {len(noise)} cells, {freedom} degrees of freedom)."
-    )
+    counted = f"{len(noise)} cells, {freedom} degrees of freedom"
+    return f"Seeds move a loss by {pooled:.2%} [{lo:.1%}, {hi:.1%}] (sd, {counted})."
 
 
 def forecast(results: Path) -> str:
@@ -79,14 +78,18 @@ def arms(results: Path) -> str:
     table = read_table(results / "transformer_vs_lstm.parquet")
     (pair,) = multiplier(table, by="arm", baseline="transformer", level=LEVEL).pairs
     at, crossing = pair.at_loss, pair.crossover
-    said = [f"{r.multiplier:.2f} [{r.lo:.2f}, {r.hi:.2f}] at {r.loss:.2f} nats" for r in at.iloc[[0, -1]].itertuples()]
+    said = [
+        f"{r.multiplier:.2f} [{r.lo:.2f}, {r.hi:.2f}] times less compute at {r.loss:.2f} nats"
+        for r in at.iloc[[0, -1]].itertuples()
+    ]
+    warned = ", ".join(f.code for f in pair.findings if f.severity != "info")
     lo, hi = (f"{crossing[end]:.1e}" if crossing[end] else word for end, word in (("lo", "below"), ("hi", "beyond")))
     where = f"near {crossing['flops']:.1e} FLOPs, 90% {lo} to {hi}" if crossing["flops"] else f"if at all, {lo} to {hi}"
     return (
         f"Two architectures, from {table['run_id'].nunique()} committed runs: `isoflop multiplier "
-        f"experiments/results/transformer_vs_lstm.parquet --by arm` finds that an LSTM needs {said[0]} times less "
-        f"compute, {said[1]}. The probability that the lines cross inside the data is "
-        f"{crossing['probability_in_data']:.2f} ({where})."
+        f"experiments/results/transformer_vs_lstm.parquet --by arm` finds that an LSTM needs {said[0]}, "
+        f"{said[1]}. The probability that the lines cross inside the data is {crossing['probability_in_data']:.2f} "
+        f"({where}). Its warnings: {warned or 'none'}."
     )
 
 
@@ -96,7 +99,9 @@ FURTHER: dict[str, Callable[[Path], str]] = {"forecast": forecast, "arms": arms}
 
 def rewrite(text: str, e: Evidence, results: Path) -> str:
     """`text` with every block made anew; `results` is the folder of the tables."""
-    made = {name: write(e) for name, write in BLOCKS.items()} | {name: write(results) for name, write in FURTHER.items()}
+    made = {name: write(e) for name, write in BLOCKS.items()} | {
+        name: write(results) for name, write in FURTHER.items()
+    }
     for name, block in made.items():
         found = re.search(f"<!-- {name} -->\n(.*?)<!-- /{name} -->", text, re.DOTALL)
         if not found:
