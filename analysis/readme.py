@@ -64,12 +64,14 @@ def forecast(results: Path) -> str:
     """The registered forecast of a larger budget, and what was measured."""
     found = score(results / "quick_holdout_prediction.json", read_table(results / "quick_holdout.parquet"))
     inside = ", ".join(f"{level:.0%} {'yes' if hit else 'no'}" for level, hit in found.covered.items())
-    size = f"; the best size was forecast {found.n_predicted / found.n_measured:.2f} times too large"
+    size = ""
+    if found.n_predicted and found.n_measured:
+        size = f"; the best size was forecast {found.n_predicted / found.n_measured:.2f} times too large"
     return (
         f"And blind: `isoflop predict experiments/results/quick.parquet --flops 3e12 --register ...` forecast "
         f"{found.predicted:.4f} before anything of that size was trained; `experiment=quick_holdout` then measured "
         f"{found.measured:.4f} (error {found.error:+.1%}, {found.z:+.1f} sd; inside the interval: {inside})"
-        f"{size if found.n_predicted and found.n_measured else ''}."
+        f"{size}."
     )
 
 
