@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtri, stdtrit
+from scipy.special import stdtrit
 
 from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile
 
 LEVEL = 0.9
+SURE = 1e6
 
 
 class NoAllocationError(ValueError):
@@ -44,8 +45,9 @@ class PowerFit:
 def allocation(optima: Sequence[IsoflopProfile] | pd.DataFrame, *, level: float = LEVEL) -> PowerFit:
     """Least-squares lines of ln n_opt and ln tokens_opt on ln flops, through the accepted profiles or all rows.
 
-    A frame needs flops, n_opt, tokens_opt and may have log_n_sd. The intervals come from those standard
-    deviations or from the scatter around the line, whichever are wider. Raises NoAllocationError below two optima.
+    A frame needs flops, n_opt, tokens_opt and may have log_n_sd with its freedom. The intervals pool what these
+    standard deviations say of the slope's variance with what the scatter around the line says, each by its degrees of
+    freedom, and take Student's t on the sum. Raises NoAllocationError below two optima.
     """
     frame = optima if isinstance(optima, pd.DataFrame) else optima_frame(optima)
     if len(frame) < 2 or frame["flops"].nunique() < 2:
@@ -55,8 +57,11 @@ def allocation(optima: Sequence[IsoflopProfile] | pd.DataFrame, *, level: float 
         )
     x = np.log(frame["flops"].to_numpy(float))
     sd = frame["log_n_sd"].to_numpy(float) if "log_n_sd" in frame else np.zeros(len(x))
-    n_slope, n_at_zero, n_half = _line(x, np.log(frame["n_opt"].to_numpy(float)), sd, level)
-    t_slope, t_at_zero, t_half = _line(x, np.log(frame["tokens_opt"].to_numpy(float)), sd, level)
+    sure = SURE if "log_n_sd" in frame else 0.0  # standard deviations that come without their freedom are known
+    known = frame["freedom"].to_numpy(float) if "freedom" in frame else np.full(len(x), sure)
+    sd = np.where(known > 0, sd, sd[known > 0].mean() if (known > 0).any() else 0.0)
+    n_slope, n_at_zero, n_half = _line(x, np.log(frame["n_opt"].to_numpy(float)), sd, known.sum(), level)
+    t_slope, t_at_zero, t_half = _line(x, np.log(frame["tokens_opt"].to_numpy(float)), sd, known.sum(), level)
     return PowerFit(
         n_exponent=n_slope,
         n_coef=float(np.exp(n_at_zero)),
@@ -71,16 +76,18 @@ def allocation(optima: Sequence[IsoflopProfile] | pd.DataFrame, *, level: float 
 
 def optima_frame(profiles: Sequence[IsoflopProfile]) -> pd.DataFrame:
     """The optima of the accepted profiles, one row per budget."""
-    names = ("flops", "n_opt", "tokens_opt", "loss_opt", "log_n_sd")
+    names = ("flops", "n_opt", "tokens_opt", "loss_opt", "log_n_sd", "freedom")
     return pd.DataFrame([{k: getattr(p, k) for k in names} for p in profiles if p.accepted], columns=list(names))
 
 
-def _line(x: np.ndarray, y: np.ndarray, sd: np.ndarray, level: float) -> tuple[float, float, float]:
-    """Slope, value at x = 0 and half-width of the slope's interval."""
+def _line(x: np.ndarray, y: np.ndarray, sd: np.ndarray, known: float, level: float) -> tuple[float, float, float]:
+    """Slope, value at x = 0 and half-width of the slope's interval; `known` are the degrees of freedom of the sds."""
     centred = x - x.mean()
     slope = float(centred @ y / (centred @ centred))
     residual = y - y.mean() - slope * centred
-    freedom = max(len(x) - 2, 1)
-    scatter = stdtrit(freedom, (1 + level) / 2) * np.sqrt(residual @ residual / freedom / (centred @ centred))
-    known = ndtri((1 + level) / 2) * np.sqrt(centred**2 @ sd**2) / (centred @ centred)
-    return slope, float(y.mean() - slope * x.mean()), float(max(scatter, known))
+    scatter = len(x) - 2
+    variance = (scatter > 0) * (residual @ residual) / (centred @ centred)  # times its degrees of freedom
+    variance += known * (centred**2 @ sd**2) / (centred @ centred) ** 2
+    freedom = max(scatter + known, 1)
+    half = stdtrit(freedom, (1 + level) / 2) * np.sqrt(variance / freedom)
+    return slope, float(y.mean() - slope * x.mean()), float(half)

@@ -20,6 +20,7 @@ from isoflop.scaling.table.conventions import Points
 WINDOWS = {"exact": 16.0, "akima": np.inf, "parabola": 4.0}
 METHODS = tuple(WINDOWS)
 MIN_SIZES = 3
+AKIMA_DRAWS = 200  # interpolations of noisy losses, for the sd of the minimum
 OFF_CENTRE = 0.6  # of the half-width of the parabola's window: beyond, its vertex is mostly the skew of the profile
 
 Curve = Callable[[np.ndarray], np.ndarray]  # loss against n_params
@@ -30,8 +31,9 @@ class IsoflopProfile:
     """One budget: its points, the optimum on the curve, and whether the optimum may be used.
 
     `frame` has n_params, tokens, flops, loss and `used` (inside the curve's window). `log_n_sd` is the standard
-    deviation of ln n_opt, at least a third of the grid's step. `reason` says why a profile is refused, or warns of an
-    accepted one. Optima are NaN when there is none.
+    deviation of ln n_opt and `freedom` how many degrees of freedom it has: from the scatter of the points round the
+    curve, and how sharply the curve has its minimum; a parabola's is at least a third of the grid's step. `reason` says
+    why a profile is refused, or warns of an accepted one. Optima are NaN when there is none.
     """
 
     flops: float
@@ -44,6 +46,7 @@ class IsoflopProfile:
     method: str
     curve: Curve
     log_n_sd: float
+    freedom: float = 0.0
 
 
 def isoflop_profiles(
@@ -59,7 +62,7 @@ def isoflop_profiles(
     budgets = [g for g in budget_groups(points, tolerance) if g["n_params"].nunique() > 1]
     reach = WINDOWS[method] if window is None else window
     marked = [g.assign(used=_in_window(g, reach)) for g in budgets]
-    shape = fit_shape([g[g["used"]] for g in marked], points.cost) if method == "exact" else None
+    shape = fit_shape([g[g["used"]] for g in marked], points.cost) if method != "parabola" else None
     return [_profile(g, points.cost, method, shape) for g in marked]
 
 
@@ -94,13 +97,15 @@ def _profile(frame: pd.DataFrame, cost: Cost, method: str, shape: ProfileShape |
         assert shape is not None
         log_n, sd, curve, reason = shape.minimum(seen, flops, cost)
     elif method == "akima":
-        log_n, sd, curve, reason = _akima(x, y)
+        assert shape is not None
+        log_n, sd, curve, reason = _akima(x, y, shape.noise / np.sqrt(seen.groupby("n_params").size().to_numpy()))
     else:
         log_n, sd, curve, reason = _parabola(x, y)
     reason = _bracket(x, y, log_n, method) or reason
     accepted = not reason
     if accepted:
-        sd = max(sd, float(np.median(np.diff(x))) / 3)
+        if method == "parabola":  # its skew moves the vertex by about as much
+            sd = max(sd, float(np.median(np.diff(x))) / 3)
         reason = _caution(x, log_n)
     n_opt = float(np.exp(log_n)) if np.isfinite(log_n) else float("nan")
     return IsoflopProfile(
@@ -114,6 +119,7 @@ def _profile(frame: pd.DataFrame, cost: Cost, method: str, shape: ProfileShape |
         method=method,
         curve=curve,
         log_n_sd=float(sd),
+        freedom=float(max(len(x) - MIN_SIZES, 0)) if shape is None else shape.freedom,
     )
 
 
@@ -130,13 +136,17 @@ def _in_window(frame: pd.DataFrame, window: float, at_least: int = 5) -> np.ndar
     return np.abs(np.log(frame["n_params"].to_numpy(float)) - lowest) <= reach * (1 + 1e-9)
 
 
-def _akima(x: np.ndarray, y: np.ndarray) -> tuple[float, float, Curve, str]:
+def _akima(x: np.ndarray, y: np.ndarray, noise: np.ndarray) -> tuple[float, float, Curve, str]:
+    """The interpolation's minimum; its sd from interpolations of losses with the noise (sizes,) of the points added."""
     from scipy.interpolate import Akima1DInterpolator  # slow to import, and only this curve needs it
 
     spline = Akima1DInterpolator(x, np.log(y))
     grid = np.linspace(x[0], x[-1], 4001)
     log_n = float(grid[np.argmin(spline(grid))])
-    return log_n, 0.0, lambda n_params: np.exp(spline(np.log(n_params))), ""
+    again = np.log(y)[:, None] + noise[:, None] * np.random.default_rng(0).normal(size=(len(y), AKIMA_DRAWS))
+    coarse = grid[::20]
+    lowest = coarse[np.argmin(Akima1DInterpolator(x, again)(coarse), axis=0)]
+    return log_n, float(lowest.std()), lambda n_params: np.exp(spline(np.log(n_params))), ""
 
 
 def _parabola(x: np.ndarray, y: np.ndarray) -> tuple[float, float, Curve, str]:

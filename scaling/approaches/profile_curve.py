@@ -20,11 +20,15 @@ LIMITS = (np.log(0.02), np.log(2.0))  # of the ln exponents
 
 @dataclass(frozen=True)
 class ProfileShape:
-    """Exponents alpha and beta shared by the budgets, and the relative noise of the points around the curves."""
+    """Exponents alpha and beta shared by the budgets, and the relative noise of the points around the curves.
+
+    `freedom` is the number of degrees of freedom of the noise, for each budget.
+    """
 
     alpha: float
     beta: float
     noise: float
+    freedom: float = 0.0
 
     def minimum(
         self, frame: pd.DataFrame, flops: float, cost: Cost
@@ -79,7 +83,7 @@ def fit_shape(budgets: Sequence[pd.DataFrame], cost: Cost) -> ProfileShape:
         noise = np.sqrt(np.sum(misfit(start) ** 2) / spare)
         if noise < 1e-12 or abs(noise / previous - 1) < 1e-2:
             break
-    return ProfileShape(float(np.exp(start[0])), float(np.exp(start[1])), float(noise))
+    return ProfileShape(float(np.exp(start[0])), float(np.exp(start[1])), float(noise), spare / len(informative))
 
 
 def _descend(function: Callable[[np.ndarray], np.ndarray], start: np.ndarray, *, step: float = 1e-6) -> np.ndarray:

@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import linregress
+from scipy.stats import t as t_distribution
 
 from isoflop.scaling.approaches.approaches import (
     METHODS,
@@ -135,10 +137,21 @@ def test_allocation_recovers_a_power_law_and_its_interval_keeps_the_grid_in_mind
         allocation(frame.head(1))
 
 
-def test_vertex_sd_is_at_least_a_third_of_the_grid_step():
+def test_the_sd_of_an_optimum_is_that_of_its_scatter():
+    """Without noise 0, but for the parabola, whose skew the grid's step stands for; with noise as studies scatter."""
     for method in METHODS:
         for profile in isoflop_profiles(isoflop_points(HOFFMANN, 1.0, 9), method=method):
-            assert profile.log_n_sd == pytest.approx(np.log(10) / 4 / 3, rel=1e-6)
+            least = np.log(10) / 4 / 3 if method == "parabola" else 0.0
+            assert profile.log_n_sd == pytest.approx(least, rel=1e-6, abs=5e-3)
+    clean = isoflop_points(HOFFMANN, 1.0, 9)
+    rng = np.random.default_rng(0)
+    optima, sds = [], []
+    for _ in range(20):
+        noisy = clean.frame["loss"] * np.exp(rng.normal(0, 0.003, len(clean)))
+        found = isoflop_profiles(replace(clean, frame=clean.frame.assign(loss=noisy)))
+        optima.append([np.log(p.n_opt) for p in found])
+        sds.append([p.log_n_sd for p in found])
+    assert np.mean(sds) == pytest.approx(np.std(optima, axis=0, ddof=1).mean(), rel=0.35)
 
 
 def test_replicates_of_a_size_count_in_every_method():
@@ -198,3 +211,18 @@ def test_what_cannot_be_answered_is_a_row_with_its_reason():
     assert "chinchilla" in reasons
     json.dumps(found.to_dict(), allow_nan=False)
     assert "none:" in str(found)
+
+
+def test_the_slope_of_optima_has_the_interval_of_a_regression():
+    """Without standard deviations of the optima: Student's t on n - 2 degrees of freedom, as scipy has it."""
+    flops = np.geomspace(1e18, 1e21, 5)
+    wobble = np.exp([0.03, -0.05, 0.02, 0.04, -0.04])
+    frame = pd.DataFrame({"flops": flops, "n_opt": flops**0.5 * wobble, "tokens_opt": flops**0.5 / wobble / 6})
+    known = linregress(np.log(flops), np.log(frame["n_opt"]))
+    half = t_distribution.ppf(0.95, 3) * known.stderr
+    assert allocation(frame).n_interval == pytest.approx((known.slope - half, known.slope + half))
+    sure = allocation(frame.assign(log_n_sd=0.0, freedom=1e6)).n_interval
+    assert np.ptp(sure) < 0.01 * 2 * half
+    unsure = allocation(frame.assign(log_n_sd=0.5, freedom=1e6)).n_interval
+    x = np.log(flops) - np.log(flops).mean()
+    assert np.ptp(unsure) / 2 == pytest.approx(1.645 * 0.5 / np.sqrt(x @ x), rel=1e-3)
