@@ -83,11 +83,18 @@ def _lowest(rows: pd.DataFrame) -> pd.DataFrame:
     loss, tokens, runs = [], [], []
     for size in sizes:
         replicates = [g for _, g in rows[rows["n_params"] == size].groupby("cluster")]
-        loss.append(np.mean([_at(g, "loss", grid) for g in replicates], axis=0))
-        tokens.append(_at(replicates[0], "tokens", grid))
+        losses, seen = ([_at(g, column, grid) for g in replicates] for column in ("loss", "tokens"))
+        if "run_id" in rows:  # trunks of one length
+            loss.append(np.mean(losses, axis=0))
+            tokens.append(seen[0])
+        else:  # runs of any length: the lowest that was measured
+            loss.append(np.fmin.reduce(losses))
+            tokens.append(np.fmax.reduce(seen))
         runs.append(replicates[0]["run_id" if "run_id" in rows else "cluster"].iloc[-1])
     rows = [_lowest_at(k, sizes, np.array(loss), np.array(tokens)) for k in range(GRID)]
     frame = pd.DataFrame([r | {"flops": c} for r, c in zip(rows, grid, strict=True) if r])
+    if frame.empty:
+        raise NoAllocationError("no compute at which the curves of a size were all measured")
     return frame.assign(run_id=[runs[w] for w in frame.pop("winner")])
 
 

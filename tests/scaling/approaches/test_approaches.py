@@ -226,3 +226,13 @@ def test_the_slope_of_optima_has_the_interval_of_a_regression():
     unsure = allocation(frame.assign(log_n_sd=0.5, freedom=1e6)).n_interval
     x = np.log(flops) - np.log(flops).mean()
     assert np.ptp(unsure) / 2 == pytest.approx(1.645 * 0.5 / np.sqrt(x @ x), rel=1e-3)
+
+
+def test_curves_of_runs_that_end_apart_have_an_envelope():
+    law = Chinchilla(E=1.8, A=400.0, B=1200.0, alpha=0.34, beta=0.37)
+    rows = [
+        {"run_id": f"{n:g}-{end:g}", "n_params": n, "tokens": d, "loss": float(law(n, d))}
+        for n in (1e5, 2e5, 4e5, 8e5, 16e5) for end in (1e8, 1e9) for d in np.geomspace(1e6, end, 40)
+    ]  # fmt: skip
+    power = envelope(pd.DataFrame(rows)).allocation
+    assert power.n_exponent == pytest.approx(law.beta / (law.alpha + law.beta), abs=0.05)
