@@ -214,6 +214,8 @@ def forecast_weights(entrants: dict[str, Entrant], origins: Sequence[Origin], *,
     if upto == 0:
         known = {law: e.known[0] for law, e in entrants.items()}
         aicc = _aicc({law: f for law, f in known.items() if f is not None})
+        if not aicc:
+            return np.full(len(entrants), 1.0 / len(entrants))
         return softmax(np.array([-0.5 * aicc.get(law, np.inf) for law in entrants]))
     scores = np.full((len(entrants), upto), np.nan)
     for k, origin in enumerate(origins[:upto]):
@@ -222,17 +224,22 @@ def forecast_weights(entrants: dict[str, Entrant], origins: Sequence[Origin], *,
             predicted = e.forecasts[k]
             if predicted is not None:
                 scores[m, k] = np.mean(predicted.log_density(log_loss))
+    scores = scores[:, ~np.isnan(scores).all(axis=0)]  # an origin that no law forecasts says nothing of any
     worst = np.nanmin(scores, axis=0)
     return softmax(np.where(np.isnan(scores), worst, scores).sum(axis=1))
 
 
 def _averages(
     entrants: dict[str, Entrant], origins: Sequence[Origin], weights: Sequence[np.ndarray]
-) -> tuple[list[Forecast], float]:
+) -> tuple[list[Forecast | None], float]:
     """The forecast average at each origin, weighted and widened by the origins before it; and the discrepancy."""
-    averages, missed, reached = [], 0.0, 0.0
+    averages: list[Forecast | None] = []
+    missed, reached = 0.0, 0.0
     for k, origin in enumerate(origins):
         pairs = [(e.forecasts[k], w) for e, w in zip(entrants.values(), weights[k], strict=True)]
+        if all(f is None for f, _ in pairs):
+            averages.append(None)
+            continue
         pooled = average([f for f, _ in pairs if f is not None], [w for f, w in pairs if f is not None])
         width = np.sqrt(max(missed, 0.0) / reached) if reached else 0.0
         freedom = min(f.freedom for f in pooled.members)
@@ -240,7 +247,7 @@ def _averages(
         error = np.log(origin.target["loss"].to_numpy(float)) - pooled.mean
         missed += float(np.mean(error**2 - pooled.sd**2))
         reached += float(np.mean(origin.reach**2))
-    return averages, float(np.sqrt(max(missed, 0.0) / reached))
+    return averages, float(np.sqrt(max(missed, 0.0) / reached)) if reached else 0.0
 
 
 def _cells(law: str, forecasts: Sequence[Forecast | None], origins: Sequence[Origin], level: float) -> pd.DataFrame:
@@ -284,7 +291,7 @@ def _aicc(fits: dict[str, Fit]) -> dict[str, float]:
         g, k = f.n_clusters, len(f.free) + 1
         mean = 2 * float(huber(f.residuals, f.weights, delta)) / len(f.points)
         values[law] = g * np.log(max(mean, 1e-30)) + (2 * k * g / (g - k - 1) if g > k + 1 else np.inf)
-    least = min(values.values())
+    least = min(values.values(), default=0.0)
     if not np.isfinite(least):
         return dict.fromkeys(fits, 0.0)
     return {law: value - least for law, value in values.items()}
