@@ -120,7 +120,7 @@ def test_a_failed_preparation_leaves_nothing(tmp_path, texts, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("isoflop.experiments.data.shards._start_shard", full)
-    with pytest.raises(CorpusError, match="no space left on device.*make room, or name another folder"):
+    with pytest.raises(CorpusError, match=r"no space left on device.*make room, or name another folder"):
         prepare(text_spec(texts), tmp_path / "corpora")
     assert list((tmp_path / "corpora").iterdir()) == []
 
