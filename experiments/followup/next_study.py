@@ -4,6 +4,7 @@ The loop closes through the file: `isoflop suggest` writes it, `isoflop run` rea
 """
 
 import math
+import shlex
 from collections import Counter
 from dataclasses import dataclass
 from importlib.resources import files
@@ -13,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from isoflop.experiments.config import OptimSpec
+from isoflop.experiments.files import check_name
 from isoflop.experiments.followup.template import NextStudyError, Template, model_of, parts_in, shape_in, template_of
 from isoflop.experiments.study.optimizers import optimizer_flops
 from isoflop.experiments.study.sizes import load_size, size_names, suggest
@@ -80,15 +82,25 @@ def _sizes(runs: pd.DataFrame, template: Template) -> pd.DataFrame:
 
 
 def write_study(design: Design, path: Path, template: Template, *, runs: str) -> str:
-    """Write the study file of a design; returns the command that runs it."""
+    """Write the study file of a design; returns the command that runs it.
+
+    A study is found by name as experiment/NAME.yaml in a configuration folder; written elsewhere, it is copied into one.
+    """
     name, folder = path.stem, path.resolve().parent
-    if folder.name != "experiment" or path.suffix != ".yaml":
-        raise NextStudyError(
-            f"--out {path}: isoflop run finds a study as experiment/NAME.yaml in a configuration folder"
+    if path.suffix != ".yaml":
+        raise NextStudyError(f"--out {path}: a study is a .yaml file, for example --out conf/experiment/next.yaml")
+    check_name(name, "--out, the name of the study")
+    copy = ""
+    if folder == Path(str(files("isoflop.conf.experiment"))).resolve():
+        where = ""
+    elif folder.name == "experiment":
+        where = f"--config-dir {shlex.quote(str(folder.parent))} "
+    else:
+        copy, where = (
+            f"mkdir -p conf/experiment && cp {shlex.quote(str(path))} conf/experiment/ && ",
+            "--config-dir conf ",
         )
-    shipped = folder == Path(str(files("isoflop.conf.experiment"))).resolve()
-    where = "" if shipped else f"--config-dir {folder.parent} "
-    command = f"isoflop run {where}experiment={name} runs={runs}"
+    command = f"{copy}isoflop run {where}experiment={name} runs={shlex.quote(runs)}"
     study = {"name": name, **cells_of(design)}
     lines = [
         "# @package _global_",
@@ -152,7 +164,7 @@ def next_runs(
     """The runs of at most `budget` FLOPs that most narrow `goal` (n_opt, loss or multiplier) at `target` FLOPs.
 
     They continue the runs of `table`, as `read_table` gives it, or stand alone under the published law `from_law`.
-    `out` is the study file to write, experiment/NAME.yaml in a configuration folder; it needs runs that isoflop
+    `out` is the study file to write, any .yaml; the command of the answer runs it. It needs runs that isoflop
     trained. Raises ValueError for numbers or names that mean nothing, NextStudyError where no study can be written.
 
     >>> import isoflop

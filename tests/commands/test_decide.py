@@ -166,6 +166,17 @@ def test_what_is_suggested_runs_as_it_is_and_is_not_suggested_again(typed, tmp_p
     assert [c["size"] for c in study["study"]["cells"]] == [c["size"] for c in first["cells"]]
     n = sum(len(c["seeds"]) for c in first["cells"])
     assert f"{n} done" in alone(first["command"])
+    typed(*[a.replace("mine/experiment/next.yaml", "after.yaml") for a in ask])
+    command = (tmp_path / "after.yaml").read_text().splitlines()[1].removeprefix("# ").split("    ")[0]
+    planned = subprocess.run(
+        command.replace("isoflop run", f"{sys.executable} -m isoflop plan --json"),
+        shell=True,
+        capture_output=True,
+        text=True,
+    )
+    assert planned.returncode == 0, planned.stderr
+    assert (tmp_path / "conf/experiment/after.yaml").exists()
+    assert json.loads(planned.stdout)["studies"][0]["name"] == "after"
     second = json.loads(typed(*ask)[1])
     before = {(c["size"], c["budget"]) for c in first["cells"]}
     assert before.isdisjoint((c["size"], c["budget"]) for c in second["cells"])
