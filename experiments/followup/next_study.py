@@ -84,7 +84,7 @@ def _sizes(runs: pd.DataFrame, template: Template) -> pd.DataFrame:
 def write_study(design: Design, path: Path, template: Template, *, runs: str) -> str:
     """Write the study file of a design; returns the command that runs it.
 
-    A study is found by name as experiment/NAME.yaml in a configuration folder; written elsewhere, it is copied into one.
+    A study is found by name as experiment/NAME.yaml in a configuration folder; elsewhere, the command copies it.
     """
     name, folder = path.stem, path.resolve().parent
     if path.suffix != ".yaml":

@@ -176,7 +176,7 @@ def test_what_is_suggested_runs_as_it_is_and_is_not_suggested_again(typed, tmp_p
     )
     assert planned.returncode == 0, planned.stderr
     assert (tmp_path / "conf/experiment/after.yaml").exists()
-    assert json.loads(planned.stdout)["studies"][0]["name"] == "after"
+    assert json.loads(planned.stdout)["studies"][0]["study"] == "after"
     second = json.loads(typed(*ask)[1])
     before = {(c["size"], c["budget"]) for c in first["cells"]}
     assert before.isdisjoint((c["size"], c["budget"]) for c in second["cells"])
