@@ -56,7 +56,7 @@ for part in (runs, laws, decide, pictures, data, models):
 def print_version(wanted: bool) -> None:
     """Print the version, in a checkout with its commit, and end."""
     if wanted:
-        from isoflop.scaling.table.version import code_version
+        from isoflop.scaling.table.runs import code_version
 
         typer.echo(f"isoflop {code_version()}")
         raise typer.Exit

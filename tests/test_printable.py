@@ -1,5 +1,6 @@
 """What of other people's text reaches a terminal or report.md."""
 
+import csv
 import io
 import sys
 
@@ -33,7 +34,7 @@ def table(tmp_path):
         {"n_params": n, "tokens": d, "loss": 1.5 + 30 * n**-0.4 + 40 * d**-0.4, "arm": arm}
         for n in (1e4, 3e4, 1e5, 3e5) for d in (1e5, 1e6, 1e7) for arm in ("plain", EVIL.replace("\ud800", ""))
     ]  # fmt: skip
-    pd.DataFrame(rows).to_csv(tmp_path / "t.csv", index=False)
+    pd.DataFrame(rows).to_csv(tmp_path / "t.csv", index=False, quoting=csv.QUOTE_NONNUMERIC)
     return tmp_path / "t.csv"
 
 

@@ -51,6 +51,10 @@ class Farseer(Law):
     }
 
     def __call__(self, N: Any, D: Any) -> Any:
+        with np.errstate(over="ignore", invalid="ignore"):  # far from the data an exponential of a power is infinite
+            return self._loss(N, D)
+
+    def _loss(self, N: Any, D: Any) -> Any:
         drop = np.exp(self.A * np.power(N, self.a) + self.E)
         floor = np.exp(self.s * np.power(N, self.q) + self.S)
         return floor + np.exp(self.B * np.power(N, self.b) + self.Q - drop * np.log(D))

@@ -275,7 +275,10 @@ class Law:
             raise ValueError(f"{self.name}: no interior minimum of the loss at C = {first:.4g}")
         N = np.exp(log_n)
         D = cost.tokens(C, N)
-        return Allocation(N, D, C, loss(N, D))
+        best = loss(N, D)
+        if np.any(nowhere := (D < 1) | ~np.isfinite(best)):  # the loss falls with N to the last token
+            raise ValueError(f"{self.name}: no interior minimum of the loss at C = {C[nowhere].flat[0]:.4g}")
+        return Allocation(N, D, C, best)
 
     def exponents(self, cost: Cost = SIX_ND) -> dict[str, float]:
         """Exponents that follow from the law: a of N* ~ C^a, b of D* ~ C^b, `frontier` of L* - E ~ C^-frontier.

@@ -73,7 +73,7 @@ def test_a_diverged_cell_ends_in_exit_code_1(typed, text):
         (["bugdet.flops=1"], "unknown key 'bugdet.flops'; did you mean 'budget'?"),
         (["seed=abc"], "Value 'abc' of type 'str' could not be converted to Integer"),
         (["budget.flops=[1"], "[1"),
-        (["nonsense"], "Error parsing override 'nonsense'"),
+        (["nonsense"], "nonsense is not in Hydra's grammar"),
         ([], "exactly one of budget.flops, budget.tokens, budget.tokens_per_param; none is given"),
         (["budget.flops=1e9", "budget.tokens=5"], "2 are given: flops, tokens"),
         (["budget.flops=-3"], "budget.flops must be a positive number; not -3.0"),

@@ -147,8 +147,8 @@ def test_makespan_is_of_the_longest_first():
 
 @pytest.mark.slow
 def test_a_timing_process_that_fails_is_one_line(short, monkeypatch):
-    broken = replace(make(100), optim=replace(make(100).optim, learning_rate=-1.0))
-    with pytest.raises(CalibrationError, match=r"optim.learning_rate must be positive.*--no-calibrate"):
+    broken = replace(make(100), optim=replace(make(100).optim, name="nothing"))
+    with pytest.raises(CalibrationError, match=r"optim.name must be one of .*--no-calibrate"):
         measure([broken], WhereSpec())
 
 

@@ -153,7 +153,8 @@ def test_a_store_that_grew_still_scores(tmp_path, study_table):
     register(said, tmp_path / "claim.json", table=tmp_path / "runs.parquet")
     grown = study_table.assign(created_at=study_table["created_at"].mask(study_table["budget_flops"] >= 1e12, LATER))
     found = score(tmp_path / "claim.json", grown)
-    assert found.covered[0.95]
+    inside = {level: low <= found.measured <= high for level, (low, high) in said.intervals.items()}
+    assert (found.covered, abs(found.z) < 4) == (inside, True)
     assert set(found.runs) == set(study_table.loc[study_table["budget_flops"] >= 1e12, "run_id"])
     assert found.left_out == {FITTED: below["run_id"].nunique()}
     with pytest.raises(RegistrationError, match="made before it was registered"):
