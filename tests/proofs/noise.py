@@ -31,6 +31,7 @@ from isoflop.experiments.training.trainer import train_trunk
 CELLS = {"d16": 3e10, "d20": 1e11, "d24": 1e11, "d32": 1e11, "d40": 3e11, "d64": 1e12}
 SEEDS = range(6)
 TAILS = (0.05, 0.1, 0.2, 0.4)  # of the steps, over whose end weights are averaged
+AVERAGED = ("today", "to-10%", "constant")  # variants whose averages are measured
 FIELDS = ("variant", "cell", "seed", "steps", "loss", "seconds", "quarter", *(f"average_{tail:g}" for tail in TAILS))
 VARIANTS = {  # what each sets, in the grammar of the command line
     "today": "",
@@ -48,10 +49,15 @@ VARIANTS = {  # what each sets, in the grammar of the command line
     "cooldown-.6": "schedule.cooldown_fraction=0.6",
     "linear-.4": "schedule.cooldown_fraction=0.4 schedule.cooldown_shape=linear",
     "to-10%": "schedule.final_fraction=0.1",
+    "constant": "schedule.name=constant",
     "cosine": "schedule.name=cosine",
     "batch-4": "optim.batch_size=4",
     "batch-16": "optim.batch_size=16",
     "decay-.1": "optim.weight_decay=0.1",
+    "rate-.014 cooldown-.4": "optim.learning_rate=0.014 schedule.cooldown_fraction=0.4",
+    "rate-.014 linear-.4": "optim.learning_rate=0.014 schedule.cooldown_fraction=0.4 schedule.cooldown_shape=linear",
+    "rate-.01 beta2-.98": "optim.learning_rate=0.01 optim.beta2=0.98",
+    "rate-.01 cooldown-.4": "optim.learning_rate=0.01 schedule.cooldown_fraction=0.4",
 }
 
 
@@ -96,12 +102,12 @@ def cell_of(size: str, flops: float, settings: str, corpora: Corpora) -> tuple[C
     return cell, corpora(cell.data)
 
 
-def train(cell: Cell, corpus: Corpus) -> dict:
+def train(cell: Cell, corpus: Corpus, averaged: bool) -> dict:
     """Train one cell; returns its losses and seconds."""
-    made: list[Averager] = []
+    made: list[Learner] = []
 
     def make(*args, **kwargs) -> Learner:
-        made.append(Averager(*args, **kwargs))
+        made.append((Averager if averaged else Learner)(*args, **kwargs))
         return made[0]
 
     began = time.process_time()
@@ -130,7 +136,7 @@ def run(variants: Sequence[str], file: Path, cells: Sequence[str]) -> None:
             for seed in SEEDS:
                 if (variant, size, seed) in done:
                     continue
-                found = train(replace(cell, seed=seed), corpus)
+                found = train(replace(cell, seed=seed), corpus, variant in AVERAGED)
                 with file.open("a", newline="") as out:
                     csv.DictWriter(out, FIELDS).writerow({"variant": variant, "cell": size, "seed": seed} | found)
 
@@ -145,9 +151,9 @@ def report(file: Path) -> None:
     """Print every variant against the first, over the cells that both have."""
     table = pd.read_csv(file)
     first = table[table["variant"] == table["variant"].iloc[0]]
-    columns = ["loss", "quarter", *(f"average_{tail:g}" for tail in TAILS)]
+    averages = ["quarter", *(f"average_{tail:g}" for tail in TAILS)]
     for variant, runs in table.groupby("variant", sort=False):
-        for column in columns:
+        for column in ["loss", *(averages if variant in AVERAGED else [])]:
             ln = np.log(runs.pivot(index="cell", columns="seed", values=column))
             base = np.log(first.pivot(index="cell", columns="seed", values="loss" if column == "loss" else "quarter"))
             base = base.reindex_like(ln)
@@ -157,8 +163,8 @@ def report(file: Path) -> None:
             own = ln.std(axis=1, ddof=1)
             cells = "  ".join(f"{cell} {100 * difference[cell]:+.1f} sd {100 * own[cell]:.1f}" for cell in ln.index)
             print(
-                f"{variant if column == 'loss' else '':12} {column:12} mean {100 * difference.mean():+.2f}% "
-                f"+-{100 * standard:.2f} sd {100 * sd:.2f}% (of first {100 * pooled(base)[0]:.2f}%, +-{100 * error:.0f}%)  {cells}"
+                f"{variant if column == 'loss' else column:22} mean {100 * difference.mean():+.2f}% "
+                f"+-{100 * standard:.2f} sd {100 * sd:.2f}% +-{100 * sd * error:.2f} (first {100 * pooled(base)[0]:.2f}%)  {cells}"
             )
 
 
