@@ -71,7 +71,7 @@ class DataSpec:
     tokenizer: str = "bytes"  # bytes | bpe | a tokenizer.json | none (a source that is born as tokens)
     vocab_size: int = 4096  # bpe: tokens to learn; tokens: that the files may hold
     context_length: int = 64  # tokens per window, the same for every size: it decides which targets have context
-    held_out_fraction: float = 1 / 12  # of the documents, chosen by the hash of their name
+    held_out_fraction: float = 1 / 12  # of the text, in documents chosen by the hash of their content
     eval_tokens: int = 131_072  # held-out tokens that every final loss is measured on
     unique_tokens: int | None = None  # train on so many, spread evenly over the corpus; None: on all of it
     max_epochs: float = 4.0  # a cell that would repeat the corpus more often is refused

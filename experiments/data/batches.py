@@ -1,14 +1,17 @@
-"""Batches as a pure function of (seed, step): no state, so a resumed or branched run reads what it would have read.
+"""Batches as a pure function of (seed, size, step): no state, so a resumed or branched run reads what it would have
+read.
 
 The corpus is cut into windows of T + 1 tokens without overlap, and every epoch visits them in a new order that
-(seed, epoch) alone decides. Model, batch size and budget do not enter: nested budgets read the same prefix. On CUDA the
+(seed, size, epoch) alone decides, where a size is a depth and a width. Sizes of one seed share no order, so that their
+losses share no noise of it. Batch size, budget, rate, optimiser and all else of a model do not enter: nested budgets
+read the same prefix, and arms of one size and seed the same text in the same order. On CUDA the
 tokens of a corpus go to the device once and only window numbers follow; which windows a step reads is decided on the
 host all the same. torch is imported where tokens become tensors: `study` counts windows without it.
 """
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,30 +22,31 @@ SHARE = 0.25  # of the device's free memory that the tokens of a corpus may take
 AT_ONCE = 1 << 22  # tokens gathered on a device at once: 32 MiB as int64
 _SIGNED = {np.dtype(np.uint16): np.int16, np.dtype(np.uint32): np.int32}  # torch has few kernels for unsigned numbers
 
+Size = tuple[int, int]  # layers and width of a model
 Gather = Callable[[np.ndarray], "Tensor"]  # window numbers of any shape to tokens (.., T + 1) int64
 
 _resident: dict[str, tuple[np.ndarray, "Tensor"]] = {}  # the corpus on each device: cells that share it find it there
 
 
-def batch(tokens: np.ndarray, *, seed: int, step: int, batch_size: int, context_length: int) -> np.ndarray:
+def batch(tokens: np.ndarray, *, step: int, **which: Any) -> np.ndarray:
     """Inputs and targets of one step, (B, T + 1) int64: the inputs are [:, :-1], the targets [:, 1:]."""
-    return batches(tokens, seed=seed, step=step, count=1, batch_size=batch_size, context_length=context_length)[0]
+    return batches(tokens, step=step, count=1, **which)[0]
 
 
 def batches(
-    tokens: np.ndarray, *, seed: int, step: int, count: int, batch_size: int, context_length: int
+    tokens: np.ndarray, *, seed: int, size: Size, step: int, count: int, batch_size: int, context_length: int
 ) -> np.ndarray:
     """The batches of `count` steps from `step` on, (count, B, T + 1) int64, in one gather."""
     n_windows = count_windows(len(tokens), context_length)
-    window = window_numbers(n_windows, seed=seed, step=step, count=count, batch_size=batch_size)
+    window = window_numbers(n_windows, seed=seed, size=size, step=step, count=count, batch_size=batch_size)
     return gather(tokens, window, context_length)
 
 
-def window_numbers(n_windows: int, *, seed: int, step: int, count: int, batch_size: int) -> np.ndarray:
+def window_numbers(n_windows: int, *, seed: int, size: Size, step: int, count: int, batch_size: int) -> np.ndarray:
     """Which windows the batches of `count` steps from `step` on are made of, (count, B)."""
     position = np.arange(step * batch_size, (step + count) * batch_size)
     epoch, within = np.divmod(position, n_windows)
-    window = np.concatenate([_order(seed, int(e), n_windows)[within[epoch == e]] for e in np.unique(epoch)])
+    window = np.concatenate([_order(seed, size, int(e), n_windows)[within[epoch == e]] for e in np.unique(epoch)])
     return window.reshape(count, batch_size)
 
 
@@ -63,7 +67,7 @@ def count_windows(n_tokens: int, context_length: int) -> int:
 
 
 def remember_orders(count: int) -> None:
-    """Cache the orders of so many (seed, epoch): a process that trains several seeds by turns needs one for each."""
+    """Cache so many orders: a process that trains several seeds by turns needs one for each."""
     global _order
     _order = lru_cache(maxsize=count)(_order.__wrapped__)
 
@@ -113,8 +117,9 @@ def to_device(tensor: "Tensor", device: str) -> "Tensor":
 
 
 @lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, n_windows: int) -> np.ndarray:
-    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(n_windows)
+def _order(seed: int, size: Size, epoch: int, n_windows: int) -> np.ndarray:
+    """The upper words of the counter are the size's own: streams of one key that never meet."""
+    return np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, *size])).permutation(n_windows)
 
 
 def _resident_on(device: str, tokens: np.ndarray) -> "Tensor":

@@ -1,4 +1,4 @@
-"""A corpus on disk: documents -> cleaned -> split by the hash of their name -> tokens -> one shard a side, a manifest.
+"""A corpus on disk: documents -> cleaned -> split by the hash of their content -> tokens -> a shard a side, a manifest.
 
 Shards have the layout of llm.c, so other trainers read them. A corpus appears under its name when it is complete: a
 reader sees a whole corpus or none, and two processes that prepare the same one at once end with the same folder. The

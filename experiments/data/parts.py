@@ -1,10 +1,17 @@
-"""Documents cleaned in parts, each a pure function of some files: kept on disk, so that an interruption costs one part.
+"""Documents cleaned in parts, each a pure function of some files: kept on disk, so that an interruption costs one part;
+and which of the documents are held out.
 
     part-3.text    the documents one after the other
     part-3.index   a row for each document, in the dtype of `index_dtype`
     part-3.json    the counts; written last: a part that has it is whole
 
 One document is in memory at a time; indices are mapped.
+
+The split is by content: a document is held out where its hash, as a share of the largest, is below
+data.held_out_fraction. Documents are few in small corpora, so the threshold moves where that share of the bytes is
+missed by more than TOLERANCE, and where whole documents cannot hit it the last one is divided. This is done within each
+file of FEW documents or more, within each folder for smaller files, and for all that is left together. So neither names
+nor files in other folders decide where a document falls.
 """
 
 import hashlib
@@ -24,11 +31,13 @@ from isoflop.experiments.config import DataSpec
 from isoflop.experiments.data import near_duplicates
 from isoflop.experiments.data.cleaning import Count, clean
 from isoflop.experiments.data.records import Files
-from isoflop.experiments.data.sources import TextSource, is_held_out
+from isoflop.experiments.data.sources import TextSource
 from isoflop.read_json import read_json
 
 PART_BYTES = 16 * 2**20  # of files
 PARALLEL_FROM = 4  # parts: fewer are done before a second process has started
+TOLERANCE = 0.2  # of the share of the bytes that is held out
+FEW = 10  # documents that the share can be held among
 
 
 class _Counted(TypedDict):
@@ -60,19 +69,80 @@ class Part:
         dtype, file = index_dtype(data), self.file("index")
         return np.memmap(file, dtype, mode="r") if file.stat().st_size else np.empty(0, dtype)
 
-    def contents(self, data: DataSpec, kept: np.ndarray) -> Iterator[tuple[bytes, bool]]:
-        """(document, whether it is held out) for those that the mask keeps."""
+    def contents(self, data: DataSpec, held: np.ndarray) -> Iterator[tuple[bytes, bool]]:
+        """(document, whether it is held out), of a divided one each half, by the bytes of each that are held out.
+
+        `held` is negative for a document that is left out.
+        """
         with self.file("text").open("rb") as file:
-            for row, keep in zip(self.index(data), kept, strict=True):
+            for row, here in zip(self.index(data), held.tolist(), strict=True):
                 content = file.read(int(row["length"]))
-                if keep:
-                    yield content, bool(row["held_out"])
+                if here < 0:
+                    continue
+                at = _line_near(content, here)
+                if at:
+                    yield content[:at], True
+                if at < len(content):
+                    yield content[at:], False
 
 
 def index_dtype(data: DataSpec) -> np.dtype:
-    """A row of an index: length in bytes, side, hash, and the MinHash where near duplicates are to be removed."""
+    """A row of an index: length in bytes, hashes of the content, of the file and of the folder, and the MinHash where
+    near duplicates are to be removed."""
     near = [("signature", "u4", (near_duplicates.NUMBERS,))] if near_duplicates.STAGE in data.clean else []
-    return np.dtype([("length", "i8"), ("held_out", "?"), ("digest", "u8", (2,)), *near])
+    return np.dtype([("length", "i8"), ("digest", "u8", (2,)), ("file", "u8"), ("folder", "u8"), *near])
+
+
+def held_bytes(index: np.ndarray, fraction: float) -> np.ndarray:
+    """How many bytes of each document of an index are held out, from its beginning: none, all, or of a few some."""
+    held, left = np.zeros(len(index), np.int64), np.ones(len(index), bool)
+    for unit in ("file", "folder"):
+        _, group, count = np.unique(index[unit][left], return_inverse=True, return_counts=True)
+        members = np.flatnonzero(left)
+        for number in np.flatnonzero(count >= FEW).tolist():
+            rows = members[group == number]
+            wanted = fraction * index["length"][rows].sum()
+            held[rows] = _held(index[rows], fraction, (1 - TOLERANCE) * wanted, (1 + TOLERANCE) * wanted)
+            left[rows] = False
+    wanted = fraction * index["length"].sum()
+    held[left] = _held(
+        index[left], fraction, (1 - TOLERANCE) * wanted - held.sum(), (1 + TOLERANCE) * wanted - held.sum()
+    )
+    return held
+
+
+def _held(index: np.ndarray, fraction: float, least: float, most: float) -> np.ndarray:
+    """Held-out bytes of each document: of those with the lowest hashes, between `least` and `most` in all."""
+    order = np.argsort(index["digest"][:, 0], kind="stable")
+    total = np.concatenate([[0], np.cumsum(index["length"][order])])
+    k = int(np.searchsorted(index["digest"][order, 0], np.uint64(fraction * 2**64)))
+    if total[k] < least:
+        k = min(int(np.searchsorted(total, least)), len(order))
+    elif total[k] > most:
+        k = max(int(np.searchsorted(total, most, side="right")) - 1, 0)
+    held = np.zeros(len(index), np.int64)
+    held[order[:k]] = index["length"][order[:k]]
+    if not least <= total[k] <= most and len(order):  # no number of whole documents does
+        wanted = min(max(fraction * total[-1], least, 0), most)
+        k = max(int(np.searchsorted(total, wanted, side="right")) - 1, 0)
+        held[:] = 0
+        held[order[:k]] = index["length"][order[:k]]
+        if k < len(order):
+            held[order[k]] = round(wanted - total[k])
+    return held
+
+
+def _line_near(content: bytes, at: int) -> int:
+    """The beginning of the line nearest to a place in a document, or of a character where no line is near."""
+    if at in (0, len(content)):
+        return at
+    lines = (content.rfind(b"\n", 0, at) + 1, content.find(b"\n", at) + 1)
+    near = min((line for line in lines if 0 < line < len(content)), key=lambda line: abs(line - at), default=0)
+    if near and abs(near - at) <= at / 10:
+        return near
+    while at and content[at] & 0xC0 == 0x80:  # within a character of UTF-8
+        at -= 1
+    return at
 
 
 def make_parts(source: TextSource, files: Files, folder: Path) -> list[Part]:
@@ -115,8 +185,12 @@ def _make(part: Part, files: Files, source: TextSource) -> None:
             content = clean(document.content, counts) if counts else document.content
             if content is None:
                 continue
-            row["length"], row["held_out"] = len(content), is_held_out(document.name, data.held_out_fraction)
-            row["digest"] = np.frombuffer(hashlib.sha256(content).digest()[:16], "u8")
+            row["length"], row["digest"] = len(content), digest(content)
+            file, mark, _ = document.name.rpartition("#")
+            file = file if mark else document.name
+            row["file"], row["folder"] = (digest(part.encode(errors="surrogateescape"))[0] for part in (
+                file, file.rpartition("/")[0]
+            ))  # fmt: skip
             if near_duplicates.STAGE in data.clean:
                 row["signature"] = near_duplicates.signature(content)
             text.write(content)
@@ -124,3 +198,8 @@ def _make(part: Part, files: Files, source: TextSource) -> None:
     temporary = part.file("json.tmp")
     temporary.write_text(json.dumps({"read": total, "bad": dict(skipped), "stages": [asdict(c) for c in counts]}))
     os.replace(temporary, part.file("json"))
+
+
+def digest(content: bytes) -> np.ndarray:
+    """Hash of some content, two uint64."""
+    return np.frombuffer(hashlib.sha256(content).digest()[:16], "u8")

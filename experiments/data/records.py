@@ -41,7 +41,7 @@ _LONGEST_FIELD = 2**31 - 1  # characters of a field of .csv
 
 @dataclass(frozen=True)
 class Document:
-    """A named piece of text; its name alone decides on which side of the split it falls."""
+    """A named piece of text. What stands behind the last # of its name counts the pieces of one file."""
 
     name: str
     content: bytes  # UTF-8

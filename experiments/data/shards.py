@@ -20,9 +20,9 @@ import numpy as np
 from isoflop.experiments.config import DataSpec
 from isoflop.experiments.data import CorpusError, near_duplicates
 from isoflop.experiments.data.hub import StreamError
-from isoflop.experiments.data.parts import Part, make_parts
+from isoflop.experiments.data.parts import Part, digest, held_bytes, index_dtype, make_parts
 from isoflop.experiments.data.records import Files
-from isoflop.experiments.data.sources import Source, StoredTokens, TextSource, TokenSource, is_held_out
+from isoflop.experiments.data.sources import Source, StoredTokens, TextSource, TokenSource
 from isoflop.experiments.data.token_files import HEADER_BYTES, SIDES, header, token_dtype
 from isoflop.experiments.data.tokenizer import Bytes, Library, read_tokenizer, train_bpe
 from isoflop.experiments.files import locked
@@ -71,15 +71,24 @@ def _write(source: Source, files: Files, work: Path) -> dict[str, Any]:
     if isinstance(source, TextSource):
         return _write_text(source, files, work)
     if isinstance(source, TokenSource):
-        fraction = source.data.held_out_fraction
-        named = ((tokens, is_held_out(name, fraction), 0) for name, tokens in source.documents(files))
-        written = _write_sides(work, source.data, source.vocab_size, named)
+        written = _write_sides(work, source.data, source.vocab_size, _split_tokens(source, files))
     elif isinstance(source, StoredTokens):
         written = source.sides(files)
     else:
         raise TypeError(f"{type(source).__name__} is none of TextSource, TokenSource and StoredTokens")
     about = {"tokenizer_id": "none", "vocab_size": source.vocab_size, "licence": source.licence}
     return _manifest(source.data, about, written) | {"bytes_per_token": None}
+
+
+def _split_tokens(source: TokenSource, files: Files) -> Iterator[tuple[np.ndarray, bool, int]]:
+    """(tokens, whether held out, 0 bytes) of each document, which is read twice: the split is by content."""
+    rows = [(tokens.size, digest(tokens.astype("<i8").tobytes())) for _, tokens in source.documents(files)]
+    index = np.zeros(len(rows), index_dtype(source.data))
+    for row, (size, content) in zip(index, rows, strict=True):
+        row["length"], row["digest"] = size, content
+    held = held_bytes(index, source.data.held_out_fraction)
+    for (_, tokens), at in zip(source.documents(files), held.tolist(), strict=True):
+        yield from ((half, side, 0) for half, side in ((tokens[:at], True), (tokens[at:], False)) if half.size)
 
 
 def _write_text(source: TextSource, files: Files, work: Path) -> dict[str, Any]:
@@ -91,12 +100,13 @@ def _write_text(source: TextSource, files: Files, work: Path) -> dict[str, Any]:
         dropped = ", ".join(f"{stage['dropped']:,} by {stage['stage']}" for stage in stages if stage["dropped"])
         read = sum(part.counted["read"]["documents"] for part in parts)
         raise CorpusError(f"corpus {data.name}: no document is left of {read:,} ({dropped or 'nothing was read'})")
-    tokenizer = _tokenizer(data, parts, kept, work)
-    written = _write_sides(work, data, tokenizer.vocab_size, _encoded(parts, kept, data, tokenizer))
+    held = _held_out(parts, kept, data)
+    tokenizer = _tokenizer(data, parts, held, work)
+    written = _write_sides(work, data, tokenizer.vocab_size, _encoded(parts, held, data, tokenizer))
     about = {"tokenizer_id": tokenizer.tokenizer_id, "vocab_size": tokenizer.vocab_size, "licence": licence}
-    held = written["held_out"]
+    side = written["held_out"]
     return _manifest(data, about, written) | {
-        "bytes_per_token": held["bytes"] / held["tokens"],
+        "bytes_per_token": side["bytes"] / side["tokens"],
         "read": _summed(part.counted["read"] for part in parts),
         "skipped": _summed(part.counted["bad"] for part in parts),
         "stages": stages,
@@ -131,12 +141,20 @@ def _distinct(parts: Sequence[Part], data: DataSpec, work: Path) -> tuple[list[n
     return np.split(alive, np.cumsum([len(rows) for rows in index])[:-1]), stages
 
 
-def _tokenizer(data: DataSpec, parts: Sequence[Part], kept: Sequence[np.ndarray], work: Path) -> Bytes | Library:
+def _held_out(parts: Sequence[Part], kept: Sequence[np.ndarray], data: DataSpec) -> list[np.ndarray]:
+    """For each document of each part the bytes of it that are held out; -1 for those that do not stay."""
+    index = [part.index(data)[mask] for part, mask in zip(parts, kept, strict=True)]
+    held = np.full(sum(len(mask) for mask in kept), -1, np.int64)
+    held[np.concatenate(kept)] = held_bytes(np.concatenate(index), data.held_out_fraction)
+    return np.split(held, np.cumsum([len(mask) for mask in kept])[:-1])
+
+
+def _tokenizer(data: DataSpec, parts: Sequence[Part], held: Sequence[np.ndarray], work: Path) -> Bytes | Library:
     """The tokenizer of a corpus, trained on its text or read; one with a tokenizer.json has it written to `work`."""
     if data.tokenizer == "bytes":
         return Bytes()
     if data.tokenizer == "bpe":
-        sample = _sample(parts, kept, data)
+        sample = _sample(parts, held, data)
         tokenizer = train_bpe((content for content, _ in _contents(parts, sample, data)), data.vocab_size)
     else:
         tokenizer = read_tokenizer(Path(data.tokenizer).expanduser())
@@ -144,31 +162,35 @@ def _tokenizer(data: DataSpec, parts: Sequence[Part], kept: Sequence[np.ndarray]
     return tokenizer
 
 
-def _sample(parts: Sequence[Part], kept: Sequence[np.ndarray], data: DataSpec) -> list[np.ndarray]:
-    """Masks of the documents that a tokenizer is trained on: of the training side, by hash about LEARNED_FROM bytes."""
+def _sample(parts: Sequence[Part], held: Sequence[np.ndarray], data: DataSpec) -> list[np.ndarray]:
+    """0 for the documents that a tokenizer is trained on, else -1: of those wholly on the training side, by hash about
+    LEARNED_FROM bytes."""
     index = [part.index(data) for part in parts]
-    trained = [mask & ~rows["held_out"] for mask, rows in zip(kept, index, strict=True)]
+    trained = [amount == 0 for amount in held]
     size = sum(int(rows["length"][mask].sum()) for mask, rows in zip(trained, index, strict=True))
     share = min(1.0, LEARNED_FROM / max(1, size))
-    return [mask & (rows["digest"][:, 1] <= share * (2**64 - 1)) for mask, rows in zip(trained, index, strict=True)]
+    return [
+        np.where(mask & (rows["digest"][:, 1] <= share * (2**64 - 1)), 0, -1)
+        for mask, rows in zip(trained, index, strict=True)
+    ]
 
 
-def _contents(parts: Sequence[Part], kept: Sequence[np.ndarray], data: DataSpec) -> Iterator[tuple[bytes, bool]]:
-    for part, mask in zip(parts, kept, strict=True):
-        yield from part.contents(data, mask)
+def _contents(parts: Sequence[Part], held: Sequence[np.ndarray], data: DataSpec) -> Iterator[tuple[bytes, bool]]:
+    for part, amounts in zip(parts, held, strict=True):
+        yield from part.contents(data, amounts)
 
 
 def _encoded(
-    parts: Sequence[Part], kept: Sequence[np.ndarray], data: DataSpec, tokenizer: Bytes | Library
+    parts: Sequence[Part], held: Sequence[np.ndarray], data: DataSpec, tokenizer: Bytes | Library
 ) -> Iterator[tuple[np.ndarray, bool, int]]:
     """(tokens, whether held out, bytes) of each document."""
     if isinstance(tokenizer, Bytes):
-        for content, held_out in _contents(parts, kept, data):
+        for content, held_out in _contents(parts, held, data):
             yield np.frombuffer(content, np.uint8), held_out, len(content)
         return
     batch: list[tuple[bytes, bool]] = []
     size = 0
-    for item in _contents(parts, kept, data):
+    for item in _contents(parts, held, data):
         batch.append(item)
         size += len(item[0])
         if size >= _BATCH_BYTES:

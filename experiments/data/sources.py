@@ -31,7 +31,7 @@ from isoflop.experiments.data import CorpusError, hub, near_duplicates, records,
 from isoflop.experiments.data.cleaning import check_stages
 from isoflop.experiments.data.records import Document, Files
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2  # 1: the split was by the hash of a document's name
 SOURCES: dict[str, type["Source"]] = {}  # by name, in the order of this file
 _NOT_LIBRARY = {"test", "tests", "idle_test", "idlelib", "site-packages", "dist-packages", "__pycache__"}
 
@@ -160,7 +160,7 @@ class TokenSource(Source):
 
     @abstractmethod
     def documents(self, files: Files) -> Iterator[tuple[str, np.ndarray]]:
-        """(name, tokens) of each document; the name decides on which side of the split it falls."""
+        """(name, tokens) of each document, the same at every call: they are read twice."""
 
 
 class StoredTokens(Source):
@@ -315,12 +315,6 @@ def source_of(data: DataSpec) -> Source:
     if data.source not in SOURCES:
         raise CorpusError(f"data.source must be one of {', '.join(SOURCES)}; not {data.source!r}")
     return SOURCES[data.source](data)
-
-
-def is_held_out(name: str, fraction: float) -> bool:
-    """Whether a document of this name is held out: the same answer on every machine, whatever else is in the corpus."""
-    digest = hashlib.sha1(name.encode(errors="surrogateescape")).digest()  # file names may be of any bytes
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
 def python_sources() -> list[tuple[str, Path]]:

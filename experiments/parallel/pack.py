@@ -143,6 +143,7 @@ class Pack:
         for learner in group:
             learner.seconds += seconds
             learner.most = max(learner.most, len(group))
+            learner.engines.add("cuda-packed" if learner.on_cuda else "packed")
 
 
 class PackedLearner(Learner):

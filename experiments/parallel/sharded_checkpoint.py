@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import torch
 import torch.distributed as dist
@@ -23,6 +23,7 @@ from torch import Tensor
 from isoflop.experiments.files import check_name
 from isoflop.experiments.training.checkpoint import (
     SHARDED,
+    UNKNOWN,
     Checkpoints,
     Saved,
     State,
@@ -79,7 +80,8 @@ class ShardedCheckpoints(Checkpoints):
         dcp.save(_tensors(state), storage_writer=dcp.HuggingFaceStorageWriter(str(temporary), save_distributed=True))
         if _first():
             checksums = {file.name: checksum(file) for file in sorted(temporary.iterdir())}
-            about = {key: state[key] for key in ("step", "seconds", "measurements")} | {"checksums": checksums}
+            about = {key: state[key] for key in ("step", "seconds", "measurements", "engines")}
+            about |= {"checksums": checksums}
             (temporary / _ABOUT).write_text(json.dumps(about))
             temporary.rename(final)
             if keep is not None:
@@ -102,6 +104,7 @@ class ShardedCheckpoints(Checkpoints):
                 seconds=about["seconds"],
                 loss_sum=tensors["loss_sum"],
                 measurements=about["measurements"],
+                engines=about.get("engines", [UNKNOWN]),
             )
         return None
 
@@ -112,6 +115,7 @@ class _About(TypedDict):
     step: int
     seconds: float
     measurements: list[dict[str, Any]]
+    engines: NotRequired[list[str]]
     checksums: dict[str, str]
 
 

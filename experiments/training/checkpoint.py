@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from isoflop.read_json import check_shape
 
@@ -35,6 +35,9 @@ _NAME = re.compile(r"(trunk|branch|cooldown-[^-]+)-(\d+)-([0-9a-f]{16})\.pt")
 _SHARDED_NAME = re.compile(r"(trunk|branch|cooldown-[^-]+)-(\d+)()")
 
 log = logging.getLogger(__name__)
+
+
+UNKNOWN = "unknown"  # the engine of steps whose checkpoint does not say
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,7 @@ class State(TypedDict):
     seconds: float  # of training so far
     loss_sum: "Tensor"  # of the training losses since the last row, nats/token, float64
     measurements: list[dict]  # the rows so far, the fields of `rows.Measurement`
+    engines: NotRequired[list[str]]  # that took the steps so far; older checkpoints do not say
 
 
 class _Plain(TypedDict):

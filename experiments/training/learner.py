@@ -16,7 +16,7 @@ from isoflop.experiments.data.corpus import Corpus
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.engine import Engine, decide
 from isoflop.experiments.study.schedule import curve_stride, learning_rate
-from isoflop.experiments.training.checkpoint import Checkpoints, State
+from isoflop.experiments.training.checkpoint import UNKNOWN, Checkpoints, State
 from isoflop.experiments.training.cuda_graph import GraphedStep
 from isoflop.experiments.training.evaluate import Evaluation, evaluate
 from isoflop.experiments.training.initial import start
@@ -30,8 +30,8 @@ from isoflop.models.step.training_step import accumulate, choose
 class Learner:
     """One trunk's model, its optimizer, the steps taken, the loss summed since the last row, and the rows so far.
 
-    The position in the data is the step itself: batches are a function of (seed, step). A subclass may share the batch
-    between processes (`parallel.replicas`) or the step between models (`parallel.pack`).
+    The position in the data is the step itself: batches are a function of (seed, size, step). A subclass may share the
+    batch between processes (`parallel.replicas`) or the step between models (`parallel.pack`).
     """
 
     def __init__(self, cell: Cell, corpus: Corpus, device: str, *, engine: Engine | None = None) -> None:
@@ -48,6 +48,7 @@ class Learner:
         self.step, self.seconds = 0, 0.0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.measurements: list[Measurement] = []
+        self.engines: set[str] = set()  # that took the steps so far
         self._graph: GraphedStep | None = None
 
     def first_model(self) -> LanguageModel:
@@ -70,6 +71,8 @@ class Learner:
     def take_steps(self, until: int, steps: int) -> None:
         """Take the steps up to `until` of a run of `steps`; on CUDA they are queued, and nothing waits for them."""
         take = self._replay if self.engine.graph else self.train_step
+        if self.step < until:
+            self.engines.add(self.engine_name)
         for tokens, rate in zip(self.batches(until), self.learning_rates(until, steps), strict=True):
             take(tokens, rate)
             self.step += 1
@@ -90,6 +93,7 @@ class Learner:
         windows = window_numbers(
             count_windows(len(self.corpus.train), length),
             seed=self.cell.seed,
+            size=(self.cell.model.n_layer, self.cell.model.d_model),
             step=self.step,
             count=until - self.step,
             batch_size=self.cell.optim.batch_size,
@@ -161,6 +165,7 @@ class Learner:
             seconds=self.seconds,
             loss_sum=self.loss_sum.clone(),
             measurements=[asdict(m) for m in self.measurements],
+            engines=sorted(self.engines),
         )
 
     def load(self, state: State) -> None:
@@ -169,6 +174,12 @@ class Learner:
         self.step, self.seconds = state["step"], state["seconds"]
         self.loss_sum.copy_(state["loss_sum"])
         self.measurements = [Measurement(**m) for m in state["measurements"]]
+        self.engines = {*state.get("engines", [UNKNOWN])} if self.step else set()
+
+    @property
+    def engine_name(self) -> str:
+        """What takes a step of this process alone, as the run table names it."""
+        return ("cuda-" if self.on_cuda else "") + self.model_step.engine
 
     # What a subclass for several processes or models replaces.
 

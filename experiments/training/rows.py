@@ -39,12 +39,15 @@ def run_rows(
     device: str,
     processes: str = "",
     kernels: str = "",
+    engine: str = "",
 ) -> list[dict]:
     """The run table's rows of one cell, in the order of the steps. The last one is final unless the run diverged.
 
-    `state` is "running", "done" or "diverged"; `processes` says how many shared a step, `kernels` which compiled ones.
+    `state` is "running", "done" or "diverged"; `processes` says how many shared a step, `kernels` which compiled ones,
+    `engine` what took the steps.
     """
-    constants = _constants(cell, corpus) | _provenance(device, processes, kernels) | {"state": state}
+    constants = _constants(cell, corpus) | _provenance(device, processes, kernels)
+    constants |= {"state": state, "engine": engine}
     rows = [constants | _measured(cell, corpus, m) for m in measurements]
     for row in rows:
         row["final"] = state == "done" and row["step"] == cell.steps

@@ -145,6 +145,7 @@ def _rows(learner: Learner, cell: Cell, corpus: Corpus, device: str) -> list[dic
         device=device,
         processes=learner.processes,
         kernels=learner.model_step.build,
+        engine="+".join(sorted(learner.engines)),
     )
 
 

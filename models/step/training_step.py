@@ -32,6 +32,8 @@ class Step:
     """From inputs to what the model itself returns, (B, T, V), without recording anything."""
     score: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     """From inputs and targets to the nats of every target and whether it is the most likely token, both (B, T)."""
+    engine: str = "autograd"
+    """What takes the training steps: c, torch, autograd or compiled. Each rounds in its own way."""
     build: str = ""
     """The build of the kernels, and the library of matrix products, that training steps run; "" where torch does."""
 
@@ -50,7 +52,8 @@ def choose(model: LanguageModel, options: StepOptions = StepOptions()) -> Step: 
     step = _by_hand(model)
     if options.hand_written and not options.compiled:
         return step
-    return replace(step, loss_and_gradients=_by_autograd(model, options).loss_and_gradients, build="")
+    trained = _by_autograd(model, options)
+    return replace(step, loss_and_gradients=trained.loss_and_gradients, engine=trained.engine, build="")
 
 
 def accumulate(step: Step, gradients: Sequence[Tensor], inputs_BT: Tensor, targets_BT: Tensor, at_once: int) -> Tensor:
@@ -78,6 +81,7 @@ def _by_autograd(model: LanguageModel, options: StepOptions) -> Step:
         partial(autograd.loss_and_gradients, model, forward, loss_of),
         partial(autograd.logits, forward),
         partial(autograd.score, forward),
+        engine="compiled" if options.compiled else "autograd",
     )
 
 
@@ -87,6 +91,7 @@ def _by_hand(model: Transformer) -> Step:
         partial(hand_written.loss_and_gradients, model, ops),
         partial(hand_written.logits, model, ops),
         partial(hand_written.score, model, ops),
+        engine="c" if ops is c_ops else "torch",
         build=kernels() if ops is c_ops else "",
     )
 

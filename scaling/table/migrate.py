@@ -1,22 +1,27 @@
-"""Schema migration: columns that run tables of earlier versions lack, computed from their parameter counts."""
+"""Schema migration: columns that run tables of earlier versions lack; those of shapes follow from their counts."""
 
 from functools import partial
 
 import numpy as np
 import pandas as pd
 
-ADDED = ("n_params_active", "norm", "activation", "positions", "experts", "experts_per_token")
+SHAPE = ("n_params_active", "norm", "activation", "positions", "experts", "experts_per_token")
+ADDED = (*SHAPE, "engine")
 
 
 def complete(frame: pd.DataFrame) -> pd.DataFrame:
-    """A run table with the columns of ADDED in every row; rows that have them are left as they are."""
+    """A run table with the columns of ADDED in every row; rows that have them are left as they are.
+
+    The engine of runs that do not state it is unknown: "".
+    """
+    frame = frame.assign(engine=frame["engine"].fillna("") if "engine" in frame else "")
     missing = frame["n_params_active"].isna() if "n_params_active" in frame else pd.Series(True, index=frame.index)
     if not missing.any():
         return frame
     known = [c for c in ("run_id", *_READ) if c in frame]
     shapes = frame.loc[missing, known].drop_duplicates("run_id").set_index("run_id")
     parts = pd.DataFrame([_parts(row) for row in shapes.itertuples()], index=shapes.index)
-    for name in ADDED:
+    for name in SHAPE:
         filled = frame.loc[missing, "run_id"].map(parts[name])
         frame = frame.assign(**{name: filled if name not in frame else frame[name].where(~missing, filled)})
     return frame

@@ -109,6 +109,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("peak_memory_bytes", "int64", "bytes", "peak resident memory of the worker; on CUDA, of the device", True),
     Column("code_version", "string", "", "version and commit of isoflop", True),
     Column("torch_version", "string", "", "torch, and the build of our kernels", True),
+    Column("engine", "string", "", "what took the steps: c, torch, autograd, compiled, packed; on CUDA cuda-..", True),
     Column("device", "string", "", "processor or accelerator", True),
     Column("dtype", "string", "", "precision of the matrix products"),
     Column("created_at", "string", "ISO 8601", "when the row was written, UTC", True),

@@ -29,6 +29,7 @@ from isoflop.experiments.training.learner import Learner
 from isoflop.experiments.training.trainer import train_trunk
 
 CELLS = {"d16": 3e10, "d20": 1e11, "d24": 1e11, "d32": 1e11, "d40": 3e11, "d64": 1e12}
+SHORT = {"s24": 3e10, "s28": 3e10, "s48": 1e11}  # the study's shortest runs: 423, 320, 311 steps of d24, d28, d48
 SEEDS = range(6)
 TAILS = (0.05, 0.1, 0.2, 0.4)  # of the steps, over whose end weights are averaged
 AVERAGED = ("today", "to-10%", "constant")  # variants whose averages are measured
@@ -38,7 +39,21 @@ VARIANTS = {  # what each sets, in the grammar of the command line
     "rate-.01": "optim.learning_rate=0.01",
     "rate-.014": "optim.learning_rate=0.014",
     "warmup-100": "schedule.warmup_steps=100",
-    "warmup-250": "schedule.warmup_steps=250",
+    "warmup-50": "schedule.warmup_steps=50",
+    "warmup-200": "schedule.warmup_steps=200",
+    "warmup-100 rate-.03": "schedule.warmup_steps=100 optim.learning_rate=0.03",
+    "warmup-100 rate-.014": "schedule.warmup_steps=100 optim.learning_rate=0.014",
+    "warmup-100 beta2-.98": "schedule.warmup_steps=100 optim.beta2=0.98",
+    "warmup-100 beta2-.95": "schedule.warmup_steps=100 optim.beta2=0.95",
+    "warmup-50 beta2-.98": "schedule.warmup_steps=50 optim.beta2=0.98",
+    "warmup-50 beta2-.95": "schedule.warmup_steps=50 optim.beta2=0.95",
+    "warmup-100 beta2-.95 batch-4": "schedule.warmup_steps=100 optim.beta2=0.95 optim.batch_size=4",
+    "warmup-100 beta2-.95 rate-.014": "schedule.warmup_steps=100 optim.beta2=0.95 optim.learning_rate=0.014",
+    "warmup-100 clip-.25": "schedule.warmup_steps=100 optim.clip_norm=0.25",
+    "warmup-100 decay-.1": "schedule.warmup_steps=100 optim.weight_decay=0.1",
+    "warmup-100 batch-4": "schedule.warmup_steps=100 optim.batch_size=4",
+    "warmup-100 linear": "schedule.warmup_steps=100 schedule.cooldown_shape=linear",
+    "warmup-100 cooldown-.1": "schedule.warmup_steps=100 schedule.cooldown_fraction=0.1",
     "clip-.25": "optim.clip_norm=0.25",
     "beta2-.95": "optim.beta2=0.95",
     "beta2-.98": "optim.beta2=0.98",
@@ -132,7 +147,8 @@ def run(variants: Sequence[str], file: Path, cells: Sequence[str]) -> None:
         file.write_text(",".join(FIELDS) + "\n")
     for variant in variants:
         for size in cells:
-            cell, corpus = cell_of(size, CELLS[size], VARIANTS[variant], corpora)
+            flops = (CELLS | SHORT)[size]
+            cell, corpus = cell_of(size.replace("s", "d"), flops, VARIANTS[variant], corpora)
             for seed in SEEDS:
                 if (variant, size, seed) in done:
                     continue
@@ -164,7 +180,8 @@ def report(file: Path) -> None:
             cells = "  ".join(f"{cell} {100 * difference[cell]:+.1f} sd {100 * own[cell]:.1f}" for cell in ln.index)
             print(
                 f"{variant if column == 'loss' else column:22} mean {100 * difference.mean():+.2f}% "
-                f"+-{100 * standard:.2f} sd {100 * sd:.2f}% +-{100 * sd * error:.2f} (first {100 * pooled(base)[0]:.2f}%)  {cells}"
+                f"+-{100 * standard:.2f} sd {100 * sd:.2f}% +-{100 * sd * error:.2f} "
+                f"(first {100 * pooled(base)[0]:.2f}%)  {cells}"
             )
 
 

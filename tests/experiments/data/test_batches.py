@@ -1,4 +1,4 @@
-"""Batches are a function of (seed, step), the same whether the host or the device gathers them."""
+"""Batches are a function of (seed, size, step), the same whether the host or the device gathers them."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,8 @@ from isoflop.experiments.training.learner import Learner
 from tests.support.sweep.studies import cell_of_width
 
 TOKENS = np.arange(1000, dtype=np.uint16)
-ARGS = {"batch_size": 3, "context_length": 9}
+SIZE = (2, 16)  # layers and width
+ARGS = {"size": SIZE, "batch_size": 3, "context_length": 9}
 
 
 def test_a_batch_is_a_function_of_seed_and_step():
@@ -25,13 +26,24 @@ def test_a_batch_is_a_function_of_seed_and_step():
     assert (first != batch(TOKENS, seed=1, step=6, **ARGS)).any()
 
 
+def test_sizes_share_no_order_and_each_has_its_own_in_every_epoch():
+    sizes = [(2, 16), (2, 24), (4, 16), (16, 2)]
+    orders = [window_numbers(500, seed=0, size=size, step=0, count=1000, batch_size=1)[:, 0] for size in sizes]
+    halves = [half for order in orders for half in np.split(order, 2)]
+    for i, one in enumerate(halves):
+        assert sorted(one) == list(range(500))
+        for other in halves[:i]:
+            assert (one == other).mean() < 0.02
+            assert abs(np.corrcoef(one, other)[0, 1]) < 0.2
+
+
 def test_many_steps_at_once_equal_one_by_one_across_epochs():
     at_once = batches(TOKENS, seed=4, step=20, count=50, **ARGS)
     assert (at_once == np.stack([batch(TOKENS, seed=4, step=20 + i, **ARGS) for i in range(50)])).all()
 
 
 def test_an_epoch_reads_every_window_once_and_the_next_in_another_order():
-    windows = batches(TOKENS, seed=0, step=0, count=200, batch_size=1, context_length=9)[:, 0]
+    windows = batches(TOKENS, seed=0, step=0, count=200, **(ARGS | {"batch_size": 1}))[:, 0]
     first, second = windows[:100, 0], windows[100:, 0]
     assert sorted(first) == sorted(second) == list(range(0, 1000, 10))
     assert (first != second).any()
@@ -39,8 +51,8 @@ def test_an_epoch_reads_every_window_once_and_the_next_in_another_order():
 
 
 def test_the_order_does_not_depend_on_the_batch_size():
-    by_two = batches(TOKENS, seed=0, step=0, count=30, batch_size=2, context_length=9).reshape(-1, 10)
-    by_five = batches(TOKENS, seed=0, step=0, count=12, batch_size=5, context_length=9).reshape(-1, 10)
+    by_two = batches(TOKENS, seed=0, step=0, count=30, **(ARGS | {"batch_size": 2})).reshape(-1, 10)
+    by_five = batches(TOKENS, seed=0, step=0, count=12, **(ARGS | {"batch_size": 5})).reshape(-1, 10)
     assert (by_two == by_five).all()
 
 
@@ -51,7 +63,7 @@ def test_a_corpus_below_one_window_is_refused():
 
 
 LENGTH = 9
-WHICH = {"seed": 3, "step": 30, "count": 20, "batch_size": 4}  # into the second epoch
+WHICH = {"seed": 3, "size": SIZE, "step": 30, "count": 20, "batch_size": 4}  # into the second epoch
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +116,8 @@ def test_a_learner_reads_the_batches_of_its_seed_and_step(monkeypatch, at_once):
     tokens = np.random.default_rng(0).integers(0, 256, 10_000).astype(np.uint16)
     learner = Learner(cell, SimpleNamespace(train=tokens, eval_windows=tokens[:65][None]), "cpu")
     learner.step = 7
-    expected = batches(tokens, seed=cell.seed, step=7, count=30, batch_size=8, context_length=64)
+    size = (cell.model.n_layer, cell.model.d_model)
+    expected = batches(tokens, seed=cell.seed, size=size, step=7, count=30, batch_size=8, context_length=64)
     assert np.array_equal(torch.stack(list(learner.batches(37))), expected)
     monkeypatch.setattr(Learner, "rows", slice(2, 4))  # of a process among several
     assert np.array_equal(torch.stack(list(learner.batches(37))), expected[:, 2:4])

@@ -13,7 +13,7 @@ from isoflop.experiments.config import DataSpec, SyntheticSpec
 from isoflop.experiments.data import CorpusError
 from isoflop.experiments.data import corpus as corpus_module
 from isoflop.experiments.data.corpus import prepare, spread_windows
-from isoflop.experiments.data.sources import is_held_out, python_sources
+from isoflop.experiments.data.sources import python_sources
 
 SMALL = SyntheticSpec(vocab_size=12, tokens=60_000, chains=100)
 
@@ -46,7 +46,7 @@ def test_default_corpus(tmp_path):
     corpus = prepare(DataSpec(), tmp_path)
     assert (corpus.vocab_size, corpus.tokenizer_id, corpus.bytes_per_token) == (256, "bytes", 1.0)
     assert corpus.eval_windows.shape == (2048, 65)
-    assert 0.03 < corpus.held_out_tokens / (corpus.held_out_tokens + corpus.train_tokens) < 0.15
+    assert 0.8 / 12 <= corpus.held_out_tokens / (corpus.held_out_tokens + corpus.train_tokens) <= 1.2 / 12
     assert math.isnan(corpus.loss_floor)
     assert "PSF" in corpus.manifest["licence"]
     assert corpus.manifest["train"]["tokens"] == corpus.train_tokens == len(corpus.train)
@@ -61,13 +61,57 @@ def test_shards_are_readable_as_llm_c(tmp_path, texts):
 
 
 def test_every_document_is_on_one_side_and_copies_on_none(tmp_path, texts):
+    for i in range(30, 120):
+        (texts / f"{i:02}.txt").write_text(f"document {i}\n" * 40)
     corpus = prepare(text_spec(texts), tmp_path)
-    assert corpus.manifest["train"]["documents"] + corpus.manifest["held_out"]["documents"] == 30
+    assert corpus.manifest["train"]["documents"] + corpus.manifest["held_out"]["documents"] == 120
     train, held = (side.astype(np.uint8).tobytes().decode() for side in (corpus.train, corpus.held_out))
-    for i in range(30):
-        line = f"document {i}\n"
-        expected = is_held_out(f"{i:02}.txt#0", 1 / 12)
-        assert (line in held, line in train) == (expected, not expected)
+    sides = [(f"document {i}\n" in held, f"document {i}\n" in train) for i in range(120)]
+    assert set(sides) == {(True, False), (False, True)}
+    assert 8 <= sum(held for held, _ in sides) <= 12  # a twelfth
+
+
+def test_of_few_documents_one_is_divided(tmp_path, texts):
+    corpus = prepare(text_spec(texts, held_out_fraction=0.05), tmp_path)
+    assert corpus.manifest["train"]["documents"] + corpus.manifest["held_out"]["documents"] == 31
+    assert 0.8 * 0.05 <= corpus.held_out_tokens / (corpus.held_out_tokens + corpus.train_tokens) <= 1.2 * 0.05
+    for side in (corpus.train, corpus.held_out):
+        assert all(line.startswith("document ") for line in side.astype(np.uint8).tobytes().decode().splitlines())
+
+
+KIB = 1024
+
+
+def held_lines(spec, root):
+    """The held-out lines of a corpus, and the held-out share of its bytes."""
+    corpus = prepare(spec, root)
+    share = corpus.held_out_tokens / (corpus.held_out_tokens + corpus.train_tokens)
+    return set(corpus.held_out.astype(np.uint8).tobytes().splitlines()), share
+
+
+@pytest.mark.parametrize("kib", [100, 700, 1100, 1300, 5000])  # 2, 11, 18, 21 and 79 pieces
+def test_a_single_file_of_any_name_and_size_is_split_alike(tmp_path, kib):
+    lines = "".join(f"line {i} of {kib} {i * 2654435761 % 2**32:x}\n" for i in range(kib * KIB // 25))
+    found = []
+    for name in ("a.txt", "notes.md", "x/y#3.txt") if kib > 2000 else [f"{i}/book {i * 7}.txt" for i in range(20)]:
+        file = tmp_path / "texts" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(lines)
+        found.append(held_lines(DataSpec(name="t", source="files", files=[str(file)]), tmp_path / "c"))
+        file.unlink()
+    assert all(one == found[0] for one in found)
+    assert 0.8 / 12 <= found[0][1] <= 1.2 / 12
+
+
+def test_files_of_a_neighbouring_folder_move_no_document(tmp_path, texts):
+    spec = text_spec(texts)
+    alone, _ = held_lines(spec, tmp_path / "c")
+    (tmp_path / "other").mkdir()
+    for count in range(3):
+        (tmp_path / "other" / f"{count}.txt").write_text(f"a neighbour {count}\n" * 100)
+        both, share = held_lines(replace(spec, files=[*spec.files, f"{tmp_path}/other/*"]), tmp_path / "c")
+        assert {line for line in both if line.startswith(b"document")} == alone
+        assert 0.8 / 12 <= share <= 1.2 / 12
 
 
 def test_the_split_does_not_depend_on_where_the_files_are(tmp_path, texts):

@@ -120,7 +120,7 @@ def test_bfloat16_is_within_the_noise_of_seeds(corpus):
 @NO_DEVICE
 def test_the_device_gathers_what_the_host_does(corpus, monkeypatch):
     cell = cell_of(corpus)
-    expected = batches(corpus.train, seed=0, step=5, count=90, batch_size=4, context_length=16)
+    expected = batches(corpus.train, seed=0, size=(2, 32), step=5, count=90, batch_size=4, context_length=16)
     for share in (data.SHARE, 0.0):
         monkeypatch.setattr(data, "SHARE", share)
         monkeypatch.setattr(data, "_resident", {})
