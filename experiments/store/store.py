@@ -33,6 +33,7 @@ SETTLED = ("done", "diverged")  # results: never run again by themselves
 _EMPTY: dict[str, Any] = {
     "run_id": "", "trunk_id": "", "state": "planned", "label": "", "step": 0, "steps": 0, "branch_step": 0, "flops": 0,
     "attempts": 0, "seconds": float("nan"), "heartbeat": float("nan"), "pid": 0, "launch": "", "error": "",
+    "engine": "",
 }  # fmt: skip
 COLUMNS = tuple(_EMPTY)
 _DISK_ERRORS = {

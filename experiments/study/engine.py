@@ -56,6 +56,21 @@ def decide(cell: Cell, where: WhereSpec) -> Engine:
     )
 
 
+def engine_name(cell: Cell, where: WhereSpec, *, kernels: bool) -> str:
+    """What will take the steps of a cell that no other shares its steps with, as the run table names it.
+
+    `kernels` says whether those in C can be had.
+    """
+    on_cuda, engine = where.device.startswith("cuda"), decide(cell, where)
+    by_hand = engine.hand_written and cell.model.family == "transformer" and cell.model.plain
+    by_hand = by_hand and not (engine.bfloat16 or engine.recompute)
+    if not by_hand or engine.compiled:
+        name = "compiled" if engine.compiled else "autograd"
+    else:
+        name = "c" if kernels and not on_cuda and where.threads == 1 else "torch"
+    return ("cuda-" if on_cuda else "") + name
+
+
 def _no_graph(cell: Cell, where: WhereSpec) -> str:
     """Why the step of this cell is not captured as one CUDA graph; "" if it can be."""
     if not where.device.startswith("cuda"):

@@ -28,6 +28,7 @@ from isoflop.experiments.store.store import (
 )
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.check import checked_study
+from isoflop.experiments.study.engine import engine_name
 from isoflop.experiments.study.study import Study
 from isoflop.experiments.sweep.pool import at_once, check_device, gpus, per_device, pin_threads, time_slices
 from isoflop.experiments.sweep.progress import closing_table, live_line
@@ -199,10 +200,28 @@ def run_launch(launch: Launch, start: Start, *, typed: Sequence[str] = ()) -> in
             pin_threads(where.threads)
             if launch.workers is not None and (where.device, where.threads) == ("cpu", 1):
                 native.build_for_workers()
+            _warn_of_mixing(launch, store)
             with live_line(store, launch.cells, launch.worker_speed, launch.at_once or len(launch.jobs)):
                 finish(launch.jobs, store, start)
     print(printable(closing_table(store, launch.cells, time.monotonic() - launch.began)))
     return exit_code(store, launch.cells)
+
+
+def _warn_of_mixing(launch: Launch, store: Store) -> None:
+    """A line where cells that this launch trains would stand beside those of another engine. On stderr."""
+    if launch.workers is None:  # other machines have their own compilers: the closing table tells
+        return
+    kernels = native.library() is not None
+    mine = {engine_name(cell, launch.where, kernels=kernels) for cell in launch.unfinished}
+    states = store.states([cell.run_id for study in launch.studies for cell in study.cells])
+    others = states.loc[~states["engine"].isin({*mine, ""}), "engine"].value_counts()
+    if len(others):
+        before = ", ".join(f"{count} by {name}" for name, count in others.items())
+        print(
+            f"warning: {before} are finished; this launch trains by {' and '.join(sorted(mine))}: rounding differs "
+            "and grows, so that one run may end elsewhere by some tenths of a percent; isoflop fit names such a table",
+            file=sys.stderr,
+        )
 
 
 def exit_code(store: Store, cells: Sequence[Cell]) -> int:

@@ -131,6 +131,9 @@ def closing_table(store: Store, cells: Sequence[Cell], seconds: float) -> str:
     for row in states[states["state"] != "done"].itertuples():
         reason = row.error.strip().splitlines()[-1] if row.error else ""
         lines.append(f"  {row.state:8} {row.run_id}  {row.label}  step {row.step}/{row.steps}  {reason}".rstrip())
+    engines = states.loc[states["engine"] != "", "engine"].value_counts()
+    if len(engines) > 1:
+        lines.append("engines: " + ", ".join(f"{count} by {name}" for name, count in engines.items()))
     return "\n".join([*lines, *_sample_of_one(store, cells), f"runs in {store.root}"])
 
 

@@ -296,7 +296,10 @@ def _settle(cell: Cell, rows: list[dict], store: Store, work: Work) -> None:
     error = ""
     if last["state"] == "diverged":
         error = f"loss is {last['loss']:.4g} at step {last['step']}, learning rate {last['learning_rate']:.3g}"
-    store.record(cell.run_id, last["state"], step=int(last["step"]), seconds=float(last["wall_seconds"]), error=error)
+    store.record(
+        cell.run_id, last["state"], step=int(last["step"]), seconds=float(last["wall_seconds"]), error=error,
+        engine=last["engine"],
+    )  # fmt: skip
 
 
 @contextmanager

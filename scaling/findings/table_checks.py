@@ -114,6 +114,14 @@ def run_columns(case: Case) -> Iterator[Finding]:
                 "mixed_conventions" if severity == "fail" else "mixed_experiment", severity,  # type: ignore[arg-type]
                 f"{why} ({values})", f"fit one at a time with --where, for example {varied[0]} == ...",
             )  # fmt: skip
+    engines = runs["engine"][runs["engine"] != ""].value_counts() if "engine" in runs else {}
+    if len(engines) > 1 or any("+" in name for name in dict(engines)):
+        listed = ", ".join(f"{count} by {name}" for name, count in engines.items())
+        yield Finding(
+            "mixed_engines", "warn",
+            f"the steps were taken by different engines ({listed}): their rounding differs and grows in training",
+            "train the runs of one study by one engine (a compiler on every machine, one device), or fit one at a time",
+        )  # fmt: skip
     uniform = (runs["loss"] > 0.95 * np.log(runs["vocab_size"])).to_numpy()
     if uniform.any():
         yield Finding(

@@ -8,8 +8,11 @@ import pytest
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.cost.shape_key import shape_key
 from isoflop.experiments.study.check import checked_study
-from isoflop.experiments.study.engine import LARGE, Engine, EngineError, decide
+from isoflop.experiments.study.engine import LARGE, Engine, EngineError, decide, engine_name
+from isoflop.models import build_model
 from isoflop.models.config import ModelConfig, n_total
+from isoflop.models.step import native
+from isoflop.models.step.training_step import choose
 from tests.support.sweep.studies import CORPUS, cell_of_width, only, single
 
 CPU, CUDA = WhereSpec(), WhereSpec(device="cuda:1")
@@ -49,6 +52,26 @@ def test_the_sizes_of_these_tests():
 )
 def test_what_a_cell_gets(cell, where, engine):
     assert decide(cell, where) == engine
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("cell", "where"),
+    [
+        (SMALL, CPU), (RECURRENT, CPU), (EXPERTS, CPU), (cell_of_width(64, norm="layernorm"), CPU),
+        (replace(SMALL, precision="bfloat16"), CPU), (SMALL, replace(CPU, activation_checkpointing=True)),
+        (SMALL, replace(CPU, compile=True)),
+    ],
+)  # fmt: skip
+def test_the_name_of_an_engine_is_known_before_it_trains(cell, where, threads, monkeypatch):
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    where = replace(where, threads=threads)
+    kernels = native.library() is not None
+    found = choose(build_model(cell.model), decide(cell, where))
+    assert engine_name(cell, where, kernels=kernels) == found.engine
+    assert engine_name(cell, replace(where, device="cuda"), kernels=kernels).startswith("cuda-")
+    if kernels and found.engine == "c":
+        assert engine_name(cell, where, kernels=False) == "torch"
 
 
 @pytest.mark.parametrize(

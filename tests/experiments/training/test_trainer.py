@@ -12,13 +12,16 @@ import torch
 
 from isoflop.experiments.config import OptimSpec, ScheduleSpec
 from isoflop.experiments.data.corpus import prepare
+from isoflop.experiments.study.engine import engine_name
 from isoflop.experiments.study.schedule import row_steps
 from isoflop.experiments.training import trainer
+from isoflop.experiments.training.learner import Learner
 from isoflop.experiments.training.optimizer import FlatAdamW
 from isoflop.experiments.training.trainer import train_trunk
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig, count_params
 from isoflop.models.parametrization import initialize
+from isoflop.models.step import native
 from isoflop.scaling.table.runs import NAMES, same_runs, validate
 from tests.support.root import ROOT
 from tests.support.training.cells import DATA, OTHERS, WHERE, KilledError, kill_at, make, table, train
@@ -96,6 +99,28 @@ def test_every_kind_of_cell_resumes_to_the_same_bits(corpus, tmp_path, monkeypat
     assert same_runs(table(resumed), table(undisturbed))
     validate(table(resumed), source=kind)
     assert resumed[100][-1]["flops"] == cell.training_flops
+
+
+def test_rows_name_every_engine_that_took_steps(cells, corpus, tmp_path, monkeypatch):
+    (cell,) = cells[:1]
+    alone = train([cell], corpus)[cell.steps][-1]["engine"]
+    assert alone == engine_name(cell, WHERE, kernels=native.library() is not None)
+    monkeypatch.setattr(trainer, "_CHUNK", 7)
+    with pytest.raises(KilledError):
+        train([cell], corpus, tmp_path, replace(WHERE, checkpoint_seconds=0.0), on_progress=kill_at(cell.run_id, 60))
+    monkeypatch.setattr(Learner, "engine_name", "another")
+    assert {row["engine"] for row in train([cell], corpus, tmp_path)[cell.steps]} == {f"another+{alone}"}
+
+
+def test_steps_of_a_checkpoint_that_names_no_engine_are_unknown(cells, corpus):
+    learner = Learner(cells[0], corpus, "cpu")
+    learner.advance(3, 100)
+    state = learner.state()
+    assert state.pop("engines") == [learner.engine_name]
+    learner.load(state)
+    assert learner.engines == {"unknown"}
+    learner.advance(4, 100)
+    assert learner.engines == {"unknown", learner.engine_name}
 
 
 def test_a_longer_budget_later_goes_on_from_the_trunk(cells, corpus, tmp_path):
@@ -212,7 +237,7 @@ def test_flat_optimizer_equals_torch(corpus):
         {"params": [b], "lr": 0.02 * rates[id(a)][0], "weight_decay": 0.1 * rates[id(a)][1]}
         for a, b in zip(ours.parameters(), theirs.parameters(), strict=True)
     ]
-    reference = torch.optim.AdamW(groups, betas=(0.9, 0.99))
+    reference = torch.optim.AdamW(groups, betas=(0.9, 0.95))
     generator = torch.Generator().manual_seed(0)
     for _ in range(5):
         for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):

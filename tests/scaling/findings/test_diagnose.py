@@ -196,6 +196,7 @@ def test_a_budget_without_a_minimum_names_what_to_train():
         ("epochs", 9.0, "repeated_data", "fail"),
         ("step", 5, "few_steps", "fail"),
         ("code_version", "", "no_provenance", "warn"),
+        ("engine", "c+torch", "mixed_engines", "warn"),
         ("vocab_size", 8, "mixed_conventions", "fail"),
     ],
 )
@@ -206,6 +207,17 @@ def test_protocol_of_a_run_table(study_table, column, value, code, severity):
     table.loc[table["run_id"] == run, column] = value
     fitted = fit("chinchilla", table)
     assert (code, severity) in {(f.code, f.severity) for f in diagnose(fitted, None, table)}
+
+
+def test_engines_that_nobody_noted_are_no_mixture(study_table):
+    fitted = fit("chinchilla", study_table)
+    for engines, mixed in ((["c"], False), (["c", ""], False), ([""], False), (["c", "torch", ""], True)):
+        number = study_table["run_id"].factorize()[0]
+        table = study_table.assign(engine=np.resize(engines, number.max() + 1)[number])
+        found = {f.code: f.message for f in diagnose(fit("chinchilla", table), None, table)}
+        assert ("mixed_engines" in found) == mixed
+        assert not mixed or ("by c" in found["mixed_engines"] and "by torch" in found["mixed_engines"])
+    assert "mixed_engines" not in {f.code for f in diagnose(fitted, None, study_table.drop(columns="engine"))}
 
 
 def test_parts_of_one_corpus_are_one_experiment_to_the_law_of_repeats(study_table):

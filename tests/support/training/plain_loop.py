@@ -28,7 +28,7 @@ class PlainLoop:
         groups = parameter_groups(self.model, "mup", base_width=16, base_depth=2)
         self.optimizer = torch.optim.AdamW(
             [{"params": list(g.parameters), "multiplier": g.lr_multiplier} for g in groups],
-            betas=(0.9, 0.99),
+            betas=(0.9, 0.95),
             weight_decay=0.0,
         )
 
