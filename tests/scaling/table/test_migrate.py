@@ -9,7 +9,7 @@ from isoflop.experiments.study.sizes import load_size, size_names
 from isoflop.experiments.training.rows import _constants
 from isoflop.models.config import ModelConfig, n_active, n_matrices
 from isoflop.scaling.table.conventions import count_params
-from isoflop.scaling.table.migrate import ADDED, complete
+from isoflop.scaling.table.migrate import SHAPE, complete
 from isoflop.scaling.table.runs import COLUMNS, read_runs, same_runs, write_table
 from tests.support.root import RESULTS
 from tests.support.sweep.studies import only, single
@@ -40,8 +40,8 @@ def constants(model: ModelConfig) -> pd.DataFrame:
 @pytest.mark.parametrize("name", MODELS)
 def test_parts_show_in_the_counts(name):
     row = constants(MODELS[name])
-    older = complete(row.drop(columns=list(ADDED)))
-    pd.testing.assert_frame_equal(older[list(ADDED)], row[list(ADDED)], check_dtype=False)
+    older = complete(row.drop(columns=list(SHAPE)))
+    pd.testing.assert_frame_equal(older[list(SHAPE)], row[list(SHAPE)], check_dtype=False)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -53,8 +53,10 @@ def test_active_parameters_are_those_that_a_token_meets(name):
 
 
 def test_a_store_may_hold_older_and_newer_runs():
-    old, new = (constants(MODELS[name]).assign(run_id=name) for name in ("d16", "moe-d16"))
-    both = complete(pd.concat([old.drop(columns=list(ADDED)), new], ignore_index=True))
+    old, new = (constants(MODELS[name]).assign(run_id=name, engine="c") for name in ("d16", "moe-d16"))
+    engines = complete(pd.concat([old.drop(columns="engine"), new], ignore_index=True))["engine"]
+    assert engines.tolist() == ["", "c"]
+    both = complete(pd.concat([old.drop(columns=list(SHAPE)), new], ignore_index=True))
     assert both["experts"].tolist() == [0, MODELS["moe-d16"].experts]
     assert both["n_params_active"].tolist() == [n_active(MODELS["d16"]), n_active(MODELS["moe-d16"])]
 
