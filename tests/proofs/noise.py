@@ -1,6 +1,6 @@
 """How far do seeds move a loss of the embedded study, under which settings? python -m tests.proofs.noise VARIANT ...
 
-Six cells of the study, six seeds each, trained for every named variant (by default `today`). Every run is added to a
+Six cells of the study, six seeds each, trained for every named variant; `today` are the defaults of before. Every run is added to a
 CSV file ($NOISE or noise.csv) as it ends, and one that is there is not trained again. Then a table: mean ln loss
 against the first variant, paired by cell and seed, and the sd of ln loss between seeds, pooled over cells. Weights
 averaged over the last steps are measured on the way, on a quarter of the held-out windows.
@@ -34,7 +34,8 @@ SEEDS = range(6)
 TAILS = (0.05, 0.1, 0.2, 0.4)  # of the steps, over whose end weights are averaged
 AVERAGED = ("today", "to-10%", "constant")  # variants whose averages are measured
 FIELDS = ("variant", "cell", "seed", "steps", "loss", "seconds", "quarter", *(f"average_{tail:g}" for tail in TAILS))
-VARIANTS = {  # what each sets, in the grammar of the command line
+BEFORE = "schedule.warmup_steps=25 optim.beta2=0.99"  # the defaults that the trials began from
+VARIANTS = {  # what each sets beside BEFORE, in the grammar of the command line
     "today": "",
     "rate-.01": "optim.learning_rate=0.01",
     "rate-.014": "optim.learning_rate=0.014",
@@ -112,7 +113,8 @@ class Averager(Learner):
 
 def cell_of(size: str, flops: float, settings: str, corpora: Corpora) -> tuple[Cell, Corpus]:
     """A cell of the quick study with these settings, and its corpus."""
-    (config,) = compose_all([f"model={size}", f"budget.flops={flops}", *settings.split()])
+    own = dict(part.split("=") for part in f"{BEFORE} {settings}".split())  # what stands last holds
+    (config,) = compose_all([f"model={size}", f"budget.flops={flops}", *(f"{key}={own[key]}" for key in own)])
     (cell,) = expand(config, corpora).cells
     return cell, corpora(cell.data)
 

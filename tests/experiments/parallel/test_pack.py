@@ -40,7 +40,7 @@ def learners(spec, **changes):
     study, corpora = load(spec)
     cells = [cells[-1] for cells in study.trunks.values()]
     optims = [
-        replace(cell.optim, learning_rate=rate, weight_decay=decay, **changes)
+        replace(cell.optim, learning_rate=rate, weight_decay=decay, **({"beta2": 0.99} | changes))  # rounding stays so
         for cell, rate, decay in zip(cells, (0.01, 0.02, 0.04), (0.0, 0.1, 0.5), strict=True)
     ]
     corpus = corpora(cells[0].data)
