@@ -1,9 +1,9 @@
 """How far do seeds move a loss of the embedded study, under which settings? python -m tests.proofs.noise VARIANT ...
 
-Six cells of the study, six seeds each, trained for every named variant; `today` are the defaults of before. Every run is added to a
-CSV file ($NOISE or noise.csv) as it ends, and one that is there is not trained again. Then a table: mean ln loss
-against the first variant, paired by cell and seed, and the sd of ln loss between seeds, pooled over cells. Weights
-averaged over the last steps are measured on the way, on a quarter of the held-out windows.
+Six cells of the study, six seeds each, trained for every named variant; `today` are the defaults of before. Every run
+is added to a CSV file ($NOISE or noise.csv) as it ends, and one that is there is not trained again. Then a table: mean
+ln loss against the first variant, paired by cell and seed, and the sd of ln loss between seeds, pooled over cells.
+Weights averaged over the last steps are measured on the way, on a quarter of the held-out windows. $CELLS names cells.
 """
 
 import csv
