@@ -47,8 +47,7 @@ STORES := build/results
 TABLES := experiments/results
 
 results: $(STAMP)  ## train every committed table anew, about 45 minutes on 2 quiet cores; the old ones move to results/v1
-	mkdir -p $(TABLES)/v1 $(STORES)
-	for old in $(TABLES)/*.*; do test -e $(TABLES)/v1/$$(basename $$old) || mv $$old $(TABLES)/v1; done
+	test -d $(TABLES)/v1 || { mkdir $(TABLES)/v1 && mv $(TABLES)/*.* $(TABLES)/v1; }
 	for name in quick known_answer repeated_data optimizer_rates lr_transfer transformer_vs_lstm; do \
 	  $(BIN)/isoflop run experiment=$$name runs=$(STORES)/$$name && \
 	  $(BIN)/isoflop compact $(STORES)/$$name -o $(TABLES)/$$name.parquet || exit 1; done
