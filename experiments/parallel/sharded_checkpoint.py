@@ -80,8 +80,8 @@ class ShardedCheckpoints(Checkpoints):
         dcp.save(_tensors(state), storage_writer=dcp.HuggingFaceStorageWriter(str(temporary), save_distributed=True))
         if _first():
             checksums = {file.name: checksum(file) for file in sorted(temporary.iterdir())}
-            about = {key: state[key] for key in ("step", "seconds", "measurements", "engines")}
-            about |= {"checksums": checksums}
+            kept = {key: state[key] for key in ("step", "seconds", "measurements", "engines")}
+            about = {**kept, "checksums": checksums}
             (temporary / _ABOUT).write_text(json.dumps(about))
             temporary.rename(final)
             if keep is not None:

@@ -22,10 +22,10 @@ WRONG = (
 SINGLE = ExperimentConfig(budget=BudgetSpec(tokens=1e6))
 GRID = ExperimentConfig(
     study=StudySpec(
-        name="s", sizes=["d8"], budgets=[1e9], window=WindowSpec(min_steps=1), replicates=[ReplicateSpec(seeds=[1])]
+        name="s", sizes=["d8"], budgets=[4e9], window=WindowSpec(min_steps=1), replicates=[ReplicateSpec(seeds=[1])]
     )
 )
-LISTED = ExperimentConfig(study=StudySpec(name="s", cells=[CellSpec(size="d8", flops=1e9)]))
+LISTED = ExperimentConfig(study=StudySpec(name="s", cells=[CellSpec(size="d8", flops=4e9)]))
 OF_LISTS = {"study.cells": (LISTED, "study.cells[0]"), "study.replicates": (GRID, "study.replicates[0]")}
 
 NUMBERS = [NAN, INF, -INF, -1, -1.5, 0, 0.0, 2.5, 1e300, 10**30, True]  # a text too, where a text is wanted
