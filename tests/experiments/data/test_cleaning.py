@@ -32,6 +32,8 @@ def words(seed, n=300):
         ("repetition", "the same line again\n" * 50, None),
         ("repetition", "ab" * 4000, None),
         ("repetition", words(0), words(0)),
+        ("repetition", 2 * words(0), 2 * words(0)),
+        ("repetition", 3 * words(0), None),
     ],
 )
 def test_a_stage_does_what_its_name_says(stage, text, cleaned):

@@ -29,6 +29,11 @@ def test_the_trunk_does_not_know_the_horizon():
     assert learning_rate(WSD, start - 1, 200)[1] == "constant"
 
 
+@pytest.mark.parametrize(("steps", "cooldown"), [(97, 19), (98, 20), (100, 20), (3, 1), (2, 1), (1, 1)])
+def test_a_cooldown_is_its_share_of_the_steps_to_the_nearest_and_at_least_one(steps, cooldown):
+    assert steps - cooldown_start(WSD, steps) == cooldown
+
+
 def test_linear_cooldown_reaches_the_floor():
     spec = replace(WSD, cooldown_shape="linear", final_fraction=0.1)
     assert learning_rate(spec, 90, 100)[0] == pytest.approx(0.1 + 0.9 * 0.5)

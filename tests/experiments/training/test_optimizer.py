@@ -142,3 +142,14 @@ def test_learns():
 
 def test_every_optimizer_has_facts_and_a_class():
     assert list(KINDS) == list(OPTIMIZERS)
+
+
+@pytest.mark.parametrize(("norm", "clipped"), [(0.01, 0.01), (0.49, 0.49), (0.51, 0.5), (40.0, 0.5)])
+@pytest.mark.parametrize("name", KINDS)
+def test_gradients_are_made_smaller_where_their_norm_is_larger_and_never_larger(name, norm, clipped):
+    optimizer = build_optimizer(initialize(build_model(SHAPES["transformer"]), 0), OptimSpec(name=name, clip_norm=0.5))
+    made = torch.randn(optimizer.gradients.shape, generator=torch.Generator().manual_seed(0))
+    made *= norm / made.norm()
+    optimizer.gradients.copy_(made)
+    optimizer.clip_gradients()
+    torch.testing.assert_close(optimizer.gradients, made * (clipped / norm), rtol=1e-4, atol=0)

@@ -117,6 +117,17 @@ def test_two_sizes_are_no_profile():
     assert np.isnan(profile.n_opt)
 
 
+def test_a_curve_reads_the_sizes_within_its_window_on_both_sides_and_at_least_five():
+    budget = 1e18
+    for method, step, used in (("exact", 2.0, range(3, 12)), ("parabola", 2.0, range(5, 10)), ("akima", 2.0, range(15))):
+        sizes = HOFFMANN.optimal(budget).N * step ** np.arange(-7.0, 8)
+        (profile,) = isoflop_profiles(one_budget(sizes, HOFFMANN(sizes, budget / 6 / sizes)), method=method)
+        assert np.flatnonzero(profile.frame["used"]).tolist() == list(used)
+    apart = HOFFMANN.optimal(budget).N * 8.0 ** np.array([-3.3, -2.1, -1.0, 0.0, 1.2, 2.4, 3.6])
+    (profile,) = isoflop_profiles(one_budget(apart, HOFFMANN(apart, budget / 6 / apart)), method="parabola")
+    assert np.flatnonzero(profile.frame["used"]).tolist() == [1, 2, 3, 4, 5]
+
+
 def test_an_unknown_method_names_the_choices():
     with pytest.raises(ValueError, match="exact, akima, parabola"):
         isoflop_profiles(one_budget([1e7, 2e7], [3.1, 3.0]), method="cubic")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, f
 
 from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.fitting.fit import FitError, Huber, LeastSquares, fit, refit
@@ -149,6 +149,7 @@ def test_profile_agrees_with_the_exact_constrained_optimum(fitted):
     at_wall = fit("chinchilla", noisy(), objective=LeastSquares(), fixed={"E": found.hi})
     rise = (at_wall.value - fitted.value) / fitted.value * 15
     assert rise == pytest.approx(found.cut, rel=0.02)
+    assert found.cut == pytest.approx(f.ppf(0.9, 1, 20 - 5))
 
 
 def test_profile_of_a_derived_quantity(fitted):

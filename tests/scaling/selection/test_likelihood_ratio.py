@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from isoflop.scaling.laws.chinchilla import Chinchilla
-from isoflop.scaling.selection.likelihood_ratio import likelihood_ratio_tests
+from isoflop.scaling.selection.likelihood_ratio import _refit, likelihood_ratio_tests
 from isoflop.scaling.table.conventions import points
 from tests.support.fits.simulated import BENT, BESIROGLU, isoflop_table
 
@@ -41,3 +41,24 @@ def test_only_ratios_of_weights_matter():
         assert [t.statistic for t in tests] == pytest.approx([tests[0].statistic] * 3, rel=1e-3)
     equal = likelihood_ratio_tests(points(table), resamples=19)
     assert equal[2].statistic != pytest.approx(found[0][2].statistic, rel=1e-2)
+
+
+def test_null_losses_scatter_by_the_noise_that_the_fit_left_of_them(monkeypatch):
+    """Residuals, of which the fit took P of n, are lifted by sqrt(n / (n - P)); one sign holds for a whole cluster."""
+    made = []
+
+    def spy(fitted, log_loss, starts):
+        made.append((fitted, log_loss))
+        return _refit(fitted, log_loss, starts)
+
+    monkeypatch.setattr("isoflop.scaling.selection.likelihood_ratio._refit", spy)
+    table = isoflop_table(BESIROGLU, seed=0).assign(run_id=[f"r{i // 2}" for i in range(35)])
+    likelihood_ratio_tests(points(table), resamples=7)
+    pairs = list(zip(made[::2], made[1::2], strict=True))
+    assert len(pairs) == 3
+    for (restricted, losses), (full, same) in pairs:
+        assert losses is same
+        ratio = (losses - np.log(restricted.predicted)) / full.residuals
+        assert np.abs(ratio) == pytest.approx(np.sqrt(35 / (35 - len(full.free))), rel=1e-6)
+        assert (ratio[:, 0:34:2] * ratio[:, 1:34:2] > 0).all()
+        assert (ratio[:, 0] * ratio[:, 2] < 0).any()

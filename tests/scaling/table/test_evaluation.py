@@ -118,6 +118,8 @@ def test_the_error_of_a_paired_mean_is_right_and_uneven_documents_weigh_by_their
     z = np.array([f.difference / f.se for f in found])
     assert 0.9 < z.std() < 1.15
     assert paired(np.array([1.0, 3.0]), np.array([3.0, 1.0]), unit="x").difference == 1.5
+    even = paired(np.array([1.0, 3.0, 4.0]), np.full(3, 7.0), unit="x")
+    assert even.se == pytest.approx(np.std([1, 3, 4], ddof=1) / np.sqrt(3))
 
 
 @pytest.fixture(scope="module")

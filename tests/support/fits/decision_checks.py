@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtri
 
 from isoflop.scaling.arms.joint_fit import frontier
 from isoflop.scaling.arms.multiplier import multiplier
@@ -15,19 +16,22 @@ from isoflop.scaling.prediction.forecast import Target, forecast_loss
 from tests.support.fits.simulated import BASE, BESIROGLU, CROSSING, NOISE, isoflop_table, two_arms
 
 
-def coverage(law: Chinchilla, laws: tuple[str, ...], *, repeats: int, first: int = 0) -> dict[str, dict[str, float]]:
-    """Share of runs at 10x compute inside the 90% interval, by law and of the forecast average."""
+def coverage(law: Chinchilla, laws: tuple[str, ...], *, repeats: int, first: int = 0) -> dict[str, dict]:
+    """Of runs at 10x compute, by law and of the forecast average: the share inside the 90% interval (`coverage`), and
+    where each lies in its forecast, as a normal deviate (`z`).
+    """
     target = Target(1e21)
-    inside: dict[str, list[float]] = {}
+    places: dict[str, list[float]] = {}
     for seed in range(first, first + repeats):
         predicted = forecast_loss(isoflop_table(law, seed=seed), target, laws)
         noise = np.random.default_rng([7, seed]).normal(0.0, NOISE)
-        measured = float(np.log(law.optimal(target.flops).loss) + noise)
-        share = float(predicted.average.cdf(np.array([measured]))[0])
-        inside.setdefault("average", []).append(0.05 <= share <= 0.95)
-        for name, own in predicted.members.items():
-            inside.setdefault(name, []).append(0.05 <= float(own.cdf(np.array([measured]))[0]) <= 0.95)
-    return {name: {"coverage": float(np.mean(hits)), "repeats": len(hits)} for name, hits in inside.items()}
+        measured = np.array([float(np.log(law.optimal(target.flops).loss) + noise)])
+        for name, own in {"average": predicted.average, **predicted.members}.items():
+            places.setdefault(name, []).append(float(own.cdf(measured)[0]))
+    return {
+        name: {"coverage": float(np.mean(np.abs(np.array(p) - 0.5) <= 0.45)), "repeats": len(p), "z": ndtri(p)}
+        for name, p in places.items()
+    }
 
 
 def arms_coverage(rival: Chinchilla, *, repeats: int) -> dict[str, float]:
