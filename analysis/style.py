@@ -141,7 +141,7 @@ def count(value: float, digits: int = 3) -> str:
     """A count of parameters or tokens as people say it: 950, 59.4k, 1B."""
     for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= limit * (1 - 0.5 * 10**-digits):
-            return f"{value / limit:.{digits}g}".replace("e+03", "000") + unit
+            return f"{float(f'{value / limit:.{digits}g}'):g}" + unit  # 3500, not 3.5e+03
     return f"{value:.{digits}g}"
 
 

@@ -53,6 +53,7 @@ DOCUMENTED = 0.95  # share of the public names of a package
 # Test files that are named after no module, and why.
 NAMED_OTHERWISE = {
     "analysis/page/test_browser.py": "page.js, run by a browser",
+    "analysis/page/test_script.py": "page.js, run by node",
     "docs/test_site.py": "the site in a browser",
     "analysis/test_report_tables.py": "the whole report, on tables that are hard to draw",
     "experiments/data/test_corpus_ids.py": "what every source is identified by, pinned",

@@ -15,7 +15,7 @@ function count(value) {
   }
   return trimmed(value.toPrecision(3));
 }
-const trimmed = (text) => (text.includes("e") ? String(Number(text)) : text);
+const trimmed = (text) => String(Number(text)); // 1k, not 1.00k
 const flops = (value) => (value === null || !isFinite(value) ? "open" : value.toExponential(2));
 const nats = (value) => (value === null || !isFinite(value) ? "open" : value.toFixed(4));
 const written = { flops, n_params: count, tokens: count, loss: nats };

@@ -182,7 +182,7 @@ def copied(to: Path) -> Path:
         ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True
     ).stdout
     for name in listed.decode().split("\0"):
-        if name and (ROOT / name).is_symlink() or (ROOT / name).is_file():
+        if (name and (ROOT / name).is_symlink()) or (ROOT / name).is_file():
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, to / name, follow_symlinks=False)
     return to

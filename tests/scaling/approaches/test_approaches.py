@@ -119,7 +119,11 @@ def test_two_sizes_are_no_profile():
 
 def test_a_curve_reads_the_sizes_within_its_window_on_both_sides_and_at_least_five():
     budget = 1e18
-    for method, step, used in (("exact", 2.0, range(3, 12)), ("parabola", 2.0, range(5, 10)), ("akima", 2.0, range(15))):
+    for method, step, used in (
+        ("exact", 2.0, range(3, 12)),
+        ("parabola", 2.0, range(5, 10)),
+        ("akima", 2.0, range(15)),
+    ):
         sizes = HOFFMANN.optimal(budget).N * step ** np.arange(-7.0, 8)
         (profile,) = isoflop_profiles(one_budget(sizes, HOFFMANN(sizes, budget / 6 / sizes)), method=method)
         assert np.flatnonzero(profile.frame["used"]).tolist() == list(used)

@@ -1,0 +1,70 @@
+"""The rows of the calculator: grids on round logarithms, the law's optimum in each, intervals of its refits."""
+
+import numpy as np
+import pytest
+
+from isoflop.analysis.page.calculator import ABOVE, BELOW, GIVEN, QUANTITIES, STEPS, calculator_frame
+from isoflop.scaling.fitting.fit import fit
+from isoflop.scaling.fitting.uncertainty import jackknife
+from tests.support.fits.simulated import BESIROGLU, isoflop_table
+
+
+@pytest.fixture(scope="module")
+def draws():
+    return jackknife(fit("chinchilla", isoflop_table(BESIROGLU, seed=1, largest=3.3e20)))
+
+
+@pytest.fixture(scope="module")
+def frame(draws):
+    return calculator_frame(draws.fit, draws)
+
+
+def rows(frame, given):
+    return frame[frame["given"] == given]
+
+
+def test_columns_and_order(frame):
+    assert list(frame) == ["given", *(f"{q}{end}" for q in QUANTITIES for end in ("", "_low", "_high"))]
+    assert list(dict.fromkeys(frame["given"])) == list(GIVEN)
+
+
+@pytest.mark.parametrize(("given", "letter"), [("flops", None), ("n_params", "N"), ("tokens", "D")])
+def test_grids_hold_what_they_must_and_no_step_more(draws, frame, given, letter):
+    known = draws.fit.points.frame["flops"]
+    ends = known.min() / BELOW, known.max() * ABOVE
+    if letter:
+        budgets = rows(frame, "flops")["flops"].to_numpy()
+        ends = getattr(draws.fit.optimal(budgets[[0, -1]]), letter)
+    steps = np.log10(rows(frame, given)[given].to_numpy()) * STEPS
+    assert steps == pytest.approx(np.round(steps), abs=1e-9)
+    assert np.diff(steps) == pytest.approx(1)
+    first, last = np.log10(np.array(ends)) * STEPS
+    assert steps[0] <= first + 1e-9 < steps[1] + 2e-9
+    assert steps[-2] <= last + 1e-9 < steps[-1] + 2e-9
+
+
+def test_every_row_is_the_laws_optimum(draws, frame):
+    for given, letter in (("flops", "C"), ("n_params", "N"), ("tokens", "D")):
+        part = rows(frame, given)
+        best = draws.fit.optimal(part["flops"].to_numpy())
+        for name, own in zip(QUANTITIES, ("C", "N", "D", "loss"), strict=True):
+            assert part[name].to_numpy() == pytest.approx(getattr(best, own), rel=1e-9)
+        assert part[given].to_numpy() == pytest.approx(getattr(best, letter), rel=1e-12)
+
+
+@pytest.mark.parametrize("at", [0, 40, -1])
+def test_intervals_are_those_of_the_refits(draws, frame, at):
+    cost = draws.fit.cost
+    row = rows(frame, "flops").iloc[at]
+    for name, own in (("n_params", "N"), ("tokens", "D"), ("loss", "loss")):
+        interval = draws.interval(lambda law, own=own: getattr(law.optimal(row["flops"], cost), own), 0.9)
+        assert (row[f"{name}_low"], row[f"{name}_high"]) == pytest.approx(interval, rel=1e-9)
+
+    def compute(law, given, exponent, own):
+        return (given / getattr(law.optimal(1e20, cost), own)) ** (1 / law.exponents(cost)[exponent]) * 1e20
+
+    for name, exponent, own in (("n_params", "a", "N"), ("tokens", "b", "D")):
+        row = rows(frame, name).iloc[at]
+        interval = draws.interval(lambda law: compute(law, row[name], exponent, own), 0.9)
+        assert (row["flops_low"], row["flops_high"]) == pytest.approx(interval, rel=1e-6)
+        assert row[f"{name}_low"] == pytest.approx(row[f"{name}_high"], rel=1e-9)

@@ -1,0 +1,153 @@
+"""The exchange search on problems small enough to try every choice."""
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from isoflop.scaling.design.candidates import CandidateRuns, DesignError
+from isoflop.scaling.design.information import Noise, Scenario
+from isoflop.scaling.design.search import ExchangeSearch
+from isoflop.scaling.fitting.problem import FitProblem
+from isoflop.scaling.laws.chinchilla import Chinchilla
+
+NOISE = Noise(0.1, 0.05, 1e3)
+
+
+def scenario(count, seed, *, known=2, weight=1.0):
+    """Random gradients of three parameters at two plausible values."""
+    rng = np.random.default_rng(seed)
+    problem = FitProblem(Chinchilla, {"N": np.ones(1), "D": np.ones(1)}, np.ones(1), {})
+    return Scenario(
+        weight, rng.normal(size=(2, 3)), rng.normal(size=(2, known, 3)), rng.normal(size=(2, count, 3)),
+        np.array([1.0, 2.0, 0.5]), problem, np.zeros((2, 5)),
+    )  # fmt: skip
+
+
+def problem(count=8, *, most=4, scenarios=2, seed=0):
+    flops = np.random.default_rng(seed).integers(2, 12, count) / 2
+    frame = pd.DataFrame({"size": [f"s{i}" for i in range(count)], "budget": flops, "n_params": flops, "tokens": 1.0,
+                          "flops": flops})  # fmt: skip
+    cells = CandidateRuns(frame, {f"s{i}": c for i, c in enumerate(flops)}, {}, 1.0)
+    known = pd.DataFrame({"flops": [2.0, 3.0]})
+    given = [scenario(count, seed + k, weight=1.0 + k) for k in range(scenarios)]
+    return ExchangeSearch(cells, given, NOISE, known, most)
+
+
+def value_by_hand(search, chosen):
+    """Weighted mean over scenarios and values of the variance after, over that before."""
+    rows = list(chosen)
+    variance = search.variance[rows]
+    ratios, share = [], []
+    for s in search.scenarios:
+        each, before = [], []
+        for b in range(2):
+            known = s.known[b].T @ np.diag(1 / search.known_variance) @ s.known[b] + np.diag(s.prior)
+            after = known + s.offered[b, rows].T @ np.diag(1 / variance) @ s.offered[b, rows]
+            start, end = (s.goal[b] @ np.linalg.inv(m) @ s.goal[b] for m in (known, after))
+            each.append(end / start)
+            before.append(start)
+        ratios.append(np.mean(each))
+        share.append(s.weight * np.median(before))
+    return float(np.dot(share, ratios) / np.sum(share))
+
+
+def test_values_and_gains_are_those_of_the_information():
+    search = problem()
+    assert search.value([]) == pytest.approx(1.0)
+    for chosen in ([0], [3, 5], [1, 2, 6]):
+        assert search.value(chosen) == pytest.approx(value_by_hand(search, chosen), rel=1e-10)
+        gain = search._gain(search._inverses(chosen))
+        for new in set(range(8)) - set(chosen):
+            assert gain[new] == pytest.approx(search.value(chosen) - search.value([*chosen, new]), rel=1e-9)
+            moved = [search._with(s, v, new) for s, v in zip(search.scenarios, search._inverses(chosen), strict=True)]
+            for one, direct in zip(moved, search._inverses([*chosen, new]), strict=True):
+                np.testing.assert_allclose(one, direct, rtol=1e-9)
+    table = search.gains()
+    assert table["gain"].to_numpy() == pytest.approx(search._gain(search._inverses([])))
+    assert list(table) == ["size", "budget", "n_params", "tokens", "flops", "gain"]
+
+
+def test_without_known_runs_the_prior_alone_stands_at_the_start():
+    search = problem(scenarios=1)
+    alone = ExchangeSearch(search.cells, [scenario(8, 0, known=0)], NOISE, None, 4)
+    s = alone.scenarios[0]
+    assert alone.spread[0] == pytest.approx(np.sum(s.goal**2 / s.prior, axis=1))
+    assert alone.known_variance.shape == (0,)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("budget", "most"), [(9.0, 4), (30.0, 3), (6.0, 8)])
+def test_of_every_choice_nearly_the_best_is_found(seed, budget, most):
+    search = problem(most=most, seed=seed)
+    search.search(budget)
+    every = [c for k in range(most + 1) for c in combinations(range(8), k) if search.cells.cost(c) <= budget]
+    assert search.cells.cost(search.chosen) <= budget
+    assert len(search.chosen) <= most
+    values = np.sort([search.value(c) for c in every])
+    assert search.value(search.chosen) <= values[0] * 1.05
+    assert search.value(search.chosen) <= values[len(values) // 20]
+
+
+def test_a_cell_that_costs_just_what_is_left_is_taken_and_none_twice():
+    search = problem(most=8)
+    total = search.cells.cost(range(8))
+    assert sorted(search._fill([], total, 0.5)) == list(range(8))
+    assert len(search._fill([], total * (1 - 1e-6), 0.5)) == 7
+    for most in (1, 3):
+        search.most = most
+        assert len(search._fill([], total, 0.5)) == most
+    search.most = 8
+    assert search._fill([2, 5], search.cells.cost([2, 5]), 0.5) == [2, 5]
+
+
+def test_cells_are_filled_by_gain_per_power_of_the_price():
+    """The price is the share of the FLOPs and of the number."""
+    search = problem(most=4)
+    gain, cost = search._gain(search._inverses([])), search.cells.frame["flops"].to_numpy()
+    for power in (0.25, 1.0, 3.0):
+        assert search._fill([], 12.0, power)[0] == np.argmax(gain / (cost / 12.0 + 1 / 4) ** power)
+    cheap = np.argmin(cost)
+    assert search._fill([], float(cost[cheap]), 1.0) == [cheap]
+
+
+def test_fixed_cells_stay():
+    search = problem(most=3)
+    worst = int(np.argmin(search._gain(search._inverses([]))))
+    search.fixed = [worst]
+    search.search(30.0)
+    assert worst in search.chosen
+    assert len(search.chosen) == 3
+    every = [c for c in combinations(range(8), 3) if worst in c]
+    assert search.value(search.chosen) == pytest.approx(min(map(search.value, every)))
+    search.search(float(search.cells.frame["flops"][worst]))
+    assert search.chosen == [worst]
+
+
+def test_the_search_is_repeated_to_the_bit_and_by_its_seed():
+    found = []
+    for seed in (0, 0, 1):
+        search = problem(40, most=9, seed=3)
+        search.search(18.0, rounds=3, seed=seed)
+        found.append(search.chosen)
+    assert found[0] == found[1] != found[2]
+
+
+def test_more_rounds_are_never_worse():
+    values = []
+    for rounds in (0, 5, 80):
+        search = problem(40, most=9, seed=5)
+        search.search(18.0, rounds=rounds)
+        values.append(search.value(search.chosen))
+    assert values[0] >= values[1] >= values[2]
+    greedy = problem(40, most=9, seed=5)
+    assert values[0] == pytest.approx(min(greedy.value(greedy._fill([], 18.0, p)) for p in (0.25, 0.5, 0.75, 1.0)))
+
+
+def test_a_goal_that_nothing_identifies_is_refused():
+    search = problem()
+    broken = scenario(8, 0)
+    broken.goal[0, 0] = np.inf
+    with pytest.raises(DesignError, match="leave the target undetermined"):
+        ExchangeSearch(search.cells, [scenario(8, 1), broken], NOISE, pd.DataFrame({"flops": [2.0, 3.0]}), 4)
