@@ -85,7 +85,7 @@ class Room:
 
 
 def serve(copy: Path, path: str) -> int:
-    """Read mutants from standard input and print the verdict of each, a line of JSON each; 1 if no mutant can be judged."""
+    """Read mutants from standard input, print the verdict of each as a line of JSON; 1 if none can be judged."""
     todo = [Mutant(**fields) for fields in json.load(sys.stdin)]
     out = os.fdopen(os.dup(1), "w")
     os.chdir(copy)

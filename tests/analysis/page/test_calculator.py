@@ -60,11 +60,11 @@ def test_intervals_are_those_of_the_refits(draws, frame, at):
         interval = draws.interval(lambda law, own=own: getattr(law.optimal(row["flops"], cost), own), 0.9)
         assert (row[f"{name}_low"], row[f"{name}_high"]) == pytest.approx(interval, rel=1e-9)
 
-    def compute(law, given, exponent, own):
-        return (given / getattr(law.optimal(1e20, cost), own)) ** (1 / law.exponents(cost)[exponent]) * 1e20
+    def compute(given, exponent, own):
+        return lambda law: (given / getattr(law.optimal(1e20, cost), own)) ** (1 / law.exponents(cost)[exponent]) * 1e20
 
     for name, exponent, own in (("n_params", "a", "N"), ("tokens", "b", "D")):
         row = rows(frame, name).iloc[at]
-        interval = draws.interval(lambda law: compute(law, row[name], exponent, own), 0.9)
+        interval = draws.interval(compute(row[name], exponent, own), 0.9)
         assert (row["flops_low"], row["flops_high"]) == pytest.approx(interval, rel=1e-6)
         assert row[f"{name}_low"] == pytest.approx(row[f"{name}_high"], rel=1e-9)

@@ -172,8 +172,8 @@ def test_slider_and_box_stay_within_the_rows():
         "test.fire('#budget', 'input', {value: '13.5'}), [signals.at, test.elements['#exact'].value, "
         "test.elements['#budget'].attributes['aria-valuetext']]",
         "['1e9', '1e20', '2e13'].map((v) => { test.fire('#exact', 'change', {value: v}); return signals.at; })",
-        "['0', '-1', 'x', '1e-3'].map((v) => { test.elements['#budget'].value = 12; test.fire('#exact', 'change', {value: v}); "
-        "return signals.at; })",
+        "['0', '-1', 'x', '1e-3'].map((v) => { test.elements['#budget'].value = 12; "
+        "test.fire('#exact', 'change', {value: v}); return signals.at; })",
         calculator=rows,
     )  # fmt: skip
     assert ends == [10.01, 13.99]
@@ -187,9 +187,12 @@ def test_slider_and_box_stay_within_the_rows():
 
 def test_another_given_quantity_begins_where_the_last_one_was():
     boxes = "test.listed(\"input[name='given']\")"
-    switched = (f"{boxes}.forEach((b, i) => {{ b.checked = i === 1; }}), test.fire(\"input[name='given']\", 'change', {{at: 1}}), "
-                "[givenQuantity(), test.elements['#exact'].value, signals.at, test.elements['#budget'].value, "
-                "test.elements['#best-n_params .span'].textContent, test.elements['#best-flops .span'].textContent]")  # fmt: skip
+    switched = (
+        f"{boxes}.forEach((b, i) => {{ b.checked = i === 1; }}), "
+        "test.fire(\"input[name='given']\", 'change', {at: 1}), "
+        "[givenQuantity(), test.elements['#exact'].value, signals.at, test.elements['#budget'].value, "
+        "test.elements['#best-n_params .span'].textContent, test.elements['#best-flops .span'].textContent]"
+    )
     given, box, at, slider, span, other = run(switched)[0]
     assert (given, box, slider, span) == ("n_params", "1.00e+5", 5, "as given")
     assert at == pytest.approx(1e12)
@@ -213,6 +216,8 @@ def test_the_price_of_a_compute():
 
 def test_how_far_beyond_the_runs_is_said():
     """Fitted from 1e11 to 1e12 FLOPs."""
+    far = "times beyond the largest run: the interval does not cover a wrong form of the law."
+    very_far = "times beyond the largest run: quote the interval, not the point."
     said = "[test.elements['#warning'].textContent, test.elements['#warning'].className]"
     wanted = {
         "1e12": ("Inside the range of the runs.", ""), "1e11": ("Inside the range of the runs.", ""),
@@ -220,12 +225,12 @@ def test_how_far_beyond_the_runs_is_said():
         "0.9995e11": ("Inside the range of the runs.", ""), "0.999e11": ("Inside the range of the runs.", ""),
         "0.8e11": ("Below the smallest run, by a factor 1.3.", ""), "3e12": ("3.0 times beyond the largest run.", ""),
         "10e12": ("10 times beyond the largest run.", ""),
-        "10.5e12": ("Extrapolates 11 times beyond the largest run: the interval does not cover a wrong form of the law.", "beyond"),
-        "100e12": ("Extrapolates 1.0e+2 times beyond the largest run: the interval does not cover a wrong form of the law.", "beyond"),
-        "100.5e12": ("Extrapolates 1.0e+2 times beyond the largest run: quote the interval, not the point.", "beyond"),
-        "999.4e12": ("Extrapolates 1.0e+3 times beyond the largest run: quote the interval, not the point.", "beyond"),
-        "1000e12": ("Extrapolates 1.0e+3 times beyond the largest run: quote the interval, not the point.", "beyond"),
-        "2222e12": ("Extrapolates 2.2e+3 times beyond the largest run: quote the interval, not the point.", "beyond"),
+        "10.5e12": (f"Extrapolates 11 {far}", "beyond"),
+        "100e12": (f"Extrapolates 1.0e+2 {far}", "beyond"),
+        "100.5e12": (f"Extrapolates 1.0e+2 {very_far}", "beyond"),
+        "999.4e12": (f"Extrapolates 1.0e+3 {very_far}", "beyond"),
+        "1000e12": (f"Extrapolates 1.0e+3 {very_far}", "beyond"),
+        "2222e12": (f"Extrapolates 2.2e+3 {very_far}", "beyond"),
     }  # fmt: skip
     found = run(*(f"warn({compute}), {said}" for compute in wanted))
     assert found == [list(pair) for pair in wanted.values()]
@@ -266,7 +271,8 @@ def test_charts_are_drawn_with_the_signals_of_the_page():
 
 def test_the_controls_of_the_charts_change_their_signals():
     found = run(
-        "test.fire('#convention', 'change', {value: 'two'}), [signals.convention, test.views.isoflop.signals.convention]",
+        "test.fire('#convention', 'change', {value: 'two'}), "
+        "[signals.convention, test.views.isoflop.signals.convention]",
         "pick({n_params: [10, 20]}), signals.picked.length",
         "test.fire('#law', 'change', {value: 'power'}), test.views.residuals.signals.law",
         "test.listed(\"input[name='laws']\")[1].checked = true, test.fire(\"input[name='laws']\", 'change', {at: 1}), "

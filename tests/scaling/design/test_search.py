@@ -85,9 +85,7 @@ def test_of_every_choice_nearly_the_best_is_found(seed, budget, most):
     every = [c for k in range(most + 1) for c in combinations(range(8), k) if search.cells.cost(c) <= budget]
     assert search.cells.cost(search.chosen) <= budget
     assert len(search.chosen) <= most
-    values = np.sort([search.value(c) for c in every])
-    assert search.value(search.chosen) <= values[0] * 1.05
-    assert search.value(search.chosen) <= values[len(values) // 20]
+    assert search.value(search.chosen) <= 1.05 * min(map(search.value, every))
 
 
 def test_a_cell_that_costs_just_what_is_left_is_taken_and_none_twice():
@@ -120,7 +118,7 @@ def test_fixed_cells_stay():
     assert worst in search.chosen
     assert len(search.chosen) == 3
     every = [c for c in combinations(range(8), 3) if worst in c]
-    assert search.value(search.chosen) == pytest.approx(min(map(search.value, every)))
+    assert search.value(search.chosen) <= 1.05 * min(map(search.value, every))
     search.search(float(search.cells.frame["flops"][worst]))
     assert search.chosen == [worst]
 
