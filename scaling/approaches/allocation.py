@@ -22,7 +22,10 @@ class NoAllocationError(ValueError):
 
 @dataclass(frozen=True)
 class PowerFit:
-    """n_opt = n_coef flops^n_exponent and tokens_opt = tokens_coef flops^tokens_exponent, with intervals at `level`."""
+    """n_opt = n_coef flops^n_exponent and tokens_opt = tokens_coef flops^tokens_exponent, with intervals at `level`.
+
+    `n_error` is the standard error of n_exponent.
+    """
 
     n_exponent: float
     n_coef: float
@@ -32,6 +35,7 @@ class PowerFit:
     tokens_interval: tuple[float, float]
     n_budgets: int
     level: float = LEVEL
+    n_error: float = float("nan")
 
     def n(self, flops: Any) -> Any:
         """The best number of parameters at `flops`."""
@@ -60,8 +64,8 @@ def allocation(optima: Sequence[IsoflopProfile] | pd.DataFrame, *, level: float 
     sure = SURE if "log_n_sd" in frame else 0.0  # standard deviations that come without their freedom are known
     known = frame["freedom"].to_numpy(float) if "freedom" in frame else np.full(len(x), sure)
     sd = np.where(known > 0, sd, sd[known > 0].mean() if (known > 0).any() else 0.0)
-    n_slope, n_at_zero, n_half = _line(x, np.log(frame["n_opt"].to_numpy(float)), sd, known.sum(), level)
-    t_slope, t_at_zero, t_half = _line(x, np.log(frame["tokens_opt"].to_numpy(float)), sd, known.sum(), level)
+    n_slope, n_at_zero, n_half, n_error = _line(x, np.log(frame["n_opt"].to_numpy(float)), sd, known.sum(), level)
+    t_slope, t_at_zero, t_half, _ = _line(x, np.log(frame["tokens_opt"].to_numpy(float)), sd, known.sum(), level)
     return PowerFit(
         n_exponent=n_slope,
         n_coef=float(np.exp(n_at_zero)),
@@ -71,6 +75,7 @@ def allocation(optima: Sequence[IsoflopProfile] | pd.DataFrame, *, level: float 
         tokens_interval=(t_slope - t_half, t_slope + t_half),
         n_budgets=len(frame),
         level=level,
+        n_error=n_error,
     )
 
 
@@ -80,8 +85,12 @@ def optima_frame(profiles: Sequence[IsoflopProfile]) -> pd.DataFrame:
     return pd.DataFrame([{k: getattr(p, k) for k in names} for p in profiles if p.accepted], columns=list(names))
 
 
-def _line(x: np.ndarray, y: np.ndarray, sd: np.ndarray, known: float, level: float) -> tuple[float, float, float]:
-    """Slope, value at x = 0 and half-width of the slope's interval; `known` are the degrees of freedom of the sds."""
+def _line(
+    x: np.ndarray, y: np.ndarray, sd: np.ndarray, known: float, level: float
+) -> tuple[float, float, float, float]:
+    """Slope, value at x = 0, half-width of the slope's interval and its standard error; `known` are the degrees of
+    freedom of the sds.
+    """
     centred = x - x.mean()
     slope = float(centred @ y / (centred @ centred))
     residual = y - y.mean() - slope * centred
@@ -89,5 +98,6 @@ def _line(x: np.ndarray, y: np.ndarray, sd: np.ndarray, known: float, level: flo
     variance = (scatter > 0) * (residual @ residual) / (centred @ centred)  # times its degrees of freedom
     variance += known * (centred**2 @ sd**2) / (centred @ centred) ** 2
     freedom = max(scatter + known, 1)
-    half = stdtrit(freedom, (1 + level) / 2) * np.sqrt(variance / freedom)
-    return slope, float(y.mean() - slope * x.mean()), float(half)
+    error = np.sqrt(variance / freedom)
+    half = stdtrit(freedom, (1 + level) / 2) * error
+    return slope, float(y.mean() - slope * x.mean()), float(half), float(error)

@@ -20,6 +20,7 @@ from isoflop.scaling.approaches.isoflop_profiles import (
     isoflop_profiles,
     parabola_bias,
 )
+from isoflop.scaling.approaches.left_out import BudgetLeftOut, most_moved, without_budgets
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber, fit
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import jackknife
@@ -37,12 +38,13 @@ PARAMETRIC = with_role("approach 3")
 
 @dataclass(frozen=True)
 class Row:
-    """One approach's answer, or the reason why it has none."""
+    """One approach's answer, or the reason why it has none; `without` are its exponents without each budget."""
 
     approach: int
     method: str
     power: PowerFit | None
     reason: str = ""
+    without: tuple[BudgetLeftOut, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,17 +89,19 @@ class Approaches:
         }
 
     def __str__(self) -> str:
-        lines = [f"{'approach':<30} {'n_opt ~ flops^a':<24} {'tokens_opt ~ flops^b':<24} budgets"]
+        lines = [f"{'approach':<30} {'n_opt ~ flops^a':<24} {'tokens_opt ~ flops^b':<24} budgets  a moves most"]
         for r in self.rows:
             if r.power is None:
                 lines.append(f"{_name(r):<30} none: {r.reason}")
                 continue
             a = f"{r.power.n_exponent:.3f} {_span(r.power.n_interval)}"
             b = f"{r.power.tokens_exponent:.3f} {_span(r.power.tokens_interval)}"
-            lines.append(f"{_name(r):<30} {a:<24} {b:<24} {r.power.n_budgets or '-'}")
+            lines.append(f"{_name(r):<30} {a:<24} {b:<24} {r.power.n_budgets or '-':>7}  {_moved(r)}".rstrip())
         lines += ["", *_profile_lines(self), ""]
         verdict = "agree within their intervals" if self.agree else f"DISAGREE: {'; '.join(self.disagreements)}"
         lines.append(f"The approaches {verdict} ({LEVEL:.0%}; N: {self.points.params}, C: {self.points.compute}).")
+        if any(r.without for r in self.rows):
+            lines.append("a moves most: without that budget, in standard errors of a with all budgets.")
         return "\n".join([*lines, *(f"note: {n}" for n in self.to_dict()["notes"])])
 
 
@@ -129,14 +133,16 @@ def approaches(
     profiles = {m: isoflop_profiles(data, method=m) for m in METHODS}
     for method, found in profiles.items():
         try:
-            rows.append(Row(2, method, allocation(found)))
+            power = allocation(found)
+            rows.append(Row(2, method, power, without=without_budgets(found, data, power.n_exponent, power.n_error)))
         except NoAllocationError as error:
             rows.append(Row(2, method, None, str(error)))
     fits: dict[str, Fit] = {}
     for law in laws:
         try:
             fits[law] = fit(law, data, objective=objective)
-            rows.append(Row(3, law, _power_of(fits[law])))
+            power = _power_of(fits[law])
+            rows.append(Row(3, law, power, without=without_budgets(fits[law], data, power.n_exponent, power.n_error)))
         except (FitError, NoAllocationError) as error:
             rows.append(Row(3, law, None, str(error)))
     return Approaches(tuple(rows), profiles, curves, fits, data)
@@ -156,6 +162,7 @@ def _power_of(fitted: Fit) -> PowerFit:
         tokens_coef=float(best.D),
         tokens_interval=draws.interval("b", LEVEL),
         n_budgets=0,
+        n_error=float(draws.standard_error("a")),
     )
 
 
@@ -169,13 +176,25 @@ def _name(row: Row) -> str:
     return f"{row.approach} {'profiles, ' if row.approach == 2 else ''}{row.method}"
 
 
+def _moved(row: Row) -> str:
+    most = most_moved(row.without)
+    if most is None or row.power is None:
+        return "-"
+    return f"{most.n_exponent - row.power.n_exponent:+.3f} without {most.flops:.3g} ({most.moved:+.1f})"
+
+
 def _span(interval: tuple[float, float]) -> str:
     return f"[{interval[0]:.3f}, {interval[1]:.3f}]"
 
 
 def _row_dict(row: Row) -> dict[str, Any]:
     power = plain(asdict(row.power)) if row.power else None
-    return {"approach": row.approach, "method": row.method, "reason": row.reason, "allocation": power}
+    most = most_moved(row.without)
+    return {
+        "approach": row.approach, "method": row.method, "reason": row.reason, "allocation": power,
+        "without_budget": [plain(asdict(one)) for one in row.without],
+        "most_moved": plain(asdict(most)) if most else None,
+    }  # fmt: skip
 
 
 def _budget_dict(result: Approaches, i: int) -> dict[str, Any]:

@@ -145,11 +145,14 @@ def _jackknife(power: PowerFit, kept: list[pd.DataFrame]) -> PowerFit:
     count = len(refits)
     if count < 3:
         unknown = (float("-inf"), float("inf"))
-        return PowerFit(**{**vars(power), "n_interval": unknown, "tokens_interval": unknown, "n_budgets": count})
+        return PowerFit(**{**vars(power), "n_interval": unknown, "tokens_interval": unknown, "n_budgets": count,
+                           "n_error": float("inf")})  # fmt: skip
+
+    def error(name: str) -> float:
+        return float(np.sqrt((count - 1) * np.var([getattr(r, name) for r in refits])))
 
     def interval(name: str) -> tuple[float, float]:
-        values = np.array([getattr(r, name) for r in refits])
-        half = float(stdtrit(count - 1, (1 + LEVEL) / 2) * np.sqrt((count - 1) * values.var()))
+        half = float(stdtrit(count - 1, (1 + LEVEL) / 2)) * error(name)
         return getattr(power, name) - half, getattr(power, name) + half
 
     return PowerFit(
@@ -158,5 +161,6 @@ def _jackknife(power: PowerFit, kept: list[pd.DataFrame]) -> PowerFit:
             "n_interval": interval("n_exponent"),
             "tokens_interval": interval("tokens_exponent"),
             "n_budgets": count,
+            "n_error": error("n_exponent"),
         }
     )
