@@ -48,7 +48,8 @@ def test_the_budget_that_decides_an_exponent_is_named(table):
     moved = np.where(largest, table["n_params"] / 3, table["n_params"])  # its losses are those of sizes a third
     spoiled = table.assign(loss=BESIROGLU(moved, table["flops"] / 6 / moved))
     found = approaches(spoiled, laws=("chinchilla",))
-    told = {r["method"]: r["most_moved"] for r in json.loads(json.dumps(found.to_dict(), allow_nan=False))["approaches"]}
+    rows = json.loads(json.dumps(found.to_dict(), allow_nan=False))["approaches"]
+    told = {r["method"]: r["most_moved"] for r in rows}
     for method in ("exact", "akima", "parabola"):
         assert told[method]["flops"] == pytest.approx(1e20)
         assert told[method]["n_exponent"] < 0.53
