@@ -111,7 +111,7 @@ def _write_all(evidence: Evidence, folder: Path, command: str) -> Report:
             missing[figure.name] = reason(error)
             _remove(folder, figure.name)
     made_by = provenance(evidence, command)
-    _write_page(evidence, folder, missing, made_by)
+    _write_page(evidence, folder, written, missing, made_by)
     report = Report(folder, tuple(written), missing, evidence)
     (folder / "report.md").write_text(_markdown(report, made_by), encoding="utf-8", errors="backslashreplace")
     _write_cells(evidence, folder)
@@ -155,10 +155,11 @@ def _write_figure(figure: Figure, evidence: Evidence, folder: Path) -> None:
     data.to_csv(folder / f"{figure.name}.csv", index=False)
 
 
-def _write_page(evidence: Evidence, folder: Path, missing: dict[str, str], made_by: str) -> None:
+def _write_page(evidence: Evidence, folder: Path, written: list[str], missing: dict[str, str], made_by: str) -> None:
     """The interactive page, or the reason in `missing`."""
     try:
-        text = page(evidence, missing=missing, provenance=made_by)
+        drawn = [FIGURES[name] for name in written]
+        text = page(evidence, missing=missing, provenance=made_by, figures=drawn)
     except Exception as error:  # the figures and report.md stand without it
         missing[NAME] = reason(error)
         (folder / NAME).unlink(missing_ok=True)

@@ -1,7 +1,8 @@
 """The report in words: Markdown sections made from the evidence, or the reason why there is none."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,10 +13,14 @@ from isoflop.analysis.style import LEVEL, count
 from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.fitting.uncertainty import Draws
 from isoflop.scaling.selection.holdout import HoldOut
+from isoflop.scaling.selection.rolling_origins import BASELINE
+from isoflop.scaling.selection.scoreboard import AVERAGE, Scoreboard
 from isoflop.scaling.table.conventions import COMPUTE, PARAMS, is_runs
 from isoflop.scaling.table.runs import final_rows
 
 MOST_CELLS = 120  # rows of the table of cells in the report; the csv has all
+FAR = 2.0  # times the preferred law's error: a law that nobody would use here
+_NAMES = {BASELINE: "local slope (no law)", AVERAGE: "forecast average"}
 _SEVERITY = {"fail": "FAIL", "warn": "warning", "info": "note"}
 
 
@@ -144,21 +149,72 @@ def held_out(e: Evidence) -> str:
 
 
 def scoreboard(e: Evidence) -> str:
-    """Every law's error on the next scale, at every scale, and the laws refused."""
+    """What to use, and every law's error on the next scale, at every scale; the laws refused."""
+    return "\n\n".join(filter(None, (scoreboard_close(e), scoreboard_far(e))))
+
+
+def scoreboard_close(e: Evidence) -> str:
+    """What to use, how that was found, and the laws of which one may be used, the preferred first."""
     board = e.scoreboard
-    rows = []
-    for r in board.frame.reset_index().itertuples():
-        name = f"**{r.law}** (preferred)" if r.law == board.preferred == e.law_name else r.law
+    cuts = ", ".join(f"{o.threshold:.3g} ({len(o.target)} runs)" for o in board.origins)
+    how = (
+        f"Fitted below a number of {board.origins[0].scale}, predicting the next runs above it: {cuts}. Preferred is "
+        "the law with the fewest free parameters within one standard error of the best law."
+    )
+    return "\n\n".join([_advice(e), how, _board(e, [law for law in _in_order(board) if not _is_far(board, law)])])
+
+
+def scoreboard_far(e: Evidence) -> str:
+    """The laws that nobody would use here, and those refused with their reason; "" where there are none."""
+    board = e.scoreboard
+    far = [law for law in _in_order(board) if _is_far(board, law)]
+    refused = "\n".join(f"- {law}: refused, {why}" for law, why in board.refused.items())
+    return "\n\n".join(filter(None, (far and f"Missed by more than twice as much:\n\n{_board(e, far)}", refused)))
+
+
+def _advice(e: Evidence) -> str:
+    """One paragraph: which law, what stands beside it, and with what to forecast."""
+    board, frame = e.scoreboard, e.scoreboard.frame
+    errors = frame["error"]
+    named = f"**Use `{board.preferred}`**"
+    if board.preferred != e.law_name:
+        named = f"This report is of `{e.law_name}`, as requested; **the scoreboard prefers `{board.preferred}`**"
+    said = [f"{named}: it missed the next runs by {errors[board.preferred]:.2%} of the loss."]
+    limit = errors[list(board.entrants)].min() + frame.loc[errors[list(board.entrants)].idxmin(), "error_se"]
+    close = [f"`{law}`" for law in _in_order(board) if law in board.entrants and errors[law] <= limit][1:]
+    if close:
+        said.append(f"Not told apart from it by these runs: {', '.join(close)}.")
+    if errors.get(AVERAGE, math.inf) <= errors[board.preferred]:
+        said.append(f"To forecast a loss take the average of the laws, `isoflop predict`: it missed by "
+                    f"{errors[AVERAGE]:.2%}.")  # fmt: skip
+    if errors.get(BASELINE, math.inf) < errors[board.preferred]:
+        said.append(f"No law did as well as going on at the last slope ({errors[BASELINE]:.2%}): do not extrapolate.")
+    return " ".join(said)
+
+
+def _in_order(board: Scoreboard) -> list[str]:
+    """The preferred law, then the others by their error."""
+    others = board.frame["error"].drop(board.preferred).sort_values(kind="stable").index
+    return [board.preferred, *(str(law) for law in others)]
+
+
+def _is_far(board: Scoreboard, law: str) -> bool:
+    return bool(board.frame.loc[law, "error"] > FAR * board.frame.loc[board.preferred, "error"])
+
+
+def _board(e: Evidence, among: list[str]) -> str:
+    """The rows of these laws."""
+    board, rows = e.scoreboard, []
+    for law in among:
+        r = board.frame.loc[law]
+        name = _NAMES.get(law, law)
+        if law == board.preferred:
+            name = f"**{name}** (preferred)"
         free = f"{r.free:.0f}" if np.isfinite(r.free) else ""
         rows.append([name, free, f"{r.error:.2%} +- {r.error_se:.2%}", f"{r.bias:+.2%}", f"{r.coverage:.0%}",
                      f"{r.behind:.2%} +- {r.behind_se:.2%}"])  # fmt: skip
     head = ["law", "free", "mean error", "bias", f"in {board.level:.0%} interval", "behind the best"]
-    scale = board.origins[0].scale
-    cuts = ", ".join(f"{o.threshold:.3g} ({len(o.target)} runs)" for o in board.origins)
-    text = f"Fitted below a number of {scale}, predicting the next runs above it: {cuts}. Preferred is the law with "
-    text += "the fewest free parameters within one standard error of the best law.\n\n"
-    refused = "".join(f"\n- {law}: refused, {why}" for law, why in board.refused.items())
-    return text + table(head, rows) + ("\n" + refused if refused else "")
+    return table(head, rows)
 
 
 def laws(e: Evidence) -> str:
@@ -170,13 +226,21 @@ def laws(e: Evidence) -> str:
             if not np.isfinite(r.get(name, np.nan)):  # the law has no such parameter
                 cells.append("-")
                 continue
-            free = name in r["free"] or name == "a" or (name == "beta" and r["alpha"] == r["beta"])
-            bound = " (bound)" if name in r["at_bound"] else ""
-            cells.append(
-                f"{r[name]:.4g}" + (f"{bound} {_pair(r[f'{name}_low'], r[f'{name}_high'])}" if free else " fixed")
-            )
+            cells.append(_estimate(r, name))
         rows.append([*cells, f"{r['noise']:.2%}"])
     return table(["law", "E", "alpha", "beta", "kappa", "a (N* ~ C^a)", "residual sd"], rows)
+
+
+def _estimate(row: Mapping[str, Any], name: str) -> str:
+    """A parameter of a candidate with its interval. At a bound the interval has one side, or none."""
+    value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
+    if name in row["at_bound"]:
+        far = max(low, high, key=lambda end: abs(end - value))
+        side = "up" if far > value else "down"
+        return f"{value:.4g} (bound)" + (f", {side} to {far:.3f}" if _is_wide(low, high) else "")
+    if not (name in row["free"] or name == "a" or (name == "beta" and row["alpha"] == row["beta"])):
+        return f"{value:.4g} fixed"
+    return f"{value:.4g} {_pair(low, high)}"
 
 
 def conventions(e: Evidence) -> str:
@@ -293,7 +357,13 @@ def _span(draws: Draws, name: str) -> str:
 
 
 def _pair(low: float, high: float) -> str:
-    return f"[{low:.3f}, {high:.3f}]"
+    """An interval in brackets; what has none is fixed by the form of the law."""
+    return f"[{low:.3f}, {high:.3f}]" if _is_wide(low, high) else "(by its form)"
+
+
+def _is_wide(low: float, high: float) -> bool:
+    """Whether an interval has two ends at the digits that are printed."""
+    return f"{low:.3f}" != f"{high:.3f}"
 
 
 def _or_none(value: float, form: str) -> str:

@@ -60,7 +60,15 @@ async function embed(slot) {
 const draw = () => Promise.all(all(".chart").map(embed));
 function send(view) {
   for (const [name, value] of Object.entries(signals)) view.signal(name, value);
-  return view.runAsync();
+  return view.runAsync().then(hideBrush);
+}
+// The rectangles of a brush are a tool, not a picture: a screen reader has nothing to say of them.
+function hideBrush() {
+  for (const mark of all("[class*='brush_brush']")) {
+    mark.removeAttribute("role");
+    mark.removeAttribute("aria-roledescription");
+    mark.setAttribute("aria-hidden", "true");
+  }
 }
 const update = () => Promise.all(Object.values(views).map(send));
 

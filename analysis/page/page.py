@@ -18,6 +18,7 @@ import pandas as pd
 from isoflop.analysis import sections as summary
 from isoflop.analysis.background import BackgroundCall
 from isoflop.analysis.evidence import Evidence, UnsupportedError
+from isoflop.analysis.figure import Figure
 from isoflop.analysis.page.checklist import checklist
 from isoflop.analysis.page.mathml import mathml
 from isoflop.analysis.style import losses_in
@@ -39,8 +40,8 @@ def absent() -> list[str]:
     return [name for name in NEEDS if find_spec(name) is None]
 
 
-def page(e: Evidence, *, missing: dict[str, str], provenance: str) -> str:
-    """The page as text. Raises UnsupportedError where the extra `report` is not installed."""
+def page(e: Evidence, *, missing: dict[str, str], provenance: str, figures: Sequence[Figure] = ()) -> str:
+    """The page as text; `figures` are those written beside it. Raises UnsupportedError without the extra `report`."""
     if lacking := absent():
         raise UnsupportedError(f"{', '.join(lacking)} not installed: pip install 'isoflop[report]'")
     title = summary.title(e)
@@ -51,8 +52,10 @@ def page(e: Evidence, *, missing: dict[str, str], provenance: str) -> str:
         ("calculator", "Budget calculator", lambda: _calculator(e, data)),
         ("charts", "Charts", lambda: _charts(data)),
         ("checklist", "Reporting checklist", lambda: _checklist(e)),
+        ("scoreboard", "Scoreboard", lambda: _scoreboard(e)),
         *((_slug(title), title, _text(e, write)) for title, write in _SECTIONS),
-        ("cells", "Cells", lambda: _folded("Cells", _text(e, summary.cells)())),
+        ("figures", "Figures", lambda: _figures(figures)),
+        ("cells", "Cells", lambda: _folded("<h2>Cells</h2>", _cells(e, figures))),
         ("missing", "Not drawn", lambda: _markdown("\n".join(f"- {k}: {v}" for k, v in missing.items()) or "Nothing.")),
         ("provenance", "Provenance", lambda: _markdown(provenance)),
     )
@@ -100,8 +103,7 @@ def _calculated(e: Evidence) -> pd.DataFrame:
 
 
 _SECTIONS = (
-    ("Held out", summary.held_out), ("Scoreboard", summary.scoreboard), ("Laws", summary.laws),
-    ("Conventions", summary.conventions),
+    ("Held out", summary.held_out), ("Laws", summary.laws), ("Conventions", summary.conventions),
     ("Three approaches", summary.three_approaches), ("Noise", summary.noise), ("Cost", summary.cost),
 )  # fmt: skip
 
@@ -111,11 +113,14 @@ def _section(name: str, title: str, write: Callable[[], str]) -> str:
         body = write()
     except ValueError as error:
         body = f"<p>Not available: {escape(str(error))}.</p>"
+    for k in range(1, body.count(_UNNAMED) + 1):
+        body = body.replace(_UNNAMED, f'aria-label="{escape(title)}, table {k}"', 1)
     heading = "" if name in ("verdict", "cells") else f"<h2>{escape(title)}</h2>"
     return f'<section id="{name}" aria-label="{escape(title)}">{heading}\n{body}\n</section>'
 
 
-_SCROLL = '<div class="scroll" tabindex="0" role="region" aria-label="table"><table>'  # wide tables scroll by key too
+_UNNAMED = 'aria-label="table"'  # of a table in a section that has yet to be written
+_SCROLL = f'<div class="scroll" tabindex="0" role="region" {_UNNAMED}><table>'  # wide tables scroll by key too
 
 
 def _slug(title: str) -> str:
@@ -154,7 +159,31 @@ def _markdown(text: str) -> str:
 
 
 def _folded(title: str, body: str) -> str:
-    return f"<details><summary><h2>{escape(title)}</h2></summary>{body}</details>"
+    return f"<details><summary>{title}</summary>{body}</details>"
+
+
+def _scoreboard(e: Evidence) -> str:
+    """What to use, the laws beside it, and folded what nobody would use here."""
+    far = summary.scoreboard_far(e)
+    return _markdown(summary.scoreboard_close(e)) + (_folded("The others", _markdown(far)) if far else "")
+
+
+def _figures(figures: Sequence[Figure]) -> str:
+    """Every figure of the report's folder, a link to each of its files."""
+    if not figures:
+        return "<p>None was written beside this page.</p>"
+    items = "".join(
+        f'<li><a href="{f.name}.png">{f.name}.png</a>, <a href="{f.name}.svg">{f.name}.svg</a>, '
+        f'<a href="{f.name}.csv">{f.name}.csv</a><span class="remedy">{escape(f.caption)}</span></li>'
+        for f in figures
+    )
+    return f'<p>In the folder of this page, each with the data that it shows:</p><ul class="files">{items}</ul>'
+
+
+def _cells(e: Evidence, figures: Sequence[Figure]) -> str:
+    return _text(e, summary.cells)() + (
+        '<p>All, with every digit: <a href="cells.csv">cells.csv</a>.</p>' * bool(figures)
+    )
 
 
 def _findings(e: Evidence) -> str:

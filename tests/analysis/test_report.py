@@ -69,6 +69,66 @@ def test_both_kappas_are_held_out(written):
     assert "chinchilla-kappa" in text
 
 
+def rows_of(text: str) -> list[list[str]]:
+    """The cells of the Markdown tables in a text, heads and rules left out."""
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    return [cells for cells in lines if cells[0] not in ("law", "---")]
+
+
+def test_the_scoreboard_leads_with_what_to_do_and_ends_with_what_nobody_would_use(written):
+    """The baseline's error is made 377%, that of one law three times the preferred one's; the average is the best."""
+    board = written.evidence.scoreboard
+    frame = board.frame.copy()
+    poor = next(law for law in board.entrants if law != board.preferred)
+    base = frame.loc[board.preferred, "error"]
+    frame.loc[frame.index != board.preferred, "error"] = 1.5 * base
+    frame.loc[["local-slope", poor, "stacked"], "error"] = [3.77, 3 * base, 0.9 * base]
+    e = replace(written.evidence, done=written.evidence.done | {"scoreboard": replace(board, frame=frame)})
+    text = summary.scoreboard(e)
+    first = text.split("\n\n")[0]
+    assert f"`{board.preferred}`**" in first
+    assert f"missed the next runs by {base:.2%}" in first
+    assert f"isoflop predict`: it missed by {0.9 * base:.2%}" in first
+    assert "do not extrapolate" not in first
+    close, far = summary.scoreboard_close(e), summary.scoreboard_far(e)
+    assert rows_of(close)[0][0] == f"**{board.preferred}** (preferred)"
+    assert [r[0] for r in rows_of(far)] == [poor, "local slope (no law)"]
+    assert "377" not in close
+    assert len(rows_of(text)) == len(frame)
+    frame.loc[["local-slope", "stacked"], "error"] = [0.5 * base, 1.5 * base]
+    first = summary.scoreboard(e).split("\n\n")[0]
+    assert f"No law did as well as going on at the last slope ({0.5 * base:.2%}): do not extrapolate" in first
+    assert "isoflop predict" not in first
+
+
+BOUNDS = {
+    (0.0, 0.0, 0.0): "0 (bound)",
+    (0.0, 0.0, 0.2351): "0 (bound), up to 0.235",
+    (10.0, 8.25, 10.0): "10 (bound), down to 8.250",
+}
+
+
+@pytest.mark.parametrize(("value", "low", "high"), BOUNDS)
+def test_an_interval_at_a_bound_has_one_side_or_none(written, value, low, high):
+    frame = written.evidence.candidates.copy()
+    frame.loc[0, ["E", "E_low", "E_high"]] = [value, low, high]
+    frame.at[0, "at_bound"] = ("E",)
+    text = summary.laws(replace(written.evidence, done=written.evidence.done | {"candidates": frame}))
+    assert rows_of(text)[0][1] == BOUNDS[value, low, high]
+    assert "[0.000, 0.000]" not in text
+
+
+def test_an_exponent_that_the_form_fixes_has_no_interval(written):
+    tied = next(r for r in rows_of(summary.laws(written.evidence)) if r[0] == "chinchilla-tied")
+    assert tied[5].endswith(" (by its form)")
+
+
+def test_every_file_of_the_folder_is_named_on_the_page(written):
+    page = (written.folder / "report.html").read_text()
+    links = set(re.findall(r'<a href="([^"#]+)">', page))
+    assert links == {path.name for path in written.folder.iterdir()} - {"report.html", "report.md"}
+
+
 def test_the_cells_are_all_there(written):
     cells = pd.read_csv(written.folder / "cells.csv")
     assert len(cells) == len(written.evidence.points)

@@ -112,6 +112,51 @@ def test_nothing_but_tables_and_formulas_scrolls_sideways(visit, file, width):
     assert "to-break" in tab.locator("#provenance").inner_text()
 
 
+# Cells of tables whose text is broken inside a word or a number, as [lines, text].
+BROKEN = """() => [...document.querySelectorAll(".scroll td, .checks td:nth-child(3)")].flatMap((cell) => {
+  const range = document.createRange(), broken = [];
+  const walker = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) for (const word of walker.currentNode.data.matchAll(/[^\\s-]+/g)) {
+    range.setStart(walker.currentNode, word.index);
+    range.setEnd(walker.currentNode, word.index + word[0].length);
+    const tops = new Set([...range.getClientRects()].map((box) => Math.round(box.top)));
+    if (tops.size > 1) broken.push([tops.size, word[0]]);
+  }
+  return broken;
+})"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_word_of_a_table_is_broken(visit, file, width):
+    tab = visit(file, viewport={"width": width, "height": 800})
+    assert tab.locator(".scroll td").count() > 50
+    assert tab.evaluate(BROKEN) == []
+
+
+@pytest.mark.slow
+def test_what_nobody_would_use_is_folded(visit, file):
+    tab = visit(file)
+    board = tab.locator("#scoreboard")
+    assert board.locator("p").first.inner_text().startswith("Use ")
+    far = board.locator("details td").first
+    assert not far.is_visible()
+    board.locator("summary").click()
+    assert far.is_visible()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_error(visit, file, scheme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    tab = visit(file, color_scheme=scheme)
+    for part in tab.locator("summary").all():
+        part.click()
+    found = Axe().run(tab).response["violations"]
+    assert [(v["id"], [n["html"] for n in v["nodes"]][:3]) for v in found] == []
+
+
 @pytest.mark.slow
 def test_the_law_is_set_as_mathematics(visit, file, evidence):
     tab = visit(file)
