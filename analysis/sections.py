@@ -169,7 +169,8 @@ def scoreboard_far(e: Evidence) -> str:
     board = e.scoreboard
     far = [law for law in _in_order(board) if _is_far(board, law)]
     refused = "\n".join(f"- {law}: refused, {why}" for law, why in board.refused.items())
-    return "\n\n".join(filter(None, (far and f"Missed by more than twice as much:\n\n{_board(e, far)}", refused)))
+    rows = f"Missed by more than twice as much:\n\n{_board(e, far)}" if far else ""
+    return "\n\n".join(filter(None, (rows, refused)))
 
 
 def _advice(e: Evidence) -> str:
@@ -180,8 +181,9 @@ def _advice(e: Evidence) -> str:
     if board.preferred != e.law_name:
         named = f"This report is of `{e.law_name}`, as requested; **the scoreboard prefers `{board.preferred}`**"
     said = [f"{named}: it missed the next runs by {errors[board.preferred]:.2%} of the loss."]
-    limit = errors[list(board.entrants)].min() + frame.loc[errors[list(board.entrants)].idxmin(), "error_se"]
-    close = [f"`{law}`" for law in _in_order(board) if law in board.entrants and errors[law] <= limit][1:]
+    best = errors[list(board.entrants)].idxmin()
+    limit = errors[best] + frame.loc[best, "error_se"]
+    close = [f"`{law}`" for law in _in_order(board)[1:] if law in board.entrants and errors[law] <= limit]
     if close:
         said.append(f"Not told apart from it by these runs: {', '.join(close)}.")
     if errors.get(AVERAGE, math.inf) <= errors[board.preferred]:
