@@ -41,8 +41,8 @@ class ArmsProblem:
     log: bool = True
 
     @property
-    def has_curvature(self) -> bool:
-        return all(part.has_curvature for part in self.parts)
+    def one_basin(self) -> bool:
+        return all(part.one_basin for part in self.parts)
 
     @cached_property
     def places(self) -> tuple[Array, ...]:

@@ -89,9 +89,9 @@ class FitProblem:
         return self.box[1]
 
     @cached_property
-    def has_curvature(self) -> bool:
-        """Whether the form gives its exact second derivative with these parameters fixed."""
-        return self.form.has_curvature(self.pinned)
+    def one_basin(self) -> bool:
+        """Whether no scattered starts are needed."""
+        return self.form.one_basin(self.pinned)
 
     @cached_property
     def _plain(self) -> slice | None:
@@ -149,9 +149,9 @@ class FitProblem:
         By the form's own formula where it has one, else by differences of the Jacobian. `full` (B, P', n) is the
         gradient in every parameter that `residuals` gave, `weight` is (B, n).
         """
-        if self.has_curvature:
-            rows = self._gather(self.form.curvature(self.x, full, weight))
-            return self._gather(rows.swapaxes(1, 2)).swapaxes(1, 2)
+        second = self.form.curvature(self.expand(theta), self.x, full, weight)
+        if second is not None:
+            return self._gather(self._gather(second).swapaxes(1, 2)).swapaxes(1, 2)
         count = theta.shape[1]
         shift = DIFFERENCE * np.eye(count)
         both = np.concatenate([theta[:, None] + shift, theta[:, None] - shift], axis=1).reshape(-1, count)

@@ -11,7 +11,7 @@ from isoflop.scaling.laws.law import Array
 HUBER_EFFICIENCY = 1.345  # in noise scales: 95% of least squares' efficiency under Gaussian noise
 SMALLEST_DELTA = 1e-7
 FEW_PARAMETERS = 5  # up to here 8 starts, up to 7 parameters 16, above 32
-SCATTERED = 24  # more starts for a form whose curvature is not exact
+SCATTERED = 24  # more starts for a form of several basins
 ROUGH = 1e-7  # tolerance of the stages before the last
 MOST_STEPS = 1000  # of what still moves after the solver's usual number of steps
 MAY_WIN = 0.1  # of the best value: an end this close to it is worth those steps
@@ -41,7 +41,7 @@ def search(
     exact = np.nanmin(squares.value) <= EXACT * ROUNDING**2 * weights.sum()
     basin, members = _distinct(squares)
     ends = squares.theta[basin]
-    if not problem.has_curvature and not exact:
+    if not problem.one_basin and not exact:
         ends = np.concatenate([ends, begin, _scatter(problem, weights, ends[0], seed)])
         members = np.concatenate([members, np.arange(len(basin), len(ends))])
     delta = objective.delta if objective.delta != "auto" else None

@@ -21,7 +21,7 @@ BLOCK, CELLS = 256, 80_000  # starts, and starts x rows, worked on at once: what
 LIGHT = 0.05  # damping up to which the exact curvature enters
 TRUSTED = 1e-2  # damping up to which a predicted decrease is believed
 RESTART = 2e-3  # least damping after a step that failed
-LATE = 20  # steps after which a form without exact curvature pays for differences
+LATE = 20  # steps after which the curvature of a form of several basins is trusted
 NEGLIGIBLE = 1e-9  # residuals of ln loss of the size of the digits of a table: what no step lowers is exact
 HOPELESS = 1e9  # damping above which a problem is given up
 ROUNDING = 1e-15  # of a log loss near 1: no residual is known better
@@ -40,8 +40,8 @@ class Problem(Protocol):
         """Upper bounds (P,) of the coordinates."""
 
     @property
-    def has_curvature(self) -> bool:
-        """Whether `curvature` is exact and cheap; otherwise it is called only after many steps."""
+    def one_basin(self) -> bool:
+        """Whether `curvature` is to be trusted from the first step; otherwise it is called only after many steps."""
 
     @property
     def log(self) -> bool:
@@ -155,7 +155,7 @@ class _Block:
         theta, value = state.theta.copy(), state.value.copy()
         converged, steps = np.zeros(count, dtype=bool), np.full(count, max_steps)
         for step in range(max_steps):
-            move, predicted = self._step(state, exact=self.problem.has_curvature or step >= LATE)
+            move, predicted = self._step(state, exact=self.problem.one_basin or step >= LATE)
             # Rounding of the residuals bounds how far the objective of an exact fit can be distinguished from zero.
             noise = ROUNDING**2 * np.maximum(state.weights.sum(axis=-1), 1.0)
             done = np.abs(predicted) <= self.tolerance * (state.value + state.pull) + noise

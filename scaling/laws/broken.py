@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from isoflop.scaling.laws.law import AMPLITUDE, FLOOR, Array, Box, Law
+from isoflop.scaling.laws.law import AMPLITUDE, FLOOR, Array, Box, Law, outer_sum
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,33 @@ class BNSL(Law):
         jacobian = [np.ones_like(term), term, -column * term, -f * soft * term, c1 * sigmoid * term]
         jacobian.append(c1 * f * (z * sigmoid - soft) * term)
         return a + term, np.stack(jacobian, axis=1)
+
+    @classmethod
+    def curvature(cls, theta: Array, x: Mapping[str, Array], jacobian: Array, weight: Array) -> Array:
+        """ln of the term is linear in log_b and c0; its other second derivatives follow from the sigmoid of z."""
+        (column,) = (x[k] for k in cls.inputs)
+        _, _, _, c1, log_d, log_f = theta.T[..., None]
+        term, f = jacobian[:, 1], np.exp(log_f)
+        z = (column - log_d) / f
+        soft = _softplus(z)
+        sigmoid = np.exp(z - soft)
+        bell = sigmoid * (1.0 - sigmoid)
+        weighted = weight * term
+        second = outer_sum(weight / term, jacobian)
+        second[:, 0] = second[:, :, 0] = 0.0  # the floor is linear
+        inner = {
+            (3, 4): sigmoid,
+            (3, 5): f * (z * sigmoid - soft),
+            (4, 4): -c1 * bell / f,
+            (4, 5): -c1 * z * bell,
+            (5, 5): c1 * f * (z * sigmoid - soft - z**2 * bell),
+        }
+        for (i, j), of_log in inner.items():
+            total = np.einsum("bn,bn->b", weighted, of_log)
+            second[:, i, j] += total
+            if i != j:
+                second[:, j, i] += total
+        return second
 
     def rescaled(self, units: Mapping[str, float]) -> Self:
         """b takes the factor unit^-c0, d is divided by the unit."""

@@ -6,7 +6,20 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from isoflop.scaling.laws.law import AMPLITUDE, EXPONENT, FLOOR, SIX_ND, Allocation, Array, Box, Cost, Law, Preset
+from isoflop.scaling.laws.law import (
+    AMPLITUDE,
+    EXPONENT,
+    FLOOR,
+    SIX_ND,
+    Allocation,
+    Array,
+    Box,
+    Cost,
+    Law,
+    Preset,
+    outer_sum,
+    power_term_curvature,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -88,19 +101,30 @@ class Chinchilla(Law):
         return E + excess, jacobian
 
     @classmethod
-    def has_curvature(cls, pinned: Mapping[str, float]) -> bool:
-        """Only for kappa fixed at 1."""
+    def one_basin(cls, pinned: Mapping[str, float]) -> bool:
+        """With kappa fixed at 1."""
         return pinned.get("kappa") == 1.0
 
     @classmethod
-    def curvature(cls, x: Mapping[str, Array], jacobian: Array, weight: Array) -> Array:
-        """Exact for kappa fixed at 1, where each power term differentiates into itself."""
+    def curvature(cls, theta: Array, x: Mapping[str, Array], jacobian: Array, weight: Array) -> Array:
+        """By the shares p and q of both terms in their sum S: ln S has the second derivative p q u u'."""
         second = np.zeros((jacobian.shape[0], 6, 6))
-        for amplitude, exponent, column in ((1, 3, x["N"]), (2, 4, x["D"])):
-            moments = (weight * jacobian[:, amplitude]) @ np.stack([np.ones_like(column), -column, column**2], axis=1)
-            second[:, amplitude, amplitude] = moments[:, 0]
-            second[:, amplitude, exponent] = second[:, exponent, amplitude] = moments[:, 1]
-            second[:, exponent, exponent] = moments[:, 2]
+        n_part, d_part = jacobian[:, 1], jacobian[:, 2]
+        whole = n_part + d_part  # kappa S^kappa
+        log_sum = jacobian[:, 5] / whole  # ln S
+        if not np.any(theta[:, 5]):  # kappa = 1: each power term differentiates into itself
+            second[:, 1::2, 1::2][:, :2, :2] = power_term_curvature(weight * n_part, x["N"])
+            second[:, 2:5:2, 2:5:2] = power_term_curvature(weight * d_part, x["D"])
+            power = log_sum
+        else:
+            kappa = np.exp(theta[:, 5:])
+            u = np.stack(np.broadcast_arrays(1.0, -1.0, -x["N"], x["D"]))
+            cross = weight * n_part * d_part / whole
+            second[:, 1:5, 1:5] = outer_sum(weight * kappa / whole, jacobian[:, 1:5]) + (cross[:, None] * u) @ u.T
+            power = kappa * log_sum
+        mixed = weight * (1.0 + power)
+        second[:, 5, 1:5] = second[:, 1:5, 5] = (jacobian[:, 1:5] @ mixed[..., None])[..., 0]
+        second[:, 5, 5] = np.sum(mixed * jacobian[:, 5], axis=-1)
         return second
 
     def rescaled(self, units: Mapping[str, float]) -> Self:

@@ -92,6 +92,30 @@ class Farseer(Law):
         jacobian[:, 2::3] = outer.swapaxes(0, 1)
         return floor + term, jacobian
 
+    @classmethod
+    def curvature(cls, theta: Array, x: Mapping[str, Array], jacobian: Array, weight: Array) -> Array:
+        """Through the three lines level + slope (N^power - 1) / power that the law is an exponential of."""
+        slope, power, level = theta.T[0::3, :, None], theta.T[1::3, :, None], theta.T[2::3, :, None]
+        curve, by_power, by_power_twice = _box_cox_twice(x["N"], power)
+        outer = jacobian[:, 2::3].swapaxes(0, 1)  # by each line: floor, term, -drop ln D term
+        drop = np.exp(level[2] + slope[2] * curve[2]) * x["D"]
+        lines = np.stack([curve, slope * by_power, np.ones_like(curve)])  # by slope, power, level: (3, line, B, n)
+        second = np.zeros((len(theta), 9, 9))
+        twice = {(0, 0): outer[0], (1, 1): outer[1], (1, 2): outer[2], (2, 2): outer[2] * (1.0 - drop)}
+        for (i, j), by_lines in twice.items():
+            left, right = lines[:, i].swapaxes(0, 1), lines[:, j].swapaxes(0, 1)
+            part = (left * (weight * by_lines)[:, None]) @ right.swapaxes(1, 2)
+            second[:, 3 * i : 3 * i + 3, 3 * j : 3 * j + 3] += part
+            if i != j:
+                second[:, 3 * j : 3 * j + 3, 3 * i : 3 * i + 3] += part.swapaxes(1, 2)
+        for k in range(3):
+            mixed = np.einsum("bn,bn->b", weight * outer[k], by_power[k])
+            second[:, 3 * k, 3 * k + 1] += mixed
+            second[:, 3 * k + 1, 3 * k] += mixed
+            bent = np.einsum("bn,bn->b", weight * outer[k] * slope[k], by_power_twice[k])
+            second[:, 3 * k + 1, 3 * k + 1] += bent
+        return second
+
     def rescaled(self, units: Mapping[str, float]) -> Self:
         """s, B and A take the factors unit^q, unit^b and unit^a; only N can change its unit."""
         unit = units.get("N", 1.0)
@@ -124,3 +148,13 @@ def _box_cox(log_x: Array, power: Array) -> tuple[Array, Array]:
     series = 1 / 2 + z * (1 / 3 + z * (1 / 8 + z * (1 / 30 + z * (1 / 144 + z / 840))))
     slope = np.where(small, series, (safe * np.exp(safe) - np.expm1(safe)) / safe**2)
     return log_x * value, log_x**2 * slope
+
+
+def _box_cox_twice(log_x: Array, power: Array) -> tuple[Array, Array, Array]:
+    """`_box_cox` and its second derivative in p."""
+    z = power * log_x
+    small = np.abs(z) < 2e-2
+    safe = np.where(small, 1.0, z)
+    series = 1 / 3 + z * (1 / 4 + z * (1 / 10 + z * (1 / 36 + z * (1 / 168 + z / 960))))
+    bend = np.where(small, series, (np.exp(safe) * (safe**2 - 2 * safe + 2) - 2) / safe**3)
+    return *_box_cox(log_x, power), log_x**3 * bend

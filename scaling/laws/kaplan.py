@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from isoflop.scaling.laws.law import AMPLITUDE, SIX_ND, Allocation, Array, Box, Cost, Law, Preset
+from isoflop.scaling.laws.law import AMPLITUDE, SIX_ND, Allocation, Array, Box, Cost, Law, Preset, outer_sum
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,17 @@ class Kaplan(Law):
         n_share, d_share = loss * n_part / inner, loss * d_part / inner
         by_alpha_d = loss * np.log(inner) - n_share * n_log - d_share * (d_log + x["D"])
         return loss, np.stack([n_share, d_share, -x["N"] * n_share, by_alpha_d], axis=1)
+
+    @classmethod
+    def curvature(cls, theta: Array, x: Mapping[str, Array], jacobian: Array, weight: Array) -> Array:
+        """ln L has the second derivative alpha_D p q u u', p and q being the shares of both terms in the inner sum."""
+        log_L_N, log_L_D, alpha_N, alpha_D = theta.T[..., None]
+        loss = jacobian[:, 0] + jacobian[:, 1]
+        apart = np.empty_like(jacobian)  # alpha_D u, the derivative of alpha_D times the log ratio of the terms
+        apart[:, 0], apart[:, 1], apart[:, 2] = 1.0, -1.0, -x["N"]
+        apart[:, 3] = (log_L_D - log_L_N + alpha_N * x["N"]) / alpha_D
+        shares = jacobian[:, 0] * jacobian[:, 1] / (loss * alpha_D)
+        return outer_sum(weight / loss, jacobian) + outer_sum(weight * shares, apart)
 
     def rescaled(self, units: Mapping[str, float]) -> Self:
         """N_c and D_c are divided by the units of N and D."""

@@ -211,17 +211,22 @@ class Law:
         return np.broadcast_to(law(*columns), (theta.shape[0], columns[0].size))
 
     @classmethod
-    def has_curvature(cls, pinned: Mapping[str, float]) -> bool:
-        """Whether `curvature` gives the exact second derivative while the `pinned` parameters stay at those values."""
+    def one_basin(cls, pinned: Mapping[str, float]) -> bool:
+        """Whether a fit with the `pinned` parameters at those values has one optimum, as a rule.
+
+        It is then found from few starts by Newton's method at once; else from scattered starts as well, and the second
+        derivative is trusted late.
+        """
         return False
 
     @classmethod
-    def curvature(cls, x: Mapping[str, Array], jacobian: Array, weight: Array) -> Array:
+    def curvature(cls, theta: Array, x: Mapping[str, Array], jacobian: Array, weight: Array) -> Array | None:
         """Sum over points of weight (B, n) times the second derivative of the loss in internal coordinates, (B, P, P).
 
-        `jacobian` (B, P, n) is what `evaluate` gave. Only called where `has_curvature` says so.
+        `jacobian` (B, P, n) is what `evaluate` gave at theta (B, P), or that divided by any number for each point and
+        problem: the answer is then divided by it too. None, as here, has the derivatives of `evaluate` differenced.
         """
-        raise NotImplementedError(f"{cls.__name__}.has_curvature says that the curvature is exact: define curvature")
+        return None
 
     def rescaled(self, units: Mapping[str, float]) -> Self:
         """The same law for columns counted in other units: `units` gives, by column, the new unit in old ones."""
@@ -286,6 +291,20 @@ class Law:
         Empty where none of them is constant.
         """
         return {}
+
+
+def outer_sum(weight: Array, vectors: Array) -> Array:
+    """Sum over points of weight (B, n) times the outer product of vectors (B, P, n) with themselves, (B, P, P)."""
+    return (weight[:, None] * vectors) @ vectors.swapaxes(1, 2)
+
+
+def power_term_curvature(weighted: Array, column: Array) -> Array:
+    """Sum over points of the second derivative of exp(log_A - alpha ln x) in (log_A, alpha), (B, 2, 2).
+
+    `weighted` (B, n) is the term times the weight of its point, `column` (n,) is ln x.
+    """
+    moments = weighted @ np.stack([np.ones_like(column), -column, column**2], axis=1)
+    return moments[:, [[0, 1], [1, 2]]]
 
 
 def minimise_scalar(function: Callable[[Any], Any], lo: Array, hi: Array, *, points: int = 257) -> Array:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from isoflop.scaling.laws.law import AMPLITUDE, FLOOR, SIX_ND, Array, Box, Cost, Law
+from isoflop.scaling.laws.law import AMPLITUDE, FLOOR, SIX_ND, Array, Box, Cost, Law, power_term_curvature
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,14 @@ class Power(Law):
         E, log_K, g = theta.T[..., None]
         term = np.exp(log_K - g * column)
         return E + term, np.stack([np.ones_like(term), term, -column * term], axis=1)
+
+    @classmethod
+    def curvature(cls, theta: Array, x: Mapping[str, Array], jacobian: Array, weight: Array) -> Array:
+        """The power term differentiates into itself."""
+        (column,) = (x[k] for k in cls.inputs)
+        second = np.zeros((len(theta), 3, 3))
+        second[:, 1:, 1:] = power_term_curvature(weight * jacobian[:, 1], column)
+        return second
 
     def rescaled(self, units: Mapping[str, float]) -> Self:
         """K takes the factor unit^-g."""

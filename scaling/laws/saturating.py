@@ -18,6 +18,8 @@ from isoflop.scaling.laws.law import (
     Cost,
     Law,
     Preset,
+    outer_sum,
+    power_term_curvature,
 )  # fmt: skip
 
 
@@ -72,6 +74,25 @@ class Saturating(Law):
         n_part, d_part = by_excess * n_term, by_excess * d_term
         jacobian = np.stack([1.0 - by_room, n_part, d_part, -x["N"] * n_part, -x["D"] * d_part, by_room], axis=1)
         return E + excess * room / (excess + room), jacobian
+
+    @classmethod
+    def curvature(cls, theta: Array, x: Mapping[str, Array], jacobian: Array, weight: Array) -> Array:
+        """By t = excess / (excess + room): the derivatives in excess and room are (1 - t)^2 and t^2."""
+        second = np.zeros((len(theta), 6, 6))
+        room = (theta[:, 5] - theta[:, 0])[:, None]
+        scale = jacobian[:, 0] + jacobian[:, 5]  # what the Jacobian is multiplied by
+        t = np.sqrt(jacobian[:, 5] / scale)
+        inner = jacobian[:, 1:5]
+        second[:, 1:5, 1:5] = outer_sum(-2.0 * weight / (scale * room * (1.0 - t)), inner)
+        second[:, 1:5:2, 1:5:2] += power_term_curvature(weight * inner[:, 0], x["N"])
+        second[:, 2:5:2, 2:5:2] += power_term_curvature(weight * inner[:, 1], x["D"])
+        mixed = (inner @ (2.0 * weight * t / room)[..., None])[..., 0]
+        second[:, 5, 1:5] = second[:, 1:5, 5] = mixed
+        second[:, 0, 1:5] = second[:, 1:5, 0] = -mixed
+        by_room = -2.0 * np.sum(weight * scale * t**2 * (1.0 - t) / room, axis=-1)
+        second[:, 0, 0] = second[:, 5, 5] = by_room
+        second[:, 0, 5] = second[:, 5, 0] = -by_room
+        return second
 
     def rescaled(self, units: Mapping[str, float]) -> Self:
         """A takes the factor unit^-alpha, B unit^-beta."""

@@ -108,8 +108,8 @@ class _Resampled:
     log: bool = True
 
     @property
-    def has_curvature(self) -> bool:
-        return self.problem.has_curvature
+    def one_basin(self) -> bool:
+        return self.problem.one_basin
 
     @property
     def lower(self) -> Array:
