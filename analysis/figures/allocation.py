@@ -112,11 +112,11 @@ def _profile_optima(ax: Axes, profiles: Sequence[IsoflopProfile], quantity: str)
 
 
 def _reference(ax: Axes, fit: Fit, frame: pd.DataFrame, quantity: str, *, at_end: bool) -> list[End]:
-    """The line of 20 tokens per parameter under the fitted cost C = k N^(1+slope) D; its label for the end, if wanted.
+    """The line of 20 tokens per parameter under the fitted cost of training; its label for the end, if wanted.
 
     Otherwise the label is written along the line, on the side away from the law.
     """
-    size = (frame["flops"] / (fit.cost.k * REFERENCE)) ** (1 / (2 + fit.cost.slope))
+    size = fit.cost.size(frame["flops"], ratio=REFERENCE)
     value = size if quantity == "n_params" else REFERENCE * size
     ax.plot(frame["flops"], value, color=MUTED, lw=0.9, ls=":")
     text = f"{REFERENCE} tokens/param"

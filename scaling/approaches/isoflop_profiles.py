@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.approaches.profile_curve import ProfileShape, fit_shape
-from isoflop.scaling.laws.law import Cost
+from isoflop.scaling.laws.cost import Cost
 from isoflop.scaling.table.conventions import Points
 
 # Points used by each curve, as a factor of size around the lowest: no law holds from a fortieth to forty times N*.

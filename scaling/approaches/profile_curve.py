@@ -1,7 +1,7 @@
 """The curve that a law E + A/N^alpha + B/D^beta takes along a budget, with alpha and beta shared by every budget.
 
-At C = k N^(1+s) D the loss is c0 + c1 N^-alpha + c2 D^-beta, linear in c given the exponents. With u = ln(N / N*) and
-b = beta (1+s) that is L* + q [(e^(-alpha u) - 1) / alpha + (e^(b u) - 1) / b]. So each budget costs a linear
+The loss is c0 + c1 N^-alpha + c2 D^-beta, linear in c given the exponents. At C = k N^(1+s) D, with u = ln(N / N*) and
+b = beta (1+s), that is L* + q [(e^(-alpha u) - 1) / alpha + (e^(b u) - 1) / b]. So each budget costs a linear
 least-squares fit of its relative residuals, and only the two exponents are searched for. A weak prior on them, whose
 weight vanishes with the noise, keeps noisy profiles from chasing it.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from isoflop.scaling.laws.law import Cost
+from isoflop.scaling.laws.cost import Cost
 
 PRIOR_LOG_EXPONENT, PRIOR_SD = np.log(0.35), 0.5
 LIMITS = (np.log(0.02), np.log(2.0))  # of the ln exponents
@@ -49,13 +49,12 @@ class ProfileShape:
             return np.nan, np.nan, curve, "the profile is concave: the loss is highest between the sizes"
         if c[1] <= 0 or c[2] <= 0:
             return (-np.inf if c[1] <= 0 else np.inf), np.nan, curve, ""
-        beta_n = self.beta * (1 + cost.slope)
-        log_d_of_one = np.log(cost.tokens(flops, 1.0))
-        log_ratio = np.log(self.alpha * c[1] / (beta_n * c[2])) + self.alpha * log_n0
-        log_n = (log_ratio - self.beta * (log_d0 - log_d_of_one)) / (self.alpha + beta_n)
+        log_ratio = np.log(self.alpha * c[1] / (self.beta * c[2])) + self.alpha * log_n0 - self.beta * log_d0
+        n_opt = cost.optimal_size(log_ratio, self.alpha, self.beta, np.asarray(flops))
+        beta_n = self.beta * float(cost.growth(n_opt))
         gradient = np.array([0.0, 1 / c[1], -1 / c[2]]) / (self.alpha + beta_n)
         covariance = self.noise**2 * np.linalg.pinv(design.T @ design)
-        return float(log_n), float(np.sqrt(gradient @ covariance @ gradient)), curve, ""
+        return float(np.log(n_opt)), float(np.sqrt(gradient @ covariance @ gradient)), curve, ""
 
 
 def fit_shape(budgets: Sequence[pd.DataFrame], cost: Cost) -> ProfileShape:

@@ -16,7 +16,8 @@ from isoflop.scaling.fitting.fit import Fit, FitError, Huber, fit, robust_scale
 from isoflop.scaling.fitting.problem import FitProblem
 from isoflop.scaling.fitting.solver import huber, minimise
 from isoflop.scaling.laws.chinchilla import Chinchilla
-from isoflop.scaling.laws.law import Array, Cost, Law
+from isoflop.scaling.laws.cost import Cost
+from isoflop.scaling.laws.law import Array, Law
 from isoflop.scaling.laws.power import Power
 from isoflop.scaling.selection.averaging import Forecast
 from isoflop.scaling.table.conventions import Points
@@ -171,7 +172,7 @@ def fit_arms(data: Sequence[Points], labels: Sequence[Array]) -> list[ArmsFit]:
     cluster, groups = pd.factorize(np.concatenate(list(labels)))
     if len(groups) < 3:
         raise FitError(f"{len(groups)} clusters of runs in these arms: an interval needs at least three")
-    costs = [d.cost if form is Chinchilla else None for d in data]
+    costs = [d.cost.power if form is Chinchilla else None for d in data]
     weights = np.concatenate([f.weights for f in single])
     fits, delta = [], None
     for name, shared in reversed(SHARED[form].items()):  # nothing shared first: its residuals set delta for all

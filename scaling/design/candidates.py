@@ -12,7 +12,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from isoflop.scaling.laws.law import Array, Cost
+from isoflop.scaling.laws.cost import Cost
+from isoflop.scaling.laws.law import Array
 
 STEP = 10.0**0.125  # factor between neighbouring budgets
 SAME_TOKENS = 0.15  # in ln: a cell this close in tokens to one of the same size already run is not offered

@@ -16,7 +16,8 @@ from isoflop.scaling.design.candidates import CandidateRuns
 from isoflop.scaling.design.information import Goal, Noise, Scenario, standard_deviation
 from isoflop.scaling.design.search import ExchangeSearch
 from isoflop.scaling.findings.finding import Finding
-from isoflop.scaling.laws.law import Cost, Law
+from isoflop.scaling.laws.cost import Cost
+from isoflop.scaling.laws.law import Law
 from isoflop.scaling.table.json_plain import plain
 
 HOLD_OUT_SHARE = 0.18

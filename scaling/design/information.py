@@ -15,7 +15,8 @@ import pandas as pd
 from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.fitting.problem import FitProblem
 from isoflop.scaling.fitting.uncertainty import bootstrap
-from isoflop.scaling.laws.law import Array, Cost, Law
+from isoflop.scaling.laws.cost import Cost
+from isoflop.scaling.laws.law import Array, Law
 
 Goal = Literal["loss", "n_opt", "multiplier"]
 DRAWS = 11

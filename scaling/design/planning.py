@@ -12,7 +12,7 @@ from isoflop.scaling.findings.units import unit_findings
 from isoflop.scaling.fitting.objective import Huber
 from isoflop.scaling.laws import with_role
 from isoflop.scaling.laws.chinchilla import Chinchilla
-from isoflop.scaling.laws.law import SIX_ND, Cost
+from isoflop.scaling.laws.cost import SIX_ND, Cost
 from isoflop.scaling.selection.law_weights import weigh_laws
 from isoflop.scaling.table.conventions import Points, points
 
@@ -63,8 +63,9 @@ def plan_from_table(
         cells, scenarios, budget=budget, target=target, goal=goal, noise=noise, known=frame, best=best.law,
         cost=cost, replicated=replicated,
     )  # fmt: skip
+    said = data.cost_notes(float(best.optimal(target).N))
     return replace(
-        made, notes=(*data.notes, *made.notes), findings=unit_findings(data), conventions=data.conventions
+        made, notes=(*data.notes, *made.notes, *said), findings=unit_findings(data), conventions=data.conventions
     )  # fmt: skip
 
 

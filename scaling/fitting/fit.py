@@ -17,7 +17,8 @@ from isoflop.scaling.fitting.problem import FitProblem
 from isoflop.scaling.fitting.search import go_on, robust_scale, search
 from isoflop.scaling.fitting.solver import Solution, minimise
 from isoflop.scaling.laws import get_law
-from isoflop.scaling.laws.law import Allocation, Array, Cost, Law
+from isoflop.scaling.laws.cost import Cost
+from isoflop.scaling.laws.law import Allocation, Array, Law
 from isoflop.scaling.table.conventions import Points, points
 
 __all__ = ["Fit", "FitError", "Huber", "LeastSquares", "fit", "predict_loss", "refit", "robust_scale"]

@@ -37,7 +37,7 @@ def fit_dict(
         "n_clusters": fit.n_clusters,
         "cluster": fit.points.cluster,
         "conventions": fit.points.conventions,
-        "cost": {"k": fit.cost.k, "slope": fit.cost.slope} if "D" in fit.law.inputs else None,
+        "cost": {"k": fit.cost.k, "slope": fit.cost.slope, "limit": fit.cost.limit} if "D" in fit.law.inputs else None,
         "status": fit.status,
         "message": fit.message,
         "bounds_hit": list(fit.bounds_hit),

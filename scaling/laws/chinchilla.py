@@ -6,20 +6,19 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from isoflop.scaling.laws.cost import SIX_ND, Cost
 from isoflop.scaling.laws.law import (
     AMPLITUDE,
     EXPONENT,
     FLOOR,
-    SIX_ND,
     Allocation,
     Array,
     Box,
-    Cost,
     Law,
     Preset,
     outer_sum,
     power_term_curvature,
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -156,12 +155,9 @@ class Chinchilla(Law):
         return np.concatenate(starts)
 
     def optimal(self, C: Any, cost: Cost = SIX_ND) -> Allocation:
-        """Where alpha A N^-alpha = (1 + slope) beta B D^-beta  (Hoffmann et al. 2022, eq. 4, with a cost exponent)."""
+        """Where alpha A N^-alpha = (d ln C / d ln N) beta B D^-beta  (Hoffmann et al. 2022, eq. 4, under any cost)."""
         C = np.asarray(C, dtype=float)
-        a = self.exponents(cost)["a"]
-        s = self.beta / a
-        log_g = np.log(self.alpha * self.A / ((1.0 + cost.slope) * self.beta * self.B)) / s
-        N = np.exp(log_g + a * np.log(C / cost.k))
+        N = cost.optimal_size(np.log(self.alpha * self.A / (self.beta * self.B)), self.alpha, self.beta, C)
         D = cost.tokens(C, N)
         return Allocation(N, D, C, self(N, D))
 

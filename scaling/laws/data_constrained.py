@@ -7,20 +7,19 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from isoflop.scaling.laws.cost import SIX_ND, Cost
 from isoflop.scaling.laws.law import (
     AMPLITUDE,
     COARSE,
     COMPLEX_STEP,
     EXPONENT,
     FLOOR,
-    SIX_ND,
     Allocation,
     Array,
     Box,
-    Cost,
     Law,
     Preset,
-)  # fmt: skip
+)
 
 REPEAT_WORTH = 15.387756  # R_D as fitted by Muennighoff et al. 2023
 EXCESS_WORTH = 5.309743  # R_N

@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from isoflop.scaling.laws.law import AMPLITUDE, SIX_ND, Allocation, Array, Box, Cost, Law, Preset, outer_sum
+from isoflop.scaling.laws.cost import SIX_ND, Cost
+from isoflop.scaling.laws.law import AMPLITUDE, Allocation, Array, Box, Law, Preset, outer_sum
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,10 @@ class Kaplan(Law):
         return values
 
     def optimal(self, C: Any, cost: Cost = SIX_ND) -> Allocation:
-        """In closed form: where (alpha_N / alpha_D) (N_c / N)^(alpha_N / alpha_D) = (1 + slope) D_c / D."""
+        """Where (alpha_N / alpha_D) (N_c / N)^(alpha_N / alpha_D) = (d ln C / d ln N) D_c / D."""
         C = np.asarray(C, dtype=float)
-        inner, s = self.alpha_N / self.alpha_D, 1.0 + cost.slope
-        N = np.exp((np.log(inner / s) + inner * np.log(self.N_c) + np.log(C / cost.k / self.D_c)) / (inner + s))
+        inner = self.alpha_N / self.alpha_D
+        N = cost.optimal_size(np.log(inner) + inner * np.log(self.N_c) - np.log(self.D_c), inner, 1.0, C)
         D = cost.tokens(C, N)
         return Allocation(N, D, C, self(N, D))
 

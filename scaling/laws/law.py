@@ -20,6 +20,8 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from isoflop.scaling.laws.cost import SIX_ND, Cost
+
 Array = np.ndarray
 COMPLEX_STEP = 1e-100
 
@@ -42,29 +44,6 @@ AMPLITUDE = Box(1e-8, 1e4, log=True)
 EXPONENT = Box(0.01, 3.0, grid=tuple(np.geomspace(0.03, 1.6, 18).tolist()))
 COARSE = tuple(np.geomspace(0.05, 1.4, 12).tolist())  # exponents to start from, for laws with further shapes
 FLOOR = Box(0.0, 1e3)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Training compute of N parameters on D tokens: C = k N^(1 + slope) D FLOPs.
-
-    The slope is 0 when FLOPs per parameter do not change with size, and slightly negative under exact counts, where
-    attention weighs less in larger models.
-    """
-
-    k: float = 6.0
-    slope: float = 0.0
-
-    def flops(self, N: Any, D: Any) -> Any:
-        """Training FLOPs of N parameters on D tokens, elementwise."""
-        return self.k * np.power(N, 1.0 + self.slope) * D
-
-    def tokens(self, C: Any, N: Any) -> Any:
-        """Tokens that C FLOPs pay for at N parameters, elementwise."""
-        return C / (self.k * np.power(N, 1.0 + self.slope))
-
-
-SIX_ND = Cost()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from isoflop.scaling.laws.law import AMPLITUDE, FLOOR, SIX_ND, Array, Box, Cost, Law, power_term_curvature
+from isoflop.scaling.laws.cost import SIX_ND, Cost
+from isoflop.scaling.laws.law import AMPLITUDE, FLOOR, Array, Box, Law, power_term_curvature
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.laws.cost import SIX_ND, Cost
 from isoflop.scaling.laws.data_constrained import DataConstrained
 from isoflop.scaling.laws.kaplan import Kaplan
-from isoflop.scaling.laws.law import SIX_ND, Allocation, Cost, Law
+from isoflop.scaling.laws.law import Allocation, Law
 from isoflop.scaling.laws.power import Power, PowerD, PowerN
 
 PF_DAY = 8.64e19  # FLOPs

@@ -6,21 +6,20 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from isoflop.scaling.laws.cost import SIX_ND, Cost
 from isoflop.scaling.laws.law import (
     AMPLITUDE,
     COARSE,
     EXPONENT,
     FLOOR,
-    SIX_ND,
     Allocation,
     Array,
     Box,
-    Cost,
     Law,
     Preset,
     outer_sum,
     power_term_curvature,
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -117,10 +116,8 @@ class Saturating(Law):
 
     def optimal(self, C: Any, cost: Cost = SIX_ND) -> Allocation:
         """That of the unbounded law, because the loss is increasing in its excess."""
-        s = 1.0 + cost.slope
         C = np.asarray(C, dtype=float)
-        log_g = np.log(self.alpha * self.A / (s * self.beta * self.B))
-        N = np.exp((log_g + self.beta * np.log(C / cost.k)) / (self.alpha + s * self.beta))
+        N = cost.optimal_size(np.log(self.alpha * self.A / (self.beta * self.B)), self.alpha, self.beta, C)
         D = cost.tokens(C, N)
         return Allocation(N, D, C, self(N, D))
 

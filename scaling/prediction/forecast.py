@@ -28,8 +28,6 @@ from isoflop.scaling.table.conventions import Points, points
 from isoflop.scaling.table.json_plain import plain
 
 LEVELS = (0.5, 0.8, 0.95)
-COST_REACH = 3.0  # times the range of sizes in a table: beyond, its cost of training is extrapolated
-LEAST_COST = 6.0  # FLOPs per parameter and token of a dense model's matrix products, forward and backward
 DRIFT = 0.04  # sd of the exponent of N* beyond the data: published ones differ by as much between ranges of compute
 FAR = 10.0  # times the largest compute: beyond, the point prediction rests on the form alone
 
@@ -197,7 +195,7 @@ def forecast_loss(
     n_opt, n_interval = None, None
     if target.optimal:
         n_opt, n_interval = _best_size(fits, weights, preferred, places, target, worths, reach)
-    notes += _cost_notes(data, float(places[preferred]["n_params"].iloc[0]))
+    notes += data.cost_notes(float(places[preferred]["n_params"].iloc[0]))
     notes = [*data.notes, *weighted.notes, *notes, *(f"{law} is left out: {why}" for law, why in refused.items())]
     if reach > FAR:
         notes.append(f"the target lies {reach:.3g} times beyond the largest compute: trust the interval, not the point")
@@ -245,23 +243,6 @@ def _repeats(fits: dict[str, Fit], target: Target) -> tuple[tuple[float, float],
     note = f"no run of the table repeats its tokens: the worth of repeats is borrowed (R_D = {REPEAT_WORTH:.3g}, "
     note += f"R_N = {EXCESS_WORTH:.3g}, Muennighoff et al. 2023), and the interval does not cover it"
     return (REPEAT_WORTH, EXCESS_WORTH), [note]
-
-
-def _cost_notes(data: Points, n_params: float) -> list[str]:
-    """What to say of the cost of training where it is extrapolated to another size."""
-    sizes = data.frame["n_params"].to_numpy(float)
-    if data.cost.slope == 0 or sizes.min() / COST_REACH <= n_params <= sizes.max() * COST_REACH:
-        return []
-    known = (data.frame["flops"] / data.frame["n_params"] / data.frame["tokens"]).to_numpy(float)
-    each = float(data.cost.flops(n_params, 1.0) / n_params)
-    note = (
-        f"FLOPs per parameter and token are extrapolated: {known.min():.3g} to {known.max():.3g} in the table, "
-        f"{each:.3g} at {n_params:.3g} parameters"
-    )
-    if each < LEAST_COST <= known.min():
-        short = LEAST_COST / each - 1
-        note += f", below the {LEAST_COST:g} of matrix products alone: compute is too low there by {short:.1%}"
-    return [note]
 
 
 def _read(law: Law, target: Target, worths: tuple[float, float]) -> Callable[..., Any]:

@@ -9,7 +9,8 @@ import pandas as pd
 
 from isoflop.scaling.fitting.fit import Fit, Huber
 from isoflop.scaling.laws import law_names
-from isoflop.scaling.laws.law import SIX_ND, Law
+from isoflop.scaling.laws.cost import SIX_ND
+from isoflop.scaling.laws.law import Law
 from isoflop.scaling.laws.published import PUBLISHED, AllocationRule
 from isoflop.scaling.prediction.forecast import LEVELS, LossForecast, PredictError, Target, forecast_loss
 from isoflop.scaling.prediction.serving import Serving, allocations, off_optimum_line

@@ -13,8 +13,8 @@ import numpy as np
 from scipy.optimize import brentq
 
 from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.laws.cost import SIX_ND, Cost
 from isoflop.scaling.laws.data_constrained import EXCESS_WORTH, REPEAT_WORTH, DataConstrained
-from isoflop.scaling.laws.law import SIX_ND, Cost
 from isoflop.scaling.prediction.forecast import LossForecast
 
 INFERENCE_FLOPS = 2.0  # per parameter and token served
@@ -61,7 +61,7 @@ def serve(law: Chinchilla, C: float, inference_tokens: float, cost: Cost = SIX_N
     """The allocation that reaches the loss of the training-optimal model at C FLOPs for the least total compute.
 
     Total is training plus inference of `inference_tokens`. At the optimum, with T the training FLOPs,
-    alpha A N^-alpha / (beta B D^-beta) = (1 + slope) + 2 N D_inf / T; for C = 6 N D that is 1 + D_inf / (3 D).
+    alpha A N^-alpha / (beta B D^-beta) = d ln T / d ln N + 2 N D_inf / T; for C = 6 N D that is 1 + D_inf / (3 D).
     """
     if inference_tokens < 0:
         raise ServingError(f"--inference-tokens {inference_tokens:g}: must not be negative")
@@ -78,7 +78,7 @@ def serve(law: Chinchilla, C: float, inference_tokens: float, cost: Cost = SIX_N
         if not np.isfinite(d):
             return np.inf
         ratio = law.alpha * law.A * n**-law.alpha / (law.beta * law.B * d**-law.beta)
-        return float(ratio - (1 + cost.slope) - INFERENCE_FLOPS * n * inference_tokens / cost.flops(n, d))
+        return float(ratio - cost.growth(n) - INFERENCE_FLOPS * n * inference_tokens / cost.flops(n, d))
 
     smallest = np.log(law.A / (goal - law.E) ** (1 / law.kappa)) / law.alpha
     log_n = (
@@ -101,7 +101,7 @@ def off_optimum(law: Chinchilla, C: float, factor: float, cost: Cost = SIX_ND) -
     best = law.optimal(C, cost)
     n = best.N * factor
     loss = float(law(n, cost.tokens(C, n)))
-    slope = law.exponents(cost)["frontier"]
+    slope = law.exponents(Cost(slope=float(cost.growth(best.N)) - 1))["frontier"]
     waste = ((loss - law.E) / (float(best.loss) - law.E)) ** (1 / slope)
     return loss - float(best.loss), float(waste)
 
@@ -113,7 +113,7 @@ def capped(law: Chinchilla, C: float, most_tokens: float, cost: Cost = SIX_ND) -
     if most_tokens >= best.D:
         n, d, note = float(best.N), float(best.D), "the cap on tokens does not bind"
     else:
-        n = float((C / (cost.k * most_tokens)) ** (1 / (1 + cost.slope)))
+        n = float(cost.size(C, tokens=most_tokens))
         d, note = most_tokens, f"all {most_tokens:.3g} tokens, the rest of the compute in size"
     return Serving(n, d, float(law(n, d)), C, 0.0, C, 0.0, 1.0, note)
 

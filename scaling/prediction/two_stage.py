@@ -17,7 +17,8 @@ from isoflop.scaling.fitting.fit import Fit, FitError, fit
 from isoflop.scaling.fitting.fit_text import fit_dict
 from isoflop.scaling.fitting.objective import Huber
 from isoflop.scaling.fitting.uncertainty import Draws, bootstrap, jackknife
-from isoflop.scaling.laws.law import SIX_ND, Allocation, Array, Box, Cost, Law
+from isoflop.scaling.laws.cost import SIX_ND, Cost
+from isoflop.scaling.laws.law import Allocation, Array, Box, Law
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import is_runs, points
 from isoflop.scaling.table.read import require

@@ -5,7 +5,7 @@ largest, so that the choice never uses the largest.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -247,4 +247,4 @@ def _budget(group: pd.DataFrame) -> float:
 
 def _subset(data: Points, groups: Sequence[pd.DataFrame]) -> Points:
     frame = pd.concat(groups, ignore_index=True)
-    return Points(frame, params=data.params, compute=data.compute, cluster=data.cluster, notes=data.notes)
+    return replace(data, frame=frame)

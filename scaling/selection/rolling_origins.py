@@ -5,7 +5,7 @@ every run above the first origin is predicted once, from smaller runs alone.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -83,7 +83,7 @@ def rolling_origins(data: Points, *, by: Scale = "flops", above: float | None = 
 
 
 def _origin(data: Points, known: pd.DataFrame, target: pd.DataFrame, threshold: float, by: str) -> Origin:
-    below = Points(known.reset_index(drop=True), data.params, data.compute, data.cluster, data.notes)
+    below = replace(data, frame=known.reset_index(drop=True))
     return Origin(threshold, below, target.reset_index(drop=True), by)
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from isoflop.scaling.laws.law import Cost
+from isoflop.scaling.laws.cost import Cost, fitted_cost
 from isoflop.scaling.table.columns import (
     OPTIONAL,
     TableError,
@@ -39,7 +39,23 @@ COMPUTE = {
 }
 # The compute of a dense Transformer without attention and head, C = 6 N D, solved for each (Kaplan et al. 2020).
 _THIRD = {"n_params": "flops / (6 x tokens)", "tokens": "flops / (6 x n_params)", "flops": "6 x n_params x tokens"}
+ASPECT = 16.0  # width per layer of the sizes in conf/model
+LARGEST = 1e11  # parameters: how far a family is continued
+REACH = 3.0  # times the range of sizes in a table: beyond, its cost of training is extrapolated
 AS_GIVEN = "as given"  # the convention of a column that a plain table brings
+
+
+@dataclass(frozen=True)
+class LargerModels:
+    """Models (n,) that continue a family: parameters, FLOPs per parameter and token, and the limit that those tend to.
+
+    Depth stays that of the largest model of the table until the width per layer reaches ASPECT, or is what it is in
+    that model if more; then both grow together.
+    """
+
+    n_params: np.ndarray
+    rate: np.ndarray
+    limit: float
 
 
 @dataclass(frozen=True)
@@ -48,7 +64,7 @@ class Points:
 
     `frame` has n_params, tokens, flops, loss (NaN where the table lacks one) and cluster, and those of OPTIONAL that
     the table has. `cluster` names the column whose values are the units of resampling, `notes` say what was left out or
-    assumed, `loss_unit` is the unit of the loss.
+    assumed, `loss_unit` is the unit of the loss. `larger` are models of the family beyond those of a run table.
     """
 
     frame: pd.DataFrame
@@ -57,18 +73,34 @@ class Points:
     cluster: str
     notes: tuple[str, ...] = ()
     loss_unit: str = NATS_PER_TOKEN
+    larger: "LargerModels | None" = None
 
     @cached_property
     def cost(self) -> Cost:
-        """C = k N^(1+slope) D by least squares through the points. Raises TableError where a value is missing."""
-        x = np.log(self.frame["n_params"].to_numpy(float))
-        y = np.log(self.frame["flops"] / self.frame["n_params"] / self.frame["tokens"]).to_numpy(float)
-        if not np.isfinite(x).all() or not np.isfinite(y).all():
+        """The cost of training as a function of size, see `fitted_cost`. Raises TableError where a value is missing."""
+        n = self.frame["n_params"].to_numpy(float)
+        rate = (self.frame["flops"] / self.frame["n_params"] / self.frame["tokens"]).to_numpy(float)
+        if not (np.isfinite(n) & np.isfinite(rate)).all():
             raise TableError("the cost of training needs n_params, tokens and flops in every row")
-        if np.ptp(y) < 1e-9 or np.ptp(x) == 0:
-            return Cost(k=float(np.exp(y.mean())), slope=0.0)
-        slope, intercept = np.polyfit(x - x.mean(), y, 1)
-        return Cost(k=float(np.exp(intercept - slope * x.mean())), slope=float(slope))
+        if self.larger is None:
+            return fitted_cost(n, rate)
+        further = (self.larger.n_params, self.larger.rate)
+        other = self.params not in ("matrices", "active")
+        return fitted_cost(n, rate, limit=self.larger.limit, further=further, other_weights=other)
+
+    def cost_notes(self, n_params: float) -> list[str]:
+        """What to say of the cost of training where it is extrapolated to another size."""
+        sizes, cost = self.frame["n_params"].to_numpy(float), self.cost
+        if (cost == cost.power and not cost.slope) or sizes.min() / REACH <= n_params <= sizes.max() * REACH:
+            return []
+        known = (self.frame["flops"] / self.frame["n_params"] / self.frame["tokens"]).to_numpy(float)
+        how = "constant beyond the sizes of the table"
+        if cost.limit is not None:
+            how = f"tending to {cost.limit:.3g} as in models whose width per layer stays the same"
+        return [
+            f"FLOPs per parameter and token are extrapolated: {known.min():.3g} to {known.max():.3g} in the table, "
+            f"{float(cost.rate(n_params)):.3g} at {n_params:.3g} parameters, {how}"
+        ]
 
     @property
     def conventions(self) -> dict[str, str]:
@@ -93,11 +125,12 @@ def points(
     _check_convention("params", params, PARAMS)
     _check_convention("compute", compute, COMPUTE)
     notes, unit = list(table.attrs.get("notes", ())), str(table.attrs.get("loss_unit", NATS_PER_TOKEN))
+    larger = None
     if is_runs(table):
         frame = _finished(table, notes)
         frame["n_params"] = count_params(frame, params)
         frame["flops"] = _run_flops(frame, compute)
-        used = (params, compute)
+        used, larger = (params, compute), _larger_models(frame, params, compute)
     else:
         table = _resolved(table, notes)
         unit = table.attrs["loss_unit"]
@@ -107,7 +140,7 @@ def points(
     frame["cluster"], cluster = _clusters(frame, cluster)
     kept = [*QUANTITIES, "cluster", *(c for c in OPTIONAL if c in frame and c != "trunk_id")]
     tidy = frame.reindex(columns=kept).astype(dict.fromkeys(QUANTITIES, float)).reset_index(drop=True)
-    return Points(tidy, params=used[0], compute=used[1], cluster=cluster, notes=tuple(notes), loss_unit=unit)
+    return Points(tidy, used[0], used[1], cluster, tuple(notes), unit, larger)
 
 
 def _weighed(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
@@ -148,6 +181,31 @@ def _run_flops(frame: pd.DataFrame, compute: str) -> pd.Series:
         masked = frame["flops_token_attention_scores_full"] - frame["flops_token_attention_scores"]
         return frame["flops"] + 3.0 * masked * frame["tokens"]
     return frame["flops"]
+
+
+def _larger_models(frame: pd.DataFrame, params: str, compute: str) -> LargerModels | None:
+    """How the family of a run table goes on; None where it has several, or its shapes are not known."""
+    shape = ["n_layer", "d_model", "flops_token_blocks", "flops_token_unembedding", "flops_token_attention_scores_full"]
+    one = ["family", "vocab_size", "context_length", "tied"]
+    if compute == "6nd" or not {*shape, *one} <= set(frame) or frame[shape].isna().any(axis=None):
+        return None
+    if any(frame[column].nunique() != 1 for column in one):
+        return None
+    last = frame.sort_values(["n_params_total", "n_layer"]).iloc[[-1]]
+    full = "_full" if compute == "full-attention" else ""
+    part = {g: float(last[f"n_params_{g}"].iloc[0]) for g in PARAM_GROUPS}
+    depth, width = float(last["n_layer"].iloc[0]), float(last["d_model"].iloc[0])
+    active, head = (float(last[f"flops_token_{g}"].iloc[0]) / 2 for g in ("blocks", "unembedding"))
+    scores = float(last[f"flops_token_attention_scores{full}"].iloc[0])
+    blocks = active if params == "active" else part["attention"] + part["recurrent"] + part["mlp"]
+    thin = {"matrices": head, "active": head, "no-embedding": 0.0}
+    thin["total"] = part["embedding"] + part["position"] + part["unembedding"]
+    vectors = part["norm"] if params in ("total", "no-embedding") else 0.0
+    wider = np.geomspace(1.25, max((LARGEST / max(blocks, 1.0)) ** (1 / 3), 2.0), 16)
+    deeper = np.maximum(1.0, width * wider / max(ASPECT, width / depth) / depth)
+    counted = blocks * deeper * wider**2 + vectors * deeper * wider + thin[params] * wider
+    flops = 6 * (active * deeper * wider**2 + head * wider) + 3 * scores * deeper * wider
+    return LargerModels(counted, flops / counted, 6 * active / blocks)
 
 
 def _finished(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:

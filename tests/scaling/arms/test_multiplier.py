@@ -9,7 +9,7 @@ from isoflop.scaling.arms.matched import matched_ranking
 from isoflop.scaling.arms.multiplier import MultiplierError, multiplier
 from isoflop.scaling.arms.pairs import cluster_labels, pair_cells
 from isoflop.scaling.laws.chinchilla import Chinchilla
-from isoflop.scaling.laws.law import Cost
+from isoflop.scaling.laws.cost import Cost
 from isoflop.scaling.laws.power import Power
 from isoflop.scaling.table.conventions import points
 from tests.support.fits.decision_checks import arms_coverage

@@ -13,7 +13,7 @@ from isoflop.scaling.design.search import ExchangeSearch
 from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.fitting.fit import LeastSquares, fit
 from isoflop.scaling.fitting.uncertainty import jackknife
-from isoflop.scaling.laws.law import Cost
+from isoflop.scaling.laws.cost import Cost
 from tests.support.fits.decision_checks import BLOCK, refits, suggestion
 from tests.support.fits.simulated import BESIROGLU, NOISE, isoflop_table
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from isoflop.scaling.laws.chinchilla import Chinchilla
-from isoflop.scaling.laws.law import Cost
+from isoflop.scaling.laws.cost import Cost
 from isoflop.scaling.prediction.serving import ServingError, capped, off_optimum, repeated, serve
 from tests.support.fits.simulated import BENT, BESIROGLU
 

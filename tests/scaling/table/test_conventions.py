@@ -4,6 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from isoflop.models.config import (
+    ModelConfig,
+    flops_per_token,
+    n_active,
+    n_matrices,
+    n_total,
+    training_flops_per_token,
+)
+from isoflop.models.config import count_params as count_groups
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import count_params, points
 from isoflop.scaling.table.runs import PARAM_GROUPS
@@ -60,6 +69,65 @@ def test_the_cost_follows_exact_flops_and_is_six_for_6nd(study_table):
     assert -0.1 < data.cost.slope < 0  # attention weighs less in larger models
     ratio = data.cost.flops(data.frame["n_params"], data.frame["tokens"]) / data.frame["flops"]
     assert np.abs(np.log(ratio)).max() < 0.06
+
+
+def _shape(width, layers):
+    return ModelConfig("transformer", vocab_size=256, context_length=64, n_layer=layers, d_model=width, n_head=1)
+
+
+def _family_table(shapes):
+    """The run table of one run of each shape (width, layers), 20 tokens a parameter."""
+    rows = []
+    for width, layers in shapes:
+        config = _shape(width, layers)
+        tokens = 20 * n_matrices(config)
+        counts = {f"n_params_{g}": v for g, v in count_groups(config).items()}
+        flops = {f"flops_token_{g}": float(v) for g, v in flops_per_token(config).items()}
+        rows.append(counts | flops | {
+            "run_id": f"{width}", "state": "done", "final": True, "family": "transformer", "n_layer": layers,
+            "d_model": width, "vocab_size": 256, "context_length": 64, "tied": False, "tokens": tokens,
+            "n_params_total": n_total(config), "flops": training_flops_per_token(config) * tokens, "loss": 2.0,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("kept", ["shapes", "counts alone"])
+@pytest.mark.parametrize("params", ["matrices", "active"])
+@pytest.mark.parametrize("largest", [32, 48, 64, 80])
+def test_the_cost_of_larger_models_is_that_of_their_family(largest, params, kept):
+    """The sizes of conf/model: 16 of width a layer, two layers at least. 1e6 to 1e10 parameters."""
+    table = _family_table([(d, max(2, d // 16)) for d in (8, 12, 16, 20, 24, 32, 40, 48, 56, 64, 80) if d <= largest])
+    data = points(table, params=params)
+    if kept == "counts alone":
+        data = points(data.frame[["n_params", "tokens", "flops", "loss"]])
+    for width in (112, 160, 256, 512, 1024, 2384):
+        config = _shape(width, width // 16)
+        own, n = training_flops_per_token(config), (n_matrices if params == "matrices" else n_active)(config)
+        assert data.cost.flops(n, 1.0) == pytest.approx(own, rel=0.01)
+    assert (data.cost.rate(np.geomspace(1e3, 1e13, 99)) >= 6).all()
+    n, tokens, flops = data.frame[["n_params", "tokens", "flops"]].to_numpy(float).T
+    assert data.cost.flops(n, tokens) == pytest.approx(flops, rel=0.015)
+
+
+@pytest.mark.parametrize("params", ["matrices", "active", "total", "no-embedding"])
+def test_the_cost_under_every_count_of_parameters_tends_to_six(params):
+    table = _family_table([(d, max(2, d // 16)) for d in (8, 12, 16, 24, 32, 48, 64)])
+    cost = points(table, params=params).cost
+    assert cost.rate(1e11) == pytest.approx(6, rel=0.01)
+
+
+def test_one_model_of_a_family_tells_how_its_cost_goes_on():
+    cost = points(_family_table([(64, 4)])).cost
+    config = _shape(512, 32)
+    assert cost.flops(n_matrices(config), 1.0) == pytest.approx(training_flops_per_token(config), rel=0.01)
+
+
+def test_an_extrapolated_cost_is_said_with_its_rule():
+    data = points(_family_table([(d, max(2, d // 16)) for d in (8, 16, 32, 64)]))
+    assert data.cost_notes(2e5) == []
+    (said,) = data.cost_notes(1e8)
+    assert "6.06 at 1e+08 parameters, tending to 6 as in models whose width per layer stays the same" in said
+    assert points(data.frame, compute="6nd").cost_notes(1e8) == []
 
 
 def test_a_plain_table_is_taken_as_given_and_missing_flops_are_said():

@@ -18,7 +18,8 @@ from isoflop.scaling.findings.diagnose import diagnose
 from isoflop.scaling.fitting.fit import fit
 from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws.chinchilla import Chinchilla
-from isoflop.scaling.laws.law import Cost, Law
+from isoflop.scaling.laws.cost import Cost
+from isoflop.scaling.laws.law import Law
 from isoflop.scaling.prediction.forecast import Target, forecast_loss
 from tests.support.fits.simulated_studies import (
     DESIGNS,

@@ -11,7 +11,7 @@ from isoflop.scaling.design.planning import plan_from_law
 from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.fitting.fit import fit
 from isoflop.scaling.laws.chinchilla import Chinchilla
-from isoflop.scaling.laws.law import Cost
+from isoflop.scaling.laws.cost import Cost
 from isoflop.scaling.prediction.forecast import Target, forecast_loss
 from tests.support.fits.simulated import BASE, BESIROGLU, CROSSING, NOISE, isoflop_table, two_arms
 
