@@ -153,7 +153,7 @@ def _power_of(fitted: Fit) -> PowerFit:
     exponent = fitted.exponents()
     if not {"a", "b"} <= set(exponent):
         raise NoAllocationError(f"the optimum of {fitted.law.name} is no power law of compute")
-    draws, best = jackknife(fitted), fitted.optimal(1.0)
+    draws, best = jackknife(fitted), fitted.law.optimal(1.0, fitted.cost.power)
     return PowerFit(
         n_exponent=exponent["a"],
         n_coef=float(best.N),
