@@ -36,9 +36,9 @@ lint: $(STAMP)  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-figures: $(STAMP)  ## the README's figure and numbers, from the committed results
+figures: $(STAMP)  ## the README's figure and answers, from the committed results
 	$(BIN)/python -m isoflop.analysis.hero experiments/results/quick.parquet docs/hero.png
-	$(BIN)/python -m isoflop.analysis.readme experiments/results/quick.parquet README.md
+	$(BIN)/python -m isoflop.analysis.readme README.md
 
 docs: $(STAMP)  ## the documentation as site/index.html: every command on a page is run, nothing is downloaded
 	$(BIN)/python docs/build.py

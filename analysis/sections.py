@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import chdtri
 
 from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.figures.cost import trained_tokens
@@ -279,13 +280,24 @@ def noise(e: Evidence) -> str:
         cells = e.seed_noise
     except UnsupportedError as error:
         return f"{left} Seed noise is not measured: {error}."
-    pooled = float(np.sqrt(np.average(cells["sd"] ** 2, weights=cells["seeds"] - 1)))
     rows = [
         [count(c.n_params), count(c.tokens), f"{c.flops:.2g}", str(c.seeds), f"{c.loss:.4f}", f"{c.sd:.2%}"]
         for c in cells.itertuples()
     ]
-    text = f"{left} Over seeds it varies by {pooled:.2%} (pooled sd of {len(cells)} cells).\n\n"
-    return text + table(["N", "tokens", "FLOPs", "seeds", "mean loss", "sd of ln loss"], rows)
+    return f"{left} {_seed_noise(cells)}\n\n" + table(
+        ["N", "tokens", "FLOPs", "seeds", "mean loss", "sd of ln loss"], rows
+    )
+
+
+def _seed_noise(cells: pd.DataFrame) -> str:
+    """The pooled standard deviation of ln loss between seeds, with its interval from the chi-square distribution."""
+    freedom = int((cells["seeds"] - 1).sum())
+    pooled = float(np.sqrt(np.average(cells["sd"] ** 2, weights=cells["seeds"] - 1)))
+    low, high = (pooled * np.sqrt(freedom / chdtri(freedom, p)) for p in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return (
+        f"Over seeds it varies by {pooled:.2%} [{low:.1%}, {high:.1%}] (pooled sd of {len(cells)} cells, {freedom} "
+        "degrees of freedom)."
+    )
 
 
 def cells_table(e: Evidence) -> pd.DataFrame:

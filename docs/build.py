@@ -49,6 +49,11 @@ class Block:
     end: int
 
 
+def pages() -> list[Path]:
+    """The pages that are written by hand."""
+    return sorted(path for path in DOCS.glob("*.md") if path.name != "calibration.md")
+
+
 def blocks(page: str) -> Iterator[Block]:
     """The fenced blocks of a page in their order."""
     for found in BLOCK.finditer(page):
@@ -187,6 +192,23 @@ def command_pages() -> dict[str, str]:
     return {"commands/index.md": "\n".join(index), **pages}
 
 
+def calibration_page() -> dict[str, str]:
+    """The table that the proof of the statistics wrote, or how to make it where it is not there."""
+    path = DOCS / "calibration.md"
+    if path.is_file():
+        return {"calibration.md": path.read_text()}
+    text = (
+        "# Calibration\n\nHow often what is stated about a simulated study is true. The table is not part of this "
+        "copy; `python -m tests.proofs.calibration --write` makes it, in some hours of a core.\n"
+    )
+    return {"calibration.md": text}
+
+
+def generated_pages() -> dict[str, str]:
+    """Every page that is made from the code or from a proof."""
+    return {**law_pages(), **command_pages(), **api_page(), **calibration_page()}
+
+
 def api_page() -> dict[str, str]:
     """The public names of `import isoflop`, from their docstrings."""
     import isoflop
@@ -236,14 +258,14 @@ def build(only: list[str]) -> None:
     if not only:
         shutil.rmtree(BUILT, ignore_errors=True)
     BUILT.mkdir(parents=True, exist_ok=True)
-    for path in sorted(DOCS.glob("*.md")):
+    for path in pages():
         if not only or path.stem in only:
             with tempfile.TemporaryDirectory() as folder:
                 (BUILT / path.name).write_text(run_page(path, Path(folder)))
     for path in (*DOCS.glob("*.png"), *DOCS.glob("*.css")):
         shutil.copy(path, BUILT)
     if not only:
-        for name, text in {**law_pages(), **command_pages(), **api_page()}.items():
+        for name, text in generated_pages().items():
             (BUILT / name).parent.mkdir(exist_ok=True)
             (BUILT / name).write_text(text)
 
@@ -255,7 +277,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="print the commands that are shown and not run")
     options = parser.parse_args()
     if options.list:
-        for path in sorted(DOCS.glob("*.md")):
+        for path in pages():
             for block in blocks(path.read_text()):
                 if block.language == "console":
                     print(*(f"{path.name}:{block.line}: {line}" for line in block.text.splitlines()), sep="\n")

@@ -232,6 +232,14 @@ def test_seed_noise_is_the_spread_over_seeds(study_law):
         _ = Evidence(simulate_study(study_law, curves=False)).seed_noise
 
 
+def test_the_noise_of_seeds_has_its_interval(written):
+    """Two seeds a cell of sd .02 are 12 degrees of freedom of 12 cells: 12 s^2 over chi-square's quantiles."""
+    noise = pd.DataFrame({"n_params": 1e4, "tokens": 1e6, "flops": 6e10, "loss": 2.0, "seeds": [2] * 12, "sd": 0.02})
+    told = summary.noise(replace(written.evidence, done=written.evidence.done | {"seed_noise": noise}))
+    low, high = (f"{0.02 * np.sqrt(12 / quantile):.1%}" for quantile in (21.0261, 5.2260))
+    assert f"varies by 2.00% [{low}, {high}] (pooled sd of 12 cells, 12 degrees of freedom)" in told
+
+
 def test_tokens_saved_by_shared_trunks(study_table):
     counted, trained = trained_tokens(study_table)
     assert counted == final_rows(study_table)["tokens"].sum()

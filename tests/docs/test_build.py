@@ -5,15 +5,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
+import pandas as pd
 import pytest
 from typer.main import get_command
 
 import isoflop
 from docs import build
 from isoflop.__main__ import app
-from tests.support.root import ROOT
+from isoflop.scaling.table.runs import read_runs, write_run
+from tests.support.root import RESULTS, ROOT
 
-PAGES = sorted(build.DOCS.glob("*.md"))
+PAGES = build.pages()
 GROWN = {"cluster": ("clusters.md", "gpu.md"), "a run of one's own": ("corpora-and-models.md",), "make": ("index.md",)}
 
 
@@ -62,7 +65,7 @@ def anchors(text: str) -> set[str]:
 
 
 def test_links_lead_to_pages_and_headings():
-    pages = {p.name: p.read_text() for p in PAGES} | build.law_pages() | build.command_pages() | build.api_page()
+    pages = {p.name: p.read_text() for p in PAGES} | build.generated_pages()
     seen = 0
     for name, text in pages.items():
         for link in links(text):
@@ -76,7 +79,7 @@ def test_links_lead_to_pages_and_headings():
 
 def test_the_site_names_every_page():
     named = set(re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
-    assert named == {p.name for p in PAGES} | {"laws/index.md", "commands/index.md", "python.md"}
+    assert named == {p.name for p in PAGES} | {"laws/index.md", "commands/index.md", "python.md", "calibration.md"}
 
 
 def test_the_reference_holds_every_law_command_option_and_public_name():
@@ -91,3 +94,35 @@ def test_the_reference_holds_every_law_command_option_and_public_name():
             option in commands[f"commands/{name}.md"] for p in command.params for option in p.opts if "-" in option
         )
     assert all(f"## {name}\n" in python for name in isoflop.__all__)
+
+
+def test_the_query_of_a_page_reads_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It takes the final rows of the runs, and no other table of a store."""
+    query = re.search(r'query = "(.*)"', (build.DOCS / "first-study.md").read_text())[1]
+    table = read_runs(RESULTS / "quick.parquet")
+    kept = list(table["run_id"].unique()[:3])
+    for run_id in kept:
+        rows = table[table["run_id"] == run_id].to_dict("records")
+        write_run(tmp_path / "runs" / "cells" / run_id / "run.parquet", rows, {})
+        other = pd.DataFrame({"position": [0], "loss": [5.0]})  # a store holds other tables too
+        other.to_parquet(tmp_path / "runs" / "cells" / run_id / "evaluation.parquet")
+    monkeypatch.chdir(tmp_path)
+    rows = duckdb.sql(query).fetchall()
+    finals = table[table["final"] & table["run_id"].isin(kept)].set_index("run_id")
+    assert {row[0] for row in rows} == set(kept)
+    for run_id, n_params, tokens, loss in rows:
+        assert (n_params, tokens, loss) == tuple(finals.loc[run_id, ["n_params_total", "tokens", "loss"]])
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_calibration_page_is_the_proofs_table_or_says_how_to_make_it(
+    there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(build, "DOCS", tmp_path)
+    if there:
+        (tmp_path / "calibration.md").write_text("# Calibration\n\nfit: .9\n")
+    text = build.calibration_page()["calibration.md"]
+    assert text.startswith("# Calibration\n")
+    assert ("fit: .9" in text) == there
+    assert ("tests.proofs.calibration --write" in text) == (not there)
+    assert build.pages() == []

@@ -34,9 +34,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("site")
     pages = folder / "build" / "docs"
     pages.mkdir(parents=True)
-    for path in (*build.DOCS.glob("*.md"), *build.DOCS.glob("*.png"), *build.DOCS.glob("*.css")):
+    for path in (*build.pages(), *build.DOCS.glob("*.png"), *build.DOCS.glob("*.css")):
         shutil.copy(path, pages)
-    for name, text in {**build.law_pages(), **build.command_pages(), **build.api_page()}.items():
+    for name, text in build.generated_pages().items():
         (pages / name).parent.mkdir(exist_ok=True)
         (pages / name).write_text(text)
     shutil.copy(ROOT / "mkdocs.yml", folder)
