@@ -14,7 +14,7 @@ from pathlib import Path
 KEPT = {
     "fit": r" +(E|alpha|beta|a) |\[warn\] (unidentified|hold_out_missed)",
     "compare": r" law |[* ](forecast average|chinchilla|kaplan)",
-    "multiplier": r" +compute |.* to \S+ +[01]\.\d{3}$| +\[warn\]",
+    "multiplier": r" +compute |.* to \S+ +[01]\.\d{3}$| +\[warn\] verdicts",
     "predict": r"loss of| +[\d.]+ nats| +\d+%| +best size",
     "suggest": r"\d+ cells|.*90% interval",
 }
