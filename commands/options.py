@@ -17,9 +17,9 @@ if TYPE_CHECKING:  # loaded when a command runs
 
     from isoflop.scaling.fitting.objective import Objective as FitObjective
 
-RUN, FIT, DECIDE, SHOW, MODELS = "Run a study", "Fit and compare", "Decide", "Show", "Models and data"
+RUN, FIT, DECIDE, SHOW, MODELS = "Run a study", "Fit and compare", "Decide", "Show and share", "Models and data"
 
-Table = Annotated[Path, typer.Argument(help="a runs folder, or a table: CSV, TSV, JSON, parquet, .xlsx")]
+Table = Annotated[Path, typer.Argument(help="a runs folder, a bundle, or a table: CSV, TSV, JSON, parquet, .xlsx")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, numbers in full precision")]
 MOST_SEED = 2**63 - 1
 MOST_RESAMPLES = 10**6

@@ -1,4 +1,4 @@
-"""What people look at: isoflop report, plot."""
+"""What people look at, and what is published: isoflop report, plot, share."""
 
 import sys
 from pathlib import Path
@@ -93,3 +93,40 @@ def plot(
         runs=tuple(filter(None, (runs or "").split(","))), against=against or "flops",
     )  # fmt: skip
     typer.echo(draw_figure(figure, evidence, out))
+
+
+@app.command(rich_help_panel=SHOW)
+def share(
+    source: Annotated[Path | None, typer.Argument(help="a runs folder or a table; left out with --check")] = None,
+    to: Annotated[Path | None, typer.Option("--to", help="a new folder for the bundle")] = None,
+    licence: Annotated[str, typer.Option("--licence", help="of the numbers: cc-by-4.0, mit, ...")] = "unknown",
+    check: Annotated[Path | None, typer.Option("--check", help="verify a bundle: its folder, or hf://...")] = None,
+    study: Study = None,
+    where: Where = None,
+    mapping: Map = None,
+    sheet: Sheet = None,
+    as_json: Json = False,
+) -> None:
+    """Publish runs as a bundle, or verify one.
+
+    isoflop share runs --study NAME --to DIR writes a table, configurations, a card and SHA-256 of each; every command
+    that takes a TABLE reads DIR, also as hf://datasets/USER/NAME. --check names every difference and exits with 1.
+    """
+    if check is not None:
+        others = {"SOURCE": source, "--to": to, "--study": study, "--where": where, "--map": mapping, "--sheet": sheet}
+        if used := [name for name, value in others.items() if value is not None]:
+            raise ValueError(f"--check takes a bundle alone: leave out {', '.join(used)}")
+        from isoflop.experiments.finished.bundle_check import DifferentError, check_anywhere
+
+        found = check_anywhere(check)
+        emit(found.to_dict(), str(found), as_json)
+        if found.differences:
+            raise DifferentError(f"{check} does not verify: {len(found.differences)} differences")
+        return
+    if source is None or to is None:
+        raise ValueError("share takes SOURCE and --to DIR, or --check DIR")
+    from isoflop.experiments.finished.bundle import write_bundle
+
+    table = load(source, mapping, where, study, sheet)
+    written = write_bundle(table, source, to, licence=licence)
+    emit(written.to_dict(), str(written), as_json)

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pandas as pd
 
+from isoflop.experiments.finished.private import without_folders
 from isoflop.experiments.store.models import Trained
 from isoflop.models.config import family_of
 from isoflop.models.export import write_folder
@@ -27,17 +28,6 @@ def provenance(trained: Trained) -> dict[str, Any]:
     """The final row of the run table and the resolved configuration, ready for JSON."""
     row = {name: None if _missing(value) else value for name, value in trained.final.items()}
     return cast(dict[str, Any], without_folders({"run": row, "config": trained.config}))
-
-
-def without_folders(value: object) -> object:
-    """`value` with the last part alone of every absolute path in it: an export names no folder of this machine."""
-    if isinstance(value, dict):
-        return {key: without_folders(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_folders(part) for part in value]
-    if isinstance(value, Path):
-        value = str(value)
-    return value.rpartition("/")[2] if isinstance(value, str) and value.startswith(("/", "file:///", "~/")) else value
 
 
 def card(trained: Trained) -> str:

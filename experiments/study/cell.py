@@ -75,12 +75,12 @@ class Cell:
     @cached_property
     def run_id(self) -> str:
         """The identity of the run: a hash of everything that determines its losses."""
-        return _digest(self.what())
+        return digest(self.what())
 
     @cached_property
     def trunk_id(self) -> str:
         """What this cell shares with others before they differ. A schedule without a trunk shares nothing."""
-        return _digest(self._trunk()) if self.schedule.name == "wsd" else _digest({"trunk_of": self.run_id})
+        return digest(self._trunk()) if self.schedule.name == "wsd" else digest({"trunk_of": self.run_id})
 
     @property
     def label(self) -> str:
@@ -193,5 +193,6 @@ def _idle_schedule(schedule: ScheduleSpec) -> set[str]:
     return {"wsd": set(), "constant": cooldown | {"final_fraction"}}.get(schedule.name, cooldown)
 
 
-def _digest(value: dict) -> str:
+def digest(value: Mapping[str, Any]) -> str:
+    """The id of what `value` describes: the first 12 digits of the SHA-256 of its JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]

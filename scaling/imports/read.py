@@ -17,6 +17,7 @@ from isoflop.scaling.imports.records.lm_eval import RESULTS
 from isoflop.scaling.imports.records.mlflow import STORE
 from isoflop.scaling.imports.records.tensorboard import EVENTS
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, Reader, SourceError
+from isoflop.scaling.table.bundle.manifest import is_bundle
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.read import as_table
 from isoflop.scaling.table.read import read_table as read_plain
@@ -80,7 +81,8 @@ def read_table(
 ) -> pd.DataFrame:
     """The table at `path` with its columns renamed by `mapping` (ours -> yours) and its rows kept by `where`.
 
-    A runs folder, a CSV, parquet or JSON of runs or of their curves, or whatever `import_source` reads as it is: a log,
+    A runs folder, a bundle that `isoflop share` wrote (also as hf://datasets/USER/NAME), a CSV, parquet or JSON of runs
+    or of their curves, or whatever `import_source` reads as it is: a log,
     a folder of histories. `study` keeps the runs that one study of a runs folder lists, `sheet` names one of a
     spreadsheet, `labels` are more columns of names. `attrs` carries "source", "notes" (what was renamed, assumed and
     filtered; "guessed" of them what the user did not ask for), "mapping", "loss_unit", and "study" where one was named.
@@ -94,7 +96,7 @@ def read_table(
     [3.91, 3.62]
     """
     path = Path(path)
-    if study or sheet or not path.exists() or (path / "cells").is_dir():
+    if study or sheet or not path.exists() or (path / "cells").is_dir() or is_bundle(path):
         return read_plain(path, mapping=mapping, where=where, study=study, sheet=sheet, labels=labels)
     if _is_foreign(path):
         try:

@@ -1,4 +1,4 @@
-"""Reads any table: a runs folder, a parquet or a CSV becomes a DataFrame with the column names of this package.
+"""Reads any table: a runs folder, a bundle, a parquet or a CSV becomes a DataFrame with this package's column names.
 
 A table needs `loss`, and `n_params` and `tokens` or `flops`. What was renamed or filtered is written to
 `frame.attrs["notes"]`; values that no law can take are an error that names the rows.
@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 
 from isoflop.read_json import read_json
+from isoflop.scaling.table.bundle.hub import address, fetch, on_hub
+from isoflop.scaling.table.bundle.manifest import is_bundle, read_manifest, table_of
 from isoflop.scaling.table.columns import (
     OPTIONAL,
     TableError,
@@ -44,9 +46,10 @@ def read_table(
 ) -> pd.DataFrame:
     """The table at `path` with its columns renamed by `mapping` (ours -> yours) and its rows kept by `where`.
 
-    `study` keeps the runs that one study of a runs folder lists, `sheet` names one of a spreadsheet. `labels` are more
-    columns of names, whose text is never taken for a missing value. A column under a usual alias, with its unit in its
-    name, is taken and noted (`columns.resolve`); runs that did not finish are left out and counted.
+    `path` may be hf://datasets/USER/NAME. `study` keeps the runs that one study of a runs folder lists, `sheet` names
+    one of a spreadsheet. `labels` are more columns of names, whose text is never taken for a missing value. A column
+    under a usual alias, with its unit in its name, is taken and noted (`columns.resolve`); runs that did not finish are
+    left out and counted.
 
     `attrs` carries "source", "notes" (what was renamed and filtered; "guessed" of them what the user did not ask for),
     "loss_unit", "mapping", and "study" where one was named. The index counts the rows of the file from 0, also after
@@ -59,14 +62,18 @@ def read_table(
     >>> table["loss"].tolist()
     [3.91, 3.62]
     """
-    path, mapping = Path(path), dict(mapping or {})
+    mapping = dict(mapping or {})
     notes: list[str] = []
+    source = address(path) if on_hub(path) else str(path)
+    path = fetch(path, notes) if on_hub(path) else Path(path)
     frame, is_study = _read(path, mapping, notes, sheet, labels)
-    if study:
+    shared = read_manifest(path)["study"] if is_bundle(path) else ""
+    if study and study != shared:
         frame = _of_study(frame, path, study, notes)
     table = as_table(frame, path, mapping, where, notes, is_study=is_study)
-    if study:
-        table.attrs["study"] = study
+    if study or shared:
+        table.attrs["study"] = study or shared
+    table.attrs["source"] = source
     return table
 
 
@@ -178,6 +185,11 @@ def _read(
     """The table in the columns of its file, and whether it is a run table."""
     if not path.exists():
         raise TableError(f"{path}: no such file or folder")
+    if is_bundle(path):
+        file, manifest = table_of(path)
+        frame, is_study = _read(file, mapping, notes, sheet, labels)
+        notes += manifest["notes"]
+        return frame, is_study
     if path.is_dir() or (path.suffix == ".parquet" and is_run_table(path)):
         return read_runs(path), True
     named = tuple(mapping[name] for name in LABELS if name in mapping)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from isoflop.experiments.finished.card import without_folders
+from isoflop.experiments.finished.private import without_folders
 from isoflop.models.export import replaced_folder
 from isoflop.models.weights import write_tensors
 

@@ -61,6 +61,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "--run": NAMES,
     "--figure": NAMES,
     "--device": ("nosuch", "cuda:99", "", "cpu:x"),
+    "--licence": ("", "no such", "a\nb: c", "../x", "\u00e9", "x" * 3000),
     "--host": ("no such", "256.1.1.1", "nosuch.invalid"),
     "--tasks": ("nosuch_task_", "nosuch.yaml", ","),
     "run_id": ("nosuch", "", "../x", "a" * 3000),
@@ -69,8 +70,12 @@ TEXTS: dict[str, tuple[str, ...]] = {
 FREE = {"--prompt", "--arm"}  # any text has a meaning
 INPUTS = ("nosuch", "pipe", "empty", "binary.parquet", "binary.csv", "folder", "loop", "nosuch/x", "x" * 3000, "a\0b")
 OUTPUTS = ("/dev/null/x", "table.csv/x", "folder", "/proc/nosuch/x", "x" * 3000 + ".csv", "a\0b.png")
-WRITES = {"--out", "--register"}
-TAKEN = {"report --out": ("folder",), "export --out": ("folder",)}  # an empty folder is as good as none
+WRITES = {"--out", "--register", "--to"}
+TAKEN = {
+    "report --out": ("folder",),
+    "export --out": ("folder",),
+    "share --to": ("folder",),
+}  # an empty folder is as good as none
 SLOW = {"report", "compare"}  # commands whose refusal may come after a fit
 # A command line of each command that is sound but for what is put into it.
 SOUND: dict[str, list[str]] = {
@@ -83,6 +88,7 @@ SOUND: dict[str, list[str]] = {
     "suggest": ["arms.csv", "--budget", "1e20", "--target", "1e22"],
     "report": ["table.csv", "--bootstrap", "0", "--out", "report"],
     "plot": ["arms.csv", "--out", "x.png"],
+    "share": ["arms.csv", "--to", "bundle"],
     "import": ["arms.csv", "--map", "loss=loss", "--out", "imported.csv"],
     "tune": ["--table", "rates.parquet"],
     "run": [],

@@ -14,6 +14,7 @@ from isoflop.experiments.config import DataSpec
 from isoflop.experiments.cost import speed_file
 from isoflop.experiments.data import corpus, records, token_files, tokenizer
 from isoflop.experiments.data.tokenizer import Bytes
+from isoflop.experiments.finished.bundle_check import check_bundle
 from isoflop.experiments.store.store import Store, create_store, open_store
 from isoflop.experiments.study.sizes import load_size
 from isoflop.experiments.training.checkpoint import Checkpoints, file_name
@@ -26,6 +27,7 @@ from isoflop.scaling.imports.assemble import ImportOptions
 from isoflop.scaling.imports.read import import_source
 from isoflop.scaling.prediction.forecast import Target, forecast_loss
 from isoflop.scaling.prediction.register import register, score
+from isoflop.scaling.table.bundle.manifest import CONTENT, MANIFEST_FILE, seal
 from isoflop.scaling.table.conventions import points
 from isoflop.scaling.table.evaluation import NAMES, read_evaluation, write_evaluation
 from isoflop.scaling.table.read import read_table
@@ -41,6 +43,7 @@ from isoflop.scaling.table.task_scores import (
 )
 from tests.support.fits.simulated import BESIROGLU, isoflop_table
 from tests.support.root import RESULTS
+from tests.support.tables.shared import write_shared
 from tests.support.texts import write_texts
 
 
@@ -75,6 +78,20 @@ def _documents(name: str) -> Callable[[Path], object]:
 def _runs(folder: Path) -> object:
     path = folder / "quick.parquet"
     return points(read_table(path)), read_config(path)
+
+
+def _bundle(folder: Path) -> object:
+    check_bundle(folder / "bundle")  # answers whatever was damaged, or names the folder
+    return points(read_table(folder / "bundle"))
+
+
+def _seal_bundle(folder: Path) -> None:
+    path = folder / "bundle" / MANIFEST_FILE
+    try:
+        value = json.loads(path.read_bytes())
+        path.write_text(json.dumps(value | {"seal": seal(value)}))
+    except (ValueError, RecursionError, TypeError):
+        pass
 
 
 def _weights(folder: Path) -> object:
@@ -153,6 +170,8 @@ READERS: tuple[Reader, ...] = (
         "quick.parquet",
         _runs,
     ),
+    *(Reader(f"bundle {file}", f"bundle/{file}", _bundle) for file in (MANIFEST_FILE, *CONTENT)),
+    Reader("bundle sealed", f"bundle/{MANIFEST_FILE}", _bundle, _seal_bundle),
     Reader("import.csv", "h.csv", _imported("h.csv")),
     Reader("import.jsonl", "h.jsonl", _imported("h.jsonl")),
     Reader("import.nanogpt", "nanogpt.log", _imported("nanogpt.log")),
@@ -217,6 +236,7 @@ def write_files(folder: Path) -> Path:
     _write_logs(folder)
     _write_models(folder)
     _write_store(folder)
+    write_shared(folder / "shared", folder / "bundle")
     _write_corpora(folder)
     register(forecast_loss(table, Target(1e20), ("chinchilla-tied",)), folder / "claim.json", table=folder / "t.csv")
     (folder / "cache" / "isoflop").mkdir(parents=True)
