@@ -1,7 +1,7 @@
 """What a fit is for: isoflop predict, suggest."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,11 @@ from isoflop.commands.options import (
     positive,
     refuse_failed,
 )
+
+if TYPE_CHECKING:  # loaded when a command runs
+    import pandas as pd
+
+    from isoflop.scaling.prediction.ledger import Ledger
 
 app = typer.Typer()
 
@@ -49,11 +54,15 @@ def predict(
     laws: Laws = "",
     register: Annotated[
         Path | None,
-        typer.Option("--register", help="write it to this file before the run"),
+        typer.Option("--register", help="write it to this file before the run; a .jsonl is a ledger, added to"),
     ] = None,
     score: Annotated[
         Path | None,
-        typer.Option("--score", help="a registered file, against the runs of TABLE"),
+        typer.Option("--score", help="a registered file, against the runs of TABLE; with --ledger: a table"),
+    ] = None,
+    ledger: Annotated[
+        Path | None,
+        typer.Option("--ledger", help="forecasts so far and how they held; with --score TABLE, scored"),
     ] = None,
     inference: Annotated[
         Number,
@@ -86,12 +95,25 @@ def predict(
 ) -> None:
     """Forecast a larger run, with intervals.
 
-    The forecast can be registered in a file before the run is made (--register), and scored after it (--score).
+    The forecast can be registered in a file before the run is made (--register), and scored after it (--score). A
+    ledger keeps many: --register forecasts.jsonl adds to one, --ledger forecasts.jsonl says how they held.
     """
     from isoflop.scaling.prediction import register as record
     from isoflop.scaling.prediction.predict import predict as predict_loss
     from isoflop.scaling.prediction.predict import predict_from_law, predict_table
 
+    if ledger is not None:
+        numbers = {"--flops": flops, "--n-params": n_params, "--tokens": tokens, "--from-law": from_law, "--at": at,
+                   "--inference-tokens": inference, "--token-cap": cap, "--unique-tokens": unique, "TABLE": table,
+                   "--laws": laws or None}  # fmt: skip
+        if used := [option for option, value in numbers.items() if value is not None]:
+            raise ValueError(
+                f"--ledger shows forecasts that were made, --score TABLE scores them: leave out {', '.join(used)}; "
+                f"a new forecast is added by --register {ledger}"
+            )
+        kept = _ledger(ledger, register, load(score, mapping, where, study, sheet, best=best) if score else None)
+        emit(kept.to_dict(), str(kept), as_json)
+        return
     if (table is None) == (from_law is None):
         raise ValueError("predict takes a TABLE of runs, or --from-law NAME without one")
     if from_law is not None:
@@ -121,10 +143,23 @@ def predict(
         data, flops=flops, n_params=n_params, tokens=tokens, laws=laws, inference_tokens=inference, token_cap=cap,
         unique_tokens=unique, params=params, compute=compute,
     )  # fmt: skip
-    if register:
+    if register and register.suffix == ".jsonl":
+        from isoflop.scaling.prediction.ledger import register_in
+
+        register_in(register, found.loss, table=table)
+    elif register:
         record.register(found.loss, register, table=table)
     emit(found.to_dict(), str(found), as_json)
     refuse_failed(found.failed)
+
+
+def _ledger(path: Path, registered: Path | None, runs: "pd.DataFrame | None") -> "Ledger":
+    """A ledger after a registration was entered in it and its forecasts were scored, each where it is asked for."""
+    from isoflop.scaling.prediction.ledger import enter, read_ledger, score_ledger
+
+    if registered is not None:
+        enter(path, registered)
+    return read_ledger(path) if runs is None else score_ledger(path, runs)
 
 
 @app.command(rich_help_panel=DECIDE)

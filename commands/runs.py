@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from isoflop.commands.options import HYDRA, RUN, Json, Study, emit, not_negative
+from isoflop.commands.options import HYDRA, RUN, Json, Study, emit, not_negative, positive
 from isoflop.printable import printable
 
 app = typer.Typer()
@@ -39,17 +39,25 @@ def plan(
         bool | None,
         typer.Option("--calibrate/--no-calibrate", help="time a study's shapes here: always, never; else when new"),
     ] = None,
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", help="which of the runs fit into this time", callback=positive)
+    ] = None,
+    dollars: Annotated[
+        float | None, typer.Option("--dollars", help="which fit at where.price_per_hour=P", callback=positive)
+    ] = None,
 ) -> None:
-    """Cells, FLOPs and minutes of a study.
+    """Cells, FLOPs, minutes and price of a study.
 
     isoflop plan experiment=quick. Starts nothing; shapes that were never timed on this machine are, for about 10 s.
+    where.price_per_hour and where.watts, of a device, give dollars and joules; above where.max_dollars it ends with 2.
     """
     from isoflop.experiments.compose import compose_all
     from isoflop.experiments.sweep.launch import make_launch
     from isoflop.experiments.sweep.plan import plan, plan_text, speed_for
 
     specs = compose_all(context.args)
-    value = plan(make_launch(specs, workers=None, speed=speed_for(specs, calibrate)))
+    launch = make_launch(specs, workers=None, speed=speed_for(specs, calibrate))
+    value = plan(launch, minutes=minutes, dollars=dollars)
     emit(value, plan_text(value), as_json)
 
 

@@ -60,11 +60,19 @@ def run(study: str = "", overrides: Sequence[str] = ()) -> pd.DataFrame:
     return table[table["run_id"].isin(run_ids)].reset_index(drop=True)
 
 
-def plan(study: str = "", overrides: Sequence[str] = (), *, calibrate: bool | None = None) -> dict[str, Any]:
-    """Cells, FLOPs and predicted minutes of a study, as `isoflop plan --json` prints them. Trains nothing.
+def plan(
+    study: str = "",
+    overrides: Sequence[str] = (),
+    *,
+    calibrate: bool | None = None,
+    minutes: float | None = None,
+    dollars: float | None = None,
+) -> dict[str, Any]:
+    """Cells, FLOPs, predicted minutes and price of a study, as `isoflop plan --json` prints them. Trains nothing.
 
     `calibrate` times the study's shapes on this machine first: always, never, or (None) those that were never timed,
-    which takes about 10 s. Raises UsageError for a configuration that does not fit.
+    which takes about 10 s. `minutes` and `dollars` choose the runs that they pay for (key affordable). Raises
+    UsageError for a configuration that does not fit, and above where.max_dollars.
 
     >>> import isoflop
     >>> planned = isoflop.plan("smoke", calibrate=False)
@@ -72,7 +80,8 @@ def plan(study: str = "", overrides: Sequence[str] = (), *, calibrate: bool | No
     8
     """
     specs = compose_all([*([f"experiment={study}"] if study else []), *overrides])
-    return plan_launch(make_launch(specs, workers=None, speed=speed_for(specs, calibrate)))
+    launch = make_launch(specs, workers=None, speed=speed_for(specs, calibrate))
+    return plan_launch(launch, minutes=minutes, dollars=dollars)
 
 
 def status(runs: str | Path = "runs") -> dict[str, Any]:

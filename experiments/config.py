@@ -202,6 +202,11 @@ class WhereSpec:
     compile: bool | None = None  # * torch.compile, half a minute at the start; None: on CUDA from 1e7 parameters on
     distributed: str = "none"  # * ddp | fsdp2: all processes that torchrun started share each cell
     checkpoint_seconds: float = 30.0
+    price_per_hour: float | None = (
+        None  # dollars of one device (a core, a GPU) for an hour: isoflop plan prints the sum
+    )
+    watts: float | None = None  # of one device at work: isoflop plan prints the energy
+    max_dollars: float | None = None  # a launch that would cost more is refused
     trackers: list[str] = field(default_factory=list)  # tensorboard, wandb: beside the store, never instead of it
     corpora: str = "corpora"  # folder of prepared corpora
     trunk: str | None = None  # only the cells of these trunks, by commas: what a launch gives to one job

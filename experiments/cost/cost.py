@@ -110,6 +110,14 @@ def makespan(seconds: Iterable[float], workers: int, *, start: float = START_SEC
     return max(ends)
 
 
+def trunks_seconds(trunks: Sequence[Sequence[Cell]], workers: int, speed: Speed) -> float:
+    """Predicted seconds of so many workers, a core or a GPU each, on these trunks; 0 if there are none."""
+    if not trunks:
+        return 0.0
+    each = speed.with_company(workers, cores())
+    return makespan([trunk_seconds(cells, each) for cells in trunks], workers, start=speed.start)
+
+
 def cores() -> int:
     """Cores that this process may use: in a task of SLURM, those that it was given."""
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -117,6 +117,7 @@ WEIGHT = number(-100, 100, "a number from -100 to 100")
 SEED = whole(0, 2**63 - 1)
 COUNT = whole(1, 2**31 - 1)
 FLOPS = positive()
+PAID = number(0, 1e12, "a number from 0 to 1e12")
 
 HALF_LIFE = optional(positive(1e15, "a positive number of tokens"))
 
@@ -170,6 +171,7 @@ FIELDS: dict[str, Rule] = {
     "where.precision": _text, "where.graph": optional(_flag), "where.compile": optional(_flag),
     "where.distributed": named(DISTRIBUTED), "where.trackers": Each(_text), "where.corpora": _path,
     "where.checkpoint_seconds": number(0, 1e9, "a number of seconds from 0 on"),
+    "where.price_per_hour": optional(PAID), "where.watts": optional(PAID), "where.max_dollars": optional(PAID),
     "where.trunk": optional(_text), "where.cells": optional(_name), "where.only": Each(_name, null=True),
     "runs": _path, "config_dirs": Each(_text),
 }  # fmt: skip

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from isoflop.experiments.compose import UsageError, job_overrides
 from isoflop.experiments.config import ExperimentConfig, WhereSpec
-from isoflop.experiments.cost.cost import Speed, cores, makespan, trunk_seconds
+from isoflop.experiments.cost.cost import Speed, cores, trunks_seconds
 from isoflop.experiments.cost.memory import available_bytes, check_memory
+from isoflop.experiments.cost.price import Price, check_cap, price, price_of
 from isoflop.experiments.cost.shape_key import place
 from isoflop.experiments.cost.speed_file import known_speed
 from isoflop.experiments.data.corpus import Corpora
@@ -30,7 +31,16 @@ from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.check import checked_study
 from isoflop.experiments.study.engine import engine_name
 from isoflop.experiments.study.study import Study
-from isoflop.experiments.sweep.pool import at_once, check_device, gpus, per_device, pin_threads, time_slices
+from isoflop.experiments.sweep.pool import (
+    at_once,
+    check_device,
+    devices_of,
+    gpus,
+    per_device,
+    pin_threads,
+    time_slices,
+    worker_count,
+)
 from isoflop.experiments.sweep.progress import closing_table, live_line
 from isoflop.experiments.sweep.queue import Job, Start, find_jobs, finish
 from isoflop.experiments.sweep.train_job import listing, read_works, wanted, work_key, work_of, write_work
@@ -93,14 +103,6 @@ class Launch:
     def alone(self) -> list[Job]:
         """The jobs with every pack taken apart."""
         return [one for job in self.jobs for one in (job.parts or (job,))]
-
-
-def trunks_seconds(trunks: Sequence[Sequence[Cell]], workers: int, speed: Speed) -> float:
-    """Predicted seconds of so many workers, a core or a GPU each, on these trunks; 0 if there are none."""
-    if not trunks:
-        return 0.0
-    each = speed.with_company(workers, cores())
-    return makespan([trunk_seconds(cells, each) for cells in trunks], workers, start=speed.start)
 
 
 def load(spec: ExperimentConfig) -> tuple[Study, Corpora]:
@@ -191,6 +193,7 @@ def run_launch(launch: Launch, start: Start, *, typed: Sequence[str] = ()) -> in
             check_name(arm, "arm")
     if launch.workers is not None and where.distributed == "none":
         check_memory(launch.unfinished, where, per_device(where, launch.workers), available_bytes(where.device))
+    check_cap(launch_price(launch), where)
     with readable_disk_errors(launch.runs):
         store = create_store(launch.runs)
         store.check(run_id for run_id, state in launch.states.items() if state in SETTLED)
@@ -222,6 +225,16 @@ def _warn_of_mixing(launch: Launch, store: Store) -> None:
             "and grows, so that one run may end elsewhere by some tenths of a percent; isoflop fit names such a table",
             file=sys.stderr,
         )
+
+
+def launch_price(launch: Launch) -> Price:
+    """What the jobs of a launch cost; those that run on other machines hold a device each as long as they take."""
+    if launch.workers is None and launch.jobs:
+        seconds = sum(job.seconds + launch.speed.start for job in launch.alone)
+        return price(seconds, 1, launch.where)
+    workers = launch.workers or worker_count(launch.where)
+    trunks = [job.cells for job in launch.alone]
+    return price_of(trunks, workers, devices_of(launch.where, workers), launch.where, launch.speed)
 
 
 def exit_code(store: Store, cells: Sequence[Cell]) -> int:

@@ -9,24 +9,36 @@ from itertools import groupby
 import pandas as pd
 
 from isoflop.experiments.config import ExperimentConfig
-from isoflop.experiments.cost.cost import Speed, trunk_seconds
+from isoflop.experiments.cost.cost import Speed, trunk_seconds, trunks_seconds
 from isoflop.experiments.cost.memory import gigabytes, worker_bytes
+from isoflop.experiments.cost.price import Price, check_cap, price_of
 from isoflop.experiments.cost.shape_key import place
 from isoflop.experiments.cost.speed_file import known_speed
 from isoflop.experiments.store.store import SETTLED, STATES, Store
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.study import Study
+from isoflop.experiments.sweep.afford import afford, afford_text
 from isoflop.experiments.sweep.calibrate import SECONDS, measure, unknown_shapes
-from isoflop.experiments.sweep.launch import Launch, load, trunks_seconds
-from isoflop.experiments.sweep.pool import check_device
+from isoflop.experiments.sweep.launch import Launch, load
+from isoflop.experiments.sweep.pool import check_device, devices_of, worker_count
 from isoflop.models.config import n_matrices
 
 WORKERS = (1, 2, 4, 8, 16)
 
 
-def plan(launch: Launch) -> dict:
-    """The studies of a launch: every cell with its size, cost and state, and the totals. Trains nothing."""
-    return {"speed": launch.speed.source, "studies": [_plan_study(study, launch) for study in launch.studies]}
+def plan(launch: Launch, *, minutes: float | None = None, dollars: float | None = None) -> dict:
+    """The studies of a launch: every cell with its size, cost and state, and the totals. Trains nothing.
+
+    With `minutes` or `dollars`, `affordable` says which runs these pay for (`afford`). Raises UsageError where the
+    launch, or what of it was chosen, would cost more than where.max_dollars.
+    """
+    made: dict = {"speed": launch.speed.source, "studies": [_plan_study(study, launch) for study in launch.studies]}
+    cost = _price([job.cells for job in launch.alone], launch)
+    if minutes is not None or dollars is not None:
+        made["affordable"] = afford(launch, minutes=minutes, dollars=dollars)
+        cost = Price(*(made["affordable"][key] for key in ("devices", "device_hours", "dollars", "joules")))
+    check_cap(cost, launch.where)
+    return made
 
 
 def speed_for(specs: Sequence[ExperimentConfig], calibrate: bool | None) -> Speed:
@@ -60,8 +72,15 @@ def _plan_study(study: Study, launch: Launch) -> dict:
         "done": sum(state in SETTLED for state in states.values()),
         "packs": [len(job.parts) for job in jobs if job.parts],
         "device": launch.where.device,
+        "cost": vars(_price(left, launch)),
         "minutes": {str(workers): trunks_seconds(left, workers, launch.speed) / 60 for workers in WORKERS},
     }
+
+
+def _price(trunks: Sequence[Sequence[Cell]], launch: Launch) -> Price:
+    """What these trunks cost with the workers that a run on this machine would have."""
+    workers = worker_count(launch.where)
+    return price_of(trunks, workers, devices_of(launch.where, workers), launch.where, launch.speed)
 
 
 def _cell(cell: Cell, epochs: float, state: str, speed: Speed) -> dict:
@@ -87,7 +106,8 @@ def _cell(cell: Cell, epochs: float, state: str, speed: Speed) -> dict:
 
 def plan_text(value: dict) -> str:
     """A plan as lines for a reader."""
-    return "\n\n".join([*map(_study_text, value["studies"]), f"speed: {value['speed']}"])
+    afforded = [afford_text(value["affordable"])] if "affordable" in value else []
+    return "\n\n".join([*map(_study_text, value["studies"]), *afforded, f"speed: {value['speed']}"])
 
 
 def _study_text(study: dict) -> str:
@@ -108,6 +128,7 @@ def _study_text(study: dict) -> str:
             f"{shared}: {study['sharing']:.2f} times less by shared trunks",
             f"memory of a worker, at most: {gigabytes(max(c['memory_bytes'] for c in study['cells']))}",
             f"predicted minutes by workers, a {'core' if study['device'] == 'cpu' else 'GPU'} each: {minutes}",
+            *([f"price: {Price(**study['cost'])}"] if study["cost"]["dollars"] or study["cost"]["joules"] else []),
             *_packs_text(study["packs"]),
         ]
     )

@@ -61,6 +61,11 @@ def per_device(where: WhereSpec, workers: int) -> int:
     return -(-workers // max(1, len(gpus(where.device))))
 
 
+def devices_of(where: WhereSpec, workers: int) -> int:
+    """Devices that so many workers hold: cores, or GPUs."""
+    return workers * where.threads if where.device == "cpu" else max(1, min(workers, len(gpus(where.device))))
+
+
 def at_once(where: WhereSpec, workers: int) -> int:
     """Workers that do not slow each other down: a core each, or a GPU each, or all that MPS lets share one."""
     if where.device == "cpu":

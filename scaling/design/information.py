@@ -96,7 +96,7 @@ def _scenario(
 ) -> Scenario:  # fmt: skip
     quantity = _goal(goal, target, cost)
     with np.errstate(all="ignore"):
-        gradient = _goal_gradient(problem, theta, quantity)
+        gradient = goal_gradient(problem, theta, quantity)
         if goal == "multiplier":
             gradient /= np.array([_slope(law, target, cost) for law in problem.laws(theta)])[:, None]
     finite = np.isfinite(gradient).all(axis=1)
@@ -120,7 +120,7 @@ def _slope(law: Law, target: float, cost: Cost) -> float:
     return float(loss[0] - loss[1]) / (2 * np.log(1.01))
 
 
-def _goal_gradient(problem: FitProblem, theta: Array, quantity: Callable[[Law], float]) -> Array:
+def goal_gradient(problem: FitProblem, theta: Array, quantity: Callable[[Law], float]) -> Array:
     """Central differences of a quantity of the law, (B, P)."""
     count = theta.shape[1]
     shift = DIFFERENCE * np.eye(count)

@@ -11,14 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
 
 from isoflop.read_json import check_shape, read_json
 from isoflop.scaling.approaches.isoflop_profiles import isoflop_profiles
+from isoflop.scaling.prediction.distribution import Component, check_components, components
 from isoflop.scaling.prediction.forecast import LossForecast, Target
+from isoflop.scaling.table.bundle.hub import on_hub
 from isoflop.scaling.table.conventions import AS_GIVEN, Points, is_runs, points
 from isoflop.scaling.table.read import read_table
 from isoflop.scaling.table.runs import code_version
@@ -68,6 +70,7 @@ class _Registration(_Sealed):
     n_opt: float | None
     n_opt_interval: tuple[float, float] | None
     conventions: _Conventions
+    distribution: NotRequired[list[Component]]
 
 
 class RegistrationError(ValueError):
@@ -83,24 +86,31 @@ def register(forecast: LossForecast, path: str | Path, *, table: str | Path) -> 
     """
     path = Path(path)
     fresh(path)
+    value = registration(forecast, path.parent, table=table)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "x") as file:
+        file.write(json.dumps(value, indent=2) + "\n")
+    return value
+
+
+def registration(forecast: LossForecast, folder: Path, *, table: str | Path) -> dict[str, Any]:
+    """The values of a registration that is kept in `folder`, of a forecast made from the table at `table`."""
     runs = forecast.points.frame
+    place = str(table) if on_hub(table) else os.path.relpath(Path(table).resolve(), Path(folder).resolve())
     value = {
         "format": FORMAT,
         "registered_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "code_version": code_version(),
         "data": {
-            "table": os.path.relpath(Path(table).resolve(), path.resolve().parent),
+            "table": place,
             "sha256": data_hash(forecast.points),
             "n_runs": len(forecast.points),
             "run_ids": sorted(runs["run_id"]) if "run_id" in runs else None,
         },
         **forecast.to_dict(),
+        "distribution": components(forecast.average),
     }
-    value["seal"] = _seal(value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "x") as file:
-        file.write(json.dumps(value, indent=2) + "\n")
-    return value
+    return value | {"seal": _seal(value)}
 
 
 def data_hash(data: Points) -> str:
@@ -192,8 +202,14 @@ def score(path: str | Path, table: pd.DataFrame, *, data: pd.DataFrame | None = 
     fitted to, and runs made before it was registered, never score. Raises RegistrationError when the file or its data
     has changed since, or no other run of `table` measures the target.
     """
-    value = _read(Path(path))
-    known = _check_data(Path(path), value, data)
+    return score_registration(read_registration(Path(path)), Path(path), table, data=data)
+
+
+def score_registration(
+    value: Mapping[str, Any], path: Path, table: pd.DataFrame, *, data: pd.DataFrame | None = None
+) -> Score:
+    """As `score`, of a registration whose values were read before; `path` is a file of the folder it is kept in."""
+    known = _check_data(path, value, data)
     target = Target(*(value["target"].get(name) for name in ("flops", "n_params", "tokens", "unique_tokens")))
     found, left_out = _made_since(table, value, known)
     hits = _near(found.frame, target)
@@ -218,20 +234,27 @@ def _points(table: pd.DataFrame, value: Mapping[str, Any]) -> Points:
     return points(table, **told)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_registration(path: Path) -> dict[str, Any]:
+    """The values of a registration. Raises RegistrationError for a file that is none, or was changed."""
     try:
         value = read_json(path, _Sealed, nan=True, error=RegistrationError, remedy="not a registration")
     except FileNotFoundError:
         raise RegistrationError(f"{path}: no such registration") from None
+    return checked_registration(value, str(path))
+
+
+def checked_registration(value: dict[str, Any], path: str) -> dict[str, Any]:
+    """`value`, which `path` holds, when it is a registration as it was made. Raises RegistrationError."""
     if value["format"] != FORMAT:
         raise RegistrationError(f"{path}: not a registration that this version reads (format {FORMAT})")
     try:
-        check_shape(value, _Registration, source=str(path))
+        check_shape(value, _Registration, source=path)
         levels = [float(level) for level in value["intervals"]]
         target = [value["target"][name] for name in ("flops", "n_params", "tokens")]
         positive = [value["loss"], value["sd_log_loss"], *(x for x in target if x is not None)]
         if not (all(0 < level < 1 for level in levels) and all(x > 0 for x in positive)):
             raise ValueError(f"{path}: a loss, deviation, target or level that is not positive")
+        check_components(value.get("distribution"), path)
     except ValueError as error:
         raise RegistrationError(f"{error}; not a registration") from error
     if _seal(value) != value["seal"]:
@@ -314,9 +337,9 @@ def _nothing_near(frame: pd.DataFrame, target: Target, left_out: Mapping[str, in
 def _check_data(path: Path, value: Mapping[str, Any], data: pd.DataFrame | None) -> Points:
     """The points that the prediction was fitted to; RegistrationError unless they are there, unchanged."""
     fitted = value["data"]
-    source = path.resolve().parent / fitted["table"]
+    source = Path(fitted["table"]) if on_hub(fitted["table"]) else path.resolve().parent / fitted["table"]
     if data is None:
-        if not source.exists():
+        if not on_hub(source) and not source.exists():
             raise RegistrationError(f"{source}: the data behind {path} are not there; name them with --data")
         data = read_table(source)
     if fitted["run_ids"] is not None and "run_id" in data:

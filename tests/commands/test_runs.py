@@ -41,6 +41,26 @@ def test_plan_starts_nothing_and_knows_what_is_done(typed, text, tmp_path):
     assert "predicted minutes by workers" in typed("plan", *text, *TINY)[1]
 
 
+def test_plan_has_a_price_and_both_commands_end_above_the_cap(typed, text, tmp_path):
+    paid = [*text, *TINY, "where.workers=1", "where.price_per_hour=3600", "where.watts=10"]
+    code, out, _ = typed("plan", "--no-calibrate", *paid, "--json")
+    (study,) = json.loads(out)["studies"]
+    cost = study["cost"]
+    assert code == 0
+    assert list(cost) == ["devices", "device_hours", "dollars", "joules"]
+    assert cost["dollars"] == pytest.approx(60 * study["minutes"]["1"])
+    assert cost["joules"] == pytest.approx(600 * study["minutes"]["1"])
+    assert "price: " in typed("plan", "--no-calibrate", *paid)[1]
+    plain = json.loads(typed("plan", "--no-calibrate", *text, *TINY, "where.workers=1", "--json")[1])["studies"][0]
+    assert [cell["run_id"] for cell in plain["cells"]] == [cell["run_id"] for cell in study["cells"]]
+    assert (plain["cost"]["dollars"], plain["cost"]["joules"]) == (None, None)
+    for command in (("plan", "--no-calibrate"), ("run",)):
+        code, _, error = typed(*command, *paid, "where.max_dollars=0.01")
+        assert (code, len(error.strip().splitlines())) == (2, 1)
+        assert "where.max_dollars=0.01: this would cost" in error
+    assert not (tmp_path / "here" / "runs").exists()
+
+
 def test_mode_run_trains_in_this_process(typed, text):
     assert typed("run", *text, *TINY, "hydra.mode=RUN")[0] == 0
     assert json.loads(typed("status", "--json")[1])["counts"]["done"] == 1

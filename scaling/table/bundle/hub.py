@@ -7,7 +7,7 @@ from typing import Any
 from isoflop.scaling.table.bundle.manifest import CONTENT, MANIFEST_FILE, is_bundle
 from isoflop.scaling.table.columns import TableError
 
-_PLACE = re.compile(r"hf:/datasets/([\w-][\w.-]{0,95}/[\w-][\w.-]{0,95})(?:@([\w.-]{1,100}))?(?:/(.+))?")
+_PLACE = re.compile(r"hf:/datasets/([\w-][\w.-]{0,95}/[\w-][\w.-]{0,95})(?:@(\w[\w.-]{0,99}))?(?:/(.+))?")
 
 
 def on_hub(path: str | Path) -> bool:
@@ -65,9 +65,10 @@ def _parts(path: str | Path) -> tuple[str, str | None, str | None]:
 def _asked(path: str | Path, function: str, **arguments: Any) -> str:
     try:
         import huggingface_hub
+        from huggingface_hub.utils import disable_progress_bars
     except ModuleNotFoundError as error:
         raise TableError(f"{address(path)} needs huggingface-hub; pip install 'isoflop[hub]'") from error
-    huggingface_hub.utils.disable_progress_bars()
+    disable_progress_bars()
     try:
         return getattr(huggingface_hub, function)(repo_type="dataset", **arguments)
     except Exception as error:  # of many kinds: no network, no such data set, revision or file, no right to read it

@@ -10,11 +10,10 @@ import pytest
 
 from isoflop.experiments.compose import UsageError
 from isoflop.experiments.config import WhereSpec
-from isoflop.experiments.cost.cost import REFERENCE, cores, trunk_seconds
+from isoflop.experiments.cost.cost import REFERENCE, cores, trunk_seconds, trunks_seconds
 from isoflop.experiments.store.store import open_store
 from isoflop.experiments.sweep import pool
-from isoflop.experiments.sweep.launch import trunks_seconds
-from isoflop.experiments.sweep.pool import at_once, gpus, mps_runs, per_device, time_slices, worker_count
+from isoflop.experiments.sweep.pool import at_once, devices_of, gpus, mps_runs, per_device, time_slices, worker_count
 from tests.support.sweep.launches import in_process, sweep_with, two_trunks
 from tests.support.sweep.studies import cell_of_width
 
@@ -168,3 +167,10 @@ def test_minutes_are_of_the_workers_that_do_not_share():
     for device, in_a_row in (("cuda", 2), ("cuda:0", 8)):
         workers = at_once(replace(CUDA, device=device), 8)
         assert trunks_seconds(trunks, workers, REFERENCE) == pytest.approx(REFERENCE.start + in_a_row * each)
+
+
+def test_devices_are_cores_or_the_gpus_that_workers_share():
+    assert devices_of(WhereSpec(threads=2), 3) == 6
+    assert devices_of(CUDA, 8) == 4
+    assert devices_of(CUDA, 2) == 2
+    assert devices_of(WhereSpec(device="cuda:1"), 8) == 1

@@ -1,0 +1,209 @@
+"""A ledger: forecasts are added before their runs, scored once after them, and none disappears."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from isoflop.scaling.design.simulate import simulate_points
+from isoflop.scaling.prediction.forecast import Target, forecast_loss
+from isoflop.scaling.prediction.ledger import ENOUGH, Entry, Ledger, enter, read_ledger, register_in, score_ledger
+from isoflop.scaling.prediction.register import RegistrationError, register, score
+from tests.support.doors.damage import ODD, damaged
+from tests.support.fits.simulated import BESIROGLU, NOISE, isoflop_table
+
+LAWS = ("chinchilla-tied",)
+
+
+@pytest.fixture(scope="module")
+def table():
+    return isoflop_table(BESIROGLU, seed=5)
+
+
+@pytest.fixture(scope="module")
+def forecasts(table):
+    return {flops: forecast_loss(table, Target(flops), LAWS) for flops in (1e21, 1e22)}
+
+
+def answers(flops: float, factor: float = 1.0) -> pd.DataFrame:
+    best = BESIROGLU.optimal(flops)
+    sizes = best.N * np.geomspace(0.25, 4, 7)
+    made = simulate_points(BESIROGLU, sizes, flops / (6 * sizes), noise=NOISE, seed=9)
+    return made.assign(loss=made["loss"] * factor)
+
+
+@pytest.fixture
+def ledger(tmp_path, table, forecasts):
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    for forecast in forecasts.values():
+        register_in(tmp_path / "l.jsonl", forecast, table=tmp_path / "runs.csv")
+    return tmp_path / "l.jsonl"
+
+
+def test_forecasts_wait_until_their_runs_exist_and_are_scored_once(ledger):
+    before = read_ledger(ledger)
+    assert [entry.score for entry in before.entries] == [None, None]
+    assert before.summary()["waiting"] == 2
+    first = score_ledger(ledger, answers(1e21))
+    assert [entry.score is not None for entry in first.entries] == [True, False]
+    assert "train the budget, then score" in first.entries[1].reason
+    content = ledger.read_text()
+    again = score_ledger(ledger, answers(1e21, 1.01))
+    assert ledger.read_text() == content
+    assert "a forecast is scored once" in again.notes[0]
+    assert "a forecast is scored once" in str(again)
+    both = score_ledger(ledger, answers(1e22))
+    assert both.summary()["scored"] == 2
+    assert both.to_dict()["forecasts"] == [e.to_dict() for e in read_ledger(ledger).entries]
+
+
+def test_a_score_is_that_of_the_registration_with_pit_and_crps_of_its_distribution(ledger, tmp_path, forecasts):
+    register(forecasts[1e21], tmp_path / "claim.json", table=tmp_path / "runs.csv")
+    alone = score(tmp_path / "claim.json", answers(1e21))
+    (entry, _) = score_ledger(ledger, answers(1e21)).entries
+    assert entry.score["measured"] == alone.measured
+    assert entry.score["z"] == alone.z
+    pit = forecasts[1e21].average.cdf(np.log([alone.measured]))[0]
+    assert entry.score["pit"] == pytest.approx(float(pit), rel=1e-12)
+    assert (
+        0 < entry.score["crps"] < abs(np.log(alone.measured / forecasts[1e21].loss)) + forecasts[1e21].average.spread[0]
+    )
+
+
+def test_runs_that_the_forecast_was_fitted_to_never_score(ledger, table):
+    found = score_ledger(ledger, table.assign(loss=table["loss"] * 1.001))
+    assert found.summary()["scored"] == 0
+
+
+def test_a_registration_is_entered_from_another_folder_and_finds_its_table(tmp_path, table, forecasts):
+    (tmp_path / "v1").mkdir()
+    table.to_csv(tmp_path / "v1" / "runs.csv", index=False)
+    register(forecasts[1e21], tmp_path / "v1" / "claim.json", table=tmp_path / "v1" / "runs.csv")
+    enter(tmp_path / "l.jsonl", tmp_path / "v1" / "claim.json")
+    assert score_ledger(tmp_path / "l.jsonl", answers(1e21)).summary()["scored"] == 1
+    with pytest.raises(RegistrationError, match="is in it already"):
+        enter(tmp_path / "l.jsonl", tmp_path / "v1" / "claim.json")
+
+
+def test_a_registration_of_before_has_no_distribution_and_scores_by_its_quantiles(tmp_path, table, forecasts):
+    from isoflop.scaling.prediction.register import _seal
+
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    value = register(forecasts[1e21], tmp_path / "claim.json", table=tmp_path / "runs.csv")
+    exact = value.pop("distribution")
+    assert exact
+    value["seal"] = _seal(value)
+    (tmp_path / "claim.json").write_text(json.dumps(value))
+    enter(tmp_path / "l.jsonl", tmp_path / "claim.json")
+    (entry,) = score_ledger(tmp_path / "l.jsonl", answers(1e21)).entries
+    assert entry.to_dict()["exact"] is False
+    pit = forecasts[1e21].average.cdf(np.log([entry.score["measured"]]))[0]
+    assert entry.score["pit"] == pytest.approx(float(pit), abs=0.05)
+
+
+def test_a_forecast_taken_out_changed_or_moved_is_noticed(ledger):
+    score_ledger(ledger, answers(1e21))
+    lines = ledger.read_bytes().splitlines()
+    for bad in ([*lines[1:]], [lines[0], lines[2]], [lines[1], lines[0], lines[2]], [*lines, lines[2]]):
+        ledger.write_bytes(b"\n".join(bad) + b"\n")
+        with pytest.raises(RegistrationError, match=r"l\.jsonl, line \d"):
+            read_ledger(ledger)
+    ledger.write_bytes(b"\n".join(lines)[:-5])
+    with pytest.raises(RegistrationError, match="cut short"):
+        read_ledger(ledger)
+
+
+def test_any_other_value_anywhere_and_any_damage_is_refused_by_its_line(ledger):
+    score_ledger(ledger, answers(1e21))
+    content = ledger.read_bytes()
+    last = json.loads(content.splitlines()[-1])
+    before = b"\n".join(content.splitlines()[:-1]) + b"\n"
+    for key in ("format", "entry", "seal", "measured", "pit", "crps", "previous", "runs"):
+        for value in ODD:
+            if type(value) is type(last[key]) or (isinstance(last[key], float) and isinstance(value, int | float)):
+                continue
+            ledger.write_bytes(before + json.dumps(last | {key: value}).encode() + b"\n")
+            with pytest.raises(RegistrationError, match=r"l\.jsonl"):
+                read_ledger(ledger)
+    random = np.random.default_rng(1)
+    for _ in range(60):
+        bad = damaged(content, b"[1]\n{}\n", random)
+        ledger.write_bytes(bad)
+        lines = [line for line in bad.splitlines() if line]
+        if lines == content.splitlines()[: len(lines)]:
+            continue
+        with pytest.raises(RegistrationError, match=r"l\.jsonl") as refused:
+            read_ledger(ledger)
+        assert "\n" not in str(refused.value)
+
+
+def entry(pit: float, crps: float = 0.01, z: float = 0.0, sha: str = "a") -> Entry:
+    known = {"data": {"sha256": sha}, "target": {"flops": 1e20}, "registered_at": "2026-01-01", "loss": 2.0,
+             "sd_log_loss": 0.01, "reach": 3.0, "seal": str(pit), "distribution": []}  # fmt: skip
+    return Entry(
+        known, ".", {"pit": pit, "crps": crps, "z": z, "measured": 2.0, "error": 0.0, "measured_by": "", "runs": []}
+    )
+
+
+def test_nothing_is_said_of_calibration_before_there_are_enough(tmp_path):
+    few = Ledger(tmp_path, tuple(entry((i + 0.5) / (ENOUGH - 1)) for i in range(ENOUGH - 1)))
+    found = few.summary()
+    assert found["pit_uniform_p"] is None
+    assert [row["interval"] for row in found["inside"].values()] == [None, None]
+    assert "too few to say" in str(few)
+    enough = Ledger(tmp_path, tuple(entry((i + 0.5) / 40) for i in range(40)))
+    found = enough.summary()
+    assert found["inside"]["0.5"]["inside"] == 20
+    assert found["inside"]["0.9"]["inside"] == 36
+    assert found["pit_uniform_p"] > 0.99
+    assert "those of one table share its errors" in str(enough)
+    sure = Ledger(tmp_path, tuple(entry(p, sha=str(p)) for p in [0.001, 0.999] * 10))
+    found = sure.summary()
+    assert found["inside"]["0.5"]["p"] < 1e-4
+    assert found["pit_uniform_p"] < 1e-2
+
+
+def test_an_empty_ledger_has_no_mean(tmp_path):
+    (tmp_path / "l.jsonl").touch()
+    held = read_ledger(tmp_path / "l.jsonl")
+    assert held.summary()["mean_crps"] is None
+    assert "no forecast is scored yet" in str(held)
+
+
+@pytest.mark.slow
+def test_the_command_registers_enters_scores_and_prints(tmp_path, table, typed):
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    later = answers(1e21)
+    later.to_csv(tmp_path / "later.csv", index=False)
+    path = tmp_path / "l.jsonl"
+    options = ("--flops", "1e21", "--laws", "chinchilla-tied")
+    assert typed("predict", tmp_path / "runs.csv", *options, "--register", path)[0] == 0
+    code, _, error = typed("predict", tmp_path / "runs.csv", *options, "--register", path)
+    assert (code, "is in it already" in error) == (1, True)
+    code, out, _ = typed("predict", "--ledger", path, "--score", tmp_path / "later.csv", "--json")
+    answer = json.loads(out)
+    assert code == 0
+    assert answer["summary"]["scored"] == 1
+    keys = "seal registered_at target reach loss sd_log_loss exact scored measured error z pit crps measured_by runs"
+    assert list(answer["forecasts"][0]) == [*keys.split(), "reason"]
+    keys = "forecasts scored waiting tables mean_crps mean_abs_z mean_abs_error inside pit_uniform_p enough"
+    assert list(answer["summary"]) == keys.split()
+    assert "1 forecasts, 1 scored" in typed("predict", "--ledger", path)[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (("--ledger", "nowhere.jsonl"), 1, "no such ledger"),
+        (("t.csv", "--ledger", "l.jsonl"), 2, "leave out TABLE"),
+        (("--ledger", "l.jsonl", "--flops", "1e9"), 2, "leave out --flops"),
+        (("--ledger", "l.jsonl", "--register", "nowhere.json"), 1, "no such registration"),
+        (("--ledger", "l.jsonl", "--score", "nowhere.csv"), 2, "nowhere.csv"),
+    ],
+)
+def test_bad_usage_is_one_line(typed, options, code, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found, _, error = typed("predict", *options)
+    assert (found, len(error.strip().splitlines())) == (code, 1)
+    assert said in error
