@@ -2,14 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 
 from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.style import losses_in
 
+FORMATS = ("png", "svg", "pdf")
+# Without dates and versions in their metadata the files of two equal reports are equal.
+_METADATA = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
 LAST = 1000
 
 
@@ -55,3 +64,13 @@ def if_supported(get: Callable[[], Any], otherwise: Any = None) -> Any:
         return get()
     except UnsupportedError:
         return otherwise
+
+
+def save(ax: Axes, path: Path) -> None:
+    """Write the figure of `ax`, inside the style it was drawn in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.savefig(path, metadata=_METADATA[path.suffix[1:]])
+    with mpl.rc_context({"figure.constrained_layout.use": False}):
+        figure.set_layout_engine(None)  # laid out once: further formats keep the places, and are drawn once

@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from isoflop.analysis.evidence import Evidence, UnsupportedError
+from isoflop.analysis.figure import save
 from isoflop.analysis.figures import FIGURES
-from isoflop.analysis.report import save
 from isoflop.analysis.style import style
 from isoflop.scaling.table.read import read_table
 

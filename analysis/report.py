@@ -4,30 +4,21 @@ What the table cannot support is listed with its reason; nothing that fails stop
 """
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-import matplotlib as mpl
 import pandas as pd
-from matplotlib.axes import Axes
 
 from isoflop.analysis import sections as summary
 from isoflop.analysis.evidence import Evidence, UnsupportedError, reason
-from isoflop.analysis.figure import Figure
+from isoflop.analysis.figure import FORMATS, Figure, save
 from isoflop.analysis.figures import FIGURES, get_figure
 from isoflop.analysis.page.page import NAME, absent, javascript, page
+from isoflop.analysis.paper.kit import write_paper
 from isoflop.analysis.style import style
 from isoflop.printable import plain_markdown
 from isoflop.scaling.prediction.register import data_hash
-
-FORMATS = ("png", "svg", "pdf")
-# Without dates and versions in their metadata the files of two equal reports are equal.
-_METADATA = {
-    "png": {"Software": None},
-    "svg": {"Date": None, "Creator": None},
-    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
-}
 
 
 class ReportError(ValueError):
@@ -44,6 +35,7 @@ class Report:
     figures: tuple[str, ...]
     missing: dict[str, str]
     evidence: Evidence
+    paper: tuple[str, ...] = ()
 
     def to_dict(self) -> dict:
         """JSON-ready."""
@@ -53,6 +45,7 @@ class Report:
             findings = []
         return {
             "folder": str(self.folder), "figures": list(self.figures), "missing": self.missing, "findings": findings,
+            "paper": list(self.paper),
             "notes": list(self.evidence.table.attrs.get("notes", ())), "loss_unit": self.evidence.loss_unit,
         }  # fmt: skip
 
@@ -60,6 +53,7 @@ class Report:
         law = summary.section(self.evidence, "", summary.verdict).split("\n\n")
         page = "" if "report.html" in self.missing else ", page in report.html"
         lines = [law[0].replace("**", ""), f"{len(self.figures)} figures in {self.folder}, text in report.md{page}"]
+        lines += [f"for a paper: {', '.join(self.paper)}"] if self.paper else []
         return "\n".join([*lines, *(f"not drawn: {name}: {why}" for name, why in self.missing.items())])
 
 
@@ -73,10 +67,12 @@ def write_report(
     n_draws: int = 1000,
     seed: int = 0,
     command: str = "",
+    paper: str | Path | None = None,
 ) -> Report:
     """Write every figure that `table` supports, and report.md, into the folder `out`.
 
-    `law` None: the one that the scoreboard prefers. Raises ReportError if the folder cannot be written; nothing else
+    `law` None: the one that the scoreboard prefers. `paper` is a folder for what a paper takes: tables for LaTeX, a
+    bibliography, figures at the width of a column. Raises ReportError if the folder cannot be written; nothing else
     stops it.
 
     >>> import isoflop
@@ -91,7 +87,11 @@ def write_report(
     except OSError as error:
         raise ReportError(f"{folder}: cannot be made into the report's folder ({error.strerror})") from error
     try:
-        return _write_all(evidence, folder, command)
+        written = _write_all(evidence, folder, command)
+        if paper is None:
+            return written
+        kit = write_paper(evidence, Path(paper))
+        return replace(written, paper=kit.files, missing=written.missing | kit.missing)
     except OSError as error:
         raise ReportError(f"{error.filename or folder}: {error.strerror or error}") from error
 
@@ -134,16 +134,6 @@ def draw_figure(name: str, evidence: Evidence, out: str | Path) -> Path:
         except OSError as error:
             raise ReportError(f"{error.filename or path}: {error.strerror or error}") from error
     return path
-
-
-def save(ax: Axes, path: Path) -> None:
-    """Write the figure of `ax`, inside the style it was drawn in."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    figure.savefig(path, metadata=_METADATA[path.suffix[1:]])
-    with mpl.rc_context({"figure.constrained_layout.use": False}):
-        figure.set_layout_engine(None)  # laid out once: further formats keep the places, and are drawn once
 
 
 def _write_figure(figure: Figure, evidence: Evidence, folder: Path) -> None:

@@ -43,6 +43,9 @@ def report(
     bootstrap: Resamples = 1000,
     seed: Seed = 0,
     best: BestOf = "",
+    paper: Annotated[
+        Path | None, typer.Option("--paper", help="folder for LaTeX tables, .bib and figures of column width")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """All figures, their data and a report.
@@ -56,7 +59,7 @@ def report(
     written = write_report(
         load(table, mapping, where, study, sheet, best=best), out,
         law=law, params=params, compute=compute, n_draws=bootstrap, seed=seed,
-        command=" ".join(["isoflop", *sys.argv[1:]]),
+        command=" ".join(["isoflop", *sys.argv[1:]]), paper=paper,
     )  # fmt: skip
     emit(written.to_dict(), str(written), as_json)
 

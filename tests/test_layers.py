@@ -45,7 +45,9 @@ ROOMS = {
         "config files", "data", "study", "compose", "cost", "store", "training", "parallel", "trackers", "sweep", "app",
         "finished", "followup",
     ),
-    "analysis": ("style background", "evidence", "figure", "figures", "sections", "page", "report hero readme"),
+    "analysis": (
+        "style background", "evidence", "figure", "figures", "sections", "page", "paper", "report hero readme",
+    ),
 }  # fmt: skip
 ONLY = {"scaling/imports": {"scaling/laws", "scaling/table"}}  # rooms that may import these alone
 MOST_MODULES = 12  # of a folder

@@ -7,6 +7,15 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from isoflop.scaling.laws.law import AMPLITUDE, FLOOR, Array, Box, Law, outer_sum
+from isoflop.scaling.laws.paper import Paper
+
+PAPER = Paper(
+    "caballero2022broken",
+    "Caballero, Ethan and Gupta, Kshitij and Rish, Irina and Krueger, David",
+    "Broken Neural Scaling Laws",
+    2022,
+    "2210.14891",
+)
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,8 @@ class BNSL(Law):
 
     name: ClassVar[str] = "bnsl"
     formula: ClassVar[str] = "L = a + b C^-c0 (1 + (C/d)^(1/f))^(-c1 f)"
-    source: ClassVar[str] = "Caballero et al. 2022, arXiv 2210.14891, eq. 1 with one break"
+    paper: ClassVar[Paper | None] = PAPER
+    source: ClassVar[str] = PAPER.cite("eq. 1 with one break")
     caution: ClassVar[str] = (
         "A break beyond the data cannot be seen, and between few budgets a sharp one (f at its bound) follows the "
         "noise."

@@ -19,6 +19,15 @@ from isoflop.scaling.laws.law import (
     outer_sum,
     power_term_curvature,
 )
+from isoflop.scaling.laws.paper import Paper
+
+PAPER = Paper(
+    "hoffmann2022training",
+    "Hoffmann, Jordan and Borgeaud, Sebastian and Mensch, Arthur and others",
+    "Training Compute-Optimal Large Language Models",
+    2022,
+    "2203.15556",
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,8 @@ class Chinchilla(Law):
 
     name: ClassVar[str] = "chinchilla"
     formula: ClassVar[str] = "L = E + (A N^-alpha + B D^-beta)^kappa"
-    source: ClassVar[str] = "Hoffmann et al. 2022, arXiv 2203.15556, eq. 2"
+    paper: ClassVar[Paper | None] = PAPER
+    source: ClassVar[str] = PAPER.cite("eq. 2")
     caution: ClassVar[str] = (
         "Where the data exponent depends on the size (kappa away from 1), where one side of the optimum was never "
         "trained, and where every loss lies far above E: E and the exponents then trade off against one another."

@@ -20,9 +20,19 @@ from isoflop.scaling.laws.law import (
     Law,
     Preset,
 )
+from isoflop.scaling.laws.paper import Paper
 
 REPEAT_WORTH = 15.387756  # R_D as fitted by Muennighoff et al. 2023
 EXCESS_WORTH = 5.309743  # R_N
+
+
+PAPER = Paper(
+    "muennighoff2023scaling",
+    "Muennighoff, Niklas and Rush, Alexander M. and Barak, Boaz and others",
+    "Scaling Data-Constrained Language Models",
+    2023,
+    "2305.16264",
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,8 @@ class DataConstrained(Law):
 
     name: ClassVar[str] = "data-constrained"
     formula: ClassVar[str] = "L = E + A N'^-alpha + B D'^-beta, D' = U(1 + R_D(1 - e^(-(D/U-1)/R_D))), N' likewise"
-    source: ClassVar[str] = "Muennighoff et al. 2023, arXiv 2305.16264, eqs. 5-7"
+    paper: ClassVar[Paper | None] = PAPER
+    source: ClassVar[str] = PAPER.cite("eqs. 5-7")
     caution: ClassVar[str] = (
         "Beyond the epochs that the table holds. Where no size is large enough to over-fit, R_N ends at its bound."
     )

@@ -8,6 +8,15 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from isoflop.scaling.laws.law import Array, Box, Law
+from isoflop.scaling.laws.paper import Paper
+
+PAPER = Paper(
+    "li2025farseer",
+    "Li, Houyi and Zheng, Wenzhen and Wang, Qiufeng and others",
+    "Predictable Scale: Part II, Farseer: A Refined Scaling Law in Large Language Models",
+    2025,
+    "2506.10972",
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,8 @@ class Farseer(Law):
 
     name: ClassVar[str] = "farseer"
     formula: ClassVar[str] = "L = exp(s N^q + S) + exp(B N^b + Q) D^(-exp(A N^a + E))"
-    source: ClassVar[str] = "Li et al. 2025, arXiv 2506.10972"
+    paper: ClassVar[Paper | None] = PAPER
+    source: ClassVar[str] = PAPER.cite()
     caution: ClassVar[str] = (
         "Nine parameters need many sizes and budgets; beyond them exponentials of powers part quickly."
     )

@@ -8,6 +8,15 @@ import numpy as np
 
 from isoflop.scaling.laws.cost import SIX_ND, Cost
 from isoflop.scaling.laws.law import AMPLITUDE, Allocation, Array, Box, Law, Preset, outer_sum
+from isoflop.scaling.laws.paper import Paper
+
+PAPER = Paper(
+    "kaplan2020scaling",
+    "Kaplan, Jared and McCandlish, Sam and Henighan, Tom and others",
+    "Scaling Laws for Neural Language Models",
+    2020,
+    "2001.08361",
+)
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,8 @@ class Kaplan(Law):
 
     name: ClassVar[str] = "kaplan"
     formula: ClassVar[str] = "L = [(N_c/N)^(alpha_N/alpha_D) + D_c/D]^alpha_D"
-    source: ClassVar[str] = "Kaplan et al. 2020, arXiv 2001.08361, eq. 1.5"
+    paper: ClassVar[Paper | None] = PAPER
+    source: ClassVar[str] = PAPER.cite("eq. 1.5")
     caution: ClassVar[str] = (
         "It has no floor: near one its exponents come out too small, and far beyond the data the loss goes to 0."
     )

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 
 from isoflop.scaling.laws.cost import SIX_ND, Cost
+from isoflop.scaling.laws.paper import Paper
 
 Array = np.ndarray
 COMPLEX_STEP = 1e-100
@@ -86,6 +87,7 @@ class Law:
     # What it is.
     name: ClassVar[str] = ""  # in the catalogue; a class without a name is a base for others
     formula: ClassVar[str] = ""  # in ASCII
+    paper: ClassVar[Paper | None] = None  # what is cited for it
     source: ClassVar[str] = ""  # paper, arXiv number, equation
     caution: ClassVar[str] = ""  # where it should not be used, for its page in the documentation
     typical: ClassVar[tuple[float, ...]] = ()  # parameter values near published ones, for examples and tests

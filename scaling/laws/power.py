@@ -8,6 +8,15 @@ import numpy as np
 
 from isoflop.scaling.laws.cost import SIX_ND, Cost
 from isoflop.scaling.laws.law import AMPLITUDE, FLOOR, Array, Box, Law, power_term_curvature
+from isoflop.scaling.laws.paper import Paper
+
+PAPER = Paper(
+    "henighan2020scaling",
+    "Henighan, Tom and Kaplan, Jared and Katz, Mor and others",
+    "Scaling Laws for Autoregressive Generative Modeling",
+    2020,
+    "2010.14701",
+)
 
 
 @dataclass(frozen=True)
@@ -20,7 +29,8 @@ class Power(Law):
 
     name: ClassVar[str] = "power"
     formula: ClassVar[str] = "L = E + K C^-g"
-    source: ClassVar[str] = "Henighan et al. 2020, arXiv 2010.14701, eq. 1.1"
+    paper: ClassVar[Paper | None] = PAPER
+    source: ClassVar[str] = PAPER.cite("eq. 1.1")
     caution: ClassVar[str] = (
         "Off the line that the runs lie on: what it does not read must move as it did in the data, or not matter."
     )

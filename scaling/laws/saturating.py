@@ -20,6 +20,15 @@ from isoflop.scaling.laws.law import (
     outer_sum,
     power_term_curvature,
 )
+from isoflop.scaling.laws.paper import Paper
+
+PAPER = Paper(
+    "alabdulmohsin2022revisiting",
+    "Alabdulmohsin, Ibrahim and Neyshabur, Behnam and Zhai, Xiaohua",
+    "Revisiting Neural Scaling Laws in Language and Vision",
+    2022,
+    "2209.06640",
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,8 @@ class Saturating(Law):
 
     name: ClassVar[str] = "saturating"
     formula: ClassVar[str] = "L = E + 1 / (1/(A N^-alpha + B D^-beta) + 1/(ceiling - E))"
-    source: ClassVar[str] = "Alabdulmohsin et al. 2022, arXiv 2209.06640, M4 with a = 1, in N and D"
+    paper: ClassVar[Paper | None] = PAPER
+    source: ClassVar[str] = PAPER.cite("M4 with a = 1, in N and D")
     caution: ClassVar[str] = "Without runs near the loss of a uniform guess the ceiling is not identified."
     typical: ClassVar[tuple[float, ...]] = (1.8, 480.0, 2100.0, 0.35, 0.37, 10.8)
     rank: ClassVar[int] = 30

@@ -1,10 +1,10 @@
 """A ledger of registered forecasts: a file of JSON lines, a forecast or a score each, that is only ever added to.
 
-    {"format": 1, "entry": "forecast", "folder": "..", "registration": {...}, "previous": SHA-256 of the line before}
-    {"format": 1, "entry": "score", "seal": of the registration, "measured": .., "pit": .., "crps": .., "previous": ..}
+    {"format": 1, "entry": "forecast", "folder": "..", "registration": {...}, "previous": "..", "hash": ".."}
+    {"format": 1, "entry": "score", "seal": of the registration, "measured": .., "pit": .., "crps": .., ...}
 
-Each registration holds its own seal, and each line the hash of the line before: a forecast that was changed or taken
-out after the runs were known is found. A forecast is scored once, by the rule of registrations: runs that it was fitted
+Each registration holds its own seal, and each line a SHA-256 of itself and that of the line before: a forecast that was
+changed or taken out after the runs were known is found. A forecast is scored once, by the rule of registrations: runs that it was fitted
 to, and runs made before it was registered, never count.
 """
 
@@ -42,6 +42,7 @@ class _Line(TypedDict):
     format: int
     entry: Literal["forecast", "score"]
     previous: str
+    hash: str
 
 
 class _Forecast(_Line):
@@ -257,14 +258,14 @@ def _append(path: Path, entries: list[dict[str, Any]]) -> None:
         known = {entry.registration["seal"]: entry for entry in _parsed(path, content).entries} if content else {}
         same = {_question(entry.registration) for entry in known.values()}
         lines = content.splitlines()
-        previous = _hash(lines[-1]) if lines else ""
+        previous = json.loads(lines[-1])["hash"] if lines else ""
         for entry in entries:
             if entry["entry"] == "forecast" and _question(entry["registration"]) in same:
                 target = Entry(entry["registration"], ".").target
                 raise RegistrationError(f"{path}: a forecast of {target} from the same runs is in it already")
-            line = json.dumps(entry | {"previous": previous}).encode()
+            line = entry | {"previous": previous}
             previous = _hash(line)
-            file.write(line + b"\n")
+            file.write(json.dumps(line | {"hash": previous}).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
@@ -291,7 +292,9 @@ def _parsed(path: Path, content: bytes) -> Ledger:
             raise RegistrationError(f"{error}; not an entry of a ledger") from error
         if value["previous"] != previous:
             raise RegistrationError(f"{source}: does not follow the line before: a line was changed or taken out")
-        previous = _hash(raw)
+        previous = value["hash"]
+        if previous != _hash({key: part for key, part in value.items() if key != "hash"}):
+            raise RegistrationError(f"{source}: changed since it was written (its hash is another)")
         if value["entry"] == "forecast":
             found = _registered(value["registration"], source)
             if found["seal"] in entries:
@@ -317,5 +320,5 @@ def _checked_score(value: dict[str, Any], source: str) -> dict[str, Any]:
     return value
 
 
-def _hash(line: bytes) -> str:
-    return hashlib.sha256(line).hexdigest()
+def _hash(line: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(line, sort_keys=True).encode()).hexdigest()

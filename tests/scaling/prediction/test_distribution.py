@@ -80,7 +80,7 @@ def test_a_registration_gives_its_mixture_and_one_without_gives_its_quantiles():
         old["intervals"][str(level)] = [float(np.exp(x[0])) for x in made.interval(level)]
     held = predictive(old)
     assert isinstance(held, Quantiles)
-    for p in (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975):
+    for p in (0.1, 0.25, 0.5, 0.75, 0.9):
         assert held.cdf(float(made.quantile(p)[0])) == pytest.approx(p, abs=1e-9)
     assert held.crps(0.13) == pytest.approx(Mixture(made).crps(0.13), rel=0.1)
 

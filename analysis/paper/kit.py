@@ -1,0 +1,141 @@
+"""What a paper takes from a report: tables for LaTeX, a bibliography, figures at the width of a column.
+
+    parameters.tex  exponents.tex  laws.tex    tables of booktabs, for \\input
+    numbers.tex                                a macro for each number: \\isoflopAlpha, \\isoflopAlphaLow, ...
+    laws.bib                                   an entry for each paper of a law that the tables name
+    NAME-single.pdf  NAME-double.pdf           3.25 and 6.75 inches wide, vectors, fonts embedded
+    paper.tex                                  a document that shows them all
+
+Nothing is edited by hand: the same table gives the same files, byte by byte.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure as Canvas
+
+from isoflop.analysis.evidence import Evidence, reason
+from isoflop.analysis.figure import save
+from isoflop.analysis.figures import FIGURES, get_figure
+from isoflop.analysis.paper import tables
+from isoflop.analysis.paper.bibliography import bibliography
+from isoflop.analysis.paper.latex import escaped
+from isoflop.analysis.style import LEVEL, style
+
+SINGLE, DOUBLE = 3.25, 6.75  # inches
+HEIGHT = 2.5
+FIGURES_SINGLE = ("isoflop", "n_star", "d_star", "prediction", "residuals", "scoreboard", "surface")
+PANELS = ("isoflop", "n_star")  # of the figure over both columns
+_SMALL: dict[Any, Any] = {
+    "font.size": 7, "axes.titlesize": 7.5, "axes.labelsize": 7.5, "xtick.labelsize": 6.5, "ytick.labelsize": 6.5,
+    "legend.fontsize": 6.5, "lines.linewidth": 1.1, "lines.markersize": 3,
+}  # fmt: skip
+_TABLES: dict[str, tuple[Callable[[Evidence], str], str]] = {
+    "parameters": (tables.parameters, "The law fitted to all runs."),
+    "exponents": (tables.exponents, "Its exponents under each way to count parameters and compute."),
+    "laws": (tables.laws, "Laws by their error on larger runs than they were fitted to."),
+}
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The files of a paper that were written under `folder`, and why the rest was not."""
+
+    folder: Path
+    files: tuple[str, ...]
+    missing: dict[str, str]
+
+
+def write_paper(e: Evidence, folder: Path) -> Paper:
+    """Write the kit of a report's evidence into `folder`; what the table cannot support has its reason in `missing`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts: dict[str, str] = {}
+    missing: dict[str, str] = {}
+    for name, (make, _) in _TABLES.items():
+        _try(name, lambda make=make, name=name: texts.update({f"{name}.tex": make(e)}), missing)  # type: ignore[misc]
+    _try("numbers", lambda: texts.update({"numbers.tex": numbers(e)}), missing)
+    _try("laws.bib", lambda: texts.update({"laws.bib": bibliography(tables.cited(e))}), missing)
+    drawn = []
+    for name in (name for name in FIGURES_SINGLE if name in FIGURES):
+        if _try(f"{name}-single", lambda name=name: _single(e, name, folder), missing):  # type: ignore[misc]
+            drawn.append(f"{name}-single.pdf")
+    if _try("profiles-double", lambda: _double(e, folder), missing):
+        drawn.append("profiles-double.pdf")
+    texts["paper.tex"] = _document(texts, drawn)
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    for name in (*(f"{table}.tex" for table in _TABLES), "numbers.tex", "laws.bib"):
+        if name not in texts:  # nothing of an earlier kit under the name of what failed
+            (folder / name).unlink(missing_ok=True)
+    return Paper(folder, (*texts, *drawn), missing)
+
+
+def _try(name: str, make: Callable[[], object], missing: dict[str, str]) -> bool:
+    try:
+        make()
+    except OSError:
+        raise
+    except Exception as error:  # one table's fault must not cost the others
+        missing[f"paper: {name}"] = reason(error)
+        return False
+    return True
+
+
+def numbers(e: Evidence) -> str:
+    r"""A macro for each number of the law: \isoflopAlpha is its value, ...Low and ...High the ends of its interval."""
+    lines = [f"% {e.fit.law.name}: {e.fit.law.formula}; intervals {LEVEL:.0%}"]
+    known = dict(zip(e.fit.law.parameters(), e.fit.law.values().tolist(), strict=True)) | e.fit.exponents()
+    for name, value in known.items():
+        macro = "isoflop" + "".join(part[:1].upper() + part[1:] for part in re.split(r"[^A-Za-z0-9]", name))
+        macro = re.sub(r"\d", lambda digit: _DIGIT[digit[0]], macro)
+        lines.append(rf"\newcommand{{\{macro}}}{{{tables.number(value)[1:-1]}}}")
+        if name not in e.fit.problem.pinned and name != e.fit.problem.follower:
+            low, high = e.draws.interval(name, LEVEL)
+            for end, edge in (("Low", low), ("High", high)):
+                lines.append(rf"\newcommand{{\{macro}{end}}}{{{tables.number(edge).strip('$')}}}")
+    return "\n".join([*lines, ""])
+
+
+_WORDS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
+_DIGIT = {str(digit): word for digit, word in enumerate(_WORDS)}
+
+
+def _single(e: Evidence, name: str, folder: Path) -> None:
+    with style(), mpl.rc_context(_SMALL):
+        canvas = Canvas(figsize=(SINGLE, HEIGHT), layout="constrained")
+        get_figure(name).draw(e, canvas.subplots())
+        save(canvas.axes[0], folder / f"{name}-single.pdf")
+
+
+def _double(e: Evidence, folder: Path) -> None:
+    with style(), mpl.rc_context(_SMALL):
+        canvas = Canvas(figsize=(DOUBLE, HEIGHT), layout="constrained")
+        for name, ax in zip(PANELS, canvas.subplots(1, len(PANELS)), strict=True):
+            get_figure(name).draw(e, ax)
+        save(canvas.axes[0], folder / "profiles-double.pdf")
+
+
+def _document(texts: dict[str, str], drawn: list[str]) -> str:
+    """A document of two columns that holds every table and figure, each as a paper would."""
+    parts = [
+        r"% pdflatex paper && bibtex paper && pdflatex paper && pdflatex paper",
+        r"\documentclass[twocolumn]{article}",
+        r"\usepackage[utf8]{inputenc}", r"\usepackage[T1]{fontenc}", r"\usepackage{booktabs,graphicx,amsmath}",
+        *([r"\input{numbers}"] if "numbers.tex" in texts else []), r"\begin{document}",
+    ]  # fmt: skip
+    for name, (_, caption) in _TABLES.items():
+        if f"{name}.tex" in texts:
+            parts += [r"\begin{table*}\centering\small", rf"\input{{{name}}}", rf"\caption{{{escaped(caption)}}}",
+                      r"\end{table*}"]  # fmt: skip
+    for file in drawn:
+        name, star = file.rpartition("-")[0], "*" if file.endswith("-double.pdf") else ""
+        caption = FIGURES[name].caption if name in FIGURES else "Loss against model size, and the best size by compute."
+        parts += [rf"\begin{{figure{star}}}\centering", rf"\includegraphics{{{file}}}",
+                  rf"\caption{{{escaped(caption)}}}", rf"\end{{figure{star}}}"]  # fmt: skip
+    if "laws.bib" in texts:
+        parts += [r"\nocite{isoflop}", r"\bibliographystyle{plain}", r"\bibliography{laws}"]
+    return "\n".join([*parts, r"\end{document}", ""])

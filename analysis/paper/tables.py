@@ -1,0 +1,104 @@
+"""Tables of a paper: the law's parameters, its exponents under each convention, and the laws compared."""
+
+from typing import Any
+
+from isoflop.analysis.evidence import Evidence
+from isoflop.analysis.paper.bibliography import key_of
+from isoflop.analysis.paper.latex import escaped, formula, number, percent, span, symbol, tabular
+from isoflop.analysis.style import LEVEL
+from isoflop.scaling.laws import get_law
+from isoflop.scaling.laws.law import Law
+from isoflop.scaling.selection.scoreboard import AVERAGE
+
+_COUNTS = {"N": "parameters", "D": "tokens", "U": "tokens", "C": "FLOPs"}
+
+
+def unit_of(law: type[Law], name: str, loss_unit: str) -> str:
+    """The unit of a law's parameter; empty for exponents and other pure numbers.
+
+    An amplitude is the loss that its term alone would have at one parameter or one token.
+    """
+    if name in (law.floor_name, law.ceiling_name):
+        return loss_unit
+    if name[0] in _COUNTS and name[1:2] == "_":  # N_c, D_c
+        return _COUNTS[name[0]]
+    return loss_unit if name in law.amplitudes and law.box[name].log else ""
+
+
+def parameters(e: Evidence) -> str:
+    """Every parameter and exponent of the report's law: value, interval, unit."""
+    fit, draws = e.fit, e.draws
+    form = type(fit.law)
+    rows = []
+    for name, value in zip(fit.law.parameters(), fit.law.values(), strict=True):
+        rows.append([symbol(name), number(float(value)), _between(e, name), escaped(unit_of(form, name, e.loss_unit))])
+    for name, value in fit.exponents().items():
+        rows.append([_exponent(name), number(float(value)), span(*draws.interval(name, LEVEL)), ""])
+    intervals = f"{LEVEL:.0%} intervals: {draws.kind} by {draws.by}"
+    comment = "\n".join([
+        f"{fit.law.name}: {fit.law.formula}", f"{len(fit.points)} runs; {intervals}; in full precision:",
+        *(f"{name} = {float(value)!r}" for name, value in zip(fit.law.parameters(), fit.law.values(), strict=True)),
+        *(f"{name} = {float(value)!r}" for name, value in fit.exponents().items()),
+    ])  # fmt: skip
+    head = ["", "value", rf"${100 * LEVEL:.0f}\,\%$ interval", "unit"]
+    return tabular("lrll", head, rows, comment)
+
+
+def _between(e: Evidence, name: str) -> str:
+    if name in e.fit.problem.pinned:
+        return "fixed"
+    if name == e.fit.problem.follower and e.fit.law.ties:
+        return f"tied to {symbol(e.fit.law.ties[0])}"
+    return span(*e.draws.interval(name, LEVEL))
+
+
+def _exponent(name: str) -> str:
+    said = {"a": r"$N^* \propto C^a$", "b": r"$D^* \propto C^b$", "frontier": r"$L^* - E \propto C^{-f}$"}
+    return said.get(name, symbol(name))
+
+
+def exponents(e: Evidence) -> str:
+    """The exponents of the best size and tokens under each way to count parameters and compute."""
+    rows = [
+        [escaped(r["params"]), escaped(r["compute"]), number(r["a"]), span(r["a_low"], r["a_high"]), number(r["b"]),
+         span(r["b_low"], r["b_high"])]
+        for r in e.conventions.to_dict("records")
+    ]  # fmt: skip
+    level = rf"${100 * LEVEL:.0f}\,\%$"
+    return tabular("llrlrl", ["$N$", "$C$", "$a$", level, "$b$", level], rows, f"law: {e.law_name}")
+
+
+def laws(e: Evidence) -> str:
+    """Every law scored by what it predicts, with its formula and citation; the one of the report is marked."""
+    rows = []
+    for row in e.scoreboard.frame.reset_index().to_dict("records"):
+        rows.append(_scored(str(row["law"]), row, e.law_name))
+    head = ["law", "formula", "free", "error", "s.e.", "bias", "covered"]
+    comment = "error: mean |ln(loss / predicted)| on runs not fitted; covered: inside 90% intervals; * the report's law"
+    return tabular("llrrrrr", head, rows, comment)
+
+
+def _scored(name: str, row: dict[str, Any], preferred: str) -> list[str]:
+    numbers = [percent(row["error"]), percent(row["error_se"]), percent(row["bias"]), percent(row["coverage"], 0)]
+    if name == AVERAGE:
+        return ["forecast average", "", "--", *numbers]
+    try:
+        form = get_law(name)[0]
+    except ValueError:  # a baseline that is no law
+        return [escaped(name), "", "--", *numbers]
+    mark = "$^*$" if name == preferred else ""
+    free = row["free"]
+    shown = f"${free:.0f}$" if free == free else "--"
+    return [rf"{escaped(name)}{mark}~\cite{{{key_of(form)}}}", formula(form.formula), shown, *numbers]
+
+
+def cited(e: Evidence) -> list[type[Law]]:
+    """The laws that the tables name."""
+    names = [e.law_name, *map(str, e.scoreboard.frame.index)]
+    found = []
+    for name in dict.fromkeys(names):
+        try:
+            found.append(get_law(name)[0])
+        except ValueError:
+            continue
+    return found

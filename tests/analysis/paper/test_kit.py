@@ -1,0 +1,138 @@
+"""The kit of a paper: tables whose every number is the fit's, and figures of a column's width with their fonts."""
+
+import re
+
+import pytest
+
+from isoflop.analysis.evidence import Evidence
+from isoflop.analysis.paper.kit import DOUBLE, HEIGHT, SINGLE, write_paper
+from isoflop.analysis.paper.tables import unit_of
+from isoflop.analysis.style import LEVEL
+from isoflop.scaling.laws import LAWS
+
+NUMBER = r"-?[\d.]+(?: \\times 10\^\{-?\d+\})?"
+
+
+@pytest.fixture(scope="module")
+def evidence(study_table):
+    return Evidence(study_table, law="chinchilla")
+
+
+@pytest.fixture(scope="module")
+def written(evidence, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("paper")
+    return write_paper(evidence, folder)
+
+
+def rows(text):
+    """The cells of a table's body."""
+    body = text.split("\\midrule\n")[1].split("\\bottomrule")[0]
+    return [re.split(r"(?<!\\) & ", line.removesuffix(" \\\\")) for line in body.splitlines()]
+
+
+def value(text):
+    mantissa, _, power = text.strip("$").partition(r" \times 10^{")
+    return float(f"{mantissa}e{power.rstrip('}') or 0}")
+
+
+def ends(text):
+    return [value(part) for part in re.findall(rf"\${NUMBER}\$", text)]
+
+
+@pytest.mark.slow
+def test_every_table_is_whole(written):
+    assert written.missing == {}
+    for name in ("parameters", "exponents", "laws"):
+        text = (written.folder / f"{name}.tex").read_text()
+        columns = re.search(r"\{@\{\}([lrc]+)@\{\}\}", text)[1]
+        assert {len(row) for row in rows(text)} == {len(columns)}
+        for rule in ("toprule", "midrule", "bottomrule"):
+            assert text.count(rf"\{rule}") == 1
+        bare = re.sub(r"\\.", "", text)
+        assert bare.count("{") == bare.count("}")
+        assert all(line.count("$") % 2 == 0 for line in re.sub(r"\\\$", "", text).splitlines())
+
+
+@pytest.mark.slow
+def test_every_number_of_the_parameters_is_the_fits(written, evidence):
+    fit, draws = evidence.fit, evidence.draws
+    known = dict(zip(fit.law.parameters(), fit.law.values().tolist(), strict=True)) | fit.exponents()
+    found = rows((written.folder / "parameters.tex").read_text())
+    assert len(found) == len(known)
+    for (name, exact), (_, shown, between, _) in zip(known.items(), found, strict=True):
+        assert value(shown) == pytest.approx(exact, rel=5.1e-4)
+        if name in fit.problem.pinned:
+            assert between == "fixed"
+        else:
+            assert ends(between) == pytest.approx(draws.interval(name, LEVEL), rel=5.1e-4)
+    comments = (written.folder / "parameters.tex").read_text()
+    for name, exact in known.items():
+        assert f"% {name} = {exact!r}" in comments
+
+
+@pytest.mark.slow
+def test_every_number_of_the_other_tables_and_macros_is_the_evidences(written, evidence):
+    for row, cells in zip(
+        evidence.conventions.to_dict("records"), rows((written.folder / "exponents.tex").read_text()), strict=True
+    ):
+        assert value(cells[2]) == pytest.approx(row["a"], rel=5.1e-4)
+        assert ends(cells[3]) == pytest.approx([row["a_low"], row["a_high"]], rel=5.1e-4)
+        assert value(cells[4]) == pytest.approx(row["b"], rel=5.1e-4)
+    board = evidence.scoreboard.frame.reset_index().to_dict("records")
+    for row, cells in zip(board, rows((written.folder / "laws.tex").read_text()), strict=True):
+        shown = [float(re.sub(r"[^\d.-]", "", cell)) for cell in cells[3:]]
+        exact = [100 * row[key] for key in ("error", "error_se", "bias", "coverage")]
+        assert shown == pytest.approx(exact, abs=0.51)
+        assert shown[:3] == pytest.approx(exact[:3], abs=0.0051)
+    macros = dict(re.findall(r"\\newcommand\{\\(\w+)\}\{(.*)\}", (written.folder / "numbers.tex").read_text()))
+    assert value(macros["isoflopAlpha"]) == pytest.approx(evidence.fit.law.alpha, rel=5.1e-4)
+    assert value(macros["isoflopALow"]) == pytest.approx(evidence.draws.interval("A", LEVEL)[0], rel=5.1e-4)
+    assert all(name.isalpha() for name in macros)
+
+
+@pytest.mark.slow
+def test_every_citation_is_in_the_bibliography_and_every_input_there(written):
+    text = "".join(path.read_text() for path in written.folder.glob("*.tex"))
+    keys = set(re.findall(r"@misc\{([^,]+),", (written.folder / "laws.bib").read_text()))
+    assert set(re.findall(r"\\(?:no)?cite\{([^}]+)\}", text)) == keys
+    for name in re.findall(r"\\input\{(\w+)\}", text):
+        assert (written.folder / f"{name}.tex").is_file()
+    for name in re.findall(r"\\includegraphics\{([^}]+)\}", text):
+        assert (written.folder / name).is_file()
+    assert sorted(written.files) == sorted(path.name for path in written.folder.iterdir())
+
+
+@pytest.mark.slow
+def test_figures_are_vectors_of_a_columns_width_with_embedded_fonts(written):
+    pdfs = sorted(written.folder.glob("*.pdf"))
+    assert {"isoflop-single.pdf", "n_star-single.pdf", "profiles-double.pdf"} <= {path.name for path in pdfs}
+    for path in pdfs:
+        content = path.read_bytes()
+        box = [float(x) for x in re.search(rb"/MediaBox \[([^\]]+)\]", content)[1].split()]
+        width = DOUBLE if path.stem.endswith("double") else SINGLE
+        assert box == pytest.approx([0, 0, 72 * width, 72 * HEIGHT], abs=0.1), path.name
+        assert b"/FontFile2" in content
+        assert b"/Type3" not in content
+
+
+@pytest.mark.slow
+def test_the_same_table_gives_the_same_files(written, evidence, tmp_path):
+    again = write_paper(evidence, tmp_path)
+    for name in again.files:
+        assert (tmp_path / name).read_bytes() == (written.folder / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_what_a_table_cannot_support_is_named_and_its_old_file_removed(study_table, tmp_path):
+    few = study_table[study_table["final"]].head(4)
+    (tmp_path / "laws.tex").write_text("of an earlier table")
+    found = write_paper(Evidence(few, law="chinchilla"), tmp_path)
+    assert "paper: laws" in found.missing
+    assert not (tmp_path / "laws.tex").exists()
+    assert all(reason and "\n" not in reason for reason in found.missing.values())
+
+
+def test_units_of_the_parameters():
+    assert [unit_of(LAWS["chinchilla"], n, "nats/byte") for n in ("E", "A", "alpha")] == ["nats/byte", "nats/byte", ""]
+    assert [unit_of(LAWS["kaplan"], n, "nats/token") for n in ("N_c", "D_c", "alpha_N")] == ["parameters", "tokens", ""]
+    assert unit_of(LAWS["saturating"], "ceiling", "nats/token") == "nats/token"
