@@ -7,7 +7,7 @@ STUDY ?= quick
 TESTS := $(BIN)/python -m pytest
 PARALLEL := -n auto --dist worksteal
 
-.PHONY: help demo test test-fast test-slurm lint figures results docs bench coverage clean
+.PHONY: help demo test test-fast test-slurm lint figures results ledger docs bench coverage clean
 
 help:  ## what there is to type
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -56,6 +56,13 @@ results: $(STAMP)  ## train every committed table anew, about 45 minutes on 2 qu
 	  --register $(TABLES)/quick_holdout_prediction.json
 	$(BIN)/isoflop run experiment=quick_holdout runs=$(STORES)/quick_holdout
 	$(BIN)/isoflop compact $(STORES)/quick_holdout -o $(TABLES)/quick_holdout.parquet
+	$(MAKE) ledger
+
+ledger: $(STAMP)  ## the ledger of our own forecasts, from their registrations and the tables that score them
+	rm -f $(TABLES)/forecasts.jsonl
+	for name in $(TABLES)/v1 $(TABLES); do test ! -e $$name/quick_holdout_prediction.json || \
+	  $(BIN)/isoflop predict --ledger $(TABLES)/forecasts.jsonl --register $$name/quick_holdout_prediction.json \
+	  --score $$name/quick_holdout.parquet || exit 1; done
 
 bench: $(STAMP)  ## speed as ratios against named baselines
 	$(BIN)/python -m tests.bench.fits

@@ -100,7 +100,8 @@ def afford_text(found: Mapping[str, Any]) -> str:
 
 
 def _limit(minutes: float | None, dollars: float | None) -> str:
-    parts = [f"{minutes:g} minutes"] * (minutes is not None) + [f"${dollars:g}"] * (dollars is not None)
+    parts = [] if minutes is None else [f"{minutes:g} minutes"]
+    parts += [] if dollars is None else [f"${dollars:g}"]
     return " and ".join(parts)
 
 

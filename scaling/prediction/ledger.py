@@ -4,8 +4,8 @@
     {"format": 1, "entry": "score", "seal": of the registration, "measured": .., "pit": .., "crps": .., ...}
 
 Each registration holds its own seal, and each line a SHA-256 of itself and that of the line before: a forecast that was
-changed or taken out after the runs were known is found. A forecast is scored once, by the rule of registrations: runs that it was fitted
-to, and runs made before it was registered, never count.
+changed or taken out after the runs were known is found. A forecast is scored once, by the rule of registrations: runs
+that it was fitted to, and runs made before it was registered, never count.
 """
 
 import fcntl

@@ -17,7 +17,12 @@ from isoflop.scaling.table.runs import read_runs, write_run
 from tests.support.root import RESULTS, ROOT
 
 PAGES = build.pages()
-GROWN = {"cluster": ("clusters.md", "gpu.md"), "a run of one's own": ("corpora-and-models.md",), "make": ("index.md",)}
+GROWN = {
+    "cluster": ("clusters.md", "gpu.md"),
+    "a run of one's own": ("corpora-and-models.md",),
+    "make": ("index.md",),
+    "hub": ("publishing.md",),
+}
 
 
 @pytest.mark.slow

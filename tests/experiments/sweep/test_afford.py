@@ -1,7 +1,7 @@
 """Which runs of a study a time or a sum pays for: within it, and chosen for the exponent."""
 
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 
@@ -18,7 +18,7 @@ WHERE = WhereSpec(workers=2, price_per_hour=0.5, watts=20.0)
 
 
 def launch(where=WHERE, done=(), **study):
-    spec = {"sizes": ["d8", "d12", "d16", "d24", "d32"], "budgets": [1e9, 3e9, 1e10], "seeds": [0, 1]} | study
+    spec = {"sizes": ["d16", "d24", "d32", "d48", "d64"], "budgets": [3e10, 1e11, 3e11], "seeds": [0, 1]} | study
     config = ExperimentConfig(
         schedule=ScheduleSpec(warmup_steps=5), study=StudySpec(name="t", window=WindowSpec(min_steps=20), **spec)
     )
@@ -56,7 +56,8 @@ def test_what_is_chosen_fits_and_every_run_is_chosen_or_left_out(whole, share):
 def test_more_money_never_makes_the_exponent_less_known(whole):
     one, minutes = whole
     sds = [afford(one, minutes=share * minutes)["sd_exponent"]["chosen"] for share in (0.35, 0.5, 0.7, 1.0)]
-    assert sds == sorted(sds, reverse=True)
+    assert all(more <= 1.02 * less for less, more in pairwise(sds)), sds
+    assert sds[-1] < 0.9 * sds[0]
 
 
 def test_money_is_time_by_the_price_of_the_devices(whole):
@@ -66,7 +67,7 @@ def test_money_is_time_by_the_price_of_the_devices(whole):
     assert by_time["run_ids"] == by_money["run_ids"]
     assert by_money["dollars"] == pytest.approx(by_money["minutes"] / 60 * 2 * 0.5)
     assert by_money["joules"] == pytest.approx(by_money["minutes"] * 60 * 2 * 20.0)
-    assert "about $0.0" in afford_text(by_money)
+    assert f"about ${by_money['dollars']:.2f}" in afford_text(by_money)
 
 
 def test_all_of_a_study_that_fits_is_kept_and_needs_no_override(whole):
@@ -85,7 +86,7 @@ def test_finished_runs_cost_nothing_and_stay(whole):
 
 def test_the_choice_is_near_the_best_that_there_is():
     """Against every subset of a grid of nine cells that fits: within a tenth of the least sd."""
-    one = launch(sizes=["d8", "d16", "d32"], seeds=[0])
+    one = launch(sizes=["d24", "d32", "d64"], seeds=[0])
     cells = one.cells
     everything = seconds(one, {c.run_id for c in cells})
     search = _Search(cells, [False] * len(cells), REFERENCE, 2, 0.6 * everything)
