@@ -143,7 +143,8 @@ class Ledger:
 
     def __str__(self) -> str:
         head = f"  {'registered':<10} {'reach':>6} {'predicted':>9} {'sd ln':>6} {'measured':>8} {'error':>7} {'z':>6} {'PIT':>5} {'CRPS':>6}  run"  # noqa: E501
-        lines = [f"{self.path}: {len(self.entries)} forecasts, {len(self.scored)} scored", head]
+        plural = "" if len(self.entries) == 1 else "s"
+        lines = [f"{self.path}: {len(self.entries)} forecast{plural}, {len(self.scored)} scored", head]
         lines += [_row(entry) for entry in self.entries]
         lines += _summary_lines(self.summary())
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
@@ -272,7 +273,8 @@ def _append(path: Path, entries: list[dict[str, Any]]) -> None:
 
 def _question(value: Mapping[str, Any]) -> tuple[Any, ...]:
     """What a forecast was asked: its target, from which runs, counted how."""
-    return json.dumps(value["target"], sort_keys=True), value["data"]["sha256"], json.dumps(value["conventions"])
+    target = {name: part for name, part in value["target"].items() if part is not None}
+    return json.dumps(target, sort_keys=True), value["data"]["sha256"], json.dumps(value["conventions"], sort_keys=True)
 
 
 def _parsed(path: Path, content: bytes) -> Ledger:

@@ -113,7 +113,7 @@ def test_the_bundle_of_the_quick_study_is_fitted_to_the_same_bits(tmp_path, type
     assert typed("share", source, "--to", tmp_path / "b", "--licence", "cc-by-4.0")[0] == 0
     answers = [typed("fit", place, "--bootstrap", "0", "--json")[1] for place in (source, tmp_path / "b")]
     assert answers[0] == answers[1]
-    assert json.loads(answers[0])["parameters"]
+    assert json.loads(answers[0])["params"]
 
 
 def test_one_changed_loss_is_noticed_by_every_command_that_reads_it(tmp_path, typed):

@@ -189,7 +189,7 @@ def test_the_command_registers_enters_scores_and_prints(tmp_path, table, typed):
     assert list(answer["forecasts"][0]) == [*keys.split(), "reason"]
     keys = "forecasts scored waiting tables mean_crps mean_abs_z mean_abs_error inside pit_uniform_p enough"
     assert list(answer["summary"]) == keys.split()
-    assert "1 forecasts, 1 scored" in typed("predict", "--ledger", path)[1]
+    assert "1 forecast, 1 scored" in typed("predict", "--ledger", path)[1]
 
 
 @pytest.mark.parametrize(

@@ -26,20 +26,26 @@ class FakeHub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        if path.startswith("/api/datasets/anna/runs"):
+        if path.startswith("/api/datasets/anna/runs/tree/"):
+            self._answer(200, json.dumps([self._listed(name) for name in sorted(os.listdir(self.folder))]).encode())
+        elif path.startswith("/api/datasets/anna/runs"):
             files = [{"rfilename": name} for name in sorted(os.listdir(self.folder))]
             body = json.dumps({"id": "anna/runs", "sha": COMMIT, "siblings": files, "private": False, "tags": []})
-            self._answer(200, body.encode(), "application/json")
+            self._answer(200, body.encode())
         elif path.startswith("/datasets/anna/runs/resolve/") and (self.folder / path.rsplit("/", 1)[1]).is_file():
-            self._answer(200, (self.folder / path.rsplit("/", 1)[1]).read_bytes(), "application/octet-stream")
+            self._answer(200, (self.folder / path.rsplit("/", 1)[1]).read_bytes())
         else:
-            self._answer(404, b"", "text/plain")
+            self._answer(404, b"")
 
     do_HEAD = do_GET
 
-    def _answer(self, code: int, body: bytes, kind: str) -> None:
+    def _listed(self, name: str) -> dict[str, object]:
+        content = (self.folder / name).read_bytes()
+        return {"type": "file", "path": name, "oid": hashlib.sha1(content).hexdigest(), "size": len(content)}
+
+    def _answer(self, code: int, body: bytes) -> None:
         self.send_response(code)
-        self.send_header("Content-Type", kind)
+        self.send_header("Content-Type", "application/json" if self.path.startswith("/api") else "text/plain")
         self.send_header("Content-Length", str(len(body)))
         self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
         self.send_header("X-Repo-Commit", COMMIT)
