@@ -1,7 +1,7 @@
 """What a paper takes from a report: tables for LaTeX, a bibliography, figures at the width of a column.
 
     parameters.tex  exponents.tex  laws.tex    tables of booktabs, for \\input
-    numbers.tex                                a macro for each number: \\isoflopAlpha, \\isoflopAlphaLow, ...
+    numbers.tex                                a macro for each number: \\isoflopalpha, \\isoflopalphaLow, ..
     laws.bib                                   an entry for each paper of a law that the tables name
     NAME-single.pdf  NAME-double.pdf           3.25 and 6.75 inches wide, vectors, fonts embedded
     paper.tex                                  a document that shows them all
@@ -23,7 +23,7 @@ from isoflop.analysis.figure import save
 from isoflop.analysis.figures import FIGURES, get_figure
 from isoflop.analysis.paper import tables
 from isoflop.analysis.paper.bibliography import bibliography
-from isoflop.analysis.paper.latex import escaped
+from isoflop.analysis.paper.latex import escaped, number
 from isoflop.analysis.style import LEVEL, style
 
 SINGLE, DOUBLE = 3.25, 6.75  # inches
@@ -86,18 +86,28 @@ def _try(name: str, make: Callable[[], object], missing: dict[str, str]) -> bool
 
 
 def numbers(e: Evidence) -> str:
-    r"""A macro for each number of the law: \isoflopAlpha is its value, ...Low and ...High the ends of its interval."""
+    r"""A macro for each number of the law: \isoflopalpha is its value, \isoflopalphaLow and ...High its interval.
+
+    Names are those of the parameters, in their case and without what no macro may hold; exponents that follow from the
+    law begin with exp: \isoflopexpa.
+    """
     lines = [f"% {e.fit.law.name}: {e.fit.law.formula}; intervals {LEVEL:.0%}"]
-    known = dict(zip(e.fit.law.parameters(), e.fit.law.values().tolist(), strict=True)) | e.fit.exponents()
-    for name, value in known.items():
-        macro = "isoflop" + "".join(part[:1].upper() + part[1:] for part in re.split(r"[^A-Za-z0-9]", name))
-        macro = re.sub(r"\d", lambda digit: _DIGIT[digit[0]], macro)
-        lines.append(rf"\newcommand{{\{macro}}}{{{tables.number(value)[1:-1]}}}")
+    made: dict[str, str] = {}
+    known = [(f"isoflop{name}", name) for name in e.fit.law.parameters()]
+    values = dict(zip((macro for macro, _ in known), e.fit.law.values().tolist(), strict=True))
+    known += [(f"isoflopexp{name}", name) for name in e.fit.exponents()]
+    values |= {f"isoflopexp{name}": value for name, value in e.fit.exponents().items()}
+    for macro, name in known:
+        made[_macro(macro)] = number(values[macro])
         if name not in e.fit.problem.pinned and name != e.fit.problem.follower:
             low, high = e.draws.interval(name, LEVEL)
-            for end, edge in (("Low", low), ("High", high)):
-                lines.append(rf"\newcommand{{\{macro}{end}}}{{{tables.number(edge).strip('$')}}}")
+            made |= {_macro(macro) + "Low": number(low), _macro(macro) + "High": number(high)}
+    lines += [rf"\newcommand{{\{macro}}}{{\ensuremath{{{text.strip('$')}}}}}" for macro, text in made.items()]
     return "\n".join([*lines, ""])
+
+
+def _macro(name: str) -> str:
+    return re.sub(r"[^A-Za-z]", lambda found: _DIGIT.get(found[0], ""), name)
 
 
 _WORDS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")

@@ -84,9 +84,16 @@ def test_every_number_of_the_other_tables_and_macros_is_the_evidences(written, e
         exact = [100 * row[key] for key in ("error", "error_se", "bias", "coverage")]
         assert shown == pytest.approx(exact, abs=0.51)
         assert shown[:3] == pytest.approx(exact[:3], abs=0.0051)
-    macros = dict(re.findall(r"\\newcommand\{\\(\w+)\}\{(.*)\}", (written.folder / "numbers.tex").read_text()))
-    assert value(macros["isoflopAlpha"]) == pytest.approx(evidence.fit.law.alpha, rel=5.1e-4)
-    assert value(macros["isoflopALow"]) == pytest.approx(evidence.draws.interval("A", LEVEL)[0], rel=5.1e-4)
+    macros = dict(
+        re.findall(r"\\newcommand\{\\(\w+)\}\{\\ensuremath\{(.*)\}\}", (written.folder / "numbers.tex").read_text())
+    )
+    fit, draws = evidence.fit, evidence.draws
+    for name, exact in zip(fit.law.parameters(), fit.law.values(), strict=True):
+        assert value(macros[f"isoflop{name}"]) == pytest.approx(exact, rel=5.1e-4)
+    for name, exact in fit.exponents().items():
+        assert value(macros[f"isoflopexp{name}"]) == pytest.approx(exact, rel=5.1e-4)
+    assert value(macros["isoflopALow"]) == pytest.approx(draws.interval("A", LEVEL)[0], rel=5.1e-4)
+    assert value(macros["isoflopexpaHigh"]) == pytest.approx(draws.interval("a", LEVEL)[1], rel=5.1e-4)
     assert all(name.isalpha() for name in macros)
 
 
