@@ -24,7 +24,7 @@ from isoflop.experiments.sweep.pool import devices_of, worker_count
 from isoflop.models.config import n_matrices
 from isoflop.scaling.design.information import Noise, Scenario, goal_gradient, scenario_of_law, standard_deviation
 from isoflop.scaling.design.planning import TAU, TYPICAL_NOISE
-from isoflop.scaling.laws.law import SIX_ND
+from isoflop.scaling.laws.cost import SIX_ND
 from isoflop.scaling.laws.published import PUBLISHED
 
 ASSUMED = "besiroglu-2024"
