@@ -181,7 +181,7 @@ def fit(
     >>> fitted.status
     'converged'
     >>> round(fitted.law.alpha, 2), round(fitted.exponents()["a"], 2)
-    (0.49, 0.53)
+    (0.44, 0.57)
     """
     data = points(data, params=params, compute=compute, cluster=cluster)
     if isinstance(form, str):

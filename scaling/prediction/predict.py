@@ -67,7 +67,7 @@ def predict(
     >>> import isoflop
     >>> found = isoflop.predict(isoflop.example("quick"), flops=3e12)
     >>> round(found.to_dict()["loss"], 1)
-    1.2
+    1.4
     """
     data = points(table, params=params, compute=compute)
     target = Target.of(data, flops, n_params, tokens, unique_tokens)
