@@ -67,8 +67,10 @@ def import_(
     From TensorBoard, W&B, MLflow, Hugging Face, Lightning, litgpt, levanter, lm-eval, Megatron, nanoGPT, nanochat, OLMo
     or any table, to a table that every command reads.
     """
+    from isoflop.scaling.findings.units import unit_findings
     from isoflop.scaling.imports.assemble import ImportOptions
     from isoflop.scaling.imports.read import import_source
+    from isoflop.scaling.table.conventions import points
 
     options = ImportOptions(
         n_params=_by_run(n_params, "--n-params"),
@@ -81,7 +83,10 @@ def import_(
     )
     found = import_source(source, kind, options, pairs(mapping, "--map"), sheet=sheet)
     found.write(out)
-    emit(found.to_dict() | {"out": str(out)}, f"{found}\nwritten to {out}", as_json)
+    objections = unit_findings(points(found.ends))
+    lines = [str(found), *map(str, objections), f"written to {out}"]
+    value = found.to_dict() | {"findings": [one.to_dict() for one in objections], "out": str(out)}
+    emit(value, "\n".join(lines), as_json)
 
 
 def _by_run(values: list[str] | None, option: str) -> dict[str, float]:

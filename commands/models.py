@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from isoflop.commands.options import MODELS, MOST_SEED, SHOW, Json, Study, emit, not_negative, positive
+from isoflop.commands.options import MODELS, MOST_SEED, SHOW, Json, Sheet, Study, emit, not_negative, positive
 from isoflop.printable import printable
 
 app = typer.Typer()
@@ -135,6 +135,7 @@ def evaluate(
 def positions(
     runs: Annotated[Path, typer.Argument(help="a runs folder")] = Path("runs"),
     study: Study = None,
+    sheet: Sheet = None,
     out: Annotated[Path | None, typer.Option("--out", help="write every position to this .parquet or .csv")] = None,
     corpora: Annotated[Path, typer.Option("--corpora", help="folder of prepared corpora")] = Path("corpora"),
 ) -> None:
@@ -146,7 +147,7 @@ def positions(
     from isoflop.experiments.store.store import open_store
     from isoflop.scaling.table.read import read_table
 
-    found = positions(read_table(runs, study=study), open_store(runs), corpora)
+    found = positions(read_table(runs, study=study, sheet=sheet), open_store(runs), corpora)
     if out:
         found.to_parquet(out) if out.suffix == ".parquet" else found.to_csv(out, index=False)
     typer.echo(printable(positions_text(found)))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from isoflop.commands.options import HYDRA, RUN, Json, Study, emit, not_negative, positive
+from isoflop.commands.options import HYDRA, RUN, Json, Sheet, Study, emit, load, not_negative, positive
 from isoflop.printable import printable
 
 app = typer.Typer()
@@ -149,6 +149,7 @@ def tune(
         float, typer.Option("--limit", help="drift that passes, decades over all widths", callback=not_negative)
     ] = 0.15,
     table: Annotated[Path | None, typer.Option("--table", help="analyse these runs instead of training")] = None,
+    sheet: Sheet = None,
     as_json: Json = False,
 ) -> None:
     """Best learning rate or batch by width.
@@ -156,9 +157,8 @@ def tune(
     And whether one serves all widths: isoflop tune experiment=lr_transfer.
     """
     from isoflop.experiments.followup.tune_report import train_and_read, tune, tune_text
-    from isoflop.scaling.table.read import read_table
 
-    value = tune(read_table(table) if table else train_and_read(context.args), axis, limit)
+    value = tune(load(table, None, None, sheet=sheet) if table else train_and_read(context.args), axis, limit)
     emit(value, tune_text(value), as_json)
 
 
@@ -167,6 +167,7 @@ def compact(
     runs: Annotated[Path, typer.Argument(help="a runs folder")],
     out: Annotated[Path, typer.Option("-o", "--out", help="a .parquet file")],
     study: Study = None,
+    sheet: Sheet = None,
 ) -> None:
     """All runs of a folder as one file.
 
@@ -175,6 +176,6 @@ def compact(
     from isoflop.scaling.table.read import read_table
     from isoflop.scaling.table.runs import write_table
 
-    table = read_table(runs, study=study)
+    table = read_table(runs, study=study, sheet=sheet)
     write_table(table, out)
     typer.echo(f"{table['run_id'].nunique()} runs in {out}")

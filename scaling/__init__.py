@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from isoflop.scaling.findings.diagnose import diagnose
     from isoflop.scaling.fitting.fit import fit
     from isoflop.scaling.fitting.uncertainty import bootstrap, jackknife
+    from isoflop.scaling.imports.read import read_table
     from isoflop.scaling.laws.chinchilla import Chinchilla
     from isoflop.scaling.prediction.predict import predict
     from isoflop.scaling.prediction.register import register, score
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from isoflop.scaling.selection.comparison import comparison as compare
     from isoflop.scaling.selection.holdout import hold_out
     from isoflop.scaling.table.conventions import points
-    from isoflop.scaling.table.read import read_table
 
 _PLACES = {
     "Chinchilla": "laws.chinchilla:Chinchilla",
@@ -45,7 +45,7 @@ _PLACES = {
     "plan_from_table": "design.planning:plan_from_table",
     "points": "table.conventions:points",
     "predict": "prediction.predict:predict",
-    "read_table": "table.read:read_table",
+    "read_table": "imports.read:read_table",
     "register": "prediction.register:register",
     "score": "prediction.register:score",
     "three_approaches": "approaches.approaches:approaches",  # `approaches` is the room

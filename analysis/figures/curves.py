@@ -6,9 +6,21 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.lines import Line2D
 
 from isoflop.analysis.figure import Figure, if_supported
-from isoflop.analysis.style import INK, ColorScale, arm_legend, arm_looks, count, label_ends, log_axis, new_axes, note
+from isoflop.analysis.style import (
+    COMPUTE_MAP,
+    INK,
+    ColorScale,
+    arm_legend,
+    arm_looks,
+    count,
+    label_ends,
+    log_axis,
+    new_axes,
+    note,
+)
 from isoflop.scaling.approaches.envelope import Envelope
 from isoflop.scaling.table.columns import hint
 from isoflop.scaling.table.conventions import count_params, is_runs
@@ -74,18 +86,21 @@ def _evaluations(table: pd.DataFrame, params: str, against: str) -> pd.DataFrame
 def plot_learning_curves(rows: pd.DataFrame, envelope: Envelope | None = None, *, ax: Axes | None = None) -> Axes:
     """Loss against compute, a line per run coloured by size, a dot where a run ends, the envelope over the ends.
 
-    Arms differ by their line; runs that were named differ by theirs, and stand without an envelope.
+    Arms differ by their line; runs that were named by line and tone, stand without an envelope, and are shown whole.
     """
     axis, named = rows.attrs.get("against", "flops"), rows.attrs.get("named", False)
     ax = new_axes(ax)
     by = "run_id" if named else "arm"
     color, looks = ColorScale(rows["n_params"]), arm_looks(rows[by].astype(str))
     runs = [run for _, run in rows.groupby("run_id", sort=False)]
+    tones = (
+        COMPUTE_MAP(np.linspace(0.15, 0.85, len(runs))) if named else [color(run["n_params"].iloc[0]) for run in runs]
+    )
     flat = len(rows) > MANY_ROWS
     ax.add_collection(
         LineCollection(
             [np.column_stack([run[axis], run["loss"]]) for run in runs],
-            colors=[color(run["n_params"].iloc[0]) for run in runs],
+            colors=tones,
             linestyles=[looks[str(run[by].iloc[0])][0] for run in runs], linewidths=1.0, alpha=0.9, rasterized=flat,
         )
     )  # fmt: skip
@@ -96,20 +111,30 @@ def plot_learning_curves(rows: pd.DataFrame, envelope: Envelope | None = None, *
     else:
         log_axis(ax.xaxis, axis)
     log_axis(ax.yaxis, "loss")
-    shown = ends if len(ends) else rows
-    floor, top = shown["loss"].min(), shown["loss"].max()
-    ax.set_ylim(floor / (top / floor) ** 0.2 / 1.02, max(top * (top / floor) ** 0.35 * 1.02, LEAST_SPAN * floor))
-    ax.set_xlim(rows[axis].quantile(0.02), rows[axis].max() * 1.1)
+    _set_limits(ax, rows, rows if named or not len(ends) else ends, axis, whole=named)
     if envelope is not None and not named and axis == "flops":
         low = envelope.frame[envelope.frame["bracketed"]]
         ax.plot(low["flops"], low["loss"], color=INK, lw=1, ls=(0, (1, 1.2)), label="envelope of the trunks")
     ax.add_artist(ax.legend(loc="lower left", handlelength=1.6))
-    arm_legend(ax, looks, loc="lower center")
-    if not named:
+    if named:
+        names = [str(run["run_id"].iloc[0]) for run in runs]
+        lines = [Line2D([], [], color=tone, ls=looks[name][0]) for tone, name in zip(tones, names, strict=True)]
+        ax.legend(lines, names, loc="upper right", handlelength=2.6)
+    else:
+        arm_legend(ax, looks, loc="lower center")
         _name_sizes(ax, rows, color, axis)
     total = rows.attrs.get("runs", len(runs))
     ax.set_title("Learning curves" + (f" ({len(runs)} of {total} runs)" if len(runs) < total else ""))
     return ax
+
+
+def _set_limits(ax: Axes, rows: pd.DataFrame, shown: pd.DataFrame, axis: str, *, whole: bool) -> None:
+    """Limits that hold the losses of `shown`; of `whole` curves every evaluation, else what leads to their ends."""
+    floor, top = shown["loss"].min(), shown["loss"].max()
+    above = top * 1.05 if whole else max(top * (top / floor) ** 0.35 * 1.02, LEAST_SPAN * floor)
+    ax.set_ylim(floor / (top / floor) ** (0.1 if whole else 0.2) / 1.02, above)
+    low = rows[axis].min() / 1.1 if whole else rows[axis].quantile(0.02)
+    ax.set_xlim(low, rows[axis].max() * 1.1)
 
 
 def _name_sizes(ax: Axes, rows: pd.DataFrame, color: ColorScale, axis: str) -> None:

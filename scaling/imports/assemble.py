@@ -137,7 +137,10 @@ def _check_names(kept: Sequence[ForeignRun]) -> None:
 def _plain(
     kept: Sequence[ForeignRun], options: ImportOptions, notes: list[str], left_out: list[LeftOut]
 ) -> pd.DataFrame:
-    table = pd.concat([_of_run(run, options) for run in kept], ignore_index=True)
+    rows = [_of_run(run, options) for run in kept]
+    names = (*PLAIN, *dict.fromkeys(name for run in kept for name in run.scores))
+    table = pd.DataFrame({name: _joined([held[name] if name in held else _repeated(np.nan, len(held["loss"]))
+                                         for held in rows]) for name in names})  # fmt: skip
     table = _third(table, notes)
     for column, remedy in REMEDIES.items():
         ends = table[table["final"]]
@@ -183,19 +186,16 @@ def _third(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     return table.assign(n_params=table["run_id"].map(ends), params_convention="flops / (6 x tokens)")
 
 
-def _of_run(run: ForeignRun, options: ImportOptions) -> pd.DataFrame:
-    """The evaluations of a run as rows of PLAIN; `final` marks the last."""
-    curve = run.curve
+def _of_run(run: ForeignRun, options: ImportOptions) -> dict[str, np.ndarray]:
+    """The evaluations of a run as the columns of PLAIN, each (evaluations,); `final` marks the last."""
+    curve, count = run.curve, len(run.curve)
     given = by_run(options.n_params, run.name)
     convention = options.params if options.params in run.n_params else next(iter(run.n_params), "")
-    flops = curve["flops"] if "flops" in curve else pd.Series(np.nan, curve.index)
+    held = {name: curve[name].to_numpy(float) for name in ("tokens", "loss", "flops", "train_loss", "wall_seconds")
+            if name in curve}  # fmt: skip
+    flops = held.get("flops", np.full(count, np.nan))
     if run.flops_per_token:
-        flops = flops.fillna(run.flops_per_token * curve["tokens"])
-    rows = pd.DataFrame(
-        {"tokens": curve["tokens"], "flops": flops, "loss": curve["loss"], "step": curve["step"].astype(int)}
-    )
-    for column in ("train_loss", "wall_seconds"):
-        rows[column] = curve.get(column, np.nan)
+        flops = np.where(np.isnan(flops), run.flops_per_token * held["tokens"], flops)
     constants = {
         "run_id": run.name,
         "arm": options.arm or str(run.settings.get("arm", "")),
@@ -207,9 +207,24 @@ def _of_run(run: ForeignRun, options: ImportOptions) -> pd.DataFrame:
         "compute_convention": run.compute_convention,
         "loss_unit": run.loss_unit,
         "source": run.source,
-        "final": rows.index == rows.index[-1],
+        "train_loss": np.nan,
+        "wall_seconds": np.nan,
     }
-    return rows.assign(**constants).reindex(columns=list(PLAIN))
+    made = held | {"flops": flops, "step": curve["step"].to_numpy(int), "final": np.arange(1, count + 1) == count}
+    found = {column: made[column] if column in made else _repeated(constants[column], count) for column in PLAIN}
+    return found | {name: _repeated(score, count) for name, score in run.scores.items() if name not in found}
+
+
+def _repeated(value: object, count: int) -> np.ndarray:
+    column = np.empty(count, dtype=object if value is None or isinstance(value, str) else np.array(value).dtype)
+    column[:] = value
+    return column
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray | pd.Series:
+    """The columns of all runs as one; numbers beside missing values are numbers, NaN where one is missing."""
+    joined = np.concatenate(parts)
+    return pd.Series(joined).infer_objects() if joined.dtype == object else joined
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -30,21 +30,10 @@ class ImportOptions:
 def clean(run: ForeignRun, options: ImportOptions) -> tuple[ForeignRun | None, list[LeftOut]]:
     """The run with its usable rows, in nats (None without any, or short of its horizon), and what is left out."""
     out: list[LeftOut] = []
-
-    def drop(frame: pd.DataFrame, wrong: np.ndarray, reason: str) -> pd.DataFrame:
-        if wrong.any():
-            out.append(LeftOut(run.name, int(wrong.sum()), reason))
-        return frame[~wrong]
-
     frame = run.curve
-    frame = drop(frame, frame["loss"].isna().to_numpy(), "no validation loss")
-    frame = drop(
-        frame, ~(np.isfinite(frame["loss"]) & (frame["loss"] > 0)).to_numpy(), "the loss is not a positive number"
-    )
-    frame = drop(frame, frame["step"].isna().to_numpy(), "no step")
-    frame = drop(frame, frame["step"].duplicated(keep="last").to_numpy(), "reported again later, after a restart")
-    frame = drop(frame, (frame["step"] <= 0).to_numpy(), "before the first step")
-    frame, unit = _in_nats(frame.sort_values("step", ignore_index=True), run, options)
+    if not _is_clean(frame):
+        frame = _cleaned(frame, run.name, out)
+    frame, unit = _in_nats(frame, run, options)
     if from_zero(run.curve.loc[run.curve["loss"].notna()], run.horizon_steps):
         frame = frame.assign(step=frame["step"] + 1)
         out.append(LeftOut(run.name, 0, COUNTED_FROM_ZERO))
@@ -57,6 +46,32 @@ def clean(run: ForeignRun, options: ImportOptions) -> tuple[ForeignRun | None, l
     if reason:
         return None, [*out, LeftOut(run.name, len(frame), reason, whole=True)]
     return replace(run, curve=_tokens(frame, run, options), loss_unit=unit), out
+
+
+def _is_clean(frame: pd.DataFrame) -> bool:
+    """Whether every row counts, and they are in order."""
+    loss, step = frame["loss"].to_numpy(float), frame["step"].to_numpy(float)
+    if not (np.isfinite(loss).all() and (loss > 0).all() and (step > 0).all() and (np.diff(step) > 0).all()):
+        return False
+    return bool(len(frame)) and frame.index.equals(pd.RangeIndex(len(frame)))
+
+
+def _cleaned(frame: pd.DataFrame, name: str, out: list[LeftOut]) -> pd.DataFrame:
+    """The rows that count, in order; adds to `out` those that do not, by reason."""
+
+    def drop(frame: pd.DataFrame, wrong: np.ndarray, reason: str) -> pd.DataFrame:
+        if wrong.any():
+            out.append(LeftOut(name, int(wrong.sum()), reason))
+        return frame[~wrong]
+
+    frame = drop(frame, frame["loss"].isna().to_numpy(), "no validation loss")
+    frame = drop(
+        frame, ~(np.isfinite(frame["loss"]) & (frame["loss"] > 0)).to_numpy(), "the loss is not a positive number"
+    )
+    frame = drop(frame, frame["step"].isna().to_numpy(), "no step")
+    frame = drop(frame, frame["step"].duplicated(keep="last").to_numpy(), "reported again later, after a restart")
+    frame = drop(frame, (frame["step"] <= 0).to_numpy(), "before the first step")
+    return frame.sort_values("step", ignore_index=True)
 
 
 def _in_nats(frame: pd.DataFrame, run: ForeignRun, options: ImportOptions) -> tuple[pd.DataFrame, str]:
@@ -73,7 +88,7 @@ def _tokens(frame: pd.DataFrame, run: ForeignRun, options: ImportOptions) -> pd.
     if "tokens" in frame and frame["tokens"].notna().all():
         return frame
     batch = by_run(options.batch_tokens, run.name) or run.batch_tokens
-    if batch:
+    if batch and run.told_steps:
         return frame.assign(tokens=frame["step"] * batch)
     end = by_run(options.tokens, run.name)
     progress = next(frame[name] for name in ("samples", "epoch", "step") if name in frame and frame[name].notna().all())

@@ -21,12 +21,14 @@ from isoflop.scaling.table.columns import (
     Resolved,
     TableError,
     hint,
+    is_numbers,
     refuse_words,
     resolve,
     row_names,
     short_of_plan,
     unfinished,
 )
+from isoflop.scaling.table.curves import MANY, OTHER_NAMES, blocks, run_column
 from isoflop.scaling.table.files import LABELS, SUFFIXES, is_table_file, read_file
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.meaning import QUANTITIES, meaning, words
@@ -55,6 +57,9 @@ _TRAINING = re.compile(r"^(train[/_. ])?(loss|crossentropyloss|ce loss)$")
 _BY_CONVENTION = {"n_params_matrices": "matrices", "n_params_total": "total"}
 _IDS = ("id", "run_id", "run id", "run")  # of run lists whose names repeat
 SAME_LOSS = 1e-6  # relative: losses of rows written twice
+EVENLY = 1e-6  # relative: slopes of what rises evenly with the steps
+_LENGTHS = {"samples": "context_length", "epoch": "epoch_tokens"}  # the tokens of one of each
+SAME_SIZE = 0.02  # relative: FLOPs per token along a run
 FEW = 3  # rows along tokens, samples, epochs or FLOPs: so many, rising, are one run
 
 
@@ -80,7 +85,7 @@ class Columns:
     def resolve(self, frame: pd.DataFrame) -> Resolved:
         """The quantities of a table. Raises SourceError where one is ambiguous, or no validation loss is there."""
         named = {name: self.find(frame, name) for name in (*QUANTITIES, *OPTIONAL) if name in self.mapping}
-        run = self.find(frame, "run_id")
+        run = self.find(frame, "run_id") or run_column(frame, self.find(frame, "step"))
         history = self.find(frame, "step") is not None and (run is None or frame[run].nunique() < len(frame))
         mapping = {name: column for name, column in named.items() if column is not None}
         if history and "loss" not in mapping:
@@ -154,8 +159,8 @@ def runs_of_table(
     frame = laid_out(frame, mapping, notes, source)
     if wide := panel(frame):
         held = {run: columns.resolve(history) for run, history in wide.items()}
-        return [_run(run, source, found, found.frame, columns) for run, found in held.items()], []
-    run = columns.find(frame, "run_id")
+        return [_runs(source, found, {run: np.arange(len(found.frame))}, columns)[0] for run, found in held.items()], []
+    run = columns.find(frame, "run_id") or run_column(frame, columns.find(frame, "step"))
     if run is not None and (empty := frame[run].isna().to_numpy()).any():
         rows = row_names(frame.drop(columns="run_id", errors="ignore"), empty)
         raise SourceError(f"{source}: the column of runs {run!r} is empty in {empty.sum()} rows ({rows}); fill it")
@@ -164,37 +169,50 @@ def runs_of_table(
     if frame.empty:
         return [], left_out
     found = columns.resolve(frame)
-    groups = _groups(name, found, run, columns)
-    return [_run(key, source, found, group, columns) for key, group in groups.items()], left_out
+    return _runs(source, found, _groups(name, found, run, columns), columns), left_out
 
 
-def _groups(name: str, found: Resolved, run: str | None, columns: Columns) -> dict[str, pd.DataFrame]:
-    """The rows of each run by name: histories where the rows of a name lie along an axis, else a row each."""
+def _groups(name: str, found: Resolved, run: str | None, columns: Columns) -> dict[str, np.ndarray]:
+    """The positions of the rows of each run: histories where those of a name lie along an axis, else a row each."""
     frame = found.frame
+    alone = np.arange(len(frame)).reshape(-1, 1)
     axis = columns.axis(found)
     listed = {"Name", "State"} <= set(frame)  # the list of runs that W&B exports
     if run is None:
-        if axis and not listed and (axis == columns.find(frame, "step") or _rises(frame, axis)):
+        if axis and not listed and _of_one_size(frame) and (axis == columns.find(frame, "step") or _rises(frame, axis)):
             if axis != columns.find(frame, "step"):
                 columns.note(f"{len(frame)} rows along {axis} are one run, the last its end")
-            return {name: frame}
-        return {f"{name}#{k}" if len(frame) > 1 else name: frame.iloc[[k - 1]] for k in range(1, len(frame) + 1)}
+            if axis == columns.find(frame, "step") and (parted := blocks(frame, str(axis))) and parted[1].nunique() > 1:
+                columns.note(f"runs are told apart by column {parted[0]}, and where {axis} begins again")
+                return _rows_by(parted[1])
+            return {name: np.arange(len(frame))}
+        return {f"{name}#{k}" if len(frame) > 1 else name: row for k, row in enumerate(alone, 1)}
     labels = frame[run].astype(str)
     if labels.is_unique:
-        return {key: frame.iloc[[k]] for k, key in enumerate(labels)}
-    if axis and not listed and _are_histories(frame, labels, axis):
-        return {str(key): group for key, group in frame.groupby(labels, sort=False)}
+        return dict(zip(labels, alone, strict=True))
+    if axis and not listed and _are_histories(frame, labels, axis, columns.find(frame, "step")):
+        return _rows_by(labels)
     ids = next((c for c in frame if str(c).lower() in _IDS and c != run and frame[c].astype(str).is_unique), None)
     if ids is not None:
         columns.note(f"names in column {run} repeat: runs are named by column {ids}")
-        return {key: frame.iloc[[k]] for k, key in enumerate(frame[ids].astype(str))}
+        return dict(zip(frame[ids].astype(str), alone, strict=True))
     count = labels.groupby(labels).cumcount() + 1
     numbered = labels.where(~labels.duplicated(keep=False), labels + "#" + count.astype(str))
     if not numbered.is_unique:
         twice = numbered[numbered.duplicated()].iloc[0]
         raise SourceError(f"{columns.source}: names in column {run} repeat and cannot be numbered; rename {twice}")
     columns.note(f"names in column {run} repeat, each row is a run: they are numbered in the order of the table")
-    return {key: frame.iloc[[k]] for k, key in enumerate(numbered)}
+    return dict(zip(numbered, alone, strict=True))
+
+
+def _of_one_size(frame: pd.DataFrame) -> bool:
+    """Whether the rows may be one run's: of one number of parameters, or of one compute per token."""
+    if "n_params" in frame:
+        return bool(frame["n_params"].nunique() < 2)
+    if not {"tokens", "flops"} <= set(frame):
+        return True
+    each = (frame["flops"] / frame["tokens"])[frame["tokens"] > 0].dropna()
+    return len(each) < 2 or bool(each.max() - each.min() < SAME_SIZE * each.max())
 
 
 def _rises(frame: pd.DataFrame, axis: str) -> bool:
@@ -205,13 +223,15 @@ def _rises(frame: pd.DataFrame, axis: str) -> bool:
     return len(along) >= FEW and bool((np.diff(along) > 0).all())
 
 
-def _are_histories(frame: pd.DataFrame, labels: pd.Series, axis: str) -> bool:
+def _are_histories(frame: pd.DataFrame, labels: pd.Series, axis: str, step: str | None) -> bool:
     """Whether the rows of each name are of one size and mostly at places of their own along the axis."""
     rows = frame[frame["loss"].notna()]
     by = rows.groupby(labels[rows.index], sort=False)
     if "n_params" in frame and (by["n_params"].nunique() > 1).any():
         return False
     several = by.size()[lambda size: size > 1]
+    if words(str(labels.name)) in OTHER_NAMES and axis != step and len(several) and several.median() < MANY:
+        return False  # runs of one size, called by it
     return bool((by[axis].nunique()[several.index] > several / 2).all()) and bool(
         len(several) or len(rows) < len(frame)
     )
@@ -227,8 +247,9 @@ def _finished(name: str, frame: pd.DataFrame, run: str | None) -> tuple[pd.DataF
         over = ~frame["State"].eq("finished")
     names = frame[run].astype(str) if run is not None else pd.Series(name, index=frame.index)
     states = frame.loc[over, column].astype(str)
+    what = column if is_numbers(frame[column]) or set(states.str.lower()) <= {"true", "false"} else "state"
     counts = pd.DataFrame({"run": names[over], "state": states}).value_counts(sort=False)
-    left_out = [LeftOut(str(key), int(n), f"its state is {state}", whole=True) for (key, state), n in counts.items()]
+    left_out = [LeftOut(str(key), int(n), f"its {what} is {state}", whole=True) for (key, state), n in counts.items()]
     return frame[~over], left_out
 
 
@@ -250,49 +271,88 @@ def _planned(
     return frame[~out], [*left_out, *short]
 
 
-def _run(name: str, source: str, found: Resolved, frame: pd.DataFrame, columns: Columns) -> ForeignRun:
-    """One run of a table (its rows are `frame`): its columns under our names, its constants as settings."""
-    axis = columns.axis(found)
-    if axis and axis != columns.find(frame, "step"):
-        frame = frame.iloc[np.argsort(pd.to_numeric(frame[axis], errors="coerce"), kind="stable")]
-    curve = pd.DataFrame({q: frame[q].astype(float) for q in ("loss", "tokens", "flops") if q in found.columns})
+def _rows_by(labels: pd.Series) -> dict[str, np.ndarray]:
+    """The positions of the rows of each label, in the order in which they come."""
+    codes, names = pd.factorize(labels)
+    order = np.argsort(codes, kind="stable")
+    return dict(zip(map(str, names), np.split(order, np.cumsum(np.bincount(codes))[:-1]), strict=True))
+
+
+def _runs(source: str, found: Resolved, groups: Mapping[str, np.ndarray], columns: Columns) -> list[ForeignRun]:
+    """The runs of a table, their rows by `groups`: columns under our names, constants as settings."""
+    frame = found.frame
+    axis, step = columns.axis(found), columns.find(frame, "step")
+    curves = pd.DataFrame({q: frame[q].astype(float) for q in ("loss", "tokens", "flops") if q in found.columns})
     for quantity in ("step", "train_loss", "learning_rate", "samples", "epoch", "wall_seconds"):
         if (column := columns.find(frame, quantity)) is not None:
-            curve[quantity] = pd.to_numeric(frame[column], errors="coerce").astype(float)
-    if "step" not in curve:
-        along = pd.to_numeric(frame[axis], errors="coerce") if axis else pd.Series(np.nan, frame.index)
-        places = pd.Series(np.arange(1.0, len(frame) + 1), frame.index)
-        curve["step"] = places if along.isna().any() else along.rank(method="dense").astype(float)
-    else:
-        _check_places(frame, curve, columns)
-    for quantity in ("tokens", "flops"):  # where reported at other steps than the loss: the last value before
-        if quantity in curve:
-            curve[quantity] = curve.sort_values("step")[quantity].ffill()
-    counts = {kind: _constant(frame, column) for column, kind in _BY_CONVENTION.items() if column in frame}
+            curves[quantity] = pd.to_numeric(frame[column], errors="coerce").astype(float)
+    curves = curves.reset_index(drop=True)
+    along = pd.to_numeric(frame[axis], errors="coerce").to_numpy(float) if axis else np.full(len(frame), np.nan)
+    counts = {kind: column for column, kind in _BY_CONVENTION.items() if column in frame}
     if "n_params" in found.columns:
-        counts = {f"the column {found.columns['n_params']}": _constant(frame, "n_params")} | counts
-    settings = {key: _constant(frame, column) for key in ("seed", "arm") if (column := columns.find(frame, key))}
-    if "learning_rate" in curve and curve["learning_rate"].notna().any():
-        settings["learning_rate"] = float(curve["learning_rate"].max())
-    batch = columns.find(frame, "batch_tokens")
+        counts = {f"the column {found.columns['n_params']}": "n_params"} | counts
+    named = {key: column for key in ("seed", "arm", "batch_tokens") if (column := columns.find(frame, key))}
+    lengths = {q: column for q, key in _LENGTHS.items() if q in curves and (column := columns.find(frame, key))}
+    held = {column: frame[column].to_numpy(object) for column in {*counts.values(), *named.values(), *lengths.values()}}
     flops = found.columns.get("flops")
-    return ForeignRun(
-        name=name, source=source, curve=_with_tokens(curve, frame, columns).reset_index(drop=True), settings=settings,
-        n_params={kind: count for kind, count in counts.items() if count is not None},  # type: ignore[misc]
-        batch_tokens=_constant(frame, batch) if batch else None,  # type: ignore[arg-type]
-        compute_convention=f"the column {flops}" if flops else "",
-        loss_unit=found.loss_unit,
-    )  # fmt: skip
+    runs = []
+    for name, rows in groups.items():
+        if axis and axis != step and len(rows) > 1:
+            rows = rows[np.argsort(along[rows], kind="stable")]
+        constants = {column: _constant(values[rows]) for column, values in held.items()}
+        curve = curves.iloc[rows].reset_index(drop=True)
+        if step is None:
+            curve = curve.assign(step=_places(along[rows]))
+        elif len(rows) > 1:
+            _check_places(frame.iloc[rows], curve, columns)
+        curve = _with_tokens(_filled(curve), lengths, constants, columns)
+        settings: dict[str, object] = {key: constants[named[key]] for key in ("seed", "arm") if key in named}
+        if "learning_rate" in curve and curve["learning_rate"].notna().any():
+            settings["learning_rate"] = float(curve["learning_rate"].max())
+        made = {kind: constants[column] for kind, column in counts.items() if constants[column] is not None}
+        runs.append(ForeignRun(
+            name=name, source=source, curve=curve, settings=settings, n_params=made,  # type: ignore[arg-type]
+            batch_tokens=constants[named["batch_tokens"]] if "batch_tokens" in named else None,  # type: ignore[arg-type]
+            compute_convention=f"the column {flops}" if flops else "",
+            loss_unit=found.loss_unit, told_steps=step is not None,
+        ))  # fmt: skip
+    return runs
 
 
-def _with_tokens(curve: pd.DataFrame, frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
+def _places(along: np.ndarray) -> np.ndarray:
+    """Steps for the rows of a run that tells none: its places along its axis, else its rows, from 1."""
+    if np.isnan(along).any():
+        return np.arange(1.0, len(along) + 1)
+    return np.unique(along, return_inverse=True)[1] + 1.0
+
+
+def _filled(curve: pd.DataFrame) -> pd.DataFrame:
+    """The curve with tokens and FLOPs between the steps that report them, and after where they rise evenly."""
+    for quantity in ("tokens", "flops"):
+        if quantity not in curve or not curve[quantity].isna().any() or curve["step"].isna().any():
+            continue
+        known = curve[curve[quantity].notna()].drop_duplicates("step", keep="last").sort_values("step")
+        if known.empty:
+            continue
+        steps, values, at = known["step"].to_numpy(), known[quantity].to_numpy(), curve["step"].to_numpy()
+        made = np.interp(at, steps, values, left=np.nan)
+        slopes = np.diff(values) / np.diff(steps)
+        if len(slopes) and np.ptp(slopes) <= EVENLY * abs(slopes[-1]):
+            after = at > steps[-1]
+            made[after] = values[-1] + slopes[-1] * (at[after] - steps[-1])
+        curve = curve.assign(**{quantity: curve[quantity].where(curve[quantity].notna(), made)})
+    return curve
+
+
+def _with_tokens(
+    curve: pd.DataFrame, lengths: Mapping[str, str], constants: Mapping[str, object], columns: Columns
+) -> pd.DataFrame:
     """Tokens from samples and their length, or from epochs and the tokens of one, where the table has both."""
     if "tokens" in curve:
         return curve
-    for quantity, each in (("samples", "context_length"), ("epoch", "epoch_tokens")):
-        column = columns.find(frame, each)
-        per = _constant(frame, column) if column else None
-        if quantity in curve and isinstance(per, int | float):
+    for quantity, column in lengths.items():
+        per = constants[column]
+        if isinstance(per, int | float):
             columns.note(f"tokens: {quantity} times column {column}")
             return curve.assign(tokens=_passed(curve, quantity) * per)
     return curve
@@ -314,7 +374,7 @@ def _check_places(frame: pd.DataFrame, curve: pd.DataFrame, columns: Columns) ->
     if clash.sum() <= len(rows) / 10:
         return
     k = int(np.argmax(clash))
-    pair = frame.loc[rows.index[k : k + 2]]
+    pair = frame.iloc[rows.index[k : k + 2]]
     texts = [c for c in pair if not pd.api.types.is_numeric_dtype(pair[c])]
     differ = [str(c) for c in texts if pair[c].nunique(dropna=False) > 1][:4]
     by = f" (by column {' or '.join(differ)}?)" if differ else ""
@@ -324,10 +384,13 @@ def _check_places(frame: pd.DataFrame, curve: pd.DataFrame, columns: Columns) ->
     )
 
 
-def _constant(frame: pd.DataFrame, column: str) -> object:
+def _constant(values: np.ndarray) -> object:
     """The one value of a column in a run, None if it is empty or varies."""
-    values = frame[column].dropna().unique()
-    return plain(values[0]) if len(values) == 1 else None
+    first, *rest = values
+    if not rest:
+        return None if pd.isna(first) else plain(first)
+    known = pd.unique(pd.Series(values).dropna())
+    return plain(known[0]) if len(known) == 1 else None
 
 
 @dataclass(frozen=True)

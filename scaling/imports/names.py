@@ -12,6 +12,7 @@ _FILES = {
 _FOLDERS = re.compile(
     r"csv|logs?|lightning_logs|csv_logs|metrics|checkpoints?|outputs?|results?|eval|version_0|checkpoint-\d+|\.|"
 )
+_CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
 def run_names(paths: Sequence[Path], source: Path) -> dict[Path, str]:
@@ -26,6 +27,8 @@ def run_names(paths: Sequence[Path], source: Path) -> dict[Path, str]:
     if len(set(stems)) == len(stems):
         return dict(zip(paths, stems, strict=True))
     parts = [_parts(path, source) for path in paths]
+    runs = [tuple(part for part in held if not _CHECKPOINT.fullmatch(part)) for held in parts]
+    parts = runs if len(set(runs)) == len(runs) else parts
     common = set.intersection(*map(set, parts))
     names = ["-".join(part for part in held if part not in common) for held in parts]
     if len(set(names)) < len(names) or not all(names):

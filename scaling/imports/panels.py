@@ -9,6 +9,7 @@ import pandas as pd
 
 from isoflop.scaling.imports.source import SourceError
 from isoflop.scaling.table.columns import VALIDATION
+from isoflop.scaling.table.files import NESTED, flat
 from isoflop.scaling.table.meaning import meaning, words
 
 _WIDE = re.compile(r"^(?P<run>.+) - (?P<metric>.+?)(?P<range>__MIN|__MAX)?$")
@@ -16,7 +17,6 @@ _AXES = ("step", "_step", "global_step", "train/global_step", "trainer/global_st
          "relative time (wall)", "wall time", "tokens", "iteration", "iter", "epoch", "samples")  # fmt: skip
 _KEYS = ("metric", "metric_name", "key", "tag", "variable", "name")
 _VALUES = ("value", "metric_value", "val")
-_NESTED = ("summary", "config", "summary_metrics", "summarymetrics", "history")
 _MLFLOW = re.compile(r"^(metrics|params|tags)\.(.+)$")
 _SPLITS = ("split", "subset", "set", "phase", "mode", "partition")
 _SPLIT = {"train", "training", "val", "valid", "validation", "eval", "test"}
@@ -49,12 +49,12 @@ def panel(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def _expanded(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     """Columns of dictionaries (W&B's API: summary, config) as a column per key; a summary goes before a config."""
-    nested = [c for c in frame if isinstance(c, str) and c.lower() in _NESTED]
+    nested = [c for c in frame if isinstance(c, str) and c.lower() in NESTED]
     for column in nested:
         rows = [_dictionary(value) for value in frame[column]]
         if not any(rows):
             continue
-        inner = pd.DataFrame([_flat(row) for row in rows], index=frame.index)
+        inner = pd.DataFrame([flat(row) for row in rows], index=frame.index)
         frame = frame.drop(columns=column)
         frame = frame.join(inner[[name for name in inner if name not in frame]])
         notes.append(f"the keys of {column} are columns")
@@ -79,19 +79,6 @@ def _dictionary(value: object) -> dict:
 def _python(text: str) -> object:
     """A dictionary as Python writes it; nan and inf, which are no literals, are missing values."""
     return ast.literal_eval(re.sub(r"(?<=[\s:\[,])-?(nan|inf)(?=[\s,}\]])", "None", text))
-
-
-def _flat(value: Mapping, before: str = "") -> dict[str, object]:
-    """Keys of inner dictionaries joined by a slash; a W&B {"value": x} is x."""
-    found: dict[str, object] = {}
-    for key, held in value.items():
-        if isinstance(held, dict) and set(held) <= {"value", "desc"} and "value" in held:
-            held = held["value"]
-        if isinstance(held, dict):
-            found |= _flat(held, f"{before}{key}/")
-        elif not isinstance(held, list):
-            found[f"{before}{key}"] = held
-    return found
 
 
 def _mlflow(frame: pd.DataFrame) -> pd.DataFrame:

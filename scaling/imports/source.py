@@ -21,7 +21,8 @@ class ForeignRun:
     `curve` has columns step and loss (in `loss_unit`), and tokens, flops, samples, epoch, train_loss, learning_rate and
     wall_seconds where reported.
     `n_params` holds parameter counts by convention, `settings` constants of the run (seed, arm, learning_rate, corpus,
-    optimizer, schedule, warmup_steps, dtype), `skipped` numbers of rows without an evaluation by reason.
+    optimizer, schedule, warmup_steps, dtype), `skipped` numbers of rows without an evaluation by reason, `scores` those
+    of the finished run on tasks, by the name of their column. Without `told_steps` the steps of the curve number rows.
     """
 
     name: str
@@ -36,6 +37,8 @@ class ForeignRun:
     shape: Shape | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
     skipped: Mapping[str, int] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
+    told_steps: bool = True
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ another unit, is taken only where its name has one meaning (see `meaning`), and 
 import difflib
 import numbers
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -19,6 +19,7 @@ from isoflop.scaling.table.meaning import (
     MISSING,
     NATS_PER_TOKEN,
     QUANTITIES,
+    SPEEDS,
     VAGUE,
     Meaning,
     meaning,
@@ -34,10 +35,21 @@ VALIDATION = re.compile(
     r"^((val|valid|validation|eval|test|heldout|held_out)[/_. ](.*[/_. ])?(loss|crossentropyloss|ce loss|cross_entropy)"
     r"|loss[/_. ](val|valid|validation|eval|test))$"
 )
+_LIKE = {"n_params": r"(^|_)(params?|parameters?)(_|$)", "tokens": r"(^|_)(tokens?|toks?)(_|$)",
+         "flops": r"flops?(_|$)|(^|_)compute(_|$)"}  # fmt: skip
 _PARTS = {"batch", "unique", "warmup", "per", "vocab", "vocabulary", "se", "std", "embeddings"}  # of no quantity
 _STATE = ("state", "run_state", "status", "run_status", "job_state", "job_status", "final_state")
-_FINISHED = ("finished", "done", "completed", "complete", "success", "succeeded")
+_FINISHED = ("finished", "done", "completed", "complete", "success", "succeeded", "ok")
+# Columns of yes and no: which of them a run that ended as planned has.
+_YES_IF_FINISHED = ("finished", "is_finished", "has_finished", "completed", "is_completed", "complete", "is_complete",
+                    "done", "is_done", "success", "succeeded", "successful")  # fmt: skip
+_NO_IF_FINISHED = ("crashed", "is_crashed", "failed", "is_failed", "killed", "preempted", "diverged", "is_diverged",
+                   "oom", "timed_out", "running", "is_running")  # fmt: skip
+_CODES = ("exit_code", "return_code", "returncode", "exit_status")  # 0 of a run that ended as planned
+_PROGRESS = ("run_progress", "progress", "percent_complete", "pct_complete", "fraction_complete", "completion")
+_YES, _NO = ("true", "yes", "y", "1", "1.0"), ("false", "no", "n", "0", "0.0")
 _UNFINISHED = (
+    "not_finished", "not_done", "incomplete", "in_progress", "stalled",
     "crashed", "failed", "failure", "killed", "running", "preempted", "preempting", "pending", "queued", "cancelled",
     "canceled", "timeout", "timed_out", "out_of_memory", "oom", "aborted", "interrupted", "error", "errored", "stopped",
     "node_fail", "unfinished", "diverged",
@@ -46,7 +58,14 @@ _PLANS = {
     "tokens": ("horizon_tokens", "planned_tokens", "target_tokens", "max_tokens", "tokens_planned", "tokens_target"),
     "step": ("max_steps", "max_iters", "planned_steps", "total_steps"),
 }  # fmt: skip
+_STEP_COUNTS = ("steps", "n_steps", "num_steps", "train_steps", "training_steps", "iterations", "n_iterations")
+_BATCHES = ("batch_tokens", "tokens_per_step", "tokens_per_iter", "tokens_per_batch", "batch_size_in_tokens",
+            "batch_size_tokens")  # fmt: skip
+_SCALED = re.compile(r"\d\s*([kmbgt]|[mbt]n|thousand|million|billion|trillion)(?![a-z])", re.IGNORECASE)
+FAR = 1.5  # decades
+LEAST_SIZE = 1e4  # parameters or tokens of a run
 _STEPS = ("step", "global_step", "iter", "iteration", "steps")
+FEWEST_LETTERS = 4  # of a word that is cut short
 SHORT = 0.9  # of its plan: a run that ended before is not at the end of its schedule
 
 
@@ -103,6 +122,8 @@ def resolve(
         elif candidates:
             found[name] = candidates[0]
             _say_others(frame, name, candidates[0], notes)
+            _say_like(frame, name, candidates[0], notes)
+    _drop_speed(frame, found, mapping, notes)
     names = [str(column) for column in frame.columns]
     known = {*found, *names, *several}
     problems += [absent(any_of[0], names) for any_of in needs if not known & set(any_of)]
@@ -110,7 +131,8 @@ def resolve(
         problems.append(absent("tokens", names))
     if problems:
         raise TableError(f"{source}: {'; '.join(problems)} (columns: {', '.join(names)})")
-    return _converted(frame, found, mapping, notes)
+    frame = _with_tokens(frame, found, notes)
+    return _converted(frame, found, mapping, notes, source)
 
 
 def _summed(frame: pd.DataFrame, mapping: Mapping[str, str], notes: list[str]) -> pd.DataFrame:
@@ -125,7 +147,48 @@ def _summed(frame: pd.DataFrame, mapping: Mapping[str, str], notes: list[str]) -
     return frame
 
 
-def _converted(frame: pd.DataFrame, found: Mapping[str, str], mapping: Mapping[str, str], notes: list[str]) -> Resolved:
+def _drop_speed(frame: pd.DataFrame, found: dict[str, str], mapping: Mapping[str, str], notes: list[str]) -> None:
+    """Take a column called tflops and no more for no compute where it is far from 6 x n_params x tokens: a speed."""
+    held = [found.get(name) for name in ("n_params", "tokens", "flops")]
+    if None in held or "flops" in mapping or words(str(held[2])) not in SPEEDS:
+        return
+    n, d, c = (values(frame, str(column), name) for column, name in zip(held, QUANTITIES, strict=False))
+    ratio = float((c / (6.0 * n * d)).median())
+    if ratio > 0 and abs(np.log10(ratio)) > FAR:
+        notes.append(f"flops: column {held[2]} is not taken, it is {ratio:.2g} times 6 x n_params x tokens: a speed?")
+        del found["flops"]
+
+
+def _with_tokens(frame: pd.DataFrame, found: dict[str, str], notes: list[str]) -> pd.DataFrame:
+    """The table with the tokens of each run where it tells them as a product: its steps times the tokens of one."""
+    if "tokens" in found or "tokens" in frame:
+        return frame
+    said = {words(c): c for c in frame if isinstance(c, str) and is_numbers(frame[c])}
+    counts = [next((said[name] for name in names if name in said), None) for names in (_STEP_COUNTS, _BATCHES)]
+    if None in counts:
+        return frame
+    notes.append(f"tokens: column {counts[0]} times column {counts[1]}")
+    found["tokens"] = "tokens"
+    return frame.assign(tokens=frame[counts[0]].astype(float) * frame[counts[1]])
+
+
+def _refuse_mixed(column: pd.Series, parsed: pd.Series, name: str, source: str) -> None:
+    """Raise TableError where some sizes are written with a scale (1.3B) and others are too small to be without one."""
+    if name not in ("n_params", "tokens"):
+        return
+    texts = column.map(lambda value: isinstance(value, str) and bool(_SCALED.search(value)))
+    alone = ~texts & (parsed < LEAST_SIZE)
+    if texts.any() and alone.any():
+        rows = row_names(column.to_frame().reset_index(drop=True), alone.to_numpy())
+        raise TableError(
+            f"{source}: {column.name} is written with a scale in some rows ({column[texts].iloc[0]}) and without in "
+            f"{rows} ({column[alone].iloc[0]}); write all of them alike"
+        )
+
+
+def _converted(
+    frame: pd.DataFrame, found: Mapping[str, str], mapping: Mapping[str, str], notes: list[str], source: str
+) -> Resolved:
     made: dict[str, pd.Series] = {}
     meanings: dict[str, Meaning] = {}
     wrong = pd.DataFrame(index=frame.index)
@@ -135,6 +198,7 @@ def _converted(frame: pd.DataFrame, found: Mapping[str, str], mapping: Mapping[s
             made[name] = frame[column]
         elif column != name or not is_numbers(frame[column]):
             parsed, wrong[name] = parse(frame[column])
+            _refuse_mixed(frame[column], parsed, name, source)
             made[name] = said.convert(parsed)
         how = f" ({said.note})" if name in QUANTITIES and said.note else ""
         if name in mapping:
@@ -178,6 +242,23 @@ def _say_others(frame: pd.DataFrame, quantity: str, taken: str, notes: list[str]
         notes.append(
             f"{quantity}: column {taken}; the table also has {', '.join(others)} (choose with --map {quantity}=COLUMN)"
         )
+
+
+def like(frame: pd.DataFrame, quantity: str) -> list[str]:
+    """Columns of numbers that may be a quantity by a word in their name, and have none of their own."""
+    found = re.compile(_LIKE.get(quantity, "$^"))
+    return [
+        name for name in frame
+        if isinstance(name, str) and found.search(words(name)) and not _PARTS & set(words(name).split("_"))
+        and meaning(name) is None and name not in _NUMERIC and is_numbers(frame[name])
+    ]  # fmt: skip
+
+
+def _say_like(frame: pd.DataFrame, quantity: str, taken: str, notes: list[str]) -> None:
+    """Note other counts of parameters, which a law may be of as well: active, without embeddings."""
+    others = [name for name in like(frame, "n_params") if "embedding" not in name.lower() or "non" in name.lower()]
+    if quantity == "n_params" and others and taken not in others:
+        notes.append(f"n_params: the table also has {', '.join(others)} (choose with --map n_params=COLUMN)")
 
 
 def _nats(name: str) -> bool:
@@ -282,11 +363,35 @@ def unfinished(frame: pd.DataFrame) -> tuple[str, pd.Series] | None:
     A column of that name counts only where it holds words that are known.
     """
     for name in frame:
-        if isinstance(name, str) and words(name) in _STATE and not is_numbers(frame[name]):
-            said = frame[name].map(lambda value: words(value) if isinstance(value, str) else "")
-            if said.isin((*_FINISHED, *_UNFINISHED)).any():
-                return name, said.isin(_UNFINISHED)
+        if not isinstance(name, str) or isinstance(frame[name], pd.DataFrame):
+            continue
+        if words(name) in _STATE and not is_numbers(frame[name]):
+            said = {value: words(value) if isinstance(value, str) else "" for value in frame[name].unique()}
+            out = {value: _is_state(text, _UNFINISHED) for value, text in said.items()}
+            if any(out.values()) or any(_is_state(text, _FINISHED) for text in said.values()):
+                return name, frame[name].map(out).astype(bool)
+        if (over := _stopped(frame[name], words(name))) is not None:
+            return name, over
     return None
+
+
+def _is_state(text: str, states: Sequence[str]) -> bool:
+    """Whether a text says one of the states: as it is, with more words behind, or cut short with a plus (SLURM)."""
+    first = re.split(r"[^a-z_]", text, maxsplit=1)[0].strip("_")
+    cut = text.endswith("+") and len(first) > FEWEST_LETTERS
+    return any(first == state or first.startswith(f"{state}_") or (cut and state.startswith(first)) for state in states)
+
+
+def _stopped(column: pd.Series, name: str) -> pd.Series | None:
+    """The rows (bool) whose run did not end as planned by a column of yes and no or of exit codes; None for another."""
+    if name in _CODES and is_numbers(column):
+        return column.fillna(0) != 0
+    if name not in (*_YES_IF_FINISHED, *_NO_IF_FINISHED):
+        return None
+    said = column.map(lambda value: str(value).strip().lower(), na_action="ignore")
+    if not said.dropna().isin((*_YES, *_NO)).all() or said.isna().all():
+        return None
+    return said.isin(_NO if name in _YES_IF_FINISHED else _YES)
 
 
 def short_of_plan(frame: pd.DataFrame, run: str | None = None) -> tuple[str, pd.Series] | None:
@@ -306,7 +411,11 @@ def short_of_plan(frame: pd.DataFrame, run: str | None = None) -> tuple[str, pd.
         if run is not None:
             seen = seen.groupby(frame[run]).transform("max")
         return plan, (seen < SHORT * parse(frame[plan])[0]).fillna(False)
-    return None
+    name = next((c for c in frame if isinstance(c, str) and words(c) in _PROGRESS and is_numbers(frame[c])), None)
+    if name is None or frame[name].isna().all() or frame[name].min() < 0 or frame[name].max() > 100:
+        return None
+    seen = frame[name] if run is None else frame[name].groupby(frame[run]).transform("max")
+    return name, seen < SHORT * (1 if frame[name].max() <= 1 else 100)
 
 
 def leave_out_unfinished(frame: pd.DataFrame, notes: list[str], *, source: str) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from isoflop.scaling.table.columns import (
     hint,
     is_numbers,
     leave_out_unfinished,
+    like,
     near_match,
     refuse_words,
     resolve,
@@ -248,17 +249,40 @@ def _plain(table: pd.DataFrame, params: str, compute: str, notes: list[str]) -> 
         raise TableError(f"{source}: --compute full-attention needs a run table; use exact (as given) or 6nd")
     if "flops" not in table:
         require(table, ("n_params",), source=source)
-    frame = table.copy()
+    frame = _without_empty(table, notes, source=source)
+    known = "flops" in frame
     frame = with_third(frame, notes, source=source)
     if not {"n_params", "tokens"} <= set(frame):
         for absent in sorted({"tokens", "n_params"} - set(frame)):
             if near_match(absent, set(map(str, frame)) - {*QUANTITIES, *OPTIONAL}):
                 require(frame, (absent,), source=source)  # a misspelt column, not a table without it
         return frame, (AS_GIVEN, AS_GIVEN)
-    if "flops" in table and compute == "exact":
+    if known and compute == "exact":
         return frame, (AS_GIVEN, AS_GIVEN)
     check_values(frame, ("n_params", "tokens"), source=source)
     return frame.assign(flops=6.0 * frame["n_params"].astype(float) * frame["tokens"]), (AS_GIVEN, "6nd")
+
+
+def _without_empty(table: pd.DataFrame, notes: list[str], *, source: str) -> pd.DataFrame:
+    """The rows whose quantities are known; a note counts the others by column, as `isoflop import` leaves them out.
+
+    Where flops alone are empty in some rows they are taken as 6 x n_params x tokens in all, for one convention. Raises
+    TableError where no row is left.
+    """
+    held = [name for name in QUANTITIES if name in table and table[name].notna().any()]
+    spare = {"n_params", "tokens", "flops"} <= set(held)
+    empty = {name: table[name].isna().to_numpy() for name in held if not (spare and name == "flops")}
+    out = np.any(list(empty.values()), axis=0) if empty else np.zeros(len(table), dtype=bool)
+    if out.any():
+        counts = "; ".join(f"{name} is empty in {row_names(table, rows)}" for name, rows in empty.items() if rows.any())
+        if out.all():
+            raise TableError(f"{source}: no row has {' and '.join(empty)} ({counts})")
+        notes.append(f"{out.sum()} of {len(table)} rows are left out: {counts}")
+    frame = table[~out].copy()
+    if spare and (absent := frame["flops"].isna().to_numpy()).any():
+        notes.append(f"flops are empty in {absent.sum()} of {len(frame)} rows: the column is not used")
+        frame = frame.drop(columns="flops")
+    return frame
 
 
 def with_third(frame: pd.DataFrame, notes: list[str], *, source: str) -> pd.DataFrame:
@@ -272,12 +296,16 @@ def with_third(frame: pd.DataFrame, notes: list[str], *, source: str) -> pd.Data
         return frame
     (absent,) = set(_THIRD) - held
     vague = [str(name) for name in frame if str(name).lower() in VAGUE.get(absent, ()) and is_numbers(frame[name])]
+    others = like(frame, absent)
+    if absent != "flops":
+        vague += others
     if vague:
         raise TableError(
             f"{source}: no column {absent!r}; {vague[0]!r} may be it: use --map {absent}={vague[0]}, or drop it"
         )
     check_values(frame, sorted(held), source=source)
-    notes.append(f"{absent} {'are' if absent != 'n_params' else 'is'} missing: taken as {_THIRD[absent]}")
+    unread = f" ({', '.join(others)}: not read as {absent}, take one with --map)" if others else ""
+    notes.append(f"{absent} {'are' if absent != 'n_params' else 'is'} missing: taken as {_THIRD[absent]}{unread}")
     if absent == "flops":
         return frame.assign(flops=6.0 * frame["n_params"].astype(float) * frame["tokens"])
     (other,) = held - {"flops"}

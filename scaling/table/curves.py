@@ -5,10 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from isoflop.scaling.table.columns import TableError
+from isoflop.scaling.table.columns import TableError, is_numbers
 from isoflop.scaling.table.meaning import words
 
 RUN_NAMES = ("run_id", "run", "run_name", "runid")  # as `words` writes them: columns whose values are runs
+OTHER_NAMES = ("name", "model", "model_name", "experiment", "experiment_name", "exp", "trial", "config")  # or of sizes
+STEPS = ("step", "global_step", "iter", "iteration", "trainer_step")
+MANY = 10  # rows of one name without steps, from which they are a curve and not runs of one size
 KEYS = ("split", "subset", "set", "metric", "metric_name", "key", "variable", "tag", "partition", "mode")
 AXES = ("tokens", "flops", "step")
 _CONSTANT = ("n_params", "arm", "seed", "trunk_id")
@@ -72,17 +75,66 @@ def _refuse_keyed(frame: pd.DataFrame, twice: np.ndarray, source: str) -> None:
             )
 
 
+def run_column(table: pd.DataFrame, step: str | None) -> str | None:
+    """The column whose values are runs; one that may name sizes only where its rows lie along steps, or are many."""
+    said = {words(c): c for c in reversed(table.columns) if isinstance(c, str)}
+    if (named := next((said[name] for name in RUN_NAMES if name in said), None)) is not None:
+        return named
+    for name in OTHER_NAMES:
+        if name in said and (step is not None or table[said[name]].value_counts().median() >= MANY):
+            return said[name] if table[said[name]].duplicated().any() else None
+    return None
+
+
+def blocks(table: pd.DataFrame, step: str) -> tuple[str, pd.Series] | None:
+    """The columns that tell runs apart, and a name for the run of each row, where rows lie in blocks of rising steps.
+
+    A block ends where its step does not rise, or its size or a text changes. None where most blocks have few rows.
+    """
+    if not is_numbers(table[step]) or table[step].isna().any():
+        return None
+    texts = [
+        c for c in table if not is_numbers(table[c]) and table[c].notna().all() and table[c].nunique() < len(table)
+    ]
+    keys = [c for c in ("n_params", "seed") if c in table] + texts
+    begins = np.append(True, np.diff(table[step].to_numpy(float)) <= 0)
+    for name in keys:
+        codes = pd.factorize(table[name])[0]
+        begins[1:] |= codes[1:] != codes[:-1]
+    number = begins.cumsum()
+    if np.median(np.bincount(number)[1:]) < MANY:
+        return None
+    keys = [name for name in keys if table[name].nunique() > 1]
+    told = table.loc[begins, keys].map(lambda value: f"{value:.10g}" if isinstance(value, float) else str(value))
+    heads = told.agg(" ".join, axis=1) if keys else pd.Series("run", index=told.index)
+    if heads.duplicated().any():
+        heads = heads + "#" + (heads.groupby(heads).cumcount() + 1).astype(str)
+    names = pd.Series(heads.to_numpy(object)[number - 1], index=table.index)
+    return ", ".join(map(str, keys)) or step, names
+
+
 def curves(table: pd.DataFrame, *, source: str = "table") -> Curves | None:
     """The training curves of a plain table; None where a row is a run.
 
     A table holds curves where a column of runs repeats, the size (and arm and seed) of a run is one, and tokens (else
     FLOPs, else steps) differ between its rows. Raises TableError for a long table (a row per metric and place).
     """
-    column = next((str(c) for name in RUN_NAMES for c in table if isinstance(c, str) and words(c) == name), None)
-    axis = next((name for name in AXES if name in table and pd.api.types.is_numeric_dtype(table[name])), None)
-    if column is None or axis is None or "loss" not in table or not table[column].duplicated().any():
+    if "loss" not in table:
         return None
-    frame = table if column == "run_id" else table.assign(run_id=table[column])
+    step = next((c for c in table if isinstance(c, str) and words(c) in STEPS and is_numbers(table[c])), None)
+    axis = next((name for name in AXES if name in table and is_numbers(table[name])), step)
+    column = run_column(table, step)
+    if axis is None or (column is None and step is None):
+        return None
+    if column is None:
+        if (found := blocks(table, str(step))) is None:
+            return None
+        column, names = found
+        frame = table.assign(run_id=names)
+    else:
+        frame = table if column == "run_id" else table.assign(run_id=table[column])
+    if not frame["run_id"].duplicated().any():
+        return None
     full = frame[pd.to_numeric(frame["loss"], errors="coerce").notna()]
     if full.empty or full[[axis, "run_id"]].isna().any(axis=None):
         return None

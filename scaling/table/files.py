@@ -7,11 +7,14 @@ import bz2
 import csv
 import gzip
 import io
+import json
 import lzma
 import re
+import warnings
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,9 @@ LABELS = ("run_id", "trunk_id", "arm", "dataset")
 PACKED = (".gz", ".bz2", ".xz", ".zip")
 SHEETS = (".xlsx", ".xlsm")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", *SHEETS)
+NESTED = ("summary", "config", "summary_metrics", "summarymetrics", "history")  # of W&B, opened by its importer
+SUMMARIES = ("mean", "average", "avg", "total", "sum", "median", "std", "sd")  # rows under a table
+_RULE = re.compile(r"^\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$")  # under the names in markdown
 _SEPARATORS = (",", ";", "\t", "|")
 _SPELLED = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", r"\s+": "blanks"}
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+(e[+-]?\d+)?\s*|\s*[+-]?\d{1,3}(\.\d{3})+,\d+\s*", re.I)
@@ -60,7 +66,7 @@ def read_file(path: Path, notes: list[str], labels: tuple[str, ...] = LABELS, sh
             return _without_index(_parquet(raw), path)
         if kind == "CSV":
             return _csv(_text(raw, notes), path, notes, labels)
-        frame = _json(_text(raw, notes), kind, path)
+        frame = _flattened(_json(_text(raw, notes), kind, path))
         frame.columns = [str(name).strip() for name in frame]
         _refuse_repeated(list(frame), path)
         return frame
@@ -68,7 +74,8 @@ def read_file(path: Path, notes: list[str], labels: tuple[str, ...] = LABELS, sh
         raise
     except (
         ValueError, TypeError, OSError, EOFError, RecursionError, OverflowError, pa.ArrowException, csv.Error,
-        pd.errors.ParserError, pd.errors.EmptyDataError, lzma.LZMAError, zlib.error, zipfile.BadZipFile,
+        pd.errors.ParserError,
+        pd.errors.EmptyDataError, pd.errors.ParserWarning, lzma.LZMAError, zlib.error, zipfile.BadZipFile,
     ) as error:  # fmt: skip
         raise TableError(f"{path}: cannot be read as {kind} ({first_line(error)})") from error
 
@@ -130,7 +137,9 @@ def _sheet(path: Path, sheet: str | None, notes: list[str], labels: tuple[str, .
     try:
         book = pd.ExcelFile(path, engine="openpyxl")
     except ImportError as error:
-        raise TableError(f"{path}: a spreadsheet is read by openpyxl; install it, or save the sheet as CSV") from error
+        raise TableError(
+            f"{path}: a spreadsheet is read by openpyxl; pip install 'isoflop[excel]', or save the sheet as CSV"
+        ) from error
     except (KeyError, zipfile.BadZipFile) as error:
         raise TableError(f"{path}: cannot be read as spreadsheet ({first_line(error)})") from error
     with book:
@@ -157,6 +166,9 @@ def _json(text: str, kind: str, path: Path) -> pd.DataFrame:
     if isinstance(held, dict):
         lists = [value for value in held.values() if _records(value)]
         held = lists[0] if len(lists) == 1 else held
+    inner = [value for value in held.values() if isinstance(value, dict)] if isinstance(held, dict) else []
+    if len(inner) == 1 and len(inner[0]) > 1 and all(isinstance(row, dict) for row in inner[0].values()):
+        held = inner[0]  # records by name under one key
     if isinstance(held, dict) and held and all(isinstance(row, dict) for row in held.values()):
         names = [*map(str, held)]
         if not any(map(meaning, names)):  # a record under the name of each row
@@ -168,6 +180,46 @@ def _json(text: str, kind: str, path: Path) -> pd.DataFrame:
     if not isinstance(held, dict) and not _records(held):
         raise TableError(f"{path}: not a list of records; write it as [{{column: value, ...}}, ...] or as CSV")
     return pd.DataFrame(held).reset_index(drop=True)
+
+
+def _flattened(frame: pd.DataFrame) -> pd.DataFrame:
+    """Inner objects as columns, lists of equal length as rows; what else is inside a cell is JSON text."""
+    inner = {c: [v if isinstance(v, dict) else {} for v in frame[c]] for c in frame
+             if str(c).lower() not in NESTED and any(isinstance(v, dict) for v in frame[c])}  # fmt: skip
+    made = {c: pd.DataFrame([flat(row) for row in rows], index=frame.index) for c, rows in inner.items()}
+    plain = frame.drop(columns=list(inner))
+    counts = Counter([*map(str, plain), *(name for columns in made.values() for name in columns)])
+    for column, held in made.items():
+        plain = plain.join(held.rename(columns={name: f"{column}/{name}" for name in held if counts[name] > 1}))
+    lists = [c for c in plain if any(isinstance(v, list) for v in plain[c])]
+    lengths = [[len(v) if isinstance(v, list) else -1 for v in plain[c]] for c in lists]
+    if (
+        lists
+        and all(held == lengths[0] for held in lengths)
+        and min(lengths[0]) > 0
+        and not plain[lists].map(_is_nested).any(axis=None)
+    ):
+        plain = plain.explode(lists, ignore_index=True).infer_objects()
+    for name in [c for c in plain if any(isinstance(v, dict | list) for v in plain[c])]:
+        plain[name] = [json.dumps(v) if isinstance(v, dict | list) else v for v in plain[name]]
+    return plain
+
+
+def _is_nested(values: object) -> bool:
+    return isinstance(values, list) and any(isinstance(value, dict | list) for value in values)
+
+
+def flat(value: Mapping, before: str = "") -> dict[str, object]:
+    """Keys of inner dictionaries joined by a slash; a W&B {"value": x} is x; lists are left out of inner ones."""
+    found: dict[str, object] = {}
+    for key, held in value.items():
+        if isinstance(held, dict) and set(held) <= {"value", "desc"} and "value" in held:
+            held = held["value"]
+        if isinstance(held, dict):
+            found |= flat(held, f"{before}{key}/")
+        elif not isinstance(held, list):
+            found[f"{before}{key}"] = held
+    return found
 
 
 def _records(held: object) -> bool:
@@ -201,12 +253,15 @@ def _csv(text: str, path: Path, notes: list[str], labels: tuple[str, ...]) -> pd
     text = _uncommented(text, notes)
     if not text.strip():
         raise TableError(f"{path}: the file is empty")
+    text = _without_headers(text, notes)
     separator = _separator(text)
     if separator != ",":
         notes.append(f"columns are separated by {_SPELLED[separator]}")
 
     def read(**options: object) -> pd.DataFrame:
-        return pd.read_csv(io.StringIO(text), sep=separator, skipinitialspace=True, low_memory=False, **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # of values that it would lose
+            return pd.read_csv(io.StringIO(text), sep=separator, skipinitialspace=True, low_memory=False, **options)
 
     header = [name.strip() for name in _split(next(line for line in text.split("\n") if line.strip()), separator)]
     _refuse_repeated(header, path)
@@ -222,10 +277,34 @@ def _csv(text: str, path: Path, notes: list[str], labels: tuple[str, ...]) -> pd
     written = read(**options, dtype=str, keep_default_na=False, na_values=[""])
     words = [name for name in frame if _is_text(frame[name], written[name], str(name).strip() in labels)]
     frame = frame.assign(**{name: written[name] for name in words})
-    if separator != ",":
-        _decimal_commas(frame, written, words, path, notes)
+    _decimal_commas(frame, written, words, path, notes, separator)
     frame.columns = [str(name).strip() for name in frame]
-    return frame
+    return _without_summaries(frame, words, notes)
+
+
+def _without_headers(text: str, notes: list[str]) -> str:
+    """The text without lines that repeat the names of the columns, and without a rule under them."""
+    lines = [line for line in text.split("\n") if line.strip() and not ("|" in line and _RULE.match(line))]
+    again = lines[1:].count(lines[0])
+    if again and number(lines[0].strip()) is None:
+        notes.append(f"the names of the columns stand {again} more times in the file: those lines are left out")
+        lines = [lines[0], *(line for line in lines[1:] if line != lines[0])]
+    return "\n".join(lines) + "\n"
+
+
+def _without_summaries(frame: pd.DataFrame, texts: list[str], notes: list[str]) -> pd.DataFrame:
+    """The rows without those at the end that sum up the others, by the word in their first text."""
+    name = next((str(text).strip() for text in texts), None)
+    if name is None or name not in frame or meaning(name) is not None:
+        return frame
+    end = len(frame)
+    while end > 1 and str(frame[name].iloc[end - 1]).strip().lower() in SUMMARIES:
+        end -= 1
+    if end < len(frame):
+        notes.append(
+            f"{len(frame) - end} rows at the end are left out, they sum up the others ({frame[name].iloc[-1]})"
+        )
+    return frame.iloc[:end]
 
 
 def _is_text(column: pd.Series, written: pd.Series, label: bool) -> bool:
@@ -295,13 +374,17 @@ def _separator(text: str) -> str:
     return some if widths[some][0] > 1 else (r"\s+" if r"\s+" in even else ",")
 
 
-def _decimal_commas(frame: pd.DataFrame, written: pd.DataFrame, words: list[str], path: Path, notes: list[str]) -> None:
+def _decimal_commas(
+    frame: pd.DataFrame, written: pd.DataFrame, words: list[str], path: Path, notes: list[str], separator: str
+) -> None:
     """Columns of numbers with a decimal comma as numbers, in place; raises TableError where it may part thousands.
 
-    Beside a decimal comma, dots part thousands where all of a column's could.
+    Beside a decimal comma, dots part thousands where all of a column's could. Among commas one parts thousands, unless
+    a column shows otherwise: no loss has thousands.
     """
     decimal: list[str] = []
     either: list[str] = []
+    parted = False
     for name in words:
         cells = frame[name].dropna().str.strip()
         commas = cells[cells.str.contains(",", regex=False)]
@@ -312,6 +395,15 @@ def _decimal_commas(frame: pd.DataFrame, written: pd.DataFrame, words: list[str]
             continue
         if not (thousands & (commas.str.count(",") > 1)).any():  # 1,238,144 can only part thousands
             (either if thousands.all() else decimal).append(name)
+        else:
+            parted = True
+    losses = [
+        name for name in either if (said := meaning(str(name))) and said.quantity == "loss" and said.transform == ""
+    ]
+    if not parted and losses == either and not decimal:
+        decimal, either = losses, []
+    if separator == "," and not decimal and not losses:
+        return
     if either and not decimal:
         shown = next(cell for cell in frame[either[0]].dropna() if "," in cell)
         raise TableError(

@@ -26,13 +26,13 @@ ALIASES: dict[str, tuple[str, ...]] = {
         "tokens", "d", "n_tokens", "num_tokens", "train_tokens", "training_tokens", "tokens_seen", "total_tokens",
         "token_count", "n_train_tokens", "num_train_tokens", "n_training_tokens", "num_training_tokens",
         "tokens_processed", "num_input_tokens_seen", "throughput_total_tokens", "train_total_tokens", "dataset_tokens",
-        "tokens_trained", "trained_tokens",
+        "tokens_trained", "trained_tokens", "n_tok", "n_toks", "tok", "toks", "ntok", "ntokens",
     ),
     "flops": (
         "flops", "c", "compute", "training_flops", "train_flops", "flop", "total_flops", "total_training_flops",
         "training_compute", "train_compute", "total_compute", "budget", "flops_total", "total_flos", "n_flops",
         "num_flops", "flop_count", "flops_budget", "compute_budget",
-        "throughput_total_training_flops", "throughput_total_flops",
+        "throughput_total_training_flops", "throughput_total_flops", "compute_flops",
     ),
     "loss": (
         "loss", "l", "val_loss", "loss_val", "eval_loss", "test_loss", "final_loss", "validation_loss", "nll",
@@ -75,6 +75,8 @@ _FLOP_SCALES = {
 _FLOP = r"(mega|giga|tera|peta|exa|zetta|yotta|[mgtpezy])"
 _LOG: dict[str, float] = {"log10": 10.0, "log2": 2.0, "ln": float(np.e)}
 _PF_DAYS = 8.64e19
+SPEEDS = ("mflops", "gflops", "tflops", "pflops", "teraflops", "petaflops")  # alone: of a device a second, mostly
+_RAISED = str.maketrans("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b\u207a", "0123456789-+")
 _NUMBER = re.compile(
     r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*"
     r"(?:(k|m|b|g|t|bn|mn|tn|thousand|million|billion|trillion)?\s*(?:params|parameters|tokens|flops?)?"
@@ -154,6 +156,8 @@ def meaning(name: str) -> Meaning | None:
         return _times(_plain(head), scale)
     if match := re.fullmatch(r"((?:.*_)?)([kmbgt])_?(params|parameters|tokens)", said):
         return _times(_plain(match[1] + match[3]), _SCALES[match[2]])
+    if match := re.fullmatch(r"(?:(.+)_)?(pf|pflops?|petaflops?)_?s?_?days?", said):
+        return _times(_plain(match[1] or "flops"), _PF_DAYS)
     if match := re.fullmatch(rf"((?:.*_)?){_FLOP}_?(flops?)", said):
         return _times(_plain(match[1] + "flops"), _FLOP_SCALES[match[2]])
     return None
@@ -171,7 +175,8 @@ def meaning_as(name: str, quantity: str) -> Meaning:
         found = re.findall(r"(?<![a-z])(" + "|".join(sorted(_MEASURES, key=len, reverse=True)) + r")(?![a-z])",
                            re.sub(r"(?<=bits|nats)_(?=(byte|char|character|token|word)(?![a-z]))", "_per_",
                                   words(re.sub(r"[()\[\]]", " ", name))))  # fmt: skip
-        unit, transform = _MEASURES[found[-1]] if found else _NATS
+        per = re.search(r"(?:_per)?_(byte|char|character|word)$", words(name))
+        unit, transform = _MEASURES[found[-1] if found else f"nats_per_{per[1]}" if per else "nats"]
         return Meaning("loss", transform=transform, loss_unit=unit)
     whole = Meaning(quantity)
     if quantity not in QUANTITIES:
@@ -258,7 +263,9 @@ def number(text: str) -> float | None:
     >>> number(" 1.3B "), number("1,238,144"), number("many")
     (1300000000.0, 1238144.0, None)
     """
-    text = text.strip()
+    text = text.strip().replace("\u2212", "-")
+    if (plain := text.translate(_RAISED)) != text:
+        text = re.sub(r"10(?=[+-]?\d+$)", "10^", plain)
     if _GROUPED.fullmatch(text):
         text = _ungrouped(text)
     if match := _NUMBER.fullmatch(text):

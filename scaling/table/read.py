@@ -44,23 +44,16 @@ def read_table(
     sheet: str | None = None,
     labels: Iterable[str] = (),
 ) -> pd.DataFrame:
-    """The table at `path` with its columns renamed by `mapping` (ours -> yours) and its rows kept by `where`.
+    """A runs folder or a file of rows, its columns renamed by `mapping` (ours -> yours), its rows kept by `where`.
 
-    `path` may be hf://datasets/USER/NAME. `study` keeps the runs that one study of a runs folder lists, `sheet` names
-    one of a spreadsheet. `labels` are more columns of names, whose text is never taken for a missing value. A column
-    under a usual alias, with its unit in its name, is taken and noted (`columns.resolve`); runs that did not finish are
-    left out and counted.
+    The part of `isoflop.read_table` that needs no importer. `path` may be hf://datasets/USER/NAME. `study` keeps the
+    runs that one study of a runs folder lists, `sheet` names one of a spreadsheet. `labels` are more columns of names,
+    whose text is never taken for a missing value. A column under a usual alias, with its unit in its name, is taken and
+    noted (`columns.resolve`); runs that did not finish are left out and counted.
 
     `attrs` carries "source", "notes" (what was renamed and filtered; "guessed" of them what the user did not ask for),
     "loss_unit", "mapping", and "study" where one was named. The index counts the rows of the file from 0, also after
     filtering. Raises TableError, or RunTableError for a runs folder that is not one.
-
-    >>> from pathlib import Path
-    >>> import isoflop
-    >>> _ = Path("runs.csv").write_text("params,tokens,val_loss\\n1e7,2e8,3.91\\n2e7,4e8,3.62\\n")
-    >>> table = isoflop.read_table("runs.csv", mapping={"n_params": "params", "loss": "val_loss"})
-    >>> table["loss"].tolist()
-    [3.91, 3.62]
     """
     mapping = dict(mapping or {})
     notes: list[str] = []
@@ -191,6 +184,9 @@ def _read(
         notes += manifest["notes"]
         return frame, is_study
     if path.is_dir() or (path.suffix == ".parquet" and is_run_table(path)):
+        if sheet is not None:
+            what = "folder" if path.is_dir() else "run table"
+            raise TableError(f"{path}: --sheet {sheet} is for a spreadsheet, and this is a {what}")
         return read_runs(path), True
     named = tuple(mapping[name] for name in LABELS if name in mapping)
     return read_file(path, notes, (*LABELS, *named, *labels), sheet), False

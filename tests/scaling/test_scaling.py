@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import isoflop
 from isoflop import scaling
 from tests.support.root import ROOT
 
@@ -16,6 +17,10 @@ def test_every_name_loads_and_no_other():
     assert set(scaling.__all__) <= set(dir(scaling))
     with pytest.raises(AttributeError, match="no attribute 'fitt'; there are"):
         scaling.fitt  # noqa: B018
+
+
+def test_there_is_one_reader_of_tables():
+    assert scaling.read_table is isoflop.read_table
 
 
 def test_the_package_by_itself_loads_nothing_heavy():

@@ -80,7 +80,13 @@ class LogReader:
             if any(part.settings_of is not None for part in found):
                 notes.append(f"{path}: a run without settings of its own in the log has those of the run before it")
         if len(runs) > 1:
-            notes.append(f"{path}: {len(runs)} runs in one log, numbered in its order")
+            labels = [label for label in self._streams(lines) if label]
+            how = (
+                f"named by what stands before their lines ({', '.join(labels[:4])})"
+                if labels
+                else "numbered in its order"
+            )
+            notes.append(f"{path}: {len(runs)} runs in one log, {how}")
         return runs, []
 
     @cached_property

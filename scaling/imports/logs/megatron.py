@@ -25,6 +25,7 @@ _REPORTED = {
 }
 _VALUES = {
     "samples": re.compile(r"\| consumed samples:\s*(\d+) \|"),
+    "tokens": re.compile(r"\| consumed tokens:\s*(\d+) \|"),
     "train_loss": re.compile(rf"\| (?:lm )?loss: ({NUMBER}) \|"),
     "learning_rate": re.compile(rf"\| learning rate: ({NUMBER}) \|"),
     "batch": re.compile(r"\| global batch size:\s*(\d+) \|"),
@@ -74,7 +75,9 @@ def _at(training: dict[int, dict[str, float]], step: int, context: float | None)
         return {}
     values = training[max(known)]
     found: dict[str, float] = {key: values[key] for key in ("train_loss", "learning_rate") if key in values}
-    if context and "samples" in values and max(known) == step:
+    if max(known) == step and "tokens" in values:
+        found["tokens"] = values["tokens"]
+    elif max(known) == step and context and "samples" in values:
         found["tokens"] = values["samples"] * context
     return found
 

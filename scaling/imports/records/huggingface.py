@@ -67,14 +67,18 @@ def _state(path: Path) -> _State:
     return state
 
 
+def _place(path: Path) -> tuple[int, bool]:
+    """How far a state is: its last step, and that of the run's own folder after that of a checkpoint."""
+    return _state(path).get("global_step") or 0, not path.parent.name.startswith("checkpoint-")
+
+
 def newest(paths: list[Path], notes: list[str]) -> list[Path]:
     """Of the trainer_state.json of one run (its folder, and its checkpoint-N folders) the one of the last step."""
     by_run: dict[Path, list[Path]] = {}
     for path in paths:
         folder = path.parent.parent if path.parent.name.startswith("checkpoint-") else path.parent
         by_run.setdefault(folder if path.name == FILE else path, []).append(path)
-    kept = [max(found, key=lambda path: _state(path).get("global_step") or 0) if len(found) > 1 else found[0]
-            for found in by_run.values()]  # fmt: skip
+    kept = [max(found, key=_place) if len(found) > 1 else found[0] for found in by_run.values()]
     if len(kept) < len(paths):
         notes.append(f"{len(paths)} {FILE} of {len(kept)} runs: of the checkpoints of a run the last is read")
     return kept

@@ -8,12 +8,14 @@ import pandas as pd
 from isoflop.read_json import JsonError, parse_json, read_bytes
 from isoflop.scaling.imports.columns import runs_of_table
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
+from isoflop.scaling.table.files import flat
 
 FILE = "tracker_metrics.jsonl"
+_EVENTS = ("hparams", "summary")  # what an event of the JSON tracker holds besides the metrics of a step
 
 
 class TrackerReader:
-    """Reads what levanter's tracker writes at the end of a run: a line with config and summary."""
+    """Reads a line with config and summary, as W&B's tracker leaves it, or the lines of events of the JSON tracker."""
 
     kinds = ("levanter",)
     suffixes = (FILE,)
@@ -25,11 +27,24 @@ class TrackerReader:
     def read(
         self, path: Path, name: str, mapping: Mapping[str, str], notes: list[str]
     ) -> tuple[list[ForeignRun], list[LeftOut]]:
-        """The run of one file: its last line with a summary. Raises SourceError without one."""
-        lines = [held for held in _lines(path) if isinstance(held.get("summary"), dict)]
-        if not lines:
+        """The run of one file: its logged steps, else its last line with a summary. Raises SourceError without any."""
+        lines = _lines(path)
+        summaries = [held for held in lines if isinstance(held.get("summary"), dict)]
+        steps = [held for held in lines if held.get("event") == "log" and isinstance(held.get("metrics"), dict)]
+        if steps:
+            constants: dict[str, object] = {}
+            for held in lines:
+                constants |= next((flat(held[key]) for key in _EVENTS if isinstance(held.get(key), dict)), {})
+            table = pd.DataFrame([{"step": held.get("step")} | flat(held["metrics"]) for held in steps])
+            table = (
+                table.groupby("step", sort=False).last().reset_index()
+            )  # the metrics of a step come in several lines
+            constants = {key: value for key, value in constants.items() if key not in table}
+            table = table.assign(run_id=name, **{k: v for k, v in constants.items() if not isinstance(v, list)})
+            return runs_of_table(name, str(path), table, mapping, notes)
+        if not summaries:
             raise SourceError(f"{path}: no line holds a summary")
-        row = {"run_id": name, "summary": lines[-1]["summary"], "config": lines[-1].get("config") or {}}
+        row = {"run_id": name, "summary": summaries[-1]["summary"], "config": summaries[-1].get("config") or {}}
         return runs_of_table(name, str(path), pd.DataFrame([row]), mapping, notes)
 
 

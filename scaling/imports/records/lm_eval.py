@@ -1,6 +1,7 @@
 """Results of lm-evaluation-harness (results_*.json): one model a file, its loss from a task that measures one."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
@@ -41,18 +42,33 @@ class ResultsReader:
     def read(
         self, path: Path, name: str, mapping: Mapping[str, str], notes: list[str]
     ) -> tuple[list[ForeignRun], list[LeftOut]]:
-        """The model of one file. Raises SourceError where no task measures a loss, or several do."""
+        """The model of one file, with every score. Raises SourceError where no task measures a loss, or several do."""
         held = _held(path)
-        scores = {
-            f"{task} {metric.partition(',')[0]}": value  # a metric stands before the name of its filter
-            for task, measured in held["results"].items() for metric, value in measured.items()
-            if isinstance(value, int | float)
-        }  # fmt: skip
+        scores = _scores(held["results"])
         column = mapping.get("loss") or _loss(scores, path)
         row: dict[str, object] = {"run_id": str(held.get("model_name") or name), **scores}
-        if held["config"].get("model_num_parameters"):
+        if (held["config"].get("model_num_parameters") or 0) > 0:  # -1 where lm-eval could not count them
             row["n_params"] = held["config"]["model_num_parameters"]
-        return runs_of_table(name, str(path), pd.DataFrame([row]), {**mapping, "loss": column}, notes)
+        runs, left_out = runs_of_table(name, str(path), pd.DataFrame([row]), {**mapping, "loss": column}, notes)
+        return [replace(run, scores=scores) for run in runs], left_out
+
+
+def _scores(results: Mapping[str, Mapping[str, object]]) -> dict[str, float]:
+    """The scores by task and metric, `arc_easy acc`, and their standard errors, `arc_easy acc_se`.
+
+    A metric with several filters has the name of the filter too: `gsm8k exact_match,strict-match`.
+    """
+    found = {}
+    for task, measured in results.items():
+        plain = [key.partition(",")[0] for key in measured]
+        for key, value in measured.items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            metric, _, chosen = key.partition(",")
+            filtered = f",{chosen}" if plain.count(metric) > 1 and chosen != "none" else ""
+            base = metric.removesuffix("_stderr")
+            found[f"{task} {base}{filtered}{'_se' if base != metric else ''}"] = float(value)
+    return found
 
 
 def _held(path: Path) -> _Results:

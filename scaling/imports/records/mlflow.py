@@ -34,7 +34,10 @@ class StoreReader:
         left_out: list[LeftOut] = []
         for folder, label in zip(folders, labels, strict=True):
             run = label if labels.count(label) == 1 else f"{label}-{folder.name[:8]}"
-            status = _STATUS.get(_meta(folder).get("status", ""), _meta(folder).get("status", ""))
+            meta = _meta(folder)
+            status = _STATUS.get(meta.get("status", ""), meta.get("status", ""))
+            if meta.get("lifecycle_stage", "active") != "active":
+                status = meta["lifecycle_stage"]  # a run that was deleted stays in the folder
             frame = _history(folder)
             if status not in ("", "FINISHED") or frame.empty:
                 reason = f"its state is {status}" if status not in ("", "FINISHED") else "it logged no metric"
@@ -52,14 +55,22 @@ def _runs(path: Path) -> list[Path]:
     return sorted(meta.parent for meta in path.rglob("meta.yaml") if (meta.parent / "metrics").is_dir())
 
 
+def _text(path: Path) -> str:
+    """What a file says. Raises SourceError for one that is not text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path}: not text ({error.reason} at byte {error.start})") from error
+
+
 def _label(folder: Path) -> str:
     named = folder / _NAME
-    return named.read_text().strip() if named.is_file() else _meta(folder).get("run_name", "") or folder.name
+    return _text(named).strip() if named.is_file() else _meta(folder).get("run_name", "") or folder.name
 
 
 def _meta(folder: Path) -> dict[str, str]:
     """The lines `key: value` of meta.yaml."""
-    lines = (folder / "meta.yaml").read_text().splitlines()
+    lines = _text(folder / "meta.yaml").splitlines()
     pairs = (line.partition(":") for line in lines if not line.startswith(" "))
     return {key.strip(): value.strip().strip("'\"") for key, _, value in pairs}
 
@@ -70,7 +81,7 @@ def _history(folder: Path) -> pd.DataFrame:
     root = folder / "metrics"
     for file in sorted(file for file in root.rglob("*") if file.is_file()):
         points: dict[int, float] = {}
-        for number, line in enumerate(file.read_text().splitlines(), 1):
+        for number, line in enumerate(_text(file).splitlines(), 1):
             try:
                 _, value, *step = line.split()
                 points[int(step[0]) if step else 0] = float(value)
@@ -78,7 +89,7 @@ def _history(folder: Path) -> pd.DataFrame:
                 raise SourceError(f"{file}: line {number} is no `time value step`: {line[:60]!r}") from None
         series[str(file.relative_to(root))] = points
     frame = pd.DataFrame(series).rename_axis("step").reset_index().sort_values("step", ignore_index=True)
-    held = {file.name: file.read_text().strip() for file in sorted((folder / "params").glob("*")) if file.is_file()}
+    held = {file.name: _text(file).strip() for file in sorted((folder / "params").glob("*")) if file.is_file()}
     return frame.assign(**{key: value for key, value in held.items() if key not in frame})
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.colors import to_rgb
 
 from isoflop.analysis.evidence import Evidence
 from isoflop.analysis.figures import FIGURES
@@ -74,6 +75,16 @@ def test_runs_are_drawn_beside_one_another_along_the_axis_chosen(evidence):
         drawn = np.concatenate([line[:, 0] for line in ax.collections[0].get_segments()])
         assert sorted(drawn) == pytest.approx(sorted(ends))
         assert {text.get_text() for text in ax.get_legend().get_texts()} == {first, second}
+        keys = {text.get_text(): line for text, line in zip(ax.get_legend().get_texts(), ax.get_legend().get_lines(),
+                                                            strict=True)}  # fmt: skip
+        for run, tone, line in zip(
+            curves["run_id"].unique(), ax.collections[0].get_colors(), ax.collections[0].get_linestyles(), strict=True
+        ):
+            assert to_rgb(keys[run].get_color()) == pytest.approx(tone[:3])  # the legend looks like the curve
+            assert keys[run].get_marker() in ("", "None", None)
+            assert (keys[run].get_linestyle() == "-") == (line[1] is None)
+        assert ax.get_ylim()[1] > curves["loss"].max()  # no curve is cut off
+        assert ax.get_xlim()[0] < curves[axis].min()
     with pytest.raises(ValueError, match="--runs nope: no such run"):
         learning_curves(table, runs=("nope",))
     with pytest.raises(ValueError, match="--against days: not one of flops, tokens, hours"):

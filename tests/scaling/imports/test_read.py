@@ -1,16 +1,22 @@
 """A small invented file of each kind that others write comes out as what it holds, and what comes out is fitted."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from isoflop.scaling.imports.assemble import Imported, ImportOptions
 from isoflop.scaling.imports.read import import_source
+from isoflop.scaling.imports.read import read_table as read_whole
+from isoflop.scaling.imports.source import SourceError
 from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import points
 from isoflop.scaling.table.read import read_table
 from tests.support.root import ROOT
+from tests.support.tables.dialects import by_fit, by_import, difference
+from tests.support.tables.programs import PROGRAMS
 
 FILES = ROOT / "tests/support/files"
 LAW = Chinchilla(E=1.8, A=400.0, B=1200.0, alpha=0.34, beta=0.37)  # of every loss in the files
@@ -101,6 +107,50 @@ def test_results_of_lm_eval_have_the_loss_of_their_task():
     assert set(found.ends["loss_unit"]) == {"nats/byte"}
 
 
+def test_scores_of_lm_eval_are_columns_that_accuracy_reads(tmp_path, typed):
+    for n, acc in ((1e6, 0.3), (4e6, 0.42), (1.6e7, 0.55), (6.4e7, 0.66), (2.56e8, 0.75)):
+        bits = float(LAW(n, 2e9)) / 4.2 / np.log(2)
+        measured = {"wikitext": {"bits_per_byte,none": bits}, "arc_easy": {"acc,none": acc, "acc_stderr,none": 0.01}}
+        measured["gsm8k"] = {"exact_match,strict-match": 0.1, "exact_match,flexible-extract": 0.2}
+        held = {"results": measured, "config": {"model_num_parameters": int(n)}, "model_name": f"m{n:g}"}
+        (tmp_path / f"results_{n:g}.json").write_text(json.dumps(held))
+    found = import_source(tmp_path, "auto", ImportOptions(tokens={"": 2e9}), {})
+    ends = found.ends.set_index("run_id")
+    assert ends.loc["m4e+06", ["arc_easy acc", "arc_easy acc_se"]].tolist() == [0.42, 0.01]
+    filters = ["gsm8k exact_match,strict-match", "gsm8k exact_match,flexible-extract"]
+    assert ends.loc["m4e+06", filters].tolist() == [0.1, 0.2]
+    found.write(tmp_path / "t.csv")
+    code, out, err = typed("accuracy", tmp_path / "t.csv", "--column", "arc_easy acc", "--law", "power-n", "--json")
+    assert code == 0, err
+    assert json.loads(out)
+
+
+def test_parameters_that_lm_eval_could_not_count_are_not_reported(tmp_path):
+    held = {"results": {"w": {"bits_per_byte": 1.0}}, "config": {"model_num_parameters": -1}}
+    (tmp_path / "r.json").write_text(json.dumps(held))
+    with pytest.raises(SourceError, match="no run reports its n_params"):
+        import_source(tmp_path / "r.json", "auto", ImportOptions(tokens={"": 1e9}), {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write", PROGRAMS, ids=lambda write: write.__name__)
+def test_known_runs_come_back_from_every_program(write, tmp_path):
+    for seed in range(4):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        known = write(np.random.default_rng(seed), folder)
+        assert difference(known, *by_import(known.path, **known.options)) == "", known.told
+        if not known.options:
+            assert difference(known, *by_fit(known.path)) == "", known.told
+
+
+def test_tokens_between_the_steps_that_report_them_rise_with_the_steps(tmp_path):
+    rows = ["step,tokens,val_loss", "100,1000,", "150,,4.0", "200,2000,", "250,,3.5"]
+    (tmp_path / "a.csv").write_text("\n".join(rows))
+    found = import_source(tmp_path / "a.csv", "auto", ImportOptions(n_params={"": 1e6}), {})
+    assert found.table["tokens"].tolist() == [1500, 2500]
+
+
 def test_curves_are_kept_and_a_fit_takes_their_ends(tmp_path, typed):
     found = imported("curves.csv")
     assert (found.kind, len(found.table), len(found.ends)) == ("curves", 48, 12)
@@ -137,8 +187,6 @@ def test_a_fit_reads_what_an_import_reads(name, typed):
 ])  # fmt: skip
 def test_a_file_that_cannot_be_read_is_named_with_the_place(tmp_path, name, text, told):
     (tmp_path / name).write_text(text)
-    from isoflop.scaling.imports.source import SourceError
-
     with pytest.raises(SourceError, match=told) as raised:
         import_source(tmp_path / name, "auto", ImportOptions(n_params={"": 1.0}), {})
     assert name in str(raised.value)
@@ -163,3 +211,161 @@ def test_samples_epochs_and_flops_are_axes_too(tmp_path):
     ):  # fmt: skip
         found = import_source(tmp_path / f"{axis}.csv", "auto", ImportOptions(n_params={"": 1e6}, **options), {})
         assert (len(found.table), found.ends["tokens"].tolist()) == (20, [end])
+
+
+RUNS = [(n, d, round(float(LAW(n, d)), 4)) for n in (7e7, 1.6e8, 4.1e8) for d in (2e9, 8e9, 3.2e10)]
+
+
+def table(head: str, row, sep: str = ",") -> str:
+    """A CSV of RUNS, a row of `row` (of parameters, tokens and loss) each."""
+    return "\n".join([head, *(sep.join(map(str, row(*run))) for run in RUNS)]) + "\n"
+
+
+SHORT = 2e9  # tokens of the runs that did not finish
+# A name: a file of RUNS as others may write them, how many of them count, and what is said.
+OF_A_KIND = {
+    "finished.csv": (table("N,D,loss,finished", lambda n, d, y: (n, d, y, d > SHORT)), 6, "finished: 3 false"),
+    "crashed.csv": (table("N,D,loss,crashed", lambda n, d, y: (n, d, y, int(d == SHORT))), 6, "did not finish"),
+    "exit.csv": (table("N,D,loss,exit_code", lambda n, d, y: (n, d, y, 137 * (d == SHORT))), 6, "exit_code: 3 137"),
+    "sacct.csv": (
+        table("State,N,D,loss", lambda n, d, y: ("CANCELLED by 1001" if d == SHORT else "COMPLETED", n, d, y)),
+        6,
+        "3 cancelled by 1001",
+    ),
+    "cut.csv": (
+        table("State,N,D,loss", lambda n, d, y: ("OUT_OF_ME+" if d == SHORT else "ok", n, d, y)),
+        6,
+        "out_of_me+",
+    ),
+    "progress.csv": (
+        table("N,D,loss,run_progress", lambda n, d, y: (n, d, y, 0.4 if d == SHORT else 1)),
+        6,
+        "run_progress",
+    ),
+    "percent.csv": (
+        table("N,D,loss,percent_complete", lambda n, d, y: (n, d, y, 40 if d == SHORT else 100)),
+        6,
+        "below 90%",
+    ),
+    "markdown.md": (table("| N | D | loss |\n|---|--:|:-:|", lambda n, d, y: ("", n, d, y, ""), " | "), 9, "by bars"),
+    "joined.csv": (  # with cat
+        "N,D,loss\n".join(["", *(f"{n},{d},{y}\n" for n, d, y in RUNS)]),
+        9,
+        "stand 8 more times",
+    ),
+    "summary.csv": (
+        table("run,N,D,loss", lambda n, d, y: (f"r{n:g}-{d:g}", n, d, y)) + "average,2e8,1e10,3.1\n",
+        9,
+        "they sum up",
+    ),
+    "quoted.csv": (
+        table("N,D,loss", lambda n, d, y: (n, d, f'"{y:.4f}"'.replace(".", ","))),
+        9,
+        "decimal comma in loss",
+    ),
+    "thousands.csv": (
+        table("N,D,loss", lambda n, d, y: (n, d, f'"{y:.3f}"'.replace(".", ","))),
+        9,
+        "decimal comma in loss",
+    ),
+    "superscripts.csv": (
+        table("N,D,loss", lambda n, d, y: (f"{n / 1e6:g}\u00d710\u2076", f"{d / 1e9:g}\u00d710\u2079", y)),
+        9,
+        "",
+    ),
+    "pf_days.csv": (table("N,C_pfdays,loss", lambda n, d, y: (n, 6 * n * d / 8.64e19, y)), 9, "times 8.64e+19"),
+    "zflops.csv": (table("N,D,compute_zflops,loss", lambda n, d, y: (n, d, 6 * n * d / 1e21, y)), 9, "times 1e+21"),
+    "speed.csv": (table("N,D,tflops,loss", lambda n, d, y: (n, d, 153.2, y)), 9, "a speed?"),
+    "steps.csv": (
+        table("N,steps,batch_tokens,loss", lambda n, d, y: (n, d / 1e6, 1e6, y)),
+        9,
+        "steps times column batch",
+    ),
+    "active.csv": (
+        table("active_params,total_params,D,loss", lambda n, d, y: (n / 4, n, d, y)),
+        9,
+        "also has active_params",
+    ),
+    "nested.json": (
+        json.dumps(
+            {"runs": {f"r{k}": {"params": n, "tokens": d, "metrics": {"loss": y}} for k, (n, d, y) in enumerate(RUNS)}}
+        ),
+        9,
+        "column params",
+    ),
+    "train_val.json": (
+        json.dumps(
+            [{"model": {"params": n}, "tokens": d, "train": {"loss": y - 1}, "val": {"loss": y}} for n, d, y in RUNS]
+        ),
+        9,
+        "column val/loss",
+    ),
+    "lists.json": (
+        json.dumps(
+            {f"r{k}": {"n_params": n, "tokens": [d / 2, d], "loss": [y + 1, y]} for k, (n, d, y) in enumerate(RUNS)}
+        ),
+        9,
+        "curves of 9 runs",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_A_KIND)
+def test_a_file_that_people_write_gives_its_runs_by_fit_and_by_import(tmp_path, name):
+    text, count, said = OF_A_KIND[name]
+    path = tmp_path / name
+    path.write_text(text)
+    expected = [run for run in RUNS if count == 9 or run[1] > SHORT]
+    found = points(read_whole(path))
+    assert said in "; ".join(found.notes)
+    frames = [found.frame]
+    if path.suffix != ".md":
+        frames.append(import_source(path, "auto", ImportOptions(), {}).ends)
+    for frame in frames:
+        np.testing.assert_allclose(frame[["n_params", "tokens", "loss"]].to_numpy(float), expected, rtol=4e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            table("N,D,loss", lambda n, d, y: (f"{n / 1e6:g}" + "M" * (n > 1e8), d, y)),
+            r"N is written with a scale .* \(70\)",
+        ),
+        (table("N,C,dataset_tokens_b,loss", lambda n, d, y: (n, 6 * n * d, 1, y)), ""),
+        (table("N,C,my_tokens,loss", lambda n, d, y: (n, 6 * n * d, d / 1e9, y)), "'my_tokens' may be it"),
+        (
+            table("N;D;loss", lambda n, d, y: (f"{int(n):,}", d, f"{y:.3f}".replace(".", ",")), ";"),
+            "may part thousands",
+        ),
+    ],
+)
+def test_what_may_be_read_in_two_ways_is_refused(tmp_path, text, told):
+    (tmp_path / "t.csv").write_text(text)
+    if not told:
+        assert points(read_whole(tmp_path / "t.csv")).frame["tokens"].tolist() == [1e9] * 9
+        return
+    with pytest.raises(TableError, match=told):
+        points(read_whole(tmp_path / "t.csv"))
+
+
+def test_rows_without_steps_do_not_get_tokens_from_a_batch(tmp_path):
+    (tmp_path / "t.csv").write_text(table("N,batch_tokens,loss", lambda n, d, y: (n, 1e6, y)))
+    with pytest.raises(SourceError, match="no run reports its tokens"):
+        import_source(tmp_path / "t.csv", "auto", ImportOptions(), {})
+
+
+def test_runs_of_several_sizes_at_rising_tokens_are_no_history(tmp_path):
+    sizes = {1e7: 7e7, 2e7: 1.6e8, 4e7: 4.1e8, 8e7: 9e8}
+    rows = "".join(f"{d},{6 * n * d},{LAW(n, d):.4f}\n" for d, n in sizes.items())
+    (tmp_path / "t.csv").write_text("tokens,flops,val_loss\n" + rows)
+    ends = import_source(tmp_path / "t.csv", "auto", ImportOptions(), {}).ends
+    assert ends["n_params"].tolist() == pytest.approx(list(sizes.values()))
+
+
+def test_files_of_mlflow_that_are_no_text_are_named(tmp_path):
+    shutil.copytree(FILES / "mlruns", tmp_path / "mlruns")
+    file = next((tmp_path / "mlruns").rglob("n_params"))
+    file.write_bytes(b"\xa6\xff")
+    with pytest.raises(SourceError, match="n_params: not text"):
+        import_source(tmp_path / "mlruns", "auto", ImportOptions(), {})

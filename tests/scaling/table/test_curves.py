@@ -54,6 +54,28 @@ def test_rows_that_are_runs_stay():
         assert len(points(table)) == 3
 
 
+def test_a_name_that_may_be_of_a_size_tells_curves_only_along_steps_or_with_many_rows():
+    few, many = (table_of({name: list(range(1, n)) for name in "abc"}, "name") for n in (5, 30))
+    assert curves(few) is None
+    assert len(points(few)) == 12
+    assert len(curves(many).ends) == 3
+    assert len(curves(few.assign(step=few["tokens"] / 1e3)).ends) == 3
+
+
+def test_blocks_of_rising_steps_are_runs_named_by_what_tells_them_apart():
+    rows = [
+        {"step": 100 * k, "lr": 1 / k, "loss": 2 + 1 / k, "model_size_m": size, "schedule": schedule}
+        for size in (25, 100) for schedule in ("cosine", "wsd") for k in range(1, 21)
+    ]  # fmt: skip
+    found = points(pd.DataFrame(rows))
+    assert found.frame["n_params"].tolist() == [25e6, 25e6, 100e6, 100e6]
+    assert found.frame["loss"].tolist() == [2.05] * 4
+    assert any("80 rows are training curves of 4 runs" in note and "n_params, schedule" in note for note in found.notes)
+    assert len(points(pd.DataFrame(rows).assign(step=["x", *range(79)]))) == 80  # a word is no step
+    runs = pd.DataFrame(rows)[["loss", "model_size_m"]].assign(step=[100, 200] * 40)  # runs of two lengths
+    assert len(points(runs)) == 80
+
+
 def test_a_row_written_twice_and_rows_without_a_loss_are_counted():
     table = table_of({f"r{k}": list(range(1, 41)) for k in range(5)})
     again = table.iloc[[39]].assign(loss=1.5)

@@ -1,6 +1,7 @@
 """A table in any separator, encoding or format is the same table; labels stay as they were written."""
 
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
@@ -156,6 +157,38 @@ def test_a_row_whose_name_begins_with_a_hash_is_a_row_and_one_commented_out_is_c
     notes = []
     assert read_file(path, notes)["n_params"].tolist() == [1e6, 4e6]
     assert "(#2e6,3.9)" in notes[0]
+
+
+def test_a_sheet_is_read_where_openpyxl_is_installed_and_else_what_to_install_is_said(tmp_path, typed):
+    path = tmp_path / "runs.xlsx"
+    if find_spec("openpyxl") is None:
+        path.write_bytes(b"PK")
+        code, out, error = typed("fit", path)
+        assert (code, out) == (2, "")
+        assert error.splitlines() == [
+            f"isoflop: {path}: a spreadsheet is read by openpyxl; pip install 'isoflop[excel]', or save the sheet as "
+            "CSV"
+        ]
+        return
+    runs = pd.DataFrame({"Params (M)": [1.0, 2.5, 4.0], "Tokens": ["1.3B", "2B", "4e9"], "val_loss": [4.1, 3.9, 3.7]})
+    with pd.ExcelWriter(path, engine="openpyxl") as book:
+        runs.assign(val_loss=9.0).to_excel(book, sheet_name="old", index=False)
+        runs.to_excel(book, sheet_name="runs", index=False)
+    with pytest.raises(TableError, match=r"2 sheets \(old, runs\); name one with --sheet NAME"):
+        read_table(path)
+    with pytest.raises(TableError, match="no sheet 'new'"):
+        read_table(path, sheet="new")
+    table = read_table(path, sheet="runs")
+    assert table[["n_params", "tokens", "loss"]].to_numpy().tolist() == [
+        [1e6, 1.3e9, 4.1], [2.5e6, 2e9, 3.9], [4e6, 4e9, 3.7]
+    ]  # fmt: skip
+
+
+def test_a_sheet_of_what_is_no_spreadsheet_is_refused(tmp_path):
+    (tmp_path / "t.csv").write_text("n_params,tokens,loss\n1e6,1e7,3\n")
+    for path in (tmp_path / "t.csv", tmp_path):
+        with pytest.raises(TableError, match="--sheet runs is for a spreadsheet"):
+            read_table(path, sheet="runs")
 
 
 @pytest.mark.slow

@@ -65,10 +65,8 @@ def test_misspelt_tokens_are_an_error_and_absent_ones_are_not(good, save):
     [
         ("loss", 0.0, r"loss is zero or negative in 2 of 9 rows \(rows 3, 5\).*--where \"loss > 0\""),
         ("loss", -1.0, "zero or negative in 2 of 9"),
-        ("loss", np.nan, r"loss is NaN or empty in 2 of 9 rows \(rows 3, 5\)"),
         ("loss", np.inf, "loss is infinite in 2 of 9 rows"),
         ("tokens", 0, "tokens is zero or negative"),
-        ("n_params", np.nan, "n_params is NaN or empty"),
         ("loss", "n/a?", r"loss is not a number in 2 of 9 rows"),
     ],
 )
@@ -77,6 +75,25 @@ def test_values_that_no_law_takes_are_counted_and_named(good, save, column, valu
     bad.loc[[2, 4], column] = value
     with pytest.raises(TableError, match=message):
         points(read_table(save(bad)))
+
+
+@pytest.mark.parametrize("column", ["loss", "n_params", "tokens"])
+def test_runs_with_an_empty_value_are_left_out_and_counted(good, save, column):
+    good.loc[[2, 4], column] = np.nan
+    found = points(read_table(save(good)))
+    assert len(found) == 7
+    assert f"2 of 9 rows are left out: {column} is empty in rows 3, 5" in found.notes
+    with pytest.raises(TableError, match=f"no row has .*{column} is empty"):
+        points(read_table(save(good.loc[[2, 4, 5]].assign(tokens=[1e7, np.nan, np.nan], loss=[np.nan, 3.0, np.nan]))))
+
+
+def test_flops_that_some_rows_lack_are_not_mixed_with_those_of_the_others(good, save):
+    table = good.assign(flops=7.0 * good["n_params"] * good["tokens"])
+    table.loc[3, "flops"] = np.nan
+    found = points(read_table(save(table)))
+    np.testing.assert_allclose(found.frame["flops"], 6 * good["n_params"] * good["tokens"])
+    assert "flops are empty in 1 of 9 rows: the column is not used" in found.notes
+    assert found.compute == "6nd"
 
 
 def test_row_numbers_still_count_the_file_after_a_filter(good, save):

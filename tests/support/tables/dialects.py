@@ -4,16 +4,17 @@ import gzip
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from isoflop.scaling.imports.assemble import ImportOptions
-from isoflop.scaling.imports.read import import_source
+from isoflop.scaling.imports.read import import_source, read_table
 from isoflop.scaling.table.conventions import points
+from isoflop.scaling.table.curves import curves
 from isoflop.scaling.table.meaning import QUANTITIES
-from isoflop.scaling.table.read import read_table
 
 LABELS = ("None", "NA", "null", "nan", "N/A", "007", "1e5", "base", "run 1", "a;b", "x,y", "#3", "True", "<NA>", "0.10")
 LOG10, LN, EXP = np.log10, np.log, np.exp
@@ -41,6 +42,8 @@ NAMES: dict[str, dict[str, float | Callable]] = {
 FAULTS = (b"nan", b"-1", b"1e999", b"\n", b",", b";", b'"', b"{", b"[[", b"NaN", b"0", b"None", b"\0", b"inf")
 UNITS = {"val_bpb": "nats/byte", "bpc": "nats/character", "nats_per_byte": "nats/byte"}
 FORMATS = ("csv", "csv", "csv", "csv", "csv.gz", "tsv", "json", "jsonl", "parquet", "split", "columns", "key")
+if find_spec("openpyxl"):
+    FORMATS += ("xlsx",)
 STYLES = ("plain", "plain", "short", "commas", "underscores", "blanks", "exponent")
 STATES = ("crashed", "FAILED", "Killed", "running", "timed out")
 
@@ -53,11 +56,12 @@ class Known:
     table: pd.DataFrame
     unit: str
     told: list[str] = field(default_factory=list)  # what the dialect is, in words
+    options: dict = field(default_factory=dict)  # of an import: what the source does not tell
 
 
 def known_table(rng: np.random.Generator) -> pd.DataFrame:
-    """Up to 12 runs with labels, sizes, tokens, compute and loss."""
-    size = int(rng.integers(3, 13))
+    """Up to 8 runs with labels, sizes, tokens, compute and loss."""
+    size = int(rng.integers(3, 9))
     table = pd.DataFrame({
         "run_id": rng.permutation(LABELS)[:size], "arm": rng.choice(LABELS, size),
         "n_params": (10 ** rng.uniform(6, 10.5, size)).round(), "tokens": (10 ** rng.uniform(7.5, 12.5, size)).round(),
@@ -114,9 +118,12 @@ def _styled(values: pd.Series, style: str, rng: np.random.Generator) -> list:
 
 
 def _save(frame: pd.DataFrame, form: str, rng: np.random.Generator, folder: Path) -> tuple[Path, list[str]]:
-    path = folder / f"runs.{form if form in ('csv', 'csv.gz', 'tsv', 'jsonl', 'parquet') else 'json'}"
+    path = folder / f"runs.{form if form in ('csv', 'csv.gz', 'tsv', 'jsonl', 'parquet', 'xlsx') else 'json'}"
     if form == "parquet":
         frame.to_parquet(path, index=bool(rng.random() < 0.3))
+        return path, [form]
+    if form == "xlsx":
+        frame.to_excel(path, index=False)
         return path, [form]
     if form in ("json", "jsonl", "split", "columns", "key"):
         path.write_text(_json_text(frame, form))
@@ -152,29 +159,37 @@ def by_fit(path: Path) -> tuple[pd.DataFrame, str]:
     """The points of a file, as every command that takes a table reads them, and the unit of the loss."""
     read = read_table(path)
     found = points(read)
-    labels = [name for name in ("run_id", "arm") if name in read]
-    return pd.concat([found.frame[list(QUANTITIES)], read[labels].reset_index(drop=True)], axis=1), found.loss_unit
+    held = curves(read)
+    rows = read if held is None else held.ends
+    labels = [name for name in ("run_id", "arm") if name in rows]
+    return pd.concat([found.frame[list(QUANTITIES)], rows[labels].reset_index(drop=True)], axis=1), found.loss_unit
 
 
-def by_import(path: Path) -> tuple[pd.DataFrame, str]:
-    """The table that `isoflop import` makes of a file, and the unit of the loss."""
-    made = import_source(path, "auto", ImportOptions(), {}).table
+def by_import(path: Path, **options: object) -> tuple[pd.DataFrame, str]:
+    """The ends of the runs that `isoflop import` makes of a source, and the unit of the loss."""
+    made = import_source(path, "auto", ImportOptions(**options), {}).ends.reset_index(drop=True)  # type: ignore[arg-type]
     if "flops" not in made:
         made = made.assign(flops=6.0 * made["n_params"] * made["tokens"])
     return made, str(made["loss_unit"].iloc[0])
 
 
 def difference(known: Known, found: pd.DataFrame, unit: str) -> str:
-    """How a table that was read differs from the known one; empty for not."""
-    if len(found) != len(known.table):
-        return f"{len(found)} rows instead of {len(known.table)}"
-    for name in QUANTITIES:
-        ours, theirs = known.table[name].to_numpy(float), found[name].to_numpy(float)
+    """How a table that was read differs from the known one; empty for not. Runs are compared by name where told."""
+    expected = known.table
+    if len(found) != len(expected):
+        return f"{len(found)} rows instead of {len(expected)}"
+    if {"run_id"} <= set(expected) & set(found):
+        names = [frame["run_id"].astype(str).tolist() for frame in (found, expected)]
+        if sorted(names[0]) != sorted(names[1]):
+            return f"run_id is {names[0]} instead of {names[1]}"
+        found, expected = (frame.iloc[np.argsort(frame["run_id"].astype(str))] for frame in (found, expected))
+    for name in [name for name in QUANTITIES if name in expected]:
+        ours, theirs = expected[name].to_numpy(float), found[name].to_numpy(float)
         if not np.allclose(theirs, ours, rtol=1e-6):
             return f"{name} is {theirs[:3]} instead of {ours[:3]}"
-    for name in set(known.table) - set(QUANTITIES):
-        if found[name].astype(str).tolist() != known.table[name].tolist():
-            return f"{name} is {found[name].tolist()} instead of {known.table[name].tolist()}"
+    for name in (set(expected) - set(QUANTITIES)) & set(found):
+        if found[name].astype(str).tolist() != expected[name].tolist():
+            return f"{name} is {found[name].tolist()} instead of {expected[name].tolist()}"
     return "" if unit == known.unit else f"the loss is in {unit} instead of {known.unit}"
 
 
@@ -196,23 +211,7 @@ def damage(raw: bytes, rng: np.random.Generator) -> bytes:
         elif kind == 4 and at < len(data):
             data[at] ^= 1 << int(rng.integers(8))
         elif kind == 5:
-            words = (
-                b"nan",
-                b"-1",
-                b"1e999",
-                b"\n",
-                b",",
-                b";",
-                b'"',
-                b"{",
-                b"[[",
-                b"NaN",
-                b"0",
-                b"None",
-                b"\0",
-                b"inf",
-            )
-            data[at:at] = words[int(rng.integers(len(words)))]
+            data[at:at] = FAULTS[int(rng.integers(len(FAULTS)))]
         elif data.count(b"\n") > 1:
             lines = bytes(data).split(b"\n")
             rng.shuffle(lines)

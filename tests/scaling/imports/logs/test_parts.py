@@ -1,5 +1,6 @@
 """Logs made of random runs come back as these runs, or are refused by name."""
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,6 +8,8 @@ from hypothesis import strategies as st
 from isoflop.scaling.imports.assemble import ImportOptions
 from isoflop.scaling.imports.read import import_source
 from isoflop.scaling.imports.source import SourceError
+from tests.support.tables.dialects import by_import, difference
+from tests.support.tables.programs import interleaved, nanogpt
 
 PREFIXES = (
     "",
@@ -126,3 +129,30 @@ def test_random_runs_one_after_the_other_come_back(tmp_path_factory, log, prefix
     path = tmp_path_factory.mktemp("logs") / "a.log"
     path.write_text("\n".join(prefix + line for line in lines))
     assert [(round(n / 1000), step, loss) for _, n, step, loss in ends(path, keep_unfinished=True)] == runs
+
+
+@pytest.mark.slow
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([interleaved, nanogpt]))
+def test_runs_of_one_log_come_back_mixed_by_label_or_one_after_the_other(tmp_path_factory, seed, write):
+    known = write(np.random.default_rng(seed), tmp_path_factory.mktemp("logs"))
+    assert difference(known, *by_import(known.path)) == "", known.told
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 4), st.integers(4, 9), st.randoms(use_true_random=False), st.sampled_from(PREFIXES))
+def test_mixed_runs_without_a_label_are_refused_or_given_back(tmp_path_factory, count, rows, random, prefix):
+    """Lines of several runs that nothing tells apart never become one run of both."""
+    streams = [[evaluation(250 * k, loss_of(3 * run, 250 * k)) for k in range(rows)] for run in range(count)]
+    lines = []
+    while any(streams):
+        lines.append(random.choice([stream for stream in streams if stream]).pop(0))
+    path = tmp_path_factory.mktemp("logs") / "a.log"
+    path.write_text("\n".join(prefix + line for line in ["tokens per iteration will be: 1,000", *lines]))
+    last = 250 * (rows - 1)
+    whole = sorted((last, loss_of(3 * run, last)) for run in range(count))
+    try:
+        found = sorted(end[2:] for end in ends(path, n_params={"": 1e6}))
+    except SourceError as error:
+        found = str(error)
+    assert found == whole or "the lines of several runs are mixed" in found
