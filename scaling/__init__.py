@@ -14,7 +14,7 @@ used:
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from isoflop.scaling.approaches.approaches import approaches as three_approaches
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from isoflop.scaling.findings.diagnose import diagnose
     from isoflop.scaling.fitting.fit import fit
     from isoflop.scaling.fitting.uncertainty import bootstrap, jackknife
-    from isoflop.scaling.imports.read import read_table
     from isoflop.scaling.laws.chinchilla import Chinchilla
     from isoflop.scaling.prediction.predict import predict
     from isoflop.scaling.prediction.register import register, score
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
     from isoflop.scaling.selection.comparison import comparison as compare
     from isoflop.scaling.selection.holdout import hold_out
     from isoflop.scaling.table.conventions import points
+
+    read_table: Any  # isoflop.read_table: no room imports the importers
 
 _PLACES = {
     "Chinchilla": "laws.chinchilla:Chinchilla",

@@ -67,7 +67,7 @@ def read_file(path: Path, notes: list[str], labels: tuple[str, ...] = LABELS, sh
         if kind == "CSV":
             return _csv(_text(raw, notes), path, notes, labels)
         frame = _flattened(_json(_text(raw, notes), kind, path))
-        frame.columns = [str(name).strip() for name in frame]
+        frame.columns = [_name(name) for name in frame]
         _refuse_repeated(list(frame), path)
         return frame
     except TableError:
@@ -119,7 +119,7 @@ def _unpacked(path: Path) -> bytes:
 
 def _without_index(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     """The index that a parquet file was written with as columns where it has names."""
-    frame.columns = [str(name) for name in frame]
+    frame.columns = [_name(name) for name in frame]
     _refuse_repeated(list(frame), path)
     named = [name for name in frame.index.names if name is not None and name not in frame]
     return frame.reset_index(level=named).reset_index(drop=True) if named else frame.reset_index(drop=True)
@@ -278,8 +278,13 @@ def _csv(text: str, path: Path, notes: list[str], labels: tuple[str, ...]) -> pd
     words = [name for name in frame if _is_text(frame[name], written[name], str(name).strip() in labels)]
     frame = frame.assign(**{name: written[name] for name in words})
     _decimal_commas(frame, written, words, path, notes, separator)
-    frame.columns = [str(name).strip() for name in frame]
+    frame.columns = [_name(name) for name in frame]
     return _without_summaries(frame, words, notes)
+
+
+def _name(name: object) -> str:
+    """The name of a column in one line."""
+    return re.sub(r"\s*[\r\n]+\s*", " ", str(name)).strip()
 
 
 def _without_headers(text: str, notes: list[str]) -> str:
