@@ -137,7 +137,8 @@ def _law_page(law: type) -> str:
     presets = [f"`{name}` ({_preset(preset)})" for name, preset in law.all_presets().items()]
     lines += [
         "", "Amplitudes are searched at the geometric mean of the data, in nats per token.", "",
-        f"**Fitted as** {', '.join(presets)}.", "", _law_example(law, example), "",
+        f"**Fitted as** {', '.join(presets)}: `isoflop fit TABLE --law {next(iter(law.all_presets()))}`, or "
+        f"`isoflop.fit({next(iter(law.all_presets()))!r}, table)`.", "", _law_example(law, example), "",
     ]  # fmt: skip
     return "\n".join(lines)
 

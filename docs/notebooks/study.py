@@ -24,6 +24,7 @@ settings = [
     "study.sizes=[d6,d8,d12]",
     "study.budgets=[1e9,2e9,4e9]",
     "study.window.min_steps=20",
+    "schedule.warmup_steps=10",  # runs this short have no room for the usual 100
     "where.workers=2",
 ]
 isoflop.plan("", overrides=settings)
