@@ -54,6 +54,11 @@ def pages() -> list[Path]:
     return sorted(path for path in DOCS.glob("*.md") if path.name != "calibration.md")
 
 
+def assets() -> list[Path]:
+    """Figures, styles and scripts that the pages use."""
+    return sorted(path for path in DOCS.iterdir() if path.suffix in (".png", ".css", ".js"))
+
+
 def blocks(page: str) -> Iterator[Block]:
     """The fenced blocks of a page in their order."""
     for found in BLOCK.finditer(page):
@@ -263,7 +268,7 @@ def build(only: list[str]) -> None:
         if not only or path.stem in only:
             with tempfile.TemporaryDirectory() as folder:
                 (BUILT / path.name).write_text(run_page(path, Path(folder)))
-    for path in (*DOCS.glob("*.png"), *DOCS.glob("*.css")):
+    for path in assets():
         shutil.copy(path, BUILT)
     if not only:
         for name, text in generated_pages().items():
