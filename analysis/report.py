@@ -127,8 +127,10 @@ def draw_figure(name: str, evidence: Evidence, out: str | Path) -> Path:
     with style():
         try:
             ax = figure.draw(evidence)
-        except KeyError as error:
-            raise UnsupportedError(reason(error)) from error
+        except (KeyError, UnsupportedError) as error:
+            source = str(evidence.table.attrs.get("source", "table"))
+            why = reason(error).removeprefix(f"{source}: ")
+            raise UnsupportedError(f"{source}: no figure {name}: {why}") from error
         try:
             save(ax, path)
         except OSError as error:

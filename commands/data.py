@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from isoflop.commands.options import HYDRA, MODELS, RUN, Json, Map, Sheet, emit, number, pairs, positive
+from isoflop.commands.options import HYDRA, MODELS, RUN, Json, Map, Sheet, emit, new_file, number, pairs, positive
 from isoflop.printable import printable
 
 app = typer.Typer()
@@ -34,7 +34,7 @@ def import_(
     source: Annotated[
         Path, typer.Argument(help="event files, a W&B export, a training log, a CSV; or a folder of them")
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="a .parquet or a .csv")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="a .parquet or a .csv", callback=new_file)],
     kind: Annotated[
         str, typer.Option("--from", help="auto, or what the source is; an unknown name lists them")
     ] = "auto",

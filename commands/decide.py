@@ -18,6 +18,7 @@ from isoflop.commands.options import (
     Where,
     emit,
     load,
+    new_file,
     not_negative,
     positive,
     refuse_failed,
@@ -54,7 +55,9 @@ def predict(
     laws: Laws = "",
     register: Annotated[
         Path | None,
-        typer.Option("--register", help="write it to this file before the run; a .jsonl is a ledger, added to"),
+        typer.Option(
+            "--register", help="write it to this file before the run; a .jsonl is a ledger, added to", callback=new_file
+        ),
     ] = None,
     score: Annotated[
         Path | None,
@@ -168,7 +171,9 @@ def suggest(
     target: Annotated[float, typer.Option("--target", help="FLOPs of the run to decide on", callback=positive)],
     table: Annotated[Path | None, typer.Argument(help="runs so far; left out with --from-law")] = None,
     goal: Annotated[str, typer.Option("--goal", help="n_opt, loss or multiplier")] = "n_opt",
-    out: Annotated[Path | None, typer.Option("--out", help="study file, e.g. conf/experiment/next.yaml")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="study file, e.g. conf/experiment/next.yaml", callback=new_file)
+    ] = None,
     from_law: Annotated[str | None, typer.Option("--from-law", help="a published law, when there are no runs")] = None,
     where: Where = None,
     mapping: Map = None,

@@ -5,7 +5,21 @@ from typing import Annotated
 
 import typer
 
-from isoflop.commands.options import MODELS, MOST_SEED, SHOW, Json, Sheet, Study, emit, not_negative, positive
+from isoflop.commands.options import (
+    CORPORA,
+    MODELS,
+    MOST_SEED,
+    SHOW,
+    Json,
+    Sheet,
+    Study,
+    corpora_folder,
+    emit,
+    new_file,
+    new_folder,
+    not_negative,
+    positive,
+)
 from isoflop.printable import printable
 
 app = typer.Typer()
@@ -13,12 +27,13 @@ MOST_TOKENS = 2**31 - 1
 
 RunId = Annotated[str, typer.Argument(help="a finished run, or the beginning of its id (`isoflop status` lists them)")]
 Runs = Annotated[Path, typer.Option("--runs", help="the runs folder that it is in")]
+Corpora = Annotated[Path, typer.Option("--corpora", help="folder of prepared corpora", callback=corpora_folder)]
 
 
 @app.command(rich_help_panel=MODELS)
 def export(
     run_id: RunId,
-    out: Annotated[Path, typer.Option("-o", "--out", help="a new folder, or an earlier export")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="a new folder, or an earlier export", callback=new_folder)],
     runs: Runs = Path("runs"),
 ) -> None:
     """A run's model as a Hugging Face folder.
@@ -104,7 +119,7 @@ def evaluate(
     study: Study = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda:0, ...")] = "cpu",
     runs: Runs = Path("runs"),
-    corpora: Annotated[Path, typer.Option("--corpora", help="folder of prepared corpora")] = Path("corpora"),
+    corpora: Corpora = CORPORA,
     as_json: Json = False,
 ) -> None:
     """Losses and task scores of runs.
@@ -136,8 +151,10 @@ def positions(
     runs: Annotated[Path, typer.Argument(help="a runs folder")] = Path("runs"),
     study: Study = None,
     sheet: Sheet = None,
-    out: Annotated[Path | None, typer.Option("--out", help="write every position to this .parquet or .csv")] = None,
-    corpora: Annotated[Path, typer.Option("--corpora", help="folder of prepared corpora")] = Path("corpora"),
+    out: Annotated[
+        Path | None, typer.Option("--out", help="write every position to this .parquet or .csv", callback=new_file)
+    ] = None,
+    corpora: Corpora = CORPORA,
 ) -> None:
     """Loss by position in the context window.
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 import threading
 import time
@@ -21,6 +22,8 @@ RUN, FIT, DECIDE, SHOW, MODELS = "Run a study", "Fit and compare", "Decide", "Sh
 
 Table = Annotated[Path, typer.Argument(help="a runs folder, a bundle, or a table: CSV, TSV, JSON, parquet, .xlsx")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, numbers in full precision")]
+CORPORA = Path("corpora")
+SHOWN = 200  # characters of a wrong value in a message
 MOST_SEED = 2**63 - 1
 MOST_RESAMPLES = 10**6
 HYDRA: dict[Any, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -112,6 +115,49 @@ def share(value: float | None) -> float | None:
     """The value of an option that must lie between 0 and 1. Raises BadParameter."""
     if value is not None and not 0 < value < 1:
         raise typer.BadParameter(f"{value:g}: it must lie between 0 and 1")
+    return value
+
+
+def new_file(value: Path | None) -> Path | None:
+    """The value of an option that names a file to be written. Raises BadParameter where there can be none."""
+    if value is not None:
+        _check_place(value)
+        if value.is_dir():
+            raise typer.BadParameter(f"{value} is a folder; name a file in it")
+    return value
+
+
+def new_folder(value: Path | None) -> Path | None:
+    """The value of an option that names a folder to write into. Raises BadParameter where there can be none."""
+    if value is not None:
+        _check_place(value)
+        if value.exists() and not value.is_dir():
+            raise typer.BadParameter(f"{value} is a file; name a folder")
+    return value
+
+
+def _check_place(path: Path) -> None:
+    """Raise BadParameter for a path that nothing can be written to: what it stands in is a file, or not ours."""
+    try:
+        if "\0" in str(path):
+            raise typer.BadParameter(f"{str(path)[:SHOWN]!r}: no name of a file holds that character")
+        places = (path, *path.absolute().parents)
+        there = next(place for place in places if os.path.lexists(place))
+    except OSError as error:
+        raise typer.BadParameter(f"{str(path)[:SHOWN]}: {error.strerror}") from error
+    if there != path and not there.is_dir():
+        raise typer.BadParameter(f"{path}: {there} is no folder")
+    if not os.access(there, os.W_OK):
+        raise typer.BadParameter(f"{path}: {there} cannot be written")
+
+
+def corpora_folder(value: Path) -> Path:
+    """The value of --corpora. Raises BadParameter for another folder than the default that is not there.
+
+    A run that kept its evaluation needs no corpus, so that the default may be missing.
+    """
+    if value != CORPORA and not value.is_dir():
+        raise typer.BadParameter(f"{value}: no such folder; name the where.corpora of the study")
     return value
 
 

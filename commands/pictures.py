@@ -22,6 +22,8 @@ from isoflop.commands.options import (
     emit,
     known_law,
     load,
+    new_file,
+    new_folder,
 )
 
 app = typer.Typer()
@@ -32,7 +34,7 @@ AnyLaw = Annotated[str | None, typer.Option("--law", help="by name; left out: ch
 @app.command(rich_help_panel=SHOW)
 def report(
     table: Table,
-    out: Annotated[Path, typer.Option("--out", help="folder to write into")] = Path("report"),
+    out: Annotated[Path, typer.Option("--out", help="folder to write into", callback=new_folder)] = Path("report"),
     law: AnyLaw = None,
     params: Params = "matrices",
     compute: Compute = "exact",
@@ -44,7 +46,8 @@ def report(
     seed: Seed = 0,
     best: BestOf = "",
     paper: Annotated[
-        Path | None, typer.Option("--paper", help="folder for LaTeX tables, .bib and figures of column width")
+        Path | None,
+        typer.Option("--paper", help="folder for LaTeX tables, .bib and figures of column width", callback=new_folder),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -67,7 +70,7 @@ def report(
 @app.command(rich_help_panel=SHOW)
 def plot(
     table: Table,
-    out: Annotated[Path, typer.Option("-o", "--out", help="a .png, .svg or .pdf file")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="a .png, .svg or .pdf file", callback=new_file)],
     figure: Annotated[str, typer.Option("--figure", help="an unknown name lists them")] = "isoflop",
     law: AnyLaw = None,
     params: Params = "matrices",
@@ -91,9 +94,12 @@ def plot(
         if figure not in ("isoflop", "curves"):
             raise ValueError(f"--runs and --against are of --figure curves, not of {figure}")
         figure = "curves"
+    names = tuple(filter(None, (runs or "").split(",")))
+    if runs is not None and not names:
+        raise ValueError(f"--runs {runs}: names no run")
     evidence = Evidence(
         load(table, mapping, where, study, sheet), law=law, params=params, compute=compute,
-        runs=tuple(filter(None, (runs or "").split(","))), against=against or "flops",
+        runs=names, against="flops" if against is None else against,
     )  # fmt: skip
     typer.echo(draw_figure(figure, evidence, out))
 
@@ -101,7 +107,7 @@ def plot(
 @app.command(rich_help_panel=SHOW)
 def share(
     source: Annotated[Path | None, typer.Argument(help="a runs folder or a table; left out with --check")] = None,
-    to: Annotated[Path | None, typer.Option("--to", help="a new folder for the bundle")] = None,
+    to: Annotated[Path | None, typer.Option("--to", help="a new folder for the bundle", callback=new_folder)] = None,
     licence: Annotated[str, typer.Option("--licence", help="of the numbers: cc-by-4.0, mit, ...")] = "unknown",
     check: Annotated[Path | None, typer.Option("--check", help="verify a bundle: its folder, or hf://...")] = None,
     study: Study = None,

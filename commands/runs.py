@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from isoflop.commands.options import HYDRA, RUN, Json, Sheet, Study, emit, load, not_negative, positive
+from isoflop.commands.options import HYDRA, RUN, Json, Sheet, Study, emit, load, new_file, not_negative, positive
 from isoflop.printable import printable
 
 app = typer.Typer()
@@ -165,7 +165,7 @@ def tune(
 @app.command(rich_help_panel=RUN)
 def compact(
     runs: Annotated[Path, typer.Argument(help="a runs folder")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="a .parquet file")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="a .parquet file", callback=new_file)],
     study: Study = None,
     sheet: Sheet = None,
 ) -> None:

@@ -31,6 +31,7 @@ from isoflop.experiments.study.sizes import suggest
 
 ConfigStore.instance().store(name="schema", node=ExperimentConfig)
 
+GROUPS = ("model", "data", "optim", "schedule", "experiment")  # folders of conf
 OPEN = ("study.vary=", "study.vary.", "study.arms=", "study.arms.")  # what these hold has names of its own
 MOST_BYTES, MOST_VALUES = 10_000_000, 100_000  # of a file of YAML, and of what its anchors unfold to
 SETS_THE_GRID = ("model", "model.n_layer", "model.d_model", "model.n_head", "model.d_ff", "seed")
@@ -74,6 +75,31 @@ def check_kept(overrides: Sequence[str], source: str) -> None:
                     raise UsageError(f"{source}: a file that its overrides name sets hydra.{key}; {remedy}")
             if place := _interpolation(compose("config", overrides=one)):
                 raise UsageError(f"{source}: a file that its overrides name has an interpolation at {place}; {remedy}")
+
+
+def _check_hydra(overrides: Sequence[str]) -> None:
+    """Refuse files of studies that set what is Hydra's own: callbacks, logging and launchers name code that it runs.
+
+    A file may set those options of a launcher that run nothing. What is typed is trusted. Raises UsageError naming the
+    key.
+    """
+    ours = [one for one in overrides if one.lstrip("+~").startswith("hydra")]
+    with others_hydra_kept(), readable_errors(), initialize_config_module("isoflop.conf", version_base="1.3"):
+        known = _hydra_settings(ours)
+        for one in split_overrides(overrides, GlobalHydra.instance().config_loader()):
+            for key, value in _hydra_settings(one).items():
+                if key == "launcher" and (wrong := _changed(value, known[key]) - {*LAUNCHER_OPTIONS}):
+                    key = f"launcher.{min(wrong)}"
+                elif key == "launcher" or value == known.get(key):
+                    continue
+                raise UsageError(
+                    f"a file in it sets hydra.{key}, which may have code run: what is Hydra's own is typed on the "
+                    "command line"
+                )
+
+
+def _changed(new: dict, old: dict) -> set[str]:
+    return {key for key in {*new, *old} if new.get(key) != old.get(key)}
 
 
 def _interpolation(config: DictConfig) -> str:
@@ -153,7 +179,12 @@ def as_overrides(arguments: Sequence[str]) -> list[str]:
     if not found.config_dir.is_dir():
         raise UsageError(f"--config-dir {found.config_dir}: there is no such folder")
     check_files(found.config_dir, overrides)
-    return [f"hydra.searchpath=['file://{found.config_dir.resolve()}']", *overrides]
+    overrides = [f"hydra.searchpath=['file://{found.config_dir.resolve()}']", *overrides]
+    try:
+        _check_hydra(overrides)
+    except UsageError as error:
+        raise UsageError(f"--config-dir {found.config_dir}: {error}") from error
+    return overrides
 
 
 def _opened(override: str) -> str:
@@ -162,11 +193,18 @@ def _opened(override: str) -> str:
 
 
 def check_grammar(overrides: Sequence[str]) -> None:
-    """Raise UsageError for an override that cannot be read, with the form in quotes that can."""
+    """Raise UsageError for an override that cannot be read, with the form in quotes that can, or that names no file."""
     parser = OverridesParser.create()
     for override in overrides:
         try:
-            parser.parse_override(override)
+            parsed = parser.parse_override(override)
+            if not parsed.key_or_group:
+                raise UsageError(f"{override[:200]}: it names no key")
+            if parsed.key_or_group in GROUPS and isinstance(parsed.value(), int | float | dict):
+                group = parsed.key_or_group
+                raise UsageError(
+                    f"{override[:200]}: {group} takes the name of a file of conf/{group}; its keys are {group}.KEY"
+                )
         except HydraException as error:
             key, equals, value = override.partition("=")
             remedy = (
@@ -216,6 +254,8 @@ def _nodes(path: Path) -> yaml.Node | None:
         if (size := path.stat().st_size) > MOST_BYTES:
             raise UsageError(f"{path}: {size:,} bytes; a file of a configuration has at most {MOST_BYTES:,}")
         node = yaml.compose(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
+        if node is not None and not isinstance(node, yaml.MappingNode):
+            raise UsageError(f"{path}: a file of a configuration holds keys with values, KEY: VALUE")
         if _unfolded(node, {}) > MOST_VALUES:
             raise UsageError(f"{path}: its anchors unfold to more than {MOST_VALUES:,} values")
         return node
@@ -264,6 +304,8 @@ def to_spec(config: DictConfig) -> ExperimentConfig:
     with open_dict(config):
         hydra = config.pop("hydra", None)
         config.config_dirs = list((hydra or {}).get("searchpath") or [])
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise UsageError(f"{missing[0]}=??? has no value; give it one")
     plain = OmegaConf.to_container(config, resolve=True)  # as plain values: `+key=...` opens the tree's own schema
     return cast(ExperimentConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ExperimentConfig), plain)))
 

@@ -98,6 +98,10 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+class ClaimLostError(Exception):
+    """Another process holds the claim by now, or it was removed: whoever had it writes nothing more there."""
+
+
 @dataclass(frozen=True)
 class Claim:
     """A folder that this process works on, until `release`."""
@@ -107,7 +111,28 @@ class Claim:
     since: float = field(default_factory=time.time)
 
     def beat(self, **progress: object) -> None:
-        """Record that the work goes on, and how far it is. Raises OSError where the folder is gone or the disk full."""
+        """Record that the work goes on, and how far it is.
+
+        Raises ClaimLostError as `check` does, OSError where the folder is gone or the disk full.
+        """
+        with locked(self.folder / LOCK_FILE):
+            self.check()
+            self.write(**progress)
+
+    def check(self) -> None:
+        """Raise ClaimLostError unless this process has the claim still; one that cannot be read may be ours."""
+        try:
+            content = _content(self.folder)
+        except OSError:  # of a network
+            return
+        claim = _parsed(content)
+        if content is not None and (claim is None or _same_process(claim, self.owner)):
+            return
+        what = f"was taken over by {host_name(claim)}" if claim else "was removed"
+        raise ClaimLostError(f"the claim on {self.folder} {what} while this process was at work")
+
+    def write(self, **progress: object) -> None:
+        """Write the claim, whoever has it: the caller has the lock."""
         about = {"since": self.since, "heartbeat": time.time(), **progress}
         _replace(self.folder / CLAIM_FILE, self.owner | about)
 
@@ -125,7 +150,7 @@ def take(folder: Path) -> Claim | None:
         if holder(folder) is not None:
             return None
         claim = Claim(folder, _myself())
-        claim.beat()
+        claim.write()
         _seen.pop(folder, None)
         _sight_file(folder).unlink(missing_ok=True)
         return claim

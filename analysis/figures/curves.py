@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 
+from isoflop.analysis.evidence import UnsupportedError
 from isoflop.analysis.figure import Figure, if_supported
 from isoflop.analysis.style import (
     COMPUTE_MAP,
@@ -74,7 +75,7 @@ def _evaluations(table: pd.DataFrame, params: str, against: str) -> pd.DataFrame
         rows = table[[c for c in table if c in read or c.startswith("n_params_")]]  # the rest is not copied
         rows = rows.assign(n_params=count_params(rows, params))
     else:
-        raise ValueError("needs a run table with evaluations along the way; this table has one row per run")
+        raise UnsupportedError("needs a run table with evaluations along the way; this table has one row per run")
     if against == "hours":
         if "wall_seconds" not in rows or rows["wall_seconds"].isna().all():
             raise ValueError("--against hours: the table has no column wall_seconds, the time that training took")

@@ -18,6 +18,7 @@ from isoflop.experiments.config import DataSpec, HubSpec
 from isoflop.experiments.data import CorpusError
 from isoflop.experiments.data.records import column_of
 from isoflop.read_json import read_json
+from isoflop.scaling.table.runs import arrow_file
 
 COLUMN = "text"  # of the raw files; null where a row has none
 RAW_BYTES = 16 * 2**20
@@ -82,7 +83,7 @@ def _open(spec: HubSpec) -> Any:
 
 def _write(dataset: Any, data: DataSpec, folder: Path) -> None:
     """Stream what is missing, up to data.hub.max_bytes, to raw files."""
-    kept = [pq.read_schema(path).metadata for path in _raw(folder)]
+    kept = [pq.read_schema(arrow_file(path)).metadata for path in _raw(folder)]
     rows, size = (sum(int(about[key]) for about in kept) for key in (b"rows", b"bytes"))
     limit = data.hub.max_bytes or float("inf")
     texts: list[str | None] = []
@@ -136,7 +137,8 @@ def _keep(texts: list[str | None], size: int, folder: Path) -> None:
     about = {"rows": str(len(texts)), "bytes": str(size)}
     table = pa.table({COLUMN: pa.array(texts, pa.large_string())}).replace_schema_metadata(about)
     temporary = folder / "raw.parquet.tmp"
-    pq.write_table(table, temporary, compression="zstd")
+    with arrow_file(temporary, "wb") as file:
+        pq.write_table(table, file, compression="zstd")
     os.replace(temporary, folder / f"raw-{len(_raw(folder))}.parquet")
 
 

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from isoflop.experiments.data import CorpusError
+from isoflop.scaling.table.runs import arrow_file
 
 COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 MARKS = (  # the longer first: UTF-32 begins as UTF-16 does
@@ -78,7 +79,7 @@ def documents(
         if kind == ".parquet":
             yield from _of_parquet(name, path, column, encoding, bad)
             return
-        with pa.input_stream(str(path), compression=compression) as raw:
+        with pa.input_stream(arrow_file(path), compression=compression) as raw:
             file = _Text(path, raw, encoding)
             if kind in (".jsonl", ".ndjson"):
                 yield from _of_lines(name, path, file.lines(bad), column, bad)
@@ -198,7 +199,7 @@ def _of_table(name: str, path: Path, text: str, delimiter: str, column: str, bad
 def _of_parquet(name: str, path: Path, column: str, encoding: str, bad: Bad) -> Iterator[Document]:
     number = 0
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(arrow_file(path))
         column_of(dict.fromkeys(file.schema_arrow.names), column, str(path))
         for batch in file.iter_batches(_ROWS, columns=[column]):
             values = batch.column(0)

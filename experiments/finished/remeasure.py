@@ -17,8 +17,13 @@ from isoflop.scaling.table.evaluation import read_evaluation, write_evaluation
 def corpus_of(trained: Trained, corpora: Path) -> Corpus:
     """The corpus that a run was measured on, prepared again if it is gone.
 
-    Raises StoreError when its text has changed since.
+    Raises StoreError where the folder of corpora is not there, or the text has changed since.
     """
+    if not corpora.is_dir():
+        raise StoreError(
+            f"--corpora {corpora}: no such folder, and run {trained.run_id} is measured on its corpus; name the "
+            "where.corpora of its study, or make the folder to have the corpus prepared there"
+        )
     corpus = prepare(saved_data(trained.config["data"]), corpora)
     if corpus.eval_id != trained.final["eval_id"]:
         raise StoreError(

@@ -16,6 +16,7 @@ from isoflop.experiments.files import check_name, read_kept, write_json
 from isoflop.experiments.followup.next_study import cells_of, checked_goal, runnable
 from isoflop.experiments.followup.template import template_of
 from isoflop.experiments.store.store import SETTLED, Store, open_store
+from isoflop.experiments.study.check import check_rounds
 from isoflop.experiments.sweep.launch import load, make_launch
 from isoflop.scaling.design.planning import plan_from_table
 from isoflop.scaling.table.runs import final_rows, read_runs
@@ -90,13 +91,10 @@ def _only(sets: Sequence[ArgumentSet]) -> ArgumentSet:
     """The one argument set that rounds can follow."""
     if len(sets) > 1:
         raise UsageError(f"study.rounds follow one study, and these arguments give {len(sets)}: launch them one by one")
-    spec, request = sets[0][1], sets[0][1].study.rounds
-    if not (spec.study.sizes or spec.study.cells) or not spec.study.name:
-        raise UsageError("study.rounds need a study with a name and sizes: a single cell says nothing of the next ones")
-    if spec.study.arms or spec.study.vary:
-        raise UsageError("study.rounds follow one law, and a study with arms or study.vary has several: launch one arm")
-    if request.budget is None or request.target is None:
-        raise UsageError("study.rounds.count needs study.rounds.budget and study.rounds.target, both in FLOPs")
+    request = sets[0][1].study.rounds
+    check_rounds(sets[0][1].study)
+    assert request.budget is not None
+    assert request.target is not None
     checked_goal(request.budget, request.target, request.goal)
     return sets[0]
 

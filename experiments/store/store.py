@@ -274,14 +274,22 @@ def open_store(root: str | Path) -> Store:
 def create_store(root: str | Path) -> Store:
     """The store at `root`, made there if the folder is new or empty. Raises StoreError for anything else."""
     root = _resolved(root)
-    if root.exists() and not root.is_dir():
-        raise StoreError(f"runs={root} is a file; name a new folder, or one that `isoflop run` has written")
-    if not (root / STORE_FILE).exists():
-        strangers = [path.name for path in root.iterdir() if not path.name.startswith(".")] if root.is_dir() else []
-        if strangers:
-            raise StoreError(
-                f"runs={root} is not a runs folder (it holds {strangers[0]!r} and no {STORE_FILE}); "
-                "name a new or empty folder"
-            )
+    if not is_store(root):
         write_json(root / STORE_FILE, {"version": STORE_VERSION, "what": "isoflop runs"})
     return open_store(root)
+
+
+def is_store(root: str | Path) -> bool:
+    """Whether there is a store at `root`. Raises StoreError where none can be made: a file, or a folder of others."""
+    root = _resolved(root)
+    if root.exists() and not root.is_dir():
+        raise StoreError(f"runs={root} is a file; name a new folder, or one that `isoflop run` has written")
+    if (root / STORE_FILE).exists():
+        return True
+    strangers = [path.name for path in root.iterdir() if not path.name.startswith(".")] if root.is_dir() else []
+    if strangers:
+        raise StoreError(
+            f"runs={root} is not a runs folder (it holds {strangers[0]!r} and no {STORE_FILE}); "
+            "name a new or empty folder"
+        )
+    return False

@@ -6,7 +6,7 @@
 
 import dataclasses
 
-from isoflop.experiments.config import BudgetSpec, ExperimentConfig, ModelSpec, WhereSpec, WindowSpec
+from isoflop.experiments.config import BudgetSpec, ExperimentConfig, ModelSpec, StudySpec, WhereSpec, WindowSpec
 from isoflop.experiments.files import check_name
 from isoflop.experiments.study.arms import variants
 from isoflop.experiments.study.cell import Cell
@@ -46,6 +46,8 @@ def check_study(config: ExperimentConfig) -> None:
         check_name(config.study.name, "study.name")
     check_name(config.data.name, "data.name")
     check_fields(config)
+    if config.study.rounds.count:
+        check_rounds(config.study)
     cells = 0
     for variant in variants(config):
         _check_variant(variant)
@@ -102,6 +104,16 @@ def _check_variant(variant: ExperimentConfig) -> None:
     except FieldError as error:
         arm = f"study.arms.{variant.arm}" if variant.arm else "study.arms"
         raise StudyError(f"{error} (set by {arm} or study.vary)") from error
+
+
+def check_rounds(study: StudySpec) -> None:
+    """Raise StudyError for a study that no rounds can follow, or a request for rounds that is incomplete."""
+    if not (study.sizes or study.cells) or not study.name:
+        raise StudyError("study.rounds need a study with a name and sizes: a single cell says nothing of the next ones")
+    if study.arms or study.vary:
+        raise StudyError("study.rounds follow one law, and a study with arms or study.vary has several: launch one arm")
+    if study.rounds.budget is None or study.rounds.target is None:
+        raise StudyError("study.rounds.count needs study.rounds.budget and study.rounds.target, both in FLOPs")
 
 
 def _check_shape(spec: ModelSpec) -> None:

@@ -20,11 +20,11 @@ from isoflop.experiments.data.corpus import Corpora
 from isoflop.experiments.files import check_name
 from isoflop.experiments.store.store import (
     SETTLED,
-    STORE_FILE,
     Store,
     StoreError,
     create_store,
     is_disk_error,
+    is_store,
     open_store,
 )
 from isoflop.experiments.study.cell import Cell
@@ -171,12 +171,16 @@ def _wanted_cells(studies: Sequence[Study], where: WhereSpec) -> tuple[Cell, ...
                 f"run {run_id} is not among the {len(cells)} cells that these arguments give now: the study or its "
                 "corpus has changed since it was launched; launch it anew with isoflop run"
             )
+    trunks = {cell.trunk_id for cell in cells.values()}
+    for trunk_id in where.trunk.split(",") if where.trunk is not None else ():
+        if trunk_id not in trunks:
+            raise UsageError(f"where.trunk={trunk_id}: it is not among the {len(trunks)} trunks of these arguments")
     return tuple(cell for cell in cells.values() if wanted(cell, where))
 
 
 def _states(runs: str, run_ids: Sequence[str]) -> dict[str, str]:
-    """State of each run in the store at `runs`; every one is planned where there is no store yet."""
-    if not (Path(runs) / STORE_FILE).exists():
+    """State of each run in the store at `runs`; every one is planned where there is no store yet but may be one."""
+    if not is_store(runs):
         return dict.fromkeys(run_ids, "planned")
     return dict(zip(run_ids, open_store(runs).states(run_ids)["state"], strict=True))
 

@@ -16,10 +16,11 @@ import json
 import logging
 import os
 import socket
+import sys
 import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,16 +32,19 @@ from omegaconf import DictConfig, OmegaConf
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.cost.memory import explanation, is_out_of_memory, with_less
 from isoflop.experiments.data.corpus import Corpora, Corpus, Prepared
-from isoflop.experiments.files import Claim, check_name, read_kept, write_json
+from isoflop.experiments.files import Claim, ClaimLostError, check_name, read_kept, write_json
 from isoflop.experiments.store.store import SETTLED, Store, StoreError, is_disk_error, open_store
 from isoflop.experiments.study.cell import Cell, from_plain, to_plain
 from isoflop.experiments.study.engine import Engine, decide
 from isoflop.experiments.study.study import Study
 from isoflop.experiments.training.checkpoint import prune
+from isoflop.printable import printable
 from isoflop.scaling.table.runs import write_run
 
 if TYPE_CHECKING:  # loads torch
+    from isoflop.experiments.training.evaluate import Evaluation
     from isoflop.experiments.training.learner import MakeLearner
+    from isoflop.models.language_model import LanguageModel
 
 HEARTBEAT_SECONDS = 1.0
 
@@ -128,7 +132,9 @@ def read_works(store: Store, where: WhereSpec) -> list[Work]:
 
     Raises StoreError naming the file that is not there, cannot be read, or holds cells of other run ids than it says.
     """
-    return [_read_work(store, trunk_id, where.cells or "") for trunk_id in (where.trunk or "").split(",")]
+    if not where.trunk:
+        raise StoreError(f"where.cells={where.cells} needs where.trunk, whose cells they are: both are a launch's own")
+    return [_read_work(store, trunk_id, where.cells or "") for trunk_id in where.trunk.split(",")]
 
 
 def _read_work(store: Store, trunk_id: str, key: str) -> Work:
@@ -190,15 +196,28 @@ def train_claimed(
     if claim is None:
         return
     try:
-        if pending := _left(work.cells, store, where):
-            corpus = corpora(pending[0].data)  # before a cell is recorded as running: it is no cell's fault
-            for cell in pending:
-                store.start(work.listings[cell.run_id])
-            with _heartbeat(claim) as progress:
-                _train(work, pending, corpus, store, where, progress, make)
-        prune(claim.folder, unsettled(store, trunk_id))
+        with _heartbeat(claim) as progress:
+            if pending := _left(work.cells, store, where):
+                corpus = corpora(pending[0].data)  # before a cell is recorded as running: it is no cell's fault
+                for cell in pending:
+                    _require(claim, store)
+                    store.start(work.listings[cell.run_id])
+                _train(work, pending, corpus, store, where, claim, progress, make)
+            claim.check()
+            prune(claim.folder, unsettled(store, trunk_id))
+    except ClaimLostError as error:
+        store.check_there()
+        print(printable(f"{error}; it leaves the trunk and writes nothing more of it"), file=sys.stderr)
+        if where.distributed != "none":
+            raise SystemExit(1) from error  # as where a cell fails
     finally:
         claim.release()
+
+
+def _require(claim: Claim, store: Store) -> None:
+    """Raise StoreError or ClaimLostError where this process may write no more of a trunk."""
+    store.check_there()
+    claim.check()
 
 
 def _left(cells: Sequence[Cell], store: Store, where: WhereSpec) -> list[Cell]:
@@ -221,10 +240,14 @@ def _train(
     corpus: Corpus,
     store: Store,
     where: WhereSpec,
+    claim: Claim,
     progress: dict,
     make: "MakeLearner | None",
 ) -> None:
-    """Train cells of one trunk, the shortest first; one that raises is recorded and the others go on without it."""
+    """Train cells of one trunk, the shortest first; one that raises is recorded and the others go on without it.
+
+    Before anything is written, the store must be there and the claim this process'.
+    """
     from isoflop.experiments.trackers.sinks import Trackers
     from isoflop.experiments.training.keep import keep_model  # these import torch: only where cells are trained
     from isoflop.experiments.training.learner import Learner
@@ -240,9 +263,14 @@ def _train(
     by_id = {cell.run_id: cell for cell in pending}
 
     def on_progress(at: Progress) -> None:
+        claim.check()
         progress.update({key: at[key] for key in ("run_id", "step", "tokens")})
         if trackers:
             trackers.follow(by_id[at["run_id"]], at["measurements"])
+
+    def keep(cell: Cell, model: "LanguageModel", evaluation: "Evaluation") -> None:
+        _require(claim, store)
+        keep_model(cell, model, evaluation, store=store, corpus=corpus)
 
     with trackers or nullcontext():
         while pending:
@@ -256,15 +284,19 @@ def _train(
                     folder=folder,
                     where=where,
                     on_progress=on_progress,
-                    keep=partial(keep_model, store=store, corpus=corpus),
+                    keep=keep,
                     make=make or Learner,
                     engine=replace(work.engine, micro_batch=where.micro_batch),
                 ):
+                    _require(claim, store)
                     _settle(cell, rows, store, work)
                     if trackers:
                         trackers.finish(cell, rows)
                     pending.remove(cell)
+            except ClaimLostError:
+                raise
             except Exception as error:
+                _require(claim, store)
                 if is_disk_error(error):
                     raise
                 message = traceback.format_exc()
@@ -290,7 +322,6 @@ def _settle(cell: Cell, rows: list[dict], store: Store, work: Work) -> None:
         "hold_out": work.hold_out,
         "parent": cell.initial and {"run_id": cell.initial.parent, "folder": str(cell.initial.folder)},
     }
-    store.check_there()
     write_run(store.run_file(cell.run_id), rows, config)
     last = rows[-1]
     error = ""
@@ -309,8 +340,12 @@ def _heartbeat(claim: Claim) -> Iterator[dict]:
 
     def beat() -> None:
         while not stop.wait(HEARTBEAT_SECONDS):
-            with suppress(OSError):  # a full disk: the work itself will say so, and on this machine the process counts
+            try:
                 claim.beat(**progress)
+            except OSError:  # a full disk: the work itself will say so, and on this machine the process counts
+                continue
+            except ClaimLostError:  # so will the work of this
+                return
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()

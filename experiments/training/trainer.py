@@ -31,7 +31,7 @@ _CHUNK = 64  # steps between looks at the loss, the clock and the caller
 
 
 class Progress(TypedDict):
-    """How far a cell is, reported every few dozen steps."""
+    """How far a cell is, reported every few dozen steps and before a checkpoint is written."""
 
     run_id: str
     step: int
@@ -123,13 +123,13 @@ def _train(
         learner.advance(min([until, next_chunk, *(r for r in rows if r > learner.step)]), cell.steps)
         if learner.step in rows and learner.healthy:
             learner.measure(cell.steps)
-        if checkpoints.due() and learner.healthy:
-            save(learner.state())
         if on_progress:
             tokens = learner.step * cell.batch_tokens
             on_progress(
                 Progress(run_id=cell.run_id, step=learner.step, tokens=tokens, measurements=learner.measurements)
             )
+        if checkpoints.due() and learner.healthy:
+            save(learner.state())
 
 
 def _rows(learner: Learner, cell: Cell, corpus: Corpus, device: str) -> list[dict]:

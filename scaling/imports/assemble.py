@@ -12,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
+from isoflop.printable import printable
 from isoflop.scaling.imports.clean import COUNTED_FROM_ZERO, ImportOptions, by_run, clean
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import with_third
-from isoflop.scaling.table.runs import COLUMNS, NAMES, validate, write_table
+from isoflop.scaling.table.runs import COLUMNS, NAMES, validate, write_parquet, write_table
 
 PLAIN = (
     "run_id", "arm", "seed", "n_params", "tokens", "flops", "loss", "train_loss", "step", "batch_tokens",
@@ -58,7 +60,10 @@ class Imported:
             write_table(self.table, target)
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        self.table.to_parquet(target) if target.suffix == ".parquet" else self.table.to_csv(target, index=False)
+        if target.suffix == ".parquet":
+            write_parquet(target, pa.Table.from_pandas(self.table))
+        else:
+            self.table.to_csv(target, index=False)
 
     def to_dict(self) -> dict[str, object]:
         """JSON-ready values; the table itself is left out."""
@@ -206,7 +211,7 @@ def _of_run(run: ForeignRun, options: ImportOptions) -> dict[str, np.ndarray]:
         "params_convention": "--n-params" if given else convention,
         "compute_convention": run.compute_convention,
         "loss_unit": run.loss_unit,
-        "source": run.source,
+        "source": printable(run.source),
         "train_loss": np.nan,
         "wall_seconds": np.nan,
     }

@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from isoflop.printable import printable
+
 # Names that a program gives to every run's file or folder: they tell no run from another.
 _FILES = {
     "metrics", "trainer_state", "tracker_metrics", "stats", "log", "logs", "train", "train_log", "history",
@@ -19,8 +21,13 @@ def run_names(paths: Sequence[Path], source: Path) -> dict[Path, str]:
     """A name for the run in each file under `source`.
 
     By the file's name where that tells files apart; else by the parts of its path that are not the same for all. One
-    file alone with a name that a program gives to every run's is named by its folder.
+    file alone with a name that a program gives to every run's is named by its folder. Bytes that are no
+    text are escaped.
     """
+    return {path: printable(name) for path, name in _names(paths, source).items()}
+
+
+def _names(paths: Sequence[Path], source: Path) -> dict[Path, str]:
     stems = [path.stem for path in paths]
     if len(paths) == 1:
         return {paths[0]: _alone(paths[0], source)}

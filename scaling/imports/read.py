@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from isoflop.scaling.imports.assemble import Imported, ImportOptions, assemble
-from isoflop.scaling.imports.columns import TABLES, TableReader
+from isoflop.scaling.imports.columns import NAMES, TABLES, TableReader
 from isoflop.scaling.imports.logs.megatron import MEGATRON
 from isoflop.scaling.imports.logs.nanochat import NANOCHAT
 from isoflop.scaling.imports.logs.nanogpt import NANOGPT
@@ -18,7 +18,8 @@ from isoflop.scaling.imports.records.mlflow import STORE
 from isoflop.scaling.imports.records.tensorboard import EVENTS
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, Reader, SourceError
 from isoflop.scaling.table.bundle.manifest import is_bundle
-from isoflop.scaling.table.columns import TableError
+from isoflop.scaling.table.columns import OPTIONAL, TableError, hint
+from isoflop.scaling.table.meaning import QUANTITIES
 from isoflop.scaling.table.read import as_table
 from isoflop.scaling.table.read import read_table as read_plain
 from isoflop.scaling.table.runs import RunTableError
@@ -52,6 +53,12 @@ def import_source(
         raise SourceError(f"--from {kind}: not one of {', '.join(KINDS)}")
     if not source.exists():
         raise SourceError(f"{source}: no such file or folder")
+    known = (*QUANTITIES, *OPTIONAL, *NAMES)
+    for ours, theirs in mapping.items():
+        if ours not in known:
+            raise SourceError(
+                f"{source}: --map {ours}={theirs}: {ours!r} is none of {', '.join(known)}{hint(ours, known)}"
+            )
     readers = [reader for reader in READERS if kind in ("auto", *reader.kinds)]
     readers = [TableReader(sheet) if reader is TABLES else reader for reader in readers]
     notes: list[str] = []

@@ -23,7 +23,10 @@ def best_of(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     mean loss is kept, with all its seeds. Raises TableError for an unknown column, or one that never varies in a cell.
     """
     source = table.attrs.get("source", "table")
+    columns = list(dict.fromkeys(columns))
     for name in columns:
+        if name == "loss":
+            raise TableError(f"{source}: --best-of loss: the lowest loss is what is kept; name a setting or a cell")
         if name not in table:
             raise TableError(f"{source}: --best-of {name}: no such column{hint(name, list(map(str, table.columns)))}")
     rows = final_rows(table) if is_runs(table) else table

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -63,13 +64,13 @@ def read_file(path: Path, notes: list[str], labels: tuple[str, ...] = LABELS, sh
             return _sheet(path, sheet, notes, labels)
         raw = _unpacked(path)
         if kind == "parquet":
-            return _without_index(_parquet(raw), path)
+            return _flat_cells(_without_index(_parquet(raw), path))
         if kind == "CSV":
             return _csv(_text(raw, notes), path, notes, labels)
         frame = _flattened(_json(_text(raw, notes), kind, path))
         frame.columns = [_name(name) for name in frame]
         _refuse_repeated(list(frame), path)
-        return frame
+        return _flat_cells(frame)
     except TableError:
         raise
     except (
@@ -78,6 +79,21 @@ def read_file(path: Path, notes: list[str], labels: tuple[str, ...] = LABELS, sh
         pd.errors.EmptyDataError, pd.errors.ParserWarning, lzma.LZMAError, zlib.error, zipfile.BadZipFile,
     ) as error:  # fmt: skip
         raise TableError(f"{path}: cannot be read as {kind} ({first_line(error)})") from error
+
+
+def _flat_cells(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same with lists and objects in cells as their JSON text: no cell is a container, which nothing can count."""
+    containers = (dict, list, tuple, set, np.ndarray)
+
+    def plain(value: object) -> object:
+        return value.tolist() if isinstance(value, np.ndarray) else str(value)
+
+    for at, column in enumerate(frame):
+        values = frame.iloc[:, at]
+        if values.dtype == object and any(isinstance(value, containers) for value in values):
+            texts = [json.dumps(v, default=plain) if isinstance(v, containers) else v for v in values]
+            frame = frame.assign(**{str(column): texts})
+    return frame
 
 
 def _parquet(raw: bytes) -> pd.DataFrame:

@@ -117,11 +117,11 @@ def _of_study(frame: pd.DataFrame, path: Path, study: str, notes: list[str]) -> 
     known = {file.stem: file for file in sorted(path.glob("studies/*.json"))}
     if study not in known:
         there = ", ".join(known) or "none"
-        raise TableError(f"{path}: no study {study!r} was launched here (there are: {there}){hint(study, known)}")
+        raise TableError(f"{path}: --study {study}: no such study here (there are: {there}){hint(study, known)}")
     listed = _runs_of(known[study])
     kept = frame[frame["run_id"].isin(listed)].reset_index(drop=True)
     if kept.empty:
-        raise TableError(f"{path}: no run of study {study!r} has finished")
+        raise TableError(f"{path}: --study {study}: no run of it has finished")
     notes.append(f"study {study}: {kept['run_id'].nunique()} of {frame['run_id'].nunique()} runs in the store")
     return kept
 

@@ -197,10 +197,16 @@ def _schema(path: Path, remedy: str = "") -> pa.Schema:
     """The schema of a parquet file. Raises RunTableError for any other file."""
     try:
         require_regular(path)
-        return pq.read_schema(path)
+        with arrow_file(path) as file:
+            return pq.read_schema(file)
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         after = f"; {remedy}" if remedy else ""
         raise RunTableError(f"{path}: cannot be read as parquet ({first_line(error)}){after}") from error
+
+
+def arrow_file(path: Path, mode: str = "rb") -> pa.OSFile:
+    """An open file for Arrow, which itself takes no name that is not UTF-8."""
+    return pa.OSFile(os.fsencode(path), mode)
 
 
 def is_run_table(path: str | Path) -> bool:
@@ -225,7 +231,8 @@ def write_parquet(path: Path, table: pa.Table) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        pq.write_table(table, temporary, compression="zstd")
+        with arrow_file(temporary, "wb") as file:
+            pq.write_table(table, file, compression="zstd")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -254,7 +261,8 @@ def read_parquet(path: Path, schema: pa.Schema, remedy: str, *, may_lack: Contai
         if names.count(field.name) != 1:
             raise RunTableError(f"{path}: {names.count(field.name)} columns {field.name!r}; {remedy}")
     try:
-        table = pq.read_table(path, columns=[field.name for field in chosen], partitioning=None)
+        with arrow_file(path) as file:
+            table = pq.read_table(file, columns=[field.name for field in chosen], partitioning=None)
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise RunTableError(f"{path}: cannot be read as parquet ({first_line(error)}); {remedy}") from error

@@ -128,3 +128,23 @@ def test_a_file_beside_is_not_in_the_way_and_a_pipe_is_no_study(mine, tmp_path):
 def test_a_list_given_as_a_text_says_how_a_list_is_written():
     with pytest.raises(UsageError, match=r"data\.files=t It is a list: \[\.\.\.\]\."):
         compose_all(["data.files=t"])
+
+
+@pytest.mark.parametrize(
+    ("hydra", "key"),
+    [
+        ("callbacks: {x: {_target_: os.system}}", "callbacks"),
+        ("job_logging: {version: 1, handlers: {x: {'()': os.system}}}", "job_logging"),
+        ("hydra_logging: {version: 1, handlers: {x: {'()': os.system}}}", "hydra_logging"),
+        ("launcher: {_target_: os.system}", "launcher._target_"),
+        ("sweeper: {_target_: os.system}", "sweeper"),
+        ("run: {dir: /tmp/x}", "run"),
+        ("job: {env_set: {A: b}}", "job"),
+    ],
+)
+def test_a_file_of_a_study_sets_nothing_of_hydras_that_could_run_code(mine, hydra, key):
+    with pytest.raises(UsageError, match=rf"--config-dir .*: a file in it sets hydra\.{key}, "):
+        mine(a=f"{OWN}hydra: {{{hydra}}}\n")
+    assert mine("hydra/launcher=slurm_cpu", a=f"{OWN}hydra: {{launcher: {{partition: p}}}}\n").study.name == "own"
+    with pytest.raises(UsageError, match=r"sets hydra\.launcher\.setup"):
+        mine("hydra/launcher=slurm_cpu", a=f"{OWN}hydra: {{launcher: {{setup: [touch x]}}}}\n")

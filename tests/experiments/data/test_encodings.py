@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -104,3 +105,15 @@ def test_what_is_not_named_is_refused_and_leaves_nothing(tmp_path, choice, encod
             prepare(data_of(choice, folder, "utf-8"), tmp_path / "corpora")
         assert "\n" not in str(error.value)
     assert not list((tmp_path / "corpora").glob("[!.]*"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_whose_names_are_no_text_are_read(tmp_path, kind):
+    folder = tmp_path / os.fsdecode(b"d\xff")
+    folder.mkdir()
+    written = texts("utf-8", "\n")[:12]
+    write(folder, kind, written, "utf-8")
+    for path in list(folder.iterdir()):
+        path.rename(folder / os.fsdecode(b"caf\xe9-" + path.name.encode()))
+    text = decoded(prepare(data_of("text", folder, "utf-8"), tmp_path / "corpora"))
+    assert sorted(text.splitlines()) == sorted("".join(written).splitlines())

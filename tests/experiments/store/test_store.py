@@ -89,6 +89,35 @@ def test_a_claim_is_taken_once_and_again_after_release(tmp_path):
     assert take(tmp_path) is not None
 
 
+@pytest.mark.parametrize(
+    ("stands_there", "said"),
+    [
+        ({"host": "node7/abc"}, "taken over by node7 "),
+        ({"pid": 1, "birth": "1"}, "taken over by"),
+        (None, "was removed"),
+    ],
+)
+def test_a_claim_that_another_process_has_by_now_is_never_written_over(tmp_path, stands_there, said):
+    claim, path = take(tmp_path), tmp_path / CLAIM_FILE
+    if stands_there is None:
+        path.unlink()
+    else:
+        path.write_text(json.dumps(json.loads(path.read_text()) | stands_there))
+    before = path.exists() and path.read_bytes()
+    for use in (claim.check, claim.beat, lambda: claim.beat(step=3)):
+        with pytest.raises(files.ClaimLostError, match=said):
+            use()
+    claim.release()
+    assert (path.exists() and path.read_bytes()) == before
+
+
+def test_a_claim_cut_short_is_written_again_by_its_process(tmp_path):
+    claim = take(tmp_path)
+    (tmp_path / CLAIM_FILE).write_text('{"host"')
+    claim.beat(step=3)
+    assert holder(tmp_path)["step"] == 3
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_dead_process_loses_its_claim(tmp_path, how):

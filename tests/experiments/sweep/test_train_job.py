@@ -213,6 +213,47 @@ def test_a_trunk_that_another_launch_holds_is_waited_for(spec, monkeypatch):
     assert (states(spec)["attempts"] == 1).all()
 
 
+ROBBED = {  # after what is the claim another machine's
+    "the claim": (sweep, "_left"), "a step": (Learner, "advance"), "the last measurement": (trainer, "_cool_down"),
+    "the model": (trainer, "_rows"), "a failure": (Learner, "advance"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("after", ROBBED)
+def test_a_process_whose_trunk_was_taken_over_ends_with_one_line_and_writes_nothing(spec, monkeypatch, capsys, after):
+    """As a process that was stopped for so long that another machine took it for dead."""
+    store = create_store(spec.runs)
+    study, corpora = load(spec)
+    cells = next(iter(study.trunks.values()))
+    claim = store.trunk_folder(cells[0].trunk_id) / "claim.json"
+    then: dict[Path, bytes] = {}
+
+    def content() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in store.root.rglob("*") if path.is_file()}
+
+    place, name = ROBBED[after]
+    original = getattr(place, name)
+
+    def robbed(*args, **kwargs):
+        found = original(*args, **kwargs)
+        if not then:
+            claim.write_text(json.dumps(json.loads(claim.read_text()) | {"host": "node7/abc"}))
+            then.update(content())
+        if after == "a failure":
+            raise RuntimeError("boom")
+        return found
+
+    monkeypatch.setattr(place, name, robbed)
+    monkeypatch.setattr(sweep, "HEARTBEAT_SECONDS", 600.0)  # the thread's own look is tested with the claim
+    where = replace(spec.where, checkpoint_seconds=0.0)
+    sweep.train_claimed(sweep.work_of(study, cells, where), corpora, store, where)
+    assert capsys.readouterr().err == (
+        f"the claim on {claim.parent} was taken over by node7 while this process was at work; it leaves the trunk and "
+        "writes nothing more of it\n"
+    )
+    assert content() == then
+
+
 def test_nothing_is_written_for_a_study_that_is_refused(spec, tmp_path):
     wrong = replace(spec, study=replace(spec.study, budgets=[-1.0]))
     with pytest.raises(ValueError, match="must be a positive number"):

@@ -1,6 +1,7 @@
 """A small invented file of each kind that others write comes out as what it holds, and what comes out is fitted."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -369,3 +370,25 @@ def test_files_of_mlflow_that_are_no_text_are_named(tmp_path):
     file.write_bytes(b"\xa6\xff")
     with pytest.raises(SourceError, match="n_params: not text"):
         import_source(tmp_path / "mlruns", "auto", ImportOptions(), {})
+
+
+@pytest.mark.parametrize("name", ["nosuch", "los", "loss "])
+def test_a_mapping_of_an_unknown_name_is_refused_for_every_kind_of_table(tmp_path, name):
+    path = tmp_path / "t.csv"
+    path.write_text("n_params,tokens,loss\n1e7,1e9,3.0\n2e7,1e9,2.9\n")
+    with pytest.raises(TableError, match=rf"--map {name}=loss: '{name}' is none of"):
+        read_whole(path, mapping={name: "loss"})
+    with pytest.raises(SourceError, match=rf"t.csv: --map {name}=loss: '{name}' is none of"):
+        import_source(path, "auto", ImportOptions(), {name: "loss"})
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_files_whose_names_are_no_text_are_read_and_written(tmp_path, suffix):
+    path = tmp_path / os.fsdecode(b"caf\xe9.csv")
+    path.write_text("n_params,tokens,loss\n1e7,1e9,3.0\n2e7,1e9,2.9\n")
+    target = tmp_path / os.fsdecode(b"d\xff") / f"\udcff.{suffix}"
+    found = import_source(path, "auto", ImportOptions(), {})
+    found.write(target)
+    table = read_table(target)
+    assert table["loss"].tolist() == [3.0, 2.9]
+    assert table["run_id"].iloc[0].startswith("caf\\udce9")

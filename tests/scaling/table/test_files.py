@@ -5,6 +5,8 @@ from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -209,3 +211,29 @@ def test_the_same_nine_runs_in_every_kind_of_file(file):
     known = Known(FILES / file, pd.read_csv(FILES / "known.csv", keep_default_na=False, dtype={"run_id": str}), unit)
     for door in (by_fit, by_import):
         assert difference(known, *door(known.path)) == ""
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl", "parquet"])
+def test_a_cell_that_holds_a_list_or_an_object_is_its_text(tmp_path, suffix):
+    """Nothing can count or compare a container: a table with one is refused or read, never a traceback."""
+    path = tmp_path / f"t.{suffix}"
+    rows = [{"n_params": 1e7, "tokens": 1e9, "loss": 3.0, "tags": ["a", {"b": [1.5]}], "config": {"lr": 0.1}}] * 2
+    if suffix == "parquet":
+        rows = [row | {"tags": ["a", "b"]} for row in rows]
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text(json.dumps(rows) if suffix == "json" else "".join(json.dumps(row) + "\n" for row in rows))
+    table = read_file(path, [])
+    assert [json.loads(text) for text in table["tags"]] == [row["tags"] for row in rows]
+    assert [json.loads(text) for text in table["config"]] == [{"lr": 0.1}] * 2
+    for column in ("n_params", "tokens", "loss"):
+        wrong = tmp_path / f"wrong.{suffix}"
+        of_lists = [row | {column: [1.0]} for row in rows]
+        if suffix == "parquet":
+            pq.write_table(pa.Table.from_pylist(of_lists), wrong)
+        else:
+            wrong.write_text(
+                json.dumps(of_lists) if suffix == "json" else "".join(json.dumps(r) + "\n" for r in of_lists)
+            )
+        with pytest.raises(TableError, match=rf"wrong\.{suffix}: .*{column}"):
+            read_table(wrong)

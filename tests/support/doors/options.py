@@ -12,12 +12,13 @@ import pandas as pd
 from typer.main import get_command
 
 from isoflop.__main__ import app
-from isoflop.experiments.store.models import weights_file
+from isoflop.experiments.store.models import evaluation_file, weights_file
 from isoflop.experiments.store.store import create_store
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig
 from isoflop.models.parametrization import initialize
 from isoflop.models.weights import save_weights
+from isoflop.scaling.table.evaluation import write_evaluation
 from isoflop.scaling.table.runs import read_runs, write_run
 from tests.support.fits.simulated import BESIROGLU, isoflop_table
 from tests.support.root import RESULTS
@@ -42,6 +43,10 @@ TEXTS: dict[str, tuple[str, ...]] = {
     ),
     "--map": ("x", "loss=", "=loss", "loss=nosuch", "nosuch=loss", "="),
     "--study": NAMES,
+    "--sheet": NAMES,
+    "--best-of": (*NAMES, ",", "n_params,", "loss"),
+    "--runs": (*NAMES, ",", ""),
+    "--against": (*NAMES, ""),
     "--fix": (*PAIRS, "E=nan", "E=-5", "E=inf", "E=x", "E=1e400", "alpha=-1", "alpha=0", "A=0", "A=-1", "beta=nan"),
     "--law": LAWS,
     "--laws": (*LAWS, ",", "chinchilla,nosuch", "chinchilla,chinchilla:"),
@@ -56,6 +61,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "--from": NAMES,
     "--n-params": ("x", "nan", "-1", "0", "inf", "r=", "r=x", ""),
     "--batch-tokens": ("x", "nan", "-1", "0", "inf", "r=", "r=x", ""),
+    "--tokens": ("x", "nan", "-1", "0", "inf", "r=", "r=x", ""),
     "--axis": NAMES,
     "--state": (*NAMES, "done"),
     "--run": NAMES,
@@ -70,12 +76,11 @@ TEXTS: dict[str, tuple[str, ...]] = {
 FREE = {"--prompt", "--arm"}  # any text has a meaning
 INPUTS = ("nosuch", "pipe", "empty", "binary.parquet", "binary.csv", "folder", "loop", "nosuch/x", "x" * 3000, "a\0b")
 OUTPUTS = ("/dev/null/x", "table.csv/x", "folder", "/proc/nosuch/x", "x" * 3000 + ".csv", "a\0b.png")
-WRITES = {"--out", "--register", "--to"}
-TAKEN = {
-    "report --out": ("folder",),
-    "export --out": ("folder",),
-    "share --to": ("folder",),
-}  # an empty folder is as good as none
+WRITES = {"--out", "--register", "--to", "--paper"}
+TAKEN = {  # an empty folder is as good as none
+    "report --out": ("folder",), "export --out": ("folder",), "share --to": ("folder",), "report --paper": ("folder",),
+    "evaluate --corpora": ("folder",), "positions --corpora": ("folder",),
+}  # fmt: skip
 SLOW = {"report", "compare"}  # commands whose refusal may come after a fit
 # A command line of each command that is sound but for what is put into it.
 SOUND: dict[str, list[str]] = {
@@ -104,6 +109,8 @@ SOUND: dict[str, list[str]] = {
     "serve": ["RUN"],
     "evaluate": ["RUN"],
 }
+CURVES = ["runs", "--figure", "curves", "--out", "x.png"]
+SOUND_FOR = {"plot --runs": CURVES, "plot --against": CURVES}
 
 
 @dataclass(frozen=True)
@@ -117,7 +124,8 @@ class Option:
 
     def words(self, value: str, run_id: str) -> list[str]:
         """A command line that is sound but for this value; of an option that stands twice, the last counts."""
-        sound = [run_id if word == "RUN" else word for word in SOUND[self.command]]
+        words = SOUND_FOR.get(f"{self.command} {self.flag}", SOUND[self.command])
+        sound = [run_id if word == "RUN" else word for word in words]
         if self.flag:
             return [self.command, *sound, f"{self.flag}={value}"]
         return [self.command, *(["--", value] if value.startswith("-") else [value]), *sound[1:]]
@@ -125,7 +133,10 @@ class Option:
     def names(self, value: str) -> list[str]:
         """What a refusal of this value may be recognised by: the option, or the file or run that the value names."""
         shown = [value[:60].partition("\n")[0].partition("\0")[0]] if self.kind is Path or not self.flag else []
-        return [self.flag, *filter(None, shown)] if self.flag else [*filter(None, shown), self.name.upper(), self.name]
+        if self.kind is Path and self.flag in WRITES:
+            shown.append(str(Path(value).parent))
+        singular = self.name.removesuffix("s").upper()
+        return [self.flag, *filter(None, shown)] if self.flag else [*filter(None, shown), singular, self.name]
 
     def bad_values(self) -> tuple[str, ...]:
         """Values that mean nothing."""
@@ -190,6 +201,8 @@ def _write_store(root: Path) -> str:
     shape = {key: int(row[key]) for key in ("vocab_size", "context_length", "n_layer", "d_model", "n_head", "d_ff")}
     model = initialize(build_model(ModelConfig(family="transformer", **shape)), 0)
     save_weights(model, weights_file(store, run_id), {"run_id": run_id, "tokenizer_id": str(row["tokenizer_id"])})
+    document = {"run_id": run_id, "measure": "position", "number": 1, "targets": 1, "loss": 5.0, "accuracy": 0.1}
+    write_evaluation(evaluation_file(store, run_id), pd.DataFrame([document, document | {"measure": "document"}]))
     store.record(run_id, "done", trunk_id="t")
     store.write_study("s", [{"run_id": run_id, "trunk_id": "t"}])
     return run_id
