@@ -137,5 +137,5 @@ def share(
     from isoflop.experiments.finished.bundle import write_bundle
 
     table = load(source, mapping, where, study, sheet)
-    written = write_bundle(table, source, to, licence=licence)
+    written = write_bundle(table, to, licence=licence)
     emit(written.to_dict(), str(written), as_json)

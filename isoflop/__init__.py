@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from isoflop.analysis.report import write_report as report
     from isoflop.examples import example
     from isoflop.experiments.app import plan, run, status
+    from isoflop.experiments.finished.bundle import write_bundle as share
+    from isoflop.experiments.finished.bundle_check import check_bundle
     from isoflop.experiments.followup.next_study import next_runs as suggest
     from isoflop.scaling import laws as laws
     from isoflop.scaling.approaches.approaches import approaches
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from isoflop.scaling.fitting.fit import fit
     from isoflop.scaling.fitting.uncertainty import bootstrap, jackknife
     from isoflop.scaling.imports.read import read_table
+    from isoflop.scaling.prediction.ledger import read_ledger as ledger
     from isoflop.scaling.prediction.predict import predict
     from isoflop.scaling.selection.comparison import comparison as compare
     from isoflop.scaling.selection.holdout import hold_out
@@ -35,12 +38,14 @@ if TYPE_CHECKING:
 _PLACES = {
     "approaches": "isoflop.scaling.approaches.approaches:approaches",
     "bootstrap": "isoflop.scaling.fitting.uncertainty:bootstrap",
+    "check_bundle": "isoflop.experiments.finished.bundle_check:check_bundle",
     "compare": "isoflop.scaling.selection.comparison:comparison",
     "example": "isoflop.examples:example",
     "fit": "isoflop.scaling.fitting.fit:fit",
     "hold_out": "isoflop.scaling.selection.holdout:hold_out",
     "jackknife": "isoflop.scaling.fitting.uncertainty:jackknife",
     "laws": "isoflop.scaling.laws",
+    "ledger": "isoflop.scaling.prediction.ledger:read_ledger",
     "multiplier": "isoflop.scaling.arms.multiplier:multiplier",
     "plan": "isoflop.experiments.app:plan",
     "plot": "isoflop.plot",
@@ -48,18 +53,21 @@ _PLACES = {
     "read_table": "isoflop.scaling.imports.read:read_table",
     "report": "isoflop.analysis.report:write_report",
     "run": "isoflop.experiments.app:run",
+    "share": "isoflop.experiments.finished.bundle:write_bundle",
     "status": "isoflop.experiments.app:status",
     "suggest": "isoflop.experiments.followup.next_study:next_runs",
 }
 __all__ = [
     "approaches",
     "bootstrap",
+    "check_bundle",
     "compare",
     "example",
     "fit",
     "hold_out",
     "jackknife",
     "laws",
+    "ledger",
     "multiplier",
     "plan",
     "plot",
@@ -67,6 +75,7 @@ __all__ = [
     "read_table",
     "report",
     "run",
+    "share",
     "status",
     "suggest",
 ]

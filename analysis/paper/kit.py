@@ -25,6 +25,7 @@ from isoflop.analysis.paper import tables
 from isoflop.analysis.paper.bibliography import bibliography
 from isoflop.analysis.paper.latex import escaped, number
 from isoflop.analysis.style import LEVEL, style
+from isoflop.scaling.findings.diagnose import refused
 
 SINGLE, DOUBLE = 3.25, 6.75  # inches
 HEIGHT = 2.5
@@ -89,7 +90,7 @@ def numbers(e: Evidence) -> str:
     r"""A macro for each number of the law: \isoflopalpha is its value, \isoflopalphaLow and ...High its interval.
 
     Names are those of the parameters, in their case and without what no macro may hold; exponents that follow from the
-    law begin with exp: \isoflopexpa.
+    law begin with exp: \isoflopexpa. What the data do not determine has none.
     """
     lines = [f"% {e.fit.law.name}: {e.fit.law.formula}; intervals {LEVEL:.0%}"]
     made: dict[str, str] = {}
@@ -98,6 +99,8 @@ def numbers(e: Evidence) -> str:
     known += [(f"isoflopexp{name}", name) for name in e.fit.exponents()]
     values |= {f"isoflopexp{name}": value for name, value in e.fit.exponents().items()}
     for macro, name in known:
+        if name in refused(e.findings):
+            continue
         made[_macro(macro)] = number(values[macro])
         if name not in e.fit.problem.pinned and name != e.fit.problem.follower:
             low, high = e.draws.interval(name, LEVEL)

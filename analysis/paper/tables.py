@@ -6,8 +6,10 @@ from isoflop.analysis.evidence import Evidence
 from isoflop.analysis.paper.bibliography import key_of
 from isoflop.analysis.paper.latex import escaped, formula, number, percent, span, symbol, tabular
 from isoflop.analysis.style import LEVEL
+from isoflop.scaling.findings.diagnose import refused
 from isoflop.scaling.laws import get_law
 from isoflop.scaling.laws.law import Law
+from isoflop.scaling.selection.rolling_origins import BASELINE
 from isoflop.scaling.selection.scoreboard import AVERAGE
 
 _COUNTS = {"N": "parameters", "D": "tokens", "U": "tokens", "C": "FLOPs"}
@@ -33,7 +35,10 @@ def parameters(e: Evidence) -> str:
     for name, value in zip(fit.law.parameters(), fit.law.values(), strict=True):
         rows.append([symbol(name), number(float(value)), _between(e, name), escaped(unit_of(form, name, e.loss_unit))])
     for name, value in fit.exponents().items():
-        rows.append([_exponent(name), number(float(value)), span(*draws.interval(name, LEVEL)), ""])
+        if name in refused(e.findings):
+            rows.append([_exponent(name), "--", "not determined", ""])
+        else:
+            rows.append([_exponent(name), number(float(value)), span(*draws.interval(name, LEVEL)), ""])
     intervals = f"{LEVEL:.0%} intervals: {draws.kind} by {draws.by}"
     comment = "\n".join([
         f"{fit.law.name}: {fit.law.formula}", f"{len(fit.points)} runs; {intervals}; in full precision:",
@@ -49,7 +54,9 @@ def _between(e: Evidence, name: str) -> str:
         return "fixed"
     if name == e.fit.problem.follower and e.fit.law.ties:
         return f"tied to {symbol(e.fit.law.ties[0])}"
-    return span(*e.draws.interval(name, LEVEL))
+    if name in refused(e.findings):
+        return "not determined"
+    return span(*e.draws.interval(name, LEVEL)) + (" (at its bound)" if name in e.fit.bounds_hit else "")
 
 
 def _exponent(name: str) -> str:
@@ -71,7 +78,7 @@ def exponents(e: Evidence) -> str:
 def laws(e: Evidence) -> str:
     """Every law scored by what it predicts, with its formula and citation; the one of the report is marked."""
     rows = []
-    for row in e.scoreboard.frame.reset_index().to_dict("records"):
+    for row in e.scoreboard.frame.drop(index=BASELINE, errors="ignore").reset_index().to_dict("records"):
         rows.append(_scored(str(row["law"]), row, e.law_name))
     head = ["law", "formula", "free", "error", "s.e.", "bias", "covered"]
     comment = "error: mean |ln(loss / predicted)| on runs not fitted; covered: inside 90% intervals; * the report's law"
@@ -82,10 +89,7 @@ def _scored(name: str, row: dict[str, Any], preferred: str) -> list[str]:
     numbers = [percent(row["error"]), percent(row["error_se"]), percent(row["bias"]), percent(row["coverage"], 0)]
     if name == AVERAGE:
         return ["forecast average", "", "--", *numbers]
-    try:
-        form = get_law(name)[0]
-    except ValueError:  # a baseline that is no law
-        return [escaped(name), "", "--", *numbers]
+    form = get_law(name)[0]
     mark = "$^*$" if name == preferred else ""
     free = row["free"]
     shown = f"${free:.0f}$" if free == free else "--"
@@ -94,11 +98,5 @@ def _scored(name: str, row: dict[str, Any], preferred: str) -> list[str]:
 
 def cited(e: Evidence) -> list[type[Law]]:
     """The laws that the tables name."""
-    names = [e.law_name, *map(str, e.scoreboard.frame.index)]
-    found = []
-    for name in dict.fromkeys(names):
-        try:
-            found.append(get_law(name)[0])
-        except ValueError:
-            continue
-    return found
+    names = [e.law_name, *map(str, e.scoreboard.frame.index.drop([BASELINE, AVERAGE], errors="ignore"))]
+    return [get_law(name)[0] for name in dict.fromkeys(names)]

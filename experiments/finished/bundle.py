@@ -23,6 +23,8 @@ from isoflop.scaling.table.bundle.manifest import (
     MANIFEST_FILE,
     TABLE_FILE,
     file_hash,
+    is_bundle,
+    read_configs,
     run_hashes,
     seal,
 )
@@ -68,21 +70,29 @@ class Bundle:
         return "\n".join(lines)
 
 
-def write_bundle(table: pd.DataFrame, source: Path, folder: Path, *, licence: str = UNSTATED) -> Bundle:
-    """Write the runs of `table`, which was read from `source`, to the new folder `folder`.
+def write_bundle(table: pd.DataFrame, folder: str | Path, *, licence: str = UNSTATED) -> Bundle:
+    """Write the runs of a table, as `read_table` gives it, to the new folder `folder`.
 
-    `licence` is that of the numbers, as the Hub names it: cc-by-4.0, mit, ... The configurations are those of a runs
-    folder. Paths keep their last part alone; columns that name a person or a machine are left out. Raises ValueError,
-    having written nothing, for a folder that is not empty and where something looks like a key.
+    `licence` is that of the numbers, as the Hub names it: cc-by-4.0, mit, ... The configurations are those of the runs
+    folder, or the bundle, that the table was read from. Paths keep their last part alone; columns that name a person or
+    a machine are left out. Raises ValueError, having written nothing, for a folder that is not empty and where
+    something looks like a key.
+
+    >>> import isoflop
+    >>> shared = isoflop.share(isoflop.example("quick"), "bundle", licence="cc-by-4.0")
+    >>> shared.runs, shared.configs
+    (44, 0)
+    >>> isoflop.read_table("bundle").equals(isoflop.example("quick"))
+    True
     """
     if not _LICENCE.fullmatch(licence):
         raise ValueError(f"--licence {licence[:100]}: write it as the Hub names it, for example cc-by-4.0, mit, other")
-    study = str(table.attrs.get("study") or "")
+    study, folder = str(table.attrs.get("study") or ""), Path(folder)
     notes: list[str] = []
     is_study = is_runs(table) and set(NAMES) <= set(table)
     shown = table[list(NAMES)].reset_index(drop=True) if is_study else _plain(table, notes)
     shown = _without_folders(shown, notes)
-    configs = _configs(shown, source) if is_study else {}
+    configs = _configs(shown, Path(table.attrs.get("source", "nowhere"))) if is_study else {}
     refuse_keys((f"column {name}", value) for name in _texts(shown) for value in shown[name].unique())
     refuse_keys((f"the configuration of run {run_id}", config) for run_id, config in configs.items())
     refuse_keys([("the study's name", study), ("a note", notes)])
@@ -116,7 +126,7 @@ def write_bundle(table: pd.DataFrame, source: Path, folder: Path, *, licence: st
         manifest["seal"] = seal(manifest)
         (new / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     n_runs = shown["run_id"].nunique() if "run_id" in shown else len(shown)
-    return Bundle(Path(folder), int(n_runs), len(configs), file_hash(Path(folder) / MANIFEST_FILE), tuple(notes))
+    return Bundle(folder, int(n_runs), len(configs), file_hash(folder / MANIFEST_FILE), tuple(notes))
 
 
 @contextmanager
@@ -182,6 +192,9 @@ def _without_folders(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
 
 def _configs(table: pd.DataFrame, source: Path) -> dict[str, dict[str, Any]]:
     """The configuration of each run of a runs folder; `what` a run is stays as it is, paths lose their folders."""
+    if is_bundle(source):
+        known = read_configs(source)
+        return {run_id: known[run_id] for run_id in sorted(set(table["run_id"])) if run_id in known}
     found = {}
     for run_id in sorted(map(str, table["run_id"].unique())):
         path = source / "cells" / run_id / RUN_FILE

@@ -4,12 +4,12 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import pandas as pd
 
 from isoflop.experiments.study.cell import digest
-from isoflop.read_json import JsonError, parse_json, read_bytes
+from isoflop.read_json import JsonError
 from isoflop.scaling.table.bundle.hub import address, fetch_all, on_hub
 from isoflop.scaling.table.bundle.manifest import (
     CONFIGS_FILE,
@@ -20,6 +20,7 @@ from isoflop.scaling.table.bundle.manifest import (
     Manifest,
     changed,
     file_hash,
+    read_configs,
     read_manifest,
     run_hashes,
 )
@@ -29,11 +30,6 @@ from isoflop.scaling.table.runs import RunTableError, read_runs, validate
 
 OF_THE_HUB = (".gitattributes", ".git", ".cache")  # what the Hub and its library put beside the files of a data set
 SHOWN = 20  # differences of one kind
-
-
-class _Line(TypedDict):
-    run_id: str
-    config: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -74,8 +70,14 @@ def check_anywhere(place: Path) -> Check:
         return replace(check_bundle(fetch_all(place, Path(folder))), folder=address(place))
 
 
-def check_bundle(folder: Path) -> Check:
-    """What differs between a bundle and its manifest. Raises BundleError where there is no bundle at all."""
+def check_bundle(folder: str | Path) -> Check:
+    """What differs between a bundle and its manifest. Raises BundleError where there is no bundle at all.
+
+    >>> import isoflop
+    >>> _ = isoflop.share(isoflop.example("quick"), "bundle")
+    >>> isoflop.check_bundle("bundle").differences
+    ()
+    """
     folder = Path(folder)
     if not folder.is_dir() or not (folder / MANIFEST_FILE).exists():
         raise BundleError(f"{folder}: no bundle of runs (no {MANIFEST_FILE} in it)")
@@ -94,7 +96,7 @@ def check_bundle(folder: Path) -> Check:
     configs: dict[str, dict[str, Any]] = {}
     if CONFIGS_FILE in manifest["files"] and (folder / CONFIGS_FILE).is_file():
         try:
-            configs = _configs(folder / CONFIGS_FILE)
+            configs = read_configs(folder)
             found += list(_ids(configs, manifest, table))
         except JsonError as error:
             found.append(str(error))
@@ -148,21 +150,6 @@ def _rows(table: pd.DataFrame, manifest: Manifest) -> Iterator[str]:
     for run_id in sorted(set(hashes) & set(manifest["runs"])):
         if hashes[run_id] != manifest["runs"][run_id]:
             yield f"run {run_id}: its steps, tokens, FLOPs or losses are not those that were shared"
-
-
-def _configs(path: Path) -> dict[str, dict[str, Any]]:
-    """The configuration of each run by its id. Raises JsonError naming the line."""
-    found: dict[str, dict[str, Any]] = {}
-    try:
-        lines = read_bytes(path).decode("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise JsonError(f"{CONFIGS_FILE}: not UTF-8 (byte {error.start})") from error
-    for number, line in enumerate(lines, 1):
-        value = parse_json(line, _Line, source=f"{CONFIGS_FILE}, line {number}", nan=True)
-        if value["run_id"] in found:
-            raise JsonError(f"{CONFIGS_FILE}, line {number}: run {value['run_id'][:60]!r} is there twice")
-        found[value["run_id"]] = value["config"]
-    return found
 
 
 def _ids(configs: Mapping[str, Mapping[str, Any]], manifest: Manifest, table: pd.DataFrame | None) -> Iterator[str]:

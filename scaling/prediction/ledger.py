@@ -187,7 +187,14 @@ def _summary_lines(found: Mapping[str, Any]) -> list[str]:
 
 
 def read_ledger(path: str | Path) -> Ledger:
-    """The ledger at `path`. Raises RegistrationError naming the line that is no entry, was changed, or lacks a line."""
+    """The ledger at `path`. Raises RegistrationError naming the line that is no entry, was changed, or lacks a line.
+
+    >>> import isoflop
+    >>> from importlib.resources import files
+    >>> kept = isoflop.ledger(str(files("isoflop.experiments") / "results" / "forecasts.jsonl"))
+    >>> kept.summary()["scored"] >= 1
+    True
+    """
     path = Path(path)
     try:
         return _parsed(path, read_bytes(path))

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypedDict
 
 import pandas as pd
 
-from isoflop.read_json import JsonError, read_json, require_regular
+from isoflop.read_json import JsonError, parse_json, read_bytes, read_json, require_regular
 from isoflop.scaling.table.columns import TableError
 
 MANIFEST_FILE, TABLE_FILE, CONFIGS_FILE, CARD_FILE = "isoflop-bundle.json", "runs.parquet", "configs.jsonl", "README.md"
@@ -52,6 +52,11 @@ class Manifest(TypedDict):
     conventions: dict[str, str]
     versions: dict[str, str]
     notes: list[str]
+
+
+class _Config(TypedDict):
+    run_id: str
+    config: dict[str, Any]
 
 
 class BundleError(TableError):
@@ -90,6 +95,23 @@ def table_of(folder: Path) -> tuple[Path, Manifest]:
             "bundle again"
         )
     return path, manifest
+
+
+def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
+    """The configuration of each run of a bundle by its id; none without a file. Raises JsonError naming the line."""
+    found: dict[str, dict[str, Any]] = {}
+    try:
+        lines = read_bytes(folder / CONFIGS_FILE).decode("utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    except UnicodeDecodeError as error:
+        raise JsonError(f"{CONFIGS_FILE}: not UTF-8 (byte {error.start})") from error
+    for number, line in enumerate(lines, 1):
+        value = parse_json(line, _Config, source=f"{CONFIGS_FILE}, line {number}", nan=True)
+        if value["run_id"] in found:
+            raise JsonError(f"{CONFIGS_FILE}, line {number}: run {value['run_id'][:60]!r} is there twice")
+        found[value["run_id"]] = value["config"]
+    return found
 
 
 def changed(path: Path, stated: File | None) -> str:

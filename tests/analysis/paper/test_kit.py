@@ -2,6 +2,8 @@
 
 import re
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from isoflop.analysis.evidence import Evidence
@@ -78,7 +80,7 @@ def test_every_number_of_the_other_tables_and_macros_is_the_evidences(written, e
         assert value(cells[2]) == pytest.approx(row["a"], rel=5.1e-4)
         assert ends(cells[3]) == pytest.approx([row["a_low"], row["a_high"]], rel=5.1e-4)
         assert value(cells[4]) == pytest.approx(row["b"], rel=5.1e-4)
-    board = evidence.scoreboard.frame.reset_index().to_dict("records")
+    board = evidence.scoreboard.frame.drop(index="local-slope").reset_index().to_dict("records")
     for row, cells in zip(board, rows((written.folder / "laws.tex").read_text()), strict=True):
         shown = [float(re.sub(r"[^\d.-]", "", cell)) for cell in cells[3:]]
         exact = [100 * row[key] for key in ("error", "error_se", "bias", "coverage")]
@@ -137,6 +139,21 @@ def test_what_a_table_cannot_support_is_named_and_its_old_file_removed(study_tab
     assert "paper: laws" in found.missing
     assert not (tmp_path / "laws.tex").exists()
     assert all(reason and "\n" not in reason for reason in found.missing.values())
+
+
+@pytest.mark.slow
+def test_what_the_data_do_not_determine_is_not_quoted(tmp_path):
+    """Tokens in a fixed proportion to size: alpha and the exponents of the optimum are refused."""
+    law = LAWS["chinchilla"](0.9, 33.0, 332.0, 0.45, 0.5)
+    size = np.geomspace(1e5, 1e8, 24)
+    loss = law(size, 20 * size) * np.exp(np.random.default_rng(0).normal(0, 0.003, len(size)))
+    write_paper(
+        Evidence(pd.DataFrame({"n_params": size, "tokens": 20 * size, "loss": loss}), law="chinchilla"), tmp_path
+    )
+    body = (tmp_path / "parameters.tex").read_text().split("midrule")[1]
+    assert "$N^* \\propto C^a$ & -- & not determined" in body
+    assert "isoflopexpa" not in (tmp_path / "numbers.tex").read_text()
+    assert not (tmp_path / "exponents.tex").exists()
 
 
 def test_units_of_the_parameters():

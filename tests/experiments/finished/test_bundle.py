@@ -31,6 +31,12 @@ def test_the_bundle_of_a_study_holds_its_runs_bit_for_bit(bundle):
     assert points(held).frame.equals(points(shared).frame)
 
 
+def test_a_bundle_shared_again_keeps_its_configurations(bundle, tmp_path):
+    again = write_bundle(read_table(bundle), tmp_path / "again")
+    assert again.configs == 3
+    assert (tmp_path / "again" / "configs.jsonl").read_bytes() == (bundle / "configs.jsonl").read_bytes()
+
+
 def test_a_bundle_has_four_files_with_their_hashes_and_a_card_for_the_hub(bundle):
     assert sorted(path.name for path in bundle.iterdir()) == sorted([*CONTENT, MANIFEST_FILE])
     manifest = json.loads((bundle / MANIFEST_FILE).read_text())
@@ -66,7 +72,7 @@ def test_a_table_of_others_is_read_back_as_the_same_points(tmp_path):
     })  # fmt: skip
     frame.to_csv(tmp_path / "t.csv", index=False)
     table = read_table(tmp_path / "t.csv")
-    written = write_bundle(table, tmp_path / "t.csv", tmp_path / "b")
+    written = write_bundle(table, tmp_path / "b")
     held = read_table(tmp_path / "b")
     assert points(held).frame.equals(points(table).frame)
     assert held.attrs["loss_unit"] == table.attrs["loss_unit"] == "nats/byte"
@@ -85,7 +91,7 @@ def test_a_table_of_others_is_read_back_as_the_same_points(tmp_path):
 def test_a_key_in_a_table_is_refused_by_its_place_and_nothing_is_written(tmp_path):
     table = isoflop_table(BESIROGLU, seed=0).assign(remark="token hf_" + "a" * 30)
     with pytest.raises(ValueError, match=r"^column remark looks like a key") as refused:
-        write_bundle(table, tmp_path / "t.csv", tmp_path / "b")
+        write_bundle(table, tmp_path / "b")
     assert "hf_a" not in str(refused.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -93,7 +99,7 @@ def test_a_key_in_a_table_is_refused_by_its_place_and_nothing_is_written(tmp_pat
 @pytest.mark.parametrize("licence", ["", "CC BY", "a\nb: c", "x" * 100])
 def test_a_licence_that_is_no_name_is_refused(tmp_path, licence):
     with pytest.raises(ValueError, match="--licence"):
-        write_bundle(isoflop_table(BESIROGLU, seed=0), tmp_path, tmp_path / "b", licence=licence)
+        write_bundle(isoflop_table(BESIROGLU, seed=0), tmp_path / "b", licence=licence)
 
 
 def test_a_folder_that_holds_something_is_left_as_it_is(tmp_path):
@@ -103,7 +109,7 @@ def test_a_folder_that_holds_something_is_left_as_it_is(tmp_path):
     table = isoflop_table(BESIROGLU, seed=0)
     for name in ("b", "link"):
         with pytest.raises(ValueError, match="something is there already"):
-            write_bundle(table, tmp_path, tmp_path / name)
+            write_bundle(table, tmp_path / name)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "link"]
 
 

@@ -47,5 +47,5 @@ def write_store(root: Path) -> Path:
 
 def write_shared(root: Path, folder: Path) -> Path:
     """The bundle of study s of such a store, which is written to `root` first."""
-    write_bundle(read_table(write_store(root), study="s"), root, folder, licence="cc-by-4.0")
+    write_bundle(read_table(write_store(root), study="s"), folder, licence="cc-by-4.0")
     return folder
