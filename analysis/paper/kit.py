@@ -29,8 +29,11 @@ from isoflop.scaling.findings.diagnose import refused
 
 SINGLE, DOUBLE = 3.25, 6.75  # inches
 HEIGHT = 2.5
-FIGURES_SINGLE = ("isoflop", "n_star", "d_star", "prediction", "residuals", "scoreboard", "surface")
-PANELS = ("isoflop", "n_star")  # of the figure over both columns
+ONE_COLUMN = ("isoflop", "n_star", "d_star", "surface", "residuals_flops")
+PANELS = ("isoflop", "n_star")  # side by side over both columns
+BOTH_COLUMNS = ("prediction",)  # too much text for one
+_FILES = {f"{name}-single": (name,) for name in ONE_COLUMN} | {"profiles-double": PANELS}
+_FILES |= {f"{name}-double": (name,) for name in BOTH_COLUMNS}
 _SMALL: dict[Any, Any] = {
     "font.size": 7, "axes.titlesize": 7.5, "axes.labelsize": 7.5, "xtick.labelsize": 6.5, "ytick.labelsize": 6.5,
     "legend.fontsize": 6.5, "lines.linewidth": 1.1, "lines.markersize": 3,
@@ -61,11 +64,9 @@ def write_paper(e: Evidence, folder: Path) -> Paper:
     _try("numbers", lambda: texts.update({"numbers.tex": numbers(e)}), missing)
     _try("laws.bib", lambda: texts.update({"laws.bib": bibliography(tables.cited(e))}), missing)
     drawn = []
-    for name in (name for name in FIGURES_SINGLE if name in FIGURES):
-        if _try(f"{name}-single", lambda name=name: _single(e, name, folder), missing):  # type: ignore[misc]
-            drawn.append(f"{name}-single.pdf")
-    if _try("profiles-double", lambda: _double(e, folder), missing):
-        drawn.append("profiles-double.pdf")
+    for file, names in _FILES.items():
+        if _try(file, lambda file=file, names=names: _draw(e, names, folder / f"{file}.pdf"), missing):  # type: ignore[misc]
+            drawn.append(f"{file}.pdf")
     texts["paper.tex"] = _document(texts, drawn)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
@@ -117,19 +118,14 @@ _WORDS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight"
 _DIGIT = {str(digit): word for digit, word in enumerate(_WORDS)}
 
 
-def _single(e: Evidence, name: str, folder: Path) -> None:
+def _draw(e: Evidence, names: tuple[str, ...], path: Path) -> None:
+    """Figures side by side, over one column or over both."""
+    width = DOUBLE if path.stem.endswith("double") else SINGLE
     with style(), mpl.rc_context(_SMALL):
-        canvas = Canvas(figsize=(SINGLE, HEIGHT), layout="constrained")
-        get_figure(name).draw(e, canvas.subplots())
-        save(canvas.axes[0], folder / f"{name}-single.pdf")
-
-
-def _double(e: Evidence, folder: Path) -> None:
-    with style(), mpl.rc_context(_SMALL):
-        canvas = Canvas(figsize=(DOUBLE, HEIGHT), layout="constrained")
-        for name, ax in zip(PANELS, canvas.subplots(1, len(PANELS)), strict=True):
+        canvas = Canvas(figsize=(width, HEIGHT), layout="constrained")
+        for name, ax in zip(names, canvas.subplots(1, len(names), squeeze=False)[0], strict=True):
             get_figure(name).draw(e, ax)
-        save(canvas.axes[0], folder / "profiles-double.pdf")
+        save(canvas.axes[0], path)
 
 
 def _document(texts: dict[str, str], drawn: list[str]) -> str:

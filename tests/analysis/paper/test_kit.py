@@ -114,7 +114,9 @@ def test_every_citation_is_in_the_bibliography_and_every_input_there(written):
 @pytest.mark.slow
 def test_figures_are_vectors_of_a_columns_width_with_embedded_fonts(written):
     pdfs = sorted(written.folder.glob("*.pdf"))
-    assert {"isoflop-single.pdf", "n_star-single.pdf", "profiles-double.pdf"} <= {path.name for path in pdfs}
+    assert {"isoflop-single.pdf", "n_star-single.pdf", "profiles-double.pdf", "prediction-double.pdf"} <= {
+        path.name for path in pdfs
+    }
     for path in pdfs:
         content = path.read_bytes()
         box = [float(x) for x in re.search(rb"/MediaBox \[([^\]]+)\]", content)[1].split()]
