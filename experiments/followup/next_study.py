@@ -25,6 +25,7 @@ from isoflop.scaling.design.information import Goal
 from isoflop.scaling.design.planning import plan_from_law, plan_from_table, ratios_of
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.published import PUBLISHED
+from isoflop.scaling.table.bundle.manifest import is_bundle
 from isoflop.scaling.table.conventions import count_params, is_runs
 from isoflop.scaling.table.runs import final_rows
 
@@ -187,7 +188,7 @@ def next_runs(
     runs, path = final_rows(table), Path(table.attrs["source"])
     template = template_of(runs, path)
     design = plan_from_table(table, budget=budget, target=target, goal=known, cells=runnable(runs, budget, template))
-    store = str(path) if path.is_dir() else "runs"
+    store = str(path) if path.is_dir() and not is_bundle(path) else "runs"
     command = write_study(design, out, template, runs=store) if out is not None else ""
     return NextRuns(design, out, command, template.notes)
 

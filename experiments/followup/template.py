@@ -4,11 +4,12 @@ A runs folder holds the settings of every run. A single file (a compacted table)
 are repeated, and a note names the others. The parts of a model are columns of every table of runs.
 """
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pandas as pd
 
@@ -18,6 +19,8 @@ from isoflop.experiments.study.engine import PRECISIONS
 from isoflop.experiments.study.sizes import load_size, size_names
 from isoflop.experiments.training.checkpoint import BRANCH, TRUNK, saved
 from isoflop.models.config import FAMILIES, OPTIONS, PLAIN, ModelConfig, family_named
+from isoflop.read_json import check_shape
+from isoflop.scaling.table.bundle.manifest import CONFIGS_FILE, is_bundle, read_configs
 from isoflop.scaling.table.runs import read_config
 
 PARTS = ("family", "tied", "norm", "activation", "positions", "experts", "experts_per_token")
@@ -66,7 +69,8 @@ class Template:
 def template_of(runs: pd.DataFrame, path: Path) -> Template:
     """The template of the final rows `runs` of the table at `path`. Raises NextStudyError for models of two kinds."""
     parts = parts_of(runs)
-    if not Path(path).is_dir():
+    shared = _shared(Path(path)) if is_bundle(path) else {}
+    if not Path(path).is_dir() or (is_bundle(path) and not shared):
         settings, mixed = _from_columns(runs)
         notes = (
             *mixed,
@@ -75,15 +79,41 @@ def template_of(runs: pd.DataFrame, path: Path) -> Template:
             "add the data section that gives it, unless it is the default",
         )
         return Template(settings, parts, _cooldown(settings["schedule"]), {}, notes)
-    store = open_store(path)
-    found = [_sections(read_config(store.run_file(run_id))) for run_id in runs["run_id"].unique()]
+    store = None if shared else open_store(path)
+    ids = runs["run_id"].unique()
+    found = [_sections(read_config(store.run_file(i)) if store else shared[i]) for i in ids if store or i in shared]
     import yaml
 
     texts = Counter(yaml.safe_dump(f) for f in found)
     settings = yaml.safe_load(texts.most_common(1)[0][0])
-    differ = [f"runs differ in settings; the study file repeats the most common of {len(texts)}"]
-    ends = _trunk_ends(runs, store)
-    return Template(settings, parts, _cooldown(settings["schedule"]), ends, tuple(differ if len(texts) > 1 else ()))
+    notes = [f"runs differ in settings; the study file repeats the most common of {len(texts)}"] * (len(texts) > 1)
+    if shared and settings["data"].get("files"):
+        notes.append("paths in a bundle have lost their folders: say where the text is in data.files of the study file")
+    ends = _trunk_ends(runs, store) if store else {}
+    return Template(settings, parts, _cooldown(settings["schedule"]), ends, tuple(notes))
+
+
+class _What(TypedDict):
+    optim: dict[str, Any]
+    schedule: dict[str, Any]
+
+
+class _Config(TypedDict):
+    """What is read of the configuration of a run."""
+
+    data: dict[str, Any]
+    what: _What
+
+
+def _shared(bundle: Path) -> dict[str, dict[str, Any]]:
+    """The configurations in a bundle, which may be anybody's: of the right shape, and with nothing to interpolate."""
+    configs = read_configs(bundle)
+    for run_id, config in configs.items():
+        source = f"{bundle / CONFIGS_FILE}, run {run_id[:60]}"
+        check_shape(config, _Config, source=source, nan=True)
+        if "${" in json.dumps(config):
+            raise NextStudyError(f"{source}: a setting holds ${{...}}, which would be looked up here")
+    return configs
 
 
 def _sections(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

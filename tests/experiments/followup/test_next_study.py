@@ -1,12 +1,15 @@
 """What a next study keeps of a table's runs: parts, settings, sizes of their series, where trunks go on."""
 
+import json
 from importlib.resources import files
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
 
 from isoflop.experiments.config import ModelSpec, OptimSpec, ScheduleSpec
+from isoflop.experiments.finished.bundle import write_bundle
 from isoflop.experiments.followup.next_study import next_runs, runnable
 from isoflop.experiments.followup.template import NextStudyError, _sections, model_of, parts_in, parts_of, template_of
 from isoflop.experiments.study.optimizers import optimizer_flops
@@ -14,6 +17,7 @@ from isoflop.experiments.study.sizes import load_size, size_names
 from isoflop.models.config import count_params, flops_per_token, n_matrices, n_total, training_flops_per_token
 from isoflop.scaling.table.read import read_table
 from isoflop.scaling.table.runs import final_rows
+from tests.support.tables.shared import DATA, write_shared
 
 QUICK = files("isoflop.experiments") / "results" / "quick.parquet"
 
@@ -121,3 +125,35 @@ def test_a_file_goes_with_the_defaults_that_train_the_same_cells(quick, tmp_path
     assert study["optim"] == {"name": "adamw"}
     assert ScheduleSpec().name == study["schedule"]["name"]
     assert set(made.design.cells["size"]) <= set(size_names())
+
+
+def test_a_bundle_gives_the_settings_of_its_runs_and_says_that_folders_are_lost(tmp_path):
+    folder = write_shared(tmp_path / "runs", tmp_path / "b")
+    runs = final_rows(read_table(folder))
+    found = template_of(runs, folder)
+    assert found.settings["data"]["files"] == ["*.txt", "b.txt"]
+    assert found.settings["data"]["name"] == DATA["name"]
+    assert found.trained == {}
+    assert any("have lost their folders" in note for note in found.notes)
+
+
+def test_a_bundle_without_configurations_is_read_like_its_table(quick, tmp_path):
+    write_bundle(quick, tmp_path / "b")
+    table = read_table(tmp_path / "b")
+    assert template_of(final_rows(table), tmp_path / "b") == template_of(final_rows(quick), Path(str(QUICK)))
+    made = next_runs(table, budget=1e12, target=1e14, out=tmp_path / "next.yaml")
+    assert "runs=runs" not in made.command
+    assert str(tmp_path / "b") not in made.command
+
+
+@pytest.mark.parametrize(
+    "bad", [{}, {"what": 1}, {"data": {}, "what": {"optim": {}}}, {"data": {"name": "${oc.env:HOME}"}}]
+)
+def test_a_configuration_of_somebody_else_is_refused_unless_it_is_one(tmp_path, bad):
+    folder = write_shared(tmp_path / "runs", tmp_path / "b")
+    runs = final_rows(read_table(folder))
+    lines = [json.loads(line) for line in (folder / "configs.jsonl").read_text().splitlines()]
+    lines[0]["config"] = bad if "what" in bad or not bad else lines[0]["config"] | bad
+    (folder / "configs.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(ValueError, match="configs.jsonl, run"):
+        template_of(runs, folder)
