@@ -86,11 +86,11 @@ def template_of(runs: pd.DataFrame, path: Path) -> Template:
 
     texts = Counter(yaml.safe_dump(f) for f in found)
     settings = yaml.safe_load(texts.most_common(1)[0][0])
-    notes = [f"runs differ in settings; the study file repeats the most common of {len(texts)}"] * (len(texts) > 1)
+    said = [f"runs differ in settings; the study file repeats the most common of {len(texts)}"] * (len(texts) > 1)
     if shared and settings["data"].get("files"):
-        notes.append("paths in a bundle have lost their folders: say where the text is in data.files of the study file")
+        said.append("paths in a bundle have lost their folders: say where the text is in data.files of the study file")
     ends = _trunk_ends(runs, store) if store else {}
-    return Template(settings, parts, _cooldown(settings["schedule"]), ends, tuple(notes))
+    return Template(settings, parts, _cooldown(settings["schedule"]), ends, tuple(said))
 
 
 class _What(TypedDict):
