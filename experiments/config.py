@@ -119,7 +119,7 @@ class ScheduleSpec:
 
 @dataclass
 class BudgetSpec:
-    """Exactly one of the three."""
+    """How long a run trains: exactly one of the three."""
 
     tokens: float | None = None
     flops: float | None = None

@@ -9,6 +9,7 @@ the same trunk.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -29,9 +30,15 @@ UNREADABLE_SECONDS = 10.0  # for a claim cut short: its process, if it lives, wr
 WRITTEN_SECONDS = 30.0  # between two notes of when a claim was seen to change
 CLAIM_FILE, LOCK_FILE = "claim.json", ".lock"
 NAME_RULE = "letters, digits and . _ - only, no dot at the beginning, at most 100 characters"
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 _seen: dict[Path, tuple[str, float]] = {}  # by folder, a hash of its claim and when this process first saw that
 _written: dict[Path, float] = {}  # when that was last written down
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+
+
+def is_disk_error(error: BaseException) -> bool:
+    """Whether the disk refused (full, read-only, over a quota, failing): then no cell's training is at fault."""
+    return isinstance(error, OSError) and error.errno in _DISK_ERRORS
 
 
 def is_name(name: object) -> bool:

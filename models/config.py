@@ -124,19 +124,22 @@ class MatrixShape:
 
 
 class Family(ABC):
-    """An architecture: what planning, memory, engine, packs and export must know of it. No torch but in `build`.
+    """An architecture: what planning, memory, engine, packs and export must know of it. No torch.
 
     A subclass stands in `models/families/NAME.py`, which ends with `FAMILY`, an instance of it; NAME is the family's.
     The defaults are those of a module about which nothing more is known: trained by autograd, exported as TorchScript.
     """
 
     size_prefix: str  # of the names of its sizes: "lstm-" for lstm-d20
+    module: str  # the class that is built, "isoflop.models.lstm:LSTM", a `models.language_model.LanguageModel`
+    variant = ""  # the class that is built where a part is not the default one; "": the same
     fields: frozenset[str] = frozenset()  # of UNUSED, those that mean something to it
     attends = False  # whether every layer has causal attention over d_model features
 
-    @abstractmethod
     def build(self, config: ModelConfig) -> Any:
-        """The module, a `models.language_model.LanguageModel` with uninitialised weights. Imports torch."""
+        """The module of this shape, weights uninitialised. Imports torch."""
+        module, _, name = (self.module if config.plain else self.variant or self.module).partition(":")
+        return getattr(import_module(module), name)(config)
 
     @abstractmethod
     def matrices(self, config: ModelConfig) -> list[MatrixShape]:

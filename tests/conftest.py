@@ -31,6 +31,11 @@ def pytest_xdist_auto_num_workers(config):
     return min(cores(), MOST_WORKERS)
 
 
+def pytest_collection_modifyitems(items):
+    """Tests marked `long` first, in whatever order they are: else a worker would end with one while the others wait."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture(scope="session")
 def public_data() -> Path:
     """The folder of published data sets; tests that need it are skipped where it is absent."""

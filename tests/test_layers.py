@@ -103,8 +103,8 @@ def modules(path: str) -> set[str]:
             assert node.level == 0, f"{path}: relative import; imports are absolute here"
             inner = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= {name if file_of(name) else node.module for name in inner}
-        elif isinstance(node, ast.Constant) and re.fullmatch(r"isoflop(\.\w+)+", str(node.value)):
-            found |= {node.value} if file_of(node.value) else set()  # a module that is loaded by its name
+        elif isinstance(node, ast.Constant) and (named := re.fullmatch(r"(isoflop(\.\w+)+)(:\w+)?", str(node.value))):
+            found |= {named[1]} if file_of(named[1]) else set()  # a module that is loaded by its name, or a class of it
     return found
 
 

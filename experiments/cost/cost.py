@@ -12,8 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from isoflop.experiments.cost.shape_key import shape_key
-from isoflop.experiments.study.cell import Cell, trunk_steps
-from isoflop.experiments.study.schedule import curve_stride, row_steps
+from isoflop.experiments.study.cell import Cell, curve_stride, row_steps, trunk_steps
 
 EVAL_SHARE = 0.35  # of a training step's time: a forward pass alone, on as many tokens, where it was not measured
 START_SECONDS = 4.0  # a worker's imports, where they were not measured

@@ -1,31 +1,209 @@
-"""Batches as a pure function of (seed, size, step): no state, so a resumed or branched run reads what it would have
-read.
+"""An open corpus: its tokens on both sides of the split, its held-out windows, and the batches of every step.
 
+Shards have the layout of llm.c, so other trainers read them. `data.corpus` makes a corpus.
+
+Batches are a pure function of (seed, size, step): no state, so a resumed or branched run reads what it would have read.
 The corpus is cut into windows of T + 1 tokens without overlap, and every epoch visits them in a new order that
 (seed, size, epoch) alone decides, where a size is a depth and a width. Sizes of one seed share no order, so that their
 losses share no noise of it. Batch size, budget, rate, optimiser and all else of a model do not enter: nested budgets
-read the same prefix, and arms of one size and seed the same text in the same order. On CUDA the
-tokens of a corpus go to the device once and only window numbers follow; which windows a step reads is decided on the
-host all the same. torch is imported where tokens become tensors: `study` counts windows without it.
+read the same prefix, and arms of one size and seed the same text in the same order.
 """
 
-from collections.abc import Callable
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from isoflop.experiments.config import DataSpec
+from isoflop.experiments.data import CorpusError
+from isoflop.experiments.data.token_files import Place, Side
+from isoflop.read_json import read_json
 
-SHARE = 0.25  # of the device's free memory that the tokens of a corpus may take; larger ones stay on the host
-AT_ONCE = 1 << 22  # tokens gathered on a device at once: 32 MiB as int64
-_SIGNED = {np.dtype(np.uint16): np.int16, np.dtype(np.uint32): np.int32}  # torch has few kernels for unsigned numbers
+MANIFEST = "manifest.json"
 
 Size = tuple[int, int]  # layers and width of a model
-Gather = Callable[[np.ndarray], "Tensor"]  # window numbers of any shape to tokens (.., T + 1) int64
 
-_resident: dict[str, tuple[np.ndarray, "Tensor"]] = {}  # the corpus on each device: cells that share it find it there
+
+class _Stage(TypedDict):
+    stage: str
+    documents: int
+    changed: int
+    dropped: int
+    bytes_removed: int
+    bytes_added: NotRequired[int]
+
+
+class Manifest(TypedDict):
+    """What is read of the manifest of a corpus."""
+
+    corpus_id: str
+    name: str
+    tokenizer_id: str
+    vocab_size: int
+    licence: str
+    train: Side
+    held_out: Side
+    bytes_per_token: float | None
+    read: NotRequired[dict[str, int]]
+    skipped: NotRequired[dict[str, int]]
+    stages: NotRequired[list[_Stage]]
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """Tokens on both sides of the split, memory-mapped, and the windows that every model is evaluated on."""
+
+    folder: Path
+    corpus_id: str  # hash of the tokens
+    tokenizer_id: str
+    vocab_size: int
+    train_tokens: int
+    held_out_tokens: int
+    bytes_per_token: float  # on the held-out text; NaN where there is no text
+    eval_id: str  # hash of the held-out windows
+    loss_floor: float  # exact loss of the best predictor on those windows, NaN where unknown
+    train: np.ndarray
+    held_out: np.ndarray
+    eval_windows: np.ndarray  # (windows, T + 1), spread evenly over the held-out documents
+    manifest: Manifest
+    places: dict[str, Place]  # of both sides
+
+    @property
+    def prepared(self) -> "Prepared":
+        """What another process opens it by."""
+        floor = None if math.isnan(self.loss_floor) else self.loss_floor
+        return Prepared(folder=str(self.folder), eval_id=self.eval_id, loss_floor=floor, places=self.places)
+
+
+class Prepared(TypedDict):
+    """A corpus that a launch has prepared: a job opens it by this, and asks neither its source nor its cleaning."""
+
+    folder: str
+    eval_id: str
+    loss_floor: float | None
+    places: dict[str, Place]
+
+
+class OpenCorpora:
+    """Corpora by their data, each opened when it is first called for and then kept open.
+
+    `known` are some that are prepared, by `repr` of their data: opened as they are, unless their files have changed.
+    Others are made by `prepare`.
+    """
+
+    def __init__(self, prepare: Callable[[DataSpec], Corpus], known: Mapping[str, Prepared] | None = None) -> None:
+        self._prepare, self._known = prepare, known or {}
+        self._open: dict[str, Corpus] = {}
+
+    def __call__(self, data: DataSpec) -> Corpus:
+        key = repr(data)
+        if key not in self._open:
+            known = self._known.get(key)
+            whole = known is not None and all(map(_is_unchanged, known["places"].values()))
+            self._open[key] = reopen(data, known) if known and whole else self._prepare(data)
+        return self._open[key]
+
+
+def reopen(data: DataSpec, known: Prepared) -> Corpus:
+    """A corpus that was prepared before, from the files where it lay then. Raises CorpusError if its tokens differ."""
+    folder = Path(known["folder"])
+    corpus = open_folder(data, folder, read_manifest(folder), known["places"])
+    if corpus.eval_id != known["eval_id"]:
+        raise CorpusError(f"{folder}: its held-out tokens have changed since the launch; isoflop run launches it anew")
+    return replace(corpus, loss_floor=math.nan if known["loss_floor"] is None else known["loss_floor"])
+
+
+def spread_windows(tokens: np.ndarray, *, context_length: int, n_tokens: int) -> np.ndarray:
+    """Windows (W, T + 1) at even distances over all of `tokens`: enough for `n_tokens` targets, or all there are."""
+    starts = spread_starts(len(tokens), context_length=context_length, n_tokens=n_tokens)
+    return tokens[starts[:, None] + np.arange(context_length + 1)]
+
+
+def spread_starts(available_tokens: int, *, context_length: int, n_tokens: int) -> np.ndarray:
+    """The positions in the tokens where the windows of `spread_windows` begin, (windows,)."""
+    available = available_tokens // (context_length + 1)
+    wanted = min(available, -(-n_tokens // context_length))
+    return np.arange(wanted) * available // wanted * (context_length + 1)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """What a complete folder says of itself. Raises CorpusError naming the file."""
+    return read_json(folder / MANIFEST, Manifest, error=CorpusError, remedy="delete the folder and prepare again")
+
+
+def sides(manifest: Manifest) -> dict[str, Side]:
+    """Both sides of the split, by name."""
+    return {"train": manifest["train"], "held_out": manifest["held_out"]}
+
+
+def _is_unchanged(place: Place) -> bool:
+    try:
+        return os.stat(place["file"]).st_mtime_ns == place["modified"]
+    except OSError:
+        return False
+
+
+def open_folder(data: DataSpec, folder: Path, manifest: Manifest, places: dict[str, Place]) -> Corpus:
+    """The corpus in a complete folder, without its loss floor. Raises CorpusError for a side below one window."""
+    shards: dict[str, np.ndarray] = {
+        side: np.memmap(place["file"], place["dtype"], "r", place["offset"], (place["tokens"],))
+        for side, place in places.items()
+    }
+    for side, tokens in shards.items():
+        if len(tokens) <= data.context_length:
+            raise CorpusError(
+                f"corpus {data.name}: its {side.replace('_', '-')} side has {len(tokens)} tokens, fewer than "
+                f"one window of data.context_length={data.context_length} + 1; add text or shorten the context"
+            )
+    corpus_id, shards["train"] = _capped(manifest["corpus_id"], shards["train"], data)
+    windows = spread_windows(shards["held_out"], context_length=data.context_length, n_tokens=data.eval_tokens)
+    eval_id = hashlib.sha256(str(windows.shape).encode() + windows.tobytes()).hexdigest()[:12]
+    return Corpus(
+        folder=folder,
+        corpus_id=corpus_id,
+        tokenizer_id=manifest["tokenizer_id"],
+        vocab_size=manifest["vocab_size"],
+        train_tokens=len(shards["train"]),
+        held_out_tokens=len(shards["held_out"]),
+        bytes_per_token=manifest["bytes_per_token"] or math.nan,
+        eval_id=eval_id,
+        loss_floor=math.nan,
+        train=shards["train"],
+        held_out=shards["held_out"],
+        eval_windows=windows,
+        manifest=manifest,
+        places=places,
+    )
+
+
+def _capped(corpus_id: str, train: np.ndarray, data: DataSpec) -> tuple[str, np.ndarray]:
+    """The corpus's id and training tokens; with data.unique_tokens so many targets, in windows at even distances.
+
+    Raises CorpusError for more unique tokens than there are, or fewer than one window.
+    """
+    if data.unique_tokens is None:
+        return corpus_id, train
+    length = data.context_length
+    available = len(train) // (length + 1) * length
+    if not length <= data.unique_tokens <= available:
+        raise CorpusError(
+            f"data.unique_tokens={data.unique_tokens} must lie between one window of {length} and the {available} "
+            f"that corpus {data.name} has"
+        )
+    windows = spread_windows(train, context_length=length, n_tokens=data.unique_tokens)
+    return digest({"corpus": corpus_id, "windows": list(windows.shape)}), windows.reshape(-1)
+
+
+def digest(value: Mapping[str, Any]) -> str:
+    """The first 12 hexadecimal digits of the hash of a value, as JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def batch(tokens: np.ndarray, *, step: int, **which: Any) -> np.ndarray:
@@ -72,66 +250,7 @@ def remember_orders(count: int) -> None:
     _order = lru_cache(maxsize=count)(_order.__wrapped__)
 
 
-def gatherer(tokens: np.ndarray, context_length: int, device: str) -> Gather:
-    """A function from window numbers (any shape) to their tokens on `device`: gathered there if the corpus fits."""
-    if device.startswith("cuda") and fits(tokens, device):
-        return on_device(tokens, context_length, device)
-    return on_host(tokens, context_length, device)
-
-
-def fits(tokens: np.ndarray, device: str) -> bool:
-    """Whether a CUDA device holds this corpus already, or has room for it in SHARE of its free memory."""
-    import torch
-
-    return _is_resident(tokens, device) or tokens.nbytes <= SHARE * torch.cuda.mem_get_info(device)[0]
-
-
-def on_host(tokens: np.ndarray, context_length: int, device: str) -> Gather:
-    """Gather on the host and copy the tokens to `device`."""
-    import torch
-
-    return lambda windows: to_device(torch.from_numpy(gather(tokens, windows, context_length)), device)
-
-
-def on_device(tokens: np.ndarray, context_length: int, device: str) -> Gather:
-    """Copy the corpus to `device` unless it is there, and gather there."""
-    import torch
-
-    size = context_length + 1
-    rows = _resident_on(device, tokens)[: count_windows(len(tokens), context_length) * size].view(-1, size)
-    wraps = tokens.dtype == np.uint16  # above 2**15 as int16, a token is negative
-
-    def gathered(windows: np.ndarray) -> "Tensor":
-        numbers = to_device(torch.from_numpy(windows.ravel()), device)
-        found = rows.index_select(0, numbers).long()
-        return (found & 0xFFFF if wraps else found).view(*windows.shape, size)
-
-    return gathered
-
-
-def to_device(tensor: "Tensor", device: str) -> "Tensor":
-    """A tensor of the host on `device`; a copy to CUDA is queued without waiting for it."""
-    if not device.startswith("cuda"):
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
-
-
 @lru_cache(maxsize=4)
 def _order(seed: int, size: Size, epoch: int, n_windows: int) -> np.ndarray:
-    """The upper words of the counter are the size's own: streams of one key that never meet."""
+    """The order of the windows in one epoch, (n_windows,). The counter holds the size, so that sizes share no order."""
     return np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, *size])).permutation(n_windows)
-
-
-def _resident_on(device: str, tokens: np.ndarray) -> "Tensor":
-    """All tokens on a device, uint16 and uint32 as signed numbers of the same bits; one corpus a device."""
-    import torch
-
-    if not _is_resident(tokens, device):
-        _resident.pop(device, None)  # before there are two
-        signed = tokens.view(_SIGNED.get(tokens.dtype, tokens.dtype))
-        _resident[device] = tokens, torch.from_numpy(np.array(signed)).to(device)
-    return _resident[device][1]
-
-
-def _is_resident(tokens: np.ndarray, device: str) -> bool:
-    return device in _resident and _resident[device][0] is tokens

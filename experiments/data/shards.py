@@ -19,6 +19,7 @@ import numpy as np
 
 from isoflop.experiments.config import DataSpec
 from isoflop.experiments.data import CorpusError, near_duplicates
+from isoflop.experiments.data.batches import MANIFEST
 from isoflop.experiments.data.hub import StreamError
 from isoflop.experiments.data.parts import Part, digest, held_bytes, index_dtype, make_parts
 from isoflop.experiments.data.records import Files
@@ -27,7 +28,6 @@ from isoflop.experiments.data.token_files import HEADER_BYTES, SIDES, header, to
 from isoflop.experiments.data.tokenizer import Bytes, Library, read_tokenizer, train_bpe
 from isoflop.experiments.files import locked
 
-MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 DOCUMENTS = "held_out.documents"  # int64: where each held-out document ends in its shard, in tokens
 LEARNED_FROM = 64 * 2**20  # bytes of text, at most, that a tokenizer is trained on
@@ -83,6 +83,8 @@ def _write(source: Source, files: Files, work: Path) -> dict[str, Any]:
 def _split_tokens(source: TokenSource, files: Files) -> Iterator[tuple[np.ndarray, bool, int]]:
     """(tokens, whether held out, 0 bytes) of each document, which is read twice: the split is by content."""
     rows = [(tokens.size, digest(tokens.astype("<i8").tobytes())) for _, tokens in source.documents(files)]
+    if not rows:
+        raise CorpusError(f"data.source={source.name} has no documents")
     index = np.zeros(len(rows), index_dtype(source.data))
     for row, (size, content) in zip(index, rows, strict=True):
         row["length"], row["digest"] = size, content
@@ -92,8 +94,14 @@ def _split_tokens(source: TokenSource, files: Files) -> Iterator[tuple[np.ndarra
 
 
 def _write_text(source: TextSource, files: Files, work: Path) -> dict[str, Any]:
+    """Clean, split and tokenise text; returns the manifest. Raises CorpusError where no document is left."""
     data = source.data
     files, licence = source.fetch(files, work)
+    if not files:
+        raise CorpusError(
+            f"data.source={source.name} has no files: a source of text lists those that it reads in files(), or writes "
+            "them in fetch()"
+        )
     parts = make_parts(source, files, work)
     kept, stages = _distinct(parts, data, work)
     if not any(mask.any() for mask in kept):

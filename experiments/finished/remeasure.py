@@ -6,7 +6,8 @@ import pandas as pd
 import torch
 
 from isoflop.experiments.config import saved_data
-from isoflop.experiments.data.corpus import Corpus, prepare
+from isoflop.experiments.data.batches import Corpus
+from isoflop.experiments.data.corpus import prepare
 from isoflop.experiments.store.models import Trained, evaluation_file
 from isoflop.experiments.store.store import StoreError
 from isoflop.experiments.training.evaluate import detail, evaluate

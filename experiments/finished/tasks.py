@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from isoflop.experiments.data.corpus import Corpus
+from isoflop.experiments.data.batches import Corpus
 from isoflop.experiments.data.shards import DOCUMENTS
 from isoflop.experiments.data.tokenizer import Tokenizer
 

@@ -16,8 +16,7 @@ from typing import NamedTuple
 import torch
 
 from isoflop.experiments.cost.memory import is_out_of_memory
-from isoflop.experiments.data.batches import remember_orders
-from isoflop.experiments.data.corpus import Corpus
+from isoflop.experiments.data.batches import Corpus, remember_orders
 from isoflop.experiments.parallel.pack_step import PackedStep
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.engine import Engine

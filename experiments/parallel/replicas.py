@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from isoflop.experiments.config import WhereSpec
-from isoflop.experiments.data.corpus import Corpus
+from isoflop.experiments.data.batches import Corpus
 from isoflop.experiments.parallel.sharded_checkpoint import ShardedCheckpoints
 from isoflop.experiments.parallel.sharded_optimizer import ShardedAdamW, whole
 from isoflop.experiments.parallel.world import World, check_batch

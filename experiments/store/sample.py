@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isoflop.experiments.data.corpus import Corpus
+from isoflop.experiments.data.batches import Corpus
 from isoflop.experiments.data.tokenizer import Tokenizer
 from isoflop.experiments.store.store import Store
 

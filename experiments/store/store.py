@@ -10,7 +10,6 @@
 Every file is replaced as a whole, so a reader may look at any time and a process may die at any time.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -36,9 +35,6 @@ _EMPTY: dict[str, Any] = {
     "engine": "",
 }  # fmt: skip
 COLUMNS = tuple(_EMPTY)
-_DISK_ERRORS = {
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
-}  # fmt: skip
 
 
 class Marker(TypedDict):
@@ -86,11 +82,6 @@ class LaunchFile(TypedDict):
 
 class StoreError(ValueError):
     """A folder is not a store, or something in it cannot be used."""
-
-
-def is_disk_error(error: BaseException) -> bool:
-    """Whether the disk refused (full, read-only, over a quota, failing): then no cell's training is at fault."""
-    return isinstance(error, OSError) and error.errno in _DISK_ERRORS
 
 
 @dataclass(frozen=True)

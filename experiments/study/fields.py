@@ -12,10 +12,10 @@ from typing import Any
 from isoflop.experiments.config import ExperimentConfig
 from isoflop.experiments.data.sources import SOURCES
 from isoflop.experiments.files import NAME_RULE, is_name
+from isoflop.experiments.study.cell import COOLDOWNS, SCHEDULES
 from isoflop.experiments.study.engine import DISTRIBUTED
 from isoflop.experiments.study.optimizers import OPTIMIZERS
 from isoflop.experiments.study.rules import RULES
-from isoflop.experiments.study.schedule import COOLDOWNS, SCHEDULES
 from isoflop.models.config import FAMILIES, OPTIONS, PARAMETRIZATIONS
 
 Rule = Callable[[Any], str]
@@ -62,7 +62,7 @@ def named(names: Sequence[str], *, empty: bool = False) -> Rule:
 
 
 def optional(rule: Rule) -> Rule:
-    """The same, or null."""
+    """The rule that allows null too."""
     return lambda value: "" if value is None else rule(value)
 
 
@@ -181,12 +181,12 @@ def check_fields(config: ExperimentConfig) -> None:
     """Raise FieldError naming the first key whose value cannot be, the value, and what it must be."""
     for key, at, value in leaves(config):
         rule = FIELDS[key]
-        if told := rule(value):
-            raise FieldError(f"{at} must be {told}; not {shown(value)}")
+        if wanted := rule(value):
+            raise FieldError(f"{at} must be {wanted}; not {shown(value)}")
         if isinstance(rule, Each):
             for i, one in enumerate(value or ()):
-                if told := rule.rule(one):
-                    raise FieldError(f"{at}[{i}] must be {told}; not {shown(one)}")
+                if wanted := rule.rule(one):
+                    raise FieldError(f"{at}[{i}] must be {wanted}; not {shown(one)}")
 
 
 def leaves(node: Any, key: str = "", at: str = "") -> Iterator[tuple[str, str, Any]]:

@@ -33,7 +33,7 @@ MOST_WARMUP = 0.1  # of a run, where the optimiser's memory asks for more
 def resolve(
     optim: OptimSpec, schedule: ScheduleSpec, model: ModelConfig, tokens: float
 ) -> tuple[OptimSpec, ScheduleSpec]:
-    """The same settings in plain numbers, for a run of `model` on `tokens` tokens.
+    """The settings with the values of `optim.rule` filled in, for a run of `model` on `tokens` tokens.
 
     Raises ValueError for an unknown optimizer or rule, and for a value out of its range.
     """

@@ -62,7 +62,7 @@ def measure(cells: Sequence[Cell], where: WhereSpec) -> None:
 
 
 def _alone(timer: subprocess.Popen, company: list) -> float:
-    """The share of its time with company that a step takes without, at the middle one of a process's cells."""
+    """Time of a step while no other process runs over its time while all do, for the middle one of its cells."""
     middle = len(company) // 2
     _ask(timer, ALONE_SECONDS, middle, middle + 1)
     ((step, _),) = json.loads(_read(timer))
@@ -74,7 +74,7 @@ def _by_shape(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _spread(cells: Sequence[Cell]) -> list[Cell]:
-    """So many of these, the ends among them, evenly over their order."""
+    """At most MOST_SHAPES of these, evenly spaced over their order, the first and the last among them."""
     if len(cells) <= MOST_SHAPES:
         return list(cells)
     return [cells[round(i * (len(cells) - 1) / (MOST_SHAPES - 1))] for i in range(MOST_SHAPES)]

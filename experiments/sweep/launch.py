@@ -17,16 +17,8 @@ from isoflop.experiments.cost.price import Price, check_cap, price, price_of
 from isoflop.experiments.cost.shape_key import place
 from isoflop.experiments.cost.speed_file import known_speed
 from isoflop.experiments.data.corpus import Corpora
-from isoflop.experiments.files import check_name
-from isoflop.experiments.store.store import (
-    SETTLED,
-    Store,
-    StoreError,
-    create_store,
-    is_disk_error,
-    is_store,
-    open_store,
-)
+from isoflop.experiments.files import check_name, is_disk_error
+from isoflop.experiments.store.store import SETTLED, Store, StoreError, create_store, is_store, open_store
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.check import checked_study
 from isoflop.experiments.study.engine import engine_name

@@ -15,8 +15,8 @@ from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.cost.cost import Speed, trunk_seconds
 from isoflop.experiments.cost.memory import available_bytes
 from isoflop.experiments.cost.packs import packs
-from isoflop.experiments.files import STALE_SECONDS, host_name, is_ours
-from isoflop.experiments.store.store import SETTLED, Store, StoreError, is_disk_error
+from isoflop.experiments.files import STALE_SECONDS, host_name, is_disk_error, is_ours
+from isoflop.experiments.store.store import SETTLED, Store, StoreError
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.study import Study
 from isoflop.experiments.sweep.pool import per_device
@@ -104,7 +104,7 @@ def finish(jobs: Sequence[Job], store: Store, start: Start) -> None:
     """
     launched = untouched = 0
     waiting: float | None = None  # since when, while every open trunk is another's
-    told: set[str] = set()
+    reported: set[str] = set()
     while open_jobs := [job for job in jobs if _is_open(job, store)]:
         if len(every := [one for job in jobs for one in unpacked(job)]) > len(jobs):
             jobs = every
@@ -116,7 +116,7 @@ def finish(jobs: Sequence[Job], store: Store, start: Start) -> None:
         if not batch:
             waiting = waiting or time.monotonic()
             if time.monotonic() - waiting >= QUIET_SECONDS:
-                _say_who_holds(open_jobs, store, told)
+                _say_who_holds(open_jobs, store, reported)
             time.sleep(WAIT_SECONDS)
             continue
         waiting = None
@@ -131,12 +131,12 @@ def finish(jobs: Sequence[Job], store: Store, start: Start) -> None:
             )
 
 
-def _say_who_holds(jobs: Sequence[Job], store: Store, told: set[str]) -> None:
-    """A line on stderr for each trunk that a launch waits for, unless it was `told` already."""
-    for trunk_id in sorted({trunk_id for job in jobs for trunk_id in job.trunk_ids} - told):
+def _say_who_holds(jobs: Sequence[Job], store: Store, reported: set[str]) -> None:
+    """A line on stderr for each trunk that a launch waits for, unless it was `reported` already."""
+    for trunk_id in sorted({trunk_id for job in jobs for trunk_id in job.trunk_ids} - reported):
         if (claim := store.holder(trunk_id)) is None:
             continue
-        told.add(trunk_id)
+        reported.add(trunk_id)
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(claim.get("since", claim["heartbeat"])))
         what = "this launch waits for it"
         if not is_ours(claim):

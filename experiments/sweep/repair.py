@@ -49,15 +49,15 @@ def choose(store: Store, states: Sequence[str], run_id: str | None) -> pd.DataFr
     if run_id is not None:
         cells = cells[cells["run_id"].str.startswith(run_id)]
         if len(cells) != 1:
-            told = ", ".join(cells["run_id"][:5]) or "none"
-            raise StoreError(f"--run {run_id}: it must begin exactly one run of {store.root}; it begins {told}")
+            found = ", ".join(cells["run_id"][:5]) or "none"
+            raise StoreError(f"--run {run_id}: it must begin exactly one run of {store.root}; it begins {found}")
         if (now := cells["state"].iloc[0]) not in states:
             raise StoreError(f"run {cells['run_id'].iloc[0]} is {now}, not {' or '.join(states)}; see --state")
     return cells[cells["state"].isin(states)]
 
 
 def relaunches(store: Store, cells: pd.DataFrame) -> list[Relaunch]:
-    """These cells by the launch that asked for them last.
+    """These cells by the launch that requested them last.
 
     Raises StoreError naming a cell of which the store does not know how it was launched, and UsageError naming a
     launch that holds more than settings of a study.
@@ -185,8 +185,8 @@ def litter_text(litter: Litter) -> str:
     counts = {"checkpoints": litter.checkpoints, "claims": litter.claims, "temporary files": litter.temporary}
     if litter.states:
         counts["states that were cut short"] = litter.states
-    told = ", ".join(f"{len(files)} {kind}" for kind, files in counts.items())
-    return f"{told} ({litter.at_work} trunks at work left alone)" if litter.at_work else told
+    found = ", ".join(f"{len(files)} {kind}" for kind, files in counts.items())
+    return f"{found} ({litter.at_work} trunks at work left alone)" if litter.at_work else found
 
 
 def _pending(store: Store) -> dict[str, dict[str, int]]:

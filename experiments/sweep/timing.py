@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from isoflop.experiments.config import WhereSpec
-from isoflop.experiments.data.corpus import Corpus
+from isoflop.experiments.data.batches import Corpus
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.engine import decide
 from isoflop.experiments.training.learner import Learner

@@ -31,9 +31,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.cost.memory import explanation, is_out_of_memory, with_less
-from isoflop.experiments.data.corpus import Corpora, Corpus, Prepared
-from isoflop.experiments.files import Claim, ClaimLostError, check_name, read_kept, write_json
-from isoflop.experiments.store.store import SETTLED, Store, StoreError, is_disk_error, open_store
+from isoflop.experiments.data.batches import Corpus, OpenCorpora, Prepared
+from isoflop.experiments.data.corpus import prepare
+from isoflop.experiments.files import Claim, ClaimLostError, check_name, is_disk_error, read_kept, write_json
+from isoflop.experiments.store.store import SETTLED, Store, StoreError, open_store
 from isoflop.experiments.study.cell import Cell, from_plain, to_plain
 from isoflop.experiments.study.engine import Engine, decide
 from isoflop.experiments.study.study import Study
@@ -63,7 +64,8 @@ def train_trunks(where: WhereSpec, runs: str) -> None:
     store = open_store(runs)
     works = read_works(store, where)
     known = {repr(work.cells[0].data): work.prepared for work in works if work.prepared}
-    train_together(works, Corpora(Path(where.corpora).resolve(), known), store, where)
+    corpora = OpenCorpora(partial(prepare, root=Path(where.corpora).resolve()), known)
+    train_together(works, corpora, store, where)
 
 
 def _go_to(folder: str) -> None:
@@ -159,7 +161,7 @@ def _read_work(store: Store, trunk_id: str, key: str) -> Work:
 
 
 def listing(cell: Cell) -> dict:
-    """What the store says of a cell before it has run."""
+    """The fields of a cell in the store's list of a study."""
     return {
         "run_id": cell.run_id, "trunk_id": cell.trunk_id, "label": cell.label, "size": cell.size, "arm": cell.arm,
         "seed": cell.seed, "steps": cell.steps, "branch_step": cell.branch_step, "flops": cell.training_flops,
@@ -173,7 +175,7 @@ def wanted(cell: Cell, where: WhereSpec) -> bool:
     return of_trunk and (where.only is None or cell.run_id in where.only)
 
 
-def train_together(works: Sequence[Work], corpora: Corpora, store: Store, where: WhereSpec) -> None:
+def train_together(works: Sequence[Work], corpora: OpenCorpora, store: Store, where: WhereSpec) -> None:
     """Train one trunk, or several in one step: each is claimed, recorded and resumed as it would be alone."""
     trains = [partial(train_claimed, work, corpora, store, where) for work in works]
     if len(trains) == 1:
@@ -185,7 +187,7 @@ def train_together(works: Sequence[Work], corpora: Corpora, store: Store, where:
 
 
 def train_claimed(
-    work: Work, corpora: Corpora, store: Store, where: WhereSpec, make: "MakeLearner | None" = None
+    work: Work, corpora: OpenCorpora, store: Store, where: WhereSpec, make: "MakeLearner | None" = None
 ) -> None:
     """Train what is missing of one trunk, unless another living process is at it; `make` makes learners of a pack.
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isoflop.experiments.compose import UsageError
-from isoflop.experiments.data.corpus import Corpus
+from isoflop.experiments.data.batches import Corpus
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.sizes import suggest
 from isoflop.experiments.trackers.record import Sink, describe

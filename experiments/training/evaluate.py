@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from isoflop.experiments.data.corpus import Corpus, spread_starts
+from isoflop.experiments.data.batches import Corpus, spread_starts
 from isoflop.experiments.data.shards import DOCUMENTS
 from isoflop.models.step.training_step import Step
 from isoflop.scaling.table.evaluation import NAMES

@@ -2,7 +2,7 @@
 
 import shutil
 
-from isoflop.experiments.data.corpus import Corpus
+from isoflop.experiments.data.batches import Corpus
 from isoflop.experiments.data.tokenizer import find_tokenizer
 from isoflop.experiments.store.models import evaluation_file, tokenizers_folder, weights_file
 from isoflop.experiments.store.sample import sample, sample_file

@@ -7,24 +7,26 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from isoflop.experiments.config import WhereSpec
-from isoflop.experiments.data.batches import AT_ONCE, count_windows, gatherer, to_device, window_numbers
-from isoflop.experiments.data.corpus import Corpus
-from isoflop.experiments.study.cell import Cell
+from isoflop.experiments.data.batches import Corpus, count_windows, gather, window_numbers
+from isoflop.experiments.study.cell import Cell, curve_stride, learning_rate
 from isoflop.experiments.study.engine import Engine, decide
-from isoflop.experiments.study.schedule import curve_stride, learning_rate
 from isoflop.experiments.training.checkpoint import UNKNOWN, Checkpoints, State
 from isoflop.experiments.training.cuda_graph import GraphedStep
 from isoflop.experiments.training.evaluate import Evaluation, evaluate
+from isoflop.experiments.training.gather import Gather, gatherer, to_device
 from isoflop.experiments.training.initial import start
 from isoflop.experiments.training.optimizer import Optimizer, build_optimizer
 from isoflop.experiments.training.rows import Measurement
 from isoflop.models.language_model import LanguageModel
 from isoflop.models.parametrization import new_model
 from isoflop.models.step.training_step import accumulate, choose
+
+AT_ONCE = 1 << 22  # tokens gathered at once: 32 MiB as int64
 
 
 class Learner:
@@ -39,10 +41,11 @@ class Learner:
         self.engine = engine or decide(cell, WhereSpec(device=device))
         self.on_cuda = device.startswith("cuda")
         self.micro_batch = self.engine.micro_batch or cell.optim.batch_size  # sequences at once
+        length = cell.model.context_length
         self.model = self.first_model().to(device)
         self.optimizer = self.build_optimizer()
         self.model_step = choose(self.model, self.engine)  # compiles the kernels where they are not yet
-        self.gather = gatherer(corpus.train, cell.model.context_length, device)
+        self.gather: Gather = gatherer(corpus.train, length, device) if self.on_cuda else self._gather
         self.windows = torch.from_numpy(corpus.eval_windows.astype("int64")).to(device)
         self.guess = (1 - 1e-6) * math.log(cell.model.vocab_size)  # rounding apart
         self.step, self.seconds = 0, 0.0
@@ -101,6 +104,10 @@ class Learner:
         at_once = max(1, AT_ONCE // max(1, windows[0].size * (length + 1)))
         for first in range(0, len(windows), at_once):
             yield from self.gather(windows[first : first + at_once])
+
+    def _gather(self, windows: np.ndarray) -> Tensor:
+        """The tokens of windows of any shape, (.., T + 1) int64."""
+        return torch.from_numpy(gather(self.corpus.train, windows, self.cell.model.context_length))
 
     def learning_rates(self, until: int, steps: int) -> Sequence[float | Tensor]:
         """The base learning rate of each of those steps: on CUDA as tensors, which a graph reads at each replay."""

@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 
 import torch
 
-from isoflop.experiments.data.batches import count_windows
-from isoflop.experiments.data.corpus import Corpus
+from isoflop.experiments.data.batches import Corpus, count_windows
 from isoflop.experiments.study.cell import Cell
 from isoflop.models.config import count_params, flops_per_token, n_active, n_total
 from isoflop.scaling.table.runs import code_version

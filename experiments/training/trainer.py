@@ -13,11 +13,9 @@ from typing import TypedDict
 import torch
 
 from isoflop.experiments.config import WhereSpec
-from isoflop.experiments.data.corpus import Corpus
-from isoflop.experiments.study import schedule
-from isoflop.experiments.study.cell import Cell
+from isoflop.experiments.data.batches import Corpus
+from isoflop.experiments.study.cell import Cell, row_steps
 from isoflop.experiments.study.engine import Engine, decide
-from isoflop.experiments.study.schedule import row_steps
 from isoflop.experiments.training import process
 from isoflop.experiments.training.checkpoint import Checkpoints, State
 from isoflop.experiments.training.evaluate import Evaluation
@@ -159,7 +157,6 @@ def _check(cells: Sequence[Cell], corpus: Corpus, where: WhereSpec) -> None:
     if len(trunks) != 1:
         raise ValueError(f"train_trunk takes the cells of one trunk; got {len(trunks)}: {', '.join(trunks)}")
     for cell in cells:
-        schedule.check(cell.schedule)
         if cell.corpus_id != corpus.corpus_id:
             raise ValueError(f"run {cell.run_id}: made for corpus {cell.corpus_id}, given corpus {corpus.corpus_id}")
         if cell.model.experts and (where.distributed != "none" or where.micro_batch):

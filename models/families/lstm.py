@@ -1,23 +1,13 @@
 """The LSTM of `models.lstm`: layers that read their input and their own state, each by four gates."""
 
-from typing import TYPE_CHECKING
-
 from isoflop.models.config import Family, MatrixShape, ModelConfig
-
-if TYPE_CHECKING:
-    from isoflop.models.lstm import LSTM
 
 
 class LSTMFamily(Family):
     """Depth and width are its whole shape."""
 
     size_prefix = "lstm-"
-
-    def build(self, config: ModelConfig) -> "LSTM":
-        """An `LSTM`, weights uninitialised."""
-        from isoflop.models.lstm import LSTM
-
-        return LSTM(config)
+    module = "isoflop.models.lstm:LSTM"
 
     def matrices(self, config: ModelConfig) -> list[MatrixShape]:
         """Of each layer, four gates from its input and four from its state."""

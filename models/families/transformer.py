@@ -1,30 +1,16 @@
 """The decoder-only Transformer: of default parts (`models.transformer`), or of others (`models.variants`)."""
 
-from typing import TYPE_CHECKING
-
 from isoflop.models.config import UNUSED, Family, MatrixShape, ModelConfig
-
-if TYPE_CHECKING:
-    from isoflop.models.transformer import Transformer
-    from isoflop.models.variants import Variant
 
 
 class TransformerFamily(Family):
     """Every field of the configuration means something to it."""
 
     size_prefix = ""
+    module = "isoflop.models.transformer:Transformer"
+    variant = "isoflop.models.variants:Variant"
     fields = frozenset(UNUSED)
     attends = True
-
-    def build(self, config: ModelConfig) -> "Transformer | Variant":
-        """A `Transformer` where every part is the default one, else a `Variant`; weights uninitialised."""
-        if config.plain:
-            from isoflop.models.transformer import Transformer
-
-            return Transformer(config)
-        from isoflop.models.variants import Variant
-
-        return Variant(config)
 
     def matrices(self, config: ModelConfig) -> list[MatrixShape]:
         """q, k, v and output; the router, if there are experts; into the MLP (gate and up, or up), and out of it."""
@@ -56,23 +42,23 @@ class TransformerFamily(Family):
         return 12 * config.d_model + (4 if config.activation == "swiglu" else 2) * experts * config.mlp_width
 
     def hand_written(self, config: ModelConfig) -> bool:
-        """Only of default parts."""
+        """Where every part is the default one."""
         return config.plain
 
     def packs(self, config: ModelConfig) -> bool:
-        """Unless it has experts."""
+        """Where it has no experts."""
         return not config.experts
 
     def no_graph(self, config: ModelConfig) -> str:
-        """Experts: the host reads how many tokens each gets."""
+        """Why not, with experts: the host reads how many tokens each gets."""
         return "how many tokens each expert gets is read on the host" if config.experts else ""
 
     def no_compile(self, config: ModelConfig) -> str:
-        """Experts: their shapes change from batch to batch."""
+        """Why not, with experts: their shapes change from batch to batch."""
         return "how many tokens each expert gets changes from batch to batch" if config.experts else ""
 
     def is_llama(self, config: ModelConfig) -> bool:
-        """Only of default parts."""
+        """Where every part is the default one."""
         return config.plain
 
 

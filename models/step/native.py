@@ -58,12 +58,12 @@ def _from_a_compiler(folder: Path) -> ctypes.CDLL | None:
         if faults:
             _say(f"kernels in C: {'; '.join(faults)}; {name} does")
         return found
-    told = "; ".join(faults) or f"no compiler is installed ({', '.join(COMPILERS)})"
+    reason = "; ".join(faults) or f"no compiler is installed ({', '.join(COMPILERS)})"
     if (before := _kept(folder, "*")) is not None:
         if faults:
-            _say(f"kernels in C: {told}; those that were built before are used")
+            _say(f"kernels in C: {reason}; those that were built before are used")
         return before
-    _say(f"no kernels in C, so training takes about twice as long: {told}; install gcc or clang, or set CC")
+    _say(f"no kernels in C, so training takes about twice as long: {reason}; install gcc or clang, or set CC")
     return None
 
 
@@ -150,8 +150,8 @@ def _reason(error: OSError | subprocess.SubprocessError) -> str:
     """One line: what a compiler or the system said."""
     if isinstance(error, subprocess.CalledProcessError):
         lines = (error.stderr or b"").decode(errors="replace").splitlines()
-        told = next((line for line in lines if "error" in line), lines[0] if lines else "")
-        return f"exit code {error.returncode}" + (f": {told.strip()[:200]}" if told else "")
+        first = next((line for line in lines if "error" in line), lines[0] if lines else "")
+        return f"exit code {error.returncode}" + (f": {first.strip()[:200]}" if first else "")
     if isinstance(error, OSError) and error.strerror and not isinstance(error, NotOursError):
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error).splitlines()[0] if str(error) else type(error).__name__

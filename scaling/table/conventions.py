@@ -141,6 +141,7 @@ def points(
     frame["cluster"], cluster = _clusters(frame, cluster)
     kept = [*QUANTITIES, "cluster", *(c for c in OPTIONAL if c in frame and c != "trunk_id")]
     tidy = frame.reindex(columns=kept).astype(dict.fromkeys(QUANTITIES, float)).reset_index(drop=True)
+    tidy.attrs = {}  # what a reader needs of them is in the points; pandas would copy them at every operation
     return Points(tidy, used[0], used[1], cluster, tuple(notes), unit, larger)
 
 

@@ -81,8 +81,8 @@ def as_table(
     frame = found.frame
     if not is_study and not _chosen_by_state(frame, where):
         frame = leave_out_unfinished(frame, notes, source=str(path))
-    asked = tuple(f"{name} is the column" for name in mapping)
-    guessed = () if is_study else tuple(note for note in notes if not note.startswith(asked))
+    requested = tuple(f"{name} is the column" for name in mapping)
+    guessed = () if is_study else tuple(note for note in notes if not note.startswith(requested))
     if where:
         frame = _filter(frame, where, notes, source=str(path))
     refuse_words(found, frame, source=str(path))

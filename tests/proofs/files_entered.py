@@ -18,7 +18,7 @@ import threading
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 
 ROOT = Path(__file__).resolve().parents[2]
 BEGIN = ("begin", "process.py")  # what a worker does once
@@ -44,11 +44,12 @@ class Follower:
         self._begins = False
 
     def __call__(self, frame: FrameType, event: str, _: object) -> None:
-        if event == "return" and function(frame) == BEGIN:
-            self._begins = False
-        if self.done or event != "call" or not (path := project_file(frame.f_code.co_filename)):
+        if event not in ("call", "return") or self.done or not (path := project_file(frame.f_code)):
             return
-        name = function(frame)
+        name = function(frame.f_code)
+        if event == "return":
+            self._begins &= name != BEGIN
+            return
         self._begins |= name == BEGIN
         if self._begins and path not in self.once and not importing(frame):
             self.once.append(path)
@@ -64,22 +65,25 @@ class Follower:
                 self.parts[-1].append(path)
 
 
-def function(frame: FrameType) -> tuple[str, str]:
-    """The name of the function that runs, and of its file."""
-    return frame.f_code.co_name, Path(frame.f_code.co_filename).name
+@cache
+def function(code: CodeType) -> tuple[str, str]:
+    """The name of a function, and of its file."""
+    return code.co_name, Path(code.co_filename).name
 
 
 @cache
-def project_file(name: str) -> str:
-    """The path from the root of a source file of the project; "" if it is another's, or a test."""
-    path = Path(os.path.realpath(name))
-    ours = not name.startswith("<") and path.is_relative_to(ROOT) and not path.is_relative_to(ROOT / "tests")
+def project_file(code: CodeType) -> str:
+    """The path from the root of the source file of a function; "" if it is not of the project, or a test's."""
+    path = Path(os.path.realpath(code.co_filename))
+    ours = (
+        not code.co_filename.startswith("<") and path.is_relative_to(ROOT) and not path.is_relative_to(ROOT / "tests")
+    )
     return str(path.relative_to(ROOT)) if ours and ".venv" not in path.parts else ""
 
 
 def importing(frame: FrameType | None) -> bool:
     """Whether a frame runs because a module is being imported."""
-    while frame is not None and function(frame) not in (BEGIN, FIRST):
+    while frame is not None and function(frame.f_code) not in (BEGIN, FIRST):
         if frame.f_code.co_name == "<module>":
             return True
         frame = frame.f_back

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from isoflop.experiments.compose import compose_all
 from isoflop.experiments.config import WhereSpec
-from isoflop.experiments.data.corpus import Corpora, Corpus
+from isoflop.experiments.data.batches import Corpus
+from isoflop.experiments.data.corpus import Corpora
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.study import expand
 from isoflop.experiments.training.evaluate import Evaluation, evaluate

@@ -23,8 +23,7 @@ from isoflop.experiments.cost.cost import (
 from isoflop.experiments.cost.shape_key import engine_id, place, shape_key
 from isoflop.experiments.cost.speed_file import Measured, known_speed, to_speed
 from isoflop.experiments.store.store import create_store
-from isoflop.experiments.study.cell import Cell
-from isoflop.experiments.study.schedule import curve_stride
+from isoflop.experiments.study.cell import Cell, curve_stride
 from isoflop.experiments.sweep import calibrate
 from isoflop.experiments.sweep.calibrate import CalibrationError, measure, unknown_shapes
 from isoflop.experiments.sweep.progress import snapshot

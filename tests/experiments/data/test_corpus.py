@@ -12,7 +12,8 @@ import pytest
 from isoflop.experiments.config import DataSpec, SyntheticSpec
 from isoflop.experiments.data import CorpusError
 from isoflop.experiments.data import corpus as corpus_module
-from isoflop.experiments.data.corpus import prepare, spread_windows
+from isoflop.experiments.data.batches import spread_windows
+from isoflop.experiments.data.corpus import prepare
 from isoflop.experiments.data.sources import python_sources
 
 SMALL = SyntheticSpec(vocab_size=12, tokens=60_000, chains=100)

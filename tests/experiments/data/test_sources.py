@@ -81,3 +81,28 @@ def test_a_study_is_expanded_without_torch_or_the_readers_of_files():
     code = "import sys, isoflop.experiments.study.study; print(sorted({'torch', 'pyarrow'} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert found.stdout.strip() == "[]", found.stderr
+
+
+@pytest.mark.parametrize("kind", ["no files", "no documents", "no tokens"])
+def test_a_source_of_nothing_is_refused_by_name(tmp_path, kind):
+    base = TokenSource if kind == "no tokens" else TextSource
+
+    class Counted(base, name="counted"):
+        vocab_size = 10
+
+        def files(self):
+            return [("one", tmp_path / "one.txt")] if kind == "no documents" else []
+
+        def documents(self, files, skipped=None):
+            return iter(())
+
+    (tmp_path / "one.txt").write_text("text")
+    tokenizer = {"tokenizer": "none"} if base is TokenSource else {}
+    message = {
+        "no files": r"data.source=counted has no files: a source of text lists those that it reads in files\(\)",
+        "no documents": r"corpus mine: no document is left of 0 \(nothing was read\)",
+        "no tokens": "data.source=counted has no documents",
+    }[kind]
+    with pytest.raises(CorpusError, match=message):
+        prepare(spec("counted", **tokenizer), tmp_path / "corpora")
+    assert not [path for path in (tmp_path / "corpora").iterdir() if path.is_dir()]

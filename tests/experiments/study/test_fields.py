@@ -10,7 +10,7 @@ from isoflop.experiments.compose import UsageError, readable_errors
 from isoflop.experiments.config import BudgetSpec, CellSpec, ExperimentConfig, ReplicateSpec, StudySpec, WindowSpec
 from isoflop.experiments.data.sources import source_of
 from isoflop.experiments.study.check import MOST_CELLS, checked_study
-from isoflop.experiments.study.fields import FIELDS, leaves
+from isoflop.experiments.study.fields import FIELDS, FieldError, check_fields, leaves
 from tests.support.sweep.studies import CORPUS
 
 NAN, INF = math.nan, math.inf
@@ -154,3 +154,19 @@ def test_a_study_of_too_many_cells_is_refused():
     vary = {f"optim.{key}": [0.5] * 100 for key in ("beta1", "beta2", "momentum")}
     with pytest.raises(ValueError, match=r"study\.vary has 1,000,000 combinations of values; at most 10,000"):
         checked_study(replace(GRID, study=replace(GRID.study, vary=vary)), CORPUS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "step"}, r"schedule.name must be one of wsd, cosine, linear, constant; not 'step'"),
+        ({"cooldown_shape": "exp"}, r"schedule.cooldown_shape must be one of linear, 1-sqrt; not 'exp'"),
+        ({"cooldown_fraction": 0.0}, r"schedule.cooldown_fraction must be a number above 0, up to 1; not 0.0"),
+        ({"final_fraction": 2.0}, r"schedule.final_fraction"),
+        ({"warmup_steps": -1}, r"schedule.warmup_steps must be a whole number from 0 .*; not -1"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused_by_name(change, message):
+    with pytest.raises(FieldError, match=message):
+        check_fields(replace(SINGLE, schedule=replace(SINGLE.schedule, **change)))
+    check_fields(SINGLE)

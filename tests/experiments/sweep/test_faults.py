@@ -62,9 +62,11 @@ def test_two_launches_at_once_train_each_cell_once(folder, undisturbed):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_kills_at_random_moments_cost_nothing_but_time(tmp_path):
-    """What `python -m tests.proofs.kills` does a hundred times."""
+    """What `python -m tests.proofs.kills` does a hundred times, on shorter runs."""
     write_texts(tmp_path / "text", files=20, words=2000)
-    whole, seconds = kills.undisturbed(tmp_path)
-    toll = kills.torture(tmp_path, 4, seed=1, whole=whole, pause=seconds / 2)
+    shorter = "study.budgets=[1e10,3e10,6e10]"
+    whole, seconds = kills.undisturbed(tmp_path, shorter)
+    toll = kills.torture(tmp_path, 4, shorter, seed=1, whole=whole, pause=seconds / 2)
     assert toll.kills == 4

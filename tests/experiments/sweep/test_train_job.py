@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,6 @@ from isoflop.experiments.config import (
     WhereSpec,
 )
 from isoflop.experiments.data import CorpusError
-from isoflop.experiments.data import corpus as corpus_module
 from isoflop.experiments.store.store import Store, StoreError, create_store, open_store
 from isoflop.experiments.sweep import pool, queue
 from isoflop.experiments.sweep import train_job as sweep
@@ -26,6 +27,7 @@ from isoflop.experiments.sweep.queue import MAX_DEATHS, Job, finish, in_order
 from isoflop.experiments.training import trainer
 from isoflop.experiments.training.learner import Learner
 from isoflop.scaling.table.runs import read_config, read_runs, same_runs
+from tests.support.root import ROOT
 from tests.support.sweep.launches import in_process, run, states, sweep_with, two_trunks
 
 
@@ -379,8 +381,8 @@ def test_a_corpus_that_is_not_as_it_was_is_prepared_again_or_reported_by_name(sp
     else:
         os.utime(shard, (0, 0))
     asked = []
-    prepare = corpus_module.prepare
-    monkeypatch.setattr(corpus_module, "prepare", lambda data, root: asked.append(data) or prepare(data, root))
+    prepare = sweep.prepare
+    monkeypatch.setattr(sweep, "prepare", lambda data, root: asked.append(data) or prepare(data, root))
     sweep.train_trunks(where_of(own, paths[0]), own.runs)
     assert len(asked) == 1
     assert states(own)["state"].tolist().count("done") == 2
@@ -434,3 +436,11 @@ def test_work_that_was_changed_is_refused_by_name(spec):
     path.unlink()
     with pytest.raises(StoreError, match=rf"{path}: no such file.*is .* the folder of the launch"):
         sweep.read_works(store, where)
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_a_job_enters_few_files_until_its_first_step():
+    command = [sys.executable, "-m", "tests.proofs.files_entered", "--most", "14"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from isoflop.experiments.config import OptimSpec, WhereSpec
-from isoflop.experiments.data import batches as data
 from isoflop.experiments.data.batches import batches
 from isoflop.experiments.data.corpus import prepare
 from isoflop.experiments.study.engine import decide
-from isoflop.experiments.training import trainer
+from isoflop.experiments.training import gather, trainer
 from isoflop.experiments.training.learner import Learner
 from isoflop.experiments.training.process import configure_process
 from isoflop.models.config import ModelConfig
@@ -121,11 +120,11 @@ def test_bfloat16_is_within_the_noise_of_seeds(corpus):
 def test_the_device_gathers_what_the_host_does(corpus, monkeypatch):
     cell = cell_of(corpus)
     expected = batches(corpus.train, seed=0, size=(2, 32), step=5, count=90, batch_size=4, context_length=16)
-    for share in (data.SHARE, 0.0):
-        monkeypatch.setattr(data, "SHARE", share)
-        monkeypatch.setattr(data, "_resident", {})
+    for share in (gather.SHARE, 0.0):
+        monkeypatch.setattr(gather, "SHARE", share)
+        monkeypatch.setattr(gather, "_resident", {})
         learner = learner_of(cell, corpus)
-        assert bool(data._resident) == (share > 0)
+        assert bool(gather._resident) == (share > 0)
         learner.step = 5
         found = torch.stack(list(learner.batches(95)))
         assert found.device.type == "cuda"

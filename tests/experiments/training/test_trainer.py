@@ -12,8 +12,8 @@ import torch
 
 from isoflop.experiments.config import OptimSpec, ScheduleSpec
 from isoflop.experiments.data.corpus import prepare
+from isoflop.experiments.study.cell import row_steps
 from isoflop.experiments.study.engine import engine_name
-from isoflop.experiments.study.schedule import row_steps
 from isoflop.experiments.training import trainer
 from isoflop.experiments.training.learner import Learner
 from isoflop.experiments.training.optimizer import FlatAdamW

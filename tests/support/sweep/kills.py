@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,21 +42,21 @@ class Toll:
         return self.parents + self.workers
 
 
-def undisturbed(folder: Path) -> tuple[pd.DataFrame, float]:
-    """The table of the sweep left in peace, and the seconds that it took."""
+def undisturbed(folder: Path, *more: str) -> tuple[pd.DataFrame, float]:
+    """The table of the sweep left in peace, and the seconds that it took; `more` are overrides, as in `torture`."""
     began = time.monotonic()
-    assert _launch(folder, "undisturbed").wait(DEADLINE) == 0, _log(folder).read_text()
+    assert _launch(folder, "undisturbed", more).wait(DEADLINE) == 0, _log(folder).read_text()
     return read_runs(folder / "undisturbed"), time.monotonic() - began
 
 
-def torture(folder: Path, kills: int, *, seed: int, whole: pd.DataFrame, pause: float) -> Toll:
+def torture(folder: Path, kills: int, *more: str, seed: int, whole: pd.DataFrame, pause: float) -> Toll:
     """Sweeps until so many were killed; pauses between kills are drawn up to `pause` seconds.
 
     Raises AssertionError if a finished sweep differs from `whole`, or a finished cell was trained again.
     """
     chance, toll, began = random.Random(seed), Toll(), time.monotonic()
     while toll.kills < kills:
-        _one_sweep(folder, f"sweep-{toll.sweeps}", kills, chance, toll, whole, pause)
+        _one_sweep(folder, f"sweep-{toll.sweeps}", more, kills, chance, toll, whole, pause)
         toll.sweeps += 1
     _no_orphan(folder)
     toll.seconds = time.monotonic() - began
@@ -63,12 +64,19 @@ def torture(folder: Path, kills: int, *, seed: int, whole: pd.DataFrame, pause: 
 
 
 def _one_sweep(
-    folder: Path, runs: str, kills: int, chance: random.Random, toll: Toll, whole: pd.DataFrame, pause: float
+    folder: Path,
+    runs: str,
+    more: Sequence[str],
+    kills: int,
+    chance: random.Random,
+    toll: Toll,
+    whole: pd.DataFrame,
+    pause: float,
 ) -> None:
     finished: dict[str, tuple] = {}
     code = None
     while code != 0:  # 1: a trunk died too often in one launch
-        process = _launch(folder, runs)
+        process = _launch(folder, runs, more)
         toll.launches += 1
         while process.poll() is None and toll.kills < kills:
             time.sleep(chance.uniform(0, pause) * chance.choice((0.2, 1.0)))  # some in quick succession
@@ -80,11 +88,11 @@ def _one_sweep(
     _check(open_store(folder / runs), whole, finished, toll)
 
 
-def _launch(folder: Path, runs: str) -> subprocess.Popen:
+def _launch(folder: Path, runs: str, more: Sequence[str]) -> subprocess.Popen:
     """The command, its words in a file: a pipe would be held open by workers that outlive it for a second."""
     command = [sys.executable, "-m", "isoflop", "run", *SWEEP, f"data.files=[{folder}/text/*.txt]", f"runs={runs}"]
     with open(_log(folder), "w") as log:
-        return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+        return subprocess.Popen([*command, *more], cwd=folder, stdout=log, stderr=log)
 
 
 def _log(folder: Path) -> Path:
