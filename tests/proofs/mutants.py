@@ -40,6 +40,7 @@ ROOMS = {
     "analysis/page/calculator.py": ("tests/analysis/page/test_calculator.py",),
     "analysis/page/page.js": ("tests/analysis/page/test_script.py",),
 }
+OURS = {"tests", "isoflop", "hydra_plugins", "conftest", "__main__"}
 FAST = "not slow and not process and not browser and not gpu and not slurm"
 EQUIVALENT = "equivalent:"
 LEAST_CPU, TIMES_CPU = 10, 8  # seconds, and times what the tests take unchanged
@@ -52,8 +53,9 @@ def mutants(path: str) -> list[Mutant]:
 
 
 def arguments(room: Sequence[str]) -> list[str]:
-    """The command line of pytest for a room."""
-    return ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", FAST, *room]
+    """The command line of pytest for a room; its plugins are loaded before it can rewrite them."""
+    loaded = ["-W", "ignore:Module already imported so cannot be rewritten"]
+    return ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *loaded, "-m", FAST, *room]
 
 
 class Room:
@@ -89,7 +91,7 @@ def serve(copy: Path, path: str) -> int:
     todo = [Mutant(**fields) for fields in json.load(sys.stdin)]
     out = os.fdopen(os.dup(1), "w")
     os.chdir(copy)
-    for name in [n for n in sys.modules if n.partition(".")[0] in ("tests", "isoflop")]:
+    for name in [n for n in sys.modules if n.partition(".")[0] in OURS - {"__main__"}]:
         del sys.modules[name]
     sys.path[:0] = [str(copy)]
     room, target = ROOMS[path], copy / path
@@ -104,7 +106,7 @@ def serve(copy: Path, path: str) -> int:
         return 1
     sys.dont_write_bytecode = True
     for name in libraries.read_text().split():
-        if name.partition(".")[0] not in ("tests", "isoflop", "hydra_plugins", "__main__", "test_", "conftest"):
+        if name.partition(".")[0] not in OURS:
             _load(name)
     verdict, usual = _judge(room, target, source, 3600)
     if verdict != "survived":
