@@ -1,7 +1,8 @@
 """How the noise of a table is spread over its rows: falling with size, and shared by the rows of a cluster.
 
 Both are estimated from residuals by restricted maximum likelihood on a grid (Patterson and Thompson 1971): the sd falls
-as N^-g, and two rows of one cluster have correlation r.
+as N^-g, and two rows of one cluster have correlation r. Either must be worth EVIDENCE: on even, independent noise an
+estimate of them is noise itself, and tests under it object too often.
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from isoflop.scaling.laws.law import Array
 
 FALLING = (0.0, 0.15, 0.3, 0.45, 0.6)  # the power of N with which the sd falls
 SHARED = (0.0, 0.25, 0.5, 0.7, 0.85)  # correlation within a cluster
+EVIDENCE = 2.0  # of ln likelihood: half the square of two standard errors
 SINGULAR = 1e-9  # of the largest singular value: columns below it add nothing
 FAR = 4.0  # robust standard deviations at which residuals are clipped before anything is tested
 
@@ -51,7 +53,7 @@ def noise_model(residual: Array, design: Array, log_n: Array, weights: Array, la
     for power in FALLING if np.ptp(log_n) > 1 else FALLING[:1]:
         for shared in SHARED if repeated else SHARED[:1]:
             model = NoiseModel(unit * np.exp(-power * x), shared, label)
-            value = _restricted(model, residual, design)
+            value = _restricted(model, residual, design) - EVIDENCE * ((power > 0) + (shared > 0))
             if value > likelihood + 1e-9:
                 best, likelihood = model, value
     return best

@@ -6,6 +6,7 @@ give the same studies, whatever else is checked.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.cost import Cost
 from isoflop.scaling.laws.law import Law
 from isoflop.scaling.prediction.forecast import Target, forecast_loss
+from tests.support.fits.linear_studies import LinearStudies
 from tests.support.fits.simulated_studies import (
     DESIGNS,
     FIVE,
@@ -153,6 +155,20 @@ def faulty_findings(design: Design, study: int) -> Iterator[Outcome]:
         yield replace(_warned(spoiled(design, _rng(design, study))), quantity=name)
 
 
+@cache
+def _linear(design: Design) -> LinearStudies:
+    return LinearStudies(design)
+
+
+def linear_departures(design: Design, study: int) -> Iterator[Outcome]:
+    """Whether a departure from the law is named, with the law linearised: in a clean study, and for each fault at 1%."""
+    studies = _linear(design)
+    faults = studies.faults if design.noise == Noise(0.01) else {}
+    for name, shift in {"clean": 0.0, **faults}.items():
+        (named,) = studies.named(design.noise, shift, range(study, study + 1))
+        yield Outcome(f"departure, {name}", 0, bool(named), note=named.replace(" ", "_").replace(",_", " "))
+
+
 def _warned(table: pd.DataFrame) -> Outcome:
     fitted = fit("chinchilla", table)
     codes = sorted({f.code for f in diagnose(fitted, jackknife(fitted), table) if f.severity != "info"})
@@ -254,6 +270,11 @@ PARTS = {
         {0.9: (0.86, 0.96), "P > .95": (0.0, 0.06), "verdicts": (0.0, 0.08)},
     ),
     "approaches": Part(exponents, FIVE, 300, {"a by 2": (0.86, 0.96), "no answer": (0.0, 1.0)}),
+    "departures, linearised": Part(
+        linear_departures, CLEAN, 1000,
+        {"departure, clean": (0.0, 0.13), "departure, three": (0.36, 1.0), "departure, largest": (0.24, 1.0),
+         "departure, bent": (0.7, 1.0)},
+    ),
     "clean findings": Part(clean_findings, CLEAN, 300, {"any warning": (0.0, 0.15)}),
     "power": Part(
         faulty_findings, FAULTY, 300,
