@@ -161,7 +161,7 @@ def _linear(design: Design) -> LinearStudies:
 
 
 def linear_departures(design: Design, study: int) -> Iterator[Outcome]:
-    """Whether a departure from the law is named, with the law linearised: in a clean study, and for each fault at 1%."""
+    """Whether a departure is named, with the law linearised: in a clean study, and for each fault at 1% noise."""
     studies = _linear(design)
     faults = studies.faults if design.noise == Noise(0.01) else {}
     for name, shift in {"clean": 0.0, **faults}.items():
