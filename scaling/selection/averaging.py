@@ -9,7 +9,7 @@ from scipy.special import gammaln, stdtr
 
 from isoflop.scaling.laws.law import Array
 
-BISECTIONS = 60
+BISECTIONS = 60  # equivalent: one more or less halves a bracket that is below rounding
 ONE_SIGMA = 0.8413447460685429  # probability below one standard deviation above the mean of a normal distribution
 
 
@@ -75,7 +75,7 @@ class ForecastAverage:
         lo, hi = (means - 1e3 * sds).min(axis=0), (means + 1e3 * sds).max(axis=0)
         for _ in range(BISECTIONS):
             middle = 0.5 * (lo + hi)
-            below = self.cdf(middle) < p
+            below = self.cdf(middle) < p  # equivalent: where both are equal, either side closes in on the middle
             lo, hi = np.where(below, middle, lo), np.where(below, hi, middle)
         return 0.5 * (lo + hi)
 

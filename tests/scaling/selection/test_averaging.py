@@ -51,6 +51,12 @@ def test_quantiles_are_found_however_far_the_members_lie_apart(freedom, apart):
         assert far.cdf(far.quantile(p)) == pytest.approx([p], rel=1e-6)
 
 
+@pytest.mark.parametrize("sd", [1e-6, 1e6])
+def test_quantiles_are_found_whatever_the_scale(sd):
+    one = average([Forecast(np.zeros(1), np.full(1, sd), 3.0)], [1.0])
+    assert one.interval(0.998) == (pytest.approx(sd * student.ppf(0.001, 3)), pytest.approx(sd * student.ppf(0.999, 3)))
+
+
 def test_spread_is_half_the_central_68_percent():
     tail = norm.cdf(1)
     assert average([ONE], [1.0]).spread == pytest.approx(student.ppf(tail, 5) * ONE.sd, rel=1e-9)
