@@ -189,7 +189,8 @@ def run_launch(launch: Launch, start: Start, *, typed: Sequence[str] = ()) -> in
             check_name(arm, "arm")
     if launch.workers is not None and where.distributed == "none":
         check_memory(launch.unfinished, where, per_device(where, launch.workers), available_bytes(where.device))
-    check_cap(launch_price(launch), where)
+    if where.max_dollars is not None:
+        check_cap(launch_price(launch), where)
     with readable_disk_errors(launch.runs):
         store = create_store(launch.runs)
         store.check(run_id for run_id, state in launch.states.items() if state in SETTLED)
@@ -224,10 +225,10 @@ def _warn_of_mixing(launch: Launch, store: Store) -> None:
 
 
 def launch_price(launch: Launch) -> Price:
-    """What the jobs of a launch cost; those that run on other machines hold a device each as long as they take."""
+    """What the jobs of a launch cost; those on other machines hold the devices of a worker as long as they take."""
     if launch.workers is None and launch.jobs:
         seconds = sum(job.seconds + launch.speed.start for job in launch.alone)
-        return price(seconds, 1, launch.where)
+        return price(seconds, devices_of(launch.where, 1), launch.where)
     workers = launch.workers or worker_count(launch.where)
     trunks = [job.cells for job in launch.alone]
     return price_of(trunks, workers, devices_of(launch.where, workers), launch.where, launch.speed)

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest, kstest
 
-from isoflop.read_json import JsonError, parse_json, read_bytes
+from isoflop.read_json import JsonError, parse_json, read_bytes, require_regular
 from isoflop.scaling.prediction.distribution import predictive
 from isoflop.scaling.prediction.forecast import LossForecast, Target
 from isoflop.scaling.prediction.register import (
@@ -259,6 +259,8 @@ def _forecast_entry(value: Mapping[str, Any], folder: str) -> dict[str, Any]:
 def _append(path: Path, entries: list[dict[str, Any]]) -> None:
     """Add lines at the end, each with the hash of the one before, while no other process does."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        require_regular(path)
     with path.open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)

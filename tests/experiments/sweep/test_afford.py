@@ -7,11 +7,12 @@ import pytest
 
 from isoflop.experiments.compose import UsageError
 from isoflop.experiments.config import ExperimentConfig, ScheduleSpec, StudySpec, WhereSpec, WindowSpec
-from isoflop.experiments.cost.cost import REFERENCE, trunks_seconds
+from isoflop.experiments.cost.cost import REFERENCE, trunk_seconds, trunks_seconds
 from isoflop.experiments.study.cell import group_by_trunk
 from isoflop.experiments.study.check import checked_study
 from isoflop.experiments.sweep.afford import TooLittleError, _Search, afford, afford_text
-from isoflop.experiments.sweep.launch import Launch, Part
+from isoflop.experiments.sweep.launch import Launch, Part, launch_price
+from isoflop.experiments.sweep.queue import Job
 from tests.support.sweep.studies import CORPUS
 
 WHERE = WhereSpec(workers=2, price_per_hour=0.5, watts=20.0)
@@ -112,3 +113,14 @@ def test_dollars_without_a_price_and_several_studies_are_bad_usage():
     one = launch()
     with pytest.raises(UsageError, match="this launch has 2"):
         afford(replace(one, parts=one.parts * 2), minutes=1.0)
+
+
+def test_jobs_on_other_machines_hold_their_devices_as_long_as_they_take():
+    """A launch without workers here is paid by job, one of four workers here by the last of them."""
+    one = launch(replace(WHERE, threads=2))
+    jobs = tuple(Job(t, [], cells, trunk_seconds(cells, REFERENCE)) for t, cells in one.studies[0].trunks.items())
+    elsewhere = launch_price(replace(one, jobs=jobs))
+    assert elsewhere.device_hours == pytest.approx(2 * sum(job.seconds + REFERENCE.start for job in jobs) / 3600)
+    here = launch_price(replace(one, jobs=jobs, workers=2))
+    assert here.devices == 4
+    assert here.device_hours == pytest.approx(4 * trunks_seconds([j.cells for j in jobs], 2, REFERENCE) / 3600)

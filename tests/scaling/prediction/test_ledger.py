@@ -1,6 +1,7 @@
 """A ledger: forecasts are added before their runs, scored once after them, and none disappears."""
 
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -162,6 +163,17 @@ def test_nothing_is_said_of_calibration_before_there_are_enough(tmp_path):
     found = sure.summary()
     assert found["inside"]["0.5"]["p"] < 1e-4
     assert found["pit_uniform_p"] < 1e-2
+
+
+def test_a_pipe_or_a_folder_in_place_of_a_ledger_is_refused(tmp_path, table, forecasts):
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "folder.jsonl").mkdir()
+    for name in ("pipe.jsonl", "folder.jsonl"):
+        with pytest.raises(ValueError, match="not a regular file"):
+            register_in(tmp_path / name, forecasts[1e21], table=tmp_path / "runs.csv")
+        with pytest.raises(RegistrationError, match="not a regular file"):
+            read_ledger(tmp_path / name)
 
 
 def test_an_empty_ledger_has_no_mean(tmp_path):
