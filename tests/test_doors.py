@@ -1,0 +1,40 @@
+"""A few of the malformed inputs that tests/proofs/doors/malformed.py types by the thousand are refused in one line."""
+
+import random
+
+import pytest
+
+from tests.support.doors.inputs import inputs
+from tests.support.doors.malformed_case import check
+from tests.support.doors.options import write_neighbours
+from tests.support.doors.typed import Answer
+
+DRAWN = 16
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_malformed_inputs_drawn_from_all_are_refused_as_they_should_be(tmp_path):
+    (tmp_path / "sound").mkdir()
+    run_id = write_neighbours(tmp_path / "sound")
+    every = list(inputs(run_id))
+    assert len(every) >= 2000
+    drawn = random.Random(5).sample(every, DRAWN)
+    wrong = {one.name: fault for one in drawn if (fault := check(one, tmp_path, 600.0))}
+    assert wrong == {}
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        (Answer(2, "", "isoflop: --x: no\n"), ""),
+        (Answer(0, "5", ""), "accepted"),
+        (Answer(2, "", "isoflop: no\n"), "names none"),
+        (Answer(2, "", "isoflop: --x: a\nb\n"), "2 lines"),
+        (Answer(1, "", "isoflop: --x\n", "Traceback ...\nKeyError: 'x'"), "traceback"),
+        (Answer(-1, "", "", "hang: no answer within 60 s"), "traceback: hang"),
+    ],
+)
+def test_what_is_wrong_with_an_answer_is_seen(answer, fault):
+    assert answer.fault(["--x"]).startswith(fault)
+    assert bool(answer.fault(["--x"])) == bool(fault)
