@@ -37,7 +37,7 @@ function setRamp(name) {
 }
 function config() {
   const ink = "var(--ink)", muted = "var(--muted)", law = "var(--link)";
-  const text = { labelColor: ink, titleColor: ink, labelFontSize: 11, titleFontSize: 12, titleFontWeight: 500 };
+  const text = { labelColor: ink, titleColor: ink, labelFontSize: 11, titleFontSize: 12, titleFontWeight: 500 };  // equivalent: sizes of letters, which look alike
   return {
     background: null, font: "system-ui, DejaVu Sans, sans-serif", view: { stroke: null },
     axis: { ...text, gridColor: "var(--line)", gridOpacity: 0.6, domainColor: muted, tickColor: muted },

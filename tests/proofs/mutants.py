@@ -30,7 +30,7 @@ from tests.support.mutation import python_source, script_source
 from tests.support.mutation.python_source import Mutant
 from tests.support.root import ROOT
 
-_DESIGN = ("tests/scaling/design/test_design.py", "tests/scaling/design/test_search.py")
+_DESIGN = tuple(f"tests/scaling/design/test_{name}.py" for name in ("candidates", "information", "search", "design"))
 ROOMS = {
     "experiments/sweep/queue.py": ("tests/experiments/sweep/test_queue.py",),
     "experiments/files.py": ("tests/experiments/test_files.py", "tests/experiments/store/test_store.py"),

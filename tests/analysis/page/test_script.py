@@ -37,7 +37,7 @@ PAGE = {
     "convention": "one", "laws": ["chinchilla", "power"], "fitted": [1e11, 1e12],
     "calculator": [row(given, c) for given in ("flops", "n_params", "tokens") for c in FLOPS],
     "charts": {
-        name: {"params": [{"name": "law", "value": 0}, {"name": "brush", "value": 7}], "datasets": {"own": [1]}}
+        name: {"params": [{"name": "law"}, {"name": "brush", "value": 7}, {"name": "at"}], "datasets": {"own": [1]}}
         for name in ("isoflop", "residuals by flops", "residuals by tokens")
     } | {"plain": {"params": [], "datasets": {}, "brushless": True}},
     "datasets": {"points": RUNS},
@@ -257,7 +257,9 @@ def test_charts_are_drawn_with_the_signals_of_the_page():
         "test.views.plain.signals", "Object.values(test.views).map((v) => v.ran)",
     )  # fmt: skip
     assert charts == ["isoflop", "residuals", "plain"]
-    assert spec[0] == [{"name": "law", "value": "chinchilla"}, {"name": "brush", "value": 7}]
+    assert spec[0] == [
+        {"name": "law", "value": "chinchilla"}, {"name": "brush", "value": 7}, {"name": "at", "value": 1e12},
+    ]  # fmt: skip
     assert sent == {"convention": "one", "laws": ["chinchilla"], "law": "chinchilla", "picked": None, "at": 1e12,
                     "ramp": sent["ramp"]}  # fmt: skip
     assert min(ran) >= 2  # drawn, then updated

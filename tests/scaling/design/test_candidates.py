@@ -1,0 +1,103 @@
+"""Candidate runs: which cells are offered, to the level and the token, and which a budget affords."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from isoflop.scaling.design.candidates import (
+    RATIOS,
+    SAME_TOKENS,
+    STEP,
+    CandidateRuns,
+    DesignError,
+    any_sizes,
+    candidate_runs,
+)
+from isoflop.scaling.laws.law import Cost
+
+SIZES = pd.DataFrame({
+    "size": ["a", "b"], "n_params": [1e3, 1e4], "flops_token": [6e3, 7e4], "batch_tokens": [100, 300],
+})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("min_steps", "max_tokens", "ratios"), [(1, np.inf, RATIOS), (300, np.inf, (5.0, 40.0)), (1, 2e5, RATIOS)]
+)
+def test_every_level_between_the_limits_is_offered_and_no_other(min_steps, max_tokens, ratios):
+    found = candidate_runs(SIZES, 1e15, min_steps=min_steps, max_tokens=max_tokens, ratios=ratios).frame
+    wanted = []
+    for s in SIZES.itertuples():
+        for level in range(200):
+            tokens = STEP**level / s.flops_token
+            fewest = max(min_steps * s.batch_tokens, ratios[0] * s.n_params)
+            if fewest <= tokens * (1 + 1e-12) and tokens <= min(ratios[1] * s.n_params, max_tokens):
+                whole = max(round(tokens / s.batch_tokens), 1) * s.batch_tokens
+                wanted.append((s.size, float(f"{STEP**level:.3g}"), s.n_params, whole, whole * s.flops_token))
+    assert found.to_records(index=False).tolist() == wanted
+    assert len(wanted) > 5
+
+
+def test_cells_of_fewer_tokens_than_half_a_batch_have_one():
+    sizes = SIZES.head(1).assign(batch_tokens=10**6)
+    found = candidate_runs(sizes, 1e15, min_steps=0).frame
+    assert (found["tokens"] >= 1e6).all()
+    assert (found["tokens"] % 1e6 == 0).all()
+
+
+def test_what_is_done_is_not_offered_again():
+    every = candidate_runs(SIZES, 1e15, min_steps=1).frame
+    one = every[every["size"] == "a"].iloc[5]
+    for shift, offered in ((0.9, False), (-0.9, False), (1.1, True), (-1.1, True)):
+        runs = pd.DataFrame({"size": ["a"], "tokens": [one["tokens"] * np.exp(shift * SAME_TOKENS)]})
+        left = candidate_runs(SIZES, 1e15, runs=runs, min_steps=1).frame
+        mine = left[(left["size"] == "a") & (left["tokens"] == one["tokens"])]
+        assert len(mine) == offered
+        assert (left["size"] == "b").sum() == (every["size"] == "b").sum()
+
+
+def test_a_budget_affords_what_costs_no_more_than_it():
+    every = candidate_runs(SIZES, 1e15, min_steps=1)
+    cost = np.sort(every.frame["flops"].to_numpy())
+    for k in (0, 7):
+        assert len(candidate_runs(SIZES, cost[k], min_steps=1)) == k + 1
+        if k:
+            assert len(candidate_runs(SIZES, cost[k] * (1 - 1e-9), min_steps=1)) == k
+    with pytest.raises(DesignError, match=re.escape(f"affords no cell: the cheapest cell costs {cost[0]:.3g}")):
+        candidate_runs(SIZES, cost[0] * (1 - 1e-9), min_steps=1)
+    with pytest.raises(DesignError, match="no cell is left to run"):
+        candidate_runs(SIZES, 1e15, min_steps=10**9)
+
+
+def test_cells_are_affordable_by_what_they_add_to_trained_trunks():
+    """A cell that branches off a trained trunk costs its cooldown and the way from the trunk's end."""
+    every = candidate_runs(SIZES, 1e15, min_steps=1, cooldown=0.2)
+    dear = every.frame.iloc[-1]
+    end = 0.75 * dear["tokens"]
+    trained = candidate_runs(SIZES, 1e15, min_steps=1, cooldown=0.2, trained={"b": end})
+    added = trained.marginal([])[-1]
+    assert added == pytest.approx((0.2 * dear["tokens"] + 0.8 * dear["tokens"] - end) * 7e4)
+    assert every.marginal([])[-1] == pytest.approx(dear["flops"])
+
+
+def test_trunks_of_two_sizes_are_each_paid_once():
+    tokens = np.array([100.0, 200.0, 100.0, 300.0])
+    frame = pd.DataFrame({"size": ["a", "a", "b", "b"], "budget": tokens, "n_params": 1.0, "tokens": tokens,
+                          "flops": tokens})  # fmt: skip
+    cells = CandidateRuns(frame, {"a": 1.0, "b": 10.0}, {"b": 120.0}, 0.25)
+    assert len(cells) == 4
+    assert cells.cost([]) == 0.0
+    assert cells.cost([0, 1]) == pytest.approx(25 + 50 + 150)
+    assert cells.cost([3]) == pytest.approx(10 * (75 + 225 - 120))
+    assert cells.cost([2, 3]) == pytest.approx(10 * (100 + 75 + 105))  # one from the start, one from the trunk's end
+    assert cells.marginal([1]) == pytest.approx([25, 50, 1000, 1800])
+    assert cells.marginal([3, 0]) == pytest.approx([25, 50 + 75, 1000, 750])
+
+
+def test_free_sizes_lie_around_the_centre():
+    made = any_sizes(Cost(), 1e6, decades=1.5, per_decade=4)
+    assert np.log10(made["n_params"]).to_numpy() == pytest.approx(np.arange(4.5, 7.6, 0.25))
+    assert made["flops_token"].to_numpy() == pytest.approx(6 * made["n_params"].to_numpy())
+    assert (made["batch_tokens"] == 1).all()
+    assert len(any_sizes(Cost(), 1e6)) == 41

@@ -1,0 +1,95 @@
+"""Gradients of goals and losses against differences of the law itself; variances by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from isoflop.scaling.design.information import DRAWS, Noise, scenario_of_law, standard_deviation
+from isoflop.scaling.laws.law import SIX_ND, Cost
+from tests.support.fits.simulated import BESIROGLU
+
+CELLS = pd.DataFrame({"n_params": [1e8, 3e8, 1e9, 1e8], "tokens": [2e9, 1e10, 2e10, 5e10]})
+COST = Cost(k=7.0, slope=-0.01)
+TARGET = 1e22
+
+
+def scenario(goal, cost=COST):
+    return scenario_of_law(BESIROGLU, CELLS, goal, TARGET, cost)
+
+
+def moved(found, j, step):
+    """The law with one coordinate moved from the scenario's first parameter values."""
+    theta = found.theta[:1].copy()
+    theta[0, j] += step
+    return found.problem.laws(theta)[0]
+
+
+def goal_of(goal, law):
+    best = law.optimal(TARGET, COST)
+    return np.log(best.N) if goal == "n_opt" else np.log(best.loss)
+
+
+@pytest.mark.parametrize("goal", ["n_opt", "loss", "multiplier"])
+def test_the_gradient_of_a_goal_is_that_of_the_law(goal):
+    found = scenario(goal)
+    assert found.goal.shape == (DRAWS + 1, 5)
+    scale = 1.0
+    if goal == "multiplier":  # an error of ln loss over the slope of the frontier
+        ends = [np.log(BESIROGLU.optimal(TARGET * f, COST).loss) for f in (0.99, 1.01)]
+        scale = np.log(1.01 / 0.99) / (ends[0] - ends[1])
+    for j in range(5):
+        slope = (goal_of(goal, moved(found, j, 1e-3)) - goal_of(goal, moved(found, j, -1e-3))) / 2e-3
+        assert found.goal[0, j] == pytest.approx(scale * slope, rel=1e-3, abs=1e-8)
+
+
+def test_gradients_of_ln_loss_are_those_of_the_law():
+    found = scenario("loss")
+    assert found.known.shape == (DRAWS + 1, 0, 5)
+    np.testing.assert_array_equal(found.gradient(CELLS), found.offered)
+    for j in range(5):
+        up, down = (np.log(moved(found, j, s)(CELLS["n_params"], CELLS["tokens"])) for s in (1e-4, -1e-4))
+        assert found.offered[0, :, j] == pytest.approx((up - down) / 2e-4, rel=1e-4, abs=1e-8)
+
+
+def test_the_first_values_are_the_laws_and_the_others_lie_about_it():
+    found = scenario("loss", SIX_ND)
+    assert found.problem.laws(found.theta[:1])[0].values() == pytest.approx(BESIROGLU.values())
+    off = (found.theta[1:] - found.theta[0]) / np.maximum(np.abs(found.theta[0]), 0.3)
+    assert 0.03 < off.std() < 0.07  # 10% of a coordinate, halved
+    again = scenario_of_law(BESIROGLU, CELLS, "loss", TARGET, SIX_ND)
+    np.testing.assert_array_equal(again.theta, found.theta)
+    assert (scenario_of_law(BESIROGLU, CELLS, "loss", TARGET, SIX_ND, seed=1).theta[1:] != found.theta[1:]).all()
+
+
+def test_information_is_the_prior_and_every_run_by_its_variance():
+    found = scenario("n_opt")
+    variance = np.array([1.0, 4.0, 0.25, 2.0])
+    for b in (0, 3):
+        rows = found.offered[b]
+        total = np.diag(found.prior) + rows.T @ np.diag(1 / variance) @ rows
+        inverse = found.inverse(np.zeros(0), found.offered, variance)
+        np.testing.assert_allclose(inverse[b], np.linalg.inv(total), rtol=1e-8)
+        assert found.spread(inverse)[b] == pytest.approx(found.goal[b] @ np.linalg.inv(total) @ found.goal[b])
+    alone = found.inverse(np.zeros(0))
+    assert alone[0] == pytest.approx(np.diag(1 / found.prior))
+    np.testing.assert_array_equal(found.inverse(np.zeros(0), found.offered), alone)
+
+
+def test_priors_are_the_laws_own():
+    found = scenario("n_opt")
+    known = [BESIROGLU.prior_sd.get(p, 1.0) for p in found.problem.free]
+    assert found.prior == pytest.approx(1 / np.square(known))
+
+
+def test_the_spread_is_a_weighted_mean_at_the_fitted_values():
+    one, two = scenario("n_opt"), scenario("loss")
+    object.__setattr__(one, "weight", 3.0)
+    inverses = [s.inverse(np.zeros(0)) for s in (one, two)]
+    first, second = (float(s.spread(v)[0]) for s, v in zip((one, two), inverses, strict=True))
+    assert standard_deviation([one, two], inverses) == pytest.approx(np.sqrt((3 * first + second) / 4))
+
+
+def test_a_run_beyond_the_target_has_no_discrepancy():
+    noise = Noise(0.01, 0.1, 1e20)
+    found = noise.variance(np.array([1e19, 1e20, 1e21]))
+    assert found == pytest.approx([1e-4 + (0.1 * np.log(10)) ** 2, 1e-4, 1e-4])
