@@ -176,16 +176,19 @@ def _plain(
 
 
 def _third(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
-    """The table with the one of n_params, tokens and flops that no run reports, where every run has the other two."""
+    """The table with the one of n_params, tokens and flops that no run reports, of the runs that have the other two."""
     sizes = table[["n_params", "tokens", "flops"]].astype(float)
-    held = [name for name in sizes if sizes[name].notna().all()]
-    if len(held) != 2 or "flops" not in held or sizes.notna().sum().sum() != 2 * len(table):
+    held = [name for name in sizes if sizes[name].notna().any()]
+    whole = sizes[held].notna().all(axis=1)
+    if len(held) != 2 or "flops" not in held or not whole.any():
         return table  # without flops a fit takes 6 N D itself
+    (absent,) = set(sizes) - set(held)
     try:
-        table = table.assign(**with_third(sizes, notes, source="import"))
+        made = with_third(sizes[whole], notes, source="import")[absent].reindex(table.index)
     except TableError as error:
         raise SourceError(str(error)) from error
-    if "n_params" in held:
+    table = table.assign(**{absent: made})
+    if absent != "n_params":
         return table
     ends = table[table["final"]].set_index("run_id")["n_params"]  # one of a run, as at its end
     return table.assign(n_params=table["run_id"].map(ends), params_convention="flops / (6 x tokens)")

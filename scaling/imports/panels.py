@@ -9,6 +9,7 @@ import pandas as pd
 
 from isoflop.scaling.imports.source import SourceError
 from isoflop.scaling.table.columns import VALIDATION
+from isoflop.scaling.table.curves import SPLITS
 from isoflop.scaling.table.files import NESTED, flat
 from isoflop.scaling.table.meaning import meaning, words
 
@@ -19,7 +20,6 @@ _KEYS = ("metric", "metric_name", "key", "tag", "variable", "name")
 _VALUES = ("value", "metric_value", "val")
 _MLFLOW = re.compile(r"^(metrics|params|tags)\.(.+)$")
 _SPLITS = ("split", "subset", "set", "phase", "mode", "partition")
-_SPLIT = {"train", "training", "val", "valid", "validation", "eval", "test"}
 _CLOCKS = ("timestamp", "time", "wall_time", "date", "created_at")
 MOST_SHOWN = 6  # columns in a message
 
@@ -141,7 +141,7 @@ def _key_and_value(frame: pd.DataFrame) -> tuple[str, str] | None:
             return said[name], value
     for name in _SPLITS:
         held = {text.lower() for text in texts.get(said.get(name, ""), ())}
-        if "loss" in said and len(held) > 1 and held <= _SPLIT:
+        if "loss" in said and len(held) > 1 and held <= SPLITS:
             return said[name], said["loss"]
     return None
 

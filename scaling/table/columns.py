@@ -49,14 +49,15 @@ _CODES = ("exit_code", "return_code", "returncode", "exit_status")  # 0 of a run
 _PROGRESS = ("run_progress", "progress", "percent_complete", "pct_complete", "fraction_complete", "completion")
 _YES, _NO = ("true", "yes", "y", "1", "1.0"), ("false", "no", "n", "0", "0.0")
 _UNFINISHED = (
-    "not_finished", "not_done", "incomplete", "in_progress", "stalled",
+    "not_finished", "not_done", "incomplete", "in_progress", "stalled", "training", "active", "started", "not_started",
+    "submitted", "scheduled", "paused", "suspended", "requeued", "evicted", "terminated", "expired", "hung", "lost",
     "crashed", "failed", "failure", "killed", "running", "preempted", "preempting", "pending", "queued", "cancelled",
     "canceled", "timeout", "timed_out", "out_of_memory", "oom", "aborted", "interrupted", "error", "errored", "stopped",
     "node_fail", "unfinished", "diverged",
 )  # fmt: skip
 _PLANS = {
     "tokens": ("horizon_tokens", "planned_tokens", "target_tokens", "max_tokens", "tokens_planned", "tokens_target"),
-    "step": ("max_steps", "max_iters", "planned_steps", "total_steps"),
+    "step": ("max_steps", "max_iters", "planned_steps", "total_steps", "steps_total", "steps_planned", "target_steps"),
 }  # fmt: skip
 _STEP_COUNTS = ("steps", "n_steps", "num_steps", "train_steps", "training_steps", "iterations", "n_iterations")
 _BATCHES = ("batch_tokens", "tokens_per_step", "tokens_per_iter", "tokens_per_batch", "batch_size_in_tokens",
@@ -64,7 +65,8 @@ _BATCHES = ("batch_tokens", "tokens_per_step", "tokens_per_iter", "tokens_per_ba
 _SCALED = re.compile(r"\d\s*([kmbgt]|[mbt]n|thousand|million|billion|trillion)(?![a-z])", re.IGNORECASE)
 FAR = 1.5  # decades
 LEAST_SIZE = 1e4  # parameters or tokens of a run
-_STEPS = ("step", "global_step", "iter", "iteration", "steps")
+_STEPS = ("step", "global_step", "iter", "iteration", "steps", "steps_done", "steps_completed", "completed_steps",
+          "current_step", "last_step")  # fmt: skip
 FEWEST_LETTERS = 4  # of a word that is cut short
 SHORT = 0.9  # of its plan: a run that ended before is not at the end of its schedule
 
@@ -126,9 +128,9 @@ def resolve(
     _drop_speed(frame, found, mapping, notes)
     names = [str(column) for column in frame.columns]
     known = {*found, *names, *several}
-    problems += [absent(any_of[0], names) for any_of in needs if not known & set(any_of)]
+    problems += [_lacking(frame, any_of[0], names) for any_of in needs if not known & set(any_of)]
     if problems and not known & {"tokens", "flops"}:
-        problems.append(absent("tokens", names))
+        problems.append(_lacking(frame, "tokens", names))
     if problems:
         raise TableError(f"{source}: {'; '.join(problems)} (columns: {', '.join(names)})")
     frame = _with_tokens(frame, found, notes)
@@ -145,6 +147,15 @@ def _summed(frame: pd.DataFrame, mapping: Mapping[str, str], notes: list[str]) -
             notes.append(f"n_params: {' + '.join(parts)}")
             return frame.assign(n_params=sum(counts[1:], counts[0]))
     return frame
+
+
+def _lacking(frame: pd.DataFrame, quantity: str, names: list[str]) -> str:
+    """What a message says of a quantity that no column holds; a column of its name without a number is named."""
+    for name in frame:
+        said = meaning(name) if isinstance(name, str) else None
+        if said is not None and said.quantity == quantity and frame[name].notna().any():
+            return f"column {name} holds no number for {quantity} ({frame[name].dropna().iloc[0]!r})"
+    return absent(quantity, names)
 
 
 def _drop_speed(frame: pd.DataFrame, found: dict[str, str], mapping: Mapping[str, str], notes: list[str]) -> None:
@@ -422,9 +433,12 @@ def leave_out_unfinished(frame: pd.DataFrame, notes: list[str], *, source: str) 
     """The rows without those of runs that did not finish; notes count them. Raises TableError where none is left."""
     frame = _without_short(frame, notes, source=source)
     found = unfinished(frame)
-    if found is None or not found[1].any():
+    if found is None:
         return frame
     column, out = found
+    _say_unknown(frame[column][~out], notes)
+    if not out.any():
+        return frame
     counts = frame.loc[out, column].astype(str).str.lower().value_counts()
     listed = ", ".join(f"{count} {state}" for state, count in counts.items())
     if out.all():
@@ -433,6 +447,17 @@ def leave_out_unfinished(frame: pd.DataFrame, notes: list[str], *, source: str) 
         f"{out.sum()} of {len(frame)} rows are left out, their runs did not finish (column {column}: {listed})"
     )
     return frame[~out].copy()
+
+
+def _say_unknown(states: pd.Series, notes: list[str]) -> None:
+    """Note words of a column of states that say neither of both: their runs count as finished."""
+    if is_numbers(states) or words(str(states.name)) not in _STATE:
+        return
+    counts = states.dropna().astype(str).value_counts()
+    unknown = {text: n for text, n in counts.items() if not _is_state(words(text), _FINISHED)}
+    if unknown:
+        listed = ", ".join(f"{n} {text}" for text, n in list(unknown.items())[:4])
+        notes.append(f"column {states.name} also says {listed}: taken as finished")
 
 
 def _without_short(frame: pd.DataFrame, notes: list[str], *, source: str) -> pd.DataFrame:

@@ -12,7 +12,8 @@ RUN_NAMES = ("run_id", "run", "run_name", "runid")  # as `words` writes them: co
 OTHER_NAMES = ("name", "model", "model_name", "experiment", "experiment_name", "exp", "trial", "config")  # or of sizes
 STEPS = ("step", "global_step", "iter", "iteration", "trainer_step")
 MANY = 10  # rows of one name without steps, from which they are a curve and not runs of one size
-KEYS = ("split", "subset", "set", "metric", "metric_name", "key", "variable", "tag", "partition", "mode")
+KEYS = ("split", "subset", "set", "metric", "metric_name", "key", "variable", "tag", "partition", "mode", "phase")
+SPLITS = frozenset(("train", "training", "val", "valid", "validation", "eval", "test"))
 AXES = ("tokens", "flops", "step")
 _CONSTANT = ("n_params", "arm", "seed", "trunk_id")
 MOST_REPEATED = 0.01  # of the rows: more rows of a run at one place are not written twice, they are other runs
@@ -72,6 +73,20 @@ def _refuse_keyed(frame: pd.DataFrame, twice: np.ndarray, source: str) -> None:
             raise TableError(
                 f"{source}: rows of one run at one place differ by column {name} ({one}, {other}): "
                 f"keep one with --where \"{name} == '{one}'\""
+            )
+
+
+def refuse_splits(table: pd.DataFrame, *, source: str) -> None:
+    """Raise TableError where rows are losses of several splits, told apart by a column: train, val."""
+    for name in table:
+        if words(str(name)) not in KEYS or is_numbers(table[name]):
+            continue
+        said = {str(value).lower() for value in table[name].dropna().unique()}
+        if len(said) > 1 and said <= SPLITS:
+            one = next(value for value in table[name].unique() if not str(value).lower().startswith("train"))
+            raise TableError(
+                f"{source}: the rows are losses of several splits (column {name}: {', '.join(sorted(said))}): keep one "
+                f"with --where \"{name} == '{one}'\""
             )
 
 

@@ -84,6 +84,7 @@ _NUMBER = re.compile(
     re.I,
 )
 _POWER = re.compile(r"(?:([+-]?(?:\d+\.?\d*|\.\d+))\s*[x*\u00d7\u00b7]\s*)?10(?:\^|\*\*)\s*([+-]?\d+)", re.I)
+_PETAFLOP_DAYS = re.compile(r"(\d+\.?\d*(?:e[+-]?\d+)?)\s*(?:pf|pflops?|petaflops?)[/\s-]*s?[\s-]*days?", re.I)
 _BLANKS = " \u00a0\u2009\u202f"
 _GROUPED = re.compile(
     rf"[+-]?(?:\d{{1,3}}(?:(?:,\d{{3}})+|(?:['\u2019]\d{{3}})+|(?:[{_BLANKS}]\d{{3}})+)(?:\.\d+)?"
@@ -271,6 +272,8 @@ def number(text: str) -> float | None:
     if match := _NUMBER.fullmatch(text):
         scale = _FLOP_SCALES[match[3].lower()] if match[3] else _SCALES[match[2].lower()] if match[2] else 1.0
         return float(match[1]) if scale == 1 else float(f"{float(match[1]) * scale:.15g}")
+    if match := _PETAFLOP_DAYS.fullmatch(text):
+        return float(match[1]) * _PF_DAYS
     if match := _POWER.fullmatch(text):
         return float(f"{match[1] or '1'}e{match[2]}")
     return float(text) if text.lower().lstrip("+-") in ("inf", "infinity") else None

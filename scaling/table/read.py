@@ -26,6 +26,7 @@ from isoflop.scaling.table.columns import (
     short_of_plan,
     unfinished,
 )
+from isoflop.scaling.table.curves import refuse_splits
 from isoflop.scaling.table.files import LABELS, read_file
 from isoflop.scaling.table.meaning import QUANTITIES
 from isoflop.scaling.table.runs import is_run_table, read_runs
@@ -86,6 +87,7 @@ def as_table(
     if where:
         frame = _filter(frame, where, notes, source=str(path))
     refuse_words(found, frame, source=str(path))
+    refuse_splits(frame, source=str(path))
     unit = _stated_unit(frame, mapping, source=str(path)) or found.loss_unit
     frame.attrs = {
         "source": str(path), "notes": tuple(notes), "guessed": guessed, "mapping": mapping, "loss_unit": unit,

@@ -248,6 +248,28 @@ OF_A_KIND = {
         6,
         "below 90%",
     ),
+    "training.csv": (
+        table("N,D,loss,status", lambda n, d, y: (n, d, y, "training" if d == SHORT else "complete")),
+        6,
+        "3 training",
+    ),
+    "archived.csv": (
+        table("N,D,loss,status", lambda n, d, y: (n, d, y, "archived" if d == SHORT else "done")),
+        9,
+        "column status also says 3 archived: taken as finished",
+    ),
+    "steps_done.csv": (
+        table("N,D,loss,steps_done,steps_total", lambda n, d, y: (n, d, y, 5 if d == SHORT else 10, 10)),
+        6,
+        "column steps_total",
+    ),
+    "splits.csv": (
+        table("N,D,split,loss", lambda n, d, y: (n, d, "val", y))
+        + "".join(f"{n},{d},train,{y - 0.1}\n" for n, d, y in RUNS),
+        9,
+        "a column for each split",
+    ),
+    "petaflop_days.csv": (table("N,C,loss", lambda n, d, y: (n, f"{6 * n * d / 8.64e19} PF-days", y)), 9, "column C"),
     "markdown.md": (table("| N | D | loss |\n|---|--:|:-:|", lambda n, d, y: ("", n, d, y, ""), " | "), 9, "by bars"),
     "joined.csv": (  # with cat
         "N,D,loss\n".join(["", *(f"{n},{d},{y}\n" for n, d, y in RUNS)]),
@@ -348,6 +370,14 @@ def test_what_may_be_read_in_two_ways_is_refused(tmp_path, text, told):
         return
     with pytest.raises(TableError, match=told):
         points(read_whole(tmp_path / "t.csv"))
+
+
+def test_the_third_is_derived_for_the_runs_that_have_the_other_two(tmp_path):
+    text = table("N,C,loss", lambda n, d, y: ("" if d == SHORT else n, 6 * n * d, y))
+    (tmp_path / "t.csv").write_text(text)
+    found = import_source(tmp_path / "t.csv", "auto", ImportOptions(), {})
+    assert found.ends["tokens"].tolist() == pytest.approx([d for _, d, _ in RUNS if d > SHORT])
+    assert len(found.left_out) == 3
 
 
 def test_rows_without_steps_do_not_get_tokens_from_a_batch(tmp_path):
