@@ -28,7 +28,7 @@ from isoflop.scaling.table.columns import (
     short_of_plan,
     unfinished,
 )
-from isoflop.scaling.table.curves import MANY, OTHER_NAMES, blocks, run_column
+from isoflop.scaling.table.curves import OTHER_NAMES, blocks, evenly, run_column
 from isoflop.scaling.table.files import LABELS, SUFFIXES, is_table_file, read_file
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.meaning import QUANTITIES, meaning, words
@@ -230,7 +230,7 @@ def _are_histories(frame: pd.DataFrame, labels: pd.Series, axis: str, step: str 
     if "n_params" in frame and (by["n_params"].nunique() > 1).any():
         return False
     several = by.size()[lambda size: size > 1]
-    if words(str(labels.name)) in OTHER_NAMES and axis != step and len(several) and several.median() < MANY:
+    if words(str(labels.name)) in OTHER_NAMES and step is None and len(several) and not evenly(labels, frame[axis]):
         return False  # runs of one size, called by it
     return bool((by[axis].nunique()[several.index] > several / 2).all()) and bool(
         len(several) or len(rows) < len(frame)

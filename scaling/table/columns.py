@@ -260,14 +260,14 @@ def like(frame: pd.DataFrame, quantity: str) -> list[str]:
     found = re.compile(_LIKE.get(quantity, "$^"))
     return [
         name for name in frame
-        if isinstance(name, str) and found.search(words(name)) and not _PARTS & set(words(name).split("_"))
-        and meaning(name) is None and name not in _NUMERIC and is_numbers(frame[name])
+        if isinstance(name, str) and found.search(words(name)) and _may_be(name, quantity)
+        and not _PART.search(name.lower()) and meaning(name) is None and is_numbers(frame[name])
     ]  # fmt: skip
 
 
 def _say_like(frame: pd.DataFrame, quantity: str, taken: str, notes: list[str]) -> None:
     """Note other counts of parameters, which a law may be of as well: active, without embeddings."""
-    others = [name for name in like(frame, "n_params") if "embedding" not in name.lower() or "non" in name.lower()]
+    others = like(frame, "n_params")
     if quantity == "n_params" and others and taken not in others:
         notes.append(f"n_params: the table also has {', '.join(others)} (choose with --map n_params=COLUMN)")
 
@@ -380,7 +380,7 @@ def unfinished(frame: pd.DataFrame) -> tuple[str, pd.Series] | None:
             said = {value: words(value) if isinstance(value, str) else "" for value in frame[name].unique()}
             out = {value: _is_state(text, _UNFINISHED) for value, text in said.items()}
             if any(out.values()) or any(_is_state(text, _FINISHED) for text in said.values()):
-                return name, frame[name].map(out).astype(bool)
+                return name, frame[name].map(out).fillna(False).astype(bool)
         if (over := _stopped(frame[name], words(name))) is not None:
             return name, over
     return None
@@ -423,10 +423,13 @@ def short_of_plan(frame: pd.DataFrame, run: str | None = None) -> tuple[str, pd.
             seen = seen.groupby(frame[run]).transform("max")
         return plan, (seen < SHORT * parse(frame[plan])[0]).fillna(False)
     name = next((c for c in frame if isinstance(c, str) and words(c) in _PROGRESS and is_numbers(frame[c])), None)
-    if name is None or frame[name].isna().all() or frame[name].min() < 0 or frame[name].max() > 100:
+    if name is None or frame[name].isna().all() or frame[name].min() < 0:
+        return None
+    whole = 1 if frame[name].max() <= 1 else 100
+    if not whole / 2 <= frame[name].max() <= whole:  # counted in something else
         return None
     seen = frame[name] if run is None else frame[name].groupby(frame[run]).transform("max")
-    return name, seen < SHORT * (1 if frame[name].max() <= 1 else 100)
+    return name, seen < SHORT * whole
 
 
 def leave_out_unfinished(frame: pd.DataFrame, notes: list[str], *, source: str) -> pd.DataFrame:

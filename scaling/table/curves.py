@@ -11,6 +11,7 @@ from isoflop.scaling.table.meaning import words
 RUN_NAMES = ("run_id", "run", "run_name", "runid")  # as `words` writes them: columns whose values are runs
 OTHER_NAMES = ("name", "model", "model_name", "experiment", "experiment_name", "exp", "trial", "config")  # or of sizes
 STEPS = ("step", "global_step", "iter", "iteration", "trainer_step")
+EVEN, MOST = 0.01, 0.7  # relative difference of even gaps, and the share of gaps that are even
 MANY = 10  # rows of one name without steps, from which they are a curve and not runs of one size
 KEYS = ("split", "subset", "set", "metric", "metric_name", "key", "variable", "tag", "partition", "mode", "phase")
 SPLITS = frozenset(("train", "training", "val", "valid", "validation", "eval", "test"))
@@ -95,10 +96,23 @@ def run_column(table: pd.DataFrame, step: str | None) -> str | None:
     said = {words(c): c for c in reversed(table.columns) if isinstance(c, str)}
     if (named := next((said[name] for name in RUN_NAMES if name in said), None)) is not None:
         return named
+    axis = next((name for name in AXES if name in table and is_numbers(table[name])), None)
     for name in OTHER_NAMES:
-        if name in said and (step is not None or table[said[name]].value_counts().median() >= MANY):
+        if name in said and (step is not None or (axis is not None and evenly(table[said[name]], table[axis]))):
             return said[name] if table[said[name]].duplicated().any() else None
     return None
+
+
+def evenly(labels: pd.Series, along: pd.Series) -> bool:
+    """Whether the rows of most labels are many and lie evenly along an axis, as a program logs them."""
+    if labels.value_counts().median() < MANY:
+        return False
+    frame = (
+        pd.DataFrame({"label": labels.to_numpy(), "at": along.to_numpy(float)}).dropna().sort_values(["label", "at"])
+    )
+    gaps = frame.groupby("label", sort=False)["at"].diff()
+    usual = gaps.groupby(frame["label"], sort=False).transform("median")
+    return bool(((gaps - usual).abs() <= EVEN * usual)[gaps.notna()].mean() > MOST)
 
 
 def blocks(table: pd.DataFrame, step: str) -> tuple[str, pd.Series] | None:

@@ -305,6 +305,9 @@ def _name(name: object) -> str:
 
 def _without_headers(text: str, notes: list[str]) -> str:
     """The text without lines that repeat the names of the columns, and without a rule under them."""
+    header = text.lstrip("\n").partition("\n")[0]
+    if "|" not in header and f"\n{header}\n" not in text[text.index(header) + 1 :]:
+        return text
     lines = [line for line in text.split("\n") if line.strip() and not ("|" in line and _RULE.match(line))]
     again = lines[1:].count(lines[0])
     if again and number(lines[0].strip()) is None:

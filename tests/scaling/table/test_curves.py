@@ -59,6 +59,8 @@ def test_a_name_that_may_be_of_a_size_tells_curves_only_along_steps_or_with_many
     assert curves(few) is None
     assert len(points(few)) == 12
     assert len(curves(many).ends) == 3
+    grid = table_of({name: [2**k for k in range(12)] for name in "abc"}, "name")  # a size at many budgets
+    assert curves(grid) is None
     assert len(curves(few.assign(step=few["tokens"] / 1e3)).ends) == 3
 
 

@@ -190,17 +190,18 @@ def trainer_state(rng: np.random.Generator, folder: Path) -> Known:
             history.append({"eval_loss": loss, "eval_runtime": 1.2, "eval_samples_per_second": 10.0,
                             "eval_steps_per_second": 2.0, **shared})  # fmt: skip
             if rng.random() < 0.4:
-                _write_state(folder / run.name / f"checkpoint-{step}", run, history, step)
+                write_state(folder / run.name / f"checkpoint-{step}", run, history, step)
         step, tokens, loss = run.end
         history.append({"epoch": step / 100, "num_input_tokens_seen": tokens, "step": step, "train_loss": loss + 1,
                         "total_flos": 6.0 * run.n_params * tokens, "train_runtime": 99.0,
                         "train_samples_per_second": 9.0, "train_steps_per_second": 1.0})  # fmt: skip
-        _write_state(folder / run.name, run, history, step)
+        write_state(folder / run.name, run, history, step)
     runs = sorted(runs, key=lambda run: run.name)
     return known(folder, runs, "trainer_state.json", named=len(runs) > 1)
 
 
-def _write_state(folder: Path, run: Run, history: Sequence[dict], step: int) -> None:
+def write_state(folder: Path, run: Run, history: Sequence[dict], step: int) -> None:
+    """A trainer_state.json of a run at a step, with its history."""
     state = {
         "best_global_step": None, "best_metric": None, "best_model_checkpoint": None, "epoch": step / 100,
         "eval_steps": 50, "global_step": step, "is_hyper_param_search": False, "is_local_process_zero": True,

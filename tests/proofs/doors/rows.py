@@ -1,0 +1,283 @@
+"""Kinds of real files in every command that reads a table: a row a kind, a column a command.
+
+    python -m tests.proofs.doors.rows             # every kind
+    python -m tests.proofs.doors.rows units logs  # some
+
+The same runs stand in a plain table and in a file as people or programs write it. Each command answers both alike:
+the same exit code and the same numbers, and says what it took from the file. Prints `same`, a Finding that must be
+there, or what differs; exits with 1 where something does.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tests.support.doors.typed import Answer, typed_here
+from tests.support.tables.programs import LAW, Run, write_state
+
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "fit": ("--bootstrap", "0"), "approaches": (), "predict": ("--flops", "1e20"), "compare": (), "multiplier": (),
+    "report": ("--bootstrap", "0"), "import": (),
+}  # fmt: skip
+SIZES, TOKENS = (2e7, 6e7, 1.8e8, 5.4e8), (4e8, 1.6e9, 6.4e9, 2.56e10)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A way to write known runs: `write` makes a file in a folder, whose name it returns; `same` the table it equals.
+
+    `says` stands in what every command prints, `finding` is a code that each answer has.
+    """
+
+    write: Callable[[pd.DataFrame, Path], Path]
+    says: str = ""
+    same: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame
+    finding: str = ""
+    commands: tuple[str, ...] = tuple(COMMANDS)
+
+
+def runs() -> pd.DataFrame:
+    """Sixteen runs in two arms, with noise, and compute of a fifth more than 6 N D."""
+    rng = np.random.default_rng(7)
+    rows = [(n, d) for n in SIZES for d in TOKENS]
+    frame = pd.DataFrame(rows, columns=["n_params", "tokens"])
+    frame["flops"] = 7.2 * frame["n_params"] * frame["tokens"]
+    loss = LAW(frame["n_params"], frame["tokens"]) * np.exp(rng.normal(0, 0.003, len(frame)))
+    frame["loss"] = loss.round(4)
+    frame.insert(0, "run_id", [f"r{k}" for k in range(len(frame))])
+    frame.insert(1, "arm", ["base"] * 8 + ["muon"] * 8)
+    frame["arm"] = np.where(np.arange(16) % 2, "muon", "base")
+    return frame
+
+
+def _csv(path: Path, frame: pd.DataFrame, **options: object) -> Path:
+    frame.to_csv(path, index=False, **options)  # type: ignore[call-overload]
+    return path
+
+
+def _units(frame: pd.DataFrame, folder: Path) -> Path:
+    named = pd.DataFrame({
+        "run_id": frame["run_id"], "arm": frame["arm"], "Params (M)": frame["n_params"] / 1e6,
+        "Tokens (B)": frame["tokens"] / 1e9, "total_gflops": frame["flops"] / 1e9, "val_loss": frame["loss"],
+    })  # fmt: skip
+    return _csv(folder / "units.csv", named)
+
+
+def _log(frame: pd.DataFrame, folder: Path) -> Path:
+    lines = []
+    for row in frame.itertuples():
+        lines += [f"tokens per iteration will be: {int(row.tokens / 1000):,}",
+                  f"number of parameters: {row.n_params / 1e6:.2f}M",
+                  "step 0: train loss 10.9000, val loss 10.9000",
+                  f"[EVAL] step 1000: train loss {row.loss:.4f}, val loss {row.loss:.4f}"]  # fmt: skip
+    (folder / "train.log").write_text("\n".join(lines))
+    return folder / "train.log"
+
+
+def _histories(frame: pd.DataFrame, folder: Path) -> Path:
+    inner = folder / "histories"
+    inner.mkdir()
+    for row in frame.itertuples():
+        share = np.arange(1, 6) / 5
+        _csv(inner / f"{row.run_id}.csv", pd.DataFrame({
+            "tokens_seen": row.tokens * share, "loss": row.loss + 1 - share, "params": row.n_params,
+        }))  # fmt: skip
+    return inner
+
+
+def _curves(frame: pd.DataFrame, folder: Path) -> Path:
+    parts = [
+        frame.assign(tokens=frame["tokens"] * s, flops=frame["flops"] * s, loss=frame["loss"] + 1 - s)
+        for s in (0.5, 1.0)
+    ]
+    return _csv(folder / "curves.csv", pd.concat(parts).sample(frac=1, random_state=3))
+
+
+def _long(frame: pd.DataFrame, folder: Path) -> Path:
+    parts = [frame.drop(columns="loss").assign(metric=name, value=frame["loss"] - less)
+             for name, less in (("train_loss", 0.1), ("val_loss", 0.0))]  # fmt: skip
+    return _csv(folder / "long.csv", pd.concat(parts))
+
+
+def _states(frame: pd.DataFrame, folder: Path) -> Path:
+    failed = frame.iloc[:4].assign(
+        run_id=["a", "b", "c", "d"], loss=9.0, Status=["crashed", "FAILED", "KILLED", "running"]
+    )
+    return _csv(folder / "states.csv", pd.concat([failed, frame.assign(Status="finished")]))
+
+
+def _trainer(frame: pd.DataFrame, folder: Path) -> Path:
+    inner = folder / "trainer"
+    for row in frame.itertuples():
+        run = Run(
+            str(row.run_id), int(row.n_params), int(row.tokens / 1000), ((1000, int(row.tokens), float(row.loss)),)
+        )
+        history = [{"eval_loss": row.loss, "step": 1000, "num_input_tokens_seen": int(row.tokens), "epoch": 1.0}]
+        history.append({"train_loss": 9.0, "total_flos": 1.0, "train_runtime": 1.0, "step": 1000, "epoch": 1.0})
+        write_state(inner / run.name, run, history, 1000)
+    return inner
+
+
+def _sweep(frame: pd.DataFrame, folder: Path) -> Path:
+    rates = [
+        frame.assign(lr=rate, loss=frame["loss"] * factor) for rate, factor in ((1e-3, 1.0), (3e-3, 1.04), (1e-2, 1.12))
+    ]
+    joined = pd.concat(rates, ignore_index=True)
+    return _csv(folder / "sweep.csv", joined.assign(run_id=[f"r{k}" for k in range(len(joined))]))
+
+
+def _plain(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[["run_id", "n_params", "tokens", "loss"]]
+
+
+def _renamed(path: str, names: Mapping[str, str], **options: object) -> Callable[[pd.DataFrame, Path], Path]:
+    return lambda frame, folder: _csv(folder / path, frame.rename(columns=names), **options)
+
+
+NONE = {"base": "None", "muon": "NA"}
+KINDS: dict[str, Kind] = {
+    "A models in one log": Kind(_log, "16 runs in one log", lambda f: f[["n_params", "tokens", "loss"]]),
+    "B along tokens": Kind(_histories, "5 rows along tokens are one run", _plain),
+    "C aliases": Kind(_renamed("c.csv", {"tokens": "n_tokens", "loss": "val_loss"}), "tokens: column n_tokens"),
+    "D labels": Kind(
+        lambda f, d: _csv(d / "labels.csv", f.replace({"arm": NONE})),
+        "",
+        lambda f: f.replace({"arm": {"base": "N0", "muon": "N1"}}),
+    ),
+    "E units in names": Kind(_units, "n_params: column Params (M) (times 1e+06)"),
+    "E magnitudes": Kind(
+        lambda f, d: _csv(
+            d / "m.csv", f.assign(n_params=f["n_params"] / 1e6)[["run_id", "arm", "n_params", "tokens", "loss"]]
+        ),
+        finding="units",
+    ),
+    "G perplexity": Kind(
+        lambda f, d: _csv(d / "ppl.csv", f.assign(val_ppl=np.exp(f["loss"])).drop(columns="loss")), "ln of a perplexity"
+    ),
+    "G bits": Kind(
+        lambda f, d: _csv(d / "bpc.csv", f.assign(val_bpc=f["loss"] / np.log(2)).drop(columns="loss")),
+        "nats/character",
+        lambda f: f.rename(columns={"loss": "loss (nats/character)"}),
+    ),
+    "H unfinished": Kind(_states, "did not finish"),
+    "J trainer_state": Kind(
+        _trainer, "total_flos", lambda f: _plain(f).assign(flops=6.0 * f["n_params"] * f["tokens"])
+    ),
+    "K rates pooled": Kind(
+        _sweep, finding="pooled_settings", commands=("fit", "approaches", "compare", "predict", "report")
+    ),
+    "L words": Kind(
+        lambda f, d: _csv(
+            d / "w.csv",
+            f.assign(
+                n_params=[f"{n / 1e6:.0f}M" for n in f["n_params"]], tokens=[f"{t / 1e9:g}B" for t in f["tokens"]]
+            ),
+        )
+    ),
+    "M curves": Kind(_curves, ""),
+    "R long": Kind(_long, "a long table, a column for each metric"),
+    "S no tokens": Kind(
+        lambda f, d: _csv(d / "s.csv", f.drop(columns="tokens")),
+        "tokens are missing: taken as flops / (6 x n_params)",
+        lambda f: f.assign(tokens=f["flops"] / 6 / f["n_params"]),
+    ),
+    "T no n_params": Kind(
+        lambda f, d: _csv(d / "t.csv", f.drop(columns="n_params")),
+        "n_params is missing: taken as flops / (6 x tokens)",
+        lambda f: f.assign(n_params=f["flops"] / 6 / f["tokens"]),
+    ),
+    "U semicolons": Kind(lambda f, d: _csv(d / "u.csv", f, sep=";", decimal=",", encoding="utf-16"), "decimal comma"),
+    "U lines": Kind(lambda f, d: (f.to_json(d / "u.jsonl", orient="records", lines=True), d / "u.jsonl")[1]),
+    "empty values": Kind(
+        lambda f, d: _csv(d / "e.csv", pd.concat([f, f.iloc[:2].assign(run_id=["x", "y"], loss=np.nan)])), ""
+    ),
+}
+
+
+def numbers(value: object, name: str = "") -> dict[str, float]:
+    """The numbers of a JSON answer by their place; counts of the file's own rows and texts are left out."""
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return {}
+    if isinstance(value, int | float):
+        return {name: float(value)}
+    held = value.items() if isinstance(value, dict) else enumerate(value)  # type: ignore[call-overload]
+    found: dict[str, float] = {}
+    for key, inner in held:
+        if key not in ("notes", "left_out", "rows", "columns", "files"):
+            found |= numbers(inner, f"{name}/{key}")
+    return found
+
+
+def ask(command: str, table: Path, folder: Path) -> Answer:
+    """The answer of a command on a table, as JSON."""
+    out = {"report": ("--out", folder / "report"), "import": ("-o", folder / "made.csv")}.get(command, ())
+    return typed_here([command, table, *COMMANDS[command], *out, "--json"])
+
+
+def differs(kind: Kind, command: str, ours: Answer, theirs: Answer) -> str:
+    """What is wrong with the answer on the file (`ours`) beside that on the plain table; empty for nothing."""
+    if ours.traceback or theirs.traceback:
+        return "traceback"
+    if kind.finding:
+        return (
+            ""
+            if f'"{kind.finding}"' in ours.out
+            else f"no Finding {kind.finding} (exit {ours.code}: {ours.err[-90:]!r})"
+        )
+    if ours.code != theirs.code:
+        return f"exit {ours.code} ({ours.err.strip().splitlines()[-1][:90] if ours.err else ''}), plain {theirs.code}"
+    said = ours.err + ours.out
+    if kind.says and kind.says not in said:
+        return f"does not say {kind.says!r}"
+    if ours.code not in (0, 1) or not ours.out.strip():
+        return ""
+    one, two = numbers(json.loads(ours.out)), numbers(json.loads(theirs.out))
+    apart = [
+        key for key in sorted({*one, *two}) if not np.isclose(one.get(key, np.nan), two.get(key, np.nan), rtol=1e-4)
+    ]
+    return f"{apart[0]} is {one.get(apart[0])}, plain {two.get(apart[0])}" if apart else ""
+
+
+def main(names: Sequence[str]) -> int:
+    """Print a line a kind; 1 if a command answers one otherwise than the plain table."""
+    failures = 0
+    print(f"{'kind':22s}" + "".join(f"{name:>12s}" for name in COMMANDS), flush=True)
+    for name, kind in KINDS.items():
+        if names and not any(text in name for text in names):
+            continue
+        with tempfile.TemporaryDirectory() as made:
+            folder = Path(made)
+            path = kind.write(runs(), folder)
+            plain = _csv(folder / "plain.csv", kind.same(runs()))
+            cells, wrong = [], []
+            for command in COMMANDS:
+                if command not in kind.commands:
+                    cells.append("-")
+                    continue
+                ours = ask(command, path, folder)
+                theirs = ours if kind.finding else ask(command, plain, folder)
+                fault = differs(kind, command, ours, theirs)
+                cells.append(
+                    "WRONG"
+                    if fault
+                    else "Finding"
+                    if kind.finding
+                    else "same"
+                    if not ours.code
+                    else f"same, {ours.code}"
+                )
+                wrong += [f"  {command}: {fault}"] if fault else []
+        failures += len(wrong)
+        print(f"{name:22s}" + "".join(f"{cell:>12s}" for cell in cells), *wrong, sep="\n", flush=True)
+    print(f"{failures} differences")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
