@@ -66,8 +66,9 @@ def test_a_budget_affords_what_costs_no_more_than_it():
             assert len(candidate_runs(SIZES, cost[k] * (1 - 1e-9), min_steps=1)) == k
     with pytest.raises(DesignError, match=re.escape(f"affords no cell: the cheapest cell costs {cost[0]:.3g}")):
         candidate_runs(SIZES, cost[0] * (1 - 1e-9), min_steps=1)
-    with pytest.raises(DesignError, match="no cell is left to run"):
+    with pytest.raises(DesignError, match="no cell is left to run") as caught:
         candidate_runs(SIZES, 1e15, min_steps=10**9)
+    assert caught.value.exit_code == 1
 
 
 def test_cells_are_affordable_by_what_they_add_to_trained_trunks():

@@ -75,7 +75,8 @@ def test_without_scales_to_test_on_weights_are_equal_and_said(unscored):
 
 
 def test_no_law_of_both_is_an_error_with_the_reasons(unscored):
-    with pytest.raises(NoLawError, match=f"none: no fit; size: {NOT_JOINT}"):
+    with pytest.raises(NoLawError, match=f"none: no fit; size: {NOT_JOINT}") as caught:
         weigh_laws(None, ["none", "size"], Huber("auto"))
+    assert caught.value.exit_code == 1
     with pytest.raises(NoLawError, match="no law was requested"):
         weigh_laws(None, [], Huber("auto"))
