@@ -53,6 +53,7 @@ def _expanded(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     for column in nested:
         rows = [_dictionary(value) for value in frame[column]]
         if not any(rows):
+            frame = frame.drop(columns=column) if any(isinstance(value, dict) for value in frame[column]) else frame
             continue
         inner = pd.DataFrame([flat(row) for row in rows], index=frame.index)
         frame = frame.drop(columns=column)

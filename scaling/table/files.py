@@ -164,7 +164,8 @@ def _sheet(path: Path, sheet: str | None, notes: list[str], labels: tuple[str, .
             raise TableError(f"{path}: {len(names)} sheets ({', '.join(names)}); name one with --sheet NAME")
         if sheet is not None and sheet not in names:
             raise TableError(f"{path}: no sheet {sheet!r} (there are: {', '.join(names)})")
-        cells = book.parse(sheet or names[0], header=None, dtype=object, keep_default_na=False, na_values=[""])
+        chosen = sheet or names[0]
+        cells = pd.read_excel(book, sheet_name=chosen, header=None, dtype=object, keep_default_na=False, na_values=[""])
     return _csv(cells.to_csv(index=False, header=False), path, notes, labels)
 
 

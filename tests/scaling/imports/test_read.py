@@ -422,3 +422,10 @@ def test_files_whose_names_are_no_text_are_read_and_written(tmp_path, suffix):
     table = read_table(target)
     assert table["loss"].tolist() == [3.0, 2.9]
     assert table["run_id"].iloc[0].startswith("caf\\udce9")
+
+
+def test_an_empty_configuration_is_none(tmp_path):
+    summary = {"parameter_count": 1e6, "throughput/total_tokens": 2e7, "eval/loss": 3.0}
+    (tmp_path / "tracker_metrics.jsonl").write_text(json.dumps({"config": {}, "summary": summary}))
+    ends = import_source(tmp_path, "auto", ImportOptions(), {}).ends
+    assert ends[["n_params", "tokens", "loss"]].to_numpy().tolist() == [[1e6, 2e7, 3.0]]
