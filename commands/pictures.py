@@ -130,7 +130,8 @@ def share(
         found = check_anywhere(check)
         emit(found.to_dict(), str(found), as_json)
         if found.differences:
-            raise DifferentError(f"{check} does not verify: {len(found.differences)} differences")
+            n = len(found.differences)
+            raise DifferentError(f"{check} does not verify: {n} difference{'s' if n > 1 else ''}")
         return
     if source is None or to is None:
         raise ValueError("share takes SOURCE and --to DIR, or --check DIR")
