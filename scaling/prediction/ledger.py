@@ -197,7 +197,9 @@ def read_ledger(path: str | Path) -> Ledger:
     """
     path = Path(path)
     try:
-        return _parsed(path, read_bytes(path))
+        if content := read_bytes(path):
+            return _parsed(path, content)
+        raise RegistrationError(f"{path}: the file is empty; --register {path} of a forecast begins a ledger")
     except FileNotFoundError:
         raise RegistrationError(f"{path}: no such ledger; --register {path} of a forecast begins one") from None
     except JsonError as error:

@@ -176,9 +176,17 @@ def test_a_pipe_or_a_folder_in_place_of_a_ledger_is_refused(tmp_path, table, for
             read_ledger(tmp_path / name)
 
 
-def test_an_empty_ledger_has_no_mean(tmp_path):
+def test_an_empty_file_is_no_ledger_and_one_can_begin_there(tmp_path, table, forecasts):
+    table.to_csv(tmp_path / "runs.csv", index=False)
     (tmp_path / "l.jsonl").touch()
-    held = read_ledger(tmp_path / "l.jsonl")
+    with pytest.raises(RegistrationError, match="the file is empty"):
+        read_ledger(tmp_path / "l.jsonl")
+    register_in(tmp_path / "l.jsonl", forecasts[1e21], table=tmp_path / "runs.csv")
+    assert len(read_ledger(tmp_path / "l.jsonl").entries) == 1
+
+
+def test_without_a_score_there_is_no_mean(tmp_path):
+    held = Ledger(tmp_path, ())
     assert held.summary()["mean_crps"] is None
     assert "no forecast is scored yet" in str(held)
 
