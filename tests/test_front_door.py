@@ -13,6 +13,7 @@ from typer.main import get_command
 from isoflop.__main__ import app
 from isoflop.commands.options import DECIDE, FIT, MODELS, RUN, SHOW
 from tests.support.root import ROOT
+from tests.support.session import RUNNER, Ended, session
 
 pytestmark = pytest.mark.process
 COMMANDS = get_command(app).commands
@@ -60,18 +61,6 @@ def test_the_version_names_the_commit_of_a_checkout():
     assert commit.stdout.strip() in printed
 
 
-FITTING_HALF = """
-import sys
-
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "hydra", "omegaconf", "yaml", "joblib", "safetensors"}:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Absent())
-from isoflop.__main__ import main
-main()
-"""
 PUBLIC = "chinchilla_epoch/runs.csv"
 
 
@@ -85,63 +74,64 @@ def arms(public_data, tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("fit", "TABLE", "--bootstrap", "0", "--json"),
-        ("approaches", "TABLE", "--json"),
-        ("compare", "TABLE", "--laws", "chinchilla,power-n", "--json"),
-        ("predict", "TABLE", "--flops", "1e25", "--laws", "chinchilla", "--json"),
-        ("multiplier", "ARMS", "--json"),
-        ("suggest", "TABLE", "--budget", "1e21", "--target", "1e25", "--json"),
-        ("plot", "TABLE", "--figure", "surface", "--law", "chinchilla", "-o", "OUT.png"),
-        (
-            "report",
-            "TABLE",
-            "--where",
-            "index < 60",
-            "--law",
-            "chinchilla",
-            "--bootstrap",
-            "20",
-            "--out",
-            "OUT",
-            "--json",
-        ),
-    ],
-    ids=lambda words: words[0],
+FITTING_HALF = (
+    "fit TABLE --bootstrap 0 --json",
+    "approaches TABLE --json",
+    "compare TABLE --laws chinchilla,power-n --json",
+    "predict TABLE --flops 1e25 --laws chinchilla --json",
+    "multiplier ARMS --json",
+    "suggest TABLE --budget 1e21 --target 1e25 --json",
+    "plot TABLE --figure surface --law chinchilla -o out.png",
+    "report TABLE --where index<60 --law chinchilla --bootstrap 20 --out out --json",
 )
-def test_the_fitting_half_works_without_torch_and_hydra(words, arms, public_data, tmp_path):
-    paths = {"TABLE": public_data / PUBLIC, "ARMS": arms, "OUT": tmp_path / "out", "OUT.png": tmp_path / "out.png"}
-    done = python(FITTING_HALF, *(paths.get(word, word) for word in words), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    if "--json" in words:
-        assert json.loads(done.stdout)
+NEEDS = {
+    "run experiment=quick": "hydra-core",
+    "plan experiment=quick": "hydra-core",
+    "prepare data=text": "hydra-core",
+    "tune experiment=lr_transfer": "hydra-core",
+    "generate abc": "torch",
+    "export abc -o x": "torch",
+    "evaluate abc": "torch",
+    "serve abc": "torch",
+    "positions": "torch",
+}
 
 
-@pytest.mark.parametrize(
-    ("words", "needs"),
-    [
-        (("run", "experiment=quick"), "hydra-core"),
-        (("plan", "experiment=quick"), "hydra-core"),
-        (("prepare", "data=text"), "hydra-core"),
-        (("tune", "experiment=lr_transfer"), "hydra-core"),
-        (("generate", "abc"), "torch"),
-        (("export", "abc", "-o", "x"), "torch"),
-        (("evaluate", "abc"), "torch"),
-        (("serve", "abc"), "torch"),
-        (("positions",), "torch"),
-    ],
-    ids=lambda value: value[0] if isinstance(value, tuple) else "",
-)
-def test_a_command_whose_half_is_absent_names_what_to_install(words, needs, tmp_path):
-    done = python(FITTING_HALF, *words, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.splitlines()
-    assert line.startswith(f"isoflop: `isoflop {words[0]}` needs ")
-    assert needs in line
+@pytest.fixture(scope="module")
+def fitted(arms, public_data, tmp_path_factory) -> dict[str, Ended]:
+    """How the fitting half ends without torch and Hydra."""
+    paths = {"TABLE": public_data / PUBLIC, "ARMS": arms}
+    words = [[paths.get(word, word) for word in command.split()] for command in FITTING_HALF]
+    ended = session(words, cwd=tmp_path_factory.mktemp("fitting"), absent=RUNNER)
+    return dict(zip(FITTING_HALF, ended, strict=True))
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory) -> dict[str, Ended]:
+    """How the other half ends without them; nothing may be left in its folder."""
+    folder = tmp_path_factory.mktemp("other")
+    ended = session([command.split() for command in NEEDS], cwd=folder, absent=RUNNER)
+    assert list(folder.iterdir()) == []
+    return dict(zip(NEEDS, ended, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", FITTING_HALF, ids=lambda command: command.split()[0])
+def test_the_fitting_half_works_without_torch_and_hydra(command, fitted):
+    done = fitted[command]
+    assert done.code == 0, done.err
+    if "--json" in command:
+        assert json.loads(done.out)
+
+
+@pytest.mark.parametrize("command", NEEDS, ids=lambda command: command.split()[0])
+def test_a_command_whose_half_is_absent_names_what_to_install(command, refused):
+    done = refused[command]
+    assert (done.code, done.out) == (2, "")
+    (line,) = done.err.splitlines()
+    assert line.startswith(f"isoflop: `isoflop {command.split()[0]}` needs ")
+    assert NEEDS[command] in line
     assert line.endswith("pip install isoflop")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_absent_module_of_another_kind_is_a_traceback():
