@@ -11,7 +11,7 @@ from scipy.special import chdtri
 from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.figures.cost import trained_tokens
 from isoflop.analysis.style import LEVEL, count
-from isoflop.scaling.fitting.fit import Fit
+from isoflop.scaling.fitting.fit import Fit, falls_text
 from isoflop.scaling.fitting.uncertainty import Draws
 from isoflop.scaling.selection.holdout import HoldOut
 from isoflop.scaling.selection.rolling_origins import BASELINE
@@ -275,7 +275,7 @@ def three_approaches(e: Evidence) -> str:
 
 def noise(e: Evidence) -> str:
     """The spread over seeds, next to the residuals of the law."""
-    left = f"The law leaves {e.fit.noise:.2%} of the loss (robust sd of ln loss)."
+    left = f"The law leaves {e.fit.noise:.2%} of the loss (robust sd of ln loss{falls_text(e.fit)})."
     try:
         cells = e.seed_noise
     except UnsupportedError as error:

@@ -174,11 +174,12 @@ def fit_arms(data: Sequence[Points], labels: Sequence[Array]) -> list[ArmsFit]:
         raise FitError(f"{len(groups)} clusters of runs in these arms: an interval needs at least three")
     costs = [d.cost.power if form is Chinchilla else None for d in data]
     weights = np.concatenate([f.weights for f in single])
+    spread = np.concatenate([np.broadcast_to(f.spread, len(f.weights)) for f in single])
     fits, delta = [], None
     for name, shared in reversed(SHARED[form].items()):  # nothing shared first: its residuals set delta for all
         problem = ArmsProblem(tuple(f.problem for f in single), shared)
-        theta, delta, value = _solve(problem, single, weights, delta)
-        without = _without(problem, theta, delta, weights, cluster, len(groups))
+        theta, delta, value = _solve(problem, single, weights, spread, delta)
+        without = _without(problem, theta, delta * spread, weights, cluster, len(groups))
         laws = _laws(problem, theta)
         fits.append(
             ArmsFit(
@@ -209,7 +210,7 @@ def choose_form(data: Sequence[Points]) -> type[Law]:
 
 
 def _solve(
-    problem: ArmsProblem, single: Sequence[Fit], weights: Array, delta: float | None
+    problem: ArmsProblem, single: Sequence[Fit], weights: Array, spread: Array, delta: float | None
 ) -> tuple[Array, float, float]:
     start = problem.join([f.theta for f in single])
     squares = minimise(problem, start[None], delta=np.inf, weights=weights)
@@ -217,13 +218,13 @@ def _solve(
         delta = np.inf
         for _ in range(3):
             residual = problem.residuals(squares.theta)[0][0]
-            delta = max(1.345 * robust_scale(residual, problem.size, weights), MIN_DELTA)
-            squares = minimise(problem, squares.theta, delta=delta, weights=weights)
-    done = minimise(problem, squares.theta, delta=delta, weights=weights)
-    return done.theta[0], delta, float(huber(problem.residuals(done.theta)[0][0], weights, delta))
+            delta = max(1.345 * robust_scale(residual / spread, problem.size, weights * spread**2), MIN_DELTA)
+            squares = minimise(problem, squares.theta, delta=delta * spread, weights=weights)
+    done = minimise(problem, squares.theta, delta=delta * spread, weights=weights)
+    return done.theta[0], delta, float(huber(problem.residuals(done.theta)[0][0], weights, delta * spread))
 
 
-def _without(problem: ArmsProblem, theta: Array, delta: float, weights: Array, cluster: Array, n: int) -> Array:
+def _without(problem: ArmsProblem, theta: Array, delta: Array, weights: Array, cluster: Array, n: int) -> Array:
     keep = weights * (cluster[None] != np.arange(n)[:, None])
     return minimise(
         problem, np.repeat(theta[None], n, axis=0), delta=delta, weights=keep, tolerance=1e-9, damping=1e-3

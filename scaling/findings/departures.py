@@ -17,8 +17,8 @@ from scipy.special import stdtr
 
 from isoflop.scaling.approaches.isoflop_profiles import budget_groups
 from isoflop.scaling.findings.finding import Case
-from isoflop.scaling.findings.noise_model import NoiseModel, clipped, noise_model, orthonormal
 from isoflop.scaling.fitting.fit import predict_loss
+from isoflop.scaling.fitting.noise_model import NoiseModel, clipped, noise_model, orthonormal
 from isoflop.scaling.laws.law import Array
 
 LEVEL = 0.08  # of all departures together: the share of studies without a fault in which one is named

@@ -102,7 +102,7 @@ def variant(
 
     `delta` is a number, "auto", or None for the fit's own; `rows` is a mask (n,). Raises FitError as `fit` does.
     """
-    data, weights = fitted.points, fitted.weights
+    data, weights = fitted.points, fitted.weights * fitted.spread**2
     if rows is not None:
         data, weights = replace(data, frame=data.frame[rows].reset_index(drop=True)), weights[rows]
     delta = fitted.delta if delta is None else delta
@@ -112,7 +112,7 @@ def variant(
     form = type(fitted.law)
     return fit(
         form, data, objective=objective, fixed=pinned, tied=fitted.problem.tied,
-        free=tuple(p for p in form.defaults() if p not in pinned), weights=weights,
+        free=tuple(p for p in form.defaults() if p not in pinned), weights=weights, falls=fitted.falls,
     )  # fmt: skip
 
 
@@ -124,11 +124,11 @@ def likelihood_ratio(full: Fit, restricted: Fit) -> float:
     """
     residual = full.problem.residuals(full.theta[None])[0]
     values = np.array([restricted.value]), np.array([full.value])
-    return float(likelihood_ratios(*values, residual, full.weights, full.delta, len(full.free))[0])
+    return float(likelihood_ratios(*values, residual, full.weights, full.deltas, len(full.free))[0])
 
 
 def likelihood_ratios(
-    restricted: Array, full: Array, residual: Array, weights: Array, delta: float, n_free: int
+    restricted: Array, full: Array, residual: Array, weights: Array, delta: float | Array, n_free: int
 ) -> Array:
     """Likelihood-ratio statistics (S,) of many pairs of fits.
 

@@ -12,9 +12,9 @@ from scipy.special import fdtrc
 
 from isoflop.scaling.findings.departures import Departures, Tested, departures
 from isoflop.scaling.findings.finding import Case, Check, Finding, likelihood_ratio, variant
-from isoflop.scaling.findings.noise_model import FAR, NoiseModel, orthonormal
 from isoflop.scaling.findings.settings import replicate_keys
 from isoflop.scaling.fitting.fit import FitError, robust_scale
+from isoflop.scaling.fitting.noise_model import FAR, NoiseModel, orthonormal
 from isoflop.scaling.laws.law import Array
 
 BITS = float(-np.log(np.log(2.0)))  # ln(bits / nats)

@@ -126,7 +126,7 @@ def _changes(
         least = float(budgets[k]["flops"].min())
         yield f"from {least:.2g} FLOPs", partial(fit, Chinchilla, _keep(data, data.frame["flops"] >= least))
     scale = max(base.noise, 1e-12)
-    outliers = np.abs(base.residuals) > OUTLIER * scale
+    outliers = np.abs(base.residuals / base.spread) > OUTLIER * scale
     if outliers.any():
         yield f"less {outliers.sum()} outliers", partial(fit, Chinchilla, _keep(data, ~outliers))
     if isinstance(table, pd.DataFrame) and is_runs(table):

@@ -7,11 +7,13 @@ of loss, from many starts, all of which are kept. Nothing here prints, draws or 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from isoflop.scaling.fitting.noise_model import falling_power
 from isoflop.scaling.fitting.objective import Huber, LeastSquares, Objective
 from isoflop.scaling.fitting.problem import FitProblem
 from isoflop.scaling.fitting.search import go_on, robust_scale, search
@@ -27,6 +29,7 @@ COLUMN = {"N": "n_params", "D": "tokens", "C": "flops", "U": "unique_tokens", "L
 """The column of a table that each letter of a law's inputs stands for."""
 
 MOST_SEARCHED = 20  # refits of one batch that are searched for from new starts, each as dear as a whole fit
+EXACT_NOISE = 1e-9  # of ln loss: below, the data lie on the law
 SAME_BASIN = 1e-9  # relative difference of the objective between starts that found the same optimum
 
 
@@ -43,7 +46,8 @@ class Fit:
     `value` is the objective, a sum in squared residual units, `delta` that of Huber (infinite for least squares).
     `starts` has a row per start: its value, whether it converged, and the parameters where it ended. `weights` (n,)
     belong to the rows of `points.frame`; `theta` (P,) are the coordinates of the law in `problem`, one per parameter
-    in `free`. `bounds_hit` names the parameters that ended at the bound of their search box.
+    in `free`. `bounds_hit` names the parameters that ended at the bound of their search box. `falls` is the power of N
+    that the noise falls with, as the fit assumes: `weights` are then those of the table over `spread` squared.
     """
 
     law: Law
@@ -59,6 +63,7 @@ class Fit:
     free: tuple[str, ...]
     problem: FitProblem
     theta: Array
+    falls: float = 0.0
 
     @property
     def converged(self) -> bool:
@@ -90,16 +95,36 @@ class Fit:
         """Number of clusters: runs, trunks or rows that count as independent."""
         return int(self.points.frame["cluster"].nunique())
 
+    @cached_property
+    def spread(self) -> Array | float:
+        """Standard deviation of the noise of each row (n,) relative to that at the geometric mean size; 1.0 for all."""
+        return spread_of(self.points.frame, self.falls)
+
+    @property
+    def deltas(self) -> Array | float:
+        """Huber's delta of each row (n,), or one for all."""
+        return self.delta * self.spread
+
     @property
     def noise(self) -> float:
-        """Robust standard deviation of the residuals of ln loss, corrected for the parameters fitted."""
-        return robust_scale(self.residuals, len(self.free), self.weights)
+        """Robust standard deviation of the residuals of ln loss, corrected for the parameters fitted.
+
+        Where the noise falls with size it is that at the geometric mean size; see `noise_at`.
+        """
+        return robust_scale(self.residuals / self.spread, len(self.free), self.weights * self.spread * self.spread)
+
+    def noise_at(self, frame: pd.DataFrame) -> Array | float:
+        """Standard deviation of ln loss of one run at the size of each row of a frame: (n,), or one for all."""
+        if not self.falls:
+            return self.noise
+        middle = np.log(self.points.frame["n_params"].to_numpy(float)).mean()
+        return self.noise * np.exp(-self.falls * (np.log(frame["n_params"].to_numpy(float)) - middle))
 
     @property
     def inliers(self) -> int:
         """Number of points whose residual lies within delta."""
         residual, _, _ = self.problem.residuals(self.theta[None])
-        return int(np.sum(np.abs(residual[0]) <= self.delta))
+        return int(np.sum(np.abs(residual[0]) <= self.deltas))
 
     @property
     def condition(self) -> float:
@@ -138,9 +163,22 @@ class Fit:
             f"{self.law.name}: {self.law.formula}".removesuffix(": "),
             "  " + ", ".join(f"{name} = {number(v)}{fixed.get(name, '')}" for name, v in values.items()),
             f"  {self.status}: {self.message}",
-            f"  {self.objective}{delta}; residual scale {self.noise:.2g} of ln loss; "
+            f"  {self.objective}{delta}; residual scale {self.noise:.2g} of ln loss{falls_text(self)}; "
             f"{len(self.points)} points in {self.n_clusters} clusters by {self.points.cluster}",
         ])  # fmt: skip
+
+
+def falls_text(fit: Fit) -> str:
+    """What to say of noise that falls with size; empty where it does not."""
+    return f" at the middle size, falling as N^-{fit.falls:.2f}" if fit.falls else ""
+
+
+def spread_of(frame: pd.DataFrame, falls: float) -> Array | float:
+    """Relative standard deviations (n,) of noise that falls as N^-falls, 1 at the geometric mean size; 1.0 at 0."""
+    if not falls:
+        return 1.0
+    log_n = np.log(frame["n_params"].to_numpy(float))
+    return np.exp(-falls * (log_n - log_n.mean()))
 
 
 def number(x: float) -> str:
@@ -165,6 +203,7 @@ def fit(
     tied: bool = False,
     free: tuple[str, ...] = (),
     weights: Any = None,
+    falls: float | None = None,
     n_starts: int | None = None,
     seed: int = 0,
 ) -> Fit:
@@ -173,7 +212,8 @@ def fit(
     `fixed` holds parameters at values, `free` frees ones that have a default, `tied` makes the form's two exponents
     one; a name of the catalogue may say so itself ("chinchilla-kappa"). `params`, `compute` and `cluster` are the
     conventions of `points`. `weights` (n,) multiply each point's term; the default is the table's `weight` column, or
-    1. `n_starts` and `seed` are those of `search`.
+    1. `falls` is the power of N that the noise falls with; None: as the table shows (`noise_model.falling_power`) where
+    delta is "auto" and no weights differ, else 0. `n_starts` and `seed` are those of `search`.
     Raises FitError when the data cannot determine a law, ValueError on a wrong name, TableError on a bad table.
 
     >>> import isoflop
@@ -191,10 +231,29 @@ def fit(
     columns = _columns(form, data.frame)
     loss = data.frame["loss"].to_numpy(float)
     weights = _weights(weights, data.frame)
+    estimate = falls is None and objective.delta == "auto" and np.ptp(weights) == 0
     problem = FitProblem(form, columns, loss, pinned, tied, objective.residual == "log")
     _check_enough(problem, weights)
-    solution, delta, mask = search(problem, weights, objective, n_starts=n_starts, seed=seed)
-    return _conclude(problem, solution, delta, mask, objective, data, weights)
+
+    def solve(falls: float) -> Fit:
+        spread = spread_of(data.frame, falls)
+        own = weights / (spread * spread)
+        found = search(problem, own, objective, n_starts=n_starts, seed=seed, spread=spread)
+        return _conclude(problem, *found, objective, data, own, falls)
+
+    first = solve(falls or 0.0)
+    power = _falls(first) if estimate else 0.0
+    return solve(power) if power else first
+
+
+def _falls(fitted: Fit) -> float:
+    """The power of N that the residuals of a fit show their noise to fall with."""
+    frame = fitted.points.frame
+    if frame["n_params"].isna().any() or fitted.noise < EXACT_NOISE:
+        return 0.0
+    gradient = fitted.problem.residuals(fitted.theta[None])[1][0]
+    log_n = np.log(frame["n_params"].to_numpy(float))
+    return falling_power(fitted.residuals, gradient.T, log_n, pd.factorize(frame["cluster"])[0])
 
 
 def _conclude(
@@ -205,6 +264,7 @@ def _conclude(
     objective: Objective,
     data: Points,
     weights: Array,
+    falls: float,
 ) -> Fit:
     value = np.where(np.isfinite(solution.value), solution.value, np.inf)
     if not np.isfinite(value).any():
@@ -232,7 +292,7 @@ def _conclude(
         message = f"converged with {', '.join(at_bound)} at the bound of the search box"
     return Fit(
         laws[best], status, message, objective, float(delta), float(value[best]), table, data, weights, at_bound,
-        problem.free, problem, theta,
+        problem.free, problem, theta, falls,
     )  # fmt: skip
 
 
@@ -243,12 +303,12 @@ def refit(fit: Fit, weights: Array, *, tolerance: float = 1e-11) -> Solution:
     from new starts, up to MOST_SEARCHED of them.
     """
     begin = np.repeat(fit.theta[None], len(weights), axis=0)
-    warm = minimise(fit.problem, begin, delta=fit.delta, weights=weights, tolerance=tolerance, damping=1e-3)
-    warm = go_on(fit.problem, warm, ~warm.converged, delta=fit.delta, weights=weights, tolerance=tolerance)
+    warm = minimise(fit.problem, begin, delta=fit.deltas, weights=weights, tolerance=tolerance, damping=1e-3)
+    warm = go_on(fit.problem, warm, ~warm.converged, delta=fit.deltas, weights=weights, tolerance=tolerance)
     theta, value, converged = warm.theta.copy(), warm.value.copy(), warm.converged.copy()
     exact = replace(fit.objective, delta=fit.delta) if isinstance(fit.objective, Huber) else fit.objective
     for i in np.flatnonzero(~converged)[:MOST_SEARCHED]:
-        again, _, _ = search(fit.problem, weights[i], exact, patient=False)
+        again, _, _ = search(fit.problem, weights[i], exact, patient=False, spread=fit.spread)
         best = int(np.argmin(np.where(np.isfinite(again.value), again.value, np.inf)))
         if again.value[best] <= value[i] * (1 + SAME_BASIN) or not np.isfinite(value[i]):
             theta[i], value[i], converged[i] = again.theta[best], again.value[best], again.converged[best]

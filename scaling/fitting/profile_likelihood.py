@@ -62,12 +62,12 @@ def profile(
     centre, slope = (v[0] for v in measure(fit.theta[None]))
     residual, gradient, _ = fit.problem.residuals(fit.theta[None])
     spread = _spread(fit, residual[0])
-    curve = (gradient[0] * fit.weights * (np.abs(residual[0]) <= fit.delta)) @ gradient[0].T
+    curve = (gradient[0] * fit.weights * (np.abs(residual[0]) <= fit.deltas)) @ gradient[0].T
     error = np.sqrt(max(slope @ np.linalg.pinv(curve, rcond=1e-10, hermitian=True) @ slope * spread, 1e-30))
     targets = centre + np.linspace(-reach, reach, points) * error
     theta = _walk(fit, measure, targets, spread / error**2)
     reached, _ = measure(theta)
-    value = huber(fit.problem.residuals(theta)[0], fit.weights, fit.delta)
+    value = huber(fit.problem.residuals(theta)[0], fit.weights, fit.deltas)
     rise = 2.0 * np.maximum(value - fit.value, 0.0) / spread
     cut = float(fdtri(1.0, max(len(residual[0]) - len(fit.free), 1), level))
     order = np.argsort(reached, kind="stable")
@@ -104,8 +104,8 @@ class _Measure:
 def _spread(fit: Fit, residual: Array) -> float:
     """Variance of psi over the share of inliers: what a unit of objective is worth."""
     weights = fit.weights
-    psi = np.clip(residual, -fit.delta, fit.delta)
-    inliers = np.sum(weights * (np.abs(residual) <= fit.delta)) / np.sum(weights)
+    psi = np.clip(residual, -fit.deltas, fit.deltas)
+    inliers = np.sum(weights * (np.abs(residual) <= fit.deltas)) / np.sum(weights)
     used = max(int(np.sum(weights > 0)) - len(fit.free), 1)
     return float(np.sum(weights * psi**2) / used / max(inliers, 1e-3)) + 1e-300
 
@@ -119,7 +119,13 @@ def _walk(fit: Fit, measure: Any, targets: Array, stiffness: float) -> Array:
         inner = np.where(pair < middle, pair + 1, pair - 1)
         anchor = Anchor(measure, targets[pair], np.full(len(pair), 30.0 * stiffness))
         solved = minimise(
-            fit.problem, theta[inner], delta=fit.delta, weights=fit.weights, anchor=anchor, tolerance=1e-9, max_steps=60
+            fit.problem,
+            theta[inner],
+            delta=fit.deltas,
+            weights=fit.weights,
+            anchor=anchor,
+            tolerance=1e-9,
+            max_steps=60,
         )
         theta[pair] = solved.theta
     return theta

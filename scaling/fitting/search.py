@@ -25,12 +25,15 @@ def search(
     n_starts: int | None = None,
     seed: int = 0,
     patient: bool = True,
+    spread: Array | float = 1.0,
 ) -> tuple[Solution, float, Array]:
     """Minimise the objective from many starts.
 
     Returns where the distinct starts ended, the delta used, and for each start the row of the ends that it reached.
     Least squares go first because a smooth objective finds the basin. `n_starts` defaults to 8, 16 or 32 by the number
     of free parameters; `seed` is that of the random starts; `patient` goes on with ends that still move.
+    `spread` (n,) are relative standard deviations of the rows, by which `weights` are divided twice already: Huber's
+    delta is that of residuals divided by them.
     """
     last = _patient if patient else minimise
     count = n_starts or (8 if len(problem.free) <= FEW_PARAMETERS else 16 if len(problem.free) <= 7 else 32)
@@ -45,18 +48,18 @@ def search(
         ends = np.concatenate([ends, begin, _scatter(problem, weights, ends[0], seed)])
         members = np.concatenate([members, np.arange(len(basin), len(ends))])
     delta = objective.delta if objective.delta != "auto" else None
-    scale = robust_scale(problem.residuals(ends[:1])[0][0], len(problem.free), weights)
+    scale = _scale(problem, ends[:1], weights, spread)
     for stage in (30.0, 10.0, 3.0) if delta else (3.0,):
         wide = stage * (delta or HUBER_EFFICIENCY * scale)
         if wide < 20 * scale or stage == 3.0:
             wide = max(wide, SMALLEST_DELTA)
-            ends = minimise(problem, ends, delta=wide, weights=weights, max_steps=6, tolerance=ROUGH).theta
+            ends = minimise(problem, ends, delta=wide * spread, weights=weights, max_steps=6, tolerance=ROUGH).theta
     if delta is None:
-        delta, ends = _auto_delta(problem, weights, ends)
-    return last(problem, ends, delta=delta, weights=weights), delta, members
+        delta, ends = _auto_delta(problem, weights, ends, spread)
+    return last(problem, ends, delta=delta * spread, weights=weights), delta, members
 
 
-def _patient(problem: FitProblem, ends: Array, *, delta: float, weights: Array) -> Solution:
+def _patient(problem: FitProblem, ends: Array, *, delta: float | Array, weights: Array) -> Solution:
     """Minimise from every end; those that still move after the first steps and may win go on together."""
     done = minimise(problem, ends, delta=delta, weights=weights)
     best = np.min(np.where(np.isfinite(done.value), done.value, np.inf))
@@ -65,7 +68,13 @@ def _patient(problem: FitProblem, ends: Array, *, delta: float, weights: Array) 
 
 
 def go_on(
-    problem: FitProblem, so_far: Solution, which: Array, *, delta: float, weights: Array, tolerance: float = 1e-13
+    problem: FitProblem,
+    so_far: Solution,
+    which: Array,
+    *,
+    delta: float | Array,
+    weights: Array,
+    tolerance: float = 1e-13,
 ) -> Solution:
     """The same solution with the problems in the mask `which` (B,) minimised on from where they ended, in one batch."""
     if not which.any():
@@ -93,16 +102,20 @@ def _scatter(problem: FitProblem, weights: Array, theta: Array, seed: int) -> Ar
     return minimise(problem, begin, delta=np.inf, weights=lots, max_steps=12).theta
 
 
-def _auto_delta(problem: FitProblem, weights: Array, ends: Array) -> tuple[float, Array]:
+def _auto_delta(problem: FitProblem, weights: Array, ends: Array, spread: Array | float) -> tuple[float, Array]:
     """The delta that is 1.345 robust scales of the residuals of its own fit, and where the starts have moved to."""
     delta = np.inf
     for _ in range(4):
-        value = huber(problem.residuals(ends)[0], weights, delta)
-        best = ends[[int(np.nanargmin(value))]]
-        scale = robust_scale(problem.residuals(best)[0][0], len(problem.free), weights)
+        value = huber(problem.residuals(ends)[0], weights, delta * spread)
+        scale = _scale(problem, ends[[int(np.nanargmin(value))]], weights, spread)
         delta = max(HUBER_EFFICIENCY * scale, SMALLEST_DELTA)
-        ends = minimise(problem, ends, delta=delta, weights=weights, max_steps=12, tolerance=ROUGH).theta
+        ends = minimise(problem, ends, delta=delta * spread, weights=weights, max_steps=12, tolerance=ROUGH).theta
     return delta, ends
+
+
+def _scale(problem: FitProblem, theta: Array, weights: Array, spread: Array | float) -> float:
+    """Robust scale of the residuals over their spread at one point theta (1, P)."""
+    return robust_scale(problem.residuals(theta)[0][0] / spread, len(problem.free), weights * spread * spread)
 
 
 def _distinct(solution: Solution) -> tuple[Array, Array]:

@@ -105,7 +105,7 @@ class _State:
                 getattr(self, name)[better] = getattr(other, name)[better]
 
 
-def huber(residual: Array, weights: Array, delta: float) -> Array:
+def huber(residual: Array, weights: Array, delta: float | Array) -> Array:
     """Sum over the last axis of weight times Huber's function: r^2/2 within delta, delta(|r| - delta/2) beyond."""
     psi = np.clip(residual, -delta, delta)
     return np.einsum("...n,...n->...", np.broadcast_to(weights, residual.shape), psi * (residual - 0.5 * psi))
@@ -115,7 +115,7 @@ def minimise(
     problem: Problem,
     start: Array,
     *,
-    delta: float,
+    delta: float | Array,
     weights: Array,
     max_steps: int = 100,
     tolerance: float = 1e-13,
@@ -124,8 +124,9 @@ def minimise(
 ) -> Solution:
     """Minimise the sum of weights (n,) or (B, n) times Huber(residual) from every row of start (B, P).
 
-    `delta` is Huber's, infinite for half squares. A problem ends when it has converged to the relative `tolerance`,
-    after `max_steps`, or when no damping helps; `converged` says which. `damping` is that of the first step.
+    `delta` is Huber's, one for all rows or (n,), infinite for half squares. A problem ends when it has converged to the
+    relative `tolerance`, after `max_steps`, or when no damping helps; `converged` says which. `damping` is that of the
+    first step.
     """
     start = np.clip(np.atleast_2d(np.asarray(start, dtype=float)), problem.lower, problem.upper)
     weights = np.atleast_2d(weights)
@@ -144,7 +145,7 @@ class _Block:
     """A part of the batch small enough to stay in a processor's cache."""
 
     problem: Problem
-    delta: float
+    delta: float | Array
     tolerance: float
     anchor: Anchor | None
 

@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from isoflop.scaling.fitting.fit import Fit, FitError, predict_loss, refit
+from isoflop.scaling.fitting.fit import EXACT_NOISE, Fit, FitError, predict_loss, refit
+from isoflop.scaling.fitting.noise_model import shared_by_sizes
 from isoflop.scaling.fitting.profile_likelihood import profile
 from isoflop.scaling.laws.law import Array, Law
 
 MOST_CLUSTERS, GROUPS = 500, 100  # left out one by one up to here; more are pooled at random into so many groups
-EXACT_NOISE = 1e-9  # of ln loss: below, the data lie on the law
 CELLS = 1_000_000  # rows x laws refitted at once
 
 
@@ -112,16 +112,68 @@ class Draws:
         """Standard error of a function of a law, or of a parameter or exponent by name; of its shape."""
         return self._spread(self.evaluate(fn))
 
+    def standard_error_alone(self, fn: Callable[[Law], Any] | str) -> Any:
+        """The same as if clusters were independent, with clusters - 1 degrees of freedom.
+
+        For forecasts: a law that does not hold leaves residuals like noise that sizes share, and what it misses by is
+        a part of their own.
+        """
+        return self._apart(self.evaluate(fn))
+
     def quantile(self, level: float) -> float:
-        """Half-width of a central interval in standard errors: Student's t with clusters - 1 degrees of freedom."""
-        left_out = len(self) if self.kind == "jackknife" else self.fit.n_clusters
-        return float(stdtrit(max(left_out - 1, 1), 0.5 + level / 2))
+        """Half-width of a central interval in standard errors: Student's t with `freedom` degrees of freedom."""
+        return float(stdtrit(self.freedom, 0.5 + level / 2))
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom: clusters - 1, or those left by noise that sizes share (Satterthwaite 1946) if fewer."""
+        clusters = len(self) if self.kind == "jackknife" else self.fit.n_clusters
+        return max(min(clusters - 1.0, np.inf if self._shared is None else self._shared[2]), 1.0)
 
     def _spread(self, values: Array) -> Array:
         if self.kind == "bootstrap":
             return values.std(axis=0, ddof=1)
+        error = self._apart(values)
+        return error if self._shared is None else error * self._inflation(values - values.mean(axis=0))
+
+    def _apart(self, values: Array) -> Array:
         g = len(values)
         return np.sqrt((g - 1) / g * np.sum((values - values.mean(axis=0)) ** 2, axis=0))
+
+    @cached_property
+    def _shared(self) -> tuple[Array, Array, float] | None:
+        """Covariances (P, P) of the parameters with independent clusters, and with noise that sizes share, and the
+        degrees of freedom of the variance of that; None where it is not seen."""
+        fit = self.fit
+        looked_for = self.kind == "jackknife" and fit.objective.delta == "auto" and not fit.points.orders_differ
+        if not looked_for or fit.noise < EXACT_NOISE:
+            return None
+        design = fit.problem.residuals(fit.theta[None])[1][0].T / np.reshape(fit.spread, (-1, 1))
+        labels, _ = _clusters(fit, "auto")
+        found = shared_by_sizes(fit.residuals / fit.spread, design, fit.points.frame, labels)
+        if found is None:
+            return None
+        solve = np.linalg.pinv(design)
+        left = found[1] - design @ (solve @ found[1])
+        freedom = float(np.trace(left) ** 2 / np.sum(left * left.T))
+        return solve @ found[0] @ solve.T, solve @ found[1] @ solve.T, freedom
+
+    def _inflation(self, off: Array) -> Array:
+        """How many times larger the standard error is for the noise that sizes share, of values off their mean.
+
+        By the delta method: the refits tell how each quantity moves with the parameters.
+        """
+        assert self._shared is not None
+        slope = self._to_slope @ np.nan_to_num(off.reshape(len(off), -1))
+        alone, shared = (np.einsum("pk,pq,qk->k", slope, c, slope) for c in self._shared[:2])
+        ratio = np.sqrt(np.maximum(shared, alone) / np.maximum(alone, 1e-300))
+        return np.where(alone > 0, ratio, 1.0).reshape(off.shape[1:])
+
+    @cached_property
+    def _to_slope(self) -> Array:
+        """What takes values (G, k) of the refits, off their mean, to their slopes (P, k) in the parameters."""
+        theta = np.array([self.fit.problem.coordinates(law) for law in self.laws])
+        return np.linalg.pinv(theta - theta.mean(axis=0), rcond=1e-8)
 
     @cached_property
     def _names(self) -> list[str]:
@@ -209,7 +261,7 @@ class Prediction:
     """Loss in nats/token of runs not yet made, of N parameters on D tokens.
 
     `loss` is the law's, [law_lo, law_hi] the interval of the law there, [lo, hi] that of the run itself: arrays of one
-    shape. `noise` is the standard deviation of ln loss from run to run.
+    shape, as is `noise`, the standard deviation of ln loss from run to run.
     """
 
     N: Array
@@ -219,7 +271,7 @@ class Prediction:
     law_hi: Array
     lo: Array
     hi: Array
-    noise: float
+    noise: Array
     level: float
 
 
@@ -238,8 +290,9 @@ def predict(fit: Fit, draws: Draws, N: Any, D: Any, level: float = 0.9) -> Predi
     loss = at(fit.law)
     law_lo, law_hi = draws.band(at, level)
     error = draws.standard_error(lambda law: np.log(at(law)))
-    half = draws.quantile(level) * np.sqrt(error**2 + fit.noise**2)
-    return Prediction(N, D, loss, law_lo, law_hi, loss * np.exp(-half), loss * np.exp(half), fit.noise, level)
+    noise = np.broadcast_to(np.reshape(fit.noise_at(frame), N.shape if fit.falls else ()), N.shape)
+    half = draws.quantile(level) * np.sqrt(error**2 + noise**2)
+    return Prediction(N, D, loss, law_lo, law_hi, loss * np.exp(-half), loss * np.exp(half), noise, level)
 
 
 def intervals(draws: Draws, names: Sequence[str] | None = None, level: float = 0.9) -> dict[str, tuple[float, float]]:

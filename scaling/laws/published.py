@@ -5,6 +5,7 @@ for N or C or another tokenizer, its constants mean something else.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -120,3 +121,30 @@ PUBLISHED: dict[str, Published] = {
         "DeepSeek-AI 2024, arXiv 2401.02954, eq. 4",
     ),
 }  # fmt: skip
+
+
+# The exponents of N* that studies of dense models on text stated, each over its own range of compute. Of two fits to
+# the same runs the later counts; studies that tie the exponent to 1/2 state none.
+STATED = {
+    "kaplan-2020": 0.73,  # section 6.1; of non-embedding parameters
+    **{name: PUBLISHED[name].law.exponents()["a"] for name in ("besiroglu-2024", "porian-2024", "llama3-2024")},
+    "deepseek-2024": PUBLISHED["deepseek-2024"].law.exponents()["a"],
+}
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How the exponent of N* differs between studies: its standard deviation, and the degrees of freedom of that."""
+
+    sd: float
+    freedom: int
+
+
+@cache
+def exponent_drift() -> Drift:
+    """The scatter of STATED: what one study's exponent may be off beyond its own range, which it cannot check.
+
+    The studies differ in data, counts of parameters and tuning too, so that one family may drift less.
+    """
+    a = np.array(list(STATED.values()))
+    return Drift(float(a.std(ddof=1)), len(a) - 1)

@@ -20,15 +20,16 @@ from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.data_constrained import EXCESS_WORTH, REPEAT_WORTH, DataConstrained, Repeats
 from isoflop.scaling.laws.law import Law
+from isoflop.scaling.laws.published import exponent_drift
 from isoflop.scaling.selection.averaging import Forecast, ForecastAverage, average
-from isoflop.scaling.selection.law_weights import NoLawError, weigh_laws
+from isoflop.scaling.selection.law_weights import NoLawError, WeightedLaws, weigh_laws
 from isoflop.scaling.selection.preference import candidates
 from isoflop.scaling.selection.rolling_origins import forecast
 from isoflop.scaling.table.conventions import Points, points
 from isoflop.scaling.table.json_plain import plain
 
 LEVELS = (0.5, 0.8, 0.95)
-DRIFT = 0.04  # sd of the exponent of N* beyond the data: published ones differ by as much between ranges of compute
+EXACT = 1e-18  # variance of ln n_opt under a law that fits exactly
 FAR = 10.0  # times the largest compute: beyond, the point prediction rests on the form alone
 
 
@@ -91,8 +92,9 @@ class LossForecast:
     `loss` is the median of the forecast average, `intervals` its central intervals by level. `members` are the laws'
     own forecasts, without discrepancy. `laws` is indexed by law: weight, loss, sd (of ln loss), lo and hi at the widest
     level, n_opt (of a compute-optimal target). `reach` is the target's compute over the largest in the table.
-    `n_interval`, of n_opt, is at the widest level, averaged over laws. `refused` names the laws without a part in the
-    average, with the reason. `surface` is the law of Chinchilla's form with the most weight, for `serving`.
+    `n_interval`, of n_opt, is at the widest level, averaged over laws (`n_average`, of ln n_opt). `refused` names the
+    laws without a part in the average, with the reason. `surface` is the law of Chinchilla's form with the most weight,
+    for `serving`.
     """
 
     target: Target
@@ -104,6 +106,7 @@ class LossForecast:
     discrepancy: float
     n_opt: float | None
     n_interval: tuple[float, float] | None
+    n_average: ForecastAverage | None
     average: ForecastAverage
     members: dict[str, ForecastAverage]
     points: Points
@@ -162,17 +165,35 @@ def forecast_loss(
 
     Raises PredictError for a target below all the data, or when no law of N and D can be fitted.
     """
+    return forecast_losses(table, [target], laws, params=params, compute=compute, objective=objective)[0]
+
+
+def forecast_losses(
+    table: "pd.DataFrame | Points",
+    targets: Sequence[Target],
+    laws: Sequence[str] | None = None,
+    *,
+    params: str = "matrices",
+    compute: str = "exact",
+    objective: Objective = Huber("auto"),  # noqa: B008
+) -> list[LossForecast]:
+    """The forecasts of `forecast_loss` at several targets, from one weighing of the laws."""
     data = points(table, params=params, compute=compute)
     smallest = data.frame["flops"].min()
-    if target.flops <= smallest:
-        raise PredictError(
-            f"the target, {target.flops:.3g} FLOPs, lies below all the data (from {smallest:.3g}): "
-            "a law fitted above says nothing there"
-        )
+    for target in targets:
+        if target.flops <= smallest:
+            raise PredictError(
+                f"the target, {target.flops:.3g} FLOPs, lies below all the data (from {smallest:.3g}): "
+                "a law fitted above says nothing there"
+            )
     try:
         weighted = weigh_laws(data, candidates(data) if laws is None else laws, objective)
     except NoLawError as error:
         raise PredictError(str(error)) from error
+    return [_forecast_at(data, weighted, target) for target in targets]
+
+
+def _forecast_at(data: Points, weighted: WeightedLaws, target: Target) -> LossForecast:
     reach = float(target.flops / data.frame["flops"].max())
     worths, notes = _repeats(weighted.fits, target)
     forecasts, places, refused = _forecasts(weighted.fits, target, worths)
@@ -192,9 +213,7 @@ def forecast_loss(
         })  # fmt: skip
     width = weighted.discrepancy * max(np.log(reach), 0.0)
     pooled = average([f.widened(width) for f in forecasts.values()], [weights[law] for law in fits])
-    n_opt, n_interval = None, None
-    if target.optimal:
-        n_opt, n_interval = _best_size(fits, weights, preferred, places, target, worths, reach)
+    n_average = _best_size(fits, weights, places, target, worths, reach) if target.optimal else None
     notes += data.cost_notes(float(places[preferred]["n_params"].iloc[0]))
     notes = [*data.notes, *weighted.notes, *notes, *(f"{law} is left out: {why}" for law, why in refused.items())]
     if reach > FAR:
@@ -202,13 +221,14 @@ def forecast_loss(
     return LossForecast(
         target=target,
         loss=float(np.exp(pooled.quantile(0.5)[0])),
-        intervals={level: _loss_interval(pooled, level) for level in LEVELS},
+        intervals={level: _interval(pooled, level) for level in LEVELS},
         laws=pd.DataFrame(rows).set_index("law"),
         preferred=preferred,
         reach=reach,
         discrepancy=weighted.discrepancy,
-        n_opt=n_opt,
-        n_interval=n_interval,
+        n_opt=float(places[preferred]["n_params"].iloc[0]) if target.optimal else None,
+        n_interval=_interval(n_average, max(LEVELS)) if n_average else None,
+        n_average=n_average,
         average=pooled,
         members={law: average([f], [1.0]) for law, f in forecasts.items()},
         points=data,
@@ -267,12 +287,17 @@ def _place(fitted: Fit, law: Law, target: Target, worths: tuple[float, float]) -
     return pd.DataFrame({"n_params": [n], "tokens": [d], "flops": [target.flops], "unique_tokens": [min(unique, d)]})
 
 
+def _log_best(fitted: Fit, law: Law, target: Target, worths: tuple[float, float]) -> float:
+    """ln of the size that a law, the fit's or a refit of it, calls best at the target."""
+    return float(np.log(_place(fitted, law, target, worths)["n_params"].iloc[0]))
+
+
 def _surface(fits: dict[str, Fit], weights: dict[str, float], preferred: str) -> Chinchilla | None:
     able = {law: f.law for law, f in fits.items() if isinstance(f.law, Chinchilla)}
     return able.get(preferred) or able.get(max(able, key=lambda law: weights[law], default=""))
 
 
-def _loss_interval(pooled: ForecastAverage, level: float) -> tuple[float, float]:
+def _interval(pooled: ForecastAverage, level: float) -> tuple[float, float]:
     lo, hi = pooled.interval(level)
     return float(np.exp(lo[0])), float(np.exp(hi[0]))
 
@@ -280,23 +305,23 @@ def _loss_interval(pooled: ForecastAverage, level: float) -> tuple[float, float]
 def _best_size(
     fits: dict[str, Fit],
     weights: dict[str, float],
-    preferred: str,
     places: dict[str, pd.DataFrame],
     target: Target,
     worths: tuple[float, float],
     reach: float,
-) -> tuple[float, tuple[float, float]]:
-    """The preferred law's optimal size, and its interval averaged over laws.
+) -> ForecastAverage:
+    """The average of the laws' forecasts of ln of the optimal size.
 
-    Beyond the data the exponent of the best size is not known to stay what it was: DRIFT adds to every law's error.
+    Beyond the data the exponent of the best size is not known to stay what it was: the drift between published ranges
+    of compute adds to every law's error, with the degrees of freedom of both (Satterthwaite 1946).
     """
-    drift = DRIFT * max(np.log(reach), 0.0)
+    drift = exponent_drift()
+    beyond = drift.sd * max(np.log(reach), 0.0)
     sizes = []
     for law, fitted in fits.items():
-        draws = jackknife(fitted)
-        refits = [np.log(float(_place(fitted, own, target, worths)["n_params"].iloc[0])) for own in draws.laws]
-        error = np.sqrt(len(draws) - 1) * np.std(refits)
+        error = float(jackknife(fitted).standard_error_alone(partial(_log_best, fitted, target=target, worths=worths)))
         centre = np.log(places[law]["n_params"].to_numpy(float))
-        sizes.append(Forecast(centre, np.atleast_1d(np.hypot(error, drift)) + 1e-9, max(fitted.n_clusters - 1, 1)))
-    lo, hi = average(sizes, [weights[law] for law in fits]).interval(max(LEVELS))
-    return float(places[preferred]["n_params"].iloc[0]), (float(np.exp(lo[0])), float(np.exp(hi[0])))
+        variances = np.array([error**2 + EXACT, beyond**2])
+        freedom = variances.sum() ** 2 / (variances**2 / [max(fitted.n_clusters - 1, 1), drift.freedom]).sum()
+        sizes.append(Forecast(centre, np.atleast_1d(np.sqrt(variances.sum())), float(freedom)))
+    return average(sizes, [weights[law] for law in fits])

@@ -81,7 +81,8 @@ def _ratio_of_exponents(fitted: Fit) -> float:
 
 def _tied(fitted: Fit) -> Fit:
     objective = Huber(fitted.delta) if np.isfinite(fitted.delta) else LeastSquares()
-    return fit(Chinchilla, fitted.points, objective=objective, tied=True, weights=fitted.weights)
+    base = fitted.weights * fitted.spread**2
+    return fit(Chinchilla, fitted.points, objective=objective, tied=True, weights=base, falls=fitted.falls)
 
 
 def _null(full: Fit, restricted: Fit, resamples: int, rng: np.random.Generator) -> Array:
@@ -93,7 +94,7 @@ def _null(full: Fit, restricted: Fit, resamples: int, rng: np.random.Generator) 
     log_loss = np.log(restricted.predicted) + signs * full.residuals * scale
     small, _ = _refit(restricted, log_loss, [restricted.theta])
     large, residual = _refit(full, log_loss, [full.problem.coordinates(restricted.law), full.theta])
-    return likelihood_ratios(small, large, residual, full.weights, full.delta, len(full.free))
+    return likelihood_ratios(small, large, residual, full.weights, full.deltas, len(full.free))
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def _refit(fitted: Fit, log_loss: Array, starts: list[Array]) -> tuple[Array, Ar
     moved = _Resampled(blank, log_loss)
     which = np.arange(len(log_loss), dtype=float)[:, None]
     ends = [
-        minimise(moved, np.hstack([np.tile(start, (len(log_loss), 1)), which]), delta=fitted.delta,
+        minimise(moved, np.hstack([np.tile(start, (len(log_loss), 1)), which]), delta=fitted.deltas,
                  weights=fitted.weights, max_steps=60, tolerance=1e-7)
         for start in starts
     ]  # fmt: skip

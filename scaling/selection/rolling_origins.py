@@ -118,18 +118,21 @@ def forecast(
         with np.errstate(all="ignore"):
             return np.log(np.asarray(read(law)(*columns), dtype=float))
 
-    mean, error = log_loss(fitted.law), jackknife(fitted).standard_error(log_loss)
+    mean, error = log_loss(fitted.law), jackknife(fitted).standard_error_alone(log_loss)
     if not (np.isfinite(mean).all() and np.isfinite(error).all()):
         raise FitError(f"{fitted.law.name}: not every refit has a finite loss at the runs to predict")
-    sd = np.maximum(np.hypot(error, fitted.noise if noise else 0.0), LEAST_SD)
+    sd = np.maximum(np.hypot(error, fitted.noise_at(frame) if noise else 0.0), LEAST_SD)
     return Forecast(mean, sd, max(fitted.n_clusters - 1, 1))
 
 
-def fit_at(law: str, data: Points, objective: Objective) -> Fit:
-    """The fit of a law by name. Raises FitError also where the points have too few runs, or no run repeats data."""
+def fit_at(law: str, data: Points, objective: Objective, *, falls: float | None = None) -> Fit:
+    """The fit of a law by name, with noise that `falls` as the table shows unless it is given.
+
+    Raises FitError also where the points have too few runs, or no run repeats data.
+    """
     if "U" in get_law(law)[0].inputs and "unique_tokens" in data.frame and not repeats(data.frame):
         raise FitError("no run repeats its data: the worth of a repeated token is not identified")
-    fitted = fit(law, data, objective=objective)
+    fitted = fit(law, data, objective=objective, falls=falls)
     if len(data) <= len(fitted.free):
         raise FitError(f"{len(data)} runs for {len(fitted.free)} free parameters leave nothing to judge the fit by")
     return fitted

@@ -180,7 +180,7 @@ def _enter(
         except FitError as error:
             refused[law] = str(error)
             continue
-        made = [_try_forecast(law, origin, objective) for origin in origins]
+        made = [_try_forecast(law, origin, objective, whole.falls) for origin in origins]
         reasons = [why for _, _, why in made]
         k = refused_at(reasons)
         if k is not None:
@@ -190,9 +190,11 @@ def _enter(
     return entrants, refused
 
 
-def _try_forecast(law: str, origin: Origin, objective: Objective) -> tuple[Fit | None, Forecast | None, str]:
+def _try_forecast(
+    law: str, origin: Origin, objective: Objective, falls: float
+) -> tuple[Fit | None, Forecast | None, str]:
     try:
-        fitted = fit_at(law, origin.known, objective)
+        fitted = fit_at(law, origin.known, objective, falls=falls)
         return fitted, forecast(fitted, origin.target), ""
     except FitError as error:
         return None, None, str(error)
@@ -289,7 +291,7 @@ def _aicc(fits: dict[str, Fit]) -> dict[str, float]:
     values = {}
     for law, f in fits.items():
         g, k = f.n_clusters, len(f.free) + 1
-        mean = 2 * float(huber(f.residuals, f.weights, delta)) / len(f.points)
+        mean = 2 * float(huber(f.residuals, f.weights, delta * f.spread)) / len(f.points)
         values[law] = g * np.log(max(mean, 1e-30)) + (2 * k * g / (g - k - 1) if g > k + 1 else np.inf)
     least = min(values.values(), default=0.0)
     if not np.isfinite(least):

@@ -66,6 +66,7 @@ class Points:
     `frame` has n_params, tokens, flops, loss (NaN where the table lacks one) and cluster, and those of OPTIONAL that
     the table has. `cluster` names the column whose values are the units of resampling, `notes` say what was left out or
     assumed, `loss_unit` is the unit of the loss. `larger` are models of the family beyond those of a run table.
+    `orders_differ` says that no two sizes of a seed read the same order of the data.
     """
 
     frame: pd.DataFrame
@@ -75,6 +76,7 @@ class Points:
     notes: tuple[str, ...] = ()
     loss_unit: str = NATS_PER_TOKEN
     larger: "LargerModels | None" = None
+    orders_differ: bool = False
 
     @cached_property
     def cost(self) -> Cost:
@@ -126,12 +128,13 @@ def points(
     _check_convention("params", params, PARAMS)
     _check_convention("compute", compute, COMPUTE)
     notes, unit = list(table.attrs.get("notes", ())), str(table.attrs.get("loss_unit", NATS_PER_TOKEN))
-    larger = None
+    larger, orders_differ = None, False
     if is_runs(table):
         frame = _finished(table, notes)
         frame["n_params"] = count_params(frame, params)
         frame["flops"] = _run_flops(frame, compute)
         used, larger = (params, compute), _larger_models(frame, params, compute)
+        orders_differ = "engine" in frame and bool((frame["engine"].fillna("") != "").all())  # of version 2
     else:
         table = _resolved(table, notes)
         unit = table.attrs["loss_unit"]
@@ -142,7 +145,7 @@ def points(
     kept = [*QUANTITIES, "cluster", *(c for c in OPTIONAL if c in frame and c != "trunk_id")]
     tidy = frame.reindex(columns=kept).astype(dict.fromkeys(QUANTITIES, float)).reset_index(drop=True)
     tidy.attrs = {}  # what a reader needs of them is in the points; pandas would copy them at every operation
-    return Points(tidy, used[0], used[1], cluster, tuple(notes), unit, larger)
+    return Points(tidy, used[0], used[1], cluster, tuple(notes), unit, larger, orders_differ)
 
 
 def _weighed(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:

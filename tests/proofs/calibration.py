@@ -1,16 +1,18 @@
 """Does what the fits, forecasts, multipliers, approaches and Findings state hold as often as they say?
 
-python -m tests.proofs.calibration [--only PART ...] [--studies N] [--workers N] [--raw FILE] [--write]
+python -m tests.proofs.calibration [--only PART ...] [--studies N] [--minutes M] [--workers N] [--raw FILE] [--write]
 
 Simulated studies with a known truth (tests/support/fits/simulated_studies.py), the statements about each held against
 it (calibrated.py). Every outcome is added to a CSV file, by the hash of the code in scaling/; a study that is there is
-not simulated again, so an interrupted proof goes on. The summary has a binomial 95% interval for every share (Clopper
-and Pearson 1934) and the bar it is held to; `--write` puts it into docs/calibration.csv and docs/calibration.md.
+not simulated again, so an interrupted proof goes on, and `--minutes` ends one with the studies made till then. The
+summary has a binomial 95% interval for every share (Clopper and Pearson 1934) and the bar it is held to; `--write` puts
+it into docs/calibration.csv and docs/calibration.md.
 """
 
 import argparse
 import csv
 import hashlib
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -73,8 +75,9 @@ def jobs(names: list[str], studies: int | None, done: set[Job]) -> Iterator[Job]
                         yield name, design.name, kind, first
 
 
-def run(raw: Path, names: list[str], studies: int | None, workers: int) -> pd.DataFrame:
-    """Simulate what the file lacks; returns all outcomes of this code."""
+def run(raw: Path, names: list[str], studies: int | None, workers: int, minutes: float = np.inf) -> pd.DataFrame:
+    """Simulate what the file lacks, for so many minutes at most; returns all outcomes of this code."""
+    until = time.monotonic() + 60 * minutes
     code = code_hash()
     if not raw.exists():
         raw.write_text(",".join(FIELDS) + "\n")
@@ -87,6 +90,8 @@ def run(raw: Path, names: list[str], studies: int | None, workers: int) -> pd.Da
         for rows in _each(missing, workers):
             writer.writerows({"code": code} | row for row in rows)
             out.flush()
+            if time.monotonic() > until:
+                break
     return _read(raw, code)
 
 
@@ -95,7 +100,10 @@ def _each(missing: list[Job], workers: int) -> Iterator[list[dict]]:
         yield from map(simulate, missing)
         return
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        yield from pool.map(simulate, missing)
+        try:
+            yield from pool.map(simulate, missing)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _read(raw: Path, code: str) -> pd.DataFrame:
@@ -183,11 +191,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART")
     parser.add_argument("--studies", type=int, help="of every design; by default as many as each part needs")
+    parser.add_argument("--minutes", type=float, default=np.inf, help="after which no more are begun")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--raw", type=Path, default=Path("calibration-outcomes.csv"))
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
-    table = summary(run(given.raw, given.only, given.studies, given.workers))
+    table = summary(run(given.raw, given.only, given.studies, given.workers, given.minutes))
     shown = table[table["part"].isin(given.only)]
     print(markdown(shown))
     counts = shown["verdict"].value_counts()

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from isoflop.scaling.design.simulate import simulate_points
-from isoflop.scaling.prediction.forecast import DRIFT, PredictError, Target, forecast_loss
+from isoflop.scaling.laws.published import exponent_drift
+from isoflop.scaling.prediction.forecast import PredictError, Target, forecast_loss
 from isoflop.scaling.prediction.predict import predict
 from isoflop.scaling.prediction.register import EARLY, FITTED, RegistrationError, data_hash, register, score
 from isoflop.scaling.table.conventions import points
@@ -71,10 +72,16 @@ def test_the_interval_knows_how_far_forecasts_missed_before(table):
     assert far.average.sd[0] > near.average.sd[0]
 
 
+def test_the_drift_is_the_scatter_of_the_exponents_that_studies_stated():
+    drift = exponent_drift()
+    stated = [0.73, 0.3658 / (0.3478 + 0.3658), 0.4969, 0.47, 0.5243]
+    assert (drift.sd, drift.freedom) == (pytest.approx(np.std(stated, ddof=1), abs=1e-4), 4)
+
+
 def test_the_best_size_is_less_sure_the_farther_it_lies(table):
-    """The exponent of the best size may change beyond the data, by DRIFT; inside them it was measured."""
+    """The exponent of the best size may change beyond the data, as between studies; inside them it was measured."""
     wide, narrow = (forecast_loss(table, Target(c), ("chinchilla",)).n_interval for c in (1e22, 1e20))
-    assert np.log(wide[1] / wide[0]) / 2 > 1.96 * DRIFT * np.log(100)
+    assert np.log(wide[1] / wide[0]) / 2 > 1.96 * exponent_drift().sd * np.log(100)
     assert np.log(narrow[1] / narrow[0]) / 2 < 0.1
 
 

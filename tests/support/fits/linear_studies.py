@@ -13,8 +13,8 @@ from scipy.stats import norm
 
 from isoflop.scaling.findings.departures import LEVEL, Departure, Tested, _test, departures
 from isoflop.scaling.findings.finding import Case
-from isoflop.scaling.findings.noise_model import clipped, noise_model, orthonormal
 from isoflop.scaling.fitting.fit import fit
+from isoflop.scaling.fitting.noise_model import clipped, noise_model, orthonormal
 from isoflop.scaling.laws.law import Array
 from tests.support.fits.simulated_studies import Design, Noise, outside_the_stack
 

@@ -175,3 +175,16 @@ def outside_the_stack(n_params: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     at, bend = 3e4, 0.9
     size = bend * (np.asarray(n_params, float) / at) ** -np.where(np.asarray(n_params) < at, 0.40, 0.22)
     return np.minimum(np.log(256), 0.55 + size + (np.asarray(tokens, float) / 1.1e5) ** -0.42)
+
+
+def data_exponent_bends(n_params: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """A law whose exponent of D is .48 and falls to .30 above 2e7 tokens."""
+    at = 2e7
+    data = (at / 1.1e5) ** -0.48 * (np.asarray(tokens, float) / at) ** -np.where(np.asarray(tokens) < at, 0.48, 0.30)
+    return 0.55 + 0.9 * (np.asarray(n_params, float) / 3e4) ** -0.33 + data
+
+
+def data_exponent_drifts(n_params: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """A law whose exponent of D grows with the size, as in Farseer (2506.10972): .42 at 3e4 parameters, as N^.04."""
+    size = np.asarray(n_params, float) / 3e4
+    return 0.55 + 0.9 * size**-0.33 + (np.asarray(tokens, float) / 1.1e5) ** -(0.42 * size**0.04)
