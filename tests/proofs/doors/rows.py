@@ -50,7 +50,7 @@ def runs() -> pd.DataFrame:
     frame["flops"] = 7.2 * frame["n_params"] * frame["tokens"]
     loss = LAW(frame["n_params"], frame["tokens"]) * np.exp(rng.normal(0, 0.003, len(frame)))
     frame["loss"] = loss.round(4)
-    frame.insert(0, "run_id", [f"r{k}" for k in range(len(frame))])
+    frame.insert(0, "run_id", [f"r{k:02d}" for k in range(len(frame))])
     frame.insert(1, "arm", ["base"] * 8 + ["muon"] * 8)
     frame["arm"] = np.where(np.arange(16) % 2, "muon", "base")
     return frame
