@@ -96,7 +96,7 @@ def _curves(frame: pd.DataFrame, folder: Path) -> Path:
         frame.assign(tokens=frame["tokens"] * s, flops=frame["flops"] * s, loss=frame["loss"] + 1 - s)
         for s in (0.5, 1.0)
     ]
-    return _csv(folder / "curves.csv", pd.concat(parts).sample(frac=1, random_state=3))
+    return _csv(folder / "curves.csv", pd.concat(parts).sort_values(["run_id", "loss"]))
 
 
 def _long(frame: pd.DataFrame, folder: Path) -> Path:
@@ -165,7 +165,7 @@ KINDS: dict[str, Kind] = {
         "nats/character",
         lambda f: f.rename(columns={"loss": "loss (nats/character)"}),
     ),
-    "H unfinished": Kind(_states, "did not finish"),
+    "H unfinished": Kind(_states, "crashed"),
     "J trainer_state": Kind(
         _trainer, "total_flos", lambda f: _plain(f).assign(flops=6.0 * f["n_params"] * f["tokens"])
     ),
