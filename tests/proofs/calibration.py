@@ -159,13 +159,14 @@ def _codes(notes: pd.Series) -> str:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """The summary as a page: what has a bar, the worst first in every part."""
+    """The summary as a page: what has a bar, in the order of the parts."""
     lines = [
         "# Calibration", "",
         "How often what is stated about a simulated study is true. `python -m tests.proofs.calibration --write` makes "
         "this page and calibration.csv, which has every level and the shares of every code.", "",
         "A share has its binomial 95% interval. *misses*: all of that interval lies outside the bar; *unsure*: the "
-        "share does, the interval does not.", "",
+        f"share does, the interval does not. This table has at most {table['studies'].max()} studies a cell: below "
+        "about 200 an interval settles little. What is not here was not simulated.", "",
     ]  # fmt: skip
     barred = table[table["verdict"] != ""]
     for name, part in barred.groupby("part", sort=False):
