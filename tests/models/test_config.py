@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from isoflop.models.config import (
+    FAMILIES,
     PARAM_GROUPS,
     ModelConfig,
     count_params,
@@ -65,7 +66,7 @@ def test_a_tied_matrix_counts_once_and_as_the_head():
         ({"n_layer": 0}, "model.n_layer must be a whole number of at least 1; not 0"),
         ({"d_ff": -8}, "model.d_ff"),
         ({"d_model": 16.0}, "model.d_model must be a whole number"),
-        ({"family": "mamba"}, "model.family must be one of lstm, transformer; not 'mamba'"),
+        ({"family": "mamba"}, f"model.family must be one of {', '.join(FAMILIES)}; not 'mamba'"),
     ],
 )
 def test_impossible_shapes_are_refused_by_name(change, message):
