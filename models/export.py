@@ -17,6 +17,7 @@ any Llama checkpoint whose details are this decoder's; others are refused with w
 import json
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -42,6 +43,7 @@ WRITTEN = {
 CHAT_TEMPLATE = """\
 {%- for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{%- endfor %}
 {%- if add_generation_prompt %}{{ 'assistant: ' }}{%- endif %}"""
+_BYTE_FF = "\u00ff"  # how byte-level tokenizers write the byte 0xFF
 _EXPECTED = {  # config.json must agree where it has the key
     "model_type": "llama",
     "hidden_act": "silu",
@@ -75,7 +77,7 @@ def write_folder(model: LanguageModel, folder: Path, *, tokenizer: str, card: st
     with replaced_folder(folder) as new:
         if isinstance(model, Transformer):
             write_tensors(dict(_to_llama(model)), new / WEIGHTS_FILE, {"format": "pt"})
-            texts |= _llama_texts(model.config)
+            texts |= _llama_texts(model.config, tokenizer)
         else:
             _write_script(model, new / SCRIPT_FILE)
         for name, content in texts.items():
@@ -158,14 +160,36 @@ def llama_config(config: ModelConfig) -> dict:
     }
 
 
-def _llama_texts(config: ModelConfig) -> dict[str, str]:
-    tokenizer_config = {
+def padding_token(tokenizer: str) -> tuple[str, int] | None:
+    """Name and id of a token that fills a batch of prompts, of a tokenizer.json: one that no text has. None without.
+
+    That is one of its own special tokens, else the byte 0xFF of a byte-level vocabulary: UTF-8 has no such byte.
+    """
+    about = json.loads(tokenizer)
+    special = [token for token in about.get("added_tokens") or () if token.get("special")]
+    if special:
+        name = next((s["content"] for word in ("pad", "end", "eos") for s in special if word in s["content"]), None)
+        found = next((s for s in special if s["content"] == name), special[0])
+        return str(found["content"]), int(found["id"])
+    vocabulary = (about.get("model") or {}).get("vocab")
+    if "ByteLevel" not in json.dumps(about.get("decoder")) or not isinstance(vocabulary, dict):
+        return None
+    return (_BYTE_FF, int(vocabulary[_BYTE_FF])) if _BYTE_FF in vocabulary else None
+
+
+def _llama_texts(config: ModelConfig, tokenizer: str) -> dict[str, str]:
+    tokenizer_config: dict[str, object] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": config.context_length,
         "clean_up_tokenization_spaces": False,
     }
     # sampled unless a request sets temperature 0: with do_sample false, servers ignore a temperature
-    generation = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    generation: dict[str, object] = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    if padding := padding_token(tokenizer):
+        tokenizer_config |= {"pad_token": padding[0], "padding_side": "left"}
+        generation["pad_token_id"] = padding[1]
+        if padding[0] == _BYTE_FF:  # the letter of that name in a text is no padding
+            tokenizer_config["split_special_tokens"] = True
     return {
         "config.json": json_text(llama_config(config)),
         "generation_config.json": json_text(generation),
@@ -217,7 +241,21 @@ def _write_script(model: LanguageModel, path: Path) -> None:
     example = torch.arange(2 * min(8, model.config.context_length)).view(2, -1) % model.config.vocab_size
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the check of the length is not traced, and the tracer's own deprecation
-        torch.jit.trace(_WithoutCache(model), example, check_trace=False).save(str(path))
+        traced = torch.jit.trace(_WithoutCache(model), example, check_trace=False)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            whole = Path(folder) / path.name
+            traced.save(str(whole))
+            _copy_script(whole, path)
+
+
+def _copy_script(source: Path, path: Path) -> None:
+    """The same TorchScript file without the places in source code, which name folders of this machine."""
+    reader, writer = torch._C.PyTorchFileReader(str(source)), torch._C.PyTorchFileWriter(str(path))
+    for name in reader.get_all_records():
+        if not name.endswith(".debug_pkl") and name not in ("version", ".data/serialization_id"):  # the writer's own
+            content = reader.get_record(name)
+            writer.write_record(name, content, len(content))
+    writer.write_end_of_file()
 
 
 def _from_llama_config(llama: Mapping[str, Any], *, source: str) -> ModelConfig:

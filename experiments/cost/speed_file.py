@@ -55,7 +55,7 @@ def known_speed(device: str = "cpu", threads: int = 1) -> Speed:
             for key, one in kept["shapes"].items()
         }
         return to_speed(shapes, start=kept["start"], alone=kept["alone"], at=kept["at"], threads=threads)
-    except (OSError, ValueError):
+    except (OSError, ValueError, OverflowError):  # OverflowError: a moment that no clock has
         return REFERENCE
 
 

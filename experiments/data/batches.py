@@ -23,10 +23,11 @@ import numpy as np
 
 from isoflop.experiments.config import DataSpec
 from isoflop.experiments.data import CorpusError
-from isoflop.experiments.data.token_files import Place, Side
-from isoflop.read_json import read_json
+from isoflop.experiments.data.token_files import SIDES, Place, Side
+from isoflop.read_json import JsonError, read_bytes, read_json
 
 MANIFEST = "manifest.json"
+DOCUMENTS = "held_out.documents"  # int64: where each held-out document ends in its shard, in tokens
 
 Size = tuple[int, int]  # layers and width of a model
 
@@ -40,6 +41,11 @@ class _Stage(TypedDict):
     bytes_added: NotRequired[int]
 
 
+class _Read(TypedDict):
+    documents: int
+    bytes: int
+
+
 class Manifest(TypedDict):
     """What is read of the manifest of a corpus."""
 
@@ -51,7 +57,7 @@ class Manifest(TypedDict):
     train: Side
     held_out: Side
     bytes_per_token: float | None
-    read: NotRequired[dict[str, int]]
+    read: NotRequired[_Read]
     skipped: NotRequired[dict[str, int]]
     stages: NotRequired[list[_Stage]]
 
@@ -74,6 +80,25 @@ class Corpus:
     eval_windows: np.ndarray  # (windows, T + 1), spread evenly over the held-out documents
     manifest: Manifest
     places: dict[str, Place]  # of both sides
+
+    @property
+    def document_ends(self) -> np.ndarray | None:
+        """Where each held-out document ends, in tokens; None where the corpus does not know its documents.
+
+        Raises CorpusError for a file that does not fit the held-out side.
+        """
+        path = self.folder / DOCUMENTS
+        if not path.exists():
+            return None
+        try:
+            content = read_bytes(path)
+        except JsonError as error:
+            raise CorpusError(str(error)) from error
+        ends = np.frombuffer(content[: len(content) // 8 * 8], "<i8")
+        whole = len(content) == ends.nbytes and len(ends) and ends[0] > 0 and (np.diff(ends) >= 0).all()
+        if not whole or ends[-1] != self.held_out_tokens:
+            raise CorpusError(f"{path}: not the ends of its held-out documents; delete the folder and prepare again")
+        return ends
 
     @property
     def prepared(self) -> "Prepared":
@@ -135,7 +160,19 @@ def spread_starts(available_tokens: int, *, context_length: int, n_tokens: int) 
 
 def read_manifest(folder: Path) -> Manifest:
     """What a complete folder says of itself. Raises CorpusError naming the file."""
-    return read_json(folder / MANIFEST, Manifest, error=CorpusError, remedy="delete the folder and prepare again")
+    remedy = "delete the folder and prepare again"
+    found: Manifest = read_json(folder / MANIFEST, Manifest, error=CorpusError, remedy=remedy)
+    if found["corpus_id"] != id_of_tokens(found):
+        raise CorpusError(f"{folder / MANIFEST}: its corpus_id is not that of what it states; {remedy}")
+    return found
+
+
+def id_of_tokens(manifest: Mapping[str, Any]) -> str:
+    """The identity of a corpus: a hash of its vocabulary's size and of the tokens of both sides."""
+    whole = hashlib.sha256(str(manifest["vocab_size"]).encode())
+    for side in SIDES:
+        whole.update(manifest[side]["sha256"].encode())
+    return whole.hexdigest()[:12]
 
 
 def sides(manifest: Manifest) -> dict[str, Side]:

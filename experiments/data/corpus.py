@@ -49,7 +49,7 @@ def prepare(data: DataSpec, root: Path) -> Corpus:
                 "make room, or name another folder with where.corpora="
             ) from error
     manifest = read_manifest(folder)
-    places = {side: find_side(folder, side, stated) for side, stated in sides(manifest).items()}
+    places = {side: find_side(folder, side, stated, manifest["vocab_size"]) for side, stated in sides(manifest).items()}
     corpus = open_folder(data, folder, manifest, places)
     return replace(corpus, loss_floor=source.reachable_loss(corpus.eval_windows))
 
@@ -60,8 +60,8 @@ def manifest_text(corpus: Corpus) -> str:
     lines = [f"corpus {manifest['name']} {corpus.corpus_id} in {corpus.folder}", f"licence: {manifest['licence']}"]
     if "read" in manifest:
         lines.append(f"read {manifest['read']['documents']:,} documents, {manifest['read']['bytes']:,} bytes")
-        lines += [f"skipped {count:,}: {reason}" for reason, count in manifest["skipped"].items()]
-        for stage in manifest["stages"]:
+        lines += [f"skipped {count:,}: {reason}" for reason, count in manifest.get("skipped", {}).items()]
+        for stage in manifest.get("stages", []):
             lines.append(
                 f"  {stage['stage']:<16} in {stage['documents']:>9,}  changed {stage['changed']:>8,}  "
                 f"dropped {stage['dropped']:>8,}  bytes removed {stage['bytes_removed']:>12,}"

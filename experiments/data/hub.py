@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from isoflop.experiments.config import DataSpec, HubSpec
 from isoflop.experiments.data import CorpusError
 from isoflop.experiments.data.records import column_of
-from isoflop.read_json import read_json
+from isoflop.read_json import read_json, require_regular
 from isoflop.scaling.table.runs import arrow_file
 
 COLUMN = "text"  # of the raw files; null where a row has none
@@ -48,7 +48,7 @@ def stream(data: DataSpec, folder: Path) -> tuple[list[tuple[str, Path]], str]:
         temporary.write_text(json.dumps({"licence": getattr(dataset.info, "license", "") or "the data set's own"}))
         os.replace(temporary, done)
     files = [(f"{data.hub.split}-{i}", path) for i, path in enumerate(_raw(folder))]
-    return files, read_json(done, _Done)["licence"]
+    return files, read_json(done, _Done, error=CorpusError, remedy="delete its folder and prepare again")["licence"]
 
 
 def local_files(spec: HubSpec) -> list[Path]:
@@ -83,8 +83,8 @@ def _open(spec: HubSpec) -> Any:
 
 def _write(dataset: Any, data: DataSpec, folder: Path) -> None:
     """Stream what is missing, up to data.hub.max_bytes, to raw files."""
-    kept = [pq.read_schema(arrow_file(path)).metadata for path in _raw(folder)]
-    rows, size = (sum(int(about[key]) for about in kept) for key in (b"rows", b"bytes"))
+    kept = [counted(path) for path in _raw(folder)]
+    rows, size = (sum(one[k] for one in kept) for k in (0, 1))
     limit = data.hub.max_bytes or float("inf")
     texts: list[str | None] = []
     held = 0
@@ -142,8 +142,22 @@ def _keep(texts: list[str | None], size: int, folder: Path) -> None:
     os.replace(temporary, folder / f"raw-{len(_raw(folder))}.parquet")
 
 
+def counted(path: Path) -> tuple[int, int]:
+    """Rows and bytes of text in a file that a stream wrote. Raises CorpusError naming one that cannot be read."""
+    try:
+        require_regular(path)
+        found = pq.read_metadata(arrow_file(path))
+        about = found.metadata or {}
+        rows, size = int(about[b"rows"]), int(about[b"bytes"])
+        if min(rows, size) < 0 or found.num_rows != rows:
+            raise ValueError(f"{rows} rows")
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise CorpusError(f"{path}: damaged ({_line(error)}); delete its folder and prepare again") from error
+    return rows, size
+
+
 def _raw(folder: Path) -> list[Path]:
-    found = folder.glob("raw-*.parquet")
+    found = [path for path in folder.glob("raw-*.parquet") if path.stem.removeprefix("raw-").isdecimal()]
     return sorted(found, key=lambda path: int(path.stem.partition("-")[2]))
 
 

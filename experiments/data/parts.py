@@ -3,7 +3,7 @@ and which of the documents are held out.
 
     part-3.text    the documents one after the other
     part-3.index   a row for each document, in the dtype of `index_dtype`
-    part-3.json    the counts; written last: a part that has it is whole
+    part-3.json    the counts, and the hashes of the other two; written last
 
 One document is in memory at a time; indices are mapped.
 
@@ -16,6 +16,7 @@ nor files in other folders decide where a document falls.
 
 import hashlib
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -32,20 +33,30 @@ from isoflop.experiments.data import near_duplicates
 from isoflop.experiments.data.cleaning import Count, clean
 from isoflop.experiments.data.records import Files
 from isoflop.experiments.data.sources import TextSource
-from isoflop.read_json import read_json
+from isoflop.read_json import JsonError, read_json, require_regular
 
 PART_BYTES = 16 * 2**20  # of files
 PARALLEL_FROM = 4  # parts: fewer are done before a second process has started
 TOLERANCE = 0.2  # of the share of the bytes that is held out
+_HASHED = ("text", "index")
 FEW = 10  # documents that the share can be held among
+
+
+log = logging.getLogger(__name__)
+
+
+class _Read(TypedDict):
+    documents: int
+    bytes: int
 
 
 class _Counted(TypedDict):
     """What the counts of a part hold."""
 
-    read: dict[str, int]
+    read: _Read
     bad: dict[str, int]
     stages: list[dict[str, Any]]
+    sha256: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,17 @@ class Part:
     def file(self, kind: str) -> Path:
         """The file of this part of one kind: text, index or json."""
         return self.folder / f"part-{self.number}.{kind}"
+
+    def whole(self) -> bool:
+        """Whether it was written to its end, and its files are as they were then: a machine may have lost power."""
+        try:
+            hashes = self.counted["sha256"]
+            return all(hashes.get(kind) == _hash(self.file(kind)) for kind in _HASHED)
+        except FileNotFoundError:
+            return False
+        except (OSError, JsonError) as error:
+            log.warning("part of a corpus made again: %s", error)
+            return False
 
     @property
     def counted(self) -> dict[str, Any]:
@@ -149,7 +171,7 @@ def make_parts(source: TextSource, files: Files, folder: Path) -> list[Part]:
     """The parts of `files` in their order, made on all cores; those that are there already are not made again."""
     groups = list(_groups(files))
     parts = [Part(folder, number) for number in range(len(groups))]
-    missing = [(part, group) for part, group in zip(parts, groups, strict=True) if not part.file("json").exists()]
+    missing = [(part, group) for part, group in zip(parts, groups, strict=True) if not part.whole()]
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     if len(missing) < PARALLEL_FROM or workers < 2:
         for part, group in missing:
@@ -196,8 +218,17 @@ def _make(part: Part, files: Files, source: TextSource) -> None:
             text.write(content)
             index.write(row.tobytes())
     temporary = part.file("json.tmp")
-    temporary.write_text(json.dumps({"read": total, "bad": dict(skipped), "stages": [asdict(c) for c in counts]}))
+    hashes = {kind: _hash(part.file(kind)) for kind in _HASHED}
+    counted = {"read": total, "bad": dict(skipped), "stages": [asdict(c) for c in counts], "sha256": hashes}
+    temporary.write_text(json.dumps(counted))
     os.replace(temporary, part.file("json"))
+
+
+def _hash(path: Path) -> str:
+    """SHA-256 of a file. Raises JsonError for a pipe."""
+    require_regular(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(content: bytes) -> np.ndarray:

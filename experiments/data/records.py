@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from isoflop.experiments.data import CorpusError
+from isoflop.read_json import JsonError, require_regular
 from isoflop.scaling.table.runs import arrow_file
 
 COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
@@ -76,6 +77,7 @@ def documents(
     compression = COMPRESSED.get(suffixes[-1]) if suffixes else None
     kind = next(iter((suffixes[:-1] if compression else suffixes)[-1:]), "")
     try:
+        require_regular(path)  # a pipe would wait for ever
         if kind == ".parquet":
             yield from _of_parquet(name, path, column, encoding, bad)
             return
@@ -92,6 +94,8 @@ def documents(
                 yield from (Document(f"{name}#{i}", piece) for i, piece in pieces)
     except _BadError as error:  # of the file as a whole
         bad(error)
+    except JsonError as error:
+        raise CorpusError(f"data.files: {error}; leave it out of the globs") from error
     except OSError as error:
         reason = error.strerror or str(error).partition("\n")[0]
         raise CorpusError(f"data.files: cannot read {path} ({reason}); leave it out of the globs") from error

@@ -19,7 +19,7 @@ import numpy as np
 
 from isoflop.experiments.config import DataSpec
 from isoflop.experiments.data import CorpusError, near_duplicates
-from isoflop.experiments.data.batches import MANIFEST
+from isoflop.experiments.data.batches import DOCUMENTS, MANIFEST, id_of_tokens
 from isoflop.experiments.data.hub import StreamError
 from isoflop.experiments.data.parts import Part, digest, held_bytes, index_dtype, make_parts
 from isoflop.experiments.data.records import Files
@@ -29,7 +29,6 @@ from isoflop.experiments.data.tokenizer import Bytes, Library, read_tokenizer, t
 from isoflop.experiments.files import locked
 
 TOKENIZER = "tokenizer.json"
-DOCUMENTS = "held_out.documents"  # int64: where each held-out document ends in its shard, in tokens
 LEARNED_FROM = 64 * 2**20  # bytes of text, at most, that a tokenizer is trained on
 _BATCH_BYTES = 2**20  # of text given to a tokenizer at once
 
@@ -268,11 +267,8 @@ def _start_shard(path: Path) -> BinaryIO:
 
 
 def _manifest(data: DataSpec, about: dict[str, Any], written: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The corpus's id (hash of vocabulary size and tokens) and name, with what is known of it and of each side."""
-    whole = hashlib.sha256(str(about["vocab_size"]).encode())
-    for side in SIDES:
-        whole.update(written[side]["sha256"].encode())
-    return {"corpus_id": whole.hexdigest()[:12], "name": data.name} | about | written
+    """The corpus's id and name, with what is known of it and of each side."""
+    return {"corpus_id": id_of_tokens(about | written), "name": data.name} | about | written
 
 
 def _summed(counts: Iterable[dict[str, int]]) -> dict[str, int]:

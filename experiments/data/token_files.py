@@ -15,6 +15,7 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 
 from isoflop.experiments.data import CorpusError
+from isoflop.read_json import JsonError, require_regular
 
 SIDES = ("train", "held_out")
 HEADER_BYTES = 1024
@@ -53,7 +54,9 @@ class Place(TypedDict):
 def open_tokens(path: Path) -> np.memmap:
     """The tokens of a file, 1-d, mapped and not read. Raises CorpusError for a file whose header and size disagree."""
     index = path.with_suffix(".idx")
-    if index.is_file():
+    if not path.is_file():
+        raise CorpusError(f"{path}: not a regular file")
+    if index.exists():
         return _open_megatron(path, index)
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -104,19 +107,22 @@ def describe_sides(paths: Sequence[Path], *, held_out_fraction: float, vocab_siz
     return {side: _describe(*where, vocab_size) for side, where in ranges.items()}
 
 
-def find_side(folder: Path, side: str, stated: Side) -> Place:
+def find_side(folder: Path, side: str, stated: Side, vocab_size: int) -> Place:
     """Where the tokens of one side of a corpus lie: in its shard in `folder`, or where its manifest found them.
 
-    Raises CorpusError when they are not as many as `stated`, the manifest's entry for the side.
+    Raises CorpusError when they are not as many as `stated`, the manifest's entry for the side; a shard is read, and
+    its tokens must have the stated hash and lie below `vocab_size`, for a step reads and writes by them.
     """
     damaged = f"{folder}: {side}.bin is not what its manifest says; delete the folder and prepare again"
     path = Path(stated["file"]) if "file" in stated else folder / f"{side}.bin"
     try:
         tokens = open_tokens(path)
-    except CorpusError as error:
+        start, end = stated.get("range", (0, len(tokens)))
+        if "file" not in stated and _hash(path, tokens, vocab_size) != stated["sha256"]:
+            raise CorpusError(damaged)
+    except (CorpusError, OSError) as error:
         raise error if "file" in stated else CorpusError(damaged) from error
-    start, end = stated.get("range", (0, len(tokens)))
-    if len(tokens[start:end]) != stated["tokens"]:
+    if not 0 <= start <= end <= len(tokens) or end - start != stated["tokens"]:
         raise CorpusError(damaged)
     return Place(
         file=str(path), modified=path.stat().st_mtime_ns, dtype=tokens.dtype.str,
@@ -125,18 +131,27 @@ def find_side(folder: Path, side: str, stated: Side) -> Place:
 
 
 def _describe(path: Path, start: int, end: int, vocab_size: int) -> dict[str, Any]:
-    tokens, digest = open_tokens(path), hashlib.sha256()
-    for at in range(start, end, _CHUNK):
-        part = tokens[at : min(at + _CHUNK, end)]
-        beyond = np.flatnonzero((part >= vocab_size) | (part < 0))
-        if len(beyond):
+    return {
+        "documents": 1, "tokens": end - start, "sha256": _hash(path, open_tokens(path)[start:end], vocab_size, start),
+        "file": str(path), "range": [start, end],
+    }  # fmt: skip
+
+
+def _hash(path: Path, tokens: np.ndarray, vocab_size: int, start: int = 0) -> str:
+    """SHA-256 of tokens as shards of that vocabulary hold them; `start` is where they begin in the file.
+
+    Raises CorpusError naming the first that is not below `vocab_size`.
+    """
+    digest = hashlib.sha256()
+    for at in range(0, len(tokens), _CHUNK):
+        part = tokens[at : at + _CHUNK]
+        if part.max() >= vocab_size or part.min() < 0:
+            first = int(np.flatnonzero((part >= vocab_size) | (part < 0))[0])
             raise CorpusError(
-                f"{path}: token {part[beyond[0]]} at position {at + beyond[0]} is beyond data.vocab_size={vocab_size}"
+                f"{path}: token {part[first]} at position {start + at + first} is beyond data.vocab_size={vocab_size}"
             )
         digest.update(part.astype(token_dtype(vocab_size)).tobytes())
-    return {
-        "documents": 1, "tokens": end - start, "sha256": digest.hexdigest(), "file": str(path), "range": [start, end],
-    }  # fmt: skip
+    return digest.hexdigest()
 
 
 def _map(path: Path, dtype: type[np.integer], offset: int) -> np.memmap:
@@ -148,6 +163,10 @@ def _map(path: Path, dtype: type[np.integer], offset: int) -> np.memmap:
 
 def _open_megatron(path: Path, index: Path) -> np.memmap:
     start_bytes = len(MEGATRON_MAGIC) + _MEGATRON_HEADER.size
+    try:
+        require_regular(index)
+    except JsonError as error:
+        raise CorpusError(str(error)) from error
     with index.open("rb") as file:
         start = file.read(start_bytes)
         if not start.startswith(MEGATRON_MAGIC) or len(start) < start_bytes:

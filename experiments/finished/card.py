@@ -8,6 +8,7 @@ import pandas as pd
 
 from isoflop.experiments.finished.private import without_folders
 from isoflop.experiments.store.models import Trained
+from isoflop.experiments.store.run_config import RunConfig
 from isoflop.models.config import family_of
 from isoflop.models.export import write_folder
 from isoflop.scaling.fitting.fit import fit
@@ -84,7 +85,7 @@ def _is_llama(trained: Trained) -> bool:
     return family_of(config).is_llama(config)
 
 
-def _beginning(config: dict) -> str:
+def _beginning(config: RunConfig) -> str:
     parent = config.get("parent")
     if not parent:
         return "random weights"

@@ -163,7 +163,7 @@ class Guard:
 
     async def __call__(self, scope: dict, receive: Callable[[], Awaitable[dict]], send: Callable) -> None:
         if scope["type"] == "lifespan":
-            return await self.app(scope, receive, send)
+            return await self.app(scope, receive, self._warmed_up(send))
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1008})
         try:
@@ -186,6 +186,26 @@ class Guard:
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
         sent = scope | {"headers": headers, "query_string": b""}
         return await self.app(sent, _replay(content, receive), send)
+
+    def _warmed_up(self, send: Callable) -> Callable:
+        """A `send` that has the model answer once before the server is said to have started.
+
+        The first answer loads the model and what generates, and would hold up all that comes meanwhile.
+        """
+
+        async def sent(message: dict) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                body = json.dumps({"model": self.model, "prompt": "a", "max_tokens": 1, "stream": False}).encode()
+                headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+                scope = {
+                    "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST",
+                    "scheme": "http", "path": "/v1/completions", "raw_path": b"/v1/completions", "query_string": b"",
+                    "root_path": "", "headers": headers,
+                }  # fmt: skip
+                await self.app(scope, _replay(body, _gone), _unheard)
+            await send(message)
+
+        return sent
 
     def _route(self, scope: dict) -> Endpoint | None:
         """The endpoint of a POST, None for a GET. Raises RequestError for what is not allowed."""
@@ -298,6 +318,16 @@ def _replay(content: bytes, receive: Callable[[], Awaitable[dict]]) -> Callable[
         return pending.pop() if pending else await receive()
 
     return replay
+
+
+async def _gone() -> dict[str, Any]:
+    """What a client that waits for nothing more says."""
+    await asyncio.sleep(0)
+    return {"type": "http.disconnect"}
+
+
+async def _unheard(message: dict) -> None:
+    """An answer that nobody reads."""
 
 
 async def _answer(send: Callable, status: int, answer: dict[str, Any]) -> None:

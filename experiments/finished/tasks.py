@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from isoflop.experiments.data.batches import Corpus
-from isoflop.experiments.data.shards import DOCUMENTS
 from isoflop.experiments.data.tokenizer import Tokenizer
 
 CHOICES = 4
@@ -65,8 +64,8 @@ def _spread(corpus: Corpus, tokenizer: Tokenizer, make: Make, room: int, count: 
 
 def _documents(corpus: Corpus, tokenizer: Tokenizer, most: int) -> Iterator[str]:
     """Held-out documents, at even distances if there are more than `most`; the whole side where they are unknown."""
-    file = corpus.folder / DOCUMENTS
-    ends = np.fromfile(file, "<i8") if file.exists() else np.array([corpus.held_out_tokens])
+    known = corpus.document_ends
+    ends = np.array([corpus.held_out_tokens]) if known is None else known
     starts = np.concatenate([[0], ends[:-1]])
     wanted = np.unique(np.linspace(0, len(ends) - 1, min(most, len(ends))).astype(int))
     for start, end in zip(starts[wanted], ends[wanted], strict=True):

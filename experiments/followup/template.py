@@ -14,6 +14,7 @@ from typing import Any, TypedDict
 import pandas as pd
 
 from isoflop.experiments.config import DataSpec, ModelSpec, OptimSpec, ScheduleSpec, WhereSpec
+from isoflop.experiments.store.run_config import RunConfig, run_config
 from isoflop.experiments.store.store import Store, open_store
 from isoflop.experiments.study.engine import PRECISIONS
 from isoflop.experiments.study.sizes import load_size, size_names
@@ -21,7 +22,6 @@ from isoflop.experiments.training.checkpoint import BRANCH, TRUNK, saved
 from isoflop.models.config import FAMILIES, OPTIONS, PLAIN, ModelConfig, family_named
 from isoflop.read_json import check_shape
 from isoflop.scaling.table.bundle.manifest import CONFIGS_FILE, is_bundle, read_configs
-from isoflop.scaling.table.runs import read_config
 
 PARTS = ("family", "tied", "norm", "activation", "positions", "experts", "experts_per_token")
 SHAPE = ("n_layer", "d_model", "n_head", "d_ff")
@@ -81,7 +81,7 @@ def template_of(runs: pd.DataFrame, path: Path) -> Template:
         return Template(settings, parts, _cooldown(settings["schedule"]), {}, notes)
     store = None if shared else open_store(path)
     ids = runs["run_id"].unique()
-    found = [_sections(read_config(store.run_file(i)) if store else shared[i]) for i in ids if store or i in shared]
+    found = [_sections(run_config(store, i) if store else shared[i]) for i in ids if store or i in shared]
     import yaml
 
     texts = Counter(yaml.safe_dump(f) for f in found)
@@ -116,7 +116,7 @@ def _shared(bundle: Path) -> dict[str, dict[str, Any]]:
     return configs
 
 
-def _sections(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _sections(config: RunConfig | dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The settings of one run that are not the schema's own defaults, by section; names always."""
     what = config["what"]
     values = {"data": config["data"], "optim": what["optim"], "schedule": what["schedule"]}

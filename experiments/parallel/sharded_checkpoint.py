@@ -7,11 +7,12 @@ Written by torch.distributed.checkpoint as safetensors, so nothing is unpickled.
 complete. `<kind>` and what is kept are as in `experiments.training.checkpoint`.
 """
 
+import hashlib
 import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -81,7 +82,7 @@ class ShardedCheckpoints(Checkpoints):
         if _first():
             checksums = {file.name: checksum(file) for file in sorted(temporary.iterdir())}
             kept = {key: state[key] for key in ("step", "seconds", "measurements", "engines")}
-            about = {**kept, "checksums": checksums}
+            about = {**kept, "checksums": checksums, "digest": _digest({**kept, "checksums": checksums})}
             (temporary / _ABOUT).write_text(json.dumps(about))
             temporary.rename(final)
             if keep is not None:
@@ -93,10 +94,14 @@ class ShardedCheckpoints(Checkpoints):
     def _first_whole(self, candidates: list[Saved]) -> State | None:
         """The first of these checkpoints that is not damaged, read into this process' shards."""
         for one in candidates:
-            if not _agreed(_whole(one.path)):
+            if not _agreed(_whole(one)):
                 continue
             tensors = _tensors(self.empty())
-            dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(str(one.path)))
+            try:
+                dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(str(one.path)))
+            except Exception as error:  # every process raises it where one of them cannot read its part
+                log.warning("checkpoint %s holds no state (%s)", one.path, type(error).__name__)
+                continue
             about = read_json(one.path / _ABOUT, _About, nan=True)
             return State(
                 optimizer={key.removeprefix("optimizer."): t for key, t in tensors.items() if key != "loss_sum"},
@@ -117,19 +122,31 @@ class _About(TypedDict):
     measurements: list[dict[str, Any]]
     engines: NotRequired[list[str]]
     checksums: dict[str, str]
+    digest: NotRequired[str]  # of all the rest; older checkpoints have none
+
+
+def _digest(about: Mapping[str, Any]) -> str:
+    """The hash of what `about.json` states beside it."""
+    rest = {key: value for key, value in about.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _tensors(state: State) -> dict[str, Tensor]:
     return {f"optimizer.{key}": tensor for key, tensor in state["optimizer"].items()} | {"loss_sum": state["loss_sum"]}
 
 
-def _whole(path: Path) -> bool:
+def _whole(one: Saved) -> bool:
     """Whether the files of a checkpoint still have their checksums; only the first process looks."""
     if not _first():
         return True
+    path = one.path
     try:
-        checksums = read_json(path / _ABOUT, _About, nan=True)["checksums"]
-        whole = all(checksum(path / check_name(name, "checksums")) == code for name, code in checksums.items())
+        about = read_json(path / _ABOUT, _About, nan=True)
+        checksums = about["checksums"]
+        as_written = about["step"] == one.step and about.get("digest") in (None, _digest(about))
+        whole = as_written and all(
+            checksum(path / check_name(name, "checksums")) == code for name, code in checksums.items()
+        )
     except (OSError, ValueError):
         whole = False
     if not whole:

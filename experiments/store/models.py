@@ -7,12 +7,13 @@ from functools import cached_property
 from pathlib import Path
 
 from isoflop.experiments.data.tokenizer import Tokenizer, find_tokenizer
+from isoflop.experiments.store.run_config import RunConfig, run_config
 from isoflop.experiments.store.store import Store, StoreError
 from isoflop.models.generate import Sampling, generate
 from isoflop.models.language_model import LanguageModel
 from isoflop.models.weights import WEIGHTS_FILE, load_weights
 from isoflop.scaling.table.evaluation import EVALUATION_FILE
-from isoflop.scaling.table.runs import read_config, read_runs
+from isoflop.scaling.table.runs import read_runs
 
 
 def weights_file(store: Store, run_id: str) -> Path:
@@ -48,9 +49,9 @@ class Trained:
         return read_runs(self.store.run_file(self.run_id)).iloc[-1].to_dict()
 
     @cached_property
-    def config(self) -> dict:
+    def config(self) -> RunConfig:
         """The settings that its table records: what determines the losses, and the study."""
-        return read_config(self.store.run_file(self.run_id))
+        return run_config(self.store, self.run_id)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

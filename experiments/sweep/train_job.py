@@ -313,9 +313,9 @@ def _train(
                     raise SystemExit(1) from error  # the other processes are in the middle of something: end them too
 
 
-def _settle(cell: Cell, rows: list[dict], store: Store, work: Work) -> None:
-    """Write a finished cell's rows, then its state: a reader that sees the state finds the rows."""
-    config = {
+def config_of(cell: Cell, work: Work) -> dict[str, Any]:
+    """The configuration that a run's file holds beside its rows: `store.run_config.RunConfig`."""
+    return {
         "what": cell.what(),
         "data": asdict(cell.data),
         "size": cell.size,
@@ -324,7 +324,11 @@ def _settle(cell: Cell, rows: list[dict], store: Store, work: Work) -> None:
         "hold_out": work.hold_out,
         "parent": cell.initial and {"run_id": cell.initial.parent, "folder": str(cell.initial.folder)},
     }
-    write_run(store.run_file(cell.run_id), rows, config)
+
+
+def _settle(cell: Cell, rows: list[dict], store: Store, work: Work) -> None:
+    """Write a finished cell's rows, then its state: a reader that sees the state finds the rows."""
+    write_run(store.run_file(cell.run_id), rows, config_of(cell, work))
     last = rows[-1]
     error = ""
     if last["state"] == "diverged":

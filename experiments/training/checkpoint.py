@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from isoflop.read_json import check_shape
+from isoflop.read_json import JsonError, check_shape, require_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +52,10 @@ class Saved:
     @property
     def whole(self) -> bool:
         """Whether the file still has the checksum that its name gives."""
-        return checksum(self.path) == self.checksum
+        try:
+            return checksum(self.path) == self.checksum
+        except (JsonError, FileNotFoundError):  # a pipe, a link to nothing
+            return False
 
 
 def cooldown_of(run_id: str) -> str:
@@ -121,7 +124,8 @@ def discard(path: Path) -> int:
 
 
 def checksum(path: Path) -> str:
-    """The first 16 hexadecimal digits of a file's SHA-256."""
+    """The first 16 hexadecimal digits of a file's SHA-256. Raises JsonError for a pipe or a folder."""
+    require_regular(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 

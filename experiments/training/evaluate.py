@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from isoflop.experiments.data.batches import Corpus, spread_starts
-from isoflop.experiments.data.shards import DOCUMENTS
 from isoflop.models.step.training_step import Step
 from isoflop.scaling.table.evaluation import NAMES
 
@@ -47,8 +46,7 @@ def detail(run_id: str, evaluation: Evaluation, corpus: Corpus) -> pd.DataFrame:
     windows, length = evaluation.nats.shape
     starts = spread_starts(corpus.held_out_tokens, context_length=length, n_tokens=windows * length)
     measure, unit = "window", np.repeat(np.arange(windows), length)
-    if (corpus.folder / DOCUMENTS).exists():
-        ends = np.fromfile(corpus.folder / DOCUMENTS, "<i8")
+    if (ends := corpus.document_ends) is not None:
         targets = starts[:, None] + 1 + np.arange(length)
         measure, unit = "document", np.searchsorted(ends, targets.ravel(), side="right")
     position = np.tile(np.arange(1, length + 1), windows)

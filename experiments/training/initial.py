@@ -16,7 +16,7 @@ from isoflop.experiments.store.store import StoreError, open_store
 from isoflop.experiments.study.cell import Cell, Initial
 from isoflop.experiments.study.study import Study
 from isoflop.models.config import ModelConfig
-from isoflop.read_json import check_shape, read_json
+from isoflop.read_json import JsonError, check_shape, read_bytes, read_json
 
 if TYPE_CHECKING:  # torch loads only when a checkpoint is read
     from isoflop.models.language_model import LanguageModel
@@ -121,7 +121,14 @@ def _describe(init_from: str, folder: Path) -> tuple[ModelConfig, str, str]:
         raise InitError(f"init_from={init_from}: no tokenizer.json in it, so its tokens cannot be compared with ours")
     exported = folder / PROVENANCE_FILE
     parent = read_json(exported, _Provenance, nan=True, error=InitError)["run"]["run_id"] if exported.exists() else ""
-    return model, _tokenizer_id(file.read_text(encoding="utf-8"), model.vocab_size), parent
+    return model, _tokenizer_id(_text(init_from, file), model.vocab_size), parent
+
+
+def _text(init_from: str, path: Path) -> str:
+    try:
+        return read_bytes(path).decode("utf-8")
+    except (UnicodeDecodeError, JsonError) as error:
+        raise InitError(f"init_from={init_from}: {path}: not a tokenizer.json ({error})") from error
 
 
 def _read(folder: Path) -> "LanguageModel":

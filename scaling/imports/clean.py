@@ -51,7 +51,13 @@ def clean(run: ForeignRun, options: ImportOptions) -> tuple[ForeignRun | None, l
 def _is_clean(frame: pd.DataFrame) -> bool:
     """Whether every row counts, and they are in order."""
     loss, step = frame["loss"].to_numpy(float), frame["step"].to_numpy(float)
-    if not (np.isfinite(loss).all() and (loss > 0).all() and (step > 0).all() and (np.diff(step) > 0).all()):
+    if not (
+        np.isfinite(loss).all()
+        and np.isfinite(step).all()
+        and (loss > 0).all()
+        and (step > 0).all()
+        and (np.diff(step) > 0).all()
+    ):
         return False
     return bool(len(frame)) and frame.index.equals(pd.RangeIndex(len(frame)))
 
@@ -68,7 +74,7 @@ def _cleaned(frame: pd.DataFrame, name: str, out: list[LeftOut]) -> pd.DataFrame
     frame = drop(
         frame, ~(np.isfinite(frame["loss"]) & (frame["loss"] > 0)).to_numpy(), "the loss is not a positive number"
     )
-    frame = drop(frame, frame["step"].isna().to_numpy(), "no step")
+    frame = drop(frame, ~np.isfinite(frame["step"]).to_numpy(), "no step")
     frame = drop(frame, frame["step"].duplicated(keep="last").to_numpy(), "reported again later, after a restart")
     frame = drop(frame, (frame["step"] <= 0).to_numpy(), "before the first step")
     return frame.sort_values("step", ignore_index=True)

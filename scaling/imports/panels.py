@@ -26,7 +26,7 @@ MOST_SHOWN = 6  # columns in a message
 
 def laid_out(frame: pd.DataFrame, mapping: Mapping[str, str], notes: list[str], source: str) -> pd.DataFrame:
     """The table with a column per quantity. Raises SourceError for a long table whose keys are not told apart."""
-    frame = _expanded(frame, notes)
+    frame = _hashable(_expanded(frame, notes))
     frame = _mlflow(frame)
     frame = _litgpt(frame, mapping, notes)
     return _from_long(frame, mapping, notes, source)
@@ -60,6 +60,16 @@ def _expanded(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
         frame = frame.join(inner[[name for name in inner if name not in frame]])
         notes.append(f"the keys of {column} are columns")
     return frame
+
+
+def _hashable(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same with lists and dictionaries as text: rows are told apart and grouped by what their cells hold."""
+    objects = frame.columns[
+        frame.dtypes.map(pd.api.types.is_object_dtype).to_numpy() & ~frame.columns.duplicated(keep=False)
+    ]
+    held = {name: frame[name].map(lambda cell: isinstance(cell, list | dict)).astype(bool) for name in objects}
+    texts = {name: frame[name].where(~mask, frame[name].map(str)) for name, mask in held.items() if mask.any()}
+    return frame.assign(**texts) if texts else frame
 
 
 def _dictionary(value: object) -> dict:

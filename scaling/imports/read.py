@@ -73,7 +73,10 @@ def import_source(
         runs += found
         left_out += out
     notes = list(dict.fromkeys(notes))
-    made = assemble(runs, options, tuple(left_out))
+    try:
+        made = assemble(runs, options, tuple(left_out))
+    except SourceError as error:  # of the runs, by their names
+        raise error if str(source) in str(error) else SourceError(f"{source}: {error}") from error
     return Imported(made.table, made.kind, made.left_out, (*notes, *made.notes))
 
 

@@ -7,11 +7,28 @@ from typing import Protocol
 
 import pandas as pd
 
+from isoflop.read_json import JsonError, read_bytes
 from isoflop.scaling.imports.shapes import Shape
 
 
 class SourceError(ValueError):
-    """A source cannot be imported as it is; the message names what is missing and the option that gives it."""
+    """A source cannot be imported as it is; the message names what is missing and the option that gives it, in one
+    line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))
+
+
+def read_text(path: Path) -> str:
+    """The text of a regular file: UTF-8, or UTF-16 with its mark. Raises SourceError naming any other."""
+    try:
+        raw = read_bytes(path)
+        wide = raw[:2] in (b"\xff\xfe", b"\xfe\xff") and len(raw) % 2 == 0
+        return raw.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path}: not text ({error.reason} at byte {error.start})") from error
+    except JsonError as error:
+        raise SourceError(str(error)) from error
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,10 @@ SHORT = 0.9  # of its plan: a run that ended before is not at the end of its sch
 
 
 class TableError(ValueError):
-    """A table cannot be used as it is; the message says which column or rows, and the remedy."""
+    """A table cannot be used as it is; the message says which column or rows, and the remedy, in one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
         "loss", "l", "val_loss", "loss_val", "eval_loss", "test_loss", "final_loss", "validation_loss", "nll",
     ),
 }  # fmt: skip
+LONGEST = 200  # characters of a name that may mean a quantity; patterns are slow on much longer ones
 VAGUE = {"n_params": ("size",), "tokens": ("data",)}  # proposed in messages, never taken
 _FAMILY = {"n_params": "params?|parameters?", "tokens": "tokens?", "flops": "flops?|compute"}
 _HELD_OUT = {"val", "valid", "validation", "eval", "test", "heldout", "final"}
@@ -142,6 +143,8 @@ def meaning(name: str) -> Meaning | None:
     >>> meaning("Params (M)")
     Meaning(quantity='n_params', scale=1000000.0, transform='', loss_unit='')
     """
+    if len(name) > LONGEST:
+        return None
     if match := re.fullmatch(r"\s*(.+?)\s*[(\[]\s*(.+?)\s*[)\]]\s*", name):
         head, inner = words(match[1]), match[2]
         return _logarithm(head, words(inner)) if head in _LOG else _in_unit(_plain(head), inner)

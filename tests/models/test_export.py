@@ -2,15 +2,18 @@
 
 import json
 import shutil
+import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from isoflop import models
 from isoflop.experiments.data.tokenizer import Bytes, Numbers
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig
-from isoflop.models.export import llama_config, read_folder, write_folder
+from isoflop.models.export import llama_config, padding_token, read_folder, write_folder
 from isoflop.models.parametrization import initialize
 from isoflop.models.weights import WeightsError, load_weights, save_weights
 
@@ -70,6 +73,68 @@ def test_byte_tokenizer_returns_any_text_to_the_byte(tmp_path):
     assert tokenizer.model_max_length == 48
     chat = [{"role": "user", "content": "hi"}]
     assert tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) == "user: hi\nassistant: "
+
+
+def folders_in(path):
+    """Whether a file, or a part of one that is packed, names a folder of this machine."""
+    parts = [path.read_bytes()]
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as packed:
+            parts += map(packed.read, packed.namelist())
+    here = [str(Path(module.__file__).parent).encode() for module in (torch, models)]
+    return any(folder in part for folder in here for part in parts)
+
+
+def own_special(vocabulary):
+    """A byte-level tokenizer with tokens of its own for the end of a text and for padding."""
+    about = json.loads(Bytes().json())
+    added = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    about["added_tokens"] = [{"id": 256 + i, "content": content, **added} for i, content in enumerate(vocabulary)]
+    return json.dumps(about)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("added", "name", "number"),
+    [((), "\u00ff", 255), (("<|endoftext|>",), "<|endoftext|>", 256), (("<s>", "<pad>", "</s>"), "<pad>", 257)],
+)
+def test_a_batch_of_prompts_of_unequal_length_has_the_logits_of_each_alone(tmp_path, added, name, number):
+    import transformers
+
+    model = random_model(vocab_size=256 + len(added))
+    folder = write(model, tmp_path / "out", own_special(added) if added else None)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    prompts = ["a", "na\u00efve \u00ff\u0100", "a longer prompt, \u65e5\u672c"]
+    batch = tokenizer(prompts, padding=True, return_tensors="pt")
+    assert (tokenizer.pad_token, tokenizer.pad_token_id) == (name, number)
+    assert batch.attention_mask.sum(1).tolist() == [len(prompt.encode()) for prompt in prompts]
+    with torch.no_grad():
+        place = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)
+        logits = theirs(**batch, position_ids=place).logits
+        written = theirs.generate(**batch, max_new_tokens=8, do_sample=False)
+        for row, prompt in enumerate(prompts):
+            ids = torch.tensor([list(prompt.encode())])
+            torch.testing.assert_close(logits[row, -ids.shape[1] :], model(ids)[0], atol=1e-4, rtol=0)
+            alone = theirs.generate(ids, max_new_tokens=8, do_sample=False, attention_mask=torch.ones_like(ids))
+            assert written[row, -8:].tolist() == alone[0, -8:].tolist()
+
+
+def test_the_padding_of_bytes_is_a_byte_that_no_text_has():
+    assert padding_token(Bytes().json()) == ("\u00ff", 255)
+    every_text = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)])).encode()
+    assert {255, 0} - set(every_text) == {255}
+    assert padding_token(Numbers(64).json()) is None
+
+
+def test_text_with_the_letter_that_names_the_padding_is_tokenized_as_before(tmp_path):
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(write(random_model(), tmp_path / "out"))
+    for text in ("\u00ff", "a\u00ffb", "\u00ff\u00ff \u00ff", "L'Ha\u00ff-les-Roses \u0100"):
+        assert tokenizer(text).input_ids == list(text.encode())
+        assert tokenizer.backend_tokenizer.encode(text).ids == list(text.encode())
+        assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
 
 
 def test_number_tokenizer_names_tokens_by_their_number():
@@ -203,5 +268,6 @@ def test_torchscript_computes_the_same_logits_at_every_shape_of_input(tmp_path, 
         tokens = torch.randint(0, 256, (rows, length), generator=generator)
         with torch.no_grad():
             torch.testing.assert_close(script(tokens), model(tokens), atol=1e-4, rtol=0)
+    assert [path.name for path in (tmp_path / "out").iterdir() if folders_in(path)] == []
     assert json.loads((tmp_path / "out" / "isoflop.json").read_text()) == {"run_id": "x"}
     assert json.loads((tmp_path / "out" / "tokenizer.json").read_text(encoding="utf-8"))["model"]["type"] == "BPE"

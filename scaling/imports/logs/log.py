@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from isoflop.scaling.imports.logs.parts import Event, Part, parts, settings
-from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
+from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError, read_text
 
 # What other programs write before the text of a line: times, levels, ranks, labels in brackets.
 _DATE = r"\d{4}[-/]\d\d[-/]\d\d(?:[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?)?|\d\d:\d\d:\d\d(?:[.,]\d+)?"
@@ -137,9 +137,4 @@ class LogReader:
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a text. Raises SourceError for a file that is not text."""
-    raw = path.read_bytes()
-    try:
-        wide = raw[:2] in (b"\xff\xfe", b"\xfe\xff") and len(raw) % 2 == 0
-        return raw.decode("utf-16" if wide else "utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{path}: not text ({error.reason} at byte {error.start})") from error
+    return read_text(path).splitlines()

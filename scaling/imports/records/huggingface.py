@@ -50,7 +50,7 @@ class TrainerStateReader:
             raise SourceError(f"{path}: its log_history tells no step")
         last, flos, horizon = state.get("global_step"), state.get("total_flos"), state.get("max_steps")
         if flos and last:
-            frame["total_flos"] = flos * frame["step"] / last
+            frame["total_flos"] = float(flos) * frame["step"] / last
             notes.append("flops: total_flos, at each step its share (the Trainer's 6 x N without embeddings x tokens)")
         runs, left_out = runs_of_table(name, str(path), frame.assign(run_id=name), mapping, notes)
         return [replace(run, horizon_steps=horizon if horizon and horizon > 0 else None) for run in runs], left_out

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from isoflop.scaling.imports.columns import runs_of_table
-from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
+from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError, read_text
 
 _STATUS = {"1": "RUNNING", "2": "SCHEDULED", "3": "FINISHED", "4": "FAILED", "5": "KILLED"}
 _NAME = "tags/mlflow.runName"
@@ -55,22 +55,14 @@ def _runs(path: Path) -> list[Path]:
     return sorted(meta.parent for meta in path.rglob("meta.yaml") if (meta.parent / "metrics").is_dir())
 
 
-def _text(path: Path) -> str:
-    """What a file says. Raises SourceError for one that is not text."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{path}: not text ({error.reason} at byte {error.start})") from error
-
-
 def _label(folder: Path) -> str:
     named = folder / _NAME
-    return _text(named).strip() if named.is_file() else _meta(folder).get("run_name", "") or folder.name
+    return read_text(named).strip() if named.is_file() else _meta(folder).get("run_name", "") or folder.name
 
 
 def _meta(folder: Path) -> dict[str, str]:
     """The lines `key: value` of meta.yaml."""
-    lines = _text(folder / "meta.yaml").splitlines()
+    lines = read_text(folder / "meta.yaml").splitlines()
     pairs = (line.partition(":") for line in lines if not line.startswith(" "))
     return {key.strip(): value.strip().strip("'\"") for key, _, value in pairs}
 
@@ -81,7 +73,7 @@ def _history(folder: Path) -> pd.DataFrame:
     root = folder / "metrics"
     for file in sorted(file for file in root.rglob("*") if file.is_file()):
         points: dict[int, float] = {}
-        for number, line in enumerate(_text(file).splitlines(), 1):
+        for number, line in enumerate(read_text(file).splitlines(), 1):
             try:
                 _, value, *step = line.split()
                 points[int(step[0]) if step else 0] = float(value)
@@ -89,7 +81,7 @@ def _history(folder: Path) -> pd.DataFrame:
                 raise SourceError(f"{file}: line {number} is no `time value step`: {line[:60]!r}") from None
         series[str(file.relative_to(root))] = points
     frame = pd.DataFrame(series).rename_axis("step").reset_index().sort_values("step", ignore_index=True)
-    held = {file.name: _text(file).strip() for file in sorted((folder / "params").glob("*")) if file.is_file()}
+    held = {file.name: read_text(file).strip() for file in sorted((folder / "params").glob("*")) if file.is_file()}
     return frame.assign(**{key: value for key, value in held.items() if key not in frame})
 
 

@@ -1,8 +1,11 @@
 """A corpus is the same whenever and wherever it is prepared, its sides share no document, and damage is noticed."""
 
 import errno
+import hashlib
+import json
 import math
 import os
+import struct
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
@@ -12,7 +15,7 @@ import pytest
 from isoflop.experiments.config import DataSpec, SyntheticSpec
 from isoflop.experiments.data import CorpusError
 from isoflop.experiments.data import corpus as corpus_module
-from isoflop.experiments.data.batches import spread_windows
+from isoflop.experiments.data.batches import id_of_tokens, spread_windows
 from isoflop.experiments.data.corpus import prepare
 from isoflop.experiments.data.sources import python_sources
 
@@ -203,6 +206,57 @@ def test_a_damaged_shard_is_noticed(tmp_path, texts):
     shard.write_bytes(shard.read_bytes()[:-2])
     with pytest.raises(CorpusError, match=r"train.bin is not what its manifest says; delete the folder"):
         prepare(text_spec(texts), tmp_path)
+
+
+def resealed(folder, **change):
+    """The manifest as somebody would write it who wants his shard to pass."""
+    path = folder / "manifest.json"
+    stated = json.loads(path.read_text()) | change
+    content = (folder / "train.bin").read_bytes()[1024:]
+    stated["train"]["sha256"] = hashlib.sha256(content).hexdigest()
+    stated["corpus_id"] = id_of_tokens(stated)
+    path.write_text(json.dumps(stated))
+
+
+@pytest.mark.parametrize("token", [33, 256, 65535])
+def test_no_step_gets_a_token_that_its_manifest_does_not_state_or_that_no_row_stands_for(tmp_path, texts, token):
+    """A step reads and writes memory by its tokens."""
+    corpus = prepare(text_spec(texts), tmp_path)
+    shard = corpus.folder / "train.bin"
+    content = bytearray(shard.read_bytes())
+    content[1024 + 200 : 1024 + 202] = token.to_bytes(2, "little")
+    shard.write_bytes(content)
+    with pytest.raises(CorpusError, match=r"train.bin is not what its manifest says; delete the folder"):
+        prepare(text_spec(texts), tmp_path)
+    resealed(corpus.folder)
+    if token < 256:
+        assert prepare(text_spec(texts), tmp_path).train[100] == token
+        return
+    with pytest.raises(CorpusError, match=r"train.bin is not what its manifest says") as error:
+        prepare(text_spec(texts), tmp_path)
+    assert f"token {token} at position 100 is beyond data.vocab_size=256" in str(error.value.__cause__)
+
+
+def test_a_manifest_whose_id_is_not_that_of_its_tokens_is_refused(tmp_path, texts):
+    path = prepare(text_spec(texts), tmp_path).folder / "manifest.json"
+    stated = json.loads(path.read_text())
+    for change in ({"corpus_id": "0" * 12}, {"vocab_size": 300}):
+        path.write_text(json.dumps(stated | change))
+        with pytest.raises(CorpusError, match=r"manifest.json: its corpus_id is not that of what it states"):
+            prepare(text_spec(texts), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "ends", [b"", b"123", struct.pack("<2q", 5, 3), struct.pack("<2q", -1, 7), struct.pack("<q", 1)]
+)
+def test_ends_of_documents_that_do_not_fit_are_named(tmp_path, texts, ends):
+    corpus = prepare(text_spec(texts), tmp_path)
+    assert corpus.document_ends[-1] == corpus.held_out_tokens
+    (corpus.folder / "held_out.documents").write_bytes(ends)
+    with pytest.raises(CorpusError, match=r"held_out.documents: not the ends of its held-out documents"):
+        _ = prepare(text_spec(texts), tmp_path).document_ends
+    (corpus.folder / "held_out.documents").unlink()
+    assert prepare(text_spec(texts), tmp_path).document_ends is None
 
 
 def test_evaluation_windows_are_spread_over_everything():

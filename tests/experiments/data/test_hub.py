@@ -4,6 +4,7 @@ import json
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -74,6 +75,21 @@ def test_a_broken_stream_goes_on_where_it_broke(folder, tmp_path, monkeypatch):
     assert pulled[-1] == kept
     assert resumed.manifest["read"] == whole.manifest["read"]
     assert sorted("".join(text_of(resumed))) == sorted("".join(text_of(whole)))
+
+
+@pytest.mark.parametrize(
+    "about", [{}, {"rows": "x", "bytes": "1"}, {"rows": "-1", "bytes": "1"}, {"rows": "9", "bytes": "1"}]
+)
+def test_what_a_stream_left_and_cannot_be_counted_is_named(tmp_path, about):
+    path = tmp_path / "raw-0.parquet"
+    pq.write_table(pa.table({"text": ["a", "b"]}).replace_schema_metadata(about), path)
+    with pytest.raises(CorpusError, match=r"raw-0.parquet: damaged .*delete its folder and prepare again"):
+        hub.counted(path)
+    path.write_bytes(b"PAR1")
+    with pytest.raises(CorpusError, match=r"raw-0.parquet: damaged"):
+        hub.counted(path)
+    pq.write_table(pa.table({"text": ["a", "b"]}).replace_schema_metadata({"rows": "2", "bytes": "2"}), path)
+    assert hub.counted(path) == (2, 2)
 
 
 def test_so_many_bytes_are_enough(folder, tmp_path):

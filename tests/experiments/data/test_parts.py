@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isoflop.experiments.config import DataSpec
-from isoflop.experiments.data.parts import FEW, TOLERANCE, Part, held_bytes, index_dtype
+from isoflop.experiments.data.parts import FEW, TOLERANCE, Part, held_bytes, index_dtype, make_parts
+from isoflop.experiments.data.sources import source_of
+from tests.support.texts import write_texts
 
 
 def index_of(sizes, files=None, folders=None, seed=0):
@@ -17,6 +19,25 @@ def index_of(sizes, files=None, folders=None, seed=0):
     rows["file"] = 0 if files is None else files
     rows["folder"] = 0 if folders is None else folders
     return rows
+
+
+@pytest.mark.parametrize("kind", ["text", "index", "json"])
+@pytest.mark.parametrize(
+    "harm", [lambda content: content[:-3], lambda content: b"", lambda content: b"x" + content[1:]]
+)
+def test_a_part_that_a_loss_of_power_left_short_is_made_again(tmp_path, kind, harm, caplog):
+    data = DataSpec(source="files", files=[f"{write_texts(tmp_path / 'text', words=50)}/*.txt"])
+    source = source_of(data)
+    (part,) = make_parts(source, source.files(), tmp_path)
+    sound = {kind: part.file(kind).read_bytes() for kind in ("text", "index", "json")}
+    made = part.file("text").stat().st_ino, part.file("text").stat().st_mtime_ns
+    make_parts(source, source.files(), tmp_path)
+    assert (part.file("text").stat().st_ino, part.file("text").stat().st_mtime_ns) == made  # a whole one is kept
+    part.file(kind).write_bytes(harm(sound[kind]))
+    assert not part.whole()
+    make_parts(source, source.files(), tmp_path)
+    assert {kind: part.file(kind).read_bytes() for kind in sound} == sound
+    assert ("part of a corpus made again" in caplog.text) == (kind == "json")
 
 
 @given(

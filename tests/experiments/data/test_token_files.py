@@ -1,6 +1,7 @@
 """Token files written here byte by byte after their formats' descriptions, by nothing of the package."""
 
 import json
+import os
 import struct
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from isoflop.experiments.config import DataSpec
 from isoflop.experiments.data import CorpusError
 from isoflop.experiments.data.corpus import prepare
-from isoflop.experiments.data.token_files import header, open_tokens
+from isoflop.experiments.data.token_files import MEGATRON_MAGIC, header, open_tokens
 
 TOKENS = [7, 0, 49_999, 12, 65_535] * 40
 
@@ -107,6 +108,44 @@ def test_headers_that_lie_are_noticed(tmp_path):
         open_tokens(tmp_path / "c.bin")
     with pytest.raises(CorpusError, match="exceed the 2"):
         header(np.uint16, 2**31)
+
+
+def absurd(*, magic=MEGATRON_MAGIC, version=1, code=8, sequences=2, documents=1, lengths=(100, 100), more=b""):
+    start = magic + struct.pack("<QBQQ", version, code, sequences, documents)
+    return start + np.array(lengths, "<i4").tobytes() + more
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "not a Megatron index"),
+        (b"MMIDIDX", "not a Megatron index"),
+        (absurd(magic=b"MMIDIDY\0\0"), "not a Megatron index"),
+        (absurd(code=77), "token type 77; known are"),
+        (absurd(sequences=2**63), "9223372036854775808 sequences, too many for a file of its size"),
+        (absurd(sequences=2**62), "too many for a file of its size"),
+        (absurd(sequences=10**6), "1000000 sequences, too many"),
+        (absurd(lengths=(-100, 300)), "sequence 0 has a length of -100"),
+        (absurd(lengths=(100, -(2**31))), "sequence 1 has a length of -2147483648"),
+        (absurd(lengths=(2**31 - 1, 2**31 - 1)), "its index names 4294967294 tokens, the file holds"),
+        (absurd(sequences=0, lengths=()), "its index names 0 tokens"),
+    ],
+)
+def test_an_absurd_index_is_refused_by_name(tmp_path, content, told):
+    megatron(tmp_path / "m.bin", TOKENS)
+    (tmp_path / "m.idx").write_bytes(content)
+    with pytest.raises(CorpusError, match=told) as error:
+        open_tokens(tmp_path / "m.bin")
+    assert "m." in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["m.bin", "m.idx"])
+def test_a_pipe_is_no_token_file(tmp_path, name):
+    megatron(tmp_path / "m.bin", TOKENS)
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(CorpusError, match=f"{name}: not a regular file"):
+        open_tokens(tmp_path / "m.bin")
 
 
 def test_what_is_written_beyond_16_bits_is_read_by_an_independent_reader(tmp_path):

@@ -46,6 +46,21 @@ def test_weights_have_the_mode_of_their_neighbours(tmp_path):
     assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("init_from=/home/me/runs/a", "init_from=a"),
+        ("['/home/me/t/*.txt', '~/u/x.txt']", "['*.txt', 'x.txt']"),
+        ("from file:///srv/me/x.json on", "from x.json on"),
+        ("C:\\Users\\me\\x.txt", "x.txt"),
+        ("https://example.org/a/b", "https://example.org/a/b"),
+        ("and/or 1/2, loss / step, text/*.md", "and/or 1/2, loss / step, text/*.md"),
+    ],
+)
+def test_a_path_within_a_text_loses_its_folders(text, kept):
+    assert without_folders(text) == kept
+
+
 def test_absolute_paths_lose_their_folders():
     given = {"files": ["/home/me/text/*.txt", "text/*.md"], "parent": {"folder": Path("/srv/runs/a")}, "n": 3}
     assert without_folders(given) == {"files": ["*.txt", "text/*.md"], "parent": {"folder": "a"}, "n": 3}

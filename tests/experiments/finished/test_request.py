@@ -130,6 +130,26 @@ def test_a_websocket_is_closed():
     assert sent == ["websocket.close"]
 
 
+def test_the_model_answers_once_before_the_server_has_started():
+    """The first answer loads the model: no request, and no /health, waits for that."""
+    order = []
+
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            await send({"type": "lifespan.startup.complete"})
+            return
+        order.append((scope["path"], json.loads((await receive())["body"])))
+        assert (await receive())["type"] == "http.disconnect"
+
+    async def send(message):
+        order.append(message["type"])
+
+    guard = Guard(app, Characters(), 20, model="m", host="127.0.0.1", sampling={})
+    asyncio.run(guard({"type": "lifespan"}, None, send))
+    body = {"model": "m", "prompt": "a", "max_tokens": 1, "stream": False}
+    assert order == [("/v1/completions", body), "lifespan.startup.complete"]
+
+
 def test_a_body_is_limited_with_and_without_its_length():
     piece = b" " * 2**16
     whole = [piece] * 40

@@ -214,8 +214,9 @@ def test_a_quick_part_of_the_attack(server):
         server.rpartition(":")[2],
         "0123abc",
         "--quick",
+        "--health=60",
     ]
-    done = subprocess.run([*command, "--quick"], capture_output=True, text=True, timeout=600, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -1,19 +1,26 @@
 """Requests that a server must survive: every one gets a status below 500, and /health answers within half a second.
 
     isoflop serve RUN_ID --port 8000 &
-    python -m tests.proofs.doors.server_attack 8000 RUN_ID
+    python -m tests.proofs.doors.server_attack 8000 RUN_ID [--generated 300] [--seed 0]
 
-Prints one line a failure and a total. The server must be on 127.0.0.1; it takes about a minute.
+Requests that are written down, then generated ones: good bodies with values and bytes changed, by (seed, number), and
+heads that are no HTTP. Prints one line a failure and a total. The server must be on 127.0.0.1; it takes about a minute.
 """
 
+import argparse
 import http.client
 import json
 import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+
+from tests.support.doors.damage import damaged, with_other_values
 
 HEALTH_SECONDS, ANSWER_SECONDS = 0.5, 120
 COMPLETIONS, CHAT, RESPONSES = "/v1/completions", "/v1/chat/completions", "/v1/responses"
@@ -106,7 +113,70 @@ _TAKEN = [
 ]
 
 
-def attack(host: str, port: int, model: str, *, quick: bool = False, health_seconds: float = HEALTH_SECONDS) -> Outcome:
+def generated(count: int, seed: int) -> Iterator[Attack]:
+    """Good requests of which values, or then bytes, are others."""
+    paths = list(GOOD)
+    for number in range(count):
+        random = np.random.default_rng([seed, number])
+        path = paths[number % len(paths)]
+        body = _json(GOOD[path] | _EXTRA[path] | {"max_tokens" if path != RESPONSES else "max_output_tokens": 2})
+        if random.random() < 0.6:
+            for _ in range(int(random.integers(1, 4))):
+                body = _json(with_other_values(json.loads(body), random))
+        else:
+            body = damaged(body, _json(GOOD[paths[(number + 1) % 3]]), random)
+        yield Attack(f"generated {number} of seed {seed}", "POST", path, body[: 2**20], JSON)
+
+
+def heads(own: str) -> list[bytes]:
+    """Bytes that no client sends, to the server whose name is `own`."""
+    host, line = f"Host: {own}", "GET /health HTTP/1.1"
+    post = (f"POST {COMPLETIONS} HTTP/1.1", host, "Content-Type: application/json")
+    chunked = "Transfer-Encoding: chunked"
+    written = [
+        *((one,) for one in ("", "GET", "GET / HTTP/9.9", line, "GET /health HTTP/1.0", "PRI * HTTP/2.0")),
+        (line, host, "Host: evil.example"), (line, host, "X"), (line, host, "X: " + "y" * 10**6),
+        (line, host, *["X: y"] * 10**4), (line, host, "Upgrade: websocket", "Connection: Upgrade"),
+        *((f"GET {path} HTTP/1.1", host) for path in (
+            "http://evil.example/health", "/../../etc/passwd", "/%2e%2e/%00", "/health?" + "x" * 10**5, "//", "*",
+        )),
+        *((*post, f"Content-Length: {length}") for length in ("-1", "x", "1e9", "9" * 400, "2, 3", "0")),
+        (*post, "Expect: 100-continue", "Content-Length: 99999999"), (*post, "Transfer-Encoding: gzip"),
+        (*post, chunked, "Content-Length: 2"),
+    ]  # fmt: skip
+    second = b"GET /v1/models HTTP/1.1\r\nHost: evil.example\r\n\r\n"
+    bodies = (b"zz\r\n", b"f" * 17 + b"\r\n{}", b"2\r\n{}\r\n0\r\n\r\n" + second)
+    whole = [("\r\n".join([*lines, "", "{}"])).encode() for lines in written]
+    whole += ["\r\n".join([*post, chunked, "", ""]).encode() + body for body in bodies]
+    return [*whole, bytes(1000), b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"\xff" * 1000]
+
+
+_MORE = {"temperature": 0.5, "top_p": 0.5, "top_k": 3, "seed": 1, "stream": False, "user": "u", "model": None}
+_EXTRA: dict[str, dict[str, Any]] = {
+    COMPLETIONS: _MORE | {"stop": ["z"], "n": 1, "logit_bias": {}, "echo": False, "frequency_penalty": 0.5},
+    CHAT: _MORE | {"stop": "z", "tools": [], "response_format": {"type": "text"}, "top_logprobs": 0},
+    RESPONSES: _MORE | {"instructions": "i", "metadata": {}, "store": False, "text": {"format": {"type": "text"}}},
+}
+
+
+def send_head(host: str, port: int, head: bytes) -> tuple[int, str]:
+    """The status that bytes get which are no request; 200 for a connection that is closed without an answer."""
+    with socket.create_connection((host, port), timeout=ANSWER_SECONDS) as one:
+        try:
+            one.sendall(head)
+            answer = one.recv(65536)
+        except TimeoutError:
+            return 0, "no answer, and still open"
+        except OSError:
+            return 200, "closed"
+    said = answer.split(b" ", 2)
+    return (int(said[1]) if len(said) > 1 and said[1].isdigit() else 200), answer[:120].decode(errors="replace")
+
+
+def attack(
+    host: str, port: int, model: str, *, quick: bool = False, health_seconds: float = HEALTH_SECONDS,
+    count: int = 300, seed: int = 0,
+) -> Outcome:  # fmt: skip
     """Send them all, or every seventh, while another thread asks for /health."""
     assert host in ("127.0.0.1", "::1"), "loopback alone"
     outcome, done = Outcome(), threading.Event()
@@ -114,12 +184,18 @@ def attack(host: str, port: int, model: str, *, quick: bool = False, health_seco
     watch.start()
     slow = [] if quick else [_slow_socket(host, port, i) for i in range(20)]
     try:
-        for one in attacks(model)[:: 7 if quick else 1]:
+        for one in [*attacks(model), *generated(count, seed)][:: 7 if quick else 1]:
             outcome.current = one.name
             status, answer = _send(host, port, one)
             outcome.sent += 1
             if status >= 500 or status <= 0 or (one.statuses and status not in one.statuses):
                 outcome.failures.append(f"{one.name}: status {status} {answer[:120]!r}")
+        for number, head in enumerate(heads(f"{host}:{port}")):
+            outcome.current = f"head {number}"
+            status, answer = send_head(host, port, head)
+            outcome.sent += 1
+            if status >= 500 or status <= 0:
+                outcome.failures.append(f"head {head[:60]!r}: status {status} {answer!r}")
         outcome.failures += [f"slow socket {i} is still open" for i, one in enumerate(slow) if not _closed(one)]
     finally:
         done.set()
@@ -176,10 +252,20 @@ def _closed(one: socket.socket) -> bool:
     return True
 
 
-def main(port: str, model: str, *options: str) -> int:
-    # the half second is for a machine that does nothing else, as the one of --quick may
-    quick = "--quick" in options
-    outcome = attack("127.0.0.1", int(port), model, quick=quick, health_seconds=60 if quick else HEALTH_SECONDS)
+def main() -> int:
+    """Attack, print the failures; returns 1 where there is one."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("port", type=int)
+    parser.add_argument("model")
+    parser.add_argument("--quick", action="store_true", help="every seventh, without slow sockets")
+    parser.add_argument("--health", type=float, default=HEALTH_SECONDS, help="seconds, on a quiet machine")
+    parser.add_argument("--generated", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    outcome = attack(
+        "127.0.0.1", given.port, given.model, quick=given.quick, health_seconds=given.health, count=given.generated,
+        seed=given.seed,
+    )  # fmt: skip
     print(*outcome.failures, sep="\n", end="\n" if outcome.failures else "")
     slowest = f"/health took {outcome.slowest_health:.2f} s at most"
     print(f"{outcome.sent} requests, {len(outcome.failures)} failures; {slowest}")
@@ -187,4 +273,4 @@ def main(port: str, model: str, *options: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main())

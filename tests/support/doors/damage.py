@@ -86,10 +86,11 @@ def _values(content: bytes, other: bytes, random: np.random.Generator) -> bytes:
         value = json.loads(content)
     except (ValueError, RecursionError):
         return content
-    return json.dumps(_changed(value, random)).encode()
+    return json.dumps(with_other_values(value, random)).encode()
 
 
-def _changed(value: Any, random: np.random.Generator) -> Any:
+def with_other_values(value: Any, random: np.random.Generator) -> Any:
+    """JSON in which a value is one of another kind, or a key is lost."""
     if random.random() < 0.2 or not isinstance(value, dict | list) or not value:
         return ODD[int(random.integers(len(ODD)))]
     keys = list(value) if isinstance(value, dict) else list(range(len(value)))
@@ -98,7 +99,7 @@ def _changed(value: Any, random: np.random.Generator) -> Any:
     if random.random() < 0.2:
         del value[key]
     else:
-        value[key] = _changed(value[key], random)
+        value[key] = with_other_values(value[key], random)
     return value
 
 

@@ -1,77 +1,79 @@
-"""Every reader of a file that others may have written, each with a sound file to damage."""
+"""Every reader of a file that others may have written, each with a sound file (`sound.py`) to damage.
+
+What is read elsewhere is written by the same process, by its own launcher, or by the system: the batch script's exit
+codes, the pipes of timing and calibration, /proc.
+"""
 
 import json
 import os
-import struct
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
-from isoflop.experiments.config import DataSpec
+from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.cost import speed_file
-from isoflop.experiments.data import corpus, records, token_files, tokenizer
+from isoflop.experiments.data import corpus, hub, parts, records, token_files, tokenizer
 from isoflop.experiments.data.tokenizer import Bytes
+from isoflop.experiments.files import holder
+from isoflop.experiments.finished import tasks
 from isoflop.experiments.finished.bundle_check import check_bundle
-from isoflop.experiments.store.store import Store, create_store, open_store
+from isoflop.experiments.finished.card import card, provenance
+from isoflop.experiments.followup import rounds
+from isoflop.experiments.followup.template import template_of
+from isoflop.experiments.parallel.sharded_checkpoint import ShardedCheckpoints
+from isoflop.experiments.store.models import find_trained, tokenizers_folder
+from isoflop.experiments.store.store import Store, open_store
+from isoflop.experiments.study.cell import Cell, _of_kind
 from isoflop.experiments.study.sizes import load_size
-from isoflop.experiments.training.checkpoint import Checkpoints, file_name
-from isoflop.models import build_model
-from isoflop.models.config import ModelConfig
-from isoflop.models.export import PROVENANCE_FILE, read_folder, write_folder
-from isoflop.models.parametrization import initialize
-from isoflop.models.weights import load_weights, read_about, save_weights
+from isoflop.experiments.sweep import repair, train_job
+from isoflop.experiments.training import initial
+from isoflop.experiments.training.checkpoint import Checkpoints, checksum, file_name
+from isoflop.models.export import read_folder
+from isoflop.models.step import native
+from isoflop.models.weights import load_weights, read_about
+from isoflop.read_json import read_bytes
 from isoflop.scaling.imports.assemble import ImportOptions
 from isoflop.scaling.imports.read import import_source
-from isoflop.scaling.prediction.forecast import Target, forecast_loss
-from isoflop.scaling.prediction.register import register, score
+from isoflop.scaling.prediction.register import _seal, score
 from isoflop.scaling.table.bundle.manifest import CONTENT, MANIFEST_FILE, seal
 from isoflop.scaling.table.conventions import points
-from isoflop.scaling.table.evaluation import NAMES, read_evaluation, write_evaluation
+from isoflop.scaling.table.evaluation import read_evaluation
 from isoflop.scaling.table.read import read_table
-from isoflop.scaling.table.runs import read_config
-from isoflop.scaling.table.task_scores import (
-    ITEMS,
-    ITEMS_FILE,
-    SCORES,
-    SCORES_FILE,
-    read_items,
-    read_scores,
-    write_scores,
-)
-from tests.support.fits.simulated import BESIROGLU, isoflop_table
-from tests.support.root import RESULTS
-from tests.support.tables.shared import write_shared
-from tests.support.texts import write_texts
+from isoflop.scaling.table.runs import final_rows, read_config, read_runs
+from isoflop.scaling.table.task_scores import ITEMS_FILE, SCORES_FILE, read_items, read_scores
+from tests.support.doors.sound import RUN, TRUNK, WORK_KEY, alone, hub_data, sharded_state, text_data
+
+Read = Callable[[Path], object]
 
 
 @dataclass(frozen=True)
 class Reader:
     """A door: the file that is damaged, of a folder of its own, and the function that reads that folder.
 
-    `seal` renames or restates what must agree with the damaged bytes, as an attacker would.
+    `beside` are other files of the folder that it needs. `seal` renames or restates what must agree with the damaged
+    bytes, as an attacker would. A slow one is read in one round of `every`.
     """
 
     name: str
     file: str
-    read: Callable[[Path], object]
+    read: Read
     seal: Callable[[Path], None] | None = None
+    beside: tuple[str, ...] = ()
+    every: int = 1
 
 
-def _table(name: str) -> Callable[[Path], object]:
+def _table(name: str) -> Read:
     return lambda folder: points(read_table(folder / name))
 
 
-def _imported(name: str) -> Callable[[Path], object]:
+def _imported(name: str) -> Read:
     options = ImportOptions(n_params={"": 1e8}, batch_tokens={"": 1e5})
     return lambda folder: import_source(folder / name, "auto", options, {})
 
 
-def _documents(name: str) -> Callable[[Path], object]:
-    from collections import Counter
-
+def _documents(name: str) -> Read:
     return lambda folder: list(records.documents(name, folder / name, column="text", skip_bad=False, skipped=Counter()))
 
 
@@ -90,8 +92,8 @@ def _seal_bundle(folder: Path) -> None:
     try:
         value = json.loads(path.read_bytes())
         path.write_text(json.dumps(value | {"seal": seal(value)}))
-    except (ValueError, RecursionError, TypeError):
-        pass
+    except Exception:  # nothing that has a seal
+        return
 
 
 def _weights(folder: Path) -> object:
@@ -103,8 +105,17 @@ def _tokenizer(folder: Path) -> object:
     return tokenizer.read_tokenizer(folder / "hf/tokenizer.json").encode("ab c")
 
 
-def _tokens(folder: Path) -> object:
-    return token_files.describe_sides([folder / "tokens.bin"], held_out_fraction=0.1, vocab_size=50)
+def _stored_tokenizer(folder: Path) -> object:
+    kept = tokenizers_folder(_store(folder, "runs"))
+    kept.mkdir()
+    text = read_bytes(folder / "hf/tokenizer.json")
+    name = f"tokenizer-{tokenizer.hashlib.sha256(text).hexdigest()[:12]}"
+    (kept / f"{name}.json").write_bytes(text)
+    return tokenizer.find_tokenizer(name, 256, kept).decode([1, 2])
+
+
+def _tokens(name: str) -> Read:
+    return lambda folder: token_files.describe_sides([folder / name], held_out_fraction=0.1, vocab_size=50)
 
 
 def _checkpoint(folder: Path) -> object:
@@ -116,20 +127,85 @@ def _seal_checkpoint(folder: Path) -> None:
         os.replace(path, path.with_name(file_name("trunk", 3, of=path)))
 
 
-def _store(folder: Path) -> Store:
-    return open_store(folder / "runs")
+def _sharded(folder: Path) -> object:
+    alone()
+    found = ShardedCheckpoints(folder / "shards", 1e9, lambda: sharded_state(0)).trunk(100)
+    assert found is None or found["step"] in (3, 6)
+    return found
+
+
+def _seal_shards(folder: Path) -> None:
+    """The checksums of what the furthest checkpoint now holds."""
+    about = folder / "shards/sharded/trunk-6/about.json"
+    files = [path for path in about.parent.iterdir() if path != about]
+    about.write_text(json.dumps(json.loads(about.read_bytes()) | {"checksums": {f.name: checksum(f) for f in files}}))
+
+
+def _store(folder: Path, name: str) -> Store:
+    return open_store(folder / name)
 
 
 def _states(folder: Path) -> object:
-    store = _store(folder)
-    launches = [store.read_launch(path.stem) for path in (store.root / "launches").glob("*.json")]
-    return store.states(), store.studies(), launches
+    store = _store(folder, "runs")
+    return store.states(), store.studies(), holder(store.trunk_folder(TRUNK)), store.cut_short()
+
+
+def _launch(folder: Path) -> object:
+    store = _store(folder, "runs")
+    return repair.relaunches(store, store.states())
+
+
+def _round(folder: Path) -> object:
+    request = rounds.RoundsSpec(count=1, budget=1.0, target=1.0)
+    return rounds._answer(_store(folder, "runs"), "s-round1", request, None)
+
+
+def _work(folder: Path) -> object:
+    (path,) = (folder / "work/trunks").iterdir()
+    return train_job.read_works(_store(folder, "work"), WhereSpec(trunk=path.name, cells=WORK_KEY))
+
+
+def _reseal_work(folder: Path) -> None:
+    """The cells of a job, and its folder, under the ids of what they now say."""
+    (path,) = (folder / "work/trunks").iterdir()
+    file = path / f"cells-{WORK_KEY}.json"
+    try:
+        value = json.loads(file.read_bytes())
+        cells = [_of_kind(Cell, {k: v for k, v in plain.items() if k != "run_id"}) for plain in value["cells"]]
+        value["cells"] = [plain | {"run_id": cell.run_id} for plain, cell in zip(value["cells"], cells, strict=True)]
+        value["listings"] = {cell.run_id: {} for cell in cells}
+        file.write_text(json.dumps(value))
+        path.rename(path.with_name(cells[0].trunk_id))
+    except Exception:
+        return
+
+
+def _done(folder: Path) -> object:
+    store = _store(folder, "done")
+    store.check([RUN])
+    trained = find_trained(store, RUN)
+    runs = final_rows(read_runs(store.root))
+    return read_table(store.root), trained.final, provenance(trained), template_of(runs, store.root), card(trained)
+
+
+def _begun(folder: Path) -> object:
+    return initial._describe("hf", folder / "hf")
 
 
 def _corpus(folder: Path) -> object:
-    data = DataSpec(name="t", files=[str(folder / "text" / "*.txt")], context_length=16, eval_tokens=64)
-    found = corpus.prepare(data, folder / "corpora")
-    return corpus.manifest_text(found)
+    found = corpus.prepare(text_data(folder), folder / "corpora")
+    return corpus.manifest_text(found), list(tasks._documents(found, Bytes(), 5))
+
+
+def _hub(folder: Path) -> object:
+    files, licence = hub.stream(hub_data(), folder / "hub")
+    kept = [hub.counted(path) for _, path in files]
+    return licence, kept, [list(_documents(path.name)(path.parent)) for _, path in files]
+
+
+def _part(folder: Path) -> object:
+    """A part of a corpus that was being made when its process died."""
+    return parts.Part(folder / "part", 0).whole()
 
 
 def _speed(folder: Path) -> object:
@@ -137,215 +213,106 @@ def _speed(folder: Path) -> object:
     return speed_file.known_speed()
 
 
+def _kernels(folder: Path) -> object:
+    return native._kept(folder / "cache" / "isoflop", "*")
+
+
 def _size(folder: Path) -> object:
     return load_size("mine", None, [str(folder / "conf")])
 
 
-def _study(folder: Path) -> object:
-    from isoflop.experiments.compose import compose_all
+def _study(*overrides: str) -> Read:
+    def read(folder: Path) -> object:
+        from isoflop.experiments.compose import compose_all
 
-    return compose_all(["--config-dir", str(folder / "conf"), "experiment=mine"])
+        return compose_all(["--config-dir", str(folder / "conf"), *overrides])
+
+    return read
 
 
 def _register(folder: Path) -> object:
-    return score(folder / "claim.json", read_table(folder / "t.csv"))
+    return score(folder / "claim.json", read_table(folder / "new.csv"), data=read_table(folder / "t.csv"))
 
 
 def _reseal(folder: Path) -> None:
-    from isoflop.scaling.prediction.register import _seal
-
     try:
         value = json.loads((folder / "claim.json").read_bytes())
         (folder / "claim.json").write_text(json.dumps(value | {"seal": _seal(value)}))
-    except (ValueError, RecursionError, TypeError):
-        pass
+    except Exception:  # nothing that has a seal
+        return
 
 
 READERS: tuple[Reader, ...] = (
-    Reader("table.csv", "t.csv", _table("t.csv")),
-    Reader("table.parquet", "t.parquet", _table("t.parquet")),
-    Reader("table.jsonl", "t.jsonl", _table("t.jsonl")),
-    Reader(
-        "runs.parquet",
-        "quick.parquet",
-        _runs,
-    ),
-    *(Reader(f"bundle {file}", f"bundle/{file}", _bundle) for file in (MANIFEST_FILE, *CONTENT)),
-    Reader("bundle sealed", f"bundle/{MANIFEST_FILE}", _bundle, _seal_bundle),
-    Reader("import.csv", "h.csv", _imported("h.csv")),
-    Reader("import.jsonl", "h.jsonl", _imported("h.jsonl")),
-    Reader("import.nanogpt", "nanogpt.log", _imported("nanogpt.log")),
-    Reader("import.nanochat", "nanochat.log", _imported("nanochat.log")),
-    Reader("import.megatron", "megatron.log", _imported("megatron.log")),
-    Reader("import.tensorboard", "events.out.tfevents.1", _imported("events.out.tfevents.1")),
+    *(Reader(f"table.{kind}", f"t.{kind}", _table(f"t.{kind}")) for kind in ("csv", "parquet", "jsonl", "json")),
+    *([Reader("table.xlsx", "t.xlsx", _table("t.xlsx"), every=3)] if find_spec("openpyxl") else []),
+    *(Reader(f"table.csv.{kind}", f"p.csv.{kind}", _table(f"p.csv.{kind}")) for kind in ("gz", "bz2", "xz", "zip")),
+    Reader("runs.parquet", "quick.parquet", _runs),
+    Reader("run.parquet", f"done/cells/{RUN}/run.parquet", _done, every=4),
+    *(Reader(f"bundle {file}", f"bundle/{file}", _bundle, every=2) for file in (MANIFEST_FILE, *CONTENT)),
+    Reader("bundle sealed", f"bundle/{MANIFEST_FILE}", _bundle, _seal_bundle, every=2),
+    *(Reader(f"import.{name}", name, _imported(name)) for name in (
+        "h.csv", "h.jsonl", "wandb_api.csv", "wandb_panel.csv", "wandb_runs.csv", "mlflow.csv", "long.csv",
+        "nanogpt.log", "nanochat.log", "megatron.log", "events.out.tfevents.1",
+    )),
+    Reader("import.huggingface", "huggingface/large/trainer_state.json", _imported("huggingface")),
+    Reader("import.levanter", "levanter/large/tracker_metrics.jsonl", _imported("levanter")),
+    Reader("import.lm_eval", "lm_eval/large/results_2026-01-01.json", _imported("lm_eval")),
+    *(Reader(f"import.mlflow {kind}", f"mlruns/1/{'0' * 32}/{kind}", _imported("mlruns")) for kind in (
+        "meta.yaml", "metrics/val_loss", "params/n_params",
+    )),
     Reader("evaluation", "evaluation.parquet", lambda f: read_evaluation(f / "evaluation.parquet")),
-    Reader("scores", f"runs/cells/abc/{SCORES_FILE}", lambda f: read_scores(f / "runs")),
-    Reader("items", f"runs/cells/abc/{ITEMS_FILE}", lambda f: read_items(f / "runs/cells/abc")),
-    Reader(
-        "weights",
-        "model.safetensors",
-        _weights,
-    ),
+    Reader("scores", f"runs/cells/{RUN}/{SCORES_FILE}", lambda f: read_scores(f / "runs")),
+    Reader("items", f"runs/cells/{RUN}/{ITEMS_FILE}", lambda f: read_items(f / "runs/cells" / RUN)),
+    Reader("weights", "model.safetensors", _weights),
     Reader("export weights", "hf/model.safetensors", lambda f: read_folder(f / "hf")),
     Reader("export config", "hf/config.json", lambda f: read_folder(f / "hf")),
-    Reader(
-        "tokenizer",
-        "hf/tokenizer.json",
-        _tokenizer,
-    ),
+    *(Reader(f"begin from {name}", f"hf/{name}", _begun) for name in ("isoflop.json", "tokenizer.json")),
+    Reader("tokenizer", "hf/tokenizer.json", _tokenizer),
+    Reader("tokenizer of a run", "hf/tokenizer.json", _stored_tokenizer, beside=("runs",)),
     Reader("checkpoint", "trunk/trunk-3.pt", _checkpoint),
     Reader("checkpoint sealed", "trunk/trunk-3.pt", _checkpoint, _seal_checkpoint),
+    Reader("sharded checkpoint", "shards/sharded/trunk-6/*.safetensors", _sharded),
+    Reader("sharded checkpoint sealed", "shards/sharded/trunk-6/*.safetensors", _sharded, _seal_shards),
+    Reader("about a sharded checkpoint", "shards/sharded/trunk-6/about.json", _sharded),
     Reader("STORE.json", "runs/STORE.json", _states),
     Reader("study", "runs/studies/s.json", _states),
-    Reader("state", "runs/cells/abc/state.json", _states),
-    Reader("claim", "runs/trunks/t/claim.json", _states),
-    Reader("launch", "runs/launches/l.json", _states),
-    Reader("registration", "claim.json", _register),
-    Reader("registration sealed", "claim.json", _register, _reseal),
-    Reader(
-        "llm.c tokens",
-        "tokens.bin",
-        _tokens,
-    ),
-    Reader("megatron tokens", "m.bin", lambda f: token_files.open_tokens(f / "m.bin")),
-    Reader("megatron index", "m.idx", lambda f: token_files.open_tokens(f / "m.bin")),
-    Reader("text.jsonl", "d.jsonl", _documents("d.jsonl")),
-    Reader("text.json", "d.json", _documents("d.json")),
-    Reader("text.csv", "d.csv", _documents("d.csv")),
-    Reader("text.parquet", "d.parquet", _documents("d.parquet")),
-    Reader("text.txt", "d.txt", _documents("d.txt")),
-    Reader("text.jsonl.gz", "d.jsonl.gz", _documents("d.jsonl.gz")),
-    Reader("manifest", "corpora/*/manifest.json", _corpus),
-    Reader("shard", "corpora/*/train.bin", _corpus),
+    Reader("state", f"runs/cells/{RUN}/state.json", _states),
+    Reader("claim", f"runs/trunks/{TRUNK}/claim.json", _states),
+    Reader("claim seen", f"runs/trunks/{TRUNK}/.seen-*.json", _states),
+    Reader("round", "runs/rounds/s-round1.json", _round),
+    Reader("launch", "runs/launches/l.json", _launch, every=8),
+    Reader("work", f"work/trunks/*/cells-{WORK_KEY}.json", _work),
+    Reader("work sealed", f"work/trunks/*/cells-{WORK_KEY}.json", _work, _reseal_work),
+    Reader("registration", "claim.json", _register, beside=("t.csv", "new.csv"), every=4),
+    Reader("registration sealed", "claim.json", _register, _reseal, beside=("t.csv", "new.csv"), every=4),
+    Reader("llm.c tokens", "tokens.bin", _tokens("tokens.bin")),
+    Reader("nanoGPT tokens", "plain.bin", _tokens("plain.bin")),
+    Reader("megatron tokens", "m.bin", _tokens("m.bin"), beside=("m.idx",)),
+    Reader("megatron index", "m.idx", _tokens("m.bin"), beside=("m.bin",)),
+    *(Reader(f"text.{name}", name, _documents(name)) for name in (
+        "d.jsonl", "d.json", "d.csv", "d.parquet", "d.txt", "d16.txt", "d.jsonl.gz", "d.txt.zst", "d.txt.bz2",
+    )),
+    *(Reader(f"corpus {name}", f"corpora/*/{name}", _corpus, beside=("text",), every=2) for name in (
+        "manifest.json", "train.bin", "held_out.bin", "held_out.documents",
+    )),
+    Reader("stream", "hub/raw-0.parquet", _hub),
+    Reader("end of a stream", "hub/raw.json", _hub),
+    *(Reader(f"part {kind}", f"part/part-0.{kind}", _part) for kind in ("text", "index", "json")),
     Reader("speed", "cache/isoflop/speed*.json", _speed),
+    Reader("kernels", "cache/isoflop/kernels-*.so", _kernels, every=3),
     Reader("size", "conf/model/mine.yaml", _size),
-    Reader("study file", "conf/experiment/mine.yaml", _study),
-)
-
-
-def write_files(folder: Path) -> Path:
-    """A sound file of every kind, in `folder`."""
-    table = isoflop_table(BESIROGLU, seed=1)
-    table.to_csv(folder / "t.csv", index=False)
-    table.to_parquet(folder / "t.parquet")
-    table.to_json(folder / "t.jsonl", orient="records", lines=True)
-    (folder / "quick.parquet").write_bytes((RESULTS / "quick.parquet").read_bytes())
-    history = pd.DataFrame({"step": range(0, 500, 50), "val/loss": np.linspace(4, 3, 10), "lr": 1e-3, "name": "r"})
-    history.to_csv(folder / "h.csv", index=False)
-    history.to_json(folder / "h.jsonl", orient="records", lines=True)
-    _write_logs(folder)
-    _write_models(folder)
-    _write_store(folder)
-    write_shared(folder / "shared", folder / "bundle")
-    _write_corpora(folder)
-    register(forecast_loss(table, Target(1e20), ("chinchilla-tied",)), folder / "claim.json", table=folder / "t.csv")
-    (folder / "cache" / "isoflop").mkdir(parents=True)
-    (folder / "cache" / "isoflop").chmod(0o700)
-    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
-    rate = speed_file.Measured(speed_file.Rate(1e-3, 1e-6), (1.0, 2.0, 3.0))
-    speed_file.keep({"k": rate}, start=1.0, alone=0.9, device="cpu", threads=1)
-    for kind in ("model", "experiment"):
-        (folder / "conf" / kind).mkdir(parents=True)
-    (folder / "conf/model/mine.yaml").write_text("n_layer: 2\nd_model: 16\nn_head: 2\nfamily: transformer\n")
-    (folder / "conf/experiment/mine.yaml").write_text(
-        "# @package _global_\nstudy:\n  name: mine\n  sizes: [d8, d12]\n  budgets: [3e9, 1e10]\n  seeds: [0, 1]\n"
-        "  window: {tokens_per_param: [1, 400], min_steps: 300}\n  hold_out: [1e10]\noptim:\n  learning_rate: 1e-2\n"
-    )
-    return folder
-
-
-def _write_logs(folder: Path) -> None:
-    shape = ["n_layer = 6", "n_head = 6", "n_embd = 384", "block_size = 256", "batch_size = 64", "max_iters = 500"]
-    steps = [f"step {s}: train loss {4 - s / 500:.4f}, val loss {4.1 - s / 500:.4f}" for s in range(0, 501, 100)]
-    head = [
-        "tokens per iteration will be: 16,384",
-        "found vocab_size = 65 (inside meta.pkl)",
-        "number of parameters: 10.65M",
-    ]
-    (folder / "nanogpt.log").write_text("\n".join([*shape, *head, *steps, "iter 500: loss 3.1, time 24.61ms"]) + "\n")
-    counts = {"wte": 100, "lm_head": 100, "transformer_matrices": 1000, "scalars": 24, "total": 1224}
-    lines = ["Vocab size: 65,536", "Parameter counts:", *(f"{k:24s}: {v:,}" for k, v in counts.items())]
-    lines += ["Estimated FLOPs per token: 1.016586e+09", "Total batch size 524,288 => gradient accumulation steps: 1"]
-    lines += ["Calculated number of iterations from target data:param ratio: 500"]
-    lines += [f"Step {s:05d} | Validation bpb: {1 + 1 / (1 + s):.6f}" for s in range(0, 501, 100)]
-    (folder / "nanochat.log").write_text("\n".join(lines) + "\n")
-    example = Path(__file__).parents[1] / "files" / "megatron.log"
-    (folder / "megatron.log").write_bytes(example.read_bytes() if example.exists() else b"iteration 1\n")
-    _write_events(folder / "events.out.tfevents.1")
-
-
-def _write_events(path: Path) -> None:
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.summary.writer.record_writer import RecordWriter
-
-    with path.open("wb") as file:
-        writer = RecordWriter(file)
-        writer.write(Event(wall_time=1.0, file_version="brain.Event:2").SerializeToString())
-        for step in range(5):
-            value = Summary.Value(tag="val/loss", simple_value=4.0 - step / 10)
-            writer.write(Event(wall_time=2.0, step=step, summary=Summary(value=[value])).SerializeToString())
-
-
-def _write_models(folder: Path) -> None:
-    import torch
-
-    config = ModelConfig("transformer", 256, 16, 2, 16, 2)
-    model = initialize(build_model(config), 0)
-    save_weights(model, folder / "model.safetensors", {"run_id": "abc", "tokenizer_id": "bytes"})
-    write_folder(model, folder / "hf", tokenizer=Bytes().json(), card="", provenance={"run": {"run_id": "abc"}})
-    assert (folder / "hf" / PROVENANCE_FILE).exists()
-    (folder / "trunk").mkdir()
-    weights = {name: p.detach() for name, p in model.named_parameters()}
-    state = {"optimizer": weights, "step": 3, "seconds": 1.0, "loss_sum": torch.zeros(1), "measurements": [{"step": 1}]}
-    Checkpoints(folder / "trunk", 1e9).save_trunk(state)  # type: ignore[arg-type]
-
-
-def _write_store(folder: Path) -> None:
-    store = create_store(folder / "runs")
-    launch = store.write_launch(["experiment=smoke"], "/")
-    os.replace(store.launch_file(launch), store.launch_file("l"))
-    cell = {"run_id": "abc", "trunk_id": "t", "label": "d8", "steps": 9, "branch_step": 5, "flops": 1e9, "launch": "l"}
-    store.record("abc", "running", trunk_id="t", step=3, seconds=1.5)
-    store.write_study("s", [cell], hold_out=[1e9])
-    claim = store.claim("t")
-    assert claim is not None
-    claim.beat(step=3)
-    rows = pd.DataFrame({name: ["abc", "position"] if name in ("run_id", "measure") else [1, 2] for name in NAMES})
-    write_evaluation(folder / "evaluation.parquet", rows.assign(run_id="abc", measure="position"))
-    values = {"string": "abc", "int64": 3, "float64": 0.5, "bool_": True}
-    scores, items = (pd.DataFrame([{c.name: values[c.dtype] for c in columns}] * 3) for columns in (SCORES, ITEMS))
-    write_scores(store.root / "cells/abc", scores, items)
-
-
-def _write_corpora(folder: Path) -> None:
-    import gzip
-
-    tokens = (np.arange(2000) % 50).astype("<u2")
-    (folder / "tokens.bin").write_bytes(token_files.header(np.uint16, len(tokens)) + tokens.tobytes())
-    (folder / "m.bin").write_bytes(tokens.tobytes())
-    lengths = np.full(20, 100, "<i4")
-    start = struct.pack("<QBQQ", 1, 8, len(lengths), 2)
-    offsets = (np.arange(20) * 200).astype("<i8")
-    (folder / "m.idx").write_bytes(
-        token_files.MEGATRON_MAGIC + start + lengths.tobytes() + offsets.tobytes() + b"\0" * 16
-    )
-    rows = [{"text": f"the text of document {i}, \u00e9", "n": i} for i in range(20)]
-    frame = pd.DataFrame(rows)
-    frame.to_json(folder / "d.jsonl", orient="records", lines=True, force_ascii=False)
-    frame.to_json(folder / "d.json", orient="records")
-    frame.to_csv(folder / "d.csv", index=False)
-    frame.to_parquet(folder / "d.parquet")
-    (folder / "d.txt").write_text("".join(f"line {i}, \u00e9\n" for i in range(200)), encoding="utf-8")
-    (folder / "d.jsonl.gz").write_bytes(gzip.compress((folder / "d.jsonl").read_bytes()))
-    write_texts(folder / "text", files=12, words=100)
-    _corpus(folder)
+    Reader("data file", "conf/data/mine.yaml", _study("data=mine", "budget.flops=1e9"), every=8),
+    Reader("study file", "conf/experiment/mine.yaml", _study("experiment=mine"), every=8),
+)  # fmt: skip
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether an error is one by which a reader of ours refuses a file: of our own class, or about a name in it."""
+    """Whether an error is one by which a reader refuses a file: of our own class, of the file system about a path, or
+    about a name that is none."""
     own = type(error).__module__.partition(".")[0] == "isoflop"
-    return own or (type(error) is ValueError and "becomes part of a path" in str(error))
+    return own or (isinstance(error, OSError) and error.filename is not None) or (
+        type(error) is ValueError and "becomes part of a path" in str(error)
+    )  # fmt: skip
 
 
 def names_file(error: BaseException, file: str) -> bool:
@@ -357,3 +324,9 @@ def names_file(error: BaseException, file: str) -> bool:
 def readers_named(names: Sequence[str]) -> tuple[Reader, ...]:
     """The readers of these names; all where there are none."""
     return tuple(reader for reader in READERS if not names or reader.name in names)
+
+
+def turns(readers: Sequence[Reader]) -> tuple[Reader, ...]:
+    """The readers of successive cases, over and over: each once a round, slow ones in some rounds alone."""
+    rounds = range(max(reader.every for reader in readers))
+    return tuple(reader for k in rounds for at, reader in enumerate(readers) if (k + at) % reader.every == 0)

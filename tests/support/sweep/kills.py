@@ -14,6 +14,7 @@ import pandas as pd
 
 from isoflop.experiments.store.store import Store, StoreError, open_store
 from isoflop.scaling.table.runs import VOLATILE, read_runs, same_runs
+from tests.support.sweep.process import workers_of
 
 SWEEP = (
     "study.name=kills", "study.sizes=[d6,d8,d10,d12]", "study.budgets=[4e10,1.2e11,2.4e11]", "study.window.min_steps=1",
@@ -100,7 +101,7 @@ def _log(folder: Path) -> Path:
 
 
 def _kill_one(process: subprocess.Popen, runs: Path, chance: random.Random, toll: Toll) -> None:
-    workers = _workers(process.pid)
+    workers = workers_of(process.pid)
     victim = chance.choice([process.pid, *workers])
     if process.poll() is not None:
         return
@@ -114,20 +115,6 @@ def _kill_one(process: subprocess.Popen, runs: Path, chance: random.Random, toll
         toll.parents += 1
     else:
         toll.workers += 1
-
-
-def _workers(parent: int) -> list[int]:
-    """Process numbers of the pool's workers."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            of = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            command = (entry / "cmdline").read_text()
-        except OSError:
-            continue  # gone since
-        if of == parent and "popen_loky" in command:
-            found.append(int(entry.name))
-    return found
 
 
 def _no_orphan(folder: Path) -> None:

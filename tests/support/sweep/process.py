@@ -1,5 +1,7 @@
 """A small sweep as a user starts it: the command in a process of its own, on the pool of worker processes."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,7 +22,19 @@ ARGUMENTS = (
 def start(folder: Path, runs: str, *more: str) -> subprocess.Popen:
     """`isoflop run` on the files in `folder`/text, into `folder`/`runs`; `more` are overrides."""
     command = [sys.executable, "-m", "isoflop", "run", *ARGUMENTS, f"data.files=[{folder}/text/*.txt]", f"runs={runs}"]
-    return subprocess.Popen([*command, *more], cwd=folder, stdout=-1, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        [*command, *more], cwd=folder, stdout=-1, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as in a terminal; background jobs ignore it
+    )  # fmt: skip
+
+
+def signal_all(process: subprocess.Popen, number: int) -> None:
+    """Send a signal to the command and its workers, as a terminal does."""
+    for pid in [process.pid, *workers_of(process.pid)]:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue  # ended since
 
 
 def finish(process: subprocess.Popen) -> str:
@@ -42,3 +56,17 @@ def worker_at_work(folder: Path, runs: str) -> int:
             return int(busy["pid"].iloc[0])
         time.sleep(0.05)
     pytest.fail("no worker got to work")
+
+
+def workers_of(parent: int) -> list[int]:
+    """Process numbers of the pool's workers."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            of = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            command = (entry / "cmdline").read_text()
+        except OSError:
+            continue  # gone since
+        if of == parent and "popen_loky" in command:
+            found.append(int(entry.name))
+    return found
