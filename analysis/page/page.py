@@ -129,15 +129,15 @@ def _slug(title: str) -> str:
 
 def _verdict(e: Evidence) -> str:
     """The verdict with its law set as mathematics, where the grammar of `mathml` holds it (a user's own may not be)."""
-    html = _markdown(summary.section(e, "", summary.verdict))
+    text = summary.section(e, "", summary.verdict)
     try:
         written = summary.formula(e.fit)
         formula, _, values = written.partition(" with ")
         shown = mathml(formula) + (f"<p>with {mathml(values, block=False)}</p>" if values else "")
     except ValueError:
-        return html
+        return _markdown(text)
     box = f'<div class="scroll law" tabindex="0" role="region" aria-label="{escape(written)}">{shown}</div>'
-    return box + html.replace(f"<strong>{escape(written)}</strong>", "This law", 1)
+    return box + _markdown(text.replace(f"**{written}**", "This law", 1))
 
 
 def _text(e: Evidence, write: Callable[[Evidence], str]) -> Callable[[], str]:

@@ -163,6 +163,7 @@ def test_the_law_is_set_as_mathematics(visit, file, evidence):
     formula = tab.locator("#verdict math").first
     assert formula.locator("msup").count() >= 2
     assert f"{evidence.fit.law.alpha:.4f}" in formula.text_content()
+    assert tab.locator("#verdict p", has_text="This law (nats/token)").count() == 1
     assert "N^" not in tab.locator("#verdict").inner_text()
 
 
