@@ -16,6 +16,7 @@ QUANTITIES = ("flops", "n_params", "tokens", "loss")
 GIVEN = QUANTITIES[:3]
 BELOW, ABOVE = 10.0, 1e4  # how far around the fitted compute the calculator goes
 STEPS = 50  # per decade, on round logarithms: every second stop of the slider is a row, the others lie between two
+POLISH = 2  # steps of Newton's method: each squares the error of a reading between two budgets
 SLACK = 1e3  # how much further a resampled law is followed, to find the compute at which a given size is best
 
 
@@ -33,7 +34,7 @@ def calculator_frame(fit: Fit, draws: Draws) -> pd.DataFrame:
 
     def answers(law: Law) -> np.ndarray:
         along = _optimum(law, fit, wide)
-        computes = [values[0], *(_inverse(values[k], along[k], wide) for k in (1, 2))]
+        computes = [values[0], *(_inverse(law, fit, k, values[k], along) for k in (1, 2))]
         return np.concatenate([_optimum(law, fit, c) for c in computes], axis=1)
 
     middle, (low, high) = answers(fit.law), draws.band(answers, LEVEL)
@@ -53,6 +54,16 @@ def _optimum(law: Law, fit: Fit, budgets: np.ndarray) -> np.ndarray:
     return np.stack([budgets, best.N, best.D, best.loss])
 
 
-def _inverse(given: np.ndarray, best: np.ndarray, budgets: np.ndarray) -> np.ndarray:
-    """The budget at which each `given` size (or tokens) is the best one."""
-    return np.exp(np.interp(np.log(given), np.log(best), np.log(budgets)))
+def _inverse(law: Law, fit: Fit, k: int, given: np.ndarray, along: np.ndarray) -> np.ndarray:
+    """The budget at which each `given` size (k = 1) or number of tokens (k = 2) is the best one.
+
+    Read off the optima `along` a grid of budgets, where the line between two is not quite the optimum's, then by
+    Newton's method in logarithms, inside the grid.
+    """
+    budgets, best = np.log(along[0]), np.log(along[k])
+    compute = np.interp(np.log(given), best, budgets)
+    slope = np.interp(np.log(given), best, np.gradient(budgets, best))
+    for _ in range(POLISH):
+        off = np.log(given) - np.log(_optimum(law, fit, np.exp(compute))[k])
+        compute = np.clip(compute + slope * off, budgets[0], budgets[-1])
+    return np.exp(compute)

@@ -146,7 +146,8 @@ class Draws:
         degrees of freedom of the variance of that; None where it is not seen."""
         fit = self.fit
         looked_for = self.kind == "jackknife" and fit.objective.delta == "auto" and not fit.points.orders_differ
-        if not looked_for or fit.noise < EXACT_NOISE:
+        # Two stages refitted together have no common coordinates; scores from losses do not share the noise of either.
+        if not looked_for or not isinstance(self.laws[0], fit.problem.form) or fit.noise < EXACT_NOISE:
             return None
         design = fit.problem.residuals(fit.theta[None])[1][0].T / np.reshape(fit.spread, (-1, 1))
         labels, _ = _clusters(fit, "auto")

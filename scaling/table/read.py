@@ -63,7 +63,7 @@ def read_table(
     frame, is_study = _read(path, mapping, notes, sheet, labels)
     shared = read_manifest(path)["study"] if is_bundle(path) else ""
     if study and study != shared:
-        frame = _of_study(frame, path, study, notes)
+        frame = _of_study(frame, path, study, shared, notes)
     table = as_table(frame, path, mapping, where, notes, is_study=is_study)
     if study or shared:
         table.attrs["study"] = study or shared
@@ -113,12 +113,12 @@ def _chosen_by_state(frame: pd.DataFrame, where: str | None) -> bool:
     return any(found is not None and found[0] in str(where) for found in (unfinished(frame), short_of_plan(frame)))
 
 
-def _of_study(frame: pd.DataFrame, path: Path, study: str, notes: list[str]) -> pd.DataFrame:
+def _of_study(frame: pd.DataFrame, path: Path, study: str, shared: str, notes: list[str]) -> pd.DataFrame:
     if not path.is_dir():
         raise TableError(f"{path}: --study {study} needs a runs folder; for a file use --where")
     known = {file.stem: file for file in sorted(path.glob("studies/*.json"))}
     if study not in known:
-        there = ", ".join(known) or "none"
+        there = ", ".join(known) or shared or "none"
         raise TableError(f"{path}: --study {study}: no such study here (there are: {there}){hint(study, known)}")
     listed = _runs_of(known[study])
     kept = frame[frame["run_id"].isin(listed)].reset_index(drop=True)

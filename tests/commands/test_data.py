@@ -62,7 +62,6 @@ def spoil(texts, name):
         ("broken.jsonl", (), "broken.jsonl: line 7 is not a JSON object"),
         ("broken.jsonl", ("data.skip_bad=true", "data.text_column=txt"), "did you mean 'text'? there are text, id"),
         ("tokens.bin", ("data=tokens", "data.vocab_size=256"), "token 300 at position 1 is beyond data.vocab_size=256"),
-        ("short.txt", (), "no document falls on the"),
         ("short.txt", ("data=clean-text",), "no document is left of 1 (1 by length)"),
         ("short.txt", ("data.tokenizer=bpe", "data.vocab_size=100"), "data.vocab_size must be at least 256"),
         ("short.txt", ("data.tokenizer=no.json",), "data.tokenizer: no.json is not a file"),
@@ -80,6 +79,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(typed, texts, tmp_path, name, 
     assert err.count("\n") == 1
     corpora = tmp_path / "here" / "corpora"
     assert not corpora.exists() or not list(corpora.iterdir())
+
+
+def test_a_text_too_short_for_one_window_is_one_line(typed, texts):
+    code, out, err = prepare(typed, spoil(texts, "short.txt"), data="text")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "its train side has 16 tokens, fewer than one window of data.context_length=64 + 1; add text" in err
 
 
 def test_bad_lines_and_files_are_skipped_and_counted_where_that_is_asked_for(typed, texts):

@@ -72,6 +72,7 @@ def test_plan_tells_runs_of_different_rates_apart():
     (config,) = compose_all(["experiment=lr_transfer"])
     study = {"study": "s", "cells": [], "dropped": [], "warnings": [], "trunks": 0, "flops": 0, "tokens_trained": 1}
     study |= {"tokens_by_cell": 1, "sharing": 1, "done": 0, "minutes": {}, "packs": [], "device": "cpu"}
+    study |= {"cost": {"devices": 1, "device_hours": 1.0, "dollars": None, "joules": None}}
     cells = expand(config, FakeCorpus()).cells
     study["cells"] = [_cell(cell, cell.horizon_tokens / 10_000_000, "planned", REFERENCE) for cell in cells]
     rows = [line.split() for line in plan_text({"studies": [study], "speed": ""}).splitlines() if " w128 " in line]

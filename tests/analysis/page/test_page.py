@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.optimize import brentq
 
 import isoflop.analysis.page.page as page_module
 from isoflop.analysis.evidence import Evidence, UnsupportedError
@@ -63,8 +64,10 @@ def test_a_given_size_is_best_at_the_compute_of_its_row(evidence):
     row = frame[frame["given"] == "n_params"].iloc[60]
 
     def compute(law):
-        a, cost = law.exponents(evidence.fit.cost)["a"], evidence.fit.cost
-        return (row["n_params"] / law.optimal(1e12, cost).N) ** (1 / a) * 1e12
+        def off(log_c):
+            return float(np.log(law.optimal(np.exp(log_c), evidence.fit.cost).N / row["n_params"]))
+
+        return np.exp(brentq(off, np.log(1e8), np.log(1e20), xtol=1e-13, rtol=1e-13))
 
     interval = evidence.resamples.interval(compute)
     assert (row["flops_low"], row["flops_high"]) == pytest.approx(interval, rel=1e-9)

@@ -45,7 +45,8 @@ def write(folder, kind, written, encoding):
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     if kind == "parquet":
         column = pa.array([text.encode(encoding) for text in written], pa.binary())
-        pq.write_table(pa.table({"text": column}), folder / "a.parquet")
+        with open(folder / "a.parquet", "wb") as file:  # pyarrow opens no path that is not text
+            pq.write_table(pa.table({"text": column}), file)
         return
     if kind == "csv":
         table = io.StringIO()

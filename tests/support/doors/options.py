@@ -197,7 +197,11 @@ def _write_store(root: Path) -> str:
     rows = runs[runs["run_id"] == runs.loc[runs["n_params_total"].idxmin(), "run_id"]]
     row = rows.iloc[-1]
     store, run_id = create_store(root), str(row["run_id"])
-    write_run(store.run_file(run_id), rows.to_dict("records"), {"data": {"name": "x"}, "study": "s", "what": {}})
+    write_run(
+        store.run_file(run_id),
+        rows.to_dict("records"),
+        {"data": {"name": "x"}, "study": "s", "what": {"optim": {}, "schedule": {"name": "wsd"}}},
+    )
     shape = {key: int(row[key]) for key in ("vocab_size", "context_length", "n_layer", "d_model", "n_head", "d_ff")}
     model = initialize(build_model(ModelConfig(family="transformer", **shape)), 0)
     save_weights(model, weights_file(store, run_id), {"run_id": run_id, "tokenizer_id": str(row["tokenizer_id"])})

@@ -69,7 +69,7 @@ def _table(name: str) -> Read:
 
 
 def _imported(name: str) -> Read:
-    options = ImportOptions(n_params={"": 1e8}, batch_tokens={"": 1e5})
+    options = ImportOptions(n_params={"": 1e8}, batch_tokens={"": 1e5}, tokens={"": 1e9})
     return lambda folder: import_source(folder / name, "auto", options, {})
 
 

@@ -21,7 +21,7 @@ from isoflop.models.config import ModelConfig
 from tests.support.training.cells import DATA, make
 
 STEPS = 50
-KILL_AT = 128
+KILL_AT = 129  # a step is reported before it is saved
 MODEL = ModelConfig("transformer", 16, 16, 2, 8, 2)
 
 
