@@ -43,6 +43,7 @@ figures: $(STAMP)  ## the README's figure and answers, from the committed result
 docs: $(STAMP)  ## the documentation as site/index.html: every command on a page is run, nothing is downloaded
 	$(BIN)/python docs/build.py
 	$(BIN)/zensical build --strict -f mkdocs.yml
+
 STORES := build/results
 TABLES := experiments/results
 

@@ -12,11 +12,11 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
+from isoflop.json_plain import plain
 from isoflop.scaling.imports.panels import laid_out, panel
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
 from isoflop.scaling.table.columns import (
     OPTIONAL,
-    SHORT,
     VALIDATION,
     Resolved,
     TableError,
@@ -25,13 +25,11 @@ from isoflop.scaling.table.columns import (
     refuse_words,
     resolve,
     row_names,
-    short_of_plan,
-    unfinished,
 )
 from isoflop.scaling.table.curves import OTHER_NAMES, blocks, evenly, run_column
 from isoflop.scaling.table.files import LABELS, SUFFIXES, is_table_file, read_file
-from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.meaning import QUANTITIES, meaning, words
+from isoflop.scaling.table.unfinished import SHORT, short_of_plan, unfinished
 
 # Names of what is no quantity of a law, lower case, in the order of preference where several are there.
 NAMES: dict[str, tuple[str, ...]] = {

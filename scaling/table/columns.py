@@ -1,4 +1,4 @@
-"""The columns of a table as quantities: which column holds which, its values as numbers, and which runs finished.
+"""The columns of a table as quantities: which column holds which, and its values as numbers.
 
 Every command that reads a table and every importer resolves columns by `resolve`. A column under another name, or in
 another unit, is taken only where its name has one meaning (see `meaning`), and a note says which one was taken.
@@ -7,7 +7,7 @@ another unit, is taken only where its name has one meaning (see `meaning`), and 
 import difflib
 import numbers
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -38,37 +38,12 @@ VALIDATION = re.compile(
 _LIKE = {"n_params": r"(^|_)(params?|parameters?)(_|$)", "tokens": r"(^|_)(tokens?|toks?)(_|$)",
          "flops": r"flops?(_|$)|(^|_)compute(_|$)"}  # fmt: skip
 _PARTS = {"batch", "unique", "warmup", "per", "vocab", "vocabulary", "se", "std", "embeddings"}  # of no quantity
-_STATE = ("state", "run_state", "status", "run_status", "job_state", "job_status", "final_state")
-_FINISHED = ("finished", "done", "completed", "complete", "success", "succeeded", "ok")
-# Columns of yes and no: which of them a run that ended as planned has.
-_YES_IF_FINISHED = ("finished", "is_finished", "has_finished", "completed", "is_completed", "complete", "is_complete",
-                    "done", "is_done", "success", "succeeded", "successful")  # fmt: skip
-_NO_IF_FINISHED = ("crashed", "is_crashed", "failed", "is_failed", "killed", "preempted", "diverged", "is_diverged",
-                   "oom", "timed_out", "running", "is_running")  # fmt: skip
-_CODES = ("exit_code", "return_code", "returncode", "exit_status")  # 0 of a run that ended as planned
-_PROGRESS = ("run_progress", "progress", "percent_complete", "pct_complete", "fraction_complete", "completion")
-_YES, _NO = ("true", "yes", "y", "1", "1.0"), ("false", "no", "n", "0", "0.0")
-_UNFINISHED = (
-    "not_finished", "not_done", "incomplete", "in_progress", "stalled", "training", "active", "started", "not_started",
-    "submitted", "scheduled", "paused", "suspended", "requeued", "evicted", "terminated", "expired", "hung", "lost",
-    "crashed", "failed", "failure", "killed", "running", "preempted", "preempting", "pending", "queued", "cancelled",
-    "canceled", "timeout", "timed_out", "out_of_memory", "oom", "aborted", "interrupted", "error", "errored", "stopped",
-    "node_fail", "unfinished", "diverged",
-)  # fmt: skip
-_PLANS = {
-    "tokens": ("horizon_tokens", "planned_tokens", "target_tokens", "max_tokens", "tokens_planned", "tokens_target"),
-    "step": ("max_steps", "max_iters", "planned_steps", "total_steps", "steps_total", "steps_planned", "target_steps"),
-}  # fmt: skip
 _STEP_COUNTS = ("steps", "n_steps", "num_steps", "train_steps", "training_steps", "iterations", "n_iterations")
 _BATCHES = ("batch_tokens", "tokens_per_step", "tokens_per_iter", "tokens_per_batch", "batch_size_in_tokens",
             "batch_size_tokens")  # fmt: skip
 _SCALED = re.compile(r"\d\s*([kmbgt]|[mbt]n|thousand|million|billion|trillion)(?![a-z])", re.IGNORECASE)
 FAR = 1.5  # decades
 LEAST_SIZE = 1e4  # parameters or tokens of a run
-_STEPS = ("step", "global_step", "iter", "iteration", "steps", "steps_done", "steps_completed", "completed_steps",
-          "current_step", "last_step")  # fmt: skip
-FEWEST_LETTERS = 4  # of a word that is cut short
-SHORT = 0.9  # of its plan: a run that ended before is not at the end of its schedule
 
 
 class TableError(ValueError):
@@ -118,7 +93,7 @@ def resolve(
     for name in _NUMERIC:
         if name in mapping:
             continue
-        candidates = _candidates(frame, name) if name in QUANTITIES else [name] * (name in frame)
+        candidates = columns_for(frame, name) if name in QUANTITIES else [name] * (name in frame)
         if len(candidates) > 1:
             several.append(name)
             problems.append(
@@ -222,7 +197,7 @@ def _converted(
     return Resolved(frame.assign(**made), frame, wrong, found, meanings)
 
 
-def _candidates(frame: pd.DataFrame, quantity: str) -> list[str]:
+def columns_for(frame: pd.DataFrame, quantity: str) -> list[str]:
     """The columns that may be a quantity: the one of that name, else those with an alias of it that differ.
 
     Of losses, one in nats per token goes before the same loss as a perplexity or in bits; a loss beside a held-out
@@ -369,113 +344,6 @@ def _float(value: numbers.Real | Decimal) -> float:
 def is_numbers(column: pd.Series) -> bool:
     """Whether a column holds numbers alone."""
     return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
-
-
-def unfinished(frame: pd.DataFrame) -> tuple[str, pd.Series] | None:
-    """The column that says how runs ended, and the rows (bool) whose run did not finish; None without such a column.
-
-    A column of that name counts only where it holds words that are known.
-    """
-    for name in frame:
-        if not isinstance(name, str) or isinstance(frame[name], pd.DataFrame):
-            continue
-        if words(name) in _STATE and not is_numbers(frame[name]):
-            said = {value: words(value) if isinstance(value, str) else "" for value in frame[name].unique()}
-            out = {value: _is_state(text, _UNFINISHED) for value, text in said.items()}
-            if any(out.values()) or any(_is_state(text, _FINISHED) for text in said.values()):
-                return name, frame[name].map(out).fillna(False).astype(bool)
-        if (over := _stopped(frame[name], words(name))) is not None:
-            return name, over
-    return None
-
-
-def _is_state(text: str, states: Sequence[str]) -> bool:
-    """Whether a text says one of the states: as it is, with more words behind, or cut short with a plus (SLURM)."""
-    first = re.split(r"[^a-z_]", text, maxsplit=1)[0].strip("_")
-    cut = text.endswith("+") and len(first) > FEWEST_LETTERS
-    return any(first == state or first.startswith(f"{state}_") or (cut and state.startswith(first)) for state in states)
-
-
-def _stopped(column: pd.Series, name: str) -> pd.Series | None:
-    """The rows (bool) whose run did not end as planned by a column of yes and no or of exit codes; None for another."""
-    if name in _CODES and is_numbers(column):
-        return column.fillna(0) != 0
-    if name not in (*_YES_IF_FINISHED, *_NO_IF_FINISHED):
-        return None
-    said = column.map(lambda value: str(value).strip().lower(), na_action="ignore")
-    if not said.dropna().isin((*_YES, *_NO)).all() or said.isna().all():
-        return None
-    return said.isin(_NO if name in _YES_IF_FINISHED else _YES)
-
-
-def short_of_plan(frame: pd.DataFrame, run: str | None = None) -> tuple[str, pd.Series] | None:
-    """The column of the tokens or steps planned, and the rows (bool) whose run ended far below it; None without one.
-
-    `run` is the column of runs: with several rows of one, its last counts.
-    """
-    for quantity, plans in _PLANS.items():
-        plan = next((name for name in frame if isinstance(name, str) and words(name) in plans), None)
-        if quantity == "tokens":
-            reached = next(iter(_candidates(frame, "tokens")), None)
-        else:
-            reached = next((name for name in frame if isinstance(name, str) and words(name) in _STEPS), None)
-        if plan is None or reached is None or isinstance(frame[plan], pd.DataFrame):
-            continue
-        seen = values(frame, reached, "tokens") if quantity == "tokens" else parse(frame[reached])[0]
-        if run is not None:
-            seen = seen.groupby(frame[run]).transform("max")
-        return plan, (seen < SHORT * parse(frame[plan])[0]).fillna(False)
-    name = next((c for c in frame if isinstance(c, str) and words(c) in _PROGRESS and is_numbers(frame[c])), None)
-    if name is None or frame[name].isna().all() or frame[name].min() < 0:
-        return None
-    whole = 1 if frame[name].max() <= 1 else 100
-    if not whole / 2 <= frame[name].max() <= whole:  # counted in something else
-        return None
-    seen = frame[name] if run is None else frame[name].groupby(frame[run]).transform("max")
-    return name, seen < SHORT * whole
-
-
-def leave_out_unfinished(frame: pd.DataFrame, notes: list[str], *, source: str) -> pd.DataFrame:
-    """The rows without those of runs that did not finish; notes count them. Raises TableError where none is left."""
-    frame = _without_short(frame, notes, source=source)
-    found = unfinished(frame)
-    if found is None:
-        return frame
-    column, out = found
-    _say_unknown(frame[column][~out], notes)
-    if not out.any():
-        return frame
-    counts = frame.loc[out, column].astype(str).str.lower().value_counts()
-    listed = ", ".join(f"{count} {state}" for state, count in counts.items())
-    if out.all():
-        raise TableError(f"{source}: no run finished (column {column}: {listed})")
-    notes.append(
-        f"{out.sum()} of {len(frame)} rows are left out, their runs did not finish (column {column}: {listed})"
-    )
-    return frame[~out].copy()
-
-
-def _say_unknown(states: pd.Series, notes: list[str]) -> None:
-    """Note words of a column of states that say neither of both: their runs count as finished."""
-    if is_numbers(states) or words(str(states.name)) not in _STATE:
-        return
-    counts = states.dropna().astype(str).value_counts()
-    unknown = {text: n for text, n in counts.items() if not _is_state(words(text), _FINISHED)}
-    if unknown:
-        listed = ", ".join(f"{n} {text}" for text, n in list(unknown.items())[:4])
-        notes.append(f"column {states.name} also says {listed}: taken as finished")
-
-
-def _without_short(frame: pd.DataFrame, notes: list[str], *, source: str) -> pd.DataFrame:
-    found = short_of_plan(frame, "run_id" if "run_id" in frame else None)
-    if found is None or not found[1].any():
-        return frame
-    plan, out = found
-    if out.all():
-        raise TableError(f"{source}: every run ended below {SHORT:.0%} of its plan (column {plan})")
-    said = f"their runs ended below {SHORT:.0%} of their plan (column {plan})"
-    notes.append(f"{out.sum()} of {len(frame)} rows are left out, {said}")
-    return frame[~out].copy()
 
 
 # Parameters of a part of a model, which are not its size.

@@ -15,7 +15,6 @@ from isoflop.scaling.table.columns import (
     TableError,
     hint,
     is_numbers,
-    leave_out_unfinished,
     like,
     near_match,
     refuse_words,
@@ -26,6 +25,7 @@ from isoflop.scaling.table.curves import curves
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN, QUANTITIES, VAGUE
 from isoflop.scaling.table.read import check_values, require
 from isoflop.scaling.table.runs import PARAM_GROUPS, final_rows
+from isoflop.scaling.table.unfinished import leave_out_unfinished
 
 PARAMS = {
     "matrices": "weights of matrix products: attention, recurrent, MLP and unembedding, without the input embedding",

@@ -1,21 +1,285 @@
-"""Text in every encoding, under every choice of `data` that reads files: the tokens decode to it, or it is refused."""
+"""Text of any encoding, under any suffix: tokens decode to the text, or a message names file and place."""
 
+import bz2
 import csv
 import gzip
 import io
 import json
 import os
+import re
+import tempfile
+from itertools import pairwise
+from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from isoflop.experiments.config import DataSpec
+from isoflop.experiments.config import DataSpec, HubSpec
 from isoflop.experiments.data import CorpusError
 from isoflop.experiments.data.corpus import prepare
+from isoflop.experiments.data.sources import matching_files
 from isoflop.experiments.data.tokenizer import Bytes, Library
 from tests.support.root import ROOT
+
+ENCODINGS = [
+    "utf-8",
+    "utf-8-sig",
+    "utf-16",
+    "utf-16-le",
+    "utf-16-be",
+    "utf-32",
+    "cp1251",
+    "cp1252",
+    "latin-1",
+    "shift_jis",
+]
+LETTERS = "abc \u00e9\u00fc\u0416\u0437\u3042\u30bd\u8868\U0001f642"  # a trail byte of SO in Shift-JIS is a backslash
+QUICK = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def texts_of(encoding):
+    """Texts that the encoding has, of lines that end as they like."""
+    letters = [c for c in LETTERS if c.encode(encoding, errors="ignore")] if encoding[:3] != "utf" else list(LETTERS)
+    line = st.text(st.sampled_from(letters), min_size=1, max_size=30)
+    return st.lists(st.tuples(line, st.sampled_from(["\n", "\r\n", "\r"])), min_size=1, max_size=12).map(
+        lambda lines: "".join(text + end for text, end in lines)
+    )
+
+
+def corpus_of(folder, files, **data):
+    (folder / "in").mkdir()
+    for name, content in files.items():
+        (folder / "in" / name).write_bytes(content)
+    spec = DataSpec(
+        name="t",
+        source="files",
+        files=[f"{folder}/in/*"],
+        context_length=1,
+        held_out_fraction=0.5,
+        eval_tokens=2,
+        **data,
+    )
+    return prepare(spec, folder / "corpora")
+
+
+def decoded(corpus) -> str:
+    """The text of both sides of a corpus of bytes."""
+    return "".join(side.astype(np.uint8).tobytes().decode() for side in (corpus.train, corpus.held_out))
+
+
+def two(content, suffix=".txt"):
+    """The content under a name on each side of the split, told apart by a last letter."""
+    return {
+        f"a{suffix}": content("A"),
+        f"bb{suffix}": content("B"),
+        f"c{suffix}": content("C"),
+        f"d{suffix}": content("D"),
+    }
+
+
+@given(data=st.data())
+@QUICK
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_text_is_decoded_as_it_was_written(encoding, data):
+    text = data.draw(texts_of(encoding))
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = corpus_of(Path(folder), two(lambda end: (text + end).encode(encoding)), encoding=encoding)
+        assert sorted(decoded(corpus)) == sorted("".join(text + end for end in "ABCD"))
+        assert corpus.held_out_tokens in {len((text + "A").encode()) * n for n in (1, 2, 3)}
+
+
+@given(data=st.data())
+@QUICK
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_is_read_by_itself(encoding, data):
+    text = data.draw(texts_of(encoding))
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = corpus_of(Path(folder), two(lambda end: (text + end).encode(encoding)))
+        assert sorted(decoded(corpus)) == sorted("".join(text + end for end in "ABCD"))
+
+
+@given(data=st.data())
+@QUICK
+@pytest.mark.parametrize("clean", [[], ["unicode", "control"]], ids=["raw", "cleaned"])
+@pytest.mark.parametrize("encoding", ["cp1251", "latin-1", "shift_jis", "utf-16-le"])
+def test_what_is_not_utf_8_is_refused_at_its_byte(encoding, clean, data):
+    text = data.draw(texts_of(encoding))
+    content = text.encode(encoding)
+    try:
+        content.decode()
+        expected = None
+    except UnicodeDecodeError as error:
+        expected = error.start
+    with tempfile.TemporaryDirectory() as folder:
+        files = {**two(lambda end: f"good {end}\n".encode() * 9), "other.txt": content}
+        if b"\0" in content:
+            with pytest.raises(CorpusError, match=r"other\.txt is binary"):
+                corpus_of(Path(folder), files, clean=clean)
+        elif expected is None:
+            corpus_of(Path(folder), files, clean=clean)
+        else:
+            with pytest.raises(CorpusError, match=rf"other\.txt: byte {expected} .* is not utf-8; .*data\.encoding="):
+                corpus_of(Path(folder), files, clean=clean)
+
+
+def test_files_of_another_encoding_are_skipped_and_counted(tmp_path):
+    files = {**two(lambda end: f"good {end}\n".encode() * 9), "other.txt": "na\u00efve".encode("latin-1")}
+    corpus = corpus_of(tmp_path, files, skip_bad=True)
+    assert corpus.manifest["skipped"] == {"text that is not utf-8": 1}
+    assert "ve" not in decoded(corpus)
+
+
+def as_table(delimiter, texts):
+    out = io.StringIO(newline="")
+    csv.writer(out, delimiter=delimiter).writerows([["id", "text"], *enumerate(texts)])
+    return out.getvalue()
+
+
+FORMATS = {
+    ".jsonl": lambda texts: "".join(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in texts),
+    ".ndjson": lambda texts: "".join(json.dumps({"text": t}, ensure_ascii=False) + "\r\n" for t in texts),
+    ".json": lambda texts: json.dumps([{"text": t} for t in texts], ensure_ascii=False, indent=1),
+    ".JSON": lambda texts: "".join(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in texts),
+    ".csv": lambda texts: as_table(",", texts),
+    ".TSV": lambda texts: as_table("\t", texts),
+}
+
+
+@pytest.mark.slow
+@given(data=st.data())
+@QUICK
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "cp1251", "shift_jis"])
+def test_records_are_read_by_suffix_in_any_case(encoding, suffix, data):
+    texts = [data.draw(texts_of(encoding)) + end for end in "ABCDEFGH"]
+    with tempfile.TemporaryDirectory() as folder:
+        content = FORMATS[suffix](texts).encode(encoding)
+        corpus = corpus_of(Path(folder), {f"x{suffix}": content}, encoding=encoding)
+        assert corpus.manifest["read"]["documents"] == 8
+        assert sorted(decoded(corpus)) == sorted("".join(texts))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress])
+@pytest.mark.parametrize("suffix", [".txt", ".JSONL", ".csv"])
+def test_compressed_files_are_read(tmp_path, pack, suffix):
+    texts = [f"na\u00efve {i}\n" for i in range(8)]
+    content = FORMATS.get(suffix.lower(), "".join)(texts).encode()
+    ending = {gzip.compress: ".gz", bz2.compress: ".BZ2"}[pack]
+    files = {f"{name}{suffix}{ending}": pack(content.replace(b"na", name.encode())) for name in "abcdefghijkl"}
+    assert decoded(corpus_of(tmp_path, files)).count("\u00ef") == 96
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.json", b"3", r"x\.json: record 1 is not a JSON object"),
+        ("x.json", b'{"text": "a"', r"x\.json is not JSON"),
+        ("x.json", b"[" * 10**5, r"x\.json is not JSON"),
+        ("x.json", b'{"body": "a"}', r"x\.json: record 1: no column data\.text_column='text'; there are body"),
+        ("x.jsonl", b'{"a":' * 10**5, r"x\.jsonl: line 1 is not a JSON object"),
+        ("x.jsonl", b'{"text": "\\ud800"}', r"x\.jsonl: line 1: half a surrogate pair, '\\ud800', at character 0"),
+        ("x.jsonl", b'{"text": "a"}\n{"text": "\xef"}', r"x\.jsonl: byte 24 \(ef\) is not utf-8"),
+        ("x.csv", b'text\n"a', r"x\.csv: line 2 is not a row"),
+        ("x.csv", b"body\na\n", r"x\.csv: row 1: no column data\.text_column='text'"),
+        ("x.txt.gz", gzip.compress(b"PK\0", mtime=0), r"x\.txt\.gz is binary"),
+        ("x.txt.gz", gzip.compress(b"abc" * 99, mtime=0)[:-9], r"x\.txt\.gz"),
+    ],
+)
+def test_what_is_no_record_is_named(tmp_path, name, content, message):
+    with pytest.raises(CorpusError, match=message):
+        corpus_of(tmp_path, {name: content})
+
+
+def test_a_line_of_another_encoding_is_one_bad_line(tmp_path):
+    lines = [json.dumps({"text": f"text {i}"}).encode() for i in range(8)]
+    content = b"\n".join([*lines[:4], b'{"text": "\xef"}', *lines[4:]])
+    corpus = corpus_of(tmp_path, {"x.jsonl": content}, skip_bad=True)
+    assert (corpus.manifest["read"]["documents"], corpus.manifest["skipped"]) == (8, {"text that is not utf-8": 1})
+
+
+def test_an_encoding_that_is_none_is_refused(tmp_path):
+    for encoding in ("latin-one", "base64", "a\0b"):
+        with pytest.raises(CorpusError, match=r"data\.encoding: .* one of Python's"):
+            prepare(DataSpec(source="files", files=["*"], encoding=encoding), tmp_path)
+
+
+@pytest.mark.slow
+def test_long_lines_are_cut_between_characters(tmp_path):
+    pytest.importorskip("tokenizers", reason="needs the extra `data`")
+    from isoflop.experiments.data.tokenizer import Library
+
+    text = "".join(np.random.default_rng(0).choice(["\u3042", "\u00e9", "a"], 200_000))
+    files = {"x.txt": text.encode()}
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    assert sorted(decoded(corpus_of(tmp_path / "a", files))) == sorted(text)
+    corpus = corpus_of(tmp_path / "b", files, tokenizer="bpe", vocab_size=260)
+    tokenizer = Library((corpus.folder / "tokenizer.json").read_text(encoding="utf-8"))
+    found = tokenizer.decode(corpus.train.tolist()) + tokenizer.decode(corpus.held_out.tolist())
+    assert sorted(found) == sorted(text)
+
+
+def test_no_count_is_negative_and_they_add_up(tmp_path):
+    files = two(lambda end: f"<p>&nGt;</p> \u0958 {end}\n".encode() * 20)
+    corpus = corpus_of(tmp_path, files, clean=["unicode", "markup"])
+    stages = corpus.manifest["stages"]
+    assert all(value >= 0 for stage in stages for name, value in stage.items() if name != "stage")
+    for stage, after in pairwise(stages):
+        assert after["bytes_in"] == stage["bytes_in"] - stage["bytes_removed"] + stage["bytes_added"]
+    assert stages[0]["bytes_added"] > 0
+
+
+def test_a_token_beyond_the_vocabulary_is_refused_and_never_wraps(tmp_path):
+    pytest.importorskip("tokenizers", reason="needs the extra `data`")
+    tokenizer = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None}
+    tokenizer |= {"pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": None, "decoder": None}
+    tokenizer["model"] = {"type": "WordLevel", "vocab": {"a": 0, "b": 70_000}, "unk_token": "a"}
+    (tmp_path / "gaps.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(CorpusError, match="tokens from 0 to 70000 in a vocabulary of 2"):
+        corpus_of(tmp_path, two(lambda end: f"a b {end}".encode()), tokenizer=str(tmp_path / "gaps.json"))
+
+
+def test_patterns_name_files_and_folders_are_explained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a[1].txt", "sub/b.txt", "sub/deep/c.txt", ".hidden/d.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    os.mkfifo("pipe")
+    os.symlink(tmp_path, "sub/round")
+    os.symlink(tmp_path / "sub", "sub/deep/again")
+    os.symlink("itself", "itself")
+
+    def names(*patterns):
+        return [name for name, _ in matching_files(list(patterns))]
+
+    assert names("a[1].txt") == ["a[1].txt"]
+    assert names("**/*.txt") == names(f"{tmp_path}/**/*.txt") == ["a[1].txt", "sub/b.txt", "sub/deep/c.txt"]
+    assert names("sub/**/[bc].txt") == ["b.txt", "deep/c.txt"]
+    with pytest.raises(CorpusError, match=rf"matches the folder sub but no file; .* write {re.escape('sub/**/*')}"):
+        matching_files(["sub"])
+    for name in ("pipe", "itself"):
+        with pytest.raises(CorpusError, match=f"matches {name}, which is no regular file"):
+            matching_files([name])
+    with pytest.raises(CorpusError, match=r"'no\*' matches no file"):
+        matching_files(["no*"])
+
+
+def test_a_local_data_set_that_is_not_utf_8_is_named(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets", reason="needs the extra `data`")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.txt").write_bytes("\u0416\u0437\n".encode("cp1251") * 50)
+    spec = DataSpec(name="h", source="huggingface", hub=HubSpec(name=str(tmp_path / "set")), context_length=8)
+    with pytest.raises(CorpusError, match=r"is not UTF-8 .*data\.encoding|cannot open"):
+        prepare(spec, tmp_path / "c")
+
+
+# Every choice of `data` that reads files.
 
 WORDS = {
     "cp1251": "\u0421\u044a\u0435\u0448\u044c \u0435\u0449\u0451 \u044d\u0442\u0438\u0445 {}",
@@ -59,16 +323,16 @@ def write(folder, kind, written, encoding):
 
 
 def data_of(choice, folder, encoding):
-    settings = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "data" / f"{choice}.yaml"))
-    settings |= {"files": [f"{folder}/*"], "encoding": encoding, "held_out_fraction": 0.3, "context_length": 8}
+    chosen = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "data" / f"{choice}.yaml"))
+    chosen |= {"files": [f"{folder}/*"], "encoding": encoding, "held_out_fraction": 0.3, "context_length": 8}
     if choice == "bpe":
-        settings["vocab_size"] = 270
-    if "clean" in settings:  # what drops documents is not in question here
-        settings["clean"] = [stage for stage in settings["clean"] if stage in ("unicode", "control")]
-    return DataSpec(**settings)
+        chosen["vocab_size"] = 270
+    if "clean" in chosen:  # what drops documents is not in question here
+        chosen["clean"] = [stage for stage in chosen["clean"] if stage in ("unicode", "control")]
+    return DataSpec(**chosen)
 
 
-def decoded(corpus):
+def decoded_by_its_tokenizer(corpus):
     file = corpus.folder / "tokenizer.json"
     tokenizer = Library(file.read_text(encoding="utf-8")) if corpus.tokenizer_id.startswith("tokenizer-") else Bytes()
     return "".join(tokenizer.decode(side.tolist()) for side in (corpus.train, corpus.held_out))
@@ -91,7 +355,7 @@ def test_tokens_decode_to_the_text(tmp_path, choice, encoding):
             folder = tmp_path / f"{kind}-{len(newline)}"
             folder.mkdir()
             write(folder, kind, written, encoding)
-            text = decoded(prepare(data_of(choice, folder, encoding), tmp_path / "corpora"))
+            text = decoded_by_its_tokenizer(prepare(data_of(choice, folder, encoding), tmp_path / "corpora"))
             assert sorted(text.splitlines(keepends=True)) == sorted("".join(shown).splitlines(keepends=True)), kind
 
 
@@ -116,5 +380,5 @@ def test_files_whose_names_are_no_text_are_read(tmp_path, kind):
     write(folder, kind, written, "utf-8")
     for path in list(folder.iterdir()):
         path.rename(folder / os.fsdecode(b"caf\xe9-" + path.name.encode()))
-    text = decoded(prepare(data_of("text", folder, "utf-8"), tmp_path / "corpora"))
+    text = decoded_by_its_tokenizer(prepare(data_of("text", folder, "utf-8"), tmp_path / "corpora"))
     assert sorted(text.splitlines()) == sorted("".join(written).splitlines())

@@ -1,6 +1,6 @@
 """Every command and override that CONTRIBUTING, the pages of docs and the help print is one: its options and keys.
 
-What a page prints in a block is run: README's by tests/test_readme.py, the blocks `sh` of docs page by page by
+What a page prints in a block is run: README's by tests/docs/test_readme.py, the blocks `sh` of docs page by page by
 tests/docs/test_build.py. What is shown and not run (a cluster, a card, a hub, an account; `docs/build.py --list`), and
 what stands in a sentence, is read here by the parser of the command, and its study is composed. docs/log.md tells the
 past. ELSEWHERE names what neither does.
