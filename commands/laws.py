@@ -215,7 +215,7 @@ def accuracy(
     N and D give the loss, the loss gives the score, between what guessing scores and the best score.
     """
     from isoflop.scaling.prediction.two_stage import two_stage
-    from isoflop.scaling.table.task_scores import with_score
+    from isoflop.scaling.table.evaluations.task_scores import with_score
 
     if (n_params is None) != (tokens is None):
         raise ValueError("--n-params and --tokens go together: one run has both")

@@ -25,7 +25,7 @@ from isoflop.analysis.style import (
 )
 from isoflop.scaling.arms.multiplier import Multipliers
 from isoflop.scaling.table.conventions import is_runs
-from isoflop.scaling.table.evaluation import EVALUATION_FILE, read_evaluation
+from isoflop.scaling.table.evaluations.evaluation import EVALUATION_FILE, read_evaluation
 from isoflop.scaling.table.runs import final_rows
 
 COLUMNS = ("run_id", "arm", "budget", "position", "loss")

@@ -10,8 +10,8 @@ import pandas as pd
 from isoflop.experiments.finished.lm_eval import TaskRequest, check, score
 from isoflop.experiments.finished.remeasure import evaluation_of
 from isoflop.experiments.store.models import Trained
-from isoflop.scaling.table.evaluation import Paired, paired_loss
-from isoflop.scaling.table.task_scores import paired_score, read_items
+from isoflop.scaling.table.evaluations.evaluation import Paired, paired_loss
+from isoflop.scaling.table.evaluations.task_scores import paired_score, read_items
 
 _COLUMNS = ("run_id", "n_params_total", "tokens", "loss", "loss_se", "bits_per_byte", "accuracy")
 _SCORED = ("task", "metric", "value", "stderr", "items", "chance")

@@ -28,7 +28,7 @@ from isoflop.experiments.finished.remeasure import corpus_of
 from isoflop.experiments.finished.tasks import TASKS, TaskError, write_items
 from isoflop.experiments.store.models import Trained
 from isoflop.models.config import family_of
-from isoflop.scaling.table.task_scores import ITEMS, SCORES, write_scores
+from isoflop.scaling.table.evaluations.task_scores import ITEMS, SCORES, write_scores
 
 BATCH = 64  # sequences at once
 _NUL = "\u0100"  # how byte-level tokenizers write the byte 0
@@ -61,7 +61,7 @@ def check(request: TaskRequest) -> None:
 
 
 def score(trained: Trained, request: TaskRequest, *, corpora: Path, device: str = "cpu") -> pd.DataFrame:
-    """Score a run on tasks, keep the scores in its folder, and return them: SCORES of `scaling.table.task_scores`.
+    """Score a run on tasks, keep the scores in its folder, and return them: `task_scores.SCORES`.
 
     Raises TaskError for a task that is not known or does not suit the model.
     """

@@ -12,7 +12,7 @@ from isoflop.experiments.store.models import Trained, evaluation_file
 from isoflop.experiments.store.store import StoreError
 from isoflop.experiments.training.evaluate import detail, evaluate
 from isoflop.models.step.training_step import choose
-from isoflop.scaling.table.evaluation import read_evaluation, write_evaluation
+from isoflop.scaling.table.evaluations.evaluation import read_evaluation, write_evaluation
 
 
 def corpus_of(trained: Trained, corpora: Path) -> Corpus:
@@ -35,7 +35,7 @@ def corpus_of(trained: Trained, corpora: Path) -> Corpus:
 
 
 def evaluation_of(trained: Trained, corpora: Path) -> pd.DataFrame:
-    """The rows of `scaling.table.evaluation` that a run kept; one that kept none is measured again, and keeps them."""
+    """The rows (`evaluation.NAMES`) that a run kept; one that kept none is measured again, and keeps them."""
     path = evaluation_file(trained.store, trained.run_id)
     if not path.exists():
         corpus = corpus_of(trained, corpora)

@@ -12,7 +12,7 @@ from isoflop.experiments.store.store import Store, StoreError
 from isoflop.models.generate import Sampling, generate
 from isoflop.models.language_model import LanguageModel
 from isoflop.models.weights import WEIGHTS_FILE, load_weights
-from isoflop.scaling.table.evaluation import EVALUATION_FILE
+from isoflop.scaling.table.evaluations.evaluation import EVALUATION_FILE
 from isoflop.scaling.table.runs import read_runs
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from isoflop.experiments.data.batches import Corpus, spread_starts
 from isoflop.models.step.training_step import Step
-from isoflop.scaling.table.evaluation import NAMES
+from isoflop.scaling.table.evaluations.evaluation import NAMES
 
 _TOKENS_AT_ONCE = 2048  # activations of the widest default model stay in the cache
 
@@ -38,7 +38,7 @@ def evaluate(step: Step, windows: Tensor) -> Evaluation:
 
 
 def detail(run_id: str, evaluation: Evaluation, corpus: Corpus) -> pd.DataFrame:
-    """The rows of `scaling.table.evaluation` for one run: loss by position in the window, and by document.
+    """The rows of `scaling.table.evaluations.evaluation` for one run: loss by position in the window, and by document.
 
     Kaplan et al. 2020, figure 7, has the first; the second is what two runs are paired by. A corpus that does not know
     its documents (tokens that came without) is taken window by window.

@@ -11,7 +11,7 @@ from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.training.evaluate import Evaluation, detail
 from isoflop.models.language_model import LanguageModel
 from isoflop.models.weights import load_weights, save_weights
-from isoflop.scaling.table.evaluation import write_evaluation
+from isoflop.scaling.table.evaluations.evaluation import write_evaluation
 
 
 def keep_model(cell: Cell, model: LanguageModel, evaluation: Evaluation, *, store: Store, corpus: Corpus) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from isoflop.json_plain import plain
 from isoflop.scaling.approaches.allocation import LEVEL, NoAllocationError, PowerFit, allocation
 from isoflop.scaling.approaches.envelope import Envelope, envelope, has_curves
 from isoflop.scaling.approaches.isoflop_profiles import (
@@ -27,6 +26,7 @@ from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws import with_role
 from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.table.json_plain import plain
 
 __all__ = [
     "METHODS", "Approaches", "Envelope", "IsoflopProfile", "NoAllocationError", "PowerFit", "Row", "allocation",

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 from scipy.stats import multivariate_normal
 
-from isoflop.json_plain import plain
 from isoflop.scaling.arms.joint_fit import ArmsFit, Frontier, Quantity, fit_arms
 from isoflop.scaling.arms.matched import Matched, comparison_findings, matched_ranking
 from isoflop.scaling.arms.pairs import cluster_labels
@@ -23,6 +22,7 @@ from isoflop.scaling.laws.law import Array
 from isoflop.scaling.selection.averaging import ForecastAverage, average, softmax
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.table.json_plain import plain
 
 GRID = 161
 

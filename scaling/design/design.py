@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from isoflop.json_plain import plain
 from isoflop.scaling.design.candidates import CandidateRuns
 from isoflop.scaling.design.information import Goal, Noise, Scenario, standard_deviation
 from isoflop.scaling.design.search import ExchangeSearch
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.laws.cost import Cost
 from isoflop.scaling.laws.law import Law
+from isoflop.scaling.table.json_plain import plain
 
 HOLD_OUT_SHARE = 0.18
 HOLD_OUT_FACTOR = 3.0  # compute of the hold-out over the largest run done

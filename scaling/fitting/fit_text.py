@@ -5,9 +5,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from isoflop.json_plain import plain
 from isoflop.scaling.fitting.fit import Fit, falls_text, number
 from isoflop.scaling.fitting.uncertainty import Draws, intervals
+from isoflop.scaling.table.json_plain import plain
 
 
 class _Finding(Protocol):

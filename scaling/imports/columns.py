@@ -12,7 +12,6 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from isoflop.json_plain import plain
 from isoflop.scaling.imports.panels import laid_out, panel
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
 from isoflop.scaling.table.columns import (
@@ -28,6 +27,7 @@ from isoflop.scaling.table.columns import (
 )
 from isoflop.scaling.table.curves import OTHER_NAMES, blocks, evenly, run_column
 from isoflop.scaling.table.files import LABELS, SUFFIXES, is_table_file, read_file
+from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.meaning import QUANTITIES, meaning, words
 from isoflop.scaling.table.unfinished import SHORT, short_of_plan, unfinished
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from isoflop.json_plain import plain
 from isoflop.scaling.findings.units import unit_findings
 from isoflop.scaling.fitting.fit import Fit, Huber
 from isoflop.scaling.fitting.objective import Objective
@@ -27,6 +26,7 @@ from isoflop.scaling.selection.law_weights import NoLawError, WeightedLaws, weig
 from isoflop.scaling.selection.preference import candidates
 from isoflop.scaling.selection.rolling_origins import forecast
 from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.table.json_plain import plain
 
 LEVELS = (0.5, 0.8, 0.95)
 EXACT = 1e-18  # variance of ln n_opt under a law that fits exactly

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from isoflop.json_plain import plain
 from isoflop.scaling.fitting.fit import Fit, Huber
 from isoflop.scaling.laws import law_names
 from isoflop.scaling.laws.cost import SIX_ND
@@ -21,6 +20,7 @@ from isoflop.scaling.selection.preference import candidates
 from isoflop.scaling.selection.rolling_origins import forecast
 from isoflop.scaling.table.columns import hint
 from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.table.json_plain import plain
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from isoflop.json_plain import plain
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.sensitivity import FAR, chinchilla_sensitivity
 from isoflop.scaling.findings.units import unit_findings
@@ -16,6 +15,7 @@ from isoflop.scaling.selection.likelihood_ratio import LikelihoodRatioTest, like
 from isoflop.scaling.selection.rolling_origins import Scale
 from isoflop.scaling.selection.scoreboard import Scoreboard, compare
 from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.table.json_plain import plain
 
 
 @dataclass(frozen=True)

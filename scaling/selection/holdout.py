@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from isoflop.json_plain import plain
 from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile, budget_groups, isoflop_profiles
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber, fit
 from isoflop.scaling.fitting.objective import Objective
@@ -19,6 +18,7 @@ from isoflop.scaling.fitting.uncertainty import jackknife, predict
 from isoflop.scaling.selection.preference import candidates, rank, refused_at
 from isoflop.scaling.selection.rolling_origins import HoldOutError, Origin, fit_at, rolling_origins
 from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.table.json_plain import plain
 
 BUDGET_COLUMNS = ("flops", "predicted_loss", "loss_opt", "predicted_n", "n_opt", "best_run_loss", "best_run_n")
 

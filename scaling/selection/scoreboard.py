@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from isoflop.json_plain import plain
 from isoflop.scaling.findings.finding import Case
 from isoflop.scaling.findings.fit_checks import at_bound, conditioning, converged, enough, plausible
 from isoflop.scaling.findings.residual_checks import residuals
@@ -32,6 +31,7 @@ from isoflop.scaling.selection.rolling_origins import (
     rolling_origins,
 )
 from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.table.json_plain import plain
 
 AVERAGE = "stacked"  # the name of the forecast average among the laws of a scoreboard
 CHECKS = (converged, at_bound, conditioning, enough, residuals, plausible)

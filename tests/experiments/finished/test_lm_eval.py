@@ -28,8 +28,7 @@ from isoflop.experiments.store.store import create_store
 from isoflop.experiments.sweep.launch import load
 from isoflop.experiments.sweep.train_job import train_claimed, work_of
 from isoflop.scaling.table.columns import TableError
-from isoflop.scaling.table.runs import read_runs
-from isoflop.scaling.table.task_scores import (
+from isoflop.scaling.table.evaluations.task_scores import (
     ITEMS,
     SCORES,
     paired_score,
@@ -38,6 +37,7 @@ from isoflop.scaling.table.task_scores import (
     with_score,
     write_scores,
 )
+from isoflop.scaling.table.runs import read_runs
 from tests.support.root import ROOT
 
 LINES = ["alpha beta is one\n", "gamma delta two\n", "epsilon for three\n", "zeta has four\n", "eta and five\n"]

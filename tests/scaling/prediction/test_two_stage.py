@@ -15,8 +15,8 @@ from isoflop.scaling.fitting.uncertainty import bootstrap, jackknife
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.prediction.two_stage import RAW, Chain, Sigmoid, two_stage
 from isoflop.scaling.table.columns import TableError
+from isoflop.scaling.table.evaluations.task_scores import ITEMS, SCORES, write_scores
 from isoflop.scaling.table.runs import final_rows, write_run
-from isoflop.scaling.table.task_scores import ITEMS, SCORES, write_scores
 
 LOSS = Chinchilla(E=0.9, A=33.0, B=332.0, alpha=0.45, beta=0.5)
 TASK = Sigmoid(floor=0.25, middle=1.4, steep=4.0)

@@ -18,7 +18,7 @@ from isoflop.models import build_model
 from isoflop.models.config import ModelConfig
 from isoflop.models.parametrization import initialize
 from isoflop.models.weights import save_weights
-from isoflop.scaling.table.evaluation import write_evaluation
+from isoflop.scaling.table.evaluations.evaluation import write_evaluation
 from isoflop.scaling.table.runs import read_runs, write_run
 from tests.support.fits.simulated import BESIROGLU, isoflop_table
 from tests.support.root import RESULTS

@@ -39,10 +39,10 @@ from isoflop.scaling.imports.read import import_source
 from isoflop.scaling.prediction.register import _seal, score
 from isoflop.scaling.table.bundle.manifest import CONTENT, MANIFEST_FILE, seal
 from isoflop.scaling.table.conventions import points
-from isoflop.scaling.table.evaluation import read_evaluation
+from isoflop.scaling.table.evaluations.evaluation import read_evaluation
+from isoflop.scaling.table.evaluations.task_scores import ITEMS_FILE, SCORES_FILE, read_items, read_scores
 from isoflop.scaling.table.read import read_table
 from isoflop.scaling.table.runs import final_rows, read_config, read_runs
-from isoflop.scaling.table.task_scores import ITEMS_FILE, SCORES_FILE, read_items, read_scores
 from tests.support.doors.sound import RUN, TRUNK, WORK_KEY, alone, hub_data, sharded_state, text_data
 
 Read = Callable[[Path], object]

@@ -31,9 +31,9 @@ from isoflop.models.step import native
 from isoflop.models.weights import save_weights
 from isoflop.scaling.prediction.forecast import Target, forecast_loss
 from isoflop.scaling.prediction.register import register
-from isoflop.scaling.table.evaluation import NAMES, write_evaluation
+from isoflop.scaling.table.evaluations.evaluation import NAMES, write_evaluation
+from isoflop.scaling.table.evaluations.task_scores import ITEMS, SCORES, write_scores
 from isoflop.scaling.table.runs import read_runs, write_run, write_table
-from isoflop.scaling.table.task_scores import ITEMS, SCORES, write_scores
 from tests.support.fits.simulated import BESIROGLU, isoflop_table
 from tests.support.root import RESULTS
 from tests.support.tables.shared import write_shared

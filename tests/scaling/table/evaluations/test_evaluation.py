@@ -23,7 +23,7 @@ from isoflop.models import build_model
 from isoflop.models.config import ModelConfig
 from isoflop.models.parametrization import initialize
 from isoflop.models.step.training_step import choose
-from isoflop.scaling.table.evaluation import NAMES, paired, paired_loss, read_evaluation
+from isoflop.scaling.table.evaluations.evaluation import NAMES, paired, paired_loss, read_evaluation
 from isoflop.scaling.table.runs import RunTableError
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 
-from isoflop.json_plain import plain
+from isoflop.scaling.table.json_plain import plain
 
 
 def test_values_are_pythons_own():

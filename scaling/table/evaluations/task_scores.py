@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from isoflop.scaling.table.columns import TableError, hint
-from isoflop.scaling.table.evaluation import Paired, paired
+from isoflop.scaling.table.evaluations.evaluation import Paired, paired
 from isoflop.scaling.table.runs import Column, read_parquet, write_parquet
 
 SCORES_FILE, ITEMS_FILE = "downstream.parquet", "downstream_items.parquet"
