@@ -41,7 +41,9 @@ class _Stage(TypedDict):
     bytes_added: NotRequired[int]
 
 
-class _Read(TypedDict):
+class Read(TypedDict):
+    """How much text was read."""
+
     documents: int
     bytes: int
 
@@ -57,7 +59,7 @@ class Manifest(TypedDict):
     train: Side
     held_out: Side
     bytes_per_token: float | None
-    read: NotRequired[_Read]
+    read: NotRequired[Read]
     skipped: NotRequired[dict[str, int]]
     stages: NotRequired[list[_Stage]]
 

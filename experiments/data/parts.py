@@ -30,6 +30,7 @@ import numpy as np
 
 from isoflop.experiments.config import DataSpec
 from isoflop.experiments.data import near_duplicates
+from isoflop.experiments.data.batches import Read
 from isoflop.experiments.data.cleaning import Count, clean
 from isoflop.experiments.data.records import Files
 from isoflop.experiments.data.sources import TextSource
@@ -45,15 +46,10 @@ FEW = 10  # documents that the share can be held among
 log = logging.getLogger(__name__)
 
 
-class _Read(TypedDict):
-    documents: int
-    bytes: int
-
-
 class _Counted(TypedDict):
     """What the counts of a part hold."""
 
-    read: _Read
+    read: Read
     bad: dict[str, int]
     stages: list[dict[str, Any]]
     sha256: dict[str, str]

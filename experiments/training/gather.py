@@ -1,6 +1,6 @@
 """Tokens of a corpus on a CUDA device: all of them go there once, where they fit, and only window numbers follow.
 
-Which windows a step reads is decided on the host all the same (`data.corpus`).
+Which windows a step reads is decided on the host all the same (`data.batches`).
 """
 
 from collections.abc import Callable
