@@ -64,18 +64,18 @@ def plot_prediction(
     ax.set_ylim(low / (high / low) ** 0.05, high * (high / low) ** 0.22)  # room for the verdict
     label_ends(ax, ends, size=7)
     last = targets.iloc[-1]
-    note(ax, _verdict(law, last), where="upper right", color=INK)
+    note(ax, _verdict(law, last, fitted["flops"].max()), where="upper right", color=INK)
     ax.set_title("Held-out prediction")
     return ax
 
 
-def _verdict(law: str, target: pd.Series) -> str:
+def _verdict(law: str, target: pd.Series, largest: float) -> str:
     seen = np.isfinite(target["loss_opt"])
     measured = target["loss_opt"] if seen else target["best_run_loss"]
     error = target["loss_error"] if seen else target["best_run_error"]
     size = f"N* within a factor {np.exp(abs(np.log(target['n_ratio']))):.2f}" if seen else "N* not measured"
     loss = f"loss {target['predicted_loss']:.3f}, measured {measured:.3f} ({error:+.1%})"
-    return f"{law}, fitted below\n{loss}\n{size}; band {LEVEL:.0%}"
+    return f"{law} up to {flops(largest)}\n{loss}\n{size}; band {LEVEL:.0%}"
 
 
 def _budgeted(frame: pd.DataFrame) -> pd.DataFrame:
