@@ -1,12 +1,13 @@
 """Uncertainty of a fit: `Draws`, laws refitted to resampled data, and intervals of any function of a law.
 
-The default is the delete-one-cluster jackknife with Student's t on G - 1 degrees of freedom, the one method that keeps
-its nominal coverage on small, clustered and outlying data (Efron 1982). The cluster bootstrap is the cross-check.
+The default is the delete-one-cluster jackknife, the one method that keeps its nominal coverage on small, clustered and
+outlying data (Efron 1982), with Student's t on as many degrees of freedom as its variance has (Bell and McCaffrey
+2002), which are few where few clusters decide. The cluster bootstrap is the cross-check.
 Both resample clusters (training trunks, else runs, else rows), because checkpoints of one run are not independent.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -27,7 +28,8 @@ CELLS = 1_000_000  # rows x laws refitted at once
 class Draws:
     """Laws refitted to resampled clusters; `kind` decides how they become an interval.
 
-    `frame` has a row per law: parameters, exponents, objective value, converged. `by` is the column resampled.
+    `frame` has a row per law: parameters, exponents, objective value, converged. `by` is the column resampled,
+    `left_out` (n,) of a jackknife the number of the law that was refitted without each row.
     """
 
     laws: tuple[Law, ...]
@@ -36,6 +38,7 @@ class Draws:
     kind: Literal["jackknife", "bootstrap"]
     by: str
     seed: int | None = None
+    left_out: Array = field(default_factory=lambda: np.zeros(0, dtype=int))
 
     def __len__(self) -> int:
         return len(self.laws)
@@ -102,7 +105,8 @@ class Draws:
         # Log space is decided point by point: E may be 0 in some draws while every other quantity is positive.
         logs = (draws > 0).all(axis=0) & (centre > 0) & positive
         with np.errstate(divide="ignore", invalid="ignore"):
-            half = self.quantile(level) * self._spread(np.where(logs, np.log(np.where(logs, draws, 1.0)), draws))
+            values = np.where(logs, np.log(np.where(logs, draws, 1.0)), draws)
+            half = stdtrit(self.freedom_of(values), 0.5 + level / 2) * self._spread(values)
             middle = np.where(logs, np.log(np.where(logs, centre, 1.0)), centre)
         lo, hi = middle - half, middle + half
         with np.errstate(over="ignore"):
@@ -129,6 +133,49 @@ class Draws:
         """Degrees of freedom: clusters - 1, or those left by noise that sizes share (Satterthwaite 1946) if fewer."""
         clusters = len(self) if self.kind == "jackknife" else self.fit.n_clusters
         return max(min(clusters - 1.0, np.inf if self._shared is None else self._shared[2]), 1.0)
+
+    def freedom_of(self, values: Array) -> Array:
+        """Degrees of freedom of the jackknife's variance of a quantity, of its `values` (G, ...); at most `freedom`.
+
+        Of the fit made linear, with rows of equal variance: leaving out cluster g moves the quantity by c_g times its
+        residuals, and the sum of the squares of the moves is like chi-square with trace(B)^2 / trace(B^2) degrees of
+        freedom, B the covariance of the moves (Bell and McCaffrey 2002).
+        """
+        if self._leverage is None:
+            return np.full(values.shape[1:], self.freedom)
+        design, moves, label, inverse = self._leverage
+        off = np.nan_to_num(values - values.mean(axis=0)).reshape(len(values), -1)
+        parts = -(-design.shape[0] * off.shape[1] // CELLS)
+        found = [self._effective(part, design, moves, label, inverse) for part in np.array_split(off, parts, axis=1)]
+        return np.clip(np.concatenate(found), 1.0, self.freedom).reshape(values.shape[1:])
+
+    def _effective(self, off: Array, design: Array, moves: Array, label: Array, inverse: Array) -> Array:
+        """trace(B)^2 / trace(B^2) of quantities (G, k); infinite where nothing moves one."""
+        c = (self._to_slope @ off).T @ moves
+        squares, pulls = np.zeros((len(c), len(off))), np.zeros((len(c), len(off), design.shape[1]))
+        np.add.at(squares.T, label, (c * c).T)
+        np.add.at(pulls.swapaxes(0, 1), label, (c[:, :, None] * design).swapaxes(0, 1))
+        shared = np.einsum("kgp,pq,kgq->kg", pulls, inverse, pulls)
+        product = inverse @ np.einsum("kgp,kgq->kpq", pulls, pulls)
+        trace = squares.sum(axis=1) - shared.sum(axis=1)
+        square = np.einsum("kg,kg->k", squares, squares - 2 * shared) + np.einsum("kpq,kqp->k", product, product)
+        return np.where(trace > 0, trace**2 / np.where(square > 0, square, 1.0), np.inf)
+
+    @cached_property
+    def _leverage(self) -> tuple[Array, Array, Array, Array] | None:
+        """The linearised fit: its columns (n, P) on rows of equal variance, what the coordinates move by for each unit
+        of a row's residual when its cluster is left out (P, n), clusters (n,), and (X'X)^-1. None where laws of this
+        fit have no common coordinates."""
+        fit = self.fit
+        if self.kind != "jackknife" or not isinstance(self.laws[0], fit.problem.form) or fit.noise < EXACT_NOISE:
+            return None
+        design = (fit.problem.residuals(fit.theta[None])[1][0] * np.sqrt(fit.weights)).T
+        label = self.left_out
+        gram = design.T @ design
+        own = np.zeros((len(self), *gram.shape))
+        np.add.at(own, label, design[:, :, None] * design[:, None, :])
+        left = np.linalg.pinv(gram - own, rcond=1e-10, hermitian=True)
+        return design, np.einsum("npq,nq->pn", left[label], design), label, np.linalg.pinv(gram, hermitian=True)
 
     def _spread(self, values: Array) -> Array:
         if self.kind == "bootstrap":
@@ -203,7 +250,7 @@ def jackknife(fit: Fit) -> Draws:
     if groups < len(clusters):
         labels = (np.random.default_rng(0).permutation(len(clusters)) % groups)[labels]
     keep = labels[None, :] != np.arange(groups)[:, None]
-    draws = _draws(fit, fit.weights * keep, "jackknife", fit.points.cluster, None)
+    draws = replace(_draws(fit, fit.weights * keep, "jackknife", fit.points.cluster, None), left_out=labels)
     fit.__dict__["jackknife"] = draws
     return draws
 

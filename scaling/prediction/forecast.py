@@ -2,7 +2,8 @@
 
 The prediction is a forecast average: each law contributes a Student's t of ln loss with its jackknife error and the
 noise of one run, weighted by its forecasts at rolling origins (`selection.law_weights`) and widened by the discrepancy
-that those forecasts showed per unit of extrapolation.
+that those forecasts showed per unit of extrapolation, and by what the slope of ln loss differs between published ranges
+of compute: a law that bends beyond the data leaves no trace in them.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,13 +15,13 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.findings.units import unit_findings
-from isoflop.scaling.fitting.fit import Fit, Huber
+from isoflop.scaling.fitting.fit import COLUMN, Fit, Huber
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.data_constrained import EXCESS_WORTH, REPEAT_WORTH, DataConstrained, Repeats
 from isoflop.scaling.laws.law import Law
-from isoflop.scaling.laws.published import exponent_drift
+from isoflop.scaling.laws.published import exponent_drift, slope_drift
 from isoflop.scaling.selection.averaging import Forecast, ForecastAverage, average
 from isoflop.scaling.selection.law_weights import NoLawError, WeightedLaws, weigh_laws
 from isoflop.scaling.selection.preference import candidates
@@ -30,6 +31,7 @@ from isoflop.scaling.table.json_plain import plain
 
 LEVELS = (0.5, 0.8, 0.95)
 EXACT = 1e-18  # variance of ln n_opt under a law that fits exactly
+SLOPE_STEP = 1e-3  # of ln compute, for a slope of ln loss
 FAR = 10.0  # times the largest compute: beyond, the point prediction rests on the form alone
 
 
@@ -211,8 +213,11 @@ def _forecast_at(data: Points, weighted: WeightedLaws, target: Target) -> LossFo
             "sd": float(predicted.sd[0]), "lo": float(np.exp(lo[0])), "hi": float(np.exp(hi[0])),
             "n_opt": float(places[law]["n_params"].iloc[0]) if target.optimal else np.nan,
         })  # fmt: skip
-    width = weighted.discrepancy * max(np.log(reach), 0.0)
-    pooled = average([f.widened(width) for f in forecasts.values()], [weights[law] for law in fits])
+    widened = [
+        beyond_the_data(f, fits[law], places[law], data, weighted.discrepancy, _reader(target, worths))
+        for law, f in forecasts.items()
+    ]
+    pooled = average(widened, [weights[law] for law in fits])
     n_average = _best_size(fits, weights, places, target, worths, reach) if target.optimal else None
     notes += data.cost_notes(float(places[preferred]["n_params"].iloc[0]))
     notes = [*data.notes, *weighted.notes, *notes, *(f"{law} is left out: {why}" for law, why in refused.items())]
@@ -246,7 +251,7 @@ def _forecasts(
     for law, fitted in fits.items():
         try:
             places[law] = place = _place(fitted, fitted.law, target, worths)
-            forecasts[law] = forecast(fitted, place, read=partial(_read, target=target, worths=worths))
+            forecasts[law] = forecast(fitted, place, read=_reader(target, worths))
         except ValueError as error:  # no interior minimum, or no finite loss there
             refused[law] = str(error)
     return forecasts, places, refused
@@ -265,11 +270,40 @@ def _repeats(fits: dict[str, Fit], target: Target) -> tuple[tuple[float, float],
     return (REPEAT_WORTH, EXCESS_WORTH), [note]
 
 
+def _reader(target: Target, worths: tuple[float, float]) -> Callable[[Law], Callable[..., Any]]:
+    return partial(_read, target=target, worths=worths)
+
+
 def _read(law: Law, target: Target, worths: tuple[float, float]) -> Callable[..., Any]:
     """A law as it reads the target: one of N and D alone counts repeats at what they are worth."""
     if target.unique_tokens is None or "U" in law.inputs:
         return law
     return Repeats(law, target.unique_tokens, *worths)
+
+
+def beyond_the_data(
+    forecast: Forecast,
+    fitted: Fit,
+    frame: pd.DataFrame,
+    data: Points,
+    discrepancy: float,
+    read: Callable[[Law], Callable[..., Any]] = lambda law: law,
+) -> Forecast:
+    """A law's forecast of the runs of a frame, with what extrapolation adds per ln of compute beyond the largest.
+
+    That is the discrepancy of past forecasts, and the drift of published slopes times the law's own slope there: how
+    steeply ln loss falls with ln compute, tokens per parameter and epochs unchanged.
+    """
+    far = np.maximum(np.log(frame["flops"].to_numpy(float) / data.frame["flops"].max()), 0.0)
+    half = 0.5 * SLOPE_STEP
+    high, low = (
+        np.log(np.asarray(read(fitted.law)(*[
+            frame[COLUMN[k]].to_numpy(float) * np.exp(step * (1.0 if k == "C" else 0.5)) for k in fitted.law.inputs
+        ]), dtype=float))
+        for step in (-half, half)
+    )  # fmt: skip
+    drift = slope_drift()
+    return forecast.widened(discrepancy * far).drifting(drift.sd * np.abs(high - low) / SLOPE_STEP * far, drift.freedom)
 
 
 def _place(fitted: Fit, law: Law, target: Target, worths: tuple[float, float]) -> pd.DataFrame:

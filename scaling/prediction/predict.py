@@ -12,7 +12,14 @@ from isoflop.scaling.laws import law_names
 from isoflop.scaling.laws.cost import SIX_ND
 from isoflop.scaling.laws.law import Law
 from isoflop.scaling.laws.published import PUBLISHED, AllocationRule
-from isoflop.scaling.prediction.forecast import LEVELS, LossForecast, PredictError, Target, forecast_loss
+from isoflop.scaling.prediction.forecast import (
+    LEVELS,
+    LossForecast,
+    PredictError,
+    Target,
+    beyond_the_data,
+    forecast_loss,
+)
 from isoflop.scaling.prediction.serving import Serving, allocations, off_optimum_line
 from isoflop.scaling.selection.averaging import ForecastAverage, average
 from isoflop.scaling.selection.law_weights import NoLawError, weigh_laws
@@ -138,9 +145,8 @@ def predict_table(
         raise PredictError("no law has a forecast: " + "; ".join(f"{law}: {why}" for law, why in refused.items()))
     share = np.array([weights[law] for law in made])
     share = share / share.sum() if share.sum() else np.full(len(made), 1.0 / len(made))
-    reach = np.log(target.frame["flops"].to_numpy(float) / data.frame["flops"].max())
-    width = discrepancy * np.maximum(reach, 0.0)
-    pooled = average([f.widened(width) for f in made.values()], share)
+    widened = [beyond_the_data(f, fits[law], target.frame, data, discrepancy) for law, f in made.items()]
+    pooled = average(widened, share)
     return _held(target, pooled, made, share, preferred, refused, (*data.notes, *notes))
 
 

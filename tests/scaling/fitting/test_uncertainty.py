@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binom, f
+from scipy.stats import binom, f, t
 
 from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.fitting.fit import FitError, Huber, LeastSquares, fit, refit
@@ -39,13 +39,49 @@ def test_jackknife_is_the_fit_without_each_cluster(fitted):
     assert draws.laws[7].values() == pytest.approx(without.law.values(), rel=1e-5)
 
 
+def dense_freedom(draws, values, labels) -> float:
+    """Bell and McCaffrey's degrees of freedom, with every matrix (n, n) written out."""
+    fitted = draws.fit
+    x = (fitted.problem.residuals(fitted.theta[None])[1][0] * np.sqrt(fitted.weights)).T
+    hat = x @ np.linalg.inv(x.T @ x) @ x.T
+    theta = np.array([fitted.problem.coordinates(law) for law in draws.laws])
+    slope = np.linalg.lstsq(theta - theta.mean(axis=0), values - values.mean(), rcond=None)[0]
+    moves = []
+    for g in range(len(draws)):
+        mine = labels == g
+        change = np.linalg.inv(x[~mine].T @ x[~mine]) @ x[mine].T
+        moves.append(slope @ change @ (np.eye(len(x)) - hat)[mine])
+    b = np.array(moves) @ np.array(moves).T
+    return float(np.trace(b) ** 2 / np.trace(b @ b))
+
+
 def test_jackknife_interval_is_the_textbook_formula(fitted):
     draws = jackknife(fitted)
     values = np.log(draws.evaluate("alpha"))
     error = np.sqrt(19 / 20 * np.sum((values - values.mean()) ** 2))
-    half = 1.729133 * error  # Student's t, 95%, 19 degrees of freedom
+    freedom = dense_freedom(draws, values, np.arange(20))
+    assert 2 < freedom < 15  # far fewer than 19: few runs decide an exponent
+    half = t.ppf(0.95, freedom) * error
     expected = fitted.law.alpha * np.exp([-half, half])
-    assert draws.interval("alpha") == pytest.approx(expected, rel=1e-6)
+    assert draws.interval("alpha") == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("fn", ["E", "a", lambda law: law.optimal(1e22).loss])
+def test_degrees_of_freedom_are_those_of_unequal_clusters(fn):
+    frame = noisy(24).assign(trunk_id=[f"t{k}" for k in [0] * 8 + [1] * 5 + [2, 2, 2, 3, 3, 4, 5, 6, 7, 7, 8]])
+    draws = jackknife(fit("chinchilla", frame, objective=LeastSquares()))
+    labels = pd.factorize(frame["trunk_id"])[0]
+    found = draws.freedom_of(draws.evaluate(fn))
+    assert found == pytest.approx(dense_freedom(draws, draws.evaluate(fn), labels), rel=1e-4)
+    assert 1 <= found < 8
+
+
+def test_degrees_of_freedom_of_a_mean_are_clusters_minus_one():
+    """One parameter that six clusters of four rows know equally well: chi-square with 5, exactly."""
+    frame = isoflop(24).assign(trunk_id=[f"t{k % 6}" for k in range(24)])
+    flat = frame.assign(loss=1.8 * np.exp(np.random.default_rng(3).normal(0, 0.01, 24)))
+    draws = jackknife(fit("power", flat, objective=LeastSquares(), fixed={"K": 1e-6, "g": 0.3}))
+    assert draws.freedom_of(draws.evaluate("E")) == pytest.approx(5)
 
 
 def test_checkpoints_of_one_run_are_left_out_together():
