@@ -5,6 +5,7 @@
     launches/<id>.json          what was typed, and where: `isoflop retry` types it again
     cells/<run_id>/state.json   one cell's state, how often it was tried, how far it came, its traceback
     cells/<run_id>/run.parquet  its rows, once it is done or has diverged
+    cells.shard                 the rows of many cells in one file: a cache (`scaling.table.cells`)
     trunks/<trunk_id>/          checkpoints, the claim of the process at work, and what jobs are to do there
 
 Every file is replaced as a whole, so a reader may look at any time and a process may die at any time.

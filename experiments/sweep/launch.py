@@ -40,6 +40,7 @@ from isoflop.experiments.trackers.sinks import check as check_trackers
 from isoflop.experiments.training.initial import begin_from
 from isoflop.models.step import native
 from isoflop.printable import printable
+from isoflop.scaling.table.runs import keep_together
 
 NAMED = 3  # cells outside the window that a launch names
 
@@ -203,6 +204,7 @@ def run_launch(launch: Launch, start: Start, *, typed: Sequence[str] = ()) -> in
             _warn_of_mixing(launch, store)
             with live_line(store, launch.cells, launch.worker_speed, launch.at_once or len(launch.jobs)):
                 finish(launch.jobs, store, start)
+            keep_together(store.root)
     print(printable(closing_table(store, launch.cells, time.monotonic() - launch.began)))
     return exit_code(store, launch.cells)
 

@@ -5,6 +5,7 @@ temporary name and renamed, so that a reader sees a whole run or none; the schem
 configuration. Anything that reads parquet (pandas, DuckDB, polars) reads a store with a glob.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -21,11 +22,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from isoflop.read_json import JsonError, parse_json, require_regular
+from isoflop.scaling.table.cells import FAULTS, Form, keep_shard, read_cells
 from isoflop.scaling.table.migrate import ADDED, complete
 
 SCHEMA_VERSION = 1  # raised when an older isoflop could not read a new table; added columns do not raise it
 RUN_FILE = "run.parquet"
 _METADATA_KEY = b"isoflop"
+FEW_ROWS = 64  # so few are as small when they are written plainly, and read in a third of the time
+_FEW: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+_MANY: dict[str, Any] = {"compression": "zstd"}
 
 
 class Metadata(TypedDict):
@@ -159,12 +164,34 @@ def read_runs(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     if not path.exists():
         raise RunTableError(f"{path}: no such file or folder")
-    files = sorted(path.glob(f"cells/*/{RUN_FILE}")) if path.is_dir() else [path]
-    if not files:
-        raise RunTableError(f"{path}: no finished run here (looked for cells/*/{RUN_FILE})")
-    frame = complete(pd.concat([_read(f).to_pandas() for f in files], ignore_index=True))
+    table = _read_folder(path) if path.is_dir() else _read(path)
+    frame = complete(table.to_pandas())
     frame = frame[list(NAMES)].astype({c.name: _PANDAS_DTYPE[c.dtype] for c in COLUMNS})
     return frame.sort_values(["run_id", "step"], kind="stable", ignore_index=True)
+
+
+def _read_folder(path: Path) -> pa.Table:
+    files = run_files(path)
+    if not files:
+        raise RunTableError(f"{path}: no finished run here (looked for cells/*/{RUN_FILE})")
+    table = read_cells(path, files, _form())
+    lacking = [name for name in ADDED if table.num_rows and table.column(name).null_count == table.num_rows]
+    return table.drop_columns(lacking)
+
+
+def run_files(path: Path) -> list[Path]:
+    """The run files of a runs folder, in the order of their cells' names."""
+    return sorted(path.glob(f"cells/*/{RUN_FILE}"))
+
+
+def keep_together(path: Path) -> None:
+    """Bring what a runs folder keeps of its cells in one file up to date; one that cannot be is left as it is."""
+    with contextlib.suppress(OSError, RunTableError):
+        keep_shard(path, run_files(path), _form())
+
+
+def _form() -> Form:
+    return Form(_ARROW_SCHEMA, ADDED, _check_version, _read)
 
 
 def compact(source: str | Path, target: str | Path) -> pd.DataFrame:
@@ -199,7 +226,7 @@ def _schema(path: Path, remedy: str = "") -> pa.Schema:
         require_regular(path)
         with arrow_file(path) as file:
             return pq.read_schema(file)
-    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+    except FAULTS as error:
         after = f"; {remedy}" if remedy else ""
         raise RunTableError(f"{path}: cannot be read as parquet ({first_line(error)}){after}") from error
 
@@ -232,7 +259,7 @@ def write_parquet(path: Path, table: pa.Table) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with arrow_file(temporary, "wb") as file:
-            pq.write_table(table, file, compression="zstd")
+            pq.write_table(table, file, write_page_checksum=True, **(_FEW if table.num_rows <= FEW_ROWS else _MANY))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -240,13 +267,18 @@ def write_parquet(path: Path, table: pa.Table) -> None:
 
 def _read(path: Path) -> pa.Table:
     remedy = "delete its folder and run the study again to train it anew"
-    schema = _metadata(_schema(path, remedy), path)["schema_version"]
-    if schema > SCHEMA_VERSION:
+    _check_version(_schema(path, remedy), path)
+    return read_parquet(path, _ARROW_SCHEMA, remedy, may_lack=ADDED)
+
+
+def _check_version(schema: pa.Schema, path: Path) -> None:
+    """Raise RunTableError unless the metadata are those of a run table of this version or an earlier one."""
+    written = _metadata(schema, path)["schema_version"]
+    if written > SCHEMA_VERSION:
         raise RunTableError(
-            f"{path}: written with run-table schema {schema}, this isoflop reads up to "
+            f"{path}: written with run-table schema {written}, this isoflop reads up to "
             f"{SCHEMA_VERSION}; upgrade isoflop"
         )
-    return read_parquet(path, _ARROW_SCHEMA, remedy, may_lack=ADDED)
 
 
 def read_parquet(path: Path, schema: pa.Schema, remedy: str, *, may_lack: Container[str] = ()) -> pa.Table:
@@ -262,9 +294,11 @@ def read_parquet(path: Path, schema: pa.Schema, remedy: str, *, may_lack: Contai
             raise RunTableError(f"{path}: {names.count(field.name)} columns {field.name!r}; {remedy}")
     try:
         with arrow_file(path) as file:
-            table = pq.read_table(file, columns=[field.name for field in chosen], partitioning=None)
+            table = pq.read_table(
+                file, columns=[field.name for field in chosen], partitioning=None, page_checksum_verification=True
+            )
         table.validate(full=True)
-    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+    except FAULTS as error:
         raise RunTableError(f"{path}: cannot be read as parquet ({first_line(error)}); {remedy}") from error
     for field in chosen:
         values = table.column(field.name)

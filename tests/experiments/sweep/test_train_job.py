@@ -26,6 +26,7 @@ from isoflop.experiments.sweep.launch import load
 from isoflop.experiments.sweep.queue import MAX_DEATHS, Job, finish, in_order
 from isoflop.experiments.training import trainer
 from isoflop.experiments.training.learner import Learner
+from isoflop.scaling.table import cells
 from isoflop.scaling.table.runs import read_config, read_runs, same_runs
 from tests.support.root import ROOT
 from tests.support.sweep.launches import in_process, run, states, sweep_with, two_trunks
@@ -48,8 +49,11 @@ def failing(monkeypatch, run_id):
     monkeypatch.setattr(trainer, "_cool_down", broken)
 
 
-def test_every_cell_ends_done_with_its_rows_and_configuration(spec, capsys):
+def test_every_cell_ends_done_with_its_rows_and_configuration(spec, capsys, monkeypatch):
+    monkeypatch.setattr(cells, "LOOSE", 1)
+    monkeypatch.setattr(cells, "UNSETTLED_NS", -(10**18))
     assert run(spec) == 0
+    assert (Path(spec.runs) / cells.SHARD_FILE).is_file()
     assert "4 cells: 4 done" in capsys.readouterr().out
     table = states(spec)
     assert set(table["state"]) == {"done"}
