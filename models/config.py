@@ -134,6 +134,7 @@ class Family(ABC):
     module: str  # the class that is built, "isoflop.models.lstm:LSTM", a `models.language_model.LanguageModel`
     variant = ""  # the class that is built where a part is not the default one; "": the same
     fields: frozenset[str] = frozenset()  # of UNUSED, those that mean something to it
+    by_kernels_alone = False  # whether its step by hand is the faster one in C alone: else autograd takes it
     attends = False  # whether every layer has causal attention over d_model features
 
     def build(self, config: ModelConfig) -> Any:
@@ -153,8 +154,8 @@ class Family(ABC):
     def activations(self, config: ModelConfig, *, hand_written: bool) -> float:
         """Numbers that a layer keeps per token between forward and backward, by the hand-written step or autograd."""
 
-    def hand_written(self, config: ModelConfig) -> bool:
-        """Whether `models/step/hand_written.py` has the step of this model."""
+    def hand_written(self, config: ModelConfig, device: str) -> bool:
+        """Whether the step of this model is taken by `models/step/hand_written.py` on such a device: cpu, cuda:0."""
         return False
 
     def packs(self, config: ModelConfig) -> bool:

@@ -1,7 +1,7 @@
 """The Transformer with other parts in the same places: LayerNorm, GELU, learned positions (GPT-2's), experts.
 
 Each option stands alone; with all three of GPT-2's it is that model before its biases of matrix products. The default
-parts stay in `models.transformer`, which has a training step written by hand; these train by autograd.
+parts stay in `models.transformer`. The training step by hand knows the parts of both (`models/step/parts`).
 
 Shape suffixes: B batch, T position, D width of the residual stream, H heads, K width of a head, F width of the MLP.
 """

@@ -40,7 +40,7 @@ def model_bytes(cell: Cell, where: WhereSpec | None = None) -> float:
     """Peak bytes of model, optimiser, copies of both and activations: what an accelerator must hold."""
     where = where or WhereSpec()
     engine = decide(cell, where)
-    by_hand = engine.hand_written and family_of(cell.model).hand_written(cell.model)
+    by_hand = engine.hand_written and family_of(cell.model).hand_written(cell.model, where.device)
     held = n_total(cell.model) * (1 + 3 * OPTIMIZERS[cell.optim.name].vectors)
     sequences = min(where.micro_batch or cell.optim.batch_size, cell.optim.batch_size)
     training = sequences * cell.model.context_length * _training_floats(cell.model, by_hand, engine.recompute)

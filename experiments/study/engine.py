@@ -61,13 +61,14 @@ def engine_name(cell: Cell, where: WhereSpec, *, kernels: bool) -> str:
 
     `kernels` says whether those in C can be had.
     """
-    on_cuda, engine = where.device.startswith("cuda"), decide(cell, where)
-    by_hand = engine.hand_written and cell.model.family == "transformer" and cell.model.plain
-    by_hand = by_hand and not (engine.bfloat16 or engine.recompute)
+    on_cuda, engine, family = where.device.startswith("cuda"), decide(cell, where), family_of(cell.model)
+    in_c = kernels and not on_cuda and where.threads == 1
+    by_hand = engine.hand_written and family.hand_written(cell.model, where.device)
+    by_hand = by_hand and (in_c or not family.by_kernels_alone) and not (engine.bfloat16 or engine.recompute)
     if not by_hand or engine.compiled:
         name = "compiled" if engine.compiled else "autograd"
     else:
-        name = "c" if kernels and not on_cuda and where.threads == 1 else "torch"
+        name = "c" if in_c else "torch"
     return ("cuda-" if on_cuda else "") + name
 
 

@@ -36,14 +36,18 @@ class TransformerFamily(Family):
 
     def activations(self, config: ModelConfig, *, hand_written: bool) -> float:
         """Floats a token and layer that a backward pass needs."""
-        if hand_written:  # q k v and output, two inputs, gate, up and hidden, the weights of attention
-            return 6 * config.d_model + 3 * config.mlp_width + config.n_head * config.context_length
+        if hand_written:  # q k v and output, inputs and normed ones, into the MLP and hidden, weights of attention
+            inputs, attention = 2 if config.activation == "swiglu" else 1, config.n_head * config.context_length
+            normed = 2 if config.norm == "layernorm" else min(1, config.experts)
+            experts = config.experts_per_token if config.experts else 1
+            picked = 2 * config.d_model * experts * min(1, config.experts)  # what experts read and write
+            return (6 + normed) * config.d_model + picked + (inputs + 1) * experts * config.mlp_width + attention
         experts = config.experts_per_token if config.experts else 1
         return 12 * config.d_model + (4 if config.activation == "swiglu" else 2) * experts * config.mlp_width
 
-    def hand_written(self, config: ModelConfig) -> bool:
-        """Where every part is the default one."""
-        return config.plain
+    def hand_written(self, config: ModelConfig, device: str) -> bool:
+        """On CPU; elsewhere where every part is the default one."""
+        return config.plain or device == "cpu"
 
     def packs(self, config: ModelConfig) -> bool:
         """Where it has no experts."""

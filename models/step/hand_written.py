@@ -1,122 +1,152 @@
-"""The Transformer's loss and its gradients by hand: what `autograd` computes, several times faster on small models.
+"""A model's loss and its gradients by hand: what `autograd` computes, several times faster on small models.
 
 A step of a small model is hundreds of tiny kernels, so what counts is how few there are and how well each runs:
 
 - no graph is recorded, and every gradient is written where the optimiser reads it, so nothing is zeroed or added;
 - activations are feature-major, (D, N): a product then has N columns to vectorise over, however narrow the model;
-- the gain of a norm is folded into the matrix behind it, and its scale moves behind the product:
-  W (g * x * s) = ((W g) x) * s;
 - what stands between the products is one pass each over memory, by the functions of an `Ops`: in C (`c_ops`, with the
   products of the fastest library at hand), otherwise in torch (`torch_ops`).
 
-Each part returns its output and a function from the gradient of the output to the gradient of the input. Tests hold
-the sum of it to autograd through `models.transformer`.
+A model is a stack of parts, one file each in `parts`. Each returns its output and a function from the gradient of the
+output to the gradient of the input, which writes the gradients of its parameters on the way. A new part is such a file
+and its line in `stack`. Tests hold every combination to autograd through the model's own `forward`.
 
-Shape suffixes: B batch, T position, N = B x T, D width, F width of the MLP, V vocabulary, E any output width.
+Shape suffixes: B batch, T position, N = B x T, D width, V vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from isoflop.models import moe, variants
+from isoflop.models.language_model import LanguageModel
+from isoflop.models.lstm import LSTM
+from isoflop.models.step.parts.attention import Attention
+from isoflop.models.step.parts.embedding import Embedding
+from isoflop.models.step.parts.experts import Experts
+from isoflop.models.step.parts.mlp import MLP
+from isoflop.models.step.parts.norm import LayerNorm, Norm, NormBackward, RMSNorm
+from isoflop.models.step.parts.recurrent import Recurrent, Weights
 from isoflop.models.step.torch_ops import Backward, Ops
-from isoflop.models.transformer import Block, Transformer
-
-# from the gradient of a normed linear map, and one to add to it or None, to the gradient of its input
-LinearBackward = Callable[[Tensor, Tensor | None], Tensor]
+from isoflop.models.transformer import Transformer
 
 
-@torch.no_grad()
-def logits(model: Transformer, ops: Ops, inputs_BT: Tensor) -> Tensor:
-    """Logits (B, T, V), without recording anything."""
-    x_DN, _ = _blocks(model, ops, inputs_BT, keep=False)
-    logits_NV, scale_N, _ = _head(model, ops, x_DN)
-    return logits_NV.mul_(scale_N[:, None]).unflatten(0, inputs_BT.shape)
+class Sublayer(Protocol):
+    """A part between embedding and head."""
+
+    def __call__(self, x_DN: Tensor, shape: torch.Size, *, keep: bool) -> tuple[Tensor, Backward]:
+        """(D, N) to (D, N), and with `keep` the backward; `shape` is (B, T)."""
 
 
-@torch.no_grad()
-def score(model: Transformer, ops: Ops, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """Nats of every target, and whether it is the most likely token, both (B, T)."""
-    x_DN, _ = _blocks(model, ops, inputs_BT, keep=False)
-    logits_NV, scale_N, _ = _head(model, ops, x_DN)
-    nats_N, hits_N = ops.score(logits_NV, scale_N, targets_BT.flatten())
-    return nats_N.view_as(inputs_BT), hits_N.view_as(inputs_BT)
+@dataclass(frozen=True)
+class Stack:
+    """The parts of a model, first to last."""
 
+    ops: Ops
+    embedding: Embedding
+    sublayers: Sequence[Sublayer]
+    norm: Norm
+    head: nn.Parameter
 
-@torch.no_grad()
-def loss_and_gradients(model: Transformer, ops: Ops, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
-    """Mean cross-entropy in nats/token; overwrites the `grad` of every parameter, which must be allocated."""
-    x_DN, undo = _blocks(model, ops, inputs_BT, keep=True)
-    logits_NV, scale_N, head_backward = _head(model, ops, x_DN)
-    loss, dlogits_NV = ops.cross_entropy(logits_NV, scale_N, targets_BT.flatten())
-    dx_DN = head_backward(dlogits_NV.t(), None)
-    for backward in reversed(undo):
-        dx_DN = backward(dx_DN)
-    gradient_VD = _gradient(model.embedding)
-    if not model.config.tied:  # a tied matrix already holds the gradient of the head
-        gradient_VD.zero_()
-    ops.embed_backward(inputs_BT.flatten(), dx_DN, gradient_VD)
-    return loss
+    @torch.no_grad()
+    def logits(self, inputs_BT: Tensor) -> Tensor:
+        """Logits (B, T, V), without recording anything."""
+        logits_NV, scale_N, _ = self._forward(inputs_BT, undo=None)
+        return logits_NV.mul_(scale_N[:, None]).unflatten(0, inputs_BT.shape)
 
+    @torch.no_grad()
+    def score(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Nats of every target, and whether it is the most likely token, both (B, T)."""
+        logits_NV, scale_N, _ = self._forward(inputs_BT, undo=None)
+        nats_N, hits_N = self.ops.score(logits_NV, scale_N, _flat(targets_BT))
+        return nats_N.view_as(inputs_BT), hits_N.view_as(inputs_BT)
 
-def _blocks(model: Transformer, ops: Ops, inputs_BT: Tensor, *, keep: bool) -> tuple[Tensor, list[Backward]]:
-    """The residual stream after the last block, and with `keep` the backward of every sublayer, first to last."""
-    x_DN = ops.embed(model.embedding, inputs_BT.flatten())
-    undo: list[Backward] = []
-    for block in model.blocks:
-        for sublayer in (_attention_sublayer, _mlp_sublayer):
-            x_DN, backward = sublayer(ops, block, x_DN, inputs_BT.shape, keep)
-            if keep:
+    @torch.no_grad()
+    def loss_and_gradients(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """Mean cross-entropy in nats/token; overwrites the `grad` of every parameter, which must be allocated."""
+        undo: list[Backward] = []
+        logits_NV, scale_N, head_backward = self._forward(inputs_BT, undo=undo)
+        loss, dlogits_NV = self.ops.cross_entropy(logits_NV, scale_N, _flat(targets_BT))
+        dx_DN = head_backward(dlogits_NV.t(), None)
+        for backward in reversed(undo):
+            dx_DN = backward(dx_DN)
+        self.embedding.backward(_flat(inputs_BT), inputs_BT.shape, dx_DN)
+        return loss
+
+    def _forward(self, inputs_BT: Tensor, *, undo: list[Backward] | None) -> tuple[Tensor, Tensor, NormBackward]:
+        """Logits before their scale, with the vocabulary innermost: the softmax runs along it; the scale; the backward.
+
+        The backward of every sublayer is added to `undo`, first to last.
+        """
+        x_DN = self.embedding.forward(_flat(inputs_BT), inputs_BT.shape)
+        for sublayer in self.sublayers:
+            x_DN, backward = sublayer(x_DN, inputs_BT.shape, keep=undo is not None)
+            if undo is not None:
                 undo.append(backward)
-    return x_DN, undo
+        logits_NV = x_DN.new_empty(x_DN.shape[1], len(self.head))
+        _, scale_N, head_backward = self.norm.linear(x_DN, self.head, out=logits_NV.t())
+        return logits_NV, scale_N, head_backward
 
 
-def _head(model: Transformer, ops: Ops, x_DN: Tensor) -> tuple[Tensor, Tensor, LinearBackward]:
-    """Logits before their scale, with the vocabulary innermost: the softmax runs along it."""
-    logits_NV = x_DN.new_empty(x_DN.shape[1], len(model.head))
-    _, scale_N, linear_backward = _normed_linear(ops, x_DN, model.norm, model.head, out=logits_NV.t())
-    return logits_NV, scale_N, linear_backward
+def stack(model: LanguageModel, ops: Ops) -> Stack | None:
+    """The parts that a model is made of, None where one of them has no step by hand.
+
+    Of these classes exactly: fully_shard turns a model into a subclass whose weights are parts of tensors.
+    """
+    if type(model) is Transformer:
+        return _transformer(model, ops)
+    if type(model) is variants.Variant:
+        return _variant(model, ops)
+    if type(model) is LSTM:
+        return _lstm(model, ops)
+    return None
 
 
-def _attention_sublayer(ops: Ops, block: Block, x_DN: Tensor, shape: torch.Size, keep: bool) -> tuple[Tensor, Backward]:
-    qkv_EN, scale_N, linear_backward = _normed_linear(ops, x_DN, block.attention_norm, block.qkv)
-    y_DN, attend_backward = ops.attend(qkv_EN, scale_N, block.n_head, shape, keep=keep)
-
-    def backward(dy_DN: Tensor) -> Tensor:
-        ops.product(dy_DN, y_DN.t(), out=_gradient(block.output))
-        return linear_backward(attend_backward(ops.product(block.output.t(), dy_DN)), dy_DN)
-
-    return ops.product(block.output, y_DN, plus=x_DN), backward
-
-
-def _mlp_sublayer(ops: Ops, block: Block, x_DN: Tensor, _: torch.Size, keep: bool) -> tuple[Tensor, Backward]:
-    gate_up_EN, scale_N, linear_backward = _normed_linear(ops, x_DN, block.mlp_norm, block.gate_up)
-    hidden_FN, swiglu_backward = ops.swiglu(gate_up_EN, scale_N, keep=keep)
-
-    def backward(dy_DN: Tensor) -> Tensor:
-        ops.product(dy_DN, hidden_FN.t(), out=_gradient(block.down))
-        return linear_backward(swiglu_backward(ops.product(block.down.t(), dy_DN)), dy_DN)
-
-    return ops.product(block.down, hidden_FN, plus=x_DN), backward
+def _transformer(model: Transformer, ops: Ops) -> Stack:
+    sublayers: list[Sublayer] = []
+    for block in model.blocks:
+        before_attention, before_mlp = RMSNorm(ops, block.attention_norm), RMSNorm(ops, block.mlp_norm)
+        sublayers.append(Attention(ops, before_attention, block.qkv, block.output, block.n_head, rotary=True))
+        sublayers.append(MLP(ops, before_mlp, block.gate_up, block.down, gated=True))
+    embedding = Embedding(ops, model.embedding, None, model.config.tied)
+    return Stack(ops, embedding, sublayers, RMSNorm(ops, model.norm), model.head)
 
 
-def _normed_linear(
-    ops: Ops, x_DN: Tensor, gain_D: nn.Parameter, weight_ED: nn.Parameter, out: Tensor | None = None
-) -> tuple[Tensor, Tensor, LinearBackward]:
-    """(weight gain x, (E, N); 1 / rms(x), (N)): their product is the linear map of the normed x."""
-    scale_N = ops.norm_scale(x_DN)
-    folded_ED = weight_ED * gain_D
-
-    def backward(dy_EN: Tensor, residual_DN: Tensor | None) -> Tensor:
-        gradient_ED = ops.product(dy_EN, x_DN.t(), out=_gradient(weight_ED))
-        ops.fold_backward(gradient_ED, weight_ED, gain_D, _gradient(gain_D))
-        return ops.norm_backward(ops.product(folded_ED.t(), dy_EN), x_DN, scale_N, residual_DN)
-
-    return ops.product(folded_ED, x_DN, out=out), scale_N, backward
+def _variant(model: variants.Variant, ops: Ops) -> Stack:
+    sublayers: list[Sublayer] = []
+    for block in model.blocks:
+        attention, rotary = block.attention, model.config.positions == "rotary"
+        before_attention, before_mlp = _norm(block.attention_norm, ops), _norm(block.mlp_norm, ops)
+        sublayers.append(
+            Attention(ops, before_attention, attention.qkv, attention.output, attention.n_head, rotary=rotary)
+        )
+        sublayers.append(_mlp(block.mlp, before_mlp, ops))
+    embedding = Embedding(ops, model.embedding, model.position, model.config.tied)
+    return Stack(ops, embedding, sublayers, _norm(model.norm, ops), model.head)
 
 
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    """The room of its gradient, which an optimiser or a test has made."""
-    assert parameter.grad is not None
-    return parameter.grad
+def _lstm(model: LSTM, ops: Ops) -> Stack:
+    kinds = "weight_ih", "weight_hh", "bias_ih", "bias_hh"
+    layers = [
+        Weights(*(getattr(model.layers, f"{kind}_l{layer}") for kind in kinds)) for layer in range(model.config.n_layer)
+    ]
+    embedding = Embedding(ops, model.embedding, None, model.config.tied)
+    return Stack(ops, embedding, [Recurrent(ops, layers)], RMSNorm(ops, model.norm), model.head)
+
+
+def _norm(module: variants.Norm, ops: Ops) -> Norm:
+    return RMSNorm(ops, module.gain) if module.bias is None else LayerNorm(ops, module.gain, module.bias)
+
+
+def _mlp(module: variants.MLP | moe.Experts, norm: Norm, ops: Ops) -> Sublayer:
+    if isinstance(module, variants.MLP):
+        return MLP(ops, norm, module.up, module.down, module.gated)
+    return Experts(ops, norm, module.router, module.up, module.down, module.chosen, module.gated)
+
+
+def _flat(tokens_BT: Tensor) -> Tensor:
+    """(N) without gaps: the column of a longer window stays a view when it is flattened."""
+    return tokens_BT.flatten().contiguous()

@@ -1,4 +1,4 @@
-/* What stands between the matrix products of a Transformer's step, each one pass over memory that stays in the cache.
+/* What stands between the matrix products of a step, each one pass over memory that stays in the cache.
 
    A dozen tensor operations of models/step/torch_ops.py are one function here, of the same name and meaning.
    Activations are feature-major: row d of (D, N) holds one feature of all N = batch x length tokens, so vectors run
@@ -6,11 +6,11 @@
    order, so the same build gives the same bits.
 
    Shapes stand at the pointers, row-major: D d_model, N = B x T tokens, V vocab, E rows of a weight matrix, F d_ff,
-   B batch, H n_head, K width of a head (D = H x K), T length, P the length padded to whole strips. A backward quotes
+   B batch, H n_head, K width of a head (D = H x K), T length, P the length padded to whole strips; of experts, E their
+   number and k those that a token goes to. A backward quotes
    the line of its forward that it inverts. */
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "vectors.h"
 
@@ -35,7 +35,7 @@ void embed_backward(const int64_t *tokens, /* (N) */
         for (size i = 0; i < n; i++) d_embedding[tokens[i] * d_model + d] += dx[d * n + i];
 }
 
-/* hand_written.py: folded[e, d] = weight[e, d] * gain[d]. So d_weight = d_folded * gain, d_gain = sum over e of
+/* parts/norm.py: folded[e, d] = weight[e, d] * gain[d]. So d_weight = d_folded * gain, d_gain = sum over e of
    d_folded * weight. */
 void fold_backward(float *gradient,     /* (E, D), of folded; becomes that of the weight */
                    const float *weight, /* (E, D) */
@@ -80,6 +80,73 @@ void norm_backward(float *g,              /* (D, N), becomes dx */
         }
 }
 
+/* h[d, n] = (x[d, n] - mean[n]) scale[n] gain[d] + bias[d], where mean[n] is that of x[d, n] over d and scale[n] =
+   1 / sqrt(mean over d of (x[d, n] - mean[n])^2 + eps). Without bias mean is 0: RMSNorm. */
+void norm(const float *x,    /* (D, N) */
+          const float *gain, /* (D) */
+          const float *bias, /* (D), or NULL */
+          float *mean,       /* (N), written */
+          float *scale,      /* (N), written */
+          float *h,          /* (D, N), written */
+          size d_model, size n, float eps) {
+    memset(mean, 0, n * sizeof(float));
+    memset(scale, 0, n * sizeof(float));
+    for (size d = 0; bias && d < d_model; d++)
+        for (size i = 0; i < n; i++) mean[i] += x[d * n + i];
+    for (size i = 0; i < n; i++) mean[i] /= d_model;
+    for (size d = 0; d < d_model; d++)
+        for (size i = 0; i < n; i++) scale[i] += (x[d * n + i] - mean[i]) * (x[d * n + i] - mean[i]);
+    for (size i = 0; i < n; i++) scale[i] = 1.0f / sqrtf(scale[i] / d_model + eps);
+    for (size d = 0; d < d_model; d++) {
+        const float g = gain[d], b = bias ? bias[d] : 0;
+        for (size i = 0; i < n; i++) h[d * n + i] = (x[d * n + i] - mean[i]) * scale[i] * g + b;
+    }
+}
+
+/* norm: h = u gain + bias, u = (x - mean) scale. So d_bias[d] = sum over n of dh, d_gain[d] = sum over n of dh u, and
+   dx = scale (du - mean over d of du - u mean over d of (du u)), du = dh gain; without bias the mean of du is left out.
+   Plus residual. */
+void normed_backward(float *dh,             /* (D, N), becomes dx */
+                     const float *x,        /* (D, N) */
+                     const float *mean,     /* (N) */
+                     const float *scale,    /* (N) */
+                     const float *gain,     /* (D) */
+                     const float *residual, /* (D, N), or NULL */
+                     float *d_gain,         /* (D), written */
+                     float *d_bias,         /* (D), written, or NULL */
+                     float *room,           /* (2, N), scratch */
+                     size d_model, size n) {
+    float *level = room, *along = room + n;
+    memset(room, 0, 2 * n * sizeof(float));
+    for (size d = 0; d < d_model; d++) {
+        const float *dh_d = dh + d * n, *x_d = x + d * n;
+        vec gains = all(0), biases = all(0);
+        float rest = 0, rest_bias = 0;
+        size i = 0;
+        for (; i + LANES <= n; i += LANES) {
+            const vec g = AT(dh_d + i), u = (AT(x_d + i) - AT(mean + i)) * AT(scale + i);
+            gains += g * u, biases += g;
+            AT(level + i) += g * gain[d];
+            AT(along + i) += g * gain[d] * u;
+        }
+        for (; i < n; i++) {
+            const float g = dh_d[i], u = (x_d[i] - mean[i]) * scale[i];
+            rest += g * u, rest_bias += g;
+            level[i] += g * gain[d];
+            along[i] += g * gain[d] * u;
+        }
+        d_gain[d] = sum(gains) + rest;
+        if (d_bias) d_bias[d] = sum(biases) + rest_bias;
+    }
+    for (size i = 0; i < n; i++) level[i] = d_bias ? level[i] / d_model : 0, along[i] /= d_model;
+    for (size d = 0; d < d_model; d++)
+        for (size i = 0; i < n; i++) {
+            const float u = (x[d * n + i] - mean[i]) * scale[i];
+            const float dx = scale[i] * (dh[d * n + i] * gain[d] - level[i] - u * along[i]);
+            dh[d * n + i] = residual ? dx + residual[d * n + i] : dx;
+        }
+}
+
 /* hidden = silu(gate scale) up scale, for LANES tokens; with keep, gate and up become the factors that turn the
    gradient of hidden into those of gate and up. */
 static inline void swiglu_at(float *gate, float *up, const float *scale, float *hidden, int keep) { /* (LANES) each */
@@ -116,6 +183,42 @@ void swiglu_backward(float *gate_up,        /* (2, F, N), the kept factors; beco
                      size d_ff, size n) {
     for (size half = 0; half < 2; half++)
         for (size i = 0; i < d_ff * n; i++) gate_up[half * d_ff * n + i] *= d_hidden[i];
+}
+
+/* hidden = gelu(u), u = x scale, for LANES tokens; with keep, x becomes the factor that turns the gradient of hidden into
+   that of x. The tanh form, u (1 + tanh z) / 2, is u sigmoid(2 z), z = sqrt(2 / pi) (u + .044715 u^3); beyond 10 the
+   sigmoid is 0 or 1. */
+static inline void gelu_at(float *x, const float *scale, float *hidden, int keep) { /* (LANES) each */
+    const vec s = AT(scale), u = AT(x) * s, low = larger(all(-10), u), v = choose(low > 10.0f, all(10), low);
+    const vec square = v * v, twice = 1.5957691216f * v * (1.0f + 0.044715f * square);
+    const vec sigmoid = 1.0f / (1.0f + vexp(-twice));
+    AT(hidden) = u * sigmoid;
+    if (keep) AT(x) = s * sigmoid * (1.0f + (1.0f - sigmoid) * 1.5957691216f * v * (1.0f + 0.134145f * square));
+}
+
+/* hidden[f, n] = gelu(x[f, n] scale[n]) */
+void gelu(float *x,           /* (F, N); with keep, becomes the factor of gelu_backward */
+          const float *scale, /* (N) */
+          float *hidden,      /* (F, N), written */
+          size d_ff, size n, int keep) {
+    for (size f = 0; f < d_ff; f++) {
+        float *in = x + f * n, *out = hidden + f * n;
+        size i = 0;
+        for (; i + LANES <= n; i += LANES) gelu_at(in + i, scale + i, out + i, keep);
+        if (i == n) continue;
+        float rest[3][LANES] = {{0}}; /* x, scale, hidden of the last few */
+        const size bytes = (n - i) * sizeof(float);
+        memcpy(rest[0], in + i, bytes), memcpy(rest[1], scale + i, bytes);
+        gelu_at(rest[0], rest[1], rest[2], keep);
+        memcpy(in + i, rest[0], bytes), memcpy(out + i, rest[2], bytes);
+    }
+}
+
+/* gelu_at: hidden = gelu(x scale). So dx = d_hidden gelu'(x scale) scale; all but d_hidden is what gelu kept. */
+void gelu_backward(float *x,              /* (F, N), the kept factor; becomes dx */
+                   const float *d_hidden, /* (F, N) */
+                   size d_ff, size n) {
+    for (size i = 0; i < d_ff * n; i++) x[i] *= d_hidden[i];
 }
 
 /* Sum over v of e^(row[v] s - top), where top is the largest row[v] s. With keep the terms overwrite the row. */
@@ -195,7 +298,7 @@ static void load_head(const float *from,   /* (K, T) of rows n floats apart */
     for (size k = 0; k < width; k++) {
         memset(to + k * pad + length, 0, (pad - length) * sizeof(float));
         if (!cosine)
-            for (size t = 0; t < length; t++) to[k * pad + t] = from[k * n + t] * scale[t];
+            for (size t = 0; t < length; t++) to[k * pad + t] = from[k * n + t] * scale[t] * factor;
         else if (k < half)
             for (size t = 0; t < length; t++) {
                 const float a = from[k * n + t] * scale[t] * factor, b = from[(k + half) * n + t] * scale[t] * factor;
@@ -255,7 +358,8 @@ static inline void mixture(const float *weights, /* (keys, STRIP) */
                            size keys, size width, size pad) {
     enum { APART = 4 / PARTS }; /* keys that are summed apart, and two features: eight sums at once */
     for (size k = 0; k < width; k += 2) {
-        const float *first = x + k * pad, *second = first + pad;
+        const size next = k + 1 < width; /* the second feature; the first again at the end of an odd width */
+        const float *first = x + k * pad, *second = first + next * pad;
         vec sums[2][PARTS][APART];
         for (int p = 0; p < PARTS; p++)
             for (int i = 0; i < APART; i++) sums[0][p][i] = sums[1][p][i] = all(0);
@@ -268,7 +372,7 @@ static inline void mixture(const float *weights, /* (keys, STRIP) */
         for (int j = 0; j < 2; j++)
             for (int p = 0; p < PARTS; p++) {
                 for (int i = 1; i < APART; i++) sums[j][p][0] += sums[j][p][i];
-                AT(out + (k + j) * pad + p * LANES) = sums[j][p][0];
+                AT(out + (k + j * next) * pad + p * LANES) = sums[j][p][0];
             }
     }
 }
@@ -324,12 +428,12 @@ static inline void softmax_backward(float *d,            /* (t + STRIP, STRIP): 
     }
 }
 
-/* Causal attention over rotated queries and keys. With keep, heads and weights are kept for attend_backward; without,
+/* Causal attention over queries and keys, rotated unless cosine is NULL. With keep, heads and weights are kept for attend_backward; without,
    they have room for one head alone. */
 void attend(const float *qkv,    /* (3, H, K, N): q, k, v */
             const float *scale,  /* (N), that qkv is to be multiplied by */
-            const float *cosine, /* (K / 2, T) */
-            const float *sine,   /* (K / 2, T) */
+            const float *cosine, /* (K / 2, T), or NULL */
+            const float *sine,   /* (K / 2, T), or NULL */
             float *y,            /* (H, K, N), written */
             float *heads,        /* (B, H, 3, K, P), written: q, k, v as load_head makes them */
             float *weights,      /* (B, H, strip_at(P)), written: every strip's */
@@ -359,8 +463,8 @@ void attend(const float *qkv,    /* (3, H, K, N): q, k, v */
 /* attend, line by line from its last: the gradient of qkv, before it was multiplied by the scale. */
 void attend_backward(const float *dy,      /* (H, K, N) */
                      const float *scale,   /* (N) */
-                     const float *cosine,  /* (K / 2, T) */
-                     const float *sine,    /* (K / 2, T) */
+                     const float *cosine,  /* (K / 2, T), or NULL */
+                     const float *sine,    /* (K / 2, T), or NULL */
                      const float *heads,   /* (B, H, 3, K, P), kept by attend */
                      const float *weights, /* (B, H, strip_at(P)), kept by attend */
                      float *d_qkv,         /* (3, H, K, N), written */
@@ -391,4 +495,217 @@ void attend_backward(const float *dy,      /* (H, K, N) */
             heads += 3 * room, weights += strip_at(pad);
         }
     free(d_scores);
+}
+
+enum { GATES = 4 }; /* in torch's order: input, forget, cell, output */
+
+/* out[r, l] += sum over k of x[r, k] w[k, l], for `rows` rows and the LANES columns of a panel. */
+static inline __attribute__((always_inline)) void add_tile(const float *x,  /* (rows, inner) */
+                                                           size x_row,      /* floats from row to row */
+                                                           const float *w,  /* (inner, LANES) */
+                                                           float *out,      /* (rows, LANES) */
+                                                           size out_row, size inner, const int rows) {
+    vec sums[8];
+    for (int r = 0; r < rows; r++) sums[r] = AT(out + r * out_row);
+    for (size k = 0; k < inner; k++) {
+        const vec a = AT(w + k * LANES);
+        for (int r = 0; r < rows; r++) sums[r] += a * x[r * x_row + k];
+    }
+    for (int r = 0; r < rows; r++) AT(out + r * out_row) = sums[r];
+}
+
+/* out[r, m] += sum over k of x[r, k] w[k, m] */
+static void add_product(const float *x, /* (rows, inner) */
+                        const float *w, /* (panels, inner, LANES) */
+                        float *out,     /* (rows, panels, LANES) */
+                        size rows, size inner, size panels) {
+    const size row = panels * LANES;
+    for (size p = 0; p < panels; p++, w += inner * LANES, out += LANES) {
+        size r = 0;
+        for (; r + 8 <= rows; r += 8) add_tile(x + r * inner, inner, w, out + r * row, row, inner, 8);
+        for (; r + 4 <= rows; r += 4) add_tile(x + r * inner, inner, w, out + r * row, row, inner, 4);
+        for (; r < rows; r++) add_tile(x + r * inner, inner, w, out + r * row, row, inner, 1);
+    }
+}
+
+/* An LSTM layer over its sequences, from zero state: a = gates[t] + weight h[t - 1], i f o = sigmoid(a), g = tanh(a),
+   c[t] = f c[t - 1] + i g, h[t] = o tanh(c[t]). */
+void recur(float *gates,        /* (T, B, GATES, D): what comes from the input; becomes i, f, g, o */
+           const float *weight, /* (GATES, D, D) */
+           float *cells,        /* (T, B, D), written: c */
+           float *h,            /* (T, B, D), written */
+           size length, size batch, size width) {
+    const size panels = (width + LANES - 1) / LANES, row = GATES * panels * LANES;
+    float *packed = calloc(width * row + batch * row, sizeof(float)), *sums = packed + width * row;
+    for (size e = 0; e < GATES * width; e++) {
+        const size j = e % width, panel = e / width * panels + j / LANES;
+        for (size k = 0; k < width; k++) packed[(panel * width + k) * LANES + j % LANES] = weight[e * width + k];
+    }
+    for (size t = 0; t < length; t++) {
+        float *at = gates + t * batch * GATES * width;
+        for (size b = 0; b < batch; b++)
+            for (size g = 0; g < GATES; g++)
+                for (size j = 0; j < width; j += LANES)
+                    AT(sums + b * row + g * panels * LANES + j) = load_some(at + (b * GATES + g) * width + j, width - j);
+        if (t) add_product(h + (t - 1) * batch * width, packed, sums, batch, width, GATES * panels);
+        for (size b = 0; b < batch; b++)
+            for (size j = 0; j < width; j += LANES) {
+                const float *sum_b = sums + b * row + j;
+                const size place = (t * batch + b) * width + j, left = width - j, gate = panels * LANES;
+                const vec in = vsigmoid(AT(sum_b)), forget = vsigmoid(AT(sum_b + gate));
+                const vec new = vtanh(AT(sum_b + 2 * gate)), out = vsigmoid(AT(sum_b + 3 * gate));
+                vec cell = in * new;
+                if (t) cell += forget * load_some(cells + place - batch * width, left);
+                const vec kept[GATES] = {in, forget, new, out};
+                for (size g = 0; g < GATES; g++) store_some(at + (b * GATES + g) * width + j, kept[g], left);
+                store_some(cells + place, cell, left);
+                store_some(h + place, out * vtanh(cell), left);
+            }
+    }
+    free(packed);
+}
+
+/* recur, from its last position: with dh the gradient of h[t], d_out = dh tanh(c), dc = dh o (1 - tanh(c)^2) + what
+   comes from c[t + 1] = f c[t] + ..; then that of a by the slopes of sigmoid and tanh, and h[t - 1]'s by the weight. */
+void recur_backward(const float *dh,     /* (T, B, D): from what reads h */
+                    const float *weight, /* (GATES, D, D) */
+                    const float *cells,  /* (T, B, D) */
+                    float *gates,        /* (T, B, GATES, D): i, f, g, o; becomes the gradient of what recur read */
+                    size length, size batch, size width) {
+    const size panels = (width + LANES - 1) / LANES, row = panels * LANES, inner = GATES * width;
+    float *packed = calloc((inner + 2 * batch) * row, sizeof(float));
+    float *back = packed + inner * row, *d_cells = back + batch * row; /* (B, D) each: of h[t] and c[t] by t + 1 */
+    for (size e = 0; e < inner; e++)
+        for (size j = 0; j < width; j++)
+            packed[(j / LANES * inner + e) * LANES + j % LANES] = weight[e * width + j];
+    for (size t = length; t-- > 0;) {
+        float *at = gates + t * batch * inner;
+        for (size b = 0; b < batch; b++)
+            for (size j = 0; j < width; j += LANES) {
+                const size place = (t * batch + b) * width + j, left = width - j;
+                float *a = at + b * inner + j, *dc = d_cells + b * row + j;
+                const vec in = load_some(a, left), forget = load_some(a + width, left);
+                const vec new = load_some(a + 2 * width, left), out = load_some(a + 3 * width, left);
+                const vec curved = vtanh(load_some(cells + place, left));
+                const vec d = load_some(dh + place, left) + AT(back + b * row + j);
+                const vec d_cell = AT(dc) + d * out * (1.0f - curved * curved);
+                const vec before = t ? load_some(cells + place - batch * width, left) : all(0);
+                store_some(a, d_cell * new * in * (1.0f - in), left);
+                store_some(a + width, d_cell * before * forget * (1.0f - forget), left);
+                store_some(a + 2 * width, d_cell * in * (1.0f - new * new), left);
+                store_some(a + 3 * width, d * curved * out * (1.0f - out), left);
+                AT(dc) = d_cell * forget;
+            }
+        memset(back, 0, batch * row * sizeof(float));
+        if (t) add_product(at, packed, back, batch, inner, panels);
+    }
+    free(packed);
+}
+
+/* Of each token the `chosen` most probable experts, the first of equals: p = softmax(logits), their shares weight = p /
+   sum of the chosen p, and where each pair stands in the list that is sorted by expert. */
+void route(float *logits,   /* (E, N), becomes p */
+           float *weight,   /* (k, N), written */
+           int32_t *expert, /* (k, N), written */
+           int32_t *slot,   /* (k, N), written */
+           int64_t *first,  /* (E + 1), written: where each expert's part of the list begins */
+           size experts, size chosen, size n) {
+    memset(first, 0, (experts + 1) * sizeof(int64_t));
+    for (size i = 0; i < n; i++) {
+        float most = logits[i], total = 0, sum_chosen = 0;
+        for (size e = 1; e < experts; e++) most = logits[e * n + i] > most ? logits[e * n + i] : most;
+        for (size e = 0; e < experts; e++) total += logits[e * n + i] = expf(logits[e * n + i] - most);
+        for (size e = 0; e < experts; e++) logits[e * n + i] /= total;
+        for (size j = 0; j < chosen; j++) {
+            int32_t best = -1;
+            for (int32_t e = 0; e < experts; e++) {
+                int taken = best >= 0 && !(logits[e * n + i] > logits[best * n + i]);
+                for (size before = 0; before < j; before++) taken |= expert[before * n + i] == e;
+                if (!taken) best = e;
+            }
+            expert[j * n + i] = best;
+            sum_chosen += weight[j * n + i] = logits[best * n + i];
+            first[best + 1]++;
+        }
+        for (size j = 0; j < chosen; j++) weight[j * n + i] /= sum_chosen;
+    }
+    for (size e = 0; e < experts; e++) first[e + 1] += first[e];
+    int64_t next[experts];
+    memcpy(next, first, experts * sizeof(int64_t));
+    for (size i = 0; i < chosen * n; i++) slot[i] = next[expert[i]]++;
+}
+
+/* route: weight = p / sum of the chosen p, p = softmax(logits). So dp[expert[j]] = (d_weight[j] - sum over i of
+   d_weight[i] weight[i]) / sum of the chosen p, plus pull[e] of every expert; d_logit = p (dp - sum over e of dp p). */
+void route_backward(const float *p,        /* (E, N) */
+                    const float *weight,   /* (k, N) */
+                    const int32_t *expert, /* (k, N) */
+                    const float *d_weight, /* (k, N) */
+                    const float *pull,     /* (E): the gradient of p by whatever else depends on it */
+                    float *d_logits,       /* (E, N), written */
+                    size experts, size chosen, size n) {
+    for (size i = 0; i < n; i++) {
+        float sum_chosen = 0, along = 0, mean = 0;
+        for (size e = 0; e < experts; e++) d_logits[e * n + i] = pull[e];
+        for (size j = 0; j < chosen; j++) {
+            sum_chosen += p[expert[j * n + i] * n + i];
+            along += d_weight[j * n + i] * weight[j * n + i];
+        }
+        for (size j = 0; j < chosen; j++)
+            d_logits[expert[j * n + i] * n + i] += (d_weight[j * n + i] - along) / sum_chosen;
+        for (size e = 0; e < experts; e++) mean += d_logits[e * n + i] * p[e * n + i];
+        for (size e = 0; e < experts; e++) d_logits[e * n + i] = p[e * n + i] * (d_logits[e * n + i] - mean);
+    }
+}
+
+/* to[d, slot[j, n]] = from[d, n] weight[j, n], or without a weight from[d, n] */
+void spread(const float *from,   /* (D, N) */
+            const int32_t *slot, /* (k, N) */
+            const float *weight, /* (k, N), or NULL */
+            float *to,           /* (D, k N), written */
+            size chosen, size d_model, size n) {
+    for (size d = 0; d < d_model; d++)
+        for (size j = 0; j < chosen; j++) {
+            const float *x = from + d * n, *w = weight + j * n;
+            float *y = to + d * chosen * n;
+            if (weight)
+                for (size i = 0; i < n; i++) y[slot[j * n + i]] = x[i] * w[i];
+            else
+                for (size i = 0; i < n; i++) y[slot[j * n + i]] = x[i];
+        }
+}
+
+/* to[d, n] = plus[d, n] + sum over j of from[d, slot[j, n]] weight[j, n], or without a weight from[d, slot[j, n]] */
+void collect(const float *from,   /* (D, k N) */
+             const int32_t *slot, /* (k, N) */
+             const float *weight, /* (k, N), or NULL */
+             const float *plus,   /* (D, N) */
+             float *to,           /* (D, N), written */
+             size chosen, size d_model, size n) {
+    for (size d = 0; d < d_model; d++) {
+        const float *x = from + d * chosen * n;
+        float *y = to + d * n;
+        memcpy(y, plus + d * n, n * sizeof(float));
+        for (size j = 0; j < chosen; j++) {
+            const float *w = weight + j * n;
+            if (weight)
+                for (size i = 0; i < n; i++) y[i] += x[slot[j * n + i]] * w[i];
+            else
+                for (size i = 0; i < n; i++) y[i] += x[slot[j * n + i]];
+        }
+    }
+}
+
+/* collect: to[d, n] = .. + from[d, slot[j, n]] weight[j, n]. So d_weight[j, n] = sum over d of d_to[d, n]
+   from[d, slot[j, n]]. */
+void collect_weights(const float *d_to,   /* (D, N) */
+                     const float *from,   /* (D, k N) */
+                     const int32_t *slot, /* (k, N) */
+                     float *d_weight,     /* (k, N), written */
+                     size chosen, size d_model, size n) {
+    memset(d_weight, 0, chosen * n * sizeof(float));
+    for (size d = 0; d < d_model; d++)
+        for (size j = 0; j < chosen; j++)
+            for (size i = 0; i < n; i++)
+                d_weight[j * n + i] += d_to[d * n + i] * from[d * chosen * n + slot[j * n + i]];
 }

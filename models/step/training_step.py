@@ -1,8 +1,9 @@
 """The training step and the forward pass of any model, each by the fastest backend for it: chosen here, and only here.
 
-hand_written  a plain float32 Transformer: gradients written out, over one of two sets of functions (`Ops`)
+hand_written  a float32 model: gradients written out, over one of two sets of functions (`Ops`); on other devices than a
+              CPU the Transformer of default parts alone
               c_ops      in C, for one CPU thread where a compiler is at hand and its output agrees with torch
-              torch_ops  on any device, with any number of threads
+              torch_ops  on any device, with any number of threads; not for an LSTM, whose own autograd is faster
 autograd      every other model, bfloat16, recomputed activations, sharded weights; optionally compiled
 """
 
@@ -14,11 +15,11 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
+from isoflop.models.config import family_of
 from isoflop.models.language_model import LanguageModel
 from isoflop.models.step import autograd, c_ops, hand_written, native, torch_ops
 from isoflop.models.step.options import StepOptions
 from isoflop.models.step.torch_ops import Ops
-from isoflop.models.transformer import Transformer
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,9 @@ def choose(model: LanguageModel, options: StepOptions = StepOptions()) -> Step: 
     """
     if options.recompute:
         model.recompute_blocks()
-    # exactly this class: fully_shard turns a model into a subclass whose weights are parts of tensors
-    if type(model) is not Transformer or options.bfloat16 or options.recompute:
+    step = None if options.bfloat16 or options.recompute else _by_hand(model)
+    if step is None:
         return _by_autograd(model, options)
-    step = _by_hand(model)
     if options.hand_written and not options.compiled:
         return step
     trained = _by_autograd(model, options)
@@ -85,12 +85,20 @@ def _by_autograd(model: LanguageModel, options: StepOptions) -> Step:
     )
 
 
-def _by_hand(model: Transformer) -> Step:
-    ops = ops_for(model.embedding)
+def _by_hand(model: LanguageModel) -> Step | None:
+    """None for a model that has no such step on its device."""
+    family, ops = family_of(model.config), ops_for(model.embedding)
+    if not family.hand_written(model.config, model.embedding.device.type):
+        return None
+    if family.by_kernels_alone and ops is not c_ops:
+        return None
+    parts = hand_written.stack(model, ops)
+    if parts is None:
+        return None
     return Step(
-        partial(hand_written.loss_and_gradients, model, ops),
-        partial(hand_written.logits, model, ops),
-        partial(hand_written.score, model, ops),
+        parts.loss_and_gradients,
+        parts.logits,
+        parts.score,
         engine="c" if ops is c_ops else "torch",
         build=kernels() if ops is c_ops else "",
     )
@@ -119,8 +127,19 @@ def _sample(ops: Ops) -> list[Tensor]:
     shape, heads, generator = torch.Size((2, 19)), 2, torch.Generator().manual_seed(0)
     qkv, dy, scale = (torch.randn(*s, generator=generator) for s in ((24, 38), (8, 38), (38,)))
     targets = torch.arange(38) % 24
-    y, attend_backward = ops.attend(qkv.clone(), scale, heads, shape, keep=True)
+    y, attend_backward = ops.attend(qkv.clone(), scale, heads, shape, rotary=True, keep=True)
     hidden, swiglu_backward = ops.swiglu(qkv.clone(), scale, keep=True)
+    curved, gelu_backward = ops.gelu(qkv[:8].clone(), scale, keep=True)
+    normed, norm_backward = ops.norm(qkv[:8], scale[:8], scale[8:16])
+    vectors = torch.empty(2, 8)
+    dx = norm_backward(dy.clone(), None, *vectors)
     loss, dlogits = ops.cross_entropy(qkv.t().contiguous(), scale, targets)
     products = [ops.product(dy, y.t()), ops.product(dy.t(), y), ops.product(dy, dy.t(), plus=dy[:, :8])]
-    return [*products, y, attend_backward(dy), hidden, swiglu_backward(torch.cat([dy, dy[:4]])), loss, dlogits]
+    states, recur_backward = ops.recur(qkv.t()[:, :20].contiguous(), dy[:4, :25].reshape(20, 5), 2)
+    routes, route_backward = ops.route(qkv[:5].clone(), 2)
+    made = ops.spread(dy, routes, weighed=True)
+    experts = [ops.collect(made, routes, dy, weighed=True), ops.collect(made, routes, dy, weighed=False)]
+    experts.append(route_backward(ops.collect_weights(qkv[:8], made, routes), scale[:5]))
+    activations = [hidden, swiglu_backward(torch.cat([dy, dy[:4]])), curved, gelu_backward(dy)]
+    recurrent = [states, recur_backward(qkv[:5].t().contiguous())]
+    return [*products, y, attend_backward(dy), *activations, *recurrent, *experts, normed, dx, vectors, loss, dlogits]

@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdint.h>
+#include <string.h>
 #ifdef __AVX__
 #include <immintrin.h>
 #endif
@@ -45,6 +46,39 @@ static inline vec vexp(vec x) {
     p = p * r + 1.6666665459e-1f, p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
     return (vec)((ivec)(p * (vec)(((ivec)shifted + 127) << 23)) & ~(ivec)(x < -87.0f));
+}
+
+static inline vec vsigmoid(vec x) { return 1.0f / (1.0f + vexp(-larger(all(-88), x))); }
+
+/* tanh x to 3 ulp: Cephes' polynomial up to .625, 1 - 2 / (e^2x + 1) beyond. */
+static inline vec vtanh(vec x) {
+    const vec size = larger(x, -x), square = x * x, e = vexp(2.0f * choose(size > 40.0f, all(40), size));
+    const vec far = 1.0f - 2.0f / (e + 1.0f);
+    vec p = square * -5.70498872745e-3f + 2.06390887954e-2f;
+    p = p * square - 5.37397155531e-2f, p = p * square + 1.33314422036e-1f, p = p * square - 3.33332819422e-1f;
+    return choose(size < 0.625f, p * square * x + x, choose(x < 0.0f, -far, far));
+}
+
+/* The first `count` of LANES floats, or all; the other lanes are 0, or left alone. */
+static inline vec load_some(const float *from, int64_t count) {
+    if (count >= LANES) return AT(from);
+#ifdef __AVX512F__
+    return (vec)_mm512_maskz_loadu_ps((1u << count) - 1, from);
+#else
+    vec x = all(0);
+    memcpy(&x, from, count * sizeof(float));
+    return x;
+#endif
+}
+static inline void store_some(float *to, vec x, int64_t count) {
+    if (count >= LANES)
+        AT(to) = x;
+    else
+#ifdef __AVX512F__
+        _mm512_mask_storeu_ps(to, (1u << count) - 1, (__m512)x);
+#else
+        memcpy(to, &x, count * sizeof(float));
+#endif
 }
 
 /* Lane i of the result is the sum over the lanes of a[i]. Overwrites a. Each pass halves the number of vectors, and

@@ -1,11 +1,11 @@
-"""One training step against nanoGPT's loop written plainly, and against what its own products allow.
+"""One training step of each architecture against nanoGPT's loop written plainly, and against its own products.
 
-`make bench`, or `python -m tests.bench.step [rounds]`. Same architecture, batch and tokens, one thread, processor time;
-each round starts a process per contender, in turn, since an allocator is a matter of the whole process. The peer is
-eager, gathers its batch row by row, zeroes, clips and updates with torch's AdamW; once with glibc's thresholds as they
-are and once with ours. The ceiling is the rate of the step's linear products alone, same shapes, layouts and buffers,
-by torch's library or by that of `blas`, whichever is faster here; all of the step's exact FLOPs are held to it,
-those of attention too.
+`make bench`, or `python -m tests.bench.step [rounds] [names]`. Same architecture, batch and tokens, one thread,
+processor time; each round starts a process per contender, in turn, since an allocator is a matter of the whole process.
+The peer is eager autograd through the same model, gathers its batch row by row, zeroes, clips and updates with torch's
+AdamW; once with glibc's thresholds as they are and once with ours. Of the Transformer of default parts also the time of
+its linear products alone, same shapes, layouts and buffers, by torch's library or by that of `blas`, whichever is
+faster here, as a share of the step's.
 """
 
 import json
@@ -21,6 +21,17 @@ import pandas as pd
 from tests.support.root import ROOT
 
 SHAPES = {"d16": (2, 16, 2), "d32": (2, 32, 4), "d64": (4, 64, 8), "d128": (8, 128, 16)}  # as in conf/model
+GPT2 = {"norm": "layernorm", "activation": "gelu", "positions": "learned"}
+EXPERTS = {"experts": 4, "experts_per_token": 2}
+OTHERS: dict[str, tuple[tuple[int, int, int], dict]] = {
+    "gpt2-d16": (SHAPES["d16"], GPT2),
+    "gpt2-d64": (SHAPES["d64"], GPT2),
+    "layernorm-d64": (SHAPES["d64"], {"norm": "layernorm"}),
+    "lstm-d20": ((2, 20, 0), {"family": "lstm"}),
+    "lstm-d64": ((2, 64, 0), {"family": "lstm"}),
+    "experts-d16": (SHAPES["d16"], EXPERTS),
+    "experts-d48": ((3, 48, 6), EXPERTS),
+}
 VOCABULARY, LENGTH, BATCH = 256, 64, 8
 CEILINGS = ("torch's products", "our products")
 CONTENDERS = ("peer", "peer+malloc", "ours", *CEILINGS)
@@ -29,15 +40,15 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_
 TOKENS = np.random.default_rng(0).integers(0, VOCABULARY, 1_000_000).astype(np.uint16)
 
 
-def peer(shape: tuple[int, int, int]) -> Callable[[], object]:
+def peer(name: str) -> Callable[[], object]:
     """A step of nanoGPT's loop, on our architecture."""
     from tests.support.training.plain_loop import PlainLoop
 
-    loop = PlainLoop(_config(shape), TOKENS, batch_size=BATCH)
+    loop = PlainLoop(_config(name), TOKENS, batch_size=BATCH)
     return lambda: loop.step(1e-3)
 
 
-def ours(shape: tuple[int, int, int]) -> Callable[[], object]:
+def ours(name: str) -> Callable[[], object]:
     """A step of the learner, batch, schedule and bookkeeping included."""
     from types import SimpleNamespace
 
@@ -47,18 +58,18 @@ def ours(shape: tuple[int, int, int]) -> Callable[[], object]:
 
     optim = OptimSpec(batch_size=BATCH)
     data = DataSpec(context_length=LENGTH)
-    cell = Cell(_config(shape), "", data, optim, ScheduleSpec(), "noise", 0, "", 1_000_000, float("nan"))
+    cell = Cell(_config(name), "", data, optim, ScheduleSpec(), "noise", 0, "", 1_000_000, float("nan"))
     corpus = SimpleNamespace(train=TOKENS, eval_windows=TOKENS[: LENGTH + 1][None], corpus_id="noise")
     learner = Learner(cell, corpus, "cpu")
     return lambda: learner.advance(learner.step + 1, 1_000_000)
 
 
-def products(shape: tuple[int, int, int], multiply: Callable) -> Callable[[], object]:
+def products(name: str, multiply: Callable) -> Callable[[], object]:
     """The linear products of a step: forward, gradient of the input, gradient of the weight, in the step's order."""
     import torch
 
-    layers, width, _ = shape
-    hidden, n = _config(shape).d_ff, BATCH * LENGTH
+    layers, width, _ = SHAPES[name]
+    hidden, n = _config(name).d_ff, BATCH * LENGTH
     sizes = [(3 * width, width), (width, width), (2 * hidden, width), (width, hidden)] * layers + [(VOCABULARY, width)]
     buffers = []
     for rows, columns in sizes:
@@ -77,16 +88,8 @@ def products(shape: tuple[int, int, int], multiply: Callable) -> Callable[[], ob
     return step
 
 
-def flops(shape: tuple[int, int, int], contender: str) -> int:
-    """Exact training FLOPs of a step; of the linear products alone for a ceiling."""
-    from isoflop.models.config import n_matrices, training_flops_per_token
-
-    per_token = 6 * n_matrices(_config(shape)) if contender in CEILINGS else training_flops_per_token(_config(shape))
-    return per_token * BATCH * LENGTH
-
-
-def one(contender: str) -> dict[str, tuple[float, float]]:
-    """Milliseconds per step of every shape, minimum and median, in this process."""
+def one(contender: str, names: list[str]) -> dict[str, tuple[float, float]]:
+    """Milliseconds per step of each of `names`, minimum and median, in this process."""
     import torch
 
     from isoflop.experiments.training.process import configure_process
@@ -98,10 +101,10 @@ def one(contender: str) -> dict[str, tuple[float, float]]:
         configure_process(1)
     make = {
         "ours": ours,
-        "torch's products": lambda shape: products(shape, torch.mm),
-        "our products": lambda shape: products(shape, blas.product),
+        "torch's products": lambda name: products(name, torch.mm),
+        "our products": lambda name: products(name, blas.product),
     }.get(contender, peer)
-    return {name: _timed(make(shape)) for name, shape in SHAPES.items()}
+    return {name: _timed(make(name)) for name in names if name in SHAPES or contender not in CEILINGS}
 
 
 def _timed(step: Callable[[], object]) -> tuple[float, float]:
@@ -115,46 +118,47 @@ def _timed(step: Callable[[], object]) -> tuple[float, float]:
     return 1e3 * min(taken), 1e3 * float(np.median(taken))
 
 
-def measure(rounds: int) -> pd.DataFrame:
-    """A row per shape and contender: the least minimum and the median of medians over the rounds."""
+def measure(rounds: int, names: list[str]) -> pd.DataFrame:
+    """A row per shape, contender and round: its least and its median time."""
     rows = []
-    for _ in range(rounds):
+    for number in range(rounds):
         for contender in CONTENDERS:
-            command = [sys.executable, "-m", "tests.bench.step", "--one", contender]
+            command = [sys.executable, "-m", "tests.bench.step", "--one", contender, *names]
             done = subprocess.run(command, env=os.environ | ONE_THREAD, cwd=ROOT, check=True, stdout=subprocess.PIPE)
-            for shape, (least, median) in json.loads(done.stdout).items():
-                rows.append({"shape": shape, "contender": contender, "min": least, "median": median})
-    grouped = pd.DataFrame(rows).groupby(["contender", "shape"], sort=False)
-    return grouped.agg({"min": "min", "median": "median"})
+            for name, (least, median) in json.loads(done.stdout).items():
+                rows.append([number, name, contender, least, median])
+    return pd.DataFrame(rows, columns=["round", "name", "contender", "min", "median"])
 
 
-def _config(shape: tuple[int, int, int]) -> "ModelConfig":  # noqa: F821
+def _config(name: str) -> "ModelConfig":  # noqa: F821
     from isoflop.models.config import ModelConfig
 
-    layers, width, heads = shape
-    return ModelConfig("transformer", VOCABULARY, LENGTH, layers, width, heads)
+    (layers, width, heads), parts = OTHERS.get(name) or (SHAPES[name], {})
+    return ModelConfig(**{"family": "transformer"} | parts, vocab_size=VOCABULARY, context_length=LENGTH,
+                       n_layer=layers, d_model=width, n_head=heads)  # fmt: skip
 
 
 def main() -> None:
-    """Print milliseconds per step, ratios to the peer, and the share of the ceiling."""
+    """Print milliseconds per step, ratios to the peer with their range, and the share of the products."""
     if "--one" in sys.argv:
-        print(json.dumps(one(sys.argv[-1])))
+        contender, *names = sys.argv[sys.argv.index("--one") + 1 :]
+        print(json.dumps(one(contender, names)))
         return
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    given = sys.argv[1:]
+    rounds = int(given.pop(0)) if given and given[0].isdigit() else 5
     print(f"processor ms per step of {BATCH} x {LENGTH} tokens, one thread, {rounds} rounds in turn; min (median)")
-    table = measure(rounds)
-    for name, shape in SHAPES.items():
-        at = {contender: table.loc[(contender, name)] for contender in CONTENDERS}
-        times = "  ".join(f"{contender} {row['min']:.2f} ({row['median']:.2f})" for contender, row in at.items())
-        print(f"{name:5s} {times}")
-        for statistic in ("min", "median"):
-            against = [at[contender][statistic] / at["ours"][statistic] for contender in ("peer", "peer+malloc")]
-            rate = {c: flops(shape, c) / at[c][statistic] / 1e6 for c in ("ours", *CEILINGS)}
-            ceiling = max(rate[c] for c in CEILINGS)
-            print(
-                f"      by {statistic}: {against[0]:.2f}x the peer, {against[1]:.2f}x with our malloc; "
-                f"{rate['ours']:.1f} of {ceiling:.1f} GFLOP/s, {rate['ours'] / ceiling:.0%}"
-            )
+    table = measure(rounds, given or [*SHAPES, *OTHERS])
+    for name, rows in table.groupby("name", sort=False):
+        medians = rows.pivot(index="round", columns="contender", values="median")
+        least = rows.groupby("contender")["min"].min()
+        listed = [contender for contender in CONTENDERS if contender in medians]
+        print(f"{name:14s}", "  ".join(f"{c} {least[c]:.2f} ({medians[c].median():.2f})" for c in listed))
+        for contender in ("peer", "peer+malloc"):
+            ratios = medians[contender] / medians["ours"]
+            print(f"{'':14s} {ratios.median():.2f}x the {contender} [{ratios.min():.2f}, {ratios.max():.2f}]")
+        if name in SHAPES:
+            share = medians[list(CEILINGS)].min(axis=1).median() / medians["ours"].median()
+            print(f"{'':14s} {share:.0%} of the step are its products")
 
 
 if __name__ == "__main__":

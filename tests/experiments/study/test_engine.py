@@ -71,7 +71,14 @@ def test_the_name_of_an_engine_is_known_before_it_trains(cell, where, threads, m
     assert engine_name(cell, where, kernels=kernels) == found.engine
     assert engine_name(cell, replace(where, device="cuda"), kernels=kernels).startswith("cuda-")
     if kernels and found.engine == "c":
-        assert engine_name(cell, where, kernels=False) == "torch"
+        assert engine_name(cell, where, kernels=False) == ("autograd" if cell is RECURRENT else "torch")
+
+
+def test_every_family_has_the_step_by_hand_on_cpu_and_the_default_parts_everywhere():
+    for cell in (SMALL, RECURRENT, EXPERTS, cell_of_width(64, norm="layernorm", activation="gelu")):
+        assert engine_name(cell, CPU, kernels=True) == "c"
+        expected = "cuda-torch" if cell is SMALL else "cuda-autograd"
+        assert engine_name(cell, replace(CUDA, compile=False), kernels=True) == expected
 
 
 @pytest.mark.parametrize(

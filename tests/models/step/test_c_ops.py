@@ -20,6 +20,7 @@ from tests.support.training.cells import DATA, make
 from tests.support.training.models import scrambled, tokens
 
 SHAPES = [(2, 16, 2, 8), (1, 64, 1, 6), (3, 19, 2, 10), (2, 5, 3, 4), (1, 1, 1, 2), (2, 33, 1, 14)]  # B, T, H, K
+UNROTATED = [*SHAPES, (2, 19, 3, 5), (1, 16, 1, 1)]
 needs_compiler = pytest.mark.skipif(native.library() is None, reason="needs a C compiler for this processor")
 
 
@@ -32,16 +33,19 @@ def same(ours, theirs):
 
 
 @needs_compiler
-@pytest.mark.parametrize(("batch", "length", "heads", "width"), SHAPES)
-def test_attention(batch, length, heads, width):
+@pytest.mark.parametrize("rotary", [True, False])
+@pytest.mark.parametrize(("batch", "length", "heads", "width"), UNROTATED)
+def test_attention(batch, length, heads, width, rotary):
+    if rotary and width % 2:
+        return
     n, d = batch * length, heads * width
-    qkv, scale, dy = 2 * randn(3 * d, n), randn(n, seed=1).abs(), randn(d, n, seed=2)
+    qkv, scale, dy = (1 + rotary) * randn(3 * d, n), randn(n, seed=1).abs(), randn(d, n, seed=2)
     results = []
     for ops in (c_ops, torch_ops):
-        y, backward = ops.attend(qkv.clone(), scale, heads, (batch, length), keep=True)
+        y, backward = ops.attend(qkv.clone(), scale, heads, (batch, length), rotary=rotary, keep=True)
         results.append((y, backward(dy.clone())))
     same(*results)
-    forgetful, _ = c_ops.attend(qkv.clone(), scale, heads, (batch, length), keep=False)
+    forgetful, _ = c_ops.attend(qkv.clone(), scale, heads, (batch, length), rotary=rotary, keep=False)
     assert torch.equal(forgetful, results[0][0])
 
 
@@ -55,6 +59,35 @@ def test_swiglu(n):
         results.append((hidden, backward(dhidden.clone())))
     same(*results)
     same(c_ops.swiglu(gate_up.clone(), scale, keep=False)[0], results[1][0])
+
+
+@needs_compiler
+@pytest.mark.parametrize("n", [1, 8, 21, 64])
+def test_gelu(n):
+    x, scale, dhidden = 3 * randn(5, n), randn(n, seed=1).abs(), randn(5, n, seed=2)
+    results = []
+    for ops in (c_ops, torch_ops):
+        hidden, backward = ops.gelu(x.clone(), scale, keep=True)
+        results.append((hidden, backward(dhidden.clone())))
+    same(*results)
+    same(c_ops.gelu(x.clone(), scale, keep=False)[0], results[1][0])
+
+
+@needs_compiler
+@pytest.mark.parametrize("n", [1, 8, 21, 64])
+def test_norm_of_both_kinds(n):
+    """Far from zero too, where LayerNorm subtracts a large mean."""
+    dh, residual = randn(10, n, seed=1), randn(10, n, seed=2)
+    for offset, bias in ((0, None), (0, randn(10, seed=4)), (100, randn(10, seed=4))):
+        x, gain, results = randn(10, n) + offset, randn(10, seed=3), []
+        for ops in (c_ops, torch_ops):
+            for added in (residual, None):
+                h, backward = ops.norm(x, gain, bias)
+                vectors = [torch.full((10,), math.nan), torch.zeros(10)]  # the second is left alone without a bias
+                dx = backward(dh.clone(), added, vectors[0], None if bias is None else vectors[1])
+                results.append((h, dx, *vectors))
+        for ours, theirs in zip(results[:2], results[2:], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-5 * max(1, offset))
 
 
 @needs_compiler
@@ -107,11 +140,16 @@ def test_exponentials_at_the_ends():
         assert c_ops.cross_entropy(broken, one, target)[0].isnan()
     broken = randn(6, 16)
     broken[0, 3] = math.nan
-    assert c_ops.attend(broken, torch.ones(16), 1, (1, 16), keep=False)[0].isnan().any()
+    assert c_ops.attend(broken, torch.ones(16), 1, (1, 16), rotary=True, keep=False)[0].isnan().any()
     saturated = torch.tensor([[1e30, -1e30, 100.0, -100.0], [2.0, 2.0, 2.0, 2.0]])
     hidden, backward = c_ops.swiglu(saturated.clone(), torch.ones(4), keep=True)
     same(hidden, torch_ops.swiglu(saturated.clone(), torch.ones(4), keep=True)[0])
     assert backward(torch.ones(1, 4)).isfinite().all()
+    saturated = torch.tensor([[1e30, -1e30, 100.0, -100.0, 12.0, -12.0]])
+    results = [ops.gelu(saturated.clone(), torch.ones(6), keep=True) for ops in (c_ops, torch_ops)]
+    torch.testing.assert_close(results[0][0], results[1][0], rtol=2e-5, atol=1e-7 * 1e-30)
+    same(*(backward(torch.ones(1, 6)) for _, backward in results))
+    assert c_ops.gelu(torch.tensor([[math.nan]]), torch.ones(1), keep=False)[0].isnan()
 
 
 @needs_compiler
@@ -180,9 +218,12 @@ def test_processors_of_narrower_vectors(fresh, monkeypatch, less):
     monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, less))
     assert ops_for(torch.zeros(1)) is c_ops
     for shape in SHAPES:
-        test_attention(*shape)
+        test_attention(*shape, rotary=True)
+        test_attention(*shape, rotary=False)
     for n in (1, 8, 21, 64):
         test_swiglu(n)
+        test_gelu(n)
+        test_norm_of_both_kinds(n)
     for vocab in (3, 50, 256):
         test_cross_entropy_and_score(vocab)
 
