@@ -192,7 +192,7 @@ static inline void gelu_at(float *x, const float *scale, float *hidden, int keep
     const vec s = AT(scale), u = AT(x) * s, low = larger(all(-10), u), v = choose(low > 10.0f, all(10), low);
     const vec square = v * v, twice = 1.5957691216f * v * (1.0f + 0.044715f * square);
     const vec sigmoid = 1.0f / (1.0f + vexp(-twice));
-    AT(hidden) = u * sigmoid;
+    AT(hidden) = low * sigmoid;
     if (keep) AT(x) = s * sigmoid * (1.0f + (1.0f - sigmoid) * 1.5957691216f * v * (1.0f + 0.134145f * square));
 }
 

@@ -6,7 +6,7 @@ Shape suffixes: D width, N tokens, E any output width.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -89,7 +89,7 @@ def gradient(parameter: nn.Parameter) -> Tensor:
     return parameter.grad
 
 
-@cache
+@lru_cache(maxsize=8)
 def ones(count: int, dtype: torch.dtype) -> Tensor:
     """The scale of what needs none, (N)."""
     return torch.ones(count, dtype=dtype)

@@ -70,10 +70,10 @@ class Recurrent:
 
 def _by_position(x_DN: Tensor, shape: torch.Size) -> Tensor:
     """(D, B x T) to (T x B, D)."""
-    return x_DN.unflatten(1, shape).permute(2, 1, 0).reshape(-1, len(x_DN))
+    return x_DN.unflatten(1, shape).permute(2, 1, 0).reshape(-1, len(x_DN)).contiguous()  # of one text a view else
 
 
 def _by_feature(x_ND: Tensor, shape: torch.Size) -> Tensor:
     """(T x B, D) to (D, B x T)."""
     batch, length = shape
-    return x_ND.view(length, batch, -1).permute(2, 1, 0).reshape(x_ND.shape[1], -1)
+    return x_ND.view(length, batch, -1).permute(2, 1, 0).reshape(x_ND.shape[1], -1).contiguous()

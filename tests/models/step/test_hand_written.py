@@ -58,7 +58,7 @@ def test_gradients_are_those_of_float64(config, ops):
     """Of batches that fill whole vectors and of others, of whole windows and of shorter ones."""
     model = scrambled(config)
     parts = hand_written.stack(model, ops)
-    for batch, length in ((8, 12), (3, 7), (5, 1)):
+    for batch, length in ((8, 12), (3, 7), (5, 1), (1, 12)):
         data = tokens(config, batch)[:, : length + 1]
         for parameter in model.parameters():
             parameter.grad = torch.full_like(parameter, torch.nan)  # everything must be overwritten
