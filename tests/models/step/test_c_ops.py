@@ -148,7 +148,7 @@ def test_exponentials_at_the_ends():
     saturated = torch.tensor([[1e30, -1e30, 100.0, -100.0, 12.0, -12.0]])
     results = [ops.gelu(saturated.clone(), torch.ones(6), keep=True) for ops in (c_ops, torch_ops)]
     torch.testing.assert_close(results[0][0], results[1][0], rtol=2e-5, atol=1e-35)
-    same(*(backward(torch.ones(1, 6)) for _, backward in results))
+    same(results[0][1](torch.ones(1, 6)), torch.tensor([[1.0, 0.0, 1.0, 0.0, 1.0, 0.0]]))  # torch's is nan at 1e30
     assert c_ops.gelu(torch.tensor([[math.nan]]), torch.ones(1), keep=False)[0].isnan()
 
 
