@@ -65,7 +65,7 @@ def fit(
 
     with Steps() as step:
         found = verdict(
-            load(table, mapping, where, study, sheet, best=best),
+            load(table, mapping, where, study, sheet, best=best, laws=law),
             law,
             objective=objective_of(objective, delta),
             params=params,
@@ -119,7 +119,9 @@ def compare(
     above: Annotated[
         float | None, typer.Option("--holdout-above", help="one hold-out above this; else rolling", callback=positive)
     ] = None,
-    by: Annotated[str, typer.Option("--holdout-by", help="flops, n_params or tokens")] = "flops",
+    by: Annotated[
+        str, typer.Option("--holdout-by", "--by", help="flops, n_params, tokens or any other column")
+    ] = "flops",
     params: Params = "matrices",
     compute: Compute = "exact",
     where: Where = None,
@@ -137,12 +139,12 @@ def compare(
     """
     from isoflop.scaling.selection.comparison import comparison
 
-    data = load(table, mapping, where, study, sheet, best=best)
+    data = load(table, mapping, where, study, sheet, best=best, laws=laws)
     with Steps() as step:
         found = comparison(
             data,
             laws,
-            by=by,  # type: ignore[arg-type]  # any other word is refused there
+            by=by,
             above=above,
             params=params,
             compute=compute,

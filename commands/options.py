@@ -14,8 +14,11 @@ import typer
 from isoflop.printable import printable
 
 if TYPE_CHECKING:  # loaded when a command runs
+    from collections.abc import Sequence
+
     import pandas as pd
 
+    from isoflop.scaling.laws.inputs import Column
     from isoflop.scaling.fitting.objective import Objective as FitObjective
 
 RUN, FIT, DECIDE, SHOW, MODELS = "Run a study", "Fit and compare", "Decide", "Show and share", "Models and data"
@@ -215,14 +218,21 @@ def load(
     sheet: str | None = None,
     labels: tuple[str, ...] = (),
     best: str = "",
+    laws: str | None = None,
+    inputs: "Sequence[Column]" = (),
 ) -> "pd.DataFrame":
     """The table of a command, read with its --map, --where, --study, --sheet and --best-of; guesses go to stderr.
 
-    `labels` are columns of names besides the usual ones.
+    `labels` are columns of names besides the usual ones, `laws` those that the command names, whose columns --map may
+    name too, as may it `inputs`.
     """
     from isoflop.scaling.imports.read import read_table
+    from isoflop.scaling.laws import columns_read, law_names
 
-    read = read_table(table, mapping=pairs(mapping, "--map"), where=where, study=study, sheet=sheet, labels=labels)
+    read = read_table(
+        table, mapping=pairs(mapping, "--map"), where=where, study=study, sheet=sheet, labels=labels,
+        inputs=(*(columns_read(law_names(laws)) if laws else ()), *inputs),
+    )  # fmt: skip
     if guessed := read.attrs["guessed"]:
         typer.echo(f"{table}: {'; '.join(guessed)}", err=True)
     if not best:

@@ -7,7 +7,8 @@ import pandas as pd
 from scipy.special import fdtrc
 
 from isoflop.scaling.findings.finding import Case, Check, Finding
-from isoflop.scaling.fitting.fit import COLUMN
+from isoflop.scaling.laws.inputs import STANDARD
+from isoflop.scaling.table.inputs import components
 
 POOLED = 0.005  # level of pooled_settings, shared by the columns of a table
 MOST_VALUES = 12  # of a setting that is tested
@@ -31,7 +32,7 @@ def settings(case: Case) -> pd.DataFrame:
 
 def _is_setting(name: str, values: pd.Series) -> bool:
     lowered = name.lower()
-    if lowered in OUTCOMES | IDENTITIES | {*COLUMN.values()} or "seed" in lowered or lowered in ("replicate", "rep"):
+    if lowered in OUTCOMES | IDENTITIES | {column.name for column in STANDARD.values()} or "seed" in lowered or lowered in ("replicate", "rep"):
         return False
     distinct = values.nunique(dropna=False)
     return 1 < distinct <= max(len(values) // 2, 2)
@@ -39,9 +40,15 @@ def _is_setting(name: str, values: pd.Series) -> bool:
 
 def replicate_keys(case: Case) -> pd.DataFrame:
     """What must be equal for two rows to be replicates: the inputs of the law, and every setting."""
-    inputs = [COLUMN[letter] for letter in case.fit.law.inputs]
+    inputs = _inputs(case)
     extra = settings(case)
     return pd.concat([case.frame[inputs], extra[[c for c in extra if c not in inputs]]], axis=1)
+
+
+def _inputs(case: Case) -> list[str]:
+    """The columns that the law reads, of a vector its components."""
+    names = [str(name) for name in case.frame.columns]
+    return [name for read in case.fit.law.reads().values() for name in components(names, read)]
 
 
 def pooled(case: Case) -> Iterator[Finding]:
@@ -50,11 +57,11 @@ def pooled(case: Case) -> Iterator[Finding]:
     An F test within cells of equal inputs, the column's values as levels; level POOLED over all columns. Seeds are no
     setting. Power .99 where two settings lie two standard deviations apart in 10 cells.
     """
-    inputs = [COLUMN[letter] for letter in case.fit.law.inputs]
+    inputs = _inputs(case)
     cell = case.frame.groupby(inputs, dropna=False).ngroup().to_numpy()
     if np.bincount(cell).max() < 2 or case.fit.noise < 1e-9:
         return
-    table = settings(case)
+    table = settings(case).drop(columns=inputs, errors="ignore")
     tested = {str(c): _within_cells(case.fit.residuals, table[c], cell) for c in table}
     varied = {name: result for name, result in tested.items() if result is not None}
     for name, (p, values, explained) in varied.items():

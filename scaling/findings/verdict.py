@@ -12,6 +12,7 @@ from isoflop.scaling.fitting.fit import Fit, FitError, Huber, fit
 from isoflop.scaling.fitting.fit_text import fit_dict, fit_text
 from isoflop.scaling.fitting.objective import LeastSquares, Objective
 from isoflop.scaling.fitting.uncertainty import Draws, bootstrap, intervals, jackknife
+from isoflop.scaling.laws import columns_read
 from isoflop.scaling.table.columns import near_match
 from isoflop.scaling.table.conventions import is_runs, points
 
@@ -102,7 +103,7 @@ def verdict(
     if resamples < 0:
         raise ValueError(f"--bootstrap {resamples}: the number of resamples is at least 0")
     step = on_step or (lambda name: None)
-    data = points(table, params=params, compute=compute)
+    data = points(table, params=params, compute=compute, inputs=columns_read([law]))
     step(law)
     fitted = fit(law, data, objective=objective, fixed=fixed, seed=seed)
     step(f"{law} to {resamples} resamples")
@@ -141,7 +142,7 @@ def _compare(
     rows = []
     for params, compute in CONVENTIONS:
         try:
-            fitted = fit(law, points(table, params=params, compute=compute), objective=objective, fixed=fixed)
+            fitted = fit(law, table, params=params, compute=compute, objective=objective, fixed=fixed)
             draws = jackknife(fitted)
         except FitError:
             continue

@@ -18,15 +18,13 @@ from isoflop.scaling.fitting.objective import Huber, LeastSquares, Objective
 from isoflop.scaling.fitting.problem import FitProblem
 from isoflop.scaling.fitting.search import go_on, robust_scale, search
 from isoflop.scaling.fitting.solver import Solution, minimise
-from isoflop.scaling.laws import get_law
+from isoflop.scaling.laws import columns_read, get_law
 from isoflop.scaling.laws.cost import Cost
 from isoflop.scaling.laws.law import Allocation, Array, Law
 from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.table.inputs import input_values
 
 __all__ = ["Fit", "FitError", "Huber", "LeastSquares", "fit", "predict_loss", "refit", "robust_scale"]
-
-COLUMN = {"N": "n_params", "D": "tokens", "C": "flops", "U": "unique_tokens", "L": "model_loss"}
-"""The column of a table that each letter of a law's inputs stands for."""
 
 MOST_SEARCHED = 20  # refits of one batch that are searched for from new starts, each as dear as a whole fit
 EXACT_NOISE = 1e-9  # of ln loss: below, the data lie on the law
@@ -188,7 +186,22 @@ def number(x: float) -> str:
 
 def predict_loss(law: Law, frame: pd.DataFrame) -> Array:
     """Loss (n,) of a law at the rows of a frame. Raises FitError naming a column that it reads and the frame lacks."""
-    return np.asarray(law(*_columns(type(law), frame).values()), dtype=float)
+    return np.asarray(law(*law_inputs(type(law), frame).values()), dtype=float)
+
+
+def law_inputs(form: type[Law], frame: pd.DataFrame, lacking: Mapping[str, str] | None = None) -> dict[str, Array]:
+    """The columns (n,) that a form reads, by symbol; of a vector its components (k, n).
+
+    Raises FitError naming one that is not in every row, with what `lacking` says of it.
+    """
+    columns = {}
+    for symbol, read in form.reads().items():
+        values = input_values(frame, read)
+        if values is None:
+            why = (lacking or {}).get(read.name, "add it or choose another law")
+            raise FitError(f"law {form.name} needs the column {read.name!r} in every row; {why}")
+        columns[symbol] = values
+    return columns
 
 
 def fit(
@@ -223,12 +236,12 @@ def fit(
     >>> round(fitted.law.alpha, 2), round(fitted.exponents()["a"], 2)
     (0.44, 0.57)
     """
-    data = points(data, params=params, compute=compute, cluster=cluster)
+    data = points(data, params=params, compute=compute, cluster=cluster, inputs=columns_read([form]))
     if isinstance(form, str):
         form, preset = get_law(form)
         free, tied, fixed = (*preset.free, *free), preset.tied or tied, {**preset.fixed, **(fixed or {})}
     pinned = _pinned(form, {**_ceiling(form, data.frame, free), **(fixed or {})}, free, tied)
-    columns = _columns(form, data.frame)
+    columns = law_inputs(form, data.frame, data.lacking)
     loss = data.frame["loss"].to_numpy(float)
     weights = _weights(weights, data.frame)
     estimate = falls is None and objective.delta == "auto" and np.ptp(weights) == 0
@@ -346,16 +359,6 @@ def _ceiling(form: type[Law], frame: pd.DataFrame, free: tuple[str, ...]) -> dic
     return {form.ceiling_name: float(np.log(sizes[0]))} if len(sizes) == 1 and sizes[0] > 1 else {}
 
 
-def _columns(form: type[Law], frame: pd.DataFrame) -> dict[str, Array]:
-    columns = {}
-    for letter in form.inputs:
-        name = COLUMN[letter]
-        if name not in frame or frame[name].isna().any():
-            raise FitError(f"law {form.name} needs the column {name!r} in every row; add it or choose another law")
-        columns[letter] = frame[name].to_numpy(float)
-    return columns
-
-
 def _weights(weights: Any, frame: pd.DataFrame) -> Array:
     if weights is None:
         weights = frame["weight"] if "weight" in frame else np.ones(len(frame))
@@ -374,8 +377,10 @@ def _check_enough(problem: FitProblem, weights: Array) -> None:
             f"{used} data points cannot determine the {needed} free parameters of {problem.form.name} "
             f"({', '.join(problem.free)}): add runs or fix parameters"
         )
-    for letter, column in problem.columns.items():
-        if letter != "U" and np.ptp(column) == 0 and needed > 1:
+    for letter, read in problem.form.reads().items():
+        column = problem.columns[letter]
+        if letter != "U" and not np.ptp(column, axis=-1).any() and needed > 1:
+            value = " ".join(f"{v:g}" for v in np.atleast_2d(column)[:, 0])
             raise FitError(
-                f"every data point has the same {COLUMN[letter]} ({column[0]:g}): {problem.form.name} needs it to vary"
+                f"every data point has the same {read.name} ({value}): {problem.form.name} needs it to vary"
             )

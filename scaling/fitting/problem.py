@@ -19,6 +19,8 @@ DIFFERENCE = 1e-5  # step of the differences that stand in for a curvature the f
 class FitProblem:
     """Residuals of `form` on columns (each (n,), in the units of the data) and losses (n,).
 
+    The column of a vector is (k, n), its components.
+
     `pinned` maps fixed parameters to their values; `tied` makes the two exponents of `form.ties` one. `log` chooses
     residuals of ln loss, otherwise of loss.
     """
@@ -42,8 +44,9 @@ class FitProblem:
 
     @cached_property
     def x(self) -> dict[str, Array]:
-        """Logarithms (n,) of the columns in those units."""
-        return {k: np.log(v / self.units.get(k, 1.0)) for k, v in self.columns.items()}
+        """The columns as the form's `evaluate` takes them: logarithms (n,) in those units, or as they are."""
+        logs = {k for k, read in self.form.reads().items() if read.transform == "log"}
+        return {k: np.log(v / self.units.get(k, 1.0)) if k in logs else v for k, v in self.columns.items()}
 
     @cached_property
     def log_loss(self) -> Array:
@@ -178,7 +181,7 @@ class FitProblem:
     def on_rows(self, keep: Array) -> "FitProblem":
         """The same problem on some of the rows, in the same units."""
         part = FitProblem(
-            self.form, {k: v[keep] for k, v in self.columns.items()}, self.loss[keep], self.pinned, self.tied, self.log
+            self.form, {k: v[..., keep] for k, v in self.columns.items()}, self.loss[keep], self.pinned, self.tied, self.log
         )
         part.__dict__["units"] = self.units
         return part

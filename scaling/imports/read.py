@@ -17,6 +17,7 @@ from isoflop.scaling.imports.records.lm_eval import RESULTS
 from isoflop.scaling.imports.records.mlflow import STORE
 from isoflop.scaling.imports.records.tensorboard import EVENTS
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, Reader, SourceError
+from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.table.bundle.manifest import is_bundle
 from isoflop.scaling.table.columns import OPTIONAL, TableError, hint
 from isoflop.scaling.table.meaning import QUANTITIES
@@ -88,13 +89,15 @@ def read_table(
     study: str | None = None,
     sheet: str | None = None,
     labels: Iterable[str] = (),
+    inputs: Sequence[Column] = (),
 ) -> pd.DataFrame:
     """The table at `path` with its columns renamed by `mapping` (ours -> yours) and its rows kept by `where`.
 
     A runs folder, a bundle that `isoflop share` wrote (also as hf://datasets/USER/NAME), a CSV, parquet or JSON of runs
     or of their curves, or whatever `import_source` reads as it is: a log,
     a folder of histories. `study` keeps the runs that one study of a runs folder lists, `sheet` names one of a
-    spreadsheet, `labels` are more columns of names. `attrs` carries "source", "notes" (what was renamed, assumed and
+    spreadsheet, `labels` are more columns of names, `inputs` further columns that a law reads, which `mapping` may name
+    (`isoflop.laws.columns_read` lists those of a law). `attrs` carries "source", "notes" (what was renamed, assumed and
     filtered; "guessed" of them what the user did not ask for), "mapping", "loss_unit", and "study" where one was named.
     Raises TableError naming the file and the remedy, or RunTableError for a runs folder that is not one.
 
@@ -107,14 +110,14 @@ def read_table(
     """
     path = Path(path)
     if study or sheet or not path.exists() or (path / "cells").is_dir() or is_bundle(path):
-        return read_plain(path, mapping=mapping, where=where, study=study, sheet=sheet, labels=labels)
+        return read_plain(path, mapping=mapping, where=where, study=study, sheet=sheet, labels=labels, inputs=inputs)
     if _is_foreign(path):
         try:
             return _imported_table(path, mapping, where)
         except SourceError as error:
             raise TableError(f"{error} (options of `isoflop import`, which writes a table)") from error
     try:
-        return read_plain(path, mapping=mapping, where=where, labels=labels)
+        return read_plain(path, mapping=mapping, where=where, labels=labels, inputs=inputs)
     except (TableError, RunTableError) as error:
         try:
             return _imported_table(path, mapping, where)

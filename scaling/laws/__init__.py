@@ -17,9 +17,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from isoflop.scaling.laws.law import Law, Preset, Role
+from isoflop.scaling.laws.inputs import STANDARD, Column
+from isoflop.scaling.laws.law import Box, Law, Preset, Role
 
-__all__ = ["LAWS", "PRESETS", "get_law", "law_names", "with_role"]
+__all__ = ["LAWS", "PRESETS", "Box", "Column", "Law", "columns_read", "get_law", "law_names", "with_role"]
 
 
 def _forms() -> Iterator[type[Law]]:
@@ -58,6 +59,17 @@ def law_names(laws: Sequence[str] | str | None = None) -> tuple[str, ...]:
     return tuple(laws) if laws else tuple(PRESETS)
 
 
+def columns_read(laws: Sequence[type[Law] | str]) -> tuple[Column, ...]:
+    """Every column that the laws read, once each. Raises ValueError for an unknown name."""
+    forms = [get_law(law)[0] if isinstance(law, str) else law for law in laws]
+    return tuple(dict.fromkeys(column for form in forms for column in form.reads().values()))
+
+
+def of_size_and_data(name: str) -> bool:
+    """Whether a law of the catalogue reads none but the columns that every study has: size, tokens, compute."""
+    return set(PRESETS[name][0].inputs) <= set(STANDARD)
+
+
 def get_law(name: str) -> tuple[type[Law], Preset]:
     """The form called `name` and how it is fitted under that name.
 
@@ -87,4 +99,7 @@ def _user_law(name: str) -> type[Law]:
     missing = [p for p in form.parameters() if p not in form.box]
     if missing:
         raise ValueError(f"law {name!r} gives no search box for {', '.join(missing)}: add them to its `box`")
+    form.reads()
+    if not form.name:
+        form.name = attribute.lower()
     return form

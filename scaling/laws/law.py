@@ -1,9 +1,10 @@
 """The base class of every scaling law: `Law`. A subclass is a functional form, an instance is a law with its numbers.
 
 A form is a frozen dataclass whose fields are its parameters. It states its formula (`__call__`), the columns it reads
-(`inputs`) and where each parameter may lie (`box`). That is enough to fit it: derivatives are then taken by complex
-step, and the search starts at random points of the box. The shipped forms add analytic derivatives (`evaluate`) and
-the terms that they are linear in (`linearise`), with which a fit takes milliseconds.
+(`inputs`, and `columns` for those beyond size, tokens and compute) and where each parameter may lie (`box`). That is
+enough to fit it: derivatives are then taken by complex step, or by differences of a formula that is not analytic, and
+the search starts at random points of the box. The shipped forms add analytic derivatives (`evaluate`) and the terms
+that they are linear in (`linearise`), with which a fit takes milliseconds.
 
 A form also carries every fact that the rest of the package needs to know of it, as class attributes: which parameter
 is the irreducible loss, under which names it can be fitted, where it is used by default. Nothing outside asks for a
@@ -21,10 +22,13 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 
 from isoflop.scaling.laws.cost import SIX_ND, Cost
+from isoflop.scaling.laws.inputs import STANDARD, Column
 from isoflop.scaling.laws.paper import Paper
 
 Array = np.ndarray
 COMPLEX_STEP = 1e-100
+DIFFERENCE_STEP = 1e-6
+SAME_DERIVATIVE = 1e-3  # relative: how near the derivatives of an analytic formula by either way are to one another
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class Allocation:
         return self.D / self.N
 
 
+_ANALYTIC: dict[type, bool] = {}  # of the forms whose derivatives are taken here
+
 # Where a law is used when the user names none: the laws to "choose" are those that a law is chosen among and whose
 # forecasts `predict` averages; `approaches` fits those of "approach 3"; `suggest` plans runs under those to "plan"
 # with. `compare` scores the whole catalogue.
@@ -93,7 +99,8 @@ class Law:
     typical: ClassVar[tuple[float, ...]] = ()  # parameter values near published ones, for examples and tests
 
     # What a fit needs.
-    inputs: ClassVar[tuple[str, ...]] = ("N", "D")  # columns read: of N, D, U, C, in the order of `__call__`
+    inputs: ClassVar[tuple[str, ...]] = ("N", "D")  # symbols of the columns read, in the order of `__call__`
+    columns: ClassVar[Mapping[str, Column | str]] = {}  # which column a symbol is, for those that are not in STANDARD
     box: ClassVar[dict[str, Box]] = {}  # where each parameter may lie
     scales: ClassVar[tuple[str, ...]] = ()  # columns whose unit `rescaled` can change
     amplitudes: ClassVar[tuple[str, ...]] = ()  # parameters that the law is linear in, see `linearise`
@@ -137,6 +144,18 @@ class Law:
         return tuple(f.name for f in fields(cls))  # type: ignore[arg-type]
 
     @classmethod
+    def reads(cls) -> dict[str, Column]:
+        """The columns read, by symbol. Raises ValueError for a symbol that stands for none."""
+        known = STANDARD | {k: Column(v) if isinstance(v, str) else v for k, v in cls.columns.items()}
+        unknown = [symbol for symbol in cls.inputs if symbol not in known]
+        if unknown:
+            raise ValueError(
+                f"law {cls.name or cls.__name__} reads {unknown[0]!r} without saying which column that is: add "
+                f'columns = {{"{unknown[0]}": Column("its_name")}}'
+            )
+        return {symbol: known[symbol] for symbol in cls.inputs}
+
+    @classmethod
     def defaults(cls) -> dict[str, float]:
         """The parameters that stay where they are unless a fit frees them."""
         return {f.name: float(f.default) for f in fields(cls) if f.default is not MISSING}  # type: ignore[arg-type]
@@ -172,12 +191,23 @@ class Law:
 
     @classmethod
     def evaluate(cls, theta: Array, x: Mapping[str, Array]) -> tuple[Array, Array]:
-        """Loss (B, n) and its derivatives (B, P, n) at internal coordinates theta (B, P), given log columns x (n,).
+        """Loss (B, n) and its derivatives (B, P, n) at internal coordinates theta (B, P).
 
-        This general version differentiates the formula by complex step, exact to rounding if the formula is analytic
-        (Squire and Trapp 1998).
+        `x` has a column (n,) for every input, its logarithm where its transform is one, or the components (k, n) of a
+        vector. This general version differentiates the formula by complex step, exact to rounding if the formula is
+        analytic (Squire and Trapp 1998), else by central differences.
         """
-        columns = [np.exp(x[k]) for k in cls.inputs]
+        columns = [np.exp(x[k]) if read.transform == "log" else x[k] for k, read in cls.reads().items()]
+        if cls not in _ANALYTIC:
+            _ANALYTIC[cls] = cls._is_analytic(theta, columns)
+        if _ANALYTIC[cls]:
+            loss, jacobian = cls._by_complex_step(theta, columns)
+        else:
+            loss, jacobian = cls._formula(theta, columns), cls._by_differences(theta, columns)
+        return loss, jacobian
+
+    @classmethod
+    def _by_complex_step(cls, theta: Array, columns: list[Array]) -> tuple[Array, Array]:
         loss = cls._formula(theta.astype(complex), columns)
         jacobian = np.empty((theta.shape[0], theta.shape[1], loss.shape[-1]))
         for j in range(theta.shape[1]):
@@ -187,9 +217,32 @@ class Law:
         return loss.real, jacobian
 
     @classmethod
+    def _by_differences(cls, theta: Array, columns: list[Array]) -> Array:
+        slopes = []
+        for j in range(theta.shape[1]):
+            step = np.zeros(theta.shape[1])
+            step[j] = DIFFERENCE_STEP
+            slopes.append((cls._formula(theta + step, columns) - cls._formula(theta - step, columns)) / (2 * step[j]))
+        return np.stack(slopes, axis=1)
+
+    @classmethod
+    def _is_analytic(cls, theta: Array, columns: list[Array]) -> bool:
+        """Whether the complex step gives the derivatives that differences give, wherever both are finite."""
+        with np.errstate(all="ignore"):
+            rough = cls._by_differences(theta, columns)
+            try:
+                _, exact = cls._by_complex_step(theta, columns)
+            except (TypeError, ValueError):  # a function of real numbers alone
+                return False
+            off = np.abs(exact - rough) > SAME_DERIVATIVE * np.abs(rough).max(axis=2, keepdims=True) + 1e-6
+        finite = np.isfinite(rough).all(axis=(1, 2)) & np.isfinite(exact).all(axis=(1, 2))
+        # At a kink the differences alone are off, and few of the rows of theta are near one.
+        return not finite.any() or bool(off[finite].any(axis=2).mean(axis=0).max() < 0.5)
+
+    @classmethod
     def _formula(cls, theta: Array, columns: list[Array]) -> Array:
         law = cls(*np.moveaxis(cls.decode(theta), -1, 0)[..., None])
-        return np.broadcast_to(law(*columns), (theta.shape[0], columns[0].size))
+        return np.broadcast_to(law(*columns), (theta.shape[0], columns[0].shape[-1]))
 
     @classmethod
     def one_basin(cls, pinned: Mapping[str, float]) -> bool:

@@ -12,8 +12,8 @@ from isoflop.scaling.findings.sensitivity import FAR, chinchilla_sensitivity
 from isoflop.scaling.findings.units import unit_findings
 from isoflop.scaling.fitting.fit import FitError
 from isoflop.scaling.selection.likelihood_ratio import LikelihoodRatioTest, likelihood_ratio_tests
-from isoflop.scaling.selection.rolling_origins import Scale
-from isoflop.scaling.selection.scoreboard import Scoreboard, compare
+from isoflop.scaling.selection.scoreboard import Scoreboard, compare, inputs_of
+from isoflop.scaling.table.columns import hint, is_numbers
 from isoflop.scaling.table.conventions import Points, points
 from isoflop.scaling.table.json_plain import plain
 
@@ -67,7 +67,7 @@ def comparison(
     table: pd.DataFrame,
     laws: Sequence[str] | str | None = None,
     *,
-    by: Scale = "flops",
+    by: str = "flops",
     above: float | None = None,
     params: str = "matrices",
     compute: str = "exact",
@@ -77,16 +77,18 @@ def comparison(
     """Compare laws on a table: `isoflop compare`.
 
     `laws`, `by` and `above` are those of `compare`. `on_step` is called with the name of what is fitted next. Raises
-    ValueError for an unknown `by`, HoldOutError or CompareError when no law can be scored.
+    ValueError for a column `by` that the table lacks, HoldOutError or CompareError when no law can be scored.
 
     >>> import isoflop
     >>> found = isoflop.compare(isoflop.example("quick"), ["chinchilla", "chinchilla-no-floor"])
     >>> sorted(found.to_dict()["refused"])
     []
     """
-    if by not in ("flops", "n_params", "tokens"):
-        raise ValueError(f"--holdout-by {by}: choose flops, n_params or tokens")
-    data = points(table, params=params, compute=compute)
+    data = points(table, params=params, compute=compute, inputs=inputs_of(laws, by, table))
+    if by not in data.frame or not is_numbers(data.frame[by]):
+        known = [str(name) for name in table.columns]
+        what = "not a column of numbers" if by in data.frame else f"no such column{hint(by, known)}"
+        raise ValueError(f"--holdout-by {by}: {what}; choose flops, n_params, tokens or another")
     board = compare(data, laws, by=by, above=above, level=level, on_law=on_step)
     if on_step:
         on_step("likelihood-ratio tests")

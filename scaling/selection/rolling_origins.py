@@ -1,18 +1,18 @@
 """Rolling origins: splits of a table into runs to fit and the next larger runs to predict (Tashman 2000).
 
-The scale (compute, parameters or tokens) at which the table is split moves up from one origin to the next, so that
-every run above the first origin is predicted once, from smaller runs alone.
+The scale (compute, parameters, tokens or any other column) at which the table is split moves up from one origin to the
+next, so that every run above the first origin is predicted once, from smaller runs alone.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from isoflop.scaling.fitting.fit import COLUMN, Fit, FitError, fit
+from isoflop.scaling.fitting.fit import Fit, FitError, fit, law_inputs
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws import get_law
@@ -21,12 +21,13 @@ from isoflop.scaling.selection.averaging import Forecast
 from isoflop.scaling.selection.preference import repeats
 from isoflop.scaling.table.conventions import Points
 
-Scale = Literal["flops", "n_params", "tokens"]
 SAME_SCALE = 0.1  # in ln: runs this close in scale form one level
 MOST_ORIGINS = 4
 FEWEST_ROWS = 8  # known at an origin: two more than the parameters of Chinchilla's form with kappa free
 FEWEST_TARGETS = 2
-FEWEST_LEVELS = {"flops": 1, "n_params": 3, "tokens": 3}  # one budget holds many sizes, one size holds no law of N
+FEWEST_LEVELS = {"flops": 1}  # one budget holds many sizes; one size holds no law of N, nor one value of its column
+USUAL_LEVELS = 3
+LINEAR_RANGE = 3.0  # a scale that may be 0, such as a share, counts as so many units of ln from end to end
 MANY_LEVELS = 12
 LEAST_SD = 1e-9  # of ln loss: exact data have no scatter at all
 BASELINE = "local-slope"
@@ -50,17 +51,28 @@ class Origin:
     @property
     def reach(self) -> np.ndarray:
         """How far above the largest known run each target lies, in ln of the scale, (n,)."""
-        return np.log(self.target[self.scale].to_numpy(float) / self.known.frame[self.scale].max())
+        known, target = (f[self.scale].to_numpy(float) for f in (self.known.frame, self.target))
+        if known.min() > 0:
+            return np.log(target / known.max())
+        return LINEAR_RANGE * (target - known.max()) / (max(known.max(), target.max()) - known.min())
 
 
-def rolling_origins(data: Points, *, by: Scale = "flops", above: float | None = None) -> list[Origin]:
+def along(values: np.ndarray) -> np.ndarray:
+    """A scale (n,) in the units that levels are told apart in: ln, or parts of its range where it may be 0."""
+    if values.min() > 0:
+        return np.log(values)
+    return LINEAR_RANGE * (values - values.min()) / max(np.ptp(values), 1e-300)
+
+
+def rolling_origins(data: Points, *, by: str = "flops", above: float | None = None) -> list[Origin]:
     """Up to MOST_ORIGINS splits along the column `by`, or the one at `above`, smallest first.
 
     Raises HoldOutError when the table allows none.
     """
     frame = data.frame
     if by not in frame or frame[by].isna().any():
-        raise HoldOutError(f"the table lacks {by!r} in some rows: hold out by another scale")
+        why = data.lacking.get(by, f"the table lacks {by!r} in some rows")
+        raise HoldOutError(f"{why}: hold out by another scale")
     if above is not None:
         known, target = frame[frame[by] <= above], frame[frame[by] > above]
         if known.empty or target.empty:
@@ -69,7 +81,7 @@ def rolling_origins(data: Points, *, by: Scale = "flops", above: float | None = 
                 f"choose a threshold between {frame[by].min():.3g} and {frame[by].max():.3g}"
             )
         return [_origin(data, known, target, float(above), by)]
-    cuts = _cuts(np.sort(frame[by].to_numpy(float)), FEWEST_LEVELS[by])
+    cuts = _cuts(np.sort(frame[by].to_numpy(float)), FEWEST_LEVELS.get(by, USUAL_LEVELS))
     origins = []
     for cut, end in pairwise([*cuts, np.inf]):
         known = frame[frame[by] <= cut]
@@ -89,7 +101,7 @@ def _origin(data: Points, known: pd.DataFrame, target: pd.DataFrame, threshold: 
 
 def _cuts(values: np.ndarray, fewest_levels: int) -> list[float]:
     """Thresholds: the tops of the levels; where levels are many or single runs, quantiles with equal blocks above."""
-    gaps = np.flatnonzero(np.diff(np.log(values)) > SAME_SCALE)
+    gaps = np.flatnonzero(np.diff(along(values)) > SAME_SCALE)
     gaps = gaps[fewest_levels - 1 :]
     tops = values[gaps]
     levels = len(gaps) + fewest_levels
@@ -112,7 +124,7 @@ def forecast(
 
     Raises FitError where the law, or a refit of it, has no finite loss there.
     """
-    columns = [frame[COLUMN[k]].to_numpy(float) for k in fitted.law.inputs]
+    columns = law_inputs(type(fitted.law), frame).values()
 
     def log_loss(law: Law) -> np.ndarray:
         with np.errstate(all="ignore"):
@@ -140,10 +152,10 @@ def fit_at(law: str, data: Points, objective: Objective, *, falls: float | None 
 
 def local_slope(origin: Origin) -> Forecast:
     """The forecast of the naive baseline: ln loss linear in ln compute, quadratic in ln(D/N), by least squares through
-    the two largest levels known."""
+    the two largest levels known. Where compute is not known it is linear in the scale instead."""
     last = _last_levels(origin.known.frame, origin.scale)
-    design, beyond = _design(last), _design(origin.target)
-    for columns in (4, 2):
+    design, beyond = _design(last, origin), _design(origin.target, origin)
+    for columns in (4, 2, 1):
         if len(last) > columns and np.linalg.matrix_rank(design[:, :columns]) == columns:
             break
     design, beyond = design[:, :columns], beyond[:, :columns]
@@ -157,12 +169,16 @@ def local_slope(origin: Origin) -> Forecast:
 
 def _last_levels(frame: pd.DataFrame, scale: str) -> pd.DataFrame:
     frame = frame.sort_values(scale, kind="stable")
-    level = np.concatenate([[0], np.cumsum(np.diff(np.log(frame[scale].to_numpy(float))) > SAME_SCALE)])
+    level = np.concatenate([[0], np.cumsum(np.diff(along(frame[scale].to_numpy(float))) > SAME_SCALE)])
     chosen = frame[level >= level[-1] - 1]
     return chosen if len(chosen) >= 6 else frame.tail(6)
 
 
-def _design(frame: pd.DataFrame) -> np.ndarray:
+def _design(frame: pd.DataFrame, origin: Origin) -> np.ndarray:
+    if frame["flops"].isna().any():
+        scale = frame[origin.scale].to_numpy(float)
+        scale = np.log(scale) if origin.known.frame[origin.scale].min() > 0 else scale
+        return np.stack([np.ones_like(scale), scale, 0 * scale, 0 * scale], axis=1)
     log_c = np.log(frame["flops"].to_numpy(float))
     known = frame[["tokens", "n_params"]].notna().all(axis=None)
     shape = np.log((frame["tokens"] / frame["n_params"]).to_numpy(float)) if known else 0 * log_c

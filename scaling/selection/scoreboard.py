@@ -18,20 +18,22 @@ from isoflop.scaling.findings.residual_checks import residuals
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.solver import huber
-from isoflop.scaling.laws import law_names
+from isoflop.scaling.laws import PRESETS, columns_read, get_law, law_names, of_size_and_data
+from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.selection.averaging import Forecast, average, softmax
 from isoflop.scaling.selection.preference import CANDIDATES, rank, refused_at
 from isoflop.scaling.selection.rolling_origins import (
     BASELINE,
     Origin,
-    Scale,
     fit_at,
     forecast,
     local_slope,
     rolling_origins,
 )
 from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.table.inputs import input_values, is_whole
 from isoflop.scaling.table.json_plain import plain
+from isoflop.scaling.table.meaning import QUANTITIES
 
 AVERAGE = "stacked"  # the name of the forecast average among the laws of a scoreboard
 CHECKS = (converged, at_bound, conditioning, enough, residuals, plausible)
@@ -128,7 +130,7 @@ def compare(
     table: "pd.DataFrame | Points",
     laws: Sequence[str] | str | None = None,
     *,
-    by: Scale = "flops",
+    by: str = "flops",
     above: float | None = None,
     params: str = "matrices",
     compute: str = "exact",
@@ -144,10 +146,10 @@ def compare(
     table. `on_law` is called with each law's name before its fits, which can take seconds. Raises HoldOutError when the
     table allows no origin, CompareError when no law can be scored on it.
     """
-    data = points(table, params=params, compute=compute)
+    data = points(table, params=params, compute=compute, inputs=inputs_of(laws, by, table))
     origins = rolling_origins(data, by=by, above=above)
     among = law_names(laws) if laws else CANDIDATES
-    entrants, refused = _enter(law_names(laws), data, origins, objective, on_law)
+    entrants, refused = _enter(law_names(laws) if laws else applicable(data), data, origins, objective, on_law)
     if not entrants:
         raise CompareError("no law can be compared: " + "; ".join(f"{law}: {why}" for law, why in refused.items()))
     averaged = {law: e for law, e in entrants.items() if {"N", "D"} <= set(e.fit.law.inputs)} or entrants
@@ -162,6 +164,25 @@ def compare(
             entrants[law] = replace(entrants[law], findings=_codes(entrants[law].fit, level))
             frame.loc[law, "findings"] = ", ".join(entrants[law].findings)
     return Scoreboard(frame, cells, preferred, refused, entrants, tuple(origins), discrepancy, level)
+
+
+def inputs_of(laws: Sequence[str] | str | None, by: str, table: "pd.DataFrame | Points") -> tuple[Column, ...]:
+    """The columns that a comparison along `by` reads: those of the laws named, or that the table has in every row."""
+    scale = () if by in QUANTITIES else (Column(by, transform="linear"),)
+    if laws:
+        return (*columns_read(law_names(laws)), *scale)
+    found = [] if isinstance(table, Points) else [c for c in columns_read(law_names()) if is_whole(table, c)]
+    return (*found, *scale)
+
+
+def applicable(data: Points) -> tuple[str, ...]:
+    """The catalogue, of laws of further columns those alone that the table has and whose values vary."""
+    return tuple(name for name in PRESETS if of_size_and_data(name) or _varied(name, data))
+
+
+def _varied(name: str, data: Points) -> bool:
+    values = [input_values(data.frame, column) for column in get_law(name)[0].reads().values()]
+    return all(v is not None and np.ptp(v, axis=-1).any() for v in values)
 
 
 def _enter(

@@ -3,13 +3,15 @@
 The convention moves the exponent of the optimal size (Porian et al. 2024, Pearce and Song 2024): every result names it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
 from isoflop.scaling.laws.cost import Cost, fitted_cost
+from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.table.columns import (
     OPTIONAL,
     TableError,
@@ -22,6 +24,7 @@ from isoflop.scaling.table.columns import (
     row_names,
 )
 from isoflop.scaling.table.curves import curves
+from isoflop.scaling.table.inputs import add_inputs, components, sizeless, unlike
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN, QUANTITIES, VAGUE
 from isoflop.scaling.table.read import check_values, require
 from isoflop.scaling.table.runs import PARAM_GROUPS, final_rows
@@ -63,8 +66,8 @@ class LargerModels:
 class Points:
     """The data points that a law is fitted to, a row each, and the conventions of their columns.
 
-    `frame` has n_params, tokens, flops, loss (NaN where the table lacks one) and cluster, and those of OPTIONAL that
-    the table has. `cluster` names the column whose values are the units of resampling, `notes` say what was left out or
+    `frame` has n_params, tokens, flops, loss (NaN where the table lacks one) and cluster, those of OPTIONAL that the
+    table has, and the further inputs that were asked for; `lacking` says why one is absent, by its name. `cluster` names the column whose values are the units of resampling, `notes` say what was left out or
     assumed, `loss_unit` is the unit of the loss. `larger` are models of the family beyond those of a run table.
     `orders_differ` says that no two sizes of a seed read the same order of the data.
     """
@@ -77,6 +80,7 @@ class Points:
     loss_unit: str = NATS_PER_TOKEN
     larger: "LargerModels | None" = None
     orders_differ: bool = False
+    lacking: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def cost(self) -> Cost:
@@ -115,12 +119,19 @@ class Points:
 
 
 def points(
-    table: "pd.DataFrame | Points", *, params: str = "matrices", compute: str = "exact", cluster: str = "auto"
+    table: "pd.DataFrame | Points",
+    *,
+    params: str = "matrices",
+    compute: str = "exact",
+    cluster: str = "auto",
+    inputs: Sequence[Column] = (),
 ) -> Points:
     """The data points of a run table (final rows of finished runs) or of a plain table, under the named conventions.
 
     `params` is one of PARAMS, `compute` of COMPUTE; `cluster` is a column, "row", or "auto": trunk_id, else run_id,
     else row. In a plain table n_params is taken as given and missing flops are 6 x n_params x tokens; `notes` says so.
+    `inputs` are the columns that the laws to be fitted read: those that a run has besides size, tokens and compute are
+    kept, and where a law reads none of these three the table may lack them.
     Raises TableError for an unknown convention, a missing column, or a value that is not finite and positive.
     """
     if isinstance(table, Points):
@@ -138,14 +149,20 @@ def points(
     else:
         table = _resolved(table, notes)
         unit = table.attrs["loss_unit"]
-        frame, used = _plain(table, params, compute, notes)
+        frame, used = _plain(table, params, compute, notes, sized=not sizeless(inputs))
+    source = str(table.attrs.get("source", "table"))
+    lacking: dict[str, str] = {}
+    if further := unlike(inputs):
+        frame, lacking = add_inputs(frame, further, notes, source=source)
     frame = _weighed(frame, notes)
-    check_values(frame, [c for c in QUANTITIES if c in frame], source=table.attrs.get("source", "table"))
+    check_values(frame, [c for c in QUANTITIES if c in frame], source=source)
     frame["cluster"], cluster = _clusters(frame, cluster)
     kept = [*QUANTITIES, "cluster", *(c for c in OPTIONAL if c in frame and c != "trunk_id")]
+    kept += [name for column in further for name in components(list(map(str, frame.columns)), column)]
+    kept = list(dict.fromkeys(kept))
     tidy = frame.reindex(columns=kept).astype(dict.fromkeys(QUANTITIES, float)).reset_index(drop=True)
     tidy.attrs = {}  # what a reader needs of them is in the points; pandas would copy them at every operation
-    return Points(tidy, used[0], used[1], cluster, tuple(notes), unit, larger, orders_differ)
+    return Points(tidy, used[0], used[1], cluster, tuple(notes), unit, larger, orders_differ, lacking)
 
 
 def _weighed(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
@@ -235,7 +252,9 @@ def _resolved(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     return frame
 
 
-def _plain(table: pd.DataFrame, params: str, compute: str, notes: list[str]) -> tuple[pd.DataFrame, tuple[str, str]]:
+def _plain(
+    table: pd.DataFrame, params: str, compute: str, notes: list[str], *, sized: bool = True
+) -> tuple[pd.DataFrame, tuple[str, str]]:
     source = table.attrs.get("source", "table")
     require(table, ("loss",), source=source)
     if found := curves(table, source=source):
@@ -251,13 +270,13 @@ def _plain(table: pd.DataFrame, params: str, compute: str, notes: list[str]) -> 
             notes.append(f"{column}: {', '.join(sorted(table[column].astype(str).unique()))}")
     if compute == "full-attention":
         raise TableError(f"{source}: --compute full-attention needs a run table; use exact (as given) or 6nd")
-    if "flops" not in table:
+    if "flops" not in table and sized:
         require(table, ("n_params",), source=source)
     frame = _without_empty(table, notes, source=source)
     known = "flops" in frame
     frame = with_third(frame, notes, source=source)
     if not {"n_params", "tokens"} <= set(frame):
-        for absent in sorted({"tokens", "n_params"} - set(frame)):
+        for absent in sorted({"tokens", "n_params"} - set(frame)) if sized else ():
             if near_match(absent, set(map(str, frame)) - {*QUANTITIES, *OPTIONAL}):
                 require(frame, (absent,), source=source)  # a misspelt column, not a table without it
         return frame, (AS_GIVEN, AS_GIVEN)

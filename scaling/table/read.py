@@ -4,7 +4,7 @@ A table needs `loss`, and `n_params` and `tokens` or `flops`. What was renamed o
 `frame.attrs["notes"]`; values that no law can take are an error that names the rows.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 
 from isoflop.read_json import read_json
+from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.table.bundle.hub import address, fetch, on_hub
 from isoflop.scaling.table.bundle.manifest import is_bundle, read_manifest, table_of
 from isoflop.scaling.table.columns import OPTIONAL, TableError, absent, hint, refuse_words, resolve, row_names
 from isoflop.scaling.table.curves import refuse_splits
 from isoflop.scaling.table.files import LABELS, read_file
+from isoflop.scaling.table.inputs import components, sizeless, unlike
 from isoflop.scaling.table.meaning import QUANTITIES
 from isoflop.scaling.table.runs import is_run_table, read_runs
 from isoflop.scaling.table.unfinished import leave_out_unfinished, short_of_plan, unfinished
@@ -34,12 +36,14 @@ def read_table(
     study: str | None = None,
     sheet: str | None = None,
     labels: Iterable[str] = (),
+    inputs: Sequence[Column] = (),
 ) -> pd.DataFrame:
     """A runs folder or a file of rows, its columns renamed by `mapping` (ours -> yours), its rows kept by `where`.
 
     The part of `isoflop.read_table` that needs no importer. `path` may be hf://datasets/USER/NAME. `study` keeps the
     runs that one study of a runs folder lists, `sheet` names one of a spreadsheet. `labels` are more columns of names,
-    whose text is never taken for a missing value. A column under a usual alias, with its unit in its name, is taken and
+    whose text is never taken for a missing value. `inputs` are the columns that a law reads: `mapping` may name them,
+    and the table may lack size, tokens and compute where it reads none of these. A column under a usual alias, with its unit in its name, is taken and
     noted (`columns.resolve`); runs that did not finish are left out and counted.
 
     `attrs` carries "source", "notes" (what was renamed and filtered; "guessed" of them what the user did not ask for),
@@ -54,7 +58,7 @@ def read_table(
     shared = read_manifest(path)["study"] if is_bundle(path) else ""
     if study and study != shared:
         frame = _of_study(frame, path, study, shared, notes)
-    table = as_table(frame, path, mapping, where, notes, is_study=is_study)
+    table = as_table(frame, path, mapping, where, notes, is_study=is_study, inputs=inputs)
     if study or shared:
         table.attrs["study"] = study or shared
     table.attrs["source"] = source
@@ -62,13 +66,21 @@ def read_table(
 
 
 def as_table(
-    frame: pd.DataFrame, path: Path, mapping: dict[str, str], where: str | None, notes: list[str], *, is_study: bool
+    frame: pd.DataFrame,
+    path: Path,
+    mapping: dict[str, str],
+    where: str | None,
+    notes: list[str],
+    *,
+    is_study: bool,
+    inputs: Sequence[Column] = (),
 ) -> pd.DataFrame:
     """The rows of a file, or of what was imported from it, as `read_table` returns them; `notes` are said before."""
     if frame.empty:
         raise TableError(f"{path}: the table has no rows")
-    _check_mapping(frame, mapping, source=str(path))
-    found = resolve(frame, mapping, notes, source=str(path), needs=(("loss",), ("n_params", "flops", "position")))
+    _check_mapping(frame, mapping, inputs, source=str(path))
+    needs = (("loss",),) if sizeless(inputs) else (("loss",), ("n_params", "flops", "position"))
+    found = resolve(frame, mapping, notes, source=str(path), needs=needs)
     frame = found.frame
     if not is_study and not _chosen_by_state(frame, where):
         frame = leave_out_unfinished(frame, notes, source=str(path))
@@ -184,11 +196,17 @@ def _read(
     return read_file(path, notes, (*LABELS, *named, *labels), sheet), False
 
 
-def _check_mapping(frame: pd.DataFrame, mapping: Mapping[str, str], *, source: str) -> None:
+def _check_mapping(
+    frame: pd.DataFrame, mapping: Mapping[str, str], inputs: Sequence[Column], *, source: str
+) -> None:
+    further = unlike(inputs)
     for ours, yours in mapping.items():
-        if ours not in (*QUANTITIES, *OPTIONAL):
-            allowed = (*QUANTITIES, *OPTIONAL)
-            raise TableError(f"--map {ours}={yours}: {ours!r} is none of {', '.join(allowed)}{hint(ours, allowed)}")
+        if ours not in (*QUANTITIES, *OPTIONAL) and not any(components([ours], column) for column in further):
+            allowed = (*QUANTITIES, *OPTIONAL, *(column.name for column in further))
+            raise TableError(
+                f"--map {ours}={yours}: {ours!r} is none of {', '.join(allowed)}{hint(ours, allowed)}; "
+                "a law's own columns can be named where --law or --laws names it"
+            )
         if yours not in frame:
             names = tuple(map(str, frame))
             raise TableError(
