@@ -16,6 +16,7 @@ from isoflop.commands.options import (
     Sheet,
     Study,
     Where,
+    columns_or_table,
     emit,
     load,
     new_file,
@@ -84,8 +85,8 @@ def predict(
         typer.Option("--from-law", help="a published law, when there is no table"),
     ] = None,
     at: Annotated[
-        Path | None,
-        typer.Option("--at", help="forecast every run of this table"),
+        list[str] | None,
+        typer.Option("--at", help="a column of the run, NAME=VALUE (repeatable); or a table: forecast all its runs"),
     ] = None,
     params: Params = "matrices",
     compute: Compute = "exact",
@@ -102,11 +103,12 @@ def predict(
     ledger keeps many: --register forecasts.jsonl adds to one, --ledger forecasts.jsonl says how they held.
     """
     from isoflop.scaling.prediction import register as record
+    from isoflop.scaling.prediction.at_columns import RunForecast
     from isoflop.scaling.prediction.predict import predict as predict_loss
     from isoflop.scaling.prediction.predict import predict_from_law, predict_table
 
     if ledger is not None:
-        numbers = {"--flops": flops, "--n-params": n_params, "--tokens": tokens, "--from-law": from_law, "--at": at,
+        numbers = {"--flops": flops, "--n-params": n_params, "--tokens": tokens, "--from-law": from_law, "--at": at or None,
                    "--inference-tokens": inference, "--token-cap": cap, "--unique-tokens": unique, "TABLE": table,
                    "--laws": laws or None}  # fmt: skip
         if used := [option for option, value in numbers.items() if value is not None]:
@@ -121,31 +123,39 @@ def predict(
         raise ValueError("predict takes a TABLE of runs, or --from-law NAME without one")
     if from_law is not None:
         other = {"--laws": laws, "--register": register, "--score": score, "--inference-tokens": inference,
-                 "--token-cap": cap, "--at": at}  # fmt: skip
+                 "--token-cap": cap, "--at": at or None}  # fmt: skip
         if used := [option for option, value in other.items() if value not in (None, "")]:
             raise ValueError(f"{', '.join(used)}: needs a TABLE, and a published law has none")
         said = predict_from_law(from_law, flops=flops, n_params=n_params, tokens=tokens, unique_tokens=unique)
         emit(said.to_dict(), str(said), as_json)
         return
     assert table is not None
-    data = load(table, mapping, where, study, sheet, best=best)
+    data = load(table, mapping, where, study, sheet, best=best, laws=laws)
     if score:
         scored = record.score(score, data)
         emit(scored.to_dict(), str(scored), as_json)
         return
-    if at is not None:
+    values, runs = columns_or_table(at)
+    if runs is not None:
         numbers = {"--flops": flops, "--n-params": n_params, "--tokens": tokens, "--unique-tokens": unique,
                    "--inference-tokens": inference, "--token-cap": cap, "--register": register}  # fmt: skip
         if used := [option for option, value in numbers.items() if value is not None]:
             raise ValueError(f"--at takes its runs from a table: leave out {', '.join(used)}")
-        held = predict_table(data, load(at, mapping, where, None, sheet), laws, params=params, compute=compute)
+        target = load(runs, mapping, where, None, sheet, laws=laws)
+        held = predict_table(data, target, laws, params=params, compute=compute)
         emit(held.to_dict(), str(held), as_json)
         refuse_failed(held.refused if laws else {})
         return
     found = predict_loss(
         data, flops=flops, n_params=n_params, tokens=tokens, laws=laws, inference_tokens=inference, token_cap=cap,
-        unique_tokens=unique, params=params, compute=compute,
+        unique_tokens=unique, at=values, params=params, compute=compute,
     )  # fmt: skip
+    if isinstance(found, RunForecast):
+        if register:
+            raise ValueError("--register keeps a run given by --flops, or --n-params and --tokens: leave out --at")
+        emit(found.to_dict(), str(found), as_json)
+        refuse_failed(found.refused)
+        return
     if register and register.suffix == ".jsonl":
         from isoflop.scaling.prediction.ledger import register_in
 

@@ -82,6 +82,22 @@ def pairs(values: list[str] | None, option: str) -> dict[str, str]:
     return {name: value for name, _, value in split}
 
 
+def columns_or_table(values: list[str] | None) -> tuple[dict[str, float], Path | None]:
+    """The values of --at: columns by name, or a table; a file whose name holds "=" is a table.
+
+    Raises ValueError for both at once, a name given twice, or what is neither.
+    """
+    tables = [value for value in values or [] if "=" not in value or Path(value).exists()]
+    if len(tables) > 1 or (tables and len(values or []) > 1):
+        raise ValueError(f"--at {tables[0]}: a table of runs stands alone; columns are written NAME=VALUE")
+    named = [value for value in values or [] if value not in tables]
+    given = pairs(named, "--at")
+    if len(given) < len(named):
+        raise ValueError(f"--at: a column is given twice ({', '.join(named)})")
+    columns = {name: number(value, f"--at {name}=") for name, value in given.items()}
+    return columns, Path(tables[0]) if tables else None
+
+
 def number(text: str, option: str) -> float:
     """The value of an option as a finite number. Raises ValueError naming the option."""
     try:

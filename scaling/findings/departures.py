@@ -8,7 +8,7 @@ The weights give most of the level to the faults that are hard to see: a law who
 Level and power, and the most power that any test of that level could have: docs/calibration.md.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,7 +19,9 @@ from isoflop.scaling.approaches.isoflop_profiles import budget_groups
 from isoflop.scaling.findings.finding import Case
 from isoflop.scaling.fitting.fit import predict_loss
 from isoflop.scaling.fitting.noise_model import NoiseModel, clipped, noise_model, orthonormal
+from isoflop.scaling.laws.inputs import STANDARD, Column
 from isoflop.scaling.laws.law import Array
+from isoflop.scaling.table.inputs import unlike
 
 LEVEL = 0.08  # of all departures together: the share of studies without a fault in which one is named
 FREEDOM = 4  # degrees of freedom that must be left
@@ -80,6 +82,7 @@ def departures(case: Case) -> Departures:
     label = np.unique(case.frame["cluster"].astype(str), return_inverse=True)[1]
     weights = np.where(fit.weights > 0, fit.weights, fit.weights[fit.weights > 0].min())
     known = list(_directions(case, full)) if case.joint and fit.noise > 1e-9 else []
+    known += list(_bends(case, unlike(fit.law.reads().values()))) if fit.noise > 1e-9 else []
     known = known[: max(len(log_n) - len(fit.free) - FREEDOM, 0)]
     columns = np.stack([*gradient, *(d.column for d in known)], axis=1)
     residual = clipped(fit.residuals, np.sqrt(weights.mean() / weights), len(fit.free))
@@ -105,15 +108,22 @@ def _directions(case: Case, full: Array) -> Iterator[Departure]:
     if len(sizes) >= FEWEST_SIZES:
         count = max(SMALLEST, len(sizes) // 5)
         yield Departure("residual_trend", "smallest sizes", np.maximum(1 - rank / count, 0.0), True, 3.0)
-    logs = {name: np.log(frame[name].to_numpy(float)) for name in ("n_params", "tokens")}
-    for name, x in logs.items():
+    yield from _bends(case, [STANDARD["N"], STANDARD["D"]])
+    centred = [x - x.mean() for x in (np.log(frame[name].to_numpy(float)) for name in ("n_params", "tokens"))]
+    yield Departure("exponents_drift", "ln n_params x ln tokens", centred[0] * centred[1], weight=0.3)
+
+
+def _bends(case: Case, columns: Iterable[Column]) -> Iterator[Departure]:
+    """Exponents that change half-way along an input, for each input of at least 4 values that is read by logarithm."""
+    fit, frame = case.fit, case.frame
+    for column in columns:
+        name = column.name
+        x = np.log(frame[name].to_numpy(float)) if column.transform == "log" else np.zeros(0)
         if len(np.unique(x.round(6))) >= 4:
             moved = frame.assign(**{name: frame[name] * np.exp(STEP)})
             slope = np.log(predict_loss(fit.law, moved) / fit.predicted) / STEP
             bend = -slope * np.maximum(x - np.median(np.unique(x)), 0.0)
             yield Departure("residual_trend", f"ln {name}", bend, weight=2.0 if name == "n_params" else 0.5)
-    centred = [x - x.mean() for x in logs.values()]
-    yield Departure("exponents_drift", "ln n_params x ln tokens", centred[0] * centred[1], weight=0.3)
 
 
 def _test(

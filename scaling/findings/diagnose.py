@@ -7,6 +7,7 @@ import pandas as pd
 from isoflop.scaling.approaches.approaches import Approaches
 from isoflop.scaling.findings.finding import Case, Finding
 from isoflop.scaling.findings.fit_checks import FIT_CHECKS
+from isoflop.scaling.findings.input_checks import INPUT_CHECKS
 from isoflop.scaling.findings.residual_checks import RESIDUAL_CHECKS
 from isoflop.scaling.findings.settings import SETTING_CHECKS
 from isoflop.scaling.findings.table_checks import TABLE_CHECKS
@@ -33,7 +34,7 @@ def diagnose(
     compute that the law will be used at.
     """
     case = Case(fit, draws, table, target_flops, level)
-    checks = (*FIT_CHECKS, *RESIDUAL_CHECKS, *SETTING_CHECKS, *TABLE_CHECKS, units)
+    checks = (*FIT_CHECKS, *RESIDUAL_CHECKS, *SETTING_CHECKS, *INPUT_CHECKS, *TABLE_CHECKS, units)
     found = [finding for check in checks for finding in check(case)]
     return sorted(found, key=lambda f: _ORDER[f.severity])
 

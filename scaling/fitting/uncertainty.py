@@ -331,15 +331,27 @@ def predict(fit: Fit, draws: Draws, N: Any, D: Any, level: float = 0.9) -> Predi
     N, D = np.broadcast_arrays(np.asarray(N, float), np.asarray(D, float))
     frame = pd.DataFrame({"n_params": N.ravel(), "tokens": D.ravel()})
     frame["flops"] = fit.cost.flops(N, D).ravel()
+    found = predict_runs(fit, draws, frame, level)
+    return Prediction(N, D, *(np.reshape(getattr(found, name), N.shape) for name in _PREDICTED), level)
+
+
+_PREDICTED = ("loss", "law_lo", "law_hi", "lo", "hi", "noise")
+
+
+def predict_runs(fit: Fit, draws: Draws, frame: pd.DataFrame, level: float = 0.9) -> Prediction:
+    """The same for the rows (n,) of a frame with the columns that the law reads; N and D are NaN where it lacks them."""
 
     def at(law: Law) -> Array:
-        return predict_loss(law, frame).reshape(N.shape)
+        return predict_loss(law, frame)
 
     loss = at(fit.law)
     law_lo, law_hi = draws.band(at, level)
     error = draws.standard_error(lambda law: np.log(at(law)))
-    noise = np.broadcast_to(np.reshape(fit.noise_at(frame), N.shape if fit.falls else ()), N.shape)
+    noise = np.broadcast_to(fit.noise_at(frame), loss.shape)
     half = draws.quantile(level) * np.sqrt(error**2 + noise**2)
+    N, D = (
+        frame[name].to_numpy(float) if name in frame else np.full(len(frame), np.nan) for name in ("n_params", "tokens")
+    )
     return Prediction(N, D, loss, law_lo, law_hi, loss * np.exp(-half), loss * np.exp(half), noise, level)
 
 

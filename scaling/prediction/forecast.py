@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.findings.units import unit_findings
-from isoflop.scaling.fitting.fit import COLUMN, Fit, Huber
+from isoflop.scaling.fitting.fit import Fit, Huber, law_inputs
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws.chinchilla import Chinchilla
@@ -294,11 +294,14 @@ def beyond_the_data(
     That is the discrepancy of past forecasts, and the drift of published slopes times the law's own slope there: how
     steeply ln loss falls with ln compute, tokens per parameter and epochs unchanged.
     """
-    far = np.maximum(np.log(frame["flops"].to_numpy(float) / data.frame["flops"].max()), 0.0)
-    half = 0.5 * SLOPE_STEP
+    if "flops" not in frame or data.frame["flops"].isna().any():  # nothing says how far the runs lie beyond
+        return forecast
+    far = np.maximum(np.nan_to_num(np.log(frame["flops"].to_numpy(float) / data.frame["flops"].max())), 0.0)
+    half, grows = 0.5 * SLOPE_STEP, {"C": 1.0, "N": 0.5, "D": 0.5, "U": 0.5}
+    columns = law_inputs(type(fitted.law), frame)
     high, low = (
         np.log(np.asarray(read(fitted.law)(*[
-            frame[COLUMN[k]].to_numpy(float) * np.exp(step * (1.0 if k == "C" else 0.5)) for k in fitted.law.inputs
+            values * np.exp(step * grows.get(k, 0.0)) for k, values in columns.items()
         ]), dtype=float))
         for step in (-half, half)
     )  # fmt: skip

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.fitting.fit import Fit, Huber
-from isoflop.scaling.laws import law_names
+from isoflop.scaling.laws import columns_read, law_names
 from isoflop.scaling.laws.cost import SIX_ND
 from isoflop.scaling.laws.law import Law
 from isoflop.scaling.laws.published import PUBLISHED, AllocationRule
+from isoflop.scaling.prediction.at_columns import RunForecast, predict_at
 from isoflop.scaling.prediction.forecast import (
     LEVELS,
     LossForecast,
@@ -27,6 +28,7 @@ from isoflop.scaling.selection.preference import candidates
 from isoflop.scaling.selection.rolling_origins import forecast
 from isoflop.scaling.table.columns import hint
 from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.table.inputs import unlike
 from isoflop.scaling.table.json_plain import plain
 
 
@@ -60,15 +62,16 @@ def predict(
     inference_tokens: float | None = None,
     token_cap: float | None = None,
     unique_tokens: float | None = None,
+    at: Mapping[str, float] | None = None,
     params: str = "matrices",
     compute: str = "exact",
-) -> Prediction:
+) -> "Prediction | RunForecast":
     """Predict the loss of a run from a table of smaller runs.
 
     The run is the compute-optimal one of `flops`, or that of `n_params` and `tokens`, of which `unique_tokens` differ
     (None: all). `laws` (None: the candidates of `selection.preference`) take part in the forecast average. Allocations
     at the same compute are added for tokens to be served (`inference_tokens`), a cap on training tokens (`token_cap`)
-    and the unique tokens.
+    and the unique tokens. `at` gives further columns by name, for laws that read them (see `predict_at`).
     Raises ValueError for an incomplete target, PredictError when the loss at it cannot be predicted.
 
     >>> import isoflop
@@ -76,6 +79,12 @@ def predict(
     >>> round(found.to_dict()["loss"], 1)
     1.4
     """
+    if at:
+        given = {"flops": flops, "n_params": n_params, "tokens": tokens, "unique_tokens": unique_tokens}
+        whole = {name: value for name, value in given.items() if value is not None} | dict(at)
+        if inference_tokens is not None or token_cap is not None:
+            raise ValueError("--inference-tokens and --token-cap are of laws of size and tokens: leave out --at")
+        return predict_at(table, whole, laws, params=params, compute=compute)
     data = points(table, params=params, compute=compute)
     target = Target.of(data, flops, n_params, tokens, unique_tokens)
     loss = forecast_loss(data, target, law_names(laws) if laws else None)
@@ -133,13 +142,16 @@ def predict_table(
 
     Raises PredictError where no law can be fitted, or none reads what `at` has.
     """
-    data, target = (points(t, params=params, compute=compute) for t in (table, at))
-    fits, weights, preferred, discrepancy, refused, notes = _weighed(data, law_names(laws) if laws else None)
+    inputs = columns_read(law_names(laws)) if laws else ()
+    data, target = (points(t, params=params, compute=compute, inputs=inputs) for t in (table, at))
+    fits, weights, preferred, discrepancy, refused, notes = _weighed(
+        data, law_names(laws) if laws else None, joint=not unlike(inputs)
+    )
     made = {}
     for law, fitted in fits.items():
         try:
             made[law] = forecast(fitted, target.frame)
-        except (ValueError, KeyError) as error:
+        except ValueError as error:
             refused[law] = f"it has no forecast of these runs ({error})"
     if not made:
         raise PredictError("no law has a forecast: " + "; ".join(f"{law}: {why}" for law, why in refused.items()))
@@ -185,10 +197,10 @@ class PublishedLoss:
 
 
 def _weighed(
-    data: Points, laws: Sequence[str] | None
+    data: Points, laws: Sequence[str] | None, joint: bool
 ) -> tuple[dict[str, Fit], dict[str, float], str, float, dict[str, str], tuple[str, ...]]:
     try:
-        found = weigh_laws(data, candidates(data) if laws is None else laws, Huber("auto"))
+        found = weigh_laws(data, candidates(data) if laws is None else laws, Huber("auto"), joint=joint)
     except NoLawError as error:
         raise PredictError(str(error)) from error
     return found.fits, found.weights, found.preferred, found.discrepancy, dict(found.refused), found.notes

@@ -14,7 +14,8 @@ import pandas as pd
 from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile, budget_groups, isoflop_profiles
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber, fit
 from isoflop.scaling.fitting.objective import Objective
-from isoflop.scaling.fitting.uncertainty import jackknife, predict
+from isoflop.scaling.fitting.uncertainty import jackknife, predict_runs
+from isoflop.scaling.laws import columns_read
 from isoflop.scaling.selection.preference import candidates, rank, refused_at
 from isoflop.scaling.selection.rolling_origins import HoldOutError, Origin, fit_at, rolling_origins
 from isoflop.scaling.table.conventions import Points, points
@@ -123,7 +124,7 @@ def hold_out(
     >>> held.chosen
     'chinchilla'
     """
-    data = points(table, params=params, compute=compute)
+    data = points(table, params=params, compute=compute, inputs=columns_read(laws or ()))
     groups = budget_groups(data)
     means = [_budget(g) for g in groups]
     if budgets_above is None:
@@ -171,7 +172,7 @@ def choose(
     law: score (mean |ln loss error|), behind (the best) with behind_se, free, runs_predicted.
     Raises HoldOutError when nothing can be predicted from smaller runs by any law.
     """
-    data = points(table, params=params, compute=compute)
+    data = points(table, params=params, compute=compute, inputs=columns_read(laws or ()))
     laws = candidates(data) if laws is None else laws
     if spare_last:
         groups = budget_groups(data)[:-1]
@@ -211,7 +212,7 @@ def _forecast(
 ) -> HeldOutForecast:
     fitted = fit(law, known, objective=objective)
     frame = target.frame
-    predicted = predict(fitted, jackknife(fitted), frame["n_params"], frame["tokens"], level)
+    predicted = predict_runs(fitted, jackknife(fitted), frame, level)
     cells = frame.assign(
         predicted=predicted.loss, lo=predicted.lo, hi=predicted.hi, error=np.log(frame["loss"] / predicted.loss)
     )

@@ -34,18 +34,20 @@ class WeightedLaws:
     notes: tuple[str, ...]
 
 
-def weigh_laws(data: Points, laws: Sequence[str], objective: Objective) -> WeightedLaws:
+def weigh_laws(data: Points, laws: Sequence[str], objective: Objective, *, joint: bool = True) -> WeightedLaws:
     """Weigh laws by their forecasts at rolling origins, or equally where the table is too small to hold anything out.
 
-    Raises NoLawError when no law of both N and D can be fitted.
+    Raises NoLawError when no law of both N and D can be fitted; without `joint`, no law at all.
     """
     try:
         board = compare(data, laws, objective=objective, findings=False)
         every = {law: e.fit for law, e in board.entrants.items()}
-        fits, refused = _surfaces(every, board.refused)
+        fits, refused = _surfaces(every, board.refused, joint)
         if fits:
             preferred = board.preferred if board.preferred in fits else min(fits, key=lambda f: board.frame["error"][f])
             weights = {law: board.weights[law] for law in fits}
+            if not sum(weights.values()):
+                weights = dict.fromkeys(fits, 1.0 / len(fits))
             return WeightedLaws(fits, weights, preferred, board.discrepancy, refused, _left_out(refused))
     except (HoldOutError, CompareError):
         pass
@@ -55,17 +57,22 @@ def weigh_laws(data: Points, laws: Sequence[str], objective: Objective) -> Weigh
             every[law] = fit_at(law, data, objective)
         except FitError as error:
             failed[law] = str(error)
-    fits, refused = _surfaces(every, failed)
+    fits, refused = _surfaces(every, failed, joint)
     if not fits:
         reasons = "; ".join(f"{law}: {why}" for law, why in refused.items())
-        raise NoLawError(f"no law of n_params and tokens can be fitted: {reasons or 'no law was requested'}")
+        kind = "law of n_params and tokens" if joint else "law"
+        raise NoLawError(f"no {kind} can be fitted: {reasons or 'no law was requested'}")
     note = "too few scales to test the laws on: equal weights, and the interval does not know how far forecasts miss"
     weights = dict.fromkeys(fits, 1.0 / len(fits))
     return WeightedLaws(fits, weights, next(iter(fits)), 0.0, refused, (*_left_out(refused), note))
 
 
-def _surfaces(fits: dict[str, Fit], refused: dict[str, str]) -> tuple[dict[str, Fit], dict[str, str]]:
-    """The fits of laws of both N and D; the others join those refused."""
+def _surfaces(
+    fits: dict[str, Fit], refused: dict[str, str], joint: bool
+) -> tuple[dict[str, Fit], dict[str, str]]:
+    """The fits of laws of both N and D, where the others are to join those refused (`joint`); else all."""
+    if not joint:
+        return fits, refused
     flat = {law: NOT_JOINT for law, f in fits.items() if not {"N", "D"} <= set(f.law.inputs)}
     return {law: f for law, f in fits.items() if law not in flat}, refused | flat
 

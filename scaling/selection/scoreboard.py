@@ -113,9 +113,9 @@ class Scoreboard:
                 + (f"  (no fit at {missed} of {len(self.origins)} origins)" if missed else "")
             )
         lines += [f" {law}: refused, {why}" for law, why in self.refused.items()]
-        lines.append(
-            "* preferred: of the laws of N and D, the fewest free parameters within one standard error of the best"
-        )
+        joint = any({"N", "D"} <= set(e.fit.law.inputs) for e in self.entrants.values())
+        among = "of the laws of N and D, " if joint else ""
+        lines.append(f"* preferred: {among}the fewest free parameters within one standard error of the best")
         lines.append(
             "error: mean |ln loss error| on runs not seen; bias: mean ln(loss / predicted); AICc: by clusters, best = 0"
         )

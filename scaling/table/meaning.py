@@ -39,7 +39,14 @@ ALIASES: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 LONGEST = 200  # characters of a name that may mean a quantity; patterns are slow on much longer ones
-VAGUE = {"n_params": ("size",), "tokens": ("data",)}  # proposed in messages, never taken
+VAGUE: dict[str, tuple[str, ...]] = {  # proposed in messages, never taken
+    "n_params": ("size",),
+    "tokens": ("data",),
+    "peak_learning_rate": ("learning_rate", "lr", "max_lr", "peak_lr", "eta"),
+    "batch_tokens": ("tokens_per_step", "batch_size_tokens", "batch_size", "global_batch_size"),
+    "weight_decay": ("wd", "lambda"),
+    "experts": ("num_experts", "n_experts", "e"),
+}
 _FAMILY = {"n_params": "params?|parameters?", "tokens": "tokens?", "flops": "flops?|compute"}
 _HELD_OUT = {"val", "valid", "validation", "eval", "test", "heldout", "final"}
 _NATS: tuple[str, Transform] = (NATS_PER_TOKEN, "")
