@@ -22,7 +22,8 @@ from isoflop.scaling.findings.verdict import CONVENTIONS
 from isoflop.scaling.fitting.fit import Fit, Huber, fit
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import Draws, bootstrap, jackknife
-from isoflop.scaling.laws import get_law
+from isoflop.scaling.laws import columns_read, get_law
+from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.selection.holdout import HoldOut, hold_out
 from isoflop.scaling.selection.preference import candidates
 from isoflop.scaling.selection.scoreboard import Scoreboard, compare
@@ -111,7 +112,10 @@ class Evidence:
     @part
     def points(self) -> Points:
         """The data points under the conventions chosen."""
-        return points(self.ends, params=self.params, compute=self.compute)
+        return points(self.ends, params=self.params, compute=self.compute, inputs=self._inputs())
+
+    def _inputs(self) -> tuple[Column, ...]:
+        return columns_read([self.law]) if self.law else ()
 
     @property
     def loss_unit(self) -> str:
@@ -195,7 +199,7 @@ class Evidence:
         choices = CONVENTIONS if is_runs(self.table) else (("matrices", "exact"), ("matrices", "6nd"))
         known = [self.points]
         for params, compute in choices:
-            data = points(self.ends, params=params, compute=compute)
+            data = points(self.ends, params=params, compute=compute, inputs=self._inputs())
             if all((data.params, data.compute) != (k.params, k.compute) for k in known):
                 known.append(data)
         return known

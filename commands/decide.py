@@ -108,7 +108,8 @@ def predict(
     from isoflop.scaling.prediction.predict import predict_from_law, predict_table
 
     if ledger is not None:
-        numbers = {"--flops": flops, "--n-params": n_params, "--tokens": tokens, "--from-law": from_law, "--at": at or None,
+        numbers = {"--flops": flops, "--n-params": n_params, "--tokens": tokens, "--from-law": from_law,
+                   "--at": at or None,
                    "--inference-tokens": inference, "--token-cap": cap, "--unique-tokens": unique, "TABLE": table,
                    "--laws": laws or None}  # fmt: skip
         if used := [option for option, value in numbers.items() if value is not None]:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:  # loaded when a command runs
 
     import pandas as pd
 
-    from isoflop.scaling.laws.inputs import Column
     from isoflop.scaling.fitting.objective import Objective as FitObjective
+    from isoflop.scaling.laws.inputs import Column
 
 RUN, FIT, DECIDE, SHOW, MODELS = "Run a study", "Fit and compare", "Decide", "Show and share", "Models and data"
 

@@ -60,7 +60,7 @@ def report(
 
     keep_freed_memory()
     written = write_report(
-        load(table, mapping, where, study, sheet, best=best), out,
+        load(table, mapping, where, study, sheet, best=best, laws=law), out,
         law=law, params=params, compute=compute, n_draws=bootstrap, seed=seed,
         command=" ".join(["isoflop", *sys.argv[1:]]), paper=paper,
     )  # fmt: skip
@@ -98,7 +98,7 @@ def plot(
     if runs is not None and not names:
         raise ValueError(f"--runs {runs}: names no run")
     evidence = Evidence(
-        load(table, mapping, where, study, sheet), law=law, params=params, compute=compute,
+        load(table, mapping, where, study, sheet, laws=law), law=law, params=params, compute=compute,
         runs=names, against="flops" if against is None else against,
     )  # fmt: skip
     typer.echo(draw_figure(figure, evidence, out))

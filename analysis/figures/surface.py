@@ -1,4 +1,7 @@
-"""L(N, D) as contours, with the runs on the same colour scale: a dot that vanishes into its contour is a good fit."""
+"""The law itself, with the runs: L(N, D) as contours on one colour scale, a law of more inputs as slices along one.
+
+A dot that vanishes into its contour is a good fit.
+"""
 
 from typing import Any
 
@@ -10,10 +13,14 @@ from matplotlib.colors import BoundaryNorm
 from matplotlib.ticker import FuncFormatter
 
 from isoflop.analysis.figure import Figure
-from isoflop.analysis.style import LOSS_MAP, MANY_DOTS, log_axis, loss_label, new_axes
+from isoflop.analysis.style import LEVEL, LOSS_MAP, MANY_DOTS, ColorScale, log_axis, loss_label, new_axes
 from isoflop.scaling.fitting.fit import Fit
+from isoflop.scaling.fitting.uncertainty import Draws, predict_runs
+from isoflop.scaling.table.inputs import components, unlike
 
 N_LEVELS = 14
+POINTS = 60  # of the curve of a slice
+SHARES = (0.1, 0.5, 0.9)  # quantiles of the second input that a slice is drawn at
 
 
 def surface_frame(fit: Fit) -> pd.DataFrame:
@@ -84,6 +91,90 @@ def _draw_frontier(ax: Axes, fit: Fit, sizes: np.ndarray, tokens: np.ndarray) ->
         ax.plot(np.asarray(best.N)[shown], np.asarray(best.D)[shown], color="white", lw=1.3 if inside else 0.8, **style)
 
 
+def slice_frame(draws: Draws, *, along: str | None = None) -> pd.DataFrame:
+    """The law along one input, a row a point: slice (the value of the second input), the inputs, loss, lo, hi.
+
+    The other inputs stay at their medians. `along` names the column; None: the first that the law reads beside size,
+    tokens and compute. Raises ValueError for a law of fewer than three inputs, or another column.
+    """
+    first, second = _axes(draws, along)
+    frame = draws.fit.points.frame
+    names = [name for column in draws.fit.law.reads().values() for name in components(list(frame.columns), column)]
+    middle = frame[names].median()
+    parts = []
+    for value in np.unique(np.quantile(frame[second], SHARES, method="nearest")):
+        rows = pd.DataFrame({name: np.full(POINTS, middle[name]) for name in names}).assign(**{second: value})
+        rows = _on_simplex(draws, rows.assign(**{first: _range_of(frame[first])}), first)
+        rows["n_params"] = rows["n_params"] if "n_params" in rows else frame["n_params"].median()
+        found = predict_runs(draws.fit, draws, rows, LEVEL)
+        parts.append(rows.assign(slice=value, loss=found.loss, lo=found.law_lo, hi=found.law_hi))
+    return pd.concat(parts, ignore_index=True)
+
+
+def plot_slices(draws: Draws, *, along: str | None = None, ax: Axes | None = None) -> Axes:
+    """Curves of the law along one input at three values of another, with 90% bands; runs moved to the nearest curve.
+
+    A run stands at the curve of its own value of the second input, or the nearest, above or below it by its residual.
+    """
+    ax = new_axes(ax)
+    first, second = _axes(draws, along)
+    curves, frame = slice_frame(draws, along=along), draws.fit.points.frame
+    values = curves["slice"].unique()
+    color = ColorScale(values) if values.min() > 0 else ColorScale(np.arange(1, len(values) + 1))
+    key = {value: value if values.min() > 0 else i + 1 for i, value in enumerate(values)}
+    nearest = np.abs(frame[second].to_numpy(float)[:, None] - values).argmin(axis=1)
+    for i, value in enumerate(values):
+        part, runs = curves[curves["slice"] == value], frame[nearest == i]
+        tone = color(key[value])
+        ax.fill_between(part[first], part["lo"], part["hi"], color=tone, alpha=0.18, lw=0)
+        ax.plot(part[first], part["loss"], color=tone, label=f"{second} {value:.3g}")
+        moved = np.interp(runs[first], part[first], part["loss"]) * np.exp(draws.fit.residuals[nearest == i])
+        ax.scatter(
+            runs[first], moved, color=[tone], s=14, edgecolor="white", linewidth=0.4, zorder=3,
+            rasterized=len(frame) > MANY_DOTS,
+        )  # fmt: skip
+    if frame[first].min() > 0 and frame[first].max() > 3 * frame[first].min():
+        ax.set_xscale("log")
+    ax.set_xlabel(first)
+    ax.set_ylabel(loss_label())
+    ax.legend(loc="best")
+    ax.set_title(f"The law along {first}, other inputs at their medians")
+    return ax
+
+
+def _axes(draws: Draws, along: str | None) -> tuple[str, str]:
+    """The column that the slices run along, and the one whose values they are."""
+    reads, frame = list(draws.fit.law.reads().values()), draws.fit.points.frame
+    names = {column: components(list(frame.columns), column) for column in reads}
+    every = [name for column in reads for name in names[column]]
+    if len(reads) < 3:
+        raise ValueError(f"needs a law of three inputs or more; {draws.fit.law.name} reads {', '.join(every)}")
+    further = unlike(reads) or reads[2:]
+    first = along or names[further[0]][0]
+    if first not in every:
+        raise ValueError(f"no input {first!r}; {draws.fit.law.name} reads {', '.join(every)}")
+    own = next(column for column in reads if first in names[column])
+    second = next(name for column in reads if column != own for name in names[column] if frame[name].nunique() > 1)
+    return first, second
+
+
+def _range_of(values: pd.Series) -> np.ndarray:
+    lo, hi = float(values.min()), float(values.max())
+    return np.geomspace(lo, hi, POINTS) if lo > 0 else np.linspace(lo, hi, POINTS)
+
+
+def _on_simplex(draws: Draws, rows: pd.DataFrame, first: str) -> pd.DataFrame:
+    """The rows with the shares of every vector adding up to 1, the one that the slice runs along unchanged."""
+    for column in draws.fit.law.reads().values():
+        names = components(list(draws.fit.points.frame.columns), column)
+        if column.vector:
+            others = [name for name in names if name != first]
+            rest = 1 - rows[first] if first in names else 1.0
+            total = rows[others].sum(axis=1)
+            rows = rows.assign(**{name: rows[name] * rest / total for name in others})
+    return rows
+
+
 FIGURES = (
     Figure(
         "surface",
@@ -92,5 +183,13 @@ FIGURES = (
         frame=surface_frame,
         plot=plot_surface,
         place=50,
+    ),
+    Figure(
+        "slices",
+        "A law of three inputs or more along one of them, at three values of another; bands: 90% of the law.",
+        needs=lambda e: e.draws,
+        frame=slice_frame,
+        plot=plot_slices,
+        place=55,
     ),
 )

@@ -1,4 +1,4 @@
-"""Checks of the columns that a law declares beside size, tokens and compute: whether they vary, apart, and in one unit."""
+"""Checks of the columns that a law reads beside size, tokens and compute: whether they vary, apart, in one unit."""
 
 from collections.abc import Iterator
 

@@ -32,7 +32,11 @@ def settings(case: Case) -> pd.DataFrame:
 
 def _is_setting(name: str, values: pd.Series) -> bool:
     lowered = name.lower()
-    if lowered in OUTCOMES | IDENTITIES | {column.name for column in STANDARD.values()} or "seed" in lowered or lowered in ("replicate", "rep"):
+    if (
+        lowered in OUTCOMES | IDENTITIES | {column.name for column in STANDARD.values()}
+        or "seed" in lowered
+        or lowered in ("replicate", "rep")
+    ):
         return False
     distinct = values.nunique(dropna=False)
     return 1 < distinct <= max(len(values) // 2, 2)

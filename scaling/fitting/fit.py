@@ -381,6 +381,4 @@ def _check_enough(problem: FitProblem, weights: Array) -> None:
         column = problem.columns[letter]
         if letter != "U" and not np.ptp(column, axis=-1).any() and needed > 1:
             value = " ".join(f"{v:g}" for v in np.atleast_2d(column)[:, 0])
-            raise FitError(
-                f"every data point has the same {read.name} ({value}): {problem.form.name} needs it to vary"
-            )
+            raise FitError(f"every data point has the same {read.name} ({value}): {problem.form.name} needs it to vary")

@@ -181,7 +181,12 @@ class FitProblem:
     def on_rows(self, keep: Array) -> "FitProblem":
         """The same problem on some of the rows, in the same units."""
         part = FitProblem(
-            self.form, {k: v[..., keep] for k, v in self.columns.items()}, self.loss[keep], self.pinned, self.tied, self.log
+            self.form,
+            {k: v[..., keep] for k, v in self.columns.items()},
+            self.loss[keep],
+            self.pinned,
+            self.tied,
+            self.log,
         )
         part.__dict__["units"] = self.units
         return part

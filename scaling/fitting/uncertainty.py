@@ -339,7 +339,7 @@ _PREDICTED = ("loss", "law_lo", "law_hi", "lo", "hi", "noise")
 
 
 def predict_runs(fit: Fit, draws: Draws, frame: pd.DataFrame, level: float = 0.9) -> Prediction:
-    """The same for the rows (n,) of a frame with the columns that the law reads; N and D are NaN where it lacks them."""
+    """The same for the rows (n,) of a frame with the columns that the law reads; N and D are NaN where it has none."""
 
     def at(law: Law) -> Array:
         return predict_loss(law, frame)

@@ -195,4 +195,3 @@ def outside(data: Points, target: pd.DataFrame) -> list[Finding]:
 def _interval(pooled: ForecastAverage, level: float) -> tuple[float, float]:
     lo, hi = pooled.interval(level)
     return float(np.exp(lo[0])), float(np.exp(hi[0]))
-

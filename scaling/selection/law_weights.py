@@ -67,9 +67,7 @@ def weigh_laws(data: Points, laws: Sequence[str], objective: Objective, *, joint
     return WeightedLaws(fits, weights, next(iter(fits)), 0.0, refused, (*_left_out(refused), note))
 
 
-def _surfaces(
-    fits: dict[str, Fit], refused: dict[str, str], joint: bool
-) -> tuple[dict[str, Fit], dict[str, str]]:
+def _surfaces(fits: dict[str, Fit], refused: dict[str, str], joint: bool) -> tuple[dict[str, Fit], dict[str, str]]:
     """The fits of laws of both N and D, where the others are to join those refused (`joint`); else all."""
     if not joint:
         return fits, refused

@@ -120,6 +120,7 @@ def _check(frame: pd.DataFrame, column: Column, source: str) -> None:
         if wrong.any():
             rows = f"{wrong.sum()} of {len(frame)} rows ({row_names(frame, wrong)})"
             raise TableError(
-                f"{source}: {column.name} ({len(names)} columns) add up to {sums[wrong][0]:.4g} and not to 1 in {rows}; "
+                f"{source}: {column.name} ({len(names)} columns) add up to {sums[wrong][0]:.4g} and not to 1 "
+                f"in {rows}; "
                 "divide each row by its sum, or name all of its shares alike"
             )

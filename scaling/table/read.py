@@ -43,8 +43,8 @@ def read_table(
     The part of `isoflop.read_table` that needs no importer. `path` may be hf://datasets/USER/NAME. `study` keeps the
     runs that one study of a runs folder lists, `sheet` names one of a spreadsheet. `labels` are more columns of names,
     whose text is never taken for a missing value. `inputs` are the columns that a law reads: `mapping` may name them,
-    and the table may lack size, tokens and compute where it reads none of these. A column under a usual alias, with its unit in its name, is taken and
-    noted (`columns.resolve`); runs that did not finish are left out and counted.
+    and the table may lack size, tokens and compute where it reads none of these. A column under a usual alias, with its
+    unit in its name, is taken and noted (`columns.resolve`); runs that did not finish are left out and counted.
 
     `attrs` carries "source", "notes" (what was renamed and filtered; "guessed" of them what the user did not ask for),
     "loss_unit", "mapping", and "study" where one was named. The index counts the rows of the file from 0, also after
@@ -196,9 +196,7 @@ def _read(
     return read_file(path, notes, (*LABELS, *named, *labels), sheet), False
 
 
-def _check_mapping(
-    frame: pd.DataFrame, mapping: Mapping[str, str], inputs: Sequence[Column], *, source: str
-) -> None:
+def _check_mapping(frame: pd.DataFrame, mapping: Mapping[str, str], inputs: Sequence[Column], *, source: str) -> None:
     further = unlike(inputs)
     for ours, yours in mapping.items():
         if ours not in (*QUANTITIES, *OPTIONAL) and not any(components([ours], column) for column in further):
