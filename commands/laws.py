@@ -1,4 +1,4 @@
-"""Laws fitted to one table and compared: isoflop fit, approaches, compare, multiplier, accuracy."""
+"""Laws fitted to one table and compared: isoflop fit, approaches, compare, multiplier, batch, accuracy."""
 
 from typing import Annotated
 
@@ -31,6 +31,7 @@ from isoflop.commands.options import (
     pairs,
     positive,
     refuse_failed,
+    seconds,
 )
 
 app = typer.Typer()
@@ -182,6 +183,47 @@ def multiplier(
     found = compare_arms(data, by=by, baseline=baseline, target=target, params=params, compute=compute, level=level)
     emit(found.to_dict(), str(found), as_json)
     refuse_failed(found.failed)
+
+
+@app.command(rich_help_panel=FIT)
+def batch(
+    table: Table,
+    deadline: Annotated[str | None, typer.Option("--deadline", help="reach the loss within: 90m, 2h, 3d")] = None,
+    devices: Annotated[int | None, typer.Option("--devices", help="on up to so many devices", min=1)] = None,
+    speed: Annotated[
+        float | None,
+        typer.Option("--tokens-per-second", help="that one device reads, in training", callback=positive),
+    ] = None,
+    device_batch: Annotated[
+        float | None,
+        typer.Option(
+            "--device-batch", help="tokens a device takes a step; left out: the smallest batch", callback=positive
+        ),
+    ] = None,
+    where: Where = None,
+    mapping: Map = None,
+    study: Study = None,
+    sheet: Sheet = None,
+    level: Level = 0.9,
+    as_json: Json = False,
+) -> None:
+    """Find the critical batch of each size.
+
+    A table has a row per size and batch: n_params, batch_tokens or batch_sequences, and steps_to_target, the steps to a
+    fixed loss (target_loss). With --devices and --tokens-per-second: time against compute, and what meets --deadline.
+    """
+    from isoflop.scaling.prediction.critical_batch import COLUMNS, STEPS, critical_batch
+
+    data = load(table, mapping, where, study, sheet, inputs=COLUMNS, outcome=STEPS)
+    found = critical_batch(
+        data,
+        deadline=seconds(deadline, "--deadline"),
+        devices=devices,
+        tokens_per_second=speed,
+        device_batch=device_batch,
+        level=level,
+    )
+    emit(found.to_dict(), str(found), as_json)
 
 
 @app.command(rich_help_panel=FIT)

@@ -87,7 +87,9 @@ def columns_or_table(values: list[str] | None) -> tuple[dict[str, float], Path |
 
     Raises ValueError for both at once, a name given twice, or what is neither.
     """
-    tables = [value for value in values or [] if "=" not in value or Path(value).exists()]
+    tables = [value for value in values or [] if "=" not in value or os.path.exists(value)]
+    if "" in tables:
+        raise ValueError("--at '': neither a column, NAME=VALUE, nor a table")
     if len(tables) > 1 or (tables and len(values or []) > 1):
         raise ValueError(f"--at {tables[0]}: a table of runs stands alone; columns are written NAME=VALUE")
     named = [value for value in values or [] if value not in tables]
@@ -106,6 +108,17 @@ def number(text: str, option: str) -> float:
     except ValueError:
         pass
     raise ValueError(f"{option} {text}: not a number")
+
+
+def seconds(text: str | None, option: str) -> float | None:
+    """The value of an option that is a time, such as 2h, 90m, 3d or 45s, in seconds; None for None."""
+    if text is None:
+        return None
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+    unit = units.get(text[-1:])
+    if unit is None or (value := number(text[:-1], option)) <= 0:
+        raise ValueError(f"{option} {text}: write a time as 90m, 2h or 3d")
+    return value * unit
 
 
 def positive(value: Any) -> Any:
@@ -236,18 +249,19 @@ def load(
     best: str = "",
     laws: str | None = None,
     inputs: "Sequence[Column]" = (),
+    outcome: str = "loss",
 ) -> "pd.DataFrame":
     """The table of a command, read with its --map, --where, --study, --sheet and --best-of; guesses go to stderr.
 
     `labels` are columns of names besides the usual ones, `laws` those that the command names, whose columns --map may
-    name too, as may it `inputs`.
+    name too, as may it `inputs`; `outcome` is the column that the table is about.
     """
     from isoflop.scaling.imports.read import read_table
     from isoflop.scaling.laws import columns_read, law_names
 
     read = read_table(
         table, mapping=pairs(mapping, "--map"), where=where, study=study, sheet=sheet, labels=labels,
-        inputs=(*(columns_read(law_names(laws)) if laws else ()), *inputs),
+        inputs=(*(columns_read(law_names(laws)) if laws else ()), *inputs), outcome=outcome,
     )  # fmt: skip
     if guessed := read.attrs["guessed"]:
         typer.echo(f"{table}: {'; '.join(guessed)}", err=True)

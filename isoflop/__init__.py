@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from isoflop.scaling.fitting.fit import fit
     from isoflop.scaling.fitting.uncertainty import bootstrap, jackknife
     from isoflop.scaling.imports.read import read_table
+    from isoflop.scaling.prediction.critical_batch import critical_batch as batch
     from isoflop.scaling.prediction.ledger import read_ledger as ledger
     from isoflop.scaling.prediction.predict import predict
     from isoflop.scaling.selection.comparison import comparison as compare
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "approaches": "isoflop.scaling.approaches.approaches:approaches",
+    "batch": "isoflop.scaling.prediction.critical_batch:critical_batch",
     "bootstrap": "isoflop.scaling.fitting.uncertainty:bootstrap",
     "check_bundle": "isoflop.experiments.finished.bundle_check:check_bundle",
     "compare": "isoflop.scaling.selection.comparison:comparison",
@@ -59,6 +61,7 @@ _PLACES = {
 }
 __all__ = [
     "approaches",
+    "batch",
     "bootstrap",
     "check_bundle",
     "compare",

@@ -90,6 +90,7 @@ def read_table(
     sheet: str | None = None,
     labels: Iterable[str] = (),
     inputs: Sequence[Column] = (),
+    outcome: str = "loss",
 ) -> pd.DataFrame:
     """The table at `path` with its columns renamed by `mapping` (ours -> yours) and its rows kept by `where`.
 
@@ -97,8 +98,9 @@ def read_table(
     or of their curves, or whatever `import_source` reads as it is: a log,
     a folder of histories. `study` keeps the runs that one study of a runs folder lists, `sheet` names one of a
     spreadsheet, `labels` are more columns of names, `inputs` further columns that a law reads, which `mapping` may name
-    (`isoflop.laws.columns_read` lists those of a law). `attrs` carries "source", "notes" (what was renamed, assumed and
-    filtered; "guessed" of them what the user did not ask for), "mapping", "loss_unit", and "study" where one was named.
+    (`isoflop.laws.columns_read` lists those of a law), `outcome` the column that the table is about. `attrs` carries
+    "source", "notes" (what was renamed, assumed and filtered; "guessed" of them what the user did not ask for),
+    "mapping", "loss_unit", and "study" where one was named.
     Raises TableError naming the file and the remedy, or RunTableError for a runs folder that is not one.
 
     >>> from pathlib import Path
@@ -110,14 +112,16 @@ def read_table(
     """
     path = Path(path)
     if study or sheet or not path.exists() or (path / "cells").is_dir() or is_bundle(path):
-        return read_plain(path, mapping=mapping, where=where, study=study, sheet=sheet, labels=labels, inputs=inputs)
+        return read_plain(
+            path, mapping=mapping, where=where, study=study, sheet=sheet, labels=labels, inputs=inputs, outcome=outcome
+        )
     if _is_foreign(path):
         try:
             return _imported_table(path, mapping, where)
         except SourceError as error:
             raise TableError(f"{error} (options of `isoflop import`, which writes a table)") from error
     try:
-        return read_plain(path, mapping=mapping, where=where, labels=labels, inputs=inputs)
+        return read_plain(path, mapping=mapping, where=where, labels=labels, inputs=inputs, outcome=outcome)
     except (TableError, RunTableError) as error:
         try:
             return _imported_table(path, mapping, where)

@@ -37,13 +37,15 @@ def read_table(
     sheet: str | None = None,
     labels: Iterable[str] = (),
     inputs: Sequence[Column] = (),
+    outcome: str = "loss",
 ) -> pd.DataFrame:
     """A runs folder or a file of rows, its columns renamed by `mapping` (ours -> yours), its rows kept by `where`.
 
     The part of `isoflop.read_table` that needs no importer. `path` may be hf://datasets/USER/NAME. `study` keeps the
     runs that one study of a runs folder lists, `sheet` names one of a spreadsheet. `labels` are more columns of names,
     whose text is never taken for a missing value. `inputs` are the columns that a law reads: `mapping` may name them,
-    and the table may lack size, tokens and compute where it reads none of these. A column under a usual alias, with its
+    and the table may lack size, tokens and compute where it reads none of these. `outcome` is the column that the
+    table is about. A column under a usual alias, with its
     unit in its name, is taken and noted (`columns.resolve`); runs that did not finish are left out and counted.
 
     `attrs` carries "source", "notes" (what was renamed and filtered; "guessed" of them what the user did not ask for),
@@ -58,7 +60,7 @@ def read_table(
     shared = read_manifest(path)["study"] if is_bundle(path) else ""
     if study and study != shared:
         frame = _of_study(frame, path, study, shared, notes)
-    table = as_table(frame, path, mapping, where, notes, is_study=is_study, inputs=inputs)
+    table = as_table(frame, path, mapping, where, notes, is_study=is_study, inputs=inputs, outcome=outcome)
     if study or shared:
         table.attrs["study"] = study or shared
     table.attrs["source"] = source
@@ -74,12 +76,15 @@ def as_table(
     *,
     is_study: bool,
     inputs: Sequence[Column] = (),
+    outcome: str = "loss",
 ) -> pd.DataFrame:
     """The rows of a file, or of what was imported from it, as `read_table` returns them; `notes` are said before."""
     if frame.empty:
         raise TableError(f"{path}: the table has no rows")
     _check_mapping(frame, mapping, inputs, source=str(path))
-    needs = (("loss",),) if sizeless(inputs) else (("loss",), ("n_params", "flops", "position"))
+    needs: tuple[tuple[str, ...], ...] = ((outcome,),)
+    if outcome == "loss" and not sizeless(inputs):
+        needs = (*needs, ("n_params", "flops", "position"))
     found = resolve(frame, mapping, notes, source=str(path), needs=needs)
     frame = found.frame
     if not is_study and not _chosen_by_state(frame, where):

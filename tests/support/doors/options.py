@@ -51,6 +51,8 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "--law": LAWS,
     "--laws": (*LAWS, ",", "chinchilla,nosuch", "chinchilla,chinchilla:"),
     "--holdout-by": NAMES,
+    "--at": ("n_params=", "n_params=x", "n_params=nan", "=1", "nosuch=1", "", "nosuch", "empty", "folder"),
+    "--deadline": ("x", "2", "h", "-2h", "0h", "nanh", "infd", ""),
     "--by": NAMES,
     "--baseline": NAMES,
     "--task": NAMES,
@@ -89,6 +91,7 @@ SOUND: dict[str, list[str]] = {
     "compare": ["arms.csv", "--laws", "power-n"],
     "multiplier": ["arms.csv"],
     "accuracy": ["arms.csv"],
+    "batch": ["steps.csv", "--devices", "8", "--tokens-per-second", "1e5"],
     "predict": ["arms.csv", "--flops", "1e22", "--laws", "chinchilla-tied"],
     "suggest": ["arms.csv", "--budget", "1e20", "--target", "1e22"],
     "report": ["table.csv", "--bootstrap", "0", "--out", "report"],
@@ -132,7 +135,8 @@ class Option:
 
     def names(self, value: str) -> list[str]:
         """What a refusal of this value may be recognised by: the option, or the file or run that the value names."""
-        shown = [value[:60].partition("\n")[0].partition("\0")[0]] if self.kind is Path or not self.flag else []
+        named = self.kind is Path or not self.flag or self.flag == "--at"
+        shown = [value[:60].partition("\n")[0].partition("\0")[0]] if named else []
         if self.kind is Path and self.flag in WRITES:
             shown.append(str(Path(value).parent))
         singular = self.name.removesuffix("s").upper()
@@ -181,6 +185,10 @@ def write_neighbours(folder: Path) -> str:
     arms = pd.concat([table.assign(arm="a"), table.assign(arm="b", loss=0.97 * table["loss"])], ignore_index=True)
     arms.assign(accuracy=0.5 + 0.1 / arms["loss"]).to_csv(folder / "arms.csv", index=False)
     table.to_csv(folder / "table.csv", index=False)
+    steps = pd.DataFrame(
+        {"n_params": 1e8, "batch_tokens": [1e4, 1e5, 1e6, 1e7], "steps_to_target": [9e4, 1e4, 3e3, 2e3]}
+    )
+    steps.to_csv(folder / "steps.csv", index=False)
     (folder / "rates.parquet").write_bytes((RESULTS / "lr_transfer.parquet").read_bytes())
     (folder / "folder").mkdir()
     (folder / "empty").touch()

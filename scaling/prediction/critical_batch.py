@@ -1,0 +1,369 @@
+"""`isoflop batch`: the critical batch of each size, how it grows with data, and what a deadline costs.
+
+Steps and samples to a fixed loss trade off along (S / S_min - 1)(X / X_min - 1) = 1 with X = S B, that is along
+S = S_min (1 + B_crit / B) with B_crit = X_min / S_min (McCandlish et al. 2018, arXiv 1812.06162, eq. 2.11).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
+from isoflop.scaling.findings.finding import Finding
+from isoflop.scaling.fitting.fit import Fit, FitError, LeastSquares, fit
+from isoflop.scaling.fitting.uncertainty import jackknife
+from isoflop.scaling.laws.inputs import Column
+from isoflop.scaling.laws.law import Array, Box, Law
+from isoflop.scaling.table.columns import TableError
+from isoflop.scaling.table.inputs import add_inputs
+from isoflop.scaling.table.json_plain import plain
+
+STEPS, TOKENS, SEQUENCES = "steps_to_target", "batch_tokens", "batch_sequences"
+COLUMNS = tuple(Column(name) for name in (STEPS, TOKENS, SEQUENCES, "context_length", "target_loss"))
+FEWEST_BATCHES = 4  # of a size: two numbers are fitted to them
+FEWEST_SIZES = 3
+OVERHEAD = 1.2  # of the samples that the smallest batch takes (Zhang et al. 2024, arXiv 2410.21676)
+FAR = 4.0  # times the largest batch, or below the smallest: a critical batch there is a bound
+
+
+class BatchError(ValueError):
+    """A table says nothing of the critical batch."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Hyperbola(Law):
+    """Steps to a loss at batch B: S = S_min (1 + B_crit / B)."""
+
+    S_min: float
+    B_crit: float
+
+    name: ClassVar[str] = "hyperbola"
+    formula: ClassVar[str] = "S = S_min (1 + B_crit / B)"
+    inputs: ClassVar[tuple[str, ...]] = ("B",)
+    columns: ClassVar[dict[str, Column | str]] = {"B": "batch"}
+    box: ClassVar[dict[str, Box]] = {"S_min": Box(1e-3, 1e15, log=True), "B_crit": Box(1e-6, 1e15, log=True)}
+
+    def __call__(self, B: Any) -> Any:
+        return self.S_min * (1 + self.B_crit / B)
+
+    @classmethod
+    def propose(cls, x: Any, loss: Array, weights: Array) -> Array:
+        """The fewest steps seen, and the batches tried."""
+        batches = np.quantile(x["B"], [0.1, 0.5, 0.9])
+        return np.column_stack([np.full(3, np.log(loss.min())), batches])
+
+
+@dataclass(frozen=True)
+class SizeBatch:
+    """The critical batch of one size at one target loss, in the unit of the batches: tokens or sequences.
+
+    `interval` is at `level`, by the jackknife over batches. `overhead` is the largest batch that takes at most 20% more
+    samples than the smallest one (NaN where every batch does), `rms` that of the residuals of ln steps.
+    """
+
+    n_params: float
+    target_loss: float
+    batches: int
+    min_steps: float
+    critical: float
+    interval: tuple[float, float]
+    overhead: float
+    rms: float
+    fit: Fit
+
+    @property
+    def min_samples(self) -> float:
+        """The fewest tokens, or sequences, that reach the loss: X_min."""
+        return self.min_steps * self.critical
+
+    def steps(self, batch: Any) -> Any:
+        """Steps to the loss at a batch."""
+        return self.fit.law(batch)
+
+
+@dataclass(frozen=True)
+class Exponent:
+    """B = b X^p over sizes, X the fewest samples to the loss: p with its interval at `level`; NaN for too few sizes."""
+
+    p: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class CriticalBatches:
+    """What `isoflop batch` answers.
+
+    `per_sequence` is the number of tokens of a sequence, NaN where it is not known or not one; batches are counted in
+    tokens unless `sequences`. `schedule` has a row per number of devices, `meets` the row of the fewest that meet
+    the deadline (None where none does, or none was given).
+    """
+
+    sizes: tuple[SizeBatch, ...]
+    exponent: Exponent
+    overhead_exponent: Exponent
+    per_sequence: float
+    sequences: bool
+    schedule: pd.DataFrame | None
+    meets: int | None
+    failed: dict[str, str]
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+    level: float
+
+    def in_tokens(self, batch: float) -> float:
+        """A batch in tokens; NaN where the length of a sequence is not known."""
+        return batch * self.per_sequence if self.sequences else batch
+
+    def in_sequences(self, batch: float) -> float:
+        """A batch in sequences; NaN where the length of a sequence is not known."""
+        return batch if self.sequences else batch / self.per_sequence
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values: lists are in the order of `sizes`, batches and intervals in tokens where they can be."""
+        tokens = [self.in_tokens(s.critical) for s in self.sizes]
+        unit = (lambda b: b) if self.sequences and np.isnan(self.per_sequence) else self.in_tokens
+        exponent = {
+            name: {"p": plain(e.p), "interval": plain(list(e.interval))}
+            for name, e in (("hyperbola", self.exponent), ("overhead_20", self.overhead_exponent))
+        }
+        return {
+            "sizes": [
+                {
+                    "n_params": s.n_params, "target_loss": plain(s.target_loss), "batches": s.batches,
+                    "min_steps": s.min_steps, "min_tokens": plain(self.in_tokens(s.min_samples)),
+                    "overhead_batch": plain(unit(s.overhead)), "rms_log_steps": s.rms,
+                }
+                for s in self.sizes
+            ],
+            "critical_batch": plain(tokens),
+            "critical_batch_sequences": plain([self.in_sequences(s.critical) for s in self.sizes]),
+            "intervals": [[plain(unit(end)) for end in s.interval] for s in self.sizes],
+            "level": self.level,
+            "rms_log_steps": self.rms,
+            "exponent": exponent,
+            "schedule": None if self.schedule is None else plain(self.schedule),
+            "meets": self.meets,
+            "failed": self.failed,
+            "conventions": {"batch": "sequences" if self.sequences else "tokens", "exponent": "in the fewest tokens"},
+            "findings": [f.to_dict() for f in self.findings],
+            "notes": list(self.notes),
+        }  # fmt: skip
+
+    @property
+    def rms(self) -> float:
+        """Root mean square of the residuals of ln steps, over all rows."""
+        return float(np.sqrt(np.mean(np.concatenate([s.fit.residuals for s in self.sizes]) ** 2)))
+
+    def __str__(self) -> str:
+        unit = "sequences" if self.sequences else "tokens"
+        lines = [
+            f"critical batch in {unit}: steps and samples are both twice their fewest; {self.level:.0%} intervals",
+            f"{'n_params':>10} {'loss':>7} {'batches':>7} {'min steps':>10} {'critical batch':>14} {'interval':>23} "
+            f"{'20% overhead':>12} {'rms':>6}",
+        ]
+        for s in self.sizes:
+            loss = f"{s.target_loss:.4g}" if np.isfinite(s.target_loss) else "-"
+            span = f"{s.interval[0]:.4g} to {s.interval[1]:.4g}"
+            over = f"{s.overhead:.4g}" if np.isfinite(s.overhead) else "-"
+            lines.append(
+                f"{s.n_params:>10.4g} {loss:>7} {s.batches:>7} {s.min_steps:>10.4g} {s.critical:>14.5g} {span:>23} "
+                f"{over:>12} {s.rms:>6.1%}"
+            )
+        lines.append(f"rms of ln steps {self.rms:.4f}")
+        for what, e in (("the hyperbola", self.exponent), ("20% overhead", self.overhead_exponent)):
+            if np.isfinite(e.p):
+                lines.append(
+                    f"B ~ D^{e.p:.3f} [{e.interval[0]:.3f}, {e.interval[1]:.3f}] by {what}, D the fewest tokens"
+                )
+        lines += self._schedule_lines()
+        lines += [f"{name}: {why}" for name, why in self.failed.items()]
+        return "\n".join([*lines, *map(str, self.findings), *(f"note: {note}" for note in self.notes)])
+
+    def _schedule_lines(self) -> list[str]:
+        if self.schedule is None:
+            return []
+        rows = [
+            f"{r['devices']:>8} {r['batch']:>10.4g} {r['steps']:>9.4g} {r['tokens']:>10.4g} {r['hours']:>9.4g} "
+            f"{r['device_hours']:>12.4g} {r['waste']:>7.1%}" + "  meets the deadline" * (r["devices"] == self.meets)
+            for r in self.schedule.to_dict("records")
+        ]
+        head = (
+            f"{'devices':>8} {'batch':>10} {'steps':>9} {'tokens':>10} {'hours':>9} {'device hours':>12} {'waste':>7}"
+        )
+        return ["", f"time against compute of {self.sizes[-1].n_params:.4g} parameters", head, *rows]
+
+
+def critical_batch(
+    table: pd.DataFrame,
+    *,
+    deadline: float | None = None,
+    devices: int | None = None,
+    tokens_per_second: float | None = None,
+    device_batch: float | None = None,
+    level: float = 0.9,
+) -> CriticalBatches:
+    """The critical batch of every size of a table of steps to a loss, a row per size and batch.
+
+    The columns are n_params, steps_to_target, and batch_tokens or batch_sequences; with target_loss each loss is apart.
+    `deadline` (seconds) and `devices` add what reaching the loss takes on up to so many devices, each of which reads
+    `tokens_per_second` and takes `device_batch` tokens a step (None: the smallest batch of the table).
+    Raises TableError for an absent column or a wrong value, ValueError for half a schedule, BatchError where no size
+    has enough batches.
+
+    >>> import isoflop, pandas as pd
+    >>> table = pd.DataFrame({"n_params": 1e8, "batch_tokens": [1e4, 1e5, 1e6, 1e7]})
+    >>> table["steps_to_target"] = 2000 * (1 + 4e5 / table["batch_tokens"])
+    >>> found = isoflop.batch(table)
+    >>> f"{found.to_dict()['critical_batch'][0]:.0f}"
+    '400000'
+    """
+    source, notes = str(table.attrs.get("source", "table")), list(table.attrs.get("notes", ()))
+    frame, sequences, length = _rows(table, notes, source)
+    sizes, failed = [], {}
+    for (n, loss), group in frame.groupby(["n_params", "target_loss"], dropna=False):
+        name = f"{n:.4g} parameters" + (f" to a loss of {loss:.4g}" if np.isfinite(loss) else "")
+        try:
+            sizes.append(_size(group, float(n), float(loss), level))
+        except FitError as error:
+            failed[name] = str(error)
+    if not sizes:
+        raise BatchError(f"{source}: no critical batch: " + "; ".join(f"{k}: {why}" for k, why in failed.items()))
+    sizes.sort(key=lambda s: (s.n_params, s.min_samples))
+    samples = [s.min_samples for s in sizes]
+    schedule, meets = _schedule(sizes[-1], deadline, devices, tokens_per_second, device_batch, length, sequences)
+    return CriticalBatches(
+        sizes=tuple(sizes),
+        exponent=_exponent(samples, [s.critical for s in sizes], level),
+        overhead_exponent=_exponent(samples, [s.overhead for s in sizes], level),
+        per_sequence=length,
+        sequences=sequences,
+        schedule=schedule,
+        meets=meets,
+        failed=failed,
+        findings=tuple(_findings(sizes, failed)),
+        notes=tuple(notes),
+        level=level,
+    )
+
+
+def _rows(table: pd.DataFrame, notes: list[str], source: str) -> tuple[pd.DataFrame, bool, float]:
+    """n_params, target_loss, batch and steps of every row; whether batches are in sequences; the tokens of one."""
+    there = [column for column in COLUMNS if column.name in table or column.name == STEPS]
+    frame, lacking = add_inputs(table, there, notes, source=source)
+    if lacking:
+        raise TableError("; ".join(lacking.values()))
+    if "n_params" not in frame:
+        raise TableError(f"{source}: no column 'n_params'; name yours with --map n_params=COLUMN")
+    if not {TOKENS, SEQUENCES} & set(frame):
+        raise TableError(f"{source}: no column 'batch_tokens' or 'batch_sequences'; name yours with --map")
+    if {TOKENS, SEQUENCES} <= set(frame):
+        lengths = frame[TOKENS] / frame[SEQUENCES]
+    else:
+        lengths = frame.get("context_length", pd.Series(np.nan, index=frame.index))
+    length = float(lengths.iloc[0]) if lengths.nunique() == 1 else float("nan")
+    sequences = TOKENS not in frame
+    if sequences and np.isfinite(lengths).all():
+        frame = frame.assign(**{TOKENS: frame[SEQUENCES] * lengths})
+        notes.append("batch_tokens are missing: taken as batch_sequences x context_length")
+        sequences = False
+    batch = frame[SEQUENCES if sequences else TOKENS]
+    loss = frame.get("target_loss", pd.Series(np.nan, index=frame.index))
+    made = {"n_params": frame["n_params"].astype(float), "target_loss": loss, "batch": batch, "loss": frame[STEPS]}
+    return pd.DataFrame(made).reset_index(drop=True), sequences, length
+
+
+def _size(group: pd.DataFrame, n_params: float, loss: float, level: float) -> SizeBatch:
+    if group["batch"].nunique() < FEWEST_BATCHES:
+        raise FitError(f"{group['batch'].nunique()} batches, and at least {FEWEST_BATCHES} are needed")
+    fitted = fit(Hyperbola, group[["batch", "loss"]].sort_values("batch"), objective=LeastSquares())
+    law = fitted.law
+    assert isinstance(law, Hyperbola)
+    interval = jackknife(fitted).interval("B_crit", level)
+    rms = float(np.sqrt(np.mean(fitted.residuals**2)))
+    return SizeBatch(n_params, loss, len(group), law.S_min, law.B_crit, interval, _overhead(group), rms, fitted)
+
+
+def _overhead(group: pd.DataFrame) -> float:
+    """The batch at which the samples first exceed OVERHEAD times those of the smallest batch, between two of them."""
+    means = np.log(group.groupby("batch")["loss"].mean())
+    log_b = np.log(means.index.to_numpy(float))
+    above = means.to_numpy() + log_b
+    above = above - above[0] - np.log(OVERHEAD)
+    crossed = np.flatnonzero(above >= 0)
+    if not len(crossed):
+        return float("nan")
+    k = int(crossed[0])
+    share = -above[k - 1] / (above[k] - above[k - 1])
+    return float(np.exp(log_b[k - 1] + share * (log_b[k] - log_b[k - 1])))
+
+
+def _exponent(samples: Sequence[float], batches: Sequence[float], level: float) -> Exponent:
+    """The slope of ln batch in ln samples by least squares, with Student's t."""
+    x, y = np.log(samples), np.log(batches)
+    kept = np.isfinite(x) & np.isfinite(y)
+    x, y = x[kept], y[kept]
+    if len(np.unique(x.round(6))) < FEWEST_SIZES:
+        return Exponent(float("nan"), (float("nan"), float("nan")))
+    slope, level_at_0 = np.polyfit(x, y, 1)
+    left = y - level_at_0 - slope * x
+    error = np.sqrt(left @ left / (len(x) - 2) / np.sum((x - x.mean()) ** 2))
+    half = float(stdtrit(len(x) - 2, 0.5 + level / 2) * error)
+    return Exponent(float(slope), (float(slope) - half, float(slope) + half))
+
+
+def _schedule(
+    size: SizeBatch,
+    deadline: float | None,
+    devices: int | None,
+    speed: float | None,
+    device_batch: float | None,
+    length: float,
+    sequences: bool,
+) -> tuple[pd.DataFrame | None, int | None]:
+    """Rows of 1, 2, 4, ... devices up to `devices`: batch, steps, tokens, hours, device hours, waste; who meets."""
+    if deadline is None and devices is None and speed is None and device_batch is None:
+        return None, None
+    if devices is None or speed is None:
+        raise ValueError("a schedule needs --devices and --tokens-per-second, what one device reads")
+    if sequences and np.isnan(length):
+        raise ValueError("a schedule needs batches in tokens: add the column batch_tokens or context_length")
+    least = float(size.fit.points.frame["batch"].min()) if device_batch is None else device_batch
+    counts = sorted({*(2**k for k in range(devices.bit_length())), devices})
+    batch = np.array(counts, dtype=float) * least
+    steps = np.asarray(size.steps(batch), dtype=float)
+    seconds = steps * least / speed
+    frame = pd.DataFrame({
+        "devices": counts, "batch": batch, "steps": steps, "tokens": steps * batch, "hours": seconds / 3600,
+        "device_hours": seconds * counts / 3600, "waste": batch / size.critical,
+    })  # fmt: skip
+    meets = frame.loc[seconds <= deadline, "devices"] if deadline is not None else []
+    return frame, int(meets.iloc[0]) if len(meets) else None
+
+
+def _findings(sizes: Sequence[SizeBatch], failed: dict[str, str]) -> list[Finding]:
+    found = []
+    for s in sizes:
+        batches = s.fit.points.frame["batch"]
+        if not batches.min() / FAR <= s.critical <= batches.max() * FAR:
+            side = "below" if s.critical < batches.min() else "above"
+            found.append(
+                Finding(
+                    "unidentified", "warn",
+                    f"the critical batch of {s.n_params:.4g} parameters ({s.critical:.3g}) lies far {side} the batches "
+                    f"tried ({batches.min():.3g} to {batches.max():.3g}): it is a bound",
+                    f"add {'smaller' if side == 'below' else 'larger'} batches",
+                )
+            )  # fmt: skip
+    if failed:
+        found.append(
+            Finding(
+                "few_batches", "warn", "; ".join(f"{name}: {why}" for name, why in failed.items()),
+                "add batches at that size",
+            )
+        )  # fmt: skip
+    return found
