@@ -132,7 +132,7 @@ def _law_page(law: type) -> str:
     lines = [
         f"# {law.name}", "", f'<div class="law" markdown="0">{mathml(law.formula)}</div>', "",
         _prose(re.sub(r"^L\(.*\n+", "", inspect.cleandoc(law.__doc__ or ""))), "", f"**Source.** {law.source}.", "",
-        f"**Reads.** {', '.join(law.inputs)}.", "",
+        f"**Reads.** {', '.join(f'{k} (`{c.name}`)' for k, c in law.reads().items())}.", "",
     ]  # fmt: skip
     lines += [f"**When it fails.** {law.caution}", ""]
     lines += ["| parameter | searched in | example |", "| --- | --- | --- |"]
@@ -157,9 +157,9 @@ def _preset(preset: object) -> str:
 
 
 def _law_example(law: type, example: object) -> str:
-    points = {"N": 1e9, "D": 2e10, "U": 1e10, "C": 1.2e20}
-    values = ", ".join(f"{points[name]:g}" for name in law.inputs)
-    loss = example(*(points[name] for name in law.inputs))  # type: ignore[operator]
+    points = [column.typical for column in law.reads().values()]  # type: ignore[attr-defined]
+    values = ", ".join(f"{value:g}" for value in points)
+    loss = example(*points)  # type: ignore[operator]
     arguments = ", ".join(f"{n}={v:g}" for n, v in zip(law.parameters(), law.typical, strict=True))
     return f"```pycon\n>>> law = isoflop.laws.LAWS[{law.name!r}]({arguments})\n>>> law({values})\n{loss:.6g}\n```"
 

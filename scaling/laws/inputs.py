@@ -17,13 +17,14 @@ class Column:
     `transform` says what values it takes, and in which coordinate: "log" positive numbers by their logarithm, "linear"
     any finite numbers as they are, "simplex" a vector of shares that sum to 1. The `name` of a vector is a pattern such
     as weight_*: its components are the columns that match, in alphabetical order, and the formula is given them as an
-    array (components, runs). `usual` is the range that values of that unit lie in.
+    array (components, runs). `usual` is the range that values of that unit lie in, `typical` one of them for examples.
     """
 
     name: str
     unit: str = ""
     transform: Transform = "log"
     usual: tuple[float, float] | None = None
+    typical: float = 1.0
 
     @property
     def vector(self) -> bool:
@@ -32,9 +33,9 @@ class Column:
 
 
 STANDARD = {
-    "N": Column("n_params", "parameters"),
-    "D": Column("tokens", "tokens"),
-    "U": Column("unique_tokens", "tokens"),
-    "C": Column("flops", "FLOPs"),
-    "L": Column("model_loss", "nats/token"),
+    "N": Column("n_params", "parameters", typical=1e9),
+    "D": Column("tokens", "tokens", typical=2e10),
+    "U": Column("unique_tokens", "tokens", typical=1e10),
+    "C": Column("flops", "FLOPs", typical=1.2e20),
+    "L": Column("model_loss", "nats/token", typical=2.5),
 }

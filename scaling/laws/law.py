@@ -231,10 +231,11 @@ class Law:
         with np.errstate(all="ignore"):
             rough = cls._by_differences(theta, columns)
             try:
-                _, exact = cls._by_complex_step(theta, columns)
+                loss, exact = cls._by_complex_step(theta, columns)
             except (TypeError, ValueError):  # a function of real numbers alone
                 return False
-            off = np.abs(exact - rough) > SAME_DERIVATIVE * np.abs(rough).max(axis=2, keepdims=True) + 1e-6
+            rounding = 1e-8 * np.abs(loss).max(axis=1)[:, None, None]
+            off = np.abs(exact - rough) > SAME_DERIVATIVE * np.abs(rough).max(axis=2, keepdims=True) + rounding
         finite = np.isfinite(rough).all(axis=(1, 2)) & np.isfinite(exact).all(axis=(1, 2))
         # At a kink the differences alone are off, and few of the rows of theta are near one.
         return not finite.any() or bool(off[finite].any(axis=2).mean(axis=0).max() < 0.5)

@@ -12,7 +12,7 @@ from isoflop.scaling.findings.units import unit_findings
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber
 from isoflop.scaling.laws import PRESETS, columns_read, law_names, of_size_and_data
 from isoflop.scaling.laws.inputs import Column
-from isoflop.scaling.prediction.forecast import LEVELS, PredictError
+from isoflop.scaling.prediction.forecast import LEVELS, PredictError, beyond_epochs
 from isoflop.scaling.selection.averaging import Forecast, ForecastAverage, average
 from isoflop.scaling.selection.law_weights import NoLawError, weigh_laws
 from isoflop.scaling.selection.rolling_origins import forecast
@@ -111,7 +111,7 @@ def predict_at(
         discrepancy=weighed.discrepancy,
         average=pooled,
         points=data,
-        findings=(*unit_findings(data), *outside(data, target)),
+        findings=(*unit_findings(data), *outside(data, target), *beyond_epochs(data, _epochs(target))),
         notes=(*data.notes, *weighed.notes),
         refused=refused if laws else {},
     )
@@ -178,7 +178,8 @@ def _reach(data: Points, target: pd.DataFrame) -> float:
 def outside(data: Points, target: pd.DataFrame) -> list[Finding]:
     """The columns in which a run lies outside the table, beyond those by which runs are meant to be extrapolated."""
     found = []
-    for name in [c for c in target if c not in ("n_params", "tokens", "flops") and c in data.frame]:
+    extrapolated = ("n_params", "tokens", "flops", "unique_tokens")
+    for name in [c for c in target if c not in extrapolated and c in data.frame]:
         lo, hi, value = float(data.frame[name].min()), float(data.frame[name].max()), float(target[name].iloc[0])
         slack = (BEYOND - 1) * max(abs(lo), abs(hi))
         if not lo - slack <= value <= hi + slack:
@@ -190,6 +191,12 @@ def outside(data: Points, target: pd.DataFrame) -> list[Finding]:
                 )
             )  # fmt: skip
     return found
+
+
+def _epochs(target: pd.DataFrame) -> float | None:
+    if not {"tokens", "unique_tokens"} <= set(target):
+        return None
+    return float((target["tokens"] / target["unique_tokens"]).max())
 
 
 def _interval(pooled: ForecastAverage, level: float) -> tuple[float, float]:

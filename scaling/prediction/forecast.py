@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.units import unit_findings
 from isoflop.scaling.fitting.fit import Fit, Huber, law_inputs
 from isoflop.scaling.fitting.objective import Objective
@@ -30,6 +31,7 @@ from isoflop.scaling.table.conventions import Points, points
 from isoflop.scaling.table.json_plain import plain
 
 LEVELS = (0.5, 0.8, 0.95)
+SAME_EPOCHS = 1.01  # times those of the table: what rounding leaves is the same
 EXACT = 1e-18  # variance of ln n_opt under a law that fits exactly
 SLOPE_STEP = 1e-3  # of ln compute, for a slope of ln loss
 FAR = 10.0  # times the largest compute: beyond, the point prediction rests on the form alone
@@ -96,7 +98,7 @@ class LossForecast:
     level, n_opt (of a compute-optimal target). `reach` is the target's compute over the largest in the table.
     `n_interval`, of n_opt, is at the widest level, averaged over laws (`n_average`, of ln n_opt). `refused` names the
     laws without a part in the average, with the reason. `surface` is the law of Chinchilla's form with the most weight,
-    for `serving`.
+    for `serving`. `epochs` are those of the run where unique tokens were given, of the law preferred.
     """
 
     target: Target
@@ -115,6 +117,12 @@ class LossForecast:
     notes: tuple[str, ...]
     refused: dict[str, str]
     surface: Chinchilla | None = None
+    epochs: float | None = None
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What the table may have wrong, and epochs that no run of it reached."""
+        return (*unit_findings(self.points), *beyond_epochs(self.points, self.epochs))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values, numbers in full precision."""
@@ -130,7 +138,8 @@ class LossForecast:
             "reach": self.reach,
             "discrepancy": self.discrepancy,
             "conventions": self.points.conventions,
-            "findings": [f.to_dict() for f in unit_findings(self.points)],
+            "findings": [f.to_dict() for f in self.findings],
+            "epochs": self.epochs,
             "notes": list(self.notes),
         }
 
@@ -150,7 +159,7 @@ class LossForecast:
         lines.append(
             "* preferred by its forecasts below the largest compute; intervals average all laws and add run noise"
         )
-        lines += map(str, unit_findings(self.points))
+        lines += map(str, self.findings)
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
@@ -240,7 +249,29 @@ def _forecast_at(data: Points, weighted: WeightedLaws, target: Target) -> LossFo
         notes=tuple(notes),
         refused=weighted.refused | refused,
         surface=_surface(fits, weights, preferred),
+        epochs=_epochs(places[preferred]) if target.unique_tokens is not None else None,
     )
+
+
+def _epochs(place: pd.DataFrame) -> float:
+    return float(place["tokens"].iloc[0] / place["unique_tokens"].iloc[0])
+
+
+def beyond_epochs(data: Points, epochs: float | None) -> list[Finding]:
+    """A Finding where a run reads its text more often than any run of the table did."""
+    frame, seen = data.frame, 1.0
+    if "unique_tokens" in frame and frame[["tokens", "unique_tokens"]].notna().all(axis=None):
+        seen = max(float((frame["tokens"] / frame["unique_tokens"]).max()), 1.0)
+    if epochs is None or epochs <= seen * SAME_EPOCHS:
+        return []
+    return [
+        Finding(
+            "beyond_epochs", "warn",
+            f"the run reads its text {epochs:.3g} times, and no run of the table more than {seen:.3g} times: published "
+            "laws of repeats miss by 8 to 10% there",
+            f"add runs of {epochs:.3g} epochs at a small size, or more text",
+        )
+    ]  # fmt: skip
 
 
 def _forecasts(

@@ -1,12 +1,13 @@
 """`isoflop predict`: the predicted loss of a run, the cost of sizes off the optimum, and allocations for serving."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.fitting.fit import Fit, Huber
 from isoflop.scaling.laws import columns_read, law_names
 from isoflop.scaling.laws.cost import SIX_ND
@@ -18,6 +19,7 @@ from isoflop.scaling.prediction.forecast import (
     LossForecast,
     PredictError,
     Target,
+    beyond_epochs,
     beyond_the_data,
     forecast_loss,
 )
@@ -110,12 +112,14 @@ class TableForecast:
     rms: float
     coverage: dict[float, float]
     notes: tuple[str, ...]
+    findings: tuple[Finding, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
         return {
             "runs": plain(self.runs), "preferred": self.preferred, "weights": self.weights, "refused": self.refused,
-            "r2": plain(self.r2), "bias": self.bias, "rms": self.rms, "notes": list(self.notes), "findings": [],
+            "r2": plain(self.r2), "bias": self.bias, "rms": self.rms, "notes": list(self.notes),
+            "findings": [f.to_dict() for f in self.findings],
             "coverage": {f"{level:g}": share for level, share in self.coverage.items()},
         }  # fmt: skip
 
@@ -127,7 +131,7 @@ class TableForecast:
             f"  {r2}bias {self.bias:+.2%} (mean ln(loss / predicted)), rms {self.rms:.2%}",
             f"  intervals: {shares}",
         ]
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        return "\n".join([*lines, *map(str, self.findings), *(f"note: {note}" for note in self.notes)])
 
 
 def predict_table(
@@ -159,7 +163,11 @@ def predict_table(
     share = share / share.sum() if share.sum() else np.full(len(made), 1.0 / len(made))
     widened = [beyond_the_data(f, fits[law], target.frame, data, discrepancy) for law, f in made.items()]
     pooled = average(widened, share)
-    return _held(target, pooled, made, share, preferred, refused, (*data.notes, *notes))
+    held = _held(target, pooled, made, share, preferred, refused, (*data.notes, *notes))
+    if "unique_tokens" not in target.frame:
+        return held
+    epochs = float((target.frame["tokens"] / target.frame["unique_tokens"]).max())
+    return replace(held, findings=tuple(beyond_epochs(data, epochs)))
 
 
 @dataclass(frozen=True)

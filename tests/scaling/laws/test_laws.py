@@ -30,7 +30,9 @@ def instance(name: str) -> Law:
 
 def columns(rng: np.random.Generator, n: int = 9) -> dict[str, np.ndarray]:
     N, D = 3e8 * np.exp(rng.normal(0, 1.5, n)), 7e9 * np.exp(rng.normal(0, 1.5, n))
-    return {"N": N, "D": D, "C": 6 * N * D, "U": D / np.exp(np.abs(rng.normal(0, 1.5, n)))}
+    usual = {"N": N, "D": D, "C": 6 * N * D, "U": D / np.exp(np.abs(rng.normal(0, 1.5, n)))}
+    further = {k: column for form in LAWS.values() for k, column in form.reads().items() if k not in usual}
+    return usual | {k: column.typical * np.exp(rng.normal(0, 0.3, n)) for k, column in further.items()}
 
 
 @pytest.mark.parametrize("name", LAWS)
