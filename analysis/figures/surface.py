@@ -120,12 +120,12 @@ def plot_slices(draws: Draws, *, along: str | None = None, ax: Axes | None = Non
     first, second = _axes(draws, along)
     curves, frame = slice_frame(draws, along=along), draws.fit.points.frame
     values = curves["slice"].unique()
-    color = ColorScale(values) if values.min() > 0 else ColorScale(np.arange(1, len(values) + 1))
-    key = {value: value if values.min() > 0 else i + 1 for i, value in enumerate(values)}
+    shades = [float(value) if values.min() > 0 else i + 1.0 for i, value in enumerate(values)]
+    color = ColorScale(shades)
     nearest = np.abs(frame[second].to_numpy(float)[:, None] - values).argmin(axis=1)
     for i, value in enumerate(values):
         part, runs = curves[curves["slice"] == value], frame[nearest == i]
-        tone = color(key[value])
+        tone = color(shades[i])
         ax.fill_between(part[first], part["lo"], part["hi"], color=tone, alpha=0.18, lw=0)
         ax.plot(part[first], part["loss"], color=tone, label=f"{second} {value:.3g}")
         moved = np.interp(runs[first], part[first], part["loss"]) * np.exp(draws.fit.residuals[nearest == i])

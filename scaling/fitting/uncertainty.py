@@ -332,10 +332,11 @@ def predict(fit: Fit, draws: Draws, N: Any, D: Any, level: float = 0.9) -> Predi
     frame = pd.DataFrame({"n_params": N.ravel(), "tokens": D.ravel()})
     frame["flops"] = fit.cost.flops(N, D).ravel()
     found = predict_runs(fit, draws, frame, level)
-    return Prediction(N, D, *(np.reshape(getattr(found, name), N.shape) for name in _PREDICTED), level)
-
-
-_PREDICTED = ("loss", "law_lo", "law_hi", "lo", "hi", "noise")
+    loss, law_lo, law_hi, lo, hi, noise = (
+        np.reshape(values, N.shape)
+        for values in (found.loss, found.law_lo, found.law_hi, found.lo, found.hi, found.noise)
+    )
+    return Prediction(N, D, loss, law_lo, law_hi, lo, hi, noise, level)
 
 
 def predict_runs(fit: Fit, draws: Draws, frame: pd.DataFrame, level: float = 0.9) -> Prediction:

@@ -341,8 +341,8 @@ def _schedule(
         "devices": counts, "batch": batch, "steps": steps, "tokens": steps * batch, "hours": seconds / 3600,
         "device_hours": seconds * counts / 3600, "waste": batch / size.critical,
     })  # fmt: skip
-    meets = frame.loc[seconds <= deadline, "devices"] if deadline is not None else []
-    return frame, int(meets.iloc[0]) if len(meets) else None
+    meets = [n for n, took in zip(counts, seconds.tolist(), strict=True) if deadline is not None and took <= deadline]
+    return frame, meets[0] if meets else None
 
 
 def _findings(sizes: Sequence[SizeBatch], failed: dict[str, str]) -> list[Finding]:

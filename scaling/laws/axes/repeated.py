@@ -18,8 +18,13 @@ PAPER = Paper(
     "2605.01640",
 )
 ONCE = 1.0001  # epochs up to which no token is seen twice
-SHAPES = {"alpha": (0.15, 0.3, 0.5, 0.8), "beta": (0.15, 0.3, 0.5, 0.8), "gamma": (0.1, 0.4, 1.0), "delta": (0.2, 0.6, 1.2),
-          "rho": (0.3, 0.7, 1.2)}  # fmt: skip
+SHAPES = {
+    "alpha": (0.15, 0.3, 0.5, 0.8),
+    "beta": (0.15, 0.3, 0.5, 0.8),
+    "gamma": (0.1, 0.4, 1.0),
+    "delta": (0.2, 0.6, 1.2),
+    "rho": (0.3, 0.7, 1.2),
+}
 
 
 @dataclass(frozen=True)
