@@ -43,8 +43,8 @@ class Experts(Law):
     paper: ClassVar[Paper | None] = PAPER
     source: ClassVar[str] = PAPER.cite("eqs. 5 and 6; floor: ours")
     caution: ClassVar[str] = (
-        "Without a floor it falls too fast beyond the largest size. b, E_start and E_max trade off against one another; "
-        "runs of one number of tokens only, as in the paper, say nothing of others."
+        "Without a floor it falls too fast beyond the largest size. b, E_start and E_max trade off among themselves. "
+        "It reads no tokens: runs of one number of them, as in the paper, say nothing of others."
     )
     typical: ClassVar[tuple[float, ...]] = (-0.082, -0.108, 0.009, 1.104, 1.847, 314.478, 0.5)
     rank: ClassVar[int] = 200
