@@ -88,7 +88,7 @@ def comparison(
     if by not in data.frame or not is_numbers(data.frame[by]):
         known = [str(name) for name in table.columns]
         what = "not a column of numbers" if by in data.frame else f"no such column{hint(by, known)}"
-        raise ValueError(f"--holdout-by {by}: {what}; choose flops, n_params, tokens or another")
+        raise ValueError(f"--holdout-by {by}: {what}; choose flops, n_params or tokens, or another column")
     board = compare(data, laws, by=by, above=above, level=level, on_law=on_step)
     if on_step:
         on_step("likelihood-ratio tests")
