@@ -138,7 +138,7 @@ def plot_slices(draws: Draws, *, along: str | None = None, ax: Axes | None = Non
     ax.set_xlabel(first)
     ax.set_ylabel(loss_label())
     ax.legend(loc="best")
-    ax.set_title(f"The law along {first}, other inputs at their medians")
+    ax.set_title(f"The law along {first}")
     return ax
 
 

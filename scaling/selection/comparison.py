@@ -16,6 +16,7 @@ from isoflop.scaling.selection.scoreboard import Scoreboard, compare, inputs_of
 from isoflop.scaling.table.columns import hint, is_numbers
 from isoflop.scaling.table.conventions import Points, points
 from isoflop.scaling.table.json_plain import plain
+from isoflop.scaling.table.meaning import QUANTITIES
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,8 @@ def comparison(
     >>> sorted(found.to_dict()["refused"])
     []
     """
+    _check_scale(table, by)
     data = points(table, params=params, compute=compute, inputs=inputs_of(laws, by, table))
-    if by not in data.frame or not is_numbers(data.frame[by]):
-        known = [str(name) for name in table.columns]
-        what = "not a column of numbers" if by in data.frame else f"no such column{hint(by, known)}"
-        raise ValueError(f"--holdout-by {by}: {what}; choose flops, n_params or tokens, or another column")
     board = compare(data, laws, by=by, above=above, level=level, on_law=on_step)
     if on_step:
         on_step("likelihood-ratio tests")
@@ -97,3 +95,12 @@ def comparison(
         return Comparison(board, tests, chinchilla_sensitivity(table, params=params, compute=compute), data.notes, data)
     except FitError as error:
         return Comparison(board, (), None, (*data.notes, f"no likelihood-ratio tests: {error}"), data)
+
+
+def _check_scale(table: pd.DataFrame, by: str) -> None:
+    """Raise ValueError for a column to hold out by that the table lacks, or that holds no numbers."""
+    if by in QUANTITIES or (by in table and is_numbers(table[by])):
+        return
+    known = [str(name) for name in table.columns]
+    what = "not a column of numbers" if by in table else f"no such column{hint(by, known)}"
+    raise ValueError(f"--holdout-by {by}: {what}; choose flops, n_params or tokens, or another column")
