@@ -39,7 +39,9 @@ class Experts(Law):
     floor: float = 0.0
 
     name: ClassVar[str] = "experts"
-    formula: ClassVar[str] = "log10(L - floor) = a log10 N + b log10 X + c log10 N log10 X + d, X = saturated experts"
+    formula: ClassVar[str] = (
+        "L = floor + 10^d N^(a + c log10 X) X^b, 1/X = 1/(E - 1 + 1/(1/E_start - 1/E_max)) + 1/E_max"
+    )
     paper: ClassVar[Paper | None] = PAPER
     source: ClassVar[str] = PAPER.cite("eqs. 5 and 6; floor: ours")
     caution: ClassVar[str] = (

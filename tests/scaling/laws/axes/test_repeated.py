@@ -22,7 +22,7 @@ def test_the_loss_stays_between_its_bounds_and_repeats_harm_in_the_end():
     once, often, too_often = (TRUE(1e8, 1e9, u) for u in (1e9, 1e8, 1e4))
     assert once < often < too_often
     assert TRUE(1e8, 1e9, 1e9) == TRUE(1e8, 1e9, 2e9)  # text that is not read teaches nothing
-    assert Repeated(*TRUE.values())(1e8, 2e10, 1e9) == pytest.approx(replace(TRUE, rho=1.0)(1e8, 2e10, 1e9))
+    assert Repeated(*TRUE.values())(1e8, 2e10, 1e9) == pytest.approx(replace(TRUE, r=1.0)(1e8, 2e10, 1e9))
 
 
 def test_exact_losses_give_back_their_law():
