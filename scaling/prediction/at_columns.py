@@ -12,13 +12,12 @@ from isoflop.scaling.findings.units import unit_findings
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber
 from isoflop.scaling.laws import PRESETS, columns_read, law_names, of_size_and_data
 from isoflop.scaling.laws.inputs import Column
-from isoflop.scaling.prediction.forecast import LEVELS, PredictError, beyond_epochs
+from isoflop.scaling.prediction.forecast import LEVELS, PredictError, beyond_epochs, beyond_the_data
 from isoflop.scaling.selection.averaging import Forecast, ForecastAverage, average
 from isoflop.scaling.selection.law_weights import NoLawError, weigh_laws
 from isoflop.scaling.selection.rolling_origins import forecast
-from isoflop.scaling.table.columns import hint
+from isoflop.scaling.table.columns import SUM_TO, components, hint
 from isoflop.scaling.table.conventions import Points, points
-from isoflop.scaling.table.inputs import SUM_TO, components
 from isoflop.scaling.table.json_plain import plain
 
 BEYOND = 1.001  # times the range of a column: what rounding leaves is inside
@@ -96,8 +95,8 @@ def predict_at(
     made, refused = _forecasts(weighed.fits, target, weighed.refused)
     share = np.array([weighed.weights[law] for law in made])
     share = share / share.sum() if share.sum() else np.full(len(made), 1.0 / len(made))
-    reach = _reach(data, target)
-    pooled = average([f.widened(weighed.discrepancy * reach) for f in made.values()], share)
+    fits, width = weighed.fits, weighed.discrepancy
+    pooled = average([beyond_the_data(f, fits[law], target, data, width) for law, f in made.items()], share)
     rows = [
         {"law": law, "weight": w, "loss": float(np.exp(f.mean[0])), "sd": float(f.sd[0])}
         for (law, f), w in zip(made.items(), share.tolist(), strict=True)
@@ -166,13 +165,6 @@ def _forecasts(
     if not made:
         raise PredictError("no law gives a loss there: " + "; ".join(f"{law}: {why}" for law, why in failed.items()))
     return made, failed
-
-
-def _reach(data: Points, target: pd.DataFrame) -> float:
-    """How far the run lies above the table, in ln of compute; 0 where that is not known."""
-    if "flops" not in target or data.frame["flops"].isna().any():
-        return 0.0
-    return max(float(np.log(target["flops"].iloc[0] / data.frame["flops"].max())), 0.0)
 
 
 def outside(data: Points, target: pd.DataFrame) -> list[Finding]:

@@ -30,8 +30,8 @@ from isoflop.scaling.selection.rolling_origins import (
     local_slope,
     rolling_origins,
 )
+from isoflop.scaling.table.columns import input_values, is_whole
 from isoflop.scaling.table.conventions import Points, points
-from isoflop.scaling.table.inputs import input_values, is_whole
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.meaning import QUANTITIES
 
