@@ -80,6 +80,14 @@ def predict(
         Number,
         typer.Option("--unique-tokens", help="so many of the tokens differ", callback=positive),
     ] = None,
+    token_price: Annotated[
+        Number,
+        typer.Option("--price-per-token", help="with --unique-tokens: is more text worth it?", callback=positive),
+    ] = None,
+    flop_price: Annotated[
+        Number,
+        typer.Option("--price-per-flop", help="in the same money; left out: 1.4e-18", callback=positive),
+    ] = None,
     from_law: Annotated[
         str | None,
         typer.Option("--from-law", help="a published law, when there is no table"),
@@ -111,6 +119,7 @@ def predict(
         numbers = {"--flops": flops, "--n-params": n_params, "--tokens": tokens, "--from-law": from_law,
                    "--at": at or None,
                    "--inference-tokens": inference, "--token-cap": cap, "--unique-tokens": unique, "TABLE": table,
+                   "--price-per-token": token_price, "--price-per-flop": flop_price,
                    "--laws": laws or None}  # fmt: skip
         if used := [option for option, value in numbers.items() if value is not None]:
             raise ValueError(
@@ -124,7 +133,8 @@ def predict(
         raise ValueError("predict takes a TABLE of runs, or --from-law NAME without one")
     if from_law is not None:
         other = {"--laws": laws, "--register": register, "--score": score, "--inference-tokens": inference,
-                 "--token-cap": cap, "--at": at or None}  # fmt: skip
+                 "--token-cap": cap, "--at": at or None, "--price-per-token": token_price,
+                 "--price-per-flop": flop_price}  # fmt: skip
         if used := [option for option, value in other.items() if value not in (None, "")]:
             raise ValueError(f"{', '.join(used)}: needs a TABLE, and a published law has none")
         said = predict_from_law(from_law, flops=flops, n_params=n_params, tokens=tokens, unique_tokens=unique)
@@ -139,7 +149,8 @@ def predict(
     values, runs = columns_or_table(at)
     if runs is not None:
         numbers = {"--flops": flops, "--n-params": n_params, "--tokens": tokens, "--unique-tokens": unique,
-                   "--inference-tokens": inference, "--token-cap": cap, "--register": register}  # fmt: skip
+                   "--inference-tokens": inference, "--token-cap": cap, "--register": register,
+                   "--price-per-token": token_price, "--price-per-flop": flop_price}  # fmt: skip
         if used := [option for option, value in numbers.items() if value is not None]:
             raise ValueError(f"--at takes its runs from a table: leave out {', '.join(used)}")
         target = load(runs, mapping, where, None, sheet, laws=laws)
@@ -149,7 +160,8 @@ def predict(
         return
     found = predict_loss(
         data, flops=flops, n_params=n_params, tokens=tokens, laws=laws, inference_tokens=inference, token_cap=cap,
-        unique_tokens=unique, at=values, params=params, compute=compute,
+        unique_tokens=unique, price_per_token=token_price, price_per_flop=flop_price, at=values, params=params,
+        compute=compute,
     )  # fmt: skip
     if isinstance(found, RunForecast):
         if register:

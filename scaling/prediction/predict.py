@@ -9,7 +9,7 @@ import pandas as pd
 
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.fitting.fit import Fit, Huber
-from isoflop.scaling.laws import columns_read, law_names
+from isoflop.scaling.laws import columns_read, get_law, law_names
 from isoflop.scaling.laws.cost import SIX_ND
 from isoflop.scaling.laws.law import Law
 from isoflop.scaling.laws.published import PUBLISHED, AllocationRule
@@ -24,6 +24,7 @@ from isoflop.scaling.prediction.forecast import (
     forecast_loss,
 )
 from isoflop.scaling.prediction.serving import Serving, allocations, off_optimum_line
+from isoflop.scaling.prediction.text_price import TextPurchase, buy_text
 from isoflop.scaling.selection.averaging import ForecastAverage, average
 from isoflop.scaling.selection.law_weights import NoLawError, weigh_laws
 from isoflop.scaling.selection.preference import candidates
@@ -43,13 +44,16 @@ class Prediction:
     loss: LossForecast
     servings: tuple[Serving, ...]
     failed: dict[str, str]
+    text: TextPurchase | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values: those of the forecast, with keys servings and failed."""
-        return self.loss.to_dict() | {"servings": [s.to_dict() for s in self.servings], "failed": self.failed}
+        """JSON-ready values: those of the forecast, with keys servings, failed, and text where text has a price."""
+        value = self.loss.to_dict() | {"servings": [s.to_dict() for s in self.servings], "failed": self.failed}
+        return value if self.text is None else value | {"text": self.text.to_dict()}
 
     def __str__(self) -> str:
         lines = [str(self.loss), off_optimum_line(self.loss), *(f"  {s}" for s in self.servings)]
+        lines += [f"  {self.text}"] if self.text else []
         return "\n".join(line for line in lines if line)
 
 
@@ -63,6 +67,8 @@ def predict(
     inference_tokens: float | None = None,
     token_cap: float | None = None,
     unique_tokens: float | None = None,
+    price_per_token: float | None = None,
+    price_per_flop: float | None = None,
     at: Mapping[str, float] | None = None,
     params: str = "matrices",
     compute: str = "exact",
@@ -72,7 +78,8 @@ def predict(
     The run is the compute-optimal one of `flops`, or that of `n_params` and `tokens`, of which `unique_tokens` differ
     (None: all). `laws` (None: the candidates of `selection.preference`) take part in the forecast average. Allocations
     at the same compute are added for tokens to be served (`inference_tokens`), a cap on training tokens (`token_cap`)
-    and the unique tokens. `at` gives further columns by name, for laws that read them (see `predict_at`).
+    and the unique tokens; `price_per_token` says whether more text is worth its price (see `buy_text`). `at` gives
+    further columns by name, for laws that read them (see `predict_at`).
     Raises ValueError for an incomplete target, PredictError when the loss at it cannot be predicted.
 
     >>> import isoflop
@@ -83,14 +90,22 @@ def predict(
     if at:
         given = {"flops": flops, "n_params": n_params, "tokens": tokens, "unique_tokens": unique_tokens}
         whole = {name: value for name, value in given.items() if value is not None} | dict(at)
-        if inference_tokens is not None or token_cap is not None:
-            raise ValueError("--inference-tokens and --token-cap are of laws of size and tokens: leave out --at")
+        if any(value is not None for value in (inference_tokens, token_cap, price_per_token, price_per_flop)):
+            raise ValueError(
+                "--inference-tokens, --token-cap and prices are of laws of size and tokens: leave out --at"
+            )
         return predict_at(table, whole, laws, params=params, compute=compute)
     data = points(table, params=params, compute=compute)
     target = Target.of(data, flops, n_params, tokens, unique_tokens)
     loss = forecast_loss(data, target, law_names(laws) if laws else None)
-    servings, failed = allocations(loss, inference_tokens, token_cap, unique_tokens)
-    return Prediction(loss, tuple(servings), (loss.refused if laws else {}) | failed)
+    # The forecast of a law that reads unique tokens has them already; the others need an allocation for them.
+    own = loss.surface is None and all("U" in get_law(law)[0].inputs for law in loss.laws.index)
+    servings, failed = allocations(loss, inference_tokens, token_cap, None if own else unique_tokens)
+    if price_per_token is None and price_per_flop is not None:
+        raise ValueError("--price-per-flop goes with --price-per-token")
+    named = law_names(laws) if laws else ()
+    text = None if price_per_token is None else buy_text(loss, price_per_token, price_per_flop, laws=named)
+    return Prediction(loss, tuple(servings), (loss.refused if laws else {}) | failed, text)
 
 
 @dataclass(frozen=True)
