@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.imports.source import ForeignRun, LeftOut
+from isoflop.scaling.table.curves import not_positive
 
 COUNTED_FROM_ZERO = "its steps are counted from 0: one was added"
 EVEN = 50  # a single step that is one short of a multiple of this is counted from 0
@@ -31,6 +32,7 @@ def clean(run: ForeignRun, options: ImportOptions) -> tuple[ForeignRun | None, l
     """The run with its usable rows, in nats (None without any, or short of its horizon), and what is left out."""
     out: list[LeftOut] = []
     frame = run.curve
+    diverged = _diverged(frame)
     if not _is_clean(frame):
         frame = _cleaned(frame, run.name, out)
     frame, unit = _in_nats(frame, run, options)
@@ -41,11 +43,19 @@ def clean(run: ForeignRun, options: ImportOptions) -> tuple[ForeignRun | None, l
     reason = ""
     if frame.empty:
         reason = "no evaluation with a loss"
+    elif diverged:
+        reason = "its last loss is not a positive number: it diverged"
     elif run.horizon_steps and end < run.horizon_steps and not options.keep_unfinished:
         reason = f"its last evaluation is at step {end} of {run.horizon_steps}: the schedule had not ended"
     if reason:
         return None, [*out, LeftOut(run.name, len(frame), reason, whole=True)]
     return replace(run, curve=_tokens(frame, run, options), loss_unit=unit), out
+
+
+def _diverged(frame: pd.DataFrame) -> bool:
+    """Whether the last loss of several is infinite, 0 or negative."""
+    told = frame[frame["loss"].notna() & np.isfinite(frame["step"])]
+    return len(told) > 1 and bool(not_positive(told.sort_values("step", kind="stable")["loss"])[-1])
 
 
 def _is_clean(frame: pd.DataFrame) -> bool:
@@ -71,9 +81,7 @@ def _cleaned(frame: pd.DataFrame, name: str, out: list[LeftOut]) -> pd.DataFrame
         return frame[~wrong]
 
     frame = drop(frame, frame["loss"].isna().to_numpy(), "no validation loss")
-    frame = drop(
-        frame, ~(np.isfinite(frame["loss"]) & (frame["loss"] > 0)).to_numpy(), "the loss is not a positive number"
-    )
+    frame = drop(frame, not_positive(frame["loss"]), "the loss is not a positive number")
     frame = drop(frame, ~np.isfinite(frame["step"]).to_numpy(), "no step")
     frame = drop(frame, frame["step"].duplicated(keep="last").to_numpy(), "reported again later, after a restart")
     frame = drop(frame, (frame["step"] <= 0).to_numpy(), "before the first step")

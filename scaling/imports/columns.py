@@ -26,7 +26,7 @@ from isoflop.scaling.table.columns import (
     row_names,
 )
 from isoflop.scaling.table.curves import OTHER_NAMES, blocks, evenly, run_column
-from isoflop.scaling.table.files import LABELS, SUFFIXES, is_table_file, read_file
+from isoflop.scaling.table.files import LABELS, OTHER_SHEETS, SUFFIXES, is_table_file, read_file
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.meaning import QUANTITIES, meaning, words
 from isoflop.scaling.table.unfinished import SHORT, short_of_plan, unfinished
@@ -110,14 +110,16 @@ class Columns:
             raise SourceError(
                 f"{self.source}: {len(found)} validation losses ({listed}); name one with --map loss=COLUMN"
             )
+        others = [str(name) for name in frame if (said := meaning(str(name))) and said.quantity == "loss"]
+        if len(others) == 1:
+            if _TRAINING.match(others[0].lower()):
+                self.note(f"loss: column {others[0]}, the only one; the file does not say of which text it is")
+            return others[0]
         training = [str(name) for name in frame if _TRAINING.match(str(name).lower())]
-        if training:
+        if training and not others:
             raise SourceError(
                 f"{self.source}: no validation loss; only a training loss: use it with --map loss={training[0]}"
             )
-        others = [str(name) for name in frame if (said := meaning(str(name))) and said.quantity == "loss"]
-        if len(others) == 1:
-            return others[0]
         raise SourceError(
             f"{self.source}: no validation loss; name it with --map loss=COLUMN (columns: {', '.join(map(str, frame))})"
         )
@@ -402,6 +404,19 @@ class TableReader:
     def recognises(self, path: Path) -> bool:
         """Whether a file has the suffix of a table."""
         return is_table_file(path)
+
+    def holds_a_table(self, path: Path) -> bool:
+        """Whether a file with another suffix (.md, .txt, none) holds rows under names of which one is of a quantity.
+
+        Raises SourceError for a spreadsheet that cannot be read.
+        """
+        try:
+            frame = read_file(path, [])
+        except TableError as error:
+            if path.suffix.lower() in OTHER_SHEETS:
+                raise SourceError(str(error)) from error
+            return False
+        return any(meaning(str(name)) for name in frame)
 
     def read(
         self, path: Path, name: str, mapping: Mapping[str, str], notes: list[str]

@@ -148,7 +148,7 @@ def _key_and_value(frame: pd.DataFrame) -> tuple[str, str] | None:
     }
     value = next((said[name] for name in _VALUES if name in said), None)
     for name in _KEYS:
-        if value is not None and said.get(name) in texts and any(map(_is_measure, texts[said[name]])):
+        if value is not None and said.get(name) in texts and any(map(is_measure, texts[said[name]])):
             return said[name], value
     for name in _SPLITS:
         held = {text.lower() for text in texts.get(said.get(name, ""), ())}
@@ -157,6 +157,7 @@ def _key_and_value(frame: pd.DataFrame) -> tuple[str, str] | None:
     return None
 
 
-def _is_measure(name: str) -> bool:
+def is_measure(name: str) -> bool:
+    """Whether a metric is a loss that a law may be of, by its name."""
     said = meaning(name)
     return bool(VALIDATION.match(name.lower())) or (said is not None and said.quantity == "loss")

@@ -20,6 +20,7 @@ from isoflop.scaling.imports.source import ForeignRun, LeftOut, Reader, SourceEr
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.table.bundle.manifest import is_bundle
 from isoflop.scaling.table.columns import OPTIONAL, TableError, hint
+from isoflop.scaling.table.files import is_table_file
 from isoflop.scaling.table.meaning import QUANTITIES
 from isoflop.scaling.table.read import as_table
 from isoflop.scaling.table.read import read_table as read_plain
@@ -154,7 +155,9 @@ def _paths(source: Path, readers: Sequence[Reader]) -> list[Path]:
     suffixes = tuple(dict.fromkeys(suffix for reader in readers for suffix in reader.suffixes))
     if source.is_file() or not suffixes or any(reader.recognises(source) for reader in readers):
         return [source]
-    found = sorted(path for path in source.rglob("*") if path.is_file() and {path.suffix, path.name} & set(suffixes))
+    tables = any(isinstance(reader, TableReader) for reader in readers)
+    found = sorted(path for path in source.rglob("*") if path.is_file()
+                   and ({path.suffix, path.name} & set(suffixes) or (tables and is_table_file(path))))  # fmt: skip
     states = [path for path in found if path.name in _WHOLE]  # beside them lie other files of the same runs
     found = states or found
     if not found:
@@ -163,11 +166,20 @@ def _paths(source: Path, readers: Sequence[Reader]) -> list[Path]:
 
 
 def _reader(path: Path, readers: Sequence[Reader]) -> Reader:
-    """The one reader that was chosen, or the first that recognises the path."""
+    """The one reader that was chosen, or the first that recognises the path; that of tables by what a file holds."""
     if len(readers) == 1:
         return readers[0]
+    failed = None
     for reader in readers:
-        if reader.recognises(path):
-            return reader
+        try:
+            if reader.recognises(path):
+                return reader
+        except SourceError as error:  # no text, say: packed tables are none either
+            failed = failed or error
+    table = next((reader for reader in readers if isinstance(reader, TableReader)), None)
+    if table is not None and path.is_file() and table.holds_a_table(path):
+        return table
+    if failed is not None:
+        raise failed
     kinds = ", ".join(kind for reader in readers for kind in reader.kinds)
     raise SourceError(f"{path}: not recognised as any of {kinds}; name its kind with --from")

@@ -1,5 +1,6 @@
 """Sources of runs that other programs logged: what a reader of one takes and returns."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,11 @@ def read_text(path: Path) -> str:
         raise SourceError(f"{path}: not text ({error.reason} at byte {error.start})") from error
     except JsonError as error:
         raise SourceError(str(error)) from error
+
+
+def told_loss(value: float) -> float:
+    """A loss that a program wrote down: where it is not a number the run diverged, and it is infinite, not missing."""
+    return math.inf if math.isnan(value) else value
 
 
 @dataclass(frozen=True)

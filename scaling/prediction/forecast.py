@@ -189,7 +189,7 @@ def forecast_losses(
     objective: Objective = Huber("auto"),  # noqa: B008
 ) -> list[LossForecast]:
     """The forecasts of `forecast_loss` at several targets, from one weighing of the laws."""
-    data = points(table, params=params, compute=compute)
+    data = points(table, params=params, compute=compute).in_order()
     smallest = data.frame["flops"].min()
     for target in targets:
         if target.flops <= smallest:

@@ -162,6 +162,7 @@ def predict_table(
     """
     inputs = columns_read(law_names(laws)) if laws else ()
     data, target = (points(t, params=params, compute=compute, inputs=inputs) for t in (table, at))
+    data = data.in_order()
     fits, weights, preferred, discrepancy, refused, notes = _weighed(
         data, law_names(laws) if laws else None, joint=not unlike(inputs)
     )

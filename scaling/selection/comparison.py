@@ -86,7 +86,7 @@ def comparison(
     []
     """
     _check_scale(table, by)
-    data = points(table, params=params, compute=compute, inputs=inputs_of(laws, by, table))
+    data = points(table, params=params, compute=compute, inputs=inputs_of(laws, by, table)).in_order()
     board = compare(data, laws, by=by, above=above, level=level, on_law=on_step)
     if on_step:
         on_step("likelihood-ratio tests")

@@ -172,7 +172,7 @@ def choose(
     law: score (mean |ln loss error|), behind (the best) with behind_se, free, runs_predicted.
     Raises HoldOutError when nothing can be predicted from smaller runs by any law.
     """
-    data = points(table, params=params, compute=compute, inputs=columns_read(laws or ()))
+    data = points(table, params=params, compute=compute, inputs=columns_read(laws or ())).in_order()
     laws = candidates(data) if laws is None else laws
     if spare_last:
         groups = budget_groups(data)[:-1]

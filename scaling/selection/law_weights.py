@@ -39,6 +39,7 @@ def weigh_laws(data: Points, laws: Sequence[str], objective: Objective, *, joint
 
     Raises NoLawError when no law of both N and D can be fitted; without `joint`, no law at all.
     """
+    data = data.in_order()
     try:
         board = compare(data, laws, objective=objective, findings=False)
         every = {law: e.fit for law, e in board.entrants.items()}

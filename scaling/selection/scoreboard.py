@@ -146,7 +146,7 @@ def compare(
     table. `on_law` is called with each law's name before its fits, which can take seconds. Raises HoldOutError when the
     table allows no origin, CompareError when no law can be scored on it.
     """
-    data = points(table, params=params, compute=compute, inputs=inputs_of(laws, by, table))
+    data = points(table, params=params, compute=compute, inputs=inputs_of(laws, by, table)).in_order()
     origins = rolling_origins(data, by=by, above=above)
     among = law_names(laws) if laws else CANDIDATES
     entrants, refused = _enter(law_names(laws) if laws else applicable(data), data, origins, objective, on_law)

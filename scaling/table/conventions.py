@@ -4,7 +4,7 @@ The convention moves the exponent of the optimal size (Porian et al. 2024, Pearc
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -27,7 +27,7 @@ from isoflop.scaling.table.columns import (
     sizeless,
     unlike,
 )
-from isoflop.scaling.table.curves import curves
+from isoflop.scaling.table.curves import curves, not_positive
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN, QUANTITIES, VAGUE
 from isoflop.scaling.table.read import check_values, require
 from isoflop.scaling.table.runs import PARAM_GROUPS, final_rows
@@ -117,6 +117,26 @@ class Points:
     def conventions(self) -> dict[str, str]:
         """What counts as parameters and as compute, and the unit of the loss: what every answer states."""
         return {"params": self.params, "compute": self.compute, "loss_unit": self.loss_unit}
+
+    def in_order(self) -> "Points":
+        """The same points in one order, wherever their rows were: by run where names tell runs apart, else by value.
+
+        A search ends at other digits where rows change places; what is said of a table does not depend on them.
+        """
+        frame = self.frame
+        by_name = "run_id" in frame and frame["run_id"].astype(str).is_unique
+        if by_name:
+            order = np.argsort(frame["run_id"].astype(str).to_numpy(), kind="stable")
+        else:
+            keys = [name for name in frame if not (name == "cluster" and self.cluster == "row")]
+            columns = [frame[c] if is_numbers(frame[c]) else frame[c].astype(str) for c in keys]
+            order = np.lexsort([column.to_numpy() for column in reversed(columns)])
+        if (order == np.arange(len(frame))).all():
+            return self
+        ordered = frame.iloc[order].reset_index(drop=True)
+        if self.cluster == "row":
+            ordered["cluster"] = np.arange(len(ordered))
+        return replace(self, frame=ordered)
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -291,25 +311,31 @@ def _plain(
 
 
 def _without_empty(table: pd.DataFrame, notes: list[str], *, source: str) -> pd.DataFrame:
-    """The rows whose quantities are known; a note counts the others by column, as `isoflop import` leaves them out.
+    """The rows whose quantities are known, and whose loss is one: a note counts the others, as `isoflop import` does.
 
     Where flops alone are empty in some rows they are taken as 6 x n_params x tokens in all, for one convention. Raises
     TableError where no row is left.
     """
     held = [name for name in QUANTITIES if name in table and table[name].notna().any()]
     spare = {"n_params", "tokens", "flops"} <= set(held)
-    empty = {name: table[name].isna().to_numpy() for name in held if not (spare and name == "flops")}
+    empty = {f"{name} is empty": table[name].isna().to_numpy() for name in held if not (spare and name == "flops")}
+    diverged = not_positive(table["loss"])
+    empty |= {f"loss is not a positive number ({_shown(table['loss'][diverged])})": diverged} if diverged.any() else {}
     out = np.any(list(empty.values()), axis=0) if empty else np.zeros(len(table), dtype=bool)
     if out.any():
-        counts = "; ".join(f"{name} is empty in {row_names(table, rows)}" for name, rows in empty.items() if rows.any())
+        counts = "; ".join(f"{why} in {row_names(table, rows)}" for why, rows in empty.items() if rows.any())
         if out.all():
-            raise TableError(f"{source}: no row has {' and '.join(empty)} ({counts})")
+            raise TableError(f"{source}: no row has {' and '.join(held)} ({counts})")
         notes.append(f"{out.sum()} of {len(table)} rows are left out: {counts}")
     frame = table[~out].copy()
     if spare and (absent := frame["flops"].isna().to_numpy()).any():
         notes.append(f"flops are empty in {absent.sum()} of {len(frame)} rows: the column is not used")
         frame = frame.drop(columns="flops")
     return frame
+
+
+def _shown(values: pd.Series) -> str:
+    return ", ".join(f"{value:g}" for value in values.astype(float).unique()[:3])
 
 
 def with_third(frame: pd.DataFrame, notes: list[str], *, source: str) -> pd.DataFrame:

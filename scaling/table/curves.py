@@ -17,6 +17,7 @@ KEYS = ("split", "subset", "set", "metric", "metric_name", "key", "variable", "t
 SPLITS = frozenset(("train", "training", "val", "valid", "validation", "eval", "test"))
 AXES = ("tokens", "flops", "step")
 _CONSTANT = ("n_params", "arm", "seed", "trunk_id")
+MOST_NAMED = 4  # runs in a message
 MOST_REPEATED = 0.01  # of the rows: more rows of a run at one place are not written twice, they are other runs
 
 
@@ -25,7 +26,8 @@ class Curves:
     """The rows of a table that are training curves, by run and along `axis`; NaN losses are left out.
 
     `frame` has a column run_id, named `column` in the file; `repeated` counts rows that a later one at the same place
-    replaced, `empty` those without a loss.
+    replaced, `empty` those without a loss. `diverged` are runs that are left out, their last loss is not a positive
+    number; `wrong` counts such rows of other runs.
     """
 
     frame: pd.DataFrame
@@ -33,6 +35,8 @@ class Curves:
     axis: str
     repeated: int
     empty: int
+    diverged: tuple[str, ...] = ()
+    wrong: int = 0
 
     @property
     def ends(self) -> pd.DataFrame:
@@ -55,12 +59,21 @@ class Curves:
 
     def note(self, rows: int) -> str:
         """What is said where the curves of a table of `rows` rows are reduced to their ends."""
-        counts = {"written twice": self.repeated, "without a loss": self.empty}
+        counts = {
+            "written twice": self.repeated,
+            "without a loss": self.empty,
+            "whose loss is no positive number": self.wrong,
+        }
         found = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
         rest = f" ({found})" if found else ""
+        out = ""
+        if self.diverged:
+            more = f" and {len(self.diverged) - MOST_NAMED} more" if len(self.diverged) > MOST_NAMED else ""
+            named = ", ".join(self.diverged[:MOST_NAMED]) + more
+            out = f"; {len(self.diverged)} runs are left out, their last loss is not a positive number ({named})"
         return (
             f"{rows} rows are training curves of {self.frame['run_id'].nunique()} runs{rest}: "
-            f"the last row of each is used (column {self.column}, along {self.axis})"
+            f"the last row of each is used (column {self.column}, along {self.axis}){out}"
         )
 
 
@@ -182,4 +195,19 @@ def curves(table: pd.DataFrame, *, source: str = "table") -> Curves | None:
     kept = full.iloc[order[~twice]]
     if not kept["run_id"].duplicated().any():
         return None
-    return Curves(kept, column, axis, int(twice.sum()), len(frame) - len(full))
+    wrong = not_positive(kept["loss"])
+    over = wrong & ~kept["run_id"].duplicated(keep="last").to_numpy()
+    diverged = tuple(map(str, kept["run_id"][over]))
+    out = kept["run_id"].isin(kept["run_id"][over]).to_numpy()
+    if out.all():
+        raise TableError(f"{source}: the last loss of every run is not a positive number ({', '.join(diverged[:4])})")
+    counted = int((wrong & ~out).sum())
+    return Curves(kept[~(wrong | out)], column, axis, int(twice.sum()), len(frame) - len(full), diverged, counted)
+
+
+def not_positive(losses: pd.Series) -> np.ndarray:
+    """The rows (bool) with a loss that no law can take though it is there: infinite, 0 or negative, of a run that
+    diverged.
+    """
+    values = pd.to_numeric(losses, errors="coerce").to_numpy(float)
+    return ~np.isnan(values) & ~(np.isfinite(values) & (values > 0))

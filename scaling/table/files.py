@@ -31,6 +31,7 @@ LARGEST = 2**33  # bytes of a file
 LABELS = ("run_id", "trunk_id", "arm", "dataset")
 PACKED = (".gz", ".bz2", ".xz", ".zip")
 SHEETS = (".xlsx", ".xlsm")
+OTHER_SHEETS = (".xls", ".ods", ".numbers")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", *SHEETS)
 NESTED = ("summary", "config", "summary_metrics", "summarymetrics", "history")  # of W&B, opened by its importer
 SUMMARIES = ("mean", "average", "avg", "total", "sum", "median", "std", "sd")  # rows under a table
@@ -55,7 +56,7 @@ def read_file(path: Path, notes: list[str], labels: tuple[str, ...] = LABELS, sh
     except JsonError as error:
         raise TableError(str(error)) from error
     kind = kind_of(path)
-    if path.suffix.lower() in (".xls", ".ods", ".numbers"):
+    if path.suffix.lower() in OTHER_SHEETS:
         raise TableError(f"{path}: a spreadsheet of another kind; save its sheet as CSV or .xlsx")
     if sheet is not None and kind != "spreadsheet":
         raise TableError(f"{path}: --sheet {sheet} is for a spreadsheet, and this is a {kind} file")
@@ -293,10 +294,16 @@ def _csv(text: str, path: Path, notes: list[str], labels: tuple[str, ...]) -> pd
         raise TableError(f"{path}: the first line holds numbers, not names; add a line with the names of the columns")
     written = read(**options, dtype=str, keep_default_na=False, na_values=[""])
     words = [name for name in frame if _is_text(frame[name], written[name], str(name).strip() in labels)]
-    frame = frame.assign(**{name: written[name] for name in words})
+    frame = frame.assign(**{name: _unpadded(written[name]) for name in words})
     _decimal_commas(frame, written, words, path, notes, separator)
     frame.columns = [_name(name) for name in frame]
     return _without_summaries(frame, words, notes)
+
+
+def _unpadded(texts: pd.Series) -> pd.Series:
+    """Texts without the blanks behind them, which columns of one width have, unless those tell two apart."""
+    stripped = texts.str.rstrip(" \t")
+    return stripped if stripped.nunique() == texts.nunique() else texts
 
 
 def _name(name: object) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from isoflop.scaling.imports.logs.log import NUMBER, LogReader
-from isoflop.scaling.imports.source import ForeignRun
+from isoflop.scaling.imports.source import ForeignRun, told_loss
 from isoflop.scaling.table.columns import number
 
 _STEP = re.compile(r"^iteration\s+(\d+)/\s*(\d+) \|")
@@ -40,7 +40,7 @@ def _run(lines: list[str], path: Path) -> ForeignRun | None:
     skipped: Counter[str] = Counter()
     for line in lines:
         if match := _EVAL.match(line):
-            rows.append({"step": float(match[1]), "loss": float(match["loss"])})
+            rows.append({"step": float(match[1]), "loss": told_loss(float(match["loss"]))})
         elif match := _STEP.match(line):
             skipped["training loss alone (an iteration line)"] += 1
             training[int(match[1])] = {k: float(m[1]) for k, p in _VALUES.items() if (m := p.search(line))}

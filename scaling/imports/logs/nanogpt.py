@@ -12,7 +12,7 @@ import pandas as pd
 
 from isoflop.scaling.imports.logs.log import NUMBER, LogReader
 from isoflop.scaling.imports.shapes import Shape
-from isoflop.scaling.imports.source import ForeignRun
+from isoflop.scaling.imports.source import ForeignRun, told_loss
 from isoflop.scaling.table.columns import number
 
 _EVAL = re.compile(rf"^step (\d+): train loss (?P<train>{NUMBER}), val loss (?P<loss>{NUMBER})(?![\w.])")
@@ -43,7 +43,8 @@ def _run(lines: list[str], path: Path) -> ForeignRun | None:
     skipped: Counter[str] = Counter()
     for line in lines:
         if match := _EVAL.match(line):
-            rows.append({"step": int(match[1]), "train_loss": float(match["train"]), "loss": float(match["loss"])})
+            loss = told_loss(float(match["loss"]))
+            rows.append({"step": int(match[1]), "train_loss": float(match["train"]), "loss": loss})
         elif _ITER.match(line):
             skipped["training loss alone (an iter line)"] += 1
         elif not rows and (match := _SETTING.match(line)) and (value := _literal(match[2])) is not None:

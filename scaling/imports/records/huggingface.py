@@ -9,7 +9,8 @@ import pandas as pd
 
 from isoflop.read_json import read_json
 from isoflop.scaling.imports.columns import runs_of_table
-from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
+from isoflop.scaling.imports.panels import is_measure
+from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError, told_loss
 
 FILE = "trainer_state.json"
 _SUMMARY = ("train_runtime", "train_samples_per_second", "total_flos")
@@ -45,7 +46,8 @@ class TrainerStateReader:
         rows = [row for row in state["log_history"] if not _over(row)]
         if not rows:
             raise SourceError(f"{path}: its log_history holds no row of training or evaluation")
-        frame = pd.DataFrame([{"train_loss" if key == "loss" else key: v for key, v in row.items()} for row in rows])
+        frame = pd.DataFrame([{"train_loss" if key == "loss" else key: _told(key, v) for key, v in row.items()}
+                              for row in rows])  # fmt: skip
         if "step" not in frame or not pd.api.types.is_numeric_dtype(frame["step"]):
             raise SourceError(f"{path}: its log_history tells no step")
         last, flos, horizon = state.get("global_step"), state.get("total_flos"), state.get("max_steps")
@@ -54,6 +56,10 @@ class TrainerStateReader:
             notes.append("flops: total_flos, at each step its share (the Trainer's 6 x N without embeddings x tokens)")
         runs, left_out = runs_of_table(name, str(path), frame.assign(run_id=name), mapping, notes)
         return [replace(run, horizon_steps=horizon if horizon and horizon > 0 else None) for run in runs], left_out
+
+
+def _told(key: str, value: object) -> object:
+    return told_loss(value) if isinstance(value, float) and key.startswith("eval_") and is_measure(key) else value
 
 
 def _over(row: Mapping[str, object]) -> bool:

@@ -292,16 +292,31 @@ def test_any_table_with_a_map_and_a_reason_for_every_row(tmp_path):
     assert rows == {("c", "no validation loss"), ("e", "the loss is not a positive number")}
 
 
+@pytest.mark.parametrize("runs", [1, 2])
+def test_a_history_whose_only_loss_is_called_loss_is_read_as_fit_reads_it(tmp_path, runs):
+    one = pd.DataFrame({"step": [10, 20, 30], "tokens": [1e6, 2e6, 3e6], "loss": [4.0, 3.5, 3.25], "n_params": 1e6})
+    frame = pd.concat([one.assign(run=f"r{k}", n_params=1e6 * (k + 1)) for k in range(runs)])
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    found = import_source(tmp_path / "t.csv", "auto", ImportOptions(), {})
+    assert found.ends[["tokens", "loss"]].to_numpy().tolist() == [[3e6, 3.25]] * runs
+    assert "loss: column loss, the only one; the file does not say of which text it is" in found.notes
+    assert points(read_table(tmp_path / "t.csv")).frame["loss"].tolist() == [3.25] * runs
+    frame.assign(train_loss=9.0).to_csv(tmp_path / "t.csv", index=False)
+    found = import_source(tmp_path / "t.csv", "auto", ImportOptions(), {})
+    assert found.ends["loss"].tolist() == [3.25] * runs
+    assert not any("which text" in note for note in found.notes)
+
+
 @pytest.mark.parametrize(
     ("mapping", "told"),
     [
-        ({}, r"no validation loss; only a training loss: use it with --map loss=loss"),
-        ({"loss": "los"}, r"--map loss=los: no column 'los'; did you mean 'loss'\?"),
-        ({"loss": "loss", "n_params": "x"}, r"--map n_params=x: no column 'x'"),
+        ({}, r"no validation loss; only a training loss: use it with --map loss=train/loss"),
+        ({"loss": "los"}, r"--map loss=los: no column 'los'; did you mean 'train/loss'\?"),
+        ({"loss": "train/loss", "n_params": "x"}, r"--map n_params=x: no column 'x'"),
     ],
 )
 def test_a_column_that_may_mean_something_else_must_be_named(tmp_path, mapping, told):
-    pd.DataFrame({"step": [1, 2], "loss": [3.0, 2.0]}).to_csv(tmp_path / "t.csv", index=False)
+    pd.DataFrame({"step": [1, 2], "train/loss": [3.0, 2.0]}).to_csv(tmp_path / "t.csv", index=False)
     with pytest.raises(SourceError, match=told):
         imported(tmp_path / "t.csv", mapping=mapping)
 

@@ -13,6 +13,7 @@ from isoflop.scaling.laws import PRESETS, get_law, law_names
 from isoflop.scaling.laws.published import PUBLISHED
 from isoflop.scaling.prediction.predict import predict, predict_from_law, predict_table
 from isoflop.scaling.selection.comparison import comparison
+from isoflop.scaling.table.conventions import points
 from tests.support.fits.hard_fits import REPEATS, repeated
 from tests.support.fits.simulated import BESIROGLU, isoflop_table
 
@@ -111,6 +112,21 @@ def test_an_extrapolated_cost_of_training_is_said():
     assert "6.31 to 7.5 in the table, 6.06 at 1e+08 parameters, tending to 6" in said
     given = predict(table.drop(columns="flops"), n_params=1e8, tokens=1e10, laws="chinchilla").loss
     assert not any("extrapolated" in note for note in given.notes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("named", [True, False])
+def test_a_forecast_does_not_depend_on_the_order_of_the_rows(named):
+    table = isoflop_table(BESIROGLU, seed=3)
+    table = table.drop(columns="run_id", errors="ignore")
+    table = table.assign(run_id=[f"r{k}" for k in range(len(table))]) if named else table
+    laws = ["chinchilla", "chinchilla-kappa", "kaplan"]
+    whole = predict(table, flops=1e23, laws=laws).to_dict()
+    for seed in (1, 2):
+        shuffled = table.sample(frac=1.0, random_state=seed, ignore_index=True)
+        assert predict(shuffled, flops=1e23, laws=laws).to_dict() == whole
+        if named:
+            assert points(shuffled).in_order().frame.equals(points(table).in_order().frame)
 
 
 def test_a_run_of_given_size_has_no_best_size():

@@ -6,6 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from isoflop.scaling.imports.assemble import ImportOptions
+from isoflop.scaling.imports.read import import_source
+from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import points
 from isoflop.scaling.table.curves import curves
 
@@ -44,6 +47,29 @@ def test_the_last_row_of_every_run_is_fitted_in_any_order_of_rows(runs, random, 
         ]
         * repeated
     )
+
+
+def test_a_run_whose_last_loss_is_none_is_left_out_whole_and_one_on_the_way_only_as_a_row(tmp_path):
+    table = table_of({"a": [1, 2, 3], "b": [1, 2, 3], "c": [1, 2, 3], "d": [1, 2, 3]})
+    table.loc[[2, 4, 9], "loss"] = [np.inf, 0.0, -np.inf]  # the end of a, the middle of b, the begin of d
+    found = points(table)
+    assert found.frame["run_id"].tolist() == ["b", "c", "d"]
+    assert (found.frame["tokens"] == 3e6).all()
+    said = [note for note in found.notes if "training curves" in note]
+    assert said == [
+        "12 rows are training curves of 3 runs (2 whose loss is no positive number): the last row of each is used "
+        "(column run_id, along tokens); 1 runs are left out, their last loss is not a positive number (a)"
+    ]
+    held = curves(table)
+    assert np.isfinite(held.frame["loss"]).all()
+    table.to_csv(tmp_path / "t.csv", index=False)
+    made = import_source(tmp_path / "t.csv", "auto", ImportOptions(), {})
+    assert made.ends["run_id"].tolist() == ["b", "c", "d"]
+    assert made.table["run_id"].value_counts().to_dict() == {"c": 3, "b": 2, "d": 2}
+    assert [(one.run, one.whole) for one in made.left_out] == [("a", False), ("a", True), ("b", False), ("d", False)]
+    table["loss"] = np.inf
+    with pytest.raises(TableError, match="the last loss of every run is not a positive number"):
+        points(table)
 
 
 def test_rows_that_are_runs_stay():

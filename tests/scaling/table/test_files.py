@@ -1,6 +1,11 @@
 """A table in any separator, encoding or format is the same table; labels stay as they were written."""
 
+import bz2
+import gzip
+import io
 import json
+import lzma
+import zipfile
 from importlib.util import find_spec
 
 import numpy as np
@@ -13,6 +18,7 @@ from hypothesis import strategies as st
 
 from isoflop.scaling.imports.assemble import ImportOptions
 from isoflop.scaling.imports.read import import_source
+from isoflop.scaling.imports.read import read_table as read_source
 from isoflop.scaling.table.files import read_file
 from isoflop.scaling.table.read import TableError, read_table
 from tests.support.root import ROOT
@@ -81,6 +87,19 @@ def _written(frame: pd.DataFrame, form: str) -> tuple[str, bytes]:
     return forms[form]
 
 
+MARKDOWN = (
+    "| run_id | n_params | tokens | loss |\n|---|---:|---:|---:|\n"
+    + "".join(f"| {' | '.join(map(str, row))} |\n" for row in KNOWN.itertuples(index=False))
+).encode()
+
+
+def zipped(content: bytes) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as file:
+        file.writestr("inside", content)
+    return made.getvalue()
+
+
 FORMS = [
     "plain", "semicolons", "decimal commas", "tabs", "tsv", "blanks", "comma and blank", "comments",
     "header in a comment", "windows", "utf-16", "utf-16-be", "jsonl", "json", "json in a key", "json columns",
@@ -94,9 +113,34 @@ def test_every_form_is_read_by_fit_and_import_alike(tmp_path, form):
     table = read_table(tmp_path / name)
     np.testing.assert_allclose(table[NUMBERS].astype(float), KNOWN[NUMBERS])
     assert table["run_id"].tolist() == KNOWN["run_id"].tolist()
-    if not name.endswith("txt"):
-        made = import_source(tmp_path / name, "auto", ImportOptions(), {})
-        np.testing.assert_allclose(made.table[NUMBERS], KNOWN[NUMBERS])
+    made = import_source(tmp_path / name, "auto", ImportOptions(), {})
+    np.testing.assert_allclose(made.table[NUMBERS], KNOWN[NUMBERS])
+
+
+SUFFIXES = ("csv", "CSV", "tsv", "tab", "txt", "TXT", "md", "dat", "log", "out", "asc", "table", "")
+PACKINGS = {"": bytes, "gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zip": zipped}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("form", ["plain", "tabs", "blanks", "markdown"])
+def test_what_fit_reads_import_reads_whatever_the_file_is_called(tmp_path, suffix, form):
+    content = MARKDOWN if form == "markdown" else _written(KNOWN, form)[1]
+    for packing, pack in PACKINGS.items():
+        path = tmp_path / ".".join(part for part in ("r", suffix, packing) if part)
+        path.write_bytes(pack(content))
+        table, made = read_table(path), import_source(path, "auto", ImportOptions(), {})
+        for found in (table, read_source(path), made.ends):
+            np.testing.assert_allclose(found[NUMBERS].astype(float), KNOWN[NUMBERS])
+            assert found["run_id"].tolist() == KNOWN["run_id"].tolist()
+
+
+def test_packed_tables_in_a_folder_are_found(tmp_path):
+    for k, packing in enumerate(PACKINGS):
+        name = ".".join(part for part in (f"r{k}", "CSV", packing) if part)
+        (tmp_path / name).write_bytes(PACKINGS[packing](KNOWN.assign(run_id=[f"{k}-{i}" for i in range(4)])
+                                                        .to_csv(index=False).encode()))  # fmt: skip
+    assert len(import_source(tmp_path, "auto", ImportOptions(), {}).ends) == 4 * len(PACKINGS)
+    assert len(read_source(tmp_path)) == 4 * len(PACKINGS)
 
 
 @settings(deadline=None, max_examples=60)

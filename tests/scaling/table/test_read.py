@@ -4,6 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from isoflop.scaling.imports.assemble import ImportOptions
+from isoflop.scaling.imports.read import import_source
+from isoflop.scaling.imports.source import SourceError
 from isoflop.scaling.table.columns import TableError, near_match
 from isoflop.scaling.table.conventions import points
 from isoflop.scaling.table.read import MAX_POINTS, read_table
@@ -63,10 +66,9 @@ def test_misspelt_tokens_are_an_error_and_absent_ones_are_not(good, save):
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("loss", 0.0, r"loss is zero or negative in 2 of 9 rows \(rows 3, 5\).*--where \"loss > 0\""),
-        ("loss", -1.0, "zero or negative in 2 of 9"),
-        ("loss", np.inf, "loss is infinite in 2 of 9 rows"),
-        ("tokens", 0, "tokens is zero or negative"),
+        ("tokens", 0, r"tokens is zero or negative in 2 of 9 rows \(rows 3, 5\).*--where \"tokens > 0\""),
+        ("n_params", -1.0, "zero or negative in 2 of 9"),
+        ("n_params", np.inf, "n_params is infinite in 2 of 9 rows"),
         ("loss", "n/a?", r"loss is not a number in 2 of 9 rows"),
     ],
 )
@@ -87,6 +89,28 @@ def test_runs_with_an_empty_value_are_left_out_and_counted(good, save, column):
         points(read_table(save(good.loc[[2, 4, 5]].assign(tokens=[1e7, np.nan, np.nan], loss=[np.nan, 3.0, np.nan]))))
 
 
+@pytest.mark.parametrize("lost", [np.nan, np.inf, -np.inf, 0.0, -1.5])
+def test_a_run_that_diverged_is_left_out_and_counted_by_fit_and_import_alike(good, save, lost):
+    good["run_id"] = [f"r{k}" for k in range(len(good))]
+    good.loc[[2, 4], "loss"] = lost
+    path = save(good)
+    table = read_table(path)
+    found = points(table)
+    assert found.frame["run_id"].tolist() == [f"r{k}" for k in range(9) if k not in (2, 4)]
+    why = "empty" if np.isnan(lost) else f"not a positive number ({lost:g})"
+    assert [note for note in found.notes if "left out" in note] == [
+        f"2 of 9 rows are left out: loss is {why} in runs r2, r4"
+    ]
+    made = import_source(path, "auto", ImportOptions(), {})
+    assert made.ends["run_id"].tolist() == found.frame["run_id"].tolist()
+    assert {one.run for one in made.left_out if one.whole} == {"r2", "r4"}
+    good["loss"] = lost
+    with pytest.raises(TableError, match=r"no row has|holds no number"):
+        points(read_table(save(good)))
+    with pytest.raises(SourceError, match=r"no run can be imported|holds no number"):
+        import_source(path, "auto", ImportOptions(), {})
+
+
 def test_flops_that_some_rows_lack_are_not_mixed_with_those_of_the_others(good, save):
     table = good.assign(flops=7.0 * good["n_params"] * good["tokens"])
     table.loc[3, "flops"] = np.nan
@@ -97,7 +121,7 @@ def test_flops_that_some_rows_lack_are_not_mixed_with_those_of_the_others(good, 
 
 
 def test_row_numbers_still_count_the_file_after_a_filter(good, save):
-    good.loc[8, "loss"] = 0.0
+    good.loc[8, "tokens"] = 0.0
     with pytest.raises(TableError, match=r"\(row 9\)"):
         points(read_table(save(good), where="n_params > 1e6"))
 
