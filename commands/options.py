@@ -29,6 +29,7 @@ CORPORA = Path("corpora")
 SHOWN = 200  # characters of a wrong value in a message
 MOST_SEED = 2**63 - 1
 MOST_RESAMPLES = 10**6
+LOADED: list[str] = []  # tables that the command read: what cannot be answered names the one
 HYDRA: dict[Any, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -259,6 +260,7 @@ def load(
     from isoflop.scaling.imports.read import read_table
     from isoflop.scaling.laws import columns_read, law_names
 
+    LOADED.append(str(table))
     read = read_table(
         table, mapping=pairs(mapping, "--map"), where=where, study=study, sheet=sheet, labels=labels,
         inputs=(*(columns_read(law_names(laws)) if laws else ()), *inputs), outcome=outcome,

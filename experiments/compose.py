@@ -20,13 +20,13 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.override_parser.types import ChoiceSweep, Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
-from isoflop.experiments.config import ExperimentConfig, WhereSpec
+from isoflop.experiments.config import ExperimentConfig, WhereSpec, no_flag
 from isoflop.experiments.study.sizes import suggest
 
 ConfigStore.instance().store(name="schema", node=ExperimentConfig)
@@ -200,6 +200,11 @@ def check_grammar(overrides: Sequence[str]) -> None:
             parsed = parser.parse_override(override)
             if not parsed.key_or_group:
                 raise UsageError(f"{override[:200]}: it names no key")
+            values = parsed.value().list if isinstance(parsed.value(), ChoiceSweep) else [parsed.value()]
+            if wrong := next(filter(None, (no_flag(parsed.key_or_group, value) for value in values)), ""):
+                raise UsageError(f"{override[:200]}: {wrong}")
+            if parsed.key_or_group == "config_dirs":
+                raise UsageError(f"{override[:200]}: config_dirs is filled in; type --config-dir DIR")
             if parsed.key_or_group in GROUPS and isinstance(parsed.value(), int | float | dict):
                 group = parsed.key_or_group
                 raise UsageError(
@@ -241,7 +246,9 @@ def _check_file(folder: Path, group: str, name: str, named_by: tuple[Path, ...])
     if path in named_by:
         circle = " -> ".join(str(one) for one in (*named_by[named_by.index(path) :], path))
         raise UsageError(f"the defaults of a file name the file itself: {circle}")
-    for below in _defaults(_nodes(path)):
+    nodes = _nodes(path)
+    _check_values(nodes, "" if group == "experiment" else f"{group}.", path)
+    for below in _defaults(nodes, path):
         inner, _, value = below.rpartition("=")
         inner, value = (one.removeprefix("override ").partition("@")[0].strip() for one in (inner, value))
         whole = Path("/", group, inner, value)  # a group that begins with / is no part of this one
@@ -266,7 +273,23 @@ def _nodes(path: Path) -> yaml.Node | None:
         raise UsageError(f"{path}: {_first_sentence(error)}") from error
 
 
-def _defaults(node: yaml.Node | None) -> Iterator[str]:
+def _check_values(node: yaml.Node | None, above: str, path: Path) -> None:
+    """Raise UsageError naming the file for keys that are empty, and for numbers in the place of true or false."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode) or key.tag.endswith(":null"):
+            raise UsageError(f"{path}: line {key.start_mark.line + 1}: a key is a text")
+        dotted = f"{above}{key.value}"
+        if dotted == "config_dirs":
+            raise UsageError(f"{path}: config_dirs is filled in; type --config-dir DIR")
+        number = yaml.safe_load(value.value) if value.tag.endswith((":int", ":float")) else None
+        if wrong := no_flag(dotted, number):
+            raise UsageError(f"{path}: {wrong}")
+        _check_values(value, f"{dotted}.", path)
+
+
+def _defaults(node: yaml.Node | None, path: Path) -> Iterator[str]:
     """NAME or GROUP=NAME for every entry of the list of defaults in a file."""
     for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
         if key.value == "defaults" and isinstance(value, yaml.SequenceNode):
@@ -274,6 +297,10 @@ def _defaults(node: yaml.Node | None) -> Iterator[str]:
                 if isinstance(entry, yaml.ScalarNode):
                     yield entry.value
                 elif isinstance(entry, yaml.MappingNode):
+                    if any(isinstance(name, yaml.MappingNode) for _, name in entry.value):
+                        raise UsageError(
+                            f"{path}: line {entry.start_mark.line + 1}: an entry of defaults is NAME or GROUP: NAME"
+                        )
                     yield from (
                         f"{group.value}={name.value}"
                         for group, name in entry.value

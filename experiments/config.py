@@ -5,8 +5,8 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, is_dataclass
+from typing import Any, get_args, get_type_hints
 
 
 @dataclass
@@ -230,3 +230,18 @@ class ExperimentConfig:
     where: WhereSpec = field(default_factory=WhereSpec)
     runs: str = "runs"
     config_dirs: list[str] = field(default_factory=list)  # Hydra's further search path (--config-dir): filled in
+
+
+def no_flag(dotted: str, value: object) -> str:
+    """What is wrong with a number for a key of the schema that is true or false; "" for nothing.
+
+    0 and 1 are known; OmegaConf would take any other for true.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or value in (0, 1):
+        return ""
+    node: Any = ExperimentConfig
+    for part in dotted.split("."):
+        if not is_dataclass(node):
+            return ""
+        node = get_type_hints(node).get(part)
+    return f"{dotted} is true or false, not {value!r}" if bool in (node, *get_args(node)) else ""

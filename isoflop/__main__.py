@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from isoflop.commands import data, decide, laws, models, pictures, runs
-from isoflop.commands.options import DECIDE, FIT, MODELS, RUN, SHOW
+from isoflop.commands.options import DECIDE, FIT, LOADED, MODELS, RUN, SHOW
 from isoflop.printable import printable
 
 # Base requirements that only the runner needs, by module: a fit works without them.
@@ -77,6 +77,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # matrices are small: threads cost more than they give
+    LOADED.clear()
     try:
         code = app(standalone_mode=False)
     except ClickError as error:
@@ -91,8 +92,10 @@ def main() -> None:
         message = missing_text(error) if isinstance(error, ModuleNotFoundError) else str(error)
         if os.environ.get("ISOFLOP_DEBUG") or not message:
             raise
-        typer.echo(one_line(f"isoflop: {message}"), err=True)
         code = getattr(error, "exit_code", 2)
+        if code == 1 and len(LOADED) == 1 and LOADED[0] not in message:
+            message = f"{LOADED[0]}: {message}"
+        typer.echo(one_line(f"isoflop: {message}"), err=True)
     sys.exit(code)
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from isoflop.experiments.config import ExperimentConfig
+from isoflop.experiments.config import ExperimentConfig, no_flag
 
 MOST_COMBINATIONS = 10_000  # of the values of study.vary
 ARM_SETS = ("model", "data", "optim", "schedule", "budget", "study")
@@ -52,10 +52,21 @@ def _patched(base: DictConfig, name: str, patch: Mapping) -> DictConfig:
     if not isinstance(patch, Mapping):
         raise ArmError(f"study.arms.{name} must hold keys of {', '.join(ARM_SETS)}; not {patch!r}")
     _check_keys(f"study.arms.{name}", patch)
+    if wrong := next(filter(None, _no_flags(patch)), ""):
+        raise ArmError(f"study.arms.{name}: {wrong}")
     try:
         return cast(DictConfig, OmegaConf.merge(base, patch))
     except OmegaConfBaseException as error:
         raise ArmError(f"study.arms.{name}: {str(error).splitlines()[0]}") from error
+
+
+def _no_flags(patch: Mapping, above: str = "") -> Iterator[str]:
+    """What is wrong with the numbers of a patch that stand for true or false."""
+    for key, value in patch.items():
+        if isinstance(value, Mapping):
+            yield from _no_flags(value, f"{above}{key}.")
+        else:
+            yield no_flag(f"{above}{key}", value)
 
 
 def _varied(arm: ExperimentConfig, values: Mapping) -> ExperimentConfig:
@@ -66,6 +77,8 @@ def _varied(arm: ExperimentConfig, values: Mapping) -> ExperimentConfig:
         if not key:
             raise ArmError(f"study.vary.{dotted} names a group; vary a key of it, as in {group}.KEY")
         part = OmegaConf.structured(getattr(arm, group))
+        if wrong := no_flag(dotted, value):
+            raise ArmError(f"study.vary.{dotted}={value!r}: {wrong}")
         try:
             OmegaConf.update(part, key, value)
             changed: dict[str, Any] = {group: OmegaConf.to_object(part)}

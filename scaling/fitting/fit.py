@@ -377,6 +377,8 @@ def _check_enough(problem: FitProblem, weights: Array) -> None:
             f"{used} data points cannot determine the {needed} free parameters of {problem.form.name} "
             f"({', '.join(problem.free)}): add runs or fix parameters"
         )
+    if len(problem.loss) > 1 and np.ptp(problem.loss) == 0 and needed > 1:
+        raise FitError(f"every data point has the same loss ({problem.loss[0]:g}): there is nothing to fit")
     for letter, read in problem.form.reads().items():
         column = problem.columns[letter]
         if letter != "U" and not np.ptp(column, axis=-1).any() and needed > 1:

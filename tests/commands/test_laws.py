@@ -159,6 +159,7 @@ def test_bad_usage_is_one_line_and_the_right_exit_code(case, csv, tmp_path, caps
     printed = capsys.readouterr()
     assert stopped.value.code == code, printed.err
     assert said in printed.err
+    assert code != 1 or paths[arguments[1]] in printed.err  # what cannot be answered names the table
     assert "Traceback" not in printed.err
     assert printed.out == ""
 

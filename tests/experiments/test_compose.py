@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from isoflop.experiments.compose import UsageError, compose_all
-from isoflop.experiments.study.arms import variants
+from isoflop.experiments.study.arms import ArmError, variants
 from tests.support.root import ROOT
 
 HEAD = "# @package _global_\n"
@@ -81,6 +81,26 @@ def test_a_text_that_hydra_cannot_read_is_shown_in_the_quotes_it_needs(key, valu
     assert spec == value
 
 
+@pytest.mark.parametrize("key", ["model.tied", "data.skip_bad", "where.compile", "where.activation_checkpointing"])
+@pytest.mark.parametrize("value", ["2", "-1", "0.5", "true,2"])
+def test_a_number_is_neither_true_nor_false(key, value):
+    with pytest.raises(UsageError, match=rf"{key}={value}: {key} is true or false, not "):
+        compose_all([f"{key}={value}"])
+    for sound in ("0", "1", "true", "false"):
+        assert composed(f"{key}={sound}")
+
+
+@pytest.mark.parametrize("override", ["study.vary={model.tied: [true, 2]}", "study.arms={a: {model: {tied: 2}}}"])
+def test_a_number_is_neither_true_nor_false_in_an_arm(override):
+    with pytest.raises(ArmError, match=r"model\.tied is true or false, not 2"):
+        list(variants(composed("experiment=smoke", override)))
+
+
+def test_the_search_path_is_not_typed_as_a_key():
+    with pytest.raises(UsageError, match=r"config_dirs=\[a\]: config_dirs is filled in; type --config-dir DIR"):
+        compose_all(["config_dirs=[a]"])
+
+
 def test_each_entry_of_a_list_is_quoted():
     with pytest.raises(UsageError) as error:
         compose_all(["data.files=[a[1].txt, t/*.txt]"])
@@ -102,6 +122,11 @@ def test_each_entry_of_a_list_is_quoted():
         ({"a": HEAD + "stduy: {name: x}\n"}, r"experiment/a\.yaml: unknown key 'stduy'; did you mean 'study'"),
         ({"a": HEAD + "a: &a {b: *a}\n"}, "its anchors unfold to more than 100,000 values"),
         ({"a": HEAD + "x: " + "[" * 100_000}, "exceeded maximum nesting depth|nested too deeply"),
+        ({"a": HEAD + "defaults: [{a: {b: c}}]\n"}, r"experiment/a\.yaml: line 2: an entry of defaults is NAME or"),
+        ({"a": HEAD + "study:\n  name: x\n  ~: 5\n"}, r"experiment/a\.yaml: line 4: a key is a text"),
+        ({"a": HEAD + "? [1]\n: 5\n"}, r"experiment/a\.yaml: line 2: a key is a text"),
+        ({"a": OWN + "data: {skip_bad: 2}\n"}, r"experiment/a\.yaml: data\.skip_bad is true or false, not 2"),
+        ({"a": OWN + "config_dirs: [x]\n"}, r"experiment/a\.yaml: config_dirs is filled in"),
         ({"a": "#" * 10_000_001}, "10,000,001 bytes; a file of a configuration has at most 10,000,000"),
     ],
     ids=lambda value: "" if isinstance(value, dict) else value[:30],

@@ -291,6 +291,8 @@ def test_too_little_data_is_a_fit_error_that_counts():
         fit("chinchilla", table.head(4))
     with pytest.raises(FitError, match="every data point has the same n_params"):
         fit("chinchilla", table.assign(n_params=1e8))
+    with pytest.raises(FitError, match=r"every data point has the same loss \(3\): there is nothing to fit"):
+        fit("chinchilla", table.assign(loss=3.0))
     with pytest.raises(FitError, match="needs the column 'unique_tokens'"):
         fit("data-constrained", table)
     assert FitError.exit_code == 1
