@@ -52,6 +52,8 @@ NAMES: dict[str, tuple[str, ...]] = {
     "arm": ("arm",),
 }  # fmt: skip
 _TRAINING = re.compile(r"^(train[/_. ])?(loss|crossentropyloss|ce loss)$")
+_SCORE = re.compile(r"(^|_)(acc|accuracy|acc_norm|exact_match|f1|mc1|mc2)(_|$)")
+_TRAINED = re.compile(r"train(ing)?_")
 _BY_CONVENTION = {"n_params_matrices": "matrices", "n_params_total": "total"}
 _IDS = ("id", "run_id", "run id", "run")  # of run lists whose names repeat
 SAME_LOSS = 1e-6  # relative: losses of rows written twice
@@ -293,6 +295,7 @@ def _runs(source: str, found: Resolved, groups: Mapping[str, np.ndarray], column
         counts = {f"the column {found.columns['n_params']}": "n_params"} | counts
     named = {key: column for key in ("seed", "arm", "batch_tokens") if (column := columns.find(frame, key))}
     lengths = {q: column for q, key in _LENGTHS.items() if q in curves and (column := columns.find(frame, key))}
+    scores = _scores(frame, columns)
     held = {column: frame[column].to_numpy(object) for column in {*counts.values(), *named.values(), *lengths.values()}}
     flops = found.columns.get("flops")
     runs = []
@@ -315,8 +318,24 @@ def _runs(source: str, found: Resolved, groups: Mapping[str, np.ndarray], column
             batch_tokens=constants[named["batch_tokens"]] if "batch_tokens" in named else None,  # type: ignore[arg-type]
             compute_convention=f"the column {flops}" if flops else "",
             loss_unit=found.loss_unit, told_steps=step is not None,
+            scores={score: known[-1] for score, values in scores.items() if len(known := _known(values[rows]))},
         ))  # fmt: skip
     return runs
+
+
+def _scores(frame: pd.DataFrame, columns: Columns) -> dict[str, np.ndarray]:
+    """The columns of scores on tasks, by their name in the table: accuracies and the like, which a run keeps."""
+    found = [c for c in frame if isinstance(c, str) and is_numbers(frame[c]) and _SCORE.search(words(c))
+             and not _TRAINED.match(words(c)) and meaning(c) is None and c not in columns.mapping.values()]  # fmt: skip
+    if found:
+        columns.note(
+            f"scores are kept: {', '.join(found[:4])}{f' and {len(found) - 4} more' if len(found) > 4 else ''}"
+        )
+    return {name: frame[name].to_numpy(float) for name in found}
+
+
+def _known(values: np.ndarray) -> list[float]:
+    return values[~np.isnan(values)].tolist()
 
 
 def _places(along: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """`isoflop import`: the reader that a source is for, and the table that comes out."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,7 @@ from isoflop.scaling.imports.logs.nanogpt import NANOGPT
 from isoflop.scaling.imports.names import run_names
 from isoflop.scaling.imports.records.huggingface import TRAINER_STATE, newest
 from isoflop.scaling.imports.records.levanter import TRACKER
-from isoflop.scaling.imports.records.lm_eval import RESULTS
+from isoflop.scaling.imports.records.lm_eval import RESULTS, measures_a_loss, named_scores
 from isoflop.scaling.imports.records.mlflow import STORE
 from isoflop.scaling.imports.records.tensorboard import EVENTS
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, Reader, SourceError
@@ -69,9 +70,15 @@ def import_source(
     paths = _paths(source, readers)
     if any(path.name == "trainer_state.json" for path in paths):
         paths = newest(paths, notes)
-    names = run_names(paths, source)
-    for path in paths:
-        found, out = _reader(path, readers).read(path, names[path], mapping, notes)
+    chosen = {path: _reader(path, readers) for path in paths}
+    scored = [path for path in paths if chosen[path] is RESULTS]
+    scored = scored if len(scored) < len(paths) else []
+    names = run_names([path for path in paths if path not in scored], source) | run_names(scored, source)
+    for path in [*(path for path in paths if path not in scored), *scored]:
+        if path in scored and (done := _scored(path, source, runs, notes)) is not None:
+            left_out += done
+            continue
+        found, out = chosen[path].read(path, names[path], mapping, notes)
         runs += found
         left_out += out
     notes = list(dict.fromkeys(notes))
@@ -80,6 +87,26 @@ def import_source(
     except SourceError as error:  # of the runs, by their names
         raise error if str(source) in str(error) else SourceError(f"{source}: {error}") from error
     return Imported(made.table, made.kind, made.left_out, (*notes, *made.notes))
+
+
+def _scored(path: Path, source: Path, runs: list[ForeignRun], notes: list[str]) -> list[LeftOut] | None:
+    """Give a run of `runs` the scores that a file of lm-eval beside it holds; what is left out where it has no run.
+
+    A model is a run by its name, or by a folder in its path or in that of the file. None where the file is of a run of
+    its own, since it tells a loss.
+    """
+    model, scores = named_scores(path)
+    said = {model, *Path(model).parts, *path.relative_to(source).parts[:-1]}
+    known = [k for k, run in enumerate(runs) if run.name in said]
+    if len(known) == 1 and runs[known[0]].shape is not None:
+        return [LeftOut(model, 1, "scores of lm-eval: a run table has no column for them")]
+    if len(known) == 1:
+        runs[known[0]] = replace(runs[known[0]], scores={**runs[known[0]].scores, **scores})
+        notes.append("scores of lm-eval are kept with the run of their model")
+        return []
+    if measures_a_loss(scores):
+        return None
+    return [LeftOut(model or path.name, 1, "scores of lm-eval, and no run of the source has this name", whole=True)]
 
 
 def read_table(
@@ -159,7 +186,8 @@ def _paths(source: Path, readers: Sequence[Reader]) -> list[Path]:
     found = sorted(path for path in source.rglob("*") if path.is_file()
                    and ({path.suffix, path.name} & set(suffixes) or (tables and is_table_file(path))))  # fmt: skip
     states = [path for path in found if path.name in _WHOLE]  # beside them lie other files of the same runs
-    found = states or found
+    results = [path for path in found if path.name.startswith("results") and path.suffix == ".json"]
+    found = states + results if states else found
     if not found:
         raise SourceError(f"{source}: nothing to import (no event files, no {', '.join(suffixes)})")
     return found

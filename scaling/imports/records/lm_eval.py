@@ -53,6 +53,17 @@ class ResultsReader:
         return [replace(run, scores=scores) for run in runs], left_out
 
 
+def named_scores(path: Path) -> tuple[str, dict[str, float]]:
+    """The name of the model in a file of results, "" for none, and its scores by column. Raises SourceError."""
+    held = _held(path)
+    return str(held.get("model_name") or ""), _scores(held["results"])
+
+
+def measures_a_loss(scores: Mapping[str, float]) -> bool:
+    """Whether scores hold one that a law may be of."""
+    return any(name.endswith(f" {measure}") for name in scores for measure in _LOSSES)
+
+
 def _scores(results: Mapping[str, Mapping[str, object]]) -> dict[str, float]:
     """The scores by task and metric, `arc_easy acc`, and their standard errors, `arc_easy acc_se`.
 

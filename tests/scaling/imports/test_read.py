@@ -5,6 +5,7 @@ import os
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from isoflop.scaling.imports.assemble import Imported, ImportOptions
@@ -124,6 +125,34 @@ def test_scores_of_lm_eval_are_columns_that_accuracy_reads(tmp_path, typed):
     code, out, err = typed("accuracy", tmp_path / "t.csv", "--column", "arc_easy acc", "--law", "power-n", "--json")
     assert code == 0, err
     assert json.loads(out)
+
+
+def test_scores_of_lm_eval_beside_the_histories_of_their_runs_are_kept_with_them(tmp_path):
+    shutil.copytree(FILES / "huggingface", tmp_path / "runs")
+    before = import_source(tmp_path / "runs", "auto", ImportOptions(), {})
+    for name, acc in (("small", 0.3), ("large", 0.42), ("nobody", 0.5)):
+        held = {"results": {"arc_easy": {"acc,none": acc}}, "config": {}, "model_name": f"out/{name}/checkpoint-200"}
+        (tmp_path / "runs" / f"results_{name}.json").write_text(json.dumps(held))
+    found = import_source(tmp_path / "runs", "auto", ImportOptions(), {})
+    assert found.ends.set_index("run_id")["arc_easy acc"].to_dict() == {"small": 0.3, "large": 0.42}
+    assert found.table[list(before.table)].equals(before.table)
+    assert [str(one) for one in found.left_out if one not in before.left_out] == [
+        "out/nobody/checkpoint-200: the run: scores of lm-eval, and no run of the source has this name"
+    ]
+
+
+def test_scores_in_a_table_are_kept_under_its_own_names(tmp_path):
+    path, made = tmp_path / "t.csv", tmp_path / "made.csv"
+    frame = pd.DataFrame({"run_id": ["a", "b"], "n_params": [1e6, 2e6], "tokens": [1e8, 1e8], "loss": [3.0, 2.9]})
+    scores = {"hellaswag/acc_norm": [0.25, 0.5], "MMLU accuracy": [np.nan, 0.5], "train/accuracy": 0.9}
+    frame.assign(**scores, accelerator="a100").to_csv(path, index=False)
+    found = import_source(path, "auto", ImportOptions(), {})
+    found.write(made)
+    kept = pd.read_csv(made)
+    assert kept["hellaswag/acc_norm"].tolist() == [0.25, 0.5]
+    assert kept["MMLU accuracy"].tolist()[1] == 0.5
+    assert not {"train/accuracy", "accelerator"} & set(kept)
+    assert "scores are kept: hellaswag/acc_norm, MMLU accuracy" in found.notes
 
 
 def test_parameters_that_lm_eval_could_not_count_are_not_reported(tmp_path):
