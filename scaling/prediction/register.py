@@ -254,12 +254,26 @@ def checked_registration(value: dict[str, Any], path: str) -> dict[str, Any]:
         positive = [value["loss"], value["sd_log_loss"], *(x for x in target if x is not None)]
         if not (all(0 < level < 1 for level in levels) and all(x > 0 for x in positive)):
             raise ValueError(f"{path}: a loss, deviation, target or level that is not positive")
+        _time(value["registered_at"], path)
         check_components(value.get("distribution"), path)
     except ValueError as error:
         raise RegistrationError(f"{error}; not a registration") from error
     if _seal(value) != value["seal"]:
         raise RegistrationError(f"{path}: changed since it was registered (its seal is broken): it proves nothing")
     return value
+
+
+def _time(text: str, path: str | Path) -> pd.Timestamp:
+    """A time with its zone. Raises ValueError naming the file for another text."""
+    try:
+        time = pd.Timestamp(text)
+    except (ValueError, TypeError, OverflowError):
+        time = pd.NaT
+    if time is pd.NaT or time.tzinfo is None:
+        raise ValueError(
+            f"{path}: registered_at is no time with a zone, such as 2026-01-01T00:00:00+00:00: {text[:60]!r}"
+        )
+    return time
 
 
 def _made_since(table: pd.DataFrame, value: Mapping[str, Any], known: Points) -> tuple[Points, dict[str, int]]:

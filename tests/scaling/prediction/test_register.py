@@ -10,9 +10,18 @@ from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.laws.published import exponent_drift, slope_drift
 from isoflop.scaling.prediction.forecast import PredictError, Target, forecast_loss
 from isoflop.scaling.prediction.predict import predict
-from isoflop.scaling.prediction.register import EARLY, FITTED, RegistrationError, data_hash, register, score
+from isoflop.scaling.prediction.register import (
+    EARLY,
+    FITTED,
+    RegistrationError,
+    checked_registration,
+    data_hash,
+    register,
+    score,
+)
 from isoflop.scaling.table.conventions import points
 from tests.support.fits.simulated import BESIROGLU, NOISE, isoflop_table
+from tests.support.root import ROOT
 
 LAWS = ("chinchilla", "chinchilla-tied")
 TARGET = 1e21
@@ -255,3 +264,13 @@ def test_a_prediction_joins_serving(table):
     assert len(found.servings) == 2
     assert "off the best size" in str(found)
     assert len(found.to_dict()["servings"]) == 2
+
+
+@pytest.mark.parametrize(
+    "time", ["", "20- - - -", "soon", "9" * 40, "2026-01-01", "2026-13-01T00:00:00+00:00", "nat", "1e400"]
+)
+def test_a_registration_tells_its_time_with_a_zone(time):
+    held = json.loads((ROOT / "experiments/results/quick_holdout_prediction.json").read_text())
+    assert checked_registration(held, "p.json") is held
+    with pytest.raises(RegistrationError, match=r"p\.json: registered_at is no time with a zone"):
+        checked_registration(held | {"registered_at": time}, "p.json")
