@@ -16,7 +16,7 @@ import zlib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,8 @@ from isoflop.scaling.table.meaning import meaning, number
 from isoflop.scaling.table.runs import first_line
 
 LARGEST = 2**33  # bytes of a file
+UNPACKED = 2**30  # bytes that a packed file may hold
+LONGEST_LINE = 2**22  # characters of a row as text
 LABELS = ("run_id", "trunk_id", "arm", "dataset")
 PACKED = (".gz", ".bz2", ".xz", ".zip")
 SHEETS = (".xlsx", ".xlsm")
@@ -129,9 +131,21 @@ def _unpacked(path: Path) -> bytes:
             names = [name for name in held.namelist() if not name.endswith("/") and not name.startswith("__MACOSX")]
             if len(names) != 1:
                 raise TableError(f"{path}: {len(names)} files are packed in it ({', '.join(names[:5])}); unpack one")
-            return held.read(names[0])
-    unpack = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}.get(suffix)
-    return unpack(raw) if unpack else raw
+            with held.open(names[0]) as file:
+                return _at_most(file, path)
+    opened = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(suffix)
+    if opened is None:
+        return raw
+    with opened(io.BytesIO(raw)) as file:
+        return _at_most(file, path)
+
+
+def _at_most(file: IO[bytes], path: Path) -> bytes:
+    """What is packed in a file. Raises TableError where it is too much: a small file may unfold to any size."""
+    content = file.read(UNPACKED + 1)
+    if len(content) > UNPACKED:
+        raise TableError(f"{path}: it unpacks to more than {UNPACKED:,} bytes; unpack it, and keep the rows of runs")
+    return content
 
 
 def _without_index(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
@@ -268,6 +282,8 @@ def _text(raw: bytes, notes: list[str]) -> str:
 
 
 def _csv(text: str, path: Path, notes: list[str], labels: tuple[str, ...]) -> pd.DataFrame:
+    if len(text) > LONGEST_LINE and (length := max(map(len, text.split("\n")))) > LONGEST_LINE:
+        raise TableError(f"{path}: a line has {length:,} characters, and a row of a table at most {LONGEST_LINE:,}")
     text = _uncommented(text, notes)
     if not text.strip():
         raise TableError(f"{path}: the file is empty")
@@ -358,7 +374,7 @@ def _uncommented(text: str, notes: list[str]) -> str:
     Lines as wide as a row that are left out are counted. A row whose first cell is a name such as #3 stays.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if not re.search(r"^\s*#", text, re.M):
+    if not re.search(r"^[^\S\n]*#", text, re.M):
         return text
     lines = [line for line in text.split("\n") if line.strip()]
     marked = [line.lstrip().startswith("#") for line in lines]

@@ -10,6 +10,7 @@ known runs as a program's log, export or record (`support.tables.programs`); eac
 """
 
 import argparse
+import gc
 import shutil
 import signal
 import tempfile
@@ -100,6 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     signal.signal(signal.SIGALRM, _alarm)
     counts, begin, failures = _resume(asked.log, asked.first)
+    gc.freeze()  # what was imported is not looked through again
+    gc.set_threshold(100_000, 50, 50)
     with tempfile.TemporaryDirectory() as folder:
         for case in range(begin, asked.first + asked.count):
             for line in one(case, asked.seed, Path(folder), counts):

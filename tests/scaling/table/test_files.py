@@ -281,3 +281,24 @@ def test_a_cell_that_holds_a_list_or_an_object_is_its_text(tmp_path, suffix):
             )
         with pytest.raises(TableError, match=rf"wrong\.{suffix}: .*{column}"):
             read_table(wrong)
+
+
+@pytest.mark.parametrize("packing", [name for name in PACKINGS if name])
+def test_a_packed_file_that_unfolds_to_too_much_is_refused(tmp_path, packing, monkeypatch):
+    path = tmp_path / f"r.csv.{packing}"
+    path.write_bytes(PACKINGS[packing](KNOWN.to_csv(index=False).encode()))
+    whole = len(KNOWN.to_csv(index=False))
+    monkeypatch.setattr("isoflop.scaling.table.files.UNPACKED", whole)
+    assert len(read_file(path, [])) == 4
+    monkeypatch.setattr("isoflop.scaling.table.files.UNPACKED", whole - 1)
+    with pytest.raises(TableError, match=rf"r\.csv\.{packing}: it unpacks to more than {whole - 1:,} bytes"):
+        read_file(path, [])
+
+
+@pytest.mark.parametrize(
+    "text", ["a," * 3_000_000, "n_params,tokens,loss\n1,2,3\n" + "7" * 5_000_000, "\n" * 5_000_000]
+)
+def test_a_line_too_long_and_lines_of_nothing_end_at_once(tmp_path, text):
+    (tmp_path / "r.csv").write_text(text)
+    with pytest.raises(TableError, match=r"a line has [56],000,000 characters|the file is empty"):
+        read_file(tmp_path / "r.csv", [])
