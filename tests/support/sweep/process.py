@@ -44,16 +44,19 @@ def finish(process: subprocess.Popen) -> str:
     return out
 
 
-def worker_at_work(folder: Path, runs: str) -> int:
-    """Process number of a worker that has taken some steps of a cell."""
+def worker_at_work(folder: Path, runs: str, process: subprocess.Popen | None = None) -> int:
+    """Process number of a worker, of this command where one is given, that has taken some steps of a cell."""
     deadline = time.monotonic() + DEADLINE
     while time.monotonic() < deadline:
         try:
             states = open_store(folder / runs).states()
         except StoreError:
             states = None  # not made yet
-        if states is not None and len(busy := states[(states["state"] == "running") & (states["step"] > 0)]):
-            return int(busy["pid"].iloc[0])
+        if states is not None:
+            busy = states[(states["state"] == "running") & (states["step"] > 0)]["pid"].astype(int).tolist()
+            own = busy if process is None else sorted({*busy} & {*workers_of(process.pid)})
+            if own:
+                return own[0]
         time.sleep(0.05)
     pytest.fail("no worker got to work")
 
