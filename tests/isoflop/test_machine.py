@@ -52,7 +52,12 @@ def test_a_table_is_fitted_and_a_study_trained_on_a_bare_machine(typed, tmp_path
     assert told.returncode == 1
     assert rb"caf\xe9" in told.stderr  # escaped, and no traceback
     ran = typed(
-        "run", "experiment=smoke", "study.sizes=[d4]", "study.budgets=[1e8]", "study.seeds=1", "where.workers=1"
+        "run",
+        "experiment=smoke",
+        "study.sizes=[d6]",
+        "study.budgets=[2e8]",
+        "study.window.min_steps=1",
+        "where.workers=1",
     )
     assert ran.returncode == 0, ran.stderr
     for answer in (told, made, ran):

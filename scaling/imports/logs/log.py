@@ -20,6 +20,7 @@ _PREFIX = re.compile(
     r"|(?:rank|gpu|node|worker|host)[ _:=]*\d+\b|\d+:(?=\s)|[\w.]+ +-(?=\s)|[-:|>](?=\s))*",
     re.IGNORECASE,
 )
+LONGEST_STEP = 15  # digits
 NUMBER = r"(?:[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf))"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _NO_LABEL = re.compile(
@@ -73,8 +74,11 @@ class LogReader:
             raise SourceError(f"{path}: no line in it is {self.kinds[0]}'s; name its kind with --from")
         runs: list[ForeignRun] = []
         for label, stream in self._streams(lines).items():
-            found = parts([self._event(line) for line in stream], str(path))
-            made = [self.parse(self._of_run(found, k), path) for k in range(len(found))]
+            found = parts([self._event(line, path) for line in stream], str(path))
+            try:
+                made = [self.parse(self._of_run(found, k), path) for k in range(len(found))]
+            except OverflowError as error:
+                raise SourceError(f"{path}: a number in it is larger than any count ({error})") from error
             kept = [replace(run, name=f"{name}-{label}" if label else name) for run in made if run]
             runs += [replace(run, name=f"{run.name}#{k}") for k, run in enumerate(kept, 1)] if len(kept) > 1 else kept
             if any(part.settings_of is not None for part in found):
@@ -111,8 +115,10 @@ class LogReader:
     def _step(self, line: Line) -> re.Match[str] | None:
         return next((match for pattern in self.step_lines if (match := pattern.match(line.text))), None)
 
-    def _event(self, line: Line) -> Event:
+    def _event(self, line: Line, path: Path) -> Event:
         match = self._step(line)
+        if match and len(match[1]) > LONGEST_STEP:
+            raise SourceError(f"{path}: line {line.number} tells a step of {len(match[1])} digits")
         loss = match["loss"] if match and "loss" in match.re.groupindex else None
         params = self.params_line.match(line.text)
         return Event(
