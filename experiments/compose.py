@@ -395,7 +395,13 @@ def readable_errors() -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(explain(error)) from error
-    except (YAMLError, ValueError, RecursionError) as error:  # of a file's text: Hydra passes these on as they are
+    except (
+        YAMLError,
+        AssertionError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:  # of a file's text: Hydra passes these on as they are
         if isinstance(error, RecursionError):
             raise UsageError(
                 "the configuration does not end: a file names itself in its defaults, directly or through others, "

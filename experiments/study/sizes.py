@@ -75,7 +75,7 @@ def _load(path: Path, text: str, base: tuple) -> ModelSpec:
     try:
         merged = OmegaConf.merge(OmegaConf.structured(ModelSpec(*base)), OmegaConf.create(text))
         return cast(ModelSpec, OmegaConf.to_object(merged))
-    except (OmegaConfBaseException, YAMLError, RecursionError, TypeError, ValueError) as error:
+    except (OmegaConfBaseException, YAMLError, AssertionError, RecursionError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SizeError(f"{path}: not a model's size ({reason})") from error
 

@@ -81,7 +81,7 @@ def _dictionary(value: object) -> dict:
     for read in (json.loads, _python):
         try:
             found = read(value)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             continue
         return found if isinstance(found, dict) else {}
     return {}

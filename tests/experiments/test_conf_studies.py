@@ -131,3 +131,11 @@ def test_every_size_has_the_parameters_and_flops_that_its_counts_say(name):
     said = files("isoflop.conf.model").joinpath(f"{name}.yaml").read_text().splitlines()[0]
     assert f"{n_matrices(config):,} " in said
     assert n_active(config) == n_matrices(config) or f"{n_active(config):,} of them active" in said
+
+
+@pytest.mark.parametrize("text", ["2026-01-01", "5", "x", "[1]", "n_layer: x", "? [1]\n: 2", "\0", "n_layer: [", "''"])
+def test_a_file_that_is_no_size_is_named(tmp_path, text):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"mine\.yaml: not a model's size"):
+        load_size("mine", None, [str(tmp_path)])

@@ -444,3 +444,10 @@ def test_a_loss_that_is_no_number_in_a_log_is_of_a_run_that_diverged(tmp_path, k
         (tmp_path / "a.log").write_text("number of parameters: 1.00M\n" + "\n".join(told) + "\n")
         with pytest.raises(SourceError, match="its last loss is not a positive number: it diverged"):
             import_source(tmp_path / "a.log", "auto", ImportOptions(n_params={"": 1e6}, batch_tokens={"": 1e4}), {})
+
+
+@pytest.mark.parametrize("config", ["{[1]: 2}", "{{1: 2}: 3}", "{(): [}", "{1: " + "[" * 5000])
+def test_a_cell_that_only_looks_like_a_dictionary_stays_a_text(tmp_path, config):
+    frame = pd.DataFrame({"name": ["a", "b"], "summary": ["{'val_loss': 3.0, 'tokens': 1e8, 'n_params': 1e6}"] * 2})
+    frame.assign(config=config).to_csv(tmp_path / "t.csv", index=False)
+    assert import_source(tmp_path / "t.csv", "auto", ImportOptions(), {}).ends["loss"].tolist() == [3.0, 3.0]
