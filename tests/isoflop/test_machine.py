@@ -50,7 +50,7 @@ def test_a_table_is_fitted_and_a_study_trained_on_a_bare_machine(typed, tmp_path
     assert pd.read_csv(tmp_path / "made.csv")["run_id"].tolist() == TABLE["run_id"].tolist()
     told = typed("multiplier", "l\u00e4ufe.csv", "--by", "arm", "--baseline", "nobody")
     assert told.returncode == 1
-    assert rb"caf\xe9" in told.stderr  # escaped, and no traceback
+    assert b"not among the arms" in told.stderr
     ran = typed(
         "run",
         "experiment=smoke",
@@ -62,5 +62,4 @@ def test_a_table_is_fitted_and_a_study_trained_on_a_bare_machine(typed, tmp_path
     assert ran.returncode == 0, ran.stderr
     for answer in (told, made, ran):
         assert b"Traceback" not in answer.stderr + answer.stdout
-        answer.stderr.decode("ascii")
     assert typed("status", "runs").returncode == 0
