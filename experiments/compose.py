@@ -200,8 +200,9 @@ def check_grammar(overrides: Sequence[str]) -> None:
             parsed = parser.parse_override(override)
             if not parsed.key_or_group:
                 raise UsageError(f"{override[:200]}: it names no key")
-            values = parsed.value().list if isinstance(parsed.value(), ChoiceSweep) else [parsed.value()]
-            if wrong := next(filter(None, (no_flag(parsed.key_or_group, value) for value in values)), ""):
+            value = parsed.value()
+            values = value.list if isinstance(value, ChoiceSweep) else [value]
+            if wrong := next(filter(None, (no_flag(parsed.key_or_group, one) for one in values)), ""):
                 raise UsageError(f"{override[:200]}: {wrong}")
             if parsed.key_or_group == "config_dirs":
                 raise UsageError(f"{override[:200]}: config_dirs is filled in; type --config-dir DIR")

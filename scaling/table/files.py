@@ -16,7 +16,7 @@ import zlib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -133,11 +133,17 @@ def _unpacked(path: Path) -> bytes:
                 raise TableError(f"{path}: {len(names)} files are packed in it ({', '.join(names[:5])}); unpack one")
             with held.open(names[0]) as file:
                 return _at_most(file, path)
-    opened = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(suffix)
-    if opened is None:
+    if suffix not in PACKED:
         return raw
-    with opened(io.BytesIO(raw)) as file:
+    with _opened(io.BytesIO(raw), suffix) as file:
         return _at_most(file, path)
+
+
+def _opened(packed: IO[bytes], suffix: str) -> IO[bytes]:
+    """What unpacks bytes of one of PACKED, but .zip."""
+    if suffix == ".gz":
+        return cast(IO[bytes], gzip.GzipFile(fileobj=packed))
+    return cast(IO[bytes], bz2.BZ2File(packed) if suffix == ".bz2" else lzma.LZMAFile(packed))
 
 
 def _at_most(file: IO[bytes], path: Path) -> bytes:
