@@ -21,7 +21,8 @@ from isoflop.scaling.laws.law import Law
 from isoflop.scaling.laws.power import PowerN
 from isoflop.scaling.laws.saturating import Saturating
 
-UNITS = {"N": 3e8, "D": 7e9, "U": 7e9, "C": 2e19}
+FURTHER = {k: column for form in LAWS.values() for k, column in form.reads().items() if k not in "NDUC"}
+UNITS = {"N": 3e8, "D": 7e9, "U": 7e9, "C": 2e19} | {k: column.typical for k, column in FURTHER.items()}
 
 
 def instance(name: str) -> Law:
@@ -31,8 +32,7 @@ def instance(name: str) -> Law:
 def columns(rng: np.random.Generator, n: int = 9) -> dict[str, np.ndarray]:
     N, D = 3e8 * np.exp(rng.normal(0, 1.5, n)), 7e9 * np.exp(rng.normal(0, 1.5, n))
     usual = {"N": N, "D": D, "C": 6 * N * D, "U": D / np.exp(np.abs(rng.normal(0, 1.5, n)))}
-    further = {k: column for form in LAWS.values() for k, column in form.reads().items() if k not in usual}
-    return usual | {k: column.typical * np.exp(rng.normal(0, 0.3, n)) for k, column in further.items()}
+    return usual | {k: column.typical * np.exp(rng.normal(0, 0.3, n)) for k, column in FURTHER.items()}
 
 
 @pytest.mark.parametrize("name", LAWS)
@@ -81,7 +81,7 @@ def test_internal_coordinates_give_the_formula(name):
 @given(n=st.floats(-12, 12), d=st.floats(-12, 12))
 def test_changing_units_leaves_the_loss_alone(name, n, d):
     law, x = instance(name), columns(np.random.default_rng(1))
-    units = {k: np.exp({"N": n, "D": d, "U": d, "C": n + d}[k]) for k in law.scales}
+    units = {k: np.exp({"N": n, "D": d, "U": d, "C": n + d}.get(k, n - d)) for k in law.scales}
     if "U" in law.inputs:
         units["U"] = units["D"]
     moved = law.rescaled(units)

@@ -1,0 +1,27 @@
+"""The law of bits: what few of them cost, and exact losses."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from isoflop.scaling.fitting.fit import LeastSquares, fit, predict_loss
+from isoflop.scaling.laws.axes.precision import Precision
+from isoflop.scaling.laws.chinchilla import Chinchilla
+
+TRUE = Precision(1.9, 520.0, 1490.0, 0.35, 0.36, 2.67, 2.21)
+
+
+def test_many_bits_are_the_law_without_them_and_few_are_fewer_parameters():
+    plain = Chinchilla(*TRUE.values()[:5])
+    assert TRUE(1e9, 2e10, 64.0, 64.0) == pytest.approx(plain(1e9, 2e10))
+    share = (1 - np.exp(-4 / 2.67)) * (1 - np.exp(-8 / 2.21))
+    assert TRUE(1e9, 2e10, 4.0, 8.0) == pytest.approx(plain(1e9 * share, 2e10))
+
+
+def test_exact_losses_give_back_their_law():
+    grid = np.meshgrid(np.geomspace(1e7, 1e9, 4), np.geomspace(1e9, 1e11, 3), [2.0, 4.0, 16.0], [3.0, 8.0])
+    frame = pd.DataFrame(
+        dict(zip(["n_params", "tokens", "weight_bits", "activation_bits"], map(np.ravel, grid), strict=True))
+    )
+    found = fit("precision", frame.assign(loss=predict_loss(TRUE, frame)), objective=LeastSquares())
+    assert np.allclose(found.law.values(), TRUE.values(), rtol=1e-4)
