@@ -19,6 +19,7 @@ from isoflop.scaling.table.columns import (
     VALIDATION,
     Resolved,
     TableError,
+    floats,
     hint,
     is_numbers,
     refuse_words,
@@ -221,7 +222,7 @@ def _rises(frame: pd.DataFrame, axis: str) -> bool:
     """Whether the rows of a table without a column of runs are one history: of one size, rising along the axis."""
     if "n_params" in frame and frame["n_params"].nunique() > 1:
         return False
-    along = pd.to_numeric(frame.loc[frame["loss"].notna(), axis], errors="coerce").dropna()
+    along = floats(frame.loc[frame["loss"].notna(), axis]).dropna()
     return len(along) >= FEW and bool((np.diff(along) > 0).all())
 
 
@@ -287,9 +288,9 @@ def _runs(source: str, found: Resolved, groups: Mapping[str, np.ndarray], column
     curves = pd.DataFrame({q: frame[q].astype(float) for q in ("loss", "tokens", "flops") if q in found.columns})
     for quantity in ("step", "train_loss", "learning_rate", "samples", "epoch", "wall_seconds"):
         if (column := columns.find(frame, quantity)) is not None:
-            curves[quantity] = pd.to_numeric(frame[column], errors="coerce").astype(float)
+            curves[quantity] = floats(frame[column])
     curves = curves.reset_index(drop=True)
-    along = pd.to_numeric(frame[axis], errors="coerce").to_numpy(float) if axis else np.full(len(frame), np.nan)
+    along = floats(frame[axis]).to_numpy() if axis else np.full(len(frame), np.nan)
     counts = {kind: column for column, kind in _BY_CONVENTION.items() if column in frame}
     if "n_params" in found.columns:
         counts = {f"the column {found.columns['n_params']}": "n_params"} | counts
@@ -404,12 +405,13 @@ def _check_places(frame: pd.DataFrame, curve: pd.DataFrame, columns: Columns) ->
 
 
 def _constant(values: np.ndarray) -> object:
-    """The one value of a column in a run, None if it is empty or varies."""
+    """The one value of a column in a run, None if it is empty or varies, or is a whole number that no column holds."""
     first, *rest = values
-    if not rest:
-        return None if pd.isna(first) else plain(first)
-    known = pd.unique(pd.Series(values).dropna())
-    return plain(known[0]) if len(known) == 1 else None
+    known = [first] if not rest else list(pd.unique(pd.Series(values).dropna()))
+    if len(known) != 1 or pd.isna(known[0]):
+        return None
+    found = plain(known[0])
+    return None if isinstance(found, int) and not -(2**63) <= found < 2**63 else found
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from isoflop.scaling.imports.source import SourceError
-from isoflop.scaling.table.columns import VALIDATION
+from isoflop.scaling.table.columns import VALIDATION, floats
 from isoflop.scaling.table.curves import SPLITS
 from isoflop.scaling.table.files import NESTED, flat
 from isoflop.scaling.table.meaning import meaning, words
@@ -120,9 +120,7 @@ def _from_long(frame: pd.DataFrame, mapping: Mapping[str, str], notes: list[str]
     key, value = found
     rest = [name for name in frame if name not in found and words(str(name)) not in _CLOCKS]
     place = frame.groupby(rest, dropna=False, sort=False).ngroup() if rest else pd.Series(0, index=frame.index)
-    held = pd.DataFrame(
-        {"place": place, "key": frame[key].astype(str), "value": pd.to_numeric(frame[value], errors="coerce")}
-    )
+    held = pd.DataFrame({"place": place, "key": frame[key].astype(str), "value": floats(frame[value])})
     several = held.groupby(["place", "key"], sort=False)["value"].nunique()
     if (several > 1).any():
         at, name = several.idxmax()  # type: ignore[misc]  # a pair, of two levels

@@ -338,6 +338,11 @@ def parse(column: pd.Series) -> tuple[pd.Series, pd.Series]:
     return pd.Series([np.nan if value is None else value for value in read], index=column.index, dtype=float), wrong
 
 
+def floats(column: pd.Series) -> pd.Series:
+    """A column as floats: NaN for what is no number, infinite for whole numbers beyond all floats."""
+    return parse(column)[0].astype(float)
+
+
 def _float(value: numbers.Real | Decimal) -> float:
     try:
         return float(value)

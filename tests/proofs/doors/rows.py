@@ -314,7 +314,10 @@ KINDS: dict[str, Kind] = {
 
 
 def numbers(value: object, name: str = "") -> dict[str, float]:
-    """The numbers of a JSON answer by their place; counts of the file's own rows and texts are left out."""
+    """The numbers of a JSON answer by their place; texts, counts of the file's own rows and p of resampling are left out.
+
+    Signs are drawn for runs in the order of their names, which files differ in.
+    """
     if isinstance(value, bool) or value is None or isinstance(value, str):
         return {}
     if isinstance(value, int | float):
@@ -322,7 +325,7 @@ def numbers(value: object, name: str = "") -> dict[str, float]:
     held = value.items() if isinstance(value, dict) else enumerate(value)  # type: ignore[call-overload]
     found: dict[str, float] = {}
     for key, inner in held:
-        if key not in ("notes", "left_out", "rows", "columns", "files"):
+        if key not in ("notes", "left_out", "rows", "columns", "files") and not (key == "p" and "/nested/" in name):
             found |= numbers(inner, f"{name}/{key}")
     return found
 

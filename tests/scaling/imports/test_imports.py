@@ -451,3 +451,13 @@ def test_a_cell_that_only_looks_like_a_dictionary_stays_a_text(tmp_path, config)
     frame = pd.DataFrame({"name": ["a", "b"], "summary": ["{'val_loss': 3.0, 'tokens': 1e8, 'n_params': 1e6}"] * 2})
     frame.assign(config=config).to_csv(tmp_path / "t.csv", index=False)
     assert import_source(tmp_path / "t.csv", "auto", ImportOptions(), {}).ends["loss"].tolist() == [3.0, 3.0]
+
+
+@pytest.mark.parametrize("column", ["lr", "_runtime", "train/loss", "seed", "batch_tokens", "hellaswag acc"])
+def test_a_whole_number_beyond_all_floats_in_a_cell_is_no_traceback(tmp_path, column):
+    rows = [{"run_id": f"r{k}", "n_params": 1e6, "tokens": 1e8, "loss": 3.0, column: 10 ** (400 * k)} for k in (0, 1)]
+    (tmp_path / "t.json").write_text(json.dumps(rows))
+    found = import_source(tmp_path / "t.json", "auto", ImportOptions(), {})
+    assert found.ends["loss"].tolist() == [3.0, 3.0]
+    found.write(tmp_path / "made.csv")
+    found.write(tmp_path / "made.parquet")
