@@ -314,7 +314,7 @@ KINDS: dict[str, Kind] = {
 
 
 def numbers(value: object, name: str = "") -> dict[str, float]:
-    """The numbers of a JSON answer by their place; texts, counts of the file's own rows and p of resampling are left out.
+    """The numbers of a JSON answer by their place, without texts, counts of the file's own rows and resampled p.
 
     Signs are drawn for runs in the order of their names, which files differ in.
     """
