@@ -189,7 +189,9 @@ def multiplier(
 def batch(
     table: Table,
     deadline: Annotated[str | None, typer.Option("--deadline", help="reach the loss within: 90m, 2h, 3d")] = None,
-    devices: Annotated[int | None, typer.Option("--devices", help="on up to so many devices", min=1)] = None,
+    devices: Annotated[
+        int | None, typer.Option("--devices", help="on up to so many devices", min=1, max=1_000_000)
+    ] = None,
     speed: Annotated[
         float | None,
         typer.Option("--tokens-per-second", help="that one device reads, in training", callback=positive),

@@ -1,0 +1,175 @@
+"""Laws of the learning rate and the batch: how far from its best rate a run is, and how that rate moves with size."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, ClassVar
+
+import numpy as np
+
+from isoflop.scaling.laws.inputs import Column
+from isoflop.scaling.laws.law import AMPLITUDE, Array, Box, Law
+from isoflop.scaling.laws.paper import Paper
+
+PAPER = Paper(
+    "li2025predictable",
+    "Li, Houyi and Zheng, Wenzhen and Wang, Qiufeng and others",
+    "Predictable Scale: Part I, Step Law: Optimal Hyperparameter Scaling Law in Large Language Model Pretraining",
+    2025,
+    "2503.04715",
+)
+PIVOT = {"N": 1e8, "D": 1e10, "T": 1e5}  # where amplitudes and the best rate are stated: an optimum moves from there
+RATE = Column("peak_learning_rate", "the optimizer's own unit", usual=(1e-7, 10.0), typical=2e-3)
+BATCH = Column("batch_tokens", "tokens", usual=(1.0, 1e9), typical=2e5)
+POWER = Box(0.01, 3.0)
+MOVE = Box(-3.0, 3.0)
+STARTS = (0.2, 0.4, 0.7)
+
+
+@dataclass(frozen=True)
+class TuningRate(Law):
+    """L(N, D, r) = E + A N^-alpha + B D^-beta + q/2 ln(r/r_best)^2, r_best = best N^m_N D^m_D
+
+    A bowl in the peak learning rate r whose bottom moves with size and tokens. N counts in 1e8, D in 1e10.
+    """
+
+    E: float
+    A: float
+    B: float
+    alpha: float
+    beta: float
+    q: float
+    best: float
+    m_N: float
+    m_D: float
+
+    name: ClassVar[str] = "tuning-rate"
+    formula: ClassVar[str] = "L = E + A N^-alpha + B D^-beta + q/2 (ln(r/best) - m_N ln N - m_D ln D)^2"
+    paper: ClassVar[Paper | None] = PAPER
+    source: ClassVar[str] = PAPER.cite("its power law of the best rate; the bowl: a parabola in ln r")
+    caution: ClassVar[str] = (
+        "Far from the best rate, where a loss is no parabola in ln r; where every best rate is at an edge."
+    )
+    typical: ClassVar[tuple[float, ...]] = (1.7, 0.6, 0.7, 0.35, 0.36, 0.02, 2e-3, -0.5, 0.2)
+    rank: ClassVar[int] = 240
+    floor_name: ClassVar[str | None] = "E"
+    inputs: ClassVar[tuple[str, ...]] = ("N", "D", "r")
+    columns: ClassVar[Mapping[str, Column | str]] = {"r": RATE}
+    box: ClassVar[dict[str, Box]] = {
+        "E": Box(0.0, 1e3), "A": AMPLITUDE, "B": AMPLITUDE, "alpha": POWER, "beta": POWER,
+        "q": Box(1e-6, 1e3, log=True), "best": Box(1e-9, 1e3, log=True), "m_N": MOVE, "m_D": MOVE,
+    }  # fmt: skip
+    terms: ClassVar[tuple[tuple[str, str, str], ...]] = (("A", "alpha", "N"), ("B", "beta", "D"))  # and the column
+    moves: ClassVar[tuple[tuple[str, str], ...]] = (("m_N", "N"), ("m_D", "D"))
+
+    def __call__(self, *columns: Any) -> Any:
+        given = dict(zip(self.inputs, columns, strict=True))
+        logs = _pivoted({k: np.log(v) for k, v in given.items()})
+        excess: Any = 0.0
+        for amplitude, exponent, k in self.terms:
+            excess = excess + getattr(self, amplitude) * np.exp(-getattr(self, exponent) * logs[k])
+        return self.E + excess + 0.5 * self.q * (logs["r"] - self._log_best(logs)) ** 2
+
+    def _log_best(self, logs: Mapping[str, Any]) -> Any:
+        log_best: Any = np.log(self.best)
+        for name, k in self.moves:
+            log_best = log_best + getattr(self, name) * logs[k]
+        return log_best
+
+    def best_rate(self, N: Any, D: Any, T: Any = PIVOT["T"]) -> Any:
+        """The learning rate with the lowest loss at N parameters, D tokens and batches of T tokens."""
+        return np.exp(self._log_best(_pivoted({"N": np.log(N), "D": np.log(D), "T": np.log(T)})))
+
+    def regret(self, rate: Any, best: Any) -> Any:
+        """Loss given away by a rate where the best is another, nats/token."""
+        return 0.5 * self.q * np.log(rate / best) ** 2
+
+    @classmethod
+    def evaluate(cls, theta: Array, x: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Loss and analytic derivatives."""
+        logs, at = _pivoted(x), dict(zip(cls.parameters(), theta.T[..., None], strict=True))
+        off = logs["r"] - at["best"]
+        for name, k in cls.moves:
+            off = off - at[name] * logs[k]
+        pull = np.exp(at["q"]) * off
+        loss = at["E"] + 0.5 * pull * off
+        slopes = {"E": np.ones_like(off), "q": 0.5 * pull * off, "best": -pull}
+        slopes |= {name: -pull * logs[k] for name, k in cls.moves}
+        for amplitude, exponent, k in cls.terms:
+            slopes[amplitude] = np.exp(at[amplitude] - at[exponent] * logs[k])
+            slopes[exponent] = -logs[k] * slopes[amplitude]
+            loss = loss + slopes[amplitude]
+        return loss, np.stack([slopes[name] for name in cls.parameters()], axis=1)
+
+    @classmethod
+    def propose(cls, x: Mapping[str, Array], loss: Array, weights: Array) -> Array:
+        """Least squares in two steps for every choice of exponents: where the bowl lies, then its depth."""
+        logs, names = _pivoted(x), cls.parameters()
+        root, r = np.sqrt(weights), x["r"]
+        starts = []
+        for exponents in product(STARTS, repeat=len(cls.terms)):
+            powers = [np.exp(-e * logs[k]) for e, (_, _, k) in zip(exponents, cls.terms, strict=True)]
+            moving = [logs[k] for _, k in cls.moves]
+            design = (
+                np.column_stack([np.ones_like(r), *powers, r**2, r, *(r * m for m in moving), *moving]) * root[:, None]
+            )
+            c = np.linalg.lstsq(design, loss * root, rcond=None)[0][1 + len(powers) :]
+            depth = max(2.0 * c[0], 1e-4)
+            slopes = [float(np.clip(-s / depth, -2.0, 2.0)) for s in c[2 : 2 + len(moving)]]
+            middle = r - sum((s * m for s, m in zip(slopes, moving, strict=True)), np.zeros_like(r))
+            log_best = float(np.clip(-c[1] / depth, middle.min(), middle.max()))
+            bowl = 0.5 * (middle - log_best) ** 2
+            design = np.column_stack([np.ones_like(r), *powers, bowl]) * root[:, None]
+            E, *amplitudes, q = np.linalg.lstsq(design, loss * root, rcond=None)[0]
+            values = {"E": np.clip(E, 0.0, 0.95 * loss.min()), "q": np.log(max(q, 1e-4)), "best": log_best}
+            for a, e, (amplitude, exponent, _) in zip(amplitudes, exponents, cls.terms, strict=True):
+                values |= {amplitude: np.log(max(a, 1e-3 * loss.min())), exponent: e}
+            values |= {name: s for s, (name, _) in zip(slopes, cls.moves, strict=True)}
+            starts.append([values[name] for name in names])
+        return np.array(starts)
+
+
+@dataclass(frozen=True)
+class Tuning(TuningRate):
+    """L(N, D, T, r) = E + A N^-alpha + B S^-beta + G T^-g + q/2 ln(r/r_best)^2, S = D/T steps of T tokens
+
+    Few steps and small batches both cost (arXiv 2607.01487), so that the best batch grows as D^(beta/(beta + g)); the
+    best rate is best N^m_N D^m_D T^m_T. N counts in 1e8, D in 1e10, T in 1e5, S in 1e5.
+    """
+
+    E: float
+    A: float
+    B: float
+    alpha: float
+    beta: float
+    q: float
+    best: float
+    m_N: float
+    m_D: float
+    G: float
+    g: float
+    m_T: float
+
+    name: ClassVar[str] = "tuning"
+    formula: ClassVar[str] = (
+        "L = E + A N^-alpha + B (D/T)^-beta + G T^-g + q/2 (ln(r/best) - m_N ln N - m_D ln D - m_T ln T)^2"
+    )
+    typical: ClassVar[tuple[float, ...]] = (1.7, 0.6, 0.7, 0.35, 0.36, 0.02, 2e-3, -0.5, 0.2, 0.05, 0.5, 0.3)
+    rank: ClassVar[int] = 250
+    inputs: ClassVar[tuple[str, ...]] = ("N", "D", "T", "r")
+    columns: ClassVar[Mapping[str, Column | str]] = {"r": RATE, "T": BATCH}
+    box: ClassVar[dict[str, Box]] = TuningRate.box | {"G": AMPLITUDE, "g": POWER, "m_T": MOVE}
+    terms: ClassVar[tuple[tuple[str, str, str], ...]] = (("A", "alpha", "N"), ("B", "beta", "S"), ("G", "g", "T"))
+    moves: ClassVar[tuple[tuple[str, str], ...]] = (*TuningRate.moves, ("m_T", "T"))
+
+    def best_batch(self, D: Any) -> Any:
+        """The tokens of a batch with the lowest loss at D tokens, at its best rate."""
+        d = np.log(D / PIVOT["D"])
+        t = (np.log(self.g * self.G / (self.beta * self.B)) + self.beta * d) / (self.beta + self.g)
+        return PIVOT["T"] * np.exp(t)
+
+
+def _pivoted(logs: Mapping[str, Any]) -> dict[str, Any]:
+    """Logarithms of columns in units of their pivots, with those of the steps S where batches are known."""
+    moved = {k: v - np.log(PIVOT.get(k, 1.0)) for k, v in logs.items()}
+    return moved | ({"S": moved["D"] - moved["T"]} if "T" in moved else {})
