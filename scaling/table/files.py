@@ -29,6 +29,7 @@ from isoflop.scaling.table.runs import first_line
 
 LARGEST = 2**33  # bytes of a file
 UNPACKED = 2**30  # bytes that a packed file may hold
+LARGEST_JSON = 2**27  # characters of a file of JSON that is one value
 LONGEST_LINE = 2**22  # characters of a row as text
 LABELS = ("run_id", "trunk_id", "arm", "dataset")
 PACKED = (".gz", ".bz2", ".xz", ".zip")
@@ -194,10 +195,19 @@ def _json(text: str, kind: str, path: Path) -> pd.DataFrame:
     """JSON records, columns, pandas' split, index and table forms, or one list of records under any key."""
     if kind == "jsonl":
         lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        if long := next(((number, line) for number, line in lines if len(line) > LONGEST_LINE), None):
+            raise TableError(
+                f"{path}: line {long[0]} has {len(long[1]):,} characters, and a row of a table at most {LONGEST_LINE:,}"
+            )
         records = [parse_json(line, Any, source=f"{path}: line {number}", nan=True) for number, line in lines]
         if not _records(records):
             raise TableError(f"{path}: not a record a line; write each line as {{column: value, ...}}")
         return pd.DataFrame(records)
+    if len(text) > LARGEST_JSON:
+        raise TableError(
+            f"{path}: {len(text):,} characters of JSON, and at most {LARGEST_JSON:,} are read; "
+            "write a record a line, as .jsonl"
+        )
     held = parse_json(text, Any, source=str(path), nan=True)
     if isinstance(held, dict) and {"columns", "data"} <= set(held) and isinstance(held["data"], list):
         return pd.DataFrame(held["data"], columns=held["columns"]).reset_index(drop=True)

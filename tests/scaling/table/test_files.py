@@ -302,3 +302,21 @@ def test_a_line_too_long_and_lines_of_nothing_end_at_once(tmp_path, text):
     (tmp_path / "r.csv").write_text(text)
     with pytest.raises(TableError, match=r"a line has [56],000,000 characters|the file is empty"):
         read_file(tmp_path / "r.csv", [])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("r.jsonl", '{"loss": 3.0}\n{"loss": "' + "x" * 100 + '"}\n', r"line 2 has 112 characters, and a row"),
+        ("r.json", json.dumps([{"loss": 3.0}] * 20), r"\d+ characters of JSON, and at most 90 are read"),
+        ("r.csv", "loss,n\n3.0," + "x" * 100 + "\n", r"a line has 104 characters, and a row of a table at most 90"),
+    ],
+)
+def test_what_is_too_long_for_a_row_or_for_one_value_is_refused_before_it_is_parsed(
+    tmp_path, name, text, told, monkeypatch
+):
+    (tmp_path / name).write_text(text)
+    monkeypatch.setattr("isoflop.scaling.table.files.LONGEST_LINE", 90)
+    monkeypatch.setattr("isoflop.scaling.table.files.LARGEST_JSON", 90)
+    with pytest.raises(TableError, match=told):
+        read_file(tmp_path / name, [])
