@@ -66,6 +66,7 @@ ledger: $(STAMP)  ## the ledger of our own forecasts, from their registrations a
 	  --score $$name/quick_holdout.parquet || exit 1; done
 
 bench: $(STAMP)  ## speed as ratios against named baselines
+	$(BIN)/python -m tests.bench.commands
 	$(BIN)/python -m tests.bench.fits
 	$(BIN)/python -m tests.bench.step
 	$(BIN)/python -m tests.bench.study

@@ -194,9 +194,12 @@ class Store:
     def _kept(self, run_id: str) -> dict[str, Any]:
         """What the state file of a run says; of one that was cut short, what the run's rows say, or that it is lost."""
         path = self.state_file(run_id)
-        if path.exists() and not _is_json(path):
+        try:
+            return read_kept(path, StateFile) or {}
+        except JsonError:
+            if _is_json(path):
+                raise
             return self._recovered(run_id)
-        return read_kept(path, StateFile) or {}
 
     def _recovered(self, run_id: str) -> dict[str, Any]:
         if is_run_table(self.run_file(run_id)):
