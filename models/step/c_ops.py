@@ -12,7 +12,7 @@ from torch import Tensor
 
 from isoflop.models.step import blas, native
 from isoflop.models.step.blas import product as product
-from isoflop.models.step.torch_ops import Backward, ParametricBackward, RouteBackward, Routes
+from isoflop.models.step.torch_ops import Backward, BiasedBackward, ParametricBackward, RouteBackward, Routes
 from isoflop.models.transformer import NORM_EPS, rotary_tables
 
 _STRIP = 16  # as in kernels.c
@@ -31,8 +31,8 @@ _ARGUMENTS = {
     "gelu_backward": [_P, _P, _N, _N],
     "attend": [_P, _P, _P, _P, _P, _P, _P, _N, _N, _N, _N, ctypes.c_int],
     "attend_backward": [_P, _P, _P, _P, _P, _P, _P, _N, _N, _N, _N],
-    "recur": [_P, _P, _P, _P, _N, _N, _N],
-    "recur_backward": [_P, _P, _P, _P, _N, _N, _N],
+    "recur": [_P, _P, _P, _P, _P, _N, _N, _N],
+    "recur_backward": [_P, _P, _P, _P, _P, _N, _N, _N],
     "route": [_P, _P, _P, _P, _P, _N, _N, _N],
     "route_backward": [_P, _P, _P, _P, _P, _P, _N, _N, _N],
     "spread": [_P, _P, _P, _P, _N, _N, _N],
@@ -138,15 +138,15 @@ def attend(
     return y_DN, backward
 
 
-def recur(gates_NG: Tensor, weight_GD: Tensor, batch: int) -> tuple[Tensor, Backward]:
+def recur(gates_NG: Tensor, weight_GD: Tensor, bias_G: Tensor, batch: int) -> tuple[Tensor, BiasedBackward]:
     """The states of an LSTM layer, (N, D)."""
     width = weight_GD.shape[1]
     sizes = len(gates_NG) // batch, batch, width
     cells_ND, h_ND = (gates_NG.new_empty(len(gates_NG), width) for _ in range(2))
-    _call("recur", gates_NG, weight_GD, cells_ND, h_ND, *sizes)
+    _call("recur", gates_NG, weight_GD, bias_G, cells_ND, h_ND, *sizes)
 
-    def backward(dh_ND: Tensor) -> Tensor:
-        _call("recur_backward", dh_ND, weight_GD, cells_ND, gates_NG, *sizes)
+    def backward(dh_ND: Tensor, dbias_G: Tensor) -> Tensor:
+        _call("recur_backward", dh_ND, weight_GD, cells_ND, gates_NG, dbias_G, *sizes)
         return gates_NG
 
     return h_ND, backward

@@ -528,10 +528,11 @@ static void add_product(const float *x, /* (rows, inner) */
     }
 }
 
-/* An LSTM layer over its sequences, from zero state: a = gates[t] + weight h[t - 1], i f o = sigmoid(a), g = tanh(a),
+/* An LSTM layer over its sequences, from zero state: a = gates[t] + bias + weight h[t - 1], i f o = sigmoid(a), g = tanh(a),
    c[t] = f c[t - 1] + i g, h[t] = o tanh(c[t]). */
 void recur(float *gates,        /* (T, B, GATES, D): what comes from the input; becomes i, f, g, o */
            const float *weight, /* (GATES, D, D) */
+           const float *bias,   /* (GATES, D) */
            float *cells,        /* (T, B, D), written: c */
            float *h,            /* (T, B, D), written */
            size length, size batch, size width) {
@@ -546,7 +547,8 @@ void recur(float *gates,        /* (T, B, GATES, D): what comes from the input; 
         for (size b = 0; b < batch; b++)
             for (size g = 0; g < GATES; g++)
                 for (size j = 0; j < width; j += LANES)
-                    AT(sums + b * row + g * panels * LANES + j) = load_some(at + (b * GATES + g) * width + j, width - j);
+                    AT(sums + b * row + g * panels * LANES + j) = load_some(at + (b * GATES + g) * width + j, width - j) +
+                                                                  load_some(bias + g * width + j, width - j);
         if (t) add_product(h + (t - 1) * batch * width, packed, sums, batch, width, GATES * panels);
         for (size b = 0; b < batch; b++)
             for (size j = 0; j < width; j += LANES) {
@@ -566,15 +568,18 @@ void recur(float *gates,        /* (T, B, GATES, D): what comes from the input; 
 }
 
 /* recur, from its last position: with dh the gradient of h[t], d_out = dh tanh(c), dc = dh o (1 - tanh(c)^2) + what
-   comes from c[t + 1] = f c[t] + ..; then that of a by the slopes of sigmoid and tanh, and h[t - 1]'s by the weight. */
+   comes from c[t + 1] = f c[t] + ..; then that of a by the slopes of sigmoid and tanh, whose sum is that of the bias, and
+   h[t - 1]'s by the weight. */
 void recur_backward(const float *dh,     /* (T, B, D): from what reads h */
                     const float *weight, /* (GATES, D, D) */
                     const float *cells,  /* (T, B, D) */
                     float *gates,        /* (T, B, GATES, D): i, f, g, o; becomes the gradient of what recur read */
+                    float *d_bias,       /* (GATES, D), written */
                     size length, size batch, size width) {
     const size panels = (width + LANES - 1) / LANES, row = panels * LANES, inner = GATES * width;
-    float *packed = calloc((inner + 2 * batch) * row, sizeof(float));
+    float *packed = calloc((inner + 2 * batch + GATES) * row, sizeof(float));
     float *back = packed + inner * row, *d_cells = back + batch * row; /* (B, D) each: of h[t] and c[t] by t + 1 */
+    float *totals = d_cells + batch * row;                             /* (GATES, D) */
     for (size e = 0; e < inner; e++)
         for (size j = 0; j < width; j++)
             packed[(j / LANES * inner + e) * LANES + j % LANES] = weight[e * width + j];
@@ -590,15 +595,18 @@ void recur_backward(const float *dh,     /* (T, B, D): from what reads h */
                 const vec d = load_some(dh + place, left) + AT(back + b * row + j);
                 const vec d_cell = AT(dc) + d * out * (1.0f - curved * curved);
                 const vec before = t ? load_some(cells + place - batch * width, left) : all(0);
-                store_some(a, d_cell * new * in * (1.0f - in), left);
-                store_some(a + width, d_cell * before * forget * (1.0f - forget), left);
-                store_some(a + 2 * width, d_cell * in * (1.0f - new * new), left);
-                store_some(a + 3 * width, d * curved * out * (1.0f - out), left);
+                const vec slopes[GATES] = {d_cell * new * in * (1.0f - in), d_cell * before * forget * (1.0f - forget),
+                                           d_cell * in * (1.0f - new * new), d * curved * out * (1.0f - out)};
+                for (size g = 0; g < GATES; g++) {
+                    store_some(a + g * width, slopes[g], left);
+                    AT(totals + g * row + j) += slopes[g];
+                }
                 AT(dc) = d_cell * forget;
             }
         memset(back, 0, batch * row * sizeof(float));
         if (t) add_product(at, packed, back, batch, inner, panels);
     }
+    for (size g = 0; g < GATES; g++) memcpy(d_bias + g * width, totals + g * row, width * sizeof(float));
     free(packed);
 }
 

@@ -25,6 +25,8 @@ Backward = Callable[[Tensor], Tensor]  # from the gradient of a function's outpu
 # bias), to the gradient of the input.
 ParametricBackward = Callable[[Tensor, Tensor | None, Tensor, Tensor | None], Tensor]
 
+# From the gradient of an output, and room for that of a bias, to the gradient of the input.
+BiasedBackward = Callable[[Tensor, Tensor], Tensor]
 # From the gradient of the weights (k, N), and that of the experts' probabilities by whatever else depends on them (E),
 # to that of the router's logits (E, N).
 RouteBackward = Callable[[Tensor, Tensor], Tensor]
@@ -79,7 +81,7 @@ class Ops(Protocol):
         `rotary` rotates queries and keys by their positions.
         """
 
-    def recur(self, gates_NG: Tensor, weight_GD: Tensor, batch: int) -> tuple[Tensor, Backward]:
+    def recur(self, gates_NG: Tensor, weight_GD: Tensor, bias_G: Tensor, batch: int) -> tuple[Tensor, BiasedBackward]:
         """States (N, D) of an LSTM layer from what its gates (N, 4 D) get from the input; N by position, then by text.
 
         The backward takes the gradient of the states to that of the gates.
@@ -215,8 +217,9 @@ def attend(
     return y_SKT.view(batch, n_head, width, length).permute(1, 2, 0, 3).reshape(n_head * width, -1), backward
 
 
-def recur(gates_NG: Tensor, weight_GD: Tensor, batch: int) -> tuple[Tensor, Backward]:
+def recur(gates_NG: Tensor, weight_GD: Tensor, bias_G: Tensor, batch: int) -> tuple[Tensor, BiasedBackward]:
     """The states of an LSTM layer, (N, D)."""
+    gates_NG += bias_G
     gates_TBG, width = gates_NG.view(-1, batch, len(weight_GD)), weight_GD.shape[1]
     h_TBD, cells_TBD = (gates_NG.new_zeros(len(gates_TBG) + 1, batch, width) for _ in range(2))  # the first are zero
     for t, gates_BG in enumerate(gates_TBG):
@@ -226,7 +229,7 @@ def recur(gates_NG: Tensor, weight_GD: Tensor, batch: int) -> tuple[Tensor, Back
         torch.addcmul(f * cells_TBD[t], i, g.tanh_(), out=cells_TBD[t + 1])
         torch.mul(o, cells_TBD[t + 1].tanh(), out=h_TBD[t + 1])
 
-    def backward(dh_ND: Tensor) -> Tensor:
+    def backward(dh_ND: Tensor, dbias_G: Tensor) -> Tensor:
         dh_TBD, dgates_TBG = dh_ND.view(-1, batch, width), torch.empty_like(gates_TBG)
         from_next, dcell = torch.zeros_like(dh_TBD[0]), torch.zeros_like(dh_TBD[0])
         for t in reversed(range(len(gates_TBG))):
@@ -237,6 +240,7 @@ def recur(gates_NG: Tensor, weight_GD: Tensor, batch: int) -> tuple[Tensor, Back
             inputs = dcell * g, dcell * cells_TBD[t], dcell * i, dh * curved
             torch.cat([slope * given for slope, given in zip(slopes, inputs, strict=True)], -1, out=dgates_TBG[t])
             from_next, dcell = dgates_TBG[t] @ weight_GD, dcell * f
+        torch.sum(dgates_TBG, (0, 1), out=dbias_G)
         return dgates_TBG.view_as(gates_NG)
 
     return h_TBD[1:].view(-1, width), backward

@@ -135,11 +135,11 @@ def _sample(ops: Ops) -> list[Tensor]:
     dx = norm_backward(dy.clone(), None, *vectors)
     loss, dlogits = ops.cross_entropy(qkv.t().contiguous(), scale, targets)
     products = [ops.product(dy, y.t()), ops.product(dy.t(), y), ops.product(dy, dy.t(), plus=dy[:, :8])]
-    states, recur_backward = ops.recur(qkv.t()[:, :20].contiguous(), dy[:4, :25].reshape(20, 5), 2)
+    states, recur_backward = ops.recur(qkv.t()[:, :20].contiguous(), dy[:4, :25].reshape(20, 5), scale[:20], 2)
     routes, route_backward = ops.route(qkv[:5].clone(), 2)
     made = ops.spread(dy, routes, weighed=True)
     experts = [ops.collect(made, routes, dy, weighed=True), ops.collect(made, routes, dy, weighed=False)]
     experts.append(route_backward(ops.collect_weights(qkv[:8], made, routes), scale[:5]))
     activations = [hidden, swiglu_backward(torch.cat([dy, dy[:4]])), curved, gelu_backward(dy)]
-    recurrent = [states, recur_backward(qkv[:5].t().contiguous())]
+    recurrent = [states, recur_backward(qkv[:5].t().contiguous(), bias := torch.empty(20)), bias]
     return [*products, y, attend_backward(dy), *activations, *recurrent, *experts, normed, dx, vectors, loss, dlogits]

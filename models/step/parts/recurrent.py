@@ -51,17 +51,15 @@ class Recurrent:
         ops, input_GD, state_GD = self.ops, weights.input_GD, weights.state_GD
         gates_NG = x_ND.new_empty(len(x_ND), len(input_GD))
         ops.product(input_GD, x_ND.t(), out=gates_NG.t())
-        gates_NG += weights.input_bias_G + weights.state_bias_G
-        h_ND, recur_backward = ops.recur(gates_NG, state_GD, batch)
+        h_ND, recur_backward = ops.recur(gates_NG, state_GD, weights.input_bias_G + weights.state_bias_G, batch)
 
         def backward(dh_ND: Tensor) -> Tensor:
-            dgates_NG = recur_backward(dh_ND)
+            dgates_NG = recur_backward(dh_ND, gradient(weights.input_bias_G))
             ops.product(dgates_NG.t(), x_ND, out=gradient(input_GD))
             if len(x_ND) > batch:
                 ops.product(dgates_NG[batch:].t(), h_ND[:-batch], out=gradient(state_GD))
             else:  # a single position reads no state
                 gradient(state_GD).zero_()
-            torch.sum(dgates_NG, 0, out=gradient(weights.input_bias_G))
             gradient(weights.state_bias_G).copy_(gradient(weights.input_bias_G))
             return ops.product(dgates_NG, input_GD)
 
