@@ -99,7 +99,7 @@ def write_report(
 def _write_all(evidence: Evidence, folder: Path, command: str) -> Report:
     evidence.begin()
     if not absent():
-        javascript()  # on another core, while the figures are drawn
+        javascript()  # made, if it must be, on another core while the figures are drawn
     written, missing = [], {}
     for figure in FIGURES.values():
         try:

@@ -3,6 +3,7 @@
 Nothing heavy is imported before a command runs.
 """
 
+import gc
 import io
 import os
 import sys
@@ -14,6 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from isoflop.commands import data, decide, laws, models, pictures, runs
 from isoflop.commands.options import DECIDE, FIT, LOADED, MODELS, RUN, SHOW
+from isoflop.commands.values import spare_conversions
 from isoflop.printable import printable
 
 # Base requirements that only the runner needs, by module: a fit works without them.
@@ -39,6 +41,13 @@ class Grouped(TyperGroup):
         for title, rows in groups.items():
             with formatter.section(title):
                 formatter.write_dl(rows)
+
+    def get_command(self, ctx, cmd_name):  # type: ignore[no-untyped-def]
+        """The command of that name; values that are plain already are not converted."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            spare_conversions(command)
+        return command
 
 
 app = typer.Typer(
@@ -76,6 +85,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a console of another encoding gets escapes, and no traceback
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    gc.set_threshold(50_000)  # imports make hundreds of thousands of objects that stay: few passes over them
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # matrices are small: threads cost more than they give
     LOADED.clear()
     try:

@@ -16,11 +16,11 @@ from string import Template
 import pandas as pd
 
 from isoflop.analysis import sections as summary
-from isoflop.analysis.background import BackgroundCall
 from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.figure import Figure
 from isoflop.analysis.page.checklist import checklist
 from isoflop.analysis.page.mathml import mathml
+from isoflop.analysis.page.vega import Script
 from isoflop.analysis.style import losses_in
 
 NAME = "report.html"
@@ -30,9 +30,9 @@ PRICE, SPEED = 2.0, 4e14  # of a device-hour, and FLOP/s that a device sustains:
 
 
 @cache
-def javascript() -> BackgroundCall:
-    """Vega, Vega-Lite and vega-embed as one script; made in a separate process, because it takes a core seconds."""
-    return BackgroundCall("vl_convert", "javascript_bundle")
+def javascript() -> Script:
+    """The script of the charts, for every page of this process."""
+    return Script()
 
 
 def absent() -> list[str]:
@@ -64,7 +64,7 @@ def page(e: Evidence, *, missing: dict[str, str], provenance: str, figures: Sequ
         css=(HERE / "page.css").read_text(),
         nav=" ".join(f'<a href="#{name}">{escape(heading)}</a>' for name, heading, _ in parts),
         main="\n".join(_section(*part) for part in parts),
-        bundle=javascript().value.replace("</script", "<\\/script"),
+        bundle=javascript().text.replace("</script", "<\\/script"),
         data=script_json(data),
         script=(HERE / "page.js").read_text(),
     )

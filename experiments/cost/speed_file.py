@@ -13,9 +13,9 @@ from typing import TypedDict
 import numpy as np
 from scipy.optimize import nnls
 
+from isoflop.cache_folder import cache_folder, private_folder
 from isoflop.experiments.cost.cost import REFERENCE, START_SECONDS, Rate, Speed
 from isoflop.experiments.cost.shape_key import engine_id
-from isoflop.models.cache_folder import cache_folder, private_folder
 from isoflop.read_json import read_json
 
 SHARE_OF_RATES = 3  # shapes from which the three rates of the formula are fitted; fewer scale the reference

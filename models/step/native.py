@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from isoflop.models.cache_folder import NotOursError, check_ours, private_folder
+from isoflop.cache_folder import NotOursError, check_ours, private_folder
 
 SOURCE, HEADER = (Path(__file__).with_name(name) for name in ("kernels.c", "vectors.h"))
 FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")

@@ -452,10 +452,12 @@ def _decimal_commas(
     for name in words:
         cells = frame[name].dropna().str.strip()
         commas = cells[cells.str.contains(",", regex=False)]
+        if commas.empty:
+            continue
         others = cells[~cells.str.contains(",", regex=False)]
         thousands = commas.str.fullmatch(_THOUSANDS)
         known = thousands | commas.str.fullmatch(_DECIMAL_COMMA)
-        if commas.empty or not known.all() or others.map(lambda cell: number(cell.replace(".", "")) is None).any():
+        if not known.all() or others.map(lambda cell: number(cell.replace(".", "")) is None).any():
             continue
         if not (thousands & (commas.str.count(",") > 1)).any():  # 1,238,144 can only part thousands
             (either if thousands.all() else decimal).append(name)

@@ -1,6 +1,7 @@
 """The deciding commands, as typed: compare, multiplier, predict, suggest."""
 
 import json
+import shlex
 import subprocess
 import sys
 from importlib.resources import files
@@ -150,14 +151,10 @@ def test_what_has_an_answer_is_printed_before_what_has_none(typed, tables, argum
 @pytest.mark.slow
 def test_what_is_suggested_runs_as_it_is_and_is_not_suggested_again(typed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-    def alone(command):
-        done = subprocess.run([sys.executable, "-m", *command.split()], capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    alone("isoflop run experiment=smoke study.sizes=[d8,d10,d12,d16] study.budgets=[1e9,2e9,4e9] data.eval_tokens=4096")
-    ask = ("suggest", "runs", "--budget", "3e10", "--target", "1e12", "--out", "mine/experiment/next.yaml", "--json")
+    study = ("study.sizes=[d8,d10,d12,d16]", "study.budgets=[1e9,2e9,4e9]", "data.eval_tokens=4096")
+    code, _, err = typed("run", "experiment=smoke", *study, "hydra/launcher=basic")
+    assert code == 0, err
+    ask = ("suggest", "runs", "--budget", "1e10", "--target", "1e12", "--out", "mine/experiment/next.yaml", "--json")
     code, out, err = typed(*ask)
     assert code == 0, err
     first = json.loads(out)
@@ -165,18 +162,16 @@ def test_what_is_suggested_runs_as_it_is_and_is_not_suggested_again(typed, tmp_p
     assert study["data"]["eval_tokens"] == 4096
     assert [c["size"] for c in study["study"]["cells"]] == [c["size"] for c in first["cells"]]
     n = sum(len(c["seeds"]) for c in first["cells"])
-    assert f"{n} done" in alone(first["command"])
+    ran = subprocess.run([sys.executable, "-m", *first["command"].split()], capture_output=True, text=True)
+    assert (ran.returncode, f"{n} done" in ran.stdout) == (0, True), ran.stdout + ran.stderr
     typed(*[a.replace("mine/experiment/next.yaml", "after.yaml") for a in ask])
     command = (tmp_path / "after.yaml").read_text().splitlines()[1].removeprefix("# ").split("    ")[0]
-    planned = subprocess.run(
-        command.replace("isoflop run", f"{sys.executable} -m isoflop plan --json"),
-        shell=True,
-        capture_output=True,
-        text=True,
-    )
-    assert planned.returncode == 0, planned.stderr
+    words = shlex.split(command)
+    assert words[:2] == ["isoflop", "run"]
+    code, planned, err = typed("plan", "--json", *words[2:])
+    assert code == 0, err
     assert (tmp_path / "conf/experiment/after.yaml").exists()
-    assert json.loads(planned.stdout)["studies"][0]["study"] == "after"
+    assert json.loads(planned)["studies"][0]["study"] == "after"
     second = json.loads(typed(*ask)[1])
     before = {(c["size"], c["budget"]) for c in first["cells"]}
     assert before.isdisjoint((c["size"], c["budget"]) for c in second["cells"])

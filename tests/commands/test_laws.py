@@ -175,23 +175,22 @@ def test_a_million_rows_end_in_a_clear_error(tmp_path):
 
 
 def processor_seconds(command) -> float:
-    """Of a process, the least of three."""
-    seconds = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return min(seconds)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 @pytest.mark.process
 def test_start_up_on_245_rows_is_quick(public_data):
-    """The command takes at most 2.5 times the processor time that the libraries it needs take to be imported."""
+    """The command takes at most 2.5 times the processor time that the libraries it needs take to be imported.
+
+    One of three measurements must show it: other work on the machine only ever adds to one.
+    """
     path = public_data / "chinchilla_epoch" / "runs.csv"
     libraries = "import numpy, pandas, scipy.optimize, pyarrow.parquet, typer"
-    bare = processor_seconds([sys.executable, "-c", libraries])
-    assert processor_seconds([sys.executable, "-m", "isoflop", "fit", path, "--json"]) < 2.5 * bare
+    bare, fit = [sys.executable, "-c", libraries], [sys.executable, "-m", "isoflop", "fit", path, "--json"]
+    assert any(processor_seconds(fit) < 2.5 * processor_seconds(bare) for _ in range(3))
     assert isoflop_json("fit", path)["n_points"] == 245
 
 
@@ -205,12 +204,16 @@ def test_besiroglu_from_the_command_line(public_data):
 
 
 @pytest.mark.process
-def test_fit_imports_no_torch_hydra_or_matplotlib(csv):
+def test_fit_loads_what_it_needs_alone(csv):
+    """Neither the runner nor figures, nor what typer converts values with, nor the compiler of Fortran in numpy."""
+    absent = {
+        "torch", "hydra", "omegaconf", "matplotlib", "pydantic", "numpy.f2py.f2py2e", "scipy.stats", "scipy.optimize",
+    }  # fmt: skip
     code = (
         "import sys; from isoflop.__main__ import main\n"
         "sys.argv = ['isoflop', 'fit', sys.argv[1], '--bootstrap', '0']\n"
         "try: main()\n"
-        "finally: print(sorted({'torch', 'hydra', 'omegaconf', 'matplotlib'} & set(sys.modules)))"
+        f"finally: print(sorted({absent!r} & set(sys.modules)))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, "-c", code, str(csv)], capture_output=True, text=True, env=environment)

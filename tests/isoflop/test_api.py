@@ -56,7 +56,7 @@ def test_a_name_that_is_not_there_lists_those_that_are():
 ANSWERS = {
     "approaches": ({}, []),
     "multiplier": ({"by": "arm"}, ["--by", "arm"]),
-    "predict": ({"flops": 3e12}, ["--flops", "3e12"]),
+    "predict": ({"flops": 3e12, "laws": "chinchilla"}, ["--flops", "3e12", "--laws", "chinchilla"]),
     "suggest": ({"budget": 1e12, "target": 1e13}, ["--budget", "1e12", "--target", "1e13"]),
     "compare": ({"laws": "chinchilla"}, ["--laws", "chinchilla"]),
 }

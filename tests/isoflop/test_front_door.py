@@ -1,12 +1,10 @@
 """`isoflop` itself: its help, its version, and what it says where half of the requirements are absent."""
 
-import json
 import os
 import re
 import subprocess
 import sys
 
-import pandas as pd
 import pytest
 from typer.main import get_command
 
@@ -61,29 +59,6 @@ def test_the_version_names_the_commit_of_a_checkout():
     assert commit.stdout.strip() in printed
 
 
-PUBLIC = "chinchilla_epoch/runs.csv"
-
-
-@pytest.fixture(scope="module")
-def arms(public_data, tmp_path_factory):
-    """Two arms in one table: the published runs, and the same at a loss that is 3% lower."""
-    runs = pd.read_csv(public_data / PUBLIC)
-    path = tmp_path_factory.mktemp("arms") / "arms.csv"
-    both = pd.concat([runs.assign(arm="a"), runs.assign(arm="b", loss=0.97 * runs["loss"])])
-    both.to_csv(path, index=False)
-    return path
-
-
-FITTING_HALF = (
-    "fit TABLE --bootstrap 0 --json",
-    "approaches TABLE --json",
-    "compare TABLE --laws chinchilla,power-n --json",
-    "predict TABLE --flops 1e25 --laws chinchilla --json",
-    "multiplier ARMS --json",
-    "suggest TABLE --budget 1e21 --target 1e25 --json",
-    "plot TABLE --figure surface --law chinchilla -o out.png",
-    "report TABLE --where index<60 --law chinchilla --bootstrap 20 --out out --json",
-)
 NEEDS = {
     "run experiment=quick": "hydra-core",
     "plan experiment=quick": "hydra-core",
@@ -98,30 +73,12 @@ NEEDS = {
 
 
 @pytest.fixture(scope="module")
-def fitted(arms, public_data, tmp_path_factory) -> dict[str, Ended]:
-    """How the fitting half ends without torch and Hydra."""
-    paths = {"TABLE": public_data / PUBLIC, "ARMS": arms}
-    words = [[paths.get(word, word) for word in command.split()] for command in FITTING_HALF]
-    ended = session(words, cwd=tmp_path_factory.mktemp("fitting"), absent=RUNNER)
-    return dict(zip(FITTING_HALF, ended, strict=True))
-
-
-@pytest.fixture(scope="module")
 def refused(tmp_path_factory) -> dict[str, Ended]:
     """How the other half ends without them; nothing may be left in its folder."""
     folder = tmp_path_factory.mktemp("other")
     ended = session([command.split() for command in NEEDS], cwd=folder, absent=RUNNER)
     assert list(folder.iterdir()) == []
     return dict(zip(NEEDS, ended, strict=True))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("command", FITTING_HALF, ids=lambda command: command.split()[0])
-def test_the_fitting_half_works_without_torch_and_hydra(command, fitted):
-    done = fitted[command]
-    assert done.code == 0, done.err
-    if "--json" in command:
-        assert json.loads(done.out)
 
 
 @pytest.mark.parametrize("command", NEEDS, ids=lambda command: command.split()[0])

@@ -1,5 +1,6 @@
 """What is installed: one import package beside whatever the user's own folders are called, whole in sdist and wheel."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,13 +17,17 @@ from tests.support.session import RUNNER, Ended, session
 pytestmark = [pytest.mark.slow, pytest.mark.process, pytest.mark.long]
 PARTS = ("analysis", "commands", "conf", "experiments", "models", "scaling")
 QUICK = RESULTS / "quick.parquet"
+# Of a report the laws of few tokens, that of `--law` and no resamples: every module is loaded, few fits are made.
+REPORT = f"report {QUICK} --law chinchilla --bootstrap 0 --where tokens<2e6"
 FITTING_HALF = (
-    f"fit {QUICK}",
-    f"approaches {QUICK}",
-    f"plot {QUICK} -o isoflop.png",
-    f"predict {QUICK} --flops 3e12",
-    f"report {QUICK} --bootstrap 20",
-    f"multiplier {RESULTS / 'transformer_vs_lstm.parquet'}",
+    f"fit {QUICK} --bootstrap 20 --json",
+    f"approaches {QUICK} --json",
+    f"compare {QUICK} --laws chinchilla,power-n --json",
+    f"predict {QUICK} --flops 3e12 --laws chinchilla --json",
+    f"multiplier {RESULTS / 'transformer_vs_lstm.parquet'} --json",
+    f"suggest {QUICK} --budget 1e12 --target 1e13 --json",
+    f"plot {QUICK} --figure surface --law chinchilla -o out.png",
+    f"{REPORT} --json",
 )
 OTHER_HALF = ("run experiment=smoke", "plan experiment=smoke", "prepare", "tune", "generate abc")
 
@@ -116,6 +121,8 @@ def without_the_runner(installed, tmp_path_factory) -> dict[str, Ended]:
 def test_the_fitting_half_needs_neither_torch_nor_hydra(command, without_the_runner):
     ended = without_the_runner[command]
     assert ended.code == 0, ended.err[-3000:]
+    if "--json" in command:
+        assert json.loads(ended.out)
 
 
 @pytest.mark.parametrize("command", OTHER_HALF)
@@ -140,9 +147,9 @@ COMMANDS = {
     f"compare {QUICK} --laws chinchilla": 0,
     f"multiplier {RESULTS / 'transformer_vs_lstm.parquet'}": 0,
     "accuracy scores.csv": 0,
-    f"predict {QUICK} --flops 3e12": 0,
+    f"predict {QUICK} --flops 3e12 --laws chinchilla": 0,
     f"suggest {QUICK} --budget 1e12 --target 1e13": 0,
-    f"report {QUICK} --bootstrap 20": 0,
+    REPORT: 0,
     f"plot {QUICK} -o isoflop.png": 0,
     f"share {QUICK} --to bundle": 0,
     f"import {QUICK} --out table.parquet": 0,

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from isoflop.models.cache_folder import NotOursError, cache_folder, check_ours, private_folder
+from isoflop.cache_folder import NotOursError, cache_folder, check_ours, private_folder
 from isoflop.models.step import native
 from tests.support.root import ROOT
 
