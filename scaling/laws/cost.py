@@ -19,6 +19,7 @@ SAME = 1e-9  # in ln: rates this close are one constant
 LEAST = 1e-4  # of the limit: a rate on its other side, or on it, counts as this far from it
 MUCH_BELOW = 0.5  # of the limit: rates so low count other operations, or in another unit
 STEPS, CLOSE = 60, 1e-15  # of the search for an optimum, in ln N
+NEAR = 1e-6  # steps in ln N too short to measure a slope by
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,10 @@ class Cost:
         if self.is_power:
             return np.power(C / (self.k * known), 1 / (power + self.slope))
         log_c = np.log(C / known)
-        return _root(lambda u: log_c - np.log(self.rate(np.exp(u))) - power * u, (log_c - np.log(DENSE)) / power, power)
+        begin = (log_c - np.log(DENSE)) / power
+        return _root(
+            lambda u: log_c - np.log(self.rate(np.exp(u))) - power * u, begin, power, smooth=self.limit is not None
+        )
 
     def optimal_size(self, log_ratio: Any, alpha: float, beta: float, C: Array) -> Array:
         """N where alpha A N^-alpha = growth beta B D^-beta at C FLOPs; `log_ratio` is ln(alpha A / (beta B)).
@@ -94,7 +98,7 @@ class Cost:
             n = np.exp(u)
             return log_ratio - alpha * u + beta * np.log(self.tokens(C, n)) - np.log(self.growth(n))
 
-        return _root(balance, log_n, alpha + beta)
+        return _root(balance, log_n, alpha + beta, smooth=self.limit is not None)
 
     def _inside(self, N: Any) -> Any:
         lo, hi = self.within
@@ -160,11 +164,20 @@ def _terms(
     return tuple(best.tolist())
 
 
-def _root(function: Any, start: Any, slope: float) -> Any:
-    """exp(u) where a function that falls about as fast as slope x u crosses 0, from `start`."""
+def _root(function: Any, start: Any, slope: Any, *, smooth: bool) -> Any:
+    """exp(u) where a function that falls about as fast as slope x u crosses 0, from `start`.
+
+    Of a smooth function the slope is measured anew at each step: the secant method.
+    """
     u = np.asarray(start, dtype=float)
+    before = move = np.zeros_like(u)
     for _ in range(STEPS):
-        move = function(u) / slope
+        value = function(u)
+        far = np.abs(move) > NEAR
+        if smooth and far.any():
+            fall = (before - value) / np.where(far, move, 1.0)
+            slope = np.where(far & (fall > 0), fall, slope)
+        before, move = value, value / slope
         u = u + move
         if np.all(np.abs(move) <= CLOSE * np.maximum(np.abs(u), 1.0)):
             break

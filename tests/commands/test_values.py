@@ -20,7 +20,7 @@ def outcome(process, value):
         found = process(None, value)
     except Exception as error:
         return type(error).__name__, str(error)
-    return type(found).__name__, found
+    return type(found).__name__, repr(found)  # nan is not itself
 
 
 @pytest.mark.parametrize("name", get_command(app).commands)
@@ -35,7 +35,7 @@ def test_a_value_is_what_typer_would_make_of_it(name):
             if isinstance(value, list | tuple) and not parameter.multiple:
                 continue
             expected, found = outcome(process, value), outcome(parameter.process_value, value)
-            assert found == expected or value != value, (parameter.name, value)
+            assert found == expected, (parameter.name, value)
 
 
 def test_a_callback_sees_the_value():
