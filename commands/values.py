@@ -15,12 +15,20 @@ _NUMBER = re.compile(r"[+-]?\d{1,15}(\.\d{1,15})?(e[+-]?\d{1,2})?")
 
 def spare_conversions(command: Any) -> None:
     """Let the parameters of a command take plain values without a conversion."""
-    hints = get_type_hints(inspect.unwrap(command.callback), include_extras=True)
-    for parameter in command.params:
-        if "process_value" not in vars(parameter) and parameter.name in hints:
-            kind, ranged = _kind(hints[parameter.name])
-            convert = parameter.process_value
-            parameter.process_value = partial(_process, parameter, kind, ranged, convert)
+    listed = command.get_params
+
+    def get_params(context: Any) -> Any:
+        hints = {"help": bool, **get_type_hints(inspect.unwrap(command.callback), include_extras=True)}
+        parameters = listed(context)
+        for parameter in parameters:
+            if "process_value" not in vars(parameter) and parameter.name in hints:
+                kind, ranged = _kind(hints[parameter.name])
+                convert = parameter.process_value
+                parameter.process_value = partial(_process, parameter, kind, ranged, convert)
+        return parameters
+
+    if "get_params" not in vars(command):
+        command.get_params = get_params
 
 
 def _kind(hint: Any) -> tuple[Any, bool]:

@@ -42,12 +42,11 @@ class Grouped(TyperGroup):
             with formatter.section(title):
                 formatter.write_dl(rows)
 
-    def get_command(self, ctx, cmd_name):  # type: ignore[no-untyped-def]
-        """The command of that name; values that are plain already are not converted."""
-        command = super().get_command(ctx, cmd_name)
-        if command is not None:
+    def parse_args(self, ctx, args):  # type: ignore[no-untyped-def]
+        """Read the options before the command; values that are plain already are not converted."""
+        for command in (self, *self.commands.values()):
             spare_conversions(command)
-        return command
+        return super().parse_args(ctx, args)
 
 
 app = typer.Typer(

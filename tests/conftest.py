@@ -1,7 +1,9 @@
 """Shared fixtures. Threads are pinned before numpy or torch is imported, so that no result depends on the machine."""
 
+import gc
 import os
 
+gc.disable()  # until all is imported: see pytest_collection_finish
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -34,6 +36,13 @@ def pytest_xdist_auto_num_workers(config):
 def pytest_collection_modifyitems(items):
     """Tests marked `long` first, in whatever order they are: else a worker would end with one while the others wait."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+def pytest_collection_finish():
+    """Leave the libraries and the tests themselves out of every later search for garbage: they stay to the end."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from typer import Context
 from typer.main import get_command
 
 from isoflop.__main__ import app
@@ -26,11 +27,14 @@ def outcome(process, value):
 @pytest.mark.parametrize("name", get_command(app).commands)
 def test_a_value_is_what_typer_would_make_of_it(name):
     command = get_command(app).commands[name]
-    for parameter in command.params:
+    parameters = command.get_params(Context(command))
+    for parameter in parameters:
         parameter.callback = None  # what the command itself asks of a value comes after
-    usual = [parameter.process_value for parameter in command.params]
+    usual = [parameter.process_value for parameter in parameters]
     spare_conversions(command)
-    for parameter, process in zip(command.params, usual, strict=True):
+    assert command.get_params(Context(command)) == parameters
+    for parameter, process in zip(parameters, usual, strict=True):
+        assert parameter.process_value != process
         for value in VALUES:
             if isinstance(value, list | tuple) and not parameter.multiple:
                 continue
@@ -42,7 +46,7 @@ def test_a_callback_sees_the_value():
     seen = []
     command = get_command(app).commands["fit"]
     spare_conversions(command)
-    (law,) = (parameter for parameter in command.params if parameter.name == "law")
+    (law,) = (parameter for parameter in command.get_params(Context(command)) if parameter.name == "law")
     law.callback = lambda context, parameter, value: seen.append((context, parameter.name, value)) or "kaplan"
     context = SimpleNamespace()
     assert law.process_value(context, "chinchilla") == "kaplan"

@@ -40,7 +40,7 @@ def exact() -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def tables(exact, repeats) -> dict[str, pd.DataFrame]:
     twelve = pd.DataFrame({"n_params": np.repeat(SIZES, 3), "tokens": np.tile([5e6, 2e7, 8e7], 4), "loss": LOSSES})
-    return {"exact": exact, "twelve": twelve, "repeats": repeats.sample(24, random_state=0)}
+    return {"exact": exact, "twelve": twelve, "repeats": repeats}
 
 
 def refusal(answer: Callable[[], object]) -> ValueError | None:
@@ -66,6 +66,8 @@ def test_every_named_law_goes_through_every_command(tables, table, name):
         "a run": lambda: predict(data, n_params=1e9, tokens=largest / 2e9, laws=name),
         "report": lambda: Evidence(data, law=name, n_draws=10).fit,
     }
+    if table != "exact":  # the fits of "predict" again
+        del commands["a run"]
     needed = {column.name for column in get_law(name)[0].reads().values()}
     lacks = bool(needed - {*data, "flops"})
     refused = {command: error for command, answer in commands.items() if (error := refusal(answer)) is not None}
