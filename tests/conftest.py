@@ -3,7 +3,6 @@
 import gc
 import os
 
-gc.disable()  # until all is imported: see pytest_collection_finish
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -38,8 +37,13 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
+def pytest_sessionstart():
+    """Search for no garbage while the libraries and the tests are loaded."""
+    gc.disable()
+
+
 def pytest_collection_finish():
-    """Leave the libraries and the tests themselves out of every later search for garbage: they stay to the end."""
+    """Leave what was loaded out of every later search for garbage: it stays to the end."""
     gc.collect()
     gc.freeze()
     gc.enable()
