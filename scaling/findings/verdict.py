@@ -112,7 +112,8 @@ def verdict(
         drawn = bootstrap(fitted, max(2, min(resamples, MOST_CELLS // len(data))), seed=seed)
     draws = jackknife(fitted) if 1 < fitted.n_clusters <= MOST_CLUSTERS else drawn
     step(f"{law} under other conventions")
-    compared = _compare(table, law, objective, fixed, level) if is_runs(table) else []
+    again = fitted if seed == 0 else None  # those under other conventions start from seed 0
+    compared = _compare(table, law, objective, fixed, level, again) if is_runs(table) else []
     step(f"what {law} is checked against")
     findings = diagnose(fitted, draws, table, level=level)
     return Verdict(fitted, draws, drawn, pd.DataFrame(compared), tuple(findings), level)
@@ -136,13 +137,24 @@ def objective_named(name: str, delta: float | Literal["auto"] = "auto") -> Objec
 
 
 def _compare(
-    table: pd.DataFrame, law: str, objective: Objective, fixed: Mapping[str, float] | None, level: float
+    table: pd.DataFrame,
+    law: str,
+    objective: Objective,
+    fixed: Mapping[str, float] | None,
+    level: float,
+    known: Fit | None,
 ) -> list[dict[str, Any]]:
-    """Derived exponents with intervals under each convention; one that cannot be fitted has no row."""
+    """Derived exponents with intervals under each convention; one that cannot be fitted has no row.
+
+    `known` is the fit under one of them that was made before.
+    """
     rows = []
     for params, compute in CONVENTIONS:
         try:
-            fitted = fit(law, table, params=params, compute=compute, objective=objective, fixed=fixed)
+            if known is not None and (params, compute) == (known.points.params, known.points.compute):
+                fitted = known
+            else:
+                fitted = fit(law, table, params=params, compute=compute, objective=objective, fixed=fixed)
             draws = jackknife(fitted)
         except FitError:
             continue
