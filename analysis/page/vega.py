@@ -1,6 +1,7 @@
 """Vega, Vega-Lite and vega-embed as one script for the page, made once for a version of vl_convert."""
 
 import os
+from contextlib import suppress
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -48,4 +49,5 @@ def _keep(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
     except OSError:  # the next report makes it again
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
