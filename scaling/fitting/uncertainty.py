@@ -236,7 +236,7 @@ def jackknife(fit: Fit) -> Draws:
     >>> import isoflop
     >>> draws = isoflop.jackknife(isoflop.fit("chinchilla", isoflop.example("quick")))
     >>> [round(float(end), 2) for end in draws.interval("a")]  # 90%
-    [0.51, 0.63]
+    [0.5, 0.63]
     >>> lo, hi = draws.interval(lambda law: law.optimal(1e13).N)  # of any quantity of a law
     >>> bool(lo < 3e5 < hi)
     True
