@@ -225,6 +225,8 @@ def _of_kind(kind: Any, value: Any) -> Any:
     if value is None:
         return None
     if is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise TypeError(f"{getattr(kind, '__name__', kind)} is keys with values, not {str(value)[:60]!r}")
         kinds = get_type_hints(kind)
         return kind(**{key: _of_kind(kinds[key], part) for key, part in value.items()})  # type: ignore[operator]
     return Path(value) if kind is Path else value

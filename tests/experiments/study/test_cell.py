@@ -41,6 +41,10 @@ def test_settings_that_are_not_those_of_the_run_are_refused():
         from_plain(plain | {"seed": 5})
     with pytest.raises(TypeError, match="steps"):
         from_plain({key: value for key, value in plain.items() if key != "steps"})
+    for group in (key for key, value in plain.items() if isinstance(value, dict)):
+        for wrong in (5, "x", [1], True):
+            with pytest.raises(TypeError, match="is keys with values, not"):
+                from_plain(plain | {group: wrong})
 
 
 def test_wsd_phases():
