@@ -189,17 +189,20 @@ def predict_loss(law: Law, frame: pd.DataFrame) -> Array:
     return np.asarray(law(*law_inputs(type(law), frame).values()), dtype=float)
 
 
-def law_inputs(form: type[Law], frame: pd.DataFrame, lacking: Mapping[str, str] | None = None) -> dict[str, Array]:
+def law_inputs(
+    form: type[Law], frame: pd.DataFrame, lacking: Mapping[str, str] | None = None, name: str = ""
+) -> dict[str, Array]:
     """The columns (n,) that a form reads, by symbol; of a vector its components (k, n).
 
-    Raises FitError naming one that is not in every row, with what `lacking` says of it.
+    Raises FitError naming one that is not in every row, with what `lacking` says of it, and the law by the `name` that
+    it was asked for.
     """
     columns = {}
     for symbol, read in form.reads().items():
         values = input_values(frame, read)
         if values is None:
             why = (lacking or {}).get(read.name, "add it or choose another law")
-            raise FitError(f"law {form.name} needs the column {read.name!r} in every row; {why}")
+            raise FitError(f"law {name or form.name} needs the column {read.name!r} in every row; {why}")
         columns[symbol] = values
     return columns
 
@@ -237,11 +240,12 @@ def fit(
     (0.44, 0.57)
     """
     data = points(data, params=params, compute=compute, cluster=cluster, inputs=columns_read([form]))
+    name = form if isinstance(form, str) and ":" not in form else ""
     if isinstance(form, str):
         form, preset = get_law(form)
         free, tied, fixed = (*preset.free, *free), preset.tied or tied, {**preset.fixed, **(fixed or {})}
     pinned = _pinned(form, {**_ceiling(form, data.frame, free), **(fixed or {})}, free, tied)
-    columns = law_inputs(form, data.frame, data.lacking)
+    columns = law_inputs(form, data.frame, data.lacking, name)
     loss = data.frame["loss"].to_numpy(float)
     weights = _weights(weights, data.frame)
     estimate = falls is None and objective.delta == "auto" and np.ptp(weights) == 0
