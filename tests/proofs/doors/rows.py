@@ -306,7 +306,7 @@ KINDS: dict[str, Kind] = {
     ),
     "U semicolons": Kind(lambda f, d: _csv(d / "u.csv", f, sep=";", decimal=",", encoding="utf-16"), "decimal comma"),
     "U lines": Kind(lambda f, d: (f.to_json(d / "u.jsonl", orient="records", lines=True), d / "u.jsonl")[1]),
-    "V exact": Kind(_exact, wrong=_not_exact, commands=("fit", "approaches", "predict", "compare", "report", "import")),
+    "V exact": Kind(_exact, wrong=_not_exact, commands=("fit", "approaches", "predict", "report", "import")),
     **{name: Kind(_by_program(program), "", _known(program)) for name, program in OF_PROGRAMS.items()},
     "empty values": Kind(
         lambda f, d: _csv(d / "e.csv", pd.concat([f, f.iloc[:2].assign(run_id=["x", "y"], loss=np.nan)])), ""
