@@ -171,6 +171,8 @@ def _by_program(program: Callable) -> Callable[[pd.DataFrame, Path], Path]:
         known = _written(program, frame, folder / "source")
         if not known.options:
             return known.path
+        if "" in known.options.get("batch_tokens", {}):  # these runs differ in it
+            known.options["batch_tokens"] = {run.name: float(run.batch) for run in _runs(frame)}
         options = [
             word
             for name, by_run in known.options.items()
