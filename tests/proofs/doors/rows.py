@@ -154,9 +154,14 @@ def _runs(frame: pd.DataFrame) -> list[Run]:
     ]  # fmt: skip
 
 
+def _whole(frame: pd.DataFrame) -> pd.DataFrame:
+    """The runs with whole sequences of 512 tokens in a thousand steps."""
+    return frame.assign(tokens=frame["tokens"] // 512_000 * 512_000)
+
+
 def _written(program: Callable, frame: pd.DataFrame, folder: Path) -> Known:
     """The runs of a frame as a program logs them."""
-    frame = frame.assign(tokens=frame["tokens"] // 512_000 * 512_000)  # whole sequences of 512 in a thousand steps
+    frame = _whole(frame)
     with mock.patch.object(
         programs, "some_runs", lambda rng, most=4: _runs(frame)[:most] if most < 4 else _runs(frame)
     ):
@@ -172,7 +177,7 @@ def _by_program(program: Callable) -> Callable[[pd.DataFrame, Path], Path]:
         if not known.options:
             return known.path
         if "" in known.options.get("batch_tokens", {}):  # these runs differ in it
-            known.options["batch_tokens"] = {run.name: float(run.batch) for run in _runs(frame)}
+            known.options["batch_tokens"] = {run.name: float(run.batch) for run in _runs(_whole(frame))}
         options = [
             word
             for name, by_run in known.options.items()
