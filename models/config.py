@@ -134,6 +134,8 @@ class Family(ABC):
     module: str  # the class that is built, "isoflop.models.lstm:LSTM", a `models.language_model.LanguageModel`
     variant = ""  # the class that is built where a part is not the default one; "": the same
     fields: frozenset[str] = frozenset()  # of UNUSED, those that mean something to it
+    by_hand_on_cpu = False  # whether `models/step/hand_written.py` takes its step on a CPU
+    by_hand_elsewhere = False  # whether on other devices too, where every part is the default one
     by_kernels_alone = False  # whether its step by hand is the faster one in C alone: else autograd takes it
     attends = False  # whether every layer has causal attention over d_model features
 
@@ -156,7 +158,7 @@ class Family(ABC):
 
     def hand_written(self, config: ModelConfig, device: str) -> bool:
         """Whether the step of this model is taken by `models/step/hand_written.py` on such a device: cpu, cuda:0."""
-        return False
+        return self.by_hand_on_cpu if device == "cpu" else self.by_hand_elsewhere and config.plain
 
     def packs(self, config: ModelConfig) -> bool:
         """Whether torch.func can take one step of several such models at once (`experiments/parallel/pack_step.py`)."""

@@ -8,7 +8,7 @@ class LSTMFamily(Family):
 
     size_prefix = "lstm-"
     module = "isoflop.models.lstm:LSTM"
-    by_kernels_alone = True
+    by_hand_on_cpu = by_kernels_alone = True  # cuDNN takes it elsewhere
 
     def matrices(self, config: ModelConfig) -> list[MatrixShape]:
         """Of each layer, four gates from its input and four from its state."""
@@ -21,10 +21,6 @@ class LSTMFamily(Family):
     def activations(self, config: ModelConfig, *, hand_written: bool) -> float:
         """Floats a token and layer that a backward pass needs."""
         return 16 * config.d_model
-
-    def hand_written(self, config: ModelConfig, device: str) -> bool:
-        """On CPU; cuDNN takes it elsewhere."""
-        return device == "cpu"
 
     def no_graph(self, config: ModelConfig) -> str:
         """Why its step is not captured in a CUDA graph."""

@@ -11,6 +11,7 @@ class TransformerFamily(Family):
     variant = "isoflop.models.variants:Variant"
     fields = frozenset(UNUSED)
     attends = True
+    by_hand_on_cpu = by_hand_elsewhere = True
 
     def matrices(self, config: ModelConfig) -> list[MatrixShape]:
         """q, k, v and output; the router, if there are experts; into the MLP (gate and up, or up), and out of it."""
@@ -44,10 +45,6 @@ class TransformerFamily(Family):
             return (6 + normed) * config.d_model + picked + (inputs + 1) * experts * config.mlp_width + attention
         experts = config.experts_per_token if config.experts else 1
         return 12 * config.d_model + (4 if config.activation == "swiglu" else 2) * experts * config.mlp_width
-
-    def hand_written(self, config: ModelConfig, device: str) -> bool:
-        """On CPU; elsewhere where every part is the default one."""
-        return config.plain or device == "cpu"
 
     def packs(self, config: ModelConfig) -> bool:
         """Where it has no experts."""

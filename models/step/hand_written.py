@@ -9,14 +9,14 @@ A step of a small model is hundreds of tiny kernels, so what counts is how few t
 
 A model is a stack of parts, one file each in `parts`. Each returns its output and a function from the gradient of the
 output to the gradient of the input, which writes the gradients of its parameters on the way. A new part is such a file
-and its line in `stack`. Tests hold every combination to autograd through the model's own `forward`.
+and its line where a model is put together. Tests hold every combination to autograd through the model's own `forward`.
 
 Shape suffixes: B batch, T position, N = B x T, D width, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -91,18 +91,9 @@ class Stack:
         return logits_NV, scale_N, head_backward
 
 
-def stack(model: LanguageModel, ops: Ops) -> Stack | None:
-    """The parts that a model is made of, None where one of them has no step by hand.
-
-    Of these classes exactly: fully_shard turns a model into a subclass whose weights are parts of tensors.
-    """
-    if type(model) is Transformer:
-        return _transformer(model, ops)
-    if type(model) is variants.Variant:
-        return _variant(model, ops)
-    if type(model) is LSTM:
-        return _lstm(model, ops)
-    return None
+def stack(model: LanguageModel, ops: Ops) -> Stack:
+    """The parts that a model of one of the classes in KINDS is made of."""
+    return KINDS[type(model)](model, ops)
 
 
 def _transformer(model: Transformer, ops: Ops) -> Stack:
@@ -145,6 +136,10 @@ def _mlp(module: variants.MLP | moe.Experts, norm: Norm, ops: Ops) -> Sublayer:
     if isinstance(module, variants.MLP):
         return MLP(ops, norm, module.up, module.down, module.gated)
     return Experts(ops, norm, module.router, module.up, module.down, module.chosen, module.gated)
+
+
+# Of these classes exactly: fully_shard turns a model into a subclass whose weights are parts of tensors.
+KINDS: dict[type, Callable[[Any, Ops], Stack]] = {Transformer: _transformer, variants.Variant: _variant, LSTM: _lstm}
 
 
 def _flat(tokens_BT: Tensor) -> Tensor:

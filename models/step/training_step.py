@@ -92,13 +92,13 @@ def _by_hand(model: LanguageModel) -> Step | None:
         return None
     if family.by_kernels_alone and ops is not c_ops:
         return None
-    parts = hand_written.stack(model, ops)
-    if parts is None:
+    if type(model) not in hand_written.KINDS:
         return None
+    stack = cache(partial(hand_written.stack, model, ops))  # at the first step, whatever loads weights before it
     return Step(
-        parts.loss_and_gradients,
-        parts.logits,
-        parts.score,
+        lambda inputs_BT, targets_BT: stack().loss_and_gradients(inputs_BT, targets_BT),
+        lambda inputs_BT: stack().logits(inputs_BT),
+        lambda inputs_BT, targets_BT: stack().score(inputs_BT, targets_BT),
         engine="c" if ops is c_ops else "torch",
         build=kernels() if ops is c_ops else "",
     )

@@ -132,11 +132,6 @@ STATED = {
 }
 
 
-# Laws with an irreducible loss, whose reducible part falls as C^-frontier along the best sizes: each fitted by its own
-# study, or to its own corpus. Of two fits to the same runs the later counts.
-FALLING = ("besiroglu-2024", "muennighoff-2023", "gadre-2024-c4", "gadre-2024-redpajama", "gadre-2024-refinedweb")
-
-
 @dataclass(frozen=True)
 class Drift:
     """How an exponent differs between studies: its standard deviation, and the degrees of freedom of that."""
@@ -153,11 +148,3 @@ def exponent_drift() -> Drift:
     """
     a = np.array(list(STATED.values()))
     return Drift(float(a.std(ddof=1)), len(a) - 1)
-
-
-@cache
-def slope_drift() -> Drift:
-    """The scatter of ln of the frontier exponents of FALLING: by what share the slope of ln loss may differ beyond."""
-    laws = [PUBLISHED[name].law for name in FALLING]
-    logs = np.log([law.alpha * law.beta / (law.alpha + law.beta) for law in laws])  # type: ignore[union-attr]
-    return Drift(float(logs.std(ddof=1)), len(logs) - 1)

@@ -95,8 +95,8 @@ def predict_at(
     made, refused = _forecasts(weighed.fits, target, weighed.refused)
     share = np.array([weighed.weights[law] for law in made])
     share = share / share.sum() if share.sum() else np.full(len(made), 1.0 / len(made))
-    fits, width = weighed.fits, weighed.discrepancy
-    pooled = average([beyond_the_data(f, fits[law], target, data, width) for law, f in made.items()], share)
+    width = weighed.discrepancy
+    pooled = average([beyond_the_data(f, target, data, width) for f in made.values()], share)
     rows = [
         {"law": law, "weight": w, "loss": float(np.exp(f.mean[0])), "sd": float(f.sd[0])}
         for (law, f), w in zip(made.items(), share.tolist(), strict=True)

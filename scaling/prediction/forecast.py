@@ -2,8 +2,7 @@
 
 The prediction is a forecast average: each law contributes a Student's t of ln loss with its jackknife error and the
 noise of one run, weighted by its forecasts at rolling origins (`selection.law_weights`) and widened by the discrepancy
-that those forecasts showed per unit of extrapolation, and by what the slope of ln loss differs between published ranges
-of compute: a law that bends beyond the data leaves no trace in them.
+that those forecasts showed per unit of extrapolation.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,13 +15,13 @@ import pandas as pd
 
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.units import unit_findings
-from isoflop.scaling.fitting.fit import Fit, Huber, law_inputs
+from isoflop.scaling.fitting.fit import Fit, Huber
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.data_constrained import EXCESS_WORTH, REPEAT_WORTH, DataConstrained, Repeats
 from isoflop.scaling.laws.law import Law
-from isoflop.scaling.laws.published import exponent_drift, slope_drift
+from isoflop.scaling.laws.published import exponent_drift
 from isoflop.scaling.selection.averaging import Forecast, ForecastAverage, average
 from isoflop.scaling.selection.law_weights import NoLawError, WeightedLaws, weigh_laws
 from isoflop.scaling.selection.preference import candidates
@@ -33,7 +32,6 @@ from isoflop.scaling.table.json_plain import plain
 LEVELS = (0.5, 0.8, 0.95)
 SAME_EPOCHS = 1.01  # times those of the table: what rounding leaves is the same
 EXACT = 1e-18  # variance of ln n_opt under a law that fits exactly
-SLOPE_STEP = 1e-3  # of ln compute, for a slope of ln loss
 FAR = 10.0  # times the largest compute: beyond, the point prediction rests on the form alone
 
 
@@ -222,10 +220,7 @@ def _forecast_at(data: Points, weighted: WeightedLaws, target: Target) -> LossFo
             "sd": float(predicted.sd[0]), "lo": float(np.exp(lo[0])), "hi": float(np.exp(hi[0])),
             "n_opt": float(places[law]["n_params"].iloc[0]) if target.optimal else np.nan,
         })  # fmt: skip
-    widened = [
-        beyond_the_data(f, fits[law], places[law], data, weighted.discrepancy, _reader(target, worths))
-        for law, f in forecasts.items()
-    ]
+    widened = [beyond_the_data(f, places[law], data, weighted.discrepancy) for law, f in forecasts.items()]
     pooled = average(widened, [weights[law] for law in fits])
     n_average = _best_size(fits, weights, places, target, worths, reach) if target.optimal else None
     notes += data.cost_notes(float(places[preferred]["n_params"].iloc[0]))
@@ -314,32 +309,12 @@ def _read(law: Law, target: Target, worths: tuple[float, float]) -> Callable[...
     return Repeats(law, target.unique_tokens, *worths)
 
 
-def beyond_the_data(
-    forecast: Forecast,
-    fitted: Fit,
-    frame: pd.DataFrame,
-    data: Points,
-    discrepancy: float,
-    read: Callable[[Law], Callable[..., Any]] = lambda law: law,
-) -> Forecast:
-    """A law's forecast of the runs of a frame, with what extrapolation adds per ln of compute beyond the largest.
-
-    That is the discrepancy of past forecasts, and the drift of published slopes times the law's own slope there: how
-    steeply ln loss falls with ln compute, tokens per parameter and epochs unchanged.
-    """
+def beyond_the_data(forecast: Forecast, frame: pd.DataFrame, data: Points, discrepancy: float) -> Forecast:
+    """A forecast of the runs of a frame, widened by the discrepancy of past forecasts for each ln of compute beyond."""
     if "flops" not in frame or data.frame["flops"].isna().any():  # nothing says how far the runs lie beyond
         return forecast
-    far = np.maximum(np.nan_to_num(np.log(frame["flops"].to_numpy(float) / data.frame["flops"].max())), 0.0)
-    half, grows = 0.5 * SLOPE_STEP, {"C": 1.0, "N": 0.5, "D": 0.5, "U": 0.5}
-    columns = law_inputs(type(fitted.law), frame)
-    high, low = (
-        np.log(np.asarray(read(fitted.law)(*[
-            values * np.exp(step * grows.get(k, 0.0)) for k, values in columns.items()
-        ]), dtype=float))
-        for step in (-half, half)
-    )  # fmt: skip
-    drift = slope_drift()
-    return forecast.widened(discrepancy * far).drifting(drift.sd * np.abs(high - low) / SLOPE_STEP * far, drift.freedom)
+    far = np.nan_to_num(np.log(frame["flops"].to_numpy(float) / data.frame["flops"].max()))
+    return forecast.widened(discrepancy * np.maximum(far, 0.0))
 
 
 def _place(fitted: Fit, law: Law, target: Target, worths: tuple[float, float]) -> pd.DataFrame:

@@ -176,7 +176,7 @@ def predict_table(
         raise PredictError("no law has a forecast: " + "; ".join(f"{law}: {why}" for law, why in refused.items()))
     share = np.array([weights[law] for law in made])
     share = share / share.sum() if share.sum() else np.full(len(made), 1.0 / len(made))
-    widened = [beyond_the_data(f, fits[law], target.frame, data, discrepancy) for law, f in made.items()]
+    widened = [beyond_the_data(f, target.frame, data, discrepancy) for f in made.values()]
     pooled = average(widened, share)
     held = _held(target, pooled, made, share, preferred, refused, (*data.notes, *notes))
     if "unique_tokens" not in target.frame:

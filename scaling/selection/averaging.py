@@ -17,12 +17,12 @@ ONE_SIGMA = 0.8413447460685429  # probability below one standard deviation above
 class Forecast:
     """One law's forecast of n losses: Student's t of ln loss.
 
-    It has location `mean` (n,), scale `sd` (n,) and `freedom` degrees of freedom, one number or (n,).
+    It has location `mean` (n,), scale `sd` (n,) and `freedom` degrees of freedom.
     """
 
     mean: Array
     sd: Array
-    freedom: Array | float
+    freedom: float
 
     def log_density(self, log_loss: Array) -> Array:
         """ln of the density of the measured ln loss, (n,)."""
@@ -33,12 +33,6 @@ class Forecast:
     def widened(self, by: Array | float) -> "Forecast":
         """The same forecast with further independent scatter of standard deviation `by`, in ln loss."""
         return Forecast(self.mean, np.hypot(self.sd, by), self.freedom)
-
-    def drifting(self, by: Array, freedom: float) -> "Forecast":
-        """The same with scatter `by` (n,) that is known with so many degrees of freedom itself (Satterthwaite 1946)."""
-        own, further = self.sd**2, by**2
-        both = (own + further) ** 2 / (own**2 / self.freedom + further**2 / freedom)
-        return Forecast(self.mean, np.hypot(self.sd, by), both if len(both) > 1 else float(both[0]))
 
 
 @dataclass(frozen=True)

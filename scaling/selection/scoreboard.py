@@ -14,6 +14,7 @@ import pandas as pd
 
 from isoflop.scaling.findings.finding import Case
 from isoflop.scaling.findings.fit_checks import at_bound, conditioning, converged, enough, plausible
+from isoflop.scaling.findings.input_checks import NARROW
 from isoflop.scaling.findings.residual_checks import residuals
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber
 from isoflop.scaling.fitting.objective import Objective
@@ -30,7 +31,7 @@ from isoflop.scaling.selection.rolling_origins import (
     local_slope,
     rolling_origins,
 )
-from isoflop.scaling.table.columns import input_values, is_whole
+from isoflop.scaling.table.columns import input_values, is_whole, unlike
 from isoflop.scaling.table.conventions import Points, points
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.meaning import QUANTITIES
@@ -176,13 +177,25 @@ def inputs_of(laws: Sequence[str] | str | None, by: str, table: "pd.DataFrame | 
 
 
 def applicable(data: Points) -> tuple[str, ...]:
-    """The catalogue, of laws of further columns those alone that the table has and whose values vary."""
+    """The catalogue; of laws of further columns those alone that the table has, varied apart from size and tokens."""
     return tuple(name for name in PRESETS if of_size_and_data(name) or _varied(name, data))
 
 
 def _varied(name: str, data: Points) -> bool:
     values = [input_values(data.frame, column) for column in get_law(name)[0].reads().values()]
-    return all(v is not None and np.ptp(v, axis=-1).any() for v in values)
+    if not all(v is not None and np.ptp(v, axis=-1).any() for v in values):
+        return False
+    return all(_apart(data, column) for column in unlike(get_law(name)[0].reads().values()))
+
+
+def _apart(data: Points, column: Column) -> bool:
+    """Whether an input is no function of size and tokens in these runs, as a width is: its effect could not be told."""
+    if column.transform != "log" or data.frame[["n_params", "tokens"]].isna().any(axis=None):
+        return True
+    y = np.log(data.frame[column.name].to_numpy(float))
+    known = np.column_stack([np.ones(len(y)), np.log(data.frame[["n_params", "tokens"]].to_numpy(float))])
+    left = y - known @ np.linalg.lstsq(known, y, rcond=None)[0]
+    return float(left @ left) > (1 - NARROW) * float(np.sum((y - y.mean()) ** 2))
 
 
 def _enter(

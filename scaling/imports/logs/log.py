@@ -79,6 +79,10 @@ class LogReader:
                 made = [self.parse(self._of_run(found, k), path) for k in range(len(found))]
             except OverflowError as error:
                 raise SourceError(f"{path}: a number in it is larger than any count ({error})") from error
+            except SourceError:
+                raise
+            except ValueError as error:
+                raise SourceError(f"{path}: a number in it is none ({error})") from error
             kept = [replace(run, name=f"{name}-{label}" if label else name) for run in made if run]
             runs += [replace(run, name=f"{run.name}#{k}") for k, run in enumerate(kept, 1)] if len(kept) > 1 else kept
             if any(part.settings_of is not None for part in found):

@@ -24,15 +24,6 @@ def test_widening_adds_variances_and_keeps_the_rest():
     assert (wide.mean is ONE.mean, wide.freedom) == (True, 5.0)
 
 
-@pytest.mark.parametrize(("by", "freedom"), [(0.0, 12.0), (0.03, 3.0), (1e6, 4.0)])
-def test_drifting_adds_a_variance_that_is_itself_estimated(by, freedom):
-    """Satterthwaite: the degrees of freedom of a sum lie between those of the parts, each by its share squared."""
-    wide = Forecast(np.array([1.0]), np.array([0.03]), 12.0).drifting(np.array([by]), freedom)
-    assert wide.sd == pytest.approx(np.hypot(0.03, by))
-    share = by**2 / (by**2 + 0.03**2)
-    assert wide.freedom == pytest.approx(1 / ((1 - share) ** 2 / 12 + share**2 / freedom))
-
-
 def test_mean_and_sd_are_those_of_the_mixture():
     assert BOTH.weights == pytest.approx([0.75, 0.25])
     assert BOTH.mean == pytest.approx([0.125, 0.75, -0.5])

@@ -15,6 +15,9 @@ ERRORS = {"joint": 0.3, "second": 0.1, "size": 0.01, "tokens only": 0.02}
 INPUTS = {"joint": ("N", "D"), "second": ("N", "D", "U"), "size": ("N",), "tokens only": ("D",)}
 
 
+TABLE = SimpleNamespace(in_order=lambda: None)  # the stand-ins read nothing of it
+
+
 def fitted(law):
     return SimpleNamespace(law=SimpleNamespace(inputs=INPUTS[law]))
 
@@ -33,7 +36,7 @@ def scored(monkeypatch):
             )  # fmt: skip
 
         monkeypatch.setattr(law_weights, "compare", compare)
-        return weigh_laws(None, laws, Huber("auto"))
+        return weigh_laws(TABLE, laws, Huber("auto"))
 
     return stand_in
 
@@ -67,7 +70,7 @@ def unscored(monkeypatch):
 
 
 def test_without_scales_to_test_on_weights_are_equal_and_said(unscored):
-    found = weigh_laws(None, ["size", "joint", "none", "second"], Huber("auto"))
+    found = weigh_laws(TABLE, ["size", "joint", "none", "second"], Huber("auto"))
     assert found.weights == {"joint": 0.5, "second": 0.5}
     assert (found.preferred, found.discrepancy) == ("joint", 0.0)
     assert found.refused == {"none": "no fit", "size": NOT_JOINT}
@@ -76,7 +79,7 @@ def test_without_scales_to_test_on_weights_are_equal_and_said(unscored):
 
 def test_no_law_of_both_is_an_error_with_the_reasons(unscored):
     with pytest.raises(NoLawError, match=f"none: no fit; size: {NOT_JOINT}") as caught:
-        weigh_laws(None, ["none", "size"], Huber("auto"))
+        weigh_laws(TABLE, ["none", "size"], Huber("auto"))
     assert caught.value.exit_code == 1
     with pytest.raises(NoLawError, match="no law was requested"):
-        weigh_laws(None, [], Huber("auto"))
+        weigh_laws(TABLE, [], Huber("auto"))

@@ -6,11 +6,11 @@ import pytest
 from scipy.stats import binom, chi2
 
 from isoflop.scaling.design.simulate import simulate_points
-from isoflop.scaling.laws import law_names, of_size_and_data
+from isoflop.scaling.laws import columns_read, law_names, of_size_and_data
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.selection.averaging import Forecast, average
 from isoflop.scaling.selection.rolling_origins import FEWEST_ROWS, HoldOutError, rolling_origins
-from isoflop.scaling.selection.scoreboard import AVERAGE, BASELINE, compare
+from isoflop.scaling.selection.scoreboard import AVERAGE, BASELINE, applicable, compare
 from isoflop.scaling.table.conventions import points
 from tests.support.fits.decision_checks import coverage
 from tests.support.fits.simulated import BENT, BESIROGLU, isoflop_table
@@ -27,6 +27,16 @@ def test_each_law_is_announced_before_it_is_fitted():
     said = []
     compare(isoflop_table(BESIROGLU, seed=0), ("chinchilla-tied", "power-n"), findings=False, on_law=said.append)
     assert said == ["chinchilla-tied", "power-n"]
+
+
+def test_a_law_of_a_column_that_follows_from_size_is_not_tried_unasked():
+    """Parameters of the embedding that are a power of the size leave its effect unseen; varied apart, they show it."""
+    table = isoflop_table(BESIROGLU, seed=0)
+    bound = table.assign(n_params_embedding=table["n_params"] ** 0.4)
+    free = table.assign(n_params_embedding=bound["n_params_embedding"] * (1 + np.arange(len(table)) % 5))
+    found = [applicable(points(t, inputs=columns_read(["vocabulary"]))) for t in (table, bound, free)]
+    assert ["vocabulary" in laws for laws in found] == [False, False, True]
+    assert all(set(found[0]) <= set(laws) for laws in found)
 
 
 def test_every_law_has_a_score_or_a_reason(board):
