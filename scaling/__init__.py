@@ -13,9 +13,7 @@ used:
 0.35
 """
 
-import sys
 from importlib import import_module
-from importlib.util import LazyLoader, find_spec, module_from_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -73,19 +71,6 @@ __all__ = [
     "three_approaches",
     "two_stage",
 ]
-
-
-def _defer(name: str) -> None:
-    """Let a module be loaded when something of it is first used, and not when it is imported."""
-    spec = None if name in sys.modules else find_spec(name)
-    if spec is not None and spec.loader is not None:
-        spec.loader = LazyLoader(spec.loader)
-        sys.modules[name] = module = module_from_spec(spec)
-        spec.loader.exec_module(module)
-        setattr(sys.modules[name.rpartition(".")[0]], name.rpartition(".")[2], module)
-
-
-_defer("numpy.f2py")  # scipy.special imports every name that numpy lists, and with this one a compiler of Fortran
 
 
 if not TYPE_CHECKING:  # a checker sees the imports above, and objects to any other name

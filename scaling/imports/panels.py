@@ -132,6 +132,9 @@ def _from_long(frame: pd.DataFrame, mapping: Mapping[str, str], notes: list[str]
     held = held.drop_duplicates(["place", "key"], keep="last")
     wide = held.pivot(index="place", columns="key", values="value")
     wide.columns = [f"{name}_loss" if words(str(key)) in _SPLITS else str(name) for name in wide.columns]
+    columns = [*map(str, rest), *wide.columns]
+    if twice := next((name for name in columns if columns.count(name) > 1), None):
+        raise SourceError(f"{source}: a long table (columns {key}, {value}) that has {twice!r} twice; rename one")
     notes.append(f"a long table, a column for each {key}: {', '.join(list(wide)[:MOST_SHOWN])}")
     return frame[rest].groupby(place, sort=False).head(1).set_axis(pd.unique(place)).join(wide).reset_index(drop=True)
 

@@ -257,7 +257,8 @@ def checked_registration(value: dict[str, Any], path: str) -> dict[str, Any]:
         _time(value["registered_at"], path)
         check_components(value.get("distribution"), path)
     except ValueError as error:
-        raise RegistrationError(f"{error}; not a registration") from error
+        said = str(error) if str(path) in str(error) else f"{path}: {error}"
+        raise RegistrationError(f"{said}; not a registration") from error
     if _seal(value) != value["seal"]:
         raise RegistrationError(f"{path}: changed since it was registered (its seal is broken): it proves nothing")
     return value

@@ -78,7 +78,7 @@ def read_file(path: Path, notes: list[str], labels: tuple[str, ...] = LABELS, sh
     except TableError:
         raise
     except (
-        ValueError, TypeError, OSError, EOFError, RecursionError, OverflowError, pa.ArrowException, csv.Error,
+        ValueError, TypeError, OSError, EOFError, RuntimeError, OverflowError, pa.ArrowException, csv.Error,
         pd.errors.ParserError,
         pd.errors.EmptyDataError, pd.errors.ParserWarning, lzma.LZMAError, zlib.error, zipfile.BadZipFile,
     ) as error:  # fmt: skip
@@ -178,7 +178,7 @@ def _sheet(path: Path, sheet: str | None, notes: list[str], labels: tuple[str, .
         raise TableError(
             f"{path}: a spreadsheet is read by openpyxl; pip install 'isoflop[excel]', or save the sheet as CSV"
         ) from error
-    except (KeyError, zipfile.BadZipFile) as error:
+    except (KeyError, RuntimeError, zipfile.BadZipFile) as error:
         raise TableError(f"{path}: cannot be read as spreadsheet ({first_line(error)})") from error
     with book:
         names = [str(name) for name in book.sheet_names]

@@ -36,7 +36,9 @@ def written(study_table, tmp_path_factory):
 
 
 def test_a_study_supports_every_figure(written):
-    assert set(written.missing) == {"multiplier", "bowls", "positions"}, "one arm, one learning rate, no runs folder"
+    assert set(written.missing) == {"multiplier", "bowls", "positions", "slices"}, (
+        "one arm, one rate, no runs folder, a law of two inputs"
+    )
     assert set(written.figures) == set(FIGURES) - set(written.missing)
     for name in written.figures:
         assert (written.folder / f"{name}.png").read_bytes()[:4] == b"\x89PNG"

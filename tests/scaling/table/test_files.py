@@ -320,3 +320,14 @@ def test_what_is_too_long_for_a_row_or_for_one_value_is_refused_before_it_is_par
     monkeypatch.setattr("isoflop.scaling.table.files.LARGEST_JSON", 90)
     with pytest.raises(TableError, match=told):
         read_file(tmp_path / name, [])
+
+
+@pytest.mark.parametrize(("at", "value"), [(6, 1), (8, 99), (4, 84)], ids=["encrypted", "method", "version"])
+def test_a_zip_that_cannot_be_unpacked_here_names_the_file(tmp_path, at, value):
+    """A flag, a method or a version that zipfile does not know, in both of its headers."""
+    packed = bytearray(zipped(KNOWN.to_csv(index=False).encode()))
+    packed[at] = value
+    packed[packed.index(b"PK\x01\x02") + at + 2] = value
+    (tmp_path / "table.csv.zip").write_bytes(packed)
+    with pytest.raises(TableError, match=r"table\.csv\.zip"):
+        read_file(tmp_path / "table.csv.zip", [])
