@@ -186,7 +186,7 @@ def _advice(e: Evidence) -> str:
     limit = errors[best] + frame.loc[best, "error_se"]
     close = [f"`{law}`" for law in _in_order(board)[1:] if law in board.entrants and errors[law] <= limit]
     if close:
-        said.append(f"Not told apart from it by these runs: {', '.join(close)}.")
+        said.append(f"These runs do not distinguish it from: {', '.join(close)}.")
     if errors.get(AVERAGE, math.inf) <= errors[board.preferred]:
         said.append(f"To forecast a loss take the average of the laws, `isoflop predict`: it missed by "
                     f"{errors[AVERAGE]:.2%}.")  # fmt: skip

@@ -180,7 +180,7 @@ def predict(
 
 
 def _ledger(path: Path, registered: Path | None, runs: "pd.DataFrame | None") -> "Ledger":
-    """A ledger after a registration was entered in it and its forecasts were scored, each where it is asked for."""
+    """A ledger after a registration was entered in it and its forecasts were scored, each where it is requested."""
     from isoflop.scaling.prediction.ledger import enter, read_ledger, score_ledger
 
     if registered is not None:

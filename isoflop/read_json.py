@@ -1,7 +1,7 @@
 """Reads JSON that somebody else may have written: one way for stores, models, corpora and registrations.
 
 A file is data until it is checked. It must be a regular file (a pipe would wait for ever) of at most MAX_BYTES, in
-UTF-8, nested at most MAX_DEPTH levels, with no key twice and no NaN or Infinity unless told; and it must have the
+UTF-8, nested at most MAX_DEPTH levels, with no key twice and no NaN or Infinity unless allowed; and it must have the
 shape that its reader states as a type. Standard library only, so that every package may use it.
 """
 

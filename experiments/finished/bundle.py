@@ -150,13 +150,13 @@ def _plain(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     """A table of others in columns that are read back as they are: each quantity under our name alone."""
     notes += [str(note) for note in table.attrs.get("notes", ())]
     names = [str(name) for name in table]
-    told = [n for n in names if (said := meaning(n)) is not None and said.quantity != n and said.quantity in names]
+    repeated = [n for n in names if (said := meaning(n)) is not None and said.quantity != n and said.quantity in names]
     personal = [name for name in names if name.lower() in PERSONAL]
-    if told:
-        notes.append(f"left out, since other columns hold the same under our names: {', '.join(told)}")
+    if repeated:
+        notes.append(f"left out, since other columns hold the same under our names: {', '.join(repeated)}")
     if personal:
         notes.append(f"left out, since they may name a person or a machine: {', '.join(personal)}")
-    shown = table[[name for name in table if str(name) not in (*told, *personal)]].reset_index(drop=True)
+    shown = table[[name for name in table if str(name) not in (*repeated, *personal)]].reset_index(drop=True)
     shown.columns = [str(name) for name in shown]
     unit = table.attrs.get("loss_unit", NATS_PER_TOKEN)
     if unit != NATS_PER_TOKEN:
@@ -234,7 +234,7 @@ def _card(
     said = [f"- {name}: {plain_markdown(text)}" for name, text in conventions.items()]
     facts = [f"| {name} | {plain_markdown(value)} |" for name, value in _facts(table).items()]
     stated = "not stated by whoever shared them: ask before using them" if licence == UNSTATED else f"`{licence}`"
-    told = ["## Notes", "", *(f"- {plain_markdown(note)}" for note in notes), ""] if notes else []
+    section = ["## Notes", "", *(f"- {plain_markdown(note)}" for note in notes), ""] if notes else []
     files = [f"- `{TABLE_FILE}`: {len(table):,} rows of {n_runs:,} runs"]
     files += [f"- `{CONFIGS_FILE}`: the resolved configuration of every run, from which its id follows"] * has_configs
     files += [f"- `{MANIFEST_FILE}`: SHA-256 of every file, versions, conventions"]
@@ -249,7 +249,7 @@ def _card(
         "## Licence", "",
         f"The licence of these numbers: {stated}. The text that the models were trained on is not in here; its licence "
         "is its owner's.", "",
-        "## Conventions", "", *said, "", *told,
+        "## Conventions", "", *said, "", *section,
         "## Columns", "", "| column | unit | meaning |", "|---|---|---|", *columns, "",
     ])  # fmt: skip
 

@@ -8,7 +8,7 @@ from isoflop.scaling.findings.finding import Case, Check, Finding
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.table.columns import components, row_names, unlike
 
-EXPLAINED = 0.995  # of the variance of an input by the others: beyond, their effects cannot be told apart
+EXPLAINED = 0.995  # of the variance of an input by the others: beyond, their effects are not identified
 NARROW = 0.9
 FEWEST_VALUES = 3  # of an input: two hold a slope and no shape
 
@@ -32,7 +32,7 @@ def varied(case: Case) -> Iterator[Finding]:
 
 
 def apart(case: Case) -> Iterator[Finding]:
-    """Inputs that follow from the others in these runs, so that their effects cannot be told apart."""
+    """Inputs that follow from the others in these runs, so that their effects are not identified."""
     if not _further(case):
         return
     coordinates = dict(_coordinates(case))

@@ -195,7 +195,7 @@ def law_inputs(
     """The columns (n,) that a form reads, by symbol; of a vector its components (k, n).
 
     Raises FitError naming one that is not in every row, with what `lacking` says of it, and the law by the `name` that
-    it was asked for.
+    it was requested.
     """
     columns = {}
     for symbol, read in form.reads().items():

@@ -54,8 +54,8 @@ def clean(run: ForeignRun, options: ImportOptions) -> tuple[ForeignRun | None, l
 
 def _diverged(frame: pd.DataFrame) -> bool:
     """Whether the last loss of several is infinite, 0 or negative."""
-    told = frame[frame["loss"].notna() & np.isfinite(frame["step"])]
-    return len(told) > 1 and bool(not_positive(told.sort_values("step", kind="stable")["loss"])[-1])
+    measured = frame[frame["loss"].notna() & np.isfinite(frame["step"])]
+    return len(measured) > 1 and bool(not_positive(measured.sort_values("step", kind="stable")["loss"])[-1])
 
 
 def _is_clean(frame: pd.DataFrame) -> bool:

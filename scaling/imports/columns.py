@@ -186,7 +186,7 @@ def _groups(name: str, found: Resolved, run: str | None, columns: Columns) -> di
             if axis != columns.find(frame, "step"):
                 columns.note(f"{len(frame)} rows along {axis} are one run, the last its end")
             if axis == columns.find(frame, "step") and (parted := blocks(frame, str(axis))) and parted[1].nunique() > 1:
-                columns.note(f"runs are told apart by column {parted[0]}, and where {axis} begins again")
+                columns.note(f"runs are distinguished by column {parted[0]}, and where {axis} begins again")
                 return _rows_by(parted[1])
             return {name: np.arange(len(frame))}
         return {f"{name}#{k}" if len(frame) > 1 else name: row for k, row in enumerate(alone, 1)}

@@ -25,7 +25,7 @@ MOST_SHOWN = 6  # columns in a message
 
 
 def laid_out(frame: pd.DataFrame, mapping: Mapping[str, str], notes: list[str], source: str) -> pd.DataFrame:
-    """The table with a column per quantity. Raises SourceError for a long table whose keys are not told apart."""
+    """The table with a column per quantity. Raises SourceError for a long table with several values of one key."""
     frame = _hashable(_expanded(frame, notes))
     frame = _mlflow(frame)
     frame = _litgpt(frame, mapping, notes)
@@ -63,7 +63,7 @@ def _expanded(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
 
 
 def _hashable(frame: pd.DataFrame) -> pd.DataFrame:
-    """The same with lists and dictionaries as text: rows are told apart and grouped by what their cells hold."""
+    """The same with lists and dictionaries as text: rows are compared and grouped by what their cells hold."""
     objects = frame.columns[
         frame.dtypes.map(pd.api.types.is_object_dtype).to_numpy() & ~frame.columns.duplicated(keep=False)
     ]

@@ -283,7 +283,7 @@ def _append(path: Path, entries: list[dict[str, Any]]) -> None:
 
 
 def _question(value: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What a forecast was asked: its target, from which runs, counted how."""
+    """What a forecast is of: its target, from which runs, counted how."""
     target = {name: part for name, part in value["target"].items() if part is not None}
     return json.dumps(target, sort_keys=True), value["data"]["sha256"], json.dumps(value["conventions"], sort_keys=True)
 

@@ -290,7 +290,7 @@ def predict_from_law(
 def _published_run(
     name: str, law: "Law | AllocationRule", given: dict[str, float | None]
 ) -> tuple[dict[str, float | None], float | None]:
-    """The run that a published law is asked for, every number of it that is known, and its loss."""
+    """The run whose loss a published law gives, every number of it that is known, and its loss."""
     flops, unique = given["flops"], given["unique_tokens"]
     joint = isinstance(law, AllocationRule) or {"N", "D"} <= set(law.inputs)
     if joint and flops is not None and given["n_params"] is None and given["tokens"] is None:

@@ -230,8 +230,8 @@ def _points(table: pd.DataFrame, value: Mapping[str, Any]) -> Points:
     """The points of a table under the conventions of a registration."""
     if not is_runs(table):
         return points(table)
-    told = {k: v for k in ("params", "compute") if (v := value["conventions"][k]) != AS_GIVEN}
-    return points(table, **told)
+    chosen = {k: v for k in ("params", "compute") if (v := value["conventions"][k]) != AS_GIVEN}
+    return points(table, **chosen)
 
 
 def read_registration(path: Path) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class Origin:
 
 
 def along(values: np.ndarray) -> np.ndarray:
-    """A scale (n,) in the units that levels are told apart in: ln, or parts of its range where it may be 0."""
+    """A scale (n,) in the units in which levels are separated: ln, or parts of its range where it may be 0."""
     if values.min() > 0:
         return np.log(values)
     return LINEAR_RANGE * (values - values.min()) / max(np.ptp(values), 1e-300)

@@ -189,7 +189,7 @@ def _varied(name: str, data: Points) -> bool:
 
 
 def _apart(data: Points, column: Column) -> bool:
-    """Whether an input is no function of size and tokens in these runs, as a width is: its effect could not be told."""
+    """Whether an input is no function of size and tokens in these runs, as a width is: its effect is not identified."""
     if column.transform != "log" or data.frame[["n_params", "tokens"]].isna().any(axis=None):
         return True
     y = np.log(data.frame[column.name].to_numpy(float))

@@ -70,7 +70,7 @@ class Points:
     """The data points that a law is fitted to, a row each, and the conventions of their columns.
 
     `frame` has n_params, tokens, flops, loss (NaN where the table lacks one) and cluster, those of OPTIONAL that the
-    table has, and the further inputs that were asked for; `lacking` says why one is absent, by its name. `cluster`
+    table has, and the further inputs that were requested; `lacking` says why one is absent, by its name. `cluster`
     names the column whose values are the units of resampling, `notes` say what was left out or assumed, `loss_unit` is
     the unit of the loss. `larger` are models of the family beyond those of a run table. `orders_differ` says that no
     two sizes of a seed read the same order of the data.

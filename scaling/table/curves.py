@@ -91,7 +91,7 @@ def _refuse_keyed(frame: pd.DataFrame, twice: np.ndarray, source: str) -> None:
 
 
 def refuse_splits(table: pd.DataFrame, *, source: str) -> None:
-    """Raise TableError where rows are losses of several splits, told apart by a column: train, val."""
+    """Raise TableError where rows are losses of several splits, named in a column: train, val."""
     for name in table:
         if words(str(name)) not in KEYS or is_numbers(table[name]):
             continue
@@ -147,8 +147,8 @@ def blocks(table: pd.DataFrame, step: str) -> tuple[str, pd.Series] | None:
     if np.median(np.bincount(number)[1:]) < MANY:
         return None
     keys = [name for name in keys if table[name].nunique() > 1]
-    told = table.loc[begins, keys].map(lambda value: f"{value:.10g}" if isinstance(value, float) else str(value))
-    heads = told.agg(" ".join, axis=1) if keys else pd.Series("run", index=told.index)
+    shown = table.loc[begins, keys].map(lambda value: f"{value:.10g}" if isinstance(value, float) else str(value))
+    heads = shown.agg(" ".join, axis=1) if keys else pd.Series("run", index=shown.index)
     if heads.duplicated().any():
         heads = heads + "#" + (heads.groupby(heads).cumcount() + 1).astype(str)
     names = pd.Series(heads.to_numpy(object)[number - 1], index=table.index)

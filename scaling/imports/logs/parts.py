@@ -32,8 +32,8 @@ class Event:
 class Part:
     """The lines of one run, or of one start of the program.
 
-    `model` is the number of parameters as the log writes it, told here or before; `settings_of` the position of the run
-    whose settings it has too, where no start of the program stands before its first step.
+    `model` is the number of parameters as the log writes it, reported here or before; `settings_of` the position of the
+    run whose settings it has too, where no start of the program stands before its first step.
     """
 
     events: list[Event] = field(default_factory=list)
@@ -57,12 +57,12 @@ def parts(events: Sequence[Event], source: str) -> list[Part]:
     runs: list[Part] = []
     for start in _starts(events, source):
         _check_mixed(start, source)
-        told = next((event.params for event in reversed(start.heading) if event.params), "")
+        reported = next((event.params for event in reversed(start.heading) if event.params), "")
         before = runs[-1] if runs else None
-        if before and start.steps and told in ("", before.model) and start.steps[0] > before.steps[0]:
+        if before and start.steps and reported in ("", before.model) and start.steps[0] > before.steps[0]:
             before.events += start.events
             continue
-        start.model = told or (before.model if before else "")
+        start.model = reported or (before.model if before else "")
         if before and not any(event.first for event in start.heading):
             start.settings_of = len(runs) - 1
         runs.append(start)
@@ -91,15 +91,15 @@ def _starts(events: Sequence[Event], source: str) -> list[Part]:
     """
     found = [Part()]
     last = first = -1  # steps of the start at hand, -1 before there is one
-    tail = params = 0  # lines since the last step; the line that told the number of parameters
-    told = ""
+    tail = params = 0  # lines since the last step; the line that reported the number of parameters
+    reported = ""
 
     def begin() -> None:
-        nonlocal last, first, told, params
+        nonlocal last, first, reported, params
         at = len(found[-1].events) - tail
         found.append(Part(found[-1].events[at:]))
         del found[-2].events[at:]
-        last, first, told, params = -1, -1, "", 0
+        last, first, reported, params = -1, -1, "", 0
 
     for event in events:
         if event.step is not None:
@@ -109,18 +109,18 @@ def _starts(events: Sequence[Event], source: str) -> list[Part]:
             last, tail = event.step, 0
             found[-1].events.append(event)
             continue
-        if event.params and told and event.params != told:
+        if event.params and reported and event.params != reported:
             if last < 0 and params:
                 raise SourceError(
                     f"{source}: line {event.number} tells a second model ({event.params}) before the one of line "
-                    f"{params} ({told}) has a step: the lines of several runs are mixed; give each run a file"
+                    f"{params} ({reported}) has a step: the lines of several runs are mixed; give each run a file"
                 )
             if last >= 0:
                 begin()
         elif event.first and last >= 0:
             begin()
         if event.params:
-            told, params = event.params, event.number
+            reported, params = event.params, event.number
         found[-1].events.append(event)
         tail += 1
     return [part for part in found if part.steps] or found[:1]
