@@ -19,7 +19,7 @@ def prepare(context: typer.Context, as_json: Json = False) -> None:
     """
     import json
 
-    from isoflop.experiments.compose import compose_all
+    from isoflop.experiments.compose.compose import compose_all
     from isoflop.experiments.data.corpus import Corpora, manifest_text
     from isoflop.experiments.study.arms import variants
 

@@ -51,7 +51,7 @@ def plan(
     isoflop plan experiment=quick. Starts nothing; shapes that were never timed on this machine are, for about 10 s.
     where.price_per_hour and where.watts, of a device, give dollars and joules; above where.max_dollars it ends with 2.
     """
-    from isoflop.experiments.compose import compose_all
+    from isoflop.experiments.compose.compose import compose_all
     from isoflop.experiments.sweep.launch import make_launch
     from isoflop.experiments.sweep.plan import plan, plan_text, speed_for
 

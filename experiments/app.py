@@ -13,7 +13,9 @@ import pandas as pd
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
-from isoflop.experiments.compose import as_overrides, compose_all, job_spec, others_hydra_kept, readable_errors, to_spec
+from isoflop.experiments.compose.compose import as_overrides, compose_all, job_spec, to_spec
+from isoflop.experiments.compose.hydra_state import others_hydra_kept
+from isoflop.experiments.compose.messages import readable_errors
 from isoflop.experiments.store.store import SETTLED, open_store
 from isoflop.experiments.sweep.launch import load, make_launch, run_launch
 from isoflop.experiments.sweep.plan import plan as plan_launch

@@ -70,7 +70,7 @@ class IsoflopSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the studies that the arguments describe. Ends in SystemExit with the exit code."""
-        from isoflop.experiments.compose import split_overrides
+        from isoflop.experiments.compose.overrides import split_overrides
         from isoflop.experiments.followup.rounds import run_rounds
 
         sets = [(one, self._compose(one)) for one in split_overrides(arguments, self.hydra_context.config_loader)]
@@ -87,7 +87,8 @@ class IsoflopSweeper(Sweeper):
         return run_launch(make_launch(specs, workers=self.workers), self._start, typed=typed)
 
     def _compose(self, overrides: list[str]) -> "ExperimentConfig":
-        from isoflop.experiments.compose import check_overrides, to_spec
+        from isoflop.experiments.compose.compose import to_spec
+        from isoflop.experiments.compose.overrides import check_overrides
 
         spec = to_spec(self.hydra_context.config_loader.load_sweep_config(self.config, overrides))
         check_overrides(overrides, spec)
@@ -112,7 +113,7 @@ class JobConfigs:
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         """The name and arguments are Hydra's: its launchers call this, most of them in the worker."""
-        from isoflop.experiments.compose import job_spec
+        from isoflop.experiments.compose.compose import job_spec
 
         spec = job_spec(sweep_overrides)
         config = OmegaConf.masked_copy(master_config, ["hydra"])

@@ -72,6 +72,7 @@ NAMED_OTHERWISE = {
     "experiments/test_conf_studies.py": "the studies in conf/experiment",
     "experiments/training/test_compiled.py": "the step that torch.compile makes",
     "experiments/training/test_cuda.py": "whatever needs a card",
+    "scaling/imports/test_people.py": "every reader of tables, on tables as people write them",
     "models/test_coordinate_check.py": "what every family keeps when it grows wider and deeper",
 }
 

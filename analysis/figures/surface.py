@@ -16,7 +16,7 @@ from isoflop.analysis.figure import Figure
 from isoflop.analysis.style import LEVEL, LOSS_MAP, MANY_DOTS, ColorScale, log_axis, loss_label, new_axes
 from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.fitting.uncertainty import Draws, predict_runs
-from isoflop.scaling.table.columns import components, unlike
+from isoflop.scaling.table.law_inputs import components, unlike
 
 N_LEVELS = 14
 POINTS = 60  # of the curve of a slice

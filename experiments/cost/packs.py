@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import TypeVar
 
-from isoflop.experiments.compose import UsageError
+from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.cost.memory import model_bytes, worker_bytes
 from isoflop.experiments.study.cell import Cell

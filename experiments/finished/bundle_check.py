@@ -25,7 +25,7 @@ from isoflop.scaling.table.bundle.manifest import (
     run_hashes,
 )
 from isoflop.scaling.table.columns import TableError
-from isoflop.scaling.table.files import read_file
+from isoflop.scaling.table.formats.read_file import read_file
 from isoflop.scaling.table.runs import RunTableError, read_runs, validate
 
 OF_THE_HUB = (".gitattributes", ".git", ".cache")  # what the Hub and its library put beside the files of a data set

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from isoflop.experiments.compose import UsageError, as_overrides, compose_all
+from isoflop.experiments.compose.compose import as_overrides, compose_all
+from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.config import ExperimentConfig, RoundsSpec
 from isoflop.experiments.files import check_name, read_kept, write_json
 from isoflop.experiments.followup.next_study import cells_of, checked_goal, runnable

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from isoflop.experiments.app import run_study
-from isoflop.experiments.compose import compose_all
+from isoflop.experiments.compose.compose import compose_all
 from isoflop.experiments.followup.tune import Bowl, Transfer, bowls, transfers
 from isoflop.experiments.sweep.launch import load
 from isoflop.scaling.findings.finding import Finding

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from isoflop.experiments.compose import UsageError
+from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.cost.cost import Speed, trunk_seconds, trunks_seconds
 from isoflop.experiments.cost.price import price
 from isoflop.experiments.store.store import SETTLED

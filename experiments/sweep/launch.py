@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from isoflop.experiments.compose import UsageError, job_overrides
+from isoflop.experiments.compose.compose import job_overrides
+from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.config import ExperimentConfig, WhereSpec
 from isoflop.experiments.cost.cost import Speed, cores, trunks_seconds
 from isoflop.experiments.cost.memory import available_bytes, check_memory

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from isoflop.experiments.compose import check_kept, typed
+from isoflop.experiments.compose.overrides import typed
+from isoflop.experiments.compose.trust import check_kept
 from isoflop.experiments.files import CLAIM_FILE, check_name, holder
 from isoflop.experiments.store.store import SETTLED, Store, StoreError
 from isoflop.experiments.training.checkpoint import SHARDED, discard, needless, size

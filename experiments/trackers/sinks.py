@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isoflop.experiments.compose import UsageError
+from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.data.batches import Corpus
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.sizes import suggest

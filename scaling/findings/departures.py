@@ -21,7 +21,7 @@ from isoflop.scaling.fitting.fit import predict_loss
 from isoflop.scaling.fitting.noise_model import NoiseModel, clipped, noise_model, orthonormal
 from isoflop.scaling.laws.inputs import STANDARD, Column
 from isoflop.scaling.laws.law import Array
-from isoflop.scaling.table.columns import unlike
+from isoflop.scaling.table.law_inputs import unlike
 
 LEVEL = 0.08  # of all departures together: the share of studies without a fault in which one is named
 FREEDOM = 4  # degrees of freedom that must be left

@@ -6,7 +6,8 @@ import numpy as np
 
 from isoflop.scaling.findings.finding import Case, Check, Finding
 from isoflop.scaling.laws.inputs import Column
-from isoflop.scaling.table.columns import components, row_names, unlike
+from isoflop.scaling.table.columns import row_names
+from isoflop.scaling.table.law_inputs import components, unlike
 
 EXPLAINED = 0.995  # of the variance of an input by the others: beyond, their effects are not identified
 NARROW = 0.9

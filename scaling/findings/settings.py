@@ -8,7 +8,7 @@ from scipy.special import fdtrc
 
 from isoflop.scaling.findings.finding import Case, Check, Finding
 from isoflop.scaling.laws.inputs import STANDARD
-from isoflop.scaling.table.columns import components
+from isoflop.scaling.table.law_inputs import components
 
 POOLED = 0.005  # level of pooled_settings, shared by the columns of a table
 MOST_VALUES = 12  # of a setting that is tested

@@ -21,8 +21,8 @@ from isoflop.scaling.fitting.solver import Solution, minimise
 from isoflop.scaling.laws import columns_read, get_law
 from isoflop.scaling.laws.cost import Cost
 from isoflop.scaling.laws.law import Allocation, Array, Law
-from isoflop.scaling.table.columns import input_values
 from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.table.law_inputs import input_values
 
 __all__ = ["Fit", "FitError", "Huber", "LeastSquares", "fit", "predict_loss", "refit", "robust_scale"]
 

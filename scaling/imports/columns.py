@@ -27,7 +27,8 @@ from isoflop.scaling.table.columns import (
     row_names,
 )
 from isoflop.scaling.table.curves import OTHER_NAMES, blocks, evenly, run_column
-from isoflop.scaling.table.files import LABELS, OTHER_SHEETS, SUFFIXES, is_table_file, read_file
+from isoflop.scaling.table.formats.names import LABELS
+from isoflop.scaling.table.formats.read_file import OTHER_SHEETS, SUFFIXES, is_table_file, read_file
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.meaning import QUANTITIES, meaning, words
 from isoflop.scaling.table.unfinished import SHORT, short_of_plan, unfinished

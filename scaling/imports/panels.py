@@ -10,7 +10,7 @@ import pandas as pd
 from isoflop.scaling.imports.source import SourceError
 from isoflop.scaling.table.columns import VALIDATION, floats
 from isoflop.scaling.table.curves import SPLITS
-from isoflop.scaling.table.files import NESTED, flat
+from isoflop.scaling.table.formats.json_rows import NESTED, flat
 from isoflop.scaling.table.meaning import meaning, words
 
 _WIDE = re.compile(r"^(?P<run>.+) - (?P<metric>.+?)(?P<range>__MIN|__MAX)?$")

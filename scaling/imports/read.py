@@ -21,7 +21,7 @@ from isoflop.scaling.imports.source import ForeignRun, LeftOut, Reader, SourceEr
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.table.bundle.manifest import is_bundle
 from isoflop.scaling.table.columns import OPTIONAL, TableError, hint
-from isoflop.scaling.table.files import is_table_file
+from isoflop.scaling.table.formats.read_file import is_table_file
 from isoflop.scaling.table.meaning import QUANTITIES
 from isoflop.scaling.table.read import as_table
 from isoflop.scaling.table.read import read_table as read_plain

@@ -16,9 +16,10 @@ from isoflop.scaling.prediction.forecast import LEVELS, PredictError, beyond_epo
 from isoflop.scaling.selection.averaging import Forecast, ForecastAverage, average
 from isoflop.scaling.selection.law_weights import NoLawError, weigh_laws
 from isoflop.scaling.selection.rolling_origins import forecast
-from isoflop.scaling.table.columns import SUM_TO, components, hint
+from isoflop.scaling.table.columns import hint
 from isoflop.scaling.table.conventions import Points, points
 from isoflop.scaling.table.json_plain import plain
+from isoflop.scaling.table.law_inputs import SUM_TO, components
 
 BEYOND = 1.001  # times the range of a column: what rounding leaves is inside
 

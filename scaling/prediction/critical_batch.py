@@ -17,8 +17,9 @@ from isoflop.scaling.fitting.fit import Fit, FitError, LeastSquares, fit
 from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.laws.law import Array, Box, Law
-from isoflop.scaling.table.columns import TableError, add_inputs
+from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.json_plain import plain
+from isoflop.scaling.table.law_inputs import add_inputs
 
 STEPS, TOKENS, SEQUENCES = "steps_to_target", "batch_tokens", "batch_sequences"
 COLUMNS = tuple(Column(name) for name in (STEPS, TOKENS, SEQUENCES, "context_length", "target_loss"))

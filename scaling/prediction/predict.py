@@ -29,9 +29,10 @@ from isoflop.scaling.selection.averaging import ForecastAverage, average
 from isoflop.scaling.selection.law_weights import NoLawError, weigh_laws
 from isoflop.scaling.selection.preference import candidates
 from isoflop.scaling.selection.rolling_origins import forecast
-from isoflop.scaling.table.columns import hint, unlike
+from isoflop.scaling.table.columns import hint
 from isoflop.scaling.table.conventions import Points, points
 from isoflop.scaling.table.json_plain import plain
+from isoflop.scaling.table.law_inputs import unlike
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,9 @@ from isoflop.scaling.selection.rolling_origins import (
     local_slope,
     rolling_origins,
 )
-from isoflop.scaling.table.columns import input_values, is_whole, unlike
 from isoflop.scaling.table.conventions import Points, points
 from isoflop.scaling.table.json_plain import plain
+from isoflop.scaling.table.law_inputs import input_values, is_whole, unlike
 from isoflop.scaling.table.meaning import QUANTITIES
 
 AVERAGE = "stacked"  # the name of the forecast average among the laws of a scoreboard

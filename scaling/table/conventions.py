@@ -15,8 +15,6 @@ from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.table.columns import (
     OPTIONAL,
     TableError,
-    add_inputs,
-    components,
     hint,
     is_numbers,
     like,
@@ -24,10 +22,9 @@ from isoflop.scaling.table.columns import (
     refuse_words,
     resolve,
     row_names,
-    sizeless,
-    unlike,
 )
 from isoflop.scaling.table.curves import curves, not_positive
+from isoflop.scaling.table.law_inputs import add_inputs, components, sizeless, unlike
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN, QUANTITIES, VAGUE
 from isoflop.scaling.table.read import check_values, require
 from isoflop.scaling.table.runs import PARAM_GROUPS, final_rows

@@ -15,20 +15,11 @@ from isoflop.read_json import read_json
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.table.bundle.hub import address, fetch, on_hub
 from isoflop.scaling.table.bundle.manifest import is_bundle, read_manifest, table_of
-from isoflop.scaling.table.columns import (
-    OPTIONAL,
-    TableError,
-    absent,
-    components,
-    hint,
-    refuse_words,
-    resolve,
-    row_names,
-    sizeless,
-    unlike,
-)
+from isoflop.scaling.table.columns import OPTIONAL, TableError, absent, hint, refuse_words, resolve, row_names
 from isoflop.scaling.table.curves import refuse_splits
-from isoflop.scaling.table.files import LABELS, read_file
+from isoflop.scaling.table.formats.names import LABELS
+from isoflop.scaling.table.formats.read_file import read_file
+from isoflop.scaling.table.law_inputs import components, sizeless, unlike
 from isoflop.scaling.table.meaning import QUANTITIES
 from isoflop.scaling.table.runs import is_run_table, read_runs
 from isoflop.scaling.table.unfinished import leave_out_unfinished, short_of_plan, unfinished

@@ -33,7 +33,7 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 def expanded(arguments: list[str], corpora: Path) -> tuple:
     """The study's cells and their corpus."""
-    from isoflop.experiments.compose import compose_all
+    from isoflop.experiments.compose.compose import compose_all
     from isoflop.experiments.data.corpus import Corpora
     from isoflop.experiments.study.study import expand
 

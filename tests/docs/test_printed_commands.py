@@ -13,7 +13,7 @@ import pytest
 from typer.main import get_command
 
 from isoflop.__main__ import ClickError, app
-from isoflop.experiments.compose import compose_all
+from isoflop.experiments.compose.compose import compose_all
 from isoflop.experiments.config import ExperimentConfig
 from tests.support.root import ROOT
 

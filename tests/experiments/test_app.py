@@ -9,7 +9,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from isoflop.experiments.app import run_study
-from isoflop.experiments.compose import UsageError, compose_all, job_overrides, job_spec
+from isoflop.experiments.compose.compose import compose_all, job_overrides, job_spec
+from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.store.store import open_store
 

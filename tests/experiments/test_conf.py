@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from isoflop.experiments.compose import compose_all
+from isoflop.experiments.compose.compose import compose_all
 from isoflop.experiments.cost.cost import REFERENCE, makespan
 from isoflop.experiments.study.check import checked_study
 from isoflop.experiments.study.sizes import load_size, size_names

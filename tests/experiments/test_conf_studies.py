@@ -8,7 +8,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from isoflop.experiments.compose import compose_all
+from isoflop.experiments.compose.compose import compose_all
 from isoflop.experiments.cost.cost import REFERENCE, makespan, trunk_seconds
 from isoflop.experiments.study.check import checked_study
 from isoflop.experiments.study.sizes import load_size, size_names

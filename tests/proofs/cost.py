@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from isoflop.experiments.compose import compose_all
+from isoflop.experiments.compose.compose import compose_all
 from isoflop.experiments.cost.cost import Speed, run_seconds
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.sweep.launch import load

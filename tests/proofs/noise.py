@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from isoflop.experiments.compose import compose_all
+from isoflop.experiments.compose.compose import compose_all
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.data.batches import Corpus
 from isoflop.experiments.data.corpus import Corpora

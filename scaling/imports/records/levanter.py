@@ -8,7 +8,7 @@ import pandas as pd
 from isoflop.read_json import JsonError, parse_json, read_bytes
 from isoflop.scaling.imports.columns import runs_of_table
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
-from isoflop.scaling.table.files import flat
+from isoflop.scaling.table.formats.json_rows import flat
 
 FILE = "tracker_metrics.jsonl"
 _EVENTS = ("hparams", "summary")  # what an event of the JSON tracker holds besides the metrics of a step

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from isoflop.experiments.compose import UsageError
+from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.config import OptimSpec, WhereSpec
 from isoflop.experiments.cost.packs import pack_bytes, pack_key, packs
 from isoflop.experiments.store.store import create_store

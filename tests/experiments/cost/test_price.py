@@ -2,7 +2,7 @@
 
 import pytest
 
-from isoflop.experiments.compose import UsageError
+from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.cost.price import check_cap, price
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from isoflop.experiments.compose import compose_all
+from isoflop.experiments.compose.compose import compose_all
 from isoflop.experiments.config import StudySpec, WhereSpec, WindowSpec
 from isoflop.experiments.finished.positions import COLUMNS, best_runs, positions, positions_text
 from isoflop.experiments.store.models import evaluation_file, weights_file

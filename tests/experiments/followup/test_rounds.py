@@ -6,7 +6,8 @@ import shutil
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
 
-from isoflop.experiments.compose import UsageError, compose_all
+from isoflop.experiments.compose.compose import compose_all
+from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.followup import next_study, rounds
 from isoflop.experiments.followup.rounds import run_rounds
 from isoflop.experiments.store.store import create_store

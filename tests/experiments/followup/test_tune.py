@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from isoflop.experiments.compose import compose_all
+from isoflop.experiments.compose.compose import compose_all
 from isoflop.experiments.followup.tune import Bowl, TuneError, bowls, transfers
 from isoflop.experiments.followup.tune_report import tune, tune_text
 from isoflop.scaling.table.runs import read_runs

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from isoflop.experiments.compose import compose_all
+from isoflop.experiments.compose.compose import compose_all
 from isoflop.experiments.config import ExperimentConfig, OptimSpec, ScheduleSpec, StudySpec, WindowSpec
 from isoflop.experiments.study.arms import ArmError, variants
 from isoflop.experiments.study.cell import Cell

@@ -6,7 +6,7 @@ from dataclasses import is_dataclass, replace
 import pytest
 from omegaconf import OmegaConf
 
-from isoflop.experiments.compose import UsageError, readable_errors
+from isoflop.experiments.compose.messages import UsageError, readable_errors
 from isoflop.experiments.config import BudgetSpec, CellSpec, ExperimentConfig, ReplicateSpec, StudySpec, WindowSpec
 from isoflop.experiments.data.sources import source_of
 from isoflop.experiments.study.check import MOST_CELLS, checked_study

@@ -96,7 +96,7 @@ def test_bad_rules_are_refused(optim, told):
 
 
 def test_every_rule_has_a_file():
-    from isoflop.experiments.compose import compose_all
+    from isoflop.experiments.compose.compose import compose_all
 
     for rule in RULES:
         (config,) = compose_all([f"optim={rule}"])

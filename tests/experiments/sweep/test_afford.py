@@ -5,7 +5,7 @@ from itertools import combinations, pairwise
 
 import pytest
 
-from isoflop.experiments.compose import UsageError
+from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.config import ExperimentConfig, ScheduleSpec, StudySpec, WhereSpec, WindowSpec
 from isoflop.experiments.cost.cost import REFERENCE, trunk_seconds, trunks_seconds
 from isoflop.experiments.study.cell import group_by_trunk

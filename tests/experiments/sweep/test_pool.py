@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from isoflop.experiments.compose import UsageError
+from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.cost.cost import REFERENCE, cores, trunk_seconds, trunks_seconds
 from isoflop.experiments.store.store import open_store

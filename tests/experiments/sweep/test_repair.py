@@ -9,7 +9,8 @@ import pytest
 
 from isoflop.experiments import app
 from isoflop.experiments import files as claims
-from isoflop.experiments.compose import UsageError, check_kept
+from isoflop.experiments.compose.messages import UsageError
+from isoflop.experiments.compose.trust import check_kept
 from isoflop.experiments.store.store import create_store, open_store
 from isoflop.experiments.sweep import repair
 from isoflop.experiments.training import checkpoint, trainer

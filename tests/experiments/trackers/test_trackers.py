@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from isoflop.experiments.compose import UsageError
+from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.trackers import sinks as trackers
 from isoflop.experiments.trackers.record import CURVES

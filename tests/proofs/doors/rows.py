@@ -22,7 +22,8 @@ import pandas as pd
 from tests.support.doors.typed import Answer, typed_here
 from tests.support.tables import programs
 from tests.support.tables.dialects import Known
-from tests.support.tables.programs import LAW, Run, write_state
+from tests.support.tables.program_runs import LAW, Run
+from tests.support.tables.programs import write_state
 
 COMMANDS: dict[str, tuple[str, ...]] = {
     "fit": ("--bootstrap", "0"), "approaches": (), "predict": ("--flops", "1e20", "--laws", "chinchilla"),

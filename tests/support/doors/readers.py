@@ -223,7 +223,7 @@ def _size(folder: Path) -> object:
 
 def _study(*overrides: str) -> Read:
     def read(folder: Path) -> object:
-        from isoflop.experiments.compose import compose_all
+        from isoflop.experiments.compose.compose import compose_all
 
         return compose_all(["--config-dir", str(folder / "conf"), *overrides])
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from hydra.core.utils import JobReturn, JobStatus
 
-from isoflop.experiments.compose import job_spec
+from isoflop.experiments.compose.compose import job_spec
 from isoflop.experiments.config import (
     DataSpec,
     ExperimentConfig,

@@ -9,7 +9,7 @@ from isoflop.scaling.imports.assemble import ImportOptions
 from isoflop.scaling.imports.read import import_source
 from isoflop.scaling.imports.source import SourceError
 from tests.support.tables.dialects import by_import, difference
-from tests.support.tables.programs import interleaved, nanogpt
+from tests.support.tables.program_logs import interleaved, nanogpt
 
 PREFIXES = (
     "",

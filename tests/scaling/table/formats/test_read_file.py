@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from isoflop.scaling.imports.assemble import ImportOptions
 from isoflop.scaling.imports.read import import_source
 from isoflop.scaling.imports.read import read_table as read_source
-from isoflop.scaling.table.files import read_file
+from isoflop.scaling.table.formats.read_file import read_file
 from isoflop.scaling.table.read import TableError, read_table
 from tests.support.root import ROOT
 from tests.support.tables.dialects import Known, by_fit, by_import, difference, write_dialect
@@ -288,9 +288,9 @@ def test_a_packed_file_that_unfolds_to_too_much_is_refused(tmp_path, packing, mo
     path = tmp_path / f"r.csv.{packing}"
     path.write_bytes(PACKINGS[packing](KNOWN.to_csv(index=False).encode()))
     whole = len(KNOWN.to_csv(index=False))
-    monkeypatch.setattr("isoflop.scaling.table.files.UNPACKED", whole)
+    monkeypatch.setattr("isoflop.scaling.table.formats.packed.UNPACKED", whole)
     assert len(read_file(path, [])) == 4
-    monkeypatch.setattr("isoflop.scaling.table.files.UNPACKED", whole - 1)
+    monkeypatch.setattr("isoflop.scaling.table.formats.packed.UNPACKED", whole - 1)
     with pytest.raises(TableError, match=rf"r\.csv\.{packing}: it unpacks to more than {whole - 1:,} bytes"):
         read_file(path, [])
 
@@ -305,7 +305,7 @@ def test_a_line_too_long_and_lines_of_nothing_end_at_once(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "reported"),
     [
         ("r.jsonl", '{"loss": 3.0}\n{"loss": "' + "x" * 100 + '"}\n', r"line 2 has 112 characters, and a row"),
         ("r.json", json.dumps([{"loss": 3.0}] * 20), r"\d+ characters of JSON, and at most 90 are read"),
@@ -313,12 +313,13 @@ def test_a_line_too_long_and_lines_of_nothing_end_at_once(tmp_path, text):
     ],
 )
 def test_what_is_too_long_for_a_row_or_for_one_value_is_refused_before_it_is_parsed(
-    tmp_path, name, text, told, monkeypatch
+    tmp_path, name, text, reported, monkeypatch
 ):
     (tmp_path / name).write_text(text)
-    monkeypatch.setattr("isoflop.scaling.table.files.LONGEST_LINE", 90)
-    monkeypatch.setattr("isoflop.scaling.table.files.LARGEST_JSON", 90)
-    with pytest.raises(TableError, match=told):
+    for module in ("text", "json_rows"):
+        monkeypatch.setattr(f"isoflop.scaling.table.formats.{module}.LONGEST_LINE", 90)
+    monkeypatch.setattr("isoflop.scaling.table.formats.json_rows.LARGEST_JSON", 90)
+    with pytest.raises(TableError, match=reported):
         read_file(tmp_path / name, [])
 
 

@@ -5,7 +5,8 @@ import shlex
 
 import pytest
 
-from isoflop.experiments.compose import UsageError, compose_all
+from isoflop.experiments.compose.compose import compose_all
+from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.study.arms import ArmError, variants
 from tests.support.root import ROOT
 

@@ -1,0 +1,100 @@
+"""JSON as rows: a record a line, a list of records, columns, and the forms that pandas writes."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from isoflop.read_json import parse_json
+from isoflop.scaling.table.columns import TableError
+from isoflop.scaling.table.formats.text import LONGEST_LINE
+from isoflop.scaling.table.meaning import meaning
+
+LARGEST_JSON = 2**27  # characters of a file of JSON that is one value
+NESTED = ("summary", "config", "summary_metrics", "summarymetrics", "history")  # of W&B, opened by its importer
+
+
+def read_json_rows(text: str, kind: str, path: Path) -> pd.DataFrame:
+    """JSON records, columns, pandas' split, index and table forms, or one list of records under any key."""
+    if kind == "jsonl":
+        lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        if long := next(((number, line) for number, line in lines if len(line) > LONGEST_LINE), None):
+            raise TableError(
+                f"{path}: line {long[0]} has {len(long[1]):,} characters, and a row of a table at most {LONGEST_LINE:,}"
+            )
+        records = [parse_json(line, Any, source=f"{path}: line {number}", nan=True) for number, line in lines]
+        if not _records(records):
+            raise TableError(f"{path}: not a record a line; write each line as {{column: value, ...}}")
+        return pd.DataFrame(records)
+    if len(text) > LARGEST_JSON:
+        raise TableError(
+            f"{path}: {len(text):,} characters of JSON, and at most {LARGEST_JSON:,} are read; "
+            "write a record a line, as .jsonl"
+        )
+    held = parse_json(text, Any, source=str(path), nan=True)
+    if isinstance(held, dict) and {"columns", "data"} <= set(held) and isinstance(held["data"], list):
+        return pd.DataFrame(held["data"], columns=held["columns"]).reset_index(drop=True)
+    if isinstance(held, dict):
+        lists = [value for value in held.values() if _records(value)]
+        held = lists[0] if len(lists) == 1 else held
+    inner = [value for value in held.values() if isinstance(value, dict)] if isinstance(held, dict) else []
+    if len(inner) == 1 and len(inner[0]) > 1 and all(isinstance(row, dict) for row in inner[0].values()):
+        held = inner[0]  # records by name under one key
+    if isinstance(held, dict) and held and all(isinstance(row, dict) for row in held.values()):
+        names = [*map(str, held)]
+        if not any(map(meaning, names)):  # a record under the name of each row
+            inner = pd.DataFrame(list(held.values()))
+            return inner if "run_id" in inner or set(names) == {*map(str, range(len(names)))} else inner.assign(
+                run_id=names)  # fmt: skip
+    elif isinstance(held, dict) and not any(isinstance(column, list) for column in held.values()):
+        held = [held]  # one record
+    if not isinstance(held, dict) and not _records(held):
+        raise TableError(f"{path}: not a list of records; write it as [{{column: value, ...}}, ...] or as CSV")
+    return pd.DataFrame(held).reset_index(drop=True)
+
+
+def flattened(frame: pd.DataFrame) -> pd.DataFrame:
+    """Inner objects as columns, lists of equal length as rows; what else is inside a cell is JSON text."""
+    inner = {c: [v if isinstance(v, dict) else {} for v in frame[c]] for c in frame
+             if str(c).lower() not in NESTED and any(isinstance(v, dict) for v in frame[c])}  # fmt: skip
+    made = {c: pd.DataFrame([flat(row) for row in rows], index=frame.index) for c, rows in inner.items()}
+    plain = frame.drop(columns=list(inner))
+    counts = Counter([*map(str, plain), *(name for columns in made.values() for name in columns)])
+    for column, held in made.items():
+        plain = plain.join(held.rename(columns={name: f"{column}/{name}" for name in held if counts[name] > 1}))
+    lists = [c for c in plain if any(isinstance(v, list) for v in plain[c])]
+    lengths = [[len(v) if isinstance(v, list) else -1 for v in plain[c]] for c in lists]
+    if (
+        lists
+        and all(held == lengths[0] for held in lengths)
+        and min(lengths[0]) > 0
+        and not plain[lists].map(_is_nested).any(axis=None)
+    ):
+        plain = plain.explode(lists, ignore_index=True).infer_objects()
+    for name in [c for c in plain if any(isinstance(v, dict | list) for v in plain[c])]:
+        plain[name] = [json.dumps(v) if isinstance(v, dict | list) else v for v in plain[name]]
+    return plain
+
+
+def _is_nested(values: object) -> bool:
+    return isinstance(values, list) and any(isinstance(value, dict | list) for value in values)
+
+
+def flat(value: Mapping, before: str = "") -> dict[str, object]:
+    """Keys of inner dictionaries joined by a slash; a W&B {"value": x} is x; lists are left out of inner ones."""
+    found: dict[str, object] = {}
+    for key, held in value.items():
+        if isinstance(held, dict) and set(held) <= {"value", "desc"} and "value" in held:
+            held = held["value"]
+        if isinstance(held, dict):
+            found |= flat(held, f"{before}{key}/")
+        elif not isinstance(held, list):
+            found[f"{before}{key}"] = held
+    return found
+
+
+def _records(held: object) -> bool:
+    return isinstance(held, list) and bool(held) and all(isinstance(record, dict) for record in held)
