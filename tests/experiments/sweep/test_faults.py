@@ -54,31 +54,32 @@ def test_after_a_killed_parent_the_same_command_finishes(folder, undisturbed):
 
 
 @pytest.mark.slow
-def test_stopped_ended_interrupted_and_moved_the_same_command_finishes(folder, undisturbed):
-    """Stopped for a while and then SIGTERM, Ctrl-C once and three times, and the store moved before the last launch."""
-    for number, times in ((signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGINT, 3)):
-        process = start(folder, "signals")
-        worker = worker_at_work(folder, "signals", process)
-        if number == signal.SIGTERM:
-            signal_all(process, signal.SIGSTOP)
-            time.sleep(1)
-            assert open_store(folder / "signals").states()["state"].eq("running").any()  # only stopped
-            signal_all(process, signal.SIGCONT)
-            process.send_signal(number)
-        else:
-            for _ in range(times):
-                signal_all(process, number)
-                time.sleep(0.1)
-        out, _ = process.communicate(timeout=600)  # something hangs
-        assert process.returncode != 0, out
-        assert times > 1 or "Traceback" not in out  # the third may come while Python ends
-        deadline = time.monotonic() + 600
-        while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
+@pytest.mark.parametrize(("number", "times"), [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGINT, 3)])
+def test_stopped_ended_interrupted_and_moved_the_same_command_finishes(folder, undisturbed, number, times):
+    """Stopped for a while and then SIGTERM, Ctrl-C once and three times; the store moved before the last launch."""
+    store = f"{number.name}-{times}"
+    process = start(folder, store)
+    worker = worker_at_work(folder, store, process)
+    if number == signal.SIGTERM:
+        signal_all(process, signal.SIGSTOP)
+        time.sleep(1)
+        assert open_store(folder / store).states()["state"].eq("running").any()  # only stopped
+        signal_all(process, signal.SIGCONT)
+        process.send_signal(number)
+    else:
+        for _ in range(times):
+            signal_all(process, number)
             time.sleep(0.1)
-        assert not Path(f"/proc/{worker}").exists(), "a worker outlived its parent"
-    (folder / "signals").rename(folder / "moved")
-    assert "6 cells: 6 done" in finish(start(folder, "moved"))
-    assert same_runs(read_runs(folder / "moved"), undisturbed)
+    out, _ = process.communicate(timeout=600)  # something hangs
+    assert process.returncode != 0, out
+    assert times > 1 or "Traceback" not in out  # the third may come while Python ends
+    deadline = time.monotonic() + 600
+    while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{worker}").exists(), "a worker outlived its parent"
+    (folder / store).rename(folder / f"{store}-moved")
+    assert "6 cells: 6 done" in finish(start(folder, f"{store}-moved"))
+    assert same_runs(read_runs(folder / f"{store}-moved"), undisturbed)
 
 
 @pytest.mark.slow
