@@ -257,7 +257,7 @@ def load(
     `labels` are columns of names besides the usual ones, `laws` those that the command names, whose columns --map may
     name too, as may it `inputs`; `outcome` is the column that the table is about.
     """
-    from isoflop.scaling.imports.read import read_table
+    from isoflop.scaling.imports.read_table import read_table
     from isoflop.scaling.laws import columns_read, law_names
 
     LOADED.append(str(table))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from isoflop.scaling.arms.multiplier import multiplier
     from isoflop.scaling.fitting.fit import fit
     from isoflop.scaling.fitting.uncertainty import bootstrap, jackknife
-    from isoflop.scaling.imports.read import read_table
+    from isoflop.scaling.imports.read_table import read_table
     from isoflop.scaling.prediction.critical_batch import critical_batch as batch
     from isoflop.scaling.prediction.ledger import read_ledger as ledger
     from isoflop.scaling.prediction.predict import predict
@@ -52,7 +52,7 @@ _PLACES = {
     "plan": "isoflop.experiments.app:plan",
     "plot": "isoflop.plot",
     "predict": "isoflop.scaling.prediction.predict:predict",
-    "read_table": "isoflop.scaling.imports.read:read_table",
+    "read_table": "isoflop.scaling.imports.read_table:read_table",
     "report": "isoflop.analysis.report:write_report",
     "run": "isoflop.experiments.app:run",
     "share": "isoflop.experiments.finished.bundle:write_bundle",

@@ -46,7 +46,7 @@ _PLACES = {
     "plan_from_table": "design.planning:plan_from_table",
     "points": "table.conventions:points",
     "predict": "prediction.predict:predict",
-    "read_table": "imports.read:read_table",
+    "read_table": "imports.read_table:read_table",
     "register": "prediction.register:register",
     "score": "prediction.register:score",
     "three_approaches": "approaches.approaches:approaches",  # `approaches` is the room

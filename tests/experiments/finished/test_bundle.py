@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from isoflop.experiments.finished.bundle import write_bundle
-from isoflop.scaling.imports.read import read_table
+from isoflop.scaling.imports.read_table import read_table
 from isoflop.scaling.table.bundle.manifest import CONTENT, MANIFEST_FILE, file_hash
 from isoflop.scaling.table.conventions import points
 from isoflop.scaling.table.runs import read_runs, same_runs

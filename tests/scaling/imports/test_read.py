@@ -10,7 +10,7 @@ import pytest
 
 from isoflop.scaling.imports.assemble import Imported, ImportOptions
 from isoflop.scaling.imports.read import import_source
-from isoflop.scaling.imports.read import read_table as read_whole
+from isoflop.scaling.imports.read_table import read_table as read_whole
 from isoflop.scaling.imports.source import SourceError
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.table.columns import TableError

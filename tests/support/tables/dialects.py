@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.imports.assemble import ImportOptions
-from isoflop.scaling.imports.read import import_source, read_table
+from isoflop.scaling.imports.read import import_source
+from isoflop.scaling.imports.read_table import read_table
 from isoflop.scaling.table.conventions import points
 from isoflop.scaling.table.curves import curves
 from isoflop.scaling.table.meaning import QUANTITIES, number

@@ -8,7 +8,7 @@ import pandas as pd
 from isoflop.experiments.finished.bundle import write_bundle
 from isoflop.experiments.store.store import create_store
 from isoflop.experiments.study.cell import digest
-from isoflop.scaling.imports.read import read_table
+from isoflop.scaling.imports.read_table import read_table
 from isoflop.scaling.table.runs import read_runs, write_run
 from tests.support.root import RESULTS
 

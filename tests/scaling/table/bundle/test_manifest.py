@@ -6,7 +6,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from isoflop.scaling.imports.read import read_table
+from isoflop.scaling.imports.read_table import read_table
 from isoflop.scaling.table.bundle.manifest import MANIFEST_FILE, BundleError, is_bundle, rows_hash
 from tests.support.doors.damage import ODD
 from tests.support.tables.shared import write_shared

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from isoflop.scaling.imports.assemble import ImportOptions
 from isoflop.scaling.imports.read import import_source
-from isoflop.scaling.imports.read import read_table as read_source
+from isoflop.scaling.imports.read_table import read_table as read_source
 from isoflop.scaling.table.formats.read_file import read_file
 from isoflop.scaling.table.read import TableError, read_table
 from tests.support.root import ROOT
