@@ -1,5 +1,6 @@
-"""Laws fitted to one table and compared: isoflop fit, approaches, compare, multiplier, batch, accuracy."""
+"""Laws fitted to one table and compared: isoflop fit, approaches, compare, multiplier, gate, batch, accuracy."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -32,6 +33,7 @@ from isoflop.commands.options import (
     positive,
     refuse_failed,
     seconds,
+    share,
 )
 
 app = typer.Typer()
@@ -181,6 +183,45 @@ def multiplier(
 
     data = load(table, mapping, where, study, sheet, labels=(by,))
     found = compare_arms(data, by=by, baseline=baseline, target=target, params=params, compute=compute, level=level)
+    emit(found.to_dict(), str(found), as_json)
+    refuse_failed(found.failed)
+
+
+@app.command(rich_help_panel=FIT)
+def gate(
+    table: Table,
+    target: Annotated[float, typer.Option("--target", help="judge at this compute, in FLOPs", callback=positive)],
+    by: Annotated[str, typer.Option("--by", help="the column that names the arms")] = "arm",
+    baseline: Annotated[str | None, typer.Option("--baseline", help="an arm; left out: the first")] = None,
+    error: Annotated[
+        float, typer.Option("--error", help="probability of a wrong promotion, over all arms", callback=share)
+    ] = 0.05,
+    least: Annotated[float, typer.Option("--least", help="the multiplier worth having", callback=positive)] = 1.03,
+    past: Annotated[
+        Path | None, typer.Option("--learn", help="a table of past arms: how their gains changed with scale")
+    ] = None,
+    params: Params = "matrices",
+    compute: Compute = "exact",
+    where: Where = None,
+    mapping: Map = None,
+    study: Study = None,
+    sheet: Sheet = None,
+    best: BestOf = "",
+    as_json: Json = False,
+) -> None:
+    """Judge whether a change survives scale.
+
+    Every arm against the baseline, by pairs of runs of equal size, compute and seed: promote, reject or undecided at
+    the target compute, with an error that holds however often it is asked, and the pair of runs to make next.
+    """
+    from isoflop.scaling.gate.gate import gate as judge
+
+    data = load(table, mapping, where, study, sheet, labels=(by,), best=best)
+    learned = load(past, None, None, labels=(by,)) if past is not None else None
+    found = judge(
+        data, target=target, by=by, baseline=baseline, error=error, least=least, learned=learned, params=params,
+        compute=compute,
+    )  # fmt: skip
     emit(found.to_dict(), str(found), as_json)
     refuse_failed(found.failed)
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from isoflop.scaling.fitting.fit import fit
     from isoflop.scaling.fitting.uncertainty import bootstrap, jackknife
     from isoflop.scaling.imports.read_table import read_table
+    from isoflop.scaling.gate.gate import gate
     from isoflop.scaling.prediction.critical_batch import critical_batch as batch
     from isoflop.scaling.prediction.ledger import read_ledger as ledger
     from isoflop.scaling.prediction.predict import predict
@@ -44,6 +45,7 @@ _PLACES = {
     "compare": "isoflop.scaling.selection.comparison:comparison",
     "example": "isoflop.examples:example",
     "fit": "isoflop.scaling.fitting.fit:fit",
+    "gate": "isoflop.scaling.gate.gate:gate",
     "hold_out": "isoflop.scaling.selection.holdout:hold_out",
     "jackknife": "isoflop.scaling.fitting.uncertainty:jackknife",
     "laws": "isoflop.scaling.laws",
@@ -67,6 +69,7 @@ __all__ = [
     "compare",
     "example",
     "fit",
+    "gate",
     "hold_out",
     "jackknife",
     "laws",

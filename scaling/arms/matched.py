@@ -121,7 +121,7 @@ def comparison_findings(
 ) -> tuple[Finding, ...]:
     """Findings on a comparison of two arms, worst first: what can void or qualify the multiplier."""
     found = [
-        *_ruler(rows[arm], rows[baseline]),
+        *ruler_findings(rows[arm], rows[baseline]),
         *tuning_findings({arm: rows[arm], baseline: rows[baseline]}),
         *_ends(arm, baseline, data[arm], data[baseline]),
         *_verdicts(arm, baseline, matched, at_compute, level),
@@ -135,7 +135,8 @@ def comparison_findings(
     return tuple(sorted(found, key=lambda f: f.severity != "fail"))
 
 
-def _ruler(ours: pd.DataFrame, theirs: pd.DataFrame) -> Iterator[Finding]:
+def ruler_findings(ours: pd.DataFrame, theirs: pd.DataFrame) -> Iterator[Finding]:
+    """Objections to arms that were evaluated on different texts, or by different tokenizers."""
     for column in RULERS:
         if column not in ours:
             continue

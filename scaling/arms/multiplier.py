@@ -135,18 +135,7 @@ def multiplier(
     >>> [pair.arm for pair in found.pairs]
     ['lstm']
     """
-    if by not in table:
-        raise MultiplierError(
-            f"--by {by}: no column {by!r} to separate arms by; the table has {', '.join(map(str, table.columns))}"
-        )
-    names = [str(a) for a in table[by].dropna().unique()]
-    if len(names) < 2:
-        raise MultiplierError(f"one arm only ({names[0] if names else 'none'}) in column {by!r}: nothing to compare")
-    baseline = names[0] if baseline is None else baseline
-    if baseline not in names:
-        raise MultiplierError(f"--baseline {baseline}: baseline {baseline!r} is not among the arms: {', '.join(names)}")
-    rows = {a: table[table[by].astype(str) == a] for a in names}
-    data, failed = _points_of(rows, table, baseline, params, compute)
+    baseline, rows, data, failed = split_arms(table, by, baseline, params, compute)
     pairs = []
     for arm in data:
         if arm == baseline:
@@ -163,6 +152,27 @@ def multiplier(
         notes.append(f"{table[by].isna().sum()} rows without a value in column {by!r} are in no arm")
     every = replace(data[baseline], frame=pd.concat([d.frame for d in data.values()], ignore_index=True))
     return Multipliers(tuple(pairs), failed, level, tuple(notes), unit_findings(every), every.conventions)
+
+
+def split_arms(
+    table: pd.DataFrame, by: str, baseline: str | None, params: str, compute: str
+) -> tuple[str, dict[str, pd.DataFrame], dict[str, Points], dict[str, str]]:
+    """The baseline (None: the first arm), the rows and the points of every arm, and why an arm has no points.
+
+    Raises MultiplierError for one arm only, or an unknown baseline.
+    """
+    if by not in table:
+        raise MultiplierError(
+            f"--by {by}: no column {by!r} to separate arms by; the table has {', '.join(map(str, table.columns))}"
+        )
+    names = [str(a) for a in table[by].dropna().unique()]
+    if len(names) < 2:
+        raise MultiplierError(f"one arm only ({names[0] if names else 'none'}) in column {by!r}: nothing to compare")
+    baseline = names[0] if baseline is None else baseline
+    if baseline not in names:
+        raise MultiplierError(f"--baseline {baseline}: baseline {baseline!r} is not among the arms: {', '.join(names)}")
+    rows = {a: table[table[by].astype(str) == a] for a in names}
+    return baseline, rows, *_points_of(rows, table, baseline, params, compute)
 
 
 def _points_of(

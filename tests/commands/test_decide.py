@@ -62,6 +62,18 @@ def test_multiplier(typed, arms):
     assert "crossover" in typed("multiplier", arms)[1]
 
 
+def test_gate(typed, arms):
+    code, out, _ = typed("gate", arms, "--by", "arm", "--baseline", "base", "--target", "1e14", "--json")
+    answer = json.loads(out)
+    assert code == 0
+    assert answer["decision"] == "promote"
+    assert 1.2 < answer["multiplier"] < 1.9
+    assert answer["multiplier_interval"][0] > 1
+    said = typed("gate", arms, "--target", "1e14", "--error", "1e-9")
+    assert said[0] == 0  # undecided is an answer
+    assert "UNDECIDED" in said[1]
+
+
 def test_predict_register_score(typed, runs, tmp_path):
     claim = tmp_path / "claim.json"
     ask = ("predict", runs, "--flops", "1e21", "--laws", "chinchilla,chinchilla-tied", "--inference-tokens", "1e13")
@@ -104,6 +116,14 @@ def test_suggest_without_runs(typed):
         (("multiplier", "ARMS", "--where", "arm == 'base'"), 1, "one arm only (base)"),
         (("multiplier", "APART"), 1, "no loss that both arms reach inside their data"),
         (("multiplier", "APART"), 1, "the largest budget of both, base is ahead"),
+        (("gate", "RUNS", "--target", "1e22"), 1, "no column 'arm'"),
+        (("gate", "ARMS", "--target", "1e15", "--baseline", "x"), 1, "not among the arms"),
+        (("gate", "ARMS", "--target", "1e15", "--where", "arm == 'base'"), 1, "one arm only (base)"),
+        (("gate", "ARMS", "--target", "1e15", "--learn", "ARMS"), 1, "--learn"),
+        (("gate", "ARMS", "--target", "0"), 2, "must be positive"),
+        (("gate", "ARMS"), 2, "--target"),
+        (("gate", "ARMS", "--target", "1e15", "--error", "1.5"), 2, "between 0 and 1"),
+        (("gate", "ARMS", "--target", "1e15", "--least", "0.9"), 2, "at least 1"),
         (("suggest", "RUNS", "--budget", "1e20", "--target", "1e19"), 1, "not above the largest run"),
         (("suggest", "RUNS", "--budget", "1", "--target", "1e23"), 1, "affords no cell: the cheapest cell costs"),
         (("suggest", "QUICK", "--budget", "1e9", "--target", "1e14"), 1, "affords no cell: the cheapest cell costs"),

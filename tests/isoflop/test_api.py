@@ -56,6 +56,7 @@ def test_a_name_that_is_not_there_lists_those_that_are():
 ANSWERS = {
     "approaches": ({}, []),
     "multiplier": ({"by": "arm"}, ["--by", "arm"]),
+    "gate": ({"target": 1e12, "baseline": "transformer"}, ["--target", "1e12", "--baseline", "transformer"]),
     "predict": ({"flops": 3e12, "laws": "chinchilla"}, ["--flops", "3e12", "--laws", "chinchilla"]),
     "suggest": ({"budget": 1e12, "target": 1e13}, ["--budget", "1e12", "--target", "1e13"]),
     "compare": ({"laws": "chinchilla"}, ["--laws", "chinchilla"]),
@@ -66,7 +67,7 @@ ANSWERS = {
 @pytest.mark.parametrize("name", ANSWERS)
 def test_the_command_line_gives_the_same_answer(name, typed):
     keywords, options = ANSWERS[name]
-    path = RESULTS / ("transformer_vs_lstm.parquet" if name == "multiplier" else "quick.parquet")
+    path = RESULTS / ("transformer_vs_lstm.parquet" if name in ("multiplier", "gate") else "quick.parquet")
     code, out, _ = typed(name, path, *options, "--json")
     answer = getattr(isoflop, name)(isoflop.read_table(path), **keywords).to_dict()
     printed = json.loads(out)

@@ -25,6 +25,7 @@ FITTING_HALF = (
     f"compare {QUICK} --laws chinchilla,power-n --json",
     f"predict {QUICK} --flops 3e12 --laws chinchilla --json",
     f"multiplier {RESULTS / 'transformer_vs_lstm.parquet'} --json",
+    f"gate {RESULTS / 'transformer_vs_lstm.parquet'} --target 1e12 --json",
     "suggest plain.csv --budget 1e15 --target 1e17 --json",  # of a run table it names sizes of conf/, which Hydra reads
     f"plot {QUICK} --figure surface --law chinchilla -o out.png",
     f"{REPORT} --json",
@@ -150,6 +151,7 @@ COMMANDS = {
     f"approaches {QUICK}": 0,
     f"compare {QUICK} --laws chinchilla": 0,
     f"multiplier {RESULTS / 'transformer_vs_lstm.parquet'}": 0,
+    f"gate {RESULTS / 'transformer_vs_lstm.parquet'} --target 1e12": 0,
     "accuracy scores.csv": 0,
     "batch steps.csv": 0,
     f"predict {QUICK} --flops 3e12 --laws chinchilla": 0,

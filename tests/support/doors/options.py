@@ -90,6 +90,7 @@ SOUND: dict[str, list[str]] = {
     "approaches": ["arms.csv"],
     "compare": ["arms.csv", "--laws", "power-n"],
     "multiplier": ["arms.csv"],
+    "gate": ["arms.csv", "--target", "1e22"],
     "accuracy": ["arms.csv"],
     "batch": ["steps.csv", "--devices", "8", "--tokens-per-second", "1e5"],
     "predict": ["arms.csv", "--flops", "1e22", "--laws", "chinchilla-tied"],
