@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from isoflop.scaling.arms.multiplier import multiplier
     from isoflop.scaling.fitting.fit import fit
     from isoflop.scaling.fitting.uncertainty import bootstrap, jackknife
-    from isoflop.scaling.imports.read_table import read_table
     from isoflop.scaling.gate.gate import gate
+    from isoflop.scaling.imports.read_table import read_table
     from isoflop.scaling.prediction.critical_batch import critical_batch as batch
     from isoflop.scaling.prediction.ledger import read_ledger as ledger
     from isoflop.scaling.prediction.predict import predict
