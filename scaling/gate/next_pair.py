@@ -70,7 +70,7 @@ class Planner:
             more, spent = more + batch, spent + 2 * batch * float(self.flops[k])
             noise = float(np.linalg.inv(information)[0, 0])
             freedom = len(np.unique(pairs.cluster)) + more - 1.0 - found.needs_drift
-            half = float(critical(sigma**2 / noise / scale, freedom, error)) * np.sqrt(noise)
+            half = float(critical(sigma**2 / noise / scale, freedom, error) * np.sqrt(noise))
             if half < goal:
                 return more, spent
         return None, None
@@ -86,7 +86,8 @@ def _sigma(found: Estimate) -> float:
 
 def _precision(slope: Array, x: Array, sigma: float, discrepancy: Discrepancy | None, *, prior: bool = True) -> Array:
     """Information (2, 2) of pairs on ln m at the target and its drift, with that of the prior on the drift."""
-    scale, drift = 1.0, DRIFT
+    scale: Array | float = 1.0
+    drift = DRIFT
     if discrepancy is not None:
         scale, drift = discrepancy.shrink ** (x / discrepancy.span), discrepancy.sd / discrepancy.span
     design = (slope * scale)[:, None] * np.column_stack([np.ones(len(x)), x])
