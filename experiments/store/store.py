@@ -282,9 +282,9 @@ def is_store(root: str | Path) -> bool:
     if (root / STORE_FILE).exists():
         return True
     strangers = [path.name for path in root.iterdir() if not path.name.startswith(".")] if root.is_dir() else []
-    if strangers:
+    if strangers and not (root / STORE_FILE).exists():  # another launch may have made the store since the first look
         raise StoreError(
             f"runs={root} is not a runs folder (it holds {strangers[0]!r} and no {STORE_FILE}); "
             "name a new or empty folder"
         )
-    return False
+    return bool(strangers)

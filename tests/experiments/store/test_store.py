@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +33,20 @@ def claim_from_another_process(folder):
 def test_a_new_folder_becomes_a_store_and_opens_again(tmp_path):
     create_store(tmp_path / "a" / "runs").record("r1", "planned")
     assert state_of(open_store(tmp_path / "a" / "runs"))["state"] == "planned"
+
+
+def test_a_store_that_another_launch_makes_meanwhile_is_a_store(tmp_path, monkeypatch):
+    """It appears with its first trunk between the look for STORE.json and the look for strangers."""
+    listed = Path.iterdir
+
+    def made_meanwhile(folder):
+        monkeypatch.setattr(Path, "iterdir", listed)
+        create_store(folder).record("r1", "planned")
+        (folder / "trunks").mkdir(exist_ok=True)
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", made_meanwhile)
+    assert state_of(create_store(tmp_path))["state"] == "planned"
 
 
 @pytest.mark.parametrize("opener", [open_store, create_store])
