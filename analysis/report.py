@@ -18,6 +18,7 @@ from isoflop.analysis.page.page import NAME, absent, javascript, page
 from isoflop.analysis.paper.kit import write_paper
 from isoflop.analysis.style import style
 from isoflop.printable import plain_markdown
+from isoflop.scaling.fitting.kept_searches import keep_searches
 from isoflop.scaling.prediction.register import data_hash
 
 
@@ -87,7 +88,8 @@ def write_report(
     except OSError as error:
         raise ReportError(f"{folder}: cannot be made into the report's folder ({error.strerror})") from error
     try:
-        written = _write_all(evidence, folder, command)
+        with keep_searches():
+            written = _write_all(evidence, folder, command)
         if paper is None:
             return written
         kit = write_paper(evidence, Path(paper))

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from scipy.stats import gaussian_kde
 
 from isoflop.analysis.figure import Figure, if_supported
 from isoflop.analysis.style import (
@@ -81,6 +80,8 @@ def _label(name: str) -> str:
 
 def _density_regions(ax: Axes, x: np.ndarray, y: np.ndarray) -> None:
     """Highest-density regions from a kernel estimate; levels are quantiles of the density at the draws."""
+    from scipy.stats import gaussian_kde  # slow to import, and only this needs it
+
     try:
         density = gaussian_kde(np.vstack([x, y]))
     except np.linalg.LinAlgError:  # the draws lie on a line

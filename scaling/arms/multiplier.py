@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import multivariate_normal
 
 from isoflop.scaling.arms.joint_fit import ArmsFit, Frontier, Quantity, fit_arms
 from isoflop.scaling.arms.matched import Matched, comparison_findings, matched_ranking
@@ -311,6 +310,8 @@ def _crossover(
 
 def _chance(fitted: ArmsFit, ends: Array) -> float:
     """Probability that the arms change places between two computes, from the jackknife covariance."""
+    from scipy.stats import multivariate_normal  # slow to import, and only this needs it
+
     centre = np.log(fitted.fronts[0].loss(ends) / fitted.fronts[1].loss(ends))
     draws = np.array([np.log(a.loss(ends) / b.loss(ends)) for a, b in fitted.without])
     covariance = (len(draws) - 1) * np.cov(draws.T, bias=True) + 1e-18 * np.eye(2)

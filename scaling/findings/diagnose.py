@@ -1,10 +1,10 @@
 """All checks together: `diagnose` lists the Findings about a fit, `diagnose_approaches` those about its exponents."""
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from isoflop.scaling.approaches.approaches import Approaches
 from isoflop.scaling.findings.finding import Case, Finding
 from isoflop.scaling.findings.fit_checks import FIT_CHECKS
 from isoflop.scaling.findings.input_checks import INPUT_CHECKS
@@ -14,6 +14,9 @@ from isoflop.scaling.findings.table_checks import TABLE_CHECKS
 from isoflop.scaling.findings.units import unit_findings, units
 from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.fitting.uncertainty import Draws
+
+if TYPE_CHECKING:
+    from isoflop.scaling.approaches.approaches import Approaches
 
 __all__ = ["Finding", "diagnose", "diagnose_approaches", "refused"]
 
@@ -39,7 +42,7 @@ def diagnose(
     return sorted(found, key=lambda f: _ORDER[f.severity])
 
 
-def diagnose_approaches(result: Approaches) -> list[Finding]:
+def diagnose_approaches(result: "Approaches") -> list[Finding]:
     """Objections to the exponents of the three approaches taken together."""
     found = list(unit_findings(result.points))
     if not result.agree:

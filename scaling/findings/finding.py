@@ -5,6 +5,7 @@ Checks refit variants of the fit and compare them by likelihood ratio: `variant`
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -59,17 +60,17 @@ class Case:
         """The rows of those points."""
         return self.fit.points.frame
 
-    @property
+    @cached_property
     def runs(self) -> pd.DataFrame | None:
         """Final rows with every column, when the table is a run table."""
         return final_rows(self.table) if self.table is not None and is_runs(self.table) else None
 
-    @property
+    @cached_property
     def rows(self) -> pd.DataFrame | None:
         """The rows of the table that were fitted, in the order of `frame`; None without a table that holds them."""
         if self.table is None:
             return None
-        source = final_rows(self.table) if is_runs(self.table) else self.table
+        source = self.table if self.runs is None else self.runs
         if "weight" in source and len(source) > len(self.frame):
             source = source[pd.to_numeric(source["weight"], errors="coerce") != 0]
         same = len(source) == len(self.frame) and "loss" in source

@@ -10,6 +10,7 @@ import pandas as pd
 from isoflop.scaling.findings.diagnose import Finding, diagnose, refused
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber, fit
 from isoflop.scaling.fitting.fit_text import fit_dict, fit_text
+from isoflop.scaling.fitting.kept_searches import keep_searches
 from isoflop.scaling.fitting.objective import LeastSquares, Objective
 from isoflop.scaling.fitting.uncertainty import Draws, bootstrap, intervals, jackknife
 from isoflop.scaling.laws import columns_read
@@ -78,6 +79,7 @@ class Verdict:
         return "\n".join(lines)
 
 
+@keep_searches()
 def verdict(
     table: pd.DataFrame,
     law: str = "chinchilla",

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from isoflop.scaling.fitting.kept_searches import search_once
 from isoflop.scaling.fitting.noise_model import falling_power
 from isoflop.scaling.fitting.objective import Huber, LeastSquares, Objective
 from isoflop.scaling.fitting.problem import FitProblem
@@ -255,7 +256,7 @@ def fit(
     def solve(falls: float) -> Fit:
         spread = spread_of(data.frame, falls)
         own = weights / (spread * spread)
-        found = search(problem, own, objective, n_starts=n_starts, seed=seed, spread=spread)
+        found = search_once(problem, own, objective, n_starts=n_starts, seed=seed, spread=spread)
         return _conclude(problem, *found, objective, data, own, falls)
 
     first = solve(falls or 0.0)

@@ -12,7 +12,6 @@ from itertools import pairwise
 from typing import Any, Protocol, TypedDict
 
 import numpy as np
-from scipy.integrate import quad
 
 from isoflop.scaling.selection.averaging import Forecast, ForecastAverage
 
@@ -81,6 +80,8 @@ class Mixture:
 
     def crps(self, log_loss: float) -> float:
         """The integral of F^2 below the measured value and of (1 - F)^2 above it."""
+        from scipy.integrate import quad  # slow to import, and only this needs it
+
         knots = sorted({float(self.average.quantile(p)[0]) for p in (0.001, 0.05, 0.25, 0.5, 0.75, 0.95, 0.999)})
         below = [-np.inf, *(x for x in knots if x < log_loss), log_loss]
         above = [log_loss, *(x for x in knots if x > log_loss), np.inf]

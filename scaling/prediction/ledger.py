@@ -19,7 +19,6 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest, kstest
 
 from isoflop.read_json import JsonError, parse_json, read_bytes, require_regular
 from isoflop.scaling.prediction.distribution import predictive
@@ -106,6 +105,8 @@ class Ledger:
 
     def summary(self) -> dict[str, Any]:
         """How many forecasts there are, and how they held; None where too few were scored to say."""
+        from scipy.stats import binomtest, kstest  # slow to import, and only this needs them
+
         scores = [entry.score for entry in self.scored if entry.score]
         pit = np.array([score["pit"] for score in scores])
         enough = len(scores) >= ENOUGH

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import brentq
 
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.cost import SIX_ND, Cost
@@ -79,6 +78,8 @@ def serve(law: Chinchilla, C: float, inference_tokens: float, cost: Cost = SIX_N
             return np.inf
         ratio = law.alpha * law.A * n**-law.alpha / (law.beta * law.B * d**-law.beta)
         return float(ratio - cost.growth(n) - INFERENCE_FLOPS * n * inference_tokens / cost.flops(n, d))
+
+    from scipy.optimize import brentq  # slow to import, and only this needs it
 
     smallest = np.log(law.A / (goal - law.E) ** (1 / law.kappa)) / law.alpha
     log_n = (

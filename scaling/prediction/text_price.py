@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 from isoflop.scaling.fitting.fit import Fit, Huber
 from isoflop.scaling.fitting.uncertainty import jackknife
@@ -72,6 +71,8 @@ def buy_text(
     the one preferred with the worth of repeats borrowed. Raises ValueError for a run of given size, without unique
     tokens, or prices that are not positive.
     """
+    from scipy.optimize import minimize_scalar  # slow to import, and only this needs it
+
     target, price = loss.target, PRICE_PER_FLOP if price_per_flop is None else price_per_flop
     if not target.optimal or target.unique_tokens is None:
         raise ValueError("--price-per-token needs --flops and --unique-tokens: the text that there is")

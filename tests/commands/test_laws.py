@@ -208,7 +208,7 @@ def test_fit_loads_what_it_needs_alone(csv):
     """Neither the runner nor figures, nor what typer converts values with, nor the compiler of Fortran in numpy."""
     absent = {
         "torch", "hydra", "omegaconf", "matplotlib", "pydantic", "scipy.stats", "scipy.optimize",
-        "isoflop.scaling.imports.read",
+        "isoflop.scaling.imports.read", "isoflop.scaling.approaches.approaches",
     }  # fmt: skip
     code = (
         "import sys; from isoflop.__main__ import main\n"

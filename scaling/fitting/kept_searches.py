@@ -1,0 +1,59 @@
+"""One search for one question: what `search` answered is kept while a command or a report runs.
+
+Findings, figures and hold-outs ask for the same law on the same numbers under other names: another convention of
+compute, the last rolling origin, the law of the report. A search depends on nothing but its arguments, so that the
+answer kept is the one that would be found, to the bit.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from hashlib import blake2b
+
+import numpy as np
+
+from isoflop.scaling.fitting.objective import Objective
+from isoflop.scaling.fitting.problem import FitProblem
+from isoflop.scaling.fitting.search import search
+from isoflop.scaling.fitting.solver import Solution
+from isoflop.scaling.laws.law import Array
+
+Found = tuple[Solution, float, Array]
+_KEPT: ContextVar[dict[tuple[object, ...], Found] | None] = ContextVar("kept searches", default=None)
+
+
+@contextmanager
+def keep_searches() -> Iterator[None]:
+    """Inside, `search_once` asks nothing twice; what it keeps is dropped at the end of the outermost block."""
+    if _KEPT.get() is not None:
+        yield
+        return
+    token = _KEPT.set({})
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+
+
+def search_once(
+    problem: FitProblem, weights: Array, objective: Objective, *, n_starts: int | None, seed: int, spread: Array | float
+) -> Found:
+    """What `search` returns; inside `keep_searches` an equal search of before answers. Read it, do not write to it."""
+    kept = _KEPT.get()
+    if kept is None:
+        return search(problem, weights, objective, n_starts=n_starts, seed=seed, spread=spread)
+    asked = (
+        problem.form, tuple(sorted(problem.pinned.items())), problem.tied, problem.log, tuple(problem.columns),
+        _digest((*problem.columns.values(), problem.loss, weights, spread)), objective, n_starts, seed,
+    )  # fmt: skip
+    if asked not in kept:
+        kept[asked] = search(problem, weights, objective, n_starts=n_starts, seed=seed, spread=spread)
+    return kept[asked]
+
+
+def _digest(arrays: Iterable[Array | float]) -> bytes:
+    """A digest of numbers in their shapes."""
+    found = blake2b(digest_size=32)
+    for array in map(np.asarray, arrays):
+        found.update(f"{array.dtype.str} {array.shape};".encode() + np.ascontiguousarray(array).tobytes())
+    return found.digest()

@@ -1,0 +1,71 @@
+"""A search is made once inside `keep_searches`, whatever it is asked for, and its answer is that of `search`."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from isoflop.scaling.fitting import kept_searches
+from isoflop.scaling.fitting.fit import Huber, fit
+from isoflop.scaling.fitting.kept_searches import keep_searches
+from isoflop.scaling.table.conventions import points
+from tests.support.fits.hard_fits import SURFACE, isoflop
+
+
+@pytest.fixture
+def data():
+    frame = isoflop(24)
+    noise = np.exp(np.random.default_rng(0).normal(0, 0.01, len(frame)))
+    frame = frame.assign(loss=SURFACE(frame["n_params"], frame["tokens"]) * noise)
+    return points(frame[["n_params", "tokens", "loss"]])
+
+
+@pytest.fixture
+def searched(monkeypatch):
+    """What `search` was asked."""
+    asked, search = [], kept_searches.search
+    monkeypatch.setattr(kept_searches, "search", lambda *given, **named: asked.append(given) or search(*given, **named))
+    return asked
+
+
+def test_the_same_numbers_are_searched_once_and_give_the_same_bits(data, searched):
+    alone = fit("chinchilla", data, falls=0.0)
+    assert len(searched) == 1
+    with keep_searches():
+        first, again = fit("chinchilla", data, falls=0.0), fit("chinchilla", replace(data, compute="6nd"), falls=0.0)
+        assert len(searched) == 2
+    assert again.points.compute == "6nd"
+    for fitted in (first, again):
+        np.testing.assert_array_equal(fitted.theta, alone.theta)
+        assert fitted.value == alone.value
+    fit("chinchilla", data, falls=0.0)
+    assert len(searched) == 3  # nothing is kept after the block
+
+
+def changed(frame, column):
+    return frame.assign(**{column: frame[column].to_numpy() * np.r_[1 + 1e-12, np.ones(len(frame) - 1)]})
+
+
+OTHERS = {
+    "a loss": lambda data: fit("chinchilla", replace(data, frame=changed(data.frame, "loss")), falls=0.0),
+    "a size": lambda data: fit("chinchilla", replace(data, frame=changed(data.frame, "n_params")), falls=0.0),
+    "a row": lambda data: fit("chinchilla", replace(data, frame=data.frame.iloc[1:]), falls=0.0),
+    "the law": lambda data: fit("kaplan", data, falls=0.0),
+    "what is free": lambda data: fit("chinchilla-kappa", data, falls=0.0),
+    "what is fixed": lambda data: fit("chinchilla", data, fixed={"E": 1.5}, falls=0.0),
+    "the objective": lambda data: fit("chinchilla", data, objective=Huber(1e-3), falls=0.0),
+    "the residual": lambda data: fit("chinchilla", data, objective=Huber("auto", "raw"), falls=0.0),
+    "the seed": lambda data: fit("chinchilla", data, seed=1, falls=0.0),
+    "the starts": lambda data: fit("chinchilla", data, n_starts=9, falls=0.0),
+    "the noise": lambda data: fit("chinchilla", data, falls=0.1),
+    "the weights": lambda data: fit("chinchilla", data, weights=np.arange(1.0, 1 + len(data)), falls=0.0),
+    "one exponent": lambda data: fit("chinchilla", data, tied=True, falls=0.0),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_whatever_differs_is_another_search(what, data, searched):
+    with keep_searches():
+        fit("chinchilla", data, falls=0.0)
+        OTHERS[what](data)
+    assert len(searched) == 2
