@@ -17,8 +17,8 @@ from tests.support.session import RUNNER, Ended, session
 pytestmark = [pytest.mark.slow, pytest.mark.process, pytest.mark.long]
 PARTS = ("analysis", "commands", "conf", "experiments", "models", "scaling")
 QUICK = RESULTS / "quick.parquet"
-# Of a report the laws of few tokens, that of `--law` and no resamples: every module is loaded, few fits are made.
-REPORT = f"report {QUICK} --law chinchilla --bootstrap 0 --where tokens<2e6"
+# Of a report a table of few rows, no resamples: every module is loaded, few fits are made.
+REPORT = "report plain.csv --law chinchilla --bootstrap 0"
 FITTING_HALF = (
     f"fit {QUICK} --bootstrap 20 --json",
     f"approaches {QUICK} --json",
@@ -38,6 +38,14 @@ def python(*arguments: object, cwd: Path, path: Path = ROOT) -> subprocess.Compl
     environment = os.environ | {"PYTHONPATH": str(path)}
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def write_plain(folder: Path) -> None:
+    """Write plain.csv: 25 runs of five sizes."""
+    sizes, tokens = (1e4, 3e4, 1e5, 3e5, 1e6), (1e6, 3e6, 1e7, 3e7, 1e8)
+    rows = [f"{n},{d},{0.9 + 33 * n**-0.45 + 332 * d**-0.5 + 0.001 * (7 * i % 5)}"
+            for i, (n, d) in enumerate((n, d) for n in sizes for d in tokens)]  # fmt: skip
+    (folder / "plain.csv").write_text("\n".join(["n_params,tokens,loss", *rows]))
 
 
 @pytest.fixture(scope="module")
@@ -114,10 +122,7 @@ def without_the_runner(installed, tmp_path_factory) -> dict[str, Ended]:
     """How commands of the wheel end where torch, Hydra and what else the runner needs are absent."""
     commands = (*FITTING_HALF, *OTHER_HALF)
     folder = tmp_path_factory.mktemp("fitting")
-    sizes, tokens = (1e4, 3e4, 1e5, 3e5, 1e6), (1e6, 3e6, 1e7, 3e7, 1e8)
-    rows = [f"{n},{d},{0.9 + 33 * n**-0.45 + 332 * d**-0.5 + 0.001 * (7 * i % 5)}"
-            for i, (n, d) in enumerate((n, d) for n in sizes for d in tokens)]  # fmt: skip
-    (folder / "plain.csv").write_text("\n".join(["n_params,tokens,loss", *rows]))
+    write_plain(folder)
     ended = session([command.split() for command in commands], cwd=folder, path=installed, absent=RUNNER)
     return dict(zip(commands, ended, strict=True))
 
@@ -186,6 +191,7 @@ def shadowed(tmp_path_factory) -> Path:
     scores = [f"{n},{d},{2 + n**-0.3 + d**-0.3},{0.2 + 0.1 * (i % 7)}" for i, (n, d) in enumerate(
         (10.0**i, 10.0**j) for i in range(3, 7) for j in range(4, 8)
     )]  # fmt: skip
+    write_plain(folder)
     (folder / "scores.csv").write_text("\n".join(["n_params,tokens,loss,accuracy", *scores]))
     steps = [f"1e8,{batch},{1500 * (1 + 8e5 / batch):.0f}" for batch in (3e4, 1e5, 4e5, 2e6, 8e6)]
     (folder / "steps.csv").write_text("\n".join(["n_params,batch_tokens,steps_to_target", *steps]))
