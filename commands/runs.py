@@ -7,7 +7,24 @@ from typing import Annotated
 
 import typer
 
-from isoflop.commands.options import HYDRA, RUN, Json, Sheet, Study, emit, load, new_file, not_negative, positive
+from isoflop.commands.options import (
+    HYDRA,
+    RUN,
+    Json,
+    Level,
+    Map,
+    Params,
+    Sheet,
+    Study,
+    Where,
+    emit,
+    load,
+    new_file,
+    not_negative,
+    number,
+    pairs,
+    positive,
+)
 from isoflop.printable import printable
 
 app = typer.Typer()
@@ -144,22 +161,86 @@ def clean(
 @app.command(context_settings=HYDRA, rich_help_panel=RUN)
 def tune(
     context: typer.Context,
-    axis: Annotated[str, typer.Option("--axis", help="learning-rate or batch")] = "learning-rate",
+    at: Annotated[
+        list[str] | None,
+        typer.Option("--at", help="with a TABLE: the run to tune, n_params=1e9 or tokens=1e11 (repeatable)"),
+    ] = None,
+    tokens: Annotated[
+        float | None, typer.Option("--tokens", help="with a TABLE: tokens of that run", callback=positive)
+    ] = None,
+    batch: Annotated[
+        float | None, typer.Option("--batch", help="its tokens a step; left out: the best", callback=positive)
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--setting", help="what would peak_learning_rate=.01 lose? (repeatable: one setting)"),
+    ] = None,
+    loss: Annotated[str | None, typer.Option("--loss", help="the column of the loss, as --map loss=COLUMN")] = None,
+    by: Annotated[str, typer.Option("--by", help="the column that names the arms")] = "arm",
+    arm: Annotated[str | None, typer.Option("--arm", help="only this arm")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--emit", help="write the best setting: conf/optim/fitted.yaml", callback=new_file),
+    ] = None,
+    axis: Annotated[str, typer.Option("--axis", help="of bowls by width: learning-rate or batch")] = "learning-rate",
     limit: Annotated[
         float, typer.Option("--limit", help="drift that passes, decades over all widths", callback=not_negative)
     ] = 0.15,
-    table: Annotated[Path | None, typer.Option("--table", help="analyse these runs instead of training")] = None,
+    table: Annotated[Path | None, typer.Option("--table", help="bowls of these runs instead of training")] = None,
+    params: Params = "matrices",
+    where: Where = None,
+    mapping: Map = None,
+    study: Study = None,
     sheet: Sheet = None,
+    level: Level = 0.9,
     as_json: Json = False,
 ) -> None:
-    """Best learning rate or batch by width.
+    """Best learning rate, batch, weight decay.
 
-    And whether one serves all widths: isoflop tune experiment=lr_transfer.
+    isoflop tune TABLE --at n_params=1e9 --tokens 1e11: at that scale, by a law of the runs of a table over rates, with
+    intervals and what other settings lose. isoflop tune experiment=lr_transfer: by width, trained first, and whether
+    one rate serves all.
     """
-    from isoflop.experiments.followup.tune_report import train_and_read, tune, tune_text
+    named = [word for word in context.args if "=" not in word and not word.startswith("-")]
+    asked = {"--at": at, "--tokens": tokens, "--batch": batch, "--setting": setting, "--loss": loss, "--arm": arm,
+             "--emit": out, "--by": by if by != "arm" else None}  # fmt: skip
+    used = [option for option, value in asked.items() if value]
+    source = Path(named[0]) if named and not {"--config-dir", "-cd"} & {*context.args} else table if used else None
+    if source is None:
+        if used:
+            raise ValueError(f"{', '.join(used)}: needs a TABLE of runs, as in isoflop tune TABLE {used[0]} ...")
+        from isoflop.experiments.followup.tune_report import train_and_read, tune, tune_text
 
-    value = tune(load(table, None, None, sheet=sheet) if table else train_and_read(context.args), axis, limit)
-    emit(value, tune_text(value), as_json)
+        data = load(table, mapping, where, study, sheet) if table else train_and_read(context.args)
+        value = tune(data, axis, limit)
+        emit(value, tune_text(value), as_json)
+        return
+    if more := [word for word in context.args if word != str(source)]:
+        raise ValueError(f"{more[0]}: with a TABLE ({source}) nothing is trained, and no key can be set")
+    from isoflop.scaling.tuning.sweep import INPUTS
+    from isoflop.scaling.tuning.tune import tune as tune_table
+
+    mapping = [*(mapping or []), *([f"loss={loss}"] if loss is not None else [])]
+    data = load(source, mapping, where, study, sheet, labels=(by,), inputs=INPUTS)
+    found = tune_table(
+        data, _numbers(at, "--at"), tokens=tokens, batch=batch, setting=_numbers(setting, "--setting"), by=by, arm=arm,
+        params=params, level=level,
+    )  # fmt: skip
+    value, text = found.to_dict(), str(found)
+    if out is not None:
+        from isoflop.experiments.followup.optim_file import emit_optim
+
+        written = emit_optim(found, data, out, by=by)
+        value, text = value | {"emitted": written.to_dict()}, f"{text}\n{written}"
+    emit(value, text, as_json)
+
+
+def _numbers(values: list[str] | None, option: str) -> dict[str, float]:
+    """NAME=VALUE options as numbers. Raises ValueError for a name that is given twice."""
+    given = pairs(values, option)
+    if len(given) < len(values or []):
+        raise ValueError(f"{option}: a column is given twice ({', '.join(values or [])})")
+    return {name: number(value, f"{option} {name}=") for name, value in given.items()}
 
 
 @app.command(rich_help_panel=RUN)

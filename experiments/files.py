@@ -59,11 +59,21 @@ def write_json(path: Path, value: dict) -> None:
     _replace(path, value)
 
 
+def write_text(path: Path, text: str) -> None:
+    """The same of a text."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _replace_text(path, text)
+
+
 def _replace(path: Path, value: dict) -> None:
+    _replace_text(path, json.dumps(value))
+
+
+def _replace_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
-            json.dump(value, file)
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from isoflop.scaling.prediction.predict import predict
     from isoflop.scaling.selection.comparison import comparison as compare
     from isoflop.scaling.selection.holdout import hold_out
+    from isoflop.scaling.tuning.tune import tune
 
 _PLACES = {
     "approaches": "isoflop.scaling.approaches.approaches:approaches",
@@ -60,6 +61,7 @@ _PLACES = {
     "share": "isoflop.experiments.finished.bundle:write_bundle",
     "status": "isoflop.experiments.app:status",
     "suggest": "isoflop.experiments.followup.next_study:next_runs",
+    "tune": "isoflop.scaling.tuning.tune:tune",
 }
 __all__ = [
     "approaches",
@@ -84,6 +86,7 @@ __all__ = [
     "share",
     "status",
     "suggest",
+    "tune",
 ]
 
 

@@ -39,7 +39,7 @@ FORBIDDEN = {
 ROOMS = {
     "models": ("*", "families step"),
     "scaling": (
-        "laws", "table", "fitting", "approaches", "findings", "selection", "prediction arms design", "gate",
+        "laws", "table", "fitting", "approaches", "findings", "selection", "prediction arms design tuning", "gate",
     ),
     "experiments": (
         "config files", "data", "study", "compose", "cost", "store", "training", "parallel", "trackers", "sweep", "app",

@@ -1,0 +1,76 @@
+"""Which law of tuning a sweep can tell: the columns that vary on their own, and the exponents that they decide."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from isoflop.scaling.laws.axes.tuning import RateBowl, rate_bowl
+from isoflop.scaling.tuning.sweep import Sweep, levels
+
+COLUMN = {"N": "n_params", "D": "tokens", "T": "batch_tokens", "W": "weight_decay"}
+USUAL = {"alpha": 0.35, "beta": 0.35, "g": 0.5}  # exponents where a sweep has too few values to tell them
+FEW = 3  # values of a column: fewer tell no exponent, and no optimum
+ALONG = 0.1  # of ln: a column that varies by less apart from others is not told from those
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The law to fit, its exponents that are held, and why a column that varies is no input (`along`, by its name)."""
+
+    form: type[RateBowl]
+    held: dict[str, float]
+    along: dict[str, str]
+    several_batches: bool  # enough for a best one
+
+
+def choose(sweep: Sweep) -> Choice:
+    """The law of tuning with as many inputs, powers and exponents as a sweep can tell."""
+    inputs, along = _inputs(sweep)
+    counts = {k: len(sweep.values(name)) for k, name in COLUMN.items()}
+    powers: list[str] = [k for k in ("N", "D") if k in inputs and not (k == "D" and "T" in inputs)]
+    if "T" in inputs:
+        both = counts["T"] >= FEW or "D" in inputs
+        powers += ["S", "T"] if both else ["S" if _larger_batch_is_worse(sweep) else "T"]
+    names = [k for k in ("N", "D", "T") if k in inputs]
+    labels = [levels(sweep.rows[COLUMN[k]].to_numpy(float)) for k in names]
+    cells = len(np.unique(np.column_stack(labels), axis=0)) if names else 1
+    told = {
+        "alpha": counts["N"] >= FEW,
+        "beta": counts["D"] >= FEW or ("T" in inputs and counts["T"] >= FEW + 1),
+        "g": counts["T"] >= FEW + 1 or (counts["T"] >= FEW and "D" in inputs),
+    }
+    spare = cells - 1 - len(powers)  # levels of cells beyond a floor and amplitudes
+    held = {}
+    for k in powers:
+        exponent = {"N": "alpha", "D": "beta", "S": "beta", "T": "g"}[k]
+        if told[exponent] and spare > 0:
+            spare -= 1
+        else:
+            held[exponent] = USUAL[exponent]
+    if len(sweep.values("weight_decay")) >= FEW:
+        inputs.append("W")
+    return Choice(rate_bowl((*inputs, "r"), powers), held, along, {"S", "T"} <= set(powers) and counts["T"] >= FEW)
+
+
+def _inputs(sweep: Sweep) -> tuple[list[str], dict[str, str]]:
+    """The columns of size, tokens and batch that vary apart from those before them; why others are none."""
+    found: list[str] = []
+    along: dict[str, str] = {}
+    design = np.ones((len(sweep.rows), 1))
+    for k in ("N", "D", "T"):
+        if len(sweep.values(COLUMN[k])) < 2:
+            continue
+        log = np.log(sweep.rows[COLUMN[k]].to_numpy(float))
+        own = log - design @ np.linalg.lstsq(design, log, rcond=None)[0]
+        if np.std(own) < ALONG:
+            along[COLUMN[k]] = " and ".join(COLUMN[other] for other in found)
+            continue
+        found.append(k)
+        design = np.column_stack([design, log])
+    return found, along
+
+
+def _larger_batch_is_worse(sweep: Sweep) -> bool:
+    batch = sweep.rows["batch_tokens"].to_numpy(float)
+    lowest = sweep.rows.assign(large=batch > np.sqrt(batch.min() * batch.max())).groupby("large")["loss"].min()
+    return bool(lowest[True] > lowest[False])
