@@ -49,7 +49,9 @@ def choose(sweep: Sweep) -> Choice:
             held[exponent] = USUAL[exponent]
     if len(sweep.values("weight_decay")) >= FEW:
         inputs.append("W")
-    return Choice(rate_bowl((*inputs, "r"), powers), held, along, {"S", "T"} <= set(powers) and counts["T"] >= FEW)
+    return Choice(
+        rate_bowl((*inputs, "r"), tuple(powers)), held, along, {"S", "T"} <= set(powers) and counts["T"] >= FEW
+    )
 
 
 def _inputs(sweep: Sweep) -> tuple[list[str], dict[str, str]]:

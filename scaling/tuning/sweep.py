@@ -221,8 +221,9 @@ def _near(frame: pd.DataFrame, cells: pd.DataFrame) -> Array:
     keep = np.zeros(len(frame), dtype=bool)
     for cell, rows in frame.groupby("cell").indices.items():
         if cells.loc[cell, "fitted"]:
-            third = np.unique(away[rows].round(6))
-            keep[rows] = away[rows] <= max(NEAR, third[min(FEWEST - 1, len(third) - 1)]) + 1e-6
+            label = levels(frame[RATE.name].to_numpy(float)[rows])
+            nearest = np.sort([away[rows][label == k].min() for k in range(label.max() + 1)])
+            keep[rows] = away[rows] <= max(NEAR, nearest[FEWEST - 1]) + 1e-6
     return keep
 
 

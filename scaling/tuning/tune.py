@@ -226,7 +226,7 @@ def _distances(sweep: Sweep, law: RateBowl, choice: Choice) -> pd.DataFrame:
         setting = Setting(cell["lowest_rate"], cell["batch_tokens"], cell["weight_decay"])
         best.append(best_rate_with(law, whole, setting))
         free = replace(whole, batch_tokens=math.nan) if choice.several_batches and "T" in law.inputs else whole
-        untold = untold_batch(sweep, law, choice, free)[0] if math.isnan(free.batch_tokens) else math.nan
-        free = replace(free, batch_tokens=untold) if math.isfinite(untold) else free
+        if "T" in law.inputs and math.isnan(free.batch_tokens):
+            free = replace(free, batch_tokens=untold_batch(sweep, law, choice, free)[0])
         off.append(loss_at(law, whole, setting) - loss_at(law, free, best_setting(law, free)))
     return sweep.cells.assign(best_rate=best, off_frontier=off)

@@ -1,7 +1,8 @@
 """Laws of the learning rate and the batch: how far from its best rate a run is, and how that rate moves with size."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, make_dataclass
+from functools import cache
 from itertools import product
 from typing import Any, ClassVar
 
@@ -216,7 +217,8 @@ MOVES = {"N": "m_N", "D": "m_D", "T": "m_T"}
 POWERS = {"N": ("A", "alpha"), "D": ("B", "beta"), "S": ("B", "beta"), "T": ("G", "g")}
 
 
-def rate_bowl(inputs: Sequence[str], powers: Sequence[str]) -> type[RateBowl]:
+@cache
+def rate_bowl(inputs: tuple[str, ...], powers: tuple[str, ...]) -> type[RateBowl]:
     """The law of tuning of these inputs (r, and those of N, D, T, W that vary), with a power of each of `powers`.
 
     The best rate moves with every one of N, D and T.

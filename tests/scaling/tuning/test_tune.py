@@ -73,11 +73,9 @@ def test_regret_of_a_setting_is_the_loss_that_it_gives_away():
 
 @pytest.mark.slow
 def test_intervals_hold_the_optimum_and_the_setting_loses_little():
-    """Thirteen of 15 or more by chance alone: a 90% interval misses 5 of 15 in 1.3% of such tests."""
-    found = [outcome(kind, seed) for kind in ("rates", "rates and batches") for seed in range(15)]
-    for part in ("learning_rate", "batch_tokens"):
-        held = [one.holds[part] for one in found if part in one.holds]
-        assert sum(held) >= 0.7 * len(held)
+    """Twelve sweeps: a 90% interval misses 4 of 12 in 2.6% of such tests; the seeds are fixed."""
+    found = [outcome("rates at one horizon", seed) for seed in range(12)]
+    assert sum(one.holds["learning_rate"] for one in found) >= 9
     assert np.median([one.regret for one in found]) <= 0.0025
 
 
@@ -119,15 +117,15 @@ def codes(found) -> set[str]:
 
 
 def test_cells_at_an_edge_are_told_and_what_the_optimum_is_without_them():
-    found = tune(rates(lambda n: 0.05 * (n / 1e6) ** -0.5, sizes=(1e6, 3e6, 1e7, 3e7, 1e8)), {"n_params": 1e8}).best
+    found = tune(rates(lambda n: 0.02 * (n / 1e6) ** -0.5, sizes=(1e6, 3e6, 1e7, 3e7, 1e8)), {"n_params": 1e8}).best
     (edge,) = [f for f in found.findings if f.code == "rate_at_edge"]
-    assert "0.015625, the highest tried at n_params 1e+06" in edge.message
+    assert "0.0078125, the highest tried at n_params 1e+06" in edge.message
     assert "without them the best rate is" in edge.message
     assert found.to_dict()["edges"][0]["edge"] == "high"
 
 
 def test_scales_beyond_the_runs_are_told_with_their_factor():
-    table = rates(lambda n: 0.002 * (n / 1e7) ** -0.3)
+    table = rates(lambda n: 0.0015 * (n / 1e7) ** -0.4)
     far = tune(table, {"n_params": 1e10}, tokens=1e12).best
     assert codes(far) >= {"extrapolates", "outside_data", "input_never_varies"}
     said = {f.code: f.message for f in far.findings}
