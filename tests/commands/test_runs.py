@@ -5,6 +5,7 @@ import json
 import pytest
 
 from isoflop.experiments.store.store import STATES
+from tests.support.root import RESULTS
 
 TINY = ("model=d8", "budget.flops=2e8", "schedule.warmup_steps=3", "data.eval_tokens=512", "hydra/launcher=basic")
 
@@ -211,3 +212,47 @@ def test_a_store_of_a_newer_version_is_refused(typed, text, tmp_path):
         code, out, err = typed(*command)
         assert (code, out, len(err.strip().splitlines())) == (2, "", 1)
         assert "store version 99, this isoflop reads up to 1; upgrade" in err
+
+
+RATES = str(RESULTS / "lr_transfer.parquet")
+ASKED = ("--at", "n_params=1e6", "--tokens", "153600")
+
+
+def test_tune_of_a_table_answers_at_a_scale_and_emits_what_a_plan_takes(typed, tmp_path):
+    code, out, err = typed("tune", RATES, *ASKED, "--arm", "standard", "--emit", "conf/optim/fitted.yaml", "--json")
+    told = json.loads(out)
+    assert (code, err) == (0, "")
+    assert {"optimum", "intervals", "regret", "edges", "law", "findings", "conventions", "emitted"} <= set(told)
+    assert told["emitted"]["replaced"] is False
+    code, out, _ = typed("plan", "--config-dir", "conf", "experiment=smoke", "optim=fitted", "--no-calibrate", "--json")
+    assert code == 0
+    rates = {cell["learning_rate"] for cell in json.loads(out)["studies"][0]["cells"]}
+    assert rates == {float(f"{told['optimum']['learning_rate']:.6g}")}
+    same = typed("tune", "--table", RATES, *ASKED, "--arm", "standard", "--emit", "conf/optim/fitted.yaml")[1]
+    assert "over the file that was there" in same
+    assert f"{told['optimum']['learning_rate']:.4g}" in same
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        ((str(RESULTS / "quick.parquet"), "--at", "n_params=1e7"), 1, "every run has the learning rate 0.02"),
+        (("nosuch.csv", "--at", "n_params=1e7"), 2, "nosuch.csv: no such file or folder"),
+        (("experiment=smoke", "--at", "n_params=1e7"), 2, "--at: needs a TABLE of runs"),
+        ((RATES, "experiment=smoke", *ASKED), 2, "experiment=smoke: with a TABLE"),
+        ((RATES, "--nosuch", *ASKED), 2, "--nosuch: with a TABLE"),
+        ((RATES, "--at", "n_params=x"), 2, "--at n_params= x: not a number"),
+        ((RATES, "--at", "n_params=1", "--at", "n_params=2"), 2, "--at: a column is given twice"),
+        ((RATES, *ASKED, "--setting", "rate=1"), 2, "--setting rate=1: not one of peak_learning_rate"),
+        ((RATES, *ASKED, "--emit", "fitted.yaml"), 1, "choose one with --arm"),
+        ((RATES, *ASKED, "--emit", "nosuch/\0.yaml"), 2, "--emit"),
+        ((RATES, *ASKED, "--loss", "nosuch"), 2, "nosuch"),
+        ((RATES, *ASKED, "--by", "nosuch"), 2, "no column 'nosuch'"),
+    ],
+)
+def test_tune_of_a_table_refuses_in_one_line(typed, tmp_path, words, code, says):
+    ended, out, err = typed("tune", *words)
+    assert (ended, out) == (code, "")
+    (line,) = err.strip().splitlines()
+    assert says in line
+    assert not (tmp_path / "here" / "fitted.yaml").exists()

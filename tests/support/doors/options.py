@@ -54,6 +54,10 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "--at": ("n_params=", "n_params=x", "n_params=nan", "=1", "nosuch=1", "", "nosuch", "empty", "folder"),
     "--deadline": ("x", "2", "h", "-2h", "0h", "nanh", "infd", ""),
     "--by": NAMES,
+    "--setting": ("learning_rate=", "learning_rate=x", "learning_rate=-1", "=1", "nosuch=1", "", "weight_decay=0.1"),
+    "--loss": NAMES,
+    "tune --arm": NAMES,
+    "tune --at": ("n_params=", "n_params=x", "n_params=nan", "n_params=0", "=1", "nosuch=1", "", "nosuch"),
     "--baseline": NAMES,
     "--task": NAMES,
     "--metric": NAMES,
@@ -78,7 +82,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
 FREE = {"--prompt", "--arm"}  # any text has a meaning
 INPUTS = ("nosuch", "pipe", "empty", "binary.parquet", "binary.csv", "folder", "loop", "nosuch/x", "x" * 3000, "a\0b")
 OUTPUTS = ("/dev/null/x", "table.csv/x", "folder", "/proc/nosuch/x", "x" * 3000 + ".csv", "a\0b.png")
-WRITES = {"--out", "--register", "--to", "--paper"}
+WRITES = {"--out", "--register", "--to", "--paper", "--emit"}
 TAKEN = {  # an empty folder is as good as none
     "report --out": ("folder",), "export --out": ("folder",), "share --to": ("folder",), "report --paper": ("folder",),
     "evaluate --corpora": ("folder",), "positions --corpora": ("folder",),
@@ -154,7 +158,8 @@ class Option:
             taken = TAKEN.get(f"{self.command} {self.flag or self.name}", ())
             return tuple(value for value in values if value not in taken)
         key = self.flag or self.name
-        return () if key in FREE else TEXTS.get(f"{self.command} {key}") or TEXTS[key]
+        own = TEXTS.get(f"{self.command} {key}")
+        return own or (() if key in FREE else TEXTS[key])
 
 
 def options() -> Iterator[Option]:
