@@ -197,16 +197,21 @@ def tune(
 ) -> None:
     """Best learning rate, batch, weight decay.
 
-    isoflop tune TABLE --at n_params=1e9 --tokens 1e11: at that scale, by a law of the runs of a table over rates, with
-    intervals and what other settings lose. isoflop tune experiment=lr_transfer: by width, trained first, and whether
-    one rate serves all.
+    isoflop tune TABLE --at n_params=1e9 --tokens 1e11. By a law of the runs of a table over rates: the best setting at that
+    scale, its intervals, and what another setting loses.
+    isoflop tune experiment=lr_transfer. Trains a study, then the best rate or batch by width, and whether one serves all.
     """
     named = [word for word in context.args if "=" not in word and not word.startswith("-")]
     asked = {"--at": at, "--tokens": tokens, "--batch": batch, "--setting": setting, "--loss": loss, "--arm": arm,
-             "--emit": out, "--by": by if by != "arm" else None}  # fmt: skip
+             "--emit": out, "--by": by != "arm"}  # fmt: skip
     used = [option for option, value in asked.items() if value]
-    source = Path(named[0]) if named and not {"--config-dir", "-cd"} & {*context.args} else table if used else None
+    trains = not {"--config-dir", "-cd"} & {*context.args}
+    source = Path(named[0]) if named and trains else table if used else None
     if source is None:
+        read = {"--where": where, "--map": mapping, "--study": study, "--sheet": sheet} if table is None else {}
+        used += [
+            o for o, given in (read | {"--params": params != "matrices", "--level": level != 0.9}).items() if given
+        ]
         if used:
             raise ValueError(f"{', '.join(used)}: needs a TABLE of runs, as in isoflop tune TABLE {used[0]} ...")
         from isoflop.experiments.followup.tune_report import train_and_read, tune, tune_text
@@ -217,11 +222,18 @@ def tune(
         return
     if more := [word for word in context.args if word != str(source)]:
         raise ValueError(f"{more[0]}: with a TABLE ({source}) nothing is trained, and no key can be set")
+    if bowls := [o for o, given in {"--axis": axis != "learning-rate", "--limit": limit != 0.15}.items() if given]:
+        raise ValueError(f"{', '.join(bowls)}: is of bowls by width: name the runs with --table, and leave out --at")
     from isoflop.scaling.tuning.sweep import INPUTS
     from isoflop.scaling.tuning.tune import tune as tune_table
 
-    mapping = [*(mapping or []), *([f"loss={loss}"] if loss is not None else [])]
-    data = load(source, mapping, where, study, sheet, labels=(by,), inputs=INPUTS)
+    taken = [*(mapping or []), *([f"loss={loss}"] if loss is not None else [])]
+    try:
+        data = load(source, taken, where, study, sheet, labels=(by,), inputs=INPUTS)
+    except ValueError as error:
+        if loss is None or "--map loss=" not in str(error):
+            raise
+        raise ValueError(str(error).replace("--map loss=", "--loss ")) from error
     found = tune_table(
         data, _numbers(at, "--at"), tokens=tokens, batch=batch, setting=_numbers(setting, "--setting"), by=by, arm=arm,
         params=params, level=level,

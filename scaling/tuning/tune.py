@@ -98,7 +98,7 @@ def _by_arm(table: pd.DataFrame, by: str, arm: str | None) -> dict[str, pd.DataF
     if by not in table:
         if by == "arm" and arm is None:
             return {"": table}
-        raise ValueError(f"{source}: no column {by!r} of arms{hint(by, map(str, table.columns))}")
+        raise ValueError(f"--by {by}: {source} has no such column{hint(by, map(str, table.columns))}")
     found = {}
     for value, rows in table.groupby(by, dropna=False, sort=False):
         name = "" if pd.isna(value) else str(value)

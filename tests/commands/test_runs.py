@@ -219,16 +219,17 @@ ASKED = ("--at", "n_params=1e6", "--tokens", "153600")
 
 
 def test_tune_of_a_table_answers_at_a_scale_and_emits_what_a_plan_takes(typed, tmp_path):
-    code, out, err = typed("tune", RATES, *ASKED, "--arm", "standard", "--emit", "conf/optim/fitted.yaml", "--json")
+    file, own = tmp_path / "conf" / "optim" / "fitted.yaml", ("--config-dir", str(tmp_path / "conf"))
+    code, out, err = typed("tune", RATES, *ASKED, "--arm", "standard", "--emit", str(file), "--json")
     told = json.loads(out)
     assert (code, err) == (0, "")
     assert {"optimum", "intervals", "regret", "edges", "law", "findings", "conventions", "emitted"} <= set(told)
     assert told["emitted"]["replaced"] is False
-    code, out, _ = typed("plan", "--config-dir", "conf", "experiment=smoke", "optim=fitted", "--no-calibrate", "--json")
+    code, out, _ = typed("plan", *own, "experiment=smoke", "optim=fitted", "--no-calibrate", "--json")
     assert code == 0
     rates = {cell["learning_rate"] for cell in json.loads(out)["studies"][0]["cells"]}
     assert rates == {float(f"{told['optimum']['learning_rate']:.6g}")}
-    same = typed("tune", "--table", RATES, *ASKED, "--arm", "standard", "--emit", "conf/optim/fitted.yaml")[1]
+    same = typed("tune", "--table", RATES, *ASKED, "--arm", "standard", "--emit", str(file))[1]
     assert "over the file that was there" in same
     assert f"{told['optimum']['learning_rate']:.4g}" in same
 
@@ -246,8 +247,11 @@ def test_tune_of_a_table_answers_at_a_scale_and_emits_what_a_plan_takes(typed, t
         ((RATES, *ASKED, "--setting", "rate=1"), 2, "--setting rate=1: not one of peak_learning_rate"),
         ((RATES, *ASKED, "--emit", "fitted.yaml"), 1, "choose one with --arm"),
         ((RATES, *ASKED, "--emit", "nosuch/\0.yaml"), 2, "--emit"),
-        ((RATES, *ASKED, "--loss", "nosuch"), 2, "nosuch"),
-        ((RATES, *ASKED, "--by", "nosuch"), 2, "no column 'nosuch'"),
+        ((RATES, *ASKED, "--loss", "nosuch"), 2, "--loss nosuch: no column 'nosuch'"),
+        ((RATES, *ASKED, "--axis", "batch"), 2, "--axis: is of bowls by width"),
+        (("--table", RATES, "--level", "0.5"), 2, "--level: needs a TABLE"),
+        (("experiment=smoke", "--where", "seed == 0"), 2, "--where: needs a TABLE"),
+        ((RATES, *ASKED, "--by", "nosuch"), 2, "--by nosuch: "),
     ],
 )
 def test_tune_of_a_table_refuses_in_one_line(typed, tmp_path, words, code, says):

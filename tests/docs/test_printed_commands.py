@@ -83,7 +83,7 @@ def test_a_printed_command_is_one(span, folder):
     command, *arguments = words(span)
     assert command in COMMANDS
     context = COMMANDS[command].make_context(command, arguments)
-    if command in COMPOSED:
+    if command in COMPOSED and context.args != ["TABLE"]:  # tune takes one, of the reader's, or overrides
         assert composed(context.args or ["experiment=smoke"])
 
 

@@ -175,7 +175,7 @@ def test_batches_without_a_best_one_inside_are_said():
         ({"at": {"tokens": 1e8}, "tokens": 1e9}, "keep one of them"),
         ({"setting": {"weight_decay": 0.1}}, "--setting weight_decay=0.1: the table does not vary it"),
         ({"setting": {"rate": 0.1}}, "--setting rate=0.1: not one of peak_learning_rate"),
-        ({"by": "optimiser"}, "no column 'optimiser' of arms"),
+        ({"by": "optimiser"}, "--by optimiser: table has no such column"),
         ({"level": 1.0}, "level must lie between 0 and 1"),
     ],
 )
