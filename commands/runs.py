@@ -197,9 +197,10 @@ def tune(
 ) -> None:
     """Best learning rate, batch, weight decay.
 
-    isoflop tune TABLE --at n_params=1e9 --tokens 1e11. By a law of the runs of a table over rates: the best setting at that
-    scale, its intervals, and what another setting loses.
-    isoflop tune experiment=lr_transfer. Trains a study, then the best rate or batch by width, and whether one serves all.
+    isoflop tune TABLE --at n_params=1e9 --tokens 1e11. By a law of the runs of a table over rates: the best setting at
+    that scale, its intervals, and what another setting loses.
+    isoflop tune experiment=lr_transfer. Trains a study, then the best rate or batch by width, and whether one serves
+    all.
     """
     named = [word for word in context.args if "=" not in word and not word.startswith("-")]
     asked = {"--at": at, "--tokens": tokens, "--batch": batch, "--setting": setting, "--loss": loss, "--arm": arm,
