@@ -22,6 +22,7 @@ from isoflop.scaling.findings.verdict import CONVENTIONS
 from isoflop.scaling.fitting.fit import Fit, Huber, fit
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import Draws, bootstrap, jackknife
+from isoflop.scaling.gate.gate import Gate, gate
 from isoflop.scaling.laws import columns_read, get_law
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.selection.holdout import HoldOut, hold_out
@@ -306,6 +307,14 @@ class Evidence:
         if "arm" not in self.table or self.table["arm"].nunique() < 2:
             raise UnsupportedError("the table has one arm: a compute multiplier compares two")
         return multiplier(self.table, params=self.params, compute=self.compute)
+
+    @part
+    def gate(self) -> Gate:
+        """Every arm against the first, judged at the largest compute of the table."""
+        if "arm" not in self.table or self.table["arm"].nunique() < 2:
+            raise UnsupportedError("the table has one arm: a gate compares two")
+        target = float(self.points.frame["flops"].max())
+        return gate(self.table, target=target, params=self.params, compute=self.compute)
 
     @part
     def seed_noise(self) -> pd.DataFrame:

@@ -24,6 +24,7 @@ from isoflop.analysis.style import (
     note,
 )
 from isoflop.scaling.arms.multiplier import Multipliers
+from isoflop.scaling.gate.gate import Gate
 from isoflop.scaling.table.conventions import is_runs
 from isoflop.scaling.table.evaluations.evaluation import EVALUATION_FILE, read_evaluation
 from isoflop.scaling.table.runs import final_rows
@@ -59,6 +60,49 @@ def plot_multiplier(result: Multipliers, *, ax: Axes | None = None) -> Axes:
     label_ends(ax, ends)
     note(ax, f"bands {result.level:.0%}", where="lower left")
     ax.set_title("Compute multiplier")
+    return ax
+
+
+def gate_frame(result: Gate) -> pd.DataFrame:
+    """For every arm its multiplier at each compute of its pairs (`what` compute), after each pair (sequence), and at
+    the target, with bounds.
+    """
+    parts = []
+    for v in result.verdicts:
+        end = pd.DataFrame({"flops": [result.target], "pairs": v.pairs, "multiplier": v.multiplier, "lo": v.interval[0],
+                            "hi": v.interval[1]})  # fmt: skip
+        for what, rows in (("compute", v.by_compute), ("sequence", v.sequence), ("target", end)):
+            parts.append(rows.assign(what=what, arm=v.arm, decision=v.decision))
+    return pd.concat(parts, ignore_index=True).assign(baseline=result.baseline, least=result.least)
+
+
+def plot_gate(result: Gate, *, ax: Axes | None = None) -> Axes:
+    """Multiplier of the pairs at each compute, and at the target, with the bounds of the sequence fading into it."""
+    ax = new_axes(ax)
+    frame = gate_frame(result).replace(np.inf, np.nan)
+    ax.axhline(1, color=INK, lw=0.8)
+    ax.axhline(result.least, color=INK, lw=0.8, ls=":")
+    ax.axvline(result.target, color=INK, lw=0.6, ls="--")
+    looks, ends = arm_looks(v.arm for v in result.verdicts), []
+    for place, v in zip(np.linspace(0.35, 0.85, len(result.verdicts)), result.verdicts, strict=True):
+        shade, (_, mark) = COMPUTE_MAP(place), looks[v.arm]
+        own = frame[frame["arm"] == v.arm]
+        at, looked = own[own["what"] == "compute"], own[(own["what"] == "sequence") & (own["lo"] > 0)].dropna()
+        ax.plot(at["flops"], at["multiplier"], ls="none", marker=mark, ms=3.5, color=shade)
+        ax.vlines(at["flops"], at["lo"].where(at["lo"] > 0), at["hi"], color=shade, lw=0.8)
+        ax.vlines([result.target] * len(looked), looked["lo"], looked["hi"], color=shade, lw=4, alpha=0.15)
+        if np.isfinite(v.multiplier):
+            ax.plot([result.target], [v.multiplier], marker=mark, ms=6, color=shade)
+            ends.append((result.target, v.multiplier, f"{v.arm}: {v.decision}", shade))
+    log_axis(ax.xaxis, "flops", label="compute (FLOPs)")
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LossTicks(7))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.3g}"))
+    ax.set_ylabel(f"compute multiplier over {result.baseline}")
+    label_ends(ax, ends)
+    note(ax, f"dotted: {result.least:g}; bounds hold at every look, error {result.error:g}", where="lower left")
+    ax.set_title("Does it survive scale?")
     return ax
 
 
@@ -124,6 +168,14 @@ FIGURES = (
         frame=multiplier_frame,
         plot=plot_multiplier,
         place=130,
+    ),
+    Figure(
+        "gate",
+        "Compute multiplier of each arm against compute, by pairs of runs, and its bounds at the largest compute.",
+        needs=lambda e: e.gate,
+        frame=gate_frame,
+        plot=plot_gate,
+        place=135,
     ),
     Figure(
         "positions",

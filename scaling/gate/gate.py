@@ -166,7 +166,8 @@ def _verdict(
     value = estimate(pairs, learnt)
     reachable, beyond = _reach(pairs, target, learnt)
     findings = [*found, *objections(value, len(pairs.gain), made.repeated, made.same_seed, learnt is not None), *beyond]
-    decision, why = decide(value, error, least, findings, reachable)
+    fall = max(0.0, value.drift * float(pairs.x.max())) if learnt is None and value.needs_drift else 0.0
+    decision, why = decide(value, error, least, findings, reachable, fall)
     lo, hi = value.bounds(error)
     half = float(stdtrit(max(value.freedom, 1.0), 1 - error)) * value.drift_error
     drift = np.log(10) * np.array([value.drift, value.drift - half, value.drift + half])

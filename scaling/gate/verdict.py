@@ -91,9 +91,12 @@ def _span(interval: tuple[float, float]) -> str:
 
 
 def decide(
-    found: Estimate, error: float, least: float, findings: list[Finding], reachable: bool
+    found: Estimate, error: float, least: float, findings: list[Finding], reachable: bool, fall: float = 0.0
 ) -> tuple[Decision, str]:
-    """The decision and its reason, from bounds of ln m that are each wrong with probability `error` at most."""
+    """The decision and its reason, from bounds of ln m that are each wrong with probability `error` at most.
+
+    `fall` is what ln m is expected to lose beyond the pairs: promoted is what would survive twice as much.
+    """
     blocked = next((f for f in findings if f.severity == "fail"), None)
     if blocked:
         return "undecided", blocked.message
@@ -104,6 +107,8 @@ def decide(
         return "undecided", "too few pairs"
     if hi < np.log(least):
         return "reject", f"a multiplier of {least:g} or more at the target is excluded"
+    if lo > 0 and lo <= fall:
+        return "undecided", "a gain that shrinks, and would be gone if it shrank twice as fast beyond the pairs"
     if lo > 0 and found.mean >= np.log(least):
         return "promote", f"at the target the arm needs less compute than the baseline, in the middle {least:g} or more"
     if lo > 0:

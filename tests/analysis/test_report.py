@@ -36,7 +36,7 @@ def written(study_table, tmp_path_factory):
 
 
 def test_a_study_supports_every_figure(written):
-    assert set(written.missing) == {"multiplier", "bowls", "positions", "slices"}, (
+    assert set(written.missing) == {"multiplier", "gate", "bowls", "positions", "slices"}, (
         "one arm, one rate, no runs folder, a law of two inputs"
     )
     assert set(written.figures) == set(FIGURES) - set(written.missing)

@@ -74,13 +74,13 @@ def test_every_figure_is_drawn_or_refused_on_the_public_tables(path, public_data
     assert not {"curves", "bowls", "positions", "throughput", "cost"} & found, "no plain table has these"
 
 
-def test_every_figure_but_four_is_drawn_on_the_quick_study():
+def test_every_figure_but_five_is_drawn_on_the_quick_study():
     found = drawn(Evidence(read_table(QUICK), n_draws=50))
-    assert set(FIGURES) - found == {"multiplier", "bowls", "positions", "slices"}, (
+    assert set(FIGURES) - found == {"multiplier", "gate", "bowls", "positions", "slices"}, (
         "one arm, one rate, no runs folder, a law of two inputs"
     )
 
 
 def test_a_table_of_learning_rates_has_its_bowls():
     found = drawn(Evidence(read_table(QUICK.with_name("lr_transfer.parquet")), n_draws=50))
-    assert {"bowls", "multiplier", "curves", "throughput", "cost"} <= found
+    assert {"bowls", "multiplier", "gate", "curves", "throughput", "cost"} <= found

@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from isoflop.analysis.evidence import Evidence
 from isoflop.analysis.figures import FIGURES
 from isoflop.analysis.figures.allocation import REFERENCE, plot_allocation
-from isoflop.analysis.figures.arms import plot_multiplier
+from isoflop.analysis.figures.arms import gate_frame, plot_gate, plot_multiplier
 from isoflop.analysis.figures.bowls import best_rate, bowl_frame, plot_bowls
 from isoflop.analysis.figures.curves import learning_curves, plot_learning_curves
 from isoflop.analysis.figures.exponents import measured_slopes, plot_exponents, plot_local_slope
@@ -22,6 +22,7 @@ from isoflop.analysis.figures.scoreboard import plot_scoreboard, scoreboard_fram
 from isoflop.analysis.figures.sensitivity import plot_sensitivity
 from isoflop.analysis.figures.surface import plot_surface
 from isoflop.analysis.style import LEVEL, style
+from isoflop.examples import example
 from isoflop.scaling.approaches.envelope import envelope
 from isoflop.scaling.design.simulate import simulate_study
 from isoflop.scaling.laws.published import PUBLISHED
@@ -287,6 +288,21 @@ def test_multiplier_draws_every_arm_with_its_interval(study_law):
     np.testing.assert_allclose(line.get_ydata(), at["multiplier"])
     assert (line.get_ydata() > 1).all()
     assert ax.xaxis_inverted()
+
+
+def test_gate_draws_pairs_the_target_and_the_least_gain():
+    found = Evidence(example("transformer_vs_lstm")).gate
+    frame = gate_frame(found)
+    verdict = found.verdicts[0]
+    assert dict(frame["what"].value_counts()) == {
+        "sequence": verdict.pairs, "compute": len(verdict.by_compute), "target": 1,
+    }  # fmt: skip
+    ax = plot_gate(found)
+    dots = {tuple(line.get_xdata()): line.get_ydata() for line in ax.lines}
+    np.testing.assert_allclose(dots[tuple(verdict.by_compute["flops"])], verdict.by_compute["multiplier"])
+    np.testing.assert_allclose(dots[found.target,], [verdict.multiplier])
+    flat = [line.get_ydata()[0] for line in ax.lines if set(line.get_xdata()) == {0, 1}]
+    assert flat[:2] == [1, found.least]
 
 
 def test_bowls_mark_the_bottom_and_tell_an_edge(study_table):

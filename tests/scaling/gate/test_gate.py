@@ -8,7 +8,10 @@ import pytest
 
 from isoflop.scaling.arms.multiplier import MultiplierError
 from isoflop.scaling.gate.discrepancy import LearnError
+from isoflop.scaling.gate.estimate import Observations, estimate
 from isoflop.scaling.gate.gate import GateError, gate
+from tests.support.fits.gates import COMPUTES, SLOPE, draw, looks, measured_noise, planned, regmix_arms, scored
+from tests.support.root import RESULTS
 
 BUDGETS = np.array([1e12, 1e13, 1e14])
 
@@ -161,3 +164,46 @@ def test_an_arm_without_a_pair_is_named_beside_the_others():
     found = gate(table, target=1e14)
     assert list(decisions(found)) == ["new"]
     assert list(found.failed) == ["lone"]
+
+
+def test_a_gain_that_shrinks_must_survive_a_faster_shrinking_beyond_the_pairs():
+    """ln m .06 at the largest compute and .02 at the target, known well: gone if it shrank twice as fast."""
+    found = gate(study({"new": 0.06}, drift=-0.04 / np.log(10), noise=1e-5), target=1e15).verdicts[0]
+    assert found.interval[0] > 1
+    assert found.decision == "reject"  # and below 1.03
+    kept = gate(study({"new": 0.1}, drift=-0.06 / np.log(10), noise=1e-5), target=1e15).verdicts[0]
+    assert kept.interval[0] > 1.03
+    assert kept.decision == "undecided"
+    assert "twice as fast" in kept.why
+
+
+def test_many_gates_at_once_are_as_one():
+    """What the proof simulates is what the gate estimates."""
+    sizes = planned(4.1e12, 12)
+    x = np.log(COMPUTES[sizes] / 4.1e12)
+    gain = np.random.default_rng(0).normal(0.01, 0.02, (3, 12))
+    seen = looks(gain, x)
+    for k in (3, 7, 12):
+        one = estimate(Observations(gain[1, :k], np.full(k, SLOPE), x[:k], np.arange(k)))
+        assert one.mean == pytest.approx(seen.mean[1, k - 1])
+        assert one.bounds(0.05) == pytest.approx((seen.lo[1, k - 1], seen.hi[1, k - 1]), rel=1e-4)
+
+
+def test_nulls_are_seldom_promoted_with_the_noise_of_our_own_runs():
+    """A quick part of tests/proofs/gate.py."""
+    noise = measured_noise(pd.read_parquet(RESULTS / "lr_transfer.parquet"))
+    for times in (1.0, 10.0):
+        sizes = np.full(60, 3) if times == 1 else planned(times * COMPUTES[-1], 60)
+        x = np.log(COMPUTES[sizes] / (times * COMPUTES[-1]))
+        promoted, _ = looks(draw(noise, sizes, 1000, 1), x).decided()
+        assert 0.005 < np.isfinite(promoted).mean() <= 0.05
+
+
+def test_a_stated_probability_is_what_happens(public_data):
+    """RegMix: arms at 1M, judged at 60M, the discrepancy learnt on half of them."""
+    data = regmix_arms(*(pd.read_csv(public_data / "regmix" / f"test_{size}.csv") for size in ("1m", "60m")))
+    half = np.arange(0, len(data), 2)
+    both = np.array([scored(data, part) for part in (half, half + 1)])
+    count, stated, held = (both[:, :, k] for k in range(3))
+    off = np.average(stated, axis=0, weights=count) - np.average(held, axis=0, weights=count)
+    assert (np.abs(off) <= 0.03).all()

@@ -21,15 +21,16 @@ RATES = ((0.02, 0.0283), (0.0283, 0.04), (0.04, 0.0566))  # neighbours about the
 
 @dataclass(frozen=True)
 class Looks:
-    """Bounds (gates, pairs) of ln m at the target after each pair."""
+    """Bounds (gates, pairs) of ln m at the target after each pair, and what it is expected to lose beyond them."""
 
     mean: np.ndarray
     lo: np.ndarray
     hi: np.ndarray
+    fall: np.ndarray
 
     def decided(self, least: float = 1.03) -> tuple[np.ndarray, np.ndarray]:
         """For each gate the pairs at which it is promoted, and at which it is rejected; infinite for never."""
-        promoted = (self.lo > 0) & (self.mean >= np.log(least))
+        promoted = (self.lo > self.fall) & (self.mean >= np.log(least))
         return _first(promoted), _first(self.hi < np.log(least))
 
 
@@ -53,7 +54,8 @@ def looks(gain: np.ndarray, x: np.ndarray, error: float = 0.05) -> Looks:
     bound = np.where(able, critical(1 / inverse[:, 0, 0] / SLOPE**2, freedom, error), np.inf)
     with np.errstate(invalid="ignore"):
         half = np.where(np.isfinite(bound), bound * error_of, np.inf)
-    return Looks(value[:, :, 0], value[:, :, 0] - half, value[:, :, 0] + half)
+    fall = np.maximum(value[:, :, -1] * np.maximum.accumulate(x), 0) if q > 1 else np.zeros(gain.shape)
+    return Looks(value[:, :, 0], value[:, :, 0] - half, value[:, :, 0] + half, fall)
 
 
 def planned(target: float, pairs: int) -> np.ndarray:
