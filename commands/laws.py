@@ -7,6 +7,8 @@ import typer
 
 from isoflop.commands.options import (
     FIT,
+    HYDRA,
+    SHOWN,
     BestOf,
     Compute,
     Delta,
@@ -187,9 +189,10 @@ def multiplier(
     refuse_failed(found.failed)
 
 
-@app.command(rich_help_panel=FIT)
+@app.command(context_settings=HYDRA, rich_help_panel=FIT)
 def gate(
-    table: Table,
+    context: typer.Context,
+    table: Annotated[str, typer.Argument(help="a table with arms; or experiment=NAME key=value ...: train pairs")],
     target: Annotated[float, typer.Option("--target", help="judge at this compute, in FLOPs", callback=positive)],
     by: Annotated[str, typer.Option("--by", help="the column that names the arms")] = "arm",
     baseline: Annotated[str | None, typer.Option("--baseline", help="an arm; left out: the first")] = None,
@@ -199,6 +202,10 @@ def gate(
     least: Annotated[float, typer.Option("--least", help="the multiplier worth having", callback=positive)] = 1.03,
     past: Annotated[
         Path | None, typer.Option("--learn", help="a table of past arms: how their gains changed with scale")
+    ] = None,
+    spend: Annotated[
+        float | None,
+        typer.Option("--spend", help="FLOPs of all pairs of a study; left out: those of --target", callback=positive),
     ] = None,
     params: Params = "matrices",
     compute: Compute = "exact",
@@ -212,16 +219,33 @@ def gate(
     """Judge whether a change survives scale.
 
     Every arm against the baseline, by pairs of runs of equal size, compute and seed: promote, reject or undecided at
-    the target compute, with an error that holds however often it is asked, and the pair of runs to make next.
+    the target compute, with an error that holds however often it is asked, and the pair of runs to make next. Of a
+    study with 'study.arms.candidate={optim: {name: muon}}' it trains pairs until all is decided; the same command goes
+    on after an interruption.
     """
-    from isoflop.scaling.gate.gate import gate as judge
-
-    data = load(table, mapping, where, study, sheet, labels=(by,), best=best)
     learned = load(past, None, None, labels=(by,)) if past is not None else None
-    found = judge(
-        data, target=target, by=by, baseline=baseline, error=error, least=least, learned=learned, params=params,
-        compute=compute,
-    )  # fmt: skip
+    if "=" in table and not Path(table).exists():
+        given = {"--by": by != "arm", "--where": where, "--map": mapping, "--study": study, "--sheet": sheet,
+                 "--best-of": best, "--params": params != "matrices", "--compute": compute != "exact"}  # fmt: skip
+        if used := [option for option, value in given.items() if value]:
+            raise ValueError(f"{', '.join(used)}: of a TABLE; {table[:SHOWN]} is a study, whose runs are trained here")
+        from isoflop.experiments.followup.gate import run_gate
+
+        found = run_gate(
+            [table, *context.args], target=target, error=error, least=least, baseline=baseline, spend=spend,
+            learned=learned,
+        )  # fmt: skip
+    else:
+        from isoflop.scaling.gate.gate import gate as judge
+
+        if context.args or spend is not None:
+            extra = context.args[0] if context.args else "--spend"
+            raise ValueError(f"{extra[:SHOWN]}: no argument of a gate on a TABLE ({table[:SHOWN]})")
+        data = load(Path(table), mapping, where, study, sheet, labels=(by,), best=best)
+        found = judge(
+            data, target=target, by=by, baseline=baseline, error=error, least=least, learned=learned, params=params,
+            compute=compute,
+        )  # fmt: skip
     emit(found.to_dict(), str(found), as_json)
     refuse_failed(found.failed)
 

@@ -87,7 +87,7 @@ def gate(
     baseline: str | None = None,
     error: float = 0.05,
     least: float = LEAST,
-    learned: pd.DataFrame | None = None,
+    learned: pd.DataFrame | Discrepancy | None = None,
     params: str = "matrices",
     compute: str = "exact",
 ) -> Gate:
@@ -95,9 +95,9 @@ def gate(
 
     `error` is the probability of any wrong promotion, and of any wrong rejection; `least` the multiplier worth having.
     `learned` is a table of past arms in column `by`, trained at two or more computes, which shows how gains change with
-    scale. Raises ValueError for `least` below 1, MultiplierError for one arm or an unknown baseline, GateError where no
-    arm has a pair, LearnError for a table to learn from that shows nothing, FitError where the loss of the baseline
-    does not fall with compute.
+    scale, or what was learnt of one. Raises ValueError for `least` below 1, MultiplierError for one arm or an unknown
+    baseline, GateError where no arm has a pair, LearnError for a table to learn from that shows nothing, FitError where
+    the loss of the baseline does not fall with compute.
 
     >>> import isoflop
     >>> found = isoflop.gate(isoflop.example("transformer_vs_lstm"), target=1e12, baseline="transformer")
@@ -106,7 +106,7 @@ def gate(
     """
     if least < 1:
         raise ValueError(f"--least {least:g}: the multiplier worth having is at least 1")
-    learnt = _learnt(learned, by, params, compute)
+    learnt = learn_from(learned, by, params, compute)
     baseline, rows, data, failed = split_arms(table, by, baseline, params, compute)
     share = error / (len(rows) - 1)
     slope = baseline_slope(data[baseline], learnt)
@@ -135,10 +135,12 @@ def gate(
     )  # fmt: skip
 
 
-def _learnt(table: pd.DataFrame | None, by: str, params: str, compute: str) -> Discrepancy | None:
-    """What a table of past arms shows. Raises LearnError, with where the table is from."""
-    if table is None:
-        return None
+def learn_from(
+    table: pd.DataFrame | Discrepancy | None, by: str, params: str = "matrices", compute: str = "exact"
+) -> Discrepancy | None:
+    """What a table of past arms shows; what was learnt already, or None, as it is. Raises LearnError with the table."""
+    if table is None or isinstance(table, Discrepancy):
+        return table
     source = table.attrs.get("source", "the table to learn from")
     try:
         return learn(split_arms(table, by, None, params, compute)[2])
