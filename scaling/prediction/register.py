@@ -202,7 +202,10 @@ def score(path: str | Path, table: pd.DataFrame, *, data: pd.DataFrame | None = 
     fitted to, and runs made before it was registered, never score. Raises RegistrationError when the file or its data
     has changed since, or no other run of `table` measures the target.
     """
-    return score_registration(read_registration(Path(path)), Path(path), table, data=data)
+    try:
+        return score_registration(read_registration(Path(path)), Path(path), table, data=data)
+    except RegistrationError as error:
+        raise RegistrationError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
 
 
 def score_registration(
@@ -214,7 +217,8 @@ def score_registration(
     found, left_out = _made_since(table, value, known)
     hits = _near(found.frame, target)
     if hits.empty:
-        raise RegistrationError(_nothing_near(_points(table, value).frame, target, left_out))
+        source = str(table.attrs.get("source", "the table"))
+        raise RegistrationError(_nothing_near(_points(table, value).frame, source, target, left_out))
     loss, n_opt, how = _measure(found, target, hits)
     sd, centre = value["sd_log_loss"], np.log(value["loss"])
     covered = {float(level): lo <= loss <= hi for level, (lo, hi) in value["intervals"].items()}
@@ -335,16 +339,16 @@ def _names(hits: pd.DataFrame) -> tuple[str, ...]:
     return tuple(f"{r.n_params:.4g} parameters on {r.tokens:.4g} tokens" for r in hits.itertuples())
 
 
-def _nothing_near(frame: pd.DataFrame, target: Target, left_out: Mapping[str, int]) -> str:
+def _nothing_near(frame: pd.DataFrame, source: str, target: Target, left_out: Mapping[str, int]) -> str:
     refused = _near(frame, target)
     if len(refused):
         why = ", ".join(f"{n} runs {reason}" for reason, n in left_out.items())
-        return f"no run of {target} may score this registration ({why}): train it, then score"
+        return f"no run of {target} in {source} may score this registration ({why}): train it, then score"
     if not target.optimal:
-        return f"no run of {target} in the table: train it, then score"
+        return f"no run of {target} in {source}: train it, then score"
     lowest, highest = frame["flops"].min(), frame["flops"].max()
     return (
-        f"no run near {target.flops:.4g} FLOPs in the table (it has {lowest:.3g} to {highest:.3g}): train the budget, "
+        f"no run near {target.flops:.4g} FLOPs in {source} (it has {lowest:.3g} to {highest:.3g}): train the budget, "
         "then score"
     )
 

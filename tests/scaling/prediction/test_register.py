@@ -212,10 +212,11 @@ def test_runs_made_before_the_registration_never_score(registered):
 )
 def test_runs_far_from_the_target_do_not_score(registered, factor, scores):
     off = answers().assign(tokens=lambda f: f["tokens"] * factor)
+    off.attrs["source"] = "new.csv"
     if scores:
         assert "within 10.5% of the target's compute" in str(score(registered / "claim.json", off))
     else:
-        with pytest.raises(RegistrationError, match="no run near 1e\\+21 FLOPs"):
+        with pytest.raises(RegistrationError, match=r"claim\.json: no run near 1e\+21 FLOPs in new\.csv"):
             score(registered / "claim.json", off)
 
 
