@@ -322,7 +322,8 @@ def refit(fit: Fit, weights: Array, *, tolerance: float = 1e-11) -> Solution:
     """
     begin = np.repeat(fit.theta[None], len(weights), axis=0)
     warm = minimise(fit.problem, begin, delta=fit.deltas, weights=weights, tolerance=tolerance, damping=1e-3)
-    warm = go_on(fit.problem, warm, ~warm.converged, delta=fit.deltas, weights=weights, tolerance=tolerance)
+    late = ~warm.converged
+    warm = go_on(fit.problem, warm, late, delta=fit.deltas, weights=weights, tolerance=tolerance, curved=True)
     theta, value, converged = warm.theta.copy(), warm.value.copy(), warm.converged.copy()
     exact = replace(fit.objective, delta=fit.delta) if isinstance(fit.objective, Huber) else fit.objective
     for i in np.flatnonzero(~converged)[:MOST_SEARCHED]:

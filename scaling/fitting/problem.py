@@ -112,8 +112,10 @@ class FitProblem:
 
     def expand(self, theta: Array) -> Array:
         """Coordinates (B, P) to every parameter of the form, internal (B, P')."""
+        if self._plain is not None and len(self.base) == theta.shape[1]:
+            return theta
         full = np.repeat(self.base[None], len(theta), axis=0)
-        full[:, self.index] = theta
+        full[:, self.index if self._plain is None else self._plain] = theta
         if self.follower is not None:
             follower, leader, _ = self._tie
             full[:, follower] = full[:, leader]

@@ -75,14 +75,19 @@ def go_on(
     delta: float | Array,
     weights: Array,
     tolerance: float = 1e-13,
+    curved: bool = False,
 ) -> Solution:
-    """The same solution with the problems in the mask `which` (B,) minimised on from where they ended, in one batch."""
+    """The same solution with the problems in the mask `which` (B,) minimised on from where they ended, in one batch.
+
+    `curved` is that of `minimise`.
+    """
     if not which.any():
         return so_far
     weights = weights[which] if np.ndim(weights) == 2 and len(weights) == len(which) else weights
     more = minimise(
-        problem, so_far.theta[which], delta=delta, weights=weights, max_steps=MOST_STEPS, tolerance=tolerance
-    )
+        problem, so_far.theta[which], delta=delta, weights=weights, max_steps=MOST_STEPS, tolerance=tolerance,
+        curved=curved,
+    )  # fmt: skip
     theta, value, converged, steps = (a.copy() for a in vars(so_far).values())
     better = np.zeros_like(which)
     better[which] = more.value <= value[which]

@@ -7,11 +7,15 @@ least squares, so a heavily damped step is a short IRLS step and an undamped one
 
 A problem has converged when the next step is predicted to lower the objective by less than `tolerance` of its value
 with damping at most 1e-2: a test of the objective itself, not of a step length.
+
+Along a valley that bends, straight steps are short. `curved` bends those that fail: what the residuals did beyond their
+linear model tells the acceleration along the step (Transtrum and Sethna 2012, "geodesic acceleration"), and directions
+of negative curvature are taken as if it were positive (Dauphin et al. 2014).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -21,6 +25,8 @@ BLOCK, CELLS = 256, 80_000  # starts, and starts x rows, worked on at once: what
 LIGHT = 0.05  # damping up to which the exact curvature enters
 TRUSTED = 1e-2  # damping up to which a predicted decrease is believed
 RESTART = 2e-3  # least damping after a step that failed
+CURVED_RESTART = 1e-5  # the same where steps are bent
+POOR = 0.2  # of the predicted decrease: a step that gains less is a poor one
 LATE = 20  # steps after which the curvature of a form of several basins is trusted
 NEGLIGIBLE = 1e-9  # residuals of ln loss of the size of the digits of a table: what no step lowers is exact
 HOPELESS = 1e9  # damping above which a problem is given up
@@ -98,17 +104,23 @@ class _State:
         )  # fmt: skip
 
     def accept(self, better: Array, other: "_State") -> None:
-        for name in ("theta", "residual", "gradient", "full", "value", "pull"):
-            if better.all():
+        """Move the problems in the mask `better` (B,) to where `other` is."""
+        if better.all():
+            for name in MOVES:
                 setattr(self, name, getattr(other, name))
-            else:
-                getattr(self, name)[better] = getattr(other, name)[better]
+        elif better.any():
+            at = np.flatnonzero(better)
+            for name in MOVES:
+                getattr(self, name)[at] = getattr(other, name)[at]
+
+
+MOVES = ("theta", "residual", "gradient", "full", "value", "pull")  # what of a state a step changes
 
 
 def huber(residual: Array, weights: Array, delta: float | Array) -> Array:
     """Sum over the last axis of weight times Huber's function: r^2/2 within delta, delta(|r| - delta/2) beyond."""
     psi = np.clip(residual, -delta, delta)
-    return np.einsum("...n,...n->...", np.broadcast_to(weights, residual.shape), psi * (residual - 0.5 * psi))
+    return np.einsum("...n,...n->...", weights, psi * (residual - 0.5 * psi))
 
 
 def minimise(
@@ -121,12 +133,13 @@ def minimise(
     tolerance: float = 1e-13,
     damping: float = 1e-2,
     anchor: Anchor | None = None,
+    curved: bool = False,
 ) -> Solution:
     """Minimise the sum of weights (n,) or (B, n) times Huber(residual) from every row of start (B, P).
 
     `delta` is Huber's, one for all rows or (n,), infinite for half squares. A problem ends when it has converged to the
     relative `tolerance`, after `max_steps`, or when no damping helps; `converged` says which. `damping` is that of the
-    first step.
+    first step. `curved` bends steps that fail: dearer steps, and fewer in a valley that bends.
     """
     start = np.clip(np.atleast_2d(np.asarray(start, dtype=float)), problem.lower, problem.upper)
     weights = np.atleast_2d(weights)
@@ -136,7 +149,9 @@ def minimise(
         for lo in range(0, len(start), block):
             rows = np.arange(lo, min(lo + block, len(start)))
             own = weights[rows] if len(weights) == len(start) else weights
-            parts.append(_Block(problem, delta, tolerance, anchor).run(start[rows], own, rows, max_steps, damping))
+            parts.append(
+                _Block(problem, delta, tolerance, anchor, curved).run(start[rows], own, rows, max_steps, damping)
+            )
     return Solution(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
@@ -148,6 +163,7 @@ class _Block:
     delta: float | Array
     tolerance: float
     anchor: Anchor | None
+    curved: bool = False
 
     def run(self, start: Array, weights: Array, rows: Array, max_steps: int, damping: float) -> tuple[Array, ...]:
         offset, count = rows[0], len(rows)
@@ -155,15 +171,19 @@ class _Block:
         state.damping = np.full(count, damping)
         theta, value = state.theta.copy(), state.value.copy()
         converged, steps = np.zeros(count, dtype=bool), np.full(count, max_steps)
+        total = state.weights.sum(axis=-1)
         for step in range(max_steps):
-            move, predicted = self._step(state, exact=self.problem.one_basin or step >= LATE)
+            exact = self.problem.one_basin or step >= LATE
+            move, predicted = self._step(state, exact)
             # Rounding of the residuals bounds how far the objective of an exact fit can be distinguished from zero.
-            noise = ROUNDING**2 * np.maximum(state.weights.sum(axis=-1), 1.0)
-            done = np.abs(predicted) <= self.tolerance * (state.value + state.pull) + noise
+            noise = ROUNDING**2 * np.maximum(total, 1.0)
+            now = state.value + state.pull
+            done = np.abs(predicted) <= self.tolerance * now + noise
             done &= state.damping <= TRUSTED
-            done |= state.value + state.pull <= EXACT * noise
+            done |= now <= EXACT * noise
             stuck = (state.damping > HOPELESS) | ~np.isfinite(state.value)
-            done |= stuck & (state.value <= NEGLIGIBLE**2 * state.weights.sum(axis=-1))
+            if stuck.any():
+                done |= stuck & (state.value <= NEGLIGIBLE**2 * total)
             leave = done | stuck
             if leave.any():
                 at = state.rows[leave] - offset
@@ -172,7 +192,8 @@ class _Block:
                 if leave.all():
                     return theta, value, converged, steps
                 state, move, predicted = state.take(~leave), move[~leave], predicted[~leave]
-            self._advance(state, move, predicted)
+                total = state.weights.sum(axis=-1)
+            self._advance(state, move, predicted, exact)
         at = state.rows - offset
         theta[at], value[at] = state.theta, state.value
         return theta, value, converged, steps
@@ -188,39 +209,59 @@ class _Block:
         quantity, _ = self.anchor.quantity(theta)
         return 0.5 * self.anchor.stiffness[rows] * (quantity - self.anchor.target[rows]) ** 2
 
-    def _advance(self, state: _State, move: Array, predicted: Array) -> None:
+    def _advance(self, state: _State, move: Array, predicted: Array, exact: bool) -> None:
         trial = self._evaluate(state.theta + move, state.weights, state.rows)
         now, then = state.value + state.pull, trial.value + trial.pull
+        if self.curved:
+            self._bend(state, trial, move, now - then < POOR * np.maximum(predicted, 0.0), exact)
+            then = trial.value + trial.pull
         better = then < now
         ratio = np.where(better, (now - then) / np.maximum(predicted, 1e-300), 0.0)
         eased = np.where(state.damping < 1e-6, 0.0, state.damping * 0.1)
+        least = CURVED_RESTART if self.curved else RESTART
         state.damping = np.where(
             ~better,
-            np.maximum(state.damping * 6.0, RESTART),
-            np.where(
-                ratio > 0.7, eased, np.where(ratio < 0.2, np.maximum(state.damping * 3.0, RESTART), state.damping)
-            ),
+            np.maximum(state.damping * 6.0, least),
+            np.where(ratio > 0.7, eased, np.where(ratio < POOR, np.maximum(state.damping * 3.0, least), state.damping)),
         )
         state.accept(better, trial)
+
+    def _bend(self, state: _State, trial: _State, move: Array, poor: Array, exact: bool) -> None:
+        """Move the trials in the mask `poor` (B,) by the acceleration along their step, where that is better."""
+        at = np.flatnonzero(poor & np.isfinite(trial.value))
+        if not len(at):
+            return
+        before, step = state.take(at), move[at]
+        missed = trial.residual[at] - before.residual - np.einsum("bpn,bp->bn", before.gradient, step)
+        inlier = np.where(np.abs(before.residual) <= self.delta, before.weights, 0.0)
+        push = (before.gradient @ (inlier * missed)[..., None])[..., 0]
+        model, _ = self._model(before, exact)
+        lower, upper, ended = self.problem.lower, self.problem.upper, before.theta + step
+        further = self._solve(model, -push, (ended <= lower) | (ended >= upper))
+        bent = self._evaluate(np.clip(ended + further, lower, upper), before.weights, before.rows)
+        gains = bent.value + bent.pull < trial.value[at] + trial.pull[at]
+        for name in MOVES:
+            getattr(trial, name)[at[gains]] = getattr(bent, name)[gains]
 
     def _step(self, state: _State, exact: bool) -> tuple[Array, Array]:
         """The damped Newton step inside the box, (B, P), and half its predicted decrease of the objective."""
         model, slope = self._model(state, exact)
         lower, upper = self.problem.lower, self.problem.upper
+        to_lower, to_upper = lower - state.theta, upper - state.theta
         fixed = ((state.theta <= lower) & (slope >= 0)) | ((state.theta >= upper) & (slope <= 0))
-        move = _solve(model, -slope, fixed, np.zeros_like(slope))
+        move = self._solve(model, -slope, fixed)
         for _ in range(3):
             beyond_lo, beyond_hi = state.theta + move < lower, state.theta + move > upper
             beyond = (beyond_lo | beyond_hi) & ~fixed
-            at = np.flatnonzero(beyond.any(axis=1))
-            if not len(at):
+            if not beyond.any():
                 break
             # Parameters that would leave the box stop at its wall; the others step again, knowing that.
-            wall = np.where(beyond_lo, lower - state.theta, upper - state.theta)
+            at = np.flatnonzero(beyond.any(axis=1))
+            wall = np.where(beyond_lo, to_lower, to_upper)
             fixed[at] |= beyond[at]
             held = np.where(beyond[at], wall[at], np.where(fixed[at], move[at], 0.0))
-            move[at] = _solve(model[at], -slope[at], fixed[at], held)
-        move = np.clip(move, lower - state.theta, upper - state.theta)
+            move[at] = self._solve(model[at], -slope[at], fixed[at], held)
+        move = np.minimum(np.maximum(move, to_lower), to_upper)
         return move, -0.5 * np.einsum("bp,bp->b", slope, move)
 
     def _model(self, state: _State, exact: bool) -> tuple[Array, Array]:
@@ -248,24 +289,36 @@ class _Block:
         diagonal += np.abs(diagonal) * damping
         return model, slope
 
+    def _solve(self, model: Array, right: Array, fixed: Array, held: Array | None = None) -> Array:
+        """Solve model x = right over the parameters not fixed, those being held at the values given, or at 0."""
+        if held is not None and held.any():
+            right = right - np.einsum("bpq,bq->bp", model, held)
+        scale = np.sqrt(np.maximum(np.abs(np.einsum("bpp->bp", model)), 1e-200))
+        scaled = model / (scale[:, :, None] * scale[:, None, :])
+        diagonal = np.einsum("bpp->bp", scaled)
+        if fixed.any():
+            free = ~fixed
+            scaled = np.where(free[:, :, None] & free[:, None, :], scaled, 0.0)
+            right = np.where(free, right, 0.0)
+            diagonal = np.einsum("bpp->bp", scaled)
+            diagonal += np.where(free, 1e-14, 1.0)
+        else:
+            diagonal += 1e-14
+        right = right / scale
+        if not (np.isfinite(scaled).all() and np.isfinite(right).all()):
+            scaled, right = np.where(np.isfinite(scaled), scaled, 0.0), np.nan_to_num(right)
+        solved = (_mirrored_solve if self.curved else _plain_solve)(scaled, right) / scale
+        return np.where(fixed, 0.0 if held is None else held, solved)
 
-def _solve(model: Array, right: Array, fixed: Array, held: Array) -> Array:
-    """Solve model x = right over the parameters that are not fixed, those being held at the values given."""
-    right = right - np.einsum("bpq,bq->bp", model, held) if held.any() else right
-    free = ~fixed
-    scale = np.sqrt(np.maximum(np.abs(np.einsum("bpp->bp", model)), 1e-200))
-    scaled = model / (scale[:, :, None] * scale[:, None, :])
-    if fixed.any():
-        scaled = np.where(free[:, :, None] & free[:, None, :], scaled, 0.0)
-        right = np.where(free, right, 0.0)
-    diagonal = np.einsum("bpp->bp", scaled)
-    diagonal += np.where(free, 1e-14, 1.0)
-    scaled = np.where(np.isfinite(scaled), scaled, 0.0)
-    solved: Any = _symmetric_solve(scaled, np.nan_to_num(right / scale))
-    return np.where(free, solved / scale, held)
+
+def _mirrored_solve(matrix: Array, right: Array) -> Array:
+    """Solve with every negative eigenvalue of a symmetric matrix (B, P, P) taken as if it were positive."""
+    size, along = np.linalg.eigh(matrix)
+    part = np.einsum("bpq,bp->bq", along, right) / np.maximum(np.abs(size), 1e-14)
+    return np.einsum("bpq,bq->bp", along, part)
 
 
-def _symmetric_solve(matrix: Array, right: Array) -> Array:
+def _plain_solve(matrix: Array, right: Array) -> Array:
     try:
         return np.linalg.solve(matrix, right[..., None])[..., 0]
     except np.linalg.LinAlgError:

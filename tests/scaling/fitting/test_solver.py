@@ -48,6 +48,48 @@ def test_optimum_is_no_worse_than_scipy_polished_from_it_and_has_no_slope(delta,
     assert np.abs(objective(found.theta[0])[1]).max() < 1e-4
 
 
+class Valley:
+    """Rosenbrock's valley, (1 - x, steep (y - x^2)), with a residual of .1 that no step lowers; its end is (1, 1)."""
+
+    lower, upper, one_basin, log = np.full(2, -10.0), np.full(2, 100.0), True, False
+
+    def __init__(self, steep: float):
+        self.steep = steep
+
+    def residuals(self, theta):
+        x, one = theta[:, 0], np.ones(len(theta))
+        residual = np.stack([1 - x, self.steep * (theta[:, 1] - x**2), 0.1 * one], axis=1)
+        by_x = np.stack([-one, -2 * self.steep * x, 0 * one], axis=1)
+        gradient = np.stack([by_x, np.stack([0 * one, self.steep * one, 0 * one], axis=1)], axis=1)
+        return residual, gradient, gradient
+
+    def curvature(self, theta, full, weight):
+        second = np.zeros((len(theta), 2, 2))
+        second[:, 0, 0] = -2 * self.steep * weight[:, 1]
+        return second
+
+
+def test_bent_steps_follow_a_valley_that_bends_to_its_end():
+    begin = np.array([[-1.2, 1.0], [-3.0, 9.0]])
+    straight, curved = (
+        minimise(Valley(100.0), begin, delta=np.inf, weights=np.ones(3), max_steps=500, curved=bent)
+        for bent in (False, True)
+    )
+    assert straight.converged.all()
+    assert curved.converged.all()
+    assert curved.theta == pytest.approx(np.ones((2, 2)), abs=1e-6)
+    assert curved.value == pytest.approx([0.005, 0.005], rel=1e-12)
+    assert (curved.steps < straight.steps / 10).all()
+
+
+def test_a_valley_that_leaves_the_box_is_followed_along_its_wall():
+    inside = Valley(100.0)
+    inside.upper = np.array([0.5, 100.0])
+    found = minimise(inside, np.array([[-1.2, 1.0]]), delta=np.inf, weights=np.ones(3), max_steps=500, curved=True)
+    assert found.converged.all()
+    assert found.theta[0] == pytest.approx([0.5, 0.25])
+
+
 def test_a_batch_solves_each_problem_as_if_alone():
     problem = make_problem()
     rng = np.random.default_rng(3)
