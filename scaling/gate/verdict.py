@@ -44,7 +44,7 @@ class Verdict:
     findings: tuple[Finding, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values; null for what the pairs do not show, and for an open end."""
+        """JSON-ready values; null for what the pairs do not show; an open interval is 0 to null."""
         return {
             "arm": self.arm, "decision": self.decision, "why": self.why, "p": plain(self.p),
             "multiplier": plain(self.multiplier), "multiplier_interval": plain(self.interval),
