@@ -139,3 +139,16 @@ def test_a_file_that_is_no_size_is_named(tmp_path, text):
     (tmp_path / "model" / "mine.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"mine\.yaml: not a model's size"):
         load_size("mine", None, [str(tmp_path)])
+
+
+def test_the_study_of_settings_has_every_rate_in_every_cell_and_leaves_larger_sizes_out():
+    cells = planned("hp_law").cells
+    assert {c.size for c in cells} == {"d8", "d12", "d16", "d24", "d32"}
+    places: dict[tuple, list[float]] = {}
+    for cell in cells:
+        key = (cell.size, cell.horizon_tokens, cell.batch_tokens, cell.seed)
+        places.setdefault(key, []).append(cell.optim.learning_rate)
+    assert len(places) == 5 * 2 * 4 * 2
+    assert {tuple(rates) for rates in places.values()} == {(0.005, 0.01, 0.02, 0.04, 0.08)}
+    assert {c.batch_tokens for c in cells} == {256, 512, 1024, 2048}
+    assert max(abs(c.warmup * c.batch_tokens / c.horizon_tokens) for c in cells) <= 0.101
