@@ -2,6 +2,7 @@
 
 import bz2
 import csv
+import functools
 import gzip
 import io
 import json
@@ -42,6 +43,7 @@ LETTERS = "abc \u00e9\u00fc\u0416\u0437\u3042\u30bd\u8868\U0001f642"  # a trail 
 QUICK = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 
 
+@functools.cache
 def texts_of(encoding):
     """Texts that the encoding has, of lines that end as they like."""
     letters = [c for c in LETTERS if c.encode(encoding, errors="ignore")] if encoding[:3] != "utf" else list(LETTERS)
