@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.special import chdtri
 
 from isoflop.analysis.evidence import Evidence, UnsupportedError
-from isoflop.analysis.figures.cost import trained_tokens
+from isoflop.analysis.figures.runs.cost import trained_tokens
 from isoflop.analysis.style import LEVEL, count
 from isoflop.scaling.fitting.fit import Fit, falls_text
 from isoflop.scaling.fitting.uncertainty import Draws

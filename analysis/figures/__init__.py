@@ -1,16 +1,18 @@
 """The figures of the report, a module each (or a module for a few of one kind).
 
-FIGURES is derived: every module of this folder ends with its own `FIGURES`, and they are put together here.
+FIGURES is derived: every module of this folder and of the rooms in it ends with its own `FIGURES`, and they are put
+together here.
 """
 
 from importlib import import_module
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 
 from isoflop.analysis.figure import Figure
 
 
 def _found() -> list[Figure]:
-    modules = [import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)]
+    found = walk_packages(__path__, f"{__name__}.")
+    modules = [import_module(module.name) for module in found if not module.ispkg]
     return sorted((f for module in modules for f in module.FIGURES), key=lambda f: (f.place, f.name))
 
 

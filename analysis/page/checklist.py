@@ -13,8 +13,8 @@ import pandas as pd
 
 from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.figures.allocation import allocation_frame
-from isoflop.analysis.figures.bowls import CELL, best_rate, bowl_frame
 from isoflop.analysis.figures.exponents import slope_frame
+from isoflop.analysis.figures.runs.bowls import CELL, best_rate, bowl_frame
 from isoflop.analysis.page.calculator import ABOVE
 from isoflop.analysis.style import LEVEL
 from isoflop.scaling.arms.multiplier import Pair

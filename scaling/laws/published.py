@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from isoflop.scaling.laws.axes.data_constrained import DataConstrained
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.cost import SIX_ND, Cost
-from isoflop.scaling.laws.data_constrained import DataConstrained
 from isoflop.scaling.laws.kaplan import Kaplan
 from isoflop.scaling.laws.law import Allocation, Law
 from isoflop.scaling.laws.power import Power, PowerD, PowerN

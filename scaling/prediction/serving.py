@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from isoflop.scaling.laws.axes.data_constrained import EXCESS_WORTH, REPEAT_WORTH, DataConstrained
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.cost import SIX_ND, Cost
-from isoflop.scaling.laws.data_constrained import EXCESS_WORTH, REPEAT_WORTH, DataConstrained
 from isoflop.scaling.prediction.forecast import LossForecast
 
 INFERENCE_FLOPS = 2.0  # per parameter and token served

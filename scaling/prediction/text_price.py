@@ -11,7 +11,7 @@ import numpy as np
 from isoflop.scaling.fitting.fit import Fit, Huber
 from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws import get_law
-from isoflop.scaling.laws.data_constrained import Repeats
+from isoflop.scaling.laws.axes.data_constrained import Repeats
 from isoflop.scaling.laws.law import Allocation, Law
 from isoflop.scaling.prediction.forecast import LossForecast
 from isoflop.scaling.selection.rolling_origins import fit_at

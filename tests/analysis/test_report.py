@@ -16,7 +16,7 @@ from isoflop.__main__ import app
 from isoflop.analysis import sections as summary
 from isoflop.analysis.evidence import Evidence, UnsupportedError, part
 from isoflop.analysis.figures import FIGURES, get_figure
-from isoflop.analysis.figures.cost import trained_tokens
+from isoflop.analysis.figures.runs.cost import trained_tokens
 from isoflop.analysis.hero import draw_hero
 from isoflop.analysis.report import ReportError, draw_figure, write_report
 from isoflop.scaling.design.simulate import simulate_points, simulate_study

@@ -12,12 +12,12 @@ from isoflop.analysis.evidence import Evidence
 from isoflop.analysis.figures import FIGURES
 from isoflop.analysis.figures.allocation import REFERENCE, plot_allocation
 from isoflop.analysis.figures.arms import gate_frame, plot_gate, plot_multiplier
-from isoflop.analysis.figures.bowls import best_rate, bowl_frame, plot_bowls
-from isoflop.analysis.figures.curves import learning_curves, plot_learning_curves
 from isoflop.analysis.figures.exponents import measured_slopes, plot_exponents, plot_local_slope
 from isoflop.analysis.figures.isoflop import plot_isoflop
 from isoflop.analysis.figures.prediction import forecast_errors, plot_forecast_errors, plot_prediction
 from isoflop.analysis.figures.residuals import grouped, plot_residuals
+from isoflop.analysis.figures.runs.bowls import best_rate, bowl_frame, plot_bowls
+from isoflop.analysis.figures.runs.curves import learning_curves, plot_learning_curves
 from isoflop.analysis.figures.scoreboard import plot_scoreboard, scoreboard_frame
 from isoflop.analysis.figures.sensitivity import plot_sensitivity
 from isoflop.analysis.figures.surface import plot_surface

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from isoflop.scaling import laws
 from isoflop.scaling.laws import LAWS, PRESETS, get_law, with_role
+from isoflop.scaling.laws.axes.data_constrained import DataConstrained
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.cost import Cost
-from isoflop.scaling.laws.data_constrained import DataConstrained
 from isoflop.scaling.laws.kaplan import Kaplan
 from isoflop.scaling.laws.law import Law
 from isoflop.scaling.laws.power import PowerN

@@ -11,9 +11,9 @@ from scipy.optimize import minimize
 from isoflop.scaling.fitting.fit import Fit, Huber, fit, predict_loss
 from isoflop.scaling.fitting.solver import minimise
 from isoflop.scaling.fitting.starts import random_starts
+from isoflop.scaling.laws.axes.data_constrained import DataConstrained
 from isoflop.scaling.laws.broken import BNSL
 from isoflop.scaling.laws.chinchilla import Chinchilla
-from isoflop.scaling.laws.data_constrained import DataConstrained
 from isoflop.scaling.laws.kaplan import Kaplan
 from isoflop.scaling.laws.law import Law
 from isoflop.scaling.laws.power import Power

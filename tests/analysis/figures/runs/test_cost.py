@@ -8,7 +8,7 @@ from matplotlib.collections import PathCollection
 from isoflop.analysis.evidence import Evidence
 from isoflop.analysis.figures import FIGURES
 from isoflop.analysis.figures.arms import positions_frame
-from isoflop.analysis.figures.cost import cost_frame, plot_sweep_cost, plot_throughput
+from isoflop.analysis.figures.runs.cost import cost_frame, plot_sweep_cost, plot_throughput
 from isoflop.analysis.style import style
 from isoflop.scaling.table.evaluations.evaluation import EVALUATION_FILE, write_evaluation
 from isoflop.scaling.table.read import read_table
