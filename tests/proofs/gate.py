@@ -33,7 +33,7 @@ GATES, PAIRS, SLOPE = 2000, 200, 0.1
 TARGETS = {"at the compute of the pairs": 1.0, "10 times beyond them": 10.0}
 SPLITS = 20
 NULL_GATES, NULL_PAIRS = 100, 12
-NULL_STUDY = ("study.name=gate_nulls", "study.sizes=[d8]", "study.budgets=[3e8]")
+NULL_STUDY = ("study.name=gate_nulls", "study.sizes=[d8]", "study.budgets=[1e9]")  # of experiment=smoke
 
 
 def null() -> list[Row]:
@@ -119,7 +119,7 @@ def nulls(runs: str, gates: int) -> list[Row]:
 
     seeds = range(1, 2 * gates * NULL_PAIRS + 1)
     listed = ",".join(map(str, seeds))
-    table = isoflop.run("", [*NULL_STUDY, f"study.seeds=[{listed}]", f"where.runs={runs}"])
+    table = isoflop.run("smoke", [*NULL_STUDY, f"study.seeds=[{listed}]", f"runs={runs}"])
     final = table[table["final"]].sort_values("seed").reset_index(drop=True)
     promoted = 0
     for g in range(gates):
