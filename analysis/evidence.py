@@ -115,6 +115,14 @@ class Evidence:
         """The data points under the conventions chosen."""
         return points(self.ends, params=self.params, compute=self.compute, inputs=self._inputs())
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was renamed, assumed and left out, from the file to the points."""
+        try:
+            return self.points.notes
+        except ValueError:
+            return tuple(self.table.attrs.get("notes", ()))
+
     def _inputs(self) -> tuple[Column, ...]:
         return columns_read([self.law]) if self.law else ()
 

@@ -47,7 +47,7 @@ class Report:
         return {
             "folder": str(self.folder), "figures": list(self.figures), "missing": self.missing, "findings": findings,
             "paper": list(self.paper),
-            "notes": list(self.evidence.table.attrs.get("notes", ())), "loss_unit": self.evidence.loss_unit,
+            "notes": list(self.evidence.notes), "loss_unit": self.evidence.loss_unit,
         }  # fmt: skip
 
     def __str__(self) -> str:
@@ -55,7 +55,9 @@ class Report:
         page = "" if "report.html" in self.missing else ", page in report.html"
         lines = [law[0].replace("**", ""), f"{len(self.figures)} figures in {self.folder}, text in report.md{page}"]
         lines += [f"for a paper: {', '.join(self.paper)}"] if self.paper else []
-        return "\n".join([*lines, *(f"not drawn: {name}: {why}" for name, why in self.missing.items())])
+        lines += [f"not drawn: {name}: {why}" for name, why in self.missing.items()]
+        assumed = [n for n in self.evidence.notes if n not in self.evidence.table.attrs.get("notes", ())]
+        return "\n".join([*lines, *(f"note: {n}" for n in assumed)])
 
 
 def write_report(
@@ -196,7 +198,7 @@ def provenance(e: Evidence, command: str) -> str:
     except ValueError:
         digest = "none can be fitted"
     versions = ", ".join(f"{name} {version(name)}" for name in ("isoflop", "numpy", "scipy", "pandas", "matplotlib"))
-    notes = [f"- {n}" for n in e.table.attrs.get("notes", ())]
+    notes = [f"- {n}" for n in e.notes]
     lines = [
         f"- table: {len(e.table)} rows; {digest}", f"- {versions}, Python {platform.python_version()}",
         f"- bootstrap: {e.n_draws} draws, seed {e.seed}", *notes,

@@ -105,13 +105,9 @@ def approaches(
     from isoflop.scaling.approaches.approaches import approaches as compare_approaches
     from isoflop.scaling.findings.diagnose import diagnose_approaches
 
-    found = compare_approaches(
-        load(table, mapping, where, study, sheet, best=best),
-        params=params,
-        compute=compute,
-        objective=objective_of(objective, delta),
-    )
-    findings = diagnose_approaches(found)
+    runs = load(table, mapping, where, study, sheet, best=best)
+    found = compare_approaches(runs, params=params, compute=compute, objective=objective_of(objective, delta))
+    findings = diagnose_approaches(found, runs)
     text = "\n".join([str(found), *map(str, findings)])
     emit(found.to_dict() | {"findings": [f.to_dict() for f in findings]}, text, as_json)
     refuse_failed({} if any(row.power for row in found.rows) else {row.method: row.reason for row in found.rows})

@@ -68,15 +68,7 @@ class Case:
     @cached_property
     def rows(self) -> pd.DataFrame | None:
         """The rows of the table that were fitted, in the order of `frame`; None without a table that holds them."""
-        if self.table is None:
-            return None
-        source = self.table if self.runs is None else self.runs
-        if "weight" in source and len(source) > len(self.frame):
-            source = source[pd.to_numeric(source["weight"], errors="coerce") != 0]
-        same = len(source) == len(self.frame) and "loss" in source
-        if not same or not np.allclose(source["loss"].to_numpy(float), self.frame["loss"].to_numpy(float)):
-            return None
-        return source.reset_index(drop=True)
+        return rows_of(self.table, self.frame)
 
     @property
     def joint(self) -> bool:
@@ -89,6 +81,19 @@ class Case:
 
 
 Check = Callable[[Case], Iterator[Finding]]
+
+
+def rows_of(table: pd.DataFrame | None, frame: pd.DataFrame) -> pd.DataFrame | None:
+    """The rows of a table, with every column, that the points of `frame` were made from; None where it has others."""
+    if table is None:
+        return None
+    source = final_rows(table) if is_runs(table) else table
+    if "weight" in source and len(source) > len(frame):
+        source = source[pd.to_numeric(source["weight"], errors="coerce") != 0]
+    same = len(source) == len(frame) and "loss" in source
+    if not same or not np.allclose(source["loss"].to_numpy(float), frame["loss"].to_numpy(float)):
+        return None
+    return source.reset_index(drop=True)
 
 
 def variant(

@@ -1,17 +1,21 @@
 """Settings of runs: columns of a table that are neither what a law reads nor what a run brings out, nor its seed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 from scipy.special import fdtrc
 
-from isoflop.scaling.findings.finding import Case, Check, Finding
-from isoflop.scaling.laws.inputs import STANDARD
+from isoflop.scaling.findings.finding import Case, Check, Finding, rows_of
+from isoflop.scaling.laws.inputs import STANDARD, Column
+from isoflop.scaling.laws.law import Array
+from isoflop.scaling.table.conventions import Points
 from isoflop.scaling.table.law_inputs import components
 
 POOLED = 0.005  # level of pooled_settings, shared by the columns of a table
 MOST_VALUES = 12  # of a setting that is tested
+CELL = ("n_params", "tokens", "unique_tokens")
+EXACT = 1e-9  # standard deviation within cells below which losses differ by rounding alone
 OUTCOMES = frozenset((
     "loss", "loss_se", "bits_per_byte", "accuracy", "train_loss", "wall_seconds", "peak_memory_bytes", "flops_6nd",
     "learning_rate", "phase", "state", "final", "weight", "loss_unit",
@@ -23,11 +27,13 @@ IDENTITIES = frozenset((
 
 def settings(case: Case) -> pd.DataFrame:
     """The settings of the rows fitted, aligned with them; no column where the table is not known."""
-    rows = case.rows
+    return _settings(case.rows, case.frame)
+
+
+def _settings(rows: pd.DataFrame | None, frame: pd.DataFrame) -> pd.DataFrame:
     if rows is None:
-        return pd.DataFrame(index=case.frame.index)
-    names = [str(c) for c in rows.columns if _is_setting(str(c), rows[c])]
-    return rows[names]
+        return pd.DataFrame(index=frame.index)
+    return rows[[str(c) for c in rows.columns if _is_setting(str(c), rows[c])]]
 
 
 def _is_setting(name: str, values: pd.Series) -> bool:
@@ -61,12 +67,33 @@ def pooled(case: Case) -> Iterator[Finding]:
     An F test within cells of equal inputs, the column's values as levels; level POOLED over all columns. Seeds are no
     setting. Power .99 where two settings lie two standard deviations apart in 10 cells.
     """
-    inputs = _inputs(case)
-    cell = case.frame.groupby(inputs, dropna=False).ngroup().to_numpy()
-    if np.bincount(cell).max() < 2 or case.fit.noise < 1e-9:
+    yield from _pooled(case.fit.residuals, settings(case), case.frame, _inputs(case))
+
+
+def setting_findings(table: "pd.DataFrame | Points", data: Points, read: Sequence[Column] = ()) -> tuple[Finding, ...]:
+    """What `pooled` says of a table whose points, in the order of its rows, are `data`, before any law is fitted.
+
+    A law says the same of every run of a cell of equal sizes, tokens, unique tokens and other columns that it `read`s,
+    so that the scatter within cells needs none.
+    """
+    if isinstance(table, Points):
+        return ()
+    names = [str(name) for name in data.frame]
+    inputs = dict.fromkeys((*CELL, *(name for column in read for name in components(names, column))))
+    log_loss = np.log(data.frame["loss"].to_numpy(float))
+    return tuple(
+        _pooled(
+            log_loss, _settings(rows_of(table, data.frame), data.frame), data.frame, [c for c in inputs if c in names]
+        )
+    )
+
+
+def _pooled(r: Array, table: pd.DataFrame, frame: pd.DataFrame, inputs: list[str]) -> Iterator[Finding]:
+    cell = frame.groupby(inputs, dropna=False).ngroup().to_numpy()
+    if np.bincount(cell).max() < 2:
         return
-    table = settings(case).drop(columns=inputs, errors="ignore")
-    tested = {str(c): _within_cells(case.fit.residuals, table[c], cell) for c in table}
+    table = table.drop(columns=inputs, errors="ignore")
+    tested = {str(c): _within_cells(r, table[c], cell) for c in table}
     varied = {name: result for name, result in tested.items() if result is not None}
     for name, (p, values, explained) in varied.items():
         if p * len(varied) < POOLED:
@@ -79,7 +106,7 @@ def pooled(case: Case) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def _within_cells(r: np.ndarray, column: pd.Series, cell: np.ndarray) -> tuple[float, int, float] | None:
+def _within_cells(r: Array, column: pd.Series, cell: Array) -> tuple[float, int, float] | None:
     """p of the values' effect within cells, their number, the share of the scatter explained; None: not testable."""
     level = pd.factorize(column.astype(str))[0]
     values = int(level.max()) + 1
@@ -97,6 +124,8 @@ def _within_cells(r: np.ndarray, column: pd.Series, cell: np.ndarray) -> tuple[f
         return None
     left = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
     total, rest = float(y @ y), float(left @ left)
+    if total < len(y) * EXACT**2:
+        return None
     f = (total - rest) / rank / max(rest / freedom, 1e-300)
     return float(fdtrc(rank, freedom, f)), values, 1 - rest / max(total, 1e-300)
 

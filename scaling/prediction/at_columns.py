@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.findings.finding import Finding
+from isoflop.scaling.findings.settings import setting_findings
 from isoflop.scaling.findings.units import unit_findings
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber
 from isoflop.scaling.laws import PRESETS, columns_read, law_names, of_size_and_data
@@ -88,6 +89,7 @@ def predict_at(
     names = law_names(laws) if laws else _readers(at)
     read = columns_read(names)
     data = points(table, params=params, compute=compute, inputs=read)
+    settings = setting_findings(table, data, read)
     target = _target(data, at, read)
     try:
         weighed = weigh_laws(data, names, Huber("auto"), joint=False)
@@ -111,7 +113,7 @@ def predict_at(
         discrepancy=weighed.discrepancy,
         average=pooled,
         points=data,
-        findings=(*unit_findings(data), *outside(data, target), *beyond_epochs(data, _epochs(target))),
+        findings=(*unit_findings(data), *settings, *outside(data, target), *beyond_epochs(data, _epochs(target))),
         notes=(*data.notes, *weighed.notes),
         refused=refused if laws else {},
     )

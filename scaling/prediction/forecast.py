@@ -96,7 +96,8 @@ class LossForecast:
     level, n_opt (of a compute-optimal target). `reach` is the target's compute over the largest in the table.
     `n_interval`, of n_opt, is at the widest level, averaged over laws (`n_average`, of ln n_opt). `refused` names the
     laws without a part in the average, with the reason. `surface` is the law of Chinchilla's form with the most weight,
-    for `serving`. `epochs` are those of the run where unique tokens were given, of the law preferred.
+    for `serving`. `epochs` are those of the run where unique tokens were given, of the law preferred. `settings` are
+    those pooled in the table.
     """
 
     target: Target
@@ -116,11 +117,12 @@ class LossForecast:
     refused: dict[str, str]
     surface: Chinchilla | None = None
     epochs: float | None = None
+    settings: tuple[Finding, ...] = ()
 
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What the table may have wrong, and epochs that no run of it reached."""
-        return (*unit_findings(self.points), *beyond_epochs(self.points, self.epochs))
+        return (*unit_findings(self.points), *self.settings, *beyond_epochs(self.points, self.epochs))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values, numbers in full precision."""

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.findings.finding import Finding
+from isoflop.scaling.findings.settings import setting_findings
 from isoflop.scaling.fitting.fit import Fit, Huber
 from isoflop.scaling.laws import columns_read, get_law, law_names
 from isoflop.scaling.laws.cost import SIX_ND
@@ -99,6 +100,7 @@ def predict(
     data = points(table, params=params, compute=compute)
     target = Target.of(data, flops, n_params, tokens, unique_tokens)
     loss = forecast_loss(data, target, law_names(laws) if laws else None)
+    loss = replace(loss, settings=setting_findings(table, data, columns_read(law_names(laws)) if laws else ()))
     # The forecast of a law that reads unique tokens has them already; the others need an allocation for them.
     own = loss.surface is None and all("U" in get_law(law)[0].inputs for law in loss.laws.index)
     servings, failed = allocations(loss, inference_tokens, token_cap, None if own else unique_tokens)
@@ -163,7 +165,7 @@ def predict_table(
     """
     inputs = columns_read(law_names(laws)) if laws else ()
     data, target = (points(t, params=params, compute=compute, inputs=inputs) for t in (table, at))
-    data = data.in_order()
+    settings, data = setting_findings(table, data, inputs), data.in_order()
     fits, weights, preferred, discrepancy, refused, notes = _weighed(
         data, law_names(laws) if laws else None, joint=not unlike(inputs)
     )
@@ -181,9 +183,9 @@ def predict_table(
     pooled = average(widened, share)
     held = _held(target, pooled, made, share, preferred, refused, (*data.notes, *notes))
     if "unique_tokens" not in target.frame:
-        return held
+        return replace(held, findings=settings)
     epochs = float((target.frame["tokens"] / target.frame["unique_tokens"]).max())
-    return replace(held, findings=tuple(beyond_epochs(data, epochs)))
+    return replace(held, findings=(*settings, *beyond_epochs(data, epochs)))
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,10 @@ import pandas as pd
 
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.sensitivity import FAR, chinchilla_sensitivity
+from isoflop.scaling.findings.settings import setting_findings
 from isoflop.scaling.findings.units import unit_findings
 from isoflop.scaling.fitting.fit import FitError
+from isoflop.scaling.laws import columns_read, law_names
 from isoflop.scaling.selection.likelihood_ratio import LikelihoodRatioTest, likelihood_ratio_tests
 from isoflop.scaling.selection.scoreboard import Scoreboard, compare, inputs_of
 from isoflop.scaling.table.columns import hint, is_numbers
@@ -21,18 +23,17 @@ from isoflop.scaling.table.meaning import QUANTITIES
 
 @dataclass(frozen=True)
 class Comparison:
-    """The scoreboard of laws, the likelihood-ratio tests, and the sensitivity table (None where no fit succeeds)."""
+    """The scoreboard of laws, the likelihood-ratio tests, and the sensitivity table (None where no fit succeeds).
+
+    `findings` say what the table may have wrong.
+    """
 
     board: Scoreboard
     tests: tuple[LikelihoodRatioTest, ...]
     moved: pd.DataFrame | None
     notes: tuple[str, ...]
     points: Points
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        """What the table may have wrong."""
-        return unit_findings(self.points)
+    findings: tuple[Finding, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values: those of the scoreboard, with keys nested, sensitivity and notes."""
@@ -86,15 +87,18 @@ def comparison(
     []
     """
     _check_scale(table, by)
-    data = points(table, params=params, compute=compute, inputs=inputs_of(laws, by, table)).in_order()
+    found = points(table, params=params, compute=compute, inputs=inputs_of(laws, by, table))
+    settings = setting_findings(table, found, columns_read(law_names(laws)) if laws else ())
+    findings, data = (*unit_findings(found), *settings), found.in_order()
     board = compare(data, laws, by=by, above=above, level=level, on_law=on_step)
     if on_step:
         on_step("likelihood-ratio tests")
     try:
         tests = tuple(likelihood_ratio_tests(data))
-        return Comparison(board, tests, chinchilla_sensitivity(table, params=params, compute=compute), data.notes, data)
+        moved = chinchilla_sensitivity(table, params=params, compute=compute)
+        return Comparison(board, tests, moved, data.notes, data, findings)
     except FitError as error:
-        return Comparison(board, (), None, (*data.notes, f"no likelihood-ratio tests: {error}"), data)
+        return Comparison(board, (), None, (*data.notes, f"no likelihood-ratio tests: {error}"), data, findings)
 
 
 def _check_scale(table: pd.DataFrame, by: str) -> None:

@@ -11,7 +11,8 @@ there, or what differs; exits with 1 where something does.
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -20,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from tests.support.doors.typed import Answer, typed_here
-from tests.support.tables import programs
+from tests.support.tables import program_logs, programs
 from tests.support.tables.dialects import Known
 from tests.support.tables.program_runs import LAW, Run
 from tests.support.tables.programs import write_state
@@ -163,10 +164,15 @@ def _whole(frame: pd.DataFrame) -> pd.DataFrame:
 def _written(program: Callable, frame: pd.DataFrame, folder: Path) -> Known:
     """The runs of a frame as a program logs them."""
     frame = _whole(frame)
-    with mock.patch.object(
-        programs, "some_runs", lambda rng, most=4: _runs(frame)[:most] if most < 4 else _runs(frame)
-    ):
+    with _runs_are(lambda rng, most=4: _runs(frame)[:most] if most < 4 else _runs(frame)):
         return program(np.random.default_rng(5), folder)
+
+
+@contextmanager
+def _runs_are(some_runs: Callable) -> Iterator[None]:
+    """The writers of programs' files take these runs in place of drawn ones."""
+    with mock.patch.object(programs, "some_runs", some_runs), mock.patch.object(program_logs, "some_runs", some_runs):
+        yield
 
 
 def _by_program(program: Callable) -> Callable[[pd.DataFrame, Path], Path]:
@@ -204,7 +210,7 @@ def megatron_logs(rng: np.random.Generator, folder: Path) -> Known:
     """A folder with a log of Megatron-LM for each run."""
     tables = []
     for run in programs.some_runs(rng):
-        with mock.patch.object(programs, "some_runs", lambda rng, most=4, run=run: [run]):
+        with _runs_are(lambda rng, most=4, run=run: [run]):
             tables.append(programs.megatron(rng, folder).table)
     return Known(folder, pd.concat(tables, ignore_index=True), "nats/token")
 
