@@ -76,6 +76,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "--licence": ("", "no such", "a\nb: c", "../x", "\u00e9", "x" * 3000),
     "--host": ("no such", "256.1.1.1", "nosuch.invalid"),
     "--tasks": ("nosuch_task_", "nosuch.yaml", ","),
+    "gate table": ("nosuch", "empty", "binary.parquet", "binary.csv", "folder", "nosuch/x", "x" * 3000, "a\0b"),
     "run_id": ("nosuch", "", "../x", "a" * 3000),
     "run_ids": ("nosuch", "", "../x", "a" * 3000),
 }  # fmt: skip

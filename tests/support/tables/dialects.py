@@ -68,8 +68,9 @@ def known_table(rng: np.random.Generator) -> pd.DataFrame:
         "n_params": (10 ** rng.uniform(6, 10.5, size)).round(), "tokens": (10 ** rng.uniform(7.5, 12.5, size)).round(),
         "loss": rng.uniform(1.5, 5, size).round(4),
     })  # fmt: skip
-    if all(number(label) is not None for label in table["run_id"] if label != "#3"):
-        table["run_id"] = table["run_id"].replace("#3", "third")  # among numbers #3 is a row that was put out of use
+    for name in {"run_id", "arm"} & {*table}:
+        if all(number(label) is not None for label in table[name] if label != "#3"):
+            table[name] = table[name].replace("#3", "third")  # among numbers #3 is a row that was put out of use
     table["flops"] = 6.0 * rng.uniform(0.9, 1.5) * table["n_params"] * table["tokens"]
     return table
 
