@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from isoflop.scaling.imports.source import SourceError
 
-AGREE = 0.05  # losses of one step before and after a restart differ by less than this share
+AGREE = 0.02  # losses of one step before and after a restart differ by less than this share
 RESTARTS = 0.1  # of the evaluations, at most, where the log shows no start of the program
 
 
