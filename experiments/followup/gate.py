@@ -22,9 +22,10 @@ from isoflop.experiments.files import check_name, read_kept, write_json
 from isoflop.experiments.store.store import SETTLED, create_store, open_store
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.sweep.launch import load
+from isoflop.scaling.arms.pairs import SAME_BUDGET
 from isoflop.scaling.gate.discrepancy import Discrepancy
 from isoflop.scaling.gate.estimate import NOTHING, Observations
-from isoflop.scaling.gate.gate import Gate, gate, learn_from
+from isoflop.scaling.gate.gate import Gate, gate, learn_from, reach
 from isoflop.scaling.gate.next_pair import Planner
 from isoflop.scaling.gate.observations import baseline_slope
 from isoflop.scaling.table.conventions import points
@@ -80,6 +81,7 @@ def run_gate(
     if least < 1:
         raise ValueError(f"--least {least:g}: the multiplier worth having is at least 1")
     study, learnt = _candidates(arguments, baseline), learn_from(learned, "arm")
+    _check_reach(study, target, learnt)
     path = Path(study.runs) / "gates" / f"{check_name(study.name, 'study.name')}.json"
     kept = read_kept(path, GateFile)
     pairs: list[PairCell] = list(kept["pairs"]) if kept else _first_pairs(study)
@@ -98,6 +100,17 @@ def run_gate(
         if not active or spent + _cost(more, study, len(active)) > allowed:
             return found
         pairs = [*pairs, *more]
+
+
+def _check_reach(study: Candidates, target: float, learnt: Discrepancy | None) -> None:
+    """Raise UsageError for a target that pairs at the budgets of the study could not decide about, however many."""
+    largest, known = max(study.sizes), reach(np.log(list(study.sizes)), learnt)
+    if np.log(target / largest) > known + SAME_BUDGET:
+        raise UsageError(
+            f"--target {target:.3g}: pairs at study.budgets of {min(study.sizes):.3g} to {largest:.3g} FLOPs say "
+            f"nothing beyond {largest * np.exp(known):.3g}: add a budget nearer to the target, or --learn TABLE from "
+            "past changes"
+        )
 
 
 def _say(found: Gate, spent: float, allowed: float) -> None:

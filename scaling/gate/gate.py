@@ -188,16 +188,18 @@ def _exp(value: float) -> float:
     return float(np.exp(value)) if not value > LARGEST else float("inf")
 
 
-def _reach(pairs: Observations, target: float, learnt: Discrepancy | None) -> tuple[bool, list[Finding]]:
-    """Whether the pairs reach the target: a drift that they show is continued no further than REACH times their span.
-
-    With a discrepancy that was learnt, its own span counts too.
+def reach(x: np.ndarray, learnt: Discrepancy | None) -> float:
+    """How far beyond the largest compute, in ln, pairs at x = ln compute say anything: a drift that they show is
+    continued no further than REACH times their span. With a discrepancy that was learnt, its own span counts too.
     """
-    beyond = -float(pairs.x.max())
-    span = REACH * float(np.ptp(pairs.x))
-    if learnt is not None:
-        span = max(span, (1 + REACH) * learnt.span)
-    if beyond <= max(span, SAME_BUDGET):
+    span = REACH * float(np.ptp(x))
+    return span if learnt is None else max(span, (1 + REACH) * learnt.span)
+
+
+def _reach(pairs: Observations, target: float, learnt: Discrepancy | None) -> tuple[bool, list[Finding]]:
+    """Whether the pairs reach the target."""
+    beyond, span = -float(pairs.x.max()), reach(pairs.x, learnt)
+    if beyond <= span + SAME_BUDGET:
         return True, []
     if learnt is None and span <= SAME_BUDGET:
         return False, []  # one compute: `objections` says so

@@ -96,12 +96,14 @@ def test_it_ends_where_the_flops_are_spent(typed, tmp_path, capsys):
         ([WORSE, "study.rounds.count=1"], {}, "rounds"),
         ([WORSE, "study.sizes=[]", "study.budgets=[]", "budget.tokens=2e4"], {}, "study.sizes"),
         (["study.arms.own={study: {sizes: [d8]}}"], {}, "the study's own sizes"),
+        ([WORSE], {"target": 1.3e9}, "say nothing beyond 8e"),
+        ([WORSE, "study.budgets=[2e8]"], {"target": 4e8}, "say nothing beyond 2e"),
     ],
 )
 def test_what_no_gate_can_be_made_of(typed, tmp_path, further, keywords, message):
     runs = tmp_path / "runs"
     with pytest.raises(ValueError, match=message) as raised:
-        run_gate([*typed, *further, f"runs={runs}"], target=TARGET, train=trainer([], dies_at=0), **keywords)
+        run_gate([*typed, *further, f"runs={runs}"], train=trainer([], dies_at=0), **{"target": TARGET, **keywords})
     assert isinstance(raised.value, UsageError)
     assert not (runs / "gates").exists()
 

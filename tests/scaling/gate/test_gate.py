@@ -89,6 +89,12 @@ def test_what_past_changes_did_lets_one_pair_decide():
     assert 0.5 < found.verdicts[1].p < 0.99
 
 
+def test_a_target_one_span_beyond_pairs_whose_compute_is_nearly_their_budget_is_within_reach():
+    lowest, largest = BUDGETS[0], BUDGETS[-1]
+    found = gate(study({"new": 0.3}), target=1.05 * largest**2 / lowest).verdicts[0]
+    assert "out_of_reach" not in {f.code for f in found.findings}
+
+
 def test_a_target_out_of_reach():
     found = gate(study({"new": 0.3}), target=1e17).verdicts[0]
     assert found.decision == "undecided"
