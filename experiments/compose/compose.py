@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from isoflop.experiments.compose.hydra_state import others_hydra_kept
 from isoflop.experiments.compose.messages import UsageError, readable_errors
-from isoflop.experiments.compose.overrides import check_grammar, opened, split_overrides, typed
+from isoflop.experiments.compose.overrides import check_grammar, check_overrides, opened, split_overrides, typed
 from isoflop.experiments.compose.study_files import check_files
 from isoflop.experiments.compose.trust import check_hydra
 from isoflop.experiments.config import ExperimentConfig, WhereSpec
@@ -28,7 +28,10 @@ def compose_all(arguments: Sequence[str]) -> list[ExperimentConfig]:
     with others_hydra_kept(), readable_errors(), initialize_config_module("isoflop.conf", version_base="1.3"):
         loader, overrides = GlobalHydra.instance().config_loader(), as_overrides(arguments)
         sets = split_overrides(overrides, loader)
-        return [to_spec(compose("config", overrides=one, return_hydra_config=True)) for one in sets]
+        specs = [to_spec(compose("config", overrides=one, return_hydra_config=True)) for one in sets]
+        for one, spec in zip(sets, specs, strict=True):
+            check_overrides(one, spec)
+        return specs
 
 
 def as_overrides(arguments: Sequence[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """What a study compares: each arm sets some keys of the configuration, `vary` runs through the values of others."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import product
 from math import prod
@@ -10,6 +10,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from isoflop.experiments.config import ExperimentConfig, no_flag
+from isoflop.experiments.study.sizes import load_size
 
 MOST_COMBINATIONS = 10_000  # of the values of study.vary
 ARM_SETS = ("model", "data", "optim", "schedule", "budget", "study")
@@ -33,13 +34,30 @@ def variants(config: ExperimentConfig) -> Iterator[ExperimentConfig]:
         vary = {key: _values(key, given) for key, given in arm.study.vary.items()}
         if (count := prod(map(len, vary.values()))) > MOST_COMBINATIONS:
             raise ArmError(f"study.vary has {count:,} combinations of values; at most {MOST_COMBINATIONS:,}")
+        set_here = [f"model.{key}" for key in (patch or {}).get("model") or {}]
         arm.study.arms, arm.study.vary, arm.arm = {}, {}, name
         try:
             plain = cast(ExperimentConfig, OmegaConf.to_object(arm))
         except OmegaConfBaseException as error:
             raise ArmError(f"study.arms.{name}: {str(error).splitlines()[0]}") from error
+        _check_shape(f"study.arms.{name}", plain, set_here)
         for values in product(*vary.values()):
-            yield _varied(plain, dict(zip(vary, values, strict=True)))
+            one = _varied(plain, dict(zip(vary, values, strict=True)))
+            _check_shape("study.vary", one, vary)
+            yield one
+
+
+def _check_shape(where: str, variant: ExperimentConfig, keys: Iterable[str]) -> None:
+    """Raise ArmError for a key of the model that the sizes of the study set themselves, to another value."""
+    shaped = [key.split(".")[1] for key in keys if key.startswith("model.")]
+    names = [*variant.study.sizes, *(cell.size for cell in variant.study.cells)] if shaped else []
+    for name, key in product(names, shaped):
+        own = getattr(load_size(name, variant.model, variant.config_dirs), key)
+        if own != getattr(variant.model, key):
+            raise ArmError(
+                f"{where}.model.{key}={getattr(variant.model, key)}: size {name} of the study sets {key}={own} itself; "
+                f"name other sizes (a file of --config-dir DIR/model is one), or leave study.sizes out"
+            )
 
 
 def _values(key: str, given: object) -> list:

@@ -174,3 +174,9 @@ def test_a_file_of_a_study_sets_nothing_of_hydras_that_could_run_code(mine, hydr
     assert mine("hydra/launcher=slurm_cpu", a=f"{OWN}hydra: {{launcher: {{partition: p}}}}\n").study.name == "own"
     with pytest.raises(UsageError, match=r"sets hydra\.launcher\.setup"):
         mine("hydra/launcher=slurm_cpu", a=f"{OWN}hydra: {{launcher: {{setup: [touch x]}}}}\n")
+
+
+@pytest.mark.parametrize("override", ["model=d32", "model.n_layer=4", "seed=3", "++seed=3"])
+def test_a_key_that_each_size_of_a_study_sets_itself_is_refused(override):
+    with pytest.raises(UsageError, match=r"override study\.(sizes|seeds)=\[...\]"):
+        compose_all(["experiment=smoke", override])

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from isoflop.experiments.compose.compose import compose_all
-from isoflop.experiments.config import ExperimentConfig, OptimSpec, ScheduleSpec, StudySpec, WindowSpec
+from isoflop.experiments.config import CellSpec, ExperimentConfig, OptimSpec, ScheduleSpec, StudySpec, WindowSpec
 from isoflop.experiments.study.arms import ArmError, variants
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.study import expand
@@ -108,6 +108,14 @@ def test_without_arms_the_configuration_is_its_own_variant():
             "study.vary may set keys of model, data, optim, schedule, budget, study; not 'where.device'",
         ),
         ({"arms": {}, "vary": {"optim.lr": [0.1]}}, "Key 'lr' not in 'OptimSpec'"),
+        (
+            {"arms": {}, "vary": {"model.n_layer": [2, 4]}, "sizes": ["d8", "d12"]},
+            "study.vary.model.n_layer=4: size d8 of the study sets n_layer=2 itself",
+        ),
+        (
+            {"arms": {"wide": {"model": {"d_model": 64}}}, "cells": [CellSpec(size="d12")]},
+            "study.arms.wide.model.d_model=64: size d12 of the study sets d_model=12 itself",
+        ),
     ],
 )
 def test_bad_arms_are_refused_with_the_arm_and_the_key(fields, told):
