@@ -196,7 +196,7 @@ def test_many_gates_at_once_are_as_one():
 
 
 def test_nulls_are_seldom_promoted_with_the_noise_of_our_own_runs():
-    """A quick part of tests/proofs/gate.py."""
+    """A quick part of tests/proofs/verdicts/gate.py."""
     noise = measured_noise(pd.read_parquet(RESULTS / "lr_transfer.parquet"))
     for times in (1.0, 10.0):
         sizes = np.full(60, 3) if times == 1 else planned(times * COMPUTES[-1], 60)

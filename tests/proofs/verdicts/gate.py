@@ -1,4 +1,4 @@
-"""Does the gate keep its promises? python -m tests.proofs.gate [PART ...] [--kept gate.json]
+"""Does the gate keep its promises? python -m tests.proofs.verdicts.gate [PART ...] [--kept gate.json]
 
 Parts: null, vanish, pairs, single, regmix (needs ISOFLOP_PUBLIC_DATA). Each is kept in a file as it ends and not done
 again. And nulls [RUNS] [GATES]: gates on runs of one configuration that differ in their seeds alone, trained here in a
@@ -93,6 +93,8 @@ def single() -> list[Row]:
 
 def regmix() -> list[Row]:
     """Stated P against what happened, on the half of the arms that was not learnt from."""
+    if "ISOFLOP_PUBLIC_DATA" not in os.environ:
+        raise SystemExit("regmix needs public data: set ISOFLOP_PUBLIC_DATA, or name other parts")
     folder = Path(os.environ["ISOFLOP_PUBLIC_DATA"]) / "regmix"
     data = regmix_arms(pd.read_csv(folder / "test_1m.csv"), pd.read_csv(folder / "test_60m.csv"))
     rng = np.random.default_rng(0)

@@ -1,9 +1,9 @@
 """Sources through every reader: half of known runs as people and programs write them, half damaged at random.
 
-    python -m tests.proofs.dialects 100000 1                    # cases 0 .. 99999 of seed 1
-    python -m tests.proofs.dialects 50000 1 --first 50000       # the second half of them, in another process
-    python -m tests.proofs.dialects 100000 1 --log FILE         # goes on where FILE ends
-    python -m tests.proofs.dialects 100000 1 --known            # the known half alone; `doors.fuzz` damages files too
+    python -m tests.proofs.doors.dialects 100000 1                    # cases 0 .. 99999 of seed 1
+    python -m tests.proofs.doors.dialects 50000 1 --first 50000       # the second half of them, in another process
+    python -m tests.proofs.doors.dialects 100000 1 --log FILE         # goes on where FILE ends
+    python -m tests.proofs.doors.dialects 100000 1 --known            # the known half alone; `fuzz` damages files too
 
 Shows 0 tracebacks, 0 hangs and 0 wrong tables. A known table comes in another dialect (`support.tables.dialects`),
 known runs as a program's log, export or record (`support.tables.programs`); each gives the known values by

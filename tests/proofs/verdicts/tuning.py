@@ -1,6 +1,6 @@
 """Do tunings of simulated sweeps hold their optimum as often as they say, and lose how little?
 
-python -m tests.proofs.tuning [--kind KIND ...] [--sweeps N] [--raw FILE]
+python -m tests.proofs.verdicts.tuning [--kind KIND ...] [--sweeps N] [--raw FILE]
 
 Sweeps of rate, batch and weight decay with a known optimum (tests/support/fits/tuned_sweeps.py): noise of 1% on every
 run, cells and runs missing, optima outside the rates tried. A line of JSON per sweep is added to --raw, so that an
