@@ -15,17 +15,17 @@ import pandas as pd
 from isoflop.scaling.findings.diagnose import Finding, diagnose
 from isoflop.scaling.fitting.fit import Fit, FitError, fit
 from isoflop.scaling.fitting.fit_text import fit_dict
-from isoflop.scaling.fitting.objective import Huber
 from isoflop.scaling.fitting.uncertainty import Draws, bootstrap, jackknife
 from isoflop.scaling.laws.cost import SIX_ND, Cost
+from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.laws.law import Allocation, Array, Box, Law
+from isoflop.scaling.prediction.direct import RAW, Direct, direct
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import is_runs, points
 from isoflop.scaling.table.read import require
 from isoflop.scaling.table.runs import final_rows
 
 NEAR_TOP = 0.8  # of the way from guessing to the best score: a run that far supports a fitted top
-RAW = Huber("auto", "raw")  # the noise of a score does not shrink with it
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ class TwoStage:
     """The fits of both stages, and refits of the chain of both.
 
     `draws` are jackknife refits, `resamples` bootstrap refits (None without any); each leaves out or draws the same
-    runs in both stages. `score` names the column, `table` is what was fitted.
+    runs in both stages. `score` names the column, `table` is what was fitted. `direct` is the law of the score in
+    compute beside them, or says why there is none.
     """
 
     first: Fit
@@ -103,6 +104,7 @@ class TwoStage:
     score: str
     notes: tuple[str, ...]
     table: pd.DataFrame
+    direct: Direct | str
 
     @property
     def law(self) -> Chain:
@@ -134,7 +136,8 @@ class TwoStage:
         found = diagnose(
             self.first, jackknife(self.first), self.table, target_flops=max(reach, default=None), level=level
         )
-        return sorted([*found, *self._sigmoid_findings()], key=lambda f: ("fail", "warn", "info").index(f.severity))
+        found += [*self._sigmoid_findings(), *self._apart(predictions, level)]
+        return sorted(found, key=lambda f: ("fail", "warn", "info").index(f.severity))
 
     def _sigmoid_findings(self) -> list[Finding]:
         law, found = self.second.law, []
@@ -160,6 +163,23 @@ class TwoStage:
             ))  # fmt: skip
         return found
 
+    def _apart(self, predictions: Sequence[dict], level: float) -> list[Finding]:
+        """Predictions whose interval by the stages and by the direct law have no score in common."""
+        found: list[Finding] = []
+        if isinstance(self.direct, str):
+            return found
+        for one in predictions:
+            flops = self._flops(one)
+            other = self.direct.at(flops, level)
+            if one["lo"] > other["hi"] or other["lo"] > one["hi"]:
+                found.append(Finding(
+                    "stages_disagree", "warn",
+                    f"{self.score} at {flops:.3g} FLOPs: {one['lo']:.3f} to {one['hi']:.3f} through the loss, "
+                    f"{other['lo']:.3f} to {other['hi']:.3f} by the law of the score in compute",
+                    "rely on neither; add runs nearer to that compute",
+                ))  # fmt: skip
+        return found
+
     def to_dict(self, predictions: Sequence[dict] = (), level: float = 0.9) -> dict[str, Any]:
         """JSON-ready values of both stages, with `predictions` made by `at` or `best`."""
         return {
@@ -169,6 +189,7 @@ class TwoStage:
             "interval_kind": self.draws.kind,
             "level": level,
             "predictions": list(predictions),
+            "direct": self._direct_dict(predictions, level),
             "conventions": self.first.points.conventions,
             "findings": [f.to_dict() for f in self.findings(predictions, level)],
             "notes": list(self.notes),
@@ -179,6 +200,31 @@ class TwoStage:
         kept = ("formula", "params", "fixed", "value", "n_points", "n_clusters", "status", "message", "bounds_hit")
         spans = {name: self._span(name, level) for name in self.second.free}
         return {name: second[name] for name in kept} | {"intervals": spans, "rmse": self.error}
+
+    def _direct_dict(self, predictions: Sequence[dict], level: float) -> dict[str, Any]:
+        """The direct law with its own predictions, or why there is none."""
+        if isinstance(self.direct, str):
+            return {"failed": self.direct}
+        made = [self.direct.at(self._flops(p), level) for p in predictions]
+        return self.direct.to_dict(level) | {"predictions": made}
+
+    def _flops(self, prediction: dict) -> float:
+        return float(prediction.get("flops") or self.first.cost.flops(prediction["n_params"], prediction["tokens"]))
+
+    def _direct_lines(self, predictions: Sequence[dict], level: float) -> list[str]:
+        if isinstance(self.direct, str):
+            return [f"no law of {self.score} in compute: {self.direct}"]
+        values = self.direct.to_dict(level)
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in values["params"].items())
+        out = f", {self.direct.left_out} at or below chance are left out" if self.direct.left_out else ""
+        lines = [
+            f"in one stage, {values['formula']}: {numbers}; {values['n_points']} runs{out}; scores lie within "
+            f"{self.direct.error:.4f} (rms)"
+        ]
+        for one in (self.direct.at(self._flops(p), level) for p in predictions):
+            span = f"[{one['lo']:.4f}, {one['hi']:.4f}]"
+            lines.append(f"  {one['flops']:.3g} FLOPs: {self.score} {one['accuracy']:.4f} {span}")
+        return lines
 
     def _span(self, name: str, level: float) -> list[float]:
         """Interval of a parameter of the sigmoid; of a score it ends at 0 and 1."""
@@ -208,7 +254,7 @@ class TwoStage:
                 f"{where}N {one['n_params']:.4g}, D {one['tokens']:.4g}: loss {one['loss']:.4f}, {self.score} "
                 f"{one['accuracy']:.4f} [{one['lo']:.4f}, {one['hi']:.4f}]"
             )
-        lines += [f"note: {note}" for note in self.notes]
+        lines += [*self._direct_lines(predictions, level), *(f"note: {note}" for note in self.notes)]
         return "\n".join([*lines, *map(str, self.findings(predictions, level))])
 
 
@@ -234,9 +280,14 @@ def two_stage(
     as the score's with `_se` weighs the runs. Raises TableError for a score that is none, FitError when no run scores
     above chance or the data determine no law.
     """
-    data = points(table, params=params, compute=compute)
     rows = final_rows(table) if is_runs(table) else table
-    score, error = _scores(rows, column, table.attrs.get("source", "table"))
+    source = table.attrs.get("source", "table")
+    require(rows, (column,), source=source)
+    wanted = [column, f"{column}_se"] if _has_errors(rows, column) else [column]
+    data = points(table, params=params, compute=compute, inputs=[Column(name, transform="linear") for name in wanted])
+    score, *errors = (data.frame[name].to_numpy(float) for name in wanted)
+    _check_scores(score, column, source)
+    error = errors[0] if errors else None
     chance = _chance(rows) if chance is None else chance
     if chance is not None and error is not None and not np.any(score - chance > 2 * error):
         raise FitError(
@@ -254,7 +305,14 @@ def two_stage(
     drawn = (
         _chained(bootstrap(first, resamples, seed=seed), bootstrap(second, resamples, seed=seed)) if resamples else None
     )
-    return TwoStage(first, second, _chained(jackknife(first), jackknife(second)), drawn, column, data.notes, table)
+    floor = chance if chance is not None else float(second.law.values()[0])
+    beside: Direct | str
+    try:
+        beside = direct(data, score, floor, error)
+    except FitError as failed:
+        beside = str(failed)
+    drawn_out = _chained(jackknife(first), jackknife(second))
+    return TwoStage(first, second, drawn_out, drawn, column, data.notes, table, beside)
 
 
 def _chained(first: Draws, second: Draws) -> Draws:
@@ -266,16 +324,18 @@ def _chained(first: Draws, second: Draws) -> Draws:
     return replace(second, laws=laws, frame=frame, fit=whole)
 
 
-def _scores(rows: pd.DataFrame, column: str, source: str) -> tuple[Array, Array | None]:
-    require(rows, (column,), source=source)
-    score = pd.to_numeric(rows[column], errors="coerce").to_numpy(float)
+def _has_errors(rows: pd.DataFrame, column: str) -> bool:
+    """Whether every score has a standard error."""
+    name = f"{column}_se"
+    return name in rows and bool((pd.to_numeric(rows[name], errors="coerce") > 0).all())
+
+
+def _check_scores(score: Array, column: str, source: str) -> None:
     wrong = ~((score >= 0) & (score <= 1))
     if wrong.any():
         raise TableError(
-            f"{source}: {column} must lie between 0 and 1; it does not in {wrong.sum()} of {len(rows)} rows"
+            f"{source}: {column} must lie between 0 and 1; it does not in {wrong.sum()} of {len(score)} rows"
         )
-    error = rows[f"{column}_se"].to_numpy(float) if f"{column}_se" in rows else None
-    return score, error if error is not None and np.all(error > 0) else None
 
 
 def _chance(rows: pd.DataFrame) -> float | None:

@@ -135,6 +135,39 @@ def test_scores_at_chance_are_refused_and_so_is_what_is_no_score():
         two_stage(runs(), column="score")
 
 
+def test_the_direct_law_stands_beside_and_disagrees_where_the_score_is_no_power_of_compute():
+    found = two_stage(runs(), chance=0.25)
+    (beside,) = found.to_dict([found.best(1e17)])["direct"]["predictions"]
+    assert beside["flops"] == 1e17
+    assert 0.25 < beside["lo"] <= beside["accuracy"] <= beside["hi"] <= 1
+    told = found.text([found.best(1e17)])
+    assert "in one stage, -ln(score - chance) = A C^-alpha + top: A " in told
+    (finding,) = [f for f in found.findings([found.best(1e17)]) if f.code == "stages_disagree"]
+    assert "1e+17 FLOPs" in finding.message
+    assert not [f for f in found.findings() if f.code == "stages_disagree"]
+
+
+def test_without_a_direct_law_its_reason_is_said():
+    table = runs()
+    table["accuracy"] = np.where(np.arange(len(table)) < 3, 0.9, 0.25)
+    found = two_stage(table, chance=0.25)
+    assert found.to_dict()["direct"]["failed"].startswith("3 runs score above chance")
+    assert "no law of accuracy in compute: 3 runs" in found.text()
+
+
+@pytest.mark.parametrize(
+    "without",
+    [lambda t: t.assign(weight=np.where(t.index == 5, 0, 1)), lambda t: t.assign(loss=t["loss"].where(t.index != 5)),
+     lambda t: t.assign(accuracy=t["accuracy"].where(t.index != 5))],
+    ids=["weight 0", "no loss", "no score"],
+)  # fmt: skip
+def test_a_row_that_is_left_out_takes_its_score_along(without):
+    table = runs(noise=0.01)
+    found = two_stage(without(table), chance=0.25)
+    assert found.law.task_law == two_stage(table.drop(index=5).reset_index(drop=True), chance=0.25).law.task_law
+    assert any("1 " in note and "left out" in note for note in found.notes)
+
+
 def cli(*arguments):
     result = CliRunner().invoke(app, list(map(str, arguments)))
     return result.exception, result.output
