@@ -64,7 +64,7 @@ def _patient(problem: FitProblem, ends: Array, *, delta: float | Array, weights:
     done = minimise(problem, ends, delta=delta, weights=weights)
     best = np.min(np.where(np.isfinite(done.value), done.value, np.inf))
     late = ~done.converged & (done.value <= best * (1 + MAY_WIN))
-    return go_on(problem, done, late, delta=delta, weights=weights)
+    return go_on(problem, done, late, delta=delta, weights=weights, curved=True)
 
 
 def go_on(
