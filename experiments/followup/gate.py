@@ -2,7 +2,8 @@
 
 A pair is a cell of the study in every arm, with a seed that no pair had before. Which pairs were chosen stays in the
 store as gates/<name>.json, written before they are trained: a launch that was killed goes on with the same ones, and
-one that is repeated after a decision trains nothing and says the same.
+one that is repeated after a decision trains nothing and says the same. Their runs are kept beside it as
+gates/<name>.parquet, of which `isoflop gate` says the same again.
 """
 
 import sys
@@ -14,6 +15,7 @@ from typing import TypedDict
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from isoflop.experiments.app import RunError, run_study
 from isoflop.experiments.compose.compose import as_overrides, compose_all
@@ -29,7 +31,7 @@ from isoflop.scaling.gate.gate import Gate, gate, learn_from, reach
 from isoflop.scaling.gate.next_pair import Planner
 from isoflop.scaling.gate.observations import baseline_slope
 from isoflop.scaling.table.conventions import points
-from isoflop.scaling.table.runs import read_runs
+from isoflop.scaling.table.runs import read_runs, write_parquet
 
 BASELINE = "baseline"
 BATCH = 4  # one more pair at once for so many there are: fewer launches, and looks between them
@@ -92,6 +94,7 @@ def run_gate(
     while True:
         write_json(path, {"pairs": pairs})
         table = _trained(study, pairs, active, train)
+        write_parquet(path.with_suffix(".parquet"), pa.Table.from_pandas(table, preserve_index=False))
         found = gate(table, target=target, baseline=study.baseline, error=error, least=least, learned=learnt)
         active = tuple(v.arm for v in found.verdicts if v.decision == "undecided")
         more = _chosen(study, pairs, table, target, learnt)
@@ -114,10 +117,10 @@ def _check_reach(study: Candidates, target: float, learnt: Discrepancy | None) -
 
 
 def _say(found: Gate, spent: float, allowed: float) -> None:
-    verdicts = ", ".join(
+    verdicts = ", ".join([*(
         f"{v.arm} {v.decision} ({v.pairs} pairs, multiplier {v.multiplier:.3g} [{v.interval[0]:.3g}, "
         f"{v.interval[1]:.3g}])" for v in found.verdicts
-    )  # fmt: skip
+    ), *(f"{arm} without a verdict ({why})" for arm, why in found.failed.items())])  # fmt: skip
     print(f"gate: {verdicts}; {spent:.3g} of {allowed:.3g} FLOPs", file=sys.stderr, flush=True)
 
 
@@ -188,6 +191,7 @@ def _trained(
         code = train([*study.overrides, *_cells(pairs), *dropped])
     every = load(compose_all([*study.overrides, *_cells(pairs)])[0])[0].cells
     arm = {cell.run_id: cell.arm for cell in every}
+    pair = {cell.run_id: f"{cell.size} {_budget(cell):g} {cell.seed}" for cell in every}
     store = open_store(study.runs)
     wanted = [cell.run_id for cell in every if cell.arm in (study.baseline, *active)]
     states = store.states(wanted).set_index("run_id")["state"]
@@ -198,7 +202,7 @@ def _trained(
         )
     table = read_runs(store.root)
     table = table[table["run_id"].isin(arm)].reset_index(drop=True)
-    return table.assign(arm=table["run_id"].map(arm), created_at="")
+    return table.assign(arm=table["run_id"].map(arm), gate_pair=table["run_id"].map(pair), created_at="")
 
 
 def _cells(pairs: Sequence[PairCell]) -> list[str]:

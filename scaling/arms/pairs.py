@@ -9,6 +9,7 @@ import pandas as pd
 from isoflop.scaling.laws.law import Array
 
 SAME_BUDGET = 0.1  # in ln: FLOPs this close are one budget
+LABEL = "gate_pair"  # a column of the caller's: which runs are meant to be compared
 SAME_SIZE = 0.15  # in ln: within it a budget's loss changes by less than half a percent, an optimum being flat
 
 
@@ -31,7 +32,8 @@ def pair_cells(ours: pd.DataFrame, theirs: pd.DataFrame) -> Pairs:
     """The nearest pairs of two arms' rows within SAME_BUDGET of compute and SAME_SIZE of size, each row at most once.
 
     Equal seeds go first, then the smallest distance. Rows without a partner are in no pair. Where a table has no sizes,
-    compute alone decides.
+    compute alone decides. With a column LABEL rows of one label are of one size, however many parameters they have: an
+    architecture counts its own.
     """
     found = sorted(_candidates(ours, theirs))
     left, right, same = [], [], []
@@ -49,11 +51,13 @@ def pair_cells(ours: pd.DataFrame, theirs: pd.DataFrame) -> Pairs:
 
 def _candidates(ours: pd.DataFrame, theirs: pd.DataFrame) -> Iterator[tuple[bool, float, int, int]]:
     """Every two rows near enough: whether their seeds differ, how far they are apart, and their positions."""
-    sized = all(f["n_params"].notna().all() for f in (ours, theirs))
+    labelled = all(LABEL in f and f[LABEL].notna().all() for f in (ours, theirs))
+    sized = not labelled and all(f["n_params"].notna().all() for f in (ours, theirs))
     seeded = all("seed" in f and f["seed"].notna().all() for f in (ours, theirs))
     flops = [np.log(f["flops"].to_numpy(float)) for f in (ours, theirs)]
     sizes = [np.log(f["n_params"].to_numpy(float)) if sized else np.zeros(len(f)) for f in (ours, theirs)]
     seeds = [f["seed"].to_numpy() if seeded else np.zeros(len(f)) for f in (ours, theirs)]
+    labels = [f[LABEL].to_numpy() if labelled else np.zeros(len(f)) for f in (ours, theirs)]
     order = np.argsort(flops[1], kind="stable")
     low = np.searchsorted(flops[1][order], flops[0] - SAME_BUDGET)
     high = np.searchsorted(flops[1][order], flops[0] + SAME_BUDGET, side="right")
@@ -62,7 +66,7 @@ def _candidates(ours: pd.DataFrame, theirs: pd.DataFrame) -> Iterator[tuple[bool
         apart = np.abs(sizes[1][near] - sizes[0][i])
         far = np.hypot(apart / SAME_SIZE, (flops[1][near] - flops[0][i]) / SAME_BUDGET)
         for j, between, distance in zip(near, apart, far, strict=True):
-            if between <= SAME_SIZE:
+            if between <= SAME_SIZE and labels[0][i] == labels[1][j]:
                 yield bool(seeds[0][i] != seeds[1][j]), round(float(distance), 9), i, int(j)
 
 

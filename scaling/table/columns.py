@@ -28,7 +28,7 @@ from isoflop.scaling.table.meaning import (
     words,
 )
 
-OPTIONAL = ("run_id", "trunk_id", "seed", "arm", "unique_tokens", "vocab_size", "weight")
+OPTIONAL = ("run_id", "trunk_id", "seed", "arm", "gate_pair", "unique_tokens", "vocab_size", "weight")
 _NUMERIC = (*QUANTITIES, "unique_tokens", "vocab_size", "weight")
 # A validation loss as loggers name it: val/loss, eval/c4/crossentropyloss.
 VALIDATION = re.compile(

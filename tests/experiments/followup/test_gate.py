@@ -1,6 +1,7 @@
 """A gate on a tiny study, for real: pairs until it is decided, taken up after a kill, nothing trained twice."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from isoflop.experiments.compose.compose import compose_all
 from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.followup.gate import run_gate
 from isoflop.experiments.sweep.launch import make_launch, run_launch
+from isoflop.scaling.gate.gate import gate
+from isoflop.scaling.imports.read_table import read_table
 from isoflop.scaling.table.runs import read_runs
 from tests.support.sweep.launches import in_process
 from tests.support.texts import write_texts
@@ -74,6 +77,21 @@ def test_typed_again_it_trains_nothing_and_says_the_same(judged):
     arguments, _, found = judged
     again = run_gate(arguments, target=TARGET, spend=1e11, train=trainer([], dies_at=0))
     assert json.dumps(again.to_dict()) == json.dumps(found.to_dict())
+
+
+def test_its_runs_are_kept_as_a_table_that_says_the_same(judged):
+    arguments, _, found = judged
+    path = Path(arguments[-1].partition("=")[2]) / "gates" / "tiny.parquet"
+    again = gate(read_table(path), target=TARGET, baseline="baseline")
+    assert json.dumps(again.to_dict()) == json.dumps(found.to_dict())
+
+
+def test_another_architecture_is_paired_though_it_counts_other_parameters(typed, tmp_path, capsys):
+    arms = [WORSE, "study.arms.lstm={model: {family: lstm}}"]
+    found = run_gate([*typed, *arms, f"runs={tmp_path / 'runs'}"], target=TARGET, spend=2e9, train=trainer([]))
+    assert {v.arm: v.pairs for v in found.verdicts} == {"worse": 2, "lstm": 2}
+    assert not found.failed
+    assert "lstm undecided (2 pairs" in capsys.readouterr().err
 
 
 def test_it_ends_where_the_flops_are_spent(typed, tmp_path, capsys):

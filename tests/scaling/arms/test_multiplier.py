@@ -150,6 +150,15 @@ def test_twins_pair_whatever_their_compute_rounds_to():
     assert (theirs["n_params"].to_numpy()[found.right] == ours["n_params"].to_numpy()[found.left]).all()
 
 
+def test_runs_that_are_labelled_pair_within_their_label_whatever_their_sizes():
+    ours = pd.DataFrame({"n_params": [1e6, 1e6, 2e6], "flops": 1e13, "seed": 0, "gate_pair": ["a", "b", "c"]})
+    theirs = pd.DataFrame({"n_params": [2e6, 1e6, 3e6], "flops": [1e13, 1e13, 2e13], "seed": 0})
+    found = pair_cells(ours, theirs.assign(gate_pair=["b", "a", "c"]))
+    assert (found.left.tolist(), found.right.tolist()) == ([0, 1], [1, 0])  # c: another budget
+    assert len(pair_cells(ours, theirs)) == 2  # by size
+    assert len(pair_cells(ours, theirs.assign(gate_pair=["b", None, "c"]))) == 2
+
+
 def test_pairs_of_one_seed_share_a_cluster_and_are_left_out_together():
     ours = pd.DataFrame({"n_params": [1e6, 1e6, 2e6], "flops": 1e13, "seed": [0, 1, 0], "cluster": ["x", "y", "z"]})
     theirs = pd.DataFrame(
