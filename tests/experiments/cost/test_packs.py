@@ -30,9 +30,10 @@ def spec(text, tmp_path):
     return three_alike(text, tmp_path)
 
 
-@pytest.fixture
-def alone(spec, tmp_path):
-    return rows_alone(spec, tmp_path / "alone")
+@pytest.fixture(scope="module")
+def alone(text, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    return rows_alone(three_alike(text, folder), folder / "runs")
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,10 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -16,15 +16,37 @@ from isoflop.experiments.sweep.pool import check_distributed
 from isoflop.scaling.table.runs import read_runs
 from tests.support.root import ROOT
 from tests.support.training.cells import DATA
-from tests.support.training.two_processes import KILL_AT, MODEL, cell_of, losses, refusal, trunk
+from tests.support.training.two_processes import KILL_AT, KILLED, MODEL, cell_of, losses, refusal, trunk
 
 TOLERANCE = 1e-5  # nats/token, at each of 50 steps
 
 
-def torchrun(processes: int, *arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run([*command, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True)
+def together(processes: int, *arguments: object) -> tuple[list[int], str]:
+    """Exit codes of so many processes, started in the environment that torchrun gives them, and the first one's errors.
+
+    When the first has failed the others are killed.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    command = [sys.executable, "-m", "tests.support.training.two_processes", *map(str, arguments)]
+    ranks = [
+        subprocess.Popen(
+            command, cwd=ROOT, stderr=subprocess.PIPE, text=True,
+            env=os.environ | meeting | {"RANK": str(i), "LOCAL_RANK": str(i), "WORLD_SIZE": str(processes)},
+        )
+        for i in range(processes)
+    ]  # fmt: skip
+    try:
+        told = ranks[0].communicate()[1]
+        for rank in ranks[1:]:
+            if ranks[0].returncode:
+                rank.kill()
+            rank.communicate()
+    finally:
+        for rank in ranks:
+            rank.kill()
+    return [rank.returncode for rank in ranks], told
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +62,15 @@ def corpus(folder):
 @pytest.fixture(scope="module")
 def two(folder, corpus):
     """What two processes told of 50 steps in every mode."""
-    done = torchrun(2, "-m", "tests.support.training.two_processes", folder, "losses")
-    assert done.returncode == 0, done.stderr
+    codes, told = together(2, folder, "losses")
+    assert codes == [0, 0], told
     return json.loads((folder / "losses.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def whole(corpus):
+    """What one process tells of the trunk that two are killed in."""
+    return trunk(corpus, None, WhereSpec(), kill_at=None)
 
 
 @pytest.fixture(scope="module")
@@ -90,15 +118,15 @@ def test_what_cannot_be_shared_is_refused_with_a_remedy(two, corpus):
 
 @pytest.mark.process
 @pytest.mark.parametrize(("mode", "newest"), [("ddp", "cooldown-*"), ("fsdp2", "sharded/cooldown-*/*.safetensors")])
-def test_one_process_goes_on_from_what_two_that_were_killed_had_saved(folder, corpus, mode, newest):
-    assert torchrun(2, "-m", "tests.support.training.two_processes", folder, "killed", mode).returncode != 0
+def test_one_process_goes_on_from_what_two_that_were_killed_had_saved(folder, corpus, whole, mode, newest):
+    codes, told = together(2, folder, "killed", mode)
+    assert KILLED in codes, told
     saved = max((folder / mode).glob(newest), key=lambda path: path.stat().st_mtime_ns)
     saved.write_bytes(saved.read_bytes()[:-8])  # and the last of it is damaged: the one before must do
-    done = torchrun(1, "-m", "tests.support.training.two_processes", folder, "resumed", mode)
-    assert done.returncode == 0, done.stderr
-    assert "is damaged" in done.stderr
+    codes, told = together(1, folder, "resumed", mode)
+    assert codes == [0], told
+    assert "is damaged" in told
     resumed = json.loads((folder / "resumed.json").read_text())
-    whole = trunk(corpus, None, WhereSpec(), kill_at=None)
     assert 64 < resumed["steps"][0] <= KILL_AT + 64
     assert len(resumed["steps"]) < len(whole["steps"])
     for ours, theirs in zip(resumed["losses"], whole["losses"], strict=True):
@@ -109,12 +137,12 @@ def test_one_process_goes_on_from_what_two_that_were_killed_had_saved(folder, co
 @pytest.mark.slow
 def test_the_command_under_torchrun_trains_a_study_once(tmp_path):
     arguments = [
-        "-m", "isoflop", "run", "study.name=two", "study.sizes=[d6,d8]", "study.window.min_steps=1", "data=synthetic",
+        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "isoflop", "run", "study.name=two", "study.sizes=[d6,d8]", "study.window.min_steps=1", "data=synthetic",
         "data.context_length=16", "data.eval_tokens=2048", "data.synthetic.vocab_size=16", "optim.batch_size=4",
         "data.synthetic.tokens=60000", "data.synthetic.chains=100", "schedule.warmup_steps=5", "data.max_epochs=1e4",
         "study.budgets=[4e7]", "where.distributed=ddp",
     ]  # fmt: skip
-    two = torchrun(2, *arguments, cwd=tmp_path)
+    two = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True)
     assert two.returncode == 0, two.stdout + two.stderr
     assert two.stdout.count("2 cells: 2 done") == 1
     assert (open_store(tmp_path / "runs").states()["attempts"] == 1).all()

@@ -14,6 +14,7 @@ from tests.support.sweep.process import finish, signal_all, start, worker_at_wor
 from tests.support.texts import write_texts
 
 pytestmark = pytest.mark.process
+ALONE = "where.workers=1"  # no pool: the command itself trains
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def undisturbed(folder):
     """The table of the study on one worker."""
-    finish(start(folder, "undisturbed", "where.workers=1"))
+    finish(start(folder, "undisturbed", ALONE))
     return read_runs(folder / "undisturbed")
 
 
@@ -45,7 +46,7 @@ def test_after_a_killed_parent_the_same_command_finishes(folder, undisturbed):
     worker = worker_at_work(folder, "parent")
     process.kill()
     process.communicate()
-    assert "6 cells: 6 done" in finish(start(folder, "parent"))
+    assert "6 cells: 6 done" in finish(start(folder, "parent", ALONE))
     assert same_runs(read_runs(folder / "parent"), undisturbed)
     deadline = time.monotonic() + 600  # something hangs
     while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
@@ -78,13 +79,13 @@ def test_stopped_ended_interrupted_and_moved_the_same_command_finishes(folder, u
         time.sleep(0.1)
     assert not Path(f"/proc/{worker}").exists(), "a worker outlived its parent"
     (folder / store).rename(folder / f"{store}-moved")
-    assert "6 cells: 6 done" in finish(start(folder, f"{store}-moved"))
+    assert "6 cells: 6 done" in finish(start(folder, f"{store}-moved", ALONE))
     assert same_runs(read_runs(folder / f"{store}-moved"), undisturbed)
 
 
 @pytest.mark.slow
 def test_two_launches_at_once_train_each_cell_once(folder, undisturbed):
-    for process in [start(folder, "both"), start(folder, "both")]:
+    for process in [start(folder, "both"), start(folder, "both", ALONE)]:
         finish(process)
     assert same_runs(read_runs(folder / "both"), undisturbed)
     assert (open_store(folder / "both").states()["attempts"] == 1).all()
@@ -95,7 +96,7 @@ def test_two_launches_at_once_train_each_cell_once(folder, undisturbed):
 def test_kills_at_random_moments_cost_nothing_but_time(tmp_path):
     """What `python -m tests.proofs.kills` does a hundred times, on shorter runs."""
     write_texts(tmp_path / "text", files=20, words=2000)
-    shorter = "study.budgets=[1e10,3e10,6e10]"
+    shorter = "study.budgets=[2e9,6e9,1.5e10]"
     whole, seconds = kills.undisturbed(tmp_path, shorter)
     toll = kills.torture(tmp_path, 4, shorter, seed=1, whole=whole, pause=seconds / 2)
     assert toll.kills == 4

@@ -1,4 +1,4 @@
-"""What the tests of replicas run by torchrun: losses of 50 steps in every mode, refusals, trunks that end in a kill.
+"""What the tests of replicas run in two processes: losses of 50 steps in every mode, refusals, trunks that are killed.
 
 torchrun --nproc-per-node 2 -m tests.support.training.two_processes FOLDER losses|killed|resumed [ddp|fsdp2]
 """
@@ -22,6 +22,7 @@ from tests.support.training.cells import DATA, make
 
 STEPS = 50
 KILL_AT = 129  # a step is reported before it is saved
+KILLED = 9  # the exit code of a process that dies there
 MODEL = ModelConfig("transformer", 16, 16, 2, 8, 2)
 
 
@@ -55,7 +56,7 @@ def all_losses(corpus, ddp: WhereSpec, fsdp2: WhereSpec) -> dict:
     """Losses of every mode, by its name, and what fsdp2 refuses."""
     cell, muon = cell_of(corpus), cell_of(corpus, name="muon")
     half = replace(cell, precision="bfloat16")
-    in_pieces = {"micro_batch": 1, "activation_checkpointing": True}
+    in_pieces = {"micro_batch": 3, "activation_checkpointing": True}
     experts = replace(cell, model=replace(MODEL, experts=2))
     odd = replace(cell, optim=replace(cell.optim, batch_size=3))
     return {
@@ -77,7 +78,7 @@ def trunk(corpus, folder: Path, where: WhereSpec, *, kill_at: int | None) -> dic
     def on_progress(at) -> None:
         steps.append(at["step"])
         if kill_at is not None and at["step"] >= kill_at:
-            os._exit(9)
+            os._exit(KILLED)
 
     cells = [cell_of(corpus, 150), cell_of(corpus, 230)]
     trained = train_trunk(
