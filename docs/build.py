@@ -29,6 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 DOCS, BUILT = ROOT / "docs", ROOT / "build" / "docs"
 BLOCK = re.compile(r"^```([a-z]+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+BIN = Path(sys.executable).parent  # where the shell finds isoflop
 WIDTH = 100  # columns of a terminal, in what commands print
 SETUP = "import matplotlib; matplotlib.use('agg')\n"
 
@@ -90,8 +91,7 @@ def run_page(path: Path, folder: Path) -> str:
 
 def _run(command: list[str], folder: Path, path: Path, block: Block) -> str:
     """What a command prints, both streams. Raises BlockError when it fails."""
-    bin_ = Path(sys.executable).parent
-    settings = {"COLUMNS": str(WIDTH), "NO_COLOR": "1", "PATH": f"{bin_}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    settings = {"COLUMNS": str(WIDTH), "NO_COLOR": "1", "PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         command, cwd=folder, env=os.environ | settings, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, check=False,

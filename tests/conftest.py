@@ -34,8 +34,9 @@ def pytest_xdist_auto_num_workers(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Tests marked `long` first, in whatever order they are: else a worker would end with one while the others wait."""
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    """Files with a test marked `long` first, each whole: else a worker would end with one while the others wait."""
+    long = {item.path for item in items if item.get_closest_marker("long")}
+    items.sort(key=lambda item: item.path not in long)
 
 
 def pytest_sessionstart():

@@ -41,6 +41,7 @@ def typed(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.process
+@pytest.mark.long
 def test_a_table_is_fitted_and_a_study_trained_on_a_bare_machine(typed, tmp_path):
     TABLE.to_csv(tmp_path / "l\u00e4ufe.csv", index=False)
     told = typed("fit", "l\u00e4ufe.csv", "--law", "kaplan", "--bootstrap", "0")

@@ -172,7 +172,7 @@ COMMANDS = {
     "retry runs --mark": 0,
     "clean runs": 0,
     "compact runs -o all.parquet": 0,
-    "prepare data=synthetic": 0,
+    "prepare data=synthetic data.synthetic.tokens=60000 data.synthetic.chains=100": 0,
     "positions runs": 0,
     f"generate {TRAINED} --max-tokens 4": 0,
     f"export {TRAINED} --out exported": 0,
@@ -195,7 +195,8 @@ def shadowed(tmp_path_factory) -> Path:
     (folder / "scores.csv").write_text("\n".join(["n_params,tokens,loss,accuracy", *scores]))
     steps = [f"1e8,{batch},{1500 * (1 + 8e5 / batch):.0f}" for batch in (3e4, 1e5, 4e5, 2e6, 8e6)]
     (folder / "steps.csv").write_text("\n".join(["n_params,batch_tokens,steps_to_target", *steps]))
-    done = python("-m", "isoflop", "run", "experiment=smoke", "study.sizes=[d8]", "study.budgets=[1e9]", cwd=folder)
+    study = ("experiment=smoke", "study.sizes=[d8]", "study.budgets=[1e9]", "where.workers=1")
+    done = python("-m", "isoflop", "run", *study, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 

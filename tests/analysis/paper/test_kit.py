@@ -17,7 +17,7 @@ NUMBER = r"-?[\d.]+(?: \\times 10\^\{-?\d+\})?"
 
 @pytest.fixture(scope="module")
 def evidence(study_table):
-    return Evidence(study_table, law="chinchilla")
+    return Evidence(study_table, law="chinchilla", n_draws=100)
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_what_a_table_cannot_support_is_named_and_its_old_file_removed(study_tab
 def test_what_the_data_do_not_determine_is_not_quoted(tmp_path):
     """Tokens in a fixed proportion to size: alpha and the exponents of the optimum are refused."""
     law = LAWS["chinchilla"](0.9, 33.0, 332.0, 0.45, 0.5)
-    size = np.geomspace(1e5, 1e8, 24)
+    size = np.geomspace(1e5, 1e8, 12)
     loss = law(size, 20 * size) * np.exp(np.random.default_rng(0).normal(0, 0.003, len(size)))
     table = pd.DataFrame({"n_params": size, "tokens": 20 * size, "loss": loss})
     write_paper(Evidence(table, law="chinchilla", n_draws=50), tmp_path)

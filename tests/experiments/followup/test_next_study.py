@@ -10,7 +10,7 @@ import yaml
 
 from isoflop.experiments.config import ModelSpec, OptimSpec, ScheduleSpec
 from isoflop.experiments.finished.bundle import write_bundle
-from isoflop.experiments.followup.next_study import next_runs, runnable
+from isoflop.experiments.followup.next_study import next_runs, runnable, write_study
 from isoflop.experiments.followup.template import NextStudyError, _sections, model_of, parts_in, parts_of, template_of
 from isoflop.experiments.study.optimizers import optimizer_flops
 from isoflop.experiments.study.sizes import load_size, size_names
@@ -97,10 +97,13 @@ def test_the_columns_of_a_single_file_are_kept_and_what_they_lack_is_named(quick
 @pytest.mark.slow
 def test_the_precision_of_the_products_goes_with_them(quick, tmp_path):
     out = tmp_path / "experiment" / "more.yaml"
-    for dtype, section in (("bfloat16", {"precision": "bfloat16"}), ("float32", None), ("", None)):
-        runs = quick.assign(dtype=dtype)
-        next_runs(runs, budget=2e11, target=1e14, goal="n_opt", out=out, from_law=None)
-        assert yaml.safe_load(out.read_text()).get("where") == section
+    lowered = quick.assign(dtype="bfloat16")
+    made = next_runs(lowered, budget=2e11, target=1e14, goal="n_opt", out=out, from_law=None)
+    assert yaml.safe_load(out.read_text())["where"] == {"precision": "bfloat16"}
+    for dtype in ("float32", ""):
+        template = template_of(final_rows(quick.assign(dtype=dtype)), QUICK)
+        write_study(made.design, out, template, runs="runs")
+        assert "where" not in yaml.safe_load(out.read_text())
     what = {"optim": {"name": "adamw"}, "schedule": {"name": "wsd"}}
     for recorded, section in (({}, {}), ({"precision": "bfloat16"}, {"precision": "bfloat16"})):
         assert _sections({"data": {"name": "text"}, "what": what | recorded})["where"] == section

@@ -108,7 +108,7 @@ def test_a_file_of_another_user_is_not_loaded(cached, loaded, monkeypatch):
     monkeypatch.setattr(native, "check_ours", of_another)
     monkeypatch.setattr(native, "_digest", lambda *parts: "0" * 16)
     theirs.rename(theirs := theirs.with_name(f"kernels-{'0' * 16}-{'0' * 16}-{'0' * 16}.so"))
-    theirs.write_bytes(b"")  # were it loaded, it would fail
+    put(theirs, b"")  # were it loaded, it would fail
     assert loaded() == (True, f"isoflop: kernels are not loaded but built again: {theirs} belongs to user 0\n")
 
 

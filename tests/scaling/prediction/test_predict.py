@@ -1,83 +1,36 @@
 """Predictions that heed repeated data, published laws without a table, and every named law through every command."""
 
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from isoflop.analysis.evidence import Evidence
-from isoflop.scaling.findings.verdict import verdict
-from isoflop.scaling.laws import PRESETS, get_law, law_names
+from isoflop.scaling.laws import PRESETS
 from isoflop.scaling.laws.published import PUBLISHED
 from isoflop.scaling.prediction.predict import predict, predict_from_law, predict_table
-from isoflop.scaling.selection.comparison import comparison
 from isoflop.scaling.table.conventions import points
-from tests.support.fits.hard_fits import REPEATS, repeated
+from tests.support.fits.hard_fits import REPEATS
+from tests.support.fits.named_laws import TABLES, check_every_command, own_table, refusal
 from tests.support.fits.simulated import BESIROGLU, isoflop_table
 
-SIZES = (1238144, 2869504, 8886784, 33506304)
-LOSSES = (8.156, 5.643, 4.211, 7.294, 5.299, 3.818, 6.653, 4.798, 3.207, 6.061, 4.497, 2.790)
 RUN = {"n_params": 1e9, "tokens": 1e11}
 
 
-@pytest.fixture(scope="module")
-def repeats() -> pd.DataFrame:
-    frame = repeated(60)
-    noise = np.random.default_rng(0).normal(0, 0.003, 60)
-    return frame.assign(loss=REPEATS(frame["n_params"], frame["tokens"], frame["unique_tokens"]) * np.exp(noise))
-
-
-@pytest.fixture(scope="module")
-def exact() -> pd.DataFrame:
-    """Without noise: the residuals of a right law are of rounding size."""
-    n = np.repeat([1e7, 1e8, 1e9], 4)
-    d = n * np.tile([5, 20, 80, 320], 3)
-    return pd.DataFrame({"n_params": n, "tokens": d, "loss": 1.8 + 400 * n**-0.34 + 2000 * d**-0.37})
-
-
-@pytest.fixture(scope="module")
-def tables(exact, repeats) -> dict[str, pd.DataFrame]:
-    twelve = pd.DataFrame({"n_params": np.repeat(SIZES, 3), "tokens": np.tile([5e6, 2e7, 8e7], 4), "loss": LOSSES})
-    return {"exact": exact, "twelve": twelve, "repeats": repeats}
-
-
-def refusal(answer: Callable[[], object]) -> ValueError | None:
-    """The error that stands in place of an answer."""
-    try:
-        assert str(answer())
-    except ValueError as error:
-        return error
-    return None
+# On another table than its own: every law on one, four of them on all (`python -m tests.proofs.verdicts.named_laws`).
+QUICK = ("power-n", "kaplan", "chinchilla", "data-constrained")
+GRID = [(table, name) for table in TABLES for name in PRESETS if table == own_table(name) or name in QUICK]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("table", ["exact", "twelve", "repeats"])
-def test_every_named_law_goes_through_every_command(tables, table, name):
-    """An answer, or a reason that the table gives (exit 1): never a wrong name or number (exit 2)."""
-    data = tables[table]
-    largest = float((6 * data["n_params"] * data["tokens"]).max())
-    commands = {
-        "fit": lambda: verdict(data, name, resamples=2),
-        "compare": lambda: comparison(data, name).board,
-        "predict": lambda: predict(data, flops=3 * largest, laws=name),
-        "a run": lambda: predict(data, n_params=1e9, tokens=largest / 2e9, laws=name),
-        "report": lambda: Evidence(data, law=name, n_draws=10).fit,
-    }
-    needed = {column.name for column in get_law(name)[0].reads().values()}
-    lacks = bool(needed - {*data, "flops"})
-    if table != ("repeats" if needed - {*tables["exact"], "flops"} else "exact"):  # the fits of "predict" again
-        del commands["a run"]
-    refused = {command: error for command, answer in commands.items() if (error := refusal(answer)) is not None}
-    assert all(getattr(error, "exit_code", 2) == 1 and name in str(error) for error in refused.values()), refused
-    assert set(refused) == set(commands) if lacks else "fit" not in refused
-    assert law_names(name) == (name,)
+@pytest.mark.parametrize(("table", "name"), GRID)
+def test_every_named_law_goes_through_every_command(table, name):
+    check_every_command(table, name)
 
 
 @pytest.mark.slow
-def test_the_loss_rises_as_unique_tokens_fall(repeats):
+def test_the_loss_rises_as_unique_tokens_fall():
+    repeats = TABLES["repeats"]()
     laws = "chinchilla,data-constrained"
     found = [predict(repeats, **RUN, unique_tokens=u, laws=laws) for u in (1e11, 3e10, 1e10, 3e9)]
     losses = [f.loss.loss for f in found]

@@ -48,7 +48,9 @@ def three_alike(text: Path, folder: Path) -> ExperimentConfig:
         ),
         optim=OptimSpec(learning_rate=0.002),  # larger ones and more steps let rounding grow
         schedule=ScheduleSpec(warmup_steps=10),
-        study=StudySpec(name="tiny", sizes=["d8"], budgets=[2e9, 2.4e9], window=WindowSpec(min_steps=1), seeds=[0, 1, 2]),
+        study=StudySpec(
+            name="tiny", sizes=["d8"], budgets=[2e9, 2.4e9], window=WindowSpec(min_steps=1), seeds=[0, 1, 2]
+        ),
         where=replace(PACK, corpora=str(text.parent / "corpora"), checkpoint_seconds=0.0),
         runs=str(folder / "runs"),
     )
