@@ -103,6 +103,7 @@ def test_three_conventions_on_a_run_table(study_table, tmp_path):
     assert other["derived"]["a"] == pytest.approx(rows["no-embedding", "exact"])
 
 
+@pytest.mark.slow
 def test_collinear_data_have_their_exponents_refused(tmp_path):
     n = np.geomspace(1e7, 1e9, 20)
     simulate_points(BESIROGLU, n, 20 * n, noise=0.003).to_csv(tmp_path / "line.csv", index=False)

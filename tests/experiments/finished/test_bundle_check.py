@@ -167,6 +167,7 @@ def test_a_pipe_in_place_of_the_table_is_not_waited_for(bundle):
     assert any(line.startswith("runs.parquet: is no regular file") for line in differences(bundle))
 
 
+@pytest.mark.slow
 def test_any_damage_to_any_file_is_noticed(sound, tmp_path):
     """Damage of ten kinds at places drawn by a seed: the check names it, and a fit of it never answers otherwise."""
     random = np.random.default_rng(0)

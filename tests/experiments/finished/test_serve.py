@@ -243,6 +243,7 @@ def test_vllm_command_names_the_folder(tmp_path):
     assert vllm_command(tmp_path / "abc", "127.0.0.1", 8000).startswith(f"vllm serve {tmp_path}/abc ")
 
 
+@pytest.mark.slow
 def test_a_loop_that_stood_still_closes_no_connection():
     """On a loaded machine a minute may pass between two looks: what the client sent meanwhile is still to be read."""
     from types import SimpleNamespace

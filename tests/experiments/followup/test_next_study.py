@@ -140,6 +140,7 @@ def test_a_bundle_gives_the_settings_of_its_runs_and_says_that_folders_are_lost(
     assert any("have lost their folders" in note for note in found.notes)
 
 
+@pytest.mark.slow
 def test_a_bundle_without_configurations_is_read_like_its_table(quick, tmp_path):
     write_bundle(quick, tmp_path / "b")
     table = read_table(tmp_path / "b")

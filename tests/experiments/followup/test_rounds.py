@@ -90,6 +90,7 @@ def launched(typed, tmp_path_factory):
         return overrides, folder, first, run(overrides)
 
 
+@pytest.mark.slow
 def test_a_study_is_followed_by_its_rounds(launched):
     _, folder, first, (code, trained) = launched
     assert code == 0
@@ -105,6 +106,7 @@ def test_a_study_is_followed_by_its_rounds(launched):
     assert len(states) == runs
 
 
+@pytest.mark.slow
 def test_a_second_launch_asks_for_nothing_and_trains_nothing(launched, monkeypatch):
     overrides = launched[0]
     monkeypatch.setattr(rounds, "plan_from_table", lambda *a, **k: pytest.fail("asked again"))
@@ -115,6 +117,7 @@ def test_a_second_launch_asks_for_nothing_and_trains_nothing(launched, monkeypat
     assert run(overrides) == (0, [])
 
 
+@pytest.mark.slow
 def test_a_run_of_a_round_can_be_asked_for_alone(launched):
     overrides, folder, *_ = launched
     store = create_store(folder)

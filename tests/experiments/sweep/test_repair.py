@@ -120,6 +120,7 @@ def test_a_retry_after_the_study_changed_says_so(typed, here, tmp_path, monkeypa
     assert "is not among the 4 cells that these arguments give now" in err
 
 
+@pytest.mark.slow
 def test_a_trunk_keeps_only_its_furthest_state(typed, here):
     assert typed("run", *STUDY)[0] == 0
     folders = list((here / "runs" / "trunks").iterdir())

@@ -119,6 +119,7 @@ def test_a_diverged_cell_is_left_alone_when_its_trunk_is_trained_again(spec):
     assert states(spec).loc[cell.run_id, ["state", "attempts"]].tolist() == ["diverged", 1]
 
 
+@pytest.mark.slow
 def test_a_single_cell_shares_the_store_with_the_sweep(spec, tmp_path):
     single = replace(spec, study=StudySpec(), model=ModelSpec(d_model=8, n_head=1), budget=BudgetSpec(flops=4e8))
     assert run(single) == 0

@@ -51,6 +51,7 @@ def test_worst_first_with_numbers_and_remedy(study_table):
         assert str(f).startswith(f"[{f.severity}] {f.code}: ")
 
 
+@pytest.mark.slow
 def test_fixed_tokens_per_parameter_is_collinear_and_refuses_the_optimum():
     n = np.geomspace(1e7, 1e9, 24)
     found = findings(simulate_points(LAW, n, 20 * n, noise=0.003))
@@ -80,6 +81,7 @@ def test_a_floor_that_the_data_hold_is_left_in_peace():
     assert "unidentified" not in findings(grid(), "chinchilla-kappa")
 
 
+@pytest.mark.slow
 def test_kappa_needs_spread_in_tokens_per_parameter():
     n = np.repeat(np.geomspace(1e7, 1e9, 6), 2)
     found = findings(simulate_points(LAW, n, n * np.tile([15.0, 25.0], 6), noise=0.01), "chinchilla-kappa", draws=False)
@@ -169,6 +171,7 @@ def test_duplicate_rows_are_counted_and_kept():
     assert "4 rows repeat another row exactly (rows 4, 5, 36, 37)" in found["duplicate_rows"].message
 
 
+@pytest.mark.slow
 def test_checkpoints_without_a_run_are_questioned():
     sizes = np.repeat(np.geomspace(1e7, 1e9, 6), 8)
     table = simulate_points(LAW, sizes, sizes * np.tile(np.geomspace(5, 200, 8), 6), noise=0.003)

@@ -185,6 +185,7 @@ def test_a_regular_optimum_that_takes_more_than_a_hundred_steps_is_reached():
     assert found.value <= reference(found, 40) * (1 + 1e-9)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(n=st.floats(-9, 9), d=st.floats(-9, 9))
 def test_rescaling_the_columns_leaves_predictions_alone(n, d):

@@ -150,6 +150,7 @@ def test_interval_of_the_floor_lies_between_zero_and_the_lowest_loss(floor, leve
     assert any(ends) == (floor == 0)
 
 
+@pytest.mark.slow
 def test_prediction_interval_is_wider_than_the_law_and_covers_new_runs():
     rng, covered = np.random.default_rng(5), []
     for seed in range(30):
@@ -222,6 +223,7 @@ def test_an_open_profile_widens_the_headline():
     assert intervals(closed)["alpha"] == closed.interval("alpha")
 
 
+@pytest.mark.slow
 def test_refits_of_epoch_reach_the_best_of_fresh_starts(public_data):
     table = pd.read_csv(public_data / "chinchilla_epoch" / "runs.csv")
     found = fit("chinchilla", table[~table["excluded_top5_loss"]], objective=Huber(1e-3))

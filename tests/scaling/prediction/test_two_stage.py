@@ -88,6 +88,7 @@ def test_prediction_goes_through_the_loss_to_the_score():
     assert chained.optimal(1e17).loss == pytest.approx(TASK(best.loss))
 
 
+@pytest.mark.slow
 def test_intervals_of_a_prediction_cover_the_truth_at_their_rate():
     N, D = 3e7, 3e9
     truth, inside, widths = TASK(LOSS(N, D)), 0, []

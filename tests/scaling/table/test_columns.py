@@ -147,6 +147,7 @@ _DIALECTS = {
 }
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_a_known_table_comes_back_from_every_dialect_of_names_and_units(tmp_path_factory, data):
