@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import pytest
@@ -174,3 +175,13 @@ def test_devices_are_cores_or_the_gpus_that_workers_share():
     assert devices_of(CUDA, 8) == 4
     assert devices_of(CUDA, 2) == 2
     assert devices_of(WhereSpec(device="cuda:1"), 8) == 1
+
+
+def test_a_pools_worker_without_a_parent_ends_also_when_idle(monkeypatch):
+    ended = threading.Event()
+    monkeypatch.setattr(pool, "LOOK_SECONDS", 0.01)
+    parents = iter([10, 10, 10, 1])
+    monkeypatch.setattr(pool.os, "getppid", lambda: next(parents, 1))
+    monkeypatch.setattr(pool.os, "_exit", lambda code: ended.set())
+    pool.end_with(10)  # no trunk, no claim
+    assert ended.wait(600)

@@ -358,3 +358,12 @@ def test_jobs_are_the_trunks_with_cells_to_train(monkeypatch, pack):
     assert [one.overrides for one in parts] == [["x=1", "where.trunk='a'"], ["x=1", "where.trunk='c'"]]
     find_jobs([], SimpleNamespace(trunks=cells), states, 2.0, where, None)
     assert rooms == ([] if pack == 1 else [200, float("inf")])
+
+
+def test_order_is_the_cheapest_then_the_longest():
+    jobs = [Job(str(s), [], (), float(s)) for s in (3, 9, 1, 5)]
+    assert [job.seconds for job in in_order(jobs)] == [1, 9, 5, 3]
+
+
+def test_finish_does_nothing_without_jobs(tmp_path):
+    finish([], create_store(tmp_path), lambda *a: pytest.fail("launched"))
