@@ -1,6 +1,6 @@
 """Tables of metrics: histories and run lists of Weights & Biases, OLMo's metrics, any CSV or parquet.
 
-A column is found by `--map`, else by a name with one meaning; with two candidates the error asks for `--map`.
+Which rows are one run's, and what each column tells of it (`lookup` finds the columns).
 """
 
 import re
@@ -12,48 +12,17 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
+from isoflop.scaling.imports.lookup import NAMES, Columns
 from isoflop.scaling.imports.panels import laid_out, panel
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
-from isoflop.scaling.table.columns import (
-    OPTIONAL,
-    VALIDATION,
-    Resolved,
-    TableError,
-    floats,
-    hint,
-    is_numbers,
-    refuse_words,
-    resolve,
-    row_names,
-)
+from isoflop.scaling.table.columns import Resolved, TableError, floats, is_numbers, row_names
 from isoflop.scaling.table.curves import OTHER_NAMES, blocks, evenly, run_column
 from isoflop.scaling.table.formats.names import LABELS
 from isoflop.scaling.table.formats.read_file import OTHER_SHEETS, SUFFIXES, is_table_file, read_file
 from isoflop.scaling.table.json_plain import plain
-from isoflop.scaling.table.meaning import QUANTITIES, meaning, words
+from isoflop.scaling.table.meaning import meaning, words
 from isoflop.scaling.table.unfinished import SHORT, short_of_plan, unfinished
 
-# Names of what is no quantity of a law, lower case, in the order of preference where several are there.
-NAMES: dict[str, tuple[str, ...]] = {
-    "step": ("step", "_step", "iter", "iteration", "global_step", "train/global_step", "trainer/global_step"),
-    "train_loss": ("train_loss", "train/loss", "train/crossentropyloss", "train/ce loss", "loss/train"),
-    "learning_rate": ("learning_rate", "lr", "train/learning_rate", "train/lr", "optim/learning_rate_group0"),
-    "batch_tokens": ("batch_tokens", "batch_size_in_tokens", "tokens_per_step", "tokens_per_iter"),
-    "wall_seconds": ("wall_seconds", "_runtime", "runtime", "elapsed_seconds", "train_seconds", "train_time_sec"),
-    "samples": (
-        "samples", "n_samples", "num_samples", "samples_seen", "consumed_samples", "train/samples", "examples",
-        "examples_seen", "n_examples", "num_examples", "sequences", "sequences_seen",
-    ),
-    "epoch": ("epoch", "epochs", "train/epoch"),
-    "context_length": (
-        "context_length", "seq_len", "seq_length", "sequence_length", "block_size", "max_seq_len", "context",
-    ),
-    "epoch_tokens": ("tokens_per_epoch", "epoch_tokens", "unique_tokens"),
-    "run_id": ("run_id", "run", "run_name", "run id", "run name", "name", "id"),
-    "seed": ("seed",),
-    "arm": ("arm",),
-}  # fmt: skip
-_TRAINING = re.compile(r"^(train[/_. ])?(loss|crossentropyloss|ce loss)$")
 _SCORE = re.compile(r"(^|_)(acc|accuracy|acc_norm|exact_match|f1|mc1|mc2)(_|$)")
 _TRAINED = re.compile(r"train(ing)?_")
 _BY_CONVENTION = {"n_params_matrices": "matrices", "n_params_total": "total"}
@@ -63,83 +32,6 @@ EVENLY = 1e-6  # relative: slopes of what rises evenly with the steps
 _LENGTHS = {"samples": "context_length", "epoch": "epoch_tokens"}  # the tokens of one of each
 SAME_SIZE = 0.02  # relative: FLOPs per token along a run
 FEW = 3  # rows along tokens, samples, epochs or FLOPs: so many, rising, are one run
-
-
-@dataclass
-class Columns:
-    """The column of each quantity: by `mapping` (ours -> theirs), else by NAMES. `notes` collects what was found."""
-
-    mapping: Mapping[str, str]
-    notes: list[str]
-    source: str
-
-    def find(self, frame: pd.DataFrame, quantity: str) -> str | None:
-        """The column of a quantity, None without one. Raises SourceError for a --map to a column that is not there."""
-        if quantity in self.mapping:
-            wanted = self.mapping[quantity]
-            if wanted not in frame:
-                near = hint(wanted, map(str, frame))
-                raise SourceError(f"{self.source}: --map {quantity}={wanted}: no column {wanted!r}{near}")
-            return wanted
-        lowered = {str(name).lower(): name for name in frame}
-        return next((lowered[name] for name in NAMES[quantity] if name in lowered), None)
-
-    def resolve(self, frame: pd.DataFrame) -> Resolved:
-        """The quantities of a table. Raises SourceError where one is ambiguous, or no validation loss is there."""
-        named = {name: self.find(frame, name) for name in (*QUANTITIES, *OPTIONAL) if name in self.mapping}
-        run = self.find(frame, "run_id") or run_column(frame, self.find(frame, "step"))
-        history = self.find(frame, "step") is not None and (run is None or frame[run].nunique() < len(frame))
-        mapping = {name: column for name, column in named.items() if column is not None}
-        if history and "loss" not in mapping:
-            mapping["loss"] = self._loss(frame)
-        notes: list[str] = []
-        try:
-            found = resolve(frame, mapping, notes, source=self.source, needs=(("loss",),))
-            refuse_words(found, found.frame, source=self.source)
-        except TableError as error:
-            raise SourceError(str(error)) from error
-        for text in notes:
-            self.note(text)
-        return found
-
-    def _loss(self, frame: pd.DataFrame) -> str:
-        """The column of the validation loss of a history. Raises SourceError for several, or training losses alone."""
-        found = [str(name) for name in frame if VALIDATION.match(str(name).lower())]
-        if not found and "loss" in frame and self.find(frame, "train_loss"):
-            found = ["loss"]  # next to a training loss it is the validation loss
-        if len(found) == 1:
-            return found[0]
-        if found:
-            listed = ", ".join(found[:6])
-            raise SourceError(
-                f"{self.source}: {len(found)} validation losses ({listed}); name one with --map loss=COLUMN"
-            )
-        others = [str(name) for name in frame if (said := meaning(str(name))) and said.quantity == "loss"]
-        if len(others) == 1:
-            if _TRAINING.match(others[0].lower()):
-                self.note(f"loss: column {others[0]}, the only one; the file does not say of which text it is")
-            return others[0]
-        training = [str(name) for name in frame if _TRAINING.match(str(name).lower())]
-        if training and not others:
-            raise SourceError(
-                f"{self.source}: no validation loss; only a training loss: use it with --map loss={training[0]}"
-            )
-        raise SourceError(
-            f"{self.source}: no validation loss; name it with --map loss=COLUMN (columns: {', '.join(map(str, frame))})"
-        )
-
-    def axis(self, found: Resolved) -> str | None:
-        """The column along which a run goes: steps, tokens, samples, epochs or FLOPs; None without any."""
-        for quantity in ("step", "tokens", "samples", "epoch", "flops"):
-            if quantity in found.columns:
-                return quantity
-            if quantity in NAMES and (column := self.find(found.frame, quantity)) is not None:
-                return column
-        return None
-
-    def note(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(text)
 
 
 def read_frame(path: Path, notes: list[str], mapping: Mapping[str, str], sheet: str | None = None) -> pd.DataFrame:

@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from isoflop.scaling.imports.assemble import Imported, ImportOptions, assemble
-from isoflop.scaling.imports.columns import NAMES, TABLES, TableReader
+from isoflop.scaling.imports.columns import TABLES, TableReader
 from isoflop.scaling.imports.logs.megatron import MEGATRON
 from isoflop.scaling.imports.logs.nanochat import NANOCHAT
 from isoflop.scaling.imports.logs.nanogpt import NANOGPT
+from isoflop.scaling.imports.lookup import NAMES
 from isoflop.scaling.imports.names import run_names
 from isoflop.scaling.imports.records.huggingface import TRAINER_STATE, newest
 from isoflop.scaling.imports.records.levanter import TRACKER

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,9 @@ from isoflop.scaling.imports.read import import_source
 from isoflop.scaling.imports.source import SourceError
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.table.columns import TableError
-from isoflop.scaling.table.conventions import count_params, is_runs, points
+from isoflop.scaling.table.conventions import is_runs, points
 from isoflop.scaling.table.read import read_table
+from tests.support.tables.nanogpt_log import nanogpt_log
 
 LAW = Chinchilla(E=1.8, A=400.0, B=1500.0, alpha=0.34, beta=0.36)
 
@@ -27,137 +27,6 @@ def imported(source: Path, kind: str = "auto", mapping=None, **options) -> Impor
 
 def left_out(found: Imported) -> dict[tuple[str, str], int]:
     return {(one.run, one.reason): one.rows for one in found.left_out}
-
-
-# Each writer prints what the program of its name prints, line for line.
-
-
-def nanogpt_log(
-    path: Path, *, d=384, layers=6, block=256, vocab=65, max_iters=5000, stop=None, loss=lambda step: 2.0, shape=True
-) -> Path:
-    shown = nanogpt_shape(layers, 6, d, block, vocab, bias=False)
-    lines = ["Overriding config with config/train_shakespeare_char.py:", "# a miniature model, out-dir and all", ""]
-    lines += ["out_dir = 'out-shakespeare-char'", "eval_interval = 250 # keep frequent because we'll overfit"]
-    lines += ["log_interval = 10 # don't print too too often", "wandb_log = False # override via command line", ""]
-    lines += ["dataset = 'shakespeare_char'", "gradient_accumulation_steps = 1 * 1", "batch_size = 64"]
-    lines += [f"block_size = {block} # context of up to {block} previous characters"] if shape else []
-    lines += [f"n_layer = {layers}", "n_head = 6", f"n_embd = {d}", "dropout = 0.2"] if shape else []
-    lines += ["learning_rate = 1e-3 # with baby networks can afford to go a bit higher", f"max_iters = {max_iters}"]
-    lines += [f"lr_decay_iters = {max_iters} # make equal to max_iters usually", "min_lr = 1e-4", "warmup_iters = 100"]
-    lines += ["", f"tokens per iteration will be: {64 * block:,}"]
-    lines += [f"found vocab_size = {vocab} (inside data/shakespeare_char/meta.pkl)"]
-    lines += ["Initializing a new model from scratch"]
-    lines += [f"number of parameters: {(shown.total - shown.params['position']) / 1e6:.2f}M"]
-    lines += ["num decayed parameter tensors: 26, with 10,740,096 parameters", "using fused AdamW: True"]
-    for step in range(0, (stop or max_iters) + 1, 250):
-        lines += [f"step {step}: train loss {loss(step) - 0.1:.4f}, val loss {loss(step):.4f}"]
-        lines += ["saving checkpoint to out-shakespeare-char"] if step else []
-        lines += [f"iter {step}: loss {loss(step) - 0.1:.4f}, time 24.61ms, mfu 14.23%"]
-    path.write_text("\n".join(lines) + "\n")
-    return path
-
-
-def nanochat_log(path: Path, *, matrices=84_934_656, head=50_331_648, steps=1000, bpb=0.9, stop=None) -> Path:
-    counts = {"wte": head, "value_embeds": 3 * head, "lm_head": head, "transformer_matrices": matrices, "scalars": 24}
-    lines = ["GPU: NVIDIA H100 80GB HBM3 | Peak FLOPS (BF16): 9.89e+14", "Vocab size: 65,536", "Model config:", "{"]
-    lines += ['  "sequence_len": 2048,', '  "n_layer": 12', "}", "Parameter counts:"]
-    lines += [f"{key:24s}: {value:,}" for key, value in (counts | {"total": sum(counts.values())}).items()]
-    lines += ["Estimated FLOPs per token: 1.016586e+09", "Scaling LRs by 1.0000 for batch size 524,288"]
-    lines += [f"Calculated number of iterations from target data:param ratio: {steps:,}"]
-    lines += [f"Total number of training tokens: {524_288 * steps:,}"]
-    lines += ["Tokens / micro-batch / rank: 32 x 2048 = 65,536", "Tokens / micro-batch: 524,288"]
-    lines += ["Total batch size 524,288 => gradient accumulation steps: 1"]
-    for step in range(0, (stop or steps) + 1, 250):
-        lines += [f"Step {step:05d} | Validation bpb: {bpb + 1 / (1 + step):.6f}"]
-        if step < steps:
-            share = 100 * step / steps
-            rest = "lrm: 1.00 | dt: 450.12ms | tok/sec: 1,164,774 | bf16_mfu: 47.90 | epoch: 1 pq: 0 rg: 12"
-            lines += [f"step {step:05d}/{steps:05d} ({share:.2f}%) | loss: 3.123456 | {rest} | total time: 0.00m"]
-    path.write_text("\n".join(lines) + "\n")
-    return path
-
-
-def test_nanogpt_counts_are_those_of_its_modules():
-    from torch import nn
-
-    for bias in (False, True):
-        d, layers, block, vocab = 48, 3, 32, 65
-        blocks = [nn.Linear(d, 3 * d, bias=bias), nn.Linear(d, d, bias=bias), nn.Linear(d, 4 * d, bias=bias)]
-        blocks += [nn.Linear(4 * d, d, bias=bias), *(nn.LayerNorm(d, bias=bias) for _ in range(2))]
-        once = [nn.Embedding(vocab, d), nn.Embedding(block, d), nn.LayerNorm(d, bias=bias)]
-        counted = layers * sum(p.numel() for m in blocks for p in m.parameters())
-        counted += sum(p.numel() for m in once for p in m.parameters())
-        assert nanogpt_shape(layers, 6, d, block, vocab, bias=bias).total == counted
-    small, gpt2 = (nanogpt_shape(*dims, bias=False) for dims in ((6, 6, 384, 256, 65), (12, 12, 768, 1024, 50304)))
-    assert f"{(small.total - small.params['position']) / 1e6:.2f}" == "10.65"  # what nanoGPT prints for the two
-    assert f"{(gpt2.total - gpt2.params['position']) / 1e6:.2f}" == "123.59"
-
-
-def test_a_nanogpt_log_is_a_run_table_with_parameters_by_group(tmp_path):
-    found = imported(nanogpt_log(tmp_path / "a.log", loss=lambda step: 4.0 if not step else 1 + 100 / step))
-    assert found.kind == "run table"
-    last = found.table[found.table["final"]].iloc[0]
-    assert (last["run_id"], last["step"], last["loss"], last["tokens"]) == ("a", 5000, 1.02, 5000 * 64 * 256)
-    assert (last["n_layer"], last["d_model"], last["tied"], last["corpus_id"]) == (6, 384, True, "shakespeare_char")
-    assert (last["warmup_tokens"], last["schedule"], last["peak_learning_rate"]) == (100 * 16_384, "cosine", 1e-3)
-    matrices = 12 * 6 * 384**2 + 65 * 384
-    assert count_params(found.table, "matrices").unique().tolist() == [matrices]
-    assert last["flops"] == pytest.approx(last["tokens"] * (6 * matrices + 6 * 6 * 384 * 257))
-    assert left_out(found) == {("a", "training loss alone (an iter line)"): 21, ("a", "before the first step"): 1}
-    assert any("unique_tokens is not reported" in note for note in found.notes)
-
-
-def test_defaults_of_nanogpt_count_only_where_its_own_count_confirms_them(tmp_path):
-    path = nanogpt_log(tmp_path / "a.log", shape=False)
-    found = imported(path)
-    assert found.kind == "curves"
-    assert found.table["n_params"].tolist() == [10.65e6] * 20
-    assert found.ends["params_convention"].tolist() == ["nanoGPT: total less the position embedding, to 0.01M"]
-    gpt2 = path.read_text().replace("10.65M", "123.59M").replace(
-        "found vocab_size = 65 (inside data/shakespeare_char/meta.pkl)",
-        "defaulting to vocab_size of GPT-2 to 50304 (50257 rounded up for efficiency)",
-    )  # fmt: skip
-    path.write_text(gpt2)
-    assert imported(path).table["d_model"].unique().tolist() == [768]
-
-
-def test_two_nanogpt_runs_in_one_file_and_one_that_resumed(tmp_path):
-    first, second = (nanogpt_log(tmp_path / name, max_iters=500).read_text() for name in ("a", "b"))
-    (tmp_path / "both.log").write_text(first + second)
-    assert imported(tmp_path / "both.log").table["run_id"].unique().tolist() == ["both#1", "both#2"]
-    resumed = [
-        line for line in second.splitlines() if line.startswith(("step 250", "step 500", "iter 250", "iter 500"))
-    ]
-    (tmp_path / "again.log").write_text(first + "\n".join(resumed))
-    found = imported(tmp_path / "again.log")
-    assert left_out(found)["again", "reported again later, after a restart"] == 2
-    assert found.table["step"].tolist() == [250, 500]
-
-
-def test_a_run_that_stopped_early_is_left_out_unless_it_is_requested(tmp_path):
-    nanogpt_log(tmp_path / "whole.log", max_iters=1000)
-    nanogpt_log(tmp_path / "short.log", max_iters=1000, stop=500)
-    found = imported(tmp_path)
-    assert found.table["run_id"].unique().tolist() == ["whole"]
-    (reason,) = [str(one) for one in found.left_out if one.whole]
-    assert reason == "short: the run: its last evaluation is at step 500 of 1000: the schedule had not ended"
-    assert set(imported(tmp_path, keep_unfinished=True).table["run_id"]) == {"whole", "short"}
-
-
-def test_nanochat_logs_keep_their_conventions(tmp_path):
-    nanochat_log(tmp_path / "d12.log")
-    found = imported(tmp_path / "d12.log")
-    row = found.ends.iloc[0]
-    assert (row["step"], row["tokens"], row["n_params"]) == (1000, 524_288_000, 84_934_656 + 50_331_648)
-    assert (row["params_convention"], row["loss_unit"]) == ("matrices", "nats/byte")
-    assert row["loss"] == pytest.approx((0.9 + 1 / 1001) * math.log(2), abs=1e-6)
-    assert row["flops"] == pytest.approx(1.016586e9 * 524_288_000)
-    assert row["compute_convention"].startswith("nanochat")
-    total = imported(tmp_path / "d12.log", params="total", bytes_per_token=4.2).ends.iloc[0]
-    assert total["n_params"] == 84_934_656 + 5 * 50_331_648 + 24
-    assert (total["loss_unit"], total["loss"]) == ("nats/token", pytest.approx(row["loss"] * 4.2))
-    nanochat_log(tmp_path / "short.log", stop=500)
-    assert any(one.run == "short" and "at step 500 of 1000" in one.reason for one in imported(tmp_path).left_out)
 
 
 def history(n: float, steps=(100, 200, 300), batch=1024) -> list[dict]:
@@ -416,34 +285,6 @@ def test_a_row_without_the_name_of_its_run_is_refused_as_by_fit(tmp_path):
         import_source(path, "auto", ImportOptions(), {})
     with pytest.raises(TableError, match="empty"):
         points(read_table(path))
-
-
-@pytest.mark.parametrize("digits", [16, 400, 5000])
-@pytest.mark.parametrize("kind", ["nanogpt", "nanochat", "megatron"])
-def test_a_step_of_more_digits_than_any_count_has_is_named(tmp_path, kind, digits):
-    step = "9" * digits
-    line = {
-        "nanogpt": f"step {step}: train loss 3.1, val loss 3.2",
-        "nanochat": f"Step {step} | Validation bpb: 1.2",
-        "megatron": f" validation loss at iteration {step} | lm loss value: 3.0E+00 | lm loss PPL: 2.0E+01 | ",
-    }[kind]
-    (tmp_path / "a.log").write_text(f"number of parameters: 1.00M\n{line}\n")
-    with pytest.raises(SourceError, match=rf"a\.log: line 2 tells a step of {digits} digits"):
-        import_source(tmp_path / "a.log", "auto", ImportOptions(n_params={"": 1e6}), {})
-
-
-@pytest.mark.parametrize("kind", ["nanogpt", "nanochat", "megatron"])
-def test_a_loss_that_is_no_number_in_a_log_is_of_a_run_that_diverged(tmp_path, kind):
-    lines = {
-        "nanogpt": "step {step}: train loss {loss}, val loss {loss}",
-        "nanochat": "Step {step:05d} | Validation bpb: {loss}",
-        "megatron": " validation loss at iteration {step} | lm loss value: {loss} | lm loss PPL: 2.0E+01 | ",
-    }[kind]
-    for loss in ("nan", "inf"):
-        told = [lines.format(step=100, loss="3.0"), lines.format(step=200, loss=loss)]
-        (tmp_path / "a.log").write_text("number of parameters: 1.00M\n" + "\n".join(told) + "\n")
-        with pytest.raises(SourceError, match="its last loss is not a positive number: it diverged"):
-            import_source(tmp_path / "a.log", "auto", ImportOptions(n_params={"": 1e6}, batch_tokens={"": 1e4}), {})
 
 
 @pytest.mark.parametrize("config", ["{[1]: 2}", "{{1: 2}: 3}", "{(): [}", "{1: " + "[" * 5000])
