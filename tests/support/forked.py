@@ -8,7 +8,6 @@ import contextlib
 import importlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -65,7 +64,9 @@ def serve(listening: socket.socket) -> None:
         if os.fork() == 0:
             break
         door.close()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:  # those that ended meanwhile
+                pass
     listening.close()
     command = os.fork()
     if command:  # waits for the command, and tells how it ended
@@ -88,7 +89,6 @@ def serve(listening: socket.socket) -> None:
 
 def main() -> None:
     """Load, then be as many commands as are asked for."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait
     for module in LOADED:
         importlib.import_module(module)
     program = importlib.import_module("isoflop.__main__")
