@@ -280,7 +280,9 @@ class Law:
         basis (G, K, n) of the last K amplitudes, the target (n,) or (G, n) that the combination should equal, and the
         weight of its residual, which makes it a relative error of the loss.
         """
-        raise NotImplementedError(f"{cls.__name__} says nowhere to start a fit: define linearise or propose")
+        raise ValueError(
+            f"{cls.__name__} names amplitudes, and nowhere to start a fit: define linearise or propose, or name none"
+        )
 
     @classmethod
     def from_linear(cls, values: Array, loss: Array) -> Array:

@@ -213,3 +213,11 @@ def test_names_resolve_and_a_wrong_one_lists_the_choices():
         get_law("no_such_module:Law")
     with pytest.raises(ValueError, match="not a subclass"):
         get_law("pathlib:Path")
+
+
+def test_a_law_that_says_nowhere_to_start_is_told_what_to_define():
+    class Lost(Law):
+        amplitudes = ("A",)
+
+    with pytest.raises(ValueError, match="Lost names amplitudes, and nowhere to start a fit: define linearise or"):
+        Lost.linearise({}, {}, np.ones(3))
