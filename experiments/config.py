@@ -24,6 +24,8 @@ class ModelSpec:
     positions: str = "rotary"  # rotary | learned
     experts: int = 0  # MLPs to choose from, per layer; 0: one for every token
     experts_per_token: int = 2
+    weight_bits: int = 32  # of the weights in the blocks' products, 2 to 16: rounded to integers; 32: float32
+    activation_bits: int = 32  # of what they multiply
 
 
 @dataclass
@@ -200,6 +202,7 @@ class WhereSpec:
     precision: str = "float32"  # float32 (no TF32) | bfloat16: of matrix products; weights, moments and loss: float32
     graph: bool | None = None  # * a step as one CUDA graph; None: on CUDA below 1e7 parameters
     compile: bool | None = None  # * torch.compile, half a minute at the start; None: on CUDA from 1e7 parameters on
+    noise_scale: bool = False  # log the gradient's, every 16th step taken once more in halves; losses stay the same
     distributed: str = "none"  # * ddp | fsdp2: all processes that torchrun started share each cell
     checkpoint_seconds: float = 30.0
     price_per_hour: float | None = (

@@ -15,8 +15,13 @@ from typing import Any, cast
 
 FAMILIES = tuple(sorted(f.stem for f in Path(__file__).with_name("families").glob("*.py") if f.stem != "__init__"))
 OPTIONS = {"norm": ("rmsnorm", "layernorm"), "activation": ("swiglu", "gelu"), "positions": ("rotary", "learned")}
-PLAIN = {"norm": "rmsnorm", "activation": "swiglu", "positions": "rotary", "experts": 0}
-UNUSED = {"n_head": 0, "d_ff": 0, **PLAIN}  # the values of fields that a family does not use
+FULL_BITS = 32  # float32: nothing is rounded
+FEWEST_BITS, MOST_BITS = 2, 16  # of factors rounded to integers
+PLAIN: dict[str, Any] = {
+    "norm": "rmsnorm", "activation": "swiglu", "positions": "rotary", "experts": 0,
+    "weight_bits": FULL_BITS, "activation_bits": FULL_BITS,
+}  # fmt: skip
+UNUSED: dict[str, Any] = {"n_head": 0, "d_ff": 0, **PLAIN}  # the values of fields that a family does not use
 PARAMETRIZATIONS = ("mup", "completep", "standard")  # see models/parametrization.py
 PARAM_GROUPS = ("embedding", "position", "attention", "recurrent", "mlp", "norm", "unembedding")
 
@@ -42,6 +47,8 @@ class ModelConfig:
     positions: str = "rotary"
     experts: int = 0  # 0: one MLP for every token
     experts_per_token: int = 2
+    weight_bits: int = FULL_BITS  # of the factors of the blocks' products, see `models.quantise`; FULL_BITS: float32
+    activation_bits: int = FULL_BITS
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -49,6 +56,7 @@ class ModelConfig:
         for name in ("vocab_size", "context_length", "n_layer", "d_model"):
             _require_positive(name, getattr(self, name))
         used = family_of(self).fields
+        self._check_bits(used)
         for name in UNUSED.keys() - used:
             object.__setattr__(self, name, UNUSED[name])
         self._check_options()
@@ -68,6 +76,11 @@ class ModelConfig:
         return all(getattr(self, name) == value for name, value in PLAIN.items())
 
     @property
+    def quantised(self) -> bool:
+        """Whether the products of its blocks have rounded factors."""
+        return (self.weight_bits, self.activation_bits) != (FULL_BITS, FULL_BITS)
+
+    @property
     def mlp_width(self) -> int:
         """`d_ff`, which is a number once the shape is made."""
         return cast(int, self.d_ff)
@@ -76,6 +89,18 @@ class ModelConfig:
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.d_model // self.n_head
+
+    def _check_bits(self, used: frozenset[str]) -> None:
+        for name in ("weight_bits", "activation_bits"):
+            bits = getattr(self, name)
+            if isinstance(bits, bool) or bits not in (*range(FEWEST_BITS, MOST_BITS + 1), FULL_BITS):
+                raise ValueError(
+                    f"model.{name} must be from {FEWEST_BITS} to {MOST_BITS}, or {FULL_BITS} (float32); not {bits!r}"
+                )
+            if name not in used and bits != FULL_BITS:
+                raise ValueError(
+                    f"model.{name}={bits}: the products of family {self.family} are not rounded; use {FULL_BITS}"
+                )
 
     def _check_options(self) -> None:
         for name, allowed in OPTIONS.items():
@@ -158,7 +183,8 @@ class Family(ABC):
 
     def hand_written(self, config: ModelConfig, device: str) -> bool:
         """Whether the step of this model is taken by `models/step/hand_written.py` on such a device: cpu, cuda:0."""
-        return self.by_hand_on_cpu if device == "cpu" else self.by_hand_elsewhere and config.plain
+        by_hand = self.by_hand_on_cpu if device == "cpu" else self.by_hand_elsewhere and config.plain
+        return by_hand and not config.quantised
 
     def packs(self, config: ModelConfig) -> bool:
         """Whether torch.func can take one step of several such models at once (`experiments/parallel/pack_step.py`)."""

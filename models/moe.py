@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from isoflop.models.config import ModelConfig
 from isoflop.models.language_model import Matrix
+from isoflop.models.quantise import product_of
 
 BALANCE = 0.01  # weight of the balance loss
 
@@ -30,6 +31,7 @@ class Experts(nn.Module):
         self.router = nn.Parameter(torch.empty(config.experts, config.d_model))
         self.up = nn.Parameter(torch.empty(config.experts * (1 + self.gated) * config.mlp_width, config.d_model))
         self.down = nn.Parameter(torch.empty(config.experts * config.d_model, config.mlp_width))
+        self.product = product_of(config)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """(B, T, D) to (B, T, D), each token through the experts that its router rates highest."""
@@ -40,8 +42,8 @@ class Experts(nn.Module):
         y_ND = torch.zeros_like(x_ND)
         for e, (up, down) in enumerate(zip(self.up.chunk(self.experts), self.down.chunk(self.experts), strict=True)):
             token, rank = (expert_Nk == e).nonzero(as_tuple=True)
-            hidden = activate(F.linear(x_ND.index_select(0, token), up), gated=self.gated)
-            y_ND = y_ND.index_add(0, token, (weight_Nk[token, rank, None] * F.linear(hidden, down)).to(y_ND.dtype))
+            hidden = activate(self.product(x_ND.index_select(0, token), up), gated=self.gated)
+            y_ND = y_ND.index_add(0, token, (weight_Nk[token, rank, None] * self.product(hidden, down)).to(y_ND.dtype))
         if not torch.is_grad_enabled():
             return y_ND.view_as(x_BTD)
         return _WithGradientOf.apply(y_ND, BALANCE * imbalance(p_NE, expert_Nk)).view_as(x_BTD)

@@ -1,4 +1,5 @@
-"""The Transformer with other parts in the same places: LayerNorm, GELU, learned positions (GPT-2's), experts.
+"""The Transformer with other parts in the same places: LayerNorm, GELU, learned positions (GPT-2's), experts, and
+products of factors that are rounded to few bits.
 
 Each option stands alone; with all three of GPT-2's it is that model before its biases of matrix products. The default
 parts stay in `models.transformer`. The training step by hand knows the parts of both (`models/step/parts`).
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from isoflop.models.config import ModelConfig
 from isoflop.models.language_model import LanguageModel, Matrix, Recomputable
 from isoflop.models.moe import Experts, activate
+from isoflop.models.quantise import product_of
 from isoflop.models.transformer import NORM_EPS, KeyValues, rotary_tables, rotate
 
 Rotation = tuple[Tensor, Tensor]  # cos and signed sin of each position
@@ -51,11 +53,12 @@ class Attention(nn.Module):
         self.n_head, self.layer = config.n_head, layer
         self.qkv = nn.Parameter(torch.empty(3 * width, width))
         self.output = nn.Parameter(torch.empty(width, width))
+        self.product = product_of(config)
 
     def forward(self, x_BTD: Tensor, rotation: Rotation | None, cache: KeyValues | None) -> Tensor:
         """(B, T, D) to (B, T, D); with a cache, the positions that follow what it holds."""
         q_BTHK, k_BTHK, v_BTHK = (
-            part.unflatten(-1, (self.n_head, -1)) for part in F.linear(x_BTD, self.qkv).chunk(3, -1)
+            part.unflatten(-1, (self.n_head, -1)) for part in self.product(x_BTD, self.qkv).chunk(3, -1)
         )
         if rotation:
             q_BTHK, k_BTHK = rotate(q_BTHK, *rotation), rotate(k_BTHK, *rotation)
@@ -64,7 +67,7 @@ class Attention(nn.Module):
             k_BHTK, v_BHTK = cache.extend(self.layer, k_BHTK, v_BHTK)
         alone = q_BHTK.shape[2] == 1  # a single new position sees all there are
         y_BHTK = F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=not alone)
-        return F.linear(y_BHTK.transpose(1, 2).flatten(2), self.output)
+        return self.product(y_BHTK.transpose(1, 2).flatten(2), self.output)
 
     def hidden_matrices(self) -> Iterator[Matrix]:
         """q, k and v stacked, and the output's."""
@@ -80,10 +83,11 @@ class MLP(nn.Module):
         self.gated = config.activation == "swiglu"
         self.up = nn.Parameter(torch.empty((1 + self.gated) * config.mlp_width, config.d_model))
         self.down = nn.Parameter(torch.empty(config.d_model, config.mlp_width))
+        self.product = product_of(config)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """(..., D) to (..., D)."""
-        return F.linear(activate(F.linear(x_BTD, self.up), gated=self.gated), self.down)
+        return self.product(activate(self.product(x_BTD, self.up), gated=self.gated), self.down)
 
     def hidden_matrices(self) -> Iterator[Matrix]:
         """Into the hidden layer, and out of it."""

@@ -34,11 +34,11 @@ def pack_key(cells: Sequence[Cell], where: WhereSpec) -> str | None:
     """The same for trunks that can be trained together; None for what is trained alone.
 
     Alone are families that no stacked step is written for, Muon, bfloat16 (vmap does not know autocast), and what a
-    step is cut into pieces, compiled or spread over processes for; and runs that Weights & Biases follows, which knows
-    one at a time in a process.
+    step is cut into pieces, compiled, spread over processes or measured for; and runs that Weights & Biases follows,
+    which knows one at a time in a process.
     """
     cell = cells[0]
-    cut = where.micro_batch is not None or where.activation_checkpointing or where.compile
+    cut = where.micro_batch is not None or where.activation_checkpointing or where.compile or where.noise_scale
     if cut or where.distributed != "none" or "wandb" in where.trackers:
         return None
     if (

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from isoflop.experiments.files import check_name, write_text
-from isoflop.experiments.followup.template import UNRECORDED, NextStudyError, template_of
+from isoflop.experiments.followup.template import NOT_RECORDED, NextStudyError, template_of
 from isoflop.scaling.table.conventions import is_runs
 from isoflop.scaling.table.runs import final_rows
 from isoflop.scaling.tuning.answer import Tuned, TunedArm
@@ -96,11 +96,14 @@ def _settings(arm: TunedArm, table: pd.DataFrame) -> tuple[dict[str, Any], list[
 
 def _unrecorded(notes: tuple[str, ...]) -> list[str]:
     """What a template says of settings of the optimizer that a table does not hold, or holds several values of."""
-    keys = ", ".join(key for key in UNRECORDED.split(", ") if key.startswith("optim."))
-    said = [f"the table does not record {keys}: the file leaves them at the defaults"]
-    tuned = tuple(f"runs differ in optim.{key} " for key in ("learning_rate", "batch_size"))
+    said = []
+    for note in (note for note in notes if note.startswith(NOT_RECORDED)):
+        named = note.removeprefix(NOT_RECORDED).partition(":")[0].split(", ")
+        keys = ", ".join(key for key in named if key.startswith("optim."))
+        said.append(f"{NOT_RECORDED}{keys}: the file leaves them at the defaults")
+    tuned = tuple(f"runs differ in optim.{key} " for key in ("learning_rate", "batch_size", "weight_decay"))
     mixed = [note for note in notes if note.startswith("runs differ in optim.") and not note.startswith(tuned)]
-    return (said if any(UNRECORDED in note for note in notes) else []) + mixed
+    return said + mixed
 
 
 def _remarks(arm: TunedArm, source: str) -> list[str]:

@@ -23,18 +23,23 @@ from isoflop.models.config import FAMILIES, OPTIONS, PLAIN, ModelConfig, family_
 from isoflop.read_json import check_shape
 from isoflop.scaling.table.bundle.manifest import CONFIGS_FILE, is_bundle, read_configs
 
-PARTS = ("family", "tied", "norm", "activation", "positions", "experts", "experts_per_token")
+PARTS = (
+    "family", "tied", "norm", "activation", "positions", "weight_bits", "activation_bits", "experts",
+    "experts_per_token",
+)  # fmt: skip
 SHAPE = ("n_layer", "d_model", "n_head", "d_ff")
 SECTIONS = {"data": DataSpec, "optim": OptimSpec, "schedule": ScheduleSpec, "where": WhereSpec}
 COLUMNS = {
     "data.context_length": "context_length", "optim.name": "optimizer", "optim.parametrization": "parametrization",
-    "optim.learning_rate": "peak_learning_rate", "optim.batch_size": "batch_size", "schedule.name": "schedule",
+    "optim.learning_rate": "peak_learning_rate", "optim.weight_decay": "weight_decay",
+    "optim.batch_size": "batch_size", "schedule.name": "schedule",
     "schedule.warmup_steps": "warmup_steps",
 }  # fmt: skip
 UNRECORDED = (
-    "data.source, data.eval_tokens, optim.beta1, optim.beta2, optim.eps, optim.weight_decay, optim.clip_norm, "
-    "optim.base_width, schedule.cooldown_fraction, schedule.cooldown_shape"
-)
+    "data.source", "data.eval_tokens", "optim.beta1", "optim.beta2", "optim.eps", "optim.clip_norm", "optim.base_width",
+    "schedule.cooldown_fraction", "schedule.cooldown_shape",
+)  # fmt: skip
+NOT_RECORDED = "the table does not record "
 
 
 class NextStudyError(ValueError):
@@ -74,7 +79,7 @@ def template_of(runs: pd.DataFrame, path: Path) -> Template:
         settings, mixed = _from_columns(runs)
         notes = (
             *mixed,
-            f"the table does not record {UNRECORDED}: the study file leaves them at the defaults",
+            f"{NOT_RECORDED}{', '.join(_unrecorded(runs))}: the study file leaves them at the defaults",
             f"its losses are of corpus {_most(runs['corpus_id'])} ({_most(runs['tokenizer_id'])}): "
             "add the data section that gives it, unless it is the default",
         )
@@ -138,6 +143,8 @@ def _from_columns(runs: pd.DataFrame) -> tuple[dict[str, dict[str, Any]], list[s
     settings: dict[str, dict[str, Any]] = {"data": {}, "optim": {}, "schedule": {}}
     mixed = []
     for key, column in COLUMNS.items():
+        if columns[column].isna().all():
+            continue
         section, _, name = key.partition(".")
         settings[section][name] = _most(columns[column])
         if columns[column].nunique() > 1:
@@ -148,6 +155,11 @@ def _from_columns(runs: pd.DataFrame) -> tuple[dict[str, dict[str, Any]], list[s
     if (precision := _most(columns["dtype"])) in PRECISIONS:
         settings["where"] = {"precision": precision}
     return {section: _not_default(section, values) for section, values in settings.items()}, mixed
+
+
+def _unrecorded(runs: pd.DataFrame) -> list[str]:
+    """The settings that a run table does not hold: those of UNRECORDED, and those whose column is empty."""
+    return [*UNRECORDED, *(key for key, column in COLUMNS.items() if column in runs and runs[column].isna().all())]
 
 
 def _most(values: pd.Series) -> Any:

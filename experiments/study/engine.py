@@ -27,13 +27,24 @@ class Engine(StepOptions):
 
     graph: bool = False  # as one CUDA graph
     micro_batch: int | None = None  # sequences at once; None: the whole batch
-    note: str = ""  # why a CUDA device does not do what it would by itself
+    noise_scale: bool = False  # whether the gradient's is logged
+    note: str = ""  # why a device does not do what it would by itself
 
 
 def decide(cell: Cell, where: WhereSpec) -> Engine:
     """The engine of a cell. Raises EngineError naming the cell, the setting and the remedy for what cannot work."""
     if cell.precision not in PRECISIONS:
         raise EngineError(f"where.precision must be one of {', '.join(PRECISIONS)}; not {cell.precision!r}")
+    if cell.model.quantised and cell.precision != "float32":
+        raise EngineError(
+            f"{cell.label}: where.precision={cell.precision} would round again what model.weight_bits and "
+            "model.activation_bits round; use where.precision=float32"
+        )
+    if where.noise_scale and (where.distributed != "none" or cell.optim.batch_size < 2):
+        raise EngineError(
+            f"{cell.label}: where.noise_scale needs where.distributed=none and optim.batch_size of 2 or more; not "
+            f"{where.distributed} and {cell.optim.batch_size}"
+        )
     requested = {"graph": where.graph, "compile": where.compile}
     obstacle = {"graph": _no_graph(cell, where), "compile": _no_compile(cell, where)}
     for key, value in requested.items():
@@ -44,7 +55,10 @@ def decide(cell: Cell, where: WhereSpec) -> Engine:
     by_itself = {key: key == best and value is None for key, value in requested.items()}
     done = {key: bool(requested[key]) or (by_itself[key] and not obstacle[key]) for key in requested}
     bfloat16, recompute = cell.precision == "bfloat16", where.activation_checkpointing
-    apart = bfloat16 or recompute or done["compile"] or where.distributed == "fsdp2"
+    apart = bfloat16 or recompute or done["compile"] or where.distributed == "fsdp2" or cell.model.quantised
+    slow = f"without where.{best}: {obstacle[best]}" if best and by_itself[best] and obstacle[best] else ""
+    if cell.model.quantised and not slow:
+        slow = "by autograd: the step by hand does not round to model.weight_bits and model.activation_bits"
     return Engine(
         hand_written=not (apart or (on_cuda and large)),
         graph=done["graph"],
@@ -52,7 +66,8 @@ def decide(cell: Cell, where: WhereSpec) -> Engine:
         bfloat16=bfloat16,
         micro_batch=where.micro_batch,
         recompute=recompute,
-        note=f"without where.{best}: {obstacle[best]}" if best and by_itself[best] and obstacle[best] else "",
+        noise_scale=where.noise_scale,
+        note=slow,
     )
 
 

@@ -16,7 +16,7 @@ from isoflop.experiments.study.cell import COOLDOWNS, SCHEDULES
 from isoflop.experiments.study.engine import DISTRIBUTED
 from isoflop.experiments.study.optimizers import OPTIMIZERS
 from isoflop.experiments.study.rules import RULES
-from isoflop.models.config import FAMILIES, OPTIONS, PARAMETRIZATIONS
+from isoflop.models.config import FAMILIES, FEWEST_BITS, FULL_BITS, MOST_BITS, OPTIONS, PARAMETRIZATIONS
 
 Rule = Callable[[Any], str]
 
@@ -94,6 +94,11 @@ def _path(value: Any) -> str:
     return _text(value)
 
 
+def _bits(value: Any) -> str:
+    text = f"a whole number from {FEWEST_BITS} to {MOST_BITS}, or {FULL_BITS} (float32)"
+    return "" if type(value) is int and (FEWEST_BITS <= value <= MOST_BITS or value == FULL_BITS) else text
+
+
 def _any_text(value: Any) -> str:
     return "" if isinstance(value, str) and "\0" not in value else "a text"
 
@@ -126,6 +131,7 @@ FIELDS: dict[str, Rule] = {
     "model.n_head": whole(0, WIDEST), "model.d_ff": optional(whole(1, 8 * WIDEST)), "model.tied": _flag,
     **{f"model.{key}": named(names) for key, names in OPTIONS.items()},
     "model.experts": whole(0, 10_000), "model.experts_per_token": whole(1, 10_000),
+    "model.weight_bits": _bits, "model.activation_bits": _bits,
 
     "data.name": _any_text, "data.source": named(tuple(SOURCES)), "data.files": Each(_text),
     "data.hub.name": _any_text, "data.hub.subset": optional(_text), "data.hub.split": _text,
@@ -167,7 +173,7 @@ FIELDS: dict[str, Rule] = {
 
     "where.device": _device, "where.workers": optional(whole(1, 10_000)), "where.workers_per_gpu": whole(1, 1000),
     "where.pack": optional(whole(1, 10_000)), "where.threads": whole(1, 10_000),
-    "where.micro_batch": optional(whole(1, 2**24)), "where.activation_checkpointing": _flag,
+    "where.micro_batch": optional(whole(1, 2**24)), "where.activation_checkpointing": _flag, "where.noise_scale": _flag,
     "where.precision": _text, "where.graph": optional(_flag), "where.compile": optional(_flag),
     "where.distributed": named(DISTRIBUTED), "where.trackers": Each(_text), "where.corpora": _path,
     "where.checkpoint_seconds": number(0, 1e9, "a number of seconds from 0 on"),

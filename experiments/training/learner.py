@@ -20,6 +20,7 @@ from isoflop.experiments.training.cuda_graph import GraphedStep
 from isoflop.experiments.training.evaluate import Evaluation, evaluate
 from isoflop.experiments.training.gather import Gather, gatherer, to_device
 from isoflop.experiments.training.initial import start
+from isoflop.experiments.training.noise_scale import EVERY, from_halves, in_tokens, no_sums
 from isoflop.experiments.training.optimizer import Optimizer, build_optimizer
 from isoflop.experiments.training.rows import Measurement
 from isoflop.models.language_model import LanguageModel
@@ -50,6 +51,7 @@ class Learner:
         self.guess = (1 - 1e-6) * math.log(cell.model.vocab_size)  # rounding apart
         self.step, self.seconds = 0, 0.0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self.noise = no_sums(device)
         self.measurements: list[Measurement] = []
         self.engines: set[str] = set()  # that took the steps so far
         self._graph: GraphedStep | None = None
@@ -77,6 +79,8 @@ class Learner:
         if self.step < until:
             self.engines.add(self.engine_name)
         for tokens, rate in zip(self.batches(until), self.learning_rates(until, steps), strict=True):
+            if self.engine.noise_scale and self.step % EVERY == 0:
+                self.noise += from_halves(self.gradients, self.optimizer.gradient_tensors(), tokens)
             take(tokens, rate)
             self.step += 1
 
@@ -158,9 +162,11 @@ class Learner:
                 accuracy=evaluation.accuracy,
                 train_loss=self.loss_sum.item() / max(1, since),
                 seconds=self.seconds,
+                noise_scale=in_tokens(self.noise, self.cell.model.context_length),
             )
         )
         self.loss_sum.zero_()
+        self.noise.zero_()
         self.seconds += time.perf_counter() - began
         return evaluation
 
@@ -171,6 +177,7 @@ class Learner:
             step=self.step,
             seconds=self.seconds,
             loss_sum=self.loss_sum.clone(),
+            noise=self.noise.clone(),
             measurements=[asdict(m) for m in self.measurements],
             engines=sorted(self.engines),
         )
@@ -180,6 +187,7 @@ class Learner:
         self.optimizer.load(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.loss_sum.copy_(state["loss_sum"])
+        self.noise.copy_(state.get("noise", no_sums(self.device)))
         self.measurements = [Measurement(**m) for m in state["measurements"]]
         self.engines = {*state.get("engines", [UNKNOWN])} if self.step else set()
 

@@ -27,6 +27,7 @@ class Measurement:
     accuracy: float  # share of next tokens that are the most likely one
     train_loss: float  # mean over the steps since the row before, nats/token
     seconds: float  # of training and evaluation, since the first step
+    noise_scale: float = math.nan  # of the gradient over the steps since the row before, tokens
 
 
 def run_rows(
@@ -73,6 +74,8 @@ def _constants(cell: Cell, corpus: Corpus) -> dict:
         "positions": model.positions,
         "experts": model.experts,
         "experts_per_token": model.experts_per_token if model.experts else 0,
+        "weight_bits": model.weight_bits,
+        "activation_bits": model.activation_bits,
         **{f"n_params_{group}": count for group, count in counts.items()},
         "n_params_total": n_total(model),
         "n_params_active": n_active(model),
@@ -87,6 +90,7 @@ def _constants(cell: Cell, corpus: Corpus) -> dict:
         "parametrization": cell.optim.parametrization,
         "schedule": cell.schedule.name,
         "peak_learning_rate": cell.optim.learning_rate,
+        "weight_decay": cell.optim.weight_decay,
         "warmup_tokens": cell.schedule.warmup_steps * cell.batch_tokens,
         "horizon_tokens": cell.horizon_tokens,
         "budget_flops": cell.budget_flops,
@@ -109,6 +113,7 @@ def _measured(cell: Cell, corpus: Corpus, at: Measurement) -> dict:
         "bits_per_byte": at.loss / (math.log(2) * corpus.bytes_per_token),
         "accuracy": at.accuracy,
         "train_loss": at.train_loss,
+        "noise_scale": at.noise_scale,
         "flops": float(at.step * cell.step_flops),
         "flops_6nd": float(6 * n_total(cell.model) * tokens),
         "wall_seconds": at.seconds,

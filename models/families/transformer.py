@@ -47,8 +47,8 @@ class TransformerFamily(Family):
         return 12 * config.d_model + (4 if config.activation == "swiglu" else 2) * experts * config.mlp_width
 
     def packs(self, config: ModelConfig) -> bool:
-        """Where it has no experts."""
-        return not config.experts
+        """Where it has no experts and rounds nothing."""
+        return not config.experts and not config.quantised
 
     def no_graph(self, config: ModelConfig) -> str:
         """Why not, with experts: the host reads how many tokens each gets."""

@@ -18,7 +18,7 @@ CELL = ("n_params", "tokens", "unique_tokens")
 EXACT = 1e-9  # standard deviation within cells below which losses differ by rounding alone
 OUTCOMES = frozenset((
     "loss", "loss_se", "bits_per_byte", "accuracy", "train_loss", "wall_seconds", "peak_memory_bytes", "flops_6nd",
-    "learning_rate", "phase", "state", "final", "weight", "loss_unit",
+    "learning_rate", "noise_scale", "phase", "state", "final", "weight", "loss_unit",
 ))  # fmt: skip
 IDENTITIES = frozenset((
     "run_id", "trunk_id", "cluster", "code_version", "torch_version", "device", "created_at", "corpus_id", "name", "id",

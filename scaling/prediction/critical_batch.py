@@ -17,7 +17,9 @@ from isoflop.scaling.fitting.fit import Fit, FitError, LeastSquares, fit
 from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.laws.law import Array, Box, Law
+from isoflop.scaling.prediction.batch_of_runs import NoiseScale, noise_of_runs, steps_of_runs
 from isoflop.scaling.table.columns import TableError
+from isoflop.scaling.table.conventions import is_runs
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.law_inputs import add_inputs
 
@@ -26,6 +28,10 @@ COLUMNS = tuple(Column(name) for name in (STEPS, TOKENS, SEQUENCES, "context_len
 FEWEST_BATCHES = 4  # of a size: two numbers are fitted to them
 FEWEST_SIZES = 3
 OVERHEAD = 1.2  # of the samples that the smallest batch takes (Zhang et al. 2024, arXiv 2410.21676)
+NO_BATCHES = (
+    f"no size was trained with {FEWEST_BATCHES} batches to rows at a constant rate, and no run logged its noise scale "
+    "(where.noise_scale=true)"
+)
 FAR = 4.0  # times the largest batch, or below the smallest: a critical batch there is a bound
 
 
@@ -114,6 +120,7 @@ class CriticalBatches:
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
     level: float
+    noise: tuple[NoiseScale, ...] = ()  # of the runs of a run table that logged it
 
     def in_tokens(self, batch: float) -> float:
         """A batch in tokens; NaN where the length of a sequence is not known."""
@@ -144,7 +151,8 @@ class CriticalBatches:
             "critical_batch_sequences": plain([self.in_sequences(s.critical) for s in self.sizes]),
             "intervals": [[plain(unit(end)) for end in s.interval] for s in self.sizes],
             "level": self.level,
-            "rms_log_steps": self.rms,
+            "rms_log_steps": plain(self.rms),
+            "noise_scale": [one.to_dict() for one in self.noise],
             "exponent": exponent,
             "schedule": None if self.schedule is None else plain(self.schedule),
             "meets": self.meets,
@@ -157,6 +165,8 @@ class CriticalBatches:
     @property
     def rms(self) -> float:
         """Root mean square of the residuals of ln steps, over all rows."""
+        if not self.sizes:
+            return float("nan")
         return float(np.sqrt(np.mean(np.concatenate([s.fit.residuals for s in self.sizes]) ** 2)))
 
     def __str__(self) -> str:
@@ -174,15 +184,22 @@ class CriticalBatches:
                 f"{s.n_params:>10.4g} {loss:>7} {s.batches:>7} {s.min_steps:>10.4g} {s.critical:>14.5g} {span:>23} "
                 f"{over:>12} {s.rms:>6.1%}"
             )
-        lines.append(f"rms of ln steps {self.rms:.4f}")
+        if self.sizes:
+            lines.append(f"rms of ln steps {self.rms:.4f}")
         for what, e in (("the hyperbola", self.exponent), ("20% overhead", self.overhead_exponent)):
             if np.isfinite(e.p):
                 lines.append(
                     f"B ~ D^{e.p:.3f} [{e.interval[0]:.3f}, {e.interval[1]:.3f}] by {what}, D the fewest tokens"
                 )
-        lines += self._schedule_lines()
+        lines += self._noise_lines() + self._schedule_lines()
         lines += [f"{name}: {why}" for name, why in self.failed.items()]
         return "\n".join([*lines, *map(str, self.findings), *(f"note: {note}" for note in self.notes)])
+
+    def _noise_lines(self) -> list[str]:
+        if not self.noise:
+            return []
+        head = f"{'n_params':>10} {'loss':>7} {'horizon':>12} {'runs':>5} {'noise scale':>14} {'interval':>23}"
+        return ["noise scale of the gradient before the ends of runs, in tokens", head, *map(str, self.noise)]
 
     def _schedule_lines(self) -> list[str]:
         if self.schedule is None:
@@ -210,6 +227,8 @@ def critical_batch(
     """The critical batch of every size of a table of steps to a loss, a row per size and batch.
 
     The columns are n_params, steps_to_target, and batch_tokens or batch_sequences; with target_loss each loss is apart.
+    Of a run table whose sizes met several batches, the steps are read from the curves; what its runs logged of the
+    gradient's noise scale (`where.noise_scale`) stands beside.
     `deadline` (seconds) and `devices` add what reaching the loss takes on up to so many devices, each of which reads
     `tokens_per_second` and takes `device_batch` tokens a step (None: the smallest batch of the table).
     Raises TableError for an absent column or a wrong value, ValueError for half a schedule, BatchError where no size
@@ -223,6 +242,10 @@ def critical_batch(
     '400000'
     """
     source, notes = str(table.attrs.get("source", "table")), list(table.attrs.get("notes", ()))
+    noise: tuple[NoiseScale, ...] = ()
+    if is_runs(table):
+        noise, table = noise_of_runs(table, level), steps_of_runs(table)
+        notes += table.attrs["notes"]
     frame, sequences, length = _rows(table, notes, source)
     sizes, failed = [], {}
     for (n, loss), group in frame.groupby(["n_params", "target_loss"], dropna=False):
@@ -231,11 +254,14 @@ def critical_batch(
             sizes.append(_size(group, float(n), float(loss), level))
         except FitError as error:
             failed[name] = str(error)
-    if not sizes:
-        raise BatchError(f"{source}: no critical batch: " + "; ".join(f"{k}: {why}" for k, why in failed.items()))
+    if not sizes and not noise:
+        why = "; ".join(f"{k}: {why}" for k, why in failed.items())
+        raise BatchError(f"{source}: no critical batch: {why or NO_BATCHES}")
     sizes.sort(key=lambda s: (s.n_params, s.min_samples))
     samples = [s.min_samples for s in sizes]
-    schedule, meets = _schedule(sizes[-1], deadline, devices, tokens_per_second, device_batch, length, sequences)
+    if not sizes and devices is not None:
+        raise BatchError(f"{source}: no critical batch to plan devices by; {NO_BATCHES}")
+    schedule, meets = _schedule(sizes, deadline, devices, tokens_per_second, device_batch, length, sequences)
     return CriticalBatches(
         sizes=tuple(sizes),
         exponent=_exponent(samples, [s.critical for s in sizes], level),
@@ -248,6 +274,7 @@ def critical_batch(
         findings=tuple(_findings(sizes, failed)),
         notes=tuple(notes),
         level=level,
+        noise=noise,
     )
 
 
@@ -317,7 +344,7 @@ def _exponent(samples: Sequence[float], batches: Sequence[float], level: float) 
 
 
 def _schedule(
-    size: SizeBatch,
+    sizes: Sequence[SizeBatch],
     deadline: float | None,
     devices: int | None,
     speed: float | None,
@@ -332,6 +359,7 @@ def _schedule(
         raise ValueError("a schedule needs --devices and --tokens-per-second, what one device reads")
     if sequences and np.isnan(length):
         raise ValueError("a schedule needs batches in tokens: add the column batch_tokens or context_length")
+    size = sizes[-1]
     least = float(size.fit.points.frame["batch"].min()) if device_batch is None else device_batch
     counts = sorted({*(2**k for k in range(devices.bit_length())), devices})
     batch = np.array(counts, dtype=float) * least

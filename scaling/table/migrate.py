@@ -6,15 +6,20 @@ import numpy as np
 import pandas as pd
 
 SHAPE = ("n_params_active", "norm", "activation", "positions", "experts", "experts_per_token")
-ADDED = (*SHAPE, "engine")
+BITS = ("weight_bits", "activation_bits")
+FULL_BITS = 32  # before runs could round, none did
+KEPT = ("weight_decay", "noise_scale")  # numbers that nothing else tells
+ADDED = (*SHAPE, "engine", *BITS, *KEPT)
 
 
 def complete(frame: pd.DataFrame) -> pd.DataFrame:
     """A run table with the columns of ADDED in every row; rows that have them are left as they are.
 
-    The engine of runs that do not state it is unknown: "".
+    The engine of runs that do not state it is unknown, "", and so are KEPT, NaN.
     """
     frame = frame.assign(engine=frame["engine"].fillna("") if "engine" in frame else "")
+    frame = frame.assign(**{name: frame[name].fillna(FULL_BITS) if name in frame else FULL_BITS for name in BITS})
+    frame = frame.assign(**{name: frame.get(name, np.nan) for name in KEPT})
     missing = frame["n_params_active"].isna() if "n_params_active" in frame else pd.Series(True, index=frame.index)
     if not missing.any():
         return frame

@@ -77,6 +77,10 @@ COLUMNS: tuple[Column, ...] = (
     Column("positions", "string", "", "rotary or learned"),
     Column("experts", "int64", "", "MLPs to choose from, per layer; 0: one for every token"),
     Column("experts_per_token", "int64", "", "experts that a token is sent to; 0 without experts"),
+    Column(
+        "weight_bits", "int64", "bits", "of the weights in the blocks' products: rounded below 32, which is float32"
+    ),
+    Column("activation_bits", "int64", "bits", "of what those weights multiply: rounded below 32, which is float32"),
     *(Column(f"n_params_{g}", "int64", "parameters", f"{g} parameters") for g in PARAM_GROUPS),
     Column("n_params_total", "int64", "parameters", "the sum of the groups: every trainable parameter once"),
     Column("n_params_active", "int64", "parameters", "of the weight matrices with the head, those a token meets"),
@@ -95,6 +99,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("parametrization", "string", "", "initialisation and per-tensor learning-rate rule"),
     Column("schedule", "string", "", "learning-rate schedule"),
     Column("peak_learning_rate", "float64", "", "base learning rate before the per-tensor rule"),
+    Column("weight_decay", "float64", "", "of the weights, a step and rate; NaN in tables that did not keep it"),
     Column("warmup_tokens", "int64", "tokens", "tokens under warm-up"),
     Column("step", "int64", "steps", "optimiser steps taken"),
     Column("tokens", "int64", "tokens", "training tokens seen"),
@@ -108,6 +113,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("bits_per_byte", "float64", "bits/byte", "loss / (ln 2 x bytes per token)"),
     Column("accuracy", "float64", "", "share of next tokens predicted exactly"),
     Column("train_loss", "float64", "nats/token", "mean training loss since the previous row"),
+    Column("noise_scale", "float64", "tokens", "of the gradient since the previous row; NaN where it was not logged"),
     Column("flops", "float64", "FLOPs", "training compute: forward and backward, causal attention, with the head"),
     Column("flops_6nd", "float64", "FLOPs", "6 x total parameters x tokens"),
     Column("wall_seconds", "float64", "s", "training time had the run been alone (a trunk counts in each)", True),

@@ -28,6 +28,7 @@ SCRIPTED = {
     "gelu": {"family": "transformer", "activation": "gelu"},
     "learned": {"family": "transformer", "positions": "learned"},
     "experts": {"family": "transformer", "experts": 4, "experts_per_token": 2},
+    "rounded": {"family": "transformer", "weight_bits": 4, "activation_bits": 4},
     "gelu experts": {"family": "transformer", "experts": 3, "experts_per_token": 1, "activation": "gelu"},
 }
 

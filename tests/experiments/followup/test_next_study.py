@@ -11,7 +11,15 @@ import yaml
 from isoflop.experiments.config import ModelSpec, OptimSpec, ScheduleSpec
 from isoflop.experiments.finished.bundle import write_bundle
 from isoflop.experiments.followup.next_study import next_runs, runnable, write_study
-from isoflop.experiments.followup.template import NextStudyError, _sections, model_of, parts_in, parts_of, template_of
+from isoflop.experiments.followup.template import (
+    PARTS,
+    NextStudyError,
+    _sections,
+    model_of,
+    parts_in,
+    parts_of,
+    template_of,
+)
 from isoflop.experiments.study.optimizers import optimizer_flops
 from isoflop.experiments.study.sizes import load_size, size_names
 from isoflop.models.config import count_params, flops_per_token, n_matrices, n_total, training_flops_per_token
@@ -31,9 +39,7 @@ def as_size(runs, name, base=None, **columns):
     """The rows of `runs` as if they were of one size of conf/model."""
     spec = load_size(name, base)
     model = model_of(spec, 256, 64)
-    parts = dict(
-        zip(("norm", "activation", "positions", "experts", "experts_per_token"), parts_in(spec)[2:], strict=True)
-    )
+    parts = dict(zip(PARTS[2:], parts_in(spec)[2:], strict=True))
     shape = {k: getattr(model, k) for k in ("family", "n_layer", "d_model", "n_head", "d_ff", "tied")}
     counts = {f"n_params_{g}": n for g, n in count_params(model).items()} | {"n_params_total": n_total(model)}
     flops = {f"flops_token_{g}": n for g, n in flops_per_token(model).items()}
@@ -89,6 +95,9 @@ def test_the_columns_of_a_single_file_are_kept_and_what_they_lack_is_named(quick
     assert template.settings["schedule"] == {"name": "cosine", "warmup_steps": 4}
     assert template.cooldown == 1.0  # no trunk under a cosine
     assert any("optim.weight_decay" in note for note in template.notes)
+    kept = template_of(runs.assign(weight_decay=0.1), QUICK)
+    assert kept.settings["optim"]["weight_decay"] == 0.1
+    assert not any("optim.weight_decay" in note for note in kept.notes)
     assert any(runs["corpus_id"].iloc[0] in note for note in template.notes)
     runs.loc[0, "peak_learning_rate"] = 0.02
     assert any("differ in optim.learning_rate (2 values)" in note for note in template_of(runs, QUICK).notes)

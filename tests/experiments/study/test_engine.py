@@ -19,6 +19,8 @@ CPU, CUDA = WhereSpec(), WhereSpec(device="cuda:1")
 SMALL = cell_of_width(64)
 BIG = cell_of_width(1024)
 EXPERTS = cell_of_width(64, experts=4)
+ROUNDED = cell_of_width(64, weight_bits=4)
+BY_AUTOGRAD = "by autograd: the step by hand does not round to model.weight_bits and model.activation_bits"
 RECURRENT = replace(SMALL, model=ModelConfig("lstm", 256, 64, 2, 64, 0))
 
 
@@ -48,6 +50,8 @@ def test_the_sizes_of_these_tests():
         (BIG, replace(CUDA, distributed="ddp"), Engine(hand_written=False, compiled=True)),
         (SMALL, replace(CPU, distributed="fsdp2"), Engine(hand_written=False)),
         (RECURRENT, CPU, Engine()),
+        (ROUNDED, CPU, Engine(hand_written=False, note=BY_AUTOGRAD)),
+        (ROUNDED, CUDA, Engine(hand_written=False, graph=True, note=BY_AUTOGRAD)),
     ],
 )
 def test_what_a_cell_gets(cell, where, engine):
@@ -60,7 +64,7 @@ def test_what_a_cell_gets(cell, where, engine):
     [
         (SMALL, CPU), (RECURRENT, CPU), (EXPERTS, CPU), (cell_of_width(64, norm="layernorm"), CPU),
         (replace(SMALL, precision="bfloat16"), CPU), (SMALL, replace(CPU, activation_checkpointing=True)),
-        (SMALL, replace(CPU, compile=True)),
+        (SMALL, replace(CPU, compile=True)), (ROUNDED, CPU),
     ],
 )  # fmt: skip
 def test_the_name_of_an_engine_is_known_before_it_trains(cell, where, threads, monkeypatch):
@@ -104,6 +108,15 @@ def test_what_cannot_be_is_left_and_told_when_nobody_asked_for_it(cell, where, r
     assert decide(cell, replace(where, **{asked: False})).note == ""
 
 
+def test_the_noise_scale_needs_a_batch_that_one_process_holds_and_two_halves():
+    assert decide(SMALL, replace(CPU, noise_scale=True)) == Engine(noise_scale=True)
+    for cell, where in ((SMALL, replace(CPU, distributed="ddp")), (cell_of_width(64, batch=1), CPU)):
+        with pytest.raises(
+            EngineError, match=r"where\.noise_scale needs where\.distributed=none and optim\.batch_size"
+        ):
+            decide(cell, replace(where, noise_scale=True))
+
+
 def test_there_are_no_graphs_on_cpu():
     with pytest.raises(EngineError, match=r"where.graph=true is not possible: where.device=cpu has no CUDA graphs"):
         decide(SMALL, replace(CPU, graph=True))
@@ -115,6 +128,16 @@ def test_a_study_is_refused_before_anything_is_launched():
         checked_study(replace(config, where=replace(CPU, graph=True)), CORPUS)
     with pytest.raises(EngineError, match=r"where.precision must be one of float32, bfloat16; not 'bf16'"):
         checked_study(replace(config, where=replace(CPU, precision="bf16")), CORPUS)
+
+
+def test_bits_are_part_of_a_run_where_something_is_rounded_and_bfloat16_does_not_go_with_them():
+    config = single(tokens=1e5)
+    full = replace(config, model=replace(config.model, weight_bits=32, activation_bits=32))
+    four = replace(config, model=replace(config.model, weight_bits=4))
+    assert only(full).run_id == only(config).run_id != only(four).run_id
+    assert only(four).what()["model"] == only(config).what()["model"] | {"weight_bits": 4}
+    with pytest.raises(EngineError, match=r"where.precision=bfloat16 would round again what model.weight_bits and"):
+        checked_study(replace(four, where=replace(CPU, precision="bfloat16")), CORPUS)
 
 
 def test_precision_is_part_of_a_run_and_the_rest_of_where_is_not():

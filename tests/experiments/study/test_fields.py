@@ -54,6 +54,7 @@ SENSIBLE = {
     "study.replicates.budgets": [[]], "study.arms": [{}], "study.vary": [{}], "study.hold_out": [[]],
     "study.rounds.count": [0], "study.rounds.budget": [*RATE, None], "study.rounds.target": [*RATE, None],
     "where.workers": [None], "where.pack": [None], "where.micro_batch": [None], "where.activation_checkpointing": FLAG,
+    "where.noise_scale": FLAG,
     "where.graph": [0, None], "where.compile": [*FLAG, None], "where.checkpoint_seconds": [0, 0.0, 2.5],
     "where.price_per_hour": [0, 0.0, 2.5, None], "where.watts": [0, 0.0, 2.5, None],
     "where.max_dollars": [0, 0.0, 2.5, None], "where.trackers": TEXTS,

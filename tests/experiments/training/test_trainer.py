@@ -101,6 +101,33 @@ def test_every_kind_of_cell_resumes_to_the_same_bits(corpus, tmp_path, monkeypat
     assert resumed[100][-1]["flops"] == cell.training_flops
 
 
+def test_sixteen_bits_train_as_float32_does_and_two_far_worse(corpus):
+    """Of one seed: the loss of the synthetic corpus moves by some .02 between seeds after so few steps."""
+    cell = make(corpus, 60, learning_rate=0.02)
+    last = {}
+    for bits in (2, 16, 32):
+        model = replace(cell.model, weight_bits=bits, activation_bits=bits)
+        row = train([replace(cell, model=model)], corpus)[60][-1]
+        assert (row["weight_bits"], row["activation_bits"]) == (bits, bits)
+        assert row["engine"] == "autograd" or bits == 32
+        last[bits] = row["loss"]
+    assert last[16] == pytest.approx(last[32], abs=0.002)
+    assert last[2] > last[32] + 0.01
+
+
+def test_the_noise_scale_is_logged_on_request_and_leaves_every_loss_as_it_is(cells, corpus, tmp_path, monkeypatch):
+    (cell,) = cells[:1]
+    asked = replace(WHERE, noise_scale=True, checkpoint_seconds=0.0)
+    plain, logged = table(train([cell], corpus)), table(train([cell], corpus, where=asked))
+    assert plain["noise_scale"].isna().all()
+    assert logged["noise_scale"].notna().all()
+    assert same_runs(plain, logged.assign(noise_scale=plain["noise_scale"]))
+    monkeypatch.setattr(trainer, "_CHUNK", 7)
+    with pytest.raises(KilledError):
+        train([cell], corpus, tmp_path, asked, on_progress=kill_at(cell.run_id, 60))
+    assert same_runs(logged, table(train([cell], corpus, tmp_path, asked)))
+
+
 def test_rows_name_every_engine_that_took_steps(cells, corpus, tmp_path, monkeypatch):
     (cell,) = cells[:1]
     alone = train([cell], corpus)[cell.steps][-1]["engine"]

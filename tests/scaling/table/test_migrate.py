@@ -56,6 +56,10 @@ def test_a_store_may_hold_older_and_newer_runs():
     old, new = (constants(MODELS[name]).assign(run_id=name, engine="c") for name in ("d16", "moe-d16"))
     engines = complete(pd.concat([old.drop(columns="engine"), new], ignore_index=True))["engine"]
     assert engines.tolist() == ["", "c"]
+    lacking = ["weight_bits", "activation_bits", "weight_decay"]
+    bits = complete(pd.concat([old.drop(columns=lacking), new.assign(weight_bits=4)], ignore_index=True))
+    assert bits["weight_bits"].tolist() == [32, 4]
+    assert bits["weight_decay"].isna().tolist() == [True, False]
     both = complete(pd.concat([old.drop(columns=list(SHAPE)), new], ignore_index=True))
     assert both["experts"].tolist() == [0, MODELS["moe-d16"].experts]
     assert both["n_params_active"].tolist() == [n_active(MODELS["d16"]), n_active(MODELS["moe-d16"])]

@@ -1,0 +1,42 @@
+"""The noise scale of the gradient, B = tr(Sigma) / |G|^2, logged on request (McCandlish et al. 2018, eq. 2.8).
+
+Every few steps the gradients of the two halves of the batch are taken beside the step, which stays what it is to the
+bit. Of gradients g and h of b sequences each, g . h has the mean |G|^2, and b |g - h|^2 / 2 the mean tr(Sigma) of one
+sequence. Both are summed from one row of the run table to the next, and the ratio of the sums is that row's.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+EVERY = 16  # steps: each costs one more, so that a run takes a sixteenth longer
+
+Sums = Tensor  # (2,) float64: of |G|^2 and of tr(Sigma) of one sequence
+
+
+def no_sums(device: str) -> Sums:
+    """The sums before the first step."""
+    return torch.zeros(2, dtype=torch.float64, device=device)
+
+
+def from_halves(gradients: Callable[[Tensor], object], buffers: Sequence[Tensor], tokens: Tensor) -> Sums:
+    """The two estimates from one batch of tokens (B, T + 1), B of 2 or more; of an odd number the last is left out.
+
+    `gradients` leaves those of the sequences that it is given in `buffers`.
+    """
+    half = len(tokens) // 2
+    gradients(tokens[:half])
+    first = [buffer.double() for buffer in buffers]
+    gradients(tokens[half : 2 * half])
+    second = [buffer.double() for buffer in buffers]
+    signal = sum((torch.sum(g * h) for g, h in zip(first, second, strict=True)), torch.zeros(()))
+    noise = sum((torch.sum((g - h) ** 2) for g, h in zip(first, second, strict=True)), torch.zeros(()))
+    return torch.stack([signal, 0.5 * half * noise])
+
+
+def in_tokens(sums: Sums, length: int) -> float:
+    """The noise scale in tokens, of sequences of `length`; NaN where nothing was summed or no signal stands out."""
+    signal, noise = sums.tolist()
+    return length * noise / signal if signal > 0 else math.nan
