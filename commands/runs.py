@@ -182,7 +182,9 @@ def tune(
         Path | None,
         typer.Option("--emit", help="write the best setting: conf/optim/fitted.yaml", callback=new_file),
     ] = None,
-    axis: Annotated[str, typer.Option("--axis", help="of bowls by width: learning-rate or batch")] = "learning-rate",
+    axis: Annotated[
+        str, typer.Option("--axis", help="of bowls by width: learning-rate, batch or weight-decay")
+    ] = "learning-rate",
     limit: Annotated[
         float, typer.Option("--limit", help="drift that passes, decades over all widths", callback=not_negative)
     ] = 0.15,

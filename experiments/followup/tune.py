@@ -16,7 +16,7 @@ from scipy.stats import f
 
 from isoflop.scaling.table.read import require
 
-AXES = {"learning-rate": "peak_learning_rate", "batch": "batch_tokens"}
+AXES = {"learning-rate": "peak_learning_rate", "batch": "batch_tokens", "weight-decay": "weight_decay"}
 # What two runs of one bowl, and two bowls of one transfer, have in common.
 SETTING = ("arm", "family", "optimizer", "parametrization", "schedule", "tied", "corpus_id", "context_length", "budget")
 NEAR = (0.65, 0.35)  # decades around the lowest that a parabola reads: the wider where it fits, else the narrower
@@ -96,14 +96,22 @@ _READ = (
 def bowls(table: pd.DataFrame, axis: str = "learning-rate") -> list[Bowl]:
     """A bowl for every model and setting in the run table that at least three values of the axis were tried for.
 
-    The noise is pooled over the bowls. Runs that diverged bound a bowl from above and carry no loss. On the batch axis
-    each batch is taken at its best learning rate. Raises TuneError if there is no such model, TableError where a column
-    that a run table has is absent.
+    The noise is pooled over the bowls. Runs that diverged bound a bowl from above and carry no loss. On the axes of
+    batch and weight decay each value is taken at its best learning rate; no decay at all has no place there. Raises
+    TuneError if there is no such model, or the decay of some runs is not known, TableError where a column that a run
+    table has is absent.
     """
     if axis not in AXES:
         raise ValueError(f"--axis must be one of {', '.join(AXES)}; not {axis!r}")
-    require(table, [*SETTING[:-1], *AXES.values(), *_READ], source=str(table.attrs.get("source", "table")))
-    raw = list(_groups(_last_rows(table), axis))
+    source = str(table.attrs.get("source", "table"))
+    require(table, [*SETTING[:-1], "peak_learning_rate", "batch_tokens", AXES[axis], *_READ], source=source)
+    last = _last_rows(table.assign(weight_decay=table.get("weight_decay", 0.0)))
+    unknown = int(last["weight_decay"].isna().sum())
+    if unknown > 0 and (axis == "weight-decay" or unknown < len(last)):
+        raise TuneError(
+            f"{source}: weight_decay is not known of {unknown} of {len(last)} runs: keep others with --where"
+        )
+    raw = list(_groups(last, axis))
     if not raw:
         raise TuneError(f"no model was trained at three or more values of {AXES[axis]}; vary it in study.vary")
     fits = [_parabola(runs) for _, _, runs in raw]
@@ -132,11 +140,13 @@ def _last_rows(table: pd.DataFrame) -> pd.DataFrame:
 
 def _groups(last: pd.DataFrame, axis: str) -> Iterator[tuple[dict[str, Any], int, pd.DataFrame]]:
     """(setting, width, runs with value, seed and loss) of each model with at least three values."""
-    other = "batch_tokens" if axis == "learning-rate" else None
-    keys = [*SETTING, *([other] if other else [])]
+    other = [column for name, column in AXES.items() if name not in (axis, "learning-rate")]
+    keys = [*SETTING, *(c for c in other if c == "batch_tokens" or last[c].nunique() > 1)]
+    if axis == "weight-decay":
+        last = last[last["weight_decay"] > 0]
     for key, group in last.groupby([*keys, "d_model", "n_layer"], sort=True):
         runs = group[["peak_learning_rate", "seed", "loss"]].assign(value=group[AXES[axis]])
-        if axis == "batch":
+        if axis != "learning-rate":
             means = runs.groupby(["value", "peak_learning_rate"])["loss"].mean()
             best = means.groupby("value").idxmin()
             runs = runs[[(v, lr) in set(best) for v, lr in zip(runs["value"], runs["peak_learning_rate"], strict=True)]]

@@ -33,13 +33,14 @@ def tune(table: pd.DataFrame, axis: str, limit: float) -> dict[str, Any]:
     `limit` is the drift, in decades, up to which an optimum counts as staying where it is.
     """
     found = bowls(table, axis)
+    without = table[table["weight_decay"] == 0] if axis == "weight-decay" else table[:0]
     moved = transfers(found, limit=limit)
     return {
         "axis": axis,
         "limit": limit,
         "bowls": [_bowl(bowl) for bowl in found],
         "transfers": [_transfer(transfer) for transfer in moved],
-        "findings": [finding.to_dict() for finding in tune_findings(found, moved)],
+        "findings": [finding.to_dict() for finding in (*tune_findings(found, moved), *_without_decay(without))],
     }
 
 
@@ -70,6 +71,15 @@ def tune_findings(found: Sequence[Bowl], moved: Sequence[Transfer]) -> Iterator[
                 f"{transfer.cost:.3f} nats/token",
                 "tune each size, or use a parametrization that transfers",
             )  # fmt: skip
+
+
+def _without_decay(runs: pd.DataFrame) -> Iterator[Finding]:
+    """A finding on runs without weight decay, which no logarithmic axis has a place for."""
+    if count := runs["run_id"].nunique():
+        yield Finding(
+            "no_decay", "info", f"{count} runs have no weight decay: they are in no bowl",
+            "compare the lowest loss of the bowls with theirs",
+        )  # fmt: skip
 
 
 def _unequal(found: Sequence[Bowl]) -> Iterator[Finding]:

@@ -45,6 +45,34 @@ def test_optimum_is_recovered_exactly_without_noise():
         assert not bowl.refused
 
 
+def decayed(best: float, decays=(0.0, 0.03, 0.1, 0.3, 1.0)) -> pd.DataFrame:
+    """Bowls of weight decays whose loss is lowest at `best`, each at rates whose best is .02."""
+    runs = [table(weight_decay=w, seeds=1).assign(lift=0.2 * math.log10(max(w, 1e-3) / best) ** 2) for w in decays]
+    return pd.concat([one.assign(loss=one["loss"] + one["lift"]) for one in runs], ignore_index=True)
+
+
+def test_weight_decays_each_at_its_best_rate_have_an_optimum_and_none_is_left_out_and_said():
+    found = bowls(decayed(0.12), "weight-decay")
+    assert [bowl.optimum for bowl in found] == pytest.approx([0.12] * 4)
+    (said,) = [f for f in tune(decayed(0.12), "weight-decay", 0.15)["findings"] if f["code"] == "no_decay"]
+    assert said["message"].startswith("20 runs have no weight decay")
+
+
+def test_rates_at_several_weight_decays_are_bowls_apart():
+    found = bowls(decayed(0.12))
+    assert {bowl.setting["weight_decay"] for bowl in found} == {0.0, 0.03, 0.1, 0.3, 1.0}
+    assert "weight_decay" not in bowls(table())[0].setting
+
+
+def test_decays_that_are_not_known_of_some_runs_are_refused():
+    runs = decayed(0.1)
+    runs.loc[runs["weight_decay"] == 1.0, "weight_decay"] = math.nan
+    for axis in ("learning-rate", "weight-decay"):
+        with pytest.raises(TuneError, match=r"weight_decay is not known of 20 of 100 runs"):
+            bowls(runs, axis)
+    assert bowls(table().assign(weight_decay=math.nan))
+
+
 def repeated(times: int, **fields) -> pd.DataFrame:
     """The same study drawn anew as arm 0, 1, ..."""
     return pd.concat([table(arm=str(s), seed=s, **fields) for s in range(times)], ignore_index=True)
