@@ -137,7 +137,7 @@ class State(TypedDict):
     step: int  # steps taken; batches are a function of it
     seconds: float  # of training so far
     loss_sum: "Tensor"  # of the training losses since the last row, nats/token, float64
-    noise: "NotRequired[Tensor]"  # sums of `noise_scale` since the last row
+    noise: "NotRequired[Tensor]"  # sums of `noise_scale`
     measurements: list[dict]  # the rows so far, the fields of `rows.Measurement`
     engines: NotRequired[list[str]]  # that took the steps so far; older checkpoints do not say
 

@@ -20,7 +20,7 @@ from isoflop.experiments.training.cuda_graph import GraphedStep
 from isoflop.experiments.training.evaluate import Evaluation, evaluate
 from isoflop.experiments.training.gather import Gather, gatherer, to_device
 from isoflop.experiments.training.initial import start
-from isoflop.experiments.training.noise_scale import EVERY, from_halves, in_tokens, no_sums
+from isoflop.experiments.training.noise_scale import EVERY, FORGET, from_halves, in_tokens, no_sums
 from isoflop.experiments.training.optimizer import Optimizer, build_optimizer
 from isoflop.experiments.training.rows import Measurement
 from isoflop.models.language_model import LanguageModel
@@ -166,7 +166,7 @@ class Learner:
             )
         )
         self.loss_sum.zero_()
-        self.noise.zero_()
+        self.noise.mul_(FORGET)
         self.seconds += time.perf_counter() - began
         return evaluation
 

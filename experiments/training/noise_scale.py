@@ -2,7 +2,8 @@
 
 Every few steps the gradients of the two halves of the batch are taken beside the step, which stays what it is to the
 bit. Of gradients g and h of b sequences each, g . h has the mean |G|^2, and b |g - h|^2 / 2 the mean tr(Sigma) of one
-sequence. Both are summed from one row of the run table to the next, and the ratio of the sums is that row's.
+sequence. Both are summed, and their ratio at a row of the run table is that row's; then the sums are halved, so that a
+row close after another rests on more than the steps between them.
 """
 
 import math
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 EVERY = 16  # steps: each costs one more, so that a run takes a sixteenth longer
+FORGET = 0.5  # what the sums keep after a row
 
 Sums = Tensor  # (2,) float64: of |G|^2 and of tr(Sigma) of one sequence
 

@@ -27,7 +27,7 @@ class Measurement:
     accuracy: float  # share of next tokens that are the most likely one
     train_loss: float  # mean over the steps since the row before, nats/token
     seconds: float  # of training and evaluation, since the first step
-    noise_scale: float = math.nan  # of the gradient over the steps since the row before, tokens
+    noise_scale: float = math.nan  # of the gradient, over the last steps mostly, tokens
 
 
 def run_rows(

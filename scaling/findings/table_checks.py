@@ -8,6 +8,7 @@ import pandas as pd
 from isoflop.scaling.approaches.isoflop_profiles import budget_groups
 from isoflop.scaling.findings.finding import Case, Check, Finding
 from isoflop.scaling.table.columns import row_names
+from isoflop.scaling.table.law_inputs import unlike
 from isoflop.scaling.table.meaning import meaning_as
 
 # Columns that must not vary inside one fit: a loss under another value is another quantity, or another experiment.
@@ -183,8 +184,8 @@ def minima(case: Case) -> Iterator[Finding]:
     The law pools the budgets: the lowest of a budget's noisy runs, or one bowl alone, would object to most studies of
     2.6% noise. Level: at most .01; power .95 where all sizes lie above the optimum, at 1% noise.
     """
-    if not case.joint or case.frame["flops"].nunique() < 2:
-        return
+    if not case.joint or unlike(case.fit.law.reads().values()) or case.frame["flops"].nunique() < 2:
+        return  # a law of further columns has an optimum for each of their values
     groups = [g for g in budget_groups(case.points) if g["n_params"].nunique() >= 3]
     sides = [(g, *_sides(case, g)) for g in groups]
     outside = [_outside(g, "smaller" if not low else "larger") for g, low, high in sides if min(low, high) == 0]

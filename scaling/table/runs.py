@@ -113,7 +113,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("bits_per_byte", "float64", "bits/byte", "loss / (ln 2 x bytes per token)"),
     Column("accuracy", "float64", "", "share of next tokens predicted exactly"),
     Column("train_loss", "float64", "nats/token", "mean training loss since the previous row"),
-    Column("noise_scale", "float64", "tokens", "of the gradient since the previous row; NaN where it was not logged"),
+    Column("noise_scale", "float64", "tokens", "of the gradient, of the last steps mostly; NaN where not logged", True),
     Column("flops", "float64", "FLOPs", "training compute: forward and backward, causal attention, with the head"),
     Column("flops_6nd", "float64", "FLOPs", "6 x total parameters x tokens"),
     Column("wall_seconds", "float64", "s", "training time had the run been alone (a trunk counts in each)", True),

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from isoflop.scaling.findings.diagnose import diagnose
 from isoflop.scaling.fitting.fit import LeastSquares, fit, predict_loss
 from isoflop.scaling.laws.axes.precision import Precision
 from isoflop.scaling.laws.chinchilla import Chinchilla
@@ -16,6 +17,15 @@ def test_many_bits_are_the_law_without_them_and_few_are_fewer_parameters():
     assert TRUE(1e9, 2e10, 64.0, 64.0) == pytest.approx(plain(1e9, 2e10))
     share = (1 - np.exp(-4 / 2.67)) * (1 - np.exp(-8 / 2.21))
     assert TRUE(1e9, 2e10, 4.0, 8.0) == pytest.approx(plain(1e9 * share, 2e10))
+
+
+def test_objections_to_runs_at_a_few_budgets_do_not_ask_for_one_number_of_bits():
+    """Every size meets every budget: the best size of a budget depends on the bits, and is not looked for."""
+    grid = np.meshgrid(np.geomspace(1e7, 1e9, 4), np.geomspace(1e18, 1e20, 3), [2.0, 4.0, 16.0])
+    frame = pd.DataFrame(dict(zip(["n_params", "flops", "weight_bits"], map(np.ravel, grid), strict=True)))
+    frame = frame.assign(tokens=frame["flops"] / 6 / frame["n_params"], activation_bits=frame["weight_bits"])
+    found = fit("precision", frame.assign(loss=predict_loss(TRUE, frame)), fixed={"G_a": 2.21})
+    assert not {"no_interior_minimum", "lopsided_profile"} & {f.code for f in diagnose(found, None, frame)}
 
 
 def test_exact_losses_give_back_their_law():
