@@ -19,6 +19,7 @@ def test_many_bits_are_the_law_without_them_and_few_are_fewer_parameters():
     assert TRUE(1e9, 2e10, 4.0, 8.0) == pytest.approx(plain(1e9 * share, 2e10))
 
 
+@pytest.mark.slow
 def test_objections_to_runs_at_a_few_budgets_do_not_ask_for_one_number_of_bits():
     """Every size meets every budget: the best size of a budget depends on the bits, and is not looked for."""
     grid = np.meshgrid(np.geomspace(1e7, 1e9, 4), np.geomspace(1e18, 1e20, 3), [2.0, 4.0, 16.0])
