@@ -273,7 +273,9 @@ def batch(
     """Find the critical batch of each size.
 
     A table has a row per size and batch: n_params, batch_tokens or batch_sequences, and steps_to_target, the steps to a
-    fixed loss (target_loss). With --devices and --tokens-per-second: time against compute, and what meets --deadline.
+    fixed loss (target_loss); of a table of runs with several batches the steps are read from the curves, and a noise
+    scale that was logged stands beside. With --devices and --tokens-per-second: time against compute, and what meets
+    --deadline.
     """
     from isoflop.scaling.prediction.critical_batch import COLUMNS, STEPS, critical_batch
 

@@ -19,6 +19,7 @@ from isoflop.scaling.imports.clean import COUNTED_FROM_ZERO, ImportOptions, by_r
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import with_third
+from isoflop.scaling.table.migrate import BITS, FULL_BITS
 from isoflop.scaling.table.runs import COLUMNS, NAMES, validate, write_parquet, write_table
 
 PLAIN = (
@@ -264,7 +265,7 @@ def _rows(run: ForeignRun, options: ImportOptions) -> pd.DataFrame:
     corpus = settings.get("corpus", "")
     constants = {
         "run_id": run.name, "trunk_id": run.name, "arm": options.arm, "seed": settings.get("seed", 0), "state": "done",
-        **shape.columns(), "corpus_id": corpus, "eval_id": f"validation {corpus}",
+        **shape.columns(), **dict.fromkeys(BITS, FULL_BITS), "corpus_id": corpus, "eval_id": f"validation {corpus}",
         "optimizer": settings.get("optimizer", ""), "schedule": settings.get("schedule", ""),
         "peak_learning_rate": settings.get("learning_rate", np.nan), "dtype": settings.get("dtype", ""),
         "warmup_tokens": float(settings.get("warmup_steps", 0)) * (run.batch_tokens or 0),  # type: ignore[arg-type]

@@ -243,7 +243,7 @@ def critical_batch(
     """
     source, notes = str(table.attrs.get("source", "table")), list(table.attrs.get("notes", ()))
     noise: tuple[NoiseScale, ...] = ()
-    if is_runs(table):
+    if is_runs(table) and STEPS not in table:
         noise, table = noise_of_runs(table, level), steps_of_runs(table)
         notes += table.attrs["notes"]
     frame, sequences, length = _rows(table, notes, source)

@@ -83,7 +83,7 @@ def as_table(
     if frame.empty:
         raise TableError(f"{path}: the table has no rows")
     _check_mapping(frame, mapping, inputs, source=str(path))
-    needs: tuple[tuple[str, ...], ...] = ((outcome,),)
+    needs: tuple[tuple[str, ...], ...] = (("loss" if is_study else outcome,),)  # runs have what they have
     if outcome == "loss" and not sizeless(inputs):
         needs = (*needs, ("n_params", "flops", "position"))
     found = resolve(frame, mapping, notes, source=str(path), needs=needs)

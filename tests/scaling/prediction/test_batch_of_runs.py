@@ -5,10 +5,13 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from isoflop.__main__ import app
 from isoflop.scaling.prediction.batch_of_runs import noise_of_runs, steps_of_runs
 from isoflop.scaling.prediction.critical_batch import BatchError, critical_batch
 from isoflop.scaling.table.runs import PARAM_GROUPS
+from tests.support.root import RESULTS
 
 CRITICAL = {1e4: 3000.0, 1e5: 8000.0, 1e6: 20000.0}
 BATCHES, RATES = (512, 1024, 2048, 4096, 8192), (0.01, 0.02)
@@ -86,6 +89,12 @@ def test_the_noise_scale_stands_beside_and_alone():
     assert "noise scale of the gradient" in str(alone)
     with pytest.raises(BatchError, match="no critical batch to plan devices by"):
         critical_batch(study(batches=(512,), noise_scale=700.0), devices=4, tokens_per_second=1e5)
+
+
+def test_the_command_reads_a_table_of_runs():
+    answered = CliRunner().invoke(app, ["batch", str(RESULTS / "quick.parquet")])
+    assert "no size was trained with 4 batches" in str(answered.exception)
+    assert getattr(answered.exception, "exit_code", 2) == 1
 
 
 def test_runs_that_say_nothing_of_batches_are_refused_in_one_line():
