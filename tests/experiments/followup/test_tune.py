@@ -192,7 +192,7 @@ def test_settings_are_never_mixed():
 def test_too_few_values_are_refused_with_the_remedy():
     with pytest.raises(TuneError, match=r"three or more values of peak_learning_rate; vary it in study\.vary"):
         bowls(table(rates=RATES[:2]))
-    with pytest.raises(ValueError, match=r"--axis must be one of learning-rate, batch; not 'width'"):
+    with pytest.raises(ValueError, match=r"--axis must be one of learning-rate, batch, weight-decay; not 'width'"):
         bowls(table(), "width")
 
 
