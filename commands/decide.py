@@ -96,6 +96,18 @@ def predict(
         list[str] | None,
         typer.Option("--at", help="a column of the run, NAME=VALUE (repeatable); or a table: forecast all its runs"),
     ] = None,
+    run: Annotated[
+        str | None,
+        typer.Option("--run", help="a run of TABLE: its loss at its end, or --at STEP, by its curve so far"),
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option("--schedule", help="with --run: how it goes on, constant, cosine, linear, wsd, wsdld or wsdcon"),
+    ] = None,
+    cooldown: Annotated[
+        Number,
+        typer.Option("--cooldown", help="with --run: the share of its steps that a wsd cools down over"),
+    ] = None,
     params: Params = "matrices",
     compute: Compute = "exact",
     where: Where = None,
@@ -120,7 +132,7 @@ def predict(
                    "--at": at or None,
                    "--inference-tokens": inference, "--token-cap": cap, "--unique-tokens": unique, "TABLE": table,
                    "--price-per-token": token_price, "--price-per-flop": flop_price,
-                   "--laws": laws or None}  # fmt: skip
+                   "--laws": laws or None, "--run": run}  # fmt: skip
         if used := [option for option, value in numbers.items() if value is not None]:
             raise ValueError(
                 f"--ledger shows forecasts that were made, --score TABLE scores them: leave out {', '.join(used)}; "
@@ -134,14 +146,29 @@ def predict(
     if from_law is not None:
         other = {"--laws": laws, "--register": register, "--score": score, "--inference-tokens": inference,
                  "--token-cap": cap, "--at": at or None, "--price-per-token": token_price,
-                 "--price-per-flop": flop_price}  # fmt: skip
+                 "--price-per-flop": flop_price, "--run": run}  # fmt: skip
         if used := [option for option, value in other.items() if value not in (None, "")]:
             raise ValueError(f"{', '.join(used)}: needs a TABLE, and a published law has none")
         said = predict_from_law(from_law, flops=flops, n_params=n_params, tokens=tokens, unique_tokens=unique)
         emit(said.to_dict(), str(said), as_json)
         return
     assert table is not None
+    if run is None and (schedule is not None or cooldown is not None):
+        raise ValueError("--schedule and --cooldown are of a run's curve: name the run with --run")
     data = load(table, mapping, where, study, sheet, best=best, laws=laws)
+    if run is not None:
+        given = {"--flops": flops, "--n-params": n_params, "--tokens": tokens, "--laws": laws or None,
+                 "--register": register, "--score": score, "--inference-tokens": inference, "--token-cap": cap,
+                 "--unique-tokens": unique, "--price-per-token": token_price,
+                 "--price-per-flop": flop_price}  # fmt: skip
+        if used := [option for option, value in given.items() if value is not None]:
+            raise ValueError(f"--run forecasts a run of the table: leave out {', '.join(used)}")
+        from isoflop.scaling.prediction.curves.run_forecast import predict_run
+
+        step = _step(at)
+        ahead = predict_run(data, run, schedule=schedule, cooldown=cooldown, at=step, params=params)
+        emit(ahead.to_dict(), str(ahead), as_json)
+        return
     if score:
         scored = record.score(score, data)
         emit(scored.to_dict(), str(scored), as_json)
@@ -177,6 +204,15 @@ def predict(
         record.register(found.loss, register, table=table)
     emit(found.to_dict(), str(found), as_json)
     refuse_failed(found.failed)
+
+
+def _step(at: list[str] | None) -> int | None:
+    """The step of --at beside --run."""
+    if not at:
+        return None
+    if len(at) > 1 or not at[0].isdigit() or int(at[0]) < 1:
+        raise ValueError(f"--at {' '.join(at)}: with --run it is one step, a whole number of 1 or more")
+    return int(at[0])
 
 
 def _ledger(path: Path, registered: Path | None, runs: "pd.DataFrame | None") -> "Ledger":

@@ -82,9 +82,25 @@ def plan(
 def status(
     runs: Annotated[Path, typer.Argument(help="a runs folder")] = Path("runs"),
     as_json: Json = False,
-    watch: Annotated[bool, typer.Option("--watch", help="look again every 2 s while a cell is to be trained")] = False,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help="look again every 2 s while a cell is to be trained; of a table: its curves, once"
+        ),
+    ] = False,
+    where: Where = None,
+    mapping: Map = None,
 ) -> None:
-    """Progress of the studies in a folder."""
+    """Progress of the studies in a folder; with --watch, curves that left their band.
+
+    status --watch TABLE compares the curves of a table or of imported logs with the bands that their siblings predict.
+    """
+    if watch and not (runs / "STORE.json").exists() and runs.exists():
+        from isoflop.scaling.prediction.curves.watch import watch_curves
+
+        seen = watch_curves(load(runs, mapping, where))
+        emit(seen.to_dict(), str(seen), as_json)
+        return
     from isoflop.experiments.store.store import open_store
     from isoflop.experiments.sweep.plan import status, status_text
 

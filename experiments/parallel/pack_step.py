@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from isoflop.experiments.study.cell import learning_rate
 from isoflop.experiments.training.cuda_graph import GraphedStep
 from isoflop.experiments.training.gather import to_device
 from isoflop.experiments.training.learner import Learner
 from isoflop.experiments.training.optimizer import FlatAdamW
+from isoflop.scaling.table.schedules.schedule import learning_rate
 
 
 class PackedStep:

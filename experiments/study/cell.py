@@ -3,10 +3,6 @@
 `run_id` hashes what determines the losses and nothing else, so a cell launched alone and the same cell of a sweep are
 one run, and studies that overlap share runs. Cells that differ only in budget share a trunk where the schedule has one.
 
-Schedules, as multipliers of the peak learning rate:
-wsd: warm-up, a constant trunk that does not know where it ends, a cooldown over the last part of a cell's own steps.
-cosine, linear: warm-up, then half a cosine or a straight line down to the horizon. constant: warm-up, then no decay.
-
 A run is measured on a few held-out windows along its curve, and on all of them at its end.
 """
 
@@ -23,6 +19,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 from isoflop.experiments.config import DataSpec, OptimSpec, ScheduleSpec
 from isoflop.experiments.study.optimizers import OPTIMIZERS, optimizer_flops
 from isoflop.models.config import PLAIN, ModelConfig, n_matrices, training_flops_per_token
+from isoflop.scaling.table.schedules.schedule import cooldown_start
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -30,16 +27,6 @@ if TYPE_CHECKING:
 # What is hashed of a cell that uses none of the idle keys below. 1: one data order for all sizes of a seed, as in the
 # tables of experiments/results/v1. 2: an order for each seed, depth and width.
 WHAT_VERSION = 2
-
-SCHEDULES = ("wsd", "cosine", "linear", "constant")
-_DECAYS = {
-    "cosine": lambda share: 0.5 * (1 + math.cos(math.pi * share)),
-    "linear": lambda share: 1 - share,
-}
-COOLDOWNS = {
-    "linear": lambda share: 1 - share,
-    "1-sqrt": lambda share: 1 - math.sqrt(share),  # Haegele et al. 2405.18392, section 4
-}
 
 FIRST_ROW = 64  # steps
 ROWS_PER_DOUBLING = 2
@@ -156,33 +143,6 @@ def trunk_steps(cells: Iterable[Cell]) -> int:
     """Optimiser steps that a trunk and its branches take together."""
     cells = tuple(cells)
     return max(cell.branch_step for cell in cells) + sum(cell.steps - cell.branch_step for cell in cells)
-
-
-def learning_rate(schedule: ScheduleSpec, step: int, steps: int) -> tuple[float, str]:
-    """Multiplier for the update that follows `step` finished ones, of `steps` in all, and the phase's name."""
-    if step < schedule.warmup_steps:
-        return (step + 1) / schedule.warmup_steps, "warmup"
-    if schedule.name == "constant":
-        return 1.0, "constant"
-    if schedule.name in _DECAYS:
-        share = (step - schedule.warmup_steps) / max(1, steps - schedule.warmup_steps)
-        return _down_to(schedule.final_fraction, _DECAYS[schedule.name](share)), "decay"
-    start = cooldown_start(schedule, steps)
-    if step < start:
-        return 1.0, "constant"
-    share = (step - start) / (steps - start)
-    return _down_to(schedule.final_fraction, COOLDOWNS[schedule.cooldown_shape](share)), "cooldown"
-
-
-def cooldown_start(schedule: ScheduleSpec, steps: int) -> int:
-    """The first step whose learning rate depends on the horizon: where a cell leaves its trunk."""
-    if schedule.name != "wsd":
-        return 0
-    return steps - max(1, round(schedule.cooldown_fraction * steps))
-
-
-def _down_to(floor: float, multiplier: float) -> float:
-    return floor + (1 - floor) * multiplier
 
 
 def row_steps(until: int) -> list[int]:

@@ -12,11 +12,11 @@ from typing import Any
 from isoflop.experiments.config import ExperimentConfig
 from isoflop.experiments.data.sources import SOURCES
 from isoflop.experiments.files import NAME_RULE, is_name
-from isoflop.experiments.study.cell import COOLDOWNS, SCHEDULES
 from isoflop.experiments.study.engine import DISTRIBUTED
 from isoflop.experiments.study.optimizers import OPTIMIZERS
 from isoflop.experiments.study.rules import RULES
 from isoflop.models.config import FAMILIES, FEWEST_BITS, FULL_BITS, MOST_BITS, OPTIONS, PARAMETRIZATIONS
+from isoflop.scaling.table.schedules.schedule import COOLDOWNS, SCHEDULES
 
 Rule = Callable[[Any], str]
 

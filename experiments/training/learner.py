@@ -13,7 +13,7 @@ from torch import Tensor
 
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.data.batches import Corpus, count_windows, gather, window_numbers
-from isoflop.experiments.study.cell import Cell, curve_stride, learning_rate
+from isoflop.experiments.study.cell import Cell, curve_stride
 from isoflop.experiments.study.engine import Engine, decide
 from isoflop.experiments.training.checkpoint import UNKNOWN, Checkpoints, State
 from isoflop.experiments.training.cuda_graph import GraphedStep
@@ -26,6 +26,7 @@ from isoflop.experiments.training.rows import Measurement
 from isoflop.models.language_model import LanguageModel
 from isoflop.models.parametrization import new_model
 from isoflop.models.step.training_step import accumulate, choose
+from isoflop.scaling.table.schedules.schedule import learning_rate
 
 AT_ONCE = 1 << 22  # tokens gathered at once: 32 MiB as int64
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from isoflop.experiments.config import DataSpec, HubSpec, OptimSpec, ScheduleSpec
-from isoflop.experiments.study.cell import Cell, Initial, cooldown_start, from_plain, learning_rate, to_plain
+from isoflop.experiments.study.cell import Cell, Initial, from_plain, to_plain
+from isoflop.scaling.table.schedules.schedule import cooldown_start, learning_rate
 from tests.support.sweep.studies import cell_of_width
 
 WSD = ScheduleSpec(name="wsd", warmup_steps=10)

@@ -1,0 +1,198 @@
+"""The training curves of a table with the learning rate of every step: `read_curves`.
+
+Of a run of ours the schedule is known by its name, and the column of rates at its rows tells its cooldown. Of other
+runs the rates are those of a column, between rows as its values go, or of a schedule that the user names.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from isoflop.scaling.table.columns import TableError, is_numbers
+from isoflop.scaling.table.conventions import count_params, is_runs
+from isoflop.scaling.table.curves import curves
+from isoflop.scaling.table.meaning import words
+from isoflop.scaling.table.schedules.curve_run import CurveRun
+from isoflop.scaling.table.schedules.schedule import COOLDOWNS, SCHEDULES, Schedule, learning_rate
+
+RATES = ("learning_rate", "lr", "train_learning_rate", "train_lr", "eta")  # as `words` writes them
+STEPS = ("step", "global_step", "iter", "iteration", "trainer_step")
+HORIZONS = ("horizon_steps", "total_steps", "max_steps", "num_training_steps")
+FRACTIONS = (0.2, 0.1, 0.15, 0.25, 0.3, 0.05, 0.4, 0.5, 1.0)  # of a cooldown, tried in this order
+FINALS = (0.0, 0.1, 0.01, 0.05, 0.2)
+AGREES = 1e-6  # relative to the peak: a schedule that gives the column's rates
+
+
+@dataclass(frozen=True)
+class CurveTable:
+    """The curves of a table in its order, `notes` on what was assumed, and the runs without a row for a law."""
+
+    runs: tuple[CurveRun, ...]
+    notes: tuple[str, ...]
+    empty: tuple[str, ...] = ()
+
+
+def read_curves(
+    table: pd.DataFrame, *, schedule: Schedule | None = None, steps: int | None = None, params: str = "matrices"
+) -> CurveTable:
+    """Every run of a table as a `CurveRun`; rows of the warm-up and losses that are no positive number are left out.
+
+    `schedule` replaces the schedule of every run, over `steps` updates where the table does not say how many. Raises
+    TableError where the table has no curves, or learning rates are neither there nor named.
+    """
+    rows = _own(table, params) if is_runs(table) and not table["final"].all() else _foreign(table)
+    names = {words(c): c for c in reversed(rows.columns) if isinstance(c, str)}
+    if (at := next((names[n] for n in STEPS if n in names), None)) is None:
+        raise TableError("no column of steps: a law of whole curves needs one (--map step=NAME)")
+    rate = next((names[n] for n in RATES if n in names and is_numbers(rows[names[n]])), None)
+    horizon = next((names[n] for n in HORIZONS if n in names), None)
+    ours = is_runs(table)
+    if rate is None and schedule is None:
+        raise TableError(
+            "no column of learning rates, and no schedule named: a law of whole curves needs either (a column "
+            "learning_rate, or --schedule NAME)"
+        )
+    notes: list[str] = []
+    found, empty = [], []
+    known: Schedule | None = None
+    groups = list(rows.groupby("run_id", sort=False))
+    if ours and schedule is None:  # a run that cools down already tells the schedule of those that do not yet
+        known = next((s for _, one in groups if (s := _told(one)) is not None and s.name == "wsd"), None)
+    for name, one in groups:
+        one = one.sort_values(at, kind="stable")
+        one = one[np.isfinite(one["loss"]) & (one["loss"] > 0)]
+        if one.empty:
+            empty.append(str(name))
+            continue
+        run = _ours(str(name), one, schedule, known, notes) if ours else None
+        if run is None:
+            run = _other(str(name), one, at, rate, horizon, schedule, steps)
+        if len(run.loss):
+            found.append(run)
+        else:
+            empty.append(str(name))
+    if not found:
+        raise TableError("no run has a row after its warm-up: nothing that a law of whole curves can be fitted to")
+    return CurveTable(tuple(found), tuple(dict.fromkeys(notes)), tuple(empty))
+
+
+def _own(table: pd.DataFrame, params: str) -> pd.DataFrame:
+    return table.assign(n_params=count_params(table, params).astype(float))
+
+
+def _foreign(table: pd.DataFrame) -> pd.DataFrame:
+    found = curves(table)
+    if found is None:
+        raise TableError("no training curves: the table has one row per run (curves are several rows of a run)")
+    return found.rows().sort_values("run_id", kind="stable")
+
+
+def _told(one: pd.DataFrame) -> Schedule | None:
+    """The schedule that gives the rates at a run's rows, where they tell: a part of it that depends on its end."""
+    first = one.iloc[0]
+    if first["schedule"] not in SCHEDULES or not first["batch_tokens"] > 0 or not first["peak_learning_rate"] > 0:
+        return None
+    warmup, horizon = _whole(first["warmup_tokens"], first), _whole(first["horizon_tokens"], first)
+    name = str(first["schedule"])
+    base = Schedule(name, warmup)
+    if name == "constant":
+        return base
+    if not one["phase"].isin(["cooldown", "decay"]).any():
+        return None
+    at, rate = one["step"].to_numpy(int) - 1, one["learning_rate"].to_numpy(float) / float(first["peak_learning_rate"])
+    for final in FINALS:
+        for fraction, shape in (
+            ((f, s) for f in FRACTIONS for s in ("1-sqrt", *COOLDOWNS)) if name == "wsd" else [(0.2, "1-sqrt")]
+        ):
+            tried = replace(base, cooldown_fraction=fraction, cooldown_shape=shape, final_fraction=final)
+            if np.abs(_at(tried, at, horizon) - rate).max() < AGREES:
+                return tried
+    return None
+
+
+def _at(schedule: Schedule, steps: np.ndarray, horizon: int) -> np.ndarray:
+    return np.array([learning_rate(schedule, int(step), horizon)[0] for step in steps])
+
+
+def _whole(tokens: float, row: pd.Series) -> int:
+    return round(float(tokens) / float(row["batch_tokens"]))
+
+
+def _ours(
+    name: str, one: pd.DataFrame, schedule: Schedule | None, known: Schedule | None, notes: list[str]
+) -> CurveRun | None:
+    """A run of ours; None where its row says too little, as one that was imported with its shape may."""
+    first = one.iloc[0]
+    if not first["batch_tokens"] > 0 or not first["peak_learning_rate"] > 0:
+        return None
+    warmup, horizon = _whole(first["warmup_tokens"], first), _whole(first["horizon_tokens"], first)
+    told = schedule or _told(one)
+    if told is None:
+        if first["schedule"] not in SCHEDULES:
+            return None
+        told = replace(known or Schedule(), name=str(first["schedule"]), warmup_steps=warmup)
+        if known is None:
+            notes.append(f"no run cools down yet: the schedule is taken as {told}")
+    told = replace(told, warmup_steps=warmup)
+    one = one[one["step"] > warmup]
+    return CurveRun(
+        name, float(first["n_params"]), one["step"].to_numpy(int) - 1, one["loss"].to_numpy(float),
+        told.rates(horizon, float(first["peak_learning_rate"])), bool(one["final"].any()), str(told),
+        str(first["trunk_id"]), one["final"].to_numpy(bool),
+    )  # fmt: skip
+
+
+def _other(
+    name: str, one: pd.DataFrame, at: str, rate: str | None, horizon: str | None, schedule: Schedule | None,
+    steps: int | None,
+) -> CurveRun:  # fmt: skip
+    """A run of another program: rates by a named schedule, else by its column."""
+    step = one[at].to_numpy(int)
+    index = step if step.min() == 0 else step - 1
+    length = int(index[-1]) + 1
+    told = one[horizon].max() if horizon is not None else np.nan
+    length = max(length, int(told) if np.isfinite(told) else 0, steps or 0)
+    column = None if rate is None else one[rate].to_numpy(float)
+    if schedule is not None:
+        peak = float(np.nanmax(column)) if column is not None and np.isfinite(column).any() else 1.0
+        rates, words_ = schedule.rates(length, peak), str(schedule)
+        keep = index >= schedule.warmup_steps
+    else:
+        assert column is not None
+        kept = np.isfinite(column) & (column >= 0)
+        if not kept.any() or not column[kept].max() > 0:
+            raise TableError(f"run {name}: no learning rate in column {rate!r}; name its schedule with --schedule")
+        rates, words_ = between(index[kept], column[kept], length), "by its column"
+        keep = index >= int(np.argmax(rates >= 0.999 * rates[: index[-1] + 1].max()))
+    return CurveRun(
+        name, float(one["n_params"].iloc[0]), index[keep], one["loss"].to_numpy(float)[keep], rates,
+        bool(index[-1] + 1 >= length), words_, name,
+    )  # fmt: skip
+
+
+def between(steps: np.ndarray, rates: np.ndarray, length: int) -> np.ndarray:
+    """The rate of every update, (length,), from that of some (n,): as a line between them, or a jump at the later one
+    where the rate is constant before and after; the first before the first, the last after the last."""
+    out = np.interp(np.arange(length), steps, rates)
+    same = np.isclose(rates[1:], rates[:-1], rtol=1e-9)
+    for i in np.flatnonzero(~same):
+        flat_before = i == 0 or same[i - 1]
+        flat_after = i + 1 >= len(same) or same[i + 1]
+        if flat_before and flat_after and 0 < i < len(same) - 1:
+            out[steps[i] : steps[i + 1]] = rates[i]
+    return out
+
+
+def without_repeats(runs: Sequence[CurveRun]) -> tuple[CurveRun, ...]:
+    """The runs, each row of a shared trunk once: in the first run that has it."""
+    seen: set[tuple[str, int, float]] = set()
+    out = []
+    for run in runs:
+        keys = [(run.trunk_id or run.run_id, int(s), float(x)) for s, x in zip(run.steps, run.loss, strict=True)]
+        new = np.array([key not in seen for key in keys], dtype=bool)
+        seen |= set(keys)
+        ends = None if run.ends is None else run.ends[new]
+        out.append(replace(run, steps=run.steps[new], loss=run.loss[new], ends=ends))
+    return tuple(out)
