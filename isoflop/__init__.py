@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from isoflop.scaling.gate.gate import gate
     from isoflop.scaling.imports.read_table import read_table
     from isoflop.scaling.prediction.critical_batch import critical_batch as batch
+    from isoflop.scaling.prediction.curves.run_forecast import predict_run
     from isoflop.scaling.prediction.ledger import read_ledger as ledger
     from isoflop.scaling.prediction.predict import predict
     from isoflop.scaling.selection.comparison import comparison as compare
@@ -55,6 +56,7 @@ _PLACES = {
     "plan": "isoflop.experiments.app:plan",
     "plot": "isoflop.plot",
     "predict": "isoflop.scaling.prediction.predict:predict",
+    "predict_run": "isoflop.scaling.prediction.curves.run_forecast:predict_run",
     "read_table": "isoflop.scaling.imports.read_table:read_table",
     "report": "isoflop.analysis.report:write_report",
     "run": "isoflop.experiments.app:run",
@@ -80,6 +82,7 @@ __all__ = [
     "plan",
     "plot",
     "predict",
+    "predict_run",
     "read_table",
     "report",
     "run",

@@ -22,6 +22,7 @@ from isoflop.scaling.table.schedules.read_curves import read_curves
 FALSE = 0.02  # share of sound runs in which something is noticed, at most, by each of the two ways
 SLACK = 0.5  # of the cumulative sum: half the shift, in standard deviations, that is to be noticed
 LEAST_ROWS = 3
+ODD = 3.0  # times the largest residual of the usual run: a run that no other is measured by
 COOLING = 0.97  # of the peak: a rate below has begun to fall
 RISES = 0.01  # of ln loss above its lowest: a run that rises so far diverges
 BACK = 0.5  # of its largest excess: a run that came back so far had a passing fault
@@ -116,11 +117,6 @@ def watch_curves(table: pd.DataFrame, *, law: str = "multi_power", params: str =
     """Compare the curve of every unfinished run of a table with its band; of every run where all are finished.
 
     Raises TableError where the table has no curves, or no learning rates.
-
-    >>> import isoflop
-    >>> watch = isoflop.watch_curves(isoflop.example("quick"))
-    >>> len(watch.left) <= 3
-    True
     """
     found = read_curves(table, params=params)
     young = [run for run in found.runs if not run.done]
@@ -138,9 +134,28 @@ def watch_runs(
 ) -> Watch:
     """Compare runs with what the `known` ones predict; one that is known itself is judged by the others."""
     model = curve_model(known, law)
+    odd = outliers(model)
+    sound = [run for run in known if (run.trunk_id or run.run_id) not in odd]
+    if odd and sound:
+        model = curve_model(sound, law)
     judged = [watch_run(model, run) for run in watched]
     order = sorted(judged, key=lambda run: (run.left_at is None, run.n_params, run.run_id))
     return Watch(tuple(order), len(known), model.fit.form.name, tuple(notes))
+
+
+def outliers(model: CurveModel) -> set[str]:
+    """The trunks with a residual of the robust fit far beyond those of others: what they do is no measure for them."""
+    n = len(model.fit.problem.log_loss)
+    off = np.split(
+        model.fit.problem.residuals(model.fit.theta[None])[0][0, :n],
+        np.cumsum([len(run.loss) for run in model.fit.runs])[:-1],
+    )
+    worst = {}
+    for run, part in zip(model.fit.runs, off, strict=True):
+        trunk = run.trunk_id or run.run_id
+        worst[trunk] = max(worst.get(trunk, 0.0), float(np.abs(part).max()))
+    usual = float(np.median(list(worst.values())))
+    return {trunk for trunk, value in worst.items() if value > ODD * usual}
 
 
 def watch_run(model: CurveModel, run: CurveRun) -> WatchedRun:

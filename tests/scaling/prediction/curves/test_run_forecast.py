@@ -1,0 +1,100 @@
+"""`predict --run`: forecasts of one run by its curve and those of its siblings."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from isoflop.__main__ import app
+from isoflop.scaling.prediction.curves.curve_model import curve_model
+from isoflop.scaling.prediction.curves.run_forecast import begun, forecast_run, predict_run
+from isoflop.scaling.prediction.forecast import PredictError
+from isoflop.scaling.table.read import read_table
+from isoflop.scaling.table.schedules.read_curves import between, read_curves
+from tests.support.fits.simulated_curves import loss_of, simulate, study
+from tests.support.root import RESULTS
+
+
+@pytest.fixture(scope="module")
+def model():
+    return curve_model(study(np.random.default_rng(1), (5e3, 1e4, 2e4), 2))
+
+
+def test_a_young_run_keeps_its_level_and_borrows_its_shape(model):
+    run = simulate("young", 4e4, np.random.default_rng(2))
+    truth = run.loss[-1]
+    part = begun(run, 700)
+    found = forecast_run(model.with_run(part), part, siblings=6)
+    assert (found.at_step, found.last_step) == (2000, int(part.steps[-1]) + 1)
+    assert found.loss == pytest.approx(truth, rel=0.04)
+    lo, hi = found.intervals[0.95]
+    assert lo < truth < hi
+    assert list(found.band) == ["step", "loss", "lo", "hi", "learning_rate"]
+    assert found.band["step"].iloc[-1] == 2000
+    high = replace(part, loss=part.loss * 1.05)
+    assert forecast_run(model.with_run(high), high).loss > found.loss * 1.005
+
+
+def test_another_way_to_go_on(model):
+    run = begun(simulate("what if", 1e4, np.random.default_rng(3)), 1000)
+    with_run = model.with_run(run)
+    now = forecast_run(with_run, run, schedule="wsd", cooldown=0.2, at=1250)
+    stay = forecast_run(with_run, run, schedule="constant", at=1250)
+    assert now.loss < stay.loss
+    rates = np.append(run.rates[:1000], now.band["learning_rate"].iloc[-1])
+    assert rates[-1] < 0.2 * rates.max()
+    assert now.loss == pytest.approx(loss_of(now_rates(run), np.array([1249]), 1e4)[0], rel=0.04)
+
+
+def now_rates(run):
+    return np.concatenate([run.rates[:1000], run.rates[999] * (1 - np.sqrt(np.arange(250) / 250))])
+
+
+def test_of_the_committed_study(model):
+    table = read_table(RESULTS / "quick.parquet")
+    found = predict_run(table, "4e1d317d8ef8", until=7000)
+    truth = table[(table["run_id"] == "4e1d317d8ef8") & table["final"]]["loss"].iloc[0]
+    assert abs(np.log(found.loss / truth)) < 0.03
+    assert {"loss", "intervals", "at_step", "schedule", "band", "findings"} <= set(found.to_dict())
+    whole = simulate("whole", 1e4, np.random.default_rng(0))
+    with pytest.raises(PredictError, match="is at step 2,000: its end, step 2,000 is behind it; --at STEP asks"):
+        forecast_run(model.with_run(whole), whole)
+
+
+def test_rates_of_a_column():
+    assert between(np.array([0, 2, 4, 6, 8, 10]), np.array([3.0, 3, 3, 1, 1, 1]), 11).tolist() == [3.0] * 6 + [1.0] * 5
+    rates = between(np.array([2, 4, 6]), np.array([3.0, 2, 1]), 9)
+    assert rates.tolist() == [3.0, 3.0, 3.0, 2.5, 2.0, 1.5, 1.0, 1.0, 1.0]
+
+
+def test_curves_of_another_program(tmp_path):
+    runs = study(np.random.default_rng(4), (5e3, 2e4), 1)
+    rows = [
+        {"run": r.run_id, "step": s + 1, "lr": r.rates[s], "loss": x, "n_params": r.n_params, "tokens": 512 * (s + 1)}
+        for r in runs for s, x in zip(r.steps, r.loss, strict=True)
+    ]  # fmt: skip
+    path = tmp_path / "log.csv"
+    pd.DataFrame(rows).to_csv(path, index=False)
+    found = read_curves(read_table(path))
+    assert [len(run.loss) for run in found.runs] == [len(run.loss) for run in runs]
+    np.testing.assert_allclose(found.runs[0].rates[150:], runs[0].rates[150:], rtol=0.1, atol=1e-3)
+    said = CliRunner().invoke(app, ["predict", str(path), "--run", "5000-0", "--at", "1500", "--json"])
+    assert said.exit_code == 0, said.output
+    pd.DataFrame(rows).drop(columns="lr").to_csv(path, index=False)
+    said = CliRunner().invoke(app, ["predict", str(path), "--run", "5000-0", "--at", "1500"])
+    assert "no column of learning rates" in str(said.exception)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--run", "4e1d", "--flops", "1e12"], "--run forecasts a run of the table: leave out --flops"),
+        (["--schedule", "wsd", "--flops", "1e12"], "name the run with --run"),
+        (["--run", "4e1d", "--at", "x"], "--at x: with --run it is one step"),
+    ],
+)
+def test_options_that_do_not_go_together(options, message):
+    said = CliRunner().invoke(app, ["predict", str(RESULTS / "quick.parquet"), *options])
+    assert message in str(said.exception)

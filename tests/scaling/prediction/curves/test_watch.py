@@ -1,0 +1,72 @@
+"""`status --watch TABLE`: runs that leave the band of their siblings."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from isoflop.commands.runs import app
+from isoflop.scaling.prediction.curves.curve_model import curve_model
+from isoflop.scaling.prediction.curves.watch import cusum_bound, left_at, watch_run
+from isoflop.scaling.table.schedules.schedule import Schedule
+from tests.support.fits.simulated_curves import PEAK, cut, simulate, study
+
+
+@pytest.fixture(scope="module")
+def model():
+    return curve_model(study(np.random.default_rng(5), (5e3, 1e4, 2e4), 2))
+
+
+def test_a_sound_run_stays_and_its_end_is_forecast(model):
+    run = simulate("sound", 1e4, np.random.default_rng(6))
+    seen = watch_run(model, cut(run, 0.6))
+    assert seen.left_at is None
+    assert seen.end is not None
+    assert seen.end[1] < run.loss[-1] < seen.end[2]
+    assert "in its band" in seen.line()
+    assert seen.chart().count("\n") == 8
+
+
+@pytest.mark.parametrize(("factor", "cause"), [(1.15, "above its band"), (0.85, "below its band")])
+def test_a_run_that_leaves(model, factor, cause):
+    run = simulate("faulty", 1e4, np.random.default_rng(7))
+    late = run.steps > 900
+    seen = watch_run(model, replace(run, loss=np.where(late, run.loss * factor, run.loss)))
+    assert seen.left_at == run.steps[late][0] + 1
+    assert seen.cause
+
+
+def test_no_cooldown_where_one_was_declared(model):
+    run = simulate(
+        "stays", 2e4, np.random.default_rng(8), steps=3000, rates=Schedule("constant", 100).rates(3000, PEAK)
+    )
+    seen = watch_run(model, run)
+    assert seen.left_at is not None
+    assert "was the rate lowered as declared?" in seen.cause
+
+
+def test_bounds_hold_what_they_promise():
+    draw = np.random.default_rng(9)
+    assert np.mean([left_at(draw.standard_normal(40), 1e6) is not None for _ in range(400)]) < 0.05
+    assert 4 < cusum_bound(40) < 8
+    assert left_at(np.zeros(0), 5.0) is None
+
+
+def faulty(run):
+    return run.loss * np.where((run.run_id == "20000-1") & (run.steps > 900), 1.2, 1.0)
+
+
+def test_watch_a_table(tmp_path):
+    runs = study(np.random.default_rng(10), (5e3, 2e4), 2)
+    rows = [
+        {"run": r.run_id, "step": s + 1, "lr": r.rates[s], "loss": x, "n_params": r.n_params, "tokens": 512 * (s + 1)}
+        for r in runs for s, x in zip(r.steps, faulty(r), strict=True)
+    ]  # fmt: skip
+    path = tmp_path / "log.csv"
+    pd.DataFrame(rows).to_csv(path, index=False)
+    said = CliRunner().invoke(app, ["status", str(path), "--watch"])
+    assert said.exit_code == 0, said.output
+    assert "20000-1" in said.output
+    assert "LEFT ITS BAND at step" in said.output
