@@ -92,11 +92,8 @@ class CurveProblem:
     def _pull(self) -> tuple[Array, Array, Array]:
         """Places, centres and standard deviations of the priors."""
         at = [(self.names.index(k), p.centre, p.sd) for k, p in self.priors.items() if k in self.names]
-        return (
-            tuple(np.array(column) for column in zip(*at, strict=True))
-            if at
-            else (np.zeros(0, int), *[np.zeros(0)] * 2)
-        )  # type: ignore[return-value]
+        place = np.array([i for i, _, _ in at], dtype=int)
+        return place, np.array([centre for _, centre, _ in at]), np.array([sd for _, _, sd in at])
 
     def coordinates(self, theta: Array, z: Array) -> Array:
         """Coordinates of the form at sizes z (n,), (B, P, n), or (B, P, 1) of one size."""

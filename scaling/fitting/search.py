@@ -4,7 +4,7 @@ import numpy as np
 
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.problem import FitProblem
-from isoflop.scaling.fitting.solver import EXACT, ROUNDING, Solution, huber, minimise
+from isoflop.scaling.fitting.solver import EXACT, ROUNDING, Problem, Solution, huber, minimise
 from isoflop.scaling.fitting.starts import starts
 from isoflop.scaling.laws.law import Array
 
@@ -68,7 +68,7 @@ def _patient(problem: FitProblem, ends: Array, *, delta: float | Array, weights:
 
 
 def go_on(
-    problem: FitProblem,
+    problem: Problem,
     so_far: Solution,
     which: Array,
     *,

@@ -150,7 +150,7 @@ def outliers(model: CurveModel) -> set[str]:
         model.fit.problem.residuals(model.fit.theta[None])[0][0, :n],
         np.cumsum([len(run.loss) for run in model.fit.runs])[:-1],
     )
-    worst = {}
+    worst: dict[str, float] = {}
     for run, part in zip(model.fit.runs, off, strict=True):
         trunk = run.trunk_id or run.run_id
         worst[trunk] = max(worst.get(trunk, 0.0), float(np.abs(part).max()))
