@@ -29,6 +29,7 @@ def test_a_bad_name_is_refused_with_its_key_and_the_rule(tmp_path, name):
     assert [path.name for path in tmp_path.rglob("*")] == ["runs", "STORE.json"]
 
 
+@pytest.mark.slow
 @given(st.text(max_size=120))
 def test_a_name_that_passes_is_one_part_of_a_path(tmp_path_factory, name):
     try:

@@ -54,6 +54,7 @@ def test_a_trunk_costs_its_steps_once_and_its_evaluations():
     assert run_seconds(cells[1], speed) == 200 * 2.0 + 4 * row * 0.5
 
 
+@pytest.mark.slow
 def test_the_rows_counted_are_the_rows_written(tmp_path):
     from isoflop.experiments.config import SyntheticSpec
     from isoflop.experiments.data.corpus import prepare

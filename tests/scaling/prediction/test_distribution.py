@@ -50,6 +50,7 @@ def test_the_score_of_a_mixture_is_the_integral_of_its_definition():
         assert held.crps(y) == pytest.approx(rough, abs=2e-4)
 
 
+@pytest.mark.slow
 def test_the_mean_score_is_least_for_the_forecast_that_is_true():
     rng = np.random.default_rng(0)
     draws = rng.normal(0.2, 0.03, 60)
