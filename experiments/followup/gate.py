@@ -100,7 +100,9 @@ def run_gate(
         more = _chosen(study, pairs, table, target, learnt)
         spent = float(table.loc[table["final"], "flops"].sum())
         _say(found, spent, allowed)
-        if not active or spent + _cost(more, study, len(active)) > allowed:
+        while more and spent + _cost(more, study, len(active)) > allowed:
+            more = more[:-1]  # what is left is spent in a smaller batch
+        if not active or not more:
             return found
         pairs = [*pairs, *more]
 

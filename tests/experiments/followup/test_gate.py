@@ -104,6 +104,14 @@ def test_it_ends_where_the_flops_are_spent(typed, tmp_path, capsys):
     assert "worse undecided (2 pairs" in printed.err
 
 
+def test_what_is_left_is_spent_on_fewer_pairs(typed, tmp_path, monkeypatch):
+    monkeypatch.setattr("isoflop.experiments.followup.gate.BATCH", 1)  # as many pairs again at every look
+    arguments = [*typed, WORSE, f"runs={tmp_path / 'runs'}"]
+    found = run_gate(arguments, target=TARGET, spend=2.1e9, train=trainer([]))
+    assert found.verdicts[0].pairs == 3
+    assert found.verdicts[0].flops == pytest.approx(2e9, rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("further", "keywords", "message"),
     [

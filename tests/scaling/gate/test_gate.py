@@ -10,6 +10,7 @@ from isoflop.scaling.arms.multiplier import MultiplierError
 from isoflop.scaling.gate.discrepancy import LearnError
 from isoflop.scaling.gate.estimate import Observations, estimate
 from isoflop.scaling.gate.gate import GateError, gate
+from isoflop.scaling.imports.read_table import read_table
 from tests.support.fits.gates import COMPUTES, SLOPE, draw, looks, measured_noise, planned, regmix_arms, scored
 from tests.support.root import RESULTS
 
@@ -213,3 +214,15 @@ def test_a_stated_probability_is_what_happens(public_data):
     count, stated, held = (both[:, :, k] for k in range(3))
     off = np.average(stated, axis=0, weights=count) - np.average(held, axis=0, weights=count)
     assert (np.abs(off) <= 0.03).all()
+
+
+def test_the_committed_gate_of_four_changes():
+    table = read_table(RESULTS / "gates" / "gate_arms.parquet")
+    found = {target: gate(table, target=target, baseline="baseline") for target in (3e11, 1e12)}
+    assert decisions(found[3e11]) == {
+        "muon": "promote", "lstm": "undecided", "standard": "undecided", "decay": "reject",
+    }  # fmt: skip
+    assert decisions(found[1e12])["muon"] == "undecided"
+    assert {v.arm: v.pairs for v in found[3e11].verdicts} == {"muon": 56, "lstm": 56, "standard": 56, "decay": 51}
+    unlabelled = gate(table.drop(columns="gate_pair"), target=3e11, baseline="baseline")
+    assert {v.arm: v.pairs for v in unlabelled.verdicts}["lstm"] < 56  # it counts other parameters at the same size
