@@ -210,8 +210,11 @@ def family_of(config: ModelConfig) -> Family:
 
 @cache
 def family_named(name: str) -> Family:
-    """The family of one of the names in FAMILIES."""
-    return import_module(f"isoflop.models.families.{name}").FAMILY
+    """The family of one of the names in FAMILIES. Raises TypeError for one that lacks what every family says."""
+    family: Family = import_module(f"isoflop.models.families.{name}").FAMILY
+    if lacking := [key for key in ("size_prefix", "module") if not hasattr(family, key)]:
+        raise TypeError(f"models/families/{name}.py: its FAMILY has no {' and no '.join(lacking)} (models/config.py)")
+    return family
 
 
 def default_d_ff(d_model: int) -> int:

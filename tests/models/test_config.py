@@ -1,6 +1,8 @@
 """Shapes, parameter counts and training FLOPs of a model, from its configuration alone."""
 
 import dataclasses
+import sys
+import types
 
 import pytest
 
@@ -10,6 +12,7 @@ from isoflop.models.config import (
     ModelConfig,
     count_params,
     default_d_ff,
+    family_named,
     flops_per_token,
     n_matrices,
     n_total,
@@ -79,3 +82,11 @@ def test_config_is_a_value():
     assert config == ModelConfig(**SHAPE)
     assert config.d_ff == 48
     assert dataclasses.replace(config, d_ff=None).d_ff == 48
+
+
+def test_a_family_that_lacks_a_name_is_told_so(monkeypatch):
+    half = types.ModuleType("half")
+    half.FAMILY = types.SimpleNamespace(module="isoflop.models.lstm:LSTM")
+    monkeypatch.setitem(sys.modules, "isoflop.models.families.half", half)
+    with pytest.raises(TypeError, match=r"models/families/half.py: its FAMILY has no size_prefix"):
+        family_named("half")
