@@ -155,7 +155,7 @@ def predict(
     assert table is not None
     if run is None and (schedule is not None or cooldown is not None):
         raise ValueError("--schedule and --cooldown are of a run's curve: name the run with --run")
-    data = load(table, mapping, where, study, sheet, best=best, laws=laws)
+    data = load(table, mapping, where, study, sheet, best=best, laws=laws, keep_unfinished=run is not None)
     if run is not None:
         given = {"--flops": flops, "--n-params": n_params, "--tokens": tokens, "--laws": laws or None,
                  "--register": register, "--score": score, "--inference-tokens": inference, "--token-cap": cap,

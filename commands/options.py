@@ -253,11 +253,13 @@ def load(
     laws: str | None = None,
     inputs: "Sequence[Column]" = (),
     outcome: str = "loss",
+    keep_unfinished: bool = False,
 ) -> "pd.DataFrame":
     """The table of a command, read with its --map, --where, --study, --sheet and --best-of; guesses go to stderr.
 
     `labels` are columns of names besides the usual ones, `laws` those that the command names, whose columns --map may
-    name too, as may it `inputs`; `outcome` is the column that the table is about.
+    name too, as may it `inputs`; `outcome` is the column that the table is about. Runs that did
+    not finish are left out, unless `keep_unfinished`.
     """
     from isoflop.scaling.imports.read_table import read_table
     from isoflop.scaling.laws import columns_read, law_names
@@ -267,6 +269,7 @@ def load(
     read = read_table(
         table, mapping=pairs(mapping, "--map"), where=where, study=study, sheet=sheet, labels=labels,
         inputs=(*(columns_read(law_names(laws)) if laws else ()), *inputs), outcome=outcome,
+        keep_unfinished=keep_unfinished,
     )  # fmt: skip
     if guessed := read.attrs["guessed"]:
         typer.echo(f"{table}: {'; '.join(guessed)}", err=True)

@@ -98,7 +98,7 @@ def status(
     if watch and not (runs / "STORE.json").exists() and runs.exists():
         from isoflop.scaling.prediction.curves.watch import watch_curves
 
-        seen = watch_curves(load(runs, mapping, where))
+        seen = watch_curves(load(runs, mapping, where, keep_unfinished=True))
         emit(seen.to_dict(), str(seen), as_json)
         return
     from isoflop.experiments.store.store import open_store

@@ -30,6 +30,7 @@ def read_table(
     labels: Iterable[str] = (),
     inputs: Sequence[Column] = (),
     outcome: str = "loss",
+    keep_unfinished: bool = False,
 ) -> pd.DataFrame:
     """The table at `path` with its columns renamed by `mapping` (ours -> yours) and its rows kept by `where`.
 
@@ -37,7 +38,8 @@ def read_table(
     or of their curves, or whatever `import_source` reads as it is: a log,
     a folder of histories. `study` keeps the runs that one study of a runs folder lists, `sheet` names one of a
     spreadsheet, `labels` are more columns of names, `inputs` further columns that a law reads, which `mapping` may name
-    (`isoflop.laws.columns_read` lists those of a law), `outcome` the column that the table is about. `attrs` carries
+    (`isoflop.laws.columns_read` lists those of a law), `outcome` the column that the table is about. Runs that did not
+    finish are left out, unless `keep_unfinished`. `attrs` carries
     "source", "notes" (what was renamed, assumed and filtered; "guessed" of them what the user did not ask for),
     "mapping", "loss_unit", and "study" where one was named.
     Raises TableError naming the file and the remedy, or RunTableError for a runs folder that is not one.
@@ -52,29 +54,49 @@ def read_table(
     path = Path(path)
     if study or sheet or not path.exists() or (path / "cells").is_dir() or is_bundle(path):
         return read_plain(
-            path, mapping=mapping, where=where, study=study, sheet=sheet, labels=labels, inputs=inputs, outcome=outcome
+            path,
+            mapping=mapping,
+            where=where,
+            study=study,
+            sheet=sheet,
+            labels=labels,
+            inputs=inputs,
+            outcome=outcome,
+            keep_unfinished=keep_unfinished,
         )
     if _is_foreign(path):
         try:
-            return _imported_table(path, mapping, where)
+            return _imported_table(path, mapping, where, keep_unfinished)
         except SourceError as error:
             raise TableError(f"{error} (options of `isoflop import`, which writes a table)") from error
     try:
-        return read_plain(path, mapping=mapping, where=where, labels=labels, inputs=inputs, outcome=outcome)
+        return read_plain(
+            path,
+            mapping=mapping,
+            where=where,
+            labels=labels,
+            inputs=inputs,
+            outcome=outcome,
+            keep_unfinished=keep_unfinished,
+        )
     except (TableError, RunTableError) as error:
         try:
-            return _imported_table(path, mapping, where)
+            return _imported_table(path, mapping, where, keep_unfinished)
         except SourceError:
             raise error from None
 
 
-def _imported_table(path: Path, mapping: Mapping[str, str] | None, where: str | None) -> pd.DataFrame:
+def _imported_table(
+    path: Path, mapping: Mapping[str, str] | None, where: str | None, keep_unfinished: bool
+) -> pd.DataFrame:
     from isoflop.scaling.imports.assemble import ImportOptions
     from isoflop.scaling.imports.read import import_source
 
-    found = import_source(path, "auto", ImportOptions(), mapping or {})
+    found = import_source(path, "auto", ImportOptions(keep_unfinished=keep_unfinished), mapping or {})
     notes = [*found.notes, *(f"left out: {one}" for one in found.left_out)]
-    table = as_table(found.table, path, {}, where, notes, is_study=found.kind == "run table")
+    table = as_table(
+        found.table, path, {}, where, notes, is_study=found.kind == "run table", keep_unfinished=keep_unfinished
+    )
     table.attrs["guessed"] = tuple(notes)
     return table
 

@@ -39,6 +39,7 @@ def read_table(
     labels: Iterable[str] = (),
     inputs: Sequence[Column] = (),
     outcome: str = "loss",
+    keep_unfinished: bool = False,
 ) -> pd.DataFrame:
     """A runs folder or a file of rows, its columns renamed by `mapping` (ours -> yours), its rows kept by `where`.
 
@@ -47,7 +48,8 @@ def read_table(
     whose text is never taken for a missing value. `inputs` are the columns that a law reads: `mapping` may name them,
     and the table may lack size, tokens and compute where it reads none of these. `outcome` is the column that the
     table is about. A column under a usual alias, with its
-    unit in its name, is taken and noted (`columns.resolve`); runs that did not finish are left out and counted.
+    unit in its name, is taken and noted (`columns.resolve`); runs that did not finish are left out and counted, unless
+    `keep_unfinished`: a curve of one is a curve.
 
     `attrs` carries "source", "notes" (what was renamed and filtered; "guessed" of them what the user did not ask for),
     "loss_unit", "mapping", and "study" where one was named. The index counts the rows of the file from 0, also after
@@ -61,7 +63,17 @@ def read_table(
     shared = read_manifest(path)["study"] if is_bundle(path) else ""
     if study and study != shared:
         frame = _of_study(frame, path, study, shared, notes)
-    table = as_table(frame, path, mapping, where, notes, is_study=is_study, inputs=inputs, outcome=outcome)
+    table = as_table(
+        frame,
+        path,
+        mapping,
+        where,
+        notes,
+        is_study=is_study,
+        inputs=inputs,
+        outcome=outcome,
+        keep_unfinished=keep_unfinished,
+    )
     if study or shared:
         table.attrs["study"] = study or shared
     table.attrs["source"] = source
@@ -78,6 +90,7 @@ def as_table(
     is_study: bool,
     inputs: Sequence[Column] = (),
     outcome: str = "loss",
+    keep_unfinished: bool = False,
 ) -> pd.DataFrame:
     """The rows of a file, or of what was imported from it, as `read_table` returns them; `notes` are said before."""
     if frame.empty:
@@ -88,7 +101,7 @@ def as_table(
         needs = (*needs, ("n_params", "flops", "position"))
     found = resolve(frame, mapping, notes, source=str(path), needs=needs)
     frame = found.frame
-    if not is_study and not _chosen_by_state(frame, where):
+    if not is_study and not keep_unfinished and not _chosen_by_state(frame, where):
         frame = leave_out_unfinished(frame, notes, source=str(path))
     requested = tuple(f"{name} is the column" for name in mapping)
     guessed = () if is_study else tuple(note for note in notes if not note.startswith(requested))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from isoflop.scaling.table.columns import TableError, columns_for, is_numbers, parse, values
+from isoflop.scaling.table.curves import RUN_NAMES
 from isoflop.scaling.table.meaning import words
 
 _STATE = ("state", "run_state", "status", "run_status", "job_state", "job_status", "final_state")
@@ -131,7 +132,8 @@ def _say_unknown(states: pd.Series, notes: list[str]) -> None:
 
 
 def _without_short(frame: pd.DataFrame, notes: list[str], *, source: str) -> pd.DataFrame:
-    found = short_of_plan(frame, "run_id" if "run_id" in frame else None)
+    run = next((name for name in frame if isinstance(name, str) and words(name) in RUN_NAMES), None)
+    found = short_of_plan(frame, run)
     if found is None or not found[1].any():
         return frame
     plan, out = found

@@ -18,6 +18,7 @@ from isoflop.scaling.table.schedules.schedule import Schedule
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 BAND = 0.9
 POINTS = 24  # of a band
+MOST_STEPS = 10_000_000
 FAR = 4.0  # times its steps: a forecast further on is said to be far
 FEW = 3  # siblings: with fewer the shape of the curve is mostly that of published runs
 SAME_RATE = 0.01  # of the peak
@@ -103,9 +104,10 @@ def predict_run(
         target = begun(target, until)
     others = [other for other in found.runs if other.run_id != target.run_id]
     model = curve_model([*others, target], law)
-    return forecast_run(
-        model, target, schedule=schedule, cooldown=cooldown, at=at, siblings=len(others), notes=found.notes
-    )
+    notes = [note for note in found.notes if not note.startswith("run ") or note.startswith(f"run {target.run_id}:")]
+    if schedule is not None:
+        notes = [note for note in notes if not note.startswith("run ")]
+    return forecast_run(model, target, schedule=schedule, cooldown=cooldown, at=at, siblings=len(others), notes=notes)
 
 
 def begun(run: CurveRun, until: int) -> CurveRun:
@@ -133,6 +135,8 @@ def forecast_run(
         more = "" if at is not None else "; --at STEP asks for a later one, --schedule NAME how it would go on"
         raise PredictError(f"run {run.run_id} is at step {last:,}: {what} is behind it{more}")
     said = list(notes)
+    if end > MOST_STEPS:
+        raise PredictError(f"step {end:,} of run {run.run_id} is too far: a curve is followed for {MOST_STEPS:,} steps")
     rates, named = goes_on(run, end, last, schedule, cooldown, said)
     if siblings < FEW:
         said.append(

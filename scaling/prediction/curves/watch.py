@@ -134,13 +134,14 @@ def watch_runs(
 ) -> Watch:
     """Compare runs with what the `known` ones predict; one that is known itself is judged by the others."""
     model = curve_model(known, law)
-    odd = outliers(model)
+    odd, said = outliers(model), list(notes)
     sound = [run for run in known if (run.trunk_id or run.run_id) not in odd]
     if odd and sound:
         model = curve_model(sound, law)
+        said.append(f"the bands are those of the others, not of runs far off the law: {', '.join(sorted(odd))}")
     judged = [watch_run(model, run) for run in watched]
     order = sorted(judged, key=lambda run: (run.left_at is None, run.n_params, run.run_id))
-    return Watch(tuple(order), len(known), model.fit.form.name, tuple(notes))
+    return Watch(tuple(order), len(model.runs), model.fit.form.name, tuple(said))
 
 
 def outliers(model: CurveModel) -> set[str]:

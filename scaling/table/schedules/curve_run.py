@@ -9,7 +9,7 @@ import numpy as np
 class CurveRun:
     """A run's losses (n,) at `steps` (n,), the indices of their last updates, and its `rates` (T,) to its planned end.
 
-    `done` is whether it got there; `sure` whether the rates to the end are known (by a named schedule), not guessed.
+    `done` is whether it got there, `schedule` what its rates are in words.
     """
 
     run_id: str

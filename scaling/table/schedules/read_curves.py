@@ -22,6 +22,9 @@ STEPS = ("step", "global_step", "iter", "iteration", "trainer_step")
 HORIZONS = ("horizon_steps", "total_steps", "max_steps", "num_training_steps")
 FRACTIONS = (0.2, 0.1, 0.15, 0.25, 0.3, 0.05, 0.4, 0.5, 1.0)  # of a cooldown, tried in this order
 FINALS = (0.0, 0.1, 0.01, 0.05, 0.2)
+NAMED = 4  # runs in a note
+BY_COLUMN = "by its column"  # the schedule of a run whose rates are those of a column
+SAME = 0.01  # of the peak: rates of two runs that are the same schedule
 AGREES = 1e-6  # relative to the peak: a schedule that gives the column's rates
 
 
@@ -37,12 +40,14 @@ class CurveTable:
 def read_curves(
     table: pd.DataFrame, *, schedule: Schedule | None = None, steps: int | None = None, params: str = "matrices"
 ) -> CurveTable:
-    """Every run of a table as a `CurveRun`; rows of the warm-up and losses that are no positive number are left out.
+    """Every run of a table as a `CurveRun`; rows of the warm-up are left out, and those without a positive loss or a
+    step, which `notes` count.
 
     `schedule` replaces the schedule of every run, over `steps` updates where the table does not say how many. Raises
     TableError where the table has no curves, or learning rates are neither there nor named.
     """
-    rows = _own(table, params) if is_runs(table) and not table["final"].all() else _foreign(table)
+    notes: list[str] = []
+    rows = _own(table, params) if is_runs(table) and not table["final"].all() else _foreign(table, notes)
     names = {words(c): c for c in reversed(rows.columns) if isinstance(c, str)}
     if (at := next((names[n] for n in STEPS if n in names), None)) is None:
         raise TableError("no column of steps: a law of whole curves needs one (--map step=NAME)")
@@ -54,7 +59,7 @@ def read_curves(
             "no column of learning rates, and no schedule named: a law of whole curves needs either (a column "
             "learning_rate, or --schedule NAME)"
         )
-    notes: list[str] = []
+    rows = _placed(rows, at, notes)
     found, empty = [], []
     known: Schedule | None = None
     groups = list(rows.groupby("run_id", sort=False))
@@ -62,10 +67,6 @@ def read_curves(
         known = next((s for _, one in groups if (s := _told(one)) is not None and s.name == "wsd"), None)
     for name, one in groups:
         one = one.sort_values(at, kind="stable")
-        one = one[np.isfinite(one["loss"]) & (one["loss"] > 0)]
-        if one.empty:
-            empty.append(str(name))
-            continue
         run = _ours(str(name), one, schedule, known, notes) if ours else None
         if run is None:
             run = _other(str(name), one, at, rate, horizon, schedule, steps)
@@ -75,6 +76,10 @@ def read_curves(
             empty.append(str(name))
     if not found:
         raise TableError("no run has a row after its warm-up: nothing that a law of whole curves can be fitted to")
+    if empty:
+        more = ", ..." if len(empty) > NAMED else ""
+        notes.append(f"{len(empty)} runs have no row after their warm-up: {', '.join(empty[:NAMED])}{more}")
+    found = [_to_come(run, found, notes) for run in found]
     return CurveTable(tuple(found), tuple(dict.fromkeys(notes)), tuple(empty))
 
 
@@ -82,11 +87,31 @@ def _own(table: pd.DataFrame, params: str) -> pd.DataFrame:
     return table.assign(n_params=count_params(table, params).astype(float))
 
 
-def _foreign(table: pd.DataFrame) -> pd.DataFrame:
+def _foreign(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     found = curves(table)
     if found is None:
         raise TableError("no training curves: the table has one row per run (curves are several rows of a run)")
+    counts = {
+        "written twice": found.repeated,
+        "without a loss": found.empty,
+        "whose loss is no positive number": found.wrong,
+    }
+    notes += [f"{count} rows {what} are left out" for what, count in counts.items() if count]
+    if found.diverged:
+        notes.append(f"runs whose last loss is no positive number are left out: {', '.join(found.diverged)}")
     return found.rows().sort_values("run_id", kind="stable")
+
+
+def _placed(rows: pd.DataFrame, at: str, notes: list[str]) -> pd.DataFrame:
+    """The rows with a step and a positive loss, the others counted. Raises TableError for steps that are not whole."""
+    step, loss = rows[at].to_numpy(float), rows["loss"].to_numpy(float)
+    kept = np.isfinite(step) & np.isfinite(loss) & (loss > 0)
+    if not kept.all():
+        notes.append(f"{(~kept).sum()} of {len(rows)} rows have no step or no positive loss: they are left out")
+    wrong = step[kept & ((step < 0) | (step != np.round(step)))]
+    if len(wrong):
+        raise TableError(f"column {at!r}: {wrong[0]:g} is no step, a whole number of 0 or more")
+    return rows[kept].astype({at: int})
 
 
 def _told(one: pd.DataFrame) -> Schedule | None:
@@ -164,12 +189,30 @@ def _other(
         kept = np.isfinite(column) & (column >= 0)
         if not kept.any() or not column[kept].max() > 0:
             raise TableError(f"run {name}: no learning rate in column {rate!r}; name its schedule with --schedule")
-        rates, words_ = between(index[kept], column[kept], length), "by its column"
+        rates, words_ = between(index[kept], column[kept], length), BY_COLUMN
         keep = index >= int(np.argmax(rates >= 0.999 * rates[: index[-1] + 1].max()))
     return CurveRun(
         name, float(one["n_params"].iloc[0]), index[keep], one["loss"].to_numpy(float)[keep], rates,
         bool(index[-1] + 1 >= length), words_, name,
     )  # fmt: skip
+
+
+def _to_come(run: CurveRun, runs: Sequence[CurveRun], notes: list[str]) -> CurveRun:
+    """A run whose column of rates ends before the run does, with those of a finished run that had the same so far."""
+    last = int(run.steps[-1]) + 1
+    if run.schedule != BY_COLUMN or last >= run.horizon:
+        return run
+    for other in runs:
+        if other.done and other.schedule == BY_COLUMN and other.horizon == run.horizon:
+            rates = other.rates * (run.rates[last - 1] / other.rates[last - 1] if other.rates[last - 1] > 0 else 1.0)
+            if np.abs(rates[:last] - run.rates[:last]).max() <= SAME * run.rates.max():
+                notes.append(f"run {run.run_id}: its rates after step {last:,} are taken to be those of {other.run_id}")
+                return replace(run, rates=rates)
+    notes.append(
+        f"run {run.run_id}: its rate is taken to stay at {run.rates[last - 1]:.3g} after step {last:,}, where the "
+        "column ends; --schedule NAME says how it goes on"
+    )
+    return run
 
 
 def between(steps: np.ndarray, rates: np.ndarray, length: int) -> np.ndarray:

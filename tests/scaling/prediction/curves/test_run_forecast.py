@@ -87,6 +87,55 @@ def test_curves_of_another_program(tmp_path):
     assert "no column of learning rates" in str(said.exception)
 
 
+def logged(tmp_path, change=None):
+    """A CSV of four runs of 1,000 steps and r4, which is at step 500; `change` edits the rows."""
+    rows = []
+    for k in range(5):
+        for step in range(50, 1001 if k < 4 else 501, 50):
+            rate = 0.01 * min(1, step / 100) * (1 if step < 800 else (1000 - step) / 200)
+            noise = 1 + 0.002 * np.sin(7 * k + step)
+            rows.append((f"r{k}", step, 1e6 * 2**k, 1e4 * step, rate, (2 + 5 * (2**k * step) ** -0.2) * noise, 1000))
+    table = pd.DataFrame(rows, columns=["run", "step", "n_params", "tokens", "lr", "loss", "max_steps"])
+    path = tmp_path / "log.csv"
+    (table if change is None else change(table)).to_csv(path, index=False)
+    return path
+
+
+def typed(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_an_unfinished_run_of_a_table_goes_on_as_its_siblings_did(tmp_path):
+    said = typed("predict", logged(tmp_path), "--run", "r4")
+    assert "at step 1,000 (by its column)" in said.output
+    assert "its rates after step 500 are taken to be those of r0" in said.output
+    assert "left out" not in said.output
+    alone = typed("predict", logged(tmp_path, lambda t: t.assign(lr=t["lr"].where(t["run"] == "r4", 0.005))),
+                  "--run", "r4")  # fmt: skip
+    assert "taken to stay at 0.01 after step 500" in alone.output
+    named = typed("predict", tmp_path / "log.csv", "--run", "r4", "--schedule", "constant")
+    assert "note: run r4:" not in named.output
+    watched = typed("status", "--watch", logged(tmp_path))
+    assert "1 runs watched" in watched.output
+    assert "r4 " in watched.output
+    far = typed("predict", tmp_path / "log.csv", "--run", "r4", "--at", "2000000000")
+    assert "too far" in str(far.exception)
+
+
+def without_some(table):
+    table["loss"] = table["loss"].mask(table.index.isin([3, 25])).mask(table.index == 40, -1.0)
+    return table.assign(step=table["step"].mask(table.index == 85))
+
+
+def test_rows_that_no_law_can_read_are_counted(tmp_path):
+    said = typed("predict", logged(tmp_path, without_some), "--run", "r4").output
+    assert "2 rows without a loss are left out" in said
+    assert "1 rows whose loss is no positive number are left out" in said
+    assert "rows have no step or no positive loss: they are left out" in said
+    half = typed("predict", logged(tmp_path, lambda t: t.assign(step=t["step"] + 0.5)), "--run", "r4")
+    assert "50.5 is no step" in str(half.exception)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
