@@ -99,6 +99,8 @@ def _foreign(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     notes += [f"{count} rows {what} are left out" for what, count in counts.items() if count]
     if found.diverged:
         notes.append(f"runs whose last loss is no positive number are left out: {', '.join(found.diverged)}")
+    if "tokens" not in found.frame:  # a law of steps and rates reads none
+        found = replace(found, frame=found.frame.assign(tokens=1.0))
     return found.rows().sort_values("run_id", kind="stable")
 
 

@@ -132,6 +132,8 @@ def test_rows_that_no_law_can_read_are_counted(tmp_path):
     assert "2 rows without a loss are left out" in said
     assert "1 rows whose loss is no positive number are left out" in said
     assert "rows have no step or no positive loss: they are left out" in said
+    said = typed("predict", logged(tmp_path, lambda t: t.drop(columns="tokens")), "--run", "r4")
+    assert "at step 1,000" in said.output  # tokens are not asked for
     half = typed("predict", logged(tmp_path, lambda t: t.assign(step=t["step"] + 0.5)), "--run", "r4")
     assert "50.5 is no step" in str(half.exception)
 
