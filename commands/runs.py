@@ -91,9 +91,10 @@ def status(
     where: Where = None,
     mapping: Map = None,
 ) -> None:
-    """Progress of the studies in a folder; with --watch, curves that left their band.
+    """Show the progress of studies.
 
-    status --watch TABLE compares the curves of a table or of imported logs with the bands that their siblings predict.
+    With --watch, curves that left their band: status --watch TABLE compares the curves of a table or of imported logs
+    with the bands that their siblings predict.
     """
     if watch and not (runs / "STORE.json").exists() and runs.exists():
         from isoflop.scaling.prediction.curves.watch import watch_curves
@@ -101,6 +102,8 @@ def status(
         seen = watch_curves(load(runs, mapping, where, keep_unfinished=True))
         emit(seen.to_dict(), str(seen), as_json)
         return
+    if given := [option for option, value in (("--where", where), ("--map", mapping)) if value is not None]:
+        raise ValueError(f"{' and '.join(given)}: of the curves of a table, status --watch TABLE")
     from isoflop.experiments.store.store import open_store
     from isoflop.experiments.sweep.plan import status, status_text
 

@@ -20,7 +20,7 @@ from isoflop.experiments.training.cuda_graph import GraphedStep
 from isoflop.experiments.training.evaluate import Evaluation, evaluate
 from isoflop.experiments.training.gather import Gather, gatherer, to_device
 from isoflop.experiments.training.initial import start
-from isoflop.experiments.training.noise_scale import EVERY, FORGET, from_halves, in_tokens, no_sums
+from isoflop.experiments.training.noise_scale import EVERY, FORGET, from_halves, in_tokens
 from isoflop.experiments.training.optimizer import Optimizer, build_optimizer
 from isoflop.experiments.training.rows import Measurement
 from isoflop.models.language_model import LanguageModel
@@ -52,7 +52,7 @@ class Learner:
         self.guess = (1 - 1e-6) * math.log(cell.model.vocab_size)  # rounding apart
         self.step, self.seconds = 0, 0.0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-        self.noise = no_sums(device)
+        self.noise = torch.zeros(2, dtype=torch.float64, device=device)  # sums of `noise_scale`
         self.measurements: list[Measurement] = []
         self.engines: set[str] = set()  # that took the steps so far
         self._graph: GraphedStep | None = None
@@ -188,7 +188,7 @@ class Learner:
         self.optimizer.load(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.loss_sum.copy_(state["loss_sum"])
-        self.noise.copy_(state.get("noise", no_sums(self.device)))
+        self.noise.copy_(state.get("noise", torch.zeros(2)))
         self.measurements = [Measurement(**m) for m in state["measurements"]]
         self.engines = {*state.get("engines", [UNKNOWN])} if self.step else set()
 

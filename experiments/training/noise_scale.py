@@ -18,11 +18,6 @@ FORGET = 0.5  # what the sums keep after a row
 Sums = Tensor  # (2,) float64: of |G|^2 and of tr(Sigma) of one sequence
 
 
-def no_sums(device: str) -> Sums:
-    """The sums before the first step."""
-    return torch.zeros(2, dtype=torch.float64, device=device)
-
-
 def from_halves(gradients: Callable[[Tensor], object], buffers: Sequence[Tensor], tokens: Tensor) -> Sums:
     """The two estimates from one batch of tokens (B, T + 1), B of 2 or more; of an odd number the last is left out.
 

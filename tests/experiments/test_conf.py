@@ -60,7 +60,7 @@ def test_every_experiment_is_planned(name, without_corpus):
 def test_an_experiment_says_first_which_command_runs_it(name):
     package, command = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()[:2]
     assert package == "# @package _global_"
-    assert command.startswith(tuple(f"# isoflop {verb} experiment={name} " for verb in ("run", "tune")))
+    assert command.startswith(tuple(f"# isoflop {verb} experiment={name} " for verb in ("run", "tune", "gate")))
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from isoflop.experiments.training.noise_scale import from_halves, in_tokens, no_sums
+from isoflop.experiments.training.noise_scale import from_halves, in_tokens
 
 MEAN, SD, LENGTH = torch.tensor([3.0, -1.0, 0.5]), torch.tensor([1.0, 4.0, 2.0]), 64
 
@@ -23,7 +23,11 @@ def gradients_into(buffers, seen=None):
 
 
 def test_signal_and_noise_are_those_of_the_distribution():
-    generator, buffers, sums = torch.Generator().manual_seed(0), [torch.zeros(2), torch.zeros(1)], no_sums("cpu")
+    generator, buffers, sums = (
+        torch.Generator().manual_seed(0),
+        [torch.zeros(2), torch.zeros(1)],
+        torch.zeros(2, dtype=torch.float64),
+    )
     for _ in range(3000):
         sums += from_halves(gradients_into(buffers), buffers, MEAN + SD * torch.randn(8, 3, generator=generator))
     signal, noise = float(MEAN @ MEAN), float(SD @ SD)
@@ -40,5 +44,5 @@ def test_of_an_odd_batch_the_last_sequence_is_left_out():
 
 
 def test_nothing_summed_and_no_signal_are_no_number():
-    assert math.isnan(in_tokens(no_sums("cpu"), LENGTH))
+    assert math.isnan(in_tokens(torch.zeros(2, dtype=torch.float64), LENGTH))
     assert math.isnan(in_tokens(torch.tensor([-1.0, 2.0]), LENGTH))

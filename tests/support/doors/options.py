@@ -71,6 +71,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "--axis": NAMES,
     "--state": (*NAMES, "done"),
     "--run": NAMES,
+    "--schedule": NAMES,
     "--figure": NAMES,
     "--device": ("nosuch", "cuda:99", "", "cpu:x"),
     "--licence": ("", "no such", "a\nb: c", "../x", "\u00e9", "x" * 3000),
