@@ -5,6 +5,7 @@ than the reading of a CSV.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -52,33 +53,19 @@ def read_table(
     [3.91, 3.62]
     """
     path = Path(path)
+    read = partial(
+        read_plain, path, mapping=mapping, where=where, study=study, sheet=sheet, labels=labels, inputs=inputs,
+        outcome=outcome, keep_unfinished=keep_unfinished,
+    )  # fmt: skip
     if study or sheet or not path.exists() or (path / "cells").is_dir() or is_bundle(path):
-        return read_plain(
-            path,
-            mapping=mapping,
-            where=where,
-            study=study,
-            sheet=sheet,
-            labels=labels,
-            inputs=inputs,
-            outcome=outcome,
-            keep_unfinished=keep_unfinished,
-        )
+        return read()
     if _is_foreign(path):
         try:
             return _imported_table(path, mapping, where, keep_unfinished)
         except SourceError as error:
             raise TableError(f"{error} (options of `isoflop import`, which writes a table)") from error
     try:
-        return read_plain(
-            path,
-            mapping=mapping,
-            where=where,
-            labels=labels,
-            inputs=inputs,
-            outcome=outcome,
-            keep_unfinished=keep_unfinished,
-        )
+        return read()
     except (TableError, RunTableError) as error:
         try:
             return _imported_table(path, mapping, where, keep_unfinished)
