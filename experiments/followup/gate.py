@@ -94,7 +94,10 @@ def run_gate(
     while True:
         write_json(path, {"pairs": pairs})
         table = _trained(study, pairs, active, train)
-        write_parquet(path.with_suffix(".parquet"), pa.Table.from_pandas(table, preserve_index=False))
+        first = table.sort_values(
+            "arm", key=lambda arm: arm != study.baseline, kind="stable"
+        )  # the baseline of a table
+        write_parquet(path.with_suffix(".parquet"), pa.Table.from_pandas(first, preserve_index=False))
         found = gate(table, target=target, baseline=study.baseline, error=error, least=least, learned=learnt)
         active = tuple(v.arm for v in found.verdicts if v.decision == "undecided")
         more = _chosen(study, pairs, table, target, learnt)

@@ -82,7 +82,7 @@ def test_typed_again_it_trains_nothing_and_says_the_same(judged):
 def test_its_runs_are_kept_as_a_table_that_says_the_same(judged):
     arguments, _, found = judged
     path = Path(arguments[-1].partition("=")[2]) / "gates" / "tiny.parquet"
-    again = gate(read_table(path), target=TARGET, baseline="baseline")
+    again = gate(read_table(path), target=TARGET)
     assert json.dumps(again.to_dict()) == json.dumps(found.to_dict())
 
 
