@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 from isoflop.experiments.config import DataSpec, OptimSpec, ScheduleSpec
 from isoflop.experiments.study.optimizers import OPTIMIZERS, optimizer_flops
 from isoflop.models.config import PLAIN, ModelConfig, n_matrices, training_flops_per_token
-from isoflop.scaling.table.schedules.schedule import cooldown_start
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -127,8 +126,10 @@ class Cell:
 
     @property
     def branch_step(self) -> int:
-        """The step that this cell leaves its trunk at: the first of its cooldown."""
-        return cooldown_start(self.schedule, self.steps)
+        """The step that this cell leaves its trunk at: the first of its cooldown, as `learning_rate` has it."""
+        if self.schedule.name != "wsd":
+            return 0
+        return self.steps - max(1, round(self.schedule.cooldown_fraction * self.steps))
 
 
 def group_by_trunk(cells: Iterable[Cell]) -> dict[str, tuple[Cell, ...]]:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
@@ -76,14 +76,19 @@ class Learner:
 
     def take_steps(self, until: int, steps: int) -> None:
         """Take the steps up to `until` of a run of `steps`; on CUDA they are queued, and nothing waits for them."""
-        take = self._replay if self.engine.graph else self.train_step
         if self.step < until:
             self.engines.add(self.engine_name)
-        for tokens, rate in zip(self.batches(until), self.learning_rates(until, steps), strict=True):
-            if self.engine.noise_scale and self.step % EVERY == 0:
-                self.noise += from_halves(self.gradients, self.optimizer.gradient_tensors(), tokens)
-            take(tokens, rate)
-            self.step += 1
+        rates = self.learning_rates(until, steps)
+        for tokens in self.batches(until):
+            self.take(tokens, rates)
+
+    def take(self, tokens: Tensor, rates: Iterator[float | Tensor]) -> None:
+        """Take the next step: on a batch of tokens (B, T + 1), at the next of the rates."""
+        rate = next(rates)
+        if self.engine.noise_scale and self.step % EVERY == 0:
+            self.noise += from_halves(self.gradients, self.optimizer.gradient_tensors(), tokens)
+        (self._replay if self.engine.graph else self.train_step)(tokens, rate)
+        self.step += 1
 
     def train_step(self, tokens: Tensor, rate: float | Tensor) -> None:
         """One step on a batch of tokens (B, T + 1), at the base learning rate of this step.
@@ -114,13 +119,14 @@ class Learner:
         """The tokens of windows of any shape, (.., T + 1) int64."""
         return torch.from_numpy(gather(self.corpus.train, windows, self.cell.model.context_length))
 
-    def learning_rates(self, until: int, steps: int) -> Sequence[float | Tensor]:
+    def learning_rates(self, until: int, steps: int) -> Iterator[float | Tensor]:
         """The base learning rate of each of those steps: on CUDA as tensors, which a graph reads at each replay."""
         schedule, peak = self.cell.schedule, self.cell.optim.learning_rate
         rates = [learning_rate(schedule, step, steps)[0] * peak for step in range(self.step, until)]
         if not (self.on_cuda or self.engine.graph):
-            return rates
-        return to_device(
+            yield from rates
+            return
+        yield from to_device(
             torch.tensor(rates, dtype=torch.float32 if self.on_cuda else torch.float64), self.device
         ).unbind()
 

@@ -18,7 +18,7 @@ from scipy.special import stdtrit
 
 from isoflop.scaling.fitting.search import go_on
 from isoflop.scaling.fitting.solver import Solution, minimise
-from isoflop.scaling.laws.curves.curve_law import CURVE_LAWS, CurveLaw, Prior
+from isoflop.scaling.laws.curves.curve_law import CURVE_LAWS, CoolingLaw, CurveLaw, Prior
 from isoflop.scaling.laws.curves.sums import CurveRows, Units, compile_run, join
 from isoflop.scaling.laws.law import Array
 from isoflop.scaling.table.columns import hint
@@ -168,7 +168,7 @@ class CurveProblem:
         columns = [np.ones_like(loss)[None]]
         kappas = KAPPAS if self.tied is not None else (0.0,)
         gains = None
-        if kernel_names:
+        if issubclass(self.form, CoolingLaw):
             shape = {n: kernels[:, [j]] for j, n in enumerate(kernel_names)}
             gains = -rows.sum(rows.weight * self.form.kernel(shape, rows)[0])
         found = []

@@ -8,6 +8,7 @@ The coordinates of a fit are L0, ln A, alpha, ln B and those of the kernel, for 
 rates by `Units.total`: of order one, whatever the rates are. `values` are in the units of the papers.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -29,7 +30,7 @@ class Prior:
     sd: float
 
 
-class CurveLaw:
+class CurveLaw(ABC):
     """A functional form of whole curves. Coordinates (B, P, n): one row of P for each problem and row, or n = 1."""
 
     name: ClassVar[str] = ""
@@ -45,38 +46,43 @@ class CurveLaw:
         return tuple(cls.box)
 
     @classmethod
-    def kernel(cls, shape: Mapping[str, Array], rows: CurveRows) -> tuple[Array, dict[str, Array]]:
-        """K at the terms of the rows, (B, m), and its derivative in every coordinate of the kernel."""
-        raise NotImplementedError
-
-    @classmethod
+    @abstractmethod
     def parameters(cls, theta: Array, units: Units) -> dict[str, float]:
         """The parameters as the paper has them, from coordinates (P,)."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def theta(cls, parameters: Mapping[str, float], units: Units) -> Array:
         """The coordinates (P,) of parameters as the paper has them."""
-        raise NotImplementedError
 
     @classmethod
     def evaluate(cls, theta: Array, rows: CurveRows) -> tuple[Array, Array]:
         """Loss (B, n) and its derivatives (B, P, n) at coordinates theta (B, P, n) or (B, P, 1)."""
-        names = cls.coordinates()
-        at = {name: theta[:, j] for j, name in enumerate(names)}
-        slow = np.exp(at["log_A"] - at["alpha"] * np.log(rows.total))
-        zero = np.zeros_like(slow)
-        out = {"L0": zero + 1.0, "log_A": slow, "alpha": -slow * np.log(rows.total)}
-        loss = at["L0"] + slow
-        if "log_B" in at:
-            shape = {k: v if v.shape[-1] == 1 else v[:, rows.row] for k, v in at.items() if k not in LEVELS}
-            value, slopes = cls.kernel(shape, rows)
-            B = np.exp(at["log_B"])
-            gain = B * rows.sum(rows.weight * value)
-            loss = loss - gain
-            out["log_B"] = zero - gain
-            out |= {k: zero - B * rows.sum(rows.weight * slope) for k, slope in slopes.items()}
-        return loss, np.stack([out[name] for name in names], axis=1)
+        L0, log_A, alpha = theta[:, 0], theta[:, 1], theta[:, 2]
+        slow = np.exp(log_A - alpha * np.log(rows.total))
+        return L0 + slow, np.stack([np.ones_like(slow), slow, -slow * np.log(rows.total)], axis=1)
+
+
+class CoolingLaw(CurveLaw):
+    """A form in which a fall of the rate gains what comes later, by its kernel; its fourth coordinate is log_B."""
+
+    @classmethod
+    @abstractmethod
+    def kernel(cls, shape: Mapping[str, Array], rows: CurveRows) -> tuple[Array, dict[str, Array]]:
+        """K at the terms of the rows, (B, m), and its derivative in every coordinate of the kernel, by name."""
+
+    @classmethod
+    def evaluate(cls, theta: Array, rows: CurveRows) -> tuple[Array, Array]:
+        """As that of a curve law, less what the falls of the rate have gained."""
+        loss, slow = super().evaluate(theta, rows)
+        names = cls.coordinates()[len(LEVELS) :]
+        at = {name: theta[:, len(LEVELS) + j] for j, name in enumerate(names)}
+        shape = {k: v if v.shape[-1] == 1 else v[:, rows.row] for k, v in at.items()}
+        value, slopes = cls.kernel(shape, rows)
+        B = np.exp(theta[:, LEVELS.index("log_B")])
+        gain = B * rows.sum(rows.weight * value)
+        falls = [-gain, *(-B * rows.sum(rows.weight * slopes[name]) for name in names)]
+        return loss - gain, np.concatenate([slow, np.stack(falls, axis=1)], axis=1)
 
 
 LEVELS = ("L0", "log_A", "alpha", "log_B")
@@ -90,7 +96,7 @@ _ALONE = {k: v for k, v in _BASE.items() if k != "log_B"}
 _KNOWN = {"alpha": Prior(0.5, 0.2), "log_B": Prior(-2.0, 1.0)}
 
 
-class MultiPower(CurveLaw):
+class MultiPower(CoolingLaw):
     """The multi-power law: what a fall of the rate gains comes as a power of the summed rate since (MPL)."""
 
     name = "multi_power"
@@ -139,7 +145,7 @@ class MultiPower(CurveLaw):
         return np.array([*_from_levels(p, units), log_C, p["beta"], p["gamma"]])
 
 
-class Annealing(CurveLaw):
+class Annealing(CoolingLaw):
     """The law of Tissue et al.: what a fall of the rate gains comes at a fixed pace of steps."""
 
     name = "annealing"

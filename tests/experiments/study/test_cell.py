@@ -10,7 +10,7 @@ import pytest
 
 from isoflop.experiments.config import DataSpec, HubSpec, OptimSpec, ScheduleSpec
 from isoflop.experiments.study.cell import Cell, Initial, from_plain, to_plain
-from isoflop.scaling.table.schedules.schedule import cooldown_start, learning_rate
+from isoflop.scaling.table.schedules.schedule import SCHEDULES, cooldown_start, learning_rate
 from tests.support.sweep.studies import cell_of_width
 
 WSD = ScheduleSpec(name="wsd", warmup_steps=10)
@@ -67,6 +67,15 @@ def test_the_trunk_does_not_know_the_horizon():
 @pytest.mark.parametrize(("steps", "cooldown"), [(97, 19), (98, 20), (100, 20), (3, 1), (2, 1), (1, 1)])
 def test_a_cooldown_is_its_share_of_the_steps_to_the_nearest_and_at_least_one(steps, cooldown):
     assert steps - cooldown_start(WSD, steps) == cooldown
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("fraction", [0.0, 0.05, 0.1, 0.2, 0.37, 1.0])
+def test_a_cell_leaves_its_trunk_where_its_rate_does(name, fraction):
+    schedule = replace(WSD, name=name, cooldown_fraction=fraction)
+    for steps in (1, 2, 3, 97, 98, 100, 1001, 12345):
+        cell = replace(cell_of_width(8), schedule=schedule, steps=steps)
+        assert cell.branch_step == cooldown_start(schedule, steps)
 
 
 def test_linear_cooldown_reaches_the_floor():
