@@ -1,7 +1,7 @@
 """`isoflop predict --run`: what a run will reach, by its curve so far and those of its siblings."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,9 @@ import pandas as pd
 from isoflop.scaling.prediction.curves.curve_model import CurveModel, Forecast, curve_model
 from isoflop.scaling.prediction.forecast import PredictError
 from isoflop.scaling.table.columns import hint
+from isoflop.scaling.table.conventions import is_runs
 from isoflop.scaling.table.json_plain import plain
+from isoflop.scaling.table.meaning import NATS_PER_TOKEN
 from isoflop.scaling.table.schedules.curve_run import CurveRun
 from isoflop.scaling.table.schedules.read_curves import read_curves
 from isoflop.scaling.table.schedules.schedule import Schedule
@@ -42,6 +44,7 @@ class RunForecast:
     siblings: int
     law: str
     notes: tuple[str, ...] = ()
+    conventions: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -49,7 +52,8 @@ class RunForecast:
             "run": self.run_id, "loss": self.loss, "at_step": self.at_step, "schedule": self.schedule,
             "intervals": {f"{level:g}": list(ends) for level, ends in self.intervals.items()},
             "band": plain(self.band), "law": self.law, "last_step": self.last_step, "last_loss": plain(self.last_loss),
-            "siblings": self.siblings, "notes": list(self.notes), "findings": [],
+            "siblings": self.siblings, "notes": list(self.notes),
+            "conventions": dict(self.conventions), "findings": [],
         }  # fmt: skip
 
     def __str__(self) -> str:
@@ -107,7 +111,14 @@ def predict_run(
     notes = [note for note in found.notes if not note.startswith("run ") or note.startswith(f"run {target.run_id}:")]
     if schedule is not None:
         notes = [note for note in notes if not note.startswith("run ")]
-    return forecast_run(model, target, schedule=schedule, cooldown=cooldown, at=at, siblings=len(others), notes=notes)
+    ahead = forecast_run(model, target, schedule=schedule, cooldown=cooldown, at=at, siblings=len(others), notes=notes)
+    return replace(ahead, conventions=conventions_of(table, params))
+
+
+def conventions_of(table: pd.DataFrame, params: str) -> dict[str, str]:
+    """What counts as parameters, and the unit of the loss: what every answer states."""
+    counted = params if is_runs(table) else "as given"
+    return {"params": counted, "loss_unit": table.attrs.get("loss_unit") or NATS_PER_TOKEN}
 
 
 def begun(run: CurveRun, until: int) -> CurveRun:

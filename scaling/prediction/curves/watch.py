@@ -5,16 +5,17 @@ sound run; a run has left its band where one of them is too large for the number
 drifts (Page 1954, CUSUM): sudden faults and slow ones. The bounds are set for one false alarm in fifty sound runs.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.special import ndtri, stdtr
 
+from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.prediction.curves.curve_model import FEW, CurveModel, curve_model
-from isoflop.scaling.prediction.curves.run_forecast import BAND
+from isoflop.scaling.prediction.curves.run_forecast import BAND, conventions_of
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.schedules.curve_run import CurveRun
 from isoflop.scaling.table.schedules.read_curves import read_curves
@@ -91,17 +92,30 @@ class Watch:
     siblings: int
     law: str
     notes: tuple[str, ...]
+    conventions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def left(self) -> tuple[WatchedRun, ...]:
         """Those that left their band."""
         return tuple(run for run in self.runs if run.left_at is not None)
 
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """One for each run that left its band."""
+        return tuple(
+            Finding(
+                "left_band", "warn", f"run {run.run_id} left its band at step {run.left_at:,}: {run.cause}",
+                "look at its data and rate from there on, or end it",
+            )
+            for run in self.left
+        )  # fmt: skip
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
         return {
             "curves": [run.to_dict() for run in self.runs], "left_band": [run.run_id for run in self.left],
             "siblings": self.siblings, "law": self.law, "notes": list(self.notes),
+            "conventions": dict(self.conventions), "findings": [finding.to_dict() for finding in self.findings],
         }  # fmt: skip
 
     def __str__(self) -> str:
@@ -126,7 +140,7 @@ def watch_curves(table: pd.DataFrame, *, law: str = "multi_power", params: str =
     if len({run.trunk_id or run.run_id for run in known}) < FEW:
         known = list(found.runs)
         notes.append("few runs have ended: the bands are mostly those of published curves")
-    return watch_runs(watched, known, law, notes)
+    return replace(watch_runs(watched, known, law, notes), conventions=conventions_of(table, params))
 
 
 def watch_runs(

@@ -1,5 +1,6 @@
 """`predict --run`: forecasts of one run by its curve and those of its siblings."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -58,6 +59,7 @@ def test_of_the_committed_study(model):
     truth = table[(table["run_id"] == "4e1d317d8ef8") & table["final"]]["loss"].iloc[0]
     assert abs(np.log(found.loss / truth)) < 0.03
     assert {"loss", "intervals", "at_step", "schedule", "band", "findings"} <= set(found.to_dict())
+    assert found.conventions == {"params": "matrices", "loss_unit": "nats/token"}
     whole = simulate("whole", 1e4, np.random.default_rng(0))
     with pytest.raises(PredictError, match="is at step 2,000: its end, step 2,000 is behind it; --at STEP asks"):
         forecast_run(model.with_run(whole), whole)
@@ -118,6 +120,8 @@ def test_an_unfinished_run_of_a_table_goes_on_as_its_siblings_did(tmp_path):
     watched = typed("status", "--watch", logged(tmp_path))
     assert "1 runs watched" in watched.output
     assert "r4 " in watched.output
+    answer = json.loads(typed("status", "--watch", tmp_path / "log.csv", "--json").output)
+    assert (answer["findings"], answer["conventions"]) == ([], {"params": "as given", "loss_unit": "nats/token"})
     far = typed("predict", tmp_path / "log.csv", "--run", "r4", "--at", "2000000000")
     assert "too far" in str(far.exception)
 
