@@ -52,7 +52,7 @@ def runs() -> pd.DataFrame:
 
 
 def as_csv(path: Path, frame: pd.DataFrame, **options: object) -> Path:
-    frame.toas_csv(path, index=False, **options)  # type: ignore[call-overload]
+    frame.to_csv(path, index=False, **options)  # type: ignore[call-overload]
     return path
 
 
