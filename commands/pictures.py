@@ -86,20 +86,21 @@ def plot(
 
     isoflop plot TABLE --figure isoflop -o x.pdf
     isoflop plot TABLE --runs a,b --against hours -o x.pdf
+    isoflop plot TABLE --figure bands -o x.pdf
     """
     from isoflop.analysis.evidence import Evidence
     from isoflop.analysis.report import draw_figure
 
     if runs is not None or against is not None:
-        if figure not in ("isoflop", "curves"):
-            raise ValueError(f"--runs and --against are of --figure curves, not of {figure}")
-        figure = "curves"
+        if figure not in ("isoflop", "curves", "bands") or (figure == "bands" and against is not None):
+            raise ValueError(f"--runs is of --figure curves and bands, --against of curves: not of {figure}")
+        figure = "bands" if figure == "bands" else "curves"
     names = tuple(filter(None, (runs or "").split(",")))
     if runs is not None and not names:
         raise ValueError(f"--runs {runs}: names no run")
     evidence = Evidence(
-        load(table, mapping, where, study, sheet, laws=law), law=law, params=params, compute=compute,
-        runs=names, against="flops" if against is None else against,
+        load(table, mapping, where, study, sheet, laws=law, keep_unfinished=figure == "bands"),
+        law=law, params=params, compute=compute, runs=names, against="flops" if against is None else against,
     )  # fmt: skip
     typer.echo(draw_figure(figure, evidence, out))
 

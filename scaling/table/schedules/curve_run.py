@@ -21,6 +21,8 @@ class CurveRun:
     schedule: str = ""
     trunk_id: str = ""
     ends: np.ndarray | None = None  # (n,) whether a row is of the evaluation at the end, where that is another one
+    tokens: float = float("nan")  # of the whole run, where it is done and the table says
+    arm: str = ""
 
     @property
     def horizon(self) -> int:

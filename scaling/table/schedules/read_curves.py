@@ -100,7 +100,7 @@ def _foreign(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     if found.diverged:
         notes.append(f"runs whose last loss is no positive number are left out: {', '.join(found.diverged)}")
     if "tokens" not in found.frame:  # a law of steps and rates reads none
-        found = replace(found, frame=found.frame.assign(tokens=1.0))
+        found = replace(found, frame=found.frame.assign(tokens=np.nan))
     return found.rows().sort_values("run_id", kind="stable")
 
 
@@ -167,7 +167,7 @@ def _ours(
     return CurveRun(
         name, float(first["n_params"]), one["step"].to_numpy(int) - 1, one["loss"].to_numpy(float),
         told.rates(horizon, float(first["peak_learning_rate"])), bool(one["final"].any()), str(told),
-        str(first["trunk_id"]), one["final"].to_numpy(bool),
+        str(first["trunk_id"]), one["final"].to_numpy(bool), float(first["horizon_tokens"]), str(first["arm"]),
     )  # fmt: skip
 
 
@@ -196,6 +196,8 @@ def _other(
     return CurveRun(
         name, float(one["n_params"].iloc[0]), index[keep], one["loss"].to_numpy(float)[keep], rates,
         bool(index[-1] + 1 >= length), words_, name,
+        tokens=float(one["tokens"].iloc[-1]) if index[-1] + 1 >= length else float("nan"),
+        arm=str(one["arm"].iloc[0]) if "arm" in one else "",
     )  # fmt: skip
 
 
