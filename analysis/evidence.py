@@ -25,12 +25,14 @@ from isoflop.scaling.fitting.uncertainty import Draws, bootstrap, jackknife
 from isoflop.scaling.gate.gate import Gate, gate
 from isoflop.scaling.laws import columns_read, get_law
 from isoflop.scaling.laws.inputs import Column
+from isoflop.scaling.prediction.curves.collapse import collapse_findings, collapses
 from isoflop.scaling.selection.holdout import HoldOut, hold_out
 from isoflop.scaling.selection.preference import candidates
 from isoflop.scaling.selection.scoreboard import Scoreboard, compare
 from isoflop.scaling.table.conventions import COMPUTE, PARAMS, Points, is_runs, points
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN
 from isoflop.scaling.table.runs import final_rows
+from isoflop.scaling.table.schedules.read_curves import read_curves
 
 FALLBACK = "chinchilla"
 WORTH_A_PROCESS = 150  # points: below, a process takes longer to start than the scoreboard takes
@@ -239,11 +241,20 @@ class Evidence:
     @part
     def findings(self) -> list[Finding]:
         """What a reviewer would object to, worst first."""
-        found = diagnose(self.fit, self.draws, self.ends)
+        found = [*diagnose(self.fit, self.draws, self.ends), *self._of_curves()]
         try:
             return [*found, *(f for f in diagnose_approaches(self.approaches) if f not in found)]
         except UnsupportedError:
             return found
+
+    def _of_curves(self) -> list[Finding]:
+        """What the whole curves of the table say of its hyper-parameters; nothing where it has none with rates."""
+        if is_runs(self.table) and self.table["final"].all():
+            return []
+        try:
+            return collapse_findings(collapses(read_curves(self.table, params=self.params).runs))
+        except ValueError:
+            return []
 
     @part
     def optimum(self) -> Fit:

@@ -61,7 +61,9 @@ def _chosen(found: Sequence[CurveRun], most: int) -> list[CurveRun]:
         if run.n_params not in longest or run.horizon > longest[run.n_params].horizon:
             longest[run.n_params] = run
     every = sorted(young or longest.values(), key=lambda run: run.n_params)
-    at = np.unique(np.round(np.linspace(0, len(every) - 1, min(most, len(every)))).astype(int)) if every else []
+    if not every:
+        return []
+    at = np.unique(np.round(np.linspace(0, len(every) - 1, min(most, len(every)))).astype(int))
     return [every[i] for i in at]
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.special import ndtri, stdtr
 
 from isoflop.scaling.findings.finding import Finding
+from isoflop.scaling.prediction.curves.collapse import Collapse, collapse_findings, collapses
 from isoflop.scaling.prediction.curves.curve_model import FEW, CurveModel, curve_model
 from isoflop.scaling.prediction.curves.run_forecast import BAND, conventions_of
 from isoflop.scaling.table.json_plain import plain
@@ -93,6 +94,7 @@ class Watch:
     law: str
     notes: tuple[str, ...]
     conventions: Mapping[str, str] = field(default_factory=dict)
+    ladders: tuple[Collapse, ...] = ()
 
     @property
     def left(self) -> tuple[WatchedRun, ...]:
@@ -101,7 +103,10 @@ class Watch:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """One for each run that left its band."""
+        """One for each run that left its band, and for sizes whose curves do not collapse."""
+        return (*self._left_band(), *collapse_findings(self.ladders))
+
+    def _left_band(self) -> tuple[Finding, ...]:
         return tuple(
             Finding(
                 "left_band", "warn", f"run {run.run_id} left its band at step {run.left_at:,}: {run.cause}",
@@ -115,6 +120,7 @@ class Watch:
         return {
             "curves": [run.to_dict() for run in self.runs], "left_band": [run.run_id for run in self.left],
             "siblings": self.siblings, "law": self.law, "notes": list(self.notes),
+            "collapse": [one.to_dict() for one in self.ladders],
             "conventions": dict(self.conventions), "findings": [finding.to_dict() for finding in self.findings],
         }  # fmt: skip
 
@@ -122,6 +128,7 @@ class Watch:
         by = f"by the law {self.law} over {self.siblings} runs"
         head = f"{len(self.runs)} runs watched {by}; {len(self.left)} left their band"
         lines = [head, *(run.line() for run in self.runs)]
+        lines += [str(one) for one in self.ladders]
         for run in self.runs[:MOST_CHARTS]:
             lines += [f"{run.run_id}: loss against ln step, * measured, . its 90% band", run.chart()]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
@@ -140,7 +147,8 @@ def watch_curves(table: pd.DataFrame, *, law: str = "multi_power", params: str =
     if len({run.trunk_id or run.run_id for run in known}) < FEW:
         known = list(found.runs)
         notes.append("few runs have ended: the bands are mostly those of published curves")
-    return replace(watch_runs(watched, known, law, notes), conventions=conventions_of(table, params))
+    seen = watch_runs(watched, known, law, notes)
+    return replace(seen, conventions=conventions_of(table, params), ladders=tuple(collapses(found.runs)))
 
 
 def watch_runs(

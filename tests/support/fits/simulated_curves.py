@@ -54,3 +54,33 @@ def cut(run: CurveRun, share: float) -> CurveRun:
     """The first rows of a run."""
     kept = run.steps < share * run.horizon
     return replace(run, steps=run.steps[kept], loss=run.loss[kept], done=False)
+
+
+def ladder(
+    draw: np.random.Generator, sizes: tuple[float, ...], seeds: int, off: float = 1.0, ratio: float = 20.0
+) -> list[CurveRun]:
+    """Runs of several sizes at one ratio of tokens to parameters, whose reducible losses are one curve in share of
+    their steps; the largest size is trained at `off` times its rate."""
+    runs = []
+    for size in sizes:
+        times = size / sizes[0]
+        steps = int(400 * times)
+        rates = Schedule("wsd", 0).rates(steps, PEAK) * (off if size == sizes[-1] else 1.0)
+        scale = times**-0.35  # of what is reducible
+        law = {
+            "L0": 1.2 + 0.5 * scale,
+            "A": 2.4 * scale * times ** LAW["alpha"],
+            "B": 12.0 * scale,
+            "C": LAW["C"] / times,
+        }
+        rows = np.unique(np.geomspace(0.1 * steps, steps, ROWS).astype(int)) - 1
+        compiled = join([compile_run(rates, rows, first=0, units=UNITS)], [0.0], UNITS)
+        loss = MultiPower.evaluate(MultiPower.theta(LAW | law, UNITS)[None, :, None], compiled)[0][0]
+        for seed in range(seeds):
+            rough = draw.normal(0, 0.003, len(rows))
+            for i in range(1, len(rows)):
+                rough[i] = 0.5 * rough[i - 1] + np.sqrt(0.75) * rough[i]
+            name = f"{size:g}-{seed}"
+            noisy = loss * np.exp(draw.normal(0, 0.008) + rough)
+            runs.append(CurveRun(name, size, rows, noisy, rates, True, "wsd", name, tokens=ratio * size))
+    return runs
