@@ -28,6 +28,7 @@ from isoflop.commands.options import (
 if TYPE_CHECKING:  # loaded when a command runs
     import pandas as pd
 
+    from isoflop.scaling.laws.inputs import Column
     from isoflop.scaling.prediction.ledger import Ledger
 
 app = typer.Typer()
@@ -88,6 +89,14 @@ def predict(
         Number,
         typer.Option("--price-per-flop", help="in the same money; left out: 1.4e-18", callback=positive),
     ] = None,
+    memory: Annotated[
+        Number,
+        typer.Option("--memory", help="bytes of weights: with --flops, the best mixture of experts", callback=positive),
+    ] = None,
+    parameter_bytes: Annotated[
+        Number,
+        typer.Option("--bytes-per-parameter", help="with --memory; left out: 2, bfloat16", callback=positive),
+    ] = None,
     from_law: Annotated[
         str | None,
         typer.Option("--from-law", help="a published law, when there is no table"),
@@ -131,8 +140,8 @@ def predict(
         numbers = {"--flops": flops, "--n-params": n_params, "--tokens": tokens, "--from-law": from_law,
                    "--at": at or None,
                    "--inference-tokens": inference, "--token-cap": cap, "--unique-tokens": unique, "TABLE": table,
-                   "--price-per-token": token_price, "--price-per-flop": flop_price,
-                   "--laws": laws or None, "--run": run}  # fmt: skip
+                   "--price-per-token": token_price, "--price-per-flop": flop_price, "--memory": memory,
+                   "--bytes-per-parameter": parameter_bytes, "--laws": laws or None, "--run": run}  # fmt: skip
         if used := [option for option, value in numbers.items() if value is not None]:
             raise ValueError(
                 f"--ledger shows forecasts that were made, --score TABLE scores them: leave out {', '.join(used)}; "
@@ -146,7 +155,8 @@ def predict(
     if from_law is not None:
         other = {"--laws": laws, "--register": register, "--score": score, "--inference-tokens": inference,
                  "--token-cap": cap, "--at": at or None, "--price-per-token": token_price,
-                 "--price-per-flop": flop_price, "--run": run}  # fmt: skip
+                 "--price-per-flop": flop_price, "--run": run, "--memory": memory,
+                 "--bytes-per-parameter": parameter_bytes}  # fmt: skip
         if used := [option for option, value in other.items() if value not in (None, "")]:
             raise ValueError(f"{', '.join(used)}: needs a TABLE, and a published law has none")
         said = predict_from_law(from_law, flops=flops, n_params=n_params, tokens=tokens, unique_tokens=unique)
@@ -155,12 +165,15 @@ def predict(
     assert table is not None
     if run is None and (schedule is not None or cooldown is not None):
         raise ValueError("--schedule and --cooldown are of a run's curve: name the run with --run")
-    data = load(table, mapping, where, study, sheet, best=best, laws=laws, keep_unfinished=run is not None)
+    data = load(
+        table, mapping, where, study, sheet, best=best, laws=laws, keep_unfinished=run is not None,
+        inputs=_of_experts() if memory is not None else (),
+    )  # fmt: skip
     if run is not None:
         given = {"--flops": flops, "--n-params": n_params, "--tokens": tokens, "--laws": laws or None,
                  "--register": register, "--score": score, "--inference-tokens": inference, "--token-cap": cap,
-                 "--unique-tokens": unique, "--price-per-token": token_price,
-                 "--price-per-flop": flop_price}  # fmt: skip
+                 "--unique-tokens": unique, "--price-per-token": token_price, "--price-per-flop": flop_price,
+                 "--memory": memory, "--bytes-per-parameter": parameter_bytes}  # fmt: skip
         if used := [option for option, value in given.items() if value is not None]:
             raise ValueError(f"--run forecasts a run of the table: leave out {', '.join(used)}")
         from isoflop.scaling.prediction.curves.run_forecast import predict_run
@@ -168,6 +181,23 @@ def predict(
         step = _step(at)
         ahead = predict_run(data, run, schedule=schedule, cooldown=cooldown, at=step, params=params)
         emit(ahead.to_dict(), str(ahead), as_json)
+        return
+    if memory is not None or parameter_bytes is not None:
+        given = {"--n-params": n_params, "--tokens": tokens, "--at": at or None, "--register": register,
+                 "--score": score, "--inference-tokens": inference, "--token-cap": cap, "--unique-tokens": unique,
+                 "--price-per-token": token_price, "--price-per-flop": flop_price}  # fmt: skip
+        if used := [option for option, value in given.items() if value is not None]:
+            raise ValueError(f"--memory finds the best mixture of experts of --flops: leave out {', '.join(used)}")
+        if memory is None or flops is None:
+            raise ValueError("--memory BYTES and --flops go together; --bytes-per-parameter is of --memory")
+        from isoflop.scaling.laws import law_names
+        from isoflop.scaling.prediction.spending.memory import BYTES, predict_memory
+
+        capped = predict_memory(
+            data, flops, memory, bytes_per_parameter=parameter_bytes or BYTES, laws=law_names(laws) if laws else (),
+            params=params, compute=compute,
+        )  # fmt: skip
+        emit(capped.to_dict(), str(capped), as_json)
         return
     if score:
         scored = record.score(score, data)
@@ -204,6 +234,13 @@ def predict(
         record.register(found.loss, register, table=table)
     emit(found.to_dict(), str(found), as_json)
     refuse_failed(found.failed)
+
+
+def _of_experts() -> "tuple[Column, ...]":
+    """What --memory reads of a table beside size and tokens."""
+    from isoflop.scaling.prediction.spending.memory import COLUMNS
+
+    return COLUMNS
 
 
 def _step(at: list[str] | None) -> int | None:

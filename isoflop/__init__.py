@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from isoflop.scaling.prediction.curves.run_forecast import predict_run
     from isoflop.scaling.prediction.ledger import read_ledger as ledger
     from isoflop.scaling.prediction.predict import predict
+    from isoflop.scaling.prediction.spending.memory import predict_memory
     from isoflop.scaling.selection.comparison import comparison as compare
     from isoflop.scaling.selection.holdout import hold_out
     from isoflop.scaling.tuning.tune import tune
@@ -56,6 +57,7 @@ _PLACES = {
     "plan": "isoflop.experiments.app:plan",
     "plot": "isoflop.plot",
     "predict": "isoflop.scaling.prediction.predict:predict",
+    "predict_memory": "isoflop.scaling.prediction.spending.memory:predict_memory",
     "predict_run": "isoflop.scaling.prediction.curves.run_forecast:predict_run",
     "read_table": "isoflop.scaling.imports.read_table:read_table",
     "report": "isoflop.analysis.report:write_report",
@@ -82,6 +84,7 @@ __all__ = [
     "plan",
     "plot",
     "predict",
+    "predict_memory",
     "predict_run",
     "read_table",
     "report",

@@ -73,6 +73,10 @@ def _settings(arm: TunedArm, table: pd.DataFrame) -> tuple[dict[str, Any], list[
     if is_runs(table):
         template = template_of(final_rows(table), Path(table.attrs["source"]))
         values, notes = dict(template.settings["optim"]), _unrecorded(template.notes)
+        if "rule" not in values and final_rows(table).groupby("batch_tokens")["warmup_tokens"].nunique().max() > 1:
+            notes.append(
+                "the runs of a batch differ in warm-up, which is of a schedule: the file leaves it to the study"
+            )
     else:
         values = dict(FOREIGN)
         notes = ["the table does not name the optimizer: the file says adamw with one rate for all weights (standard)"]

@@ -5,8 +5,9 @@ are repeated, and a note names the others. The parts of a model are columns of e
 """
 
 import json
+import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -17,6 +18,7 @@ from isoflop.experiments.config import DataSpec, ModelSpec, OptimSpec, ScheduleS
 from isoflop.experiments.store.run_config import RunConfig, run_config
 from isoflop.experiments.store.store import Store, open_store
 from isoflop.experiments.study.engine import PRECISIONS
+from isoflop.experiments.study.rules import resolve
 from isoflop.experiments.study.sizes import load_size, size_names
 from isoflop.experiments.training.checkpoint import BRANCH, TRUNK, saved
 from isoflop.models.config import FAMILIES, OPTIONS, PLAIN, ModelConfig, family_named
@@ -91,6 +93,10 @@ def template_of(runs: pd.DataFrame, path: Path) -> Template:
 
     texts = Counter(yaml.safe_dump(f) for f in found)
     settings = yaml.safe_load(texts.most_common(1)[0][0])
+    horizons = runs.groupby("run_id")["horizon_tokens"].max()
+    if rule := rule_of(found, [float(horizons[i]) for i in ids if store or i in shared]):
+        del settings["optim"]["beta2"]
+        settings["optim"] |= rule
     said = [f"runs differ in settings; the study file repeats the most common of {len(texts)}"] * (len(texts) > 1)
     if shared and settings["data"].get("files"):
         said.append("paths in a bundle have lost their folders: say where the text is in data.files of the study file")
@@ -132,6 +138,27 @@ def _sections(config: RunConfig | dict[str, Any]) -> dict[str, dict[str, Any]]:
 def _not_default(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
     default = asdict(SECTIONS[section]())
     return {k: v for k, v in values.items() if k == "name" or v != default.get(k)}
+
+
+def rule_of(found: Sequence[Mapping[str, Mapping[str, Any]]], tokens: Sequence[float]) -> dict[str, Any]:
+    """What gives beta2 of every batch, and the warm-up, where runs of several batches share one memory in tokens.
+
+    `found` are the settings of the runs, by section, `tokens` their horizons. Empty where beta2 is one number, or each
+    run's own.
+    """
+    runs = [(OptimSpec(**one["optim"]), ScheduleSpec(**one["schedule"]), DataSpec(**one["data"])) for one in found]
+    if len({optim.beta2 for optim, _, _ in runs}) < 2 or any(not 0 < optim.beta2 < 1 for optim, _, _ in runs):
+        return {}
+    lives = [o.batch_size * data.context_length * math.log(0.5) / math.log(o.beta2) for o, _, data in runs]
+    if max(lives) > min(lives) * (1 + 1e-9):
+        return {}
+    given = {"beta2_half_life": float(f"{lives[0]:.9g}")}
+    warm = given | {"rule": "untuned-warmup"}
+    for (optim, schedule, data), horizon in zip(runs, tokens, strict=True):
+        model = model_of(ModelSpec(), 256, data.context_length)
+        if resolve(replace(optim, **warm), schedule, model, horizon)[1].warmup_steps != schedule.warmup_steps:
+            return given
+    return warm
 
 
 def _from_columns(runs: pd.DataFrame) -> tuple[dict[str, dict[str, Any]], list[str]]:

@@ -24,8 +24,8 @@ from isoflop.scaling.prediction.forecast import (
     beyond_the_data,
     forecast_loss,
 )
-from isoflop.scaling.prediction.serving import Serving, allocations, off_optimum_line
-from isoflop.scaling.prediction.text_price import TextPurchase, buy_text
+from isoflop.scaling.prediction.spending.serving import Serving, allocations, off_optimum_line
+from isoflop.scaling.prediction.spending.text_price import TextPurchase, buy_text
 from isoflop.scaling.selection.averaging import ForecastAverage, average
 from isoflop.scaling.selection.law_weights import NoLawError, weigh_laws
 from isoflop.scaling.selection.preference import candidates

@@ -17,6 +17,7 @@ PAPER = Paper(
     2022,
     "2202.01169",
 )
+EXPERTS = Column("experts", "experts of a layer", usual=(1.0, 1e5), typical=16.0)
 STARTS = (0.6, 1.0, 2.0, 4.0), (60.0, 300.0, 1500.0)  # of E_start and of E_max
 FLOORS = (0.0, 0.3, 0.6, 0.8)  # shares of the lowest loss that a search starts at, where the floor is free
 
@@ -46,16 +47,15 @@ class Experts(Law):
     source: ClassVar[str] = PAPER.cite("eqs. 5 and 6; floor: ours")
     caution: ClassVar[str] = (
         "Without a floor it falls too fast beyond the largest size. b, E_start and E_max trade off among themselves. "
-        "It reads no tokens: runs of one number of them, as in the paper, say nothing of others."
+        "It reads no tokens: runs of one number of them, as in the paper, say nothing of others; for runs of several "
+        "there is experts-joint."
     )
     typical: ClassVar[tuple[float, ...]] = (-0.082, -0.108, 0.009, 1.104, 1.847, 314.478, 0.5)
     rank: ClassVar[int] = 200
     presets: ClassVar[dict[str, Preset]] = {"experts": Preset(), "experts-floor": Preset(free=("floor",))}
     floor_name: ClassVar[str | None] = "floor"
     inputs: ClassVar[tuple[str, ...]] = ("N", "E")
-    columns: ClassVar[Mapping[str, Column | str]] = {
-        "E": Column("experts", "experts of a layer", usual=(1.0, 1e5), typical=16.0)
-    }
+    columns: ClassVar[Mapping[str, Column | str]] = {"E": EXPERTS}
     box: ClassVar[dict[str, Box]] = {
         "a": Box(-2.0, 0.5),
         "b": Box(-5.0, 2.0),
@@ -67,7 +67,7 @@ class Experts(Law):
     }
 
     def __call__(self, N: Any, E: Any) -> Any:
-        n, x = np.log10(N), np.log10(_saturated(E, self.E_start, self.E_max))
+        n, x = np.log10(N), np.log10(saturated(E, self.E_start, self.E_max))
         return self.floor + np.power(10.0, self.a * n + self.b * x + self.c * n * x + self.d)
 
     @classmethod
@@ -76,7 +76,7 @@ class Experts(Law):
         n, starts = x["N"] / np.log(10), []
         for first in STARTS[0]:
             for last in STARTS[1]:
-                z = np.log10(_saturated(np.exp(x["E"]), first, last))
+                z = np.log10(saturated(np.exp(x["E"]), first, last))
                 design = np.column_stack([n, z, n * z, np.ones_like(n)]) * np.sqrt(weights)[:, None]
                 for share in FLOORS:
                     target = np.log10(loss - share * loss.min()) * np.sqrt(weights)
@@ -85,6 +85,6 @@ class Experts(Law):
         return np.array(starts)
 
 
-def _saturated(E: Any, first: Any, last: Any) -> Any:
+def saturated(E: Any, first: Any, last: Any) -> Any:
     """The effective number of experts: `first` for one, at most `last`."""
     return 1.0 / (1.0 / (E - 1.0 + 1.0 / (1.0 / first - 1.0 / last)) + 1.0 / last)

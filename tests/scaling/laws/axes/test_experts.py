@@ -6,6 +6,7 @@ import pytest
 
 from isoflop.scaling.fitting.fit import LeastSquares, fit, predict_loss
 from isoflop.scaling.laws.axes.experts import Experts
+from isoflop.scaling.laws.axes.experts_joint import ExpertsJoint
 
 S_BASE = Experts(-0.082, -0.108, 0.009, 1.104, 1.847, 314.478)
 
@@ -35,6 +36,14 @@ def test_exact_losses_give_back_their_law(name, floor):
     assert predict_loss(found.law, pd.DataFrame({"n_params": [1e10], "experts": [16.0]}))[0] == pytest.approx(
         true(1e10, 16.0), rel=1e-3
     )
+
+
+def test_exact_losses_of_several_numbers_of_tokens_give_back_the_joint_law():
+    true = ExpertsJoint(1.4, 40, 40, 0.19, 0.18, -0.2, 0.1, 0.005, -0.005)
+    N, D, M = map(np.ravel, np.meshgrid(np.geomspace(1e7, 3e8, 4), np.geomspace(1e9, 1.6e10, 3), [1.0, 2, 4, 8]))
+    table = pd.DataFrame({"n_params": N, "tokens": D, "experts": M, "loss": true(N, D, M)})
+    found = fit("experts-joint", table, objective=LeastSquares())
+    assert found.law.values() == pytest.approx(true.values(), rel=1e-6)
 
 
 def test_a_floor_forecasts_the_largest_published_size_better(public_data):

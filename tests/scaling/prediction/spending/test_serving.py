@@ -5,7 +5,7 @@ import pytest
 
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.cost import Cost
-from isoflop.scaling.prediction.serving import ServingError, capped, off_optimum, repeated, serve
+from isoflop.scaling.prediction.spending.serving import ServingError, capped, off_optimum, repeated, serve
 from tests.support.fits.simulated import BENT, BESIROGLU
 
 C = 1e21

@@ -10,7 +10,7 @@ import pytest
 from isoflop.scaling.fitting.fit import predict_loss
 from isoflop.scaling.laws.axes.repeated import Repeated
 from isoflop.scaling.prediction.forecast import Target
-from isoflop.scaling.prediction.text_price import buy_text
+from isoflop.scaling.prediction.spending.text_price import buy_text
 from isoflop.scaling.table.conventions import points
 
 TRUE = Repeated(1.5, 60.0, 200.0, 0.002, 0.35, 0.37, 0.3, 0.4, float(np.log(49021)), 1.0)
