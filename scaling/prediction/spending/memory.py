@@ -1,7 +1,7 @@
 """The best mixture of experts that fits in memory: `isoflop predict TABLE --flops C --memory BYTES`.
 
 Experts take memory and no compute: a token meets few of them. With C FLOPs and room for so many weights there is a best
-number of experts, of active parameters (that a token meets), and of tokens (Ludziejewski et al. 2025, arXiv 2502.05172).
+number of experts, of parameters that a token meets, and of tokens (Ludziejewski et al. 2025, arXiv 2502.05172).
 """
 
 from collections.abc import Sequence
