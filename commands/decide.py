@@ -183,10 +183,10 @@ def predict(
         emit(ahead.to_dict(), str(ahead), as_json)
         return
     if memory is not None or parameter_bytes is not None:
-        given = {"--n-params": n_params, "--tokens": tokens, "--at": at or None, "--register": register,
+        unread = {"--n-params": n_params, "--tokens": tokens, "--at": at or None, "--register": register,
                  "--score": score, "--inference-tokens": inference, "--token-cap": cap, "--unique-tokens": unique,
                  "--price-per-token": token_price, "--price-per-flop": flop_price}  # fmt: skip
-        if used := [option for option, value in given.items() if value is not None]:
+        if used := [option for option, value in unread.items() if value is not None]:
             raise ValueError(f"--memory finds the best mixture of experts of --flops: leave out {', '.join(used)}")
         if memory is None or flops is None:
             raise ValueError("--memory BYTES and --flops go together; --bytes-per-parameter is of --memory")

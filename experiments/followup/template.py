@@ -152,7 +152,7 @@ def rule_of(found: Sequence[Mapping[str, Mapping[str, Any]]], tokens: Sequence[f
     lives = [o.batch_size * data.context_length * math.log(0.5) / math.log(o.beta2) for o, _, data in runs]
     if max(lives) > min(lives) * (1 + 1e-9):
         return {}
-    given = {"beta2_half_life": float(f"{lives[0]:.9g}")}
+    given: dict[str, Any] = {"beta2_half_life": float(f"{lives[0]:.9g}")}
     warm = given | {"rule": "untuned-warmup"}
     for (optim, schedule, data), horizon in zip(runs, tokens, strict=True):
         model = model_of(ModelSpec(), 256, data.context_length)
