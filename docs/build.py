@@ -14,7 +14,9 @@ In the folder `experiments/results` are the committed tables. A block that fails
 """
 
 import argparse
+import contextlib
 import inspect
+import json
 import os
 import re
 import shutil
@@ -31,7 +33,22 @@ DOCS, BUILT = ROOT / "docs", ROOT / "build" / "docs"
 BLOCK = re.compile(r"^```([a-z]+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 BIN = Path(sys.executable).parent  # where the shell finds isoflop
 WIDTH = 100  # columns of a terminal, in what commands print
-SETUP = "import matplotlib; matplotlib.use('agg')\n"
+# Runs blocks of Python in one namespace, each a line of JSON, and prints a line after each; an error ends it.
+PYTHON = """
+import json, matplotlib, os, sys, traceback
+matplotlib.use("agg")
+blocks = os.fdopen(os.dup(0))
+os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+def run(lines, names, dumps, loads, error):
+    for line in lines:
+        try:
+            exec(compile(loads(line), "<block>", "exec"), names)
+        except BaseException:
+            error()
+            sys.exit(1)
+        print("\\n" + dumps("ran"), flush=True)
+run(blocks, globals(), json.dumps, json.loads, traceback.print_exc)
+"""
 
 
 class BlockError(Exception):
@@ -72,33 +89,72 @@ def run_page(path: Path, folder: Path) -> str:
     page = path.read_text()
     (folder / "experiments").mkdir(parents=True)
     (folder / "experiments" / "results").symlink_to(ROOT / "experiments" / "results")
-    parts, at, code = [], 0, SETUP
-    for block in blocks(page):
-        parts.append(page[at : block.end])
-        at = block.end
-        if block.title:
-            (folder / block.title).parent.mkdir(parents=True, exist_ok=True)
-            (folder / block.title).write_text(block.text)
-        elif block.language == "sh":
-            parts.append(_printed(_run(["bash", "-euo", "pipefail", "-c", block.text], folder, path, block)))
-        elif block.language == "python":
-            mark = "=== printed by this block ==="
-            text = _run([sys.executable, "-c", f"{code}print({mark!r})\n{block.text}"], folder, path, block)
-            parts.append(_printed(text.partition(mark)[2]))
-            code += block.text
+    parts, at, python = [], 0, _Python(path, folder)
+    with contextlib.closing(python):
+        for block in blocks(page):
+            parts.append(page[at : block.end])
+            at = block.end
+            if block.title:
+                (folder / block.title).parent.mkdir(parents=True, exist_ok=True)
+                (folder / block.title).write_text(block.text)
+            elif block.language == "sh":
+                parts.append(_printed(_shell(folder, path, block)))
+            elif block.language == "python":
+                parts.append(_printed(python.run(block)))
     return "".join([*parts, page[at:]])
 
 
-def _run(command: list[str], folder: Path, path: Path, block: Block) -> str:
-    """What a command prints, both streams. Raises BlockError when it fails."""
-    settings = {"COLUMNS": str(WIDTH), "NO_COLOR": "1", "PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+def _shell(folder: Path, path: Path, block: Block) -> str:
+    """What a block of commands prints, both streams. Raises BlockError when it fails."""
     done = subprocess.run(
-        command, cwd=folder, env=os.environ | settings, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, check=False,
+        ["bash", "-euo", "pipefail", "-c", block.text], cwd=folder, env=_environment(), stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
-    if done.returncode:
-        raise BlockError(f"{path.name}:{block.line}: exit {done.returncode}\n{block.text}{done.stdout}")
-    return done.stdout.replace(str(folder) + "/", "").replace(str(ROOT) + "/", "")
+    return _told(done.stdout, done.returncode, folder, path, block)
+
+
+class _Python:
+    """The blocks of Python of a page: one process, started with the first of them."""
+
+    def __init__(self, path: Path, folder: Path) -> None:
+        self._path, self._folder = path, folder
+        self._process: subprocess.Popen[str] | None = None
+
+    def run(self, block: Block) -> str:
+        """What a block prints, both streams. Raises BlockError when it fails."""
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-u", "-c", PYTHON], cwd=self._folder, env=_environment(), stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            )  # fmt: skip
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(block.text) + "\n")
+        process.stdin.flush()
+        lines: list[str] = []
+        for line in process.stdout:
+            if line == '"ran"\n':
+                return _told("".join(lines).removesuffix("\n"), 0, self._folder, self._path, block)
+            lines.append(line)
+        return _told("".join(lines), process.wait(), self._folder, self._path, block)
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.communicate()
+
+
+def _environment() -> dict[str, str]:
+    settings = {"COLUMNS": str(WIDTH), "NO_COLOR": "1", "PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    return os.environ | settings
+
+
+def _told(printed: str, code: int, folder: Path, path: Path, block: Block) -> str:
+    """What was printed, without the folders of this machine. Raises BlockError for an exit code."""
+    if code:
+        raise BlockError(f"{path.name}:{block.line}: exit {code}\n{block.text}{printed}")
+    return printed.replace(str(folder) + "/", "").replace(str(ROOT) + "/", "")
 
 
 def _printed(text: str) -> str:

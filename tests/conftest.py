@@ -77,6 +77,15 @@ def study_table(study_law) -> pd.DataFrame:
     return simulate_study(study_law, noise=0.005, seed=0)
 
 
+@pytest.fixture(scope="module")
+def kept_searches():
+    """What one test of a file searched for is there for the others, to the bit: for files that are not of fits."""
+    from isoflop.scaling.fitting.kept_searches import keep_searches
+
+    with keep_searches():
+        yield
+
+
 @pytest.fixture
 def typed(monkeypatch, capsys):
     """A function that runs a command line in this process; it returns exit code, output and error lines."""

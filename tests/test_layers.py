@@ -100,6 +100,7 @@ def file_of(module: str) -> str | None:
     return next((path for path in (f"{base}.py", f"{base}/__init__.py") if path in files()), None)
 
 
+@cache
 def modules(path: str) -> set[str]:
     """Every module that a file imports, anywhere in it; a name imported from a package is a module if it is a file."""
     found = set()

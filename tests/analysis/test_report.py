@@ -24,7 +24,7 @@ from isoflop.scaling.fitting.fit import FitError
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.table.runs import final_rows
 
-pytestmark = pytest.mark.slow  # each draws a whole report
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("kept_searches")]  # each draws a whole report
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,12 @@ def written(study_table, tmp_path_factory):
     return write_report(
         timed, tmp_path_factory.mktemp("report"), law="chinchilla", n_draws=100, command="isoflop report x"
     )
+
+
+@pytest.fixture
+def two_laws(monkeypatch):
+    """Two candidates in place of the catalogue, for a test that is of neither."""
+    monkeypatch.setattr("isoflop.analysis.evidence.candidates", lambda points: ("chinchilla", "power-n"))
 
 
 def test_a_study_supports_every_figure(written):
@@ -144,7 +150,7 @@ def test_the_same_table_gives_the_same_bytes(written, tmp_path):
         assert first.read_bytes() == second.read_bytes()
 
 
-def test_a_failing_figure_costs_only_itself(study_table, tmp_path, monkeypatch):
+def test_a_failing_figure_costs_only_itself(study_table, tmp_path, monkeypatch, two_laws):
     def broken(fit, ax):
         raise RuntimeError("no such artist")
 
@@ -179,7 +185,7 @@ def test_a_part_is_computed_once_and_fails_the_same_way_again():
 LAW = Chinchilla(E=0.9, A=33.0, B=332.0, alpha=0.45, beta=0.5)
 
 
-def test_a_table_without_common_budgets_holds_out_its_last_half_decade():
+def test_a_table_without_common_budgets_holds_out_its_last_half_decade(two_laws):
     sizes, tokens = np.tile([1e4, 2.1e4, 4.3e4, 8.7e4], 4), np.repeat([1e5, 1e6, 1e7, 1e8], 4)
     e = Evidence(simulate_points(LAW, sizes, tokens, noise=0.003))
     assert e.held_out.threshold == pytest.approx(e.points.frame["flops"].max() / 10**0.5)
@@ -262,7 +268,7 @@ def invoked(*arguments: str):
 
 
 @pytest.mark.parametrize("blocked", ["report", "report/isoflop.png", "report/report.md"])
-def test_what_cannot_be_written_is_one_line_and_exit_1(tmp_path, blocked, monkeypatch):
+def test_what_cannot_be_written_is_one_line_and_exit_1(tmp_path, blocked, monkeypatch, two_laws):
     """A file where the folder should be, a folder where a file should be: nobody can write there, not even root."""
     monkeypatch.setattr(report_module, "FIGURES", {"isoflop": FIGURES["isoflop"]})
     at = tmp_path / blocked
@@ -332,7 +338,8 @@ def test_wrong_names_say_what_there_is(study_table):
         draw_figure("isoflop", Evidence(study_table), "x.jpeg")
 
 
-def test_the_commands(tmp_path):
+def test_the_commands(tmp_path, monkeypatch, two_laws):
+    monkeypatch.setattr(report_module, "FIGURES", {name: FIGURES[name] for name in ("isoflop", "curves", "surface")})
     table = tmp_path / "runs.csv"
     budgets = np.repeat([1e10, 1e11, 1e12], 5)
     sizes = np.concatenate([np.geomspace(c**0.5 / 90, c**0.5 / 3, 5) for c in (1e10, 1e11, 1e12)])
@@ -344,7 +351,7 @@ def test_the_commands(tmp_path):
     )
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
-    assert "isoflop" in told["figures"]
+    assert told["figures"] == ["isoflop", "surface"]
     assert "curves" in told["missing"]
     result = runner.invoke(app, ["plot", str(table), "--figure", "surface", "-o", str(tmp_path / "x.pdf")])
     assert result.exit_code == 0, result.output

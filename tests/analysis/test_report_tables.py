@@ -10,10 +10,11 @@ from isoflop.analysis.report import write_report
 from isoflop.analysis.style import style
 from isoflop.scaling.design.simulate import simulate_study
 from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.selection.preference import candidates
 from isoflop.scaling.table.read import read_table
 from tests.support.root import RESULTS
 
-pytestmark = pytest.mark.slow  # each draws a whole report
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("kept_searches")]  # each draws a whole report
 
 LAW = Chinchilla(E=0.9, A=33.0, B=332.0, alpha=0.45, beta=0.5)
 DEGENERATE = {
@@ -65,7 +66,9 @@ ALWAYS = {"n_star", "d_star", "surface", "residuals_flops", "residuals_n_params"
 
 
 @pytest.mark.parametrize("path", PUBLIC)
-def test_every_figure_is_drawn_or_refused_on_the_public_tables(path, public_data):
+def test_every_figure_is_drawn_or_refused_on_the_public_tables(path, public_data, monkeypatch):
+    """With a third of the laws that could be fitted; all of them on the quick study."""
+    monkeypatch.setattr("isoflop.analysis.evidence.candidates", lambda points: candidates(points)[::3])
     mapping, where = PUBLIC[path]
     table = read_table(public_data / path, mapping=mapping, where=where)
     found = drawn(Evidence(table, law="chinchilla", n_draws=50))

@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 from isoflop.__main__ import app
 from tests.support.fits.simulated import BESIROGLU, cheaper, isoflop_table, two_arms
 
+pytestmark = pytest.mark.usefixtures("kept_searches")
+
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory):

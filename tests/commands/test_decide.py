@@ -12,6 +12,8 @@ import yaml
 
 from tests.support.fits.simulated import BESIROGLU, cheaper, isoflop_table, two_arms
 
+pytestmark = pytest.mark.usefixtures("kept_searches")
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):

@@ -16,6 +16,8 @@ from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from tests.support.root import ROOT
 
+pytestmark = pytest.mark.usefixtures("kept_searches")
+
 BESIROGLU = Chinchilla(E=1.8172, A=477.8, B=2143.4, alpha=0.3473, beta=0.3672)
 KEYS = {
     "law", "params", "objective", "delta", "n_points", "n_clusters", "status", "message", "starts", "derived",

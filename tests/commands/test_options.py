@@ -9,6 +9,8 @@ from isoflop.__main__ import LONGEST, one_line
 from tests.support.doors.options import FREE, SOUND, SOUND_FOR, TEXTS, Option, options, write_neighbours
 from tests.support.doors.typed import typed_forked, typed_here
 
+pytestmark = pytest.mark.usefixtures("kept_searches")
+
 OPTIONS = list(options())
 STARTS = ("run", "plan", "prepare", "serve")  # they train, time, write corpora, or wait for requests
 

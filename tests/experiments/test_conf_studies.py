@@ -1,6 +1,7 @@
 """Every study in conf/experiment expands to a plan, and every size in conf/model is a model with exact counts."""
 
 from dataclasses import asdict
+from functools import cache
 from importlib.resources import files
 
 import pytest
@@ -24,6 +25,7 @@ STUDIES = sorted(
 TEXT = {"overnight_cpu": 90_000_000, "gpu_hour": 1_000_000_000}  # bytes that their first lines ask for
 
 
+@cache
 def planned(name: str) -> Study:
     (config,) = compose_all([f"experiment={name}"])
     vocabulary = config.data.synthetic.vocab_size if config.data.source == "synthetic" else 256

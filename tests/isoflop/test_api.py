@@ -11,6 +11,8 @@ import pytest
 import isoflop
 from tests.support.root import RESULTS
 
+pytestmark = pytest.mark.usefixtures("kept_searches")
+
 
 def documented(name: str) -> list[doctest.DocTest]:
     value = getattr(isoflop, name)

@@ -10,6 +10,8 @@ import pytest
 from isoflop import __main__
 from isoflop.printable import plain_markdown, printable
 
+pytestmark = pytest.mark.usefixtures("kept_searches")
+
 EVIL = "\x1b[2J\x1b]0;title\x07\rdone\x9b31m\u202egnp.exe\u2066\ud800\u2028<script>alert(1)</script>![x](http://x/y.png)|a&lt;"
 
 

@@ -29,6 +29,8 @@ from isoflop.scaling.design.simulate import simulate_study
 from isoflop.scaling.laws.published import PUBLISHED
 from isoflop.scaling.prediction.curves.bands import curve_bands
 
+pytestmark = pytest.mark.usefixtures("kept_searches")
+
 
 @pytest.fixture(scope="module")
 def evidence(study_table):

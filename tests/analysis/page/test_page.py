@@ -16,13 +16,13 @@ import isoflop.analysis.page.page as page_module
 from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.page.calculator import ABOVE, BELOW, calculator_frame
 from isoflop.analysis.page.checklist import checklist
-from isoflop.analysis.page.data import MOST_RUNS, datasets, law_names
+from isoflop.analysis.page.data import datasets, law_names
 from isoflop.analysis.page.page import page, script_json
 from isoflop.analysis.report import write_report
 from isoflop.scaling.design.simulate import simulate_points, simulate_study
 from isoflop.scaling.laws.chinchilla import Chinchilla
 
-pytestmark = pytest.mark.slow  # each draws a whole report
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("kept_searches")]  # each draws a whole report
 
 LAW = Chinchilla(0.9, 33.0, 332.0, 0.45, 0.5)
 
@@ -35,6 +35,12 @@ def evidence():
 @pytest.fixture(scope="module")
 def text(evidence):
     return page(evidence, missing={"bowls": "one </script> rate"}, provenance="- isoflop 1")
+
+
+@pytest.fixture
+def two_laws(monkeypatch):
+    """Two candidates in place of the catalogue, for a test that is of neither."""
+    monkeypatch.setattr("isoflop.analysis.evidence.candidates", lambda points: ("chinchilla", "power-n"))
 
 
 def embedded(text: str) -> dict:
@@ -92,11 +98,10 @@ def test_the_charts_carry_the_fits_of_every_convention(evidence):
         assert line["n_params_low"] < line["n_params"] < line["n_params_high"]
 
 
-def test_many_runs_are_thinned(study_law):
-    table = simulate_study(study_law, noise=0.01, seeds=range(60), curves=False)
-    e = Evidence(table, law="chinchilla")
-    each = len(datasets(e)["points"]) / len(e.conventions_known)
-    assert MOST_RUNS / 2 < each <= MOST_RUNS < len(e.points)
+def test_many_runs_are_thinned(evidence, monkeypatch):
+    monkeypatch.setattr("isoflop.analysis.page.data.MOST_RUNS", 100)
+    each = len(datasets(evidence)["points"]) / len(evidence.conventions_known)
+    assert 50 < each <= 100 < len(evidence.points)
 
 
 def test_the_checklist_holds_what_holds_and_names_what_nobody_measured(evidence):
@@ -118,7 +123,7 @@ def test_the_lines_of_tuning_and_arms_say_where_each_is_answered(evidence):
     assert "isoflop multiplier and isoflop tune" in lines["C30"].evidence
 
 
-def test_two_arms_are_ranked_at_equal_compute_and_their_tuning_compared(study_law):
+def test_two_arms_are_ranked_at_equal_compute_and_their_tuning_compared(study_law, two_laws):
     better = replace(study_law, A=0.9 * study_law.A, B=0.9 * study_law.B)
     tables = [
         simulate_study(law, noise=0.002, curves=False).assign(arm=arm) for law, arm in ((study_law, "x"), (better, "y"))
@@ -136,7 +141,7 @@ def test_two_arms_are_ranked_at_equal_compute_and_their_tuning_compared(study_la
     assert {line.code: line.state for line in checklist(unequal)}["C30"] == "objected"
 
 
-def test_repeated_data_of_a_plain_table_are_objected_to():
+def test_repeated_data_of_a_plain_table_are_objected_to(two_laws):
     sizes, tokens = np.tile([1e4, 3e4, 1e5, 3e5], 5), np.repeat(np.geomspace(1e6, 1e8, 5), 4)
     once = simulate_points(LAW, sizes, tokens, noise=0.003)
     states = {}
@@ -150,7 +155,7 @@ def test_repeated_data_of_a_plain_table_are_objected_to():
     assert plain["C18"].state == "open"
 
 
-def test_every_line_states_the_number_that_was_tested_against_its_threshold(monkeypatch):
+def test_every_line_states_the_number_that_was_tested_against_its_threshold(monkeypatch, two_laws):
     """C3, C10 and C21 on tables that meet them and on tables that do not."""
     budgets = np.geomspace(1e18, 1e20, 5)
     sizes = LAW.optimal(budgets).N[:, None] * np.geomspace(1 / 3, 3, 7)
@@ -185,14 +190,14 @@ def test_every_line_states_the_number_that_was_tested_against_its_threshold(monk
     assert good["C27"].state == "holds"
 
 
-def test_a_finding_turns_its_line(study_table):
+def test_a_finding_turns_its_line(study_table, two_laws):
     short = Evidence(study_table.assign(step=100), law="chinchilla", n_draws=50)
     lines = {line.code: line for line in checklist(short)}
     assert lines["C19"].state == "objected"
     assert "fewer than 300 steps" in lines["C19"].evidence
 
 
-def test_a_sensitive_exponent_is_objected_to(study_table):
+def test_a_sensitive_exponent_is_objected_to(study_table, two_laws):
     e = Evidence(study_table, law="chinchilla", n_draws=50)
     moved = e.sensitivity.copy()
     moved.loc[1, "value"] += 1.0
@@ -221,7 +226,7 @@ def test_every_finding_stands_with_its_remedy(evidence, text):
         assert finding.remedy[1:] in plain
 
 
-def test_without_the_extra_the_report_says_so(study_table, tmp_path, monkeypatch):
+def test_without_the_extra_the_report_says_so(study_table, tmp_path, monkeypatch, two_laws):
     monkeypatch.setattr(page_module, "NEEDS", ("altair", "not_here"))
     with pytest.raises(UnsupportedError, match=r"not_here not installed: pip install 'isoflop\[report\]'"):
         page(Evidence(study_table), missing={}, provenance="")

@@ -11,13 +11,18 @@ from isoflop.analysis.paper.kit import DOUBLE, HEIGHT, SINGLE, write_paper
 from isoflop.analysis.paper.tables import unit_of
 from isoflop.analysis.style import LEVEL
 from isoflop.scaling.laws import LAWS
+from isoflop.scaling.selection.scoreboard import compare
+
+pytestmark = pytest.mark.usefixtures("kept_searches")
 
 NUMBER = r"-?[\d.]+(?: \\times 10\^\{-?\d+\})?"
 
 
 @pytest.fixture(scope="module")
 def evidence(study_table):
-    return Evidence(study_table, law="chinchilla", n_draws=100)
+    found = Evidence(study_table, law="chinchilla", n_draws=100)
+    found.done["scoreboard"] = compare(found.points, ("chinchilla", "chinchilla-tied", "power-n"), findings=False)
+    return found
 
 
 @pytest.fixture(scope="module")

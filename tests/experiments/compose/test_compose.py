@@ -53,7 +53,6 @@ def test_vary_and_arms_are_typed_as_the_documentation_has_them():
     }
 
 
-@pytest.mark.parametrize("key", ["runs", "where.corpora", "data.tokenizer"])
 @pytest.mark.parametrize(
     "value",
     [
@@ -70,25 +69,34 @@ def test_vary_and_arms_are_typed_as_the_documentation_has_them():
         "x:[y",
     ],
 )
-def test_a_text_that_hydra_cannot_read_is_shown_in_the_quotes_it_needs(key, value):
+def test_a_text_that_hydra_cannot_read_is_shown_in_the_quotes_it_needs(value):
     """What is shown is typed into a shell, as it is, and gives that text."""
-    with pytest.raises(UsageError) as error:
-        compose_all([f"{key}={value}"])
-    assert "\n" not in str(error.value)
-    (typed,) = shlex.split(str(error.value).partition("is typed in quotes: ")[2])
-    spec = composed(typed)
-    for part in key.split("."):
-        spec = getattr(spec, part)
-    assert spec == value
+    shown = []
+    for key in ("runs", "where.corpora", "data.tokenizer"):
+        with pytest.raises(UsageError) as error:
+            compose_all([f"{key}={value}"])
+        assert "\n" not in str(error.value)
+        shown += shlex.split(str(error.value).partition("is typed in quotes: ")[2])
+    assert len(shown) == 3
+    spec = composed(*shown)
+    assert (spec.runs, spec.where.corpora, spec.data.tokenizer) == (value, value, value)
 
 
-@pytest.mark.parametrize("key", ["model.tied", "data.skip_bad", "where.compile", "where.activation_checkpointing"])
+TRUE_OR_FALSE = ("model.tied", "data.skip_bad", "where.compile", "where.activation_checkpointing")
+
+
+@pytest.mark.parametrize("key", TRUE_OR_FALSE)
 @pytest.mark.parametrize("value", ["2", "-1", "0.5", "true,2"])
 def test_a_number_is_neither_true_nor_false(key, value):
     with pytest.raises(UsageError, match=rf"{key}={value}: {key} is true or false, not "):
         compose_all([f"{key}={value}"])
-    for sound in ("0", "1", "true", "false"):
-        assert composed(f"{key}={sound}")
+
+
+@pytest.mark.parametrize(("sound", "meant"), [("0", False), ("1", True), ("true", True), ("false", False)])
+def test_zero_and_one_are_false_and_true(sound, meant):
+    spec = composed(*(f"{key}={sound}" for key in TRUE_OR_FALSE))
+    where = spec.where
+    assert [spec.model.tied, spec.data.skip_bad, where.compile, where.activation_checkpointing] == [meant] * 4
 
 
 @pytest.mark.parametrize("override", ["study.vary={model.tied: [true, 2]}", "study.arms={a: {model: {tied: 2}}}"])
@@ -171,6 +179,9 @@ def test_a_list_given_as_a_text_says_how_a_list_is_written():
 def test_a_file_of_a_study_sets_nothing_of_hydras_that_could_run_code(mine, hydra, key):
     with pytest.raises(UsageError, match=rf"--config-dir .*: a file in it sets hydra\.{key}, "):
         mine(a=f"{OWN}hydra: {{{hydra}}}\n")
+
+
+def test_a_file_of_a_study_says_where_its_launcher_runs_and_not_what(mine):
     assert mine("hydra/launcher=slurm_cpu", a=f"{OWN}hydra: {{launcher: {{partition: p}}}}\n").study.name == "own"
     with pytest.raises(UsageError, match=r"sets hydra\.launcher\.setup"):
         mine("hydra/launcher=slurm_cpu", a=f"{OWN}hydra: {{launcher: {{setup: [touch x]}}}}\n")

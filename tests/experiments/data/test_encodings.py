@@ -40,7 +40,7 @@ ENCODINGS = [
     "shift_jis",
 ]
 LETTERS = "abc \u00e9\u00fc\u0416\u0437\u3042\u30bd\u8868\U0001f642"  # a trail byte of SO in Shift-JIS is a backslash
-QUICK = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @functools.cache

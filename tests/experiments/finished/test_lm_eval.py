@@ -1,9 +1,6 @@
 """lm-eval on exported runs: scores that go with the loss, kept beside the runs; the example tasks; refusals."""
 
 import json
-import os
-import subprocess
-import sys
 
 import duckdb
 import numpy as np
@@ -39,6 +36,7 @@ from isoflop.scaling.table.evaluations.task_scores import (
 )
 from isoflop.scaling.table.runs import read_runs
 from tests.support.root import ROOT
+from tests.support.session import session
 
 LINES = ["alpha beta is one\n", "gamma delta two\n", "epsilon for three\n", "zeta has four\n", "eta and five\n"]
 EXAMPLES = {
@@ -79,25 +77,30 @@ def store(tmp_path_factory):
     return opened, ids
 
 
-def isoflop(store, *arguments, cwd=None):
-    """(exit code, output, errors) of `isoflop evaluate` in a process of its own."""
-    command = [sys.executable, "-m", "isoflop", "evaluate", *arguments, "--runs", str(store.root)]
-    command += ["--corpora", str(store.root.parent / "corpora")]
-    done = subprocess.run(
-        command, cwd=cwd or ROOT, capture_output=True, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    return done.returncode, done.stdout, done.stderr
+@pytest.fixture(scope="module")
+def evaluated(store, tmp_path_factory):
+    """How two commands end, one after the other: on the package's tasks, then on the examples with files of a user."""
+    opened, ids = store
+    folder = tmp_path_factory.mktemp("examples")
+    for name, examples in EXAMPLES.items():
+        lines = [json.dumps(item) + "\n" for item in examples * 3]
+        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    examples = ",".join(str(ROOT / "conf" / "task" / f"{name}.yaml") for name in EXAMPLES)
+    options = ("--json", "--runs", opened.root, "--corpora", opened.root.parent / "corpora")
+    return session(
+        [
+            ("evaluate", *ids[:2], "--tasks", ",".join(TASKS), "--items", 150, *options),
+            ("evaluate", ids[1], "--tasks", examples, "--items", 3, *options),
+        ],
+        cwd=folder,
+    )
 
 
 @pytest.fixture(scope="module")
-def found(store):
+def found(evaluated):
     """What `isoflop evaluate SHORT LONG --tasks ...` answers."""
-    opened, ids = store
-    tasks = ",".join(TASKS)
-    code, out, err = isoflop(opened, *ids[:2], "--tasks", tasks, "--items", "150", "--json")
-    assert code == 0, err
-    return json.loads(out)
+    assert evaluated[0].code == 0, evaluated[0].err
+    return json.loads(evaluated[0].out)
 
 
 @pytest.mark.process
@@ -118,7 +121,7 @@ def test_the_run_with_the_lower_loss_scores_higher_on_the_next_line(found):
 @pytest.mark.process
 def test_scores_are_kept_beside_the_runs_and_are_means_of_their_items(store, found):
     opened, ids = store
-    scores = read_scores(opened.root)
+    scores = read_scores(opened.root).query("task in @TASKS")
     assert set(scores["run_id"]) == set(ids[:2])
     assert list(scores) == [c.name for c in SCORES]
     items = duckdb.sql(
@@ -138,13 +141,9 @@ def test_scores_are_kept_beside_the_runs_and_are_means_of_their_items(store, fou
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_the_example_tasks_run_on_a_users_own_files_and_leave_other_scores_alone(store, found, tmp_path):
+def test_the_example_tasks_run_on_a_users_own_files_and_leave_other_scores_alone(store, evaluated):
     opened, ids = store
-    for name, examples in EXAMPLES.items():
-        lines = [json.dumps(item) + "\n" for item in examples * 3]
-        (tmp_path / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-    tasks = ",".join(str(ROOT / "conf" / "task" / f"{name}.yaml") for name in EXAMPLES)
-    code, out, err = isoflop(opened, ids[1], "--tasks", tasks, "--items", "3", "--json", cwd=tmp_path)
+    code, out, err = evaluated[1]
     assert code == 0, err
     scores = {score["task"]: score for score in json.loads(out)["runs"][0]["scores"]}
     assert set(scores) == set(EXAMPLES)
@@ -153,7 +152,8 @@ def test_the_example_tasks_run_on_a_users_own_files_and_leave_other_scores_alone
     assert {name: scores[name]["chance"] for name in EXAMPLES} == {
         "translation": None, "question_answering": None, "named_entities": 0.25, "sentiment": 0.5
     }  # fmt: skip
-    assert {*EXAMPLES, *TASKS} == set(read_scores(opened.root).query("run_id == @ids[1]")["task"])
+    kept = read_scores(opened.root)
+    assert {*EXAMPLES, *TASKS} == set(kept.loc[kept["run_id"] == ids[1], "task"])
 
 
 def here(store, *arguments):

@@ -1,8 +1,6 @@
 """One process, two replicas and two shards train alike; what two had begun, one goes on with."""
 
 import json
-import os
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,32 +19,19 @@ from tests.support.training.two_processes import KILL_AT, KILLED, MODEL, cell_of
 TOLERANCE = 1e-5  # nats/token, at each of 50 steps
 
 
-def together(processes: int, *arguments: object) -> tuple[list[int], str]:
-    """Exit codes of so many processes, started in the environment that torchrun gives them, and the first one's errors.
+@pytest.fixture(scope="module")
+def together():
+    """Does a job in so many processes, forked from one that has torch: their exit codes, and the first one's errors."""
+    command = [sys.executable, "-m", "tests.support.training.two_processes"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as starter:
 
-    When the first has failed the others are killed.
-    """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    command = [sys.executable, "-m", "tests.support.training.two_processes", *map(str, arguments)]
-    ranks = [
-        subprocess.Popen(
-            command, cwd=ROOT, stderr=subprocess.PIPE, text=True,
-            env=os.environ | meeting | {"RANK": str(i), "LOCAL_RANK": str(i), "WORLD_SIZE": str(processes)},
-        )
-        for i in range(processes)
-    ]  # fmt: skip
-    try:
-        told = ranks[0].communicate()[1]
-        for rank in ranks[1:]:
-            if ranks[0].returncode:
-                rank.kill()
-            rank.communicate()
-    finally:
-        for rank in ranks:
-            rank.kill()
-    return [rank.returncode for rank in ranks], told
+        def done(processes: int, *arguments: object) -> tuple[list[int], str]:
+            starter.stdin.write(json.dumps([processes, [str(word) for word in arguments]]) + "\n")
+            starter.stdin.flush()
+            return tuple(json.loads(starter.stdout.readline()))
+
+        yield done
+        starter.stdin.close()
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +45,7 @@ def corpus(folder):
 
 
 @pytest.fixture(scope="module")
-def two(folder, corpus):
+def two(folder, corpus, together):
     """What two processes told of 50 steps in every mode."""
     codes, told = together(2, folder, "losses")
     assert codes == [0, 0], told
@@ -118,7 +103,7 @@ def test_what_cannot_be_shared_is_refused_with_a_remedy(two, corpus):
 
 @pytest.mark.process
 @pytest.mark.parametrize(("mode", "newest"), [("ddp", "cooldown-*"), ("fsdp2", "sharded/cooldown-*/*.safetensors")])
-def test_one_process_goes_on_from_what_two_that_were_killed_had_saved(folder, corpus, whole, mode, newest):
+def test_one_process_goes_on_from_what_two_that_were_killed_had_saved(folder, corpus, whole, together, mode, newest):
     codes, told = together(2, folder, "killed", mode)
     assert KILLED in codes, told
     saved = max((folder / mode).glob(newest), key=lambda path: path.stat().st_mtime_ns)

@@ -49,10 +49,10 @@ def test_compiled_it_trains_as_by_autograd(corpus, graphs, kind, options):
 
 @pytest.mark.slow
 def test_a_process_compiles_any_number_of_shapes(corpus, graphs):
-    for width in range(8, 32, 2):
+    for width in range(8, 28, 2):  # more than the eight that torch allows a function
         cell = replace(make(corpus, 30), model=ModelConfig("transformer", 16, 16, 1, width, 1))
         Learner(cell, corpus, "cpu", engine=COMPILED).advance(2, 30)
-    assert len(graphs) == 12
+    assert len(graphs) == 10
 
 
 def test_a_trunk_is_trained_compiled_when_that_is_asked_for(corpus, graphs):

@@ -17,6 +17,8 @@ from isoflop.scaling.laws.cost import Cost
 from tests.support.fits.decision_checks import BLOCK, refits, suggestion
 from tests.support.fits.simulated import BESIROGLU, NOISE, isoflop_table
 
+pytestmark = pytest.mark.usefixtures("kept_searches")
+
 SIZES = pd.DataFrame({
     "size": ["a", "b"], "n_params": [1e3, 1e4], "flops_token": [6e3, 6e4], "batch_tokens": [100, 100],
 })  # fmt: skip

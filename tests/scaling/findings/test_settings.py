@@ -9,6 +9,8 @@ from isoflop.scaling.findings.diagnose import diagnose
 from isoflop.scaling.fitting.fit import fit
 from isoflop.scaling.laws.chinchilla import Chinchilla
 
+pytestmark = pytest.mark.usefixtures("kept_searches")
+
 LAW = Chinchilla(E=1.8, A=480.0, B=2100.0, alpha=0.35, beta=0.37)
 BUDGETS = np.geomspace(1e18, 1e21, 5)
 N = np.array([LAW.optimal(c).N * np.geomspace(1 / 4, 4, 5) for c in BUDGETS]).ravel()

@@ -15,6 +15,8 @@ from isoflop.scaling.selection.comparison import comparison
 from isoflop.scaling.table.conventions import points
 from tests.support.fits.simulated import BESIROGLU, cheaper, isoflop_table, two_arms
 
+pytestmark = pytest.mark.usefixtures("kept_searches")
+
 ONE_RUN = {"n_params": 1e8, "tokens": 2e9, "flops": 1.2e18, "loss": 3.0}
 
 

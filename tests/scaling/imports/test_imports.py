@@ -18,6 +18,8 @@ from isoflop.scaling.table.conventions import is_runs, points
 from isoflop.scaling.table.read import read_table
 from tests.support.tables.nanogpt_log import nanogpt_log
 
+pytestmark = pytest.mark.usefixtures("kept_searches")
+
 LAW = Chinchilla(E=1.8, A=400.0, B=1500.0, alpha=0.34, beta=0.36)
 
 

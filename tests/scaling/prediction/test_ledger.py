@@ -14,6 +14,8 @@ from isoflop.scaling.prediction.register import RegistrationError, register, sco
 from tests.support.doors.damage import ODD, damaged
 from tests.support.fits.simulated import BESIROGLU, NOISE, isoflop_table
 
+pytestmark = pytest.mark.usefixtures("kept_searches")
+
 LAWS = ("chinchilla-tied",)
 
 

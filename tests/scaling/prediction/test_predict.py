@@ -14,6 +14,8 @@ from tests.support.fits.hard_fits import REPEATS
 from tests.support.fits.named_laws import TABLES, check_every_command, own_table, refusal
 from tests.support.fits.simulated import BESIROGLU, isoflop_table
 
+pytestmark = pytest.mark.usefixtures("kept_searches")
+
 RUN = {"n_params": 1e9, "tokens": 1e11}
 
 

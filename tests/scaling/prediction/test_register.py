@@ -24,6 +24,8 @@ from isoflop.scaling.table.conventions import points
 from tests.support.fits.simulated import BESIROGLU, NOISE, isoflop_table
 from tests.support.root import ROOT
 
+pytestmark = pytest.mark.usefixtures("kept_searches")
+
 LAWS = ("chinchilla", "chinchilla-tied")
 TARGET = 1e21
 LATER = "2999-01-01T00:00:00+00:00"

@@ -6,6 +6,8 @@ import pytest
 from isoflop.scaling.selection.comparison import comparison
 from tests.support.fits.simulated import BESIROGLU, isoflop_table
 
+pytestmark = pytest.mark.usefixtures("kept_searches")
+
 
 def test_comparison_is_one_json_and_one_text():
     table = isoflop_table(BESIROGLU, seed=0)

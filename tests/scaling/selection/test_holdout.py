@@ -13,6 +13,8 @@ from isoflop.scaling.selection.preference import candidates
 from isoflop.scaling.selection.rolling_origins import HoldOutError
 from isoflop.scaling.table.conventions import points
 
+pytestmark = pytest.mark.usefixtures("kept_searches")
+
 BENT = Chinchilla(E=0.0, A=1393.6, B=25817.0, alpha=0.641, beta=0.680, kappa=0.355)  # like code in bytes
 SIZES = (8, 12, 16, 20, 24, 32, 40, 48, 56, 64, 80)
 

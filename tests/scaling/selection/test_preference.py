@@ -14,6 +14,8 @@ from isoflop.scaling.selection.holdout import choose
 from isoflop.scaling.selection.preference import rank, standard_error
 from isoflop.scaling.selection.scoreboard import compare
 
+pytestmark = pytest.mark.usefixtures("kept_searches")
+
 SIZES = (1238144, 2869504, 8886784, 33506304)
 LOSSES = (8.156, 5.643, 4.211, 7.294, 5.299, 3.818, 6.653, 4.798, 3.207, 6.061, 4.497, 2.790)
 

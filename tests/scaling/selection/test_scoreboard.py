@@ -15,6 +15,8 @@ from isoflop.scaling.table.conventions import points
 from tests.support.fits.decision_checks import coverage
 from tests.support.fits.simulated import BENT, BESIROGLU, isoflop_table
 
+pytestmark = pytest.mark.usefixtures("kept_searches")
+
 LAWS = ("chinchilla", "chinchilla-tied", "chinchilla-no-floor", "power-n", "data-constrained")
 
 

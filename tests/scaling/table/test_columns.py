@@ -148,7 +148,7 @@ _DIALECTS = {
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(st.data())
 def test_a_known_table_comes_back_from_every_dialect_of_names_and_units(tmp_path_factory, data):
     frame = pd.DataFrame(index=KNOWN.index)
@@ -213,7 +213,7 @@ def test_runs_that_did_not_finish_are_left_out_and_counted(save, column):
         read_table(save(KNOWN.assign(**{column: "crashed"})))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(
     st.lists(
         st.sampled_from(["finished", "CRASHED", "Failed", "killed", "Running", "timed out"]), min_size=9, max_size=9

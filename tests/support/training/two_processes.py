@@ -1,13 +1,19 @@
 """What the tests of replicas run in two processes: losses of 50 steps in every mode, refusals, trunks that are killed.
 
-torchrun --nproc-per-node 2 -m tests.support.training.two_processes FOLDER losses|killed|resumed [ddp|fsdp2]
+FOLDER losses|killed|resumed [ddp|fsdp2] is a job. Run as a module this reads jobs, each a line of JSON after its number
+of processes, forks these in the environment that torchrun gives, prints their exit codes and the first one's errors.
 """
 
 import json
 import os
+import signal
+import socket
 import sys
+import tempfile
+import traceback
 from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.data.corpus import prepare
@@ -104,5 +110,40 @@ def main(folder: Path, job: str, mode: str = "") -> None:
     end(0)
 
 
+def together(processes: int, arguments: list[str]) -> tuple[list[int], str]:
+    """Exit codes of so many processes, and what the first one wrote to its errors; when that failed the others end."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    with tempfile.TemporaryFile("w+") as told:
+        ranks = [_forked(i, processes, meeting, arguments, told) for i in range(processes)]
+        codes = [os.waitstatus_to_exitcode(os.waitpid(ranks[0], 0)[1])]
+        for rank in ranks[1:]:
+            if codes[0]:
+                os.kill(rank, signal.SIGKILL)
+            codes.append(os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]))
+        told.seek(0)
+        return codes, told.read()
+
+
+def _forked(rank: int, processes: int, meeting: dict[str, str], arguments: list[str], told: TextIO) -> int:
+    """Number of a fork of this process that does the job."""
+    if child := os.fork():
+        return child
+    code = 1
+    try:
+        if rank == 0:
+            os.dup2(told.fileno(), 2)
+        os.environ |= meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+        main(Path(arguments[0]), *arguments[1:])
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    for line in sys.stdin:
+        print(json.dumps(together(*json.loads(line))), flush=True)
