@@ -1,4 +1,4 @@
-"""Many command lines in one process of Python, which imports its libraries once."""
+"""Many command lines in one process of Python, which imports its libraries once and searches for no fit twice."""
 
 import json
 import os
@@ -22,19 +22,21 @@ class Absent:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Absent())
 from isoflop.__main__ import main
+from isoflop.scaling.fitting.kept_searches import keep_searches
 ended = []
-for words in json.load(sys.stdin):
-    sys.argv = ["isoflop", *words]
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        except BaseException:
-            code = "raised"
-            traceback.print_exc()
-    ended.append([code, out.getvalue(), err.getvalue()])
+with keep_searches():
+    for words in json.load(sys.stdin):
+        sys.argv = ["isoflop", *words]
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                main()
+            except SystemExit as end:
+                code = end.code or 0
+            except BaseException:
+                code = "raised"
+                traceback.print_exc()
+        ended.append([code, out.getvalue(), err.getvalue()])
 print("\\n" + json.dumps(ended))
 """
 
