@@ -7,11 +7,14 @@ import gc
 import io
 import os
 import sys
+from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
 from isoflop.commands import data, decide, laws, models, pictures, runs
 from isoflop.commands.options import DECIDE, FIT, LOADED, MODELS, RUN, SHOW
@@ -79,6 +82,12 @@ def options(
     """Options before the command."""
 
 
+@cache
+def command_line() -> Callable[..., Any]:
+    """What `app` is to click: made of the signatures of all commands, once a process."""
+    return get_command(app)
+
+
 def main() -> None:
     """Run the command line. Exit 0 ok, 1 no answer, 2 bad usage; ISOFLOP_DEBUG=1 shows tracebacks."""
     for stream in (sys.stdout, sys.stderr):  # a console of another encoding gets escapes, and no traceback
@@ -88,7 +97,7 @@ def main() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # matrices are small: threads cost more than they give
     LOADED.clear()
     try:
-        code = app(standalone_mode=False)
+        code = command_line()(standalone_mode=False)
     except ClickError as error:
         if len(sys.argv) == 1:
             error.show()  # the help
