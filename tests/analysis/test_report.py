@@ -41,6 +41,12 @@ def two_laws(monkeypatch):
     monkeypatch.setattr("isoflop.analysis.evidence.candidates", lambda points: ("chinchilla", "power-n"))
 
 
+@pytest.fixture(scope="module")
+def small():
+    """A table of fifteen runs."""
+    return simulate_study(LAW, noise=0.005, sizes=(8, 12, 16, 24, 32), budgets=(1e10, 3e10, 1e11))
+
+
 def test_a_study_supports_every_figure(written):
     assert set(written.missing) == {"multiplier", "gate", "bowls", "positions", "slices"}, (
         "one arm, one rate, no runs folder, a law of two inputs"
@@ -150,7 +156,7 @@ def test_the_same_table_gives_the_same_bytes(written, tmp_path):
         assert first.read_bytes() == second.read_bytes()
 
 
-def test_a_failing_figure_costs_only_itself(study_table, tmp_path, monkeypatch, two_laws):
+def test_a_failing_figure_costs_only_itself(small, tmp_path, monkeypatch, two_laws):
     def broken(fit, ax):
         raise RuntimeError("no such artist")
 
@@ -158,7 +164,7 @@ def test_a_failing_figure_costs_only_itself(study_table, tmp_path, monkeypatch, 
     kept["surface"] = replace(kept["surface"], plot=broken)
     monkeypatch.setattr(report_module, "FIGURES", kept)
     (tmp_path / "surface.png").write_text("of an earlier report")
-    result = write_report(study_table, tmp_path, n_draws=50)
+    result = write_report(small, tmp_path, n_draws=50)
     assert result.figures == ("isoflop",)
     assert result.missing == {"surface": "RuntimeError: no such artist"}
     assert not (tmp_path / "surface.png").exists()
@@ -268,7 +274,7 @@ def invoked(*arguments: str):
 
 
 @pytest.mark.parametrize("blocked", ["report", "report/isoflop.png", "report/report.md"])
-def test_what_cannot_be_written_is_one_line_and_exit_1(tmp_path, blocked, monkeypatch, two_laws):
+def test_what_cannot_be_written_is_one_line_and_exit_1(small, tmp_path, blocked, monkeypatch, two_laws):
     """A file where the folder should be, a folder where a file should be: nobody can write there, not even root."""
     monkeypatch.setattr(report_module, "FIGURES", {"isoflop": FIGURES["isoflop"]})
     at = tmp_path / blocked
@@ -277,7 +283,7 @@ def test_what_cannot_be_written_is_one_line_and_exit_1(tmp_path, blocked, monkey
     else:
         at.mkdir(parents=True)
     with pytest.raises(ReportError, match=re.escape(str(at))) as error:
-        write_report(simulate_study(LAW, curves=False), tmp_path / "report", law="chinchilla", n_draws=50)
+        write_report(small, tmp_path / "report", law="chinchilla", n_draws=50)
     assert error.value.exit_code == 1
     assert "\n" not in str(error.value)
 
@@ -294,13 +300,13 @@ def test_the_command_says_what_cannot_be_written(tmp_path):
     assert (code, len(said)) == (2, 1)
 
 
-def test_a_fit_that_fails_is_a_reason_in_a_whole_report(study_table, tmp_path, monkeypatch):
+def test_a_fit_that_fails_is_a_reason_in_a_whole_report(small, tmp_path, monkeypatch):
     def broken(*_, **__):
         raise FitError("the solver gave up")
 
     monkeypatch.setattr("isoflop.analysis.evidence.fit", broken)
     monkeypatch.setattr("isoflop.scaling.selection.holdout.fit", broken)
-    result = write_report(study_table, tmp_path, n_draws=50)
+    result = write_report(small, tmp_path, n_draws=50)
     assert {"isoflop", "curves"} <= set(result.figures)
     assert result.missing["surface"] == "the solver gave up"
     for name in ("report.md", "report.html"):

@@ -8,7 +8,7 @@ import pytest
 from isoflop.experiments.compose.compose import compose_all
 from isoflop.experiments.cost.cost import REFERENCE, makespan
 from isoflop.experiments.study.check import checked_study
-from isoflop.experiments.study.sizes import load_size, size_names
+from isoflop.experiments.study.sizes import load_size, name_of, size_names
 from isoflop.experiments.sweep import launch
 from isoflop.experiments.sweep.launch import make_launch
 from isoflop.experiments.sweep.plan import plan
@@ -63,11 +63,21 @@ def test_an_experiment_says_first_which_command_runs_it(name):
     assert command.startswith(tuple(f"# isoflop {verb} experiment={name} " for verb in ("run", "tune", "gate")))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("size", size_names())
-def test_every_size_is_a_model(size, without_corpus):
+SERIES = {name.rstrip("0123456789"): name for name in size_names()}  # the widest of each
+
+
+@pytest.mark.parametrize("size", SERIES.values())
+def test_a_size_of_every_series_is_a_model(size, without_corpus):
     (cell,) = planned(f"model={size}", "budget.tokens=1e6", "data.max_epochs=9")["cells"]
     assert load_size(cell["size"]) == load_size(size)
+
+
+def test_the_others_are_files_alike():
+    """Keys of `model` and no other, as Hydra reads a file that names no package; a shape leads back to its file."""
+    assert len(SERIES) >= 6
+    for size in size_names():
+        assert "@package" not in (CONF / "model" / f"{size}.yaml").read_text()
+        assert load_size(name_of(load_size(size))) == load_size(size)
 
 
 @pytest.mark.parametrize(

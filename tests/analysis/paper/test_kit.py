@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from isoflop.analysis.evidence import Evidence, UnsupportedError
+from isoflop.analysis.paper import kit
 from isoflop.analysis.paper.kit import DOUBLE, HEIGHT, SINGLE, write_paper
 from isoflop.analysis.paper.tables import unit_of
 from isoflop.analysis.style import LEVEL
@@ -149,12 +150,13 @@ def test_what_a_table_cannot_support_is_named_and_its_old_file_removed(study_tab
 
 
 @pytest.mark.slow
-def test_what_the_data_do_not_determine_is_not_quoted(tmp_path):
+def test_what_the_data_do_not_determine_is_not_quoted(tmp_path, monkeypatch):
     """Tokens in a fixed proportion to size: alpha and the exponents of the optimum are refused."""
     law = LAWS["chinchilla"](0.9, 33.0, 332.0, 0.45, 0.5)
     size = np.geomspace(1e5, 1e8, 24)
     loss = law(size, 20 * size) * np.exp(np.random.default_rng(0).normal(0, 0.003, len(size)))
     table = pd.DataFrame({"n_params": size, "tokens": 20 * size, "loss": loss})
+    monkeypatch.setattr(kit, "_FILES", {})  # no figure is looked at
     known = {"scoreboard": UnsupportedError("not asked for here")}  # every law on such data takes long
     write_paper(Evidence(table, law="chinchilla", n_draws=50, done=known), tmp_path)
     body = (tmp_path / "parameters.tex").read_text().split("midrule")[1]
