@@ -189,7 +189,8 @@ def test_what_is_suggested_runs_as_it_is_and_is_not_suggested_again(typed, tmp_p
     assert study["data"]["eval_tokens"] == 4096
     assert [c["size"] for c in study["study"]["cells"]] == [c["size"] for c in first["cells"]]
     n = sum(len(c["seeds"]) for c in first["cells"])
-    ran = subprocess.run([sys.executable, "-m", *first["command"].split()], capture_output=True, text=True)
+    alone = [sys.executable, "-m", *first["command"].split(), "where.workers=1"]  # no pool of processes
+    ran = subprocess.run(alone, capture_output=True, text=True)
     assert (ran.returncode, f"{n} done" in ran.stdout) == (0, True), ran.stdout + ran.stderr
     typed(*[a.replace("mine/experiment/next.yaml", "after.yaml") for a in ask])
     command = (tmp_path / "after.yaml").read_text().splitlines()[1].removeprefix("# ").split("    ")[0]
