@@ -23,6 +23,8 @@ from isoflop.scaling.design.simulate import simulate_points, simulate_study
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.table.conventions import points
 
+pytestmark = pytest.mark.usefixtures("kept_searches")
+
 HOFFMANN = Chinchilla(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
 SKEWED = Chinchilla(E=1.69, A=8000.0, B=82.0, alpha=0.465, beta=0.155)
 BUDGETS = np.geomspace(1e18, 1e21, 4)

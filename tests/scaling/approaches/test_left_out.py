@@ -12,6 +12,8 @@ from isoflop.scaling.fitting.fit import fit
 from isoflop.scaling.table.conventions import points
 from tests.support.fits.simulated import BESIROGLU, isoflop_table
 
+pytestmark = pytest.mark.usefixtures("kept_searches")
+
 
 @pytest.fixture(scope="module")
 def table():

@@ -16,6 +16,8 @@ from isoflop.scaling.prediction.distribution import (
 )
 from isoflop.scaling.selection.averaging import Forecast, ForecastAverage, average
 
+pytestmark = pytest.mark.usefixtures("kept_searches")
+
 
 def mixture(*parts):
     """Parts (weight, mean, sd, freedom)."""

@@ -8,6 +8,8 @@ from isoflop.scaling.selection.likelihood_ratio import _refit, likelihood_ratio_
 from isoflop.scaling.table.conventions import points
 from tests.support.fits.simulated import BENT, BESIROGLU, isoflop_table
 
+pytestmark = pytest.mark.usefixtures("kept_searches")
+
 EQUAL = Chinchilla(E=1.8, A=480.0, B=700.0, alpha=0.35, beta=0.35)
 
 
