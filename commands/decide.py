@@ -1,26 +1,31 @@
-"""What a fit is for: isoflop predict, suggest."""
+"""What a fit is for: isoflop predict, suggest, mix."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from isoflop.commands.options import (
     DECIDE,
+    FIT,
     BestOf,
     Compute,
     Json,
     Laws,
+    Level,
     Map,
     Params,
     Sheet,
     Study,
+    Table,
     Where,
     columns_or_table,
     emit,
     load,
     new_file,
     not_negative,
+    number,
+    pairs,
     positive,
     refuse_failed,
 )
@@ -286,3 +291,80 @@ def suggest(
     data = load(table, mapping, where, study, sheet) if table else None
     found = next_runs(data, budget=budget, target=target, goal=goal, out=out, from_law=from_law)
     emit(found.to_dict(), str(found), as_json)
+
+
+@app.command(rich_help_panel=FIT)
+def mix(
+    table: Table,
+    loss: Annotated[
+        str, typer.Option("--loss", help="a column, or NAME of loss_NAME; several with weights: code=2,prose=1")
+    ] = "loss",
+    at: Annotated[
+        list[str] | None, typer.Option("--at", help="the run: n_params=1e9, tokens=25e9 (repeatable)")
+    ] = None,
+    tokens: Annotated[Number, typer.Option("--tokens", help="of that run", callback=positive)] = None,
+    cap: Annotated[str | None, typer.Option("--cap", help="epochs=4: no domain more often than this")] = None,
+    unique: Annotated[
+        list[str] | None,
+        typer.Option("--unique", help="unique tokens of a domain, NAME=TOKENS; else the column unique_tokens_NAME"),
+    ] = None,
+    natural: Annotated[
+        list[str] | None,
+        typer.Option("--natural", help="the weight that a domain has now, NAME=WEIGHT: what the gain is over"),
+    ] = None,
+    normalise: Annotated[
+        bool, typer.Option("--normalise", help="divide weights that do not add up to 1 by their sum")
+    ] = False,
+    params: Params = "matrices",
+    where: Where = None,
+    mapping: Map = None,
+    study: Study = None,
+    sheet: Sheet = None,
+    level: Level = 0.9,
+    as_json: Json = False,
+) -> None:
+    """Best mixture of data.
+
+    Of a table with a column weight_NAME for each domain, which add up to 1: the weights with the lowest loss, the gain
+    over natural proportions, how flat the optimum is, and which further runs would narrow the gain.
+    """
+    from isoflop.scaling.laws.inputs import Column
+    from isoflop.scaling.laws.mixtures.means import SHARES
+    from isoflop.scaling.mixtures.mix import mix as best_mix
+
+    losses = {name: number(weight, f"--loss {name}=") if sign else 1.0
+              for name, sign, weight in (part.strip().partition("=") for part in loss.split(","))}  # fmt: skip
+    if "" in losses or len(losses) < len(loss.split(",")):
+        raise ValueError(f"--loss {loss}: names of columns, each once: NAME[,NAME=WEIGHT]")
+    bound = _by_name([cap] if cap is not None else None, "--cap")
+    if bound and set(bound) != {"epochs"}:
+        raise ValueError(f"--cap {cap}: write it as --cap epochs=4")
+    inputs = (SHARES, *(Column(name) for name in losses if name != "loss"))
+    named = next(iter(losses))
+    try:
+        read = load(table, mapping, where, study, sheet, inputs=inputs, outcome=named)
+    except ValueError as error:
+        if f"no column {named!r}" not in str(error):
+            raise
+        read = _with_loss_of(error, table, mapping, where, study, sheet, inputs=inputs, outcome=f"loss_{named}")
+    found = best_mix(
+        read, losses, _by_name(at, "--at"), tokens=tokens, cap=bound.get("epochs"), unique=_by_name(unique, "--unique"),
+        natural=_by_name(natural, "--natural"), normalise=normalise, params=params, level=level,
+    )  # fmt: skip
+    emit(found.to_dict(), str(found), as_json)
+
+
+def _with_loss_of(error: ValueError, *which: Any, **how: Any) -> "pd.DataFrame":
+    """The table read for the column loss_NAME where it has none called NAME; the first error where it has neither."""
+    try:
+        return load(*which, **how)
+    except ValueError as other:
+        raise (error if f"no column {how['outcome']!r}" in str(other) else other) from None
+
+
+def _by_name(values: list[str] | None, option: str) -> dict[str, float]:
+    """NAME=VALUE options as numbers. Raises ValueError for a name that is given twice."""
+    given = pairs(values, option)
+    if len(given) < len(values or []):
+        raise ValueError(f"{option}: a name is given twice ({', '.join(values or [])})")
+    return {name: number(value, f"{option} {name}=") for name, value in given.items()}

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from isoflop.scaling.fitting.uncertainty import bootstrap, jackknife
     from isoflop.scaling.gate.gate import gate
     from isoflop.scaling.imports.read_table import read_table
+    from isoflop.scaling.mixtures.mix import mix
     from isoflop.scaling.prediction.critical_batch import critical_batch as batch
     from isoflop.scaling.prediction.curves.run_forecast import predict_run
     from isoflop.scaling.prediction.ledger import read_ledger as ledger
@@ -53,6 +54,7 @@ _PLACES = {
     "jackknife": "isoflop.scaling.fitting.uncertainty:jackknife",
     "laws": "isoflop.scaling.laws",
     "ledger": "isoflop.scaling.prediction.ledger:read_ledger",
+    "mix": "isoflop.scaling.mixtures.mix:mix",
     "multiplier": "isoflop.scaling.arms.multiplier:multiplier",
     "plan": "isoflop.experiments.app:plan",
     "plot": "isoflop.plot",
@@ -80,6 +82,7 @@ __all__ = [
     "jackknife",
     "laws",
     "ledger",
+    "mix",
     "multiplier",
     "plan",
     "plot",

@@ -39,7 +39,8 @@ FORBIDDEN = {
 ROOMS = {
     "models": ("*", "families step"),
     "scaling": (
-        "laws", "table", "fitting", "approaches", "findings", "selection", "prediction arms design tuning", "gate",
+        "laws", "table", "fitting", "approaches", "findings", "selection", "prediction arms design tuning mixtures",
+        "gate",
     ),
     "experiments": (
         "config files", "data", "study", "compose", "cost", "store", "training", "parallel", "trackers", "sweep", "app",

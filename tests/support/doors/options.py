@@ -20,6 +20,7 @@ from isoflop.models.parametrization import initialize
 from isoflop.models.weights import save_weights
 from isoflop.scaling.table.evaluations.evaluation import write_evaluation
 from isoflop.scaling.table.runs import read_runs, write_run
+from tests.support.fits.mixed_studies import study
 from tests.support.fits.simulated import BESIROGLU, isoflop_table
 from tests.support.root import RESULTS
 
@@ -58,6 +59,10 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "--loss": NAMES,
     "tune --arm": NAMES,
     "tune --at": ("n_params=", "n_params=x", "n_params=nan", "n_params=0", "=1", "nosuch=1", "", "nosuch"),
+    "mix --at": ("n_params=", "n_params=x", "n_params=nan", "n_params=0", "=1", "nosuch=1", "", "nosuch"),
+    "--cap": ("x", "epochs=", "epochs=x", "epochs=0", "epochs=nan", "epochs=4", "nosuch=1", ""),
+    "--unique": ("code=", "code=x", "code=-1", "=1", "nosuch=1", "", "code"),
+    "--natural": ("code=", "code=x", "code=-1", "code=0.2", "=1", "nosuch=1", "", "code"),
     "--baseline": NAMES,
     "--task": NAMES,
     "--metric": NAMES,
@@ -100,6 +105,7 @@ SOUND: dict[str, list[str]] = {
     "accuracy": ["arms.csv"],
     "batch": ["steps.csv", "--devices", "8", "--tokens-per-second", "1e5"],
     "predict": ["arms.csv", "--flops", "1e22", "--laws", "chinchilla-tied"],
+    "mix": ["mixed.csv"],
     "suggest": ["arms.csv", "--budget", "1e20", "--target", "1e22"],
     "report": ["table.csv", "--bootstrap", "0", "--out", "report"],
     "plot": ["arms.csv", "--out", "x.png"],
@@ -197,6 +203,7 @@ def write_neighbours(folder: Path) -> str:
         {"n_params": 1e8, "batch_tokens": [1e4, 1e5, 1e6, 1e7], "steps_to_target": [9e4, 1e4, 3e3, 2e3]}
     )
     steps.to_csv(folder / "steps.csv", index=False)
+    study(2, 0, runs=24)[1].to_csv(folder / "mixed.csv", index=False)
     (folder / "rates.parquet").write_bytes((RESULTS / "lr_transfer.parquet").read_bytes())
     (folder / "folder").mkdir()
     (folder / "empty").touch()

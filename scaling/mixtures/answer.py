@@ -1,0 +1,115 @@
+"""What `isoflop mix TABLE` answers, as values, as JSON and as text."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from isoflop.scaling.findings.finding import Finding
+from isoflop.scaling.laws.law import Array
+from isoflop.scaling.mixtures.surrogate import Surrogate
+from isoflop.scaling.table.json_plain import plain
+
+Span = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A further run: its mixture (k,), and the share of the variance of the gain that its loss would remove."""
+
+    weights: Array
+    removes: float
+
+
+@dataclass(frozen=True)
+class Mix:
+    """The best mixture of a run.
+
+    `weights` (k,) are the shares of `domains`, `intervals` those of the resamples at `level`. `loss` is the weighted
+    mean of the losses there, `natural_loss` that at the `natural` shares; `gain` is their difference, nats/token.
+    `flatness` has the lowest and the highest share of each domain that loses less than `rise` of the loss. `epochs`
+    are those of each domain (NaN where its unique tokens are not known). `proxies` come in the order to run them.
+    `held_out` has the rank correlation (Spearman) and the rms of ln loss of each loss on mixtures left out.
+    """
+
+    domains: tuple[str, ...]
+    losses: Mapping[str, float]
+    at: Mapping[str, float]
+    weights: Array
+    intervals: Array
+    natural: Array
+    loss: float
+    natural_loss: float
+    gain_interval: Span
+    level: float
+    rise: float
+    flatness: Array
+    epochs: Array
+    cap: float
+    proxies: tuple[Proxy, ...]
+    held_out: Mapping[str, tuple[float, float]]
+    surrogates: Mapping[str, Surrogate] = field(repr=False)
+    conventions: Mapping[str, str] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def gain(self) -> float:
+        """How much lower the loss is than in natural proportions, nats/token."""
+        return self.natural_loss - self.loss
+
+    def named(self, values: Array) -> dict[str, Any]:
+        """Values (k,) or (k, 2) by domain."""
+        return dict(zip(self.domains, values.tolist(), strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values, numbers in full precision."""
+        return plain({
+            "weights": self.named(self.weights),
+            "weight_intervals": self.named(self.intervals),
+            "losses": dict(self.losses),
+            "at": dict(self.at),
+            "loss": self.loss,
+            "natural": {"weights": self.named(self.natural), "loss": self.natural_loss},
+            "gain": self.gain,
+            "gain_interval": list(self.gain_interval),
+            "level": self.level,
+            "flatness": {"rise": self.rise, "weights": self.named(self.flatness)},
+            "epochs": self.named(self.epochs),
+            "cap": self.cap,
+            "proxies": [{"weights": self.named(p.weights), "removes": p.removes} for p in self.proxies],
+            "held_out": {name: {"spearman": rho, "rms_log_loss": rms} for name, (rho, rms) in self.held_out.items()},
+            "laws": {name: one.law.written() for name, one in self.surrogates.items()},
+            "conventions": dict(self.conventions),
+            "findings": [f.to_dict() for f in self.findings],
+            "notes": list(self.notes),
+        })  # fmt: skip
+
+    def __str__(self) -> str:
+        unit = self.conventions.get("loss_unit", "nats/token")
+        scale = ", ".join(f"{name} {value:.4g}" for name, value in self.at.items())
+        means = ", ".join(name if len(self.losses) == 1 else f"{name} x {w:.3g}" for name, w in self.losses.items())
+        lines = [f"best mixture for {means}" + (f" at {scale}" if scale else "")]
+        lines.append(
+            f"  {'domain':<20} {'weight':>7} {f'{self.level:.0%} interval':>15} {'flat from, to':>15} {'natural':>8} "
+            f"{'epochs':>7}"
+        )
+        rows = zip(self.domains, self.weights, self.intervals, self.flatness, self.natural, self.epochs, strict=True)
+        for name, weight, span, low_high, natural, epochs in rows:
+            repeats = f"{epochs:.3g}" if math.isfinite(epochs) else "-"
+            lines.append(
+                f"  {name:<20} {weight:>7.4f} {f'{span[0]:.3f} to {span[1]:.3f}':>15} "
+                f"{f'{low_high[0]:.3f} to {low_high[1]:.3f}':>15} {natural:>8.4f} {repeats:>7}"
+            )
+        lo, hi = self.gain_interval
+        lines += [
+            f"  loss {self.loss:.4f} {unit}; natural proportions {self.natural_loss:.4f}: gain {self.gain:.4f}, "
+            f"{self.level:.0%} {lo:.4f} to {hi:.4f}",
+            f"  flat: shares of that range lose less than {self.rise:.2%} of the loss, the noise of one run",
+        ]
+        for name, (rho, rms) in self.held_out.items():
+            lines.append(f"  {name}: mixtures left out are ranked with Spearman {rho:.3f}, rms {rms:.2%}")
+        for i, proxy in enumerate(self.proxies, start=1):
+            shares = ", ".join(f"{n} {w:.3f}" for n, w in zip(self.domains, proxy.weights, strict=True) if w >= 0.001)
+            lines.append(f"  next proxy {i}: {shares}; with it {proxy.removes:.0%} of the variance of the gain is gone")
+        return "\n".join([*lines, *map(str, self.findings), *(f"note: {n}" for n in self.notes)])

@@ -1,0 +1,128 @@
+"""`isoflop mix`: known optima, caps, gains and proxies, and what is refused."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import spearmanr
+
+from isoflop.scaling.mixtures.mix import mix
+from isoflop.scaling.mixtures.optimum import best_mixture, within
+from isoflop.scaling.mixtures.surrogate import surrogate
+from isoflop.scaling.mixtures.table import NoMixtureError, mixtures
+from isoflop.scaling.table.columns import TableError
+from tests.support.fits.mixed_studies import best_of, study
+
+LAW, TABLE = study(2, 3)
+TOLD = {"code": 4e9, "prose": 1e12}
+
+
+@pytest.fixture(scope="module")
+def found():
+    return mix(TABLE, at={"n_params": 1e9}, tokens=25e9, unique=TOLD)
+
+
+def test_the_best_mixture_of_a_known_law_is_found_with_its_gain(found):
+    best = best_of(LAW)
+    assert found.weights == pytest.approx(best, abs=0.05)
+    assert found.intervals[0, 0] <= best[0] <= found.intervals[0, 1]
+    assert found.natural == pytest.approx([4 / 1004, 1000 / 1004])
+    true = float(LAW(found.natural) - LAW(found.weights))
+    assert found.gain == pytest.approx(true, rel=0.2)
+    assert 0 < found.gain_interval[0] < found.gain < found.gain_interval[1]
+    assert (found.flatness[:, 0] < found.weights).all()
+    assert (found.weights < found.flatness[:, 1]).all()
+    assert float(LAW([found.flatness[0, 1], 1 - found.flatness[0, 1]]) / LAW(best)) == pytest.approx(1.01, abs=0.01)
+
+
+def test_the_answer_has_the_keys_that_programs_read(found):
+    answer = json.loads(json.dumps(found.to_dict()))
+    assert {"weights", "gain", "gain_interval", "flatness", "proxies", "findings", "conventions"} <= set(answer)
+    assert sum(answer["weights"].values()) == pytest.approx(1.0)
+    removed = [proxy["removes"] for proxy in answer["proxies"]]
+    assert removed == sorted(removed)
+    assert 0 < removed[0] <= 1
+    codes = [f["code"] for f in answer["findings"]]
+    assert codes.count("scale_not_varied") == 2
+    assert "repeated" in str(found) or found.epochs[0] <= 4
+
+
+@pytest.mark.slow
+def test_a_cap_on_epochs_holds_and_is_named():
+    held = mix(TABLE, tokens=25e9, cap=2, unique=TOLD)
+    assert held.weights[0] == pytest.approx(2 * 4e9 / 25e9, abs=1e-6)
+    assert held.epochs[0] == pytest.approx(2.0)
+    assert [f.message for f in held.findings if f.code == "epochs_capped"] == [
+        "code is held at 0.320 by the cap: 2 epochs of it"
+    ]
+    assert float(LAW(held.weights)) > float(LAW(best_of(LAW)))
+
+
+@pytest.mark.slow
+def test_several_losses_are_minimised_together():
+    code, prose = (study(2, seed)[0] for seed in (1, 2))
+    h = TABLE[["weight_code", "weight_prose"]].to_numpy().T
+    both = TABLE[["weight_code", "weight_prose"]].assign(loss_a=code(h), loss_b=prose(h))
+    together = mix(both, {"a": 3.0, "b": 1.0})
+    assert together.losses == {"loss_a": 0.75, "loss_b": 0.25}
+    share = np.linspace(0, 1, 1001)
+    line = np.stack([share, 1 - share])
+    assert together.weights[0] == pytest.approx(share[np.argmin(3 * code(line) + prose(line))], abs=0.02)
+
+
+def test_shares_within_caps_and_a_corner():
+    caps = np.array([0.3, 1.0, 0.5])
+    assert within(np.array([0.8, 0.1, 0.1]), caps) == pytest.approx([0.3, 0.35, 0.35])
+    corner = best_mixture(lambda h: 1.0 + h[1], np.full((3, 1), 1 / 3), np.ones(3))
+    assert corner[1] == pytest.approx(0.0)
+    assert corner.sum() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "asked", "error", "says"),
+    [
+        ({"weight_code": 0.7, "weight_prose": 0.6}, {}, TableError, "add up to 1.3 and not to 1"),
+        ({"weight_code": 0.5, "weight_prose": 0.5}, {}, NoMixtureError, "every run has the same mixture"),
+        ({}, {"losses": "pile"}, TableError, "--loss pile: no such column.*losses there are: loss"),
+        ({}, {"losses": {"loss": -1.0}}, ValueError, "--loss loss=-1: a weight must be positive"),
+        ({}, {"at": {"n_param": 1e9}}, ValueError, "not one of n_params, tokens; did you mean 'n_params'"),
+        ({}, {"at": {"tokens": 1e9}, "tokens": 1e9}, ValueError, "keep one of them"),
+        ({}, {"cap": 4}, ValueError, "how many tokens does the run take"),
+        ({}, {"cap": 4, "tokens": 1e9}, ValueError, "unique tokens of no domain are known"),
+        (
+            {},
+            {"cap": 4, "tokens": 1e9, "unique": {"cod": 1e9}},
+            ValueError,
+            "--unique cod=1e.09: not one of code, prose",
+        ),
+        ({}, {"cap": 1, "tokens": 1e9, "unique": {"code": 1e8, "prose": 2e8}}, NoMixtureError, "together hold 3e.08"),
+        ({}, {"natural": {"code": 0.9}}, ValueError, "--natural: the weights add up to 0.9"),
+        ({}, {"level": 2.0}, ValueError, "level must lie between 0 and 1"),
+    ],
+)
+def test_what_cannot_be_answered_is_named(change, asked, error, says):
+    with pytest.raises(error, match=says):
+        mix(TABLE.assign(**change), **asked)
+
+
+def test_a_table_without_weights_and_weights_of_another_sum():
+    with pytest.raises(TableError, match="1 columns weight_NAME, and a mixture has two or more"):
+        mix(TABLE.drop(columns="weight_code"))
+    doubled = TABLE.assign(weight_code=2 * TABLE["weight_code"], weight_prose=2 * TABLE["weight_prose"])
+    assert any(
+        "--normalise: the weights of 60 of 60 rows" in note
+        for note in mixtures(doubled, ["loss"], normalise=True).notes
+    )
+    rounded = TABLE.round({"weight_code": 2})
+    assert any("as rounding leaves them" in note for note in mixtures(rounded, ["loss"]).notes)
+
+
+def test_sixty_four_public_runs_rank_mixtures_at_sixty_times_the_size(public_data):
+    folder = public_data / "regmix"
+    train = mixtures(pd.read_csv(folder / "train_1m.csv").head(64), ["pile_cc"])
+    test = mixtures(pd.read_csv(folder / "test_60m.csv"), ["pile_cc"])
+    predicted = surrogate(train.of("loss_pile_cc"), train.domains).loss(test.shares)
+    true = test.frame["loss_pile_cc"].to_numpy()
+    assert spearmanr(predicted, true)[0] > 0.93
+    assert (true < true[np.argmin(predicted)]).sum() < 3
