@@ -26,6 +26,8 @@ from isoflop.scaling.gate.gate import Gate, gate
 from isoflop.scaling.laws import columns_read, get_law
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.prediction.curves.collapse import collapse_findings, collapses
+from isoflop.scaling.mixtures.mix import Mix, mix
+from isoflop.scaling.mixtures.table import FEWEST_DOMAINS, domains_in
 from isoflop.scaling.selection.holdout import HoldOut, hold_out
 from isoflop.scaling.selection.preference import candidates
 from isoflop.scaling.selection.scoreboard import Scoreboard, compare
@@ -334,6 +336,13 @@ class Evidence:
             raise UnsupportedError("the table has one arm: a gate compares two")
         target = float(self.points.frame["flops"].max())
         return gate(self.table, target=target, params=self.params, compute=self.compute)
+
+    @part
+    def mix(self) -> Mix:
+        """The best mixture of domains for the loss, at the scale of the largest run."""
+        if len(domains_in(map(str, self.table))) < FEWEST_DOMAINS:
+            raise UnsupportedError("the table has no mixtures: columns weight_NAME of two domains or more")
+        return mix(self.table, params=self.params)
 
     @part
     def seed_noise(self) -> pd.DataFrame:

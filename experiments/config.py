@@ -78,6 +78,9 @@ class DataSpec:
     unique_tokens: int | None = None  # train on so many, spread evenly over the corpus; None: on all of it
     max_epochs: float = 4.0  # a cell that would repeat the corpus more often is refused
     synthetic: SyntheticSpec = field(default_factory=SyntheticSpec)
+    part: str = ""  # python-source: all of it, or its code, docstrings or comments
+    mixture: dict[str, float] = field(default_factory=dict)  # domain: its share of the training windows; they sum to 1
+    domains: dict[str, Any] = field(default_factory=dict)  # domain: the keys of data that it sets, or its files
 
 
 def saved_data(saved: Mapping[str, Any]) -> DataSpec:
@@ -158,6 +161,17 @@ class CellSpec:
 
 
 @dataclass
+class MixturesSpec:
+    """Mixtures of data.domains, each with every size and budget: listed, on a grid, drawn; any of them together."""
+
+    shares: list[dict[str, float]] = field(default_factory=list)  # domain: share; a domain that is left out has none
+    grid: int = 0  # all shares in multiples of 1 / grid
+    draws: int = 0  # of a Dirichlet distribution
+    concentration: float = 1.0  # of that: 1 is even over all mixtures, more is nearer to equal shares
+    seed: int = 0  # of the draws
+
+
+@dataclass
 class RoundsSpec:
     """Rounds after the study's own cells: fit, ask as isoflop suggest does, train, and again."""
 
@@ -181,6 +195,7 @@ class StudySpec:
     arms: dict[str, Any] = field(default_factory=dict)  # name: the parts of the experiment that it sets
     vary: dict[str, Any] = field(default_factory=dict)  # key: values, each with every other: optim.learning_rate: [..]
     hold_out: list[float] = field(default_factory=list)  # budgets that the report fits without, then predicts
+    mixtures: MixturesSpec = field(default_factory=MixturesSpec)
     rounds: RoundsSpec = field(default_factory=RoundsSpec)
 
 

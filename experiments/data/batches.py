@@ -2,11 +2,13 @@
 
 Shards have the layout of llm.c, so other trainers read them. `data.corpus` makes a corpus.
 
-Batches are a pure function of (seed, size, step): no state, so a resumed or branched run reads what it would have read.
+Batches are a pure function of (seed, size, step), and of the shares of a mixture: no state, so a resumed or
+branched run reads what it would have read.
 The corpus is cut into windows of T + 1 tokens without overlap, and every epoch visits them in a new order that
 (seed, size, epoch) alone decides, where a size is a depth and a width. Sizes of one seed share no order, so that their
 losses share no noise of it. Batch size, budget, rate, optimiser and all else of a model do not enter: nested budgets
-read the same prefix, and arms of one size and seed the same text in the same order.
+read the same prefix, and arms of one size and seed the same text in the same order. The corpus of a mixture holds its
+domains one after the other; which comes when is `domains.interleave`.
 """
 
 import hashlib
@@ -15,14 +17,15 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
 from isoflop.experiments.config import DataSpec
 from isoflop.experiments.data import CorpusError
+from isoflop.experiments.data.domains.interleave import interleaved
 from isoflop.experiments.data.token_files import SIDES, Place, Side
 from isoflop.read_json import JsonError, read_bytes, read_json
 
@@ -48,6 +51,15 @@ class Read(TypedDict):
     bytes: int
 
 
+class Domain(TypedDict):
+    """One of the texts of a mixture, whose windows follow those of the domain before it on both sides."""
+
+    name: str
+    corpus_id: str
+    windows: int  # of the training side
+    held_out_windows: int
+
+
 class Manifest(TypedDict):
     """What is read of the manifest of a corpus."""
 
@@ -62,6 +74,14 @@ class Manifest(TypedDict):
     read: NotRequired[Read]
     skipped: NotRequired[dict[str, int]]
     stages: NotRequired[list[_Stage]]
+    domains: NotRequired[list[Domain]]
+
+
+class Mixture(NamedTuple):
+    """The `shares` of domains that have so many training `windows`."""
+
+    shares: tuple[float, ...]
+    windows: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +123,18 @@ class Corpus:
         return ends
 
     @property
+    def domains(self) -> list[Domain]:
+        """The domains of the corpus of a mixture, in alphabetical order; none of any other."""
+        return self.manifest.get("domains", [])
+
+    def mixture(self, data: DataSpec) -> Mixture | None:
+        """How a run on `data` mixes the domains of this corpus; None for a corpus without."""
+        if not data.mixture:
+            return None
+        shares = tuple(data.mixture[one["name"]] for one in self.domains)
+        return Mixture(shares, tuple(one["windows"] for one in self.domains))
+
+    @property
     def prepared(self) -> "Prepared":
         """What another process opens it by."""
         floor = None if math.isnan(self.loss_floor) else self.loss_floor
@@ -121,8 +153,8 @@ class Prepared(TypedDict):
 class OpenCorpora:
     """Corpora by their data, each opened when it is first called for and then kept open.
 
-    `known` are some that are prepared, by `repr` of their data: opened as they are, unless their files have changed.
-    Others are made by `prepare`.
+    `known` are some that are prepared, by the `corpus_key` of their data: opened as they are, unless their files
+    have changed. Others are made by `prepare`.
     """
 
     def __init__(self, prepare: Callable[[DataSpec], Corpus], known: Mapping[str, Prepared] | None = None) -> None:
@@ -130,12 +162,17 @@ class OpenCorpora:
         self._open: dict[str, Corpus] = {}
 
     def __call__(self, data: DataSpec) -> Corpus:
-        key = repr(data)
+        key = corpus_key(data)
         if key not in self._open:
             known = self._known.get(key)
             whole = known is not None and all(map(_is_unchanged, known["places"].values()))
             self._open[key] = reopen(data, known) if known and whole else self._prepare(data)
         return self._open[key]
+
+
+def corpus_key(data: DataSpec) -> str:
+    """What names a corpus that is open: its data. Mixtures of the same domains have one corpus."""
+    return repr(replace(data, mixture=dict.fromkeys(sorted(data.mixture), 0.0)))
 
 
 def reopen(data: DataSpec, known: Prepared) -> Corpus:
@@ -174,6 +211,8 @@ def id_of_tokens(manifest: Mapping[str, Any]) -> str:
     whole = hashlib.sha256(str(manifest["vocab_size"]).encode())
     for side in SIDES:
         whole.update(manifest[side]["sha256"].encode())
+    for domain in manifest.get("domains", []):
+        whole.update(str(domain["windows"]).encode())
     return whole.hexdigest()[:12]
 
 
@@ -259,8 +298,15 @@ def batches(
     return gather(tokens, window, context_length)
 
 
-def window_numbers(n_windows: int, *, seed: int, size: Size, step: int, count: int, batch_size: int) -> np.ndarray:
+def window_numbers(
+    n_windows: int, *, seed: int, size: Size, step: int, count: int, batch_size: int, mixture: Mixture | None = None
+) -> np.ndarray:
     """Which windows the batches of `count` steps from `step` on are made of, (count, B)."""
+    if mixture is not None:
+        order = partial(_order_of_domain, seed, size, mixture.windows)
+        begin, end = step * batch_size, (step + count) * batch_size
+        found = interleaved(mixture.shares, mixture.windows, order, seed=seed, size=size, begin=begin, end=end)
+        return found.reshape(count, batch_size)
     position = np.arange(step * batch_size, (step + count) * batch_size)
     epoch, within = np.divmod(position, n_windows)
     window = np.concatenate([_order(seed, size, int(e), n_windows)[within[epoch == e]] for e in np.unique(epoch)])
@@ -284,12 +330,20 @@ def count_windows(n_tokens: int, context_length: int) -> int:
 
 
 def remember_orders(count: int) -> None:
-    """Cache so many orders: a process that trains several seeds by turns needs one for each."""
+    """Cache so many orders at least: a process that trains several seeds by turns needs one for each."""
     global _order
-    _order = lru_cache(maxsize=count)(_order.__wrapped__)
+    if count > (_order.cache_parameters()["maxsize"] or 0):
+        _order = lru_cache(maxsize=count)(_order.__wrapped__)
 
 
 @lru_cache(maxsize=4)
-def _order(seed: int, size: Size, epoch: int, n_windows: int) -> np.ndarray:
-    """The order of the windows in one epoch, (n_windows,). The counter holds the size, so that sizes share no order."""
-    return np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, *size])).permutation(n_windows)
+def _order(seed: int, size: Size, epoch: int, n_windows: int, domain: int = 0) -> np.ndarray:
+    """The order of the windows in one epoch, (n_windows,). The counter holds the size, so that sizes share no order.
+
+    `domain` counts those of a mixture from 1.
+    """
+    return np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, domain, *size])).permutation(n_windows)
+
+
+def _order_of_domain(seed: int, size: Size, windows: tuple[int, ...], domain: int, epoch: int) -> np.ndarray:
+    return _order(seed, size, epoch, windows[domain], domain + 1)

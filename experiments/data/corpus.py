@@ -12,7 +12,14 @@ from pathlib import Path
 from isoflop.experiments.config import DataSpec
 from isoflop.experiments.data import CorpusError
 from isoflop.experiments.data.batches import Corpus, OpenCorpora, digest, open_folder, read_manifest, sides
-from isoflop.experiments.data.shards import MANIFEST, write_corpus
+from isoflop.experiments.data.domains.mixed import (
+    check_alike,
+    domains_of,
+    mixed_documents,
+    mixed_manifest,
+    mixed_windows,
+)
+from isoflop.experiments.data.shards import MANIFEST, write_corpus, write_mixed
 from isoflop.experiments.data.sources import source_of
 from isoflop.experiments.data.token_files import find_side
 from isoflop.experiments.files import check_name, is_disk_error
@@ -32,6 +39,8 @@ def prepare(data: DataSpec, root: Path) -> Corpus:
     for one window on either side.
     """
     check_name(data.name, "data.name")
+    if data.mixture:
+        return _mixed(data, root)
     source = source_of(data)
     source.check()
     files = source.files()
@@ -52,6 +61,23 @@ def prepare(data: DataSpec, root: Path) -> Corpus:
     places = {side: find_side(folder, side, stated, manifest["vocab_size"]) for side, stated in sides(manifest).items()}
     corpus = open_folder(data, folder, manifest, places)
     return replace(corpus, loss_floor=source.reachable_loss(corpus.eval_windows))
+
+
+def _mixed(data: DataSpec, root: Path) -> Corpus:
+    """The corpus of a mixture: the training windows of its domains one after the other, and as many held-out windows of
+    each. The shares do not enter: mixtures of the same domains share it."""
+    parts = {name: prepare(one, root) for name, one in domains_of(data).items()}
+    check_alike(parts)
+    held_out = mixed_windows([len(one.eval_windows) for one in parts.values()], data)
+    about = mixed_manifest(parts, held_out, data.context_length)
+    folder = Path(root) / f"{data.name}-{digest({'mixture': about['domains'], 'context_length': data.context_length})}"
+    if not (folder / MANIFEST).exists():
+        write_mixed(folder, data, mixed_documents(parts, held_out, data.context_length), about)
+    manifest = read_manifest(folder)
+    places = {side: find_side(folder, side, stated, manifest["vocab_size"]) for side, stated in sides(manifest).items()}
+    whole = replace(data, eval_tokens=held_out * len(parts) * data.context_length)
+    corpus = open_folder(whole, folder, manifest, places)
+    return replace(corpus, loss_floor=sum(one.loss_floor for one in parts.values()) / len(parts))
 
 
 def manifest_text(corpus: Corpus) -> str:

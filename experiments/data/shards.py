@@ -10,7 +10,7 @@ import os
 import shutil
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,6 +35,21 @@ _BATCH_BYTES = 2**20  # of text given to a tokenizer at once
 
 def write_corpus(folder: Path, source: Source, files: Files, recipe: Mapping[str, Any]) -> None:
     """Write the corpus folder, unless another process has while this one waited. Raises CorpusError, OSError."""
+    _write_whole(folder, lambda work: _write(source, files, work), recipe)
+
+
+def write_mixed(
+    folder: Path, data: DataSpec, documents: Iterable[tuple[np.ndarray, bool, int]], about: dict[str, Any]
+) -> None:
+    """Write a corpus of (tokens, whether held out, bytes), whose manifest has `about` too. Raises as `write_corpus`."""
+
+    def write(work: Path) -> dict[str, Any]:
+        return _manifest(data, about, _write_sides(work, data, about["vocab_size"], documents))
+
+    _write_whole(folder, write, {"mixture": [one["corpus_id"] for one in about["domains"]]})
+
+
+def _write_whole(folder: Path, write: Callable[[Path], dict[str, Any]], recipe: Mapping[str, Any]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(lock := folder.with_name(f".{folder.name}.lock")), _removed(lock):
         if (folder / MANIFEST).exists():
@@ -42,7 +57,7 @@ def write_corpus(folder: Path, source: Source, files: Files, recipe: Mapping[str
         work = folder.with_name(f".{folder.name}.work")
         work.mkdir(exist_ok=True)
         try:
-            manifest = _write(source, files, work) | {"recipe": {k: v for k, v in recipe.items() if k != "files"}}
+            manifest = write(work) | {"recipe": {k: v for k, v in recipe.items() if k != "files"}}
             (work / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
             for leftover in [*work.glob("part-*"), *work.glob("raw*")]:
                 leftover.unlink()

@@ -29,6 +29,7 @@ import numpy as np
 from isoflop.experiments.config import DataSpec, SyntheticSpec
 from isoflop.experiments.data import CorpusError, hub, near_duplicates, records, synthetic, token_files
 from isoflop.experiments.data.cleaning import check_stages
+from isoflop.experiments.data.domains.python_parts import part_of
 from isoflop.experiments.data.records import Document, Files
 
 LAYOUT_VERSION = 2  # 1: the split was by the hash of a document's name
@@ -100,7 +101,7 @@ class Source(ABC):
 class TextSource(Source):
     """Documents of text."""
 
-    keys = ("text_column", "skip_bad", "encoding", "clean", "tokenizer", "vocab_size")
+    keys: ClassVar[tuple[str, ...]] = ("text_column", "skip_bad", "encoding", "clean", "tokenizer", "vocab_size")
     tokenizers = "bytes, bpe or a tokenizer.json"
 
     def allows(self, tokenizer: str) -> bool:
@@ -186,6 +187,7 @@ class StoredTokens(Source):
 class PythonSource(TextSource, name="python-source"):
     """The standard library of the running interpreter: text that is on every machine."""
 
+    keys = (*TextSource.keys, "part")
     licence = "PSF-2.0 (Python standard library)"
 
     def files(self) -> Files:
@@ -197,7 +199,7 @@ class PythonSource(TextSource, name="python-source"):
         return {"python": sys.version}
 
     def documents(self, files: Files, skipped: Counter[str]) -> Iterator[Document]:
-        """One document a module, in order."""
+        """One document a module, in order: all of it, or its data.part where it has any."""
         for name, path in files:
             try:
                 content = path.read_bytes()
@@ -208,7 +210,8 @@ class PythonSource(TextSource, name="python-source"):
                     f"data.source={self.name}: cannot read {path} ({reason}); repair this Python, "
                     "or take other text with data=text"
                 ) from error
-            yield Document(name, content)
+            if content := part_of(content, self.data.part):
+                yield Document(name, content)
 
 
 class TextFiles(TextSource, name="files"):

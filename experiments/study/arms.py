@@ -1,4 +1,5 @@
-"""What a study compares: each arm sets some keys of the configuration, `vary` runs through the values of others."""
+"""What a study compares: each arm sets some keys of the configuration, `vary` runs through the values of others, and
+`mixtures` through shares of domains."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -10,6 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from isoflop.experiments.config import ExperimentConfig, no_flag
+from isoflop.experiments.study.mixtures import mixed
 from isoflop.experiments.study.sizes import load_size
 
 MOST_COMBINATIONS = 10_000  # of the values of study.vary
@@ -21,12 +23,12 @@ class ArmError(ValueError):
 
 
 def variants(config: ExperimentConfig) -> Iterator[ExperimentConfig]:
-    """One configuration for each arm and each combination of the values to vary; the same one if there is neither.
+    """One configuration for each arm, each combination of the values to vary and each mixture; without any the same.
 
-    Raises ArmError naming the arm, the key and the value.
+    Raises ArmError naming the arm, the key and the value, DesignError for mixtures that are none.
     """
     if not config.study.arms and not config.study.vary:
-        yield config
+        yield from mixed(config)
         return
     base = OmegaConf.structured(config)
     for name, patch in (config.study.arms or {config.arm: {}}).items():
@@ -44,7 +46,7 @@ def variants(config: ExperimentConfig) -> Iterator[ExperimentConfig]:
         for values in product(*vary.values()):
             one = _varied(plain, dict(zip(vary, values, strict=True)))
             _check_shape("study.vary", one, vary)
-            yield one
+            yield from mixed(one)
 
 
 def _check_shape(where: str, variant: ExperimentConfig, keys: Iterable[str]) -> None:

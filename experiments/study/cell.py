@@ -74,9 +74,10 @@ class Cell:
         } | self._beyond()
 
     def _beyond(self) -> dict:
-        """The parts of `what` that few cells have: initial weights, a precision other than float32."""
-        initial = {"initial": self.initial.digest} if self.initial else {}
-        return initial | ({"precision": self.precision} if self.precision != "float32" else {})
+        """The parts of `what` that few cells have: initial weights, a mixture, a precision other than float32."""
+        few: dict = {"initial": self.initial.digest} if self.initial else {}
+        few |= {"mixture": dict(self.data.mixture)} if self.data.mixture else {}
+        return few | ({"precision": self.precision} if self.precision != "float32" else {})
 
     @cached_property
     def run_id(self) -> str:
@@ -90,9 +91,11 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """Size, compute and seed in words, for messages."""
+        """Size, compute, seed and mixture in words, for messages."""
         arm = f"{self.arm} " if self.arm else ""
-        return f"{arm}{self.size} at {self.training_flops:.2g} FLOPs seed {self.seed}"
+        shares = [f"{name} {share:.3g}" for name, share in self.data.mixture.items()]
+        mixture = f" of {', '.join(shares)}" if shares else ""
+        return f"{arm}{self.size} at {self.training_flops:.2g} FLOPs seed {self.seed}{mixture}"
 
     @property
     def batch_tokens(self) -> int:

@@ -6,7 +6,16 @@
 
 import dataclasses
 
-from isoflop.experiments.config import BudgetSpec, ExperimentConfig, ModelSpec, StudySpec, WhereSpec, WindowSpec
+from isoflop.experiments.config import (
+    BudgetSpec,
+    ExperimentConfig,
+    MixturesSpec,
+    ModelSpec,
+    StudySpec,
+    WhereSpec,
+    WindowSpec,
+)
+from isoflop.experiments.data.domains.mixed import check_mixture
 from isoflop.experiments.files import check_name
 from isoflop.experiments.study.arms import variants
 from isoflop.experiments.study.cell import Cell
@@ -104,14 +113,21 @@ def _check_variant(variant: ExperimentConfig) -> None:
     except FieldError as error:
         arm = f"study.arms.{variant.arm}" if variant.arm else "study.arms"
         raise StudyError(f"{error} (set by {arm} or study.vary)") from error
+    if variant.data.mixture:
+        check_mixture(variant.data)
+    elif variant.data.domains:
+        raise StudyError("data.domains without data.mixture: say how much of each, in data.mixture or study.mixtures")
 
 
 def check_rounds(study: StudySpec) -> None:
     """Raise StudyError for a study that no rounds can follow, or a request for rounds that is incomplete."""
     if not (study.sizes or study.cells) or not study.name:
         raise StudyError("study.rounds need a study with a name and sizes: a single cell says nothing of the next ones")
-    if study.arms or study.vary:
-        raise StudyError("study.rounds follow one law, and a study with arms or study.vary has several: launch one arm")
+    if study.arms or study.vary or study.mixtures != MixturesSpec():
+        raise StudyError(
+            "study.rounds follow one law, and a study with arms, study.vary or study.mixtures has several: "
+            "launch one arm"
+        )
     if study.rounds.budget is None or study.rounds.target is None:
         raise StudyError("study.rounds.count needs study.rounds.budget and study.rounds.target, both in FLOPs")
 

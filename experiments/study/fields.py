@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from isoflop.experiments.config import ExperimentConfig
+from isoflop.experiments.data.domains.python_parts import PARTS
 from isoflop.experiments.data.sources import SOURCES
 from isoflop.experiments.files import NAME_RULE, is_name
 from isoflop.experiments.study.engine import DISTRIBUTED
@@ -142,6 +143,7 @@ FIELDS: dict[str, Rule] = {
     "data.unique_tokens": optional(whole(1, MOST_STEPS)), "data.max_epochs": positive(),
     "data.synthetic.vocab_size": whole(2, 2**24), "data.synthetic.tokens": whole(1, 2**31 - 1),
     "data.synthetic.chains": COUNT, "data.synthetic.order": whole(1, 24), "data.synthetic.seed": SEED,
+    "data.part": named(PARTS, empty=True), "data.mixture": _table, "data.domains": _table,
     "data.synthetic.rank": optional(whole(1, 2**24)), "data.synthetic.bigram_weight": WEIGHT,
     "data.synthetic.skip_weight": WEIGHT, "data.synthetic.trigram_weight": WEIGHT,
 
@@ -167,7 +169,9 @@ FIELDS: dict[str, Rule] = {
     "study.window.min_steps": whole(0, MOST_STEPS), "study.cells.size": _text, "study.cells.flops": FLOPS,
     "study.cells.seeds": Each(SEED, 1), "study.seeds": Each(SEED, 1), "study.replicates.sizes": Each(_text),
     "study.replicates.budgets": Each(FLOPS), "study.replicates.seeds": Each(SEED), "study.arms": _table,
-    "study.vary": _table, "study.hold_out": Each(FLOPS), "study.rounds.count": whole(0, 1000),
+    "study.vary": _table, "study.mixtures.shares": Each(_table), "study.mixtures.grid": whole(0, 1000),
+    "study.mixtures.draws": whole(0, 10_000), "study.mixtures.concentration": positive(1e6),
+    "study.mixtures.seed": SEED, "study.hold_out": Each(FLOPS), "study.rounds.count": whole(0, 1000),
     "study.rounds.budget": optional(FLOPS), "study.rounds.target": optional(FLOPS),
     "study.rounds.goal": named(("n_opt", "loss", "multiplier")),
 

@@ -6,7 +6,7 @@ reason.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
@@ -19,7 +19,8 @@ from isoflop.experiments.config import (
     ReplicateSpec,
     WindowSpec,
 )
-from isoflop.experiments.data.batches import count_windows
+from isoflop.experiments.data.batches import Domain, count_windows
+from isoflop.experiments.data.domains.interleave import counts
 from isoflop.experiments.study.arms import variants
 from isoflop.experiments.study.cell import Cell, group_by_trunk, trunk_steps
 from isoflop.experiments.study.optimizers import optimizer_flops
@@ -45,6 +46,10 @@ class Corpus(Protocol):
     def train_tokens(self) -> int:
         """The length of its training side."""
 
+    @property
+    def domains(self) -> Sequence[Domain]:
+        """Those of a mixture; asked for where data.mixture has some."""
+
 
 CorpusOf = Callable[[DataSpec], Corpus]
 
@@ -68,6 +73,7 @@ class Study:
     warnings: tuple[str, ...] = ()
     hold_out: tuple[float, ...] = ()
     train_tokens: Mapping[str, int] = field(default_factory=dict)  # of each corpus by its id
+    windows: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # training windows of each domain, likewise
 
     @cached_property
     def trunks(self) -> dict[str, tuple[Cell, ...]]:
@@ -75,8 +81,16 @@ class Study:
         return group_by_trunk(self.cells)
 
     def epochs(self, cell: Cell) -> float:
-        """How often a cell reads its corpus."""
+        """How often a cell reads its corpus; of a mixture, the domain that it reads most often."""
+        if cell.data.mixture:
+            return max(self.epochs_by_domain(cell).values())
         return cell.horizon_tokens / unique_tokens(self.train_tokens[cell.corpus_id], cell)
+
+    def epochs_by_domain(self, cell: Cell) -> dict[str, float]:
+        """How often a cell of a mixture reads each of its domains."""
+        windows = self.windows[cell.corpus_id]
+        read = counts([cell.data.mixture[name] for name in windows], cell.steps * cell.optim.batch_size)
+        return {name: n / held for n, (name, held) in zip(read, windows.items(), strict=True)}
 
     @property
     def tokens_by_cell(self) -> int:
@@ -99,9 +113,12 @@ def expand(config: ExperimentConfig, corpora: CorpusOf) -> Study:
     dropped: list[Dropped] = []
     left_out: list[Dropped]
     train_tokens: dict[str, int] = {}
+    windows: dict[str, dict[str, int]] = {}
     for variant in variants(config):
         corpus = corpora(variant.data)
         train_tokens[corpus.corpus_id] = corpus.train_tokens
+        if variant.data.mixture:
+            windows[corpus.corpus_id] = {one["name"]: one["windows"] for one in corpus.domains}
         if variant.study.cells:
             kept, left_out = _listed(variant, corpus), []
         elif variant.study.sizes:
@@ -111,7 +128,7 @@ def expand(config: ExperimentConfig, corpora: CorpusOf) -> Study:
         cells += kept
         dropped += left_out
     unique = tuple({cell.run_id: cell for cell in cells}.values())
-    found = Study(study.name, unique, tuple(dropped), (), tuple(study.hold_out), train_tokens)
+    found = Study(study.name, unique, tuple(dropped), (), tuple(study.hold_out), train_tokens, windows)
     return replace(found, warnings=_epoch_warnings(found) + _short_warnings(unique))
 
 
@@ -209,6 +226,14 @@ def _epoch_warnings(study: Study) -> tuple[str, ...]:
 def most_epochs(study: Study) -> tuple[Cell, str]:
     """The cell that reads its corpus most often, and how often, in words."""
     cell = max(study.cells, key=study.epochs)
+    if cell.data.mixture:
+        each = study.epochs_by_domain(cell)
+        name = max(each, key=each.__getitem__)
+        share, held = cell.data.mixture[name], study.windows[cell.corpus_id][name] * cell.model.context_length
+        return cell, (
+            f"{cell.label} needs {share * cell.horizon_tokens:,.0f} tokens of the {held:,} in domain {name} "
+            f"(data.mixture.{name}={share:g}): {each[name]:.2f} epochs"
+        )
     unique = unique_tokens(study.train_tokens[cell.corpus_id], cell)
     return cell, (
         f"{cell.label} needs {cell.horizon_tokens:,} tokens of the {unique:,} in corpus {cell.data.name}: "

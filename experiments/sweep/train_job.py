@@ -31,7 +31,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.cost.memory import explanation, is_out_of_memory, with_less
-from isoflop.experiments.data.batches import Corpus, OpenCorpora, Prepared
+from isoflop.experiments.data.batches import Corpus, OpenCorpora, Prepared, corpus_key
 from isoflop.experiments.data.corpus import prepare
 from isoflop.experiments.files import Claim, ClaimLostError, check_name, is_disk_error, read_kept, write_json
 from isoflop.experiments.store.store import SETTLED, Store, StoreError, open_store
@@ -63,7 +63,7 @@ def train_trunks(where: WhereSpec, runs: str) -> None:
     """Train the trunks that `where.trunk` names, together where they are several, from their files in the store."""
     store = open_store(runs)
     works = read_works(store, where)
-    known = {repr(work.cells[0].data): work.prepared for work in works if work.prepared}
+    known = {corpus_key(work.cells[0].data): work.prepared for work in works if work.prepared}
     corpora = OpenCorpora(partial(prepare, root=Path(where.corpora).resolve()), known)
     train_together(works, corpora, store, where)
 

@@ -22,19 +22,25 @@ class Evaluation:
     loss: float  # nats/token
     loss_se: float  # standard error over windows
     accuracy: float  # share of next tokens that are the most likely one
+    domains: list[float]  # nats/token of each domain of a mixture; none of any other corpus
     nats: Tensor = field(repr=False, compare=False)  # (W, T), of every target
     correct: Tensor = field(repr=False, compare=False)  # (W, T), whether it was the most likely one
 
 
 @torch.no_grad()
-def evaluate(step: Step, windows: Tensor) -> Evaluation:
-    """Score a model by its step: mean over all targets of `windows` (W, T + 1) int64, each window weighing the same."""
+def evaluate(step: Step, windows: Tensor, domains: int = 1) -> Evaluation:
+    """Score a model by its step: mean over all targets of `windows` (W, T + 1) int64, each window weighing the same.
+
+    Those of several `domains` follow each other, as many of each; the standard error is then that within them.
+    """
     parts = windows.split(max(1, _TOKENS_AT_ONCE // (windows.shape[1] - 1)))
     nats_WT, correct_WT = map(torch.cat, zip(*(step.score(part[:, :-1], part[:, 1:]) for part in parts), strict=True))
     by_window = nats_WT.mean(1).double()
-    error = by_window.std() / len(by_window) ** 0.5 if len(by_window) > 1 else torch.tensor(math.nan)
+    each = by_window.view(domains, -1)
+    error = each.var(1).mean().sqrt() / len(by_window) ** 0.5 if each.shape[1] > 1 else torch.tensor(math.nan)
+    means = each.mean(1).tolist() if domains > 1 else []
     accuracy = int(correct_WT.sum()) / correct_WT.numel()
-    return Evaluation(by_window.mean().item(), error.item(), accuracy, nats_WT.cpu(), correct_WT.cpu())
+    return Evaluation(by_window.mean().item(), error.item(), accuracy, means, nats_WT.cpu(), correct_WT.cpu())
 
 
 def detail(run_id: str, evaluation: Evaluation, corpus: Corpus) -> pd.DataFrame:

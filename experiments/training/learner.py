@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from isoflop.experiments.config import WhereSpec
-from isoflop.experiments.data.batches import Corpus, count_windows, gather, window_numbers
+from isoflop.experiments.data.batches import Corpus, count_windows, gather, remember_orders, window_numbers
 from isoflop.experiments.study.cell import Cell, curve_stride
 from isoflop.experiments.study.engine import Engine, decide
 from isoflop.experiments.training.checkpoint import UNKNOWN, Checkpoints, State
@@ -28,6 +28,7 @@ from isoflop.models.parametrization import new_model
 from isoflop.models.step.training_step import accumulate, choose
 from isoflop.scaling.table.schedules.schedule import learning_rate
 
+ORDERS = 4  # of the windows of a domain: epochs and seeds that a process goes back and forth between
 AT_ONCE = 1 << 22  # tokens gathered at once: 32 MiB as int64
 
 
@@ -49,6 +50,9 @@ class Learner:
         self.model_step = choose(self.model, self.engine)  # compiles the kernels where they are not yet
         self.gather: Gather = gatherer(corpus.train, length, device) if self.on_cuda else self._gather
         self.windows = torch.from_numpy(corpus.eval_windows.astype("int64")).to(device)
+        self.mixture = corpus.mixture(cell.data) if cell.data.mixture else None
+        self.domains = len(self.mixture.shares) if self.mixture else 1
+        remember_orders(ORDERS * self.domains)
         self.guess = (1 - 1e-6) * math.log(cell.model.vocab_size)  # rounding apart
         self.step, self.seconds = 0, 0.0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
@@ -110,6 +114,7 @@ class Learner:
             step=self.step,
             count=until - self.step,
             batch_size=self.cell.optim.batch_size,
+            mixture=self.mixture,
         )[:, self.rows]
         at_once = max(1, AT_ONCE // max(1, windows[0].size * (length + 1)))
         for first in range(0, len(windows), at_once):
@@ -157,8 +162,7 @@ class Learner:
         began = time.perf_counter()
         since = self.step - (self.measurements[-1].step if self.measurements else 0)
         multiplier, phase = learning_rate(self.cell.schedule, self.step - 1, steps)
-        few = self.windows[:: curve_stride(self.windows[:, 1:].numel())]
-        evaluation = evaluate(self.model_step, few if windows is None else windows)
+        evaluation = evaluate(self.model_step, self._few() if windows is None else windows, self.domains)
         self.measurements.append(
             Measurement(
                 step=self.step,
@@ -170,12 +174,18 @@ class Learner:
                 train_loss=self.loss_sum.item() / max(1, since),
                 seconds=self.seconds,
                 noise_scale=in_tokens(self.noise, self.cell.model.context_length),
+                domains=evaluation.domains,
             )
         )
         self.loss_sum.zero_()
         self.noise.mul_(FORGET)
         self.seconds += time.perf_counter() - began
         return evaluation
+
+    def _few(self) -> Tensor:
+        """Some held-out windows, evenly spread; of a mixture as many of one domain as of another."""
+        each = self.windows.view(self.domains, -1, self.windows.shape[1])
+        return each[:, :: curve_stride(self.windows[:, 1:].numel())].flatten(0, 1)
 
     def state(self) -> State:
         """A copy of everything that the next step depends on."""

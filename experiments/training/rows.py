@@ -4,14 +4,16 @@ import math
 import platform
 import resource
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import torch
 
 from isoflop.experiments.data.batches import Corpus, count_windows
+from isoflop.experiments.data.domains.interleave import counts
 from isoflop.experiments.study.cell import Cell
 from isoflop.models.config import count_params, flops_per_token, n_active, n_total
+from isoflop.scaling.table.evaluations.domains import Domain, written
 from isoflop.scaling.table.runs import code_version
 
 
@@ -28,6 +30,7 @@ class Measurement:
     train_loss: float  # mean over the steps since the row before, nats/token
     seconds: float  # of training and evaluation, since the first step
     noise_scale: float = math.nan  # of the gradient, over the last steps mostly, tokens
+    domains: list[float] = field(default_factory=list)  # held-out loss of each domain of a mixture, nats/token
 
 
 def run_rows(
@@ -114,10 +117,25 @@ def _measured(cell: Cell, corpus: Corpus, at: Measurement) -> dict:
         "accuracy": at.accuracy,
         "train_loss": at.train_loss,
         "noise_scale": at.noise_scale,
+        "mixture": _mixture(cell, corpus, at),
         "flops": float(at.step * cell.step_flops),
         "flops_6nd": float(6 * n_total(cell.model) * tokens),
         "wall_seconds": at.seconds,
     }
+
+
+def _mixture(cell: Cell, corpus: Corpus, at: Measurement) -> str:
+    """What the run table keeps of each domain of a mixture (`scaling.table.evaluations.domains`); "" without one."""
+    found = corpus.mixture(cell.data) if cell.data.mixture else None
+    if found is None:
+        return ""
+    length = cell.model.context_length
+    read = counts(found.shares, at.step * cell.optim.batch_size)
+    losses = at.domains or [math.nan] * len(read)
+    return written({
+        one["name"]: Domain(weight=share, loss=loss, epochs=n / windows, unique_tokens=windows * length)
+        for one, share, windows, n, loss in zip(corpus.domains, *found, read, losses, strict=True)
+    })  # fmt: skip
 
 
 def _provenance(device: str, processes: str, kernels: str) -> dict:

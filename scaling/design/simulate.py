@@ -148,7 +148,7 @@ def _row(run: dict, tokens: int, loss: float, *, final: bool) -> dict:
         "batch_tokens": BATCH_TOKENS, "learning_rate": 0.0 if final else 0.02,
         "phase": "cooldown" if final else "constant",
         "loss": loss, "loss_se": 0.0, "bits_per_byte": loss / np.log(2), "accuracy": np.nan, "train_loss": loss,
-        "noise_scale": np.nan,
+        "mixture": "", "noise_scale": np.nan,
         "flops": per_token * tokens, "flops_6nd": 6.0 * run["n_params_total"] * tokens,
         "wall_seconds": 0.0, "peak_memory_bytes": 0, "code_version": "simulated", "torch_version": "",
         "engine": "", "device": "none", "dtype": "float32", "created_at": "",

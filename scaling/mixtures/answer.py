@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pandas as pd
+
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.laws.law import Array
 from isoflop.scaling.mixtures.surrogate import Surrogate
@@ -25,11 +27,12 @@ class Proxy:
 class Mix:
     """The best mixture of a run.
 
-    `weights` (k,) are the shares of `domains`, `intervals` those of the resamples at `level`. `loss` is the weighted
+    `weights` (k,) are the shares of `domains`, `intervals` those of the draws at `level`. `loss` is the weighted
     mean of the losses there, `natural_loss` that at the `natural` shares; `gain` is their difference, nats/token.
     `flatness` has the lowest and the highest share of each domain that loses less than `rise` of the loss. `epochs`
     are those of each domain (NaN where its unique tokens are not known). `proxies` come in the order to run them.
-    `held_out` has the rank correlation (Spearman) and the rms of ln loss of each loss on mixtures left out.
+    `held_out` has the rank correlation (Spearman) and the rms of ln loss of each loss on mixtures left out. `tried` has
+    a row a run: weight_NAME, the loss (weighted mean) and the loss predicted without runs of its mixture.
     """
 
     domains: tuple[str, ...]
@@ -48,6 +51,7 @@ class Mix:
     cap: float
     proxies: tuple[Proxy, ...]
     held_out: Mapping[str, tuple[float, float]]
+    tried: pd.DataFrame = field(repr=False)
     surrogates: Mapping[str, Surrogate] = field(repr=False)
     conventions: Mapping[str, str] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()

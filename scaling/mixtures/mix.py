@@ -2,7 +2,7 @@
 
 A law of the mixture (`scaling.laws.mixtures.means`) is fitted to each loss of a table of runs over mixtures, with a
 Gaussian process on what it leaves; the weighted mean of the losses is minimised under the caps on epochs. Intervals
-are of resamples of whole mixtures, the same for all losses.
+are of draws of what law and process may be.
 """
 
 import math
@@ -17,10 +17,10 @@ from isoflop.scaling.laws.law import Array
 from isoflop.scaling.mixtures.answer import Mix, Proxy
 from isoflop.scaling.mixtures.optimum import best_mixture, flat
 from isoflop.scaling.mixtures.surrogate import Surrogate, held_out, surrogate
-from isoflop.scaling.mixtures.table import Mixtures, NoMixtureError, mixtures, named_values
+from isoflop.scaling.mixtures.table import WEIGHT, Mixtures, NoMixtureError, mixtures, named_values
 from isoflop.scaling.table.columns import hint
 
-RESAMPLES = 100
+DRAWS = 100
 PROXIES, CANDIDATES = 3, 200
 CONCENTRATION = 30.0  # of the candidates around the best mixture
 BEYOND = 0.01  # of a share: what rounding leaves is inside
@@ -77,7 +77,7 @@ def mix(
     loss = loss_of(made)
     starts = np.hstack([runs.shares, origin[:, None]])
     best = best_mixture(loss, starts, caps)
-    drawn = [loss_of(one) for one in _resamples(runs, made, seed)]
+    drawn = [loss_of(one) for one in _draws(made, seed)]
     near = np.hstack([best[:, None], starts])
     ends = np.array([best_mixture(one, near, caps, 1) for one in drawn])
     gains = np.array([float(np.diff(one(np.stack([best, origin], axis=1)))[0]) for one in drawn])
@@ -85,14 +85,19 @@ def mix(
     noise = float(np.sqrt(sum((share[name] * one.noise) ** 2 for name, one in made.items())))
     both = loss(np.stack([best, origin], axis=1))
     lo, hi = np.quantile(gains, tails)
+    left_out = {name: held_out(one, runs.of(name)) for name, one in made.items()}
     found = Mix(
         domains=runs.domains, losses=share, at=scale, weights=best, intervals=np.quantile(ends, tails, axis=0).T,
         natural=origin, loss=float(both[0]), natural_loss=float(both[1]), gain_interval=(float(lo), float(hi)),
         level=level, rise=noise, flatness=flat(loss, best, caps, noise),
         epochs=best * scale.get("tokens", math.nan) / limits, cap=math.nan if cap is None else cap,
         proxies=_proxies(drawn, gains, best, origin, caps, noise * float(both[0]), seed),
-        held_out={name: _judged(runs, name) for name in runs.losses}, surrogates=made, conventions=runs.conventions,
-        notes=(*runs.notes, *notes),
+        held_out={name: _judged(runs.frame[name], predicted) for name, predicted in left_out.items()},
+        tried=runs.frame[[WEIGHT + name for name in runs.domains]].assign(
+            loss=sum(share[name] * runs.frame[name].to_numpy(float) for name in made),
+            predicted=sum(share[name] * left_out[name] for name in made),
+        ), surrogates=made,
+        conventions=runs.conventions, notes=(*runs.notes, *notes),
     )  # fmt: skip
     return Mix(**(vars(found) | {"findings": tuple(_findings(found, runs, caps))}))
 
@@ -172,20 +177,16 @@ def _natural(runs: Mixtures, natural: Mapping[str, float] | None, unique: Array,
     return runs.shares.mean(axis=1)
 
 
-def _resamples(runs: Mixtures, made: Mapping[str, Surrogate], seed: int) -> list[dict[str, Surrogate]]:
-    """The surrogates of RESAMPLES resamples of whole mixtures, the same for every loss."""
-    number = np.unique(runs.shares, axis=1, return_inverse=True)[1].ravel()
-    groups = number.max() + 1
-    lots = np.random.default_rng([seed, 1]).multinomial(groups, np.full(groups, 1.0 / groups), size=RESAMPLES)
-    counts = lots[:, number].astype(float)
-    drawn = {name: one.resampled(counts) for name, one in made.items()}
-    return [{name: drawn[name][b] for name in made} for b in range(RESAMPLES)]
+def _draws(made: Mapping[str, Surrogate], seed: int) -> list[dict[str, Surrogate]]:
+    """DRAWS draws of the surrogates of all losses."""
+    drawn = {name: one.drawn(DRAWS, np.random.default_rng([seed, i])) for i, (name, one) in enumerate(made.items())}
+    return [{name: drawn[name][b] for name in made} for b in range(DRAWS)]
 
 
 def _proxies(
     drawn: Sequence[Any], gains: Array, best: Array, natural: Array, caps: Array, noise: float, seed: int
 ) -> tuple[Proxy, ...]:
-    """The runs whose losses would narrow the gain most, one after the other, by what the resamples say of both."""
+    """The runs whose losses would narrow the gain most, one after the other, by what the draws say of both."""
     lots = np.random.default_rng([seed, 2])
     about = lots.dirichlet(CONCENTRATION * best + 0.3, CANDIDATES // 2).T
     between = [natural + s * (best - natural) for s in np.linspace(-0.5, 1.5, 9)]
@@ -207,12 +208,11 @@ def _proxies(
     return tuple(found)
 
 
-def _judged(runs: Mixtures, name: str) -> tuple[float, float]:
+def _judged(loss: pd.Series, predicted: Array) -> tuple[float, float]:
     """Spearman's rank correlation and rms of ln loss on mixtures left out."""
-    rows = runs.of(name)
-    predicted, loss = held_out(rows, runs.domains), rows["loss"]
-    rank = float(pd.Series(predicted).rank().corr(loss.reset_index(drop=True).rank()))
-    return rank, float(np.sqrt(np.mean(np.log(predicted / loss.to_numpy()) ** 2)))
+    measured = loss.reset_index(drop=True).astype(float)
+    rank = float(pd.Series(predicted).rank().corr(measured.rank()))
+    return rank, float(np.sqrt(np.mean(np.log(predicted / measured.to_numpy()) ** 2)))
 
 
 def _findings(found: Mix, runs: Mixtures, caps: Array) -> Iterator[Finding]:

@@ -4,7 +4,9 @@ Its inputs are the shares of effective data that the law gives each domain, so t
 Length and noise are those of the largest marginal likelihood; a process that gains too little over none is left out.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -15,29 +17,63 @@ CLIP = 3.0  # robust scales: a residual beyond is of one run, and is taken to li
 LENGTHS = tuple(np.geomspace(0.3, 10.0, 8).tolist())  # times the median distance of two mixtures
 NOISES = tuple(np.geomspace(1e-3, 1.0, 10).tolist())  # variance of the noise over that of the process
 LEAST_GAIN = 3.0  # of ln likelihood, for two numbers
+COSINES = 256  # of a draw
 STRETCH = 5.0  # of the logarithm of effective data against the square roots of its shares
 
 
 @dataclass(frozen=True)
+class _Wave:
+    """A draw of the process before any run is seen: a sum of cosines (Rahimi and Recht 2007)."""
+
+    frequencies: Array
+    phases: Array
+    height: float
+
+    def __call__(self, features: Array) -> Array:
+        return self.height * np.cos(features @ self.frequencies + self.phases).sum(axis=1)
+
+
+@dataclass(frozen=True)
 class Residual:
-    """The posterior mean of ln loss less the law's, at any mixture: k(x, rows) @ `weight`."""
+    """ln loss less the law's, at any mixture: k(x, rows) @ `weight`, the mean of the process given the runs.
+
+    `variance` is that of the process, `noise` that of a run over it. With `wave` it is a draw of the process and not
+    its mean.
+    """
 
     law: MixtureLaw
     rows: Array
     length: float
     noise: float
+    variance: float
     weight: Array
+    wave: _Wave | None = None
 
     def __call__(self, h: Array) -> Array:
         """The residual of ln loss (n,) at mixtures h (k, n)."""
-        return _kernel(_features(self.law, h), self.rows, self.length) @ self.weight
+        at = _features(self.law, h)
+        mean = _kernel(at, self.rows, self.length) @ self.weight
+        return mean if self.wave is None else mean + self.wave(at)
 
-    def on(self, residuals: Array, counts: Array) -> "Residual":
-        """The same process on other residuals (n,) of its rows, each counted so often (0: left out)."""
-        root = np.sqrt(counts)
-        kernel = _kernel(self.rows, self.rows, self.length) * root[:, None] * root
-        solved = np.linalg.solve(kernel + self.noise * np.eye(len(root)), root * clipped(residuals, counts > 0))
-        return Residual(self.law, self.rows, self.length, self.noise, root * solved)
+    @cached_property
+    def covariance(self) -> Array:
+        """Of the runs (n, n), noise included, over the variance of the process."""
+        return _kernel(self.rows, self.rows, self.length) + self.noise * np.eye(len(self.rows))
+
+    def of(self, residuals: Array, keep: Array) -> "Residual":
+        """The same process given other residuals (n,) of its runs, of those in the mask `keep` alone."""
+        weight = np.zeros(len(residuals))
+        weight[keep] = np.linalg.solve(self.covariance[np.ix_(keep, keep)], clipped(residuals, keep)[keep])
+        return replace(self, weight=weight)
+
+    def drawn(self, residuals: Array, lots: np.random.Generator) -> "Residual":
+        """A draw of the process given other residuals (n,): one before any run, moved by what the runs say of it."""
+        frequencies = lots.normal(0, 1 / self.length, (self.rows.shape[1], COSINES))
+        height = math.sqrt(2 * self.variance / COSINES)
+        wave = _Wave(frequencies, lots.uniform(0, 2 * np.pi, COSINES), height)
+        noise = lots.normal(0, math.sqrt(self.noise * self.variance), len(self.rows))
+        moved = np.linalg.solve(self.covariance, clipped(residuals) - wave(self.rows) - noise)
+        return replace(self, weight=moved, wave=wave)
 
 
 def residual_of(law: MixtureLaw, h: Array, residuals: Array) -> Residual | None:
@@ -47,15 +83,16 @@ def residual_of(law: MixtureLaw, h: Array, residuals: Array) -> Residual | None:
     unit = np.sqrt(np.median(square[square > 0])) if (square > 0).any() else 0.0
     if not unit or not left.any():
         return None
-    best = (-0.5 * n * np.log(left @ left / n) + LEAST_GAIN, 0.0, 0.0, left)
+    best = (-0.5 * n * np.log(left @ left / n) + LEAST_GAIN, 0.0, 0.0, 0.0, left)
     for length in LENGTHS:
         size, along = np.linalg.eigh(np.exp(-square / (2 * (length * unit) ** 2)))
         turned = along.T @ left
         for noise in NOISES:
             spread = np.maximum(size, 0.0) + noise
-            likelihood = -0.5 * n * np.log(np.mean(turned**2 / spread)) - 0.5 * np.log(spread).sum()
+            variance = float(np.mean(turned**2 / spread))
+            likelihood = -0.5 * n * np.log(variance) - 0.5 * np.log(spread).sum()
             if likelihood > best[0]:
-                best = (likelihood, length * unit, noise, along @ (turned / spread))
+                best = (likelihood, length * unit, noise, variance, along @ (turned / spread))
     return Residual(law, rows, *best[1:]) if best[1] else None
 
 

@@ -1,37 +1,45 @@
 """The loss as a function of the mixture: a law fitted to the runs of a table, and what it leaves.
 
-A law of effective data is fitted first. Where the rows are many enough for two of its terms, these are fitted with each
-domain alone as a small part of a run, whose loss the first fit says: where no run is near, they stay near it.
+Parameters have a prior (`prior.py`): exponents of effective data are near one half. A law of one term is fitted first.
+Where the rows are many enough for two or three terms, these are fitted with each domain alone as a small part of a run,
+whose loss the first fit says (where no run is near, they stay near it), and the number of terms is the likeliest.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
-from isoflop.scaling.fitting.fit import Fit, fit
+from isoflop.scaling.fitting.problem import FitProblem
 from isoflop.scaling.fitting.solver import minimise
-from isoflop.scaling.laws.law import Array
+from isoflop.scaling.laws.law import Array, Law
 from isoflop.scaling.laws.mixtures.means import MixtureLaw, effective_data, joint
-from isoflop.scaling.mixtures.residual import Residual, residual_of
+from isoflop.scaling.mixtures.prior import Posterior, Prior
+from isoflop.scaling.mixtures.residual import Residual, clipped, residual_of
+from isoflop.scaling.mixtures.table import NoMixtureError
 
-ROWS_PER_PARAMETER = 4  # for a second term
+MOST_TERMS, ROWS_PER_PARAMETER = 3, 2  # of effective data; rows for a second and a third
 ALONE_COUNTS = 0.1  # of a run: each domain alone, by the first fit
 EVEN_COUNTS = 0.1  # of a run: each domain alone as in the mean of all
 FOLDS = 4
-ENOUGH, MOST_STEPS = 1e-6, 40  # of refits to resamples: far below what resamples differ by
+ENOUGH, MOST_STEPS = 1e-7, 60
+LEAST_NOISE = 1e-9  # of ln loss: losses of a formula have none
+ROUNDS = 3  # of the noise and the parameters by turns
 
 
 @dataclass(frozen=True)
 class Surrogate:
-    """The loss at any mixture, size and tokens: that of `fit`, times the exponential of `residual` where there is one.
+    """The loss at any mixture, size and tokens: `law`'s, times the exponential of `residual` where there is one.
 
-    `rows` are how many of the points of the fit are runs: they come first. `law` is `fit`'s, or that of a resample.
+    `rows` are how many of the points of the `posterior` are runs: they come first. `theta` is where it is highest,
+    and `law` the law there, or that of a draw.
     """
 
     domains: tuple[str, ...]
-    fit: Fit
+    posterior: Posterior
+    theta: Array
     rows: int
     law: MixtureLaw
     residual: Residual | None
@@ -49,86 +57,145 @@ class Surrogate:
     @cached_property
     def mixtures(self) -> Array:
         """The mixtures (k, n) of the runs."""
-        return self.fit.problem.columns["h"][:, : self.rows]
+        return self.posterior.problem.columns["h"][:, : self.rows]
+
+    @cached_property
+    def left(self) -> Array:
+        """ln loss of the runs less the law's (n,), at `theta`."""
+        return -self.posterior.problem.residuals(self.theta[None])[0][0, : self.rows]
 
     @property
     def noise(self) -> float:
         """Robust standard deviation of ln loss about the surrogate."""
-        left = self.fit.residuals[: self.rows]
-        left = left - (self.residual(self.mixtures) if self.residual else 0.0)
-        return float(1.4826 * np.median(np.abs(left)))
+        return float(1.4826 * np.median(np.abs(self.left - (self.residual(self.mixtures) if self.residual else 0.0))))
 
-    def resampled(self, counts: Array) -> "list[Surrogate]":
-        """The surrogate refitted with its runs counted so often: one for each row of counts (B, n)."""
-        whole = np.hstack([counts, np.ones((len(counts), len(self.fit.weights) - self.rows))])
-        begin = np.repeat(self.fit.theta[None], len(counts), axis=0)
-        ends = minimise(
-            self.fit.problem, begin, delta=self.fit.deltas, weights=whole * self.fit.weights, tolerance=ENOUGH,
-            max_steps=MOST_STEPS, damping=1e-3,
-        )  # fmt: skip
-        laws = self.fit.problem.laws(ends.theta)
-        found = []
-        for law, count in zip(laws, counts, strict=True):
-            assert isinstance(law, MixtureLaw)
-            one = Surrogate(self.domains, self.fit, self.rows, law, None)
-            if self.residual is not None:
-                columns = [self.fit.problem.columns[k][..., : self.rows] for k in law.inputs]
-                left = np.log(self.fit.problem.loss[: self.rows]) - np.log(law(*columns))
-                one = Surrogate(self.domains, self.fit, self.rows, law, self.residual.on(left, count))
-            found.append(one)
-        return found
+    @property
+    def evidence(self) -> float:
+        """ln of the likelihood of the runs by the law alone, over its prior (Laplace's approximation)."""
+        posterior, prior = self.posterior, np.diag(self.posterior.prior.width**-2.0)
+        noise = posterior.noise
+        slopes = posterior.problem.residuals(self.theta[None])[1][0] * np.sqrt(posterior.weights)
+        information = np.linalg.slogdet(slopes @ slopes.T / noise**2 + prior)[1] - np.linalg.slogdet(prior)[1]
+        fit = float(posterior.value(self.theta[None])[0]) / noise**2
+        return -self.rows * np.log(noise) - fit - 0.5 * float(information)
+
+    def without(self, out: Array) -> "list[Surrogate]":
+        """The surrogate refitted without the runs of each row of a mask (B, n), from where it is."""
+        counts = np.hstack([~out, np.ones((len(out), len(self.posterior.weights) - self.rows), bool)])
+        ends = self.posterior.highest(np.repeat(self.theta[None], len(out), axis=0), counts)
+        return [self._at(law, lambda process, left, keep=~row: process.of(left, keep))
+                for law, row in zip(self.posterior.problem.laws(ends), out, strict=True)]  # fmt: skip
+
+    def drawn(self, count: int, lots: np.random.Generator) -> "list[Surrogate]":
+        """So many draws of what the surrogate may be: of the law's parameters, and of the process given each.
+
+        Parameters are normal about the highest posterior with the inverse of their information: that of the runs, of
+        each domain alone as it was fitted, and of the prior. Runs of one mixture that err alike count as fewer.
+        """
+        _, gradient, _ = self.posterior.problem.residuals(self.theta[None])
+        slopes, rest, left = gradient[0, :, : self.rows], gradient[0, :, self.rows :], clipped(self.left)
+        inverse = np.eye(self.rows) if self.residual is None else np.linalg.inv(self.residual.covariance)
+        runs, prior = slopes @ inverse @ slopes.T, np.diag(self.posterior.prior.width**-2.0)
+        variance = max(float(left @ inverse @ left) / self.rows, LEAST_NOISE**2)
+        for _ in range(ROUNDS):
+            free = self.rows - np.trace(np.linalg.solve(runs + variance * prior, runs))
+            variance = max(float(left @ inverse @ left) / max(free, 1.0), LEAST_NOISE**2)
+        variance *= _alike(left, self.mixtures)
+        weights = self.posterior.weights[self.rows :] / self.posterior.noise**2
+        size, along = np.linalg.eigh(runs / variance + (rest * weights) @ rest.T + prior)
+        moves = (lots.normal(size=(count, len(size))) / np.sqrt(size)) @ along.T
+        thetas = np.clip(self.theta + moves, self.posterior.lower, self.posterior.upper)
+        laws = self.posterior.problem.laws(thetas)
+        return [self._at(law, lambda process, left: process.drawn(left, lots)) for law in laws]
+
+    def _at(self, law: Law, process: Callable[..., Residual]) -> "Surrogate":
+        """The surrogate with another law, and what `process` makes of its residual and the residuals of that law."""
+        assert isinstance(law, MixtureLaw)
+        if self.residual is None:
+            return replace(self, law=law)
+        problem = self.posterior.problem
+        columns = [problem.columns[k][..., : self.rows] for k in law.inputs]
+        left = problem.log_loss[: self.rows] - np.log(law(*columns))
+        return replace(self, law=law, residual=process(self.residual, left))
 
 
 def surrogate(frame: pd.DataFrame, domains: tuple[str, ...]) -> Surrogate:
-    """The surrogate of a frame with weight_NAME of every domain, which add up to 1, loss, and n_params, tokens if varied.
+    """The surrogate of a frame with weight_NAME of every domain (sum 1), loss, and n_params, tokens if they vary.
 
-    Raises FitError where the rows are too few for a law.
+    Raises NoMixtureError where the rows are fewer than the parameters of a law.
     """
     columns = "".join(k for k, name in (("N", "n_params"), ("D", "tokens")) if name in frame)
     form = joint(domains, columns) if columns else effective_data(domains)
+    if len(frame) < len(form.parameters()):
+        raise NoMixtureError(
+            f"{len(frame)} runs for the {len(form.parameters())} parameters of a law of {len(domains)} domains: "
+            "train more mixtures"
+        )
     shares = [f"weight_{name}" for name in domains]
     frame = frame[[*shares, "loss", *(name for name in ("n_params", "tokens") if name in frame)]].reset_index(drop=True)
-    first = fit(form, frame)
-    even = _alone(frame, shares, first, even=True)
-    first = fit(form, pd.concat([frame, even], ignore_index=True), weights=_counts(len(frame), len(even), EVEN_COUNTS))
-    fitted, law = first, first.law
+    even = _alone(frame, shares, np.full(len(shares), np.exp(np.log(frame["loss"]).mean())))
+    first = _fitted(form, domains, frame, even, EVEN_COUNTS)
+    tried = [first]
+    for terms in range(2, 1 if columns else MOST_TERMS + 1):
+        more = effective_data(domains, terms)
+        if len(frame) < ROWS_PER_PARAMETER * len(more.parameters()):
+            break
+        alone = _alone(frame, shares, first.smooth(np.eye(len(shares))))
+        tried.append(_fitted(more, domains, frame, alone, ALONE_COUNTS))
+    best = max(tried, key=lambda one: one.evidence)
+    return replace(best, residual=residual_of(best.law, best.mixtures, best.left))
+
+
+def _fitted(
+    form: type[MixtureLaw], domains: tuple[str, ...], frame: pd.DataFrame, more: pd.DataFrame, counts: float
+) -> Surrogate:
+    """The surrogate of a form at its highest posterior, with further rows that count as `counts` of a run."""
+    whole = pd.concat([frame, more], ignore_index=True)
+    columns = {symbol: whole[read.name].to_numpy(float) for symbol, read in form.reads().items() if symbol != "h"}
+    columns["h"] = whole[[f"weight_{name}" for name in domains]].to_numpy(float).T
+    problem = FitProblem(form, columns, whole["loss"].to_numpy(float), {})
+    weights = np.concatenate([np.ones(len(frame)), np.full(len(more), counts)])
+    prior = Prior.of(form, float(frame["loss"].min()))
+    begin = problem.reduce(form.propose(problem.x, problem.loss, weights))
+    at = minimise(problem, begin, delta=np.inf, weights=weights, max_steps=MOST_STEPS, tolerance=ENOUGH)
+    begin = np.concatenate([at.theta[np.argsort(at.value)[:2]], begin])
+    left = np.abs(problem.residuals(begin[:1])[0][0, : len(frame)])
+    for _ in range(ROUNDS):
+        noise = max(1.4826 * float(np.median(left)), LEAST_NOISE)
+        posterior = Posterior(problem, prior, weights, noise)
+        ends = posterior.highest(begin, np.ones((len(begin), len(weights))))
+        theta = ends[int(np.argmin(posterior.value(ends)))]
+        begin, left = theta[None], np.abs(problem.residuals(theta[None])[0][0, : len(frame)])
+    law = problem.laws(theta[None])[0]
     assert isinstance(law, MixtureLaw)
-    two = effective_data(domains, 2)
-    if not columns and len(frame) >= ROWS_PER_PARAMETER * len(two.parameters()):
-        alone = _alone(frame, shares, first)
-        weights = _counts(len(frame), len(alone), ALONE_COUNTS)
-        fitted = fit(two, pd.concat([frame, alone], ignore_index=True), weights=weights)
-    best = fitted.law
-    assert isinstance(best, MixtureLaw)
-    h = frame[shares].to_numpy(float).T
-    return Surrogate(domains, fitted, len(frame), best, residual_of(law, h, fitted.residuals[: len(frame)]))
+    return Surrogate(domains, posterior, theta, len(frame), law, None)
 
 
-def held_out(frame: pd.DataFrame, domains: tuple[str, ...]) -> Array:
-    """The loss (n,) of every row by the surrogate of the rows of other mixtures, FOLDS folds of them."""
-    shares = frame[[f"weight_{name}" for name in domains]]
+def held_out(made: Surrogate, frame: pd.DataFrame) -> Array:
+    """The loss (n,) of every row of the frame of a surrogate, refitted without rows of its mixture: FOLDS folds."""
+    shares = frame[[f"weight_{name}" for name in made.domains]]
     number = shares.groupby(list(shares)).ngroup().to_numpy()
     fold = (np.random.default_rng(0).permutation(number.max() + 1) % FOLDS)[number]
+    out = fold == np.unique(fold)[:, None]
     found = np.full(len(frame), np.nan)
-    for k in range(FOLDS):
-        out = fold == k
-        if out.any():
-            made = surrogate(frame[~out], domains)
-            given = {"N": frame.get("n_params"), "D": frame.get("tokens")}
-            N, D = (np.nan if v is None else v.to_numpy(float)[out] for v in given.values())
-            found[out] = made.loss(shares.to_numpy(float)[out].T, N, D)
+    for one, rows in zip(made.without(out), out, strict=True):
+        given = {"N": frame.get("n_params"), "D": frame.get("tokens")}
+        N, D = (np.nan if v is None else v.to_numpy(float)[rows] for v in given.values())
+        found[rows] = one.loss(shares.to_numpy(float)[rows].T, N, D)
     return found
 
 
-def _alone(frame: pd.DataFrame, shares: list[str], first: Fit, *, even: bool = False) -> pd.DataFrame:
-    """A row for each domain alone with the loss that a law gives it, or the mean of those; N and D in the middle."""
-    rows = pd.DataFrame(np.eye(len(shares)), columns=shares)
+def _alike(left: Array, h: Array) -> float:
+    """The variance of a mean over that of runs which err apart: above 1 where runs of one mixture err alike."""
+    number = np.unique(h, axis=1, return_inverse=True)[1].ravel()
+    sums = np.bincount(number, weights=left)
+    return max(1.0, float(sums @ sums / (left @ left))) if left.any() else 1.0
+
+
+def _alone(frame: pd.DataFrame, shares: list[str], loss: Array) -> pd.DataFrame:
+    """A row for each domain alone with these losses (k,); N and D in the middle of those of the runs."""
+    rows = pd.DataFrame(np.eye(len(shares)), columns=shares).assign(loss=loss)
     for name in ("n_params", "tokens"):
         if name in frame:
             rows[name] = float(np.exp(np.log(frame[name]).mean()))
-    loss = first.predict(rows)
-    return rows.assign(loss=np.exp(np.log(loss).mean()) if even else loss)
-
-
-def _counts(rows: int, more: int, count: float) -> Array:
-    return np.concatenate([np.ones(rows), np.full(more, count)])
+    return rows

@@ -1,7 +1,7 @@
 """A table of runs on mixtures: its weights, losses, sizes and what is known of the corpora, checked."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from isoflop.scaling.laws.law import Array
 from isoflop.scaling.laws.mixtures.means import SHARES
 from isoflop.scaling.table.columns import TableError, hint
 from isoflop.scaling.table.conventions import points
+from isoflop.scaling.table.law_inputs import components
 
 WEIGHT, UNIQUE = "weight_", "unique_tokens_"
 FEWEST_DOMAINS = 2
@@ -59,7 +60,7 @@ def mixtures(table: pd.DataFrame, losses: list[str], *, normalise: bool = False,
     """The runs of a table with the named losses. Raises TableError naming the column or the rows that will not do."""
     source = str(table.attrs.get("source", "table"))
     names = [str(c) for c in table.columns]
-    domains = tuple(sorted(name.removeprefix(WEIGHT) for name in names if name.startswith(WEIGHT)))
+    domains = domains_in(names)
     if len(domains) < FEWEST_DOMAINS:
         raise TableError(
             f"{source}: {len(domains)} columns {WEIGHT}NAME, and a mixture has two or more{hint('weight_a', names)}; "
@@ -96,6 +97,11 @@ def mixtures(table: pd.DataFrame, losses: list[str], *, normalise: bool = False,
     unique = np.array([_only(table, UNIQUE + name, source) for name in domains])
     notes = (*data.notes, *said)
     return Mixtures(frame, domains, tuple(found), varies, unique, data.conventions, notes)
+
+
+def domains_in(columns: Iterable[str]) -> tuple[str, ...]:
+    """The domains whose shares are among these columns."""
+    return tuple(name.removeprefix(WEIGHT) for name in components(columns, SHARES))
 
 
 def named_values(values: Mapping[str, float], domains: tuple[str, ...], option: str) -> dict[str, float]:

@@ -12,13 +12,17 @@ from isoflop.scaling.table.meaning import QUANTITIES
 
 SUM_TO = 0.01  # how far from 1 the shares of a row may add up to: they are written with few digits
 _USUAL = {*QUANTITIES, *OPTIONAL, *(column.name for column in STANDARD.values())}
+NO_SHARES = ("weight_bits", "weight_decay")
 
 
 def components(names: Iterable[str], column: Column) -> list[str]:
-    """The columns among `names` that an input is: one, or those of a vector in alphabetical order; empty for none."""
+    """The columns among `names` that an input is: one, or those of a vector in alphabetical order; empty for none.
+
+    Columns of a run table that are named as a share would be are none.
+    """
     if not column.vector:
         return [column.name] if column.name in names else []
-    return sorted(name for name in names if fnmatchcase(name, column.name))
+    return sorted(name for name in names if fnmatchcase(name, column.name) and name not in NO_SHARES)
 
 
 def unlike(columns: Iterable[Column]) -> list[Column]:

@@ -9,15 +9,16 @@ SHAPE = ("n_params_active", "norm", "activation", "positions", "experts", "exper
 BITS = ("weight_bits", "activation_bits")
 FULL_BITS = 32  # before runs could round, none did
 KEPT = ("weight_decay", "noise_scale")  # numbers that nothing else tells
-ADDED = (*SHAPE, "engine", *BITS, *KEPT)
+ADDED = (*SHAPE, "engine", *BITS, *KEPT, "mixture")
 
 
 def complete(frame: pd.DataFrame) -> pd.DataFrame:
     """A run table with the columns of ADDED in every row; rows that have them are left as they are.
 
-    The engine of runs that do not state it is unknown, "", and so are KEPT, NaN.
+    The engine of runs that do not state it is unknown, "", and so are KEPT, NaN. Those without a mixture have none, "".
     """
-    frame = frame.assign(engine=frame["engine"].fillna("") if "engine" in frame else "")
+    texts = ("engine", "mixture")
+    frame = frame.assign(**{name: frame[name].fillna("") if name in frame else "" for name in texts})
     frame = frame.assign(**{name: frame[name].fillna(FULL_BITS) if name in frame else FULL_BITS for name in BITS})
     frame = frame.assign(**{name: frame.get(name, np.nan) for name in KEPT})
     missing = frame["n_params_active"].isna() if "n_params_active" in frame else pd.Series(True, index=frame.index)

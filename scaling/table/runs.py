@@ -11,7 +11,7 @@ import os
 import subprocess
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypedDict
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from isoflop.read_json import JsonError, parse_json, require_regular
 from isoflop.scaling.table.cells import FAULTS, Form, keep_shard, read_cells
+from isoflop.scaling.table.evaluations.domains import with_domains
 from isoflop.scaling.table.migrate import ADDED, complete
 
 SCHEMA_VERSION = 1  # raised when an older isoflop could not read a new table; added columns do not raise it
@@ -113,6 +114,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("bits_per_byte", "float64", "bits/byte", "loss / (ln 2 x bytes per token)"),
     Column("accuracy", "float64", "", "share of next tokens predicted exactly"),
     Column("train_loss", "float64", "nats/token", "mean training loss since the previous row"),
+    Column("mixture", "string", "", "JSON, of each domain: weight, loss, epochs, unique_tokens; empty without one"),
     Column("noise_scale", "float64", "tokens", "of the gradient, of the last steps mostly; NaN where not logged", True),
     Column("flops", "float64", "FLOPs", "training compute: forward and backward, causal attention, with the head"),
     Column("flops_6nd", "float64", "FLOPs", "6 x total parameters x tokens"),
@@ -173,7 +175,12 @@ def read_runs(path: str | Path) -> pd.DataFrame:
     table = _read_folder(path) if path.is_dir() else _read(path)
     frame = complete(table.to_pandas())
     frame = frame[list(NAMES)].astype({c.name: _PANDAS_DTYPE[c.dtype] for c in COLUMNS})
-    return frame.sort_values(["run_id", "step"], kind="stable", ignore_index=True)
+    frame = frame.sort_values(["run_id", "step"], kind="stable", ignore_index=True)
+    return with_domains(frame, error=partial(_no_mixture, path))
+
+
+def _no_mixture(path: Path, message: str) -> RunTableError:
+    return RunTableError(f"{path}: {message}; delete its folder and run the study again to train it anew")
 
 
 def _read_folder(path: Path) -> pa.Table:

@@ -1,10 +1,11 @@
 """A trunk and its cooldowns are trained to the same bits alone, together, resumed and in another process."""
 
+import json
 import math
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pandas as pd
 import pytest
@@ -22,6 +23,7 @@ from isoflop.models import build_model
 from isoflop.models.config import ModelConfig, count_params
 from isoflop.models.parametrization import initialize
 from isoflop.models.step import native
+from isoflop.scaling.table.evaluations.domains import with_domains
 from isoflop.scaling.table.runs import NAMES, same_runs, validate
 from tests.support.root import ROOT
 from tests.support.training.cells import DATA, OTHERS, WHERE, KilledError, kill_at, make, table, train
@@ -51,6 +53,42 @@ def test_rows_are_the_run_table(cells, corpus):
         assert rows[-1]["loss"] < rows[0]["loss"] < math.log(16)
         assert rows[-1]["loss"] > corpus.loss_floor == rows[-1]["loss_floor"]
         assert {row["state"] for row in rows} == {"done"}
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """A cell of two languages, and their corpus."""
+    languages = {name: {"synthetic": asdict(replace(DATA.synthetic, seed=seed))} for name, seed in (("x", 7), ("y", 8))}
+    data = replace(DATA, mixture={"x": 0.75, "y": 0.25}, domains=languages)
+    corpus = prepare(data, tmp_path_factory.mktemp("mixed"))
+    return [replace(make(corpus, steps), data=data) for steps in (96, 160)], corpus
+
+
+def test_a_mixture_has_its_share_of_each_domain_and_a_loss_of_each(mixed):
+    cells, corpus = mixed
+    for steps, rows in train(cells, corpus).items():
+        last = rows[-1]
+        found = json.loads(last["mixture"])
+        for one, share in zip(corpus.domains, (0.75, 0.25), strict=True):
+            kept = found[one["name"]]
+            assert kept["weight"] == share
+            assert kept["epochs"] == share * steps * 4 / one["windows"]
+            assert kept["unique_tokens"] == one["windows"] * 16
+        assert last["loss"] == pytest.approx((found["x"]["loss"] + found["y"]["loss"]) / 2)
+        assert found["x"]["loss"] < found["y"]["loss"] < math.log(16)
+        frame = with_domains(pd.DataFrame(rows), ValueError)
+        assert frame["loss_x"].notna().all()
+        assert (frame["weight_x"] + frame["weight_y"] == 1).all()
+
+
+def test_a_mixture_that_is_killed_goes_on_to_the_same_bits_and_its_budgets_share_a_trunk(mixed, tmp_path):
+    cells, corpus = mixed
+    whole = train(cells, corpus)
+    assert same_runs(table(train(cells[:1], corpus)), table({96: whole[96]}))
+    often = replace(WHERE, checkpoint_seconds=0.0)
+    with pytest.raises(KilledError):
+        train(cells, corpus, tmp_path, often, on_progress=kill_at(cells[1].run_id, 100))
+    assert same_runs(table(train(cells[1:], corpus, tmp_path, often)), table({160: whole[160]}))
 
 
 def test_a_cell_alone_equals_the_cell_in_a_sweep(cells, corpus):

@@ -1,7 +1,7 @@
 """Configurations and cells that need no corpus on disk."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from isoflop.experiments.config import (
     BudgetSpec,
@@ -23,10 +23,12 @@ class FakeCorpus:
     corpus_id: str = "c0"
     vocab_size: int = 256
     train_tokens: int = 10_000_000
+    domains: tuple = ()
 
     def __call__(self, data):
-        """Stands in for all corpora: returns itself for any data."""
-        return self
+        """Stands in for all corpora: returns itself for any data, a mixture's in equal domains."""
+        windows = self.train_tokens // (data.context_length + 1) // max(1, len(data.mixture))
+        return replace(self, domains=tuple({"name": name, "windows": windows} for name in sorted(data.mixture)))
 
 
 CORPUS = FakeCorpus()
