@@ -16,7 +16,7 @@ from isoflop.scaling.fitting.problem import FitProblem
 from isoflop.scaling.fitting.solver import minimise
 from isoflop.scaling.laws.law import Array, Law
 from isoflop.scaling.laws.mixtures.means import MixtureLaw, effective_data, joint
-from isoflop.scaling.mixtures.prior import Posterior, Prior
+from isoflop.scaling.mixtures.prior import HUBER, Posterior, Prior
 from isoflop.scaling.mixtures.residual import Residual, clipped, residual_of
 from isoflop.scaling.mixtures.table import NoMixtureError
 
@@ -89,10 +89,10 @@ class Surrogate:
     def drawn(self, count: int, lots: np.random.Generator) -> "list[Surrogate]":
         """So many draws of what the surrogate may be: of the law's parameters, and of the process given each.
 
-        Parameters are normal about the highest posterior with the inverse of their information: that of the runs, of
+        Parameters follow Student's t about the highest posterior with the inverse of their information: that of the runs, of
         each domain alone as it was fitted, and of the prior. Runs of one mixture that err alike count as fewer.
         """
-        _, gradient, _ = self.posterior.problem.residuals(self.theta[None])
+        residual, gradient, _ = self.posterior.problem.residuals(self.theta[None])
         slopes, rest, left = gradient[0, :, : self.rows], gradient[0, :, self.rows :], clipped(self.left)
         inverse = np.eye(self.rows) if self.residual is None else np.linalg.inv(self.residual.covariance)
         runs, prior = slopes @ inverse @ slopes.T, np.diag(self.posterior.prior.width**-2.0)
@@ -101,9 +101,11 @@ class Surrogate:
             free = self.rows - np.trace(np.linalg.solve(runs + variance * prior, runs))
             variance = max(float(left @ inverse @ left) / max(free, 1.0), LEAST_NOISE**2)
         variance *= _alike(left, self.mixtures)
-        weights = self.posterior.weights[self.rows :] / self.posterior.noise**2
+        near = np.abs(residual[0, self.rows :]) <= HUBER * self.posterior.noise  # others pull, and say nothing
+        weights = near * self.posterior.weights[self.rows :] / self.posterior.noise**2
         size, along = np.linalg.eigh(runs / variance + (rest * weights) @ rest.T + prior)
-        moves = (lots.normal(size=(count, len(size))) / np.sqrt(size)) @ along.T
+        moves = (lots.standard_normal((count, len(size))) / np.sqrt(size)) @ along.T
+        moves *= np.sqrt(max(free, 1.0) / lots.chisquare(max(free, 1.0), (count, 1)))  # the noise is estimated
         thetas = np.clip(self.theta + moves, self.posterior.lower, self.posterior.upper)
         laws = self.posterior.problem.laws(thetas)
         return [self._at(law, lambda process, left: process.drawn(left, lots)) for law in laws]
