@@ -25,9 +25,9 @@ from isoflop.scaling.fitting.uncertainty import Draws, bootstrap, jackknife
 from isoflop.scaling.gate.gate import Gate, gate
 from isoflop.scaling.laws import columns_read, get_law
 from isoflop.scaling.laws.inputs import Column
-from isoflop.scaling.prediction.curves.collapse import collapse_findings, collapses
 from isoflop.scaling.mixtures.mix import Mix, mix
 from isoflop.scaling.mixtures.table import FEWEST_DOMAINS, domains_in
+from isoflop.scaling.prediction.curves.collapse import collapse_findings, collapses
 from isoflop.scaling.selection.holdout import HoldOut, hold_out
 from isoflop.scaling.selection.preference import candidates
 from isoflop.scaling.selection.scoreboard import Scoreboard, compare

@@ -89,8 +89,8 @@ class Surrogate:
     def drawn(self, count: int, lots: np.random.Generator) -> "list[Surrogate]":
         """So many draws of what the surrogate may be: of the law's parameters, and of the process given each.
 
-        Parameters follow Student's t about the highest posterior with the inverse of their information: that of the runs, of
-        each domain alone as it was fitted, and of the prior. Runs of one mixture that err alike count as fewer.
+        Parameters follow Student's t about the highest posterior with the inverse of their information: that of the
+        runs, of each domain alone as it was fitted, and of the prior. Runs of a mixture that err alike count as fewer.
         """
         residual, gradient, _ = self.posterior.problem.residuals(self.theta[None])
         slopes, rest, left = gradient[0, :, : self.rows], gradient[0, :, self.rows :], clipped(self.left)
