@@ -62,7 +62,7 @@ def mixtures(table: pd.DataFrame, losses: list[str], *, normalise: bool = False,
     names = [str(c) for c in table.columns]
     domains = domains_in(names)
     if len(domains) < FEWEST_DOMAINS:
-        raise TableError(
+        raise NoMixtureError(
             f"{source}: {len(domains)} columns {WEIGHT}NAME, and a mixture has two or more{hint('weight_a', names)}; "
             "name yours with --map weight_NAME=COLUMN"
         )

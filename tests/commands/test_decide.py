@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from tests.support.fits.mixed_studies import study
 from tests.support.fits.simulated import BESIROGLU, cheaper, isoflop_table, two_arms
 
 pytestmark = pytest.mark.usefixtures("kept_searches")
@@ -37,6 +38,7 @@ def tables(runs, arms, tmp_path_factory):
         "APART": two.assign(loss=two["loss"].where(two["arm"] == "base", 3 * two["loss"])),
         "THREE": pd.concat([two, two[two["arm"] == "rival"].assign(arm="stub", loss=9.0 + two["loss"])]),
         "FEW": pd.read_csv(runs).head(3),
+        "MIXED": study(2, 3, runs=24)[1].rename(columns={"loss": "loss_all"}),
     }
     for name, table in made.items():
         table.to_csv(folder / f"{name}.csv", index=False)
@@ -74,6 +76,17 @@ def test_gate(typed, arms):
     said = typed("gate", arms, "--target", "1e14", "--error", "1e-9")
     assert said[0] == 0  # undecided is an answer
     assert "UNDECIDED" in said[1]
+
+
+@pytest.mark.slow
+def test_mix(typed, tables):
+    code, out, _ = typed("mix", tables["MIXED"], "--loss", "all", "--unique", "code=4e9", "--unique", "prose=1e12",
+                         "--tokens", "2e10", "--cap", "epochs=2", "--json")  # fmt: skip
+    answer = json.loads(out)
+    assert code == 0
+    assert answer["weights"]["code"] == pytest.approx(0.4, abs=1e-6)
+    assert answer["epochs"]["code"] == pytest.approx(2)
+    assert {"weights", "gain", "gain_interval", "flatness", "proxies", "findings", "conventions"} <= set(answer)
 
 
 def test_predict_register_score(typed, runs, tmp_path):
@@ -131,6 +144,12 @@ def test_suggest_without_runs(typed):
         (("gate", "experiment=smoke", "--target", "1e15"), 2, "needs a candidate"),
         (("gate", "ARMS", "--target", "1e15", "--error", "1.5"), 2, "between 0 and 1"),
         (("gate", "ARMS", "--target", "1e15", "--least", "0.9"), 2, "at least 1"),
+        (("mix", "RUNS"), 1, "0 columns weight_NAME, and a mixture has two or more"),
+        (("mix", "MIXED", "--loss", "al"), 2, "loss_all"),
+        (("mix", "MIXED", "--loss", "all=x"), 2, "--loss all="),
+        (("mix", "MIXED", "--loss", "all", "--cap", "4"), 2, "--cap"),
+        (("mix", "MIXED", "--loss", "all", "--cap", "epochs=4"), 2, "Add --tokens"),
+        (("mix", "MIXED", "--loss", "all", "--natural", "code=.5"), 2, "add up to 0.5"),
         (("suggest", "RUNS", "--budget", "1e20", "--target", "1e19"), 1, "not above the largest run"),
         (("suggest", "RUNS", "--budget", "1", "--target", "1e23"), 1, "affords no cell: the cheapest cell costs"),
         (("suggest", "QUICK", "--budget", "1e9", "--target", "1e14"), 1, "affords no cell: the cheapest cell costs"),

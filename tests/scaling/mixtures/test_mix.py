@@ -112,7 +112,7 @@ def test_what_cannot_be_answered_is_named(change, asked, error, says):
 
 
 def test_a_table_without_weights_and_weights_of_another_sum():
-    with pytest.raises(TableError, match="1 columns weight_NAME, and a mixture has two or more"):
+    with pytest.raises(NoMixtureError, match="1 columns weight_NAME, and a mixture has two or more"):
         mix(TABLE.drop(columns="weight_code"))
     doubled = TABLE.assign(weight_code=2 * TABLE["weight_code"], weight_prose=2 * TABLE["weight_prose"])
     assert any(
