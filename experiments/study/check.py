@@ -9,7 +9,6 @@ import dataclasses
 from isoflop.experiments.config import (
     BudgetSpec,
     ExperimentConfig,
-    MixturesSpec,
     ModelSpec,
     StudySpec,
     WhereSpec,
@@ -21,6 +20,7 @@ from isoflop.experiments.study.arms import variants
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.engine import decide
 from isoflop.experiments.study.fields import FieldError, check_fields
+from isoflop.experiments.study.mixtures import has_mixtures
 from isoflop.experiments.study.rules import resolve
 from isoflop.experiments.study.sizes import load_size, suggest
 from isoflop.experiments.study.study import CorpusOf, Study, expand, most_epochs, stated
@@ -123,7 +123,7 @@ def check_rounds(study: StudySpec) -> None:
     """Raise StudyError for a study that no rounds can follow, or a request for rounds that is incomplete."""
     if not (study.sizes or study.cells) or not study.name:
         raise StudyError("study.rounds need a study with a name and sizes: a single cell says nothing of the next ones")
-    if study.arms or study.vary or study.mixtures != MixturesSpec():
+    if study.arms or study.vary or has_mixtures(study):
         raise StudyError(
             "study.rounds follow one law, and a study with arms, study.vary or study.mixtures has several: "
             "launch one arm"

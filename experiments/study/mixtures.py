@@ -7,7 +7,7 @@ from math import comb
 
 import numpy as np
 
-from isoflop.experiments.config import DataSpec, ExperimentConfig, MixturesSpec
+from isoflop.experiments.config import DataSpec, ExperimentConfig, MixturesSpec, StudySpec
 
 MOST_MIXTURES = 10_000
 UNIT = 10_000  # shares that are drawn are multiples of 1 / UNIT, and sum to 1
@@ -19,12 +19,17 @@ class DesignError(ValueError):
 
 def mixed(config: ExperimentConfig) -> Iterator[ExperimentConfig]:
     """One configuration for each mixture of study.mixtures; the same one if it has none."""
-    if config.study.mixtures == MixturesSpec():
+    if not has_mixtures(config.study):
         yield config
         return
     study = replace(config.study, mixtures=MixturesSpec())
     for mixture in design(config.study.mixtures, config.data):
         yield replace(config, data=replace(config.data, mixture=mixture), study=study)
+
+
+def has_mixtures(study: StudySpec) -> bool:
+    """Whether study.mixtures names any."""
+    return bool(study.mixtures.shares or study.mixtures.grid or study.mixtures.draws)
 
 
 def design(spec: MixturesSpec, data: DataSpec) -> list[dict[str, float]]:
