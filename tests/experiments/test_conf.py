@@ -1,7 +1,6 @@
 """Every file of the configuration tree composes, and every study in it expands to the cells its comment promises."""
 
 import sys
-from dataclasses import dataclass
 
 import pytest
 
@@ -13,20 +12,11 @@ from isoflop.experiments.sweep import launch
 from isoflop.experiments.sweep.launch import make_launch
 from isoflop.experiments.sweep.plan import plan
 from tests.support.root import ROOT
+from tests.support.sweep.studies import FakeCorpus
 
 CONF = ROOT / "conf"
 EXPERIMENTS = sorted(path.stem for path in CONF.glob("experiment/*.yaml"))
 LONG = ("overnight_cpu", "gpu_hour")  # on text that a user brings
-
-
-@dataclass
-class FakeCorpus:
-    vocab_size: int
-    corpus_id: str = "c0"
-    train_tokens: int = 10_000_000
-
-    def __call__(self, data):
-        return self
 
 
 @pytest.fixture
@@ -34,7 +24,7 @@ def without_corpus(monkeypatch):
     """Plans without preparing a corpus: only its size matters."""
 
     def load(spec):
-        corpus = FakeCorpus(64 if spec.data.source == "synthetic" else 256)
+        corpus = FakeCorpus(vocab_size=64 if spec.data.source == "synthetic" else 256)
         if spec.study.name in LONG:
             corpus.train_tokens = 1_000_000_000
         return checked_study(spec, corpus), corpus
