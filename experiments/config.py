@@ -164,7 +164,7 @@ class CellSpec:
 class MixturesSpec:
     """Mixtures of data.domains, each with every size and budget: listed, on a grid, drawn; any of them together."""
 
-    shares: list[dict[str, float]] = field(default_factory=list)  # domain: share; a domain that is left out has none
+    shares: list[Any] = field(default_factory=list)  # each domain: share, ...; a domain that is left out has none
     grid: int = 0  # all shares in multiples of 1 / grid
     draws: int = 0  # of a Dirichlet distribution
     concentration: float = 1.0  # of that: 1 is even over all mixtures, more is nearer to equal shares

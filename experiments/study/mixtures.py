@@ -41,7 +41,9 @@ def design(spec: MixturesSpec, data: DataSpec) -> list[dict[str, float]]:
     if len(names) < 2:
         raise DesignError(f"study.mixtures: {len(names)} domains; name two or more in data.domains")
     for one in spec.shares:
-        for name in one:
+        for name, share in one.items():
+            if isinstance(share, bool) or not isinstance(share, int | float):
+                raise DesignError(f"study.mixtures.shares: {name} must be a share from 0 to 1; not {share!r}")
             if name not in names:
                 raise DesignError(f"study.mixtures.shares names {name}, which is none of {', '.join(names)}")
     count = comb(spec.grid + len(names) - 1, len(names) - 1) if spec.grid else 0

@@ -63,6 +63,7 @@ def test_the_domain_that_is_repeated_most_decides_and_is_named():
     [
         (MixturesSpec(draws=2), DataSpec(), DesignError, "0 domains; name two or more in data.domains"),
         (MixturesSpec(shares=[{"cod": 1.0}]), DATA, DesignError, "names cod, which is none of code, prose, web"),
+        (MixturesSpec(shares=[{"code": "x"}]), DATA, DesignError, "code must be a share from 0 to 1; not 'x'"),
         (MixturesSpec(grid=500), DATA, DesignError, "has 125,751 mixtures; at most 10,000"),
         (MixturesSpec(shares=[{"code": 0.4}]), DATA, ValueError, r"add up to 0\.4 and not to 1"),
         (MixturesSpec(), DATA, StudyError, "data.domains without data.mixture"),
