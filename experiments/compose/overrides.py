@@ -14,7 +14,8 @@ from isoflop.experiments.compose.messages import UsageError, first_sentence
 from isoflop.experiments.config import ExperimentConfig, no_flag
 
 GROUPS = ("model", "data", "optim", "schedule", "experiment")  # folders of conf
-OPEN = ("study.vary=", "study.vary.", "study.arms=", "study.arms.")  # what these hold has names of its own
+# What these hold has names of its own.
+OPEN = tuple(f"{key}{end}" for key in ("study.vary", "study.arms", "data.mixture", "data.domains") for end in "=.")
 SETS_THE_GRID = ("model", "model.n_layer", "model.d_model", "model.n_head", "model.d_ff", "seed")
 
 
@@ -55,7 +56,7 @@ def quoted(key: str, value: str) -> str:
 
 
 def opened(override: str) -> str:
-    """`study.vary` and `study.arms` take keys that the schema does not have: Hydra wants ++ there."""
+    """`study.vary`, `study.arms`, `data.mixture` and `data.domains` take keys that the schema does not have: Hydra wants ++ there."""
     return f"++{override}" if override.startswith(OPEN) else override
 
 

@@ -55,7 +55,7 @@ def _domain(data: DataSpec, name: str) -> DataSpec:
     if given is None:
         raise CorpusError(
             f"data.mixture names {name}, and data.domains does not say what that is: add "
-            f"'+data.domains.{name}=[/path/**/*.txt]', or the keys of data that it sets"
+            f"'data.domains.{name}=[/path/**/*.txt]', or the keys of data that it sets"
         )
     if isinstance(given, str | list):
         given = {"source": "files", "files": [given] if isinstance(given, str) else given}
