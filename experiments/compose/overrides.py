@@ -56,7 +56,7 @@ def quoted(key: str, value: str) -> str:
 
 
 def opened(override: str) -> str:
-    """`study.vary`, `study.arms`, `data.mixture` and `data.domains` take keys that the schema does not have: Hydra wants ++ there."""
+    """What the keys of OPEN hold has names that the schema does not have: Hydra wants ++ there."""
     return f"++{override}" if override.startswith(OPEN) else override
 
 
