@@ -48,9 +48,15 @@ def small():
 
 
 def test_a_study_supports_every_figure(written):
-    assert set(written.missing) == {"multiplier", "gate", "bowls", "positions", "slices"}, (
-        "one arm, one rate, no runs folder, a law of two inputs"
-    )
+    assert set(written.missing) == {
+        "multiplier",
+        "gate",
+        "bowls",
+        "positions",
+        "slices",
+        "mixtures",
+        "mixture_ranks",
+    }, "one arm, one rate, no runs folder, a law of two inputs, no mixtures"
     assert set(written.figures) == set(FIGURES) - set(written.missing)
     for name in written.figures:
         assert (written.folder / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
