@@ -1,15 +1,18 @@
 """Which law of tuning a sweep can tell: the columns that vary on their own, and the exponents that they decide."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from isoflop.scaling.laws.axes.tuning import RateBowl, rate_bowl
-from isoflop.scaling.tuning.sweep import Sweep, levels
+from isoflop.scaling.fitting.fit import Fit, FitError, fit
+from isoflop.scaling.laws.axes.tuning import RATE, RateBowl, rate_bowl
+from isoflop.scaling.tuning.sweep import CLIFF, Sweep, levels
 
 COLUMN = {"N": "n_params", "D": "tokens", "T": "batch_tokens", "W": "weight_decay"}
 USUAL = {"alpha": 0.35, "beta": 0.35, "g": 0.5}  # exponents where a sweep has too few values to tell them
 FEW = 3  # values of a column: fewer tell no exponent, and no optimum
+CERTAIN = 12.0  # of twice the logarithm of a likelihood ratio: one symmetric bowl in two thousand is taken for skewed
+EXACT = 1e-9  # of ln loss: losses without noise
 ALONG = 0.1  # of ln: a column that varies by less apart from others is not told from those
 
 
@@ -52,6 +55,55 @@ def choose(sweep: Sweep) -> Choice:
     return Choice(
         rate_bowl((*inputs, "r"), tuple(powers)), held, along, {"S", "T"} <= set(powers) and counts["T"] >= FEW
     )
+
+
+def skewed(choice: Choice) -> Choice:
+    """The same law with a bowl that rises faster above its bottom than below it; itself where decays have a bowl too.
+
+    >>> from isoflop.scaling.laws.axes.tuning import rate_bowl
+    >>> skewed(Choice(rate_bowl(("r",), ()), {}, {}, False)).form.formula
+    'L = E + q (e^(s x) - s x - 1)/s^2, x = ln(r/best)'
+    """
+    form = choice.form
+    if "W" in form.inputs:
+        return choice
+    return replace(choice, form=rate_bowl(form.inputs, tuple(k for _, _, k in form.terms), skewed=True))
+
+
+def fit_bowl(sweep: Sweep) -> tuple[Sweep, Choice, Fit]:
+    """The law of tuning of a sweep with its fit, and the runs that it was fitted to.
+
+    Where the loss rises faster above the best rate than below it, as before runs diverge, a parabola through a wide
+    range of rates has its bottom too low: the bowl is then skewed and of the rates near the lowest loss alone.
+    Raises FitError where no law can be fitted.
+    """
+    choice = choose(sweep)
+    fitted = fit(choice.form, sweep.points, fixed=choice.held)
+    other, near = skewed(choice), sweep.within(CLIFF)
+    if other.form is choice.form or _tried(sweep) <= len(other.form.parameters()):
+        return sweep, choice, fitted
+    try:
+        steep = fit(other.form, sweep.points, fixed=other.held)
+    except FitError:
+        return sweep, choice, fitted
+    gain = 2 * len(sweep.points) * np.log(_spread(fitted) / _spread(steep))
+    if not gain > CERTAIN:
+        return sweep, choice, fitted
+    if _tried(near) <= len(other.form.parameters()):
+        return sweep, other, steep
+    try:
+        return near, other, fit(other.form, near.points, fixed=other.held)
+    except FitError:
+        return sweep, other, steep
+
+
+def _tried(sweep: Sweep) -> int:
+    """How many rates were tried over all cells."""
+    return len(sweep.rows[["cell", RATE.name]].drop_duplicates())
+
+
+def _spread(fitted: Fit) -> float:
+    return max(float(np.sqrt(np.mean(fitted.residuals**2))), EXACT)
 
 
 def _inputs(sweep: Sweep) -> tuple[list[str], dict[str, str]]:

@@ -11,7 +11,7 @@ from isoflop.scaling.fitting.fit import FitError, fit
 from isoflop.scaling.laws.axes.tuning import RateBowl
 from isoflop.scaling.tuning.answer import TunedArm
 from isoflop.scaling.tuning.best import best_setting
-from isoflop.scaling.tuning.choice import Choice, choose
+from isoflop.scaling.tuning.choice import Choice, choose, skewed
 from isoflop.scaling.tuning.sweep import FEWEST, KEYS
 
 SETTINGS = ("family", "optimizer", "parametrization", "schedule", "tied", "corpus_id", "context_length", "dtype")
@@ -37,7 +37,7 @@ def objections(found: TunedArm, choice: Choice, table: pd.DataFrame, wanted: Map
 
 
 def _status(found: TunedArm) -> Iterator[Finding]:
-    bowl = ("q", "best", "h", "tau", "m_N", "m_D", "m_T")
+    bowl = ("q", "s", "best", "h", "tau", "m_N", "m_D", "m_T")
     if found.fit.status == "not_converged":
         yield Finding(
             "not_converged", "warn", f"the law of tuning: {found.fit.message}", "add sizes, rates or seeds",
@@ -77,6 +77,8 @@ def without_edges(found: TunedArm) -> float:
         choice = choose(part)
         if choice.form.inputs != found.law.inputs:
             return math.nan
+        if "s" in found.law.parameters():
+            choice = skewed(choice)
         law = fit(choice.form, part.points, fixed=choice.held).law
     except FitError:
         return math.nan

@@ -27,6 +27,7 @@ KEYS = ("n_params", "tokens", "batch_tokens", "weight_decay")
 SAME = 1.02  # values of a column within this factor of the next are one
 FEWEST = 3  # rates of a cell
 NEAR = math.log(10) * 0.65  # of the lowest, in ln rate: beyond, a loss is no parabola
+CLIFF = math.log(2.3)  # the same where losses rise faster above the best rate than below it
 NEAR_DECAY = math.log(10)  # the same in ln weight decay
 
 
@@ -54,6 +55,11 @@ class Sweep:
     def rows(self) -> pd.DataFrame:
         """The rows fitted."""
         return self.points.frame
+
+    def within(self, near: float) -> "Sweep":
+        """The sweep with no runs but those within `near` of the lowest loss of their cell, in ln rate."""
+        kept = self.rows[_near(self.rows, self.cells, near)].reset_index(drop=True)
+        return replace(self, points=replace(self.points, frame=kept))
 
     def values(self, name: str) -> Array:
         """The distinct values of a column among the rows fitted, those within SAME of one another once; in order."""
@@ -215,15 +221,15 @@ def _same(values: pd.Series, value: float) -> Array:
     return np.abs(values.to_numpy(float) - value) <= (SAME - 1) * abs(value)
 
 
-def _near(frame: pd.DataFrame, cells: pd.DataFrame) -> Array:
-    """Which rows (n,) are fitted: of the cells that are, those within NEAR of the lowest loss, three rates at least."""
+def _near(frame: pd.DataFrame, cells: pd.DataFrame, near: float = NEAR) -> Array:
+    """Which rows (n,) are fitted: of the cells that are, those within `near` of the lowest loss, or its three rates."""
     away = np.abs(np.log(frame[RATE.name].to_numpy(float) / frame["cell"].map(cells["lowest_rate"]).to_numpy(float)))
     keep = np.zeros(len(frame), dtype=bool)
     for cell, rows in frame.groupby("cell").indices.items():
         if cells.loc[cell, "fitted"]:
             label = levels(frame[RATE.name].to_numpy(float)[rows])
             nearest = np.sort([away[rows][label == k].min() for k in range(label.max() + 1)])
-            keep[rows] = away[rows] <= max(NEAR, nearest[FEWEST - 1]) + 1e-6
+            keep[rows] = away[rows] <= max(near, nearest[FEWEST - 1]) + 1e-6
     return keep
 
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import pandas as pd
 
-from isoflop.scaling.fitting.fit import FitError, fit
+from isoflop.scaling.fitting.fit import FitError
 from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws.axes.tuning import RateBowl
 from isoflop.scaling.table.columns import hint
 from isoflop.scaling.tuning.answer import Question, Tuned, TunedArm
 from isoflop.scaling.tuning.best import Scale, Setting, best_rate_with, best_setting, loss_at, lost
-from isoflop.scaling.tuning.choice import Choice, choose
+from isoflop.scaling.tuning.choice import Choice, fit_bowl
 from isoflop.scaling.tuning.objections import objections
-from isoflop.scaling.tuning.sweep import KEYS, NoOptimumError, Sweep, levels, sweep_of
+from isoflop.scaling.tuning.sweep import CLIFF, KEYS, NoOptimumError, Sweep, levels, sweep_of
 
 PARTS = {"learning_rate": "r", "batch_tokens": "T", "weight_decay": "W"}
 
@@ -117,11 +117,17 @@ def _tuned(
     asked: Mapping[str, float],
     level: float,
 ) -> TunedArm:
-    choice = choose(sweep)
-    fitted = fit(choice.form, sweep.points, fixed=choice.held)
+    whole = sweep
+    sweep, choice, fitted = fit_bowl(whole)
+    near = sweep is not whole
     law = fitted.law
     assert isinstance(law, RateBowl)
     at, notes = _scale(sweep, wanted, choice, law)
+    if "s" in law.parameters():
+        notes.append(
+            "the loss rises faster above the best rate than below it: a skewed bowl"
+            + (f", of runs whose rate is within a factor {math.exp(CLIFF):.2g} of the lowest loss of their cell" * near)
+        )
     optimum = best_setting(law, at)
     read = [part for part, k in PARTS.items() if k in law.inputs]
     read = [part for part in read if part != "batch_tokens" or math.isnan(at.batch_tokens)]

@@ -26,7 +26,10 @@ DECAY = Column("weight_decay", "a share of the weights a step and rate", usual=(
 POWER = Box(0.01, 3.0)
 DEPTH = Box(1e-6, 1e3, log=True)
 MOVE = Box(-3.0, 3.0)
+SKEW = Box(0.05, 6.0)
 STARTS = (0.2, 0.4, 0.7)
+SKEWS = (0.5, 2.0)  # that a search starts at
+MOST_STEEP = 30.0  # of s ln(r/best): beyond, no loss is finite anyway
 
 
 class RateBowl(Law):
@@ -45,6 +48,7 @@ class RateBowl(Law):
     E: float
     q: float  # of the bowl in the rate, and its bottom where every column is at its PIVOT
     best: float
+    s: float  # of a skewed bowl: how much faster the loss rises above the best rate than below it
     h: float  # of the bowl in the memory of the weights, and its bottom
     tau: float
 
@@ -56,7 +60,13 @@ class RateBowl(Law):
             excess = excess + getattr(self, amplitude) * np.exp(-getattr(self, exponent) * logs[k])
         if "W" in given:
             excess = excess + 0.5 * self.h * (logs["tau"] - np.log(self.tau)) ** 2
-        return self.E + excess + 0.5 * self.q * (logs["r"] - self._log_best(logs)) ** 2
+        return self.E + excess + self._bowl(logs["r"] - self._log_best(logs))
+
+    def _bowl(self, off: Any) -> Any:
+        """What a rate `off` away in ln r loses: a parabola, or with s the skewed q (e^(s x) - s x - 1)/s^2."""
+        if "s" not in self.parameters():
+            return 0.5 * self.q * off**2
+        return self.q * (np.exp(self.s * off) - self.s * off - 1.0) / self.s**2
 
     def _log_best(self, logs: Mapping[str, Any]) -> Any:
         log_best: Any = np.log(self.best)
@@ -85,7 +95,7 @@ class RateBowl(Law):
 
     def regret(self, rate: Any, best: Any) -> Any:
         """Loss given away by a rate where the best is another, nats/token."""
-        return 0.5 * self.q * np.log(rate / best) ** 2
+        return self._bowl(np.log(rate / best))
 
     @classmethod
     def evaluate(cls, theta: Array, x: Mapping[str, Array]) -> tuple[Array, Array]:
@@ -94,9 +104,17 @@ class RateBowl(Law):
         off = logs["r"] - at["best"]
         for name, k in cls.moves:
             off = off - at[name] * logs[k]
-        pull = np.exp(at["q"]) * off
-        loss = at["E"] + 0.5 * pull * off
-        slopes = {"E": np.ones_like(off), "q": 0.5 * pull * off, "best": -pull}
+        q = np.exp(at["q"])
+        if "s" in at:
+            skew = at["s"]
+            steep = np.exp(np.minimum(skew * off, MOST_STEEP))
+            pull, bowl = q * (steep - 1.0) / skew, q * (steep - skew * off - 1.0) / skew**2
+            slopes = {"s": (pull * off - 2.0 * bowl) / skew}
+        else:
+            pull, slopes = q * off, {}
+            bowl = 0.5 * pull * off
+        loss = at["E"] + bowl
+        slopes |= {"E": np.ones_like(off), "q": bowl, "best": -pull}
         slopes |= {name: -pull * logs[k] for name, k in cls.moves}
         for amplitude, exponent, k in cls.terms:
             slopes[amplitude] = np.exp(at[amplitude] - at[exponent] * logs[k])
@@ -138,7 +156,8 @@ class RateBowl(Law):
                 h = max(2.0 * solved[1 + len(powers)], 1e-4)
                 low, high = logs["tau"].min(), logs["tau"].max()
                 values |= {"h": np.log(h), "tau": float(np.clip(-solved[2 + len(powers)] / h, low, high))}
-            starts.append([values[name] for name in names])
+            for skew in SKEWS if "s" in names else (0.0,):
+                starts.append([(values | {"s": skew})[name] for name in names])
         return np.array(starts)
 
 
@@ -218,10 +237,10 @@ POWERS = {"N": ("A", "alpha"), "D": ("B", "beta"), "S": ("B", "beta"), "T": ("G"
 
 
 @cache
-def rate_bowl(inputs: tuple[str, ...], powers: tuple[str, ...]) -> type[RateBowl]:
+def rate_bowl(inputs: tuple[str, ...], powers: tuple[str, ...], *, skewed: bool = False) -> type[RateBowl]:
     """The law of tuning of these inputs (r, and those of N, D, T, W that vary), with a power of each of `powers`.
 
-    The best rate moves with every one of N, D and T.
+    The best rate moves with every one of N, D and T. A `skewed` bowl rises faster above its bottom than below it.
 
     >>> rate_bowl(("N", "r"), ("N",)).formula
     'L = E + A N^-alpha + q/2 (ln(r/best) - m_N ln N)^2'
@@ -232,7 +251,11 @@ def rate_bowl(inputs: tuple[str, ...], powers: tuple[str, ...]) -> type[RateBowl
     box = {"E": Box(0.0, 1e3), "q": DEPTH, "best": Box(1e-9, 1e3, log=True)} | {name: MOVE for name, _ in moves}
     box |= {name: kind for a, e, _ in terms for name, kind in ((a, AMPLITUDE), (e, POWER))}
     written = "".join(f" + {a} {'(D/T)' if k == 'S' and 'D' in inputs else k}^-{e}" for a, e, k in terms)
-    formula = f"L = E{written} + q/2 (ln(r/best){''.join(f' - {name} ln {k}' for name, k in moves)})^2"
+    off = f"ln(r/best){''.join(f' - {name} ln {k}' for name, k in moves)}"
+    formula = f"L = E{written} + q/2 ({off})^2"
+    if skewed:
+        names, box = [*names, "s"], box | {"s": SKEW}
+        formula = f"L = E{written} + q (e^(s x) - s x - 1)/s^2, x = {off}"
     if "W" in inputs:
         names, box = [*names, "h", "tau"], box | {"h": DEPTH, "tau": Box(1e-15, 1e15, log=True)}
         above, below = "T" if "T" in inputs else "1", "r W D" if "D" in inputs else "r W"

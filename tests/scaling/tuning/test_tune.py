@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 
 from isoflop.scaling.table.read import read_table
-from isoflop.scaling.tuning.best import best_rate_with, best_setting, loss_at
-from isoflop.scaling.tuning.sweep import NoOptimumError
+from isoflop.scaling.table.runs import final_rows
+from isoflop.scaling.tuning.best import Scale, best_rate_with, best_setting, loss_at
+from isoflop.scaling.tuning.choice import fit_bowl
+from isoflop.scaling.tuning.sweep import NoOptimumError, sweep_of
 from isoflop.scaling.tuning.tune import tune
 from tests.support.fits.tuned_sweeps import AT, KINDS, NOISE, outcome, sweep, truth
 from tests.support.root import RESULTS
@@ -77,6 +79,37 @@ def test_intervals_hold_the_optimum_and_the_setting_loses_little():
     found = [outcome("rates at one horizon", seed) for seed in range(12)]
     assert sum(one.holds["learning_rate"] for one in found) >= 9
     assert np.median([one.regret for one in found]) <= 0.0025
+
+
+def test_a_cliff_above_the_best_rate_does_not_drag_it_down():
+    """A parabola through such bowls has its bottom too low."""
+    law, table = drawn("rates below a cliff", seed=3, noise=NOISE)
+    found = tune(table, {"n_params": 1e9, "tokens": 2e10}).best
+    best = best_setting(law, found.at).learning_rate
+    lo, hi = found.intervals["learning_rate"]
+    assert "s" in found.law.parameters()
+    assert lo < best < hi
+    assert any("a skewed bowl" in note for note in found.notes)
+    _, even = drawn("rates", noise=NOISE)
+    assert "s" not in tune(even).best.law.parameters(), "even bowls stay parabolas"
+
+
+def test_the_predicted_setting_loses_less_than_a_seed_at_sizes_that_were_held_out():
+    """Trained there with three seeds, against the best of all settings measured; figures are those of the page."""
+    _, _, fitted = fit_bowl(sweep_of(read_table(RESULTS / "hp_law.parquet")))
+    runs = final_rows(read_table(RESULTS / "hp_law_held_out.parquet"))
+    found = []
+    for (size, _), of in runs.groupby(["n_params_active", runs["horizon_tokens"].round(-4)]):
+        tokens = float(of["horizon_tokens"].min())
+        batch = 64 * round(best_setting(fitted.law, Scale(size, tokens)).batch_tokens / 64)
+        rate = best_setting(fitted.law, Scale(size, tokens, batch)).learning_rate
+        ends = of.groupby(["batch_tokens", "peak_learning_rate"])["loss"].agg(["mean", "var", "size"])
+        ends = ends[ends["size"] > 1]
+        (trained,) = [r for r in ends.loc[batch].index if abs(np.log(r / rate)) < 1e-3]
+        sd = np.sqrt(((ends["size"] - 1) * ends["var"]).sum() / (ends["size"] - 1).sum())
+        found.append((size, (ends.loc[(batch, trained), "mean"] - ends["mean"].min()) / sd))
+    assert [size for size, _ in found] == [49920, 49920, 128576]
+    assert [lost for _, lost in found] == pytest.approx([0.91, 0.0, 0.55], abs=0.02)
 
 
 def test_the_committed_sweep_of_two_parametrizations():

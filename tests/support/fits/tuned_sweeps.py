@@ -24,6 +24,7 @@ KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], int]] = {
     "rates and batches": (("N", "D", "T", "r"), ("N", "S", "T"), 1),
     "rates and decays": (("N", "D", "W", "r"), ("N", "D"), 1),
     "rates, batches and decays": (("N", "D", "T", "W", "r"), ("N", "S", "T"), 1),
+    "rates below a cliff": (("N", "D", "r"), ("N", "D"), 2),  # the loss rises faster above the best rate than below it
 }
 
 
@@ -47,7 +48,9 @@ def truth(kind: str, rng: np.random.Generator) -> RateBowl:
         "m_N": rng.uniform(-0.7, -0.1), "m_D": rng.uniform(-0.1, 0.4), "m_T": rng.uniform(0.2, 0.6),
         "h": rng.uniform(0.06, 0.14),
     }  # fmt: skip
-    form = rate_bowl(inputs, powers)
+    cliff = "cliff" in kind
+    usual |= {"s": rng.uniform(1.0, 3.0)} if cliff else {}
+    form = rate_bowl(inputs, powers, skewed=cliff)
     if "W" in inputs:  # a decay of .1 is the best at the middle of the sweep
         middle = form(*(usual.get(name, 1.0) for name in form.parameters()))
         N, D, T = 5e7, 1e9, 4e4

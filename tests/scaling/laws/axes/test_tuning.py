@@ -6,7 +6,8 @@ import pytest
 
 from isoflop.scaling.fitting.fit import LeastSquares, fit, predict_loss
 from isoflop.scaling.fitting.uncertainty import jackknife
-from isoflop.scaling.laws.axes.tuning import Tuning, TuningRate
+from isoflop.scaling.laws.axes.tuning import Tuning, TuningRate, rate_bowl
+from isoflop.scaling.laws.law import Law
 
 BATCHES = {TuningRate: (1e5,), Tuning: (2e4, 1e5, 5e5)}
 
@@ -42,6 +43,16 @@ def test_exact_sweeps_with_missing_runs_and_edges_give_back_their_law(form):
     true = form(*form.typical)
     found = fit(form.name, sweep(true, 0, 0.0), objective=LeastSquares())
     assert np.allclose(found.law.values(), true.values(), rtol=1e-3)
+
+
+def test_the_slopes_of_a_skewed_bowl_are_those_of_its_formula():
+    form = rate_bowl(("N", "r"), ("N",), skewed=True)
+    theta = form.encode(np.array([[1.5, 0.6, 0.3, 0.1, 2e-3, -0.3, 1.7]]))
+    x = {"N": np.log([1e7, 1e8, 1e9]), "r": np.log([1e-3, 4e-3, 2e-2])}
+    loss, slopes = form.evaluate(theta, x)
+    plain, stepped = Law.evaluate.__func__(form, theta, x)
+    assert np.allclose(loss, plain, rtol=1e-12)
+    assert np.allclose(slopes, stepped, rtol=1e-9)
 
 
 @pytest.mark.slow
