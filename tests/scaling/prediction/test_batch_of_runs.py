@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from isoflop.__main__ import app
 from isoflop.scaling.prediction.batch_of_runs import noise_of_runs, steps_of_runs
 from isoflop.scaling.prediction.critical_batch import BatchError, critical_batch
+from isoflop.scaling.table.read import read_table
 from isoflop.scaling.table.runs import PARAM_GROUPS
 from tests.support.root import RESULTS
 
@@ -89,6 +90,16 @@ def test_the_noise_scale_stands_beside_and_alone():
     assert "noise scale of the gradient" in str(alone)
     with pytest.raises(BatchError, match="no critical batch to plan devices by"):
         critical_batch(study(batches=(512,), noise_scale=700.0), devices=4, tokens_per_second=1e5)
+
+
+def test_own_noise_scales_are_within_a_factor_of_two_of_own_critical_batches_at_the_larger_sizes():
+    found = critical_batch(read_table(RESULTS / "hp_law.parquet"))
+    noise = {one.n_params: one.value for one in found.noise if one.tokens > 2e6}
+    times = {size.n_params: size.critical / noise[size.n_params] for size in found.sizes}
+    assert list(times.values()) == pytest.approx([4.57, 2.78, 1.61, 1.32, 1.43], abs=0.02)
+    for size in found.sizes:
+        lo, hi = size.interval
+        assert lo < noise[size.n_params] < hi
 
 
 def test_the_command_reads_a_table_of_runs():

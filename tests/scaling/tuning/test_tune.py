@@ -94,6 +94,7 @@ def test_a_cliff_above_the_best_rate_does_not_drag_it_down():
     assert "s" not in tune(even).best.law.parameters(), "even bowls stay parabolas"
 
 
+@pytest.mark.slow
 def test_the_predicted_setting_loses_less_than_a_seed_at_sizes_that_were_held_out():
     """Trained there with three seeds, against the best of all settings measured; figures are those of the page."""
     _, _, fitted = fit_bowl(sweep_of(read_table(RESULTS / "hp_law.parquet")))
