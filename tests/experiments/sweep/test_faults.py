@@ -32,7 +32,23 @@ def undisturbed(folder):
     return read_runs(folder / "undisturbed"), time.monotonic() - began
 
 
-def wait_for_the_end_of(worker):
+@pytest.mark.slow
+def test_a_killed_worker_costs_nothing_but_time(folder, undisturbed):
+    process = start(folder, "worker")
+    os.kill(worker_at_work(folder, "worker"), signal.SIGKILL)
+    assert "6 cells: 6 done" in finish(process)
+    assert same_runs(read_runs(folder / "worker"), undisturbed[0])
+    assert open_store(folder / "worker").states()["attempts"].max() == 2
+
+
+@pytest.mark.slow
+def test_after_a_killed_parent_the_same_command_finishes(folder, undisturbed):
+    process = start(folder, "parent")
+    worker = worker_at_work(folder, "parent")
+    process.kill()
+    process.communicate()
+    assert "6 cells: 6 done" in finish(start(folder, "parent", ALONE))
+    assert same_runs(read_runs(folder / "parent"), undisturbed[0])
     deadline = time.monotonic() + 600  # something hangs
     while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -40,45 +56,32 @@ def wait_for_the_end_of(worker):
 
 
 @pytest.mark.slow
-def test_a_killed_parent_and_then_a_killed_worker_cost_nothing_but_time(folder, undisturbed):
-    process = start(folder, "killed")
-    worker = worker_at_work(folder, "killed", process)
-    process.kill()
-    process.communicate()
-    wait_for_the_end_of(worker)
-    before = open_store(folder / "killed").states().set_index("run_id")["attempts"]
-    process = start(folder, "killed")
-    os.kill(worker_at_work(folder, "killed", process), signal.SIGKILL)
-    assert "6 cells: 6 done" in finish(process)
-    assert same_runs(read_runs(folder / "killed"), undisturbed[0])
-    after = open_store(folder / "killed").states().set_index("run_id")["attempts"]
-    assert (after - before).max() == 2
-
-
-@pytest.mark.slow
-def test_stopped_ended_interrupted_and_moved_the_same_command_finishes(folder, undisturbed):
-    """One study: stopped for a while and then SIGTERM, Ctrl-C once, three times; its store is moved after each."""
-    store = folder / "ended"
-    for number, times in ((signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGINT, 3)):
-        process = start(folder, store.name)
-        worker = worker_at_work(folder, store.name, process)
-        if number == signal.SIGTERM:
-            signal_all(process, signal.SIGSTOP)
-            time.sleep(1)
-            assert open_store(store).states()["state"].eq("running").any()  # only stopped
-            signal_all(process, signal.SIGCONT)
-            process.send_signal(number)
-        else:
-            for _ in range(times):
-                signal_all(process, number)
-                time.sleep(0.1)
-        out, _ = process.communicate(timeout=600)  # something hangs
-        assert process.returncode != 0, out
-        assert times > 1 or "Traceback" not in out  # the third may come while Python ends
-        wait_for_the_end_of(worker)
-        store = store.rename(f"{store}-moved")
-    assert "6 cells: 6 done" in finish(start(folder, store.name, ALONE))
-    assert same_runs(read_runs(store), undisturbed[0])
+@pytest.mark.parametrize(("number", "times"), [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGINT, 3)])
+def test_stopped_ended_interrupted_and_moved_the_same_command_finishes(folder, undisturbed, number, times):
+    """Stopped for a while and then SIGTERM, Ctrl-C once and three times; the store moved before the last launch."""
+    store = f"{number.name}-{times}"
+    process = start(folder, store)
+    worker = worker_at_work(folder, store, process)
+    if number == signal.SIGTERM:
+        signal_all(process, signal.SIGSTOP)
+        time.sleep(1)
+        assert open_store(folder / store).states()["state"].eq("running").any()  # only stopped
+        signal_all(process, signal.SIGCONT)
+        process.send_signal(number)
+    else:
+        for _ in range(times):
+            signal_all(process, number)
+            time.sleep(0.1)
+    out, _ = process.communicate(timeout=600)  # something hangs
+    assert process.returncode != 0, out
+    assert times > 1 or "Traceback" not in out  # the third may come while Python ends
+    deadline = time.monotonic() + 600
+    while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{worker}").exists(), "a worker outlived its parent"
+    (folder / store).rename(folder / f"{store}-moved")
+    assert "6 cells: 6 done" in finish(start(folder, f"{store}-moved", ALONE))
+    assert same_runs(read_runs(folder / f"{store}-moved"), undisturbed[0])
 
 
 @pytest.mark.slow

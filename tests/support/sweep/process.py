@@ -59,7 +59,7 @@ def worker_at_work(folder: Path, runs: str, process: subprocess.Popen | None = N
                 return own[0]
         if process is not None and process.poll() is not None:
             pytest.fail(f"the command ended ({process.returncode}) before a worker was seen at work")
-        time.sleep(0.1)
+        time.sleep(0.05)
     pytest.fail("no worker got to work")
 
 
