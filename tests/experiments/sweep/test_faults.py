@@ -95,7 +95,7 @@ def test_two_launches_at_once_train_each_cell_once(folder, undisturbed):
 @pytest.mark.slow
 @pytest.mark.long
 def test_kills_at_random_moments_cost_nothing_but_time(folder, undisturbed):
-    """What `python -m tests.proofs.kills` does a hundred times, on shorter runs."""
+    """What `python -m tests.proofs.kills` does a hundred times, on fewer cells."""
     whole, seconds = undisturbed
-    toll = kills.torture(folder, 4, *ARGUMENTS, seed=1, whole=whole, pause=seconds / 2)
+    toll = kills.torture(folder, 4, *ARGUMENTS, seed=1, whole=whole, pause=2 * seconds)
     assert toll.kills == 4
