@@ -27,6 +27,7 @@ from isoflop.scaling.laws import columns_read, get_law
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.mixtures.mix import Mix, mix
 from isoflop.scaling.mixtures.table import FEWEST_DOMAINS, domains_in
+from isoflop.scaling.prediction.curves.bands import curve_bands
 from isoflop.scaling.prediction.curves.collapse import collapse_findings, collapses
 from isoflop.scaling.selection.holdout import HoldOut, hold_out
 from isoflop.scaling.selection.preference import candidates
@@ -336,6 +337,12 @@ class Evidence:
             raise UnsupportedError("the table has one arm: a gate compares two")
         target = float(self.points.frame["flops"].max())
         return gate(self.table, target=target, params=self.params, compute=self.compute)
+
+    def bands(self) -> pd.DataFrame:
+        """Curves of runs with the bands of a law of whole curves, found once; raises as `curve_bands` does."""
+        if "bands" not in self.done:
+            self.done["bands"] = curve_bands(self.table, runs=self.runs, params=self.params)
+        return self.done["bands"]
 
     @part
     def mix(self) -> Mix:

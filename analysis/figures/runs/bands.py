@@ -7,7 +7,7 @@ from matplotlib.patches import Patch
 
 from isoflop.analysis.figure import Figure
 from isoflop.analysis.style import INK, ColorScale, count, label_ends, log_axis, new_axes, note
-from isoflop.scaling.prediction.curves.bands import FROM, curve_bands
+from isoflop.scaling.prediction.curves.bands import FROM
 
 ABOVE = 0.35  # of the logarithmic height of what is ahead: how much of the falling curve is shown above it
 
@@ -69,7 +69,7 @@ FIGURES = (
     Figure(
         "bands",
         "Curves of runs, the bands that a law of whole curves predicts for the rest of each, and the forecast ends.",
-        needs=lambda e: curve_bands(e.table, runs=e.runs, params=e.params),
+        needs=lambda e: e.bands(),
         plot=plot_bands,
         place=65,
     ),
