@@ -42,6 +42,7 @@ def test_plan_starts_nothing_and_knows_what_is_done(typed, text, tmp_path):
     assert "predicted minutes by workers" in typed("plan", *text, *TINY)[1]
 
 
+@pytest.mark.slow
 def test_plan_has_a_price_and_both_commands_end_above_the_cap(typed, text, tmp_path):
     paid = [*text, *TINY, "where.workers=1", "where.price_per_hour=3600", "where.watts=10"]
     code, out, _ = typed("plan", "--no-calibrate", *paid, "--json")

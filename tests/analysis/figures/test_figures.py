@@ -247,6 +247,7 @@ def test_scoreboard_keeps_the_refused_with_their_reason(evidence):
     assert said.xy[1] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("law", "names"), [("chinchilla", ("alpha", "beta")), ("chinchilla-tied", ("alpha", "E"))])
 def test_exponents_draw_every_resample(study_table, law, names):
     e = Evidence(study_table, law=law, n_draws=100)
@@ -256,6 +257,7 @@ def test_exponents_draw_every_resample(study_table, law, names):
     assert (diamond.get_xdata()[0], diamond.get_ydata()[0]) == tuple(getattr(e.fit.law, n) for n in names)
 
 
+@pytest.mark.slow
 def test_exponents_refuse_tied_ones(study_table):
     with pytest.raises(ValueError, match="tied"):
         plot_exponents(Evidence(study_table, law="chinchilla-tied", n_draws=50).resamples)
@@ -372,6 +374,7 @@ def unfinished_study():
     return pd.DataFrame(rows, columns=["run_id", "step", "n_params", "lr", "loss", "max_steps"])
 
 
+@pytest.mark.slow
 def test_bands_begin_where_the_rows_end_and_hold_the_forecast():
     table = unfinished_study()
     bands = curve_bands(table)
