@@ -184,6 +184,13 @@ def predict(
         from isoflop.scaling.prediction.curves.run_forecast import predict_run
 
         step = _step(at)
+        if (table / "STORE.json").exists():
+            from isoflop.experiments.store.running import running_rows
+            from isoflop.experiments.store.store import open_store
+            from isoflop.experiments.sweep.watching import with_running
+
+            rows = running_rows(open_store(table))
+            data = with_running(data, rows[rows["run_id"].str.startswith(run)] if len(rows) else rows)
         ahead = predict_run(data, run, schedule=schedule, cooldown=cooldown, at=step, params=params)
         emit(ahead.to_dict(), str(ahead), as_json)
         return

@@ -93,8 +93,8 @@ def status(
 ) -> None:
     """Show the progress of studies.
 
-    With --watch, curves that left their band: status --watch TABLE compares the curves of a table or of imported logs
-    with the bands that their siblings predict.
+    With --watch, curves that left their band: those of cells in training with the bands that finished runs predict, and
+    with status --watch TABLE those of a table or of imported logs with the bands of their siblings.
     """
     if watch and not (runs / "STORE.json").exists() and runs.exists():
         from isoflop.scaling.prediction.curves.watch import watch_curves
@@ -106,15 +106,26 @@ def status(
         raise ValueError(f"{' and '.join(given)}: of the curves of a table, status --watch TABLE")
     from isoflop.experiments.store.store import open_store
     from isoflop.experiments.sweep.plan import status, status_text
+    from isoflop.experiments.sweep.watching import Watching
 
-    value = status(open_store(runs))
-    emit(value, status_text(value), as_json)
+    store = open_store(runs)
+    curves = Watching(store) if watch else None
+
+    def show() -> bool:
+        """Whether a cell is still to be trained."""
+        value = status(store)
+        text = status_text(value)
+        if curves is not None:
+            seen, drawn = curves.shown()
+            value |= seen
+            text += f"\n\n{drawn}" if value["counts"]["running"] else ""
+        emit(value, text, as_json)
+        return any(value["counts"][state] for state in UNSETTLED)
+
     try:
-        while watch and any(value["counts"][state] for state in UNSETTLED):
+        while show() and watch:
             time.sleep(WATCH_SECONDS)
-            value = status(open_store(runs))
             typer.echo("\033[H\033[J" if sys.stdout.isatty() else "", nl=False)
-            emit(value, status_text(value), as_json)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 

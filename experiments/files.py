@@ -65,17 +65,23 @@ def write_text(path: Path, text: str) -> None:
     _replace_text(path, text)
 
 
+def write_passing(path: Path, value: dict) -> None:
+    """Write JSON that a loss of power may cost, into a folder that is there: replaced as a whole, without a wait."""
+    _replace_text(path, json.dumps(value), lasting=False)
+
+
 def _replace(path: Path, value: dict) -> None:
     _replace_text(path, json.dumps(value))
 
 
-def _replace_text(path: Path, text: str) -> None:
+def _replace_text(path: Path, text: str, *, lasting: bool = True) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -6,7 +6,8 @@
     cells/<run_id>/state.json   one cell's state, how often it was tried, how far it came, its traceback
     cells/<run_id>/run.parquet  its rows, once it is done or has diverged
     cells.shard                 the rows of many cells in one file: a cache (`scaling.table.cells`)
-    trunks/<trunk_id>/          checkpoints, the claim of the process at work, and what jobs are to do there
+    trunks/<trunk_id>/          checkpoints, the claim of the process at work, what jobs are to do there, and the
+                                curve so far of the cell in training (`store.running`)
 
 Every file is replaced as a whole, so a reader may look at any time and a process may die at any time.
 """

@@ -16,6 +16,7 @@ import pandas as pd
 from isoflop.experiments.compose.overrides import typed
 from isoflop.experiments.compose.trust import check_kept
 from isoflop.experiments.files import CLAIM_FILE, check_name, holder
+from isoflop.experiments.store.running import curve_files
 from isoflop.experiments.store.store import SETTLED, Store, StoreError
 from isoflop.experiments.training.checkpoint import SHARDED, discard, needless, size
 
@@ -143,7 +144,8 @@ def find_litter(store: Store, *, trunks: bool = False) -> Litter:
     claims = [folder / CLAIM_FILE for folder in idle if (folder / CLAIM_FILE).exists()]
     states = [store.state_file(run_id) for run_id in store.cut_short()]
     states = [path for path in states if _inside(store.root, path.parent)]
-    return Litter(checkpoints, claims, _abandoned(store.root), states, len(folders) - len(idle))
+    temporary = [*_abandoned(store.root), *curve_files(idle)]
+    return Litter(checkpoints, claims, temporary, states, len(folders) - len(idle))
 
 
 def remove(store: Store, litter: Litter) -> tuple[int, list[str]]:

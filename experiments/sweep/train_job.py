@@ -34,6 +34,7 @@ from isoflop.experiments.cost.memory import explanation, is_out_of_memory, with_
 from isoflop.experiments.data.batches import Corpus, OpenCorpora, Prepared, corpus_key
 from isoflop.experiments.data.corpus import prepare
 from isoflop.experiments.files import Claim, ClaimLostError, check_name, is_disk_error, read_kept, write_json
+from isoflop.experiments.store.running import RunningCurve
 from isoflop.experiments.store.store import SETTLED, Store, StoreError, open_store
 from isoflop.experiments.study.cell import Cell, from_plain, to_plain
 from isoflop.experiments.study.engine import Engine, decide
@@ -197,6 +198,7 @@ def train_claimed(
     claim = store.claim(trunk_id)
     if claim is None:
         return
+    curve = RunningCurve(claim)
     try:
         with _heartbeat(claim) as progress:
             if pending := _left(work.cells, store, where):
@@ -204,7 +206,7 @@ def train_claimed(
                 for cell in pending:
                     _require(claim, store)
                     store.start(work.listings[cell.run_id])
-                _train(work, pending, corpus, store, where, claim, progress, make)
+                _train(work, pending, corpus, store, where, claim, progress, make, curve)
             claim.check()
             prune(claim.folder, unsettled(store, trunk_id))
     except ClaimLostError as error:
@@ -213,6 +215,7 @@ def train_claimed(
         if where.distributed != "none":
             raise SystemExit(1) from error  # as where a cell fails
     finally:
+        curve.end()
         claim.release()
 
 
@@ -245,6 +248,7 @@ def _train(
     claim: Claim,
     progress: dict,
     make: "MakeLearner | None",
+    curve: RunningCurve,
 ) -> None:
     """Train cells of one trunk, the shortest first; one that raises is recorded and the others go on without it.
 
@@ -253,6 +257,7 @@ def _train(
     from isoflop.experiments.trackers.sinks import Trackers
     from isoflop.experiments.training.keep import keep_model  # these import torch: only where cells are trained
     from isoflop.experiments.training.learner import Learner
+    from isoflop.experiments.training.rows import run_rows
     from isoflop.experiments.training.trainer import Progress, train_trunk
 
     if where.distributed != "none":
@@ -267,8 +272,12 @@ def _train(
     def on_progress(at: Progress) -> None:
         claim.check()
         progress.update({key: at[key] for key in ("run_id", "step", "tokens")})
+        cell, so_far = by_id[at["run_id"]], at["measurements"]
+        curve.follow(
+            cell.run_id, len(so_far), lambda: run_rows(cell, corpus, so_far, state="running", device=where.device)
+        )
         if trackers:
-            trackers.follow(by_id[at["run_id"]], at["measurements"])
+            trackers.follow(cell, so_far)
 
     def keep(cell: Cell, model: "LanguageModel", evaluation: "Evaluation") -> None:
         _require(claim, store)
@@ -292,6 +301,7 @@ def _train(
                 ):
                     _require(claim, store)
                     _settle(cell, rows, store, work)
+                    curve.end()
                     if trackers:
                         trackers.finish(cell, rows)
                     pending.remove(cell)

@@ -9,7 +9,7 @@ two seeds of any size is not judged.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,9 +61,10 @@ class Collapse:
 
 def collapses(runs: Sequence[CurveRun]) -> list[Collapse]:
     """Every ladder among finished runs that can be judged: SIZES or more sizes of one arm, schedule and tokens per
-    parameter, with seeds. Of a size at several peak rates, those of its best one."""
-    judged = (_judge(ladder) for ladder in _ladders(runs))
-    return [one for one in judged if one is not None]
+    parameter, with seeds. Of a size at several peak rates, those of its best one. `p` counts how many ladders there are
+    (Bonferroni)."""
+    judged = [one for ladder in _ladders(runs) if (one := _judge(ladder)) is not None]
+    return [replace(one, p=min(1.0, one.p * len(judged))) for one in judged]
 
 
 def collapse_findings(judged: Iterable[Collapse]) -> list[Finding]:

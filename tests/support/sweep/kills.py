@@ -86,6 +86,7 @@ def _one_sweep(
         code = process.wait(DEADLINE)
         assert code in (0, 1, -signal.SIGKILL), f"exit code {code}: {_log(folder).read_text()}"
     _look(folder / runs, finished)
+    assert not list((folder / runs).glob("trunks/*/curve.json")), "of a cell that has ended"
     _check(open_store(folder / runs), whole, finished, toll)
 
 
