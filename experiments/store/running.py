@@ -43,7 +43,7 @@ class RunningCurve:
     def follow(self, run_id: str, count: int, rows: Rows) -> None:
         """Keep the `count` rows that a cell has, made by `rows`. A full disk is no fault of the cell's."""
         now = time.monotonic()
-        if not count or (run_id, count) == self._written or now - self._at < EVERY_SECONDS:
+        if (run_id, count) == self._written or now - self._at < EVERY_SECONDS:
             return
         self._written, self._at = (run_id, count), now
         with contextlib.suppress(OSError):

@@ -198,7 +198,7 @@ def train_claimed(
     claim = store.claim(trunk_id)
     if claim is None:
         return
-    curve = RunningCurve(claim)
+    curves: list[RunningCurve] = []  # one, from the first row on
     try:
         with _heartbeat(claim) as progress:
             if pending := _left(work.cells, store, where):
@@ -206,7 +206,7 @@ def train_claimed(
                 for cell in pending:
                     _require(claim, store)
                     store.start(work.listings[cell.run_id])
-                _train(work, pending, corpus, store, where, claim, progress, make, curve)
+                _train(work, pending, corpus, store, where, claim, progress, make, curves)
             claim.check()
             prune(claim.folder, unsettled(store, trunk_id))
     except ClaimLostError as error:
@@ -215,7 +215,8 @@ def train_claimed(
         if where.distributed != "none":
             raise SystemExit(1) from error  # as where a cell fails
     finally:
-        curve.end()
+        for curve in curves:
+            curve.end()
         claim.release()
 
 
@@ -248,7 +249,7 @@ def _train(
     claim: Claim,
     progress: dict,
     make: "MakeLearner | None",
-    curve: RunningCurve,
+    curves: list[RunningCurve],
 ) -> None:
     """Train cells of one trunk, the shortest first; one that raises is recorded and the others go on without it.
 
@@ -273,9 +274,12 @@ def _train(
         claim.check()
         progress.update({key: at[key] for key in ("run_id", "step", "tokens")})
         cell, so_far = by_id[at["run_id"]], at["measurements"]
-        curve.follow(
-            cell.run_id, len(so_far), lambda: run_rows(cell, corpus, so_far, state="running", device=where.device)
-        )
+        if so_far:
+            if not curves:
+                curves.append(RunningCurve(claim))
+            curves[0].follow(
+                cell.run_id, len(so_far), lambda: run_rows(cell, corpus, so_far, state="running", device=where.device)
+            )
         if trackers:
             trackers.follow(cell, so_far)
 
@@ -301,7 +305,8 @@ def _train(
                 ):
                     _require(claim, store)
                     _settle(cell, rows, store, work)
-                    curve.end()
+                    for curve in curves:
+                        curve.end()
                     if trackers:
                         trackers.finish(cell, rows)
                     pending.remove(cell)

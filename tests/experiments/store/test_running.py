@@ -52,8 +52,6 @@ def test_it_is_written_for_new_rows_alone_and_not_often(tmp_path, monkeypatch):
     curve, now = RunningCurve(claim), [100.0]
     monkeypatch.setattr(running.time, "monotonic", lambda: now[0])
     path = tmp_path / CURVE_FILE
-    curve.follow("r", 0, rows_of())
-    assert not path.exists()
     curve.follow("r", 1, rows_of(3.0))
     curve.follow("r", 2, rows_of(3.0, 2.5))
     assert len(json.loads(path.read_text())["rows"]) == 1, "too soon"
