@@ -220,6 +220,7 @@ class WhereSpec:
     noise_scale: bool = False  # log the gradient's, every 16th step taken once more in halves; losses stay the same
     distributed: str = "none"  # * ddp | fsdp2: all processes that torchrun started share each cell
     checkpoint_seconds: float = 30.0
+    curve_rows: int = 2  # evaluations on few windows for each doubling of the steps; more cost up to 1% of a run
     price_per_hour: float | None = (
         None  # dollars of one device (a core, a GPU) for an hour: isoflop plan prints the sum
     )

@@ -12,9 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from isoflop.experiments.cost.shape_key import shape_key
-from isoflop.experiments.study.cell import Cell, curve_stride, row_steps, trunk_steps
+from isoflop.experiments.study.cell import ROW_SHARE, Cell, curve_stride, row_steps, trunk_steps
 
-EVAL_SHARE = 0.35  # of a training step's time: a forward pass alone, on as many tokens, where it was not measured
 START_SECONDS = 4.0  # a worker's imports, where they were not measured
 JOB_SECONDS = 0.7  # composing the configuration of a job, opening its corpus, building its model
 
@@ -54,7 +53,7 @@ class Speed:
         """Predicted seconds of evaluating one token."""
         if known := self.rates.get(shape_key(cell)):
             return known.token
-        return EVAL_SHARE * self.step(cell) / cell.batch_tokens
+        return ROW_SHARE * self.step(cell) / cell.batch_tokens
 
     def with_company(self, workers: int, cores: int) -> "Speed":
         """The rates of each of so many workers, one a core: between alone and every core at work."""

@@ -31,6 +31,9 @@ FIRST_ROW = 64  # steps
 ROWS_PER_DOUBLING = 2
 CURVE_SHARE = 32  # rows on the way are measured on every 32nd window of the final evaluation,
 CURVE_TOKENS = 4096  # or on more of a small one: so many targets if it has them
+ROW_SHARE = 0.35  # of a training step's time or FLOPs: an evaluation of as many tokens
+DENSE_SHARE = 0.01  # of a run up to any step: what rows between those of `row_steps` may cost
+MOST_ROWS = 64  # per doubling
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,20 @@ def row_steps(until: int) -> list[int]:
         steps.append(step)
         k += 1
     return steps
+
+
+def rows_between(cell: Cell, until: int, per_doubling: int) -> list[int]:
+    """The further steps up to `until` at which a run is measured where `per_doubling` rows are asked for, evenly along
+    ln step: as many as cost DENSE_SHARE of the steps so far, at most. The same for every cell of a trunk.
+    """
+    tokens = cell.data.eval_tokens // curve_stride(cell.data.eval_tokens)
+    cost = ROW_SHARE * tokens / cell.batch_tokens  # of a row, in steps
+    grid, found, k = set(row_steps(until)), [0], 0
+    while (step := round(FIRST_ROW * 2 ** (k / per_doubling))) <= until:
+        if step not in grid and step > found[-1] and len(found) * cost <= DENSE_SHARE * step:
+            found.append(step)
+        k += 1
+    return found[1:]
 
 
 def curve_stride(eval_tokens: int) -> int:

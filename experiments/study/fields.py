@@ -13,6 +13,7 @@ from isoflop.experiments.config import ExperimentConfig
 from isoflop.experiments.data.domains.python_parts import PARTS
 from isoflop.experiments.data.sources import SOURCES
 from isoflop.experiments.files import NAME_RULE, is_name
+from isoflop.experiments.study.cell import MOST_ROWS, ROWS_PER_DOUBLING
 from isoflop.experiments.study.engine import DISTRIBUTED
 from isoflop.experiments.study.optimizers import OPTIMIZERS
 from isoflop.experiments.study.rules import RULES
@@ -177,6 +178,7 @@ FIELDS: dict[str, Rule] = {
 
     "where.device": _device, "where.workers": optional(whole(1, 10_000)), "where.workers_per_gpu": whole(1, 1000),
     "where.pack": optional(whole(1, 10_000)), "where.threads": whole(1, 10_000),
+    "where.curve_rows": whole(ROWS_PER_DOUBLING, MOST_ROWS),
     "where.micro_batch": optional(whole(1, 2**24)), "where.activation_checkpointing": _flag, "where.noise_scale": _flag,
     "where.precision": _text, "where.graph": optional(_flag), "where.compile": optional(_flag),
     "where.distributed": named(DISTRIBUTED), "where.trackers": Each(_text), "where.corpora": _path,

@@ -154,13 +154,16 @@ class Learner:
 
         A step size far too large need not end in NaN: logits that are huge, or all equal, lose to ln V just as well.
         """
-        last = self.measurements[-1].loss if self.measurements else 0.0
+        last = next((m.loss for m in reversed(self.measurements) if not m.between), 0.0)
         return math.isfinite(self.loss_sum.item()) and last < self.guess
 
-    def measure(self, steps: int, *, windows: Tensor | None = None) -> Evaluation:
-        """Evaluate on `windows` (W, T + 1), by default a few held-out ones, evenly spread; a row is added."""
+    def measure(self, steps: int, *, windows: Tensor | None = None, between: bool = False) -> Evaluation:
+        """Evaluate on `windows` (W, T + 1), by default a few held-out ones, evenly spread; a row is added.
+
+        A row `between` leaves every other row as it would be without it.
+        """
         began = time.perf_counter()
-        since = self.step - (self.measurements[-1].step if self.measurements else 0)
+        since = self.step - next((m.step for m in reversed(self.measurements) if not m.between), 0)
         multiplier, phase = learning_rate(self.cell.schedule, self.step - 1, steps)
         evaluation = evaluate(self.model_step, self._few() if windows is None else windows, self.domains)
         self.measurements.append(
@@ -175,10 +178,12 @@ class Learner:
                 seconds=self.seconds,
                 noise_scale=in_tokens(self.noise, self.cell.model.context_length),
                 domains=evaluation.domains,
+                between=between,
             )
         )
-        self.loss_sum.zero_()
-        self.noise.mul_(FORGET)
+        if not between:
+            self.loss_sum.zero_()
+            self.noise.mul_(FORGET)
         self.seconds += time.perf_counter() - began
         return evaluation
 

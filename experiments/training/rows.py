@@ -27,10 +27,11 @@ class Measurement:
     loss: float  # held-out, nats/token
     loss_se: float  # its standard error over windows
     accuracy: float  # share of next tokens that are the most likely one
-    train_loss: float  # mean over the steps since the row before, nats/token
+    train_loss: float  # mean over the steps since the last row that is not between, nats/token
     seconds: float  # of training and evaluation, since the first step
     noise_scale: float = math.nan  # of the gradient, over the last steps mostly, tokens
     domains: list[float] = field(default_factory=list)  # held-out loss of each domain of a mixture, nats/token
+    between: bool = False  # one of `rows_between`: it changes nothing in the other rows
 
 
 def run_rows(

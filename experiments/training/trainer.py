@@ -14,7 +14,7 @@ import torch
 
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.data.batches import Corpus
-from isoflop.experiments.study.cell import Cell, row_steps
+from isoflop.experiments.study.cell import Cell, row_steps, rows_between
 from isoflop.experiments.study.engine import Engine, decide
 from isoflop.experiments.training import process
 from isoflop.experiments.training.checkpoint import Checkpoints, State
@@ -69,11 +69,11 @@ def train_trunk(
     if found := checkpoints.trunk(up_to=cells[0].branch_step):
         learner.load(found)
     for cell in cells:
-        _train(learner, cell, cell.branch_step, checkpoints.save_trunk, checkpoints, on_progress)
+        _train(learner, cell, cell.branch_step, checkpoints.save_trunk, checkpoints, on_progress, where.curve_rows)
         at_branch = learner.state()
         if learner.healthy:
             checkpoints.save_branch(at_branch)
-            evaluation = _cool_down(learner, cell, checkpoints, on_progress)
+            evaluation = _cool_down(learner, cell, checkpoints, on_progress, where.curve_rows)
             if keep and evaluation and learner.healthy:
                 keep(cell, learner.whole_model(), evaluation)
         yield cell, _rows(learner, cell, corpus, where.device)
@@ -93,7 +93,7 @@ def _warn_once(note: str) -> None:
 
 
 def _cool_down(
-    learner: Learner, cell: Cell, checkpoints: Checkpoints, on_progress: OnProgress | None
+    learner: Learner, cell: Cell, checkpoints: Checkpoints, on_progress: OnProgress | None, curve_rows: int
 ) -> Evaluation | None:
     """Train a cell from its branch point to its horizon; returns its final evaluation, None if it diverges before."""
     if found := checkpoints.cooldown(cell.run_id):
@@ -102,7 +102,7 @@ def _cool_down(
     def save(state: State) -> None:
         checkpoints.save_cooldown(cell.run_id, state)
 
-    _train(learner, cell, cell.steps, save, checkpoints, on_progress)
+    _train(learner, cell, cell.steps, save, checkpoints, on_progress, curve_rows)
     return learner.measure(cell.steps, windows=learner.windows) if learner.healthy else None
 
 
@@ -113,14 +113,16 @@ def _train(
     save: Callable[[State], None],
     checkpoints: Checkpoints,
     on_progress: OnProgress | None,
+    curve_rows: int,
 ) -> None:
     """Advance to step `until`, with rows and checkpoints between, unless the run diverges."""
-    rows = set(row_steps(until)) - {cell.steps}
+    grid = set(row_steps(until)) - {cell.steps}
+    rows = grid | (set(rows_between(cell, until, curve_rows)) - {cell.steps})
     while learner.step < until and learner.healthy:
         next_chunk = (learner.step // _CHUNK + 1) * _CHUNK
         learner.advance(min([until, next_chunk, *(r for r in rows if r > learner.step)]), cell.steps)
         if learner.step in rows and learner.healthy:
-            learner.measure(cell.steps)
+            learner.measure(cell.steps, between=learner.step not in grid)
         if on_progress:
             tokens = learner.step * cell.batch_tokens
             on_progress(

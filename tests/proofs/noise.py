@@ -98,9 +98,9 @@ class Averager(Learner):
             if self.step >= (1 - tail) * self.total:
                 self.sums[tail] = total.add_(weights), count + 1
 
-    def measure(self, steps: int, *, windows: Tensor | None = None) -> Evaluation:
+    def measure(self, steps: int, *, windows: Tensor | None = None, between: bool = False) -> Evaluation:
         """As it is measured, and at the end on a quarter of the windows with every average too."""
-        found = super().measure(steps, windows=windows)
+        found = super().measure(steps, windows=windows, between=between)
         if windows is not None:
             weights = self.optimizer.tensors()["weights"]
             last, few = weights.clone(), windows[::4]

@@ -13,7 +13,7 @@ import torch
 
 from isoflop.experiments.config import OptimSpec, ScheduleSpec
 from isoflop.experiments.data.corpus import prepare
-from isoflop.experiments.study.cell import row_steps
+from isoflop.experiments.study.cell import ROW_SHARE, curve_stride, row_steps, rows_between
 from isoflop.experiments.study.engine import engine_name
 from isoflop.experiments.training import trainer
 from isoflop.experiments.training.learner import Learner
@@ -325,6 +325,29 @@ def test_cells_of_two_trunks_or_of_another_corpus_are_refused(corpus, cells):
         train([make(corpus, 100, name="sgd")], corpus)
     with pytest.raises(ValueError, match=r"where.device=tpu is not available on this machine"):
         train(cells, corpus, where=replace(WHERE, device="tpu"))
+
+
+def test_denser_rows_change_no_other_row(cells, corpus, monkeypatch):
+    monkeypatch.setattr("isoflop.experiments.study.cell.DENSE_SHARE", 100.0)
+    few = table(train(cells[:2], corpus))
+    many = table(train(cells[:2], corpus, where=replace(WHERE, curve_rows=12)))
+    assert set(many["run_id"]) == set(few["run_id"])
+    shared = many.merge(few[["run_id", "step"]])
+    assert len(many) > len(few) + 10
+    assert same_runs(shared[list(few)], few)
+
+
+def test_rows_between_cost_a_hundredth_at_any_step(cells):
+    cell = replace(cells[0], steps=100_000)
+    tokens = cell.data.eval_tokens // curve_stride(cell.data.eval_tokens)
+    for per_doubling in (2, 8, 64):
+        found = rows_between(cell, cell.steps, per_doubling)
+        assert found == sorted(set(found) - set(row_steps(cell.steps)))
+        for count, step in enumerate(found, start=1):
+            assert count * ROW_SHARE * tokens <= 0.01 * step * cell.batch_tokens
+    assert rows_between(cell, cell.steps, 2) == []
+    assert len(found) > 20
+    assert rows_between(cell, 50_000, 64) == [step for step in found if step <= 50_000]
 
 
 def test_row_grid_depends_on_nothing():
