@@ -12,6 +12,8 @@ from isoflop.__main__ import app
 from isoflop.scaling.laws.axes.experts_joint import ExpertsJoint
 from isoflop.scaling.prediction.forecast import PredictError
 from isoflop.scaling.prediction.spending.memory import predict_memory
+from isoflop.scaling.table.read import read_table
+from tests.support.root import RESULTS
 
 TRUE = ExpertsJoint(1.4, 40, 40, 0.19, 0.18, -0.2, 0.1, 0.005, -0.005)
 GRID = itertools.product((1e7, 5e7, 3e8), (1e9, 4e9, 16e9), (1, 2, 8))
@@ -42,6 +44,15 @@ def test_weights_are_those_of_the_largest_models_where_the_table_counts_them():
     last = found.runs.iloc[-1]
     assert last["n_params_total"] == pytest.approx(last["n_params"] * (1.2 + 0.5 * 7))
     assert last["n_params_total"] * 4 == pytest.approx(4e9, rel=1e-3)
+
+
+def test_own_runs_count_their_weights_and_need_the_active_ones():
+    table = read_table(RESULTS / "experts.parquet")
+    found = predict_memory(table, 1e13, 2e5)
+    assert found.best["experts"] == 1
+    assert any("as in the largest models" in note for note in found.notes)
+    with pytest.raises(ValueError, match="--params active, not matrices"):
+        predict_memory(table, 1e13, 2e5, params="matrices")
 
 
 def test_a_law_without_tokens_is_given_those_of_the_table():
