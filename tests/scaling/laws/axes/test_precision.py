@@ -8,6 +8,9 @@ from isoflop.scaling.findings.diagnose import diagnose
 from isoflop.scaling.fitting.fit import LeastSquares, fit, predict_loss
 from isoflop.scaling.laws.axes.precision import Precision
 from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.table.read import read_table
+from isoflop.scaling.table.runs import final_rows
+from tests.support.root import RESULTS
 
 TRUE = Precision(1.9, 520.0, 1490.0, 0.35, 0.36, 2.67, 2.21)
 
@@ -36,3 +39,17 @@ def test_exact_losses_give_back_their_law():
     )
     found = fit("precision", frame.assign(loss=predict_loss(TRUE, frame)), objective=LeastSquares())
     assert np.allclose(found.law.values(), TRUE.values(), rtol=1e-4)
+
+
+def test_own_runs_lose_more_with_fewer_bits_and_kumars_form_does_not_hold_for_them():
+    table = read_table(RESULTS / "precision.parquet")
+    ends = final_rows(table)
+    short = ends[ends["horizon_tokens"] == 204_800]
+    for fewer, other in (("weight_bits", "activation_bits"), ("activation_bits", "weight_bits")):
+        losses = short[short[other] == 16].groupby(["d_model", fewer])["loss"].mean().unstack().loc[[8, 12, 16]]
+        assert (losses[2] > losses[3] + 0.02).all()
+        assert (losses[3] > losses[16]).all()
+        assert (abs(losses[6] - losses[16]) < 0.04).all(), "by what two runs differ: sd of a seed .03"
+        assert (losses.diff(axis=1).iloc[:, 1:] < 0.04).all(axis=None), "monotone within error"
+    fitted = fit("precision", table)
+    assert "lack_of_fit" in {f.code for f in diagnose(fitted)}
