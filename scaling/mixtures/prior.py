@@ -4,6 +4,7 @@ With few runs, or a loss that hardly bends, exponents run to the ends of their b
 Exponents of effective data in published fits lie between .1 and 1.5 (Ye et al. 2024, Shukor et al. 2025).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from isoflop.scaling.fitting.problem import FitProblem
 from isoflop.scaling.fitting.solver import huber, minimise
 from isoflop.scaling.laws.law import Array
-from isoflop.scaling.laws.mixtures.means import MixtureLaw
+from isoflop.scaling.laws.mixtures.means import PIVOT, MixtureLaw
 
 EXPONENT, EXPONENT_WIDTH = 0.5, 0.5  # its middle, and the standard deviation of its logarithm
 FLOOR, FLOOR_WIDTH = 0.7, 0.25  # of E over the lowest loss
@@ -28,14 +29,21 @@ class Prior:
     width: Array
 
     @classmethod
-    def of(cls, form: type[MixtureLaw], lowest: float) -> "Prior":
-        """The prior of a form for runs whose lowest loss is `lowest`."""
+    def of(cls, form: type[MixtureLaw], lowest: float, scale: Mapping[str, float]) -> "Prior":
+        """The prior of a form for runs whose lowest loss is `lowest`; `scale` has their mean ln N and ln D.
+
+        Excess losses are stated at the PIVOT of N and D: they are as wide there as the exponent makes them.
+        """
         middle = np.full(len(form.parameters()), np.log(ALONE * lowest))
         width = np.full(len(middle), ALONE_WIDTH)
         middle[0], width[0] = FLOOR * lowest, FLOOR_WIDTH * lowest
-        for _, a, _ in form.places():
+        for term, a, v in form.places():
             if a is not None:
                 middle[a], width[a] = np.log(EXPONENT), EXPONENT_WIDTH
+            if term.of:
+                away = EXPONENT * (scale[term.of] - np.log(PIVOT[term.of]))
+                middle[v] += away
+                width[v] = np.hypot(ALONE_WIDTH, EXPONENT_WIDTH * away)
         return cls(middle, width)
 
 

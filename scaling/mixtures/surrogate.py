@@ -15,7 +15,7 @@ import pandas as pd
 from isoflop.scaling.fitting.problem import FitProblem
 from isoflop.scaling.fitting.solver import minimise
 from isoflop.scaling.laws.law import Array, Law
-from isoflop.scaling.laws.mixtures.means import MixtureLaw, effective_data, joint
+from isoflop.scaling.laws.mixtures.means import MixtureLaw, effective_data, joint, mixture_law
 from isoflop.scaling.mixtures.prior import HUBER, Posterior, Prior
 from isoflop.scaling.mixtures.residual import Residual, clipped, residual_of
 from isoflop.scaling.mixtures.table import NoMixtureError
@@ -138,11 +138,12 @@ def surrogate(frame: pd.DataFrame, domains: tuple[str, ...]) -> Surrogate:
     even = _alone(frame, shares, np.full(len(shares), np.exp(np.log(frame["loss"]).mean())))
     first = _fitted(form, domains, frame, even, EVEN_COUNTS)
     tried = [first]
-    for terms in range(2, 1 if columns else MOST_TERMS + 1):
-        more = effective_data(domains, terms)
+    middle = [float(np.exp(np.log(frame[name]).mean())) if name in frame else np.nan for name in ("n_params", "tokens")]
+    for further in range(1, MOST_TERMS):
+        more = mixture_law(domains, (*form.terms, *form.terms[-1:] * further))
         if len(frame) < ROWS_PER_PARAMETER * len(more.parameters()):
             break
-        alone = _alone(frame, shares, first.smooth(np.eye(len(shares))))
+        alone = _alone(frame, shares, first.smooth(np.eye(len(shares)), *middle))
         tried.append(_fitted(more, domains, frame, alone, ALONE_COUNTS))
     best = max(tried, key=lambda one: one.evidence)
     return replace(best, residual=residual_of(best.law, best.mixtures, best.left))
@@ -157,7 +158,8 @@ def _fitted(
     columns["h"] = whole[[f"weight_{name}" for name in domains]].to_numpy(float).T
     problem = FitProblem(form, columns, whole["loss"].to_numpy(float), {})
     weights = np.concatenate([np.ones(len(frame)), np.full(len(more), counts)])
-    prior = Prior.of(form, float(frame["loss"].min()))
+    scale = {symbol: float(np.log(values).mean()) for symbol, values in columns.items() if symbol != "h"}
+    prior = Prior.of(form, float(frame["loss"].min()), scale)
     begin = problem.reduce(form.propose(problem.x, problem.loss, weights))
     at = minimise(problem, begin, delta=np.inf, weights=weights, max_steps=MOST_STEPS, tolerance=ENOUGH)
     begin = np.concatenate([at.theta[np.argsort(at.value)[:2]], begin])

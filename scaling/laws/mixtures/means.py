@@ -37,7 +37,7 @@ SHUKOR = Paper(
 SHARES = Column("weight_*", "shares of the training tokens", transform="simplex")
 PIVOT = {"N": 1e8, "D": 1e10}  # where the excess losses of each domain alone are stated
 UNIT = {"N": "1e8", "D": "1e10"}
-ALONE = Box(1e-3, 20.0, log=True)  # nats/token: a model that learnt nothing leaves the ln of its vocabulary
+ALONE = Box(1e-6, 20.0, log=True)  # nats/token: from what large runs leave to a model that learnt nothing
 POWER = Box(0.03, 4.0, log=True)
 STARTS = (0.15, 0.5)  # exponents
 FLOORS = (0.5, 0.85)  # of the lowest loss

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
+from isoflop.scaling.laws.mixtures.means import Term, mixture_law
 from isoflop.scaling.mixtures.mix import mix
 from isoflop.scaling.mixtures.optimum import best_mixture, within
 from isoflop.scaling.mixtures.surrogate import surrogate
@@ -69,6 +70,24 @@ def test_several_losses_are_minimised_together():
     share = np.linspace(0, 1, 1001)
     line = np.stack([share, 1 - share])
     assert together.weights[0] == pytest.approx(share[np.argmin(3 * code(line) + prose(line))], abs=0.02)
+
+
+@pytest.mark.slow
+def test_runs_of_several_horizons_give_the_best_mixture_of_a_longer_one():
+    form = mixture_law(("code", "prose"), (Term("power", "D"), Term("power", "D")))
+    at = (1e6 / 1e10) ** 0.5
+    law = form(1.5, 0.5, 0.3 * at, 1.2 * at, 0.5, 1.5 * at, 0.3 * at)
+    code = np.repeat(np.linspace(0.05, 0.95, 13), 2)
+    tokens = np.tile([5e5, 2e6], 13)
+    h = np.stack([code, 1 - code])
+    table = pd.DataFrame({"weight_code": code, "weight_prose": 1 - code, "tokens": tokens, "loss": law(tokens, h)})
+    found = mix(table, tokens=6e6)
+    line = np.stack([np.linspace(0, 1, 2001), 1 - np.linspace(0, 1, 2001)])
+    assert found.weights[0] == pytest.approx(line[0, np.argmin(law(6e6, line))], abs=0.01)
+    assert found.loss == pytest.approx(float(law(6e6, found.weights)), rel=2e-3)
+    assert {f.code for f in found.findings} == {"outside_data", "gain_not_clear"} - {
+        "gain_not_clear" if found.gain_interval[0] > 0 else ""
+    }
 
 
 def test_columns_of_a_run_table_are_no_domains():
