@@ -241,7 +241,8 @@ def open_folder(data: DataSpec, folder: Path, manifest: Manifest, places: dict[s
                 f"one window of data.context_length={data.context_length} + 1; add text or shorten the context"
             )
     corpus_id, shards["train"] = _capped(manifest["corpus_id"], shards["train"], data)
-    windows = spread_windows(shards["held_out"], context_length=data.context_length, n_tokens=data.eval_tokens)
+    wanted = len(shards["held_out"]) if "domains" in manifest else data.eval_tokens  # of domains it holds no other
+    windows = spread_windows(shards["held_out"], context_length=data.context_length, n_tokens=wanted)
     eval_id = hashlib.sha256(str(windows.shape).encode() + windows.tobytes()).hexdigest()[:12]
     return Corpus(
         folder=folder,

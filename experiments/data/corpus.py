@@ -75,8 +75,7 @@ def _mixed(data: DataSpec, root: Path) -> Corpus:
         write_mixed(folder, data, mixed_documents(parts, held_out, data.context_length), about)
     manifest = read_manifest(folder)
     places = {side: find_side(folder, side, stated, manifest["vocab_size"]) for side, stated in sides(manifest).items()}
-    whole = replace(data, eval_tokens=held_out * len(parts) * data.context_length)
-    corpus = open_folder(whole, folder, manifest, places)
+    corpus = open_folder(data, folder, manifest, places)
     return replace(corpus, loss_floor=sum(one.loss_floor for one in parts.values()) / len(parts))
 
 

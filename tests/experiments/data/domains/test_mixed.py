@@ -54,6 +54,8 @@ def test_mixtures_of_the_same_domains_share_one_corpus_and_a_job_opens_it_again(
     corpora = Corpora(folder / "corpora")
     first, second = corpora(data(folder)), corpora(data(folder, mixture={"b": 0.0, "a": 1.0}))
     assert first is second
+    odd = data(folder, eval_tokens=608)  # 19 windows, 10 of each domain
+    assert reopen(odd, corpora(odd).prepared).eval_id == corpora(odd).eval_id == first.eval_id
     again = reopen(data(folder), first.prepared)
     assert (again.corpus_id, again.eval_id, again.domains) == (first.corpus_id, first.eval_id, first.domains)
     assert np.array_equal(again.eval_windows, first.eval_windows)
