@@ -41,6 +41,7 @@ def test_exact_losses_give_back_their_law():
     assert np.allclose(found.law.values(), TRUE.values(), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_own_runs_lose_more_with_fewer_bits_and_kumars_form_does_not_hold_for_them():
     table = read_table(RESULTS / "precision.parquet")
     ends = final_rows(table)
