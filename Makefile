@@ -7,7 +7,7 @@ STUDY ?= quick
 TESTS := $(BIN)/python -m pytest
 PARALLEL := -n auto --dist worksteal
 
-.PHONY: help demo test test-fast test-slurm lint figures results ledger docs bench coverage clean
+.PHONY: help demo test test-fast test-slurm lint figures results ledger docs bench gpu-proof gpu-quarter coverage clean
 
 help:  ## what there is to type
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -70,6 +70,14 @@ bench: $(STAMP)  ## speed as ratios against named baselines
 	$(BIN)/python -m tests.bench.fits
 	$(BIN)/python -m tests.bench.step
 	$(BIN)/python -m tests.bench.study
+
+GPU ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+
+gpu-proof:  ## what the GPU path is held to, on the card that is here, in under ten minutes
+	$(GPU) -m tests.bench.gpu_proof $(PARTS)
+
+gpu-quarter:  ## a study at real scale in minutes of a large GPU: tuned, trained, forecast, scored (safe to interrupt)
+	$(GPU) -m tests.bench.gpu_quarter
 
 coverage: $(STAMP)  ## lines that no test runs
 	$(TESTS) $(PARALLEL) -m 'not slurm' --cov=isoflop --cov=hydra_plugins

@@ -62,6 +62,9 @@ def plan(
     dollars: Annotated[
         float | None, typer.Option("--dollars", help="which fit at where.price_per_hour=P", callback=positive)
     ] = None,
+    card: Annotated[
+        str | None, typer.Option("--for", help="a GPU that is not here, such as h100: by rates measured on one")
+    ] = None,
 ) -> None:
     """Cells, FLOPs, minutes and price of a study.
 
@@ -73,7 +76,7 @@ def plan(
     from isoflop.experiments.sweep.plan import plan, plan_text, speed_for
 
     specs = compose_all(context.args)
-    launch = make_launch(specs, workers=None, speed=speed_for(specs, calibrate))
+    launch = make_launch(specs, workers=None, speed=speed_for(specs, calibrate, card))
     value = plan(launch, minutes=minutes, dollars=dollars)
     emit(value, plan_text(value), as_json)
 

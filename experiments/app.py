@@ -67,14 +67,16 @@ def plan(
     overrides: Sequence[str] = (),
     *,
     calibrate: bool | None = None,
+    card: str | None = None,
     minutes: float | None = None,
     dollars: float | None = None,
 ) -> dict[str, Any]:
     """Cells, FLOPs, predicted minutes and price of a study, as `isoflop plan --json` prints them. Trains nothing.
 
-    `calibrate` times the study's shapes on this machine first: always, never, or (None) those that were never timed,
-    which takes about 10 s. `minutes` and `dollars` choose the runs that they pay for (key affordable). Raises
-    UsageError for a configuration that does not fit, and above where.max_dollars.
+    `calibrate` times the study's shapes on this machine first: always, never, or (None) those that were never
+    timed, which takes about 10 s. `card` names a GPU that is not here, whose rates are shipped. `minutes` and
+    `dollars` choose the runs that they pay for (key affordable). Raises UsageError for a configuration that does
+    not fit, and above where.max_dollars.
 
     >>> import isoflop
     >>> planned = isoflop.plan("smoke", calibrate=False)
@@ -82,7 +84,7 @@ def plan(
     8
     """
     specs = compose_all([*([f"experiment={study}"] if study else []), *overrides])
-    launch = make_launch(specs, workers=None, speed=speed_for(specs, calibrate))
+    launch = make_launch(specs, workers=None, speed=speed_for(specs, calibrate, card))
     return plan_launch(launch, minutes=minutes, dollars=dollars)
 
 

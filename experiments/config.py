@@ -59,7 +59,7 @@ class DataSpec:
     """Which text is trained on and how it becomes tokens: source, cleaning, tokenizer, split, context length."""
 
     name: str = "python-source"
-    source: str = "python-source"  # python-source | files | huggingface | tokens | synthetic
+    source: str = "python-source"  # python-source | installed-source | files | huggingface | tokens | synthetic
     files: list[str] = field(
         default_factory=list
     )  # globs: .txt .md ... .jsonl .json .csv [.gz|.zst] .parquet; tokens: .bin
@@ -210,7 +210,7 @@ class WhereSpec:
     device: str = "cpu"  # cpu | cuda | cuda:1
     workers: int | None = None  # None: as many as cores; on CUDA workers_per_gpu for each GPU, all of them with cuda
     workers_per_gpu: int = 1  # more share its memory, and its time unless NVIDIA's MPS lets them overlap
-    pack: int | None = 1  # * trunks of one shape (seeds, learning rates) in one step; None: on CUDA what fits, up to 16
+    pack: int | None = None  # trunks side by side on one device; None: on a GPU as many as fill it, up to 24; on CPU 1
     threads: int = 1  # * per worker
     micro_batch: int | None = None  # * sequences at once, the gradients added up; None: the whole batch
     activation_checkpointing: bool = False  # * blocks keep their input alone: less memory, a third more time

@@ -178,16 +178,16 @@ class Family(ABC):
         """Parameters that multiply no token's features, by group: "norm" (gains and biases), "position"."""
 
     @abstractmethod
-    def activations(self, config: ModelConfig, *, hand_written: bool) -> float:
-        """Numbers that a layer keeps per token between forward and backward, by the hand-written step or autograd."""
+    def activations(self, config: ModelConfig, *, hand_written: bool, fused: bool = False) -> float:
+        """Numbers that a layer keeps per token between forward and backward: by which step, else by autograd."""
 
     def hand_written(self, config: ModelConfig, device: str) -> bool:
         """Whether the step of this model is taken by `models/step/hand_written.py` on such a device: cpu, cuda:0."""
         by_hand = self.by_hand_on_cpu if device == "cpu" else self.by_hand_elsewhere and config.plain
         return by_hand and not config.quantised
 
-    def packs(self, config: ModelConfig) -> bool:
-        """Whether torch.func can take one step of several such models at once (`experiments/parallel/pack_step.py`)."""
+    def fused(self, config: ModelConfig) -> bool:
+        """Whether `models/step/fused` takes the step of this model on a GPU."""
         return False
 
     def no_graph(self, config: ModelConfig) -> str:

@@ -6,6 +6,8 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+if not os.path.exists("/dev/nvidiactl"):  # without a GPU kernels in Triton run in its interpreter
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # every process that a test starts would compile the package anew
 
 from pathlib import Path
@@ -50,6 +52,11 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.enable()
+
+
+def pytest_sessionfinish():
+    """An orderly end: libraries complain of what is left."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from isoflop.experiments.cost.shape_key import shape_key
 from isoflop.experiments.study.cell import ROW_SHARE, Cell, curve_stride, row_steps, trunk_steps
 
 START_SECONDS = 4.0  # a worker's imports, where they were not measured
+SMALL_STEP = 1e10  # FLOPs of a step that leaves most of a GPU idle
 JOB_SECONDS = 0.7  # composing the configuration of a job, opening its corpus, building its model
 
 
@@ -31,6 +32,8 @@ class Speed:
     """Seconds per layer and step, per FLOP, and per layer x token x width, for shapes that `rates` does not have.
 
     All with every core at work, as in a sweep; `alone` is the share of that time which a worker without company takes.
+    `formulas` holds the three by precision, where it was measured. On a GPU rates are of one trunk without company, and
+    `side_by_side` is how many times as many small steps a second are taken where trunks fill it.
     """
 
     per_layer: float
@@ -41,13 +44,15 @@ class Speed:
     start: float = START_SECONDS
     alone: float = 1.0
     threads: int = 1
+    formulas: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    side_by_side: float = 1.0
 
     def step(self, cell: Cell) -> float:
         """Predicted seconds of one optimiser step."""
         if known := self.rates.get(shape_key(cell)):
             return known.step
-        layers, flops, activations = work(cell)
-        return self.per_layer * layers + self.per_flop * flops + self.per_activation * activations
+        rates = self.formulas.get(cell.precision, (self.per_layer, self.per_flop, self.per_activation))
+        return sum(rate * amount for rate, amount in zip(rates, work(cell), strict=True))
 
     def token(self, cell: Cell) -> float:
         """Predicted seconds of evaluating one token."""
@@ -65,6 +70,7 @@ class Speed:
             per_flop=self.per_flop * factor,
             per_activation=self.per_activation * factor,
             rates={key: Rate(rate.step * factor, rate.token * factor) for key, rate in self.rates.items()},
+            formulas={key: (a * factor, b * factor, c * factor) for key, (a, b, c) in self.formulas.items()},
             alone=1.0,
         )
 
@@ -113,7 +119,14 @@ def trunks_seconds(trunks: Sequence[Sequence[Cell]], workers: int, speed: Speed)
     if not trunks:
         return 0.0
     each = speed.with_company(workers, cores())
-    return makespan([trunk_seconds(cells, each) for cells in trunks], workers, start=speed.start)
+    seconds = [trunk_seconds(cells, each) for cells in trunks]
+    if speed.side_by_side == 1:
+        return makespan(seconds, workers, start=speed.start)
+    on_device = [
+        taken / (speed.side_by_side if cells[0].step_flops < SMALL_STEP else 1.0)
+        for cells, taken in zip(trunks, seconds, strict=True)
+    ]
+    return speed.start + max(sum(on_device) / workers, max(seconds))  # the longest has no company at its end
 
 
 def cores() -> int:

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.study.cell import Cell
-from isoflop.experiments.study.engine import decide
+from isoflop.experiments.study.engine import Engine, decide
 from isoflop.experiments.study.optimizers import OPTIMIZERS
 from isoflop.models.config import ModelConfig, family_of, n_total
 
 FLOAT = 4
 IMPORTS = 320e6  # torch and the rest, before the first model
-EVALUATED_AT_ONCE = 2048  # tokens
+EVALUATED_AT_ONCE = {"cpu": 2048, "cuda": 65_536}  # tokens: activations that stay in a CPU's cache; few kernels
 GATHERED = 64  # batches at once
 REMEDIES = "lower where.micro_batch or optim.batch_size, set where.activation_checkpointing=true, or leave the size out"
 _SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory")
@@ -43,17 +43,18 @@ def model_bytes(cell: Cell, where: WhereSpec | None = None) -> float:
     by_hand = engine.hand_written and family_of(cell.model).hand_written(cell.model, where.device)
     held = n_total(cell.model) * (1 + 3 * OPTIMIZERS[cell.optim.name].vectors)
     sequences = min(where.micro_batch or cell.optim.batch_size, cell.optim.batch_size)
-    training = sequences * cell.model.context_length * _training_floats(cell.model, by_hand, engine.recompute)
-    at_once = max(EVALUATED_AT_ONCE, cell.model.context_length)
-    layer = family_of(cell.model).activations(cell.model, hand_written=by_hand)
+    training = sequences * cell.model.context_length * _training_floats(cell.model, by_hand, engine)
+    evaluated = EVALUATED_AT_ONCE["cpu" if where.device == "cpu" else "cuda"]
+    at_once = max(min(evaluated, cell.data.eval_tokens), cell.model.context_length)
+    layer = family_of(cell.model).activations(cell.model, hand_written=by_hand, fused=engine.fused)
     evaluating = at_once * (2 * cell.model.d_model + layer + 2 * cell.model.vocab_size)
     return FLOAT * (held + (training + evaluating if engine.graph else max(training, evaluating)))
 
 
-def _training_floats(model: ModelConfig, by_hand: bool, recompute: bool) -> float:
+def _training_floats(model: ModelConfig, by_hand: bool, engine: Engine) -> float:
     """Per token, kept between forward and backward. With `recompute` a layer keeps its input alone."""
-    layer = family_of(model).activations(model, hand_written=by_hand)
-    if recompute:
+    layer = family_of(model).activations(model, hand_written=by_hand, fused=engine.fused)
+    if engine.recompute:
         return model.n_layer * model.d_model + layer + 3 * model.vocab_size
     return model.n_layer * layer + (1.5 if by_hand else 3) * model.vocab_size
 

@@ -1,85 +1,70 @@
-"""Which trunks are trained together, in one step: those of one shape, whatever their seed, rate or decay. No torch.
+"""Which trunks one process trains side by side on a device, and how many at once. No torch.
 
-A small model leaves most of a GPU idle, and seeds and learning rates of one size are the same kernels on other numbers:
-`experiments.parallel.pack_step` stacks them. On CPU it is no gain, and is there so that its results can be checked.
+A small model leaves most of a GPU idle: `experiments.parallel.pack` gives each trunk a stream of its own. On CPU it is
+no gain, and is there so that its results can be checked.
 """
 
-import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
 from typing import TypeVar
 
 from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.config import WhereSpec
-from isoflop.experiments.cost.memory import model_bytes, worker_bytes
+from isoflop.experiments.cost.memory import estimated_bytes
 from isoflop.experiments.study.cell import Cell
-from isoflop.experiments.study.optimizers import OPTIMIZERS
-from isoflop.models.config import family_of, n_total
 
-AUTOMATIC = 16  # trunks in a pack where `where.pack` is null, on CUDA
-FREE = ("learning_rate", "weight_decay")  # of the optimiser: may differ within a pack
-STACKED = 16  # bytes per parameter of the stack: weights, gradients and two moments
+FILLING = 3e11  # FLOPs of the steps that a GPU takes at once, at most: an H100 gains nothing from more
+FEWEST, MOST = 3, 24  # trunks at once on a GPU where `where.pack` is null: of a large model, of a small one
 
 T = TypeVar("T")
 
 
 def most(where: WhereSpec) -> int:
-    """Trunks in a pack, at most. Raises UsageError for an impossible number."""
+    """Trunks side by side on a device, at most. Raises UsageError for an impossible number."""
     if where.pack is not None and where.pack < 1:
         raise UsageError(f"where.pack must be at least 1, or null for what a GPU takes; not {where.pack}")
-    return where.pack or (AUTOMATIC if where.device.startswith("cuda") else 1)
+    return where.pack or (MOST if where.device.startswith("cuda") else 1)
 
 
-def pack_key(cells: Sequence[Cell], where: WhereSpec) -> str | None:
-    """The same for trunks that can be trained together; None for what is trained alone.
+def side_by_side(where: WhereSpec) -> bool:
+    """Whether a process trains trunks side by side.
 
-    Alone are families that no stacked step is written for, Muon, bfloat16 (vmap does not know autocast), and what a
-    step is cut into pieces, compiled, spread over processes or measured for; and runs that Weights & Biases follows,
-    which knows one at a time in a process.
+    It does not where processes share each cell, and where Weights & Biases follows runs: it knows one at a time.
     """
-    cell = cells[0]
-    cut = where.micro_batch is not None or where.activation_checkpointing or where.compile or where.noise_scale
-    if cut or where.distributed != "none" or "wandb" in where.trackers:
-        return None
-    if (
-        not family_of(cell.model).packs(cell.model)
-        or not OPTIMIZERS[cell.optim.name].packs
-        or cell.precision != "float32"
-    ):
-        return None
-    optim = {key: value for key, value in asdict(cell.optim).items() if key not in FREE}
-    alike = {
-        "model": asdict(cell.model), "optim": optim, "schedule": asdict(cell.schedule),
-        "data": [cell.corpus_id, cell.data.eval_tokens], "steps": sorted(one.steps for one in cells),
-    }  # fmt: skip
-    return json.dumps(alike, sort_keys=True)
+    return most(where) > 1 and where.distributed == "none" and "wandb" not in where.trackers
+
+
+def share(cell: Cell, where: WhereSpec, room: float) -> float:
+    """The share of a device with `room` bytes that a trunk of such cells takes: of its memory or its arithmetic."""
+    if where.pack is None:
+        steps = min(1 / FEWEST, max(1 / most(where), cell.step_flops / FILLING))
+    else:
+        steps = 1 / most(where)
+    return min(1.0, max(steps, estimated_bytes(cell, where) / room))
 
 
 def packs(
-    trunks: Iterable[T], cells_of: Callable[[T], Sequence[Cell]], where: WhereSpec, room: float = float("inf")
+    trunks: Iterable[T], cells_of: Callable[[T], Sequence[Cell]], where: WhereSpec, workers: int | None
 ) -> list[list[T]]:
-    """These trunks, those that go together side by side: no more at once than `where` says and `room` bytes hold."""
-    if most(where) == 1:
+    """These trunks by the process that trains them.
+
+    So many lists as `workers` where these are the GPUs of this machine, with about as many FLOPs each, the largest
+    trunk first; otherwise lists of `where.pack` in the order that they have.
+    """
+    trunks = list(trunks)
+    if not side_by_side(where):
         return [[trunk] for trunk in trunks]
-    together: dict[object, list[T]] = {}
-    for number, trunk in enumerate(trunks):
-        key = pack_key(cells_of(trunk), where)
-        together.setdefault(number if key is None else key, []).append(trunk)
-    found = []
-    for group in together.values():
-        count = -(-len(group) // _fitting(cells_of(group[0])[0], where, room))
-        found += [group[first::count] for first in range(count)]
-    return found
+    if where.pack is not None:
+        count = -(-len(trunks) // where.pack)
+        return [trunks[first::count] for first in range(count)]
+    if workers is None:  # of machines that are not known: a task for each
+        return [[trunk] for trunk in trunks]
+    found: list[tuple[float, list[T]]] = [(0.0, []) for _ in range(min(workers, len(trunks)))]
+    for trunk in sorted(trunks, key=lambda trunk: -flops(cells_of(trunk))):
+        at = min(range(len(found)), key=lambda i: found[i][0])
+        found[at] = found[at][0] + flops(cells_of(trunk)), [*found[at][1], trunk]
+    return [group for _, group in found]
 
 
-def pack_bytes(cell: Cell, where: WhereSpec, count: int) -> float:
-    """Peak bytes of a process that trains `count` trunks like this one at once; of its device where that is a GPU."""
-    one = worker_bytes(cell, where) if where.device == "cpu" else model_bytes(cell, where)
-    return one + (count - 1) * model_bytes(cell, where) + count * STACKED * n_total(cell.model)
-
-
-def _fitting(cell: Cell, where: WhereSpec, room: float) -> int:
-    count = most(where)
-    while count > 1 and pack_bytes(cell, where, count) > room:
-        count -= 1
-    return count
+def flops(cells: Sequence[Cell]) -> float:
+    """Of a trunk, about: those of its longest cell."""
+    return max(cell.training_flops for cell in cells)

@@ -6,7 +6,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -14,25 +14,30 @@ import numpy as np
 from scipy.optimize import nnls
 
 from isoflop.cache_folder import cache_folder, private_folder
+from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.cost.cost import REFERENCE, START_SECONDS, Rate, Speed
 from isoflop.experiments.cost.shape_key import engine_id
 from isoflop.read_json import read_json
 
+CARDS = Path(__file__).resolve().parent / "cards"  # a `SpeedFile` for each GPU
 SHARE_OF_RATES = 3  # shapes from which the three rates of the formula are fitted; fewer scale the reference
 
 
 class _Shape(TypedDict):
     rate: tuple[float, float]
     work: tuple[float, float, float]
+    precision: str
 
 
 class SpeedFile(TypedDict):
-    """What the file holds: the code that was measured, shapes by key, seconds of a start, share without company."""
+    """What the file holds: the code that was measured, shapes by key, seconds of a start, share without company, how
+    many times as many small steps a device takes when trunks fill it."""
 
     engine: str
     shapes: dict[str, _Shape]
     start: float
     alone: float
+    side_by_side: float
     at: float
 
 
@@ -42,24 +47,43 @@ class Measured:
 
     rate: Rate
     work: tuple[float, float, float]
+    precision: str = "float32"
 
 
 def known_speed(device: str = "cpu", threads: int = 1) -> Speed:
     """What was measured on this machine with this code, else the reference."""
     try:
         kept = read_json(_file(device, threads), SpeedFile)
-        if kept["engine"] != engine_id():
-            return REFERENCE
-        shapes = {
-            key: Measured(Rate(*one["rate"]), tuple(one["work"]))  # type: ignore[arg-type]
-            for key, one in kept["shapes"].items()
-        }
-        return to_speed(shapes, start=kept["start"], alone=kept["alone"], at=kept["at"], threads=threads)
+        return _speed_of(kept, threads) if kept["engine"] == engine_id() else REFERENCE
     except (OSError, ValueError, OverflowError):  # OverflowError: a moment that no clock has
         return REFERENCE
 
 
-def keep(shapes: Mapping[str, Measured], *, start: float, alone: float, device: str, threads: int) -> None:
+def card_names() -> list[str]:
+    """The GPUs whose rates are shipped, for plans on machines that have none."""
+    return sorted(path.stem for path in CARDS.glob("*.json"))
+
+
+def speed_of_card(name: str) -> Speed:
+    """The rates that were measured on a GPU of this name. Raises UsageError for one that there is not."""
+    if name not in card_names():
+        raise UsageError(f"--for {name}: rates are shipped of {', '.join(card_names())}")
+    speed = _speed_of(read_json(CARDS / f"{name}.json", SpeedFile))
+    return replace(speed, source=speed.source.replace("measured here", f"measured on a GPU of the kind {name}"))
+
+
+def _speed_of(kept: SpeedFile, threads: int = 1) -> Speed:
+    shapes = {
+        key: Measured(Rate(*one["rate"]), tuple(one["work"]), one["precision"])  # type: ignore[arg-type]
+        for key, one in kept["shapes"].items()
+    }
+    speed = to_speed(shapes, start=kept["start"], alone=kept["alone"], at=kept["at"], threads=threads)
+    return replace(speed, side_by_side=kept["side_by_side"])
+
+
+def keep(
+    shapes: Mapping[str, Measured], *, start: float, alone: float, device: str, threads: int, side_by_side: float = 1.0
+) -> None:
     """Add shapes to those measured with this code; what another code was measured with is dropped."""
     path = _file(device, threads)
     try:
@@ -67,8 +91,14 @@ def keep(shapes: Mapping[str, Measured], *, start: float, alone: float, device: 
         before = before["shapes"] if before["engine"] == engine_id() else {}
     except (OSError, ValueError):
         before = {}
-    new = {key: {"rate": [one.rate.step, one.rate.token], "work": list(one.work)} for key, one in shapes.items()}
-    kept = {"engine": engine_id(), "shapes": before | new, "start": start, "alone": alone, "at": time.time()}
+    new = {
+        key: {"rate": [one.rate.step, one.rate.token], "work": list(one.work), "precision": one.precision}
+        for key, one in shapes.items()
+    }
+    kept = {
+        "engine": engine_id(), "shapes": before | new, "start": start, "alone": alone, "side_by_side": side_by_side,
+        "at": time.time(),
+    }  # fmt: skip
     try:
         private_folder()
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -83,21 +113,29 @@ def to_speed(
 ) -> Speed:
     """The rates of every shape measured, and of all others by the formula fitted to them."""
     layer, flop, activation = _formula(list(shapes.values()))
+    precisions = {one.precision for one in shapes.values()}
+    formulas = {
+        precision: _formula([one for one in shapes.values() if one.precision == precision])
+        for precision in sorted(precisions)
+        if len(precisions) > 1
+    }
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
     source = f"{len(shapes)} shapes measured here, last on {when}, with every core at work"
-    return Speed(layer, flop, activation, source, {key: one.rate for key, one in shapes.items()}, start, alone, threads)
+    rates = {key: one.rate for key, one in shapes.items()}
+    return Speed(layer, flop, activation, source, rates, start, alone, threads, formulas)
 
 
-def _formula(shapes: list[Measured]) -> list[float]:
+def _formula(shapes: list[Measured]) -> tuple[float, float, float]:
     """Seconds per layer, per FLOP and per activation: least squares of the relative error, so that small shapes
     count as much as large ones."""
     work = np.asarray([one.work for one in shapes])
     seconds = np.asarray([one.rate.step for one in shapes])
     reference = np.asarray([REFERENCE.per_layer, REFERENCE.per_flop, REFERENCE.per_activation])
     if len(shapes) < SHARE_OF_RATES:
-        return list(reference * np.median(seconds / (work @ reference)))
-    fitted, _ = nnls(work / seconds[:, None], np.ones(len(seconds)))
-    return [float(rate) for rate in fitted]
+        layer, flop, activation = reference * np.median(seconds / (work @ reference))
+    else:
+        (layer, flop, activation), _ = nnls(work / seconds[:, None], np.ones(len(seconds)))
+    return float(layer), float(flop), float(activation)
 
 
 def _file(device: str, threads: int) -> Path:

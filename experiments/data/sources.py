@@ -214,6 +214,31 @@ class PythonSource(TextSource, name="python-source"):
                 yield Document(name, content)
 
 
+class InstalledSource(TextSource, name="installed-source"):
+    """The standard library and the packages that are installed beside it: more text, of every machine its own."""
+
+    licence = "that of each package"
+
+    def files(self) -> Files:
+        """The modules of the standard library, and those of all installed packages."""
+        return [*python_sources(), *installed_sources()]
+
+    def made_from(self, files: Files) -> dict[str, Any]:
+        """The version of Python."""
+        return {"python": sys.version}
+
+    def documents(self, files: Files, skipped: Counter[str]) -> Iterator[Document]:
+        """One document a module, in order; those that are not UTF-8 are left out and counted."""
+        for name, path in files:
+            try:
+                content = path.read_bytes()
+                content.decode()
+            except (OSError, UnicodeDecodeError) as error:
+                skipped["unreadable module" if isinstance(error, OSError) else "module that is not UTF-8"] += 1
+                continue
+            yield Document(name, content)
+
+
 class TextFiles(TextSource, name="files"):
     """The user's own files: data.files, of text or of records with a column data.text_column."""
 
@@ -328,6 +353,18 @@ def python_sources() -> list[tuple[str, Path]]:
         subfolders[:] = sorted(s for s in subfolders if s not in _NOT_LIBRARY and not s.startswith("config-"))
         found += [Path(folder) / f for f in names if f.endswith(".py") and not f.startswith("_sysconfigdata")]
     return sorted((p.relative_to(root).as_posix(), p) for p in found)
+
+
+def installed_sources() -> list[tuple[str, Path]]:
+    """(path under its folder, path) of the modules of all packages that are installed beside this interpreter."""
+    paths = sysconfig.get_paths()
+    found = []
+    for root in sorted({Path(paths[kind]) for kind in ("purelib", "platlib")}):
+        for folder, subfolders, names in os.walk(root):
+            subfolders[:] = sorted(s for s in subfolders if s != "__pycache__")
+            modules = [Path(folder) / name for name in names if name.endswith(".py")]
+            found += [(f"packages/{path.relative_to(root).as_posix()}", path) for path in modules]
+    return sorted(found)
 
 
 def matching_files(patterns: list[str]) -> list[tuple[str, Path]]:

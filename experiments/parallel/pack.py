@@ -1,162 +1,177 @@
-"""Several trunks trained by one process in one step, each in a thread that runs what it would run alone.
+"""Several trunks trained side by side on one device by one process, each in a thread that runs what it would run alone.
 
-Each thread claims, checkpoints, branches and writes rows for its own trunk. Only one thread runs at a time, and one
-that requests steps waits until all have requested some. Then those that request the same steps, and are furthest
-behind, take them together (`pack_step`); the others wait for them. So a trunk that resumes elsewhere catches up alone,
-one that has diverged, failed or ended is not waited for, and nothing else is different.
+Each thread claims, checkpoints, branches and writes rows for its own trunk. Only one of them works at a time, but for
+what it does aside (files). One that wants steps waits for them; one thread, the conductor, queues the steps of all that
+wait, a few of each in turn and each on a CUDA stream of its own, so that the small kernels of many trunks overlap and
+the device has work while a trunk is evaluated or written. What a trunk computes is what it would compute alone.
 """
 
-import logging
+import gc
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
-from threading import Condition, Thread
-from typing import NamedTuple
+from threading import Condition, Thread, current_thread
 
 import torch
 
-from isoflop.experiments.cost.memory import is_out_of_memory
 from isoflop.experiments.data.batches import Corpus, remember_orders
-from isoflop.experiments.parallel.pack_step import PackedStep
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.engine import Engine
 from isoflop.experiments.training.learner import Learner, MakeLearner
 
-log = logging.getLogger(__name__)
+AHEAD = 4  # groups of steps of a trunk that are queued before the first has ended: more fill CUDA's queue, and block
+LOOK_SECONDS = 1e-4  # between looks at the device while threads work
 
-Train = Callable[[MakeLearner], None]
-
-
-class Request(NamedTuple):
-    """Steps that a learner is to take. The least request is the one that is furthest behind."""
-
-    steps: int  # of the run
-    begin: int  # the step that it stands at
-    until: int
+Aside = Callable[[], AbstractContextManager[None]]
+Train = Callable[[MakeLearner, Aside], None]
 
 
-def train_pack(trains: Sequence[Train]) -> None:
-    """Call each of `trains` in a thread and take the steps of their learners together.
+@dataclass(eq=False)
+class Request:
+    """Steps that a learner is to take."""
 
-    Each trains one trunk with learners made by what it is given. Raises the first exception that one of them raised,
-    after all have ended.
+    grains: Iterator[None]  # queues a few of them at each `next`
+    stream: "torch.cuda.Stream | None"
+    queued: deque[torch.cuda.Event] = field(default_factory=deque)  # an event behind each grain that has not ended
+    exhausted: bool = False
+    seconds: float = 0.0  # its share of the time since it was made
+    error: Exception | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether all its steps have been taken, or one has raised."""
+        return self.exhausted and not self.queued
+
+    def queue(self) -> bool:
+        """Queue the next few steps, unless enough are; returns whether it did. Keeps what a step raises."""
+        while self.queued and self.queued[0].query():
+            self.queued.popleft()
+        if self.exhausted or len(self.queued) >= AHEAD:
+            return False
+        try:
+            with torch.cuda.stream(self.stream) if self.stream else nullcontext():
+                next(self.grains)
+                if self.stream:
+                    self.queued.append(self.stream.record_event())
+        except StopIteration:
+            self.exhausted = True
+        except Exception as error:
+            self.exhausted, self.error = True, error
+        return True
+
+
+def train_pack(trains: Sequence[tuple[float, Train]], device: str) -> None:
+    """Call each of `trains` in a thread and take the steps of their learners in turn.
+
+    Each is (its share of the device, what trains one trunk with learners made by what it is given); they begin in this
+    order, as many at once as share one device. Raises the first exception that one of them raised, after all have
+    ended.
     """
     remember_orders(2 * len(trains))
-    Pack().conduct(trains)
+    if device.startswith("cuda"):
+        gc.freeze()  # every capture looks for garbage, and is to find little to look through
+    Pack(device).conduct(trains)
 
 
 class Pack:
-    """Collects the requests of several trunks for steps, and takes those that are the same in one step."""
+    """Collects the requests of several trunks for steps, and takes them in turn."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
+        self.device, self.on_cuda = device, device.startswith("cuda")
         self._turn = Condition()
-        self._running = 0  # trunks that have not ended
-        self._requests: dict[PackedLearner, Request] = {}
+        self._shares: dict[Thread, float] = {}  # of those that have not ended
+        self._requests: list[Request] = []
         self._errors: list[BaseException] = []
-        self._failures: dict[PackedLearner, Exception] = {}  # what a request raised, to be raised in its thread
-        self._steps: dict[int, PackedStep] = {}  # by the number of models: the last, since a graph holds memory
-        self._together = True
+        self._clock = time.perf_counter()
 
-    def conduct(self, trains: Sequence[Train]) -> None:
+    def conduct(self, trains: Sequence[tuple[float, Train]]) -> None:
         """Run the threads and take their steps until all have ended.
 
         Steps are taken in this thread alone: CUDA's libraries keep workspaces for each thread that uses them.
         """
-        make = partial(PackedLearner, pack=self)
-        threads = [Thread(target=self._train, args=(train, make), daemon=True) for train in trains]
+        waiting = deque(trains)
         with self._turn:
-            self._running = len(threads)
-            for thread in threads:
-                thread.start()
-            while self._running:
-                if len(self._requests) == self._running:
-                    self._grant()
+            while waiting or self._shares:
+                while waiting and (not self._shares or sum(self._shares.values()) + waiting[0][0] <= 1 + 1e-9):
+                    share, train = waiting.popleft()
+                    thread = Thread(target=self._train, args=(train,), daemon=True)
+                    self._shares[thread] = share
+                    thread.start()
+                queued = [request.queue() for request in self._requests]
+                self._share_the_time()
+                if ended := [request for request in self._requests if request.done]:
+                    self._requests = [request for request in self._requests if not request.done]
                     self._turn.notify_all()
-                else:
+                if not self._requests and not ended:
                     self._turn.wait()
-        for thread in threads:
-            thread.join()
+                elif len(self._requests) < len(self._shares):
+                    self._turn.wait(LOOK_SECONDS)
+                elif not any(queued):
+                    time.sleep(LOOK_SECONDS / 4)
         if self._errors:
             raise self._errors[0]
 
     def advance(self, learner: "PackedLearner", until: int, steps: int) -> None:
         """Request steps for a learner, and wait until they are taken; called by its thread, which has the turn.
 
-        Raises what the step raised.
+        Raises what a step raised.
         """
-        self._requests[learner] = Request(steps, learner.step, until)
+        request = Request(learner.grains(until, steps), learner.stream)
+        self._requests.append(request)
         self._turn.notify_all()
-        self._turn.wait_for(lambda: learner not in self._requests)
-        if error := self._failures.pop(learner, None):
-            raise error
+        self._turn.wait_for(lambda: request.done)
+        learner.seconds += request.seconds
+        if request.error:
+            raise request.error
 
-    def _train(self, train: Train, make: MakeLearner) -> None:
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Let the others go on while the body does what no step depends on, such as writing files."""
+        self._turn.release()
+        try:
+            yield
+        finally:
+            self._turn.acquire()
+
+    def _train(self, train: Train) -> None:
         with self._turn:
+            stream = torch.cuda.Stream(self.device) if self.on_cuda else None
             try:
-                train(make)
+                with torch.cuda.stream(stream) if stream else nullcontext():
+                    train(partial(PackedLearner, pack=self, stream=stream), self.aside)
             except BaseException as error:  # `conduct` raises it
                 self._errors.append(error)
             finally:
-                self._running -= 1
+                del self._shares[current_thread()]
                 self._turn.notify_all()
 
-    def _grant(self) -> None:
-        """Take the steps of those that are furthest behind."""
-        least = min(self._requests.values())
-        group = [learner for learner, request in self._requests.items() if request == least]
-        if len(group) > 1 and self._together:
-            self._advance_together(group, least)
-        else:
-            for learner in group:
-                self._advance_alone(learner, least)
-        for learner in group:
-            del self._requests[learner]
-
-    def _advance_alone(self, learner: "PackedLearner", request: Request) -> None:
-        try:
-            Learner.advance(learner, request.until, request.steps)
-        except Exception as error:
-            self._failures[learner] = error
-
-    def _advance_together(self, group: "list[PackedLearner]", request: Request) -> None:
-        """Each is charged its share of the seconds. Where memory runs out, they go on one by one from here."""
-        began = time.perf_counter()
-        try:
-            if len(group) not in self._steps:
-                self._steps.clear()
-                self._steps[len(group)] = PackedStep(group)
-            self._steps[len(group)].advance(group, request.until, request.steps)
-            if group[0].on_cuda:
-                torch.cuda.synchronize(group[0].device)
-        except Exception as error:
-            self._steps.clear()
-            if is_out_of_memory(error):
-                log.warning("out of memory: %d trunks in one step are too many, going on one by one", len(group))
-                self._together = False
-                for learner in group:
-                    self._advance_alone(learner, request)
-            else:
-                self._failures |= dict.fromkeys(group, error)
-            return
-        seconds = (time.perf_counter() - began) / len(group)
-        for learner in group:
-            learner.seconds += seconds
-            learner.most = max(learner.most, len(group))
-            learner.engines.add("cuda-packed" if learner.on_cuda else "packed")
+    def _share_the_time(self) -> None:
+        """Charge every request an equal part of the time that has passed: together they are charged all of it."""
+        now = time.perf_counter()
+        for request in self._requests:
+            request.seconds += (now - self._clock) / len(self._requests)
+        self._clock = now
 
 
 class PackedLearner(Learner):
-    """One trunk of a pack: takes its steps with the others."""
+    """One trunk of a pack: its steps are taken beside those of the others."""
 
-    def __init__(self, cell: Cell, corpus: Corpus, device: str, *, engine: Engine | None = None, pack: Pack) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        corpus: Corpus,
+        device: str,
+        *,
+        engine: Engine | None = None,
+        pack: Pack,
+        stream: "torch.cuda.Stream | None" = None,
+    ) -> None:
         super().__init__(cell, corpus, device, engine=engine)
-        self.pack, self.most = pack, 1  # the most trunks that shared a step with this one, itself included
-
-    @property
-    def processes(self) -> str:
-        """How many trunks at most shared a step, for the record; "" if it was always this one alone."""
-        return f"{self.most} trunks in one step" if self.most > 1 else ""
+        self.pack, self.stream = pack, stream
 
     def advance(self, until: int, steps: int) -> None:
-        """Train up to step `until` of a run of `steps`, together with the others."""
+        """Train up to step `until` of a run of `steps`, beside the others."""
         self.pack.advance(self, until, steps)

@@ -1,8 +1,9 @@
 """How the steps of a cell are taken: which step, in one graph or compiled, in what precision. Decided here. No torch.
 
-A small model's step is many kernels that each take less than their launch: the step written by hand has the fewest,
-and a CUDA graph launches them at once. A large one is bound by its products and its memory: autograd with fused
-attention, compiled. On CPU the step written by hand is the fastest at every size.
+On a GPU the fused step, where there is one, captured as a CUDA graph: few kernels, launched at once, each over memory
+once. Elsewhere a small model's step is many kernels that each take less than their launch: the step written by hand has
+the fewest; a large one is bound by its products and its memory: autograd, compiled. On CPU the step written by hand is
+the fastest at every size.
 """
 
 from dataclasses import dataclass
@@ -51,7 +52,9 @@ def decide(cell: Cell, where: WhereSpec) -> Engine:
         if value and obstacle[key]:
             raise EngineError(f"{cell.label}: where.{key}=true is not possible: {obstacle[key]}; use where.{key}=null")
     on_cuda, large = where.device.startswith("cuda"), n_total(cell.model) >= LARGE
-    best = ("compile" if large else "graph") if on_cuda and True not in requested.values() else ""
+    fused = on_cuda and family_of(cell.model).fused(cell.model) and where.compile is not True
+    fused = fused and where.distributed == "none" and not where.activation_checkpointing
+    best = ("compile" if large and not fused else "graph") if on_cuda and True not in requested.values() else ""
     by_itself = {key: key == best and value is None for key, value in requested.items()}
     done = {key: bool(requested[key]) or (by_itself[key] and not obstacle[key]) for key in requested}
     bfloat16, recompute = cell.precision == "bfloat16", where.activation_checkpointing
@@ -61,6 +64,7 @@ def decide(cell: Cell, where: WhereSpec) -> Engine:
         slow = "by autograd: the step by hand does not round to model.weight_bits and model.activation_bits"
     return Engine(
         hand_written=not (apart or (on_cuda and large)),
+        fused=fused,
         graph=done["graph"],
         compiled=done["compile"],
         bfloat16=bfloat16,
@@ -80,7 +84,9 @@ def engine_name(cell: Cell, where: WhereSpec, *, kernels: bool) -> str:
     in_c = kernels and not on_cuda and where.threads == 1
     by_hand = engine.hand_written and family.hand_written(cell.model, where.device)
     by_hand = by_hand and (in_c or not family.by_kernels_alone) and not (engine.bfloat16 or engine.recompute)
-    if not by_hand or engine.compiled:
+    if engine.fused and not engine.compiled:
+        name = "fused"
+    elif not by_hand or engine.compiled:
         name = "compiled" if engine.compiled else "autograd"
     else:
         name = "c" if in_c else "torch"

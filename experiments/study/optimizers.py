@@ -30,12 +30,11 @@ class OptimizerFacts:
 
     own_settings: frozenset[str] = frozenset()
     vectors: float = 3.0  # weights and moments together, as multiples of the model's parameters
-    packs: bool = False  # whether `parallel.pack_step` is written for it
     flops: Callable[[ModelConfig], int] = _no_flops  # of its matrix products in one update
 
 
 OPTIMIZERS = {
-    "adamw": OptimizerFacts(packs=True),
+    "adamw": OptimizerFacts(),
     "muon": OptimizerFacts(
         own_settings=frozenset({"momentum"}),
         vectors=2.5,  # the matrices have one moment

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from isoflop.experiments.config import WhereSpec
-from isoflop.experiments.cost.cost import REFERENCE, Rate, cores, work
+from isoflop.experiments.cost.cost import REFERENCE, SMALL_STEP, Rate, cores, work
 from isoflop.experiments.cost.shape_key import place, shape_key
 from isoflop.experiments.cost.speed_file import Measured, keep, known_speed
 from isoflop.experiments.study.cell import Cell
@@ -21,7 +21,7 @@ from isoflop.experiments.study.cell import Cell
 SECONDS = 5.0  # of timing with company, after some three for imports
 ALONE_SECONDS = 1.0
 MOST_SHAPES = 24  # more are left to the formula, which is fitted to these
-LONGEST_STEP = 1.0  # seconds; longer ones too
+LONGEST_STEP = 1.0  # seconds; longer ones too, on CPU
 
 
 class CalibrationError(ValueError):
@@ -39,7 +39,8 @@ def measure(cells: Sequence[Cell], where: WhereSpec) -> None:
 
     Raises CalibrationError with the timing process's last message if it failed.
     """
-    chosen = _spread([cell for cell in _by_shape(cells) if REFERENCE.step(cell) < LONGEST_STEP])
+    on_cpu = where.device == "cpu"
+    chosen = _spread([cell for cell in _by_shape(cells) if not on_cpu or REFERENCE.step(cell) < LONGEST_STEP])
     if not chosen:
         return
     processes = 1 if where.device != "cpu" else max(1, min(cores() // where.threads, len(chosen)))
@@ -53,12 +54,15 @@ def measure(cells: Sequence[Cell], where: WhereSpec) -> None:
             _ask(timer, SECONDS, 0, len(share))
         rates = [json.loads(_read(timer)) for timer in timers]
         alone = _alone(timers[-1], rates[-1]) if processes > 1 else 1.0
+        side_by_side = _side_by_side(timers[0], shares[0]) if where.device != "cpu" else 1.0
     shapes = {
-        shape_key(cell): Measured(Rate(*rate), work(cell))
+        shape_key(cell): Measured(Rate(*rate), work(cell), cell.precision)
         for share, timed in zip(shares, rates, strict=True)
         for cell, rate in zip(share, timed, strict=True)
     }
-    keep(shapes, start=start, alone=alone, device=place(where), threads=where.threads)
+    keep(
+        shapes, start=start, alone=alone, device=place(where), threads=where.threads, side_by_side=side_by_side
+    )  # fmt: skip
 
 
 def _alone(timer: subprocess.Popen, company: list) -> float:
@@ -67,6 +71,16 @@ def _alone(timer: subprocess.Popen, company: list) -> float:
     _ask(timer, ALONE_SECONDS, middle, middle + 1)
     ((step, _),) = json.loads(_read(timer))
     return min(1.0, step / company[middle][0])
+
+
+def _side_by_side(timer: subprocess.Popen, cells: Sequence[Cell]) -> float:
+    """How many times as many steps a second a device takes of the middle one of the small cells, filled with them."""
+    small = [i for i, cell in enumerate(cells) if cell.step_flops < SMALL_STEP]
+    if not small:
+        return 1.0
+    middle = small[len(small) // 2]
+    _ask(timer, ALONE_SECONDS, middle, middle)
+    return max(1.0, float(json.loads(_read(timer))))
 
 
 def _by_shape(cells: Sequence[Cell]) -> list[Cell]:

@@ -305,7 +305,7 @@ def _print_summary(launch: Launch) -> None:
 
 def _packs(launch: Launch) -> str:
     inside = [len(job.parts) for job in launch.jobs if job.parts]
-    return f" ({sum(inside)} of them in {len(inside)} packs)" if inside else ""
+    return f" ({sum(inside)} of them side by side in {len(inside)} processes)" if inside else ""
 
 
 def _left_out(study: Study) -> str:

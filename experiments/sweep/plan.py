@@ -8,12 +8,13 @@ from itertools import groupby
 
 import pandas as pd
 
+from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.config import ExperimentConfig
 from isoflop.experiments.cost.cost import Speed, trunk_seconds, trunks_seconds
 from isoflop.experiments.cost.memory import gigabytes, worker_bytes
 from isoflop.experiments.cost.price import Price, check_cap, price_of
 from isoflop.experiments.cost.shape_key import place
-from isoflop.experiments.cost.speed_file import known_speed
+from isoflop.experiments.cost.speed_file import known_speed, speed_of_card
 from isoflop.experiments.store.store import SETTLED, STATES, Store
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.study import Study
@@ -41,9 +42,16 @@ def plan(launch: Launch, *, minutes: float | None = None, dollars: float | None 
     return made
 
 
-def speed_for(specs: Sequence[ExperimentConfig], calibrate: bool | None) -> Speed:
-    """The speed of this machine on these studies. Shapes are timed first: always, never, or (None) those not known."""
+def speed_for(specs: Sequence[ExperimentConfig], calibrate: bool | None, card: str | None = None) -> Speed:
+    """The speed of this machine on these studies. Shapes are timed first: always, never, or (None) those not known.
+
+    With `card` that of a GPU whose rates are shipped, whatever is here. Raises UsageError for one that there is not.
+    """
     where = specs[0].where
+    if card is not None:
+        if not where.device.startswith("cuda"):
+            raise UsageError(f"--for {card} plans for a GPU: say where.device=cuda, not {where.device}")
+        return speed_of_card(card)
     check_device(where.device)
     if calibrate is not False:
         cells = [cell for spec in specs for cell in load(spec)[0].cells]
@@ -135,8 +143,7 @@ def _study_text(study: dict) -> str:
 
 
 def _packs_text(packs: Sequence[int]) -> list[str]:
-    text = f"packed: {sum(packs)} trunks in {len(packs)} packs, up to {max(packs, default=0)} in one step if they fit"
-    return [text + "; minutes are without the gain of that"] if packs else []
+    return [f"side by side: {sum(packs)} trunks in {len(packs)} processes"] if packs else []
 
 
 def _but_for_seed(cell: dict) -> tuple:

@@ -13,13 +13,11 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.cost.cost import Speed, trunk_seconds
-from isoflop.experiments.cost.memory import available_bytes
 from isoflop.experiments.cost.packs import packs
 from isoflop.experiments.files import STALE_SECONDS, host_name, is_disk_error, is_ours
 from isoflop.experiments.store.store import SETTLED, Store, StoreError
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.study import Study
-from isoflop.experiments.sweep.pool import per_device
 from isoflop.experiments.sweep.train_job import wanted
 from isoflop.printable import printable
 
@@ -54,24 +52,21 @@ class Job:
 def find_jobs(
     overrides: list[str], study: Study, states: Mapping[str, str], speed: Speed, where: WhereSpec, workers: int | None
 ) -> list[Job]:
-    """A job for each trunk of a study with cells that have no result, those that are trained in one step as one job.
+    """A job for each trunk of a study with cells that have no result, those that are trained side by side as one job.
 
     `overrides` are common to the jobs, `states` those of all cells by run id. With `workers` None the jobs run on other
-    machines, whose memory is not known and does not limit a pack.
+    machines.
     """
     jobs = []
     for trunk_id, cells in study.trunks.items():
         left = tuple(cell for cell in cells if states[cell.run_id] not in SETTLED and wanted(cell, where))
         if left:
             jobs.append(Job(trunk_id, _of_trunks(overrides, trunk_id), left, trunk_seconds(left, speed)))
-    if where.pack == 1:
-        return jobs
-    room = float("inf") if workers is None else available_bytes(where.device) / per_device(where, workers)
-    return [packed(overrides, group) for group in packs(jobs, lambda job: job.cells, where, room)]
+    return [packed(overrides, group) for group in packs(jobs, lambda job: job.cells, where, workers)]
 
 
 def packed(overrides: list[str], jobs: Sequence[Job]) -> Job:
-    """One job for these. Its seconds are theirs one after the other: nobody has measured the pack."""
+    """One job for these. Its seconds are theirs one after the other."""
     if len(jobs) == 1:
         return jobs[0]
     ids = ",".join(job.trunk_id for job in jobs)

@@ -2,7 +2,8 @@
 
     python -m isoflop.experiments.sweep.timing < pickled (cells, where), then lines    says `ready`, answers every line
 
-A line is JSON, [seconds, first cell, end]; so is the answer, [[seconds a step, seconds an evaluated token], ...].
+A line is JSON, [seconds, first cell, end]; so is the answer, [[seconds a step, seconds an evaluated token], ...]. Of an
+empty range, whose end is the first cell, the answer is how many times as many steps a GPU takes that is filled with it.
 
 Processor time is taken on CPU: what else runs on the machine then counts as little as possible, while the company of
 the sweep's other workers, whose place its siblings take, does count.
@@ -21,13 +22,15 @@ import numpy as np
 import torch
 
 from isoflop.experiments.config import WhereSpec
+from isoflop.experiments.cost.packs import most
 from isoflop.experiments.data.batches import Corpus
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.engine import decide
-from isoflop.experiments.training.learner import Learner
+from isoflop.experiments.training.learner import TOGETHER, Learner
 from isoflop.experiments.training.process import configure_process
 
 PASSES = 2
+FOREVER = 10**9  # steps of a run without an end
 CHUNK = 16  # steps between looks at the clock
 EVALUATED = 8192  # tokens
 _TOKENS = 400_000
@@ -51,6 +54,7 @@ def _time(cell: Cell, seconds: float, where: WhereSpec) -> tuple[float, float]:
     learner = Learner(cell, cast(Corpus, noise(cell)), device, engine=decide(cell, where))
     if device != "cpu":
         learner.advance(1, cell.steps)  # captures or compiles the step
+        learner.measure(cell.steps)
     first = _seconds(lambda: learner.advance(learner.step + 1, cell.steps), device)
     chunk = max(1, min(CHUNK, int(seconds / 8 / max(first, 1e-6))))
     steps: list[float] = []
@@ -63,6 +67,28 @@ def _time(cell: Cell, seconds: float, where: WhereSpec) -> tuple[float, float]:
         taken = _seconds(lambda: learner.measure(cell.steps, windows=learner.windows), device)
         tokens.append(taken / (learner.windows.numel() - len(learner.windows)))
     return float(np.median(steps)), float(np.median(tokens))
+
+
+def side_by_side(cell: Cell, seconds: float, where: WhereSpec) -> float:
+    """Steps a second of as many trunks as fill the device, each on a stream, over those of one."""
+    rates = []
+    for count in (1, most(where)):
+        streams = [torch.cuda.Stream(where.device) for _ in range(count)]
+        learners = []
+        for stream in streams:
+            with torch.cuda.stream(stream):
+                learners.append(Learner(cell, cast(Corpus, noise(cell)), where.device, engine=decide(cell, where)))
+                learners[-1].advance(2 * TOGETHER, FOREVER)
+        began, rounds = time.perf_counter(), 0
+        while (taken := time.perf_counter() - began) < seconds / 2:
+            for learner, stream in zip(learners, streams, strict=True):
+                with torch.cuda.stream(stream):
+                    learner.take_steps(learner.step + TOGETHER, FOREVER)
+            rounds += 1
+            if rounds % 4 == 0:
+                torch.cuda.synchronize()
+        rates.append(rounds * count / taken)
+    return rates[1] / rates[0]
 
 
 def _seconds(work: Callable[[], object], device: str) -> float:
@@ -95,7 +121,10 @@ def main() -> None:
     print("ready", flush=True)
     for line in sys.stdin.buffer:
         seconds, first, end = json.loads(line)
-        print(json.dumps(time_cells(cells[first:end], seconds, where)), flush=True)
+        answer = (
+            time_cells(cells[first:end], seconds, where) if end > first else side_by_side(cells[first], seconds, where)
+        )
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

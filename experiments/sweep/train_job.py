@@ -19,8 +19,8 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from isoflop.experiments.config import WhereSpec
-from isoflop.experiments.cost.memory import explanation, is_out_of_memory, with_less
+from isoflop.experiments.cost.memory import available_bytes, explanation, is_out_of_memory, with_less
+from isoflop.experiments.cost.packs import share
 from isoflop.experiments.data.batches import Corpus, OpenCorpora, Prepared, corpus_key
 from isoflop.experiments.data.corpus import prepare
 from isoflop.experiments.files import Claim, ClaimLostError, check_name, is_disk_error, read_kept, write_json
@@ -177,20 +178,29 @@ def wanted(cell: Cell, where: WhereSpec) -> bool:
 
 
 def train_together(works: Sequence[Work], corpora: OpenCorpora, store: Store, where: WhereSpec) -> None:
-    """Train one trunk, or several in one step: each is claimed, recorded and resumed as it would be alone."""
+    """Train one trunk, or several side by side: each is claimed, recorded and resumed as it would be alone."""
     trains = [partial(train_claimed, work, corpora, store, where) for work in works]
     if len(trains) == 1:
         trains[0]()
         return
     from isoflop.experiments.parallel.pack import train_pack  # loads torch
 
-    train_pack(trains)
+    room = available_bytes(where.device)
+    shares = [share(work.cells[0], where, room) for work in works]
+    train_pack(list(zip(shares, trains, strict=True)), where.device)
 
 
 def train_claimed(
-    work: Work, corpora: OpenCorpora, store: Store, where: WhereSpec, make: "MakeLearner | None" = None
+    work: Work,
+    corpora: OpenCorpora,
+    store: Store,
+    where: WhereSpec,
+    make: "MakeLearner | None" = None,
+    aside: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> None:
-    """Train what is missing of one trunk, unless another living process is at it; `make` makes learners of a pack.
+    """Train what is missing of one trunk, unless another living process is at it.
+
+    `make` makes learners of a pack, and `aside` lets the others of the pack go on while files are written.
 
     Raises OSError when the disk refuses to be written: that is no cell's fault, and what was finished stays.
     """
@@ -206,7 +216,7 @@ def train_claimed(
                 for cell in pending:
                     _require(claim, store)
                     store.start(work.listings[cell.run_id])
-                _train(work, pending, corpus, store, where, claim, progress, make, curves)
+                _train(work, pending, corpus, store, where, claim, progress, make, aside, curves)
             claim.check()
             prune(claim.folder, unsettled(store, trunk_id))
     except ClaimLostError as error:
@@ -249,6 +259,7 @@ def _train(
     claim: Claim,
     progress: dict,
     make: "MakeLearner | None",
+    aside: Callable[[], AbstractContextManager[None]],
     curves: list[RunningCurve],
 ) -> None:
     """Train cells of one trunk, the shortest first; one that raises is recorded and the others go on without it.
@@ -284,8 +295,9 @@ def _train(
             trackers.follow(cell, so_far)
 
     def keep(cell: Cell, model: "LanguageModel", evaluation: "Evaluation") -> None:
-        _require(claim, store)
-        keep_model(cell, model, evaluation, store=store, corpus=corpus)
+        with aside():
+            _require(claim, store)
+            keep_model(cell, model, evaluation, store=store, corpus=corpus)
 
     with trackers or nullcontext():
         while pending:
@@ -303,12 +315,13 @@ def _train(
                     make=make or Learner,
                     engine=replace(work.engine, micro_batch=where.micro_batch),
                 ):
-                    _require(claim, store)
-                    _settle(cell, rows, store, work)
-                    for curve in curves:
-                        curve.end()
-                    if trackers:
-                        trackers.finish(cell, rows)
+                    with aside():
+                        _require(claim, store)
+                        _settle(cell, rows, store, work)
+                        for curve in curves:
+                            curve.end()
+                        if trackers:
+                            trackers.finish(cell, rows)
                     pending.remove(cell)
             except ClaimLostError:
                 raise

@@ -8,11 +8,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from isoflop.experiments.cost.memory import EVALUATED_AT_ONCE
 from isoflop.experiments.data.batches import Corpus, spread_starts
 from isoflop.models.step.training_step import Step
 from isoflop.scaling.table.evaluations.evaluation import NAMES
-
-_TOKENS_AT_ONCE = 2048  # activations of the widest default model stay in the cache
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,8 @@ def evaluate(step: Step, windows: Tensor, domains: int = 1) -> Evaluation:
 
     Those of several `domains` follow each other, as many of each; the standard error is then that within them.
     """
-    parts = windows.split(max(1, _TOKENS_AT_ONCE // (windows.shape[1] - 1)))
+    at_once = EVALUATED_AT_ONCE["cuda" if windows.is_cuda else "cpu"]
+    parts = windows.split(max(1, at_once // (windows.shape[1] - 1)))
     nats_WT, correct_WT = map(torch.cat, zip(*(step.score(part[:, :-1], part[:, 1:]) for part in parts), strict=True))
     by_window = nats_WT.mean(1).double()
     each = by_window.view(domains, -1)

@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from isoflop.experiments.config import WhereSpec
+from isoflop.experiments.cost.cost import SMALL_STEP
 from isoflop.experiments.data.batches import Corpus, count_windows, gather, remember_orders, window_numbers
 from isoflop.experiments.study.cell import Cell, curve_stride
 from isoflop.experiments.study.engine import Engine, decide
@@ -30,13 +32,14 @@ from isoflop.scaling.table.schedules.schedule import learning_rate
 
 ORDERS = 4  # of the windows of a domain: epochs and seeds that a process goes back and forth between
 AT_ONCE = 1 << 22  # tokens gathered at once: 32 MiB as int64
+TOGETHER = 8  # small steps in one CUDA graph: one alone ends before it is launched
 
 
 class Learner:
     """One trunk's model, its optimizer, the steps taken, the loss summed since the last row, and the rows so far.
 
     The position in the data is the step itself: batches are a function of (seed, size, step). A subclass may share the
-    batch between processes (`parallel.replicas`) or the step between models (`parallel.pack`).
+    batch between processes (`parallel.replicas`) or the device between trunks (`parallel.pack`).
     """
 
     def __init__(self, cell: Cell, corpus: Corpus, device: str, *, engine: Engine | None = None) -> None:
@@ -59,7 +62,9 @@ class Learner:
         self.noise = torch.zeros(2, dtype=torch.float64, device=device)  # sums of `noise_scale`
         self.measurements: list[Measurement] = []
         self.engines: set[str] = set()  # that took the steps so far
-        self._graph: GraphedStep | None = None
+        small = cell.step_flops < SMALL_STEP and not self.engine.noise_scale
+        self.together = TOGETHER if self.engine.graph and small else 1  # steps in one graph
+        self._graphs: dict[int, GraphedStep] = {}  # by the number of steps
 
     def first_model(self) -> LanguageModel:
         """A model with the weights that the cell begins with: random, by its seed, or those of `init_from`."""
@@ -80,19 +85,37 @@ class Learner:
 
     def take_steps(self, until: int, steps: int) -> None:
         """Take the steps up to `until` of a run of `steps`; on CUDA they are queued, and nothing waits for them."""
+        for _ in self.grains(until, steps):
+            pass
+
+    def grains(self, until: int, steps: int) -> Iterator[None]:
+        """Take those steps, a few at each `next`."""
         if self.step < until:
             self.engines.add(self.engine_name)
-        rates = self.learning_rates(until, steps)
-        for tokens in self.batches(until):
-            self.take(tokens, rates)
+        rates, begin = self.learning_rates(until, steps), self.step
+        for many in self.gathered(until):
+            for some in many.split(self.together):
+                at = self.step - begin
+                self.take(some, rates[at : at + len(some)])
+                yield
 
-    def take(self, tokens: Tensor, rates: Iterator[float | Tensor]) -> None:
-        """Take the next step: on a batch of tokens (B, T + 1), at the next of the rates."""
-        rate = next(rates)
+    def take(self, tokens: Tensor, rates: Sequence[float] | Tensor) -> None:
+        """Take the next steps: on batches of tokens (S, B, T + 1), at so many rates."""
         if self.engine.noise_scale and self.step % EVERY == 0:
-            self.noise += from_halves(self.gradients, self.optimizer.gradient_tensors(), tokens)
-        (self._replay if self.engine.graph else self.train_step)(tokens, rate)
-        self.step += 1
+            self.noise += from_halves(self.gradients, self.optimizer.gradient_tensors(), tokens[0])
+        if not self.engine.graph:
+            self.train_steps(tokens, rates)
+        elif len(tokens) in (1, self.together):
+            self._replay(tokens, rates)
+        else:  # what is left at the end
+            for i in range(len(tokens)):
+                self._replay(tokens[i : i + 1], rates[i : i + 1])
+        self.step += len(tokens)
+
+    def train_steps(self, tokens: Tensor, rates: Sequence[float] | Tensor) -> None:
+        """`train_step` on each of some batches (S, B, T + 1), at so many rates."""
+        for batch, rate in zip(tokens, rates, strict=True):
+            self.train_step(batch, rate)
 
     def train_step(self, tokens: Tensor, rate: float | Tensor) -> None:
         """One step on a batch of tokens (B, T + 1), at the base learning rate of this step.
@@ -106,6 +129,11 @@ class Learner:
 
     def batches(self, until: int) -> Iterator[Tensor]:
         """The batches from here to step `until`, (B, T + 1) int64 each: this process' sequences of them."""
+        for many in self.gathered(until):
+            yield from many
+
+    def gathered(self, until: int) -> Iterator[Tensor]:
+        """Those batches, several at once, (S, B, T + 1)."""
         length = self.cell.model.context_length
         windows = window_numbers(
             count_windows(len(self.corpus.train), length),
@@ -118,35 +146,33 @@ class Learner:
         )[:, self.rows]
         at_once = max(1, AT_ONCE // max(1, windows[0].size * (length + 1)))
         for first in range(0, len(windows), at_once):
-            yield from self.gather(windows[first : first + at_once])
+            yield self.gather(windows[first : first + at_once])
 
     def _gather(self, windows: np.ndarray) -> Tensor:
         """The tokens of windows of any shape, (.., T + 1) int64."""
         return torch.from_numpy(gather(self.corpus.train, windows, self.cell.model.context_length))
 
-    def learning_rates(self, until: int, steps: int) -> Iterator[float | Tensor]:
-        """The base learning rate of each of those steps: on CUDA as tensors, which a graph reads at each replay."""
+    def learning_rates(self, until: int, steps: int) -> Sequence[float] | Tensor:
+        """The base learning rate of each of those steps: on CUDA as a tensor, which a graph reads at each replay."""
         schedule, peak = self.cell.schedule, self.cell.optim.learning_rate
         rates = [learning_rate(schedule, step, steps)[0] * peak for step in range(self.step, until)]
         if not (self.on_cuda or self.engine.graph):
-            yield from rates
-            return
-        yield from to_device(
-            torch.tensor(rates, dtype=torch.float32 if self.on_cuda else torch.float64), self.device
-        ).unbind()
+            return rates
+        return to_device(torch.tensor(rates, dtype=torch.float32 if self.on_cuda else torch.float64), self.device)
 
     def gradients(self, tokens: Tensor) -> Tensor:
         """Mean loss of a batch (B, T + 1), nats/token; its gradients lie where the optimizer reads them."""
         inputs, targets = tokens[:, :-1], tokens[:, 1:]
         return accumulate(self.model_step, self.optimizer.gradient_tensors(), inputs, targets, self.micro_batch)
 
-    def _replay(self, tokens: Tensor, rate: float | Tensor) -> None:
-        """`train_step` as a CUDA graph, which the first call captures."""
-        assert isinstance(rate, Tensor), "a graph reads its learning rate from a tensor"
-        if self._graph is None:
+    def _replay(self, tokens: Tensor, rates: Sequence[float] | Tensor) -> None:
+        """`train_steps` as a CUDA graph, which the first call with so many captures."""
+        assert isinstance(rates, Tensor), "a graph reads its learning rates from a tensor"
+        if len(tokens) not in self._graphs:
             changed = [*self.optimizer.tensors().values(), self.loss_sum]
-            self._graph = GraphedStep(self.train_step, (tokens, rate), changed)
-        self._graph(tokens, rate)
+            one = partial(self.train_step, tokens[0], rates[0])
+            self._graphs[len(tokens)] = GraphedStep(self.train_steps, (tokens, rates), changed, one)
+        self._graphs[len(tokens)](tokens, rates)
 
     @property
     def healthy(self) -> bool:
@@ -218,11 +244,11 @@ class Learner:
         """What takes a step of this process alone, as the run table names it."""
         return ("cuda-" if self.on_cuda else "") + self.model_step.engine
 
-    # What a subclass for several processes or models replaces.
+    # What a subclass for several processes replaces.
 
     @property
     def processes(self) -> str:
-        """How many processes or trunks share a step, for the record; "" where it is one."""
+        """How many processes share a step, for the record; "" where it is one."""
         return ""
 
     @property
@@ -244,6 +270,6 @@ class Learner:
 
 
 class MakeLearner(Protocol):
-    """What makes the learner of a trunk: `Learner`, or one that shares its batch or its step with others."""
+    """What makes the learner of a trunk: `Learner`, or one that shares its batch or its device with others."""
 
     def __call__(self, cell: Cell, corpus: Corpus, device: str, *, engine: Engine) -> Learner: ...

@@ -18,7 +18,7 @@ class LSTMFamily(Family):
         """The gain of the last norm, and two biases for each gate, as in torch."""
         return {"norm": (8 * config.n_layer + 1) * config.d_model}
 
-    def activations(self, config: ModelConfig, *, hand_written: bool) -> float:
+    def activations(self, config: ModelConfig, *, hand_written: bool, fused: bool = False) -> float:
         """Floats a token and layer that a backward pass needs."""
         return 16 * config.d_model
 

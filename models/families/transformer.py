@@ -35,8 +35,10 @@ class TransformerFamily(Family):
             "position": config.context_length * config.d_model if config.positions == "learned" else 0,
         }
 
-    def activations(self, config: ModelConfig, *, hand_written: bool) -> float:
+    def activations(self, config: ModelConfig, *, hand_written: bool, fused: bool = False) -> float:
         """Floats a token and layer that a backward pass needs."""
+        if fused:  # the residual stream and its norm twice, q k v and output, gate and up, hidden
+            return 8 * config.d_model + 3 * config.mlp_width
         if hand_written:  # q k v and output, inputs and normed ones, into the MLP and hidden, weights of attention
             inputs, attention = 2 if config.activation == "swiglu" else 1, config.n_head * config.context_length
             normed = 2 if config.norm == "layernorm" else min(1, config.experts)
@@ -46,9 +48,9 @@ class TransformerFamily(Family):
         experts = config.experts_per_token if config.experts else 1
         return 12 * config.d_model + (4 if config.activation == "swiglu" else 2) * experts * config.mlp_width
 
-    def packs(self, config: ModelConfig) -> bool:
-        """Where it has no experts and rounds nothing."""
-        return not config.experts and not config.quantised
+    def fused(self, config: ModelConfig) -> bool:
+        """Of default parts, with heads of two halves."""
+        return config.plain and not config.quantised and config.head_dim % 2 == 0
 
     def no_graph(self, config: ModelConfig) -> str:
         """Why not, with experts: the host reads how many tokens each gets."""

@@ -1,5 +1,6 @@
 """The training step and the forward pass of any model, each by the fastest backend for it: chosen here, and only here.
 
+fused         a Transformer of default parts on a GPU, in float32 or bfloat16, where Triton works
 hand_written  a float32 model: gradients written out, over one of two sets of functions (`Ops`); on other devices than a
               CPU the Transformer of default parts alone
               c_ops      in C, for one CPU thread where a compiler is at hand and its output agrees with torch
@@ -20,6 +21,7 @@ from isoflop.models.language_model import LanguageModel
 from isoflop.models.step import autograd, c_ops, hand_written, native, torch_ops
 from isoflop.models.step.options import StepOptions
 from isoflop.models.step.torch_ops import Ops
+from isoflop.models.transformer import Transformer
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Step:
     score: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     """From inputs and targets to the nats of every target and whether it is the most likely token, both (B, T)."""
     engine: str = "autograd"
-    """What takes the training steps: c, torch, autograd or compiled. Each rounds in its own way."""
+    """What takes the training steps: c, torch, fused, autograd or compiled. Each rounds in its own way."""
     build: str = ""
     """The build of the kernels, and the library of matrix products, that training steps run; "" where torch does."""
 
@@ -47,6 +49,8 @@ def choose(model: LanguageModel, options: StepOptions = StepOptions()) -> Step: 
     """
     if options.recompute:
         model.recompute_blocks()
+    if options.fused and not (options.compiled or options.recompute) and (fused := _fused(model, options.bfloat16)):
+        return fused
     step = None if options.bfloat16 or options.recompute else _by_hand(model)
     if step is None:
         return _by_autograd(model, options)
@@ -72,6 +76,38 @@ def accumulate(step: Step, gradients: Sequence[Tensor], inputs_BT: Tensor, targe
     for part, whole in zip(gradients, total, strict=True):
         part.copy_(whole)
     return loss
+
+
+def _fused(model: LanguageModel, bfloat16: bool) -> Step | None:
+    """None for a model that has no such step where it is."""
+    if type(model) is not Transformer or model.embedding.device.type != "cuda" or not triton_works():
+        return None
+    from isoflop.models.step.fused.transformer import Fused  # loads Triton, which comes with torch for CUDA alone
+
+    made = cache(partial(Fused, model, torch.bfloat16 if bfloat16 else torch.float32))  # as the stack by hand is
+    return Step(
+        lambda inputs_BT, targets_BT: made().loss_and_gradients(inputs_BT, targets_BT),
+        lambda inputs_BT: made().logits(inputs_BT),
+        lambda inputs_BT, targets_BT: made().score(inputs_BT, targets_BT),
+        engine="fused",
+    )
+
+
+@cache
+def triton_works() -> bool:
+    """Whether kernels in Triton can be built and run on the GPU: it needs a C compiler, too. Told once if not."""
+    try:
+        from isoflop.models.step.fused import kernels as fused_kernels
+
+        sample = torch.linspace(-3, 3, 64, device="cuda").view(4, 16)
+        gate, up = sample.chunk(2, 1)
+        if torch.allclose(fused_kernels.swiglu(sample), torch.nn.functional.silu(gate) * up, rtol=1e-4, atol=1e-5):
+            return True
+        reason = "a kernel disagrees with torch"
+    except Exception as error:  # a missing package, a missing compiler, a device that it does not know
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    warnings.warn(f"Triton cannot be used ({reason}): steps on the GPU take several times as long", stacklevel=2)
+    return False
 
 
 def _by_autograd(model: LanguageModel, options: StepOptions) -> Step:

@@ -1,30 +1,39 @@
-"""Tokens per second of a cell of about a million parameters on a CUDA device: a plain loop, ours, ours packed.
+"""Tokens per second on a CUDA device: a plain loop, the same through torch.compile, ours eager, ours.
 
 `python -m tests.bench.cuda [seconds]`. The plain loop is nanoGPT's written plainly (`plain_loop`) as it runs on
 CUDA: eager, fused AdamW, pinned copies. Ours once eager, with all else that it does, and once as it runs by itself.
-A row per batch and precision; all contenders train the same architecture on the same number of tokens a step and cell.
+A row per size, batch and precision; all contenders train the same architecture on the same number of tokens a step.
 """
 
+import gc
 import sys
 
 import pandas as pd
 import torch
 
 from isoflop.experiments.training.process import configure_process
-from isoflop.models.config import n_total
-from tests.support.training.cuda_contenders import CONTENDERS, PRECISIONS, SECONDS, cell_of, tokens_per_second
+from tests.support.training.cuda_contenders import CONTENDERS, SECONDS, cell_of, pace
 
-BATCHES = ((8, 64), (16, 256), (64, 512))  # sequences x tokens: where launches decide, to where products do
+# size, sequences, tokens of each, precision: where launches decide, to where products do
+ROWS = (
+    ("g128", 8, 64, "float32"),
+    ("g128", 64, 512, "float32"),
+    ("g128", 64, 512, "bfloat16"),
+    ("g256", 64, 512, "bfloat16"),
+    ("g512", 64, 512, "bfloat16"),
+)
 
 
 def measure(device: str, seconds: float) -> pd.DataFrame:
-    """Tokens per second, a row per batch and precision, a column per contender."""
+    """Tokens per second and seconds until the first, a row per cell, columns by contender."""
     rows = {}
-    for batch, length in BATCHES:
-        for precision in PRECISIONS:
-            cell = cell_of(batch, length, precision)
-            speeds = {name: tokens_per_second(name, cell, device, seconds) for name in CONTENDERS}
-            rows[f"{batch} x {length} {precision}"] = speeds
+    for size, batch, length, precision in ROWS:
+        cell, row = cell_of(size, batch, length, precision), {}
+        for name in CONTENDERS:
+            row[name], row[f"{name}, ready"] = pace(name, cell, device, seconds)
+            gc.collect()
+            torch.cuda.empty_cache()
+        rows[f"{size} {batch} x {length} {precision}"] = row
     return pd.DataFrame(rows).T
 
 
@@ -35,11 +44,14 @@ def main() -> None:
         raise SystemExit(1)
     configure_process(1)
     table = measure("cuda", float(sys.argv[1]) if len(sys.argv) > 1 else SECONDS)
-    parameters = n_total(cell_of(*BATCHES[0], PRECISIONS[0]).model)
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}: {parameters:,} parameters, tokens per second")
-    print(table.map("{:,.0f}".format).to_string())
-    print("against the plain loop")
-    print(table.div(table["plain"], axis=0).map("{:.2f}x".format).to_string())
+    speeds = table[list(CONTENDERS)]
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}: tokens per second, seconds until ready")
+    print(
+        pd.concat([speeds.map("{:,.0f}".format), table.drop(columns=speeds).map("{:.1f}".format)], axis=1).to_string()
+    )
+    for peer in ("plain", "compiled"):
+        print(f"against the {peer} loop")
+        print(speeds.div(speeds[peer], axis=0).map("{:.2f}x".format).to_string())
 
 
 if __name__ == "__main__":

@@ -66,7 +66,11 @@ def spoil(texts, name):
         ("short.txt", ("data.tokenizer=bpe", "data.vocab_size=100"), "data.vocab_size must be at least 256"),
         ("short.txt", ("data.tokenizer=no.json",), "data.tokenizer: no.json is not a file"),
         ("short.txt", ("data.clean=[polish]",), "data.clean: no stage 'polish'"),
-        ("short.txt", ("data.source=web",), "data.source must be one of python-source, files, huggingface, tokens"),
+        (
+            "short.txt",
+            ("data.source=web",),
+            "data.source must be one of python-source, installed-source, files, huggingface, tokens",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(typed, texts, tmp_path, name, options, told):

@@ -7,21 +7,25 @@ from dataclasses import replace
 
 import pytest
 
+from isoflop.experiments import app
+from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.config import DataSpec, OptimSpec, ScheduleSpec, WhereSpec
 from isoflop.experiments.cost import speed_file
 from isoflop.experiments.cost.cost import (
     JOB_SECONDS,
     REFERENCE,
+    SMALL_STEP,
     Rate,
     Speed,
     curve_tokens,
     makespan,
     run_seconds,
     trunk_seconds,
+    trunks_seconds,
     work,
 )
 from isoflop.experiments.cost.shape_key import engine_id, place, shape_key
-from isoflop.experiments.cost.speed_file import Measured, known_speed, to_speed
+from isoflop.experiments.cost.speed_file import Measured, card_names, known_speed, speed_of_card, to_speed
 from isoflop.experiments.store.store import create_store
 from isoflop.experiments.study.cell import Cell, curve_stride
 from isoflop.experiments.sweep import calibrate
@@ -131,6 +135,55 @@ def test_a_shape_in_between_follows_the_formula():
     assert to_speed(timed, at=0.0).step(new) == pytest.approx(true.step(new), rel=1e-6)
     twice = {shape_key(c): Measured(Rate(2 * REFERENCE.step(c), 1e-6), work(c)) for c in shapes[:2]}
     assert to_speed(twice, at=0.0).step(new) == pytest.approx(2 * REFERENCE.step(new))
+
+
+def test_each_precision_has_a_formula_of_its_own():
+    slow, fast = Speed(2e-3, 3e-11, 5e-8, ""), Speed(1e-4, 1e-12, 1e-9, "")
+    shapes = [make(100, width=w, layers=n) for w, n in ((8, 2), (16, 2), (32, 2), (48, 3), (64, 4))]
+    timed = {shape_key(c): Measured(Rate(slow.step(c), 1e-6), work(c)) for c in shapes}
+    low = [replace(c, precision="bfloat16") for c in shapes]
+    timed |= {shape_key(c): Measured(Rate(fast.step(c), 1e-6), work(c), "bfloat16") for c in low}
+    new, found = make(100, width=40, layers=3), to_speed(timed, at=0.0)
+    assert found.step(new) == pytest.approx(slow.step(new), rel=1e-6)
+    assert found.step(replace(new, precision="bfloat16")) == pytest.approx(fast.step(new), rel=1e-6)
+    halved = replace(found, alone=0.5).with_company(1, cores=2)
+    assert halved.step(new) == pytest.approx(slow.step(new) / 2, rel=1e-6)
+
+
+def test_small_trunks_side_by_side_share_a_device_and_the_longest_has_no_company_at_its_end():
+    small, large = make(1000), replace(make(100), optim=replace(make(100).optim, batch_size=100_000))
+    assert small.step_flops < SMALL_STEP < large.step_flops
+    rates = {shape_key(small): Rate(0.01, 0.0), shape_key(large): Rate(0.1, 0.0)}
+    speed = Speed(0, 0, 0, "", rates, start=5.0, side_by_side=4.0)
+    one = 10 + JOB_SECONDS
+    assert trunks_seconds([[small]] * 8, 1, speed) == pytest.approx(5 + 8 * one / 4)
+    assert trunks_seconds([[small]] * 2, 1, speed) == pytest.approx(5 + one)
+    assert trunks_seconds([[large]] * 2, 1, speed) == pytest.approx(5 + 2 * one)
+    assert trunks_seconds([[small]] * 8, 2, speed) == pytest.approx(5 + one)
+
+
+def test_a_gpu_that_is_not_here_is_planned_by_rates_that_are_shipped():
+    assert "h200" in card_names()
+    speed = speed_of_card("h200")
+    assert "a GPU of the kind h200" in speed.source
+    assert speed.side_by_side > 1
+    assert {*speed.formulas} == {"float32", "bfloat16"}
+    planned = app.plan("smoke", ["where.device=cuda"], card="h200")["studies"][0]
+    assert 0.1 < planned["minutes"]["1"] < 1
+    with pytest.raises(UsageError, match=r"--for k80: rates are shipped of h200"):
+        app.plan("smoke", ["where.device=cuda"], card="k80")
+    with pytest.raises(UsageError, match=r"--for h200 plans for a GPU: say where\.device=cuda, not cpu"):
+        app.plan("smoke", card="h200")
+
+
+def test_how_much_trunks_gain_side_by_side_is_asked_of_the_middle_one_of_the_small(monkeypatch):
+    small, large = make(1000), replace(make(100), optim=replace(make(100).optim, batch_size=100_000))
+    asked = []
+    monkeypatch.setattr(calibrate, "_ask", lambda timer, *given: asked.append(given))
+    monkeypatch.setattr(calibrate, "_read", lambda timer: b"5.5")
+    assert calibrate._side_by_side(None, [small, small, small, large]) == 5.5
+    assert asked == [(calibrate.ALONE_SECONDS, 1, 1)]
+    assert calibrate._side_by_side(None, [large]) == 1.0
 
 
 def test_company_slows_a_worker_down():

@@ -29,9 +29,10 @@ def test_micro_batches_and_recomputing_need_less():
 
 
 def test_what_is_counted_is_what_the_engine_keeps():
-    """By hand the weights of attention are kept; autograd's fused attention has none; a graph gives nothing back."""
-    cell, cuda = cell_of_width(64, batch=512), replace(CPU, device="cuda")
-    assert model_bytes(cell, cuda) > model_bytes(cell, replace(cuda, graph=False)) == model_bytes(cell, CPU)
+    """By hand the weights of attention are kept, by the fused step and autograd none; a graph gives nothing back."""
+    cell, cuda = cell_of_width(64, batch=1024), replace(CPU, device="cuda")
+    assert model_bytes(cell, cuda) > model_bytes(cell, replace(cuda, graph=False))
+    assert model_bytes(cell, replace(cuda, graph=False)) < model_bytes(cell, CPU)
     long = replace(cell, model=replace(cell.model, context_length=2048))
     assert model_bytes(replace(long, precision="bfloat16"), CPU) < model_bytes(long, CPU) / 2
 

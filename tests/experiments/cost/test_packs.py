@@ -1,12 +1,13 @@
-"""Which trunks go into a pack, how large it may be, and what becomes of one whose worker dies."""
+"""Which trunks are trained side by side, how many at once, and what becomes of those whose worker dies."""
 
 from dataclasses import replace
 
 import pytest
 
 from isoflop.experiments.compose.messages import UsageError
-from isoflop.experiments.config import OptimSpec, WhereSpec
-from isoflop.experiments.cost.packs import pack_bytes, pack_key, packs
+from isoflop.experiments.config import WhereSpec
+from isoflop.experiments.cost.memory import estimated_bytes
+from isoflop.experiments.cost.packs import FEWEST, FILLING, MOST, packs, share, side_by_side
 from isoflop.experiments.store.store import create_store
 from isoflop.experiments.sweep import queue as jobs
 from isoflop.experiments.sweep import train_job as sweep
@@ -18,11 +19,11 @@ from tests.support.sweep.launches import (
     check_same,
     in_process,
     rows_alone,
-    run,
     states,
     sweep_with,
     three_alike,
 )
+from tests.support.sweep.studies import cell_of_width
 
 
 @pytest.fixture
@@ -36,63 +37,50 @@ def alone(text, tmp_path_factory):
     return rows_alone(three_alike(text, folder), folder / "runs")
 
 
-@pytest.mark.parametrize(
-    ("change", "where"),
-    [
-        ({"optim": OptimSpec(name="muon")}, {}),
-        ({"precision": "bfloat16"}, {}),
-        ({}, {"micro_batch": 2}),
-        ({}, {"activation_checkpointing": True}),
-        ({}, {"compile": True}),
-        ({}, {"distributed": "ddp"}),
-        ({}, {"trackers": ["wandb"]}),
-    ],
-)
-def test_what_no_stacked_step_is_written_for_is_trained_alone(spec, change, where):
-    study, _ = load(spec)
-    cells = [replace(cell, **change) for cell in study.cells[:1]]
-    assert pack_key(study.cells[:1], PACK) is not None
-    assert pack_key(cells, replace(PACK, **where)) is None
+GPU = WhereSpec(device="cuda")
 
 
-def test_a_pack_is_of_one_shape_and_one_schedule(spec):
-    cell = load(spec)[0].cells[0]
-    alike = [
-        replace(cell, seed=7),
-        replace(cell, arm="b"),
-        replace(cell, optim=replace(cell.optim, learning_rate=0.5, weight_decay=0.1)),
-    ]
-    different = [
-        replace(cell, model=replace(cell.model, d_model=16)),
-        replace(cell, steps=cell.steps + 1),
-        replace(cell, optim=replace(cell.optim, batch_size=16)),
-        replace(cell, optim=replace(cell.optim, parametrization="standard")),
-        replace(cell, schedule=replace(cell.schedule, warmup_steps=3)),
-        replace(cell, corpus_id="other"),
-        replace(cell, model=replace(cell.model, experts=3)),
-        replace(cell, model=replace(cell.model, family="lstm")),
-    ]
-    trunks = [[one] for one in (cell, *different, *alike)]
-    found = packs(trunks, list, WhereSpec(pack=9))
-    assert [len(pack) for pack in found] == [4] + [1] * len(different)
+def test_side_by_side_are_trunks_of_a_gpu_or_as_many_as_told():
+    assert not side_by_side(WhereSpec())
+    assert side_by_side(PACK)
+    assert side_by_side(GPU)
+    for alone in ({"pack": 1}, {"distributed": "ddp"}, {"trackers": ["wandb"]}):
+        assert not side_by_side(replace(GPU, **alone))
+    with pytest.raises(UsageError, match=r"where\.pack must be at least 1"):
+        side_by_side(WhereSpec(pack=0))
 
 
-def test_packs_are_even_and_no_larger_than_told_or_than_fits(spec):
+def test_a_small_trunk_takes_little_of_a_gpu_and_a_large_one_half(spec):
+    small = load(spec)[0].cells[0]
+    large = cell_of_width(512)
+    large = replace(large, optim=replace(large.optim, batch_size=256))
+    assert share(small, GPU, 1e15) == 1 / MOST
+    assert large.step_flops > FILLING
+    assert share(large, GPU, 1e15) == 1 / FEWEST
+    assert share(large, GPU, 1.0) == 1.0
+    needs = estimated_bytes(small, GPU)
+    assert share(small, GPU, 3 * needs) == pytest.approx(1 / 3)
+    assert share(small, PACK, 1e15) == 1 / 3
+
+
+def test_packs_are_even_and_of_a_gpu_each(spec):
     cell = load(spec)[0].cells[0]
     trunks = [[replace(cell, seed=seed)] for seed in range(10)]
 
-    def sizes(pack, **options):
-        return [len(one) for one in packs(trunks, list, WhereSpec(pack=pack), **options)]
+    def sizes(where, workers=2):
+        return [len(one) for one in packs(trunks, list, where, workers)]
 
-    assert sizes(1) == [1] * 10
-    assert sizes(None) == [1] * 10  # on CPU
-    assert sizes(4) == [4, 3, 3]
-    assert sizes(99) == [10]
-    assert [len(one) for one in packs(trunks, list, WhereSpec(pack=None, device="cuda"))] == [10]
-    assert sizes(99, room=pack_bytes(cell, PACK, 6)) == [5, 5]
-    assert sizes(99, room=1.0) == [1] * 10
-    with pytest.raises(UsageError, match=r"where\.pack must be at least 1"):
-        sizes(0)
+    assert sizes(WhereSpec()) == sizes(WhereSpec(pack=1)) == [1] * 10
+    assert sizes(WhereSpec(pack=4)) == [4, 3, 3]
+    assert sizes(WhereSpec(pack=99)) == [10]
+    assert sizes(GPU) == [5, 5]
+    assert sizes(GPU, 99) == [1] * 10
+    assert sizes(GPU, None) == [1] * 10  # other machines, a task for each
+    assert sizes(replace(GPU, pack=5), None) == [5, 5]
+    longest = [replace(cell, steps=50 * cell.steps)]
+    first, second = packs([*trunks, longest], list, GPU, 2)
+    assert first == [longest]  # as many FLOPs as the others have together, and more
+    assert len(second) == 10
 
 
 def job(name, deaths=0):
@@ -154,12 +142,3 @@ def test_a_pack_is_launched_again_for_what_its_worker_left(spec, alone):
     assert [len(trunks) for trunks in calls[1]] == [3]
     assert (states(spec)["attempts"] == 2).all()
     check_same(read_runs(spec.runs), alone)
-
-
-@pytest.mark.slow
-def test_the_launch_says_how_much_memory_a_pack_may_take(spec, monkeypatch):
-    cell = load(spec)[0].cells[0]
-    monkeypatch.setattr(jobs, "available_bytes", lambda device: 1.01 * pack_bytes(cell, spec.where, 2))
-    calls = []
-    assert run(spec, calls) == 0
-    assert sorted(len(trunks) for trunks in calls[0]) == [1, 2]

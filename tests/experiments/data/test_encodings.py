@@ -342,7 +342,7 @@ def decoded_by_its_tokenizer(corpus):
 
 
 def test_every_choice_is_known_here():
-    others = {"huggingface", "python-source", "synthetic", "tokens"}
+    others = {"huggingface", "installed-source", "python-source", "synthetic", "tokens"}
     assert {*CHOICES} == {*READING} | others
 
 

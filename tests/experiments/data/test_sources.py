@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -29,8 +30,25 @@ def spec(source, **changes):
 
 
 def test_the_names_are_those_of_the_classes():
-    assert list(SOURCES) == ["python-source", "files", "huggingface", "tokens", "synthetic"]
+    assert list(SOURCES) == ["python-source", "installed-source", "files", "huggingface", "tokens", "synthetic"]
     assert all(isinstance(source_of(DataSpec(source=name)), Source) for name in SOURCES)
+
+
+def test_what_is_installed_is_read_with_the_library_and_what_is_not_text_is_counted(tmp_path, monkeypatch):
+    library, packages = tmp_path / "library", tmp_path / "packages"
+    for folder in (library, packages / "mine", packages / "__pycache__"):
+        folder.mkdir(parents=True)
+    (library / "os.py").write_text("one = 1\n" * 40)
+    (packages / "mine" / "it.py").write_text("two = 2\n" * 40)
+    (packages / "mine" / "old.py").write_bytes(b"# caf\xe9\n" * 40)
+    (packages / "mine" / "it.txt").write_text("no module")
+    paths = {"stdlib": str(library), "purelib": str(packages), "platlib": str(packages)}
+    monkeypatch.setattr("sysconfig.get_paths", lambda: paths)
+    source = source_of(spec("installed-source"))
+    assert [name for name, _ in source.files()] == ["os.py", "packages/mine/it.py", "packages/mine/old.py"]
+    skipped = Counter()
+    names = [document.name for document in source.documents(source.files(), skipped)]
+    assert (names, skipped) == (["os.py", "packages/mine/it.py"], {"module that is not UTF-8": 1})
 
 
 def test_a_source_of_text_is_one_class(tmp_path):

@@ -18,6 +18,7 @@ from tests.support.sweep.studies import CORPUS, cell_of_width, only, single
 CPU, CUDA = WhereSpec(), WhereSpec(device="cuda:1")
 SMALL = cell_of_width(64)
 BIG = cell_of_width(1024)
+BIG_PRE_NORM = cell_of_width(1024, norm="layernorm")
 EXPERTS = cell_of_width(64, experts=4)
 ROUNDED = cell_of_width(64, weight_bits=4)
 BY_AUTOGRAD = "by autograd: the step by hand does not round to model.weight_bits and model.activation_bits"
@@ -33,18 +34,19 @@ def test_the_sizes_of_these_tests():
     [
         (SMALL, CPU, Engine()),
         (BIG, CPU, Engine()),
-        (SMALL, CUDA, Engine(graph=True)),
-        (BIG, CUDA, Engine(hand_written=False, compiled=True)),
+        (SMALL, CUDA, Engine(fused=True, graph=True)),
+        (BIG, CUDA, Engine(hand_written=False, fused=True, graph=True)),
         (replace(SMALL, precision="bfloat16"), CPU, Engine(hand_written=False, bfloat16=True)),
-        (replace(SMALL, precision="bfloat16"), CUDA, Engine(hand_written=False, graph=True, bfloat16=True)),
-        (replace(BIG, precision="bfloat16"), CUDA, Engine(hand_written=False, compiled=True, bfloat16=True)),
+        (replace(SMALL, precision="bfloat16"), CUDA, Engine(hand_written=False, fused=True, graph=True, bfloat16=True)),
+        (replace(BIG, precision="bfloat16"), CUDA, Engine(False, fused=True, graph=True, bfloat16=True)),
         (SMALL, replace(CPU, compile=True), Engine(hand_written=False, compiled=True)),
-        (SMALL, replace(CUDA, graph=False), Engine()),
-        (BIG, replace(CUDA, compile=False), Engine(hand_written=False)),
+        (SMALL, replace(CUDA, graph=False), Engine(fused=True)),
+        (BIG, replace(CUDA, compile=False), Engine(hand_written=False, fused=True, graph=True)),
+        (BIG_PRE_NORM, CUDA, Engine(hand_written=False, compiled=True)),
         (SMALL, replace(CUDA, compile=True), Engine(hand_written=False, compiled=True)),
-        (BIG, replace(CUDA, graph=True), Engine(hand_written=False, graph=True)),
+        (BIG, replace(CUDA, graph=True), Engine(hand_written=False, fused=True, graph=True)),
         (BIG, replace(CUDA, graph=True, compile=True), Engine(hand_written=False, graph=True, compiled=True)),
-        (SMALL, replace(CUDA, micro_batch=2), Engine(graph=True, micro_batch=2)),
+        (SMALL, replace(CUDA, micro_batch=2), Engine(fused=True, graph=True, micro_batch=2)),
         (SMALL, replace(CPU, activation_checkpointing=True), Engine(hand_written=False, recompute=True)),
         (BIG, replace(CUDA, activation_checkpointing=True), Engine(hand_written=False, compiled=True, recompute=True)),
         (BIG, replace(CUDA, distributed="ddp"), Engine(hand_written=False, compiled=True)),
@@ -81,8 +83,9 @@ def test_the_name_of_an_engine_is_known_before_it_trains(cell, where, threads, m
 def test_every_family_has_the_step_by_hand_on_cpu_and_the_default_parts_everywhere():
     for cell in (SMALL, RECURRENT, EXPERTS, cell_of_width(64, norm="layernorm", activation="gelu")):
         assert engine_name(cell, CPU, kernels=True) == "c"
-        expected = "cuda-torch" if cell is SMALL else "cuda-autograd"
+        expected = "cuda-fused" if cell is SMALL else "cuda-autograd"
         assert engine_name(cell, replace(CUDA, compile=False), kernels=True) == expected
+    assert engine_name(SMALL, replace(CUDA, distributed="ddp"), kernels=True) == "cuda-torch"
 
 
 @pytest.mark.parametrize(

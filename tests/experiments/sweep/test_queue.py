@@ -331,33 +331,29 @@ def test_a_pack_with_a_trunk_that_is_free_is_started_and_one_that_keeps_dying_is
     assert (states_of(store, parts[0])[0][0], states_of(store, parts[1])[0][0]) == ("lost", "done")
 
 
-@pytest.mark.parametrize("pack", [1, 4])
-def test_jobs_are_the_trunks_with_cells_to_train(monkeypatch, pack):
-    """Settled cells and those that are not wanted are left out; the memory for a pack is each worker's share of it."""
+@pytest.mark.parametrize("together", [False, True])
+def test_jobs_are_the_trunks_with_cells_to_train(monkeypatch, together):
+    """Settled cells and those that are not wanted are left out."""
     cells = {t: [SimpleNamespace(run_id=f"{t}{i}", seconds=i + 1.0) for i in range(3)] for t in ("a", "b", "c")}
     states = dict.fromkeys([c.run_id for own in cells.values() for c in own], "planned")
     states |= {"a0": "done", "a1": "diverged", "b0": "done", "b1": "done", "b2": "failed", "c2": "lost"}
     monkeypatch.setattr(queue, "wanted", lambda cell, where: cell.run_id != "b2")
     monkeypatch.setattr(queue, "trunk_seconds", lambda left, speed: speed * sum(c.seconds for c in left))
-    monkeypatch.setattr(queue, "available_bytes", lambda device: 600)
-    monkeypatch.setattr(queue, "per_device", lambda where, workers: workers)
-    rooms = []
+    known = []
 
-    def packs(jobs, cells_of, where, room):
-        rooms.append(room)
+    def packs(jobs, cells_of, where, workers):
+        known.append(workers)
         assert [cells_of(one) for one in jobs] == [one.cells for one in jobs]
-        return [jobs]
+        return [jobs] if together else [[one] for one in jobs]
 
     monkeypatch.setattr(queue, "packs", packs)
-    where = SimpleNamespace(pack=pack, device="cpu")
-    found = find_jobs(["x=1"], SimpleNamespace(trunks=cells), states, 2.0, where, 3)
-    parts = found if pack == 1 else found[0].parts
+    found = find_jobs(["x=1"], SimpleNamespace(trunks=cells), states, 2.0, SimpleNamespace(), 3)
+    parts = found[0].parts if together else found
     assert [(one.trunk_id, [c.run_id for c in one.cells], one.seconds) for one in parts] == [
         ("a", ["a2"], 6.0), ("c", ["c0", "c1", "c2"], 12.0),
     ]  # fmt: skip
     assert [one.overrides for one in parts] == [["x=1", "where.trunk='a'"], ["x=1", "where.trunk='c'"]]
-    find_jobs([], SimpleNamespace(trunks=cells), states, 2.0, where, None)
-    assert rooms == ([] if pack == 1 else [200, float("inf")])
+    assert known == [3]
 
 
 def test_order_is_the_cheapest_then_the_longest():

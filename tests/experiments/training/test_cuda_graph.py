@@ -12,7 +12,7 @@ from isoflop.experiments.study.engine import Engine
 from isoflop.experiments.training import cuda_graph
 from isoflop.experiments.training import learner as learner_module
 from isoflop.experiments.training.cuda_graph import WARM_UP, GraphedStep
-from isoflop.experiments.training.learner import Learner
+from isoflop.experiments.training.learner import TOGETHER, Learner
 from isoflop.models.config import ModelConfig
 from isoflop.models.step import torch_ops, training_step
 from tests.support.training.cells import CHANGES, DATA, losses, make, same
@@ -35,8 +35,8 @@ class Running:
 class Taped(GraphedStep):
     """Replays as a CUDA graph does: the step's Python is not run again."""
 
-    def __init__(self, step, example, state):
-        super().__init__(step, example, state)
+    def __init__(self, step, example, state, warm_up=None):
+        super().__init__(step, example, state, warm_up)
         before = [tensor.clone() for tensor in state]
         self._replay = record(self._replay).play
         for tensor, was in zip(state, before, strict=True):
@@ -125,11 +125,13 @@ class FakeStream:
 
 
 @pytest.mark.slow
-def test_a_graph_is_warmed_up_and_captured_on_one_stream_that_others_share(monkeypatch):
+@pytest.mark.parametrize("own", [False, True], ids=["on the default stream", "on a stream of its own"])
+def test_a_graph_is_warmed_up_and_captured_on_one_stream_that_can_be(monkeypatch, own):
     """The calls to CUDA, with a tape for a graph."""
     told, state = [], torch.zeros(())
-    main = FakeStream("main")
-    current = [main]
+    main, lane = FakeStream("main"), FakeStream("lane")
+    main.told = lane.told = told
+    current = [lane if own else main]
 
     @contextmanager
     def on(stream):
@@ -140,24 +142,23 @@ def test_a_graph_is_warmed_up_and_captured_on_one_stream_that_others_share(monke
         finally:
             current[:] = before
 
-    @contextmanager
-    def graph(made, stream):
-        current.append(stream)
-        with made:
-            told.append("capture")
-            yield
-        current.pop()  # not after an error, as in torch
-
     class FakeGraph(Tape):
         replay = Tape.play
+
+        def capture_begin(self, capture_error_mode):
+            told.append(f"capture, {capture_error_mode}")
+            self.__enter__()
+
+        def capture_end(self):
+            self.__exit__(None, None, None)
 
     def stream_of(device):
         told.append(f"stream on {device}")
         made = FakeStream("side")
-        made.told = main.told = told
+        made.told = told
         return made
 
-    fakes = {"Stream": stream_of, "stream": on, "graph": graph, "CUDAGraph": FakeGraph}
+    fakes = {"Stream": stream_of, "stream": on, "CUDAGraph": FakeGraph, "default_stream": lambda _: main}
     for name, fake in (fakes | {"current_stream": lambda _: current[-1]}).items():
         monkeypatch.setattr(torch.cuda, name, fake)
 
@@ -165,17 +166,32 @@ def test_a_graph_is_warmed_up_and_captured_on_one_stream_that_others_share(monke
         told.append(f"step on {current[-1].name}")
         state.add_(1)
 
+    device = torch.device("cuda:1")
     cuda_graph._stream.cache_clear()
-    graphs = [cuda_graph._graph(step, torch.device("cuda:1")) for _ in range(2)]
+    graphs = [cuda_graph._graph(step, device, step) for _ in range(2)]
     cuda_graph._stream.cache_clear()
-    warmed = ["side waits for main", *["step on side"] * WARM_UP, "main waits for side"]
-    assert told == ["stream on cuda:1", *warmed, "capture", "step on side", *warmed, "capture", "step on side"]
+    name, at = ("lane", "lane") if own else ("side", "main")
+    one = [
+        f"{name} waits for {at}", *[f"step on {name}"] * WARM_UP, "capture, thread_local", f"step on {name}",
+        f"{at} waits for {name}",
+    ]  # fmt: skip
+    assert told == [*([] if own else ["stream on cuda:1"]), *one, *one]
     before = state.item()
     graphs[0].replay()
     assert state.item() == before + 1
     with pytest.raises(cuda_graph.CaptureError, match=r"where.graph=false trains without"):
-        cuda_graph._graph(lambda: state.item() if len(current) > 2 else None, torch.device("cuda:1"))
-    assert current == [main]
+        cuda_graph._graph(state.item, device, lambda: None)
+    assert current == [lane if own else main]
+
+
+def test_a_graph_of_several_steps_is_warmed_up_by_one(corpus, monkeypatch):
+    cell, taken = make(corpus, 60), []
+    learner = Learner(cell, corpus, "cpu", engine=Engine(graph=True))
+    step = learner.train_step
+    monkeypatch.setattr(learner, "train_step", lambda *given: (taken.append(1), step(*given)))
+    assert learner.together == TOGETHER
+    learner.advance(TOGETHER, 60)
+    assert len(taken) == WARM_UP + TOGETHER
 
 
 def test_on_cpu_the_captured_step_is_the_plain_one_to_the_bit(corpus):

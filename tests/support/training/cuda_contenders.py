@@ -1,19 +1,17 @@
-"""Contenders of the CUDA benchmark: a plain loop, ours eager, ours, ours packed; and their tokens per second.
+"""Contenders of the CUDA benchmark: a plain loop, the same compiled, ours eager, ours; and their tokens per second.
 
 The plain loop is nanoGPT's written plainly (`plain_loop`) as it runs on CUDA: eager, fused AdamW, pinned copies.
 """
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from isoflop.experiments.config import DataSpec, OptimSpec, ScheduleSpec, WhereSpec
-from isoflop.experiments.data.batches import remember_orders
-from isoflop.experiments.parallel.pack_step import PackedStep
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.engine import decide
 from isoflop.experiments.training.learner import Learner
@@ -21,12 +19,15 @@ from isoflop.models.config import ModelConfig
 from isoflop.models.step.autograd import forward_of
 from tests.support.training.plain_loop import PlainLoop
 
-SIZE = {"n_layer": 5, "d_model": 128, "n_head": 4}  # conf/model/g128.yaml
+SIZES = {
+    "g128": {"n_layer": 5, "d_model": 128, "n_head": 4},  # as conf/model has them
+    "g256": {"n_layer": 8, "d_model": 256, "n_head": 8},
+    "g512": {"n_layer": 12, "d_model": 512, "n_head": 16},
+}
 PRECISIONS = ("float32", "bfloat16")
 SECONDS = 3.0  # of every measurement
 TOKENS = np.random.default_rng(0).integers(0, 256, 4_000_000).astype(np.uint16)
 FOREVER = 10**9
-PACKED = 8  # seeds in one step, in float32: bfloat16 is not packed
 Advance = Callable[[int], None]  # trains so many steps, and returns when they are done
 
 
@@ -60,6 +61,14 @@ def plain(cell: Cell, device: str) -> Advance:
     return CudaLoop(cell, device).advance
 
 
+def compiled(cell: Cell, device: str) -> Advance:
+    """The plain loop, its forward pass and the backward of that through torch.compile."""
+    loop = CudaLoop(cell, device)
+    torch.compiler.reset()
+    loop.forward = torch.compile(loop.forward, dynamic=False)
+    return loop.advance
+
+
 def learner_of(cell: Cell, device: str, **how: bool) -> Learner:
     """A learner on random tokens; `how` are fields of its WhereSpec."""
     corpus = SimpleNamespace(train=TOKENS, eval_windows=TOKENS[: cell.model.context_length + 1][None])
@@ -77,45 +86,36 @@ def eager(cell: Cell, device: str) -> Advance:
     return ours(cell, device, graph=False, compile=False)
 
 
-def packed(cell: Cell, device: str) -> Advance:
-    """Our step for PACKED seeds at once."""
-    remember_orders(2 * PACKED)
-    learners = [learner_of(replace(cell, seed=seed), device) for seed in range(PACKED)]
-    step = PackedStep(learners)
-
-    def advance(steps: int) -> None:
-        step.advance(learners, learners[0].step + steps, FOREVER)
-        if device != "cpu":
-            torch.cuda.synchronize()
-
-    return advance
-
-
-# name: (what makes it ready, cells that it trains at once)
-CONTENDERS: dict[str, tuple[Callable[[Cell, str], Advance], int]] = {
-    "plain": (plain, 1),
-    "ours, eager": (eager, 1),
-    "ours": (ours, 1),
-    "ours, packed": (packed, PACKED),
+CONTENDERS: dict[str, Callable[[Cell, str], Advance]] = {
+    "plain": plain,
+    "compiled": compiled,
+    "ours, eager": eager,
+    "ours": ours,
 }
 
 
-def tokens_per_second(name: str, cell: Cell, device: str, seconds: float = SECONDS) -> float:
-    """Of all cells together, in chunks of steps as a run has them, after a warm-up."""
-    make, cells = CONTENDERS[name]
-    if make is packed and cell.precision != "float32":
-        return float("nan")
-    advance = make(cell, device)
+class Pace(NamedTuple):
+    """How fast a contender trains, and the seconds until it does."""
+
+    tokens_per_second: float
+    ready: float
+
+
+def pace(name: str, cell: Cell, device: str, seconds: float = SECONDS) -> Pace:
+    """In chunks of steps as a run has them, after a warm-up."""
+    began = time.perf_counter()
+    advance = CONTENDERS[name](cell, device)
     advance(10)
+    ready = time.perf_counter() - began
     began, steps = time.perf_counter(), 0
     while (taken := time.perf_counter() - began) < seconds:
         advance(64 if device != "cpu" else 1)
         steps += 64 if device != "cpu" else 1
-    return cells * steps * cell.batch_tokens / taken
+    return Pace(steps * cell.batch_tokens / taken, ready)
 
 
-def cell_of(batch: int, length: int, precision: str) -> Cell:
+def cell_of(size: str, batch: int, length: int, precision: str) -> Cell:
     """The cell that every contender trains, without an end."""
-    model = ModelConfig("transformer", 256, length, **SIZE)
+    model = ModelConfig("transformer", 256, length, **SIZES[size])
     optim, data = OptimSpec(batch_size=batch), DataSpec(context_length=length)
-    return Cell(model, "g128", data, optim, ScheduleSpec(), "noise", 0, "", FOREVER, float("nan"), precision=precision)
+    return Cell(model, size, data, optim, ScheduleSpec(), "noise", 0, "", FOREVER, float("nan"), precision=precision)

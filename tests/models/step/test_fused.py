@@ -1,0 +1,92 @@
+"""The fused step against autograd, its kernels run by Triton's interpreter: no GPU, and every index as on one."""
+
+import os
+from unittest import mock
+
+import pytest
+import torch
+
+from isoflop.experiments.config import OptimSpec
+from isoflop.experiments.training.optimizer import FlatAdamW
+from isoflop.models.config import ModelConfig
+from isoflop.models.parametrization import new_model
+from isoflop.models.step import autograd, training_step
+from isoflop.models.step.options import StepOptions
+from isoflop.models.step.training_step import choose
+
+pytest.importorskip("triton", reason="needs another processor: there is no Triton for this one")
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("needs a machine without a card", allow_module_level=True)
+
+from isoflop.models.step.fused import kernels
+from isoflop.models.step.fused.transformer import Fused, Lowered
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning", "ignore:invalid value:RuntimeWarning"),
+]
+
+
+def model_of(length, vocab=50, width=24, heads=2, **more):
+    config = ModelConfig("transformer", vocab, length, n_layer=2, d_model=width, n_head=heads, **more)
+    model = new_model(config, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+            parameter.grad = torch.full_like(parameter, torch.nan)  # every number must be written
+    return model, torch.randint(vocab, (3, length + 1), generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("length", "options", "low"),
+    [
+        (16, {}, torch.float32),
+        (13, {"tied": True, "width": 20, "vocab": 300}, torch.float32),  # nothing is a power of two
+        (kernels.SHORT + 6, {}, torch.float32),  # attention by torch
+        (16, {}, torch.float16),  # for bfloat16, whose products the interpreter does not know
+        (kernels.SHORT + 6, {"heads": 1}, torch.float16),
+    ],
+)
+def test_loss_and_gradients_are_those_of_autograd(length, options, low):
+    model, tokens = model_of(length, **options)
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    fused = Fused(model, low)
+    loss = fused.loss_and_gradients(inputs, targets)
+    ours = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    expected = autograd.loss_and_gradients(model, model, autograd.loss_of, inputs, targets)
+    tolerance = 3e-6 if low == torch.float32 else 4e-3
+    assert loss.item() == pytest.approx(expected.item(), rel=tolerance)
+    for name, parameter in model.named_parameters():
+        assert (ours[name] - parameter.grad).norm() <= tolerance * parameter.grad.norm(), name
+    nats, hits = fused.score(inputs, targets)
+    theirs, their_hits = autograd.score(model, inputs, targets)
+    torch.testing.assert_close(nats, theirs, rtol=tolerance, atol=tolerance)
+    assert (hits == their_hits).float().mean() > 0.95
+
+
+def test_lowered_weights_are_copied_at_once_where_an_optimizer_holds_them():
+    model, _ = model_of(8)
+    apart = Lowered(model.parameters(), torch.bfloat16)
+    FlatAdamW(model, OptimSpec())
+    together = Lowered(model.parameters(), torch.bfloat16)
+    assert (len(apart._copies), len(together._copies)) == (len(list(model.parameters())), 1)
+    with torch.no_grad():
+        model.head += 1
+    together.refresh()
+    for parameter in model.parameters():
+        assert torch.equal(together[parameter], parameter.detach().bfloat16())
+    assert Lowered(model.parameters(), torch.float32)[model.head].data_ptr() == model.head.data_ptr()
+
+
+def test_a_gpu_without_triton_is_told_of_once_and_takes_another_step(monkeypatch):
+    """The device of shapes stands for a GPU: here it is only asked what it would do."""
+    training_step.triton_works.cache_clear()
+    monkeypatch.setattr(kernels, "swiglu", mock.Mock(side_effect=RuntimeError("no C compiler\nmore")))
+    monkeypatch.setattr(torch, "linspace", lambda *a, device, **k: torch.zeros(64))
+    with pytest.warns(UserWarning, match=r"Triton cannot be used \(no C compiler\): steps on the GPU take"):
+        assert not training_step.triton_works()
+    assert not training_step.triton_works()
+    training_step.triton_works.cache_clear()
+    model, _ = model_of(8)
+    assert choose(model, StepOptions(fused=True)).engine in ("c", "torch")  # on a CPU nobody is asked
