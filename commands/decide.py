@@ -366,7 +366,9 @@ def _with_loss_of(error: ValueError, *which: Any, **how: Any) -> "pd.DataFrame":
     try:
         return load(*which, **how)
     except ValueError as other:
-        raise (error if f"no column {how['outcome']!r}" in str(other) else other) from None
+        if f"no column {how['outcome']!r}" not in str(other):
+            raise other from None
+        raise type(error)(f"--loss {how['outcome'].removeprefix('loss_')}: {error}") from None
 
 
 def _by_name(values: list[str] | None, option: str) -> dict[str, float]:

@@ -63,7 +63,8 @@ def _resident_on(device: str, tokens: np.ndarray) -> Tensor:
         _resident.pop(device, None)  # before there are two
         signed = tokens.view(_SIGNED.get(tokens.dtype, tokens.dtype))
         _resident[device] = tokens, torch.from_numpy(np.array(signed)).to(device)
-        torch.cuda.synchronize(device)  # other streams read it too
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)  # other streams read it too
     return _resident[device][1]
 
 

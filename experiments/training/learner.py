@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -62,8 +62,8 @@ class Learner:
         self.noise = torch.zeros(2, dtype=torch.float64, device=device)  # sums of `noise_scale`
         self.measurements: list[Measurement] = []
         self.engines: set[str] = set()  # that took the steps so far
-        small = cell.step_flops < SMALL_STEP and not self.engine.noise_scale
-        self.together = TOGETHER if self.engine.graph and small else 1  # steps in one graph
+        several = self.engine.graph and not self.engine.noise_scale and cell.step_flops < SMALL_STEP
+        self.together = TOGETHER if several else 1  # steps in one graph
         self._graphs: dict[int, GraphedStep] = {}  # by the number of steps
 
     def first_model(self) -> LanguageModel:
@@ -92,15 +92,15 @@ class Learner:
         """Take those steps, a few at each `next`."""
         if self.step < until:
             self.engines.add(self.engine_name)
-        rates, begin = self.learning_rates(until, steps), self.step
+        rates, begin = cache(partial(self.learning_rates, until, steps)), self.step
         for many in self.gathered(until):
             for some in many.split(self.together):
-                at = self.step - begin
-                self.take(some, rates[at : at + len(some)])
+                self.take(some, rates, self.step - begin)
                 yield
 
-    def take(self, tokens: Tensor, rates: Sequence[float] | Tensor) -> None:
-        """Take the next steps: on batches of tokens (S, B, T + 1), at so many rates."""
+    def take(self, tokens: Tensor, all_rates: Callable[[], Sequence[float] | Tensor], at: int) -> None:
+        """Take the next steps: on batches of tokens (S, B, T + 1), at so many of the rates from number `at` on."""
+        rates = all_rates()[at : at + len(tokens)]
         if self.engine.noise_scale and self.step % EVERY == 0:
             self.noise += from_halves(self.gradients, self.optimizer.gradient_tensors(), tokens[0])
         if not self.engine.graph:

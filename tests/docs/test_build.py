@@ -20,7 +20,7 @@ from tests.support.root import RESULTS, ROOT
 PAGES = build.pages()
 GROWN = {
     "cluster": ("clusters.md", "gpu.md"),
-    "a run of one's own": ("corpora-and-models.md", "gate.md"),
+    "a run of one's own": ("corpora-and-models.md", "gate.md", "mixtures.md"),
     "make": ("index.md",),
     "hub": ("publishing.md",),
 }

@@ -16,7 +16,7 @@ from tests.support.sweep.studies import FakeCorpus
 
 CONF = ROOT / "conf"
 EXPERIMENTS = sorted(path.stem for path in CONF.glob("experiment/*.yaml"))
-LONG = ("overnight_cpu", "gpu_hour")  # on text that a user brings
+LONG = ("overnight_cpu", "gpu_hour", "gpu_rates", "gpu_quarter", "gpu_quarter_holdout")  # on text of their own
 
 
 @pytest.fixture

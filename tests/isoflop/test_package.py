@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.fits.mixed_studies import study as mixtures
 from tests.support.root import RESULTS, ROOT
 from tests.support.session import RUNNER, Ended, session
 
@@ -160,6 +161,7 @@ COMMANDS = {
     "accuracy scores.csv": 0,
     "batch steps.csv": 0,
     f"predict {QUICK} --flops 3e12 --laws chinchilla": 0,
+    "mix mixed.csv": 0,
     f"suggest {QUICK} --budget 1e12 --target 1e13": 0,
     REPORT: 0,
     f"plot {QUICK} -o isoflop.png": 0,
@@ -192,6 +194,7 @@ def shadowed(tmp_path_factory) -> Path:
         (10.0**i, 10.0**j) for i in range(3, 7) for j in range(4, 8)
     )]  # fmt: skip
     write_plain(folder)
+    mixtures(2, 0, runs=24)[1].to_csv(folder / "mixed.csv", index=False)
     (folder / "scores.csv").write_text("\n".join(["n_params,tokens,loss,accuracy", *scores]))
     steps = [f"1e8,{batch},{1500 * (1 + 8e5 / batch):.0f}" for batch in (3e4, 1e5, 4e5, 2e6, 8e6)]
     (folder / "steps.csv").write_text("\n".join(["n_params,batch_tokens,steps_to_target", *steps]))

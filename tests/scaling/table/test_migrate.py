@@ -69,6 +69,8 @@ def test_a_store_may_hold_older_and_newer_runs():
 def test_committed_results_read_with_every_column(path, tmp_path):
     table = read_runs(path)
     assert list(table) == [column.name for column in COLUMNS]
-    assert (table["n_params_active"] == count_params(table, "matrices")).all()
+    active, matrices = table["n_params_active"], count_params(table, "matrices")
+    assert (active == matrices)[table["experts"] == 0].all()
+    assert (active < matrices)[table["experts"] > table["experts_per_token"]].all()
     write_table(table, tmp_path / "again.parquet")
     assert same_runs(table, read_runs(tmp_path / "again.parquet"))

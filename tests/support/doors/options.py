@@ -57,6 +57,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "--by": NAMES,
     "--setting": ("learning_rate=", "learning_rate=x", "learning_rate=-1", "=1", "nosuch=1", "", "weight_decay=0.1"),
     "--loss": NAMES,
+    "--for": NAMES,
     "tune --arm": NAMES,
     "tune --at": ("n_params=", "n_params=x", "n_params=nan", "n_params=0", "=1", "nosuch=1", "", "nosuch"),
     "mix --at": ("n_params=", "n_params=x", "n_params=nan", "n_params=0", "=1", "nosuch=1", "", "nosuch"),
