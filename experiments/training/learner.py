@@ -94,18 +94,24 @@ class Learner:
             self.engines.add(self.engine_name)
         rates, begin = cache(partial(self.learning_rates, until, steps)), self.step
         for many in self.gathered(until):
-            for some in many.split(self.together):
+            for some in many.split(self.together) if self.engine.graph else many:
                 self.take(some, rates, self.step - begin)
                 yield
 
     def take(self, tokens: Tensor, all_rates: Callable[[], Sequence[float] | Tensor], at: int) -> None:
-        """Take the next steps: on batches of tokens (S, B, T + 1), at so many of the rates from number `at` on."""
-        rates = all_rates()[at : at + len(tokens)]
+        """Take the next step, on a batch of tokens (B, T + 1), at number `at` of the rates.
+
+        By a CUDA graph the next ones, on (S, B, T + 1), at so many of the rates.
+        """
         if self.engine.noise_scale and self.step % EVERY == 0:
-            self.noise += from_halves(self.gradients, self.optimizer.gradient_tensors(), tokens[0])
+            batch = tokens[0] if self.engine.graph else tokens
+            self.noise += from_halves(self.gradients, self.optimizer.gradient_tensors(), batch)
         if not self.engine.graph:
-            self.train_steps(tokens, rates)
-        elif len(tokens) in (1, self.together):
+            self.train_step(tokens, all_rates()[at])
+            self.step += 1
+            return
+        rates = all_rates()[at : at + len(tokens)]
+        if len(tokens) in (1, self.together):
             self._replay(tokens, rates)
         else:  # what is left at the end
             for i in range(len(tokens)):
