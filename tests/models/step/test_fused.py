@@ -1,5 +1,6 @@
 """The fused step against autograd, its kernels run by Triton's interpreter: no GPU, and every index as on one."""
 
+import importlib
 import os
 from unittest import mock
 
@@ -14,12 +15,17 @@ from isoflop.models.step import autograd, training_step
 from isoflop.models.step.options import StepOptions
 from isoflop.models.step.training_step import choose
 
-pytest.importorskip("triton", reason="needs another processor: there is no Triton for this one")
-if os.environ.get("TRITON_INTERPRET") != "1":
-    pytest.skip("needs a machine without a card", allow_module_level=True)
+SHORT = 64  # texts of more tokens have attention by torch
 
-from isoflop.models.step.fused import kernels
-from isoflop.models.step.fused.transformer import Fused, Lowered
+
+@pytest.fixture
+def fused():
+    """The room of the fused step: Triton is loaded by these tests alone."""
+    pytest.importorskip("triton", reason="needs another processor: there is no Triton for this one")
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("needs a machine without a card")
+    return importlib.import_module("isoflop.models.step.fused.transformer")
+
 
 pytestmark = [
     pytest.mark.slow,
@@ -43,46 +49,47 @@ def model_of(length, vocab=50, width=24, heads=2, **more):
     [
         (16, {}, torch.float32),
         (13, {"tied": True, "width": 20, "vocab": 300}, torch.float32),  # nothing is a power of two
-        (kernels.SHORT + 6, {}, torch.float32),  # attention by torch
+        (SHORT + 6, {}, torch.float32),  # attention by torch
         (16, {}, torch.float16),  # for bfloat16, whose products the interpreter does not know
-        (kernels.SHORT + 6, {"heads": 1}, torch.float16),
+        (SHORT + 6, {"heads": 1}, torch.float16),
     ],
 )
-def test_loss_and_gradients_are_those_of_autograd(length, options, low):
+def test_loss_and_gradients_are_those_of_autograd(fused, length, options, low):
+    assert fused.kernels.SHORT == SHORT
     model, tokens = model_of(length, **options)
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
-    fused = Fused(model, low)
-    loss = fused.loss_and_gradients(inputs, targets)
+    step = fused.Fused(model, low)
+    loss = step.loss_and_gradients(inputs, targets)
     ours = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     expected = autograd.loss_and_gradients(model, model, autograd.loss_of, inputs, targets)
     tolerance = 3e-6 if low == torch.float32 else 4e-3
     assert loss.item() == pytest.approx(expected.item(), rel=tolerance)
     for name, parameter in model.named_parameters():
         assert (ours[name] - parameter.grad).norm() <= tolerance * parameter.grad.norm(), name
-    nats, hits = fused.score(inputs, targets)
+    nats, hits = step.score(inputs, targets)
     theirs, their_hits = autograd.score(model, inputs, targets)
     torch.testing.assert_close(nats, theirs, rtol=tolerance, atol=tolerance)
     assert (hits == their_hits).float().mean() > 0.95
 
 
-def test_lowered_weights_are_copied_at_once_where_an_optimizer_holds_them():
+def test_lowered_weights_are_copied_at_once_where_an_optimizer_holds_them(fused):
     model, _ = model_of(8)
-    apart = Lowered(model.parameters(), torch.bfloat16)
+    apart = fused.Lowered(model.parameters(), torch.bfloat16)
     FlatAdamW(model, OptimSpec())
-    together = Lowered(model.parameters(), torch.bfloat16)
+    together = fused.Lowered(model.parameters(), torch.bfloat16)
     assert (len(apart._copies), len(together._copies)) == (len(list(model.parameters())), 1)
     with torch.no_grad():
         model.head += 1
     together.refresh()
     for parameter in model.parameters():
         assert torch.equal(together[parameter], parameter.detach().bfloat16())
-    assert Lowered(model.parameters(), torch.float32)[model.head].data_ptr() == model.head.data_ptr()
+    assert fused.Lowered(model.parameters(), torch.float32)[model.head].data_ptr() == model.head.data_ptr()
 
 
-def test_a_gpu_without_triton_is_told_of_once_and_takes_another_step(monkeypatch):
+def test_a_gpu_without_triton_is_told_of_once_and_takes_another_step(fused, monkeypatch):
     """The device of shapes stands for a GPU: here it is only asked what it would do."""
     training_step.triton_works.cache_clear()
-    monkeypatch.setattr(kernels, "swiglu", mock.Mock(side_effect=RuntimeError("no C compiler\nmore")))
+    monkeypatch.setattr(fused.kernels, "swiglu", mock.Mock(side_effect=RuntimeError("no C compiler\nmore")))
     monkeypatch.setattr(torch, "linspace", lambda *a, device, **k: torch.zeros(64))
     with pytest.warns(UserWarning, match=r"Triton cannot be used \(no C compiler\): steps on the GPU take"):
         assert not training_step.triton_works()
