@@ -82,27 +82,36 @@ def _speed_of(kept: SpeedFile, threads: int = 1) -> Speed:
 
 
 def keep(
-    shapes: Mapping[str, Measured], *, start: float, alone: float, device: str, threads: int, side_by_side: float = 1.0
+    shapes: Mapping[str, Measured],
+    *,
+    start: float,
+    alone: float,
+    device: str,
+    threads: int,
+    side_by_side: float | None = None,
 ) -> None:
-    """Add shapes to those measured with this code; what another code was measured with is dropped."""
+    """Add shapes to those measured with this code; what another code was measured with is dropped.
+
+    `side_by_side` is left as it was, 1 at first, where these shapes do not tell it.
+    """
     path = _file(device, threads)
     try:
-        before = read_json(path, SpeedFile)
-        before = before["shapes"] if before["engine"] == engine_id() else {}
+        kept = read_json(path, SpeedFile)
+        before, gain = (kept["shapes"], kept["side_by_side"]) if kept["engine"] == engine_id() else ({}, 1.0)
     except (OSError, ValueError):
-        before = {}
+        before, gain = {}, 1.0
     new = {
         key: {"rate": [one.rate.step, one.rate.token], "work": list(one.work), "precision": one.precision}
         for key, one in shapes.items()
     }
-    kept = {
-        "engine": engine_id(), "shapes": before | new, "start": start, "alone": alone, "side_by_side": side_by_side,
-        "at": time.time(),
+    now = {
+        "engine": engine_id(), "shapes": before | new, "start": start, "alone": alone,
+        "side_by_side": gain if side_by_side is None else side_by_side, "at": time.time(),
     }  # fmt: skip
     try:
         private_folder()
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(kept))
+        temporary.write_text(json.dumps(now))
         os.replace(temporary, path)
     except OSError as error:
         print(f"isoflop: what was timed is not kept for the next command: {error}", file=sys.stderr)

@@ -54,7 +54,7 @@ def measure(cells: Sequence[Cell], where: WhereSpec) -> None:
             _ask(timer, SECONDS, 0, len(share))
         rates = [json.loads(_read(timer)) for timer in timers]
         alone = _alone(timers[-1], rates[-1]) if processes > 1 else 1.0
-        side_by_side = _side_by_side(timers[0], shares[0]) if where.device != "cpu" else 1.0
+        side_by_side = _side_by_side(timers[0], shares[0]) if where.device != "cpu" else None
     shapes = {
         shape_key(cell): Measured(Rate(*rate), work(cell), cell.precision)
         for share, timed in zip(shares, rates, strict=True)
@@ -73,11 +73,14 @@ def _alone(timer: subprocess.Popen, company: list) -> float:
     return min(1.0, step / company[middle][0])
 
 
-def _side_by_side(timer: subprocess.Popen, cells: Sequence[Cell]) -> float:
-    """How many times as many steps a second a device takes of the middle one of the small cells, filled with them."""
+def _side_by_side(timer: subprocess.Popen, cells: Sequence[Cell]) -> float | None:
+    """How many times as many steps a second a device takes of the middle one of the small cells, filled with them.
+
+    None where no cell is small.
+    """
     small = [i for i, cell in enumerate(cells) if cell.step_flops < SMALL_STEP]
     if not small:
-        return 1.0
+        return None
     middle = small[len(small) // 2]
     _ask(timer, ALONE_SECONDS, middle, middle)
     return max(1.0, float(json.loads(_read(timer))))

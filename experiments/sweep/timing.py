@@ -50,8 +50,7 @@ def time_cells(cells: Sequence[Cell], seconds: float, where: WhereSpec) -> list[
 def _time(cell: Cell, seconds: float, where: WhereSpec) -> tuple[float, float]:
     """Medians over short runs of steps and over evaluations; a warm-up is left out."""
     began, device = time.perf_counter(), where.device
-    cell = replace(cell, data=replace(cell.data, mixture={}))  # of random tokens there is one kind
-    learner = Learner(cell, cast(Corpus, noise(cell)), device, engine=decide(cell, where))
+    learner = _on_noise(cell, where)
     if device != "cpu":
         learner.advance(1, cell.steps)  # captures or compiles the step
         learner.measure(cell.steps)
@@ -69,6 +68,12 @@ def _time(cell: Cell, seconds: float, where: WhereSpec) -> tuple[float, float]:
     return float(np.median(steps)), float(np.median(tokens))
 
 
+def _on_noise(cell: Cell, where: WhereSpec) -> Learner:
+    """A learner of the cell on random tokens, of which there is one kind, whatever it mixes."""
+    cell = replace(cell, data=replace(cell.data, mixture={}))
+    return Learner(cell, cast(Corpus, noise(cell)), where.device, engine=decide(cell, where))
+
+
 def side_by_side(cell: Cell, seconds: float, where: WhereSpec) -> float:
     """Steps a second of as many trunks as fill the device, each on a stream, over those of one."""
     rates = []
@@ -77,7 +82,7 @@ def side_by_side(cell: Cell, seconds: float, where: WhereSpec) -> float:
         learners = []
         for stream in streams:
             with torch.cuda.stream(stream):
-                learners.append(Learner(cell, cast(Corpus, noise(cell)), where.device, engine=decide(cell, where)))
+                learners.append(_on_noise(cell, where))
                 learners[-1].advance(2 * TOGETHER, FOREVER)
         began, rounds = time.perf_counter(), 0
         while (taken := time.perf_counter() - began) < seconds / 2:

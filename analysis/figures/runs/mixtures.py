@@ -59,7 +59,7 @@ def plot_ranks(found: Mix, *, ax: Axes | None = None) -> Axes:
     ax.plot(ends, ends, color="black", lw=0.8, zorder=1)
     rho = tried["predicted"].rank().corr(tried["loss"].rank())
     error = np.sqrt(np.mean(np.log(tried["predicted"] / tried["loss"]) ** 2))
-    note(ax, f"Spearman {rho:.3f}\nrms {error:.2%}")
+    note(ax, f"Spearman {rho:.3f}\nrms {error:.2%}", where="lower right")
     ax.set_xlabel(f"predicted, {loss_label()}")
     ax.set_ylabel(loss_label())
     ax.set_title("Mixtures left out")
