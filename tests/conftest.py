@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
@@ -84,12 +85,30 @@ def study_table(study_law) -> pd.DataFrame:
     return simulate_study(study_law, noise=0.005, seed=0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shared_compositions():
+    """Hydra reads the package's files once a session, where tests that compose are collected."""
+    if "isoflop.experiments.compose.compose" not in sys.modules:
+        yield
+        return
+    from tests.support.compositions import shared_compositions
+
+    with shared_compositions():
+        yield
+
+
+@pytest.fixture(scope="session")
+def searched():
+    """What tests of this session searched for."""
+    return {}
+
+
 @pytest.fixture(scope="module")
-def kept_searches():
-    """What one test of a file searched for is there for the others, to the bit: for files that are not of fits."""
+def kept_searches(searched):
+    """What one test searched for is there for the others, to the bit: for files that are not of searches."""
     from isoflop.scaling.fitting.kept_searches import keep_searches
 
-    with keep_searches():
+    with keep_searches(searched):
         yield
 
 

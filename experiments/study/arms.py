@@ -1,7 +1,7 @@
 """What a study compares: each arm sets some keys of the configuration, `vary` runs through the values of others, and
 `mixtures` through shares of domains."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from math import prod
@@ -43,8 +43,8 @@ def variants(config: ExperimentConfig) -> Iterator[ExperimentConfig]:
         except OmegaConfBaseException as error:
             raise ArmError(f"study.arms.{name}: {str(error).splitlines()[0]}") from error
         _check_shape(f"study.arms.{name}", plain, set_here)
-        for values in product(*vary.values()):
-            one = _varied(plain, dict(zip(vary, values, strict=True)))
+        _check_varied(vary)
+        for one in _varied(plain, list(vary.items()), {}):
             _check_shape("study.vary", one, vary)
             yield from mixed(one)
 
@@ -89,26 +89,49 @@ def _no_flags(patch: Mapping, above: str = "") -> Iterator[str]:
             yield no_flag(f"{above}{key}", value)
 
 
-def _varied(arm: ExperimentConfig, values: Mapping) -> ExperimentConfig:
-    """`arm` with each `group.key` at its value; only the groups that change are checked and made anew."""
-    _check_keys("study.vary", values)
-    for dotted, value in values.items():
+Parts = dict[tuple[int, str, int], tuple[Any, Any]]
+
+
+def _varied(arm: ExperimentConfig, vary: Sequence[tuple[str, list]], made: Parts) -> Iterator[ExperimentConfig]:
+    """`arm` at each combination of values, the last key's first; only the groups that change are checked and made.
+
+    `made` keeps those: a group that was changed in a way before is changed in that way once.
+    """
+    if not vary:
+        yield arm
+        return
+    (dotted, values), *others = vary
+    group = dotted.partition(".")[0]
+    for number, value in enumerate(values):
+        part = getattr(arm, group)
+        key = (id(part), dotted, number)
+        if key not in made:
+            made[key] = part, _changed(part, dotted, value)  # with the part, whose id is no other's while it is kept
+        yield from _varied(replace(arm, **{group: made[key][1]}), others, made)
+
+
+def _check_varied(keys: Iterable[str]) -> None:
+    """Raise ArmError for a key to vary that is none of a group that may be."""
+    _check_keys("study.vary", keys)
+    for dotted in keys:
         group, _, key = dotted.partition(".")
         if not key:
             raise ArmError(f"study.vary.{dotted} names a group; vary a key of it, as in {group}.KEY")
-        part = OmegaConf.structured(getattr(arm, group))
-        if wrong := no_flag(dotted, value):
-            raise ArmError(f"study.vary.{dotted}={value!r}: {wrong}")
-        try:
-            OmegaConf.update(part, key, value)
-            changed: dict[str, Any] = {group: OmegaConf.to_object(part)}
-            arm = replace(arm, **changed)
-        except OmegaConfBaseException as error:
-            raise ArmError(f"study.vary.{dotted}={value!r}: {str(error).splitlines()[0]}") from error
-    return arm
 
 
-def _check_keys(where: str, keys: Mapping) -> None:
+def _changed(part: Any, dotted: str, value: object) -> Any:
+    """A group of the configuration with the key `dotted` at a value, checked."""
+    if wrong := no_flag(dotted, value):
+        raise ArmError(f"study.vary.{dotted}={value!r}: {wrong}")
+    try:
+        tree = OmegaConf.structured(part)
+        OmegaConf.update(tree, dotted.partition(".")[2], value)
+        return OmegaConf.to_object(tree)
+    except OmegaConfBaseException as error:
+        raise ArmError(f"study.vary.{dotted}={value!r}: {str(error).splitlines()[0]}") from error
+
+
+def _check_keys(where: str, keys: Iterable[object]) -> None:
     for key in keys:
         if not isinstance(key, str) or key.split(".")[0] not in ARM_SETS:
             raise ArmError(f"{where} may set keys of {', '.join(ARM_SETS)}; not {key!r}")

@@ -1,7 +1,8 @@
 """Names a user may type: the sizes in `conf/model` and in folders of the user, and the nearest to a mistyped one."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple
 from functools import cache
 from importlib.resources import files
@@ -46,12 +47,13 @@ def load_size(name: str, base: ModelSpec | None = None, config_dirs: Sequence[st
     `config_dirs` are Hydra's further search path (`--config-dir`). Raises ValueError with the nearest names and the
     folders searched, or naming a file that is no model or that has the name of another size.
     """
-    known = _files(config_dirs)
-    if name not in known:
+    found = [models / f"{name}.yaml" for models in _folders(config_dirs) if f"{name}.yaml" in _entries(models)]
+    if not found:
+        known = _files(config_dirs)
         folders = ", ".join(["conf/model of isoflop", *(str(_models(entry)) for entry in config_dirs)])
         remedy = "" if config_dirs else "; --config-dir DIR adds DIR/model"
         raise SizeError(f"study.sizes: no model size {name!r}{suggest(name, known)}; searched {folders}{remedy}")
-    first, *others = known[name]
+    first, *others = found
     if any(_text(other) != _text(first) for other in others):
         raise SizeError(f"study.sizes: {others[0]} has the name of another size, {name!r} in {first}: rename it")
     return _load(first, _text(first), astuple(base or ModelSpec()))
@@ -90,12 +92,21 @@ def _text(path: Path) -> str:
 def _files(config_dirs: Sequence[str]) -> dict[str, list[Path]]:
     """The files of each name, in the order that they are searched in."""
     found: dict[str, list[Path]] = {}
-    for folder in ["pkg://isoflop.conf", *config_dirs]:
-        models = _models(folder)
-        for path in models.iterdir() if models.is_dir() else ():
+    for models in _folders(config_dirs):
+        for path in map(models.joinpath, _entries(models)):
             if path.suffix == ".yaml":
                 found.setdefault(path.stem, []).append(path)
     return {name: found[name] for name in sorted(found, key=lambda n: (n.rstrip("0123456789"), len(n), n))}
+
+
+def _folders(config_dirs: Sequence[str]) -> Iterator[Path]:
+    """The folders of sizes, in the order that they are searched in."""
+    yield from map(_models, ["pkg://isoflop.conf", *config_dirs])
+
+
+def _entries(folder: Path) -> list[str]:
+    """The names in a folder; none where there is no folder."""
+    return os.listdir(folder) if folder.is_dir() else []
 
 
 def _models(entry: str) -> Path:

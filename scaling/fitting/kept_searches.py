@@ -19,16 +19,20 @@ from isoflop.scaling.fitting.solver import Solution
 from isoflop.scaling.laws.law import Array
 
 Found = tuple[Solution, float, Array]
-_KEPT: ContextVar[dict[tuple[object, ...], Found] | None] = ContextVar("kept searches", default=None)
+Searches = dict[tuple[object, ...], Found]
+_KEPT: ContextVar[Searches | None] = ContextVar("kept searches", default=None)
 
 
 @contextmanager
-def keep_searches() -> Iterator[None]:
-    """Inside, `search_once` asks nothing twice; what it keeps is dropped at the end of the outermost block."""
+def keep_searches(kept: Searches | None = None) -> Iterator[None]:
+    """Inside, `search_once` asks nothing twice; what it keeps is dropped at the end of the outermost block.
+
+    `kept` holds what was found before and takes what is found: it outlives the block.
+    """
     if _KEPT.get() is not None:
         yield
         return
-    token = _KEPT.set({})
+    token = _KEPT.set({} if kept is None else kept)
     try:
         yield
     finally:

@@ -161,8 +161,9 @@ def points(
     _check_convention("compute", compute, COMPUTE)
     notes, unit = list(table.attrs.get("notes", ())), str(table.attrs.get("loss_unit", NATS_PER_TOKEN))
     larger, orders_differ = None, False
+    source = str(table.attrs.get("source", "table"))
     if is_runs(table):
-        frame = _finished(table, notes)
+        frame = _finished(_bare(table), notes)
         frame["n_params"] = count_params(frame, params)
         frame["flops"] = _run_flops(frame, compute)
         used, larger = (params, compute), _larger_models(frame, params, compute)
@@ -171,7 +172,7 @@ def points(
         table = _resolved(table, notes)
         unit = table.attrs["loss_unit"]
         frame, used = _plain(table, params, compute, notes, sized=not sizeless(inputs))
-    source = str(table.attrs.get("source", "table"))
+        source = str(table.attrs.get("source", "table"))
     lacking: dict[str, str] = {}
     if further := unlike(inputs):
         frame, lacking = add_inputs(frame, further, notes, source=source)
@@ -181,9 +182,15 @@ def points(
     kept = [*QUANTITIES, "cluster", *(c for c in OPTIONAL if c in frame and c != "trunk_id")]
     kept += [name for column in further for name in components(list(map(str, frame.columns)), column)]
     kept = list(dict.fromkeys(kept))
-    tidy = frame.reindex(columns=kept).astype(dict.fromkeys(QUANTITIES, float)).reset_index(drop=True)
-    tidy.attrs = {}  # what a reader needs of them is in the points; pandas would copy them at every operation
+    columns = {name: frame[name] if name in frame else np.full(len(frame), np.nan) for name in kept}
+    columns |= {name: np.asarray(columns[name], dtype=float) for name in QUANTITIES}
+    tidy = pd.DataFrame(columns, index=frame.index).reset_index(drop=True)
     return Points(tidy, used[0], used[1], cluster, tuple(notes), unit, larger, orders_differ, lacking)
+
+
+def _bare(table: pd.DataFrame) -> pd.DataFrame:
+    """The table without its attrs, which pandas would copy at every operation."""
+    return pd.DataFrame(table, copy=False)
 
 
 def _weighed(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:

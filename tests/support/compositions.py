@@ -1,0 +1,55 @@
+"""Hydra's work shared by the tests of a session: files of the package are read once, the same files are merged once.
+
+What a test types is parsed and applied by Hydra as ever. Only what depends on nothing but the package's own files is
+kept, each a copy for each composition; a folder of the user's (--config-dir) is read anew.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy, deepcopy
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
+from omegaconf import DictConfig
+from pytest import MonkeyPatch
+
+READ, MERGE = ConfigRepository.load_config, ConfigLoaderImpl._compose_config_from_defaults_list
+
+
+@contextmanager
+def shared_compositions() -> Iterator[None]:
+    """Inside, Hydra reads and merges nothing of the package twice."""
+    files: dict[tuple[object, ...], Any] = {}
+    trees: dict[tuple[object, ...], DictConfig] = {}
+
+    def read(self: ConfigRepository, config_path: str) -> Any:
+        if (own := _package(self)) is None:
+            return READ(self, config_path)
+        if (key := (own, config_path)) not in files:
+            files[key] = READ(self, config_path)
+        found = copy(files[key])
+        if found is not None:
+            found.defaults_list = deepcopy(found.defaults_list)  # it is written to
+        return found
+
+    def merge(self: ConfigLoaderImpl, defaults: list[Any], repo: CachingConfigRepository) -> DictConfig:
+        if (own := _package(repo.delegate)) is None:
+            return MERGE(self, defaults, repo)
+        key = (own, *((one.config_path, one.package, one.primary, one.is_self) for one in defaults))
+        if key not in trees:
+            with MonkeyPatch.context() as patch:
+                patch.setattr(ConfigRepository, "load_config", READ)  # a tree takes the nodes of what it merges
+                trees[key] = MERGE(self, defaults, repo.delegate)
+        return deepcopy(trees[key])
+
+    with MonkeyPatch.context() as patch:
+        patch.setattr(ConfigRepository, "load_config", read)
+        patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", merge)
+        yield
+
+
+def _package(repo: Any) -> tuple[str, ...] | None:
+    """Where a repository of Hydra looks; None where not all of that is of installed packages."""
+    found = tuple(source.full_path() for source in repo.get_sources())
+    return found if all(path.startswith(("pkg://", "structured://")) for path in found) else None
