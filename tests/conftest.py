@@ -98,17 +98,17 @@ def shared_compositions():
 
 
 @pytest.fixture(scope="session")
-def searched():
-    """What tests of this session searched for."""
+def found_searches():
+    """What tests of this session searched for and found."""
     return {}
 
 
 @pytest.fixture(scope="module")
-def kept_searches(searched):
+def kept_searches(found_searches):
     """What one test searched for is there for the others, to the bit: for files that are not of searches."""
     from isoflop.scaling.fitting.kept_searches import keep_searches
 
-    with keep_searches(searched):
+    with keep_searches(found_searches):
         yield
 
 

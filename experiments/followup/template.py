@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -60,10 +61,11 @@ class Template:
     trained: dict[int, float]  # tokens at which the trunk of a size (n_params_total) can go on
     notes: tuple[str, ...]  # on settings that differ between runs or that the table does not record
 
-    @property
+    @cached_property
     def base(self) -> ModelSpec:
         """The model that sizes of conf/model change: the schema's default where a size has these parts by itself."""
-        own = any(parts_in(load_size(name)) == parts_in(self.parts) for name in size_names())
+        parts = parts_in(self.parts)
+        own = any(parts_in(load_size(name)) == parts for name in size_names())
         return ModelSpec() if own else self.parts
 
     @property

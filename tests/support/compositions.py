@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from copy import copy, deepcopy
 from typing import Any
 
+import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
 from omegaconf import DictConfig
-from pytest import MonkeyPatch
 
 READ, MERGE = ConfigRepository.load_config, ConfigLoaderImpl._compose_config_from_defaults_list
 
@@ -38,12 +38,12 @@ def shared_compositions() -> Iterator[None]:
             return MERGE(self, defaults, repo)
         key = (own, *((one.config_path, one.package, one.primary, one.is_self) for one in defaults))
         if key not in trees:
-            with MonkeyPatch.context() as patch:
+            with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(ConfigRepository, "load_config", READ)  # a tree takes the nodes of what it merges
                 trees[key] = MERGE(self, defaults, repo.delegate)
         return deepcopy(trees[key])
 
-    with MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ConfigRepository, "load_config", read)
         patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", merge)
         yield

@@ -4,10 +4,16 @@ import os
 import shlex
 
 import pytest
+from hydra import compose, initialize_config_module
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
+from omegaconf import OmegaConf
 
 from isoflop.experiments.compose.compose import compose_all
+from isoflop.experiments.compose.hydra_state import others_hydra_kept
 from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.study.arms import ArmError, variants
+from tests.support import compositions
 from tests.support.root import ROOT
 
 HEAD = "# @package _global_\n"
@@ -191,3 +197,22 @@ def test_a_file_of_a_study_says_where_its_launcher_runs_and_not_what(mine):
 def test_a_key_that_each_size_of_a_study_sets_itself_is_refused(override):
     with pytest.raises(UsageError, match=r"override study\.(sizes|seeds)=\[...\]"):
         compose_all(["experiment=smoke", override])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["experiment=quick"], ["optim=muon", "schedule=cosine", "model=d12", "budget.tokens=1e6"], ["+study.x=1"]],
+    ids=lambda overrides: overrides[0],
+)
+def test_what_the_tests_share_is_what_hydra_composes(overrides, monkeypatch):
+    """Twice from what is kept, and once by Hydra alone."""
+
+    def tree():
+        with others_hydra_kept(), initialize_config_module("isoflop.conf", version_base="1.3"):
+            return OmegaConf.to_yaml(compose("config", overrides=overrides, return_hydra_config=True))
+
+    assert ConfigRepository.load_config is not compositions.READ
+    first, again = tree(), tree()
+    monkeypatch.setattr(ConfigRepository, "load_config", compositions.READ)
+    monkeypatch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", compositions.MERGE)
+    assert first == again == tree()

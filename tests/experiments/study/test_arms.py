@@ -6,6 +6,7 @@ import pytest
 
 from isoflop.experiments.compose.compose import compose_all
 from isoflop.experiments.config import CellSpec, ExperimentConfig, OptimSpec, ScheduleSpec, StudySpec, WindowSpec
+from isoflop.experiments.study import arms
 from isoflop.experiments.study.arms import ArmError, variants
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.study import expand
@@ -57,6 +58,19 @@ def test_varied_keys_are_crossed_with_each_other_and_with_the_arms():
         (arm, rule, rate, size) for arm, rule in (("a", "mup"), ("b", "standard"))
         for rate in (0.01, 0.02) for size in (4, 8)
     ]  # fmt: skip
+
+
+def test_a_group_is_changed_once_for_all_the_values_of_other_groups(monkeypatch):
+    made, changed = [], arms._changed
+    monkeypatch.setattr(
+        arms, "_changed", lambda part, key, value: made.append((key, value)) or changed(part, key, value)
+    )
+    rates, lengths = [0.01, 0.02, 0.03], [32, 64]
+    vary = {"optim.learning_rate": rates, "data.context_length": lengths, "optim.beta1": [0.8]}
+    found = [(v.optim.learning_rate, v.data.context_length, v.optim.beta1)
+             for v in variants(compared(arms={}, sizes=["d8"], vary=vary))]  # fmt: skip
+    assert found == [(rate, length, 0.8) for rate in rates for length in lengths]
+    assert len(made) == len(rates) + len(lengths) + len(rates)
 
 
 def test_an_arm_may_vary_values_of_its_own():

@@ -42,6 +42,14 @@ def test_the_same_numbers_are_searched_once_and_give_the_same_bits(data, searche
     assert len(searched) == 3  # nothing is kept after the block
 
 
+def test_what_is_given_to_keep_them_in_outlives_the_block(data, searched):
+    kept = {}
+    for _ in range(2):
+        with keep_searches(kept):
+            fit("chinchilla", data, falls=0.0)
+    assert len(searched) == len(kept) == 1
+
+
 def changed(frame, column):
     return frame.assign(**{column: frame[column].to_numpy() * np.r_[1 + 1e-12, np.ones(len(frame) - 1)]})
 

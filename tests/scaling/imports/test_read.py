@@ -16,7 +16,7 @@ from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import points
 from isoflop.scaling.table.read import read_table
-from tests.support.root import ROOT
+from tests.support.root import RESULTS, ROOT
 from tests.support.tables.dialects import by_fit, by_import, difference
 from tests.support.tables.programs import PROGRAMS
 
@@ -293,3 +293,12 @@ def test_a_long_table_with_a_metric_named_like_one_of_its_columns_says_so(tmp_pa
     path.write_text("run,step,metric,value\na,1,loss,3\na,1,run,4\na,2,loss,2\n")
     with pytest.raises(SourceError, match=r"long\.csv: a long table .* has 'run' twice"):
         import_source(path, "auto", ImportOptions(n_params={"": 1e6}, batch_tokens={"": 1e5}), {})
+
+
+def test_a_condition_that_keeps_no_run_of_a_run_table_is_told_at_once(monkeypatch):
+    def imported(*_):
+        raise AssertionError("its columns are those of a run table: no other reader finds other rows")
+
+    monkeypatch.setattr("isoflop.scaling.imports.read_table._imported_table", imported)
+    with pytest.raises(TableError, match="keeps none"):
+        read_whole(RESULTS / "quick.parquet", where="loss < 0")
