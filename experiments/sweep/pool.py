@@ -7,7 +7,10 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from isoflop.experiments.cost.cost import cores
 from isoflop.experiments.study.engine import DISTRIBUTED
 
 LOOK_SECONDS = 1.0  # between looks of a worker at its parent
+HELPERS = 8  # of a process that trains several trunks on a GPU, at most
 PATIENCE_SECONDS = 10.0  # for the place of a worker that is about to end
 _places: list[object] = []  # open files: their locks are this process' place in the pool
 
@@ -129,6 +133,34 @@ def start_worker(parent: int, threads: int, device: str, *place: Any) -> None:
     else:
         end_with(parent)
     begin(threads, device)
+
+
+@contextmanager
+def helpers(threads: int) -> Iterator[Callable[..., None]]:
+    """Processes that take what would hold up a GPU's steps, which are queued by Python: what is yielded calls a
+    function in one of them and waits for its end. Where they cannot be started it is called here.
+    """
+    count = min(HELPERS, cores())
+    with ProcessPoolExecutor(count, get_context("spawn"), start_helper, (os.getpid(), threads)) as pool:
+        for _ in range(count):  # each is started by the first call that finds none idle
+            pool.submit(os.getpid)
+
+        def elsewhere(function: Callable[..., None], *arguments: object) -> None:
+            try:
+                pool.submit(function, *arguments).result()
+            except BrokenExecutor:
+                function(*arguments)
+
+        yield elsewhere
+
+
+def start_helper(parent: int, threads: int) -> None:
+    """What a helper does first: it ends with its parent, and loads and sets what it will need."""
+    end_with(parent)
+    from isoflop.experiments.training import keep, process  # loads torch
+
+    del keep
+    process.configure_process(threads)
 
 
 def _place(folder: Path, workers: int) -> int:
