@@ -5,11 +5,10 @@ No torch is imported before it is known that there is a GPU.
 
 import fcntl
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
-from contextlib import contextmanager
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.cost.cost import cores
 from isoflop.experiments.study.engine import DISTRIBUTED
+from isoflop.experiments.training.process import begin, begin_helper, end_with
 
-LOOK_SECONDS = 1.0  # between looks of a worker at its parent
 HELPERS = 8  # of a process that trains several trunks on a GPU, at most
 PATIENCE_SECONDS = 10.0  # for the place of a worker that is about to end
 _places: list[object] = []  # open files: their locks are this process' place in the pool
@@ -96,21 +95,6 @@ def time_slices(where: WhereSpec, workers: int) -> str:
     )
 
 
-def end_with(parent: int) -> None:
-    """Watch, from a thread for the rest of this process, that its parent is still `parent`; end at once if not.
-
-    Nobody would look at the result, and the next launch wants the trunk. What was written is whole, so nothing is lost
-    but the steps since the last checkpoint.
-    """
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(LOOK_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def begin_worker(parent: int, folder: str, workers: int, names: Sequence[str]) -> None:
     """First of all in a pool's worker: end with its parent, and see one GPU alone, which then is cuda.
 
@@ -126,8 +110,6 @@ def start_worker(parent: int, threads: int, device: str, *place: Any) -> None:
 
     It ends with its parent, and loads and sets what every job needs (`training.process`).
     """
-    from isoflop.experiments.training.process import begin  # torch, which is to see no other GPU
-
     if place:
         begin_worker(parent, *place)
     else:
@@ -135,32 +117,23 @@ def start_worker(parent: int, threads: int, device: str, *place: Any) -> None:
     begin(threads, device)
 
 
-@contextmanager
-def helpers(threads: int) -> Iterator[Callable[..., None]]:
-    """Processes that take what would hold up a GPU's steps, which are queued by Python: what is yielded calls a
-    function in one of them and waits for its end. Where they cannot be started it is called here.
-    """
+@cache
+def helpers(threads: int) -> ProcessPoolExecutor:
+    """Processes that take what would hold up a GPU's steps, which are queued by Python. The first call starts them:
+    early, since they load what they need at the same time as this process."""
     count = min(HELPERS, cores())
-    with ProcessPoolExecutor(count, get_context("spawn"), start_helper, (os.getpid(), threads)) as pool:
-        for _ in range(count):  # each is started by the first call that finds none idle
-            pool.submit(os.getpid)
-
-        def elsewhere(function: Callable[..., None], *arguments: object) -> None:
-            try:
-                pool.submit(function, *arguments).result()
-            except BrokenExecutor:
-                function(*arguments)
-
-        yield elsewhere
+    pool = ProcessPoolExecutor(count, get_context("spawn"), begin_helper, (os.getpid(), threads))
+    for _ in range(count):  # each is started by the first call that finds none idle
+        pool.submit(os.getpid)
+    return pool
 
 
-def start_helper(parent: int, threads: int) -> None:
-    """What a helper does first: it ends with its parent, and loads and sets what it will need."""
-    end_with(parent)
-    from isoflop.experiments.training import keep, process  # loads torch
-
-    del keep
-    process.configure_process(threads)
+def elsewhere(threads: int, function: Callable[..., None], *arguments: object) -> None:
+    """Call a function in a helper and wait for its end; here where helpers cannot be started."""
+    try:
+        helpers(threads).submit(function, *arguments).result()
+    except BrokenExecutor:
+        function(*arguments)
 
 
 def _place(folder: Path, workers: int) -> int:

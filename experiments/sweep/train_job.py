@@ -40,7 +40,7 @@ from isoflop.experiments.store.store import SETTLED, Store, StoreError, open_sto
 from isoflop.experiments.study.cell import Cell, from_plain, to_plain
 from isoflop.experiments.study.engine import Engine, decide
 from isoflop.experiments.study.study import Study
-from isoflop.experiments.sweep.pool import helpers
+from isoflop.experiments.sweep.pool import elsewhere
 from isoflop.experiments.training.checkpoint import prune
 from isoflop.printable import printable
 from isoflop.scaling.table.runs import write_run
@@ -190,8 +190,8 @@ def train_together(works: Sequence[Work], corpora: OpenCorpora, store: Store, wh
 
     room = available_bytes(where.device)
     shares = [share(work.cells[0], where, room) for work in works]
-    with nullcontext(here) if where.device == "cpu" else helpers(where.threads) as elsewhere:
-        train_pack(list(zip(shares, trains, strict=True)), where.device, elsewhere)
+    aside = here if where.device == "cpu" else partial(elsewhere, where.threads)
+    train_pack(list(zip(shares, trains, strict=True)), where.device, aside)
 
 
 def train_claimed(
@@ -300,9 +300,9 @@ def _train(
             trackers.follow(cell, so_far)
 
     def keep(cell: Cell, model: "LanguageModel", evaluation: "Evaluation") -> None:
-        with beside() as elsewhere:
+        with beside() as call:
             _require(claim, store)
-            keep_model(cell, model, evaluation, store=store, corpus=corpus, elsewhere=elsewhere)
+            keep_model(cell, model, evaluation, store=store, corpus=corpus, elsewhere=call)
 
     with trackers or nullcontext():
         while pending:

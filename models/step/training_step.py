@@ -97,6 +97,7 @@ def _fused(model: LanguageModel, bfloat16: bool) -> Step | None:
     if bfloat16 or not Texts.fits(model):
         return step
     texts = Texts(model)
+    texts.build()
     return replace(step, loss_and_gradients=texts.loss_and_gradients, score=texts.score, brief=True)
 
 

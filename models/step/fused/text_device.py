@@ -92,6 +92,7 @@ def _gate_up(h_RD, gate_up, f, d, hidden, width, exact: tl.constexpr):
 
 @triton.jit(do_not_specialize=["stride", "embedding", "length", "width"])
 def embed(tokens_BT, stride, weights, embedding, x_BTD, length, width, R: tl.constexpr, D: tl.constexpr):
+    """The rows of the embedding that a text reads."""
     text, t, _ = _rows(length, R)
     d = tl.arange(0, D)
     tokens_R = tl.load(tokens_BT + text * stride + t, mask=t < length, other=0)
@@ -100,11 +101,12 @@ def embed(tokens_BT, stride, weights, embedding, x_BTD, length, width, R: tl.con
     _store(x_BTD + text * length * width, t, d, length, width, x_RD)
 
 
-@triton.jit(do_not_specialize=["stride", "embedding", "length", "width", "vocab", "count"])
+@triton.jit(do_not_specialize=["stride", "embedding", "length", "width", "vocab", "count", "parts"])
 def embed_backward(
     tokens_BT, stride, dx_BTD, gradients, embedding, length, width, vocab, count, parts,
     exact: tl.constexpr, T: tl.constexpr, D: tl.constexpr, V: tl.constexpr,
 ):  # fmt: skip
+    """The gradient of the embedding, of some tokens of the vocabulary: what was read by each."""
     text, t, d = tl.program_id(0).to(tl.int64), tl.arange(0, T), tl.arange(0, D)
     tokens_T = tl.load(tokens_BT + text * stride + t, mask=t < length, other=-1)
     dx_TD = _load(dx_BTD + text * length * width, t, d, length, width)
@@ -118,6 +120,7 @@ def attend(
     x_BTD, y_BTD, weights, norm, qkv, cos, sin, length, width, scale,
     eps: tl.constexpr, exact: tl.constexpr, T: tl.constexpr, D: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
+    """What one head reads of the values before every position."""
     text, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     t, d, k = tl.arange(0, T), tl.arange(0, D), tl.arange(0, K)
     head_width = width // tl.num_programs(1)
@@ -135,6 +138,7 @@ def attend_backward(
     x_BTD, dy_BTD, dqkv_BSTD, weights, norm, qkv, cos, sin, length, width, scale,
     eps: tl.constexpr, exact: tl.constexpr, T: tl.constexpr, D: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
+    """The gradients of its queries, keys and values, before they were rotated."""
     text, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     t, d, k = tl.arange(0, T), tl.arange(0, D), tl.arange(0, K)
     head_width = width // tl.num_programs(1)
@@ -161,6 +165,7 @@ def project_backward(
     x_BTD, dqkv_BSTD, dx_BTD, weights, gradients, norm, qkv, length, width, count,
     eps: tl.constexpr, exact: tl.constexpr, R: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
+    """From those of all heads to the gradients of qkv, the norm before it and the residual stream."""
     text, t, part = _rows(length, R)
     d, square, gradients = tl.arange(0, D), width * width, gradients + part * count
     dx_BTD += text * length * width
@@ -181,6 +186,7 @@ def gated(
     x_BTD, y_BTD, middle_BTD, sum_BTD, weights, output, norm, gate_up, down, length, width, hidden,
     eps: tl.constexpr, exact: tl.constexpr, R: tl.constexpr, D: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
+    """The output of attention, then the MLP, each added to the residual stream."""
     text, t, _ = _rows(length, R)
     d, at = tl.arange(0, D), text * length * width
     x_RD, y_RD = _load(x_BTD + at, t, d, length, width), _load(y_BTD + at, t, d, length, width)
@@ -200,6 +206,7 @@ def gated_backward(
     middle_BTD, y_BTD, dx_BTD, dy_BTD, weights, gradients, output, norm, gate_up, down, length, width, hidden, count,
     eps: tl.constexpr, exact: tl.constexpr, R: tl.constexpr, D: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
+    """The gradients of both and their norm, of the residual stream before the MLP, and of what attention gives."""
     text, t, part = _rows(length, R)
     d, at, gradients = tl.arange(0, D), text * length * width, gradients + part * count
     x_RD, dx_RD = _load(middle_BTD + at, t, d, length, width), _load(dx_BTD + at, t, d, length, width)
@@ -230,6 +237,7 @@ def head(
     count, share, eps: tl.constexpr, train: tl.constexpr, exact: tl.constexpr,
     R: tl.constexpr, D: tl.constexpr, V: tl.constexpr,
 ):  # fmt: skip
+    """Norm, logits and loss; in training the gradients of head, norm and residual stream, else nats and hits."""
     text, t, part = _rows(length, R)
     d = tl.arange(0, D)
     targets_R = tl.load(targets_BT + text * stride + t, mask=t < length, other=0)

@@ -6,7 +6,9 @@ clipping and the update. `text_device` has the kernels.
 Shape suffixes: B texts, T positions, D width, P parameters, L blocks, S query, key and value, G programs of rows.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -19,6 +21,27 @@ LONG, WIDE = 64, 64  # tokens of a text, width of a model: the most that a progr
 ROWS = 16  # of a text, of which a program of all but attention takes so many
 CHUNK = 64  # columns of the MLP, and tokens of the vocabulary, that it multiplies by at once
 EXACT = "tf32x3"  # products of float32 in three of TF32, which lose no digit that counts
+
+
+_built: set[tuple[Any, ...]] = set()  # of which kernels are made: their tiles, on a device
+
+
+class Launch(NamedTuple):
+    """One kernel and what it is called with."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+
+    def run(self) -> None:
+        """Queue it."""
+        self.kernel[self.grid](*self.arguments, **self.options)
+
+    def build(self) -> None:
+        """Compile it, or load what was compiled before, without running it."""
+        with torch.cuda.device_of(self.arguments[0]):
+            self.kernel.warmup(*self.arguments, grid=self.grid, **self.options)
 
 
 class Texts:
@@ -41,79 +64,107 @@ class Texts:
         small = config.context_length <= LONG and config.d_model <= WIDE
         return small and not config.tied and _vectors(model)[1] is not None
 
+    def build(self) -> None:
+        """Make the kernels ready, all at the same time: compiling one after the other takes ten times a quick study."""
+        what = self.weights.device, *(self.head[key] for key in "TDK")
+        if what in _built:
+            return
+        tokens_BT = torch.zeros(2, self.model.config.context_length + 1, dtype=torch.int64, device=self.weights.device)
+        inputs_BT, targets_BT = tokens_BT[:, :-1], tokens_BT[:, 1:]
+        launches = [*self._training(inputs_BT, targets_BT)[0], *self._scoring(inputs_BT, targets_BT)[0]]
+        each = list({(id(one.kernel), one.options.get("train")): one for one in launches}.values())
+        with ThreadPoolExecutor(len(each)) as threads:
+            list(threads.map(Launch.build, each))
+        _built.add(what)
+
     @torch.no_grad()
     def loss_and_gradients(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Mean cross-entropy in nats/token; overwrites the `grad` of every parameter."""
-        model, config, (batch, length) = self.model, self.model.config, inputs_BT.shape
-        width, count, parts = config.d_model, len(self.weights), triton.cdiv(length, ROWS)
-        gradients_GP, loss_G = self.weights.new_zeros(batch * parts, count), self.weights.new_empty(batch * parts)
-        x_LBTD, middle_LBTD, y_LBTD = self._forward(inputs_BT)
-        dx_BTD, dy_BTD = (torch.empty_like(x_LBTD[0]) for _ in range(2))
-        dqkv_BSTD = self.weights.new_empty(batch, 3, length, width)
-        self._head(x_LBTD[-1], targets_BT, loss_G, loss_G, loss_G, dx_BTD, gradients_GP, train=True)
-        for layer in reversed(range(config.n_layer)):
-            block = model.blocks[layer]
-            device.gated_backward[(batch, parts)](
-                middle_LBTD[layer], y_LBTD[layer], dx_BTD, dy_BTD, self.weights, gradients_GP,
-                *_places(block.output, block.mlp_norm, block.gate_up, block.down), length, width, config.mlp_width,
-                count, C=CHUNK, **self.rows,
-            )  # fmt: skip
-            at = _places(block.attention_norm, block.qkv)
-            device.attend_backward[(batch, config.n_head)](
-                x_LBTD[layer], dy_BTD, dqkv_BSTD, self.weights, *at, model.cos, model.sin, length, width,
-                config.head_dim**-0.5, **self.head,
-            )  # fmt: skip
-            device.project_backward[(batch, parts)](
-                x_LBTD[layer], dqkv_BSTD, dx_BTD, self.weights, gradients_GP, *at, length, width, count, **self.rows
-            )
-        device.embed_backward[(batch, triton.cdiv(config.vocab_size, CHUNK))](
-            inputs_BT, inputs_BT.stride(0), dx_BTD, gradients_GP, *_places(model.embedding), length, width,
-            config.vocab_size, count, parts, V=CHUNK, **self.text,
-        )  # fmt: skip
+        launches, gradients_GP, loss_G = self._training(inputs_BT, targets_BT)
+        for launch in launches:
+            launch.run()
         torch.sum(gradients_GP, 0, out=self.gradients)
         return loss_G.sum()
 
     @torch.no_grad()
     def score(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
         """Nats of every target, and whether it is the most likely token, both (B, T)."""
-        nats_BT = self.weights.new_empty(inputs_BT.shape)
-        hit_BT = torch.empty_like(nats_BT, dtype=torch.bool)
-        none = nats_BT  # of what training alone writes
-        self._head(self._forward(inputs_BT)[0][-1], targets_BT, none, nats_BT, hit_BT, none, none, train=False)
+        launches, nats_BT, hit_BT = self._scoring(inputs_BT, targets_BT)
+        for launch in launches:
+            launch.run()
         return nats_BT, hit_BT
 
-    def _forward(self, inputs_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of every block what it reads, what its MLP reads, and what attention gives: (L, B, T, D) each.
+    def _training(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[list[Launch], Tensor, Tensor]:
+        """The kernels of a training step, and what they fill: the gradients and the loss of each program of rows."""
+        model, config, (batch, length) = self.model, self.model.config, inputs_BT.shape
+        width, count, parts = config.d_model, len(self.weights), triton.cdiv(length, ROWS)
+        gradients_GP, loss_G = self.weights.new_zeros(batch * parts, count), self.weights.new_empty(batch * parts)
+        x_LBTD, middle_LBTD, y_LBTD = self._room(inputs_BT)
+        dx_BTD, dy_BTD = (torch.empty_like(x_LBTD[0]) for _ in range(2))
+        dqkv_BSTD = self.weights.new_empty(batch, 3, length, width)
+        launches = [
+            *self._forward(inputs_BT, x_LBTD, middle_LBTD, y_LBTD),
+            self._last(x_LBTD[-1], targets_BT, loss_G, loss_G, loss_G, dx_BTD, gradients_GP, train=True),
+        ]
+        for layer in reversed(range(config.n_layer)):
+            block = model.blocks[layer]
+            at = _places(block.output, block.mlp_norm, block.gate_up, block.down)
+            vectors = middle_LBTD[layer], y_LBTD[layer], dx_BTD, dy_BTD, self.weights, gradients_GP
+            arguments = *vectors, *at, length, width, config.mlp_width, count
+            launches.append(Launch(device.gated_backward, (batch, parts), arguments, self.rows | {"C": CHUNK}))
+            at, scale = _places(block.attention_norm, block.qkv), config.head_dim**-0.5
+            vectors = x_LBTD[layer], dy_BTD, dqkv_BSTD, self.weights
+            arguments = *vectors, *at, model.cos, model.sin, length, width, scale
+            launches.append(Launch(device.attend_backward, (batch, config.n_head), arguments, self.head))
+            arguments = x_LBTD[layer], dqkv_BSTD, dx_BTD, self.weights, gradients_GP, *at, length, width, count
+            launches.append(Launch(device.project_backward, (batch, parts), arguments, self.rows))
+        text = inputs_BT, inputs_BT.stride(0), dx_BTD, gradients_GP, *_places(model.embedding)
+        arguments = *text, length, width, config.vocab_size, count, parts
+        grid = batch, triton.cdiv(config.vocab_size, CHUNK)
+        launches.append(Launch(device.embed_backward, grid, arguments, self.text | {"V": CHUNK}))
+        return launches, gradients_GP, loss_G
+
+    def _scoring(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[list[Launch], Tensor, Tensor]:
+        """The kernels of an evaluation, and what they fill: nats of every target, and whether it is the likeliest."""
+        nats_BT = self.weights.new_empty(inputs_BT.shape)
+        hit_BT = torch.empty_like(nats_BT, dtype=torch.bool)
+        x_LBTD, middle_LBTD, y_LBTD = self._room(inputs_BT)
+        none = nats_BT  # of what training alone writes
+        last = self._last(x_LBTD[-1], targets_BT, none, nats_BT, hit_BT, none, none, train=False)
+        return [*self._forward(inputs_BT, x_LBTD, middle_LBTD, y_LBTD), last], nats_BT, hit_BT
+
+    def _room(self, inputs_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """For what every block reads, what its MLP reads, and what attention gives: (L, B, T, D) each.
 
         The first has one more, what the last norm reads.
         """
-        model, config, (batch, length) = self.model, self.model.config, inputs_BT.shape
-        width, parts, new = config.d_model, triton.cdiv(length, ROWS), self.weights.new_empty
-        x_LBTD = new(config.n_layer + 1, batch, length, width)
-        middle_LBTD, y_LBTD = (torch.empty_like(x_LBTD[1:]) for _ in range(2))
-        device.embed[(batch, parts)](
-            inputs_BT, inputs_BT.stride(0), self.weights, *_places(model.embedding), x_LBTD, length, width,
-            R=ROWS, D=self.rows["D"],
-        )  # fmt: skip
-        for layer, block in enumerate(model.blocks):
-            device.attend[(batch, config.n_head)](
-                x_LBTD[layer], y_LBTD[layer], self.weights, *_places(block.attention_norm, block.qkv), model.cos,
-                model.sin, length, width, config.head_dim**-0.5, **self.head,
-            )  # fmt: skip
-            device.gated[(batch, parts)](
-                x_LBTD[layer], y_LBTD[layer], middle_LBTD[layer], x_LBTD[layer + 1], self.weights,
-                *_places(block.output, block.mlp_norm, block.gate_up, block.down), length, width, config.mlp_width,
-                C=CHUNK, **self.rows,
-            )  # fmt: skip
-        return x_LBTD, middle_LBTD, y_LBTD
+        layers, new = self.model.config.n_layer, self.weights.new_empty
+        x_LBTD = new(layers + 1, *inputs_BT.shape, self.model.config.d_model)
+        return x_LBTD, torch.empty_like(x_LBTD[1:]), torch.empty_like(x_LBTD[1:])
 
-    def _head(self, x_BTD: Tensor, targets_BT: Tensor, *out: Tensor, train: bool) -> None:
+    def _forward(self, inputs_BT: Tensor, x_LBTD: Tensor, middle_LBTD: Tensor, y_LBTD: Tensor) -> Iterator[Launch]:
+        """The kernels that fill them."""
+        model, config, (batch, length) = self.model, self.model.config, inputs_BT.shape
+        width, parts, scale = config.d_model, triton.cdiv(length, ROWS), config.head_dim**-0.5
+        arguments: tuple[Any, ...] = inputs_BT, inputs_BT.stride(0), self.weights, *_places(model.embedding)
+        yield Launch(
+            device.embed, (batch, parts), (*arguments, x_LBTD, length, width), {"R": ROWS, "D": self.rows["D"]}
+        )
+        for layer, block in enumerate(model.blocks):
+            at = _places(block.attention_norm, block.qkv)
+            arguments = x_LBTD[layer], y_LBTD[layer], self.weights, *at, model.cos, model.sin, length, width, scale
+            yield Launch(device.attend, (batch, config.n_head), arguments, self.head)
+            at = _places(block.output, block.mlp_norm, block.gate_up, block.down)
+            vectors = x_LBTD[layer], y_LBTD[layer], middle_LBTD[layer], x_LBTD[layer + 1], self.weights
+            arguments = *vectors, *at, length, width, config.mlp_width
+            yield Launch(device.gated, (batch, parts), arguments, self.rows | {"C": CHUNK})
+
+    def _last(self, x_BTD: Tensor, targets_BT: Tensor, *out: Tensor, train: bool) -> Launch:
         model, (batch, length, width) = self.model, x_BTD.shape
-        device.head[(batch, triton.cdiv(length, ROWS))](
-            x_BTD, targets_BT, targets_BT.stride(0), self.weights, *_places(model.norm, model.head), *out,
-            length, width, model.config.vocab_size, len(self.weights), 1 / (batch * length),
-            train=train, V=CHUNK, **self.rows,
-        )  # fmt: skip
+        text = x_BTD, targets_BT, targets_BT.stride(0), self.weights, *_places(model.norm, model.head), *out
+        arguments = *text, length, width, model.config.vocab_size, len(self.weights), 1 / (batch * length)
+        grid = batch, triton.cdiv(length, ROWS)
+        return Launch(device.head, grid, arguments, self.rows | {"V": CHUNK, "train": train})
 
 
 def _padded(width: int) -> int:
