@@ -282,7 +282,7 @@ def _train(
 
         make = learner_class(where)
     trackers = Trackers(where.trackers, store.root, work.study, corpus, where.device) if where.trackers else None
-    beside = aside or partial(nullcontext, here)
+    beside: Aside = aside or (lambda: nullcontext(here))
     halved = False  # the sequences at once, after memory ran out
     by_id = {cell.run_id: cell for cell in pending}
 

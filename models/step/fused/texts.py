@@ -106,6 +106,9 @@ class Texts:
             *self._forward(inputs_BT, x_LBTD, middle_LBTD, y_LBTD),
             self._last(x_LBTD[-1], targets_BT, loss_G, loss_G, loss_G, dx_BTD, gradients_GP, train=True),
         ]
+        vectors: tuple[Tensor, ...]
+        arguments: tuple[Any, ...]
+        at: tuple[int, ...]
         for layer in reversed(range(config.n_layer)):
             block = model.blocks[layer]
             at = _places(block.output, block.mlp_norm, block.gate_up, block.down)

@@ -66,8 +66,8 @@ update.step(*vectors, torch.tensor(0.1), clip=1.0, beta1=0.9, beta2=0.95, eps=1e
 """
 KERNELS = {
     "norm", "norm_backward", "swiglu", "swiglu_backward", "attend", "attend_backward", "rotate", "rotate_backward",
-    "cross_entropy", "embed", "embed_backward", "project_backward", "gated", "gated_backward", "head", "_squares",
-    "_update",
+    "cross_entropy", "embed", "embed_backward", "project_backward", "gated", "gated_backward", "head", "squares",
+    "adamw",
 }  # fmt: skip
 
 
