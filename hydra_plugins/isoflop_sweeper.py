@@ -81,6 +81,10 @@ class IsoflopSweeper(Sweeper):
         end(together(sets[0][1].where, lambda: run_rounds(sets, self._compose, self._run)))
 
     def _run(self, specs: "Sequence[ExperimentConfig]") -> int:
+        from isoflop.experiments.sweep.pool import helpers
+
+        if specs[0].where.device != "cpu" and self.workers == 1:  # this process will train
+            helpers(specs[0].where.threads)
         from isoflop.experiments.sweep.launch import make_launch, run_launch
 
         typed = [*self.config.hydra.overrides.task, *self.config.hydra.overrides.hydra]

@@ -1,9 +1,10 @@
 """Several trunks trained side by side on one device by one process, each in a thread that runs what it would run alone.
 
 Each thread claims, checkpoints, branches and writes rows for its own trunk. Only one of them works at a time, but for
-what it does aside (files). One that wants steps waits for them; one thread, the conductor, queues the steps of all that
-wait, a few of each in turn and each on a CUDA stream of its own, so that the small kernels of many trunks overlap and
-the device has work while a trunk is evaluated or written. What a trunk computes is what it would compute alone.
+what it does aside: files, some of them made by other processes, since Python works in one thread at a time. One that
+wants steps waits for them; one thread, the conductor, queues the steps of all that wait, a few of each in turn and each
+on a CUDA stream of its own, so that the small kernels of many trunks overlap and the device has work while a trunk is
+evaluated or written. What a trunk computes is what it would compute alone.
 """
 
 import gc
@@ -20,12 +21,13 @@ import torch
 from isoflop.experiments.data.batches import Corpus, remember_orders
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.engine import Engine
+from isoflop.experiments.training.keep import Elsewhere, here
 from isoflop.experiments.training.learner import Learner, MakeLearner
 
 AHEAD = 4  # groups of steps of a trunk that are queued before the first has ended: more fill CUDA's queue, and block
 LOOK_SECONDS = 1e-4  # between looks at the device while threads work
 
-Aside = Callable[[], AbstractContextManager[None]]
+Aside = Callable[[], AbstractContextManager[Elsewhere]]
 Train = Callable[[MakeLearner, Aside], None]
 
 
@@ -63,24 +65,24 @@ class Request:
         return True
 
 
-def train_pack(trains: Sequence[tuple[float, Train]], device: str) -> None:
+def train_pack(trains: Sequence[tuple[float, Train]], device: str, elsewhere: Elsewhere = here) -> None:
     """Call each of `trains` in a thread and take the steps of their learners in turn.
 
     Each is (its share of the device, what trains one trunk with learners made by what it is given); they begin in this
-    order, as many at once as share one device. Raises the first exception that one of them raised, after all have
-    ended.
+    order, as many at once as share one device. What they do aside they may have done by `elsewhere`. Raises the first
+    exception that one of them raised, after all have ended.
     """
     remember_orders(2 * len(trains))
     if device.startswith("cuda"):
         gc.freeze()  # every capture looks for garbage, and is to find little to look through
-    Pack(device).conduct(trains)
+    Pack(device, elsewhere).conduct(trains)
 
 
 class Pack:
     """Collects the requests of several trunks for steps, and takes them in turn."""
 
-    def __init__(self, device: str) -> None:
-        self.device, self.on_cuda = device, device.startswith("cuda")
+    def __init__(self, device: str, elsewhere: Elsewhere = here) -> None:
+        self.device, self.on_cuda, self.elsewhere = device, device.startswith("cuda"), elsewhere
         self._turn = Condition()
         self._shares: dict[Thread, float] = {}  # of those that have not ended
         self._requests: list[Request] = []
@@ -128,11 +130,11 @@ class Pack:
             raise request.error
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
+    def aside(self) -> Iterator[Elsewhere]:
         """Let the others go on while the body does what no step depends on, such as writing files."""
         self._turn.release()
         try:
-            yield
+            yield self.elsewhere
         finally:
             self._turn.acquire()
 

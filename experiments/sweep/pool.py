@@ -5,9 +5,11 @@ No torch is imported before it is known that there is a GPU.
 
 import fcntl
 import os
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.cost.cost import cores
 from isoflop.experiments.study.engine import DISTRIBUTED
+from isoflop.experiments.training.process import begin, begin_helper, end_with
 
-LOOK_SECONDS = 1.0  # between looks of a worker at its parent
+HELPERS = 8  # of a process that trains several trunks on a GPU, at most
 PATIENCE_SECONDS = 10.0  # for the place of a worker that is about to end
 _places: list[object] = []  # open files: their locks are this process' place in the pool
 
@@ -92,21 +95,6 @@ def time_slices(where: WhereSpec, workers: int) -> str:
     )
 
 
-def end_with(parent: int) -> None:
-    """Watch, from a thread for the rest of this process, that its parent is still `parent`; end at once if not.
-
-    Nobody would look at the result, and the next launch wants the trunk. What was written is whole, so nothing is lost
-    but the steps since the last checkpoint.
-    """
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(LOOK_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def begin_worker(parent: int, folder: str, workers: int, names: Sequence[str]) -> None:
     """First of all in a pool's worker: end with its parent, and see one GPU alone, which then is cuda.
 
@@ -122,13 +110,30 @@ def start_worker(parent: int, threads: int, device: str, *place: Any) -> None:
 
     It ends with its parent, and loads and sets what every job needs (`training.process`).
     """
-    from isoflop.experiments.training.process import begin  # torch, which is to see no other GPU
-
     if place:
         begin_worker(parent, *place)
     else:
         end_with(parent)
     begin(threads, device)
+
+
+@cache
+def helpers(threads: int) -> ProcessPoolExecutor:
+    """Processes that take what would hold up a GPU's steps, which are queued by Python. The first call starts them:
+    early, since they load what they need at the same time as this process."""
+    count = min(HELPERS, cores())
+    pool = ProcessPoolExecutor(count, get_context("spawn"), begin_helper, (os.getpid(), threads))
+    for _ in range(count):  # each is started by the first call that finds none idle
+        pool.submit(os.getpid)
+    return pool
+
+
+def elsewhere(threads: int, function: Callable[..., None], *arguments: object) -> None:
+    """Call a function in a helper and wait for its end; here where helpers cannot be started."""
+    try:
+        helpers(threads).submit(function, *arguments).result()
+    except BrokenExecutor:
+        function(*arguments)
 
 
 def _place(folder: Path, workers: int) -> int:

@@ -26,7 +26,7 @@ from isoflop.experiments.cost.packs import most
 from isoflop.experiments.data.batches import Corpus
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.engine import decide
-from isoflop.experiments.training.learner import TOGETHER, Learner
+from isoflop.experiments.training.learner import Learner
 from isoflop.experiments.training.process import configure_process
 
 PASSES = 2
@@ -83,12 +83,12 @@ def side_by_side(cell: Cell, seconds: float, where: WhereSpec) -> float:
         for stream in streams:
             with torch.cuda.stream(stream):
                 learners.append(_on_noise(cell, where))
-                learners[-1].advance(2 * TOGETHER, FOREVER)
+                learners[-1].advance(2 * learners[-1].together[0], FOREVER)
         began, rounds = time.perf_counter(), 0
         while (taken := time.perf_counter() - began) < seconds / 2:
             for learner, stream in zip(learners, streams, strict=True):
                 with torch.cuda.stream(stream):
-                    learner.take_steps(learner.step + TOGETHER, FOREVER)
+                    learner.take_steps(learner.step + learner.together[0], FOREVER)
             rounds += 1
             if rounds % 4 == 0:
                 torch.cuda.synchronize()

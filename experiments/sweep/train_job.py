@@ -19,8 +19,8 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -40,11 +40,13 @@ from isoflop.experiments.store.store import SETTLED, Store, StoreError, open_sto
 from isoflop.experiments.study.cell import Cell, from_plain, to_plain
 from isoflop.experiments.study.engine import Engine, decide
 from isoflop.experiments.study.study import Study
+from isoflop.experiments.sweep.pool import elsewhere
 from isoflop.experiments.training.checkpoint import prune
 from isoflop.printable import printable
 from isoflop.scaling.table.runs import write_run
 
 if TYPE_CHECKING:  # loads torch
+    from isoflop.experiments.parallel.pack import Aside
     from isoflop.experiments.training.evaluate import Evaluation
     from isoflop.experiments.training.learner import MakeLearner
     from isoflop.models.language_model import LanguageModel
@@ -183,11 +185,13 @@ def train_together(works: Sequence[Work], corpora: OpenCorpora, store: Store, wh
     if len(trains) == 1:
         trains[0]()
         return
-    from isoflop.experiments.parallel.pack import train_pack  # loads torch
+    from isoflop.experiments.parallel.pack import train_pack  # load torch
+    from isoflop.experiments.training.keep import here
 
     room = available_bytes(where.device)
     shares = [share(work.cells[0], where, room) for work in works]
-    train_pack(list(zip(shares, trains, strict=True)), where.device)
+    aside = here if where.device == "cpu" else partial(elsewhere, where.threads)
+    train_pack(list(zip(shares, trains, strict=True)), where.device, aside)
 
 
 def train_claimed(
@@ -196,7 +200,7 @@ def train_claimed(
     store: Store,
     where: WhereSpec,
     make: "MakeLearner | None" = None,
-    aside: Callable[[], AbstractContextManager[None]] = nullcontext,
+    aside: "Aside | None" = None,
 ) -> None:
     """Train what is missing of one trunk, unless another living process is at it.
 
@@ -259,7 +263,7 @@ def _train(
     claim: Claim,
     progress: dict,
     make: "MakeLearner | None",
-    aside: Callable[[], AbstractContextManager[None]],
+    aside: "Aside | None",
     curves: list[RunningCurve],
 ) -> None:
     """Train cells of one trunk, the shortest first; one that raises is recorded and the others go on without it.
@@ -267,7 +271,7 @@ def _train(
     Before anything is written, the store must be there and the claim this process'.
     """
     from isoflop.experiments.trackers.sinks import Trackers
-    from isoflop.experiments.training.keep import keep_model  # these import torch: only where cells are trained
+    from isoflop.experiments.training.keep import here, keep_model  # these import torch: only where cells are trained
     from isoflop.experiments.training.learner import Learner
     from isoflop.experiments.training.rows import run_rows
     from isoflop.experiments.training.trainer import Progress, train_trunk
@@ -278,6 +282,7 @@ def _train(
 
         make = learner_class(where)
     trackers = Trackers(where.trackers, store.root, work.study, corpus, where.device) if where.trackers else None
+    beside: Aside = aside or (lambda: nullcontext(here))
     halved = False  # the sequences at once, after memory ran out
     by_id = {cell.run_id: cell for cell in pending}
 
@@ -295,9 +300,9 @@ def _train(
             trackers.follow(cell, so_far)
 
     def keep(cell: Cell, model: "LanguageModel", evaluation: "Evaluation") -> None:
-        with aside():
+        with beside() as call:
             _require(claim, store)
-            keep_model(cell, model, evaluation, store=store, corpus=corpus)
+            keep_model(cell, model, evaluation, store=store, corpus=corpus, elsewhere=call)
 
     with trackers or nullcontext():
         while pending:
@@ -315,7 +320,7 @@ def _train(
                     make=make or Learner,
                     engine=replace(work.engine, micro_batch=where.micro_batch),
                 ):
-                    with aside():
+                    with beside():
                         _require(claim, store)
                         _settle(cell, rows, store, work)
                         for curve in curves:

@@ -32,7 +32,8 @@ from isoflop.scaling.table.schedules.schedule import learning_rate
 
 ORDERS = 4  # of the windows of a domain: epochs and seeds that a process goes back and forth between
 AT_ONCE = 1 << 22  # tokens gathered at once: 32 MiB as int64
-TOGETHER = 8  # small steps in one CUDA graph: one alone ends before it is launched
+TOGETHER = 8, 1  # small steps in one CUDA graph: one alone ends before it is launched
+BRIEF = 64, *TOGETHER  # of a handful of kernels each
 
 
 class Learner:
@@ -63,7 +64,7 @@ class Learner:
         self.measurements: list[Measurement] = []
         self.engines: set[str] = set()  # that took the steps so far
         several = self.engine.graph and not self.engine.noise_scale and cell.step_flops < SMALL_STEP
-        self.together = TOGETHER if several else 1  # steps in one graph
+        self.together = (BRIEF if self.model_step.brief else TOGETHER) if several else (1,)  # steps in one graph
         self._graphs: dict[int, GraphedStep] = {}  # by the number of steps
 
     def first_model(self) -> LanguageModel:
@@ -94,7 +95,7 @@ class Learner:
             self.engines.add(self.engine_name)
         rates, begin = cache(partial(self.learning_rates, until, steps)), self.step
         for many in self.gathered(until):
-            for some in many.split(self.together) if self.engine.graph else many:
+            for some in many.split(self.together[0]) if self.engine.graph else many:
                 self.take(some, rates, self.step - begin)
                 yield
 
@@ -110,12 +111,11 @@ class Learner:
             self.train_step(tokens, all_rates()[at])
             self.step += 1
             return
-        rates = all_rates()[at : at + len(tokens)]
-        if len(tokens) in (1, self.together):
-            self._replay(tokens, rates)
-        else:  # what is left at the end
-            for i in range(len(tokens)):
-                self._replay(tokens[i : i + 1], rates[i : i + 1])
+        rates, first = all_rates()[at : at + len(tokens)], 0
+        while first < len(tokens):
+            many = next(n for n in self.together if n <= len(tokens) - first)
+            self._replay(tokens[first : first + many], rates[first : first + many])
+            first += many
         self.step += len(tokens)
 
     def train_steps(self, tokens: Tensor, rates: Sequence[float] | Tensor) -> None:

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,10 @@ from isoflop.experiments.config import OptimSpec
 from isoflop.experiments.study.optimizers import NEWTON_SCHULZ_STEPS
 from isoflop.models.language_model import LanguageModel, Matrix
 from isoflop.models.parametrization import ParameterGroup, parameter_groups
+from isoflop.models.step.training_step import triton_works
+
+if TYPE_CHECKING:
+    from isoflop.models.step.fused.adamw import FusedAdamW
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan: steep at zero, so that five steps lift small singular values
 
@@ -70,6 +75,7 @@ class FlatAdamW(Optimizer):
         self.weights, self.gradients = _flatten([p for group in self.groups for p in group.parameters] + others)
         self.mean, self.square = (torch.zeros_like(self.weights[: sum(sizes)]) for _ in range(2))
         self.steps = torch.zeros((), device=self.weights.device)
+        self.fused = None if others else self._fused(sizes)
         self.slices = [
             [[part] for part in parts]
             for parts in zip(
@@ -84,8 +90,23 @@ class FlatAdamW(Optimizer):
 
     def step(self, learning_rate: float | Tensor) -> None:
         """Clip the gradients, then update every parameter."""
-        self.clip_gradients()
-        self.update(learning_rate)
+        if self.fused is None or not isinstance(learning_rate, Tensor):
+            self.clip_gradients()
+            self.update(learning_rate)
+            return
+        self.fused.step(
+            self.weights, self.gradients, self.mean, self.square, self.steps, learning_rate,
+            clip=self.optim.clip_norm or 0.0, beta1=self.optim.beta1, beta2=self.optim.beta2, eps=self.optim.eps,
+        )  # fmt: skip
+
+    def _fused(self, sizes: list[int]) -> "FusedAdamW | None":
+        """Both in two kernels, on a GPU where Triton works."""
+        if self.weights.device.type != "cuda" or not triton_works():
+            return None
+        from isoflop.models.step.fused.adamw import FusedAdamW  # loads Triton
+
+        decays = [self.optim.weight_decay * group.decay_multiplier for group in self.groups]
+        return FusedAdamW(sizes, [group.lr_multiplier for group in self.groups], decays, self.weights.device)
 
     def clip_gradients(self) -> None:
         """Scale the gradients down to a norm of `clip_norm` where theirs is larger; 0 leaves them as they are."""

@@ -1,7 +1,14 @@
-"""What a process does once, before it trains: threads, arithmetic, glibc's allocator, and the kernels in C."""
+"""What a process does once, before it trains: threads, arithmetic, glibc's allocator, and the kernels in C.
+
+Imports nothing that takes time: a process that was started for a job loads it while others do.
+"""
 
 import ctypes
+import os
+import threading
+import time
 
+LOOK_SECONDS = 1.0  # between looks of a worker at its parent
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 configured = False  # whether `configure_process` has been called
@@ -14,6 +21,30 @@ def begin(threads: int, device: str) -> None:
         from isoflop.models.step.training_step import kernels
 
         kernels()
+
+
+def begin_helper(parent: int, threads: int) -> None:
+    """Make this process ready for what others have done aside: it ends with its parent."""
+    end_with(parent)
+    from isoflop.experiments.training import keep  # loads torch
+
+    del keep
+    configure_process(threads)
+
+
+def end_with(parent: int) -> None:
+    """Watch, from a thread for the rest of this process, that its parent is still `parent`; end at once if not.
+
+    Nobody would look at the result, and the next launch wants the trunk. What was written is whole, so nothing is lost
+    but the steps since the last checkpoint.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(LOOK_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def configure_process(threads: int) -> None:

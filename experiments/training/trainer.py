@@ -25,7 +25,7 @@ from isoflop.models.language_model import LanguageModel
 
 log = logging.getLogger(__name__)
 
-_CHUNK = 64  # steps, or graphs of several, between looks at the loss, the clock and the caller
+_CHUNK, _GROUP = 64, 8  # steps, or so many groups of small ones, between looks at the loss, the clock and the caller
 
 
 class Progress(TypedDict):
@@ -118,7 +118,7 @@ def _train(
     """Advance to step `until`, with rows and checkpoints between, unless the run diverges."""
     grid = set(row_steps(until)) - {cell.steps}
     rows = grid | (set(rows_between(cell, until, curve_rows)) - {cell.steps})
-    chunk = _CHUNK * learner.together
+    chunk = _CHUNK * min(_GROUP, learner.together[0])
     while learner.step < until and learner.healthy:
         next_chunk = (learner.step // chunk + 1) * chunk
         learner.advance(min([until, next_chunk, *(r for r in rows if r > learner.step)]), cell.steps)

@@ -37,6 +37,8 @@ class Step:
     """From inputs and targets to the nats of every target and whether it is the most likely token, both (B, T)."""
     engine: str = "autograd"
     """What takes the training steps: c, torch, fused, autograd or compiled. Each rounds in its own way."""
+    brief: bool = False
+    """Whether a training step is a handful of kernels on a GPU: then a graph holds dozens of steps."""
     build: str = ""
     """The build of the kernels, and the library of matrix products, that training steps run; "" where torch does."""
 
@@ -82,15 +84,21 @@ def _fused(model: LanguageModel, bfloat16: bool) -> Step | None:
     """None for a model that has no such step where it is."""
     if type(model) is not Transformer or model.embedding.device.type != "cuda" or not triton_works():
         return None
-    from isoflop.models.step.fused.transformer import Fused  # loads Triton, which comes with torch for CUDA alone
+    from isoflop.models.step.fused.texts import Texts  # load Triton, which comes with torch for CUDA alone
+    from isoflop.models.step.fused.transformer import Fused
 
     made = cache(partial(Fused, model, torch.bfloat16 if bfloat16 else torch.float32))  # as the stack by hand is
-    return Step(
+    step = Step(
         lambda inputs_BT, targets_BT: made().loss_and_gradients(inputs_BT, targets_BT),
         lambda inputs_BT: made().logits(inputs_BT),
         lambda inputs_BT, targets_BT: made().score(inputs_BT, targets_BT),
         engine="fused",
     )
+    if bfloat16 or not Texts.fits(model):
+        return step
+    texts = Texts(model)
+    texts.build()
+    return replace(step, loss_and_gradients=texts.loss_and_gradients, score=texts.score, brief=True)
 
 
 @cache

@@ -230,3 +230,51 @@ def cross_entropy(logits_NV, targets_N, loss_N, rows, vocab, share, R: tl.conste
     tl.store(loss_N + n, loss, mask=n < rows)
     gradient = (e / total[:, None] - tl.where(hit, 1.0, 0.0)) * share
     tl.store(logits_NV + at, gradient.to(logits_NV.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def squares(gradients, sums, steps, count, rounds, N: tl.constexpr):
+    program, programs = tl.program_id(0), tl.num_programs(0)
+    total = tl.zeros([N], tl.float32)
+    for i in range(rounds):
+        at = (i * programs + program).to(tl.int64) * N + tl.arange(0, N)
+        gradient = tl.load(gradients + at, mask=at < count, other=0.0)
+        total += gradient * gradient
+    tl.store(sums + program, tl.sum(total, 0))
+    if program == 0:
+        tl.store(steps, tl.load(steps) + 1.0)
+
+
+@triton.jit
+def adamw(
+    weights, gradients, means, squares, sums, programs, steps, rate, ends, multipliers, decays, count, groups,
+    clip, beta1, beta2, eps, N: tl.constexpr, P: tl.constexpr,
+):  # fmt: skip
+    at = tl.program_id(0).to(tl.int64) * N + tl.arange(0, N)
+    inside = at < count
+    factor = 1.0
+    if clip > 0:
+        p = tl.arange(0, P)
+        norm = tl.sqrt(tl.sum(tl.load(sums + p, mask=p < programs, other=0.0), 0))
+        factor = tl.minimum(clip / (norm + 1e-6), 1.0)
+    step, base = tl.load(steps), tl.load(rate)
+    multiplier, decay, begin = tl.zeros([N], tl.float32), tl.zeros([N], tl.float32), tl.zeros([N], tl.int64)
+    for group in range(groups):
+        end = tl.zeros([N], tl.int64) + tl.load(ends + group)
+        mine = (at >= begin) & (at < end)
+        multiplier = tl.where(mine, tl.load(multipliers + group), multiplier)
+        decay = tl.where(mine, tl.load(decays + group), decay)
+        begin = end
+    learning_rate = base * multiplier
+    gradient = tl.load(gradients + at, mask=inside, other=0.0) * factor
+    weight = tl.load(weights + at, mask=inside, other=0.0)
+    mean = tl.load(means + at, mask=inside, other=0.0)
+    square = tl.load(squares + at, mask=inside, other=0.0)
+    weight -= learning_rate * decay * weight
+    mean += (1.0 - beta1) * (gradient - mean)
+    square = beta2 * square + (1.0 - beta2) * gradient * gradient
+    correct1, correct2 = 1.0 - tl.exp(step * tl.log(beta1)), 1.0 - tl.exp(step * tl.log(beta2))
+    weight -= learning_rate / correct1 * mean / (tl.sqrt(square) / tl.sqrt(correct2) + eps)
+    tl.store(weights + at, weight, mask=inside)
+    tl.store(means + at, mean, mask=inside)
+    tl.store(squares + at, square, mask=inside)

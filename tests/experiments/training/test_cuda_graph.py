@@ -190,8 +190,8 @@ def test_a_graph_of_several_steps_is_warmed_up_by_one(corpus, monkeypatch):
     step = learner.train_step
     monkeypatch.setattr(learner, "train_step", lambda *given: (taken.append(1), step(*given)))
     assert learner.together == TOGETHER
-    learner.advance(TOGETHER, 60)
-    assert len(taken) == WARM_UP + TOGETHER
+    learner.advance(TOGETHER[0], 60)
+    assert len(taken) == WARM_UP + TOGETHER[0]
 
 
 def test_on_cpu_the_captured_step_is_the_plain_one_to_the_bit(corpus):
