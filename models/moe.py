@@ -1,9 +1,9 @@
 """Mixture of experts in place of the MLP: each token goes to the k experts that its router rates highest.
 
 No token is dropped. The router's probabilities of the chosen experts, made to sum to one, weigh their outputs. That of
-a single one does as it is (the same paper as below, equation 2): made to sum to one it would be a constant, and the
-router would learn nothing from the loss. The balance loss (Fedus et al. 2101.03961, equation 4) pulls the router towards equal shares; only its gradient enters, so
-that the loss that a run reports is the cross-entropy alone.
+a single one does as it is (Fedus et al. 2101.03961, equation 2): made to sum to one it would be a constant, and the
+router would learn nothing from the loss. The balance loss (equation 4 there) pulls the router towards equal shares;
+only its gradient enters, so that the loss that a run reports is the cross-entropy alone.
 
 Shape suffixes: N tokens, D width of the residual stream, E experts, k experts per token.
 """
