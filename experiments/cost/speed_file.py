@@ -125,7 +125,8 @@ def to_speed(
     formulas = {kind: _formula(by_kind[kind], kind) for kind in sorted(by_kind)}
     slower = np.median([one.rate.step / np.dot(one.work, REFERENCE.formula(one.kind)) for one in shapes.values()])
     for kind, rates in REFERENCE.formulas.items():  # of kinds that were not measured: as much slower as those that were
-        formulas.setdefault(kind, tuple(float(slower * rate) for rate in rates))
+        layer, flop, activation = (float(slower * rate) for rate in rates)
+        formulas.setdefault(kind, (layer, flop, activation))
     layer, flop, activation = formulas.get("float32") or next(iter(formulas.values()))
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
     source = f"{len(shapes)} shapes measured here, last on {when}, with every core at work"

@@ -81,11 +81,12 @@ def _refuse_other_axes(table: "pd.DataFrame | Points", data: Points) -> tuple[Fi
     setting that explains them, or text that was repeated.
     """
     read = "the laws that plan read size and tokens"
+    rows = data.frame if isinstance(table, Points) else table
     of_arms: list[Finding] = []
     within: dict[str, Finding] = {}
     for found in setting_findings(table, data):
         name = found.message.split(" values of ")[1].split(" stand ")[0]
-        if "arm" in table and table.groupby("arm")[name].nunique().max() == 1:
+        if "arm" in rows and rows.groupby("arm")[name].nunique().max() == 1:
             of_arms.append(found)
         else:
             within.setdefault("batch_tokens" if name == "step" else name, found)  # at equal tokens
@@ -97,7 +98,7 @@ def _refuse_other_axes(table: "pd.DataFrame | Points", data: Points) -> tuple[Fi
     if "unique_tokens" in data.frame:
         epochs = float((data.frame["tokens"] / data.frame["unique_tokens"]).max())
         if epochs > FREE_EPOCHS:
-            kept = f"{'epochs' if 'epochs' in table else 'tokens / unique_tokens'} <= {FREE_EPOCHS:.0f}"
+            kept = f"{'epochs' if 'epochs' in rows else 'tokens / unique_tokens'} <= {FREE_EPOCHS:.0f}"
             raise DesignError(
                 f"{read}, and some runs saw their text {epochs:.3g} times, which a law of unique_tokens reads; keep "
                 f"those of up to {FREE_EPOCHS:.0f} times: --where '{kept}'"
