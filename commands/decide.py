@@ -287,6 +287,7 @@ def suggest(
     mapping: Map = None,
     study: Study = None,
     sheet: Sheet = None,
+    best: BestOf = "",
     as_json: Json = False,
 ) -> None:
     """Choose the most informative next runs.
@@ -295,7 +296,7 @@ def suggest(
     """
     from isoflop.experiments.followup.next_study import next_runs
 
-    data = load(table, mapping, where, study, sheet) if table else None
+    data = load(table, mapping, where, study, sheet, best=best) if table else None
     found = next_runs(data, budget=budget, target=target, goal=goal, out=out, from_law=from_law)
     emit(found.to_dict(), str(found), as_json)
 

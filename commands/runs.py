@@ -218,6 +218,7 @@ def tune(
     axis: Annotated[
         str, typer.Option("--axis", help="of bowls by width: learning-rate, batch or weight-decay")
     ] = "learning-rate",
+    along: Annotated[str, typer.Option("--along", help="whether it stays along width, depth or horizon")] = "width",
     limit: Annotated[
         float, typer.Option("--limit", help="drift that passes, decades over all widths", callback=not_negative)
     ] = 0.15,
@@ -253,12 +254,13 @@ def tune(
         from isoflop.experiments.followup.tune_report import train_and_read, tune, tune_text
 
         data = load(table, mapping, where, study, sheet) if table else train_and_read(context.args)
-        value = tune(data, axis, limit)
+        value = tune(data, axis, limit, along)
         emit(value, tune_text(value), as_json)
         return
     if more := [word for word in context.args if word != str(source)]:
         raise ValueError(f"{more[0]}: with a TABLE ({source}) nothing is trained, and no key can be set")
-    if bowls := [o for o, given in {"--axis": axis != "learning-rate", "--limit": limit != 0.15}.items() if given]:
+    of_bowls = {"--axis": axis != "learning-rate", "--along": along != "width", "--limit": limit != 0.15}
+    if bowls := [o for o, given in of_bowls.items() if given]:
         raise ValueError(f"{', '.join(bowls)}: is of bowls by width: name the runs with --table, and leave out --at")
     from isoflop.scaling.tuning.sweep import INPUTS
     from isoflop.scaling.tuning.tune import tune as tune_table

@@ -1,8 +1,9 @@
 """Mixture of experts in place of the MLP: each token goes to the k experts that its router rates highest.
 
-No token is dropped. The router's probabilities of the chosen experts, made to sum to one, weigh their outputs. The
-balance loss (Fedus et al. 2101.03961, equation 4) pulls the router towards equal shares; only its gradient enters, so
-that the loss that a run reports is the cross-entropy alone.
+No token is dropped. The router's probabilities of the chosen experts, made to sum to one, weigh their outputs. That of
+a single one does as it is (Fedus et al. 2101.03961, equation 2): made to sum to one it would be a constant, and the
+router would learn nothing from the loss. The balance loss (equation 4 there) pulls the router towards equal shares;
+only its gradient enters, so that the loss that a run reports is the cross-entropy alone.
 
 Shape suffixes: N tokens, D width of the residual stream, E experts, k experts per token.
 """
@@ -38,7 +39,8 @@ class Experts(nn.Module):
         x_ND = x_BTD.flatten(0, -2)
         p_NE = F.linear(x_ND, self.router).softmax(-1)
         weight_Nk, expert_Nk = p_NE.topk(self.chosen, -1)
-        weight_Nk = weight_Nk / weight_Nk.sum(-1, keepdim=True)
+        if self.chosen > 1:
+            weight_Nk = weight_Nk / weight_Nk.sum(-1, keepdim=True)
         y_ND = torch.zeros_like(x_ND)
         for e, (up, down) in enumerate(zip(self.up.chunk(self.experts), self.down.chunk(self.experts), strict=True)):
             token, rank = (expert_Nk == e).nonzero(as_tuple=True)

@@ -2,8 +2,9 @@
 
 A worker's time on a trunk is its steps and its evaluations. What a step and an evaluated token cost is measured for
 each shape of a study (`sweep.calibrate`) and kept. A shape that was not measured costs a L + b F + c L tokens d a
-step (layers L, width d, exact FLOPs F), with rates fitted to those that were; before any was, rates between those of
-two named processors stand in. What a plan prints says which.
+step (layers L, longer by their experts, width d, exact FLOPs F), with rates fitted to those that were; before any was,
+rates between those of two named processors stand in. What a plan prints says which. What rounds its products to few
+bits, or multiplies in bfloat16, is another kind of step, with rates of its own.
 """
 
 import heapq
@@ -17,6 +18,8 @@ from isoflop.experiments.study.cell import ROW_SHARE, Cell, curve_stride, row_st
 START_SECONDS = 4.0  # a worker's imports, where they were not measured
 SMALL_STEP = 1e10  # FLOPs of a step that leaves most of a GPU idle
 JOB_SECONDS = 0.7  # composing the configuration of a job, opening its corpus, building its model
+ROUTER, EXPERT = 0.4, 0.15  # what a router, and each expert of it, adds to the calls of a layer; measured, d8 to d48
+ROUNDED = "rounded"  # the kind of a step whose products are rounded to few bits
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Speed:
     """Seconds per layer and step, per FLOP, and per layer x token x width, for shapes that `rates` does not have.
 
     All with every core at work, as in a sweep; `alone` is the share of that time which a worker without company takes.
-    `formulas` holds the three by precision, where it was measured. On a GPU rates are of one trunk without company, and
+    `formulas` holds the three by kind of step, where they differ. On a GPU rates are of one trunk without company, and
     `side_by_side` is how many times as many small steps a second are taken where trunks fill it.
     """
 
@@ -51,8 +54,11 @@ class Speed:
         """Predicted seconds of one optimiser step."""
         if known := self.rates.get(shape_key(cell)):
             return known.step
-        rates = self.formulas.get(cell.precision, (self.per_layer, self.per_flop, self.per_activation))
-        return sum(rate * amount for rate, amount in zip(rates, work(cell), strict=True))
+        return sum(rate * amount for rate, amount in zip(self.formula(kind(cell)), work(cell), strict=True))
+
+    def formula(self, kind: str) -> tuple[float, float, float]:
+        """Seconds per layer, per FLOP and per activation of one kind of step."""
+        return self.formulas.get(kind, (self.per_layer, self.per_flop, self.per_activation))
 
     def token(self, cell: Cell) -> float:
         """Predicted seconds of evaluating one token."""
@@ -75,14 +81,26 @@ class Speed:
         )
 
 
-REFERENCE = Speed(3.4e-4, 1.6e-11, 0.0, "rates between those of a Zen 3 and a Zen 5 core, not of this machine")
+REFERENCE = Speed(
+    3.4e-4,
+    1.6e-11,
+    0.0,
+    "rates between those of a Zen 3 and a Zen 5 core, not of this machine",
+    formulas={ROUNDED: (1.9e-3, 4e-11, 0.0)},  # by autograd
+)
+
+
+def kind(cell: Cell) -> str:
+    """What a step is by how it multiplies: float32, bfloat16, or ROUNDED. Each has rates of its own."""
+    return ROUNDED if cell.model.quantised else cell.precision
 
 
 def work(cell: Cell) -> tuple[float, float, float]:
-    """What a step's time is made of: layers, FLOPs, layers x tokens x width."""
+    """What a step's time is made of: layers, longer by the calls of their experts; FLOPs; layers x tokens x width."""
     shape = cell.model
+    calls = 1.0 + (ROUTER + EXPERT * shape.experts if shape.experts else 0.0)
     flops = cell.training_flops / cell.steps
-    return float(shape.n_layer), flops, float(shape.n_layer * cell.batch_tokens * shape.d_model)
+    return shape.n_layer * calls, flops, float(shape.n_layer * cell.batch_tokens * shape.d_model)
 
 
 def curve_tokens(cells: Sequence[Cell]) -> int:

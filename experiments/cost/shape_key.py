@@ -3,17 +3,19 @@
 import hashlib
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.study.cell import Cell
+from isoflop.models.config import FULL_BITS, MOST_BITS
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPPING = ("models", "experiments/training", "experiments/parallel")  # what a step runs through
 SOURCES = (".py", ".c", ".h")
+BITS = ("weight_bits", "activation_bits")
 
 
 def place(where: WhereSpec) -> str:
@@ -24,8 +26,10 @@ def place(where: WhereSpec) -> str:
 
 
 def shape_key(cell: Cell) -> str:
-    """Cells with the same key take the same time a step."""
-    return _key(cell.model, cell.optim.batch_size, cell.optim.name, cell.precision)
+    """Cells with the same key take the same time a step: to how many bits a factor is rounded does not matter."""
+    rounded = {name: MOST_BITS for name in BITS if getattr(cell.model, name) != FULL_BITS}
+    model = replace(cell.model, **rounded) if rounded else cell.model
+    return _key(model, cell.optim.batch_size, cell.optim.name, cell.precision)
 
 
 @cache

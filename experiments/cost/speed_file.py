@@ -26,7 +26,7 @@ SHARE_OF_RATES = 3  # shapes from which the three rates of the formula are fitte
 class _Shape(TypedDict):
     rate: tuple[float, float]
     work: tuple[float, float, float]
-    precision: str
+    precision: str  # the kind of its step (`cost.kind`)
 
 
 class SpeedFile(TypedDict):
@@ -43,11 +43,11 @@ class SpeedFile(TypedDict):
 
 @dataclass(frozen=True)
 class Measured:
-    """One shape: its rate, and what a step is made of (`cost.work`)."""
+    """One shape: its rate, what a step is made of (`cost.work`), and of which kind it is (`cost.kind`)."""
 
     rate: Rate
     work: tuple[float, float, float]
-    precision: str = "float32"
+    kind: str = "float32"
 
 
 def known_speed(device: str = "cpu", threads: int = 1) -> Speed:
@@ -101,7 +101,7 @@ def keep(
     except (OSError, ValueError):
         before, gain = {}, 1.0
     new = {
-        key: {"rate": [one.rate.step, one.rate.token], "work": list(one.work), "precision": one.precision}
+        key: {"rate": [one.rate.step, one.rate.token], "work": list(one.work), "precision": one.kind}
         for key, one in shapes.items()
     }
     now = {
@@ -121,25 +121,25 @@ def to_speed(
     shapes: Mapping[str, Measured], *, start: float = START_SECONDS, alone: float = 1.0, at: float, threads: int = 1
 ) -> Speed:
     """The rates of every shape measured, and of all others by the formula fitted to them."""
-    layer, flop, activation = _formula(list(shapes.values()))
-    precisions = {one.precision for one in shapes.values()}
-    formulas = {
-        precision: _formula([one for one in shapes.values() if one.precision == precision])
-        for precision in sorted(precisions)
-        if len(precisions) > 1
-    }
+    by_kind = {one.kind: [other for other in shapes.values() if other.kind == one.kind] for one in shapes.values()}
+    formulas = {kind: _formula(by_kind[kind], kind) for kind in sorted(by_kind)}
+    slower = np.median([one.rate.step / np.dot(one.work, REFERENCE.formula(one.kind)) for one in shapes.values()])
+    for kind, rates in REFERENCE.formulas.items():  # of kinds that were not measured: as much slower as those that were
+        layer, flop, activation = (float(slower * rate) for rate in rates)
+        formulas.setdefault(kind, (layer, flop, activation))
+    layer, flop, activation = formulas.get("float32") or next(iter(formulas.values()))
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
     source = f"{len(shapes)} shapes measured here, last on {when}, with every core at work"
-    rates = {key: one.rate for key, one in shapes.items()}
-    return Speed(layer, flop, activation, source, rates, start, alone, threads, formulas)
+    known = {key: one.rate for key, one in shapes.items()}
+    return Speed(layer, flop, activation, source, known, start, alone, threads, formulas)
 
 
-def _formula(shapes: list[Measured]) -> tuple[float, float, float]:
-    """Seconds per layer, per FLOP and per activation: least squares of the relative error, so that small shapes
-    count as much as large ones."""
+def _formula(shapes: list[Measured], kind: str) -> tuple[float, float, float]:
+    """Seconds per layer, per FLOP and per activation of one kind of step: least squares of the relative error, so that
+    small shapes count as much as large ones."""
     work = np.asarray([one.work for one in shapes])
     seconds = np.asarray([one.rate.step for one in shapes])
-    reference = np.asarray([REFERENCE.per_layer, REFERENCE.per_flop, REFERENCE.per_activation])
+    reference = np.asarray(REFERENCE.formula(kind))
     if len(shapes) < SHARE_OF_RATES:
         layer, flop, activation = reference * np.median(seconds / (work @ reference))
     else:

@@ -214,10 +214,13 @@ def parts_of(runs: pd.DataFrame) -> ModelSpec:
     """The parts that all models of a table share. Raises NextStudyError when they differ, or are of no model here."""
     kinds = {parts_in(ModelSpec(**dict(zip(PARTS, row, strict=True)))) for row in runs[list(PARTS)].to_numpy().tolist()}
     if len(kinds) > 1:
-        several = "; ".join(", ".join(map(str, kind[: PARTS.index("experts") + 1])) for kind in sorted(kinds, key=str))
+        values = {name: sorted(set(held)) for name, held in zip(PARTS, zip(*kinds, strict=True), strict=True)}
+        apart = {name: held for name, held in values.items() if len(held) > 1 and name != PARTS[-1]} or values
+        several = "; ".join(f"{name}: {', '.join(map(str, held))}" for name, held in apart.items())
+        name, (one, *_) = next(iter(apart.items()))
         raise NextStudyError(
-            f"the runs are of models with different {', '.join(PARTS[:-1])} ({several}): keep one kind with --where, "
-            f"e.g. --where \"family == '{runs['family'].iloc[0]}'\""
+            f"the runs are of models with different {', '.join(apart)} ({several}), and a study continues one kind: "
+            f'keep it with --where, e.g. --where "{name} == {one!r}"'
         )
     parts = ModelSpec(**dict(zip(PARTS, kinds.pop(), strict=True)))
     unknown = [name for name, allowed in OPTIONS.items() if getattr(parts, name) not in allowed]

@@ -2,11 +2,12 @@
 
 A bowl is the final loss of one model against the logarithm of the value that was varied; its optimum is the vertex of a
 parabola through the runs near the lowest. A bowl whose lowest loss is at an edge of the values tried is refused: it
-shows where to try next, not where the optimum is. A setting transfers if the optimum stays as models widen.
+shows where to try next, not where the optimum is. A setting transfers if the optimum stays as models widen, or as they
+deepen, or train for longer.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from scipy.stats import f
 from isoflop.scaling.table.read import require
 
 AXES = {"learning-rate": "peak_learning_rate", "batch": "batch_tokens", "weight-decay": "weight_decay"}
+ALONG = {"width": "d_model", "depth": "n_layer", "horizon": "horizon_tokens"}
+FIRST = {"width": "narrowest", "depth": "shallowest", "horizon": "shortest"}
 # What two runs of one bowl, and two bowls of one transfer, have in common.
 SETTING = ("arm", "family", "optimizer", "parametrization", "schedule", "tied", "corpus_id", "context_length", "budget")
 NEAR = (0.65, 0.35)  # decades around the lowest that a parabola reads: the wider where it fits, else the narrower
@@ -34,7 +37,7 @@ class Bowl:
     """The optimum of one model along one axis, or why there is none. `error` is one standard error in decades."""
 
     setting: dict[str, Any]
-    width: int
+    place: dict[str, float]  # the columns of ALONG
     runs: pd.DataFrame  # value, seed, loss of every run
     optimum: float = math.nan
     error: float = math.nan
@@ -43,6 +46,11 @@ class Bowl:
     refused: str = ""
     at_edge: bool = False  # refused because the optimum is at or beyond an edge of what was tried
 
+    @property
+    def width(self) -> int:
+        """Width of the model."""
+        return int(self.place["d_model"])
+
     def cost(self, value: float) -> float:
         """Loss given away by using `value` instead of the optimum, nats/token."""
         return self.curvature * math.log10(value / self.optimum) ** 2
@@ -50,23 +58,29 @@ class Bowl:
 
 @dataclass(frozen=True)
 class Transfer:
-    """How far the optimum moves, in decades per decade of width and over the widths measured, with standard errors."""
+    """How far the optimum moves, in decades per decade `along` width, depth or horizon and over all that were measured,
+    with standard errors."""
 
     setting: dict[str, Any]
     bowls: tuple[Bowl, ...]
     slope: float
     slope_error: float
     limit: float
+    along: str = "width"
+
+    @property
+    def places(self) -> list[float]:
+        """The widths, depths or horizons, the least first."""
+        return [bowl.place[ALONG[self.along]] for bowl in self.bowls]
 
     @property
     def span(self) -> float:
-        """Decades of width between the narrowest and the widest model."""
-        widths = [bowl.width for bowl in self.bowls]
-        return math.log10(max(widths) / min(widths))
+        """Decades between the narrowest and the widest model, or as it is along depth or horizon."""
+        return math.log10(self.places[-1] / self.places[0])
 
     @property
     def drift(self) -> float:
-        """Decades that the optimum moves from the narrowest to the widest model."""
+        """Decades that the optimum moves from the narrowest to the widest model, or as it is along the others."""
         return self.slope * self.span
 
     @property
@@ -84,7 +98,7 @@ class Transfer:
 
     @property
     def cost(self) -> float:
-        """The most that any width loses by training at the narrowest model's optimum, nats/token."""
+        """The most that any model loses by training at the optimum of the first, nats/token."""
         return max(bowl.cost(self.bowls[0].optimum) for bowl in self.bowls)
 
 
@@ -117,17 +131,41 @@ def bowls(table: pd.DataFrame, axis: str = "learning-rate") -> list[Bowl]:
     fits = [_parabola(runs) for _, _, runs in raw]
     freedom = sum(fit.freedom for fit in fits if fit)
     noise = sum(fit.squares for fit in fits if fit) / freedom if freedom else math.nan
-    return [_bowl(setting, width, runs, fit, noise) for (setting, width, runs), fit in zip(raw, fits, strict=True)]
+    return [_bowl(setting, place, runs, fit, noise) for (setting, place, runs), fit in zip(raw, fits, strict=True)]
 
 
-def transfers(found: Sequence[Bowl], *, limit: float) -> list[Transfer]:
-    """A transfer for every setting with an accepted bowl at two or more widths."""
+def transfers(found: Sequence[Bowl], *, limit: float, along: str = "width") -> list[Transfer]:
+    """A transfer for every setting with an accepted bowl at two or more widths (depths, horizons).
+
+    Depths are kept apart where one width has several, all that is not `along` where another than width is asked for.
+    Raises ValueError for another name.
+    """
+    if along not in ALONG:
+        raise ValueError(f"--along must be one of {', '.join(ALONG)}; not {along!r}")
+    apart = _apart(found, along)
     result = []
-    for setting in _distinct(bowl.setting for bowl in found):
-        accepted = sorted((b for b in found if b.setting == setting and not b.refused), key=lambda bowl: bowl.width)
-        if len({bowl.width for bowl in accepted}) >= 2:
-            result.append(Transfer(setting, tuple(accepted), *_slope(accepted), limit))
+    for setting in _distinct(map(apart, found)):
+        accepted = [b for b in found if apart(b) == setting and not b.refused]
+        accepted.sort(key=lambda bowl: bowl.place[ALONG[along]])
+        if len({bowl.place[ALONG[along]] for bowl in accepted}) >= 2:
+            slope, error = _slope(accepted, [bowl.place[ALONG[along]] for bowl in accepted])
+            result.append(Transfer(setting, tuple(accepted), slope, error, limit, along))
     return result
+
+
+def _apart(found: Sequence[Bowl], along: str) -> Callable[[Bowl], dict[str, Any]]:
+    """The setting of a bowl with the parts of its place that bowls of one transfer share."""
+    depths: dict[tuple, set[float]] = {}
+    for bowl in found:
+        depths.setdefault((*bowl.setting.items(), bowl.width), set()).add(bowl.place["n_layer"])
+    of_depth = max(map(len, depths.values()), default=1) > 1
+    shared = {"width": ["n_layer"] if of_depth else [], "depth": ["d_model"], "horizon": ["d_model", "n_layer"]}[along]
+
+    def setting(bowl: Bowl) -> dict[str, Any]:
+        kept = {key: value for key, value in bowl.setting.items() if along != "horizon" or key != "budget"}
+        return kept | {name: int(bowl.place[name]) for name in shared}
+
+    return setting
 
 
 def _last_rows(table: pd.DataFrame) -> pd.DataFrame:
@@ -138,8 +176,8 @@ def _last_rows(table: pd.DataFrame) -> pd.DataFrame:
     return last
 
 
-def _groups(last: pd.DataFrame, axis: str) -> Iterator[tuple[dict[str, Any], int, pd.DataFrame]]:
-    """(setting, width, runs with value, seed and loss) of each model with at least three values."""
+def _groups(last: pd.DataFrame, axis: str) -> Iterator[tuple[dict[str, Any], dict[str, float], pd.DataFrame]]:
+    """(setting, place, runs with value, seed and loss) of each model with at least three values."""
     other = [column for name, column in AXES.items() if name not in (axis, "learning-rate")]
     keys = [*SETTING, *(c for c in other if c == "batch_tokens" or last[c].nunique() > 1)]
     if axis == "weight-decay":
@@ -153,7 +191,7 @@ def _groups(last: pd.DataFrame, axis: str) -> Iterator[tuple[dict[str, Any], int
         if runs["value"].nunique() >= 3:
             yield (
                 dict(zip(keys, key[:-2], strict=True)),
-                int(key[-2]),
+                {column: float(group[column].median()) for column in ALONG.values()},
                 runs[["value", "seed", "loss"]].sort_values("value"),
             )
 
@@ -209,26 +247,26 @@ def _least_squares(design: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, 
     return coefficients, squares, len(values) - int(np.linalg.matrix_rank(design))
 
 
-def _bowl(setting: dict[str, Any], width: int, runs: pd.DataFrame, fit: _Fit | None, noise: float) -> Bowl:
+def _bowl(setting: dict[str, Any], place: dict[str, float], runs: pd.DataFrame, fit: _Fit | None, noise: float) -> Bowl:
     """The bowl of one model from the parabola through its runs; `noise`: variance of a loss, pooled over bowls."""
     if at_edge := _edge(runs):
-        return Bowl(setting, width, runs, refused=at_edge, at_edge=True)
+        return Bowl(setting, place, runs, refused=at_edge, at_edge=True)
     if fit is None:
         few = "fewer than three values near the lowest; try values a factor 2 apart around it"
-        return Bowl(setting, width, runs, refused=few)
+        return Bowl(setting, place, runs, refused=few)
     if fit.curvature <= 0:
         flat = "no bowl: the loss does not curve up around its lowest value; widen the range or add seeds"
-        return Bowl(setting, width, runs, refused=flat)
+        return Bowl(setting, place, runs, refused=flat)
     slope, curvature = fit.slope, fit.curvature
     vertex = -slope / (2 * curvature)
     tried = np.log10(runs["value"].to_numpy(float)) - fit.centre
     if not tried.min() <= vertex <= tried.max():
         beyond = f"the optimum, {10 ** (fit.centre + vertex):.3g}, is beyond the edge"
-        return Bowl(setting, width, runs, refused=beyond, at_edge=True)
+        return Bowl(setting, place, runs, refused=beyond, at_edge=True)
     gradient = np.array([-1 / (2 * curvature), slope / (2 * curvature**2)])
     error = math.sqrt(noise * gradient @ fit.spread @ gradient)
     loss = fit.level - slope**2 / (4 * curvature)
-    return Bowl(setting, width, runs, 10 ** (fit.centre + vertex), error, loss, curvature)
+    return Bowl(setting, place, runs, 10 ** (fit.centre + vertex), error, loss, curvature)
 
 
 def _edge(runs: pd.DataFrame) -> str:
@@ -247,9 +285,9 @@ def _edge(runs: pd.DataFrame) -> str:
     return ""
 
 
-def _slope(accepted: Sequence[Bowl]) -> tuple[float, float]:
-    """d log10(optimum) / d log10(width), weighted, and its standard error, scaled up by scatter beyond the errors."""
-    x = np.log10([bowl.width for bowl in accepted])
+def _slope(accepted: Sequence[Bowl], places: Sequence[float]) -> tuple[float, float]:
+    """d log10(optimum) / d log10(place), weighted, and its standard error, scaled up by scatter beyond the errors."""
+    x = np.log10(places)
     y = np.log10([bowl.optimum for bowl in accepted])
     errors = np.array([bowl.error for bowl in accepted])
     weights = 1 / errors**2 if (errors > 0).all() else np.ones(len(x))

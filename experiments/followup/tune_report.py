@@ -8,7 +8,7 @@ import pandas as pd
 
 from isoflop.experiments.app import run_study
 from isoflop.experiments.compose.compose import compose_all
-from isoflop.experiments.followup.tune import Bowl, Transfer, bowls, transfers
+from isoflop.experiments.followup.tune import FIRST, Bowl, Transfer, bowls, transfers
 from isoflop.experiments.sweep.launch import load
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.tuning_checks import SAME_RANGE
@@ -27,16 +27,18 @@ def train_and_read(overrides: Sequence[str]) -> pd.DataFrame:
     return table[table["run_id"].isin(ids)]
 
 
-def tune(table: pd.DataFrame, axis: str, limit: float) -> dict[str, Any]:
+def tune(table: pd.DataFrame, axis: str, limit: float, along: str = "width") -> dict[str, Any]:
     """Every bowl with its optimum or why it is refused, every transfer with its verdict, the findings; JSON-ready.
 
-    `limit` is the drift, in decades, up to which an optimum counts as staying where it is.
+    `limit` is the drift, in decades, up to which an optimum counts as staying where it is `along` width, depth or
+    horizon.
     """
     found = bowls(table, axis)
     without = table[table["weight_decay"] == 0] if axis == "weight-decay" else table[:0]
-    moved = transfers(found, limit=limit)
+    moved = transfers(found, limit=limit, along=along)
     return {
         "axis": axis,
+        "along": along,
         "limit": limit,
         "bowls": [_bowl(bowl) for bowl in found],
         "transfers": [_transfer(transfer) for transfer in moved],
@@ -55,7 +57,7 @@ def tune_findings(found: Sequence[Bowl], moved: Sequence[Transfer]) -> Iterator[
             "widen the grid: an optimum outside it is not measured",
         )  # fmt: skip
     for setting in {tuple(b.setting.items()): b.setting for b in found}.values():
-        widths = {b.width for b in found if b.setting == setting and not b.refused}
+        widths = {(b.width, b.place["n_layer"]) for b in found if b.setting == setting and not b.refused}
         if len(widths) < ENOUGH:
             yield Finding(
                 "few_optima", "warn",
@@ -67,7 +69,7 @@ def tune_findings(found: Sequence[Bowl], moved: Sequence[Transfer]) -> Iterator[
         if transfer.cost > COSTLY:
             yield Finding(
                 "costly_rate", "warn",
-                f"{_short_name(transfer.setting)}: the narrowest model's optimum costs the others up to "
+                f"{_short_name(transfer.setting)}: the {FIRST[transfer.along]} model's optimum costs the others up to "
                 f"{transfer.cost:.3f} nats/token",
                 "tune each size, or use a parametrization that transfers",
             )  # fmt: skip
@@ -101,7 +103,7 @@ def _bowl(bowl: Bowl) -> dict[str, Any]:
     means = bowl.runs.groupby("value")["loss"].mean()
     return {
         "setting": bowl.setting,
-        "d_model": bowl.width,
+        **{column: int(value) for column, value in bowl.place.items()},
         "values": [float(v) for v in means.index],
         "losses": [float(v) if v < float("inf") else None for v in means],
         "runs": len(bowl.runs),
@@ -117,6 +119,7 @@ def _transfer(transfer: Transfer) -> dict[str, Any]:
     return {
         "setting": transfer.setting,
         "widths": [bowl.width for bowl in transfer.bowls],
+        "places": transfer.places,
         "drift_per_decade": transfer.slope,
         "drift_per_decade_error": transfer.slope_error if known else None,
         "drift": transfer.drift,
@@ -132,8 +135,9 @@ def tune_text(value: dict[str, Any]) -> str:
     for setting in {tuple(bowl["setting"].items()): bowl["setting"] for bowl in value["bowls"]}.values():
         lines += ["", _name(setting)]
         lines += [_bowl_line(bowl) for bowl in value["bowls"] if bowl["setting"] == setting]
-        moves = [_transfer_line(t, value["limit"]) for t in value["transfers"] if t["setting"] == setting]
-        lines += moves or ["  transfer not tested: it takes accepted optima at two widths"]
+        moves = [_transfer_line(t, value) for t in value["transfers"] if setting.items() >= _shared(t).items()]
+        untested = [] if moves else [f"  transfer not tested: it takes accepted optima at two {value['along']}s"]
+        lines += untested or [line for line in moves if line not in lines]  # one along horizons is of several settings
     lines += ["", *(str(Finding(**finding)) for finding in value["findings"])] if value["findings"] else []
     return "\n".join(lines[1:])
 
@@ -153,13 +157,22 @@ def _bowl_line(bowl: dict[str, Any]) -> str:
     return f"  width {bowl['d_model']:>4}  {answer}  ({tried})"
 
 
-def _transfer_line(transfer: dict[str, Any], limit: float) -> str:
+def _shared(transfer: dict[str, Any]) -> dict[str, Any]:
+    """The setting of a transfer without the width and depth that its bowls share."""
+    return {key: value for key, value in transfer["setting"].items() if key not in ("d_model", "n_layer")}
+
+
+def _transfer_line(transfer: dict[str, Any], value: dict[str, Any]) -> str:
     error = transfer["drift_per_decade_error"]
-    margin = "error unknown: add seeds or widths" if error is None else f"+-{error:.2f}"
+    margin = f"error unknown: add seeds or {value['along']}s" if error is None else f"+-{error:.2f}"
+    kept = {"d_model": "width", "n_layer": "depth"}
+    of = ", ".join(f"{kept[key]} {held}" for key, held in transfer["setting"].items() if key in kept)
+    along, (first, *_, last) = value["along"], transfer["places"]
     return (
-        f"  {transfer['verdict']}: the optimum moves {transfer['drift_per_decade']:+.2f} decades per decade of width "
-        f"({margin}), {transfer['drift']:+.2f} over widths {transfer['widths'][0]} to {transfer['widths'][-1]} "
-        f"(limit {limit:g}); training all at the narrowest one's optimum costs up to {transfer['cost']:.4f} nats/token"
+        f"  {transfer['verdict']}: the optimum {f'of {of} ' * bool(of)}moves {transfer['drift_per_decade']:+.2f} "
+        f"decades per decade of {along} ({margin}), {transfer['drift']:+.2f} over {along}s {first:.6g} to {last:.6g} "
+        f"(limit {value['limit']:g}); training all at the {FIRST[along]} one's optimum costs up to "
+        f"{transfer['cost']:.4f} nats/token"
     )
 
 

@@ -77,8 +77,10 @@ class Cell:
         } | self._beyond()
 
     def _beyond(self) -> dict:
-        """The parts of `what` that few cells have: initial weights, a mixture, a precision other than float32."""
+        """The parts of `what` that few cells have: initial weights, a mixture, a precision other than float32, a single
+        expert of a token from several (whose weight was 1, and not its probability, in runs without this part)."""
         few: dict = {"initial": self.initial.digest} if self.initial else {}
+        few |= {"gate": "probability"} if self.model.experts > self.model.experts_per_token == 1 else {}
         few |= {"mixture": dict(self.data.mixture)} if self.data.mixture else {}
         return few | ({"precision": self.precision} if self.precision != "float32" else {})
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from isoflop.experiments.config import WhereSpec
-from isoflop.experiments.cost.cost import REFERENCE, SMALL_STEP, Rate, cores, work
+from isoflop.experiments.cost.cost import REFERENCE, SMALL_STEP, Rate, cores, kind, work
 from isoflop.experiments.cost.shape_key import place, shape_key
 from isoflop.experiments.cost.speed_file import Measured, keep, known_speed
 from isoflop.experiments.study.cell import Cell
@@ -56,7 +56,7 @@ def measure(cells: Sequence[Cell], where: WhereSpec) -> None:
         alone = _alone(timers[-1], rates[-1]) if processes > 1 else 1.0
         side_by_side = _side_by_side(timers[0], shares[0]) if where.device != "cpu" else None
     shapes = {
-        shape_key(cell): Measured(Rate(*rate), work(cell), cell.precision)
+        shape_key(cell): Measured(Rate(*rate), work(cell), kind(cell))
         for share, timed in zip(shares, rates, strict=True)
         for cell, rate in zip(share, timed, strict=True)
     }

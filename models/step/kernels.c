@@ -611,7 +611,7 @@ void recur_backward(const float *dh,     /* (T, B, D): from what reads h */
 }
 
 /* Of each token the `chosen` most probable experts, the first of equals: p = softmax(logits), their shares weight = p /
-   sum of the chosen p, and where each pair stands in the list that is sorted by expert. */
+   sum of the chosen p, p itself of a single one, and where each pair stands in the list that is sorted by expert. */
 void route(float *logits,   /* (E, N), becomes p */
            float *weight,   /* (k, N), written */
            int32_t *expert, /* (k, N), written */
@@ -635,7 +635,8 @@ void route(float *logits,   /* (E, N), becomes p */
             sum_chosen += weight[j * n + i] = logits[best * n + i];
             first[best + 1]++;
         }
-        for (size j = 0; j < chosen; j++) weight[j * n + i] /= sum_chosen;
+        if (chosen > 1)
+            for (size j = 0; j < chosen; j++) weight[j * n + i] /= sum_chosen;
     }
     for (size e = 0; e < experts; e++) first[e + 1] += first[e];
     int64_t next[experts];
@@ -644,7 +645,8 @@ void route(float *logits,   /* (E, N), becomes p */
 }
 
 /* route: weight = p / sum of the chosen p, p = softmax(logits). So dp[expert[j]] = (d_weight[j] - sum over i of
-   d_weight[i] weight[i]) / sum of the chosen p, plus pull[e] of every expert; d_logit = p (dp - sum over e of dp p). */
+   d_weight[i] weight[i]) / sum of the chosen p, d_weight itself of a single one, plus pull[e] of every expert; d_logit =
+   p (dp - sum over e of dp p). */
 void route_backward(const float *p,        /* (E, N) */
                     const float *weight,   /* (k, N) */
                     const int32_t *expert, /* (k, N) */
@@ -655,10 +657,11 @@ void route_backward(const float *p,        /* (E, N) */
     for (size i = 0; i < n; i++) {
         float sum_chosen = 0, along = 0, mean = 0;
         for (size e = 0; e < experts; e++) d_logits[e * n + i] = pull[e];
-        for (size j = 0; j < chosen; j++) {
+        for (size j = 0; j < chosen && chosen > 1; j++) {
             sum_chosen += p[expert[j * n + i] * n + i];
             along += d_weight[j * n + i] * weight[j * n + i];
         }
+        if (chosen == 1) sum_chosen = 1;
         for (size j = 0; j < chosen; j++)
             d_logits[expert[j * n + i] * n + i] += (d_weight[j * n + i] - along) / sum_chosen;
         for (size e = 0; e < experts; e++) mean += d_logits[e * n + i] * p[e * n + i];

@@ -88,7 +88,8 @@ class Ops(Protocol):
         """
 
     def route(self, logits_EN: Tensor, chosen: int) -> tuple[Routes, RouteBackward]:
-        """The `chosen` most probable experts of every token, weighed by their probabilities made to sum to one."""
+        """The `chosen` most probable experts of every token, weighed by their probabilities, made to sum to one where
+        there are several."""
 
     def spread(self, x_DN: Tensor, routes: Routes, *, weighed: bool) -> Tensor:
         """The columns of x (D, N) where their pairs stand, (D, k N), times the weights if `weighed`."""
@@ -250,13 +251,13 @@ def route(logits_EN: Tensor, chosen: int) -> tuple[Routes, RouteBackward]:
     """The experts of every token, and the gradient of the logits."""
     p_EN = logits_EN.softmax(0)
     p_kN, expert_kN = p_EN.topk(chosen, 0)
-    sum_N = p_kN.sum(0)
+    sum_N = p_kN.sum(0) if chosen > 1 else torch.ones_like(p_kN[0])
     weight_kN, counts = p_kN / sum_N, torch.bincount(expert_kN.flatten(), minlength=len(p_EN)).tolist()
     slot_M = torch.empty_like(expert_kN.flatten())
     slot_M[expert_kN.flatten().argsort(stable=True)] = torch.arange(len(slot_M), device=slot_M.device)
 
     def backward(dweight_kN: Tensor, pull_E: Tensor) -> Tensor:
-        along_N = (dweight_kN * weight_kN).sum(0)
+        along_N = (dweight_kN * weight_kN).sum(0) if chosen > 1 else torch.zeros_like(sum_N)
         dp_EN = pull_E[:, None].expand_as(p_EN).contiguous()
         dp_EN.scatter_add_(0, expert_kN, (dweight_kN - along_N) / sum_N)
         return p_EN * (dp_EN - (dp_EN * p_EN).sum(0))

@@ -8,6 +8,8 @@ import pandas as pd
 from isoflop.scaling.design.candidates import RATIOS, CandidateRuns, DesignError, any_sizes, candidate_runs
 from isoflop.scaling.design.design import Design, suggest
 from isoflop.scaling.design.information import Goal, Noise, scenario_of_fit, scenario_of_law
+from isoflop.scaling.findings.finding import Finding
+from isoflop.scaling.findings.settings import setting_findings
 from isoflop.scaling.findings.units import unit_findings
 from isoflop.scaling.fitting.objective import Huber
 from isoflop.scaling.laws import with_role
@@ -19,6 +21,7 @@ from isoflop.scaling.table.conventions import Points, points
 PLANNED_WITH = with_role("plan")
 TAU, MOST_TAU = 0.001, 0.01  # model discrepancy, at least and at most: sd of ln loss per ln(target / compute)
 TYPICAL_NOISE = 0.003  # sd of ln loss between seeds, where there is no run yet
+FREE_EPOCHS = 4.0  # text seen so often is worth nearly what new text is (Muennighoff et al. 2023)
 LEAST_WEIGHT = 0.1  # laws of less weight are left out, except the preferred one
 
 
@@ -36,11 +39,12 @@ def plan_from_table(
 
     `cells` are the candidates; without them sizes are free, under the table's own cost of training.
 
-    Raises DesignError for a target inside the data or a budget below every cell, NoLawError when no law of N and D can
-    be fitted.
+    Raises DesignError for a target inside the data, a budget below every cell, or runs that differ in what laws of N
+    and D do not read; NoLawError when no law of N and D can be fitted.
     """
     data = points(table, params=params, compute=compute)
     frame = data.frame
+    of_arms = _refuse_other_axes(table, data)
     if target <= frame["flops"].max():
         raise DesignError(
             f"the target, {target:.3g} FLOPs, is not above the largest run ({frame['flops'].max():.3g}): "
@@ -65,8 +69,41 @@ def plan_from_table(
     )  # fmt: skip
     said = data.cost_notes(float(best.optimal(target).N))
     return replace(
-        made, notes=(*data.notes, *made.notes, *said), findings=unit_findings(data), conventions=data.conventions
+        made, notes=(*data.notes, *made.notes, *said), findings=(*unit_findings(data), *of_arms),
+        conventions=data.conventions
     )  # fmt: skip
+
+
+def _refuse_other_axes(table: "pd.DataFrame | Points", data: Points) -> tuple[Finding, ...]:
+    """What is said of arms, which are compared and not planned for.
+
+    Raises DesignError for runs whose losses differ, at equal size and tokens, by what the laws that plan do not read: a
+    setting that explains them, or text that was repeated.
+    """
+    read = "the laws that plan read size and tokens"
+    rows = data.frame if isinstance(table, Points) else table
+    of_arms: list[Finding] = []
+    within: dict[str, Finding] = {}
+    for found in setting_findings(table, data):
+        name = found.message.split(" values of ")[1].split(" stand ")[0]
+        if "arm" in rows and rows.groupby("arm")[name].nunique().max() == 1:
+            of_arms.append(found)
+        else:
+            within.setdefault("batch_tokens" if name == "step" else name, found)  # at equal tokens
+    if within:
+        raise DesignError(
+            f"{read}, and {next(iter(within.values())).message}; keep one value of {' and of '.join(within)} "
+            f"(--where), or the best of each cell (--best-of {','.join(within)})"
+        )
+    if "unique_tokens" in data.frame:
+        epochs = float((data.frame["tokens"] / data.frame["unique_tokens"]).max())
+        if epochs > FREE_EPOCHS:
+            kept = f"{'epochs' if 'epochs' in rows else 'tokens / unique_tokens'} <= {FREE_EPOCHS:.0f}"
+            raise DesignError(
+                f"{read}, and some runs saw their text {epochs:.3g} times, which a law of unique_tokens reads; keep "
+                f"those of up to {FREE_EPOCHS:.0f} times: --where '{kept}'"
+            )
+    return tuple(of_arms)
 
 
 def plan_from_law(

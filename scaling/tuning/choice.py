@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.special import fdtrc
 
 from isoflop.scaling.fitting.fit import Fit, FitError, fit
 from isoflop.scaling.laws.axes.tuning import RATE, RateBowl, rate_bowl
@@ -11,6 +12,7 @@ from isoflop.scaling.tuning.sweep import CLIFF, Sweep, levels
 COLUMN = {"N": "n_params", "D": "tokens", "T": "batch_tokens", "W": "weight_decay"}
 USUAL = {"alpha": 0.35, "beta": 0.35, "g": 0.5}  # exponents where a sweep has too few values to tell them
 FEW = 3  # values of a column: fewer tell no exponent, and no optimum
+JUMPS = 0.01  # level at which losses far from the lowest are found to follow another bowl than those near it
 CERTAIN = 12.0  # of twice the logarithm of a likelihood ratio: one symmetric bowl in two thousand is taken for skewed
 EXACT = 1e-9  # of ln loss: losses without noise
 ALONG = 0.1  # of ln: a column that varies by less apart from others is not told from those
@@ -74,7 +76,8 @@ def fit_bowl(sweep: Sweep) -> tuple[Sweep, Choice, Fit]:
     """The law of tuning of a sweep with its fit, and the runs that it was fitted to.
 
     Where the loss rises faster above the best rate than below it, as before runs diverge, a parabola through a wide
-    range of rates has its bottom too low: the bowl is then skewed and of the rates near the lowest loss alone.
+    range of rates has its bottom too low: the bowl is then skewed. It is of the rates near the lowest loss alone where
+    those beyond them do not follow it, as where losses jump (Chow 1960, the test of further observations).
     Raises FitError where no law can be fitted.
     """
     choice = choose(sweep)
@@ -92,9 +95,20 @@ def fit_bowl(sweep: Sweep) -> tuple[Sweep, Choice, Fit]:
     if _tried(near) <= len(other.form.parameters()):
         return sweep, other, steep
     try:
-        return near, other, fit(other.form, near.points, fixed=other.held)
+        close = fit(other.form, near.points, fixed=other.held)
     except FitError:
         return sweep, other, steep
+    return (near, other, close) if _jumps(steep, close) else (sweep, other, steep)
+
+
+def _jumps(whole: Fit, near: Fit) -> bool:
+    """Whether the runs of `whole` that `near` lacks scatter more around the law than those of `near` allow."""
+    further, freedom = len(whole.points) - len(near.points), len(near.points) - len(near.free)
+    if further < 1 or freedom < 1:
+        return True
+    inside = max(float(np.sum(near.residuals**2)), len(near.points) * EXACT**2)
+    outside = float(np.sum(whole.residuals**2)) - inside
+    return bool(fdtrc(further, freedom, max(outside, 0.0) / further / (inside / freedom)) < JUMPS)
 
 
 def _tried(sweep: Sweep) -> int:

@@ -42,8 +42,16 @@ def tables(runs, arms, tmp_path_factory):
     }
     for name, table in made.items():
         table.to_csv(folder / f"{name}.csv", index=False)
-    quick = files("isoflop.experiments") / "results" / "quick.parquet"
-    return {"RUNS": runs, "ARMS": arms, "QUICK": quick, **{name: folder / f"{name}.csv" for name in made}}
+    results = files("isoflop.experiments") / "results"
+    named = {
+        "QUICK": "quick",
+        "TUNED": "hp_law",
+        "REPEATED": "repeated_data",
+        "EXPERTS": "experts",
+        "BITS": "precision",
+    }
+    kept = {name: results / f"{table}.parquet" for name, table in named.items()}
+    return {"RUNS": runs, "ARMS": arms, **kept, **{name: folder / f"{name}.csv" for name in made}}
 
 
 @pytest.mark.slow
@@ -105,6 +113,17 @@ def test_predict_register_score(typed, runs, tmp_path):
     assert "never overwritten" in err
 
 
+@pytest.mark.slow
+def test_suggest_plans_for_the_best_settings_of_a_sweep(typed, tables):
+    ask = ("suggest", tables["TUNED"], "--budget", "1e13", "--target", "1e14")
+    code, out, _ = typed(*ask, "--best-of", "peak_learning_rate,batch_tokens")
+    assert code == 0
+    assert "best peak_learning_rate, batch_tokens of each cell" in out
+    code, out, _ = typed("suggest", tables["ARMS"], "--budget", "1e20", "--target", "1e22", "--json")
+    assert code == 0
+    assert [found["code"] for found in json.loads(out)["findings"]] == ["pooled_settings"], "arms are said"
+
+
 def test_suggest_without_runs(typed):
     code, out, _ = typed("suggest", "--from-law", "besiroglu-2024", "--budget", "6e19", "--target", "8e20", "--json")
     value = json.loads(out)
@@ -159,6 +178,20 @@ def test_suggest_without_runs(typed):
         (("suggest", "RUNS", "--budget", "1e20", "--target", "1e22", "--goal", "fame"), 2, "choose n_opt"),
         (("suggest", "RUNS", "--budget", "1e20", "--target", "1e22", "--out", "x.yaml"), 1, "needs a table of runs"),
         (("suggest", "--budget", "1e20", "--target", "1e22"), 2, "--from-law"),
+        (
+            ("suggest", "TUNED", "--budget", "1e13", "--target", "1e14"),
+            1,
+            "5 values of peak_learning_rate stand in one",
+        ),
+        (
+            ("suggest", "TUNED", "--budget", "1e13", "--target", "1e14"),
+            1,
+            "(--best-of peak_learning_rate,batch_tokens)",
+        ),
+        (("suggest", "REPEATED", "--budget", "1e13", "--target", "1e14"), 1, "saw their text 32 times"),
+        (("suggest", "REPEATED", "--budget", "1e13", "--target", "1e14"), 1, "--where 'epochs <= 4'"),
+        (("suggest", "EXPERTS", "--budget", "1e13", "--target", "1e14"), 1, "different experts (experts: 1, 2, 4, 8)"),
+        (("suggest", "BITS", "--budget", "1e13", "--target", "1e14"), 1, '--where "weight_bits == 2"'),
         (("suggest", "--from-law", "besiroglu", "--budget", "1e20", "--target", "1e22"), 2, "did you mean"),
     ],
 )

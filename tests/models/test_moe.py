@@ -82,6 +82,23 @@ def test_each_token_gets_its_best_experts_weighed_by_the_router():
         torch.testing.assert_close(y, expected)
 
 
+def test_a_single_expert_is_weighed_by_its_probability_so_that_the_router_learns_from_the_loss():
+    layer, x_BTD = experts(replace(CONFIG, experts_per_token=1)), states()
+    p_NE = F.linear(x_BTD.flatten(0, 1), layer.router).softmax(-1)
+    best_N = p_NE.argmax(-1)
+    outputs = []
+    for up, down in zip(layer.up.chunk(4), layer.down.chunk(4), strict=True):
+        gate, linear = F.linear(x_BTD.flatten(0, 1), up).chunk(2, -1)
+        outputs.append(F.linear(F.silu(gate) * linear, down))
+    expected_ND = p_NE.gather(-1, best_N[:, None]) * torch.stack(outputs)[best_N, torch.arange(len(best_N))]
+    torch.testing.assert_close(layer(x_BTD).flatten(0, 1), expected_ND)
+    balance = BALANCE * imbalance(p_NE, best_N[:, None])
+    (expected,) = torch.autograd.grad(expected_ND.square().sum() + balance, layer.router)
+    layer(x_BTD).square().sum().backward()
+    torch.testing.assert_close(layer.router.grad, expected)
+    assert expected.abs().max() > 1
+
+
 def test_equal_experts_are_one_mlp():
     layer = experts()
     with torch.no_grad():
@@ -163,6 +180,9 @@ def test_number_of_experts_is_heeded_by_the_run_id_and_the_idle_choice_is_not():
     assert only(idle).run_id == only(base).run_id != only(routed).run_id
     one = replace(routed, model=replace(routed.model, experts_per_token=1))
     assert only(one).run_id != only(routed).run_id
+    assert only(one).what()["gate"] == "probability", "not the run whose router learnt nothing from the loss"
+    assert "gate" not in only(routed).what()
+    assert "gate" not in only(replace(one, model=replace(one.model, experts=1))).what()
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,12 @@ from isoflop.experiments.cost import speed_file
 from isoflop.experiments.cost.cost import (
     JOB_SECONDS,
     REFERENCE,
+    ROUNDED,
     SMALL_STEP,
     Rate,
     Speed,
     curve_tokens,
+    kind,
     makespan,
     run_seconds,
     trunk_seconds,
@@ -78,6 +80,20 @@ def test_a_shape_is_model_batch_and_optimiser():
     other = [make(100, width=16), replace(cell, optim=replace(cell.optim, batch_size=8))]
     other.append(replace(cell, optim=replace(cell.optim, name="muon")))
     assert len({shape_key(c) for c in [cell, *other]}) == 4
+
+
+def test_bits_are_one_shape_and_what_is_rounded_is_not():
+    cell = make(100)
+    bits = ((4, 32), (2, 32), (32, 3), (4, 8), (16, 16), (32, 32))
+    one, same, acts, both, most, none = (shape_key(rounded(cell, *given)) for given in bits)
+    assert one == same
+    assert both == most
+    assert none == shape_key(cell)
+    assert len({one, acts, both, none}) == 4
+
+
+def rounded(cell, weight_bits=4, activation_bits=4):
+    return replace(cell, model=replace(cell.model, weight_bits=weight_bits, activation_bits=activation_bits))
 
 
 @pytest.mark.slow
@@ -150,6 +166,34 @@ def test_each_precision_has_a_formula_of_its_own():
     assert halved.step(new) == pytest.approx(slow.step(new) / 2, rel=1e-6)
 
 
+def test_a_step_that_rounds_is_a_kind_with_rates_of_its_own():
+    cell = make(100)
+    assert (kind(cell), kind(replace(cell, precision="bfloat16")), kind(rounded(cell))) == (
+        "float32",
+        "bfloat16",
+        ROUNDED,
+    )
+    assert 4 < REFERENCE.step(rounded(cell)) / REFERENCE.step(cell) < 6
+    timed = {shape_key(make(100, width=w)): Measured(Rate(3 * REFERENCE.step(make(100, width=w)), 1e-6),
+                                                     work(make(100, width=w))) for w in (8, 16, 32, 48)}  # fmt: skip
+    unseen = rounded(make(100, width=24))
+    assert to_speed(timed, at=0.0).step(unseen) == pytest.approx(3 * REFERENCE.step(unseen))
+    timed |= {shape_key(unseen): Measured(Rate(0.5, 1e-6), work(unseen), ROUNDED)}
+    found = to_speed(timed, at=0.0)
+    near = rounded(make(100, width=26))
+    assert found.step(near) == pytest.approx(0.5 * REFERENCE.step(near) / REFERENCE.step(unseen))
+    assert found.step(make(100, width=24)) == pytest.approx(3 * REFERENCE.step(make(100, width=24)))
+    assert found.with_company(1, cores=2).formulas[ROUNDED] == found.formulas[ROUNDED]
+
+
+def test_experts_lengthen_a_layer_and_not_its_flops():
+    cell = make(100)
+    many = [replace(cell, model=replace(cell.model, experts=e, experts_per_token=1)) for e in (1, 4, 8)]
+    calls = [work(one)[0] / work(cell)[0] for one in many]
+    assert calls == pytest.approx([1.55, 2.0, 2.6])
+    assert work(many[2])[1] < 1.1 * work(cell)[1]
+
+
 def test_small_trunks_side_by_side_share_a_device_and_the_longest_has_no_company_at_its_end():
     small, large = make(1000), replace(make(100), optim=replace(make(100).optim, batch_size=100_000))
     assert small.step_flops < SMALL_STEP < large.step_flops
@@ -167,7 +211,7 @@ def test_a_gpu_that_is_not_here_is_planned_by_rates_that_are_shipped():
     speed = speed_of_card("h200")
     assert "a GPU of the kind h200" in speed.source
     assert speed.side_by_side > 1
-    assert {*speed.formulas} == {"float32", "bfloat16"}
+    assert {*speed.formulas} == {"float32", "bfloat16", ROUNDED}
     planned = app.plan("smoke", ["where.device=cuda"], card="h200")["studies"][0]
     assert 0.1 < planned["minutes"]["1"] < 1
     with pytest.raises(UsageError, match=r"--for k80: rates are shipped of h200"):

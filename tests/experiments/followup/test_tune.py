@@ -73,6 +73,45 @@ def test_decays_that_are_not_known_of_some_runs_are_refused():
     assert bowls(table().assign(weight_decay=math.nan))
 
 
+def deep(move: float, layers=(1, 2, 4)) -> pd.DataFrame:
+    """Studies of three depths and two widths, the best rate of depth n a factor n^move from that of depth 1."""
+    parts = [table(lambda width, n=n: 0.02 * n**move, n_layer=n, widths=(16, 32)) for n in layers]
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_whether_a_rate_stays_along_depth_is_asked_at_each_width():
+    moved = transfers(bowls(deep(-0.5)), limit=0.15, along="depth")
+    assert [(t.setting["d_model"], t.places) for t in moved] == [(16, [1, 2, 4]), (32, [1, 2, 4])]
+    assert [t.slope for t in moved] == pytest.approx([-0.5, -0.5])
+    text = tune_text(tune(deep(-0.5), "learning-rate", 0.15, "depth"))
+    assert "fail: the optimum of width 16 moves -0.50 decades per decade of depth" in text
+    assert "over depths 1 to 4" in text
+    assert "the shallowest model's optimum costs" in text
+    assert {t["verdict"] for t in tune(deep(0.0), "learning-rate", 0.15, "depth")["transfers"]} == {"pass"}
+
+
+def test_depths_of_one_width_are_transfers_along_width_apart():
+    moved = transfers(bowls(deep(-0.5)), limit=0.15)
+    assert [(t.setting["n_layer"], t.places) for t in moved] == [(1, [16, 32]), (2, [16, 32]), (4, [16, 32])]
+    assert all(abs(t.slope) < 1e-6 for t in moved)
+    grown = pd.concat([table(n_layer=n, widths=(w,)) for n, w in ((2, 16), (3, 32))], ignore_index=True)
+    (one,) = transfers(bowls(grown), limit=0.15)
+    assert "n_layer" not in one.setting, "depth that grows with width is no axis of its own"
+
+
+def test_whether_a_rate_stays_as_models_train_for_longer():
+    parts = [table(lambda width, d=d: 0.02 * (d / 1e5) ** -0.25, horizon_tokens=d) for d in (100_000, 400_000)]
+    both = pd.concat(parts, ignore_index=True)
+    moved = transfers(bowls(both), limit=0.15, along="horizon")
+    assert [(t.setting["d_model"], t.setting["n_layer"]) for t in moved] == [(w, 2) for w in WIDTHS]
+    assert [t.slope for t in moved] == pytest.approx([-0.25] * 4)
+    text = tune_text(tune(both, "learning-rate", 0.15, "horizon"))
+    assert text.count("the optimum of width 16, depth 2 moves -0.25 decades per decade of horizon") == 1
+    assert "not tested" not in text
+    with pytest.raises(ValueError, match=r"--along must be one of width, depth, horizon; not 'time'"):
+        transfers(bowls(both), limit=0.15, along="time")
+
+
 def repeated(times: int, **fields) -> pd.DataFrame:
     """The same study drawn anew as arm 0, 1, ..."""
     return pd.concat([table(arm=str(s), seed=s, **fields) for s in range(times)], ignore_index=True)
@@ -234,7 +273,7 @@ def test_a_rate_that_does_not_transfer_is_objected_to_with_its_cost():
 
 
 def test_cost_is_the_parabola():
-    bowl = Bowl({}, 16, pd.DataFrame(), optimum=0.02, curvature=0.3)
+    bowl = Bowl({}, {"d_model": 16}, pd.DataFrame(), optimum=0.02, curvature=0.3)
     assert bowl.cost(0.02) == 0
     assert bowl.cost(0.2) == pytest.approx(0.3)
 

@@ -75,6 +75,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "--batch-tokens": ("x", "nan", "-1", "0", "inf", "r=", "r=x", ""),
     "--tokens": ("x", "nan", "-1", "0", "inf", "r=", "r=x", ""),
     "--axis": NAMES,
+    "--along": NAMES,
     "--state": (*NAMES, "done"),
     "--run": NAMES,
     "--schedule": NAMES,

@@ -7,6 +7,9 @@ import pytest
 from isoflop.scaling.fitting.fit import LeastSquares, fit, predict_loss
 from isoflop.scaling.laws.axes.experts import Experts
 from isoflop.scaling.laws.axes.experts_joint import ExpertsJoint
+from isoflop.scaling.table.read import read_table
+from isoflop.scaling.table.runs import final_rows
+from tests.support.root import RESULTS
 
 S_BASE = Experts(-0.082, -0.108, 0.009, 1.104, 1.847, 314.478)
 
@@ -44,6 +47,17 @@ def test_exact_losses_of_several_numbers_of_tokens_give_back_the_joint_law():
     table = pd.DataFrame({"n_params": N, "tokens": D, "experts": M, "loss": true(N, D, M)})
     found = fit("experts-joint", table, objective=LeastSquares())
     assert found.law.values() == pytest.approx(true.values(), rel=1e-6)
+
+
+def test_own_runs_gain_by_experts_once_they_are_trained_for_long():
+    ends = final_rows(read_table(RESULTS / "experts.parquet"))
+    losses = ends.groupby(["horizon_tokens", "d_model", "experts"])["loss"].mean().unstack()
+    assert losses.shape == (12, 4)
+    assert losses.notna().all(axis=None)
+    long = losses.loc[ends["horizon_tokens"].max()]
+    assert (long[8] < long[1] - 0.05).all()
+    assert (long[8] < long[4]).all()
+    assert ends["n_params_active"].groupby(ends["d_model"]).apply(lambda n: n.max() / n.min()).max() < 1.03
 
 
 def test_a_floor_forecasts_the_largest_published_size_better(public_data):
