@@ -60,11 +60,13 @@ DEFAULT = Deviation()
 
 @dataclass(frozen=True)
 class Forecast:
-    """ln loss at rows: centre (n,), its standard deviation with and without the noise of a row, degrees of freedom."""
+    """ln loss at rows: centre (n,), its standard deviation with and without the noise of a row, that of the law alone
+    (without the deviation of the run), and degrees of freedom."""
 
     log_loss: Array
     sd: Array
     sd_curve: Array
+    sd_law: Array
     freedom: float
 
     def interval(self, level: float) -> tuple[Array, Array]:
@@ -209,15 +211,16 @@ class CurveModel:
                 mean = mean + weights.T @ (log_loss - own_mean)
                 design = design - weights.T @ own_design
                 variance = variance - (cross * weights).sum(axis=0)
-        curve = np.maximum(variance, 0.0) + np.einsum("np,pq,nq->n", design, covariance, design)
-        noise = self.deviation.noise(ends)
-        return Forecast(mean, np.sqrt(curve + noise), np.sqrt(curve), self.freedom)
+        law = np.einsum("np,pq,nq->n", design, covariance, design)
+        curve, noise = np.maximum(variance, 0.0) + law, self.deviation.noise(ends)
+        return Forecast(mean, np.sqrt(curve + noise), np.sqrt(curve), np.sqrt(law), self.freedom)
 
-    def joint(self, run: CurveRun) -> tuple[Array, Array]:
-        """The forecast of ln loss at every row of a run that the model lacks: mean (n,) and covariance (n, n)."""
+    def joint(self, *runs: CurveRun) -> tuple[Array, Array]:
+        """The forecast of ln loss at every row of a trunk that the model lacks: mean (n,) and covariance (n, n)."""
         theta, covariance = self._solved
-        ends, at = _ends(run), np.log(run.steps + 1.0)
-        mean, design = self._design(theta, self._rows([run]), ends)
+        ends = np.concatenate([_ends(run) for run in runs])
+        at = np.log(np.concatenate([run.steps for run in runs]) + 1.0)
+        mean, design = self._design(theta, self._rows(runs), ends)
         own = self.deviation.cross(at, at) + np.diag(self.deviation.noise(ends))
         return mean, own + design @ covariance @ design.T
 
