@@ -113,7 +113,7 @@ def _conclude(store: Store, study: Study, plan: Plan, made: Decision) -> None:
         left = "too few ended for a law to say which tell most, so that the cheapest were trained"
     print(
         f"\n{len(stopped)} of {len(study.cells)} cells stopped: {made.flops:.3g} of {made.whole:.3g} FLOPs "
-        f"({made.flops / made.whole:.0%}); {left}; isoflop run without study.stop goes on with them\n",
+        f"({made.flops / made.whole:.0%}); {left}; isoflop run without study.stop goes on with them",
         flush=True,
     )
 

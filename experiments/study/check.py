@@ -142,7 +142,7 @@ def _check_stop(config: ExperimentConfig) -> None:
         raise StudyError(f"{stop} needs a study with a name and sizes: a single cell is trained to its end")
     if study.arms or study.vary or has_mixtures(study):
         raise StudyError(
-            f"{stop} decides by one law, and a study with arms, study.vary or study.mixtures has several: launch one arm"
+            f"{stop} decides by one law, and a study with arms, study.vary or study.mixtures has several: launch one"
         )
     if study.hold_out:
         raise StudyError(f"{stop}: what study.hold_out names is to be measured, not forecast; study.hold_out=[]")

@@ -52,7 +52,9 @@ class Job:
 def find_jobs(
     overrides: list[str], study: Study, states: Mapping[str, str], speed: Speed, where: WhereSpec, workers: int | None
 ) -> list[Job]:
-    """A job for each trunk of a study with cells to train, neither settled nor stopped for good, those that are trained side by side as one job.
+    """A job for each trunk of a study with cells to train, neither settled nor stopped where they were to.
+
+    Those that are trained side by side are one job.
 
     `overrides` are common to the jobs, `states` those of all cells by run id. With `workers` None the jobs run on other
     machines.

@@ -131,8 +131,9 @@ def write_work(store: Store, work: Work, corpus: Corpus, key: str) -> None:
         listings={run_id: dict(one) for run_id, one in work.listings.items()},
         engine=asdict(work.engine),  # type: ignore[typeddict-item]  # as JSON holds it
         prepared=corpus.prepared,
-        **({"until": dict(work.until)} if work.until else {}),
     )
+    if work.until:
+        value["until"] = dict(work.until)
     write_json(store.work_file(work.cells[0].trunk_id, key), dict(value))
 
 

@@ -1,10 +1,10 @@
 """Which runs of a study go on, and how far: what their remaining FLOPs tell about the exponent of the frontier.
 
-The exponent a, of the best size against compute, is nearly linear in the ln losses of the runs; what each weighs follows
-from a Chinchilla law at plausible parameters. How far the end of a run may yet lie from its forecast follows from the
-law of whole curves and the deviations of runs from it, before a step more is trained. The two together say how far a
-would move were every run finished. Runs are taken further, those first whose FLOPs lower this most, until it is below
-WITHIN, or SHARE of the study's FLOPs are spent.
+The exponent a, of the best size against compute, is nearly linear in the ln losses of the runs; what each weighs
+follows from a Chinchilla law at plausible parameters. How far the end of a run may yet lie from its forecast follows
+from the law of whole curves and the deviations of runs from it, before a step more is trained. The two together say how
+far a would move were every run finished. Runs are taken further, those first whose FLOPs lower this most, until it is
+below WITHIN, or the last share of STAGES is spent.
 
 It is done in STAGES, each decided by the rows of those before it and nothing else: the same rows give the same
 decision. The first stage knows nothing, and takes the cheapest runs to their ends.

@@ -16,7 +16,7 @@ Extents = Mapping[str, int]  # of each run by its id the steps that it takes; 0 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run before it is trained: `run` is its schedule without rows, `measured` the steps after its warm-up with a row.
+    """A run before it is trained: `run` is its schedule without rows, `measured` the steps behind its warm-up with one.
 
     It shares its first `branch` steps with the runs of its trunk: all of its steps where it has one of its own.
     `step_flops` is what a step costs, `tokens` what the whole run reads.
@@ -86,7 +86,7 @@ class Plan:
         return total
 
     def further(self, extents: Extents, run_id: str, step: int) -> dict[str, int]:
-        """The extents with one run taken to `step`, and the others of its trunk as far as they then come for nothing."""
+        """The extents with one run taken to `step`, the others of its trunk as far as they then come for nothing."""
         found = dict(extents) | {run_id: step}
         (group,) = (group for group in self.trunks.values() if any(one.run_id == run_id for one in group))
         for one in group:

@@ -60,13 +60,11 @@ DEFAULT = Deviation()
 
 @dataclass(frozen=True)
 class Forecast:
-    """ln loss at rows: centre (n,), its standard deviation with and without the noise of a row, that of the law alone
-    (without the deviation of the run), and degrees of freedom."""
+    """ln loss at rows: centre (n,), its standard deviation with and without the noise of a row, degrees of freedom."""
 
     log_loss: Array
     sd: Array
     sd_curve: Array
-    sd_law: Array
     freedom: float
 
     def interval(self, level: float) -> tuple[Array, Array]:
@@ -211,9 +209,9 @@ class CurveModel:
                 mean = mean + weights.T @ (log_loss - own_mean)
                 design = design - weights.T @ own_design
                 variance = variance - (cross * weights).sum(axis=0)
-        law = np.einsum("np,pq,nq->n", design, covariance, design)
-        curve, noise = np.maximum(variance, 0.0) + law, self.deviation.noise(ends)
-        return Forecast(mean, np.sqrt(curve + noise), np.sqrt(curve), np.sqrt(law), self.freedom)
+        curve = np.maximum(variance, 0.0) + np.einsum("np,pq,nq->n", design, covariance, design)
+        noise = self.deviation.noise(ends)
+        return Forecast(mean, np.sqrt(curve + noise), np.sqrt(curve), self.freedom)
 
     def joint(self, *runs: CurveRun) -> tuple[Array, Array]:
         """The forecast of ln loss at every row of a trunk that the model lacks: mean (n,) and covariance (n, n)."""

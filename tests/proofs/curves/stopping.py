@@ -2,11 +2,12 @@
 
     python -m tests.proofs.curves.stopping [REPEATS [FIRST]]
 
-The runs of `overnight_cpu`, its hold-out among them, are simulated: under the law of whole curves that is fitted to the
-committed table of `quick`, with the deviations of trunks, the noise of rows and of ends that are estimated there. Prints
-of each repeat the share of the FLOPs that is spent and the exponent a of the frontier by both, with 90% intervals; then
-the committed tables of `quick` and `known_answer`, of which a stopped study sees what it pays for. Passes where a lies
-within .02 of that of the full study in the root of the mean square over the repeats, for at most half of the FLOPs.
+The runs of `overnight_cpu`, its hold-out among them, are simulated: under the law of whole curves that is fitted to
+the committed table of `quick`, with the deviations of trunks, the noise of rows and of ends that are estimated there.
+Prints of each repeat the share of the FLOPs that is spent and the exponent a of the frontier by both, with 90%
+intervals; then the committed tables of `quick` and `known_answer`, of which a stopped study sees what it pays for.
+Passes where a lies within .02 of that of the full study in the root of the mean square over the repeats, for at most
+half of the FLOPs.
 """
 
 import sys
@@ -88,8 +89,8 @@ def compared(name: str, plan: Plan, rows: pd.DataFrame) -> tuple[float, float]:
     wide = [np.ptp(jackknife(one).interval("a")) / 2 for one in both]
     left, share = sum(not ended(one, extents) for one in plan.runs), made.flops / made.whole
     print(
-        f"{name:>12} {share:6.3f} {left:4d} of {len(plan.runs)}   {a:.4f} +- {wide[0]:.3f}   {b:.4f} +- {wide[1]:.3f}   "
-        f"{b - a:+.4f}  (said {made.moves:.4f})", flush=True,
+        f"{name:>12} {share:6.3f} {left:4d} of {len(plan.runs)}   {a:.4f} +- {wide[0]:.3f}   {b:.4f} +- {wide[1]:.3f}"
+        f"   {b - a:+.4f}  (said {made.moves:.4f})", flush=True,
     )  # fmt: skip
     return share, b - a
 
