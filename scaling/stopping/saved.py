@@ -33,12 +33,9 @@ class Saved:
         )
 
 
-def saved(table: pd.DataFrame, fitted: Fit) -> Saved | None:
-    """What the stopped runs of a run table saved, and cost the law fitted to it; None where none was stopped."""
-    stopped = forecast_rows(table)
-    if stopped.empty:
-        return None
-    plan = plan_of_table(table)
+def saved(table: pd.DataFrame, fitted: Fit) -> Saved:
+    """What the stopped runs of a run table saved, and cost the law fitted to it."""
+    stopped, plan = forecast_rows(table), plan_of_table(table)
     measured = table[~is_forecast(table)]
     extents = {str(run_id): int(step) for run_id, step in measured.groupby("run_id")["step"].max().items()}
     return Saved(len(stopped), len(plan.runs), plan.flops(extents), plan.flops(plan.whole), _wider(fitted))
