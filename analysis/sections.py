@@ -16,8 +16,9 @@ from isoflop.scaling.fitting.uncertainty import Draws
 from isoflop.scaling.selection.holdout import HoldOut
 from isoflop.scaling.selection.rolling_origins import BASELINE
 from isoflop.scaling.selection.scoreboard import AVERAGE, Scoreboard
+from isoflop.scaling.stopping.saved import saved
 from isoflop.scaling.table.conventions import COMPUTE, PARAMS, is_runs
-from isoflop.scaling.table.runs import final_rows
+from isoflop.scaling.table.runs import final_rows, is_forecast
 
 MOST_CELLS = 120  # rows of the table of cells in the report; the csv has all
 FAR = 2.0  # times the preferred law's error: a law that nobody would use here
@@ -338,7 +339,9 @@ def cost(e: Evidence) -> str:
     seconds = runs["wall_seconds"].sum()
     if seconds > 0:
         text.append(f"{seconds / 60:.1f} core-minutes had every run been trained alone.")
-    left = e.table.loc[e.table["state"] != "done", "run_id"].nunique()
+    if is_forecast(e.table).any():
+        text.append(str(saved(e.table, e.fit)))
+    left = e.table.loc[~e.table["state"].isin(["done", "stopped"]), "run_id"].nunique()
     if left:
         text.append(f"{left} runs diverged and enter no fit.")
     return " ".join(text)

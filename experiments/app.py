@@ -15,8 +15,8 @@ from omegaconf import DictConfig
 
 from isoflop.experiments.compose.compose import as_overrides, compose_all, job_spec, to_spec
 from isoflop.experiments.compose.hydra_state import others_hydra_kept
-from isoflop.experiments.compose.messages import readable_errors
-from isoflop.experiments.store.store import SETTLED, open_store
+from isoflop.experiments.compose.messages import UsageError, readable_errors
+from isoflop.experiments.store.store import SETTLED, STOPPED, open_store
 from isoflop.experiments.sweep.launch import load, make_launch, run_launch
 from isoflop.experiments.sweep.plan import plan as plan_launch
 from isoflop.experiments.sweep.plan import speed_for
@@ -51,7 +51,8 @@ def run(study: str = "", overrides: Sequence[str] = ()) -> pd.DataFrame:
     store = open_store(specs[0].runs)
     run_ids = [cell.run_id for spec in specs for cell in load(spec)[0].cells]
     states = store.states(run_ids).set_index("run_id")["state"]
-    missing = states[~states.isin(SETTLED)]
+    stops = any(spec.study.stop for spec in specs)
+    missing = states[~states.isin([*SETTLED, *([STOPPED] if stops else [])])]
     if code or len(missing):
         listed = ", ".join(f"{run_id} {state}" for run_id, state in missing.head(3).items())
         raise RunError(
@@ -119,7 +120,10 @@ def run_study(overrides: Sequence[str]) -> int:
 
 def application(config: DictConfig) -> None:
     """One configuration without the sweeper (hydra.mode=RUN): every job one after the other in this process."""
-    raise SystemExit(run_launch(make_launch([to_spec(config)], workers=1), _one_by_one))
+    spec = to_spec(config)
+    if spec.study.stop:
+        raise UsageError(f"study.stop={spec.study.stop} trains in several launches: leave out hydra.mode=RUN")
+    raise SystemExit(run_launch(make_launch([spec], workers=1), _one_by_one))
 
 
 main = hydra.main(config_path="pkg://isoflop.conf", config_name="config", version_base="1.3")(application)

@@ -197,6 +197,7 @@ class StudySpec:
     hold_out: list[float] = field(default_factory=list)  # budgets that the report fits without, then predicts
     mixtures: MixturesSpec = field(default_factory=MixturesSpec)
     rounds: RoundsSpec = field(default_factory=RoundsSpec)
+    stop: str = ""  # decided: runs end early where the rest tells little of the exponent a; half of the FLOPs at most
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """A Hydra sweeper that trains what a study lacks. Hydra's side only: a launch is `experiments.sweep.launch`."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
@@ -81,6 +81,11 @@ class IsoflopSweeper(Sweeper):
         end(together(sets[0][1].where, lambda: run_rounds(sets, self._compose, self._run)))
 
     def _run(self, specs: "Sequence[ExperimentConfig]") -> int:
+        from isoflop.experiments.followup.decided import run_decided
+
+        return run_decided(specs, self._launch)
+
+    def _launch(self, specs: "Sequence[ExperimentConfig]", until: Mapping[str, int]) -> int:
         from isoflop.experiments.sweep.pool import helpers
 
         if specs[0].where.device != "cpu" and self.workers == 1:  # this process will train
@@ -88,7 +93,7 @@ class IsoflopSweeper(Sweeper):
         from isoflop.experiments.sweep.launch import make_launch, run_launch
 
         typed = [*self.config.hydra.overrides.task, *self.config.hydra.overrides.hydra]
-        return run_launch(make_launch(specs, workers=self.workers), self._start, typed=typed)
+        return run_launch(make_launch(specs, workers=self.workers, until=until), self._start, typed=typed)
 
     def _compose(self, overrides: list[str]) -> "ExperimentConfig":
         from isoflop.experiments.compose.compose import to_spec

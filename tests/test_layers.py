@@ -40,7 +40,7 @@ ROOMS = {
     "models": ("*", "families step"),
     "scaling": (
         "laws", "table", "fitting", "approaches", "findings", "selection", "prediction arms design tuning mixtures",
-        "gate",
+        "gate stopping",
     ),
     "experiments": (
         "config files", "data", "study", "compose", "cost", "store", "training", "parallel", "trackers", "sweep", "app",

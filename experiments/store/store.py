@@ -1,10 +1,10 @@
-"""The store: a folder of runs with the state of every cell (planned, running, done, diverged, failed, lost).
+"""The store: a folder of runs with the state of every cell (planned, running, stopped, done, diverged, failed, lost).
 
     STORE.json                  marks the folder
     studies/<name>.json         the cells of a study at its last launch
     launches/<id>.json          what was typed, and where: `isoflop retry` types it again
     cells/<run_id>/state.json   one cell's state, how often it was tried, how far it came, its traceback
-    cells/<run_id>/run.parquet  its rows, once it is done or has diverged
+    cells/<run_id>/run.parquet  its rows, once it is done, has diverged or was stopped
     cells.shard                 the rows of many cells in one file: a cache (`scaling.table.cells`)
     trunks/<trunk_id>/          checkpoints, the claim of the process at work, what jobs are to do there, and the
                                 curve so far of the cell in training (`store.running`)
@@ -29,8 +29,9 @@ from isoflop.scaling.table.runs import RUN_FILE, is_run_table, read_runs
 
 STORE_FILE = "STORE.json"
 STORE_VERSION = 1
-STATES = ("planned", "running", "done", "diverged", "failed", "lost")
+STATES = ("planned", "running", "stopped", "done", "diverged", "failed", "lost")
 SETTLED = ("done", "diverged")  # results: never run again by themselves
+STOPPED = "stopped"  # before its end, and whole up to there: a launch that wants more of it goes on from there
 _EMPTY: dict[str, Any] = {
     "run_id": "", "trunk_id": "", "state": "planned", "label": "", "step": 0, "steps": 0, "branch_step": 0, "flops": 0,
     "attempts": 0, "seconds": float("nan"), "heartbeat": float("nan"), "pid": 0, "launch": "", "error": "",
@@ -65,7 +66,7 @@ class CellFields(TypedDict):
 class StateFile(CellFields):
     """What the state.json of a cell holds."""
 
-    state: Literal["planned", "running", "done", "diverged", "failed", "lost"]
+    state: Literal["planned", "running", "stopped", "done", "diverged", "failed", "lost"]
 
 
 class StudyFile(TypedDict):
@@ -229,6 +230,11 @@ class Store:
             row["state"] = "running" if live else "lost"
             row |= {"heartbeat": live["heartbeat"], "step": min(live.get("step", 0), row["steps"])} if live else {}
         return {name: row[name] for name in COLUMNS}
+
+
+def is_over(state: str, step: int, until: int | None) -> bool:
+    """Whether a cell needs no training: it has a result, or has stopped at a step that is all it was to take."""
+    return state in SETTLED or (state == STOPPED and until is not None and step >= until)
 
 
 def _is_json(path: Path) -> bool:

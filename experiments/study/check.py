@@ -31,6 +31,7 @@ class StudyError(ValueError):
     """A study or cell that cannot be run as it was written."""
 
 
+DECIDED = "decided"  # of study.stop
 MOST_CELLS = 100_000  # of one study: a mistyped range of seeds is not a plan
 
 # Stand in for a corpus and a budget that are not known yet: shapes and rules are refused for any.
@@ -57,6 +58,8 @@ def check_study(config: ExperimentConfig) -> None:
     check_fields(config)
     if config.study.rounds.count:
         check_rounds(config.study)
+    if config.study.stop:
+        _check_stop(config)
     cells = 0
     for variant in variants(config):
         _check_variant(variant)
@@ -130,6 +133,23 @@ def check_rounds(study: StudySpec) -> None:
         )
     if study.rounds.budget is None or study.rounds.target is None:
         raise StudyError("study.rounds.count needs study.rounds.budget and study.rounds.target, both in FLOPs")
+
+
+def _check_stop(config: ExperimentConfig) -> None:
+    """Raise StudyError for a study of which it cannot be decided where its runs stop."""
+    study, stop = config.study, f"study.stop={config.study.stop}"
+    if not (study.sizes or study.cells) or not study.name:
+        raise StudyError(f"{stop} needs a study with a name and sizes: a single cell is trained to its end")
+    if study.arms or study.vary or has_mixtures(study):
+        raise StudyError(
+            f"{stop} decides by one law, and a study with arms, study.vary or study.mixtures has several: launch one"
+        )
+    if study.hold_out:
+        raise StudyError(f"{stop}: what study.hold_out names is to be measured, not forecast; study.hold_out=[]")
+    if study.rounds.count:
+        raise StudyError(f"{stop} and study.rounds both say which runs come next; keep one of them")
+    if config.where.distributed != "none":
+        raise StudyError(f"{stop} needs where.distributed=none")
 
 
 def _check_shape(spec: ModelSpec) -> None:

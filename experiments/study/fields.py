@@ -174,6 +174,7 @@ FIELDS: dict[str, Rule] = {
     "study.mixtures.draws": whole(0, 10_000), "study.mixtures.concentration": positive(1e6),
     "study.mixtures.seed": SEED, "study.hold_out": Each(FLOPS), "study.rounds.count": whole(0, 1000),
     "study.rounds.budget": optional(FLOPS), "study.rounds.target": optional(FLOPS),
+    "study.stop": named(("decided",), empty=True),
     "study.rounds.goal": named(("n_opt", "loss", "multiplier")),
 
     "where.device": _device, "where.workers": optional(whole(1, 10_000)), "where.workers_per_gpu": whole(1, 1000),

@@ -5,8 +5,9 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from isoflop.experiments.compose.compose import job_overrides
@@ -19,7 +20,16 @@ from isoflop.experiments.cost.shape_key import place
 from isoflop.experiments.cost.speed_file import known_speed
 from isoflop.experiments.data.corpus import Corpora
 from isoflop.experiments.files import check_name, is_disk_error
-from isoflop.experiments.store.store import SETTLED, Store, StoreError, create_store, is_store, open_store
+from isoflop.experiments.store.store import (
+    SETTLED,
+    STOPPED,
+    Store,
+    StoreError,
+    create_store,
+    is_over,
+    is_store,
+    open_store,
+)
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.check import checked_study
 from isoflop.experiments.study.engine import engine_name
@@ -53,6 +63,13 @@ class Part(NamedTuple):
     corpora: Corpora
     key: str  # of the files that state the work of its jobs
     where: WhereSpec
+    until: Mapping[str, int] = MappingProxyType({})  # by run id, how many steps each takes; none: all go to their ends
+
+    @property
+    def due(self) -> Study:
+        """The study with the cells that the launch is about."""
+        cells = tuple(cell for cell in self.study.cells if self.until.get(cell.run_id))
+        return replace(self.study, cells=cells) if self.until else self.study
 
 
 @dataclass(frozen=True)
@@ -76,8 +93,8 @@ class Launch:
 
     @property
     def unfinished(self) -> list[Cell]:
-        """The cells that have no result."""
-        return [cell for cell in self.cells if self.states[cell.run_id] not in SETTLED]
+        """The cells that are to be trained."""
+        return [cell for cell in self.cells if self.states[cell.run_id] not in (*SETTLED, STOPPED)]
 
     @property
     def at_once(self) -> int | None:
@@ -112,10 +129,17 @@ def load(spec: ExperimentConfig) -> tuple[Study, Corpora]:
     return begin_from(checked_study(spec, corpora), spec.init_from, runs=Path(spec.runs), corpora=corpora), corpora
 
 
-def make_launch(specs: Sequence[ExperimentConfig], *, workers: int | None, speed: Speed | None = None) -> Launch:
+def make_launch(
+    specs: Sequence[ExperimentConfig],
+    *,
+    workers: int | None,
+    speed: Speed | None = None,
+    until: Mapping[str, int] | None = None,
+) -> Launch:
     """The launch of these configurations, one for each set of arguments; nothing is written but corpora.
 
-    Of several sets the first says how to run. `speed` is by default what was measured on this machine. Raises what
+    Of several sets the first says how to run. `speed` is by default what was measured on this machine. With `until` the
+    launch is about the runs that it names alone, and takes each so many steps and no more. Raises what
     `load` does, and UsageError for a device that is not here or a run that none of the studies has.
     """
     where, runs = _one_place(specs)
@@ -123,23 +147,25 @@ def make_launch(specs: Sequence[ExperimentConfig], *, workers: int | None, speed
     if workers is not None:
         check_device(where.device)
     speed = speed or known_speed(place(where), where.threads)
-    parts = tuple(_part(spec) for spec in specs)
-    studies = [part.study for part in parts]
-    states = _states(runs, [cell.run_id for study in studies for cell in study.cells])
+    until = until or {}
+    parts = tuple(_part(spec, until) for spec in specs)
+    states = _states(runs, [cell.run_id for part in parts for cell in part.study.cells], until)
     each = speed.with_company(workers or cores(), cores())
     jobs = [
         job
         for part in parts
         for job in find_jobs(
-            [*job_overrides(part.where, runs), f"where.cells='{part.key}'"], part.study, states, each, where, workers
+            [*job_overrides(part.where, runs), f"where.cells='{part.key}'"], part.due, states, each, where, workers
         )
     ]
-    return Launch(parts, _wanted_cells(studies, where), states, tuple(jobs), speed, where, runs, workers)
+    return Launch(
+        parts, _wanted_cells([part.due for part in parts], where), states, tuple(jobs), speed, where, runs, workers
+    )
 
 
-def _part(spec: ExperimentConfig) -> Part:
+def _part(spec: ExperimentConfig, until: Mapping[str, int]) -> Part:
     study, corpora = load(spec)
-    return Part(study, corpora, spec.where.cells or work_key(study, spec.where), spec.where)
+    return Part(study, corpora, spec.where.cells or work_key(study, spec.where, until), spec.where, until)
 
 
 def _one_place(specs: Sequence[ExperimentConfig]) -> tuple[WhereSpec, str]:
@@ -172,11 +198,18 @@ def _wanted_cells(studies: Sequence[Study], where: WhereSpec) -> tuple[Cell, ...
     return tuple(cell for cell in cells.values() if wanted(cell, where))
 
 
-def _states(runs: str, run_ids: Sequence[str]) -> dict[str, str]:
-    """State of each run in the store at `runs`; every one is planned where there is no store yet but may be one."""
+def _states(runs: str, run_ids: Sequence[str], until: Mapping[str, int]) -> dict[str, str]:
+    """State of each run in the store at `runs`; every one is planned where there is no store yet but may be one.
+
+    A run that has stopped is planned where this launch takes it further.
+    """
     if not is_store(runs):
         return dict.fromkeys(run_ids, "planned")
-    return dict(zip(run_ids, open_store(runs).states(run_ids)["state"], strict=True))
+    found = open_store(runs).states(run_ids)[["run_id", "state", "step"]].itertuples(index=False)
+    return {
+        run_id: "planned" if state == STOPPED and not is_over(state, step, until.get(run_id)) else state
+        for run_id, state, step in found
+    }
 
 
 def run_launch(launch: Launch, start: Start, *, typed: Sequence[str] = ()) -> int:
@@ -207,7 +240,7 @@ def run_launch(launch: Launch, start: Start, *, typed: Sequence[str] = ()) -> in
                 finish(launch.jobs, store, start)
             keep_together(store.root)
     print(printable(closing_table(store, launch.cells, time.monotonic() - launch.began)))
-    return exit_code(store, launch.cells)
+    return exit_code(store, launch.cells, stops=any(part.until for part in launch.parts))
 
 
 def _warn_of_mixing(launch: Launch, store: Store) -> None:
@@ -237,9 +270,10 @@ def launch_price(launch: Launch) -> Price:
     return price_of(trunks, workers, devices_of(launch.where, workers), launch.where, launch.speed)
 
 
-def exit_code(store: Store, cells: Sequence[Cell]) -> int:
-    """0 if every one of these cells is done, 1 if not."""
-    return 0 if (store.states([cell.run_id for cell in cells])["state"] == "done").all() else 1
+def exit_code(store: Store, cells: Sequence[Cell], *, stops: bool = False) -> int:
+    """0 if every one of these cells is done, or stopped where a launch `stops` some; 1 if not."""
+    good = ["done", *([STOPPED] if stops else [])]
+    return 0 if store.states([cell.run_id for cell in cells])["state"].isin(good).all() else 1
 
 
 @contextmanager
@@ -261,12 +295,16 @@ def readable_disk_errors(runs: str) -> Iterator[None]:
 def _write(launch: Launch, store: Store, typed: Sequence[str]) -> None:
     """What the jobs read, and what `isoflop status` and `isoflop retry` know of the launch."""
     waiting = {trunk_id for job in launch.jobs for trunk_id in job.trunk_ids}
-    for study, corpora, key, where in launch.parts:
-        for trunk_id, trunk in study.trunks.items():
-            if trunk_id in waiting and key != where.cells:  # else written by the launch that this is a task of
-                write_work(store, work_of(study, trunk, where), corpora(trunk[0].data), key)
+    for part in launch.parts:
+        for trunk_id, trunk in part.due.trunks.items():
+            if (
+                trunk_id in waiting and part.key != part.where.cells
+            ):  # else written by the launch that this is a task of
+                work = work_of(part.study, trunk, part.where, part.until)
+                write_work(store, work, part.corpora(trunk[0].data), part.key)
     states = store.states([cell.run_id for cell in launch.cells])
-    for run_id in states.loc[states["state"].isin(["failed", "lost"]), "run_id"]:
+    further = (states["state"] == STOPPED) & (states["run_id"].map(launch.states) == "planned")
+    for run_id in states.loc[states["state"].isin(["failed", "lost"]) | further, "run_id"]:
         store.record(run_id, "planned")
     if launch.where.only is not None or launch.where.trunk is not None:
         return

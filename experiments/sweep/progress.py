@@ -14,7 +14,7 @@ from rich.live import Live
 
 from isoflop.experiments.cost.cost import Speed, makespan, run_seconds, trunk_seconds
 from isoflop.experiments.store.sample import sample_file
-from isoflop.experiments.store.store import SETTLED, Store
+from isoflop.experiments.store.store import SETTLED, STOPPED, Store
 from isoflop.experiments.study.cell import Cell, group_by_trunk
 
 REFRESH_SECONDS = 1.0
@@ -56,7 +56,7 @@ class Snapshot:
 def snapshot(store: Store, cells: Sequence[Cell], speed: Speed, settled: Collection[str] = ()) -> Snapshot:
     """The state of these cells now; `settled` are the runs that the launch found finished."""
     states = store.states([cell.run_id for cell in cells])
-    ended = states["state"].isin([*SETTLED, "failed"])
+    ended = states["state"].isin([*SETTLED, STOPPED, "failed"])
     flops = (states["flops"] * (states["step"] / states["steps"].clip(lower=1)).clip(upper=1)).sum()
     states = states.assign(ended=ended).set_index("run_id")
     trunks = _trunks(states, cells, speed)
@@ -124,11 +124,11 @@ def _print(console: Console, text: Callable[[], str], stop: threading.Event) -> 
 
 
 def closing_table(store: Store, cells: Sequence[Cell], seconds: float) -> str:
-    """States by number, then every cell that is not done with the place and reason."""
+    """States by number, then every cell that did not end as it was to, with the place and reason."""
     states = store.states([cell.run_id for cell in cells])
     counts = states["state"].value_counts()
     lines = [f"{len(cells)} cells: " + ", ".join(f"{n} {state}" for state, n in counts.items()) + f" ({seconds:.0f} s)"]
-    for row in states[states["state"] != "done"].itertuples():
+    for row in states[~states["state"].isin(["done", STOPPED])].itertuples():
         reason = row.error.strip().splitlines()[-1] if row.error else ""
         lines.append(f"  {row.state:8} {row.run_id}  {row.label}  step {row.step}/{row.steps}  {reason}".rstrip())
     engines = states.loc[states["engine"] != "", "engine"].value_counts()

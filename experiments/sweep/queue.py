@@ -15,7 +15,7 @@ from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.cost.cost import Speed, trunk_seconds
 from isoflop.experiments.cost.packs import packs
 from isoflop.experiments.files import STALE_SECONDS, host_name, is_disk_error, is_ours
-from isoflop.experiments.store.store import SETTLED, Store, StoreError
+from isoflop.experiments.store.store import SETTLED, STOPPED, Store, StoreError
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.study import Study
 from isoflop.experiments.sweep.train_job import wanted
@@ -52,14 +52,16 @@ class Job:
 def find_jobs(
     overrides: list[str], study: Study, states: Mapping[str, str], speed: Speed, where: WhereSpec, workers: int | None
 ) -> list[Job]:
-    """A job for each trunk of a study with cells that have no result, those that are trained side by side as one job.
+    """A job for each trunk of a study with cells to train, neither settled nor stopped where they were to.
+
+    Those that are trained side by side are one job.
 
     `overrides` are common to the jobs, `states` those of all cells by run id. With `workers` None the jobs run on other
     machines.
     """
     jobs = []
     for trunk_id, cells in study.trunks.items():
-        left = tuple(cell for cell in cells if states[cell.run_id] not in SETTLED and wanted(cell, where))
+        left = tuple(cell for cell in cells if states[cell.run_id] not in (*SETTLED, STOPPED) and wanted(cell, where))
         if left:
             jobs.append(Job(trunk_id, _of_trunks(overrides, trunk_id), left, trunk_seconds(left, speed)))
     return [packed(overrides, group) for group in packs(jobs, lambda job: job.cells, where, workers)]

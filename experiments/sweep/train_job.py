@@ -21,10 +21,10 @@ import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -36,7 +36,7 @@ from isoflop.experiments.data.batches import Corpus, OpenCorpora, Prepared, corp
 from isoflop.experiments.data.corpus import prepare
 from isoflop.experiments.files import Claim, ClaimLostError, check_name, is_disk_error, read_kept, write_json
 from isoflop.experiments.store.running import RunningCurve
-from isoflop.experiments.store.store import SETTLED, Store, StoreError, open_store
+from isoflop.experiments.store.store import SETTLED, STOPPED, Store, StoreError, is_over, open_store
 from isoflop.experiments.study.cell import Cell, from_plain, to_plain
 from isoflop.experiments.study.engine import Engine, decide
 from isoflop.experiments.study.study import Study
@@ -93,6 +93,7 @@ class Work:
     listings: Mapping[str, Mapping]  # by run id
     engine: Engine
     prepared: Prepared | None = None  # the corpus; None: to be prepared
+    until: Mapping[str, int] = field(default_factory=dict)  # by run id, steps after which it stops; others at their end
 
 
 class WorkFile(TypedDict):
@@ -104,19 +105,22 @@ class WorkFile(TypedDict):
     listings: dict[str, dict[str, Any]]
     engine: Engine
     prepared: Prepared
+    until: NotRequired[dict[str, int]]
 
 
-def work_of(study: Study, cells: Sequence[Cell], where: WhereSpec) -> Work:
+def work_of(study: Study, cells: Sequence[Cell], where: WhereSpec, until: Mapping[str, int] | None = None) -> Work:
     """What is to be done of one trunk of a study, under `where`. Raises EngineError for what cannot work."""
     listings = {cell.run_id: listing(cell) for cell in cells}
-    return Work(study.name, study.hold_out, tuple(cells), listings, decide(cells[0], where))
+    stops = {cell.run_id: steps for cell in cells if (steps := (until or {}).get(cell.run_id, cell.steps)) < cell.steps}
+    return Work(study.name, study.hold_out, tuple(cells), listings, decide(cells[0], where), until=stops)
 
 
-def work_key(study: Study, where: WhereSpec) -> str:
-    """Hash of a study's name, its held-out budgets, every field of its cells and how their steps are taken."""
+def work_key(study: Study, where: WhereSpec, until: Mapping[str, int] | None = None) -> str:
+    """Hash of a study's name, its held-out budgets, every field of its cells, how their steps are taken, and how many
+    where they stop."""
     cells = [to_plain(cell) for cell in study.cells]
     engines = {trunk_id: asdict(decide(group[0], where)) for trunk_id, group in study.trunks.items()}
-    whole = json.dumps([study.name, study.hold_out, cells, engines], sort_keys=True)
+    whole = json.dumps([study.name, study.hold_out, cells, engines, *([until] if until else [])], sort_keys=True)
     return hashlib.sha256(whole.encode()).hexdigest()[:12]
 
 
@@ -130,6 +134,8 @@ def write_work(store: Store, work: Work, corpus: Corpus, key: str) -> None:
         engine=asdict(work.engine),  # type: ignore[typeddict-item]  # as JSON holds it
         prepared=corpus.prepared,
     )
+    if work.until:
+        value["until"] = dict(work.until)
     write_json(store.work_file(work.cells[0].trunk_id, key), dict(value))
 
 
@@ -161,7 +167,8 @@ def _read_work(store: Store, trunk_id: str, key: str) -> Work:
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: not the cells of a trunk ({error}); isoflop run writes the file anew") from error
     engine = Engine(**value["engine"])
-    return Work(value["study"], tuple(value["hold_out"]), cells, listings, engine, value["prepared"])
+    prepared, until = value["prepared"], value.get("until", {})
+    return Work(value["study"], tuple(value["hold_out"]), cells, listings, engine, prepared, until)
 
 
 def listing(cell: Cell) -> dict:
@@ -215,7 +222,7 @@ def train_claimed(
     curves: list[RunningCurve] = []  # one, from the first row on
     try:
         with _heartbeat(claim) as progress:
-            if pending := _left(work.cells, store, where):
+            if pending := _left(work, store, where):
                 corpus = corpora(pending[0].data)  # before a cell is recorded as running: it is no cell's fault
                 for cell in pending:
                     _require(claim, store)
@@ -240,10 +247,13 @@ def _require(claim: Claim, store: Store) -> None:
     claim.check()
 
 
-def _left(cells: Sequence[Cell], store: Store, where: WhereSpec) -> list[Cell]:
-    """Those that this launch is to train and that have no result."""
-    states = store.states([cell.run_id for cell in cells])["state"]
-    left = [cell for cell, state in zip(cells, states, strict=True) if state not in SETTLED]
+def _left(work: Work, store: Store, where: WhereSpec) -> list[Cell]:
+    """The cells that this launch is to train and that are not as far as they are to come."""
+    states = store.states([cell.run_id for cell in work.cells])[["state", "step"]].itertuples(index=False)
+    left = [
+        cell for cell, (state, step) in zip(work.cells, states, strict=True)
+        if not is_over(state, step, work.until.get(cell.run_id))
+    ]  # fmt: skip
     return [cell for cell in left if wanted(cell, where)]
 
 
@@ -319,13 +329,14 @@ def _train(
                     keep=keep,
                     make=make or Learner,
                     engine=replace(work.engine, micro_batch=where.micro_batch),
+                    until=work.until,
                 ):
                     with beside():
                         _require(claim, store)
                         _settle(cell, rows, store, work)
                         for curve in curves:
                             curve.end()
-                        if trackers:
+                        if trackers and cell.run_id not in work.until:
                             trackers.finish(cell, rows)
                     pending.remove(cell)
             except ClaimLostError:
@@ -360,14 +371,19 @@ def config_of(cell: Cell, work: Work) -> dict[str, Any]:
 
 
 def _settle(cell: Cell, rows: list[dict], store: Store, work: Work) -> None:
-    """Write a finished cell's rows, then its state: a reader that sees the state finds the rows."""
+    """Write the rows of a cell that has ended or stopped, then its state: a reader that sees this finds the rows."""
+    if not rows:  # stopped before its first
+        store.record(cell.run_id, STOPPED, step=work.until[cell.run_id])
+        return
     write_run(store.run_file(cell.run_id), rows, config_of(cell, work))
     last = rows[-1]
-    error = ""
+    error, step = "", int(last["step"])
+    if last["state"] == STOPPED:
+        step = work.until[cell.run_id]
     if last["state"] == "diverged":
         error = f"loss is {last['loss']:.4g} at step {last['step']}, learning rate {last['learning_rate']:.3g}"
     store.record(
-        cell.run_id, last["state"], step=int(last["step"]), seconds=float(last["wall_seconds"]), error=error,
+        cell.run_id, last["state"], step=step, seconds=float(last["wall_seconds"]), error=error,
         engine=last["engine"],
     )  # fmt: skip
 

@@ -158,9 +158,9 @@ class Checkpoints:
         if folder is not None:
             self._prepare(folder)
 
-    def trunk(self, up_to: int) -> State | None:
-        """The furthest state of the trunk that has taken at most `up_to` steps."""
-        return self._first_whole([one for one in self._saved(TRUNK, BRANCH) if one.step <= up_to])
+    def trunk(self, up_to: int, *, beyond: int = -1) -> State | None:
+        """The furthest state of the trunk that has taken at most `up_to` steps, and more than `beyond`."""
+        return self._first_whole([one for one in self._saved(TRUNK, BRANCH) if beyond < one.step <= up_to])
 
     def cooldown(self, run_id: str) -> State | None:
         """The furthest state of a cell's own cooldown, None if it was not interrupted there."""

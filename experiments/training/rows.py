@@ -47,8 +47,8 @@ def run_rows(
 ) -> list[dict]:
     """The run table's rows of one cell, in the order of the steps. The last one is final unless the run diverged.
 
-    `state` is "running", "done" or "diverged"; `processes` says how many shared a step, `kernels` which compiled ones,
-    `engine` what took the steps.
+    `state` is "running", "stopped", "done" or "diverged"; `processes` says how many shared a step, `kernels` which
+    compiled ones, `engine` what took the steps.
     """
     constants = _constants(cell, corpus) | _provenance(device, processes, kernels)
     constants |= {"state": state, "engine": engine}

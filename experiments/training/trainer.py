@@ -5,7 +5,7 @@ ends with the same rows to the bit (on CPU with one thread).
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TypedDict
@@ -50,6 +50,7 @@ def train_trunk(
     keep: Callable[[Cell, LanguageModel, Evaluation], None] | None = None,
     make: MakeLearner = Learner,
     engine: Engine | None = None,
+    until: Mapping[str, int] | None = None,
 ) -> Iterator[tuple[Cell, list[dict]]]:
     """Yield (cell, its rows of the run table) as each cell ends, the shortest first.
 
@@ -57,8 +58,9 @@ def train_trunk(
     the model of a cell that reached its horizon and its final evaluation, before the cell is yielded. A cell whose loss
     stops being a number, or is no better than a guess, ends as "diverged" with the rows up to there. `make` makes the
     learner: `Learner` for one process, or one of `parallel.follow.learner_class`. `engine` is what `decide` gave for
-    these cells, where somebody has called it. Raises ValueError for cells of
-    different trunks or corpora, and for a cell that cannot be trained as `where` says.
+    these cells, where somebody has called it. A cell that `until` names by its run id ends as "stopped" after so many
+    steps, if it has more, with the rows up to there. Raises ValueError for cells of different trunks or corpora, and
+    for a cell that cannot be trained as `where` says.
     """
     cells = sorted(cells, key=lambda cell: cell.steps)
     _check(cells, corpus, where)
@@ -66,18 +68,23 @@ def train_trunk(
         process.configure_process(where.threads)
     learner = _learner(cells[0], corpus, where, make, engine or decide(cells[0], where))
     checkpoints = learner.checkpoints(folder, where.checkpoint_seconds)
-    if found := checkpoints.trunk(up_to=cells[0].branch_step):
-        learner.load(found)
     for cell in cells:
-        _train(learner, cell, cell.branch_step, checkpoints.save_trunk, checkpoints, on_progress, where.curve_rows)
+        end = min((until or {}).get(cell.run_id, cell.steps), cell.steps)
+        leaves = min(end, cell.branch_step)
+        if found := checkpoints.trunk(up_to=leaves, beyond=learner.step if learner.step else -1):
+            learner.load(found)
+        _train(learner, cell, leaves, checkpoints.save_trunk, checkpoints, on_progress, where.curve_rows)
         at_branch = learner.state()
         if learner.healthy:
-            checkpoints.save_branch(at_branch)
-            evaluation = _cool_down(learner, cell, checkpoints, on_progress, where.curve_rows)
-            if keep and evaluation and learner.healthy:
-                keep(cell, learner.whole_model(), evaluation)
+            save = checkpoints.save_branch if leaves == cell.branch_step else checkpoints.save_trunk
+            save(at_branch)
+            if end > leaves:
+                evaluation = _cool_down(learner, cell, end, checkpoints, on_progress, where.curve_rows)
+                if keep and evaluation and learner.healthy:
+                    keep(cell, learner.whole_model(), evaluation)
         yield cell, _rows(learner, cell, corpus, where.device)
-        checkpoints.drop_cooldown(cell.run_id)
+        if end == cell.steps or not learner.healthy:
+            checkpoints.drop_cooldown(cell.run_id)
         learner.load(at_branch)
 
 
@@ -93,17 +100,19 @@ def _warn_once(note: str) -> None:
 
 
 def _cool_down(
-    learner: Learner, cell: Cell, checkpoints: Checkpoints, on_progress: OnProgress | None, curve_rows: int
+    learner: Learner, cell: Cell, end: int, checkpoints: Checkpoints, on_progress: OnProgress | None, curve_rows: int
 ) -> Evaluation | None:
-    """Train a cell from its branch point to its horizon; returns its final evaluation, None if it diverges before."""
+    """Train a cell from its branch point to step `end`; returns its final evaluation, None if it does not get there."""
     if found := checkpoints.cooldown(cell.run_id):
         learner.load(found)
 
     def save(state: State) -> None:
         checkpoints.save_cooldown(cell.run_id, state)
 
-    _train(learner, cell, cell.steps, save, checkpoints, on_progress, curve_rows)
-    return learner.measure(cell.steps, windows=learner.windows) if learner.healthy else None
+    _train(learner, cell, end, save, checkpoints, on_progress, curve_rows)
+    if end < cell.steps and learner.healthy:
+        save(learner.state())
+    return learner.measure(cell.steps, windows=learner.windows) if learner.healthy and end == cell.steps else None
 
 
 def _train(
@@ -142,7 +151,7 @@ def _rows(learner: Learner, cell: Cell, corpus: Corpus, device: str) -> list[dic
         cell,
         corpus,
         learner.measurements,
-        state="diverged" if diverged else "done",
+        state="diverged" if diverged else "done" if learner.step == cell.steps else "stopped",
         device=device,
         processes=learner.processes,
         kernels=learner.model_step.build,

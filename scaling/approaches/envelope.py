@@ -59,7 +59,7 @@ def envelope(table: pd.DataFrame, *, params: str = "matrices", compute: str = "e
 def _comparable(table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     if is_runs(table):
         table = table[[c for c in table if c in READ or c.startswith(("n_params_", "flops"))]]  # the rest is not copied
-    usable = np.isfinite(table["loss"]) & (table["tokens"] > 0) & (table["phase"] != "warmup")
+    usable = np.isfinite(table["loss"]) & (table["tokens"] > 0) & ~table["phase"].isin(["warmup", "forecast"])
     constant = usable & (table["phase"] == "constant")
     if constant.any():
         return table[constant], ("curves at constant learning rate, before any cooldown",)

@@ -67,8 +67,8 @@ def isoflop_profiles(
 
 
 def budget_groups(points: Points, tolerance: float = 0.05) -> list[pd.DataFrame]:
-    """The points of each budget by size; a budget spans at most a factor (1 + tolerance)^2 in FLOPs."""
-    frame = points.frame.sort_values("flops", kind="stable")
+    """The measured points of each budget by size; a budget spans at most a factor (1 + tolerance)^2 in FLOPs."""
+    frame = points.measured.frame.sort_values("flops", kind="stable")
     log_c = np.log(frame["flops"].to_numpy())
     groups, start = [], 0
     for i in range(1, len(frame) + 1):

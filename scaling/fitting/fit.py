@@ -22,7 +22,7 @@ from isoflop.scaling.fitting.solver import Solution, minimise
 from isoflop.scaling.laws import columns_read, get_law
 from isoflop.scaling.laws.cost import Cost
 from isoflop.scaling.laws.law import Allocation, Array, Law
-from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.table.conventions import FORECAST_ERROR, Points, is_measured, points
 from isoflop.scaling.table.law_inputs import input_values
 
 __all__ = ["Fit", "FitError", "Huber", "LeastSquares", "fit", "predict_loss", "refit", "robust_scale"]
@@ -173,11 +173,15 @@ def falls_text(fit: Fit) -> str:
 
 
 def spread_of(frame: pd.DataFrame, falls: float) -> Array | float:
-    """Relative standard deviations (n,) of noise that falls as N^-falls, 1 at the geometric mean size; 1.0 at 0."""
-    if not falls:
-        return 1.0
-    log_n = np.log(frame["n_params"].to_numpy(float))
-    return np.exp(-falls * (log_n - log_n.mean()))
+    """Relative standard deviations (n,) of noise that falls as N^-falls, 1 at the geometric mean size; 1.0 at 0.
+
+    A column `excess` of a frame has what the forecast of a loss adds to them.
+    """
+    own: Array | float = 1.0
+    if falls:
+        log_n = np.log(frame["n_params"].to_numpy(float))
+        own = np.exp(-falls * (log_n - log_n.mean()))
+    return np.hypot(own, frame["excess"].to_numpy(float)) if "excess" in frame else own
 
 
 def number(x: float) -> str:
@@ -230,7 +234,8 @@ def fit(
     one; a name of the catalogue may say so itself ("chinchilla-kappa"). `params`, `compute` and `cluster` are the
     conventions of `points`. `weights` (n,) multiply each point's term; the default is the table's `weight` column, or
     1. `falls` is the power of N that the noise falls with; None: as the table shows (`noise_model.falling_power`) where
-    delta is "auto" and no weights differ, else 0. `n_starts` and `seed` are those of `search`.
+    delta is "auto" and no weights differ, else 0. A loss that is the forecast of a run which stopped counts by its
+    standard error beside the noise of the others, of a fit to these alone. `n_starts` and `seed` are those of `search`.
     Raises FitError when the data cannot determine a law, ValueError on a wrong name, TableError on a bad table.
 
     >>> import isoflop
@@ -241,6 +246,14 @@ def fit(
     (0.44, 0.57)
     """
     data = points(data, params=params, compute=compute, cluster=cluster, inputs=columns_read([form]))
+    if FORECAST_ERROR in data.frame:
+        given, weights = weights, None if weights is None else np.asarray(weights)[is_measured(data.frame)]
+        alone = fit(
+            form, data.measured, objective=objective, fixed=fixed, tied=tied, free=free, weights=weights, falls=falls,
+            n_starts=n_starts, seed=seed,
+        )  # fmt: skip
+        excess = data.frame[FORECAST_ERROR] / max(alone.noise, EXACT_NOISE)
+        data, weights, falls = replace(data, frame=data.frame.assign(excess=excess)), given, alone.falls
     name = form if isinstance(form, str) and ":" not in form else ""
     if isinstance(form, str):
         form, preset = get_law(form)

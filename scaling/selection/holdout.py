@@ -124,7 +124,7 @@ def hold_out(
     >>> held.chosen
     'chinchilla'
     """
-    data = points(table, params=params, compute=compute, inputs=columns_read(laws or ()))
+    data = points(table, params=params, compute=compute, inputs=columns_read(laws or ())).measured
     groups = budget_groups(data)
     means = [_budget(g) for g in groups]
     if budgets_above is None:

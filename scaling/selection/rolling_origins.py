@@ -69,6 +69,7 @@ def rolling_origins(data: Points, *, by: str = "flops", above: float | None = No
 
     Raises HoldOutError when the table allows none.
     """
+    data = data.measured  # a forecast is no test of another
     frame = data.frame
     if by not in frame or frame[by].isna().any():
         why = data.lacking.get(by, f"the table lacks {by!r} in some rows")

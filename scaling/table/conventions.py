@@ -27,7 +27,7 @@ from isoflop.scaling.table.curves import curves, not_positive
 from isoflop.scaling.table.law_inputs import add_inputs, components, sizeless, unlike
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN, QUANTITIES, VAGUE
 from isoflop.scaling.table.read import check_values, require
-from isoflop.scaling.table.runs import PARAM_GROUPS, final_rows
+from isoflop.scaling.table.runs import PARAM_GROUPS, final_rows, forecast_rows
 from isoflop.scaling.table.unfinished import leave_out_unfinished
 
 PARAMS = {
@@ -46,6 +46,7 @@ _THIRD = {"n_params": "flops / (6 x tokens)", "tokens": "flops / (6 x n_params)"
 ASPECT = 16.0  # width per layer of the sizes in conf/model
 LARGEST = 1e11  # parameters: how far a family is continued
 REACH = 3.0  # times the range of sizes in a table: beyond, its cost of training is extrapolated
+FORECAST_ERROR = "forecast_error"  # column: standard error of ln loss of a row that is forecast, 0 of one measured
 AS_GIVEN = "as given"  # the convention of a column that a plain table brings
 
 
@@ -135,8 +136,21 @@ class Points:
             ordered["cluster"] = np.arange(len(ordered))
         return replace(self, frame=ordered)
 
+    @property
+    def measured(self) -> "Points":
+        """The points whose loss was measured: without the forecasts of runs that stopped."""
+        if FORECAST_ERROR not in self.frame:
+            return self
+        frame = self.frame[is_measured(self.frame)].drop(columns=FORECAST_ERROR).reset_index(drop=True)
+        return replace(self, frame=frame)
+
     def __len__(self) -> int:
         return len(self.frame)
+
+
+def is_measured(frame: pd.DataFrame) -> np.ndarray:
+    """Which rows (bool) of the frame of points have a measured loss, not the forecast of a run that stopped."""
+    return (frame[FORECAST_ERROR] == 0).to_numpy() if FORECAST_ERROR in frame else np.ones(len(frame), dtype=bool)
 
 
 def points(
@@ -179,7 +193,7 @@ def points(
     frame = _weighed(frame, notes)
     check_values(frame, [c for c in QUANTITIES if c in frame], source=source)
     frame["cluster"], cluster = _clusters(frame, cluster)
-    kept = [*QUANTITIES, "cluster", *(c for c in OPTIONAL if c in frame and c != "trunk_id")]
+    kept = [*QUANTITIES, "cluster", *(c for c in (*OPTIONAL, FORECAST_ERROR) if c in frame and c != "trunk_id")]
     kept += [name for column in further for name in components(list(map(str, frame.columns)), column)]
     kept = list(dict.fromkeys(kept))
     columns = {name: frame[name] if name in frame else np.full(len(frame), np.nan) for name in kept}
@@ -260,6 +274,13 @@ def _larger_models(frame: pd.DataFrame, params: str, compute: str) -> LargerMode
 
 def _finished(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     frame = final_rows(table)
+    if len(stopped := forecast_rows(table)):
+        frame = pd.concat([frame, stopped], ignore_index=True)
+        frame[FORECAST_ERROR] = (frame["loss_se"] / frame["loss"]).where(frame["state"] == "stopped", 0.0)
+        notes.append(
+            f"{len(stopped)} runs were stopped before their ends: they count by the forecasts of their losses, with "
+            "the errors of these"
+        )
     unfinished = sorted(set(table["run_id"].unique()) - set(frame["run_id"].unique()))
     if unfinished:
         notes.append(f"{len(unfinished)} runs without a finished final row are left out: {', '.join(unfinished)}")

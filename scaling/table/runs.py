@@ -63,8 +63,8 @@ COLUMNS: tuple[Column, ...] = (
     Column("trunk_id", "string", "", "hash of what cells share before they branch: the statistical cluster"),
     Column("arm", "string", "", "the value of what a study compares"),
     Column("seed", "int64", "", "initialisation and data order"),
-    Column("state", "string", "", "done or diverged"),
-    Column("final", "bool", "", "the evaluation at the end of the run's own horizon"),
+    Column("state", "string", "", "done, diverged or stopped"),
+    Column("final", "bool", "", "the evaluation at the end of the run's own horizon; of a stopped run its forecast"),
     Column("family", "string", "", "architecture"),
     Column("n_layer", "int64", "layers", "depth"),
     Column("d_model", "int64", "", "width of the residual stream"),
@@ -222,6 +222,16 @@ def write_table(table: pd.DataFrame, target: str | Path) -> None:
 def final_rows(table: pd.DataFrame) -> pd.DataFrame:
     """One row per finished run: its evaluation at its own horizon."""
     return table[table["final"] & (table["state"] == "done")].reset_index(drop=True)
+
+
+def forecast_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per run that was stopped on the way: the forecast of its loss at its horizon; `loss_se` is its error."""
+    return table[is_forecast(table)].reset_index(drop=True)
+
+
+def is_forecast(table: pd.DataFrame) -> pd.Series:
+    """Which rows (bool) were not measured but forecast."""
+    return table["final"] & (table["state"] == "stopped")
 
 
 def same_runs(a: pd.DataFrame, b: pd.DataFrame) -> bool:

@@ -26,6 +26,7 @@ from isoflop.scaling.approaches.envelope import Envelope
 from isoflop.scaling.table.columns import hint
 from isoflop.scaling.table.conventions import count_params, is_runs
 from isoflop.scaling.table.curves import curves
+from isoflop.scaling.table.runs import is_forecast
 
 MANY_ROWS = 20_000  # from here on lines are drawn as pixels also in vector formats
 MOST_LINES = 400  # beyond, every n-th run by size
@@ -72,7 +73,9 @@ def _evaluations(table: pd.DataFrame, params: str, against: str) -> pd.DataFrame
         rows = found.rows()
     elif is_runs(table) and not table["final"].all():
         read = ("arm", "run_id", "trunk_id", "tokens", "flops", "loss", "state", "final", "tied", "wall_seconds")
-        rows = table[[c for c in table if c in read or c.startswith("n_params_")]]  # the rest is not copied
+        rows = table.loc[
+            ~is_forecast(table), [c for c in table if c in read or c.startswith("n_params_")]
+        ]  # the rest is not copied
         rows = rows.assign(n_params=count_params(rows, params))
     else:
         raise UnsupportedError("needs a run table with evaluations along the way; this table has one row per run")

@@ -213,11 +213,12 @@ class CurveModel:
         noise = self.deviation.noise(ends)
         return Forecast(mean, np.sqrt(curve + noise), np.sqrt(curve), self.freedom)
 
-    def joint(self, run: CurveRun) -> tuple[Array, Array]:
-        """The forecast of ln loss at every row of a run that the model lacks: mean (n,) and covariance (n, n)."""
+    def joint(self, *runs: CurveRun) -> tuple[Array, Array]:
+        """The forecast of ln loss at every row of a trunk that the model lacks: mean (n,) and covariance (n, n)."""
         theta, covariance = self._solved
-        ends, at = _ends(run), np.log(run.steps + 1.0)
-        mean, design = self._design(theta, self._rows([run]), ends)
+        ends = np.concatenate([_ends(run) for run in runs])
+        at = np.log(np.concatenate([run.steps for run in runs]) + 1.0)
+        mean, design = self._design(theta, self._rows(runs), ends)
         own = self.deviation.cross(at, at) + np.diag(self.deviation.noise(ends))
         return mean, own + design @ covariance @ design.T
 

@@ -14,6 +14,7 @@ from isoflop.scaling.table.columns import TableError, is_numbers
 from isoflop.scaling.table.conventions import count_params, is_runs
 from isoflop.scaling.table.curves import curves
 from isoflop.scaling.table.meaning import words
+from isoflop.scaling.table.runs import is_forecast
 from isoflop.scaling.table.schedules.curve_run import CurveRun
 from isoflop.scaling.table.schedules.schedule import COOLDOWNS, SCHEDULES, Schedule, learning_rate
 
@@ -40,13 +41,15 @@ class CurveTable:
 def read_curves(
     table: pd.DataFrame, *, schedule: Schedule | None = None, steps: int | None = None, params: str = "matrices"
 ) -> CurveTable:
-    """Every run of a table as a `CurveRun`; rows of the warm-up are left out, and those without a positive loss or a
-    step, which `notes` count.
+    """Every run of a table as a `CurveRun`; rows of the warm-up are left out, forecasts of runs that were stopped, and
+    rows without a positive loss or a step, which `notes` count.
 
     `schedule` replaces the schedule of every run, over `steps` updates where the table does not say how many. Raises
     TableError where the table has no curves, or learning rates are neither there nor named.
     """
     notes: list[str] = []
+    if is_runs(table):
+        table = table[~is_forecast(table)]
     rows = _own(table, params) if is_runs(table) and not table["final"].all() else _foreign(table, notes)
     names = {words(c): c for c in reversed(rows.columns) if isinstance(c, str)}
     if (at := next((names[n] for n in STEPS if n in names), None)) is None:

@@ -353,3 +353,28 @@ def test_rows_between_cost_a_hundredth_at_any_step(cells):
 def test_row_grid_depends_on_nothing():
     assert row_steps(200) == [64, 91, 128, 181]
     assert row_steps(1000)[:4] == row_steps(200)
+
+
+@pytest.mark.parametrize("schedule", ["wsd", "cosine"])
+def test_stopped_and_taken_further_gives_the_same_bits(corpus, tmp_path, monkeypatch, schedule):
+    """Stopped on the trunk, at its branch and, without a trunk, anywhere; then each goes on from where it stopped."""
+    monkeypatch.setattr(trainer, "_CHUNK", 7)
+    cells = [make(corpus, steps, schedule=ScheduleSpec(name=schedule, warmup_steps=10)) for steps in (100, 180)]
+    cells = cells if schedule == "wsd" else cells[1:]
+    undisturbed = train(cells, corpus)
+    until = {cells[0].run_id: 80, cells[-1].run_id: 91} if schedule == "wsd" else {cells[0].run_id: 91}
+    stopped = train(cells, corpus, tmp_path, until=until)
+    for rows in stopped.values():
+        assert {row["state"] for row in rows} == {"stopped"}
+        assert not any(row["final"] for row in rows)
+        assert max(row["step"] for row in rows) <= 91
+    validate(table(stopped), source="stopped")
+    seen = []
+    further = train(cells[-1:], corpus, tmp_path, on_progress=lambda p: seen.append(p["step"]))
+    assert seen[0] > 91
+    assert same_runs(table(further), table({180: undisturbed[180]}))
+    if schedule == "wsd":  # the shorter one leaves the trunk where it had stopped, though the trunk is further by now
+        seen.clear()
+        again = train(cells[:1], corpus, tmp_path, on_progress=lambda p: seen.append(p["step"]))
+        assert seen[0] > 80
+        assert same_runs(table(again), table({100: undisturbed[100]}))
