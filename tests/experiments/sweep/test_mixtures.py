@@ -25,6 +25,7 @@ ALONE = "where.workers=1"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mixtures")
+    (folder / "text").mkdir()
     for name, words in (("one", 2000), ("other", 900)):
         write_texts(folder / "text" / name, files=20, words=words)
     return folder
