@@ -68,6 +68,7 @@ def next_mixtures(table: pd.DataFrame, *, budget: float, target: float, out: Pat
     The best shares are those of a run of `target` FLOPs with the tokens per parameter of these runs. Raises
     NextStudyError where no run is affordable or no study can be written, NoMixtureError for a table without mixtures.
     """
+    known = mixtures(table, ["loss"])
     runs = final_rows(table) if is_runs(table) else table
     if "flops" not in runs or runs["flops"].isna().all():
         raise NextStudyError("--goal mixture: what does a run cost? The table has no flops")
@@ -77,7 +78,6 @@ def next_mixtures(table: pd.DataFrame, *, budget: float, target: float, out: Pat
     if count < 1:
         raise NextStudyError(f"--budget {budget:g}: one run as the largest of the table takes {each:.3g} FLOPs")
     further = math.sqrt(target / each)
-    known = mixtures(table, ["loss"])
     at = {name: float(known.frame[name].max()) * further for name in known.varies}
     found = mix(table, at=at, proxies=count, narrow="weights")
     if at:
