@@ -65,8 +65,8 @@ class NextMixtures:
 def next_mixtures(table: pd.DataFrame, *, budget: float, target: float, out: Path | None = None) -> NextMixtures:
     """The mixtures that `budget` FLOPs of runs as the largest of `table` should try, to narrow the best shares.
 
-    The best shares are those of a run of `target` FLOPs with the tokens per parameter of these runs. Raises
-    NextStudyError where no run is affordable or no study can be written, NoMixtureError for a table without mixtures.
+    The best shares are those of a run of `target` FLOPs: n_params and tokens of the largest run grow alike, or the one
+    of them that varies. Raises NextStudyError where no run is affordable or no study can be written, NoMixtureError for a table without mixtures.
     """
     known = mixtures(table, ["loss"])
     runs = final_rows(table) if is_runs(table) else table
@@ -77,7 +77,7 @@ def next_mixtures(table: pd.DataFrame, *, budget: float, target: float, out: Pat
     count = min(MOST, math.floor(budget / each))
     if count < 1:
         raise NextStudyError(f"--budget {budget:g}: one run as the largest of the table takes {each:.3g} FLOPs")
-    further = math.sqrt(target / each)
+    further = (target / each) ** (1 / max(len(known.varies), 1))
     at = {name: float(known.frame[name].max()) * further for name in known.varies}
     found = mix(table, at=at, proxies=count, narrow="weights")
     if at:
