@@ -66,12 +66,15 @@ def next_mixtures(table: pd.DataFrame, *, budget: float, target: float, out: Pat
     """The mixtures that `budget` FLOPs of runs as the largest of `table` should try, to narrow the best shares.
 
     The best shares are those of a run of `target` FLOPs: n_params and tokens of the largest run grow alike, or the one
-    of them that varies. Raises NextStudyError where no run is affordable or no study can be written, NoMixtureError for a table without mixtures.
+    of them that varies. Raises NextStudyError where no run is affordable or no study can be written, NoMixtureError
+    for a table without mixtures.
     """
     known = mixtures(table, ["loss"])
     runs = final_rows(table) if is_runs(table) else table
     if "flops" not in runs or runs["flops"].isna().all():
         raise NextStudyError("--goal mixture: what does a run cost? The table has no flops")
+    if out is not None and not is_runs(table):
+        raise NextStudyError("--out needs runs that isoflop trained: another table does not say how to train more")
     most = runs.loc[runs["flops"].idxmax()]
     each = float(most["flops"])
     count = min(MOST, math.floor(budget / each))
@@ -87,8 +90,6 @@ def next_mixtures(table: pd.DataFrame, *, budget: float, target: float, out: Pat
         notes = ["every run has one size and one number of tokens: the best shares are taken to be those of the target"]
     if out is None:
         return NextMixtures(found, budget, each, None, "", tuple(notes))
-    if not is_runs(table):
-        raise NextStudyError("--out needs runs that isoflop trained: another table does not say how to train more")
     path = Path(table.attrs["source"])
     template = template_of(runs, path, apart=("mixture",))
     if "domains" not in template.settings["data"]:
