@@ -49,7 +49,8 @@ TABLES := experiments/results
 
 results: $(STAMP)  ## train every committed table anew, about an hour on 2 quiet cores; the old ones move to results/v1
 	test -d $(TABLES)/v1 || { mkdir $(TABLES)/v1 && mv $(TABLES)/*.* $(TABLES)/v1; }
-	for name in quick known_answer repeated_data optimizer_rates lr_transfer transformer_vs_lstm experts precision; do \
+	for name in quick known_answer repeated_data optimizer_rates lr_transfer transformer_vs_lstm experts precision \
+	  mixture_known mixture_tiny mixture_tiny_held_out; do \
 	  $(BIN)/isoflop run experiment=$$name runs=$(STORES)/$$name && \
 	  $(BIN)/isoflop compact $(STORES)/$$name -o $(TABLES)/$$name.parquet || exit 1; done
 	$(BIN)/isoflop positions $(STORES)/transformer_vs_lstm --out $(TABLES)/transformer_vs_lstm_positions.csv

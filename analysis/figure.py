@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 
 from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.style import losses_in
+from isoflop.scaling.laws.inputs import Column
 
 FORMATS = ("png", "svg", "pdf")
 # Without dates and versions in their metadata the files of two equal reports are equal.
@@ -34,7 +35,8 @@ class Figure:
     `needs` takes from the evidence what the figure shows: one value, or a tuple of several. `frame` and `plot` get
     these as their arguments; `frame` returns the data behind the figure (by default the first of them), `plot` draws it
     and is also given `ax`. Each raises ValueError with the reason where the table does not support the figure. Figures
-    stand in the report in the order of `place`, then of their names.
+    stand in the report in the order of `place`, then of their names. `reads` are columns beside the usual ones that it
+    shows: of a table read for these alone, neither size nor tokens are asked.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Figure:
     plot: Callable[..., Axes]
     frame: Callable[..., pd.DataFrame] = first_of
     place: float = LAST
+    reads: tuple[Column, ...] = ()
 
     def data(self, evidence: Evidence) -> pd.DataFrame:
         """The numbers behind the figure, which the report writes to NAME.csv."""

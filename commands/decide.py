@@ -278,7 +278,7 @@ def suggest(
     budget: Annotated[float, typer.Option("--budget", help="FLOPs to spend", callback=positive)],
     target: Annotated[float, typer.Option("--target", help="FLOPs of the run to decide on", callback=positive)],
     table: Annotated[Path | None, typer.Argument(help="runs so far; left out with --from-law")] = None,
-    goal: Annotated[str, typer.Option("--goal", help="n_opt, loss or multiplier")] = "n_opt",
+    goal: Annotated[str, typer.Option("--goal", help="n_opt, loss, multiplier or mixture")] = "n_opt",
     out: Annotated[
         Path | None, typer.Option("--out", help="study file, e.g. conf/experiment/next.yaml", callback=new_file)
     ] = None,

@@ -89,6 +89,7 @@ def plot(
     isoflop plot TABLE --figure bands -o x.pdf
     """
     from isoflop.analysis.evidence import Evidence
+    from isoflop.analysis.figures import get_figure
     from isoflop.analysis.report import draw_figure
 
     if runs is not None or against is not None:
@@ -99,7 +100,10 @@ def plot(
     if runs is not None and not names:
         raise ValueError(f"--runs {runs}: names no run")
     evidence = Evidence(
-        load(table, mapping, where, study, sheet, laws=law, keep_unfinished=figure == "bands"),
+        load(
+            table, mapping, where, study, sheet, laws=law, keep_unfinished=figure == "bands",
+            inputs=get_figure(figure).reads,
+        ),
         law=law, params=params, compute=compute, runs=names, against="flops" if against is None else against,
     )  # fmt: skip
     typer.echo(draw_figure(figure, evidence, out))

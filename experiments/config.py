@@ -41,6 +41,7 @@ class SyntheticSpec:
     seed: int = 7
     order: int = 2  # tokens that the next one depends on
     rank: int | None = None  # inner width of its tables of pairs; None: full. At 8, d16 can hold a vocabulary of 256
+    twins: list[int] = field(default_factory=lambda: [0])  # a text is of one, in turn: 0 the language, others renamed
 
 
 @dataclass

@@ -69,6 +69,7 @@ NAMED_OTHERWISE = {
     "experiments/data/test_encodings.py": "every source of text, in every encoding",
     "experiments/store/test_bad_disk.py": "every writer of a store, on a disk that refuses",
     "experiments/sweep/test_faults.py": "sweeps whose processes are killed",
+    "experiments/sweep/test_mixtures.py": "sweeps over mixtures whose processes are killed",
     "experiments/test_conf.py": "the folder conf, which the runner reads",
     "experiments/test_conf_studies.py": "the studies in conf/experiment",
     "experiments/training/test_compiled.py": "the step that torch.compile makes",

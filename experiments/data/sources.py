@@ -316,7 +316,7 @@ class Synthetic(TokenSource, name="synthetic"):
     def recipe(self, files: Files) -> dict[str, Any]:
         """The language's settings."""
         spec, default = asdict(self.data.synthetic), SyntheticSpec()
-        for younger in ("order", "rank"):  # than the first corpora, whose folders keep their names
+        for younger in ("order", "rank", "twins"):  # than the first corpora, whose folders keep their names
             if spec[younger] == getattr(default, younger):
                 del spec[younger]
         return self._common_recipe() | {"synthetic": spec}
@@ -331,11 +331,17 @@ class Synthetic(TokenSource, name="synthetic"):
         spec = self.data.synthetic
         language = synthetic.Language.draw(spec)
         blocks = language.sample(chains=spec.chains, length=spec.tokens // spec.chains, seed=spec.seed)
-        return ((f"chain-{i}", tokens) for i, tokens in enumerate(chain.from_iterable(blocks)))
+        names = [language.twin(number).astype(np.uint16) for number in spec.twins]
+        texts = enumerate(chain.from_iterable(blocks))
+        return ((f"chain-{i}", names[i % len(names)][tokens]) for i, tokens in texts)
 
     def reachable_loss(self, windows: np.ndarray) -> float:
-        """Nats/token of a predictor that knows the language, on windows (W, T + 1)."""
-        return synthetic.Language.draw(self.data.synthetic).reachable_loss(windows)
+        """Nats/token of a predictor that knows the language, on windows (W, T + 1); NaN for several twins."""
+        spec = self.data.synthetic
+        if len(set(spec.twins)) > 1:
+            return math.nan
+        language = synthetic.Language.draw(spec)
+        return language.reachable_loss(np.argsort(language.twin(spec.twins[0]))[windows])
 
 
 def source_of(data: DataSpec) -> Source:

@@ -7,6 +7,9 @@ With a the token before the next one c, b the one before that, z further back, a
 The trigram part is a random table that a small model cannot store, so its weight is kept low: what remains is learnable
 at the sizes of the ladder, and a fitted irreducible loss can be held against the truth. With `rank` every table of
 pairs is a product of two matrices of that inner width, which narrow models can hold at vocabularies of hundreds.
+
+Twins of a language are the language with its tokens renamed: each is exactly as hard as any other, so that the best
+mixture of them is known.
 """
 
 from collections.abc import Iterator
@@ -94,6 +97,11 @@ class Language:
         losses[:, self.order - 1 :] = -np.log(self.following[(*context, w[:, self.order :])])
         return losses
 
+    def twin(self, number: int) -> np.ndarray:
+        """The token (V,) that each token is called in a twin of the language; 0 is the language itself."""
+        vocab = self.vocab_size
+        return np.random.default_rng([vocab, number]).permutation(vocab) if number else np.arange(vocab)
+
     def reachable_loss(self, windows: np.ndarray) -> float:
         """Nats/token of the exact predictor on the very windows that models are evaluated on: it shares their noise."""
         return float(self.window_losses(windows).mean())
@@ -114,6 +122,8 @@ def check(spec: SyntheticSpec) -> None:
             f"data.synthetic: vocab_size={spec.vocab_size} at order={spec.order} is a table of "
             f"{spec.vocab_size ** (spec.order + 1):,} probabilities, above {LARGEST_TABLE:,}; lower one of them"
         )
+    if not spec.twins or min(spec.twins) < 0:
+        raise CorpusError(f"data.synthetic.twins must be whole numbers from 0 on, one or more; not {spec.twins}")
     if spec.tokens // spec.chains <= spec.order:
         raise CorpusError(
             f"data.synthetic: tokens={spec.tokens} in chains={spec.chains} are {spec.tokens // spec.chains} each, "

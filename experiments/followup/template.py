@@ -75,8 +75,11 @@ class Template:
         return {name: v for name, v in asdict(self.base).items() if name in stated and v != default[name]}
 
 
-def template_of(runs: pd.DataFrame, path: Path) -> Template:
-    """The template of the final rows `runs` of the table at `path`. Raises NextStudyError for models of two kinds."""
+def template_of(runs: pd.DataFrame, path: Path, apart: Sequence[str] = ()) -> Template:
+    """The template of the final rows `runs` of the table at `path`, without the keys of `data` that are set `apart`.
+
+    Raises NextStudyError for models of two kinds.
+    """
     parts = parts_of(runs)
     shared = _shared(Path(path)) if is_bundle(path) else {}
     if not Path(path).is_dir() or (is_bundle(path) and not shared):
@@ -91,6 +94,8 @@ def template_of(runs: pd.DataFrame, path: Path) -> Template:
     store = None if shared else open_store(path)
     ids = runs["run_id"].unique()
     found = [_sections(run_config(store, i) if store else shared[i]) for i in ids if store or i in shared]
+    for one in found:
+        one["data"] = {key: value for key, value in one["data"].items() if key not in apart}
     import yaml
 
     texts = Counter(yaml.safe_dump(f) for f in found)

@@ -147,6 +147,7 @@ FIELDS: dict[str, Rule] = {
     "data.part": named(PARTS, empty=True), "data.mixture": _table, "data.domains": _table,
     "data.synthetic.rank": optional(whole(1, 2**24)), "data.synthetic.bigram_weight": WEIGHT,
     "data.synthetic.skip_weight": WEIGHT, "data.synthetic.trigram_weight": WEIGHT,
+    "data.synthetic.twins": Each(whole(0, 2**31 - 1), 1),
 
     "optim.name": named(tuple(OPTIMIZERS)), "optim.rule": named(tuple(RULES), empty=True),
     "optim.parametrization": named(PARAMETRIZATIONS), "optim.learning_rate": positive(),

@@ -9,10 +9,12 @@ from scipy.special import fdtrc
 from isoflop.scaling.findings.finding import Case, Check, Finding, rows_of
 from isoflop.scaling.laws.inputs import STANDARD, Column
 from isoflop.scaling.laws.law import Array
+from isoflop.scaling.laws.mixtures.means import SHARES
 from isoflop.scaling.table.conventions import Points
 from isoflop.scaling.table.law_inputs import components
 
 POOLED = 0.005  # level of pooled_settings, shared by the columns of a table
+SUM = 1e-3  # that the shares of a mixture may miss 1 by
 MOST_VALUES = 12  # of a setting that is tested
 CELL = ("n_params", "tokens", "unique_tokens")
 EXACT = 1e-9  # standard deviation within cells below which losses differ by rounding alone
@@ -81,11 +83,29 @@ def setting_findings(table: "pd.DataFrame | Points", data: Points, read: Sequenc
     names = [str(name) for name in data.frame]
     inputs = dict.fromkeys((*CELL, *(name for column in read for name in components(names, column))))
     log_loss = np.log(data.frame["loss"].to_numpy(float))
-    return tuple(
-        _pooled(
-            log_loss, _settings(rows_of(table, data.frame), data.frame), data.frame, [c for c in inputs if c in names]
-        )
-    )
+    rows = rows_of(table, data.frame)
+    of_settings = _pooled(log_loss, _settings(rows, data.frame), data.frame, [c for c in inputs if c in names])
+    return (*_mixtures(rows, read), *of_settings)
+
+
+def mixed(case: Case) -> Iterator[Finding]:
+    """Runs on several mixtures of data under a law that reads no shares of them."""
+    yield from _mixtures(case.rows, tuple(case.fit.law.reads().values()))
+
+
+def _mixtures(rows: pd.DataFrame | None, read: Sequence[Column]) -> Iterator[Finding]:
+    if rows is None or SHARES.name in {column.name for column in read}:
+        return
+    names = components(map(str, rows.columns), SHARES)
+    shares = rows[names].apply(pd.to_numeric, errors="coerce").dropna()
+    if len(names) < 2 or shares.empty or (shares.sum(axis=1) - 1).abs().max() > SUM:
+        return
+    if (count := len(shares.drop_duplicates())) > 1:
+        yield Finding(
+            "pooled_mixtures", "warn",
+            f"runs on {count} mixtures of data ({', '.join(names)}) stand in one law that reads none of their shares",
+            f"fit one mixture (--where '{names[0]} == ...'), or ask isoflop mix for the best one",
+        )  # fmt: skip
 
 
 def _pooled(r: Array, table: pd.DataFrame, frame: pd.DataFrame, inputs: list[str]) -> Iterator[Finding]:
@@ -130,4 +150,4 @@ def _within_cells(r: Array, column: pd.Series, cell: Array) -> tuple[float, int,
     return float(fdtrc(rank, freedom, f)), values, 1 - rest / max(total, 1e-300)
 
 
-SETTING_CHECKS: tuple[Check, ...] = (pooled,)
+SETTING_CHECKS: tuple[Check, ...] = (pooled, mixed)

@@ -9,18 +9,11 @@ import pandas as pd
 
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.laws.law import Array
+from isoflop.scaling.mixtures.proxies import Proxy
 from isoflop.scaling.mixtures.surrogate import Surrogate
 from isoflop.scaling.table.json_plain import plain
 
 Span = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Proxy:
-    """A further run: its mixture (k,), and the share of the variance of the gain that its loss would remove."""
-
-    weights: Array
-    removes: float
 
 
 @dataclass(frozen=True)
@@ -30,7 +23,8 @@ class Mix:
     `weights` (k,) are the shares of `domains`, `intervals` those of the draws at `level`. `loss` is the weighted
     mean of the losses there, `natural_loss` that at the `natural` shares; `gain` is their difference, nats/token.
     `flatness` has the lowest and the highest share of each domain that loses less than `rise` of the loss. `epochs`
-    are those of each domain (NaN where its unique tokens are not known). `proxies` come in the order to run them.
+    are those of each domain (NaN where its unique tokens are not known). `proxies` come in the order to run them, for
+    what is `narrowed`, the gain or the best weights.
     `held_out` has the rank correlation (Spearman) and the rms of ln loss of each loss on mixtures left out. `tried` has
     a row a run: weight_NAME, the loss (weighted mean) and the loss predicted without runs of its mixture.
     """
@@ -54,6 +48,7 @@ class Mix:
     tried: pd.DataFrame = field(repr=False)
     surrogates: Mapping[str, Surrogate] = field(repr=False)
     conventions: Mapping[str, str] = field(default_factory=dict)
+    narrowed: str = "gain"
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -115,5 +110,6 @@ class Mix:
             lines.append(f"  {name}: mixtures left out are ranked with Spearman {rho:.3f}, rms {rms:.2%}")
         for i, proxy in enumerate(self.proxies, start=1):
             shares = ", ".join(f"{n} {w:.3f}" for n, w in zip(self.domains, proxy.weights, strict=True) if w >= 0.001)
-            lines.append(f"  next proxy {i}: {shares}; with it {proxy.removes:.0%} of the variance of the gain is gone")
+            gone = f"{proxy.removes:.0%} of the variance of the {self.narrowed}"
+            lines.append(f"  next proxy {i}: {shares}; with it {gone} is gone")
         return "\n".join([*lines, *map(str, self.findings), *(f"note: {n}" for n in self.notes)])

@@ -7,23 +7,22 @@ are of draws of what law and process may be.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.laws.law import Array
-from isoflop.scaling.mixtures.answer import Mix, Proxy
+from isoflop.scaling.mixtures.answer import Mix
 from isoflop.scaling.mixtures.optimum import best_mixture, flat
+from isoflop.scaling.mixtures.proxies import BEYOND, candidates, narrowing
 from isoflop.scaling.mixtures.surrogate import Surrogate, held_out, surrogate
 from isoflop.scaling.mixtures.table import WEIGHT, Mixtures, NoMixtureError, mixtures, named_values
 from isoflop.scaling.table.columns import hint
 
 DRAWS = 100
-PROXIES, CANDIDATES = 3, 200
-CONCENTRATION = 30.0  # of the candidates around the best mixture
-BEYOND = 0.01  # of a share: what rounding leaves is inside
+PROXIES = 3
 LOW_RANK = 0.9  # of Spearman's correlation on mixtures left out
 
 
@@ -39,6 +38,8 @@ def mix(
     normalise: bool = False,
     params: str = "matrices",
     level: float = 0.9,
+    proxies: int = PROXIES,
+    narrow: Literal["gain", "weights"] = "gain",
     seed: int = 0,
 ) -> Mix:
     """The best mixture of a table of runs with weight_NAME columns.
@@ -46,7 +47,8 @@ def mix(
     `losses` names columns (or NAME of loss_NAME), with weights where several are minimised together. `at` gives
     n_params and tokens of the run (`tokens` too): those of the largest run where left out. `unique` are the unique
     tokens of domains, else of columns unique_tokens_NAME; with them `cap` bounds epochs. `natural` are the proportions
-    that the gain is over: those of the unique tokens where left out, else the mean of the mixtures tried.
+    that the gain is over: those of the unique tokens where left out, else the mean of the mixtures tried. So many
+    `proxies` are named, runs of the largest scale of the table that `narrow` the gain or the best weights most.
     Raises NoMixtureError where the table or the corpora cannot answer, TableError for a table without the columns,
     ValueError for values that mean nothing.
 
@@ -71,13 +73,14 @@ def mix(
     made = {name: surrogate(runs.of(name), runs.domains) for name in runs.losses}
     N, D = scale.get("n_params", math.nan), scale.get("tokens", math.nan)
 
-    def loss_of(surrogates: Mapping[str, Surrogate]) -> Any:
+    def loss_of(surrogates: Mapping[str, Surrogate], N: float = N, D: float = D) -> Any:
         return lambda h: sum(share[name] * one.loss(h, N, D) for name, one in surrogates.items())
 
     loss = loss_of(made)
     starts = np.hstack([runs.shares, origin[:, None]])
     best = best_mixture(loss, starts, caps)
-    drawn = [loss_of(one) for one in _draws(made, seed)]
+    draws = _draws(made, seed)
+    drawn = [loss_of(one) for one in draws]
     near = np.hstack([best[:, None], starts])
     ends = np.array([best_mixture(one, near, caps, 1) for one in drawn])
     gains = np.array([float(np.diff(one(np.stack([best, origin], axis=1)))[0]) for one in drawn])
@@ -85,13 +88,18 @@ def mix(
     noise = float(np.sqrt(sum((share[name] * one.noise) ** 2 for name, one in made.items())))
     both = loss(np.stack([best, origin], axis=1))
     lo, hi = np.quantile(gains, tails)
+    largest = [float(runs.frame[name].max()) if name in runs.varies else math.nan for name in ("n_params", "tokens")]
+    further = candidates(best, origin, caps, np.random.default_rng([seed, 2]))
+    likely = loss_of(made, *largest)(best[:, None])[0]
+    told = narrowing(gains[:, None] if narrow == "gain" else ends, further, [loss_of(one, *largest) for one in draws],
+                     noise * float(likely), proxies)  # fmt: skip
     left_out = {name: held_out(one, runs.of(name)) for name, one in made.items()}
     found = Mix(
         domains=runs.domains, losses=share, at=scale, weights=best, intervals=np.quantile(ends, tails, axis=0).T,
         natural=origin, loss=float(both[0]), natural_loss=float(both[1]), gain_interval=(float(lo), float(hi)),
         level=level, rise=noise, flatness=flat(loss, best, caps, noise),
         epochs=best * scale.get("tokens", math.nan) / limits, cap=math.nan if cap is None else cap,
-        proxies=_proxies(drawn, gains, best, origin, caps, noise * float(both[0]), seed),
+        proxies=told, narrowed=narrow,
         held_out={name: _judged(runs.frame[name], predicted) for name, predicted in left_out.items()},
         tried=runs.frame[[WEIGHT + name for name in runs.domains]].assign(
             loss=sum(share[name] * runs.frame[name].to_numpy(float) for name in made),
@@ -181,31 +189,6 @@ def _draws(made: Mapping[str, Surrogate], seed: int) -> list[dict[str, Surrogate
     """DRAWS draws of the surrogates of all losses."""
     drawn = {name: one.drawn(DRAWS, np.random.default_rng([seed, i])) for i, (name, one) in enumerate(made.items())}
     return [{name: drawn[name][b] for name in made} for b in range(DRAWS)]
-
-
-def _proxies(
-    drawn: Sequence[Any], gains: Array, best: Array, natural: Array, caps: Array, noise: float, seed: int
-) -> tuple[Proxy, ...]:
-    """The runs whose losses would narrow the gain most, one after the other, by what the draws say of both."""
-    lots = np.random.default_rng([seed, 2])
-    about = lots.dirichlet(CONCENTRATION * best + 0.3, CANDIDATES // 2).T
-    between = [natural + s * (best - natural) for s in np.linspace(-0.5, 1.5, 9)]
-    between = [np.clip(one, 0.0, None) / np.clip(one, 0.0, None).sum() for one in between]
-    wide = lots.dirichlet(np.ones(len(best)), CANDIDATES // 2).T
-    candidates = np.hstack([best[:, None], natural[:, None], np.stack(between, axis=1), about, wide])
-    candidates = candidates[:, (candidates <= caps[:, None] + BEYOND).all(axis=0)]
-    losses = np.array([one(candidates) for one in drawn])
-    left, values = gains - gains.mean(), losses - losses.mean(axis=0)
-    before, found = float(left @ left), []
-    for _ in range(PROXIES if before > 0 and candidates.shape[1] else 0):
-        spread = np.einsum("bc,bc->c", values, values) + len(drawn) * noise**2
-        slope = (left @ values) / spread
-        at = int(np.argmax(slope**2 * spread))
-        with_gain, seen, size = slope[at], values[:, at].copy(), spread[at]
-        left = left - with_gain * seen
-        values = values - np.outer(seen, (seen @ values) / size)
-        found.append(Proxy(candidates[:, at], float(np.clip(1 - (left @ left) / before, 0.0, 1.0))))
-    return tuple(found)
 
 
 def _judged(loss: pd.Series, predicted: Array) -> tuple[float, float]:

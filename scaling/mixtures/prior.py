@@ -16,7 +16,7 @@ from isoflop.scaling.laws.mixtures.means import PIVOT, MixtureLaw
 
 EXPONENT, EXPONENT_WIDTH = 0.5, 0.5  # its middle, and the standard deviation of its logarithm
 FLOOR, FLOOR_WIDTH = 0.7, 0.25  # of E over the lowest loss
-ALONE, ALONE_WIDTH = 0.5, 1.5  # of an excess loss: its middle over the lowest loss, and that of its logarithm
+ALONE, ALONE_WIDTH = 0.5, 1.0  # of an excess loss: its middle over the lowest loss, and that of its logarithm
 HUBER = 1.345  # standard deviations: 95% efficient where the noise is normal
 ENOUGH, MOST_STEPS = 1e-8, 100
 

@@ -1,7 +1,7 @@
 """What a law of a mixture leaves, as a smooth function of the mixture: a Gaussian process on the law's residuals.
 
 Its inputs are the shares of effective data that the law gives each domain, so that what hardly counts hardly moves it.
-Length and noise are those of the largest marginal likelihood; a process that gains too little over none is left out.
+Length and noise are those of the largest marginal likelihood; a process less likely than none is left out.
 """
 
 import math
@@ -16,9 +16,8 @@ from isoflop.scaling.laws.mixtures.means import MixtureLaw
 CLIP = 3.0  # robust scales: a residual beyond is of one run, and is taken to lie there
 LENGTHS = tuple(np.geomspace(0.3, 10.0, 8).tolist())  # times the median distance of two mixtures
 NOISES = tuple(np.geomspace(1e-3, 1.0, 10).tolist())  # variance of the noise over that of the process
-LEAST_GAIN = 3.0  # of ln likelihood, for two numbers
 COSINES = 256  # of a draw
-STRETCH = 5.0  # of the logarithm of effective data against the square roots of its shares
+STRETCH = 2.0  # of the logarithm of effective data against the square roots of its shares
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def residual_of(law: MixtureLaw, h: Array, residuals: Array) -> Residual | None:
     unit = np.sqrt(np.median(square[square > 0])) if (square > 0).any() else 0.0
     if not unit or not left.any():
         return None
-    best = (-0.5 * n * np.log(left @ left / n) + LEAST_GAIN, 0.0, 0.0, 0.0, left)
+    best = (-0.5 * n * np.log(left @ left / n), 0.0, 0.0, 0.0, left)
     for length in LENGTHS:
         size, along = np.linalg.eigh(np.exp(-square / (2 * (length * unit) ** 2)))
         turned = along.T @ left

@@ -175,6 +175,7 @@ def test_suggest_without_runs(typed):
         (("suggest", "QUICK", "--budget", "1e12", "--target", "1e11"), 1, "not above the largest run"),
         (("suggest", "FEW", "--budget", "1e20", "--target", "1e23"), 1, "no law of n_params and tokens can be fitted"),
         (("suggest", "RUNS", "--budget", "-1", "--target", "1e23"), 2, "must be positive"),
+        (("suggest", "RUNS", "--budget", "1e20", "--target", "1e22", "--goal", "mixture"), 1, "two or more"),
         (("suggest", "RUNS", "--budget", "1e20", "--target", "1e22", "--goal", "fame"), 2, "choose n_opt"),
         (("suggest", "RUNS", "--budget", "1e20", "--target", "1e22", "--out", "x.yaml"), 1, "needs a table of runs"),
         (("suggest", "--budget", "1e20", "--target", "1e22"), 2, "--from-law"),

@@ -8,6 +8,7 @@ from matplotlib.colors import Normalize
 
 from isoflop.analysis.figure import Figure
 from isoflop.analysis.style import LOSS_MAP, MANY_DOTS, loss_label, new_axes, note
+from isoflop.scaling.laws.mixtures.means import SHARES
 from isoflop.scaling.mixtures.answer import Mix
 
 FEW = 4  # names beside one another under the axis
@@ -75,6 +76,7 @@ FIGURES = (
         frame=mixture_frame,
         plot=plot_mixtures,
         place=145,
+        reads=(SHARES,),
     ),
     Figure(
         "mixture_ranks",
@@ -83,5 +85,6 @@ FIGURES = (
         frame=mixture_frame,
         plot=plot_ranks,
         place=146,
+        reads=(SHARES,),
     ),
 )

@@ -22,6 +22,7 @@ from isoflop.experiments.config import (
 )
 from isoflop.experiments.data import CorpusError
 from isoflop.experiments.data.corpus import Corpora, prepare
+from isoflop.experiments.data.sources import source_of
 from isoflop.experiments.data.synthetic import Language
 from isoflop.experiments.study.study import expand
 from isoflop.experiments.training.trainer import train_trunk
@@ -99,6 +100,21 @@ def test_synthetic_corpus_knows_its_floor(tmp_path):
     assert json.loads((corpus.folder / "manifest.json").read_text())["corpus_id"] == corpus.corpus_id
 
 
+def test_twins_are_the_language_with_other_names_and_as_hard(tmp_path):
+    known = prepare(data(SMALL), tmp_path)
+    twin, both = (prepare(data(replace(SMALL, twins=twins)), tmp_path) for twins in ([5], [0, 5]))
+    names = Language.draw(SMALL).twin(5)
+    assert sorted(names) == list(range(12))
+    assert (names != np.arange(12)).any()
+    assert twin.corpus_id != known.corpus_id == prepare(data(replace(SMALL, twins=[0])), tmp_path).corpus_id
+    assert twin.loss_floor == pytest.approx(known.loss_floor, rel=0.02)  # other texts are held out
+    assert math.isnan(both.loss_floor)
+    texts = [{t.tobytes() for _, t in source_of(data(replace(SMALL, twins=twins))).documents([])}
+             for twins in ([0], [5], [0, 5])]  # fmt: skip
+    assert texts[1] == {names.astype(np.uint16)[np.frombuffer(t, np.uint16)].tobytes() for t in texts[0]}
+    assert [len(texts[2] & one) for one in texts[:2]] == [50, 50]
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -106,6 +122,7 @@ def test_synthetic_corpus_knows_its_floor(tmp_path):
         ({"order": 0}, "data.synthetic.order must be at least 1; not 0"),
         ({"rank": 0}, "data.synthetic.rank must be at least 1; not 0"),
         ({"vocab_size": 300}, "vocab_size=300 at order=2 is a table of 27,000,000 probabilities, above 16,777,216"),
+        ({"twins": []}, r"data\.synthetic\.twins must be whole numbers from 0 on, one or more; not \[\]"),
         ({"tokens": 100}, "tokens=100 in chains=100 are 1 each, no more than order=2"),
     ],
 )

@@ -43,6 +43,7 @@ SENSIBLE = {
     "data.skip_bad": FLAG, "data.clean": [[]], "data.unique_tokens": [None], "data.max_epochs": RATE,
     "data.synthetic.bigram_weight": [-1, -1.5, 0, 0.0, 2.5], "data.synthetic.skip_weight": [-1, -1.5, 0, 0.0, 2.5],
     "data.synthetic.trigram_weight": [-1, -1.5, 0, 0.0, 2.5], "data.synthetic.seed": [0], "data.synthetic.rank": [None],
+    "data.synthetic.twins": SEEDS,
     "optim.rule": [""], "optim.learning_rate": RATE, "optim.beta1": [0, 0.0], "optim.beta2": [0, 0.0],
     "optim.beta2_half_life": [2.5, None], "optim.momentum": [0, 0.0], "optim.weight_decay": [0, 0.0, 2.5],
     "optim.clip_norm": [*RATE, None], "schedule.warmup_steps": [0], "schedule.final_fraction": [0, 0.0],

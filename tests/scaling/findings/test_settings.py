@@ -6,8 +6,11 @@ import pytest
 
 from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.findings.diagnose import diagnose
+from isoflop.scaling.findings.settings import setting_findings
 from isoflop.scaling.fitting.fit import fit
 from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.laws.mixtures.means import SHARES
+from isoflop.scaling.table.conventions import points
 
 pytestmark = pytest.mark.usefixtures("kept_searches")
 
@@ -44,6 +47,19 @@ def test_two_arms_in_one_law_are_named_whatever_their_labels():
 def test_seeds_and_settings_that_change_nothing_are_not_named(column):
     table = grid(3, noise=0.01).assign(**{column: np.tile([0, 1, 2], 25)})
     assert "pooled_settings" not in found(table)
+
+
+def test_mixtures_in_one_law_are_named_by_fits_and_by_what_comes_before_them():
+    table = grid(1)
+    code = np.round(np.random.default_rng(0).uniform(0.1, 0.9, len(table)), 3)
+    mixed = table.assign(weight_code=code, weight_prose=1 - code)
+    told = found(mixed)["pooled_mixtures"]
+    assert told.severity == "warn"
+    assert f"{len(set(code))} mixtures of data (weight_code, weight_prose)" in told.message
+    assert [f.code for f in setting_findings(mixed, points(mixed))] == ["pooled_mixtures"]
+    assert setting_findings(mixed, points(mixed), [SHARES]) == ()
+    for other in (table.assign(weight_code=0.3, weight_prose=0.7), mixed.assign(weight_prose=code)):
+        assert "pooled_mixtures" not in found(other)
 
 
 def test_replicates_are_equal_in_everything_but_the_seed():

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from isoflop.__main__ import app
 from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.figures import FIGURES
 from isoflop.analysis.figures.runs.mixtures import mixture_frame, plot_mixtures, plot_ranks
@@ -37,3 +39,14 @@ def test_points_are_measured_against_predicted(found):
 def test_a_table_without_mixtures_is_told(study_table):
     with pytest.raises(UnsupportedError, match="no mixtures: columns weight_NAME of two domains or more"):
         FIGURES["mixtures"].data(Evidence(study_table))
+
+
+def test_a_table_of_shares_and_losses_alone_is_drawn(tmp_path):
+    TABLE.to_csv(tmp_path / "mixtures.csv", index=False)
+    for figure in ("mixtures", "mixture_ranks"):
+        out = tmp_path / f"{figure}.png"
+        done = CliRunner().invoke(app, ["plot", str(tmp_path / "mixtures.csv"), "--figure", figure, "-o", str(out)])
+        assert done.exit_code == 0, done.output
+        assert out.stat().st_size > 10_000
+    done = CliRunner().invoke(app, ["plot", str(tmp_path / "mixtures.csv"), "-o", str(tmp_path / "x.png")])
+    assert "no column 'n_params'" in str(done.exception)
