@@ -3,12 +3,10 @@
 Nothing heavy is imported before a command runs.
 """
 
-import atexit
 import gc
 import io
 import os
 import sys
-import threading
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
@@ -119,25 +117,6 @@ def main() -> None:
     sys.exit(code)
 
 
-def program() -> None:
-    """The process `isoflop`: `main`, and an end at once, since to take apart what was imported takes a tenth of a fit.
-
-    What is to be done at exit is done. With another thread at work, or torch loaded, the interpreter ends as ever.
-    """
-    try:
-        main()
-    except SystemExit as ended:
-        if threading.active_count() > 1 or "torch" in sys.modules or not isinstance(ended.code, int):
-            raise
-        atexit._run_exitfuncs()
-        try:
-            for stream in filter(None, (sys.stdout, sys.stderr)):
-                stream.flush()
-        except (OSError, ValueError):  # a reader that has gone
-            raise ended from None
-        os._exit(ended.code)
-
-
 def one_line(message: str) -> str:
     """A message without what would end its line or move the cursor, and without the middle of a very long one."""
     text = printable(message).replace("\n", " ").replace("\t", " ")
@@ -160,4 +139,4 @@ def _installed(module: str) -> bool:
 
 
 if __name__ == "__main__":
-    program()
+    main()

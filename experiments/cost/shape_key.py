@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.study.cell import Cell
@@ -27,7 +28,7 @@ def place(where: WhereSpec) -> str:
 
 def shape_key(cell: Cell) -> str:
     """Cells with the same key take the same time a step: to how many bits a factor is rounded does not matter."""
-    rounded = {name: MOST_BITS for name in BITS if getattr(cell.model, name) != FULL_BITS}
+    rounded: dict[str, Any] = {name: MOST_BITS for name in BITS if getattr(cell.model, name) != FULL_BITS}
     model = replace(cell.model, **rounded) if rounded else cell.model
     return _key(model, cell.optim.batch_size, cell.optim.name, cell.precision)
 

@@ -96,17 +96,3 @@ def test_an_absent_module_of_another_kind_is_a_traceback():
     done = python(code, "fit", ROOT / "experiments/results/quick.parquet")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
-
-
-LAST = "import atexit, sys, threading\natexit.register(print, 'last')\nsys.argv[1:] = ['--version']\n"
-THREAD = "threading.Thread(target=lambda: (threading.main_thread().join(), print('waited for'))).start()\n"
-PROGRAM = "from isoflop.__main__ import program\nprogram()"
-
-
-@pytest.mark.parametrize("thread", ["", THREAD], ids=["alone", "beside a thread"])
-def test_the_process_ends_with_what_is_to_be_done_at_exit(thread):
-    done = python(LAST + thread + PROGRAM)
-    version, *others = done.stdout.splitlines()
-    assert version.startswith("isoflop ")
-    assert others == [*(["waited for"] if thread else []), "last"]
-    assert (done.returncode, done.stderr) == (0, "")
