@@ -34,16 +34,21 @@ class Sampling:
             raise ValueError(f"top-p must lie above 0 and at most at 1; not {self.top_p}")
 
     def draw(self, logits_V: Tensor, random: torch.Generator) -> int:
-        """One token. A draw uses one random number, whatever the logits."""
+        """One token. A draw uses one random number, whatever the logits.
+
+        Likely tokens are drawn in the order of the vocabulary, not of their probabilities, which rounding may swap.
+        """
         if self.temperature == 0:
             return int(logits_V.argmax())
-        p_V, token_V = (logits_V.double() / self.temperature).softmax(-1).sort(descending=True, stable=True)
-        before_V = p_V.cumsum(-1) - p_V
-        kept = max(1, int((before_V < self.top_p).sum()))
-        kept = min(kept, self.top_k or kept)
-        total_V = p_V[:kept].cumsum(-1)
+        p_V = (logits_V.double() / self.temperature).softmax(-1)
+        if self.top_k is not None or self.top_p < 1:
+            sorted_V, token_V = p_V.sort(descending=True, stable=True)
+            kept = max(1, int((sorted_V.cumsum(-1) - sorted_V < self.top_p).sum()))
+            p_V = p_V.index_fill(0, token_V[min(kept, self.top_k or kept) :], 0.0)
+        total_V = p_V.cumsum(-1)
         at = torch.rand((), generator=random, dtype=torch.float64) * total_V[-1]
-        return int(token_V[min(int(torch.searchsorted(total_V, at, right=True)), kept - 1)])
+        last = int(p_V.nonzero()[-1])
+        return min(int(torch.searchsorted(total_V, at, right=True)), last)
 
 
 def generate(
