@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import BrokenExecutor
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,17 @@ from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.cost.cost import REFERENCE, cores, trunk_seconds, trunks_seconds
 from isoflop.experiments.store.store import open_store
 from isoflop.experiments.sweep import pool
-from isoflop.experiments.sweep.pool import at_once, devices_of, gpus, mps_runs, per_device, time_slices, worker_count
+from isoflop.experiments.sweep.pool import (
+    at_once,
+    devices_of,
+    elsewhere,
+    gpus,
+    helpers,
+    mps_runs,
+    per_device,
+    time_slices,
+    worker_count,
+)
 from tests.support.sweep.launches import in_process, sweep_with, two_trunks
 from tests.support.sweep.studies import cell_of_width
 
@@ -185,3 +196,24 @@ def test_a_pools_worker_without_a_parent_ends_also_when_idle(monkeypatch):
     monkeypatch.setattr(pool.os, "_exit", lambda code: ended.set())
     pool.end_with(10)  # no trunk, no claim
     assert ended.wait(600)
+
+
+@pytest.mark.process
+def test_a_helper_does_what_would_hold_up_the_steps_and_an_error_comes_back(tmp_path):
+    elsewhere(1, os.mkdir, tmp_path / "made")
+    assert (tmp_path / "made").is_dir()
+    with pytest.raises(FileExistsError):
+        elsewhere(1, os.mkdir, tmp_path / "made")
+    helpers(1).shutdown()
+    helpers.cache_clear()
+
+
+def test_where_helpers_cannot_be_started_the_process_does_it_itself(monkeypatch):
+    class Broken:
+        def submit(self, *call):
+            raise BrokenExecutor
+
+    done = []
+    monkeypatch.setattr(pool, "helpers", lambda threads: Broken())
+    elsewhere(1, done.append, "here")
+    assert done == ["here"]
