@@ -26,6 +26,7 @@ from isoflop.experiments.sweep.pool import (
     time_slices,
     worker_count,
 )
+from isoflop.experiments.training import process as settings
 from tests.support.sweep.launches import in_process, sweep_with, two_trunks
 from tests.support.sweep.studies import cell_of_width
 
@@ -190,7 +191,7 @@ def test_devices_are_cores_or_the_gpus_that_workers_share():
 
 def test_a_pools_worker_without_a_parent_ends_also_when_idle(monkeypatch):
     ended = threading.Event()
-    monkeypatch.setattr(pool, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(settings, "LOOK_SECONDS", 0.01)
     parents = iter([10, 10, 10, 1])
     monkeypatch.setattr(pool.os, "getppid", lambda: next(parents, 1))
     monkeypatch.setattr(pool.os, "_exit", lambda code: ended.set())
