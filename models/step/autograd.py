@@ -3,7 +3,8 @@
 Shape suffixes: B batch, T position, V vocabulary, N = B x T.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
@@ -21,13 +22,27 @@ def forward_of(model: LanguageModel, *, bfloat16: bool) -> Forward:
     """
     if not bfloat16:
         return model
+    recurrent = any(isinstance(part, torch.nn.RNNBase) for part in model.modules())
+    apart = recurrent and not torch.ops.mkldnn._is_mkldnn_bf16_supported()  # oneDNN refuses it on older CPUs
 
     def lowered(tokens_BT: Tensor) -> Tensor:
-        with torch.autocast(tokens_BT.device.type, torch.bfloat16):
+        without = _without_onednn() if apart and not tokens_BT.is_cuda else nullcontext()
+        with torch.autocast(tokens_BT.device.type, torch.bfloat16), without:
             logits_BTV = model(tokens_BT)
         return logits_BTV.float()
 
     return lowered
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    """As torch.backends.mkldnn.flags(enabled=False), which also sets what only some devices have, and warns."""
+    was = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(was)
 
 
 def loss_of(forward: Forward, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ SENSIBLE = {
     "study.name": [*NAME, ""], "study.window.tokens_per_param": [None], "study.window.optimum_coef": [None],
     "study.window.optimum_exponent": [None], "study.window.factor": [None], "study.window.min_steps": [0],
     "study.seeds": SEEDS, "study.cells.seeds": SEEDS, "study.replicates.seeds": [*SEEDS, []],
-    "data.part": [""], "data.mixture": [{}], "data.domains": [{}], "study.mixtures.shares": [[]],
+    "data.part": [""], "study.stop": [""], "data.mixture": [{}], "data.domains": [{}], "study.mixtures.shares": [[]],
     "study.mixtures.grid": [0], "study.mixtures.draws": [0], "study.mixtures.concentration": [2.5],
     "study.mixtures.seed": [0], "study.replicates.sizes": [[]],
     "study.replicates.budgets": [[]], "study.arms": [{}], "study.vary": [{}], "study.hold_out": [[]],

@@ -49,7 +49,7 @@ def test_weights_are_those_of_the_largest_models_where_the_table_counts_them():
 def test_own_runs_count_their_weights_and_need_the_active_ones():
     table = read_table(RESULTS / "experts.parquet")
     found = predict_memory(table, 1e13, 2e5)
-    assert found.best["experts"] == 1
+    assert found.best["experts"] == 2
     assert any("as in the largest models" in note for note in found.notes)
     with pytest.raises(ValueError, match="--params active, not matrices"):
         predict_memory(table, 1e13, 2e5, params="matrices")
