@@ -14,7 +14,8 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
-from typer.main import get_command
+from typer.main import get_command, get_command_name
+from typer.models import CommandInfo
 
 from isoflop.commands import data, decide, laws, models, pictures, runs
 from isoflop.commands.options import DECIDE, FIT, LOADED, MODELS, RUN, SHOW
@@ -52,16 +53,7 @@ class Grouped(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(
-    cls=Grouped,
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="Run scaling-law experiments, fit and compare power laws, draw the figures.",
-)
-for part in (runs, laws, decide, pictures, data, models):
-    app.add_typer(part.app)
+PARTS = (runs.app, laws.app, decide.app, pictures.app, data.app, models.app)
 
 
 def print_version(wanted: bool) -> None:
@@ -73,7 +65,6 @@ def print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def options(
     version: Annotated[
         bool, typer.Option("--version", callback=print_version, is_eager=True, help="Show the version and exit.")
@@ -82,10 +73,36 @@ def options(
     """Options before the command."""
 
 
+def group_of_commands() -> typer.Typer:
+    """A command line without a command."""
+    group = typer.Typer(
+        cls=Grouped,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        help="Run scaling-law experiments, fit and compare power laws, draw the figures.",
+    )
+    group.callback()(options)
+    return group
+
+
+app = group_of_commands()
+for part in PARTS:
+    app.add_typer(part)
+
+
 @cache
-def command_line() -> Callable[..., Any]:
-    """What `app` is to click: made of the signatures of all commands, once a process."""
-    return get_command(app)
+def command_line(called: str) -> Callable[..., Any]:
+    """What `app` is to click, made once a process: of the command that is called alone, else of all of them."""
+    alone = group_of_commands()
+    alone.registered_commands = [one for part in PARTS for one in part.registered_commands if name_of(one) == called]
+    return get_command(alone if alone.registered_commands else app)
+
+
+def name_of(command: CommandInfo) -> str:
+    """What a command is called by."""
+    return command.name or get_command_name(command.callback.__name__ if command.callback else "")
 
 
 def main() -> None:
@@ -97,7 +114,7 @@ def main() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # matrices are small: threads cost more than they give
     LOADED.clear()
     try:
-        code = command_line()(standalone_mode=False)
+        code = command_line(sys.argv[1] if len(sys.argv) > 1 else "")(standalone_mode=False)
     except ClickError as error:
         if len(sys.argv) == 1:
             error.show()  # the help

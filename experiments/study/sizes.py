@@ -2,8 +2,9 @@
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, fields, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +15,9 @@ from isoflop.models.config import family_named
 from isoflop.read_json import read_bytes
 
 LARGEST = 2**16  # bytes of a size's file
+_LINE = re.compile(r"(\w+): (?:([1-9]\d{0,8})|([a-z]{4,}))")  # a number, or a word
+_KINDS = {field.name: field.type for field in fields(ModelSpec)}
+_NO_WORDS = {"true", "false", "null"}  # of YAML's other values, those of four letters and more
 
 
 class SizeError(ValueError):
@@ -70,7 +74,9 @@ def name_of(spec: ModelSpec, config_dirs: Sequence[str] = ()) -> str:
 
 @cache
 def _load(path: Path, text: str, base: tuple) -> ModelSpec:
-    from omegaconf import OmegaConf  # here, because a forecast from a published table needs no size and no Hydra
+    if (plain := _plain(text, ModelSpec(*base))) is not None:
+        return plain
+    from omegaconf import OmegaConf  # here, because loading it and reading all sizes by it take a quarter of a second
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
@@ -80,6 +86,24 @@ def _load(path: Path, text: str, base: tuple) -> ModelSpec:
     except (OmegaConfBaseException, YAMLError, AssertionError, RecursionError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SizeError(f"{path}: not a model's size ({reason})") from error
+
+
+def _plain(text: str, base: ModelSpec) -> ModelSpec | None:
+    """The shape in a text of whole numbers and words, a line each, as OmegaConf reads it; None for any other text."""
+    found: dict[str, int | str] = {}
+    lines = text.removesuffix("\n").split("\n")
+    if not all(line.isascii() and line.isprintable() for line in lines):
+        return None
+    for line in lines:
+        if line.startswith("#"):
+            continue
+        match = _LINE.fullmatch(line)
+        name, number, word = match.groups() if match else ("", None, None)
+        fits = _KINDS.get(name) in (int, int | None) if number else _KINDS.get(name) is str and word not in _NO_WORDS
+        if not fits or name in found:
+            return None
+        found[name] = int(number) if number else str(word)
+    return replace(base, **found) if found else None  # type: ignore[arg-type]  # by _KINDS
 
 
 def _text(path: Path) -> str:

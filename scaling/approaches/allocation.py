@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
 from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile
+from isoflop.scaling.laws.special_functions import stdtrit
 
 LEVEL = 0.9
 SURE = 1e6

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
 from isoflop.scaling.approaches.allocation import LEVEL, NoAllocationError, PowerFit, allocation
+from isoflop.scaling.laws.special_functions import stdtrit
 from isoflop.scaling.table.conventions import Points, is_runs, points
 from isoflop.scaling.table.curves import curves
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtr, stdtrit
 
 from isoflop.scaling.arms.pairs import SAME_BUDGET, pair_cells
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.tuning_checks import tuning_findings
 from isoflop.scaling.laws.law import Array
+from isoflop.scaling.laws.special_functions import stdtr, stdtrit
 from isoflop.scaling.table.conventions import Points
 
 RULERS = ("eval_id", "tokenizer_id")

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.special import stdtr
 
 from isoflop.scaling.approaches.isoflop_profiles import budget_groups
 from isoflop.scaling.findings.finding import Case
@@ -21,6 +20,7 @@ from isoflop.scaling.fitting.fit import predict_loss
 from isoflop.scaling.fitting.noise_model import NoiseModel, clipped, noise_model, orthonormal
 from isoflop.scaling.laws.inputs import STANDARD, Column
 from isoflop.scaling.laws.law import Array
+from isoflop.scaling.laws.special_functions import stdtr
 from isoflop.scaling.table.law_inputs import unlike
 
 LEVEL = 0.08  # of all departures together: the share of studies without a fault in which one is named

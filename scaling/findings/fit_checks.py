@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
-from scipy.special import stdtrit
 
 from isoflop.scaling.findings.finding import Case, Check, Finding, Severity, likelihood_ratio, variant
 from isoflop.scaling.fitting.fit import FitError
 from isoflop.scaling.fitting.profile_likelihood import profile
+from isoflop.scaling.laws.special_functions import stdtrit
 
 
 def converged(case: Case) -> Iterator[Finding]:

@@ -8,7 +8,6 @@ measured shares, and the power against faults.
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.special import fdtrc
 
 from isoflop.scaling.findings.departures import Departures, Tested, departures
 from isoflop.scaling.findings.finding import Case, Check, Finding, likelihood_ratio, variant
@@ -16,6 +15,7 @@ from isoflop.scaling.findings.settings import replicate_keys
 from isoflop.scaling.fitting.fit import FitError, robust_scale
 from isoflop.scaling.fitting.noise_model import FAR, NoiseModel, orthonormal
 from isoflop.scaling.laws.law import Array
+from isoflop.scaling.laws.special_functions import fdtrc
 
 BITS = float(-np.log(np.log(2.0)))  # ln(bits / nats)
 BITS_WINDOW = (0.02, 0.05)  # in ln: how near to a factor 1/ln 2 a loss in bits lies, however large the noise

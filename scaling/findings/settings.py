@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.special import fdtrc
 
 from isoflop.scaling.findings.finding import Case, Check, Finding, rows_of
 from isoflop.scaling.laws.inputs import STANDARD, Column
 from isoflop.scaling.laws.law import Array
 from isoflop.scaling.laws.mixtures.means import SHARES
+from isoflop.scaling.laws.special_functions import fdtrc
 from isoflop.scaling.table.conventions import Points
 from isoflop.scaling.table.law_inputs import components
 

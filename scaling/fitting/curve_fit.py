@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
-from scipy.special import stdtrit
 
 from isoflop.scaling.fitting.search import go_on
 from isoflop.scaling.fitting.solver import Solution, minimise
 from isoflop.scaling.laws.curves.curve_law import CURVE_LAWS, CoolingLaw, CurveLaw, Prior
 from isoflop.scaling.laws.curves.sums import CurveRows, Units, compile_run, join
 from isoflop.scaling.laws.law import Array
+from isoflop.scaling.laws.special_functions import stdtrit
 from isoflop.scaling.table.columns import hint
 from isoflop.scaling.table.schedules.curve_run import CurveRun
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import fdtri
 
 from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.fitting.solver import Anchor, huber, minimise
 from isoflop.scaling.laws.law import Array, Law
+from isoflop.scaling.laws.special_functions import fdtri
 
 REACH = 12.0  # standard errors to either side of the estimate
 STEP = 1e-6  # of the differences that give the quantity's gradient

@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
 from isoflop.scaling.fitting.fit import EXACT_NOISE, Fit, FitError, predict_loss, refit
 from isoflop.scaling.fitting.noise_model import shared_by_sizes
 from isoflop.scaling.fitting.profile_likelihood import profile
 from isoflop.scaling.laws.law import Array, Law
+from isoflop.scaling.laws.special_functions import stdtrit
 
 MOST_CLUSTERS, GROUPS = 500, 100  # left out one by one up to here; more are pooled at random into so many groups
 CELLS = 1_000_000  # rows x laws refitted at once

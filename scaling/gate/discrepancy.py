@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.special import gammaln
 
 from isoflop.scaling.arms.pairs import SAME_BUDGET
 from isoflop.scaling.laws.law import Array
+from isoflop.scaling.laws.special_functions import gammaln
 from isoflop.scaling.table.conventions import Points
 
 FEWEST_ARMS = 4

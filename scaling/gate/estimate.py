@@ -10,12 +10,12 @@ and what stays unknown of it widens the bounds however many pairs there are.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
 
 from isoflop.scaling.arms.pairs import SAME_BUDGET
 from isoflop.scaling.gate.discrepancy import Discrepancy
 from isoflop.scaling.gate.sequence import critical
 from isoflop.scaling.laws.law import Array
+from isoflop.scaling.laws.special_functions import stdtr, stdtrit
 
 TINY = 1e-9
 FEW = 1e-4  # of the learnt scatter: what a pair adds to it where it holds the noise of one already

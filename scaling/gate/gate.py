@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
 from isoflop.scaling.arms.matched import ruler_findings
 from isoflop.scaling.arms.multiplier import MultiplierError, split_arms
@@ -23,6 +22,7 @@ from isoflop.scaling.gate.estimate import Estimate, Observations, estimate
 from isoflop.scaling.gate.next_pair import NextPair, Planner
 from isoflop.scaling.gate.observations import PairTable, Slope, baseline_slope, pair_table
 from isoflop.scaling.gate.verdict import Verdict, decide, objections
+from isoflop.scaling.laws.special_functions import stdtrit
 
 REACH = 1.0  # times the span of the pairs in ln compute: how far beyond it a drift is continued
 LEAST = 1.03

@@ -11,9 +11,9 @@ an observation each.
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import stdtr
 
 from isoflop.scaling.laws.law import Array
+from isoflop.scaling.laws.special_functions import stdtr
 
 PRIOR = 0.5  # information of the prior on delta, in observations: effects of 1.4 standard deviations and below
 LARGEST = 1e9  # a t beyond which nothing is looked for: the bound is open

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import numpy as np
-from scipy.optimize import minimize
 
 from isoflop.scaling.laws.law import Array
 
@@ -21,6 +20,8 @@ def best_mixture(loss: Loss, starts: Array, caps: Array, tries: int = STARTS) ->
     From so many `tries` of `starts` (k, s), the best of them first.
     The conditions of Karush, Kuhn and Tucker are those that SLSQP ends by; a convex law has one optimum.
     """
+    from scipy.optimize import minimize  # slow to import, and only this needs it
+
     inside = np.stack([within(start, caps) for start in starts.T], axis=1)
     ends = []
     for at in np.argsort(loss(inside), kind="stable")[:tries]:

@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.fitting.fit import Fit, FitError, LeastSquares, fit
 from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.laws.law import Array, Box, Law
+from isoflop.scaling.laws.special_functions import stdtrit
 from isoflop.scaling.prediction.batch_of_runs import NoiseScale, noise_of_runs, steps_of_runs
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import is_runs

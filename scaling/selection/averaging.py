@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import gammaln, stdtr
 
 from isoflop.scaling.laws.law import Array
+from isoflop.scaling.laws.special_functions import gammaln, stdtr
 
 BISECTIONS = 60  # equivalent: one more or less halves a bracket that is below rounding
 ONE_SIGMA = 0.8413447460685429  # probability below one standard deviation above the mean of a normal distribution

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import fdtrc
 
 from isoflop.scaling.fitting.fit import Fit, FitError, fit
 from isoflop.scaling.laws.axes.tuning import RATE, RateBowl, rate_bowl
+from isoflop.scaling.laws.special_functions import fdtrc
 from isoflop.scaling.tuning.sweep import CLIFF, Sweep, levels
 
 COLUMN = {"N": "n_params", "D": "tokens", "T": "batch_tokens", "W": "weight_decay"}

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.special import fdtrc
 
 from isoflop.scaling.findings.finding import Finding
+from isoflop.scaling.laws.special_functions import fdtrc
 from isoflop.scaling.table.schedules.curve_run import CurveRun
 
 LEVEL = 0.02  # share of studies whose curves collapse in which this is denied, at most

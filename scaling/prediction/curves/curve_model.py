@@ -16,11 +16,11 @@ from functools import cached_property
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import stdtrit
 
 from isoflop.scaling.fitting.curve_fit import CurveFit, fit_curves
 from isoflop.scaling.laws.curves.curve_law import Prior
 from isoflop.scaling.laws.curves.sums import Array, CurveRows, compile_run, join
+from isoflop.scaling.laws.special_functions import stdtrit
 from isoflop.scaling.table.schedules.curve_run import CurveRun
 from isoflop.scaling.table.schedules.read_curves import without_repeats
 

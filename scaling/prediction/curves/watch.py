@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtri, stdtr
 
 from isoflop.scaling.findings.finding import Finding
+from isoflop.scaling.laws.special_functions import ndtri, stdtr
 from isoflop.scaling.prediction.curves.collapse import Collapse, collapse_findings, collapses
 from isoflop.scaling.prediction.curves.curve_model import FEW, CurveModel, curve_model
 from isoflop.scaling.prediction.curves.run_forecast import BAND, conventions_of
