@@ -328,9 +328,17 @@ def test_the_front_door_imports_nothing_heavy_until_a_command_runs():
 @pytest.mark.process
 @pytest.mark.parametrize(
     "module",
-    ["isoflop.scaling.findings.verdict", "isoflop.scaling.approaches.approaches", "isoflop.scaling.selection.holdout"],
+    [
+        "isoflop.scaling.findings.verdict",
+        "isoflop.scaling.approaches.approaches",
+        "isoflop.scaling.selection.holdout",
+        "isoflop.scaling.prediction.register",
+        "isoflop.experiments.followup.next_study",
+    ],
 )
 def test_fitting_loads_neither_torch_nor_hydra_nor_matplotlib(module):
-    code = f"import sys, {module}; print(sorted({{'torch', 'hydra', 'omegaconf', 'matplotlib'}} & set(sys.modules)))"
+    """Nor scipy.special's package with numpy.f2py, nor scipy.optimize: each a tenth of a command's start and more."""
+    slow = {"torch", "hydra", "omegaconf", "matplotlib", "numpy.f2py", "scipy.special", "scipy.optimize", "scipy.stats"}
+    code = f"import sys, {module}; print(sorted({slow} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert found.stdout.strip() == "[]", found.stderr
