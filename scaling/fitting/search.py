@@ -14,6 +14,8 @@ FEW_PARAMETERS = 5  # up to here 8 starts, up to 7 parameters 16, above 32
 SCATTERED = 24  # more starts for a form of several basins
 ROUGH = 1e-7  # tolerance of the stages before the last
 MOST_STEPS = 1000  # of what still moves after the solver's usual number of steps
+LEADERS = 8  # of the ends that still move a hundred steps later: the others creep along the same valley behind them
+NEAR = 1e-3  # ends whose coordinates differ by less, relative to 1 and to themselves, are one
 MAY_WIN = 0.1  # of the best value: an end this close to it is worth those steps
 
 
@@ -42,7 +44,7 @@ def search(
         return last(problem, begin, delta=np.inf, weights=weights), np.inf, np.arange(len(begin))
     squares = minimise(problem, begin, delta=np.inf, weights=weights, max_steps=40, tolerance=ROUGH)
     exact = np.nanmin(squares.value) <= EXACT * ROUNDING**2 * weights.sum()
-    basin, members = _distinct(squares)
+    basin, members = _distinct(squares.theta, squares.value)
     ends = squares.theta[basin]
     if not problem.one_basin and not exact:
         ends = np.concatenate([ends, begin, _scatter(problem, weights, ends[0], seed)])
@@ -64,7 +66,7 @@ def _patient(problem: FitProblem, ends: Array, *, delta: float | Array, weights:
     done = minimise(problem, ends, delta=delta, weights=weights)
     best = np.min(np.where(np.isfinite(done.value), done.value, np.inf))
     late = ~done.converged & (done.value <= best * (1 + MAY_WIN))
-    return go_on(problem, done, late, delta=delta, weights=weights, curved=True)
+    return go_on(problem, done, late, delta=delta, weights=weights, curved=True, leaders=LEADERS)
 
 
 def go_on(
@@ -76,17 +78,18 @@ def go_on(
     weights: Array,
     tolerance: float = 1e-13,
     curved: bool = False,
+    leaders: int | None = None,
 ) -> Solution:
     """The same solution with the problems in the mask `which` (B,) minimised on from where they ended, in one batch.
 
-    `curved` is that of `minimise`.
+    `curved` and `leaders` are those of `minimise`.
     """
     if not which.any():
         return so_far
     weights = weights[which] if np.ndim(weights) == 2 and len(weights) == len(which) else weights
     more = minimise(
         problem, so_far.theta[which], delta=delta, weights=weights, max_steps=MOST_STEPS, tolerance=tolerance,
-        curved=curved,
+        curved=curved, leaders=leaders,
     )  # fmt: skip
     theta, value, converged, steps = (a.copy() for a in vars(so_far).values())
     better = np.zeros_like(which)
@@ -123,18 +126,17 @@ def _scale(problem: FitProblem, theta: Array, weights: Array, spread: Array | fl
     return robust_scale(problem.residuals(theta)[0][0] / spread, len(problem.free), weights * spread * spread)
 
 
-def _distinct(solution: Solution) -> tuple[Array, Array]:
-    """Indices of the distinct ends, best first, and for each start which of them it reached."""
-    order = np.argsort(solution.value, kind="stable")
+def _distinct(theta: Array, value: Array) -> tuple[Array, Array]:
+    """Indices of the distinct of ends theta (B, P), lowest value (B,) first, and for each which of them it is near."""
+    order = np.argsort(value, kind="stable")
     kept: list[int] = []
     members = np.empty(len(order), dtype=int)
     for i in order:
-        same = [
-            k for k, j in enumerate(kept) if np.allclose(solution.theta[i], solution.theta[j], rtol=1e-3, atol=1e-3)
-        ]
-        if not same:
+        known = theta[kept]
+        same = np.flatnonzero((np.abs(theta[i] - known) <= NEAR * (1 + np.abs(known))).all(axis=1))
+        if not len(same):
             kept.append(int(i))
-        members[i] = same[0] if same else len(kept) - 1
+        members[i] = same[0] if len(same) else len(kept) - 1
     return np.array(kept), members
 
 

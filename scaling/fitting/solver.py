@@ -27,6 +27,7 @@ TRUSTED = 1e-2  # damping up to which a predicted decrease is believed
 RESTART = 2e-3  # least damping after a step that failed
 CURVED_RESTART = 1e-5  # the same where steps are bent
 POOR = 0.2  # of the predicted decrease: a step that gains less is a poor one
+CROWD = 100  # steps after which only leaders go on
 LATE = 20  # steps after which the curvature of a form of several basins is trusted
 NEGLIGIBLE = 1e-9  # residuals of ln loss of the size of the digits of a table: what no step lowers is exact
 HOPELESS = 1e9  # damping above which a problem is given up
@@ -134,24 +135,24 @@ def minimise(
     damping: float = 1e-2,
     anchor: Anchor | None = None,
     curved: bool = False,
+    leaders: int | None = None,
 ) -> Solution:
     """Minimise the sum of weights (n,) or (B, n) times Huber(residual) from every row of start (B, P).
 
     `delta` is Huber's, one for all rows or (n,), infinite for half squares. A problem ends when it has converged to the
     relative `tolerance`, after `max_steps`, or when no damping helps; `converged` says which. `damping` is that of the
-    first step. `curved` bends steps that fail: dearer steps, and fewer in a valley that bends.
+    first step. `curved` bends steps that fail: dearer steps, and fewer in a valley that bends. `leaders` is for starts
+    of one problem: after CROWD steps so many of those that still move go on, the lowest.
     """
     start = np.clip(np.atleast_2d(np.asarray(start, dtype=float)), problem.lower, problem.upper)
     weights = np.atleast_2d(weights)
-    parts = []
+    solver, parts = _Block(problem, delta, tolerance, anchor, curved, leaders), []
     with np.errstate(all="ignore"):
         block = min(BLOCK, max(CELLS // weights.shape[-1], 1))
         for lo in range(0, len(start), block):
             rows = np.arange(lo, min(lo + block, len(start)))
             own = weights[rows] if len(weights) == len(start) else weights
-            parts.append(
-                _Block(problem, delta, tolerance, anchor, curved).run(start[rows], own, rows, max_steps, damping)
-            )
+            parts.append(solver.run(start[rows], own, rows, max_steps, damping))
     return Solution(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
@@ -164,6 +165,7 @@ class _Block:
     tolerance: float
     anchor: Anchor | None
     curved: bool = False
+    leaders: int | None = None
 
     def run(self, start: Array, weights: Array, rows: Array, max_steps: int, damping: float) -> tuple[Array, ...]:
         offset, count = rows[0], len(rows)
@@ -174,7 +176,7 @@ class _Block:
         total = state.weights.sum(axis=-1)
         for step in range(max_steps):
             exact = self.problem.one_basin or step >= LATE
-            move, predicted = self._step(state, exact)
+            model, move, predicted = self._step(state, exact)
             # Rounding of the residuals bounds how far the objective of an exact fit can be distinguished from zero.
             noise = ROUNDING**2 * np.maximum(total, 1.0)
             now = state.value + state.pull
@@ -185,15 +187,17 @@ class _Block:
             if stuck.any():
                 done |= stuck & (state.value <= NEGLIGIBLE**2 * total)
             leave = done | stuck
+            if self.leaders and step == CROWD:
+                leave |= np.argsort(np.argsort(now, kind="stable")) >= self.leaders
             if leave.any():
                 at = state.rows[leave] - offset
                 theta[at], value[at] = state.theta[leave], state.value[leave]
                 converged[at], steps[at] = done[leave], step
                 if leave.all():
                     return theta, value, converged, steps
-                state, move, predicted = state.take(~leave), move[~leave], predicted[~leave]
+                state, model, move, predicted = state.take(~leave), model[~leave], move[~leave], predicted[~leave]
                 total = state.weights.sum(axis=-1)
-            self._advance(state, move, predicted, exact)
+            self._advance(state, model, move, predicted)
         at = state.rows - offset
         theta[at], value[at] = state.theta, state.value
         return theta, value, converged, steps
@@ -209,11 +213,11 @@ class _Block:
         quantity, _ = self.anchor.quantity(theta)
         return 0.5 * self.anchor.stiffness[rows] * (quantity - self.anchor.target[rows]) ** 2
 
-    def _advance(self, state: _State, move: Array, predicted: Array, exact: bool) -> None:
+    def _advance(self, state: _State, model: Array, move: Array, predicted: Array) -> None:
         trial = self._evaluate(state.theta + move, state.weights, state.rows)
         now, then = state.value + state.pull, trial.value + trial.pull
         if self.curved:
-            self._bend(state, trial, move, now - then < POOR * np.maximum(predicted, 0.0), exact)
+            self._bend(state, trial, model, move, now - then < POOR * np.maximum(predicted, 0.0))
             then = trial.value + trial.pull
         better = then < now
         ratio = np.where(better, (now - then) / np.maximum(predicted, 1e-300), 0.0)
@@ -226,7 +230,7 @@ class _Block:
         )
         state.accept(better, trial)
 
-    def _bend(self, state: _State, trial: _State, move: Array, poor: Array, exact: bool) -> None:
+    def _bend(self, state: _State, trial: _State, model: Array, move: Array, poor: Array) -> None:
         """Move the trials in the mask `poor` (B,) by the acceleration along their step, where that is better."""
         at = np.flatnonzero(poor & np.isfinite(trial.value))
         if not len(at):
@@ -235,16 +239,15 @@ class _Block:
         missed = trial.residual[at] - before.residual - np.einsum("bpn,bp->bn", before.gradient, step)
         inlier = np.where(np.abs(before.residual) <= self.delta, before.weights, 0.0)
         push = (before.gradient @ (inlier * missed)[..., None])[..., 0]
-        model, _ = self._model(before, exact)
         lower, upper, ended = self.problem.lower, self.problem.upper, before.theta + step
-        further = self._solve(model, -push, (ended <= lower) | (ended >= upper))
+        further = self._solve(model[at], -push, (ended <= lower) | (ended >= upper))
         bent = self._evaluate(np.clip(ended + further, lower, upper), before.weights, before.rows)
         gains = bent.value + bent.pull < trial.value[at] + trial.pull[at]
         for name in MOVES:
             getattr(trial, name)[at[gains]] = getattr(bent, name)[gains]
 
-    def _step(self, state: _State, exact: bool) -> tuple[Array, Array]:
-        """The damped Newton step inside the box, (B, P), and half its predicted decrease of the objective."""
+    def _step(self, state: _State, exact: bool) -> tuple[Array, Array, Array]:
+        """The damped quadratic model (B, P, P), its step inside the box, (B, P), and half the predicted decrease."""
         model, slope = self._model(state, exact)
         lower, upper = self.problem.lower, self.problem.upper
         to_lower, to_upper = lower - state.theta, upper - state.theta
@@ -262,7 +265,7 @@ class _Block:
             held = np.where(beyond[at], wall[at], np.where(fixed[at], move[at], 0.0))
             move[at] = self._solve(model[at], -slope[at], fixed[at], held)
         move = np.minimum(np.maximum(move, to_lower), to_upper)
-        return move, -0.5 * np.einsum("bp,bp->b", slope, move)
+        return model, move, -0.5 * np.einsum("bp,bp->b", slope, move)
 
     def _model(self, state: _State, exact: bool) -> tuple[Array, Array]:
         """Matrix (B, P, P) and slope (B, P) of the damped quadratic model; `exact` adds the curvature."""

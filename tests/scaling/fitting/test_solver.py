@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import minimize
 
 from isoflop.scaling.fitting.problem import FitProblem
-from isoflop.scaling.fitting.solver import Anchor, huber, minimise
+from isoflop.scaling.fitting.solver import CROWD, Anchor, huber, minimise
 from isoflop.scaling.fitting.starts import nonnegative, random_starts, starts
 from isoflop.scaling.laws.broken import BNSL
 from isoflop.scaling.laws.chinchilla import Chinchilla
@@ -80,6 +80,22 @@ def test_bent_steps_follow_a_valley_that_bends_to_its_end():
     assert curved.theta == pytest.approx(np.ones((2, 2)), abs=1e-6)
     assert curved.value == pytest.approx([0.005, 0.005], rel=1e-12)
     assert (curved.steps < straight.steps / 10).all()
+
+
+def test_of_starts_that_still_move_the_lowest_go_on_as_if_alone():
+    begin = np.array([[x, x * x] for x in (-4.0, -5.0, -3.0, -3.5)])
+
+    def followed(**options):
+        return minimise(Valley(300.0), begin, delta=np.inf, weights=np.ones(3), max_steps=2000, **options)
+
+    every, behind = followed(), minimise(Valley(300.0), begin, delta=np.inf, weights=np.ones(3), max_steps=CROWD)
+    assert every.converged.all()
+    assert not behind.converged.any()
+    led, lowest = followed(leaders=2), np.argsort(behind.value)[:2]
+    assert np.array_equal(np.flatnonzero(led.converged), np.sort(lowest))
+    assert (led.theta[lowest] == every.theta[lowest]).all()
+    assert (led.steps[~led.converged] == CROWD).all()
+    assert (led.value[~led.converged] == behind.value[~led.converged]).all()
 
 
 def test_a_valley_that_leaves_the_box_is_followed_along_its_wall():
