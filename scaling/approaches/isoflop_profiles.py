@@ -7,10 +7,11 @@ A profile without a trustworthy minimum is refused with a reason: it is drawn, b
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtr
 
 from isoflop.scaling.approaches.profile_curve import ProfileShape, fit_shape
 from isoflop.scaling.laws.cost import Cost
@@ -21,6 +22,9 @@ WINDOWS = {"exact": 16.0, "akima": np.inf, "parabola": 4.0}
 METHODS = tuple(WINDOWS)
 MIN_SIZES = 3
 AKIMA_DRAWS = 200  # interpolations of noisy losses, for the sd of the minimum
+NEAR = 0.02  # in ln N: where the steepness of a curve is taken round its minimum
+SKEW = 0.25  # of the grid's step: about what the skew of a parabola moves its vertex by
+LEAST_STEEP = 0.3  # of the mean steepness: no line through it goes lower
 OFF_CENTRE = 0.6  # of the half-width of the parabola's window: beyond, its vertex is mostly the skew of the profile
 
 Curve = Callable[[np.ndarray], np.ndarray]  # loss against n_params
@@ -32,8 +36,9 @@ class IsoflopProfile:
 
     `frame` has n_params, tokens, flops, loss and `used` (inside the curve's window). `log_n_sd` is the standard
     deviation of ln n_opt and `freedom` how many degrees of freedom it has: from the scatter of the points round the
-    curve, and how sharply the curve has its minimum; a parabola's is at least a third of the grid's step. `reason` says
-    why a profile is refused, or warns of an accepted one. Optima are NaN when there is none.
+    curve, and how steep the curves of all budgets are round their minima (`_steep_alike`); a parabola's is at least
+    SKEW of the grid's step. `reason` says why a profile is refused, or warns of an accepted one. Optima are NaN when
+    there is none.
     """
 
     flops: float
@@ -63,7 +68,11 @@ def isoflop_profiles(
     reach = WINDOWS[method] if window is None else window
     marked = [g.assign(used=_in_window(g, reach)) for g in budgets]
     shape = fit_shape([g[g["used"]] for g in marked], points.cost) if method != "parabola" else None
-    return [_profile(g, points.cost, method, shape) for g in marked]
+    found = [_profile(g, points.cost, method, shape) for g in marked]
+    if method == "akima":
+        return found
+    found = _steep_alike(found)
+    return [_with_skew(p) for p in found] if method == "parabola" else found
 
 
 def budget_groups(points: Points, tolerance: float = 0.05) -> list[pd.DataFrame]:
@@ -104,8 +113,6 @@ def _profile(frame: pd.DataFrame, cost: Cost, method: str, shape: ProfileShape |
     reason = _bracket(x, y, log_n, method) or reason
     accepted = not reason
     if accepted:
-        if method == "parabola":  # its skew moves the vertex by about as much
-            sd = max(sd, float(np.median(np.diff(x))) / 3)
         reason = _caution(x, log_n)
     n_opt = float(np.exp(log_n)) if np.isfinite(log_n) else float("nan")
     return IsoflopProfile(
@@ -121,6 +128,53 @@ def _profile(frame: pd.DataFrame, cost: Cost, method: str, shape: ProfileShape |
         log_n_sd=float(sd),
         freedom=float(max(len(x) - MIN_SIZES, 0)) if shape is None else shape.freedom,
     )
+
+
+def _steep_alike(profiles: list[IsoflopProfile]) -> list[IsoflopProfile]:
+    """The profiles with the sd that each optimum has if its curve is as steep as the curves of all budgets say.
+
+    A curve that noise has made flat has an optimum far off and a large sd together, and intervals of such sds cover too
+    often. So the steepness d2 ln L / d(ln N)2 is taken from its line over ln C, no less than LEAST_STEEP of the mean;
+    and as only an optimum between the sizes is accepted, the sd is that of a normal cut off at the smallest and largest.
+    """
+    found = [(p, _steepness(p)) for p in profiles]
+    convex = [(np.log(p.flops), steep) for p, steep in found if steep > 0]
+    if not convex:
+        return profiles
+    x, steepness = np.array(convex).T
+    line = np.polyfit(x - x.mean(), steepness, 1 if len(x) > 2 else 0)
+    result = []
+    for p, steep in found:
+        if p.accepted and steep > 0 and p.log_n_sd > 0:
+            shared = max(float(np.polyval(line, np.log(p.flops) - x.mean())), LEAST_STEEP * steepness.mean())
+            ends = np.log(p.frame.loc[p.frame["used"], "n_params"].agg(["min", "max"]).to_numpy(float))
+            p = replace(p, log_n_sd=_cut_off(p.log_n_sd * steep / shared, ends - np.log(p.n_opt)))
+        result.append(p)
+    return result
+
+
+def _with_skew(profile: IsoflopProfile) -> IsoflopProfile:
+    """A parabola whose sd is no less than what its skew moves the vertex by."""
+    sizes = np.unique(profile.frame.loc[profile.frame["used"], "n_params"].to_numpy(float))
+    if not profile.accepted or len(sizes) <= MIN_SIZES:
+        return profile
+    return replace(profile, log_n_sd=max(profile.log_n_sd, SKEW * float(np.median(np.diff(np.log(sizes))))))
+
+
+def _steepness(profile: IsoflopProfile) -> float:
+    """d2 ln L / d(ln N)2 at the optimum of a curve; NaN where it has none."""
+    if not 0 < profile.n_opt < np.inf:
+        return float("nan")
+    left, middle, right = np.log(profile.curve(profile.n_opt * np.exp(np.array([-NEAR, 0.0, NEAR]))))
+    return float(left - 2 * middle + right) / NEAR**2
+
+
+def _cut_off(sd: float, ends: np.ndarray) -> float:
+    """Standard deviation of a normal distribution round 0, cut off at both ends."""
+    z = ends / sd
+    density, inside = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi), float(np.diff(ndtr(z))[0])
+    mean = (density[0] - density[1]) / inside
+    return sd * float(np.sqrt(max(1 + (z[0] * density[0] - z[1] * density[1]) / inside - mean**2, 0.0)))
 
 
 def _by_size(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

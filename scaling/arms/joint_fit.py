@@ -1,7 +1,10 @@
 """Joint fits of two arms: one form, with some parameters shared between the arms and each arm's own others.
 
 What is shared is a claim: arms on the same data, tokenizer and context share E; equal exponents mean a gain that does
-not change with compute. The fits under all claims are weighed against each other by AICc, which counts clusters.
+not change with compute. The fits under all claims are weighed against each other by AICc, which counts clusters. Few runs
+cannot tell a constant gain from one that grows, however heavily AICc prefers the simpler claim: an interval that took
+its word would be right only if the claim is (Leeb and Poetscher 2005). So `multiplier` gives the claim its weight, and
+its intervals to the claims under which every arm has exponents of its own.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,9 +25,10 @@ from isoflop.scaling.laws.power import Power
 from isoflop.scaling.selection.averaging import Forecast
 from isoflop.scaling.table.conventions import Points
 
+CONSTANT = "E and exponents"  # the claim under which a multiplier does not change with compute
 SHARED: dict[type[Law], dict[str, tuple[str, ...]]] = {
-    Chinchilla: {"E and exponents": ("E", "alpha", "beta"), "E": ("E",), "nothing": ()},
-    Power: {"E and exponents": ("E", "g"), "E": ("E",), "nothing": ()},
+    Chinchilla: {CONSTANT: ("E", "alpha", "beta"), "E": ("E",), "nothing": ()},
+    Power: {CONSTANT: ("E", "g"), "E": ("E",), "nothing": ()},
 }
 MIN_DELTA = 1e-7
 COLLINEAR = 0.98  # |correlation of ln N and ln D| beyond which a law of both is not identified
@@ -153,6 +157,11 @@ class ArmsFit:
     def freedom(self) -> float:
         """Degrees of freedom of the jackknife."""
         return max(len(self.without) - 1, 1)
+
+    @property
+    def constant(self) -> bool:
+        """Whether the claim has the multiplier the same at every compute."""
+        return self.sharing == CONSTANT
 
     def forecast(self, quantity: Quantity) -> Forecast:
         """A quantity of the arms' frontiers (n,) as Student's t with its jackknife error."""

@@ -117,6 +117,7 @@ def comparison_findings(
     matched: Matched | None,
     at_compute: pd.DataFrame,
     varies: tuple[float, float] | None,
+    constant: bool,
     level: float,
 ) -> tuple[Finding, ...]:
     """Findings on a comparison of two arms, worst first: what can void or qualify the multiplier."""
@@ -126,6 +127,12 @@ def comparison_findings(
         *_ends(arm, baseline, data[arm], data[baseline]),
         *_verdicts(arm, baseline, matched, at_compute, level),
     ]
+    if constant:
+        found.append(Finding(
+            "multiplier_assumed_constant", "warn",
+            "the multiplier is taken to be the same at every compute: these runs are too few to tell how it changes",
+            "more sizes or budgets in each arm, before it is used at another compute",
+        ))  # fmt: skip
     if varies:
         found.append(Finding(
             "multiplier_varies", "warn",

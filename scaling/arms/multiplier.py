@@ -1,7 +1,8 @@
 """Compute multiplier between arms: the factor by which an arm needs less compute for the loss of the baseline.
 
 m(loss) = C_baseline(loss) / C_arm(loss), on frontiers fitted jointly (`joint_fit`), averaged over claims of what the
-arms share. With it come the ranking at one matched budget and Findings on the comparison (`matched`).
+arms share other than their exponents. With it come the ranking at one matched budget and Findings on the comparison
+(`matched`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,8 +39,8 @@ class Pair:
 
     `at_loss` has columns loss, flops_arm, flops_baseline, multiplier, lo, hi; `at_compute` flops of the arm, loss,
     multiplier, lo, hi, p_better. `crossover` has flops (None without one), lo and hi (None: open), possible, and
-    probability_in_data. `sharing` holds the weight of each claim of what the arms share. `paired` says whether the
-    cells match one to one.
+    probability_in_data. `sharing` holds the weight of each claim of what the arms share, `fits` those under which the
+    multiplier may change with compute, which it is averaged over. `paired` says whether the cells match one to one.
     """
 
     arm: str
@@ -67,7 +68,7 @@ class Pair:
     def __str__(self) -> str:
         lines = [
             f"{self.arm} against {self.baseline}: {self.form}, {'paired' if self.paired else 'unpaired'} cells; "
-            + "shared: "
+            + "shared by AICc: "
             + ", ".join(f"{name} {w:.0%}" for name, w in self.sharing.items()),
             f"  {'loss':>8} {'C ' + self.arm[:9]:>12} {'C ' + self.baseline[:9]:>12} {'multiplier':>10}  interval",
         ]
@@ -202,18 +203,34 @@ def _pair(
     ours, theirs = data[arm], data[baseline]
     labels, paired = cluster_labels(ours.frame, theirs.frame)
     fits = fit_arms([ours, theirs], labels)
-    weights = softmax(np.array([-0.5 * f.aicc for f in fits]))
+    weights = _weights(fits)
+    sharing = {f.sharing: float(w) for f, w in zip(fits, weights, strict=True)}
+    fits, weights = _averaged(fits)
     losses = _common_losses(fits, weights, ours, theirs)
     span = _common_compute(ours, theirs)
     at_loss = _at_losses(fits, weights, losses, level)
     at_compute = _at_computes(fits, weights, np.array([*span, *([target] if target else [])]), level)
     matched = matched_ranking(arm, ours.frame, baseline, theirs.frame, level)
     varies = _varies(fits, weights, losses, level)
-    found = comparison_findings(arm, baseline, rows, data, matched, at_compute, varies, level)
-    sharing = {f.sharing: float(w) for f, w in zip(fits, weights, strict=True)}
+    found = comparison_findings(
+        arm, baseline, rows, data, matched, at_compute, varies, fits[0].constant, level
+    )
     crossover = _crossover(fits, weights, span, target, level)
     form = type(fits[0].laws[0]).name
     return Pair(arm, baseline, at_loss, at_compute, crossover, sharing, form, paired, matched, found, tuple(fits))
+
+
+def _averaged(fits: Sequence[ArmsFit]) -> tuple[list[ArmsFit], Array]:
+    """The claims that a multiplier is averaged over, and their weights: those under which it may change with compute,
+    unless the clusters are too few for their AICc."""
+    kept = [f for f in fits if not f.constant and np.isfinite(f.aicc)] or [f for f in fits if f.constant]
+    return kept, _weights(kept)
+
+
+def _weights(fits: Sequence[ArmsFit]) -> Array:
+    """The weights of claims by AICc; all of it to a constant multiplier where clusters are too few for any AICc."""
+    scores = np.array([-0.5 * f.aicc for f in fits])
+    return softmax(scores) if np.isfinite(scores).any() else np.array([float(f.constant) for f in fits])
 
 
 def _average(fits: Sequence[ArmsFit], weights: Array, quantity: Quantity) -> ForecastAverage:

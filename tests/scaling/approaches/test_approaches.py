@@ -158,7 +158,7 @@ def test_the_sd_of_an_optimum_is_that_of_its_scatter():
     """Without noise 0, but for the parabola, whose skew the grid's step stands for; with noise as studies scatter."""
     for method in METHODS:
         for profile in isoflop_profiles(isoflop_points(HOFFMANN, 1.0, 9), method=method):
-            least = np.log(10) / 4 / 3 if method == "parabola" else 0.0
+            least = np.log(10) / 4 / 4 if method == "parabola" else 0.0
             assert profile.log_n_sd == pytest.approx(least, rel=1e-6, abs=5e-3)
     clean = isoflop_points(HOFFMANN, 1.0, 9)
     rng = np.random.default_rng(0)

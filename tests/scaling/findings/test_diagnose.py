@@ -9,7 +9,7 @@ from isoflop.scaling.approaches.approaches import approaches
 from isoflop.scaling.design.simulate import simulate_points, simulate_study
 from isoflop.scaling.findings.diagnose import Finding, diagnose, diagnose_approaches, refused
 from isoflop.scaling.findings.finding import Case, likelihood_ratio, variant
-from isoflop.scaling.findings.residual_checks import BITS, _in_bits
+from isoflop.scaling.findings.residual_checks import BITS, _in_bits, far_off
 from isoflop.scaling.findings.table_checks import protocol
 from isoflop.scaling.fitting.fit import Huber, LeastSquares, fit
 from isoflop.scaling.fitting.uncertainty import jackknife
@@ -121,6 +121,29 @@ def test_outliers_are_listed_and_make_least_squares_depend_on_delta():
     at_the_edge.loc[0, "loss"] *= 1.05
     leaning = findings(at_the_edge, objective=LeastSquares())
     assert "sensitive_to_rows" in leaning or "sensitive_to_delta" in leaning
+
+
+def test_a_run_5_sd_high_is_named_and_no_warning():
+    """Noise of heavy tails has such runs, too; among them a run 15 sd off is a warning."""
+    table = grid(noise=0.01)
+    table.loc[10, "loss"] *= 1.05
+    found = findings(table, draws=False)["outliers"]
+    assert (found.severity, "row 11 (+" in found.message) == ("info", True)
+    table.loc[10, "loss"] *= 1.10
+    assert findings(table, draws=False)["outliers"].severity == "warn"
+
+
+def test_far_rows_are_found_at_their_level_and_with_the_power_that_is_stated():
+    rng = np.random.default_rng(0)
+    columns = rng.normal(size=(43, 5))
+    clean = rng.normal(size=(200, 43))
+    level = np.mean([len(far_off(columns, y)) > 0 for y in clean])
+    assert binom.ppf(0.001, 200, 0.08) / 200 <= level <= binom.ppf(0.999, 200, 0.1) / 200
+    high, low = (np.array([7 in far_off(columns, y + side * (np.arange(43) == 7)) for y in clean[:100]]) for side in (5, -5))
+    assert high.mean() > 0.85
+    assert 0.7 < low.mean() < high.mean()  # most of the level is for losses that are too high
+    masked = clean[:50] + 7 * np.isin(np.arange(43), [3, 20, 31])
+    assert np.mean([set(far_off(columns, y)) >= {3, 20, 31} for y in masked]) > 0.9
 
 
 def test_losses_in_bits_among_nats_are_mixed_units():

@@ -153,7 +153,11 @@ def clean_findings(design: Design, study: int) -> Iterator[Outcome]:
 def faulty_findings(design: Design, study: int) -> Iterator[Outcome]:
     """Whether each fault of a study is seen: any warning."""
     for name, spoiled in FAULTS.items():
-        yield replace(_warned(spoiled(design, _rng(design, study))), quantity=name)
+        table = spoiled(design, _rng(design, study))
+        yield replace(_warned(table), quantity=name)
+        if spoiled is _one_bad_run:
+            named = "outliers" in [f.code for f in diagnose(fit("chinchilla", table), None, table)]
+            yield Outcome(f"named: {name}", 0, named)
 
 
 @cache
@@ -280,6 +284,7 @@ PARTS = {
     "power": Part(
         faulty_findings, FAULTY, 300,
         {"kappa": (0.9, 1.0), "bent": (0.7, 1.0), "three smallest": (0.8, 1.0), "largest": (0.7, 1.0),
-         "sizes above": (0.9, 1.0), "unnamed": (0.8, 1.0), "one run": (0.9, 1.0)},
+         "sizes above": (0.9, 1.0), "unnamed": (0.8, 1.0), "one run": (0.9, 1.0),
+         "named: one run": (0.9, 1.0)},
     ),
 }  # fmt: skip
