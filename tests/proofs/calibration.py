@@ -6,7 +6,8 @@ Simulated studies with a known truth (tests/support/fits/simulated_studies.py), 
 it (calibrated.py). Every outcome is added to a CSV file, by the hash of the code in scaling/; a study that is there is
 not simulated again, so an interrupted proof goes on, and `--minutes` ends one with the studies made till then. The
 summary has a binomial 95% interval for every share (Clopper and Pearson 1934) and the bar it is held to; `--write` puts
-it into docs/calibration.csv and docs/calibration.md.
+it into docs/calibration.csv and docs/calibration.md, in place of what these have of the same designs; with it stands
+the most that any test could see of the faults.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import hashlib
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -22,7 +24,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import beta, kstest
 
+from isoflop.scaling.findings.departures import LEVEL
 from tests.support.fits.calibrated import PARTS, Part
+from tests.support.fits.linear_studies import LinearStudies
 from tests.support.root import ROOT
 
 FIELDS = ("code", "part", "design", "noise", "study", "quantity", "level", "hit", "place", "note")
@@ -187,6 +191,35 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def merged(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """A summary with another's rows in place of its own of the same part, design and noise, the parts in order."""
+    cell = ["part", "design", "noise"]
+    again = set(new[cell].itertuples(index=False, name=None))
+    kept = old[[row not in again for row in old[cell].itertuples(index=False, name=None)]]
+    order = {name: i for i, name in enumerate(PARTS)}
+    both = pd.concat([kept.fillna({"verdict": "", "codes": ""}), new], ignore_index=True)
+    return both.sort_values("part", key=lambda part: part.map(order), kind="stable", ignore_index=True)
+
+
+def bounds() -> str:
+    """The power that no test exceeds though it knows the fault, its size and sign and the noise, as lines of the page."""
+    levels = (0.05, LEVEL, 0.15)
+    lines = [
+        "## the most that a test could see", "",
+        "Of the same studies with 1% noise: the power that no test of a level exceeds (Neyman and Pearson), were the fault, "
+        "its size and its sign known and the whole level spent on it. The law takes up most of what such a fault does. "
+        f"Departures share the level {LEVEL:g}; all warnings together are held to .15.", "",
+        "| design | fault | " + " | ".join(f"level {level:g}" for level in levels) + " |",
+        "| --- | --- |" + " --- |" * len(levels),
+    ]  # fmt: skip
+    for sizes in (7, 8):
+        studies = LinearStudies(replace(PARTS["power"].designs[0], sizes=sizes))
+        for fault, shift in studies.faults.items():
+            power = " | ".join(f"{studies.bound(shift, 0.01, level):.2f}" for level in levels)
+            lines.append(f"| {len(studies.table)} runs, {sizes} sizes a budget | {fault} | {power} |")
+    return "\n".join([*lines, ""])
+
+
 def main() -> None:
     """Simulate, print, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -203,8 +236,9 @@ def main() -> None:
     counts = shown["verdict"].value_counts()
     print({name: int(counts.get(name, 0)) for name in ("holds", "unsure", "misses")})
     if given.write:
+        table = merged(pd.read_csv(TABLES[0]), table) if TABLES[0].exists() else table
         table.round(4).to_csv(TABLES[0], index=False)
-        TABLES[1].write_text(markdown(table))
+        TABLES[1].write_text(f"{markdown(table)}\n{bounds()}")
 
 
 if __name__ == "__main__":
