@@ -135,7 +135,7 @@ def _steep_alike(profiles: list[IsoflopProfile]) -> list[IsoflopProfile]:
 
     A curve that noise has made flat has an optimum far off and a large sd together, and intervals of such sds cover too
     often. So the steepness d2 ln L / d(ln N)2 is taken from its line over ln C, no less than LEAST_STEEP of the mean;
-    and as only an optimum between the sizes is accepted, the sd is that of a normal cut off at the smallest and largest.
+    and as only an optimum between the sizes is accepted, the sd is that of a normal cut off at the ends.
     """
     found = [(p, _steepness(p)) for p in profiles]
     convex = [(np.log(p.flops), steep) for p, steep in found if steep > 0]

@@ -1,10 +1,10 @@
 """Joint fits of two arms: one form, with some parameters shared between the arms and each arm's own others.
 
 What is shared is a claim: arms on the same data, tokenizer and context share E; equal exponents mean a gain that does
-not change with compute. The fits under all claims are weighed against each other by AICc, which counts clusters. Few runs
-cannot tell a constant gain from one that grows, however heavily AICc prefers the simpler claim: an interval that took
-its word would be right only if the claim is (Leeb and Poetscher 2005). So `multiplier` gives the claim its weight, and
-its intervals to the claims under which every arm has exponents of its own.
+not change with compute. The fits under all claims are weighed against each other by AICc, which counts clusters. Few
+runs cannot tell a constant gain from one that grows, however heavily AICc prefers the simpler claim: an interval that
+took its word would be right only if the claim is (Leeb and Poetscher 2005). So `multiplier` says the weight of the
+claim, and takes its intervals from those under which every arm has exponents of its own.
 """
 
 from collections.abc import Callable, Sequence

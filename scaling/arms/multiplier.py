@@ -212,9 +212,7 @@ def _pair(
     at_compute = _at_computes(fits, weights, np.array([*span, *([target] if target else [])]), level)
     matched = matched_ranking(arm, ours.frame, baseline, theirs.frame, level)
     varies = _varies(fits, weights, losses, level)
-    found = comparison_findings(
-        arm, baseline, rows, data, matched, at_compute, varies, fits[0].constant, level
-    )
+    found = comparison_findings(arm, baseline, rows, data, matched, at_compute, varies, fits[0].constant, level)
     crossover = _crossover(fits, weights, span, target, level)
     form = type(fits[0].laws[0]).name
     return Pair(arm, baseline, at_loss, at_compute, crossover, sharing, form, paired, matched, found, tuple(fits))

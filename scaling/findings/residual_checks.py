@@ -73,9 +73,8 @@ def outliers(case: Case, found: Departures) -> Iterator[Finding]:
         far[named] = True
         yield Finding(
             "outliers", "info",
-            f"{far.sum()} of {len(r)} points lie farther off than normal noise would: {_rows(case, far)}; noise of heavy "
-            "tails has such runs, too",
-            "look at those runs",
+            f"{far.sum()} of {len(r)} points lie farther off than normal noise has them: {_rows(case, far)}",
+            "look at those runs; noise of heavy tails has such runs, too",
         )  # fmt: skip
 
 

@@ -202,12 +202,12 @@ def merged(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
 
 
 def bounds() -> str:
-    """The power that no test exceeds though it knows the fault, its size and sign and the noise, as lines of the page."""
+    """The power that no test exceeds though it knows the fault, its size and sign and the noise, as a page's lines."""
     levels = (0.05, LEVEL, 0.15)
     lines = [
         "## the most that a test could see", "",
-        "Of the same studies with 1% noise: the power that no test of a level exceeds (Neyman and Pearson), were the fault, "
-        "its size and its sign known and the whole level spent on it. The law takes up most of what such a fault does. "
+        "Of the same studies with 1% noise: the power that no test of a level exceeds (Neyman and Pearson), were the "
+        "fault, its size and its sign known and the whole level spent on it. The law takes up most of what such a fault does. "
         f"Departures share the level {LEVEL:g}; all warnings together are held to .15.", "",
         "| design | fault | " + " | ".join(f"level {level:g}" for level in levels) + " |",
         "| --- | --- |" + " --- |" * len(levels),

@@ -111,7 +111,7 @@ def test_findings_on_a_comparison():
 
 
 def test_disagreement_with_the_matched_runs_is_said():
-    """Two sizes at the top, 3% lower for the arm that lags everywhere else, in three seeds: too few to move the laws."""
+    """Two sizes at the top, 3% lower for the arm that lags elsewhere, in three seeds: too few to move the laws."""
     tables = [two_arms(cheaper(1.3), seed=seed, noise=0.002).assign(seed=seed) for seed in range(3)]
     top = tables[0]["n_params"] * tables[0]["tokens"] > 1.5e13
     at = tables[0].index[top]

@@ -139,7 +139,9 @@ def test_far_rows_are_found_at_their_level_and_with_the_power_that_is_stated():
     clean = rng.normal(size=(200, 43))
     level = np.mean([len(far_off(columns, y)) > 0 for y in clean])
     assert binom.ppf(0.001, 200, 0.08) / 200 <= level <= binom.ppf(0.999, 200, 0.1) / 200
-    high, low = (np.array([7 in far_off(columns, y + side * (np.arange(43) == 7)) for y in clean[:100]]) for side in (5, -5))
+    high, low = (
+        np.array([7 in far_off(columns, y + side * (np.arange(43) == 7)) for y in clean[:100]]) for side in (5, -5)
+    )
     assert high.mean() > 0.85
     assert 0.7 < low.mean() < high.mean()  # most of the level is for losses that are too high
     masked = clean[:50] + 7 * np.isin(np.arange(43), [3, 20, 31])
