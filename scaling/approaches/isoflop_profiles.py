@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtr
 
 from isoflop.scaling.approaches.profile_curve import ProfileShape, fit_shape
 from isoflop.scaling.laws.cost import Cost
+from isoflop.scaling.laws.special_functions import ndtr
 from isoflop.scaling.table.conventions import Points
 
 # Points used by each curve, as a factor of size around the lowest: no law holds from a fortieth to forty times N*.

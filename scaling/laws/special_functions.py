@@ -14,7 +14,7 @@ import scipy
 PACKAGE = "scipy.special"
 
 if TYPE_CHECKING:
-    from scipy.special import chdtri, fdtrc, fdtri, gammaln, ndtri, stdtr, stdtrit
+    from scipy.special import chdtri, fdtrc, fdtri, gammaln, ndtr, ndtri, stdtr, stdtrit
 else:
 
     def compiled() -> ModuleType:
@@ -33,6 +33,6 @@ else:
 
     _functions = compiled()
     chdtri, fdtrc, fdtri, gammaln = (_functions.chdtri, _functions.fdtrc, _functions.fdtri, _functions.gammaln)
-    ndtri, stdtr, stdtrit = _functions.ndtri, _functions.stdtr, _functions.stdtrit
+    ndtr, ndtri, stdtr, stdtrit = _functions.ndtr, _functions.ndtri, _functions.stdtr, _functions.stdtrit
 
-__all__ = ["chdtri", "fdtrc", "fdtri", "gammaln", "ndtri", "stdtr", "stdtrit"]
+__all__ = ["chdtri", "fdtrc", "fdtri", "gammaln", "ndtr", "ndtri", "stdtr", "stdtrit"]

@@ -207,7 +207,7 @@ def bounds() -> str:
     lines = [
         "## the most that a test could see", "",
         "Of the same studies with 1% noise: the power that no test of a level exceeds (Neyman and Pearson), were the "
-        "fault, its size and its sign known and the whole level spent on it. The law takes up most of what such a fault does. "
+        "fault, its size and its sign known and the whole level spent on it. The law takes up most of such a fault. "
         f"Departures share the level {LEVEL:g}; all warnings together are held to .15.", "",
         "| design | fault | " + " | ".join(f"level {level:g}" for level in levels) + " |",
         "| --- | --- |" + " --- |" * len(levels),
