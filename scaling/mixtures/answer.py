@@ -78,7 +78,7 @@ class Mix:
             "cap": self.cap,
             "proxies": [{"weights": self.named(p.weights), "removes": p.removes} for p in self.proxies],
             "held_out": {name: {"spearman": rho, "rms_log_loss": rms} for name, (rho, rms) in self.held_out.items()},
-            "laws": {name: one.law.written() for name, one in self.surrogates.items()},
+            "laws": {name: one.written() for name, one in self.surrogates.items()},
             "conventions": dict(self.conventions),
             "findings": [f.to_dict() for f in self.findings],
             "notes": list(self.notes),

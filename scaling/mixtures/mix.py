@@ -15,9 +15,10 @@ import pandas as pd
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.laws.law import Array
 from isoflop.scaling.mixtures.answer import Mix
+from isoflop.scaling.mixtures.member import Member
 from isoflop.scaling.mixtures.optimum import best_mixture, flat
 from isoflop.scaling.mixtures.proxies import BEYOND, candidates, narrowing
-from isoflop.scaling.mixtures.surrogate import Surrogate, held_out, surrogate
+from isoflop.scaling.mixtures.surrogate import Surrogate, surrogate
 from isoflop.scaling.mixtures.table import WEIGHT, Mixtures, NoMixtureError, mixtures, named_values
 from isoflop.scaling.table.columns import hint
 
@@ -73,7 +74,7 @@ def mix(
     made = {name: surrogate(runs.of(name), runs.domains) for name in runs.losses}
     N, D = scale.get("n_params", math.nan), scale.get("tokens", math.nan)
 
-    def loss_of(surrogates: Mapping[str, Surrogate], N: float = N, D: float = D) -> Any:
+    def loss_of(surrogates: Mapping[str, Surrogate | Member], N: float = N, D: float = D) -> Any:
         return lambda h: sum(share[name] * one.loss(h, N, D) for name, one in surrogates.items())
 
     loss = loss_of(made)
@@ -93,17 +94,16 @@ def mix(
     likely = loss_of(made, *largest)(best[:, None])[0]
     told = narrowing(gains[:, None] if narrow == "gain" else ends, further, [loss_of(one, *largest) for one in draws],
                      noise * float(likely), proxies)  # fmt: skip
-    left_out = {name: held_out(one, runs.of(name)) for name, one in made.items()}
     found = Mix(
         domains=runs.domains, losses=share, at=scale, weights=best, intervals=np.quantile(ends, tails, axis=0).T,
         natural=origin, loss=float(both[0]), natural_loss=float(both[1]), gain_interval=(float(lo), float(hi)),
         level=level, rise=noise, flatness=flat(loss, best, caps, noise),
         epochs=best * scale.get("tokens", math.nan) / limits, cap=math.nan if cap is None else cap,
         proxies=told, narrowed=narrow,
-        held_out={name: _judged(runs.frame[name], predicted) for name, predicted in left_out.items()},
+        held_out={name: _judged(runs.frame[name], one.left_out) for name, one in made.items()},
         tried=runs.frame[[WEIGHT + name for name in runs.domains]].assign(
             loss=sum(share[name] * runs.frame[name].to_numpy(float) for name in made),
-            predicted=sum(share[name] * left_out[name] for name in made),
+            predicted=sum(share[name] * one.left_out for name, one in made.items()),
         ), surrogates=made,
         conventions=runs.conventions, notes=(*runs.notes, *notes),
     )  # fmt: skip
@@ -185,7 +185,7 @@ def _natural(runs: Mixtures, natural: Mapping[str, float] | None, unique: Array,
     return runs.shares.mean(axis=1)
 
 
-def _draws(made: Mapping[str, Surrogate], seed: int) -> list[dict[str, Surrogate]]:
+def _draws(made: Mapping[str, Surrogate], seed: int) -> list[dict[str, Member]]:
     """DRAWS draws of the surrogates of all losses."""
     drawn = {name: one.drawn(DRAWS, np.random.default_rng([seed, i])) for i, (name, one) in enumerate(made.items())}
     return [{name: drawn[name][b] for name in made} for b in range(DRAWS)]

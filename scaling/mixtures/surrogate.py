@@ -1,124 +1,54 @@
-"""The loss as a function of the mixture: a law fitted to the runs of a table, and what it leaves.
+"""The loss as a function of the mixture: an average of laws of one term and more, each with what it leaves.
 
-Parameters have a prior (`prior.py`): exponents of effective data are near one half. A law of one term is fitted first.
-Where the rows are many enough for two or three terms, these are fitted with each domain alone as a small part of a run,
-whose loss the first fit says (where no run is near, they stay near it), and the number of terms is the likeliest.
+How many skills a held-out text asks for, and so how many terms a law needs, differs from loss to loss, and the
+likelihood of the runs says it badly: laws of more terms are weighed by how well they tell the mixtures that they were
+not fitted to (stacking: Wolpert 1992, Breiman 1996).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
-from isoflop.scaling.fitting.problem import FitProblem
-from isoflop.scaling.fitting.solver import minimise
-from isoflop.scaling.laws.law import Array, Law
-from isoflop.scaling.laws.mixtures.means import MixtureLaw, effective_data, joint, mixture_law
-from isoflop.scaling.mixtures.prior import HUBER, Posterior, Prior
-from isoflop.scaling.mixtures.residual import Residual, clipped, residual_of
-from isoflop.scaling.mixtures.table import NoMixtureError
+from isoflop.scaling.laws.law import Array
+from isoflop.scaling.mixtures.member import Member, held_out, members
 
-MOST_TERMS, ROWS_PER_PARAMETER = 3, 2  # of effective data; rows for a second and a third
-ALONE_COUNTS = 0.1  # of a run: each domain alone, by the first fit
-EVEN_COUNTS = 0.1  # of a run: each domain alone as in the mean of all
-FOLDS = 4
-ENOUGH, MOST_STEPS = 1e-7, 60
-LEAST_NOISE = 1e-9  # of ln loss: losses of a formula have none
-ROUNDS = 3  # of the noise and the parameters by turns
+SCALE = ("n_params", "tokens")
+PARTS = 20  # weights are multiples of one over it
 
 
 @dataclass(frozen=True)
 class Surrogate:
-    """The loss at any mixture, size and tokens: `law`'s, times the exponential of `residual` where there is one.
+    """The loss at any mixture, size and tokens: the geometric mean of those of `members`, by their `weights`.
 
-    `rows` are how many of the points of the `posterior` are runs: they come first. `theta` is where it is highest,
-    and `law` the law there, or that of a draw.
+    `left_out` (n,) is the loss of every run, predicted without the runs of its mixture; `noise` is the robust standard
+    deviation of ln loss about the surrogate.
     """
 
-    domains: tuple[str, ...]
-    posterior: Posterior
-    theta: Array
-    rows: int
-    law: MixtureLaw
-    residual: Residual | None
+    members: tuple[Member, ...]
+    weights: tuple[float, ...]
+    left_out: Array
+    noise: float
 
     def loss(self, h: Array, N: float = np.nan, D: float = np.nan) -> Array:
         """The loss (n,) in nats/token at mixtures h (k, n), N parameters and D tokens (where the law reads them)."""
-        found = self.smooth(h, N, D)
-        return found if self.residual is None else found * np.exp(self.residual(h))
+        if len(self.members) == 1:
+            return self.members[0].loss(h, N, D)
+        return np.exp(sum(w * np.log(one.loss(h, N, D)) for w, one in zip(self.weights, self.members, strict=True)))
 
-    def smooth(self, h: Array, N: float = np.nan, D: float = np.nan) -> Array:
-        """The loss (n,) by the law alone."""
-        given = {"N": N, "D": D, "h": h}
-        return np.asarray(self.law(*(given[symbol] for symbol in self.law.inputs)), dtype=float)
+    def drawn(self, count: int, lots: np.random.Generator) -> list[Member]:
+        """So many draws of what the loss may be, each of one member: members have as many as their weights say."""
+        ends = np.rint(np.cumsum([0.0, *self.weights]) * count).astype(int)
+        found = [draw for one, k in zip(self.members, np.diff(ends), strict=True) for draw in one.drawn(int(k), lots)]
+        return found if len(self.members) == 1 else [found[i] for i in lots.permutation(count)]
 
-    @cached_property
-    def mixtures(self) -> Array:
-        """The mixtures (k, n) of the runs."""
-        return self.posterior.problem.columns["h"][:, : self.rows]
-
-    @cached_property
-    def left(self) -> Array:
-        """ln loss of the runs less the law's (n,), at `theta`."""
-        return -self.posterior.problem.residuals(self.theta[None])[0][0, : self.rows]
-
-    @property
-    def noise(self) -> float:
-        """Robust standard deviation of ln loss about the surrogate."""
-        return float(1.4826 * np.median(np.abs(self.left - (self.residual(self.mixtures) if self.residual else 0.0))))
-
-    @property
-    def evidence(self) -> float:
-        """ln of the likelihood of the runs by the law alone, over its prior (Laplace's approximation)."""
-        posterior, prior = self.posterior, np.diag(self.posterior.prior.width**-2.0)
-        noise = posterior.noise
-        slopes = posterior.problem.residuals(self.theta[None])[1][0] * np.sqrt(posterior.weights)
-        information = np.linalg.slogdet(slopes @ slopes.T / noise**2 + prior)[1] - np.linalg.slogdet(prior)[1]
-        fit = float(posterior.value(self.theta[None])[0]) / noise**2
-        return -self.rows * np.log(noise) - fit - 0.5 * float(information)
-
-    def without(self, out: Array) -> "list[Surrogate]":
-        """The surrogate refitted without the runs of each row of a mask (B, n), from where it is."""
-        counts = np.hstack([~out, np.ones((len(out), len(self.posterior.weights) - self.rows), bool)])
-        ends = self.posterior.highest(np.repeat(self.theta[None], len(out), axis=0), counts)
-        return [self._at(law, lambda process, left, keep=~row: process.of(left, keep))
-                for law, row in zip(self.posterior.problem.laws(ends), out, strict=True)]  # fmt: skip
-
-    def drawn(self, count: int, lots: np.random.Generator) -> "list[Surrogate]":
-        """So many draws of what the surrogate may be: of the law's parameters, and of the process given each.
-
-        Parameters follow Student's t about the highest posterior with the inverse of their information: that of the
-        runs, of each domain alone as it was fitted, and of the prior. Runs of a mixture that err alike count as fewer.
-        """
-        residual, gradient, _ = self.posterior.problem.residuals(self.theta[None])
-        slopes, rest, left = gradient[0, :, : self.rows], gradient[0, :, self.rows :], clipped(self.left)
-        inverse = np.eye(self.rows) if self.residual is None else np.linalg.inv(self.residual.covariance)
-        runs, prior = slopes @ inverse @ slopes.T, np.diag(self.posterior.prior.width**-2.0)
-        variance = max(float(left @ inverse @ left) / self.rows, LEAST_NOISE**2)
-        for _ in range(ROUNDS):
-            free = self.rows - np.trace(np.linalg.solve(runs + variance * prior, runs))
-            variance = max(float(left @ inverse @ left) / max(free, 1.0), LEAST_NOISE**2)
-        variance *= _alike(left, self.mixtures)
-        near = np.abs(residual[0, self.rows :]) <= HUBER * self.posterior.noise  # others pull, and say nothing
-        weights = near * self.posterior.weights[self.rows :] / self.posterior.noise**2
-        size, along = np.linalg.eigh(runs / variance + (rest * weights) @ rest.T + prior)
-        moves = (lots.standard_normal((count, len(size))) / np.sqrt(size)) @ along.T
-        moves *= np.sqrt(max(free, 1.0) / lots.chisquare(max(free, 1.0), (count, 1)))  # the noise is estimated
-        thetas = np.clip(self.theta + moves, self.posterior.lower, self.posterior.upper)
-        laws = self.posterior.problem.laws(thetas)
-        return [self._at(law, lambda process, left: process.drawn(left, lots)) for law in laws]
-
-    def _at(self, law: Law, process: Callable[..., Residual]) -> "Surrogate":
-        """The surrogate with another law, and what `process` makes of its residual and the residuals of that law."""
-        assert isinstance(law, MixtureLaw)
-        if self.residual is None:
-            return replace(self, law=law)
-        problem = self.posterior.problem
-        columns = [problem.columns[k][..., : self.rows] for k in law.inputs]
-        left = problem.log_loss[: self.rows] - np.log(law(*columns))
-        return replace(self, law=law, residual=process(self.residual, left))
+    def written(self) -> str:
+        """The laws with their numbers and weights on one line, in ASCII."""
+        laws = [one.law.written() for one in self.members]
+        if len(laws) == 1:
+            return laws[0]
+        return "; ".join(f"{w:.2f} of {law}" for w, law in zip(self.weights, laws, strict=True))
 
 
 def surrogate(frame: pd.DataFrame, domains: tuple[str, ...]) -> Surrogate:
@@ -126,80 +56,24 @@ def surrogate(frame: pd.DataFrame, domains: tuple[str, ...]) -> Surrogate:
 
     Raises NoMixtureError where the rows are fewer than the parameters of a law.
     """
-    columns = "".join(k for k, name in (("N", "n_params"), ("D", "tokens")) if name in frame)
-    form = joint(domains, columns) if columns else effective_data(domains)
-    if len(frame) < len(form.parameters()):
-        raise NoMixtureError(
-            f"{len(frame)} runs for the {len(form.parameters())} parameters of a law of {len(domains)} domains: "
-            "train more mixtures"
-        )
-    shares = [f"weight_{name}" for name in domains]
-    frame = frame[[*shares, "loss", *(name for name in ("n_params", "tokens") if name in frame)]].reset_index(drop=True)
-    even = _alone(frame, shares, np.full(len(shares), np.exp(np.log(frame["loss"]).mean())))
-    first = _fitted(form, domains, frame, even, EVEN_COUNTS)
-    tried = [first]
-    middle = [float(np.exp(np.log(frame[name]).mean())) if name in frame else np.nan for name in ("n_params", "tokens")]
-    for further in range(1, MOST_TERMS):
-        more = mixture_law(domains, (*form.terms, *form.terms[-1:] * further))
-        if len(frame) < ROWS_PER_PARAMETER * len(more.parameters()):
-            break
-        alone = _alone(frame, shares, first.smooth(np.eye(len(shares)), *middle))
-        tried.append(_fitted(more, domains, frame, alone, ALONE_COUNTS))
-    best = max(tried, key=lambda one: one.evidence)
-    return replace(best, residual=residual_of(best.law, best.mixtures, best.left))
+    frame = frame[[*(f"weight_{name}" for name in domains), "loss", *(n for n in SCALE if n in frame)]]
+    frame = frame.reset_index(drop=True)
+    made = members(frame, domains)
+    told = np.log([held_out(one, frame) for one in made])
+    weights = weighed(told, np.log(frame["loss"].to_numpy(float)))
+    kept = np.flatnonzero(weights)
+    left = weights[kept] @ [made[i].left_over for i in kept]
+    noise = 1.4826 * float(np.median(np.abs(left)))
+    return Surrogate(tuple(made[i] for i in kept), tuple(weights[kept].tolist()), np.exp(weights @ told), noise)
 
 
-def _fitted(
-    form: type[MixtureLaw], domains: tuple[str, ...], frame: pd.DataFrame, more: pd.DataFrame, counts: float
-) -> Surrogate:
-    """The surrogate of a form at its highest posterior, with further rows that count as `counts` of a run."""
-    whole = pd.concat([frame, more], ignore_index=True)
-    columns = {symbol: whole[read.name].to_numpy(float) for symbol, read in form.reads().items() if symbol != "h"}
-    columns["h"] = whole[[f"weight_{name}" for name in domains]].to_numpy(float).T
-    problem = FitProblem(form, columns, whole["loss"].to_numpy(float), {})
-    weights = np.concatenate([np.ones(len(frame)), np.full(len(more), counts)])
-    scale = {symbol: float(np.log(values).mean()) for symbol, values in columns.items() if symbol != "h"}
-    prior = Prior.of(form, float(frame["loss"].min()), scale)
-    begin = problem.reduce(form.propose(problem.x, problem.loss, weights))
-    at = minimise(problem, begin, delta=np.inf, weights=weights, max_steps=MOST_STEPS, tolerance=ENOUGH)
-    begin = np.concatenate([at.theta[np.argsort(at.value)[:2]], begin])
-    left = np.abs(problem.residuals(begin[:1])[0][0, : len(frame)])
-    for _ in range(ROUNDS):
-        noise = max(1.4826 * float(np.median(left)), LEAST_NOISE)
-        posterior = Posterior(problem, prior, weights, noise)
-        ends = posterior.highest(begin, np.ones((len(begin), len(weights))))
-        theta = ends[int(np.argmin(posterior.value(ends)))]
-        begin, left = theta[None], np.abs(problem.residuals(theta[None])[0][0, : len(frame)])
-    law = problem.laws(theta[None])[0]
-    assert isinstance(law, MixtureLaw)
-    return Surrogate(domains, posterior, theta, len(frame), law, None)
+def weighed(told: Array, true: Array) -> Array:
+    """The weights (m,), none negative and of sum 1, whose mean of predictions (m, n) errs least, in absolute terms.
 
-
-def held_out(made: Surrogate, frame: pd.DataFrame) -> Array:
-    """The loss (n,) of every row of the frame of a surrogate, refitted without rows of its mixture: FOLDS folds."""
-    shares = frame[[f"weight_{name}" for name in made.domains]]
-    number = shares.groupby(list(shares)).ngroup().to_numpy()
-    fold = (np.random.default_rng(0).permutation(number.max() + 1) % FOLDS)[number]
-    out = fold == np.unique(fold)[:, None]
-    found = np.full(len(frame), np.nan)
-    for one, rows in zip(made.without(out), out, strict=True):
-        given = {"N": frame.get("n_params"), "D": frame.get("tokens")}
-        N, D = (np.nan if v is None else v.to_numpy(float)[rows] for v in given.values())
-        found[rows] = one.loss(shares.to_numpy(float)[rows].T, N, D)
-    return found
-
-
-def _alike(left: Array, h: Array) -> float:
-    """The variance of a mean over that of runs which err apart: above 1 where runs of one mixture err alike."""
-    number = np.unique(h, axis=1, return_inverse=True)[1].ravel()
-    sums = np.bincount(number, weights=left)
-    return max(1.0, float(sums @ sums / (left @ left))) if left.any() else 1.0
-
-
-def _alone(frame: pd.DataFrame, shares: list[str], loss: Array) -> pd.DataFrame:
-    """A row for each domain alone with these losses (k,); N and D in the middle of those of the runs."""
-    rows = pd.DataFrame(np.eye(len(shares)), columns=shares).assign(loss=loss)
-    for name in ("n_params", "tokens"):
-        if name in frame:
-            rows[name] = float(np.exp(np.log(frame[name]).mean()))
-    return rows
+    In steps of one over PARTS, so that rounding moves none; of equal ones the weights of the fewest terms.
+    """
+    count = len(told)
+    bars = np.array(list(combinations(range(PARTS + count - 1), count - 1)), dtype=int)
+    ends = np.hstack([np.full((len(bars), 1), -1), bars, np.full((len(bars), 1), PARTS + count - 1)])
+    tried = (np.diff(ends, axis=1)[::-1] - 1) / PARTS
+    return tried[int(np.argmin([np.abs(row @ told - true).mean() for row in tried]))]
