@@ -33,7 +33,8 @@ class Repeated(Law):
 
     The last term is over-fitting: it grows with the epochs D / U and with the size, and is 0 for one epoch. The loss
     never leaves [E, ceiling]; the ceiling is ln of the table's vocab_size where it has one. r is 1 unless a fit frees
-    it, as "repeated-r" does: runs of few epochs leave it open, and so every forecast of many.
+    it, as "repeated-r" does: runs of few epochs leave it open, and so every forecast of many. "repeated-tied" has one
+    exponent of size and of tokens, alpha = beta.
     """
 
     E: float
@@ -54,11 +55,16 @@ class Repeated(Law):
     caution: ClassVar[str] = "Beyond the epochs that the table holds, and where no run repeats its data often."
     typical: ClassVar[tuple[float, ...]] = (1.5, 60.0, 200.0, 0.002, 0.35, 0.37, 0.3, 0.4, 10.8, 1.2)
     rank: ClassVar[int] = 210
-    presets: ClassVar[dict[str, Preset]] = {"repeated": Preset(), "repeated-r": Preset(free=("r",))}
+    presets: ClassVar[dict[str, Preset]] = {
+        "repeated": Preset(),
+        "repeated-r": Preset(free=("r",)),
+        "repeated-tied": Preset(tied=True),
+    }
     floor_name: ClassVar[str | None] = "E"
     ceiling_name: ClassVar[str | None] = "ceiling"
     inputs: ClassVar[tuple[str, ...]] = ("N", "D", "U")
     scales: ClassVar[tuple[str, ...]] = ("N", "D")
+    ties: ClassVar[tuple[str, str] | None] = ("alpha", "beta")
     amplitudes: ClassVar[tuple[str, ...]] = ("A", "B", "C")
     box: ClassVar[dict[str, Box]] = {
         "E": FLOOR,

@@ -49,8 +49,12 @@ def test_own_repeated_runs_fit_and_forecast_beyond_eight_epochs():
 
 @pytest.mark.slow
 def test_published_repeated_runs(public_data):
-    """182 runs of Muennighoff et al. 2023, Huber's delta as they have it; 8 parameters, 50257 tokens of vocabulary."""
+    """182 runs of Muennighoff et al. 2023, Huber's delta as they have it; 50257 tokens of vocabulary."""
     runs = pd.read_csv(public_data / "datablations" / "fit182.csv").assign(vocab_size=50257)
     found = fit("repeated", runs, objective=Huber(1e-3))
     assert len(found.free) == len(LAWS["data-constrained"].parameters()) + 1
     assert found.value < 0.0058
+    tied = fit("repeated-tied", runs, objective=Huber(1e-3))
+    assert tied.law.alpha == tied.law.beta
+    assert len(tied.free) == len(LAWS["data-constrained"].parameters())
+    assert tied.value < 0.0063
