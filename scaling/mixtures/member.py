@@ -20,7 +20,7 @@ from isoflop.scaling.mixtures.prior import HUBER, Posterior, Prior
 from isoflop.scaling.mixtures.residual import Residual, clipped, residual_of
 from isoflop.scaling.mixtures.table import NoMixtureError
 
-MOST_TERMS, MANY = 4, 5  # of effective data; rows a parameter of so many terms for them to be averaged
+MOST_TERMS, MANY = 4, 5  # of effective data; mixtures a parameter of so many terms for laws to be averaged
 FEW_TERMS, ROWS_PER_PARAMETER = 3, 2  # where the rows are fewer; rows for a second and a third
 ALONE_COUNTS = 0.1  # of a run: each domain alone, by the first fit
 EVEN_COUNTS = 0.1  # of a run: each domain alone as in the mean of all
@@ -125,7 +125,7 @@ class Member:
 def members(frame: pd.DataFrame, domains: tuple[str, ...]) -> list[Member]:
     """The laws of one term and more of a frame with weight_NAME, loss, and n_params, tokens if they vary.
 
-    All of them where the rows are many, else the likeliest.
+    All of them, to a term a domain, where the mixtures are many; else the likeliest.
     Raises NoMixtureError where the rows are fewer than the parameters of a law.
     """
     columns = "".join(k for k, name in (("N", "n_params"), ("D", "tokens")) if name in frame)
@@ -141,8 +141,8 @@ def members(frame: pd.DataFrame, domains: tuple[str, ...]) -> list[Member]:
     found = [first]
     middle = [float(np.exp(np.log(frame[name]).mean())) if name in frame else np.nan for name in ("n_params", "tokens")]
     forms = [mixture_law(domains, (*form.terms, *form.terms[-1:] * further)) for further in range(1, MOST_TERMS)]
-    many = len(frame) >= MANY * len(forms[-1].parameters())
-    for more in forms if many else forms[: FEW_TERMS - 1]:
+    many = len(frame[shares].drop_duplicates()) >= MANY * len(forms[-1].parameters())
+    for more in forms[: (len(domains) if many else FEW_TERMS) - 1]:
         if len(frame) < ROWS_PER_PARAMETER * len(more.parameters()):
             break
         alone = _alone(frame, shares, first.smooth(np.eye(len(shares)), *middle))
