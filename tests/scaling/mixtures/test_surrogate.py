@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
-from isoflop.scaling.mixtures.member import MANY, MOST_TERMS
-from isoflop.scaling.mixtures.surrogate import PARTS, surrogate, weighed
+from isoflop.scaling.mixtures.member import MANY, MOST_TERMS, members
+from isoflop.scaling.mixtures.surrogate import Surrogate, surrogate, weighed
 from tests.support.fits.mixed_studies import study
 
-SEED = 4  # whose runs two laws tell better than one
+DOMAINS = ("code", "prose")
+ENOUGH = MANY * (1 + 3 * MOST_TERMS)
+LINE = np.stack([np.linspace(0.05, 0.95, 19), np.linspace(0.95, 0.05, 19)])
 
 
 def test_weights_are_those_whose_mean_errs_least():
@@ -22,38 +24,41 @@ def test_weights_are_those_whose_mean_errs_least():
 
 @pytest.fixture(scope="module")
 def many():
-    domains = ("code", "prose")
-    runs = MANY * (1 + 3 * MOST_TERMS)
-    law, table = study(2, SEED, runs=runs)
-    return law, table, surrogate(table, domains)
+    """A law, its runs on just enough mixtures, and the surrogate of them."""
+    law, table = study(2, 0, runs=ENOUGH)
+    return law, table, surrogate(table, DOMAINS)
 
 
-def test_many_runs_are_told_by_an_average_of_laws(many):
+@pytest.fixture(scope="module")
+def averaged(many):
+    """Laws of one and of two terms, one quarter and three."""
+    made = members(many[1], DOMAINS)
+    assert [len(one.law.terms) for one in made] == [1, 2]  # a term a domain at most
+    return Surrogate(tuple(made), (0.25, 0.75), many[2].left_out, many[2].noise)
+
+
+def test_mixtures_left_out_are_told_to_the_noise_of_a_run(many):
     law, table, found = many
-    assert len(found.members) > 1
     assert sum(found.weights) == pytest.approx(1)
-    assert np.array(found.weights) * PARTS == pytest.approx(np.rint(np.array(found.weights) * PARTS))
-    h = np.stack([np.linspace(0.05, 0.95, 19), np.linspace(0.95, 0.05, 19)])
-    each = [np.log(one.loss(h)) for one in found.members]
-    assert np.log(found.loss(h)) == pytest.approx(np.average(each, axis=0, weights=found.weights))
-    assert np.log(found.loss(h) / law(h)) == pytest.approx(0, abs=0.01)
+    assert np.log(found.loss(LINE) / law(LINE)) == pytest.approx(0, abs=0.01)
     assert found.noise == pytest.approx(0.01, rel=0.4)
-    error = np.log(found.left_out / table["loss"])
-    assert 0.007 < error.std() < 0.013  # the noise of a run: they were predicted without it
-    assert found.written().count(" of L = E + ") == len(found.members)
+    assert 0.007 < np.log(found.left_out / table["loss"]).std() < 0.013
 
 
-def test_draws_are_of_each_law_as_often_as_its_weight(many):
-    found = many[2]
-    drawn = found.drawn(40, np.random.default_rng(0))
-    terms = [len(one.law.terms) for one in drawn]
-    for weight, one in zip(found.weights, found.members, strict=True):
-        assert terms.count(len(one.law.terms)) == pytest.approx(40 * weight, abs=1)
-    assert terms != sorted(terms)  # draws of several losses are paired: not by their terms
+def test_the_average_is_the_geometric_mean(averaged):
+    one, two = (np.log(law.loss(LINE)) for law in averaged.members)
+    assert np.log(averaged.loss(LINE)) == pytest.approx(one / 4 + two * 3 / 4)
+    assert np.abs(one - two).max() > 1e-3
+    assert averaged.written().startswith("0.25 of L = E + ")
+    assert "; 0.75 of L = E + " in averaged.written()
 
 
-def test_few_runs_are_told_by_the_likeliest_law():
-    _, table = study(2, 0, runs=MANY * (1 + 3 * MOST_TERMS) - 1)
-    found = surrogate(table, ("code", "prose"))
-    assert found.weights == (1.0,)
-    assert found.written().startswith("L = E + ")
+def test_draws_are_of_each_law_as_often_as_its_weight(averaged):
+    terms = [len(one.law.terms) for one in averaged.drawn(40, np.random.default_rng(0))]
+    assert (terms.count(1), terms.count(2)) == (10, 30)
+    assert terms != sorted(terms)  # draws of several losses are paired, and not by their terms
+
+
+def test_few_mixtures_are_told_by_the_likeliest_law(many):
+    repeated = many[1].iloc[[*range(ENOUGH - 1), 0]]
+    assert len(members(repeated, DOMAINS)) == 1
