@@ -50,7 +50,7 @@ def test_no_command_prints_it(typed, table, command):
 
 @pytest.mark.slow
 def test_report_md_holds_no_tag_and_no_image_of_others(typed, table, tmp_path):
-    assert typed("report", table, "--out", tmp_path / "r")[0] == 0
+    assert typed("report", table, "--law", "chinchilla", "--bootstrap", "0", "--out", tmp_path / "r")[0] == 0
     text = (tmp_path / "r" / "report.md").read_text(encoding="utf-8")
     assert "<script" not in text
     assert "](http" not in text

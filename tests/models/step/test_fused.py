@@ -33,8 +33,8 @@ pytestmark = [
 ]
 
 
-def model_of(length, vocab=50, width=24, heads=2, **more):
-    config = ModelConfig("transformer", vocab, length, n_layer=2, d_model=width, n_head=heads, **more)
+def model_of(length, vocab=50, width=24, heads=2, layers=2, **more):
+    config = ModelConfig("transformer", vocab, length, n_layer=layers, d_model=width, n_head=heads, **more)
     model = new_model(config, seed=0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -114,7 +114,7 @@ def texts(fused):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"width": 20, "length": 13, "vocab": 70}, {"width": 40, "heads": 4, "length": 33}]
+    "options", [{}, {"width": 20, "length": 13, "vocab": 70, "layers": 1}, {"width": 40, "heads": 4, "length": 33, "layers": 1}]
 )
 def test_the_step_by_texts_is_that_of_autograd(texts, options):
     model, tokens, optimizer = small(**options)

@@ -217,16 +217,22 @@ def test_a_user_without_a_home_has_a_folder_of_their_own(monkeypatch, tmp_path):
     assert private_folder() == (cache_folder(), False)
 
 
+# A process that builds a source of one line and looks for it.
+SCRIPT = """
+import pathlib, sys
+from isoflop.models.step import native
+native.SOURCE = pathlib.Path(sys.argv[1])
+print(native.library() is not None)
+"""
+
+
 @pytest.mark.process
-def test_a_constructor_in_a_file_put_there_does_not_run(tmp_path):
-    """The attack itself, with real kernels: a library whose constructor leaves a mark, under a name that was loaded."""
-    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
-    environment.pop(native.SAID, None)
-    script = "from isoflop.models.step import native; print(native.library() is not None)"
+def test_a_constructor_in_a_file_put_there_does_not_run(cached, tmp_path):
+    """The attack itself: a library whose constructor leaves a mark, under a name that was loaded."""
 
     def run():
         done = subprocess.run(
-            [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+            [sys.executable, "-c", SCRIPT, str(native.SOURCE)], cwd=ROOT, capture_output=True, text=True, check=True
         )
         return SimpleNamespace(out=done.stdout, err=done.stderr)
 
@@ -235,9 +241,17 @@ def test_a_constructor_in_a_file_put_there_does_not_run(tmp_path):
     source.write_text(
         f'#include <stdio.h>\n__attribute__((constructor)) void f(void) {{ fclose(fopen("{mark}", "w")); }}'
     )
-    target = kept(tmp_path / "isoflop")
+    target = kept(cached)
     subprocess.run(["cc", "-shared", "-fPIC", "-o", str(target), str(source)], check=True)
     told = run()
     assert told.out == "True\n"
     assert "is damaged" in told.err
     assert not mark.exists()
+
+
+@pytest.mark.process
+def test_two_processes_that_build_at_once(cached):
+    command = [sys.executable, "-c", SCRIPT, str(native.SOURCE)]
+    both = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [p.communicate()[0] for p in both] == ["True\n", "True\n"]
+    assert [f.suffix for f in cached.iterdir()] == [".so"]
