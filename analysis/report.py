@@ -79,7 +79,7 @@ def write_report(
     stops it.
 
     >>> import isoflop
-    >>> written = isoflop.report(isoflop.example("quick"), "report", n_draws=50)
+    >>> written = isoflop.report(isoflop.example("quick"), "report", law="chinchilla", n_draws=50)
     >>> "isoflop" in written.figures
     True
     """

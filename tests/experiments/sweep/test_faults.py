@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def _has_ended(worker):
+def has_ended(worker):
     deadline = time.monotonic() + 600  # something hangs
     while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -46,10 +46,8 @@ def test_a_study_that_stops_by_what_it_tells_decides_the_same_after_kills(folder
         "study.stop=decided",
     )  # fmt: skip
     said = finish(start(folder, "decided-whole", *decided, ALONE))
-    process = start(folder, "decided", *decided)
-    os.kill(worker_at_work(folder, "decided", process), signal.SIGKILL)
-    worker_at_work(folder, "decided", process)
-    process.kill()
+    process = start(folder, "decided", *decided, ALONE)
+    os.kill(worker_at_work(folder, "decided"), signal.SIGKILL)  # the command itself
     process.communicate()
     again = finish(start(folder, "decided", *decided, ALONE))
     assert "cells stopped" in said
@@ -70,33 +68,32 @@ def test_a_killed_worker_and_a_killed_parent_cost_nothing_but_time(folder, undis
     assert "6 cells: 6 done" in finish(start(folder, "killed", ALONE))
     assert same_runs(read_runs(folder / "killed"), undisturbed[0])
     assert 2 <= open_store(folder / "killed").states()["attempts"].max() <= 3
-    _has_ended(worker)
+    has_ended(worker)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "times"), [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGINT, 3)])
-def test_stopped_ended_interrupted_and_moved_the_same_command_finishes(folder, undisturbed, number, times):
+def test_stopped_ended_interrupted_and_moved_the_same_command_finishes(folder, undisturbed):
     """Stopped for a while and then SIGTERM, Ctrl-C once and three times; the store moved before the last launch."""
-    store = f"{number.name}-{times}"
-    process = start(folder, store)
-    worker = worker_at_work(folder, store, process)
-    if number == signal.SIGTERM:
-        signal_all(process, signal.SIGSTOP)
-        time.sleep(1)
-        assert open_store(folder / store).states()["state"].eq("running").any()  # only stopped
-        signal_all(process, signal.SIGCONT)
-        process.send_signal(number)
-    else:
-        for _ in range(times):
-            signal_all(process, number)
-            time.sleep(0.1)
-    out, _ = process.communicate(timeout=600)  # something hangs
-    assert process.returncode != 0, out
-    assert times > 1 or "Traceback" not in out  # the third may come while Python ends
-    _has_ended(worker)
-    (folder / store).rename(folder / f"{store}-moved")
-    assert "6 cells: 6 done" in finish(start(folder, f"{store}-moved", ALONE))
-    assert same_runs(read_runs(folder / f"{store}-moved"), undisturbed[0])
+    for number, times in ((signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGINT, 3)):
+        process = start(folder, "ended")
+        worker = worker_at_work(folder, "ended", process)
+        if number == signal.SIGTERM:
+            signal_all(process, signal.SIGSTOP)
+            time.sleep(1)
+            assert open_store(folder / "ended").states()["state"].eq("running").any()  # only stopped
+            signal_all(process, signal.SIGCONT)
+            process.send_signal(number)
+        else:
+            for _ in range(times):
+                signal_all(process, number)
+                time.sleep(0.1)
+        out, _ = process.communicate(timeout=600)  # something hangs
+        assert process.returncode != 0, out
+        assert times > 1 or "Traceback" not in out  # the third may come while Python ends
+        has_ended(worker)
+    (folder / "ended").rename(folder / "ended-moved")
+    assert "6 cells: 6 done" in finish(start(folder, "ended-moved", ALONE))
+    assert same_runs(read_runs(folder / "ended-moved"), undisturbed[0])
 
 
 @pytest.mark.slow

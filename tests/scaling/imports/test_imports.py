@@ -260,7 +260,7 @@ def test_the_command_writes_a_table_that_a_fit_reads(tmp_path, done):
 def test_a_report_reads_what_was_imported(tmp_path, done):
     write_study(tmp_path / "logs", (96, 192, 384), (1000, 3000))
     done("import", tmp_path / "logs", "--out", tmp_path / "t.parquet")
-    done("report", tmp_path / "t.parquet", "--out", tmp_path / "report")
+    done("report", tmp_path / "t.parquet", "--law", "chinchilla", "--bootstrap", 0, "--out", tmp_path / "report")
     assert (tmp_path / "report" / "report.html").exists()
 
 
