@@ -40,25 +40,6 @@ def undisturbed(folder):
 
 
 @pytest.mark.slow
-def test_a_study_that_stops_by_what_it_tells_decides_the_same_after_kills(folder):
-    decided = (
-        "study.sizes=[d6,d8,d10,d12,d16]", "study.budgets=[1e9,2e9,5e9,2e10]", "study.window.min_steps=20",
-        "study.stop=decided",
-    )  # fmt: skip
-    said = finish(start(folder, "decided-whole", *decided, ALONE))
-    process = start(folder, "decided", *decided, ALONE)
-    os.kill(worker_at_work(folder, "decided"), signal.SIGKILL)  # the command itself
-    process.communicate()
-    again = finish(start(folder, "decided", *decided, ALONE))
-    assert "cells stopped" in said
-    assert said.splitlines()[-1] == again.splitlines()[-1]
-    assert same_runs(read_runs(folder / "decided"), read_runs(folder / "decided-whole"))
-    states = [open_store(folder / name).states().set_index("run_id") for name in ("decided", "decided-whole")]
-    assert set(states[0]["state"]) == {"done", "stopped"}
-    assert states[0][["state", "step"]].equals(states[1].loc[states[0].index, ["state", "step"]])
-
-
-@pytest.mark.slow
 def test_a_killed_worker_and_a_killed_parent_cost_nothing_but_time(folder, undisturbed):
     process = start(folder, "killed")
     os.kill(worker_at_work(folder, "killed", process), signal.SIGKILL)
