@@ -114,7 +114,8 @@ def texts(fused):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"width": 20, "length": 13, "vocab": 70, "layers": 1}, {"width": 40, "heads": 4, "length": 33, "layers": 1}]
+    "options",
+    [{}, {"width": 20, "length": 13, "vocab": 70, "layers": 1}, {"width": 40, "heads": 4, "length": 33, "layers": 1}],
 )
 def test_the_step_by_texts_is_that_of_autograd(texts, options):
     model, tokens, optimizer = small(**options)
