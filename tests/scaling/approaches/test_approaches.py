@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import linregress
+from scipy.stats import linregress, truncnorm
 from scipy.stats import t as t_distribution
 
 from isoflop.scaling.approaches.approaches import (
@@ -19,6 +19,7 @@ from isoflop.scaling.approaches.approaches import (
     isoflop_profiles,
     parabola_bias,
 )
+from isoflop.scaling.approaches.isoflop_profiles import _cut_off, _steepness
 from isoflop.scaling.design.simulate import simulate_points, simulate_study
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.table.conventions import points
@@ -169,6 +170,26 @@ def test_the_sd_of_an_optimum_is_that_of_its_scatter():
         optima.append([np.log(p.n_opt) for p in found])
         sds.append([p.log_n_sd for p in found])
     assert np.mean(sds) == pytest.approx(np.std(optima, axis=0, ddof=1).mean(), rel=0.35)
+
+
+def test_a_normal_is_cut_off_at_the_sizes():
+    for ends in ((-1.0, 1.0), (-0.3, 2.0), (-9.0, 9.0)):
+        expected = 0.7 * truncnorm.std(ends[0] / 0.7, ends[1] / 0.7)
+        assert _cut_off(0.7, np.array(ends)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_profile_that_noise_flattens_is_as_sure_as_the_others():
+    """Its own steepness would make its optimum the least sure of all, and widen the interval just where it errs."""
+    clean = isoflop_points(HOFFMANN, 1.0, 9)
+    flat, loss = np.isclose(clean.frame["flops"], BUDGETS[2], rtol=0.01), clean.frame["loss"].to_numpy(copy=True)
+    loss[flat] = loss[flat].min() + 0.3 * (loss[flat] - loss[flat].min())
+    loss *= np.exp(np.random.default_rng(0).normal(0, 0.003, len(loss)))
+    for method in ("exact", "parabola"):
+        found = isoflop_profiles(replace(clean, frame=clean.frame.assign(loss=loss)), method=method)
+        sd = np.array([p.log_n_sd for p in found])
+        steep = np.array([_steepness(p) for p in found])
+        assert steep[2] < 0.6 * np.median(steep)
+        assert sd[2] < 1.4 * np.median(sd)
 
 
 def test_replicates_of_a_size_count_in_every_method():

@@ -133,6 +133,16 @@ def test_a_run_5_sd_high_is_named_and_no_warning():
     assert findings(table, draws=False)["outliers"].severity == "warn"
 
 
+def test_one_wild_run_is_no_lack_of_fit():
+    table = grid(noise=0.01)
+    again = table.iloc[[3, 10, 11, 17]].assign(loss=lambda t: t["loss"] * [1.01, 0.99, 1.005, 0.992])
+    table = pd.concat([table, again], ignore_index=True)
+    table.loc[24, "loss"] *= 1.3
+    found = findings(table, draws=False)
+    assert found["outliers"].severity == "warn"
+    assert "lack_of_fit" not in found
+
+
 def test_far_rows_are_found_at_their_level_and_with_the_power_that_is_stated():
     rng = np.random.default_rng(0)
     columns = rng.normal(size=(43, 5))
