@@ -35,7 +35,7 @@ from isoflop.scaling.selection.scoreboard import Scoreboard, compare
 from isoflop.scaling.table.conventions import COMPUTE, PARAMS, Points, is_runs, points
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN
 from isoflop.scaling.table.runs import final_rows
-from isoflop.scaling.table.schedules.read_curves import read_curves
+from isoflop.scaling.table.schedules.read_curves import CurveTable, read_curves
 
 FALLBACK = "chinchilla"
 WORTH_A_PROCESS = 150  # points: below, a process takes longer to start than the scoreboard takes
@@ -148,6 +148,11 @@ class Evidence:
         return found
 
     @part
+    def curves(self) -> CurveTable:
+        """The runs with the rates along them, as a law of whole curves reads them."""
+        return read_curves(self.table, params=self.params)
+
+    @part
     def envelope(self) -> Envelope:
         """The lower envelope of the training curves."""
         return envelope(self.table, params=self.params, compute=self.compute)
@@ -255,7 +260,7 @@ class Evidence:
         if is_runs(self.table) and self.table["final"].all():
             return []
         try:
-            return collapse_findings(collapses(read_curves(self.table, params=self.params).runs))
+            return collapse_findings(collapses(self.curves.runs))
         except ValueError:
             return []
 
@@ -341,7 +346,7 @@ class Evidence:
     def bands(self) -> pd.DataFrame:
         """Curves of runs with the bands of a law of whole curves, found once; raises as `curve_bands` does."""
         if "bands" not in self.done:
-            self.done["bands"] = curve_bands(self.table, runs=self.runs, params=self.params)
+            self.done["bands"] = curve_bands(self.curves, runs=self.runs)
         return self.done["bands"]
 
     @part

@@ -4,6 +4,8 @@ The page interpolates these rows linearly in logarithms, so it serves every law 
 numbers is one of Python's.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -33,9 +35,7 @@ def calculator_frame(fit: Fit, draws: Draws) -> pd.DataFrame:
     values = [budgets, _grid(*ends.N), _grid(*ends.D)]
 
     def answers(law: Law) -> np.ndarray:
-        along = _optimum(law, fit, wide)
-        computes = [values[0], *(_inverse(law, fit, k, values[k], along) for k in (1, 2))]
-        return np.concatenate([_optimum(law, fit, c) for c in computes], axis=1)
+        return _optimum(law, fit, np.concatenate([values[0], _inverse(law, fit, values[1:], _optimum(law, fit, wide))]))
 
     middle, (low, high) = answers(fit.law), draws.band(answers, LEVEL)
     frame = pd.DataFrame({"given": np.repeat(GIVEN, [len(v) for v in values])})
@@ -54,16 +54,18 @@ def _optimum(law: Law, fit: Fit, budgets: np.ndarray) -> np.ndarray:
     return np.stack([budgets, best.N, best.D, best.loss])
 
 
-def _inverse(law: Law, fit: Fit, k: int, given: np.ndarray, along: np.ndarray) -> np.ndarray:
-    """The budget at which each `given` size (k = 1) or number of tokens (k = 2) is the best one.
+def _inverse(law: Law, fit: Fit, given: Sequence[np.ndarray], along: np.ndarray) -> np.ndarray:
+    """The budgets at which each of the `given` sizes, then each of the given numbers of tokens, is the best one.
 
     Read off the optima `along` a grid of budgets, where the line between two is not quite the optimum's, then by
     Newton's method in logarithms, inside the grid.
     """
-    budgets, best = np.log(along[0]), np.log(along[k])
-    compute = np.interp(np.log(given), best, budgets)
-    slope = np.interp(np.log(given), best, np.gradient(budgets, best))
+    budgets, best, wanted = np.log(along[0]), np.log(along[1:3]), [np.log(values) for values in given]
+    compute = np.concatenate([np.interp(w, b, budgets) for w, b in zip(wanted, best, strict=True)])
+    slope = np.concatenate([np.interp(w, b, np.gradient(budgets, b)) for w, b in zip(wanted, best, strict=True)])
+    sizes = len(wanted[0])
     for _ in range(POLISH):
-        off = np.log(given) - np.log(_optimum(law, fit, np.exp(compute))[k])
+        reached = np.log(_optimum(law, fit, np.exp(compute)))
+        off = np.concatenate(wanted) - np.concatenate([reached[1, :sizes], reached[2, sizes:]])
         compute = np.clip(compute + slope * off, budgets[0], budgets[-1])
     return np.exp(compute)

@@ -112,8 +112,10 @@ def _lowest_at(k: int, sizes: np.ndarray, loss: np.ndarray, tokens: np.ndarray) 
     if 0 < position < len(measured) - 1:
         three = measured[position - 1 : position + 2]
         x, t = np.log(sizes[three]), np.log(tokens[three, k])
-        a, b, _ = np.polyfit(x - x[1], loss[three, k], 2)
-        vertex = x[1] - b / (2 * a)
+        (left, _, right), (below, middle, above) = x - x[1], loss[three, k]
+        chords = (below - middle) / left, (above - middle) / right
+        a = (chords[1] - chords[0]) / (right - left)
+        vertex = x[1] - (chords[0] - a * left) / (2 * a)
         row |= {"bracketed": True, "n_opt": np.exp(vertex), "tokens_opt": np.exp(np.interp(vertex, x, t))}
     return row
 

@@ -48,6 +48,7 @@ def rows(folder: Path, *, large: bool) -> Iterator[tuple[str, list[str], Path | 
         write_store(runs, count)
         out = str(folder / "all.parquet")
         yield f"compact, {count:,} runs, first", ["compact", str(runs), "-o", out], runs / SHARD_FILE
+        read_runs(runs)  # keeps its rows: another checkout may have read the folder last
         yield f"compact, {count:,} runs", ["compact", str(runs), "-o", out], None
         yield f"fit, {count:,} runs", ["fit", str(runs)], None
         yield f"status, {count:,} runs", ["status", str(runs)], None

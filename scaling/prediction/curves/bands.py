@@ -10,7 +10,7 @@ from isoflop.scaling.prediction.curves.curve_model import FEW, CurveModel, curve
 from isoflop.scaling.prediction.curves.run_forecast import BAND, begun, find_run
 from isoflop.scaling.prediction.forecast import PredictError
 from isoflop.scaling.table.schedules.curve_run import CurveRun
-from isoflop.scaling.table.schedules.read_curves import read_curves
+from isoflop.scaling.table.schedules.read_curves import CurveTable, read_curves
 
 SHOWN = 6  # runs
 FROM = 0.5  # of its steps: where the forecast of a finished run begins
@@ -21,7 +21,7 @@ COLUMNS = ("run_id", "n_params", "step", "loss", "seen", "forecast", "lo", "hi",
 
 
 def curve_bands(
-    table: pd.DataFrame, *, runs: Sequence[str] = (), params: str = "matrices", most: int = SHOWN
+    table: pd.DataFrame | CurveTable, *, runs: Sequence[str] = (), params: str = "matrices", most: int = SHOWN
 ) -> pd.DataFrame:
     """Curves of a few runs with their bands: run_id, n_params, step, loss, seen, forecast, lo, hi (90%), end.
 
@@ -30,10 +30,10 @@ def curve_bands(
     without a row, `forecast` before the last row that was seen; `end` is the planned end of a run, where it may be
     measured on more windows than its other rows. `runs` names them; by default the unfinished ones, else the longest of
     up to `most` sizes. `attrs` holds `runs` (of the table), `unfinished`, `law`, and whether ends are measured `apart`.
-    Raises PredictError where there are too few runs or rows, TableError for a table without curves, ValueError for an
-    unknown run.
+    Curves that were read already take the place of their table. Raises PredictError where there are too few runs or
+    rows, TableError for a table without curves, ValueError for an unknown run.
     """
-    found = read_curves(table, params=params).runs
+    found = (table if isinstance(table, CurveTable) else read_curves(table, params=params)).runs
     rows = float(np.median([len(run.loss) for run in found]))
     trunks = {run.trunk_id or run.run_id for run in found}
     if len(trunks) < FEW or rows < LEAST_ROWS:

@@ -77,7 +77,13 @@ class Schedule:
 
     def rates(self, steps: int, peak: float = 1.0) -> np.ndarray:
         """The rate of each update of a run of so many, (steps,)."""
-        return peak * np.array([learning_rate(self, step, steps)[0] for step in range(steps)])
+        made = np.ones(steps)  # between the warm-up and a cooldown
+        for step in (
+            *range(min(self.warmup_steps, steps)),
+            *range(max(cooldown_start(self, steps), self.warmup_steps), steps),
+        ):
+            made[step] = learning_rate(self, step, steps)[0]
+        return peak * made
 
     def __str__(self) -> str:
         if self.name not in _COOLING:

@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 from matplotlib.collections import LineCollection, PathCollection, PolyCollection
 from matplotlib.colors import to_rgb
+from scipy.stats import gaussian_kde
 
 from isoflop.analysis.evidence import Evidence
 from isoflop.analysis.figures import FIGURES
 from isoflop.analysis.figures.allocation import REFERENCE, plot_allocation
 from isoflop.analysis.figures.arms import gate_frame, plot_gate, plot_multiplier
-from isoflop.analysis.figures.exponents import measured_slopes, plot_exponents, plot_local_slope
+from isoflop.analysis.figures.exponents import density, measured_slopes, plot_exponents, plot_local_slope
 from isoflop.analysis.figures.isoflop import plot_isoflop
 from isoflop.analysis.figures.prediction import forecast_errors, plot_forecast_errors, plot_prediction
 from isoflop.analysis.figures.residuals import grouped, plot_residuals
@@ -399,3 +400,9 @@ def test_bands_begin_where_the_rows_end_and_hold_the_forecast():
         curve_bands(table, runs=("nope",))
     with pytest.raises(ValueError, match="3 runs of 19 rows each: a band needs 4 runs"):
         curve_bands(table[table["run_id"] < "r3"])
+
+
+def test_the_density_of_draws_is_scipys_up_to_a_factor():
+    rng = np.random.default_rng(0)
+    draws, at = (rng.multivariate_normal([1.2, 0.6], [[0.01, 0.004], [0.004, 0.003]], n).T for n in (300, 40))
+    assert np.ptp(density(draws, at) / gaussian_kde(draws)(at)) < 1e-9 * 300

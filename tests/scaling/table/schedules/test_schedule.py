@@ -1,7 +1,17 @@
 import numpy as np
 import pytest
 
-from isoflop.scaling.table.schedules.schedule import Schedule
+from isoflop.scaling.table.schedules.schedule import Schedule, learning_rate
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [Schedule(), Schedule("wsd", 7, 0.3), Schedule("wsd", 90, 0.5), Schedule("constant", 5), Schedule("cosine", 3)],
+    ids=str,
+)
+@pytest.mark.parametrize("steps", [1, 5, 100])
+def test_the_rates_of_a_run_are_those_of_its_steps(schedule, steps):
+    assert (schedule.rates(steps, 0.3) == [0.3 * learning_rate(schedule, k, steps)[0] for k in range(steps)]).all()
 
 
 def test_schedules_of_other_programs():
