@@ -59,12 +59,13 @@ def surrogate(frame: pd.DataFrame, domains: tuple[str, ...]) -> Surrogate:
     frame = frame[[*(f"weight_{name}" for name in domains), "loss", *(n for n in SCALE if n in frame)]]
     frame = frame.reset_index(drop=True)
     made = members(frame, domains)
-    told = np.log([held_out(one, frame) for one in made])
-    weights = weighed(told, np.log(frame["loss"].to_numpy(float)))
+    told = np.array([held_out(one, frame) for one in made])
+    weights = weighed(np.log(told), np.log(frame["loss"].to_numpy(float)))
     kept = np.flatnonzero(weights)
     left = weights[kept] @ [made[i].left_over for i in kept]
     noise = 1.4826 * float(np.median(np.abs(left)))
-    return Surrogate(tuple(made[i] for i in kept), tuple(weights[kept].tolist()), np.exp(weights @ told), noise)
+    left_out = told[kept[0]] if len(kept) == 1 else np.exp(weights @ np.log(told))
+    return Surrogate(tuple(made[i] for i in kept), tuple(weights[kept].tolist()), left_out, noise)
 
 
 def weighed(told: Array, true: Array) -> Array:
