@@ -24,7 +24,7 @@ EVIDENCE = 2.0  # of ln likelihood: half the square of two standard errors
 SINGULAR = 1e-9  # of the largest singular value: columns below it add nothing
 POWERS = tuple(0.1 * k for k in range(11))  # of N, tried for the variance function of a fit
 FALLS_LEVEL = 2.706  # of the likelihood ratio: chi-square with 1 degree of freedom at .9, one-sided at .95
-SHARED_LEVEL = 0.708  # the same at .6: one-sided at .2, as a test before an interval should be easy to fail
+SHARED_PRIOR = 0.5  # probability, before the residuals are seen, that sizes share noise where nothing rules it out
 MOST_FALLING = 0.7  # a larger estimate is set to this: few sizes decide it
 FEWEST_SPARE, NARROW = 8, 1.0  # rows beyond the parameters, and range of ln N, that tell how noise falls
 FAR = 4.0  # robust standard deviations at which residuals are clipped before anything is tested
@@ -103,10 +103,12 @@ def falling_power(residual: Array, design: Array, log_n: Array, label: Array) ->
 
 
 def shared_by_sizes(residual: Array, design: Array, frame: pd.DataFrame, label: Array) -> tuple[Array, Array] | None:
-    """Covariances (n, n) of rows without and with noise that neighbouring sizes of one seed share, as estimated.
+    """How likely each correlation of NEIGHBOURS (K,) is, and the covariance of rows under it, (K, n, n).
 
-    None unless a likelihood-ratio test at .2 shows it. `residual` (n,) and `design` (n, p) are of equal variance,
-    `frame` has n_params, flops and may have seed, `label` (n,) are the clusters.
+    By restricted likelihood and a prior, even over the correlations above 0: few runs cannot tell noise that sizes
+    share from a bend, so that a test would miss it where it matters. None where rows are too few or too many to look
+    for it. `residual` (n,) and `design` (n, p) are of equal variance, `frame` has n_params, flops and may have seed,
+    `label` (n,) are the clusters.
     """
     n, p = design.shape
     if n - p < LEAST_SPARE or n > MOST_ROWS or frame[["n_params", "flops"]].isna().any(axis=None):
@@ -117,19 +119,19 @@ def shared_by_sizes(residual: Array, design: Array, frame: pd.DataFrame, label: 
     same_budget = np.abs(log_c[:, None] - log_c) < ONE_BUDGET
     same_seed, same_label = seed[:, None] == seed, label[:, None] == label
     residual = clipped(residual, np.ones(n), p)
-    found: dict[bool, tuple[float, Array]] = {}
-    for near in NEIGHBOURS:
+    value, covariance = np.full(len(NEIGHBOURS), -np.inf), np.zeros((len(NEIGHBOURS), n, n))
+    for k, near in enumerate(NEIGHBOURS):
         kernel = np.where(same_seed, near**apart, 0.0) if near else np.where(same_label, 1.0, 0.0)
         for shared in SHARED if same_label.sum() > n else SHARED[:1]:
             matrix = kernel * np.where(same_budget & (same_seed if near else np.eye(n, dtype=bool)), 1.0, shared)
             matrix = (1 - NUGGET) * matrix + NUGGET * np.eye(n)
             np.fill_diagonal(matrix, 1.0)
-            value, variance = _dense_restricted(matrix, residual, design)
-            if bool(near) not in found or value > found[bool(near)][0]:
-                found[bool(near)] = value, variance * matrix
-    if 2 * (found[True][0] - found[False][0]) < SHARED_LEVEL:
-        return None
-    return found[False][1], found[True][1]
+            found, variance = _dense_restricted(matrix, residual, design)
+            if found > value[k]:
+                value[k], covariance[k] = found, variance * matrix
+    prior = np.array([1 - SHARED_PRIOR] + [SHARED_PRIOR / (len(NEIGHBOURS) - 1)] * (len(NEIGHBOURS) - 1))
+    likely = prior * np.exp(value - value.max())
+    return likely / likely.sum(), covariance
 
 
 def _dense_restricted(matrix: Array, residual: Array, design: Array) -> tuple[float, float]:

@@ -125,7 +125,7 @@ class FitProblem:
         """Internal parameters (B, P') to coordinates."""
         return full[:, self.index]
 
-    def _gather(self, full: Array) -> Array:
+    def gathered(self, full: Array) -> Array:
         """Derivatives in every parameter (B, P', ...) to derivatives in the coordinates (B, P, ...)."""
         if self._plain is not None:
             return full[:, self._plain]
@@ -146,7 +146,7 @@ class FitProblem:
             full /= loss[:, None]
         else:
             residual = loss - self.loss
-        return residual, self._gather(full), full
+        return residual, self.gathered(full), full
 
     def curvature(self, theta: Array, full: Array, weight: Array) -> Array:
         """Sum of weight times the second derivative of the loss (relative to it when `log`), (B, P, P).
@@ -156,7 +156,7 @@ class FitProblem:
         """
         second = self.form.curvature(self.expand(theta), self.x, full, weight)
         if second is not None:
-            return self._gather(self._gather(second).swapaxes(1, 2)).swapaxes(1, 2)
+            return self.gathered(self.gathered(second).swapaxes(1, 2)).swapaxes(1, 2)
         count = theta.shape[1]
         shift = DIFFERENCE * np.eye(count)
         both = np.concatenate([theta[:, None] + shift, theta[:, None] - shift], axis=1).reshape(-1, count)
@@ -166,15 +166,20 @@ class FitProblem:
         if self.log:
             loss, _ = self.form.evaluate(self.expand(theta), self.x)
             weight = weight / loss
-        rows = self._gather(np.einsum("bkpn,bn->bpk", change, weight)).swapaxes(1, 2)
+        rows = self.gathered(np.einsum("bkpn,bn->bpk", change, weight)).swapaxes(1, 2)
         return 0.5 * (rows + rows.swapaxes(1, 2))
 
     def laws(self, theta: Array) -> list[Law]:
         """The law at every row of coordinates, in the units of the data."""
+        moved = self.family(theta).values()
+        return [
+            self.form(*map(float, row)) for row in np.broadcast_to(moved.T, (len(np.atleast_2d(theta)), len(moved)))
+        ]
+
+    def family(self, theta: Array) -> Law:
+        """The laws at all rows of coordinates as one whose parameters are arrays (B,), in the units of the data."""
         values = self.form.decode(self.expand(np.atleast_2d(theta)))
-        back = {k: 1.0 / unit for k, unit in self.units.items()}
-        moved = self.form(*values.T).rescaled(back).values()
-        return [self.form(*map(float, row)) for row in np.broadcast_to(moved.T, values.shape)]
+        return self.form(*values.T).rescaled({k: 1.0 / unit for k, unit in self.units.items()})
 
     def coordinates(self, law: Law) -> Array:
         """Coordinates (P,) of a law given in the units of the data."""

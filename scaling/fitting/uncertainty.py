@@ -18,10 +18,11 @@ from isoflop.scaling.fitting.fit import EXACT_NOISE, Fit, FitError, predict_loss
 from isoflop.scaling.fitting.noise_model import shared_by_sizes
 from isoflop.scaling.fitting.profile_likelihood import profile
 from isoflop.scaling.laws.law import Array, Law
-from isoflop.scaling.laws.special_functions import stdtrit
+from isoflop.scaling.laws.special_functions import stdtr, stdtrit
 
 MOST_CLUSTERS, GROUPS = 500, 100  # left out one by one up to here; more are pooled at random into so many groups
 CELLS = 1_000_000  # rows x laws refitted at once
+HALVINGS = 40  # of the bracket of a half-width
 
 
 @dataclass(frozen=True)
@@ -68,19 +69,20 @@ class Draws:
         """Interval (lo, hi) of a scalar function of a law, or of a parameter or exponent by name.
 
         In log space where the quantity is positive in every draw, unless `positive` is False. That of the irreducible
-        loss lies between 0 and the lowest loss, and begins at 0 where its standard errors reach that far; at its bound
-        0 it is one-sided (see `one_sided`). Raises ValueError for
-        an unknown name or a level outside 0 to 1.
+        loss lies between 0 and the lowest loss, in the log space of what is left of that; at its bound 0 it is
+        one-sided (see `one_sided`). Raises ValueError for an unknown name or a level outside 0 to 1.
         """
-        lo, hi = (float(end) for end in self.band(fn, level, positive=positive))
-        if fn == self.fit.law.floor_name and fn in self.fit.free:
-            most = float(self.fit.points.frame["loss"].min())
-            if self.one_sided(fn):
-                lo, hi = 0.0, self._floor_at_most(fn, level)
-            elif self.kind == "jackknife" and float(self.band(fn, level, positive=False)[0]) <= 0:
-                lo = 0.0  # in log space alone it could not be reached
-            lo, hi = min(max(lo, 0.0), most), min(max(hi, 0.0), most)
-        return lo, hi
+        if not (isinstance(fn, str) and fn == self.fit.law.floor_name and fn in self.fit.free):
+            lo, hi = (float(end) for end in self.band(fn, level, positive=positive))
+            return lo, hi
+        most = float(self.fit.points.frame["loss"].min())
+        if self.one_sided(fn):
+            lo, hi = 0.0, self._floor_at_most(fn, level)
+        elif self.kind == "jackknife":  # a floor near the losses is known better than one far below them
+            hi, lo = (most - float(end) for end in self.band(lambda law: most - getattr(law, fn), level))
+        else:
+            lo, hi = (float(end) for end in self.band(fn, level))
+        return min(max(lo, 0.0), most), min(max(hi, 0.0), most)
 
     def one_sided(self, name: str) -> bool:
         """Whether the interval of a parameter has one end only: that of an irreducible loss at its bound 0."""
@@ -106,7 +108,7 @@ class Draws:
         logs = (draws > 0).all(axis=0) & (centre > 0) & positive
         with np.errstate(divide="ignore", invalid="ignore"):
             values = np.where(logs, np.log(np.where(logs, draws, 1.0)), draws)
-            half = stdtrit(self.freedom_of(values), 0.5 + level / 2) * self._spread(values)
+            half = self._half_width(values, level)
             middle = np.where(logs, np.log(np.where(logs, centre, 1.0)), centre)
         lo, hi = middle - half, middle + half
         with np.errstate(over="ignore"):
@@ -122,7 +124,7 @@ class Draws:
         For forecasts: a law that does not hold leaves residuals like noise that sizes share, and what it misses by is
         a part of their own.
         """
-        return self._apart(self.evaluate(fn))
+        return self.error_of(self.evaluate(fn))
 
     def quantile(self, level: float) -> float:
         """Half-width of a central interval in standard errors: Student's t with `freedom` degrees of freedom."""
@@ -130,9 +132,9 @@ class Draws:
 
     @property
     def freedom(self) -> float:
-        """Degrees of freedom: clusters - 1, or those left by noise that sizes share (Satterthwaite 1946) if fewer."""
+        """Degrees of freedom: clusters - 1."""
         clusters = len(self) if self.kind == "jackknife" else self.fit.n_clusters
-        return max(min(clusters - 1.0, np.inf if self._shared is None else self._shared[2]), 1.0)
+        return max(clusters - 1.0, 1.0)
 
     def freedom_of(self, values: Array) -> Array:
         """Degrees of freedom of the jackknife's variance of a quantity, of its `values` (G, ...); at most `freedom`.
@@ -180,17 +182,36 @@ class Draws:
     def _spread(self, values: Array) -> Array:
         if self.kind == "bootstrap":
             return values.std(axis=0, ddof=1)
-        error = self._apart(values)
-        return error if self._shared is None else error * self._inflation(values - values.mean(axis=0))
+        error = self.error_of(values)
+        if self._shared is None:
+            return error
+        ratio = self._inflation(values - values.mean(axis=0))
+        return error * np.sqrt(np.tensordot(self._shared[0], ratio**2, axes=1))
 
-    def _apart(self, values: Array) -> Array:
+    def error_of(self, values: Array) -> Array:
+        """The jackknife's standard error of a quantity, of its `values` (G, ...), as if clusters were independent."""
         g = len(values)
         return np.sqrt((g - 1) / g * np.sum((values - values.mean(axis=0)) ** 2, axis=0))
 
+    def _half_width(self, values: Array, level: float) -> Array:
+        """Half the width of a central interval of jackknife values (G, ...): of Student's t, or of as many as there are
+        correlations that sizes may have, each with its probability."""
+        freedom, error = self.freedom_of(values), self.error_of(values)
+        alone = stdtrit(freedom, 0.5 + level / 2) * error
+        if self._shared is None:
+            return alone
+        likely, ratio = self._shared[0], self._inflation(values - values.mean(axis=0))
+        lo, hi, scale = alone, alone * ratio.max(axis=0), np.where(error > 0, error, 1.0) * ratio
+        for _ in range(HALVINGS):
+            middle = 0.5 * (lo + hi)
+            inside = np.tensordot(likely, stdtr(freedom, middle / scale), axes=1) > 0.5 + level / 2
+            lo, hi = np.where(inside, lo, middle), np.where(inside, middle, hi)
+        return 0.5 * (lo + hi)
+
     @cached_property
-    def _shared(self) -> tuple[Array, Array, float] | None:
-        """Covariances (P, P) of the parameters with independent clusters, and with noise that sizes share, and the
-        degrees of freedom of the variance of that; None where it is not seen."""
+    def _shared(self) -> tuple[Array, Array] | None:
+        """Probability (K,) of each correlation that noise may have between sizes, the first of none, and covariance
+        (K, P, P) of the parameters under it; None where it is not looked for."""
         fit = self.fit
         looked_for = self.kind == "jackknife" and fit.objective.delta == "auto" and not fit.points.orders_differ
         # Two stages refitted together have no common coordinates; scores from losses do not share the noise of either.
@@ -202,20 +223,20 @@ class Draws:
         if found is None:
             return None
         solve = np.linalg.pinv(design)
-        left = found[1] - design @ (solve @ found[1])
-        freedom = float(np.trace(left) ** 2 / np.sum(left * left.T))
-        return solve @ found[0] @ solve.T, solve @ found[1] @ solve.T, freedom
+        return found[0], solve @ found[1] @ solve.T
 
     def _inflation(self, off: Array) -> Array:
-        """How many times larger the standard error is for the noise that sizes share, of values off their mean.
+        """How many times larger the standard error is under each correlation between sizes (K, ...), of values off
+        their mean.
 
         By the delta method: the refits tell how each quantity moves with the parameters.
         """
         assert self._shared is not None
         slope = self._to_slope @ np.nan_to_num(off.reshape(len(off), -1))
-        alone, shared = (np.einsum("pk,pq,qk->k", slope, c, slope) for c in self._shared[:2])
-        ratio = np.sqrt(np.maximum(shared, alone) / np.maximum(alone, 1e-300))
-        return np.where(alone > 0, ratio, 1.0).reshape(off.shape[1:])
+        variance = np.einsum("pk,cpq,qk->ck", slope, self._shared[1], slope)
+        alone = variance[:1]
+        ratio = np.where(alone > 0, np.sqrt(np.maximum(variance, alone) / np.maximum(alone, 1e-300)), 1.0)
+        return ratio.reshape(-1, *off.shape[1:])
 
     @cached_property
     def _to_slope(self) -> Array:

@@ -92,7 +92,7 @@ class Chinchilla(Law):
     def evaluate(cls, theta: Array, x: Mapping[str, Array]) -> tuple[Array, Array]:
         """Loss and analytic derivatives; log_kappa = 0 in every row skips the power."""
         E, log_A, log_B, alpha, beta, log_kappa = theta.T[..., None]
-        jacobian = np.empty((*theta.shape, x["N"].size))
+        jacobian = np.empty((*theta.shape, x["N"].shape[-1]))
         jacobian[:, 0] = 1.0
         n_term = np.exp(log_A - alpha * x["N"], out=jacobian[:, 1])
         d_term = np.exp(log_B - beta * x["D"], out=jacobian[:, 2])

@@ -99,7 +99,7 @@ def predict_at(
     share = np.array([weighed.weights[law] for law in made])
     share = share / share.sum() if share.sum() else np.full(len(made), 1.0 / len(made))
     width = weighed.discrepancy
-    pooled = average([beyond_the_data(f, target, data, width) for f in made.values()], share)
+    pooled = average(beyond_the_data(list(made.values()), target, data, width), share)
     rows = [
         {"law": law, "weight": w, "loss": float(np.exp(f.mean[0])), "sd": float(f.sd[0])}
         for (law, f), w in zip(made.items(), share.tolist(), strict=True)

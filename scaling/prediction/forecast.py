@@ -1,11 +1,11 @@
 """Predictions of the loss of a run that is not trained yet.
 
 The prediction is a forecast average: each law contributes a Student's t of ln loss with its jackknife error and the
-noise of one run, weighted by its forecasts at rolling origins (`selection.law_weights`) and widened by the discrepancy
-that those forecasts showed per unit of extrapolation.
+noise of one run, weighted by its forecasts at rolling origins (`selection.law_weights`), spread over the breaks that
+its exponents may have (`breaks`), and widened by the discrepancy that those forecasts showed per unit of extrapolation.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,11 +17,9 @@ from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.units import unit_findings
 from isoflop.scaling.fitting.fit import Fit, Huber
 from isoflop.scaling.fitting.objective import Objective
-from isoflop.scaling.fitting.uncertainty import jackknife
-from isoflop.scaling.laws.axes.data_constrained import EXCESS_WORTH, REPEAT_WORTH, DataConstrained, Repeats
+from isoflop.scaling.laws.axes.data_constrained import EXCESS_WORTH, REPEAT_WORTH, DataConstrained
 from isoflop.scaling.laws.chinchilla import Chinchilla
-from isoflop.scaling.laws.law import Law
-from isoflop.scaling.laws.published import exponent_drift
+from isoflop.scaling.prediction.target import Target, place, reader, with_breaks
 from isoflop.scaling.selection.averaging import Forecast, ForecastAverage, average
 from isoflop.scaling.selection.law_weights import NoLawError, WeightedLaws, weigh_laws
 from isoflop.scaling.selection.preference import candidates
@@ -31,7 +29,6 @@ from isoflop.scaling.table.json_plain import plain
 
 LEVELS = (0.5, 0.8, 0.95)
 SAME_EPOCHS = 1.01  # times those of the table: what rounding leaves is the same
-EXACT = 1e-18  # variance of ln n_opt under a law that fits exactly
 FAR = 10.0  # times the largest compute: beyond, the point prediction rests on the form alone
 
 
@@ -42,57 +39,11 @@ class PredictError(ValueError):
 
 
 @dataclass(frozen=True)
-class Target:
-    """A run to predict: `flops`, and n_params and tokens unless it is the compute-optimal run of that compute.
-
-    `unique_tokens` says how many of its tokens differ; None: all of them.
-    """
-
-    flops: float
-    n_params: float | None = None
-    tokens: float | None = None
-    unique_tokens: float | None = None
-
-    @property
-    def optimal(self) -> bool:
-        """Whether the target is the compute-optimal run at `flops`."""
-        return self.n_params is None
-
-    @classmethod
-    def of(
-        cls,
-        data: Points,
-        flops: float | None,
-        n_params: float | None,
-        tokens: float | None,
-        unique_tokens: float | None = None,
-    ) -> "Target":
-        """A target from FLOPs, or from parameters and tokens, whose FLOPs follow the cost of training in `data`.
-
-        Raises ValueError unless exactly one of the two is given, with positive finite numbers.
-        """
-        if (flops is None) == (n_params is None) or (n_params is None) != (tokens is None):
-            raise ValueError("a target is either --flops, or --n-params and --tokens together")
-        given = [v for v in (flops, n_params, tokens, unique_tokens) if v is not None]
-        if not all(np.isfinite(v) and v > 0 for v in given):
-            raise ValueError(f"a target must be positive and finite, not {', '.join(f'{v:g}' for v in given)}")
-        if flops is not None:
-            return cls(flops, unique_tokens=unique_tokens)
-        return cls(float(data.cost.flops(n_params, tokens)), n_params, tokens, unique_tokens)
-
-    def __str__(self) -> str:
-        unique = "" if self.unique_tokens is None else f", {self.unique_tokens:.4g} of the tokens unique"
-        if self.optimal:
-            return f"the best run of {self.flops:.4g} FLOPs{unique}"
-        return f"{self.n_params:.4g} parameters on {self.tokens:.4g} tokens ({self.flops:.4g} FLOPs){unique}"
-
-
-@dataclass(frozen=True)
 class LossForecast:
     """The predicted loss at a target, in `points.loss_unit`, with the optimal size where the target is compute-optimal.
 
     `loss` is the median of the forecast average, `intervals` its central intervals by level. `members` are the laws'
-    own forecasts, without discrepancy. `laws` is indexed by law: weight, loss, sd (of ln loss), lo and hi at the widest
+    own forecasts, without discrepancy or breaks. `laws` is indexed by law: weight, loss, sd (of ln loss), lo and hi at the
     level, n_opt (of a compute-optimal target). `reach` is the target's compute over the largest in the table.
     `n_interval`, of n_opt, is at the widest level, averaged over laws (`n_average`, of ln n_opt). `refused` names the
     laws without a part in the average, with the reason. `surface` is the law of Chinchilla's form with the most weight,
@@ -157,7 +108,7 @@ class LossForecast:
             mark = "*" if law == self.preferred else " "
             lines.append(f" {mark}{law:<22} {row['weight']:>6.2f} {row['loss']:>8.4f} {row['sd']:>7.2%}{size}")
         lines.append(
-            "* preferred by its forecasts below the largest compute; intervals average all laws and add run noise"
+            "* preferred by its forecasts below the largest compute; intervals average all laws, breaks too, and add run noise"
         )
         lines += map(str, self.findings)
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
@@ -222,9 +173,9 @@ def _forecast_at(data: Points, weighted: WeightedLaws, target: Target) -> LossFo
             "sd": float(predicted.sd[0]), "lo": float(np.exp(lo[0])), "hi": float(np.exp(hi[0])),
             "n_opt": float(places[law]["n_params"].iloc[0]) if target.optimal else np.nan,
         })  # fmt: skip
-    widened = [beyond_the_data(f, places[law], data, weighted.discrepancy) for law, f in forecasts.items()]
-    pooled = average(widened, [weights[law] for law in fits])
-    n_average = _best_size(fits, weights, places, target, worths, reach) if target.optimal else None
+    members, sizes, share = with_breaks(fits, weights, forecasts, target, worths)
+    pooled = average(beyond_the_data(members, places[preferred], data, weighted.discrepancy), share)
+    n_average = average(sizes, share) if target.optimal else None
     notes += data.cost_notes(float(places[preferred]["n_params"].iloc[0]))
     notes = [*data.notes, *weighted.notes, *notes, *(f"{law} is left out: {why}" for law, why in refused.items())]
     if reach > FAR:
@@ -278,8 +229,8 @@ def _forecasts(
     forecasts, places, refused = {}, {}, {}
     for law, fitted in fits.items():
         try:
-            places[law] = place = _place(fitted, fitted.law, target, worths)
-            forecasts[law] = forecast(fitted, place, read=_reader(target, worths))
+            places[law] = at = place(fitted, target, worths)
+            forecasts[law] = forecast(fitted, at, read=partial(reader, target=target, worths=worths))
         except ValueError as error:  # no interior minimum, or no finite loss there
             refused[law] = str(error)
     return forecasts, places, refused
@@ -300,43 +251,14 @@ def _repeats(fits: dict[str, Fit], target: Target) -> tuple[tuple[float, float],
     return (REPEAT_WORTH, EXCESS_WORTH), [note]
 
 
-def _reader(target: Target, worths: tuple[float, float]) -> Callable[[Law], Callable[..., Any]]:
-    return partial(_read, target=target, worths=worths)
-
-
-def _read(law: Law, target: Target, worths: tuple[float, float]) -> Callable[..., Any]:
-    """A law as it reads the target: one of N and D alone counts repeats at what they are worth."""
-    if target.unique_tokens is None or "U" in law.inputs:
-        return law
-    return Repeats(law, target.unique_tokens, *worths)
-
-
-def beyond_the_data(forecast: Forecast, frame: pd.DataFrame, data: Points, discrepancy: float) -> Forecast:
-    """A forecast of the runs of a frame, widened by the discrepancy of past forecasts for each ln of compute beyond."""
+def beyond_the_data(
+    forecasts: Sequence[Forecast], frame: pd.DataFrame, data: Points, discrepancy: float
+) -> list[Forecast]:
+    """Forecasts of the runs of a frame, widened by the discrepancy of past ones for each ln of compute beyond."""
     if "flops" not in frame or data.frame["flops"].isna().any():  # nothing says how far the runs lie beyond
-        return forecast
+        return list(forecasts)
     far = np.nan_to_num(np.log(frame["flops"].to_numpy(float) / data.frame["flops"].max()))
-    return forecast.widened(discrepancy * np.maximum(far, 0.0))
-
-
-def _place(fitted: Fit, law: Law, target: Target, worths: tuple[float, float]) -> pd.DataFrame:
-    """The target as one row of n_params, tokens, flops, unique_tokens: a law's own optimum unless it is given."""
-    unique = np.inf if target.unique_tokens is None else target.unique_tokens
-    n, d = target.n_params, target.tokens
-    if n is None or d is None:
-        if "U" in law.inputs:
-            best = law.optimal(target.flops, fitted.cost, unique_tokens=unique)  # type: ignore[call-arg]
-        else:
-            best = law.optimal(target.flops, fitted.cost)
-            if float(best.D) > unique:
-                best = law.search(target.flops, fitted.cost, _read(law, target, worths))
-        n, d = float(best.N), float(best.D)
-    return pd.DataFrame({"n_params": [n], "tokens": [d], "flops": [target.flops], "unique_tokens": [min(unique, d)]})
-
-
-def _log_best(fitted: Fit, law: Law, target: Target, worths: tuple[float, float]) -> float:
-    """ln of the size that a law, the fit's or a refit of it, calls best at the target."""
-    return float(np.log(_place(fitted, law, target, worths)["n_params"].iloc[0]))
+    return [forecast.widened(discrepancy * np.maximum(far, 0.0)) for forecast in forecasts]
 
 
 def _surface(fits: dict[str, Fit], weights: dict[str, float], preferred: str) -> Chinchilla | None:
@@ -347,28 +269,3 @@ def _surface(fits: dict[str, Fit], weights: dict[str, float], preferred: str) ->
 def _interval(pooled: ForecastAverage, level: float) -> tuple[float, float]:
     lo, hi = pooled.interval(level)
     return float(np.exp(lo[0])), float(np.exp(hi[0]))
-
-
-def _best_size(
-    fits: dict[str, Fit],
-    weights: dict[str, float],
-    places: dict[str, pd.DataFrame],
-    target: Target,
-    worths: tuple[float, float],
-    reach: float,
-) -> ForecastAverage:
-    """The average of the laws' forecasts of ln of the optimal size.
-
-    Beyond the data the exponent of the best size is not known to stay what it was: the drift between published ranges
-    of compute adds to every law's error, with the degrees of freedom of both (Satterthwaite 1946).
-    """
-    drift = exponent_drift()
-    beyond = drift.sd * max(np.log(reach), 0.0)
-    sizes = []
-    for law, fitted in fits.items():
-        error = float(jackknife(fitted).standard_error_alone(partial(_log_best, fitted, target=target, worths=worths)))
-        centre = np.log(places[law]["n_params"].to_numpy(float))
-        variances = np.array([error**2 + EXACT, beyond**2])
-        freedom = variances.sum() ** 2 / (variances**2 / [max(fitted.n_clusters - 1, 1), drift.freedom]).sum()
-        sizes.append(Forecast(centre, np.atleast_1d(np.sqrt(variances.sum())), float(freedom)))
-    return average(sizes, [weights[law] for law in fits])

@@ -179,7 +179,7 @@ def predict_table(
         raise PredictError("no law has a forecast: " + "; ".join(f"{law}: {why}" for law, why in refused.items()))
     share = np.array([weights[law] for law in made])
     share = share / share.sum() if share.sum() else np.full(len(made), 1.0 / len(made))
-    widened = [beyond_the_data(f, target.frame, data, discrepancy) for f in made.values()]
+    widened = beyond_the_data(list(made.values()), target.frame, data, discrepancy)
     pooled = average(widened, share)
     held = _held(target, pooled, made, share, preferred, refused, (*data.notes, *notes))
     if "unique_tokens" not in target.frame:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -48,12 +49,12 @@ class ForecastAverage:
     @property
     def mean(self) -> Array:
         """Weighted mean of the members' locations, (n,)."""
-        return np.einsum("m,mn->n", self.weights, np.stack([f.mean for f in self.members]))
+        return np.einsum("m,mn->n", self.weights, self._parts[1])
 
     @property
     def sd(self) -> Array:
         """Standard deviation from the members' scales and the scatter of their means, (n,)."""
-        means, sds = np.stack([f.mean for f in self.members]), np.stack([f.sd for f in self.members])
+        _, means, sds = self._parts
         return np.sqrt(np.einsum("m,mn->n", self.weights, sds**2 + (means - self.mean) ** 2))
 
     @property
@@ -66,12 +67,18 @@ class ForecastAverage:
 
     def cdf(self, log_loss: Array) -> Array:
         """Probability that ln loss lies at or below `log_loss`, (n,)."""
-        terms = [stdtr(f.freedom, (log_loss - f.mean) / f.sd) for f in self.members]
-        return np.einsum("m,mn->n", self.weights, np.stack(terms))
+        freedom, means, sds = self._parts
+        return np.einsum("m,mn->n", self.weights, stdtr(freedom, (log_loss - means) / sds))
+
+    @cached_property
+    def _parts(self) -> tuple[Array, Array, Array]:
+        """Freedom (m, 1), means and scales (m, n) of the members."""
+        freedom = np.array([[f.freedom] for f in self.members], dtype=float)
+        return freedom, np.stack([f.mean for f in self.members]), np.stack([f.sd for f in self.members])
 
     def quantile(self, p: float) -> Array:
         """ln loss below which the average has probability p, (n,), by bisection."""
-        means, sds = np.stack([f.mean for f in self.members]), np.stack([f.sd for f in self.members])
+        _, means, sds = self._parts
         lo, hi = (means - 1e3 * sds).min(axis=0), (means + 1e3 * sds).max(axis=0)
         for _ in range(BISECTIONS):
             middle = 0.5 * (lo + hi)

@@ -1,6 +1,6 @@
 """A law of N, D and unique tokens U: what repeated data are worth."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -156,7 +156,7 @@ class Repeats:
     size that is compute-optimal for `unique` tokens under the law itself.
     """
 
-    law: Law
+    law: Callable[..., Any]
     unique: float
     R_D: float = REPEAT_WORTH
     R_N: float = EXCESS_WORTH
@@ -170,7 +170,7 @@ class Repeats:
         return self.law(n, d)
 
     @cached_property
-    def _enough(self) -> float:
+    def _enough(self) -> Any:
         """The size whose loss falls as fast with ln N as with ln D at `unique` tokens, by bisection."""
         if not np.isfinite(self.unique):
             return np.inf
@@ -179,8 +179,8 @@ class Repeats:
             middle = 0.5 * (lo + hi)
             by_n = np.imag(self.law(np.exp(middle + 1j * step), self.unique))
             by_d = np.imag(self.law(np.exp(middle), self.unique * np.exp(1j * step)))
-            lo, hi = (middle, hi) if by_n < by_d else (lo, middle)
-        return float(np.exp(middle))
+            lo, hi = np.where(by_n < by_d, middle, lo), np.where(by_n < by_d, hi, middle)
+        return np.exp(middle)
 
 
 def _effective(seen: Any, unique: Any, R: Any) -> Any:
