@@ -43,8 +43,8 @@ class LossForecast:
     """The predicted loss at a target, in `points.loss_unit`, with the optimal size where the target is compute-optimal.
 
     `loss` is the median of the forecast average, `intervals` its central intervals by level. `members` are the laws'
-    own forecasts, without discrepancy or breaks. `laws` is indexed by law: weight, loss, sd (of ln loss), lo and hi at the
-    level, n_opt (of a compute-optimal target). `reach` is the target's compute over the largest in the table.
+    own forecasts, without discrepancy or breaks. `laws` is indexed by law: weight, loss, sd (of ln loss), lo and hi at
+    the widest level, n_opt (of a compute-optimal target). `reach` is the target's compute over the table's largest.
     `n_interval`, of n_opt, is at the widest level, averaged over laws (`n_average`, of ln n_opt). `refused` names the
     laws without a part in the average, with the reason. `surface` is the law of Chinchilla's form with the most weight,
     for `serving`. `epochs` are those of the run where unique tokens were given, of the law preferred. `settings` are
@@ -108,7 +108,8 @@ class LossForecast:
             mark = "*" if law == self.preferred else " "
             lines.append(f" {mark}{law:<22} {row['weight']:>6.2f} {row['loss']:>8.4f} {row['sd']:>7.2%}{size}")
         lines.append(
-            "* preferred by its forecasts below the largest compute; intervals average all laws, breaks too, and add run noise"
+            "* preferred by its forecasts below the largest compute; intervals average all laws, allow for a break in "
+            "their exponents, and add run noise"
         )
         lines += map(str, self.findings)
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])

@@ -72,8 +72,8 @@ class ForecastAverage:
 
     @cached_property
     def _parts(self) -> tuple[Array, Array, Array]:
-        """Freedom (m, 1), means and scales (m, n) of the members."""
-        freedom = np.array([[f.freedom] for f in self.members], dtype=float)
+        """Freedom, means and scales of the members, each (m, n)."""
+        freedom = np.stack([np.broadcast_to(f.freedom, f.mean.shape) for f in self.members])
         return freedom, np.stack([f.mean for f in self.members]), np.stack([f.sd for f in self.members])
 
     def quantile(self, p: float) -> Array:

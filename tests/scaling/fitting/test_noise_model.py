@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import t as student
 
 from isoflop.scaling.findings.finding import variant
 from isoflop.scaling.fitting.fit import Huber, LeastSquares, fit
 from isoflop.scaling.fitting.fit_text import fit_dict, fit_text
-from isoflop.scaling.fitting.noise_model import MOST_FALLING, falling_power, shared_by_sizes
+from isoflop.scaling.fitting.noise_model import MOST_FALLING, SHARED_PRIOR, falling_power, shared_by_sizes
 from isoflop.scaling.fitting.solver import huber
 from isoflop.scaling.fitting.uncertainty import jackknife, predict
 from isoflop.scaling.selection.rolling_origins import forecast
@@ -123,30 +124,50 @@ def test_a_variant_keeps_the_noise_model_and_text_and_json_name_it(falling):
     assert fit_dict(falling)["noise_falls"] == falling.falls
 
 
-def _shares(design, studies):
-    """For each study, whether noise shared by sizes is seen, and its jackknife."""
+def _likely(design, studies):
+    """For each study, the probability that sizes share noise, and its jackknife."""
     draws = [jackknife(fit("chinchilla", design.study(np.random.default_rng([s, 7])))) for s in range(studies)]
-    return [d._shared is not None for d in draws], draws
+    return np.array([1 - d._shared[0][0] for d in draws]), draws
 
 
 def test_noise_that_sizes_share_is_seen_and_widens_the_intervals():
-    seen, draws = _shares(CONSTANT.sharing(), 12)
-    assert np.mean(seen) >= 0.7
-    widened = draws[seen.index(True)]
+    seen, draws = _likely(CONSTANT.sharing(), 8)
+    assert np.median(seen) > 0.8
+    widened = draws[int(np.argmax(seen))]
     values = widened.evaluate("a")
     plain = np.sqrt((len(values) - 1) * np.mean((values - values.mean()) ** 2))
     assert 1.0 < widened.standard_error("a") / plain < 4
-    assert widened.freedom < len(widened) - 1
     curve = widened.standard_error(lambda law: np.log(law.optimal(np.array([1e20, 1e22])).N))
     assert curve.shape == (2,)
 
 
-def test_independent_noise_widens_nothing():
-    seen, draws = _shares(CONSTANT, 12)
-    assert np.mean(seen) <= 0.5  # 7 of 12 at a level of .2: p = .004
-    alone = draws[seen.index(False)]
+def test_independent_noise_widens_little():
+    seen, draws = _likely(CONSTANT, 8)
+    assert np.median(seen) < SHARED_PRIOR / 2
+    alone = draws[int(np.argmin(seen))]
     values = alone.evaluate("a")
-    assert alone.standard_error("a") == np.sqrt((len(values) - 1) / len(values) * np.sum((values - values.mean()) ** 2))
+    plain = np.sqrt((len(values) - 1) / len(values) * np.sum((values - values.mean()) ** 2))
+    assert plain <= alone.standard_error("a") < 1.1 * plain
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9])
+def test_an_interval_is_of_every_correlation_by_its_probability(level):
+    """The two ends hold the level of a mixture of Student's t, one for each correlation."""
+    draws = jackknife(fit("chinchilla", DESIGNS[1].sharing().study(np.random.default_rng(5))))
+    likely, covariance = draws._shared
+    assert likely.sum() == pytest.approx(1)
+    assert 0.1 < likely[1:].sum() < 0.9
+    values = np.log(draws.evaluate("alpha"))
+    theta = np.array([draws.fit.problem.coordinates(law) for law in draws.laws])
+    slope = np.linalg.lstsq(theta - theta.mean(axis=0), values - values.mean(), rcond=None)[0]
+    variance = np.einsum("p,kpq,q->k", slope, covariance, slope)
+    error = np.sqrt((len(values) - 1) / len(values) * np.sum((values - values.mean()) ** 2))
+    scale = error * np.sqrt(np.maximum(variance / variance[0], 1.0))
+    lo, hi = np.log(draws.interval("alpha", level)) - np.log(draws.fit.law.alpha)
+    assert hi == pytest.approx(-lo)
+    below = likely @ student.cdf(hi / scale, float(draws.freedom_of(values)))
+    assert below == pytest.approx(0.5 + level / 2, abs=1e-6)
+    assert draws.standard_error("alpha") > draws.standard_error_alone("alpha")
 
 
 def test_seeds_do_not_share_noise_with_one_another():
@@ -155,10 +176,13 @@ def test_seeds_do_not_share_noise_with_one_another():
     residual, design, log_n, label = _residuals(rng, 0.0)
     frame = pd.DataFrame({"n_params": np.exp(log_n), "flops": 1e18, "seed": label})
     smooth = np.sin(log_n)
-    assert shared_by_sizes(smooth, design[:, :1], frame, label) is None
-    one_seed = shared_by_sizes(smooth + 0.01 * residual, design[:, :1], frame.assign(seed=0).iloc[:40], label)
-    assert one_seed is not None
-    alone, shared = one_seed
+    likely, covariance = shared_by_sizes(smooth, design[:, :1], frame, label)
+    assert likely[0] == pytest.approx(1 - SHARED_PRIOR)  # no correlation changes anything
+    assert covariance == pytest.approx(np.broadcast_to(covariance[0], covariance.shape))
+    one = frame.assign(seed=0).iloc[:40]
+    likely, covariance = shared_by_sizes(smooth + 0.01 * residual, design[:, :1], one, label)
+    alone, shared = covariance[0], covariance[np.argmax(likely)]
+    assert likely[0] < 1e-3
     assert alone == pytest.approx(alone[0, 0] * np.eye(40), abs=1e-9)
     assert np.diag(shared) == pytest.approx(np.full(40, shared[0, 0]))
     assert shared[0, 1] > shared[0, 2] > 0
