@@ -8,12 +8,14 @@ refitted. Forecasts and best sizes are averaged over it, so that one posterior w
 to a break, and by all that it may be where they show one.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from isoflop.scaling.fitting.fit import EXACT_NOISE, Fit
+from isoflop.scaling.fitting.fit import EXACT_NOISE, Fit, law_inputs
 from isoflop.scaling.fitting.noise_model import NoiseModel, clipped, noise_model, orthonormal
 from isoflop.scaling.laws.law import Array, Law
 from isoflop.scaling.laws.published import exponent_drift
@@ -23,6 +25,7 @@ PRIOR = 0.5  # probability of a break, shared evenly by the inputs and the place
 CHANGE = 4 * exponent_drift().sd  # sd of c: near a = 1/2, an exponent that is 1 - c times as large moves a by c/4
 PLACES = {"N": 12, "D": 4}  # at most, along each input; the exponent of N decides the best size far out
 FEWEST = 5  # distinct values, to look for a break
+NEGLIGIBLE = 0.01  # weight of a law below which its breaks are not looked for
 LEAST = 2e-3  # probability of a break that has a part in a forecast
 STEPS, ENOUGH = 25, 1e-2  # of the search, and the decrease of -2 ln posterior that ends it where no step promises more
 LIGHT = 1e-3  # damping of the first step
@@ -102,15 +105,32 @@ class Breaks:
 
 
 def breaks(fit: Fit) -> Breaks | None:
-    """The likely breaks of a fit, kept with it; None without any, as where a law does not read N and D or is exact."""
+    """The likely breaks of a fit, kept with it; None without any, as where a law reads more than size and tokens."""
     if "breaks" not in fit.__dict__:
         fit.__dict__["breaks"] = _breaks(fit)
     return fit.__dict__["breaks"]
 
 
+def runs_with_breaks(
+    fits: Mapping[str, Fit], weights: Mapping[str, float], straight: Mapping[str, Forecast], frame: pd.DataFrame
+) -> tuple[list[Forecast], list[float]]:
+    """Forecasts of the runs of a frame by every law, straight as given and with each likely break; their weights."""
+    forecasts, share = [], []
+    for law, alone in straight.items():
+        found = breaks(fits[law]) if weights[law] >= NEGLIGIBLE else None
+        made, odds = [alone], [1.0]
+        if found is not None:
+            columns = [column[:, None] for column in law_inputs(type(fits[law].law), frame).values()]
+            with np.errstate(all="ignore"):
+                made, odds = found.forecasts(alone, np.log(found.laws()(*columns)))
+        forecasts += made
+        share += [weights[law] * p for p in odds]
+    return forecasts, share
+
+
 def _breaks(fit: Fit) -> Breaks | None:
     problem, noise = fit.problem, fit.noise
-    if not {"N", "D"} <= set(problem.columns) or not problem.log or noise < EXACT_NOISE:
+    if tuple(problem.form.inputs) not in (("N", "D"), ("N", "D", "U")) or not problem.log or noise < EXACT_NOISE:
         return None
     names = ("N",) if "U" in problem.columns else ("N", "D")  # tokens that repeat are not counted anew
     tried = {k: _places(problem.x[k], PLACES[k]) for k in names}

@@ -15,6 +15,7 @@ from isoflop.scaling.laws.cost import SIX_ND
 from isoflop.scaling.laws.law import Law
 from isoflop.scaling.laws.published import PUBLISHED, AllocationRule
 from isoflop.scaling.prediction.at_columns import RunForecast, predict_at
+from isoflop.scaling.prediction.breaks import runs_with_breaks
 from isoflop.scaling.prediction.forecast import (
     LEVELS,
     LossForecast,
@@ -179,8 +180,8 @@ def predict_table(
         raise PredictError("no law has a forecast: " + "; ".join(f"{law}: {why}" for law, why in refused.items()))
     share = np.array([weights[law] for law in made])
     share = share / share.sum() if share.sum() else np.full(len(made), 1.0 / len(made))
-    widened = beyond_the_data(list(made.values()), target.frame, data, discrepancy)
-    pooled = average(widened, share)
+    parts, portions = runs_with_breaks(fits, dict(zip(made, share.tolist(), strict=True)), made, target.frame)
+    pooled = average(beyond_the_data(parts, target.frame, data, discrepancy), portions)
     held = _held(target, pooled, made, share, preferred, refused, (*data.notes, *notes))
     if "unique_tokens" not in target.frame:
         return replace(held, findings=settings)

@@ -11,12 +11,11 @@ from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws.axes.data_constrained import Repeats
 from isoflop.scaling.laws.law import Array, Law, minimise_scalar
-from isoflop.scaling.prediction.breaks import Broken, breaks
+from isoflop.scaling.prediction.breaks import NEGLIGIBLE, Broken, breaks
 from isoflop.scaling.selection.averaging import Forecast
 from isoflop.scaling.table.conventions import Points
 
 EXACT = 1e-18  # variance of ln n_opt under a law that fits exactly
-NEGLIGIBLE = 0.01  # weight of a law below which its breaks are not looked for
 
 
 @dataclass(frozen=True)
