@@ -170,7 +170,8 @@ def markdown(table: pd.DataFrame) -> str:
         "this page and calibration.csv, which has every level and the shares of every code.", "",
         "A share has its binomial 95% interval. *misses*: all of that interval lies outside the bar; *unsure*: the "
         f"share does, the interval does not. This table has at most {table['studies'].max()} studies a cell: below "
-        "about 200 an interval settles little. What is not here was not simulated.", "",
+        "about 200 an interval settles little. What is not here was not simulated; a cell keeps its figures until it "
+        "is simulated anew.", "",
     ]  # fmt: skip
     barred = table[table["verdict"] != ""]
     for name, part in barred.groupby("part", sort=False):
