@@ -145,8 +145,12 @@ def _breaks(fit: Fit) -> Breaks | None:
     odds, straight = odds / (odds.sum() + straight), straight / (odds.sum() + straight)
     unit = np.where(on_size, np.log(problem.units.get("N", 1.0)), np.log(problem.units.get("D", 1.0)))
     kept = odds >= LEAST
-    parts = (on_size, place + unit, change, error, theta, along, odds)
-    return Breaks(fit, *(part[kept] for part in parts), float(straight)) if kept.any() else None
+    if not kept.any():
+        return None
+    return Breaks(
+        fit, on_size[kept], (place + unit)[kept], change[kept], error[kept], theta[kept], along[kept], odds[kept],
+        float(straight),
+    )  # fmt: skip
 
 
 def _places(x: Array, most: int) -> Array:

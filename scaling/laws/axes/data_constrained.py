@@ -174,7 +174,9 @@ class Repeats:
         """The size whose loss falls as fast with ln N as with ln D at `unique` tokens, by bisection."""
         if not np.isfinite(self.unique):
             return np.inf
-        lo, hi, step = 0.0, 60.0, COMPLEX_STEP
+        lo: Any = 0.0
+        hi: Any = 60.0
+        step = COMPLEX_STEP
         for _ in range(80):
             middle = 0.5 * (lo + hi)
             by_n = np.imag(self.law(np.exp(middle + 1j * step), self.unique))
