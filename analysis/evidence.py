@@ -18,6 +18,7 @@ from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile, budget_g
 from isoflop.scaling.arms.multiplier import Multipliers, multiplier
 from isoflop.scaling.findings.diagnose import Finding, diagnose, diagnose_approaches, refused
 from isoflop.scaling.findings.sensitivity import exponent_sensitivity
+from isoflop.scaling.findings.settings import setting_findings
 from isoflop.scaling.findings.verdict import CONVENTIONS
 from isoflop.scaling.fitting.fit import Fit, Huber, fit
 from isoflop.scaling.fitting.objective import Objective
@@ -183,9 +184,20 @@ class Evidence:
     def _scored(self) -> dict[str, Any]:
         return {"laws": self._laws(), "objective": self.objective, "findings": False}
 
+    @part
+    def unread(self) -> tuple[Finding, ...]:
+        """What tells losses of one size and tokens apart, and no candidate reads; arms are compared elsewhere."""
+        if "arm" in self.ends and self.ends["arm"].nunique() > 1:
+            return ()
+        return setting_findings(self.ends, self.points)
+
     def _laws(self) -> tuple[str, ...]:
-        """The candidates on these points, and the law requested."""
-        return tuple(dict.fromkeys([*candidates(self.points), *filter(None, [self.law])]))
+        """The candidates, unless losses follow what none of them reads, and the law requested."""
+        laws = tuple(dict.fromkeys([*(() if self.unread else candidates(self.points)), *filter(None, [self.law])]))
+        if not laws:
+            found = self.unread[0]
+            raise UnsupportedError(f"{found.message}; {found.remedy}, or name a law that reads it (--law)")
+        return laws
 
     def _threshold(self) -> float | None:
         """None (the largest budget) where that budget has enough sizes or is alone, else all but half a decade."""

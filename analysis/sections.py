@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -58,13 +59,10 @@ def verdict(e: Evidence) -> str:
     sentence = f"**{formula(fit)}** ({fit.points.loss_unit})"
     if "a" in fit.exponents():
         sentence += _allocation(e)
-    how = "as requested"
-    if e.law is None:
-        how = "preferred by the scoreboard" if _scored(e) else "by default: too few scales to choose one"
     lines = [
         f"{sentence}.",
-        f"Law `{e.law_name}` ({how}); {fit.objective}, delta {fit.delta:.3g}; {len(frame)} runs in {fit.n_clusters} "
-        f"clusters by {fit.points.cluster}; N counts {_meaning(PARAMS, fit.points.params)}; C counts "
+        f"Law `{e.law_name}` ({_chosen(e)}); {fit.objective}, delta {fit.delta:.3g}; {len(frame)} runs in "
+        f"{fit.n_clusters} clusters by {fit.points.cluster}; N counts {_meaning(PARAMS, fit.points.params)}; C counts "
         f"{_meaning(COMPUTE, fit.points.compute)}. Brackets are {LEVEL:.0%} intervals ({draws.kind} by {draws.by}).",
         f"Fitted range: {count(frame['n_params'].min())} to {count(frame['n_params'].max())} parameters, "
         f"{count(frame['tokens'].min())} to {count(frame['tokens'].max())} tokens, {frame['flops'].min():.2g} to "
@@ -358,11 +356,14 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _scored(e: Evidence) -> bool:
-    try:
-        return bool(e.scoreboard.preferred)
-    except UnsupportedError:
-        return False
+def _chosen(e: Evidence) -> str:
+    """How the law of the report was chosen."""
+    if e.law is not None:
+        return "as requested"
+    with suppress(UnsupportedError):
+        if e.scoreboard.preferred:
+            return "preferred by the scoreboard"
+    return f"by default: {'runs differ by what no candidate reads' if e.unread else 'too few scales to choose one'}"
 
 
 def _meaning(meanings: dict[str, str], name: str) -> str:

@@ -1,0 +1,41 @@
+"""What a report is made of where a table holds more than sizes and tokens."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from isoflop.analysis.evidence import Evidence, UnsupportedError
+from isoflop.analysis.sections import scoreboard, section, verdict
+
+
+@pytest.fixture
+def sweep():
+    """Runs of four sizes and three horizons at three rates, which move the loss by several percent."""
+    grid = itertools.product((1e4, 3e4, 1e5, 3e5), (1e6, 3e6, 1e7), (1e-3, 3e-3, 1e-2))
+    table = pd.DataFrame(grid, columns=["n_params", "tokens", "peak_learning_rate"])
+    off = 0.03 * np.log(table["peak_learning_rate"] / 3e-3) ** 2
+    noise = np.random.default_rng(0).normal(0, 0.003, len(table))
+    law = 1.5 + 30 * table["n_params"] ** -0.4 + 40 * table["tokens"] ** -0.4
+    return table.assign(loss=law * np.exp(off + noise))
+
+
+def test_laws_are_not_told_apart_by_what_none_of_them_reads(sweep):
+    evidence = Evidence(sweep)
+    told = section(evidence, "Scoreboard", scoreboard)
+    assert "3 values of peak_learning_rate stand in one law" in told
+    assert "or name a law that reads it (--law)" in told
+    with pytest.raises(UnsupportedError, match="peak_learning_rate"):
+        _ = evidence.held_out
+    assert "Law `chinchilla` (by default: runs differ by what no candidate reads)" in verdict(evidence)
+
+
+def test_a_law_that_was_asked_for_is_held_against_none_that_reads_less(sweep):
+    assert list(Evidence(sweep, law="kaplan").scoreboard.entrants) == ["kaplan"]
+
+
+def test_arms_are_no_such_setting(sweep):
+    arms = sweep.rename(columns={"peak_learning_rate": "arm"}).astype({"arm": str})
+    assert Evidence(arms).unread == ()
+    assert "arm" not in section(Evidence(arms[arms["arm"] == "0.003"]), "Scoreboard", scoreboard)
