@@ -13,6 +13,7 @@ from isoflop.scaling.table.schedules.curve_run import CurveRun
 from isoflop.scaling.table.schedules.read_curves import CurveTable, read_curves
 
 SHOWN = 6  # runs
+MOST_RUNS = 120  # that the law of a picture is fitted to; more are passed over evenly
 FROM = 0.5  # of its steps: where the forecast of a finished run begins
 LEAST_ROWS = 6  # of the usual run: with fewer a curve has no shape to forecast from
 LEAST_SEEN = 2  # rows of a run that a forecast begins from
@@ -29,7 +30,8 @@ def curve_bands(
     steps, without any run of its trunk. `seen` says which measured rows the forecast knew; `loss` is NaN at steps
     without a row, `forecast` before the last row that was seen; `end` is the planned end of a run, where it may be
     measured on more windows than its other rows. `runs` names them; by default the unfinished ones, else the longest of
-    up to `most` sizes. `attrs` holds `runs` (of the table), `unfinished`, `law`, and whether ends are measured `apart`.
+    up to `most` sizes. `attrs` holds `runs` (of the table), `fitted` (those that the law was fitted to, MOST_RUNS at
+    most), `unfinished`, `law`, and whether ends are measured `apart`.
     Curves that were read already take the place of their table. Raises PredictError where there are too few runs or
     rows, TableError for a table without curves, ValueError for an unknown run.
     """
@@ -41,13 +43,15 @@ def curve_bands(
             f"{len(trunks)} runs of {rows:g} rows each: a band needs {FEW} runs and {LEAST_ROWS} rows of each"
         )
     chosen = [find_run(found, name) for name in runs] or _chosen(found, most)
-    model = curve_model(found)
+    fitted = _evenly(found, chosen)
+    model = curve_model(fitted)
     parts = [_band(model, run) for run in chosen]
     if not parts:
         raise PredictError(f"no run has {LEAST_SEEN} rows before its forecast begins")
     frame = pd.concat(parts, ignore_index=True)[list(COLUMNS)]
     frame.attrs = {
-        "runs": len(found), "unfinished": not chosen[0].done, "law": model.fit.form.name, "apart": _ends_apart(model),
+        "runs": len(found), "fitted": len(fitted), "unfinished": not chosen[0].done, "law": model.fit.form.name,
+        "apart": _ends_apart(model),
     }  # fmt: skip
     return frame
 
@@ -65,6 +69,19 @@ def _chosen(found: Sequence[CurveRun], most: int) -> list[CurveRun]:
         return []
     at = np.unique(np.round(np.linspace(0, len(every) - 1, min(most, len(every)))).astype(int))
     return [every[i] for i in at]
+
+
+def _evenly(found: Sequence[CurveRun], chosen: Sequence[CurveRun]) -> Sequence[CurveRun]:
+    """The runs chosen and as many others, evenly over sizes and horizons, as make up to MOST_RUNS."""
+    if len(found) <= MOST_RUNS:
+        return found
+    names = {run.run_id for run in chosen}
+    others = sorted(
+        (run for run in found if run.run_id not in names), key=lambda run: (run.n_params, run.horizon, run.run_id)
+    )
+    at = np.unique(np.round(np.linspace(0, len(others) - 1, max(MOST_RUNS - len(chosen), FEW))).astype(int))
+    kept = names | {others[i].run_id for i in at}
+    return [run for run in found if run.run_id in kept]
 
 
 def _seen(run: CurveRun) -> CurveRun:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.collections import LineCollection, PathCollection, PolyCollection
+from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_rgb
 from scipy.stats import gaussian_kde
 
@@ -17,7 +17,6 @@ from isoflop.analysis.figures.exponents import density, measured_slopes, plot_ex
 from isoflop.analysis.figures.isoflop import plot_isoflop
 from isoflop.analysis.figures.prediction import forecast_errors, plot_forecast_errors, plot_prediction
 from isoflop.analysis.figures.residuals import grouped, plot_residuals
-from isoflop.analysis.figures.runs.bands import plot_bands
 from isoflop.analysis.figures.runs.bowls import best_rate, bowl_frame, plot_bowls
 from isoflop.analysis.figures.runs.curves import learning_curves, plot_learning_curves
 from isoflop.analysis.figures.scoreboard import plot_scoreboard, scoreboard_frame
@@ -28,7 +27,6 @@ from isoflop.examples import example
 from isoflop.scaling.approaches.envelope import envelope
 from isoflop.scaling.design.simulate import simulate_study
 from isoflop.scaling.laws.published import PUBLISHED
-from isoflop.scaling.prediction.curves.bands import curve_bands
 
 pytestmark = pytest.mark.usefixtures("kept_searches")
 
@@ -363,43 +361,6 @@ def test_residual_groups_never_split_a_value():
     assert groups["n_params"].is_unique
     first = many.loc[many["n_params"] == 1e3, "residual_percent"].mean()
     assert groups["mean"].iloc[0] == pytest.approx(first)
-
-
-def unfinished_study():
-    """Curves of five runs, of which the last is at half of its steps."""
-    rows = []
-    for k in range(5):
-        for step in range(100, 1001 if k < 4 else 501, 50):
-            rate = 0.01 * (1 if step < 800 else (1000 - step) / 200)
-            rows.append((f"r{k}", step, 1e6 * 2**k, rate, (2 + 5 * (2**k * step) ** -0.2) * (1 + 0.002 * k), 1000))
-    return pd.DataFrame(rows, columns=["run_id", "step", "n_params", "lr", "loss", "max_steps"])
-
-
-@pytest.mark.slow
-def test_bands_begin_where_the_rows_end_and_hold_the_forecast():
-    table = unfinished_study()
-    bands = curve_bands(table)
-    assert set(bands["run_id"]) == {"r4"}
-    assert (bands.attrs["runs"], bands.attrs["unfinished"], bands.attrs["apart"]) == (5, True, False)
-    ahead = bands[bands["forecast"].notna()]
-    assert (ahead["step"].min(), ahead["step"].max(), bands["end"].sum()) == (500, 1000, 1)
-    ax = plot_bands(bands)
-    seen, forecast = next(x for x in lines(ax, dashed=False)), next(x for x in lines(ax, dashed=True))
-    np.testing.assert_allclose(seen.get_ydata(), table.loc[table["run_id"] == "r4", "loss"])
-    np.testing.assert_allclose(forecast.get_ydata(), ahead["forecast"])
-    band = next(c for c in ax.collections if isinstance(c, PolyCollection)).get_paths()[0].vertices
-    assert band[:, 1].min() == pytest.approx(ahead["lo"].min())
-    assert band[:, 1].max() == pytest.approx(ahead["hi"].max())
-    whole = curve_bands(table[table["run_id"] != "r4"], runs=("r1", "r3"))  # all finished: each from its half
-    assert set(whole["run_id"]) == {"r1", "r3"}
-    assert whole.loc[whole["seen"], "step"].max() == 500
-    ax = plot_bands(whole)
-    later = [line for line in ax.get_lines() if line.get_markerfacecolor() == "white"]
-    assert sum(len(line.get_xdata()) for line in later) == 20
-    with pytest.raises(ValueError, match="--run nope: no run"):
-        curve_bands(table, runs=("nope",))
-    with pytest.raises(ValueError, match="3 runs of 19 rows each: a band needs 4 runs"):
-        curve_bands(table[table["run_id"] < "r3"])
 
 
 def test_the_density_of_draws_is_scipys_up_to_a_factor():
