@@ -195,8 +195,9 @@ class Evidence:
         """The candidates, unless losses follow what none of them reads, and the law requested."""
         laws = tuple(dict.fromkeys([*(() if self.unread else candidates(self.points)), *filter(None, [self.law])]))
         if not laws:
-            found = self.unread[0]
-            raise UnsupportedError(f"{found.message}; {found.remedy}, or name a law that reads it (--law)")
+            raise UnsupportedError(
+                f"{self.unread[0].message}; report one of them (--where), or name a law that reads them (--law)"
+            )
         return laws
 
     def _threshold(self) -> float | None:
