@@ -240,7 +240,8 @@ def run_launch(launch: Launch, start: Start, *, typed: Sequence[str] = ()) -> in
                 finish(launch.jobs, store, start)
             keep_together(store.root)
     print(printable(closing_table(store, launch.cells, time.monotonic() - launch.began)))
-    return exit_code(store, launch.cells, stops=any(part.until for part in launch.parts))
+    # A task of another machine trains what a launch wrote down, which may be to stop.
+    return exit_code(store, launch.cells, stops=where.cells is not None or any(part.until for part in launch.parts))
 
 
 def _warn_of_mixing(launch: Launch, store: Store) -> None:
