@@ -123,8 +123,7 @@ def test_an_answer_is_within_two_clicks_of_the_front_page(site: str, browser: An
     page.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
 def test_pages_are_readable_and_ask_nothing_of_the_network(site: str, browser: Any, width: int, scheme: str):
     from axe_playwright_python.sync_playwright import Axe
 
