@@ -134,6 +134,19 @@ def test_a_launch_that_was_killed_goes_on_to_the_same_decisions_and_bits(study, 
 
 
 @pytest.mark.slow
+def test_a_task_of_another_machine_that_leaves_its_cells_stopped_has_succeeded(study, tmp_path):
+    """It is told what to train by the file that the launch wrote, and where to stop by nothing else."""
+    overrides, folder, *_ = study
+    store = open_store(shutil.copytree(folder, tmp_path / "runs"))
+    before = store.states()
+    trunk = before.query("state == 'stopped'")["trunk_id"].iloc[0]
+    written = max(store.trunk_folder(trunk).glob("cells-*.json"), key=lambda path: path.stat().st_mtime_ns)
+    task = (f"runs={store.root}", f"where.trunk='{trunk}'", f"where.cells='{written.stem.removeprefix('cells-')}'")
+    assert run([*overrides[:-1], *task])[0] == 0
+    assert store.states()[["run_id", "state", "step"]].equals(before[["run_id", "state", "step"]])
+
+
+@pytest.mark.slow
 def test_without_the_key_the_same_study_goes_on_to_its_end(study, typed, tmp_path):
     """Its runs have the ids and the bits that they have when nothing is stopped."""
     overrides, folder, *_ = study
