@@ -127,6 +127,15 @@ def typed(monkeypatch, capsys):
     return run
 
 
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory):
+    """Starts commands as processes forked from one that has imported the libraries."""
+    from tests.support.forked import forked_commands
+
+    with forked_commands(tmp_path_factory.mktemp("forked")) as commands:
+        yield commands
+
+
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> Path:
     """The working directory; its neighbour `text` is a folder of small files."""

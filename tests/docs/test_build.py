@@ -14,7 +14,7 @@ import isoflop
 from docs import build
 from isoflop.__main__ import app
 from isoflop.scaling.table.runs import read_runs, write_run
-from tests.support.forked import forked_commands
+from tests.support.forked import Commands
 from tests.support.root import RESULTS, ROOT
 
 PAGES = build.pages()
@@ -26,12 +26,6 @@ GROWN = {
 }
 
 
-@pytest.fixture(scope="module")
-def forked(tmp_path_factory):
-    with forked_commands(tmp_path_factory.mktemp("forked")) as folder:
-        yield folder
-
-
 @pytest.mark.slow
 @pytest.mark.process
 @pytest.mark.long
@@ -40,10 +34,10 @@ def forked(tmp_path_factory):
     [p for p in PAGES if any(b.language in ("sh", "python") for b in build.blocks(p.read_text()))],
     ids=lambda p: p.stem,
 )
-def test_every_block_of_a_page_runs(path: Path, tmp_path: Path, forked: Path, monkeypatch: pytest.MonkeyPatch):
+def test_every_block_of_a_page_runs(path: Path, tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch):
     """By commands that start from imports already made, but for one page, as a reader's shell runs it."""
     if path.stem != "your-table":
-        monkeypatch.setattr(build, "BIN", forked)
+        monkeypatch.setattr(build, "BIN", commands.bin)
     page = build.run_page(path, tmp_path / "page")
     assert "Traceback" not in page
     shown = [b for b in build.blocks(page) if b.language == "text" and not b.title]

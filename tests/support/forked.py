@@ -1,60 +1,146 @@
 """`isoflop` as processes forked from one that has imported the libraries: a command starts in hundredths of a second.
 
-For tests of many command lines that are typed in a shell. Each is a process of its own, with the folder, environment,
-streams and exit code that it would have; only the imports are done before. Run as a module it is that first process.
+Each is a process of its own, with the folder, environment, streams, signals and exit code that it would have, and so is
+each worker of its pool; only the imports are done before. Run as a module it is that first process. What a fresh
+interpreter does is seen by other tests: of the package, of the pool, of a bare machine, and on SLURM.
 """
 
 import contextlib
 import importlib
 import json
 import os
+import runpy
+import select
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO, NoReturn
 
 from tests.support.root import ROOT
 
-# What most commands import; nothing here starts a thread.
+# What commands and workers import; nothing here starts a thread.
 LOADED = (
-    "pandas", "scipy.optimize", "scipy.stats", "hydra", "isoflop.commands.laws", "isoflop.scaling.findings.verdict",
-    "isoflop.scaling.selection.comparison", "isoflop.scaling.prediction.predict", "isoflop.experiments.sweep.launch",
+    "pandas", "scipy.optimize", "scipy.stats", "hydra", "torch", "joblib", "isoflop.commands.laws",
+    "isoflop.scaling.findings.verdict", "isoflop.scaling.selection.comparison", "isoflop.scaling.prediction.predict",
+    "isoflop.experiments.sweep.launch", "isoflop.experiments.sweep.train_job", "isoflop.experiments.training.trainer",
 )  # fmt: skip
-# The program `isoflop` of the shell: hands over what it was started with, and ends as the command does.
+# The program `isoflop` of a shell: hands over what it was started with, and ends as the command does.
 CLIENT = """#!{python} -IS
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as door:
     door.connect({door!r})
     socket.send_fds(door, [b"-"], [0, 1, 2])
     door.sendall(json.dumps([sys.argv, os.getcwd(), dict(os.environ)]).encode() + b"\\n")
-    code = door.recv(16)
-sys.exit(int(code or 255))
+    lines = door.makefile()
+    number, code = lines.readline(), lines.readline()
+sys.exit(int(code or 255) % 256)
 """
 
 
+class Forked:
+    """A command that was started, with the part of `subprocess.Popen` that tests use."""
+
+    def __init__(self, door: socket.socket, output: IO[str] | None):
+        self._door, self._output = door, output
+        self.pid = int(self._line())
+        self.returncode: int | None = None
+
+    def _line(self) -> str:
+        """The next line from the process that waits for the command."""
+        line = b""
+        while not line.endswith(b"\n"):
+            part = self._door.recv(1)
+            if not part:
+                raise OSError(f"the first process ended: it sent {line!r}")
+            line += part
+        return line.decode()
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        if self.returncode is None and select.select([self._door], [], [], 0)[0]:
+            self.wait()
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, once it has ended. Raises subprocess.TimeoutExpired after `timeout` seconds."""
+        if self.returncode is None:
+            if not select.select([self._door], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired("isoflop", timeout or 0.0)
+            self.returncode = int(self._line())
+            self._door.close()
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, None]:
+        """What it printed, once it has ended."""
+        self.wait(timeout)
+        if self._output is None:
+            return "", None
+        with self._output as output:
+            output.seek(0)
+            return output.read(), None
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+
+class Commands:
+    """The first process, and the commands that are asked of it."""
+
+    def __init__(self, folder: Path):
+        """`folder` is empty and its path short; `bin` in it is for PATH, with an `isoflop` that is such a command."""
+        self.door, self.bin = str(folder / "door"), folder / "bin"
+        self.bin.mkdir()
+        program = self.bin / "isoflop"
+        program.write_text(CLIENT.format(python=sys.executable, door=self.door))
+        program.chmod(0o755)
+        for name in ("python", "python3"):
+            (self.bin / name).symlink_to(sys.executable)
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(self.door)
+            listening.listen()
+            self.first = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(listening.fileno())], cwd=ROOT, pass_fds=[listening.fileno()],
+                env=os.environ | {"PYTHONPATH": str(ROOT)}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            )  # fmt: skip
+
+    def start(self, words: Sequence[object], *, cwd: Path, log: IO[str] | None = None, **environment: str) -> Forked:
+        """Start `isoflop` with these words; what it prints goes to `log`, or is told by `communicate`."""
+        output = None if log else tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by communicate)
+        written = log or output
+        assert written is not None
+        door = socket.socket(socket.AF_UNIX)
+        door.connect(self.door)
+        with open(os.devnull) as nothing:
+            socket.send_fds(door, [b"-"], [nothing.fileno(), written.fileno(), written.fileno()])
+        asked = [["isoflop", *map(str, words)], str(cwd), dict(os.environ) | environment]
+        door.sendall(json.dumps(asked).encode() + b"\n")
+        return Forked(door, output)
+
+    def end(self) -> None:
+        """End the first process."""
+        self.first.terminate()
+        self.first.wait()
+
+
 @contextlib.contextmanager
-def forked_commands(folder: Path) -> Iterator[Path]:
-    """A folder for PATH whose `isoflop` is such a process; `folder` is empty and its path short."""
-    door, bin_ = folder / "door", folder / "bin"
-    bin_.mkdir()
-    program = bin_ / "isoflop"
-    program.write_text(CLIENT.format(python=sys.executable, door=str(door)))
-    program.chmod(0o755)
-    for name in ("python", "python3"):
-        (bin_ / name).symlink_to(sys.executable)
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(door))
-        listening.listen()
-        first = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(listening.fileno())], cwd=ROOT, pass_fds=[listening.fileno()],
-            env=os.environ | {"PYTHONPATH": str(ROOT)}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+def forked_commands(folder: Path) -> Iterator[Commands]:
+    """Commands, while the block runs; `folder` is empty and its path short."""
+    commands = Commands(folder)
     try:
-        yield bin_
+        yield commands
     finally:
-        first.terminate()
-        first.wait()
+        commands.end()
 
 
 def serve(listening: socket.socket) -> None:
@@ -70,9 +156,9 @@ def serve(listening: socket.socket) -> None:
     listening.close()
     command = os.fork()
     if command:  # waits for the command, and tells how it ended
-        _, status, used = os.wait4(command, 0)
-        code = os.waitstatus_to_exitcode(status)
-        door.sendall(str(code % 256).encode())
+        with contextlib.suppress(BrokenPipeError):  # nobody asks any more
+            door.sendall(f"{command}\n".encode())
+            door.sendall(f"{os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])}\n".encode())
         os._exit(0)
     _, streams, *_ = socket.recv_fds(door, 1, 3)
     arguments, cwd, environment = json.loads(door.makefile().readline())
@@ -80,18 +166,59 @@ def serve(listening: socket.socket) -> None:
         os.dup2(stream, number)
         os.close(stream)
     door.close()
-    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115 (to the end)
-    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    open_streams()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal; background jobs ignore it
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
     sys.argv, sys.path[0] = arguments, str(Path(arguments[0]).parent)
 
 
+def open_streams() -> None:
+    """The standard streams of this process, with nothing buffered by the one that it was forked from."""
+    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115 (to the end)
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+
+
+def fork_worker(command: Sequence[str], keep: Sequence[int], env: dict[str, str] | None = None) -> int:
+    """loky's `fork_exec` without the exec: a worker with the imports of the command, and none of its open files."""
+    worker = os.fork()
+    if worker:
+        return worker
+    try:
+        be_worker(command, {0, 1, 2, *map(int, keep)}, env or {})
+    except BaseException:  # nothing of the command may go on here
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def be_worker(command: Sequence[str], keep: set[int], env: dict[str, str]) -> NoReturn:
+    """Run the module that `python -m` of the command names, and end."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if number not in {*keep, nothing} and os.path.exists(f"/proc/self/fd/{number}"):
+            os.dup2(nothing, number)  # its locks go; the number stays taken, and no object of before closes a new file
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    open_streams()
+    os.environ.update(env)
+    sys.argv = list(command[2:])
+    code: object = 0
+    try:
+        runpy.run_module(command[2], run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        code = end.code
+    sys.stdout.flush()
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
 def main() -> None:
     """Load, then be as many commands as are asked for."""
     for module in LOADED:
         importlib.import_module(module)
+    starts = importlib.import_module("joblib.externals.loky.backend.fork_exec")
+    starts.fork_exec = fork_worker  # type: ignore[attr-defined]
     program = importlib.import_module("isoflop.__main__")
     serve(socket.socket(fileno=int(sys.argv[1])))
     sys.modules["__main__"] = program

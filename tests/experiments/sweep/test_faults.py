@@ -32,31 +32,31 @@ def has_ended(worker):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(folder):
+def undisturbed(folder, commands):
     """The table of the study on one worker, and the seconds that it took."""
     began = time.monotonic()
-    finish(start(folder, "undisturbed", ALONE))
+    finish(start(folder, "undisturbed", ALONE, commands=commands))
     return read_runs(folder / "undisturbed"), time.monotonic() - began
 
 
 @pytest.mark.slow
-def test_a_killed_worker_and_a_killed_parent_cost_nothing_but_time(folder, undisturbed):
-    process = start(folder, "killed")
+def test_a_killed_worker_and_a_killed_parent_cost_nothing_but_time(folder, undisturbed, commands):
+    process = start(folder, "killed", commands=commands)
     os.kill(worker_at_work(folder, "killed", process), signal.SIGKILL)
     worker = worker_at_work(folder, "killed", process)
     process.kill()
     process.communicate()
-    assert "6 cells: 6 done" in finish(start(folder, "killed", ALONE))
+    assert "6 cells: 6 done" in finish(start(folder, "killed", ALONE, commands=commands))
     assert same_runs(read_runs(folder / "killed"), undisturbed[0])
     assert 2 <= open_store(folder / "killed").states()["attempts"].max() <= 3
     has_ended(worker)
 
 
 @pytest.mark.slow
-def test_stopped_ended_interrupted_and_moved_the_same_command_finishes(folder, undisturbed):
+def test_stopped_ended_interrupted_and_moved_the_same_command_finishes(folder, undisturbed, commands):
     """Stopped for a while and then SIGTERM, Ctrl-C once and three times; the store moved before the last launch."""
     for number, times in ((signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGINT, 3)):
-        process = start(folder, "ended")
+        process = start(folder, "ended", commands=commands)
         worker = worker_at_work(folder, "ended", process)
         if number == signal.SIGTERM:
             signal_all(process, signal.SIGSTOP)
@@ -73,13 +73,13 @@ def test_stopped_ended_interrupted_and_moved_the_same_command_finishes(folder, u
         assert times > 1 or "Traceback" not in out  # the third may come while Python ends
         has_ended(worker)
     (folder / "ended").rename(folder / "ended-moved")
-    assert "6 cells: 6 done" in finish(start(folder, "ended-moved", ALONE))
+    assert "6 cells: 6 done" in finish(start(folder, "ended-moved", ALONE, commands=commands))
     assert same_runs(read_runs(folder / "ended-moved"), undisturbed[0])
 
 
 @pytest.mark.slow
-def test_two_launches_at_once_train_each_cell_once(folder, undisturbed):
-    for process in [start(folder, "both"), start(folder, "both", ALONE)]:
+def test_two_launches_at_once_train_each_cell_once(folder, undisturbed, commands):
+    for process in [start(folder, "both", commands=commands), start(folder, "both", ALONE, commands=commands)]:
         finish(process)
     assert same_runs(read_runs(folder / "both"), undisturbed[0])
     assert (open_store(folder / "both").states()["attempts"] == 1).all()
@@ -87,8 +87,8 @@ def test_two_launches_at_once_train_each_cell_once(folder, undisturbed):
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_kills_at_random_moments_cost_nothing_but_time(folder, undisturbed):
+def test_kills_at_random_moments_cost_nothing_but_time(folder, undisturbed, commands):
     """What `python -m tests.proofs.kills` does a hundred times, on fewer cells."""
     whole, seconds = undisturbed
-    toll = kills.torture(folder, 4, *ARGUMENTS, seed=1, whole=whole, pause=2 * seconds)
+    toll = kills.torture(folder, 4, *ARGUMENTS, seed=1, whole=whole, pause=2 * seconds, commands=commands)
     assert toll.kills == 4

@@ -33,8 +33,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(folder):
-    finish(start(folder, "undisturbed", *STUDY, ALONE))
+def undisturbed(folder, commands):
+    finish(start(folder, "undisturbed", *STUDY, ALONE, commands=commands))
     return read_runs(folder / "undisturbed")
 
 
@@ -56,12 +56,12 @@ def test_every_cell_read_exact_counts_of_every_domain(undisturbed):
 
 
 @pytest.mark.slow
-def test_after_a_killed_worker_and_a_killed_parent_two_workers_leave_the_table_of_one(folder, undisturbed):
-    process = start(folder, "killed", *STUDY)
+def test_after_a_killed_worker_and_a_killed_parent_two_workers_leave_the_table_of_one(folder, undisturbed, commands):
+    process = start(folder, "killed", *STUDY, commands=commands)
     os.kill(worker_at_work(folder, "killed", process), signal.SIGKILL)
     worker_at_work(folder, "killed", process)
     process.kill()
     process.communicate()
-    assert "8 cells: 8 done" in finish(start(folder, "killed", *STUDY))
+    assert "8 cells: 8 done" in finish(start(folder, "killed", *STUDY, commands=commands))
     assert same_runs(read_runs(folder / "killed"), undisturbed)
     assert open_store(folder / "killed").states()["attempts"].max() >= 2

@@ -14,7 +14,8 @@ import pandas as pd
 
 from isoflop.experiments.store.store import Store, StoreError, open_store
 from isoflop.scaling.table.runs import VOLATILE, read_runs, same_runs
-from tests.support.sweep.process import workers_of
+from tests.support.forked import Commands
+from tests.support.sweep.process import Started, workers_of
 
 SWEEP = (
     "study.name=kills", "study.sizes=[d6,d8,d10,d12]", "study.budgets=[4e10,1.2e11,2.4e11]", "study.window.min_steps=1",
@@ -50,14 +51,22 @@ def undisturbed(folder: Path, *more: str) -> tuple[pd.DataFrame, float]:
     return read_runs(folder / "undisturbed"), time.monotonic() - began
 
 
-def torture(folder: Path, kills: int, *more: str, seed: int, whole: pd.DataFrame, pause: float) -> Toll:
+def torture(
+    folder: Path,
+    kills: int,
+    *more: str,
+    seed: int,
+    whole: pd.DataFrame,
+    pause: float,
+    commands: Commands | None = None,
+) -> Toll:
     """Sweeps until so many were killed; pauses between kills are drawn up to `pause` seconds.
 
     Raises AssertionError if a finished sweep differs from `whole`, or a finished cell was trained again.
     """
     chance, toll, began = random.Random(seed), Toll(), time.monotonic()
     while toll.kills < kills:
-        _one_sweep(folder, f"sweep-{toll.sweeps}", more, kills, chance, toll, whole, pause)
+        _one_sweep(folder, f"sweep-{toll.sweeps}", more, kills, chance, toll, whole, pause, commands)
         toll.sweeps += 1
     _no_orphan(folder)
     toll.seconds = time.monotonic() - began
@@ -73,11 +82,12 @@ def _one_sweep(
     toll: Toll,
     whole: pd.DataFrame,
     pause: float,
+    commands: Commands | None,
 ) -> None:
     finished: dict[str, tuple] = {}
     code = None
     while code != 0:  # 1: a trunk died too often in one launch
-        process = _launch(folder, runs, more)
+        process = _launch(folder, runs, more, commands)
         toll.launches += 1
         while process.poll() is None and toll.kills < kills:
             time.sleep(chance.uniform(0, pause) * chance.choice((0.2, 1.0)))  # some in quick succession
@@ -90,18 +100,20 @@ def _one_sweep(
     _check(open_store(folder / runs), whole, finished, toll)
 
 
-def _launch(folder: Path, runs: str, more: Sequence[str]) -> subprocess.Popen:
+def _launch(folder: Path, runs: str, more: Sequence[str], commands: Commands | None = None) -> Started:
     """The command, its words in a file: a pipe would be held open by workers that outlive it for a second."""
-    command = [sys.executable, "-m", "isoflop", "run", *SWEEP, f"data.files=[{folder}/text/*.txt]", f"runs={runs}"]
+    words = ["run", *SWEEP, f"data.files=[{folder}/text/*.txt]", f"runs={runs}", *more]
     with open(_log(folder), "w") as log:
-        return subprocess.Popen([*command, *more], cwd=folder, stdout=log, stderr=log)
+        if commands is not None:
+            return commands.start(words, cwd=folder, log=log)
+        return subprocess.Popen([sys.executable, "-m", "isoflop", *words], cwd=folder, stdout=log, stderr=log)
 
 
 def _log(folder: Path) -> Path:
     return folder / "log.txt"
 
 
-def _kill_one(process: subprocess.Popen, runs: Path, chance: random.Random, toll: Toll, n_cells: int) -> None:
+def _kill_one(process: Started, runs: Path, chance: random.Random, toll: Toll, n_cells: int) -> None:
     workers = workers_of(process.pid)
     victim = chance.choice([process.pid, *workers])
     if process.poll() is not None:

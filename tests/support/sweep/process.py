@@ -1,4 +1,7 @@
-"""A small sweep as a user starts it: the command in a process of its own, on the pool of worker processes."""
+"""A small sweep as a user starts it: the command in a process of its own, on the pool of worker processes.
+
+With `commands` the interpreter of the command and of its workers has been started and has imported before.
+"""
 
 import os
 import signal
@@ -10,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from isoflop.experiments.store.store import StoreError, open_store
+from tests.support.forked import Commands, Forked
 
 DEADLINE = 600.0  # seconds without an end: something hangs
 ARGUMENTS = (
@@ -17,18 +21,21 @@ ARGUMENTS = (
     "schedule.warmup_steps=5", "data=text", "data.eval_tokens=2048", "data.max_epochs=1e4",
     "where.checkpoint_seconds=0.2", "where.workers=2",
 )  # fmt: skip
+Started = subprocess.Popen | Forked
 
 
-def start(folder: Path, runs: str, *more: str) -> subprocess.Popen:
+def start(folder: Path, runs: str, *more: str, commands: Commands | None = None) -> Started:
     """`isoflop run` on the files in `folder`/text, into `folder`/`runs`; `more` are overrides."""
-    command = [sys.executable, "-m", "isoflop", "run", *ARGUMENTS, f"data.files=[{folder}/text/*.txt]", f"runs={runs}"]
+    words = ["run", *ARGUMENTS, f"data.files=[{folder}/text/*.txt]", f"runs={runs}", *more]
+    if commands is not None:
+        return commands.start(words, cwd=folder)
     return subprocess.Popen(
-        [*command, *more], cwd=folder, stdout=-1, stderr=subprocess.STDOUT, text=True,
+        [sys.executable, "-m", "isoflop", *words], cwd=folder, stdout=-1, stderr=subprocess.STDOUT, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as in a terminal; background jobs ignore it
     )  # fmt: skip
 
 
-def signal_all(process: subprocess.Popen, number: int) -> None:
+def signal_all(process: Started, number: int) -> None:
     """Send a signal to the command and its workers, as a terminal does."""
     for pid in [process.pid, *workers_of(process.pid)]:
         try:
@@ -37,14 +44,14 @@ def signal_all(process: subprocess.Popen, number: int) -> None:
             continue  # ended since
 
 
-def finish(process: subprocess.Popen) -> str:
+def finish(process: Started) -> str:
     """What it printed, once it has ended well."""
     out, _ = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0, out
     return out
 
 
-def worker_at_work(folder: Path, runs: str, process: subprocess.Popen | None = None) -> int:
+def worker_at_work(folder: Path, runs: str, process: Started | None = None) -> int:
     """Process number of a worker, of this command where one is given, that has taken some steps of a cell."""
     deadline = time.monotonic() + DEADLINE
     while time.monotonic() < deadline:
@@ -72,6 +79,6 @@ def workers_of(parent: int) -> list[int]:
             command = (entry / "cmdline").read_text()
         except OSError:
             continue  # gone since
-        if of == parent and "popen_loky" in command:
+        if of == parent and ("popen_loky" in command or "tests.support.forked" in command):
             found.append(int(entry.name))
     return found
