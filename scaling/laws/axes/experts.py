@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from isoflop.scaling.laws.inputs import Column
-from isoflop.scaling.laws.law import Array, Box, Law, Preset
+from isoflop.scaling.laws.law import Array, Box, Law, Preset, outer_sum
 from isoflop.scaling.laws.paper import Paper
 
 PAPER = Paper(
@@ -18,6 +18,7 @@ PAPER = Paper(
     "2202.01169",
 )
 EXPERTS = Column("experts", "experts of a layer", usual=(1.0, 1e5), typical=16.0)
+LN10 = float(np.log(10.0))
 STARTS = (0.6, 1.0, 2.0, 4.0), (60.0, 300.0, 1500.0)  # of E_start and of E_max
 FLOORS = (0.0, 0.3, 0.6, 0.8)  # shares of the lowest loss that a search starts at, where the floor is free
 
@@ -71,6 +72,34 @@ class Experts(Law):
         return self.floor + np.power(10.0, self.a * n + self.b * x + self.c * n * x + self.d)
 
     @classmethod
+    def evaluate(cls, theta: Array, x: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Loss and analytic derivatives: of the part above the floor, itself times those of its logarithm."""
+        a, b, c, d, log_start, log_max, floor = theta.T[..., None]
+        n, z = x["N"] / LN10, Effective(x["E"], log_start, log_max)
+        excess = np.exp(a * x["N"] + (b + c * n) * z.log + d * LN10)
+        jacobian = np.empty((*theta.shape, x["N"].shape[-1]))
+        jacobian[:, :6] = excess[:, None] * z.slopes(x["N"], b + c * n)
+        jacobian[:, 6] = 1.0
+        return floor + excess, jacobian
+
+    @classmethod
+    def curvature(cls, theta: Array, x: Mapping[str, Array], jacobian: Array, weight: Array) -> Array:
+        """By the derivatives u of the logarithm of the part above the floor: it differentiates into u u' + u' of itself."""
+        second = np.zeros((len(theta), 7, 7))
+        b, c, log_start, log_max = theta.T[[1, 2, 4, 5], :, None]
+        n, z = x["N"] / LN10, Effective(x["E"], log_start, log_max)
+        part, w = weight * jacobian[:, 3] / LN10, b + c * n
+        second[:, :6, :6] = outer_sum(part, z.slopes(x["N"], w))
+        (ss, sm), (_, mm) = z.bends()
+        for i, j, bend in (
+            (1, 4, z.by_start), (1, 5, z.by_max), (2, 4, n * z.by_start), (2, 5, n * z.by_max),
+            (4, 4, w * ss), (4, 5, w * sm), (5, 5, w * mm),
+        ):  # fmt: skip
+            second[:, i, j] += np.sum(part * bend, axis=-1)
+            second[:, j, i] = second[:, i, j]
+        return second
+
+    @classmethod
     def propose(cls, x: Mapping[str, Array], loss: Array, weights: Array) -> Array:
         """Least squares of log10(L - floor), linear in a, b, c and d, on a grid of E_start, E_max and the floor."""
         n, starts = x["N"] / np.log(10), []
@@ -83,6 +112,40 @@ class Experts(Law):
                     solved = np.linalg.lstsq(design, target, rcond=None)[0]
                     starts.append([*solved, np.log(first), np.log(last), share * loss.min()])
         return np.array(starts)
+
+
+class Effective:
+    """ln of the effective number of experts X and its derivatives in ln E_start and ln E_max.
+
+    With q = 1/(1/E_start - 1/E_max) and y = E - 1 + q, X = y E_max / (y + E_max); `log_E` (n,), the others (B, 1).
+    """
+
+    def __init__(self, log_E: Array, log_start: Array, log_max: Array):
+        start, self.max = np.exp(log_start), np.exp(log_max)
+        self.q = 1.0 / (1.0 / start - 1.0 / self.max)
+        self.y = np.expm1(log_E) + self.q
+        self.whole = self.y + self.max
+        self.q_start, self.q_max = self.q**2 / start, -(self.q**2) / self.max  # of q in ln E_start, ln E_max
+        self.log = np.log(self.y) + log_max - np.log(self.whole)
+        self.by_start = self.max * self.q_start / (self.y * self.whole)
+        self.by_max = (self.y**2 - self.q**2) / (self.y * self.whole)
+
+    def slopes(self, log_N: Array, w: Array) -> Array:
+        """Derivatives (B, 6, n) of a ln N + w ln X + d ln 10, w = b + c log10 N, in a, b, c, d and both of X."""
+        one = np.ones_like(self.log)
+        log_N = log_N * one
+        return np.stack(
+            [log_N, self.log, log_N * self.log / LN10, LN10 * one, w * self.by_start, w * self.by_max], axis=1
+        )
+
+    def bends(self) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        """Second derivatives of ln X in (ln E_start, ln E_max)."""
+        start, last = self.q_start, self.q_max
+        ss = self.by_start * (2.0 * start / self.q - 1.0 - start / self.y - start / self.whole)
+        falling = last / self.y + (last + self.max) / self.whole
+        sm = self.by_start * (1.0 + 2.0 * last / self.q - falling)
+        mm = 2.0 * last * (self.y - self.q) / (self.y * self.whole) - self.by_max * falling
+        return (ss, sm), (sm, mm)
 
 
 def saturated(E: Any, first: Any, last: Any) -> Any:

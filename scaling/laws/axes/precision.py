@@ -7,7 +7,17 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from isoflop.scaling.laws.inputs import Column
-from isoflop.scaling.laws.law import AMPLITUDE, COARSE, EXPONENT, FLOOR, Array, Box, Law
+from isoflop.scaling.laws.law import (
+    AMPLITUDE,
+    COARSE,
+    EXPONENT,
+    FLOOR,
+    Array,
+    Box,
+    Law,
+    outer_sum,
+    power_term_curvature,
+)
 from isoflop.scaling.laws.paper import Paper
 
 PAPER = Paper(
@@ -59,6 +69,38 @@ class Precision(Law):
         M = N * (1.0 - np.exp(-P / self.G_w)) * (1.0 - np.exp(-Q / self.G_a))
         return self.E + self.A * np.power(M, -self.alpha) + self.B * np.power(D, -self.beta)
 
+    @classmethod
+    def evaluate(cls, theta: Array, x: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Loss and analytic derivatives."""
+        E, log_A, log_B, alpha, beta, log_G_w, log_G_a = theta.T[..., None]
+        w, a = np.exp(x["P"] - log_G_w), np.exp(x["Q"] - log_G_a)
+        log_M = x["N"] + np.log(-np.expm1(-w)) + np.log(-np.expm1(-a))
+        n_term, d_term = np.exp(log_A - alpha * log_M), np.exp(log_B - beta * x["D"])
+        jacobian = np.empty((*theta.shape, x["N"].shape[-1]))
+        jacobian[:, 0], jacobian[:, 1], jacobian[:, 2] = 1.0, n_term, d_term
+        jacobian[:, 3], jacobian[:, 4] = -log_M * n_term, -x["D"] * d_term
+        jacobian[:, 5], jacobian[:, 6] = alpha * n_term * lost(w), alpha * n_term * lost(a)
+        return E + n_term + d_term, jacobian
+
+    @classmethod
+    def curvature(cls, theta: Array, x: Mapping[str, Array], jacobian: Array, weight: Array) -> Array:
+        """By u, the derivative of ln (A M^-alpha): that term differentiates into u u' + u' of itself."""
+        second = np.zeros((len(theta), 7, 7))
+        alpha, log_G_w, log_G_a = theta.T[[3, 5, 6], :, None]
+        w, a = np.exp(x["P"] - log_G_w), np.exp(x["Q"] - log_G_a)
+        size = weight * jacobian[:, 1]
+        log_M = x["N"] + np.log(-np.expm1(-w)) + np.log(-np.expm1(-a))
+        u = np.stack([np.ones_like(log_M), -log_M, alpha * lost(w), alpha * lost(a)], axis=1)
+        part = outer_sum(size, u)
+        for k, bits in ((2, w), (3, a)):
+            part[:, 1, k] = part[:, k, 1] = part[:, 1, k] + np.sum(size * lost(bits), axis=-1)
+            # d lost / d ln G = lost (w - 1 + lost), where lost = w / (e^w - 1)
+            part[:, k, k] += np.sum(size * alpha * lost(bits) * (bits - 1.0 + lost(bits)), axis=-1)
+        at = np.array([1, 3, 5, 6])
+        second[:, at[:, None], at] = part
+        second[:, 2:5:2, 2:5:2] = power_term_curvature(weight * jacobian[:, 2], x["D"])
+        return second
+
     def rescaled(self, units: Mapping[str, float]) -> Self:
         """A takes the factor unit^-alpha, B unit^-beta."""
         A = self.A * np.power(units.get("N", 1.0), -self.alpha)
@@ -77,3 +119,8 @@ class Precision(Law):
         size = np.exp(-shape["alpha"] * (x["N"] + np.log(kept)))
         data = np.exp(-shape["beta"] * x["D"]) * np.ones_like(size)
         return np.stack([np.ones_like(size), size, data], axis=1), loss, 1.0 / loss
+
+
+def lost(bits: Array) -> Array:
+    """-d ln (1 - e^-w) / d ln G at w = bits / G: w / (e^w - 1)."""
+    return bits * np.exp(-bits) / -np.expm1(-bits)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from isoflop.scaling.laws.inputs import Column
-from isoflop.scaling.laws.law import AMPLITUDE, COARSE, EXPONENT, Array, Box, Law
+from isoflop.scaling.laws.law import AMPLITUDE, COARSE, EXPONENT, Array, Box, Law, power_term_curvature
 from isoflop.scaling.laws.paper import Paper
 
 PAPER = Paper(
@@ -56,6 +56,25 @@ class Vocabulary(Law):
     def __call__(self, N: Any, V: Any, D: Any) -> Any:
         terms = self.A * np.power(N, -self.alpha) + self.G * np.power(V, -self.g) + self.B * np.power(D, -self.beta)
         return self.E + terms
+
+    @classmethod
+    def evaluate(cls, theta: Array, x: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Loss and analytic derivatives."""
+        jacobian = np.empty((*theta.shape, x["N"].shape[-1]))
+        jacobian[:, 0] = 1.0
+        for k, column in enumerate(("N", "V", "D")):
+            amplitude, exponent = theta[:, 1 + k, None], theta[:, 4 + k, None]
+            jacobian[:, 1 + k] = np.exp(amplitude - exponent * x[column])
+            jacobian[:, 4 + k] = -x[column] * jacobian[:, 1 + k]
+        return theta[:, :1] + jacobian[:, 1:4].sum(axis=1), jacobian
+
+    @classmethod
+    def curvature(cls, theta: Array, x: Mapping[str, Array], jacobian: Array, weight: Array) -> Array:
+        """Each power term differentiates into itself."""
+        second = np.zeros((len(theta), 7, 7))
+        for k, column in enumerate(("N", "V", "D")):
+            second[:, 1 + k :: 3, 1 + k :: 3][:, :2, :2] = power_term_curvature(weight * jacobian[:, 1 + k], x[column])
+        return second
 
     def rescaled(self, units: Mapping[str, float]) -> Self:
         """Each amplitude takes the factor unit^-exponent of its column."""
