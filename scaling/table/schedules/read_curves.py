@@ -21,6 +21,8 @@ from isoflop.scaling.table.schedules.schedule import COOLDOWNS, SCHEDULES, Sched
 RATES = ("learning_rate", "lr", "train_learning_rate", "train_lr", "eta")  # as `words` writes them
 STEPS = ("step", "global_step", "iter", "iteration", "trainer_step")
 HORIZONS = ("horizon_steps", "total_steps", "max_steps", "num_training_steps")
+READ = ("run_id", "trunk_id", "arm", "n_params", "tokens", "loss", "step", "final", "phase", "schedule", "learning_rate",
+        "peak_learning_rate", "batch_tokens", "warmup_tokens", "horizon_tokens")  # fmt: skip
 FRACTIONS = (0.2, 0.1, 0.15, 0.25, 0.3, 0.05, 0.4, 0.5, 1.0)  # of a cooldown, tried in this order
 FINALS = (0.0, 0.1, 0.01, 0.05, 0.2)
 NAMED = 4  # runs in a note
@@ -62,21 +64,22 @@ def read_curves(
             "no column of learning rates, and no schedule named: a law of whole curves needs either (a column "
             "learning_rate, or --schedule NAME)"
         )
-    rows = _placed(rows, at, notes)
+    read = {*READ, at, rate, horizon}
+    rows = _placed(rows[[c for c in rows.columns if c in read]], at, notes)
+    rows.attrs = {}  # each part of a frame copies them
     found, empty = [], []
-    known: Schedule | None = None
-    groups = list(rows.groupby("run_id", sort=False))
-    if ours and schedule is None:  # a run that cools down already tells the schedule of those that do not yet
-        known = next((s for _, one in groups if (s := _told(one)) is not None and s.name == "wsd"), None)
-    for name, one in groups:
-        one = one.sort_values(at, kind="stable")
-        run = _ours(str(name), one, schedule, known, notes) if ours else None
+    groups = [(str(name), one.sort_values(at, kind="stable")) for name, one in rows.groupby("run_id", sort=False)]
+    told = [schedule or _told(one) if ours else None for _, one in groups]
+    # A run that cools down already tells the schedule of those that do not yet.
+    known = next((s for s in told if s is not None and s.name == "wsd"), None)
+    for (name, one), its in zip(groups, told, strict=True):
+        run = _ours(name, one, its, known, notes) if ours else None
         if run is None:
-            run = _other(str(name), one, at, rate, horizon, schedule, steps)
+            run = _other(name, one, at, rate, horizon, schedule, steps)
         if len(run.loss):
             found.append(run)
         else:
-            empty.append(str(name))
+            empty.append(name)
     if not found:
         raise TableError("no run has a row after its warm-up: nothing that a law of whole curves can be fitted to")
     if empty:
@@ -129,7 +132,7 @@ def _told(one: pd.DataFrame) -> Schedule | None:
     base = Schedule(name, warmup)
     if name == "constant":
         return base
-    if not one["phase"].isin(["cooldown", "decay"]).any():
+    if {"cooldown", "decay"}.isdisjoint(one["phase"]):
         return None
     at, rate = one["step"].to_numpy(int) - 1, one["learning_rate"].to_numpy(float) / float(first["peak_learning_rate"])
     for final in FINALS:
@@ -151,14 +154,16 @@ def _whole(tokens: float, row: pd.Series) -> int:
 
 
 def _ours(
-    name: str, one: pd.DataFrame, schedule: Schedule | None, known: Schedule | None, notes: list[str]
+    name: str, one: pd.DataFrame, told: Schedule | None, known: Schedule | None, notes: list[str]
 ) -> CurveRun | None:
-    """A run of ours; None where its row says too little, as one that was imported with its shape may."""
+    """A run of ours by the schedule that its rows or the user told, else by `known`, that of others.
+
+    None where its row says too little, as one that was imported with its shape may.
+    """
     first = one.iloc[0]
     if not first["batch_tokens"] > 0 or not first["peak_learning_rate"] > 0:
         return None
     warmup, horizon = _whole(first["warmup_tokens"], first), _whole(first["horizon_tokens"], first)
-    told = schedule or _told(one)
     if told is None:
         if first["schedule"] not in SCHEDULES:
             return None
@@ -166,11 +171,12 @@ def _ours(
         if known is None:
             notes.append(f"no run cools down yet: the schedule is taken as {told}")
     told = replace(told, warmup_steps=warmup)
-    one = one[one["step"] > warmup]
+    step, loss, final = one["step"].to_numpy(int), one["loss"].to_numpy(float), one["final"].to_numpy(bool)
+    after = step > warmup
     return CurveRun(
-        name, float(first["n_params"]), one["step"].to_numpy(int) - 1, one["loss"].to_numpy(float),
-        told.rates(horizon, float(first["peak_learning_rate"])), bool(one["final"].any()), str(told),
-        str(first["trunk_id"]), one["final"].to_numpy(bool), float(first["horizon_tokens"]), str(first["arm"]),
+        name, float(first["n_params"]), step[after] - 1, loss[after],
+        told.rates(horizon, float(first["peak_learning_rate"])), bool(final[after].any()), str(told),
+        str(first["trunk_id"]), final[after], float(first["horizon_tokens"]), str(first["arm"]),
     )  # fmt: skip
 
 
