@@ -17,6 +17,7 @@ from isoflop.scaling.table.curves import curves
 
 GRID = 256
 READ = ("run_id", "trunk_id", "phase", "tied", "tokens", "loss", "final", "state")
+_Curve = dict[str, np.ndarray]  # columns of its rows, (n,) each
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,10 @@ def envelope(table: pd.DataFrame, *, params: str = "matrices", compute: str = "e
         table = found.rows()
     rows, notes = _comparable(table)
     rows = _curves(rows, params, compute)
-    frame = _lowest(rows)
+    sizes = _by_size(rows)
+    frame = _lowest(sizes)
     power = _power(frame)
-    kept = [_lowest(rows[rows["n_params"] != size]) for size in rows["n_params"].unique()]
+    kept = [_lowest({n: sizes[n] for n in sizes if n != size}) for size in rows["n_params"].unique()]
     return Envelope(frame, _jackknife(power, kept), notes)
 
 
@@ -77,20 +79,30 @@ def _curves(rows: pd.DataFrame, params: str, compute: str) -> pd.DataFrame:
     return tidy.frame.sort_values(["cluster", "tokens"], ignore_index=True)
 
 
-def _lowest(rows: pd.DataFrame) -> pd.DataFrame:
-    grid = np.geomspace(rows["flops"].min(), rows["flops"].max(), GRID)
-    sizes = np.sort(rows["n_params"].unique())
+def _by_size(rows: pd.DataFrame) -> dict[float, list[_Curve]]:
+    """The curves of each size, ascending: what `_lowest` reads of them."""
+    read = [c for c in ("flops", "loss", "tokens", "cluster", "run_id") if c in rows]
+    return {
+        size: [{c: g[c].to_numpy() for c in read} for _, g in rows[rows["n_params"] == size].groupby("cluster")]
+        for size in np.sort(rows["n_params"].unique())
+    }
+
+
+def _lowest(found: dict[float, list[_Curve]]) -> pd.DataFrame:
+    spent = np.concatenate([curve["flops"] for replicates in found.values() for curve in replicates])
+    grid = np.geomspace(spent.min(), spent.max(), GRID)
+    sizes = np.array(list(found))
     loss, tokens, runs = [], [], []
-    for size in sizes:
-        replicates = [g for _, g in rows[rows["n_params"] == size].groupby("cluster")]
-        losses, seen = ([_at(g, column, grid) for g in replicates] for column in ("loss", "tokens"))
-        if "run_id" in rows:  # trunks of one length
+    for replicates in found.values():
+        losses, seen = ([_at(curve, column, grid) for curve in replicates] for column in ("loss", "tokens"))
+        is_run = "run_id" in replicates[0]
+        if is_run:  # trunks of one length
             loss.append(np.mean(losses, axis=0))
             tokens.append(seen[0])
         else:  # runs of any length: the lowest that was measured
             loss.append(np.fmin.reduce(losses))
             tokens.append(np.fmax.reduce(seen))
-        runs.append(replicates[0]["run_id" if "run_id" in rows else "cluster"].iloc[-1])
+        runs.append(replicates[0]["run_id" if is_run else "cluster"][-1])
     rows = [_lowest_at(k, sizes, np.array(loss), np.array(tokens)) for k in range(GRID)]
     frame = pd.DataFrame([r | {"flops": c} for r, c in zip(rows, grid, strict=True) if r])
     if frame.empty:
@@ -120,9 +132,9 @@ def _lowest_at(k: int, sizes: np.ndarray, loss: np.ndarray, tokens: np.ndarray) 
     return row
 
 
-def _at(curve: pd.DataFrame, column: str, grid: np.ndarray) -> np.ndarray:
+def _at(curve: _Curve, column: str, grid: np.ndarray) -> np.ndarray:
     """A column of one curve, interpolated in logs at the compute `grid`; NaN outside the curve."""
-    x, y = np.log(curve["flops"].to_numpy()), np.log(curve[column].to_numpy())
+    x, y = np.log(curve["flops"]), np.log(curve[column])
     return np.exp(np.interp(np.log(grid), x, y, left=np.nan, right=np.nan))
 
 

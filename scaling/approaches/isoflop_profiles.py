@@ -77,12 +77,14 @@ def isoflop_profiles(
 
 def budget_groups(points: Points, tolerance: float = 0.05) -> list[pd.DataFrame]:
     """The measured points of each budget by size; a budget spans at most a factor (1 + tolerance)^2 in FLOPs."""
-    frame = points.measured.frame.sort_values("flops", kind="stable")
-    log_c = np.log(frame["flops"].to_numpy())
+    frame = points.measured.frame
+    order = np.argsort(frame["flops"].to_numpy(), kind="stable")
+    log_c, sizes = np.log(frame["flops"].to_numpy()[order]), frame["n_params"].to_numpy()
     groups, start = [], 0
     for i in range(1, len(frame) + 1):
         if i == len(frame) or log_c[i] - log_c[start] > 2 * np.log1p(tolerance):
-            groups.append(frame.iloc[start:i].sort_values("n_params", kind="stable").reset_index(drop=True))
+            rows = order[start:i]
+            groups.append(frame.iloc[rows[np.argsort(sizes[rows], kind="stable")]].reset_index(drop=True))
             start = i
     return groups
 
@@ -179,6 +181,10 @@ def _cut_off(sd: float, ends: np.ndarray) -> float:
 
 def _by_size(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """ln size and loss, replicates of one size averaged."""
+    sizes = frame["n_params"].to_numpy(float)
+    order = np.argsort(sizes)
+    if (np.diff(sizes[order]) > 0).all():  # no replicates: pandas takes a hundred times as long
+        return np.log(sizes[order]), frame["loss"].to_numpy(float)[order]
     mean = frame.groupby("n_params")["loss"].mean()
     return np.log(mean.index.to_numpy(float)), mean.to_numpy(float)
 

@@ -9,8 +9,9 @@ import numpy as np
 from isoflop.scaling.approaches.allocation import NoAllocationError, allocation
 from isoflop.scaling.approaches.isoflop_profiles import MIN_SIZES, IsoflopProfile, budget_groups, isoflop_profiles
 from isoflop.scaling.fitting.fit import Fit, refit
-from isoflop.scaling.table.conventions import Points
+from isoflop.scaling.table.conventions import FORECAST_ERROR, Points
 
+READ = ("n_params", "tokens", "flops", "loss", FORECAST_ERROR)
 FEWEST, MOST = 3, 20  # budgets: of two none can be left out; scattered runs are no budgets
 
 
@@ -26,11 +27,16 @@ class BudgetLeftOut:
     moved: float
 
 
-def budgets(data: Points) -> list[float]:
-    """The budgets that can be left out, in FLOPs: all with MIN_SIZES sizes, if there are FEWEST to MOST of them."""
-    groups = [g for g in budget_groups(data) if g["n_params"].nunique() >= MIN_SIZES]
-    found = [float(np.exp(np.log(g["flops"]).mean())) for g in groups]
-    return found if FEWEST <= len(found) <= MOST else []
+def budgets(data: Points) -> dict[float, np.ndarray]:
+    """The budgets that can be left out, in FLOPs, and which runs are of each, (n,).
+
+    All with MIN_SIZES sizes, if there are FEWEST to MOST of them.
+    """
+    groups = [g["flops"] for g in budget_groups(data) if g["n_params"].nunique() >= MIN_SIZES]
+    if not FEWEST <= len(groups) <= MOST:
+        return {}
+    spent = data.frame["flops"]
+    return {float(np.exp(np.log(g).mean())): spent.between(g.min(), g.max()).to_numpy() for g in groups}
 
 
 def without_budgets(
@@ -38,7 +44,7 @@ def without_budgets(
 ) -> tuple[BudgetLeftOut, ...]:
     """The exponent of profiles, or of a fitted law, without each budget; `exponent` and its `error` are with all."""
     known = budgets(data)
-    refits = _of_law(source, data, known) if isinstance(source, Fit) else _of_profiles(source, data, known)
+    refits = _of_law(source, known) if isinstance(source, Fit) else _of_profiles(source, data, known)
     return tuple(
         BudgetLeftOut(flops, refits[flops], (refits[flops] - exponent) / error if error > 0 else float("nan"))
         for flops in known
@@ -51,13 +57,15 @@ def most_moved(without: Sequence[BudgetLeftOut]) -> BudgetLeftOut | None:
     return max(known, key=lambda one: abs(one.moved), default=None)
 
 
-def _of_profiles(profiles: Sequence[IsoflopProfile], data: Points, known: Sequence[float]) -> Mapping[float, Any]:
+def _of_profiles(
+    profiles: Sequence[IsoflopProfile], data: Points, known: Mapping[float, np.ndarray]
+) -> Mapping[float, Any]:
     """The exponent through the other budgets' optima. Only the exact curve shares anything between budgets."""
     found = {}
-    for flops in known:
+    frame = data.frame[[c for c in data.frame if c in READ]]
+    for flops, runs in known.items():
         if profiles and profiles[0].method == "exact":
-            frame = data.frame[~_at(data, flops)].reset_index(drop=True)
-            others = isoflop_profiles(replace(data, frame=frame))
+            others = isoflop_profiles(replace(data, frame=frame[~runs].reset_index(drop=True)))
         else:
             others = [p for p in profiles if p.flops != flops]
         try:
@@ -67,20 +75,14 @@ def _of_profiles(profiles: Sequence[IsoflopProfile], data: Points, known: Sequen
     return found
 
 
-def _of_law(fitted: Fit, data: Points, known: Sequence[float]) -> Mapping[float, Any]:
+def _of_law(fitted: Fit, known: Mapping[float, np.ndarray]) -> Mapping[float, Any]:
     """The exponent of the law refitted to the runs of the other budgets."""
     if not known:
         return {}
-    keep = np.array([~_at(data, flops) for flops in known])
+    keep = ~np.array(list(known.values()))
     enough = (fitted.weights * keep > 0).sum(axis=1) > len(fitted.free)
     laws = fitted.problem.laws(refit(fitted, fitted.weights * keep).theta)
     return {
         flops: fitted.exponents_of(law)["a"] if ok else float("nan")
         for flops, law, ok in zip(known, laws, enough, strict=True)
     }
-
-
-def _at(data: Points, flops: float) -> np.ndarray:
-    """Which runs are of a budget, (n,)."""
-    group = next(g for g in budget_groups(data) if np.isclose(np.exp(np.log(g["flops"]).mean()), flops, rtol=1e-12))
-    return data.frame["flops"].between(group["flops"].min(), group["flops"].max()).to_numpy()
