@@ -89,7 +89,7 @@ def _refuse_other_axes(table: "pd.DataFrame | Points", data: Points) -> tuple[Fi
         if "arm" in rows and rows.groupby("arm")[name].nunique().max() == 1:
             of_arms.append(found)
         else:
-            within.setdefault("batch_tokens" if name == "step" else name, found)  # at equal tokens
+            within.setdefault(name, found)
     if within:
         raise DesignError(
             f"{read}, and {next(iter(within.values())).message}; keep one value of {' and of '.join(within)} "

@@ -22,6 +22,9 @@ OUTCOMES = frozenset((
     "loss", "loss_se", "bits_per_byte", "accuracy", "train_loss", "wall_seconds", "peak_memory_bytes", "flops_6nd",
     "learning_rate", "noise_scale", "phase", "state", "final", "weight", "loss_unit",
 ))  # fmt: skip
+PROGRESS = frozenset((  # how far a run is: at equal tokens no more than its batch
+    "step", "_step", "steps", "iter", "iters", "iteration", "iterations", "global_step", "samples", "sequences",
+))  # fmt: skip
 IDENTITIES = frozenset((
     "run_id", "trunk_id", "cluster", "code_version", "torch_version", "device", "created_at", "corpus_id", "name", "id",
 ))  # fmt: skip
@@ -35,7 +38,10 @@ def settings(case: Case) -> pd.DataFrame:
 def _settings(rows: pd.DataFrame | None, frame: pd.DataFrame) -> pd.DataFrame:
     if rows is None:
         return pd.DataFrame(index=frame.index)
-    return rows[[str(c) for c in rows.columns if _is_setting(str(c), rows[c])]]
+    names = [str(c) for c in rows.columns if _is_setting(str(c), rows[c])]
+    if any("batch" in str(c).lower() for c in rows.columns):
+        names = [name for name in names if name.lower() not in PROGRESS]
+    return rows[names]
 
 
 def _is_setting(name: str, values: pd.Series) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from isoflop.scaling.laws.inputs import Column
-from isoflop.scaling.laws.law import AMPLITUDE, Array, Box, Law
+from isoflop.scaling.laws.law import AMPLITUDE, Array, Box, Law, power_term_curvature
 from isoflop.scaling.laws.paper import Paper
 
 PAPER = Paper(
@@ -126,6 +126,42 @@ class RateBowl(Law):
             slopes["h"] = -0.5 * slopes["tau"] * late
             loss = loss + slopes["h"]
         return loss, np.stack([slopes[name] for name in cls.parameters()], axis=1)
+
+    @classmethod
+    def curvature(cls, theta: Array, x: Mapping[str, Array], jacobian: Array, weight: Array) -> Array:
+        """Powers and depths differentiate into themselves; the bowl by its slope and steepness at `off`.
+
+        What the Jacobian was divided by stands in its row of E.
+        """
+        logs, names = _pivoted(x), cls.parameters()
+        at = {name: theta[:, k, None] for k, name in enumerate(names)}
+        slope = {name: jacobian[:, k] for k, name in enumerate(names)}
+        scaled = weight * slope["E"]
+        second = np.zeros((len(theta), len(names), len(names)))
+        for amplitude, exponent, k in cls.terms:
+            pair = [names.index(amplitude), names.index(exponent)]
+            second[np.ix_(range(len(theta)), pair, pair)] = power_term_curvature(weight * slope[amplitude], logs[k])
+        along = np.stack([np.ones_like(logs["r"]), *(logs[k] for _, k in cls.moves)])
+        moving = [names.index(name) for name in ("best", *(name for name, _ in cls.moves))]
+        q, s, depth = names.index("q"), names.index("s") if "s" in names else None, np.exp(at["q"])
+        steepness = scaled * depth
+        second[:, q, q] = np.sum(weight * slope["q"], axis=-1)
+        second[:, q, moving] = second[:, moving, q] = (weight * slope["best"]) @ along.T
+        if s is not None:
+            off = logs["r"] - at["best"] - sum((at[name] * logs[k] for name, k in cls.moves), np.zeros(()))
+            steep = np.exp(np.minimum(at["s"] * off, MOST_STEEP))
+            turn = (steepness * off * steep + weight * slope["best"]) / at["s"]  # of the slope in ln r, in s
+            second[:, s, s] = np.sum((turn * off - 3.0 * weight * slope["s"]) / at["s"], axis=-1)
+            second[:, s, q] = second[:, q, s] = np.sum(weight * slope["s"], axis=-1)
+            second[:, s, moving] = second[:, moving, s] = -turn @ along.T
+            steepness = steepness * steep
+        second[np.ix_(range(len(theta)), moving, moving)] = (steepness[:, None] * along) @ along.T
+        if "W" in cls.inputs:
+            h, tau = names.index("h"), names.index("tau")
+            second[:, h, h] = np.sum(weight * slope["h"], axis=-1)
+            second[:, h, tau] = second[:, tau, h] = np.sum(weight * slope["tau"], axis=-1)
+            second[:, tau, tau] = np.sum(scaled * np.exp(at["h"]), axis=-1)
+        return second
 
     @classmethod
     def propose(cls, x: Mapping[str, Array], loss: Array, weights: Array) -> Array:

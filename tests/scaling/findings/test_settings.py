@@ -49,6 +49,15 @@ def test_seeds_and_settings_that_change_nothing_are_not_named(column):
     assert "pooled_settings" not in found(table)
 
 
+def test_steps_say_how_far_a_run_is_and_are_a_setting_only_where_no_batch_is_known():
+    """At equal tokens steps are no more than the batch, which is what can be kept or compared."""
+    table = grid(5).assign(batch_tokens=np.tile([1e4, 2e4, 4e4, 8e4, 1.6e5], 25))
+    table = table.assign(loss=table["loss"] * np.exp(np.tile(BOWL, 25)), step=np.tile([1600, 800, 400, 200, 100], 25))
+    assert [f.message.split(" stand ")[0] for f in setting_findings(table, points(table))] == ["5 values of batch_tokens"]
+    without = table.drop(columns="batch_tokens")
+    assert [f.message.split(" stand ")[0] for f in setting_findings(without, points(without))] == ["5 values of step"]
+
+
 def test_mixtures_in_one_law_are_named_by_fits_and_by_what_comes_before_them():
     table = grid(1)
     code = np.round(np.random.default_rng(0).uniform(0.1, 0.9, len(table)), 3)
