@@ -22,7 +22,7 @@ OUTCOMES = frozenset((
     "loss", "loss_se", "bits_per_byte", "accuracy", "train_loss", "wall_seconds", "peak_memory_bytes", "flops_6nd",
     "learning_rate", "noise_scale", "phase", "state", "final", "weight", "loss_unit",
 ))  # fmt: skip
-PROGRESS = frozenset((  # how far a run is: at equal tokens no more than its batch
+PROGRESS = frozenset((  # how far a run is, which at equal tokens tells its batch
     "step", "_step", "steps", "iter", "iters", "iteration", "iterations", "global_step", "samples", "sequences",
 ))  # fmt: skip
 IDENTITIES = frozenset((
@@ -38,10 +38,7 @@ def settings(case: Case) -> pd.DataFrame:
 def _settings(rows: pd.DataFrame | None, frame: pd.DataFrame) -> pd.DataFrame:
     if rows is None:
         return pd.DataFrame(index=frame.index)
-    names = [str(c) for c in rows.columns if _is_setting(str(c), rows[c])]
-    if any("batch" in str(c).lower() for c in rows.columns):
-        names = [name for name in names if name.lower() not in PROGRESS]
-    return rows[names]
+    return rows[[str(c) for c in rows.columns if _is_setting(str(c), rows[c])]]
 
 
 def _is_setting(name: str, values: pd.Series) -> bool:
@@ -121,15 +118,21 @@ def _pooled(r: Array, table: pd.DataFrame, frame: pd.DataFrame, inputs: list[str
     table = table.drop(columns=inputs, errors="ignore")
     tested = {str(c): _within_cells(r, table[c], cell) for c in table}
     varied = {name: result for name, result in tested.items() if result is not None}
+    batch = next((name for name in varied if "batch" in name.lower()), None)
+    told: dict[str, tuple[float, int, float]] = {}
     for name, (p, values, explained) in varied.items():
-        if p * len(varied) < POOLED:
-            yield Finding(
-                "pooled_settings", "warn",
-                f"{values} values of {name} stand in one law: within cells of equal size and tokens they explain "
-                f"{explained:.0%} of the scatter (p = {p:.2g})",
-                f"fit one value (--where), the best of each cell (--best-of {name}), or compare them "
-                f"(isoflop multiplier --by {name})",
-            )  # fmt: skip
+        if name.lower() in PROGRESS and batch:  # steps see a batch whose effect changes sign with tokens
+            name, values = batch, varied[batch][1]
+        if p * len(varied) < POOLED and p < told.get(name, (1.0,))[0]:
+            told[name] = (p, values, explained)
+    for name, (p, values, explained) in told.items():
+        yield Finding(
+            "pooled_settings", "warn",
+            f"{values} values of {name} stand in one law: within cells of equal size and tokens they explain "
+            f"{explained:.0%} of the scatter (p = {p:.2g})",
+            f"fit one value (--where), the best of each cell (--best-of {name}), or compare them "
+            f"(isoflop multiplier --by {name})",
+        )  # fmt: skip
 
 
 def _within_cells(r: Array, column: pd.Series, cell: Array) -> tuple[float, int, float] | None:

@@ -12,6 +12,7 @@ from isoflop.scaling.findings.settings import setting_findings
 from isoflop.scaling.fitting.fit import Fit, Huber
 from isoflop.scaling.laws import columns_read, get_law, law_names
 from isoflop.scaling.laws.cost import SIX_ND
+from isoflop.scaling.laws.inputs import STANDARD
 from isoflop.scaling.laws.law import Law
 from isoflop.scaling.laws.published import PUBLISHED, AllocationRule
 from isoflop.scaling.prediction.at_columns import RunForecast, predict_at
@@ -83,7 +84,8 @@ def predict(
     at the same compute are added for tokens to be served (`inference_tokens`), a cap on training tokens (`token_cap`)
     and the unique tokens; `price_per_token` says whether more text is worth its price (see `buy_text`). `at` gives
     further columns by name, for laws that read them (see `predict_at`).
-    Raises ValueError for an incomplete target, PredictError when the loss at it cannot be predicted.
+    Raises ValueError for an incomplete target and for laws that read more of a run than it says, PredictError when the
+    loss at it cannot be predicted.
 
     >>> import isoflop
     >>> found = isoflop.predict(isoflop.example("quick"), flops=3e12)
@@ -98,6 +100,7 @@ def predict(
                 "--inference-tokens, --token-cap and prices are of laws of size and tokens: leave out --at"
             )
         return predict_at(table, whole, laws, params=params, compute=compute)
+    _refuse_other_columns(law_names(laws) if laws else ())
     data = points(table, params=params, compute=compute)
     target = Target.of(data, flops, n_params, tokens, unique_tokens)
     loss = forecast_loss(data, target, law_names(laws) if laws else None)
@@ -110,6 +113,15 @@ def predict(
     named = law_names(laws) if laws else ()
     text = None if price_per_token is None else buy_text(loss, price_per_token, price_per_flop, laws=named)
     return Prediction(loss, tuple(servings), (loss.refused if laws else {}) | failed, text)
+
+
+def _refuse_other_columns(laws: Sequence[str]) -> None:
+    """Raises ValueError for laws that read columns which a run of FLOPs, or of size and tokens, does not say."""
+    further = [law for law in laws if not set(columns_read([law])) <= set(STANDARD.values())]
+    if further:
+        names = dict.fromkeys(column.name for column in columns_read(further) if column not in STANDARD.values())
+        given = " ".join(f"--at {name}=VALUE" for name in dict.fromkeys(("n_params", "tokens", *names)))
+        raise ValueError(f"{', '.join(further)}: what is read, {', '.join(names)}, is of the run as well; give {given}")
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,11 @@ def test_suggest_without_runs(typed):
         (("predict", "RUNS", "--flops", "1e10"), 1, "below all the data"),
         (("predict", "RUNS", "--score", "nowhere.json"), 1, "no such registration"),
         (("predict", "RUNS", "--flops", "1e21", "--laws", "power"), 1, "no law of n_params and tokens"),
+        (
+            ("predict", "RUNS", "--flops", "1e21", "--laws", "chinchilla,experts"),
+            2,
+            "--at tokens=VALUE --at experts=VALUE",
+        ),
         (("predict", "FEW", "--flops", "1e21"), 1, "no law of n_params and tokens can be fitted"),
         (("compare", "FEW"), 1, "add runs"),
         (("compare", "RUNS", "--holdout-above", "1e30"), 1, "choose a threshold between"),

@@ -49,13 +49,20 @@ def test_seeds_and_settings_that_change_nothing_are_not_named(column):
     assert "pooled_settings" not in found(table)
 
 
-def test_steps_say_how_far_a_run_is_and_are_a_setting_only_where_no_batch_is_known():
-    """At equal tokens steps are no more than the batch, which is what can be kept or compared."""
-    table = grid(5).assign(batch_tokens=np.tile([1e4, 2e4, 4e4, 8e4, 1.6e5], 25))
-    table = table.assign(loss=table["loss"] * np.exp(np.tile(BOWL, 25)), step=np.tile([1600, 800, 400, 200, 100], 25))
-    assert [f.message.split(" stand ")[0] for f in setting_findings(table, points(table))] == ["5 values of batch_tokens"]
-    without = table.drop(columns="batch_tokens")
-    assert [f.message.split(" stand ")[0] for f in setting_findings(without, points(without))] == ["5 values of step"]
+def test_steps_say_how_far_a_run_is_and_what_they_explain_is_said_of_the_batch():
+    """A batch whose best value moves with tokens: seen by steps, which are no setting where a batch is known."""
+    table = grid(4, noise=0.002)
+    table["batch_tokens"] = np.tile([1e4, 2e4, 4e4, 8e4], 25)
+    early = np.arange(100) // 4 % 2 == 0
+    slope = np.tile([-0.03, -0.01, 0.01, 0.03], 25)
+    table["loss"] *= np.exp(np.where(early, slope, -slope))
+    table["step"] = np.tile([800, 400, 200, 100], 25) * np.where(early, 1, 4)
+    assert _named(table) == ["4 values of batch_tokens"]
+    assert _named(table.drop(columns="batch_tokens")) == ["6 values of step"]
+
+
+def _named(table: pd.DataFrame) -> list[str]:
+    return [found.message.split(" stand ")[0] for found in setting_findings(table, points(table))]
 
 
 def test_mixtures_in_one_law_are_named_by_fits_and_by_what_comes_before_them():

@@ -153,7 +153,8 @@ def test_a_law_without_size_needs_no_size_and_a_missing_column_names_its_likenes
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"peak_learning_rate": 0.0}, "peak_learning_rate is zero or negative, and its logarithm"),
+        ({"peak_learning_rate": 0.0}, "is what the law reads in every row: no law that reads it fits here"),
+        ({"peak_learning_rate": [0.0] + [0.1] * 44}, "peak_learning_rate is zero or negative, and its logarithm"),
         ({"peak_learning_rate": "high"}, "peak_learning_rate is not a number in 45 of 45 rows"),
         ({"weight_code": 0.9, "weight_web": 0.4}, r"weight_\* \(2 columns\) add up to 1.3 and not to 1"),
         ({"weight_code": -0.1, "weight_web": 1.1}, "is no share between 0 and 1"),
