@@ -35,8 +35,10 @@ def graphs(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{}, {"micro_batch": 3}, {"bfloat16": True}, {"recompute": True}], ids=str)
-@pytest.mark.parametrize("kind", CHANGES)
+@pytest.mark.parametrize(("kind", "options"), [  # what is compiled is a loss: it knows no optimizer
+    ("plain", {}), ("plain", {"micro_batch": 3}), ("tied", {"bfloat16": True}), ("gpt2", {"recompute": True}),
+    ("decay", {"bfloat16": True, "recompute": True}), ("muon", {}),
+])  # fmt: skip
 def test_compiled_it_trains_as_by_autograd(corpus, graphs, kind, options):
     cell = replace(make(corpus, 30), **CHANGES[kind])
     compiled = Learner(cell, corpus, "cpu", engine=replace(COMPILED, **options))
@@ -49,10 +51,11 @@ def test_compiled_it_trains_as_by_autograd(corpus, graphs, kind, options):
 
 @pytest.mark.slow
 def test_a_process_compiles_any_number_of_shapes(corpus, graphs):
-    for width in range(8, 28, 2):  # more than the eight that torch allows a function
-        cell = replace(make(corpus, 30), model=ModelConfig("transformer", 16, 16, 1, width, 1))
-        Learner(cell, corpus, "cpu", engine=COMPILED).advance(2, 30)
-    assert len(graphs) == 10
+    with torch._dynamo.config.patch(recompile_limit=2):  # torch allows a function eight
+        for width in (8, 10, 12):
+            cell = replace(make(corpus, 30), model=ModelConfig("transformer", 16, 16, 1, width, 1))
+            Learner(cell, corpus, "cpu", engine=COMPILED).advance(2, 30)
+    assert len(graphs) == 3
 
 
 def test_a_trunk_is_trained_compiled_when_that_is_asked_for(corpus, graphs):
@@ -68,6 +71,6 @@ def test_a_trunk_is_trained_compiled_when_that_is_asked_for(corpus, graphs):
 @pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")  # torch's own
 def test_torch_compiles_it_for_this_machine(corpus):
     """By Inductor itself, with a C++ compiler."""
-    cell = make(corpus, 30)
+    cell = replace(make(corpus, 30), model=ModelConfig("transformer", 16, 16, 1, 8, 1))
     compiled, plain = (Learner(cell, corpus, "cpu", engine=engine) for engine in (COMPILED, Engine()))
     assert losses(compiled, 30, until=20) == pytest.approx(losses(plain, 30, until=20), rel=1e-5)

@@ -21,7 +21,7 @@ class Tape(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.ops: list[tuple[Callable, tuple, dict, list[torch.Tensor]]] = []
+        self.ops: list[tuple[Callable, tuple, dict, dict[int, torch.Tensor]]] = []
 
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -36,9 +36,9 @@ class Tape(TorchDispatchMode):
         """Do every recorded operation again, into the tensors of the recording."""
         for op, args, kwargs, made in self.ops:
             if not op.is_view:
-                again = _new(op(*args, **kwargs), (args, kwargs))
-                for tensor, value in zip(made, again, strict=True):
-                    tensor.copy_(value)
+                again = tree_leaves(op(*args, **kwargs))
+                for place, tensor in made.items():
+                    tensor.copy_(again[place])
 
 
 def record(run: Callable[[], object]) -> Tape:
@@ -49,8 +49,8 @@ def record(run: Callable[[], object]) -> Tape:
     return tape
 
 
-def _new(outputs: object, inputs: object) -> list[torch.Tensor]:
-    """The outputs that are no part of an input."""
+def _new(outputs: object, inputs: object) -> dict[int, torch.Tensor]:
+    """The outputs that are no part of an input, by their places."""
     known = {t.untyped_storage().data_ptr() for t in tree_leaves(inputs) if isinstance(t, torch.Tensor)}
-    tensors = (t for t in tree_leaves(outputs) if isinstance(t, torch.Tensor))
-    return [t for t in tensors if t.untyped_storage().data_ptr() not in known]
+    tensors = ((place, t) for place, t in enumerate(tree_leaves(outputs)) if isinstance(t, torch.Tensor))
+    return {place: t for place, t in tensors if t.untyped_storage().data_ptr() not in known}
