@@ -240,6 +240,7 @@ def hidden_shapes(config: ModelConfig) -> list[tuple[int, int, int]]:
     return [(m.count, m.fan_out, m.fan_in) for m in family_of(config).matrices(config)]
 
 
+@cache
 def n_matrices(config: ModelConfig) -> int:
     """Parameters that multiply every token, the head included and the embedding lookup not: the default N."""
     return count_params(config)["unembedding"] + sum(m.params for m in family_of(config).matrices(config))
@@ -271,6 +272,7 @@ def flops_per_token(config: ModelConfig) -> dict[str, int]:
     }
 
 
+@cache
 def training_flops_per_token(config: ModelConfig) -> int:
     """Forward and backward FLOPs per token, causal attention, with the head: 6 per active weight of a matrix, and
     6 L d (T + 1) of a Transformer."""

@@ -1,8 +1,8 @@
 """Hydra's tree to plain values."""
 
 import argparse
+import pickle
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import cast
@@ -21,7 +21,7 @@ from isoflop.experiments.compose.trust import check_hydra
 from isoflop.experiments.config import ExperimentConfig, WhereSpec
 
 ConfigStore.instance().store(name="schema", node=ExperimentConfig)
-SCHEMA = ConfigStore.instance().load("schema.yaml").node  # a copy of it takes a fifth of making it of the class
+SCHEMA = pickle.dumps(ConfigStore.instance().load("schema.yaml").node)  # read in a tenth of the time of a deep copy
 
 
 def compose_all(arguments: Sequence[str]) -> list[ExperimentConfig]:
@@ -73,7 +73,7 @@ def to_spec(config: DictConfig) -> ExperimentConfig:
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise UsageError(f"{missing[0]}=??? has no value; give it one")
     plain = OmegaConf.to_container(config, resolve=True)  # as plain values: `+key=...` opens the tree's own schema
-    return cast(ExperimentConfig, OmegaConf.to_object(OmegaConf.unsafe_merge(deepcopy(SCHEMA), plain)))
+    return cast(ExperimentConfig, OmegaConf.to_object(OmegaConf.unsafe_merge(pickle.loads(SCHEMA), plain)))
 
 
 def job_overrides(where: WhereSpec, runs: str) -> list[str]:

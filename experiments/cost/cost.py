@@ -107,7 +107,8 @@ def curve_tokens(cells: Sequence[Cell]) -> int:
     """Held-out tokens of the rows on the way of a trunk and its branches."""
     rows = len(row_steps(max(cell.branch_step for cell in cells)))
     for cell in cells:
-        rows += sum(cell.branch_step < step < cell.steps for step in row_steps(cell.steps))
+        branch, end = cell.branch_step, cell.steps
+        rows += sum(branch < step < end for step in row_steps(end))
     tokens = cells[0].data.eval_tokens
     return rows * tokens // curve_stride(tokens)
 

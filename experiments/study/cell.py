@@ -216,7 +216,7 @@ def _of_kind(kind: Any, value: Any) -> Any:
 
 
 def _hashed(spec: "DataclassInstance", idle: set[str]) -> dict:
-    return {key: value for key, value in asdict(spec).items() if key not in idle}
+    return {key: value for key, value in vars(spec).items() if key not in idle}
 
 
 def _idle_model(model: ModelConfig) -> set[str]:

@@ -4,6 +4,7 @@ What a test types is parsed and applied by Hydra as ever. Only what depends on n
 kept, each a copy for each composition; a folder of the user's (--config-dir) is read anew.
 """
 
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy, deepcopy
@@ -21,7 +22,7 @@ READ, MERGE = ConfigRepository.load_config, ConfigLoaderImpl._compose_config_fro
 def shared_compositions() -> Iterator[None]:
     """Inside, Hydra reads and merges nothing of the package twice."""
     files: dict[tuple[object, ...], Any] = {}
-    trees: dict[tuple[object, ...], DictConfig] = {}
+    trees: dict[tuple[object, ...], bytes] = {}  # of OmegaConf, pickled: a deep copy takes ten times as long
 
     def read(self: ConfigRepository, config_path: str) -> Any:
         if (own := _package(self)) is None:
@@ -40,8 +41,8 @@ def shared_compositions() -> Iterator[None]:
         if key not in trees:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(ConfigRepository, "load_config", READ)  # a tree takes the nodes of what it merges
-                trees[key] = MERGE(self, defaults, repo.delegate)
-        return deepcopy(trees[key])
+                trees[key] = pickle.dumps(MERGE(self, defaults, repo.delegate))
+        return pickle.loads(trees[key])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ConfigRepository, "load_config", read)
