@@ -40,14 +40,13 @@ VOCABULARY, TOKENS = 256, 1e9
 
 def checked_study(config: ExperimentConfig, corpora: CorpusOf) -> Study:
     """The study that a configuration describes. Raises a ValueError for one that cannot be run; see the two checks."""
-    check_study(config)
-    study = expand(config, corpora)
+    study = expand(config, corpora, check_study(config))
     check_cells(study, config.where)
     return study
 
 
-def check_study(config: ExperimentConfig) -> None:
-    """Refuse a configuration that describes no study, before any corpus is prepared or store is made.
+def check_study(config: ExperimentConfig) -> list[ExperimentConfig]:
+    """Refuse a configuration that describes no study, before any corpus is prepared or store is made; its variants.
 
     Raises StudyError, FieldError for a value that its key cannot have, or the ValueError of an arm, a size, a model's
     shape or an optimiser's rule.
@@ -60,8 +59,9 @@ def check_study(config: ExperimentConfig) -> None:
         check_rounds(config.study)
     if config.study.stop:
         _check_stop(config)
-    cells = 0
+    cells, checked = 0, []
     for variant in variants(config):
+        checked.append(variant)
         _check_variant(variant)
         study, shapes = variant.study, _shapes(variant)
         cells += _most_cells(variant)
@@ -82,6 +82,7 @@ def check_study(config: ExperimentConfig) -> None:
             )
             resolve(variant.optim, variant.schedule, model, TOKENS)
     _check_hold_out(config)
+    return checked
 
 
 def check_cells(study: Study, where: WhereSpec) -> None:

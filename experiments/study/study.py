@@ -6,7 +6,7 @@ reason.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
@@ -103,10 +103,10 @@ class Study:
         return sum(trunk_steps(cells) * cells[0].batch_tokens for cells in self.trunks.values())
 
 
-def expand(config: ExperimentConfig, corpora: CorpusOf) -> Study:
+def expand(config: ExperimentConfig, corpora: CorpusOf, made: Iterable[ExperimentConfig] | None = None) -> Study:
     """The cells of a study, or the single cell that `model` and `budget` describe; `corpora` finds each cell's text.
 
-    The configuration has passed `check.check_study`.
+    The configuration has passed `check.check_study`, which returns its variants: `made`, where they are at hand.
     """
     study = config.study
     cells: list[Cell] = []
@@ -114,7 +114,7 @@ def expand(config: ExperimentConfig, corpora: CorpusOf) -> Study:
     left_out: list[Dropped]
     train_tokens: dict[str, int] = {}
     windows: dict[str, dict[str, int]] = {}
-    for variant in variants(config):
+    for variant in variants(config) if made is None else made:
         corpus = corpora(variant.data)
         train_tokens[corpus.corpus_id] = corpus.train_tokens
         if variant.data.mixture:

@@ -106,10 +106,10 @@ def group_of(parameter: str) -> str:
 
 @pytest.mark.parametrize("name", size_names())
 def test_every_size_has_the_parameters_and_flops_that_its_counts_say(name):
-    config = ModelConfig(vocab_size=256, context_length=32, **asdict(load_size(name)))
+    config = ModelConfig(vocab_size=256, context_length=8, **asdict(load_size(name)))
     device = "cpu" if config.experts else "meta"  # where tokens go depends on their values
     with torch.device(device):
-        model, tokens = build_model(config), torch.zeros(2, 32, dtype=torch.long)
+        model, tokens = build_model(config), torch.zeros(2, 8, dtype=torch.long)
         counts = dict.fromkeys(count_params(config), 0)
         for parameter_name, parameter in model.named_parameters():
             counts[group_of(parameter_name)] += parameter.numel()

@@ -216,7 +216,7 @@ def test_long_lines_are_cut_between_characters(tmp_path):
     pytest.importorskip("tokenizers", reason="needs the extra `data`")
     from isoflop.experiments.data.tokenizer import Library
 
-    text = "".join(np.random.default_rng(0).choice(["\u3042", "\u00e9", "a"], 200_000))
+    text = "".join(np.random.default_rng(0).choice(["\u3042", "\u00e9", "a"], 120_000))
     files = {"x.txt": text.encode()}
     for name in "ab":
         (tmp_path / name).mkdir()

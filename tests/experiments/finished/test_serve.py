@@ -162,8 +162,9 @@ def test_an_open_ended_answer_ends_with_the_context(server):
     ],
 )
 def test_bad_requests_get_a_status_and_a_reason(server, fields, status, told):
-    assert complete(server, **fields)[0] == status
-    assert told in complete(server, **fields)[1]
+    answered, text = complete(server, **fields)
+    assert answered == status
+    assert told in text
 
 
 @pytest.mark.process

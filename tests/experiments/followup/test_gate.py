@@ -94,7 +94,7 @@ def test_another_architecture_is_paired_though_it_counts_other_parameters(typed,
     assert "lstm undecided (2 pairs" in capsys.readouterr().err
 
 
-def test_it_ends_where_the_flops_are_spent(typed, tmp_path, capsys):
+def test_it_ends_where_the_flops_are_spent_and_with_more_of_them_goes_on(typed, tmp_path, capsys, monkeypatch):
     arguments = [*typed, WORSE, f"runs={tmp_path / 'runs'}"]
     found = run_gate(arguments, target=TARGET, spend=1.3e9, train=trainer([]))
     assert found.verdicts[0].decision == "undecided"
@@ -102,13 +102,9 @@ def test_it_ends_where_the_flops_are_spent(typed, tmp_path, capsys):
     printed = capsys.readouterr()
     assert printed.out == ""  # of --json nothing else may stand there
     assert "worse undecided (2 pairs" in printed.err
-
-
-def test_what_is_left_is_spent_on_fewer_pairs(typed, tmp_path, monkeypatch):
     monkeypatch.setattr("isoflop.experiments.followup.gate.BATCH", 1)  # as many pairs again at every look
-    arguments = [*typed, WORSE, f"runs={tmp_path / 'runs'}"]
-    found = run_gate(arguments, target=TARGET, spend=2.1e9, train=trainer([]))
-    assert found.verdicts[0].pairs == 3
+    found = run_gate(arguments, target=TARGET, spend=2.1e9, train=trainer(trained := []))
+    assert (found.verdicts[0].pairs, len(trained)) == (3, 2)  # what is left is spent on fewer pairs
     assert found.verdicts[0].flops == pytest.approx(2e9, rel=0.05)
 
 

@@ -29,6 +29,8 @@ from tests.support.tables.shared import DATA, write_shared
 
 QUICK = files("isoflop.experiments") / "results" / "quick.parquet"
 
+pytestmark = pytest.mark.usefixtures("kept_searches")
+
 
 @pytest.fixture(scope="module")
 def quick():

@@ -4,18 +4,19 @@ import json
 import shutil
 
 import pytest
-from hydra.core.utils import JobReturn, JobStatus
 
 from isoflop.experiments.compose.compose import compose_all
 from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.followup import next_study, rounds
 from isoflop.experiments.followup.rounds import run_rounds
 from isoflop.experiments.store.store import create_store
-from isoflop.experiments.sweep import train_job as sweep
-from isoflop.experiments.sweep.launch import load, make_launch, run_launch
+from isoflop.experiments.sweep.launch import make_launch, run_launch
 from isoflop.scaling.design.candidates import DesignError
 from isoflop.scaling.table.runs import read_runs
+from tests.support.sweep.launches import in_process
 from tests.support.texts import write_texts
+
+pytestmark = pytest.mark.usefixtures("kept_searches")
 
 
 @pytest.fixture(scope="module")
@@ -40,36 +41,19 @@ def compose(overrides):
     return compose_all(overrides)[0]
 
 
-def jobs_here(trained, *, dies_at=None):
-    """A launcher that runs each job in this process, as its arguments say; `trained` collects the trunks."""
+def run(overrides, *, dies_at=None):
+    """Exit code of a launch, and the trunks that it trained."""
+    trained, spec = [], compose(overrides)
 
-    def launcher(job_overrides, first):
-        return [one(arguments) for arguments in job_overrides]
-
-    def one(arguments):
+    def before(trunk):
         if len(trained) == dies_at:
             raise KeyboardInterrupt
-        spec = compose(arguments)
-        study, corpora = load(spec)
-        trained.append(spec.where.trunk)
-        work = sweep.work_of(study, study.trunks[spec.where.trunk], spec.where)
-        sweep.train_claimed(work, corpora, create_store(spec.runs), spec.where)
-        outcome = JobReturn()
-        outcome.return_value, outcome.status = None, JobStatus.COMPLETED
-        return outcome
-
-    return launcher
-
-
-def run(overrides, **options):
-    """Exit code of a launch, and the trunks that it trained."""
-    trained = []
-    start = jobs_here(trained, **options)
+        trained.append(trunk)
 
     def launch(specs):
-        return run_launch(make_launch(specs, workers=1), start, typed=overrides)
+        return run_launch(make_launch(specs, workers=1), in_process(spec, before=before), typed=overrides)
 
-    return run_rounds([(list(overrides), compose(overrides))], compose, launch), trained
+    return run_rounds([(list(overrides), spec)], compose, launch), trained
 
 
 def asked(folder, k):

@@ -1,8 +1,7 @@
 """What only a CUDA device can show: graphs, streams and precisions there do as the plain step does."""
 
 import json
-import subprocess
-import sys
+import runpy
 from dataclasses import replace
 
 import pandas as pd
@@ -17,7 +16,6 @@ from isoflop.experiments.training import gather, trainer
 from isoflop.experiments.training.learner import Learner
 from isoflop.experiments.training.process import configure_process
 from isoflop.models.config import ModelConfig
-from tests.support.root import ROOT
 from tests.support.training import cuda_contenders
 from tests.support.training.cells import DATA, KilledError, kill_at, make, train
 from tests.support.training.quarter import REAL, Quarter, seed_sd
@@ -208,13 +206,12 @@ def test_the_fused_step_of_a_large_model_is_the_compiled_one_to_the_rounding_of_
     assert compiled.loss_sum.item() == pytest.approx(fused.loss_sum.item(), rel=1e-2)
 
 
-@pytest.mark.process
-def test_the_benchmark_says_that_there_is_no_device():
+def test_the_benchmark_says_that_there_is_no_device(capsys):
     if torch.cuda.is_available():
         pytest.skip("needs a machine without a card")
-    command = [sys.executable, "-m", "tests.bench.cuda"]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert (told.returncode, told.stdout) == (1, "no CUDA device\n")
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("tests.bench.cuda", run_name="__main__")
+    assert (ended.value.code, capsys.readouterr().out) == (1, "no CUDA device\n")
 
 
 @pytest.mark.slow

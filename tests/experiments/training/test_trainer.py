@@ -34,13 +34,24 @@ def corpus(tmp_path_factory):
     return prepare(DATA, tmp_path_factory.mktemp("corpora"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cells(corpus):
     return [make(corpus, steps) for steps in (100, 150, 230)]
 
 
-def test_rows_are_the_run_table(cells, corpus):
-    runs = train(cells, corpus)
+@pytest.fixture(scope="module")
+def undisturbed(cells, corpus):
+    """The rows of the cells by their steps, trained together. A cell that is trained alone has the same."""
+    return train(cells, corpus)
+
+
+def of(runs, *steps):
+    """The table of some of the runs."""
+    return table({one: runs[one] for one in steps})
+
+
+def test_rows_are_the_run_table(cells, corpus, undisturbed):
+    runs = undisturbed
     frame = table(runs)
     assert set(frame) == set(NAMES)
     validate(frame, source="test")
@@ -91,14 +102,13 @@ def test_a_mixture_that_is_killed_goes_on_to_the_same_bits_and_its_budgets_share
     assert same_runs(table(train(cells[1:], corpus, tmp_path, often)), table({160: whole[160]}))
 
 
-def test_a_cell_alone_equals_the_cell_in_a_sweep(cells, corpus):
-    together = train(cells, corpus)
+def test_a_cell_alone_equals_the_cell_in_a_sweep(cells, corpus, undisturbed):
     for cell in cells:
-        assert same_runs(table(train([cell], corpus)), table({cell.steps: together[cell.steps]}))
+        assert same_runs(table(train([cell], corpus)), of(undisturbed, cell.steps))
 
 
-def test_branches_share_the_trunk_and_nothing_of_each_other(cells, corpus):
-    runs = train(cells, corpus)
+def test_branches_share_the_trunk_and_nothing_of_each_other(undisturbed):
+    runs = undisturbed
     trunk = [[row for row in rows if row["step"] <= 80] for rows in runs.values()]
     columns = ["step", "loss", "train_loss", "learning_rate", "phase"]
     assert all(pd.DataFrame(rows)[columns].equals(pd.DataFrame(trunk[0])[columns]) for rows in trunk)
@@ -106,10 +116,9 @@ def test_branches_share_the_trunk_and_nothing_of_each_other(cells, corpus):
 
 
 @pytest.mark.parametrize(("which", "step"), [(0, 40), (1, 130), (2, 150), (2, 200)])
-def test_killed_and_resumed_gives_the_same_bits(cells, corpus, tmp_path, monkeypatch, which, step):
+def test_killed_and_resumed_gives_the_same_bits(cells, corpus, undisturbed, tmp_path, monkeypatch, which, step):
     """Killed on the trunk, in the middle of a cooldown, on the trunk between branches: a checkpoint at every look."""
     monkeypatch.setattr(trainer, "_CHUNK", 7)
-    undisturbed = train(cells, corpus)
     where = replace(WHERE, checkpoint_seconds=0.0)
     finished = {}
     jobs = train_trunk(cells, corpus, folder=tmp_path, where=where, on_progress=kill_at(cells[which].run_id, step))
@@ -153,10 +162,12 @@ def test_sixteen_bits_train_as_float32_does_and_two_far_worse(corpus):
     assert last[2] > last[32] + 0.01
 
 
-def test_the_noise_scale_is_logged_on_request_and_leaves_every_loss_as_it_is(cells, corpus, tmp_path, monkeypatch):
+def test_the_noise_scale_is_logged_on_request_and_leaves_every_loss_as_it_is(
+    cells, corpus, undisturbed, tmp_path, monkeypatch
+):
     (cell,) = cells[:1]
     asked = replace(WHERE, noise_scale=True, checkpoint_seconds=0.0)
-    plain, logged = table(train([cell], corpus)), table(train([cell], corpus, where=asked))
+    plain, logged = of(undisturbed, cell.steps), table(train([cell], corpus, where=asked))
     assert plain["noise_scale"].isna().all()
     assert (logged["noise_scale"] > 0).all()
     assert same_runs(plain, logged)
@@ -166,9 +177,9 @@ def test_the_noise_scale_is_logged_on_request_and_leaves_every_loss_as_it_is(cel
     pd.testing.assert_series_equal(table(train([cell], corpus, tmp_path, asked))["noise_scale"], logged["noise_scale"])
 
 
-def test_rows_name_every_engine_that_took_steps(cells, corpus, tmp_path, monkeypatch):
+def test_rows_name_every_engine_that_took_steps(cells, corpus, undisturbed, tmp_path, monkeypatch):
     (cell,) = cells[:1]
-    alone = train([cell], corpus)[cell.steps][-1]["engine"]
+    alone = undisturbed[cell.steps][-1]["engine"]
     assert alone == engine_name(cell, WHERE, kernels=native.library() is not None)
     monkeypatch.setattr(trainer, "_CHUNK", 7)
     with pytest.raises(KilledError):
@@ -188,29 +199,29 @@ def test_steps_of_a_checkpoint_that_names_no_engine_are_unknown(cells, corpus):
     assert learner.engines == {"unknown", learner.engine_name}
 
 
-def test_a_longer_budget_later_goes_on_from_the_trunk(cells, corpus, tmp_path):
+def test_a_longer_budget_later_goes_on_from_the_trunk(cells, corpus, undisturbed, tmp_path):
     train(cells[:2], corpus, tmp_path)
     seen = []
     late = train(cells[2:], corpus, tmp_path, on_progress=lambda p: seen.append(p["step"]))
     assert min(seen) > cells[1].branch_step
-    assert same_runs(table(late), table(train(cells[2:], corpus)))
+    assert same_runs(table(late), of(undisturbed, 230))
 
 
-def test_a_budget_in_between_goes_on_from_the_branch_point_below(cells, corpus, tmp_path):
+def test_a_budget_in_between_goes_on_from_the_branch_point_below(cells, corpus, undisturbed, tmp_path):
     train([cells[0], cells[2]], corpus, tmp_path)
     seen = []
     between = train([cells[1]], corpus, tmp_path, on_progress=lambda p: seen.append(p["step"]))
     assert cells[0].branch_step < min(seen) < 150
-    assert same_runs(table(between), table(train([cells[1]], corpus)))
+    assert same_runs(table(between), of(undisturbed, 150))
 
 
-def test_a_damaged_checkpoint_falls_back_and_says_so(cells, corpus, tmp_path, caplog):
+def test_a_damaged_checkpoint_falls_back_and_says_so(cells, corpus, undisturbed, tmp_path, caplog):
     train(cells[:2], corpus, tmp_path)
     (newest,) = tmp_path.glob(f"branch-{cells[1].branch_step}-*.pt")
     newest.write_bytes(newest.read_bytes()[:100])
     late = train(cells[2:], corpus, tmp_path)
     assert "is damaged" in caplog.text
-    assert same_runs(table(late), table(train(cells[2:], corpus)))
+    assert same_runs(table(late), of(undisturbed, 230))
 
 
 def test_checkpoints_hold_no_code(cells, corpus, tmp_path):
@@ -279,7 +290,7 @@ def test_divergence_in_one_cooldown_leaves_the_others(corpus, monkeypatch):
 
 
 @pytest.mark.process
-def test_the_same_bits_in_another_process(corpus, cells, tmp_path):
+def test_the_same_bits_in_another_process(corpus, undisturbed, tmp_path):
     script = (
         "from pathlib import Path\n"
         "from isoflop.experiments.data.corpus import prepare\n"
@@ -289,7 +300,7 @@ def test_the_same_bits_in_another_process(corpus, cells, tmp_path):
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "5"}
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT, env=environment)
-    assert same_runs(pd.read_pickle(tmp_path / "rows.pkl"), table(train(cells[:1], corpus)))
+    assert same_runs(pd.read_pickle(tmp_path / "rows.pkl"), of(undisturbed, 100))
 
 
 def test_flat_optimizer_equals_torch(corpus):
@@ -327,9 +338,9 @@ def test_cells_of_two_trunks_or_of_another_corpus_are_refused(corpus, cells):
         train(cells, corpus, where=replace(WHERE, device="tpu"))
 
 
-def test_denser_rows_change_no_other_row(cells, corpus, monkeypatch):
+def test_denser_rows_change_no_other_row(cells, corpus, undisturbed, monkeypatch):
     monkeypatch.setattr("isoflop.experiments.study.cell.DENSE_SHARE", 100.0)
-    few = table(train(cells[:2], corpus))
+    few = of(undisturbed, 100, 150)
     many = table(train(cells[:2], corpus, where=replace(WHERE, curve_rows=12)))
     assert set(many["run_id"]) == set(few["run_id"])
     shared = many.merge(few[["run_id", "step"]])

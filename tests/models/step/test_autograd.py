@@ -70,15 +70,15 @@ def test_products_alone_are_lowered():
 @pytest.mark.slow
 def test_a_run_says_what_it_was_trained_in(corpus, tmp_path):
     """And resumes to the bit, with recomputed activations and in pieces too."""
-    cell = replace(make(corpus, 80), precision="bfloat16")
-    rows = train([cell], corpus, tmp_path)[80]
+    cell = replace(make(corpus, 30), precision="bfloat16")
+    rows = train([cell], corpus, tmp_path)[30]
     assert {row["dtype"] for row in rows} == {"bfloat16"}
-    assert {row["dtype"] for row in train([make(corpus, 80)], corpus)[80]} == {"float32"}
-    assert same_runs(table({80: rows}), table(train([cell], corpus)))
+    assert {row["dtype"] for row in train([make(corpus, 30)], corpus)[30]} == {"float32"}
+    assert same_runs(table({30: rows}), table(train([cell], corpus)))
     again = train([cell], corpus, tmp_path)  # from its branch point
-    assert same_runs(table(again), table({80: rows}))
+    assert same_runs(table(again), table({30: rows}))
     where = WhereSpec(micro_batch=3, activation_checkpointing=True)
-    pieces = train([cell], corpus, where=where)[80]
+    pieces = train([cell], corpus, where=where)[30]
     assert pieces[-1]["loss"] == pytest.approx(rows[-1]["loss"], abs=TOLERANCE)
 
 
