@@ -84,7 +84,7 @@ class Experts(Law):
 
     @classmethod
     def curvature(cls, theta: Array, x: Mapping[str, Array], jacobian: Array, weight: Array) -> Array:
-        """By the derivatives u of the logarithm of the part above the floor: it differentiates into u u' + u' of itself."""
+        """By the slopes u of the logarithm of the part above the floor: that part becomes u u' + u' of itself."""
         second = np.zeros((len(theta), 7, 7))
         b, c, log_start, log_max = theta.T[[1, 2, 4, 5], :, None]
         n, z = x["N"] / LN10, Effective(x["E"], log_start, log_max)
