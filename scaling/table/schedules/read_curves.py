@@ -21,8 +21,10 @@ from isoflop.scaling.table.schedules.schedule import COOLDOWNS, SCHEDULES, Sched
 RATES = ("learning_rate", "lr", "train_learning_rate", "train_lr", "eta")  # as `words` writes them
 STEPS = ("step", "global_step", "iter", "iteration", "trainer_step")
 HORIZONS = ("horizon_steps", "total_steps", "max_steps", "num_training_steps")
-READ = ("run_id", "trunk_id", "arm", "n_params", "tokens", "loss", "step", "final", "phase", "schedule", "learning_rate",
-        "peak_learning_rate", "batch_tokens", "warmup_tokens", "horizon_tokens")  # fmt: skip
+READ = (
+    "run_id", "trunk_id", "arm", "n_params", "tokens", "loss", "step", "final", "phase", "schedule", "learning_rate",
+    "peak_learning_rate", "batch_tokens", "warmup_tokens", "horizon_tokens",
+)  # fmt: skip
 FRACTIONS = (0.2, 0.1, 0.15, 0.25, 0.3, 0.05, 0.4, 0.5, 1.0)  # of a cooldown, tried in this order
 FINALS = (0.0, 0.1, 0.01, 0.05, 0.2)
 NAMED = 4  # runs in a note
