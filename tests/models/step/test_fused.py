@@ -33,7 +33,7 @@ pytestmark = [
 ]
 
 
-def model_of(length, vocab=50, width=24, heads=2, layers=2, **more):
+def model_of(length, vocab=50, width=24, heads=2, layers=2, batch=3, **more):
     config = ModelConfig("transformer", vocab, length, n_layer=layers, d_model=width, n_head=heads, **more)
     model = new_model(config, seed=0)
     generator = torch.Generator().manual_seed(1)
@@ -41,7 +41,7 @@ def model_of(length, vocab=50, width=24, heads=2, layers=2, **more):
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
             parameter.grad = torch.full_like(parameter, torch.nan)  # every number must be written
-    return model, torch.randint(vocab, (3, length + 1), generator=generator)
+    return model, torch.randint(vocab, (batch, length + 1), generator=generator)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,11 @@ def texts(fused):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"width": 20, "length": 13, "vocab": 70, "layers": 1}, {"width": 40, "heads": 4, "length": 33, "layers": 1}],
+    [
+        {},
+        {"width": 20, "length": 13, "vocab": 70, "layers": 1},
+        {"width": 40, "heads": 4, "length": 33, "layers": 1, "batch": 2},
+    ],
 )
 def test_the_step_by_texts_is_that_of_autograd(texts, options):
     model, tokens, optimizer = small(**options)
