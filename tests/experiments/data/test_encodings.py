@@ -216,8 +216,9 @@ def test_long_lines_are_cut_between_characters(tmp_path):
     pytest.importorskip("tokenizers", reason="needs the extra `data`")
     from isoflop.experiments.data.tokenizer import Library
 
-    text = "".join(np.random.default_rng(0).choice(["\u3042", "\u00e9", "a"], 120_000))
+    text = "".join(np.random.default_rng(5).choice(["\u3042", "\u00e9", "a"], 80_000))
     files = {"x.txt": text.encode()}
+    assert [files["x.txt"][at] & 0xC0 for at in (1 << 16, 1 << 17)] == [0x80] * 2  # both places are inside a character
     for name in "ab":
         (tmp_path / name).mkdir()
     assert sorted(decoded(corpus_of(tmp_path / "a", files))) == sorted(text)
