@@ -89,7 +89,7 @@ def evaluated(store, tmp_path_factory):
     options = ("--json", "--runs", opened.root, "--corpora", opened.root.parent / "corpora")
     return session(
         [
-            ("evaluate", *ids[:2], "--tasks", ",".join(TASKS), "--items", 80, *options),
+            ("evaluate", *ids[:2], "--tasks", ",".join(TASKS), "--items", 150, *options),
             ("evaluate", ids[1], "--tasks", examples, "--items", 3, *options),
         ],
         cwd=folder,
