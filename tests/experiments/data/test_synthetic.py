@@ -133,7 +133,8 @@ def test_what_is_no_language_is_refused(tmp_path, changes, told):
 
 
 LANGUAGES = [  # vocabulary, order, rank, and which size learns it on how many tokens
-    (4, 1, None, "d8", 200_000), (12, 1, None, "d8", 200_000), (8, 2, None, "d16", 200_000), (5, 3, None, "d16", 200_000),
+    (4, 1, None, "d8", 200_000), (12, 1, None, "d8", 200_000), (8, 2, None, "d16", 200_000),
+    (5, 3, None, "d16", 200_000),
     (128, 2, 4, "d16", 400_000),
 ]  # fmt: skip
 
