@@ -24,6 +24,7 @@ from isoflop.analysis.style import (
 )
 from isoflop.scaling.laws import with_role
 from isoflop.scaling.selection.holdout import HeldOutForecast, HoldOut
+from isoflop.scaling.table.law_inputs import unlike
 
 
 def default_law(held_out: HoldOut) -> str:
@@ -44,10 +45,12 @@ def plot_prediction(
     """Loss against size: fitted budgets solid, held-out budgets dashed over their runs, errors written at their ends.
 
     `rival` is a second law drawn at the held-out budgets for comparison. Raises ValueError if no held-out budget has
-    three sizes.
+    three sizes, and for a law that reads more than a size and tokens.
     """
     law = law or default_law(held_out)
     forecast = held_out.forecasts[law]
+    if further := unlike(forecast.fit.law.reads().values()):
+        raise ValueError(f"needs a law of model size and tokens; {law} reads {', '.join(c.name for c in further)} too")
     targets = forecast.budgets
     if targets.empty or forecast.cells["n_params"].nunique() < 3:
         raise ValueError("needs a held-out budget with at least three sizes")

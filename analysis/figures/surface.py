@@ -32,10 +32,11 @@ def plot_surface(fit: Fit, *, ax: Axes | None = None) -> Axes:
     """Filled contours of the law over model size and tokens, runs as dots of the same scale, the efficient frontier.
 
     The frontier is solid between the smallest and the largest compute fitted, dashed beyond. Raises ValueError for a
-    law that does not read both N and D.
+    law that does not read N and D, or reads more.
     """
-    if fit.law.inputs[:2] != ("N", "D"):
-        raise ValueError(f"needs a law of model size and tokens; {fit.law.name} reads {', '.join(fit.law.inputs)}")
+    if fit.law.inputs != ("N", "D"):
+        read = ", ".join(column.name for column in fit.law.reads().values())
+        raise ValueError(f"needs a law of model size and tokens alone; {fit.law.name} reads {read}")
     ax = new_axes(ax)
     runs = fit.points.frame
     sizes, tokens = _span(runs["n_params"]), _span(runs["tokens"])

@@ -1,6 +1,7 @@
 """What is drawn is what was computed: lines, points and bands against the numbers of the fit. Never pixels."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,7 @@ from isoflop.analysis.style import LEVEL, style
 from isoflop.examples import example
 from isoflop.scaling.approaches.envelope import envelope
 from isoflop.scaling.design.simulate import simulate_study
+from isoflop.scaling.laws import get_law
 from isoflop.scaling.laws.published import PUBLISHED
 
 pytestmark = pytest.mark.usefixtures("kept_searches")
@@ -164,6 +166,22 @@ def test_a_published_frontier_is_solid_in_its_own_range_only(evidence):
     ax = plot_allocation(evidence.fit, published={"porian-2024": said})
     solid = [x for x in lines(ax) if x.get_color() == "#6b7178" and x.get_linestyle() == "-"]
     assert all((x.get_xdata() >= said.flops[0]).all() for x in solid)
+
+
+@pytest.mark.parametrize("name", ["tuning-rate", "data-constrained", "precision"])
+def test_the_surface_of_a_law_of_more_than_size_and_tokens_is_refused_by_what_it_reads(evidence, name):
+    form, _ = get_law(name)
+    fitted = replace(evidence.fit, law=form(*form.typical))
+    read = list(form.reads().values())[-1].name
+    with pytest.raises(ValueError, match=f"of model size and tokens alone; {name} reads .*{read}"):
+        plot_surface(fitted)
+
+
+def test_the_prediction_of_a_law_of_other_columns_is_refused_by_what_it_reads():
+    form, _ = get_law("experts")
+    forecast = SimpleNamespace(fit=SimpleNamespace(law=form(*form.typical)))
+    with pytest.raises(ValueError, match="experts reads experts too"):
+        plot_prediction(SimpleNamespace(chosen="experts", forecasts={"experts": forecast}))
 
 
 def test_surface_colours_runs_and_contours_by_one_scale(evidence):
