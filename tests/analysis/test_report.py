@@ -29,16 +29,26 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("kept_searches")]  # eac
 
 @pytest.fixture(scope="module")
 def written(study_table, tmp_path_factory):
+    """A report of a study by four laws: the whole catalogue is reported in test_report_tables.py."""
     timed = study_table.assign(wall_seconds=study_table["flops"] / 1e10)
-    return write_report(
-        timed, tmp_path_factory.mktemp("report"), law="chinchilla", n_draws=100, command="isoflop report x"
-    )
+    laws = ("chinchilla", "chinchilla-kappa", "chinchilla-tied", "power-n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("isoflop.analysis.evidence.candidates", lambda points: laws)
+        return write_report(
+            timed, tmp_path_factory.mktemp("report"), law="chinchilla", n_draws=50, command="isoflop report x"
+        )
 
 
 @pytest.fixture
 def two_laws(monkeypatch):
     """Two candidates in place of the catalogue, for a test that is of neither."""
     monkeypatch.setattr("isoflop.analysis.evidence.candidates", lambda points: ("chinchilla", "power-n"))
+
+
+@pytest.fixture
+def no_page(monkeypatch):
+    """Reports without report.html, for a test that is not of it."""
+    monkeypatch.setattr(report_module, "_write_page", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +172,7 @@ def test_the_same_table_gives_the_same_bytes(written, tmp_path):
         assert first.read_bytes() == second.read_bytes()
 
 
-def test_a_failing_figure_costs_only_itself(small, tmp_path, monkeypatch, two_laws):
+def test_a_failing_figure_costs_only_itself(small, tmp_path, monkeypatch, two_laws, no_page):
     def broken(fit, ax):
         raise RuntimeError("no such artist")
 
@@ -209,7 +219,7 @@ def test_a_table_without_common_budgets_holds_out_its_last_half_decade(two_laws)
 
 def test_collinear_runs_get_no_optimum():
     sizes = np.geomspace(1e4, 1e6, 12)
-    e = Evidence(simulate_points(LAW, sizes, 20 * sizes, noise=0.003), law="chinchilla")
+    e = Evidence(simulate_points(LAW, sizes, 20 * sizes, noise=0.003), law="chinchilla", n_draws=50)
     assert "How to split compute is not known: size and tokens were not varied apart" in summary.verdict(e)
     with pytest.raises(UnsupportedError, match="collinear"):
         FIGURES["n_star"].draw(e)
@@ -228,17 +238,17 @@ def test_a_fit_at_its_bounds_gets_no_optimum():
 
 def test_a_known_floor_stands_beside_the_fitted_one(study_table):
     floor = 0.9
-    e = Evidence(study_table.assign(loss_floor=floor), law="chinchilla")
+    e = Evidence(study_table.assign(loss_floor=floor), law="chinchilla", n_draws=50)
     low, high = e.draws.interval("E")
     assert low <= floor <= high
     assert "exact floor of 0.9000, inside the interval" in summary.irreducible(e)
-    far = Evidence(study_table.assign(loss_floor=0.5), law="chinchilla")
+    far = Evidence(study_table.assign(loss_floor=0.5), law="chinchilla", n_draws=50)
     assert "OUTSIDE" in summary.irreducible(far)
 
 
 def test_an_unidentified_floor_is_called_so():
     law = Chinchilla(E=0.0, A=130.0, B=700.0, alpha=0.62, beta=0.66, kappa=0.36)
-    e = Evidence(simulate_study(law, noise=0.01), law="chinchilla-kappa")
+    e = Evidence(simulate_study(law, noise=0.01), law="chinchilla-kappa", n_draws=50)
     assert "E is at its bound, 0: these runs do not identify it" in summary.irreducible(e)
     assert "0.0000" not in summary.verdict(e)
 
@@ -280,7 +290,7 @@ def invoked(*arguments: str):
 
 
 @pytest.mark.parametrize("blocked", ["report", "report/isoflop.png", "report/report.md"])
-def test_what_cannot_be_written_is_one_line_and_exit_1(small, tmp_path, blocked, monkeypatch, two_laws):
+def test_what_cannot_be_written_is_one_line_and_exit_1(small, tmp_path, blocked, monkeypatch, two_laws, no_page):
     """A file where the folder should be, a folder where a file should be: nobody can write there, not even root."""
     monkeypatch.setattr(report_module, "FIGURES", {"isoflop": FIGURES["isoflop"]})
     at = tmp_path / blocked
@@ -312,6 +322,7 @@ def test_a_fit_that_fails_is_a_reason_in_a_whole_report(small, tmp_path, monkeyp
 
     monkeypatch.setattr("isoflop.analysis.evidence.fit", broken)
     monkeypatch.setattr("isoflop.scaling.selection.holdout.fit", broken)
+    monkeypatch.setattr(report_module, "FIGURES", {n: FIGURES[n] for n in ("isoflop", "curves", "surface")})
     result = write_report(small, tmp_path, n_draws=50)
     assert {"isoflop", "curves"} <= set(result.figures)
     assert result.missing["surface"] == "the solver gave up"
@@ -334,7 +345,7 @@ def test_a_missing_column_costs_the_figure_that_reads_it_and_is_named(study_tabl
 
 
 def test_tied_exponents_are_said_to_be_so(study_table):
-    e = Evidence(study_table, law="chinchilla-tied")
+    e = Evidence(study_table, law="chinchilla-tied", n_draws=50)
     assert "by its form the best model size grows as" in summary.verdict(e)
     assert "tied" in "".join(t.get_text() for t in FIGURES["n_star"].draw(e).texts)
 
@@ -350,7 +361,7 @@ def test_wrong_names_say_what_there_is(study_table):
         draw_figure("isoflop", Evidence(study_table), "x.jpeg")
 
 
-def test_the_commands(tmp_path, monkeypatch, two_laws):
+def test_the_commands(tmp_path, monkeypatch, two_laws, no_page):
     monkeypatch.setattr(report_module, "FIGURES", {name: FIGURES[name] for name in ("isoflop", "curves", "surface")})
     table = tmp_path / "runs.csv"
     budgets = np.repeat([1e10, 1e11, 1e12], 5)
