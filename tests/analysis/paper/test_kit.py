@@ -21,7 +21,7 @@ NUMBER = r"-?[\d.]+(?: \\times 10\^\{-?\d+\})?"
 
 @pytest.fixture(scope="module")
 def evidence(study_table):
-    found = Evidence(study_table, law="chinchilla", n_draws=100)
+    found = Evidence(study_table, law="chinchilla", n_draws=50)
     found.done["scoreboard"] = compare(found.points, ("chinchilla", "chinchilla-tied", "power-n"), findings=False)
     return found
 
@@ -133,10 +133,13 @@ def test_figures_are_vectors_of_a_columns_width_with_embedded_fonts(written):
 
 
 @pytest.mark.slow
-def test_the_same_table_gives_the_same_files(written, evidence, tmp_path):
-    again = write_paper(evidence, tmp_path)
+def test_the_same_table_gives_the_same_files(evidence, tmp_path, monkeypatch):
+    """Of the figures one: what a drawing brings into a file, it brings into each."""
+    monkeypatch.setattr(kit, "_FILES", {"n_star-single": ("n_star",)})
+    once, again = (write_paper(evidence, tmp_path / name) for name in ("once", "again"))
+    assert {"parameters.tex", "laws.bib", "paper.tex", "n_star-single.pdf"} <= {*again.files}
     for name in again.files:
-        assert (tmp_path / name).read_bytes() == (written.folder / name).read_bytes(), name
+        assert (again.folder / name).read_bytes() == (once.folder / name).read_bytes(), name
 
 
 @pytest.mark.slow
