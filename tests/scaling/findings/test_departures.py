@@ -10,7 +10,7 @@ from tests.support.fits.linear_studies import LinearStudies
 from tests.support.fits.simulated_studies import Design, Noise
 
 DESIGN = Design("43 runs", 5, 7, Noise(0.01), replicated=4)
-STUDIES = 150
+STUDIES = 80  # a thousand of each by tests.proofs.calibration
 
 
 @pytest.fixture(scope="module")

@@ -142,11 +142,11 @@ def test_gadre_has_a_score_or_a_reason_for_every_law(public_data):
 
 @pytest.mark.slow
 def test_forecasts_at_ten_times_the_compute_are_as_wide_as_they_miss():
-    """z of 12 studies: their squares sum to chi-square's, within what is left one time in 500 (sd by .43 to 1.65)."""
-    found = coverage(BESIROGLU, ("chinchilla", "chinchilla-kappa"), repeats=12)
+    """z of 8 studies: their squares sum to chi-square's, within what is left one time in 500 (sd by .33 to 1.81)."""
+    found = coverage(BESIROGLU, ("chinchilla", "chinchilla-kappa"), repeats=8)
     for name in ("chinchilla", "average"):
-        assert chi2.ppf(0.001, 12) < np.sum(np.square(found[name]["z"])) < chi2.ppf(0.999, 12)
-        assert found[name]["coverage"] >= binom.ppf(0.01, 12, 0.9) / 12
-    wrong = coverage(BENT, ("chinchilla", "chinchilla-tied"), repeats=6)
+        assert chi2.ppf(0.001, 8) < np.sum(np.square(found[name]["z"])) < chi2.ppf(0.999, 8)
+        assert found[name]["coverage"] >= binom.ppf(0.01, 8, 0.9) / 8
+    wrong = coverage(BENT, ("chinchilla", "chinchilla-tied"), repeats=4)
     assert wrong["chinchilla"]["coverage"] < wrong["average"]["coverage"]
     assert wrong["average"]["coverage"] >= 0.5
