@@ -63,7 +63,8 @@ def test_every_guess_is_said_on_stderr_and_in_json(foreign, command):
 
 
 @pytest.mark.slow
-def test_no_axis_or_sentence_of_a_report_names_another_unit(foreign, tmp_path):
+def test_no_axis_or_sentence_of_a_report_names_another_unit(foreign, tmp_path, monkeypatch):
+    monkeypatch.setattr("isoflop.analysis.evidence.candidates", lambda points: ("chinchilla", "power-n"))
     call("report", foreign, "--out", tmp_path, "--law", "chinchilla", "--bootstrap", "20")
     text = (tmp_path / "report.md").read_text()
     assert "nats/byte" in text

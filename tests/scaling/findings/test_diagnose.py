@@ -370,13 +370,13 @@ def test_the_likelihood_ratio_is_the_f_statistic_of_least_squares():
 @pytest.mark.parametrize("delta", ["auto", 1e-3])
 def test_the_likelihood_ratio_is_chi_square_under_hubers_objective(delta):
     ratios = []
-    for seed in range(60):
+    for seed in range(36):
         full = fit("chinchilla", grid(seed=seed, sizes=9), objective=Huber(delta), fixed={"alpha": LAW.alpha})
         ratios.append(likelihood_ratio(full, variant(full, fixed={"E": LAW.E})))
-    assert 0.65 < np.mean(ratios) < 1.5  # expectation 1, standard error 0.18
-    for share in (0.1, 0.5, 0.9):  # of chi-square above its quantile, within what 60 draws leave one time in 500
+    assert 0.65 < np.mean(ratios) < 1.5  # expectation 1, standard error 0.24
+    for share in (0.1, 0.5, 0.9):  # of chi-square above its quantile, within what 36 draws leave one time in 500
         above = np.sum(np.array(ratios) > chi2.isf(share, 1))
-        assert binom.ppf(0.001, 60, share) <= above <= binom.ppf(0.999, 60, share)
+        assert binom.ppf(0.001, 36, share) <= above <= binom.ppf(0.999, 36, share)
 
 
 def test_findings_of_the_approaches(study_table):

@@ -30,9 +30,9 @@ def twelve() -> pd.DataFrame:
 
 
 def repeats() -> pd.DataFrame:
-    """Sixty runs of 0.3% noise, most of which repeat their data."""
-    frame = repeated(60)
-    noise = np.random.default_rng(0).normal(0, 0.003, 60)
+    """Thirty-six runs of 0.3% noise, most of which repeat their data."""
+    frame = repeated(36)
+    noise = np.random.default_rng(0).normal(0, 0.003, 36)
     return frame.assign(loss=REPEATS(frame["n_params"], frame["tokens"], frame["unique_tokens"]) * np.exp(noise))
 
 
