@@ -19,6 +19,7 @@ GIVEN = QUANTITIES[:3]
 BELOW, ABOVE = 10.0, 1e4  # how far around the fitted compute the calculator goes
 STEPS = 50  # per decade, on round logarithms: every second stop of the slider is a row, the others lie between two
 POLISH = 2  # steps of Newton's method: each squares the error of a reading between two budgets
+TOGETHER = 16  # laws that are asked at once: their numbers stay in a processor's cache
 SLACK = 1e3  # how much further a resampled law is followed, to find the compute at which a given size is best
 
 
@@ -34,14 +35,24 @@ def calculator_frame(fit: Fit, draws: Draws) -> pd.DataFrame:
     ends = fit.optimal(budgets[[0, -1]])
     values = [budgets, _grid(*ends.N), _grid(*ends.D)]
 
-    def answers(law: Law) -> np.ndarray:
-        return _optimum(law, fit, np.concatenate([values[0], _inverse(law, fit, values[1:], _optimum(law, fit, wide))]))
+    def answers(laws: Sequence[Law]) -> np.ndarray:
+        """Of each law the four quantities in every row, (laws, 4, n)."""
+        law = _family(laws)
+        budgets, further = (np.broadcast_to(grid, (len(laws), len(grid))) for grid in (values[0], wide))
+        found = _inverse(law, fit, values[1:], _optimum(law, fit, further))
+        return _optimum(law, fit, np.concatenate([budgets, found], axis=1)).swapaxes(0, 1)
 
-    middle, (low, high) = answers(fit.law), draws.band(answers, LEVEL)
+    each = np.concatenate([answers(draws.laws[k : k + TOGETHER]) for k in range(0, len(draws), TOGETHER)])
+    middle, (low, high) = answers([fit.law])[0], draws.band(lambda law: answers([law])[0], LEVEL, values=each)
     frame = pd.DataFrame({"given": np.repeat(GIVEN, [len(v) for v in values])})
     for k, name in enumerate(QUANTITIES):
         frame[name], frame[f"{name}_low"], frame[f"{name}_high"] = middle[k], low[k], high[k]
     return frame
+
+
+def _family(laws: Sequence[Law]) -> Law:
+    """Laws of one form as one whose parameters are arrays (laws, 1)."""
+    return type(laws[0])(*np.array([law.values() for law in laws]).T[..., None])
 
 
 def _grid(low: float, high: float) -> np.ndarray:
@@ -55,17 +66,19 @@ def _optimum(law: Law, fit: Fit, budgets: np.ndarray) -> np.ndarray:
 
 
 def _inverse(law: Law, fit: Fit, given: Sequence[np.ndarray], along: np.ndarray) -> np.ndarray:
-    """The budgets at which each of the `given` sizes, then each of the given numbers of tokens, is the best one.
+    """The budgets (laws, n) at which each of the `given` sizes, then of the given numbers of tokens, is the best one.
 
-    Read off the optima `along` a grid of budgets, where the line between two is not quite the optimum's, then by
-    Newton's method in logarithms, inside the grid.
+    Read off the optima `along` a grid of budgets (4, laws, m), where the line between two is not quite the optimum's,
+    then by Newton's method in logarithms, inside the grid.
     """
-    budgets, best, wanted = np.log(along[0]), np.log(along[1:3]), [np.log(values) for values in given]
-    compute = np.concatenate([np.interp(w, b, budgets) for w, b in zip(wanted, best, strict=True)])
-    slope = np.concatenate([np.interp(w, b, np.gradient(budgets, b)) for w, b in zip(wanted, best, strict=True)])
+    budgets, best, wanted = np.log(along[0, 0]), np.log(along[1:3]), [np.log(values) for values in given]
+    compute, slope = (
+        np.concatenate([[np.interp(w, b, of(b)) for b in rows] for w, rows in zip(wanted, best, strict=True)], axis=1)
+        for of in (lambda b: budgets, lambda b: np.gradient(budgets, b))
+    )
     sizes = len(wanted[0])
     for _ in range(POLISH):
         reached = np.log(_optimum(law, fit, np.exp(compute)))
-        off = np.concatenate(wanted) - np.concatenate([reached[1, :sizes], reached[2, sizes:]])
+        off = np.concatenate(wanted) - np.concatenate([reached[1, :, :sizes], reached[2, :, sizes:]], axis=1)
         compute = np.clip(compute + slope * off, budgets[0], budgets[-1])
     return np.exp(compute)

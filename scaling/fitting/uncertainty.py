@@ -22,6 +22,7 @@ from isoflop.scaling.laws.special_functions import stdtr, stdtrit
 
 MOST_CLUSTERS, GROUPS = 500, 100  # left out one by one up to here; more are pooled at random into so many groups
 CELLS = 1_000_000  # rows x laws refitted at once
+Quantity = Callable[[Law], Any] | str  # of a law: a function of it, or the name of a parameter or exponent
 HALVINGS = 24  # of the bracket of a half-width: to 1e-7 of it
 
 
@@ -49,7 +50,7 @@ class Draws:
         """Share of the refits that converged."""
         return float(self.frame["converged"].mean())
 
-    def evaluate(self, fn: Callable[[Law], Any] | str) -> Array:
+    def evaluate(self, fn: Quantity) -> Array:
         """The quantity for every law, (draws, ...). A name means a parameter or a derived exponent."""
         if isinstance(fn, str):
             if fn not in self.frame:
@@ -57,15 +58,13 @@ class Draws:
             return self.frame[fn].to_numpy(float)
         return np.array([fn(law) for law in self.laws], dtype=float)
 
-    def estimate(self, fn: Callable[[Law], Any] | str) -> Any:
+    def estimate(self, fn: Quantity) -> Any:
         """The quantity at the full fit."""
         if isinstance(fn, str):
             return {**_parameters(self.fit.law), **self.fit.exponents()}[fn]
         return np.asarray(fn(self.fit.law), dtype=float)
 
-    def interval(
-        self, fn: Callable[[Law], Any] | str, level: float = 0.9, *, positive: bool = True
-    ) -> tuple[float, float]:
+    def interval(self, fn: Quantity, level: float = 0.9, *, positive: bool = True) -> tuple[float, float]:
         """Interval (lo, hi) of a scalar function of a law, or of a parameter or exponent by name.
 
         In log space where the quantity is positive in every draw, unless `positive` is False. That of the irreducible
@@ -96,14 +95,16 @@ class Draws:
             kept[level] = profile(self.fit, name, level=max(2 * level - 1, level / 2)).hi
         return float(max(kept[level], np.quantile(self.evaluate(name), level)))
 
-    def band(self, fn: Callable[[Law], Any] | str, level: float = 0.9, *, positive: bool = True) -> tuple[Array, Array]:
-        """Pointwise interval (lo, hi) of an array-valued function of a law; otherwise as `interval`."""
+    def band(
+        self, fn: Quantity, level: float = 0.9, *, positive: bool = True, values: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Pointwise interval (lo, hi) of an array-valued function of a law, of its `values` where they are known."""
         if not 0 < level < 1:
             raise ValueError(f"level must lie between 0 and 1, not {level}")
-        draws, centre = self.evaluate(fn), np.asarray(self.estimate(fn), dtype=float)
+        draws, centre = self.evaluate(fn) if values is None else values, np.asarray(self.estimate(fn), dtype=float)
         if self.kind == "bootstrap":
-            tail = 50 * (1 - level)
-            return np.percentile(draws, tail, axis=0), np.percentile(draws, 100 - tail, axis=0)
+            lo, hi = np.percentile(draws, [50 * (1 - level), 50 * (1 + level)], axis=0)
+            return lo, hi
         # Log space is decided point by point: E may be 0 in some draws while every other quantity is positive.
         logs = (draws > 0).all(axis=0) & (centre > 0) & positive
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -114,11 +115,11 @@ class Draws:
         with np.errstate(over="ignore"):
             return np.where(logs, np.exp(np.where(logs, lo, 0)), lo), np.where(logs, np.exp(np.where(logs, hi, 0)), hi)
 
-    def standard_error(self, fn: Callable[[Law], Any] | str) -> Any:
+    def standard_error(self, fn: Quantity) -> Any:
         """Standard error of a function of a law, or of a parameter or exponent by name; of its shape."""
         return self._spread(self.evaluate(fn))
 
-    def standard_error_alone(self, fn: Callable[[Law], Any] | str) -> Any:
+    def standard_error_alone(self, fn: Quantity) -> Any:
         """The same as if clusters were independent, for forecasts: a law that does not hold leaves residuals like noise
         that sizes share, and what it misses by is a part of their own."""
         return self.error_of(self.evaluate(fn))

@@ -50,20 +50,24 @@ class Cost:
 
     def rate(self, N: Any) -> Any:
         """FLOPs per parameter and token of N parameters, elementwise."""
-        if self.limit is None:
-            return self.k * np.power(self._inside(N), self.slope)
-        y = self._gap(np.power(N, WIDTH_POWER))
-        return self.limit * (y / (y + 1) if self.below else (y + 1) / y)
+        return self._rate_and_growth(N, growth=False)[0]
 
     def growth(self, N: Any) -> Any:
         """d ln C / d ln N at fixed D, elementwise: 1 where FLOPs per parameter do not change with size."""
+        return self._rate_and_growth(N)[1]
+
+    def _rate_and_growth(self, N: Any, *, growth: bool = True) -> tuple[Any, Any]:
+        """Both, of which the width is a part, and a power dearer than all else; the second only where asked for."""
         if self.limit is None:
             inside = (np.real(N) > self.within[0]) & (np.real(N) < self.within[1])
-            return 1.0 + np.where(inside, self.slope, 0.0)
+            return self.k * np.power(self._inside(N), self.slope), 1.0 + np.where(inside, self.slope, 0.0)
         x = np.power(N, WIDTH_POWER)
         y = self._gap(x)
+        rate = self.limit * (y / (y + 1) if self.below else (y + 1) / y)
+        if not growth:
+            return rate, None
         share = WIDTH_POWER * (2 * self.terms[0] * x**2 + self.terms[1] * x - self.terms[3] / x) / (y * (y + 1))
-        return 1.0 + share if self.below else 1.0 - share
+        return rate, 1.0 + share if self.below else 1.0 - share
 
     def flops(self, N: Any, D: Any) -> Any:
         """Training FLOPs of N parameters on D tokens, elementwise."""
@@ -96,7 +100,8 @@ class Cost:
 
         def balance(u: Any) -> Any:
             n = np.exp(u)
-            return log_ratio - alpha * u + beta * np.log(self.tokens(C, n)) - np.log(self.growth(n))
+            rate, growth = self._rate_and_growth(n)
+            return log_ratio - alpha * u + beta * np.log(C / (rate * n)) - np.log(growth)
 
         return _root(balance, log_n, alpha + beta, smooth=self.limit is not None)
 
@@ -165,12 +170,14 @@ def _terms(
 
 
 def _root(function: Any, start: Any, slope: Any, *, smooth: bool) -> Any:
-    """exp(u) where a function that falls about as fast as slope x u crosses 0, from `start`.
+    """exp(u) where a function that falls about as fast as slope x u crosses 0, from `start`, (n,) or (rows, n).
 
-    Of a smooth function the slope is measured anew at each step: the secant method.
+    Of a smooth function the slope is measured anew at each step: the secant method. A row stays once all of it is
+    there, as it would alone.
     """
     u = np.asarray(start, dtype=float)
     before = move = np.zeros_like(u)
+    moves: Any = True
     for _ in range(STEPS):
         value = function(u)
         far = np.abs(move) > NEAR
@@ -178,7 +185,9 @@ def _root(function: Any, start: Any, slope: Any, *, smooth: bool) -> Any:
             fall = (before - value) / np.where(far, move, 1.0)
             slope = np.where(far & (fall > 0), fall, slope)
         before, move = value, value / slope
-        u = u + move
-        if np.all(np.abs(move) <= CLOSE * np.maximum(np.abs(u), 1.0)):
+        u = np.where(moves, u + move, u)
+        near = np.abs(move) <= CLOSE * np.maximum(np.abs(u), 1.0)
+        moves = moves & ~near.all(axis=-1, keepdims=True)
+        if not moves.any():
             break
     return np.exp(u)
