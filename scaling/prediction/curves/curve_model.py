@@ -11,8 +11,9 @@ the law.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
@@ -78,13 +79,34 @@ class Forecast:
         return np.exp(self.log_loss)
 
 
+@dataclass(frozen=True, eq=False)
+class Block:
+    """The runs of one trunk with their rows (n,) as the law takes them: `parts` of each run, ln loss, ln step, and
+    which are evaluations at an end."""
+
+    trunk: str
+    runs: tuple[CurveRun, ...]
+    parts: tuple[dict[str, Array], ...]
+    log_loss: Array
+    at: Array
+    ends: Array
+
+    def covariance(self, deviation: Deviation) -> Array:
+        """Covariance (n, n) of the rows."""
+        return deviation.cross(self.at, self.at) + np.diag(deviation.noise(self.ends))
+
+
 @dataclass(frozen=True)
 class CurveModel:
-    """The runs of a study, the law fitted to them, and how they deviate from it; made by `curve_model`."""
+    """The runs of a study, the law fitted to them, and how they deviate from it; made by `curve_model`.
+
+    Models of one fit that differ by a run share in `known` what they find of the other trunks.
+    """
 
     fit: CurveFit
     runs: tuple[CurveRun, ...]
     deviation: Deviation
+    known: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def _prior(self) -> tuple[Array, Array]:
@@ -95,25 +117,35 @@ class CurveModel:
         precision = np.array([1 / p.sd**2 if p else 0.0 for p in at] + [1 / OFFSET_SD**2])
         return centre, precision
 
-    def _rows(self, runs: Sequence[CurveRun]) -> CurveRows:
-        units = self.fit.units
-        parts = [compile_run(run.rates, run.steps, first=0, units=units) for run in runs]
-        return join(parts, [np.log(run.n_params) - self.fit.centre for run in runs], units)
+    def _parts(self, runs: Sequence[CurveRun]) -> tuple[dict[str, Array], ...]:
+        return tuple(compile_run(run.rates, run.steps, first=0, units=self.fit.units) for run in runs)
+
+    def _join(self, runs: Sequence[CurveRun], parts: Sequence[dict[str, Array]]) -> CurveRows:
+        return join(parts, [np.log(run.n_params) - self.fit.centre for run in runs], self.fit.units)
 
     @cached_property
-    def _blocks(self) -> list[tuple[str, CurveRows, Array, Array, Array]]:
-        """Of each trunk: its name, rows, ln loss, ln step and which rows are ends."""
+    def _blocks(self) -> list[Block]:
         by: dict[str, list[CurveRun]] = {}
         for run in self.runs:
             if len(run.loss):
                 by.setdefault(run.trunk_id or run.run_id, []).append(run)
-        return [
-            (
-                name, self._rows(runs), np.log(np.concatenate([r.loss for r in runs])),
+        return [self._block(name, tuple(runs)) for name, runs in by.items()]
+
+    def _block(self, trunk: str, runs: tuple[CurveRun, ...]) -> Block:
+        key = tuple(map(id, runs))  # which a block keeps
+        if key not in self.known:
+            self.known[key] = Block(
+                trunk, runs, self._parts(runs), np.log(np.concatenate([r.loss for r in runs])),
                 np.log(np.concatenate([r.steps for r in runs]) + 1.0), np.concatenate([_ends(r) for r in runs]),
-            )
-            for name, runs in by.items()
-        ]  # fmt: skip
+            )  # fmt: skip
+        return self.known[key]
+
+    @cached_property
+    def _every_row(self) -> tuple[CurveRows, Array, Array]:
+        """The rows of all blocks one after another, which are ends, and where each block but the last one ends."""
+        blocks = self._blocks
+        rows = self._join([run for b in blocks for run in b.runs], [part for b in blocks for part in b.parts])
+        return rows, np.concatenate([b.ends for b in blocks]), np.cumsum([len(b.at) for b in blocks])[:-1]
 
     def _design(self, theta: Array, rows: CurveRows, ends: Array) -> tuple[Array, Array]:
         """ln loss of the law with the offset theta[-1] of ends, (n,), and its derivatives (n, Q + 1)."""
@@ -121,10 +153,18 @@ class CurveModel:
         design = np.column_stack([(slopes[0] / loss[0]).T, ends.astype(float)])
         return np.log(loss[0]) + theta[-1] * ends, design
 
-    def _whitened(self, deviation: Deviation) -> list[Array]:
-        """The Cholesky factor of each trunk's covariance."""
-        return [np.linalg.cholesky(deviation.cross(at, at) + np.diag(deviation.noise(ends)))
-                for _, _, _, at, ends in self._blocks]  # fmt: skip
+    def designs(self, theta: Array) -> list[tuple[Array, Array]]:
+        """The same of the rows of each trunk."""
+        rows, ends, cuts = self._every_row
+        mean, design = self._design(theta, rows, ends)
+        return list(zip(np.split(mean, cuts), np.split(design, cuts), strict=True))
+
+    def _factor(self, block: Block) -> Array:
+        """The Cholesky factor of a trunk's covariance."""
+        key = (block, self.deviation)
+        if key not in self.known:
+            self.known[key] = np.linalg.cholesky(block.covariance(self.deviation))
+        return self.known[key]
 
     @cached_property
     def _solved(self) -> tuple[Array, Array]:
@@ -132,7 +172,7 @@ class CurveModel:
         centre, precision = self._prior
         theta = np.append(self.fit.theta, 0.0)
         lower, upper = (np.append(v, s) for v, s in ((self.fit.problem.lower, -1.0), (self.fit.problem.upper, 1.0)))
-        factors = self._whitened(self.deviation)
+        factors = [self._factor(block) for block in self._blocks]
         value, gram, slope = self._objective(theta, factors, centre, precision)
         for _ in range(STEPS):
             free = ~(((theta <= lower) & (slope < 0)) | ((theta >= upper) & (slope > 0)))
@@ -160,9 +200,8 @@ class CurveModel:
     ) -> tuple[float, Array, Array]:
         gram, slope = np.diag(precision), precision * (centre - theta)
         value = float(precision @ (centre - theta) ** 2)
-        for (_, rows, log_loss, _, ends), factor in zip(self._blocks, factors, strict=True):
-            mean, design = self._design(theta, rows, ends)
-            white = np.linalg.solve(factor, np.column_stack([design, log_loss - mean]))
+        for block, factor, (mean, design) in zip(self._blocks, factors, self.designs(theta), strict=True):
+            white = np.linalg.solve(factor, np.column_stack([design, block.log_loss - mean]))
             gram = gram + white[:, :-1].T @ white[:, :-1]
             slope = slope + white[:, :-1].T @ white[:, -1]
             value += float(white[:, -1] @ white[:, -1])
@@ -192,21 +231,19 @@ class CurveModel:
         """
         steps = np.asarray(steps, dtype=int)
         ends = np.zeros(len(steps), dtype=bool) if ends is None else np.asarray(ends, dtype=bool)
-        rows = self._rows(
-            [replace(run, steps=steps, loss=np.ones(len(steps)), rates=run.rates if rates is None else rates)]
-        )
+        asked = [replace(run, steps=steps, loss=np.ones(len(steps)), rates=run.rates if rates is None else rates)]
+        rows = self._join(asked, self._parts(asked))
         theta, covariance = self._solved
         mean, design = self._design(theta, rows, ends)
         at = np.log(steps + 1.0)
         variance = np.full(len(steps), self.deviation.run**2)
         trunk = run.trunk_id or run.run_id
-        for name, own, log_loss, when, own_ends in self._blocks:
-            if name == trunk:
-                cross = self.deviation.cross(when, at)
-                matrix = self.deviation.cross(when, when) + np.diag(self.deviation.noise(own_ends))
-                weights = np.linalg.solve(matrix, cross)
-                own_mean, own_design = self._design(theta, own, own_ends)
-                mean = mean + weights.T @ (log_loss - own_mean)
+        for own in self._blocks:
+            if own.trunk == trunk:
+                cross = self.deviation.cross(own.at, at)
+                weights = np.linalg.solve(own.covariance(self.deviation), cross)
+                own_mean, own_design = self._design(theta, self._join(own.runs, own.parts), own.ends)
+                mean = mean + weights.T @ (own.log_loss - own_mean)
                 design = design - weights.T @ own_design
                 variance = variance - (cross * weights).sum(axis=0)
         curve = np.maximum(variance, 0.0) + np.einsum("np,pq,nq->n", design, covariance, design)
@@ -218,7 +255,7 @@ class CurveModel:
         theta, covariance = self._solved
         ends = np.concatenate([_ends(run) for run in runs])
         at = np.log(np.concatenate([run.steps for run in runs]) + 1.0)
-        mean, design = self._design(theta, self._rows(runs), ends)
+        mean, design = self._design(theta, self._join(runs, self._parts(runs)), ends)
         own = self.deviation.cross(at, at) + np.diag(self.deviation.noise(ends))
         return mean, own + design @ covariance @ design.T
 
@@ -241,17 +278,19 @@ def curve_model(runs: Sequence[CurveRun], law: str = "multi_power", *, n_starts:
 def _likeliest(model: CurveModel) -> Deviation:
     """The deviations of greatest restricted likelihood at the coordinates of the model's generalised least squares."""
     theta = model._solved[0]
-    designed = [(log_loss - (found := model._design(theta, rows, ends))[0], found[1], at, ends)
-                for _, rows, log_loss, at, ends in model._blocks]  # fmt: skip
+    designed = [
+        (block.log_loss - mean, design, block)
+        for block, (mean, design) in zip(model._blocks, model.designs(theta), strict=True)
+    ]
     _, precision = model._prior
-    some_end = any(ends.any() for _, _, _, ends in designed)
+    some_end = any(block.ends.any() for _, _, block in designed)
 
     def cost(logs: Array) -> float:
         deviation = _deviation(logs)
         gram, slope, total = np.diag(precision + 1e-9), np.zeros(len(precision)), 0.0
-        for residual, design, at, ends in designed:
+        for residual, design, block in designed:
             try:
-                factor = np.linalg.cholesky(deviation.cross(at, at) + np.diag(deviation.noise(ends)))
+                factor = np.linalg.cholesky(block.covariance(deviation))
             except np.linalg.LinAlgError:
                 return 1e12
             white = np.linalg.solve(factor, np.column_stack([design, residual]))

@@ -252,5 +252,5 @@ def without_repeats(runs: Sequence[CurveRun]) -> tuple[CurveRun, ...]:
         new = np.array([key not in seen for key in keys], dtype=bool)
         seen |= set(keys)
         ends = None if run.ends is None else run.ends[new]
-        out.append(replace(run, steps=run.steps[new], loss=run.loss[new], ends=ends))
+        out.append(run if new.all() else replace(run, steps=run.steps[new], loss=run.loss[new], ends=ends))
     return tuple(out)
