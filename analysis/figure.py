@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+from matplotlib.figure import Figure as Drawing
+from matplotlib.mathtext import MathTextParser
 
 from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.style import losses_in
@@ -74,6 +77,29 @@ def save(ax: Axes, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure = ax.get_figure(root=True)
     assert figure is not None
-    figure.savefig(path, metadata=_METADATA[path.suffix[1:]])
-    with mpl.rc_context({"figure.constrained_layout.use": False}):
-        figure.set_layout_engine(None)  # laid out once: further formats keep the places, and are drawn once
+    with mpl.rc_context({"figure.constrained_layout.use": False}):  # saving would set it again
+        _lay_out(figure)
+        figure.savefig(path, metadata=_METADATA[path.suffix[1:]])
+
+
+def _lay_out(figure: Drawing) -> None:
+    """Lay a figure out once, at the resolution of its pixels: all of its formats keep the places."""
+    engine = figure.get_layout_engine()
+    if engine is None:
+        return
+    _Canvas(figure)
+    before, figure.dpi = figure.dpi, mpl.rcParams["savefig.dpi"]
+    engine.execute(figure)
+    figure.dpi = before
+    figure.set_layout_engine(None)
+
+
+class _Canvas(FigureCanvasAgg):
+    """A canvas that reads the formulas of ticks once for all figures: they are dear, and the same on most."""
+
+    _formulas: ClassVar[MathTextParser | None] = None
+
+    def get_renderer(self) -> RendererAgg:
+        renderer = super().get_renderer()
+        _Canvas._formulas = renderer.mathtext_parser = self._formulas or renderer.mathtext_parser
+        return renderer

@@ -185,8 +185,8 @@ def _root(function: Any, start: Any, slope: Any, *, smooth: bool) -> Any:
             fall = (before - value) / np.where(far, move, 1.0)
             slope = np.where(far & (fall > 0), fall, slope)
         before, move = value, value / slope
-        u = np.where(moves, u + move, u)
-        near = np.abs(move) <= CLOSE * np.maximum(np.abs(u), 1.0)
+        u = u + (move if np.all(moves) else np.where(moves, move, 0.0))
+        near = np.asarray(np.abs(move) <= CLOSE * np.maximum(np.abs(u), 1.0))
         moves = moves & ~near.all(axis=-1, keepdims=True)
         if not moves.any():
             break
