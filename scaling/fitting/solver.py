@@ -13,8 +13,10 @@ linear model tells the acceleration along the step (Transtrum and Sethna 2012, "
 of negative curvature are taken as if it were positive (Dauphin et al. 2014).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -106,10 +108,11 @@ class _State:
 
     def accept(self, better: Array, other: "_State") -> None:
         """Move the problems in the mask `better` (B,) to where `other` is."""
-        if better.all():
+        moved = np.count_nonzero(better)
+        if moved == len(better):
             for name in MOVES:
                 setattr(self, name, getattr(other, name))
-        elif better.any():
+        elif moved:
             at = np.flatnonzero(better)
             for name in MOVES:
                 getattr(self, name)[at] = getattr(other, name)[at]
@@ -120,7 +123,7 @@ MOVES = ("theta", "residual", "gradient", "full", "value", "pull")  # what of a 
 
 def huber(residual: Array, weights: Array, delta: float | Array) -> Array:
     """Sum over the last axis of weight times Huber's function: r^2/2 within delta, delta(|r| - delta/2) beyond."""
-    psi = np.clip(residual, -delta, delta)
+    psi = np.minimum(np.maximum(residual, -delta), delta)
     return np.einsum("...n,...n->...", weights, psi * (residual - 0.5 * psi))
 
 
@@ -167,6 +170,11 @@ class _Block:
     curved: bool = False
     leaders: int | None = None
 
+    @cached_property
+    def box(self) -> tuple[Array, Array]:
+        """Lower and upper bounds (P,) of the coordinates."""
+        return self.problem.lower, self.problem.upper
+
     def run(self, start: Array, weights: Array, rows: Array, max_steps: int, damping: float) -> tuple[Array, ...]:
         offset, count = rows[0], len(rows)
         state = self._evaluate(start, weights, rows)
@@ -184,16 +192,16 @@ class _Block:
             done &= state.damping <= TRUSTED
             done |= now <= EXACT * noise
             stuck = (state.damping > HOPELESS) | ~np.isfinite(state.value)
-            if stuck.any():
+            if np.count_nonzero(stuck):
                 done |= stuck & (state.value <= NEGLIGIBLE**2 * total)
             leave = done | stuck
             if self.leaders and step == CROWD:
                 leave |= np.argsort(np.argsort(now, kind="stable")) >= self.leaders
-            if leave.any():
+            if left := np.count_nonzero(leave):
                 at = state.rows[leave] - offset
                 theta[at], value[at] = state.theta[leave], state.value[leave]
                 converged[at], steps[at] = done[leave], step
-                if leave.all():
+                if left == len(leave):
                     return theta, value, converged, steps
                 state, model, move, predicted = state.take(~leave), model[~leave], move[~leave], predicted[~leave]
                 total = state.weights.sum(axis=-1)
@@ -239,7 +247,7 @@ class _Block:
         missed = trial.residual[at] - before.residual - np.einsum("bpn,bp->bn", before.gradient, step)
         inlier = np.where(np.abs(before.residual) <= self.delta, before.weights, 0.0)
         push = (before.gradient @ (inlier * missed)[..., None])[..., 0]
-        lower, upper, ended = self.problem.lower, self.problem.upper, before.theta + step
+        (lower, upper), ended = self.box, before.theta + step
         further = self._solve(model[at], -push, (ended <= lower) | (ended >= upper))
         bent = self._evaluate(np.clip(ended + further, lower, upper), before.weights, before.rows)
         gains = bent.value + bent.pull < trial.value[at] + trial.pull[at]
@@ -249,14 +257,15 @@ class _Block:
     def _step(self, state: _State, exact: bool) -> tuple[Array, Array, Array]:
         """The damped quadratic model (B, P, P), its step inside the box, (B, P), and half the predicted decrease."""
         model, slope = self._model(state, exact)
-        lower, upper = self.problem.lower, self.problem.upper
+        lower, upper = self.box
         to_lower, to_upper = lower - state.theta, upper - state.theta
         fixed = ((state.theta <= lower) & (slope >= 0)) | ((state.theta >= upper) & (slope <= 0))
         move = self._solve(model, -slope, fixed)
         for _ in range(3):
-            beyond_lo, beyond_hi = state.theta + move < lower, state.theta + move > upper
+            ended = state.theta + move
+            beyond_lo, beyond_hi = ended < lower, ended > upper
             beyond = (beyond_lo | beyond_hi) & ~fixed
-            if not beyond.any():
+            if not np.count_nonzero(beyond):
                 break
             # Parameters that would leave the box stop at its wall; the others step again, knowing that.
             at = np.flatnonzero(beyond.any(axis=1))
@@ -272,46 +281,52 @@ class _Block:
         r, q, w = state.residual, state.gradient, state.weights
         size = np.abs(r)
         inlier = size <= self.delta
-        psi = w * np.clip(r, -self.delta, self.delta)
+        psi = w * np.minimum(np.maximum(r, -self.delta), self.delta)
         irls = w * np.where(inlier, 1.0, self.delta / np.maximum(size, 1e-300))
         damping = state.damping[:, None]
         weight = np.where(inlier, w, 0.0) + damping * irls
         light = state.damping <= LIGHT if exact else np.zeros(len(r), dtype=bool)
-        if self.problem.log and light.any():
+        curved = np.count_nonzero(light)
+        if self.problem.log and curved:
             weight = weight - np.where(light[:, None], psi, 0.0)
         model = (q * weight[:, None]) @ q.swapaxes(1, 2)
         slope = (q @ psi[..., None])[..., 0]
-        if light.any():
+        if curved:
             model = model + np.where(light[:, None, None], self.problem.curvature(state.theta, state.full, psi), 0.0)
         if self.anchor is not None:
             quantity, direction = self.anchor.quantity(state.theta)
             stiffness = self.anchor.stiffness[state.rows]
             slope = slope + (stiffness * (quantity - self.anchor.target[state.rows]))[:, None] * direction
             model = model + stiffness[:, None, None] * direction[:, :, None] * direction[:, None, :]
-        diagonal = np.einsum("bpp->bp", model)
+        diagonal = _diagonal(model)
         diagonal += np.abs(diagonal) * damping
         return model, slope
 
     def _solve(self, model: Array, right: Array, fixed: Array, held: Array | None = None) -> Array:
         """Solve model x = right over the parameters not fixed, those being held at the values given, or at 0."""
-        if held is not None and held.any():
+        if held is not None and np.count_nonzero(held):
             right = right - np.einsum("bpq,bq->bp", model, held)
-        scale = np.sqrt(np.maximum(np.abs(np.einsum("bpp->bp", model)), 1e-200))
+        scale = np.sqrt(np.maximum(np.abs(_diagonal(model)), 1e-200))
         scaled = model / (scale[:, :, None] * scale[:, None, :])
-        diagonal = np.einsum("bpp->bp", scaled)
-        if fixed.any():
+        diagonal = _diagonal(scaled)
+        if np.count_nonzero(fixed):
             free = ~fixed
             scaled = np.where(free[:, :, None] & free[:, None, :], scaled, 0.0)
             right = np.where(free, right, 0.0)
-            diagonal = np.einsum("bpp->bp", scaled)
+            diagonal = _diagonal(scaled)
             diagonal += np.where(free, 1e-14, 1.0)
         else:
             diagonal += 1e-14
         right = right / scale
-        if not (np.isfinite(scaled).all() and np.isfinite(right).all()):
+        if not math.isfinite(np.add.reduce(scaled, axis=None) + np.add.reduce(right, axis=None)):
             scaled, right = np.where(np.isfinite(scaled), scaled, 0.0), np.nan_to_num(right)
         solved = (_mirrored_solve if self.curved else _plain_solve)(scaled, right) / scale
         return np.where(fixed, 0.0 if held is None else held, solved)
+
+
+def _diagonal(matrix: Array) -> Array:
+    """The diagonals (B, P) of matrices (B, P, P) that lie in one piece, to be read and written."""
+    return matrix.reshape(len(matrix), -1)[:, :: matrix.shape[-1] + 1]
 
 
 def _mirrored_solve(matrix: Array, right: Array) -> Array:

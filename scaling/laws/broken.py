@@ -69,9 +69,11 @@ class BNSL(Law):
         soft = _softplus(z)
         sigmoid = np.exp(z - soft)
         term = np.exp(log_b - c0 * column - c1 * f * soft)
-        jacobian = [np.ones_like(term), term, -column * term, -f * soft * term, c1 * sigmoid * term]
-        jacobian.append(c1 * f * (z * sigmoid - soft) * term)
-        return a + term, np.stack(jacobian, axis=1)
+        jacobian = np.empty((*theta.shape, column.size))
+        jacobian[:, 0], jacobian[:, 1], jacobian[:, 2] = 1.0, term, -column * term
+        jacobian[:, 3], jacobian[:, 4] = -f * soft * term, c1 * sigmoid * term
+        jacobian[:, 5] = c1 * f * (z * sigmoid - soft) * term
+        return a + term, jacobian
 
     @classmethod
     def curvature(cls, theta: Array, x: Mapping[str, Array], jacobian: Array, weight: Array) -> Array:
@@ -144,5 +146,7 @@ class BNSLD(BNSL):
 
 def _softplus(z: Any) -> Any:
     """ln(1 + e^z), stable for large z and analytic, so that a complex step passes through it."""
+    if not np.iscomplexobj(z):
+        return np.maximum(z, 0.0) + np.log(1.0 + np.exp(-np.abs(z)))
     large = np.real(z) > 0
     return np.where(large, z, 0.0) + np.log(1.0 + np.exp(np.where(large, -z, z)))

@@ -127,7 +127,8 @@ class Chinchilla(Law):
             power = log_sum
         else:
             kappa = np.exp(theta[:, 5:])
-            u = np.stack(np.broadcast_arrays(1.0, -1.0, -x["N"], x["D"]))
+            u = np.empty((4, x["N"].size))
+            u[0], u[1], u[2], u[3] = 1.0, -1.0, -x["N"], x["D"]
             cross = weight * n_part * d_part / whole
             second[:, 1:5, 1:5] = outer_sum(weight * kappa / whole, jacobian[:, 1:5]) + (cross[:, None] * u) @ u.T
             power = kappa * log_sum

@@ -18,6 +18,8 @@ PAPER = Paper(
     "2506.10972",
 )
 
+SERIES = 2e-2  # of a power times ln x: below, Box-Cox transforms are taken by series
+
 
 @dataclass(frozen=True)
 class Farseer(Law):
@@ -150,21 +152,23 @@ class Farseer(Law):
 def _box_cox(log_x: Array, power: Array) -> tuple[Array, Array]:
     """The Box-Cox transform (x^p - 1)/p and its derivative in p, by series where p ln x is small."""
     z = power * log_x
-    small = np.abs(z) < 2e-2
+    small = np.abs(z) < SERIES
     safe = np.where(small, 1.0, z)
-    value = np.where(
-        small, 1 + z * (1 / 2 + z * (1 / 6 + z * (1 / 24 + z * (1 / 120 + z / 720)))), np.expm1(safe) / safe
-    )
-    series = 1 / 2 + z * (1 / 3 + z * (1 / 8 + z * (1 / 30 + z * (1 / 144 + z / 840))))
-    slope = np.where(small, series, (safe * np.exp(safe) - np.expm1(safe)) / safe**2)
+    less = np.expm1(safe)
+    value, slope = less / safe, (safe * np.exp(safe) - less) / safe**2
+    if np.count_nonzero(small):
+        value = np.where(small, 1 + z * (1 / 2 + z * (1 / 6 + z * (1 / 24 + z * (1 / 120 + z / 720)))), value)
+        series = 1 / 2 + z * (1 / 3 + z * (1 / 8 + z * (1 / 30 + z * (1 / 144 + z / 840))))
+        slope = np.where(small, series, slope)
     return log_x * value, log_x**2 * slope
 
 
 def _box_cox_twice(log_x: Array, power: Array) -> tuple[Array, Array, Array]:
     """`_box_cox` and its second derivative in p."""
     z = power * log_x
-    small = np.abs(z) < 2e-2
+    small = np.abs(z) < SERIES
     safe = np.where(small, 1.0, z)
-    series = 1 / 3 + z * (1 / 4 + z * (1 / 10 + z * (1 / 36 + z * (1 / 168 + z / 960))))
-    bend = np.where(small, series, (np.exp(safe) * (safe**2 - 2 * safe + 2) - 2) / safe**3)
+    bend = (np.exp(safe) * (safe**2 - 2 * safe + 2) - 2) / safe**3
+    if np.count_nonzero(small):
+        bend = np.where(small, 1 / 3 + z * (1 / 4 + z * (1 / 10 + z * (1 / 36 + z * (1 / 168 + z / 960)))), bend)
     return *_box_cox(log_x, power), log_x**3 * bend

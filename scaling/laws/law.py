@@ -340,7 +340,9 @@ def power_term_curvature(weighted: Array, column: Array) -> Array:
 
     `weighted` (B, n) is the term times the weight of its point, `column` (n,) is ln x.
     """
-    moments = weighted @ np.stack([np.ones_like(column), -column, column**2], axis=1)
+    powers = np.empty((len(column), 3))
+    powers[:, 0], powers[:, 1], powers[:, 2] = 1.0, -column, column**2
+    moments = weighted @ powers
     return moments[:, [[0, 1], [1, 2]]]
 
 
