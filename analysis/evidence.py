@@ -157,8 +157,8 @@ class Evidence:
     def envelope(self) -> Envelope:
         """The lower envelope of the training curves: that of the approaches, where they have been asked for."""
         known = self.done.get("approaches")
-        if isinstance(known, Approaches) and known.curves is not None:
-            return known.curves
+        if isinstance(known, Approaches) and known.envelope is not None:
+            return known.envelope
         return envelope(self.table, params=self.params, compute=self.compute)
 
     @part

@@ -8,6 +8,8 @@ import pytest
 
 from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.sections import scoreboard, section, verdict
+from isoflop.scaling.approaches.approaches import Approaches
+from isoflop.scaling.approaches.envelope import Envelope
 
 
 @pytest.fixture
@@ -41,3 +43,13 @@ def test_arms_are_no_such_setting(sweep):
     one = Evidence(arms[arms["arm"] == "0.003"])
     assert one.unread == ()
     assert "Preferred is the law with the fewest free parameters" in section(one, "Scoreboard", scoreboard)
+
+
+def test_the_envelope_of_the_approaches_is_the_one_that_is_drawn(sweep):
+    evidence, found = Evidence(sweep), Envelope(pd.DataFrame(), None, ())
+    evidence.done["approaches"] = Approaches((), {}, found, {}, None)
+    assert evidence.envelope is found
+    evidence = Evidence(sweep)
+    evidence.done["approaches"] = Approaches((), {}, None, {}, None)
+    with pytest.raises(UnsupportedError, match="no training curves"):
+        _ = evidence.envelope

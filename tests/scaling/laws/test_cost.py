@@ -94,3 +94,16 @@ def test_the_optimum_is_where_the_loss_along_the_budget_is_least(cost):
     if cost.within == (0.0, np.inf):  # else the optimum may lie at a bend
         assert pytest.approx(searched.N, rel=1e-6) == best.N
     assert cost.flops(best.N, best.D) == pytest.approx(budgets, rel=1e-9)
+
+
+@pytest.mark.parametrize("cost", [Cost(10.0, -0.05, 6.0, (0.0, 0.2, 0.0, 0.0)), Cost(7.0, 0.02, within=(1e4, 1e9))])
+def test_optima_of_laws_asked_together_are_those_of_each_alone_to_the_bit(cost):
+    budgets = 10 ** np.arange(9, 24, 0.25)
+    values = np.array(
+        [[1.7, 400.0, 410.0, 0.34, 0.28, 1.0], [0.0, 9.0, 2e4, 0.9, 0.1, 0.6], [1.0, 80.0, 7.0, 0.2, 0.5, 1.0]]
+    )
+    together = Chinchilla(*values.T[..., None]).optimal(np.tile(budgets, (3, 1)), cost)
+    for k, row in enumerate(values.tolist()):
+        alone = Chinchilla(*row).optimal(budgets, cost)
+        assert np.array_equal(together.N[k], alone.N)
+        assert np.array_equal(together.loss[k], alone.loss)

@@ -38,6 +38,17 @@ def test_a_young_run_keeps_its_level_and_borrows_its_shape(model):
     assert forecast_run(model.with_run(high), high).loss > found.loss * 1.005
 
 
+def test_what_a_model_shares_with_another_run_of_it_changes_no_bit(model):
+    part = begun(simulate("young", 4e4, np.random.default_rng(2)), 700)
+    model.with_run(replace(part, loss=part.loss * 1.05)).forecast(part, part.steps)
+    shared, apart = model.with_run(part), replace(model.with_run(part), known={})
+    assert shared.known is model.known
+    steps = np.array([900, 1400, 1999])
+    one, other = (kept.forecast(part, steps) for kept in (shared, apart))
+    assert np.array_equal(one.log_loss, other.log_loss)
+    assert np.array_equal(one.sd, other.sd)
+
+
 def test_another_way_to_go_on(model):
     run = begun(simulate("what if", 1e4, np.random.default_rng(3)), 1000)
     with_run = model.with_run(run)
