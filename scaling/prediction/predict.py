@@ -84,7 +84,7 @@ def predict(
     at the same compute are added for tokens to be served (`inference_tokens`), a cap on training tokens (`token_cap`)
     and the unique tokens; `price_per_token` says whether more text is worth its price (see `buy_text`). `at` gives
     further columns by name, for laws that read them (see `predict_at`).
-    Raises ValueError for an incomplete target and for laws that read more of a run than it says, PredictError when the
+    Raises ValueError for an incomplete target, PredictError for laws that read more of a run than it says and when the
     loss at it cannot be predicted.
 
     >>> import isoflop
@@ -116,12 +116,14 @@ def predict(
 
 
 def _refuse_other_columns(laws: Sequence[str]) -> None:
-    """Raises ValueError for laws that read columns which a run of FLOPs, or of size and tokens, does not say."""
+    """Raises PredictError for laws that read columns which a run of FLOPs, or of size and tokens, does not say."""
     further = [law for law in laws if not set(columns_read([law])) <= set(STANDARD.values())]
     if further:
         names = dict.fromkeys(column.name for column in columns_read(further) if column not in STANDARD.values())
         given = " ".join(f"--at {name}=VALUE" for name in dict.fromkeys(("n_params", "tokens", *names)))
-        raise ValueError(f"{', '.join(further)}: what is read, {', '.join(names)}, is of the run as well; give {given}")
+        raise PredictError(
+            f"{', '.join(further)}: what is read, {', '.join(names)}, is of the run as well; give {given}"
+        )
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def _check(frame: pd.DataFrame, column: Column, source: str) -> None:
             wrong, what = values <= 0, "zero or negative, and its logarithm is what the law reads"
         if not wrong.any() and column.vector:
             wrong, what = (values < 0) | (values > 1 + SUM_TO), "no share between 0 and 1"
-        if wrong.all() and not column.vector:
+        if wrong.any() and wrong.all() and not column.vector:
             raise TableError(f"{source}: {name} is {what} in every row: no law that reads it fits here; choose another")
         if wrong.any():
             keep = f'"{name} > 0"' if column.transform == "log" else f'"{name} < 1e300"'

@@ -141,7 +141,7 @@ def test_suggest_without_runs(typed):
         (("predict", "RUNS", "--flops", "1e21", "--laws", "power"), 1, "no law of n_params and tokens"),
         (
             ("predict", "RUNS", "--flops", "1e21", "--laws", "chinchilla,experts"),
-            2,
+            1,
             "--at tokens=VALUE --at experts=VALUE",
         ),
         (("predict", "FEW", "--flops", "1e21"), 1, "no law of n_params and tokens can be fitted"),
