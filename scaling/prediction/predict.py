@@ -121,9 +121,7 @@ def _refuse_other_columns(laws: Sequence[str]) -> None:
     if further:
         names = dict.fromkeys(column.name for column in columns_read(further) if column not in STANDARD.values())
         given = " ".join(f"--at {name}=VALUE" for name in dict.fromkeys(("n_params", "tokens", *names)))
-        raise PredictError(
-            f"{', '.join(further)}: what is read, {', '.join(names)}, is of the run as well; give {given}"
-        )
+        raise PredictError(f"{', '.join(further)} also reads {', '.join(names)}, which FLOPs do not say: give {given}")
 
 
 @dataclass(frozen=True)
