@@ -13,9 +13,11 @@ from isoflop.scaling.findings.tuning_checks import tuning_findings
 from isoflop.scaling.laws.law import Array
 from isoflop.scaling.laws.special_functions import stdtr, stdtrit
 from isoflop.scaling.table.conventions import Points
+from isoflop.scaling.table.meaning import NATS_PER_TOKEN
 
 RULERS = ("eval_id", "tokenizer_id")
 UNEQUAL_ENDS = 2.0
+WORTH_SAYING = 1.1  # change of the multiplier inside the data, below which a single number does
 LEANS = 0.8  # probability from which an unsure verdict counts as leaning to an arm
 
 
@@ -122,7 +124,7 @@ def comparison_findings(
 ) -> tuple[Finding, ...]:
     """Findings on a comparison of two arms, worst first: what can void or qualify the multiplier."""
     found = [
-        *ruler_findings(rows[arm], rows[baseline]),
+        *ruler_findings(rows[arm], rows[baseline], data[arm].loss_unit),
         *tuning_findings({arm: rows[arm], baseline: rows[baseline]}),
         *_ends(arm, baseline, data[arm], data[baseline]),
         *_verdicts(arm, baseline, matched, at_compute, level),
@@ -133,7 +135,7 @@ def comparison_findings(
             "the multiplier is taken to be the same at every compute: these runs are too few to tell how it changes",
             "more sizes or budgets in each arm, before it is used at another compute",
         ))  # fmt: skip
-    if varies:
+    if varies and (min(varies) > WORTH_SAYING or max(varies) < 1 / WORTH_SAYING):
         found.append(Finding(
             "multiplier_varies", "warn",
             f"from the highest loss to the lowest the multiplier changes by {varies[0]:.3g} to {varies[1]:.3g} times",
@@ -142,17 +144,25 @@ def comparison_findings(
     return tuple(sorted(found, key=lambda f: f.severity != "fail"))
 
 
-def ruler_findings(ours: pd.DataFrame, theirs: pd.DataFrame) -> Iterator[Finding]:
-    """Objections to arms that were evaluated on different texts, or by different tokenizers."""
-    for column in RULERS:
-        if column not in ours:
-            continue
-        a, b = set(ours[column].dropna()), set(theirs[column].dropna())
-        if a != b:
-            yield Finding(
-                "different_ruler", "fail", f"the arms differ in {column}: their losses are not on one scale",
-                "evaluate both on the same text, in bits per byte if the tokenizers differ",
-            )  # fmt: skip
+def ruler_findings(ours: pd.DataFrame, theirs: pd.DataFrame, unit: str) -> Iterator[Finding]:
+    """Objections to arms that were evaluated on different texts, or by different tokenizers.
+
+    Losses in a `unit` of the text, such as nats/byte, are on one scale for all tokenizers. Whether they are of one text
+    cannot be told then: the windows of each tokenizer have a hash of their own.
+    """
+    differ = [c for c in RULERS if c in ours and set(ours[c].dropna()) != set(theirs[c].dropna())]
+    if unit != NATS_PER_TOKEN and "tokenizer_id" in differ:
+        yield Finding(
+            "different_ruler", "warn",
+            f"the arms have different tokenizers: that their losses in {unit} are of the same text is taken on trust",
+            "hold out the same files for both, all of them (data.eval_tokens above what is held out)",
+        )  # fmt: skip
+        return
+    for column in differ:
+        yield Finding(
+            "different_ruler", "fail", f"the arms differ in {column}: their losses are not on one scale",
+            "evaluate both on the same text, in bits per byte if the tokenizers differ",
+        )  # fmt: skip
 
 
 def _ends(arm: str, baseline: str, ours: Points, theirs: Points) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from isoflop.scaling.approaches.isoflop_profiles import budget_groups
 from isoflop.scaling.findings.finding import Case, Check, Finding
 from isoflop.scaling.table.columns import row_names
 from isoflop.scaling.table.law_inputs import unlike
-from isoflop.scaling.table.meaning import meaning_as
+from isoflop.scaling.table.meaning import NATS_PER_TOKEN, meaning_as
 
 # Columns that must not vary inside one fit: a loss under another value is another quantity, or another experiment.
 ONE_QUANTITY = ("eval_id", "tokenizer_id", "context_length", "vocab_size")
@@ -100,13 +100,13 @@ def conventions(case: Case) -> Iterator[Finding]:
 
 def run_columns(case: Case) -> Iterator[Finding]:
     """Columns of a run table that must not vary inside one fit, and losses near the uniform guess."""
-    """What may not vary inside one fit, and losses that are no longer a power law."""
     runs = case.runs
     if runs is None:
         return
+    free = _of_tokenizers(runs, case.points.loss_unit)
     for names, severity, why in (
-        (ONE_QUANTITY, "fail", "their losses are not one quantity"),
-        (ONE_EXPERIMENT, "warn", "one law is fitted across a change of experiment"),
+        ([n for n in ONE_QUANTITY if n not in free], "fail", "their losses are not one quantity"),
+        ([*ONE_EXPERIMENT, *free], "warn", "one law is fitted across a change of experiment"),
     ):
         varied = [n for n in names if n in runs and runs[n].nunique() > 1 and not (n == "corpus_id" and _repeats(case))]
         if varied:
@@ -123,13 +123,25 @@ def run_columns(case: Case) -> Iterator[Finding]:
             f"the steps were taken by different engines ({listed}): their rounding differs and grows in training",
             "train the runs of one study by one engine (a compiler on every machine, one device), or fit one at a time",
         )  # fmt: skip
-    uniform = (runs["loss"] > 0.95 * np.log(runs["vocab_size"])).to_numpy()
+    per = runs["bytes_per_token"] if case.points.loss_unit == "nats/byte" and "bytes_per_token" in runs else 1.0
+    uniform = (runs["loss"] > 0.95 * np.log(runs["vocab_size"]) / per).to_numpy()
     if uniform.any():
         yield Finding(
             "near_uniform", "warn",
             f"{uniform.sum()} runs have a loss within 5% of the uniform guess ln V ({row_names(runs, uniform)})",
             "use --law saturating, or leave those sizes out",
         )  # fmt: skip
+
+
+def _of_tokenizers(runs: pd.DataFrame, unit: str) -> tuple[str, ...]:
+    """Columns that tell one tokenizer from another, which losses in a unit of the text, as nats/byte, may differ in.
+
+    The hash of the held-out windows is one of them where each tokenizer has one.
+    """
+    if unit == NATS_PER_TOKEN or not {"tokenizer_id", "eval_id"} <= set(runs.columns):
+        return ()
+    one = runs.groupby("tokenizer_id")["eval_id"].nunique().max() <= 1
+    return ("tokenizer_id", "vocab_size", "eval_id") if one else ("tokenizer_id", "vocab_size")
 
 
 def _repeats(case: Case) -> bool:

@@ -120,7 +120,7 @@ def gate(
                 f"no pair: no run of it has the compute (within {SAME_BUDGET:.0%}) and size of one of {baseline}"
             )
             continue
-        found = [*ruler_findings(rows[arm], rows[baseline])]
+        found = [*ruler_findings(rows[arm], rows[baseline], data[arm].loss_unit)]
         found += [f for f in tuning_findings({arm: rows[arm], baseline: rows[baseline]}) if f.severity == "warn"]
         verdicts.append(_verdict(arm, made, found, slope, target, share, least, learnt))
     if not verdicts:

@@ -32,6 +32,7 @@ def test_a_constant_multiplier_is_found_exactly_without_noise():
     assert (pair.at_compute["p_better"] > 0.99).all()
     assert pair.paired
     assert not pair.crossover["possible"]
+    assert "multiplier_varies" not in [f.code for f in pair.findings]
 
 
 def test_a_growing_multiplier_crosses_where_the_laws_cross():
@@ -105,6 +106,10 @@ def test_findings_on_a_comparison():
     codes = {f.code: f.severity for f in multiplier(table, baseline="rival").pairs[0].findings}
     assert codes["unequal_tuning"] == "warn"
     assert codes["different_ruler"] == "fail"
+    for unit, severity in (("nats/byte", "warn"), ("nats/token", "fail")):  # each tokenizer has windows of its own
+        table["tokenizer_id"], table.attrs["loss_unit"] = table["arm"], unit
+        found = multiplier(table, baseline="rival").pairs[0].findings
+        assert {f.severity for f in found if f.code == "different_ruler"} == {severity}
     short = two_arms(cheaper(1.5), seed=0)
     short = short[(short["arm"] == "base") | (6 * short["n_params"] * short["tokens"] < 5e13)]
     assert "unequal_ends" in [f.code for f in multiplier(short, baseline="base").pairs[0].findings]
