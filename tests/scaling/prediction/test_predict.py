@@ -8,6 +8,7 @@ import pytest
 
 from isoflop.scaling.laws import PRESETS
 from isoflop.scaling.laws.published import PUBLISHED
+from isoflop.scaling.prediction.forecast import beyond_epochs
 from isoflop.scaling.prediction.predict import predict, predict_from_law, predict_table
 from isoflop.scaling.table.conventions import points
 from tests.support.fits.hard_fits import REPEATS
@@ -28,6 +29,17 @@ GRID = [(table, name) for table in TABLES for name in PRESETS if table == own_ta
 @pytest.mark.parametrize(("table", "name"), GRID)
 def test_every_named_law_goes_through_every_command(table, name):
     check_every_command(table, name)
+
+
+@pytest.mark.parametrize("kept", ["unique_tokens", None])  # without the column every run read its text once
+def test_a_run_that_reads_its_text_more_often_than_any_of_the_table_is_named(kept):
+    repeats = TABLES["repeats"]()
+    seen = float((repeats["tokens"] / repeats["unique_tokens"]).max()) if kept else 1.0
+    data = points(repeats if kept else repeats.drop(columns="unique_tokens"))
+    assert beyond_epochs(data, seen) == beyond_epochs(data, None) == []
+    (found,) = beyond_epochs(data, 2 * seen)
+    assert (found.code, found.severity) == ("beyond_epochs", "warn")
+    assert f"{2 * seen:.3g} times, and no run of the table more than {seen:.3g} times" in found.message
 
 
 @pytest.mark.slow
