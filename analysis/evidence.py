@@ -155,7 +155,7 @@ class Evidence:
 
     @part
     def envelope(self) -> Envelope:
-        """The lower envelope of the training curves: that of the approaches, where they have been asked for."""
+        """The lower envelope of the training curves: that of the approaches, where they have been requested."""
         known = self.done.get("approaches")
         if isinstance(known, Approaches) and known.envelope is not None:
             return known.envelope

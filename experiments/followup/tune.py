@@ -137,7 +137,7 @@ def bowls(table: pd.DataFrame, axis: str = "learning-rate") -> list[Bowl]:
 def transfers(found: Sequence[Bowl], *, limit: float, along: str = "width") -> list[Transfer]:
     """A transfer for every setting with an accepted bowl at two or more widths (depths, horizons).
 
-    Depths are kept apart where one width has several, all that is not `along` where another than width is asked for.
+    Depths are kept apart where one width has several, all that is not `along` where another than width is requested.
     Raises ValueError for another name.
     """
     if along not in ALONG:

@@ -164,7 +164,7 @@ def row_steps(until: int) -> list[int]:
 
 
 def rows_between(cell: Cell, until: int, per_doubling: int) -> list[int]:
-    """The further steps up to `until` at which a run is measured where `per_doubling` rows are asked for, evenly along
+    """The further steps up to `until` at which a run is measured where `per_doubling` rows are requested, evenly along
     ln step: as many as cost DENSE_SHARE of the steps so far, at most. The same for every cell of a trunk.
     """
     tokens = cell.data.eval_tokens // curve_stride(cell.data.eval_tokens)

@@ -48,7 +48,7 @@ class Corpus(Protocol):
 
     @property
     def domains(self) -> Sequence[Domain]:
-        """Those of a mixture; asked for where data.mixture has some."""
+        """Those of a mixture; requested where data.mixture has some."""
 
 
 CorpusOf = Callable[[DataSpec], Corpus]

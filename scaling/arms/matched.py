@@ -148,7 +148,7 @@ def ruler_findings(ours: pd.DataFrame, theirs: pd.DataFrame, unit: str) -> Itera
     """Objections to arms that were evaluated on different texts, or by different tokenizers.
 
     Losses in a `unit` of the text, such as nats/byte, are on one scale for all tokenizers. Whether they are of one text
-    cannot be told then: the windows of each tokenizer have a hash of their own.
+    cannot be known then: the windows of each tokenizer have a hash of their own.
     """
     differ = [c for c in RULERS if c in ours and set(ours[c].dropna()) != set(theirs[c].dropna())]
     if unit != NATS_PER_TOKEN and "tokenizer_id" in differ:

@@ -119,13 +119,13 @@ def _pooled(r: Array, table: pd.DataFrame, frame: pd.DataFrame, inputs: list[str
     tested = {str(c): _within_cells(r, table[c], cell) for c in table}
     varied = {name: result for name, result in tested.items() if result is not None}
     batch = next((name for name in varied if "batch" in name.lower()), None)
-    told: dict[str, tuple[float, int, float]] = {}
+    reported: dict[str, tuple[float, int, float]] = {}
     for name, (p, values, explained) in varied.items():
         if name.lower() in PROGRESS and batch:  # steps see a batch whose effect changes sign with tokens
             name, values = batch, varied[batch][1]
-        if p * len(varied) < POOLED and p < told.get(name, (1.0,))[0]:
-            told[name] = (p, values, explained)
-    for name, (p, values, explained) in told.items():
+        if p * len(varied) < POOLED and p < reported.get(name, (1.0,))[0]:
+            reported[name] = (p, values, explained)
+    for name, (p, values, explained) in reported.items():
         yield Finding(
             "pooled_settings", "warn",
             f"{values} values of {name} stand in one law: within cells of equal size and tokens they explain "

@@ -57,7 +57,7 @@ class Cost:
         return self._rate_and_growth(N)[1]
 
     def _rate_and_growth(self, N: Any, *, growth: bool = True) -> tuple[Any, Any]:
-        """Both, of which the width is a part, and a power dearer than all else; the second only where asked for."""
+        """Both, of which the width is a part, and a power dearer than all else; the second only where requested."""
         if self.limit is None:
             inside = (np.real(N) > self.within[0]) & (np.real(N) < self.within[1])
             return self.k * np.power(self._inside(N), self.slope), 1.0 + np.where(inside, self.slope, 0.0)

@@ -92,14 +92,15 @@ def mix(
     largest = [float(runs.frame[name].max()) if name in runs.varies else math.nan for name in ("n_params", "tokens")]
     further = candidates(best, origin, caps, np.random.default_rng([seed, 2]))
     likely = loss_of(made, *largest)(best[:, None])[0]
-    told = narrowing(gains[:, None] if narrow == "gain" else ends, further, [loss_of(one, *largest) for one in draws],
-                     noise * float(likely), proxies)  # fmt: skip
+    losses_of = [loss_of(one, *largest) for one in draws]
+    target = gains[:, None] if narrow == "gain" else ends
+    proxy_runs = narrowing(target, further, losses_of, noise * float(likely), proxies)
     found = Mix(
         domains=runs.domains, losses=share, at=scale, weights=best, intervals=np.quantile(ends, tails, axis=0).T,
         natural=origin, loss=float(both[0]), natural_loss=float(both[1]), gain_interval=(float(lo), float(hi)),
         level=level, rise=noise, flatness=flat(loss, best, caps, noise),
         epochs=best * scale.get("tokens", math.nan) / limits, cap=math.nan if cap is None else cap,
-        proxies=told, narrowed=narrow,
+        proxies=proxy_runs, narrowed=narrow,
         held_out={name: _judged(runs.frame[name], one.left_out) for name, one in made.items()},
         tried=runs.frame[[WEIGHT + name for name in runs.domains]].assign(
             loss=sum(share[name] * runs.frame[name].to_numpy(float) for name in made),

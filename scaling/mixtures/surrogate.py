@@ -59,22 +59,22 @@ def surrogate(frame: pd.DataFrame, domains: tuple[str, ...]) -> Surrogate:
     frame = frame[[*(f"weight_{name}" for name in domains), "loss", *(n for n in SCALE if n in frame)]]
     frame = frame.reset_index(drop=True)
     made = members(frame, domains)
-    told = np.array([held_out(one, frame) for one in made])
-    weights = weighed(np.log(told), np.log(frame["loss"].to_numpy(float)))
+    predicted = np.array([held_out(one, frame) for one in made])
+    weights = weighed(np.log(predicted), np.log(frame["loss"].to_numpy(float)))
     kept = np.flatnonzero(weights)
     left = weights[kept] @ [made[i].left_over for i in kept]
     noise = 1.4826 * float(np.median(np.abs(left)))
-    left_out = told[kept[0]] if len(kept) == 1 else np.exp(weights @ np.log(told))
+    left_out = predicted[kept[0]] if len(kept) == 1 else np.exp(weights @ np.log(predicted))
     return Surrogate(tuple(made[i] for i in kept), tuple(weights[kept].tolist()), left_out, noise)
 
 
-def weighed(told: Array, true: Array) -> Array:
+def weighed(predicted: Array, true: Array) -> Array:
     """The weights (m,), none negative and of sum 1, whose mean of predictions (m, n) errs least, in absolute terms.
 
     In steps of one over PARTS, so that rounding moves none; of equal ones the weights of the fewest terms.
     """
-    count = len(told)
+    count = len(predicted)
     bars = np.array(list(combinations(range(PARTS + count - 1), count - 1)), dtype=int)
     ends = np.hstack([np.full((len(bars), 1), -1), bars, np.full((len(bars), 1), PARTS + count - 1)])
     tried = (np.diff(ends, axis=1)[::-1] - 1) / PARTS
-    return tried[int(np.argmin([np.abs(row @ told - true).mean() for row in tried]))]
+    return tried[int(np.argmin([np.abs(row @ predicted - true).mean() for row in tried]))]

@@ -19,7 +19,7 @@ FEWEST_DOMAINS = 2
 
 
 class NoMixtureError(ValueError):
-    """The table says nothing of the mixture that is asked for."""
+    """The table says nothing of the mixture that is requested."""
 
     exit_code = 1
 

@@ -15,7 +15,7 @@ FEW = 3  # values of a column: fewer tell no exponent, and no optimum
 JUMPS = 0.01  # level at which losses far from the lowest are found to follow another bowl than those near it
 CERTAIN = 12.0  # of twice the logarithm of a likelihood ratio: one symmetric bowl in two thousand is taken for skewed
 EXACT = 1e-9  # of ln loss: losses without noise
-ALONG = 0.1  # of ln: a column that varies by less apart from others is not told from those
+ALONG = 0.1  # of ln: a column that varies by less apart from others is not distinguished from those
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def choose(sweep: Sweep) -> Choice:
     names = [k for k in ("N", "D", "T") if k in inputs]
     labels = [levels(sweep.rows[COLUMN[k]].to_numpy(float)) for k in names]
     cells = len(np.unique(np.column_stack(labels), axis=0)) if names else 1
-    told = {
+    identified = {
         "alpha": counts["N"] >= FEW,
         "beta": counts["D"] >= FEW or ("T" in inputs and counts["T"] >= FEW + 1),
         "g": counts["T"] >= FEW + 1 or (counts["T"] >= FEW and "D" in inputs),
@@ -48,7 +48,7 @@ def choose(sweep: Sweep) -> Choice:
     held = {}
     for k in powers:
         exponent = {"N": "alpha", "D": "beta", "S": "beta", "T": "g"}[k]
-        if told[exponent] and spare > 0:
+        if identified[exponent] and spare > 0:
             spare -= 1
         else:
             held[exponent] = USUAL[exponent]

@@ -159,7 +159,7 @@ def _beyond(found: TunedArm) -> Iterator[Finding]:
             "outside_data", "warn",
             f"the best {name} {value:.4g} is a factor {factor:.3g} {side} all that were tried ({low:.4g} to "
             f"{high:.4g})",
-            f"add runs near {name} {value:.4g}, or at sizes nearer to the one asked for",
+            f"add runs near {name} {value:.4g}, or at sizes nearer to the one requested",
         )  # fmt: skip
 
 

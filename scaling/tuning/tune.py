@@ -40,7 +40,7 @@ def tune(
     """The best learning rate, batch and weight decay of a run, from a table of runs over rates.
 
     `at` gives n_params and tokens of the run (`tokens` too): the largest of the table where left out; `batch` its
-    tokens a step, the best where left out. `setting` is one whose loss over the best is asked for. Runs with other
+    tokens a step, the best where left out. `setting` is one whose loss over the best is requested. Runs with other
     values in the column `by` are fitted apart, or those of one `arm` alone.
     Raises NoOptimumError where the table shows no optimum, TableError for a table without rates, ValueError for values
     that mean nothing.
@@ -66,7 +66,7 @@ def tune(
 
 
 def _wanted(at: Mapping[str, float] | None, tokens: float | None, batch: float | None) -> dict[str, float]:
-    """The scale that is asked for, by the names of the table's columns."""
+    """The scale that is requested, by the names of the table's columns."""
     given = dict(at or {})
     for name, value, option in (("tokens", tokens, "--tokens"), ("batch_tokens", batch, "--batch")):
         if value is not None and name in given:
@@ -164,7 +164,7 @@ def _only(sweep: Sweep, column: str) -> float:
 
 
 def _scale(sweep: Sweep, wanted: Mapping[str, float], choice: Choice, law: RateBowl) -> tuple[Scale, list[str]]:
-    """The scale that is asked for; what it leaves out is the largest of the table, and its batch the best if any."""
+    """The scale that is requested; what it leaves out is the largest of the table, and its batch the best if any."""
     notes = []
     made = {}
     for column in ("n_params", "tokens"):

@@ -71,10 +71,10 @@ def read_curves(
     rows.attrs = {}  # each part of a frame copies them
     found, empty = [], []
     groups = [(str(name), one.sort_values(at, kind="stable")) for name, one in rows.groupby("run_id", sort=False)]
-    told = [schedule or _told(one) if ours else None for _, one in groups]
+    reported = [schedule or _reported(one) if ours else None for _, one in groups]
     # A run that cools down already tells the schedule of those that do not yet.
-    known = next((s for s in told if s is not None and s.name == "wsd"), None)
-    for (name, one), its in zip(groups, told, strict=True):
+    known = next((s for s in reported if s is not None and s.name == "wsd"), None)
+    for (name, one), its in zip(groups, reported, strict=True):
         run = _ours(name, one, its, known, notes) if ours else None
         if run is None:
             run = _other(name, one, at, rate, horizon, schedule, steps)
@@ -124,7 +124,7 @@ def _placed(rows: pd.DataFrame, at: str, notes: list[str]) -> pd.DataFrame:
     return rows[kept].astype({at: int})
 
 
-def _told(one: pd.DataFrame) -> Schedule | None:
+def _reported(one: pd.DataFrame) -> Schedule | None:
     """The schedule that gives the rates at a run's rows, where they tell: a part of it that depends on its end."""
     first = one.iloc[0]
     if first["schedule"] not in SCHEDULES or not first["batch_tokens"] > 0 or not first["peak_learning_rate"] > 0:
@@ -156,9 +156,9 @@ def _whole(tokens: float, row: pd.Series) -> int:
 
 
 def _ours(
-    name: str, one: pd.DataFrame, told: Schedule | None, known: Schedule | None, notes: list[str]
+    name: str, one: pd.DataFrame, reported: Schedule | None, known: Schedule | None, notes: list[str]
 ) -> CurveRun | None:
-    """A run of ours by the schedule that its rows or the user told, else by `known`, that of others.
+    """A run of ours by the schedule that its rows or the user reported, else by `known`, that of others.
 
     None where its row says too little, as one that was imported with its shape may.
     """
@@ -166,18 +166,18 @@ def _ours(
     if not first["batch_tokens"] > 0 or not first["peak_learning_rate"] > 0:
         return None
     warmup, horizon = _whole(first["warmup_tokens"], first), _whole(first["horizon_tokens"], first)
-    if told is None:
+    if reported is None:
         if first["schedule"] not in SCHEDULES:
             return None
-        told = replace(known or Schedule(), name=str(first["schedule"]), warmup_steps=warmup)
+        reported = replace(known or Schedule(), name=str(first["schedule"]), warmup_steps=warmup)
         if known is None:
-            notes.append(f"no run cools down yet: the schedule is taken as {told}")
-    told = replace(told, warmup_steps=warmup)
+            notes.append(f"no run cools down yet: the schedule is taken as {reported}")
+    reported = replace(reported, warmup_steps=warmup)
     step, loss, final = one["step"].to_numpy(int), one["loss"].to_numpy(float), one["final"].to_numpy(bool)
     after = step > warmup
     return CurveRun(
         name, float(first["n_params"]), step[after] - 1, loss[after],
-        told.rates(horizon, float(first["peak_learning_rate"])), bool(final[after].any()), str(told),
+        reported.rates(horizon, float(first["peak_learning_rate"])), bool(final[after].any()), str(reported),
         str(first["trunk_id"]), final[after], float(first["horizon_tokens"]), str(first["arm"]),
     )  # fmt: skip
 
@@ -190,8 +190,8 @@ def _other(
     step = one[at].to_numpy(int)
     index = step if step.min() == 0 else step - 1
     length = int(index[-1]) + 1
-    told = one[horizon].max() if horizon is not None else np.nan
-    length = max(length, int(told) if np.isfinite(told) else 0, steps or 0)
+    reported = one[horizon].max() if horizon is not None else np.nan
+    length = max(length, int(reported) if np.isfinite(reported) else 0, steps or 0)
     column = None if rate is None else one[rate].to_numpy(float)
     if schedule is not None:
         peak = float(np.nanmax(column)) if column is not None and np.isfinite(column).any() else 1.0

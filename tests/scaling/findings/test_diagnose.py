@@ -265,23 +265,6 @@ def test_protocol_of_a_run_table(study_table, column, value, code, severity):
     assert (code, severity) in {(f.code, f.severity) for f in diagnose(fitted, None, table)}
 
 
-def test_losses_a_byte_may_be_of_several_tokenizers_each_with_windows_of_its_own(study_table):
-    table = study_table.copy()
-    other = table["n_params_total"] > 20_000
-    table.loc[other, ["tokenizer_id", "eval_id"]] = "another"
-    table.loc[other, "vocab_size"] = 512
-    said = {}
-    for unit, windows in (("nats/token", "another"), ("nats/byte", "another"), ("nats/byte", "a third")):
-        table.loc[table.index[other][-1], "eval_id"] = windows
-        table.attrs["loss_unit"] = unit
-        found = diagnose(fit("chinchilla", table), None, table)
-        said[unit, windows] = {f.code: f.message for f in found if f.code.startswith("mixed_")}
-    assert all(name in said["nats/token", "another"]["mixed_conventions"] for name in ("tokenizer_id", "vocab_size"))
-    assert set(said["nats/byte", "another"]) == {"mixed_experiment"}
-    assert "tokenizer_id" in said["nats/byte", "another"]["mixed_experiment"]
-    assert "eval_id" in said["nats/byte", "a third"]["mixed_conventions"]
-
-
 @pytest.mark.parametrize(
     ("column", "fine", "wrong", "code", "severity"),
     [
