@@ -36,8 +36,8 @@ def rewrite(text: str, name: str, folder: Path) -> str:
     found = re.search(f"(?<=<!-- {name} -->\n```console\n)\\$ (.*)\n([^`]*)(?=```\n<!-- /{name} -->)", text)
     if not found:
         raise ValueError(f"no block <!-- {name} --> with a command to run")
-    said = answer(found[1], KEPT[name], folder)
-    return f"{text[: found.start()]}$ {found[1]}\n{said}\n{text[found.end() :]}"
+    printed = answer(found[1], KEPT[name], folder)
+    return f"{text[: found.start()]}$ {found[1]}\n{printed}\n{text[found.end() :]}"
 
 
 if __name__ == "__main__":

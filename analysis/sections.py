@@ -180,18 +180,20 @@ def _advice(e: Evidence) -> str:
     named = f"**Use `{board.preferred}`**"
     if board.preferred != e.law_name:
         named = f"This report is of `{e.law_name}`, as requested; **the scoreboard prefers `{board.preferred}`**"
-    said = [f"{named}: it missed the next runs by {errors[board.preferred]:.2%} of the loss."]
+    sentences = [f"{named}: it missed the next runs by {errors[board.preferred]:.2%} of the loss."]
     best = errors[list(board.entrants)].idxmin()
     limit = errors[best] + frame.loc[best, "error_se"]
     close = [f"`{law}`" for law in _in_order(board)[1:] if law in board.entrants and errors[law] <= limit]
     if close:
-        said.append(f"These runs do not distinguish it from: {', '.join(close)}.")
+        sentences.append(f"These runs do not distinguish it from: {', '.join(close)}.")
     if errors.get(AVERAGE, math.inf) <= errors[board.preferred]:
-        said.append(f"To forecast a loss take the average of the laws, `isoflop predict`: it missed by "
+        sentences.append(f"To forecast a loss take the average of the laws, `isoflop predict`: it missed by "
                     f"{errors[AVERAGE]:.2%}.")  # fmt: skip
     if errors.get(BASELINE, math.inf) < errors[board.preferred]:
-        said.append(f"No law did as well as going on at the last slope ({errors[BASELINE]:.2%}): do not extrapolate.")
-    return " ".join(said)
+        sentences.append(
+            f"No law did as well as going on at the last slope ({errors[BASELINE]:.2%}): do not extrapolate."
+        )
+    return " ".join(sentences)
 
 
 def _in_order(board: Scoreboard) -> list[str]:

@@ -164,8 +164,8 @@ def predict(
                  "--bytes-per-parameter": parameter_bytes}  # fmt: skip
         if used := [option for option, value in other.items() if value not in (None, "")]:
             raise ValueError(f"{', '.join(used)}: needs a TABLE, and a published law has none")
-        said = predict_from_law(from_law, flops=flops, n_params=n_params, tokens=tokens, unique_tokens=unique)
-        emit(said.to_dict(), str(said), as_json)
+        result = predict_from_law(from_law, flops=flops, n_params=n_params, tokens=tokens, unique_tokens=unique)
+        emit(result.to_dict(), str(result), as_json)
         return
     assert table is not None
     if run is None and (schedule is not None or cooldown is not None):

@@ -49,10 +49,10 @@ def by_process(run, things):
         os._exit(0)
     os.close(to)
     with os.fdopen(at) as file:
-        said = file.read().splitlines()
-    assert os.waitpid(child, 0)[1] == 0, said[-1:]
-    assert len(said) == len(things)
-    return [line for line in said if not line.endswith(": ''")]
+        reported = file.read().splitlines()
+    assert os.waitpid(child, 0)[1] == 0, reported[-1:]
+    assert len(reported) == len(things)
+    return [line for line in reported if not line.endswith(": ''")]
 
 
 @pytest.mark.slow

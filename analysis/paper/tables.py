@@ -60,8 +60,8 @@ def _between(e: Evidence, name: str) -> str:
 
 
 def _exponent(name: str) -> str:
-    said = {"a": r"$N^* \propto C^a$", "b": r"$D^* \propto C^b$", "frontier": r"$L^* - E \propto C^{-f}$"}
-    return said.get(name, symbol(name))
+    symbols = {"a": r"$N^* \propto C^a$", "b": r"$D^* \propto C^b$", "frontier": r"$L^* - E \propto C^{-f}$"}
+    return symbols.get(name, symbol(name))
 
 
 def exponents(e: Evidence) -> str:

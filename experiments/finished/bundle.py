@@ -150,7 +150,9 @@ def _plain(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     """A table of others in columns that are read back as they are: each quantity under our name alone."""
     notes += [str(note) for note in table.attrs.get("notes", ())]
     names = [str(name) for name in table]
-    repeated = [n for n in names if (said := meaning(n)) is not None and said.quantity != n and said.quantity in names]
+    repeated = [
+        n for n in names if (meant := meaning(n)) is not None and meant.quantity != n and meant.quantity in names
+    ]
     personal = [name for name in names if name.lower() in PERSONAL]
     if repeated:
         notes.append(f"left out, since other columns hold the same under our names: {', '.join(repeated)}")
@@ -231,7 +233,7 @@ def _card(
     n_runs = table["run_id"].nunique() if "run_id" in table else len(table)
     units = {column.name: (column.unit, column.meaning) for column in COLUMNS}
     columns = [f"| `{plain_markdown(n)}` | {' | '.join(units.get(n, ('', '')))} |" for n in map(str, table)]
-    said = [f"- {name}: {plain_markdown(text)}" for name, text in conventions.items()]
+    bullets = [f"- {name}: {plain_markdown(text)}" for name, text in conventions.items()]
     facts = [f"| {name} | {plain_markdown(value)} |" for name, value in _facts(table).items()]
     stated = "not stated by whoever shared them: ask before using them" if licence == UNSTATED else f"`{licence}`"
     section = ["## Notes", "", *(f"- {plain_markdown(note)}" for note in notes), ""] if notes else []
@@ -249,7 +251,7 @@ def _card(
         "## Licence", "",
         f"The licence of these numbers: {stated}. The text that the models were trained on is not in here; its licence "
         "is its owner's.", "",
-        "## Conventions", "", *said, "", *section,
+        "## Conventions", "", *bullets, "", *section,
         "## Columns", "", "| column | unit | meaning |", "|---|---|---|", *columns, "",
     ])  # fmt: skip
 

@@ -100,14 +100,14 @@ def _settings(arm: TunedArm, table: pd.DataFrame) -> tuple[dict[str, Any], list[
 
 def _unrecorded(notes: tuple[str, ...]) -> list[str]:
     """What a template says of settings of the optimizer that a table does not hold, or holds several values of."""
-    said = []
+    unrecorded = []
     for note in (note for note in notes if note.startswith(NOT_RECORDED)):
         named = note.removeprefix(NOT_RECORDED).partition(":")[0].split(", ")
         keys = ", ".join(key for key in named if key.startswith("optim."))
-        said.append(f"{NOT_RECORDED}{keys}: the file leaves them at the defaults")
+        unrecorded.append(f"{NOT_RECORDED}{keys}: the file leaves them at the defaults")
     tuned = tuple(f"runs differ in optim.{key} " for key in ("learning_rate", "batch_size", "weight_decay"))
     mixed = [note for note in notes if note.startswith("runs differ in optim.") and not note.startswith(tuned)]
-    return said + mixed
+    return unrecorded + mixed
 
 
 def _remarks(arm: TunedArm, source: str) -> list[str]:

@@ -104,11 +104,11 @@ def template_of(runs: pd.DataFrame, path: Path, apart: Sequence[str] = ()) -> Te
     if rule := rule_of(found, [float(horizons[i]) for i in ids if store or i in shared]):
         del settings["optim"]["beta2"]
         settings["optim"] |= rule
-    said = [f"runs differ in settings; the study file repeats the most common of {len(texts)}"] * (len(texts) > 1)
+    more = [f"runs differ in settings; the study file repeats the most common of {len(texts)}"] * (len(texts) > 1)
     if shared and settings["data"].get("files"):
-        said.append("paths in a bundle have lost their folders: say where the text is in data.files of the study file")
+        more.append("paths in a bundle have lost their folders: say where the text is in data.files of the study file")
     ends = _trunk_ends(runs, store) if store else {}
-    return Template(settings, parts, _cooldown(settings["schedule"]), ends, tuple(said))
+    return Template(settings, parts, _cooldown(settings["schedule"]), ends, tuple(more))
 
 
 class _What(TypedDict):

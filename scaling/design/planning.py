@@ -67,9 +67,9 @@ def plan_from_table(
         cells, scenarios, budget=budget, target=target, goal=goal, noise=noise, known=frame, best=best.law,
         cost=cost, replicated=replicated,
     )  # fmt: skip
-    said = data.cost_notes(float(best.optimal(target).N))
+    of_cost = data.cost_notes(float(best.optimal(target).N))
     return replace(
-        made, notes=(*data.notes, *made.notes, *said), findings=(*unit_findings(data), *of_arms),
+        made, notes=(*data.notes, *made.notes, *of_cost), findings=(*unit_findings(data), *of_arms),
         conventions=data.conventions
     )  # fmt: skip
 

@@ -86,7 +86,7 @@ class Columns:
             raise SourceError(
                 f"{self.source}: {len(found)} validation losses ({listed}); name one with --map loss=COLUMN"
             )
-        others = [str(name) for name in frame if (said := meaning(str(name))) and said.quantity == "loss"]
+        others = [str(name) for name in frame if (meant := meaning(str(name))) and meant.quantity == "loss"]
         if len(others) == 1:
             if _TRAINING.match(others[0].lower()):
                 self.note(f"loss: column {others[0]}, the only one; the file does not say of which text it is")

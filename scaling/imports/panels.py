@@ -141,24 +141,24 @@ def _from_long(frame: pd.DataFrame, mapping: Mapping[str, str], notes: list[str]
 
 def _key_and_value(frame: pd.DataFrame) -> tuple[str, str] | None:
     """The column of keys and that of values of a long table, None for a table with a column per metric."""
-    said = {words(str(name)): name for name in frame}
+    columns = {words(str(name)): name for name in frame}
     texts = {
         name: set(map(str, pd.unique(frame[name].dropna())))
-        for name in said.values()
+        for name in columns.values()
         if frame[name].dtype.kind in "OTU"
     }
-    value = next((said[name] for name in _VALUES if name in said), None)
+    value = next((columns[name] for name in _VALUES if name in columns), None)
     for name in _KEYS:
-        if value is not None and said.get(name) in texts and any(map(is_measure, texts[said[name]])):
-            return said[name], value
+        if value is not None and columns.get(name) in texts and any(map(is_measure, texts[columns[name]])):
+            return columns[name], value
     for name in _SPLITS:
-        held = {text.lower() for text in texts.get(said.get(name, ""), ())}
-        if "loss" in said and len(held) > 1 and held <= SPLITS:
-            return said[name], said["loss"]
+        held = {text.lower() for text in texts.get(columns.get(name, ""), ())}
+        if "loss" in columns and len(held) > 1 and held <= SPLITS:
+            return columns[name], columns["loss"]
     return None
 
 
 def is_measure(name: str) -> bool:
     """Whether a metric is a loss that a law may be of, by its name."""
-    said = meaning(name)
-    return bool(VALIDATION.match(name.lower())) or (said is not None and said.quantity == "loss")
+    meant = meaning(name)
+    return bool(VALIDATION.match(name.lower())) or (meant is not None and meant.quantity == "loss")

@@ -89,8 +89,8 @@ def _scored(path: Path, source: Path, runs: list[ForeignRun], notes: list[str]) 
     its own, since it tells a loss.
     """
     model, scores = named_scores(path)
-    said = {model, *Path(model).parts, *path.relative_to(source).parts[:-1]}
-    known = [k for k, run in enumerate(runs) if run.name in said]
+    named = {model, *Path(model).parts, *path.relative_to(source).parts[:-1]}
+    known = [k for k, run in enumerate(runs) if run.name in named]
     if len(known) == 1 and runs[known[0]].shape is not None:
         return [LeftOut(model, 1, "scores of lm-eval: a run table has no column for them")]
     if len(known) == 1:

@@ -77,9 +77,9 @@ def mixtures(table: pd.DataFrame, losses: list[str], *, normalise: bool = False,
     if len(set(found)) < len(found):
         raise TableError(f"{source}: --loss: {', '.join(losses)}: a column is named twice")
     weights = [WEIGHT + name for name in domains]
-    said: list[str] = []
+    of_weights: list[str] = []
     if normalise:
-        table = _normalised(table, weights, said)
+        table = _normalised(table, weights, of_weights)
     keep = pd.to_numeric(table[found[0]], errors="coerce")
     inputs = (SHARES, *(Column(name) for name in found if name != "loss"))
     inputs += tuple(Column(name) for name in ("n_params", "tokens") if name in names)
@@ -89,13 +89,15 @@ def mixtures(table: pd.DataFrame, losses: list[str], *, normalise: bool = False,
     frame = data.frame
     sums = frame[weights].sum(axis=1).to_numpy()
     if np.abs(sums - 1).max() > 1e-9:
-        said.append(f"weights add up to {sums.min():.4g} to {sums.max():.4g}, as rounding leaves them: divided by it")
+        of_weights.append(
+            f"weights add up to {sums.min():.4g} to {sums.max():.4g}, as rounding leaves them: divided by it"
+        )
         frame = frame.assign(**{name: frame[name] / sums for name in weights})
     if (frame[weights].max() - frame[weights].min()).max() == 0:
         raise NoMixtureError(f"{source}: every run has the same mixture: others need to be tried")
     varies = tuple(n for n in ("n_params", "tokens") if n in frame and frame[n].notna().all() and _differs(frame[n]))
     unique = np.array([_only(table, UNIQUE + name, source) for name in domains])
-    notes = (*data.notes, *said)
+    notes = (*data.notes, *of_weights)
     return Mixtures(frame, domains, tuple(found), varies, unique, data.conventions, notes)
 
 
@@ -117,13 +119,13 @@ def named_values(values: Mapping[str, float], domains: tuple[str, ...], option: 
     return found
 
 
-def _normalised(table: pd.DataFrame, weights: list[str], said: list[str]) -> pd.DataFrame:
+def _normalised(table: pd.DataFrame, weights: list[str], of_weights: list[str]) -> pd.DataFrame:
     values = table[weights].apply(pd.to_numeric, errors="coerce")
     sums = values.sum(axis=1).to_numpy(float)
     if not (sums > 0).all():
         raise TableError(f"--normalise: {int((sums <= 0).sum())} rows have weights that add up to nothing")
     off = int((np.abs(sums - 1) > 1e-9).sum())
-    said.append(f"--normalise: the weights of {off} of {len(table)} rows are divided by their sum, which was "
+    of_weights.append(f"--normalise: the weights of {off} of {len(table)} rows are divided by their sum, which was "
                 f"{sums.min():.4g} to {sums.max():.4g}")  # fmt: skip
     made = table.assign(**{name: values[name] / sums for name in weights})
     made.attrs = table.attrs

@@ -243,8 +243,8 @@ def _repeats(fits: dict[str, Fit], target: Target) -> tuple[tuple[float, float],
         return (REPEAT_WORTH, EXCESS_WORTH), []
     own = next((f.law for f in fits.values() if isinstance(f.law, DataConstrained)), None)
     if own is not None:
-        said = f"repeats lose their worth with R_D = {own.R_D:.3g} and R_N = {own.R_N:.3g}, fitted to this table"
-        return (own.R_D, own.R_N), [said]
+        note = f"repeats lose their worth with R_D = {own.R_D:.3g} and R_N = {own.R_N:.3g}, fitted to this table"
+        return (own.R_D, own.R_N), [note]
     if all("U" in fitted.law.inputs for fitted in fits.values()):
         return (REPEAT_WORTH, EXCESS_WORTH), []
     note = f"no run of the table repeats its tokens: the worth of repeats is borrowed (R_D = {REPEAT_WORTH:.3g}, "

@@ -154,12 +154,12 @@ class Ledger:
 def _row(entry: Entry) -> str:
     known, score = entry.registration, entry.score
     reach = f"{known['reach']:.3g}x" if isinstance(known.get("reach"), int | float) else ""
-    said = f"  {known['registered_at'][:10]:<10} {reach:>6} {known['loss']:>9.4f} {known['sd_log_loss']:>6.2%}"
+    row = f"  {known['registered_at'][:10]:<10} {reach:>6} {known['loss']:>9.4f} {known['sd_log_loss']:>6.2%}"
     if score is None:
         why = f": {entry.reason}" if entry.reason else ""
-        return f"{said} {'waits':>8} {'':>7} {'':>6} {'':>5} {'':>6}  {entry.target}{why}"
+        return f"{row} {'waits':>8} {'':>7} {'':>6} {'':>5} {'':>6}  {entry.target}{why}"
     numbers = f"{score['measured']:>8.4f} {score['error']:>+7.2%} {score['z']:>+6.2f} {score['pit']:>5.2f}"
-    return f"{said} {numbers} {score['crps']:>6.4f}  {entry.target}"
+    return f"{row} {numbers} {score['crps']:>6.4f}  {entry.target}"
 
 
 def _summary_lines(found: Mapping[str, Any]) -> list[str]:
@@ -170,11 +170,11 @@ def _summary_lines(found: Mapping[str, Any]) -> list[str]:
         f"{found['mean_abs_error']:.2%}"
     ]
     for level, row in found["inside"].items():
-        said = f"inside the central {float(level):.0%}: {row['inside']} of {found['scored']}"
+        line = f"inside the central {float(level):.0%}: {row['inside']} of {found['scored']}"
         if row["interval"]:
             lo, hi = row["interval"]
-            said += f" (90% interval of the share {lo:.2f} to {hi:.2f}, exact binomial p {row['p']:.2g})"
-        lines.append(said)
+            line += f" (90% interval of the share {lo:.2f} to {hi:.2f}, exact binomial p {row['p']:.2g})"
+        lines.append(line)
     if found["pit_uniform_p"] is None:
         lines.append(f"too few to say how sure forecasts should be: {found['scored']} scored, {ENOUGH} are needed")
     else:

@@ -226,9 +226,9 @@ class PublishedLoss:
 
     def __str__(self) -> str:
         run = {"parameters": self.n_params, "tokens": self.tokens, "unique": self.unique_tokens, "FLOPs": self.flops}
-        said = ", ".join(f"{value:.4g} {what}" for what, value in run.items() if value is not None)
+        scale = ", ".join(f"{value:.4g} {what}" for what, value in run.items() if value is not None)
         loss = "it gives no loss" if self.loss is None else f"{self.loss:.4f} nats/token"
-        lines = [f"{self.name}: {self.law}", f"  {said}: {loss}"]
+        lines = [f"{self.name}: {self.law}", f"  {scale}: {loss}"]
         lines += [
             f"  N: {self.conventions['params']}; C: {self.conventions['compute']}; {self.conventions['tokenizer']}"
         ]
@@ -298,9 +298,11 @@ def predict_from_law(
         value = run[what]
         if value is not None and not lo <= value <= hi:
             notes.append(f"{what} {value:.3g} lies outside the range that it was fitted on, {lo:.3g} to {hi:.3g}")
-    said = known.law.written() if isinstance(known.law, Law) else "an allocation of compute"
+    formula = known.law.written() if isinstance(known.law, Law) else "an allocation of compute"
     conventions = {"params": known.params, "compute": known.compute, "tokenizer": known.tokenizer}
-    return PublishedLoss(name, said, **run, loss=loss, conventions=conventions, source=known.source, notes=tuple(notes))
+    return PublishedLoss(
+        name, formula, **run, loss=loss, conventions=conventions, source=known.source, notes=tuple(notes)
+    )
 
 
 def _published_run(

@@ -261,8 +261,8 @@ def checked_registration(value: dict[str, Any], path: str) -> dict[str, Any]:
         _time(value["registered_at"], path)
         check_components(value.get("distribution"), path)
     except ValueError as error:
-        said = str(error) if str(path) in str(error) else f"{path}: {error}"
-        raise RegistrationError(f"{said}; not a registration") from error
+        message = str(error) if str(path) in str(error) else f"{path}: {error}"
+        raise RegistrationError(f"{message}; not a registration") from error
     if _seal(value) != value["seal"]:
         raise RegistrationError(f"{path}: changed since it was registered (its seal is broken): it proves nothing")
     return value

@@ -36,7 +36,7 @@ def forecast_ends(plan: Plan, rows: pd.DataFrame, lost: Collection[str], extents
         known = {step for one in group if one.run_id in curves for step in one.measured if step <= at}
         for one in group:
             if one.run_id in curves and not ended(one, extents) and len(known) >= LEAST_ROWS:
-                said = model.forecast(curves[one.run_id], np.array([one.steps - 1]), ends=np.array([True]))
-                loss = float(said.loss[0])
-                found[one.run_id] = ForecastEnd(loss, loss * float(said.sd_curve[0]))
+                end = model.forecast(curves[one.run_id], np.array([one.steps - 1]), ends=np.array([True]))
+                loss = float(end.loss[0])
+                found[one.run_id] = ForecastEnd(loss, loss * float(end.sd_curve[0]))
     return found

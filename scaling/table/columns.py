@@ -70,8 +70,8 @@ class Resolved:
     @property
     def loss_unit(self) -> str:
         """The unit of the loss by the name of its column."""
-        said = self.meanings.get("loss")
-        return said.loss_unit if said and said.loss_unit else NATS_PER_TOKEN
+        meant = self.meanings.get("loss")
+        return meant.loss_unit if meant and meant.loss_unit else NATS_PER_TOKEN
 
 
 def resolve(
@@ -130,8 +130,8 @@ def _summed(frame: pd.DataFrame, mapping: Mapping[str, str], notes: list[str]) -
 def _lacking(frame: pd.DataFrame, quantity: str, names: list[str]) -> str:
     """What a message says of a quantity that no column holds; a column of its name without a number is named."""
     for name in frame:
-        said = meaning(name) if isinstance(name, str) else None
-        if said is not None and said.quantity == quantity and frame[name].notna().any():
+        meant = meaning(name) if isinstance(name, str) else None
+        if meant is not None and meant.quantity == quantity and frame[name].notna().any():
             return f"column {name} holds no number for {quantity} ({frame[name].dropna().iloc[0]!r})"
     return absent(quantity, names)
 
@@ -152,8 +152,8 @@ def _with_tokens(frame: pd.DataFrame, found: dict[str, str], notes: list[str]) -
     """The table with the tokens of each run where it tells them as a product: its steps times the tokens of one."""
     if "tokens" in found or "tokens" in frame:
         return frame
-    said = {words(c): c for c in frame if isinstance(c, str) and is_numbers(frame[c])}
-    counts = [next((said[name] for name in names if name in said), None) for names in (_STEP_COUNTS, _BATCHES)]
+    by_words = {words(c): c for c in frame if isinstance(c, str) and is_numbers(frame[c])}
+    counts = [next((by_words[name] for name in names if name in by_words), None) for names in (_STEP_COUNTS, _BATCHES)]
     if None in counts:
         return frame
     notes.append(f"tokens: column {counts[0]} times column {counts[1]}")
@@ -182,14 +182,14 @@ def _converted(
     meanings: dict[str, Meaning] = {}
     wrong = pd.DataFrame(index=frame.index)
     for name, column in found.items():
-        said = meanings[name] = meaning_as(column, name)
+        meant = meanings[name] = meaning_as(column, name)
         if name not in _NUMERIC:
             made[name] = frame[column]
         elif column != name or not is_numbers(frame[column]):
             parsed, wrong[name] = parse(frame[column])
             _refuse_mixed(frame[column], parsed, name, source)
-            made[name] = said.convert(parsed)
-        how = f" ({said.note})" if name in QUANTITIES and said.note else ""
+            made[name] = meant.convert(parsed)
+        how = f" ({meant.note})" if name in QUANTITIES and meant.note else ""
         if name in mapping:
             notes.append(f"{name} is the column {column}{how}")
         elif column != name:
@@ -251,14 +251,14 @@ def _say_like(frame: pd.DataFrame, quantity: str, taken: str, notes: list[str]) 
 
 
 def _nats(name: str) -> bool:
-    said = meaning(name)
-    return said is not None and said.transform == "" and said.loss_unit == NATS_PER_TOKEN
+    meant = meaning(name)
+    return meant is not None and meant.transform == "" and meant.loss_unit == NATS_PER_TOKEN
 
 
 def _holds(frame: pd.DataFrame, name: str, quantity: str) -> bool:
     """Whether a column's name is one of the quantity's and some of its values are numbers."""
-    said = meaning(name)
-    if said is None or said.quantity != quantity or isinstance(frame[name], pd.DataFrame):
+    meant = meaning(name)
+    if meant is None or meant.quantity != quantity or isinstance(frame[name], pd.DataFrame):
         return False
     if name == quantity:
         return True
@@ -280,8 +280,8 @@ def absent(name: str, names: list[str]) -> str:
 
 def _may_be(column: str, quantity: str) -> bool:
     """Whether a message may propose a column for a quantity: not where it is another, or a part of one."""
-    said, parts = meaning(column), set(words(column).split("_"))
-    if column in _NUMERIC or (said is not None and said.quantity != quantity):
+    meant, parts = meaning(column), set(words(column).split("_"))
+    if column in _NUMERIC or (meant is not None and meant.quantity != quantity):
         return False
     return not parts & _PARTS and ("embedding" not in parts or "non" in parts)
 

@@ -95,24 +95,24 @@ def refuse_splits(table: pd.DataFrame, *, source: str) -> None:
     for name in table:
         if words(str(name)) not in KEYS or is_numbers(table[name]):
             continue
-        said = {str(value).lower() for value in table[name].dropna().unique()}
-        if len(said) > 1 and said <= SPLITS:
+        splits = {str(value).lower() for value in table[name].dropna().unique()}
+        if len(splits) > 1 and splits <= SPLITS:
             one = next(value for value in table[name].unique() if not str(value).lower().startswith("train"))
             raise TableError(
-                f"{source}: the rows are losses of several splits (column {name}: {', '.join(sorted(said))}): keep one "
-                f"with --where \"{name} == '{one}'\""
+                f"{source}: the rows are losses of several splits (column {name}: {', '.join(sorted(splits))}): "
+                f"keep one with --where \"{name} == '{one}'\""
             )
 
 
 def run_column(table: pd.DataFrame, step: str | None) -> str | None:
     """The column whose values are runs; one that may name sizes only where its rows lie along steps, or are many."""
-    said = {words(c): c for c in reversed(table.columns) if isinstance(c, str)}
-    if (named := next((said[name] for name in RUN_NAMES if name in said), None)) is not None:
+    by_words = {words(c): c for c in reversed(table.columns) if isinstance(c, str)}
+    if (named := next((by_words[name] for name in RUN_NAMES if name in by_words), None)) is not None:
         return named
     axis = next((name for name in AXES if name in table and is_numbers(table[name])), None)
     for name in OTHER_NAMES:
-        if name in said and (step is not None or (axis is not None and evenly(table[said[name]], table[axis]))):
-            return said[name] if table[said[name]].duplicated().any() else None
+        if name in by_words and (step is not None or (axis is not None and evenly(table[by_words[name]], table[axis]))):
+            return by_words[name] if table[by_words[name]].duplicated().any() else None
     return None
 
 

@@ -155,21 +155,21 @@ def meaning(name: str) -> Meaning | None:
     if match := re.fullmatch(r"\s*(.+?)\s*[(\[]\s*(.+?)\s*[)\]]\s*", name):
         head, inner = words(match[1]), match[2]
         return _logarithm(head, words(inner)) if head in _LOG else _in_unit(_plain(head), inner)
-    said = words(name)
-    if match := re.fullmatch(r"(log10|log2|ln)_(.+)", said):
+    text = words(name)
+    if match := re.fullmatch(r"(log10|log2|ln)_(.+)", text):
         return _logarithm(match[1], match[2])
-    if match := re.fullmatch(r"(.+)_(log10|log2|ln)", said):
+    if match := re.fullmatch(r"(.+)_(log10|log2|ln)", text):
         return _logarithm(match[2], match[1])
-    if (found := _plain(said)) is not None:
+    if (found := _plain(text)) is not None:
         return found
-    head, scale = _suffix(said)
+    head, scale = _suffix(text)
     if scale and len(head) > 1:
         return _times(_plain(head), scale)
-    if match := re.fullmatch(r"((?:.*_)?)([kmbgt])_?(params|parameters|tokens)", said):
+    if match := re.fullmatch(r"((?:.*_)?)([kmbgt])_?(params|parameters|tokens)", text):
         return _times(_plain(match[1] + match[3]), _SCALES[match[2]])
-    if match := re.fullmatch(r"(?:(.+)_)?(pf|pflops?|petaflops?)_?s?_?days?", said):
+    if match := re.fullmatch(r"(?:(.+)_)?(pf|pflops?|petaflops?)_?s?_?days?", text):
         return _times(_plain(match[1] or "flops"), _PF_DAYS)
-    if match := re.fullmatch(rf"((?:.*_)?){_FLOP}_?(flops?)", said):
+    if match := re.fullmatch(rf"((?:.*_)?){_FLOP}_?(flops?)", text):
         return _times(_plain(match[1] + "flops"), _FLOP_SCALES[match[2]])
     return None
 
@@ -179,9 +179,9 @@ def meaning_as(name: str, quantity: str) -> Meaning:
 
     The unit alone is read from a name that has no meaning of its own: wikitext_ppl, active_params_b, "size (M)".
     """
-    said = meaning(name)
-    if said is not None and said.quantity == quantity:
-        return said
+    meant = meaning(name)
+    if meant is not None and meant.quantity == quantity:
+        return meant
     if quantity == "loss":
         found = re.findall(r"(?<![a-z])(" + "|".join(sorted(_MEASURES, key=len, reverse=True)) + r")(?![a-z])",
                            re.sub(r"(?<=bits|nats)_(?=(byte|char|character|token|word)(?![a-z]))", "_per_",
@@ -207,23 +207,23 @@ def meaning_as(name: str, quantity: str) -> Meaning:
     return whole
 
 
-def _plain(said: str) -> Meaning | None:
+def _plain(text: str) -> Meaning | None:
     for quantity, names in ALIASES.items():
-        if quantity != "loss" and said in names:
+        if quantity != "loss" and text in names:
             return Meaning(quantity)
-    if said == "l":
+    if text == "l":
         return Meaning("loss", loss_unit=NATS_PER_TOKEN)
-    measure = "_".join(word for word in said.replace("held_out", "heldout").split("_") if word not in _HELD_OUT)
+    measure = "_".join(word for word in text.replace("held_out", "heldout").split("_") if word not in _HELD_OUT)
     if measure not in _LOSSES:
         return None
     unit, transform = _LOSSES[measure]
     return Meaning("loss", transform=transform, loss_unit=unit)
 
 
-def _suffix(said: str) -> tuple[str, float]:
+def _suffix(text: str) -> tuple[str, float]:
     """A name without the scale that ends it, and the scale; 0 without one."""
-    match = re.fullmatch(r"(.*?)_(?:in_)?([a-z]+|1e\d+|10\^\d+)", said)
-    return (match[1], _SCALES.get(match[2]) or _power_of_ten(match[2])) if match else (said, 0.0)
+    match = re.fullmatch(r"(.*?)_(?:in_)?([a-z]+|1e\d+|10\^\d+)", text)
+    return (match[1], _SCALES.get(match[2]) or _power_of_ten(match[2])) if match else (text, 0.0)
 
 
 def _power_of_ten(text: str) -> float:
@@ -236,8 +236,8 @@ def _times(found: Meaning | None, scale: float) -> Meaning | None:
     return None if found is None or found.quantity == "loss" else Meaning(found.quantity, scale)
 
 
-def _logarithm(base: str, said: str) -> Meaning | None:
-    found = _plain(said)
+def _logarithm(base: str, text: str) -> Meaning | None:
+    found = _plain(text)
     if found is None or found.quantity == "loss":
         return None
     return Meaning(found.quantity, transform=base)  # type: ignore[arg-type]  # one of _LOG

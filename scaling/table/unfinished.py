@@ -45,9 +45,9 @@ def unfinished(frame: pd.DataFrame) -> tuple[str, pd.Series] | None:
         if not isinstance(name, str) or isinstance(frame[name], pd.DataFrame):
             continue
         if words(name) in _STATE and not is_numbers(frame[name]):
-            said = {value: words(value) if isinstance(value, str) else "" for value in frame[name].unique()}
-            out = {value: _is_state(text, _UNFINISHED) for value, text in said.items()}
-            if any(out.values()) or any(_is_state(text, _FINISHED) for text in said.values()):
+            texts = {value: words(value) if isinstance(value, str) else "" for value in frame[name].unique()}
+            out = {value: _is_state(text, _UNFINISHED) for value, text in texts.items()}
+            if any(out.values()) or any(_is_state(text, _FINISHED) for text in texts.values()):
                 return name, frame[name].map(out).fillna(False).astype(bool)
         if (over := _stopped(frame[name], words(name))) is not None:
             return name, over
@@ -67,10 +67,10 @@ def _stopped(column: pd.Series, name: str) -> pd.Series | None:
         return column.fillna(0) != 0
     if name not in (*_YES_IF_FINISHED, *_NO_IF_FINISHED):
         return None
-    said = column.map(lambda value: str(value).strip().lower(), na_action="ignore")
-    if not said.dropna().isin((*_YES, *_NO)).all() or said.isna().all():
+    texts = column.map(lambda value: str(value).strip().lower(), na_action="ignore")
+    if not texts.dropna().isin((*_YES, *_NO)).all() or texts.isna().all():
         return None
-    return said.isin(_NO if name in _YES_IF_FINISHED else _YES)
+    return texts.isin(_NO if name in _YES_IF_FINISHED else _YES)
 
 
 def short_of_plan(frame: pd.DataFrame, run: str | None = None) -> tuple[str, pd.Series] | None:
@@ -139,6 +139,6 @@ def _without_short(frame: pd.DataFrame, notes: list[str], *, source: str) -> pd.
     plan, out = found
     if out.all():
         raise TableError(f"{source}: every run ended below {SHORT:.0%} of its plan (column {plan})")
-    said = f"their runs ended below {SHORT:.0%} of their plan (column {plan})"
-    notes.append(f"{out.sum()} of {len(frame)} rows are left out, {said}")
+    why = f"their runs ended below {SHORT:.0%} of their plan (column {plan})"
+    notes.append(f"{out.sum()} of {len(frame)} rows are left out, {why}")
     return frame[~out].copy()

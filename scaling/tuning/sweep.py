@@ -87,7 +87,7 @@ def sweep_of(table: pd.DataFrame, *, params: str = "matrices", compute: str = "e
     an edge; TableError for a table without rates, or a batch in sequences of unknown length.
     """
     source = str(table.attrs.get("source", "table"))
-    named, said = with_names(table, source)
+    named, taken = with_names(table, source)
     data = points(named, params=params, compute=compute, inputs=INPUTS)
     if RATE.name in data.lacking:
         raise TableError(data.lacking[RATE.name])
@@ -114,7 +114,7 @@ def sweep_of(table: pd.DataFrame, *, params: str = "matrices", compute: str = "e
         raise NoOptimumError(f"{source}: {_all_at_edge(cells[kept])}")
     near = _near(frame, cells)
     rows = frame[near].drop(columns=[key for key in KEYS if frame[key].isna().all()]).reset_index(drop=True)
-    notes = [*data.notes, *said, *of_decay]
+    notes = [*data.notes, *taken, *of_decay]
     of_fitted = frame["cell"].map(cells["fitted"]).to_numpy(bool)
     if few := int((~kept).sum()):
         without = int((~of_fitted).sum())
@@ -132,26 +132,26 @@ def sweep_of(table: pd.DataFrame, *, params: str = "matrices", compute: str = "e
 def with_names(table: pd.DataFrame, source: str) -> tuple[pd.DataFrame, list[str]]:
     """The table with rate, batch and weight decay under our names where it has them under a usual one, and what of it
     to say. Columns without any value are left out."""
-    said: list[str] = []
+    notes: list[str] = []
     empty = [c.name for c in INPUTS if c.name in table and table[c.name].isna().all()]
     named = table.drop(columns=empty)
     for column, aliases in ((RATE, VAGUE[RATE.name]), (DECAY, VAGUE[DECAY.name]), (CONTEXT, LENGTHS),
                             (BATCH, [a for a in VAGUE[BATCH.name] if a not in SEQUENCES])):  # fmt: skip
         if (found := _alias(named, column.name, aliases, source)) is not None:
             named = named.assign(**{column.name: named[found]})
-            said.append(f"{column.name}: column {found}" + (", as the peak of a run" if column is RATE else ""))
+            notes.append(f"{column.name}: column {found}" + (", as the peak of a run" if column is RATE else ""))
     if (found := _alias(named, BATCH.name, SEQUENCES, source)) is not None:
         batch, wrong = parse(named[found])
         if CONTEXT.name in named:
             named = named.assign(**{BATCH.name: batch * parse(named[CONTEXT.name])[0]})
-            said.append(f"{BATCH.name}: column {found}, in sequences, times context_length")
+            notes.append(f"{BATCH.name}: column {found}, in sequences, times context_length")
         elif batch.nunique() > 1 or wrong.any():
             raise TableError(
                 f"{source}: column {found} counts sequences, and their length is not known: add the column "
                 f"context_length, or --map {BATCH.name}={found} where it counts tokens"
             )
     named.attrs = table.attrs
-    return named, said
+    return named, notes
 
 
 def _alias(table: pd.DataFrame, name: str, aliases: Sequence[str], source: str) -> str | None:
@@ -176,15 +176,15 @@ def _decays(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     lowest = frame.assign(place=place, label=label).groupby(["place", "label"])["loss"].min().unstack()
     if (np.unique(label[decay > 0])).size < FEWEST:
         best = int((lowest.sub(lowest.min(axis=1), axis=0)).mean().idxmin())
-        said = f"weight decays {', '.join(names)}: too few for an optimum, the runs at {names[best]} alone are fitted"
-        return frame[label == best].reset_index(drop=True), [said]
+        note = f"weight decays {', '.join(names)}: too few for an optimum, the runs at {names[best]} alone are fitted"
+        return frame[label == best].reset_index(drop=True), [note]
     ahead = lowest.drop(columns=sorted(set(label[decay <= 0]))).idxmin(axis=1)
     best_of = np.array([np.median(decay[label == k]) for k in range(label.max() + 1)])[ahead.loc[place].to_numpy()]
     with np.errstate(divide="ignore"):
         near = np.abs(np.log(decay / best_of)) <= NEAR_DECAY
     out = int((~near).sum())
-    said = f"{out} runs whose weight decay is 0 or more than a factor 10 from the best of their size are not fitted"
-    return frame[near].reset_index(drop=True), [said] if out else []
+    note = f"{out} runs whose weight decay is 0 or more than a factor 10 from the best of their size are not fitted"
+    return frame[near].reset_index(drop=True), [note] if out else []
 
 
 def _diverged(table: pd.DataFrame, params: str) -> pd.DataFrame:

@@ -311,11 +311,11 @@ def test_the_command_says_what_cannot_be_written(tmp_path):
     table, out = tmp_path / "runs.csv", tmp_path / "out"
     simulate_points(LAW, [1e4, 1e5, 1e6], [1e6, 1e7, 1e8]).to_csv(table, index=False)
     out.write_text("")
-    code, said = invoked("report", str(table), "--out", str(out / "report"))
-    assert (code, len(said)) == (2, 1)
-    assert str(out) in said[0]
-    code, said = invoked("plot", str(table), "--figure", "isoflop", "-o", str(out / "x.png"))
-    assert (code, len(said)) == (2, 1)
+    code, reported = invoked("report", str(table), "--out", str(out / "report"))
+    assert (code, len(reported)) == (2, 1)
+    assert str(out) in reported[0]
+    code, reported = invoked("plot", str(table), "--figure", "isoflop", "-o", str(out / "x.png"))
+    assert (code, len(reported)) == (2, 1)
 
 
 def test_a_fit_that_fails_is_a_reason_in_a_whole_report(small, tmp_path, monkeypatch):

@@ -90,11 +90,11 @@ def seconds(arguments: list[str], checkout: Path) -> tuple[float, float]:
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert process.stderr is not None
-    said = process.stderr.read().decode(errors="replace")
+    reported = process.stderr.read().decode(errors="replace")
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode not in (0, 1):
-        raise SystemExit(f"isoflop {' '.join(arguments)} in {checkout} ended with {process.returncode}: {said}")
+        raise SystemExit(f"isoflop {' '.join(arguments)} in {checkout} ended with {process.returncode}: {reported}")
     return used.ru_utime + used.ru_stime, used.ru_maxrss / 2**20
 
 

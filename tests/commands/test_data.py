@@ -96,9 +96,9 @@ def test_bad_lines_and_files_are_skipped_and_counted_where_that_is_asked_for(typ
         spoil(texts, name)
     code, out, _ = prepare(typed, f"{texts}/b*", "data.skip_bad=true", "--json")
     assert code == 0
-    said = json.loads(out)
-    assert said["skipped"] == {"binary file": 1, "broken JSON line": 1}
-    assert said["read"]["documents"] == 40
+    reported = json.loads(out)
+    assert reported["skipped"] == {"binary file": 1, "broken JSON line": 1}
+    assert reported["read"]["documents"] == 40
     assert "skipped 1: broken JSON line" in prepare(typed, f"{texts}/b*", "data.skip_bad=true")[1]
 
 

@@ -81,9 +81,9 @@ def test_gate(typed, arms):
     assert answer["decision"] == "promote"
     assert 1.2 < answer["multiplier"] < 1.9
     assert answer["multiplier_interval"][0] > 1
-    said = typed("gate", arms, "--target", "1e14", "--error", "1e-9")
-    assert said[0] == 0  # undecided is an answer
-    assert "UNDECIDED" in said[1]
+    reported = typed("gate", arms, "--target", "1e14", "--error", "1e-9")
+    assert reported[0] == 0  # undecided is an answer
+    assert "UNDECIDED" in reported[1]
 
 
 @pytest.mark.slow
@@ -133,7 +133,7 @@ def test_suggest_without_runs(typed):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "reported"),
     [
         (("predict", "RUNS"), 2, "a target is either"),
         (("predict", "RUNS", "--flops", "1e10"), 1, "below all the data"),
@@ -201,13 +201,13 @@ def test_suggest_without_runs(typed):
         (("suggest", "--from-law", "besiroglu", "--budget", "1e20", "--target", "1e22"), 2, "did you mean"),
     ],
 )
-def test_refusals_are_one_line(typed, tables, arguments, code, said):
+def test_refusals_are_one_line(typed, tables, arguments, code, reported):
     got, _, err = typed(*(tables.get(a, a) for a in arguments))
-    assert (got, said in err, len(err.strip().splitlines())) == (code, True, 1), err
+    assert (got, reported in err, len(err.strip().splitlines())) == (code, True, 1), err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said", "kept"),
+    ("arguments", "reported", "kept"),
     [
         (
             ("compare", "RUNS", "--laws", "chinchilla,data-constrained"),
@@ -227,9 +227,9 @@ def test_refusals_are_one_line(typed, tables, arguments, code, said):
         (("multiplier", "THREE", "--baseline", "base"), "stub: no loss that both arms reach", "rival against base"),
     ],
 )
-def test_what_has_an_answer_is_printed_before_what_has_none(typed, tables, arguments, said, kept):
+def test_what_has_an_answer_is_printed_before_what_has_none(typed, tables, arguments, reported, kept):
     code, out, err = typed(*(tables.get(a, a) for a in arguments))
-    assert (code, said in err, kept in out, len(err.strip().splitlines())) == (1, True, True, 1), err
+    assert (code, reported in err, kept in out, len(err.strip().splitlines())) == (1, True, True, 1), err
 
 
 @pytest.mark.process

@@ -63,11 +63,11 @@ def test_json_has_the_promised_keys_and_the_law(csv):
 
 def test_text_names_law_formula_residual_delta_conventions_clusters_and_findings(csv):
     text = CliRunner().invoke(app, ["fit", str(csv), "--bootstrap", "20"]).stdout
-    for said in (
+    for reported in (
         "chinchilla", "E + (A N^-alpha + B D^-beta)^kappa", "ln loss", "delta", "35 points in 35 clusters by row",
         "C: 6nd", "jackknife", "bootstrap by row (20)", "flops are missing", "no_replicates",
     ):  # fmt: skip
-        assert said in text
+        assert reported in text
 
 
 def test_options_reach_the_fit(csv):
@@ -154,14 +154,14 @@ BAD = {
 def test_bad_usage_is_one_line_and_the_right_exit_code(case, csv, tmp_path, capsys, monkeypatch):
     one = tmp_path / "one.csv"
     pd.DataFrame({"n_params": 1e6, "tokens": np.geomspace(1e6, 1e8, 12), "loss": np.linspace(4, 3, 12)}).to_csv(one)
-    arguments, code, said = BAD[case]
+    arguments, code, reported = BAD[case]
     paths = {"CSV": str(csv), "ONE": str(one)}
     monkeypatch.setattr(sys, "argv", ["isoflop", *(paths.get(a, a) for a in arguments)])
     with pytest.raises(SystemExit) as stopped:
         main()
     printed = capsys.readouterr()
     assert stopped.value.code == code, printed.err
-    assert said in printed.err
+    assert reported in printed.err
     assert code != 1 or paths[arguments[1]] in printed.err  # what cannot be answered names the table
     assert "Traceback" not in printed.err
     assert printed.out == ""

@@ -61,7 +61,7 @@ def test_the_line_that_a_bad_value_is_put_into_is_sound(command, neighbours, mon
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "reported"),
     [
         (("fit", "arms.csv", "--fix", "E=1", "--fix", "A=1", "--fix", "B=1", "--fix", "alpha=.3", "--fix", "beta=.3",
           "--fix", "kappa=1", "--bootstrap", "0"), 2, "--fix: every parameter of chinchilla is fixed"),
@@ -75,14 +75,14 @@ def test_the_line_that_a_bad_value_is_put_into_is_sound(command, neighbours, mon
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )  # fmt: skip
-def test_what_is_missing_or_too_much_is_named_in_one_line(words, code, said, neighbours, monkeypatch):
+def test_what_is_missing_or_too_much_is_named_in_one_line(words, code, reported, neighbours, monkeypatch):
     folder, _ = neighbours
     monkeypatch.chdir(folder)
     (folder / "one.csv").write_text("n_params,tokens,loss\n1e7,1e9,3.0\n")
     answer = typed_here(words)
     os.remove(folder / "one.csv")
     assert answer.code == code
-    assert answer.fault([said]) == ""
+    assert answer.fault([reported]) == ""
 
 
 def test_no_message_breaks_its_line_or_moves_the_cursor():

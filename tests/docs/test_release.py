@@ -24,8 +24,10 @@ def test_what_is_supported_is_what_is_tested():
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
     (job,) = workflow["jobs"].values()
     tested = job["strategy"]["matrix"]["python"]
-    said = [c.rpartition(" ")[2] for c in PROJECT["classifiers"] if c.startswith("Programming Language :: Python :: ")]
-    assert tested == said == ["3.11", "3.12", "3.13"]
+    reported = [
+        c.rpartition(" ")[2] for c in PROJECT["classifiers"] if c.startswith("Programming Language :: Python :: ")
+    ]
+    assert tested == reported == ["3.11", "3.12", "3.13"]
     assert PROJECT["requires-python"] == f">={tested[0]}"
     assert job["steps"][-1]["run"] == ".ci/run"
     assert (ROOT / ".ci/run").stat().st_mode & 0o111

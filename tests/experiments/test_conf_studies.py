@@ -120,9 +120,9 @@ def test_every_size_has_the_parameters_and_flops_that_its_counts_say(name):
     forward = flops_per_token(config)
     counted = forward["blocks"] + forward["attention_scores_full"] + forward["unembedding"]
     assert counter.get_total_flops() == tokens.numel() * counted
-    said = files("isoflop.conf.model").joinpath(f"{name}.yaml").read_text().splitlines()[0]
-    assert f"{n_matrices(config):,} " in said
-    assert n_active(config) == n_matrices(config) or f"{n_active(config):,} of them active" in said
+    reported = files("isoflop.conf.model").joinpath(f"{name}.yaml").read_text().splitlines()[0]
+    assert f"{n_matrices(config):,} " in reported
+    assert n_active(config) == n_matrices(config) or f"{n_active(config):,} of them active" in reported
 
 
 @pytest.mark.parametrize("text", ["2026-01-01", "5", "x", "[1]", "n_layer: x", "? [1]\n: 2", "\0", "n_layer: [", "''"])

@@ -240,8 +240,8 @@ def test_shards_are_read_together(tmp_path):
 
 def test_config_counts_what_the_model_has():
     model = random_model()
-    said = llama_config(model.config)
-    assert said["hidden_size"] * said["intermediate_size"] * 3 == sum(
+    reported = llama_config(model.config)
+    assert reported["hidden_size"] * reported["intermediate_size"] * 3 == sum(
         p.numel() for name, p in model.blocks[0].named_parameters() if name in ("gate_up", "down")
     )
 

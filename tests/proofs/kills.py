@@ -28,15 +28,15 @@ DECIDED = (
 
 def decides_the_same(folder: Path) -> None:
     """Raise AssertionError unless a study that was killed twice stops its runs where the undisturbed one does."""
-    said = finish(start(folder, "whole", *DECIDED, ALONE))
+    reported = finish(start(folder, "whole", *DECIDED, ALONE))
     process = start(folder, "decided", *DECIDED)
     os.kill(worker_at_work(folder, "decided", process), signal.SIGKILL)
     worker_at_work(folder, "decided", process)
     process.kill()
     process.communicate()
     again = finish(start(folder, "decided", *DECIDED, ALONE))
-    assert "cells stopped" in said
-    assert said.splitlines()[-1] == again.splitlines()[-1]
+    assert "cells stopped" in reported
+    assert reported.splitlines()[-1] == again.splitlines()[-1]
     assert same_runs(read_runs(folder / "decided"), read_runs(folder / "whole"))
     states = [open_store(folder / name).states().set_index("run_id") for name in ("decided", "whole")]
     assert set(states[0]["state"]) == {"done", "stopped"}

@@ -47,11 +47,11 @@ def plot_bands(bands: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.legend(handles=keys, loc="lower left", handlelength=1.8)
     shown, total = bands["run_id"].nunique(), bands.attrs.get("runs", 0)
     which = "runs that go on" if bands.attrs.get("unfinished") else f"finished runs as they were at {FROM:.0%}"
-    said = [f"{shown} of {total} runs: {which}" if total > shown else which]
+    lines = [f"{shown} of {total} runs: {which}" if total > shown else which]
     if (fitted := bands.attrs.get("fitted", total)) < total:
-        said += [f"their law is fitted to {fitted} of the {total}"]
-    said += ["ends (bars) are on all held-out windows, rows on some"] if bands.attrs.get("apart") else []
-    note(ax, "\n".join(said))
+        lines += [f"their law is fitted to {fitted} of the {total}"]
+    lines += ["ends (bars) are on all held-out windows, rows on some"] if bands.attrs.get("apart") else []
+    note(ax, "\n".join(lines))
     label_ends(ax, ends)
     ax.set_title("Runs and the forecast of their ends")
     return ax

@@ -134,8 +134,8 @@ def predict_memory(
     if EXPERTS.name in data.lacking:
         raise ValueError(data.lacking[EXPERTS.name])
     name, tokens, notes = _law(data, laws)
-    base, each, said = _weights(data)
-    notes += said
+    base, each, of_weights = _weights(data)
+    notes += of_weights
     tried, most = _tried(data.frame[EXPERTS.name].to_numpy(float)), memory / bytes_per_parameter
     tried = tried[most > base + each * (tried - 1)]  # at least one active parameter fits
     if not len(tried):
@@ -182,19 +182,19 @@ def _weights(data: Points) -> tuple[float, float, list[str]]:
     """All weights of a model of one expert, and those of a further one, over its active weights; what to say."""
     frame = data.frame
     if TOTAL.name not in frame:
-        said = f"no column {TOTAL.name}: a further expert is taken to add {MLP_SHARE:.3g} of the active parameters"
-        return 1.0, MLP_SHARE, [said]
+        note = f"no column {TOTAL.name}: a further expert is taken to add {MLP_SHARE:.3g} of the active parameters"
+        return 1.0, MLP_SHARE, [note]
     largest = frame[frame["n_params"] > 0.5 * frame["n_params"].max()]
     ratio = (largest[TOTAL.name] / largest["n_params"]).to_numpy(float)
     more = largest[EXPERTS.name].to_numpy(float) - 1
     if not np.ptp(more):
         raise PredictError("--memory: the largest models of the table have one number of experts: add others")
     each, base = np.polyfit(more, ratio, 1)
-    said = (
+    note = (
         f"weights are {base:.3g} times the active ones with one expert, and {each:.3g} times more with each further "
         f"expert, as in the largest models of the table"
     )
-    return float(base), float(each), [said]
+    return float(base), float(each), [note]
 
 
 def _tried(experts: np.ndarray) -> np.ndarray:

@@ -144,16 +144,16 @@ def _uncommented(text: str, notes: list[str]) -> str:
     first = marked.index(False)
     separator = _separator("\n".join(plain))
     header, width = plain[0], len(_split(plain[0], separator))
-    said = lines[first - 1].strip().lstrip("#").strip() if first else ""
+    marked_header = lines[first - 1].strip().lstrip("#").strip() if first else ""
     numbers = any(number(cell) is not None for cell in _split(plain[0], separator))
-    if said and numbers and len(_split(said, separator)) == width > 1:
-        header = said
-        plain.insert(0, said)
+    if marked_header and numbers and len(_split(marked_header, separator)) == width > 1:
+        header = marked_header
+        plain.insert(0, marked_header)
         notes.append("the names of the columns are the last line that begins with #")
     named = any(number(_split(line, separator)[0]) is None for line in plain[1:1000])  # rows begin with a name
     kept, out = [header], []
-    for line, mark in zip(lines[first:] if header == said else lines[first + 1 :],
-                          marked[first:] if header == said else marked[first + 1 :], strict=True):  # fmt: skip
+    for line, mark in zip(lines[first:] if header == marked_header else lines[first + 1 :],
+                          marked[first:] if header == marked_header else marked[first + 1 :], strict=True):  # fmt: skip
         wide = mark and len(_split(line, separator)) == width > 1
         if not mark or (wide and named and re.match(r"\s*#[^\s#]", line)):
             kept.append(line)
@@ -208,7 +208,7 @@ def _decimal_commas(
         else:
             parted = True
     losses = [
-        name for name in either if (said := meaning(str(name))) and said.quantity == "loss" and said.transform == ""
+        name for name in either if (meant := meaning(str(name))) and meant.quantity == "loss" and meant.transform == ""
     ]
     if not parted and losses == either and not decimal:
         decimal, either = losses, []

@@ -162,10 +162,10 @@ def test_allocation_draws_the_optimum_its_band_and_the_rule_of_thumb(evidence, q
 
 
 def test_a_published_frontier_is_solid_in_its_own_range_only(evidence):
-    said = PUBLISHED["porian-2024"]
-    ax = plot_allocation(evidence.fit, published={"porian-2024": said})
+    reported = PUBLISHED["porian-2024"]
+    ax = plot_allocation(evidence.fit, published={"porian-2024": reported})
     solid = [x for x in lines(ax) if x.get_color() == "#6b7178" and x.get_linestyle() == "-"]
-    assert all((x.get_xdata() >= said.flops[0]).all() for x in solid)
+    assert all((x.get_xdata() >= reported.flops[0]).all() for x in solid)
 
 
 @pytest.mark.parametrize("name", ["tuning-rate", "data-constrained", "precision"])
@@ -258,10 +258,10 @@ def test_scoreboard_keeps_the_refused_with_their_reason(evidence):
     frame = scoreboard_frame(board)
     assert frame["refused"].iloc[-1] == "no run repeats its data"
     ax = plot_scoreboard(board)
-    (said,) = [t for t in ax.texts if "refused" in t.get_text()]
-    assert said.get_text() == "refused: no run repeats its data"
+    (reported,) = [t for t in ax.texts if "refused" in t.get_text()]
+    assert reported.get_text() == "refused: no run repeats its data"
     assert ax.get_yticklabels()[-1].get_text() == "data-constrained"
-    assert said.xy[1] == 0
+    assert reported.xy[1] == 0
 
 
 @pytest.mark.slow

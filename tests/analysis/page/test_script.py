@@ -218,7 +218,7 @@ def test_how_far_beyond_the_runs_is_said():
     """Fitted from 1e11 to 1e12 FLOPs."""
     far = "times beyond the largest run: the interval does not cover a wrong form of the law."
     very_far = "times beyond the largest run: quote the interval, not the point."
-    said = "[test.elements['#warning'].textContent, test.elements['#warning'].className]"
+    reported = "[test.elements['#warning'].textContent, test.elements['#warning'].className]"
     wanted = {
         "1e12": ("Inside the range of the runs.", ""), "1e11": ("Inside the range of the runs.", ""),
         "1.001e12": ("Inside the range of the runs.", ""), "1.002e12": ("1.0 times beyond the largest run.", ""),
@@ -232,7 +232,7 @@ def test_how_far_beyond_the_runs_is_said():
         "1000e12": (f"Extrapolates 1.0e+3 {very_far}", "beyond"),
         "2222e12": (f"Extrapolates 2.2e+3 {very_far}", "beyond"),
     }  # fmt: skip
-    found = run(*(f"warn({compute}), {said}" for compute in wanted))
+    found = run(*(f"warn({compute}), {reported}" for compute in wanted))
     assert found == [list(pair) for pair in wanted.values()]
 
 

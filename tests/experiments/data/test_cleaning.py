@@ -78,18 +78,20 @@ def spec(folder, **changes):
 
 def test_planted_copies_go_and_every_count_adds_up(planted, tmp_path):
     corpus = prepare(spec(planted, clean=ALL), tmp_path / "c")
-    said = corpus.manifest
-    stages = {stage["stage"]: stage for stage in said["stages"]}
+    reported = corpus.manifest
+    stages = {stage["stage"]: stage for stage in reported["stages"]}
     dropped = {name: stage["dropped"] for name, stage in stages.items() if stage["dropped"]}
     assert dropped == {"length": 1, "repetition": 1, "exact-duplicates": 2, "near-duplicates": 4}
-    assert said["read"]["documents"] == 48 == said["stages"][0]["documents"]
-    for before, after in zip(said["stages"], said["stages"][1:], strict=False):
+    assert reported["read"]["documents"] == 48 == reported["stages"][0]["documents"]
+    for before, after in zip(reported["stages"], reported["stages"][1:], strict=False):
         assert after["documents"] == before["documents"] - before["dropped"]
         assert after["bytes_in"] == before["bytes_in"] - before["bytes_removed"] + before["bytes_added"]
-    last = said["stages"][-1]
-    assert said["train"]["documents"] + said["held_out"]["documents"] == last["documents"] - last["dropped"] == 40
+    last = reported["stages"][-1]
     assert (
-        said["train"]["bytes"] + said["held_out"]["bytes"]
+        reported["train"]["documents"] + reported["held_out"]["documents"] == last["documents"] - last["dropped"] == 40
+    )
+    assert (
+        reported["train"]["bytes"] + reported["held_out"]["bytes"]
         == last["bytes_in"] - last["bytes_removed"] + last["bytes_added"]
     )
 

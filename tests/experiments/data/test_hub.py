@@ -44,10 +44,10 @@ def text_of(corpus):
 
 def test_a_local_folder_is_streamed_into_a_corpus(folder, tmp_path):
     corpus = prepare(spec(folder), tmp_path / "c")
-    said = corpus.manifest
-    assert said["read"] == {"documents": 60, "bytes": sum(len(text.encode()) for text in TEXTS)}
+    reported = corpus.manifest
+    assert reported["read"] == {"documents": 60, "bytes": sum(len(text.encode()) for text in TEXTS)}
     assert sorted("".join(text_of(corpus))) == sorted("".join(TEXTS))
-    assert said["recipe"]["hub"]["split"] == "train"
+    assert reported["recipe"]["hub"]["split"] == "train"
     assert not list(corpus.folder.glob("raw*"))
     assert [p.name for p in (tmp_path / "c").iterdir()] == [corpus.folder.name]
 

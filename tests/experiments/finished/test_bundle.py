@@ -152,7 +152,7 @@ def test_a_store_is_shared_by_study_and_its_ids_are_recomputed(tmp_path, typed):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "reported"),
     [
         ((), "share takes SOURCE and --to DIR"),
         (("--check", "nowhere"), "nowhere: no bundle of runs"),
@@ -160,9 +160,9 @@ def test_a_store_is_shared_by_study_and_its_ids_are_recomputed(tmp_path, typed):
         (("nowhere", "--to", "x"), "nowhere"),
     ],
 )
-def test_bad_usage_is_one_line_and_exit_2(typed, options, said, tmp_path, monkeypatch):
+def test_bad_usage_is_one_line_and_exit_2(typed, options, reported, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, _, error = typed("share", *options)
     assert code == 2
-    assert said in error
+    assert reported in error
     assert len(error.strip().splitlines()) == 1

@@ -120,9 +120,9 @@ def test_chats_in_a_stream_too(server, model):
     body = {"model": "0123abc", "messages": [{"role": "user", "content": "h\u00e9"}], "max_tokens": 5}
     status, text = ask(server + "/v1/chat/completions", body | {"temperature": 0, "stream": True})
     chunks = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
-    said = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
+    reported = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
     assert status == 200
-    assert said.strip() == greedy(model, "user: h\u00e9\nassistant: ", 5).strip()
+    assert reported.strip() == greedy(model, "user: h\u00e9\nassistant: ", 5).strip()
 
 
 @pytest.mark.process

@@ -124,7 +124,7 @@ def test_another_wish_is_asked_anew_and_what_was_trained_stays(launched, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "reported"),
     [
         (["study.rounds.target=null"], "study.rounds.budget and study.rounds.target"),
         (["study.rounds.goal=fame"], "choose n_opt"),
@@ -132,8 +132,8 @@ def test_another_wish_is_asked_anew_and_what_was_trained_stays(launched, tmp_pat
         (["+study.vary.seed=[0,1]"], "launch one arm"),
     ],
 )
-def test_a_wish_that_cannot_be_met_is_refused_before_anything_is_trained(typed, tmp_path, more, said):
-    with pytest.raises((UsageError, ValueError), match=said):
+def test_a_wish_that_cannot_be_met_is_refused_before_anything_is_trained(typed, tmp_path, more, reported):
+    with pytest.raises((UsageError, ValueError), match=reported):
         run([*typed, f"runs={tmp_path / 'runs'}", *more])
     assert not (tmp_path / "runs").exists()
 

@@ -22,9 +22,9 @@ def settings(rule: str, batches: tuple[int, ...] = (4, 16), half_life: float = 3
     return found
 
 
-@pytest.mark.parametrize(("rule", "said"), [("untuned-warmup", {"rule": "untuned-warmup"}), ("", {})])
-def test_a_memory_in_tokens_and_its_warm_up_are_found_from_the_numbers_of_the_runs(rule, said):
-    assert rule_of(settings(rule), TOKENS * 2) == {"beta2_half_life": 35_000.0} | said
+@pytest.mark.parametrize(("rule", "reported"), [("untuned-warmup", {"rule": "untuned-warmup"}), ("", {})])
+def test_a_memory_in_tokens_and_its_warm_up_are_found_from_the_numbers_of_the_runs(rule, reported):
+    assert rule_of(settings(rule), TOKENS * 2) == {"beta2_half_life": 35_000.0} | reported
 
 
 def test_one_number_or_each_its_own_is_no_rule():

@@ -54,8 +54,8 @@ def decayed(best: float, decays=(0.0, 0.03, 0.1, 0.3, 1.0)) -> pd.DataFrame:
 def test_weight_decays_each_at_its_best_rate_have_an_optimum_and_none_is_left_out_and_said():
     found = bowls(decayed(0.12), "weight-decay")
     assert [bowl.optimum for bowl in found] == pytest.approx([0.12] * 4)
-    (said,) = [f for f in tune(decayed(0.12), "weight-decay", 0.15)["findings"] if f["code"] == "no_decay"]
-    assert said["message"].startswith("20 runs have no weight decay")
+    (reported,) = [f for f in tune(decayed(0.12), "weight-decay", 0.15)["findings"] if f["code"] == "no_decay"]
+    assert reported["message"].startswith("20 runs have no weight decay")
 
 
 def test_rates_at_several_weight_decays_are_bowls_apart():

@@ -83,9 +83,9 @@ def test_the_export_is_the_model_and_says_where_it_comes_from(trained, tmp_path)
     assert script.exists() == (trained.final["family"] == "lstm")
     with torch.no_grad():
         torch.testing.assert_close(other(x), trained.model(x), atol=1e-5, rtol=0)
-    said = json.loads((folder / "isoflop.json").read_text())
-    assert said["run"]["run_id"] == trained.run_id
-    assert said["config"]["what"]["steps"] == said["run"]["step"]
+    reported = json.loads((folder / "isoflop.json").read_text())
+    assert reported["run"]["run_id"] == trained.run_id
+    assert reported["config"]["what"]["steps"] == reported["run"]["step"]
     told = (folder / "README.md").read_text()
     assert f"{trained.final['loss']:.4f} +- " in told
     assert trained.final["corpus_id"] in told

@@ -105,14 +105,14 @@ def test_a_claim_is_taken_once_and_again_after_release(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("stands_there", "said"),
+    ("stands_there", "reported"),
     [
         ({"host": "node7/abc"}, "taken over by node7 "),
         ({"pid": 1, "birth": "1"}, "taken over by"),
         (None, "was removed"),
     ],
 )
-def test_a_claim_that_another_process_has_by_now_is_never_written_over(tmp_path, stands_there, said):
+def test_a_claim_that_another_process_has_by_now_is_never_written_over(tmp_path, stands_there, reported):
     claim, path = take(tmp_path), tmp_path / CLAIM_FILE
     if stands_there is None:
         path.unlink()
@@ -120,7 +120,7 @@ def test_a_claim_that_another_process_has_by_now_is_never_written_over(tmp_path,
         path.write_text(json.dumps(json.loads(path.read_text()) | stands_there))
     before = path.exists() and path.read_bytes()
     for use in (claim.check, claim.beat, lambda: claim.beat(step=3)):
-        with pytest.raises(files.ClaimLostError, match=said):
+        with pytest.raises(files.ClaimLostError, match=reported):
             use()
     claim.release()
     assert (path.exists() and path.read_bytes()) == before

@@ -135,7 +135,7 @@ def test_every_key_has_a_rule():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "reported"),
     [
         (["optim.name=zzz"], "optim.name must be one of adamw, muon; not 'zzz'"),
         (["optim.learning_rate=nan"], "optim.learning_rate must be a positive number; not nan"),
@@ -156,12 +156,12 @@ def test_every_key_has_a_rule():
         (["experiment=smoke", "+study.vary={1: [1]}"], "study.vary"),
     ],
 )
-def test_the_command_line_says_it_in_one_line_and_makes_nothing(typed, here, overrides, said):
+def test_the_command_line_says_it_in_one_line_and_makes_nothing(typed, here, overrides, reported):
     """The whole way of a typed value: composed, merged, checked."""
     single = [] if "experiment=smoke" in overrides else ["budget.tokens=1e6"]
     code, out, err = typed("plan", "--no-calibrate", *single, *overrides)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert said in err
+    assert reported in err
     assert list(here.iterdir()) == []
 
 

@@ -42,9 +42,9 @@ def test_a_claim_of_a_dead_machine_is_named_waited_for_and_taken(text, tmp_path,
     (folder / claims.CLAIM_FILE).write_text(json.dumps(claim) if content == "a day ahead" else '{"host"')
     capsys.readouterr()
     assert run(spec) == 0
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("trunk ")]
+    reported = [line for line in capsys.readouterr().err.splitlines() if line.startswith("trunk ")]
     if content == "a day ahead":
-        (line,) = said
+        (line,) = reported
         assert line.startswith(f"trunk {trunks[0]} is held by node7 since 19")
         assert line.endswith(
             ": this launch waits for it, and takes it over once the claim has not changed for 120 s here"

@@ -110,10 +110,10 @@ def test_shapes_in_closed_form_are_those_of_the_model(family):
     for matrix in build_model(SHAPES[family]).hidden_matrices():
         shape = (len(matrix.weight) // matrix.parts, matrix.weight.shape[1])
         counted[shape] = counted.get(shape, 0) + matrix.parts
-    said: dict[tuple[int, int], int] = {}
+    reported: dict[tuple[int, int], int] = {}
     for count, *shape in hidden_shapes(SHAPES[family]):
-        said[tuple(shape)] = said.get(tuple(shape), 0) + count
-    assert counted == said
+        reported[tuple(shape)] = reported.get(tuple(shape), 0) + count
+    assert counted == reported
 
 
 @pytest.mark.parametrize("family", SHAPES)

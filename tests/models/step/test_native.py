@@ -89,10 +89,10 @@ def link(path):
 def test_a_file_that_is_damaged_or_open_to_others_is_not_loaded_and_built_again(cached, loaded, harm):
     loaded()
     harm(kept(cached))
-    found, said = loaded()
+    found, reported = loaded()
     assert found
-    assert said.count("\n") == 1
-    assert f"not loaded but built again: {cached}/kernels-" in said
+    assert reported.count("\n") == 1
+    assert f"not loaded but built again: {cached}/kernels-" in reported
     check_ours(kept(cached))
     assert loaded() == (True, "")
 
@@ -119,8 +119,8 @@ def test_nothing_is_loaded_from_a_folder_that_others_could_write(cached, loaded,
     cached.chmod(mode)
     other = cached / "kept-open"
     other.hardlink_to(kept(cached))  # so that the number of the file is not used again
-    found, said = loaded()
-    assert (found, said.count("\n"), f"others could write {cached}" in said) == (True, 1, True)
+    found, reported = loaded()
+    assert (found, reported.count("\n"), f"others could write {cached}" in reported) == (True, 1, True)
     assert kept(cached).stat().st_ino != before
     assert stat.S_IMODE(cached.stat().st_mode) == 0o700
 
@@ -136,9 +136,9 @@ def test_a_folder_of_another_user_is_not_used(cached, loaded, monkeypatch):
     loaded()
     put(kept(cached), b"")
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-    found, said = loaded()
+    found, reported = loaded()
     assert found
-    assert said == (
+    assert reported == (
         f"isoflop: kernels are built by each process anew: {cached} belongs to user {os.getuid()}; "
         "set XDG_CACHE_HOME to a folder of yours\n"
     )
@@ -147,9 +147,9 @@ def test_a_folder_of_another_user_is_not_used(cached, loaded, monkeypatch):
 
 def test_no_compiler_is_said_once(cached, loaded, monkeypatch):
     no_compiler(monkeypatch)
-    found, said = loaded()
+    found, reported = loaded()
     assert not found
-    assert said == (
+    assert reported == (
         "isoflop: no kernels in C, so training takes about twice as long: no compiler is installed (); "
         "install gcc or clang, or set CC\n"
     )
@@ -160,11 +160,11 @@ def test_no_compiler_is_said_once(cached, loaded, monkeypatch):
 @pytest.mark.parametrize("broken", ["false", "no-such-compiler", "/etc/passwd", "cc --no-such-option", "'"])
 def test_a_broken_compiler_is_said_and_the_next_compiler_builds(cached, loaded, monkeypatch, broken):
     monkeypatch.setenv("CC", broken)
-    found, said = loaded()
+    found, reported = loaded()
     assert found
-    assert said.startswith(f"isoflop: kernels in C: CC={broken} does not build them (")
-    assert said.endswith("; cc does\n")
-    assert said.count("\n") == 1
+    assert reported.startswith(f"isoflop: kernels in C: CC={broken} does not build them (")
+    assert reported.endswith("; cc does\n")
+    assert reported.count("\n") == 1
 
 
 def test_a_compiler_may_be_named_with_options_which_make_another_build(cached, loaded, monkeypatch):
@@ -187,9 +187,9 @@ def test_a_build_of_before_serves_where_the_compiler_breaks(cached, loaded, monk
     loaded()
     no_compiler(monkeypatch)
     monkeypatch.setenv("CC", "false")
-    found, said = loaded()
+    found, reported = loaded()
     assert found
-    assert said.endswith("; those that were built before are used\n")
+    assert reported.endswith("; those that were built before are used\n")
 
 
 def test_a_build_of_another_source_serves_nobody(cached, loaded, monkeypatch):
@@ -202,10 +202,10 @@ def test_a_build_of_another_source_serves_nobody(cached, loaded, monkeypatch):
 def test_a_cache_that_cannot_be_written(cached, loaded, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    found, said = loaded()
+    found, reported = loaded()
     assert found
-    assert "kernels are built by each process anew: " in said
-    assert said.count("\n") == 1
+    assert "kernels are built by each process anew: " in reported
+    assert reported.count("\n") == 1
 
 
 def test_a_user_without_a_home_has_a_folder_of_their_own(monkeypatch, tmp_path):

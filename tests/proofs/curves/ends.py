@@ -42,11 +42,11 @@ def errors(runs: tuple[CurveRun, ...], share: float, models: dict[float, CurveMo
     for run in runs:
         part = begun(run, share)
         model = models[run.n_params].with_run(part)
-        said = model.forecast(part, np.array([run.horizon - 1]), ends=np.array([True]))
-        lo, hi = said.interval(0.9)
+        reported = model.forecast(part, np.array([run.horizon - 1]), ends=np.array([True]))
+        lo, hi = reported.interval(0.9)
         truth = float(run.loss[-1])
         out.append((
-            said.log_loss[0] - np.log(truth), float(lo[0] <= truth <= hi[0]), np.log(hi[0] / lo[0]) / 2,
+            reported.log_loss[0] - np.log(truth), float(lo[0] <= truth <= hi[0]), np.log(hi[0] / lo[0]) / 2,
             carried_on(part) - np.log(truth),
         ))  # fmt: skip
     return np.array(out)

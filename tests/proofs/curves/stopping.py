@@ -63,7 +63,7 @@ def simulated(plan: Plan, model: CurveModel, draw: np.random.Generator) -> pd.Da
 def points_of(plan: Plan, rows: pd.DataFrame, extents: dict[str, int]) -> pd.DataFrame:
     """What a law is fitted to at these extents: ends that were measured, and forecasts with their errors."""
     loss = rows[rows["final"]].set_index("run_id")["loss"]
-    said = forecast_ends(plan, rows, (), extents) if any(not ended(one, extents) for one in plan.runs) else {}
+    reported = forecast_ends(plan, rows, (), extents) if any(not ended(one, extents) for one in plan.runs) else {}
     found = []
     for one in plan.runs:
         about = {
@@ -72,8 +72,8 @@ def points_of(plan: Plan, rows: pd.DataFrame, extents: dict[str, int]) -> pd.Dat
         }  # fmt: skip
         if ended(one, extents):
             found.append(about | {"loss": float(loss[one.run_id])})
-        elif one.run_id in said:
-            end = said[one.run_id]
+        elif one.run_id in reported:
+            end = reported[one.run_id]
             found.append(about | {"loss": end.loss, "forecast_error": end.error / end.loss})
     return pd.DataFrame(found)
 

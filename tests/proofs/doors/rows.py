@@ -63,8 +63,8 @@ def differs(kind: Kind, command: str, ours: Answer, theirs: Answer) -> str:
         )
     if ours.code != theirs.code:
         return f"exit {ours.code} ({ours.err.strip().splitlines()[-1][:90] if ours.err else ''}), plain {theirs.code}"
-    said = ours.err + ours.out
-    if kind.says and kind.says not in said:
+    reported = ours.err + ours.out
+    if kind.says and kind.says not in reported:
         return f"does not say {kind.says!r}"
     if ours.code not in (0, 1) or not ours.out.strip():
         return ""

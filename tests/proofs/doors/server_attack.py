@@ -169,8 +169,10 @@ def send_head(host: str, port: int, head: bytes) -> tuple[int, str]:
             return 0, "no answer, and still open"
         except OSError:
             return 200, "closed"
-    said = answer.split(b" ", 2)
-    return (int(said[1]) if len(said) > 1 and said[1].isdigit() else 200), answer[:120].decode(errors="replace")
+    reported = answer.split(b" ", 2)
+    return (int(reported[1]) if len(reported) > 1 and reported[1].isdigit() else 200), answer[:120].decode(
+        errors="replace"
+    )
 
 
 def attack(

@@ -282,13 +282,13 @@ def test_the_thresholds_of_the_protocol(study_table, column, fine, wrong, code, 
         tokens=10_000, horizon_tokens=10_000, warmup_tokens=1_000, epochs=1.0, step=1_000
     )
     fitted = fit("chinchilla", study_table)
-    said = {}
+    reported = {}
     for value in (fine, wrong):
         table = calm.copy()
         table.loc[table.index[3], column] = value
-        said[value] = {(f.code, f.severity) for f in protocol(Case(fitted, None, table, None, 0.9))}
-    assert (code, severity) not in said[fine]
-    assert (code, severity) in said[wrong]
+        reported[value] = {(f.code, f.severity) for f in protocol(Case(fitted, None, table, None, 0.9))}
+    assert (code, severity) not in reported[fine]
+    assert (code, severity) in reported[wrong]
 
 
 def test_engines_that_nobody_noted_are_no_mixture(study_table):

@@ -111,16 +111,16 @@ def test_forecasts_have_the_noise_of_their_size(falling):
     assert falling.noise_at(frame)[0] < 0.5 * falling.noise_at(near)[0]
     law, run = forecast(falling, frame, noise=False).sd, forecast(falling, frame).sd
     assert run[0] == pytest.approx(np.hypot(law[0], falling.noise_at(frame)[0]))
-    said = predict(falling, jackknife(falling), [1e8, 1e11], [1e10, 1e12])
-    assert said.noise[1] == pytest.approx(falling.noise_at(frame)[0])
-    assert said.noise[0] > said.noise[1]
+    reported = predict(falling, jackknife(falling), [1e8, 1e11], [1e10, 1e12])
+    assert reported.noise[1] == pytest.approx(falling.noise_at(frame)[0])
+    assert reported.noise[0] > reported.noise[1]
 
 
 def test_a_variant_keeps_the_noise_model_and_text_and_json_name_it(falling):
     assert variant(falling, free=("kappa",)).falls == falling.falls
-    said = f"falling as N^-{falling.falls:.2f}"
-    assert said in str(falling)
-    assert said in fit_text(falling)
+    reported = f"falling as N^-{falling.falls:.2f}"
+    assert reported in str(falling)
+    assert reported in fit_text(falling)
     assert fit_dict(falling)["noise_falls"] == falling.falls
 
 

@@ -135,12 +135,12 @@ OF_A_KIND = {
 
 @pytest.mark.parametrize("name", OF_A_KIND)
 def test_a_file_that_people_write_gives_its_runs_by_fit_and_by_import(tmp_path, name):
-    text, count, said = OF_A_KIND[name]
+    text, count, reported = OF_A_KIND[name]
     path = tmp_path / name
     path.write_text(text)
     expected = [run for run in RUNS if count == 9 or run[1] > SHORT]
     found = points(read_whole(path))
-    assert said in "; ".join(found.notes)
+    assert reported in "; ".join(found.notes)
     for frame in (found.frame, import_source(path, "auto", ImportOptions(), {}).ends):
         np.testing.assert_allclose(frame[["n_params", "tokens", "loss"]].to_numpy(float), expected, rtol=4e-4)
 

@@ -84,9 +84,9 @@ def test_the_noise_scale_stands_beside_and_alone():
     assert lo * hi == pytest.approx(2000**2)
     assert 1000 < lo < 2000
     alone = critical_batch(study(batches=(512,), noise_scale=700.0))
-    said = json.loads(json.dumps(alone.to_dict()))
-    assert said["critical_batch"] == []
-    assert [one["value"] for one in said["noise_scale"]] == pytest.approx([700] * 3)
+    reported = json.loads(json.dumps(alone.to_dict()))
+    assert reported["critical_batch"] == []
+    assert [one["value"] for one in reported["noise_scale"]] == pytest.approx([700] * 3)
     assert "noise scale of the gradient" in str(alone)
     with pytest.raises(BatchError, match="no critical batch to plan devices by"):
         critical_batch(study(batches=(512,), noise_scale=700.0), devices=4, tokens_per_second=1e5)

@@ -86,21 +86,21 @@ def test_the_mode_is_the_posterior_s(bent):
 def test_a_forecast_far_beyond_allows_for_the_break(bent):
     """The straight law misses by nine of its standard errors; with breaks the truth lies inside."""
     size, loss = optimum(outside_the_stack, 1e14)
-    said = forecast_loss(bent.points, Target(1e14), ("chinchilla",))
-    lo, hi = said.members["chinchilla"].interval(0.95)
+    reported = forecast_loss(bent.points, Target(1e14), ("chinchilla",))
+    lo, hi = reported.members["chinchilla"].interval(0.95)
     assert not lo[0] < np.log(loss) < hi[0]
-    assert said.intervals[0.95][0] < loss < said.intervals[0.95][1]
-    assert said.n_interval[0] < size < said.n_interval[1]
+    assert reported.intervals[0.95][0] < loss < reported.intervals[0.95][1]
+    assert reported.n_interval[0] < size < reported.n_interval[1]
     given = forecast_loss(bent.points, Target(1e14, size, 1e14 / 6 / size), ("chinchilla",))
     assert given.intervals[0.95][0] < loss < given.intervals[0.95][1]
     assert given.n_average is None
 
 
 def test_a_forecast_of_a_law_that_holds_is_little_wider(straight):
-    said = forecast_loss(straight.points, Target(1e22), ("chinchilla",))
-    wide, alone = (np.ptp(np.ravel(f.interval(0.9))) for f in (said.average, said.members["chinchilla"]))
+    reported = forecast_loss(straight.points, Target(1e22), ("chinchilla",))
+    wide, alone = (np.ptp(np.ravel(f.interval(0.9))) for f in (reported.average, reported.members["chinchilla"]))
     assert 1.0 < wide / alone < 1.6
-    assert said.intervals[0.95][0] < TRUTH.optimal(1e22).loss < said.intervals[0.95][1]
+    assert reported.intervals[0.95][0] < TRUTH.optimal(1e22).loss < reported.intervals[0.95][1]
 
 
 def test_components_are_the_straight_forecast_and_one_for_each_break(straight):

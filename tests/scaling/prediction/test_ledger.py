@@ -215,7 +215,7 @@ def test_the_command_registers_enters_scores_and_prints(tmp_path, table, typed):
 
 
 @pytest.mark.parametrize(
-    ("options", "code", "said"),
+    ("options", "code", "reported"),
     [
         (("--ledger", "nowhere.jsonl"), 1, "no such ledger"),
         (("t.csv", "--ledger", "l.jsonl"), 2, "leave out TABLE"),
@@ -224,8 +224,8 @@ def test_the_command_registers_enters_scores_and_prints(tmp_path, table, typed):
         (("--ledger", "l.jsonl", "--score", "nowhere.csv"), 2, "nowhere.csv"),
     ],
 )
-def test_bad_usage_is_one_line(typed, options, code, said, tmp_path, monkeypatch):
+def test_bad_usage_is_one_line(typed, options, code, reported, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found, _, error = typed("predict", *options)
     assert (found, len(error.strip().splitlines())) == (code, 1)
-    assert said in error
+    assert reported in error

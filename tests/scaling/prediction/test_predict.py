@@ -78,8 +78,8 @@ def test_an_extrapolated_cost_of_training_is_said():
     near = predict(table, n_params=3e5, tokens=1e9, laws="chinchilla").loss
     assert not any("extrapolated" in note for note in near.notes)
     far = predict(table, n_params=1e8, tokens=1e10, laws="chinchilla").loss
-    (said,) = [note for note in far.notes if "extrapolated" in note]
-    assert "6.31 to 7.5 in the table, 6.06 at 1e+08 parameters, tending to 6" in said
+    (reported,) = [note for note in far.notes if "extrapolated" in note]
+    assert "6.31 to 7.5 in the table, 6.06 at 1e+08 parameters, tending to 6" in reported
     given = predict(table.drop(columns="flops"), n_params=1e8, tokens=1e10, laws="chinchilla").loss
     assert not any("extrapolated" in note for note in given.notes)
 
@@ -142,7 +142,7 @@ def test_every_published_law_has_an_answer_or_says_what_it_reads(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "numbers", "said"),
+    ("name", "numbers", "reported"),
     [
         ("hofmann-2022", {"flops": 1e20}, "did you mean 'hoffmann-2022'"),
         ("hoffmann-2022", {"flops": -1.0}, "--flops -1"),
@@ -150,6 +150,6 @@ def test_every_published_law_has_an_answer_or_says_what_it_reads(name):
         ("hoffmann-2022", {"n_params": 1e9}, "give --tokens"),
     ],
 )
-def test_what_is_wrong_is_named(name, numbers, said):
-    with pytest.raises(ValueError, match=said):
+def test_what_is_wrong_is_named(name, numbers, reported):
+    with pytest.raises(ValueError, match=reported):
         predict_from_law(name, **numbers)

@@ -37,14 +37,14 @@ def table():
 
 
 @pytest.fixture(scope="module")
-def said(table):
+def reported(table):
     return forecast_loss(table, Target(TARGET), LAWS)
 
 
 @pytest.fixture
-def registered(tmp_path, table, said):
+def registered(tmp_path, table, reported):
     table.to_csv(tmp_path / "runs.csv", index=False)
-    register(said, tmp_path / "claim.json", table=tmp_path / "runs.csv")
+    register(reported, tmp_path / "claim.json", table=tmp_path / "runs.csv")
     return tmp_path
 
 
@@ -55,22 +55,22 @@ def answers(factor: float = 1.0) -> pd.DataFrame:
     return made.assign(loss=made["loss"] * factor)
 
 
-def test_the_truth_is_inside_and_intervals_are_nested(said):
-    assert said.reach == pytest.approx(10)
-    lo, hi = said.intervals[0.95]
+def test_the_truth_is_inside_and_intervals_are_nested(reported):
+    assert reported.reach == pytest.approx(10)
+    lo, hi = reported.intervals[0.95]
     assert lo < float(BESIROGLU.optimal(TARGET).loss) < hi
-    half, wide = said.intervals[0.5], said.intervals[0.8]
-    assert lo < wide[0] < half[0] < said.loss < half[1] < wide[1] < hi
-    assert said.n_interval[0] < float(BESIROGLU.optimal(TARGET).N) < said.n_interval[1]
+    half, wide = reported.intervals[0.5], reported.intervals[0.8]
+    assert lo < wide[0] < half[0] < reported.loss < half[1] < wide[1] < hi
+    assert reported.n_interval[0] < float(BESIROGLU.optimal(TARGET).N) < reported.n_interval[1]
 
 
 def test_a_run_is_predicted_at_its_own_size(table):
     data = points(table)
     target = Target.of(data, None, 1e9, 1e11)
     assert target.flops == pytest.approx(6e20)
-    said = forecast_loss(data, target, LAWS)
-    assert said.n_opt is None
-    assert said.loss == pytest.approx(float(BESIROGLU(1e9, 1e11)), rel=0.01)
+    reported = forecast_loss(data, target, LAWS)
+    assert reported.n_opt is None
+    assert reported.loss == pytest.approx(float(BESIROGLU(1e9, 1e11)), rel=0.01)
 
 
 def test_the_interval_knows_how_far_forecasts_missed_before(table):
@@ -80,8 +80,8 @@ def test_the_interval_knows_how_far_forecasts_missed_before(table):
     (alone,) = far.members["chinchilla-no-floor"].members
     (widened,) = beyond_the_data([alone], pd.DataFrame({"flops": [1e22]}), points(table), far.discrepancy)
     assert widened.sd[0] == pytest.approx(np.hypot(alone.sd[0], far.discrepancy * np.log(far.reach)))
-    for said in (far, near):
-        assert min(f.sd[0] for f in said.average.members) > said.discrepancy * np.log(said.reach)
+    for reported in (far, near):
+        assert min(f.sd[0] for f in reported.average.members) > reported.discrepancy * np.log(reported.reach)
     assert far.average.sd[0] > near.average.sd[0]
 
 
@@ -111,9 +111,9 @@ def test_below_the_data_is_refused(table):
 
 def test_too_few_scales_give_equal_weights_and_say_so(table):
     few = table.head(7)
-    said = forecast_loss(few, Target(1e19), LAWS)
-    assert set(said.laws["weight"]) == {0.5}
-    assert any("equal weights" in note for note in said.notes)
+    reported = forecast_loss(few, Target(1e19), LAWS)
+    assert set(reported.laws["weight"]) == {0.5}
+    assert any("equal weights" in note for note in reported.notes)
     with pytest.raises(PredictError, match="no law"):
         forecast_loss(table.head(3), Target(1e19), LAWS)
 
@@ -141,10 +141,10 @@ def test_a_changed_data_file_is_refused(registered):
         score(registered / "claim.json", answers())
 
 
-def test_a_changed_registration_is_refused_and_none_is_overwritten(registered, said):
+def test_a_changed_registration_is_refused_and_none_is_overwritten(registered, reported):
     path = registered / "claim.json"
     with pytest.raises(RegistrationError, match="never overwritten"):
-        register(said, path, table=registered / "runs.csv")
+        register(reported, path, table=registered / "runs.csv")
     value = json.loads(path.read_text())
     value["loss"] *= 1.01
     path.write_text(json.dumps(value))
@@ -169,11 +169,11 @@ def test_rows_in_any_order_have_one_hash(table):
 def test_a_store_that_grew_still_scores(tmp_path, study_table):
     study_table.to_parquet(tmp_path / "runs.parquet")
     below = study_table[study_table["budget_flops"] < 1e12]
-    said = forecast_loss(below, Target(1e12), LAWS)
-    register(said, tmp_path / "claim.json", table=tmp_path / "runs.parquet")
+    reported = forecast_loss(below, Target(1e12), LAWS)
+    register(reported, tmp_path / "claim.json", table=tmp_path / "runs.parquet")
     grown = study_table.assign(created_at=study_table["created_at"].mask(study_table["budget_flops"] >= 1e12, LATER))
     found = score(tmp_path / "claim.json", grown)
-    inside = {level: low <= found.measured <= high for level, (low, high) in said.intervals.items()}
+    inside = {level: low <= found.measured <= high for level, (low, high) in reported.intervals.items()}
     assert (found.covered, abs(found.z) < 4) == (inside, True)
     assert set(found.runs) == set(study_table.loc[study_table["budget_flops"] >= 1e12, "run_id"])
     assert found.left_out == {FITTED: below["run_id"].nunique()}

@@ -199,9 +199,9 @@ def test_the_command_on_scores_that_evaluate_kept(tmp_path, study_table):
         path = store.run_file(row["run_id"])
         write_run(path, study_table[study_table["run_id"] == row["run_id"]].to_dict("records"), {})
         value = rng.binomial(2000, Sigmoid(0.25, 1.6, 3.0)(row["loss"])) / 2000
-        said = {c.name: "x" for c in SCORES} | {"run_id": row["run_id"], "task": "next_line", "metric": "acc"}
-        said |= {"value": value, "stderr": 0.01, "items": 2000, "chance": 0.25, "higher_is_better": True}
-        write_scores(path.parent, pd.DataFrame([said]), pd.DataFrame(columns=[c.name for c in ITEMS]))
+        reported = {c.name: "x" for c in SCORES} | {"run_id": row["run_id"], "task": "next_line", "metric": "acc"}
+        reported |= {"value": value, "stderr": 0.01, "items": 2000, "chance": 0.25, "higher_is_better": True}
+        write_scores(path.parent, pd.DataFrame([reported]), pd.DataFrame(columns=[c.name for c in ITEMS]))
     error, text = cli("accuracy", store.root, "--task", "next_line", "--flops", 1e13)
     assert error is None, error
     assert "note: accuracy is acc on task next_line" in text

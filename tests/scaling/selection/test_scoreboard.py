@@ -26,9 +26,9 @@ def board():
 
 
 def test_each_law_is_announced_before_it_is_fitted():
-    said = []
-    compare(isoflop_table(BESIROGLU, seed=0), ("chinchilla-tied", "power-n"), findings=False, on_law=said.append)
-    assert said == ["chinchilla-tied", "power-n"]
+    reported = []
+    compare(isoflop_table(BESIROGLU, seed=0), ("chinchilla-tied", "power-n"), findings=False, on_law=reported.append)
+    assert reported == ["chinchilla-tied", "power-n"]
 
 
 def test_a_law_of_a_column_that_follows_from_size_is_not_tried_unasked():

@@ -83,11 +83,11 @@ def test_runs_with_trunks_of_their_own_are_all_begun():
 
 def test_ends_are_forecast_to_within_their_errors(decided):
     extents = decided[-1][1].extents
-    said = forecast_ends(PLAN, ROWS, (), extents)
+    reported = forecast_ends(PLAN, ROWS, (), extents)
     truth = ROWS[ROWS["final"]].set_index("run_id")["loss"]
-    assert set(said) == {one.run_id for one in PLAN.runs if not ended(one, extents)}
-    off = np.array([np.log(end.loss / truth[run_id]) for run_id, end in said.items()])
-    errors = np.array([end.error / end.loss for end in said.values()])
+    assert set(reported) == {one.run_id for one in PLAN.runs if not ended(one, extents)}
+    off = np.array([np.log(end.loss / truth[run_id]) for run_id, end in reported.items()])
+    errors = np.array([end.error / end.loss for end in reported.values()])
     assert np.abs(off).max() < 0.03
     assert np.sqrt(np.mean((off / errors) ** 2)) < 2.5
 

@@ -124,9 +124,9 @@ def test_a_word_among_numbers_names_column_row_and_value(save):
     ],
 )  # fmt: skip
 def test_units_in_names(name, quantity, scale):
-    said = meaning(name)
-    assert said is not None
-    assert (said.quantity, said.scale) == (quantity, scale)
+    reported = meaning(name)
+    assert reported is not None
+    assert (reported.quantity, reported.scale) == (quantity, scale)
 
 
 @pytest.mark.parametrize(
@@ -249,11 +249,11 @@ def test_of_two_the_third_is_derived_by_fit_and_import_alike_and_said(save, abse
     path = save(KNOWN.assign(**{absent: None}) if empty else KNOWN.drop(columns=absent))
     table = points(read_table(path))
     np.testing.assert_allclose(table.frame[absent], value)
-    (said,) = (note for note in table.notes if "missing" in note)
-    assert said.startswith(absent)
+    (reported,) = (note for note in table.notes if "missing" in note)
+    assert reported.startswith(absent)
     made = import_source(path, "auto", ImportOptions(), {})
     np.testing.assert_allclose(made.table[absent], value)
-    assert said in made.notes
+    assert reported in made.notes
 
 
 def test_what_may_be_the_third_stops_the_derivation(save):
@@ -284,8 +284,13 @@ def test_all_that_is_missing_is_told_at_once(save):
     ],
 )  # fmt: skip
 def test_the_unit_in_a_name_that_the_user_maps(name, quantity, scale, transform, unit):
-    said = meaning_as(name, quantity)
-    assert (said.quantity, said.scale, said.transform, said.loss_unit) == (quantity, scale, transform, unit)
+    reported = meaning_as(name, quantity)
+    assert (reported.quantity, reported.scale, reported.transform, reported.loss_unit) == (
+        quantity,
+        scale,
+        transform,
+        unit,
+    )
 
 
 @pytest.mark.parametrize(("reached", "plan"), [("tokens", "planned_tokens"), ("step", "max_steps")])

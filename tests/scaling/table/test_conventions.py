@@ -125,8 +125,8 @@ def test_one_model_of_a_family_tells_how_its_cost_goes_on():
 def test_an_extrapolated_cost_is_said_with_its_rule():
     data = points(_family_table([(d, max(2, d // 16)) for d in (8, 16, 32, 64)]))
     assert data.cost_notes(2e5) == []
-    (said,) = data.cost_notes(1e8)
-    assert "6.06 at 1e+08 parameters, tending to 6 as in models whose width per layer stays the same" in said
+    (reported,) = data.cost_notes(1e8)
+    assert "6.06 at 1e+08 parameters, tending to 6 as in models whose width per layer stays the same" in reported
     assert points(data.frame, compute="6nd").cost_notes(1e8) == []
 
 

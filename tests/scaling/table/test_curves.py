@@ -37,10 +37,10 @@ def test_the_last_row_of_every_run_is_fitted_in_any_order_of_rows(runs, random, 
     expected = {(k + 1) * 1e6: 1e6 * max(steps) for k, steps in enumerate(runs.values())}
     assert dict(zip(found.frame["n_params"], found.frame["tokens"], strict=True)) == expected
     assert len(found) == len(runs)
-    said = [note for note in found.notes if "training curves" in note]
+    reported = [note for note in found.notes if "training curves" in note]
     repeated = any(len(steps) > 1 for steps in runs.values())
     assert (
-        said
+        reported
         == [
             f"{len(table)} rows are training curves of {len(runs)} runs: the last row of each is used "
             f"(column {column}, along tokens)"
@@ -55,8 +55,8 @@ def test_a_run_whose_last_loss_is_none_is_left_out_whole_and_one_on_the_way_only
     found = points(table)
     assert found.frame["run_id"].tolist() == ["b", "c", "d"]
     assert (found.frame["tokens"] == 3e6).all()
-    said = [note for note in found.notes if "training curves" in note]
-    assert said == [
+    reported = [note for note in found.notes if "training curves" in note]
+    assert reported == [
         "12 rows are training curves of 3 runs (2 whose loss is no positive number): the last row of each is used "
         "(column run_id, along tokens); 1 runs are left out, their last loss is not a positive number (a)"
     ]

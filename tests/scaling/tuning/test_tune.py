@@ -165,10 +165,10 @@ def test_scales_beyond_the_runs_are_told_with_their_factor():
     table = rates(lambda n: 0.0015 * (n / 1e7) ** -0.4)
     far = tune(table, {"n_params": 1e10}, tokens=1e12).best
     assert codes(far) >= {"extrapolates", "outside_data", "input_never_varies"}
-    said = {f.code: f.message for f in far.findings}
-    assert "n_params 1e+10 is 100 times the largest of the sweep" in said["extrapolates"]
-    assert "tokens is 2e+08 in every run" in said["input_never_varies"]
-    assert "below all that were tried" in said["outside_data"]
+    reported = {f.code: f.message for f in far.findings}
+    assert "n_params 1e+10 is 100 times the largest of the sweep" in reported["extrapolates"]
+    assert "tokens is 2e+08 in every run" in reported["input_never_varies"]
+    assert "below all that were tried" in reported["outside_data"]
     near = tune(table).best
     assert not codes(near) & {"extrapolates", "outside_data", "input_never_varies"}
     assert near.at.n_params == 1e8

@@ -93,11 +93,11 @@ def test_curves_of_another_program(tmp_path):
     found = read_curves(read_table(path))
     assert [len(run.loss) for run in found.runs] == [len(run.loss) for run in runs]
     np.testing.assert_allclose(found.runs[0].rates[150:], runs[0].rates[150:], rtol=0.1, atol=1e-3)
-    said = CliRunner().invoke(app, ["predict", str(path), "--run", "5000-0", "--at", "1500", "--json"])
-    assert said.exit_code == 0, said.output
+    reported = CliRunner().invoke(app, ["predict", str(path), "--run", "5000-0", "--at", "1500", "--json"])
+    assert reported.exit_code == 0, reported.output
     pd.DataFrame(rows).drop(columns="lr").to_csv(path, index=False)
-    said = CliRunner().invoke(app, ["predict", str(path), "--run", "5000-0", "--at", "1500"])
-    assert "no column of learning rates" in str(said.exception)
+    reported = CliRunner().invoke(app, ["predict", str(path), "--run", "5000-0", "--at", "1500"])
+    assert "no column of learning rates" in str(reported.exception)
 
 
 def logged(tmp_path, change=None):
@@ -119,10 +119,10 @@ def typed(*words):
 
 
 def test_an_unfinished_run_of_a_table_goes_on_as_its_siblings_did(tmp_path):
-    said = typed("predict", logged(tmp_path), "--run", "r4")
-    assert "at step 1,000 (by its column)" in said.output
-    assert "its rates after step 500 are taken to be those of r0" in said.output
-    assert "left out" not in said.output
+    reported = typed("predict", logged(tmp_path), "--run", "r4")
+    assert "at step 1,000 (by its column)" in reported.output
+    assert "its rates after step 500 are taken to be those of r0" in reported.output
+    assert "left out" not in reported.output
     alone = typed("predict", logged(tmp_path, lambda t: t.assign(lr=t["lr"].where(t["run"] == "r4", 0.005))),
                   "--run", "r4")  # fmt: skip
     assert "taken to stay at 0.01 after step 500" in alone.output
@@ -143,12 +143,12 @@ def without_some(table):
 
 
 def test_rows_that_no_law_can_read_are_counted(tmp_path):
-    said = typed("predict", logged(tmp_path, without_some), "--run", "r4").output
-    assert "2 rows without a loss are left out" in said
-    assert "1 rows whose loss is no positive number are left out" in said
-    assert "rows have no step or no positive loss: they are left out" in said
-    said = typed("predict", logged(tmp_path, lambda t: t.drop(columns="tokens")), "--run", "r4")
-    assert "at step 1,000" in said.output  # tokens are not asked for
+    reported = typed("predict", logged(tmp_path, without_some), "--run", "r4").output
+    assert "2 rows without a loss are left out" in reported
+    assert "1 rows whose loss is no positive number are left out" in reported
+    assert "rows have no step or no positive loss: they are left out" in reported
+    reported = typed("predict", logged(tmp_path, lambda t: t.drop(columns="tokens")), "--run", "r4")
+    assert "at step 1,000" in reported.output  # tokens are not asked for
     half = typed("predict", logged(tmp_path, lambda t: t.assign(step=t["step"] + 0.5)), "--run", "r4")
     assert "50.5 is no step" in str(half.exception)
 
@@ -162,5 +162,5 @@ def test_rows_that_no_law_can_read_are_counted(tmp_path):
     ],
 )
 def test_options_that_do_not_go_together(options, message):
-    said = CliRunner().invoke(app, ["predict", str(RESULTS / "quick.parquet"), *options])
-    assert message in str(said.exception)
+    reported = CliRunner().invoke(app, ["predict", str(RESULTS / "quick.parquet"), *options])
+    assert message in str(reported.exception)

@@ -67,11 +67,11 @@ def test_watch_a_table(tmp_path):
     ]  # fmt: skip
     path = tmp_path / "log.csv"
     pd.DataFrame(rows).to_csv(path, index=False)
-    said = CliRunner().invoke(app, ["status", str(path), "--watch"])
-    assert said.exit_code == 0, said.output
-    assert "20000-1" in said.output
-    assert "LEFT ITS BAND at step" in said.output
-    said = CliRunner().invoke(app, ["status", str(path), "--watch", "--json"])
-    answer = json.loads(said.stdout)
+    reported = CliRunner().invoke(app, ["status", str(path), "--watch"])
+    assert reported.exit_code == 0, reported.output
+    assert "20000-1" in reported.output
+    assert "LEFT ITS BAND at step" in reported.output
+    reported = CliRunner().invoke(app, ["status", str(path), "--watch", "--json"])
+    answer = json.loads(reported.stdout)
     assert answer["left_band"]
     assert [f["code"] for f in answer["findings"]] == ["left_band"] * len(answer["left_band"])

@@ -83,9 +83,9 @@ def test_what_cannot_be_answered_is_refused_in_one_line(table, asked, error, say
 def test_the_command_gives_the_same_and_refuses_what_does_not_go_with_it(tmp_path):
     path = str(tmp_path / "runs.csv")
     RUNS.to_csv(path, index=False)
-    said = CliRunner().invoke(app, ["predict", path, "--flops", "1e20", "--memory", "4e9", "--json"])
-    assert said.exit_code == 0, said.output
-    answer = json.loads(said.stdout)
+    reported = CliRunner().invoke(app, ["predict", path, "--flops", "1e20", "--memory", "4e9", "--json"])
+    assert reported.exit_code == 0, reported.output
+    answer = json.loads(reported.stdout)
     assert {"best", "runs", "gain", "interval", "findings", "conventions"} <= set(answer)
     assert answer["best"] == pytest.approx(predict_memory(RUNS, 1e20, 4e9).to_dict()["best"])
     for more in (["--tokens", "1e9"], ["--unique-tokens", "1e9"], ["--at", "experts=4"]):
