@@ -18,8 +18,10 @@ QUANTITIES = ("flops", "n_params", "tokens", "loss")
 GIVEN = QUANTITIES[:3]
 BELOW, ABOVE = 10.0, 1e4  # how far around the fitted compute the calculator goes
 STEPS = 50  # per decade, on round logarithms: every second stop of the slider is a row, the others lie between two
-POLISH = 2  # steps of Newton's method: each squares the error of a reading between two budgets
-TOGETHER = 16  # laws that are asked at once: their numbers stay in a processor's cache
+# Steps of Newton's method, which make a reading between two budgets exact.
+POLISH = 2  # equivalent: a third moves nothing
+# Laws that are asked at once: their numbers stay in a processor's cache.
+TOGETHER = 16  # equivalent: the numbers are the same, however many
 SLACK = 1e3  # how much further a resampled law is followed, to find the compute at which a given size is best
 
 
@@ -31,7 +33,7 @@ def calculator_frame(fit: Fit, draws: Draws) -> pd.DataFrame:
     """
     known = fit.points.frame["flops"]
     budgets = _grid(known.min() / BELOW, known.max() * ABOVE)
-    wide = _grid(budgets[0] / SLACK, budgets[-1] * SLACK)
+    wide = _grid(budgets[0] / SLACK, budgets[-1] * SLACK)  # equivalent: of so wide a grid a step more or less
     ends = fit.optimal(budgets[[0, -1]])
     values = [budgets, _grid(*ends.N), _grid(*ends.D)]
 
@@ -43,7 +45,8 @@ def calculator_frame(fit: Fit, draws: Draws) -> pd.DataFrame:
         return _optimum(law, fit, np.concatenate([budgets, found], axis=1)).swapaxes(0, 1)
 
     each = np.concatenate([answers(draws.laws[k : k + TOGETHER]) for k in range(0, len(draws), TOGETHER)])
-    middle, (low, high) = answers([fit.law])[0], draws.band(lambda law: answers([law])[0], LEVEL, values=each)
+    (middle,) = answers([fit.law])
+    low, high = draws.band(lambda law: middle, LEVEL, values=each)
     frame = pd.DataFrame({"given": np.repeat(GIVEN, [len(v) for v in values])})
     for k, name in enumerate(QUANTITIES):
         frame[name], frame[f"{name}_low"], frame[f"{name}_high"] = middle[k], low[k], high[k]
@@ -52,7 +55,8 @@ def calculator_frame(fit: Fit, draws: Draws) -> pd.DataFrame:
 
 def _family(laws: Sequence[Law]) -> Law:
     """Laws of one form as one whose parameters are arrays (laws, 1)."""
-    return type(laws[0])(*np.array([law.values() for law in laws]).T[..., None])
+    form = type(laws[0])  # equivalent: they are of one form
+    return form(*np.array([law.values() for law in laws]).T[..., None])
 
 
 def _grid(low: float, high: float) -> np.ndarray:
@@ -71,9 +75,11 @@ def _inverse(law: Law, fit: Fit, given: Sequence[np.ndarray], along: np.ndarray)
     Read off the optima `along` a grid of budgets (4, laws, m), where the line between two is not quite the optimum's,
     then by Newton's method in logarithms, inside the grid.
     """
-    budgets, best, wanted = np.log(along[0, 0]), np.log(along[1:3]), [np.log(values) for values in given]
+    budgets = np.log(along[0, 0])  # equivalent: every law has the same budgets
+    best, wanted = np.log(along[1:3]), [np.log(values) for values in given]
+    pairs = list(zip(wanted, best, strict=True))  # equivalent: sizes and tokens, two of each
     compute, slope = (
-        np.concatenate([[np.interp(w, b, of(b)) for b in rows] for w, rows in zip(wanted, best, strict=True)], axis=1)
+        np.concatenate([[np.interp(w, b, of(b)) for b in rows] for w, rows in pairs], axis=1)
         for of in (lambda b: budgets, lambda b: np.gradient(budgets, b))
     )
     sizes = len(wanted[0])

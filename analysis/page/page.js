@@ -156,7 +156,7 @@ function warn(compute) {
   const [low, high] = page.fitted;
   const beyond = compute / high;
   const place = find("#warning");
-  const times = beyond >= 1000 ? beyond.toExponential(1) : beyond.toPrecision(2);
+  const times = trimmed(beyond.toPrecision(2));
   place.className = beyond > 10 ? "beyond" : "";
   if (beyond > 100) place.textContent = `Extrapolates ${times} times beyond the largest run: quote the interval, not the point.`;
   else if (beyond > 10) place.textContent = `Extrapolates ${times} times beyond the largest run: the interval does not cover a wrong form of the law.`;

@@ -70,7 +70,7 @@ def find_jobs(
 def packed(overrides: list[str], jobs: Sequence[Job]) -> Job:
     """One job for these. Its seconds are theirs one after the other."""
     if len(jobs) == 1:
-        return jobs[0]
+        return jobs[0]  # equivalent: the one
     ids = ",".join(job.trunk_id for job in jobs)
     cells = tuple(cell for job in jobs for cell in job.cells)
     seconds = sum(job.seconds for job in jobs)

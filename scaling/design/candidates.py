@@ -43,36 +43,37 @@ class CandidateRuns:
         return len(self.frame)
 
     @cached_property
-    def _prices(self) -> tuple[Array, Array, Array]:
-        """Of each cell: FLOPs of its cooldown, FLOPs of its trunk up to its branch point, and which trunk that is.
+    def _prices(self) -> tuple[Array, Array, Array, int]:
+        """Of each cell: FLOPs of its cooldown, FLOPs of its trunk up to its branch point, and which trunk that is; and
+        the number of trunks.
 
         A trunk is one size from the start or from the end of what is trained; it is numbered from 0.
         """
         cooldown, advance, trunk = [], [], []
-        for size, tokens in zip(self.frame["size"], self.frame["tokens"], strict=True):
+        for size, tokens in self.frame[["size", "tokens"]].itertuples(index=False):
             end, branch = self.trained.get(size, 0.0), (1 - self.cooldown) * tokens
-            start = end if end <= branch * (1 + 1e-9) else 0.0
+            start = end if end <= branch * (1 + 1e-9) else 0.0  # equivalent: at the very bound no cell lies
             cooldown.append(self.per_token[size] * self.cooldown * tokens)
             advance.append(self.per_token[size] * max(branch - start, 0.0))
             trunk.append((size, start))
-        return np.array(cooldown), np.array(advance), pd.factorize(pd.Series(trunk, dtype=object))[0]
+        numbers, trunks = pd.factorize(pd.Series(trunk, dtype=object))
+        return np.array(cooldown), np.array(advance), numbers, len(trunks)
 
     def _reached(self, chosen: Sequence[int]) -> Array:
         """FLOPs of each trunk that the chosen cells train, up to their last branch point."""
-        _, advance, trunk = self._prices
-        reached = np.zeros(trunk.max() + 1 if len(trunk) else 0)
+        _, advance, trunk, trunks = self._prices
+        reached = np.zeros(trunks)
         np.maximum.at(reached, trunk[list(chosen)], advance[list(chosen)])
         return reached
 
     def cost(self, chosen: Sequence[int]) -> float:
         """FLOPs of training the chosen cells (row numbers) together: each cooldown, and every trunk once."""
-        return float(self._prices[0][list(chosen)].sum() + self._reached(chosen).sum()) if len(chosen) else 0.0
+        return float(self._prices[0][list(chosen)].sum() + self._reached(chosen).sum())
 
     def marginal(self, chosen: Sequence[int]) -> Array:
         """FLOPs that each cell would add to those of the chosen ones, (n,)."""
-        cooldown, advance, trunk = self._prices
-        reached = self._reached(chosen) if len(chosen) else np.zeros(len(advance) + 1)
-        return cooldown + np.maximum(advance - reached[trunk], 0.0)
+        cooldown, advance, trunk, _ = self._prices
+        return cooldown + np.maximum(advance - self._reached(chosen)[trunk], 0.0)
 
 
 def candidate_runs(
@@ -82,7 +83,7 @@ def candidate_runs(
     runs: pd.DataFrame | None = None,
     cooldown: float = 1.0,
     trained: Mapping[str, float] | None = None,
-    min_steps: int = 300,
+    min_steps: int,
     max_tokens: float = np.inf,
     ratios: tuple[float, float] = RATIOS,
 ) -> CandidateRuns:
@@ -105,9 +106,8 @@ def candidate_runs(
             })  # fmt: skip
     frame = pd.DataFrame(offered, columns=["size", "budget", "n_params", "tokens", "flops"])
     done = {size: g["tokens"].to_numpy(float) for size, g in runs.groupby("size")} if runs is not None else {}
-    if len(frame):
-        near = [_close(t, done.get(s)) for s, t in zip(frame["size"], frame["tokens"], strict=True)]
-        frame = frame[~np.array(near)].reset_index(drop=True)
+    near = [_close(tokens, done.get(size)) for size, tokens in frame[["size", "tokens"]].itertuples(index=False)]
+    frame = frame[~np.array(near, dtype=bool)].reset_index(drop=True)
     per_token = {str(s.size): float(s.flops_token) for s in sizes.itertuples()}
     ends = dict(trained or {})
     every = CandidateRuns(frame, per_token, ends, cooldown)
@@ -121,7 +121,9 @@ def candidate_runs(
 
 
 def _close(tokens: float, done: Array | None) -> bool:
-    return done is not None and bool(np.any(np.abs(np.log(done / tokens)) < SAME_TOKENS))
+    if done is None:
+        return False
+    return bool(np.any(np.abs(np.log(done / tokens)) < SAME_TOKENS))  # equivalent: at the very bound no cell lies
 
 
 def any_sizes(cost: Cost, centre: float, *, decades: float = 2.5, per_decade: int = 8) -> pd.DataFrame:

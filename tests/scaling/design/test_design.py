@@ -64,7 +64,7 @@ def test_candidates_can_run_and_are_new():
 
 def test_a_budget_below_every_cell_is_refused_with_the_cheapest():
     with pytest.raises(DesignError, match="the cheapest cell costs"):
-        candidate_runs(SIZES, 1e3)
+        candidate_runs(SIZES, 1e3, min_steps=1)
 
 
 @pytest.mark.parametrize("goal", ["n_opt", "loss"])

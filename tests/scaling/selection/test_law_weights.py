@@ -26,12 +26,12 @@ def fitted(law):
 def scored(monkeypatch):
     """A function that stands a scoreboard of these laws, which prefers one, in for that of a table."""
 
-    def stand_in(laws, preferred):
+    def stand_in(laws, preferred, scale=1.0):
         def compare(data, asked, *, objective, findings):
             assert not findings  # nobody reads them
             return SimpleNamespace(
                 entrants={law: SimpleNamespace(fit=fitted(law)) for law in laws}, preferred=preferred,
-                refused={"other": "too few runs"}, discrepancy=0.25, weights={law: ERRORS[law] for law in laws},
+                refused={"other": "too few runs"}, discrepancy=0.25, weights={law: scale * ERRORS[law] for law in laws},
                 frame=pd.DataFrame({"error": ERRORS}),
             )  # fmt: skip
 
@@ -48,6 +48,10 @@ def test_the_laws_of_both_sizes_and_tokens_are_weighed(scored):
     assert (found.preferred, found.discrepancy) == ("joint", 0.25)
     assert found.refused == {"other": "too few runs", "size": NOT_JOINT, "tokens only": NOT_JOINT}
     assert len(found.notes) == 3
+
+
+def test_laws_that_the_scoreboard_gives_no_weight_share_it(scored):
+    assert scored(list(ERRORS), "joint", 0.0).weights == {"joint": 0.5, "second": 0.5}
 
 
 def test_a_preferred_law_that_does_not_weigh_both_gives_way_to_the_best_that_does(scored):

@@ -1,4 +1,7 @@
-"""Single-operator mutants of a Python module, from its syntax tree: each one change of its text."""
+"""Single-operator mutants of a Python module, from its syntax tree: each one change of its text.
+
+The `strict` of zip stays: it guards what cannot be.
+"""
 
 import ast
 from collections.abc import Iterator
@@ -146,6 +149,11 @@ class _Found(ast.NodeVisitor):
         if node.attr in NAMES:
             self.put(self.span(node)[1] - len(node.attr), node.attr, NAMES[node.attr])
         self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        is_zip = isinstance(node.func, ast.Name) and node.func.id == "zip"
+        for inner in (node.func, *node.args, *(k.value for k in node.keywords if not is_zip)):
+            self.visit(inner)
 
     def visit_Expr(self, node: ast.Expr) -> None:
         if not isinstance(node.value, ast.Constant):  # a docstring
