@@ -153,10 +153,12 @@ def fit_at(law: str, data: Points, objective: Objective, *, falls: float | None 
 
 def local_slope(origin: Origin) -> Forecast:
     """The forecast of the naive baseline: ln loss linear in ln compute, quadratic in ln(D/N), by least squares through
-    the two largest levels known. Where compute is not known it is linear in the scale instead."""
+    the two largest levels known. Where compute is not known it is linear in the scale instead; where the runs known lie
+    at one level there is no slope, and the mean of ln loss is the forecast."""
     last = _last_levels(origin.known.frame, origin.scale)
     design, beyond = _design(last, origin), _design(origin.target, origin)
-    for columns in (4, 2, 1):
+    one_level = np.ptp(along(_slope_column(last, origin.scale))) <= SAME_SCALE
+    for columns in (1,) if one_level else (4, 2, 1):
         if len(last) > columns and np.linalg.matrix_rank(design[:, :columns]) == columns:
             break
     design, beyond = design[:, :columns], beyond[:, :columns]
@@ -175,12 +177,17 @@ def _last_levels(frame: pd.DataFrame, scale: str) -> pd.DataFrame:
     return chosen if len(chosen) >= 6 else frame.tail(6)
 
 
+def _slope_column(frame: pd.DataFrame, scale: str) -> np.ndarray:
+    """The column along which the baseline goes on, (n,): compute, or the scale where it is not known."""
+    return frame[scale if frame["flops"].isna().any() else "flops"].to_numpy(float)
+
+
 def _design(frame: pd.DataFrame, origin: Origin) -> np.ndarray:
     if frame["flops"].isna().any():
-        scale = frame[origin.scale].to_numpy(float)
+        scale = _slope_column(frame, origin.scale)
         scale = np.log(scale) if origin.known.frame[origin.scale].min() > 0 else scale
         return np.stack([np.ones_like(scale), scale, 0 * scale, 0 * scale], axis=1)
-    log_c = np.log(frame["flops"].to_numpy(float))
+    log_c = np.log(_slope_column(frame, origin.scale))
     known = frame[["tokens", "n_params"]].notna().all(axis=None)
     shape = np.log((frame["tokens"] / frame["n_params"]).to_numpy(float)) if known else 0 * log_c
     return np.stack([np.ones_like(log_c), log_c, shape, shape**2], axis=1)

@@ -293,9 +293,11 @@ def _cells(law: str, forecasts: Sequence[Forecast | None], origins: Sequence[Ori
             continue
         log_loss = np.log(origin.target["loss"].to_numpy(float))
         lo, hi = average([predicted], [1.0]).interval(level)
+        with np.errstate(over="ignore"):  # an interval without an upper end
+            ends = {"predicted": np.exp(predicted.mean), "lo": np.exp(lo), "hi": np.exp(hi)}
         frames.append(
             origin.target.assign(
-                law=law, origin=origin.threshold, predicted=np.exp(predicted.mean), lo=np.exp(lo), hi=np.exp(hi),
+                law=law, origin=origin.threshold, **ends,
                 error=log_loss - predicted.mean, covered=(lo <= log_loss) & (log_loss <= hi),
             )
         )  # fmt: skip

@@ -9,7 +9,7 @@ from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.laws import columns_read, law_names, of_size_and_data
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.selection.averaging import Forecast, average
-from isoflop.scaling.selection.rolling_origins import FEWEST_ROWS, HoldOutError, rolling_origins
+from isoflop.scaling.selection.rolling_origins import FEWEST_ROWS, HoldOutError, local_slope, rolling_origins
 from isoflop.scaling.selection.scoreboard import AVERAGE, BASELINE, applicable, compare
 from isoflop.scaling.table.conventions import points
 from tests.support.fits.decision_checks import coverage
@@ -74,6 +74,22 @@ def test_a_simpler_law_is_preferred_unless_beaten_by_a_standard_error():
     law = Chinchilla(E=1.8, A=480.0, B=700.0, alpha=0.35, beta=0.35)
     board = compare(isoflop_table(law, seed=3), ("chinchilla", "chinchilla-tied"), findings=False)
     assert board.preferred == "chinchilla-tied"
+
+
+def test_the_baseline_of_runs_of_one_budget_is_their_mean_and_has_no_slope():
+    """The counts of FLOPs of one budget differ in the third digit: a slope through them is noise."""
+    sizes = np.geomspace(1e4, 1e6, 12)
+    near = 1 + 0.002 * np.cos(np.arange(12.0))
+    table = pd.concat([
+        pd.DataFrame({"n_params": sizes, "flops": c * near, "tokens": c * near / (6 * sizes),
+                      "loss": loss + 0.3 * np.sin(np.arange(12.0))})
+        for c, loss in ((1e14, 4.0), (1e15, 3.0))
+    ], ignore_index=True)  # fmt: skip
+    (origin,) = rolling_origins(points(table), above=2e14)
+    baseline = local_slope(origin)
+    known = np.log(table["loss"][:12])
+    assert baseline.mean == pytest.approx(np.full(12, known.mean()))
+    assert baseline.sd == pytest.approx(np.full(12, known.std(ddof=1) * np.sqrt(1 + 1 / 12)))
 
 
 def test_scattered_runs_get_quantile_origins():
