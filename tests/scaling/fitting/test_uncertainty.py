@@ -150,6 +150,19 @@ def test_interval_of_the_floor_lies_between_zero_and_the_lowest_loss(floor, leve
     assert any(ends) == (floor == 0)
 
 
+def test_interval_of_a_floor_above_the_lowest_loss_holds_the_estimate():
+    """One run far below all others: Huber's loss leaves the law, and its floor, with the others."""
+    frame = isoflop(35)
+    loss = SURFACE(frame["n_params"], frame["tokens"]) * np.exp(np.random.default_rng(1).normal(0, 0.005, 35))
+    table = frame.assign(loss=np.where(np.arange(35) == 20, 0.2, loss))
+    draws = jackknife(fit("chinchilla", table))
+    estimate = draws.fit.law.E
+    assert estimate > table["loss"].min()
+    for level in (0.5, 0.9):
+        lo, hi = draws.interval("E", level)
+        assert 0 <= lo <= estimate <= hi
+
+
 @pytest.mark.slow
 def test_prediction_interval_is_wider_than_the_law_and_covers_new_runs():
     rng, covered = np.random.default_rng(5), []
