@@ -69,7 +69,8 @@ class Draws:
 
         In log space where the quantity is positive in every draw, unless `positive` is False. That of the irreducible
         loss lies between 0 and the lowest loss, or the estimate where that is higher, in the log space of what is left
-        of that; at its bound 0 it is one-sided (see `one_sided`). Raises ValueError for an unknown name or a level outside 0 to 1.
+        of that; at its bound 0 it is one-sided (see `one_sided`). Raises ValueError for an unknown name or a level
+        outside 0 to 1.
         """
         if not (isinstance(fn, str) and fn == self.fit.law.floor_name and fn in self.fit.free):
             lo, hi = (float(end) for end in self.band(fn, level, positive=positive))
