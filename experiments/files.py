@@ -225,13 +225,13 @@ def _parsed(content: bytes | None) -> dict[str, Any] | None:
 
 def _unchanged(folder: Path, content: bytes) -> float:
     """Seconds since this machine first saw this claim as it is, by its own clock, which nobody sets."""
-    now, digest = _since_boot(), hashlib.sha256(content).hexdigest()[:16]
+    now, digest = _since_boot(), hashlib.sha256(content).hexdigest()[:16]  # equivalent: any long one
     kept = None if folder in _seen else _kept_sight(folder)  # an earlier command may have seen it
     seen = _seen.get(folder) or kept
-    if seen is None or seen[0] != digest or seen[1] > now:
+    if seen is None or seen[0] != digest or seen[1] > now:  # equivalent: what was seen just now
         seen = digest, now
     _seen[folder] = seen
-    if seen != kept and abs(now - _written.get(folder, -math.inf)) >= WRITTEN_SECONDS:
+    if seen != kept and abs(now - _written.get(folder, math.inf)) >= WRITTEN_SECONDS:
         _written[folder] = now
         with contextlib.suppress(OSError):  # a store that is only read
             _replace(_sight_file(folder), {"claim": digest, "at": seen[1]})

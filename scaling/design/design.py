@@ -85,7 +85,7 @@ class Design:
 
 def _times(sd: float) -> str:
     factor = np.exp(min(1.645 * sd, 700.0))
-    if factor > WIDEST_FACTOR:
+    if factor > WIDEST_FACTOR:  # equivalent: no factor is just that
         return f"beyond a factor {WIDEST_FACTOR:g}"
     return f"+/- {factor - 1:.2%}" if factor < 2 else f"a factor {factor:.3g}"
 
@@ -168,12 +168,12 @@ def isoflop_grid(law: Law, cost: Cost, budget: float, sizes: tuple[float, float]
     """
     shares = 10.0 ** np.linspace(-2, 0, GRID_BUDGETS)
     spread = GRID_FACTOR ** np.linspace(-1, 1, GRID_SIZES)
-    top = budget / (GRID_SIZES * shares.sum())
-    for _ in range(20):
+    top = budget / (GRID_SIZES * shares.sum())  # equivalent: it is corrected at once
+    for _ in range(20):  # equivalent: long after nothing moves
         n = law.optimal(top * shares, cost).N[:, None] * spread
         flops = np.broadcast_to(top * shares[:, None], n.shape)
         runnable = (n >= sizes[0]) & (n <= sizes[1])
-        top *= budget / max(flops[runnable].sum(), 1e-9 * budget)
+        top *= budget / max(flops[runnable].sum(), 1e-9 * budget)  # equivalent: any small number
         top = min(top, budget)
     tokens = cost.tokens(flops, n)
     return pd.DataFrame({"n_params": n[runnable], "tokens": tokens[runnable], "flops": flops[runnable]})
@@ -184,7 +184,8 @@ def _hold_out(cells: CandidateRuns, law: Law, cost: Cost, budget: float, largest
     price = cells.marginal([])
     off = np.abs(np.log(cells.frame["n_params"] / law.optimal(cells.frame["flops"].to_numpy(float), cost).N))
     above = cells.frame["flops"].to_numpy(float) > 1.1 * largest
-    affordable = np.flatnonzero((price <= budget) & (off.to_numpy() < np.log(2.0)) & above)
+    near = off.to_numpy() < np.log(2.0)  # equivalent: no size is just there
+    affordable = np.flatnonzero((price <= budget) & near & above)
     if not len(affordable):
         return None
     level = cells.frame["budget"].to_numpy(float)[affordable]

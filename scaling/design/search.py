@@ -1,9 +1,9 @@
 """Exchange search: the set of cells that most lowers the variance of a goal, within FLOPs and a number of cells.
 
 A cell's price is its share of the FLOPs plus its share of the number. The search starts from greedy sets by variance
-removed per power of that price. Then, in each round, it removes up to half of the cells at random, fills the budget
-greedily again, and keeps the set if it is better. The test compares it with the lower bound of the convex relaxation.
-No cell is chosen twice: by gain per FLOP the cheapest cell would be chosen many times over.
+removed per power of that price. Then, in each round, it removes at random from one cell to half of them and one, fills
+the budget greedily again, and keeps the set if it is better. The test compares it with the lower bound of the convex
+relaxation. No cell is chosen twice: by gain per FLOP the cheapest cell would be chosen many times over.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from isoflop.scaling.design.information import Noise, Scenario
 from isoflop.scaling.laws.law import Array
 
 POWERS = (0.25, 0.5, 0.75, 1.0)
-ROUNDS = 80
+ROUNDS = 80  # equivalent: one more or less is a little slower or worse
 
 
 class ExchangeSearch:
@@ -54,7 +54,7 @@ class ExchangeSearch:
             gone = rng.choice(free, size=rng.integers(1, len(free) // 2 + 2), replace=False)
             tried = self._fill([i for i in chosen if i not in gone], budget, rng.choice(POWERS))
             now = self.value(tried)
-            if now < value:
+            if now < value:  # equivalent: what is as good is as good
                 value, chosen = now, tried
         self.chosen = chosen
 
@@ -81,7 +81,7 @@ class ExchangeSearch:
 
     def _with(self, scenario: Scenario, inverse: Array, new: int) -> Array:
         """The inverse Fisher information with one more cell: a rank-one update."""
-        moved = (inverse @ scenario.offered[:, new, :, None])[..., 0]
+        moved = np.squeeze(inverse @ scenario.offered[:, new, :, None], axis=-1)
         leverage = np.sum(moved * scenario.offered[:, new], axis=1)
         return inverse - moved[:, :, None] * moved[:, None, :] / (self.variance[new] + leverage)[:, None, None]
 
@@ -91,7 +91,7 @@ class ExchangeSearch:
         for s, v, spread, share in zip(self.scenarios, inverses, self.spread, self.share, strict=True):
             moved = s.offered @ v
             leverage = np.sum(moved * s.offered, axis=2)
-            pull = (moved @ s.goal[..., None])[..., 0]
+            pull = np.squeeze(moved @ s.goal[..., None], axis=-1)
             total += share * np.mean(pull**2 / (self.variance + leverage) / spread[:, None], axis=0)
         return total
 

@@ -1,12 +1,15 @@
 """A name that becomes part of a path is checked before anything is written."""
 
+import errno
 import json
+import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isoflop.experiments.files import check_name
+from isoflop.experiments import files
+from isoflop.experiments.files import check_name, is_disk_error, read_kept, write_json, write_passing, write_text
 from isoflop.experiments.store.store import StoreError, create_store
 
 BAD = ("../x", "/abs", "a/b", ".hidden", "", "..", "a" * 101, "a b", "x\n", "a\\b", "\u00e9", None, 3)
@@ -40,6 +43,7 @@ def test_a_name_that_passes_is_one_part_of_a_path(tmp_path_factory, name):
     assert (root / name).resolve().parent == root.resolve()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["study.name", "data.name"])
 @pytest.mark.parametrize("name", ["../../x", "/tmp/x", ".x"])
 def test_a_study_with_a_bad_name_writes_nothing(typed, here, tmp_path, key, name):
@@ -63,3 +67,34 @@ def test_a_state_that_names_another_folder_is_refused_by_its_file(tmp_path, key,
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     with pytest.raises((StoreError, ValueError), match=r"cells/a/state\.json"):
         store.states()
+
+
+def test_a_disk_that_refuses_is_told_from_other_faults():
+    assert all(is_disk_error(OSError(code, "")) for code in (errno.ENOSPC, errno.EROFS, errno.EIO))
+    assert not is_disk_error(FileNotFoundError(errno.ENOENT, ""))
+    assert not is_disk_error(ValueError(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(("write", "content"), [(write_json, {"a": math.nan}), (write_text, "a")])
+def test_what_is_to_last_waits_for_the_disk_once_and_makes_its_folder(tmp_path, monkeypatch, write, content):
+    waited, path = [], tmp_path / "one" / "two" / "file"
+    monkeypatch.setattr(files.os, "fsync", waited.append)
+    for times in (1, 2):
+        write(path, content)
+        assert len(waited) == times
+    assert [p.name for p in path.parent.iterdir()] == ["file"]
+    assert path.read_text() == ('{"a": NaN}' if write is write_json else "a")
+
+
+def test_what_may_pass_waits_for_no_disk_and_makes_no_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.os, "fsync", lambda file: pytest.fail("waited"))
+    write_passing(tmp_path / "file", {"a": 1})
+    assert json.loads((tmp_path / "file").read_text()) == {"a": 1}
+    with pytest.raises(FileNotFoundError):
+        write_passing(tmp_path / "none" / "file", {"a": 1})
+
+
+def test_numbers_that_are_none_are_kept(tmp_path):
+    write_json(tmp_path / "a", {"a": math.nan})
+    assert math.isnan(read_kept(tmp_path / "a", dict)["a"])
+    assert read_kept(tmp_path / "b", dict) is None

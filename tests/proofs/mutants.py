@@ -31,14 +31,15 @@ from tests.support.mutation import python_source, script_source
 from tests.support.mutation.python_source import Mutant
 from tests.support.root import ROOT
 
-_DESIGN = {name: f"tests/scaling/design/test_{name}.py" for name in ("candidates", "information", "search", "design")}
+_DESIGN = {"candidates": "candidates", "information": "information", "search": "search", "design": "suggest",
+           "planning": "planning"}  # fmt: skip
 ROOMS = {
     "experiments/sweep/queue.py": ("tests/experiments/sweep/test_queue.py",),
-    "experiments/files.py": ("tests/experiments/test_files.py", "tests/experiments/store/test_store.py"),
+    "experiments/files.py": ("tests/experiments/store/test_store.py", "tests/experiments/test_files.py"),
     "experiments/store/store.py": ("tests/experiments/store/test_store.py",),
-    **{f"scaling/design/{name}.py": (test,) for name, test in _DESIGN.items()},
-    "scaling/design/planning.py": (_DESIGN["design"],),
+    **{f"scaling/design/{name}.py": (f"tests/scaling/design/test_{test}.py",) for name, test in _DESIGN.items()},
     "scaling/selection/averaging.py": ("tests/scaling/selection/test_averaging.py",),
+    "scaling/prediction/distribution.py": ("tests/scaling/prediction/test_distribution.py",),
     "scaling/selection/law_weights.py": ("tests/scaling/selection/test_law_weights.py",),
     "analysis/page/calculator.py": ("tests/analysis/page/test_calculator.py",),
     "analysis/page/page.js": ("tests/analysis/page/test_script.py",),

@@ -13,7 +13,10 @@ import pytest
 
 from isoflop.experiments import files
 from isoflop.experiments.files import CLAIM_FILE, STALE_SECONDS, UNREADABLE_SECONDS, holder, take
-from isoflop.experiments.store.store import COLUMNS, StoreError, create_store, open_store
+from isoflop.experiments.store.store import COLUMNS, StoreError, create_store, is_over, is_store, open_store
+from isoflop.read_json import JsonError
+from isoflop.scaling.table.runs import read_runs, write_run
+from tests.support.root import RESULTS
 
 CELL = {"run_id": "r1", "trunk_id": "t1", "label": "d8", "steps": 100, "flops": 1e9}
 
@@ -54,6 +57,8 @@ def test_a_folder_that_is_no_store_is_refused_and_left_alone(tmp_path, opener):
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(StoreError, match="not a runs folder"):
         opener(tmp_path)
+    with pytest.raises(StoreError, match=r"it holds 'thesis\.txt' and no STORE\.json"):
+        is_store(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -66,12 +71,25 @@ def test_missing_folder_file_and_newer_store_are_refused(tmp_path):
     (tmp_path / "STORE.json").write_text('{"version": 99}')
     with pytest.raises(StoreError, match="store version 99"):
         open_store(tmp_path)
+    for version, opens in ((1, True), (2, False)):
+        (tmp_path / "STORE.json").write_text(json.dumps({"version": version}))
+        if opens:
+            assert open_store(tmp_path).root == tmp_path
+            assert is_store(tmp_path)
+        else:
+            with pytest.raises(StoreError, match="this isoflop reads up to 1"):
+                open_store(tmp_path)
+    assert not is_store(tmp_path / "new")
 
 
 def test_an_unknown_cell_is_planned(tmp_path):
     row = state_of(create_store(tmp_path))
-    assert (row["state"], row["attempts"]) == ("planned", 0)
     assert list(row.index) == list(COLUMNS)
+    known = {name: value for name, value in row.items() if value == value}
+    assert known == {
+        "run_id": "r1", "trunk_id": "", "state": "planned", "label": "", "step": 0, "steps": 0, "branch_step": 0,
+        "flops": 0, "attempts": 0, "pid": 0, "launch": "", "error": "", "engine": "",
+    }  # fmt: skip
 
 
 def test_attempts_are_counted_and_fields_kept(tmp_path):
@@ -79,6 +97,7 @@ def test_attempts_are_counted_and_fields_kept(tmp_path):
     store.start(CELL)
     store.record("r1", "failed", step=7, error="Traceback\nKeyError: 1")
     store.start(CELL)
+    assert state_of(store)["step"] == 0
     store.record("r1", "done", step=100)
     row = state_of(store)
     assert (row["state"], row["attempts"], row["step"], row["error"], row["label"]) == ("done", 2, 100, "", "d8")
@@ -88,7 +107,10 @@ def test_running_without_a_living_claim_is_lost(tmp_path):
     store = create_store(tmp_path)
     store.start(CELL)
     assert state_of(store)["state"] == "lost"
+    assert not store.claimed("t1")
     claim = store.claim("t1")
+    assert store.claimed("t1")
+    assert state_of(store)["step"] == 0  # it has said nothing of its work yet
     claim.beat(step=42)
     row = state_of(store)
     assert (row["state"], row["step"]) == ("running", 42)
@@ -195,6 +217,63 @@ def test_another_machines_claim_is_dead_once_this_machine_has_seen_no_change(tmp
     assert take(tmp_path) is not None
 
 
+def test_to_the_second_a_claim_is_held_and_then_not(tmp_path, later):
+    nobody = {"host": "", "pid": 0, "birth": None}
+    for folder, content, patience in (("a", None, STALE_SECONDS), ("b", b"{", UNREADABLE_SECONDS)):
+        foreign(tmp_path / folder, heartbeat=float("nan"))
+        if content:
+            (tmp_path / folder / CLAIM_FILE).write_bytes(content)
+        assert holder(tmp_path / folder) is not None
+        later(patience - 0.5)
+        held = holder(tmp_path / folder)
+        assert held["host"] == "elsewhere" if content is None else nobody.items() <= held.items()
+        later(0.5)
+        assert holder(tmp_path / folder) is None
+
+
+def test_when_a_claim_was_seen_is_written_down_every_half_minute_and_by_no_other_that_knows_it(tmp_path, later):
+    def noted():
+        holder(tmp_path)
+        return json.loads(files._sight_file(tmp_path).read_text())["at"]
+
+    foreign(tmp_path)
+    assert noted() == 1000
+    for seconds, at in ((29, 1000), (1, 1030), (15, 1030), (20, 1065)):
+        later(seconds)
+        foreign(tmp_path, heartbeat=float(seconds))  # it changes each time
+        assert noted() == at
+    later(40, forget=True)
+    before = files._sight_file(tmp_path).stat().st_ino
+    assert noted() == 1065
+    assert files._sight_file(tmp_path).stat().st_ino == before  # nothing new was written
+
+
+def test_a_claim_is_ours_by_its_machine(tmp_path):
+    take(tmp_path / "a")
+    foreign(tmp_path / "b")
+    assert files.is_ours(holder(tmp_path / "a"))
+    assert not files.is_ours(holder(tmp_path / "b"))
+
+
+def test_the_birth_of_a_process_is_when_it_started_until_it_is_gone():
+    before, (reads, writes) = files._since_boot(), os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(writes)
+        os.read(reads, 1)
+        os._exit(0)
+    birth = int(files._birth(child)) / os.sysconf("SC_CLK_TCK")
+    assert before - 0.1 <= birth <= files._since_boot() + 0.1
+    assert files._birth(os.getpid()) == files._birth(os.getpid()) != files._birth(child)
+    os.close(writes)
+    os.close(reads)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    assert files._birth(child) is None  # a zombie
+    assert files._exists(child) == files._exists(os.getpid()) == "alive"
+    os.waitpid(child, 0)
+    assert files._birth(child) is files._exists(child) is None
+
+
 def test_what_a_machine_has_seen_before_it_started_again_does_not_count(tmp_path, later):
     foreign(tmp_path)
     assert take(tmp_path) is None
@@ -248,6 +327,30 @@ def test_a_studys_cells_are_listed_and_single_cells_add_up(tmp_path):
     store.write_study("", [{**CELL, "run_id": "r4"}])
     assert store.studies()["quick"]["hold_out"] == [1e12]
     assert list(store.states()["run_id"]) == ["r1", "r3", "r4"]
+    for run_id in ("r4", "r0"):
+        store.record(run_id, "done")
+    states = store.states()
+    assert list(states["run_id"]) == ["r1", "r3", "r4", "r0"]
+    assert list(states["state"]) == ["planned", "planned", "done", "done"]
+
+
+def test_what_was_typed_is_found_again_by_an_id_that_stays(tmp_path):
+    store = create_store(tmp_path)
+    assert store.write_launch(["experiment=quick"], "/home/me") == "fe708258d6a7"
+    assert store.read_launch("fe708258d6a7") == (["experiment=quick"], "/home/me")
+    assert store.read_launch("") is store.read_launch("0" * 12) is None
+
+
+@pytest.mark.parametrize("state", ["planned", "running", "failed", "lost"])
+def test_what_has_no_result_is_not_over(state):
+    assert not is_over(state, 10, 10)
+
+
+def test_what_has_a_result_is_over_and_what_stopped_where_it_was_to():
+    assert is_over("done", 0, None)
+    assert is_over("diverged", 0, 10)
+    found = [is_over("stopped", step, until) for step, until in ((9, 10), (10, 10), (11, 10), (10, None))]
+    assert found == [False, True, True, False]
 
 
 def test_a_truncated_run_file_is_named(tmp_path):
@@ -274,9 +377,34 @@ def test_a_state_that_was_cut_short_is_lost_and_can_be_trained_again(tmp_path, c
     assert store.cut_short() == []
 
 
+def test_a_state_that_was_cut_short_is_what_the_last_row_of_its_run_says(tmp_path):
+    store, rows = create_store(tmp_path), read_runs(RESULTS / "quick.parquet")
+    run_id = str(rows["run_id"].iloc[0])
+    rows = rows[rows["run_id"] == run_id]
+    assert len(rows) > 2
+    write_run(store.run_file(run_id), rows.to_dict("records"), {})
+    store.state_file(run_id).write_bytes(b"")
+    row, last = state_of(store, run_id), rows.iloc[-1]
+    assert row["state"] == "done"
+    assert (row["step"], row["seconds"], row["trunk_id"]) == (last["step"], last["wall_seconds"], last["trunk_id"])
+
+
+def test_a_state_that_is_no_file_is_named_and_not_taken_for_one_that_was_cut_short(tmp_path):
+    store = create_store(tmp_path)
+    store.state_file("r1").mkdir(parents=True)
+    with pytest.raises(JsonError, match=r"state\.json"):
+        state_of(store)
+    assert store.cut_short() == []
+
+
 def test_nothing_of_a_store_that_was_deleted_is_made_again(tmp_path):
     store = create_store(tmp_path / "runs")
     claim = store.claim("t1")
+    kept = (store.root / "STORE.json").rename(tmp_path / "kept")
+    with pytest.raises(StoreError, match="no runs folder any more"):
+        store.check_there()
+    kept.rename(store.root / "STORE.json")
+    store.check_there()
     shutil.rmtree(store.root)
     for write in (lambda: store.record("r1", "done"), lambda: store.start(CELL), lambda: store.claim("t1")):
         with pytest.raises(StoreError, match=r"runs: no runs folder any more .its STORE.json is gone.: it was deleted"):

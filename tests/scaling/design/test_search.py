@@ -102,10 +102,15 @@ def test_a_cell_that_costs_just_what_is_left_is_taken_and_none_twice():
 
 def test_cells_are_filled_by_gain_per_power_of_the_price():
     """The price is the share of the FLOPs and of the number."""
+    for seed in range(6):
+        search = problem(20, most=4, seed=seed)
+        gain, cost = search._gain(search._inverses([])), search.cells.frame["flops"].to_numpy()
+        for budget in (12.0, 60.0):
+            for power in (0.25, 1.0, 3.0):
+                first = np.argmax(gain / (cost / budget + 1 / 4) ** power)
+                assert search._fill([], budget, power)[0] == first
     search = problem(most=4)
-    gain, cost = search._gain(search._inverses([])), search.cells.frame["flops"].to_numpy()
-    for power in (0.25, 1.0, 3.0):
-        assert search._fill([], 12.0, power)[0] == np.argmax(gain / (cost / 12.0 + 1 / 4) ** power)
+    cost = search.cells.frame["flops"].to_numpy()
     cheap = np.argmin(cost)
     assert search._fill([], float(cost[cheap]), 1.0) == [cheap]
 
@@ -130,6 +135,23 @@ def test_the_search_is_repeated_to_the_bit_and_by_its_seed():
         search.search(18.0, rounds=3, seed=seed)
         found.append(search.chosen)
     assert found[0] == found[1] != found[2]
+    search.search(18.0, rounds=3)
+    assert search.chosen == found[0]
+
+
+def test_a_round_takes_out_from_one_cell_to_half_and_one():
+    search, kept = problem(40, most=9, seed=3), []
+    own = search._fill
+
+    def fill(chosen, *rest):
+        kept.append(9 - len(chosen))
+        return own(chosen, *rest)
+
+    search._fill = fill
+    search.search(1e3)  # affords nine cells each time
+    assert kept[:4] == [9] * 4
+    assert set(kept[4:]) == {1, 2, 3, 4, 5}
+    assert np.mean(kept[4:]) == pytest.approx(3, abs=0.35)  # each as often: to two standard errors
 
 
 def test_more_rounds_are_never_worse():

@@ -1,0 +1,157 @@
+"""What a plan is made of: which laws, which noise, which candidates; and the tables that it refuses."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from isoflop.scaling.design import planning
+from isoflop.scaling.design.candidates import RATIOS, STEP, DesignError
+from isoflop.scaling.design.design import Design
+from isoflop.scaling.design.information import Noise
+from isoflop.scaling.design.planning import plan_from_law, plan_from_table, ratios_of
+from isoflop.scaling.fitting.fit import LeastSquares, fit
+from isoflop.scaling.laws.cost import SIX_ND
+from isoflop.scaling.table.conventions import points
+from tests.support.fits.simulated import BESIROGLU, isoflop_table
+
+TABLE = isoflop_table(BESIROGLU, seed=0)
+LARGEST = float(points(TABLE).frame["flops"].max())
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return fit("chinchilla", TABLE, objective=LeastSquares())
+
+
+@pytest.fixture
+def planned(monkeypatch, fitted):
+    """A function that plans with laws of these weights, noise and discrepancy, and returns what `suggest` was given."""
+
+    def plan(weights=None, *, noise=0.004, discrepancy=0.002, table=TABLE, **options):
+        weights = weights or {"best": 1.0}
+        fits = {law: SimpleNamespace(name=law, law=law, noise=noise, optimal=fitted.optimal) for law in weights}
+        found = SimpleNamespace(fits=fits, weights=weights, preferred="best", discrepancy=discrepancy)
+        monkeypatch.setattr(planning, "weigh_laws", lambda *args: found)
+        monkeypatch.setattr(planning, "scenario_of_fit", lambda f, weight, cells, *goal: (f.name, weight, goal))
+        given = {}
+
+        def suggest(cells, scenarios, **rest):
+            given.update(rest, cells=cells, scenarios=scenarios)
+            return Design("loss", 0.0, 0.0, 0.0, cells.frame, {}, {}, cells.frame, notes=("made",))
+
+        monkeypatch.setattr(planning, "suggest", suggest)
+        options = {"budget": 3e20, "target": 1e22, "goal": "loss"} | options
+        return given | {"design": plan_from_table(table, **options)} | given
+
+    return plan
+
+
+def test_noise_is_the_best_laws_and_discrepancy_lies_within_its_limits(planned):
+    for noise, used in ((0.004, 0.004), (1e-4, 1e-4), (1e-7, 1e-4)):
+        assert planned(noise=noise)["noise"] == Noise(used, 0.002, 1e22)
+    for discrepancy, used in ((0.0, 0.001), (0.0015, 0.0015), (0.05, 0.01)):
+        assert planned(discrepancy=discrepancy)["noise"].tau == used
+
+
+def test_laws_of_little_weight_are_left_out_but_for_the_preferred(planned):
+    given = planned({"light": 0.099, "best": 0.001, "least": 0.1, "heavy": 0.8})
+    assert [(name, weight) for name, weight, _ in given["scenarios"]] == [("best", 0.1), ("least", 0.1), ("heavy", 0.8)]
+    assert {goal for *_, goal in given["scenarios"]} == {("loss", 1e22)}
+    assert (given["best"], given["goal"], given["target"], given["budget"]) == ("best", "loss", 1e22, 3e20)
+
+
+def test_a_target_is_above_the_largest_run(planned):
+    assert planned(target=LARGEST * 1.001)["target"] == LARGEST * 1.001
+    for target in (LARGEST, LARGEST / 2):
+        with pytest.raises(DesignError, match="not above the largest run"):
+            planned(target=target)
+
+
+def test_runs_that_were_repeated_are_known_to_be(planned):
+    assert planned()["replicated"] is False
+    twice = pd.concat([TABLE, TABLE.head(1).assign(loss=TABLE["loss"].iloc[0] * 1.001)], ignore_index=True)
+    assert planned(table=twice)["replicated"] is True
+
+
+def test_notes_of_the_table_come_before_those_of_the_design(planned):
+    design = planned()["design"]
+    assert "made" in design.notes
+    assert design.conventions == points(TABLE).conventions
+
+
+def test_candidates_that_are_given_are_taken(planned):
+    cells = planning.candidate_runs(planning.any_sizes(SIX_ND, 1e9), 1e20, min_steps=1)
+    assert planned(cells=cells)["cells"] is cells
+
+
+def test_free_sizes_go_up_from_the_smallest_of_the_table_and_what_is_done_is_left_out(planned, fitted):
+    frame = planned()["cells"].frame
+    smallest = TABLE["n_params"].min()
+    assert 0.9 * smallest <= frame["n_params"].min() < 0.9 * smallest * 10 ** (1 / 8)
+    assert frame["flops"].max() <= 3e20
+    for run in TABLE.itertuples():  # of the nearest free size
+        size = frame["n_params"].to_numpy()[np.argmin(np.abs(np.log(frame["n_params"] / run.n_params)))]
+        assert np.abs(np.log(frame.loc[frame["n_params"] == size, "tokens"] / run.tokens)).min() >= 0.15
+    centre = fitted.optimal(3e20 / 20).N
+    off = np.log10(np.sort(frame["n_params"].unique()) / centre) * 8
+    assert off == pytest.approx(np.round(off), abs=1e-6)
+
+
+def test_a_centre_below_the_table_is_its_smallest_size():
+    cells = planning._free_candidates(TABLE, SIX_ND, 1.0, 1e20)
+    smallest = TABLE["n_params"].min()
+    assert cells.frame["n_params"].min() == pytest.approx(smallest)
+
+
+def test_ratios_are_widened_to_those_of_a_table():
+    frame = pd.DataFrame({"n_params": [1.0, 10.0], "tokens": [20.0, 400.0]})
+    assert ratios_of(frame) == RATIOS
+    assert ratios_of(frame.assign(tokens=[1.0, 4000.0])) == (1.0, 400.0)
+    assert ratios_of(frame.assign(tokens=[500.0, 10.0])) == (1.0, 500.0)
+
+
+def test_a_published_law_is_planned_with_up_to_a_budget_below_the_target(monkeypatch):
+    given = {}
+    monkeypatch.setattr(planning, "suggest", lambda cells, scenarios, **rest: given.update(rest, cells=cells) or given)
+    plan_from_law(BESIROGLU, budget=1e20, target=1.001e20, goal="loss")
+    assert given["noise"] == Noise(0.003, 0.001, 1.001e20)
+    assert (given["best"], given["budget"], given["target"]) == (BESIROGLU, 1e20, 1.001e20)
+    off = np.log10(np.sort(given["cells"].frame["n_params"].unique()) / BESIROGLU.optimal(5e18).N) * 8
+    assert off == pytest.approx(np.round(off), abs=1e-6)
+    levels = np.log(given["cells"].frame["budget"].max()) / np.log(STEP)
+    assert levels == pytest.approx(160, abs=0.1)
+    for target in (1e20, 1e19):
+        with pytest.raises(DesignError, match="is within the budget"):
+            plan_from_law(BESIROGLU, budget=1e20, target=target)
+
+
+def settings(**columns):
+    """The table with these columns, whose second value costs 2% of the loss."""
+    extra = TABLE.assign(**{name: first for name, (first, _) in columns.items()})
+    other = TABLE.assign(**{name: second for name, (_, second) in columns.items()}, loss=TABLE["loss"] * 1.02)
+    return pd.concat([extra, other], ignore_index=True)
+
+
+def test_a_setting_that_explains_losses_is_refused_unless_the_arms_are_told_apart_by_it(planned):
+    with pytest.raises(DesignError, match=r"keep one value of warmup \(--where\), or the best .* \(--best-of warmup\)"):
+        planned(table=settings(warmup=(1, 2)))
+    arms = settings(arm=("a", "b"), warmup=(1, 2))
+    assert planned(table=arms)["design"].findings
+    across = pd.concat([arms, arms.assign(arm=arms["arm"].map({"a": "b", "b": "a"}))], ignore_index=True)
+    with pytest.raises(DesignError, match="warmup"):
+        planned(table=across)
+
+
+@pytest.mark.parametrize(("epochs", "refused"), [(3.9, False), (4.0, False), (4.1, True)])
+def test_text_that_was_seen_often_is_refused_with_the_filter_that_keeps_the_rest(planned, epochs, refused):
+    table = TABLE.assign(unique_tokens=TABLE["tokens"])
+    table.loc[3, "unique_tokens"] = table.loc[3, "tokens"] / epochs
+    if not refused:
+        planned(table=table)
+        return
+    with pytest.raises(DesignError, match=r"4\.1 times, .* --where 'tokens / unique_tokens <= 4'"):
+        planned(table=table)
+    with pytest.raises(DesignError, match=r"--where 'epochs <= 4'"):
+        planned(table=table.assign(epochs=table["tokens"] / table["unique_tokens"]))
