@@ -31,13 +31,12 @@ from tests.support.mutation import python_source, script_source
 from tests.support.mutation.python_source import Mutant
 from tests.support.root import ROOT
 
-_DESIGN = {"candidates": "candidates", "information": "information", "search": "search", "design": "suggest",
-           "planning": "planning"}  # fmt: skip
+_DESIGN = ("candidates", "design", "information", "planning", "search")
 ROOMS = {
     "experiments/sweep/queue.py": ("tests/experiments/sweep/test_queue.py",),
     "experiments/files.py": ("tests/experiments/store/test_store.py", "tests/experiments/test_files.py"),
     "experiments/store/store.py": ("tests/experiments/store/test_store.py",),
-    **{f"scaling/design/{name}.py": (f"tests/scaling/design/test_{test}.py",) for name, test in _DESIGN.items()},
+    **{f"scaling/design/{name}.py": (f"tests/scaling/design/test_{name}.py",) for name in _DESIGN},
     "scaling/selection/averaging.py": ("tests/scaling/selection/test_averaging.py",),
     "scaling/prediction/distribution.py": ("tests/scaling/prediction/test_distribution.py",),
     "scaling/selection/law_weights.py": ("tests/scaling/selection/test_law_weights.py",),

@@ -118,3 +118,46 @@ def test_free_sizes_lie_around_the_centre():
     assert made["flops_token"].to_numpy() == pytest.approx(6 * made["n_params"].to_numpy())
     assert (made["batch_tokens"] == 1).all()
     assert len(any_sizes(Cost(), 1e6)) == 41
+
+
+def one_trunk(trained: float = 0.0) -> CandidateRuns:
+    tokens = np.array([100.0, 200.0, 400.0])
+    frame = pd.DataFrame({"size": "a", "budget": tokens, "n_params": 1.0, "tokens": tokens, "flops": tokens})
+    return CandidateRuns(frame, {"a": 1.0}, {"a": trained}, 0.2)
+
+
+def test_branches_share_their_trunk():
+    cells = one_trunk()
+    assert cells.cost([0]) == pytest.approx(100)
+    assert cells.cost([0, 1, 2]) == pytest.approx(320 + 0.2 * 700)
+    assert np.allclose(cells.marginal([2]), [20, 40, 80])
+
+
+def test_a_longer_branch_of_a_trained_trunk_costs_its_extra_tokens():
+    cells = one_trunk(trained=160.0)
+    assert np.allclose(cells.marginal([]), [100, 40, 160 + 80])
+    assert cells.cost([2]) == pytest.approx(240)
+    assert cells.cost([0, 1, 2]) == pytest.approx(100 + 40 + 240)
+
+
+def test_without_trunks_every_cell_costs_all_its_tokens():
+    cells = candidate_runs(SIZES, 1e12, min_steps=1)
+    assert np.allclose(cells.marginal([]), cells.frame["flops"])
+    assert cells.cost([0, 1]) == pytest.approx(cells.frame["flops"][:2].sum())
+
+
+def test_candidates_can_run_and_are_new():
+    runs = pd.DataFrame({"size": ["a", "b"], "tokens": [5e4, 1e6]})
+    cells = candidate_runs(SIZES, 1e12, runs=runs, min_steps=300, max_tokens=1e6)
+    frame = cells.frame
+    assert (frame["tokens"] >= 29_900).all()
+    assert (frame["tokens"] <= 1.2e6).all()
+    ratio = frame["tokens"] / frame["n_params"]
+    assert ratio.between(1.8, 330).all()
+    near = [np.abs(np.log(frame[frame["size"] == s]["tokens"] / t)).min() for s, t in runs.itertuples(index=False)]
+    assert min(near) >= 0.15
+
+
+def test_a_budget_below_every_cell_is_refused_with_the_cheapest():
+    with pytest.raises(DesignError, match="the cheapest cell costs"):
+        candidate_runs(SIZES, 1e3, min_steps=1)

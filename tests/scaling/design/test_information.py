@@ -5,9 +5,11 @@ import pandas as pd
 import pytest
 
 from isoflop.scaling.design import information
-from isoflop.scaling.design.information import DRAWS, Noise, scenario_of_law, standard_deviation
+from isoflop.scaling.design.information import DRAWS, Noise, scenario_of_fit, scenario_of_law, standard_deviation
+from isoflop.scaling.fitting.fit import LeastSquares, fit
+from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws.law import SIX_ND, Cost
-from tests.support.fits.simulated import BESIROGLU
+from tests.support.fits.simulated import BESIROGLU, isoflop_table
 
 CELLS = pd.DataFrame({"n_params": [1e8, 3e8, 1e9, 1e8], "tokens": [2e9, 1e10, 2e10, 5e10]})
 COST = Cost(k=7.0, slope=-0.01)
@@ -112,3 +114,13 @@ def test_a_run_beyond_the_target_has_no_discrepancy():
     noise = Noise(0.01, 0.1, 1e20)
     found = noise.variance(np.array([1e19, 1e20, 1e21]))
     assert found == pytest.approx([1e-4 + (0.1 * np.log(10)) ** 2, 1e-4, 1e-4])
+
+
+@pytest.mark.parametrize("goal", ["n_opt", "loss"])
+def test_linear_variance_matches_the_jackknife(goal):
+    table = isoflop_table(BESIROGLU, seed=3)
+    fitted = fit("chinchilla", table, objective=LeastSquares())
+    scenario = scenario_of_fit(fitted, 1.0, fitted.points.frame, goal, 1e22)
+    sd = np.sqrt(scenario.spread(scenario.inverse(np.full(len(table), fitted.noise**2)))[0])
+    wanted = {"n_opt": lambda law: np.log(law.optimal(1e22).N), "loss": lambda law: np.log(law.optimal(1e22).loss)}
+    assert sd == pytest.approx(float(jackknife(fitted).standard_error(wanted[goal])), rel=0.5)

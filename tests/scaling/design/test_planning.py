@@ -11,10 +11,14 @@ from isoflop.scaling.design.candidates import RATIOS, STEP, DesignError
 from isoflop.scaling.design.design import Design
 from isoflop.scaling.design.information import Noise
 from isoflop.scaling.design.planning import plan_from_law, plan_from_table, ratios_of
+from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.fitting.fit import LeastSquares, fit
+from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws.cost import SIX_ND
 from isoflop.scaling.table.conventions import points
-from tests.support.fits.simulated import BESIROGLU, isoflop_table
+from tests.support.fits.simulated import BESIROGLU, NOISE, isoflop_table
+
+pytestmark = pytest.mark.usefixtures("kept_searches")
 
 TABLE = isoflop_table(BESIROGLU, seed=0)
 LARGEST = float(points(TABLE).frame["flops"].max())
@@ -155,3 +159,27 @@ def test_text_that_was_seen_often_is_refused_with_the_filter_that_keeps_the_rest
         planned(table=table)
     with pytest.raises(DesignError, match=r"--where 'epochs <= 4'"):
         planned(table=table.assign(epochs=table["tokens"] / table["unique_tokens"]))
+
+
+@pytest.mark.slow
+def test_a_table_is_planned_from_what_it_shows():
+    table = isoflop_table(BESIROGLU, seed=0)
+    made = plan_from_table(table, budget=1e21, target=1e23, goal="loss")
+    assert made.sd["after"] < made.sd["now"]
+    assert made.sampling["after"] < made.sampling["now"]
+    assert made.cells.query("role == 'hold-out'")["flops"].max() > 1.1e20
+    assert made.to_dict()["gains"][0]["gain"] >= 0
+    with pytest.raises(DesignError, match="not above the largest run"):
+        plan_from_table(table, budget=3e20, target=1e19)
+
+
+@pytest.mark.slow
+def test_doing_what_was_suggested_narrows_the_question():
+    table = isoflop_table(BESIROGLU, seed=0)
+    made = plan_from_table(table, budget=1e20, target=1e22)
+    more = simulate_points(BESIROGLU, made.cells["n_params"], made.cells["tokens"], noise=NOISE, seed=50)
+    spread = [
+        float(jackknife(fit("chinchilla", t)).standard_error(lambda law: np.log(law.optimal(1e22).N)))
+        for t in (table, pd.concat([table, more]))
+    ]
+    assert spread[1] < 0.8 * spread[0]

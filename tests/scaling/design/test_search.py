@@ -5,12 +5,16 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.optimize import linprog
 
-from isoflop.scaling.design.candidates import CandidateRuns, DesignError
-from isoflop.scaling.design.information import Noise, Scenario
+from isoflop.scaling.design.candidates import CandidateRuns, DesignError, any_sizes, candidate_runs
+from isoflop.scaling.design.information import Noise, Scenario, scenario_of_law
 from isoflop.scaling.design.search import ExchangeSearch
 from isoflop.scaling.fitting.problem import FitProblem
 from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.laws.cost import Cost
+from tests.support.fits.simulated import BESIROGLU
+from tests.support.fits.simulated import NOISE as ONE_RUN
 
 NOISE = Noise(0.1, 0.05, 1e3)
 
@@ -171,3 +175,39 @@ def test_a_goal_that_nothing_identifies_is_refused():
     broken.goal[0, 0] = np.inf
     with pytest.raises(DesignError, match="leave the target undetermined"):
         ExchangeSearch(search.cells, [scenario(8, 1), broken], NOISE, pd.DataFrame({"flops": [2.0, 3.0]}), 4)
+
+
+def lower_bound(search: ExchangeSearch, budget: float, most: int) -> float:
+    """No set of cells has a smaller value: the convex relaxation, cells in part, less its duality gap."""
+    cost = search.cells.frame["flops"].to_numpy(float) / budget
+    (scenario,) = search.scenarios
+    prior, start = np.diag(scenario.prior), search.spread[0]
+
+    def value(part):
+        information = prior + np.einsum("bnp,n,bnq->bpq", scenario.offered, part / search.variance, scenario.offered)
+        inverse = np.linalg.inv(information)
+        pull = np.einsum("bnp,bpq,bq->bn", scenario.offered, inverse, scenario.goal)
+        slope = -np.mean(pull**2 / search.variance / start[:, None], axis=0)
+        return float(np.mean(scenario.spread(inverse) / start)), slope
+
+    part, best = np.zeros(len(cost)), 0.0
+    for _ in range(80):
+        now, slope = value(part)
+        limits = np.vstack([cost, np.ones_like(cost)])
+        corner = linprog(slope, A_ub=limits, b_ub=[1.0, most], bounds=(0, 1)).x
+        best = max(best, now + float(slope @ (corner - part)))
+        steps = np.linspace(0, 1, 21) ** 2
+        part = part + min(steps, key=lambda t: value(part + t * (corner - part))[0]) * (corner - part)
+    return best
+
+
+@pytest.mark.slow
+def test_no_other_choice_is_much_better():
+    budget, target, most = 6e19, 8e20, 30
+    cells = candidate_runs(any_sizes(Cost(), 2e8, per_decade=4), budget, min_steps=1)
+    scenario = scenario_of_law(BESIROGLU, cells.frame, "n_opt", target, Cost())
+    search = ExchangeSearch(cells, [scenario], Noise(ONE_RUN, 0.001, target), None, most)
+    search.search(budget)
+    assert cells.cost(search.chosen) <= budget
+    assert len(set(search.chosen)) == len(search.chosen) <= most
+    assert search.value(search.chosen) <= 1.03 * lower_bound(search, budget, most)
