@@ -30,8 +30,8 @@ SHARED = {"cache_folder", "printable", "read_json"}
 # Package: the libraries that it may not import.
 FORBIDDEN = {
     "models": {"hydra", "omegaconf", "pandas", "pyarrow", "scipy", "matplotlib", "typer"},
-    "scaling": {"torch", "hydra", "omegaconf", "matplotlib", "typer", "rich", "joblib", "altair"},
-    "experiments": {"matplotlib", "altair"},
+    "scaling": {"torch", "hydra", "omegaconf", "matplotlib", "typer", "rich", "joblib"},
+    "experiments": {"matplotlib"},
     "analysis": {"torch", "hydra", "omegaconf"},
 }
 # Rooms (folders, or files at the top) of a package from the bottom up: each imports only rooms of the lines above it.

@@ -1,4 +1,4 @@
-"""The interactive charts of the page as Vega-Lite, through altair. Their data are named; the page supplies them.
+"""The interactive charts of the page as Vega-Lite. Their data are named; the page supplies them.
 
 Every chart has the same signals, which the controls of the page set: `convention`, `laws` (those drawn), `law` (whose
 residuals are shown), `picked` (the runs that a brush holds, or null), `at` (the compute of the calculator), `ramp` (the
@@ -6,10 +6,11 @@ colours of compute, least first).
 """
 
 from collections.abc import Callable
-
-import altair as alt
+from typing import Any
 
 from isoflop.analysis.style import LEVEL, TONES, loss_label
+
+Part = dict[str, Any]  # of a specification: a layer, an axis, a channel
 
 TITLES = {
     "n_params": "model size N (parameters)", "tokens": "training tokens D", "flops": "training compute C (FLOPs)",
@@ -20,11 +21,16 @@ _MANTISSA = "round(datum.value / pow(10, floor(log(datum.value) / LN10 + 1e-9)))
 _SHORT = f"indexof([1, 2, 5], {_MANTISSA}) >= 0 ? replace(format(datum.value, '~s'), 'G', 'B') : ''"
 _DECADES = f"{_MANTISSA} == 1 ? replace(format(datum.value, '.0e'), '+', '') : ''"
 _PICKED = "picked == null || indexof(picked, datum.run_id) >= 0"
-_HERE = "datum.convention == convention"
-_DRAWN = "indexof(laws, datum.law) >= 0"
+_HERE: Part = {"filter": "datum.convention == convention"}
+_DRAWN: Part = {"filter": "indexof(laws, datum.law) >= 0"}
+_RAMP: Part = {
+    "scheme": {"expr": "ramp"},
+    "type": "log",
+}  # colours from a signal, set by the page's theme, and for paper
+_DOTS = "runs"  # the layer that the brush is on
 
 
-def charts(laws: list[str], convention: str, at: float, *, joined: bool, frontier: bool) -> dict[str, dict]:
+def charts(laws: list[str], convention: str, at: float, *, joined: bool, frontier: bool) -> dict[str, Part]:
     """Vega-Lite specifications by name. `joined`: budgets are shared, so that points of one form a curve; `frontier`:
     some law has an optimum."""
     made = {"isoflop": _isoflop(laws, joined), "compute": _compute(laws, frontier)}
@@ -39,128 +45,132 @@ def charts(laws: list[str], convention: str, at: float, *, joined: bool, frontie
         "at": at,
         "ramp": list(TONES),
     }
-    return {name: _finish(chart, signals) for name, chart in made.items()}
+    return {name: _layered(layers, signals) for name, layers in made.items()}
 
 
-def _finish(chart: alt.LayerChart | alt.FacetChart, signals: dict) -> dict:
-    chart = chart.properties(width="container", height=HEIGHT)
-    chart = chart.add_params(*(alt.param(name=name, value=value) for name, value in signals.items()))
-    spec = chart.to_dict(validate=False)
-    return {k: v for k, v in spec.items() if k not in ("config", "$schema")}
+def _layered(layers: list[Part], signals: Part) -> Part:
+    """One chart of layers, with the brush of its runs, where it shows them, and the signals."""
+    brush = [{"name": "brush", "select": {"type": "interval"}, "views": [_DOTS]}]
+    params = [*(brush if any(layer.get("name") == _DOTS for layer in layers) else [])]
+    params += [{"name": name, "value": value} for name, value in signals.items()]
+    return {"layer": layers, "height": HEIGHT, "params": params, "width": "container"}
 
 
-def _log(name: str, *, field: str | None = None, title: str | None = None) -> dict:
+def _layer(data: str | Part, mark: str, look: Part, encoding: Part, *transform: Part) -> Part:
+    """A layer of named data, or of one row given here."""
+    layer: Part = {"data": {"name": data} if isinstance(data, str) else {"values": [data]}}
+    layer |= {"mark": {"type": mark, **look}, "encoding": encoding}
+    return layer | {"transform": list(transform)} if transform else layer
+
+
+def _number(name: str, **more: Any) -> Part:
+    return {"field": name, **more, "type": "quantitative"}
+
+
+def _word(name: str, **more: Any) -> Part:
+    return {"field": name, **more, "type": "nominal"}
+
+
+def _log(name: str, *, field: str | None = None, title: str | None = None) -> Part:
     label = _DECADES if name == "flops" else _SHORT
-    unlabelled = {"condition": {"test": f"({label}) == ''", "value": 0}, "value": 0.6}
-    axis = alt.Axis(labelExpr=label, title=title or TITLES[name], labelOverlap="greedy", gridOpacity=unlabelled)
-    return {"shorthand": f"{field or name}:Q", "scale": alt.Scale(type="log", nice=False, padding=12), "axis": axis}
+    axis = {
+        "gridOpacity": {"condition": {"test": f"({label}) == ''", "value": 0}, "value": 0.6},
+        "labelExpr": label, "labelOverlap": "greedy", "title": title or TITLES[name],
+    }  # fmt: skip
+    return {"axis": axis, **_number(field or name, scale={"nice": False, "padding": 12, "type": "log"})}
 
 
-def _loss(field: str = "loss") -> alt.Y:
-    return alt.Y(f"{field}:Q", scale=alt.Scale(zero=False, padding=8), title=loss_label())
+def _loss(field: str = "loss") -> Part:
+    return _number(field, scale={"padding": 8, "zero": False}, title=loss_label())
 
 
-def _colour() -> alt.Color:
-    return alt.Color("flops:Q", scale=_ramp(), legend=None)
+def _colour(name: str = "flops") -> Part:
+    return _number(name, legend=None, scale=_RAMP)
 
 
-def _ramp() -> alt.Scale:
-    """Colours of compute from a signal, which the page sets by its theme, and for paper."""
-    return alt.Scale(type="log", scheme={"expr": "ramp"})
-
-
-def _dash(laws: list[str]) -> alt.StrokeDash:
+def _dash(laws: list[str]) -> Part:
     patterns = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 6]]
-    return alt.StrokeDash("law:N", scale=alt.Scale(domain=laws, range=patterns[: len(laws)]), legend=None)
+    return _word("law", legend=None, scale={"domain": laws, "range": patterns[: len(laws)]})
 
 
-def _runs() -> alt.Chart:
-    return alt.Chart(alt.NamedData("points")).transform_filter(_HERE)
-
-
-def _dots(chart: alt.Chart) -> alt.Chart:
+def _dots(x: Part, y: Part) -> Part:
     """Runs as points with a tooltip, dim outside a brush; the brush of the chart is on them."""
     shown = [
-        alt.Tooltip("run_id:N", title="run"), alt.Tooltip("n_params:Q", title="N", format=".4s"),
-        alt.Tooltip("tokens:Q", title="D", format=".4s"), alt.Tooltip("flops:Q", title="C (FLOPs)", format=".3e"),
-        alt.Tooltip("loss:Q", title="loss", format=".4f"), alt.Tooltip("predicted:Q", title="law", format=".4f"),
-        alt.Tooltip("residual:Q", title="ln(loss/law)", format="+.2%"), alt.Tooltip("seed:N", title="seed"),
-        alt.Tooltip("arm:N", title="arm"),
+        _word("run_id", title="run"), _number("n_params", format=".4s", title="N"),
+        _number("tokens", format=".4s", title="D"), _number("flops", format=".3e", title="C (FLOPs)"),
+        _number("loss", format=".4f", title="loss"), _number("predicted", format=".4f", title="law"),
+        _number("residual", format="+.2%", title="ln(loss/law)"), _word("seed", title="seed"),
+        _word("arm", title="arm"),
     ]  # fmt: skip
-    dim = alt.when(_PICKED).then(alt.value(0.95)).otherwise(alt.value(0.12))
-    brush = alt.selection_interval(name="brush")
-    dots = chart.transform_calculate(predicted="datum[law]", residual="log(datum.loss / datum[law])")
-    return dots.mark_point(filled=True, size=48).encode(color=_colour(), opacity=dim, tooltip=shown).add_params(brush)
+    dim = {"condition": [{"test": _PICKED, "value": 0.95}], "value": 0.12}
+    encoding = {"color": _colour(), "opacity": dim, "tooltip": shown, "x": x, "y": y}
+    by_law = ({"calculate": "datum[law]", "as": "predicted"},
+              {"calculate": "log(datum.loss / datum[law])", "as": "residual"})  # fmt: skip
+    return _layer("points", "point", {"filled": True, "size": 48}, encoding, _HERE, *by_law) | {"name": _DOTS}
 
 
-def _isoflop(laws: list[str], joined: bool) -> alt.LayerChart | alt.FacetChart:
-    dots = _dots(_runs()).encode(x=alt.X(**_log("n_params")), y=_loss())
+def _isoflop(laws: list[str], joined: bool) -> list[Part]:
+    dots = _dots(_log("n_params"), _loss())
     if not joined:
-        return alt.layer(dots)
-    lines = (
-        _runs().transform_filter("isValid(datum.budget)").transform_fold([*laws], as_=["law", "value"])
-        .transform_filter(_DRAWN).mark_line(interpolate="monotone", strokeWidth=1.6)
-        .encode(x=alt.X(**_log("n_params")), y=_loss("value"), detail="budget:N", strokeDash=_dash(laws),
-                color=alt.Color("budget:Q", scale=_ramp(), legend=None))
+        return [dots]
+    encoding = {
+        "color": _colour("budget"), "detail": _word("budget"), "strokeDash": _dash(laws), "x": _log("n_params"),
+        "y": _loss("value"),
+    }  # fmt: skip
+    lines = _layer(
+        "points", "line", {"interpolate": "monotone", "strokeWidth": 1.6}, encoding,
+        _HERE, {"filter": "isValid(datum.budget)"}, {"fold": laws, "as": ["law", "value"]}, _DRAWN,
     )  # fmt: skip
-    return alt.layer(lines, dots)
+    return [lines, dots]
 
 
-def _compute(laws: list[str], frontier: bool) -> alt.LayerChart | alt.FacetChart:
-    dots = _dots(_runs()).encode(x=alt.X(**_log("flops")), y=_loss())
-    return alt.layer(*(_frontier("loss", _loss, laws) if frontier else []), dots)
+def _compute(laws: list[str], frontier: bool) -> list[Part]:
+    return [*(_frontier("loss", _loss, laws) if frontier else []), _dots(_log("flops"), _loss())]
 
 
-def _allocation(name: str, laws: list[str]) -> alt.LayerChart | alt.FacetChart:
+def _allocation(name: str, laws: list[str]) -> list[Part]:
     best = f"best {TITLES[name]}"
 
-    def vertical(field: str = name) -> alt.Y:
-        return alt.Y(**_log(name, field=field, title=best))
+    def vertical(field: str = name) -> Part:
+        return _log(name, field=field, title=best)
 
     shown = [
-        alt.Tooltip("flops:Q", title="budget (FLOPs)", format=".3e"), alt.Tooltip(f"{name}:Q", format=".4s"),
-        alt.Tooltip("loss:Q", title="loss", format=".4f"), alt.Tooltip("reason:N", title="note"),
+        _number("flops", format=".3e", title="budget (FLOPs)"), _number(name, format=".4s"),
+        _number("loss", format=".4f", title="loss"), _word("reason", title="note"),
     ]  # fmt: skip
-    optima = (
-        alt.Chart(alt.NamedData("optima")).transform_filter(_HERE)
-        .mark_point(shape="diamond", size=90, strokeWidth=1.8)
-        .encode(x=alt.X(**_log("flops")), y=vertical(), color=_colour(), tooltip=shown,
-                fill=alt.when("datum.accepted").then(_colour()).otherwise(alt.value("transparent")))
-    )  # fmt: skip
-    return alt.layer(*_frontier(name, vertical, laws), optima)
+    fill = {"condition": {"test": "datum.accepted", **_colour()}, "value": "transparent"}
+    encoding = {"color": _colour(), "fill": fill, "tooltip": shown, "x": _log("flops"), "y": vertical()}
+    optima = _layer("optima", "point", {"shape": "diamond", "size": 90, "strokeWidth": 1.8}, encoding, _HERE)
+    return [*_frontier(name, vertical, laws), optima]
 
 
-def _frontier(name: str, vertical: Callable[..., alt.Y], laws: list[str]) -> list[alt.Chart]:
+def _frontier(name: str, vertical: Callable[..., Part], laws: list[str]) -> list[Part]:
     """Band and line of the optimum over compute, dotted by law, faint beyond the data; a rule at the calculator's."""
-    base = alt.Chart(alt.NamedData("frontier")).transform_filter(_HERE).transform_filter(_DRAWN)
-    x = alt.X(**_log("flops"))
-    band = (
-        base.transform_filter(f"isValid(datum.{name}_low)").mark_area(opacity=0.2)
-        .encode(x=x, y=vertical(f"{name}_low"), y2=f"{name}_high:Q", detail="law:N")
+    low, high, form, x = f"{name}_low", f"{name}_high", ".4f" if name == "loss" else ".4s", _log("flops")
+    band = _layer(
+        "frontier", "area", {"opacity": 0.2}, {"detail": _word("law"), "x": x, "y": vertical(low), "y2": {"field": high}},
+        _HERE, _DRAWN, {"filter": f"isValid(datum.{low})"},
     )  # fmt: skip
+    by_law = {"detail": _word("law"), "strokeDash": _dash(laws), "x": x, "y": vertical()}
+    line = _layer("frontier", "line", {"strokeWidth": 1.8}, by_law, _HERE, _DRAWN)
     shown = [
-        alt.Tooltip("law:N"), alt.Tooltip("flops:Q", title="C (FLOPs)", format=".3e"),
-        alt.Tooltip(f"{name}:Q", format=".4f" if name == "loss" else ".4s"),
-        alt.Tooltip(f"{name}_low:Q", title=f"{LEVEL:.0%} from", format=".4f" if name == "loss" else ".4s"),
-        alt.Tooltip(f"{name}_high:Q", title="to", format=".4f" if name == "loss" else ".4s"),
+        _word("law"), _number("flops", format=".3e", title="C (FLOPs)"), _number(name, format=form),
+        _number(low, format=form, title=f"{LEVEL:.0%} from"), _number(high, format=form, title="to"),
     ]  # fmt: skip
-    line = base.mark_line(strokeWidth=1.8).encode(x=x, y=vertical(), strokeDash=_dash(laws), detail="law:N")
-    over = base.mark_point(opacity=0, size=120).encode(x=x, y=vertical(), tooltip=shown)
-    edge = (
-        base.transform_filter("datum.inside").transform_aggregate(end="max(flops)")
-        .mark_rule(strokeDash=[2, 4], opacity=0.6).encode(x=alt.X("end:Q"))
+    tips = {"tooltip": shown, "x": x, "y": vertical()}
+    over = _layer("frontier", "point", {"opacity": 0, "size": 120}, tips, _HERE, _DRAWN)
+    edge = _layer(
+        "frontier", "rule", {"opacity": 0.6, "strokeDash": [2, 4]}, {"x": _number("end")},
+        _HERE, _DRAWN, {"filter": "datum.inside"}, {"aggregate": [{"op": "max", "field": "flops", "as": "end"}]},
     )  # fmt: skip
-    here = (
-        alt.Chart(alt.InlineData([{}])).transform_calculate(here="at")
-        .mark_rule(clip=True, color="var(--fail)", strokeWidth=1.5).encode(x=alt.X("here:Q"))
+    here = _layer(
+        {}, "rule", {"clip": True, "color": "var(--fail)", "strokeWidth": 1.5}, {"x": _number("here")},
+        {"calculate": "at", "as": "here"},
     )  # fmt: skip
     return [band, line, over, edge, here]
 
 
-def _residuals(name: str) -> alt.LayerChart | alt.FacetChart:
-    dots = _dots(_runs()).encode(
-        x=alt.X(**_log(name)),
-        y=alt.Y("residual:Q", title="ln(loss / law)", axis=alt.Axis(format="+.1%")),
-    )
-    zero = alt.Chart(alt.InlineData([{"zero": 0}])).mark_rule(strokeDash=[4, 4]).encode(y="zero:Q")
-    return alt.layer(zero, dots)
+def _residuals(name: str) -> list[Part]:
+    axis = {"axis": {"format": "+.1%"}, **_number("residual", title="ln(loss / law)")}
+    zero = _layer({"zero": 0}, "rule", {"strokeDash": [4, 4]}, {"y": _number("zero")})
+    return [zero, _dots(_log(name), axis)]

@@ -1,6 +1,6 @@
 """report.html: one self-contained page. Verdict, Findings, budget calculator, charts, checklist, provenance.
 
-The charts are Vega-Lite through altair, whose JavaScript is put into the page: it asks nothing of any network. A part
+The charts are Vega-Lite, whose JavaScript is put into the page: it asks nothing of any network. A part
 that the table cannot support is replaced by its reason, as in report.md.
 """
 
@@ -24,7 +24,7 @@ from isoflop.analysis.page.vega import Script
 from isoflop.analysis.style import losses_in
 
 NAME = "report.html"
-NEEDS = ("altair", "vl_convert", "markdown_it")
+NEEDS = ("vl_convert", "markdown_it")
 HERE = Path(__file__).parent
 PRICE, SPEED = 2.0, 4e14  # of a device-hour, and FLOP/s that a device sustains: shown as inputs, to be overwritten
 

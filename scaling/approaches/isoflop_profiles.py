@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from isoflop.scaling.approaches.akima import akima
 from isoflop.scaling.approaches.profile_curve import ProfileShape, fit_shape
 from isoflop.scaling.laws.cost import Cost
 from isoflop.scaling.laws.special_functions import ndtr
@@ -198,14 +199,12 @@ def _in_window(frame: pd.DataFrame, window: float, at_least: int = 5) -> np.ndar
 
 def _akima(x: np.ndarray, y: np.ndarray, noise: np.ndarray) -> tuple[float, float, Curve, str]:
     """The interpolation's minimum; its sd from interpolations of losses with the noise (sizes,) of the points added."""
-    from scipy.interpolate import Akima1DInterpolator  # slow to import, and only this curve needs it
-
-    spline = Akima1DInterpolator(x, np.log(y))
+    spline = akima(x, np.log(y))
     grid = np.linspace(x[0], x[-1], 4001)
     log_n = float(grid[np.argmin(spline(grid))])
     again = np.log(y)[:, None] + noise[:, None] * np.random.default_rng(0).normal(size=(len(y), AKIMA_DRAWS))
     coarse = grid[::20]
-    lowest = coarse[np.argmin(Akima1DInterpolator(x, again)(coarse), axis=0)]
+    lowest = coarse[np.argmin(akima(x, again)(coarse), axis=0)]
     return log_n, float(lowest.std()), lambda n_params: np.exp(spline(np.log(n_params))), ""
 
 

@@ -16,12 +16,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
 
 from isoflop.scaling.fitting.curve_fit import CurveFit, fit_curves
 from isoflop.scaling.laws.curves.curve_law import Prior
 from isoflop.scaling.laws.curves.sums import Array, CurveRows, compile_run, join
 from isoflop.scaling.laws.special_functions import stdtrit
+from isoflop.scaling.prediction.curves.simplex import downhill
 from isoflop.scaling.table.schedules.curve_run import CurveRun
 from isoflop.scaling.table.schedules.read_curves import without_repeats
 
@@ -301,10 +301,7 @@ def _likeliest(model: CurveModel) -> Deviation:
         weak = ((logs - _logs(DEFAULT)) ** 2).sum() / 9  # sd 3 of a logarithm
         return float(total - slope @ np.linalg.solve(gram, slope) + (log if sign > 0 else 1e12) + weak)
 
-    found = minimize(
-        cost, _logs(model.deviation), method="Nelder-Mead", options={"maxfev": 250, "xatol": 0.02, "fatol": 0.02}
-    )
-    likeliest = _deviation(found.x)
+    likeliest = _deviation(downhill(cost, _logs(model.deviation), most=250, near=0.02, close=0.02))
     return likeliest if some_end else replace(likeliest, end=likeliest.row)
 
 

@@ -234,7 +234,7 @@ def test_every_finding_stands_with_its_remedy(evidence, text):
 
 
 def test_without_the_extra_the_report_says_so(study_table, tmp_path, monkeypatch):
-    monkeypatch.setattr(page_module, "NEEDS", ("altair", "not_here"))
+    monkeypatch.setattr(page_module, "NEEDS", ("vl_convert", "not_here"))
     with pytest.raises(UnsupportedError, match=r"not_here not installed: pip install 'isoflop\[report\]'"):
         page(Evidence(study_table), missing={}, provenance="")
     monkeypatch.setattr("isoflop.analysis.report.FIGURES", {})
@@ -257,7 +257,7 @@ def test_an_unfittable_table_has_a_page_of_reasons():
 def test_the_fit_needs_no_charts():
     code = (
         "import sys, isoflop.scaling.findings.verdict\n"
-        "sys.exit(bool({'altair', 'vl_convert', 'matplotlib'} & {*sys.modules}))"
+        "sys.exit(bool({'vl_convert', 'matplotlib'} & {*sys.modules}))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
