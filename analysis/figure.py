@@ -9,7 +9,10 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+from matplotlib.backends.backend_mixed import MixedModeRenderer
+from matplotlib.backends.backend_svg import RendererSVG
 from matplotlib.figure import Figure as Drawing
+from matplotlib.font_manager import FontProperties
 from matplotlib.mathtext import MathTextParser
 
 from isoflop.analysis.evidence import Evidence, UnsupportedError
@@ -23,6 +26,7 @@ _METADATA = {
     "svg": {"Date": None, "Creator": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
+POINTS = 72  # to an inch
 LAST = 1000
 
 
@@ -94,12 +98,46 @@ def _lay_out(figure: Drawing) -> None:
     figure.set_layout_engine(None)
 
 
-class _Canvas(FigureCanvasAgg):
-    """A canvas that reads the formulas of ticks once for all figures: they are dear, and the same on most."""
+class _Formulas:
+    """A parser that reads each formula once for all figures: they are dear, and those of ticks the same on most."""
 
-    _formulas: ClassVar[MathTextParser | None] = None
+    kept: ClassVar[dict[str, "_Formulas"]] = {}  # by the format
+
+    def __init__(self, parser: MathTextParser) -> None:
+        self._parser, self._read = parser, dict[Any, Any]()
+
+    @classmethod
+    def of(cls, form: str, parser: MathTextParser) -> Any:
+        """That of all figures of a format, where `parser` is one of its first."""
+        return cls.kept.setdefault(form, cls(parser))
+
+    def parse(self, s: str, dpi: float = 72, prop: FontProperties | None = None, **how: Any) -> Any:
+        """What the parser makes of a formula, under the settings of text as they are."""
+        looks = [mpl.rcParams[name] for name in ("text.antialiased", "text.hinting", "mathtext.default")]
+        key = (s, dpi, prop and prop.copy(), *how.values(), *looks)
+        if key not in self._read:
+            self._read[key] = self._parser.parse(s, dpi, prop, **how)
+        return self._read[key]
+
+
+class _Canvas(FigureCanvasAgg):
+    """A canvas for png and svg whose texts read their formulas once."""
 
     def get_renderer(self) -> RendererAgg:
         renderer = super().get_renderer()
-        _Canvas._formulas = renderer.mathtext_parser = self._formulas or renderer.mathtext_parser
+        if not isinstance(renderer.mathtext_parser, _Formulas):
+            renderer.mathtext_parser = _Formulas.of("png", renderer.mathtext_parser)
         return renderer
+
+    def print_svg(self, filename: str | Path, *, metadata: dict[str, Any] | None = None, **_: Any) -> None:
+        """Draw at the 72 points to an inch of this format, as matplotlib's own canvas for it does."""
+        figure, dpi = self.figure, self.figure.dpi
+        figure.dpi = POINTS
+        width, height = figure.get_size_inches()
+        with open(filename, "w", encoding="utf-8") as file:
+            drawn = RendererSVG(width * POINTS, height * POINTS, file, image_dpi=dpi, metadata=metadata)
+            texts = drawn._text2path
+            texts.mathtext_parser = _Formulas.of("svg", texts.mathtext_parser)
+            renderer = MixedModeRenderer(figure, width, height, dpi, drawn)
+            figure.draw(renderer)
+            renderer.finalize()

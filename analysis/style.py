@@ -47,6 +47,7 @@ _RC: dict[Any, Any] = {
     "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
     "axes.titleweight": "bold",
+    "axes.titley": 1.0,  # where it is put without asking the labels of both axes, which no title of ours meets
     "axes.labelsize": 9,
     "axes.labelcolor": INK,
     "axes.edgecolor": MUTED,
