@@ -28,6 +28,7 @@ from isoflop.scaling.laws.law import Law
 
 FEWEST_DISTINCT = 100  # draws: a handful of clusters has few different resamples, and no density
 STEP = 0.05  # of ln C, for the central difference
+TOGETHER = 256  # points of a density at once: what stays in a processor's cache
 ON_A_LINE = 1 - 1e-12  # a correlation from which draws lie on a line and have no density
 SPACING = 1.9  # of compute: between closer budgets the noise of two optima is larger than what they differ by
 
@@ -102,8 +103,11 @@ def density(draws: np.ndarray, at: np.ndarray) -> np.ndarray:
     """
     width = np.linalg.cholesky(np.cov(draws)) * draws.shape[1] ** (-1 / 6)
     own, other = np.linalg.solve(width, draws), np.linalg.solve(width, at)
-    squares = np.sum(own**2, axis=0)[:, None] + np.sum(other**2, axis=0) - 2 * own.T @ other
-    return np.exp(-0.5 * squares).sum(axis=0)
+    mine, sums = np.sum(own**2, axis=0)[:, None], []
+    for some in np.array_split(other, max(at.shape[1] // TOGETHER, 1), axis=1):
+        squares = mine + np.sum(some**2, axis=0) - 2 * own.T @ some
+        sums.append(np.exp(-0.5 * squares).sum(axis=0))
+    return np.concatenate(sums)
 
 
 def _draw_ray(ax: Axes, draws: Draws) -> list[str]:

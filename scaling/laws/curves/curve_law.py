@@ -59,8 +59,8 @@ class CurveLaw(ABC):
     def evaluate(cls, theta: Array, rows: CurveRows) -> tuple[Array, Array]:
         """Loss (B, n) and its derivatives (B, P, n) at coordinates theta (B, P, n) or (B, P, 1)."""
         L0, log_A, alpha = theta[:, 0], theta[:, 1], theta[:, 2]
-        slow = np.exp(log_A - alpha * np.log(rows.total))
-        return L0 + slow, np.stack([np.ones_like(slow), slow, -slow * np.log(rows.total)], axis=1)
+        slow = np.exp(log_A - alpha * rows.log_total)
+        return L0 + slow, np.stack([np.ones_like(slow), slow, -slow * rows.log_total], axis=1)
 
 
 class CoolingLaw(CurveLaw):
@@ -77,7 +77,7 @@ class CoolingLaw(CurveLaw):
         loss, slow = super().evaluate(theta, rows)
         names = cls.coordinates()[len(LEVELS) :]
         at = {name: theta[:, len(LEVELS) + j] for j, name in enumerate(names)}
-        shape = {k: v if v.shape[-1] == 1 else v[:, rows.row] for k, v in at.items()}
+        shape = {k: v[:, :1] if (v == v[:, :1]).all() else v[:, rows.row] for k, v in at.items()}
         value, slopes = cls.kernel(shape, rows)
         B = np.exp(theta[:, LEVELS.index("log_B")])
         gain = B * rows.sum(rows.weight * value)

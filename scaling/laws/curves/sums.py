@@ -10,6 +10,7 @@ field is in a fast multipole method). With `exact` every term is taken.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -49,9 +50,18 @@ class CurveRows:
         """Sums (..., n) over the terms (..., m) of each row."""
         out = np.zeros((*terms.shape[:-1], len(self.total)))
         if len(self.row):
-            begin = np.flatnonzero(np.diff(self.row, prepend=-1))
-            out[..., self.row[begin]] = np.add.reduceat(terms, begin, axis=-1)
+            out[..., self.row[self._begin]] = np.add.reduceat(terms, self._begin, axis=-1)
         return out
+
+    @cached_property
+    def _begin(self) -> Array:
+        """Where the terms of each row that has some begin."""
+        return np.flatnonzero(np.diff(self.row, prepend=-1))
+
+    @cached_property
+    def log_total(self) -> Array:
+        """ln S(t) (n,)."""
+        return np.log(self.total)
 
 
 def ramps(rates: Array, first: int) -> list[Array]:

@@ -49,7 +49,11 @@ class Deviation:
 
     def cross(self, one: Array, other: Array) -> Array:
         """Covariance (n, m) of the deviations of rows of one trunk at ln steps (n,) and (m,)."""
-        return self.run**2 * np.exp(-np.abs(one[:, None] - other[None]) / self.length)
+        return self.over(np.abs(one[:, None] - other[None]))
+
+    def over(self, apart: Array) -> Array:
+        """Covariance of the deviations of rows of one trunk so far `apart` in ln step, of its shape."""
+        return self.run**2 * np.exp(-apart / self.length)
 
     def noise(self, ends: Array) -> Array:
         """Variance (n,) of the evaluation of rows; `ends` (n,) says which are at a run's end."""
@@ -93,7 +97,12 @@ class Block:
 
     def covariance(self, deviation: Deviation) -> Array:
         """Covariance (n, n) of the rows."""
-        return deviation.cross(self.at, self.at) + np.diag(deviation.noise(self.ends))
+        return deviation.over(self._apart) + np.diag(deviation.noise(self.ends))
+
+    @cached_property
+    def _apart(self) -> Array:
+        """How far apart the rows are in ln step (n, n)."""
+        return np.abs(self.at[:, None] - self.at[None])
 
 
 @dataclass(frozen=True)
@@ -279,21 +288,21 @@ def _likeliest(model: CurveModel) -> Deviation:
     """The deviations of greatest restricted likelihood at the coordinates of the model's generalised least squares."""
     theta = model._solved[0]
     designed = [
-        (block.log_loss - mean, design, block)
+        (np.column_stack([design, block.log_loss - mean]), block)
         for block, (mean, design) in zip(model._blocks, model.designs(theta), strict=True)
     ]
     _, precision = model._prior
-    some_end = any(block.ends.any() for _, _, block in designed)
+    some_end = any(block.ends.any() for _, block in designed)
 
     def cost(logs: Array) -> float:
         deviation = _deviation(logs)
         gram, slope, total = np.diag(precision + 1e-9), np.zeros(len(precision)), 0.0
-        for residual, design, block in designed:
+        for columns, block in designed:
             try:
                 factor = np.linalg.cholesky(block.covariance(deviation))
             except np.linalg.LinAlgError:
                 return 1e12
-            white = np.linalg.solve(factor, np.column_stack([design, residual]))
+            white = np.linalg.solve(factor, columns)
             total += white[:, -1] @ white[:, -1] + 2 * np.log(np.diag(factor)).sum()
             gram = gram + white[:, :-1].T @ white[:, :-1]
             slope = slope + white[:, :-1].T @ white[:, -1]
