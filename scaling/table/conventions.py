@@ -27,7 +27,7 @@ from isoflop.scaling.table.curves import curves, not_positive
 from isoflop.scaling.table.law_inputs import add_inputs, components, sizeless, unlike
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN, QUANTITIES, VAGUE
 from isoflop.scaling.table.read import check_values, require
-from isoflop.scaling.table.runs import PARAM_GROUPS, final_rows, forecast_rows
+from isoflop.scaling.table.runs import PARAM_GROUPS, final_rows, forecast_rows, is_forecast
 from isoflop.scaling.table.unfinished import leave_out_unfinished
 
 PARAMS = {
@@ -251,16 +251,20 @@ def _larger_models(frame: pd.DataFrame, params: str, compute: str) -> LargerMode
     """How the family of a run table goes on; None where it has several, or its shapes are not known."""
     shape = ["n_layer", "d_model", "flops_token_blocks", "flops_token_unembedding", "flops_token_attention_scores_full"]
     one = ["family", "vocab_size", "context_length", "tied"]
-    if compute == "6nd" or not {*shape, *one} <= set(frame) or frame[shape].isna().any(axis=None):
+    if compute == "6nd" or not {*shape, *one} <= set(frame) or any(frame[column].hasnans for column in shape):
         return None
     if any(frame[column].nunique() != 1 for column in one):
         return None
-    last = frame.sort_values(["n_params_total", "n_layer"]).iloc[[-1]]
+    largest = np.lexsort([frame[column].to_numpy() for column in ("n_layer", "n_params_total")])[-1]
+
+    def last(column: str) -> float:
+        return float(frame[column].to_numpy()[largest])
+
     full = "_full" if compute == "full-attention" else ""
-    part = {g: float(last[f"n_params_{g}"].iloc[0]) for g in PARAM_GROUPS}
-    depth, width = float(last["n_layer"].iloc[0]), float(last["d_model"].iloc[0])
-    active, head = (float(last[f"flops_token_{g}"].iloc[0]) / 2 for g in ("blocks", "unembedding"))
-    scores = float(last[f"flops_token_attention_scores{full}"].iloc[0])
+    part = {g: last(f"n_params_{g}") for g in PARAM_GROUPS}
+    depth, width = last("n_layer"), last("d_model")
+    active, head = (last(f"flops_token_{g}") / 2 for g in ("blocks", "unembedding"))
+    scores = last(f"flops_token_attention_scores{full}")
     blocks = active if params == "active" else part["attention"] + part["recurrent"] + part["mlp"]
     thin = {"matrices": head, "active": head, "no-embedding": 0.0}
     thin["total"] = part["embedding"] + part["position"] + part["unembedding"]
@@ -274,7 +278,8 @@ def _larger_models(frame: pd.DataFrame, params: str, compute: str) -> LargerMode
 
 def _finished(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     frame = final_rows(table)
-    if len(stopped := forecast_rows(table)):
+    if is_forecast(table).any():
+        stopped = forecast_rows(table)
         frame = pd.concat([frame, stopped], ignore_index=True)
         frame[FORECAST_ERROR] = (frame["loss_se"] / frame["loss"]).where(frame["state"] == "stopped", 0.0)
         notes.append(
