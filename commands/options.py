@@ -265,7 +265,8 @@ def load(
     from isoflop.scaling.laws import columns_read, law_names
 
     LOADED.append(str(table))
-    atexit.register(gc.freeze)  # what ends with the process need not be searched for garbage first: a tenth of a second
+    gc.freeze()  # what was imported stays, and need not be searched for garbage again
+    atexit.register(gc.freeze)  # nor what ends with the process: a tenth of a second
     read = read_table(
         table, mapping=pairs(mapping, "--map"), where=where, study=study, sheet=sheet, labels=labels,
         inputs=(*(columns_read(law_names(laws)) if laws else ()), *inputs), outcome=outcome,

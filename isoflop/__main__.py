@@ -110,7 +110,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a console of another encoding gets escapes, and no traceback
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    gc.set_threshold(50_000)  # imports make hundreds of thousands of objects that stay: few passes over them
+    gc.set_threshold(400_000)  # imports make hundreds of thousands of objects that stay: few passes over them
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # matrices are small: threads cost more than they give
     LOADED.clear()
     try:
