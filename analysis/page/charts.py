@@ -147,10 +147,9 @@ def _allocation(name: str, laws: list[str]) -> list[Part]:
 def _frontier(name: str, vertical: Callable[..., Part], laws: list[str]) -> list[Part]:
     """Band and line of the optimum over compute, dotted by law, faint beyond the data; a rule at the calculator's."""
     low, high, form, x = f"{name}_low", f"{name}_high", ".4f" if name == "loss" else ".4s", _log("flops")
-    band = _layer(
-        "frontier", "area", {"opacity": 0.2}, {"detail": _word("law"), "x": x, "y": vertical(low), "y2": {"field": high}},
-        _HERE, _DRAWN, {"filter": f"isValid(datum.{low})"},
-    )  # fmt: skip
+    between = {"detail": _word("law"), "x": x, "y": vertical(low), "y2": {"field": high}}
+    valid = {"filter": f"isValid(datum.{low})"}
+    band = _layer("frontier", "area", {"opacity": 0.2}, between, _HERE, _DRAWN, valid)
     by_law = {"detail": _word("law"), "strokeDash": _dash(laws), "x": x, "y": vertical()}
     line = _layer("frontier", "line", {"strokeWidth": 1.8}, by_law, _HERE, _DRAWN)
     shown = [

@@ -255,10 +255,7 @@ def test_an_unfittable_table_has_a_page_of_reasons():
 
 @pytest.mark.process
 def test_the_fit_needs_no_charts():
-    code = (
-        "import sys, isoflop.scaling.findings.verdict\n"
-        "sys.exit(bool({'vl_convert', 'matplotlib'} & {*sys.modules}))"
-    )
+    code = "import sys, isoflop.scaling.findings.verdict\nsys.exit(bool({'vl_convert', 'matplotlib'} & {*sys.modules}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
