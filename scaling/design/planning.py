@@ -116,7 +116,7 @@ def plan_from_law(
     if target <= budget:
         raise DesignError(f"the target, {target:.3g} FLOPs, is within the budget of {budget:.3g}: run it")
     sizes = any_sizes(cost, float(law.optimal(budget / 20, cost).N))
-    cells = candidate_runs(sizes, budget, min_steps=1)
+    cells = candidate_runs(sizes, budget, min_steps=1)  # equivalent: the least tokens per parameter are more
     scenario = scenario_of_law(law, cells.frame, goal, target, cost)
     noise = Noise(TYPICAL_NOISE, tau, target)
     return suggest(cells, [scenario], budget=budget, target=target, goal=goal, noise=noise, best=law, cost=cost)
@@ -125,11 +125,12 @@ def plan_from_law(
 def _free_candidates(frame: pd.DataFrame, cost: Cost, centre: float, budget: float) -> CandidateRuns:
     """Candidates of sizes around `centre` parameters, from the smallest size of the table up."""
     sizes = any_sizes(cost, max(centre, float(frame["n_params"].min())))
-    sizes = sizes[sizes["n_params"] >= 0.9 * frame["n_params"].min()]
+    sizes = sizes[sizes["n_params"] >= 0.9 * frame["n_params"].min()]  # equivalent: no size is just there
     known = np.log(sizes["n_params"].to_numpy(float))
     nearest = [int(np.argmin(np.abs(known - np.log(n)))) for n in frame["n_params"]]
     runs = pd.DataFrame({"size": sizes["size"].to_numpy()[nearest], "tokens": frame["tokens"].to_numpy(float)})
-    return candidate_runs(sizes, budget, runs=runs, min_steps=1, ratios=ratios_of(frame))
+    ratios = ratios_of(frame)
+    return candidate_runs(sizes, budget, runs=runs, min_steps=1, ratios=ratios)  # equivalent: as in plan_from_law
 
 
 def ratios_of(frame: pd.DataFrame) -> tuple[float, float]:

@@ -51,7 +51,8 @@ class ExchangeSearch:
             free = [i for i in chosen if i not in self.fixed]
             if not free:
                 break
-            gone = rng.choice(free, size=rng.integers(1, len(free) // 2 + 2), replace=False)
+            count = rng.integers(1, len(free) // 2 + 2)  # equivalent: of a broken number its whole part
+            gone = rng.choice(free, size=count, replace=False)
             tried = self._fill([i for i in chosen if i not in gone], budget, rng.choice(POWERS))
             now = self.value(tried)
             if now < value:  # equivalent: what is as good is as good

@@ -15,7 +15,7 @@ from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.fitting.fit import LeastSquares, fit
 from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws.cost import SIX_ND
-from isoflop.scaling.table.conventions import points
+from isoflop.scaling.table.conventions import Points, points
 from tests.support.fits.simulated import BESIROGLU, NOISE, isoflop_table
 
 pytestmark = pytest.mark.usefixtures("kept_searches")
@@ -77,11 +77,17 @@ def test_runs_that_were_repeated_are_known_to_be(planned):
     assert planned()["replicated"] is False
     twice = pd.concat([TABLE, TABLE.head(1).assign(loss=TABLE["loss"].iloc[0] * 1.001)], ignore_index=True)
     assert planned(table=twice)["replicated"] is True
+    first = TABLE.head(1)
+    for name in ("n_params", "tokens"):  # of one size, or of as many tokens, alone
+        alike = pd.concat([TABLE, first.assign(**{name: 1.1 * first[name]})], ignore_index=True)
+        assert planned(table=alike)["replicated"] is False
 
 
-def test_notes_of_the_table_come_before_those_of_the_design(planned):
+def test_notes_of_the_table_come_before_those_of_the_design(planned, fitted, monkeypatch):
     design = planned()["design"]
     assert "made" in design.notes
+    monkeypatch.setattr(Points, "cost_notes", lambda self, n_params: [f"{n_params:.6g}"])
+    assert planned()["design"].notes[-2:] == ("made", f"{fitted.optimal(1e22).N:.6g}")
     assert design.conventions == points(TABLE).conventions
 
 
@@ -143,6 +149,9 @@ def test_a_setting_that_explains_losses_is_refused_unless_the_arms_are_told_apar
         planned(table=settings(warmup=(1, 2)))
     arms = settings(arm=("a", "b"), warmup=(1, 2))
     assert planned(table=arms)["design"].findings
+    more = arms[arms["arm"] == "b"].assign(warmup=3, loss=lambda frame: frame["loss"] * 1.02)
+    with pytest.raises(DesignError, match="warmup"):
+        planned(table=pd.concat([arms, more], ignore_index=True))
     across = pd.concat([arms, arms.assign(arm=arms["arm"].map({"a": "b", "b": "a"}))], ignore_index=True)
     with pytest.raises(DesignError, match="warmup"):
         planned(table=across)
