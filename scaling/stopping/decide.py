@@ -169,11 +169,12 @@ def _forecast_variances(model: CurveModel, group: Sequence[PlannedRun]) -> dict[
         trunk = replace(one.run, rates=longest, steps=at[:-1], loss=np.ones(len(measured)), ends=ends[:-1])
         own = replace(one.run, steps=at[-1:], loss=np.ones(1), ends=ends[-1:])
         _, covariance = model.joint(trunk, own)
+        noise = float(model.scatter(own)[2][0])
         for place in places:
             kept = np.flatnonzero(at[:-1] < place)
             if len(kept) < LEAST_ROWS:
                 continue
             cross = covariance[kept, -1]
             known = cross @ np.linalg.solve(covariance[np.ix_(kept, kept)], cross)
-            found[one.run_id, place] = float(max(covariance[-1, -1] - known - model.deviation.end**2, 0.0))
+            found[one.run_id, place] = float(max(covariance[-1, -1] - known - noise, 0.0))
     return found

@@ -1,17 +1,19 @@
 """What the runs of a study know of one another's curves: a law of whole curves with deviations of each run.
 
-ln loss of a row = ln of the law at its size, step and schedule, plus an offset of evaluations at the end of a run
-(which are on other windows), plus the run's own deviation, plus noise of the evaluation. Deviations of one trunk are a
-Gaussian process along ln step that forgets at a length (Ornstein-Uhlenbeck): a level at which a run stays for long, and
-which differs between seeds and sizes. Its parameters are those of greatest likelihood over all runs; those of the law
-follow by generalised least squares, and a forecast is conditional on the rows that a run has (universal kriging).
+ln loss of a row = ln of the law at its size, step and schedule, plus what the law misses in all runs alike, plus the
+run's own deviation, plus noise of the evaluation. The shared misfit (Kennedy and O'Hagan 2001) is a line between knots
+along ln step, and evaluations at the end of a run, which are on other windows and after a cooldown, have an offset and
+a line of their own. Deviations of one trunk are a Gaussian process along ln step that forgets at a length
+(Ornstein-Uhlenbeck): a level at which a run stays for long, and which differs between seeds and sizes. How large all
+these are is what is likeliest over all runs; the coordinates of the law and the misfit follow by generalised least
+squares, and a forecast is conditional on the rows that a run has (universal kriging).
 
 So a young run borrows the shape of its curve from its siblings, and keeps its own level. Alone it borrows the priors of
 the law.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -32,32 +34,54 @@ LEAST = 1e-5  # a standard deviation of ln loss
 OFFSET_SD = 0.05  # of the offset of evaluations at the end, before any run has one
 STEPS = 12  # of Gauss and Newton at most, of the generalised least squares
 DAMPINGS = (0.0, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of a step (Levenberg), the first that lowers the objective
+EVALUATIONS = 150  # of the likelihood, from ends SPREAD apart in its logarithms
+SPREAD = 0.5
 ENOUGH = 1e-3  # of twice the log-likelihood
 FEW = 4  # trunks: with fewer the deviations are those of DEFAULT
+MISFIT_LENGTH = 2.0  # in ln step, over which the shared misfit is forgotten: forecasts are the same from 1 to 4
+APART = np.log(2.0)  # of its knots
 ALONE = 3.0  # degrees of freedom of a run without siblings
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where rows (n,) lie: their ln steps `at`, which are evaluations at an end, and the `slope` of the law there, by
+    how much ln loss falls for a unit of ln of the summed rate."""
+
+    at: Array
+    ends: Array
+    slope: Array
 
 
 @dataclass(frozen=True)
 class Deviation:
     """Standard deviations of ln loss, of a run's deviation (`run`), of a row (`row`) and of a row at a run's end
-    (`end`), and the `length` in ln step over which a deviation is forgotten."""
+    (`end`), the `length` in ln step over which a deviation is forgotten, and the standard deviation of what all runs
+    deviate by together (`shared`). Where the curve is steep runs and rows deviate more: by 1 + `steep` x slope."""
 
     run: float = 0.01
     length: float = 2.0
     row: float = 0.004
     end: float = 0.004
+    shared: float = 0.01
+    steep: float = 1.0
 
-    def cross(self, one: Array, other: Array) -> Array:
-        """Covariance (n, m) of the deviations of rows of one trunk at ln steps (n,) and (m,)."""
-        return self.over(np.abs(one[:, None] - other[None]))
+    def cross(self, one: Places, other: Places) -> Array:
+        """Covariance (n, m) of the deviations of rows (n,) and (m,) of one trunk."""
+        kept = np.exp(-np.abs(one.at[:, None] - other.at[None]) / self.length)
+        return self.run**2 * np.outer(1 + self.steep * one.slope, 1 + self.steep * other.slope) * kept
 
-    def over(self, apart: Array) -> Array:
-        """Covariance of the deviations of rows of one trunk so far `apart` in ln step, of its shape."""
-        return self.run**2 * np.exp(-apart / self.length)
+    def misfit(self, knots: Array) -> Array:
+        """Covariance (K, K) of the shared misfit at knots (K,)."""
+        return self.shared**2 * np.exp(-np.abs(knots[:, None] - knots[None]) / MISFIT_LENGTH)
 
-    def noise(self, ends: Array) -> Array:
-        """Variance (n,) of the evaluation of rows; `ends` (n,) says which are at a run's end."""
-        return np.where(ends, self.end, self.row) ** 2
+    def noise(self, places: Places) -> Array:
+        """Variance (n,) of the evaluation of rows."""
+        return (np.where(places.ends, self.end, self.row) * (1 + self.steep * places.slope)) ** 2
+
+    def covariance(self, places: Places) -> Array:
+        """Covariance (n, n) of rows of one trunk."""
+        return self.cross(places, places) + np.diag(self.noise(places))
 
 
 DEFAULT = Deviation()
@@ -85,46 +109,47 @@ class Forecast:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """The runs of one trunk with their rows (n,) as the law takes them: `parts` of each run, ln loss, ln step, and
-    which are evaluations at an end."""
+    """The runs of one trunk with their rows (n,) as the law takes them: `parts` of each run, ln loss and places."""
 
     trunk: str
     runs: tuple[CurveRun, ...]
     parts: tuple[dict[str, Array], ...]
     log_loss: Array
-    at: Array
-    ends: Array
-
-    def covariance(self, deviation: Deviation) -> Array:
-        """Covariance (n, n) of the rows."""
-        return deviation.over(self._apart) + np.diag(deviation.noise(self.ends))
-
-    @cached_property
-    def _apart(self) -> Array:
-        """How far apart the rows are in ln step (n, n)."""
-        return np.abs(self.at[:, None] - self.at[None])
+    places: Places
 
 
 @dataclass(frozen=True)
 class CurveModel:
     """The runs of a study, the law fitted to them, and how they deviate from it; made by `curve_model`.
 
-    Models of one fit that differ by a run share in `known` what they find of the other trunks.
+    `knots` (K,) are the ln steps between which the shared misfit is a line; without any there is none. Models of one
+    fit that differ by a run share in `known` what they find of the other trunks.
     """
 
     fit: CurveFit
     runs: tuple[CurveRun, ...]
     deviation: Deviation
+    knots: Array = field(default_factory=lambda: np.zeros(0))
     known: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
-    def _prior(self) -> tuple[Array, Array]:
-        """Centre and precision (Q + 1,) of the coordinates and of the offset."""
+    def _pulls(self) -> list[Prior | None]:
+        """What is known of each coordinate of the law (Q,)."""
         problem = self.fit.problem
-        at = [problem.priors.get(name) for name in problem.names]
-        centre = np.array([p.centre if p else 0.0 for p in at] + [0.0])
-        precision = np.array([1 / p.sd**2 if p else 0.0 for p in at] + [1 / OFFSET_SD**2])
-        return centre, precision
+        return [problem.priors.get(name) for name in problem.names]
+
+    @cached_property
+    def _centre(self) -> Array:
+        """What theta is pulled to, (Q + 1 + 2 K,): coordinates, the offset of ends, the misfit of rows and of ends."""
+        return np.array([p.centre if p else 0.0 for p in self._pulls] + [0.0] * (1 + 2 * len(self.knots)))
+
+    def _precision(self, deviation: Deviation) -> Array:
+        """How strongly, (Q + 1 + 2 K,) squared."""
+        own = [1 / p.sd**2 if p else 0.0 for p in self._pulls] + [1 / OFFSET_SD**2]
+        found = np.diag(own + [0.0] * (2 * len(self.knots)))
+        if len(self.knots):
+            found[len(own) :, len(own) :] = np.kron(np.eye(2), np.linalg.inv(deviation.misfit(self.knots)))
+        return found
 
     def _parts(self, runs: Sequence[CurveRun]) -> tuple[dict[str, Array], ...]:
         return tuple(compile_run(run.rates, run.steps, first=0, units=self.fit.units) for run in runs)
@@ -143,44 +168,62 @@ class CurveModel:
     def _block(self, trunk: str, runs: tuple[CurveRun, ...]) -> Block:
         key = tuple(map(id, runs))  # which a block keeps
         if key not in self.known:
-            self.known[key] = Block(
-                trunk, runs, self._parts(runs), np.log(np.concatenate([r.loss for r in runs])),
-                np.log(np.concatenate([r.steps for r in runs]) + 1.0), np.concatenate([_ends(r) for r in runs]),
-            )  # fmt: skip
+            parts, log_loss = self._parts(runs), np.log(np.concatenate([run.loss for run in runs]))
+            self.known[key] = Block(trunk, runs, parts, log_loss, self._places(runs, self._join(runs, parts)))
         return self.known[key]
 
+    def _places(self, runs: Sequence[CurveRun], rows: CurveRows) -> Places:
+        """Where the rows of runs lie, by the law as it was first fitted."""
+        problem, theta = self.fit.problem, self.fit.theta[None]
+        loss, slopes = problem.evaluate(theta, rows)
+        alpha = problem.coordinates(theta, rows.z)[0, problem.form.coordinates().index("alpha")]
+        at = np.log(np.concatenate([run.steps for run in runs]) + 1.0)
+        ends = np.concatenate([_ends(run) for run in runs])
+        return Places(at, ends, alpha * slopes[0, problem.names.index("log_A")] / loss[0])
+
     @cached_property
-    def _every_row(self) -> tuple[CurveRows, Array, Array]:
-        """The rows of all blocks one after another, which are ends, and where each block but the last one ends."""
+    def _every_row(self) -> tuple[CurveRows, Places, Array]:
+        """The rows of all blocks one after another, where they lie, and where each block but the last one ends."""
         blocks = self._blocks
         rows = self._join([run for b in blocks for run in b.runs], [part for b in blocks for part in b.parts])
-        return rows, np.concatenate([b.ends for b in blocks]), np.cumsum([len(b.at) for b in blocks])[:-1]
+        every = (np.concatenate([getattr(b.places, name) for b in blocks]) for name in ("at", "ends", "slope"))
+        return rows, Places(*every), np.cumsum([len(b.log_loss) for b in blocks])[:-1]
 
-    def _design(self, theta: Array, rows: CurveRows, ends: Array) -> tuple[Array, Array]:
-        """ln loss of the law with the offset theta[-1] of ends, (n,), and its derivatives (n, Q + 1)."""
-        loss, slopes = self.fit.problem.evaluate(theta[None, :-1], rows)
-        design = np.column_stack([(slopes[0] / loss[0]).T, ends.astype(float)])
-        return np.log(loss[0]) + theta[-1] * ends, design
+    def _design(self, theta: Array, rows: CurveRows, places: Places) -> tuple[Array, Array]:
+        """ln loss of the law with the offset of ends and the shared misfit, (n,), and its derivatives in theta."""
+        q = len(self.fit.theta)
+        loss, slopes = self.fit.problem.evaluate(theta[None, :q], rows)
+        hats, ends = self._hats(places.at), places.ends.astype(float)
+        linear = np.column_stack([ends, hats, hats * ends[:, None]])
+        return np.log(loss[0]) + linear @ theta[q:], np.column_stack([(slopes[0] / loss[0]).T, linear])
+
+    def _hats(self, at: Array) -> Array:
+        """What each knot counts at ln steps (n,): (n, K), as a line between two of them."""
+        if not len(self.knots):
+            return np.zeros((len(at), 0))
+        return np.stack([np.interp(at, self.knots, one) for one in np.eye(len(self.knots))], axis=1)
 
     def designs(self, theta: Array) -> list[tuple[Array, Array]]:
         """The same of the rows of each trunk."""
-        rows, ends, cuts = self._every_row
-        mean, design = self._design(theta, rows, ends)
+        rows, places, cuts = self._every_row
+        mean, design = self._design(theta, rows, places)
         return list(zip(np.split(mean, cuts), np.split(design, cuts), strict=True))
 
     def _factor(self, block: Block) -> Array:
         """The Cholesky factor of a trunk's covariance."""
         key = (block, self.deviation)
         if key not in self.known:
-            self.known[key] = np.linalg.cholesky(block.covariance(self.deviation))
+            self.known[key] = np.linalg.cholesky(self.deviation.covariance(block.places))
         return self.known[key]
 
     @cached_property
     def _solved(self) -> tuple[Array, Array]:
-        """Coordinates with the offset (Q + 1,) and their covariance, by generalised least squares."""
-        centre, precision = self._prior
-        theta = np.append(self.fit.theta, 0.0)
-        lower, upper = (np.append(v, s) for v, s in ((self.fit.problem.lower, -1.0), (self.fit.problem.upper, 1.0)))
+        """Theta as `_centre` has it and its covariance, by generalised least squares."""
+        centre, precision = self._centre, self._precision(self.deviation)
+        linear = np.zeros(len(centre) - len(self.fit.theta))
+        theta = np.append(self.fit.theta, linear)
+        lower = np.append(self.fit.problem.lower, linear - 1.0)
+        upper = np.append(self.fit.problem.upper, linear + 1.0)
         factors = [self._factor(block) for block in self._blocks]
         value, gram, slope = self._objective(theta, factors, centre, precision)
         for _ in range(STEPS):
@@ -207,8 +250,8 @@ class CurveModel:
     def _objective(
         self, theta: Array, factors: list[Array], centre: Array, precision: Array
     ) -> tuple[float, Array, Array]:
-        gram, slope = np.diag(precision), precision * (centre - theta)
-        value = float(precision @ (centre - theta) ** 2)
+        gram, slope = precision, precision @ (centre - theta)
+        value = float((centre - theta) @ slope)
         for block, factor, (mean, design) in zip(self._blocks, factors, self.designs(theta), strict=True):
             white = np.linalg.solve(factor, np.column_stack([design, block.log_loss - mean]))
             gram = gram + white[:, :-1].T @ white[:, :-1]
@@ -219,7 +262,7 @@ class CurveModel:
     @property
     def theta(self) -> Array:
         """Coordinates of the law (Q,), by generalised least squares."""
-        return self._solved[0][:-1]
+        return self._solved[0][: len(self.fit.theta)]
 
     @property
     def freedom(self) -> float:
@@ -240,33 +283,39 @@ class CurveModel:
         """
         steps = np.asarray(steps, dtype=int)
         ends = np.zeros(len(steps), dtype=bool) if ends is None else np.asarray(ends, dtype=bool)
-        asked = [replace(run, steps=steps, loss=np.ones(len(steps)), rates=run.rates if rates is None else rates)]
-        rows = self._join(asked, self._parts(asked))
+        rates = run.rates if rates is None else rates
+        asked = replace(run, steps=steps, loss=np.ones(len(steps)), rates=rates, ends=ends)
+        mean, design, places = self._at(asked)
         theta, covariance = self._solved
-        mean, design = self._design(theta, rows, ends)
-        at = np.log(steps + 1.0)
-        variance = np.full(len(steps), self.deviation.run**2)
+        variance = np.diag(self.deviation.cross(places, places))
         trunk = run.trunk_id or run.run_id
         for own in self._blocks:
             if own.trunk == trunk:
-                cross = self.deviation.cross(own.at, at)
-                weights = np.linalg.solve(own.covariance(self.deviation), cross)
-                own_mean, own_design = self._design(theta, self._join(own.runs, own.parts), own.ends)
+                cross = self.deviation.cross(own.places, places)
+                weights = np.linalg.solve(self.deviation.covariance(own.places), cross)
+                own_mean, own_design = self._design(theta, self._join(own.runs, own.parts), own.places)
                 mean = mean + weights.T @ (own.log_loss - own_mean)
                 design = design - weights.T @ own_design
                 variance = variance - (cross * weights).sum(axis=0)
         curve = np.maximum(variance, 0.0) + np.einsum("np,pq,nq->n", design, covariance, design)
-        noise = self.deviation.noise(ends)
+        noise = self.deviation.noise(places)
         return Forecast(mean, np.sqrt(curve + noise), np.sqrt(curve), self.freedom)
 
     def joint(self, *runs: CurveRun) -> tuple[Array, Array]:
         """The forecast of ln loss at every row of a trunk that the model lacks: mean (n,) and covariance (n, n)."""
-        theta, covariance = self._solved
-        ends = np.concatenate([_ends(run) for run in runs])
-        at = np.log(np.concatenate([run.steps for run in runs]) + 1.0)
-        mean, design = self._design(theta, self._join(runs, self._parts(runs)), ends)
-        own = self.deviation.cross(at, at) + np.diag(self.deviation.noise(ends))
-        return mean, own + design @ covariance @ design.T
+        mean, design, places = self._at(*runs)
+        return mean, self.deviation.covariance(places) + design @ self._solved[1] @ design.T
+
+    def scatter(self, *runs: CurveRun) -> tuple[Array, Array, Array]:
+        """What rows of a trunk that the model lacks would be drawn from, were the law certain: mean (n,) and covariance
+        (n, n) of ln loss, and the variance (n,) of their evaluation, which the covariance holds too."""
+        mean, _, places = self._at(*runs)
+        return mean, self.deviation.covariance(places), self.deviation.noise(places)
+
+    def _at(self, *runs: CurveRun) -> tuple[Array, Array, Places]:
+        rows = self._join(runs, self._parts(runs))
+        places = self._places(runs, rows)
+        return *self._design(self._solved[0], rows, places), places
 
 
 def curve_model(runs: Sequence[CurveRun], law: str = "multi_power", *, n_starts: int = STARTS) -> CurveModel:
@@ -279,6 +328,7 @@ def curve_model(runs: Sequence[CurveRun], law: str = "multi_power", *, n_starts:
     model = CurveModel(first, kept, DEFAULT)
     if len(model._blocks) < FEW:
         return model
+    model = replace(model, knots=knots_of(kept))
     for _ in range(2):
         model = replace(model, deviation=_likeliest(model))
     return model
@@ -286,20 +336,22 @@ def curve_model(runs: Sequence[CurveRun], law: str = "multi_power", *, n_starts:
 
 def _likeliest(model: CurveModel) -> Deviation:
     """The deviations of greatest restricted likelihood at the coordinates of the model's generalised least squares."""
-    theta = model._solved[0]
+    theta, centre, misfit = model._solved[0], model._centre, len(model.fit.theta) + 1
     designed = [
         (np.column_stack([design, block.log_loss - mean]), block)
         for block, (mean, design) in zip(model._blocks, model.designs(theta), strict=True)
     ]
-    _, precision = model._prior
-    some_end = any(block.ends.any() for _, block in designed)
+    some_end = any(block.places.ends.any() for _, block in designed)
 
     def cost(logs: Array) -> float:
         deviation = _deviation(logs)
-        gram, slope, total = np.diag(precision + 1e-9), np.zeros(len(precision)), 0.0
+        precision = model._precision(deviation)
+        gram = precision + 1e-9 * np.eye(len(precision))
+        slope = precision @ (centre - theta)
+        total = float((centre - theta) @ slope - np.linalg.slogdet(precision[misfit:, misfit:])[1])
         for columns, block in designed:
             try:
-                factor = np.linalg.cholesky(block.covariance(deviation))
+                factor = np.linalg.cholesky(deviation.covariance(block.places))
             except np.linalg.LinAlgError:
                 return 1e12
             white = np.linalg.solve(factor, columns)
@@ -310,17 +362,26 @@ def _likeliest(model: CurveModel) -> Deviation:
         weak = ((logs - _logs(DEFAULT)) ** 2).sum() / 9  # sd 3 of a logarithm
         return float(total - slope @ np.linalg.solve(gram, slope) + (log if sign > 0 else 1e12) + weak)
 
-    likeliest = _deviation(downhill(cost, _logs(model.deviation), most=250, near=0.02, close=0.02))
+    found = downhill(cost, _logs(model.deviation), apart=SPREAD, most=EVALUATIONS, near=0.02, close=0.02)
+    likeliest = _deviation(found)
     return likeliest if some_end else replace(likeliest, end=likeliest.row)
 
 
+def knots_of(runs: Sequence[CurveRun]) -> Array:
+    """Knots (K,) along ln step for what all runs deviate by together: from their first row to their longest plan."""
+    first = min(int(run.steps[0]) for run in runs) + 1
+    last = max(run.horizon for run in runs)
+    return np.arange(np.floor(np.log(first) / APART), np.ceil(np.log(last) / APART) + 1) * APART
+
+
 def _logs(deviation: Deviation) -> Array:
-    return np.log([deviation.run, deviation.length, deviation.row, deviation.end])
+    return np.log([getattr(deviation, one.name) for one in fields(Deviation)])
 
 
 def _deviation(logs: Array) -> Deviation:
-    run, length, row, end = np.exp(np.clip(logs, np.log(LEAST), 5.0))
-    return Deviation(float(run), float(np.clip(length, 0.05, 100.0)), float(row), float(end))
+    found = dict(zip((one.name for one in fields(Deviation)), np.exp(np.clip(logs, np.log(LEAST), 5.0)), strict=True))
+    found["length"] = np.clip(found["length"], 0.05, 100.0)
+    return Deviation(**{name: float(value) for name, value in found.items()})
 
 
 def _ends(run: CurveRun) -> Array:

@@ -11,18 +11,18 @@ import numpy as np
 
 from isoflop.scaling.laws.curves.sums import Array
 
-LARGER, AT_ZERO = 1.05, 0.00025  # a coordinate at the corner of the first simplex beside the start: times, or at 0
-
 
 class _SpentError(Exception):
     """The evaluations allowed are used up."""
 
 
-def downhill(function: Callable[[Array], float], start: Array, *, most: int, near: float, close: float) -> Array:
+def downhill(
+    function: Callable[[Array], float], start: Array, *, apart: float, most: int, near: float, close: float
+) -> Array:
     """The lowest corner (P,) found from `start` (P,) with at most so many evaluations.
 
-    It ends earlier where all corners are within `near` of the lowest in every coordinate, and their values within
-    `close` of its value.
+    The first simplex has a corner `apart` from the start along each coordinate. It ends earlier where all corners are
+    within `near` of the lowest in every coordinate, and their values within `close` of its value.
     """
     count, spent = len(start), 0
 
@@ -33,9 +33,7 @@ def downhill(function: Callable[[Array], float], start: Array, *, most: int, nea
         spent += 1
         return function(at.copy())
 
-    corners = np.tile(np.asarray(start, dtype=float), (count + 1, 1))
-    for k in range(count):
-        corners[k + 1, k] = corners[k + 1, k] * LARGER if corners[k + 1, k] else AT_ZERO
+    corners = start + apart * np.eye(count + 1, count, -1)
     values = np.full(count + 1, np.inf)
     with suppress(_SpentError):
         for k in range(count + 1):

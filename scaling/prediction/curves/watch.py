@@ -14,6 +14,7 @@ import pandas as pd
 
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.laws.special_functions import ndtri, stdtr
+from isoflop.scaling.prediction.curves.causes import likely_cause
 from isoflop.scaling.prediction.curves.collapse import Collapse, collapse_findings, collapses
 from isoflop.scaling.prediction.curves.curve_model import FEW, CurveModel, curve_model
 from isoflop.scaling.prediction.curves.run_forecast import BAND, conventions_of
@@ -25,9 +26,6 @@ FALSE = 0.02  # share of sound runs in which something is noticed, at most, by e
 SLACK = 0.5  # of the cumulative sum: half the shift, in standard deviations, that is to be noticed
 LEAST_ROWS = 3
 ODD = 3.0  # times the largest residual of the usual run: a run that no other is measured by
-COOLING = 0.97  # of the peak: a rate below has begun to fall
-RISES = 0.01  # of ln loss above its lowest: a run that rises so far diverges
-BACK = 0.5  # of its largest excess: a run that came back so far had a passing fault
 WIDTH, HEIGHT = 64, 9  # of a chart, in characters
 MOST_CHARTS = 4
 
@@ -195,7 +193,7 @@ def watch_run(model: CurveModel, run: CurveRun) -> WatchedRun:
         path = apart.with_run(run).forecast(run, np.array([run.horizon - 1]), ends=np.array([run.ends is not None]))
         low, high = path.interval(BAND)
         end = (float(path.loss[0]), float(low[0]), float(high[0]))
-    cause = "" if at is None else why(run, rows, at)
+    cause = "" if at is None else likely_cause(apart, run, at)
     step = None if at is None else int(run.steps[at]) + 1
     return WatchedRun(run.run_id, run.n_params, last, run.horizon, step, cause, rows, end)
 
@@ -237,23 +235,3 @@ def cusum_bound(rows: int) -> float:
     b = heights + 1.166
     length = (np.exp(2 * SLACK * b) - 2 * SLACK * b - 1) / (2 * SLACK**2) / 2
     return float(heights[np.argmax(rows / length < FALSE)])
-
-
-def why(run: CurveRun, rows: pd.DataFrame, at: int) -> str:
-    """What the rows say of the cause: diverging, no cooldown, bad data, mistuned, or better than it should be."""
-    e, log = rows["innovation"].to_numpy(), np.log(rows["loss"].to_numpy())
-    excess = log - np.log((rows["lo"] * rows["hi"]).to_numpy()) / 2
-    peak = run.rates.max()
-    falling = run.rates[run.steps[at]] < COOLING * peak
-    began = at
-    while began > 0 and np.sign(e[began - 1]) == np.sign(e[at]) and abs(e[began - 1]) > SLACK:
-        began -= 1
-    if e[at] < 0:
-        return "below its band: other data, another evaluation, or a leak"
-    if falling and run.rates[run.steps[began]] < COOLING * peak:
-        return "it does not come down as its cooldown should bring it: was the rate lowered as declared?"
-    if log[at] - log[:at].min(initial=np.inf) > RISES:
-        if len(log) > at + 1 and excess[at + 1 :].min() < -BACK * excess[at]:
-            return "a jump that passes: bad data for a while"
-        return "the loss rises: diverging, or bad data"
-    return "above its band: mistuned, or bad data"

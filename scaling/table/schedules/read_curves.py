@@ -30,6 +30,7 @@ FINALS = (0.0, 0.1, 0.01, 0.05, 0.2)
 NAMED = 4  # runs in a note
 BY_COLUMN = "by its column"  # the schedule of a run whose rates are those of a column
 SAME = 0.01  # of the peak: rates of two runs that are the same schedule
+ALIKE = 5  # first rows: runs of one size that have the same losses there are one until they part
 AGREES = 1e-6  # relative to the peak: a schedule that gives the column's rates
 
 
@@ -87,7 +88,7 @@ def read_curves(
     if empty:
         more = ", ..." if len(empty) > NAMED else ""
         notes.append(f"{len(empty)} runs have no row after their warm-up: {', '.join(empty[:NAMED])}{more}")
-    found = [_to_come(run, found, notes) for run in found]
+    found = _branches([_to_come(run, found, notes) for run in found], notes)
     return CurveTable(tuple(found), tuple(dict.fromkeys(notes)), tuple(empty))
 
 
@@ -228,6 +229,25 @@ def _to_come(run: CurveRun, runs: Sequence[CurveRun], notes: list[str]) -> Curve
         "column ends; --schedule NAME says how it goes on"
     )
     return run
+
+
+def _branches(runs: list[CurveRun], notes: list[str]) -> list[CurveRun]:
+    """Runs of other programs whose rows begin alike to the digit, as branches of a trunk do, under one trunk's name."""
+    out: list[CurveRun] = []
+    first: dict[tuple[object, ...], str] = {}
+    for run in runs:
+        if run.ends is None and len(run.loss) >= ALIKE:
+            begins = (run.n_params, *run.steps[:ALIKE].tolist(), *run.loss[:ALIKE].tolist())
+            run = replace(run, trunk_id=first.setdefault(begins, run.run_id))
+        out.append(run)
+    branches = [run.run_id for run in out if run.trunk_id != run.run_id and run.ends is None]
+    if branches:
+        more = ", ..." if len(branches) > NAMED else ""
+        notes.append(
+            f"{len(branches)} runs begin with the rows of another one: taken as its branches, not as seeds of their "
+            f"own: {', '.join(branches[:NAMED])}{more}"
+        )
+    return out
 
 
 def between(steps: np.ndarray, rates: np.ndarray, length: int) -> np.ndarray:

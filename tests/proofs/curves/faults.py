@@ -3,7 +3,7 @@
     python -m tests.proofs.curves.faults [REPEATS]
 
 Faults, in 40 runs: the rate x 4 from a step on, 50 steps of shuffled tokens, a constant rate for a declared cooldown.
-Passes where 90% are noticed and at most 5% of 100 sound runs are.
+Passes where 90% are noticed and named as what they are, and at most 5% of 100 sound runs are noticed.
 """
 
 import sys
@@ -20,6 +20,7 @@ from tests.support.fits.simulated_curves import PEAK, simulate, study
 SIZES = (5e3, 1e4, 2e4, 4e4)
 FAULTS, SOUND = 40, 100
 SHUFFLED = 50  # steps
+CAUSES = {"rate x 4": "about 4 times", "shuffled tokens": "bad data for a while", "no cooldown": "lowered as declared?"}
 
 
 def planted(kind: str, size: float, draw: np.random.Generator) -> CurveRun:
@@ -47,7 +48,7 @@ def noticed(model: CurveModel, run: CurveRun) -> tuple[bool, str]:
 
 def main(repeats: int = 1) -> int:
     """Print the table; 1 where a bar is missed."""
-    kinds = ("rate x 4", "shuffled tokens", "no cooldown")
+    kinds = tuple(CAUSES)
     hits: dict[str, list[bool]] = {kind: [] for kind in kinds}
     causes: dict[str, dict[str, int]] = {kind: {} for kind in kinds}
     alarms = []
@@ -66,8 +67,12 @@ def main(repeats: int = 1) -> int:
     for kind in kinds:
         print(f"{kind:16} {np.mean(hits[kind]):.2f} of {len(hits[kind])} noticed before the end; {causes[kind]}")
     every = np.concatenate([hits[kind] for kind in kinds])
-    print(f"all faults       {every.mean():.2f} of {len(every)}; false alarms {np.mean(alarms):.3f} of {len(alarms)}")
-    return 0 if every.mean() >= 0.9 and np.mean(alarms) <= 0.05 else 1
+    named = sum(n for kind in kinds for cause, n in causes[kind].items() if CAUSES[kind] in cause.split("; or: ")[0])
+    print(
+        f"all faults       {every.mean():.2f} of {len(every)}, {named / len(every):.2f} named as what they are; "
+        f"false alarms {np.mean(alarms):.3f} of {len(alarms)}"
+    )
+    return 0 if min(every.mean(), named / len(every)) >= 0.9 and np.mean(alarms) <= 0.05 else 1
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python -m tests.proofs.curves.stopping [REPEATS [FIRST]]
 
 The runs of `overnight_cpu`, its hold-out among them, are simulated: under the law of whole curves that is fitted to
-the committed table of `quick`, with the deviations of trunks, the noise of rows and of ends that are estimated there.
+the committed table of `quick` with its shared misfit, deviations of trunks, noise of rows and of ends.
 Prints of each repeat the share of the FLOPs that is spent and the exponent a of the frontier by both, with 90%
 intervals; then the committed tables of `quick` and `known_answer`, of which a stopped study sees what it pays for.
 Passes where a lies within .02 of that of the full study in the root of the mean square over the repeats, for at most
@@ -11,6 +11,7 @@ half of the FLOPs.
 """
 
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -28,6 +29,7 @@ from isoflop.scaling.stopping.forecasts import forecast_ends
 from isoflop.scaling.stopping.planned_run import Plan, ended
 from isoflop.scaling.stopping.saved import plan_of_table
 from isoflop.scaling.table.runs import read_runs
+from isoflop.scaling.table.schedules.curve_run import CurveRun
 from isoflop.scaling.table.schedules.read_curves import read_curves
 from tests.support.root import RESULTS
 
@@ -49,15 +51,22 @@ def simulated(plan: Plan, model: CurveModel, draw: np.random.Generator) -> pd.Da
     for group in plan.trunks.values():
         on_trunk = sorted({step for one in group for step in one.measured})
         at = np.array([*on_trunk, *(one.steps for one in group)]) - 1
-        ends = np.arange(len(at)) >= len(on_trunk)
-        along = np.log(at + 1.0)
-        rough = draw.multivariate_normal(np.zeros(len(at)), model.deviation.cross(along, along))
-        rough = rough + draw.normal(size=len(at)) * np.sqrt(model.deviation.noise(ends))
+        final = np.arange(len(at)) >= len(on_trunk)
+        asked = [_rows(group[-1].run, at[~final], ends=False)]
+        asked += [_rows(one.run, np.array([one.steps - 1]), ends=True) for one in group]
+        mean, covariance, _ = model.scatter(*asked)
+        loss = np.exp(draw.multivariate_normal(mean, covariance))
         for i, one in enumerate(group):
             kept = [*(j for j, step in enumerate(on_trunk) if step in one.measured), len(on_trunk) + i]
-            loss = model.fit.predict(one.run.rates, at[kept], one.run.n_params) * np.exp(rough[kept])
-            parts.append(pd.DataFrame({"run_id": one.run_id, "step": at[kept] + 1, "loss": loss, "final": ends[kept]}))
+            parts.append(
+                pd.DataFrame({"run_id": one.run_id, "step": at[kept] + 1, "loss": loss[kept], "final": final[kept]})
+            )
     return pd.concat(parts, ignore_index=True)
+
+
+def _rows(run: CurveRun, steps: np.ndarray, ends: bool) -> CurveRun:
+    """A run with rows without a loss at these steps."""
+    return replace(run, steps=steps, loss=np.ones(len(steps)), ends=np.full(len(steps), ends))
 
 
 def points_of(plan: Plan, rows: pd.DataFrame, extents: dict[str, int]) -> pd.DataFrame:

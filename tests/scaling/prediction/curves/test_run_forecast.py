@@ -14,7 +14,7 @@ from isoflop.scaling.prediction.curves.run_forecast import begun, forecast_run, 
 from isoflop.scaling.prediction.forecast import PredictError
 from isoflop.scaling.table.read import read_table
 from isoflop.scaling.table.schedules.read_curves import between, read_curves
-from tests.support.fits.simulated_curves import loss_of, simulate, study
+from tests.support.fits.simulated_curves import cut, loss_of, simulate, study
 from tests.support.root import RESULTS
 
 
@@ -116,6 +116,35 @@ def logged(tmp_path, change=None):
 
 def typed(*words):
     return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_what_the_law_misses_in_all_runs_is_learnt_from_the_others():
+    def bent(run):
+        return replace(run, loss=run.loss * np.exp(0.05 * np.sin(2 * np.log(run.steps + 1.0))))
+
+    draw = np.random.default_rng(12)
+    others = curve_model([bent(run) for run in study(draw, (5e3, 4e4), 3)])
+    whole = bent(simulate("left out", 1e4, draw, steps=3000))
+    young = cut(whole, 0.3)
+    end = np.array([2999])
+    assert others.deviation.shared > 0.01
+    off, without = (
+        np.abs(np.log(model.with_run(young).forecast(young, end).loss[0] / whole.loss[-1]))
+        for model in (others, replace(others, knots=others.knots[:0]))
+    )
+    assert off < 0.01 < 0.02 < without
+
+
+def test_branches_of_one_trunk_are_found(tmp_path):
+    def branched(table):
+        trunk = table[table["run"] == "r0"]
+        branch = trunk.assign(run="branch", loss=trunk["loss"] * np.where(trunk["step"] > 500, 0.98, 1.0))
+        return pd.concat([table, branch], ignore_index=True)
+
+    found = read_curves(read_table(logged(tmp_path, branched)))
+    trunk = {run.run_id: run.trunk_id for run in found.runs}
+    assert trunk["r0"] == trunk["branch"] != trunk["r1"] == "r1"
+    assert any("taken as its branches" in note for note in found.notes)
 
 
 def test_an_unfinished_run_of_a_table_goes_on_as_its_siblings_did(tmp_path):

@@ -26,15 +26,16 @@ def test_ends_are_those_of_scipy(function, coordinates, most):
     rng = np.random.default_rng(coordinates)
     for _ in range(3):
         turn, centre = rng.normal(size=(coordinates, coordinates)), rng.normal(size=coordinates)
-        start = rng.normal(size=coordinates) * rng.integers(0, 2, size=coordinates)
+        start = rng.normal(size=coordinates) * rng.integers(0, 2, size=coordinates) + 0.0
         asked: list[bytes] = []
 
         def cost(at, turn=turn, centre=centre, asked=asked):
             asked.append(at.tobytes())
             return function(turn @ (at - centre))
 
-        options = {"maxfev": most, "xatol": 0.02, "fatol": 0.02}
+        simplex = np.vstack([start, start + 0.3 * np.eye(coordinates)])
+        options = {"maxfev": most, "xatol": 0.02, "fatol": 0.02, "initial_simplex": simplex}
         theirs = minimize(cost, start, method="Nelder-Mead", options=options).x
         known = [asked.copy(), asked.clear()][0]
-        np.testing.assert_array_equal(downhill(cost, start, most=most, near=0.02, close=0.02), theirs)
+        np.testing.assert_array_equal(downhill(cost, start, apart=0.3, most=most, near=0.02, close=0.02), theirs)
         assert asked == known

@@ -48,6 +48,21 @@ def test_no_cooldown_where_one_was_declared(model):
     assert "was the rate lowered as declared?" in seen.cause
 
 
+def test_what_looks_like_the_fault_is_said(model):
+    draw = np.random.default_rng(11)
+    rates = Schedule("wsd", 100).rates(2000, PEAK)
+    fast = simulate("fast", 1e4, draw, rates=np.where(np.arange(2000) >= 800, 4 * rates, rates))
+    assert (
+        watch_run(model, cut(fast, 0.6)).cause == "as if its rate were about 4 times what is declared: was it changed?"
+    )
+    run = simulate("shuffled", 1e4, draw)
+    jump = np.where(run.steps >= 800, 0.1 * np.exp(-(run.steps - 800) / 60), 0.0)
+    shuffled = watch_run(model, replace(run, loss=run.loss * np.exp(jump)))
+    assert shuffled.cause == "a jump that passes: bad data for a while"
+    first = watch_run(model, cut(replace(run, loss=run.loss * np.exp(jump)), 0.41))
+    assert "; or: " in first.cause  # a row after it began, nobody can tell
+
+
 def test_bounds_hold_what_they_promise():
     draw = np.random.default_rng(9)
     assert np.mean([left_at(draw.standard_normal(40), 1e6) is not None for _ in range(400)]) < 0.05
