@@ -91,6 +91,7 @@ def test_the_hold_out_has_one_seed():
 def test_the_grid_is_five_sizes_within_a_factor_four_at_five_budgets_over_two_decades():
     cost = Cost(k=7.0, slope=-0.01)
     grid = isoflop_grid(BESIROGLU, cost, 6e19)
+    assert grid["flops"].is_monotonic_increasing
     flops = np.unique(grid["flops"])
     assert flops[-1] / flops == pytest.approx(10 ** np.array([2, 1.5, 1, 0.5, 0]))
     assert 5 * flops.sum() == pytest.approx(6e19)
