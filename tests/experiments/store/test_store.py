@@ -274,6 +274,13 @@ def test_the_birth_of_a_process_is_when_it_started_until_it_is_gone():
     assert files._birth(child) is files._exists(child) is None
 
 
+def test_whether_a_process_exists_is_asked_without_a_signal(monkeypatch):
+    sent = []
+    monkeypatch.setattr(files.os, "kill", lambda pid, number: sent.append(number))
+    assert files._exists(1) == "alive"
+    assert sent == [0]
+
+
 def test_what_a_machine_has_seen_before_it_started_again_does_not_count(tmp_path, later):
     foreign(tmp_path)
     assert take(tmp_path) is None
