@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from isoflop.analysis.evidence import Evidence
 from isoflop.analysis.figure import Figure
 from isoflop.analysis.style import (
     ACCENT,
@@ -177,9 +178,14 @@ def _dodged(frame: pd.DataFrame) -> pd.Series:
     return frame["flops"] * np.exp(step * (rank - rank.groupby(key).transform("mean")))
 
 
-def _with_rival(held_out: HoldOut, law_name: str, *, ax: Axes | None = None) -> Axes:
+def _of_report(evidence: Evidence) -> tuple[HoldOut, str]:
+    """The hold-out, and the law of the report; where that has no held-out forecast, the law chosen without the runs."""
+    held_out = evidence.held_out
+    return held_out, evidence.law_name if evidence.law_name in held_out.forecasts else default_law(held_out)
+
+
+def _with_rival(held_out: HoldOut, law: str, *, ax: Axes | None = None) -> Axes:
     """The law of the report, and the first of approach 3's that is another."""
-    law = law_name if law_name in held_out.forecasts else None
     rival = next(name for name in with_role("approach 3") if name != law)
     return plot_prediction(held_out, law=law, rival=rival, ax=ax)
 
@@ -188,7 +194,7 @@ FIGURES = (
     Figure(
         "prediction",
         "Laws fitted without the largest budget, drawn over its runs.",
-        needs=lambda e: (e.held_out, e.law_name),
+        needs=_of_report,
         frame=lambda held_out, _: prediction_frame(held_out),
         plot=_with_rival,
         place=40,
@@ -196,9 +202,9 @@ FIGURES = (
     Figure(
         "forecast_errors",
         "The forecast's error on the runs it was fitted to and on those it was not.",
-        needs=lambda e: e.held_out,
-        frame=forecast_errors,
-        plot=plot_forecast_errors,
+        needs=_of_report,
+        frame=lambda held_out, law: forecast_errors(held_out, law=law),
+        plot=lambda held_out, law, ax: plot_forecast_errors(held_out, law=law, ax=ax),
         place=80,
     ),
 )

@@ -236,6 +236,16 @@ def test_forecast_errors_hold_every_run(evidence):
     np.testing.assert_allclose(np.sort(seen[:, 1]), np.sort(100 * frame.loc[~frame["held_out"], "relative_error"]))
 
 
+@pytest.mark.parametrize("name", ["prediction", "forecast_errors"])
+def test_held_out_figures_of_a_report_show_its_law_whatever_is_chosen_without_the_runs(evidence, name):
+    other = next(law for law in evidence.held_out.forecasts if law != evidence.law_name)
+    held_out = replace(evidence.held_out, chosen=other)
+    report = SimpleNamespace(held_out=held_out, law_name=evidence.law_name, loss_unit=evidence.loss_unit)
+    ax = FIGURES[name].draw(report)
+    texts = [text.get_text() for text in ax.texts]
+    assert any(text.startswith((f"{evidence.law_name} up to", f"{evidence.law_name}: rms")) for text in texts), texts
+
+
 def test_scoreboard_draws_every_law_baseline_and_stack_with_its_error(evidence):
     board = evidence.scoreboard
     ax = plot_scoreboard(board)
