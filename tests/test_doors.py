@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from tests.support.doors.degenerate import degenerate, wrong_with
 from tests.support.doors.inputs import inputs
 from tests.support.doors.malformed_case import check
 from tests.support.doors.options import write_neighbours
@@ -22,6 +23,11 @@ def test_malformed_inputs_drawn_from_all_are_refused_as_they_should_be(tmp_path)
     drawn = random.Random(5).sample(every, DRAWN)
     wrong = {one.name: fault for one in drawn if (fault := check(one, tmp_path, 600.0))}
     assert wrong == {}
+
+
+@pytest.mark.parametrize("number", [1, 24, 77])  # of those that tests/proofs/doors/degenerate.py makes
+def test_a_degenerate_table_is_answered_or_refused_by_name_without_a_warning(number, tmp_path):
+    assert wrong_with(degenerate(number, tmp_path)) == ""
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,10 @@ def _bends(case: Case, columns: Iterable[Column]) -> Iterator[Departure]:
         x = np.log(frame[name].to_numpy(float)) if column.transform == "log" else np.zeros(0)
         if len(np.unique(x.round(6))) >= 4:
             moved = frame.assign(**{name: frame[name] * np.exp(STEP)})
-            slope = np.log(predict_loss(fit.law, moved) / fit.predicted) / STEP
+            with np.errstate(all="ignore"):  # a law that is not positive somewhere has no slope there
+                slope = np.log(predict_loss(fit.law, moved) / fit.predicted) / STEP
+            if not np.isfinite(slope).all():
+                continue
             bend = -slope * np.maximum(x - np.median(np.unique(x)), 0.0)
             yield Departure("residual_trend", f"ln {name}", bend, weight=2.0 if name == "n_params" else 0.5)
 

@@ -92,7 +92,8 @@ def chinchilla_sensitivity(
     target = FAR * float(data.frame["flops"].max())
     draws = jackknife(base)
     half_a = float(np.ptp(draws.interval("a"))) / 2
-    half_loss = float(np.ptp(draws.interval(lambda law: law.optimal(target, base.cost).loss))) / 2
+    low, high = draws.interval(lambda law: law.optimal(target, base.cost).loss)
+    half_loss = (high - low) / 2
     rows = {"as fitted": _row(base, target)}
     for name, make in _changes(table, data, base, params, compute):
         try:
@@ -109,6 +110,9 @@ def _row(fitted: Fit, target: float) -> dict[str, Any]:
     law = fitted.law
     assert isinstance(law, Chinchilla)
     loss = float(fitted.optimal(target).loss)
+    if not np.isfinite(loss):
+        why = f"its optimum at {target:.3g} FLOPs has no finite loss: an exponent is at its bound"
+        return {"a": np.nan, "E": np.nan, "loss": np.nan, "runs": len(fitted.points), "why": why}
     return {"a": fitted.exponents()["a"], "E": law.E, "loss": loss, "runs": len(fitted.points), "why": ""}
 
 

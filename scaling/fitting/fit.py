@@ -190,8 +190,12 @@ def number(x: float) -> str:
 
 
 def predict_loss(law: Law, frame: pd.DataFrame) -> Array:
-    """Loss (n,) of a law at the rows of a frame. Raises FitError naming a column that it reads and the frame lacks."""
-    return np.asarray(law(*law_inputs(type(law), frame).values()), dtype=float)
+    """Loss (n,) of a law at the rows of a frame, infinite or NaN where the law has none.
+
+    Raises FitError naming a column that it reads and the frame lacks.
+    """
+    with np.errstate(all="ignore"):
+        return np.asarray(law(*law_inputs(type(law), frame).values()), dtype=float)
 
 
 def law_inputs(

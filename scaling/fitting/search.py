@@ -114,7 +114,8 @@ def _auto_delta(problem: FitProblem, weights: Array, ends: Array, spread: Array 
     """The delta that is 1.345 robust scales of the residuals of its own fit, and where the starts have moved to."""
     delta = np.inf
     for _ in range(4):
-        value = huber(problem.residuals(ends)[0], weights, delta * spread)
+        with np.errstate(all="ignore"):  # the law may be infinite at an end
+            value = huber(problem.residuals(ends)[0], weights, delta * spread)
         scale = _scale(problem, ends[[int(np.nanargmin(value))]], weights, spread)
         delta = max(HUBER_EFFICIENCY * scale, SMALLEST_DELTA)
         ends = minimise(problem, ends, delta=delta * spread, weights=weights, max_steps=12, tolerance=ROUGH).theta
@@ -123,7 +124,9 @@ def _auto_delta(problem: FitProblem, weights: Array, ends: Array, spread: Array 
 
 def _scale(problem: FitProblem, theta: Array, weights: Array, spread: Array | float) -> float:
     """Robust scale of the residuals over their spread at one point theta (1, P)."""
-    return robust_scale(problem.residuals(theta)[0][0] / spread, len(problem.free), weights * spread * spread)
+    with np.errstate(all="ignore"):
+        residual = problem.residuals(theta)[0][0] / spread
+    return robust_scale(residual, len(problem.free), weights * spread * spread)
 
 
 def _distinct(theta: Array, value: Array) -> tuple[Array, Array]:

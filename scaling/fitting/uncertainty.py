@@ -23,6 +23,7 @@ from isoflop.scaling.laws.special_functions import stdtr, stdtrit
 MOST_CLUSTERS, GROUPS = 500, 100  # left out one by one up to here; more are pooled at random into so many groups
 CELLS = 1_000_000  # rows x laws refitted at once
 Quantity = Callable[[Law], Any] | str  # of a law: a function of it, or the name of a parameter or exponent
+HUGE = 1e100  # a quantity that moves so far is measured in its largest move: squares of others overflow
 HALVINGS = 24  # of the bracket of a half-width: to 1e-7 of it
 
 
@@ -51,12 +52,16 @@ class Draws:
         return float(self.frame["converged"].mean())
 
     def evaluate(self, fn: Quantity) -> Array:
-        """The quantity for every law, (draws, ...). A name means a parameter or a derived exponent."""
+        """The quantity for every law, (draws, ...), infinite or NaN where a law has none.
+
+        A name means a parameter or a derived exponent.
+        """
         if isinstance(fn, str):
             if fn not in self.frame:
                 raise ValueError(f"no parameter or exponent {fn!r}; there are {', '.join(self._names)}")
             return self.frame[fn].to_numpy(float)
-        return np.array([fn(law) for law in self.laws], dtype=float)
+        with np.errstate(all="ignore"):
+            return np.array([fn(law) for law in self.laws], dtype=float)
 
     def estimate(self, fn: Quantity) -> Any:
         """The quantity at the full fit."""
@@ -145,7 +150,7 @@ class Draws:
         if self._leverage is None:
             return np.full(values.shape[1:], self.freedom)
         design, moves, label, inverse = self._leverage
-        off = np.nan_to_num(values - values.mean(axis=0)).reshape(len(values), -1)
+        off = _in_reach(values - values.mean(axis=0))
         parts = -(-design.shape[0] * off.shape[1] // CELLS)
         found = [self._effective(part, design, moves, label, inverse) for part in np.array_split(off, parts, axis=1)]
         return np.clip(np.concatenate(found), 1.0, self.freedom).reshape(values.shape[1:])
@@ -190,7 +195,8 @@ class Draws:
     def error_of(self, values: Array) -> Array:
         """The jackknife's standard error of a quantity, of its `values` (G, ...), as if clusters were independent."""
         g = len(values)
-        return np.sqrt((g - 1) / g * np.sum((values - values.mean(axis=0)) ** 2, axis=0))
+        with np.errstate(over="ignore", invalid="ignore"):  # a law without a finite value leaves no error either
+            return np.sqrt((g - 1) / g * np.sum((values - values.mean(axis=0)) ** 2, axis=0))
 
     def _half_width(self, values: Array, level: float) -> Array:
         """Half the width of a central interval of jackknife values (G, ...): of Student's t, or of as many as there are
@@ -232,7 +238,7 @@ class Draws:
         By the delta method: the refits tell how each quantity moves with the parameters.
         """
         assert self._shared is not None
-        slope = self._to_slope @ np.nan_to_num(off.reshape(len(off), -1))
+        slope = self._to_slope @ _in_reach(off)
         variance = np.einsum("pk,cpq,qk->ck", slope, self._shared[1], slope)
         alone = variance[:1]
         ratio = np.where(alone > 0, np.sqrt(np.maximum(variance, alone) / np.maximum(alone, 1e-300)), 1.0)
@@ -247,6 +253,13 @@ class Draws:
     @cached_property
     def _names(self) -> list[str]:
         return [c for c in self.frame if c not in ("value", "converged")]
+
+
+def _in_reach(off: Array) -> Array:
+    """Values (G, ...) off their mean as (G, k), without NaN; those that move beyond HUGE in units of their largest."""
+    off = np.nan_to_num(off.reshape(len(off), -1))
+    far = np.abs(off).max(axis=0)
+    return np.where(far > HUGE, off / np.maximum(far, HUGE), off) if (far > HUGE).any() else off
 
 
 def jackknife(fit: Fit) -> Draws:

@@ -16,6 +16,7 @@ from isoflop.scaling.laws.law import (
     Box,
     Law,
     Preset,
+    balanced,
     outer_sum,
     power_term_curvature,
 )
@@ -167,10 +168,8 @@ class Chinchilla(Law):
 
     def optimal(self, C: Any, cost: Cost = SIX_ND) -> Allocation:
         """Where alpha A N^-alpha = (d ln C / d ln N) beta B D^-beta  (Hoffmann et al. 2022, eq. 4, under any cost)."""
-        C = np.asarray(C, dtype=float)
-        N = cost.optimal_size(np.log(self.alpha * self.A / (self.beta * self.B)), self.alpha, self.beta, C)
-        D = cost.tokens(C, N)
-        return Allocation(N, D, C, self(N, D))
+        log_ratio = np.log(self.alpha * self.A / (self.beta * self.B))
+        return balanced(self, log_ratio, self.alpha, self.beta, C, cost)
 
     def exponents(self, cost: Cost = SIX_ND) -> dict[str, float]:
         """Constant for every kappa: the optimum depends on the inner sum alone."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from isoflop.scaling.laws.cost import SIX_ND, Cost
-from isoflop.scaling.laws.law import AMPLITUDE, Allocation, Array, Box, Law, Preset, outer_sum
+from isoflop.scaling.laws.law import AMPLITUDE, Allocation, Array, Box, Law, Preset, balanced, outer_sum
 from isoflop.scaling.laws.paper import Paper
 
 PAPER = Paper(
@@ -117,11 +117,9 @@ class Kaplan(Law):
 
     def optimal(self, C: Any, cost: Cost = SIX_ND) -> Allocation:
         """Where (alpha_N / alpha_D) (N_c / N)^(alpha_N / alpha_D) = (d ln C / d ln N) D_c / D."""
-        C = np.asarray(C, dtype=float)
         inner = self.alpha_N / self.alpha_D
-        N = cost.optimal_size(np.log(inner) + inner * np.log(self.N_c) - np.log(self.D_c), inner, 1.0, C)
-        D = cost.tokens(C, N)
-        return Allocation(N, D, C, self(N, D))
+        log_ratio = np.log(inner) + inner * np.log(self.N_c) - np.log(self.D_c)
+        return balanced(self, log_ratio, inner, 1.0, C, cost)
 
     def exponents(self, cost: Cost = SIX_ND) -> dict[str, float]:
         """Those of Chinchilla's law with exponents alpha_N / alpha_D and 1 inside a power kappa = alpha_D."""

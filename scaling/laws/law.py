@@ -315,9 +315,10 @@ class Law:
         if np.any(~np.isfinite(log_n)):
             first = C[~np.isfinite(log_n)].flat[0]
             raise ValueError(f"{self.name}: no interior minimum of the loss at C = {first:.4g}")
-        N = np.exp(log_n)
-        D = cost.tokens(C, N)
-        best = loss(N, D)
+        with np.errstate(all="ignore"):
+            N = np.exp(log_n)
+            D = cost.tokens(C, N)
+            best = loss(N, D)
         if np.any(nowhere := (D < 1) | ~np.isfinite(best)):  # the loss falls with N to the last token
             raise ValueError(f"{self.name}: no interior minimum of the loss at C = {C[nowhere].flat[0]:.4g}")
         return Allocation(N, D, C, best)
@@ -328,6 +329,20 @@ class Law:
         Empty where none of them is constant.
         """
         return {}
+
+
+def balanced(
+    law: Callable[[Any, Any], Any], log_ratio: float, alpha: float, beta: float, C: Any, cost: Cost
+) -> Allocation:
+    """The allocation of `Cost.optimal_size` at C FLOPs, with its loss.
+
+    Zero, infinite or NaN where exponents at their bounds put the optimum beyond floating point.
+    """
+    C = np.asarray(C, dtype=float)
+    with np.errstate(all="ignore"):
+        N = cost.optimal_size(log_ratio, alpha, beta, C)
+        D = cost.tokens(C, N)
+        return Allocation(N, D, C, law(N, D))
 
 
 def outer_sum(weight: Array, vectors: Array) -> Array:

@@ -17,6 +17,7 @@ from isoflop.scaling.laws.law import (
     Box,
     Law,
     Preset,
+    balanced,
     outer_sum,
     power_term_curvature,
 )
@@ -126,10 +127,8 @@ class Saturating(Law):
 
     def optimal(self, C: Any, cost: Cost = SIX_ND) -> Allocation:
         """That of the unbounded law, because the loss is increasing in its excess."""
-        C = np.asarray(C, dtype=float)
-        N = cost.optimal_size(np.log(self.alpha * self.A / (self.beta * self.B)), self.alpha, self.beta, C)
-        D = cost.tokens(C, N)
-        return Allocation(N, D, C, self(N, D))
+        log_ratio = np.log(self.alpha * self.A / (self.beta * self.B))
+        return balanced(self, log_ratio, self.alpha, self.beta, C, cost)
 
     def exponents(self, cost: Cost = SIX_ND) -> dict[str, float]:
         """Those of the unbounded law; its frontier is no power law."""

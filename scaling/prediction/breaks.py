@@ -185,8 +185,11 @@ def _modes(fit: Fit, noise: float, on_size: Array, place: Array) -> tuple[Array,
         value, damping = np.where(better, reached, value), damping * np.where(better, 0.2, 5.0)
     covariance = np.linalg.pinv(gradient @ gradient.swapaxes(1, 2) + np.diag(pull), rcond=1e-12, hermitian=True)
     error = np.sqrt(covariance[:, -1, -1])
-    gain = 0.5 * (len(fit.points) - free) * np.log(none / value) + np.log(error / CHANGE)
-    return point[:, :-1], point[:, -1], error, covariance[:, :-1, -1] / error[:, None] ** 2, gain
+    least = np.finfo(float).tiny  # of exact data nothing is left for a break to take up
+    ratio = np.maximum(none, least) / np.maximum(value, least)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a break whose change is not identified has no odds
+        gain = 0.5 * (len(fit.points) - free) * np.log(ratio) + np.log(error / CHANGE)
+        return point[:, :-1], point[:, -1], error, covariance[:, :-1, -1] / error[:, None] ** 2, gain
 
 
 @dataclass(frozen=True)

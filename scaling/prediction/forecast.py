@@ -269,4 +269,5 @@ def _surface(fits: dict[str, Fit], weights: dict[str, float], preferred: str) ->
 
 def _interval(pooled: ForecastAverage, level: float) -> tuple[float, float]:
     lo, hi = pooled.interval(level)
-    return float(np.exp(lo[0])), float(np.exp(hi[0]))
+    with np.errstate(over="ignore"):  # an interval without an upper end
+        return float(np.exp(lo[0])), float(np.exp(hi[0]))

@@ -16,6 +16,7 @@ from isoflop.scaling.selection.averaging import Forecast
 from isoflop.scaling.table.conventions import Points
 
 EXACT = 1e-18  # variance of ln n_opt under a law that fits exactly
+MOST_LOG = 700.0  # of a size: beyond, floating point ends
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,12 @@ def with_breaks(
 
 
 def _log_size(fitted: Fit, target: Target, worths: tuple[float, float]) -> Forecast:
-    """One law's forecast of ln of the best size, by its jackknife."""
+    """One law's forecast of ln of the best size, by its jackknife; a size beyond floating point counts as its end."""
     draws = jackknife(fitted)
-    values = np.log([_run(fitted, law, target, worths)[0] for law in draws.laws])
-    centre = np.log([_run(fitted, fitted.law, target, worths)[0]])
+    with np.errstate(divide="ignore"):
+        values = np.log([_run(fitted, law, target, worths)[0] for law in draws.laws])
+        centre = np.log([_run(fitted, fitted.law, target, worths)[0]])
+    values, centre = np.clip(values, -MOST_LOG, MOST_LOG), np.clip(centre, -MOST_LOG, MOST_LOG)
     sd = np.sqrt(draws.error_of(values) ** 2 + EXACT)
     return Forecast(centre, np.atleast_1d(sd), float(draws.freedom_of(values)))
 

@@ -47,6 +47,7 @@ ASPECT = 16.0  # width per layer of the sizes in conf/model
 LARGEST = 1e11  # parameters: how far a family is continued
 REACH = 3.0  # times the range of sizes in a table: beyond, its cost of training is extrapolated
 FORECAST_ERROR = "forecast_error"  # column: standard error of ln loss of a row that is forecast, 0 of one measured
+POSITIVE_IF_KNOWN = ("unique_tokens", "vocab_size")  # columns that may be empty
 AS_GIVEN = "as given"  # the convention of a column that a plain table brings
 
 
@@ -90,7 +91,13 @@ class Points:
         n = self.frame["n_params"].to_numpy(float)
         rate = (self.frame["flops"] / self.frame["n_params"] / self.frame["tokens"]).to_numpy(float)
         if not (np.isfinite(n) & np.isfinite(rate)).all():
-            raise TableError("the cost of training needs n_params, tokens and flops in every row")
+            without = [
+                c for c in ("n_params", "tokens", "flops") if not np.isfinite(self.frame[c].to_numpy(float)).all()
+            ]
+            raise TableError(
+                "the cost of training needs n_params, tokens and flops in every row, two of which give the third: "
+                f"add {' or '.join(without) or 'values whose ratio is finite'}"
+            )
         if self.larger is None:
             return fitted_cost(n, rate)
         further = (self.larger.n_params, self.larger.rate)
@@ -191,7 +198,9 @@ def points(
     if further := unlike(inputs):
         frame, lacking = add_inputs(frame, further, notes, source=source)
     frame = _weighed(frame, notes)
-    check_values(frame, [c for c in QUANTITIES if c in frame], source=source)
+    check_values(frame, [c for c in (*QUANTITIES, "weight") if c in frame], source=source)
+    for name in (c for c in POSITIVE_IF_KNOWN if c in frame):
+        check_values(frame[frame[name].notna()], (name,), source=source)
     frame["cluster"], cluster = _clusters(frame, cluster)
     kept = [*QUANTITIES, "cluster", *(c for c in (*OPTIONAL, FORECAST_ERROR) if c in frame and c != "trunk_id")]
     kept += [name for column in further for name in components(list(map(str, frame.columns)), column)]
@@ -215,7 +224,7 @@ def _weighed(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     if not out.any() or out.all():
         return frame
     notes.append(f"{out.sum()} rows of weight 0 are left out")
-    return frame[~out].reset_index(drop=True)
+    return frame[~out].copy()
 
 
 def is_runs(table: pd.DataFrame) -> bool:

@@ -24,6 +24,7 @@ from isoflop.scaling.laws.paper import Paper
 
 REPEAT_WORTH = 15.387756  # R_D as fitted by Muennighoff et al. 2023
 EXCESS_WORTH = 5.309743  # R_N
+MOST_REPEATS = 700.0  # ln of them: beyond, floating point ends
 
 
 PAPER = Paper(
@@ -193,7 +194,7 @@ def _effective(seen: Any, unique: Any, R: Any) -> Any:
 def _log_effective(seen: Array, unique: Array, log_R: Array) -> tuple[Array, Array, Array]:
     """ln of `_effective` from logs of its arguments, and its derivatives in ln unique and ln R."""
     R = np.exp(log_R)
-    ratio = np.exp(seen - unique)
+    ratio = np.exp(np.minimum(seen - unique, MOST_REPEATS))
     repeats = np.maximum(ratio - 1.0, 0.0)
     decay = np.exp(-repeats / R)
     factor = 1.0 + R * (1.0 - decay)

@@ -163,6 +163,14 @@ def test_interval_of_a_floor_above_the_lowest_loss_holds_the_estimate():
         assert 0 <= lo <= estimate <= hi
 
 
+def test_an_interval_scales_with_its_unit_even_where_fourth_powers_leave_floating_point():
+    unit = 1e140
+    draws = jackknife(fit("chinchilla", noisy(16, 0.01, 1)))
+    plain = draws.interval(lambda law: law.beta - law.alpha, positive=False)
+    scaled = draws.interval(lambda law: unit * (law.beta - law.alpha), positive=False)
+    assert np.divide(scaled, unit) == pytest.approx(plain, rel=1e-6)
+
+
 @pytest.mark.slow
 def test_prediction_interval_is_wider_than_the_law_and_covers_new_runs():
     rng, covered = np.random.default_rng(5), []

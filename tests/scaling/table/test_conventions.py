@@ -15,6 +15,7 @@ from isoflop.models.config import (
 from isoflop.models.config import count_params as count_groups
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import count_params, points
+from isoflop.scaling.table.read import read_table
 from isoflop.scaling.table.runs import PARAM_GROUPS
 
 
@@ -169,3 +170,21 @@ def test_no_finished_run_and_empty_clusters_are_errors(study_table):
         points(study_table.assign(state="diverged"))
     with pytest.raises(TableError, match="is empty in 1 rows"):
         points(pd.DataFrame({"n_params": 1e6, "tokens": 1e7, "loss": 3.0, "run_id": ["a", None]}))
+
+
+@pytest.mark.parametrize("column", ["unique_tokens", "vocab_size", "weight"])
+@pytest.mark.parametrize(("value", "what"), [(-5.0, "zero or negative"), (np.inf, "infinite")])
+def test_an_optional_count_that_cannot_be_one_is_named_with_its_file_column_and_row(column, value, what, tmp_path):
+    path = tmp_path / "runs.csv"
+    table = pd.DataFrame({"n_params": [1e6, 2e6, 4e6], "tokens": [1e8, 1e8, 1e8], "loss": [4.0, 3.5, 3.0]})
+    table.assign(**{column: [100.0, value, 300.0]}).to_csv(path, index=False)
+    with pytest.raises(TableError, match=rf"runs\.csv: {column} is {what} in 1 of 3 rows \(row 2\)"):
+        points(read_table(path))
+
+
+def test_an_optional_count_may_be_unknown_and_rows_keep_their_numbers_where_others_are_left_out():
+    table = pd.DataFrame({"n_params": [1e6, 2e6, 4e6], "tokens": [1e8, 1e8, 1e8], "loss": [4.0, 3.5, 3.0]})
+    known = points(table.assign(unique_tokens=[np.nan, 1e7, np.nan])).frame["unique_tokens"]
+    np.testing.assert_array_equal(known, [np.nan, 1e7, np.nan])
+    with pytest.raises(TableError, match=r"weight is NaN or empty in 1 of 2 rows \(row 3\)"):
+        points(table.assign(weight=[0.0, 1.0, np.nan]))
