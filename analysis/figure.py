@@ -139,5 +139,5 @@ class _Canvas(FigureCanvasAgg):
             texts = drawn._text2path
             texts.mathtext_parser = _Formulas.of("svg", texts.mathtext_parser)
             renderer = MixedModeRenderer(figure, width, height, dpi, drawn)
-            figure.draw(renderer)
+            figure.draw(renderer)  # type: ignore[arg-type]  # it hands what is not rasterised on to one
             renderer.finalize()

@@ -354,13 +354,14 @@ def test_a_fit_does_not_depend_on_the_unit_of_its_weights():
     assert [f.law.E for f in fits] == pytest.approx([fits[1].law.E] * 3, rel=1e-5)
 
 
-def test_a_row_of_weight_0_is_left_out_and_told():
+def test_a_row_of_weight_0_is_left_out_with_a_note():
     table = table_of(SURFACE, isoflop(20), noise=0.003).assign(weight=1.0)
     table.loc[[3, 4], "weight"] = 0.0
     data = points(table)
     assert len(data) == 18
     assert "2 rows of weight 0 are left out" in data.notes
-    assert len(points(table.assign(weight=0.0))) == 20  # nothing would be left: the fit says what is wrong
+    with pytest.raises(TableError, match="weight is zero or negative in 20 of 20 rows"):
+        points(table.assign(weight=0.0))  # nothing would be left
 
 
 @pytest.mark.parametrize(
