@@ -18,6 +18,7 @@ from isoflop.scaling.laws.kaplan import Kaplan
 from isoflop.scaling.laws.power import Power
 from isoflop.scaling.laws.published import PUBLISHED
 from isoflop.scaling.laws.saturating import Saturating
+from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import points
 from tests.support.fits import hard_fits
 from tests.support.fits.hard_fits import SURFACE, frontier, isoflop, reference, repeated
