@@ -51,6 +51,12 @@ POSITIVE_IF_KNOWN = ("unique_tokens", "vocab_size")  # columns that may be empty
 AS_GIVEN = "as given"  # the convention of a column that a plain table brings
 
 
+class NoCostError(TableError):
+    """A table does not tell what training costs: it lacks two of size, tokens and compute."""
+
+    exit_code = 1
+
+
 @dataclass(frozen=True)
 class LargerModels:
     """Models (n,) that continue a family: parameters, FLOPs per parameter and token, and the limit that those tend to.
@@ -87,14 +93,14 @@ class Points:
 
     @cached_property
     def cost(self) -> Cost:
-        """The cost of training as a function of size, see `fitted_cost`. Raises TableError where a value is missing."""
+        """The cost of training as a function of size, see `fitted_cost`. Raises NoCostError where a value is missing."""
         n = self.frame["n_params"].to_numpy(float)
         rate = (self.frame["flops"] / self.frame["n_params"] / self.frame["tokens"]).to_numpy(float)
         if not (np.isfinite(n) & np.isfinite(rate)).all():
             without = [
                 c for c in ("n_params", "tokens", "flops") if not np.isfinite(self.frame[c].to_numpy(float)).all()
             ]
-            raise TableError(
+            raise NoCostError(
                 "the cost of training needs n_params, tokens and flops in every row, two of which give the third: "
                 f"add {' or '.join(without) or 'values whose ratio is finite'}"
             )
