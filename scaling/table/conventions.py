@@ -93,7 +93,7 @@ class Points:
 
     @cached_property
     def cost(self) -> Cost:
-        """The cost of training as a function of size, see `fitted_cost`. Raises NoCostError where a value is missing."""
+        """The cost of training as a function of size (`fitted_cost`). Raises NoCostError where a value is missing."""
         n = self.frame["n_params"].to_numpy(float)
         rate = (self.frame["flops"] / self.frame["n_params"] / self.frame["tokens"]).to_numpy(float)
         if not (np.isfinite(n) & np.isfinite(rate)).all():
