@@ -99,7 +99,7 @@ def compared(name: str, plan: Plan, rows: pd.DataFrame) -> tuple[float, float]:
     left, share = sum(not ended(one, extents) for one in plan.runs), made.flops / made.whole
     print(
         f"{name:>12} {share:6.3f} {left:4d} of {len(plan.runs)}   {a:.4f} +- {wide[0]:.3f}   {b:.4f} +- {wide[1]:.3f}"
-        f"   {b - a:+.4f}  (said {made.moves:.4f})", flush=True,
+        f"   {b - a:+.4f}  (expected sd {made.moves:.4f})", flush=True,
     )  # fmt: skip
     return share, b - a
 
