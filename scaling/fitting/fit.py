@@ -175,7 +175,7 @@ def falls_text(fit: Fit) -> str:
 def spread_of(frame: pd.DataFrame, falls: float) -> Array | float:
     """Relative standard deviations (n,) of noise that falls as N^-falls, 1 at the geometric mean size; 1.0 at 0.
 
-    A column `excess` of a frame has what the forecast of a loss adds to them.
+    A column `excess` of a frame has what forecasts of losses err by beyond them.
     """
     own: Array | float = 1.0
     if falls:
@@ -238,8 +238,8 @@ def fit(
     one; a name of the catalogue may say so itself ("chinchilla-kappa"). `params`, `compute` and `cluster` are the
     conventions of `points`. `weights` (n,) multiply each point's term; the default is the table's `weight` column, or
     1. `falls` is the power of N that the noise falls with; None: as the table shows (`noise_model.falling_power`) where
-    delta is "auto" and no weights differ, else 0. A loss that is the forecast of a run which stopped counts by its
-    standard error beside the noise of the others, of a fit to these alone. `n_starts` and `seed` are those of `search`.
+    delta is "auto" and no weights differ, else 0. The forecast of a run that stopped lacks the noise of an end: it counts
+    as a measured one, or by its standard error where that exceeds the noise of these. `n_starts` and `seed`: `search`.
     Raises FitError when the data cannot determine a law, ValueError on a wrong name, TableError on a bad table.
 
     >>> import isoflop
@@ -256,7 +256,8 @@ def fit(
             form, data.measured, objective=objective, fixed=fixed, tied=tied, free=free, weights=weights, falls=falls,
             n_starts=n_starts, seed=seed,
         )  # fmt: skip
-        excess = data.frame[FORECAST_ERROR] / max(alone.noise, EXACT_NOISE)
+        relative = data.frame[FORECAST_ERROR] / max(alone.noise, EXACT_NOISE)
+        excess = np.sqrt((relative**2 - 1).clip(lower=0.0))  # a forecast lacks the noise that an end has
         data, weights, falls = replace(data, frame=data.frame.assign(excess=excess)), given, alone.falls
     name = form if isinstance(form, str) and ":" not in form else ""
     if isinstance(form, str):

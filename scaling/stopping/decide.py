@@ -1,17 +1,18 @@
 """Which runs of a study go on, and how far: what their remaining FLOPs tell about the exponent of the frontier.
 
 The exponent a, of the best size against compute, is nearly linear in the ln losses of the runs; what each weighs
-follows from a Chinchilla law at plausible parameters. How far the end of a run may yet lie from its forecast follows
-from the law of whole curves and the deviations of runs from it, before a step more is trained. The two together say how
-far a would move were every run finished. Runs are taken further, those first whose FLOPs lower this most, until it is
-below WITHIN, or the last share of STAGES is spent.
+follows from a Chinchilla law at plausible parameters. How far the ends of runs may yet lie from their forecasts follows
+from the law of whole curves and the deviations of runs from it, before a step more is trained. They err together: what
+the law misses at long runs or at large sizes it misses in all of them, and one of these that ends tells it of the
+others. Weights and covariance say how far a would move were every run finished. Runs are taken further, those first
+whose FLOPs lower this most, until it is below WITHIN, or the last share of STAGES is spent.
 
 It is done in STAGES, each decided by the rows of those before it and nothing else: the same rows give the same
 decision. The first stage knows nothing, and takes the cheapest runs to their ends.
 """
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -21,22 +22,20 @@ from isoflop.scaling.fitting.fit import Fit, FitError, fit
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.cost import Cost
 from isoflop.scaling.laws.law import Array, Law
-from isoflop.scaling.prediction.curves.curve_model import CurveModel, curve_model
+from isoflop.scaling.prediction.curves.curve_model import curve_model
+from isoflop.scaling.stopping.ahead import Ahead
 from isoflop.scaling.stopping.planned_run import (
-    LEAST_ROWS,
     Extents,
     Plan,
     PlannedRun,
     curves_so_far,
     ended,
-    reach,
     with_rows,
 )
 
 STAGES = (0.125, 0.3125, 0.5)  # of the study's FLOPs, spent at the end of each
 WITHIN = 0.01  # a standard deviation of what finishing all runs would move a by
 FEWEST = 6  # runs at their ends that a law is fitted to
-NO_CURVE = 1.0  # standard deviation of ln loss at the end of a run of which nothing is known
 
 Value = Callable[[Extents], float]
 
@@ -112,19 +111,15 @@ def _moved(plan: Plan, rows: pd.DataFrame, before: Extents, lost: Collection[str
     except FitError:
         return None
     model = curve_model(curves)
-    noise = model.deviation.run**2 + model.deviation.end**2
-    weight = _weights(fitted, frame, noise)
-    spread = {name: _forecast_variances(model, group) for name, group in plan.trunks.items()}
-    share = dict(zip((one.run_id for one in sound), weight, strict=True))
+    pulls = _pulls(fitted, frame, model.deviation.run**2 + model.deviation.end**2)
+    place = {one.run_id: i for i, one in enumerate(sound)}
+    groups = [[one for one in group if one.run_id in place] for group in plan.trunks.values()]
+    ahead = Ahead(model, [group for group in groups if group])
 
     def value(extents: Extents) -> float:
-        total = 0.0
-        for name, group in plan.trunks.items():
-            at = reach(group, extents)
-            for one in group:
-                if not ended(one, extents) and one.run_id in share:
-                    total += share[one.run_id] * spread[name].get((one.run_id, at), NO_CURVE**2)
-        return total
+        run_ids, covariance = ahead.covariance(extents)
+        at = [place[run_id] for run_id in run_ids]
+        return float((pulls[np.ix_(at, at)] * covariance).sum())
 
     return value
 
@@ -139,8 +134,8 @@ def exponent_between(low: float, high: float, cost: Cost) -> Callable[[Law], flo
     return exponent
 
 
-def _weights(fitted: Fit, frame: pd.DataFrame, noise: float) -> Array:
-    """The square of what a moves by for each unit of ln loss of each row (n,), were all rows fitted with this variance.
+def _pulls(fitted: Fit, frame: pd.DataFrame, noise: float) -> Array:
+    """Products (n, n) of what a moves by for each unit of ln loss of two rows, were all rows fitted with this variance.
 
     Averaged over plausible laws, each counting by the shares of its rows.
     """
@@ -151,30 +146,8 @@ def _weights(fitted: Fit, frame: pd.DataFrame, noise: float) -> Array:
         goal = goal_gradient(scenario.problem, scenario.theta, exponent)
     rows = scenario.offered
     inverse = np.linalg.inv(rows.swapaxes(1, 2) @ rows / noise + np.diag(scenario.prior))
-    pull = ((rows @ inverse @ goal[..., None])[..., 0] / noise) ** 2
+    pull = (rows @ inverse @ goal[..., None])[..., 0] / noise
     pull = pull[np.isfinite(pull).all(axis=1)]
-    total = pull.sum(axis=1)
-    return np.median(total) * np.mean(pull / total[:, None], axis=0)
-
-
-def _forecast_variances(model: CurveModel, group: Sequence[PlannedRun]) -> dict[tuple[str, int], float]:
-    """The variance of the forecast of ln of the final loss, of each run of a trunk, by how far the trunk is trained."""
-    places = sorted({step for one in group for step in (*one.marks, one.branch)})
-    measured = sorted({step for one in group for step in one.measured})
-    found = {}
-    for one in group:
-        at = np.array([*measured, one.steps]) - 1
-        ends = np.arange(len(at)) == len(measured)
-        longest = group[-1].run.rates if one.branch < one.steps else one.run.rates
-        trunk = replace(one.run, rates=longest, steps=at[:-1], loss=np.ones(len(measured)), ends=ends[:-1])
-        own = replace(one.run, steps=at[-1:], loss=np.ones(1), ends=ends[-1:])
-        _, covariance = model.joint(trunk, own)
-        noise = float(model.scatter(own)[2][0])
-        for place in places:
-            kept = np.flatnonzero(at[:-1] < place)
-            if len(kept) < LEAST_ROWS:
-                continue
-            cross = covariance[kept, -1]
-            known = cross @ np.linalg.solve(covariance[np.ix_(kept, kept)], cross)
-            found[one.run_id, place] = float(max(covariance[-1, -1] - known - noise, 0.0))
-    return found
+    total = (pull**2).sum(axis=1)
+    shares = pull / np.sqrt(total)[:, None]
+    return np.median(total) * shares.T @ shares / len(shares)

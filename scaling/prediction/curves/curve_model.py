@@ -306,6 +306,17 @@ class CurveModel:
         mean, design, places = self._at(*runs)
         return mean, self.deviation.covariance(places) + design @ self._solved[1] @ design.T
 
+    def planned(self, *runs: CurveRun) -> tuple[Array, Array]:
+        """How rows of a trunk that the model lacks depend on the coordinates that `precision` is of: the derivatives
+        (n, P) of their ln loss; and the covariance (n, n) of their deviations and noise."""
+        _, design, places = self._at(*runs)
+        return design, self.deviation.covariance(places)
+
+    @property
+    def precision(self) -> Array:
+        """What is known of the coordinates of the law, the offset of ends and the misfit before any row, (P, P)."""
+        return self._precision(self.deviation)
+
     def scatter(self, *runs: CurveRun) -> tuple[Array, Array, Array]:
         """What rows of a trunk that the model lacks would be drawn from, were the law certain: mean (n,) and covariance
         (n, n) of ln loss, and the variance (n,) of their evaluation, which the covariance holds too."""

@@ -7,6 +7,7 @@ from isoflop.scaling.design.simulate import simulate_study
 from isoflop.scaling.fitting.fit import fit
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.stopping.saved import plan_of_table, saved
+from isoflop.scaling.table.conventions import points
 from isoflop.scaling.table.runs import final_rows
 
 LAW = Chinchilla(1.2, 30.0, 300.0, 0.35, 0.37)
@@ -36,6 +37,18 @@ def test_flops_are_those_of_trunks_and_cooldowns(whole):
     assert 0.1 * found.whole < found.flops < found.whole
     assert found.wider > 1.05
     assert f"{len(longest)} of {len(plan.runs)} runs were stopped" in str(found)
+
+
+def test_a_forecast_counts_less_only_where_its_error_exceeds_the_noise(whole):
+    ends = final_rows(whole)["run_id"].iloc[::4]
+    table = stopped(whole, set(ends))
+    noise = fit("chinchilla", points(table).measured).noise
+    errors = dict(zip(ends, noise * np.linspace(0.5, 2.0, len(ends)), strict=True))
+    error = table["run_id"].map(errors).where(table["phase"] == "forecast")
+    found = fit("chinchilla", table.assign(loss_se=(error * table["loss"]).fillna(table["loss_se"])))
+    relative = found.points.frame["forecast_error"] / noise
+    assert found.weights == pytest.approx(np.minimum(1, 1 / np.maximum(relative, 1e-9) ** 2))
+    assert (found.weights[relative > 1] < 1).sum() > 1
 
 
 def test_an_interval_is_as_wide_where_forecasts_have_no_error(whole):
