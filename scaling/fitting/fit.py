@@ -238,8 +238,8 @@ def fit(
     one; a name of the catalogue may say so itself ("chinchilla-kappa"). `params`, `compute` and `cluster` are the
     conventions of `points`. `weights` (n,) multiply each point's term; the default is the table's `weight` column, or
     1. `falls` is the power of N that the noise falls with; None: as the table shows (`noise_model.falling_power`) where
-    delta is "auto" and no weights differ, else 0. The forecast of a run that stopped lacks the noise of an end: it counts
-    as a measured one, or by its standard error where that exceeds the noise of these. `n_starts` and `seed`: `search`.
+    delta is "auto" and no weights differ, else 0. The forecast of a run that stopped lacks the noise of an end: it
+    counts as one, or by its standard error where that exceeds their noise. `n_starts` and `seed` are those of `search`.
     Raises FitError when the data cannot determine a law, ValueError on a wrong name, TableError on a bad table.
 
     >>> import isoflop
