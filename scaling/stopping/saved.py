@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.design.information import goal_gradient
-from isoflop.scaling.fitting.fit import Fit, spread_of
+from isoflop.scaling.fitting.fit import EXACT_NOISE, Fit, spread_of
+from isoflop.scaling.laws.law import Array
 from isoflop.scaling.stopping.decide import exponent_between
 from isoflop.scaling.stopping.planned_run import Plan, PlannedRun
+from isoflop.scaling.table.conventions import FORECAST_ERROR
 from isoflop.scaling.table.runs import final_rows, forecast_rows, is_forecast
 from isoflop.scaling.table.schedules.curve_run import CurveRun
 from isoflop.scaling.table.schedules.read_curves import read_curves
@@ -59,7 +61,7 @@ def _planned(run: CurveRun, end: pd.Series) -> PlannedRun:
 
 
 def _wider(fitted: Fit) -> float:
-    """The standard deviation of the exponent under the fit's weights, over that with every loss measured."""
+    """The standard deviation of the exponent with what forecasts err by, over that with every loss measured."""
     frame = fitted.points.frame
     goal = exponent_between(float(frame["flops"].min()), float(frame["flops"].max()), fitted.cost)
     try:
@@ -68,8 +70,12 @@ def _wider(fitted: Fit) -> float:
     except (ValueError, NotImplementedError):  # a law without a best size
         return float("nan")
     rows = fitted.problem.residuals(fitted.theta[None])[1][0]
-    found = []
-    for spread in (fitted.spread, spread_of(frame.drop(columns="excess", errors="ignore"), fitted.falls)):
+
+    def pull(spread: Array | float) -> Array:
         scaled = rows / spread
-        found.append(float(slope @ np.linalg.pinv(scaled @ scaled.T, hermitian=True) @ slope))
-    return float(np.sqrt(found[0] / found[1])) if np.isfinite(found).all() and found[1] > 0 else float("nan")
+        return (slope @ np.linalg.pinv(scaled @ scaled.T, hermitian=True) @ scaled) / spread
+
+    measured = spread_of(frame.drop(columns="excess", errors="ignore"), fitted.falls)
+    whole = float(((pull(measured) * measured) ** 2).sum())
+    missed = float(((pull(fitted.spread) * frame.get(FORECAST_ERROR, 0.0) / max(fitted.noise, EXACT_NOISE)) ** 2).sum())
+    return float(np.sqrt(1 + missed / whole)) if whole > 0 and np.isfinite(missed) else float("nan")

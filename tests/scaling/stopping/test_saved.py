@@ -49,6 +49,10 @@ def test_a_forecast_counts_less_only_where_its_error_exceeds_the_noise(whole):
     relative = found.points.frame["forecast_error"] / noise
     assert found.weights == pytest.approx(np.minimum(1, 1 / np.maximum(relative, 1e-9) ** 2))
     assert (found.weights[relative > 1] < 1).sum() > 1
+    # Errors below the noise change no weight, and yet a is known less well: by a share of them at most.
+    half = (0.5 * noise * table["loss"]).where(table["phase"] == "forecast", table["loss_se"])
+    table = table.assign(loss_se=half)
+    assert 1.01 < saved(table, fit("chinchilla", table)).wider < np.sqrt(1.25) + 1e-3
 
 
 def test_an_interval_is_as_wide_where_forecasts_have_no_error(whole):
