@@ -23,6 +23,7 @@ def sweep():
     return table.assign(loss=law * np.exp(off + noise))
 
 
+@pytest.mark.slow
 def test_laws_are_not_told_apart_by_what_none_of_them_reads(sweep):
     evidence = Evidence(sweep)
     told = section(evidence, "Scoreboard", scoreboard)
@@ -33,10 +34,12 @@ def test_laws_are_not_told_apart_by_what_none_of_them_reads(sweep):
     assert "Law `chinchilla` (by default: runs differ by what no candidate reads)" in verdict(evidence)
 
 
+@pytest.mark.slow
 def test_a_law_that_was_asked_for_is_held_against_none_that_reads_less(sweep):
     assert list(Evidence(sweep, law="kaplan").scoreboard.entrants) == ["kaplan"]
 
 
+@pytest.mark.slow
 def test_arms_are_no_such_setting(sweep):
     arms = sweep.rename(columns={"peak_learning_rate": "arm"}).astype({"arm": str})
     assert Evidence(arms).unread == ()

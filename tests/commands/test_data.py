@@ -91,6 +91,7 @@ def test_a_text_too_short_for_one_window_is_one_line(typed, texts):
     assert "its train side has 16 tokens, fewer than one window of data.context_length=64 + 1; add text" in err
 
 
+@pytest.mark.slow
 def test_bad_lines_and_files_are_skipped_and_counted_where_that_is_asked_for(typed, texts):
     for name in ("broken.jsonl", "binary.txt"):
         spoil(texts, name)

@@ -65,6 +65,7 @@ def test_compare(typed, runs):
     assert "* preferred" in out
 
 
+@pytest.mark.slow
 def test_multiplier(typed, arms):
     code, out, _ = typed("multiplier", arms, "--by", "arm", "--baseline", "base", "--flops", "1e15", "--json")
     (pair,) = json.loads(out)["pairs"]
@@ -74,6 +75,7 @@ def test_multiplier(typed, arms):
     assert "crossover" in typed("multiplier", arms)[1]
 
 
+@pytest.mark.slow
 def test_gate(typed, arms):
     code, out, _ = typed("gate", arms, "--by", "arm", "--baseline", "base", "--target", "1e14", "--json")
     answer = json.loads(out)
@@ -97,6 +99,7 @@ def test_mix(typed, tables):
     assert {"weights", "gain", "gain_interval", "flatness", "proxies", "findings", "conventions"} <= set(answer)
 
 
+@pytest.mark.slow
 def test_predict_register_score(typed, runs, tmp_path):
     claim = tmp_path / "claim.json"
     ask = ("predict", runs, "--flops", "1e21", "--laws", "chinchilla,chinchilla-tied", "--inference-tokens", "1e13")
@@ -124,6 +127,7 @@ def test_suggest_plans_for_the_best_settings_of_a_sweep(typed, tables):
     assert [found["code"] for found in json.loads(out)["findings"]] == ["pooled_settings"], "arms are said"
 
 
+@pytest.mark.slow
 def test_suggest_without_runs(typed):
     code, out, _ = typed("suggest", "--from-law", "besiroglu-2024", "--budget", "6e19", "--target", "8e20", "--json")
     value = json.loads(out)
@@ -206,6 +210,7 @@ def test_refusals_are_one_line(typed, tables, arguments, code, reported):
     assert (got, reported in err, len(err.strip().splitlines())) == (code, True, 1), err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "reported", "kept"),
     [

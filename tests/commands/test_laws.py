@@ -46,6 +46,7 @@ def shell(*arguments) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_json_has_the_promised_keys_and_the_law(csv):
     found = isoflop_json("fit", csv, "--bootstrap", 50)
     assert set(found) >= KEYS
@@ -70,6 +71,7 @@ def test_text_names_law_formula_residual_delta_conventions_clusters_and_findings
         assert reported in text
 
 
+@pytest.mark.slow
 def test_options_reach_the_fit(csv):
     found = isoflop_json("fit", csv, "--delta", "1e-3", "--fix", "E=1.8", "--level", "0.5", "--bootstrap", 0)
     assert found["delta"] == 1e-3
@@ -85,6 +87,7 @@ def test_options_reach_the_fit(csv):
     assert isoflop_json("fit", csv, "--law", "chinchilla-kappa", "--bootstrap", 0)["params"]["kappa"] != 1.0
 
 
+@pytest.mark.slow
 def test_mapped_columns(csv, tmp_path):
     renamed = pd.read_csv(csv).rename(columns={"loss": "val", "n_params": "N"})
     renamed.to_csv(tmp_path / "other.csv", index=False)
@@ -94,6 +97,7 @@ def test_mapped_columns(csv, tmp_path):
     assert "loss is the column val" in mapped["notes"]
 
 
+@pytest.mark.slow
 def test_three_conventions_on_a_run_table(study_table, tmp_path):
     study_table.to_parquet(tmp_path / "study.parquet")
     found = isoflop_json("fit", tmp_path / "study.parquet", "--bootstrap", 0)
@@ -116,6 +120,7 @@ def test_collinear_data_have_their_exponents_refused(tmp_path):
     assert "refused: alpha, beta, a, b" in CliRunner().invoke(app, ["fit", str(tmp_path / "line.csv")]).stdout
 
 
+@pytest.mark.slow
 def test_approaches_side_by_side(csv):
     found = isoflop_json("approaches", csv)
     methods = {(r["approach"], r["method"]): r for r in found["approaches"]}
@@ -197,6 +202,7 @@ def test_start_up_on_245_rows_is_quick(public_data):
     assert isoflop_json("fit", path)["n_points"] == 245
 
 
+@pytest.mark.slow
 def test_besiroglu_from_the_command_line(public_data):
     path = public_data / "chinchilla_epoch" / "runs.csv"
     found = isoflop_json("fit", path, "--where", "not excluded_top5_loss", "--delta", "1e-3", "--bootstrap", 0)

@@ -63,6 +63,7 @@ def test_plan_has_a_price_and_both_commands_end_above_the_cap(typed, text, tmp_p
     assert not (tmp_path / "here" / "runs").exists()
 
 
+@pytest.mark.slow
 def test_mode_run_trains_in_this_process(typed, text):
     assert typed("run", *text, *TINY, "hydra.mode=RUN")[0] == 0
     assert json.loads(typed("status", "--json")[1])["counts"]["done"] == 1
@@ -76,6 +77,7 @@ def test_commas_sweep_and_label_arms(typed, text):
     assert [label.split()[0] for label in labels] == ["lr0.01", "lr0.02"]
 
 
+@pytest.mark.slow
 def test_a_diverged_cell_ends_in_exit_code_1(typed, text):
     code, out, _ = typed("run", *text, *TINY, "optim.learning_rate=1e38")
     assert code == 1
@@ -134,6 +136,7 @@ def test_a_corpus_seen_more_than_once_is_warned_of(typed, text):
     assert "warning: 1 of 1 cells repeat their corpus" in err
 
 
+@pytest.mark.slow
 def test_a_runs_folder_that_is_none_is_refused_and_left_alone(typed, text, tmp_path):
     (tmp_path / "here" / "thesis").mkdir()
     (tmp_path / "here" / "thesis" / "main.tex").write_text("precious")
@@ -161,6 +164,7 @@ def test_a_truncated_run_is_named_with_the_remedy_which_works(typed, text, tmp_p
     assert typed("run", *text, *TINY)[0] == 0
 
 
+@pytest.mark.slow
 def test_status_watches_until_nothing_is_left_to_train(typed, text, monkeypatch):
     typed("run", *text, *TINY)
     counts = [dict.fromkeys(STATES, 0) | {state: 1} for state in ("planned", "running", "done", "failed")]
@@ -176,6 +180,7 @@ def test_status_watches_until_nothing_is_left_to_train(typed, text, monkeypatch)
     assert next(looks)["failed"] == 1, "it looked no further than done"
 
 
+@pytest.mark.slow
 def test_cuda_asked_for_and_absent_is_one_line(typed, text, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     for command in ("run", "plan"):
@@ -185,6 +190,7 @@ def test_cuda_asked_for_and_absent_is_one_line(typed, text, monkeypatch):
         assert "use where.device=cpu" in err
 
 
+@pytest.mark.slow
 def test_more_workers_than_cores_are_warned_of(typed, text):
     code, _, err = typed("run", *text, *TINY, "where.workers=64")
     assert code == 0
@@ -219,6 +225,7 @@ RATES = str(RESULTS / "lr_transfer.parquet")
 ASKED = ("--at", "n_params=1e6", "--tokens", "153600")
 
 
+@pytest.mark.slow
 def test_tune_of_a_table_answers_at_a_scale_and_emits_what_a_plan_takes(typed, tmp_path):
     file, own = tmp_path / "conf" / "optim" / "fitted.yaml", ("--config-dir", str(tmp_path / "conf"))
     code, out, err = typed("tune", RATES, *ASKED, "--arm", "standard", "--emit", str(file), "--json")

@@ -45,6 +45,7 @@ def test_every_block_of_a_page_runs(path: Path, tmp_path: Path, commands: Comman
     assert len(shown) >= len(run)
 
 
+@pytest.mark.slow
 def test_a_block_that_fails_is_named_with_its_line(tmp_path: Path):
     (tmp_path / "bad.md").write_text("# Bad\n\n```sh\nisoflop fit nowhere.csv\n```\n")
     with pytest.raises(build.BlockError, match=r"bad\.md:3: exit 2\n.*nowhere\.csv"):

@@ -94,6 +94,7 @@ def test_printed_overrides_are_settings(span, folder):
     assert compose_all([part.strip() for part in re.split(r" (?=[\w./]+=)", span.replace("'", ""))])
 
 
+@pytest.mark.slow
 def test_the_words_of_torchrun_are_composed(folder):
     lines = [span for span in ALL if span.startswith("torchrun")]
     assert lines

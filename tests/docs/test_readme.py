@@ -75,6 +75,7 @@ def test_a_number_that_is_off_is_seen():
     assert not differ(printed, printed.replace("  ", "   "))
 
 
+@pytest.mark.slow
 def test_a_block_without_its_command_or_answer_is_an_error(tmp_path: Path):
     with pytest.raises(ValueError, match="no block <!-- fit -->"):
         rewrite(README.replace("$ isoflop fit", "isoflop fit"), "fit", ROOT)

@@ -43,6 +43,7 @@ def test_a_study_runs_twice_and_leaves_the_process_as_it_was(here, others_hydra,
     assert (open_store(here / "runs").states()["attempts"] == 1).all()
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_is_an_exception_or_a_code_and_never_an_exit(here, others_hydra):
     with pytest.raises(UsageError, match="unknown key 'nonsense'"):
         run_study(["nonsense=1"])

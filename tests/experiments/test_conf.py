@@ -37,6 +37,7 @@ def planned(*overrides):
     return study
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_is_planned(name, without_corpus):
     study = planned(f"experiment={name}")
@@ -91,6 +92,7 @@ def test_quick_brackets_every_budget_and_measures_its_noise(without_corpus):
     assert study["minutes"]["2"] < 7
 
 
+@pytest.mark.slow
 def test_sharing_counts_every_trunk_once(without_corpus):
     study = planned("experiment=quick")
     assert study["sharing"] == study["tokens_by_cell"] / study["tokens_trained"] > 1.2

@@ -33,6 +33,7 @@ def minutes(study: Study, workers: int = 2) -> float:
     return makespan([trunk_seconds(cells, REFERENCE) for cells in study.trunks.values()], workers) / 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["transformer_vs_lstm", "optimizer_arms"])
 def test_arms_meet_at_every_budget_with_enough_sizes_for_a_profile(name):
     study = planned(name)
@@ -52,6 +53,7 @@ def test_the_comparison_has_four_budgets_and_two_seeds_at_two_of_them():
     assert {c.optim.learning_rate for c in cells} == {0.02}
 
 
+@pytest.mark.slow
 def test_transfer_varies_width_alone_and_the_rate_within_both_rules():
     cells = planned("lr_transfer").cells
     assert {c.model.d_model for c in cells} == {16, 32, 64, 128}
@@ -73,6 +75,7 @@ def test_plan_tells_runs_of_different_rates_apart():
     assert [row[-3] for row in rows] == ["0-7,16-23"] * 8 + ["0-2"] * 6
 
 
+@pytest.mark.slow
 def test_noise_study_has_five_seeds_everywhere():
     by_cell: dict[tuple, set[int]] = {}
     for cell in planned("seeds_and_noise").cells:
@@ -80,6 +83,7 @@ def test_noise_study_has_five_seeds_everywhere():
     assert set(map(len, by_cell.values())) == {5}
 
 
+@pytest.mark.slow
 def test_long_studies_span_two_decades_and_hold_out_the_largest_budget():
     for name in ("overnight_cpu", "gpu_hour"):
         study = planned(name)
@@ -133,6 +137,7 @@ def test_a_file_that_is_no_size_is_named(tmp_path, text):
         load_size("mine", None, [str(tmp_path)])
 
 
+@pytest.mark.slow
 def test_the_study_of_settings_has_every_rate_in_every_cell_and_leaves_larger_sizes_out():
     cells = planned("hp_law").cells
     assert {c.size for c in cells} == {"d8", "d12", "d16", "d24", "d32"}

@@ -163,6 +163,7 @@ def refusal(content: bytes | str) -> str:
 _LEAVES = st.sampled_from([None, True, 0, -1, 10**30, 1.5, math.inf, math.nan, "", "x", [], {}, [[]], {"run_id": 1}])
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from([*GOOD, "flag", "counts"]), _LEAVES | st.lists(_LEAVES, max_size=2)))
 def test_any_json_is_of_the_shape_or_refused_in_one_line(change):
     message = refusal(json.dumps(GOOD | change))

@@ -67,6 +67,7 @@ def test_change_grows_with_width_under_the_standard_rule(family):
     assert found["logits"] > 0.4, found
 
 
+@pytest.mark.slow
 def test_change_is_flat_in_depth_under_completep_alone():
     complete = slopes(DEPTHS, lambda depth: change("transformer", "completep", 32, depth))
     mup = slopes(DEPTHS, lambda depth: change("transformer", "mup", 32, depth))

@@ -67,6 +67,7 @@ def test_greedy_is_the_likeliest_token_each_time(model):
         assert whole[n] == int(model(torch.tensor([whole[:n]]))[0, -1].argmax())
 
 
+@pytest.mark.slow
 def test_the_seed_decides(model):
     assert text(model, sampling=Sampling(seed=1)) == text(model, sampling=Sampling(seed=1))
     assert text(model, sampling=Sampling(seed=1)) != text(model, sampling=Sampling(seed=2))

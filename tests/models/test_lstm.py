@@ -58,6 +58,7 @@ def test_counts_are_numel_by_group(tied, n_layer):
     assert n_total(config) == sum(p.numel() for p in built.parameters())
 
 
+@pytest.mark.slow
 def test_flops_are_what_torch_counts_on_meta():
     with torch.device("meta"):
         built, inputs = build_model(CONFIG), torch.zeros(3, 12, dtype=torch.long)

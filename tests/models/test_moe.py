@@ -153,6 +153,7 @@ def without_balance(layer: Experts, x: torch.Tensor) -> torch.Tensor:
     return (torch.stack(outputs, -1) * kept.unsqueeze(-2)).sum(-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_trains_and_spreads_its_tokens(optimizer):
     built = initialize(build_model(CONFIG), 0)

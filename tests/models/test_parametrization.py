@@ -77,6 +77,7 @@ def logits_after_one_step(name, width):
     return net(data[:, :-1]).abs().max().item()
 
 
+@pytest.mark.slow
 def test_the_first_update_does_not_grow_with_the_width_as_it_does_without_the_rule():
     assert logits_after_one_step("mup", 256) / logits_after_one_step("mup", 16) == pytest.approx(1, rel=0.25)
     assert logits_after_one_step("standard", 256) / logits_after_one_step("standard", 16) > 10

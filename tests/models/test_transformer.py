@@ -103,6 +103,7 @@ def test_gradients_by_hand_on_a_shorter_window():
     )
 
 
+@pytest.mark.slow
 def test_overfits_one_batch():
     config = ModelConfig("transformer", 256, 32, 2, 32, 4)
     model, data = initialize(build_model(config), 0), tokens(config, batch=2)

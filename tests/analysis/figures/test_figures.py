@@ -140,6 +140,7 @@ def test_a_refused_optimum_is_hollow_and_says_why(study_law):
     assert len(hollow) == sum(not p.accepted and np.isfinite(p.n_opt) for p in profiles)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("quantity", "letter", "exponent"), [("n_params", "N", "a"), ("tokens", "D", "b")])
 def test_allocation_draws_the_optimum_its_band_and_the_rule_of_thumb(evidence, quantity, letter, exponent):
     fit, draws = evidence.fit, evidence.draws
@@ -213,6 +214,7 @@ def test_residual_beyond_the_panel_is_marked_not_lost(study_table):
     assert any(len(c.get_offsets()) == 1 for c in ax.collections if isinstance(c, PathCollection))
 
 
+@pytest.mark.slow
 def test_prediction_draws_the_law_fitted_without_the_target(evidence):
     test = evidence.held_out
     law = test.chosen
@@ -299,6 +301,7 @@ def test_local_slope_of_a_pure_power_is_its_exponent(study_law):
     np.testing.assert_allclose(measured_slopes(e.profiles)["slope"], expected, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_sensitivity_starts_from_the_analysis_as_chosen(evidence):
     frame = evidence.sensitivity
     assert frame["value"].iloc[0] == pytest.approx(evidence.fit.exponents()["a"])
@@ -307,6 +310,7 @@ def test_sensitivity_starts_from_the_analysis_as_chosen(evidence):
     np.testing.assert_allclose(offsets(ax)[:, 0], frame["value"])
 
 
+@pytest.mark.slow
 def test_multiplier_draws_every_arm_with_its_interval(study_law):
     better = replace(study_law, A=study_law.A * 0.9, B=study_law.B * 0.9)
     tables = [
@@ -323,6 +327,7 @@ def test_multiplier_draws_every_arm_with_its_interval(study_law):
     assert ax.xaxis_inverted()
 
 
+@pytest.mark.slow
 def test_gate_draws_pairs_the_target_and_the_least_gain():
     found = Evidence(example("transformer_vs_lstm")).gate
     frame = gate_frame(found)

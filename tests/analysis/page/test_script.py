@@ -88,6 +88,7 @@ def run(harness):
     return evaluate
 
 
+@pytest.mark.slow
 def test_numbers_are_written_as_the_report_writes_them(run):
     values = (
         999.4,
@@ -163,6 +164,7 @@ def test_a_quantity_below_one_is_interpolated_too(run):
     assert found["loss"] == pytest.approx(0.125**0.5)
 
 
+@pytest.mark.slow
 def test_the_page_opens_at_the_largest_run_with_what_the_law_says_there(run):
     best, place, slider, box, at, more = run(
         "test.elements['#best-n_params'].dataset", "test.elements['#best-flops .span'].textContent",
@@ -185,6 +187,7 @@ def test_the_page_opens_at_the_largest_run_with_what_the_law_says_there(run):
     ]
 
 
+@pytest.mark.slow
 def test_slider_and_box_stay_within_the_rows(run):
     """Ends that are no round logarithm: the slider's are the hundredths inside them."""
     rows = [row("flops", 1.02e10), row("flops", 0.99e14)]
@@ -220,6 +223,7 @@ def test_another_given_quantity_begins_where_the_last_one_was(run):
     assert other == "90%: 9.00e+11 to 1.10e+12"
 
 
+@pytest.mark.slow
 def test_the_price_of_a_compute(run):
     """1e12 FLOPs at 1e9 a second and 3.6 an hour."""
     shown = "[test.elements['#cost .value'].textContent, test.elements['#cost .span'].textContent]"
@@ -307,6 +311,7 @@ def test_the_controls_of_the_charts_change_their_signals(run):
     assert run("1", absent=("#convention", "#law")) == [1]
 
 
+@pytest.mark.slow
 def test_the_theme_is_the_screens_until_it_is_chosen_and_paper_is_light(run):
     theme = "[test.root.dataset.theme, test.views.isoflop.signals.ramp[0]]"
     click, screen = "test.fire('#theme', 'click')", "test.media.listeners.change({{matches: {}}})"

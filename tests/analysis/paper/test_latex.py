@@ -27,6 +27,7 @@ def balanced(text: str) -> bool:
     return depth == 0
 
 
+@pytest.mark.slow
 @given(st.text(max_size=40))
 def test_any_text_is_escaped_and_stays_on_one_line(text):
     shown = escaped(text)

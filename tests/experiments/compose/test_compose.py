@@ -46,6 +46,7 @@ def documented(start):
     return found.partition("`")[0]
 
 
+@pytest.mark.slow
 def test_vary_and_arms_are_typed_as_the_documentation_has_them():
     vary = documented("study.vary=")
     assert [v.data.unique_tokens for v in variants(composed("experiment=smoke", vary))] == [51200, 204800, None]
@@ -158,6 +159,7 @@ def test_anchors_that_unfold_to_millions_are_counted_and_not_unfolded(mine):
         mine(a=HEAD + "a0: &a0 [x]\n" + "\n".join(lines) + "\nstudy: {name: bomb, sizes: *a7}\n")
 
 
+@pytest.mark.slow
 def test_a_file_beside_is_not_in_the_way_and_a_pipe_is_no_study(mine, tmp_path):
     assert mine(a=OWN, b="x: [").study.name == "own"
     os.mkfifo(tmp_path / "mine" / "experiment" / "pipe.yaml")
@@ -170,6 +172,7 @@ def test_a_list_given_as_a_text_says_how_a_list_is_written():
         compose_all(["data.files=t"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hydra", "key"),
     [
@@ -187,6 +190,7 @@ def test_a_file_of_a_study_sets_nothing_of_hydras_that_could_run_code(mine, hydr
         mine(a=f"{OWN}hydra: {{{hydra}}}\n")
 
 
+@pytest.mark.slow
 def test_a_file_of_a_study_says_where_its_launcher_runs_and_not_what(mine):
     assert mine("hydra/launcher=slurm_cpu", a=f"{OWN}hydra: {{launcher: {{partition: p}}}}\n").study.name == "own"
     with pytest.raises(UsageError, match=r"sets hydra\.launcher\.setup"):
@@ -199,6 +203,7 @@ def test_a_key_that_each_size_of_a_study_sets_itself_is_refused(override):
         compose_all(["experiment=smoke", override])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [["experiment=quick"], ["optim=muon", "schedule=cosine", "model=d12", "budget.tokens=1e6"], ["+study.x=1"]],

@@ -212,6 +212,7 @@ def test_small_trunks_side_by_side_share_a_device_and_the_longest_has_no_company
     assert trunks_seconds([[small]] * 8, 2, speed) == pytest.approx(5 + one)
 
 
+@pytest.mark.slow
 def test_a_gpu_that_is_not_here_is_planned_by_rates_that_are_shipped():
     assert "h200" in card_names()
     speed = speed_of_card("h200")

@@ -93,6 +93,7 @@ def held_lines(spec, root):
     return set(corpus.held_out.astype(np.uint8).tobytes().splitlines()), share
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kib", [100, 700, 1100, 1300, 5000])  # 2, 11, 18, 21 and 79 pieces
 def test_a_single_file_of_any_name_and_size_is_split_alike(tmp_path, kib):
     lines = "".join(f"line {i} of {kib} {i * 2654435761 % 2**32:x}\n" for i in range(kib * KIB // 25))

@@ -1,8 +1,8 @@
 """Data sets of `datasets`, from a local folder and without a network: the same code path that the Hub takes."""
 
+import importlib
 import json
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +17,7 @@ TEXTS = [f"document {i} caf\u00e9 " * (1 + i % 5) for i in range(60)]
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
+    datasets = importlib.import_module("datasets")  # not where tests are collected: it takes half a second
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")

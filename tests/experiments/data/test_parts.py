@@ -40,6 +40,7 @@ def test_a_part_that_a_loss_of_power_left_short_is_made_again(tmp_path, kind, ha
     assert ("part of a corpus made again" in caplog.text) == (kind == "json")
 
 
+@pytest.mark.slow
 @given(
     sizes=st.lists(st.integers(1, 10**6), min_size=FEW, max_size=120),
     fraction=st.floats(0.02, 0.6),
@@ -69,6 +70,7 @@ def test_documents_are_whole_where_they_are_many(seed):
     assert (held[lowest] > 0).all()
 
 
+@pytest.mark.slow
 @given(
     others=st.lists(st.integers(1, 10**6), max_size=60), own_file=st.booleans(), fraction=st.floats(0.02, 0.6),
     seed=st.integers(0, 1000),

@@ -122,6 +122,7 @@ def test_the_bundle_of_the_quick_study_is_fitted_to_the_same_bits(tmp_path, type
     assert json.loads(answers[0])["params"]
 
 
+@pytest.mark.slow
 def test_one_changed_loss_is_noticed_by_every_command_that_reads_it(tmp_path, typed):
     folder = write_shared(tmp_path / "runs", tmp_path / "b")
     rows = pq.read_table(folder / "runs.parquet")
@@ -142,6 +143,7 @@ def test_one_changed_loss_is_noticed_by_every_command_that_reads_it(tmp_path, ty
     assert "does not verify: 2 differences" in error
 
 
+@pytest.mark.slow
 def test_a_store_is_shared_by_study_and_its_ids_are_recomputed(tmp_path, typed):
     root = write_store(tmp_path / "runs")
     code, out, _ = typed("share", root, "--study", "s", "--to", tmp_path / "b", "--json")

@@ -180,6 +180,7 @@ def test_lm_eval_that_is_not_installed_is_named(store, monkeypatch):
     assert "pip install 'isoflop[evaluate]'" in str(error)
 
 
+@pytest.mark.slow
 def test_without_tasks_losses_are_paired_and_a_study_is_listed(store):
     opened, ids = store
     error, out = here(opened, *ids[:2])

@@ -58,6 +58,7 @@ def test_spans_are_means_of_their_positions():
     assert text.splitlines()[-1].split()[3:] == ["1.000", "2.000", "3.500", "6.500"]
 
 
+@pytest.mark.slow
 def test_a_run_that_kept_no_evaluation_is_measured_again_to_the_same_losses(trained):
     store, corpora, table = trained
     kept = positions(table, store, corpora)

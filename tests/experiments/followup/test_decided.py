@@ -180,6 +180,7 @@ def test_what_cannot_be_decided_is_refused(typed, tmp_path, given, why):
         run([*typed, f"runs={tmp_path}", given.removeprefix("+"), *extra])
 
 
+@pytest.mark.slow
 def test_several_studies_at_once_are_refused(typed, tmp_path):
     specs = compose_all([*typed, f"runs={tmp_path}", "optim.learning_rate=.01,.02"])
     with pytest.raises(UsageError, match="decides of one study"):

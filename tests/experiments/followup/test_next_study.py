@@ -141,6 +141,7 @@ def test_a_file_goes_with_the_defaults_that_train_the_same_cells(quick, tmp_path
     assert set(made.design.cells["size"]) <= set(size_names())
 
 
+@pytest.mark.slow
 def test_a_bundle_gives_the_settings_of_its_runs_and_says_that_folders_are_lost(tmp_path):
     folder = write_shared(tmp_path / "runs", tmp_path / "b")
     runs = final_rows(read_table(folder))
@@ -161,6 +162,7 @@ def test_a_bundle_without_configurations_is_read_like_its_table(quick, tmp_path)
     assert str(tmp_path / "b") not in made.command
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "bad", [{}, {"what": 1}, {"data": {}, "what": {"optim": {}}}, {"data": {"name": "${oc.env:HOME}"}}]
 )

@@ -124,6 +124,7 @@ def test_a_seed_that_lifts_its_whole_bowl_moves_nothing():
         assert (b.optimum, b.error) == pytest.approx((a.optimum, a.error))
 
 
+@pytest.mark.slow
 def test_error_of_the_optimum_is_the_scatter_of_repeats():
     found = bowls(repeated(150, noise=0.004, widths=(16,)))
     optima = np.log10([bowl.optimum for bowl in found])
@@ -290,6 +291,7 @@ def test_the_committed_study_transfers_under_mup_and_not_under_one_rate():
     assert found["standard"].cost > 0.1
 
 
+@pytest.mark.slow
 def test_the_rates_in_conf_are_the_best_of_those_that_were_tried():
     found = bowls(read_runs(RESULTS / "optimizer_rates.parquet"))
     assert [(bowl.setting["optimizer"], bowl.width) for bowl in found] == [

@@ -114,6 +114,7 @@ def test_one_that_fails_leaves_the_others_and_goes_on_alone(spec, alone, monkeyp
     check_equal(read_runs(spec.runs), alone)
 
 
+@pytest.mark.slow
 def test_a_step_that_raises_is_the_failure_of_its_own_cell(spec, monkeypatch):
     study, _ = load(spec)
     step = Learner.train_step

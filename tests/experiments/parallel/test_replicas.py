@@ -83,6 +83,7 @@ def test_two_processes_lower_their_products_alike(corpus, two, alone, mode):
     assert furthest(two[mode], alone["adamw"]) > TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", [{"micro_batch": 3}, {"micro_batch": 1}, {"activation_checkpointing": True}], ids=str)
 def test_pieces_and_recomputation_change_a_loss_by_rounding_alone(corpus, alone, where):
     told = losses(cell_of(corpus), corpus, WhereSpec(**where))

@@ -114,6 +114,7 @@ def test_a_read_only_disk_is_one_line_and_can_still_be_read(typed, shared, whole
     assert same_runs(read_runs(shared / "here" / "disk"), whole)
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_made_is_one_line(typed, shared):
     code, _, err = typed("run", *STUDY, "runs=/proc/runs")
     assert (code, len(err.splitlines())) == (2, 1)

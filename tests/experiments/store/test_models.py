@@ -61,6 +61,7 @@ def test_the_kept_model_has_the_loss_of_its_row(runs, spec, trained):
     assert evaluate(choose(trained.model), windows).loss == pytest.approx(trained.final["loss"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_same_cell_same_bytes(runs, spec, tmp_path):
     store, corpora, cells = runs
     study, _ = load(spec)
@@ -105,6 +106,7 @@ def test_the_card_quotes_the_law_of_enough_runs(trained, study_table, monkeypatc
     assert quoted == pytest.approx(loss, rel=0.03)
 
 
+@pytest.mark.slow
 def test_pieces_of_text_are_whole_characters_and_make_the_text(trained):
     sampling = Sampling(seed=5, temperature=3.0)
     pieces = list(trained.generate(PROMPT, max_tokens=120, sampling=sampling))
@@ -118,6 +120,7 @@ def cli(*arguments):
     return result.exception if isinstance(result.exception, ValueError) else result.output
 
 
+@pytest.mark.slow
 def test_the_command_line_generates_greedily_the_same_text(runs, trained):
     options = ["generate", trained.run_id[:8], "--runs", runs[0].root, "--prompt", PROMPT, "--max-tokens", 30]
     greedy = cli(*options, "--temperature", 0)
@@ -166,6 +169,7 @@ def test_a_tokenizer_that_does_not_fit_the_model_is_refused(tmp_path):
         Library("{}").encode("x")
 
 
+@pytest.mark.slow
 def test_serve_listens_on_this_machine_alone_and_prints_the_gpu_command(runs, monkeypatch):
     store, _, cells = runs
     run_id, asked = cells["d6"].run_id, {}

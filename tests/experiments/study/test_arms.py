@@ -139,6 +139,7 @@ def test_bad_arms_are_refused_with_the_arm_and_the_key(fields, told):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_run_ids_of_this_version_stand():
     """A changed id here orphans every run that exists: only a new WHAT_VERSION may do that."""
     pinned = {("quick", "wsd"): "1cc6d2f24e70", ("quick", "cosine"): "f69365b6a3a3"}

@@ -95,6 +95,7 @@ def test_bad_rules_are_refused(optim, told):
         only(ExperimentConfig(optim=optim, budget=BudgetSpec(tokens=1e6)))
 
 
+@pytest.mark.slow
 def test_every_rule_has_a_file():
     from isoflop.experiments.compose.compose import compose_all
 

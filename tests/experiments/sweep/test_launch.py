@@ -35,6 +35,7 @@ def failing(monkeypatch, run_id):
     monkeypatch.setattr(trainer, "_cool_down", broken)
 
 
+@pytest.mark.slow
 def test_every_cell_ends_done_with_its_rows_and_configuration(spec, capsys, monkeypatch):
     monkeypatch.setattr(cells, "LOOSE", 1)
     monkeypatch.setattr(cells, "UNSETTLED_NS", -(10**18))
@@ -49,12 +50,14 @@ def test_every_cell_ends_done_with_its_rows_and_configuration(spec, capsys, monk
     assert (config["study"], config["what"]["seed"]) == ("tiny", 0)
 
 
+@pytest.mark.slow
 def test_a_second_launch_trains_nothing(spec, monkeypatch):
     assert run(spec) == 0
     monkeypatch.setattr(trainer, "train_trunk", lambda *a, **k: pytest.fail("trained again"))
     assert run(spec) == 0
 
 
+@pytest.mark.slow
 def test_a_cell_that_raises_leaves_the_others_and_is_retried_alone(spec, monkeypatch, capsys):
     study, _ = load(spec)
     bad = study.cells[0].run_id  # the shorter of its trunk: the longer one must go on without it
@@ -84,6 +87,7 @@ def test_a_retried_cell_has_the_losses_of_an_undisturbed_one(spec, monkeypatch, 
     assert same_runs(read_runs(spec.runs), read_runs(undisturbed.runs))
 
 
+@pytest.mark.slow
 def test_a_cell_that_diverges_is_a_row_and_is_never_retried(spec, monkeypatch):
     hot = replace(spec, optim=replace(spec.optim, learning_rate=1e38))
     assert run(hot) == 1
@@ -95,6 +99,7 @@ def test_a_cell_that_diverges_is_a_row_and_is_never_retried(spec, monkeypatch):
     assert run(hot) == 1
 
 
+@pytest.mark.slow
 def test_a_diverged_cell_is_left_alone_when_its_trunk_is_trained_again(spec):
     cell = load(spec)[0].cells[0]
     store = create_store(spec.runs)
@@ -145,6 +150,7 @@ def dies(spec, trunk, times):
     return launcher, calls
 
 
+@pytest.mark.slow
 def test_what_a_killed_worker_left_is_launched_again(spec):
     trunk = next(iter(load(spec)[0].trunks))
     launcher, calls = dies(spec, trunk, times=1)
@@ -153,6 +159,7 @@ def test_what_a_killed_worker_left_is_launched_again(spec):
     assert sorted(states(spec)["attempts"]) == [1, 1, 2, 2]
 
 
+@pytest.mark.slow
 def test_a_trunk_that_keeps_dying_ends_alone_and_lost(spec, capsys):
     trunk = next(iter(load(spec)[0].trunks))
     launcher, calls = dies(spec, trunk, times=99)
@@ -182,6 +189,7 @@ def test_a_job_that_fails_before_its_first_cell_is_the_callers_error(spec):
         run(spec, before=full)
 
 
+@pytest.mark.slow
 def test_a_trunk_that_another_launch_holds_is_waited_for(spec, monkeypatch):
     store = create_store(spec.runs)
     study, corpora = load(spec)
@@ -226,6 +234,7 @@ def test_workers_that_see_another_folder_are_noticed(spec):
     assert len(rounds) == 3
 
 
+@pytest.mark.slow
 def test_another_launch_that_is_at_work_is_no_such_case(spec):
     study, corpora = load(spec)
     store, trunks, calls = create_store(spec.runs), list(study.trunks.values()), []

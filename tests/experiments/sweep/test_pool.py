@@ -158,6 +158,7 @@ print(json.dumps(seen))
     assert {name for _, name in seen} == {"3", "7"}
 
 
+@pytest.mark.slow
 def test_the_launch_says_its_workers_and_gpus(text, tmp_path, monkeypatch, capsys):
     spec = two_trunks(text, tmp_path)
     monkeypatch.setattr("isoflop.experiments.sweep.launch.check_device", lambda device: None)

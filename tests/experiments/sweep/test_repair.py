@@ -82,6 +82,7 @@ def test_a_diverged_cell_is_retried_when_asked_by_name(typed, here):
     assert set(states(here)["state"]) == {"diverged"}
 
 
+@pytest.mark.slow
 def test_mark_starts_nothing(typed, here, monkeypatch):
     typed("run", *STUDY, "optim.learning_rate=1e38")
     monkeypatch.setattr(app, "run_study", lambda overrides: pytest.fail("launched"))
@@ -305,6 +306,7 @@ def test_a_launch_in_a_store_sets_keys_of_the_schema_or_is_refused_by_name(here,
     assert repr(override) in str(error.value)
 
 
+@pytest.mark.slow
 def test_launches_as_they_are_typed_are_accepted():
     slurm = ("hydra/launcher=slurm_cpu", "hydra.launcher.partition=p", "hydra.launcher.trunks_per_task=2")
     check_kept([*STUDY, "seed=0,1", "+study.arms.a={optim: {beta1: 0.8}}", "hydra.mode=MULTIRUN"], "x")

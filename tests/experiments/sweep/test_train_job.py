@@ -79,6 +79,7 @@ def out_of_memory(monkeypatch, *, above: int):
     monkeypatch.setattr(Learner, "advance", hungry)
 
 
+@pytest.mark.slow
 def test_out_of_memory_tries_half_of_the_sequences(spec, monkeypatch, caplog):
     out_of_memory(monkeypatch, above=4)
     assert run(spec) == 0
@@ -118,6 +119,7 @@ def test_a_job_reads_what_its_launch_resolved(spec):
         assert work == replace(sweep.work_of(study, cells, spec.where), prepared=corpora(cells[0].data).prepared)
 
 
+@pytest.mark.slow
 def test_a_job_opens_the_corpus_without_its_source(spec, text, monkeypatch):
     _, paths = launched(spec)
     monkeypatch.setattr("isoflop.experiments.data.corpus.source_of", lambda data: pytest.fail("asked its source"))
@@ -126,6 +128,7 @@ def test_a_job_opens_the_corpus_without_its_source(spec, text, monkeypatch):
     assert set(done.loc[done["trunk_id"] == paths[0].parent.name, "state"]) == {"done"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["touched", "gone"])
 def test_a_corpus_that_is_not_as_it_was_is_prepared_again_or_reported_by_name(spec, tmp_path, change, monkeypatch):
     own = replace(spec, where=replace(spec.where, corpora=str(tmp_path / "own")))

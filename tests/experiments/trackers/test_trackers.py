@@ -195,6 +195,7 @@ def test_a_tracker_that_is_unknown_or_not_installed_is_refused_before_anything_s
         trackers.check(["wandb"])
 
 
+@pytest.mark.slow
 def test_a_launch_writes_the_curves_that_the_store_holds(typed, here):
     where = ("where.trackers=[tensorboard]", "hydra/launcher=basic", "where.workers=1")
     data = ("data=text", "data.files=[../text/*.txt]", "data.held_out_fraction=0.3", "data.eval_tokens=512")

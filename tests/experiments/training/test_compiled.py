@@ -58,6 +58,7 @@ def test_a_process_compiles_any_number_of_shapes(corpus, graphs):
     assert len(graphs) == 3
 
 
+@pytest.mark.slow
 def test_a_trunk_is_trained_compiled_when_that_is_asked_for(corpus, graphs):
     cell = make(corpus, 70)
     row, alone = (train([cell], corpus, where=WhereSpec(compile=asked))[70][-1] for asked in (True, None))

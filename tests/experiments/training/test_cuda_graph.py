@@ -220,6 +220,7 @@ def test_a_step_without_its_python_trains_alike(corpus, taped, kind, engine):
     assert told[-1] / steps < told[0] - 0.05  # it learned something
 
 
+@pytest.mark.slow
 def test_branches_restore_into_the_addresses_that_a_graph_holds(corpus, taped):
     plain, captured = pair(make(corpus, 100), corpus)
     addresses = {name: tensor.data_ptr() for name, tensor in captured.optimizer.tensors().items()}

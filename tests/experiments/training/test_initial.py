@@ -103,6 +103,7 @@ def test_a_fine_tuned_run_starts_at_its_parents_loss_and_learns_the_new_text(spe
     assert not same_weights(child.model, parent.model)
 
 
+@pytest.mark.slow
 def test_on_the_parents_own_text_it_goes_on_where_the_parent_ended(spec, parent):
     (cell,) = load(spec(init_from=parent.run_id))[0].cells
     child, corpus = train(spec(init_from=parent.run_id))
@@ -111,6 +112,7 @@ def test_on_the_parents_own_text_it_goes_on_where_the_parent_ended(spec, parent)
     assert first["loss"] < parent.final["loss"] + 0.05  # a fresh run is far above here
 
 
+@pytest.mark.slow
 def test_the_parent_is_recorded_and_its_weights_are_part_of_the_identity(spec, parent, root):
     child, _ = train(spec(init_from=parent.run_id))
     config = read_config(child.store.run_file(child.run_id))
@@ -201,6 +203,7 @@ def test_a_folder_without_tokenizer_is_refused(spec, parent, root):
     assert "no tokenizer.json in it" in refusal(spec(init_from=str(folder)))
 
 
+@pytest.mark.slow
 def test_the_command_line_refuses_before_anything_trains(spec, parent, root):
     made = spec()
     result = CliRunner().invoke(app, [

@@ -22,6 +22,7 @@ def gradients_into(buffers, seen=None):
     return gradients
 
 
+@pytest.mark.slow
 def test_signal_and_noise_are_those_of_the_distribution():
     generator, buffers, sums = (
         torch.Generator().manual_seed(0),

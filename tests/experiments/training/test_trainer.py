@@ -50,6 +50,7 @@ def of(runs, *steps):
     return table({one: runs[one] for one in steps})
 
 
+@pytest.mark.slow
 def test_rows_are_the_run_table(cells, corpus, undisturbed):
     runs = undisturbed
     frame = table(runs)
@@ -75,6 +76,7 @@ def mixed(tmp_path_factory):
     return [replace(make(corpus, steps), data=data) for steps in (96, 160)], corpus
 
 
+@pytest.mark.slow
 def test_a_mixture_has_its_share_of_each_domain_and_a_loss_of_each(mixed):
     cells, corpus = mixed
     for steps, rows in train(cells, corpus).items():
@@ -92,6 +94,7 @@ def test_a_mixture_has_its_share_of_each_domain_and_a_loss_of_each(mixed):
         assert (frame["weight_x"] + frame["weight_y"] == 1).all()
 
 
+@pytest.mark.slow
 def test_a_mixture_that_is_killed_goes_on_to_the_same_bits_and_its_budgets_share_a_trunk(mixed, tmp_path):
     cells, corpus = mixed
     whole = train(cells, corpus)
@@ -102,6 +105,7 @@ def test_a_mixture_that_is_killed_goes_on_to_the_same_bits_and_its_budgets_share
     assert same_runs(table(train(cells[1:], corpus, tmp_path, often)), table({160: whole[160]}))
 
 
+@pytest.mark.slow
 def test_a_cell_alone_equals_the_cell_in_a_sweep(cells, corpus, undisturbed):
     for cell in cells:
         assert same_runs(table(train([cell], corpus)), of(undisturbed, cell.steps))
@@ -115,6 +119,7 @@ def test_branches_share_the_trunk_and_nothing_of_each_other(undisturbed):
     assert len({row["trunk_id"] for rows in runs.values() for row in rows}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("which", "step"), [(0, 40), (1, 130), (2, 150), (2, 200)])
 def test_killed_and_resumed_gives_the_same_bits(cells, corpus, undisturbed, tmp_path, monkeypatch, which, step):
     """Killed on the trunk, in the middle of a cooldown, on the trunk between branches: a checkpoint at every look."""
@@ -148,6 +153,7 @@ def test_every_kind_of_cell_resumes_to_the_same_bits(corpus, tmp_path, monkeypat
     assert resumed[100][-1]["flops"] == cell.training_flops
 
 
+@pytest.mark.slow
 def test_sixteen_bits_train_as_float32_does_and_two_far_worse(corpus):
     """Of one seed: the loss of the synthetic corpus moves by some .02 between seeds after so few steps."""
     cell = make(corpus, 60, learning_rate=0.02)
@@ -162,6 +168,7 @@ def test_sixteen_bits_train_as_float32_does_and_two_far_worse(corpus):
     assert last[2] > last[32] + 0.01
 
 
+@pytest.mark.slow
 def test_the_noise_scale_is_logged_on_request_and_leaves_every_loss_as_it_is(
     cells, corpus, undisturbed, tmp_path, monkeypatch
 ):
@@ -199,6 +206,7 @@ def test_steps_of_a_checkpoint_that_names_no_engine_are_unknown(cells, corpus):
     assert learner.engines == {"unknown", learner.engine_name}
 
 
+@pytest.mark.slow
 def test_a_longer_budget_later_goes_on_from_the_trunk(cells, corpus, undisturbed, tmp_path):
     train(cells[:2], corpus, tmp_path)
     seen = []
@@ -207,6 +215,7 @@ def test_a_longer_budget_later_goes_on_from_the_trunk(cells, corpus, undisturbed
     assert same_runs(table(late), of(undisturbed, 230))
 
 
+@pytest.mark.slow
 def test_a_budget_in_between_goes_on_from_the_branch_point_below(cells, corpus, undisturbed, tmp_path):
     train([cells[0], cells[2]], corpus, tmp_path)
     seen = []
@@ -215,6 +224,7 @@ def test_a_budget_in_between_goes_on_from_the_branch_point_below(cells, corpus, 
     assert same_runs(table(between), of(undisturbed, 150))
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_falls_back_and_says_so(cells, corpus, undisturbed, tmp_path, caplog):
     train(cells[:2], corpus, tmp_path)
     (newest,) = tmp_path.glob(f"branch-{cells[1].branch_step}-*.pt")
@@ -366,6 +376,7 @@ def test_row_grid_depends_on_nothing():
     assert row_steps(1000)[:4] == row_steps(200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["wsd", "cosine"])
 def test_stopped_and_taken_further_gives_the_same_bits(corpus, tmp_path, monkeypatch, schedule):
     """Stopped on the trunk, at its branch and, without a trunk, anywhere; then each goes on from where it stopped."""

@@ -31,6 +31,7 @@ def trained(cell, corpus, **engine):
     return learner, learner.measure(cell.steps, windows=learner.windows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", *OTHERS])
 def test_after_50_steps_the_loss_is_that_of_float32(corpus, kind):
     cell = replace(make(corpus, 60), **({"plain": {}} | OTHERS)[kind])

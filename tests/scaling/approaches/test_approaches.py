@@ -69,6 +69,7 @@ def test_the_exact_profile_follows_attention_in_the_cost(study_law):
         assert profile.n_opt == pytest.approx(study_law.optimal(profile.flops, data.cost).N, rel=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", PORIAN)
 def test_porian_exponents(public_data, step):
     table = pd.read_csv(public_data / "porian_discrepancies" / "isoflop_points.csv").dropna()
@@ -155,6 +156,7 @@ def test_allocation_recovers_a_power_law_and_its_interval_keeps_the_grid_in_mind
         allocation(frame.head(1))
 
 
+@pytest.mark.slow
 def test_the_sd_of_an_optimum_is_that_of_its_scatter():
     """Without noise 0, but for the parabola, whose skew the grid's step stands for; with noise as studies scatter."""
     for method in METHODS:
@@ -218,6 +220,7 @@ def test_no_curves_no_envelope(study_law):
         envelope(simulate_study(study_law, curves=False))
 
 
+@pytest.mark.slow
 def test_side_by_side_on_a_study_everything_agrees(study_table, study_law):
     found = approaches(study_table)
     assert [r.approach for r in found.rows] == [1, 2, 2, 2, 3, 3]
@@ -231,6 +234,7 @@ def test_side_by_side_on_a_study_everything_agrees(study_table, study_law):
     assert set(json.loads(text)["budgets"][0]) >= {"flops", "parabola_bias", *METHODS}
 
 
+@pytest.mark.slow
 def test_a_disagreement_is_named(study_table):
     found = approaches(study_table, laws=("chinchilla",))
     *others, law = found.rows

@@ -26,6 +26,7 @@ def found(table):
     return approaches(table, laws=("chinchilla",))
 
 
+@pytest.mark.slow
 def test_each_exponent_is_that_of_the_table_without_the_budget(table, found):
     known = budgets(found.points)
     assert list(known) == pytest.approx(1e20 * 10.0 ** np.linspace(-2.5, 0, 5))
@@ -45,6 +46,7 @@ def test_standard_errors_are_those_behind_the_intervals(found):
         assert 1.2 * row.power.n_error < half < 3.5 * row.power.n_error
 
 
+@pytest.mark.slow
 def test_the_budget_that_decides_an_exponent_is_named(table):
     largest = table["flops"] > 0.9 * table["flops"].max()
     moved = np.where(largest, table["n_params"] / 3, table["n_params"])  # its losses are those of sizes a third
@@ -74,6 +76,7 @@ def test_scattered_runs_and_two_budgets_have_none_to_leave_out(table):
     assert [(r["without_budget"], r["most_moved"]) for r in told] == [([], None)] * 5
 
 
+@pytest.mark.slow
 def test_a_budget_whose_profile_was_refused_moves_only_the_law(table, found):
     """Without sizes above its optimum the largest budget has no profile: the law alone rests on its runs."""
     best = BESIROGLU.optimal(1e20).N

@@ -53,6 +53,7 @@ def test_intervals_cover_and_false_claims_are_rare():
     assert arms_coverage(steeper(), repeats=8)["crossover inside"] >= 0.75
 
 
+@pytest.mark.slow
 def test_sharing_is_weighed_by_the_data():
     same, other = (two_arms(law, seed=1, noise=0.002) for law in (cheaper(1.3), steeper()))
     weight = [multiplier(t, baseline="base").pairs[0].sharing["E and exponents"] for t in (same, other)]
@@ -99,6 +100,7 @@ def test_one_tpp_needs_a_law_of_compute():
     assert choose_form([points(pd.DataFrame({"n_params": n, "tokens": 20 * n, "loss": BASE(n, 20 * n)}))]) is Power
 
 
+@pytest.mark.slow
 def test_findings_on_a_comparison():
     table = two_arms(cheaper(1.5), seed=0)
     table["peak_learning_rate"] = np.where(np.arange(len(table)) == 0, 0.01, 0.02)
@@ -115,6 +117,7 @@ def test_findings_on_a_comparison():
     assert "unequal_ends" in [f.code for f in multiplier(short, baseline="base").pairs[0].findings]
 
 
+@pytest.mark.slow
 def test_disagreement_with_the_matched_runs_is_said():
     """Two sizes at the top, 3% lower for the arm that lags elsewhere, in three seeds: too few to move the laws."""
     tables = [two_arms(cheaper(1.3), seed=seed, noise=0.002).assign(seed=seed) for seed in range(3)]
@@ -132,6 +135,7 @@ def test_disagreement_with_the_matched_runs_is_said():
     assert "at 1e+14 FLOPs (probability" in {f.code: f.message for f in far.findings}["verdicts_disagree"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "better"), [(1.5, 1.0), (1 / 1.5, 0.0)])
 def test_probabilities_are_of_the_arm_that_is_named(factor, better):
     pair = multiplier(two_arms(cheaper(factor), seed=3, noise=0.002), baseline="base").pairs[0]
@@ -144,6 +148,7 @@ def test_probabilities_are_of_the_arm_that_is_named(factor, better):
     assert other.matched.interval == pytest.approx((-pair.matched.interval[1], -pair.matched.interval[0]))
 
 
+@pytest.mark.slow
 def test_equal_arms_with_more_seeds_or_shifted_sizes_are_not_told_apart():
     """Three seeds against one, windows of sizes that overlap in part: pairs of one seed and size, others counted."""
     ahead = []
@@ -215,6 +220,7 @@ def test_pairs_that_share_noise_give_a_narrower_interval_than_rows_left_out_apar
     assert widths[0] < 0.3 * widths[1]
 
 
+@pytest.mark.slow
 def test_rows_of_weight_0_do_not_count_and_the_unit_of_weights_does_not_matter():
     table = two_arms(cheaper(1.5), seed=0).assign(weight=1.0)
     spoiled = table.copy()
@@ -229,6 +235,7 @@ def test_rows_of_weight_0_do_not_count_and_the_unit_of_weights_does_not_matter()
     assert one.matched.difference != equal.matched.difference
 
 
+@pytest.mark.slow
 def test_trunks_count_as_one_each_when_claims_are_weighed():
     """Four copies of every row in one trunk are no evidence for the richer claim."""
     table = two_arms(steeper(), seed=1, noise=0.004).assign(trunk_id=[f"t{i}" for i in range(24)])

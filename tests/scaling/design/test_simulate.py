@@ -13,6 +13,7 @@ def test_a_noise_free_study_is_the_law(study_law):
     np.testing.assert_allclose(frame["loss"], study_law(frame["n_params"], frame["tokens"]), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_study_is_a_valid_run_table_that_survives_the_disk(study_table, tmp_path):
     assert tuple(study_table.columns) == NAMES
     validate(study_table, source="simulated")

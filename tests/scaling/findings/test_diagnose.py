@@ -65,12 +65,14 @@ def test_fixed_tokens_per_parameter_is_collinear_and_refuses_the_optimum():
     assert refused(near.values()) == ()
 
 
+@pytest.mark.slow
 def test_a_floor_at_its_bound_is_not_identified():
     found = findings(grid(BENT), "chinchilla-kappa")
     assert "E is not identified" in found["unidentified"].message
     assert "larger budget" in found["unidentified"].remedy
 
 
+@pytest.mark.slow
 def test_a_floor_that_rests_on_kappa_is_not_identified_either():
     table = simulate_study(BENT, sizes=(8, 12, 16, 20, 24, 32, 40, 48, 56, 64, 80), noise=0.008, seed=1)
     found = findings(table)
@@ -78,6 +80,7 @@ def test_a_floor_that_rests_on_kappa_is_not_identified_either():
     assert "rests on kappa = 1" in found["unidentified"].message
 
 
+@pytest.mark.slow
 def test_a_floor_that_the_data_hold_is_left_in_peace():
     assert "unidentified" not in findings(grid())
     assert "unidentified" not in findings(grid(), "chinchilla-kappa")
@@ -90,6 +93,7 @@ def test_kappa_needs_spread_in_tokens_per_parameter():
     assert "unidentified" in found
 
 
+@pytest.mark.slow
 def test_a_size_that_does_not_matter_puts_its_amplitude_at_a_bound():
     n, d = np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e9, 1e11, 5))
     table = simulate_points(lambda N, D: 2 + 0.0 * N + 1e3 * D**-0.35, n.ravel(), d.ravel(), noise=0.002)
@@ -105,6 +109,7 @@ def test_few_points_and_clusters_are_counted():
     assert "8 more" in found["few_clusters"].remedy
 
 
+@pytest.mark.slow
 def test_a_tiny_delta_leaves_few_inliers():
     found = findings(grid(noise=0.01), objective=Huber(1e-5))
     assert "few_inliers" in found
@@ -123,6 +128,7 @@ def test_outliers_are_listed_and_make_least_squares_depend_on_delta():
     assert "sensitive_to_rows" in leaning or "sensitive_to_delta" in leaning
 
 
+@pytest.mark.slow
 def test_a_run_5_sd_high_is_named_and_no_warning():
     """Noise of heavy tails has such runs, too; among them a run 15 sd off is a warning."""
     table = grid(noise=0.01)
@@ -143,6 +149,7 @@ def test_one_wild_run_is_no_lack_of_fit():
     assert "lack_of_fit" not in found
 
 
+@pytest.mark.slow
 def test_far_rows_are_found_at_their_level_and_with_the_power_that_is_stated():
     rng = np.random.default_rng(0)
     columns = rng.normal(size=(43, 5))
@@ -181,10 +188,12 @@ def test_a_loss_column_that_sounds_like_bits_is_questioned():
     assert "loss_in_bits" not in findings(table)
 
 
+@pytest.mark.slow
 def test_a_wrong_form_leaves_a_trend():
     assert "residual_trend" in findings(grid(BENT, noise=0.001))
 
 
+@pytest.mark.slow
 def test_lack_of_fit_needs_replicates_and_a_wrong_form():
     assert "no_replicates" in findings(grid())
     right = findings(grid(repeats=3))
@@ -194,6 +203,7 @@ def test_lack_of_fit_needs_replicates_and_a_wrong_form():
     assert "times the seed noise" in wrong["lack_of_fit"].message
 
 
+@pytest.mark.slow
 def test_narrow_spans_and_few_sizes():
     table = simulate_points(LAW, np.repeat([1e8, 2e8, 4e8], 6), np.tile(np.geomspace(2e9, 2e10, 6), 3), noise=0.003)
     found = findings(table)
@@ -291,6 +301,7 @@ def test_the_thresholds_of_the_protocol(study_table, column, fine, wrong, code, 
     assert (code, severity) in reported[wrong]
 
 
+@pytest.mark.slow
 def test_engines_that_nobody_noted_are_no_mixture(study_table):
     fitted = fit("chinchilla", study_table)
     for engines, mixed in ((["c"], False), (["c", ""], False), ([""], False), (["c", "torch", ""], True)):
@@ -302,6 +313,7 @@ def test_engines_that_nobody_noted_are_no_mixture(study_table):
     assert "mixed_engines" not in {f.code for f in diagnose(fitted, None, study_table.drop(columns="engine"))}
 
 
+@pytest.mark.slow
 def test_parts_of_one_corpus_are_one_experiment_to_the_law_of_repeats(study_table):
     final = study_table["final"] & (study_table["n_params_total"] > 20_000)
     table = study_table.assign(corpus_id=np.where(final, "part", "whole"))
@@ -333,6 +345,7 @@ def test_unfinished_runs_are_a_finding(study_table):
     assert run in found["runs_left_out"].message
 
 
+@pytest.mark.slow
 def test_extrapolation_and_rounded_constants():
     fitted = fit("chinchilla", grid())
     assert "extrapolates" not in {f.code for f in diagnose(fitted, target_flops=5e21)}
@@ -379,12 +392,14 @@ def test_the_likelihood_ratio_is_chi_square_under_hubers_objective(delta):
         assert binom.ppf(0.001, 36, share) <= above <= binom.ppf(0.999, 36, share)
 
 
+@pytest.mark.slow
 def test_findings_of_the_approaches(study_table):
     assert diagnose_approaches(approaches(study_table)) == []
     two = study_table[study_table["budget_flops"] < 2e11]
     assert {f.code for f in diagnose_approaches(approaches(two))} >= {"few_minima"}
 
 
+@pytest.mark.slow
 def test_a_law_that_misses_the_largest_budget_is_told():
     found = findings(grid(BENT, repeats=2))
     assert found["hold_out_missed"].severity == "warn"
@@ -392,6 +407,7 @@ def test_a_law_that_misses_the_largest_budget_is_told():
     assert "hold_out_missed" not in findings(grid(BENT, repeats=2), "chinchilla-kappa")
 
 
+@pytest.mark.slow
 def test_a_data_exponent_that_depends_on_the_size_is_told():
     table = grid(noise=0.001)
     u, v = (np.log(table[name] / np.exp(np.log(table[name]).mean())) for name in ("n_params", "tokens"))

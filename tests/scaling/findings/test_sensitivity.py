@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from isoflop.scaling.findings.sensitivity import _row, chinchilla_sensitivity
 from isoflop.scaling.laws.chinchilla import Chinchilla
@@ -18,6 +19,7 @@ def test_sensitivity_measures_in_half_widths():
     assert frame.loc["E = 0", "E"] == 0
 
 
+@pytest.mark.slow
 def test_a_run_table_is_refitted_under_every_convention(study_table):
     frame = chinchilla_sensitivity(study_table)
     assert {"params total", "params no-embedding", "compute 6nd", "compute full-attention"} <= set(frame.index)

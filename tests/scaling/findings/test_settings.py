@@ -65,6 +65,7 @@ def _named(table: pd.DataFrame) -> list[str]:
     return [found.message.split(" stand ")[0] for found in setting_findings(table, points(table))]
 
 
+@pytest.mark.slow
 def test_mixtures_in_one_law_are_named_by_fits_and_by_what_comes_before_them():
     table = grid(1)
     code = np.round(np.random.default_rng(0).uniform(0.1, 0.9, len(table)), 3)
@@ -78,6 +79,7 @@ def test_mixtures_in_one_law_are_named_by_fits_and_by_what_comes_before_them():
         assert "pooled_mixtures" not in found(other)
 
 
+@pytest.mark.slow
 def test_replicates_are_equal_in_everything_but_the_seed():
     """Two sizes off the law: seen against the seeds within a rate, hidden where the rates pass for seeds."""
     table = grid(4, noise=0.002).assign(lr=np.tile([0.01, 0.01, 0.02, 0.02], 25), seed=np.tile([0, 1], 50))

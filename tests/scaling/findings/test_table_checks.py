@@ -1,9 +1,12 @@
 """Columns of a run table that may not vary inside one fit."""
 
+import pytest
+
 from isoflop.scaling.findings.diagnose import diagnose
 from isoflop.scaling.fitting.fit import fit
 
 
+@pytest.mark.slow
 def test_losses_a_byte_may_be_of_several_tokenizers_each_with_windows_of_its_own(study_table):
     table = study_table.copy()
     other = table["n_params_total"] > 20_000

@@ -34,6 +34,7 @@ def runs():
     return [of_law(schedule) for schedule in SCHEDULES]
 
 
+@pytest.mark.slow
 def test_a_law_that_made_the_curves_is_found_again(runs):
     found = fit_curves(runs, priors={})
     assert found.converged
@@ -53,6 +54,7 @@ def test_intervals_are_by_runs(runs):
         fit_curves(noisy[:1]).intervals()
 
 
+@pytest.mark.slow
 def test_sizes_are_tied_through_n():
     runs = [of_law(schedule, n) for schedule in SCHEDULES for n in (1e6, 4e6)]
     left = [run for run in runs if run.n_params == 1e6 or run.run_id.startswith("cosine")]
@@ -69,6 +71,7 @@ def test_what_cannot_be_fitted():
         fit_curves([])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [25, 100])
 def test_published_curves(public_data, size):
     table = pd.read_csv(public_data / "multi_power_law/loss_curves.csv")

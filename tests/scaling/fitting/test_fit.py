@@ -51,6 +51,7 @@ def test_besiroglu_optimum(epoch_fit):
     assert epoch_fit.exponents()["a"] == pytest.approx(0.5139, abs=5e-4)
 
 
+@pytest.mark.slow
 def test_besiroglu_gap_to_the_best_of_200_polished_random_starts(epoch_fit):
     assert epoch_fit.value / reference(epoch_fit) - 1 <= 1e-9
 
@@ -150,6 +151,7 @@ def test_noise_free_data_give_the_law_back(law, frame):
     assert found.law.values() == pytest.approx(law.values(), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_farseer_fits_its_own_data():
     law = Farseer(-0.021, 0.169, -0.091, 88.01, -0.1, -6.287, -0.124, 0.123, 0.424)
     found = fit("farseer", table_of(law, isoflop(64), noise=0.002))
@@ -195,6 +197,7 @@ def test_rescaling_the_columns_leaves_predictions_alone(n, d):
     assert fit("chinchilla", moved).predicted == pytest.approx(fit("chinchilla", table).predicted, rel=1e-9)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_order_of_rows_does_not_matter(seed):
@@ -254,6 +257,7 @@ def test_floor_at_zero_is_reported_as_a_bound():
     assert all(f.status == "at_bound" and f.bounds_hit == ("E",) and "E at the bound" in f.message for f in at)
 
 
+@pytest.mark.slow
 def test_collinear_tokens_per_parameter_show_in_the_condition_number():
     good = fit("chinchilla", table_of(SURFACE, isoflop(30), noise=0.003))
     bad = fit("chinchilla", table_of(SURFACE, hard_fits.collinear(30), noise=0.003))

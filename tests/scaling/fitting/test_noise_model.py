@@ -27,6 +27,7 @@ def _residuals(rng, power, rows=40):
     return noise, design, log_n, np.arange(rows)
 
 
+@pytest.mark.slow
 def test_the_power_is_estimated_where_noise_falls_and_0_where_it_does_not():
     """At most .05 of constant studies, one-sided; nearly all that fall by a factor 5 over the sizes."""
     rng = np.random.default_rng(0)
@@ -94,6 +95,7 @@ def test_a_study_of_constant_noise_is_fitted_as_with_falls_0():
     assert auto.value == constant.value
 
 
+@pytest.mark.slow
 def test_estimates_are_closer_to_the_truth_where_noise_falls():
     """The same studies with and without: the error of the exponent of N* shrinks."""
     errors = []
@@ -130,6 +132,7 @@ def _likely(design, studies):
     return np.array([1 - d._shared[0][0] for d in draws]), draws
 
 
+@pytest.mark.slow
 def test_noise_that_sizes_share_is_seen_and_widens_the_intervals():
     seen, draws = _likely(CONSTANT.sharing(), 8)
     assert np.median(seen) > 0.8
@@ -141,6 +144,7 @@ def test_noise_that_sizes_share_is_seen_and_widens_the_intervals():
     assert curve.shape == (2,)
 
 
+@pytest.mark.slow
 def test_independent_noise_widens_little():
     seen, draws = _likely(CONSTANT, 8)
     assert np.median(seen) < SHARED_PRIOR / 2

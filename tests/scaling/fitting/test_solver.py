@@ -82,6 +82,7 @@ def test_bent_steps_follow_a_valley_that_bends_to_its_end():
     assert (curved.steps < straight.steps / 10).all()
 
 
+@pytest.mark.slow
 def test_of_starts_that_still_move_the_lowest_go_on_as_if_alone():
     begin = np.array([[x, x * x] for x in (-4.0, -5.0, -3.0, -3.5)])
 

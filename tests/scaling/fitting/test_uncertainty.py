@@ -129,6 +129,7 @@ def test_quantity_that_is_not_positive_stays_linear():
     assert lo <= found.law.E <= hi
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("floor", [0.0, 0.5])
 @pytest.mark.parametrize("level", [0.5, 0.9])
 def test_interval_of_the_floor_lies_between_zero_and_the_lowest_loss(floor, level):
@@ -219,6 +220,7 @@ def test_profile_of_a_derived_quantity(fitted):
     assert (named.lo, named.hi) == pytest.approx((found.lo, found.hi), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_profile_is_open_where_the_data_do_not_object():
     frame = collinear(30)
     error = np.random.default_rng(0).normal(0, 0.003, 30)

@@ -43,6 +43,7 @@ def decisions(found) -> dict[str, str]:
     return {v.arm: v.decision for v in found.verdicts}
 
 
+@pytest.mark.slow
 def test_a_gain_that_holds_one_that_vanishes_and_none():
     found = gate(study({"good": 0.2, "none": 0.0, "worse": -0.1}), target=1e15)
     assert decisions(found) == {"good": "promote", "none": "reject", "worse": "reject"}
@@ -60,6 +61,7 @@ def test_a_gain_that_holds_one_that_vanishes_and_none():
     assert not fading.failed
 
 
+@pytest.mark.slow
 def test_one_error_over_all_candidates():
     table = study({"a": 0.1, "b": 0.1}, first=3)
     two, one = gate(table, target=1e14), gate(table.query("arm != 'b'"), target=1e14)
@@ -81,6 +83,7 @@ def test_many_seeds_at_one_size_neither():
     assert decisions(gate(study({"new": 0.2}, seeds=40, budgets=BUDGETS[:1]), target=1e14)) == {"new": "undecided"}
 
 
+@pytest.mark.slow
 def test_what_past_changes_did_lets_one_pair_decide():
     table = study({"new": 0.6, "small": 0.03}, seeds=1, budgets=BUDGETS[1:2], noise=0)
     found = gate(table, target=1e15, learned=past())
@@ -96,6 +99,7 @@ def test_a_target_one_span_beyond_pairs_whose_compute_is_nearly_their_budget_is_
     assert "out_of_reach" not in {f.code for f in found.findings}
 
 
+@pytest.mark.slow
 def test_a_target_out_of_reach():
     found = gate(study({"new": 0.3}), target=1e17).verdicts[0]
     assert found.decision == "undecided"
@@ -103,6 +107,7 @@ def test_a_target_out_of_reach():
     assert gate(study({"new": 0.3}), target=9e15).verdicts[0].decision == "promote"
 
 
+@pytest.mark.slow
 def test_losses_on_two_rulers_decide_nothing():
     table = study({"new": 0.3}).assign(eval_id=lambda t: t["arm"])
     found = gate(table, target=1e14).verdicts[0]
@@ -110,6 +115,7 @@ def test_losses_on_two_rulers_decide_nothing():
     assert "different_ruler" in {f.code for f in found.findings}
 
 
+@pytest.mark.slow
 def test_the_time_multiplier_takes_the_ratio_of_speeds():
     rng = np.random.default_rng(0)
     table = study({"new": 0.2})
@@ -121,6 +127,7 @@ def test_the_time_multiplier_takes_the_ratio_of_speeds():
     assert np.isnan(gate(study({"new": 0.2}), target=1e14).verdicts[0].time_multiplier)
 
 
+@pytest.mark.slow
 def test_the_sequence_ends_where_the_verdict_is():
     found = gate(study({"new": 0.2}, noise=0.01), target=1e14).verdicts[0]
     last = found.sequence.iloc[-1]
@@ -136,6 +143,7 @@ KEYS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_json_has_its_keys_and_no_number_that_is_none():
     for table in (study({"new": 0.2, "other": 0.1}), study({"new": 0.1}, seeds=1, budgets=BUDGETS[:1])):
         found = gate(table, target=1e14)
@@ -145,6 +153,7 @@ def test_json_has_its_keys_and_no_number_that_is_none():
         assert str(found)
 
 
+@pytest.mark.slow
 def test_the_order_of_rows_does_not_matter():
     table = study({"new": 0.1}, noise=0.01)
     shuffled = table.sample(frac=1.0, random_state=1)
@@ -165,6 +174,7 @@ def test_tables_that_hold_nothing_to_judge():
         gate(table, target=1e14, learned=table)
 
 
+@pytest.mark.slow
 def test_an_arm_without_a_pair_is_named_beside_the_others():
     table = study({"new": 0.2, "lone": 0.2})
     table.loc[table["arm"] == "lone", "n_params"] *= 3
@@ -173,6 +183,7 @@ def test_an_arm_without_a_pair_is_named_beside_the_others():
     assert list(found.failed) == ["lone"]
 
 
+@pytest.mark.slow
 def test_a_gain_that_shrinks_must_survive_a_faster_shrinking_beyond_the_pairs():
     """ln m .06 at the largest compute and .02 at the target, known well: gone if it shrank twice as fast."""
     found = gate(study({"new": 0.06}, drift=-0.04 / np.log(10), noise=1e-5), target=1e15).verdicts[0]
@@ -206,6 +217,7 @@ def test_nulls_are_seldom_promoted_with_the_noise_of_our_own_runs():
         assert 0.005 < np.isfinite(promoted).mean() <= 0.05
 
 
+@pytest.mark.slow
 def test_a_stated_probability_is_what_happens(public_data):
     """RegMix: arms at 1M, judged at 60M, the discrepancy learnt on half of them."""
     data = regmix_arms(*(pd.read_csv(public_data / "regmix" / f"test_{size}.csv") for size in ("1m", "60m")))
@@ -216,6 +228,7 @@ def test_a_stated_probability_is_what_happens(public_data):
     assert (np.abs(off) <= 0.03).all()
 
 
+@pytest.mark.slow
 def test_the_committed_gate_of_four_changes():
     table = read_table(RESULTS / "gates" / "gate_arms.parquet")
     found = {target: gate(table, target=target, baseline="baseline") for target in (3e11, 1e12)}

@@ -109,6 +109,7 @@ def test_results_of_lm_eval_have_the_loss_of_their_task():
     assert set(found.ends["loss_unit"]) == {"nats/byte"}
 
 
+@pytest.mark.slow
 def test_scores_of_lm_eval_are_columns_that_accuracy_reads(tmp_path, typed):
     for n, acc in ((1e6, 0.3), (4e6, 0.42), (1.6e7, 0.55), (6.4e7, 0.66), (2.56e8, 0.75)):
         bits = float(LAW(n, 2e9)) / 4.2 / np.log(2)
@@ -181,6 +182,7 @@ def test_tokens_between_the_steps_that_report_them_rise_with_the_steps(tmp_path)
     assert found.table["tokens"].tolist() == [1500, 2500]
 
 
+@pytest.mark.slow
 def test_curves_are_kept_and_a_fit_takes_their_ends(tmp_path, typed):
     found = imported("curves.csv")
     assert (found.kind, len(found.table), len(found.ends)) == ("curves", 48, 12)

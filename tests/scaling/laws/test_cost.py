@@ -12,6 +12,7 @@ LAW = Chinchilla(E=1.8, A=480.0, B=2100.0, alpha=0.35, beta=0.37)
 SIZES = np.geomspace(4e3, 2e5, 8)
 
 
+@pytest.mark.slow
 @given(
     share=st.floats(0.05, 3), power=st.floats(0.2, 0.6), first=st.floats(3, 7), count=st.integers(2, 9),
     decades=st.floats(0.3, 3),

@@ -141,6 +141,7 @@ def test_a_table_without_weights_and_weights_of_another_sum():
     assert any("as rounding leaves them" in note for note in mixtures(rounded, ["loss"]).notes)
 
 
+@pytest.mark.slow
 def test_sixty_four_public_runs_rank_mixtures_at_sixty_times_the_size(public_data):
     folder = public_data / "regmix"
     train = mixtures(pd.read_csv(folder / "train_1m.csv").head(64), ["pile_cc"])

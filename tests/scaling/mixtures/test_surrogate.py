@@ -59,6 +59,7 @@ def test_draws_are_of_each_law_as_often_as_its_weight(averaged):
     assert terms != sorted(terms)  # draws of several losses are paired, and not by their terms
 
 
+@pytest.mark.slow
 def test_few_mixtures_are_told_by_the_likeliest_law(many):
     repeated = many[1].iloc[[*range(ENOUGH - 1), 0]]
     assert len(members(repeated, DOMAINS)) == 1

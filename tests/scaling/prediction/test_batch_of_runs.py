@@ -92,6 +92,7 @@ def test_the_noise_scale_stands_beside_and_alone():
         critical_batch(study(batches=(512,), noise_scale=700.0), devices=4, tokens_per_second=1e5)
 
 
+@pytest.mark.slow
 def test_own_noise_scales_are_within_a_factor_of_two_of_own_critical_batches_at_the_larger_sizes():
     found = critical_batch(read_table(RESULTS / "hp_law.parquet"))
     noise = {one.n_params: one.value for one in found.noise if one.tokens > 2e6}

@@ -83,6 +83,7 @@ def test_the_mode_is_the_posterior_s(bent):
     assert lost(mode) - again.fun < 0.02 * again.fun
 
 
+@pytest.mark.slow
 def test_a_forecast_far_beyond_allows_for_the_break(bent):
     """The straight law misses by nine of its standard errors; with breaks the truth lies inside."""
     size, loss = optimum(outside_the_stack, 1e14)
@@ -96,6 +97,7 @@ def test_a_forecast_far_beyond_allows_for_the_break(bent):
     assert given.n_average is None
 
 
+@pytest.mark.slow
 def test_a_forecast_of_a_law_that_holds_is_little_wider(straight):
     reported = forecast_loss(straight.points, Target(1e22), ("chinchilla",))
     wide, alone = (np.ptp(np.ravel(f.interval(0.9))) for f in (reported.average, reported.members["chinchilla"]))

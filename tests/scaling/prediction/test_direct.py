@@ -30,6 +30,7 @@ def test_the_unit_of_compute_is_carried_over():
     assert TRUE.rescaled({"C": 1e18})(2.0) == pytest.approx(TRUE(2e18))
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_score_under_noise_in_most_studies():
     """Twenty studies: a 90% interval misses 6 of 20 in 1.1% of such tests; the seeds are fixed."""
     true, held = 0.25 + float(np.exp(-TRUE(1e22))), 0

@@ -117,6 +117,7 @@ def test_a_forecast_taken_out_changed_or_moved_is_noticed(ledger):
         read_ledger(ledger)
 
 
+@pytest.mark.slow
 def test_any_other_value_anywhere_and_any_damage_is_refused_by_its_line(ledger):
     score_ledger(ledger, answers(1e21))
     content = ledger.read_bytes()

@@ -59,6 +59,7 @@ def test_the_loss_rises_as_unique_tokens_fall():
     assert any("fitted to this table" in note for note in found[1].loss.notes)
 
 
+@pytest.mark.slow
 def test_laws_that_do_not_read_unique_tokens_borrow_the_worth_of_repeats():
     table = isoflop_table(BESIROGLU, seed=0)
     losses = [predict(table, **RUN, unique_tokens=u, laws="chinchilla").loss for u in (1e11, 1e10, 1e9)]
@@ -69,6 +70,7 @@ def test_laws_that_do_not_read_unique_tokens_borrow_the_worth_of_repeats():
     assert best[1].n_opt != pytest.approx(best[0].n_opt, rel=0.01)
 
 
+@pytest.mark.slow
 def test_an_extrapolated_cost_of_training_is_said():
     """Counts of FLOPs that fall with size, as attention's share does, from 7.7 to 6.5 per parameter and token."""
     n = np.repeat(np.geomspace(4e3, 2e5, 5), 4)
@@ -105,6 +107,7 @@ def test_a_run_of_given_size_has_no_best_size():
     assert found.to_dict()["laws"]["chinchilla"]["n_opt"] is None
 
 
+@pytest.mark.slow
 def test_a_whole_table_is_forecast_and_judged():
     table, test = isoflop_table(BESIROGLU, seed=0), isoflop_table(BESIROGLU, seed=1, largest=1e21).tail(7)
     found = predict_table(table, test, "chinchilla,chinchilla-tied")

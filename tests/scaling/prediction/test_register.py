@@ -73,6 +73,7 @@ def test_a_run_is_predicted_at_its_own_size(table):
     assert reported.loss == pytest.approx(float(BESIROGLU(1e9, 1e11)), rel=0.01)
 
 
+@pytest.mark.slow
 def test_the_interval_knows_how_far_forecasts_missed_before(table):
     """A law without a floor misses every next budget: what it missed by widens the forecast, by ln of the reach."""
     far, near = (forecast_loss(table, Target(c), ("chinchilla-no-floor",)) for c in (1e22, 1e21))
@@ -91,6 +92,7 @@ def test_the_drift_is_the_scatter_of_the_exponents_that_studies_stated():
     assert (drift.sd, drift.freedom) == (pytest.approx(np.std(stated, ddof=1), abs=1e-4), 4)
 
 
+@pytest.mark.slow
 def test_the_best_size_is_less_sure_the_farther_it_lies(table):
     """The exponent of the best size may change beyond the data; inside them it was measured."""
     wide, narrow = (forecast_loss(table, Target(c), ("chinchilla",)).n_interval for c in (1e22, 1e20))
@@ -109,6 +111,7 @@ def test_below_the_data_is_refused(table):
         forecast_loss(table, Target(1e15), LAWS)
 
 
+@pytest.mark.slow
 def test_too_few_scales_give_equal_weights_and_say_so(table):
     few = table.head(7)
     reported = forecast_loss(few, Target(1e19), LAWS)
@@ -166,6 +169,7 @@ def test_rows_in_any_order_have_one_hash(table):
     assert data_hash(points(table)) != data_hash(points(table.head(20)))
 
 
+@pytest.mark.slow
 def test_a_store_that_grew_still_scores(tmp_path, study_table):
     study_table.to_parquet(tmp_path / "runs.parquet")
     below = study_table[study_table["budget_flops"] < 1e12]
@@ -181,6 +185,7 @@ def test_a_store_that_grew_still_scores(tmp_path, study_table):
         score(tmp_path / "claim.json", study_table.assign(created_at="2020-01-01T00:00:00+00:00"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [True, False])
 def test_runs_that_the_prediction_knew_never_score(tmp_path, table, named):
     """The target lies inside the table: the runs there were fitted, by their ids or as the same numbers."""
@@ -223,6 +228,7 @@ def test_runs_far_from_the_target_do_not_score(registered, factor, scores):
             score(registered / "claim.json", off)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "scores"), [(1.04, True), (1.06, False)])
 def test_a_run_of_given_size_is_scored_by_its_own_cell(tmp_path, table, factor, scores):
     table.to_csv(tmp_path / "runs.csv", index=False)

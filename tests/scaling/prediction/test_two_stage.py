@@ -111,6 +111,7 @@ def test_bootstrap_and_jackknife_agree_and_resample_both_stages_together():
     np.testing.assert_allclose(one.loss_law.values(), alone.law.values(), rtol=0.02)
 
 
+@pytest.mark.slow
 def test_the_interval_of_an_open_floor_is_one_of_scores():
     found = two_stage(runs(loss_noise=0.02, noise=0.03)[::3])
     lo, hi = found.to_dict()["sigmoid"]["intervals"]["floor"]
@@ -136,6 +137,7 @@ def test_scores_at_chance_are_refused_and_so_is_what_is_no_score():
         two_stage(runs(), column="score")
 
 
+@pytest.mark.slow
 def test_the_direct_law_stands_beside_and_disagrees_where_the_score_is_no_power_of_compute():
     found = two_stage(runs(), chance=0.25)
     (beside,) = found.to_dict([found.best(1e17)])["direct"]["predictions"]
@@ -156,6 +158,7 @@ def test_without_a_direct_law_its_reason_is_said():
     assert "no law of accuracy in compute: 3 runs" in found.text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "without",
     [lambda t: t.assign(weight=np.where(t.index == 5, 0, 1)), lambda t: t.assign(loss=t["loss"].where(t.index != 5)),
@@ -174,6 +177,7 @@ def cli(*arguments):
     return result.exception, result.output
 
 
+@pytest.mark.slow
 def test_the_command_on_anybodys_table(tmp_path):
     path = tmp_path / "runs.csv"
     runs(items=500).rename(columns={"accuracy": "hellaswag", "accuracy_se": "hellaswag_se"}).to_csv(path, index=False)

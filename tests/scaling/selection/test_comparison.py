@@ -9,6 +9,7 @@ from tests.support.fits.simulated import BESIROGLU, isoflop_table
 pytestmark = pytest.mark.usefixtures("kept_searches")
 
 
+@pytest.mark.slow
 def test_comparison_is_one_json_and_one_text():
     table = isoflop_table(BESIROGLU, seed=0)
     found = comparison(table, ("chinchilla",))

@@ -24,6 +24,7 @@ def bent():
     return simulate_study(BENT, sizes=SIZES, noise=0.005, seed=1)
 
 
+@pytest.mark.slow
 def test_the_true_form_is_chosen_below_the_largest_budget_and_predicts_it(bent):
     found = hold_out(bent)
     assert found.chosen == choose(bent)[0]
@@ -36,6 +37,7 @@ def test_the_true_form_is_chosen_below_the_largest_budget_and_predicts_it(bent):
     assert abs(found.forecasts["chinchilla"].budgets["loss_error"].iloc[0]) > 0.03
 
 
+@pytest.mark.slow
 def test_where_kappa_is_one_the_simpler_law_is_chosen(study_law):
     assert choose(simulate_study(study_law, sizes=SIZES, noise=0.003, seed=2))[0] in ("chinchilla", "chinchilla-tied")
 
@@ -83,6 +85,7 @@ def test_scores_rank_by_what_they_are_behind(bent):
     assert (better["free"] > scores.loc[law, "free"]).all()
 
 
+@pytest.mark.slow
 def test_the_answer_is_json_and_readable(bent):
     found = hold_out(bent)
     parsed = json.loads(json.dumps(found.to_dict(), allow_nan=False))
@@ -91,6 +94,7 @@ def test_the_answer_is_json_and_readable(bent):
     assert f"*{found.chosen}" in str(found)
 
 
+@pytest.mark.slow
 def test_a_law_that_cannot_be_fitted_is_listed_with_its_reason(bent):
     few = bent[(bent["budget_flops"] > 2e11) | bent["d_model"].isin([8, 12])]
     found = hold_out(few, 1e11, laws=("power", "chinchilla-kappa"))

@@ -17,6 +17,7 @@ def p_values(law, seed=0):
     return {t.claim: t.p for t in likelihood_ratio_tests(points(isoflop_table(law, seed=seed)), resamples=39)}
 
 
+@pytest.mark.slow
 def test_false_claims_are_rejected():
     p = p_values(BESIROGLU)
     assert p["E = 0"] <= 0.05
@@ -32,6 +33,7 @@ def test_true_claims_are_rarely_rejected():
     assert 0.3 < np.median(p) < 0.7
 
 
+@pytest.mark.slow
 def test_only_ratios_of_weights_matter():
     table = isoflop_table(BESIROGLU, seed=0)
     uneven = np.random.default_rng(0).uniform(0.3, 3, len(table))

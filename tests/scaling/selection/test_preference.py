@@ -43,6 +43,7 @@ def test_every_command_names_one_law(twelve):
     assert json.loads(json.dumps(board.to_dict()))["preferred"] == "chinchilla-tied"
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10_000), runs=st.integers(2, 12), laws=st.integers(1, 6))
 def test_no_law_with_as_few_parameters_and_a_smaller_error_is_passed_over(seed, runs, laws):

@@ -55,6 +55,7 @@ def test_the_true_form_wins_and_the_wrong_ones_are_far_behind(board):
     assert board.weights["chinchilla"] + board.weights["chinchilla-tied"] > 0.9
 
 
+@pytest.mark.slow
 def test_only_laws_of_both_n_and_d_are_averaged():
     """A law of one scale may lead by AICc on few runs and then miss by a factor: it would take the average along."""
     table = isoflop_table(BESIROGLU, seed=1)
@@ -70,6 +71,7 @@ def test_errors_are_of_runs_not_seen(board):
     assert board.frame.loc["chinchilla", "error"] == pytest.approx(cells["error"].abs().mean())
 
 
+@pytest.mark.slow
 def test_a_simpler_law_is_preferred_unless_beaten_by_a_standard_error():
     law = Chinchilla(E=1.8, A=480.0, B=700.0, alpha=0.35, beta=0.35)
     board = compare(isoflop_table(law, seed=3), ("chinchilla", "chinchilla-tied"), findings=False)
@@ -134,6 +136,7 @@ def test_quantiles_of_a_forecast_average_invert_its_distribution():
     assert np.allclose(np.diff(alone.interval(0.9), axis=0)[0] / 2, parts[0].sd * 2.015, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_gadre_shows_what_kappa_buys(public_data):
     frame = pd.read_csv(public_data / "gadre_overtraining" / "runs.csv").query("dataset == 'c4_original'")
     table = frame[["n_params", "tokens", "flops", "loss_c4_val"]].rename(columns={"loss_c4_val": "loss"})

@@ -42,6 +42,7 @@ def test_the_first_stage_takes_the_cheapest_runs(decided):
     assert np.isnan(first.moves)
 
 
+@pytest.mark.slow
 def test_rows_that_nobody_paid_for_change_no_decision(decided):
     """So that a launch that is resumed decides the same, however far its runs have come."""
     for stage, (before, made) in enumerate(decided):
@@ -56,18 +57,21 @@ def test_what_is_left_would_move_the_exponent_less_after_each_stage(decided):
     assert decided[2][1].moves < decided[1][1].moves or decided[1][1].moves <= module.WITHIN
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_no_more_once_little_is_left_to_learn(decided, monkeypatch):
     monkeypatch.setattr(module, "WITHIN", 10.0)
     before = decided[0][1].extents
     assert decide(PLAN, ROWS, (), before, 1).extents == before
 
 
+@pytest.mark.slow
 def test_runs_that_diverged_are_taken_no_further(decided):
     before = decided[0][1].extents
     lost = {one.run_id for one in PLAN.runs if not ended(one, before)}
     assert decide(PLAN, ROWS, lost, before, 1).extents == before
 
 
+@pytest.mark.slow
 def test_runs_with_trunks_of_their_own_are_all_begun():
     plan = without_trunks(PLAN)
     rows = rows_of(plan, np.random.default_rng(1))
@@ -81,6 +85,7 @@ def test_runs_with_trunks_of_their_own_are_all_begun():
     assert partial
 
 
+@pytest.mark.slow
 def test_ends_are_forecast_to_within_their_errors(decided):
     extents = decided[-1][1].extents
     reported = forecast_ends(PLAN, ROWS, (), extents)
@@ -92,6 +97,7 @@ def test_ends_are_forecast_to_within_their_errors(decided):
     assert np.sqrt(np.mean((off / errors) ** 2)) < 2.5
 
 
+@pytest.mark.slow
 def test_a_forecast_does_not_read_rows_that_nobody_paid_for(decided):
     extents = decided[-1][1].extents
     seen = [curve for curve in curves_so_far(PLAN, ROWS, extents) if not curve.done]

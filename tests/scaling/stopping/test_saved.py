@@ -26,6 +26,7 @@ def stopped(whole, runs):
     return table.assign(loss_se=table["loss_se"].where(~ends, 0.01 * table["loss"]))
 
 
+@pytest.mark.slow
 def test_flops_are_those_of_trunks_and_cooldowns(whole):
     plan = plan_of_table(whole)
     assert len(plan.runs) == whole["run_id"].nunique()
@@ -55,6 +56,7 @@ def test_a_forecast_counts_less_only_where_its_error_exceeds_the_noise(whole):
     assert 1.01 < saved(table, fit("chinchilla", table)).wider < np.sqrt(1.25) + 1e-3
 
 
+@pytest.mark.slow
 def test_an_interval_is_as_wide_where_forecasts_have_no_error(whole):
     runs = set(final_rows(whole)["run_id"].iloc[::4])
     sure = stopped(whole, runs)

@@ -141,6 +141,7 @@ def test_a_folder_is_read_as_its_files_are_one_by_one(tmp_path_factory, steps, l
             assert same(folder, times=2)
 
 
+@pytest.mark.slow
 def test_the_shard_gives_the_rows_and_cells_come_and_go(tmp_path, eager):
     assert same(store(tmp_path))
     assert held(tmp_path) == set(IDS[:5])
@@ -163,6 +164,7 @@ def test_the_shard_gives_the_rows_and_cells_come_and_go(tmp_path, eager):
     assert held(tmp_path) == {IDS[2], IDS[4], IDS[6]}
 
 
+@pytest.mark.slow
 def test_a_change_in_place_is_seen_though_size_and_time_are_put_back(tmp_path, eager):
     assert same(store(tmp_path))
     file = tmp_path / "cells" / IDS[1] / "run.parquet"
@@ -177,12 +179,14 @@ def test_a_change_in_place_is_seen_though_size_and_time_are_put_back(tmp_path, e
     assert same(tmp_path)
 
 
+@pytest.mark.slow
 def test_what_changed_a_moment_ago_is_not_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(cells, "LOOSE", 1)
     assert same(store(tmp_path))
     assert held(tmp_path) == set()
 
 
+@pytest.mark.slow
 def test_a_damaged_or_foreign_shard_is_as_none_and_made_anew(tmp_path, eager):
     here, there = store(tmp_path / "here"), store(tmp_path / "there", 3)
     assert same(here)

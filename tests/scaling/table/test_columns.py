@@ -213,6 +213,7 @@ def test_runs_that_did_not_finish_are_left_out_and_counted(save, column):
         read_table(save(KNOWN.assign(**{column: "crashed"})))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(
     st.lists(

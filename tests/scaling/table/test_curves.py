@@ -28,6 +28,7 @@ RUNS = st.dictionaries(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(RUNS, st.randoms(use_true_random=False), st.sampled_from(["run_id", "Run", "run_name", "Run ID"]))
 def test_the_last_row_of_every_run_is_fitted_in_any_order_of_rows(runs, random, column):

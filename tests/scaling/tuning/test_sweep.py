@@ -24,6 +24,7 @@ def runs(best: dict[float, float], rates=RATES, **columns: object) -> pd.DataFra
 BOWLS = {1e6: 1e-3, 1e7: 9e-4, 1e8: 8e-4}
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=30))
 def test_values_of_a_level_lie_near_their_neighbours_and_levels_apart(values):
     label = levels(np.array(values))

@@ -22,6 +22,7 @@ def drawn(kind: str, seed: int = 0, noise: float = 0.0):
     return law, sweep(law, 1, rng, noise)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_exact_sweeps_give_back_their_optimum(kind):
     law, table = drawn(kind)
@@ -55,6 +56,7 @@ def test_the_best_setting_has_the_lowest_loss(kind):
         assert min(losses) == losses[1]
 
 
+@pytest.mark.slow
 def test_regret_of_a_setting_is_the_loss_that_it_gives_away():
     law, table = drawn("rates")
     at = {"n_params": 1e8, "tokens": 4e9}
@@ -81,6 +83,7 @@ def test_intervals_hold_the_optimum_and_the_setting_loses_little():
     assert np.median([one.regret for one in found]) <= 0.0025
 
 
+@pytest.mark.slow
 def test_a_cliff_above_the_best_rate_does_not_drag_it_down():
     """A parabola through such bowls has its bottom too low."""
     law, table = drawn("rates below a cliff", seed=3, noise=NOISE)
@@ -116,6 +119,7 @@ def test_the_predicted_setting_loses_less_than_a_seed_at_sizes_that_were_held_ou
     assert [lost for _, lost in found] == pytest.approx([0.91, 0.0, 0.55], abs=0.02)
 
 
+@pytest.mark.slow
 def test_the_committed_sweep_of_two_parametrizations():
     table = read_table(RESULTS / "lr_transfer.parquet")
     found = tune(table, {"n_params": 1e7}, tokens=153_600)
@@ -184,12 +188,14 @@ def test_tokens_that_follow_the_size_are_told_apart_from_it_only_by_a_finding():
     assert found.optimum.learning_rate == pytest.approx(0.002 * 100**-0.3, rel=0.05)
 
 
+@pytest.mark.slow
 def test_runs_of_several_optimizers_in_one_arm_are_objected_to():
     table = rates(lambda n: 0.002, optimizer=["adamw", "muon"] * 27)
     assert "pooled_settings" in codes(tune(table).best)
     assert "pooled_settings" not in codes(tune(table, by="optimizer").best)
 
 
+@pytest.mark.slow
 def test_batches_without_a_best_one_inside_are_said():
     parts = [rates(lambda n: 0.002, batch_tokens=b) for b in (1e4, 4e4, 1.6e5)]
     for k, part in enumerate(parts):

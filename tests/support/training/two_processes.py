@@ -4,6 +4,7 @@ FOLDER losses|killed|resumed [ddp|fsdp2] is a job. Run as a module this reads jo
 of processes, forks these in the environment that torchrun gives, prints their exit codes and the first one's errors.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -17,10 +18,9 @@ from typing import TextIO
 
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.data.corpus import prepare
-from isoflop.experiments.parallel.follow import end
-from isoflop.experiments.parallel.replicas import learner_class
 from isoflop.experiments.parallel.world import join
 from isoflop.experiments.study.engine import decide
+from isoflop.experiments.training.learner import Learner
 from isoflop.experiments.training.process import configure_process
 from isoflop.experiments.training.trainer import train_trunk
 from isoflop.models.config import ModelConfig
@@ -30,6 +30,11 @@ STEPS = 50
 KILL_AT = 129  # a step is reported before it is saved
 KILLED = 9  # the exit code of a process that dies there
 MODEL = ModelConfig("transformer", 16, 16, 2, 8, 2)
+
+
+def learner_class(where: WhereSpec) -> type[Learner]:
+    """As of `replicas`, which loads torch's sharding: not where tests are collected."""
+    return importlib.import_module("isoflop.experiments.parallel.replicas").learner_class(where)
 
 
 def cell_of(corpus, steps=150, **optim):
@@ -107,7 +112,7 @@ def main(folder: Path, job: str, mode: str = "") -> None:
         result = trunk(corpus, folder / mode, where, kill_at=KILL_AT if job == "killed" else None)
     if rank == 0:
         (folder / f"{job}.json").write_text(json.dumps(result))
-    end(0)
+    importlib.import_module("isoflop.experiments.parallel.follow").end(0)
 
 
 def together(processes: int, arguments: list[str]) -> tuple[list[int], str]:
@@ -145,5 +150,6 @@ def _forked(rank: int, processes: int, meeting: dict[str, str], arguments: list[
 
 
 if __name__ == "__main__":
+    importlib.import_module("isoflop.experiments.parallel.follow")  # once for all that are forked
     for line in sys.stdin:
         print(json.dumps(together(*json.loads(line))), flush=True)

@@ -41,6 +41,7 @@ def test_a_table_without_mixtures_is_told(study_table):
         FIGURES["mixtures"].data(Evidence(study_table))
 
 
+@pytest.mark.slow
 def test_a_table_of_shares_and_losses_alone_is_drawn(tmp_path):
     TABLE.to_csv(tmp_path / "mixtures.csv", index=False)
     for figure in ("mixtures", "mixture_ranks"):

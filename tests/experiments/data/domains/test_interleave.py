@@ -21,6 +21,7 @@ def domain_of(windows):
     return np.searchsorted(np.cumsum(WINDOWS), windows, side="right")
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(parts=st.lists(st.integers(0, 1000), min_size=2, max_size=3).filter(any), blocks=st.integers(1, 40))
 def test_every_domain_has_its_share_of_whole_blocks_to_within_one(parts, blocks):

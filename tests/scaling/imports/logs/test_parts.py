@@ -122,6 +122,7 @@ def logs(draw):
     return lines, runs
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(logs(), st.sampled_from(PREFIXES))
 def test_random_runs_one_after_the_other_come_back(tmp_path_factory, log, prefix):
@@ -139,6 +140,7 @@ def test_runs_of_one_log_come_back_mixed_by_label_or_one_after_the_other(tmp_pat
     assert difference(known, *by_import(known.path)) == "", known.told
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.integers(2, 4), st.integers(4, 9), st.randoms(use_true_random=False), st.sampled_from(PREFIXES))
 def test_mixed_runs_without_a_label_are_refused_or_given_back(tmp_path_factory, count, rows, random, prefix):

@@ -57,6 +57,7 @@ def test_a_sweep_of_rates_is_judged_by_the_best_of_each_size():
     assert (one.runs, one.p) == (6, collapses(runs)[0].p)
 
 
+@pytest.mark.slow
 def test_watch_and_report_say_it(tmp_path):
     runs = ladder(np.random.default_rng(5), SIZES, 2, off=4.0)
     rows = [

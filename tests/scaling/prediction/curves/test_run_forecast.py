@@ -64,6 +64,7 @@ def now_rates(run):
     return np.concatenate([run.rates[:1000], run.rates[999] * (1 - np.sqrt(np.arange(250) / 250))])
 
 
+@pytest.mark.slow
 def test_of_the_committed_study(model):
     table = read_table(RESULTS / "quick.parquet")
     found = predict_run(table, "4e1d317d8ef8", until=7000)
@@ -147,6 +148,7 @@ def test_branches_of_one_trunk_are_found(tmp_path):
     assert any("taken as its branches" in note for note in found.notes)
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_of_a_table_goes_on_as_its_siblings_did(tmp_path):
     reported = typed("predict", logged(tmp_path), "--run", "r4")
     assert "at step 1,000 (by its column)" in reported.output
@@ -171,6 +173,7 @@ def without_some(table):
     return table.assign(step=table["step"].mask(table.index == 85))
 
 
+@pytest.mark.slow
 def test_rows_that_no_law_can_read_are_counted(tmp_path):
     reported = typed("predict", logged(tmp_path, without_some), "--run", "r4").output
     assert "2 rows without a loss are left out" in reported

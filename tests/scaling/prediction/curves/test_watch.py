@@ -74,6 +74,7 @@ def faulty(run):
     return run.loss * np.where((run.run_id == "20000-1") & (run.steps > 900), 1.2, 1.0)
 
 
+@pytest.mark.slow
 def test_watch_a_table(tmp_path):
     runs = study(np.random.default_rng(10), (5e3, 2e4), 2)
     rows = [

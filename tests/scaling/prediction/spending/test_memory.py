@@ -46,6 +46,7 @@ def test_weights_are_those_of_the_largest_models_where_the_table_counts_them():
     assert last["n_params_total"] * 4 == pytest.approx(4e9, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_own_runs_count_their_weights_and_need_the_active_ones():
     table = read_table(RESULTS / "experts.parquet")
     found = predict_memory(table, 1e13, 2e5)
@@ -55,6 +56,7 @@ def test_own_runs_count_their_weights_and_need_the_active_ones():
         predict_memory(table, 1e13, 2e5, params="matrices")
 
 
+@pytest.mark.slow
 def test_a_law_without_tokens_is_given_those_of_the_table():
     table = RUNS[RUNS["tokens"] == 4e9]
     found = predict_memory(table, 1e19, 1e9)
@@ -80,6 +82,7 @@ def test_what_cannot_be_answered_is_refused_in_one_line(table, asked, error, say
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_the_command_gives_the_same_and_refuses_what_does_not_go_with_it(tmp_path):
     path = str(tmp_path / "runs.csv")
     RUNS.to_csv(path, index=False)

@@ -27,6 +27,7 @@ def forecast():
     return SimpleNamespace(target=Target(1e19, unique_tokens=1e8), points=data, preferred="repeated", laws=laws)
 
 
+@pytest.mark.slow
 def test_the_purchase_is_the_best_of_all_and_falls_with_the_price(forecast):
     bought = []
     for price in (1e-12, 1e-9, 1e-7):

@@ -53,6 +53,7 @@ def test_a_mapped_label_and_numeric_labels(tmp_path):
     assert pd.isna(table["arm"].iloc[3])
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(
     st.lists(st.sampled_from(["None", "NA", "null", "nan", "N/A", "base", "#1", "a b", "<NA>"]), min_size=4, max_size=4)
@@ -140,6 +141,7 @@ def test_what_fit_reads_import_reads_whatever_the_file_is_called(tmp_path, suffi
             assert found["run_id"].tolist() == KNOWN["run_id"].tolist()
 
 
+@pytest.mark.slow
 def test_packed_tables_in_a_folder_are_found(tmp_path):
     for k, packing in enumerate(PACKINGS):
         name = ".".join(part for part in (f"r{k}", "CSV", packing) if part)
@@ -149,6 +151,7 @@ def test_packed_tables_in_a_folder_are_found(tmp_path):
     assert len(read_source(tmp_path)) == 4 * len(PACKINGS)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(st.sampled_from(FORMS), st.permutations(list(KNOWN)), st.integers(2, 10))
 def test_a_known_table_comes_back_from_every_form(tmp_path_factory, form, order, scale):
@@ -211,6 +214,7 @@ def test_a_row_whose_name_begins_with_a_hash_is_a_row_and_one_commented_out_is_c
     assert "(#2e6,3.9)" in notes[0]
 
 
+@pytest.mark.slow
 def test_a_sheet_is_read_where_openpyxl_is_installed_and_else_what_to_install_is_said(tmp_path, typed):
     path = tmp_path / "runs.xlsx"
     if find_spec("openpyxl") is None:
