@@ -8,6 +8,8 @@ from tests.support.doors.fuzz_case import SPECIAL, run_case, run_special
 from tests.support.doors.readers import READERS, turns
 from tests.support.doors.sound import write_files
 
+pytestmark = pytest.mark.slow
+
 CASES = 300
 
 
@@ -27,7 +29,6 @@ COPIED = ("huggingface", "levanter", "lm_eval", "mlruns")  # with their own mode
 PRIVATE = "cache"
 
 
-@pytest.mark.slow
 def test_every_file_that_is_written_has_the_mode_of_the_umask(sound):
     files = {path: path.relative_to(sound).parts[0] for path in sound.rglob("*") if path.is_file()}
     wrong = [
@@ -55,13 +56,11 @@ def by_process(run, things):
     return [line for line in reported if not line.endswith(": ''")]
 
 
-@pytest.mark.slow
 def test_a_quick_part_of_the_damaged_files(sound, tmp_path):
     readers = turns(READERS)
     assert by_process(lambda case: run_case(readers, case, 7, sound, tmp_path), range(CASES)) == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kinds", [("pipe",), tuple(SPECIAL)], ids=["pipe", "in turns"])
 def test_every_reader_refuses_what_is_no_file_of_its_kind(sound, tmp_path, kinds):
     each = {reader.name: (reader, kinds[k % len(kinds)]) for k, reader in enumerate(READERS)}

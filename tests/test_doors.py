@@ -25,6 +25,7 @@ def test_malformed_inputs_drawn_from_all_are_refused_as_they_should_be(tmp_path)
     assert wrong == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 24, 77])  # of those that tests/proofs/doors/degenerate.py makes
 def test_a_degenerate_table_is_answered_or_refused_by_name_without_a_warning(number, tmp_path):
     assert wrong_with(degenerate(number, tmp_path)) == ""

@@ -5,6 +5,7 @@ a reader follows both. Each rule returns what offends it.
 """
 
 import ast
+import gc
 import re
 import subprocess
 import sys
@@ -271,6 +272,14 @@ def ascii_only() -> set[str]:
     """Files of code with a letter beyond ASCII."""
     every = {*files(), *files_of_tests(), *(str(f.relative_to(ROOT)) for f in (ROOT / "isoflop").glob("*.py"))}
     return {path for path in every if not (ROOT / path).read_text().isascii()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_search_for_garbage():
+    """The trees are kept and hold no circle: Python would look through them again and again, longer than it parses."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 RULES = (packages, rooms, unranked, circles, folders, docstrings, borrowed, mirror, ascii_only)

@@ -21,6 +21,7 @@ def drawn(seed: int) -> Figure:
     return figure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["png", "svg"])
 def test_the_files_are_those_of_matplotlib(form, tmp_path):
     metadata = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}[form]

@@ -54,6 +54,7 @@ def spoil(texts, name):
     return texts / name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "told"),
     [
@@ -103,6 +104,7 @@ def test_bad_lines_and_files_are_skipped_and_counted_where_that_is_asked_for(typ
     assert "skipped 1: broken JSON line" in prepare(typed, f"{texts}/b*", "data.skip_bad=true")[1]
 
 
+@pytest.mark.slow
 def test_a_corpus_below_one_window_is_refused_and_stays_whole(typed, texts, tmp_path):
     code, _, err = prepare(typed, f"{texts}/*.txt", "data.context_length=9000")
     assert code == 2

@@ -62,6 +62,7 @@ def test_json_has_the_promised_keys_and_the_law(csv):
     assert isoflop_json("fit", csv, "--bootstrap", 50) == found
 
 
+@pytest.mark.slow
 def test_text_names_law_formula_residual_delta_conventions_clusters_and_findings(csv):
     text = CliRunner().invoke(app, ["fit", str(csv), "--bootstrap", "20"]).stdout
     for reported in (

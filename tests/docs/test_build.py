@@ -107,6 +107,7 @@ def test_the_reference_holds_every_law_command_option_and_public_name():
     assert all(f"## {name}\n" in python for name in isoflop.__all__)
 
 
+@pytest.mark.slow
 def test_the_query_of_a_page_reads_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """It takes the final rows of the runs, and no other table of a store."""
     query = re.search(r'query = "(.*)"', (build.DOCS / "first-study.md").read_text())[1]

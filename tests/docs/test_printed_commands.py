@@ -78,6 +78,7 @@ def composed(arguments: list[str]) -> list[ExperimentConfig]:
     return compose_all([*(["--config-dir", "conf"] if own else []), *arguments])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("span", TYPED)
 def test_a_printed_command_is_one(span, folder):
     command, *arguments = words(span)
@@ -87,6 +88,7 @@ def test_a_printed_command_is_one(span, folder):
         assert composed(context.args or ["experiment=smoke"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("span", OVERRIDES)
 def test_printed_overrides_are_settings(span, folder):
     for placeholder, value in MEANT.items():

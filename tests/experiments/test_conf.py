@@ -57,6 +57,7 @@ def test_an_experiment_says_first_which_command_runs_it(name):
 SERIES = {name.rstrip("0123456789"): name for name in size_names()}  # the widest of each
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SERIES.values())
 def test_a_size_of_every_series_is_a_model(size, without_corpus):
     (cell,) = planned(f"model={size}", "budget.tokens=1e6", "data.max_epochs=9")["cells"]
@@ -71,6 +72,7 @@ def test_the_others_are_files_alike():
         assert load_size(name_of(load_size(size))) == load_size(size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "choice",
     [f"{group}={path.stem}" for group in ("optim", "schedule", "data") for path in CONF.glob(f"{group}/*.yaml")],

@@ -45,6 +45,7 @@ def test_arms_meet_at_every_budget_with_enough_sizes_for_a_profile(name):
     assert len({(cell.batch_tokens, cell.schedule.name, cell.warmup) for cell in study.cells}) == 1
 
 
+@pytest.mark.slow
 def test_the_comparison_has_four_budgets_and_two_seeds_at_two_of_them():
     cells = planned("transformer_vs_lstm").cells
     for arm in ("transformer", "lstm"):
@@ -108,6 +109,7 @@ def group_of(parameter: str) -> str:
     return next(group for group, words in GROUPS.items() if any(word in parameter for word in words))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", size_names())
 def test_every_size_has_the_parameters_and_flops_that_its_counts_say(name):
     config = ModelConfig(vocab_size=256, context_length=8, **asdict(load_size(name)))

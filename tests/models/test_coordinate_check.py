@@ -14,6 +14,8 @@ from isoflop.models.config import ModelConfig
 from isoflop.models.parametrization import initialize
 from isoflop.models.step.training_step import choose
 
+pytestmark = pytest.mark.slow
+
 WIDTHS = (16, 32, 64, 128)
 DEPTHS = (2, 4, 8, 16)
 STEPS, VOCABULARY, LENGTH = 5, 64, 32
@@ -67,7 +69,6 @@ def test_change_grows_with_width_under_the_standard_rule(family):
     assert found["logits"] > 0.4, found
 
 
-@pytest.mark.slow
 def test_change_is_flat_in_depth_under_completep_alone():
     complete = slopes(DEPTHS, lambda depth: change("transformer", "completep", 32, depth))
     mup = slopes(DEPTHS, lambda depth: change("transformer", "mup", 32, depth))

@@ -52,6 +52,7 @@ def tokens(model, rows=3):
     return torch.randint(0, model.config.vocab_size, (rows, model.config.context_length))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True])
 def test_transformers_computes_the_same_logits(tmp_path, tied):
     import transformers
@@ -121,6 +122,7 @@ def test_a_batch_of_prompts_of_unequal_length_has_the_logits_of_each_alone(tmp_p
             assert written[row, -8:].tolist() == alone[0, -8:].tolist()
 
 
+@pytest.mark.slow
 def test_the_padding_of_bytes_is_a_byte_that_no_text_has():
     assert padding_token(Bytes().json()) == ("\u00ff", 255)
     every_text = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)])).encode()

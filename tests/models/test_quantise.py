@@ -24,6 +24,7 @@ def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.slow
 @given(bits=st.integers(2, 16), seed=st.integers(0, 10**6), size=st.floats(1e-20, 1e20))
 def test_rows_become_the_nearest_integers_of_so_many_bits_times_a_scale_of_their_own(bits, seed, size):
     x, most = size * numbers(3, 7, seed=seed), 2 ** (bits - 1) - 1

@@ -29,6 +29,7 @@ def test_parameter_groups_sum_to_numel(config):
     assert count_params(config)["norm"] == sum(p.numel() for n, p in model.named_parameters() if n.endswith("norm"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", SHAPES)
 def test_flops_equal_the_counter_on_meta(config):
     batch = 3

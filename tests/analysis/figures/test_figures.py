@@ -57,6 +57,7 @@ def markers(ax, marker: str):
     return [line for line in ax.get_lines() if line.get_marker() == marker]
 
 
+@pytest.mark.slow
 def test_curves_draw_every_evaluation_and_mark_every_end(evidence):
     curves = learning_curves(evidence.table)
     ax = plot_learning_curves(curves, envelope=evidence.envelope)
@@ -97,6 +98,7 @@ def test_runs_are_drawn_beside_one_another_along_the_axis_chosen(evidence):
         learning_curves(table, against="days")
 
 
+@pytest.mark.slow
 def test_curves_of_others_are_drawn_and_have_an_envelope():
     table = pd.DataFrame([
         {"run_id": f"r{n:g}", "n_params": n, "tokens": d, "loss": 1.8 + 400 / n**0.34 + 1200 / d**0.37}
@@ -162,6 +164,7 @@ def test_allocation_draws_the_optimum_its_band_and_the_rule_of_thumb(evidence, q
     assert [d.get_xdata()[0] for d in markers(ax, "D")] == [p.flops for p in evidence.profiles]
 
 
+@pytest.mark.slow
 def test_a_published_frontier_is_solid_in_its_own_range_only(evidence):
     reported = PUBLISHED["porian-2024"]
     ax = plot_allocation(evidence.fit, published={"porian-2024": reported})
@@ -229,6 +232,7 @@ def test_prediction_draws_the_law_fitted_without_the_target(evidence):
     assert f"{target['loss_error']:+.1%}" in words
 
 
+@pytest.mark.slow
 def test_forecast_errors_hold_every_run(evidence):
     frame = forecast_errors(evidence.held_out)
     assert len(frame) == len(evidence.points)
@@ -292,6 +296,7 @@ def test_exponents_refuse_tied_ones(study_table):
         plot_exponents(Evidence(study_table, law="chinchilla-tied", n_draws=50).resamples)
 
 
+@pytest.mark.slow
 def test_local_slope_of_a_pure_power_is_its_exponent(study_law):
     law = replace(study_law, E=0.0)
     e = Evidence(simulate_study(law, noise=1e-4), law="chinchilla-no-floor")

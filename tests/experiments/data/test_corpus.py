@@ -46,6 +46,7 @@ def test_python_sources_have_no_tests_and_stay_in_order():
     assert not [name for name in names if left_out & set(name.split("/"))]
 
 
+@pytest.mark.slow
 def test_default_corpus(tmp_path):
     corpus = prepare(DataSpec(), tmp_path)
     assert (corpus.vocab_size, corpus.tokenizer_id, corpus.bytes_per_token) == (256, "bytes", 1.0)

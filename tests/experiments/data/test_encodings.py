@@ -84,6 +84,7 @@ def two(content, suffix=".txt"):
     }
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @QUICK
 @pytest.mark.parametrize("encoding", ENCODINGS)

@@ -53,6 +53,7 @@ def test_a_local_folder_is_streamed_into_a_corpus(folder, tmp_path):
     assert [p.name for p in (tmp_path / "c").iterdir()] == [corpus.folder.name]
 
 
+@pytest.mark.slow
 def test_a_broken_stream_goes_on_where_it_broke(folder, tmp_path, monkeypatch):
     whole = prepare(spec(folder), tmp_path / "whole")
     monkeypatch.setattr(hub, "RAW_BYTES", 500)

@@ -148,6 +148,7 @@ def test_a_pipe_is_no_token_file(tmp_path, name):
         open_tokens(tmp_path / "m.bin")
 
 
+@pytest.mark.slow
 def test_what_is_written_beyond_16_bits_is_read_by_an_independent_reader(tmp_path):
     """A vocabulary of 70,000 words: shards of uint32, read here by struct alone."""
     words = {f"w{i}": i for i in range(70_000)}

@@ -23,6 +23,7 @@ def bundle(tmp_path_factory):
     return write_shared(folder / "runs", folder / "elsewhere" / "b")
 
 
+@pytest.mark.slow
 def test_the_bundle_of_a_study_holds_its_runs_bit_for_bit(bundle):
     held, shared = read_table(bundle), read_runs(bundle.parents[1] / "runs")
     assert same_runs(held, shared)

@@ -119,6 +119,7 @@ def test_a_configuration_that_was_edited_gives_another_id(bundle):
     assert line.startswith(f"run {lines[0]['run_id']}: its configuration is that of run ")
 
 
+@pytest.mark.slow
 def test_a_row_that_states_other_settings_than_its_configuration_is_named(bundle):
     rows = pq.read_table(bundle / "runs.parquet")
     rates = np.full(len(rows), 7.0)

@@ -39,6 +39,7 @@ def test_of_a_path_the_last_part_stays(given, left):
 WORDS = st.text("abcdefgh-_.0123456789", min_size=1, max_size=8)
 
 
+@pytest.mark.slow
 @given(
     st.lists(WORDS, min_size=2, max_size=5), WORDS, st.sampled_from(["{}", "in {}", "x={}", "[{}]", "({}) y", "'{}'"])
 )

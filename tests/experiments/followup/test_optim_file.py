@@ -14,6 +14,8 @@ from isoflop.scaling.tuning.tune import tune
 from tests.support.root import RESULTS
 from tests.support.sweep.studies import FakeCorpus
 
+pytestmark = pytest.mark.slow
+
 
 def foreign(**columns: object) -> pd.DataFrame:
     """Bowls at three sizes, with three batches and a constant decay."""
@@ -28,7 +30,6 @@ def foreign(**columns: object) -> pd.DataFrame:
     return frame.assign(loss=frame["loss"] * np.exp(rng.normal(0, 1e-3, len(frame))), **columns)
 
 
-@pytest.mark.slow
 def test_the_file_of_a_run_table_plans_a_study_at_its_setting(tmp_path):
     table = read_table(RESULTS / "lr_transfer.parquet")
     found = tune(table, {"n_params": 1e6}, arm="standard")
@@ -47,7 +48,6 @@ def test_the_file_of_a_run_table_plans_a_study_at_its_setting(tmp_path):
     assert [p.name for p in file.parent.iterdir()] == ["fitted.yaml"]
 
 
-@pytest.mark.slow
 def test_a_foreign_table_gives_rate_batch_and_decay_as_far_as_it_tells_them(tmp_path):
     table = foreign(seq_len=512, wd=0.1)
     found = tune(table)
@@ -65,7 +65,6 @@ def test_a_foreign_table_gives_rate_batch_and_decay_as_far_as_it_tells_them(tmp_
     assert any("not known in sequences without context_length" in note for note in emitted.notes)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fitted.txt", "a b.yaml", "a=b.yaml"])
 def test_a_name_that_no_run_could_give_is_refused(tmp_path, name):
     table = foreign()
@@ -74,7 +73,6 @@ def test_a_name_that_no_run_could_give_is_refused(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
 def test_several_arms_are_refused_and_nothing_is_written(tmp_path):
     both = pd.concat([foreign(arm="a"), foreign(arm="b")], ignore_index=True)
     with pytest.raises(NextStudyError, match=r"several arms \(.*\): choose one with --arm"):

@@ -58,6 +58,7 @@ def test_weight_decays_each_at_its_best_rate_have_an_optimum_and_none_is_left_ou
     assert reported["message"].startswith("20 runs have no weight decay")
 
 
+@pytest.mark.slow
 def test_rates_at_several_weight_decays_are_bowls_apart():
     found = bowls(decayed(0.12))
     assert {bowl.setting["weight_decay"] for bowl in found} == {0.0, 0.03, 0.1, 0.3, 1.0}
@@ -79,6 +80,7 @@ def deep(move: float, layers=(1, 2, 4)) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+@pytest.mark.slow
 def test_whether_a_rate_stays_along_depth_is_asked_at_each_width():
     moved = transfers(bowls(deep(-0.5)), limit=0.15, along="depth")
     assert [(t.setting["d_model"], t.places) for t in moved] == [(16, [1, 2, 4]), (32, [1, 2, 4])]
@@ -99,6 +101,7 @@ def test_depths_of_one_width_are_transfers_along_width_apart():
     assert "n_layer" not in one.setting, "depth that grows with width is no axis of its own"
 
 
+@pytest.mark.slow
 def test_whether_a_rate_stays_as_models_train_for_longer():
     parts = [table(lambda width, d=d: 0.02 * (d / 1e5) ** -0.25, horizon_tokens=d) for d in (100_000, 400_000)]
     both = pd.concat(parts, ignore_index=True)
@@ -223,6 +226,7 @@ def test_batch_bowls_take_each_batch_at_its_best_rate():
         assert len(bowl.runs) == 5 * 2
 
 
+@pytest.mark.slow
 def test_settings_are_never_mixed():
     both = pd.concat([table(), table(lambda width: 0.01, horizon_tokens=307_200), table(batch_tokens=1024)])
     optima = {(b.setting["budget"], b.setting["batch_tokens"]): b.optimum for b in bowls(both)}
@@ -279,6 +283,7 @@ def test_cost_is_the_parabola():
     assert bowl.cost(0.2) == pytest.approx(0.3)
 
 
+@pytest.mark.slow
 def test_the_committed_study_transfers_under_mup_and_not_under_one_rate():
     found = {t.setting["arm"]: t for t in transfers(bowls(read_runs(RESULTS / "lr_transfer.parquet")), limit=0.15)}
     assert [[bowl.width for bowl in found[arm].bowls] for arm in ("mup", "standard")] == [[16, 32, 64, 128]] * 2

@@ -216,6 +216,7 @@ def test_an_unfinished_run_is_neither_exported_nor_sampled_nor_served(tmp_path, 
     assert not (store.root / "exports").exists()
 
 
+@pytest.mark.slow
 def test_an_export_says_how_it_generates(trained, tmp_path):
     import transformers
 

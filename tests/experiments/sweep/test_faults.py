@@ -13,7 +13,7 @@ from tests.support.sweep import kills
 from tests.support.sweep.process import ARGUMENTS, finish, signal_all, start, worker_at_work
 from tests.support.texts import write_texts
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 ALONE = "where.workers=1"  # no pool: the command itself trains
 
 
@@ -39,7 +39,6 @@ def undisturbed(folder, commands):
     return read_runs(folder / "undisturbed"), time.monotonic() - began
 
 
-@pytest.mark.slow
 def test_a_killed_worker_and_a_killed_parent_cost_nothing_but_time(folder, undisturbed, commands):
     process = start(folder, "killed", commands=commands)
     os.kill(worker_at_work(folder, "killed", process), signal.SIGKILL)
@@ -52,7 +51,6 @@ def test_a_killed_worker_and_a_killed_parent_cost_nothing_but_time(folder, undis
     has_ended(worker)
 
 
-@pytest.mark.slow
 def test_stopped_ended_interrupted_and_moved_the_same_command_finishes(folder, undisturbed, commands):
     """Stopped for a while and then SIGTERM, Ctrl-C once and three times; the store moved before the last launch."""
     for number, times in ((signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGINT, 3)):
@@ -77,7 +75,6 @@ def test_stopped_ended_interrupted_and_moved_the_same_command_finishes(folder, u
     assert same_runs(read_runs(folder / "ended-moved"), undisturbed[0])
 
 
-@pytest.mark.slow
 def test_two_launches_at_once_train_each_cell_once(folder, undisturbed, commands):
     for process in [start(folder, "both", commands=commands), start(folder, "both", ALONE, commands=commands)]:
         finish(process)
@@ -85,7 +82,6 @@ def test_two_launches_at_once_train_each_cell_once(folder, undisturbed, commands
     assert (open_store(folder / "both").states()["attempts"] == 1).all()
 
 
-@pytest.mark.slow
 @pytest.mark.long
 def test_kills_at_random_moments_cost_nothing_but_time(folder, undisturbed, commands):
     """What `python -m tests.proofs.kills` does a hundred times, on fewer cells."""

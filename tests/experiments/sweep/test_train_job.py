@@ -88,6 +88,7 @@ def test_out_of_memory_tries_half_of_the_sequences(spec, monkeypatch, caplog):
     assert (states(spec)["attempts"] == 1).all()
 
 
+@pytest.mark.slow
 def test_out_of_memory_again_is_a_failure_with_the_estimate(spec, monkeypatch):
     out_of_memory(monkeypatch, above=1)
     assert run(spec) == 1

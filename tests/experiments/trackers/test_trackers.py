@@ -113,6 +113,7 @@ def test_wandb_offline_holds_each_cell_as_a_run_and_no_point_twice(tmp_path, mon
         assert (found["run"].run_id, found["run"].run_group, found["run"].project) == (cell.run_id, "study", "isoflop")
 
 
+@pytest.mark.slow
 def test_wandb_without_a_login_writes_offline_and_says_so(tmp_path, monkeypatch, caplog):
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)

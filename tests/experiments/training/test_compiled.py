@@ -13,6 +13,8 @@ from isoflop.experiments.training.learner import Learner
 from isoflop.models.config import ModelConfig
 from tests.support.training.cells import CHANGES, DATA, losses, make, same, train
 
+pytestmark = pytest.mark.slow
+
 COMPILED = Engine(hand_written=False, compiled=True)
 
 
@@ -34,7 +36,6 @@ def graphs(monkeypatch):
     return traced
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "options"), [  # what is compiled is a loss: it knows no optimizer
     ("plain", {}), ("plain", {"micro_batch": 3}), ("tied", {"bfloat16": True}), ("gpt2", {"recompute": True}),
     ("decay", {"bfloat16": True, "recompute": True}), ("muon", {}),
@@ -49,7 +50,6 @@ def test_compiled_it_trains_as_by_autograd(corpus, graphs, kind, options):
     assert len(graphs) == (2 if "micro_batch" in options else 1)  # the last of 4 = 3 + 1 sequences
 
 
-@pytest.mark.slow
 def test_a_process_compiles_any_number_of_shapes(corpus, graphs):
     with torch._dynamo.config.patch(recompile_limit=2):  # torch allows a function eight
         for width in (8, 10, 12):
@@ -58,7 +58,6 @@ def test_a_process_compiles_any_number_of_shapes(corpus, graphs):
     assert len(graphs) == 3
 
 
-@pytest.mark.slow
 def test_a_trunk_is_trained_compiled_when_that_is_asked_for(corpus, graphs):
     cell = make(corpus, 70)
     row, alone = (train([cell], corpus, where=WhereSpec(compile=asked))[70][-1] for asked in (True, None))
@@ -68,7 +67,6 @@ def test_a_trunk_is_trained_compiled_when_that_is_asked_for(corpus, graphs):
     assert row["run_id"] == alone["run_id"]
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")  # torch's own
 def test_torch_compiles_it_for_this_machine(corpus):
     """By Inductor itself, with a C++ compiler."""

@@ -238,6 +238,7 @@ def test_branches_restore_into_the_addresses_that_a_graph_holds(corpus, taped):
     assert {name: tensor.data_ptr() for name, tensor in captured.optimizer.tensors().items()} == addresses
 
 
+@pytest.mark.slow
 def test_one_learner_goes_on_from_the_state_of_another(corpus, taped):
     plain, captured = pair(make(corpus, 60), corpus)
     plain.advance(30, 60)
@@ -247,6 +248,7 @@ def test_one_learner_goes_on_from_the_state_of_another(corpus, taped):
     assert same(plain, captured)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["by hand", "autograd", "in pieces"])  # no autocast to shapes alone
 @pytest.mark.parametrize("kind", CHANGES)
 def test_a_step_meets_no_tensor_of_the_host(corpus, monkeypatch, kind, engine):

@@ -89,6 +89,7 @@ def test_random_is_the_default_and_leaves_no_trace_in_the_identity(spec):
     assert "initial" not in cell.what()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", ["id", "folder"])
 def test_a_fine_tuned_run_starts_at_its_parents_loss_and_learns_the_new_text(spec, parent, named):
     init_from = parent.run_id[:8] if named == "id" else str(weights_file(parent.store, parent.run_id).parent)

@@ -348,6 +348,7 @@ def test_cells_of_two_trunks_or_of_another_corpus_are_refused(corpus, cells):
         train(cells, corpus, where=replace(WHERE, device="tpu"))
 
 
+@pytest.mark.slow
 def test_denser_rows_change_no_other_row(cells, corpus, undisturbed, monkeypatch):
     monkeypatch.setattr("isoflop.experiments.study.cell.DENSE_SHARE", 100.0)
     few = of(undisturbed, 100, 150)

@@ -83,6 +83,7 @@ def test_a_run_says_what_it_was_trained_in(corpus, tmp_path):
     assert pieces[-1]["loss"] == pytest.approx(rows[-1]["loss"], abs=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_muon_iterates_in_float32(corpus):
     cell = replace(make(corpus, 60), precision="bfloat16", optim=OptimSpec(name="muon", batch_size=4))
     learner, _ = trained(cell, corpus)

@@ -202,6 +202,7 @@ def test_replicates_of_a_size_count_in_every_method():
         assert profile.n_opt == pytest.approx(HOFFMANN.optimal(1e18).N, rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_envelope_finds_the_exponent_from_curves(study_law):
     dense = simulate_study(study_law, sizes=range(8, 97, 8), factor=1e9)
     found = envelope(dense)

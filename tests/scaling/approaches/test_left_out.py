@@ -62,6 +62,7 @@ def test_the_budget_that_decides_an_exponent_is_named(table):
     assert told["envelope"] is None
 
 
+@pytest.mark.slow
 def test_scattered_runs_and_two_budgets_have_none_to_leave_out(table):
     rng = np.random.default_rng(0)
     sizes = np.exp(rng.uniform(17, 22, 60))

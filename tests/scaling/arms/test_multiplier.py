@@ -35,6 +35,7 @@ def test_a_constant_multiplier_is_found_exactly_without_noise():
     assert "multiplier_varies" not in [f.code for f in pair.findings]
 
 
+@pytest.mark.slow
 def test_a_growing_multiplier_crosses_where_the_laws_cross():
     pair = multiplier(two_arms(steeper(), seed=0, noise=1e-7), baseline="base").pairs[0]
     assert pair.crossover["flops"] == pytest.approx(3e13, rel=0.02)
@@ -60,6 +61,7 @@ def test_sharing_is_weighed_by_the_data():
     assert weight[0] > 0.5 > 0.05 > weight[1]
 
 
+@pytest.mark.slow
 def test_a_multiplier_that_grows_is_not_taken_for_a_constant_one():
     """AICc prefers equal exponents here; intervals at both ends that took its word would miss the truth."""
     pair = multiplier(two_arms(steeper(), seed=0, noise=0.015), baseline="base").pairs[0]
@@ -73,6 +75,7 @@ def test_a_multiplier_that_grows_is_not_taken_for_a_constant_one():
     assert "multiplier_assumed_constant" not in [f.code for f in pair.findings]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trunks", [4, 5])  # of an arm: too few for any AICc, or but for that of equal exponents
 def test_a_multiplier_is_said_to_be_taken_as_constant_where_trunks_are_too_few(trunks):
     table = two_arms(cheaper(1.3), seed=0)
@@ -208,6 +211,7 @@ def test_pairs_of_one_seed_share_a_cluster_and_are_left_out_together():
     assert not {*other_seeds[0][0]} & {*other_seeds[0][1]}
 
 
+@pytest.mark.slow
 def test_pairs_that_share_noise_give_a_narrower_interval_than_rows_left_out_apart():
     """The noise of a cell is the arms' own: left out pair by pair it cancels in the multiplier."""
     table = two_arms(cheaper(1.3), seed=0, noise=1e-6)
@@ -247,6 +251,7 @@ def test_trunks_count_as_one_each_when_claims_are_weighed():
     assert behind[1] == pytest.approx(behind[0], abs=3.0)  # of rows: 4 times as far
 
 
+@pytest.mark.slow
 def test_bad_arms_are_refused_plainly():
     table = two_arms(cheaper(1.5), seed=0)
     with pytest.raises(MultiplierError, match="one arm only"):
@@ -261,6 +266,7 @@ def test_bad_arms_are_refused_plainly():
         multiplier(apart, baseline="base")
 
 
+@pytest.mark.slow
 def test_partial_answers_are_kept():
     table = two_arms(cheaper(1.5), seed=0)
     third = table[table["arm"] == "rival"].head(2).assign(arm="stub")

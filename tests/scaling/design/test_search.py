@@ -158,6 +158,7 @@ def test_a_round_takes_out_from_one_cell_to_half_and_one():
     assert np.mean(kept[4:]) == pytest.approx(3, abs=0.35)  # each as often: to two standard errors
 
 
+@pytest.mark.slow
 def test_more_rounds_are_never_worse():
     values = []
     for rounds in (0, 5, 80):

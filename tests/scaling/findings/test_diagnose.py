@@ -42,6 +42,7 @@ def test_clean_data_draw_a_warning_at_its_level_and_no_failure():
     assert sum(map(bool, warned)) <= 7, warned
 
 
+@pytest.mark.slow
 def test_worst_first_with_numbers_and_remedy(study_table):
     fitted = fit("chinchilla", study_table)
     found = diagnose(fitted, jackknife(fitted), study_table)
@@ -101,6 +102,7 @@ def test_a_size_that_does_not_matter_puts_its_amplitude_at_a_bound():
     assert {"at_bound", "ill_conditioned", "not_converged", "few_starts_agree"} & set(found)
 
 
+@pytest.mark.slow
 def test_few_points_and_clusters_are_counted():
     table = grid(sizes=7).iloc[[0, 5, 9, 14, 20, 26, 33]]
     found = findings(table, draws=False)
@@ -116,6 +118,7 @@ def test_a_tiny_delta_leaves_few_inliers():
     assert "--delta auto" in found["few_inliers"].remedy
 
 
+@pytest.mark.slow
 def test_outliers_are_listed_and_make_least_squares_depend_on_delta():
     table = grid(noise=0.001)
     table.loc[3, "loss"] *= 1.15
@@ -165,6 +168,7 @@ def test_far_rows_are_found_at_their_level_and_with_the_power_that_is_stated():
     assert np.mean([set(far_off(columns, y)) >= {3, 20, 31} for y in masked]) > 0.9
 
 
+@pytest.mark.slow
 def test_losses_in_bits_among_nats_are_mixed_units():
     table = grid(noise=0.002)
     table.loc[[2, 17, 30], "loss"] /= np.log(2)
@@ -180,6 +184,7 @@ def test_losses_in_bits_lie_near_the_factor_on_both_sides_of_it(scale, window, s
         assert _in_bits(r, scale, np.abs(r) > 0.1).sum() == seen
 
 
+@pytest.mark.slow
 def test_a_loss_column_that_sounds_like_bits_is_questioned():
     table = grid()
     table.attrs["mapping"] = {"loss": "val_bpb"}
@@ -211,6 +216,7 @@ def test_narrow_spans_and_few_sizes():
     assert "decades" in found["narrow_span"].message
 
 
+@pytest.mark.slow
 def test_duplicate_rows_are_counted_and_kept():
     table = grid()
     table = pd.concat([table, table.iloc[[3, 4]]], ignore_index=True)
@@ -228,6 +234,7 @@ def test_checkpoints_without_a_run_are_questioned():
     assert "rows_not_runs" not in findings(grid())
 
 
+@pytest.mark.slow
 def test_flops_that_do_not_belong_to_the_sizes():
     table = grid()
     table["flops"] = 6 * table["n_params"] * table["tokens"]
@@ -236,6 +243,7 @@ def test_flops_that_do_not_belong_to_the_sizes():
     assert "mixed_conventions" in findings(table)
 
 
+@pytest.mark.slow
 def test_a_budget_without_a_minimum_names_what_to_train():
     table = grid()
     table["flops"] = 6 * table["n_params"] * table["tokens"]
@@ -331,12 +339,14 @@ def _healthy(table):
     return diagnose(fit("chinchilla", calm), None, calm)
 
 
+@pytest.mark.slow
 def test_losses_near_the_uniform_guess(study_table):
     table = study_table.assign(vocab_size=7)  # ln 7 = 1.95
     found = {f.code: f for f in diagnose(fit("chinchilla", table), None, table)}
     assert "saturating" in found["near_uniform"].remedy
 
 
+@pytest.mark.slow
 def test_unfinished_runs_are_a_finding(study_table):
     table = study_table.copy()
     run = table["run_id"].iloc[0]
@@ -355,6 +365,7 @@ def test_extrapolation_and_rounded_constants():
     assert "A = 406" in {f.code: f for f in diagnose(rounded)}["rounded_constants"].message
 
 
+@pytest.mark.slow
 def test_an_absurd_exponent_is_noted():
     found = findings(grid(Chinchilla(E=1.8, A=4e7, B=2100.0, alpha=1.2, beta=0.37)))
     assert "alpha = 1.2" in found["unusual_exponent"].message

@@ -10,6 +10,7 @@ from isoflop.scaling.laws.chinchilla import Chinchilla
 from tests.support.fits.simulated import BESIROGLU, isoflop_table
 
 
+@pytest.mark.slow
 def test_sensitivity_measures_in_half_widths():
     frame = chinchilla_sensitivity(isoflop_table(BESIROGLU, seed=2))
     assert frame.index[0] == "as fitted"

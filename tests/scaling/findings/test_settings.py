@@ -29,6 +29,7 @@ def found(table: pd.DataFrame) -> dict:
     return {f.code: f for f in diagnose(fit("chinchilla", table), None, table)}
 
 
+@pytest.mark.slow
 def test_rates_in_one_law_are_named_with_the_remedies():
     table = grid(5).assign(learning_rate=np.tile([0.001, 0.002, 0.004, 0.008, 0.016], 25))
     told = found(table.assign(loss=table["loss"] * np.exp(np.tile(BOWL, 25))).rename(columns={"learning_rate": "lr"}))
@@ -37,6 +38,7 @@ def test_rates_in_one_law_are_named_with_the_remedies():
     assert "--by lr" in told["pooled_settings"].remedy
 
 
+@pytest.mark.slow
 def test_two_arms_in_one_law_are_named_whatever_their_labels():
     table = grid(2, noise=0.002).assign(variant=np.tile(["None", "new"], 25))
     table["loss"] *= np.where(table["variant"] == "new", 0.97, 1.0)

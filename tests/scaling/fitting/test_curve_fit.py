@@ -45,6 +45,7 @@ def test_a_law_that_made_the_curves_is_found_again(runs):
     assert max(found.errors().values()) < 1e-5
 
 
+@pytest.mark.slow
 def test_intervals_are_by_runs(runs):
     noisy = [replace(run, loss=run.loss * (1 + 0.002 * np.sin(i + run.steps))) for i, run in enumerate(runs)]
     found = fit_curves(noisy)

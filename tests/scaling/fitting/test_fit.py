@@ -177,6 +177,7 @@ SLOW = (  # sizes, tokens per parameter, losses of a published grid
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_regular_optimum_that_takes_more_than_a_hundred_steps_is_reached():
     sizes, ratios, losses = (np.array(part) for part in SLOW)
     n_params = np.repeat(sizes, 4)
@@ -220,6 +221,7 @@ def test_weights_scale_the_value_and_zero_drops_a_point():
     assert by_column.value == pytest.approx(weighted.value, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_fixed_and_tied_parameters_stay():
     table = table_of(SURFACE, isoflop(35), noise=0.003)
     held = fit("chinchilla", table, fixed={"E": 1.7, "A": 400.0})
@@ -230,6 +232,7 @@ def test_fixed_and_tied_parameters_stay():
     assert fit("chinchilla", table).value <= min(held.value, tied.value)
 
 
+@pytest.mark.slow
 def test_ceiling_is_the_vocabularys_when_the_table_has_one():
     law = Saturating(1.8, 480.0, 2100.0, 0.35, 0.37, float(np.log(50257)))
     table = table_of(law, isoflop(35), noise=0.002).assign(vocab_size=50257)
@@ -249,6 +252,7 @@ def test_raw_huber_minimises_the_residual_it_names():
     assert "ln" not in str(raw.objective)
 
 
+@pytest.mark.slow
 def test_floor_at_zero_is_reported_as_a_bound():
     law = Chinchilla(0.0, 477.8, 2143.4, 0.3473, 0.3672)
     found = [fit("chinchilla", table_of(law, isoflop(35), 0.02, seed)) for seed in range(6)]
@@ -265,6 +269,7 @@ def test_collinear_tokens_per_parameter_show_in_the_condition_number():
     assert bad.condition > 1e8
 
 
+@pytest.mark.slow
 def test_a_users_law_needs_only_a_formula_and_a_box(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "from dataclasses import dataclass\n"
@@ -330,12 +335,14 @@ def test_summary_has_the_stable_keys_and_says_what_was_done(epoch_fit):
         assert part in text
 
 
+@pytest.mark.slow
 def test_many_rows_fit_in_bounded_time_and_memory():
     frame = pd.concat([isoflop(50)] * 390, ignore_index=True)
     found = fit("chinchilla", table_of(SURFACE, frame, noise=0.003))
     assert found.law.alpha == pytest.approx(0.3473, abs=2e-3)
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.floats(0.0, 5.0), min_size=3, max_size=30),
     st.lists(st.integers(0, 4), min_size=30, max_size=30),

@@ -211,6 +211,7 @@ def test_profile_agrees_with_the_exact_constrained_optimum(fitted):
     assert found.cut == pytest.approx(f.ppf(0.9, 1, 20 - 5))
 
 
+@pytest.mark.slow
 def test_profile_of_a_derived_quantity(fitted):
     found = profile(fitted, "a")
     low, high = jackknife(fitted).interval("a")
@@ -301,6 +302,7 @@ def test_refits_that_still_move_go_on_together_before_any_is_searched_for(monkey
     assert np.all(hasty.value <= usual.value * (1 + 1e-9))
 
 
+@pytest.mark.slow
 def test_many_clusters_are_left_out_in_groups():
     sizes, tokens = np.meshgrid(np.geomspace(1e6, 1e8, 24), np.geomspace(1e8, 1e10, 24))
     table = simulate_points(Chinchilla(1.7, 400.0, 900.0, 0.34, 0.33), sizes.ravel(), tokens.ravel(), noise=0.01)

@@ -34,6 +34,7 @@ def changed(data: dict, change) -> dict:
     return {arm: replace(d, frame=change(d.frame)) for arm, d in data.items()}
 
 
+@pytest.mark.slow
 def test_what_was_put_in_is_learnt():
     found = learn(past(200, 0.7, 0.1))
     assert found.shrink == pytest.approx(0.7, rel=0.05)
@@ -45,6 +46,7 @@ def test_what_was_put_in_is_learnt():
     assert found.to_dict()["noise"] is None
 
 
+@pytest.mark.slow
 def test_heavy_tails_are_seen():
     assert learn(past(200, 1.0, 0.1, tail=3)).freedom <= 10 < learn(past(200, 1.0, 0.1)).freedom
 

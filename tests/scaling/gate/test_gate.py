@@ -93,6 +93,7 @@ def test_what_past_changes_did_lets_one_pair_decide():
     assert 0.5 < found.verdicts[1].p < 0.99
 
 
+@pytest.mark.slow
 def test_a_target_one_span_beyond_pairs_whose_compute_is_nearly_their_budget_is_within_reach():
     lowest, largest = BUDGETS[0], BUDGETS[-1]
     found = gate(study({"new": 0.3}), target=1.05 * largest**2 / lowest).verdicts[0]
@@ -161,6 +162,7 @@ def test_the_order_of_rows_does_not_matter():
     assert (one.multiplier, *one.interval) == pytest.approx((other.multiplier, *other.interval), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_tables_that_hold_nothing_to_judge():
     table = study({"new": 0.2})
     with pytest.raises(MultiplierError, match="one arm only"):

@@ -94,6 +94,7 @@ def test_the_list_of_runs_that_wandb_exports(tmp_path):
     assert reasons["d"] == "no evaluation with a loss"
 
 
+@pytest.mark.slow
 def test_olmo_metrics_with_its_own_keys(tmp_path):
     for size, n in (("190M", 190e6), ("370M", 370e6)):
         steps = np.array([1000, 2000, 3000])
@@ -120,6 +121,7 @@ def test_olmo_metrics_with_its_own_keys(tmp_path):
     assert imported(tmp_path / "190M-1xC.csv", mapping=mapped, n_params={"": 1.0}).ends["loss"].tolist() == [2.0]
 
 
+@pytest.mark.slow
 def test_tensorboard_event_files_of_others(tmp_path):
     from torch.utils.tensorboard import SummaryWriter
 
@@ -137,6 +139,7 @@ def test_tensorboard_event_files_of_others(tmp_path):
         imported(tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_our_own_event_files_come_back_as_they_went(tmp_path):
     from tests.support.training.tracked import FIRST, SECOND, track
 
@@ -163,6 +166,7 @@ def test_any_table_with_a_map_and_a_reason_for_every_row(tmp_path):
     assert rows == {("c", "no validation loss"), ("e", "the loss is not a positive number")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runs", [1, 2])
 def test_a_history_whose_only_loss_is_called_loss_is_read_as_fit_reads_it(tmp_path, runs):
     one = pd.DataFrame({"step": [10, 20, 30], "tokens": [1e6, 2e6, 3e6], "loss": [4.0, 3.5, 3.25], "n_params": 1e6})

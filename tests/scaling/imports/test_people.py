@@ -133,6 +133,7 @@ OF_A_KIND = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OF_A_KIND)
 def test_a_file_that_people_write_gives_its_runs_by_fit_and_by_import(tmp_path, name):
     text, count, reported = OF_A_KIND[name]

@@ -65,6 +65,7 @@ def notes(found: Imported) -> str:
     return "\n".join(found.notes)
 
 
+@pytest.mark.slow
 def test_what_was_inferred_is_said():
     assert "of the checkpoints of a run the last is read" in notes(imported("huggingface"))
     assert "2 runs count their steps from 0 (large, small): one was added" in notes(
@@ -78,6 +79,7 @@ def test_what_was_inferred_is_said():
     )
 
 
+@pytest.mark.slow
 def test_the_summary_of_a_trainer_is_no_evaluation_and_its_flops_are_counted():
     ends = imported("huggingface").ends.set_index("run_id")
     assert ends.loc["small", "flops"] == 6e6 * 200 * 8192
@@ -89,6 +91,7 @@ def test_the_summary_of_a_trainer_is_no_evaluation_and_its_flops_are_counted():
     assert found.ends[["run_id", "tokens"]].to_numpy().tolist() == [["small", 100 * 8192]]
 
 
+@pytest.mark.slow
 def test_the_results_of_nanochat_are_read_as_they_are(tmp_path):
     table = read_table(FILES / "nanochat_results.csv")
     held = imported("nanochat_results.csv").ends
@@ -128,6 +131,7 @@ def test_scores_of_lm_eval_are_columns_that_accuracy_reads(tmp_path, typed):
     assert json.loads(out)
 
 
+@pytest.mark.slow
 def test_scores_of_lm_eval_beside_the_histories_of_their_runs_are_kept_with_them(tmp_path):
     shutil.copytree(FILES / "huggingface", tmp_path / "runs")
     before = import_source(tmp_path / "runs", "auto", ImportOptions(), {})
@@ -232,6 +236,7 @@ def test_equal_names_without_an_id_are_numbered(tmp_path):
     assert "they are numbered" in notes(found)
 
 
+@pytest.mark.slow
 def test_samples_epochs_and_flops_are_axes_too(tmp_path):
     k = np.arange(1, 21)
     for axis, values, extra in (("samples", 100 * k, ",512"), ("epoch", k - 1, ""), ("flops", 6e12 * k, "")):

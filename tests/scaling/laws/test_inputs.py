@@ -64,6 +64,7 @@ def test_the_law_of_a_user_is_fifteen_lines():
     assert len([line for line in SOURCE.splitlines() if line.strip()]) <= 15
 
 
+@pytest.mark.slow
 def test_a_law_of_a_rate_and_of_shares_finds_its_parameters_without_a_gradient():
     found = fit(Tuned, sweep(noise=0.0), objective=LeastSquares())
     assert found.converged

@@ -77,6 +77,7 @@ def test_internal_coordinates_give_the_formula(name):
     assert np.allclose(type(law).decode(type(law).encode(law.values())), law.values(), rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAWS)
 @given(n=st.floats(-12, 12), d=st.floats(-12, 12))
 def test_changing_units_leaves_the_loss_alone(name, n, d):

@@ -103,6 +103,7 @@ def test_own_noise_scales_are_within_a_factor_of_two_of_own_critical_batches_at_
         assert lo < noise[size.n_params] < hi
 
 
+@pytest.mark.slow
 def test_the_command_reads_a_table_of_runs():
     answered = CliRunner().invoke(app, ["batch", str(RESULTS / "quick.parquet")])
     assert "no size was trained with 4 batches" in str(answered.exception)

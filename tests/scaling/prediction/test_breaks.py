@@ -68,6 +68,7 @@ def test_data_that_say_nothing_leave_even_odds(straight):
     assert found.odds[last] / found.straight == pytest.approx(PRIOR / (1 - PRIOR) / 2 / module.PLACES["N"], rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_mode_is_the_posterior_s(bent):
     found = breaks(bent)
     best = np.argmax(found.odds)

@@ -38,6 +38,7 @@ def test_exact_hyperbolas_are_found_with_the_exponent_of_their_growth():
     assert found.sizes[0].overhead == pytest.approx(0.2 * 4e5 + 1.2 * 3e4, rel=0.05)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_under_noise_and_sequences_become_tokens():
     table = steps_table(noise=0.03)
     found = critical_batch(table)
@@ -86,6 +87,7 @@ def test_what_cannot_be_answered_is_refused_in_one_line(table, error, says):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_half_a_schedule_is_refused_and_unfinished_rows_are_counted():
     with pytest.raises(ValueError, match="--devices and --tokens-per-second"):
         critical_batch(steps_table(), deadline=60.0)

@@ -44,6 +44,7 @@ def ledger(tmp_path, table, forecasts):
     return tmp_path / "l.jsonl"
 
 
+@pytest.mark.slow
 def test_forecasts_wait_until_their_runs_exist_and_are_scored_once(ledger):
     before = read_ledger(ledger)
     assert [entry.score for entry in before.entries] == [None, None]

@@ -101,6 +101,7 @@ def test_a_forecast_does_not_depend_on_the_order_of_the_rows(named):
             assert points(shuffled).in_order().frame.equals(points(table).in_order().frame)
 
 
+@pytest.mark.slow
 def test_a_run_of_given_size_has_no_best_size():
     found = predict(isoflop_table(BESIROGLU, seed=0), **RUN, laws="chinchilla")
     assert "n_opt" not in str(found)

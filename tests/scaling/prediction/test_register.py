@@ -64,6 +64,7 @@ def test_the_truth_is_inside_and_intervals_are_nested(reported):
     assert reported.n_interval[0] < float(BESIROGLU.optimal(TARGET).N) < reported.n_interval[1]
 
 
+@pytest.mark.slow
 def test_a_run_is_predicted_at_its_own_size(table):
     data = points(table)
     target = Target.of(data, None, 1e9, 1e11)
@@ -242,6 +243,7 @@ def test_a_run_of_given_size_is_scored_by_its_own_cell(tmp_path, table, factor, 
             score(tmp_path / "claim.json", run)
 
 
+@pytest.mark.slow
 def test_a_prediction_joins_serving(table):
     found = predict(table, flops=TARGET, laws=LAWS, inference_tokens=1e13, token_cap=1e10)
     assert len(found.servings) == 2

@@ -57,6 +57,7 @@ def test_a_sigmoid_without_noise_is_recovered(law):
     assert found.error < 1e-8
 
 
+@pytest.mark.slow
 def test_both_stages_leave_out_and_draw_the_same_runs():
     found = two_stage(runs(noise=0.01, loss_noise=0.01, seed=3), resamples=6, seed=4)
     alone = [bootstrap(stage, 6, seed=4) for stage in (found.first, found.second)]
@@ -66,6 +67,7 @@ def test_both_stages_leave_out_and_draw_the_same_runs():
     assert [(c.loss_law, c.task_law) for c in found.draws.laws] == list(zip(*left_out, strict=True))
 
 
+@pytest.mark.slow
 def test_a_ceiling_below_one_is_recovered_when_it_is_freed():
     law = Sigmoid(0.25, 1.5, 5.0, 0.8)
     table = runs()
@@ -100,6 +102,7 @@ def test_intervals_of_a_prediction_cover_the_truth_at_their_rate():
     assert np.median(widths) < 0.1
 
 
+@pytest.mark.slow
 def test_bootstrap_and_jackknife_agree_and_resample_both_stages_together():
     found = two_stage(runs(loss_noise=0.01, items=500), chance=0.25, resamples=200)
     by = [draws.standard_error(lambda law: law(3e7, 3e9)) for draws in (found.draws, found.resamples)]
@@ -118,6 +121,7 @@ def test_the_interval_of_an_open_floor_is_one_of_scores():
     assert 0.0 <= lo < found.second.law.floor < hi <= 1.0
 
 
+@pytest.mark.slow
 def test_runs_with_more_items_weigh_more():
     table = runs(items=200)
     table.loc[::2, "accuracy"] = 0.9
@@ -150,6 +154,7 @@ def test_the_direct_law_stands_beside_and_disagrees_where_the_score_is_no_power_
     assert not [f for f in found.findings() if f.code == "stages_disagree"]
 
 
+@pytest.mark.slow
 def test_without_a_direct_law_its_reason_is_said():
     table = runs()
     table["accuracy"] = np.where(np.arange(len(table)) < 3, 0.9, 0.25)

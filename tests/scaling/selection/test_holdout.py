@@ -54,6 +54,7 @@ def test_the_largest_budget_stays_blind(bent):
         assert held.forecasts[law].fit.law == honest.forecasts[law].fit.law
 
 
+@pytest.mark.slow
 def test_no_law_is_fitted_to_what_it_predicts(bent, monkeypatch):
     pairs = []
 
@@ -67,6 +68,7 @@ def test_no_law_is_fitted_to_what_it_predicts(bent, monkeypatch):
     assert all(known < 0.95 * predicted for known, predicted in pairs)
 
 
+@pytest.mark.slow
 def test_cells_are_those_above_the_threshold_with_intervals(bent):
     found = hold_out(bent, 1e11, laws=("chinchilla-kappa",))
     forecast = found.forecasts["chinchilla-kappa"]
@@ -78,6 +80,7 @@ def test_cells_are_those_above_the_threshold_with_intervals(bent):
     assert forecast.rms_error < 0.05
 
 
+@pytest.mark.slow
 def test_scores_rank_by_what_they_are_behind(bent):
     law, scores = choose(bent)
     assert scores["behind"].is_monotonic_increasing

@@ -8,7 +8,7 @@ from isoflop.scaling.selection.likelihood_ratio import _refit, likelihood_ratio_
 from isoflop.scaling.table.conventions import points
 from tests.support.fits.simulated import BENT, BESIROGLU, isoflop_table
 
-pytestmark = pytest.mark.usefixtures("kept_searches")
+pytestmark = [pytest.mark.usefixtures("kept_searches"), pytest.mark.slow]
 
 EQUAL = Chinchilla(E=1.8, A=480.0, B=700.0, alpha=0.35, beta=0.35)
 
@@ -17,7 +17,6 @@ def p_values(law, seed=0):
     return {t.claim: t.p for t in likelihood_ratio_tests(points(isoflop_table(law, seed=seed)), resamples=39)}
 
 
-@pytest.mark.slow
 def test_false_claims_are_rejected():
     p = p_values(BESIROGLU)
     assert p["E = 0"] <= 0.05
@@ -25,7 +24,6 @@ def test_false_claims_are_rejected():
     assert p_values(BENT)["kappa = 1"] <= 0.05
 
 
-@pytest.mark.slow
 def test_true_claims_are_rarely_rejected():
     """Of 15 studies at level .05, three or more are rejected one time in 28, none one time in 2."""
     p = np.array([p_values(EQUAL, seed)["alpha = beta"] for seed in range(15)])
@@ -33,7 +31,6 @@ def test_true_claims_are_rarely_rejected():
     assert 0.3 < np.median(p) < 0.7
 
 
-@pytest.mark.slow
 def test_only_ratios_of_weights_matter():
     table = isoflop_table(BESIROGLU, seed=0)
     uneven = np.random.default_rng(0).uniform(0.3, 3, len(table))

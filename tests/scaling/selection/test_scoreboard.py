@@ -25,6 +25,7 @@ def board():
     return compare(isoflop_table(BESIROGLU, seed=1), LAWS)
 
 
+@pytest.mark.slow
 def test_each_law_is_announced_before_it_is_fitted():
     reported = []
     compare(isoflop_table(BESIROGLU, seed=0), ("chinchilla-tied", "power-n"), findings=False, on_law=reported.append)

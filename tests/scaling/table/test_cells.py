@@ -205,12 +205,14 @@ def test_a_damaged_or_foreign_shard_is_as_none_and_made_anew(tmp_path, eager):
     assert read_runs(here).equals(expected)
 
 
+@pytest.mark.slow
 def test_a_shard_of_other_columns_is_as_none(tmp_path, eager):
     assert same(store(tmp_path))
     fewer = runs._ARROW_SCHEMA.remove(3)
     assert not cells.read_shard(tmp_path / SHARD_FILE, fewer).cells
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_read(tmp_path, eager):
     store(tmp_path)
     eager.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(PermissionError("no")))

@@ -89,6 +89,7 @@ def test_runs_with_an_empty_value_are_left_out_and_counted(good, save, column):
         points(read_table(save(good.loc[[2, 4, 5]].assign(tokens=[1e7, np.nan, np.nan], loss=[np.nan, 3.0, np.nan]))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [np.nan, np.inf, -np.inf, 0.0, -1.5])
 def test_a_run_that_diverged_is_left_out_and_counted_by_fit_and_import_alike(good, save, lost):
     good["run_id"] = [f"r{k}" for k in range(len(good))]

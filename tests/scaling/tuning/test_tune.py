@@ -157,6 +157,7 @@ def codes(found) -> set[str]:
     return {f.code for f in found.findings}
 
 
+@pytest.mark.slow
 def test_cells_at_an_edge_are_told_and_what_the_optimum_is_without_them():
     found = tune(rates(lambda n: 0.02 * (n / 1e6) ** -0.5, sizes=(1e6, 3e6, 1e7, 3e7, 1e8)), {"n_params": 1e8}).best
     (edge,) = [f for f in found.findings if f.code == "rate_at_edge"]
@@ -165,6 +166,7 @@ def test_cells_at_an_edge_are_told_and_what_the_optimum_is_without_them():
     assert found.to_dict()["edges"][0]["edge"] == "high"
 
 
+@pytest.mark.slow
 def test_scales_beyond_the_runs_are_told_with_their_factor():
     table = rates(lambda n: 0.0015 * (n / 1e7) ** -0.4)
     far = tune(table, {"n_params": 1e10}, tokens=1e12).best
@@ -227,6 +229,7 @@ def test_questions_that_mean_nothing_are_refused(question, says):
         tune(rates(lambda n: 0.002), **question)
 
 
+@pytest.mark.slow
 def test_an_arm_without_an_optimum_is_named_beside_the_others():
     both = pd.concat([rates(lambda n: 0.002, arm="a"), rates(lambda n: 10.0, arm="b")], ignore_index=True)
     found = tune(both)

@@ -59,6 +59,7 @@ def test_loss_by_position_draws_the_mean_of_neighbouring_positions(tmp_path):
         FIGURES["surface"].draw(e)
 
 
+@pytest.mark.slow
 def test_loss_by_position_is_read_beside_the_best_run_of_each_arm(study_table, tmp_path):
     half = study_table["run_id"].unique()[::2]
     table = study_table.assign(arm=np.where(study_table["run_id"].isin(half), "a", "b"))

@@ -34,6 +34,7 @@ def nanochat_log(path: Path, *, matrices=84_934_656, head=50_331_648, steps=1000
     return path
 
 
+@pytest.mark.slow
 def test_nanochat_logs_keep_their_conventions(tmp_path):
     nanochat_log(tmp_path / "d12.log")
     found = imported(tmp_path / "d12.log")

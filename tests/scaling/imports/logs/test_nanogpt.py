@@ -49,6 +49,7 @@ def test_a_nanogpt_log_is_a_run_table_with_parameters_by_group(tmp_path):
     assert any("unique_tokens is not reported" in note for note in found.notes)
 
 
+@pytest.mark.slow
 def test_defaults_of_nanogpt_count_only_where_its_own_count_confirms_them(tmp_path):
     path = nanogpt_log(tmp_path / "a.log", shape=False)
     found = imported(path)
@@ -63,6 +64,7 @@ def test_defaults_of_nanogpt_count_only_where_its_own_count_confirms_them(tmp_pa
     assert imported(path).table["d_model"].unique().tolist() == [768]
 
 
+@pytest.mark.slow
 def test_two_nanogpt_runs_in_one_file_and_one_that_resumed(tmp_path):
     first, second = (nanogpt_log(tmp_path / name, max_iters=500).read_text() for name in ("a", "b"))
     (tmp_path / "both.log").write_text(first + second)
@@ -76,6 +78,7 @@ def test_two_nanogpt_runs_in_one_file_and_one_that_resumed(tmp_path):
     assert found.table["step"].tolist() == [250, 500]
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_early_is_left_out_unless_it_is_requested(tmp_path):
     nanogpt_log(tmp_path / "whole.log", max_iters=1000)
     nanogpt_log(tmp_path / "short.log", max_iters=1000, stop=500)

@@ -41,6 +41,7 @@ def test_exact_losses_give_back_their_law(name, floor):
     )
 
 
+@pytest.mark.slow
 def test_exact_losses_of_several_numbers_of_tokens_give_back_the_joint_law():
     true = ExpertsJoint(1.4, 40, 40, 0.19, 0.18, -0.2, 0.1, 0.005, -0.005)
     N, D, M = map(np.ravel, np.meshgrid(np.geomspace(1e7, 3e8, 4), np.geomspace(1e9, 1.6e10, 3), [1.0, 2, 4, 8]))
@@ -60,6 +61,7 @@ def test_own_runs_gain_by_experts_once_they_are_trained_for_long():
     assert ends["n_params_active"].groupby(ends["d_model"]).apply(lambda n: n.max() / n.min()).max() < 1.03
 
 
+@pytest.mark.slow
 def test_a_floor_forecasts_the_largest_published_size_better(public_data):
     """S-Base and dense runs, one expert a token, half of the layers routed: fitted up to 132M, predicting 370M."""
     runs = pd.read_csv(public_data / "routed_lm" / "final.csv")

@@ -38,6 +38,7 @@ def test_the_best_rate_and_batch_have_the_lowest_loss():
     assert grown == pytest.approx(10 ** (law.beta / (law.beta + law.g)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [TuningRate, Tuning])
 def test_exact_sweeps_with_missing_runs_and_edges_give_back_their_law(form):
     true = form(*form.typical)

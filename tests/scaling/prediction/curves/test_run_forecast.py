@@ -83,6 +83,7 @@ def test_rates_of_a_column():
     assert rates.tolist() == [3.0, 3.0, 3.0, 2.5, 2.0, 1.5, 1.0, 1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_curves_of_another_program(tmp_path):
     runs = study(np.random.default_rng(4), (5e3, 2e4), 1)
     rows = [
@@ -119,6 +120,7 @@ def typed(*words):
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
+@pytest.mark.slow
 def test_what_the_law_misses_in_all_runs_is_learnt_from_the_others():
     def bent(run):
         return replace(run, loss=run.loss * np.exp(0.05 * np.sin(2 * np.log(run.steps + 1.0))))

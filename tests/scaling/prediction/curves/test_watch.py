@@ -30,6 +30,7 @@ def test_a_sound_run_stays_and_its_end_is_forecast(model):
     assert seen.chart().count("\n") == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "cause"), [(1.15, "the loss rises"), (0.85, "below its band")])
 def test_a_run_that_leaves(model, factor, cause):
     run = simulate("faulty", 1e4, np.random.default_rng(7))
@@ -39,6 +40,7 @@ def test_a_run_that_leaves(model, factor, cause):
     assert cause in seen.cause
 
 
+@pytest.mark.slow
 def test_no_cooldown_where_one_was_declared(model):
     run = simulate(
         "stays", 2e4, np.random.default_rng(8), steps=3000, rates=Schedule("constant", 100).rates(3000, PEAK)
@@ -48,6 +50,7 @@ def test_no_cooldown_where_one_was_declared(model):
     assert "was the rate lowered as declared?" in seen.cause
 
 
+@pytest.mark.slow
 def test_what_looks_like_the_fault_is_said(model):
     draw = np.random.default_rng(11)
     rates = Schedule("wsd", 100).rates(2000, PEAK)

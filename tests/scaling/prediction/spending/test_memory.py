@@ -21,6 +21,7 @@ RUNS = pd.DataFrame(GRID, columns=["n_params", "tokens", "experts"], dtype=float
 RUNS["loss"] = TRUE(RUNS["n_params"], RUNS["tokens"], RUNS["experts"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [4e9, 1e12])
 def test_the_best_of_all_runs_that_fit_is_found(memory):
     found = predict_memory(RUNS, 1e20, memory)
@@ -38,6 +39,7 @@ def test_the_best_of_all_runs_that_fit_is_found(memory):
     assert found.open_ended["loss"] <= found.best["loss"]
 
 
+@pytest.mark.slow
 def test_weights_are_those_of_the_largest_models_where_the_table_counts_them():
     table = RUNS.assign(n_params_total=RUNS["n_params"] * (1.2 + 0.5 * (RUNS["experts"] - 1)))
     found = predict_memory(table, 1e20, 4e9, bytes_per_parameter=4)

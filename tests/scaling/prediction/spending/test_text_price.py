@@ -47,6 +47,7 @@ def test_the_purchase_is_the_best_of_all_and_falls_with_the_price(forecast):
     assert f"buy {cheap.bought:.4g} tokens" in str(cheap)
 
 
+@pytest.mark.slow
 def test_dear_text_is_not_bought(forecast):
     found = buy_text(forecast, 1e-2, 1.4e-18)
     assert found.bought == 0

@@ -125,14 +125,15 @@ PACKINGS = {"": bytes, "gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.comp
 UNNAMED = ("plain", "tabs", "blanks", "markdown")  # forms that a file's name may not tell
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("form", UNNAMED)
 def test_what_fit_reads_import_reads_whatever_the_file_is_called(tmp_path, suffix, form):
-    """Every form under every name, each in two packings: every name and every form in all of them."""
+    """Every form under every name: every name and every form in all packings, two of them where it is plain."""
     content = MARKDOWN if form == "markdown" else _written(KNOWN, form)[1]
     turn = SUFFIXES.index(suffix) + UNNAMED.index(form)
     packings = list(PACKINGS.items())
-    for packing, pack in (packings[turn % 5], packings[(turn + 1) % 5]):
+    for packing, pack in (packings[turn % 5], packings[(turn - 1) % 5])[: 1 + (form == "plain")]:
         path = tmp_path / ".".join(part for part in ("r", suffix, packing) if part)
         path.write_bytes(pack(content))
         table, made = read_table(path), import_source(path, "auto", ImportOptions(), {})
