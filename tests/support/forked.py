@@ -6,6 +6,7 @@ interpreter does is seen by other tests: of the package, of the pool, of a bare 
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -220,6 +221,8 @@ def main() -> None:
     starts = importlib.import_module("joblib.externals.loky.backend.fork_exec")
     starts.fork_exec = fork_worker  # type: ignore[attr-defined]
     program = importlib.import_module("isoflop.__main__")
+    gc.collect()
+    gc.freeze()  # no command looks for garbage in what was imported before it
     serve(socket.socket(fileno=int(sys.argv[1])))
     sys.modules["__main__"] = program
     program.main()

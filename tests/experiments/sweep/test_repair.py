@@ -91,20 +91,17 @@ def test_mark_starts_nothing(typed, here, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
+def test_a_retry_of_what_is_not_there_is_one_line(typed, here):
+    typed("run", *STUDY)
+    for arguments, told in (
         (["--state", "done"], "--state done: what can be retried is failed, lost, diverged"),
         (["--run", "zzz"], "--run zzz: it must begin exactly one run"),
         (["nowhere"], "no such folder"),
-    ],
-)
-def test_a_retry_of_what_is_not_there_is_one_line(typed, here, arguments, told):
-    typed("run", *STUDY)
-    code, _, err = typed("retry", *arguments)
-    assert code == 2
-    assert len(err.strip().splitlines()) == 1
-    assert told in err
+    ):
+        code, _, err = typed("retry", *arguments)
+        assert code == 2
+        assert len(err.strip().splitlines()) == 1
+        assert told in err
     run_id = states(here).index[0]
     code, _, err = typed("retry", "--run", run_id)
     assert (code, f"run {run_id} is done, not failed or lost" in err) == (2, True)
