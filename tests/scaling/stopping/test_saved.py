@@ -40,6 +40,7 @@ def test_flops_are_those_of_trunks_and_cooldowns(whole):
     assert f"{len(longest)} of {len(plan.runs)} runs were stopped" in str(found)
 
 
+@pytest.mark.slow
 def test_a_forecast_counts_less_only_where_its_error_exceeds_the_noise(whole):
     ends = final_rows(whole)["run_id"].iloc[::4]
     table = stopped(whole, set(ends))
