@@ -76,15 +76,16 @@ def _inverse(law: Law, fit: Fit, given: Sequence[np.ndarray], along: np.ndarray)
     then by Newton's method in logarithms, inside the grid.
     """
     budgets = np.log(along[0, 0])  # equivalent: every law has the same budgets
-    best, wanted = np.log(along[1:3]), [np.log(values) for values in given]
-    pairs = list(zip(wanted, best, strict=True))  # equivalent: sizes and tokens, two of each
+    wanted = [np.log(values) for values in given]
+    pairs = list(zip(wanted, np.log(along[1:3]), strict=True))  # equivalent: sizes and tokens, two of each
     compute, slope = (
         np.concatenate([[np.interp(w, b, of(b)) for b in rows] for w, rows in pairs], axis=1)
         for of in (lambda b: budgets, lambda b: np.gradient(budgets, b))
     )
     sizes = len(wanted[0])
     for _ in range(POLISH):
-        reached = np.log(_optimum(law, fit, np.exp(compute)))
-        off = np.concatenate(wanted) - np.concatenate([reached[1, :, :sizes], reached[2, :, sizes:]], axis=1)
+        best = law.optimal(np.exp(compute), fit.cost)
+        reached = np.log(np.concatenate([best.N[:, :sizes], best.D[:, sizes:]], axis=1))
+        off = np.concatenate(wanted) - reached
         compute = np.clip(compute + slope * off, budgets[0], budgets[-1])
     return np.exp(compute)

@@ -27,9 +27,11 @@ BLOCK, CELLS = 256, 80_000  # starts, and starts x rows, worked on at once: what
 LIGHT = 0.05  # damping up to which the exact curvature enters
 TRUSTED = 1e-2  # damping up to which a predicted decrease is believed
 RESTART = 2e-3  # least damping after a step that failed
-CURVED_RESTART = 1e-5  # the same where steps are bent
+SMALL, CURVED_SMALL = 1e-6, 1e-9  # damping below which a step that succeeds leaves none, straight or bent
+CURVED_RESTART = 1e-8  # as RESTART, of bent steps: a flat valley is followed at the damping that last held there
 POOR = 0.2  # of the predicted decrease: a step that gains less is a poor one
 CROWD = 100  # steps after which only leaders go on
+LOOK = 50  # steps between looks at which of the starts of one problem may still win
 LATE = 20  # steps after which the curvature of a form of several basins is trusted
 NEGLIGIBLE = 1e-9  # residuals of ln loss of the size of the digits of a table: what no step lowers is exact
 HOPELESS = 1e9  # damping above which a problem is given up
@@ -145,7 +147,8 @@ def minimise(
     `delta` is Huber's, one for all rows or (n,), infinite for half squares. A problem ends when it has converged to the
     relative `tolerance`, after `max_steps`, or when no damping helps; `converged` says which. `damping` is that of the
     first step. `curved` bends steps that fail: dearer steps, and fewer in a valley that bends. `leaders` is for starts
-    of one problem: after CROWD steps so many of those that still move go on, the lowest.
+    of one problem: after CROWD steps so many of those that still move go on, the lowest; and after every LOOK steps
+    only those that at the rate of these steps reach the lowest value of all in the steps left.
     """
     start = np.clip(np.atleast_2d(np.asarray(start, dtype=float)), problem.lower, problem.upper)
     weights = np.atleast_2d(weights)
@@ -182,6 +185,7 @@ class _Block:
         theta, value = state.theta.copy(), state.value.copy()
         converged, steps = np.zeros(count, dtype=bool), np.full(count, max_steps)
         total = state.weights.sum(axis=-1)
+        lowest, last = np.inf, np.full(count, np.inf)
         for step in range(max_steps):
             exact = self.problem.one_basin or step >= LATE
             model, move, predicted = self._step(state, exact)
@@ -195,11 +199,16 @@ class _Block:
             if np.count_nonzero(stuck):
                 done |= stuck & (state.value <= NEGLIGIBLE**2 * total)
             leave = done | stuck
-            if self.leaders and step == CROWD:
-                leave |= np.argsort(np.argsort(now, kind="stable")) >= self.leaders
+            if self.leaders and step and step % LOOK == 0:
+                lowest, at = min(lowest, now.min()), state.rows - offset
+                leave |= now - lowest > (last[at] - now) * (max_steps - step) / LOOK
+                if step == CROWD:
+                    leave |= np.argsort(np.argsort(now, kind="stable")) >= self.leaders
+                last[at] = now
             if left := np.count_nonzero(leave):
                 at = state.rows[leave] - offset
                 theta[at], value[at] = state.theta[leave], state.value[leave]
+                lowest = min(lowest, value[at].min())
                 converged[at], steps[at] = done[leave], step
                 if left == len(leave):
                     return theta, value, converged, steps
@@ -229,8 +238,8 @@ class _Block:
             then = trial.value + trial.pull
         better = then < now
         ratio = np.where(better, (now - then) / np.maximum(predicted, 1e-300), 0.0)
-        eased = np.where(state.damping < 1e-6, 0.0, state.damping * 0.1)
-        least = CURVED_RESTART if self.curved else RESTART
+        least, small = (CURVED_RESTART, CURVED_SMALL) if self.curved else (RESTART, SMALL)
+        eased = np.where(state.damping < small, 0.0, state.damping * 0.1)
         state.damping = np.where(
             ~better,
             np.maximum(state.damping * 6.0, least),

@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import minimize
 
 from isoflop.scaling.fitting.problem import FitProblem
-from isoflop.scaling.fitting.solver import CROWD, Anchor, huber, minimise
+from isoflop.scaling.fitting.solver import CROWD, LOOK, Anchor, huber, minimise
 from isoflop.scaling.fitting.starts import nonnegative, random_starts, starts
 from isoflop.scaling.laws.broken import BNSL
 from isoflop.scaling.laws.chinchilla import Chinchilla
@@ -80,6 +80,50 @@ def test_bent_steps_follow_a_valley_that_bends_to_its_end():
     assert curved.theta == pytest.approx(np.ones((2, 2)), abs=1e-6)
     assert curved.value == pytest.approx([0.005, 0.005], rel=1e-12)
     assert (curved.steps < straight.steps / 10).all()
+
+
+@pytest.mark.slow
+def test_a_flat_valley_is_followed_at_the_damping_that_held_there():
+    found = minimise(
+        Valley(1e5), np.array([[-1.2, 1.0]]), delta=np.inf, weights=np.ones(3), max_steps=1000, curved=True
+    )
+    assert found.converged.all()  # 571 steps; 1,822 where each failure begins again at a damping of 1e-5
+    assert found.theta[0] == pytest.approx([1, 1], abs=1e-6)
+
+
+class Tails:
+    """A bowl of residual `low` at -1 and, right of 0, a tail 2 + 1 / ln(e + x) that falls for ever and ever less."""
+
+    lower, upper, one_basin, log = np.full(1, -10.0), np.full(1, 1e300), True, False
+
+    def __init__(self, low: float):
+        self.low = low
+
+    def residuals(self, theta):
+        left, x = theta < 0, np.maximum(theta, 0) + np.e
+        residual = np.where(left, self.low + (theta + 1) ** 2, 2 + 1 / np.log(x))
+        gradient = np.where(left, 2 * (theta + 1), -1 / (x * np.log(x) ** 2))[:, None]
+        return residual, gradient, gradient
+
+    def curvature(self, theta, full, weight):
+        x = np.maximum(theta, 0) + np.e
+        second = np.where(theta < 0, 2.0, (np.log(x) + 2) / (x**2 * np.log(x) ** 3))
+        return (weight * second)[..., None]
+
+
+@pytest.mark.slow
+def test_a_start_that_cannot_reach_the_lowest_value_stops_and_one_that_may_goes_on():
+    begin = np.array([[-2.0], [1.0]])
+    stopped, goes_on = (
+        minimise(Tails(low), begin, delta=np.inf, weights=np.ones(1), max_steps=900, curved=True, leaders=2)
+        for low in (0.1, 2.01)
+    )
+    assert stopped.converged[0]
+    assert goes_on.converged[0]
+    assert not stopped.converged[1]
+    assert stopped.steps[1] == 2 * LOOK
+    assert goes_on.steps[1] > CROWD
+    assert goes_on.value[1] < goes_on.value[0]
 
 
 @pytest.mark.slow
