@@ -12,6 +12,7 @@ from isoflop.scaling.findings.sensitivity import FAR, chinchilla_sensitivity
 from isoflop.scaling.findings.settings import setting_findings
 from isoflop.scaling.findings.units import unit_findings
 from isoflop.scaling.fitting.fit import FitError
+from isoflop.scaling.fitting.kept_searches import keep_searches
 from isoflop.scaling.laws import columns_read, law_names
 from isoflop.scaling.selection.likelihood_ratio import LikelihoodRatioTest, likelihood_ratio_tests
 from isoflop.scaling.selection.scoreboard import Scoreboard, compare, inputs_of
@@ -65,6 +66,7 @@ class Comparison:
         return "\n".join([*lines, *map(str, self.findings), *(f"note: {note}" for note in self.notes)])
 
 
+@keep_searches()
 def comparison(
     table: pd.DataFrame,
     laws: Sequence[str] | str | None = None,

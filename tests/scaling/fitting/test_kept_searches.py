@@ -8,6 +8,7 @@ import pytest
 from isoflop.scaling.fitting import kept_searches
 from isoflop.scaling.fitting.fit import Huber, fit
 from isoflop.scaling.fitting.kept_searches import keep_searches
+from isoflop.scaling.selection import comparison
 from isoflop.scaling.table.conventions import points
 from tests.support.fits.hard_fits import SURFACE, isoflop
 
@@ -48,6 +49,14 @@ def test_what_is_given_to_keep_them_in_outlives_the_block(data, searched):
         with keep_searches(kept):
             fit("chinchilla", data, falls=0.0)
     assert len(searched) == len(kept) == 1
+
+
+def test_a_comparison_asks_nothing_twice(data, searched, monkeypatch):
+    for part in ("compare", "likelihood_ratio_tests", "chinchilla_sensitivity"):
+        monkeypatch.setattr(comparison, part, lambda *_, **__: [fit("chinchilla", data, falls=0.0)])
+    found = comparison.comparison(data.frame[["n_params", "tokens", "loss"]])
+    assert len(found.tests) == 1
+    assert len(searched) == 1
 
 
 def changed(frame, column):
