@@ -6,8 +6,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from isoflop.scaling.laws.law import AMPLITUDE, FLOOR, Array, Box, Law, outer_sum
-from isoflop.scaling.laws.paper import Paper
+from isoflop.scaling.laws.law import AMPLITUDE, FLOOR, Array, Box, Law, Paper, outer_sum
 
 PAPER = Paper(
     "caballero2022broken",

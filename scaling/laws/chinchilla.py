@@ -15,12 +15,12 @@ from isoflop.scaling.laws.law import (
     Array,
     Box,
     Law,
+    Paper,
     Preset,
     balanced,
     outer_sum,
     power_term_curvature,
 )
-from isoflop.scaling.laws.paper import Paper
 
 PAPER = Paper(
     "hoffmann2022training",

@@ -7,8 +7,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from isoflop.scaling.laws.law import Array, Box, Law
-from isoflop.scaling.laws.paper import Paper
+from isoflop.scaling.laws.law import Array, Box, Law, Paper
 
 PAPER = Paper(
     "li2025farseer",

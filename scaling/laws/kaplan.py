@@ -7,8 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from isoflop.scaling.laws.cost import SIX_ND, Cost
-from isoflop.scaling.laws.law import AMPLITUDE, Allocation, Array, Box, Law, Preset, balanced, outer_sum
-from isoflop.scaling.laws.paper import Paper
+from isoflop.scaling.laws.law import AMPLITUDE, Allocation, Array, Box, Law, Paper, Preset, balanced, outer_sum
 
 PAPER = Paper(
     "kaplan2020scaling",

@@ -23,12 +23,28 @@ import numpy as np
 
 from isoflop.scaling.laws.cost import SIX_ND, Cost
 from isoflop.scaling.laws.inputs import STANDARD, Column
-from isoflop.scaling.laws.paper import Paper
 
 Array = np.ndarray
 COMPLEX_STEP = 1e-100
 DIFFERENCE_STEP = 1e-6
 SAME_DERIVATIVE = 1e-3  # relative: how near the derivatives of an analytic formula by either way are to one another
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper on arXiv. `authors` are written as BibTeX has them: "Family, Given and Family, Given and others"."""
+
+    key: str
+    authors: str
+    title: str
+    year: int
+    arxiv: str
+
+    def cite(self, place: str = "") -> str:
+        """The paper in a line of text: "Hoffmann et al. 2022, arXiv 2203.15556, eq. 2"."""
+        first, *more = self.authors.split(" and ")
+        others = " et al." if more else ""
+        return f"{first.partition(',')[0]}{others} {self.year}, arXiv {self.arxiv}" + (f", {place}" if place else "")
 
 
 @dataclass(frozen=True)

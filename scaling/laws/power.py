@@ -7,8 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from isoflop.scaling.laws.cost import SIX_ND, Cost
-from isoflop.scaling.laws.law import AMPLITUDE, FLOOR, Array, Box, Law, power_term_curvature
-from isoflop.scaling.laws.paper import Paper
+from isoflop.scaling.laws.law import AMPLITUDE, FLOOR, Array, Box, Law, Paper, power_term_curvature
 
 PAPER = Paper(
     "henighan2020scaling",

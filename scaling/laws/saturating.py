@@ -16,12 +16,12 @@ from isoflop.scaling.laws.law import (
     Array,
     Box,
     Law,
+    Paper,
     Preset,
     balanced,
     outer_sum,
     power_term_curvature,
 )
-from isoflop.scaling.laws.paper import Paper
 
 PAPER = Paper(
     "alabdulmohsin2022revisiting",

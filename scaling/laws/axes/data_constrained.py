@@ -18,9 +18,9 @@ from isoflop.scaling.laws.law import (
     Array,
     Box,
     Law,
+    Paper,
     Preset,
 )
-from isoflop.scaling.laws.paper import Paper
 
 REPEAT_WORTH = 15.387756  # R_D as fitted by Muennighoff et al. 2023
 EXCESS_WORTH = 5.309743  # R_N

@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from isoflop.scaling.laws.inputs import Column
-from isoflop.scaling.laws.law import Array, Box, Law, Preset, outer_sum
-from isoflop.scaling.laws.paper import Paper
+from isoflop.scaling.laws.law import Array, Box, Law, Paper, Preset, outer_sum
 
 PAPER = Paper(
     "clark2022unified",

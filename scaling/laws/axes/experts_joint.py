@@ -8,8 +8,7 @@ import numpy as np
 
 from isoflop.scaling.laws.axes.experts import EXPERTS, saturated
 from isoflop.scaling.laws.inputs import Column
-from isoflop.scaling.laws.law import AMPLITUDE, COARSE, EXPONENT, FLOOR, Array, Box, Law
-from isoflop.scaling.laws.paper import Paper
+from isoflop.scaling.laws.law import AMPLITUDE, COARSE, EXPONENT, FLOOR, Array, Box, Law, Paper
 
 PAPER = Paper(
     "ludziejewski2025joint",

@@ -15,10 +15,10 @@ from isoflop.scaling.laws.law import (
     Array,
     Box,
     Law,
+    Paper,
     outer_sum,
     power_term_curvature,
 )
-from isoflop.scaling.laws.paper import Paper
 
 PAPER = Paper(
     "kumar2024scaling",

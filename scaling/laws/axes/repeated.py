@@ -7,8 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from isoflop.scaling.laws.cost import SIX_ND, Cost
-from isoflop.scaling.laws.law import AMPLITUDE, EXPONENT, FLOOR, Allocation, Array, Box, Law, Preset
-from isoflop.scaling.laws.paper import Paper
+from isoflop.scaling.laws.law import AMPLITUDE, EXPONENT, FLOOR, Allocation, Array, Box, Law, Paper, Preset
 
 PAPER = Paper(
     "lovelace2026prescriptive",

@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from isoflop.scaling.laws.inputs import Column
-from isoflop.scaling.laws.law import AMPLITUDE, Array, Box, Law, power_term_curvature
-from isoflop.scaling.laws.paper import Paper
+from isoflop.scaling.laws.law import AMPLITUDE, Array, Box, Law, Paper, power_term_curvature
 
 PAPER = Paper(
     "li2025predictable",

@@ -16,8 +16,7 @@ from typing import ClassVar
 import numpy as np
 
 from isoflop.scaling.laws.curves.sums import Array, CurveRows, Units
-from isoflop.scaling.laws.law import Box
-from isoflop.scaling.laws.paper import Paper
+from isoflop.scaling.laws.law import Box, Paper
 
 FAR = 60.0  # of a logarithm: what is beyond has no effect on a double
 

@@ -17,8 +17,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from isoflop.scaling.laws.inputs import Column
-from isoflop.scaling.laws.law import Array, Box, Law
-from isoflop.scaling.laws.paper import Paper
+from isoflop.scaling.laws.law import Array, Box, Law, Paper
 
 YE = Paper(
     "ye2024data",
