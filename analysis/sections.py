@@ -158,8 +158,9 @@ def scoreboard_close(e: Evidence) -> str:
     board = e.scoreboard
     cuts = ", ".join(f"{o.threshold:.3g} ({len(o.target)} runs)" for o in board.origins)
     how = (
-        f"Fitted below a number of {board.origins[0].scale}, predicting the next runs above it: {cuts}. Preferred is "
-        "the law with the fewest free parameters within one standard error of the best law."
+        f"Fitted below a number of {board.origins[0].scale}, predicting the next runs above it: {cuts}. An "
+        "origin counts by the square of the runs known there. Preferred is the law with the fewest free parameters "
+        "within one standard error of the best law."
     )
     return "\n\n".join([_advice(e), how, _board(e, [law for law in _in_order(board) if not _is_far(board, law)])])
 

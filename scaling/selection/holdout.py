@@ -169,7 +169,7 @@ def choose(
     """The law that the rule of `preference` prefers by its errors at rolling origins, and all scores, best first.
 
     `laws` None are the candidates. `spare_last` leaves the largest budget out altogether. The scores are indexed by
-    law: score (mean |ln loss error|), behind (the best) with behind_se, free, runs_predicted.
+    law: score (weighted mean |ln loss error|), behind (the best) with behind_se, free, runs_predicted.
     Raises HoldOutError when nothing can be predicted from smaller runs by any law.
     """
     data = points(table, params=params, compute=compute, inputs=columns_read(laws or ())).in_order()
@@ -195,9 +195,9 @@ def choose(
 
 
 def errors_at(law: str, fitted: Fit, origin: Origin) -> pd.DataFrame:
-    """A row per run that an origin predicts: law, origin, cluster and error of ln loss of a fit."""
+    """A row per run that an origin predicts: law, origin, n_known, cluster and error of ln loss of a fit."""
     error = np.log(origin.target["loss"].to_numpy(float)) - np.log(fitted.predict(origin.target))
-    return origin.target[["cluster"]].assign(law=law, origin=origin.threshold, error=error)
+    return origin.target[["cluster"]].assign(law=law, origin=origin.threshold, n_known=len(origin.known), error=error)
 
 
 def _try_fit(law: str, data: Points, objective: Objective) -> Fit | None:

@@ -22,7 +22,7 @@ from isoflop.scaling.fitting.solver import huber
 from isoflop.scaling.laws import PRESETS, columns_read, get_law, law_names, of_size_and_data
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.selection.averaging import Forecast, average, softmax
-from isoflop.scaling.selection.preference import CANDIDATES, rank, refused_at
+from isoflop.scaling.selection.preference import CANDIDATES, rank, refused_at, weighted_mean
 from isoflop.scaling.selection.rolling_origins import (
     BASELINE,
     Origin,
@@ -63,7 +63,8 @@ class Scoreboard:
 
     `frame` is indexed by law: error (mean |ln loss error|) with error_se, bias, coverage of the intervals at `level`,
     aicc, free, behind (error less that of the best law) with behind_se, weight in the forecast average, origins, runs,
-    findings. `cells` has a row per law and run predicted: origin, error = ln(loss / predicted), covered, and the run.
+    findings; error, bias and behind weigh origins by the square of the runs known. `cells` has a row per law and run
+    predicted: origin, n_known there, error = ln(loss / predicted), covered, and the run.
     `refused` names the laws without a score, with the reason. `discrepancy` is the standard deviation of ln loss by
     which the forecast average missed beyond its own width, per unit of ln(scale) extrapolated.
     """
@@ -117,9 +118,10 @@ class Scoreboard:
         joint = any({"N", "D"} <= set(e.fit.law.inputs) for e in self.entrants.values())
         among = "of the laws of N and D, " if joint else ""
         lines.append(f"* preferred: {among}the fewest free parameters within one standard error of the best")
-        lines.append(
-            "error: mean |ln loss error| on runs not seen; bias: mean ln(loss / predicted); AICc: by clusters, best = 0"
-        )
+        lines += [
+            "error: mean |ln loss error| on runs not seen; bias: mean ln(loss / predicted); an origin counts by the",
+            "square of the runs known there; AICc: by clusters, best = 0",
+        ]
         return "\n".join(line.rstrip() for line in lines)
 
 
@@ -297,7 +299,7 @@ def _cells(law: str, forecasts: Sequence[Forecast | None], origins: Sequence[Ori
             ends = {"predicted": np.exp(predicted.mean), "lo": np.exp(lo), "hi": np.exp(hi)}
         frames.append(
             origin.target.assign(
-                law=law, origin=origin.threshold, **ends,
+                law=law, origin=origin.threshold, n_known=len(origin.known), **ends,
                 error=log_loss - predicted.mean, covered=(lo <= log_loss) & (log_loss <= hi),
             )
         )  # fmt: skip
@@ -314,7 +316,8 @@ def _score(
     aicc = _aicc({law: e.fit for law, e in entrants.items()})
     share = {law: weights.get(law, 0.0) for law in entrants}
     extra = {
-        "bias": by_law["error"].mean(), "coverage": by_law["covered"].mean(), "aicc": pd.Series(aicc, dtype=float),
+        "bias": pd.Series({law: weighted_mean(group["error"], group) for law, group in by_law}),
+        "coverage": by_law["covered"].mean(), "aicc": pd.Series(aicc, dtype=float),
         "weight": pd.Series(share), "findings": pd.Series("", index=frame.index),
     }  # fmt: skip
     return frame.assign(**{name: values.reindex(frame.index) for name, values in extra.items()}), ranking.preferred

@@ -13,7 +13,11 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
 
+import isoflop
+from isoflop.scaling.fitting.fit import Huber
 from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.selection.rolling_origins import fit_at
+from isoflop.scaling.table.conventions import Points, points
 
 Surface = Callable[[np.ndarray, np.ndarray], np.ndarray]  # loss in nats/token of N parameters and D tokens
 
@@ -148,6 +152,7 @@ DESIGNS = (
     Design("8 trunks, 24 runs, 1%, 70% the trunk's", 4, 6, Noise(0.01, trunk=0.7), trunks=8),
     Design("45 runs, 3 seeds at 5 cells, 1%", 5, 7, Noise(0.01), replicated=5),
 )
+QUICK = Noise(0.007, trunk=0.3)  # of the example `quick`
 FIVE = tuple(DESIGNS[i] for i in (1, 2, 3, 4, 9))  # those that approach 2 is judged on
 FURTHER = (
     Design("35 runs, 1%, 5% outliers", 5, 7, Noise(0.01, outliers=0.05)),
@@ -188,3 +193,22 @@ def data_exponent_drifts(n_params: np.ndarray, tokens: np.ndarray) -> np.ndarray
     """A law whose exponent of D grows with the size, as in Farseer (2506.10972): .42 at 3e4 parameters, as N^.04."""
     size = np.asarray(n_params, float) / 3e4
     return 0.55 + 0.9 * size**-0.33 + (np.asarray(tokens, float) / 1.1e5) ** -(0.42 * size**0.04)
+
+
+def studies_like_quick(truth: str, far: float) -> tuple[Callable[[int], Points], np.ndarray]:
+    """Studies by number, with the runs of the example `quick`, the losses of a law fitted to them, and new noise.
+
+    Also ln of the law's best size and of its loss at `far` times their largest compute, (2,).
+    """
+    data = points(isoflop.example("quick")).in_order()
+    law = fit_at(truth, data, Huber("auto"))
+    trunk = pd.factorize(data.frame["cluster"])[0]
+
+    def study(number: int) -> Points:
+        draws = np.random.default_rng([number, *truth.encode()]).normal(size=trunk.max() + 1 + len(trunk))
+        shared, own = np.split(draws, [trunk.max() + 1])
+        error = QUICK.sd * (np.sqrt(QUICK.trunk) * shared[trunk] + np.sqrt(1 - QUICK.trunk) * own)
+        return replace(data, frame=data.frame.assign(loss=law.predict(data.frame) * np.exp(error)))
+
+    best = law.optimal(far * data.frame["flops"].max())
+    return study, np.log([float(best.N), float(best.loss)])
