@@ -34,8 +34,8 @@ def repeats(frame: pd.DataFrame) -> bool:
 class Ranking:
     """Laws by their errors on runs not seen, best first, and the one that the rule prefers.
 
-    `frame` is indexed by law: error (weighted mean |ln loss error|) with error_se, behind (error less that of the best law, on
-    the same runs) with behind_se, free, origins, runs.
+    `frame` is indexed by law: error (weighted mean |ln loss error|) with error_se, behind (error less that of the best
+    law, on the same runs) with behind_se, free, origins, runs.
     """
 
     frame: pd.DataFrame
