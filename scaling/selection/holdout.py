@@ -122,7 +122,7 @@ def hold_out(
     >>> import isoflop
     >>> held = isoflop.hold_out(isoflop.example("quick"), laws=("chinchilla", "chinchilla-kappa"))
     >>> held.chosen
-    'chinchilla'
+    'chinchilla-kappa'
     """
     data = points(table, params=params, compute=compute, inputs=columns_read(laws or ())).measured
     groups = budget_groups(data)

@@ -246,8 +246,9 @@ def forecast_weights(entrants: dict[str, Entrant], origins: Sequence[Origin], *,
     """Weights of the laws in a forecast average from the first `upto` origins, (laws,).
 
     They are proportional to exp of the mean log density of the targets, summed over origins: an origin counts as one
-    observation, because its runs share a fit. Without any origin they are Akaike weights (AICc) of the fits at the
-    first one. A law without a forecast at an origin counts there as the worst of the others.
+    observation in the mean, because its runs share a fit, and by the square of the runs known there, as errors do.
+    Without any origin they are Akaike weights (AICc) of the fits at the first one. A law without a forecast at an
+    origin counts there as the worst of the others.
     """
     if upto == 0:
         known = {law: e.known[0] for law, e in entrants.items()}
@@ -262,9 +263,10 @@ def forecast_weights(entrants: dict[str, Entrant], origins: Sequence[Origin], *,
             predicted = e.forecasts[k]
             if predicted is not None:
                 scores[m, k] = np.mean(predicted.log_density(log_loss))
-    scores = scores[:, ~np.isnan(scores).all(axis=0)]  # an origin that no law forecasts says nothing of any
+    says = ~np.isnan(scores).all(axis=0)  # an origin that no law forecasts says nothing of any
+    scores, known = scores[:, says], np.square([float(len(origin.known)) for origin in origins[:upto]])[says]
     worst = np.nanmin(scores, axis=0)
-    return softmax(np.where(np.isnan(scores), worst, scores).sum(axis=1))
+    return softmax(np.where(np.isnan(scores), worst, scores) @ (known / known.mean()))
 
 
 def _averages(

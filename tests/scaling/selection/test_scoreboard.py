@@ -1,5 +1,7 @@
 """The scoreboard: right law ahead, wrong ones refused with reasons, a forecast average that covers."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ from isoflop.scaling.laws import columns_read, law_names, of_size_and_data
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.selection.averaging import Forecast, average
 from isoflop.scaling.selection.rolling_origins import FEWEST_ROWS, HoldOutError, local_slope, rolling_origins
-from isoflop.scaling.selection.scoreboard import AVERAGE, BASELINE, applicable, compare
+from isoflop.scaling.selection.scoreboard import AVERAGE, BASELINE, applicable, compare, forecast_weights
 from isoflop.scaling.table.conventions import points
 from tests.support.fits.decision_checks import coverage
 from tests.support.fits.simulated import BENT, BESIROGLU, isoflop_table
@@ -69,7 +71,26 @@ def test_errors_are_of_runs_not_seen(board):
         assert origin.known.frame["flops"].max() <= origin.threshold < origin.target["flops"].min()
     cells = board.cells[board.cells["law"] == "chinchilla"]
     assert np.allclose(cells["error"], np.log(cells["loss"] / cells["predicted"]))
-    assert board.frame.loc["chinchilla", "error"] == pytest.approx(cells["error"].abs().mean())
+    by_origin = cells.groupby("n_known")["error"].agg(lambda error: error.abs().mean())
+    weights = by_origin.index.to_numpy(float) ** 2
+    assert len(weights) > 1
+    assert board.frame.loc["chinchilla", "error"] == pytest.approx(np.average(by_origin, weights=weights))
+
+
+def test_weights_count_an_origin_by_the_square_of_the_runs_known():
+    """Densities of normal errors of 1 sd in the mean of the targets at origins of 10, 20 and 30 runs."""
+    target = pd.DataFrame({"loss": [1.0, 1.0]})
+    origins = [SimpleNamespace(known=range(n), target=target) for n in (10, 20, 30)]
+
+    def entrant(*errors: float | None) -> SimpleNamespace:
+        sure = [None if e is None else Forecast(np.full(2, e), np.ones(2), 1e9) for e in errors]
+        return SimpleNamespace(forecasts=sure)
+
+    entrants = {"early": entrant(0.0, 1.0, 2.0), "late": entrant(2.0, 1.0, 0.0), "none": entrant(None, 1.0, 2.0)}
+    weights = forecast_weights(entrants, origins, upto=3)
+    squares = np.array([100.0, 400.0, 900.0])
+    scores = np.array([[0.0, -0.5, -2.0], [-2.0, -0.5, 0.0], [-2.0, -0.5, -2.0]]) @ (3 * squares / squares.sum())
+    assert weights == pytest.approx(np.exp(scores) / np.exp(scores).sum(), rel=1e-6)
 
 
 @pytest.mark.slow
@@ -142,7 +163,7 @@ def test_gadre_shows_what_kappa_buys(public_data):
     frame = pd.read_csv(public_data / "gadre_overtraining" / "runs.csv").query("dataset == 'c4_original'")
     table = frame[["n_params", "tokens", "flops", "loss_c4_val"]].rename(columns={"loss_c4_val": "loss"})
     board = compare(table, ("chinchilla", "chinchilla-kappa", "chinchilla-tied"), findings=False)
-    error = board.frame["error"]
+    error = board.cells["error"].abs().groupby(board.cells["law"]).mean()  # of every run alike, at whatever origin
     assert error["chinchilla-kappa"] < error["chinchilla"] < 0.025
     assert board.frame["aicc"]["chinchilla-kappa"] == 0.0
     assert len(board.origins) == 4
