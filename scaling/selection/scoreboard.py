@@ -266,7 +266,7 @@ def forecast_weights(entrants: dict[str, Entrant], origins: Sequence[Origin], *,
     says = ~np.isnan(scores).all(axis=0)  # an origin that no law forecasts says nothing of any
     scores, known = scores[:, says], np.square([float(len(origin.known)) for origin in origins[:upto]])[says]
     worst = np.nanmin(scores, axis=0)
-    return softmax(np.where(np.isnan(scores), worst, scores) @ (known / known.mean()))
+    return softmax(np.where(np.isnan(scores), worst, scores) @ (known * len(known) / known.sum()))
 
 
 def _averages(
