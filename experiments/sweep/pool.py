@@ -5,12 +5,14 @@ No torch is imported before it is known that there is a GPU.
 
 import fcntl
 import os
+import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from isoflop.experiments.compose.messages import UsageError
@@ -22,6 +24,7 @@ from isoflop.experiments.training.process import begin, begin_helper, end_with
 HELPERS = 8  # of a process that trains several trunks on a GPU, at most
 PATIENCE_SECONDS = 10.0  # for the place of a worker that is about to end
 _places: list[object] = []  # open files: their locks are this process' place in the pool
+at_work: list[object] = []  # what this worker trains, if anything
 
 
 def worker_count(where: WhereSpec) -> int:
@@ -108,13 +111,22 @@ def begin_worker(parent: int, folder: str, workers: int, names: Sequence[str]) -
 def start_worker(parent: int, threads: int, device: str, *place: Any) -> None:
     """What a pool's worker does before its jobs; `place` are the further arguments of `begin_worker`, if it needs one.
 
-    It ends with its parent, and loads and sets what every job needs (`training.process`).
+    It ends with its parent, and loads and sets what every job needs (`training.process`). Between jobs
+    Ctrl-C is left to the launch, which ends its workers: they would print where they were.
     """
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in the background of a shell
+        signal.signal(signal.SIGINT, _interrupt)
     if place:
         begin_worker(parent, *place)
     else:
         end_with(parent)
     begin(threads, device)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C in a worker: KeyboardInterrupt while a job trains, nothing between jobs."""
+    if at_work:
+        signal.default_int_handler(number, frame)
 
 
 @cache

@@ -40,7 +40,7 @@ from isoflop.experiments.store.store import SETTLED, STOPPED, Store, StoreError,
 from isoflop.experiments.study.cell import Cell, from_plain, to_plain
 from isoflop.experiments.study.engine import Engine, decide
 from isoflop.experiments.study.study import Study
-from isoflop.experiments.sweep.pool import elsewhere
+from isoflop.experiments.sweep.pool import at_work, elsewhere
 from isoflop.experiments.training.checkpoint import prune
 from isoflop.printable import printable
 from isoflop.scaling.table.runs import write_run
@@ -58,9 +58,13 @@ log = logging.getLogger(__name__)
 
 def job(config: DictConfig) -> None:
     """The function that Hydra's launchers call in a worker; `config` has the settings of `where`, and `runs`."""
-    _go_to(HydraConfig.get().runtime.cwd)
-    where = cast(WhereSpec, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(WhereSpec), config.where)))
-    train_trunks(where, config.runs)
+    at_work.append(config)
+    try:
+        _go_to(HydraConfig.get().runtime.cwd)
+        where = cast(WhereSpec, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(WhereSpec), config.where)))
+        train_trunks(where, config.runs)
+    finally:
+        at_work.clear()
 
 
 def train_trunks(where: WhereSpec, runs: str) -> None:

@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 from concurrent.futures import BrokenExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,15 +16,17 @@ from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.cost.cost import REFERENCE, cores, trunk_seconds, trunks_seconds
 from isoflop.experiments.store.store import open_store
-from isoflop.experiments.sweep import pool
+from isoflop.experiments.sweep import pool, train_job
 from isoflop.experiments.sweep.pool import (
     at_once,
+    at_work,
     devices_of,
     elsewhere,
     gpus,
     helpers,
     mps_runs,
     per_device,
+    start_worker,
     time_slices,
     worker_count,
 )
@@ -219,3 +223,34 @@ def test_where_helpers_cannot_be_started_the_process_does_it_itself(monkeypatch)
     monkeypatch.setattr(pool, "helpers", lambda threads: Broken())
     elsewhere(1, done.append, "here")
     assert done == ["here"]
+
+
+def test_an_interrupt_ends_a_job_and_between_jobs_nothing(monkeypatch):
+    """Between jobs a worker would print where in joblib it was; the launch ends it."""
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(pool, "end_with", lambda parent: None)
+    monkeypatch.setattr(pool, "begin", lambda threads, device: None)
+    at_work.clear()
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        start_worker(os.getpid(), 1, "cpu")
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # begun in the background of a shell
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        start_worker(os.getpid(), 1, "cpu")
+        signal.raise_signal(signal.SIGINT)
+        at_work.append("a trunk")
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        at_work.clear()
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_job_is_at_work_while_it_trains(monkeypatch):
+    seen = []
+    monkeypatch.setattr(train_job, "_go_to", lambda folder: seen.append(list(at_work)))
+    monkeypatch.setattr(train_job.HydraConfig, "get", lambda: SimpleNamespace(runtime=SimpleNamespace(cwd=".")))
+    with pytest.raises(AttributeError):
+        train_job.job(SimpleNamespace())
+    assert len(seen[0]) == 1
+    assert not at_work
