@@ -136,6 +136,7 @@ def test_suggest_without_runs(typed):
     assert value["sd"]["now"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "reported"),
     [

@@ -39,6 +39,7 @@ def test_every_text_option_has_values_that_mean_nothing_or_takes_any():
     assert {key.rpartition(" ")[2] for key in TEXTS} <= {option.flag or option.name for option in OPTIONS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: f"{option.command}{option.flag or '-' + option.name}")
 def test_one_value_of_each_option(option, neighbours, monkeypatch):
     """Which one is drawn by the option's name; all values of all are typed by tests.proofs.doors.malformed."""
