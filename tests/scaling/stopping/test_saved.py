@@ -64,3 +64,8 @@ def test_an_interval_is_as_wide_where_forecasts_have_no_error(whole):
     sure = sure.assign(loss_se=np.where(sure["phase"] == "forecast", 1e-9, 0.0))
     assert saved(sure, fit("chinchilla", sure)).wider == pytest.approx(1, abs=1e-3)
     assert fit("chinchilla", sure).law.values() == pytest.approx(fit("chinchilla", whole).law.values(), rel=1e-2)
+
+
+def test_a_law_without_a_best_size_has_no_exponent_to_widen(whole):
+    table = stopped(whole, set(final_rows(whole)["run_id"].iloc[::4]))
+    assert np.isnan(saved(table, fit("power-n", table)).wider)
