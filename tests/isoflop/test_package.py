@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import isoflop
 from tests.support.fits.mixed_studies import study as mixtures
 from tests.support.root import RESULTS, ROOT
 from tests.support.session import RUNNER, Ended, session
@@ -18,8 +19,8 @@ from tests.support.session import RUNNER, Ended, session
 pytestmark = [pytest.mark.slow, pytest.mark.process, pytest.mark.long]
 PARTS = ("analysis", "commands", "conf", "experiments", "models", "scaling")
 QUICK = RESULTS / "quick.parquet"
-# Of a report a table of few rows, no resamples: every module is loaded, few fits are made.
-REPORT = "report plain.csv --law chinchilla --bootstrap 0"
+# These are typed where the user's packages have our names, too. Of a report a table of few rows, no resamples: every
+# module is loaded, few fits are made.
 FITTING_HALF = (
     f"fit {QUICK} --bootstrap 20 --json",
     f"approaches {QUICK} --json",
@@ -29,7 +30,7 @@ FITTING_HALF = (
     f"gate {RESULTS / 'transformer_vs_lstm.parquet'} --target 1e12 --json",
     "suggest plain.csv --budget 1e15 --target 1e17 --json",  # of a run table it names sizes of conf/, which Hydra reads
     f"plot {QUICK} --figure surface --law chinchilla -o out.png",
-    f"{REPORT} --json",
+    "report plain.csv --law chinchilla --bootstrap 0 --json",
 )
 OTHER_HALF = ("run experiment=smoke", "plan experiment=smoke", "prepare", "tune", "generate abc")
 
@@ -41,8 +42,14 @@ def python(*arguments: object, cwd: Path, path: Path = ROOT) -> subprocess.Compl
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
-def write_plain(folder: Path) -> None:
-    """Write plain.csv: 12 runs of three sizes."""
+def write_shadows(folder: Path) -> None:
+    """Make it a user's folder whose packages have our folders' names, and raise when they are imported; and plain.csv.
+
+    The table has 12 runs of three sizes.
+    """
+    for part in (*PARTS, "tests"):
+        (folder / part).mkdir()
+        (folder / part / "__init__.py").write_text(f"raise RuntimeError('the user\\'s own {part}')\n")
     sizes, tokens = (1e4, 1e5, 1e6), (1e6, 5e6, 2e7, 1e8)
     rows = [f"{n},{d},{0.9 + 33 * n**-0.45 + 332 * d**-0.5 + 0.001 * (7 * i % 5)}"
             for i, (n, d) in enumerate((n, d) for n in sizes for d in tokens)]  # fmt: skip
@@ -113,25 +120,27 @@ def test_a_wheel_made_from_the_sdist_is_the_same(distributions, installed, tmp_p
 def test_the_wheel_runs_a_study_from_any_folder(installed, tmp_path):
     where = python("-c", "import isoflop; print(isoflop.__file__)", cwd=tmp_path, path=installed)
     assert Path(where.stdout.strip()).is_relative_to(installed)
-    done = python("-m", "isoflop", "run", "experiment=smoke", "study.sizes=[d8]", cwd=tmp_path, path=installed)
+    study = ("experiment=smoke", "study.sizes=[d8]", "study.budgets=[1e9]", "where.workers=1")
+    done = python("-m", "isoflop", "run", *study, cwd=tmp_path, path=installed)
     assert done.returncode == 0, done.stderr[-3000:]
     assert list(tmp_path.glob("runs/cells/*/run.parquet"))
 
 
 @pytest.fixture(scope="module")
 def without_the_runner(installed, tmp_path_factory) -> dict[str, Ended]:
-    """How commands of the wheel end where torch, Hydra and what else the runner needs are absent."""
+    """How commands of the wheel end in such a folder, where torch, Hydra and what else the runner needs are absent."""
     commands = (*FITTING_HALF, *OTHER_HALF)
     folder = tmp_path_factory.mktemp("fitting")
-    write_plain(folder)
+    write_shadows(folder)
     ended = session([command.split() for command in commands], cwd=folder, path=installed, absent=RUNNER)
     return dict(zip(commands, ended, strict=True))
 
 
 @pytest.mark.parametrize("command", FITTING_HALF, ids=lambda command: command.split()[0])
-def test_the_fitting_half_needs_neither_torch_nor_hydra(command, without_the_runner):
+def test_the_fitting_half_needs_neither_torch_nor_hydra_nor_a_package_of_the_user(command, without_the_runner):
     ended = without_the_runner[command]
     assert ended.code == 0, ended.err[-3000:]
+    assert "the user's own" not in ended.err
     if "--json" in command:
         assert json.loads(ended.out)
 
@@ -150,25 +159,18 @@ def test_a_folder_of_the_checkout_cannot_be_imported_beside_the_package(part):
     assert f"ImportError: import isoflop.{part}" in done.stderr
 
 
-TRAINED = "RUN"  # stands for a run that is trained
-# Command lines and how each ends; `serve` of a run that is not there, since a server would not end.
+STUDY = ("experiment=smoke", "study.sizes=[d8,d12]", "study.budgets=[1e9]")  # trained by two workers
+TRAINED = "RUN"  # stands for a run of it
+# Command lines besides, and how each ends; `serve` of a run that is not there, since a server would not end.
 COMMANDS = {
-    f"fit {QUICK}": 0,
-    f"approaches {QUICK}": 0,
-    f"compare {QUICK} --laws chinchilla": 0,
-    f"multiplier {RESULTS / 'transformer_vs_lstm.parquet'}": 0,
-    f"gate {RESULTS / 'transformer_vs_lstm.parquet'} --target 1e12": 0,
+    f"run {' '.join(STUDY)}": 0,
     "accuracy scores.csv": 0,
     "batch steps.csv": 0,
-    f"predict {QUICK} --flops 3e12 --laws chinchilla": 0,
     "mix mixed.csv": 0,
     f"suggest {QUICK} --budget 1e12 --target 1e13": 0,
-    REPORT: 0,
-    f"plot {QUICK} -o isoflop.png": 0,
     f"share {QUICK} --to bundle": 0,
     f"import {QUICK} --out table.parquet": 0,
     f"tune --table {RESULTS / 'lr_transfer.parquet'}": 0,
-    "run experiment=smoke study.sizes=[d8,d12] study.budgets=[1e9]": 0,
     "plan --calibrate experiment=smoke study.sizes=[d8]": 0,
     "status runs": 0,
     "retry runs --mark": 0,
@@ -185,29 +187,23 @@ COMMANDS = {
 
 @pytest.fixture(scope="module")
 def shadowed(tmp_path_factory) -> Path:
-    """A user's folder whose packages have our folders' names, and raise when they are imported; and a trained study."""
+    """Such a folder, with other tables."""
     folder = tmp_path_factory.mktemp("shadow")
-    for part in (*PARTS, "tests"):
-        (folder / part).mkdir()
-        (folder / part / "__init__.py").write_text(f"raise RuntimeError('the user\\'s own {part}')\n")
+    write_shadows(folder)
     scores = [f"{n},{d},{2 + n**-0.3 + d**-0.3},{0.2 + 0.1 * (i % 7)}" for i, (n, d) in enumerate(
         (10.0**i, 10.0**j) for i in range(3, 7) for j in range(4, 8)
     )]  # fmt: skip
-    write_plain(folder)
     mixtures(2, 0, runs=24)[1].to_csv(folder / "mixed.csv", index=False)
     (folder / "scores.csv").write_text("\n".join(["n_params,tokens,loss,accuracy", *scores]))
     steps = [f"1e8,{batch},{1500 * (1 + 8e5 / batch):.0f}" for batch in (3e4, 1e5, 4e5, 2e6, 8e6)]
     (folder / "steps.csv").write_text("\n".join(["n_params,batch_tokens,steps_to_target", *steps]))
-    study = ("experiment=smoke", "study.sizes=[d8]", "study.budgets=[1e9]", "where.workers=1")
-    done = python("-m", "isoflop", "run", *study, cwd=folder)
-    assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
 
 @pytest.fixture(scope="module")
 def ended_there(shadowed) -> dict[str, Ended]:
     """How each command ends in that folder."""
-    run_id = next(path.parent.name for path in (shadowed / "runs").glob("cells/*/run.parquet"))
+    run_id = isoflop.plan(overrides=STUDY, calibrate=False)["studies"][0]["cells"][0]["run_id"]
     ended = session([command.replace(TRAINED, run_id).split() for command in COMMANDS], cwd=shadowed)
     return dict(zip(COMMANDS, ended, strict=True))
 
@@ -224,7 +220,7 @@ def test_every_command_is_among_them():
 
     names = {command.name or command.callback.__name__ for part in app.registered_groups
              for command in part.typer_instance.registered_commands}  # fmt: skip
-    assert names == {command.split()[0] for command in COMMANDS}
+    assert names == {command.split()[0] for command in (*FITTING_HALF, *COMMANDS)}
 
 
 def test_python_imports_the_package_there(shadowed):
