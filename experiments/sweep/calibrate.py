@@ -1,6 +1,6 @@
 """Measure this machine for a study: a few steps of each of its shapes, with every core at work as in a sweep.
 
-Takes about ten seconds: one process a core, each with its share of the shapes, then one of them without company.
+Takes at most about ten seconds: one process a core, each with its share of the shapes, then one of them without company.
 """
 
 import json
@@ -19,6 +19,7 @@ from isoflop.experiments.cost.speed_file import Measured, keep, known_speed
 from isoflop.experiments.study.cell import Cell
 
 SECONDS = 5.0  # of timing with company, after some three for imports
+SHAPE_SECONDS = 1.0  # on CPU no shape has more of them
 ALONE_SECONDS = 1.0
 MOST_SHAPES = 24  # more are left to the formula, which is fitted to these
 LONGEST_STEP = 1.0  # seconds; longer ones too, on CPU
@@ -45,13 +46,14 @@ def measure(cells: Sequence[Cell], where: WhereSpec) -> None:
         return
     processes = 1 if where.device != "cpu" else max(1, min(cores() // where.threads, len(chosen)))
     shares = [chosen[i::processes] for i in range(processes)]
+    seconds = min(SECONDS, SHAPE_SECONDS * len(shares[0])) if on_cpu else SECONDS  # alike for all: all have company
     began = time.monotonic()
     with _timers(shares, where) as timers:
         for timer in timers:
             _read(timer)
         start = time.monotonic() - began
         for timer, share in zip(timers, shares, strict=True):
-            _ask(timer, SECONDS, 0, len(share))
+            _ask(timer, seconds, 0, len(share))
         rates = [json.loads(_read(timer)) for timer in timers]
         alone = _alone(timers[-1], rates[-1]) if processes > 1 else 1.0
         side_by_side = _side_by_side(timers[0], shares[0]) if where.device != "cpu" else None

@@ -57,7 +57,7 @@ def speed_for(specs: Sequence[ExperimentConfig], calibrate: bool | None, card: s
         cells = [cell for spec in specs for cell in load(spec)[0].cells]
         wanted = cells if calibrate else unknown_shapes(cells, where)
         if wanted:
-            print(f"timing the shapes of this study here, about {round(SECONDS + 5)} s", file=sys.stderr)
+            print(f"timing the shapes of this study here, at most about {round(SECONDS + 5)} s", file=sys.stderr)
             measure(wanted, where)
     return known_speed(place(where), where.threads)
 
