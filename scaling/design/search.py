@@ -91,7 +91,9 @@ class ExchangeSearch:
         total = np.zeros(len(self.cells))
         for s, v, spread, share in zip(self.scenarios, inverses, self.spread, self.share, strict=True):
             moved = s.offered @ v
-            leverage = np.sum(moved * s.offered, axis=2)
+            leverage = moved[..., 0] * s.offered[..., 0]
+            for p in range(1, moved.shape[2]):  # of so few terms twice as fast as np.sum over the last axis
+                leverage += moved[..., p] * s.offered[..., p]
             pull = np.squeeze(moved @ s.goal[..., None], axis=-1)
             total += share * np.mean(pull**2 / (self.variance + leverage) / spread[:, None], axis=0)
         return total
