@@ -49,7 +49,11 @@ def test_no_command_prints_it(typed, table, command):
 
 
 @pytest.mark.slow
-def test_report_md_holds_no_tag_and_no_image_of_others(typed, table, tmp_path):
+def test_report_md_holds_no_tag_and_no_image_of_others(typed, table, tmp_path, monkeypatch):
+    """With two candidates in place of the catalogue, no files of figures and no page, whose own test has such names."""
+    monkeypatch.setattr("isoflop.analysis.evidence.candidates", lambda points: ("chinchilla", "power-n"))
+    monkeypatch.setattr("isoflop.analysis.report._write_page", lambda *_: None)
+    monkeypatch.setattr("isoflop.analysis.report.save", lambda *_: None)
     assert typed("report", table, "--law", "chinchilla", "--bootstrap", "0", "--out", tmp_path / "r")[0] == 0
     text = (tmp_path / "r" / "report.md").read_text(encoding="utf-8")
     assert "<script" not in text
