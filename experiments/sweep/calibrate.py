@@ -1,6 +1,6 @@
 """Measure this machine for a study: a few steps of each of its shapes, with every core at work as in a sweep.
 
-Takes at most about ten seconds: one process a core, each with its share of the shapes, then one of them without company.
+At most about ten seconds: one process a core, each with its share of the shapes, then one of them without company.
 """
 
 import json
