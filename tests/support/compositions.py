@@ -1,4 +1,4 @@
-"""Hydra's work shared by the tests of a session: files of the package are read once, the same files are merged once.
+"""Hydra's work shared by the tests of a session: files of the package are read, listed and merged once.
 
 What a test types is parsed and applied by Hydra as ever. Only what depends on nothing but the package's own files is
 kept, each a copy for each composition; a folder of the user's (--config-dir) is read anew.
@@ -11,11 +11,14 @@ from copy import copy, deepcopy
 from typing import Any
 
 import pytest
+from hydra._internal import defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
+from hydra._internal.defaults_list import DefaultsTreeNode, Overrides, ResultDefault
 from omegaconf import DictConfig
 
 READ, MERGE = ConfigRepository.load_config, ConfigLoaderImpl._compose_config_from_defaults_list
+LIST = defaults_list._create_defaults_list
 
 
 @contextmanager
@@ -23,6 +26,25 @@ def shared_compositions() -> Iterator[None]:
     """Inside, Hydra reads and merges nothing of the package twice."""
     files: dict[tuple[object, ...], Any] = {}
     trees: dict[tuple[object, ...], bytes] = {}  # of OmegaConf, pickled: a deep copy takes ten times as long
+    lists: dict[tuple[object, ...], tuple[bytes, DefaultsTreeNode]] = {}  # what is chosen of each group, pickled
+
+    def copied(self: CachingConfigRepository, delegate: Any) -> None:
+        self.delegate, self.cache = copy(delegate), {}  # a new search path gives the copy new sources
+
+    def listed(
+        repo: Any, config_name: str | None, overrides: Overrides, prepend_hydra: bool, skip_missing: bool
+    ) -> tuple[list[ResultDefault], DefaultsTreeNode]:
+        if (own := _package(repo.delegate)) is None:
+            return LIST(repo, config_name, overrides, prepend_hydra, skip_missing)
+        chosen = {name: value for name, value in vars(overrides).items() if name != "config_overrides"}
+        key = (own, config_name, prepend_hydra, skip_missing, pickle.dumps(chosen))
+        if key not in lists:
+            found, tree = LIST(repo, config_name, overrides, prepend_hydra, skip_missing)
+            lists[key] = pickle.dumps((found, chosen)), tree  # what was chosen is written to
+        kept, tree = lists[key]
+        found, chosen = pickle.loads(kept)
+        vars(overrides).update(chosen)
+        return found, tree
 
     def read(self: ConfigRepository, config_path: str) -> Any:
         if (own := _package(self)) is None:
@@ -47,6 +69,8 @@ def shared_compositions() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ConfigRepository, "load_config", read)
         patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", merge)
+        patch.setattr(CachingConfigRepository, "__init__", copied)
+        patch.setattr(defaults_list, "_create_defaults_list", listed)
         yield
 
 
