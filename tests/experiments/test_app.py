@@ -17,7 +17,7 @@ from isoflop.experiments.store.store import open_store
 STUDY = (
     "study.name=tiny", "study.sizes=[d6]", "study.budgets=[2e8]", "study.window.min_steps=1",
     "schedule.warmup_steps=3", "data=text", "data.files=[../text/*.txt]", "data.eval_tokens=512",
-    "data.held_out_fraction=0.3", "hydra/launcher=basic",
+    "data.held_out_fraction=0.3", "data.context_length=16", "optim.batch_size=32", "hydra/launcher=basic",
 )  # fmt: skip
 
 

@@ -35,7 +35,8 @@ def typed(tmp_path_factory):
     return [
         "experiment=smoke", "study.name=tiny", "study.sizes=[d6,d8,d10,d12]", "study.budgets=[3e8,6e8,1.2e9]",
         "study.window.min_steps=1", "schedule.warmup_steps=3", f"data.files=['{folder}/*.txt']", "data.source=files",
-        "data.eval_tokens=2048", "data.held_out_fraction=0.3", "data.max_epochs=99", "optim.batch_size=2",
+        "data.eval_tokens=2048", "data.held_out_fraction=0.3", "data.max_epochs=99",
+        "data.context_length=16", "optim.batch_size=8",
         "study.stop=decided", f"where.corpora={folder.parent / 'corpora'}",
     ]  # fmt: skip
 

@@ -29,7 +29,8 @@ def typed(tmp_path_factory):
     return [
         "study.name=tiny", "study.sizes=[d6]", "study.budgets=[2e8,4e8]", "study.window.min_steps=1",
         "schedule.warmup_steps=3", f"data.files=['{folder}/*.txt']", "data.source=files", "data.eval_tokens=512",
-        "data.held_out_fraction=0.3", "data.max_epochs=99", f"where.corpora={folder.parent / 'corpora'}",
+        "data.held_out_fraction=0.3", "data.max_epochs=99", "data.context_length=16", "optim.batch_size=32",
+        f"where.corpora={folder.parent / 'corpora'}",
     ]  # fmt: skip
 
 

@@ -27,7 +27,7 @@ def typed(tmp_path_factory):
         "experiment=smoke", "study.name=tiny", "study.sizes=[d6,d8,d12]", "study.budgets=[3e8,6e8,1.2e9]",
         "study.window.min_steps=1", "schedule.warmup_steps=3", f"data.files=['{folder}/*.txt']", "data.source=files",
         "data.eval_tokens=2048", "data.held_out_fraction=0.3", "data.max_epochs=99",
-        f"where.corpora={folder.parent / 'corpora'}",
+        "data.context_length=16", "optim.batch_size=32", f"where.corpora={folder.parent / 'corpora'}",
         "study.rounds.count=2", "study.rounds.budget=1e9", "study.rounds.target=1e11",
     ]  # fmt: skip
 

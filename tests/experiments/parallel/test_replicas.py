@@ -16,7 +16,7 @@ from tests.support.root import ROOT
 from tests.support.training.cells import DATA
 from tests.support.training.two_processes import KILL_AT, KILLED, MODEL, cell_of, losses, refusal, trunk
 
-TOLERANCE = 1e-5  # nats/token, at each of 50 steps
+TOLERANCE = 1e-5  # nats/token, at each of 25 steps
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def corpus(folder):
 
 @pytest.fixture(scope="module")
 def two(folder, corpus, together):
-    """What two processes told of 50 steps in every mode."""
+    """What two processes told of 25 steps in every mode."""
     codes, told = together(2, folder, "losses")
     assert codes == [0, 0], told
     return json.loads((folder / "losses.json").read_text())

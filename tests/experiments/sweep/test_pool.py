@@ -205,7 +205,8 @@ def test_a_pools_worker_without_a_parent_ends_also_when_idle(monkeypatch):
 
 
 @pytest.mark.process
-def test_a_helper_does_what_would_hold_up_the_steps_and_an_error_comes_back(tmp_path):
+def test_a_helper_does_what_would_hold_up_the_steps_and_an_error_comes_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "HELPERS", 1)  # each loads torch
     elsewhere(1, os.mkdir, tmp_path / "made")
     assert (tmp_path / "made").is_dir()
     with pytest.raises(FileExistsError):

@@ -81,10 +81,10 @@ def out_of_memory(monkeypatch, *, above: int):
 
 @pytest.mark.slow
 def test_out_of_memory_tries_half_of_the_sequences(spec, monkeypatch, caplog):
-    out_of_memory(monkeypatch, above=4)
+    out_of_memory(monkeypatch, above=16)
     assert run(spec) == 0
     assert "out of memory: d6 at" in caplog.text
-    assert "trying 4 sequences" in caplog.text
+    assert "trying 16 sequences" in caplog.text
     assert (states(spec)["attempts"] == 1).all()
 
 
@@ -94,7 +94,7 @@ def test_out_of_memory_again_is_a_failure_with_the_estimate(spec, monkeypatch):
     assert run(spec) == 1
     table = states(spec)
     assert set(table["state"]) == {"failed"}
-    assert table["error"].str.contains("needs about 0.3.. GB with where.micro_batch=4; lower where.micro_batch").all()
+    assert table["error"].str.contains("needs about 0.3.. GB with where.micro_batch=16; lower where.micro_batch").all()
 
 
 def launched(spec) -> tuple[Store, list[Path]]:

@@ -29,10 +29,17 @@ CURVE = ["loss", "train_loss", "loss_se", "accuracy", "learning_rate"]
 EXACT = ["run_id", "step", "tokens", "phase", "final", "state", "trunk_id"]
 
 
+def short_windows(text: Path, **more: float) -> DataSpec:
+    """The files in `text`, in windows of 16 tokens: the sample of a cell, a window, would be most of its work."""
+    sizes = {"eval_tokens": 512, "held_out_fraction": 0.3, "context_length": 16} | more
+    return DataSpec(name="t", source="files", files=[f"{text}/*.txt"], **sizes)
+
+
 def two_trunks(text: Path, folder: Path) -> ExperimentConfig:
     """Four cells in two trunks, on the files in `text`, into `folder`/runs."""
     return ExperimentConfig(
-        data=DataSpec(name="t", source="files", files=[f"{text}/*.txt"], eval_tokens=512, held_out_fraction=0.3),
+        data=short_windows(text),
+        optim=OptimSpec(batch_size=32),
         schedule=ScheduleSpec(warmup_steps=3),
         study=StudySpec(name="tiny", sizes=["d6", "d8"], budgets=[2e8, 4e8], window=WindowSpec(min_steps=1)),
         where=WhereSpec(corpora=str(text.parent / "corpora"), checkpoint_seconds=0.0),
@@ -43,13 +50,11 @@ def two_trunks(text: Path, folder: Path) -> ExperimentConfig:
 def three_alike(text: Path, folder: Path) -> ExperimentConfig:
     """Six cells in three trunks that differ in seed alone, so that they may be packed, on the files in `text`."""
     return ExperimentConfig(
-        data=DataSpec(
-            name="t", source="files", files=[f"{text}/*.txt"], eval_tokens=512, held_out_fraction=0.3, max_epochs=99.0
-        ),
-        optim=OptimSpec(learning_rate=0.002),  # larger ones and more steps let rounding grow
+        data=short_windows(text, max_epochs=99.0),
+        optim=OptimSpec(learning_rate=0.002, batch_size=32),  # larger rates and more steps let rounding grow
         schedule=ScheduleSpec(warmup_steps=10),
         study=StudySpec(
-            name="tiny", sizes=["d8"], budgets=[2e9, 2.4e9], window=WindowSpec(min_steps=1), seeds=[0, 1, 2]
+            name="tiny", sizes=["d8"], budgets=[1.75e9, 2.1e9], window=WindowSpec(min_steps=1), seeds=[0, 1, 2]
         ),
         where=replace(PACK, corpora=str(text.parent / "corpora"), checkpoint_seconds=0.0),
         runs=str(folder / "runs"),

@@ -1,4 +1,4 @@
-"""What the tests of replicas run in two processes: losses of 50 steps in every mode, refusals, trunks that are killed.
+"""What the tests of replicas run in two processes: losses of 25 steps in every mode, refusals, trunks that are killed.
 
 FOLDER losses|killed|resumed [ddp|fsdp2] is a job. Run as a module this reads jobs, each a line of JSON after its number
 of processes, forks these in the environment that torchrun gives, prints their exit codes and the first one's errors.
@@ -26,7 +26,7 @@ from isoflop.experiments.training.trainer import train_trunk
 from isoflop.models.config import ModelConfig
 from tests.support.training.cells import DATA, make
 
-STEPS = 50
+STEPS = 25
 KILL_AT = 129  # a step is reported before it is saved
 KILLED = 9  # the exit code of a process that dies there
 MODEL = ModelConfig("transformer", 16, 16, 2, 8, 2)
@@ -91,7 +91,7 @@ def trunk(corpus, folder: Path, where: WhereSpec, *, kill_at: int | None) -> dic
         if kill_at is not None and at["step"] >= kill_at:
             os._exit(KILLED)
 
-    cells = [cell_of(corpus, 150), cell_of(corpus, 230)]
+    cells = [cell_of(corpus, 150), cell_of(corpus, 180)]
     trained = train_trunk(
         cells, corpus, folder=folder, where=where, on_progress=on_progress,
         keep=lambda *_: None, make=learner_class(where),
