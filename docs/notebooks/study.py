@@ -25,7 +25,7 @@ settings = [
     "study.budgets=[1e9,2e9,4e9]",
     "study.window.min_steps=20",
     "schedule.warmup_steps=10",  # runs this short have no room for the usual 100
-    "where.workers=2",
+    "where.workers=1",
 ]
 isoflop.plan("", overrides=settings)
 

@@ -3,7 +3,6 @@
 import json
 import shlex
 import subprocess
-import sys
 from importlib.resources import files
 
 import pandas as pd
@@ -245,7 +244,7 @@ def test_what_is_suggested_runs_as_it_is_and_is_not_suggested_again(typed, tmp_p
     study = ("study.sizes=[d8,d10,d12,d16]", "study.budgets=[1e9,2e9,4e9]", "data.eval_tokens=4096")
     code, _, err = typed("run", "experiment=smoke", *study, "hydra/launcher=basic")
     assert code == 0, err
-    ask = ("suggest", "runs", "--budget", "1e10", "--target", "1e12", "--out", "mine/experiment/next.yaml", "--json")
+    ask = ("suggest", "runs", "--budget", "5e9", "--target", "1e12", "--out", "mine/experiment/next.yaml", "--json")
     code, out, err = typed(*ask)
     assert code == 0, err
     first = json.loads(out)
@@ -253,9 +252,9 @@ def test_what_is_suggested_runs_as_it_is_and_is_not_suggested_again(typed, tmp_p
     assert study["data"]["eval_tokens"] == 4096
     assert [c["size"] for c in study["study"]["cells"]] == [c["size"] for c in first["cells"]]
     n = sum(len(c["seeds"]) for c in first["cells"])
-    alone = [sys.executable, "-m", *first["command"].split(), "where.workers=1"]  # no pool of processes
-    ran = subprocess.run(alone, capture_output=True, text=True)
-    assert (ran.returncode, f"{n} done" in ran.stdout) == (0, True), ran.stdout + ran.stderr
+    program, *words = shlex.split(first["command"])
+    code, out, err = typed(*words, "hydra/launcher=basic")  # no pool of processes
+    assert (program, code, f"{n} done" in out) == ("isoflop", 0, True), out + err
     typed(*[a.replace("mine/experiment/next.yaml", "after.yaml") for a in ask])
     command = (tmp_path / "after.yaml").read_text().splitlines()[1].removeprefix("# ").split("    ")[0]
     before, _, words = command.partition("isoflop run ")  # puts the file where it is found by its name

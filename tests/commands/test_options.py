@@ -56,6 +56,7 @@ def test_the_line_that_a_bad_value_is_put_into_is_sound(command, neighbours, mon
     folder, run_id = neighbours
     monkeypatch.chdir(folder)
     monkeypatch.setattr("isoflop.analysis.evidence.candidates", lambda points: ("chinchilla", "power-n"))
+    monkeypatch.setattr("isoflop.analysis.report.save", lambda *_: None)  # figures are drawn, not kept
     for words in (SOUND[command], *(line for key, line in SOUND_FOR.items() if key.split()[0] == command)):
         answer = typed_forked([command, *(run_id if word == "RUN" else word for word in words)], folder)
         assert (answer.code, answer.traceback) == (0, ""), answer.err

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import duckdb
@@ -13,7 +14,9 @@ from typer.main import get_command
 import isoflop
 from docs import build
 from isoflop.__main__ import app
+from isoflop.analysis.readme import KEPT
 from isoflop.scaling.table.runs import read_runs, write_run
+from tests.support.answers import answer_of, command_of, differ, kept
 from tests.support.forked import Commands
 from tests.support.root import RESULTS, ROOT
 
@@ -35,7 +38,10 @@ GROWN = {
     ids=lambda p: p.stem,
 )
 def test_every_block_of_a_page_runs(path: Path, tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch):
-    """By commands that start from imports already made, but for one page, as a reader's shell runs it."""
+    """By commands that start from imports already made, but for one page, as a reader's shell runs it.
+
+    What a command prints that the README shows too is what stands there.
+    """
     if path.stem != "your-table":
         monkeypatch.setattr(build, "BIN", commands.bin)
     page = build.run_page(path, tmp_path / "page")
@@ -43,6 +49,11 @@ def test_every_block_of_a_page_runs(path: Path, tmp_path: Path, commands: Comman
     shown = [b for b in build.blocks(page) if b.language == "text" and not b.title]
     run = [b for b in build.blocks(path.read_text()) if b.language == "sh"]
     assert len(shown) >= len(run)
+    asked = {command_of(name): name for name in KEPT}
+    for block, printed in pairwise(build.blocks(page)):
+        if name := asked.get(block.text.strip()):
+            now = kept(name, printed.text)
+            assert not differ(answer_of(name), now), f"run make figures\n{answer_of(name)}\n{now}"
 
 
 @pytest.mark.slow
