@@ -7,11 +7,11 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
-from scipy.optimize import nnls
 
 from isoflop.cache_folder import cache_folder, private_folder
 from isoflop.experiments.compose.messages import UsageError
@@ -143,8 +143,23 @@ def _formula(shapes: list[Measured], kind: str) -> tuple[float, float, float]:
     if len(shapes) < SHARE_OF_RATES:
         layer, flop, activation = reference * np.median(seconds / (work @ reference))
     else:
-        (layer, flop, activation), _ = nnls(work / seconds[:, None], np.ones(len(seconds)))
+        layer, flop, activation = _not_negative(work / seconds[:, None])
     return float(layer), float(flop), float(activation)
+
+
+def _not_negative(work: np.ndarray) -> np.ndarray:
+    """The rates of at least zero with which work (n, 3) takes nearest to one second each, by least squares.
+
+    The best of those over which rates are above zero. scipy has `nnls`; importing it takes as long as planning.
+    """
+    best, least = np.zeros(work.shape[1]), np.inf
+    for positive in product((True, False), repeat=work.shape[1]):
+        rates = np.zeros(work.shape[1])
+        rates[[*positive]] = np.linalg.lstsq(work[:, positive], np.ones(len(work)), rcond=None)[0]
+        off = float(np.sum((work @ rates - 1) ** 2))
+        if rates.min() >= 0 and off < least:
+            best, least = rates, off
+    return best
 
 
 def _file(device: str, threads: int) -> Path:
