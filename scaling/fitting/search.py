@@ -14,7 +14,7 @@ FEW_PARAMETERS = 5  # up to here 8 starts, up to 7 parameters 16, above 32
 SCATTERED = 24  # more starts for a form of several basins
 ROUGH = 1e-7  # tolerance of the stages before the last
 MOST_STEPS = 1000  # of what still moves after the solver's usual number of steps
-LEADERS = 8  # of the ends that still move a hundred steps later: the others creep along the same valley behind them
+LEADERS = 12  # of the ends that still move after the usual steps: the others creep along the same valleys behind
 NEAR = 1e-3  # ends whose coordinates differ by less, relative to 1 and to themselves, are one
 MAY_WIN = 0.1  # of the best value: an end this close to it is worth those steps
 
@@ -62,11 +62,12 @@ def search(
 
 
 def _patient(problem: FitProblem, ends: Array, *, delta: float | Array, weights: Array) -> Solution:
-    """Minimise from every end; those that still move after the first steps and may win go on together."""
+    """Minimise from every end; of those that still move after the first steps and may win the lowest go on together."""
     done = minimise(problem, ends, delta=delta, weights=weights)
     best = np.min(np.where(np.isfinite(done.value), done.value, np.inf))
     late = ~done.converged & (done.value <= best * (1 + MAY_WIN))
-    return go_on(problem, done, late, delta=delta, weights=weights, curved=True, leaders=LEADERS)
+    late[np.argsort(np.where(late, done.value, np.inf), kind="stable")[LEADERS:]] = False
+    return go_on(problem, done, late, delta=delta, weights=weights, curved=True, race=True)
 
 
 def go_on(
@@ -78,18 +79,18 @@ def go_on(
     weights: Array,
     tolerance: float = 1e-13,
     curved: bool = False,
-    leaders: int | None = None,
+    race: bool = False,
 ) -> Solution:
     """The same solution with the problems in the mask `which` (B,) minimised on from where they ended, in one batch.
 
-    `curved` and `leaders` are those of `minimise`.
+    `curved` and `race` are those of `minimise`.
     """
     if not which.any():
         return so_far
     weights = weights[which] if np.ndim(weights) == 2 and len(weights) == len(which) else weights
     more = minimise(
         problem, so_far.theta[which], delta=delta, weights=weights, max_steps=MOST_STEPS, tolerance=tolerance,
-        curved=curved, leaders=leaders,
+        curved=curved, race=race,
     )  # fmt: skip
     theta, value, converged, steps = (a.copy() for a in vars(so_far).values())
     better = np.zeros_like(which)

@@ -30,7 +30,6 @@ RESTART = 2e-3  # least damping after a step that failed
 SMALL, CURVED_SMALL = 1e-6, 1e-9  # damping below which a step that succeeds leaves none, straight or bent
 CURVED_RESTART = 1e-8  # as RESTART, of bent steps: a flat valley is followed at the damping that last held there
 POOR = 0.2  # of the predicted decrease: a step that gains less is a poor one
-CROWD = 100  # steps after which only leaders go on
 LOOK = 50  # steps between looks at which of the starts of one problem may still win
 LATE = 20  # steps after which the curvature of a form of several basins is trusted
 NEGLIGIBLE = 1e-9  # residuals of ln loss of the size of the digits of a table: what no step lowers is exact
@@ -140,19 +139,19 @@ def minimise(
     damping: float = 1e-2,
     anchor: Anchor | None = None,
     curved: bool = False,
-    leaders: int | None = None,
+    race: bool = False,
 ) -> Solution:
     """Minimise the sum of weights (n,) or (B, n) times Huber(residual) from every row of start (B, P).
 
     `delta` is Huber's, one for all rows or (n,), infinite for half squares. A problem ends when it has converged to the
     relative `tolerance`, after `max_steps`, or when no damping helps; `converged` says which. `damping` is that of the
-    first step. `curved` bends steps that fail: dearer steps, and fewer in a valley that bends. `leaders` is for starts
-    of one problem: after CROWD steps so many of those that still move go on, the lowest; and after every LOOK steps
-    only those that at the rate of these steps reach the lowest value of all in the steps left.
+    first step. `curved` bends steps that fail: dearer steps, and fewer in a valley that bends. `race` is for starts
+    of one problem: after every LOOK steps those alone go on that at the rate of these steps reach the lowest value of
+    all in the steps left.
     """
     start = np.clip(np.atleast_2d(np.asarray(start, dtype=float)), problem.lower, problem.upper)
     weights = np.atleast_2d(weights)
-    solver, parts = _Block(problem, delta, tolerance, anchor, curved, leaders), []
+    solver, parts = _Block(problem, delta, tolerance, anchor, curved, race), []
     with np.errstate(all="ignore"):
         block = min(BLOCK, max(CELLS // weights.shape[-1], 1))
         for lo in range(0, len(start), block):
@@ -171,7 +170,7 @@ class _Block:
     tolerance: float
     anchor: Anchor | None
     curved: bool = False
-    leaders: int | None = None
+    race: bool = False
 
     @cached_property
     def box(self) -> tuple[Array, Array]:
@@ -199,11 +198,9 @@ class _Block:
             if np.count_nonzero(stuck):
                 done |= stuck & (state.value <= NEGLIGIBLE**2 * total)
             leave = done | stuck
-            if self.leaders and step and step % LOOK == 0:
+            if self.race and step and step % LOOK == 0:
                 lowest, at = min(lowest, now.min()), state.rows - offset
                 leave |= now - lowest > (last[at] - now) * (max_steps - step) / LOOK
-                if step == CROWD:
-                    leave |= np.argsort(np.argsort(now, kind="stable")) >= self.leaders
                 last[at] = now
             if left := np.count_nonzero(leave):
                 at = state.rows[leave] - offset

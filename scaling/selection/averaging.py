@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from isoflop.scaling.laws.law import Array
-from isoflop.scaling.laws.special_functions import gammaln, stdtr
+from isoflop.scaling.laws.special_functions import gammaln, stdtr, stdtrit
 
 BISECTIONS = 60  # equivalent: one more or less halves a bracket that is below rounding
 ONE_SIGMA = 0.8413447460685429  # probability below one standard deviation above the mean of a normal distribution
@@ -77,8 +77,10 @@ class ForecastAverage:
         return freedom, np.stack([f.mean for f in self.members]), np.stack([f.sd for f in self.members])
 
     def quantile(self, p: float) -> Array:
-        """ln loss below which the average has probability p, (n,), by bisection."""
-        _, means, sds = self._parts
+        """ln loss below which the average has probability p, (n,); of several members by bisection."""
+        freedom, means, sds = self._parts
+        if len(means) == 1:
+            return means[0] + sds[0] * stdtrit(freedom[0], p)
         lo, hi = (means - 1e3 * sds).min(axis=0), (means + 1e3 * sds).max(axis=0)
         for _ in range(BISECTIONS):
             middle = 0.5 * (lo + hi)

@@ -117,11 +117,17 @@ def _cuts(values: np.ndarray, fewest_levels: int) -> list[float]:
 
 
 def forecast(
-    fitted: Fit, frame: pd.DataFrame, *, noise: bool = True, read: Callable[[Law], Callable[..., Any]] = lambda law: law
+    fitted: Fit,
+    frame: pd.DataFrame,
+    *,
+    noise: bool = True,
+    uncertain: bool = True,
+    read: Callable[[Law], Callable[..., Any]] = lambda law: law,
 ) -> Forecast:
     """A fit's forecast of the runs in a frame: the law's jackknife uncertainty and, with `noise`, that of one run.
 
-    `read` turns a law, and each refit of it, into the function of its columns that gives the loss.
+    `read` turns a law, and each refit of it, into the function of its columns that gives the loss. One that is not
+    `uncertain` has the mean alone, its standard deviation is NaN: refits are the dearest part.
 
     Raises FitError where the law, or a refit of it, has no finite loss there.
     """
@@ -131,11 +137,12 @@ def forecast(
         with np.errstate(all="ignore"):
             return np.log(np.asarray(read(law)(*columns), dtype=float))
 
-    mean, error = log_loss(fitted.law), jackknife(fitted).standard_error_alone(log_loss)
+    mean = log_loss(fitted.law)
+    error = jackknife(fitted).standard_error_alone(log_loss) if uncertain else np.zeros(len(mean))
     if not (np.isfinite(mean).all() and np.isfinite(error).all()):
         raise FitError(f"{fitted.law.name}: not every refit has a finite loss at the runs to predict")
     sd = np.maximum(np.hypot(error, fitted.noise_at(frame) if noise else 0.0), LEAST_SD)
-    return Forecast(mean, sd, max(fitted.n_clusters - 1, 1))
+    return Forecast(mean, sd if uncertain else np.full(len(mean), np.nan), max(fitted.n_clusters - 1, 1))
 
 
 def fit_at(law: str, data: Points, objective: Objective, *, falls: float | None = None) -> Fit:

@@ -5,7 +5,7 @@ Every law is fitted to the runs below a scale and forecasts the next block of ru
 and the forecast average are scored too. R2 is not shown: wrong laws reach 0.99.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -110,13 +110,16 @@ class Scoreboard:
             missed = len(self.origins) - row["origins"]
             lines.append(
                 f"{mark}{name:<22} {row['error']:>7.2%} {row['error_se']:>6.2%} {row['bias']:>+7.2%} "
-                f"{row['coverage']:>7.0%} {_number(row['aicc'], '.1f'):>7} {_number(row['free'], '.0f'):>4} "
-                f"{row['behind']:>7.2%} {row['behind_se']:>6.2%} {_number(row['weight'], '.2f'):>6}  {row['findings']}"
+                f"{_number(row['coverage'], '.0%'):>7} {_number(row['aicc'], '.1f'):>7} "
+                f"{_number(row['free'], '.0f'):>4} {row['behind']:>7.2%} {row['behind_se']:>6.2%} "
+                f"{_number(row['weight'], '.2f'):>6}  {row['findings']}"
                 + (f"  (no fit at {missed} of {len(self.origins)} origins)" if missed else "")
             )
         lines += [f" {law}: refused, {why}" for law, why in self.refused.items()]
-        joint = any({"N", "D"} <= set(e.fit.law.inputs) for e in self.entrants.values())
+        joint = any(_of_both(e.fit.law.inputs) for e in self.entrants.values())
         among = "of the laws of N and D, " if joint else ""
+        if self.frame["coverage"].isna().any():
+            lines.append(f"in {self.level:.0%}: not counted of laws that are neither chosen among nor averaged")
         lines.append(f"* preferred: {among}the fewest free parameters within one standard error of the best")
         lines += [
             "error: mean |ln loss error| on runs not seen; bias: mean ln(loss / predicted); an origin counts by the",
@@ -145,22 +148,29 @@ def compare(
     """Score `laws` (None: all) by rolling hold-outs along the column `by`, or by the one hold-out `above` that scale.
 
     The forecast average is of the laws of both N and D, as in a prediction; a law of one of them has a score and weight
-    0. Where no laws are named, the law preferred is one of the CANDIDATES. `findings` checks the fits to the whole
-    table. `on_law` is called with each law's name before its fits, which can take seconds. Raises HoldOutError when the
-    table allows no origin, CompareError when no law can be scored on it.
+    0. Where no laws are named, the law preferred is one of the CANDIDATES, and a law that can neither be preferred nor
+    averaged has no intervals, since refits are the dearest part. `findings` checks the fits to the whole table.
+    `on_law` is called with each law's name before its fits, which can take seconds. Raises HoldOutError when the table
+    allows no origin, CompareError when no law can be scored on it.
     """
     data = points(table, params=params, compute=compute, inputs=inputs_of(laws, by, table)).in_order()
     origins = rolling_origins(data, by=by, above=above)
     among = law_names(laws) if laws else CANDIDATES
-    entrants, refused = _enter(law_names(laws) if laws else applicable(data), data, origins, objective, on_law)
+    asked = law_names(laws) if laws else applicable(data)
+    may_win = [law for law in asked if laws or law in CANDIDATES or _of_both(get_law(law)[0].inputs)]
+    entrants, refused = _enter(may_win, data, origins, objective, on_law, uncertain=True)
+    others = [law for law in asked if law not in may_win]
+    more, why = _enter(others, data, origins, objective, on_law, uncertain=not entrants)
+    entrants = {law: e for law in asked if (e := (entrants | more).get(law))}
+    refused = {law: reason for law in asked if (reason := (refused | why).get(law))}
     if not entrants:
         raise CompareError("no law can be compared: " + "; ".join(f"{law}: {why}" for law, why in refused.items()))
-    averaged = {law: e for law, e in entrants.items() if {"N", "D"} <= set(e.fit.law.inputs)} or entrants
+    averaged = {law: e for law, e in entrants.items() if _of_both(e.fit.law.inputs)} or entrants
     weights = [forecast_weights(averaged, origins, upto=k) for k in range(len(origins) + 1)]
     averages, discrepancy = _averages(averaged, origins, weights)
     scored: dict[str, Sequence[Forecast | None]] = {law: e.forecasts for law, e in entrants.items()}
     scored |= {BASELINE: [local_slope(origin) for origin in origins], AVERAGE: averages}
-    cells = pd.concat([_cells(law, forecasts, origins, level) for law, forecasts in scored.items()], ignore_index=True)
+    cells = _cells(scored, origins, level)
     frame, preferred = _score(cells, entrants, dict(zip(averaged, weights[-1].tolist(), strict=True)), among)
     if findings:
         for law in entrants:
@@ -200,12 +210,18 @@ def _apart(data: Points, column: Column) -> bool:
     return float(left @ left) > (1 - NARROW) * float(np.sum((y - y.mean()) ** 2))
 
 
+def _of_both(inputs: Sequence[str]) -> bool:
+    return {"N", "D"} <= set(inputs)
+
+
 def _enter(
     laws: Sequence[str],
     data: Points,
     origins: list[Origin],
     objective: Objective,
     on_law: Callable[[str], None] | None,
+    *,
+    uncertain: bool,
 ) -> tuple[dict[str, Entrant], dict[str, str]]:
     entrants, refused = {}, {}
     for law in laws:
@@ -216,7 +232,7 @@ def _enter(
         except FitError as error:
             refused[law] = str(error)
             continue
-        made = [_try_forecast(law, origin, objective, whole.falls) for origin in origins]
+        made = [_try_forecast(law, origin, objective, whole.falls, uncertain) for origin in origins]
         reasons = [why for _, _, why in made]
         k = refused_at(reasons)
         if k is not None:
@@ -227,11 +243,11 @@ def _enter(
 
 
 def _try_forecast(
-    law: str, origin: Origin, objective: Objective, falls: float
+    law: str, origin: Origin, objective: Objective, falls: float, uncertain: bool
 ) -> tuple[Fit | None, Forecast | None, str]:
     try:
         fitted = fit_at(law, origin.known, objective, falls=falls)
-        return fitted, forecast(fitted, origin.target), ""
+        return fitted, forecast(fitted, origin.target, uncertain=uncertain), ""
     except FitError as error:
         return None, None, str(error)
 
@@ -290,22 +306,28 @@ def _averages(
     return averages, float(np.sqrt(max(missed, 0.0) / reached)) if reached else 0.0
 
 
-def _cells(law: str, forecasts: Sequence[Forecast | None], origins: Sequence[Origin], level: float) -> pd.DataFrame:
-    frames = []
-    for predicted, origin in zip(forecasts, origins, strict=True):
-        if predicted is None:
-            continue
-        log_loss = np.log(origin.target["loss"].to_numpy(float))
-        lo, hi = average([predicted], [1.0]).interval(level)
-        with np.errstate(over="ignore"):  # an interval without an upper end
-            ends = {"predicted": np.exp(predicted.mean), "lo": np.exp(lo), "hi": np.exp(hi)}
-        frames.append(
-            origin.target.assign(
-                law=law, origin=origin.threshold, n_known=len(origin.known), **ends,
-                error=log_loss - predicted.mean, covered=(lo <= log_loss) & (log_loss <= hi),
-            )
-        )  # fmt: skip
-    return pd.concat(frames, ignore_index=True)
+def _cells(scored: Mapping[str, Sequence[Forecast | None]], origins: Sequence[Origin], level: float) -> pd.DataFrame:
+    """A row per law and run predicted: see `Scoreboard`."""
+    targets = pd.concat([origin.target for origin in origins], ignore_index=True)
+    ends = np.cumsum([len(origin.target) for origin in origins])
+    rows, columns = [], []
+    for law, forecasts in scored.items():
+        for predicted, origin, end in zip(forecasts, origins, ends, strict=True):
+            if predicted is None:
+                continue
+            n = len(origin.target)
+            log_loss = np.log(origin.target["loss"].to_numpy(float))
+            lo, hi = average([predicted], [1.0]).interval(level)
+            with np.errstate(over="ignore"):  # an interval without an upper end
+                band = {"predicted": np.exp(predicted.mean), "lo": np.exp(lo), "hi": np.exp(hi)}
+            rows.append(np.arange(end - n, end))
+            columns.append({
+                "law": [law] * n, "origin": [origin.threshold] * n, "n_known": [len(origin.known)] * n, **band,
+                "error": log_loss - predicted.mean,
+                "covered": np.where(np.isnan(lo), np.nan, (lo <= log_loss) & (log_loss <= hi)),
+            })  # fmt: skip
+    joined = {name: np.concatenate([part[name] for part in columns]) for name in columns[0]}
+    return targets.take(np.concatenate(rows)).reset_index(drop=True).assign(**joined)
 
 
 def _score(

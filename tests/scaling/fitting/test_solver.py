@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import minimize
 
 from isoflop.scaling.fitting.problem import FitProblem
-from isoflop.scaling.fitting.solver import CROWD, LOOK, Anchor, huber, minimise
+from isoflop.scaling.fitting.solver import LOOK, Anchor, huber, minimise
 from isoflop.scaling.fitting.starts import nonnegative, random_starts, starts
 from isoflop.scaling.laws.broken import BNSL
 from isoflop.scaling.laws.chinchilla import Chinchilla
@@ -115,32 +115,15 @@ class Tails:
 def test_a_start_that_cannot_reach_the_lowest_value_stops_and_one_that_may_goes_on():
     begin = np.array([[-2.0], [1.0]])
     stopped, goes_on = (
-        minimise(Tails(low), begin, delta=np.inf, weights=np.ones(1), max_steps=900, curved=True, leaders=2)
+        minimise(Tails(low), begin, delta=np.inf, weights=np.ones(1), max_steps=900, curved=True, race=True)
         for low in (0.1, 2.01)
     )
     assert stopped.converged[0]
     assert goes_on.converged[0]
     assert not stopped.converged[1]
     assert stopped.steps[1] == 2 * LOOK
-    assert goes_on.steps[1] > CROWD
+    assert goes_on.steps[1] > 2 * LOOK
     assert goes_on.value[1] < goes_on.value[0]
-
-
-@pytest.mark.slow
-def test_of_starts_that_still_move_the_lowest_go_on_as_if_alone():
-    begin = np.array([[x, x * x] for x in (-4.0, -5.0, -3.0, -3.5)])
-
-    def followed(**options):
-        return minimise(Valley(300.0), begin, delta=np.inf, weights=np.ones(3), max_steps=2000, **options)
-
-    every, behind = followed(), minimise(Valley(300.0), begin, delta=np.inf, weights=np.ones(3), max_steps=CROWD)
-    assert every.converged.all()
-    assert not behind.converged.any()
-    led, lowest = followed(leaders=2), np.argsort(behind.value)[:2]
-    assert np.array_equal(np.flatnonzero(led.converged), np.sort(lowest))
-    assert (led.theta[lowest] == every.theta[lowest]).all()
-    assert (led.steps[~led.converged] == CROWD).all()
-    assert (led.value[~led.converged] == behind.value[~led.converged]).all()
 
 
 def test_a_valley_that_leaves_the_box_is_followed_along_its_wall():

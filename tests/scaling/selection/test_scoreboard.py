@@ -1,5 +1,6 @@
 """The scoreboard: right law ahead, wrong ones refused with reasons, a forecast average that covers."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ from scipy.stats import binom, chi2
 from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.laws import columns_read, law_names, of_size_and_data
 from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.selection import scoreboard
 from isoflop.scaling.selection.averaging import Forecast, average
 from isoflop.scaling.selection.rolling_origins import FEWEST_ROWS, HoldOutError, local_slope, rolling_origins
 from isoflop.scaling.selection.scoreboard import AVERAGE, BASELINE, applicable, compare, forecast_weights
@@ -167,6 +169,25 @@ def test_gadre_shows_what_kappa_buys(public_data):
     assert error["chinchilla-kappa"] < error["chinchilla"] < 0.025
     assert board.frame["aicc"]["chinchilla-kappa"] == 0.0
     assert len(board.origins) == 4
+
+
+def test_a_law_that_can_neither_be_preferred_nor_averaged_has_no_intervals(monkeypatch):
+    table = isoflop_table(BESIROGLU, seed=0)
+
+    def covered(*catalogue, laws=None):
+        monkeypatch.setattr(scoreboard, "applicable", lambda data: catalogue)
+        board = compare(table, laws, findings=False)
+        return board.frame["coverage"].drop([BASELINE, AVERAGE]).notna().to_dict(), str(board)
+
+    found, text = covered("power-n", "chinchilla")
+    assert found == {"chinchilla": True, "power-n": False}
+    assert "in 90%: not counted of laws that are neither chosen among nor averaged" in text
+    assert not re.search(r"nan|power-n .*\b0%", text)
+    assert list(compare(table, findings=False).entrants) == ["power-n", "chinchilla"]  # in the order of the catalogue
+    found, text = covered("power-n")  # where it is all that there is, it is averaged
+    assert found == {"power-n": True}
+    assert "not counted" not in text
+    assert covered(laws=("chinchilla", "power-n"))[0] == {"chinchilla": True, "power-n": True}
 
 
 @pytest.mark.slow

@@ -1,0 +1,28 @@
+import numpy as np
+
+import isoflop
+from isoflop.scaling.fitting import search
+from isoflop.scaling.fitting.solver import LOOK
+from isoflop.scaling.selection.rolling_origins import rolling_origins
+from isoflop.scaling.table.conventions import points
+
+
+def test_of_ends_that_still_move_the_lowest_of_those_that_may_win_go_on(monkeypatch):
+    asked, go_on = [], search.go_on
+
+    def seen(problem, so_far, which, **options):
+        asked.append((so_far, which))
+        return go_on(problem, so_far, which, **options)
+
+    monkeypatch.setattr(search, "go_on", seen)
+    monkeypatch.setattr(search, "LEADERS", 3)
+    first = rolling_origins(points(isoflop.example("quick")).in_order())[0]
+    fitted = isoflop.fit("bnsl", first.known)  # a break in eleven runs: every end creeps
+    ((ends, chosen),) = asked
+    late = ~ends.converged & (ends.value <= ends.value.min() * (1 + search.MAY_WIN))
+    assert late.sum() > 3
+    assert (ends.steps[late] > LOOK).all()
+    lowest = np.flatnonzero(late)[np.argsort(ends.value[late], kind="stable")[:3]]
+    assert np.array_equal(np.flatnonzero(chosen), np.sort(lowest))
+    assert fitted.converged
+    assert fitted.value <= ends.value.min()
