@@ -15,6 +15,8 @@ from isoflop.scaling.table.conventions import points
 from tests.support.fits.decision_checks import arms_coverage
 from tests.support.fits.simulated import BASE, cheaper, steeper, two_arms
 
+pytestmark = pytest.mark.usefixtures("kept_searches")
+
 
 def test_frontier_is_the_laws_own():
     cost = Cost(k=5.0, slope=-0.05)

@@ -14,6 +14,8 @@ from isoflop.scaling.imports.read_table import read_table
 from tests.support.fits.gates import COMPUTES, SLOPE, draw, looks, measured_noise, planned, regmix_arms, scored
 from tests.support.root import RESULTS
 
+pytestmark = pytest.mark.usefixtures("kept_searches")
+
 BUDGETS = np.array([1e12, 1e13, 1e14])
 
 

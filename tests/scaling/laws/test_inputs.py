@@ -1,7 +1,6 @@
 """Laws of any column, from the declaration to the answer: a user's own law of a learning rate and of shares."""
 
 import json
-import subprocess
 import sys
 from dataclasses import dataclass
 from typing import ClassVar
@@ -22,7 +21,9 @@ from isoflop.scaling.selection.scoreboard import compare
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import points
 from isoflop.scaling.table.read import read_table
-from tests.support.root import ROOT
+from tests.support.sweep.process import finish
+
+pytestmark = pytest.mark.usefixtures("kept_searches")
 
 SOURCE = """from dataclasses import dataclass
 import numpy as np
@@ -190,14 +191,12 @@ def test_inputs_that_stand_still_or_follow_from_others_are_findings():
 
 @pytest.mark.slow
 @pytest.mark.process
-def test_the_command_line_reaches_the_same_law(tmp_path):
+def test_the_command_line_reaches_the_same_law(tmp_path, commands):
     (tmp_path / "mine.py").write_text(SOURCE)
     sweep().rename(columns={"peak_learning_rate": "lr"}).to_csv(tmp_path / "sweep.csv", index=False)
-    command = [sys.executable, "-m", "isoflop", "predict", "sweep.csv", "--laws", "mine:Tuned", "--map",
-               "peak_learning_rate=lr", "--at", "n_params=1e9", "--at", "peak_learning_rate=2e-3", "--at",
-               "weight_code=.2", "--at", "weight_web=.8", "--json"]  # fmt: skip
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)})
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
+    words = ["predict", "sweep.csv", "--laws", "mine:Tuned", "--map", "peak_learning_rate=lr", "--at", "n_params=1e9",
+             "--at", "peak_learning_rate=2e-3", "--at", "weight_code=.2", "--at", "weight_web=.8",
+             "--json"]  # fmt: skip
+    answer = json.loads(finish(commands.start(words, cwd=tmp_path)))
     assert answer["loss"] == pytest.approx(float(Tuned(*TRUE)(1e9, 2e-3, np.array([0.2, 0.8]))), rel=0.02)
     assert {"findings", "conventions", "intervals"} <= set(answer)

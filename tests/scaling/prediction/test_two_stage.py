@@ -18,6 +18,8 @@ from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.evaluations.task_scores import ITEMS, SCORES, write_scores
 from isoflop.scaling.table.runs import final_rows, write_run
 
+pytestmark = pytest.mark.usefixtures("kept_searches")
+
 LOSS = Chinchilla(E=0.9, A=33.0, B=332.0, alpha=0.45, beta=0.5)
 TASK = Sigmoid(floor=0.25, middle=1.4, steep=4.0)
 SIZES, TOKENS = np.geomspace(3e3, 3e6, 7), np.geomspace(1e5, 1e9, 7)

@@ -15,6 +15,8 @@ from isoflop.scaling.tuning.tune import tune
 from tests.support.fits.tuned_sweeps import AT, KINDS, NOISE, outcome, sweep, truth
 from tests.support.root import RESULTS
 
+pytestmark = pytest.mark.usefixtures("kept_searches")
+
 
 def drawn(kind: str, seed: int = 0, noise: float = 0.0):
     rng = np.random.default_rng([seed, 5])
