@@ -25,6 +25,25 @@ STUDY = (
 )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """Where the study was trained first: [the folder, a copy of it], empty before."""
+    return []
+
+
+@pytest.fixture
+def trained(typed, here, first, tmp_path_factory):
+    """The study trained in `here`: once, and copied for every further test as if it had been typed there."""
+    if not first:
+        assert typed("run", *STUDY)[0] == 0
+        first.extend([here.parent, shutil.copytree(here.parent, tmp_path_factory.mktemp("first") / "copy")])
+        return
+    folder, copy = first
+    shutil.copytree(copy, here.parent, dirs_exist_ok=True)
+    for launch in here.glob("runs/launches/*.json"):
+        launch.write_text(launch.read_text().replace(str(folder), str(here.parent)))
+
+
 def states(here):
     return open_store(here / "runs").states().set_index("run_id")
 
@@ -57,8 +76,7 @@ def test_retry_trains_what_failed_from_any_folder_and_nothing_else(typed, here, 
 
 
 @pytest.mark.slow
-def test_lost_cells_are_found_again(typed, here):
-    assert typed("run", *STUDY)[0] == 0
+def test_lost_cells_are_found_again(typed, here, trained):
     whole = read_runs(here / "runs")
     store, run_id = open_store(here / "runs"), states(here).index[0]
     store.record(run_id, "running")  # of a process that is not there
@@ -92,8 +110,7 @@ def test_mark_starts_nothing(typed, here, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_retry_of_what_is_not_there_is_one_line(typed, here):
-    typed("run", *STUDY)
+def test_a_retry_of_what_is_not_there_is_one_line(typed, here, trained):
     for arguments, told in (
         (["--state", "done"], "--state done: what can be retried is failed, lost, diverged"),
         (["--run", "zzz"], "--run zzz: it must begin exactly one run"),
@@ -120,8 +137,7 @@ def test_a_retry_after_the_study_changed_says_so(typed, here, tmp_path, monkeypa
 
 
 @pytest.mark.slow
-def test_a_trunk_keeps_only_its_furthest_state(typed, here):
-    assert typed("run", *STUDY)[0] == 0
+def test_a_trunk_keeps_only_its_furthest_state(typed, here, trained):
     folders = list((here / "runs" / "trunks").iterdir())
     assert len(folders) == 2
     for folder in folders:
@@ -131,8 +147,7 @@ def test_a_trunk_keeps_only_its_furthest_state(typed, here):
 
 
 @pytest.mark.slow
-def test_clean_says_what_would_go_then_removes_it_and_no_result(typed, here, monkeypatch):
-    typed("run", *STUDY)
+def test_clean_says_what_would_go_then_removes_it_and_no_result(typed, here, trained, monkeypatch):
     before = read_runs(here / "runs")
     store = open_store(here / "runs")
     trunk = here / "runs" / "trunks" / states(here)["trunk_id"].iloc[0]
@@ -164,9 +179,8 @@ def test_clean_says_what_would_go_then_removes_it_and_no_result(typed, here, mon
 
 
 @pytest.mark.slow
-def test_a_claim_and_a_state_cut_short_stop_neither_clean_nor_the_study(typed, here, monkeypatch):
+def test_a_claim_and_a_state_cut_short_stop_neither_clean_nor_the_study(typed, here, trained, monkeypatch):
     monkeypatch.setattr(claims, "UNREADABLE_SECONDS", 0.2)
-    typed("run", *STUDY)
     whole, store = read_runs(here / "runs"), open_store(here / "runs")
     done, lost = states(here).index[:2]
     store.run_file(lost).unlink()
@@ -208,8 +222,7 @@ def test_nothing_is_marked_for_a_launch_that_cannot_begin(typed, here, tmp_path,
 
 
 @pytest.mark.slow
-def test_clean_knows_sharded_checkpoints(typed, here):
-    typed("run", *STUDY)
+def test_clean_knows_sharded_checkpoints(typed, here, trained):
     trunk = next((here / "runs" / "trunks").iterdir())
     for name in ("trunk-5", "branch-9", "cooldown-abc-12"):
         folder = trunk / "sharded" / name
@@ -222,8 +235,7 @@ def test_clean_knows_sharded_checkpoints(typed, here):
 
 
 @pytest.mark.slow
-def test_clean_leaves_a_trunk_at_work_alone(typed, here):
-    typed("run", *STUDY)
+def test_clean_leaves_a_trunk_at_work_alone(typed, here, trained):
     trunk_id = states(here)["trunk_id"].iloc[0]
     claim = open_store(here / "runs").claim(trunk_id)
     out = typed("clean", "--trunks", "--yes")[1]
@@ -234,8 +246,7 @@ def test_clean_leaves_a_trunk_at_work_alone(typed, here):
 
 
 @pytest.mark.slow
-def test_clean_keeps_what_a_cell_without_a_result_goes_on_from(typed, here):
-    typed("run", *STUDY)
+def test_clean_keeps_what_a_cell_without_a_result_goes_on_from(typed, here, trained):
     store = open_store(here / "runs")
     trunk_id = states(here)["trunk_id"].iloc[0]
     for run_id in states(here).index[states(here)["trunk_id"] == trunk_id]:
@@ -245,8 +256,7 @@ def test_clean_keeps_what_a_cell_without_a_result_goes_on_from(typed, here):
 
 
 @pytest.mark.slow
-def test_status_tells_attempts_heartbeat_and_reason(typed, here):
-    typed("run", *STUDY)
+def test_status_tells_attempts_heartbeat_and_reason(typed, here, trained):
     store, cells = open_store(here / "runs"), states(here)
     trunk_id = cells["trunk_id"].iloc[0]
     first, second = cells.index[cells["trunk_id"] == trunk_id]
