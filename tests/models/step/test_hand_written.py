@@ -84,14 +84,14 @@ def test_logits_and_scores_are_the_models(config, ops):
 
 
 def losses(config: ModelConfig, *, optimizer: str, dtype=torch.float32, by_hand: bool = False) -> torch.Tensor:
-    """Of 100 steps at a rate of .002."""
+    """Of 75 steps at a rate of .002."""
     model = initialize(build_model(config), 0).to(dtype)
     optim = build_optimizer(model, OptimSpec(name=optimizer, learning_rate=0.002))
     step = choose(model, StepOptions(hand_written=by_hand))
     assert (step.engine == "autograd") is not by_hand
     text = (torch.arange(4000).square() % 37).view(100, 8, 5).repeat(1, 1, 3)[..., :13]
     found = []
-    for batch in text:
+    for batch in text[:75]:
         found.append(step.loss_and_gradients(batch[:, :-1], batch[:, 1:]).double())
         optim.step(0.002)
     return torch.stack(found)
@@ -102,7 +102,7 @@ def losses(config: ModelConfig, *, optimizer: str, dtype=torch.float32, by_hand:
 @pytest.mark.parametrize(  # no optimizer asks who made its gradients
     ("family", "optimizer"), [*((family, "adamw") for family in FAMILIES), ("plain", "muon"), ("experts", "muon")]
 )
-def test_losses_of_100_steps_are_no_further_from_float64_than_plain_float32(family, optimizer):
+def test_losses_of_75_steps_are_no_further_from_float64_than_plain_float32(family, optimizer):
     """A gradient that is off by under 1e-4 may pass here: it fails in `test_gradients_are_those_of_float64`."""
     exact = losses(FAMILIES[family], optimizer=optimizer, dtype=torch.float64)
     plain, ours = (losses(FAMILIES[family], optimizer=optimizer, by_hand=by_hand) for by_hand in (False, True))
