@@ -159,7 +159,7 @@ def _test(
 
 def _single(t: Array, one_sided: Array, freedom: float) -> Array:
     """p of each t by itself, (..., k)."""
-    return np.where(one_sided, stdtr(freedom, -t), 2 * stdtr(freedom, -np.abs(t)))
+    return np.where(one_sided, 1.0, 2.0) * stdtr(freedom, np.where(one_sided, -t, -np.abs(t)))
 
 
 def _smallest(correlation: Array, one_sided: Array, weight: Array, freedom: float) -> Array:
