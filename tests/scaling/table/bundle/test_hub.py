@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +12,6 @@ import pytest
 
 from isoflop.scaling.table.bundle.hub import address, fetch, on_hub
 from isoflop.scaling.table.columns import TableError
-from tests.support.root import ROOT
 from tests.support.tables.shared import write_shared
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -71,33 +69,38 @@ def hub(tmp_path_factory):
     server.server_close()
 
 
-def isoflop(hub: str, home: Path, *arguments: object) -> subprocess.CompletedProcess:
-    settings = {"HF_ENDPOINT": hub, "HF_HOME": str(home), "PYTHONPATH": str(ROOT), "HF_HUB_DISABLE_TELEMETRY": "1"}
+@pytest.fixture
+def ended(hub, commands, tmp_path):
+    """Exit code of a command that knows this Hub alone, and what it printed."""
+    settings = {"HF_ENDPOINT": hub[0], "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_TELEMETRY": "1"}
     settings |= {"HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "", "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}
-    return subprocess.run(
-        [sys.executable, "-m", "isoflop", *map(str, arguments)], env=os.environ | settings, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+
+    def run(*arguments: object) -> tuple[int | None, str]:
+        command = commands.start(arguments, cwd=tmp_path, **settings)
+        printed, _ = command.communicate()
+        return command.returncode, printed
+
+    return run
 
 
 @pytest.mark.slow
 @pytest.mark.process
-def test_a_bundle_on_the_hub_is_read_and_verified_as_the_folder_is(hub, tmp_path):
+def test_a_bundle_on_the_hub_is_read_and_verified_as_the_folder_is(hub, ended, tmp_path):
     pytest.importorskip("huggingface_hub")
-    place, folder = hub
-    far = isoflop(place, tmp_path, "compact", "hf://datasets/anna/runs", "-o", tmp_path / "far.parquet")
-    near = isoflop(place, tmp_path, "compact", folder, "-o", tmp_path / "near.parquet")
-    assert (far.returncode, near.returncode) == (0, 0), far.stderr
+    code, told = ended("compact", "hf://datasets/anna/runs", "-o", "far.parquet")
+    assert code == 0, told
+    code, told = ended("compact", hub[1], "-o", "near.parquet")
+    assert code == 0, told
     assert (tmp_path / "far.parquet").read_bytes() == (tmp_path / "near.parquet").read_bytes()
-    checked = isoflop(place, tmp_path, "share", "--check", "hf://datasets/anna/runs@main")
-    assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert "hf://datasets/anna/runs@main: verifies: 3 runs, the ids of 3 follow" in checked.stdout
-    one = isoflop(place, tmp_path, "compact", "hf://datasets/anna/runs/runs.parquet", "-o", tmp_path / "one.parquet")
-    assert one.returncode == 0, one.stderr
-    absent = isoflop(place, tmp_path, "fit", "hf://datasets/anna/nothing")
-    assert absent.returncode == 2
-    assert absent.stderr.startswith("isoflop: hf://datasets/anna/nothing: the Hub did not give it (")
-    assert len(absent.stderr.splitlines()) == 1
+    code, told = ended("share", "--check", "hf://datasets/anna/runs@main")
+    assert code == 0, told
+    assert "hf://datasets/anna/runs@main: verifies: 3 runs, the ids of 3 follow" in told
+    code, told = ended("compact", "hf://datasets/anna/runs/runs.parquet", "-o", "one.parquet")
+    assert code == 0, told
+    code, told = ended("fit", "hf://datasets/anna/nothing")
+    assert code == 2
+    assert told.startswith("isoflop: hf://datasets/anna/nothing: the Hub did not give it (")
+    assert len(told.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
