@@ -30,10 +30,11 @@ settings.load_profile("suite")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
-    """A worker for each core that this process may use."""
+    """A worker for each core that this process may use, and one more: an eighth of the time tests wait for a browser,
+    a socket or a process that they killed."""
     from isoflop.experiments.cost.cost import cores
 
-    return min(cores(), MOST_WORKERS)
+    return min(cores() + 1, MOST_WORKERS)
 
 
 def pytest_collection_modifyitems(items):
