@@ -30,11 +30,10 @@ settings.load_profile("suite")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
-    """A worker for each core that this process may use, and one more: an eighth of the time tests wait for a browser,
-    a socket or a process that they killed."""
+    """A worker for each core that this process may use: one more costs more imports than it fills of the waiting."""
     from isoflop.experiments.cost.cost import cores
 
-    return min(cores() + 1, MOST_WORKERS)
+    return min(cores(), MOST_WORKERS)
 
 
 def pytest_collection_modifyitems(items):

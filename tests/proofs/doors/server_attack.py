@@ -15,7 +15,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ import numpy as np
 from tests.support.doors.damage import damaged, with_other_values
 
 HEALTH_SECONDS, ANSWER_SECONDS = 0.5, 120
+AT_ONCE = 16  # heads
 COMPLETIONS, CHAT, RESPONSES = "/v1/completions", "/v1/chat/completions", "/v1/responses"
 GOOD = {
     COMPLETIONS: {"prompt": "ab", "max_tokens": 2},
@@ -192,9 +195,10 @@ def attack(
             outcome.sent += 1
             if status >= 500 or status <= 0 or (one.statuses and status not in one.statuses):
                 outcome.failures.append(f"{one.name}: status {status} {answer[:120]!r}")
-        for number, head in enumerate(heads(f"{host}:{port}")):
-            outcome.current = f"head {number}"
-            status, answer = send_head(host, port, head)
+        outcome.current, sent = "heads", heads(f"{host}:{port}")
+        with ThreadPoolExecutor(AT_ONCE) as pool:  # some wait until the server closes them
+            answers = list(pool.map(partial(send_head, host, port), sent))
+        for head, (status, answer) in zip(sent, answers, strict=True):
             outcome.sent += 1
             if status >= 500 or status <= 0:
                 outcome.failures.append(f"head {head[:60]!r}: status {status} {answer!r}")
