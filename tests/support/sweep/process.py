@@ -53,6 +53,14 @@ def finish(process: Started) -> str:
 
 def worker_at_work(folder: Path, runs: str, process: Started | None = None) -> int:
     """Process number of a worker, of this command where one is given, that has taken some steps of a cell."""
+    worker = worker_if_any(folder, runs, process)
+    if worker is None:
+        pytest.fail("the command ended before a worker was seen at work")
+    return worker
+
+
+def worker_if_any(folder: Path, runs: str, process: Started | None) -> int | None:
+    """The same; None where the command ends before a worker is seen at work."""
     deadline = time.monotonic() + DEADLINE
     while time.monotonic() < deadline:
         try:
@@ -65,7 +73,7 @@ def worker_at_work(folder: Path, runs: str, process: Started | None = None) -> i
             if own:
                 return own[0]
         if process is not None and process.poll() is not None:
-            pytest.fail(f"the command ended ({process.returncode}) before a worker was seen at work")
+            return None
         time.sleep(0.05)
     pytest.fail("no worker got to work")
 
