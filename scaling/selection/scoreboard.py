@@ -159,10 +159,11 @@ def compare(
     asked = law_names(laws) if laws else applicable(data)
     may_win = [law for law in asked if laws or law in CANDIDATES or _of_both(get_law(law)[0].inputs)]
     entrants, refused = _enter(may_win, data, origins, objective, on_law, uncertain=True)
-    others = [law for law in asked if law not in may_win]
-    more, why = _enter(others, data, origins, objective, on_law, uncertain=not entrants)
+    chosen = any(law in CANDIDATES and None not in e.forecasts for law, e in entrants.items())
+    rest = [law for law in asked if law not in may_win]
+    more, no_score = _enter(rest, data, origins, objective, on_law, uncertain=not chosen)
     entrants = {law: e for law in asked if (e := (entrants | more).get(law))}
-    refused = {law: reason for law in asked if (reason := (refused | why).get(law))}
+    refused = {law: reason for law in asked if (reason := (refused | no_score).get(law))}
     if not entrants:
         raise CompareError("no law can be compared: " + "; ".join(f"{law}: {why}" for law, why in refused.items()))
     averaged = {law: e for law, e in entrants.items() if _of_both(e.fit.law.inputs)} or entrants

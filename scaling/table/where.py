@@ -191,7 +191,7 @@ class _Reader:
             raise _error(sign.at, str(sign), "compares no column")
         try:
             return _COMPARE[compare](left, right)
-        except (TypeError, ValueError, OverflowError, NotImplementedError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise _error(sign.at, str(sign), f"these cannot be compared ({first_line(error)})") from error
 
     def among(self, left: Any, compare: str, first: Token, sign: Token) -> pd.Series:
@@ -202,7 +202,7 @@ class _Reader:
             raise _error(sign.at, str(sign), "only in, not in, == and != can be followed by a list")
         try:
             found = left.isin(self.constants())
-        except (TypeError, OverflowError, NotImplementedError) as error:
+        except (TypeError, ValueError, OverflowError, NotImplementedError) as error:  # the last: Arrow's lists
             raise _error(sign.at, str(sign), f"these cannot be compared ({first_line(error)})") from error
         return found if compare in ("in", "==") else ~found
 

@@ -4,6 +4,7 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -136,6 +137,20 @@ def test_what_is_no_condition_is_named_with_its_place(tmp_path, condition, messa
     assert message in str(error.value)
     assert len(str(error.value)) < 1000
     assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+
+
+@pytest.mark.parametrize("values", [[1, 2], [[1], [2]], [{"a": 1}, {"a": 2}], [b"a", b"b"], [True, False]])
+@pytest.mark.parametrize("condition", ["x in ['a', 1]", "x in ['a']", "x not in [1.5]", "x == 'a'", "x < 1"])
+def test_columns_of_arrow_are_compared_or_refused(values, condition):
+    table = pd.DataFrame({"x": pd.Series(values, dtype=pd.ArrowDtype(pa.array(values).type))})
+    refused = ""
+    try:
+        kept = matching_rows(table, condition)
+    except TableError as error:
+        refused = str(error)
+    else:
+        assert set(kept.index) <= {0, 1}
+    assert not refused or "cannot be compared" in refused
 
 
 def test_values_that_are_missing_in_pandas_own_types_fulfil_nothing():
