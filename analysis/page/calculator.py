@@ -18,10 +18,11 @@ QUANTITIES = ("flops", "n_params", "tokens", "loss")
 GIVEN = QUANTITIES[:3]
 BELOW, ABOVE = 10.0, 1e4  # how far around the fitted compute the calculator goes
 STEPS = 50  # per decade, on round logarithms: every second stop of the slider is a row, the others lie between two
-# Steps of Newton's method, which make a reading between two budgets exact.
-POLISH = 2  # equivalent: a third moves nothing
+FURTHER = 20  # per decade, of the budgets around these from which a law's own are read off
+STRAIGHT = 1e-4  # in ln C: so short a way from an optimum the others lie along its slopes, to 1e-9 of them
+LOOKS = 3  # equivalent: how often a reading may be further off than that; a law without bends needs one
 # Laws that are asked at once: their numbers stay in a processor's cache.
-TOGETHER = 16  # equivalent: the numbers are the same, however many
+TOGETHER = 64  # equivalent: the numbers are the same, however many
 SLACK = 1e3  # how much further a resampled law is followed, to find the compute at which a given size is best
 
 
@@ -33,16 +34,18 @@ def calculator_frame(fit: Fit, draws: Draws) -> pd.DataFrame:
     """
     known = fit.points.frame["flops"]
     budgets = _grid(known.min() / BELOW, known.max() * ABOVE)
-    wide = _grid(budgets[0] / SLACK, budgets[-1] * SLACK)  # equivalent: of so wide a grid a step more or less
+    wide = _grid(budgets[0] / SLACK, budgets[-1] * SLACK, FURTHER)  # equivalent: of so wide a grid a step more or less
+    along = np.concatenate([wide[wide < budgets[0]], budgets, wide[wide > budgets[-1]]])
+    own = slice(first := int(np.sum(wide < budgets[0])), first + len(budgets))
     ends = fit.optimal(budgets[[0, -1]])
     values = [budgets, _grid(*ends.N), _grid(*ends.D)]
 
     def answers(laws: Sequence[Law]) -> np.ndarray:
         """Of each law the four quantities in every row, (laws, 4, n)."""
         law = _family(laws)
-        budgets, further = (np.broadcast_to(grid, (len(laws), len(grid))) for grid in (values[0], wide))
-        found = _inverse(law, fit, values[1:], _optimum(law, fit, further))
-        return _optimum(law, fit, np.concatenate([budgets, found], axis=1)).swapaxes(0, 1)
+        best = _optimum(law, fit, np.broadcast_to(along, (len(laws), len(along))))
+        found = _inverse(law, fit, values[1:], best)
+        return np.concatenate([best[:, :, own], found], axis=2).swapaxes(0, 1)
 
     each = np.concatenate([answers(draws.laws[k : k + TOGETHER]) for k in range(0, len(draws), TOGETHER)])
     (middle,) = answers([fit.law])
@@ -59,9 +62,9 @@ def _family(laws: Sequence[Law]) -> Law:
     return form(*np.array([law.values() for law in laws]).T[..., None])
 
 
-def _grid(low: float, high: float) -> np.ndarray:
-    first, last = np.floor(np.log10([low, high]) * STEPS)
-    return 10 ** (np.arange(first, last + 2) / STEPS)
+def _grid(low: float, high: float, steps: int = STEPS) -> np.ndarray:
+    first, last = np.floor(np.log10([low, high]) * steps)
+    return 10 ** (np.arange(first, last + 2) / steps)
 
 
 def _optimum(law: Law, fit: Fit, budgets: np.ndarray) -> np.ndarray:
@@ -70,22 +73,32 @@ def _optimum(law: Law, fit: Fit, budgets: np.ndarray) -> np.ndarray:
 
 
 def _inverse(law: Law, fit: Fit, given: Sequence[np.ndarray], along: np.ndarray) -> np.ndarray:
-    """The budgets (laws, n) at which each of the `given` sizes, then of the given numbers of tokens, is the best one.
+    """The optima (4, laws, n) of which each of the `given` sizes, then of the given numbers of tokens, is the best one.
 
-    Read off the optima `along` a grid of budgets (4, laws, m), where the line between two is not quite the optimum's,
-    then by Newton's method in logarithms, inside the grid.
+    Read off the optima `along` a grid of budgets (4, laws, m), where the line between two is not quite the optimum's;
+    there the law is asked, and the rest of the way is so short that all quantities go along their slopes, in
+    logarithms. No further than the grid goes.
     """
-    budgets = np.log(along[0, 0])  # equivalent: every law has the same budgets
-    wanted = [np.log(values) for values in given]
-    pairs = list(zip(wanted, np.log(along[1:3]), strict=True))  # equivalent: sizes and tokens, two of each
-    compute, slope = (
-        np.concatenate([[np.interp(w, b, of(b)) for b in rows] for w, rows in pairs], axis=1)
-        for of in (lambda b: budgets, lambda b: np.gradient(budgets, b))
-    )
-    sizes = len(wanted[0])
-    for _ in range(POLISH):
-        best = law.optimal(np.exp(compute), fit.cost)
-        reached = np.log(np.concatenate([best.N[:, :sizes], best.D[:, sizes:]], axis=1))
-        off = np.concatenate(wanted) - reached
-        compute = np.clip(compute + slope * off, budgets[0], budgets[-1])
-    return np.exp(compute)
+    with np.errstate(all="ignore"):  # an optimum may be beyond floating point
+        logs, wanted = np.log(along), [np.log(values) for values in given]
+        budgets, sizes = logs[0, 0], len(given[0])  # equivalent: every law has the same budgets
+        slopes = np.gradient(logs, budgets, axis=2)
+        pairs = list(zip(wanted, logs[1:3], strict=True))  # equivalent: sizes and tokens, two of each
+        compute = np.concatenate([[np.interp(w, b, budgets) for b in rows] for w, rows in pairs], axis=1)
+        for _ in range(LOOKS):
+            best = np.log(_optimum(law, fit, np.exp(compute)))
+            slope = _between(budgets, slopes, compute)
+            reached, pace = (np.concatenate([x[1, :, :sizes], x[2, :, sizes:]], axis=1) for x in (best, slope))
+            move = np.clip(compute + (np.concatenate(wanted) - reached) / pace, budgets[0], budgets[-1]) - compute
+            if not (np.abs(move) > STRAIGHT).any():
+                break
+            compute = compute + move
+        return np.exp(best + slope * move)
+
+
+def _between(grid: np.ndarray, values: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Values (4, laws, m) on a grid (m,), interpolated at (laws, n): (4, laws, n)."""
+    left = np.clip(np.searchsorted(grid, at, side="right") - 1, 0, len(grid) - 2)
+    share = (at - grid[left]) / (grid[left + 1] - grid[left])
+    low, high = (np.take_along_axis(values, k[None], axis=2) for k in (left, left + 1))
+    return low + share * (high - low)
