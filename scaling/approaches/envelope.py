@@ -91,45 +91,54 @@ def _by_size(rows: pd.DataFrame) -> dict[float, list[_Curve]]:
 def _lowest(found: dict[float, list[_Curve]]) -> pd.DataFrame:
     spent = np.concatenate([curve["flops"] for replicates in found.values() for curve in replicates])
     grid = np.geomspace(spent.min(), spent.max(), GRID)
-    sizes = np.array(list(found))
-    loss, tokens, runs = [], [], []
-    for replicates in found.values():
-        losses, seen = ([_at(curve, column, grid) for curve in replicates] for column in ("loss", "tokens"))
-        is_run = "run_id" in replicates[0]
-        if is_run:  # trunks of one length
-            loss.append(np.mean(losses, axis=0))
-            tokens.append(seen[0])
-        else:  # runs of any length: the lowest that was measured
-            loss.append(np.fmin.reduce(losses))
-            tokens.append(np.fmax.reduce(seen))
-        runs.append(replicates[0]["run_id" if is_run else "cluster"][-1])
-    rows = [_lowest_at(k, sizes, np.array(loss), np.array(tokens)) for k in range(GRID)]
-    frame = pd.DataFrame([r | {"flops": c} for r, c in zip(rows, grid, strict=True) if r])
-    if frame.empty:
+    at = [_of_size(replicates, grid) for replicates in found.values()]
+    columns = _optima(grid, np.array(list(found)), *(np.array([one[k] for one in at]) for k in (0, 1)))
+    winners = columns.pop("winner")
+    if not len(winners):
         raise NoAllocationError("no compute at which the curves of a size were all measured")
-    return frame.assign(run_id=[runs[w] for w in frame.pop("winner")])
+    return pd.DataFrame(columns | {"run_id": [at[winner][2] for winner in winners]})
 
 
-def _lowest_at(k: int, sizes: np.ndarray, loss: np.ndarray, tokens: np.ndarray) -> dict | None:
-    """The lowest size at grid point k, and the vertex of the parabola through it and its measured neighbours.
+def _of_size(replicates: list[_Curve], grid: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
+    """Loss and tokens (GRID,) of one size at the compute `grid`, NaN where not all of it was measured, and its run."""
+    losses, seen = ([_at(curve, column, grid) for curve in replicates] for column in ("loss", "tokens"))
+    if "run_id" in replicates[0]:  # trunks of one length
+        return np.mean(losses, axis=0), seen[0], replicates[0]["run_id"][-1]
+    # Runs of any length: the lowest that was measured.
+    return np.fmin.reduce(losses), np.fmax.reduce(seen), replicates[0]["cluster"][-1]
+
+
+def _optima(grid: np.ndarray, sizes: np.ndarray, loss: np.ndarray, tokens: np.ndarray) -> _Curve:
+    """The lowest of the sizes (S,) at each compute, and the vertex of the parabola through it and its measured
+    neighbours; `loss` and `tokens` are (S, GRID).
 
     The vertex takes the staircase out of the envelope: sizes are few, and a step's slope is zero.
     """
-    measured = np.flatnonzero(np.isfinite(loss[:, k]))
-    if not len(measured):
-        return None
-    position = int(np.argmin(loss[measured, k]))
-    w = measured[position]
-    row = {"winner": w, "n_params": sizes[w], "tokens": tokens[w, k], "loss": loss[w, k], "bracketed": False}
-    if 0 < position < len(measured) - 1:
-        three = measured[position - 1 : position + 2]
-        x, t = np.log(sizes[three]), np.log(tokens[three, k])
-        (left, _, right), (below, middle, above) = x - x[1], loss[three, k]
-        chords = (below - middle) / left, (above - middle) / right
-        a = (chords[1] - chords[0]) / (right - left)
-        vertex = x[1] - (chords[0] - a * left) / (2 * a)
-        row |= {"bracketed": True, "n_opt": np.exp(vertex), "tokens_opt": np.exp(np.interp(vertex, x, t))}
-    return row
+    measured = np.isfinite(loss)
+    known = np.flatnonzero(measured.any(axis=0))
+    loss, tokens, measured = loss[:, known], tokens[:, known], measured[:, known]
+    column = np.arange(len(known))
+    order = np.argsort(~measured, axis=0, kind="stable")  # of each compute the sizes measured there, ascending
+    count = measured.sum(axis=0)
+    losses = np.take_along_axis(np.where(measured, loss, np.inf), order, axis=0)
+    position = np.argmin(losses, axis=0)
+    winner = order[position, column]
+    inside = (position > 0) & (position < count - 1)
+    at = np.flatnonzero(inside)
+    three = order[position[at] + np.arange(-1, 2)[:, None], at]
+    x, t, (below, middle, above) = np.log(sizes[three]), np.log(tokens[three, at]), loss[three, at]
+    left, right = x[0] - x[1], x[2] - x[1]
+    chords = (below - middle) / left, (above - middle) / right
+    a = (chords[1] - chords[0]) / (right - left)
+    vertex = x[1] - (chords[0] - a * left) / (2 * a)
+    side, each = (vertex >= x[1]).astype(int), np.arange(len(at))
+    steep = (t[side + 1, each] - t[side, each]) / (x[side + 1, each] - x[side, each])
+    n_opt, tokens_opt = np.full((2, len(known)), np.nan)
+    n_opt[at], tokens_opt[at] = np.exp(vertex), np.exp(steep * (vertex - x[side, each]) + t[side, each])
+    return {
+        "winner": winner, "n_params": sizes[winner], "tokens": tokens[winner, column], "loss": loss[winner, column],
+        "bracketed": inside, "flops": grid[known], "n_opt": n_opt, "tokens_opt": tokens_opt,
+    }  # fmt: skip
 
 
 def _at(curve: _Curve, column: str, grid: np.ndarray) -> np.ndarray:
