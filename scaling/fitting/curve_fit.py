@@ -219,6 +219,7 @@ class CurveFit:
     reached: float
     converged: bool
     weights: Array
+    parts: tuple[dict[str, Array], ...] = field(repr=False)
 
     @property
     def form(self) -> type[CurveLaw]:
@@ -240,6 +241,13 @@ class CurveFit:
         """The rows of a run of a size at `steps` under a schedule, as the law takes them."""
         z = 0.0 if n_params is None else float(np.log(n_params)) - self.centre
         return join([compile_run(rates, steps, first=0, units=self.units)], [z], self.units)
+
+    def compiled(self, run: CurveRun) -> dict[str, Array]:
+        """The rows of a run as the law takes them; those of a run that it was fitted to are kept."""
+        for own, part in zip(self.runs, self.parts, strict=True):
+            if own is run:
+                return part
+        return compile_run(run.rates, run.steps, first=0, units=self.units)
 
     def predict(self, rates: Array, steps: Array, n_params: float | None = None) -> Array:
         """The loss (n,) at `steps`, the indices of last updates, under a schedule's rates (T,)."""
@@ -353,5 +361,5 @@ def fit_curves(
     psi = np.clip(residual, -delta, delta)
     return CurveFit(
         problem, done.theta[at], float((psi * (residual - 0.5 * psi)).sum()), delta, runs, centre,
-        float(np.mean(done.value <= done.value[at] * (1 + 1e-4))), bool(done.converged[at]), weights,
+        float(np.mean(done.value <= done.value[at] * (1 + 1e-4))), bool(done.converged[at]), weights, tuple(parts),
     )  # fmt: skip

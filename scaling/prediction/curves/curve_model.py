@@ -21,8 +21,9 @@ import numpy as np
 
 from isoflop.scaling.fitting.curve_fit import CurveFit, fit_curves
 from isoflop.scaling.laws.curves.curve_law import Prior
-from isoflop.scaling.laws.curves.sums import Array, CurveRows, compile_run, join
+from isoflop.scaling.laws.curves.sums import Array, CurveRows, join
 from isoflop.scaling.laws.special_functions import stdtrit
+from isoflop.scaling.prediction.curves.deviation import DEFAULT, Deviation, Places, Trunks, in_order
 from isoflop.scaling.prediction.curves.simplex import downhill
 from isoflop.scaling.table.schedules.curve_run import CurveRun
 from isoflop.scaling.table.schedules.read_curves import without_repeats
@@ -37,54 +38,10 @@ DAMPINGS = (0.0, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of a step (Levenberg), the firs
 EVALUATIONS = 150  # of the likelihood, from ends SPREAD apart in its logarithms
 SPREAD = 0.5
 ENOUGH = 1e-3  # of twice the log-likelihood
+ROUNDING = 1e-9  # equivalent: relative, of the same sum of squares found in two ways
 FEW = 4  # trunks: with fewer the deviations are those of DEFAULT
-MISFIT_LENGTH = 2.0  # in ln step, over which the shared misfit is forgotten: forecasts are the same from 1 to 4
 APART = np.log(2.0)  # of its knots
 ALONE = 3.0  # degrees of freedom of a run without siblings
-
-
-@dataclass(frozen=True, eq=False)
-class Places:
-    """Where rows (n,) lie: their ln steps `at`, which are evaluations at an end, and the `slope` of the law there, by
-    how much ln loss falls for a unit of ln of the summed rate."""
-
-    at: Array
-    ends: Array
-    slope: Array
-
-
-@dataclass(frozen=True)
-class Deviation:
-    """Standard deviations of ln loss, of a run's deviation (`run`), of a row (`row`) and of a row at a run's end
-    (`end`), the `length` in ln step over which a deviation is forgotten, and the standard deviation of what all runs
-    deviate by together (`shared`). Where the curve is steep runs and rows deviate more: by 1 + `steep` x slope."""
-
-    run: float = 0.01
-    length: float = 2.0
-    row: float = 0.004
-    end: float = 0.004
-    shared: float = 0.01
-    steep: float = 1.0
-
-    def cross(self, one: Places, other: Places) -> Array:
-        """Covariance (n, m) of the deviations of rows (n,) and (m,) of one trunk."""
-        kept = np.exp(-np.abs(one.at[:, None] - other.at[None]) / self.length)
-        return self.run**2 * np.outer(1 + self.steep * one.slope, 1 + self.steep * other.slope) * kept
-
-    def misfit(self, knots: Array) -> Array:
-        """Covariance (K, K) of the shared misfit at knots (K,)."""
-        return self.shared**2 * np.exp(-np.abs(knots[:, None] - knots[None]) / MISFIT_LENGTH)
-
-    def noise(self, places: Places) -> Array:
-        """Variance (n,) of the evaluation of rows."""
-        return (np.where(places.ends, self.end, self.row) * (1 + self.steep * places.slope)) ** 2
-
-    def covariance(self, places: Places) -> Array:
-        """Covariance (n, n) of rows of one trunk."""
-        return self.cross(places, places) + np.diag(self.noise(places))
-
-
-DEFAULT = Deviation()
 
 
 @dataclass(frozen=True)
@@ -152,7 +109,7 @@ class CurveModel:
         return found
 
     def _parts(self, runs: Sequence[CurveRun]) -> tuple[dict[str, Array], ...]:
-        return tuple(compile_run(run.rates, run.steps, first=0, units=self.fit.units) for run in runs)
+        return tuple(self.fit.compiled(run) for run in runs)
 
     def _join(self, runs: Sequence[CurveRun], parts: Sequence[dict[str, Array]]) -> CurveRows:
         return join(parts, [np.log(run.n_params) - self.fit.centre for run in runs], self.fit.units)
@@ -183,19 +140,32 @@ class CurveModel:
 
     @cached_property
     def _every_row(self) -> tuple[CurveRows, Places, Array]:
-        """The rows of all blocks one after another, where they lie, and where each block but the last one ends."""
+        """The rows (n,) of all blocks one after another, where they lie, and what is linear in theta there."""
         blocks = self._blocks
         rows = self._join([run for b in blocks for run in b.runs], [part for b in blocks for part in b.parts])
         every = (np.concatenate([getattr(b.places, name) for b in blocks]) for name in ("at", "ends", "slope"))
-        return rows, Places(*every), np.cumsum([len(b.log_loss) for b in blocks])[:-1]
+        places = Places(*every)
+        return rows, places, self._linear(places)
 
-    def _design(self, theta: Array, rows: CurveRows, places: Places) -> tuple[Array, Array]:
+    @cached_property
+    def _log_loss(self) -> Array:
+        """ln loss (n,) of the same rows."""
+        return np.concatenate([b.log_loss for b in self._blocks])
+
+    @cached_property
+    def _trunks(self) -> Trunks:
+        return Trunks([len(b.log_loss) for b in self._blocks])
+
+    def _design(self, theta: Array, rows: CurveRows, linear: Array) -> tuple[Array, Array]:
         """ln loss of the law with the offset of ends and the shared misfit, (n,), and its derivatives in theta."""
         q = len(self.fit.theta)
         loss, slopes = self.fit.problem.evaluate(theta[None, :q], rows)
-        hats, ends = self._hats(places.at), places.ends.astype(float)
-        linear = np.column_stack([ends, hats, hats * ends[:, None]])
         return np.log(loss[0]) + linear @ theta[q:], np.column_stack([(slopes[0] / loss[0]).T, linear])
+
+    def _linear(self, places: Places) -> Array:
+        """The derivatives (n, 1 + 2 K) in the offset of ends and the shared misfit, which are the same at any theta."""
+        hats, ends = self._hats(places.at), places.ends.astype(float)
+        return np.column_stack([ends, hats, hats * ends[:, None]])
 
     def _hats(self, at: Array) -> Array:
         """What each knot counts at ln steps (n,): (n, K), as a line between two of them."""
@@ -203,11 +173,11 @@ class CurveModel:
             return np.zeros((len(at), 0))
         return np.stack([np.interp(at, self.knots, one) for one in np.eye(len(self.knots))], axis=1)
 
-    def designs(self, theta: Array) -> list[tuple[Array, Array]]:
-        """The same of the rows of each trunk."""
-        rows, places, cuts = self._every_row
-        mean, design = self._design(theta, rows, places)
-        return list(zip(np.split(mean, cuts), np.split(design, cuts), strict=True))
+    def columns(self, theta: Array) -> Array:
+        """The derivatives in theta of the rows of all blocks, and last what theta leaves of their ln loss, (n, P + 1)."""
+        rows, _, linear = self._every_row
+        mean, design = self._design(theta, rows, linear)
+        return np.column_stack([design, self._log_loss - mean])
 
     def _factor(self, block: Block) -> Array:
         """The Cholesky factor of a trunk's covariance."""
@@ -224,7 +194,8 @@ class CurveModel:
         theta = np.append(self.fit.theta, linear)
         lower = np.append(self.fit.problem.lower, linear - 1.0)
         upper = np.append(self.fit.problem.upper, linear + 1.0)
-        factors = [self._factor(block) for block in self._blocks]
+        own = [self._factor(block) for block in self._blocks]
+        factors = [np.stack([own[i] for i in which]) for which, _ in self._trunks.alike]
         value, gram, slope = self._objective(theta, factors, centre, precision)
         for _ in range(STEPS):
             free = ~(((theta <= lower) & (slope < 0)) | ((theta >= upper) & (slope > 0)))
@@ -233,6 +204,8 @@ class CurveModel:
                 damped = gram[np.ix_(free, free)] + damping * np.diag(np.diag(gram)[free])
                 move[free] = np.linalg.lstsq(damped, slope[free], rcond=1e-12)[0]
                 tried = np.clip(theta + move, lower, upper)
+                if self._is_beyond(tried, value):
+                    continue
                 found = self._objective(tried, factors, centre, precision)
                 if found[0] < value:
                     break
@@ -250,14 +223,23 @@ class CurveModel:
     def _objective(
         self, theta: Array, factors: list[Array], centre: Array, precision: Array
     ) -> tuple[float, Array, Array]:
-        gram, slope = precision, precision @ (centre - theta)
-        value = float((centre - theta) @ slope)
-        for block, factor, (mean, design) in zip(self._blocks, factors, self.designs(theta), strict=True):
-            white = np.linalg.solve(factor, np.column_stack([design, block.log_loss - mean]))
-            gram = gram + white[:, :-1].T @ white[:, :-1]
-            slope = slope + white[:, :-1].T @ white[:, -1]
-            value += float(white[:, -1] @ white[:, -1])
-        return (value if np.isfinite(value) else np.inf), gram, slope
+        slope = precision @ (centre - theta)
+        grams, slopes, squares = self._trunks.products(factors, self.columns(theta))
+        value = in_order(float((centre - theta) @ slope), squares)
+        return (float(value) if np.isfinite(value) else np.inf), in_order(precision, grams), in_order(slope, slopes)
+
+    def _is_beyond(self, theta: Array, value: float) -> bool:
+        """Whether one trunk alone makes the objective larger than `value`, as of most steps that are damped too little."""
+        first = self._blocks[0]
+        rows, linear = self._first
+        white = np.linalg.solve(self._factor(first), first.log_loss - self._design(theta, rows, linear)[0])
+        return bool(white @ white > value * (1 + ROUNDING))
+
+    @cached_property
+    def _first(self) -> tuple[CurveRows, Array]:
+        """The rows (n,) of the first trunk, and what is linear in theta there."""
+        first = self._blocks[0]
+        return self._join(first.runs, first.parts), self._linear(first.places)
 
     @property
     def theta(self) -> Array:
@@ -293,7 +275,7 @@ class CurveModel:
             if own.trunk == trunk:
                 cross = self.deviation.cross(own.places, places)
                 weights = np.linalg.solve(self.deviation.covariance(own.places), cross)
-                own_mean, own_design = self._design(theta, self._join(own.runs, own.parts), own.places)
+                own_mean, own_design = self._design(theta, self._join(own.runs, own.parts), self._linear(own.places))
                 mean = mean + weights.T @ (own.log_loss - own_mean)
                 design = design - weights.T @ own_design
                 variance = variance - (cross * weights).sum(axis=0)
@@ -326,7 +308,7 @@ class CurveModel:
     def _at(self, *runs: CurveRun) -> tuple[Array, Array, Places]:
         rows = self._join(runs, self._parts(runs))
         places = self._places(runs, rows)
-        return *self._design(self._solved[0], rows, places), places
+        return *self._design(self._solved[0], rows, self._linear(places)), places
 
 
 def curve_model(runs: Sequence[CurveRun], law: str = "multi_power", *, n_starts: int = STARTS) -> CurveModel:
@@ -348,34 +330,30 @@ def curve_model(runs: Sequence[CurveRun], law: str = "multi_power", *, n_starts:
 def _likeliest(model: CurveModel) -> Deviation:
     """The deviations of greatest restricted likelihood at the coordinates of the model's generalised least squares."""
     theta, centre, misfit = model._solved[0], model._centre, len(model.fit.theta) + 1
-    designed = [
-        (np.column_stack([design, block.log_loss - mean]), block)
-        for block, (mean, design) in zip(model._blocks, model.designs(theta), strict=True)
-    ]
-    some_end = any(block.places.ends.any() for _, block in designed)
+    columns, trunks, every = model.columns(theta), model._trunks, model._every_row[1]
+    places = trunks.places(every)
 
     def cost(logs: Array) -> float:
         deviation = _deviation(logs)
         precision = model._precision(deviation)
-        gram = precision + 1e-9 * np.eye(len(precision))
+        try:
+            factors = [np.linalg.cholesky(deviation.covariance(some)) for some in places]
+        except np.linalg.LinAlgError:
+            return 1e12
         slope = precision @ (centre - theta)
         total = float((centre - theta) @ slope - np.linalg.slogdet(precision[misfit:, misfit:])[1])
-        for columns, block in designed:
-            try:
-                factor = np.linalg.cholesky(deviation.covariance(block.places))
-            except np.linalg.LinAlgError:
-                return 1e12
-            white = np.linalg.solve(factor, columns)
-            total += white[:, -1] @ white[:, -1] + 2 * np.log(np.diag(factor)).sum()
-            gram = gram + white[:, :-1].T @ white[:, :-1]
-            slope = slope + white[:, :-1].T @ white[:, -1]
+        grams, slopes, squares = trunks.products(factors, columns)
+        for (which, _), factor in zip(trunks.alike, factors, strict=True):
+            squares[which] += 2 * np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(axis=1)
+        total = in_order(total, squares)
+        gram, slope = in_order(precision + 1e-9 * np.eye(len(precision)), grams), in_order(slope, slopes)
         sign, log = np.linalg.slogdet(gram)
         weak = ((logs - _logs(DEFAULT)) ** 2).sum() / 9  # sd 3 of a logarithm
         return float(total - slope @ np.linalg.solve(gram, slope) + (log if sign > 0 else 1e12) + weak)
 
     found = downhill(cost, _logs(model.deviation), apart=SPREAD, most=EVALUATIONS, near=0.02, close=0.02)
     likeliest = _deviation(found)
-    return likeliest if some_end else replace(likeliest, end=likeliest.row)
+    return likeliest if every.ends.any() else replace(likeliest, end=likeliest.row)
 
 
 def knots_of(runs: Sequence[CurveRun]) -> Array:
