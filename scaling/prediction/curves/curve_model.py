@@ -174,7 +174,7 @@ class CurveModel:
         return np.stack([np.interp(at, self.knots, one) for one in np.eye(len(self.knots))], axis=1)
 
     def columns(self, theta: Array) -> Array:
-        """The derivatives in theta of the rows of all blocks, and last what theta leaves of their ln loss, (n, P + 1)."""
+        """The derivatives in theta of the rows of all blocks, and last what it leaves of their ln loss, (n, P + 1)."""
         rows, _, linear = self._every_row
         mean, design = self._design(theta, rows, linear)
         return np.column_stack([design, self._log_loss - mean])
@@ -229,7 +229,7 @@ class CurveModel:
         return (float(value) if np.isfinite(value) else np.inf), in_order(precision, grams), in_order(slope, slopes)
 
     def _is_beyond(self, theta: Array, value: float) -> bool:
-        """Whether one trunk alone makes the objective larger than `value`, as of most steps that are damped too little."""
+        """Whether one trunk alone makes the objective larger than `value`, as after most steps damped too little."""
         first = self._blocks[0]
         rows, linear = self._first
         white = np.linalg.solve(self._factor(first), first.log_loss - self._design(theta, rows, linear)[0])

@@ -1,4 +1,4 @@
-"""How runs deviate from a law of whole curves: standard deviations, covariances of rows, and trunks worked on at once."""
+"""How runs deviate from a law of whole curves: standard deviations, covariances of rows, trunks worked on at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
