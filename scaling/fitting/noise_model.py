@@ -6,7 +6,9 @@ reads one order of the data. For tests of residuals (`noise_model`) falling and 
 even, independent noise an estimate of them is noise itself, and tests under it object too often.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,43 +34,53 @@ FAR = 4.0  # robust standard deviations at which residuals are clipped before an
 
 @dataclass(frozen=True)
 class NoiseModel:
-    """Relative standard deviations `sd` (n,) of rows, and the correlation `shared` of rows with one `label` (n,)."""
+    """Relative standard deviations `sd` (n,) of rows, and the correlation `shared` of rows with one `label` (n,).
+
+    Or M models of one label: `sd` (M, n), `shared` (M,).
+    """
 
     sd: Array
-    shared: float
+    shared: float | Array
     label: Array
 
     def whiten(self, columns: Array) -> Array:
-        """Columns (n, k) on rows of equal variance and no correlation."""
-        scaled = columns / self.sd[:, None]
-        if not self.shared:
+        """Columns (n, k) on rows of equal variance and no correlation; of M models (M, n, k)."""
+        scaled = columns / self.sd[..., None]
+        if not np.any(self.shared):
             return scaled
-        count = np.bincount(self.label)
-        sums = np.zeros((len(count), scaled.shape[1]))
-        np.add.at(sums, self.label, scaled)
-        keep = np.sqrt((1 - self.shared) / (1 - self.shared + count * self.shared))
-        return (scaled - ((1 - keep) / count)[self.label, None] * sums[self.label]) / np.sqrt(1 - self.shared)
+        count, shared = np.bincount(self.label), np.asarray(self.shared)[..., None]
+        rows = np.moveaxis(scaled, -2, 0)
+        sums = np.zeros((len(count), *rows.shape[1:]))
+        np.add.at(sums, self.label, rows)
+        keep = np.sqrt((1 - shared) / (1 - shared + count * shared))
+        known = ((1 - keep) / count)[..., self.label, None] * np.moveaxis(sums[self.label], 0, -2)
+        return (scaled - known) / np.sqrt(1 - shared)[..., None]
 
     @property
-    def log_determinant(self) -> float:
-        """ln of the determinant of the covariance matrix."""
-        count = np.bincount(self.label)
-        blocks = (count - 1) * np.log1p(-self.shared) + np.log1p((count - 1) * self.shared)
-        return float(2 * np.log(self.sd).sum() + blocks.sum())
+    def log_determinant(self) -> Any:
+        """ln of the determinant of the covariance matrix; (M,) of M models."""
+        count, shared = np.bincount(self.label), np.asarray(self.shared)[..., None]
+        blocks = (count - 1) * np.log1p(-shared) + np.log1p((count - 1) * shared)
+        return 2 * np.log(self.sd).sum(axis=-1) + blocks.sum(axis=-1)
 
 
 def noise_model(residual: Array, design: Array, log_n: Array, weights: Array, label: Array) -> NoiseModel:
     """The model with the highest restricted likelihood of residuals (n,), given the columns (n, p) fitted to them."""
     x, unit = log_n - log_n.mean(), np.sqrt(weights.mean() / weights)
-    best, likelihood = NoiseModel(unit, 0.0, label), -np.inf
     repeated = bool((np.bincount(label) > 1).any())
-    for power in FALLING if np.ptp(log_n) > 1 else FALLING[:1]:
-        for shared in SHARED if repeated else SHARED[:1]:
-            model = NoiseModel(unit * np.exp(-power * x), shared, label)
-            value = _restricted(model, residual, design) - EVIDENCE * ((power > 0) + (shared > 0))
-            if value > likelihood + 1e-9:
-                best, likelihood = model, value
+    power, shared = _each(FALLING if np.ptp(log_n) > 1 else FALLING[:1], SHARED if repeated else SHARED[:1])
+    models = NoiseModel(unit * np.exp(-power[:, None] * x), shared, label)
+    values = _restricted(models, residual, design) - EVIDENCE * ((power > 0) + (shared > 0).astype(int))
+    best, likelihood = NoiseModel(unit, 0.0, label), -np.inf
+    for k, value in enumerate(values):
+        if value > likelihood + 1e-9:
+            best, likelihood = NoiseModel(models.sd[k], float(shared[k]), label), value
     return best
+
+
+def _each(powers: Sequence[float], shared: Sequence[float]) -> tuple[Array, Array]:
+    """Every pair of them, by power: (M,) and (M,)."""
+    return np.repeat(powers, len(shared)), np.tile(shared, len(powers))
 
 
 def falling_power(residual: Array, design: Array, log_n: Array, label: Array) -> float:
@@ -87,19 +99,17 @@ def falling_power(residual: Array, design: Array, log_n: Array, label: Array) ->
         return 0.0
     x = log_n - log_n.mean()
     repeated = bool((np.bincount(label) > 1).any())
-    values = np.array([
-        max(_restricted(NoiseModel(np.exp(-power * x), shared, label), residual, design)
-            for shared in (SHARED if repeated else SHARED[:1]))
-        for power in POWERS
-    ])  # fmt: skip
+    power, shared = _each(POWERS, SHARED if repeated else SHARED[:1])
+    models = NoiseModel(np.exp(-power[:, None] * x), shared, label)
+    values = _restricted(models, residual, design).reshape(len(POWERS), -1).max(axis=1)
     at = int(np.argmax(values))
     if 2 * (values[at] - values[0]) < FALLS_LEVEL:
         return 0.0
-    power = POWERS[at]
+    found = POWERS[at]
     if at + 1 < len(POWERS):
         left, middle, right = values[at - 1 : at + 2]
-        power += 0.5 * (POWERS[1] - POWERS[0]) * (left - right) / min(left - 2 * middle + right, -1e-9)
-    return float(min(power, MOST_FALLING))
+        found += 0.5 * (POWERS[1] - POWERS[0]) * (left - right) / min(left - 2 * middle + right, -1e-9)
+    return float(min(found, MOST_FALLING))
 
 
 def shared_by_sizes(residual: Array, design: Array, frame: pd.DataFrame, label: Array) -> tuple[Array, Array] | None:
@@ -152,21 +162,30 @@ def _dense_restricted(matrix: Array, residual: Array, design: Array) -> tuple[fl
     return value, squares / freedom
 
 
-def _restricted(model: NoiseModel, residual: Array, design: Array) -> float:
-    """Restricted ln likelihood, up to a constant."""
-    basis, log_size = orthonormal(model.whiten(design))
-    y = model.whiten(residual[:, None])[:, 0]
-    freedom = len(y) - basis.shape[1]
-    squares = max(float(y @ y - np.sum((basis.T @ y) ** 2)), 1e-300)
-    return -0.5 * (freedom * np.log(squares / max(freedom, 1)) + model.log_determinant + 2 * log_size)
+def _restricted(models: NoiseModel, residual: Array, design: Array) -> Array:
+    """Restricted ln likelihood of each of M models, (M,), up to a constant."""
+    white = models.whiten(np.column_stack([residual, design]))
+    bases, log_size = _orthonormal(white[..., 1:])
+    own = list(zip(np.ascontiguousarray(white[..., 0]), bases, strict=True))
+    squares = np.maximum([float(y @ y - np.sum((basis.T @ y) ** 2)) for y, basis in own], 1e-300)
+    freedom = len(residual) - np.array([basis.shape[1] for basis in bases])
+    return -0.5 * (freedom * np.log(squares / np.maximum(freedom, 1)) + models.log_determinant + 2 * log_size)
 
 
 def orthonormal(columns: Array) -> tuple[Array, float]:
     """An orthonormal basis (n, rank) of columns (n, p), and half the ln of the determinant of their products."""
-    size = np.linalg.norm(columns, axis=0)
-    left, singular, _ = np.linalg.svd(columns / np.where(size > 0, size, 1.0), full_matrices=False)
-    kept = singular > SINGULAR * singular[0]
-    return left[:, kept], float(np.log(singular[kept]).sum() + np.log(size[size > 0]).sum())
+    bases, log_size = _orthonormal(columns[None])
+    return bases[0], float(log_size[0])
+
+
+def _orthonormal(columns: Array) -> tuple[list[Array], Array]:
+    """The same of M sets of columns (M, n, p)."""
+    size = np.linalg.norm(columns, axis=-2)
+    left, singular, _ = np.linalg.svd(columns / np.where(size > 0, size, 1.0)[:, None], full_matrices=False)
+    kept = singular > SINGULAR * singular[:, :1]
+    bases = [one[:, own] for one, own in zip(left, kept, strict=True)]
+    logs = [np.log(s[own]).sum() + np.log(z[z > 0]).sum() for s, own, z in zip(singular, kept, size, strict=True)]
+    return bases, np.array(logs)
 
 
 def clipped(residual: Array, sd: Array, n_free: int) -> Array:
