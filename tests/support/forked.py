@@ -1,7 +1,8 @@
 """`isoflop` as processes forked from one that has imported the libraries: a command starts in hundredths of a second.
 
 Each is a process of its own, with the folder, environment, streams, signals and exit code that it would have, and so is
-each worker of its pool; only the imports are done before. Run as a module it is that first process. What a fresh
+each worker of its pool; only the imports are done before, and a worker tells of itself, and looks at its parent, ten
+times a second, so that nobody waits for that. Run as a module it is that first process. What a fresh
 interpreter does is seen by other tests: of the package, of the pool, of a bare machine, and on SLURM.
 """
 
@@ -30,6 +31,11 @@ LOADED = (
     "isoflop.scaling.findings.verdict", "isoflop.scaling.selection.comparison", "isoflop.scaling.prediction.predict",
     "isoflop.experiments.sweep.launch", "isoflop.experiments.sweep.train_job", "isoflop.experiments.training.trainer",
 )  # fmt: skip
+# Seconds between what a worker tells of itself, and between its looks at its parent.
+OFTEN = (
+    ("isoflop.experiments.sweep.train_job", "HEARTBEAT_SECONDS"),
+    ("isoflop.experiments.training.process", "LOOK_SECONDS"),
+)
 # The program `isoflop` of a shell: hands over what it was started with, and ends as the command does.
 CLIENT = """#!{python} -IS
 import json, os, socket, sys
@@ -220,6 +226,8 @@ def main() -> None:
         importlib.import_module(module)
     starts = importlib.import_module("joblib.externals.loky.backend.fork_exec")
     starts.fork_exec = fork_worker  # type: ignore[attr-defined]
+    for module, name in OFTEN:
+        setattr(importlib.import_module(module), name, 0.1)
     program = importlib.import_module("isoflop.__main__")
     gc.collect()
     gc.freeze()  # no command looks for garbage in what was imported before it

@@ -260,8 +260,8 @@ def test_no_more_than_a_few_grains_are_queued_ahead(monkeypatch):
 @pytest.mark.slow
 def test_a_killed_pack_goes_on_through_the_real_command(tmp_path, commands):
     """SIGKILL of the worker that holds three trunks, in the middle of them."""
-    write_texts(tmp_path / "text", files=20, words=2000)
-    more = ["study.sizes=[d8]", "study.seeds=[0,1,2]", "study.budgets=[2e9,8e9]", "optim.learning_rate=0.0005"]
+    write_texts(tmp_path / "text", files=20, words=1000)
+    more = ["study.sizes=[d8]", "study.seeds=[0,1,2]", "study.budgets=[2e9,4e9]", "optim.learning_rate=0.0005"]
     finish(start(tmp_path, "lone", *more, "where.workers=1", commands=commands))
     process = start(tmp_path, "packed", *more, "where.pack=3", commands=commands)
     victim = worker_at_work(tmp_path, "packed")

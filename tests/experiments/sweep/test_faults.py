@@ -20,7 +20,7 @@ ALONE = "where.workers=1"  # no pool: the command itself trains
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("faults")
-    write_texts(folder / "text", files=20, words=2000)
+    write_texts(folder / "text", files=20, words=1000)
     return folder
 
 

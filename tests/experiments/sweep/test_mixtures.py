@@ -27,7 +27,7 @@ ALONE = "where.workers=1"
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mixtures")
     (folder / "text").mkdir()
-    for name, words in (("one", 2000), ("other", 900)):
+    for name, words in (("one", 800), ("other", 350)):
         write_texts(folder / "text" / name, files=20, words=words)
     return folder
 

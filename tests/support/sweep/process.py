@@ -17,7 +17,7 @@ from tests.support.forked import Commands, Forked
 
 DEADLINE = 600.0  # seconds without an end: something hangs
 ARGUMENTS = (
-    "study.name=kill", "study.sizes=[d8,d12,d16]", "study.budgets=[2e9,1.5e10]", "study.window.min_steps=1",
+    "study.name=kill", "study.sizes=[d8,d12,d16]", "study.budgets=[2e9,6e9]", "study.window.min_steps=1",
     "schedule.warmup_steps=5", "data=text", "data.eval_tokens=2048", "data.max_epochs=1e4",
     "where.checkpoint_seconds=0.2", "where.workers=2",
 )  # fmt: skip
