@@ -150,18 +150,24 @@ def _steep_alike(profiles: list[IsoflopProfile]) -> list[IsoflopProfile]:
     for p, steep in found:
         if p.accepted and steep > 0 and p.log_n_sd > 0:
             shared = max(float(np.polyval(line, np.log(p.flops) - x.mean())), LEAST_STEEP * steepness.mean())
-            ends = np.log(p.frame.loc[p.frame["used"], "n_params"].agg(["min", "max"]).to_numpy(float))
-            p = replace(p, log_n_sd=_cut_off(p.log_n_sd * steep / shared, ends - np.log(p.n_opt)))
+            sizes = _used_sizes(p)
+            ends = np.log([sizes.min(), sizes.max()]) - np.log(p.n_opt)
+            p = replace(p, log_n_sd=_cut_off(p.log_n_sd * steep / shared, ends))
         result.append(p)
     return result
 
 
 def _with_skew(profile: IsoflopProfile) -> IsoflopProfile:
     """A parabola whose sd is no less than what its skew moves the vertex by."""
-    sizes = np.unique(profile.frame.loc[profile.frame["used"], "n_params"].to_numpy(float))
+    sizes = np.unique(_used_sizes(profile))
     if not profile.accepted or len(sizes) <= MIN_SIZES:
         return profile
     return replace(profile, log_n_sd=max(profile.log_n_sd, SKEW * float(np.median(np.diff(np.log(sizes))))))
+
+
+def _used_sizes(profile: IsoflopProfile) -> np.ndarray:
+    """The sizes of the points inside the curve's window."""
+    return profile.frame["n_params"].to_numpy(float)[profile.frame["used"].to_numpy(bool)]
 
 
 def _steepness(profile: IsoflopProfile) -> float:

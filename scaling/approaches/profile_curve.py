@@ -65,46 +65,68 @@ def fit_shape(budgets: Sequence[pd.DataFrame], cost: Cost) -> ProfileShape:
     if not informative or spare <= 0:
         return ProfileShape(float(np.exp(start[0])), float(np.exp(start[1])), noise=0.0)
 
-    axes = [_Axes.of(g) for g in informative]
-
-    def misfit(log_exponents: np.ndarray) -> np.ndarray:
-        alpha, beta = np.exp(log_exponents)
-        return np.concatenate([a.residuals(alpha, beta) for a in axes])
-
-    noise = np.sqrt(np.sum(misfit(start) ** 2) / spare)
+    misfit = _misfit([_Axes.of(g) for g in informative])
+    noise = np.sqrt(np.sum(misfit(start[None]) ** 2) / spare)
     for _ in range(20):
         previous = noise
 
         def penalised(p: np.ndarray, weight: float = noise / PRIOR_SD) -> np.ndarray:
-            return np.concatenate([misfit(p), weight * (p - PRIOR_LOG_EXPONENT)])
+            return np.concatenate([misfit(p), weight * (p - PRIOR_LOG_EXPONENT)], axis=1)
 
         start = _descend(penalised, start)
-        noise = np.sqrt(np.sum(misfit(start) ** 2) / spare)
+        noise = np.sqrt(np.sum(misfit(start[None]) ** 2) / spare)
         if noise < 1e-12 or abs(noise / previous - 1) < 1e-2:
             break
     return ProfileShape(float(np.exp(start[0])), float(np.exp(start[1])), float(noise), spare / len(informative))
 
 
+def _misfit(budgets: "Sequence[_Axes]") -> Callable[[np.ndarray], np.ndarray]:
+    """The relative residuals (K, n) of all budgets at K pairs of ln exponents (K, 2).
+
+    The budgets are solved at once: rows of zeros fill the shorter ones, and have no residual.
+    """
+    rows = max(len(b.loss) for b in budgets)
+    log_n, log_d, loss, known = (
+        np.stack([np.pad(values, (0, rows - len(values)), constant_values=fill) for values in of_each])
+        for of_each, fill in (
+            ([b.log_n for b in budgets], 0.0), ([b.log_d for b in budgets], 0.0), ([b.loss for b in budgets], 1.0),
+            ([np.ones_like(b.loss) for b in budgets], 0.0),
+        )
+    )  # fmt: skip
+    rounding = rows * np.finfo(float).eps
+
+    def residuals(log_exponents: np.ndarray) -> np.ndarray:
+        alpha, beta = np.exp(log_exponents).T[:, :, None, None]
+        columns = np.broadcast_arrays(1.0, np.exp(-alpha * log_n), np.exp(-beta * log_d))
+        basis, size, _ = np.linalg.svd(np.stack(columns, axis=-1) * (known / loss)[..., None], full_matrices=False)
+        basis = basis * (size > rounding * size[..., :1])[..., None, :]  # of runs of one D there are two columns
+        fitted = basis @ (np.swapaxes(basis, -1, -2) @ known[..., None])
+        return np.asarray((known[..., None] - fitted).reshape(len(log_exponents), -1))
+
+    return residuals
+
+
 def _descend(function: Callable[[np.ndarray], np.ndarray], start: np.ndarray, *, step: float = 1e-6) -> np.ndarray:
     """Minimise the sum of squares of `function` from `start` inside LIMITS, by damped Gauss-Newton.
 
-    scipy.optimize would do, but importing it costs as much as everything else that `isoflop fit` imports from scipy.
+    `function` gives the residuals (K, n) of K points. scipy.optimize would do, but importing it costs as much as
+    everything else that `isoflop fit` imports from scipy.
     """
     at, damping = start, 1e-3
-    value = function(at)
     for _ in range(100):
-        jacobian = np.stack([(function(at + step * e) - value) / step for e in np.eye(len(at))], axis=1)
+        value, *moved_by = function(at + step * np.vstack([np.zeros(len(at)), np.eye(len(at))]))
+        jacobian = np.stack([(one - value) / step for one in moved_by], axis=1)
         normal, gradient = jacobian.T @ jacobian, jacobian.T @ value
         while damping < 1e6:
             move = -np.linalg.solve(normal + damping * np.diag(np.diag(normal) + 1e-30), gradient)
             there = np.clip(at + move, *LIMITS)
-            lower = function(there)
+            (lower,) = function(there[None])
             if lower @ lower <= value @ value:
                 break
             damping *= 10
         else:
             return at
-        moved, at, value, damping = np.abs(there - at).max(), there, lower, damping / 10
+        moved, at, damping = np.abs(there - at).max(), there, damping / 10
         if moved < 1e-7:
             break
     return at
@@ -134,7 +156,3 @@ class _Axes:
     def solve(self, alpha: float, beta: float) -> tuple[np.ndarray, np.ndarray]:
         design = self.design(alpha, beta)
         return design, np.linalg.lstsq(design, np.ones_like(self.loss), rcond=None)[0]
-
-    def residuals(self, alpha: float, beta: float) -> np.ndarray:
-        design, c = self.solve(alpha, beta)
-        return 1.0 - design @ c
