@@ -3,7 +3,7 @@
     python -m tests.proofs.files_entered [--most 14]
 
 A tiny cell is trained through the command, in this process (hydra/launcher=basic). Every Python call is followed with
-`sys.setprofile`, in the threads that the job starts too; what runs while a module is imported is not counted, since an
+`sys.settrace`, in the threads that the job starts too; what runs while a module is imported is not counted, since an
 import is not a stop of somebody who reads the job. The job is listed in two parts: until training begins (it has found,
 claimed and opened what it works on), and from there until the first step (model, optimiser and step are made). What a
 worker does once, before its jobs, is printed before them. A stop is a call that goes to another file than the call
@@ -33,7 +33,10 @@ ARGUMENTS = (
 )  # fmt: skip
 
 # Loaded before the calls are followed, which makes an import four times as long.
-LIBRARIES = ("torch", "pandas", "pyarrow.parquet", "scipy.optimize", "hydra", "joblib")
+LIBRARIES = (
+    "torch", "pandas", "pyarrow.parquet", "scipy.optimize", "hydra", "joblib", "isoflop.experiments.sweep.launch",
+    "isoflop.experiments.training.keep", "isoflop.experiments.training.trainer",
+)  # fmt: skip
 
 
 class Follower:
@@ -47,26 +50,32 @@ class Follower:
         self._last = ""
         self._begins = False
 
-    def __call__(self, frame: FrameType, event: str, _: object) -> None:
-        if event not in ("call", "return") or self.done or not (path := project_file(frame.f_code)):
-            return
-        name = function(frame.f_code)
+    def __call__(self, frame: FrameType, event: str, _: object) -> "Follower | None":
+        """As `sys.settrace` has it: of all but BEGIN the calls alone are told."""
         if event == "return":
-            self._begins &= name != BEGIN
-            return
+            self._begins = False
+        if event != "call":
+            return self
+        if self.done or not (path := project_file(frame.f_code)):
+            return None
+        name = function(frame.f_code)
         self._begins |= name == BEGIN
         if self._begins and path not in self.once and not importing(frame):
             self.once.append(path)
         if name == (FIRST if not self.parts else TRAINING) and len(self.parts) < 2:
-            threading.setprofile(self)
+            threading.settrace(self)
             self.parts.append([])
             self.stops.append(0)
-        self.done = name in STEP
+        if name in STEP:
+            self.done = True
+            sys.settrace(None)
+            threading.settrace(None)  # type: ignore[arg-type]  # None ends it, as the documentation says
         if self.parts and not importing(frame):
             self.stops[-1] += path != self._last
             self._last = path
             if not any(path in part for part in self.parts):
                 self.parts[-1].append(path)
+        return self if name == BEGIN else None
 
 
 @cache
@@ -107,12 +116,11 @@ def follow() -> Follower:
             (folder / f"{i}.txt").write_text("".join(f"{i * j % 97} and {j * j % 89}, " for j in range(800)))
         options = [f"data.files=[{folder}/*.txt]", f"runs={folder}/runs", f"where.corpora={folder}/corpora"]
         follower = Follower()
-        sys.setprofile(follower)
+        sys.settrace(follower)
         try:
             code = run_study([*ARGUMENTS, *options])
         finally:
-            sys.setprofile(None)
-            threading.setprofile(None)  # type: ignore[arg-type]  # None ends it, as the documentation says
+            sys.settrace(None)
     assert code == 0, f"the tiny study ended with exit code {code}"
     assert follower.done, f"no call of {STEP}: has the step another name?"
     return follower

@@ -23,6 +23,7 @@ from isoflop.models.parametrization import initialize
 from tests.support.root import ROOT
 
 WINDOW = 64
+PATIENCE = 3  # seconds until the server closes a connection that sends no whole head
 PROMPT = "na\u00efve \u65e5\u672c"
 
 
@@ -46,10 +47,11 @@ def server(model, tmp_path_factory):
     write_folder(model, folder, tokenizer=Bytes().json(), card="# x\n", provenance={})
     port = free_port()
     code = (
-        f"from pathlib import Path; from isoflop.experiments.finished.serve import serve; serve(Path({str(folder)!r}), "
+        f"from pathlib import Path; from isoflop.experiments.finished import serve; serve.SOCKET_SECONDS = {PATIENCE}; "
+        f"serve.serve(Path({str(folder)!r}), host='127.0.0.1', port={port})"
     )
     log = (folder.parent / "log").open("wb")
-    command = [sys.executable, "-c", code + f"host='127.0.0.1', port={port})"]
+    command = [sys.executable, "-c", code]
     process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"})
     base = f"http://127.0.0.1:{port}"
     try:
@@ -57,7 +59,7 @@ def server(model, tmp_path_factory):
         while ask(base + "/health")[0] != 200:
             assert process.poll() is None, (folder.parent / "log").read_text()
             assert time.monotonic() < deadline, (folder.parent / "log").read_text()
-            time.sleep(0.3)
+            time.sleep(0.05)
         yield base
         assert process.poll() is None, "the server died of a request"
     finally:

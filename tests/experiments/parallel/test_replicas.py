@@ -121,13 +121,13 @@ def test_one_process_goes_on_from_what_two_that_were_killed_had_saved(folder, co
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_the_command_under_torchrun_trains_a_study_once(tmp_path):
+def test_the_command_under_torchrun_trains_a_study_once(tmp_path, commands):
     arguments = [
-        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-        "-m", "isoflop", "run", "study.name=two", "study.sizes=[d6,d8]", "study.window.min_steps=1", "data=synthetic",
-        "data.context_length=16", "data.eval_tokens=2048", "data.synthetic.vocab_size=16", "optim.batch_size=4",
-        "data.synthetic.tokens=60000", "data.synthetic.chains=100", "schedule.warmup_steps=5", "data.max_epochs=1e4",
-        "study.budgets=[4e7]", "where.distributed=ddp",
+        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python",
+        commands.bin / "isoflop", "run", "study.name=two", "study.sizes=[d6,d8]", "study.window.min_steps=1",
+        "data=synthetic", "data.context_length=16", "data.eval_tokens=2048", "data.synthetic.vocab_size=16",
+        "optim.batch_size=4", "data.synthetic.tokens=60000", "data.synthetic.chains=100", "schedule.warmup_steps=5",
+        "data.max_epochs=1e4", "study.budgets=[4e7]", "where.distributed=ddp",
     ]  # fmt: skip
     two = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True)
     assert two.returncode == 0, two.stdout + two.stderr

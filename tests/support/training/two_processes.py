@@ -27,7 +27,7 @@ from isoflop.models.config import ModelConfig
 from tests.support.training.cells import DATA, make
 
 STEPS = 25
-KILL_AT = 129  # a step is reported before it is saved
+KILL_AT = 92  # a step is reported before it is saved
 KILLED = 9  # the exit code of a process that dies there
 MODEL = ModelConfig("transformer", 16, 16, 2, 8, 2)
 
@@ -91,7 +91,7 @@ def trunk(corpus, folder: Path, where: WhereSpec, *, kill_at: int | None) -> dic
         if kill_at is not None and at["step"] >= kill_at:
             os._exit(KILLED)
 
-    cells = [cell_of(corpus, 150), cell_of(corpus, 180)]
+    cells = [cell_of(corpus, 100), cell_of(corpus, 120)]
     trained = train_trunk(
         cells, corpus, folder=folder, where=where, on_progress=on_progress,
         keep=lambda *_: None, make=learner_class(where),
@@ -150,6 +150,7 @@ def _forked(rank: int, processes: int, meeting: dict[str, str], arguments: list[
 
 
 if __name__ == "__main__":
-    importlib.import_module("isoflop.experiments.parallel.follow")  # once for all that are forked
+    for module in ("isoflop.experiments.parallel.follow", "torch._dynamo"):  # once for all that are forked
+        importlib.import_module(module)
     for line in sys.stdin:
         print(json.dumps(together(*json.loads(line))), flush=True)
