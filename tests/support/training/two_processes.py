@@ -154,3 +154,4 @@ if __name__ == "__main__":
         importlib.import_module(module)
     for line in sys.stdin:
         print(json.dumps(together(*json.loads(line))), flush=True)
+    os._exit(0)  # torch takes long to end
