@@ -86,10 +86,9 @@ class IsoflopSweeper(Sweeper):
         return run_decided(specs, self._launch)
 
     def _launch(self, specs: "Sequence[ExperimentConfig]", until: Mapping[str, int]) -> int:
-        from isoflop.experiments.sweep.pool import helpers
+        from isoflop.experiments.sweep.pool import begin_helpers
 
-        if specs[0].where.device != "cpu" and self.workers == 1:  # this process will train
-            helpers(specs[0].where.threads)
+        begin_helpers(specs[0].where, self.workers)
         from isoflop.experiments.sweep.launch import make_launch, run_launch
 
         typed = [*self.config.hydra.overrides.task, *self.config.hydra.overrides.hydra]

@@ -22,6 +22,7 @@ from isoflop.experiments.study.engine import DISTRIBUTED
 from isoflop.experiments.training.process import begin, begin_helper, end_with
 
 HELPERS = 8  # of a process that trains several trunks on a GPU, at most
+CARD = ("/dev/nvidiactl", "/dev/dxg")  # what the kernel shows of a GPU, the second under Windows
 PATIENCE_SECONDS = 10.0  # for the place of a worker that is about to end
 _places: list[object] = []  # open files: their locks are this process' place in the pool
 at_work: list[object] = []  # what this worker trains, if anything
@@ -138,6 +139,12 @@ def helpers(threads: int) -> ProcessPoolExecutor:
     for _ in range(count):  # each is started by the first call that finds none idle
         pool.submit(os.getpid)
     return pool
+
+
+def begin_helpers(where: WhereSpec, workers: int | None) -> None:
+    """Start the helpers of a launch that trains in this process; later, if ever, where no GPU is to be seen."""
+    if where.device != "cpu" and workers == 1 and any(map(os.path.exists, CARD)):
+        helpers(where.threads)
 
 
 def elsewhere(threads: int, function: Callable[..., None], *arguments: object) -> None:

@@ -20,6 +20,7 @@ from isoflop.experiments.sweep import pool, train_job
 from isoflop.experiments.sweep.pool import (
     at_once,
     at_work,
+    begin_helpers,
     devices_of,
     elsewhere,
     gpus,
@@ -213,6 +214,18 @@ def test_a_helper_does_what_would_hold_up_the_steps_and_an_error_comes_back(tmp_
         elsewhere(1, os.mkdir, tmp_path / "made")
     helpers(1).shutdown()
     helpers.cache_clear()
+
+
+def test_helpers_begin_with_a_launch_that_trains_on_a_gpu_that_is_there(tmp_path, monkeypatch):
+    begun = []
+    monkeypatch.setattr(pool, "helpers", begun.append)
+    monkeypatch.setattr(pool, "CARD", (str(tmp_path / "card"),))
+    begin_helpers(CUDA, 1)
+    assert not begun  # the check of the device will say so
+    (tmp_path / "card").touch()
+    for where, workers in ((WhereSpec(), 1), (CUDA, 2), (CUDA, None), (replace(CUDA, threads=3), 1)):
+        begin_helpers(where, workers)
+    assert begun == [3]
 
 
 def test_where_helpers_cannot_be_started_the_process_does_it_itself(monkeypatch):
