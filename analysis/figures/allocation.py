@@ -49,7 +49,9 @@ def allocation_frame(
     def optimum(law: Law) -> np.ndarray:
         return np.asarray(getattr(law.optimal(compute, fit.cost), letter), float)
 
-    low, high = draws.band(optimum, LEVEL) if draws is not None else (np.nan, np.nan)
+    low, high = (np.nan, np.nan)
+    if draws is not None:
+        low, high = draws.band(optimum, LEVEL, values=getattr(draws.optimal(compute), letter))
     return pd.DataFrame(
         {"flops": compute, "optimum": optimum(fit.law), "low": low, "high": high,
          "inside": compute <= largest * (1 + 1e-9)}

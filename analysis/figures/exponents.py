@@ -1,6 +1,6 @@
 """The exponents of the law: their joint region by bootstrap, and the local slope of the efficient frontier."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ from isoflop.analysis.style import (
 from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile
 from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.fitting.uncertainty import Draws
-from isoflop.scaling.laws.law import Law
+from isoflop.scaling.laws.law import Allocation
 
 FEWEST_DISTINCT = 100  # draws: a handful of clusters has few different resamples, and no density
 STEP = 0.05  # of ln C, for the central difference
@@ -126,13 +126,16 @@ def slope_frame(fit: Fit, draws: Draws | None = None, *, reach: float = 10) -> p
     largest = fit.points.frame["flops"].max()
     compute = np.geomspace(fit.points.frame["flops"].min(), largest * reach, 60)
 
-    def slope(law: Law) -> np.ndarray:
-        up, down = (np.asarray(law.optimal(compute * np.exp(s), fit.cost).loss, float) for s in (STEP, -STEP))
-        return np.log(up / down) / (2 * STEP)
+    def slope(optimal: Callable[[np.ndarray], Allocation]) -> np.ndarray:
+        up, down = (np.asarray(optimal(compute * np.exp(s)).loss, float) for s in (STEP, -STEP))
+        with np.errstate(all="ignore"):
+            return np.log(up / down) / (2 * STEP)
 
-    low, high = draws.band(slope, LEVEL) if draws is not None else (np.nan, np.nan)
+    own, low, high = slope(fit.optimal), np.nan, np.nan
+    if draws is not None:
+        low, high = draws.band(lambda _: own, LEVEL, values=slope(draws.optimal))
     inside = compute <= largest * (1 + 1e-9)
-    return pd.DataFrame({"flops": compute, "slope": slope(fit.law), "low": low, "high": high, "inside": inside})
+    return pd.DataFrame({"flops": compute, "slope": own, "low": low, "high": high, "inside": inside})
 
 
 def measured_slopes(profiles: Sequence[IsoflopProfile]) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from isoflop.analysis.style import LEVEL
 from isoflop.scaling.fitting.fit import Fit
-from isoflop.scaling.fitting.uncertainty import Draws
+from isoflop.scaling.fitting.uncertainty import Draws, family
 from isoflop.scaling.laws.law import Law
 
 QUANTITIES = ("flops", "n_params", "tokens", "loss")
@@ -42,7 +42,7 @@ def calculator_frame(fit: Fit, draws: Draws) -> pd.DataFrame:
 
     def answers(laws: Sequence[Law]) -> np.ndarray:
         """Of each law the four quantities in every row, (laws, 4, n)."""
-        law = _family(laws)
+        law = family(laws)
         best = _optimum(law, fit, np.broadcast_to(along, (len(laws), len(along))))
         found = _inverse(law, fit, values[1:], best)
         return np.concatenate([best[:, :, own], found], axis=2).swapaxes(0, 1)
@@ -54,12 +54,6 @@ def calculator_frame(fit: Fit, draws: Draws) -> pd.DataFrame:
     for k, name in enumerate(QUANTITIES):
         frame[name], frame[f"{name}_low"], frame[f"{name}_high"] = middle[k], low[k], high[k]
     return frame
-
-
-def _family(laws: Sequence[Law]) -> Law:
-    """Laws of one form as one whose parameters are arrays (laws, 1)."""
-    form = type(laws[0])  # equivalent: they are of one form
-    return form(*np.array([law.values() for law in laws]).T[..., None])
 
 
 def _grid(low: float, high: float, steps: int = STEPS) -> np.ndarray:

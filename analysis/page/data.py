@@ -1,6 +1,6 @@
 """The data behind the charts of the page: runs, frontiers and optima under every convention and law, as plain rows."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from isoflop.analysis.style import LEVEL
 from isoflop.scaling.approaches.isoflop_profiles import budget_groups, isoflop_profiles
 from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.fitting.uncertainty import Draws, jackknife
-from isoflop.scaling.laws.law import Law
+from isoflop.scaling.laws.law import Allocation
 from isoflop.scaling.selection.preference import candidates
 from isoflop.scaling.table.conventions import Points
 from isoflop.scaling.table.meaning import QUANTITIES
@@ -115,12 +115,14 @@ def _frontier(fit: Fit, law: str, draws: Draws | None) -> pd.DataFrame:
     known = fit.points.frame["flops"]
     budgets = np.geomspace(known.min(), known.max() * REACH, FRONTIER_STEPS)
 
-    def optimum(law: Law) -> np.ndarray:
-        best = law.optimal(budgets, fit.cost)
-        return np.stack([best.N, best.D, best.loss])
+    def optimum(optimal: Callable[[np.ndarray], Allocation]) -> np.ndarray:
+        best = optimal(budgets)
+        return np.stack([best.N, best.D, best.loss], axis=-2)
 
-    middle = optimum(fit.law)
-    low, high = draws.band(optimum, LEVEL) if draws is not None else np.full((2, *middle.shape), np.nan)
+    middle = optimum(fit.optimal)
+    low, high = np.full((2, *middle.shape), np.nan)
+    if draws is not None:
+        low, high = draws.band(lambda _: middle, LEVEL, values=optimum(draws.optimal))
     frame = pd.DataFrame({"convention": convention_name(fit.points), "law": law, "flops": budgets})
     frame["inside"] = budgets <= known.max()
     for k, name in enumerate(("n_params", "tokens", "loss")):

@@ -74,12 +74,12 @@ class Fit:
         """Share of the starts that ended within 1e-9 of the best value."""
         return float(np.mean(self.starts["value"] <= self.value * (1 + SAME_BASIN) + 1e-25))
 
-    @property
+    @cached_property
     def predicted(self) -> Array:
         """Loss (n,) of the law at the points fitted, nats/token."""
         return self.predict(self.points.frame)
 
-    @property
+    @cached_property
     def residuals(self) -> Array:
         """ln loss - ln predicted (n,), aligned with `points.frame`."""
         return np.log(self.points.frame["loss"].to_numpy(float)) - np.log(self.predicted)
@@ -104,7 +104,7 @@ class Fit:
         """Huber's delta of each row (n,), or one for all."""
         return self.delta * self.spread
 
-    @property
+    @cached_property
     def noise(self) -> float:
         """Robust standard deviation of the residuals of ln loss, corrected for the parameters fitted.
 

@@ -14,10 +14,10 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from isoflop.scaling.fitting.fit import EXACT_NOISE, Fit, FitError, predict_loss, refit
+from isoflop.scaling.fitting.fit import EXACT_NOISE, Fit, FitError, law_inputs, refit
 from isoflop.scaling.fitting.noise_model import shared_by_sizes
 from isoflop.scaling.fitting.profile_likelihood import profile
-from isoflop.scaling.laws.law import Array, Law
+from isoflop.scaling.laws.law import Allocation, Array, Law
 from isoflop.scaling.laws.special_functions import stdtr, stdtrit
 
 MOST_CLUSTERS, GROUPS = 500, 100  # left out one by one up to here; more are pooled at random into so many groups
@@ -62,6 +62,11 @@ class Draws:
             return self.frame[fn].to_numpy(float)
         with np.errstate(all="ignore"):
             return np.array([fn(law) for law in self.laws], dtype=float)
+
+    def optimal(self, C: Array) -> Allocation:
+        """The compute-optimal allocation of every law at C FLOPs (n,), (draws, n). Raises ValueError as a law does."""
+        with np.errstate(all="ignore"):
+            return family(self.laws).optimal(np.broadcast_to(C, (len(self), len(C))), self.fit.cost)
 
     def estimate(self, fn: Quantity) -> Any:
         """The quantity at the full fit."""
@@ -123,7 +128,7 @@ class Draws:
 
     def standard_error(self, fn: Quantity) -> Any:
         """Standard error of a function of a law, or of a parameter or exponent by name; of its shape."""
-        return self._spread(self.evaluate(fn))
+        return self.standard_error_of(self.evaluate(fn))
 
     def standard_error_alone(self, fn: Quantity) -> Any:
         """The same as if clusters were independent, for forecasts: a law that does not hold leaves residuals like noise
@@ -183,7 +188,8 @@ class Draws:
         left = np.linalg.pinv(gram - own, rcond=1e-10, hermitian=True)
         return design, np.einsum("npq,nq->pn", left[label], design), label, np.linalg.pinv(gram, hermitian=True)
 
-    def _spread(self, values: Array) -> Array:
+    def standard_error_of(self, values: Array) -> Array:
+        """The same of a quantity whose `values` (draws, ...) are known."""
         if self.kind == "bootstrap":
             return values.std(axis=0, ddof=1)
         error = self.error_of(values)
@@ -253,6 +259,12 @@ class Draws:
     @cached_property
     def _names(self) -> list[str]:
         return [c for c in self.frame if c not in ("value", "converged")]
+
+
+def family(laws: Sequence[Law]) -> Law:
+    """Laws of one form as one whose parameters are arrays (laws, 1)."""
+    form = type(laws[0])  # equivalent: they are of one form
+    return form(*np.array([law.values() for law in laws]).T[..., None])
 
 
 def _in_reach(off: Array) -> Array:
@@ -376,12 +388,16 @@ def predict(fit: Fit, draws: Draws, N: Any, D: Any, level: float = 0.9) -> Predi
 def predict_runs(fit: Fit, draws: Draws, frame: pd.DataFrame, level: float = 0.9) -> Prediction:
     """The same for the rows (n,) of a frame with the columns that the law reads; N and D are NaN where it has none."""
 
-    def at(law: Law) -> Array:
-        return predict_loss(law, frame)
+    columns = law_inputs(type(fit.law), frame).values()
 
-    loss = at(fit.law)
-    law_lo, law_hi = draws.band(at, level)
-    error = draws.standard_error(lambda law: np.log(at(law)))
+    def at(law: Law) -> Array:
+        with np.errstate(all="ignore"):
+            return np.asarray(law(*columns), dtype=float)
+
+    loss, each = at(fit.law), draws.evaluate(at)
+    law_lo, law_hi = draws.band(at, level, values=each)
+    with np.errstate(all="ignore"):
+        error = draws.standard_error_of(np.log(each))
     noise = np.broadcast_to(fit.noise_at(frame), loss.shape)
     half = draws.quantile(level) * np.sqrt(error**2 + noise**2)
     N, D = (
