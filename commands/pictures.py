@@ -55,10 +55,10 @@ def report(
 
     report.md and report.html, every figure that the table supports, and the reason for each that it does not.
     """
-    from isoflop.analysis.undocumented import undocumented
+    from isoflop.analysis.lean import lean
     from isoflop.experiments.training.process import keep_freed_memory
 
-    with undocumented():
+    with lean():
         from isoflop.analysis.report import write_report
 
     keep_freed_memory()
@@ -91,9 +91,9 @@ def plot(
     isoflop plot TABLE --runs a,b --against hours -o x.pdf
     isoflop plot TABLE --figure bands -o x.pdf
     """
-    from isoflop.analysis.undocumented import undocumented
+    from isoflop.analysis.lean import lean
 
-    with undocumented():
+    with lean():
         from isoflop.analysis.evidence import Evidence
         from isoflop.analysis.figures import get_figure
         from isoflop.analysis.report import draw_figure
