@@ -17,7 +17,8 @@ def test_products_of_trunks_are_those_of_each_alone():
         places = Places(every.at[own], every.ends[own], every.slope[own])
         white = np.linalg.solve(np.linalg.cholesky(deviation.covariance(places)), columns[own])
         alone = white.T @ white
-        assert np.allclose(gram[k], alone[:-1, :-1]) and np.allclose(slope[k], alone[:-1, -1])
+        assert np.allclose(gram[k], alone[:-1, :-1])
+        assert np.allclose(slope[k], alone[:-1, -1])
         assert np.isclose(square[k], alone[-1, -1])
 
 
