@@ -1,9 +1,9 @@
 """`isoflop` as processes forked from one that has imported the libraries: a command starts in hundredths of a second.
 
 Each is a process of its own, with the folder, environment, streams, signals and exit code that it would have, and so is
-each worker of its pool; only the imports are done before, and a worker tells of itself, and looks at its parent, ten
-times a second, so that nobody waits for that. Run as a module it is that first process. What a fresh
-interpreter does is seen by other tests: of the package, of the pool, of a bare machine, and on SLURM.
+each worker of its pool; only the imports are done before, and what is looked at every second is looked at every tenth,
+so that no test waits for that. Run as a module it is that first process. What a fresh interpreter does is seen by other
+tests: of the package, of the pool, of a bare machine, and on SLURM.
 """
 
 import contextlib
@@ -31,8 +31,9 @@ LOADED = (
     "isoflop.scaling.findings.verdict", "isoflop.scaling.selection.comparison", "isoflop.scaling.prediction.predict",
     "isoflop.experiments.sweep.launch", "isoflop.experiments.sweep.train_job", "isoflop.experiments.training.trainer",
 )  # fmt: skip
-# Seconds between what a worker tells of itself, and between its looks at its parent.
+# Seconds between what a worker tells of itself, its looks at its parent, and a launch's looks at others' trunks.
 OFTEN = (
+    ("isoflop.experiments.sweep.queue", "WAIT_SECONDS"),
     ("isoflop.experiments.sweep.train_job", "HEARTBEAT_SECONDS"),
     ("isoflop.experiments.training.process", "LOOK_SECONDS"),
 )

@@ -52,17 +52,22 @@ def test_a_folder_of_any_name_is_one_word_of_the_batch_script(name, line):
         script([["true"]], folder=Path("/x") / f"{name}\n#SBATCH --wrap=x", options={})
 
 
-def run_script(folder, command, *, signal_after=None, **options):
-    """Run a script as SLURM would, with a `scontrol` that notes what it is asked; (exit code, output, asked)."""
+def run_script(folder, command, *, out_of_time=False, **options):
+    """Run a script as SLURM would, with a `scontrol` that notes what it is asked; (exit code, output, asked).
+
+    One out of time gets SLURM's signal once the command makes a file `begun`, and then a file `end`.
+    """
     (folder / "scontrol").write_text(f"#!/bin/sh\necho $@ >> {folder}/asked\n")
     (folder / "scontrol").chmod(0o755)
     text = script([["false"], command], folder=folder, options={"time": "1:00", "qos": None}, **options)
     environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_ARRAY_JOB_ID": "7"}
     environment |= {"SLURM_ARRAY_TASK_ID": "1"}
     process = subprocess.Popen(["bash", "-c", text], env=environment, stdout=-1, text=True)
-    if signal_after:
-        time.sleep(signal_after)
+    if out_of_time:
+        while not (folder / "begun").exists():
+            time.sleep(0.01)
         process.send_signal(signal.SIGUSR1)
+        (folder / "end").touch()
     out, _ = process.communicate()
     asked = folder / "asked"
     return process.returncode, out, asked.read_text() if asked.exists() else ""
@@ -78,16 +83,20 @@ def test_a_task_runs_its_command_with_every_quote_in_place_and_keeps_its_exit_co
     assert "isoflop: no such study" in told
 
 
+def until_the_end(folder):
+    return ["sh", "-c", 'touch "$0/begun"; until [ -e "$0/end" ]; do sleep 0.01; done', str(folder)]
+
+
 @pytest.mark.process
 def test_a_task_out_of_time_asks_to_be_queued_again_and_does_not_die_of_the_signal(tmp_path):
-    code, _, asked = run_script(tmp_path, ["sleep", "2"], signal_after=0.7)
+    code, _, asked = run_script(tmp_path, until_the_end(tmp_path), out_of_time=True)
     assert (code, asked) == (0, "requeue 7_1\n")
 
 
 @pytest.mark.process
 def test_a_task_that_was_restarted_too_often_is_not_queued_again(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_RESTART_COUNT", "4")
-    _, out, asked = run_script(tmp_path, ["sleep", "2"], signal_after=0.7, max_restarts=4)
+    _, out, asked = run_script(tmp_path, until_the_end(tmp_path), out_of_time=True, max_restarts=4)
     assert (asked, "restarted too often" in out) == ("", True)
 
 
