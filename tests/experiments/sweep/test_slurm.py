@@ -55,7 +55,7 @@ def test_a_folder_of_any_name_is_one_word_of_the_batch_script(name, line):
 def run_script(folder, command, *, out_of_time=False, **options):
     """Run a script as SLURM would, with a `scontrol` that notes what it is asked; (exit code, output, asked).
 
-    One out of time gets SLURM's signal once the command makes a file `begun`, and then a file `end`.
+    One out of time gets SLURM's signal once the command makes a file `begun`, and a file `end` once it has said so.
     """
     (folder / "scontrol").write_text(f"#!/bin/sh\necho $@ >> {folder}/asked\n")
     (folder / "scontrol").chmod(0o755)
@@ -63,14 +63,19 @@ def run_script(folder, command, *, out_of_time=False, **options):
     environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_ARRAY_JOB_ID": "7"}
     environment |= {"SLURM_ARRAY_TASK_ID": "1"}
     process = subprocess.Popen(["bash", "-c", text], env=environment, stdout=-1, text=True)
+    said = []
     if out_of_time:
         while not (folder / "begun").exists():
             time.sleep(0.01)
         process.send_signal(signal.SIGUSR1)
+        for line in process.stdout:
+            said.append(line)
+            if "out of time" in line:
+                break
         (folder / "end").touch()
     out, _ = process.communicate()
     asked = folder / "asked"
-    return process.returncode, out, asked.read_text() if asked.exists() else ""
+    return process.returncode, "".join(said) + out, asked.read_text() if asked.exists() else ""
 
 
 @pytest.mark.process
@@ -84,7 +89,9 @@ def test_a_task_runs_its_command_with_every_quote_in_place_and_keeps_its_exit_co
 
 
 def until_the_end(folder):
-    return ["sh", "-c", 'touch "$0/begun"; until [ -e "$0/end" ]; do sleep 0.01; done', str(folder)]
+    """A command that ends some time after the file, or by itself."""
+    waits = 'touch "$0/begun"; for i in $(seq 60); do sleep 0.3; [ -e "$0/end" ] && break; done; sleep 0.3'
+    return ["sh", "-c", waits, str(folder)]
 
 
 @pytest.mark.process
