@@ -15,8 +15,9 @@ from functools import cached_property
 
 import numpy as np
 
+from isoflop.scaling.fitting.objective import Solution, Task
 from isoflop.scaling.fitting.search import go_on
-from isoflop.scaling.fitting.solver import Solution, minimise
+from isoflop.scaling.fitting.solver import minimise
 from isoflop.scaling.laws.curves.curve_law import CURVE_LAWS, CoolingLaw, CurveLaw, Prior
 from isoflop.scaling.laws.curves.sums import CurveRows, Units, compile_run, join
 from isoflop.scaling.laws.law import Array
@@ -355,7 +356,7 @@ def fit_curves(
         ).theta
     done = minimise(problem, ends, delta=problem.deltas(delta), weights=weights, tolerance=ENOUGH, max_steps=60)
     late = ~done.converged & (done.value <= 1.1 * np.nanmin(done.value))
-    done = go_on(problem, done, late, delta=problem.deltas(delta), weights=weights, tolerance=ENOUGH)
+    (done,) = go_on([Task(problem, ends, problem.deltas(delta), weights)], [done], [late], tolerance=ENOUGH)
     at = int(np.nanargmin(done.value))
     residual = problem.residuals(done.theta[at][None])[0][0, : len(log_loss)]
     psi = np.clip(residual, -delta, delta)

@@ -5,7 +5,7 @@ of loss, from many starts, all of which are kept. Nothing here prints, draws or 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -13,12 +13,12 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from isoflop.scaling.fitting.kept_searches import search_once
+from isoflop.scaling.fitting.kept_searches import search_ahead, search_once
 from isoflop.scaling.fitting.noise_model import falling_power
-from isoflop.scaling.fitting.objective import Huber, LeastSquares, Objective
+from isoflop.scaling.fitting.objective import Huber, LeastSquares, Objective, Solution, Task
 from isoflop.scaling.fitting.problem import FitProblem
-from isoflop.scaling.fitting.search import go_on, robust_scale, search
-from isoflop.scaling.fitting.solver import Solution, minimise
+from isoflop.scaling.fitting.search import Asked, go_on, robust_scale, search
+from isoflop.scaling.fitting.solver import minimise_together
 from isoflop.scaling.laws import columns_read, get_law
 from isoflop.scaling.laws.cost import Cost
 from isoflop.scaling.laws.law import Allocation, Array, Law
@@ -259,17 +259,9 @@ def fit(
         relative = data.frame[FORECAST_ERROR] / max(alone.noise, EXACT_NOISE)
         excess = np.sqrt((relative**2 - 1).clip(lower=0.0))  # a forecast lacks the noise that an end has
         data, weights, falls = replace(data, frame=data.frame.assign(excess=excess)), given, alone.falls
-    name = form if isinstance(form, str) and ":" not in form else ""
-    if isinstance(form, str):
-        form, preset = get_law(form)
-        free, tied, fixed = (*preset.free, *free), preset.tied or tied, {**preset.fixed, **(fixed or {})}
-    pinned = _pinned(form, {**_ceiling(form, data.frame, free), **(fixed or {})}, free, tied)
-    columns = law_inputs(form, data.frame, data.lacking, name)
-    loss = data.frame["loss"].to_numpy(float)
     weights = _weights(weights, data.frame)
     estimate = falls is None and objective.delta == "auto" and np.ptp(weights) == 0
-    problem = FitProblem(form, columns, loss, pinned, tied, objective.residual == "log")
-    _check_enough(problem, weights)
+    problem = _problem(form, data, weights, objective, fixed or {}, tied, free)
 
     def solve(falls: float) -> Fit:
         spread = spread_of(data.frame, falls)
@@ -280,6 +272,47 @@ def fit(
     first = solve(falls or 0.0)
     power = _falls(first) if estimate else 0.0
     return solve(power) if power else first
+
+
+def search_for_fits(law: str, tables: Sequence[Points], objective: Objective, *, falls: float = 0.0) -> None:
+    """Search together, while searches are kept, for the fits of a law to some tables, with noise that `falls` so.
+
+    What cannot be fitted is passed over: `fit` says why.
+    """
+    asked = []
+    for data in tables:
+        if FORECAST_ERROR in data.frame:
+            continue
+        try:
+            weights = _weights(None, data.frame)
+            problem = _problem(law, data, weights, objective, {}, False, ())
+        except ValueError:
+            continue
+        spread = spread_of(data.frame, falls)
+        asked.append(Asked(problem, weights / (spread * spread), spread))
+    search_ahead(asked, objective)
+
+
+def _problem(
+    form: type[Law] | str,
+    data: Points,
+    weights: Array,
+    objective: Objective,
+    fixed: Mapping[str, float],
+    tied: bool,
+    free: tuple[str, ...],
+) -> FitProblem:
+    """What is to be fitted. Raises FitError where the data cannot determine it, ValueError on a wrong name."""
+    name = form if isinstance(form, str) and ":" not in form else ""
+    if isinstance(form, str):
+        form, preset = get_law(form)
+        free, tied, fixed = (*preset.free, *free), preset.tied or tied, {**preset.fixed, **fixed}
+    pinned = _pinned(form, {**_ceiling(form, data.frame, free), **fixed}, free, tied)
+    columns = law_inputs(form, data.frame, data.lacking, name)
+    loss = data.frame["loss"].to_numpy(float)
+    problem = FitProblem(form, columns, loss, pinned, tied, objective.residual == "log")
+    _check_enough(problem, weights)
+    return problem
 
 
 def _falls(fitted: Fit) -> float:
@@ -338,10 +371,22 @@ def refit(fit: Fit, weights: Array, *, tolerance: float = 1e-11) -> Solution:
     Refits that still move after the usual number of steps go on together; those that then still do are searched for
     from new starts, up to MOST_SEARCHED of them.
     """
-    begin = np.repeat(fit.theta[None], len(weights), axis=0)
-    warm = minimise(fit.problem, begin, delta=fit.deltas, weights=weights, tolerance=tolerance, damping=1e-3)
-    late = ~warm.converged
-    warm = go_on(fit.problem, warm, late, delta=fit.deltas, weights=weights, tolerance=tolerance, curved=True)
+    return refit_together([fit], [weights], tolerance=tolerance)[0]
+
+
+def refit_together(fits: Sequence[Fit], weights: Sequence[Array], *, tolerance: float = 1e-11) -> list[Solution]:
+    """What `refit` finds for each of some fits of one form, to the bit; they take their steps together."""
+    tasks = [
+        Task(fit.problem, np.repeat(fit.theta[None], len(own), axis=0), fit.deltas, own)
+        for fit, own in zip(fits, weights, strict=True)
+    ]
+    warm = minimise_together(tasks, tolerance=tolerance, damping=1e-3)
+    warm = go_on(tasks, warm, [~solution.converged for solution in warm], tolerance=tolerance, curved=True)
+    return [_searched(fit, own, solution) for fit, own, solution in zip(fits, weights, warm, strict=True)]
+
+
+def _searched(fit: Fit, weights: Array, warm: Solution) -> Solution:
+    """Refits with those that have not converged searched for from new starts, up to MOST_SEARCHED of them."""
     theta, value, converged = warm.theta.copy(), warm.value.copy(), warm.converged.copy()
     exact = replace(fit.objective, delta=fit.delta) if isinstance(fit.objective, Huber) else fit.objective
     for i in np.flatnonzero(~converged)[:MOST_SEARCHED]:

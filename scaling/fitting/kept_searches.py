@@ -5,7 +5,7 @@ compute, the last rolling origin, the law of the report. A search depends on not
 answer kept is the one that would be found, to the bit.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from hashlib import blake2b
@@ -14,11 +14,9 @@ import numpy as np
 
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.problem import FitProblem
-from isoflop.scaling.fitting.search import search
-from isoflop.scaling.fitting.solver import Solution
+from isoflop.scaling.fitting.search import Asked, Found, search, search_together
 from isoflop.scaling.laws.law import Array
 
-Found = tuple[Solution, float, Array]
 Searches = dict[tuple[object, ...], Found]
 _KEPT: ContextVar[Searches | None] = ContextVar("kept searches", default=None)
 
@@ -46,13 +44,34 @@ def search_once(
     kept = _KEPT.get()
     if kept is None:
         return search(problem, weights, objective, n_starts=n_starts, seed=seed, spread=spread)
-    asked = (
+    key = _key(Asked(problem, weights, spread), objective, n_starts, seed)
+    if key not in kept:
+        kept[key] = search(problem, weights, objective, n_starts=n_starts, seed=seed, spread=spread)
+    return kept[key]
+
+
+def search_ahead(asked: Sequence[Asked], objective: Objective, *, n_starts: int | None = None, seed: int = 0) -> None:
+    """Search together for what `search_once` will be asked, problems of one form; nothing outside `keep_searches`."""
+    kept = _KEPT.get()
+    if kept is None:
+        return
+    alike: dict[tuple[object, ...], dict[tuple[object, ...], Asked]] = {}
+    for one in asked:
+        key = _key(one, objective, n_starts, seed)
+        if key not in kept:
+            alike.setdefault((one.problem.free, one.problem.one_basin), {})[key] = one
+    for some in alike.values():
+        if len(some) > 1:
+            found = search_together(list(some.values()), objective, n_starts=n_starts, seed=seed)
+            kept.update(zip(some, found, strict=True))
+
+
+def _key(asked: Asked, objective: Objective, n_starts: int | None, seed: int) -> tuple[object, ...]:
+    problem = asked.problem
+    return (
         problem.form, tuple(sorted(problem.pinned.items())), problem.tied, problem.log, tuple(problem.columns),
-        _digest((*problem.columns.values(), problem.loss, weights, spread)), objective, n_starts, seed,
+        _digest((*problem.columns.values(), problem.loss, asked.weights, asked.spread)), objective, n_starts, seed,
     )  # fmt: skip
-    if asked not in kept:
-        kept[asked] = search(problem, weights, objective, n_starts=n_starts, seed=seed, spread=spread)
-    return kept[asked]
 
 
 def _digest(arrays: Iterable[Array | float]) -> bytes:

@@ -1,9 +1,13 @@
-"""What a fit minimises: always a weighted sum over points, never a mean."""
+"""What a fit minimises: always a weighted sum over points, never a mean; and the terms of the solver that does it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import Literal, Protocol
 
 import numpy as np
+
+Array = np.ndarray
 
 
 @dataclass(frozen=True)
@@ -50,3 +54,72 @@ def _check_residual(residual: str) -> None:
 
 
 Objective = Huber | LeastSquares
+
+
+def huber(residual: Array, weights: Array, delta: float | Array) -> Array:
+    """Sum over the last axis of weight times Huber's function: r^2/2 within delta, delta(|r| - delta/2) beyond."""
+    psi = np.minimum(np.maximum(residual, -delta), delta)
+    return np.einsum("...n,...n->...", weights, psi * (residual - 0.5 * psi))
+
+
+class Problem(Protocol):
+    """What `minimise` needs of a problem with P coordinates and n rows."""
+
+    @property
+    def lower(self) -> Array:
+        """Lower bounds (P,) of the coordinates."""
+
+    @property
+    def upper(self) -> Array:
+        """Upper bounds (P,) of the coordinates."""
+
+    @property
+    def one_basin(self) -> bool:
+        """Whether `curvature` is to be trusted from the first step; otherwise it is called only after many steps."""
+
+    @property
+    def log(self) -> bool:
+        """Whether the residuals are differences of ln loss, otherwise of loss."""
+
+    def residuals(self, theta: Array) -> tuple[Array, Array, Array]:
+        """Residuals (B, n), their gradient in theta (B, P, n), and their gradient in every parameter of the form."""
+
+    def curvature(self, theta: Array, full: Array, weight: Array) -> Array:
+        """Sum of weight times the second derivative of the fitted loss (relative to it when `log`), (B, P, P)."""
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A quadratic pull of a quantity towards values: stiffness/2 (quantity - target)^2, one target per problem."""
+
+    quantity: Callable[[Array], tuple[Array, Array]]  # theta (B, P) -> value (B,), gradient (B, P)
+    target: Array
+    stiffness: Array
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Where each of B problems ended: coordinates theta (B, P), objective without any anchor (B,), steps taken (B,)."""
+
+    theta: Array
+    value: Array
+    converged: Array
+    steps: Array
+
+
+@dataclass(frozen=True)
+class Task:
+    """A problem to be minimised from every row of start (B, P), with weights (n,) or (B, n) of its rows.
+
+    `delta` is Huber's, one for all rows or (n,), infinite for half squares.
+    """
+
+    problem: Problem
+    start: Array
+    delta: float | Array
+    weights: Array
+
+    @cached_property
+    def robust(self) -> bool:
+        """Whether residuals beyond delta count less: not of least squares."""
+        return bool(np.isfinite(self.delta).all())

@@ -1,10 +1,13 @@
 """From starts to optima: least squares first, then Huber with delta falling in stages to its value."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
-from isoflop.scaling.fitting.objective import Objective
+from isoflop.scaling.fitting.objective import Objective, Solution, Task, huber
 from isoflop.scaling.fitting.problem import FitProblem
-from isoflop.scaling.fitting.solver import EXACT, ROUNDING, Problem, Solution, huber, minimise
+from isoflop.scaling.fitting.solver import EXACT, ROUNDING, minimise_together
 from isoflop.scaling.fitting.starts import starts
 from isoflop.scaling.laws.law import Array
 
@@ -19,6 +22,26 @@ NEAR = 1e-3  # ends whose coordinates differ by less, relative to 1 and to thems
 MAY_WIN = 0.1  # of the best value: an end this close to it is worth those steps
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A problem to search, with weights (n,) of its rows and their relative standard deviations `spread`, (n,) or 1.
+
+    `weights` are divided by the square of `spread` already; Huber's delta is that of residuals divided by it.
+    """
+
+    problem: FitProblem
+    weights: Array
+    spread: Array | float = 1.0
+
+    def from_starts(self, start: Array, delta: float, weights: Array | None = None) -> Task:
+        """To be minimised from every row of start (B, P), under other weights where they are given."""
+        own = delta if delta == np.inf else delta * self.spread
+        return Task(self.problem, start, own, self.weights if weights is None else weights)
+
+
+Found = tuple[Solution, float, Array]
+
+
 def search(
     problem: FitProblem,
     weights: Array,
@@ -28,7 +51,7 @@ def search(
     seed: int = 0,
     patient: bool = True,
     spread: Array | float = 1.0,
-) -> tuple[Solution, float, Array]:
+) -> Found:
     """Minimise the objective from many starts.
 
     Returns where the distinct starts ended, the delta used, and for each start the row of the ends that it reached.
@@ -37,61 +60,95 @@ def search(
     `spread` (n,) are relative standard deviations of the rows, by which `weights` are divided twice already: Huber's
     delta is that of residuals divided by them.
     """
-    last = _patient if patient else minimise
-    count = n_starts or (8 if len(problem.free) <= FEW_PARAMETERS else 16 if len(problem.free) <= 7 else 32)
-    begin = starts(problem, weights, count=count, seed=seed)
+    (found,) = search_together(
+        [Asked(problem, weights, spread)], objective, n_starts=n_starts, seed=seed, patient=patient
+    )  # fmt: skip
+    return found
+
+
+def search_together(
+    asked: Sequence[Asked], objective: Objective, *, n_starts: int | None = None, seed: int = 0, patient: bool = True
+) -> list[Found]:
+    """What `search` finds for each of some problems of one form, to the bit; they take their steps together."""
+    last = _patient if patient else minimise_together
+    free = len(asked[0].problem.free)
+    count = n_starts or (8 if free <= FEW_PARAMETERS else 16 if free <= 7 else 32)
+    begin = [starts(a.problem, a.weights, count=count, seed=seed) for a in asked]
+    squares = [a.from_starts(start, np.inf) for a, start in zip(asked, begin, strict=True)]
     if objective.delta == np.inf:
-        return last(problem, begin, delta=np.inf, weights=weights), np.inf, np.arange(len(begin))
-    squares = minimise(problem, begin, delta=np.inf, weights=weights, max_steps=40, tolerance=ROUGH)
-    exact = np.nanmin(squares.value) <= EXACT * ROUNDING**2 * weights.sum()
-    basin, members = _distinct(squares.theta, squares.value)
-    ends = squares.theta[basin]
-    if not problem.one_basin and not exact:
-        ends = np.concatenate([ends, begin, _scatter(problem, weights, ends[0], seed)])
-        members = np.concatenate([members, np.arange(len(basin), len(ends))])
+        return [(done, np.inf, np.arange(len(done.theta))) for done in last(squares)]
+    ends, members, rough = [], [], []
+    for a, done in zip(asked, minimise_together(squares, max_steps=40, tolerance=ROUGH), strict=True):
+        exact = np.nanmin(done.value) <= EXACT * ROUNDING**2 * a.weights.sum()
+        basin, member = _distinct(done.theta, done.value)
+        ends.append(done.theta[basin])
+        members.append(member)
+        rough.append(not a.problem.one_basin and not exact)
+    scattered = [_scattered(a, end[0], seed) for a, end, more in zip(asked, ends, rough, strict=True) if more]
+    more = iter(minimise_together(scattered, max_steps=12) if scattered else ())
+    for k in np.flatnonzero(rough).tolist():
+        found = len(ends[k])
+        ends[k] = np.concatenate([ends[k], begin[k], next(more).theta])
+        members[k] = np.concatenate([members[k], np.arange(found, len(ends[k]))])
     delta = objective.delta if objective.delta != "auto" else None
-    scale = _scale(problem, ends[:1], weights, spread)
+    scales = [_scale(a, end[:1]) for a, end in zip(asked, ends, strict=True)]
     for stage in (30.0, 10.0, 3.0) if delta else (3.0,):
-        wide = stage * (delta or HUBER_EFFICIENCY * scale)
-        if wide < 20 * scale or stage == 3.0:
-            wide = max(wide, SMALLEST_DELTA)
-            ends = minimise(problem, ends, delta=wide * spread, weights=weights, max_steps=6, tolerance=ROUGH).theta
+        tasks = {}
+        for k, (a, scale) in enumerate(zip(asked, scales, strict=True)):
+            wide = stage * (delta or HUBER_EFFICIENCY * scale)
+            if wide < 20 * scale or stage == 3.0:
+                tasks[k] = a.from_starts(ends[k], max(wide, SMALLEST_DELTA))
+        done = minimise_together(list(tasks.values()), max_steps=6, tolerance=ROUGH)
+        for k, solution in zip(tasks, done, strict=True):
+            ends[k] = solution.theta
+    deltas = [delta] * len(asked)
     if delta is None:
-        delta, ends = _auto_delta(problem, weights, ends, spread)
-    return last(problem, ends, delta=delta * spread, weights=weights), delta, members
+        deltas, ends = _auto_deltas(asked, ends)
+    tasks = [a.from_starts(end, own) for a, end, own in zip(asked, ends, deltas, strict=True)]
+    return list(zip(last(tasks), deltas, members, strict=True))
 
 
-def _patient(problem: FitProblem, ends: Array, *, delta: float | Array, weights: Array) -> Solution:
+def _patient(tasks: Sequence[Task]) -> list[Solution]:
     """Minimise from every end; of those that still move after the first steps and may win the lowest go on together."""
-    done = minimise(problem, ends, delta=delta, weights=weights)
-    best = np.min(np.where(np.isfinite(done.value), done.value, np.inf))
-    late = ~done.converged & (done.value <= best * (1 + MAY_WIN))
-    late[np.argsort(np.where(late, done.value, np.inf), kind="stable")[LEADERS:]] = False
-    return go_on(problem, done, late, delta=delta, weights=weights, curved=True, race=True)
+    done, late = minimise_together(tasks), []
+    for solution in done:
+        best = np.min(np.where(np.isfinite(solution.value), solution.value, np.inf))
+        moves = ~solution.converged & (solution.value <= best * (1 + MAY_WIN))
+        moves[np.argsort(np.where(moves, solution.value, np.inf), kind="stable")[LEADERS:]] = False
+        late.append(moves)
+    return go_on(tasks, done, late, curved=True, race=True)
 
 
 def go_on(
-    problem: Problem,
-    so_far: Solution,
-    which: Array,
+    tasks: Sequence[Task],
+    so_far: Sequence[Solution],
+    which: Sequence[Array],
     *,
-    delta: float | Array,
-    weights: Array,
     tolerance: float = 1e-13,
     curved: bool = False,
     race: bool = False,
-) -> Solution:
-    """The same solution with the problems in the mask `which` (B,) minimised on from where they ended, in one batch.
+) -> list[Solution]:
+    """The same solutions with the problems in the masks `which`, each (B,), minimised on from where they ended.
 
     `curved` and `race` are those of `minimise`.
     """
-    if not which.any():
-        return so_far
-    weights = weights[which] if np.ndim(weights) == 2 and len(weights) == len(which) else weights
-    more = minimise(
-        problem, so_far.theta[which], delta=delta, weights=weights, max_steps=MOST_STEPS, tolerance=tolerance,
-        curved=curved, race=race,
-    )  # fmt: skip
+    late = [k for k, moves in enumerate(which) if moves.any()]
+    further = []
+    for k in late:
+        task, moves = tasks[k], which[k]
+        own = task.weights[moves] if np.ndim(task.weights) == 2 and len(task.weights) == len(moves) else task.weights
+        further.append(Task(task.problem, so_far[k].theta[moves], task.delta, own))
+    found = list(so_far)
+    if not late:
+        return found
+    more = minimise_together(further, max_steps=MOST_STEPS, tolerance=tolerance, curved=curved, race=race)
+    for k, solution in zip(late, more, strict=True):
+        found[k] = _moved(so_far[k], which[k], solution)
+    return found
+
+
+def _moved(so_far: Solution, which: Array, more: Solution) -> Solution:
+    """A solution in which those of the problems in the mask that went on to lower values are where they ended."""
     theta, value, converged, steps = (a.copy() for a in vars(so_far).values())
     better = np.zeros_like(which)
     better[which] = more.value <= value[which]
@@ -101,33 +158,33 @@ def go_on(
     return Solution(theta, value, converged, steps)
 
 
-def _scatter(problem: FitProblem, weights: Array, theta: Array, seed: int) -> Array:
-    """Least-squares optima (S, P) under random row weights, near theta.
+def _scattered(asked: Asked, theta: Array, seed: int) -> Task:
+    """From theta (P,) to least-squares optima under random row weights.
 
     A small delta may have many local optima inside one basin of least squares; these starts and the first find them.
     """
-    lots = weights * np.random.default_rng(seed).exponential(size=(SCATTERED, len(weights)))
-    begin = np.repeat(theta[None], SCATTERED, axis=0)
-    return minimise(problem, begin, delta=np.inf, weights=lots, max_steps=12).theta
+    lots = asked.weights * np.random.default_rng(seed).exponential(size=(SCATTERED, len(asked.weights)))
+    return asked.from_starts(np.repeat(theta[None], SCATTERED, axis=0), np.inf, lots)
 
 
-def _auto_delta(problem: FitProblem, weights: Array, ends: Array, spread: Array | float) -> tuple[float, Array]:
+def _auto_deltas(asked: Sequence[Asked], ends: list[Array]) -> tuple[list[float], list[Array]]:
     """The delta that is 1.345 robust scales of the residuals of its own fit, and where the starts have moved to."""
-    delta = np.inf
+    deltas = [np.inf] * len(asked)
     for _ in range(4):
-        with np.errstate(all="ignore"):  # the law may be infinite at an end
-            value = huber(problem.residuals(ends)[0], weights, delta * spread)
-        scale = _scale(problem, ends[[int(np.nanargmin(value))]], weights, spread)
-        delta = max(HUBER_EFFICIENCY * scale, SMALLEST_DELTA)
-        ends = minimise(problem, ends, delta=delta * spread, weights=weights, max_steps=12, tolerance=ROUGH).theta
-    return delta, ends
+        for k, (a, end) in enumerate(zip(asked, ends, strict=True)):
+            with np.errstate(all="ignore"):  # the law may be infinite at an end
+                value = huber(a.problem.residuals(end)[0], a.weights, deltas[k] * a.spread)
+            deltas[k] = max(HUBER_EFFICIENCY * _scale(a, end[[int(np.nanargmin(value))]]), SMALLEST_DELTA)
+        tasks = [a.from_starts(end, delta) for a, end, delta in zip(asked, ends, deltas, strict=True)]
+        ends = [done.theta for done in minimise_together(tasks, max_steps=12, tolerance=ROUGH)]
+    return deltas, ends
 
 
-def _scale(problem: FitProblem, theta: Array, weights: Array, spread: Array | float) -> float:
+def _scale(asked: Asked, theta: Array) -> float:
     """Robust scale of the residuals over their spread at one point theta (1, P)."""
     with np.errstate(all="ignore"):
-        residual = problem.residuals(theta)[0][0] / spread
-    return robust_scale(residual, len(problem.free), weights * spread * spread)
+        residual = asked.problem.residuals(theta)[0][0] / asked.spread
+    return robust_scale(residual, len(asked.problem.free), asked.weights * asked.spread * asked.spread)
 
 
 def _distinct(theta: Array, value: Array) -> tuple[Array, Array]:

@@ -14,14 +14,15 @@ of negative curvature are taken as if it were positive (Dauphin et al. 2014).
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import numpy as np
 
-Array = np.ndarray
+from isoflop.scaling.fitting.objective import Anchor, Array, Problem, Solution, Task, huber
+
+Bounds = tuple[Array, Array]  # lower and upper, (P,) each, of the coordinates
 
 BLOCK, CELLS = 256, 80_000  # starts, and starts x rows, worked on at once: what stays in a processor's cache
 LIGHT = 0.05  # damping up to which the exact curvature enters
@@ -38,94 +39,100 @@ ROUNDING = 1e-15  # of a log loss near 1: no residual is known better
 EXACT = 30.0  # an objective within this many times its rounding noise is zero
 
 
-class Problem(Protocol):
-    """What `minimise` needs of a problem with P coordinates and n rows."""
+@dataclass
+class _Part:
+    """What is known in each row of the data of one task's problems still being solved: arrays (B, ..., n)."""
 
-    @property
-    def lower(self) -> Array:
-        """Lower bounds (P,) of the coordinates."""
+    task: Task
+    weights: Array
+    residual: Array
+    gradient: Array
+    full: Array
 
-    @property
-    def upper(self) -> Array:
-        """Upper bounds (P,) of the coordinates."""
+    def __len__(self) -> int:
+        return len(self.residual)
 
-    @property
-    def one_basin(self) -> bool:
-        """Whether `curvature` is to be trusted from the first step; otherwise it is called only after many steps."""
-
-    @property
-    def log(self) -> bool:
-        """Whether the residuals are differences of ln loss, otherwise of loss."""
-
-    def residuals(self, theta: Array) -> tuple[Array, Array, Array]:
-        """Residuals (B, n), their gradient in theta (B, P, n), and their gradient in every parameter of the form."""
-
-    def curvature(self, theta: Array, full: Array, weight: Array) -> Array:
-        """Sum of weight times the second derivative of the fitted loss (relative to it when `log`), (B, P, P)."""
-
-
-@dataclass(frozen=True)
-class Anchor:
-    """A quadratic pull of a quantity towards values: stiffness/2 (quantity - target)^2, one target per problem."""
-
-    quantity: Callable[[Array], tuple[Array, Array]]  # theta (B, P) -> value (B,), gradient (B, P)
-    target: Array
-    stiffness: Array
-
-
-@dataclass(frozen=True)
-class Solution:
-    """Where each of B problems ended: coordinates theta (B, P), objective without any anchor (B,), steps taken (B,)."""
-
-    theta: Array
-    value: Array
-    converged: Array
-    steps: Array
+    def take(self, keep: Array) -> "_Part":
+        if len(keep) == len(self):
+            return self
+        weights = self.weights[keep] if len(self.weights) == len(self) else self.weights
+        return _Part(self.task, weights, self.residual[keep], self.gradient[keep], self.full[keep])
 
 
 @dataclass
 class _State:
     """Everything known of the B problems still being solved, one row each: the last accepted point and its derivatives.
 
-    `pull` (B,) is the anchor's part of the objective, `rows` (B,) the place of each problem in the whole batch.
+    `total` (B,) is the objective with the anchor's part, `rows` (B,) the place of each problem in the whole batch. The
+    problems of a task lie together, as do its `parts`.
     """
 
     theta: Array
-    residual: Array
-    gradient: Array
-    full: Array
     value: Array
-    pull: Array
-    weights: Array
+    total: Array
     rows: Array
-    damping: Array = field(default_factory=lambda: np.empty(0))
+    parts: list[_Part]
+    damping: Array
+
+    @property
+    def places(self) -> list[slice]:
+        """Where the problems of each part are."""
+        ends = [0, *accumulate(map(len, self.parts))]
+        return [slice(lo, hi) for lo, hi in pairwise(ends)]
+
+    def split(self, at: Array) -> list[Array]:
+        """Places `at` (K,), in order, as places in each part."""
+        if len(self.parts) == 1:
+            return [at]
+        ends = [0, *accumulate(map(len, self.parts))]
+        cuts = pairwise(np.searchsorted(at, ends).tolist())
+        return [at[lo:hi] - start for (lo, hi), start in zip(cuts, ends, strict=False)]
 
     def take(self, keep: Array) -> "_State":
-        weights = self.weights[keep] if len(self.weights) == len(self.rows) else self.weights
+        parts = [part.take(own) for part, own in zip(self.parts, self.split(keep), strict=True) if len(own)]
         return _State(
-            self.theta[keep], self.residual[keep], self.gradient[keep], self.full[keep], self.value[keep],
-            self.pull[keep], weights, self.rows[keep], self.damping[keep],
+            self.theta[keep], self.value[keep], self.total[keep], self.rows[keep], parts, self.damping[keep]
         )  # fmt: skip
 
     def accept(self, better: Array, other: "_State") -> None:
-        """Move the problems in the mask `better` (B,) to where `other` is."""
-        moved = np.count_nonzero(better)
-        if moved == len(better):
-            for name in MOVES:
-                setattr(self, name, getattr(other, name))
-        elif moved:
+        """Move the problems in the mask `better` (B,) to where `other` is, whose arrays may be taken over."""
+        _accept(self, other, better, WHERE)
+        if len(self.parts) == 1:
+            _accept(self.parts[0], other.parts[0], better, IN_ROWS)
+            return
+        for part, new, place in zip(self.parts, other.parts, self.places, strict=True):
+            _accept(part, new, better[place], IN_ROWS)
+
+    def replace(self, at: Array, other: "_State", its: Array) -> None:
+        """Put the problems at the places `at` where those of `other` at its places are."""
+        _replace(self, at, other, its, WHERE)
+        found = {id(part.task): (part, own) for part, own in zip(other.parts, other.split(its), strict=True)}
+        for part, own in zip(self.parts, self.split(at), strict=True):
+            if len(own):
+                _replace(part, own, *found[id(part.task)], IN_ROWS)
+
+
+WHERE, IN_ROWS = ("theta", "value", "total"), ("residual", "gradient", "full")  # what a step changes
+
+
+def _accept(mine: _State | _Part, new: _State | _Part, better: Array, names: tuple[str, ...]) -> None:
+    """Move the rows in the mask `better` by copying the fewer: those that move, or into the new those that do not."""
+    moved = np.count_nonzero(better)
+    if 2 * moved <= len(better):
+        if moved:
             at = np.flatnonzero(better)
-            for name in MOVES:
-                getattr(self, name)[at] = getattr(other, name)[at]
+            _replace(mine, at, new, at, names)
+        return
+    if moved < len(better):
+        at = np.flatnonzero(~better)
+        _replace(new, at, mine, at, names)
+    for name in names:
+        setattr(mine, name, getattr(new, name))
 
 
-MOVES = ("theta", "residual", "gradient", "full", "value", "pull")  # what of a state a step changes
-
-
-def huber(residual: Array, weights: Array, delta: float | Array) -> Array:
-    """Sum over the last axis of weight times Huber's function: r^2/2 within delta, delta(|r| - delta/2) beyond."""
-    psi = np.minimum(np.maximum(residual, -delta), delta)
-    return np.einsum("...n,...n->...", weights, psi * (residual - 0.5 * psi))
+def _replace(mine: _State | _Part, at: Array, new: _State | _Part, its: Array, names: tuple[str, ...]) -> None:
+    for name in names:
+        getattr(mine, name)[at] = getattr(new, name)[its]
 
 
 def minimise(
@@ -149,163 +156,216 @@ def minimise(
     of one problem: after every LOOK steps those alone go on that at the rate of these steps reach the lowest value of
     all in the steps left.
     """
-    start = np.clip(np.atleast_2d(np.asarray(start, dtype=float)), problem.lower, problem.upper)
-    weights = np.atleast_2d(weights)
-    solver, parts = _Block(problem, delta, tolerance, anchor, curved, race), []
+    task = Task(problem, start, delta, weights)
+    (solution,) = minimise_together(
+        [task], max_steps=max_steps, tolerance=tolerance, damping=damping, anchor=anchor, curved=curved, race=race
+    )
+    return solution
+
+
+def minimise_together(
+    tasks: Sequence[Task],
+    *,
+    max_steps: int = 100,
+    tolerance: float = 1e-13,
+    damping: float = 1e-2,
+    anchor: Anchor | None = None,
+    curved: bool = False,
+    race: bool = False,
+) -> list[Solution]:
+    """The solutions of `minimise` of problems of one form on different rows, to the bit, in fewer calls of numpy.
+
+    What is of the size of the rows is done task by task, the rest of a step for all at once.
+    """
+    solutions: list[Solution] = []
+    together: list[Task] = []
+    cells = 0
+    for task in tasks:
+        start = np.clip(np.atleast_2d(np.asarray(task.start, dtype=float)), task.problem.lower, task.problem.upper)
+        task = Task(task.problem, start, task.delta, np.atleast_2d(task.weights))
+        together.append(task)
+        cells += len(start) * task.weights.shape[-1]
+    solver = _Block(tolerance, anchor, curved, race)
     with np.errstate(all="ignore"):
-        block = min(BLOCK, max(CELLS // weights.shape[-1], 1))
-        for lo in range(0, len(start), block):
-            rows = np.arange(lo, min(lo + block, len(start)))
-            own = weights[rows] if len(weights) == len(start) else weights
-            parts.append(solver.run(start[rows], own, rows, max_steps, damping))
-    return Solution(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+        if len(tasks) > 1 and cells <= CELLS:
+            found = solver.run(together, np.arange(sum(len(t.start) for t in together)), max_steps, damping)
+            ends = np.cumsum([len(t.start) for t in together])[:-1]
+            return [Solution(*columns) for columns in zip(*(np.split(column, ends) for column in found), strict=True)]
+        for task in together:
+            parts, count = [], len(task.start)
+            block = min(BLOCK, max(CELLS // task.weights.shape[-1], 1))
+            for lo in range(0, count, block):
+                rows = np.arange(lo, min(lo + block, count))
+                weights = task.weights[rows] if len(task.weights) == count else task.weights
+                piece = Task(task.problem, task.start[rows], task.delta, weights)
+                parts.append(solver.run([piece], rows, max_steps, damping))
+            solutions.append(Solution(*(np.concatenate(columns) for columns in zip(*parts, strict=True))))
+    return solutions
 
 
 @dataclass(frozen=True)
 class _Block:
     """A part of the batch small enough to stay in a processor's cache."""
 
-    problem: Problem
-    delta: float | Array
     tolerance: float
     anchor: Anchor | None
     curved: bool = False
     race: bool = False
 
-    @cached_property
-    def box(self) -> tuple[Array, Array]:
-        """Lower and upper bounds (P,) of the coordinates."""
-        return self.problem.lower, self.problem.upper
-
-    def run(self, start: Array, weights: Array, rows: Array, max_steps: int, damping: float) -> tuple[Array, ...]:
+    def run(self, tasks: list[Task], rows: Array, max_steps: int, damping: float) -> tuple[Array, ...]:
         offset, count = rows[0], len(rows)
-        state = self._evaluate(start, weights, rows)
+        problem = tasks[0].problem
+        lower, upper = problem.lower, problem.upper
+        box = (lower, upper)
+        start = tasks[0].start if len(tasks) == 1 else np.concatenate([task.start for task in tasks])
+        state = self._evaluate(start, [_Part(t, t.weights, t.start, t.start, t.start) for t in tasks], rows)
         state.damping = np.full(count, damping)
         theta, value = state.theta.copy(), state.value.copy()
         converged, steps = np.zeros(count, dtype=bool), np.full(count, max_steps)
-        total = state.weights.sum(axis=-1)
-        lowest, last = np.inf, np.full(count, np.inf)
+        weight = np.concatenate([np.broadcast_to(t.weights.sum(axis=-1), len(t.start)) for t in tasks])
+        lowest, last = np.full(len(tasks), np.inf), np.full(count, np.inf)
+        of = np.repeat(np.arange(len(tasks)), [len(task.start) for task in tasks])
         for step in range(max_steps):
-            exact = self.problem.one_basin or step >= LATE
-            model, move, predicted = self._step(state, exact)
+            exact = problem.one_basin or step >= LATE
+            model, move, predicted = self._step(state, exact, box)
             # Rounding of the residuals bounds how far the objective of an exact fit can be distinguished from zero.
-            noise = ROUNDING**2 * np.maximum(total, 1.0)
-            now = state.value + state.pull
+            noise, now = ROUNDING**2 * np.maximum(weight, 1.0), state.total
             done = np.abs(predicted) <= self.tolerance * now + noise
             done &= state.damping <= TRUSTED
             done |= now <= EXACT * noise
             stuck = (state.damping > HOPELESS) | ~np.isfinite(state.value)
             if np.count_nonzero(stuck):
-                done |= stuck & (state.value <= NEGLIGIBLE**2 * total)
+                done |= stuck & (state.value <= NEGLIGIBLE**2 * weight)
             leave = done | stuck
             if self.race and step and step % LOOK == 0:
-                lowest, at = min(lowest, now.min()), state.rows - offset
-                leave |= now - lowest > (last[at] - now) * (max_steps - step) / LOOK
+                at = state.rows - offset
+                np.fmin.at(lowest, of[at], now)
+                leave |= now - lowest[of[at]] > (last[at] - now) * (max_steps - step) / LOOK
                 last[at] = now
             if left := np.count_nonzero(leave):
                 at = state.rows[leave] - offset
                 theta[at], value[at] = state.theta[leave], state.value[leave]
-                lowest = min(lowest, value[at].min())
+                np.fmin.at(lowest, of[at], value[at])
                 converged[at], steps[at] = done[leave], step
                 if left == len(leave):
                     return theta, value, converged, steps
-                state, model, move, predicted = state.take(~leave), model[~leave], move[~leave], predicted[~leave]
-                total = state.weights.sum(axis=-1)
-            self._advance(state, model, move, predicted)
+                stay = np.flatnonzero(~leave)
+                state, model, move, predicted = state.take(stay), model[stay], move[stay], predicted[stay]
+                weight = weight[stay]
+            self._advance(state, model, move, predicted, box)
         at = state.rows - offset
         theta[at], value[at] = state.theta, state.value
         return theta, value, converged, steps
 
-    def _evaluate(self, theta: Array, weights: Array, rows: Array) -> _State:
-        residual, gradient, full = self.problem.residuals(theta)
-        value = huber(residual, weights, self.delta)
-        return _State(theta, residual, gradient, full, value, self._pull(theta, rows), weights, rows)
+    def _evaluate(self, theta: Array, parts: list[_Part], rows: Array) -> _State:
+        made, values, lo = [], [], 0
+        for part in parts:
+            own = theta[lo : (lo := lo + len(part))] if len(parts) > 1 else theta
+            residual, gradient, full = part.task.problem.residuals(own)
+            values.append(huber(residual, part.weights, part.task.delta))
+            made.append(_Part(part.task, part.weights, residual, gradient, full))
+        value = _joined(values)
+        total = value if self.anchor is None else value + self._pull(self.anchor, theta, rows)
+        return _State(theta, value, total, rows, made, value)
 
-    def _pull(self, theta: Array, rows: Array) -> Array:
-        if self.anchor is None:
-            return np.zeros(len(theta))
-        quantity, _ = self.anchor.quantity(theta)
-        return 0.5 * self.anchor.stiffness[rows] * (quantity - self.anchor.target[rows]) ** 2
+    def _pull(self, anchor: Anchor, theta: Array, rows: Array) -> Array:
+        quantity, _ = anchor.quantity(theta)
+        return 0.5 * anchor.stiffness[rows] * (quantity - anchor.target[rows]) ** 2
 
-    def _advance(self, state: _State, model: Array, move: Array, predicted: Array) -> None:
-        trial = self._evaluate(state.theta + move, state.weights, state.rows)
-        now, then = state.value + state.pull, trial.value + trial.pull
+    def _advance(self, state: _State, model: Array, move: Array, predicted: Array, box: Bounds) -> None:
+        trial = self._evaluate(state.theta + move, state.parts, state.rows)
         if self.curved:
-            self._bend(state, trial, model, move, now - then < POOR * np.maximum(predicted, 0.0))
-            then = trial.value + trial.pull
-        better = then < now
-        ratio = np.where(better, (now - then) / np.maximum(predicted, 1e-300), 0.0)
+            gain = state.total - trial.total
+            self._bend(state, trial, model, move, box, gain < POOR * np.maximum(predicted, 0.0))
+        better = trial.total < state.total
+        ratio = (state.total - trial.total) / np.maximum(predicted, 1e-300)
         least, small = (CURVED_RESTART, CURVED_SMALL) if self.curved else (RESTART, SMALL)
         eased = np.where(state.damping < small, 0.0, state.damping * 0.1)
-        state.damping = np.where(
-            ~better,
-            np.maximum(state.damping * 6.0, least),
-            np.where(ratio > 0.7, eased, np.where(ratio < POOR, np.maximum(state.damping * 3.0, least), state.damping)),
-        )
+        slower = np.where(ratio < POOR, np.maximum(state.damping * 3.0, least), state.damping)
+        eased = np.where(ratio > 0.7, eased, slower)
+        state.damping = np.where(better, eased, np.maximum(state.damping * 6.0, least))
         state.accept(better, trial)
 
-    def _bend(self, state: _State, trial: _State, model: Array, move: Array, poor: Array) -> None:
+    def _bend(self, state: _State, trial: _State, model: Array, move: Array, box: Bounds, poor: Array) -> None:
         """Move the trials in the mask `poor` (B,) by the acceleration along their step, where that is better."""
         at = np.flatnonzero(poor & np.isfinite(trial.value))
         if not len(at):
             return
-        before, step = state.take(at), move[at]
-        missed = trial.residual[at] - before.residual - np.einsum("bpn,bp->bn", before.gradient, step)
-        inlier = np.where(np.abs(before.residual) <= self.delta, before.weights, 0.0)
-        push = (before.gradient @ (inlier * missed)[..., None])[..., 0]
-        (lower, upper), ended = self.box, before.theta + step
-        further = self._solve(model[at], -push, (ended <= lower) | (ended >= upper))
-        bent = self._evaluate(np.clip(ended + further, lower, upper), before.weights, before.rows)
-        gains = bent.value + bent.pull < trial.value[at] + trial.pull[at]
-        for name in MOVES:
-            getattr(trial, name)[at[gains]] = getattr(bent, name)[gains]
+        pushes, before, step, lo = [], [], move[at], 0
+        for part, new, own in zip(state.parts, trial.parts, state.split(at), strict=True):
+            if not len(own):
+                continue
+            old, along = part.take(own), step[lo : (lo := lo + len(own))]
+            missed = new.residual[own] - old.residual - np.einsum("bpn,bp->bn", old.gradient, along)
+            inlier = np.where(np.abs(old.residual) <= part.task.delta, old.weights, 0.0)
+            pushes.append((old.gradient @ (inlier * missed)[..., None])[..., 0])
+            before.append(old)
+        (lower, upper), ended = box, state.theta[at] + step
+        further = self._solve(model[at], -_joined(pushes), (ended <= lower) | (ended >= upper))
+        bent = self._evaluate(np.minimum(np.maximum(ended + further, lower), upper), before, state.rows[at])
+        gains = np.flatnonzero(bent.total < trial.total[at])
+        if len(gains):
+            trial.replace(at[gains], bent, gains)
 
-    def _step(self, state: _State, exact: bool) -> tuple[Array, Array, Array]:
+    def _step(self, state: _State, exact: bool, box: Bounds) -> tuple[Array, Array, Array]:
         """The damped quadratic model (B, P, P), its step inside the box, (B, P), and half the predicted decrease."""
         model, slope = self._model(state, exact)
-        lower, upper = self.box
+        lower, upper = box
         to_lower, to_upper = lower - state.theta, upper - state.theta
-        fixed = ((state.theta <= lower) & (slope >= 0)) | ((state.theta >= upper) & (slope <= 0))
+        at_lower, at_upper = to_lower >= 0, to_upper <= 0
+        fixed = at_lower | at_upper
+        if np.count_nonzero(fixed):
+            fixed = (at_lower & (slope >= 0)) | (at_upper & (slope <= 0))
         move = self._solve(model, -slope, fixed)
         for _ in range(3):
             ended = state.theta + move
-            beyond_lo, beyond_hi = ended < lower, ended > upper
-            beyond = (beyond_lo | beyond_hi) & ~fixed
+            beyond_lo = ended < lower
+            beyond = (beyond_lo | (ended > upper)) & ~fixed
             if not np.count_nonzero(beyond):
                 break
             # Parameters that would leave the box stop at its wall; the others step again, knowing that.
             at = np.flatnonzero(beyond.any(axis=1))
-            wall = np.where(beyond_lo, to_lower, to_upper)
-            fixed[at] |= beyond[at]
-            held = np.where(beyond[at], wall[at], np.where(fixed[at], move[at], 0.0))
+            fixed |= beyond
+            held = np.where(beyond, np.where(beyond_lo, to_lower, to_upper), np.where(fixed, move, 0.0))[at]
             move[at] = self._solve(model[at], -slope[at], fixed[at], held)
         move = np.minimum(np.maximum(move, to_lower), to_upper)
         return model, move, -0.5 * np.einsum("bp,bp->b", slope, move)
 
     def _model(self, state: _State, exact: bool) -> tuple[Array, Array]:
         """Matrix (B, P, P) and slope (B, P) of the damped quadratic model; `exact` adds the curvature."""
-        r, q, w = state.residual, state.gradient, state.weights
-        size = np.abs(r)
-        inlier = size <= self.delta
-        psi = w * np.minimum(np.maximum(r, -self.delta), self.delta)
-        irls = w * np.where(inlier, 1.0, self.delta / np.maximum(size, 1e-300))
-        damping = state.damping[:, None]
-        weight = np.where(inlier, w, 0.0) + damping * irls
-        light = state.damping <= LIGHT if exact else np.zeros(len(r), dtype=bool)
-        curved = np.count_nonzero(light)
-        if self.problem.log and curved:
-            weight = weight - np.where(light[:, None], psi, 0.0)
-        model = (q * weight[:, None]) @ q.swapaxes(1, 2)
-        slope = (q @ psi[..., None])[..., 0]
-        if curved:
-            model = model + np.where(light[:, None, None], self.problem.curvature(state.theta, state.full, psi), 0.0)
+        made = [
+            self._of_rows(part, state.theta[place], state.damping[place], exact)
+            for part, place in zip(state.parts, state.places, strict=True)
+        ]
+        model, slope = (_joined(arrays) for arrays in zip(*made, strict=True))
         if self.anchor is not None:
             quantity, direction = self.anchor.quantity(state.theta)
             stiffness = self.anchor.stiffness[state.rows]
             slope = slope + (stiffness * (quantity - self.anchor.target[state.rows]))[:, None] * direction
             model = model + stiffness[:, None, None] * direction[:, :, None] * direction[:, None, :]
         diagonal = _diagonal(model)
-        diagonal += np.abs(diagonal) * damping
+        diagonal += np.abs(diagonal) * state.damping[:, None]
+        return model, slope
+
+    def _of_rows(self, part: _Part, theta: Array, damping: Array, exact: bool) -> tuple[Array, Array]:
+        """Matrix (B, P, P) and slope (B, P) from the rows of one part's data, before the diagonal is damped."""
+        r, q, w, delta = part.residual, part.gradient, part.weights, part.task.delta
+        problem, size = part.task.problem, np.abs(r)
+        psi = w * np.minimum(np.maximum(r, -delta), delta)
+        weight = np.where(size <= delta, w, 0.0)
+        if np.count_nonzero(damping):
+            irls = w * (delta / np.maximum(size, delta)) if part.task.robust else w
+            weight += damping[:, None] * irls
+        light = damping <= LIGHT
+        curved = np.count_nonzero(light) if exact else 0
+        whole = curved == len(light)
+        if problem.log and curved:
+            weight -= psi if whole else np.where(light[:, None], psi, 0.0)
+        model = (q * weight[:, None]) @ q.swapaxes(1, 2)
+        slope = (q @ psi[..., None])[..., 0]
+        if curved:
+            second = problem.curvature(theta, part.full, psi)
+            model += second if whole else np.where(light[:, None, None], second, 0.0)
         return model, slope
 
     def _solve(self, model: Array, right: Array, fixed: Array, held: Array | None = None) -> Array:
@@ -314,20 +374,23 @@ class _Block:
             right = right - np.einsum("bpq,bq->bp", model, held)
         scale = np.sqrt(np.maximum(np.abs(_diagonal(model)), 1e-200))
         scaled = model / (scale[:, :, None] * scale[:, None, :])
-        diagonal = _diagonal(scaled)
-        if np.count_nonzero(fixed):
+        some_fixed = np.count_nonzero(fixed)
+        if some_fixed:
             free = ~fixed
             scaled = np.where(free[:, :, None] & free[:, None, :], scaled, 0.0)
             right = np.where(free, right, 0.0)
-            diagonal = _diagonal(scaled)
-            diagonal += np.where(free, 1e-14, 1.0)
-        else:
-            diagonal += 1e-14
+        diagonal = _diagonal(scaled)
+        diagonal += np.where(fixed, 1.0, 1e-14) if some_fixed else 1e-14
         right = right / scale
         if not math.isfinite(np.add.reduce(scaled, axis=None) + np.add.reduce(right, axis=None)):
             scaled, right = np.where(np.isfinite(scaled), scaled, 0.0), np.nan_to_num(right)
-        solved = (_mirrored_solve if self.curved else _plain_solve)(scaled, right) / scale
-        return np.where(fixed, 0.0 if held is None else held, solved)
+        solved = (_mirrored_solve if self.curved else _plain_solve)(scaled, right)
+        solved /= scale
+        return np.where(fixed, 0.0 if held is None else held, solved) if some_fixed else solved
+
+
+def _joined(arrays: Sequence[Array]) -> Array:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _diagonal(matrix: Array) -> Array:
@@ -343,8 +406,10 @@ def _mirrored_solve(matrix: Array, right: Array) -> Array:
 
 
 def _plain_solve(matrix: Array, right: Array) -> Array:
+    """Solve with those matrices (B, P, P) alone that are singular made regular."""
     try:
         return np.linalg.solve(matrix, right[..., None])[..., 0]
     except np.linalg.LinAlgError:
-        eye = np.eye(matrix.shape[-1])
-        return np.linalg.solve(matrix + 1e-8 * eye, right[..., None])[..., 0]
+        if len(matrix) > 1:
+            return np.concatenate([_plain_solve(matrix[k : k + 1], right[k : k + 1]) for k in range(len(matrix))])
+        return np.linalg.solve(matrix + 1e-8 * np.eye(matrix.shape[-1]), right[..., None])[..., 0]

@@ -9,8 +9,8 @@ from itertools import combinations
 
 import numpy as np
 
+from isoflop.scaling.fitting.objective import huber
 from isoflop.scaling.fitting.problem import FitProblem
-from isoflop.scaling.fitting.solver import huber
 from isoflop.scaling.laws.law import Array
 
 RANDOM_STARTS = 96

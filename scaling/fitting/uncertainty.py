@@ -14,8 +14,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from isoflop.scaling.fitting.fit import EXACT_NOISE, Fit, FitError, law_inputs, refit
+from isoflop.scaling.fitting.fit import EXACT_NOISE, Fit, FitError, law_inputs, refit, refit_together
 from isoflop.scaling.fitting.noise_model import shared_by_sizes
+from isoflop.scaling.fitting.objective import Solution
 from isoflop.scaling.fitting.profile_likelihood import profile
 from isoflop.scaling.laws.law import Allocation, Array, Law
 from isoflop.scaling.laws.special_functions import stdtr, stdtrit
@@ -287,18 +288,33 @@ def jackknife(fit: Fit) -> Draws:
     >>> bool(lo < 3e5 < hi)
     True
     """
-    if "jackknife" in fit.__dict__:  # kept with the fit: every figure and table needs it
-        return fit.__dict__["jackknife"]
-    labels, clusters = _clusters(fit, "auto")
-    if len(clusters) < 2:
-        raise FitError(f"{len(clusters)} cluster cannot be left out: an interval needs at least two")
-    groups = len(clusters) if len(clusters) <= MOST_CLUSTERS else GROUPS
-    if groups < len(clusters):
-        labels = (np.random.default_rng(0).permutation(len(clusters)) % groups)[labels]
-    keep = labels[None, :] != np.arange(groups)[:, None]
-    draws = replace(_draws(fit, fit.weights * keep, "jackknife", fit.points.cluster, None), left_out=labels)
-    fit.__dict__["jackknife"] = draws
-    return draws
+    jackknife_together([fit])
+    return fit.__dict__["jackknife"]
+
+
+def jackknife_together(fits: Sequence[Fit]) -> None:
+    """Make the jackknife of each of some fits of one form, where it is not known, by refits that take steps together.
+
+    Raises FitError as `jackknife` does.
+    """
+    fits = [fit for fit in fits if "jackknife" not in fit.__dict__]  # kept with the fit: every figure needs it
+    left_out, weights = [], []
+    for fit in fits:
+        labels, clusters = _clusters(fit, "auto")
+        if len(clusters) < 2:
+            raise FitError(f"{len(clusters)} cluster cannot be left out: an interval needs at least two")
+        groups = len(clusters) if len(clusters) <= MOST_CLUSTERS else GROUPS
+        if groups < len(clusters):
+            labels = (np.random.default_rng(0).permutation(len(clusters)) % groups)[labels]
+        left_out.append(labels)
+        weights.append(fit.weights * (labels[None, :] != np.arange(groups)[:, None]))
+    if len(fits) > 1 and sum(w.size for w in weights) <= CELLS:
+        solutions = [[solution] for solution in refit_together(fits, weights)]
+    else:
+        solutions = [_in_pieces(fit, own) for fit, own in zip(fits, weights, strict=True)]
+    for fit, labels, found in zip(fits, left_out, solutions, strict=True):
+        draws = _draws(fit, found, "jackknife", fit.points.cluster, None)
+        fit.__dict__["jackknife"] = replace(draws, left_out=labels)
 
 
 def bootstrap(fit: Fit, n: int = 1000, *, by: str = "auto", seed: int = 0) -> Draws:
@@ -320,7 +336,8 @@ def bootstrap(fit: Fit, n: int = 1000, *, by: str = "auto", seed: int = 0) -> Dr
     labels, clusters = _clusters(fit, by)
     g = len(clusters)
     counts = np.random.default_rng(seed).multinomial(g, np.full(g, 1.0 / g), size=n).astype(float)
-    return _draws(fit, fit.weights * counts[:, labels], "bootstrap", fit.points.cluster if by == "auto" else by, seed)
+    solutions = _in_pieces(fit, fit.weights * counts[:, labels])
+    return _draws(fit, solutions, "bootstrap", fit.points.cluster if by == "auto" else by, seed)
 
 
 def _clusters(fit: Fit, by: str) -> tuple[Array, Array]:
@@ -335,9 +352,14 @@ def _clusters(fit: Fit, by: str) -> tuple[Array, Array]:
     return labels, np.asarray(clusters)
 
 
-def _draws(fit: Fit, weights: Array, kind: Literal["jackknife", "bootstrap"], by: str, seed: int | None) -> Draws:
-    pieces = np.array_split(weights, -(-weights.size // CELLS))
-    solutions = [refit(fit, piece) for piece in pieces if len(piece)]
+def _in_pieces(fit: Fit, weights: Array) -> list[Solution]:
+    """Refits under row weights (B, n), so many at once."""
+    return [refit(fit, piece) for piece in np.array_split(weights, -(-weights.size // CELLS)) if len(piece)]
+
+
+def _draws(
+    fit: Fit, solutions: Sequence[Solution], kind: Literal["jackknife", "bootstrap"], by: str, seed: int | None
+) -> Draws:
     laws = tuple(law for solution in solutions for law in fit.problem.laws(solution.theta))
     rows = [{**_parameters(law), **fit.exponents_of(law)} for law in laws]
     frame = pd.DataFrame(rows)

@@ -4,7 +4,7 @@ The scale (compute, parameters, tokens or any other column) at which the table i
 next, so that every run above the first origin is predicted once, from smaller runs alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from isoflop.scaling.fitting.fit import Fit, FitError, fit, law_inputs
+from isoflop.scaling.fitting.fit import Fit, FitError, fit, law_inputs, search_for_fits
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws import get_law
@@ -150,12 +150,22 @@ def fit_at(law: str, data: Points, objective: Objective, *, falls: float | None 
 
     Raises FitError also where the points have too few runs, or no run repeats data.
     """
-    if "U" in get_law(law)[0].inputs and "unique_tokens" in data.frame and not repeats(data.frame):
+    if not _worth_of_repeats(law, data):
         raise FitError("no run repeats its data: the worth of a repeated token is not identified")
     fitted = fit(law, data, objective=objective, falls=falls)
     if len(data) <= len(fitted.free):
         raise FitError(f"{len(data)} runs for {len(fitted.free)} free parameters leave nothing to judge the fit by")
     return fitted
+
+
+def search_for_fits_at(law: str, tables: Sequence[Points], objective: Objective, *, falls: float = 0.0) -> None:
+    """Search together, while searches are kept, for what `fit_at` will be asked with noise that `falls` so."""
+    search_for_fits(law, [data for data in tables if _worth_of_repeats(law, data)], objective, falls=falls)
+
+
+def _worth_of_repeats(law: str, data: Points) -> bool:
+    """Whether the points say what a law asks of repeated data, or it asks nothing."""
+    return not ("U" in get_law(law)[0].inputs and "unique_tokens" in data.frame and not repeats(data.frame))
 
 
 def local_slope(origin: Origin) -> Forecast:

@@ -17,8 +17,9 @@ from isoflop.scaling.findings.fit_checks import at_bound, conditioning, converge
 from isoflop.scaling.findings.input_checks import NARROW
 from isoflop.scaling.findings.residual_checks import residuals
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber
-from isoflop.scaling.fitting.objective import Objective
-from isoflop.scaling.fitting.solver import huber
+from isoflop.scaling.fitting.kept_searches import keep_searches
+from isoflop.scaling.fitting.objective import Objective, huber
+from isoflop.scaling.fitting.uncertainty import jackknife_together
 from isoflop.scaling.laws import PRESETS, columns_read, get_law, law_names, of_size_and_data
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.selection.averaging import Forecast, average, softmax
@@ -30,6 +31,7 @@ from isoflop.scaling.selection.rolling_origins import (
     forecast,
     local_slope,
     rolling_origins,
+    search_for_fits_at,
 )
 from isoflop.scaling.table.conventions import Points, points
 from isoflop.scaling.table.json_plain import plain
@@ -132,6 +134,7 @@ def _number(value: float, how: str) -> str:
     return format(value, how) if np.isfinite(value) else "-"
 
 
+@keep_searches()
 def compare(
     table: "pd.DataFrame | Points",
     laws: Sequence[str] | str | None = None,
@@ -225,15 +228,20 @@ def _enter(
     uncertain: bool,
 ) -> tuple[dict[str, Entrant], dict[str, str]]:
     entrants, refused = {}, {}
+    known, falls = [origin.known for origin in origins], 0.0
     for law in laws:
         if on_law:
             on_law(law)
+        if not falls:  # a law's noise falls, as a rule, where that of the law before it does
+            search_for_fits_at(law, [data, *known], objective)
         try:
             whole = fit_at(law, data, objective)
         except FitError as error:
             refused[law] = str(error)
             continue
-        made = [_try_forecast(law, origin, objective, whole.falls, uncertain) for origin in origins]
+        falls = whole.falls
+        search_for_fits_at(law, known, objective, falls=falls)
+        made = _forecasts([_try_fit(law, data, objective, falls) for data in known], origins, uncertain)
         reasons = [why for _, _, why in made]
         k = refused_at(reasons)
         if k is not None:
@@ -243,14 +251,28 @@ def _enter(
     return entrants, refused
 
 
-def _try_forecast(
-    law: str, origin: Origin, objective: Objective, falls: float, uncertain: bool
-) -> tuple[Fit | None, Forecast | None, str]:
+def _try_fit(law: str, data: Points, objective: Objective, falls: float) -> Fit | str:
     try:
-        fitted = fit_at(law, origin.known, objective, falls=falls)
-        return fitted, forecast(fitted, origin.target, uncertain=uncertain), ""
+        return fit_at(law, data, objective, falls=falls)
     except FitError as error:
-        return None, None, str(error)
+        return str(error)
+
+
+def _forecasts(
+    fits: Sequence[Fit | str], origins: Sequence[Origin], uncertain: bool
+) -> list[tuple[Fit | None, Forecast | None, str]]:
+    """The fit and the forecast at each origin, or why there is none."""
+    if uncertain:
+        jackknife_together([fit for fit in fits if isinstance(fit, Fit) and fit.n_clusters > 1])
+    made: list[tuple[Fit | None, Forecast | None, str]] = []
+    for fit, origin in zip(fits, origins, strict=True):
+        try:
+            if isinstance(fit, str):
+                raise FitError(fit)
+            made.append((fit, forecast(fit, origin.target, uncertain=uncertain), ""))
+        except FitError as error:
+            made.append((None, None, str(error)))
+    return made
 
 
 def _codes(fitted: Fit, level: float) -> tuple[str, ...]:

@@ -3,11 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from isoflop.scaling.fitting import kept_searches
-from isoflop.scaling.fitting.fit import Huber, fit
+from isoflop.scaling.fitting.fit import FitError, Huber, fit, search_for_fits
 from isoflop.scaling.fitting.kept_searches import keep_searches
+from isoflop.scaling.fitting.uncertainty import jackknife, jackknife_together
 from isoflop.scaling.selection import comparison
 from isoflop.scaling.table.conventions import points
 from tests.support.fits.hard_fits import SURFACE, isoflop
@@ -57,6 +59,22 @@ def test_a_comparison_asks_nothing_twice(data, searched, monkeypatch):
     found = comparison.comparison(data.frame[["n_params", "tokens", "loss"]])
     assert len(found.tests) == 1
     assert len(searched) == 1
+
+
+def test_fits_searched_for_together_and_refitted_together_are_to_the_bit_those_of_each_alone(data, searched):
+    tables = [data, replace(data, frame=data.frame.iloc[:15]), replace(data, frame=data.frame.iloc[:3])]  # 3 are few
+    alone = [fit("chinchilla", some, falls=0.0) for some in tables[:2]]
+    with keep_searches():
+        search_for_fits("chinchilla", tables, Huber("auto"))
+        together = [fit("chinchilla", some, falls=0.0) for some in tables[:2]]
+        with pytest.raises(FitError, match="3 data points cannot"):
+            fit("chinchilla", tables[2])
+    assert len(searched) == len(alone)
+    jackknife_together(together)
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one.theta, other.theta)
+        pd.testing.assert_frame_equal(one.starts, other.starts)
+        pd.testing.assert_frame_equal(jackknife(one).frame, other.__dict__["jackknife"].frame)
 
 
 def changed(frame, column):

@@ -11,7 +11,7 @@ from isoflop.scaling.findings.finding import variant
 from isoflop.scaling.fitting.fit import Huber, LeastSquares, fit
 from isoflop.scaling.fitting.fit_text import fit_dict, fit_text
 from isoflop.scaling.fitting.noise_model import MOST_FALLING, SHARED_PRIOR, falling_power, shared_by_sizes
-from isoflop.scaling.fitting.solver import huber
+from isoflop.scaling.fitting.objective import huber
 from isoflop.scaling.fitting.uncertainty import jackknife, predict
 from isoflop.scaling.selection.rolling_origins import forecast
 from isoflop.scaling.table.conventions import points

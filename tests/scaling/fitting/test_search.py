@@ -10,9 +10,9 @@ from isoflop.scaling.table.conventions import points
 def test_of_ends_that_still_move_the_lowest_of_those_that_may_win_go_on(monkeypatch):
     asked, go_on = [], search.go_on
 
-    def seen(problem, so_far, which, **options):
-        asked.append((so_far, which))
-        return go_on(problem, so_far, which, **options)
+    def seen(tasks, so_far, which, **options):
+        asked.extend(zip(so_far, which, strict=True))
+        return go_on(tasks, so_far, which, **options)
 
     monkeypatch.setattr(search, "go_on", seen)
     monkeypatch.setattr(search, "LEADERS", 3)

@@ -1,11 +1,14 @@
 """The solver: optima against SciPy, walls, batches, and an honest `converged`."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from isoflop.scaling.fitting.objective import Anchor, Task, huber
 from isoflop.scaling.fitting.problem import FitProblem
-from isoflop.scaling.fitting.solver import LOOK, Anchor, huber, minimise
+from isoflop.scaling.fitting.solver import LOOK, minimise, minimise_together
 from isoflop.scaling.fitting.starts import nonnegative, random_starts, starts
 from isoflop.scaling.laws.broken import BNSL
 from isoflop.scaling.laws.chinchilla import Chinchilla
@@ -27,6 +30,23 @@ def start_at(problem: FitProblem, law: Chinchilla = SURFACE) -> np.ndarray:
 def test_huber_is_quadratic_inside_delta_and_linear_beyond():
     value = huber(np.array([[0.5, -3.0]]), np.array([2.0, 1.0]), 1.0)
     assert value == pytest.approx(2 * 0.125 + (3.0 - 0.5))
+
+
+@pytest.mark.parametrize("curved", [False, True])
+@pytest.mark.parametrize("free", [{}, {"kappa": 1.0}])
+def test_problems_of_other_rows_solved_together_end_where_each_ends_alone_to_the_bit(free, curved):
+    problems = [replace(make_problem(n, seed=n), pinned=free) for n in (35, 12, 23)]
+    deltas, weights = (1e-2, np.inf, 2e-3), np.random.default_rng(0).uniform(0.5, 2.0, (8, 12))
+    tasks = [
+        Task(problem, random_starts(problem, 8, seed=1), delta, weights if n == 12 else np.ones(n))
+        for problem, delta, n in zip(problems, deltas, (35, 12, 23), strict=True)
+    ]
+    options = {"max_steps": 130, "curved": curved, "race": curved}
+    for task, found in zip(tasks, minimise_together(tasks, **options), strict=True):
+        alone = minimise(task.problem, task.start, delta=task.delta, weights=task.weights, **options)
+        assert len(set(alone.steps)) > 3
+        for name in ("theta", "value", "converged", "steps"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(alone, name))
 
 
 @pytest.mark.parametrize("delta", [np.inf, 1e-2, 1e-3])

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from isoflop.scaling.fitting.fit import predict_loss
-from isoflop.scaling.fitting.solver import huber
+from isoflop.scaling.fitting.objective import huber
 from isoflop.scaling.laws.published import PUBLISHED
 
 
