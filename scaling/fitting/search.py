@@ -93,17 +93,15 @@ def search_together(
     delta = objective.delta if objective.delta != "auto" else None
     scales = [_scale(a, end[:1]) for a, end in zip(asked, ends, strict=True)]
     for stage in (30.0, 10.0, 3.0) if delta else (3.0,):
-        tasks = {}
+        wider: dict[int, Task] = {}
         for k, (a, scale) in enumerate(zip(asked, scales, strict=True)):
             wide = stage * (delta or HUBER_EFFICIENCY * scale)
             if wide < 20 * scale or stage == 3.0:
-                tasks[k] = a.from_starts(ends[k], max(wide, SMALLEST_DELTA))
-        done = minimise_together(list(tasks.values()), max_steps=6, tolerance=ROUGH)
-        for k, solution in zip(tasks, done, strict=True):
+                wider[k] = a.from_starts(ends[k], max(wide, SMALLEST_DELTA))
+        moved = minimise_together(list(wider.values()), max_steps=6, tolerance=ROUGH)
+        for k, solution in zip(wider, moved, strict=True):
             ends[k] = solution.theta
-    deltas = [delta] * len(asked)
-    if delta is None:
-        deltas, ends = _auto_deltas(asked, ends)
+    deltas, ends = _auto_deltas(asked, ends) if delta is None else ([delta] * len(asked), ends)
     tasks = [a.from_starts(end, own) for a, end, own in zip(asked, ends, deltas, strict=True)]
     return list(zip(last(tasks), deltas, members, strict=True))
 
