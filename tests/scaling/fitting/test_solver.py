@@ -134,10 +134,8 @@ class Tails:
 @pytest.mark.slow
 def test_a_start_that_cannot_reach_the_lowest_value_stops_and_one_that_may_goes_on():
     begin = np.array([[-2.0], [1.0]])
-    stopped, goes_on = (
-        minimise(Tails(low), begin, delta=np.inf, weights=np.ones(1), max_steps=900, curved=True, race=True)
-        for low in (0.1, 2.01)
-    )
+    tasks = [Task(Tails(low), begin, np.inf, np.ones(1)) for low in (0.1, 2.01)]
+    stopped, goes_on = minimise_together(tasks, max_steps=900, curved=True, race=True)  # no race between problems
     assert stopped.converged[0]
     assert goes_on.converged[0]
     assert not stopped.converged[1]
