@@ -31,12 +31,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 DOCS, BUILT = ROOT / "docs", ROOT / "build" / "docs"
 BLOCK = re.compile(r"^```([a-z]+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-BIN = Path(sys.executable).parent  # where the shell finds isoflop
+BIN = Path(sys.executable).parent  # where isoflop and python are
 WIDTH = 100  # columns of a terminal, in what commands print
 # Runs blocks of Python in one namespace, each a line of JSON, and prints a line after each; an error ends it.
 PYTHON = """
 import json, matplotlib, os, sys, traceback
 matplotlib.use("agg")
+sys.stdout.reconfigure(line_buffering=True)
 blocks = os.fdopen(os.dup(0))
 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 def run(lines, names, dumps, loads, error):
@@ -124,7 +125,7 @@ class _Python:
         """What a block prints, both streams. Raises BlockError when it fails."""
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-u", "-c", PYTHON], cwd=self._folder, env=_environment(), stdin=subprocess.PIPE,
+                [BIN / "python", "-c", PYTHON], cwd=self._folder, env=_environment(), stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             )  # fmt: skip
         process = self._process

@@ -1,4 +1,4 @@
-"""`isoflop` as processes forked from one that has imported the libraries: a command starts in hundredths of a second.
+"""`isoflop` and `python -c` as processes forked from one that has imported the libraries: they start in no time.
 
 Each is a process of its own, with the folder, environment, streams, signals and exit code that it would have, and so is
 each worker of its pool; only the imports are done before, and what is looked at every second is looked at every tenth,
@@ -6,6 +6,7 @@ so that no test waits for that. Run as a module it is that first process. What a
 tests: of the package, of the pool, of a bare machine, and on SLURM.
 """
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -18,7 +19,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
+import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, NoReturn
@@ -27,7 +30,7 @@ from tests.support.root import ROOT
 
 # What commands and workers import; nothing here starts a thread.
 LOADED = (
-    "pandas", "scipy.optimize", "scipy.stats", "hydra", "torch", "joblib", "isoflop.commands.laws",
+    "pandas", "scipy.optimize", "scipy.stats", "matplotlib.pyplot", "hydra", "torch", "joblib", "isoflop.commands.laws",
     "isoflop.scaling.findings.verdict", "isoflop.scaling.selection.comparison", "isoflop.scaling.prediction.predict",
     "isoflop.experiments.sweep.launch", "isoflop.experiments.sweep.train_job", "isoflop.experiments.training.trainer",
 )  # fmt: skip
@@ -37,9 +40,12 @@ OFTEN = (
     ("isoflop.experiments.sweep.train_job", "HEARTBEAT_SECONDS"),
     ("isoflop.experiments.training.process", "LOOK_SECONDS"),
 )
-# The program `isoflop` of a shell: hands over what it was started with, and ends as the command does.
+# `isoflop` and `python` of a shell: hands over what it was started with, and ends as the command does. Python that is
+# asked for more than `-c CODE` is the interpreter itself.
 CLIENT = """#!{python} -IS
 import json, os, socket, sys
+if sys.argv[0].endswith("python") and sys.argv[1:2] != ["-c"]:
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 with socket.socket(socket.AF_UNIX) as door:
     door.connect({door!r})
     socket.send_fds(door, [b"-"], [0, 1, 2])
@@ -106,14 +112,12 @@ class Commands:
     """The first process, and the commands that are asked of it."""
 
     def __init__(self, folder: Path):
-        """`folder` is empty and its path short; `bin` in it is for PATH, with an `isoflop` that is such a command."""
+        """`folder` is empty and its path short; `bin` in it is for PATH, with such an `isoflop` and `python`."""
         self.door, self.bin = str(folder / "door"), folder / "bin"
         self.bin.mkdir()
-        program = self.bin / "isoflop"
-        program.write_text(CLIENT.format(python=sys.executable, door=self.door))
-        program.chmod(0o755)
-        for name in ("python", "python3"):
-            (self.bin / name).symlink_to(sys.executable)
+        for name in ("isoflop", "python"):
+            (self.bin / name).write_text(CLIENT.format(python=sys.executable, door=self.door))
+            (self.bin / name).chmod(0o755)
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind(self.door)
             listening.listen()
@@ -233,8 +237,29 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # no command looks for garbage in what was imported before it
     serve(socket.socket(fileno=int(sys.argv[1])))
-    sys.modules["__main__"] = program
-    program.main()
+    try:
+        if sys.argv[0].endswith("python"):
+            _, _, code, *sys.argv[1:] = sys.argv
+            sys.argv[0], sys.path[0] = "-c", ""
+            own = sys.modules["__main__"] = types.ModuleType("__main__")
+            exec(code, vars(own))
+        else:
+            sys.modules["__main__"] = program
+            program.main()
+    except SystemExit as end:
+        if not isinstance(end.code, int):
+            raise
+        end_at_once(end.code)
+    end_at_once(0)
+
+
+def end_at_once(code: int) -> NoReturn:
+    """End as the interpreter would, but without taking every module apart, which costs half a second of processor."""
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, and runs what they registered
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
