@@ -1,6 +1,5 @@
 """What commands share: options, the groups that they stand in under `isoflop --help`, and how they answer."""
 
-import atexit
 import gc
 import json
 import math
@@ -266,7 +265,6 @@ def load(
 
     LOADED.append(str(table))
     gc.freeze()  # what was imported stays, and need not be searched for garbage again
-    atexit.register(gc.freeze)  # nor what ends with the process: a tenth of a second
     read = read_table(
         table, mapping=pairs(mapping, "--map"), where=where, study=study, sheet=sheet, labels=labels,
         inputs=(*(columns_read(law_names(laws)) if laws else ()), *inputs), outcome=outcome,

@@ -3,6 +3,7 @@
 Nothing heavy is imported before a command runs.
 """
 
+import atexit
 import gc
 import io
 import os
@@ -111,6 +112,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     gc.set_threshold(400_000)  # imports make hundreds of thousands of objects that stay: few passes over them
+    atexit.register(gc.freeze)  # and none at the end, when all memory goes at once
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # matrices are small: threads cost more than they give
     LOADED.clear()
     try:
