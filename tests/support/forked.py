@@ -1,4 +1,4 @@
-"""`isoflop` and `python -c` as processes forked from one that has imported the libraries: they start in no time.
+"""`isoflop` and Python as processes forked from one that has imported the libraries: they start in no time.
 
 Each is a process of its own, with the folder, environment, streams, signals and exit code that it would have, and so is
 each worker of its pool; only the imports are done before, and what is looked at every second is looked at every tenth,
@@ -41,10 +41,10 @@ OFTEN = (
     ("isoflop.experiments.training.process", "LOOK_SECONDS"),
 )
 # `isoflop` and `python` of a shell: hands over what it was started with, and ends as the command does. Python that is
-# asked for more than `-c CODE` is the interpreter itself.
+# asked for neither `-c CODE` nor `-m MODULE` is the interpreter itself.
 CLIENT = """#!{python} -IS
 import json, os, socket, sys
-if sys.argv[0].endswith("python") and sys.argv[1:2] != ["-c"]:
+if sys.argv[0].endswith("python") and sys.argv[1:2] not in (["-c"], ["-m"]):
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 with socket.socket(socket.AF_UNIX) as door:
     door.connect({door!r})
@@ -126,8 +126,11 @@ class Commands:
                 env=os.environ | {"PYTHONPATH": str(ROOT)}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             )  # fmt: skip
 
-    def start(self, words: Sequence[object], *, cwd: Path, log: IO[str] | None = None, **environment: str) -> Forked:
-        """Start `isoflop` with these words; what it prints goes to `log`, or is told by `communicate`."""
+    def start(
+        self, words: Sequence[object], *, cwd: Path, log: IO[str] | None = None, program: str = "isoflop",
+        **environment: str,
+    ) -> Forked:  # fmt: skip
+        """Start `isoflop` or `python` with these words; what it prints goes to `log`, or is told by `communicate`."""
         output = None if log else tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by communicate)
         written = log or output
         assert written is not None
@@ -135,7 +138,7 @@ class Commands:
         door.connect(self.door)
         with open(os.devnull) as nothing:
             socket.send_fds(door, [b"-"], [nothing.fileno(), written.fileno(), written.fileno()])
-        asked = [["isoflop", *map(str, words)], str(cwd), dict(os.environ) | environment]
+        asked = [[program, *map(str, words)], str(cwd), dict(os.environ) | environment]
         door.sendall(json.dumps(asked).encode() + b"\n")
         return Forked(door, output)
 
@@ -239,10 +242,13 @@ def main() -> None:
     serve(socket.socket(fileno=int(sys.argv[1])))
     try:
         if sys.argv[0].endswith("python"):
-            _, _, code, *sys.argv[1:] = sys.argv
-            sys.argv[0], sys.path[0] = "-c", ""
-            own = sys.modules["__main__"] = types.ModuleType("__main__")
-            exec(code, vars(own))
+            _, kind, what, *words = sys.argv
+            sys.argv, sys.path[0] = [kind, *words], ""
+            if kind == "-m":
+                runpy.run_module(what, run_name="__main__", alter_sys=True)
+            else:
+                own = sys.modules["__main__"] = types.ModuleType("__main__")
+                exec(what, vars(own))
         else:
             sys.modules["__main__"] = program
             program.main()

@@ -78,7 +78,7 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def evaluated(store, tmp_path_factory):
+def evaluated(store, tmp_path_factory, commands):
     """How two commands end, one after the other: on the package's tasks, then on the examples with files of a user."""
     opened, ids = store
     folder = tmp_path_factory.mktemp("examples")
@@ -87,13 +87,13 @@ def evaluated(store, tmp_path_factory):
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
     examples = ",".join(str(ROOT / "conf" / "task" / f"{name}.yaml") for name in EXAMPLES)
     options = ("--json", "--runs", opened.root, "--corpora", opened.root.parent / "corpora")
-    return session(
-        [
-            ("evaluate", *ids[:2], "--tasks", ",".join(TASKS), "--items", 150, *options),
-            ("evaluate", ids[1], "--tasks", examples, "--items", 3, *options),
-        ],
-        cwd=folder,
-    )
+    lines = [
+        ("evaluate", *ids[:2], "--tasks", ",".join(TASKS), "--items", 150, *options),
+        ("evaluate", ids[1], "--tasks", examples, "--items", 3, *options),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.executable", str(commands.bin / "python"))
+        return session(lines, cwd=folder)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """A served run answers over HTTP with the model's own text, whole and streamed, and refuses bad requests by name."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -42,7 +41,7 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def server(model, tmp_path_factory):
+def server(model, tmp_path_factory, commands):
     folder = tmp_path_factory.mktemp("exports") / "0123abc"
     write_folder(model, folder, tokenizer=Bytes().json(), card="# x\n", provenance={})
     port = free_port()
@@ -50,9 +49,8 @@ def server(model, tmp_path_factory):
         f"from pathlib import Path; from isoflop.experiments.finished import serve; serve.SOCKET_SECONDS = {PATIENCE}; "
         f"serve.serve(Path({str(folder)!r}), host='127.0.0.1', port={port})"
     )
-    log = (folder.parent / "log").open("wb")
-    command = [sys.executable, "-c", code]
-    process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    log = (folder.parent / "log").open("w")
+    process = commands.start(["-c", code], program="python", cwd=folder.parent, log=log)
     base = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + 600  # something hangs

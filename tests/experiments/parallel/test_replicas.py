@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -20,9 +19,9 @@ TOLERANCE = 1e-5  # nats/token, at each of 25 steps
 
 
 @pytest.fixture(scope="module")
-def together():
+def together(commands):
     """Does a job in so many processes, forked from one that has torch: their exit codes, and the first one's errors."""
-    command = [sys.executable, "-m", "tests.support.training.two_processes"]
+    command = [commands.bin / "python", "-m", "tests.support.training.two_processes"]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as starter:
 
         def done(processes: int, *arguments: object) -> tuple[list[int], str]:
@@ -129,7 +128,7 @@ def test_the_command_under_torchrun_trains_a_study_once(tmp_path, commands):
         "optim.batch_size=4", "data.synthetic.tokens=60000", "data.synthetic.chains=100", "schedule.warmup_steps=5",
         "data.max_epochs=1e4", "study.budgets=[4e7]", "where.distributed=ddp",
     ]  # fmt: skip
-    two = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    two = subprocess.run([commands.bin / "python", *arguments], cwd=tmp_path, capture_output=True, text=True)
     assert two.returncode == 0, two.stdout + two.stderr
     assert two.stdout.count("2 cells: 2 done") == 1
     assert (open_store(tmp_path / "runs").states()["attempts"] == 1).all()

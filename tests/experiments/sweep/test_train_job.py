@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -199,7 +198,7 @@ def test_work_that_was_changed_is_refused_by_name(spec):
 
 @pytest.mark.slow
 @pytest.mark.process
-def test_a_job_enters_few_files_until_its_first_step():
-    command = [sys.executable, "-m", "tests.proofs.files_entered", "--most", "14"]
+def test_a_job_enters_few_files_until_its_first_step(commands):
+    command = [commands.bin / "python", "-m", "tests.proofs.files_entered", "--most", "14"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
