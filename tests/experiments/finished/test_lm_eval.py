@@ -88,7 +88,7 @@ def evaluated(store, tmp_path_factory, commands):
     examples = ",".join(str(ROOT / "conf" / "task" / f"{name}.yaml") for name in EXAMPLES)
     options = ("--json", "--runs", opened.root, "--corpora", opened.root.parent / "corpora")
     lines = [
-        ("evaluate", *ids[:2], "--tasks", ",".join(TASKS), "--items", 150, *options),
+        ("evaluate", *ids[:2], "--tasks", ",".join(TASKS), "--items", 60, *options),
         ("evaluate", ids[1], "--tasks", examples, "--items", 3, *options),
     ]
     with pytest.MonkeyPatch.context() as patch:
