@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 
 import pytest
 
@@ -71,9 +70,9 @@ KERNELS = {
 }  # fmt: skip
 
 
-def test_the_compiler_takes_every_kernel_that_the_interpreter_takes():
+def test_the_compiler_takes_every_kernel_that_the_interpreter_takes(commands):
     pytest.importorskip("triton", reason="needs another processor: there is no Triton for this one")
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True)
+    done = subprocess.run([commands.bin / "python", "-c", SCRIPT], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert set(done.stdout.split()) == KERNELS
