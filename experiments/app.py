@@ -40,7 +40,7 @@ def run(study: str = "", overrides: Sequence[str] = ()) -> pd.DataFrame:
     RunError naming the cells that have no result.
 
     >>> import isoflop
-    >>> table = isoflop.run("smoke", overrides=["study.sizes=[d8]", "study.budgets=[1e9]"])
+    >>> table = isoflop.run("smoke", overrides=["study.sizes=[d8]", "study.budgets=[1e9]", "where.workers=1"])
     1 cells: 1 done ...
     >>> bool(table["loss"].iloc[-1] < 6)
     True
