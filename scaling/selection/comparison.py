@@ -13,7 +13,8 @@ from isoflop.scaling.findings.settings import setting_findings
 from isoflop.scaling.findings.units import unit_findings
 from isoflop.scaling.fitting.fit import FitError
 from isoflop.scaling.fitting.kept_searches import keep_searches
-from isoflop.scaling.laws import columns_read, law_names
+from isoflop.scaling.laws import columns_read, get_law, law_names
+from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.selection.likelihood_ratio import LikelihoodRatioTest, likelihood_ratio_tests
 from isoflop.scaling.selection.scoreboard import Scoreboard, compare, inputs_of
 from isoflop.scaling.table.columns import hint, is_numbers
@@ -21,12 +22,14 @@ from isoflop.scaling.table.conventions import Points, points
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.meaning import QUANTITIES
 
+NOT_OF_CHINCHILLA = "no likelihood-ratio tests and no choices behind a fit: none of these laws has chinchilla's form"
+
 
 @dataclass(frozen=True)
 class Comparison:
     """The scoreboard of laws, the likelihood-ratio tests, and the sensitivity table (None where no fit succeeds).
 
-    `findings` say what the table may have wrong.
+    Tests and sensitivity are of Chinchilla's form, and there unless laws are named of which none has it. `findings` say what the table may have wrong.
     """
 
     board: Scoreboard
@@ -93,6 +96,8 @@ def comparison(
     settings = setting_findings(table, found, columns_read(law_names(laws)) if laws else ())
     findings, data = (*unit_findings(found), *settings), found.in_order()
     board = compare(data, laws, by=by, above=above, level=level, on_law=on_step)
+    if laws is not None and not any(issubclass(get_law(name)[0], Chinchilla) for name in law_names(laws)):
+        return Comparison(board, (), None, (*data.notes, NOT_OF_CHINCHILLA), data, findings)
     if on_step:
         on_step("likelihood-ratio tests")
     try:
