@@ -29,7 +29,8 @@ NOT_OF_CHINCHILLA = "no likelihood-ratio tests and no choices behind a fit: none
 class Comparison:
     """The scoreboard of laws, the likelihood-ratio tests, and the sensitivity table (None where no fit succeeds).
 
-    Tests and sensitivity are of Chinchilla's form, and there unless laws are named of which none has it. `findings` say what the table may have wrong.
+    Tests and sensitivity are of Chinchilla's form, and there unless laws are named of which none has it. `findings` say
+    what the table may have wrong.
     """
 
     board: Scoreboard
