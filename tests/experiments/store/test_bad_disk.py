@@ -10,7 +10,7 @@ from isoflop.experiments.store.store import open_store
 from isoflop.scaling.table.runs import is_run_table, read_runs, same_runs
 
 STUDY = (
-    "study.name=tiny", "study.sizes=[d6,d8]", "study.budgets=[4e8,8e8]", "study.window.min_steps=1",
+    "study.name=tiny", "study.sizes=[d6,d8]", "study.budgets=[2e8,4e8]", "study.window.min_steps=1",
     "schedule.warmup_steps=3", "data=text", "data.files=[../text/*.txt]", "data.eval_tokens=512",
     "data.held_out_fraction=0.3", "data.context_length=16", "optim.batch_size=32", "hydra/launcher=basic",
     "where.checkpoint_seconds=0",
