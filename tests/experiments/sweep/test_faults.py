@@ -34,6 +34,7 @@ def has_ended(worker):
 @pytest.fixture(scope="module")
 def undisturbed(folder, commands):
     """The table of the study on one worker, and the seconds that it took."""
+    finish(commands.start(["--version"], cwd=folder))  # the first process has imported
     began = time.monotonic()
     finish(start(folder, "undisturbed", ALONE, commands=commands))
     return read_runs(folder / "undisturbed"), time.monotonic() - began
@@ -60,7 +61,7 @@ def interrupted(folder, store, commands, number, times) -> bool:
         return False
     if number == signal.SIGTERM:
         signal_all(process, signal.SIGSTOP)
-        time.sleep(1)
+        time.sleep(0.3)  # three times as long as it takes a worker to tell of itself
         assert open_store(folder / store).states()["state"].eq("running").any()  # only stopped
         signal_all(process, signal.SIGCONT)
         process.send_signal(number)
@@ -100,5 +101,5 @@ def test_two_launches_at_once_train_each_cell_once(folder, undisturbed, commands
 def test_kills_at_random_moments_cost_nothing_but_time(folder, undisturbed, commands):
     """What `python -m tests.proofs.kills` does a hundred times, on fewer cells."""
     whole, seconds = undisturbed
-    toll = kills.torture(folder, 4, *ARGUMENTS, seed=1, whole=whole, pause=2 * seconds, commands=commands)
+    toll = kills.torture(folder, 4, *ARGUMENTS, seed=1, whole=whole, pause=seconds, commands=commands)
     assert toll.kills == 4
