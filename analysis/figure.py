@@ -135,7 +135,7 @@ class _Canvas(FigureCanvasAgg):
             renderer.mathtext_parser = _Formulas.of("png", renderer.mathtext_parser)
         return renderer
 
-    def print_png(self, filename: str | Path, **_: Any) -> None:
+    def print_png(self, filename_or_obj: Any, *, metadata: Any = None, pil_kwargs: Any = None) -> None:
         """Draw, and write the pixels as they are.
 
         An encoder that looks for the best filter of each line takes twice as long, and drawings become larger.
@@ -149,10 +149,10 @@ class _Canvas(FigureCanvasAgg):
         chunks = (
             _chunk(b"IHDR", pack(">IIBBBBB", width, height, 8, RGBA, 0, 0, 0)),
             _chunk(b"pHYs", pack(">IIB", per_metre, per_metre, 1)),
-            _chunk(b"IDAT", compress(lines, QUICK)),
+            _chunk(b"IDAT", compress(lines.tobytes(), QUICK)),
             _chunk(b"IEND", b""),
         )
-        Path(filename).write_bytes(PNG + b"".join(chunks))
+        Path(filename_or_obj).write_bytes(PNG + b"".join(chunks))
 
     def print_svg(self, filename: str | Path, *, metadata: dict[str, Any] | None = None, **_: Any) -> None:
         """Draw at the 72 points to an inch of this format, as matplotlib's own canvas for it does."""

@@ -17,7 +17,7 @@ SOLID = "mpl_toolkits.mplot3d"
 @contextmanager
 def lean() -> Iterator[None]:
     """Artists imported first inside have no descriptions of their properties, figures no axes of three dimensions."""
-    described, artist.kwdoc = artist.kwdoc, lambda _: ""
+    described, artist.kwdoc = artist.kwdoc, lambda artist: ""
     absent = ModuleType(SOLID)
     absent.__dict__["Axes3D"] = None
     found = sys.modules.setdefault(SOLID, absent)

@@ -49,7 +49,7 @@ def allocation_frame(
     def optimum(law: Law) -> np.ndarray:
         return np.asarray(getattr(law.optimal(compute, fit.cost), letter), float)
 
-    low, high = (np.nan, np.nan)
+    low, high = (np.full_like(compute, np.nan),) * 2
     if draws is not None:
         low, high = draws.band(optimum, LEVEL, values=getattr(draws.optimal(compute), letter))
     return pd.DataFrame(

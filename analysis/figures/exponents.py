@@ -131,7 +131,8 @@ def slope_frame(fit: Fit, draws: Draws | None = None, *, reach: float = 10) -> p
         with np.errstate(all="ignore"):
             return np.log(up / down) / (2 * STEP)
 
-    own, low, high = slope(fit.optimal), np.nan, np.nan
+    own = slope(fit.optimal)
+    low, high = (np.full_like(own, np.nan),) * 2
     if draws is not None:
         low, high = draws.band(lambda _: own, LEVEL, values=slope(draws.optimal))
     inside = compute <= largest * (1 + 1e-9)
