@@ -135,7 +135,7 @@ class _Canvas(FigureCanvasAgg):
             renderer.mathtext_parser = _Formulas.of("png", renderer.mathtext_parser)
         return renderer
 
-    def print_png(self, filename_or_obj: Any, *, metadata: Any = None, pil_kwargs: Any = None) -> None:
+    def print_png(self, filename_or_obj: Any, *, metadata: Any = None, pil_kwargs: Any = None, **_: Any) -> None:
         """Draw, and write the pixels as they are.
 
         An encoder that looks for the best filter of each line takes twice as long, and drawings become larger.
