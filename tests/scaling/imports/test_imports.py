@@ -202,7 +202,7 @@ def test_a_column_that_may_mean_something_else_must_be_named(tmp_path, mapping, 
         (
             "a.log",
             "hello\n",
-            "not recognised as any of tensorboard, .*, wandb, .*nanochat; name its kind with --from",
+            "not recognised as any of tensorboard, .*, wandb, .*nanochat.*; name its kind with --from",
         ),
         ("a.log", b"\xff\xfe\x00", "not text"),
         ("a.csv", "", "the file is empty"),
