@@ -55,11 +55,8 @@ def report(
 
     report.md and report.html, every figure that the table supports, and the reason for each that it does not.
     """
-    from isoflop.analysis.lean import lean
+    from isoflop.analysis.report import write_report
     from isoflop.experiments.training.process import keep_freed_memory
-
-    with lean():
-        from isoflop.analysis.report import write_report
 
     keep_freed_memory()
     written = write_report(
@@ -91,12 +88,9 @@ def plot(
     isoflop plot TABLE --runs a,b --against hours -o x.pdf
     isoflop plot TABLE --figure bands -o x.pdf
     """
-    from isoflop.analysis.lean import lean
-
-    with lean():
-        from isoflop.analysis.evidence import Evidence
-        from isoflop.analysis.figures import get_figure
-        from isoflop.analysis.report import draw_figure
+    from isoflop.analysis.evidence import Evidence
+    from isoflop.analysis.figures import get_figure
+    from isoflop.analysis.report import draw_figure
 
     if runs is not None or against is not None:
         if figure not in ("isoflop", "curves", "bands") or (figure == "bands" and against is not None):

@@ -48,7 +48,7 @@ ROOMS = {
         "finished", "followup",
     ),
     "analysis": (
-        "lean style background", "evidence", "figure", "figures", "sections", "page", "paper", "report hero readme",
+        "style background", "evidence", "figure", "figures", "sections", "page", "paper", "report hero readme",
     ),
 }  # fmt: skip
 ONLY = {"scaling/imports": {"scaling/laws", "scaling/table"}}  # rooms that may import these alone

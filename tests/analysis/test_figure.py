@@ -1,11 +1,12 @@
 """A figure is saved as matplotlib saves it, with formulas read once and no look at labels for the title."""
 
+from zlib import Z_RLE
+
 import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 
 from isoflop.analysis.figure import save
 from isoflop.analysis.style import style
@@ -25,7 +26,8 @@ def drawn(seed: int) -> Figure:
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["png", "svg"])
 def test_the_files_are_those_of_matplotlib(form, tmp_path):
-    how = {"svg": {"metadata": {"Date": None, "Creator": None}}}.get(form, {})
+    runs = {"pil_kwargs": {"compress_type": Z_RLE}}  # another encoding of the same pixels, at half the time
+    how = {"png": {"metadata": {"Software": None}, **runs}, "svg": {"metadata": {"Date": None, "Creator": None}}}[form]
     for seed in (1, 2):  # the second finds the formulas of the first
         with style():
             save(drawn(seed).axes[0], tmp_path / f"ours.{form}")
@@ -36,10 +38,4 @@ def test_the_files_are_those_of_matplotlib(form, tmp_path):
             figure.get_layout_engine().execute(figure)
             figure.set_layout_engine("none")
             figure.savefig(tmp_path / f"theirs.{form}", **how)
-        ours, theirs = (tmp_path / f"{whose}.{form}" for whose in ("ours", "theirs"))
-        if form == "svg":
-            assert ours.read_bytes() == theirs.read_bytes()
-        else:  # another encoding of the same pixels, in less time
-            with Image.open(ours) as one, Image.open(theirs) as other:
-                assert one.info["dpi"] == other.info["dpi"]
-                assert (np.asarray(one) == np.asarray(other)).all()
+        assert (tmp_path / f"ours.{form}").read_bytes() == (tmp_path / f"theirs.{form}").read_bytes()
