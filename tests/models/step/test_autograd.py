@@ -17,7 +17,8 @@ from isoflop.models.step.training_step import choose
 from isoflop.scaling.table.runs import same_runs
 from tests.support.training.cells import DATA, OTHERS, make, table, train
 
-TOLERANCE = 0.02  # nats/token, of the held-out loss after 50 steps
+TOLERANCE = 0.005  # nats/token, of the held-out loss after 50 steps
+GENTLE = 0.25  # of the usual rates: at those, paths part by .01 to .03 whatever the products, where experts are chosen
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,7 @@ def trained(cell, corpus, **engine):
 @pytest.mark.parametrize("kind", ["plain", *OTHERS])
 def test_after_50_steps_the_loss_is_that_of_float32(corpus, kind):
     cell = replace(make(corpus, 60), **({"plain": {}} | OTHERS)[kind])
+    cell = replace(cell, optim=replace(cell.optim, learning_rate=GENTLE * cell.optim.learning_rate))
     whole, half = trained(cell, corpus), trained(replace(cell, precision="bfloat16"), corpus)
     assert half[1].loss == pytest.approx(whole[1].loss, abs=TOLERANCE)
     assert half[1].loss != whole[1].loss
