@@ -6,7 +6,7 @@ A part that the table cannot support raises UnsupportedError with the reason, ea
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,6 @@ from isoflop.analysis.background import BackgroundCall
 from isoflop.scaling.approaches.approaches import Approaches, approaches
 from isoflop.scaling.approaches.envelope import Envelope, envelope
 from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile, budget_groups, isoflop_profiles
-from isoflop.scaling.arms.multiplier import Multipliers, multiplier
 from isoflop.scaling.findings.diagnose import Finding, diagnose, diagnose_approaches, refused
 from isoflop.scaling.findings.sensitivity import exponent_sensitivity
 from isoflop.scaling.findings.settings import setting_findings
@@ -23,10 +22,8 @@ from isoflop.scaling.findings.verdict import CONVENTIONS
 from isoflop.scaling.fitting.fit import Fit, Huber, fit
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import Draws, bootstrap, jackknife
-from isoflop.scaling.gate.gate import Gate, gate
 from isoflop.scaling.laws import columns_read, get_law
 from isoflop.scaling.laws.inputs import Column
-from isoflop.scaling.mixtures.mix import Mix, mix
 from isoflop.scaling.mixtures.table import FEWEST_DOMAINS, domains_in
 from isoflop.scaling.prediction.curves.bands import curve_bands
 from isoflop.scaling.prediction.curves.collapse import collapse_findings, collapses
@@ -37,6 +34,11 @@ from isoflop.scaling.table.conventions import COMPUTE, PARAMS, Points, is_runs, 
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN
 from isoflop.scaling.table.runs import final_rows
 from isoflop.scaling.table.schedules.read_curves import CurveTable, read_curves
+
+if TYPE_CHECKING:  # loaded for a table with arms or mixtures
+    from isoflop.scaling.arms.multiplier import Multipliers
+    from isoflop.scaling.gate.gate import Gate
+    from isoflop.scaling.mixtures.mix import Mix
 
 FALLBACK = "chinchilla"
 WORTH_A_PROCESS = 150  # points: below, a process takes longer to start than the scoreboard takes
@@ -345,17 +347,21 @@ class Evidence:
         return exponent_sensitivity(self.fit, refit, self.conventions)
 
     @part
-    def multipliers(self) -> Multipliers:
+    def multipliers(self) -> "Multipliers":
         """Every arm against the first."""
         if "arm" not in self.table or self.table["arm"].nunique() < 2:
             raise UnsupportedError("the table has one arm: a compute multiplier compares two")
+        from isoflop.scaling.arms.multiplier import multiplier
+
         return multiplier(self.table, params=self.params, compute=self.compute)
 
     @part
-    def gate(self) -> Gate:
+    def gate(self) -> "Gate":
         """Every arm against the first, judged at the largest compute of the table."""
         if "arm" not in self.table or self.table["arm"].nunique() < 2:
             raise UnsupportedError("the table has one arm: a gate compares two")
+        from isoflop.scaling.gate.gate import gate
+
         target = float(self.points.frame["flops"].max())
         return gate(self.table, target=target, params=self.params, compute=self.compute)
 
@@ -366,10 +372,12 @@ class Evidence:
         return self.done["bands"]
 
     @part
-    def mix(self) -> Mix:
+    def mix(self) -> "Mix":
         """The best mixture of domains for the loss, at the scale of the largest run."""
         if len(domains_in(map(str, self.table))) < FEWEST_DOMAINS:
             raise UnsupportedError("the table has no mixtures: columns weight_NAME of two domains or more")
+        from isoflop.scaling.mixtures.mix import mix
+
         return mix(self.table, params=self.params)
 
     @part

@@ -15,7 +15,6 @@ from isoflop.analysis.evidence import Evidence, UnsupportedError, reason
 from isoflop.analysis.figure import FORMATS, Figure, save
 from isoflop.analysis.figures import FIGURES, get_figure
 from isoflop.analysis.page.page import NAME, absent, javascript, page
-from isoflop.analysis.paper.kit import write_paper
 from isoflop.analysis.style import style
 from isoflop.printable import plain_markdown
 from isoflop.scaling.fitting.kept_searches import keep_searches
@@ -94,6 +93,8 @@ def write_report(
             written = _write_all(evidence, folder, command)
         if paper is None:
             return written
+        from isoflop.analysis.paper.kit import write_paper
+
         kit = write_paper(evidence, Path(paper))
         return replace(written, paper=kit.files, missing=written.missing | kit.missing)
     except OSError as error:

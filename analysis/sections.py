@@ -17,7 +17,6 @@ from isoflop.scaling.laws.special_functions import chdtri
 from isoflop.scaling.selection.holdout import HoldOut
 from isoflop.scaling.selection.rolling_origins import BASELINE
 from isoflop.scaling.selection.scoreboard import AVERAGE, Scoreboard
-from isoflop.scaling.stopping.saved import saved
 from isoflop.scaling.table.conventions import COMPUTE, PARAMS, is_runs
 from isoflop.scaling.table.runs import final_rows, is_forecast
 
@@ -342,6 +341,8 @@ def cost(e: Evidence) -> str:
     if seconds > 0:
         text.append(f"{seconds / 60:.1f} core-minutes had every run been trained alone.")
     if is_forecast(e.table).any():
+        from isoflop.scaling.stopping.saved import saved
+
         text.append(str(saved(e.table, e.fit)))
     left = e.table.loc[~e.table["state"].isin(["done", "stopped"]), "run_id"].nunique()
     if left:

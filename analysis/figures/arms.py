@@ -1,6 +1,7 @@
 """Arms side by side: the compute multiplier of each over the baseline, and its loss by position in the window."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -23,22 +24,24 @@ from isoflop.analysis.style import (
     new_axes,
     note,
 )
-from isoflop.scaling.arms.multiplier import Multipliers
-from isoflop.scaling.gate.gate import Gate
 from isoflop.scaling.table.conventions import is_runs
 from isoflop.scaling.table.evaluations.evaluation import EVALUATION_FILE, read_evaluation
 from isoflop.scaling.table.runs import final_rows
+
+if TYPE_CHECKING:
+    from isoflop.scaling.arms.multiplier import Multipliers
+    from isoflop.scaling.gate.gate import Gate
 
 COLUMNS = ("run_id", "arm", "budget", "position", "loss")
 STEP = 2**0.5  # positions within this factor are drawn as their mean
 
 
-def multiplier_frame(result: Multipliers) -> pd.DataFrame:
+def multiplier_frame(result: "Multipliers") -> pd.DataFrame:
     """Every arm's multiplier at every loss, with its interval."""
     return pd.concat([p.at_loss.assign(arm=p.arm, baseline=p.baseline) for p in result.pairs], ignore_index=True)
 
 
-def plot_multiplier(result: Multipliers, *, ax: Axes | None = None) -> Axes:
+def plot_multiplier(result: "Multipliers", *, ax: Axes | None = None) -> Axes:
     """C of the baseline over C of the arm at equal loss, with intervals; above 1 the arm is cheaper."""
     ax = new_axes(ax)
     ax.axhline(1, color=INK, lw=0.8)
@@ -63,7 +66,7 @@ def plot_multiplier(result: Multipliers, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def gate_frame(result: Gate) -> pd.DataFrame:
+def gate_frame(result: "Gate") -> pd.DataFrame:
     """For every arm its multiplier at each compute of its pairs (`what` compute), after each pair (sequence), and at
     the target, with bounds.
     """
@@ -76,7 +79,7 @@ def gate_frame(result: Gate) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True).assign(baseline=result.baseline, least=result.least)
 
 
-def plot_gate(result: Gate, *, ax: Axes | None = None) -> Axes:
+def plot_gate(result: "Gate", *, ax: Axes | None = None) -> Axes:
     """Multiplier of the pairs at each compute, and at the target, with the bounds of the sequence fading into it."""
     ax = new_axes(ax)
     frame = gate_frame(result).replace(np.inf, np.nan)

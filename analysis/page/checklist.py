@@ -6,7 +6,7 @@ open when nobody measured it, with the reason.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,12 +17,14 @@ from isoflop.analysis.figures.exponents import slope_frame
 from isoflop.analysis.figures.runs.bowls import CELL, best_rate, bowl_frame
 from isoflop.analysis.page.calculator import ABOVE
 from isoflop.analysis.style import LEVEL
-from isoflop.scaling.arms.multiplier import Pair
 from isoflop.scaling.findings.departures import LEVEL as DEPARTURE_LEVEL
 from isoflop.scaling.findings.departures import departures
 from isoflop.scaling.findings.finding import Case
 from isoflop.scaling.table.conventions import is_runs
 from isoflop.scaling.table.runs import final_rows
+
+if TYPE_CHECKING:
+    from isoflop.scaling.arms.multiplier import Pair
 
 CLUSTERS = 5  # for each free parameter
 FARTHEST = 10.0  # times the largest run: what is quoted beyond it is an extrapolation
@@ -251,13 +253,13 @@ def _no_trend(*codes: str) -> Evidenced:
     return largest
 
 
-def _pairs(e: Evidence, where: str) -> tuple[Pair, ...]:
+def _pairs(e: Evidence, where: str) -> tuple["Pair", ...]:
     if "arm" not in e.table or e.table["arm"].nunique() < 2:
         raise UnsupportedError(f"one arm, so nothing is claimed about another; {where}, on a table of arms")
     return e.multipliers.pairs
 
 
-def _objections(pairs: Iterable[Pair], codes: tuple[str, ...]) -> str:
+def _objections(pairs: Iterable["Pair"], codes: tuple[str, ...]) -> str:
     return "; ".join(f"{p.arm}: {f.message}" for p in pairs for f in p.findings if f.code in codes)
 
 

@@ -1,5 +1,7 @@
 """Mixtures of data: the shares tried and their losses, the best ones, and how well a law ranks what it has not seen."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -9,12 +11,14 @@ from matplotlib.colors import Normalize
 from isoflop.analysis.figure import Figure
 from isoflop.analysis.style import LOSS_MAP, MANY_DOTS, loss_label, new_axes, note
 from isoflop.scaling.laws.mixtures.means import SHARES
-from isoflop.scaling.mixtures.answer import Mix
+
+if TYPE_CHECKING:
+    from isoflop.scaling.mixtures.answer import Mix
 
 FEW = 4  # names beside one another under the axis
 
 
-def mixture_frame(found: Mix) -> pd.DataFrame:
+def mixture_frame(found: "Mix") -> pd.DataFrame:
     """Every run with its weights, loss and held-out prediction; then a row for the best mixture and the natural one."""
     names = [f"weight_{name}" for name in found.domains]
     answers = pd.DataFrame([found.weights, found.natural], columns=names).assign(
@@ -23,7 +27,7 @@ def mixture_frame(found: Mix) -> pd.DataFrame:
     return pd.concat([found.tried.assign(kind="run"), answers], ignore_index=True)
 
 
-def plot_mixtures(found: Mix, *, ax: Axes | None = None) -> Axes:
+def plot_mixtures(found: "Mix", *, ax: Axes | None = None) -> Axes:
     """A line a run through its share of each domain, coloured by its loss; the best mixture with what is flat about it.
 
     The natural proportions are dashed.
@@ -50,7 +54,7 @@ def plot_mixtures(found: Mix, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_ranks(found: Mix, *, ax: Axes | None = None) -> Axes:
+def plot_ranks(found: "Mix", *, ax: Axes | None = None) -> Axes:
     """Predicted against measured loss, each run by a law fitted without its mixture."""
     ax = new_axes(ax)
     tried = found.tried
