@@ -317,9 +317,8 @@ def read_parquet(path: Path, schema: pa.Schema, remedy: str, *, may_lack: Contai
             raise RunTableError(f"{path}: {names.count(field.name)} columns {field.name!r}; {remedy}")
     try:
         with arrow_file(path) as file:
-            table = pq.read_table(
-                file, columns=[field.name for field in chosen], partitioning=None, page_checksum_verification=True
-            )
+            whole = pq.ParquetFile(file, page_checksum_verification=True)
+            table = whole.read(columns=[field.name for field in chosen])
         table.validate(full=True)
     except FAULTS as error:
         raise RunTableError(f"{path}: cannot be read as parquet ({first_line(error)}); {remedy}") from error
