@@ -83,22 +83,24 @@ class _Measure:
     def __init__(self, fit: Fit, quantity: Callable[[Law], float] | str) -> None:
         self.fit = fit
         self.name = quantity if isinstance(quantity, str) else getattr(quantity, "__name__", "quantity")
-        self.of = self._named(quantity) if isinstance(quantity, str) else quantity
+        self.of = self._named(quantity) if isinstance(quantity, str) else self._of_each(quantity)
 
-    def _named(self, name: str) -> Callable[[Law], float]:
+    def _named(self, name: str) -> Callable[[Array], Array]:
         exponents = self.fit.exponents()
         if name in self.fit.law.parameters():
-            return lambda law: float(getattr(law, name))
+            return lambda theta: getattr(self.fit.problem.family(theta), name)
         if name in exponents:
-            return lambda law: self.fit.exponents_of(law)[name]
+            return self._of_each(lambda law: self.fit.exponents_of(law)[name])
         raise ValueError(f"no parameter or exponent {name!r}; there are {', '.join([*self.fit.free, *exponents])}")
+
+    def _of_each(self, quantity: Callable[[Law], float]) -> Callable[[Array], Array]:
+        return lambda theta: np.array([quantity(law) for law in self.fit.problem.laws(theta)], dtype=float)
 
     def __call__(self, theta: Array) -> tuple[Array, Array]:
         count = theta.shape[1]
         shift = STEP * np.eye(count)
         all_ = np.concatenate([theta[:, None], theta[:, None] + shift, theta[:, None] - shift], axis=1)
-        laws = self.fit.problem.laws(all_.reshape(-1, count))
-        values = np.array([self.of(law) for law in laws], dtype=float).reshape(len(theta), -1)
+        values = self.of(all_.reshape(-1, count)).reshape(len(theta), -1)
         return values[:, 0], (values[:, 1 : 1 + count] - values[:, 1 + count :]) / (2 * STEP)
 
 

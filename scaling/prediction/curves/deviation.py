@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
@@ -51,8 +51,10 @@ class Deviation:
 
     def covariance(self, places: Places) -> Array:
         """Covariance (..., n, n) of rows of one trunk."""
-        noise = self.noise(places)
-        return self.cross(places, places) + noise[..., None] * np.eye(noise.shape[-1])
+        found, noise = self.cross(places, places), self.noise(places)
+        each = np.arange(noise.shape[-1])
+        found[..., each, each] += noise
+        return found
 
 
 DEFAULT = Deviation()
@@ -94,4 +96,4 @@ class Trunks:
 
 def in_order(first: Any, more: Array) -> Any:
     """The sum of `first` and of `more` (T, ...), one after another."""
-    return np.add.accumulate([first, *more])[-1]
+    return reduce(np.add, more, first)
