@@ -19,9 +19,9 @@ from isoflop.scaling.findings.diagnose import Finding, diagnose, diagnose_approa
 from isoflop.scaling.findings.sensitivity import exponent_sensitivity
 from isoflop.scaling.findings.settings import setting_findings
 from isoflop.scaling.findings.verdict import CONVENTIONS
-from isoflop.scaling.fitting.fit import Fit, Huber, fit
+from isoflop.scaling.fitting.fit import Fit, Huber, fit, search_for_fits
 from isoflop.scaling.fitting.objective import Objective
-from isoflop.scaling.fitting.uncertainty import Draws, bootstrap, jackknife
+from isoflop.scaling.fitting.uncertainty import Draws, bootstrap, jackknife, jackknife_together
 from isoflop.scaling.laws import columns_read, get_law
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.mixtures.table import FEWEST_DOMAINS, domains_in
@@ -327,8 +327,10 @@ class Evidence:
         if "a" not in exponents:
             raise UnsupportedError(f"{self.law_name} has no exponent a")
         rows = []
-        for data in self.conventions_known:
-            fitted = self.fit_of(self.law_name, data)
+        search_for_fits(self.law_name, self.conventions_known, self.objective)
+        fits = [self.fit_of(self.law_name, data) for data in self.conventions_known]
+        jackknife_together(fits)
+        for data, fitted in zip(self.conventions_known, fits, strict=True):
             draws = jackknife(fitted)
             row: dict[str, Any] = {"params": data.params, "compute": data.compute}
             for name in ("a", "b"):

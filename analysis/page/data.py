@@ -9,7 +9,7 @@ import pandas as pd
 from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.style import LEVEL
 from isoflop.scaling.approaches.isoflop_profiles import budget_groups, isoflop_profiles
-from isoflop.scaling.fitting.fit import Fit
+from isoflop.scaling.fitting.fit import Fit, search_for_fits
 from isoflop.scaling.fitting.uncertainty import Draws, jackknife
 from isoflop.scaling.laws.law import Allocation
 from isoflop.scaling.selection.preference import candidates
@@ -41,6 +41,8 @@ def datasets(e: Evidence) -> dict[str, list[dict]]:
     laws = law_names(e)
     budgets = _budgets(e.points)
     made: dict[str, list[pd.DataFrame]] = {"points": [], "frontier": [], "optima": []}
+    for law in laws:
+        search_for_fits(law, e.conventions_known, e.objective)
     for data in e.conventions_known:
         fits = {law: fit for law in laws if (fit := _fit(e, law, data)) is not None}
         made["points"].append(_points(data, fits, budgets))
@@ -123,11 +125,15 @@ def _frontier(fit: Fit, law: str, draws: Draws | None) -> pd.DataFrame:
     low, high = np.full((2, *middle.shape), np.nan)
     if draws is not None:
         low, high = draws.band(lambda _: middle, LEVEL, values=optimum(draws.optimal))
-    frame = pd.DataFrame({"convention": convention_name(fit.points), "law": law, "flops": budgets})
-    frame["inside"] = budgets <= known.max()
+    columns = {
+        "convention": convention_name(fit.points),
+        "law": law,
+        "flops": budgets,
+        "inside": budgets <= known.max(),
+    }
     for k, name in enumerate(("n_params", "tokens", "loss")):
-        frame[name], frame[f"{name}_low"], frame[f"{name}_high"] = middle[k], low[k], high[k]
-    return frame
+        columns |= {name: middle[k], f"{name}_low": low[k], f"{name}_high": high[k]}
+    return pd.DataFrame(columns)
 
 
 def _optima(data: Points) -> pd.DataFrame:
