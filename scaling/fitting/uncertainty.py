@@ -362,10 +362,10 @@ def _draws(
 ) -> Draws:
     laws = tuple(law for solution in solutions for law in fit.problem.laws(solution.theta))
     rows = [{**_parameters(law), **fit.exponents_of(law)} for law in laws]
-    frame = pd.DataFrame(rows)
-    frame["value"] = np.concatenate([solution.value for solution in solutions])
-    frame["converged"] = np.concatenate([solution.converged for solution in solutions])
-    return Draws(laws, frame, fit, kind, by, seed)
+    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
+    for name in ("value", "converged"):
+        columns[name] = np.concatenate([getattr(solution, name) for solution in solutions])
+    return Draws(laws, pd.DataFrame(columns), fit, kind, by, seed)
 
 
 def _parameters(law: Law) -> dict[str, float]:

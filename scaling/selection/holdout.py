@@ -197,7 +197,8 @@ def choose(
 def errors_at(law: str, fitted: Fit, origin: Origin) -> pd.DataFrame:
     """A row per run that an origin predicts: law, origin, n_known, cluster and error of ln loss of a fit."""
     error = np.log(origin.target["loss"].to_numpy(float)) - np.log(fitted.predict(origin.target))
-    return origin.target[["cluster"]].assign(law=law, origin=origin.threshold, n_known=len(origin.known), error=error)
+    known = {"law": law, "origin": origin.threshold, "n_known": len(origin.known)}
+    return pd.DataFrame({"cluster": origin.target["cluster"], **known, "error": error})
 
 
 def _try_fit(law: str, data: Points, objective: Objective) -> Fit | None:

@@ -83,8 +83,8 @@ def is_whole(frame: pd.DataFrame, column: Column) -> bool:
 def input_values(frame: pd.DataFrame, column: Column) -> np.ndarray | None:
     """The values (n,) of an input, or (components, n) of a vector; None where some are absent."""
     if not column.vector:
-        whole = column.name in frame and not frame[column.name].isna().any()
-        return frame[column.name].to_numpy(float) if whole else None
+        values = frame.get(column.name)
+        return None if values is None or values.hasnans else values.to_numpy(float)
     names = components(list(map(str, frame.columns)), column)
     return None if not names or frame[names].isna().any(axis=None) else frame[names].to_numpy(float).T
 

@@ -97,9 +97,8 @@ def plot_learning_curves(rows: pd.DataFrame, envelope: Envelope | None = None, *
     by = "run_id" if named else "arm"
     color, looks = ColorScale(rows["n_params"]), arm_looks(rows[by].astype(str))
     runs = [run for _, run in rows.groupby("run_id", sort=False)]
-    tones = (
-        COMPUTE_MAP(np.linspace(0.15, 0.85, len(runs))) if named else [color(run["n_params"].iloc[0]) for run in runs]
-    )
+    sizes = rows.groupby("run_id", sort=False)["n_params"].first().to_numpy()
+    tones = COMPUTE_MAP(np.linspace(0.15, 0.85, len(runs))) if named else color(sizes)
     flat = len(rows) > MANY_ROWS
     ax.add_collection(
         LineCollection(
