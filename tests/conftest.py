@@ -1,5 +1,6 @@
 """Shared fixtures. Threads are pinned before numpy or torch is imported, so that no result depends on the machine."""
 
+import atexit
 import gc
 import os
 import sys
@@ -37,7 +38,7 @@ def pytest_xdist_auto_num_workers(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Files with a test marked `long` first, each whole: else a worker would end with one while the others wait."""
+    """Files with a test marked `long` first, each whole: else one would end alone, or two workers begin one file."""
     long = {item.path for item in items if item.get_closest_marker("long")}
     items.sort(key=lambda item: item.path not in long)
 
@@ -57,8 +58,8 @@ def pytest_collection_finish():
 
 
 def pytest_sessionfinish():
-    """An orderly end: libraries complain of what is left."""
-    gc.unfreeze()
+    """An orderly end, since libraries complain of what is left; pytest's own last searches need not look there."""
+    atexit.register(gc.unfreeze)
 
 
 @pytest.fixture(scope="session")

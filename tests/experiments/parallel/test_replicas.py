@@ -67,6 +67,7 @@ def furthest(a, b):
     return max(abs(x - y) for x, y in zip(a, b, strict=True))
 
 
+@pytest.mark.long
 @pytest.mark.process
 @pytest.mark.parametrize("mode", ["ddp", "fsdp2", "muon", "ddp in pieces", "fsdp2 in pieces"])
 def test_two_processes_have_the_losses_of_one(two, alone, mode):
