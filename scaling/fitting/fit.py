@@ -340,11 +340,10 @@ def _conclude(
         raise FitError(f"{problem.form.name}: no start reached a finite objective on these {len(problem.loss)} points")
     best = int(np.argmin(value))
     theta = solution.theta[best]
-    laws = problem.laws(solution.theta)
+    ends = problem.values(solution.theta)
     names = problem.form.parameters()
-    ends = np.array([law.values() for law in laws])[members]
     outcome = {"value": value[members], "converged": solution.converged[members]}
-    table = pd.DataFrame(outcome | dict(zip(names, ends.T, strict=True)))
+    table = pd.DataFrame(outcome | dict(zip(names, ends[members].T, strict=True)))
     at_bound = tuple(
         p
         for p, t, lo, hi in zip(problem.free, theta, problem.lower, problem.upper, strict=True)
@@ -360,8 +359,8 @@ def _conclude(
         status = "at_bound"
         message = f"converged with {', '.join(at_bound)} at the bound of the search box"
     return Fit(
-        laws[best], status, message, objective, float(delta), float(value[best]), table, data, weights, at_bound,
-        problem.free, problem, theta, falls,
+        problem.form(*ends[best].tolist()), status, message, objective, float(delta), float(value[best]), table, data,
+        weights, at_bound, problem.free, problem, theta, falls,
     )  # fmt: skip
 
 

@@ -114,7 +114,8 @@ class FitProblem:
         """Coordinates (B, P) to every parameter of the form, internal (B, P')."""
         if self._plain is not None and len(self.base) == theta.shape[1]:
             return theta
-        full = np.repeat(self.base[None], len(theta), axis=0)
+        full = np.empty((len(theta), len(self.base)))
+        full[:] = self.base
         full[:, self.index if self._plain is None else self._plain] = theta
         if self.follower is not None:
             follower, leader, _ = self._tie
@@ -128,7 +129,7 @@ class FitProblem:
     def gathered(self, full: Array) -> Array:
         """Derivatives in every parameter (B, P', ...) to derivatives in the coordinates (B, P, ...)."""
         if self._plain is not None:
-            return full[:, self._plain]
+            return full if len(self.index) == full.shape[1] else full[:, self._plain]
         gathered = full[:, self.index]
         if self.follower is not None:
             follower, _, position = self._tie
@@ -171,10 +172,12 @@ class FitProblem:
 
     def laws(self, theta: Array) -> list[Law]:
         """The law at every row of coordinates, in the units of the data."""
+        return [self.form(*row) for row in self.values(theta).tolist()]
+
+    def values(self, theta: Array) -> Array:
+        """The parameters (B, P') of the law at every row of coordinates, in the units of the data."""
         moved = self.family(theta).values()
-        return [
-            self.form(*map(float, row)) for row in np.broadcast_to(moved.T, (len(np.atleast_2d(theta)), len(moved)))
-        ]
+        return np.broadcast_to(moved.T, (len(np.atleast_2d(theta)), len(moved)))
 
     def family(self, theta: Array) -> Law:
         """The laws at all rows of coordinates as one whose parameters are arrays (B,), in the units of the data."""

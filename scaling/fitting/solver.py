@@ -16,6 +16,7 @@ of negative curvature are taken as if it were positive (Dauphin et al. 2014).
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -47,7 +48,7 @@ class _Part:
     weights: Array
     residual: Array
     gradient: Array
-    full: Array
+    full: Array | None  # the gradient in every parameter of the form, None where that is `gradient`
 
     def __len__(self) -> int:
         return len(self.residual)
@@ -56,7 +57,8 @@ class _Part:
         if len(keep) == len(self):
             return self
         weights = self.weights[keep] if len(self.weights) == len(self) else self.weights
-        return _Part(self.task, weights, self.residual[keep], self.gradient[keep], self.full[keep])
+        full = None if self.full is None else self.full[keep]
+        return _Part(self.task, weights, self.residual[keep], self.gradient[keep], full)
 
 
 @dataclass
@@ -74,11 +76,10 @@ class _State:
     parts: list[_Part]
     damping: Array
 
-    @property
+    @cached_property
     def places(self) -> list[slice]:
         """Where the problems of each part are."""
-        ends = [0, *accumulate(map(len, self.parts))]
-        return [slice(lo, hi) for lo, hi in pairwise(ends)]
+        return [slice(lo, hi) for lo, hi in pairwise(accumulate(map(len, self.parts), initial=0))]
 
     def split(self, at: Array) -> list[Array]:
         """Places `at` (K,), in order, as places in each part."""
@@ -132,7 +133,8 @@ def _accept(mine: _State | _Part, new: _State | _Part, better: Array, names: tup
 
 def _replace(mine: _State | _Part, at: Array, new: _State | _Part, its: Array, names: tuple[str, ...]) -> None:
     for name in names:
-        getattr(mine, name)[at] = getattr(new, name)[its]
+        if (own := getattr(mine, name)) is not None:
+            own[at] = getattr(new, name)[its]
 
 
 def minimise(
@@ -215,32 +217,30 @@ class _Block:
     def run(self, tasks: list[Task], rows: Array, max_steps: int, damping: float) -> tuple[Array, ...]:
         offset, count = rows[0], len(rows)
         problem = tasks[0].problem
-        lower, upper = problem.lower, problem.upper
-        box = (lower, upper)
+        box = (problem.lower, problem.upper)
         start = tasks[0].start if len(tasks) == 1 else np.concatenate([task.start for task in tasks])
         state = self._evaluate(start, [_Part(t, t.weights, t.start, t.start, t.start) for t in tasks], rows)
-        state.damping = np.full(count, damping)
+        state.damping = np.where(np.isfinite(state.value), damping, np.inf)
         theta, value = state.theta.copy(), state.value.copy()
         converged, steps = np.zeros(count, dtype=bool), np.full(count, max_steps)
         weight = np.concatenate([np.broadcast_to(t.weights.sum(axis=-1), len(t.start)) for t in tasks])
         lowest, last = np.full(len(tasks), np.inf), np.full(count, np.inf)
         of = np.repeat(np.arange(len(tasks)), [len(task.start) for task in tasks])
+        noise = ROUNDING**2 * np.maximum(weight, 1.0)  # what rounding of the residuals makes of an objective of zero
         for step in range(max_steps):
             exact = problem.one_basin or step >= LATE
             model, move, predicted = self._step(state, exact, box)
-            # Rounding of the residuals bounds how far the objective of an exact fit can be distinguished from zero.
-            noise, now = ROUNDING**2 * np.maximum(weight, 1.0), state.total
-            done = np.abs(predicted) <= self.tolerance * now + noise
+            done = np.abs(predicted) <= self.tolerance * (now := state.total) + noise
             done &= state.damping <= TRUSTED
             done |= now <= EXACT * noise
-            stuck = (state.damping > HOPELESS) | ~np.isfinite(state.value)
+            leave, stuck = done, state.damping > HOPELESS
             if np.count_nonzero(stuck):
                 done |= stuck & (state.value <= NEGLIGIBLE**2 * weight)
-            leave = done | stuck
+                leave = done | stuck
             if self.race and step and step % LOOK == 0:
                 at = state.rows - offset
                 np.fmin.at(lowest, of[at], now)
-                leave |= now - lowest[of[at]] > (last[at] - now) * (max_steps - step) / LOOK
+                leave = leave | (now - lowest[of[at]] > (last[at] - now) * (max_steps - step) / LOOK)
                 last[at] = now
             if left := np.count_nonzero(leave):
                 at = state.rows[leave] - offset
@@ -251,7 +251,7 @@ class _Block:
                     return theta, value, converged, steps
                 stay = np.flatnonzero(~leave)
                 state, model, move, predicted = state.take(stay), model[stay], move[stay], predicted[stay]
-                weight = weight[stay]
+                weight, noise = weight[stay], noise[stay]
             self._advance(state, model, move, predicted, box)
         at = state.rows - offset
         theta[at], value[at] = state.theta, state.value
@@ -263,7 +263,7 @@ class _Block:
             own = theta[lo : (lo := lo + len(part))] if len(parts) > 1 else theta
             residual, gradient, full = part.task.problem.residuals(own)
             values.append(huber(residual, part.weights, part.task.delta))
-            made.append(_Part(part.task, part.weights, residual, gradient, full))
+            made.append(_Part(part.task, part.weights, residual, gradient, None if full is gradient else full))
         value = _joined(values)
         total = value if self.anchor is None else value + self._pull(self.anchor, theta, rows)
         return _State(theta, value, total, rows, made, value)
@@ -364,7 +364,7 @@ class _Block:
         model = (q * weight[:, None]) @ q.swapaxes(1, 2)
         slope = (q @ psi[..., None])[..., 0]
         if curved:
-            second = problem.curvature(theta, part.full, psi)
+            second = problem.curvature(theta, q if part.full is None else part.full, psi)
             model += second if whole else np.where(light[:, None, None], second, 0.0)
         return model, slope
 

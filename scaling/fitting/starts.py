@@ -132,7 +132,7 @@ def _spread(candidates: Array, count: int, order: Array) -> Array:
     """Indices of up to `count` candidates, in order, each apart from those before it by a step in some coordinate."""
     chosen: list[int] = []
     for i, point in enumerate(candidates):
-        if all(np.abs(point - candidates[j]).max() > APART for j in chosen):
+        if (np.abs(point - candidates[chosen]).max(axis=1) > APART).all():
             chosen.append(i)
         if len(chosen) == count:
             break

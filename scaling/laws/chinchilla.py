@@ -95,19 +95,19 @@ class Chinchilla(Law):
         E, log_A, log_B, alpha, beta, log_kappa = theta.T[..., None]
         jacobian = np.empty((*theta.shape, x["N"].shape[-1]))
         jacobian[:, 0] = 1.0
-        n_term = np.exp(log_A - alpha * x["N"], out=jacobian[:, 1])
-        d_term = np.exp(log_B - beta * x["D"], out=jacobian[:, 2])
+        n_term, d_term = np.exp(log_A - alpha * x["N"]), np.exp(log_B - beta * x["D"])
         inner = n_term + d_term
-        if not np.any(log_kappa):
+        if not np.count_nonzero(log_kappa):
             excess = inner
-            jacobian[:, 5] = inner * np.log(inner) if theta.shape[1] > 5 else 0.0
+            jacobian[:, 5] = inner * np.log(inner)
         else:
             kappa = np.exp(log_kappa)
             excess = np.exp(kappa * np.log(inner))
             jacobian[:, 5] = kappa * np.log(inner) * excess
-            jacobian[:, 1:3] *= (kappa * excess / inner)[:, None]
-        np.multiply(jacobian[:, 1], -x["N"], out=jacobian[:, 3])
-        np.multiply(jacobian[:, 2], -x["D"], out=jacobian[:, 4])
+            by_inner = kappa * excess / inner
+            n_term, d_term = n_term * by_inner, d_term * by_inner
+        jacobian[:, 1], jacobian[:, 2] = n_term, d_term
+        jacobian[:, 3], jacobian[:, 4] = -x["N"] * n_term, -x["D"] * d_term
         return E + excess, jacobian
 
     @classmethod
@@ -122,7 +122,7 @@ class Chinchilla(Law):
         n_part, d_part = jacobian[:, 1], jacobian[:, 2]
         whole = n_part + d_part  # kappa S^kappa
         log_sum = jacobian[:, 5] / whole  # ln S
-        if not np.any(theta[:, 5]):  # kappa = 1: each power term differentiates into itself
+        if not np.count_nonzero(theta[:, 5]):  # kappa = 1: each power term differentiates into itself
             second[:, 1::2, 1::2][:, :2, :2] = power_term_curvature(weight * n_part, x["N"])
             second[:, 2:5:2, 2:5:2] = power_term_curvature(weight * d_part, x["D"])
             power = log_sum
@@ -135,7 +135,7 @@ class Chinchilla(Law):
             power = kappa * log_sum
         mixed = weight * (1.0 + power)
         second[:, 5, 1:5] = second[:, 1:5, 5] = (jacobian[:, 1:5] @ mixed[..., None])[..., 0]
-        second[:, 5, 5] = np.sum(mixed * jacobian[:, 5], axis=-1)
+        second[:, 5, 5] = np.add.reduce(mixed * jacobian[:, 5], axis=-1)
         return second
 
     def rescaled(self, units: Mapping[str, float]) -> Self:

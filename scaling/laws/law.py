@@ -366,6 +366,9 @@ def outer_sum(weight: Array, vectors: Array) -> Array:
     return (weight[:, None] * vectors) @ vectors.swapaxes(1, 2)
 
 
+SYMMETRIC = np.array([[0, 1], [1, 2]])  # the places of three numbers in a symmetric matrix
+
+
 def power_term_curvature(weighted: Array, column: Array) -> Array:
     """Sum over points of the second derivative of exp(log_A - alpha ln x) in (log_A, alpha), (B, 2, 2).
 
@@ -374,7 +377,7 @@ def power_term_curvature(weighted: Array, column: Array) -> Array:
     powers = np.empty((len(column), 3))
     powers[:, 0], powers[:, 1], powers[:, 2] = 1.0, -column, column**2
     moments = weighted @ powers
-    return moments[:, [[0, 1], [1, 2]]]
+    return moments[:, SYMMETRIC]
 
 
 def minimise_scalar(function: Callable[[Any], Any], lo: Array, hi: Array, *, points: int = 257) -> Array:
