@@ -242,7 +242,8 @@ class _Rows:
         of_size = self.on_size[:, None]
         columns = dict(x) | {"N": x["N"] - np.where(of_size, less, 0.0), "D": x["D"] - np.where(of_size, 0.0, less)}
         loss, full = problem.form.evaluate(problem.expand(theta), columns)
-        return np.log(loss), problem.gathered(full / loss[:, None])
+        with np.errstate(all="ignore"):  # a trial far off may have no positive loss: it is not taken
+            return np.log(loss), problem.gathered(full / loss[:, None])
 
     def _white(self, values: Array) -> Array:
         flat = self.noise.whiten(values.reshape(-1, values.shape[-1]).T).T

@@ -68,6 +68,14 @@ def test_data_that_say_nothing_leave_even_odds(straight):
     assert found.odds[last] / found.straight == pytest.approx(PRIOR / (1 - PRIOR) / 2 / module.PLACES["N"], rel=0.05)
 
 
+def test_a_trial_without_a_positive_loss_is_passed_over_in_silence():
+    design = replace(DESIGNS[3], name="35 runs, 1%, embedded: size bends", largest=1e12)
+    table = design.study(np.random.default_rng([25, 0, *design.name.encode()]), outside_the_stack)
+    found = breaks(fit("saturating", table))
+    assert np.isfinite(found.theta).all()
+    assert np.isfinite(found.error).all()
+
+
 @pytest.mark.slow
 def test_the_mode_is_the_posterior_s(bent):
     found = breaks(bent)
