@@ -24,6 +24,7 @@ PLAIN: dict[str, Any] = {
 UNUSED: dict[str, Any] = {"n_head": 0, "d_ff": 0, **PLAIN}  # the values of fields that a family does not use
 PARAMETRIZATIONS = ("mup", "completep", "standard")  # see models/parametrization.py
 PARAM_GROUPS = ("embedding", "position", "attention", "recurrent", "mlp", "norm", "unembedding")
+BLOCK_GROUPS = ("attention", "recurrent", "mlp")  # those of the matrices between embedding and head
 
 
 @dataclass(frozen=True)
@@ -131,11 +132,15 @@ class ModelConfig:
 class MatrixShape:
     """`count` weight matrices of one shape, in one parameter group. Stacked ones (q, k, v; gates) count one by one."""
 
-    group: str  # attention, recurrent or mlp, of PARAM_GROUPS
+    group: str  # of BLOCK_GROUPS
     count: int
     fan_out: int
     fan_in: int
     inactive: int = 0  # how many of them a token does not meet: those of the experts that it is not sent to
+
+    def __post_init__(self) -> None:
+        if self.group not in BLOCK_GROUPS:
+            raise TypeError(f"a MatrixShape of the group {self.group!r}: tables count {', '.join(BLOCK_GROUPS)}")
 
     @property
     def params(self) -> int:

@@ -9,6 +9,7 @@ import pytest
 from isoflop.models.config import (
     FAMILIES,
     PARAM_GROUPS,
+    MatrixShape,
     ModelConfig,
     count_params,
     default_d_ff,
@@ -90,3 +91,8 @@ def test_a_family_that_lacks_a_name_is_told_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "isoflop.models.families.half", half)
     with pytest.raises(TypeError, match=r"models/families/half.py: its FAMILY has no size_prefix"):
         family_named("half")
+
+
+def test_a_matrix_of_a_group_that_no_table_counts_is_refused():
+    with pytest.raises(TypeError, match="'layer': tables count attention, recurrent, mlp"):
+        MatrixShape("layer", 1, 8, 8)
