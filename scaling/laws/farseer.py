@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from isoflop.scaling.laws.law import Array, Box, Law, Paper
+from isoflop.scaling.laws.law import Array, Box, Law, Paper, outer_sum
 
 PAPER = Paper(
     "li2025farseer",
@@ -91,40 +91,35 @@ class Farseer(Law):
     @classmethod
     def evaluate(cls, theta: Array, x: Mapping[str, Array]) -> tuple[Array, Array]:
         """Loss and analytic derivatives in value, slope and power of each of the three functions of N."""
-        slope, power, level = theta.T[0::3, :, None], theta.T[1::3, :, None], theta.T[2::3, :, None]
+        slope, power, level = theta[:, 0::3, None], theta[:, 1::3, None], theta[:, 2::3, None]
         curve, by_power = _box_cox(x["N"], power)
         line = level + slope * curve
-        floor, drop = np.exp(line[0]), np.exp(line[2])
-        term = np.exp(line[1] - drop * x["D"])
-        outer = np.stack([floor, term, -x["D"] * drop * term])
         jacobian = np.empty((*theta.shape, x["N"].size))
-        jacobian[:, 0::3] = (outer * curve).swapaxes(0, 1)
-        jacobian[:, 1::3] = (outer * slope * by_power).swapaxes(0, 1)
-        jacobian[:, 2::3] = outer.swapaxes(0, 1)
+        by_slope, by_its_power, by_line = np.moveaxis(jacobian.reshape(len(theta), 3, 3, -1), 2, 0)
+        floor, drop = np.exp(line[:, 0]), np.exp(line[:, 2])
+        term = np.exp(line[:, 1] - drop * x["D"])
+        by_line[:, 0], by_line[:, 1], by_line[:, 2] = floor, term, -x["D"] * drop * term
+        by_slope[:], by_its_power[:] = by_line * curve, by_line * slope * by_power
         return floor + term, jacobian
 
     @classmethod
     def curvature(cls, theta: Array, x: Mapping[str, Array], jacobian: Array, weight: Array) -> Array:
         """Through the three lines level + slope (N^power - 1) / power that the law is an exponential of."""
-        slope, power, level = theta.T[0::3, :, None], theta.T[1::3, :, None], theta.T[2::3, :, None]
-        curve, by_power, by_power_twice = _box_cox_twice(x["N"], power)
-        outer = jacobian[:, 2::3].swapaxes(0, 1)  # by each line: floor, term, -drop ln D term
-        drop = np.exp(level[2] + slope[2] * curve[2]) * x["D"]
-        lines = np.stack([curve, slope * by_power, np.ones_like(curve)])  # by slope, power, level: (3, line, B, n)
+        by_line = jacobian.reshape(len(theta), 3, 3, -1)  # in slope, power and level of each line
+        outer = by_line[:, :, 2]  # in each line itself: floor, term, -drop ln D term
+        some = np.where(outer == 0.0, 1.0, outer)
+        line = by_line / some[:, :, None]
+        weighted = weight[:, None] * outer
         second = np.zeros((len(theta), 9, 9))
-        twice = {(0, 0): outer[0], (1, 1): outer[1], (1, 2): outer[2], (2, 2): outer[2] * (1.0 - drop)}
-        for (i, j), by_lines in twice.items():
-            left, right = lines[:, i].swapaxes(0, 1), lines[:, j].swapaxes(0, 1)
-            part = (left * (weight * by_lines)[:, None]) @ right.swapaxes(1, 2)
-            second[:, 3 * i : 3 * i + 3, 3 * j : 3 * j + 3] += part
-            if i != j:
-                second[:, 3 * j : 3 * j + 3, 3 * i : 3 * i + 3] += part.swapaxes(1, 2)
-        for k in range(3):
-            mixed = np.einsum("bn,bn->b", weight * outer[k], by_power[k])
-            second[:, 3 * k, 3 * k + 1] += mixed
-            second[:, 3 * k + 1, 3 * k] += mixed
-            bent = np.einsum("bn,bn->b", weight * outer[k] * slope[k], by_power_twice[k])
-            second[:, 3 * k + 1, 3 * k + 1] += bent
+        second[:, :3, :3] = outer_sum(weighted[:, 0], line[:, 0])
+        second[:, 6:, 6:] = outer_sum(weighted[:, 2], line[:, 2])
+        line[:, 2] *= (outer[:, 2] / some[:, 1])[:, None]  # ln term has the derivatives 1 and -drop ln D in its lines
+        second[:, 3:, 3:] += outer_sum(weighted[:, 1], line[:, 1:].reshape(len(theta), 6, -1))
+        own = np.einsum("bkikj->bkij", second.reshape(-1, 3, 3, 3, 3))  # each line with itself
+        by_power, by_power_twice = _box_cox_slopes(x["N"], theta[:, 1::3, None])
+        own[:, :, 0, 1] += (mixed := np.einsum("bkn,bkn->bk", weighted, by_power))
+        own[:, :, 1, 0] += mixed
+        own[:, :, 1, 1] += theta[:, 0::3] * np.einsum("bkn,bkn->bk", weighted, by_power_twice)
         return second
 
     def rescaled(self, units: Mapping[str, float]) -> Self:
@@ -156,18 +151,27 @@ def _box_cox(log_x: Array, power: Array) -> tuple[Array, Array]:
     less = np.expm1(safe)
     value, slope = less / safe, (safe * np.exp(safe) - less) / safe**2
     if np.count_nonzero(small):
-        value = np.where(small, 1 + z * (1 / 2 + z * (1 / 6 + z * (1 / 24 + z * (1 / 120 + z / 720)))), value)
-        series = 1 / 2 + z * (1 / 3 + z * (1 / 8 + z * (1 / 30 + z * (1 / 144 + z / 840))))
-        slope = np.where(small, series, slope)
+        z = z[small]
+        value[small] = 1 + z * (1 / 2 + z * (1 / 6 + z * (1 / 24 + z * (1 / 120 + z / 720))))
+        slope[small] = _slope_series(z)
     return log_x * value, log_x**2 * slope
 
 
-def _box_cox_twice(log_x: Array, power: Array) -> tuple[Array, Array, Array]:
-    """`_box_cox` and its second derivative in p."""
+def _box_cox_slopes(log_x: Array, power: Array) -> tuple[Array, Array]:
+    """The first and second derivative of the Box-Cox transform in p."""
     z = power * log_x
     small = np.abs(z) < SERIES
     safe = np.where(small, 1.0, z)
-    bend = (np.exp(safe) * (safe**2 - 2 * safe + 2) - 2) / safe**3
+    grown, square = np.exp(safe), safe**2
+    slope = (safe * grown - np.expm1(safe)) / square
+    bend = (grown * (square - 2 * safe + 2) - 2) / (square * safe)
     if np.count_nonzero(small):
-        bend = np.where(small, 1 / 3 + z * (1 / 4 + z * (1 / 10 + z * (1 / 36 + z * (1 / 168 + z / 960)))), bend)
-    return *_box_cox(log_x, power), log_x**3 * bend
+        z = z[small]
+        slope[small] = _slope_series(z)
+        bend[small] = 1 / 3 + z * (1 / 4 + z * (1 / 10 + z * (1 / 36 + z * (1 / 168 + z / 960))))
+    return log_x**2 * slope, log_x**3 * bend
+
+
+def _slope_series(z: Array) -> Array:
+    """(z e^z - e^z + 1) / z^2 where z is small."""
+    return 1 / 2 + z * (1 / 3 + z * (1 / 8 + z * (1 / 30 + z * (1 / 144 + z / 840))))
