@@ -81,24 +81,22 @@ class BNSL(Law):
         _, _, _, c1, log_d, log_f = theta.T[..., None]
         term, f = jacobian[:, 1], np.exp(log_f)
         z = (column - log_d) / f
-        soft = _softplus(z)
+        soft = jacobian[:, 3] / (-f * term)
         sigmoid = np.exp(z - soft)
-        bell = sigmoid * (1.0 - sigmoid)
-        weighted = weight * term
         second = outer_sum(weight / term, jacobian)
         second[:, 0] = second[:, :, 0] = 0.0  # the floor is linear
-        inner = {
-            (3, 4): sigmoid,
-            (3, 5): f * (z * sigmoid - soft),
-            (4, 4): -c1 * bell / f,
-            (4, 5): -c1 * z * bell,
-            (5, 5): c1 * f * (z * sigmoid - soft - z**2 * bell),
-        }
-        for (i, j), of_log in inner.items():
-            total = np.einsum("bn,bn->b", weighted, of_log)
-            second[:, i, j] += total
-            if i != j:
-                second[:, j, i] += total
+        weighted = weight * term
+        slopes = weighted * sigmoid
+        bell = slopes * (1.0 - sigmoid)
+        bell_z = bell * z
+        c1, f = c1[:, 0], f[:, 0]
+        by_width = f * (np.einsum("bn,bn->b", slopes, z) - np.einsum("bn,bn->b", weighted, soft))
+        second[:, 3, 4] += np.add.reduce(slopes, axis=1)
+        second[:, 3, 5] += by_width
+        second[:, 4, 4] -= c1 / f * np.add.reduce(bell, axis=1)
+        second[:, 4, 5] -= c1 * np.add.reduce(bell_z, axis=1)
+        second[:, 5, 5] += c1 * (by_width - f * np.einsum("bn,bn->b", bell_z, z))
+        second[:, 4:, 3], second[:, 5, 4] = second[:, 3, 4:], second[:, 4, 5]
         return second
 
     def rescaled(self, units: Mapping[str, float]) -> Self:
