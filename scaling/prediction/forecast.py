@@ -1,8 +1,9 @@
 """Predictions of the loss of a run that is not trained yet.
 
 The prediction is a forecast average: each law contributes a Student's t of ln loss with its jackknife error and the
-noise of one run, weighted by its forecasts at rolling origins (`selection.law_weights`), spread over the breaks that
-its exponents may have (`breaks`), and widened by the discrepancy that those forecasts showed per unit of extrapolation.
+noise of one run, spread over the breaks that its exponents may have and weighted by what the runs say of it with them
+(`breaks`), and widened by the discrepancy that forecasts at rolling origins showed per unit of extrapolation
+(`selection.law_weights`).
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from isoflop.scaling.fitting.fit import Fit, Huber
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.laws.axes.data_constrained import EXCESS_WORTH, REPEAT_WORTH, DataConstrained
 from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.prediction.breaks import probabilities
 from isoflop.scaling.prediction.target import Target, place, reader, with_breaks
 from isoflop.scaling.selection.averaging import Forecast, ForecastAverage, average
 from isoflop.scaling.selection.law_weights import NoLawError, WeightedLaws, weigh_laws
@@ -108,8 +110,8 @@ class LossForecast:
             mark = "*" if law == self.preferred else " "
             lines.append(f" {mark}{law:<22} {row['weight']:>6.2f} {row['loss']:>8.4f} {row['sd']:>7.2%}{size}")
         lines.append(
-            "* preferred by its forecasts below the largest compute; intervals average all laws, allow for a break in "
-            "their exponents, and add run noise"
+            "* preferred by its forecasts below the largest compute; intervals average all laws by their probability "
+            "(weight), allow for a break in their exponents, and add run noise"
         )
         lines += map(str, self.findings)
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
@@ -163,8 +165,7 @@ def _forecast_at(data: Points, weighted: WeightedLaws, target: Target) -> LossFo
     fits = {law: weighted.fits[law] for law in forecasts}
     if not fits:
         raise PredictError("no law gives a loss there: " + "; ".join(f"{law}: {why}" for law, why in refused.items()))
-    total = sum(weighted.weights[law] for law in fits)
-    weights = {law: weighted.weights[law] / total if total else 1.0 / len(fits) for law in fits}
+    weights = probabilities(fits)
     preferred = weighted.preferred if weighted.preferred in fits else max(fits, key=lambda law: weights[law])
     rows = []
     for law, predicted in forecasts.items():

@@ -16,7 +16,7 @@ from isoflop.scaling.laws.inputs import STANDARD
 from isoflop.scaling.laws.law import Law
 from isoflop.scaling.laws.published import PUBLISHED, AllocationRule
 from isoflop.scaling.prediction.at_columns import RunForecast, predict_at
-from isoflop.scaling.prediction.breaks import runs_with_breaks
+from isoflop.scaling.prediction.breaks import probabilities, runs_with_breaks
 from isoflop.scaling.prediction.forecast import (
     LEVELS,
     LossForecast,
@@ -179,7 +179,7 @@ def predict_table(
     inputs = columns_read(law_names(laws)) if laws else ()
     data, target = (points(t, params=params, compute=compute, inputs=inputs) for t in (table, at))
     settings, data = setting_findings(table, data, inputs), data.in_order()
-    fits, weights, preferred, discrepancy, refused, notes = _weighed(
+    fits, preferred, discrepancy, refused, notes = _weighed(
         data, law_names(laws) if laws else None, joint=not unlike(inputs)
     )
     made = {}
@@ -190,11 +190,10 @@ def predict_table(
             refused[law] = f"it has no forecast of these runs ({error})"
     if not made:
         raise PredictError("no law has a forecast: " + "; ".join(f"{law}: {why}" for law, why in refused.items()))
-    share = np.array([weights[law] for law in made])
-    share = share / share.sum() if share.sum() else np.full(len(made), 1.0 / len(made))
-    parts, portions = runs_with_breaks(fits, dict(zip(made, share.tolist(), strict=True)), made, target.frame)
+    share = probabilities({law: fits[law] for law in made})
+    parts, portions = runs_with_breaks(fits, share, made, target.frame)
     pooled = average(beyond_the_data(parts, target.frame, data, discrepancy), portions)
-    held = _held(target, pooled, made, share, preferred, refused, (*data.notes, *notes))
+    held = _held(target, pooled, share, preferred, refused, (*data.notes, *notes))
     if "unique_tokens" not in target.frame:
         return replace(held, findings=settings)
     epochs = float((target.frame["tokens"] / target.frame["unique_tokens"]).max())
@@ -237,19 +236,18 @@ class PublishedLoss:
 
 def _weighed(
     data: Points, laws: Sequence[str] | None, joint: bool
-) -> tuple[dict[str, Fit], dict[str, float], str, float, dict[str, str], tuple[str, ...]]:
+) -> tuple[dict[str, Fit], str, float, dict[str, str], tuple[str, ...]]:
     try:
         found = weigh_laws(data, candidates(data) if laws is None else laws, Huber("auto"), joint=joint)
     except NoLawError as error:
         raise PredictError(str(error)) from error
-    return found.fits, found.weights, found.preferred, found.discrepancy, dict(found.refused), found.notes
+    return found.fits, found.preferred, found.discrepancy, dict(found.refused), found.notes
 
 
 def _held(
     target: Points,
     pooled: ForecastAverage,
-    made: Mapping[str, object],
-    share: np.ndarray,
+    weights: dict[str, float],
     preferred: str,
     refused: dict[str, str],
     notes: tuple[str, ...],
@@ -267,7 +265,6 @@ def _held(
         coverage[level] = float(np.mean((lo <= log_loss) & (log_loss <= hi)))
     around = float(np.sum((log_loss - log_loss.mean()) ** 2))
     r2 = 1 - float(np.sum(error**2)) / around if around > 0 else float("nan")
-    weights = dict(zip(made, share.tolist(), strict=True))
     bias, rms = float(error.mean()), float(np.sqrt(np.mean(error**2)))
     return TableForecast(runs, preferred, weights, refused, r2, bias, rms, coverage, notes)
 

@@ -11,7 +11,7 @@ from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws.axes.data_constrained import Repeats
 from isoflop.scaling.laws.law import Array, Law, minimise_scalar
-from isoflop.scaling.prediction.breaks import NEGLIGIBLE, Broken, breaks
+from isoflop.scaling.prediction.breaks import Broken, breaks
 from isoflop.scaling.selection.averaging import Forecast
 from isoflop.scaling.table.conventions import Points
 
@@ -112,8 +112,8 @@ def with_breaks(
     for law, fitted in fits.items():
         made, odds = [forecasts[law]], [1.0]
         best = [_log_size(fitted, target, worths)] if target.optimal else []
-        found = breaks(fitted) if weights[law] >= NEGLIGIBLE else None
-        if found is not None:
+        found = breaks(fitted)
+        if found is not None and len(found.place):
             log_n, log_loss = _of_broken(fitted, found.laws(), target, worths)
             made, odds = found.forecasts(made[0], log_loss[None])
             best = found.forecasts(best[0], log_n[None])[0] if target.optimal else []

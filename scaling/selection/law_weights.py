@@ -1,4 +1,4 @@
-"""Weights of laws in a forecast average, from their forecasts at rolling origins."""
+"""Weights of laws from their forecasts at rolling origins, and the law that those prefer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,7 +63,7 @@ def weigh_laws(data: Points, laws: Sequence[str], objective: Objective, *, joint
         reasons = "; ".join(f"{law}: {why}" for law, why in refused.items())
         kind = "law of n_params and tokens" if joint else "law"
         raise NoLawError(f"no {kind} can be fitted: {reasons or 'no law was requested'}")
-    note = "too few scales to test the laws on: equal weights, and the interval does not know how far forecasts miss"
+    note = "too few scales to test the laws on: the interval does not know how far forecasts miss"
     weights = dict.fromkeys(fits, 1.0 / len(fits))
     return WeightedLaws(fits, weights, next(iter(fits)), 0.0, refused, (*_left_out(refused), note))
 

@@ -371,14 +371,18 @@ def _score(
 
 
 def _aicc(fits: dict[str, Fit]) -> dict[str, float]:
-    """AICc of each fit less that of the best, counting clusters, from Huber's sum at the smallest delta of the fits."""
+    """AICc of each fit less that of the best, counting clusters, from Huber's sum at the smallest delta of the fits.
+
+    Weights count as the noise that they state: laws whose noise falls with size in other ways can be compared.
+    """
     finite = [f.delta for f in fits.values() if np.isfinite(f.delta)]
     delta = min(finite) if finite else np.inf
     values = {}
     for law, f in fits.items():
         g, k = f.n_clusters, len(f.free) + 1
         mean = 2 * float(huber(f.residuals, f.weights, delta * f.spread)) / len(f.points)
-        values[law] = g * np.log(max(mean, 1e-30)) + (2 * k * g / (g - k - 1) if g > k + 1 else np.inf)
+        stated = float(np.mean(np.log(f.weights[f.weights > 0])))
+        values[law] = g * (np.log(max(mean, 1e-30)) - stated) + (2 * k * g / (g - k - 1) if g > k + 1 else np.inf)
     least = min(values.values(), default=0.0)
     if not np.isfinite(least):
         return dict.fromkeys(fits, 0.0)

@@ -9,11 +9,29 @@ from scipy.optimize import minimize
 from isoflop.scaling.fitting.fit import fit
 from isoflop.scaling.laws.axes.data_constrained import Repeats
 from isoflop.scaling.laws.chinchilla import Chinchilla
-from isoflop.scaling.prediction import breaks as module
-from isoflop.scaling.prediction.breaks import CHANGE, LEAST, PRIOR, Broken, _Rows, breaks
+from isoflop.scaling.prediction.breaks import (
+    CHANGE,
+    DATA,
+    DRIFT,
+    LEAST,
+    PLACES,
+    PRIOR,
+    SIZE,
+    Broken,
+    _Rows,
+    breaks,
+    probabilities,
+)
 from isoflop.scaling.prediction.forecast import Target, forecast_loss
 from isoflop.scaling.selection.averaging import Forecast, average
-from tests.support.fits.simulated_studies import DESIGNS, TRUTH, Noise, optimum, outside_the_stack
+from tests.support.fits.simulated_studies import (
+    DESIGNS,
+    TRUTH,
+    Noise,
+    data_exponent_drifts,
+    optimum,
+    outside_the_stack,
+)
 
 BENT = replace(DESIGNS[3], noise=Noise(0.003), largest=1e12)
 LAW = Chinchilla(1.8, 400.0, 2000.0, 0.34, 0.36)
@@ -29,16 +47,27 @@ def straight():
     return fit("chinchilla", DESIGNS[3].study(np.random.default_rng(1)))
 
 
-def broken(law=LAW, on_size=(True, False), place=(18.0, 23.0), change=(0.4, -0.3)) -> Broken:
-    return Broken(law, np.array(on_size), np.array(place), np.array(change))
+@pytest.fixture(scope="module")
+def drifting():
+    return fit("chinchilla", BENT.study(np.random.default_rng(1), data_exponent_drifts))
 
 
 def test_a_broken_law_has_another_exponent_above_its_place():
-    law, e = broken(), np.e
+    law = Broken(LAW, np.array([SIZE, DATA]), np.array([18.0, 23.0]), np.array([0.4, -0.3]), 0.0)
+    e = np.e
     below, above = law(np.exp(17.0), np.exp(22.0)), law(np.exp(20.0), np.exp(25.0))
     assert below == pytest.approx(LAW(np.exp(17.0), np.exp(22.0)))
     assert above[0] == pytest.approx(LAW(np.exp(18.0) * e ** (2 * 0.6), np.exp(25.0)))
     assert above[1] == pytest.approx(LAW(np.exp(20.0), np.exp(23.0) * e ** (2 * 1.3)))
+
+
+def test_a_drifting_law_has_another_exponent_of_data_at_every_size():
+    law = Broken(LAW, np.array([DRIFT]), np.array([21.0]), np.array([0.1]), 18.0)
+    pivot = np.exp(21.0)
+    for size, data in ((18.0, 25.0), (20.0, 21.0), (20.0, 25.0), (15.0, 19.0)):
+        beta = LAW.beta * np.exp(-0.1 * (size - 18.0))
+        here = LAW.E + LAW.A * np.exp(-LAW.alpha * size) + LAW.B * pivot**-LAW.beta * np.exp(-beta * (data - 21.0))
+        assert law(np.exp(size), np.exp(data)) == pytest.approx([here], rel=1e-12)
 
 
 def test_repeats_are_worth_the_same_to_several_laws_at_once():
@@ -53,19 +82,46 @@ def test_a_break_is_found_where_there_is_one(bent):
     found = breaks(bent)
     best = np.argmax(found.odds)
     assert found.straight < 0.01
-    assert found.on_size[best]
+    assert found.kind[best] == SIZE
     assert abs(found.place[best] - np.log(3e4)) < 0.4
     assert 0.25 < found.change[best] < 0.65  # from .40 to .22
     assert found.odds.sum() + found.straight == pytest.approx(1, abs=0.05)
 
 
-def test_data_that_say_nothing_leave_even_odds(straight):
+def test_a_drift_is_found_where_there_is_one(drifting):
+    found = breaks(drifting)
+    assert found.straight < 0.05
+    assert found.odds[found.kind == DRIFT].sum() > 0.9
+    best = np.argmax(found.odds)
+    assert -0.06 < found.change[best] < -0.02  # the exponent grows as N^.04
+    assert found.middle == pytest.approx(np.log(drifting.points.frame["n_params"]).mean(), rel=1e-9)
+
+
+def test_data_that_say_nothing_leave_the_odds_as_they_were(straight):
     found = breaks(straight)
-    assert 0.3 < found.straight < 0.8
-    assert found.odds.sum() + found.straight == pytest.approx(1, abs=16 * LEAST)
-    last = np.argmax(found.place * found.on_size)  # at the end of the data the prior is all there is
+    assert (1 - PRIOR) / 2 < found.straight < 2 * (1 - PRIOR)
+    assert found.odds.sum() + found.straight == pytest.approx(1, abs=(2 * PLACES + 3) * LEAST)
+    last = np.argmax(np.where(found.kind == SIZE, found.place, 0.0))  # at the end of the data the prior is all there is
     assert found.error[last] == pytest.approx(CHANGE, rel=0.01)
-    assert found.odds[last] / found.straight == pytest.approx(PRIOR / (1 - PRIOR) / 2 / module.PLACES["N"], rel=0.05)
+    assert found.odds[last] / found.straight == pytest.approx(PRIOR / (1 - PRIOR) / 3 / PLACES, rel=0.05)
+    assert found.prior.sum() == pytest.approx(PRIOR)
+    assert found.missed.shape == (len(found.prior), len(straight.points))
+
+
+def test_at_a_shift_of_the_break_the_other_parameters_fit_best(straight):
+    found = breaks(straight)
+    units = straight.problem.units
+    place = found.place - np.log(np.where(found.kind == SIZE, units["N"], units["D"]))
+    rows = _Rows.of(straight, straight.noise, found.kind, place)
+
+    def lost(theta, shift):
+        return np.sum(rows.residuals(np.column_stack([theta, found.change + shift * found.error]))[0] ** 2, axis=1)
+
+    for k, shift in enumerate((0.0, 1.0, -1.0)):
+        here = lost(found.theta[k], shift)
+        for step in np.eye(found.theta.shape[2]):
+            for size in (1e-2, -1e-2):
+                assert (lost(found.theta[k] + size * step, shift) > here - 0.03).all()
 
 
 def test_a_trial_without_a_positive_loss_is_passed_over_in_silence():
@@ -81,13 +137,13 @@ def test_the_mode_is_the_posterior_s(bent):
     found = breaks(bent)
     best = np.argmax(found.odds)
     place = found.place[best] - np.log(bent.problem.units["N"])
-    rows = _Rows.of(bent, bent.noise, np.array([True] * 12), np.full(12, place))
+    rows = _Rows.of(bent, bent.noise, np.array([SIZE] * 12), np.full(12, place))
 
     def lost(point):
         residual, _ = rows.residuals(np.tile(point, (12, 1)))
         return 0.5 * (residual[0] @ residual[0] + (point[-1] / CHANGE) ** 2)
 
-    mode = np.append(found.theta[best], found.change[best])
+    mode = np.append(found.theta[0, best], found.change[best])
     again = minimize(lost, mode, method="Nelder-Mead", options={"maxiter": 4000, "fatol": 1e-8, "xatol": 1e-8})
     assert lost(mode) - again.fun < 0.02 * again.fun
 
@@ -137,3 +193,36 @@ def test_no_break_is_looked_for_where_none_could_be_seen():
     few = table[table["n_params"].isin(table["n_params"].value_counts().index[:4])]
     assert len(few) > 12
     assert breaks(fit("chinchilla-no-floor", few.reset_index(drop=True))) is None
+
+
+def test_laws_without_breaks_are_weighed_by_their_bic():
+    table = DESIGNS[0].study(np.random.default_rng(0))
+    fits = {law: fit(law, table) for law in ("power", "power-n", "power-d")}
+    found, delta = probabilities(fits), min(f.delta for f in fits.values())
+    bic = {}
+    for law, f in fits.items():
+        psi = np.clip(f.residuals, -delta, delta)
+        bic[law] = len(table) * np.log(np.mean(psi * (2 * f.residuals - psi))) + len(f.free) * np.log(len(table))
+    best = min(bic.values())
+    raw = {law: np.exp(-0.5 * (value - best)) for law, value in bic.items()}
+    assert found == pytest.approx({law: value / sum(raw.values()) for law, value in raw.items()}, rel=1e-9)
+
+
+def test_a_law_that_a_break_mends_gains_by_it(bent):
+    """Straight, tied exponents miss a bend by more than free ones; broken, they fit as well."""
+    fits = {law: fit(law, bent.points) for law in ("chinchilla", "chinchilla-tied", "kaplan")}
+    found = probabilities(fits)
+    assert sum(found.values()) == pytest.approx(1)
+    assert found["chinchilla"] + found["chinchilla-tied"] > 0.9
+    alone = {law: len(f.points) * np.log(np.sum(f.residuals**2)) for law, f in fits.items()}
+    assert alone["chinchilla-tied"] - alone["chinchilla"] > 10  # e^-5 of the evidence, were there no breaks
+    assert found["chinchilla-tied"] > 0.02
+
+
+def test_noise_that_falls_with_size_is_weighed_as_stated():
+    """Weights twice as large for all runs say nothing: laws count the same."""
+    table = DESIGNS[3].study(np.random.default_rng(2))
+    laws = ("chinchilla", "kaplan")
+    once = probabilities({law: fit(law, table) for law in laws})
+    twice = probabilities({law: fit(law, table, weights=np.full(len(table), 2.0)) for law in laws})
+    assert twice == pytest.approx(once, rel=1e-3)

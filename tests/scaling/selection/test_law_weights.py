@@ -78,7 +78,7 @@ def test_without_scales_to_test_on_weights_are_equal_and_said(unscored):
     assert found.weights == {"joint": 0.5, "second": 0.5}
     assert (found.preferred, found.discrepancy) == ("joint", 0.0)
     assert found.refused == {"none": "no fit", "size": NOT_JOINT}
-    assert "equal weights" in found.notes[-1]
+    assert "too few scales" in found.notes[-1]
 
 
 def test_no_law_of_both_is_an_error_with_the_reasons(unscored):
