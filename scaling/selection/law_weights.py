@@ -20,7 +20,7 @@ class NoLawError(ValueError):
 
 @dataclass(frozen=True)
 class WeightedLaws:
-    """Fits of laws of both N and D, each with its weight in a forecast average; the weights sum to 1.
+    """Fits of laws of both N and D, each with its weight by held-out runs; the weights sum to 1.
 
     `preferred` is the one to quote by itself, `discrepancy` the standard deviation of ln loss that its forecasts missed
     per unit of ln(scale) extrapolated (see Scoreboard). `refused` names the laws left out, with the reason.

@@ -150,11 +150,11 @@ def compare(
 ) -> Scoreboard:
     """Score `laws` (None: all) by rolling hold-outs along the column `by`, or by the one hold-out `above` that scale.
 
-    The forecast average is of the laws of both N and D, as in a prediction; a law of one of them has a score and weight
-    0. Where no laws are named, the law preferred is one of the CANDIDATES, and a law that can neither be preferred nor
-    averaged has no intervals, since refits are the dearest part. `findings` checks the fits to the whole table.
-    `on_law` is called with each law's name before its fits, which can take seconds. Raises HoldOutError when the table
-    allows no origin, CompareError when no law can be scored on it.
+    The forecast average is of the laws of both N and D; a law of one of them has a score and weight 0. Where no laws
+    are named, the law preferred is one of the CANDIDATES, and a law that can neither be preferred nor averaged has no
+    intervals, since refits are the dearest part. `findings` checks the fits to the whole table. `on_law` is called with
+    each law's name before its fits, which can take seconds. Raises HoldOutError when the table allows no origin,
+    CompareError when no law can be scored on it.
     """
     data = points(table, params=params, compute=compute, inputs=inputs_of(laws, by, table)).in_order()
     origins = rolling_origins(data, by=by, above=above)
