@@ -327,7 +327,7 @@ class Evidence:
         if "a" not in exponents:
             raise UnsupportedError(f"{self.law_name} has no exponent a")
         rows = []
-        search_for_fits(self.law_name, self.conventions_known, self.objective)
+        search_for_fits(((self.law_name, data) for data in self.conventions_known), self.objective)
         fits = [self.fit_of(self.law_name, data) for data in self.conventions_known]
         jackknife_together(fits)
         for data, fitted in zip(self.conventions_known, fits, strict=True):

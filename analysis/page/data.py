@@ -42,7 +42,7 @@ def datasets(e: Evidence) -> dict[str, list[dict]]:
     budgets = _budgets(e.points)
     made: dict[str, list[pd.DataFrame]] = {"points": [], "frontier": [], "optima": []}
     for law in laws:
-        search_for_fits(law, e.conventions_known, e.objective)
+        search_for_fits(((law, data) for data in e.conventions_known), e.objective)
     for data in e.conventions_known:
         fits = {law: fit for law in laws if (fit := _fit(e, law, data)) is not None}
         made["points"].append(_points(data, fits, budgets))

@@ -37,7 +37,7 @@ class ExchangeSearch:
         self.spread = [s.spread(s.inverse(self.known_variance)) for s in scenarios]
         if not all(np.isfinite(v).all() for v in self.spread):
             raise DesignError("the laws fitted so far leave the target undetermined: add runs of other sizes first")
-        # A scenario counts by its weight and its variance of the goal: the sum is that of the forecast average.
+        # A scenario counts by its weight and its variance of the goal.
         share = np.array([s.weight * np.median(v) for s, v in zip(scenarios, self.spread, strict=True)])
         self.share = share / share.sum()
         self.fixed: list[int] = []

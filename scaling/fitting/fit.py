@@ -5,7 +5,7 @@ of loss, from many starts, all of which are kept. Nothing here prints, draws or 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -274,13 +274,13 @@ def fit(
     return solve(power) if power else first
 
 
-def search_for_fits(law: str, tables: Sequence[Points], objective: Objective, *, falls: float = 0.0) -> None:
-    """Search together, while searches are kept, for the fits of a law to some tables, with noise that `falls` so.
+def search_for_fits(pairs: Iterable[tuple[str, Points]], objective: Objective, *, falls: float = 0.0) -> None:
+    """Search together, while searches are kept, for fits of laws to tables, with noise that `falls` so.
 
     What cannot be fitted is passed over: `fit` says why.
     """
     asked = []
-    for data in tables:
+    for law, data in pairs:
         if FORECAST_ERROR in data.frame:
             continue
         try:

@@ -51,7 +51,7 @@ def search_once(
 
 
 def search_ahead(asked: Sequence[Asked], objective: Objective, *, n_starts: int | None = None, seed: int = 0) -> None:
-    """Search together for what `search_once` will be asked, problems of one form; nothing outside `keep_searches`."""
+    """Search together for what `search_once` will be asked, problems of one box; nothing outside `keep_searches`."""
     kept = _KEPT.get()
     if kept is None:
         return
@@ -59,7 +59,9 @@ def search_ahead(asked: Sequence[Asked], objective: Objective, *, n_starts: int 
     for one in asked:
         key = _key(one, objective, n_starts, seed)
         if key not in kept:
-            alike.setdefault((one.problem.free, one.problem.one_basin), {})[key] = one
+            problem = one.problem
+            box = (problem.lower.tobytes(), problem.upper.tobytes(), problem.one_basin, problem.log)
+            alike.setdefault(box, {})[key] = one
     for some in alike.values():
         if len(some) > 1:
             found = search_together(list(some.values()), objective, n_starts=n_starts, seed=seed)

@@ -69,7 +69,7 @@ def search(
 def search_together(
     asked: Sequence[Asked], objective: Objective, *, n_starts: int | None = None, seed: int = 0, patient: bool = True
 ) -> list[Found]:
-    """What `search` finds for each of some problems of one form, to the bit; they take their steps together."""
+    """What `search` finds for each of some problems of one box, to the bit; they take their steps together."""
     last = _patient if patient else minimise_together
     free = len(asked[0].problem.free)
     count = n_starts or (8 if free <= FEW_PARAMETERS else 16 if free <= 7 else 32)

@@ -175,7 +175,7 @@ def minimise_together(
     curved: bool = False,
     race: bool = False,
 ) -> list[Solution]:
-    """The solutions of `minimise` of problems of one form on different rows, to the bit, in fewer calls of numpy.
+    """The solutions of `minimise` of problems of one box on different rows, to the bit, in fewer calls of numpy.
 
     What is of the size of the rows is done task by task, the rest of a step for all at once.
     """

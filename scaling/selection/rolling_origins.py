@@ -158,9 +158,12 @@ def fit_at(law: str, data: Points, objective: Objective, *, falls: float | None 
     return fitted
 
 
-def search_for_fits_at(law: str, tables: Sequence[Points], objective: Objective, *, falls: float = 0.0) -> None:
+def search_for_fits_at(
+    laws: Sequence[str], tables: Sequence[Points], objective: Objective, *, falls: float = 0.0
+) -> None:
     """Search together, while searches are kept, for what `fit_at` will be asked with noise that `falls` so."""
-    search_for_fits(law, [data for data in tables if _worth_of_repeats(law, data)], objective, falls=falls)
+    pairs = [(law, data) for law in laws for data in tables if _worth_of_repeats(law, data)]
+    search_for_fits(pairs, objective, falls=falls)
 
 
 def _worth_of_repeats(law: str, data: Points) -> bool:

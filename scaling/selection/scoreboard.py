@@ -164,6 +164,8 @@ def compare(
     entrants, refused = _enter(may_win, data, origins, objective, on_law, uncertain=True)
     chosen = any(law in CANDIDATES and None not in e.forecasts for law, e in entrants.items())
     rest = [law for law in asked if law not in may_win]
+    if not any(e.fit.falls for e in entrants.values()):  # else their noise is likely to fall too
+        search_for_fits_at(rest, [data, *(origin.known for origin in origins)], objective)
     more, no_score = _enter(rest, data, origins, objective, on_law, uncertain=not chosen)
     entrants = {law: e for law in asked if (e := (entrants | more).get(law))}
     refused = {law: reason for law in asked if (reason := (refused | no_score).get(law))}
@@ -233,14 +235,14 @@ def _enter(
         if on_law:
             on_law(law)
         if not falls:  # a law's noise falls, as a rule, where that of the law before it does
-            search_for_fits_at(law, [data, *known], objective)
+            search_for_fits_at([law], [data, *known], objective)
         try:
             whole = fit_at(law, data, objective)
         except FitError as error:
             refused[law] = str(error)
             continue
         falls = whole.falls
-        search_for_fits_at(law, known, objective, falls=falls)
+        search_for_fits_at([law], known, objective, falls=falls)
         made = _forecasts([_try_fit(law, data, objective, falls) for data in known], origins, uncertain)
         reasons = [why for _, _, why in made]
         k = refused_at(reasons)

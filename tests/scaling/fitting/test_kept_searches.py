@@ -65,7 +65,7 @@ def test_fits_searched_for_together_and_refitted_together_are_to_the_bit_those_o
     tables = [data, replace(data, frame=data.frame.iloc[:15]), replace(data, frame=data.frame.iloc[:3])]  # 3 are few
     alone = [fit("chinchilla", some, falls=0.0) for some in tables[:2]]
     with keep_searches():
-        search_for_fits("chinchilla", tables, Huber("auto"))
+        search_for_fits((("chinchilla", table) for table in tables), Huber("auto"))
         together = [fit("chinchilla", some, falls=0.0) for some in tables[:2]]
         with pytest.raises(FitError, match="3 data points cannot"):
             fit("chinchilla", tables[2])

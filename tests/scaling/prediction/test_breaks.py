@@ -21,6 +21,7 @@ from isoflop.scaling.prediction.breaks import (
     _Rows,
     breaks,
     probabilities,
+    runs_with_breaks,
 )
 from isoflop.scaling.prediction.forecast import Target, forecast_loss
 from isoflop.scaling.selection.averaging import Forecast, average
@@ -226,3 +227,112 @@ def test_noise_that_falls_with_size_is_weighed_as_stated():
     once = probabilities({law: fit(law, table) for law in laws})
     twice = probabilities({law: fit(law, table, weights=np.full(len(table), 2.0)) for law in laws})
     assert twice == pytest.approx(once, rel=1e-3)
+
+
+def in_rows(fitted):
+    """What `breaks` minimised, of the breaks that it kept."""
+    found, units = breaks(fitted), fitted.problem.units
+    place = found.place - np.log(np.where(found.kind == SIZE, units["N"], units["D"]))
+    everywhere = np.concatenate([place, place[:1]])
+    return found, _Rows.of(fitted, fitted.noise, np.append(found.kind, found.kind[0]), everywhere)
+
+
+@pytest.mark.parametrize("of", ["straight", "drifting"])
+def test_odds_are_laplace_s(of, request):
+    """Against a Hessian by differences: -ln of the posterior at the mode, and the sd of c, of every break kept."""
+    fitted = request.getfixturevalue(of)
+    found, rows = in_rows(fitted)
+    count, free = len(found.kind), len(fitted.free)
+    assert count > 1
+    span = np.ptp(fitted.problem.x["N"])
+    scale = np.where(found.kind == DRIFT, CHANGE / span, CHANGE)
+    mode = np.column_stack([found.theta[0], found.change])
+
+    def slopes(point):
+        residual, gradient = rows.residuals(np.concatenate([point, point[:1]]))
+        slope = (gradient @ residual[..., None])[:count, :, 0]
+        slope[:, -1] += point[:, -1] / scale**2
+        return slope, residual[:count], gradient[:count]
+
+    slope, residual, gradient = slopes(mode)
+    hessian = gradient @ gradient.swapaxes(1, 2)
+    hessian[:, -1, -1] += scale**-2
+    step = np.linalg.pinv(hessian, hermitian=True)
+    assert (np.einsum("kp,kpq,kq->k", slope, step, slope) < 0.03).all()  # nothing to be gained
+    np.testing.assert_allclose(found.error, np.sqrt(step[:, -1, -1]), rtol=1e-3)
+    none = rows.residuals(np.repeat(np.append(fitted.theta, 0.0)[None], count + 1, axis=0))[0]
+    value = np.sum(residual**2, axis=1) + (found.change / scale) ** 2
+    gain = 0.5 * (len(fitted.points) - free) * np.log(np.sum(none[0] ** 2) / value) + np.log(found.error / scale)
+    prior = PRIOR / 3 / np.where(found.kind == DRIFT, 3, PLACES)
+    odds = prior * np.exp(gain) / (1 - PRIOR)
+    np.testing.assert_allclose(found.odds / found.straight, odds, rtol=0.02)
+
+
+@pytest.mark.parametrize("of", ["straight", "bent", "drifting"])
+def test_noise_is_what_neither_law_nor_break_takes_up(of, request):
+    fitted = request.getfixturevalue(of)
+    _, rows = in_rows(fitted)
+    assert rows.sd == pytest.approx(0.01 if of == "straight" else 0.003, rel=0.35)
+
+
+def test_one_run_far_off_is_hardly_noise(straight):
+    table = straight.points.frame.copy()
+    table.loc[10, "loss"] *= 1.2  # twenty times the noise
+    _, rows = in_rows(fit("chinchilla", table))
+    assert rows.sd < 0.02
+
+
+def test_broken_laws_miss_what_was_minimised(straight):
+    """The laws of a forecast are those of the posterior, at c and a standard deviation to either side."""
+    found, frame = breaks(straight), straight.points.frame
+    laws, count = found.laws(), len(found.kind)
+    np.testing.assert_allclose(laws.change[:count], found.change)
+    np.testing.assert_allclose(laws.change[count : 2 * count], found.change + found.error)
+    np.testing.assert_allclose(laws.change[2 * count :], found.change - found.error)
+    missed = np.log(laws(*(frame[c].to_numpy(float)[:, None] for c in ("n_params", "tokens")))).T
+    missed -= np.log(frame["loss"].to_numpy(float))
+    tried = [k for k in range(len(found.prior)) if np.isclose(found.missed[k], missed[:count]).all(axis=1).any()]
+    assert len(tried) >= count
+    assert np.isclose(missed[:count, None], found.missed).all(axis=2).any(axis=1).all()
+    rms = np.sqrt(np.mean(missed**2, axis=1))
+    assert (rms[count:] < 1.5 * np.tile(rms[:count], 2)).all()
+
+
+def test_runs_are_forecast_by_every_law_and_break(straight):
+    found = breaks(straight)
+    frame = straight.points.frame.tail(2)
+    alone = Forecast(np.log(frame["loss"].to_numpy(float)), np.full(2, 0.01), 20.0)
+    made, share = runs_with_breaks({"chinchilla": straight}, {"chinchilla": 0.4}, {"chinchilla": alone}, frame)
+    assert len(made) == len(share) == 1 + len(found.kind)
+    assert sum(share) == pytest.approx(0.4)
+    assert share[0] / share[1] == pytest.approx(found.straight / found.odds[0])
+    both = {"chinchilla": straight, "power": fit("power", straight.points)}
+    made, share = runs_with_breaks(both, {"chinchilla": 0.4, "power": 0.6}, dict.fromkeys(both, alone), frame)
+    assert (made[-1], share[-1]) == (alone, 0.6)
+
+
+def test_probabilities_are_of_clusters_and_stated_noise():
+    """BIC with clusters for observations, of laws with every break, summed with their priors; made again by hand."""
+    design = replace(DESIGNS[3], noise=Noise(0.01, trunk=0.7), trunks=8)
+    table = design.study(np.random.default_rng(3))
+    rng = np.random.default_rng(0)
+    laws = ("chinchilla", "chinchilla-tied", "kaplan")
+    weights = rng.uniform(0.5, 2.0, len(table))
+    fits = {law: fit(law, table, weights=weights) for law in laws}
+    clusters = table["trunk_id"].nunique()
+    assert clusters < 10 < len(table)
+    delta = min(f.delta for f in fits.values())
+    score = {}
+    for law, f in fits.items():
+        found = breaks(f)
+        each = []
+        for prior, missed, more in [
+            (1 - PRIOR, f.residuals, 0), *((p, m, 1) for p, m in zip(found.prior, found.missed, strict=True))
+        ]:  # fmt: skip
+            at = np.abs(missed)
+            loss = np.where(at <= delta, at**2, 2 * delta * at - delta**2)
+            mean = np.sum(f.weights * loss) / len(table) / np.exp(np.mean(np.log(f.weights)))
+            each.append(np.log(prior) - 0.5 * (clusters * np.log(mean) + (len(f.free) + 1 + more) * np.log(clusters)))
+        score[law] = np.logaddexp.reduce(each)
+    total = np.logaddexp.reduce(list(score.values()))
+    assert probabilities(fits) == pytest.approx({law: np.exp(value - total) for law, value in score.items()}, rel=1e-6)
