@@ -323,7 +323,7 @@ def test_probabilities_are_of_clusters_and_stated_noise():
     rng = np.random.default_rng(0)
     laws = ("chinchilla", "chinchilla-tied", "kaplan")
     weights = rng.uniform(0.5, 2.0, len(table))
-    fits = {law: fit(law, table, weights=weights) for law in laws}
+    fits = {law: fit(law, table, weights=weights, falls=0.3 * (law == "kaplan")) for law in laws}
     clusters = table["trunk_id"].nunique()
     assert clusters < 10 < len(table)
     delta = min(f.delta for f in fits.values())
@@ -334,10 +334,27 @@ def test_probabilities_are_of_clusters_and_stated_noise():
         for prior, missed, more in [
             (1 - PRIOR, f.residuals, 0), *((p, m, 1) for p, m in zip(found.prior, found.missed, strict=True))
         ]:  # fmt: skip
-            at = np.abs(missed)
-            loss = np.where(at <= delta, at**2, 2 * delta * at - delta**2)
+            at, wide = np.abs(missed), delta * f.spread
+            loss = np.where(at <= wide, at**2, 2 * wide * at - wide**2)
             mean = np.sum(f.weights * loss) / len(table) / np.exp(np.mean(np.log(f.weights)))
             each.append(np.log(prior) - 0.5 * (clusters * np.log(mean) + (len(f.free) + 1 + more) * np.log(clusters)))
         score[law] = np.logaddexp.reduce(each)
     total = np.logaddexp.reduce(list(score.values()))
     assert probabilities(fits) == pytest.approx({law: np.exp(value - total) for law, value in score.items()}, rel=1e-6)
+
+
+def test_where_breaks_are_tried():
+    x = {"N": np.log([1.0, 2.0, 4.0, 8.0, 16.0, 16.0]), "D": np.log([1e3, 3e3, 1e4, 3e4, 1e5, 1e5])}
+    tried = _tried(x)
+    np.testing.assert_allclose(tried[SIZE], np.linspace(np.log(2), np.log(16), PLACES), atol=1e-5)
+    np.testing.assert_allclose(tried[DATA], np.linspace(np.log(3e3), np.log(1e5), PLACES), atol=1e-5)
+    np.testing.assert_allclose(tried[DRIFT], np.log([1e2, 1e3, 1e4]))
+    assert set(_tried(x | {"U": x["D"]})) == {SIZE}
+    assert not len(_tried({k: v[1:] for k, v in x.items()})[SIZE])
+
+
+def test_breaks_are_looked_for_in_more_runs_than_a_law_and_its_directions_have():
+    table = DESIGNS[3].study(np.random.default_rng(0))
+    spread = table.iloc[np.linspace(0, len(table) - 1, 11).astype(int)].reset_index(drop=True)
+    assert breaks(fit("chinchilla", spread)) is not None  # 5 parameters, 4 directions, a change of an exponent
+    assert breaks(fit("chinchilla", spread.head(10))) is None
