@@ -224,6 +224,7 @@ class _Modes:
 
 
 def _modes(rows: "_Rows") -> _Modes:
+    """The modes of all breaks, from the law without any."""
     problem, free = rows.fit.problem, len(rows.fit.free)
     scale = np.where(rows.kind == DRIFT, CHANGE / np.ptp(problem.x["N"]), CHANGE)  # a drift is by e-folds of size
     start = np.column_stack([np.repeat(rows.fit.theta[None], len(scale), axis=0), np.zeros(len(scale))])
@@ -235,9 +236,10 @@ def _modes(rows: "_Rows") -> _Modes:
     error = np.sqrt(covariance[:, -1, -1])
     least = np.finfo(float).tiny  # of exact data nothing is left for a break to take up
     ratio = np.maximum(none, least) / np.maximum(value, least)
-    with np.errstate(divide="ignore", invalid="ignore"):  # a break whose change is not identified has no odds
+    with np.errstate(divide="ignore", invalid="ignore"):
         gain = 0.5 * (len(rows.fit.points) - free) * np.log(ratio) + np.log(error / scale)
         along = covariance[:, :-1, -1] / error[:, None] ** 2
+    gain = np.where(np.isnan(gain), -np.inf, gain)  # a break whose change is not identified has no odds
     missed = rows.log_loss(point[:, :-1], point[:, -1:])[0] - problem.log_loss
     return _Modes(point, error, along, gain, missed)
 

@@ -77,6 +77,25 @@ def test_fits_searched_for_together_and_refitted_together_are_to_the_bit_those_o
         pd.testing.assert_frame_equal(jackknife(one).frame, other.__dict__["jackknife"].frame)
 
 
+@pytest.mark.parametrize(
+    "laws",
+    [
+        pytest.param(("bnsl", "bnsl-n", "bnsl-d"), marks=pytest.mark.slow),
+        ("power", "power-n", "power-d", "kaplan"),
+    ],
+)
+def test_laws_of_one_box_searched_for_together_are_to_the_bit_those_of_each_alone(data, searched, laws):
+    alone = [fit(law, data, falls=0.0) for law in laws]
+    assert len(searched) == len(laws)
+    with keep_searches():
+        search_for_fits(((law, data) for law in laws), Huber("auto"))
+        together = [fit(law, data, falls=0.0) for law in laws]
+    assert len(searched) == len(laws) + ("kaplan" in laws)  # of a box of its own
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one.theta, other.theta)
+        pd.testing.assert_frame_equal(one.starts, other.starts)
+
+
 def changed(frame, column):
     return frame.assign(**{column: frame[column].to_numpy() * np.r_[1 + 1e-12, np.ones(len(frame) - 1)]})
 
