@@ -68,7 +68,7 @@ class BNSL(Law):
         soft = _softplus(z)
         sigmoid = np.exp(z - soft)
         term = np.exp(log_b - c0 * column - c1 * f * soft)
-        jacobian = np.empty((*theta.shape, column.size))
+        jacobian = np.empty((*theta.shape, column.shape[-1]))
         jacobian[:, 0], jacobian[:, 1], jacobian[:, 2] = 1.0, term, -column * term
         jacobian[:, 3], jacobian[:, 4] = -f * soft * term, c1 * sigmoid * term
         jacobian[:, 5] = c1 * f * (z * sigmoid - soft) * term

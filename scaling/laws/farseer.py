@@ -92,9 +92,9 @@ class Farseer(Law):
     def evaluate(cls, theta: Array, x: Mapping[str, Array]) -> tuple[Array, Array]:
         """Loss and analytic derivatives in value, slope and power of each of the three functions of N."""
         slope, power, level = theta[:, 0::3, None], theta[:, 1::3, None], theta[:, 2::3, None]
-        curve, by_power = _box_cox(x["N"], power)
+        curve, by_power = _box_cox(x["N"][..., None, :], power)
         line = level + slope * curve
-        jacobian = np.empty((*theta.shape, x["N"].size))
+        jacobian = np.empty((*theta.shape, x["N"].shape[-1]))
         by_slope, by_its_power, by_line = np.moveaxis(jacobian.reshape(len(theta), 3, 3, -1), 2, 0)
         floor, drop = np.exp(line[:, 0]), np.exp(line[:, 2])
         term = np.exp(line[:, 1] - drop * x["D"])
@@ -116,7 +116,7 @@ class Farseer(Law):
         line[:, 2] *= (outer[:, 2] / some[:, 1])[:, None]  # ln term has the derivatives 1 and -drop ln D in its lines
         second[:, 3:, 3:] += outer_sum(weighted[:, 1], line[:, 1:].reshape(len(theta), 6, -1))
         own = np.einsum("bkikj->bkij", second.reshape(-1, 3, 3, 3, 3))  # each line with itself
-        by_power, by_power_twice = _box_cox_slopes(x["N"], theta[:, 1::3, None])
+        by_power, by_power_twice = _box_cox_slopes(x["N"][..., None, :], theta[:, 1::3, None])
         own[:, :, 0, 1] += (mixed := np.einsum("bkn,bkn->bk", weighted, by_power))
         own[:, :, 1, 0] += mixed
         own[:, :, 1, 1] += theta[:, 0::3] * np.einsum("bkn,bkn->bk", weighted, by_power_twice)

@@ -209,9 +209,9 @@ class Law:
     def evaluate(cls, theta: Array, x: Mapping[str, Array]) -> tuple[Array, Array]:
         """Loss (B, n) and its derivatives (B, P, n) at internal coordinates theta (B, P).
 
-        `x` has a column (n,) for every input, its logarithm where its transform is one, or the components (k, n) of a
-        vector. This general version differentiates the formula by complex step, exact to rounding if the formula is
-        analytic (Squire and Trapp 1998), else by central differences.
+        `x` has a column (n,) for every input, or (B, n) where problems have columns of their own; its logarithm where
+        its transform is one, or the components (k, n) of a vector. This general version differentiates the formula by
+        complex step, exact to rounding if the formula is analytic (Squire and Trapp 1998), else by central differences.
         """
         columns = [np.exp(x[k]) if read.transform == "log" else x[k] for k, read in cls.reads().items()]
         if cls not in _ANALYTIC:

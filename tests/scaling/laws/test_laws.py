@@ -70,6 +70,21 @@ def test_jacobian_equals_complex_step_to_1e_12(name, seed):
 
 
 @pytest.mark.parametrize("name", LAWS)
+def test_every_problem_may_have_columns_of_its_own(name):
+    """As where each has its own break, which moves the sizes of its runs."""
+    rng, form = np.random.default_rng(0), LAWS[name]
+    theta = form.encode(np.array(form.typical)[None]) + rng.normal(0, 1e-3, (4, len(form.typical)))
+    several = [columns(np.random.default_rng(k)) for k in range(4)]
+    together = {k: np.stack([x[k] for x in several]) for k in form.inputs}
+    logs = {k: np.log(v) if form.reads()[k].transform == "log" else v for k, v in together.items()}
+    loss, jacobian = form.evaluate(theta, logs)
+    for k in range(4):
+        alone, slopes = form.evaluate(theta[k : k + 1], {name: column[k] for name, column in logs.items()})
+        np.testing.assert_allclose(loss[k], alone[0], rtol=1e-12)
+        np.testing.assert_allclose(jacobian[k], slopes[0], rtol=1e-12, atol=1e-300)
+
+
+@pytest.mark.parametrize("name", LAWS)
 def test_internal_coordinates_give_the_formula(name):
     law, x = instance(name), columns(np.random.default_rng(0))
     loss, _ = type(law).evaluate(type(law).encode(law.values())[None], {k: np.log(x[k]) for k in law.inputs})
