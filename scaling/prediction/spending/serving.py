@@ -95,7 +95,8 @@ def serve(law: Chinchilla, C: float, inference_tokens: float, cost: Cost = SIX_N
 def off_optimum(law: Chinchilla, C: float, factor: float, cost: Cost = SIX_ND) -> tuple[float, float]:
     """The extra loss of a size `factor` times the optimum at C FLOPs, and the factor of compute that it wastes.
 
-    The latter is C over the compute that reaches the same loss at its own optimum.
+    The latter is C over the compute that reaches the same loss at its own optimum; NaN where the best loss is the floor
+    itself, to rounding, which no compute lowers.
     """
     if not factor > 0:
         raise ServingError(f"a factor of the optimal size must be positive, not {factor}")
@@ -103,7 +104,8 @@ def off_optimum(law: Chinchilla, C: float, factor: float, cost: Cost = SIX_ND) -
     n = best.N * factor
     loss = float(law(n, cost.tokens(C, n)))
     slope = law.exponents(Cost(slope=float(cost.growth(best.N)) - 1))["frontier"]
-    waste = ((loss - law.E) / (float(best.loss) - law.E)) ** (1 / slope)
+    left = float(best.loss) - law.E
+    waste = ((loss - law.E) / left) ** (1 / slope) if left > 0 else float("nan")
     return loss - float(best.loss), float(waste)
 
 
@@ -175,11 +177,14 @@ def allocations(
 def off_optimum_line(forecast: LossForecast, factors: tuple[float, ...] = (0.25, 0.5, 2.0, 4.0)) -> str:
     """A line on the cost of sizes off the optimum at the compute of a forecast.
 
-    Empty for a target of given size, with repeats, or where no law has Chinchilla's form.
+    Empty for a target of given size, with repeats, where no law has Chinchilla's form, or where its best loss is its
+    floor.
     """
     target = forecast.target
     if forecast.surface is None or not target.optimal or target.unique_tokens is not None:
         return ""
     costs = [(f, off_optimum(forecast.surface, forecast.target.flops, f, forecast.points.cost)) for f in factors]
+    if not np.isfinite([cost for _, cost in costs]).all():
+        return ""
     listed = ", ".join(f"{f:g}x {extra:+.4f} (compute x{waste:.2f})" for f, (extra, waste) in costs)
     return f"  off the best size, in {forecast.points.loss_unit}: {listed}"

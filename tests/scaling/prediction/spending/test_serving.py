@@ -55,6 +55,12 @@ def test_cost_of_missing_the_optimum():
     assert float(BESIROGLU.optimal(C / waste).loss) == pytest.approx(float(best.loss) + extra)
 
 
+def test_a_best_loss_that_is_the_floor_has_no_cost_in_compute():
+    steep = Chinchilla(2.0, 1.0, 1.0, 3.0, 3.0)
+    extra, waste = off_optimum(steep, 1e24, 2.0)
+    assert (extra, np.isnan(waste)) == (0.0, True)
+
+
 def test_a_token_cap_binds_only_below_the_optimum():
     best = BESIROGLU.optimal(C)
     free = capped(BESIROGLU, C, 10 * float(best.D))
