@@ -171,10 +171,13 @@ def _used_sizes(profile: IsoflopProfile) -> np.ndarray:
 
 
 def _steepness(profile: IsoflopProfile) -> float:
-    """d2 ln L / d(ln N)2 at the optimum of a curve; NaN where it has none."""
+    """d2 ln L / d(ln N)2 at the optimum of a curve; NaN where it has none, or no positive loss."""
     if not 0 < profile.n_opt < np.inf:
         return float("nan")
-    left, middle, right = np.log(profile.curve(profile.n_opt * np.exp(np.array([-NEAR, 0.0, NEAR]))))
+    around = profile.curve(profile.n_opt * np.exp(np.array([-NEAR, 0.0, NEAR])))
+    if not (around > 0).all():
+        return float("nan")
+    left, middle, right = np.log(around)
     return float(left - 2 * middle + right) / NEAR**2
 
 

@@ -320,7 +320,10 @@ def _falls(fitted: Fit) -> float:
     frame = fitted.points.frame
     if frame["n_params"].isna().any() or fitted.noise < EXACT_NOISE:
         return 0.0
-    gradient = fitted.problem.residuals(fitted.theta[None])[1][0]
+    with np.errstate(all="ignore"):  # of a form at the end of floating point
+        gradient = fitted.problem.residuals(fitted.theta[None])[1][0]
+    if not (np.isfinite(gradient).all() and np.isfinite(fitted.residuals).all()):
+        return 0.0
     log_n = np.log(frame["n_params"].to_numpy(float))
     return falling_power(fitted.residuals, gradient.T, log_n, pd.factorize(frame["cluster"])[0])
 

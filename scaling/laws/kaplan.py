@@ -117,7 +117,8 @@ class Kaplan(Law):
     def optimal(self, C: Any, cost: Cost = SIX_ND) -> Allocation:
         """Where (alpha_N / alpha_D) (N_c / N)^(alpha_N / alpha_D) = (d ln C / d ln N) D_c / D."""
         inner = self.alpha_N / self.alpha_D
-        log_ratio = np.log(inner) + inner * np.log(self.N_c) - np.log(self.D_c)
+        with np.errstate(divide="ignore"):  # an exponent of size at 0: no size pays
+            log_ratio = np.log(inner) + inner * np.log(self.N_c) - np.log(self.D_c)
         return balanced(self, log_ratio, inner, 1.0, C, cost)
 
     def exponents(self, cost: Cost = SIX_ND) -> dict[str, float]:

@@ -100,8 +100,10 @@ class Breaks:
     def laws(self) -> Broken:
         """The broken laws at all SHIFTS of c, one after the other, the other parameters fitted again at each."""
         many = len(SHIFTS)
+        with np.errstate(over="ignore"):  # parameters beyond floating point: its values are not finite, and left out
+            law = self.fit.problem.family(np.concatenate(self.theta))
         return Broken(
-            self.fit.problem.family(np.concatenate(self.theta)), np.tile(self.kind, many), np.tile(self.place, many),
+            law, np.tile(self.kind, many), np.tile(self.place, many),
             np.concatenate([self.change + shift * self.error for shift in SHIFTS]), self.middle,
         )  # fmt: skip
 
@@ -121,7 +123,8 @@ class Breaks:
 def breaks(fit: Fit) -> Breaks | None:
     """The breaks of a fit, kept with it; None where none can be looked for, as where a law reads other columns."""
     if "breaks" not in fit.__dict__:
-        fit.__dict__["breaks"] = _breaks(fit)
+        with np.errstate(all="ignore"):  # a trial far off may have no positive loss, or none at all: it is not taken
+            fit.__dict__["breaks"] = _breaks(fit)
     return fit.__dict__["breaks"]
 
 
@@ -132,8 +135,10 @@ def probabilities(fits: Mapping[str, Fit]) -> dict[str, float]:
     could mend kept its share of a forecast, and one that a break mends did not gain.
     """
     delta = min((fitted.delta for fitted in fits.values()), default=np.inf)
-    evidence = [_evidence(fitted, delta) for fitted in fits.values()]
-    return dict(zip(fits, softmax(np.array(evidence)).tolist(), strict=True))
+    evidence = np.array([_evidence(fitted, delta) for fitted in fits.values()])
+    if not np.isfinite(evidence).any():  # no law gives these runs a loss
+        return dict.fromkeys(fits, 1.0 / len(fits))
+    return dict(zip(fits, softmax(evidence).tolist(), strict=True))
 
 
 def _evidence(fit: Fit, delta: float) -> float:
@@ -146,12 +151,13 @@ def _evidence(fit: Fit, delta: float) -> float:
     missed, prior = fit.residuals[None], np.ones(1)
     if found is not None:
         missed, prior = np.concatenate([missed, found.missed]), np.append(1 - PRIOR, found.prior)
-    mean = 2 * huber(missed, fit.weights, delta * fit.spread) / len(fit.points)
+    with np.errstate(over="ignore", invalid="ignore"):  # a break whose loss is beyond floating point
+        mean = 2 * huber(missed, fit.weights, delta * fit.spread) / len(fit.points)
     mean = np.maximum(np.where(np.isfinite(mean), mean, np.inf), EXACT_NOISE**2)
     stated = float(np.mean(np.log(fit.weights[fit.weights > 0])))
     free = len(fit.free) + 1 + (np.arange(len(prior)) > 0)
     score = np.log(prior) - 0.5 * (clusters * (np.log(mean) - stated) + free * np.log(clusters))
-    return float(score.max() + np.log(np.exp(score - score.max()).sum()))
+    return float(np.logaddexp.reduce(score))
 
 
 def runs_with_breaks(
@@ -236,9 +242,8 @@ def _modes(rows: "_Rows") -> _Modes:
     error = np.sqrt(covariance[:, -1, -1])
     least = np.finfo(float).tiny  # of exact data nothing is left for a break to take up
     ratio = np.maximum(none, least) / np.maximum(value, least)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        gain = 0.5 * (len(rows.fit.points) - free) * np.log(ratio) + np.log(error / scale)
-        along = covariance[:, :-1, -1] / error[:, None] ** 2
+    gain = 0.5 * (len(rows.fit.points) - free) * np.log(ratio) + np.log(error / scale)
+    along = covariance[:, :-1, -1] / error[:, None] ** 2
     gain = np.where(np.isnan(gain), -np.inf, gain)  # a break whose change is not identified has no odds
     missed = rows.log_loss(point[:, :-1], point[:, -1:])[0] - problem.log_loss
     return _Modes(point, error, along, gain, missed)
@@ -246,7 +251,9 @@ def _modes(rows: "_Rows") -> _Modes:
 
 def _along(rows: "_Rows", point: Array, error: Array, along: Array) -> Array:
     """The coordinates (SHIFTS, K, P) that fit best at each shift of c, from their tangent at the mode on."""
-    found = []
+    found: list[Array] = []
+    if not len(point):
+        return np.zeros((len(SHIFTS), *point[:, :-1].shape))
     for shift in SHIFTS:
         c = point[:, -1] + shift * error
         tangent = np.column_stack([point[:, :-1] + (shift * error)[:, None] * along, c])
@@ -279,7 +286,7 @@ def _descend(rows: "_Rows", start: Array, centre: Array, scale: Array) -> tuple[
             break
         there, slopes = rows.residuals(moved)
         reached = 0.5 * np.sum(there**2, axis=1) + 0.5 * np.sum(pull * (moved - middle) ** 2, axis=1)
-        better = reached < value
+        better = (reached < value) & np.isfinite(slopes).all(axis=(1, 2))
         point = np.where(better[:, None], moved, point)
         residual = np.where(better[:, None], there, residual)
         gradient = np.where(better[:, None, None], slopes, gradient)
@@ -335,8 +342,7 @@ class _Rows:
         size, data = worth(x["N"], x["D"], self.kind[:, None], self.place[:, None], change, x["N"].mean())
         columns = dict(x) | {"N": size, "D": data}
         loss, full = problem.form.evaluate(problem.expand(theta), columns)
-        with np.errstate(all="ignore"):  # a trial far off may have no positive loss: it is not taken
-            return np.log(loss), problem.gathered(full / loss[:, None])
+        return np.log(loss), problem.gathered(full / loss[:, None])
 
     def _white(self, values: Array) -> Array:
         flat = self.noise.whiten(values.reshape(-1, values.shape[-1]).T).T

@@ -21,7 +21,7 @@ from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.laws.axes.data_constrained import EXCESS_WORTH, REPEAT_WORTH, DataConstrained
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.prediction.breaks import probabilities
-from isoflop.scaling.prediction.target import Target, place, reader, with_breaks
+from isoflop.scaling.prediction.target import Target, log_size, place, reader, with_breaks
 from isoflop.scaling.selection.averaging import Forecast, ForecastAverage, average
 from isoflop.scaling.selection.law_weights import NoLawError, WeightedLaws, weigh_laws
 from isoflop.scaling.selection.preference import candidates
@@ -161,7 +161,7 @@ def forecast_losses(
 def _forecast_at(data: Points, weighted: WeightedLaws, target: Target) -> LossForecast:
     reach = float(target.flops / data.frame["flops"].max())
     worths, notes = _repeats(weighted.fits, target)
-    forecasts, places, refused = _forecasts(weighted.fits, target, worths)
+    forecasts, sizes, places, refused = _forecasts(weighted.fits, target, worths)
     fits = {law: weighted.fits[law] for law in forecasts}
     if not fits:
         raise PredictError("no law gives a loss there: " + "; ".join(f"{law}: {why}" for law, why in refused.items()))
@@ -175,9 +175,9 @@ def _forecast_at(data: Points, weighted: WeightedLaws, target: Target) -> LossFo
             "sd": float(predicted.sd[0]), "lo": float(np.exp(lo[0])), "hi": float(np.exp(hi[0])),
             "n_opt": float(places[law]["n_params"].iloc[0]) if target.optimal else np.nan,
         })  # fmt: skip
-    members, sizes, share = with_breaks(fits, weights, forecasts, target, worths)
+    members, best_sizes, share = with_breaks(fits, weights, forecasts, sizes, target, worths)
     pooled = average(beyond_the_data(members, places[preferred], data, weighted.discrepancy), share)
-    n_average = average(sizes, share) if target.optimal else None
+    n_average = average(best_sizes, share) if target.optimal else None
     notes += data.cost_notes(float(places[preferred]["n_params"].iloc[0]))
     notes = [*data.notes, *weighted.notes, *notes, *(f"{law} is left out: {why}" for law, why in refused.items())]
     if reach > FAR:
@@ -226,16 +226,21 @@ def beyond_epochs(data: Points, epochs: float | None) -> list[Finding]:
 
 def _forecasts(
     fits: dict[str, Fit], target: Target, worths: tuple[float, float]
-) -> tuple[dict[str, Forecast], dict[str, pd.DataFrame], dict[str, str]]:
-    """Each law's forecast at the target, the run that it is of, and why a law has none."""
-    forecasts, places, refused = {}, {}, {}
+) -> tuple[dict[str, Forecast], dict[str, Forecast], dict[str, pd.DataFrame], dict[str, str]]:
+    """Each law's forecast at the target, that of ln of the best size, the run that they are of, and why a law has none.
+
+    There are no sizes unless the target is compute-optimal.
+    """
+    forecasts, sizes, places, refused = {}, {}, {}, {}
     for law, fitted in fits.items():
         try:
             places[law] = at = place(fitted, target, worths)
+            if target.optimal:
+                sizes[law] = log_size(fitted, target, worths)
             forecasts[law] = forecast(fitted, at, read=partial(reader, target=target, worths=worths))
-        except ValueError as error:  # no interior minimum, or no finite loss there
+        except ValueError as error:  # no interior minimum, also of a refit, or no finite loss there
             refused[law] = str(error)
-    return forecasts, places, refused
+    return forecasts, sizes, places, refused
 
 
 def _repeats(fits: dict[str, Fit], target: Target) -> tuple[tuple[float, float], list[str]]:

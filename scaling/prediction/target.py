@@ -101,30 +101,34 @@ def with_breaks(
     fits: dict[str, Fit],
     weights: dict[str, float],
     forecasts: dict[str, Forecast],
+    straight: dict[str, Forecast],
     target: Target,
     worths: tuple[float, float],
 ) -> tuple[list[Forecast], list[Forecast], list[float]]:
     """Forecasts of ln loss by every law, straight and with each likely break; of ln of the best size; their weights.
 
-    `forecasts` are the straight ones. There are no sizes unless the target is compute-optimal.
+    `forecasts` of the loss and `straight` of the size, where the target is compute-optimal, are those without breaks.
     """
     losses, sizes, share = [], [], []
     for law, fitted in fits.items():
         made, odds = [forecasts[law]], [1.0]
-        best = [_log_size(fitted, target, worths)] if target.optimal else []
+        best = [straight[law]] if law in straight else []
         found = breaks(fitted)
         if found is not None and len(found.place):
             log_n, log_loss = _of_broken(fitted, found.laws(), target, worths)
             made, odds = found.forecasts(made[0], log_loss[None])
-            best = found.forecasts(best[0], log_n[None])[0] if target.optimal else []
+            best = found.forecasts(best[0], log_n[None])[0] if best else []
         losses += made
         sizes += best
         share += [weights[law] * p for p in odds]
     return losses, sizes, share
 
 
-def _log_size(fitted: Fit, target: Target, worths: tuple[float, float]) -> Forecast:
-    """One law's forecast of ln of the best size, by its jackknife; a size beyond floating point counts as its end."""
+def log_size(fitted: Fit, target: Target, worths: tuple[float, float]) -> Forecast:
+    """One law's forecast of ln of the best size, by its jackknife; a size beyond floating point counts as its end.
+
+    Raises ValueError where the law, or a refit of it, has no best size.
+    """
     draws = jackknife(fitted)
     with np.errstate(divide="ignore"):
         values = np.log([_run(fitted, law, target, worths)[0] for law in draws.laws])

@@ -139,9 +139,9 @@ def forecast(
 
     mean = log_loss(fitted.law)
     error = jackknife(fitted).standard_error_alone(log_loss) if uncertain else np.zeros(len(mean))
-    if not (np.isfinite(mean).all() and np.isfinite(error).all()):
-        raise FitError(f"{fitted.law.name}: not every refit has a finite loss at the runs to predict")
     sd = np.maximum(np.hypot(error, fitted.noise_at(frame) if noise else 0.0), LEAST_SD)
+    if not (np.isfinite(mean).all() and np.isfinite(sd).all()):
+        raise FitError(f"{fitted.law.name}: not every refit has a finite loss at the runs to predict")
     return Forecast(mean, sd if uncertain else np.full(len(mean), np.nan), max(fitted.n_clusters - 1, 1))
 
 

@@ -358,3 +358,11 @@ def test_breaks_are_looked_for_in_more_runs_than_a_law_and_its_directions_have()
     spread = table.iloc[np.linspace(0, len(table) - 1, 11).astype(int)].reset_index(drop=True)
     assert breaks(fit("chinchilla", spread)) is not None  # 5 parameters, 4 directions, a change of an exponent
     assert breaks(fit("chinchilla", spread.head(10))) is None
+
+
+def test_laws_without_a_finite_loss_weigh_the_same(straight):
+    nowhere = replace(straight)
+    nowhere.__dict__.update(residuals=np.full(len(straight.points), np.inf), breaks=None)
+    assert probabilities({"one": nowhere, "other": nowhere}) == {"one": 0.5, "other": 0.5}
+    both = probabilities({"one": straight, "other": nowhere})
+    assert (both["one"], both["other"]) == (1.0, 0.0)
