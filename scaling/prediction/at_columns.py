@@ -114,9 +114,16 @@ def predict_at(
         average=pooled,
         points=data,
         findings=(*unit_findings(data), *settings, *outside(data, target), *beyond_epochs(data, _epochs(target))),
-        notes=(*data.notes, *weighed.notes),
+        notes=(*data.notes, *weighed.notes, *_alike(share)),
         refused=refused if laws else {},
     )
+
+
+def _alike(share: np.ndarray) -> list[str]:
+    """What to say of several laws that no held-out run weighs."""
+    if len(share) < 2 or np.ptp(share) > 0:
+        return []
+    return ["the laws weigh the same: no runs could be held out to weigh them by"]
 
 
 def _readers(at: Mapping[str, float]) -> tuple[str, ...]:

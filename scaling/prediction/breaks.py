@@ -8,8 +8,9 @@ has a normal prior with the scatter of published exponents, and a break is taken
 posterior of each is Laplace's, with the other parameters refitted. Forecasts and best sizes are averaged over it, so
 that one posterior widens both: little where the data object to a break, and by all that it may be where they show one.
 
-The same posterior weighs the laws: one that needs a break to fit, and one that fits without, count by what the runs
-say of them with all their breaks (`probabilities`).
+Laws are weighed with their breaks too: one that needs a break to fit, and one that fits without, count by what the runs
+say of them with all their breaks (`probabilities`). The odds of the breaks of one law are Laplace's, of noise that its
+trunks may share; between laws, whose noise differs, they are by BIC on one scale.
 """
 
 from collections.abc import Mapping
@@ -251,9 +252,9 @@ def _modes(rows: "_Rows") -> _Modes:
 
 def _along(rows: "_Rows", point: Array, error: Array, along: Array) -> Array:
     """The coordinates (SHIFTS, K, P) that fit best at each shift of c, from their tangent at the mode on."""
-    found: list[Array] = []
     if not len(point):
         return np.zeros((len(SHIFTS), *point[:, :-1].shape))
+    found: list[Array] = []
     for shift in SHIFTS:
         c = point[:, -1] + shift * error
         tangent = np.column_stack([point[:, :-1] + (shift * error)[:, None] * along, c])

@@ -45,8 +45,9 @@ class LossForecast:
     """The predicted loss at a target, in `points.loss_unit`, with the optimal size where the target is compute-optimal.
 
     `loss` is the median of the forecast average, `intervals` its central intervals by level. `members` are the laws'
-    own forecasts, without discrepancy or breaks. `laws` is indexed by law: weight, loss, sd (of ln loss), lo and hi at
-    the widest level, n_opt (of a compute-optimal target). `reach` is the target's compute over the table's largest.
+    own forecasts, without discrepancy or breaks. `laws` is indexed by law: weight (its probability), loss, sd (of ln
+    loss), lo and hi at the widest level, n_opt (of a compute-optimal target). `reach` is the target's compute over the
+    table's largest.
     `n_interval`, of n_opt, is at the widest level, averaged over laws (`n_average`, of ln n_opt). `refused` names the
     laws without a part in the average, with the reason. `surface` is the law of Chinchilla's form with the most weight,
     for `serving`. `epochs` are those of the run where unique tokens were given, of the law preferred. `settings` are

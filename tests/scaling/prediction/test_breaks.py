@@ -221,8 +221,7 @@ def test_a_law_that_a_break_mends_gains_by_it(bent):
     assert found["chinchilla-tied"] > 0.02
 
 
-def test_noise_that_falls_with_size_is_weighed_as_stated():
-    """Weights twice as large for all runs say nothing: laws count the same."""
+def test_weights_twice_as_large_for_all_runs_say_nothing():
     table = DESIGNS[3].study(np.random.default_rng(2))
     laws = ("chinchilla", "kaplan")
     once = probabilities({law: fit(law, table) for law in laws})
@@ -243,7 +242,7 @@ def in_rows(fitted):
 
 @pytest.mark.parametrize("of", ["straight", "drifting"])
 def test_odds_are_laplace_s(of, request):
-    """Against a Hessian by differences: -ln of the posterior at the mode, and the sd of c, of every break kept."""
+    """-ln of the posterior at the mode, its slope, and the sd of c, of every break kept, made again from the rows."""
     fitted = request.getfixturevalue(of)
     found, rows, kept = in_rows(fitted)
     free, span = len(fitted.free), np.ptp(fitted.problem.x["N"])
@@ -296,8 +295,6 @@ def test_broken_laws_miss_what_was_minimised(straight):
     np.testing.assert_allclose(laws.change[2 * count :], found.change - found.error)
     missed = np.log(laws(*(frame[c].to_numpy(float)[:, None] for c in ("n_params", "tokens")))).T
     missed -= np.log(frame["loss"].to_numpy(float))
-    tried = [k for k in range(len(found.prior)) if np.isclose(found.missed[k], missed[:count]).all(axis=1).any()]
-    assert len(tried) >= count
     assert np.isclose(missed[:count, None], found.missed).all(axis=2).any(axis=1).all()
     rms = np.sqrt(np.mean(missed**2, axis=1))
     assert (rms[count:] < 1.5 * np.tile(rms[:count], 2)).all()

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binom, chi2
+from scipy.stats import binom, chi2, norm
 
 from isoflop.scaling.design.simulate import simulate_points
+from isoflop.scaling.fitting.fit import LeastSquares, fit
 from isoflop.scaling.laws import columns_read, law_names, of_size_and_data
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.selection import scoreboard
@@ -18,6 +19,7 @@ from isoflop.scaling.selection.scoreboard import AVERAGE, BASELINE, applicable, 
 from isoflop.scaling.table.conventions import points
 from tests.support.fits.decision_checks import coverage
 from tests.support.fits.simulated import BENT, BESIROGLU, isoflop_table
+from tests.support.fits.simulated_studies import DESIGNS
 
 pytestmark = pytest.mark.usefixtures("kept_searches")
 
@@ -169,6 +171,22 @@ def test_gadre_shows_what_kappa_buys(public_data):
     assert error["chinchilla-kappa"] < error["chinchilla"] < 0.025
     assert board.frame["aicc"]["chinchilla-kappa"] == 0.0
     assert len(board.origins) == 4
+
+
+def test_aicc_counts_weights_as_the_noise_that_they_state():
+    """-2 ln likelihood of normal noise a row, times the clusters, of a law fitted with noise that falls and without."""
+    table = DESIGNS[5].study(np.random.default_rng(1))
+    fits = {power: fit("chinchilla", table, objective=LeastSquares(), falls=power) for power in (0.0, 0.35)}
+    likelihood = {}
+    for power, found in fits.items():
+        sd = table["n_params"].to_numpy(float) ** -power
+        scale = np.sqrt(np.mean((found.residuals / sd) ** 2))
+        likelihood[power] = -2 * norm.logpdf(found.residuals, scale=scale * sd).sum()
+    aicc = scoreboard._aicc({str(power): found for power, found in fits.items()})
+    assert aicc["0.35"] == 0.0
+    share = fits[0.0].n_clusters / len(table)
+    assert share < 1
+    assert aicc["0.0"] == pytest.approx(share * (likelihood[0.0] - likelihood[0.35]), rel=1e-6)
 
 
 def test_a_law_that_can_neither_be_preferred_nor_averaged_has_no_intervals(monkeypatch):
