@@ -97,6 +97,9 @@ class _State:
 
     def accept(self, better: Array, other: "_State") -> None:
         """Move the problems in the mask `better` (B,) to where `other` is, whose arrays may be taken over."""
+        if np.count_nonzero(better) == len(better):
+            self.theta, self.value, self.total, self.parts = other.theta, other.value, other.total, other.parts
+            return
         _accept(self, other, better, WHERE)
         if len(self.parts) == 1:
             _accept(self.parts[0], other.parts[0], better, IN_ROWS)
@@ -114,6 +117,7 @@ class _State:
 
 
 WHERE, IN_ROWS = ("theta", "value", "total"), ("residual", "gradient", "full")  # what a step changes
+DECOMPOSED = ("fixed", "size", "along")  # what other fixed parameters change
 
 
 def _accept(mine: _State | _Part, new: _State | _Part, better: Array, names: tuple[str, ...]) -> None:
@@ -205,6 +209,64 @@ def minimise_together(
     return solutions
 
 
+@dataclass
+class _Damped:
+    """Damped quadratic models (B, P, P) made ready to be solved for the parameters that are not `fixed` (B, P).
+
+    `matrix` is the model over the roots of its diagonal, `scale` (B, P), with the unit matrix in the rows and columns
+    of what is fixed; `size` (B, P) and `along` (B, P, P) are its eigenvalues and vectors, where steps may bend.
+    """
+
+    model: Array
+    fixed: Array
+    scale: Array
+    matrix: Array
+    size: Array | None = None
+    along: Array | None = None
+
+    @classmethod
+    def of(cls, model: Array, fixed: Array, *, curved: bool) -> "_Damped":
+        scale = np.sqrt(np.maximum(np.abs(_diagonal(model)), 1e-200))
+        matrix = model / (scale[:, :, None] * scale[:, None, :])
+        diagonal = _diagonal(matrix)
+        if np.count_nonzero(fixed):
+            free = ~fixed
+            matrix = np.where(free[:, :, None] & free[:, None, :], matrix, 0.0)
+            diagonal = _diagonal(matrix)
+            diagonal += np.where(fixed, 1.0, 1e-14)
+        else:
+            diagonal += 1e-14
+        if not math.isfinite(np.add.reduce(matrix, axis=None)):
+            matrix = np.where(np.isfinite(matrix), matrix, 0.0)
+        size, along = np.linalg.eigh(matrix) if curved else (None, None)
+        return cls(model, fixed, scale, matrix, size, along)
+
+    def take(self, keep: Array) -> "_Damped":
+        if len(keep) == len(self.model):
+            return self
+        return _Damped(*(None if a is None else a[keep] for a in vars(self).values()))
+
+    def solve(self, right: Array, held: Array | None = None) -> Array:
+        """What solves model x = right (B, P) over the parameters not fixed, those being held at these values, or at 0.
+
+        With eigenvalues every negative one is taken as if it were positive.
+        """
+        if held is not None and np.count_nonzero(held):
+            right = right - np.einsum("bpq,bq->bp", self.model, held)
+        if some_fixed := np.count_nonzero(self.fixed):
+            right = np.where(self.fixed, 0.0, right)
+        right = right / self.scale
+        if not math.isfinite(np.add.reduce(right, axis=None)):
+            right = np.nan_to_num(right)
+        if self.size is None or self.along is None:
+            solved = _plain_solve(self.matrix, right)
+        else:
+            part = np.einsum("bpq,bp->bq", self.along, right) / np.maximum(np.abs(self.size), 1e-14)
+            solved = np.einsum("bpq,bq->bp", self.along, part)
+        solved /= self.scale
+        return np.where(self.fixed, 0.0 if held is None else held, solved) if some_fixed else solved
+
+
 @dataclass(frozen=True)
 class _Block:
     """A part of the batch small enough to stay in a processor's cache."""
@@ -229,7 +291,7 @@ class _Block:
         noise = ROUNDING**2 * np.maximum(weight, 1.0)  # what rounding of the residuals makes of an objective of zero
         for step in range(max_steps):
             exact = problem.one_basin or step >= LATE
-            model, move, predicted = self._step(state, exact, box)
+            damped, move, predicted = self._step(state, exact, box)
             done = np.abs(predicted) <= self.tolerance * (now := state.total) + noise
             done &= state.damping <= TRUSTED
             done |= now <= EXACT * noise
@@ -250,9 +312,10 @@ class _Block:
                 if left == len(leave):
                     return theta, value, converged, steps
                 stay = np.flatnonzero(~leave)
-                state, model, move, predicted = state.take(stay), model[stay], move[stay], predicted[stay]
+                state, move, predicted = state.take(stay), move[stay], predicted[stay]
+                damped = damped.take(stay) if self.curved else damped
                 weight, noise = weight[stay], noise[stay]
-            self._advance(state, model, move, predicted, box)
+            self._advance(state, damped, move, predicted, box)
         at = state.rows - offset
         theta[at], value[at] = state.theta, state.value
         return theta, value, converged, steps
@@ -272,21 +335,25 @@ class _Block:
         quantity, _ = anchor.quantity(theta)
         return 0.5 * anchor.stiffness[rows] * (quantity - anchor.target[rows]) ** 2
 
-    def _advance(self, state: _State, model: Array, move: Array, predicted: Array, box: Bounds) -> None:
+    def _advance(self, state: _State, damped: _Damped, move: Array, predicted: Array, box: Bounds) -> None:
         trial = self._evaluate(state.theta + move, state.parts, state.rows)
+        hoped = np.maximum(predicted, 1e-300)
+        gain = state.total - trial.total
         if self.curved:
+            self._bend(state, trial, damped, move, box, gain < POOR * hoped)
             gain = state.total - trial.total
-            self._bend(state, trial, model, move, box, gain < POOR * np.maximum(predicted, 0.0))
-        better = trial.total < state.total
-        ratio = (state.total - trial.total) / np.maximum(predicted, 1e-300)
+        better, ratio, now = gain > 0, gain / hoped, state.damping
         least, small = (CURVED_RESTART, CURVED_SMALL) if self.curved else (RESTART, SMALL)
-        eased = np.where(state.damping < small, 0.0, state.damping * 0.1)
-        slower = np.where(ratio < POOR, np.maximum(state.damping * 3.0, least), state.damping)
-        eased = np.where(ratio > 0.7, eased, slower)
-        state.damping = np.where(better, eased, np.maximum(state.damping * 6.0, least))
+        eased = np.where(now < small, 0.0, now * 0.1)
+        if np.count_nonzero(ratio > 0.7) == len(now):
+            state.damping = eased
+        else:
+            slower = np.where(ratio < POOR, np.maximum(now * 3.0, least), now)
+            eased = np.where(ratio > 0.7, eased, slower)
+            state.damping = np.where(better, eased, np.maximum(now * 6.0, least))
         state.accept(better, trial)
 
-    def _bend(self, state: _State, trial: _State, model: Array, move: Array, box: Bounds, poor: Array) -> None:
+    def _bend(self, state: _State, trial: _State, damped: _Damped, move: Array, box: Bounds, poor: Array) -> None:
         """Move the trials in the mask `poor` (B,) by the acceleration along their step, where that is better."""
         at = np.flatnonzero(poor & np.isfinite(trial.value))
         if not len(at):
@@ -301,35 +368,44 @@ class _Block:
             pushes.append((old.gradient @ (inlier * missed)[..., None])[..., 0])
             before.append(old)
         (lower, upper), ended = box, state.theta[at] + step
-        further = self._solve(model[at], -_joined(pushes), (ended <= lower) | (ended >= upper))
+        again, fixed = damped.take(at), (ended <= lower) | (ended >= upper)
+        if np.count_nonzero(fixed != again.fixed):
+            again = _Damped.of(again.model, fixed, curved=True)
+        further = again.solve(-_joined(pushes))
         bent = self._evaluate(np.minimum(np.maximum(ended + further, lower), upper), before, state.rows[at])
         gains = np.flatnonzero(bent.total < trial.total[at])
         if len(gains):
             trial.replace(at[gains], bent, gains)
 
-    def _step(self, state: _State, exact: bool, box: Bounds) -> tuple[Array, Array, Array]:
-        """The damped quadratic model (B, P, P), its step inside the box, (B, P), and half the predicted decrease."""
+    def _step(self, state: _State, exact: bool, box: Bounds) -> tuple[_Damped, Array, Array]:
+        """The damped quadratic model, its step inside the box, (B, P), and half the predicted decrease (B,)."""
         model, slope = self._model(state, exact)
-        lower, upper = box
-        to_lower, to_upper = lower - state.theta, upper - state.theta
-        at_lower, at_upper = to_lower >= 0, to_upper <= 0
+        (lower, upper), theta = box, state.theta
+        at_lower, at_upper = theta <= lower, theta >= upper
         fixed = at_lower | at_upper
         if np.count_nonzero(fixed):
             fixed = (at_lower & (slope >= 0)) | (at_upper & (slope <= 0))
-        move = self._solve(model, -slope, fixed)
+        damped = _Damped.of(model, fixed, curved=self.curved)
+        move = damped.solve(-slope)
         for _ in range(3):
-            ended = state.theta + move
+            ended = theta + move
             beyond_lo = ended < lower
-            beyond = (beyond_lo | (ended > upper)) & ~fixed
+            beyond = beyond_lo | (ended > upper)
+            if np.count_nonzero(beyond):
+                beyond &= ~fixed
             if not np.count_nonzero(beyond):
                 break
             # Parameters that would leave the box stop at its wall; the others step again, knowing that.
             at = np.flatnonzero(beyond.any(axis=1))
-            fixed |= beyond
-            held = np.where(beyond, np.where(beyond_lo, to_lower, to_upper), np.where(fixed, move, 0.0))[at]
-            move[at] = self._solve(model[at], -slope[at], fixed[at], held)
-        move = np.minimum(np.maximum(move, to_lower), to_upper)
-        return model, move, -0.5 * np.einsum("bp,bp->b", slope, move)
+            fixed = fixed | beyond
+            held = np.where(beyond, np.where(beyond_lo, lower - theta, upper - theta), np.where(fixed, move, 0.0))[at]
+            again = _Damped.of(model[at], fixed[at], curved=self.curved)
+            move[at] = again.solve(-slope[at], held)
+            if self.curved:
+                _replace(damped, at, again, slice(None), DECOMPOSED)
+        else:
+            move = np.minimum(np.maximum(move, lower - theta), upper - theta)
+        return damped, move, -0.5 * np.einsum("bp,bp->b", slope, move)
 
     def _model(self, state: _State, exact: bool) -> tuple[Array, Array]:
         """Matrix (B, P, P) and slope (B, P) of the damped quadratic model; `exact` adds the curvature."""
@@ -368,26 +444,6 @@ class _Block:
             model += second if whole else np.where(light[:, None, None], second, 0.0)
         return model, slope
 
-    def _solve(self, model: Array, right: Array, fixed: Array, held: Array | None = None) -> Array:
-        """Solve model x = right over the parameters not fixed, those being held at the values given, or at 0."""
-        if held is not None and np.count_nonzero(held):
-            right = right - np.einsum("bpq,bq->bp", model, held)
-        scale = np.sqrt(np.maximum(np.abs(_diagonal(model)), 1e-200))
-        scaled = model / (scale[:, :, None] * scale[:, None, :])
-        some_fixed = np.count_nonzero(fixed)
-        if some_fixed:
-            free = ~fixed
-            scaled = np.where(free[:, :, None] & free[:, None, :], scaled, 0.0)
-            right = np.where(free, right, 0.0)
-        diagonal = _diagonal(scaled)
-        diagonal += np.where(fixed, 1.0, 1e-14) if some_fixed else 1e-14
-        right = right / scale
-        if not math.isfinite(np.add.reduce(scaled, axis=None) + np.add.reduce(right, axis=None)):
-            scaled, right = np.where(np.isfinite(scaled), scaled, 0.0), np.nan_to_num(right)
-        solved = (_mirrored_solve if self.curved else _plain_solve)(scaled, right)
-        solved /= scale
-        return np.where(fixed, 0.0 if held is None else held, solved) if some_fixed else solved
-
 
 def _joined(arrays: Sequence[Array]) -> Array:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
@@ -396,13 +452,6 @@ def _joined(arrays: Sequence[Array]) -> Array:
 def _diagonal(matrix: Array) -> Array:
     """The diagonals (B, P) of matrices (B, P, P) that lie in one piece, to be read and written."""
     return matrix.reshape(len(matrix), -1)[:, :: matrix.shape[-1] + 1]
-
-
-def _mirrored_solve(matrix: Array, right: Array) -> Array:
-    """Solve with every negative eigenvalue of a symmetric matrix (B, P, P) taken as if it were positive."""
-    size, along = np.linalg.eigh(matrix)
-    part = np.einsum("bpq,bp->bq", along, right) / np.maximum(np.abs(size), 1e-14)
-    return np.einsum("bpq,bq->bp", along, part)
 
 
 def _plain_solve(matrix: Array, right: Array) -> Array:
