@@ -18,7 +18,7 @@ import pandas as pd
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber, fit, robust_scale
 from isoflop.scaling.fitting.objective import huber
 from isoflop.scaling.fitting.problem import FitProblem
-from isoflop.scaling.fitting.solver import minimise
+from isoflop.scaling.fitting.solver.minimise import minimise
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.cost import Cost
 from isoflop.scaling.laws.law import Array, Law

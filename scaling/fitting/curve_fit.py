@@ -17,7 +17,7 @@ import numpy as np
 
 from isoflop.scaling.fitting.objective import Solution, Task
 from isoflop.scaling.fitting.search import go_on
-from isoflop.scaling.fitting.solver import minimise
+from isoflop.scaling.fitting.solver.minimise import minimise
 from isoflop.scaling.laws.curves.curve_law import CURVE_LAWS, CoolingLaw, CurveLaw, Prior
 from isoflop.scaling.laws.curves.sums import CurveRows, Units, compile_run, join
 from isoflop.scaling.laws.law import Array

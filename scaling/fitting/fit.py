@@ -18,7 +18,7 @@ from isoflop.scaling.fitting.noise_model import falling_power
 from isoflop.scaling.fitting.objective import Huber, LeastSquares, Objective, Solution, Task
 from isoflop.scaling.fitting.problem import FitProblem
 from isoflop.scaling.fitting.search import Asked, go_on, robust_scale, search
-from isoflop.scaling.fitting.solver import minimise_together
+from isoflop.scaling.fitting.solver.minimise import minimise_together
 from isoflop.scaling.laws import columns_read, get_law
 from isoflop.scaling.laws.cost import Cost
 from isoflop.scaling.laws.law import Allocation, Array, Law

@@ -1,6 +1,6 @@
 """What a fit minimises: always a weighted sum over points, never a mean; and the terms of the solver that does it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, Protocol
@@ -58,12 +58,24 @@ Objective = Huber | LeastSquares
 
 def huber(residual: Array, weights: Array, delta: float | Array) -> Array:
     """Sum over the last axis of weight times Huber's function: r^2/2 within delta, delta(|r| - delta/2) beyond."""
-    psi = np.minimum(np.maximum(residual, -delta), delta)
-    return np.einsum("...n,...n->...", weights, psi * (residual - 0.5 * psi))
+    return huber_of(residual, within(residual, delta), weights)
+
+
+def within(residual: Array, delta: float | Array) -> Array:
+    """Residuals moved to the nearest of -delta and delta where they are beyond: Huber's psi."""
+    return np.minimum(np.maximum(residual, -delta), delta)
+
+
+def huber_of(residual: Array, bounded: Array, weights: Array) -> Array:
+    """The sum of `huber` for residuals whose `within` is known."""
+    return np.einsum("...n,...n->...", weights, bounded * (residual - 0.5 * bounded))
 
 
 class Problem(Protocol):
-    """What `minimise` needs of a problem with P coordinates and n rows."""
+    """What `minimise` needs of a problem with P coordinates and n rows.
+
+    One that can be worked out at once with others also has `alike`, `beside` and `take`, as a `FitProblem` has.
+    """
 
     @property
     def lower(self) -> Array:
@@ -118,6 +130,12 @@ class Task:
     start: Array
     delta: float | Array
     weights: Array
+
+    @cached_property
+    def alike(self) -> Hashable:
+        """Equal for tasks whose problems can be worked out at once, each on rows of its own."""
+        kind = getattr(self.problem, "alike", None)
+        return id(self) if kind is None else (kind, self.robust)
 
     @cached_property
     def robust(self) -> bool:

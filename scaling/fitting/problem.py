@@ -4,7 +4,7 @@ Columns are centred (divided by their geometric means) where the form allows a c
 logarithms, the floor linearly with its bound at 0. Parameters that are fixed or tied leave the coordinates.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -169,6 +169,32 @@ class FitProblem:
             weight = weight / loss
         rows = self.gathered(np.einsum("bkpn,bn->bpk", change, weight)).swapaxes(1, 2)
         return 0.5 * (rows + rows.swapaxes(1, 2))
+
+    @cached_property
+    def alike(self) -> Hashable:
+        """Equal for problems that `beside` makes one of; None where the form is not worked out side by side."""
+        if not self.form.side_by_side:
+            return None
+        return (self.form.side_by_side, len(self.loss), tuple(sorted(self.pinned.items())), self.tied, self.log)
+
+    def beside(self, problems: Sequence["FitProblem"], counts: Sequence[int]) -> "FitProblem":
+        """Problems that are `alike`, this one the first, as one in which so many rows of theta are of each in turn."""
+
+        def rows(arrays: Iterable[Array]) -> Array:
+            return np.repeat(np.stack(list(arrays)), counts, axis=0)
+
+        x = {own: rows(p.x[p.form.inputs[k]] for p in problems) for k, own in enumerate(self.form.inputs)}
+        return self._on_rows(x, rows(p.loss for p in problems), rows(p.log_loss for p in problems))
+
+    def take(self, keep: Array) -> "FitProblem":
+        """Of problems side by side those whose rows of theta are kept."""
+        return self._on_rows({k: v[keep] for k, v in self.x.items()}, self.loss[keep], self.log_loss[keep])
+
+    def _on_rows(self, x: dict[str, Array], loss: Array, log_loss: Array) -> "FitProblem":
+        some = FitProblem(self.form, {}, loss, self.pinned, self.tied, self.log)
+        known = {"x": x, "log_loss": log_loss, "base": self.base, "index": self.index, "_plain": self._plain}
+        some.__dict__.update(known)
+        return some
 
     def laws(self, theta: Array) -> list[Law]:
         """The law at every row of coordinates, in the units of the data."""

@@ -14,7 +14,7 @@ import pandas as pd
 
 from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.fitting.objective import Anchor, huber
-from isoflop.scaling.fitting.solver import minimise
+from isoflop.scaling.fitting.solver.minimise import minimise
 from isoflop.scaling.laws.law import Array, Law
 from isoflop.scaling.laws.special_functions import fdtri
 

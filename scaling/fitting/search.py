@@ -7,7 +7,7 @@ import numpy as np
 
 from isoflop.scaling.fitting.objective import Objective, Solution, Task, huber
 from isoflop.scaling.fitting.problem import FitProblem
-from isoflop.scaling.fitting.solver import EXACT, ROUNDING, minimise_together
+from isoflop.scaling.fitting.solver.minimise import EXACT, ROUNDING, minimise_together
 from isoflop.scaling.fitting.starts import starts
 from isoflop.scaling.laws.law import Array
 

@@ -45,6 +45,7 @@ class BNSL(Law):
     inputs: ClassVar[tuple[str, ...]] = ("C",)
     scales: ClassVar[tuple[str, ...]] = ("C",)
     amplitudes: ClassVar[tuple[str, ...]] = ("a", "b")
+    side_by_side: ClassVar[str] = "bnsl"
     box: ClassVar[dict[str, Box]] = {
         "a": FLOOR,
         "b": AMPLITUDE,

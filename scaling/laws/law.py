@@ -123,6 +123,7 @@ class Law:
     ties: ClassVar[tuple[str, str] | None] = None  # the two exponents that a tied fit makes one
     pair: ClassVar[tuple[str, str] | None] = None  # the two exponents to show jointly where none are tied
     coupled: ClassVar[dict[str, str]] = {}  # parameters that can be fixed only together with another
+    side_by_side: ClassVar[str] = ""  # laws of one such name are worked out at once, each on columns of its own
 
     # What the rest of the package asks of it.
     rank: ClassVar[int] = 100  # place in lists of laws, lowest first

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.fitting.problem import FitProblem
-from isoflop.scaling.fitting.solver import minimise
+from isoflop.scaling.fitting.solver.minimise import minimise
 from isoflop.scaling.laws.law import Array, Law
 from isoflop.scaling.laws.mixtures.means import MixtureLaw, effective_data, joint, mixture_law
 from isoflop.scaling.mixtures.prior import HUBER, Posterior, Prior

@@ -11,7 +11,7 @@ import numpy as np
 
 from isoflop.scaling.fitting.objective import huber
 from isoflop.scaling.fitting.problem import FitProblem
-from isoflop.scaling.fitting.solver import minimise
+from isoflop.scaling.fitting.solver.minimise import minimise
 from isoflop.scaling.laws.law import Array
 from isoflop.scaling.laws.mixtures.means import PIVOT, MixtureLaw
 

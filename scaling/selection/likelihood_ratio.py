@@ -15,7 +15,7 @@ import pandas as pd
 from isoflop.scaling.findings.finding import likelihood_ratio, likelihood_ratios, variant
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber, LeastSquares, fit
 from isoflop.scaling.fitting.problem import FitProblem
-from isoflop.scaling.fitting.solver import minimise
+from isoflop.scaling.fitting.solver.minimise import minimise
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.law import Array
 from isoflop.scaling.table.conventions import Points

@@ -8,9 +8,9 @@ from scipy.optimize import minimize
 
 from isoflop.scaling.fitting.objective import Anchor, Task, huber
 from isoflop.scaling.fitting.problem import FitProblem
-from isoflop.scaling.fitting.solver import LOOK, minimise, minimise_together
+from isoflop.scaling.fitting.solver.minimise import LOOK, minimise, minimise_together
 from isoflop.scaling.fitting.starts import nonnegative, random_starts, starts
-from isoflop.scaling.laws.broken import BNSL
+from isoflop.scaling.laws.broken import BNSL, BNSLD, BNSLN
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.law import Law
 from tests.support.fits.hard_fits import SURFACE, isoflop
@@ -47,6 +47,40 @@ def test_problems_of_other_rows_solved_together_end_where_each_ends_alone_to_the
         assert len(set(alone.steps)) > 3
         for name in ("theta", "value", "converged", "steps"):
             np.testing.assert_array_equal(getattr(found, name), getattr(alone, name))
+
+
+@pytest.mark.parametrize("curved", [False, True])
+@pytest.mark.parametrize("log", [True, False])
+def test_laws_side_by_side_take_the_steps_of_each_alone_to_the_bit(log, curved, monkeypatch):
+    """Laws of other columns, and of other losses, on equally many rows are one calculation; others beside them not."""
+    asked, evaluate = [], FitProblem.residuals
+
+    def counted(self, theta):
+        asked.append(len(self.loss))
+        return evaluate(self, theta)
+
+    problems, rng = [], np.random.default_rng(0)
+    for form, n, seed in ((BNSL, 30, 0), (BNSLN, 30, 0), (BNSL, 21, 1), (BNSLD, 30, 2), (BNSLN, 21, 3)):
+        frame = isoflop(n)
+        N, D = frame["n_params"].to_numpy(), frame["tokens"].to_numpy()
+        columns = {"N": N, "D": D, "C": 6 * N * D}
+        loss = SURFACE(N, D) * np.exp(np.random.default_rng(seed).normal(0, 0.01, n))
+        problems.append(FitProblem(form, columns, loss, {}, log=log))
+    deltas, shapes = (1e-2, 2e-2 * np.ones(30), np.inf, 5e-2, np.inf), (30, (6, 30), 21, 30, (6, 21))
+    tasks = [
+        Task(problem, random_starts(problem, 6, seed=3), delta, rng.uniform(0.5, 2.0, shape))
+        for problem, delta, shape in zip(problems, deltas, shapes, strict=True)
+    ]
+    options = {"max_steps": 160, "curved": curved, "race": curved}
+    monkeypatch.setattr(FitProblem, "residuals", counted)
+    together = minimise_together(tasks, **options)
+    assert asked[:2] == [18, 12]  # starts of three robust problems on 30 rows, of two least squares on 21
+    monkeypatch.undo()
+    for task, found in zip(tasks, together, strict=True):
+        alone = minimise(task.problem, task.start, delta=task.delta, weights=task.weights, **options)
+        for name in ("theta", "value", "converged", "steps"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(alone, name))
+    assert len({step for found in together for step in found.steps}) > 4
 
 
 @pytest.mark.parametrize("delta", [np.inf, 1e-2, 1e-3])

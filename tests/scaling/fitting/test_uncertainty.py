@@ -12,7 +12,7 @@ from isoflop.scaling.fitting.fit import FitError, Huber, LeastSquares, fit, refi
 from isoflop.scaling.fitting.fit_text import fit_text
 from isoflop.scaling.fitting.profile_likelihood import profile
 from isoflop.scaling.fitting.search import search
-from isoflop.scaling.fitting.solver import minimise
+from isoflop.scaling.fitting.solver.minimise import minimise
 from isoflop.scaling.fitting.uncertainty import GROUPS, MOST_CLUSTERS, bootstrap, intervals, jackknife, predict
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from tests.support.fits.calibrated import fit_intervals

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.optimize import minimize
 
 from isoflop.scaling.fitting.fit import Fit, Huber, fit, predict_loss
-from isoflop.scaling.fitting.solver import minimise
+from isoflop.scaling.fitting.solver.minimise import minimise
 from isoflop.scaling.fitting.starts import random_starts
 from isoflop.scaling.laws.axes.data_constrained import DataConstrained
 from isoflop.scaling.laws.broken import BNSL
