@@ -175,7 +175,8 @@ class FitProblem:
         """Equal for problems that `beside` makes one of; None where the form is not worked out side by side."""
         if not self.form.side_by_side:
             return None
-        return (self.form.side_by_side, len(self.loss), tuple(sorted(self.pinned.items())), self.tied, self.log)
+        how = (self.form.evaluate.__func__, self.form.curvature.__func__)  # type: ignore[attr-defined]
+        return (how, len(self.loss), tuple(sorted(self.pinned.items())), self.tied, self.log)
 
     def beside(self, problems: Sequence["FitProblem"], counts: Sequence[int]) -> "FitProblem":
         """Problems that are `alike`, this one the first, as one in which so many rows of theta are of each in turn."""

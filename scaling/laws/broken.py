@@ -45,7 +45,7 @@ class BNSL(Law):
     inputs: ClassVar[tuple[str, ...]] = ("C",)
     scales: ClassVar[tuple[str, ...]] = ("C",)
     amplitudes: ClassVar[tuple[str, ...]] = ("a", "b")
-    side_by_side: ClassVar[str] = "bnsl"
+    side_by_side: ClassVar[bool] = True
     box: ClassVar[dict[str, Box]] = {
         "a": FLOOR,
         "b": AMPLITUDE,

@@ -123,7 +123,7 @@ class Law:
     ties: ClassVar[tuple[str, str] | None] = None  # the two exponents that a tied fit makes one
     pair: ClassVar[tuple[str, str] | None] = None  # the two exponents to show jointly where none are tied
     coupled: ClassVar[dict[str, str]] = {}  # parameters that can be fixed only together with another
-    side_by_side: ClassVar[str] = ""  # laws of one such name are worked out at once, each on columns of its own
+    side_by_side: ClassVar[bool] = False  # whether problems with columns of their own, at once, have the bits of each
 
     # What the rest of the package asks of it.
     rank: ClassVar[int] = 100  # place in lists of laws, lowest first

@@ -16,7 +16,8 @@ WHERE, IN_ROWS = ("theta", "value", "total"), ("residual", "bounded", "gradient"
 class Data:
     """The data of problems still being solved: of one task, or of tasks that are alike, with rows of their own each.
 
-    `delta` and `weights` are those of a `Task`; `number` tells one from another.
+    `delta` and `weights` are those of a `Task`; `own` is whether columns, losses, `delta` and `weights` have a row for
+    each problem. `number` tells one from another.
     """
 
     problem: Problem

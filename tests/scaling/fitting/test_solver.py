@@ -83,6 +83,23 @@ def test_laws_side_by_side_take_the_steps_of_each_alone_to_the_bit(log, curved, 
     assert len({step for found in together for step in found.steps}) > 4
 
 
+def test_a_law_with_a_formula_of_its_own_is_not_worked_out_by_that_of_the_law_it_comes_from():
+    class Doubled(BNSL):
+        @classmethod
+        def evaluate(cls, theta, x):
+            loss, jacobian = super().evaluate(theta, x)
+            return 2 * loss, 2 * jacobian
+
+    frame = isoflop(20)
+    columns = {"C": 6 * frame["n_params"].to_numpy() * frame["tokens"].to_numpy()}
+    loss = SURFACE(frame["n_params"].to_numpy(), frame["tokens"].to_numpy())
+    problems = [FitProblem(form, columns, loss, {}) for form in (BNSL, Doubled)]
+    tasks = [Task(problem, random_starts(problems[0], 4, seed=0), np.inf, np.ones(20)) for problem in problems]
+    for task, found in zip(tasks, minimise_together(tasks, max_steps=5), strict=True):
+        alone = minimise(task.problem, task.start, delta=np.inf, weights=task.weights, max_steps=5)
+        np.testing.assert_array_equal(found.theta, alone.theta)
+
+
 @pytest.mark.parametrize("delta", [np.inf, 1e-2, 1e-3])
 @pytest.mark.parametrize("log", [True, False])
 def test_optimum_is_no_worse_than_scipy_polished_from_it_and_has_no_slope(delta, log):
