@@ -135,9 +135,14 @@ class Task:
     def alike(self) -> Hashable:
         """Equal for tasks whose problems can be worked out at once, each on rows of its own."""
         kind = getattr(self.problem, "alike", None)
-        return id(self) if kind is None else (kind, self.robust)
+        return id(self) if kind is None else (kind, self.robust, self.squares)
+
+    @cached_property
+    def squares(self) -> bool:
+        """Whether every residual counts by its square."""
+        return bool(np.isinf(self.delta).all())
 
     @cached_property
     def robust(self) -> bool:
-        """Whether residuals beyond delta count less: not of least squares."""
+        """Whether every residual counts less beyond delta: not of least squares, nor where some rows have no delta."""
         return bool(np.isfinite(self.delta).all())

@@ -177,7 +177,7 @@ class _Block:
             own = theta[lo : (lo := lo + len(part))] if len(parts) > 1 else theta
             data = part.data
             residual, gradient, full = data.problem.residuals(own)
-            bounded = within(residual, data.delta) if data.robust else None
+            bounded = None if data.squares else within(residual, data.delta)
             values.append(huber_of(residual, residual if bounded is None else bounded, data.weights))
             made.append(Part(data, residual, bounded, gradient, None if full is gradient else full))
         value = _joined(values)
@@ -286,7 +286,7 @@ class _Block:
         weight = np.where(bounded == r, w, 0.0)
         if np.count_nonzero(damping):
             delta = part.data.delta
-            irls = w if part.bounded is None else w * (delta / np.maximum(np.abs(r), delta))
+            irls = w * (delta / np.maximum(np.abs(r), delta)) if part.data.robust else w
             weight += damping[:, None] * irls
         light = damping <= LIGHT
         curved = np.count_nonzero(light) if exact else 0

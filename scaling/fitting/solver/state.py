@@ -16,14 +16,15 @@ WHERE, IN_ROWS = ("theta", "value", "total"), ("residual", "bounded", "gradient"
 class Data:
     """The data of problems still being solved: of one task, or of tasks that are alike, with rows of their own each.
 
-    `delta` and `weights` are those of a `Task`; `own` is whether columns, losses, `delta` and `weights` have a row for
-    each problem. `number` tells one from another.
+    `delta`, `weights`, `robust` and `squares` are those of a `Task`; `own` is whether columns, losses, `delta` and
+    `weights` have a row for each problem. `number` tells one from another.
     """
 
     problem: Problem
     delta: float | Array
     weights: Array
     robust: bool
+    squares: bool
     own: bool
     number: int
 
@@ -31,7 +32,7 @@ class Data:
     def of(cls, tasks: Sequence[Task], number: int) -> "Data":
         first = tasks[0]
         if len(tasks) == 1:
-            return cls(first.problem, first.delta, first.weights, first.robust, False, number)
+            return cls(first.problem, first.delta, first.weights, first.robust, first.squares, False, number)
         counts = [len(task.start) for task in tasks]
         shapes = [(count, task.weights.shape[1]) for count, task in zip(counts, tasks, strict=True)]
         problem = first.problem.beside([task.problem for task in tasks], counts)  # type: ignore[attr-defined]
@@ -39,7 +40,7 @@ class Data:
             np.concatenate([np.broadcast_to(a, shape) for a, shape in zip(arrays, shapes, strict=True)])
             for arrays in ([task.delta for task in tasks], [task.weights for task in tasks])
         )
-        return cls(problem, delta, weights, first.robust, True, number)
+        return cls(problem, delta, weights, first.robust, first.squares, True, number)
 
     def take(self, keep: Array, count: int) -> "Data":
         """That of the problems at the places `keep` among as many as `count`."""
@@ -48,7 +49,7 @@ class Data:
         problem, delta = self.problem, self.delta
         if self.own:
             problem, delta = problem.take(keep), np.asarray(delta)[keep]  # type: ignore[attr-defined]
-        return Data(problem, delta, self.weights[keep], self.robust, self.own, self.number)
+        return Data(problem, delta, self.weights[keep], self.robust, self.squares, self.own, self.number)
 
 
 @dataclass
@@ -57,7 +58,7 @@ class Part:
 
     data: Data
     residual: Array
-    bounded: Array | None  # the residual within delta, None for least squares
+    bounded: Array | None  # the residual within delta, None where it is itself
     gradient: Array
     full: Array | None  # the gradient in every parameter of the form, None where that is `gradient`
 

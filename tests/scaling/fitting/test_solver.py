@@ -100,6 +100,20 @@ def test_a_law_with_a_formula_of_its_own_is_not_worked_out_by_that_of_the_law_it
         np.testing.assert_array_equal(found.theta, alone.theta)
 
 
+def test_rows_without_a_delta_leave_the_others_theirs():
+    """As priors do, which stand beside the rows of a fit."""
+    problem = make_problem(noise=0.02)
+    problem.loss[3] *= 1.5
+    squares = minimise(problem, start_at(problem), delta=np.inf, weights=np.ones(35))
+    mixed = np.r_[np.full(20, 1e-3), np.full(15, np.inf)]
+    found = minimise(problem, squares.theta, delta=mixed, weights=np.ones(35))
+    assert found.converged.all()
+    residual, gradient, _ = problem.residuals(found.theta)
+    assert abs(residual[0, 3]) > 0.1
+    assert found.value[0] == pytest.approx(huber(residual, np.ones(35), mixed)[0], rel=1e-12)
+    assert np.abs(gradient[0] @ np.clip(residual[0], -mixed, mixed)).max() < 1e-6
+
+
 @pytest.mark.parametrize("delta", [np.inf, 1e-2, 1e-3])
 @pytest.mark.parametrize("log", [True, False])
 def test_optimum_is_no_worse_than_scipy_polished_from_it_and_has_no_slope(delta, log):
