@@ -19,10 +19,10 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
@@ -223,7 +223,7 @@ def train_claimed(
     claim = store.claim(trunk_id)
     if claim is None:
         return
-    curves: list[RunningCurve] = []  # one, from the first row on
+    curve = cache(lambda: RunningCurve(claim))  # made when there is a row, or at the end
     try:
         with _heartbeat(claim) as progress:
             if pending := _left(work, store, where):
@@ -231,7 +231,7 @@ def train_claimed(
                 for cell in pending:
                     _require(claim, store)
                     store.start(work.listings[cell.run_id])
-                _train(work, pending, corpus, store, where, claim, progress, make, aside, curves)
+                _train(work, pending, corpus, store, where, claim, progress, make, aside, curve)
             claim.check()
             prune(claim.folder, unsettled(store, trunk_id))
     except ClaimLostError as error:
@@ -240,8 +240,7 @@ def train_claimed(
         if where.distributed != "none":
             raise SystemExit(1) from error  # as where a cell fails
     finally:
-        for curve in curves:
-            curve.end()
+        curve().end()
         claim.release()
 
 
@@ -278,7 +277,7 @@ def _train(
     progress: dict,
     make: "MakeLearner | None",
     aside: "Aside | None",
-    curves: list[RunningCurve],
+    curve: Callable[[], RunningCurve],
 ) -> None:
     """Train cells of one trunk, the shortest first; one that raises is recorded and the others go on without it.
 
@@ -305,9 +304,7 @@ def _train(
         progress.update({key: at[key] for key in ("run_id", "step", "tokens")})
         cell, so_far = by_id[at["run_id"]], at["measurements"]
         if so_far:
-            if not curves:
-                curves.append(RunningCurve(claim))
-            curves[0].follow(
+            curve().follow(
                 cell.run_id, len(so_far), lambda: run_rows(cell, corpus, so_far, state="running", device=where.device)
             )
         if trackers:
@@ -337,9 +334,8 @@ def _train(
                 ):
                     with beside():
                         _require(claim, store)
+                        curve().end()  # first: a trunk that is done would keep the file if it were killed in between
                         _settle(cell, rows, store, work)
-                        for curve in curves:
-                            curve.end()
                         if trackers and cell.run_id not in work.until:
                             trackers.finish(cell, rows)
                     pending.remove(cell)

@@ -11,6 +11,7 @@ import pytest
 
 from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.data import CorpusError
+from isoflop.experiments.store.running import CURVE_FILE
 from isoflop.experiments.store.store import Store, StoreError, create_store, open_store
 from isoflop.experiments.sweep import train_job as sweep
 from isoflop.experiments.sweep.launch import load
@@ -64,6 +65,25 @@ def test_a_process_whose_trunk_was_taken_over_ends_with_one_line_and_writes_noth
         "writes nothing more of it\n"
     )
     assert content() == then
+
+
+def test_no_cell_that_has_ended_has_a_curve_beside_it_even_if_the_process_is_killed_right_then(spec, monkeypatch):
+    store = create_store(spec.runs)
+    study, corpora = load(spec)
+    cells = next(iter(study.trunks.values()))
+    curve = store.trunk_folder(cells[0].trunk_id) / CURVE_FILE
+    curve.parent.mkdir(parents=True)
+    curve.write_text("{}")  # of a process that was killed before
+    settle, there = sweep._settle, []
+
+    def settled(*args):
+        there.append(curve.exists())
+        settle(*args)
+        there.append(curve.exists())
+
+    monkeypatch.setattr(sweep, "_settle", settled)
+    sweep.train_claimed(sweep.work_of(study, cells, spec.where), corpora, store, spec.where)
+    assert there == [False, False] * len(cells)
 
 
 def out_of_memory(monkeypatch, *, above: int):
