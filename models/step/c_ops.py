@@ -29,8 +29,8 @@ _ARGUMENTS = {
     "swiglu_backward": [_P, _P, _N, _N],
     "gelu": [_P, _P, _P, _N, _N, ctypes.c_int],
     "gelu_backward": [_P, _P, _N, _N],
-    "attend": [_P, _P, _P, _P, _P, _P, _P, _N, _N, _N, _N, ctypes.c_int],
-    "attend_backward": [_P, _P, _P, _P, _P, _P, _P, _N, _N, _N, _N],
+    "attend": [_P, _P, _P, _P, _P, _P, _N, _N, _N, _N, ctypes.c_int],
+    "attend_backward": [_P, _P, _P, _P, _P, _P, _N, _N, _N, _N],
     "recur": [_P, _P, _P, _P, _P, _N, _N, _N],
     "recur_backward": [_P, _P, _P, _P, _P, _N, _N, _N],
     "route": [_P, _P, _P, _P, _P, _N, _N, _N],
@@ -127,12 +127,11 @@ def attend(
     cos, sin = _tables(length, width) if rotary else (None, None)
     kept = batch * n_head if keep else 1
     y_DN = qkv_EN.new_empty(n_head * width, batch * length)
-    heads = qkv_EN.new_empty(kept * 3 * width * strips * _STRIP)
     weights = qkv_EN.new_empty(kept * strips * (strips + 1) // 2 * _STRIP**2)
-    _call("attend", qkv_EN, scale_N, cos, sin, y_DN, heads, weights, *sizes, int(keep))
+    _call("attend", qkv_EN, scale_N, cos, sin, y_DN, weights, *sizes, int(keep))
 
     def backward(dy_DN: Tensor) -> Tensor:
-        _call("attend_backward", dy_DN, scale_N, cos, sin, heads, weights, qkv_EN, *sizes)
+        _call("attend_backward", dy_DN, scale_N, cos, sin, weights, qkv_EN, *sizes)
         return qkv_EN
 
     return y_DN, backward
@@ -206,7 +205,7 @@ def score(logits_NV: Tensor, scale_N: Tensor, targets_N: Tensor) -> tuple[Tensor
 
 def _call(name: str, *arguments: Tensor | float | None) -> float:
     """Call a function of `kernels.c`: tensors are passed as pointers, numbers as they are."""
-    return _function(name)(*(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments))
+    return _function(name)(*[a.data_ptr() if isinstance(a, Tensor) else a for a in arguments])
 
 
 @cache

@@ -181,8 +181,8 @@ void swiglu(float *gate_up,     /* (2, F, N): gate, then up; with keep, becomes 
 void swiglu_backward(float *gate_up,        /* (2, F, N), the kept factors; becomes the gradient of gate, then of up */
                      const float *d_hidden, /* (F, N) */
                      size d_ff, size n) {
-    for (size half = 0; half < 2; half++)
-        for (size i = 0; i < d_ff * n; i++) gate_up[half * d_ff * n + i] *= d_hidden[i];
+    float *gate = gate_up, *up = gate_up + d_ff * n;
+    for (size i = 0; i < d_ff * n; i++) gate[i] *= d_hidden[i], up[i] *= d_hidden[i];
 }
 
 /* hidden = gelu(u), u = x scale, for LANES tokens; with keep, x becomes the factor that turns the gradient of hidden into
@@ -292,7 +292,7 @@ static void load_head(const float *from,   /* (K, T) of rows n floats apart */
                       const float *cosine, /* (K / 2, T), or NULL */
                       const float *sine,   /* (K / 2, T), or NULL */
                       float factor,
-                      float *to, /* (K, P), written; zeros beyond T */
+                      float *restrict to, /* (K, P), written; zeros beyond T */
                       size width, size length, size n) {
     const size pad = padded(length), half = width / 2;
     for (size k = 0; k < width; k++) {
@@ -351,30 +351,39 @@ static inline void products(const float *x, /* (K, P) */
     }
 }
 
-/* out[k, t] = sum over u < keys of weights[u, t] x[k, u], for a strip of queries t */
+enum { AT_ONCE = LANES / 4 }; /* features that are mixed while the weights are at hand */
+
+/* out[k, t] = sum over u < keys of weights[u, t] x[k, u], for a strip of queries t and a few features k */
+static inline __attribute__((always_inline)) void mixture_of(const float *weights, /* (keys, STRIP) */
+                                                             const float *x,       /* (features, P) */
+                                                             float *out, /* (features, STRIP), as x */
+                                                             size keys, size pad, const int features) {
+    enum { APART = 4 / PARTS }; /* keys that are summed apart: each sum waits for its last addition */
+    vec sums[AT_ONCE][PARTS][APART];
+    for (int j = 0; j < features; j++)
+        for (int p = 0; p < PARTS; p++)
+            for (int i = 0; i < APART; i++) sums[j][p][i] = all(0);
+    for (size u = 0; u < keys; u += APART)
+        for (int i = 0; i < APART; i++)
+            for (int p = 0; p < PARTS; p++) {
+                const vec a = AT(weights + (u + i) * STRIP + p * LANES);
+                for (int j = 0; j < features; j++) sums[j][p][i] += a * x[j * pad + u + i];
+            }
+    for (int j = 0; j < features; j++)
+        for (int p = 0; p < PARTS; p++) {
+            for (int i = 1; i < APART; i++) sums[j][p][0] += sums[j][p][i];
+            AT(out + j * pad + p * LANES) = sums[j][p][0];
+        }
+}
+
+/* mixture_of every feature */
 static inline void mixture(const float *weights, /* (keys, STRIP) */
                            const float *x,       /* (K, P) */
                            float *out,           /* (K, STRIP) of rows P apart, written */
                            size keys, size width, size pad) {
-    enum { APART = 4 / PARTS }; /* keys that are summed apart, and two features: eight sums at once */
-    for (size k = 0; k < width; k += 2) {
-        const size next = k + 1 < width; /* the second feature; the first again at the end of an odd width */
-        const float *first = x + k * pad, *second = first + next * pad;
-        vec sums[2][PARTS][APART];
-        for (int p = 0; p < PARTS; p++)
-            for (int i = 0; i < APART; i++) sums[0][p][i] = sums[1][p][i] = all(0);
-        for (size u = 0; u < keys; u += APART)
-            for (int i = 0; i < APART; i++)
-                for (int p = 0; p < PARTS; p++) {
-                    const vec a = AT(weights + (u + i) * STRIP + p * LANES);
-                    sums[0][p][i] += a * first[u + i], sums[1][p][i] += a * second[u + i];
-                }
-        for (int j = 0; j < 2; j++)
-            for (int p = 0; p < PARTS; p++) {
-                for (int i = 1; i < APART; i++) sums[j][p][0] += sums[j][p][i];
-                AT(out + (k + j * next) * pad + p * LANES) = sums[j][p][0];
-            }
-    }
+    size k = 0;
+    for (; k + AT_ONCE <= width; k += AT_ONCE) mixture_of(weights, x + k * pad, out + k * pad, keys, pad, AT_ONCE);
+    for (; k < width; k++) mixture_of(weights, x + k * pad, out + k * pad, keys, pad, 1);
 }
 
 /* mixture: out[k, t] = sum over u of weights[u, t] x[k, u]. So d_x[k, u] = sum over t of weights[u, t] d_out[k, t],
@@ -428,55 +437,66 @@ static inline void softmax_backward(float *d,            /* (t + STRIP, STRIP): 
     }
 }
 
-/* Causal attention over queries and keys, rotated unless cosine is NULL. With keep, heads and weights are kept for attend_backward; without,
-   they have room for one head alone. */
+/* load_head of the queries, the keys and the values of one head */
+static inline void load_heads(const float *qkv,    /* (3, K, T) of rows n floats apart, in parts `part` apart */
+                              const float *scale,  /* (T) */
+                              const float *cosine, /* (K / 2, T), or NULL */
+                              const float *sine,   /* (K / 2, T), or NULL */
+                              float *to,           /* (3, K, P), written */
+                              size width, size length, size n, size part) {
+    const size room = width * padded(length);
+    load_head(qkv, scale, cosine, sine, 1.0f / sqrtf(width), to, width, length, n);
+    load_head(qkv + part, scale, cosine, sine, 1.0f, to + room, width, length, n);
+    load_head(qkv + 2 * part, scale, NULL, NULL, 1.0f, to + 2 * room, width, length, n);
+}
+
+/* Causal attention over queries and keys, rotated unless cosine is NULL. With keep, qkv and weights are kept for
+   attend_backward; without, the weights have room for one head alone. */
 void attend(const float *qkv,    /* (3, H, K, N): q, k, v */
             const float *scale,  /* (N), that qkv is to be multiplied by */
             const float *cosine, /* (K / 2, T), or NULL */
             const float *sine,   /* (K / 2, T), or NULL */
             float *y,            /* (H, K, N), written */
-            float *heads,        /* (B, H, 3, K, P), written: q, k, v as load_head makes them */
-            float *weights,      /* (B, H, strip_at(P)), written: every strip's */
+            float *weights,      /* (H, B, strip_at(P)), written: every strip's */
             size batch, size n_head, size width, size length, int keep) {
     const size n = batch * length, pad = padded(length), part = n_head * width * n, room = width * pad;
-    float *out = malloc(room * sizeof(float));
-    for (size b = 0; b < batch; b++)
-        for (size h = 0; h < n_head; h++) {
-            const float *from = qkv + h * width * n + b * length, *s = scale + b * length;
-            float *q = heads, *k = q + room, *v = k + room;
-            load_head(from, s, cosine, sine, 1.0f / sqrtf(width), q, width, length, n);
-            load_head(from + part, s, cosine, sine, 1.0f, k, width, length, n);
-            load_head(from + 2 * part, s, NULL, NULL, 1.0f, v, width, length, n);
+    float *q = malloc(4 * room * sizeof(float)), *k = q + room, *v = k + room, *out = v + room;
+    for (size h = 0; h < n_head; h++)
+        for (size b = 0; b < batch; b++) {
+            const size at = h * width * n + b * length;
+            load_heads(qkv + at, scale + b * length, cosine, sine, q, width, length, n, part);
             for (size t = 0; t < pad; t += STRIP) {
                 float *strip = weights + strip_at(t);
                 products(k, q + t, strip, t + STRIP, width, pad);
                 softmax(strip, t);
                 mixture(strip, v, out + t, t + STRIP, width, pad);
             }
-            for (size i = 0; i < width; i++)
-                memcpy(y + (h * width + i) * n + b * length, out + i * pad, length * sizeof(float));
-            if (keep) heads += 3 * room, weights += strip_at(pad);
+            for (size i = 0; i < width; i++) memcpy(y + at + i * n, out + i * pad, length * sizeof(float));
+            if (keep) weights += strip_at(pad);
         }
-    free(out);
+    free(q);
 }
 
-/* attend, line by line from its last: the gradient of qkv, before it was multiplied by the scale. */
+/* attend, its heads loaded again, then line by line from its last: the gradient of qkv, before it was multiplied by the
+   scale. */
 void attend_backward(const float *dy,      /* (H, K, N) */
                      const float *scale,   /* (N) */
                      const float *cosine,  /* (K / 2, T), or NULL */
                      const float *sine,    /* (K / 2, T), or NULL */
-                     const float *heads,   /* (B, H, 3, K, P), kept by attend */
-                     const float *weights, /* (B, H, strip_at(P)), kept by attend */
-                     float *d_qkv,         /* (3, H, K, N), written */
+                     const float *weights, /* (H, B, strip_at(P)), kept by attend */
+                     float *qkv,           /* (3, H, K, N), kept by attend; becomes its gradient */
                      size batch, size n_head, size width, size length) {
     const size n = batch * length, pad = padded(length), part = n_head * width * n, room = width * pad;
-    float *d_scores = malloc((strip_at(pad) + 4 * room) * sizeof(float));
-    float *dout = d_scores + strip_at(pad), *dq = dout + room, *dk = dq + room, *dv = dk + room;
-    for (size b = 0; b < batch; b++)
-        for (size h = 0; h < n_head; h++) {
-            const float *q = heads, *k = q + room, *v = k + room, *s = scale + b * length;
+    float *d_scores = malloc((strip_at(pad) + 7 * room) * sizeof(float));
+    float *q = d_scores + strip_at(pad), *k = q + room, *v = k + room;
+    float *dout = v + room, *dq = dout + room, *dk = dq + room, *dv = dk + room;
+    for (size h = 0; h < n_head; h++)
+        for (size b = 0; b < batch; b++) {
+            const size at = h * width * n + b * length;
+            const float *s = scale + b * length;
+            load_heads(qkv + at, s, cosine, sine, q, width, length, n, part);
             for (size i = 0; i < width; i++) {
-                memcpy(dout + i * pad, dy + (h * width + i) * n + b * length, length * sizeof(float));
+                memcpy(dout + i * pad, dy + at + i * n, length * sizeof(float));
                 memset(dout + i * pad + length, 0, (pad - length) * sizeof(float));
             }
             for (size t = 0; t < pad; t += STRIP) {
@@ -488,11 +508,10 @@ void attend_backward(const float *dy,      /* (H, K, N) */
             }
             over_queries(d_scores, q, dk, width, pad);   /* products(k, q + t, strip): of k */
             over_queries(weights, dout, dv, width, pad); /* mixture(strip, v, out + t): of v */
-            float *to = d_qkv + h * width * n + b * length;
-            store_head(dq, s, cosine, sine, 1.0f / sqrtf(width), to, width, length, n);
-            store_head(dk, s, cosine, sine, 1.0f, to + part, width, length, n);
-            store_head(dv, s, NULL, NULL, 1.0f, to + 2 * part, width, length, n);
-            heads += 3 * room, weights += strip_at(pad);
+            store_head(dq, s, cosine, sine, 1.0f / sqrtf(width), qkv + at, width, length, n);
+            store_head(dk, s, cosine, sine, 1.0f, qkv + at + part, width, length, n);
+            store_head(dv, s, NULL, NULL, 1.0f, qkv + at + 2 * part, width, length, n);
+            weights += strip_at(pad);
         }
     free(d_scores);
 }

@@ -81,30 +81,34 @@ static inline void store_some(float *to, vec x, int64_t count) {
 #endif
 }
 
+/* The sums of neighbouring lanes of each four: two of a's, then two of b's. */
+static inline vec sum_pairs(vec a, vec b) {
+#if LANES == 16
+    return SHUFFLE(a, b, 0, 2, 16, 18, 4, 6, 20, 22, 8, 10, 24, 26, 12, 14, 28, 30) +
+           SHUFFLE(a, b, 1, 3, 17, 19, 5, 7, 21, 23, 9, 11, 25, 27, 13, 15, 29, 31);
+#else
+    return SHUFFLE(a, b, 0, 2, 8, 10, 4, 6, 12, 14) + SHUFFLE(a, b, 1, 3, 9, 11, 5, 7, 13, 15);
+#endif
+}
+
+/* The sums of neighbouring fours, lane by lane: those of a, then those of b. */
+static inline vec sum_fours(vec a, vec b) {
+#if LANES == 16
+    return SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+           SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+#else
+    return SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11) + SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+#endif
+}
+
 /* Lane i of the result is the sum over the lanes of a[i]. Overwrites a. Each pass halves the number of vectors, and
    doubles the lanes that an element sums. */
 static inline vec lanes_to_rows(vec *a) {
-#if LANES == 16
-    for (int i = 0; i < 8; i++)
-        a[i] = SHUFFLE(a[2 * i], a[2 * i + 1], 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30) +
-               SHUFFLE(a[2 * i], a[2 * i + 1], 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
-    for (int i = 0; i < 4; i++)
-        a[i] = SHUFFLE(a[2 * i], a[2 * i + 1], 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
-               SHUFFLE(a[2 * i], a[2 * i + 1], 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
-    for (int i = 0; i < 2; i++)
-        a[i] = SHUFFLE(a[2 * i], a[2 * i + 1], 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27) +
-               SHUFFLE(a[2 * i], a[2 * i + 1], 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
-    return SHUFFLE(a[0], a[1], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
-           SHUFFLE(a[0], a[1], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
-#else
-    for (int i = 0; i < 4; i++)
-        a[i] = SHUFFLE(a[2 * i], a[2 * i + 1], 0, 8, 2, 10, 4, 12, 6, 14) +
-               SHUFFLE(a[2 * i], a[2 * i + 1], 1, 9, 3, 11, 5, 13, 7, 15);
-    for (int i = 0; i < 2; i++)
-        a[i] = SHUFFLE(a[2 * i], a[2 * i + 1], 0, 1, 8, 9, 4, 5, 12, 13) +
-               SHUFFLE(a[2 * i], a[2 * i + 1], 2, 3, 10, 11, 6, 7, 14, 15);
-    return SHUFFLE(a[0], a[1], 0, 1, 2, 3, 8, 9, 10, 11) + SHUFFLE(a[0], a[1], 4, 5, 6, 7, 12, 13, 14, 15);
-#endif
+    for (int i = 0; i < LANES / 2; i++) a[i] = sum_pairs(a[2 * i], a[2 * i + 1]);
+    for (int i = 0; i < LANES / 4; i++) a[i] = sum_pairs(a[2 * i], a[2 * i + 1]);
+    for (int i = 0; i < LANES / 8; i++) a[i] = sum_fours(a[2 * i], a[2 * i + 1]);
+    for (int i = 0; i < LANES / 16; i++) a[i] = sum_fours(a[2 * i], a[2 * i + 1]);
+    return a[0];
 }
 
 static inline float sum(vec x) {
