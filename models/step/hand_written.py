@@ -71,8 +71,8 @@ class Stack:
         logits_NV, scale_N, head_backward = self._forward(inputs_BT, undo=undo)
         loss, dlogits_NV = self.ops.cross_entropy(logits_NV, scale_N, _flat(targets_BT))
         dx_DN = head_backward(dlogits_NV.t(), None)
-        for backward in reversed(undo):
-            dx_DN = backward(dx_DN)
+        while undo:  # what a part kept is free for the parts before it
+            dx_DN = undo.pop()(dx_DN)
         self.embedding.backward(_flat(inputs_BT), inputs_BT.shape, dx_DN)
         return loss
 
