@@ -10,6 +10,8 @@ import time
 
 LOOK_SECONDS = 1.0  # between looks of a worker at its parent
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+_LARGEST = 2**25  # that glibc accepts as the latter
+_MADV_HUGEPAGE, _HUGE_PAGE = 14, 2**21  # of madvise(2)
 
 configured = False  # whether `configure_process` has been called
 
@@ -70,4 +72,20 @@ def keep_freed_memory() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_TRIM_THRESHOLD, 2**30)
-        libc.mallopt(_M_MMAP_THRESHOLD, 2**25)  # the largest that glibc accepts
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST)
+        _widen_pages(libc)
+
+
+def _widen_pages(libc: ctypes.CDLL) -> None:
+    """Have the next 128 MiB of the heap in pages of 2 MiB, where Linux has them for who asks: a step reads rows of
+    activations that lie in as many small pages as the processor can look up at once. Nothing is held until it is used.
+    """
+    libc.malloc.restype = ctypes.c_void_p
+    libc.free.argtypes, libc.madvise.argtypes = [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    size = _LARGEST - 2**12  # a larger block would not be of the heap
+    blocks = [block for _ in range(4) if (block := libc.malloc(size))]
+    for block in blocks:
+        begin, end = -(-block // _HUGE_PAGE) * _HUGE_PAGE, (block + size) // _HUGE_PAGE * _HUGE_PAGE
+        libc.madvise(begin, end - begin, _MADV_HUGEPAGE)
+    for block in blocks:
+        libc.free(block)
