@@ -3,9 +3,10 @@
 `make bench`, or `python -m tests.bench.step [rounds] [names]`. Same architecture, batch and tokens, one thread,
 processor time; each round starts a process per contender, in turn, since an allocator is a matter of the whole process.
 The peer is eager autograd through the same model, gathers its batch row by row, zeroes, clips and updates with torch's
-AdamW; once with glibc's thresholds as they are and once with ours. Of the Transformer of default parts also the time of
-its linear products alone, same shapes, layouts and buffers, by torch's library or by that of `blas`, whichever is
-faster here, as a share of the step's.
+AdamW; once with glibc's thresholds as they are and once with ours. Of the Transformer of default parts also a loop
+through torch.compile, with fused AdamW, batches gathered at once and our thresholds; and the time of its linear
+products alone, same shapes, layouts and buffers, by torch's library or by that of `blas`, whichever is faster here, as
+a share of the step's.
 """
 
 import json
@@ -34,7 +35,8 @@ OTHERS: dict[str, tuple[tuple[int, int, int], dict]] = {
 }
 VOCABULARY, LENGTH, BATCH = 256, 64, 8
 CEILINGS = ("torch's products", "our products")
-CONTENDERS = ("peer", "peer+malloc", "ours", *CEILINGS)
+CONTENDERS = ("peer", "peer+malloc", "compiled", "ours", *CEILINGS)
+DEFAULT_ONLY = ("compiled", *CEILINGS)
 SECONDS = 0.7  # of every measurement
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 TOKENS = np.random.default_rng(0).integers(0, VOCABULARY, 1_000_000).astype(np.uint16)
@@ -45,6 +47,16 @@ def peer(name: str) -> Callable[[], object]:
     from tests.support.training.plain_loop import PlainLoop
 
     loop = PlainLoop(_config(name), TOKENS, batch_size=BATCH)
+    return lambda: loop.step(1e-3)
+
+
+def compiled(name: str) -> Callable[[], object]:
+    """A step of the tuned loop, its compilation behind it."""
+    from tests.support.training.plain_loop import CompiledLoop
+
+    loop = CompiledLoop(_config(name), TOKENS, batch_size=BATCH)
+    for _ in range(15):
+        loop.step(1e-3)
     return lambda: loop.step(1e-3)
 
 
@@ -101,10 +113,11 @@ def one(contender: str, names: list[str]) -> dict[str, tuple[float, float]]:
         configure_process(1)
     make = {
         "ours": ours,
+        "compiled": compiled,
         "torch's products": lambda name: products(name, torch.mm),
         "our products": lambda name: products(name, blas.product),
     }.get(contender, peer)
-    return {name: _timed(make(name)) for name in names if name in SHAPES or contender not in CEILINGS}
+    return {name: _timed(make(name)) for name in names if name in SHAPES or contender not in DEFAULT_ONLY}
 
 
 def _timed(step: Callable[[], object]) -> tuple[float, float]:
@@ -123,7 +136,7 @@ def measure(rounds: int, names: list[str]) -> pd.DataFrame:
     rows = []
     for number in range(rounds):
         for contender in CONTENDERS:
-            if contender in CEILINGS and not {*names} & {*SHAPES}:
+            if contender in DEFAULT_ONLY and not {*names} & {*SHAPES}:
                 continue
             command = [sys.executable, "-m", "tests.bench.step", "--one", contender, *names]
             done = subprocess.run(command, env=os.environ | ONE_THREAD, cwd=ROOT, check=True, stdout=subprocess.PIPE)
@@ -155,7 +168,7 @@ def main() -> None:
         least = rows.groupby("contender")["min"].min()
         listed = [contender for contender in CONTENDERS if contender in medians]
         print(f"{name:14s}", "  ".join(f"{c} {least[c]:.2f} ({medians[c].median():.2f})" for c in listed))
-        for contender in ("peer", "peer+malloc"):
+        for contender in [c for c in ("peer", "peer+malloc", "compiled") if c in medians]:
             ratios = medians[contender] / medians["ours"]
             print(f"{'':14s} {ratios.median():.2f}x the {contender} [{ratios.min():.2f}, {ratios.max():.2f}]")
         if name in SHAPES:

@@ -20,6 +20,8 @@ from isoflop.models.parametrization import initialize, parameter_groups
 class PlainLoop:
     """A model in training, one `step(learning_rate)` at a time."""
 
+    fused: bool | None = None  # of torch's AdamW
+
     def __init__(self, config: ModelConfig, tokens: np.ndarray, *, batch_size: int, seed: int = 0) -> None:
         torch.manual_seed(seed)
         self.model, self.tokens = initialize(build_model(config), seed), tokens
@@ -30,6 +32,7 @@ class PlainLoop:
             [{"params": list(g.parameters), "multiplier": g.lr_multiplier} for g in groups],
             betas=(0.9, 0.95),
             weight_decay=0.0,
+            fused=self.fused,
         )
 
     def step(self, learning_rate: float) -> None:
@@ -66,3 +69,20 @@ class PlainLoop:
             for part in windows.split(32)
         ]
         return float(sum(sums)) / windows[:, 1:].numel()
+
+
+class CompiledLoop(PlainLoop):
+    """The loop of who tunes it: the model through torch.compile, AdamW in one pass, a batch gathered at once."""
+
+    fused = True
+
+    def __init__(self, config: ModelConfig, tokens: np.ndarray, *, batch_size: int, seed: int = 0) -> None:
+        super().__init__(config, tokens, batch_size=batch_size, seed=seed)
+        self.forward = torch.compile(self.model)
+        self.read = torch.from_numpy(tokens.astype(np.int64))
+
+    def _batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        size, length = self.shape
+        starts = torch.randint(len(self.tokens) - length, (size, 1))
+        rows = self.read[starts + torch.arange(length + 1)]
+        return rows[:, :-1], rows[:, 1:].contiguous()
