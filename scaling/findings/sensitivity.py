@@ -74,9 +74,10 @@ def _without_budgets(data: Points) -> Iterator[tuple[str, Points]]:
         return
     for k in range(1, min(MOST_DROPPED, len(groups) - 2) + 1):
         kept = pd.concat(groups[k:], ignore_index=True)
-        yield f"without the smallest {k if k > 1 else 'budget'}", replace(data, frame=kept)
+        yield f"without the smallest {k if k > 1 else 'budget'}", replace(data, frame=kept).in_order()
     if len(groups) > 2:
-        yield "without the largest budget", replace(data, frame=pd.concat(groups[:-1], ignore_index=True))
+        kept = pd.concat(groups[:-1], ignore_index=True)
+        yield "without the largest budget", replace(data, frame=kept).in_order()
 
 
 def chinchilla_sensitivity(

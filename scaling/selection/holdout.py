@@ -138,7 +138,7 @@ def hold_out(
             f"{len(below)} budgets lie up to {budgets_above:g} FLOPs and {len(above)} above: "
             f"choose a threshold between {means[0]:.3g} and {means[-1]:.3g}"
         )
-    known, held_out = _subset(data, below), {_budget(g) for g in budget_groups(_subset(data, above))}
+    known, held_out = _subset(data, below).in_order(), {_budget(g) for g in budget_groups(_subset(data, above))}
     profiles = [p for p in isoflop_profiles(data) if p.flops in held_out]
     forecasts, failed = {}, {}
     for law in candidates(data) if laws is None else laws:
