@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from isoflop import example
 from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.sections import scoreboard, section, verdict
 from isoflop.scaling.approaches.approaches import Approaches
 from isoflop.scaling.approaches.envelope import Envelope
+from isoflop.scaling.fitting import kept_searches
 
 
 @pytest.fixture
@@ -56,3 +58,15 @@ def test_the_envelope_of_the_approaches_is_the_one_that_is_drawn(sweep):
     evidence.done["approaches"] = Approaches((), {}, None, {}, None)
     with pytest.raises(UnsupportedError, match="no training curves"):
         _ = evidence.envelope
+
+
+def test_the_runs_below_the_largest_budget_are_searched_once_wherever_their_rows_are(monkeypatch):
+    evidence = Evidence(example("quick").sample(frac=1.0, random_state=1), law="chinchilla")
+    with kept_searches.keep_searches():
+        below = len(evidence.scoreboard.origins[-1].known)
+        rows, search = [], kept_searches.search
+        monkeypatch.setattr(kept_searches, "search", lambda *a, **k: rows.append(len(a[0].loss)) or search(*a, **k))
+        _ = evidence.held_out, evidence.sensitivity
+    assert below < len(evidence.points)
+    assert rows
+    assert below not in rows
