@@ -83,15 +83,11 @@ class Trunks:
 
         `factors` are the Cholesky factors (g, n, n) of the trunks of each length.
         """
-        count, others = len(self.lengths), columns.shape[1] - 1
-        gram, slope, square = np.empty((count, others, others)), np.empty((count, others)), np.empty(count)
+        products = np.empty((len(self.lengths), columns.shape[1], columns.shape[1]))
         for (which, rows), factor in zip(self.alike, factors, strict=True):
             white = np.linalg.solve(factor, columns[rows])
-            first, last = white[..., :-1], white[..., -1:]
-            gram[which] = first.swapaxes(1, 2) @ first
-            slope[which] = (first.swapaxes(1, 2) @ last)[..., 0]
-            square[which] = (last.swapaxes(1, 2) @ last)[:, 0, 0]
-        return gram, slope, square
+            products[which] = white.swapaxes(1, 2) @ white
+        return products[:, :-1, :-1], products[:, :-1, -1], products[:, -1, -1]
 
 
 def in_order(first: Any, more: Array) -> Any:
