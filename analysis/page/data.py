@@ -47,7 +47,7 @@ def datasets(e: Evidence) -> dict[str, list[dict]]:
         fits = {law: fit for law in laws if (fit := _fit(e, law, data)) is not None}
         made["points"].append(_points(data, fits, budgets))
         made["frontier"] += _frontiers(e, fits)
-        made["optima"].append(_optima(data))
+        made["optima"].append(_optima(e, data))
     return {name: list(records(frames)) for name, frames in made.items()}
 
 
@@ -136,12 +136,13 @@ def _frontier(fit: Fit, law: str, draws: Draws | None) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _optima(data: Points) -> pd.DataFrame:
+def _optima(e: Evidence, data: Points) -> pd.DataFrame:
     """The optimum of each budget by its profile."""
     try:
-        profiles = [p for p in isoflop_profiles(data) if _sizes(p.frame) > 2 and np.isfinite(p.n_opt)]
+        found = e.profiles if data is e.points else isoflop_profiles(data)
     except ValueError:
-        profiles = []
+        found = []
+    profiles = [p for p in found if _sizes(p.frame) > 2 and np.isfinite(p.n_opt)]
     return pd.DataFrame(
         [
             {"convention": convention_name(data), "flops": p.flops, "n_params": p.n_opt, "tokens": p.tokens_opt,

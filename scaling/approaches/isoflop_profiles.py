@@ -67,9 +67,10 @@ def isoflop_profiles(
         raise ValueError(f"method {method!r}: choose one of {', '.join(METHODS)}")
     budgets = [g for g in budget_groups(points, tolerance) if g["n_params"].nunique() > 1]
     reach = WINDOWS[method] if window is None else window
-    marked = [g.assign(used=_in_window(g, reach)) for g in budgets]
+    windows = [_window(g, reach) for g in budgets]
+    marked = [g.assign(used=used) for g, (used, _, _) in zip(budgets, windows, strict=True)]
     shape = fit_shape([g[g["used"]] for g in marked], points.cost) if method != "parabola" else None
-    found = [_profile(g, points.cost, method, shape) for g in marked]
+    found = [_profile(g, x, y, points.cost, method, shape) for g, (_, x, y) in zip(marked, windows, strict=True)]
     if method == "akima":
         return found
     found = _steep_alike(found)
@@ -93,16 +94,18 @@ def budget_groups(points: Points, tolerance: float = 0.05) -> list[pd.DataFrame]
 def parabola_bias(profile: IsoflopProfile, *, window: float | None = None) -> float:
     """ln of (vertex of the parabola / optimum) on noise-free points of an exact profile, at the same sizes."""
     frame = profile.frame.assign(loss=profile.curve(profile.frame["n_params"].to_numpy(float)))
-    x, y = _by_size(frame[_in_window(frame, WINDOWS["parabola"] if window is None else window)])
+    _, x, y = _window(frame, WINDOWS["parabola"] if window is None else window)
     a, b, _ = np.polyfit(x, y, 2)
     return float(-b / (2 * a) - np.log(profile.n_opt)) if a > 0 else float("nan")
 
 
-def _profile(frame: pd.DataFrame, cost: Cost, method: str, shape: ProfileShape | None) -> IsoflopProfile:
+def _profile(
+    frame: pd.DataFrame, x: np.ndarray, y: np.ndarray, cost: Cost, method: str, shape: ProfileShape | None
+) -> IsoflopProfile:
+    """The profile of a budget by its frame and, of the sizes in use, ln size and loss."""
     flops = float(np.exp(np.log(frame["flops"]).mean()))
     seen = frame[frame["used"]]
     curve: Curve
-    x, y = _by_size(seen)
     if len(x) < MIN_SIZES:
         log_n, sd, curve, reason = np.nan, np.nan, _nowhere, f"{len(x)} sizes, a minimum needs at least {MIN_SIZES}"
     elif method == "exact":
@@ -199,11 +202,13 @@ def _by_size(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return np.log(mean.index.to_numpy(float)), mean.to_numpy(float)
 
 
-def _in_window(frame: pd.DataFrame, window: float, at_least: int = 5) -> np.ndarray:
+def _window(frame: pd.DataFrame, window: float, at_least: int = 5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which rows lie within a factor of size of the lowest, or are of the nearest sizes; ln size and loss of these."""
     x, y = _by_size(frame)
     lowest = x[np.argmin(y)]
-    reach = max(np.log(window), np.sort(np.abs(x - lowest))[min(at_least, len(x)) - 1])
-    return np.abs(np.log(frame["n_params"].to_numpy(float)) - lowest) <= reach * (1 + 1e-9)
+    reach = max(np.log(window), np.sort(np.abs(x - lowest))[min(at_least, len(x)) - 1]) * (1 + 1e-9)
+    used, near = (np.abs(sizes - lowest) <= reach for sizes in (np.log(frame["n_params"].to_numpy(float)), x))
+    return used, x[near], y[near]
 
 
 def _akima(x: np.ndarray, y: np.ndarray, noise: np.ndarray) -> tuple[float, float, Curve, str]:
