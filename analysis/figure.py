@@ -3,18 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 from zlib import Z_RLE
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
-from matplotlib.backends.backend_mixed import MixedModeRenderer
-from matplotlib.backends.backend_svg import RendererSVG
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Drawing
-from matplotlib.font_manager import FontProperties
-from matplotlib.mathtext import MathTextParser
 
 from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.style import losses_in
@@ -29,7 +25,6 @@ _METADATA = {
 }
 # Drawings are runs of equal bytes: this takes half the time.
 _ENCODED: dict[str, dict[str, Any]] = {"png": {"pil_kwargs": {"compress_type": Z_RLE}}}
-POINTS = 72  # to an inch
 LAST = 1000
 
 
@@ -95,53 +90,8 @@ def _lay_out(figure: Drawing) -> None:
     engine = figure.get_layout_engine()
     if engine is None:
         return
-    _Canvas(figure)
+    FigureCanvasAgg(figure)
     before, figure.dpi = figure.dpi, mpl.rcParams["savefig.dpi"]
     engine.execute(figure)
     figure.dpi = before
     figure.set_layout_engine(None)
-
-
-class _Formulas:
-    """A parser that reads each formula once for all figures: they are dear, and those of ticks the same on most."""
-
-    kept: ClassVar[dict[str, "_Formulas"]] = {}  # by the format
-
-    def __init__(self, parser: MathTextParser) -> None:
-        self._parser, self._read = parser, dict[Any, Any]()
-
-    @classmethod
-    def of(cls, form: str, parser: MathTextParser) -> Any:
-        """That of all figures of a format, where `parser` is one of its first."""
-        return cls.kept.setdefault(form, cls(parser))
-
-    def parse(self, s: str, dpi: float = 72, prop: FontProperties | None = None, **how: Any) -> Any:
-        """What the parser makes of a formula, under the settings of text as they are."""
-        looks = [mpl.rcParams[name] for name in ("text.antialiased", "text.hinting", "mathtext.default")]
-        key = (s, dpi, prop and prop.copy(), *how.values(), *looks)
-        if key not in self._read:
-            self._read[key] = self._parser.parse(s, dpi, prop, **how)
-        return self._read[key]
-
-
-class _Canvas(FigureCanvasAgg):
-    """A canvas for png and svg whose texts read their formulas once."""
-
-    def get_renderer(self) -> RendererAgg:
-        renderer = super().get_renderer()
-        if not isinstance(renderer.mathtext_parser, _Formulas):
-            renderer.mathtext_parser = _Formulas.of("png", renderer.mathtext_parser)
-        return renderer
-
-    def print_svg(self, filename: str | Path, *, metadata: dict[str, Any] | None = None, **_: Any) -> None:
-        """Draw at the 72 points to an inch of this format, as matplotlib's own canvas for it does."""
-        figure, dpi = self.figure, self.figure.dpi
-        figure.dpi = POINTS
-        width, height = figure.get_size_inches()
-        with open(filename, "w", encoding="utf-8") as file:
-            drawn = RendererSVG(width * POINTS, height * POINTS, file, image_dpi=dpi, metadata=metadata)
-            texts = drawn._text2path
-            texts.mathtext_parser = _Formulas.of("svg", texts.mathtext_parser)
-            renderer = MixedModeRenderer(figure, width, height, dpi, drawn)
-            figure.draw(renderer)  # type: ignore[arg-type]  # it hands what is not rasterised on to one
-            renderer.finalize()

@@ -37,6 +37,8 @@ ACCENT = "#c8442b"  # what was predicted, against the dark-to-light scale of wha
 TONES = ("#97c7a4", "#62aa9c", "#3c8a95", "#2c688a", "#2a4676", "#231f4d", "#140f2b")
 COMPUTE_MAP = LinearSegmentedColormap.from_list("isoflop", TONES)
 LOSS_MAP = LinearSegmentedColormap.from_list("isoflop-loss", mpl.colormaps["magma_r"](np.linspace(0.02, 0.92, 64)))
+# Characters, not formulas of matplotlib: those must be read, and set.
+_RAISED = str.maketrans("0123456789-", "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b")
 _RC: dict[Any, Any] = {
     "figure.constrained_layout.use": True,
     "figure.dpi": 100,
@@ -69,7 +71,6 @@ _RC: dict[Any, Any] = {
     "lines.markersize": 4,
     "legend.frameon": False,
     "legend.fontsize": 8,
-    "mathtext.default": "regular",
     "svg.hashsalt": "isoflop",
     "svg.fonttype": "path",
     "pdf.fonttype": 42,
@@ -147,11 +148,10 @@ def count(value: float, digits: int = 3) -> str:
 
 
 def flops(value: float) -> str:
-    """A FLOP count as mathtext: $10^{12}$, $3\\times10^{10}$."""
+    """A FLOP count as a power of ten with raised digits: 10\u00b9\u00b2, 3\u00d710\u00b9\u2070."""
     mantissa, exponent = f"{value:.1e}".split("e")
-    if mantissa == "1.0":
-        return f"$10^{{{int(exponent)}}}$"
-    return f"${mantissa.removesuffix('.0')}\\times10^{{{int(exponent)}}}$"
+    power = f"10{str(int(exponent)).translate(_RAISED)}"
+    return power if mantissa == "1.0" else f"{mantissa.removesuffix('.0')}\u00d7{power}"
 
 
 class LogTicks(Locator):
@@ -233,7 +233,7 @@ def label_ends(ax: Axes, ends: Sequence[End], *, size: float = 7.5) -> None:
         return
     x, y = np.array([e[0] for e in ends], float), np.array([e[1] for e in ends], float)
     place = ax.transData.transform(np.column_stack([x, y])) * 72 / ax.figure.dpi
-    width = size * 0.6 * max(len(_plain(e[2])) for e in ends)
+    width = size * 0.6 * max(len(e[2]) for e in ends)
     shift = _spread(place, width=width, height=size * 1.25)
     for (px, py, text, color), dy in zip(ends, shift, strict=True):
         ax.annotate(
@@ -251,7 +251,7 @@ def crowded(ax: Axes, ends: Sequence[End], curves: Sequence[np.ndarray]) -> bool
     covered = 0
     for i, (x, y, text, _) in enumerate(ends):
         left, middle = ax.transData.transform((x, y)) * scale
-        width = 4 + 0.6 * size * len(_plain(text))
+        width = 4 + 0.6 * size * len(text)
         others = np.concatenate([p for k, p in enumerate(place) if k != i] or [np.empty((0, 2))])
         inside = (
             (others[:, 0] > left + 3) & (others[:, 0] < left + width) & (np.abs(others[:, 1] - middle) < 0.6 * size)
@@ -274,10 +274,6 @@ def _spread(place: np.ndarray, *, width: float, height: float) -> np.ndarray:
         if not moved:
             break
     return y - place[:, 1]
-
-
-def _plain(text: str) -> str:
-    return text.replace("$", "").replace("\\times", "x").replace("{", "").replace("}", "").replace("^", "")
 
 
 def note(ax: Axes, text: str, *, where: str = "upper right", color: Color = MUTED) -> None:

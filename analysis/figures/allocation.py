@@ -33,6 +33,7 @@ OVERLAID = ("kaplan-2020", "hoffmann-2022", "porian-2024")
 REACH = 10  # how far beyond the largest compute a law is drawn
 _AXIS = {"n_params": "optimal model size N* (parameters)", "tokens": "optimal training tokens D*"}
 _LETTER = {"n_params": ("N", "a"), "tokens": ("D", "b")}
+_POWER = {"a": "C\u1d43", "b": "C\u1d47"}  # the letter raised
 
 
 def allocation_frame(
@@ -92,12 +93,12 @@ def _exponent_text(fit: Fit, draws: Draws | None, letter: str, exponent: str) ->
     value = fit.law.exponents(fit.cost).get(exponent)
     if value is None:
         return ""
-    text = f"${letter}^* \\propto C^{{{value:.3f}}}$"
+    text = f"{letter}* \u221d {_POWER[exponent]}, {exponent} = {value:.3f}"
     if fit.problem.tied:
         text += "\nby the form of the law: its exponents are tied"
     if draws is None or fit.problem.tied:
         return text
-    return f"{text}  {interval(*draws.interval(exponent, level=LEVEL))}\n{LEVEL:.0%} {draws.kind} by {draws.by}"
+    return f"{text} {interval(*draws.interval(exponent, level=LEVEL))}\n{LEVEL:.0%} {draws.kind} by {draws.by}"
 
 
 def _profile_optima(ax: Axes, profiles: Sequence[IsoflopProfile], quantity: str) -> None:

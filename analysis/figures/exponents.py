@@ -74,8 +74,8 @@ def plot_exponents(draws: Draws, names: tuple[str, str] = ("alpha", "beta"), *, 
 def _label(name: str) -> str:
     known = {
         "E": loss_label("irreducible loss E"),
-        "alpha": r"$\alpha$, exponent of model size",
-        "beta": r"$\beta$, exponent of tokens",
+        "alpha": "\u03b1, exponent of model size",
+        "beta": "\u03b2, exponent of tokens",
     }
     return known.get(name, name)
 

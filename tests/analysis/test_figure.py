@@ -1,4 +1,4 @@
-"""A figure is saved as matplotlib saves it, with formulas read once and no look at labels for the title."""
+"""A figure is saved as matplotlib saves it, laid out once for all formats and with no look at labels for the title."""
 
 from zlib import Z_RLE
 
@@ -28,7 +28,7 @@ def drawn(seed: int) -> Figure:
 def test_the_files_are_those_of_matplotlib(form, tmp_path):
     runs = {"pil_kwargs": {"compress_type": Z_RLE}}  # another encoding of the same pixels, at half the time
     how = {"png": {"metadata": {"Software": None}, **runs}, "svg": {"metadata": {"Date": None, "Creator": None}}}[form]
-    for seed in (1, 2):  # the second finds the formulas of the first
+    for seed in (1, 2):
         with style():
             save(drawn(seed).axes[0], tmp_path / f"ours.{form}")
             with mpl.rc_context({"axes.titley": None}):
