@@ -71,6 +71,7 @@ _RC: dict[Any, Any] = {
     "lines.markersize": 4,
     "legend.frameon": False,
     "legend.fontsize": 8,
+    "text.hinting": "none",
     "svg.hashsalt": "isoflop",
     "svg.fonttype": "path",
     "pdf.fonttype": 42,

@@ -53,7 +53,7 @@ def plot_scoreboard(board: Scoreboard, *, ax: Axes | None = None) -> Axes:
     for y, why in zip(place[len(scored) :], frame["refused"].iloc[len(scored) :], strict=True):
         ax.annotate(f"refused: {_short(why)}", (0, y), xycoords=ax.get_yaxis_transform(), xytext=(4, 0),
                     textcoords="offset points", va="center", fontsize=7, color=INK)  # fmt: skip
-    ax.set_xlabel(f"mean |error| of the next runs' loss (%, bars 1 se), {len(board.origins)} rolling origins")
+    ax.set_xlabel(f"mean |error| of next runs' loss (%, bars 1 se), {len(board.origins)} rolling origins")
     ax.grid(axis="y", visible=False)
     note(ax, "filled: fewest free parameters within one\nstandard error of the best; squares: no single law",
          where="lower right")  # fmt: skip
