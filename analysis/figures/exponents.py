@@ -165,8 +165,8 @@ def plot_local_slope(
     if len(points):
         color = ColorScale([p.flops for p in profiles])
         ax.scatter(points["flops"], points["slope"], marker="D", s=30, c=[readable(color(c)) for c in points["flops"]],
-                   edgecolor="white", linewidth=0.8, zorder=4, label="between profile optima")  # fmt: skip
-        ax.legend(loc="lower right")
+                   edgecolor="white", linewidth=0.8, zorder=4)  # fmt: skip
+        note(ax, "diamonds: between profile optima", where="lower right")
     log_axis(ax.xaxis, "flops")
     ax.margins(y=0.16)  # room for the words
     ax.set_ylabel("slope d ln L* / d ln C")

@@ -32,7 +32,6 @@ def plot_residuals(fit: Fit, *, by: str = "flops", ax: Axes | None = None) -> Ax
     groups = grouped(frame, by)
     ax.errorbar(
         groups[by], groups["mean"], yerr=groups["error"], color=ACCENT, fmt="o-", ms=3, lw=1, capsize=2, zorder=4,
-        label="group mean and 2 se",
     )  # fmt: skip
     log_axis(ax.xaxis, by)
     beyond = _frame_residuals(ax, frame, by)
@@ -41,7 +40,7 @@ def plot_residuals(fit: Fit, *, by: str = "flops", ax: Axes | None = None) -> Ax
     note(ax, f"sd {spread:.2g}%, n = {len(frame)}{beyond}", where="upper left")
     if by != "flops":
         note(ax, "darker: more compute", where="lower right")
-    ax.legend(loc="lower left")
+    note(ax, "group means and 2 se", where="lower left", color=ACCENT)
     ax.set_title(f"Residuals against {_WORDS[by]}")
     return ax
 
@@ -52,11 +51,11 @@ def _frame_residuals(ax: Axes, frame: pd.DataFrame, by: str) -> str:
     reach = max(min(size.max(), FAR * 1.4826 * size.median()) * 1.25, 0.1)
     ax.set_ylim(-1.3 * reach, 1.3 * reach)  # room for the words above and below
     far = frame[size > reach]
+    if far.empty:
+        return ""
     for sign, marker in ((1, "^"), (-1, "v")):
         side = far[np.sign(far["residual_percent"]) == sign]
         ax.scatter(side[by], [sign * reach] * len(side), marker=marker, s=24, facecolor="none", edgecolor=ACCENT)
-    if far.empty:
-        return ""
     return f"; {len(far)} beyond the panel, up to {far['residual_percent'].loc[size.idxmax()]:+.0f}%"
 
 
@@ -79,7 +78,7 @@ def grouped(frame: pd.DataFrame, by: str) -> pd.DataFrame:
     group = ordered["residual_percent"].groupby(key)
     return pd.DataFrame(
         {
-            by: np.exp(pd.Series(logs).groupby(key).mean()),
+            by: ordered[by].groupby(key).median(),  # of equal values exactly theirs
             "mean": group.mean(),
             "error": 2 * ordered["residual_percent"].std(ddof=0) / np.sqrt(group.size()),
         }
