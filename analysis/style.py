@@ -71,6 +71,7 @@ _RC: dict[Any, Any] = {
     "lines.markersize": 4,
     "legend.frameon": False,
     "legend.fontsize": 8,
+    "text.parse_math": False,  # a name with two dollar signs is a name
     "text.hinting": "none",  # edges are not moved at 200 dots to an inch, but fonts are studied for it
     "svg.hashsalt": "isoflop",
     "svg.fonttype": "path",

@@ -182,7 +182,7 @@ def choose(
     origins = rolling_origins(data)
     cells, free = [], {}
     for law in laws:
-        fits = [_try_fit(law, origin.known, objective) for origin in origins]
+        fits = [_try_fit(law, origin, objective) for origin in origins]
         if refused_at(["" if f else "no fit" for f in fits]) is None:
             made = [(f, o) for f, o in zip(fits, origins, strict=True) if f is not None]
             free[law] = len(made[0][0].free)
@@ -201,11 +201,13 @@ def errors_at(law: str, fitted: Fit, origin: Origin) -> pd.DataFrame:
     return pd.DataFrame({"cluster": origin.target["cluster"], **known, "error": error})
 
 
-def _try_fit(law: str, data: Points, objective: Objective) -> Fit | None:
+def _try_fit(law: str, origin: Origin, objective: Objective) -> Fit | None:
+    """A law's fit below an origin; None where there is none, or one without a finite loss at a run to predict."""
     try:
-        return fit_at(law, data, objective)
+        fitted = fit_at(law, origin.known, objective)
     except FitError:
         return None
+    return fitted if np.isfinite(fitted.predict(origin.target)).all() else None
 
 
 def _forecast(
@@ -214,6 +216,9 @@ def _forecast(
     fitted = fit(law, known, objective=objective)
     frame = target.frame
     predicted = predict_runs(fitted, jackknife(fitted), frame, level)
+    lost = int(np.sum(~np.isfinite(predicted.loss)))
+    if lost:
+        raise FitError(f"it has no finite loss at {lost} of the {len(frame)} runs to predict")
     cells = frame.assign(
         predicted=predicted.loss, lo=predicted.lo, hi=predicted.hi, error=np.log(frame["loss"] / predicted.loss)
     )

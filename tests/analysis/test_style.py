@@ -57,6 +57,14 @@ def test_flops_are_powers_of_ten(value, text):
     assert flops(value) == text
 
 
+def test_names_with_dollar_signs_are_drawn_as_they_are(tmp_path):
+    with style():
+        ax = new_axes(None)
+        ax.plot([1, 2], [1, 2], label=r"$\nothing$")
+        ax.legend(title="$5 and $6")
+        ax.figure.savefig(tmp_path / "names.png")
+
+
 @pytest.mark.parametrize("span", [(1.3, 2.4), (1.9, 2.1), (2.0, 12.0), (0.8, 0.801)])
 def test_loss_ticks_are_plain_and_few(span):
     ticks = LossTicks().tick_values(*span)

@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from isoflop import example
 from isoflop.scaling.design.simulate import simulate_study
+from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.selection.holdout import choose, errors_at, hold_out
 from isoflop.scaling.selection.preference import candidates
@@ -105,6 +107,25 @@ def test_a_law_that_cannot_be_fitted_is_listed_with_its_reason(bent):
     assert found.forecasts["power"].budgets["predicted_n"].isna().all()  # a law of compute alone
     assert found.chosen is None
     json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_a_law_that_is_infinite_at_what_it_is_to_predict_is_listed_and_not_chosen(monkeypatch):
+    table = simulate_study(BENT, sizes=SIZES[:6], noise=0.005, seed=1, curves=False)
+    predict = Fit.predict
+
+    def infinite(fitted, frame):
+        below = fitted.points.frame["flops"].max()
+        loss = predict(fitted, frame)
+        return np.where(frame["flops"] > 1.5 * below, np.inf, loss) if fitted.law.name == "power" else loss
+
+    monkeypatch.setattr(Fit, "predict", infinite)
+    assert list(choose(table, ("chinchilla", "power"))[1].index) == ["chinchilla"]
+
+
+def test_a_law_that_is_infinite_at_what_is_held_out_is_listed_with_its_reason():
+    found = hold_out(example("vocabulary"), laws=("chinchilla", "data-constrained"))
+    assert list(found.forecasts) == ["chinchilla"]
+    assert found.failed == {"data-constrained": "it has no finite loss at 20 of the 20 runs to predict"}
 
 
 @pytest.mark.parametrize("threshold", [1e20, 1.0])
