@@ -9,7 +9,7 @@ from isoflop.scaling.design.candidates import RATIOS, CandidateRuns, DesignError
 from isoflop.scaling.design.design import Design, suggest
 from isoflop.scaling.design.information import Goal, Noise, scenario_of_fit, scenario_of_law
 from isoflop.scaling.findings.finding import Finding
-from isoflop.scaling.findings.settings import setting_findings
+from isoflop.scaling.findings.settings import MIXTURES, setting_findings
 from isoflop.scaling.findings.units import unit_findings
 from isoflop.scaling.fitting.objective import Huber
 from isoflop.scaling.laws import with_role
@@ -83,18 +83,19 @@ def _refuse_other_axes(table: "pd.DataFrame | Points", data: Points) -> tuple[Fi
     read = "the laws that plan read size and tokens"
     rows = data.frame if isinstance(table, Points) else table
     of_arms: list[Finding] = []
-    within: dict[str, Finding] = {}
+    within: list[Finding] = []
     for found in setting_findings(table, data):
-        name = found.message.split(" values of ")[1].split(" stand ")[0]
-        if "arm" in rows and rows.groupby("arm")[name].nunique().max() == 1:
-            of_arms.append(found)
-        else:
-            within.setdefault(name, found)
+        alike = "arm" in rows and (rows.groupby("arm")[[*found.columns]].nunique() <= 1).all(axis=None)
+        (of_arms if alike else within).append(found)
     if within:
-        raise DesignError(
-            f"{read}, and {next(iter(within.values())).message}; keep one value of {' and of '.join(within)} "
-            f"(--where), or the best of each cell (--best-of {','.join(within)})"
+        first, names = within[0], list(dict.fromkeys(name for found in within for name in found.columns))
+        remedy = (
+            first.remedy
+            if first.code == MIXTURES
+            else f"keep one value of {' and of '.join(names)} (--where), or the best of each cell "
+            f"(--best-of {','.join(names)})"
         )
+        raise DesignError(f"{read}, and {first.message}; {remedy}")
     if "unique_tokens" in data.frame:
         epochs = float((data.frame["tokens"] / data.frame["unique_tokens"]).max())
         if epochs > FREE_EPOCHS:

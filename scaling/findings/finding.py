@@ -22,12 +22,16 @@ Severity = Literal["info", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One objection: a stable code, how bad it is, the numbers, and what would remove it."""
+    """One objection: a stable code, how bad it is, the numbers, and what would remove it.
+
+    `columns` are those of the table that it is about, where it is about columns.
+    """
 
     code: str
     severity: Severity
     message: str
     remedy: str
+    columns: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, str]:
         """JSON-ready."""

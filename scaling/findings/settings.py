@@ -14,6 +14,7 @@ from isoflop.scaling.table.conventions import Points
 from isoflop.scaling.table.law_inputs import components
 
 POOLED = 0.005  # level of pooled_settings, shared by the columns of a table
+MIXTURES = "pooled_mixtures"  # the code of its Finding
 SUM = 1e-3  # that the shares of a mixture may miss 1 by
 MOST_VALUES = 12  # of a setting that is tested
 CELL = ("n_params", "tokens", "unique_tokens")
@@ -105,9 +106,9 @@ def _mixtures(rows: pd.DataFrame | None, read: Sequence[Column]) -> Iterator[Fin
         return
     if (count := len(shares.drop_duplicates())) > 1:
         yield Finding(
-            "pooled_mixtures", "warn",
+            MIXTURES, "warn",
             f"runs on {count} mixtures of data ({', '.join(names)}) stand in one law that reads none of their shares",
-            f"fit one mixture (--where '{names[0]} == ...'), or ask isoflop mix for the best one",
+            f"fit one mixture (--where '{names[0]} == ...'), or ask isoflop mix for the best one", tuple(names),
         )  # fmt: skip
 
 
@@ -131,7 +132,7 @@ def _pooled(r: Array, table: pd.DataFrame, frame: pd.DataFrame, inputs: list[str
             f"{values} values of {name} stand in one law: within cells of equal size and tokens they explain "
             f"{explained:.0%} of the scatter (p = {p:.2g})",
             f"fit one value (--where), the best of each cell (--best-of {name}), or compare them "
-            f"(isoflop multiplier --by {name})",
+            f"(isoflop multiplier --by {name})", (name,),
         )  # fmt: skip
 
 

@@ -159,6 +159,16 @@ def test_a_setting_that_explains_losses_is_refused_unless_the_arms_are_told_apar
         planned(table=across)
 
 
+def test_mixtures_are_refused_with_the_command_for_them_unless_each_arm_is_one(planned):
+    mixed = settings(weight_code=(0.3, 0.6), weight_prose=(0.7, 0.4))
+    with pytest.raises(DesignError, match=r"2 mixtures of data \(weight_code, weight_prose\) .* ask isoflop mix"):
+        planned(table=mixed)
+    both = settings(weight_code=(0.3, 0.6), weight_prose=(0.7, 0.4), arm=("a", "b"))
+    assert "pooled_mixtures" in [found.code for found in planned(table=both)["design"].findings]
+    with pytest.raises(DesignError, match="2 mixtures of data"):
+        planned(table=both.assign(arm="a"))
+
+
 @pytest.mark.parametrize(("epochs", "refused"), [(3.9, False), (4.0, False), (4.1, True)])
 def test_text_that_was_seen_often_is_refused_with_the_filter_that_keeps_the_rest(planned, epochs, refused):
     table = TABLE.assign(unique_tokens=TABLE["tokens"])

@@ -60,6 +60,7 @@ def test_steps_say_how_far_a_run_is_and_what_they_explain_is_said_of_the_batch()
     table["loss"] *= np.exp(np.where(early, slope, -slope))
     table["step"] = np.tile([800, 400, 200, 100], 25) * np.where(early, 1, 4)
     assert _named(table) == ["4 values of batch_tokens"]
+    assert [found.columns for found in setting_findings(table, points(table))] == [("batch_tokens",)]
     assert _named(table.drop(columns="batch_tokens")) == ["6 values of step"]
 
 
@@ -74,6 +75,7 @@ def test_mixtures_in_one_law_are_named_by_fits_and_by_what_comes_before_them():
     mixed = table.assign(weight_code=code, weight_prose=1 - code)
     told = found(mixed)["pooled_mixtures"]
     assert told.severity == "warn"
+    assert told.columns == ("weight_code", "weight_prose")
     assert f"{len(set(code))} mixtures of data (weight_code, weight_prose)" in told.message
     assert [f.code for f in setting_findings(mixed, points(mixed))] == ["pooled_mixtures"]
     assert setting_findings(mixed, points(mixed), [SHARES]) == ()
