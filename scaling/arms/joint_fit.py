@@ -120,8 +120,8 @@ class Frontier:
         return self.E + self.K * np.power(C, -self.g)
 
     def compute(self, loss: Array) -> Array:
-        """FLOPs to reach a loss; NaN at or below E."""
-        with np.errstate(invalid="ignore", divide="ignore"):
+        """FLOPs to reach a loss; NaN at or below E, infinite beyond floating point."""
+        with np.errstate(all="ignore"):
             return np.where(loss > self.E, np.power(self.K / (loss - self.E), 1.0 / self.g), np.nan)
 
 
@@ -165,9 +165,10 @@ class ArmsFit:
         return self.sharing == CONSTANT
 
     def forecast(self, quantity: Quantity) -> Forecast:
-        """A quantity of the arms' frontiers (n,) as Student's t with its jackknife error."""
-        centre = np.atleast_1d(quantity(*self.fronts))
-        draws = np.array([np.atleast_1d(quantity(*fronts)) for fronts in self.without])
+        """A quantity of the arms' frontiers (n,) as Student's t with its jackknife error; NaN where one has none."""
+        with np.errstate(all="ignore"):
+            centre = np.atleast_1d(quantity(*self.fronts))
+            draws = np.array([np.atleast_1d(quantity(*fronts)) for fronts in self.without])
         error = np.sqrt((len(draws) - 1) * np.mean((draws - draws.mean(axis=0)) ** 2, axis=0))
         return Forecast(centre, error + 1e-12, self.freedom)
 

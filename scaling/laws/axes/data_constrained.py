@@ -83,11 +83,14 @@ class DataConstrained(Law):
     }
 
     def __call__(self, N: Any, D: Any, U: Any) -> Any:
-        N_opt = np.power(self.alpha * self.A / (self.beta * self.B) * np.power(U, self.beta), 1.0 / self.alpha)
-        U_N = np.where(np.real(N) < np.real(N_opt), N, N_opt)
+        # In logarithms: U_N of a small alpha lies outside floating point.
+        n, balance = np.log(N), np.log(self.alpha * self.A / (self.beta * self.B))
+        n_opt = (balance + self.beta * np.log(U)) / self.alpha
+        u_n = np.where(np.real(n) < np.real(n_opt), n, n_opt)
+        over = np.where(np.real(n - u_n) < MOST_REPEATS, n - u_n, MOST_REPEATS)
+        size = u_n + np.log(_effective(np.exp(over), 1.0, self.R_N))
         tokens = _effective(D, np.where(np.real(D) < np.real(U), D, U), self.R_D)
-        size = _effective(N, U_N, self.R_N)
-        return self.E + self.A * np.power(size, -self.alpha) + self.B * np.power(tokens, -self.beta)
+        return self.E + self.A * np.exp(-self.alpha * size) + self.B * np.power(tokens, -self.beta)
 
     @classmethod
     def evaluate(cls, theta: Array, x: Mapping[str, Array]) -> tuple[Array, Array]:

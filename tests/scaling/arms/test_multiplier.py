@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from isoflop.scaling.arms.joint_fit import Frontier, choose_form, fit_arms, frontier
+from isoflop.scaling.arms.joint_fit import ArmsFit, Frontier, choose_form, fit_arms, frontier
 from isoflop.scaling.arms.matched import matched_ranking
 from isoflop.scaling.arms.multiplier import MultiplierError, multiplier
 from isoflop.scaling.arms.pairs import cluster_labels, pair_cells
@@ -25,6 +25,15 @@ def test_frontier_is_the_laws_own():
     assert np.allclose(front.loss(flops), BASE.optimal(flops, cost).loss)
     assert np.allclose(front.compute(front.loss(flops)), flops)
     assert np.isnan(front.compute(np.array(BASE.E - 0.1)))
+
+
+def test_compute_beyond_floating_point_is_no_forecast_and_no_warning():
+    flat = Frontier(0.0, 2.0, 1e-4)
+    fitted = ArmsFit("constant", (flat, flat), ((flat, flat),) * 3, 0.0, 4, ())
+    losses = np.array([1.0, 1.9999])
+    assert np.isinf(flat.compute(losses)).tolist() == [True, False]
+    ratio = fitted.forecast(lambda a, b: np.log(b.compute(losses) / a.compute(losses)))
+    assert np.isnan(ratio.mean).tolist() == np.isnan(ratio.sd).tolist() == [True, False]
 
 
 def test_a_constant_multiplier_is_found_exactly_without_noise():

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isoflop.scaling import laws
+from isoflop.scaling.fitting.problem import FitProblem
 from isoflop.scaling.laws import LAWS, PRESETS, get_law, with_role
 from isoflop.scaling.laws.axes.data_constrained import DataConstrained
 from isoflop.scaling.laws.chinchilla import Chinchilla
@@ -90,6 +91,23 @@ def test_internal_coordinates_give_the_formula(name):
     loss, _ = type(law).evaluate(type(law).encode(law.values())[None], {k: np.log(x[k]) for k in law.inputs})
     assert np.allclose(loss[0], law(*(x[k] for k in law.inputs)), rtol=1e-12)
     assert np.allclose(type(law).decode(type(law).encode(law.values())), law.values(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_what_is_fitted_is_what_is_predicted_in_all_of_the_box(name):
+    rng, form = np.random.default_rng(0), LAWS[name]
+    x = {letter: column for letter, column in columns(rng).items() if letter in form.inputs}
+    problem = FitProblem(form, x, np.exp(rng.normal(1, 0.3, 9)), form.defaults(), False, True)
+    lower, upper = np.maximum(problem.lower, -40), np.minimum(problem.upper, 40)
+    theta = lower + (upper - lower) * rng.random((200, len(lower)))
+    with np.errstate(all="ignore"):
+        fitted = problem.residuals(theta)[0] + np.log(problem.loss)
+        predicted = np.log([law(*(x[letter] for letter in form.inputs)) for law in problem.laws(theta)])
+    values = np.array([[getattr(law, name) for name in problem.free] for law in problem.laws(theta)])
+    told = np.isfinite(values).all(axis=1) & values.all(axis=1)  # Kaplan's N_c may lie outside floating point
+    inside = (np.abs(fitted) < 600) & told[:, None]
+    assert inside.mean() > 0.5
+    np.testing.assert_allclose(predicted[inside], fitted[inside], atol=1e-10)
 
 
 @pytest.mark.slow
