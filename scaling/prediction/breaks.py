@@ -113,10 +113,10 @@ class Breaks:
 
         `values` (n, SHIFTS x K) are the quantities under `laws`; where one is not finite the break is left out.
         """
-        middle, up, down = np.split(values, len(SHIFTS), axis=1)
         known = np.flatnonzero(np.isfinite(values).reshape(len(values), len(SHIFTS), -1).all(axis=(0, 1)))
+        middle, up, down = (part[:, known] for part in np.split(values, len(SHIFTS), axis=1))
         sd = np.hypot(np.reshape(straight.sd, (-1, 1)), 0.5 * (up - down))
-        made = [straight, *(Forecast(middle[:, k], sd[:, k], straight.freedom) for k in known)]
+        made = [straight, *(Forecast(*both, straight.freedom) for both in zip(middle.T, sd.T, strict=True))]
         odds = np.array([self.straight, *self.odds[known]])
         return made, (odds / odds.sum()).tolist()
 
