@@ -132,7 +132,7 @@ def draw_figure(name: str, evidence: Evidence, out: str | Path) -> Path:
     with style():
         try:
             ax = figure.draw(evidence)
-        except (KeyError, UnsupportedError) as error:
+        except (KeyError, ValueError) as error:
             source = str(evidence.table.attrs.get("source", "table"))
             why = reason(error).removeprefix(f"{source}: ")
             raise UnsupportedError(f"{source}: no figure {name}: {why}") from error

@@ -1,14 +1,17 @@
 """A few of the malformed inputs that tests/proofs/doors/malformed.py types by the thousand are refused in one line."""
 
 import random
+from pathlib import Path
 
 import pytest
 
 from tests.support.doors.degenerate import degenerate, wrong_with
 from tests.support.doors.inputs import inputs
 from tests.support.doors.malformed_case import check
+from tests.support.doors.on_committed import on_committed
 from tests.support.doors.options import write_neighbours
 from tests.support.doors.typed import Answer
+from tests.support.root import ROOT
 
 DRAWN = 16
 
@@ -31,6 +34,31 @@ def test_malformed_inputs_drawn_from_all_are_refused_as_they_should_be(tmp_path)
 )
 def test_a_degenerate_table_is_answered_or_refused_by_name_without_a_warning(number, tmp_path):
     assert wrong_with(degenerate(number, tmp_path)) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("table", "command"),
+    [
+        ("mixture_known", "suggest --budget 1e12 --target 1e14"),
+        ("optimizer_rates", "predict --flops 2.43e19 --where seed==0 --json"),
+        ("known_answer", "predict --flops 1e30"),
+        ("vocabulary", "multiplier --by d_model"),
+        ("vocabulary", "fit --law data-constrained --json"),
+        ("transformer_vs_lstm", "plot --figure slices --out figure.pdf"),
+    ],
+)
+def test_what_once_failed_on_a_committed_table_is_answered_or_refused_by_name(table, command):
+    name, *options = command.split()
+    path = ROOT / "experiments" / "results" / f"{table}.parquet"
+    assert wrong_with([name, str(path), *options], (path.name, "--")) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(8))  # of those that tests/proofs/doors/on_committed.py makes
+def test_a_command_on_a_committed_table_is_answered_or_refused_by_name_without_a_warning(number, tmp_path):
+    words = on_committed(number, tmp_path)
+    assert wrong_with(words, (Path(words[1]).name, "--")) == ""
 
 
 @pytest.mark.parametrize(

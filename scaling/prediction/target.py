@@ -133,6 +133,8 @@ def log_size(fitted: Fit, target: Target, worths: tuple[float, float]) -> Foreca
     with np.errstate(divide="ignore"):
         values = np.log([_run(fitted, law, target, worths)[0] for law in draws.laws])
         centre = np.log([_run(fitted, fitted.law, target, worths)[0]])
+    if lost := int(np.isnan(values).sum() + np.isnan(centre).sum()):
+        raise ValueError(f"its best size at {target.flops:.3g} FLOPs is no number in {lost} of {len(values)} refits")
     values, centre = np.clip(values, -MOST_LOG, MOST_LOG), np.clip(centre, -MOST_LOG, MOST_LOG)
     sd = np.sqrt(draws.error_of(values) ** 2 + EXACT)
     return Forecast(centre, np.atleast_1d(sd), float(draws.freedom_of(values)))

@@ -1,7 +1,7 @@
 """Degenerate tables: columns of any law whose values are constant, two, huge, zero, negative, empty or repeated."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,17 +64,18 @@ def degenerate(seed: int, folder: Path) -> list[str]:
     return [name, str(path), *options]
 
 
-def wrong_with(words: list[str]) -> str:
-    """What is wrong with how a command line on such a table ends, warnings being errors; empty for nothing."""
+def wrong_with(words: list[str], names: Sequence[str] = ("runs.csv", "--")) -> str:
+    """What is wrong with how a command line on such a table ends, warnings being errors; empty for nothing.
+
+    A refusal must name one of `names`.
+    """
     answer = typed_here(words)
     if answer.traceback:
         return answer.traceback
     if answer.code:
-        return answer.fault(("runs.csv", "--"))
+        return answer.fault(names)
     if "--json" in words:
-        json.loads(answer.out, parse_constant=_refuse)
+        constants: list[str] = []
+        json.loads(answer.out, parse_constant=constants.append)
+        return f"no JSON: {', '.join(constants)}" if constants else ""
     return ""
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
