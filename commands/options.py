@@ -41,8 +41,17 @@ class PartialAnswerError(ValueError):
 
 
 def emit(value: dict[str, Any], text: str, as_json: bool) -> None:
-    """Print an answer: `value` as JSON, or `text`."""
-    typer.echo(json.dumps(value, indent=2) if as_json else printable(text))
+    """Print an answer: `value` as JSON, in which a number that is not finite is null, or `text`."""
+    typer.echo(_json(value) if as_json else printable(text))
+
+
+def _json(value: dict[str, Any]) -> str:
+    try:
+        return json.dumps(value, indent=2, allow_nan=False)
+    except ValueError:
+        from isoflop.scaling.table.json_plain import plain  # loads pandas, which some commands do without
+
+        return json.dumps(plain(value), indent=2)
 
 
 def refuse_failed(failed: dict[str, str]) -> None:

@@ -43,6 +43,7 @@ def test_a_degenerate_table_is_answered_or_refused_by_name_without_a_warning(num
         ("mixture_known", "suggest --budget 1e12 --target 1e14"),
         ("optimizer_rates", "predict --flops 2.43e19 --where seed==0 --json"),
         ("known_answer", "predict --flops 1e30"),
+        ("vocabulary", "predict --flops 1.53e19 --where seed==0 --params total --json"),
         ("vocabulary", "multiplier --by d_model"),
         ("vocabulary", "fit --law data-constrained --json"),
         ("transformer_vs_lstm", "plot --figure slices --out figure.pdf"),

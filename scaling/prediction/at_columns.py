@@ -107,7 +107,7 @@ def predict_at(
     return RunForecast(
         target={name: float(value) for name, value in target.iloc[0].items()},
         loss=float(np.exp(pooled.quantile(0.5)[0])),
-        intervals={level: _interval(pooled, level) for level in LEVELS},
+        intervals={level: pooled.exp_interval(level) for level in LEVELS},
         laws=pd.DataFrame(rows).set_index("law"),
         preferred=weighed.preferred if weighed.preferred in made else max(made, key=lambda law: weighed.weights[law]),
         discrepancy=weighed.discrepancy,
@@ -202,8 +202,3 @@ def _epochs(target: pd.DataFrame) -> float | None:
     if not {"tokens", "unique_tokens"} <= set(target):
         return None
     return float((target["tokens"] / target["unique_tokens"]).max())
-
-
-def _interval(pooled: ForecastAverage, level: float) -> tuple[float, float]:
-    lo, hi = pooled.interval(level)
-    return float(np.exp(lo[0])), float(np.exp(hi[0]))

@@ -170,10 +170,10 @@ def _forecast_at(data: Points, weighted: WeightedLaws, target: Target) -> LossFo
     preferred = weighted.preferred if weighted.preferred in fits else max(fits, key=lambda law: weights[law])
     rows = []
     for law, predicted in forecasts.items():
-        lo, hi = average([predicted], [1.0]).interval(max(LEVELS))
+        lo, hi = average([predicted], [1.0]).exp_interval(max(LEVELS))
         rows.append({
             "law": law, "weight": weights[law], "loss": float(np.exp(predicted.mean[0])),
-            "sd": float(predicted.sd[0]), "lo": float(np.exp(lo[0])), "hi": float(np.exp(hi[0])),
+            "sd": float(predicted.sd[0]), "lo": lo, "hi": hi,
             "n_opt": float(places[law]["n_params"].iloc[0]) if target.optimal else np.nan,
         })  # fmt: skip
     members, best_sizes, share = with_breaks(fits, weights, forecasts, sizes, target, worths)
@@ -186,13 +186,13 @@ def _forecast_at(data: Points, weighted: WeightedLaws, target: Target) -> LossFo
     return LossForecast(
         target=target,
         loss=float(np.exp(pooled.quantile(0.5)[0])),
-        intervals={level: _interval(pooled, level) for level in LEVELS},
+        intervals={level: pooled.exp_interval(level) for level in LEVELS},
         laws=pd.DataFrame(rows).set_index("law"),
         preferred=preferred,
         reach=reach,
         discrepancy=weighted.discrepancy,
         n_opt=float(places[preferred]["n_params"].iloc[0]) if target.optimal else None,
-        n_interval=_interval(n_average, max(LEVELS)) if n_average else None,
+        n_interval=n_average.exp_interval(max(LEVELS)) if n_average else None,
         n_average=n_average,
         average=pooled,
         members={law: average([f], [1.0]) for law, f in forecasts.items()},
@@ -272,9 +272,3 @@ def beyond_the_data(
 def _surface(fits: dict[str, Fit], weights: dict[str, float], preferred: str) -> Chinchilla | None:
     able = {law: f.law for law, f in fits.items() if isinstance(f.law, Chinchilla)}
     return able.get(preferred) or able.get(max(able, key=lambda law: weights[law], default=""))
-
-
-def _interval(pooled: ForecastAverage, level: float) -> tuple[float, float]:
-    lo, hi = pooled.interval(level)
-    with np.errstate(over="ignore"):  # an interval without an upper end
-        return float(np.exp(lo[0])), float(np.exp(hi[0]))

@@ -92,6 +92,12 @@ class ForecastAverage:
         """Central interval of ln loss at a level such as 0.9: (lo, hi), each (n,)."""
         return self.quantile(0.5 - level / 2), self.quantile(0.5 + level / 2)
 
+    def exp_interval(self, level: float) -> tuple[float, float]:
+        """The same of the first quantity itself: its upper end is infinite where it lies beyond floating point."""
+        lo, hi = self.interval(level)
+        with np.errstate(over="ignore"):
+            return float(np.exp(lo[0])), float(np.exp(hi[0]))
+
 
 def average(forecasts: Sequence[Forecast], weights: ArrayLike, *, negligible: float = 1e-3) -> ForecastAverage:
     """The weighted average of forecasts. Those below the share `negligible` are left out, the rest rescaled to 1."""
