@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.doors.degenerate import degenerate, wrong_with
+from tests.support.doors.degenerate import degenerate
+from tests.support.doors.generated import wrong_with
 from tests.support.doors.inputs import inputs
 from tests.support.doors.malformed_case import check
 from tests.support.doors.on_committed import on_committed
@@ -33,7 +34,7 @@ def test_malformed_inputs_drawn_from_all_are_refused_as_they_should_be(tmp_path)
     "number", [1, 24, 77, 734, 5245, 20515, 20767, 20807, 21048, 21049, 21085, 40620, 40893, 41433]
 )
 def test_a_degenerate_table_is_answered_or_refused_by_name_without_a_warning(number, tmp_path):
-    assert wrong_with(degenerate(number, tmp_path)) == ""
+    assert wrong_with(degenerate(number, tmp_path), ("runs.csv", "--")) == ""
 
 
 @pytest.mark.slow

@@ -1,14 +1,12 @@
 """Degenerate tables: columns of any law whose values are constant, two, huge, zero, negative, empty or repeated."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from isoflop.scaling.laws import PRESETS, get_law
-from tests.support.doors.typed import typed_here
 
 RANGES = {
     "n_params": (1e5, 1e9), "tokens": (1e7, 1e11), "unique_tokens": (1e6, 1e10), "flops": (1e15, 1e21),
@@ -62,20 +60,3 @@ def degenerate(seed: int, folder: Path) -> list[str]:
     )
     name, *options = commands[int(rng.integers(len(commands)))]
     return [name, str(path), *options]
-
-
-def wrong_with(words: list[str], names: Sequence[str] = ("runs.csv", "--")) -> str:
-    """What is wrong with how a command line on such a table ends, warnings being errors; empty for nothing.
-
-    A refusal must name one of `names`.
-    """
-    answer = typed_here(words)
-    if answer.traceback:
-        return answer.traceback
-    if answer.code:
-        return answer.fault(names)
-    if "--json" in words:
-        constants: list[str] = []
-        json.loads(answer.out, parse_constant=constants.append)
-        return f"no JSON: {', '.join(constants)}" if constants else ""
-    return ""
