@@ -56,7 +56,7 @@ def conditioning(case: Case) -> Iterator[Finding]:
     _, jacobian, _ = case.fit.problem.residuals(case.fit.theta[None])
     columns = jacobian[0].T
     norms = np.linalg.norm(columns, axis=0)
-    condition = np.linalg.cond(columns / np.where(norms > 0, norms, 1.0)) ** 2
+    condition = float(np.linalg.cond(columns / np.where(norms > 0, norms, 1.0)))
     if case.joint:
         log_n, log_d = np.log(case.frame["n_params"]), np.log(case.frame["tokens"])
         spread = float(np.exp(np.ptp(log_d - log_n)))
@@ -76,10 +76,10 @@ def conditioning(case: Case) -> Iterator[Finding]:
                 f"{correlation:.3f}",
                 "add cells off the diagonal: the smallest size at the largest budget and the reverse",
             )  # fmt: skip
-    if condition > 1e8:
+    if condition > 1e4:
         yield Finding(
-            "ill_conditioned", "fail" if condition > 1e12 else "warn",
-            f"the scaled normal matrix has condition {condition:.2g}: some combination of parameters is not identified",
+            "ill_conditioned", "fail" if condition > 1e6 else "warn",
+            f"the scaled Jacobian has condition {condition:.2g}: some combination of parameters is not identified",
             "quote predictions instead of parameters, or fix one parameter",
         )  # fmt: skip
 

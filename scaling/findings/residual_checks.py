@@ -15,14 +15,16 @@ from isoflop.scaling.findings.settings import replicate_keys
 from isoflop.scaling.fitting.fit import FitError, robust_scale
 from isoflop.scaling.fitting.noise_model import FAR, NoiseModel, orthonormal
 from isoflop.scaling.laws.law import Array
-from isoflop.scaling.laws.special_functions import fdtrc, stdtr
+from isoflop.scaling.laws.special_functions import fdtrc, gammaln, stdtr, stdtrit
 
 BITS = float(-np.log(np.log(2.0)))  # ln(bits / nats)
 BITS_WINDOW = (0.02, 0.05)  # in ln: how near to a factor 1/ln 2 a loss in bits lies, however large the noise
 NAMED = 0.1  # level at which runs are named as far off, of normal noise
 MOST_FAR = 20  # runs that are named, at most
 HIGH = 0.8  # the part of it for losses that are too high: spikes, restarts and short runs raise one
-GAP = 4.0  # a run that is warned of lies so many times as far off as the farthest of the others
+TAIL = 0.02  # level at which runs are warned of as farther off than the tails of the others reach
+TAILS = np.array([2.0, 3.0, 4.0, 6.0, 10.0, 30.0, 1e6])  # degrees of freedom of t that these may have, as likely each
+SCALES = np.linspace(-5.0, 5.0, 41)  # standard errors at which their scale is tried
 LACK = 0.005  # level of lack_of_fit
 ONE_RUN = 0.02  # level of rows_not_runs
 DRAWS = 399  # of the correlation within sizes of rows that have none
@@ -45,14 +47,12 @@ def outliers(case: Case, found: Departures) -> Iterator[Finding]:
 
     Runs beyond what normal noise has (`far_off`, level NAMED) are named: an info, as no test tells one run 5 standard
     deviations off from noise of heavy tails, which does no harm to a fit. A warning are those over FAR robust standard
-    deviations off and GAP times as far as the farthest of the others: heavy tails have such a gap in .04 of studies of
-    43 runs with noise of t(3), normal noise in none. One run that is 5 / 7 / 10 standard deviations high is named in
-    .93 / 1.0 / 1.0 of studies and warned of in 0 / .08 / .5.
+    deviations off that the tails of the others do not reach (`_beyond_tails`, level TAIL).
     """
     r, noise = case.fit.residuals, found.noise
     scaled = np.abs(r) / noise.sd
     scale = robust_scale(scaled, len(case.fit.free))
-    far = _beyond_the_gap(scaled, FAR * scale)
+    far = beyond_tails(scaled, FAR * scale)
     bits = _in_bits(r, scale, scaled > FAR * scale)
     if bits.any():
         yield Finding(
@@ -78,14 +78,41 @@ def outliers(case: Case, found: Departures) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _beyond_the_gap(size: Array, least: float) -> Array:
-    """Which of the sizes (n,) exceed `least` and lie GAP times as far as the next; at most a tenth, or one."""
+def beyond_tails(size: Array, least: float) -> Array:
+    """Which of the sizes (n,) of residuals exceed `least` and lie beyond the tails of the others; a tenth, or one.
+
+    The others are |t| of some degrees of freedom and scale, both averaged over by how likely they make them (flat
+    priors). Of the k farthest nothing is taken but that they lie above the others: they are far where, given the
+    others, k draws above these all lie as far off as the nearest of the k with a probability below TAIL, halved for
+    each run after the first.
+    """
     order = np.argsort(-size, kind="stable")
-    for count in range(min(max(1, len(size) // 10), len(size) - 1), 0, -1):
-        inner, outer = size[order[count]], size[order[count - 1]]
-        if outer > max(least, GAP * inner):
-            return np.isin(np.arange(len(size)), order[:count])
-    return np.zeros(len(size), bool)
+    far = np.zeros(len(size), bool)
+    at_most = min(max(1, len(size) // 10), len(size) - 1, int(np.sum(size > least)))
+    if at_most > 0:
+        counts = np.arange(at_most, 0, -1)
+        beyond = np.flatnonzero(_tail_probabilities(size[order], counts) < TAIL * 0.5 ** (counts - 1))
+        if beyond.size:
+            far[order[: counts[beyond[0]]]] = True
+    return far
+
+
+def _tail_probabilities(size: Array, counts: Array) -> Array:
+    """For each count (k,): how probable it is that so many of the sizes (n,), which fall, lie as far above the rest."""
+    n = len(size)
+    inner, outer = size[counts], size[counts - 1]
+    weights, ratios = [], []
+    for freedom in TAILS:
+        scale = np.median(size) / stdtrit(freedom, 0.75) * np.exp(SCALES * 1.2 / np.sqrt(n))[:, None]
+        rest = np.cumsum(np.log1p((size / scale)[:, ::-1] ** 2 / freedom), axis=1)[:, n - counts - 1]
+        constant = gammaln((freedom + 1) / 2) - gammaln(freedom / 2) - 0.5 * np.log(freedom)
+        survival = np.maximum(stdtr(freedom, -inner / scale), 1e-300)
+        likelihood = (n - counts) * (constant - np.log(scale)) - (freedom + 1) / 2 * rest
+        weights.append(likelihood + counts * np.log(survival))
+        ratios.append((stdtr(freedom, -outer / scale) / survival) ** counts)
+    weight = np.concatenate(weights)
+    weight = np.exp(weight - weight.max(axis=0))
+    return np.sum(weight * np.concatenate(ratios), axis=0) / np.sum(weight, axis=0)
 
 
 def far_off(columns: Array, residual: Array) -> Array:
