@@ -18,6 +18,10 @@ PAPER = Paper(
 )
 
 
+FARTHEST = 650.0  # of ln N_c and ln D_c in internal units: further out no number holds them
+LARGE = 600.0  # of the logarithm of a term: beyond it its exponential is taken of what it is short of the larger term
+
+
 @dataclass(frozen=True)
 class Kaplan(Law):
     """L(N, D) = [(N_c/N)^(alpha_N/alpha_D) + D_c/D]^alpha_D  (Kaplan et al. 2020, eq. 1.5)
@@ -53,8 +57,10 @@ class Kaplan(Law):
     }
 
     def __call__(self, N: Any, D: Any) -> Any:
-        inner = np.exp(self.alpha_N / self.alpha_D * np.log(self.N_c / N)) + self.D_c / D
-        return np.power(inner, self.alpha_D)
+        n_log = self.alpha_N / self.alpha_D * np.log(self.N_c / N)
+        high = np.where(n_log > LARGE, n_log, 0.0)
+        inner = np.exp(n_log - high) + self.D_c / D * np.exp(-high)
+        return np.power(inner, self.alpha_D) * np.exp(self.alpha_D * high)
 
     @classmethod
     def encode(cls, values: Array) -> Array:
@@ -65,27 +71,30 @@ class Kaplan(Law):
 
     @classmethod
     def decode(cls, theta: Array) -> Array:
-        """The inverse of `encode`."""
+        """The inverse of `encode`; constants that no number holds end at the largest or the least that one does."""
         values = np.array(theta)
-        values[..., :2] = np.exp(theta[..., :2] / theta[..., 2:])
+        values[..., :2] = np.exp(np.clip(theta[..., :2] / theta[..., 2:], -FARTHEST, FARTHEST))
         return values
 
     @classmethod
     def evaluate(cls, theta: Array, x: Mapping[str, Array]) -> tuple[Array, Array]:
         """Loss and analytic derivatives, by the shares of both terms in the inner sum."""
-        log_L_N, log_L_D, alpha_N, alpha_D = theta.T[..., None]
+        log_L_N, log_L_D, alpha_N, alpha_D = _held(theta).T[..., None]
         n_log, d_log = (log_L_N - alpha_N * x["N"]) / alpha_D, log_L_D / alpha_D - x["D"]
-        n_part, d_part = np.exp(n_log), np.exp(d_log)
+        larger = np.maximum(n_log, d_log)
+        high = np.where(np.abs(larger) > LARGE, larger, 0.0)
+        n_part, d_part = np.exp(n_log - high), np.exp(d_log - high)
         inner = n_part + d_part
-        loss = np.exp(alpha_D * np.log(inner))
+        log_inner = np.log(inner) + high
+        loss = np.exp(alpha_D * log_inner)
         n_share, d_share = loss * n_part / inner, loss * d_part / inner
-        by_alpha_d = loss * np.log(inner) - n_share * n_log - d_share * (d_log + x["D"])
+        by_alpha_d = loss * log_inner - n_share * n_log - d_share * (d_log + x["D"])
         return loss, np.stack([n_share, d_share, -x["N"] * n_share, by_alpha_d], axis=1)
 
     @classmethod
     def curvature(cls, theta: Array, x: Mapping[str, Array], jacobian: Array, weight: Array) -> Array:
         """ln L has the second derivative alpha_D p q u u', p and q being the shares of both terms in the inner sum."""
-        log_L_N, log_L_D, alpha_N, alpha_D = theta.T[..., None]
+        log_L_N, log_L_D, alpha_N, alpha_D = _held(theta).T[..., None]
         loss = jacobian[:, 0] + jacobian[:, 1]
         apart = np.empty_like(jacobian)  # alpha_D u, the derivative of alpha_D times the log ratio of the terms
         apart[:, 0], apart[:, 1], apart[:, 2] = 1.0, -1.0, -x["N"]
@@ -125,3 +134,9 @@ class Kaplan(Law):
         """Those of Chinchilla's law with exponents alpha_N / alpha_D and 1 inside a power kappa = alpha_D."""
         a = self.alpha_D / (self.alpha_N + (1.0 + cost.slope) * self.alpha_D)
         return {"a": a, "b": 1.0 - (1.0 + cost.slope) * a, "frontier": self.alpha_N * a}
+
+
+def _held(theta: Array) -> Array:
+    """Coordinates (..., 4) with log_L_N and log_L_D as `decode` can tell them."""
+    farthest = FARTHEST * theta[..., 2:]
+    return np.concatenate([np.clip(theta[..., :2], -farthest, farthest), theta[..., 2:]], axis=-1)

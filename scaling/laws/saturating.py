@@ -72,7 +72,8 @@ class Saturating(Law):
 
     def __call__(self, N: Any, D: Any) -> Any:
         excess = self.A * np.power(N, -self.alpha) + self.B * np.power(D, -self.beta)
-        return self.E + 1.0 / (1.0 / excess + 1.0 / (self.ceiling - self.E))
+        with np.errstate(divide="ignore"):  # no excess, or no room for any: E
+            return self.E + 1.0 / (np.divide(1.0, excess) + np.divide(1.0, self.ceiling - self.E))
 
     @classmethod
     def evaluate(cls, theta: Array, x: Mapping[str, Array]) -> tuple[Array, Array]:

@@ -42,6 +42,7 @@ def components(average: ForecastAverage) -> list[Component]:
     return [
         {"weight": float(w), "mean": float(f.mean[0]), "sd": float(f.sd[0]), "freedom": float(f.freedom)}
         for f, w in zip(average.members, average.weights, strict=True)
+        if w > 0
     ]
 
 
@@ -62,10 +63,15 @@ def predictive(registration: Mapping[str, Any]) -> Predictive:
         )  # fmt: skip
         return Mixture(ForecastAverage(members, np.array([part["weight"] for part in parts])))
     known = {0.5: float(np.log(registration["loss"]))}
-    for level, (lo, hi) in registration["intervals"].items():
-        known |= {0.5 - float(level) / 2: float(np.log(lo)), 0.5 + float(level) / 2: float(np.log(hi))}
+    for level, ends in registration["intervals"].items():
+        sides = zip((-1, 1), ends, strict=True)
+        known |= {0.5 + side * float(level) / 2: float(np.log(end)) for side, end in sides if _closed(end)}
     order = sorted(known)
     return Quantiles(np.array(order), np.array([known[p] for p in order]))
+
+
+def _closed(end: float | None) -> bool:
+    return end is not None and 0 < end < np.inf
 
 
 @dataclass(frozen=True)

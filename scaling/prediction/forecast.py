@@ -31,6 +31,7 @@ from isoflop.scaling.table.json_plain import plain
 
 LEVELS = (0.5, 0.8, 0.95)
 SAME_EPOCHS = 1.01  # times those of the table: what rounding leaves is the same
+VAGUE = 10.0  # sd of ln loss: a forecast that scatters by more says nothing
 FAR = 10.0  # times the largest compute: beyond, the point prediction rests on the form alone
 
 
@@ -178,6 +179,10 @@ def _forecast_at(data: Points, weighted: WeightedLaws, target: Target) -> LossFo
         })  # fmt: skip
     members, best_sizes, share = with_breaks(fits, weights, forecasts, sizes, target, worths)
     pooled = average(beyond_the_data(members, places[preferred], data, weighted.discrepancy), share)
+    with np.errstate(over="ignore"):
+        loss = float(np.exp(pooled.quantile(0.5)[0]))
+    if not 0 < loss < np.inf:
+        raise PredictError(f"the laws do not tell the loss of {target}: the median of their forecasts is {loss:.3g}")
     n_average = average(best_sizes, share) if target.optimal else None
     notes += data.cost_notes(float(places[preferred]["n_params"].iloc[0]))
     notes = [*data.notes, *weighted.notes, *notes, *(f"{law} is left out: {why}" for law, why in refused.items())]
@@ -185,7 +190,7 @@ def _forecast_at(data: Points, weighted: WeightedLaws, target: Target) -> LossFo
         notes.append(f"the target lies {reach:.3g} times beyond the largest compute: trust the interval, not the point")
     return LossForecast(
         target=target,
-        loss=float(np.exp(pooled.quantile(0.5)[0])),
+        loss=loss,
         intervals={level: pooled.exp_interval(level) for level in LEVELS},
         laws=pd.DataFrame(rows).set_index("law"),
         preferred=preferred,
@@ -238,7 +243,10 @@ def _forecasts(
             places[law] = at = place(fitted, target, worths)
             if target.optimal:
                 sizes[law] = log_size(fitted, target, worths)
-            forecasts[law] = forecast(fitted, at, read=partial(reader, target=target, worths=worths))
+            made = forecast(fitted, at, read=partial(reader, target=target, worths=worths))
+            if not made.sd[0] < VAGUE:
+                raise ValueError(f"it says nothing of the loss there: the sd of ln loss is {made.sd[0]:.3g}")
+            forecasts[law] = made
         except ValueError as error:  # no interior minimum, also of a refit, or no finite loss there
             refused[law] = str(error)
     return forecasts, sizes, places, refused

@@ -20,7 +20,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 import numpy as np
 import pandas as pd
 
-from isoflop.read_json import JsonError, parse_json, read_bytes, require_regular
+from isoflop.read_json import JsonError, check_shape, parse_json, read_bytes, require_regular
 from isoflop.scaling.prediction.distribution import predictive
 from isoflop.scaling.prediction.forecast import LossForecast, Target
 from isoflop.scaling.prediction.register import (
@@ -30,6 +30,7 @@ from isoflop.scaling.prediction.register import (
     registration,
     score_registration,
 )
+from isoflop.scaling.table.json_plain import plain
 
 SUFFIX = ".jsonl"
 FORMAT = 1
@@ -271,14 +272,16 @@ def _append(path: Path, entries: list[dict[str, Any]]) -> None:
         known = {entry.registration["seal"]: entry for entry in _parsed(path, content).entries} if content else {}
         same = {_question(entry.registration) for entry in known.values()}
         lines = content.splitlines()
-        previous = json.loads(lines[-1])["hash"] if lines else ""
+        previous, added = json.loads(lines[-1])["hash"] if lines else "", b""
         for entry in entries:
             if entry["entry"] == "forecast" and _question(entry["registration"]) in same:
                 target = Entry(entry["registration"], ".").target
                 raise RegistrationError(f"{path}: a forecast of {target} from the same runs is in it already")
-            line = entry | {"previous": previous}
+            line = plain(entry) | {"previous": previous}
             previous = _hash(line)
-            file.write(json.dumps(line | {"hash": previous}).encode() + b"\n")
+            added += json.dumps(line | {"hash": previous}, allow_nan=False).encode() + b"\n"
+        _parsed(path, content + added)  # nothing is written that could not be read back
+        file.write(added)
         file.flush()
         os.fsync(file.fileno())
 
@@ -298,10 +301,10 @@ def _parsed(path: Path, content: bytes) -> Ledger:
     for number, raw in enumerate(content.splitlines(), 1):
         source = f"{path}, line {number}"
         try:
-            line = parse_json(raw, _Line, source=source)
-            value = parse_json(raw, _Forecast if line["entry"] == "forecast" else _Score, source=source)
-            if line["format"] != FORMAT:
-                raise JsonError(f"{source}: format {line['format']}, this version reads {FORMAT}")
+            value = parse_json(raw, _Line, source=source, nan=True)  # an earlier version wrote Infinity for open ends
+            check_shape(value, _Forecast if value["entry"] == "forecast" else _Score, source=source)
+            if value["format"] != FORMAT:
+                raise JsonError(f"{source}: format {value['format']}, this version reads {FORMAT}")
         except JsonError as error:
             raise RegistrationError(f"{error}; not an entry of a ledger") from error
         if value["previous"] != previous:

@@ -7,7 +7,7 @@ change of either after the registration is found.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from isoflop.scaling.prediction.distribution import Component, check_components,
 from isoflop.scaling.prediction.forecast import LossForecast, Target
 from isoflop.scaling.table.bundle.hub import on_hub
 from isoflop.scaling.table.conventions import AS_GIVEN, Points, is_runs, points
+from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.read import read_table
 from isoflop.scaling.table.runs import code_version
 
@@ -66,9 +67,9 @@ class _Registration(_Sealed):
     target: _Target
     loss: float
     sd_log_loss: float
-    intervals: dict[str, tuple[float, float]]
+    intervals: dict[str, tuple[float | None, float | None]]  # an end that is not finite is null
     n_opt: float | None
-    n_opt_interval: tuple[float, float] | None
+    n_opt_interval: tuple[float | None, float | None] | None
     conventions: _Conventions
     distribution: NotRequired[list[Component]]
 
@@ -82,35 +83,40 @@ class RegistrationError(ValueError):
 def register(forecast: LossForecast, path: str | Path, *, table: str | Path) -> dict[str, Any]:
     """Write a prediction made from the table at `table` to `path`, which must not exist; returns the values written.
 
-    Raises RegistrationError where `path` exists.
+    Raises RegistrationError where `path` exists, or where the forecast has no finite loss.
     """
     path = Path(path)
     fresh(path)
     value = registration(forecast, path.parent, table=table)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "x") as file:
-        file.write(json.dumps(value, indent=2) + "\n")
+        file.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
     return value
 
 
 def registration(forecast: LossForecast, folder: Path, *, table: str | Path) -> dict[str, Any]:
-    """The values of a registration that is kept in `folder`, of a forecast made from the table at `table`."""
+    """The values of a registration that is kept in `folder`, of a forecast made from the table at `table`.
+
+    Raises RegistrationError for a forecast that could not be read back and scored.
+    """
     runs = forecast.points.frame
     place = str(table) if on_hub(table) else os.path.relpath(Path(table).resolve(), Path(folder).resolve())
-    value = {
-        "format": FORMAT,
-        "registered_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "code_version": code_version(),
-        "data": {
-            "table": place,
-            "sha256": data_hash(forecast.points),
-            "n_runs": len(forecast.points),
-            "run_ids": sorted(runs["run_id"]) if "run_id" in runs else None,
-        },
-        **forecast.to_dict(),
-        "distribution": components(forecast.average),
-    }
-    return value | {"seal": _seal(value)}
+    value = plain(
+        {
+            "format": FORMAT,
+            "registered_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "code_version": code_version(),
+            "data": {
+                "table": place,
+                "sha256": data_hash(forecast.points),
+                "n_runs": len(forecast.points),
+                "run_ids": sorted(runs["run_id"]) if "run_id" in runs else None,
+            },
+            **forecast.to_dict(),
+            "distribution": components(forecast.average),
+        }
+    )
+    return checked_registration(value | {"seal": _seal(value)}, f"the forecast from {table}")
 
 
 def data_hash(data: Points) -> str:
@@ -221,13 +227,18 @@ def score_registration(
         raise RegistrationError(_nothing_near(_points(table, value).frame, source, target, left_out))
     loss, n_opt, how = _measure(found, target, hits)
     sd, centre = value["sd_log_loss"], np.log(value["loss"])
-    covered = {float(level): lo <= loss <= hi for level, (lo, hi) in value["intervals"].items()}
+    covered = {float(level): _holds(pair, loss) for level, pair in value["intervals"].items()}
     between = value["n_opt_interval"]
-    inside = bool(between[0] <= n_opt <= between[1]) if between and n_opt else None
+    inside = _holds(between, n_opt) if between and n_opt else None
     return Score(
         target, value["loss"], loss, float((np.log(loss) - centre) / sd), covered, value["n_opt"], n_opt, inside, how,
         value["registered_at"], _names(hits), left_out,
     )  # fmt: skip
+
+
+def _holds(interval: Sequence[float | None], value: float) -> bool:
+    lo, hi = interval
+    return bool((lo is None or lo <= value) and (hi is None or value <= hi))
 
 
 def _points(table: pd.DataFrame, value: Mapping[str, Any]) -> Points:
@@ -252,7 +263,7 @@ def checked_registration(value: dict[str, Any], path: str) -> dict[str, Any]:
     if value["format"] != FORMAT:
         raise RegistrationError(f"{path}: not a registration that this version reads (format {FORMAT})")
     try:
-        check_shape(value, _Registration, source=path)
+        check_shape(plain(value), _Registration, source=path)  # an earlier version wrote Infinity for an open end
         levels = [float(level) for level in value["intervals"]]
         target = [value["target"][name] for name in ("flops", "n_params", "tokens")]
         positive = [value["loss"], value["sd_log_loss"], *(x for x in target if x is not None)]

@@ -73,8 +73,13 @@ def reader(law: Law | Broken, target: Target, worths: tuple[float, float]) -> Ca
 
 
 def place(fitted: Fit, target: Target, worths: tuple[float, float]) -> pd.DataFrame:
-    """The target as one row of n_params, tokens, flops, unique_tokens: a law's own optimum unless it is given."""
+    """The target as one row of n_params, tokens, flops, unique_tokens: a law's own optimum unless it is given.
+
+    Raises ValueError where that is no run: less than a parameter or a token, or more than floating point holds.
+    """
     n, d = _run(fitted, fitted.law, target, worths)
+    if not (1 <= n < np.inf and 1 <= d < np.inf):
+        raise ValueError(f"its best run of {target.flops:.3g} FLOPs would have {n:.3g} parameters and {d:.3g} tokens")
     unique = min(_unique(target), d)
     return pd.DataFrame({"n_params": [n], "tokens": [d], "flops": [target.flops], "unique_tokens": [unique]})
 

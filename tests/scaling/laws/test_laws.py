@@ -99,13 +99,11 @@ def test_what_is_fitted_is_what_is_predicted_in_all_of_the_box(name):
     x = {letter: column for letter, column in columns(rng).items() if letter in form.inputs}
     problem = FitProblem(form, x, np.exp(rng.normal(1, 0.3, 9)), form.defaults(), False, True)
     lower, upper = np.maximum(problem.lower, -40), np.minimum(problem.upper, 40)
-    theta = lower + (upper - lower) * rng.random((200, len(lower)))
+    theta = lower + (upper - lower) * np.clip(rng.uniform(-0.2, 1.2, (400, len(lower))), 0.0, 1.0)
     with np.errstate(all="ignore"):
         fitted = problem.residuals(theta)[0] + np.log(problem.loss)
         predicted = np.log([law(*(x[letter] for letter in form.inputs)) for law in problem.laws(theta)])
-    values = np.array([[getattr(law, name) for name in problem.free] for law in problem.laws(theta)])
-    told = np.isfinite(values).all(axis=1) & values.all(axis=1)  # Kaplan's N_c may lie outside floating point
-    inside = (np.abs(fitted) < 600) & told[:, None]
+    inside = np.abs(fitted) < 600
     assert inside.mean() > 0.5
     np.testing.assert_allclose(predicted[inside], fitted[inside], atol=1e-10)
 

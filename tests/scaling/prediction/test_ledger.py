@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,8 +10,17 @@ import pytest
 
 from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.prediction.forecast import Target, forecast_loss
-from isoflop.scaling.prediction.ledger import ENOUGH, Entry, Ledger, enter, read_ledger, register_in, score_ledger
-from isoflop.scaling.prediction.register import RegistrationError, register, score
+from isoflop.scaling.prediction.ledger import (
+    ENOUGH,
+    Entry,
+    Ledger,
+    _hash,
+    enter,
+    read_ledger,
+    register_in,
+    score_ledger,
+)
+from isoflop.scaling.prediction.register import RegistrationError, _seal, register, registration, score
 from tests.support.doors.damage import ODD, damaged
 from tests.support.fits.simulated import BESIROGLU, NOISE, isoflop_table
 
@@ -149,6 +159,57 @@ def entry(pit: float, crps: float = 0.01, z: float = 0.0, sha: str = "a") -> Ent
     return Entry(
         known, ".", {"pit": pit, "crps": crps, "z": z, "measured": 2.0, "error": 0.0, "measured_by": "", "runs": []}
     )
+
+
+def opened(forecast, high=np.inf):
+    """The same with a best size that no run bounds from above."""
+    return replace(forecast, n_interval=(forecast.n_interval[0], high))
+
+
+def test_a_best_size_without_a_bound_is_registered_and_scored(tmp_path, table, forecasts):
+    """Null in both files, which is open: an earlier version wrote Infinity, and read back neither."""
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    forecast = opened(forecasts[1e21])
+    register(forecast, tmp_path / "claim.json", table=tmp_path / "runs.csv")
+    register_in(tmp_path / "l.jsonl", forecast, table=tmp_path / "runs.csv")
+    for name in ("claim.json", "l.jsonl"):
+        json.loads((tmp_path / name).read_text(), parse_constant=pytest.fail)
+    assert score(tmp_path / "claim.json", answers(1e21)).n_covered is True
+    (entry,) = score_ledger(tmp_path / "l.jsonl", answers(1e21)).entries
+    assert entry.score["n_opt"]["covered"] is True
+    beyond = opened(forecasts[1e22], forecasts[1e22].n_interval[0])
+    register(beyond, tmp_path / "narrow.json", table=tmp_path / "runs.csv")
+    assert score(tmp_path / "narrow.json", answers(1e22)).n_covered is False
+
+
+def test_infinity_that_an_earlier_version_wrote_is_read(tmp_path, table, forecasts):
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    value = registration(forecasts[1e21], tmp_path, table=tmp_path / "runs.csv")
+    value["n_opt_interval"][1] = np.inf
+    value["seal"] = _seal(value)
+    (tmp_path / "claim.json").write_text(json.dumps(value))
+    line = {"format": 1, "entry": "forecast", "folder": ".", "registration": value, "previous": ""}
+    (tmp_path / "l.jsonl").write_text(json.dumps(line | {"hash": _hash(line)}) + "\n")
+    assert score(tmp_path / "claim.json", answers(1e21)).n_covered is True
+    (entry,) = score_ledger(tmp_path / "l.jsonl", answers(1e21)).entries
+    assert entry.score["n_opt"]["covered"] is True
+
+
+def test_a_line_that_could_not_be_read_back_is_not_written(ledger, monkeypatch):
+    """A score of NaN would make every later reading of the ledger fail."""
+    before = ledger.read_bytes()
+    monkeypatch.setattr("isoflop.scaling.prediction.distribution.Mixture.crps", lambda *_: np.nan)
+    with pytest.raises(RegistrationError, match=r"l\.jsonl, line 3: 'crps' must be a number"):
+        score_ledger(ledger, answers(1e21))
+    assert ledger.read_bytes() == before
+
+
+def test_a_forecast_without_a_finite_loss_is_not_registered(tmp_path, table, forecasts):
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    for bad in (np.inf, np.nan, 0.0):
+        with pytest.raises(RegistrationError, match=r"the forecast from .*runs\.csv: "):
+            register(replace(forecasts[1e21], loss=bad), tmp_path / "claim.json", table=tmp_path / "runs.csv")
+    assert not (tmp_path / "claim.json").exists()
 
 
 def test_nothing_is_said_of_calibration_before_there_are_enough(tmp_path):
