@@ -10,10 +10,17 @@ import pandas as pd
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.settings import setting_findings
 from isoflop.scaling.findings.units import unit_findings
-from isoflop.scaling.fitting.fit import Fit, FitError, Huber
+from isoflop.scaling.fitting.fit import Fit, Huber
 from isoflop.scaling.laws import PRESETS, columns_read, law_names, of_size_and_data
 from isoflop.scaling.laws.inputs import Column
-from isoflop.scaling.prediction.forecast import LEVELS, PredictError, beyond_epochs, beyond_the_data
+from isoflop.scaling.prediction.forecast import (
+    LEVELS,
+    PredictError,
+    beyond_epochs,
+    beyond_the_data,
+    median_loss,
+    telling,
+)
 from isoflop.scaling.selection.averaging import Forecast, ForecastAverage, average
 from isoflop.scaling.selection.law_weights import NoLawError, weigh_laws
 from isoflop.scaling.selection.rolling_origins import forecast
@@ -106,7 +113,7 @@ def predict_at(
     ]
     return RunForecast(
         target={name: float(value) for name, value in target.iloc[0].items()},
-        loss=float(np.exp(pooled.quantile(0.5)[0])),
+        loss=median_loss(pooled),
         intervals={level: pooled.exp_interval(level) for level in LEVELS},
         laws=pd.DataFrame(rows).set_index("law"),
         preferred=weighed.preferred if weighed.preferred in made else max(made, key=lambda law: weighed.weights[law]),
@@ -172,8 +179,8 @@ def _forecasts(
     made, failed = {}, dict(refused)
     for law, fitted in fits.items():
         try:
-            made[law] = forecast(fitted, target)
-        except FitError as error:
+            made[law] = telling(forecast(fitted, target))
+        except ValueError as error:
             failed[law] = str(error)
     if not made:
         raise PredictError("no law gives a loss there: " + "; ".join(f"{law}: {why}" for law, why in failed.items()))

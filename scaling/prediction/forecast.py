@@ -179,10 +179,6 @@ def _forecast_at(data: Points, weighted: WeightedLaws, target: Target) -> LossFo
         })  # fmt: skip
     members, best_sizes, share = with_breaks(fits, weights, forecasts, sizes, target, worths)
     pooled = average(beyond_the_data(members, places[preferred], data, weighted.discrepancy), share)
-    with np.errstate(over="ignore"):
-        loss = float(np.exp(pooled.quantile(0.5)[0]))
-    if not 0 < loss < np.inf:
-        raise PredictError(f"the laws do not tell the loss of {target}: the median of their forecasts is {loss:.3g}")
     n_average = average(best_sizes, share) if target.optimal else None
     notes += data.cost_notes(float(places[preferred]["n_params"].iloc[0]))
     notes = [*data.notes, *weighted.notes, *notes, *(f"{law} is left out: {why}" for law, why in refused.items())]
@@ -190,7 +186,7 @@ def _forecast_at(data: Points, weighted: WeightedLaws, target: Target) -> LossFo
         notes.append(f"the target lies {reach:.3g} times beyond the largest compute: trust the interval, not the point")
     return LossForecast(
         target=target,
-        loss=loss,
+        loss=median_loss(pooled),
         intervals={level: pooled.exp_interval(level) for level in LEVELS},
         laws=pd.DataFrame(rows).set_index("law"),
         preferred=preferred,
@@ -207,6 +203,22 @@ def _forecast_at(data: Points, weighted: WeightedLaws, target: Target) -> LossFo
         surface=_surface(fits, weights, preferred),
         epochs=_epochs(places[preferred]) if target.unique_tokens is not None else None,
     )
+
+
+def telling(made: Forecast) -> Forecast:
+    """A law's forecast of one loss. Raises ValueError where it scatters by more than any loss can."""
+    if not made.sd[0] < VAGUE:
+        raise ValueError(f"it says nothing of the loss there: the standard deviation of ln loss is {made.sd[0]:.3g}")
+    return made
+
+
+def median_loss(pooled: ForecastAverage) -> float:
+    """The median of a forecast average of one loss. Raises PredictError where it is none."""
+    with np.errstate(over="ignore"):
+        loss = float(np.exp(pooled.quantile(0.5)[0]))
+    if not 0 < loss < np.inf:
+        raise PredictError(f"the laws do not tell the loss there: the median of their forecasts is {loss:.3g}")
+    return loss
 
 
 def _epochs(place: pd.DataFrame) -> float:
@@ -243,10 +255,7 @@ def _forecasts(
             places[law] = at = place(fitted, target, worths)
             if target.optimal:
                 sizes[law] = log_size(fitted, target, worths)
-            made = forecast(fitted, at, read=partial(reader, target=target, worths=worths))
-            if not made.sd[0] < VAGUE:
-                raise ValueError(f"it says nothing of the loss there: the sd of ln loss is {made.sd[0]:.3g}")
-            forecasts[law] = made
+            forecasts[law] = telling(forecast(fitted, at, read=partial(reader, target=target, worths=worths)))
         except ValueError as error:  # no interior minimum, also of a refit, or no finite loss there
             refused[law] = str(error)
     return forecasts, sizes, places, refused

@@ -8,9 +8,18 @@ import pytest
 
 from isoflop.scaling.laws import PRESETS
 from isoflop.scaling.laws.published import PUBLISHED
-from isoflop.scaling.prediction.forecast import beyond_epochs
+from isoflop.scaling.prediction.forecast import (
+    VAGUE,
+    PredictError,
+    Target,
+    beyond_epochs,
+    forecast_loss,
+    median_loss,
+    telling,
+)
 from isoflop.scaling.prediction.predict import predict, predict_from_law, predict_table
 from isoflop.scaling.selection import preference
+from isoflop.scaling.selection.averaging import Forecast, average
 from isoflop.scaling.table.conventions import points
 from tests.support.fits.hard_fits import REPEATS
 from tests.support.fits.named_laws import TABLES, check_every_command, own_table, refusal
@@ -160,3 +169,35 @@ def test_every_published_law_has_an_answer_or_says_what_it_reads(name):
 def test_what_is_wrong_is_named(name, numbers, reported):
     with pytest.raises(ValueError, match=reported):
         predict_from_law(name, **numbers)
+
+
+def test_a_law_without_a_run_to_make_or_with_no_loss_to_tell_is_left_out_by_name():
+    """Losses of three scales at random: some laws put the best run outside floating point, others scatter by e^17."""
+    rows = [
+        (290330, 11676892086, 3.51), (13331969, 41678957, 1e-6), (193368, 2914527077, 0.127),
+        (263190, 60850235123, 0.0111), (152348894, 1720476312, 2.25), (6499502, 1374480454, 2.428),
+        (576929624, 3477422589, 2.169), (51586091, 169335540, 0.725), (10219805, 32156754723, 0.63),
+        (96761956, 289773908, 2.154), (221120811, 8610949793, 2.81), (51481167, 6609276487, 2.89),
+        (9057897, 9722029717, 0.671),
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["n_params", "tokens", "loss"])
+    said = forecast_loss(table, Target(1e21))
+    assert 0 < said.loss < np.inf
+    assert "best run of 1e+21 FLOPs would have" in said.refused["kaplan"]
+    assert "says nothing of the loss" in said.refused["saturating"]
+    assert {f"{law} is left out: {why}" for law, why in said.refused.items()} <= set(said.notes)
+    assert (said.laws["sd"] < VAGUE).all()
+
+
+def test_a_forecast_tells_a_loss_or_is_refused():
+    def of(mean, sd):
+        return Forecast(np.array([mean]), np.array([sd]), 9.0)
+
+    assert telling(of(1.0, 9.9)).mean[0] == 1.0
+    for sd in (10.0, np.inf, np.nan):
+        with pytest.raises(ValueError, match="says nothing"):
+            telling(of(1.0, sd))
+    assert median_loss(average([of(1.0, 0.1)], [1.0])) == pytest.approx(np.e)
+    for mean in (800.0, -800.0):
+        with pytest.raises(PredictError, match="do not tell the loss"):
+            median_loss(average([of(mean, 0.1)], [1.0]))
