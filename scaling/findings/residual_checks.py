@@ -47,7 +47,9 @@ def outliers(case: Case, found: Departures) -> Iterator[Finding]:
 
     Runs beyond what normal noise has (`far_off`, level NAMED) are named: an info, as no test tells one run 5 standard
     deviations off from noise of heavy tails, which does no harm to a fit. A warning are those over FAR robust standard
-    deviations off that the tails of the others do not reach (`_beyond_tails`, level TAIL).
+    deviations off that the tails of the others do not reach (`beyond_tails`, level TAIL): in .04 of studies of 43 runs
+    with noise of t(3), in none with normal noise. One run that is 5 / 7 / 10 / 20 standard deviations high is named in
+    .9 / 1 / 1 / 1 of studies and warned of in .05 / .2 / .5 / .9; two or four that are 10 high are in .8.
     """
     r, noise = case.fit.residuals, found.noise
     scaled = np.abs(r) / noise.sd
@@ -89,7 +91,7 @@ def beyond_tails(size: Array, least: float) -> Array:
     order = np.argsort(-size, kind="stable")
     far = np.zeros(len(size), bool)
     at_most = min(max(1, len(size) // 10), len(size) - 1, int(np.sum(size > least)))
-    if at_most > 0:
+    if at_most > 0 and np.median(size) > 0:
         counts = np.arange(at_most, 0, -1)
         beyond = np.flatnonzero(_tail_probabilities(size[order], counts) < TAIL * 0.5 ** (counts - 1))
         if beyond.size:

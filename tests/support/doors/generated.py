@@ -20,11 +20,27 @@ def wrong_with(words: list[str], names: Sequence[str]) -> str:
         return answer.traceback
     if answer.code:
         return answer.fault(names)
-    if "--json" in words:
-        constants: list[str] = []
-        json.loads(answer.out, parse_constant=constants.append)
-        return f"no JSON: {', '.join(constants)}" if constants else ""
-    return ""
+    if "--json" in words and (constants := _no_numbers(answer.out)):
+        return f"no JSON: {constants}"
+    return _registered(words) if words[0] == "predict" else ""
+
+
+def _no_numbers(text: str) -> str:
+    """The NaN and Infinity in a text of JSON."""
+    found: list[str] = []
+    json.loads(text, parse_constant=found.append)
+    return ", ".join(found)
+
+
+def _registered(words: list[str]) -> str:
+    """What is wrong with a ledger once a forecast that was made is registered in it."""
+    with tempfile.TemporaryDirectory() as name:
+        ledger = Path(name) / "forecasts.jsonl"
+        for again in ([*words, "--register", str(ledger)], ["predict", "--ledger", str(ledger)]):
+            if (answer := typed_here(again)).code:
+                return answer.traceback or f"{' '.join(again)}: {answer.err}"
+        constants = _no_numbers(ledger.read_text(encoding="utf-8"))
+        return f"no JSON in the ledger: {constants}" if constants else ""
 
 
 def try_numbers(command_line: Callable[[int, Path], list[str]]) -> int:
