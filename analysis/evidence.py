@@ -30,9 +30,9 @@ from isoflop.scaling.prediction.curves.collapse import collapse_findings, collap
 from isoflop.scaling.selection.holdout import HoldOut, hold_out
 from isoflop.scaling.selection.preference import candidates
 from isoflop.scaling.selection.scoreboard import Scoreboard, compare
-from isoflop.scaling.table.conventions import COMPUTE, PARAMS, Points, is_runs, points
+from isoflop.scaling.table.conventions import COMPUTE, PARAMS, Points, points
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN
-from isoflop.scaling.table.runs import final_rows
+from isoflop.scaling.table.runs import final_rows, is_runs
 from isoflop.scaling.table.schedules.read_curves import CurveTable, read_curves
 
 if TYPE_CHECKING:  # loaded for a table with arms or mixtures

@@ -17,8 +17,8 @@ from isoflop.scaling.laws.special_functions import chdtri
 from isoflop.scaling.selection.holdout import HoldOut
 from isoflop.scaling.selection.rolling_origins import BASELINE
 from isoflop.scaling.selection.scoreboard import AVERAGE, Scoreboard
-from isoflop.scaling.table.conventions import COMPUTE, PARAMS, is_runs
-from isoflop.scaling.table.runs import final_rows, is_forecast
+from isoflop.scaling.table.conventions import COMPUTE, PARAMS
+from isoflop.scaling.table.runs import final_rows, is_forecast, is_runs
 
 MOST_CELLS = 120  # rows of the table of cells in the report; the csv has all
 FAR = 2.0  # times the preferred law's error: a law that nobody would use here

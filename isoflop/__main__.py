@@ -130,7 +130,7 @@ def main() -> None:
         if os.environ.get("ISOFLOP_DEBUG") or not message:
             raise
         code = getattr(error, "exit_code", 2)
-        if code == 1 and len(LOADED) == 1 and LOADED[0] not in message:
+        if len(LOADED) == 1 and LOADED[0] not in message and (code == 1 or "--" not in message):
             message = f"{LOADED[0]}: {message}"
         typer.echo(one_line(f"isoflop: {message}"), err=True)
     sys.exit(code)

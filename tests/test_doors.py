@@ -10,6 +10,7 @@ from tests.support.doors.generated import wrong_with
 from tests.support.doors.inputs import inputs
 from tests.support.doors.malformed_case import check
 from tests.support.doors.on_committed import on_committed
+from tests.support.doors.on_damaged import on_damaged
 from tests.support.doors.options import write_neighbours
 from tests.support.doors.typed import Answer
 from tests.support.root import ROOT
@@ -61,6 +62,14 @@ def test_what_once_failed_on_a_committed_table_is_answered_or_refused_by_name(ta
 def test_a_command_on_a_committed_table_is_answered_or_refused_by_name_without_a_warning(number, tmp_path):
     words = on_committed(number, tmp_path)
     assert wrong_with(words, (Path(words[1]).name, "--")) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "number", [21, 42, 79, 154]
+)  # of those that tests/proofs/doors/on_damaged.py makes: once failed
+def test_a_command_on_a_damaged_table_is_answered_or_refused_by_name_without_a_warning(number, tmp_path):
+    assert wrong_with(on_damaged(number, tmp_path), ("runs.csv", "--")) == ""
 
 
 @pytest.mark.parametrize(

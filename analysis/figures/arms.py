@@ -24,9 +24,8 @@ from isoflop.analysis.style import (
     new_axes,
     note,
 )
-from isoflop.scaling.table.conventions import is_runs
 from isoflop.scaling.table.evaluations.evaluation import EVALUATION_FILE, read_evaluation
-from isoflop.scaling.table.runs import final_rows
+from isoflop.scaling.table.runs import final_rows, is_runs
 
 if TYPE_CHECKING:
     from isoflop.scaling.arms.multiplier import Multipliers

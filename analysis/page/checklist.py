@@ -20,8 +20,7 @@ from isoflop.analysis.style import LEVEL
 from isoflop.scaling.findings.departures import LEVEL as DEPARTURE_LEVEL
 from isoflop.scaling.findings.departures import departures
 from isoflop.scaling.findings.finding import Case
-from isoflop.scaling.table.conventions import is_runs
-from isoflop.scaling.table.runs import final_rows
+from isoflop.scaling.table.runs import final_rows, is_runs
 
 if TYPE_CHECKING:
     from isoflop.scaling.arms.multiplier import Pair

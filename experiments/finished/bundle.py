@@ -28,7 +28,6 @@ from isoflop.scaling.table.bundle.manifest import (
     run_hashes,
     seal,
 )
-from isoflop.scaling.table.conventions import is_runs
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN, meaning
 from isoflop.scaling.table.runs import (
     COLUMNS,
@@ -36,6 +35,7 @@ from isoflop.scaling.table.runs import (
     RUN_FILE,
     SCHEMA_VERSION,
     code_version,
+    is_runs,
     read_config,
     write_parquet,
     write_table,

@@ -16,9 +16,8 @@ from isoflop.scaling.mixtures.answer import Mix
 from isoflop.scaling.mixtures.mix import mix
 from isoflop.scaling.mixtures.table import mixtures
 from isoflop.scaling.table.bundle.manifest import is_bundle
-from isoflop.scaling.table.conventions import is_runs
 from isoflop.scaling.table.json_plain import plain
-from isoflop.scaling.table.runs import final_rows
+from isoflop.scaling.table.runs import final_rows, is_runs
 
 MOST = 30  # mixtures of one suggestion
 KEPT = ("weights", "weight_intervals", "losses", "at", "proxies", "conventions", "findings")  # of the answer of mix

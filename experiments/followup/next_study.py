@@ -13,7 +13,7 @@ import pandas as pd
 from isoflop.experiments.followup.next_mixtures import NextMixtures, next_mixtures
 from isoflop.experiments.followup.sizes import sizes_like
 from isoflop.experiments.followup.study_file import write_file
-from isoflop.experiments.followup.template import NextStudyError, Template, template_of
+from isoflop.experiments.followup.template import DESCRIBED, NextStudyError, Template, template_of
 from isoflop.experiments.study.sizes import suggest
 from isoflop.scaling.design.candidates import CandidateRuns, candidate_runs
 from isoflop.scaling.design.design import Design
@@ -22,8 +22,8 @@ from isoflop.scaling.design.planning import plan_from_law, plan_from_table, rati
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.published import PUBLISHED
 from isoflop.scaling.table.bundle.manifest import is_bundle
-from isoflop.scaling.table.conventions import count_params, is_runs
-from isoflop.scaling.table.runs import final_rows
+from isoflop.scaling.table.conventions import count_params
+from isoflop.scaling.table.runs import final_rows, is_runs
 
 MIN_STEPS = 250
 GOALS: dict[str, Goal] = {"n_opt": "n_opt", "loss": "loss", "multiplier": "multiplier"}
@@ -119,9 +119,12 @@ def next_runs(
             raise NextStudyError("--out needs a table of runs: its settings and sizes make the study")
         made = plan_from_law(_published(str(from_law)), budget=budget, target=target, goal=known)
         return NextRuns(made, None, "", ())
-    if not is_runs(table):
+    if not is_runs(table) or not set(DESCRIBED) <= set(table):
         if out is not None:
-            raise NextStudyError("--out needs a table of runs: sizes of conf/model mean nothing in another table")
+            lacking = ", ".join(name for name in DESCRIBED if name not in table)
+            raise NextStudyError(
+                f"--out needs a table of runs: sizes of conf/model mean nothing in another table (it lacks {lacking})"
+            )
         return NextRuns(plan_from_table(table, budget=budget, target=target, goal=known), None, "", ())
     runs, path = final_rows(table), Path(table.attrs["source"])
     template = template_of(runs, path)

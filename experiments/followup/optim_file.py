@@ -11,8 +11,7 @@ import pandas as pd
 
 from isoflop.experiments.files import check_name, write_text
 from isoflop.experiments.followup.template import NOT_RECORDED, NextStudyError, template_of
-from isoflop.scaling.table.conventions import is_runs
-from isoflop.scaling.table.runs import final_rows
+from isoflop.scaling.table.runs import final_rows, is_runs
 from isoflop.scaling.tuning.answer import Tuned, TunedArm
 from isoflop.scaling.tuning.best import best_setting
 

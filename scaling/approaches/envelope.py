@@ -12,8 +12,9 @@ import pandas as pd
 
 from isoflop.scaling.approaches.allocation import LEVEL, NoAllocationError, PowerFit, allocation
 from isoflop.scaling.laws.special_functions import stdtrit
-from isoflop.scaling.table.conventions import Points, is_runs, points
+from isoflop.scaling.table.conventions import Points, points
 from isoflop.scaling.table.curves import curves
+from isoflop.scaling.table.runs import is_runs
 
 GRID = 256
 READ = ("run_id", "trunk_id", "phase", "tied", "tokens", "loss", "final", "state")

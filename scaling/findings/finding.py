@@ -14,8 +14,8 @@ import pandas as pd
 from isoflop.scaling.fitting.fit import Fit, Huber, LeastSquares, fit
 from isoflop.scaling.fitting.uncertainty import Draws
 from isoflop.scaling.laws.law import Array
-from isoflop.scaling.table.conventions import Points, is_runs
-from isoflop.scaling.table.runs import final_rows
+from isoflop.scaling.table.conventions import Points
+from isoflop.scaling.table.runs import final_rows, is_runs
 
 Severity = Literal["info", "warn", "fail"]
 

@@ -14,7 +14,8 @@ from isoflop.scaling.fitting.fit import Fit, FitError, Huber, LeastSquares, fit
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws.chinchilla import Chinchilla
-from isoflop.scaling.table.conventions import COMPUTE, PARAMS, Points, count_params, is_runs, points
+from isoflop.scaling.table.conventions import COMPUTE, PARAMS, Points, count_params, points
+from isoflop.scaling.table.runs import is_runs
 
 Refit = Callable[[Points, Objective], Fit]
 Row = tuple[str, str, float, float, float]

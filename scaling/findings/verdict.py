@@ -15,7 +15,8 @@ from isoflop.scaling.fitting.objective import LeastSquares, Objective
 from isoflop.scaling.fitting.uncertainty import Draws, bootstrap, intervals, jackknife
 from isoflop.scaling.laws import columns_read
 from isoflop.scaling.table.columns import near_match
-from isoflop.scaling.table.conventions import is_runs, points
+from isoflop.scaling.table.conventions import points
+from isoflop.scaling.table.runs import is_runs
 
 # The exponents that every report prints: three ways of counting parameters, and the two of counting compute.
 CONVENTIONS = (("matrices", "exact"), ("total", "exact"), ("no-embedding", "exact"), ("matrices", "6nd"))

@@ -13,7 +13,8 @@ from isoflop.scaling.gate.discrepancy import Discrepancy
 from isoflop.scaling.gate.estimate import Observations
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.law import Array
-from isoflop.scaling.table.conventions import Points, is_runs
+from isoflop.scaling.table.conventions import Points
+from isoflop.scaling.table.runs import is_runs
 
 SPEED = "tokens_per_second"
 FLAT = 0.01  # -d ln loss / d ln compute below which a loss is no measure of compute

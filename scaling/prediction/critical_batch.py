@@ -19,9 +19,9 @@ from isoflop.scaling.laws.law import Array, Box, Law
 from isoflop.scaling.laws.special_functions import stdtrit
 from isoflop.scaling.prediction.batch_of_runs import NoiseScale, noise_of_runs, steps_of_runs
 from isoflop.scaling.table.columns import TableError
-from isoflop.scaling.table.conventions import is_runs
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.law_inputs import add_inputs
+from isoflop.scaling.table.runs import is_runs
 
 STEPS, TOKENS, SEQUENCES = "steps_to_target", "batch_tokens", "batch_sequences"
 COLUMNS = tuple(Column(name) for name in (STEPS, TOKENS, SEQUENCES, "context_length", "target_loss"))

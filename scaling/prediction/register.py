@@ -21,10 +21,10 @@ from isoflop.scaling.approaches.isoflop_profiles import isoflop_profiles
 from isoflop.scaling.prediction.distribution import Component, check_components, components
 from isoflop.scaling.prediction.forecast import LossForecast, Target
 from isoflop.scaling.table.bundle.hub import on_hub
-from isoflop.scaling.table.conventions import AS_GIVEN, Points, is_runs, points
+from isoflop.scaling.table.conventions import AS_GIVEN, Points, points
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.read import read_table
-from isoflop.scaling.table.runs import code_version
+from isoflop.scaling.table.runs import code_version, is_runs
 
 FORMAT = 1
 SAME_BUDGET = 0.1  # in ln FLOPs: runs this close to the target's compute measure it

@@ -21,9 +21,9 @@ from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.laws.law import Allocation, Array, Box, Law
 from isoflop.scaling.prediction.direct import RAW, Direct, direct
 from isoflop.scaling.table.columns import TableError
-from isoflop.scaling.table.conventions import is_runs, points
+from isoflop.scaling.table.conventions import points
 from isoflop.scaling.table.read import require
-from isoflop.scaling.table.runs import final_rows
+from isoflop.scaling.table.runs import final_rows, is_runs
 
 NEAR_TOP = 0.8  # of the way from guessing to the best score: a run that far supports a fitted top
 

@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.table.columns import TableError, hint
-from isoflop.scaling.table.conventions import is_runs
-from isoflop.scaling.table.runs import final_rows
+from isoflop.scaling.table.runs import final_rows, is_runs
 
 CELL = ("n_params", "n_params_total", "tokens", "flops", "horizon_tokens", "budget_flops", "d_model", "n_layer")
 APART = ("arm", "family", "dataset", "corpus_id", "unique_tokens", "tokenizer_id", "eval_id")

@@ -27,7 +27,7 @@ from isoflop.scaling.table.curves import curves, not_positive
 from isoflop.scaling.table.law_inputs import add_inputs, components, sizeless, unlike
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN, QUANTITIES, VAGUE
 from isoflop.scaling.table.read import check_values, require
-from isoflop.scaling.table.runs import PARAM_GROUPS, final_rows, forecast_rows, is_forecast
+from isoflop.scaling.table.runs import PARAM_GROUPS, final_rows, forecast_rows, is_forecast, is_runs
 from isoflop.scaling.table.unfinished import leave_out_unfinished
 
 PARAMS = {
@@ -190,7 +190,7 @@ def points(
     larger, orders_differ = None, False
     source = str(table.attrs.get("source", "table"))
     if is_runs(table):
-        frame = _finished(_bare(table), notes)
+        frame = _finished(_bare(table), notes, source)
         frame["n_params"] = count_params(frame, params)
         frame["flops"] = _run_flops(frame, compute)
         used, larger = (params, compute), _larger_models(frame, params, compute)
@@ -233,11 +233,6 @@ def _weighed(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     return frame[~out].copy()
 
 
-def is_runs(table: pd.DataFrame) -> bool:
-    """Whether a table has the columns of a run table: parameters by group, state, final."""
-    return {"final", "state", "n_params_total", *(f"n_params_{g}" for g in PARAM_GROUPS)} <= set(table.columns)
-
-
 def count_params(table: pd.DataFrame, params: str) -> pd.Series:
     """Parameters of each row of a run table by the convention `params`."""
     group = {g: table[f"n_params_{g}"] for g in PARAM_GROUPS}
@@ -257,6 +252,7 @@ def _run_flops(frame: pd.DataFrame, compute: str) -> pd.Series:
     if compute == "6nd":
         return 6.0 * frame["n_params"] * frame["tokens"]
     if compute == "full-attention":
+        require(frame, ("flops_token_attention_scores_full", "flops_token_attention_scores"))
         masked = frame["flops_token_attention_scores_full"] - frame["flops_token_attention_scores"]
         return frame["flops"] + 3.0 * masked * frame["tokens"]
     return frame["flops"]
@@ -264,7 +260,8 @@ def _run_flops(frame: pd.DataFrame, compute: str) -> pd.Series:
 
 def _larger_models(frame: pd.DataFrame, params: str, compute: str) -> LargerModels | None:
     """How the family of a run table goes on; None where it has several, or its shapes are not known."""
-    shape = ["n_layer", "d_model", "flops_token_blocks", "flops_token_unembedding", "flops_token_attention_scores_full"]
+    shape = ["n_layer", "d_model", "flops_token_blocks", "flops_token_unembedding", "flops_token_attention_scores",
+             "flops_token_attention_scores_full"]  # fmt: skip
     one = ["family", "vocab_size", "context_length", "tied"]
     if compute == "6nd" or not {*shape, *one} <= set(frame) or any(frame[column].hasnans for column in shape):
         return None
@@ -291,7 +288,7 @@ def _larger_models(frame: pd.DataFrame, params: str, compute: str) -> LargerMode
     return LargerModels(counted, flops / counted, 6 * active / blocks)
 
 
-def _finished(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+def _finished(table: pd.DataFrame, notes: list[str], source: str) -> pd.DataFrame:
     frame = final_rows(table)
     if is_forecast(table).any():
         stopped = forecast_rows(table)
@@ -305,7 +302,7 @@ def _finished(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     if unfinished:
         notes.append(f"{len(unfinished)} runs without a finished final row are left out: {', '.join(unfinished)}")
     if frame.empty:
-        raise TableError("the run table has no finished run; isoflop status shows what its runs are doing")
+        raise TableError(f"{source}: no run has finished; isoflop status shows what its runs are doing")
     return frame
 
 

@@ -24,7 +24,7 @@ def complete(frame: pd.DataFrame) -> pd.DataFrame:
     missing = frame["n_params_active"].isna() if "n_params_active" in frame else pd.Series(True, index=frame.index)
     if not missing.any():
         return frame
-    known = [c for c in ("run_id", *_READ) if c in frame]
+    known = [c for c in ("run_id", *READ) if c in frame]
     shapes = frame.loc[missing, known].drop_duplicates("run_id").set_index("run_id")
     parts = pd.DataFrame([_parts(row) for row in shapes.itertuples()], index=shapes.index)
     for name in SHAPE:
@@ -33,7 +33,7 @@ def complete(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-_READ = (
+READ = (
     "family", "n_layer", "d_model", "d_ff", "tied", "n_params_embedding", "n_params_position", "n_params_attention",
     "n_params_recurrent", "n_params_mlp", "n_params_norm", "n_params_unembedding", "flops_token_blocks",
 )  # fmt: skip
@@ -45,9 +45,9 @@ def _parts(row: object) -> dict[str, object]:
     head = g("n_params_unembedding") or (g("n_params_embedding") if g("tied") else 0)
     plain = {"norm": "rmsnorm", "activation": "swiglu", "positions": "rotary", "experts": 0, "experts_per_token": 0}
     found = plain | {"n_params_active": g("flops_token_blocks") // 2 + head}
-    if g("family") != "transformer":
-        return found
     layers, width = g("n_layer"), g("d_model")
+    if g("family") != "transformer" or not layers * width * g("d_ff"):
+        return found
     found["positions"] = "learned" if g("n_params_position") else "rotary"
     found["norm"] = "layernorm" if g("n_params_norm") == 2 * (2 * layers + 1) * width else "rmsnorm"
     active = (g("flops_token_blocks") // 2 - g("n_params_attention") - g("n_params_recurrent")) / layers

@@ -21,7 +21,7 @@ from isoflop.scaling.table.formats.names import LABELS
 from isoflop.scaling.table.formats.read_file import read_file
 from isoflop.scaling.table.law_inputs import components, sizeless, unlike
 from isoflop.scaling.table.meaning import QUANTITIES
-from isoflop.scaling.table.runs import is_run_table, read_runs
+from isoflop.scaling.table.runs import as_runs, is_run_table, is_runs, read_runs
 from isoflop.scaling.table.unfinished import leave_out_unfinished, short_of_plan, unfinished
 from isoflop.scaling.table.where import matching_rows
 
@@ -108,6 +108,8 @@ def as_table(
     if where:
         frame = _filter(frame, where, notes, source=str(path))
     refuse_words(found, frame, source=str(path))
+    if not is_study and is_runs(frame):
+        frame = as_runs(frame, source=str(path))
     refuse_splits(frame, source=str(path))
     unit = _stated_unit(frame, mapping, source=str(path)) or found.loss_unit
     frame.attrs = {

@@ -16,8 +16,9 @@ from isoflop.scaling.laws.axes.tuning import BATCH, DECAY, RATE
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.laws.law import Array
 from isoflop.scaling.table.columns import TableError, parse
-from isoflop.scaling.table.conventions import Points, count_params, is_runs, points
+from isoflop.scaling.table.conventions import Points, count_params, points
 from isoflop.scaling.table.meaning import VAGUE, words
+from isoflop.scaling.table.runs import is_runs
 
 CONTEXT = Column("context_length")
 INPUTS = (RATE, BATCH, replace(DECAY, transform="linear"), CONTEXT)

@@ -17,8 +17,8 @@ from isoflop.analysis.style import (
     note,
     readable,
 )
-from isoflop.scaling.table.conventions import count_params, is_runs
-from isoflop.scaling.table.runs import final_rows
+from isoflop.scaling.table.conventions import count_params
+from isoflop.scaling.table.runs import final_rows, is_runs
 
 FEWEST = 3  # learning rates that make a bowl
 CELL = ["arm", "n_params", "horizon_tokens"]

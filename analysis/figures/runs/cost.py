@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 
 from isoflop.analysis.figure import Figure
 from isoflop.analysis.style import MANY_DOTS, ColorScale, flops, log_axis, new_axes, note
-from isoflop.scaling.table.conventions import count_params, is_runs
-from isoflop.scaling.table.runs import final_rows
+from isoflop.scaling.table.conventions import count_params
+from isoflop.scaling.table.runs import final_rows, is_runs
 
 MOST_NAMED = 8  # budgets in a legend
 UNITS = (("hours", "h", 3600.0), ("minutes", "min", 60.0), ("seconds", "s", 1.0))

@@ -24,9 +24,9 @@ from isoflop.analysis.style import (
 )
 from isoflop.scaling.approaches.envelope import Envelope
 from isoflop.scaling.table.columns import hint
-from isoflop.scaling.table.conventions import count_params, is_runs
+from isoflop.scaling.table.conventions import count_params
 from isoflop.scaling.table.curves import curves
-from isoflop.scaling.table.runs import is_forecast
+from isoflop.scaling.table.runs import is_forecast, is_runs
 
 MANY_ROWS = 20_000  # from here on lines are drawn as pixels also in vector formats
 MOST_LINES = 400  # beyond, every n-th run by size

@@ -10,9 +10,9 @@ import pandas as pd
 from isoflop.scaling.prediction.curves.curve_model import CurveModel, Forecast, curve_model
 from isoflop.scaling.prediction.forecast import PredictError
 from isoflop.scaling.table.columns import hint
-from isoflop.scaling.table.conventions import is_runs
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN
+from isoflop.scaling.table.runs import is_runs
 from isoflop.scaling.table.schedules.curve_run import CurveRun
 from isoflop.scaling.table.schedules.read_curves import read_curves
 from isoflop.scaling.table.schedules.schedule import Schedule

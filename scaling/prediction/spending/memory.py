@@ -21,8 +21,9 @@ from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.laws.law import Law, minimise_scalar
 from isoflop.scaling.prediction.forecast import FAR, PredictError
 from isoflop.scaling.selection.rolling_origins import fit_at
-from isoflop.scaling.table.conventions import Points, is_runs, points
+from isoflop.scaling.table.conventions import Points, points
 from isoflop.scaling.table.json_plain import plain
+from isoflop.scaling.table.runs import is_runs
 
 TOTAL = Column("n_params_total", "parameters")
 COLUMNS = (EXPERTS, TOTAL)

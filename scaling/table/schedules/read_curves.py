@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.table.columns import TableError, is_numbers
-from isoflop.scaling.table.conventions import count_params, is_runs
+from isoflop.scaling.table.conventions import count_params
 from isoflop.scaling.table.curves import curves
 from isoflop.scaling.table.meaning import words
-from isoflop.scaling.table.runs import is_forecast
+from isoflop.scaling.table.runs import is_forecast, is_runs
 from isoflop.scaling.table.schedules.curve_run import CurveRun
 from isoflop.scaling.table.schedules.schedule import COOLDOWNS, SCHEDULES, Schedule, learning_rate
 

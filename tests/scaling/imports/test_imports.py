@@ -14,8 +14,9 @@ from isoflop.scaling.imports.read import import_source
 from isoflop.scaling.imports.source import SourceError
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.table.columns import TableError
-from isoflop.scaling.table.conventions import is_runs, points
+from isoflop.scaling.table.conventions import points
 from isoflop.scaling.table.read import read_table
+from isoflop.scaling.table.runs import is_runs
 from tests.support.tables.nanogpt_log import nanogpt_log
 
 pytestmark = pytest.mark.usefixtures("kept_searches")

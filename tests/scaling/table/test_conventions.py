@@ -166,7 +166,7 @@ def test_an_unknown_or_unanswerable_convention_names_the_remedy(options, message
 
 
 def test_no_finished_run_and_empty_clusters_are_errors(study_table):
-    with pytest.raises(TableError, match="no finished run"):
+    with pytest.raises(TableError, match="no run has finished"):
         points(study_table.assign(state="diverged"))
     with pytest.raises(TableError, match="is empty in 1 rows"):
         points(pd.DataFrame({"n_params": 1e6, "tokens": 1e7, "loss": 3.0, "run_id": ["a", None]}))

@@ -18,7 +18,7 @@ COLUMNS: dict[str, Callable[[Values, np.random.Generator], Values]] = {
     "sound": lambda x, _: x,
     "constant": lambda x, _: np.full_like(x, x[0]),
     "two values": lambda x, rng: np.where(rng.random(len(x)) < 0.5, x[0], x[-1]),
-    "a grid": lambda x, _: np.exp(np.round(np.log(x))),
+    "a grid": lambda x, _: np.exp(np.round(np.log(np.maximum(x, 1e-300)))),
     "one huge": lambda x, _: np.r_[x[0] * 1e30, x[1:]],
     "one zero": lambda x, _: np.r_[0.0, x[1:]],
     "one negative": lambda x, _: np.r_[-x[0], x[1:]],

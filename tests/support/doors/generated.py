@@ -5,9 +5,10 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from tests.support.doors.typed import typed_here
+from tests.support.doors.typed import Answer, typed_here
 
 
 def wrong_with(words: list[str], names: Sequence[str]) -> str:
@@ -19,10 +20,17 @@ def wrong_with(words: list[str], names: Sequence[str]) -> str:
     if answer.traceback:
         return answer.traceback
     if answer.code:
-        return answer.fault(names)
+        return _without_notes(answer, words[1]).fault(names)
     if "--json" in words and (constants := _no_numbers(answer.out)):
         return f"no JSON: {constants}"
     return _registered(words) if words[0] == "predict" else ""
+
+
+def _without_notes(answer: Answer, table: str) -> Answer:
+    """The same without the lines on stderr that say what was read from the table, before the refusal."""
+    *before, refusal = answer.err.splitlines() or [""]
+    kept = [line for line in before if not line.startswith(f"{table}: ")]
+    return replace(answer, err="\n".join([*kept, refusal]))
 
 
 def _no_numbers(text: str) -> str:
