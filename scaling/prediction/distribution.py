@@ -42,7 +42,6 @@ def components(average: ForecastAverage) -> list[Component]:
     return [
         {"weight": float(w), "mean": float(f.mean[0]), "sd": float(f.sd[0]), "freedom": float(f.freedom)}
         for f, w in zip(average.members, average.weights, strict=True)
-        if w > 0
     ]
 
 

@@ -59,6 +59,15 @@ def test_of_runs_most_of_which_the_law_meets_none_is_far():
     assert not beyond_tails(np.array([3.0]), 0.0).any()
 
 
+@pytest.mark.parametrize(("runs", "far"), [(9, 1), (19, 1), (20, 2), (29, 2), (30, 3), (2000, 200)])
+def test_a_tenth_of_the_runs_may_be_far_or_one(runs, far):
+    """Those beyond are seen among any number of runs, and one more than a tenth hides them all."""
+    rest = np.random.default_rng(0).uniform(0.5, 1.0, runs)
+    for count in (far, far + 1):
+        size = np.r_[np.full(count, 1e6), rest[count:]]
+        assert beyond_tails(size, 2.0).sum() == (far if count == far else 0)
+
+
 @pytest.mark.parametrize(
     ("tails", "runs", "least", "most"),
     [("normal", 43, 0.0, 0.002), ("t(3)", 43, 0.005, 0.04), ("t(5)", 43, 0.001, 0.03), ("t(3)", 200, 0.005, 0.06)],

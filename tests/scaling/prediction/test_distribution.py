@@ -88,13 +88,8 @@ def test_a_registration_gives_its_mixture_and_one_without_gives_its_quantiles():
     assert held.crps(0.13) == pytest.approx(Mixture(made).crps(0.13), rel=0.1)
 
 
-def test_a_law_of_no_weight_and_an_end_that_is_open_leave_a_distribution():
-    made = average(
-        [Forecast(np.array([0.1]), np.array([0.02]), 5.0), Forecast(np.array([9.0]), np.array([0.01]), 9.0)], [1, 0]
-    )
-    (only,) = components(made)
-    check_components([only], "claim.json")
-    ends = {"0.5": [1.0, 1.2], "0.9": [0.8, None], "0.95": [None, np.inf]}
+def test_an_end_that_is_open_leaves_a_distribution():
+    ends = {"0.5": [1.0, 1.2], "0.8": [0.0, np.inf], "0.9": [0.8, None], "0.95": [None, np.inf]}
     held = predictive({"loss": 1.1, "intervals": ends})
     assert isinstance(held, Quantiles)
     np.testing.assert_allclose(held.levels, [0.05, 0.25, 0.5, 0.75])
@@ -109,6 +104,9 @@ def test_a_law_of_no_weight_and_an_end_that_is_open_leave_a_distribution():
         ((1.0, 0.0, 3.0),),
         ((1.0, 1.0, -1.0),),
         ((-1.0, 1.0, 1.0),),
+        ((0.5, 1.0, 3.0), (0.5, 0.0, 3.0)),
+        ((1.0, 1.0, 3.0), (0.0, 1.0, 3.0)),
+        ((1.0, 1.0, 0.0),),
         ((0.5, 1.0, 3.0), (0.6, 1.0, 3.0)),
     ],
 )
