@@ -271,8 +271,9 @@ def load(
     """
     from isoflop.scaling.imports.read_table import read_table
     from isoflop.scaling.laws import columns_read, law_names
+    from isoflop.scaling.table.bundle.hub import address, on_hub
 
-    LOADED.append(str(table))
+    LOADED.append(address(table) if on_hub(table) else str(table))
     gc.freeze()  # what was imported stays, and need not be searched for garbage again
     read = read_table(
         table, mapping=pairs(mapping, "--map"), where=where, study=study, sheet=sheet, labels=labels,

@@ -16,7 +16,7 @@ from isoflop.scaling.table.bundle.manifest import is_bundle
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.read import as_table
 from isoflop.scaling.table.read import read_table as read_plain
-from isoflop.scaling.table.runs import RunTableError, is_run_table
+from isoflop.scaling.table.runs import RunTableError, SpoiledRunsError
 
 _FOREIGN = ("", ".log", ".out", ".txt", ".json", ".jsonl")  # suffixes of files that may be another program's
 
@@ -66,9 +66,9 @@ def read_table(
             raise TableError(f"{error} (options of `isoflop import`, which writes a table)") from error
     try:
         return read()
+    except SpoiledRunsError:
+        raise  # its columns have their own names already: another reader would take them for something else
     except (TableError, RunTableError) as error:
-        if where and is_run_table(path):
-            raise  # its columns have their own names already: no other reader would find other rows
         try:
             return _imported_table(path, mapping, where, keep_unfinished)
         except SourceError:

@@ -40,7 +40,12 @@ class Predictive(Protocol):
 def components(average: ForecastAverage) -> list[Component]:
     """A forecast average of one loss as JSON keeps it."""
     return [
-        {"weight": float(w), "mean": float(f.mean[0]), "sd": float(f.sd[0]), "freedom": float(f.freedom)}
+        {
+            "weight": float(w),
+            "mean": float(f.mean[0]),
+            "sd": float(f.sd[0]),
+            "freedom": float(f.freedom),
+        }  # equivalent: -1
         for f, w in zip(average.members, average.weights, strict=True)
     ]
 
@@ -50,7 +55,7 @@ def check_components(found: list[Component] | None, source: str) -> None:
     if found is None:
         return
     good = bool(found) and all(c["weight"] > 0 and c["sd"] > 0 and c["freedom"] > 0 for c in found)
-    if not good or abs(sum(c["weight"] for c in found) - 1) > 1e-6:
+    if not good or abs(sum(c["weight"] for c in found) - 1) > 1e-6:  # equivalent: no sum is off by just that
         raise ValueError(f"{source}: its distribution must have weights that sum to 1 and positive sd and freedom")
 
 
@@ -81,12 +86,13 @@ class Mixture:
 
     def cdf(self, log_loss: float) -> float:
         """Probability of a value at or below `log_loss`."""
-        return float(self.average.cdf(np.array([log_loss]))[0])
+        return float(self.average.cdf(np.array([log_loss]))[0])  # equivalent: the last of one is the first
 
     def crps(self, log_loss: float) -> float:
         """The integral of F^2 below the measured value and of (1 - F)^2 above it."""
         from scipy.integrate import quad  # slow to import, and only this needs it
 
+        # equivalent: knots only say where the integral is parted, and one at the measured value parts it there twice
         knots = sorted({float(self.average.quantile(p)[0]) for p in (0.001, 0.05, 0.25, 0.5, 0.75, 0.95, 0.999)})
         below = [-np.inf, *(x for x in knots if x < log_loss), log_loss]
         above = [log_loss, *(x for x in knots if x > log_loss), np.inf]

@@ -21,7 +21,7 @@ from isoflop.scaling.table.formats.names import LABELS
 from isoflop.scaling.table.formats.read_file import read_file
 from isoflop.scaling.table.law_inputs import components, sizeless, unlike
 from isoflop.scaling.table.meaning import QUANTITIES
-from isoflop.scaling.table.runs import as_runs, is_run_table, is_runs, read_runs
+from isoflop.scaling.table.runs import RunTableError, SpoiledRunsError, as_runs, is_run_table, is_runs, read_runs
 from isoflop.scaling.table.unfinished import leave_out_unfinished, short_of_plan, unfinished
 from isoflop.scaling.table.where import matching_rows
 
@@ -53,7 +53,7 @@ def read_table(
 
     `attrs` carries "source", "notes" (what was renamed and filtered; "guessed" of them what the user did not ask for),
     "loss_unit", "mapping", and "study" where one was named. The index counts the rows of the file from 0, also after
-    filtering. Raises TableError, or RunTableError for a runs folder that is not one.
+    filtering. Raises TableError, or RunTableError for a runs folder that is not one, or runs that cannot be used.
     """
     mapping = dict(mapping or {})
     notes: list[str] = []
@@ -63,17 +63,15 @@ def read_table(
     shared = read_manifest(path)["study"] if is_bundle(path) else ""
     if study and study != shared:
         frame = _of_study(frame, path, study, shared, notes)
-    table = as_table(
-        frame,
-        path,
-        mapping,
-        where,
-        notes,
-        is_study=is_study,
-        inputs=inputs,
-        outcome=outcome,
-        keep_unfinished=keep_unfinished,
-    )
+    try:
+        table = as_table(
+            frame, path, mapping, where, notes, is_study=is_study, inputs=inputs, outcome=outcome,
+            keep_unfinished=keep_unfinished,
+        )  # fmt: skip
+    except (TableError, RunTableError) as error:
+        if is_study or is_runs(frame):
+            raise SpoiledRunsError(str(error)) from error
+        raise
     if study or shared:
         table.attrs["study"] = study or shared
     table.attrs["source"] = source

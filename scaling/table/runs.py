@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from isoflop.read_json import MAX_INT, JsonError, parse_json, require_regular
 from isoflop.scaling.table.cells import FAULTS, Form, keep_shard, read_cells
-from isoflop.scaling.table.columns import row_names
+from isoflop.scaling.table.columns import TableError, row_names
 from isoflop.scaling.table.evaluations.domains import with_domains
 from isoflop.scaling.table.migrate import ADDED, READ, complete
 
@@ -44,6 +44,10 @@ class Metadata(TypedDict):
 
 class RunTableError(ValueError):
     """A file or folder is not a run table that this version can read."""
+
+
+class SpoiledRunsError(RunTableError, TableError):
+    """A table of runs that cannot be used as it is, and is nothing else either."""
 
 
 @dataclass(frozen=True)
@@ -247,7 +251,7 @@ def as_runs(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
         if wrong.any():
             raise RunTableError(
                 f"{source}: {name} is not {_KINDS.get(dtypes[name], 'a number')} in {wrong.sum()} of {len(frame)} rows "
-                f"({row_names(frame, wrong)}): {frame[name][wrong].iloc[0]!r}; correct them"
+                f"({row_names(frame, wrong)}): {frame[name][wrong].tolist()[0]!r}; correct them"
             )
     frame = frame.assign(**typed)
     return complete(frame) if set(READ) <= set(frame) else frame

@@ -114,3 +114,5 @@ def test_parts_that_are_no_distribution_are_refused(bad):
     with pytest.raises(ValueError, match="weights that sum to 1"):
         check_components([{"weight": w, "mean": 0.0, "sd": sd, "freedom": v} for w, sd, v in bad], "claim.json")
     check_components(None, "claim.json")
+    for weights in ((1.0,), (0.25, 0.75), (0.1, 0.2, 0.7)):
+        check_components([{"weight": w, "mean": 0.0, "sd": 0.01, "freedom": 0.5} for w in weights], "claim.json")

@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import isoflop
 from isoflop.experiments.study.sizes import load_size, size_names
 from isoflop.experiments.training.rows import _constants
 from isoflop.models.config import ModelConfig, n_active, n_matrices
-from isoflop.scaling.table.conventions import count_params
+from isoflop.scaling.table.conventions import count_params, points
 from isoflop.scaling.table.migrate import SHAPE, complete
 from isoflop.scaling.table.read import read_table
 from isoflop.scaling.table.runs import COLUMNS, NEEDED, is_runs, read_runs, same_runs, write_table
@@ -139,3 +140,12 @@ def test_shapes_that_no_model_has_are_worked_out_to_nothing(as_csv):
     for name in ("n_layer", "d_model", "d_ff"):
         table = as_csv(lambda frame, name=name: frame.drop(columns=list(SHAPE)).assign(**{name: 0}))
         assert set(table["experts"]) == {0}
+
+
+@pytest.mark.parametrize("change", [{"n_layer": "many"}, {"loss": "none"}, {"tokens": -1.0}])
+def test_spoiled_runs_are_not_read_as_something_else(study_table, tmp_path, change):
+    """An importer reads a CSV of curves by other conventions, in silence if the runs in it were taken for some."""
+    spoiled = study_table.astype(object).assign(**change)
+    spoiled.to_csv(tmp_path / "study.csv", index=False)
+    with pytest.raises(ValueError, match=f"study\\.csv: .*{next(iter(change))}"):
+        points(isoflop.read_table(tmp_path / "study.csv"))
