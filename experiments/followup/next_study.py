@@ -13,7 +13,7 @@ import pandas as pd
 from isoflop.experiments.followup.next_mixtures import NextMixtures, next_mixtures
 from isoflop.experiments.followup.sizes import sizes_like
 from isoflop.experiments.followup.study_file import write_file
-from isoflop.experiments.followup.template import DESCRIBED, NextStudyError, Template, template_of
+from isoflop.experiments.followup.template import NextStudyError, Template, template_of
 from isoflop.experiments.study.sizes import suggest
 from isoflop.scaling.design.candidates import CandidateRuns, candidate_runs
 from isoflop.scaling.design.design import Design
@@ -119,14 +119,13 @@ def next_runs(
             raise NextStudyError("--out needs a table of runs: its settings and sizes make the study")
         made = plan_from_law(_published(str(from_law)), budget=budget, target=target, goal=known)
         return NextRuns(made, None, "", ())
-    if not is_runs(table) or not set(DESCRIBED) <= set(table):
+    if not is_runs(table):
         if out is not None:
-            lacking = ", ".join(name for name in DESCRIBED if name not in table)
-            raise NextStudyError(
-                f"--out needs a table of runs: sizes of conf/model mean nothing in another table (it lacks {lacking})"
-            )
+            raise NextStudyError("--out needs a table of runs: sizes of conf/model mean nothing in another table")
         return NextRuns(plan_from_table(table, budget=budget, target=target, goal=known), None, "", ())
     runs, path = final_rows(table), Path(table.attrs["source"])
+    if runs.empty:
+        raise NextStudyError(f"{path}: no run has finished; isoflop status shows what its runs are doing")
     template = template_of(runs, path)
     design = plan_from_table(table, budget=budget, target=target, goal=known, cells=runnable(runs, budget, template))
     store = str(path) if path.is_dir() and not is_bundle(path) else "runs"

@@ -38,11 +38,6 @@ COLUMNS = {
     "optim.batch_size": "batch_size", "schedule.name": "schedule",
     "schedule.warmup_steps": "warmup_steps",
 }  # fmt: skip
-DESCRIBED = (  # the columns that say what a next study is of
-    *PARTS, *SHAPE, "vocab_size", "context_length", "optimizer", "parametrization", "peak_learning_rate",
-    "weight_decay", "schedule", "batch_tokens", "warmup_tokens", "horizon_tokens", "unique_tokens", "epochs", "dtype",
-    "corpus_id", "tokenizer_id", "trunk_id", "seed",
-)  # fmt: skip
 UNRECORDED = (
     "data.source", "data.eval_tokens", "optim.beta1", "optim.beta2", "optim.eps", "optim.clip_norm", "optim.base_width",
     "schedule.cooldown_fraction", "schedule.cooldown_shape",

@@ -24,7 +24,7 @@ def complete(frame: pd.DataFrame) -> pd.DataFrame:
     missing = frame["n_params_active"].isna() if "n_params_active" in frame else pd.Series(True, index=frame.index)
     if not missing.any():
         return frame
-    known = [c for c in ("run_id", *READ) if c in frame]
+    known = [c for c in ("run_id", *_READ) if c in frame]
     shapes = frame.loc[missing, known].drop_duplicates("run_id").set_index("run_id")
     parts = pd.DataFrame([_parts(row) for row in shapes.itertuples()], index=shapes.index)
     for name in SHAPE:
@@ -33,7 +33,7 @@ def complete(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-READ = (
+_READ = (
     "family", "n_layer", "d_model", "d_ff", "tied", "n_params_embedding", "n_params_position", "n_params_attention",
     "n_params_recurrent", "n_params_mlp", "n_params_norm", "n_params_unembedding", "flops_token_blocks",
 )  # fmt: skip

@@ -25,7 +25,7 @@ from isoflop.read_json import MAX_INT, JsonError, parse_json, require_regular
 from isoflop.scaling.table.cells import FAULTS, Form, keep_shard, read_cells
 from isoflop.scaling.table.columns import TableError, row_names
 from isoflop.scaling.table.evaluations.domains import with_domains
-from isoflop.scaling.table.migrate import ADDED, READ, complete
+from isoflop.scaling.table.migrate import ADDED, complete
 
 SCHEMA_VERSION = 1  # raised when an older isoflop could not read a new table; added columns do not raise it
 RUN_FILE = "run.parquet"
@@ -133,11 +133,11 @@ COLUMNS: tuple[Column, ...] = (
     Column("created_at", "string", "ISO 8601", "when the row was written, UTC", True),
 )
 
-NEEDED = ("run_id", "tied", "tokens", "flops", "loss")  # what no reading of runs can do without
 _KINDS = {"bool": "true or false", "int64": "a whole number"}  # of which none may be missing
 _BOOLS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 NAMES = tuple(c.name for c in COLUMNS)
 VOLATILE = tuple(c.name for c in COLUMNS if c.volatile)
+NEEDED = tuple(name for name in NAMES if name not in (*ADDED, *VOLATILE))  # what every run has
 _PANDAS_DTYPE = {"string": "str", "int64": "int64", "float64": "float64", "bool": "bool"}
 _ARROW_SCHEMA = pa.schema([(c.name, {"bool": pa.bool_()}.get(c.dtype) or getattr(pa, c.dtype)()) for c in COLUMNS])
 
@@ -235,26 +235,27 @@ def is_runs(table: pd.DataFrame) -> bool:
 def as_runs(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
     """Rows with the columns of a run table, as a file of another kind holds them, in its types.
 
-    Columns that tables of earlier versions lack are added where they follow. Raises RunTableError naming the column,
-    the rows and a value that is no number, or neither true nor false, and columns that every run has.
+    Columns that tables of earlier versions lack are added, and so are those of clocks and machines, empty. Raises
+    RunTableError naming the column, the rows and a value that is no number, or neither true nor false, and columns that
+    every run has.
     """
     if absent := [name for name in NEEDED if name not in frame]:
         raise RunTableError(
             f"{source}: it has the columns of a run table (final, state, n_params_total) and lacks "
-            f"{', '.join(absent)}: keep these too"
+            f"{', '.join(absent)}: keep all columns of a run, or n_params, tokens, flops and loss alone"
         )
     dtypes = {column.name: column.dtype for column in COLUMNS if column.name in frame}
     typed = {name: _typed(frame[name], dtype) for name, dtype in dtypes.items()}
     for name, values in typed.items():
-        must = dtypes[name] in _KINDS and name not in (*ADDED, *VOLATILE)
+        must = dtypes[name] in _KINDS and name in NEEDED
         wrong = (values.isna() & (frame[name].notna() | must)).to_numpy()
         if wrong.any():
             raise RunTableError(
                 f"{source}: {name} is not {_KINDS.get(dtypes[name], 'a number')} in {wrong.sum()} of {len(frame)} rows "
                 f"({row_names(frame, wrong)}): {frame[name][wrong].tolist()[0]!r}; correct them"
             )
-    frame = frame.assign(**typed)
-    return complete(frame) if set(READ) <= set(frame) else frame
+    unknown = {c.name: "" if c.dtype == "string" else np.nan for c in COLUMNS if c.volatile and c.name not in frame}
+    return complete(frame.assign(**typed, **unknown))
 
 
 def _typed(column: pd.Series, dtype: str) -> pd.Series:

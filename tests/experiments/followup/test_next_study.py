@@ -88,6 +88,13 @@ def test_two_kinds_of_models_are_refused_with_a_remedy(quick):
         parts_of(one.assign(activation=""))
 
 
+def test_a_table_without_a_finished_run_is_refused_by_name(quick):
+    unfinished = quick.assign(state="diverged")
+    unfinished.attrs = quick.attrs
+    with pytest.raises(NextStudyError, match=r"quick\.parquet: no run has finished"):
+        next_runs(unfinished, budget=1e12, target=1e13)
+
+
 def test_the_columns_of_a_single_file_are_kept_and_what_they_lack_is_named(quick):
     runs = final_rows(quick).assign(
         optimizer="muon", peak_learning_rate=0.005, batch_tokens=1024, schedule="cosine", warmup_tokens=4096
