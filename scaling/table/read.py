@@ -19,9 +19,10 @@ from isoflop.scaling.table.columns import OPTIONAL, TableError, absent, hint, re
 from isoflop.scaling.table.curves import refuse_splits
 from isoflop.scaling.table.formats.names import LABELS
 from isoflop.scaling.table.formats.read_file import read_file
+from isoflop.scaling.table.formats.run_rows import as_runs
 from isoflop.scaling.table.law_inputs import components, sizeless, unlike
 from isoflop.scaling.table.meaning import QUANTITIES
-from isoflop.scaling.table.runs import RunTableError, SpoiledRunsError, as_runs, is_run_table, is_runs, read_runs
+from isoflop.scaling.table.runs import RunTableError, SpoiledRunsError, is_run_table, is_runs, read_runs
 from isoflop.scaling.table.unfinished import leave_out_unfinished, short_of_plan, unfinished
 from isoflop.scaling.table.where import matching_rows
 
