@@ -21,7 +21,7 @@ def complete(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame.assign(**{name: frame[name].fillna("") if name in frame else "" for name in texts})
     frame = frame.assign(**{name: frame[name].fillna(FULL_BITS) if name in frame else FULL_BITS for name in BITS})
     frame = frame.assign(**{name: frame.get(name, np.nan) for name in KEPT})
-    missing = frame["n_params_active"].isna() if "n_params_active" in frame else pd.Series(True, index=frame.index)
+    missing = frame["n_params_active"].isna() if {*SHAPE} <= {*frame} else pd.Series(True, index=frame.index)
     if not missing.any():
         return frame
     known = [c for c in ("run_id", *_READ) if c in frame]
@@ -29,7 +29,7 @@ def complete(frame: pd.DataFrame) -> pd.DataFrame:
     parts = pd.DataFrame([_parts(row) for row in shapes.itertuples()], index=shapes.index)
     for name in SHAPE:
         filled = frame.loc[missing, "run_id"].map(parts[name])
-        frame = frame.assign(**{name: filled if name not in frame else frame[name].where(~missing, filled)})
+        frame = frame.assign(**{name: filled if name not in frame else frame[name].where(frame[name].notna(), filled)})
     return frame
 
 

@@ -68,6 +68,13 @@ def test_what_a_run_may_lack_may_be_empty(as_csv):
     assert set(table["engine"]) == {""}
 
 
+@pytest.mark.parametrize("name", SHAPE)
+def test_what_follows_from_the_counts_may_be_lacking(as_csv, name):
+    whole = as_csv()
+    lacking = as_csv(lambda frame: frame.drop(columns=name))
+    pd.testing.assert_frame_equal(lacking[whole.columns], whole, check_dtype=False)
+
+
 def test_clocks_and_machines_may_be_lacking(as_csv):
     table = as_csv(lambda frame: frame.drop(columns=list(VOLATILE)))
     assert table["wall_seconds"].isna().all()
