@@ -42,10 +42,10 @@ def components(average: ForecastAverage) -> list[Component]:
     return [
         {
             "weight": float(w),
-            "mean": float(f.mean[0]),
-            "sd": float(f.sd[0]),
+            "mean": float(f.mean[0]),  # equivalent: the last of one is the first
+            "sd": float(f.sd[0]),  # equivalent: likewise
             "freedom": float(f.freedom),
-        }  # equivalent: -1
+        }
         for f, w in zip(average.members, average.weights, strict=True)
     ]
 
@@ -92,14 +92,14 @@ class Mixture:
         """The integral of F^2 below the measured value and of (1 - F)^2 above it."""
         from scipy.integrate import quad  # slow to import, and only this needs it
 
-        # equivalent: knots only say where the integral is parted, and one at the measured value parts it there twice
-        knots = sorted({float(self.average.quantile(p)[0]) for p in (0.001, 0.05, 0.25, 0.5, 0.75, 0.95, 0.999)})
-        below = [-np.inf, *(x for x in knots if x < log_loss), log_loss]
-        above = [log_loss, *(x for x in knots if x > log_loss), np.inf]
+        marks = (0.001, 0.05, 0.25, 0.5, 0.75, 0.95, 0.999)
+        knots = sorted({float(self.average.quantile(p)[0]) for p in marks})  # equivalent: the last of one is the first
+        below = [-np.inf, *(x for x in knots if x < log_loss), log_loss]  # equivalent: an empty interval adds nothing
+        above = [log_loss, *(x for x in knots if x > log_loss), np.inf]  # equivalent: likewise
         total = 0.0
         for edges, squared in ((below, lambda x: self.cdf(x) ** 2), (above, lambda x: (1 - self.cdf(x)) ** 2)):
             for lo, hi in pairwise(edges):
-                total += quad(squared, lo, hi, epsabs=ACCURACY, limit=200)[0]
+                total += quad(squared, lo, hi, epsabs=ACCURACY, limit=200)[0]  # equivalent: fewer parts are enough
         return total
 
 
