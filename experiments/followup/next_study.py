@@ -23,6 +23,7 @@ from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.published import PUBLISHED
 from isoflop.scaling.table.bundle.manifest import is_bundle
 from isoflop.scaling.table.conventions import count_params
+from isoflop.scaling.table.read import check_values
 from isoflop.scaling.table.runs import final_rows, is_runs
 
 MIN_STEPS = 250
@@ -33,11 +34,12 @@ MIXTURE = "mixture"  # the goal of next_mixtures
 def runnable(runs: pd.DataFrame, budget: float, template: Template) -> CandidateRuns:
     """Cells of the sizes in conf/model that the budget affords and these final rows have not done.
 
-    Raises NextStudyError for runs that differ in what cells must share.
+    Raises NextStudyError for runs that differ in what cells must share, TableError for a text of no tokens.
     """
     for name in ("context_length", "vocab_size"):
         if runs[name].nunique() > 1:
             raise NextStudyError(f"the runs differ in {name} ({sorted(runs[name].unique())}): keep one with --where")
+    check_values(runs, ("unique_tokens", "epochs"), source=str(runs.attrs.get("source", "table")))
     runs = runs.assign(n_params=count_params(runs, "matrices"))
     sizes = sizes_like(runs, template)
     sizes = sizes[sizes["n_params"] >= 0.9 * runs["n_params"].min()]  # no law was fitted below the smallest run

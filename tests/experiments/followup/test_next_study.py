@@ -23,6 +23,7 @@ from isoflop.experiments.followup.template import (
 from isoflop.experiments.study.optimizers import optimizer_flops
 from isoflop.experiments.study.sizes import load_size, size_names
 from isoflop.models.config import count_params, flops_per_token, n_matrices, n_total, training_flops_per_token
+from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.read import read_table
 from isoflop.scaling.table.runs import final_rows
 from tests.support.tables.shared import DATA, write_shared
@@ -93,6 +94,12 @@ def test_a_table_without_a_finished_run_is_refused_by_name(quick):
     unfinished.attrs = quick.attrs
     with pytest.raises(NextStudyError, match=r"quick\.parquet: no run has finished"):
         next_runs(unfinished, budget=1e12, target=1e13)
+
+
+@pytest.mark.parametrize("tokens", [0, -7])
+def test_a_text_of_no_tokens_is_refused_by_name(quick, tokens):
+    with pytest.raises(TableError, match=r"quick\.parquet: unique_tokens is zero or negative in \d+ of 44 rows"):
+        next_runs(quick.assign(unique_tokens=tokens), budget=1e12, target=1e13)
 
 
 def test_the_columns_of_a_single_file_are_kept_and_what_they_lack_is_named(quick):
