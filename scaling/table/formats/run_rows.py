@@ -8,7 +8,8 @@ from isoflop.scaling.table.columns import row_names
 from isoflop.scaling.table.migrate import complete
 from isoflop.scaling.table.runs import COLUMNS, NEEDED, RunTableError
 
-_KINDS = {"bool": "true or false", "int64": "a whole number"}  # of which none may be missing
+POSITIVE = ("n_layer", "d_model", "vocab_size", "context_length", "n_params_total", "unique_tokens", "batch_tokens")
+LEAST = dict.fromkeys(POSITIVE, 1) | {"seed": -MAX_INT}  # of whole numbers; the others are 0 or more
 _BOOLS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
@@ -25,20 +26,26 @@ def as_runs(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
             f"{', '.join(absent)}: keep all columns of a run, or n_params, tokens, flops and loss alone"
         )
     dtypes = {column.name: column.dtype for column in COLUMNS if column.name in frame}
-    typed = {name: _typed(frame[name], dtype) for name, dtype in dtypes.items()}
+    typed = {name: _typed(frame[name], name, dtype) for name, dtype in dtypes.items()}
     for name, values in typed.items():
-        must = dtypes[name] in _KINDS and name in NEEDED
+        must = dtypes[name] in ("bool", "int64") and name in NEEDED
         wrong = (values.isna() & (frame[name].notna() | must)).to_numpy()
         if wrong.any():
             raise RunTableError(
-                f"{source}: {name} is not {_KINDS.get(dtypes[name], 'a number')} in {wrong.sum()} of {len(frame)} rows "
+                f"{source}: {name} is not {_kind(name, dtypes[name])} in {wrong.sum()} of {len(frame)} rows "
                 f"({row_names(frame, wrong)}): {frame[name][wrong].tolist()[0]!r}; correct them"
             )
     unknown = {c.name: "" if c.dtype == "string" else np.nan for c in COLUMNS if c.volatile and c.name not in frame}
     return complete(frame.assign(**typed, **unknown))
 
 
-def _typed(column: pd.Series, dtype: str) -> pd.Series:
+def _kind(name: str, dtype: str) -> str:
+    if dtype != "int64":
+        return "true or false" if dtype == "bool" else "a number"
+    return "a whole number" if name == "seed" else f"a whole number of {LEAST.get(name, 0)} or more"
+
+
+def _typed(column: pd.Series, name: str, dtype: str) -> pd.Series:
     """A column as the run table has it, None or NaN where a value is none of its kind."""
     if dtype == "string":
         return column.astype("str").where(column.notna(), "")
@@ -47,4 +54,5 @@ def _typed(column: pd.Series, dtype: str) -> pd.Series:
     numbers = column if pd.api.types.is_numeric_dtype(column) else pd.to_numeric(column, errors="coerce")
     if dtype != "int64":
         return numbers
-    return numbers.where(np.isfinite(numbers) & (numbers == np.floor(numbers)) & (numbers.abs() < MAX_INT))
+    whole = np.isfinite(numbers) & (numbers == np.floor(numbers)) & (numbers < MAX_INT)
+    return numbers.where(whole & (numbers >= LEAST.get(name, 0)))

@@ -6,6 +6,7 @@ import pytest
 
 import isoflop
 from isoflop.scaling.table.conventions import points
+from isoflop.scaling.table.formats.run_rows import LEAST
 from isoflop.scaling.table.migrate import SHAPE
 from isoflop.scaling.table.read import read_table
 from isoflop.scaling.table.runs import COLUMNS, NEEDED, PARAM_GROUPS, VOLATILE, is_runs
@@ -39,7 +40,7 @@ def test_a_word_among_the_numbers_of_runs_is_named(as_csv, column):
     def spoiled(frame):
         return frame.assign(**{column.name: frame[column.name].where(frame.index != 7, "many")})
 
-    kind = "true or false" if column.dtype == "bool" else "a (whole )?number"
+    kind = "true or false" if column.dtype == "bool" else "a (whole )?number( of [01] or more)?"
     with pytest.raises(ValueError, match=rf"study\.csv: {column.name} is not {kind} in 1 of \d+ rows .*'many'"):
         as_csv(spoiled)
 
@@ -58,7 +59,10 @@ def test_runs_without_what_every_run_has_are_refused_by_name(as_csv, column):
     ("name", "value"), [("tied", None), ("n_layer", None), ("d_ff", 2.5), ("n_head", 1e300), ("seed", np.inf)]
 )
 def test_what_is_no_yes_or_no_and_no_whole_number_is_refused(as_csv, name, value):
-    with pytest.raises(ValueError, match=rf"study\.csv: {name} is not (true or false|a whole number) in 1 of \d+ rows"):
+    with pytest.raises(
+        ValueError,
+        match=rf"study\.csv: {name} is not (true or false|a whole number( of [01] or more)?) in 1 of \d+ rows",
+    ):
         as_csv(lambda frame: frame.assign(**{name: frame[name].where(frame.index != 7, value)}))
 
 
@@ -82,10 +86,21 @@ def test_clocks_and_machines_may_be_lacking(as_csv):
     assert len(points(table)) == len(points(as_csv()))
 
 
-def test_shapes_that_no_model_has_are_worked_out_to_nothing(as_csv):
-    for name in ("n_layer", "d_model", "d_ff"):
-        table = as_csv(lambda frame, name=name: frame.drop(columns=list(SHAPE)).assign(**{name: 0}))
-        assert set(table["experts"]) == {0}
+def test_a_shape_that_no_model_has_is_worked_out_to_nothing(as_csv):
+    table = as_csv(lambda frame: frame.drop(columns=list(SHAPE)).assign(d_ff=0))
+    assert set(table["experts"]) == {0}
+
+
+@pytest.mark.parametrize("name", [c.name for c in COLUMNS if c.dtype == "int64"])
+def test_counts_are_no_less_than_they_can_be(as_csv, name):
+    def with_one(value):
+        return as_csv(lambda frame: frame.assign(**{name: frame[name].where(frame.index != 7, value)}))
+
+    least = LEAST.get(name, 0)
+    assert max(least, -5) in set(with_one(max(least, -5))[name])
+    if name != "seed":
+        with pytest.raises(ValueError, match=rf"study\.csv: {name} is not a whole number of {least} or more in 1 of"):
+            with_one(least - 1)
 
 
 @pytest.mark.parametrize("change", [{"n_layer": "many"}, {"loss": "none"}, {"tokens": -1.0}])
