@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.doors.degenerate import degenerate
-from tests.support.doors.generated import wrong_with
+from tests.support.doors.drawn.degenerate import degenerate
+from tests.support.doors.drawn.generated import wrong_with
+from tests.support.doors.drawn.on_committed import on_committed
+from tests.support.doors.drawn.on_damaged import on_damaged
 from tests.support.doors.inputs import inputs
 from tests.support.doors.malformed_case import check
-from tests.support.doors.on_committed import on_committed
-from tests.support.doors.on_damaged import on_damaged
 from tests.support.doors.options import write_neighbours
 from tests.support.doors.typed import Answer
 from tests.support.root import ROOT

@@ -8,8 +8,8 @@ Prints each failure with its number and command line; exits with 1 where there i
 
 import sys
 
-from tests.support.doors.degenerate import degenerate
-from tests.support.doors.generated import try_numbers
+from tests.support.doors.drawn.degenerate import degenerate
+from tests.support.doors.drawn.generated import try_numbers
 
 if __name__ == "__main__":
     sys.exit(try_numbers(degenerate))

@@ -9,8 +9,8 @@ Prints each failure with its number and command line; exits with 1 where there i
 
 import sys
 
-from tests.support.doors.generated import try_numbers
-from tests.support.doors.on_committed import on_committed
+from tests.support.doors.drawn.generated import try_numbers
+from tests.support.doors.drawn.on_committed import on_committed
 
 if __name__ == "__main__":
     sys.exit(try_numbers(on_committed))

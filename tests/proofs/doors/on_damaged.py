@@ -9,8 +9,8 @@ command line; exits with 1 where there is one.
 
 import sys
 
-from tests.support.doors.generated import try_numbers
-from tests.support.doors.on_damaged import on_damaged
+from tests.support.doors.drawn.generated import try_numbers
+from tests.support.doors.drawn.on_damaged import on_damaged
 
 if __name__ == "__main__":
     sys.exit(try_numbers(on_damaged))

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tests.support.doors.degenerate import COLUMNS
-from tests.support.doors.on_committed import on_committed
+from tests.support.doors.drawn.degenerate import COLUMNS
+from tests.support.doors.drawn.on_committed import on_committed
 
 ROWS = (3, 6, 12, 40, 1000)
 CELLS = ("empty", "text", "shuffled", "infinite", "of other rows")
