@@ -13,7 +13,7 @@ the law.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -24,19 +24,16 @@ from isoflop.scaling.laws.curves.curve_law import Prior
 from isoflop.scaling.laws.curves.sums import Array, CurveRows, join
 from isoflop.scaling.laws.special_functions import stdtrit
 from isoflop.scaling.prediction.curves.deviation import DEFAULT, Deviation, Places, Trunks, in_order
-from isoflop.scaling.prediction.curves.simplex import downhill
+from isoflop.scaling.prediction.curves.likelihood import Likelihood
 from isoflop.scaling.table.schedules.curve_run import CurveRun
 from isoflop.scaling.table.schedules.read_curves import without_repeats
 
 STARTS = 6
 SLOPE = Prior(0.0, 0.1)  # of a coordinate in ln N
 HUBER = 0.01  # of the fit that everything is linearised at
-LEAST = 1e-5  # a standard deviation of ln loss
 OFFSET_SD = 0.05  # of the offset of evaluations at the end, before any run has one
 STEPS = 12  # of Gauss and Newton at most, of the generalised least squares
 DAMPINGS = (0.0, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of a step (Levenberg), the first that lowers the objective
-EVALUATIONS = 150  # of the likelihood, from ends SPREAD apart in its logarithms
-SPREAD = 0.5
 ENOUGH = 1e-3  # of twice the log-likelihood
 ROUNDING = 1e-9  # equivalent: relative, of the same sum of squares found in two ways
 FEW = 4  # trunks: with fewer the deviations are those of DEFAULT
@@ -329,30 +326,10 @@ def curve_model(runs: Sequence[CurveRun], law: str = "multi_power", *, n_starts:
 
 def _likeliest(model: CurveModel) -> Deviation:
     """The deviations of greatest restricted likelihood at the coordinates of the model's generalised least squares."""
-    theta, centre, misfit = model._solved[0], model._centre, len(model.fit.theta) + 1
-    columns, trunks, every = model.columns(theta), model._trunks, model._every_row[1]
-    places = trunks.places(every)
-
-    def cost(logs: Array) -> float:
-        deviation = _deviation(logs)
-        precision = model._precision(deviation)
-        try:
-            factors = [np.linalg.cholesky(deviation.covariance(some)) for some in places]
-        except np.linalg.LinAlgError:
-            return 1e12
-        slope = precision @ (centre - theta)
-        total = float((centre - theta) @ slope - np.linalg.slogdet(precision[misfit:, misfit:])[1])
-        grams, slopes, squares = trunks.products(factors, columns)
-        for (which, _), factor in zip(trunks.alike, factors, strict=True):
-            squares[which] += 2 * np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(axis=1)
-        total = in_order(total, squares)
-        gram, slope = in_order(precision + 1e-9 * np.eye(len(precision)), grams), in_order(slope, slopes)
-        sign, log = np.linalg.slogdet(gram)
-        weak = ((logs - _logs(DEFAULT)) ** 2).sum() / 9  # sd 3 of a logarithm
-        return float(total - slope @ np.linalg.solve(gram, slope) + (log if sign > 0 else 1e12) + weak)
-
-    found = downhill(cost, _logs(model.deviation), apart=SPREAD, most=EVALUATIONS, near=0.02, close=0.02)
-    likeliest = _deviation(found)
+    theta, every = model._solved[0], model._every_row[1]
+    columns, misfit = model.columns(theta), 2 * len(model.knots)
+    likelihood = Likelihood(model._trunks, every, columns, model._centre - theta, model._precision, misfit)
+    likeliest = likelihood.likeliest(model.deviation)
     return likeliest if every.ends.any() else replace(likeliest, end=likeliest.row)
 
 
@@ -361,16 +338,6 @@ def knots_of(runs: Sequence[CurveRun]) -> Array:
     first = min(int(run.steps[0]) for run in runs) + 1
     last = max(run.horizon for run in runs)
     return np.arange(np.floor(np.log(first) / APART), np.ceil(np.log(last) / APART) + 1) * APART
-
-
-def _logs(deviation: Deviation) -> Array:
-    return np.log([getattr(deviation, one.name) for one in fields(Deviation)])
-
-
-def _deviation(logs: Array) -> Deviation:
-    found = dict(zip((one.name for one in fields(Deviation)), np.exp(np.clip(logs, np.log(LEAST), 5.0)), strict=True))
-    found["length"] = np.clip(found["length"], 0.05, 100.0)
-    return Deviation(**{name: float(value) for name, value in found.items()})
 
 
 def _ends(run: CurveRun) -> Array:

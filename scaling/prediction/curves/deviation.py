@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -35,6 +35,8 @@ class Deviation:
     shared: float = 0.01
     steep: float = 1.0
 
+    OF_ROWS: ClassVar = ("run", "length", "row", "end", "steep")  # what the covariance of a trunk's rows depends on
+
     def cross(self, one: Places, other: Places) -> Array:
         """Covariance (..., n, m) of the deviations of rows (..., n) and (..., m) of one trunk."""
         kept = np.exp(-np.abs(one.at[..., :, None] - other.at[..., None, :]) / self.length)
@@ -48,6 +50,20 @@ class Deviation:
     def noise(self, places: Places) -> Array:
         """Variance (..., n) of the evaluation of rows."""
         return (np.where(places.ends, self.end, self.row) * (1 + self.steep * places.slope)) ** 2
+
+    def derivatives(self, places: Places) -> Array:
+        """Derivatives (5, ..., n, n) of the covariance in the logarithms of OF_ROWS."""
+        cross, noise = self.cross(places, places), self.noise(places)
+        steep = self.steep * places.slope / (1 + self.steep * places.slope)
+        apart = np.abs(places.at[..., :, None] - places.at[..., None, :]) / self.length
+        found = np.zeros((len(self.OF_ROWS), *cross.shape))
+        found[0], found[1] = 2 * cross, cross * apart
+        found[4] = cross * (steep[..., :, None] + steep[..., None, :])
+        each = np.arange(noise.shape[-1])
+        found[2][..., each, each] = 2 * np.where(places.ends, 0.0, noise)
+        found[3][..., each, each] = 2 * np.where(places.ends, noise, 0.0)
+        found[4][..., each, each] += 2 * noise * steep
+        return found
 
     def covariance(self, places: Places) -> Array:
         """Covariance (..., n, n) of rows of one trunk."""
