@@ -17,10 +17,10 @@ LEAST = 1e-5  # a standard deviation of ln loss
 LARGEST = float(np.exp(5.0))
 LENGTHS = (0.05, 100.0)
 WEAK = 3.0  # standard deviation of a logarithm before any row is seen
-STEPS = 60  # at most
-SHARES = 0.5 ** np.arange(12)  # of a step, the first that lowers the cost
+STEPS = 100  # at most
+SHARES = 0.5 ** np.arange(12)  # of a step, the first that lowers the cost; equivalent: the last ones move nothing
 FURTHEST = 1.0  # that a step moves any logarithm
-NEAR = 1e-5  # of twice the log-likelihood: what a step gains that is the last
+NEAR = 1e-5  # of twice the log-likelihood: a step that would gain less is not made
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,27 +43,26 @@ class Likelihood:
         """The deviation of greatest likelihood, climbed to from `start`."""
         at = _logs(start)
         cost, slope = self.score(at)
-        curvature = self._expected(at)
+        curvature, fresh = self.expected(at), True
         for _ in range(STEPS):
-            free = ~(((at <= _LOWER) & (slope > 0)) | ((at >= _UPPER) & (slope < 0)))
+            free = ~(((at <= _LOWER) & (slope > 0)) | ((at >= _UPPER) & (slope < 0)))  # equivalent: none is exactly 0
             move = np.zeros_like(at)
             move[free] = -np.linalg.solve(curvature[np.ix_(free, free)], slope[free])
+            gain = -slope @ move
             move *= min(1.0, FURTHEST / np.abs(move).max())
-            for share in SHARES:
-                tried = np.clip(at + share * move, _LOWER, _UPPER)
-                found = self.score(tried)
-                if found[0] < cost:
+            tries = (np.clip(at + share * move, _LOWER, _UPPER) for share in SHARES if gain > NEAR)
+            found = next(((tried, *own) for tried in tries if (own := self.score(tried))[0] < cost), None)
+            if found is None:
+                if fresh:
                     break
-            else:
-                break
-            moved, turned = tried - at, found[1] - slope
-            if moved @ turned > 0:
+                curvature, fresh = self.expected(at), True
+                continue
+            moved, turned = found[0] - at, found[2] - slope
+            if moved @ turned > 0:  # equivalent: never exactly 0
                 bent = curvature @ moved
                 curvature += np.outer(turned, turned) / (moved @ turned) - np.outer(bent, bent) / (moved @ bent)
-            near = cost - found[0] < NEAR
-            at, (cost, slope) = tried, found
-            if near:
-                break
+            at, cost, slope = found
+            fresh = False
         return _deviation(at)
 
     def score(self, logs: Array) -> tuple[float, Array]:
@@ -86,8 +85,9 @@ class Likelihood:
         derivatives = 2 * pulled
         for (_, rows), covariance, place in zip(self.trunks.alike, covariances, places, strict=True):
             inverse = np.linalg.inv(covariance)
-            design = inverse @ self.columns[rows][..., :-1]
-            left = (inverse @ self.columns[rows][..., -1:])[..., 0] - design @ theta
+            columns = inverse @ self.columns[rows]
+            design = columns[..., :-1]
+            left = columns[..., -1] - design @ theta
             weight = inverse - design @ known @ design.swapaxes(1, 2) - left[..., :, None] * left[..., None, :]
             derivatives[_OF_ROWS] += np.einsum("gij,kgij->k", weight, deviation.derivatives(place))
         if self.misfit:
@@ -96,8 +96,8 @@ class Likelihood:
             derivatives[_SHARED] += 2 * (told - misfit @ shared @ misfit)
         return (float(total) if np.isfinite(total) else np.inf), derivatives
 
-    def _expected(self, logs: Array) -> Array:
-        """How fast the derivatives of `score` are expected to grow (6, 6) were theta known: where the climb begins."""
+    def expected(self, logs: Array) -> Array:
+        """How fast the derivatives of `score` are expected to grow (6, 6) were theta known: where a climb begins."""
         found = np.eye(len(logs)) * 2 / WEAK**2
         found[_SHARED, _SHARED] += 2 * self.misfit
         deviation = _deviation(logs)

@@ -33,7 +33,7 @@ def study(seed: int, knots=KNOTS) -> Likelihood:
         return block_diag(np.diag([0.0, 4.0]), *([np.linalg.inv(deviation.misfit(knots))] if len(knots) else []))
 
     away = np.zeros(2 + len(knots))
-    away[1] = -0.3
+    away[1:] = rng.normal(0, 0.02, 1 + len(knots))
     return Likelihood(Trunks(LENGTHS), places, columns, away, precision, len(knots))
 
 
@@ -53,10 +53,9 @@ def dense(likelihood: Likelihood, logs: np.ndarray) -> float:
     prior[0, 0], prior[1, 1] = 1e4, 1 / 4.0
     if likelihood.misfit:
         prior[2:, 2:] = deviation.misfit(KNOTS)
-    own = block_diag(*(deviation.covariance(some) for some in own_places(likelihood.every)))
-    whole, residual = own + design @ prior @ design.T, left - design @ likelihood.away
-    weak = ((logs - logs_of(DEFAULT)) ** 2).sum() / WEAK**2
-    return float(residual @ np.linalg.solve(whole, residual) + np.linalg.slogdet(whole)[1] + weak)
+    covariance = whole(likelihood, logs) + design @ prior @ design.T
+    residual, weak = left - design @ likelihood.away, ((logs - logs_of(DEFAULT)) ** 2).sum() / WEAK**2
+    return float(residual @ np.linalg.solve(covariance, residual) + np.linalg.slogdet(covariance)[1] + weak)
 
 
 def logs_of(deviation: Deviation) -> np.ndarray:
@@ -87,15 +86,38 @@ def test_it_is_climbed_from_anywhere_to_what_another_search_finds(seed):
     likelihood, rng = study(seed), np.random.default_rng(seed)
     theirs = minimize(lambda logs: likelihood.score(logs)[0], logs_of(TRUTH), method="Nelder-Mead",
                       options={"xatol": 1e-5, "fatol": 1e-8, "maxiter": 20_000, "maxfev": 20_000})  # fmt: skip
-    for start in (DEFAULT, Deviation(*np.exp(logs_of(TRUTH) + rng.normal(0, 1.0, 6)))):
+    far = [Deviation(*np.exp(logs_of(TRUTH) + rng.normal(0, 2.0, 6))) for _ in range(3)]
+    at_ends = [Deviation(LEAST, 0.05, LEAST, LEAST, LEAST, LEAST), Deviation(run=100.0, length=100.0, shared=100.0)]
+    for start in (DEFAULT, *far, *at_ends):
         found = logs_of(likelihood.likeliest(start))
         assert likelihood.score(found)[0] == pytest.approx(theirs.fun, abs=1e-4)
         np.testing.assert_allclose(found, theirs.x, atol=0.02)
 
 
+def test_a_climb_begins_with_the_curvature_that_is_expected():
+    likelihood, at = study(1), logs_of(TRUTH)
+    own = [np.linalg.inv(whole(likelihood, at)), []]
+    for step in 1e-5 * np.eye(6):
+        own[1].append((whole(likelihood, at + step) - whole(likelihood, at - step)) / 2e-5)
+    expected = np.array([[np.trace(own[0] @ one @ own[0] @ other) for one in own[1]] for other in own[1]])
+    expected[4, 4] = 2 * len(KNOTS)
+    np.testing.assert_allclose(likelihood.expected(at), expected + np.eye(6) * 2 / WEAK**2, rtol=1e-4, atol=1e-3)
+
+
+def whole(likelihood: Likelihood, logs: np.ndarray) -> np.ndarray:
+    """The covariance (n, n) of all rows, theta known."""
+    deviation = Deviation(**dict(zip(NAMES, np.exp(logs), strict=True)))
+    return block_diag(*(deviation.covariance(some) for some in own_places(likelihood.every)))
+
+
 def test_a_deviation_that_nothing_shows_is_never_below_its_least():
     likelihood = study(3)
     likelihood.columns[:, -1] = 0.0  # no row deviates
+    likelihood.away[:] = 0.0
     found = likelihood.likeliest(DEFAULT)
     for size in (found.run, found.row, found.end, found.shared):
         assert 0.999 * LEAST < size < 2 * LEAST
+    bounds = [(np.log(LEAST), 5.0)] * 6
+    bounds[1] = (np.log(0.05), np.log(100.0))
+    theirs = minimize(likelihood.score, logs_of(found), jac=True, method="L-BFGS-B", bounds=bounds)
+    assert likelihood.score(logs_of(found))[0] <= theirs.fun + 1e-4
