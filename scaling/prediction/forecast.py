@@ -47,10 +47,12 @@ class LossForecast:
 
     `loss` is the median of the forecast average, `intervals` its central intervals by level. `members` are the laws'
     own forecasts, without discrepancy or breaks. `laws` is indexed by law: weight (its probability), loss, sd (of ln
-    loss), lo and hi at the widest level, n_opt (of a compute-optimal target). `reach` is the target's compute over the
-    table's largest.
-    `n_interval`, of n_opt, is at the widest level, averaged over laws (`n_average`, of ln n_opt). `refused` names the
-    laws without a part in the average, with the reason. `surface` is the law of Chinchilla's form with the most weight,
+    loss), lo and hi at the widest level, n_opt (of a compute-optimal target), all without breaks; breaks (their
+    probability) and broken (the median loss with and without them). `reach` is the target's compute over the table's
+    largest.
+    `n_opt` is the median of the best size averaged over laws and breaks (`n_average`, of ln n_opt) and `n_interval` its
+    interval at the widest level; both are None where no size is told. `refused` names the laws without a part in the
+    average, with the reason. `surface` is the law of Chinchilla's form with the most weight, `surface_law` its name,
     for `serving`. `epochs` are those of the run where unique tokens were given, of the law preferred. `settings` are
     those pooled in the table.
     """
@@ -71,6 +73,7 @@ class LossForecast:
     notes: tuple[str, ...]
     refused: dict[str, str]
     surface: Chinchilla | None = None
+    surface_law: str = ""
     epochs: float | None = None
     settings: tuple[Finding, ...] = ()
 
@@ -106,14 +109,16 @@ class LossForecast:
             lo, hi = self.n_interval
             lines.append(f"  best size {self.n_opt:.4g} parameters, {max(LEVELS):.0%} {lo:.4g} to {hi:.4g}")
         sizes = f" {'n_opt':>10}" if self.target.optimal else ""
-        lines += ["", f"  {'law':<22} {'weight':>6} {'loss':>8} {'sd ln':>7}{sizes}"]
+        lines += ["", f"  {'law':<22} {'weight':>6} {'loss':>8} {'sd ln':>7}{sizes} {'breaks':>6} {'with them':>9}"]
         for law, row in self.laws.iterrows():
             size = f" {row['n_opt']:>10.4g}" if self.target.optimal else ""
             mark = "*" if law == self.preferred else " "
-            lines.append(f" {mark}{law:<22} {row['weight']:>6.2f} {row['loss']:>8.4f} {row['sd']:>7.2%}{size}")
+            broken = f" {row['breaks']:>6.2f} {row['broken']:>9.4f}"
+            lines.append(f" {mark}{law:<22} {row['weight']:>6.2f} {row['loss']:>8.4f} {row['sd']:>7.2%}{size}{broken}")
         lines.append(
-            "* preferred by its forecasts below the largest compute; intervals average all laws by their probability "
-            "(weight), allow for a break in their exponents, and add run noise"
+            "* preferred by its forecasts below the largest compute; the answer averages all laws by their probability "
+            "(weight), each with the breaks that its exponents may have (their probability; the loss with them), and "
+            "adds run noise"
         )
         lines += map(str, self.findings)
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
@@ -169,17 +174,26 @@ def _forecast_at(data: Points, weighted: WeightedLaws, target: Target) -> LossFo
         raise PredictError("no law gives a loss there: " + "; ".join(f"{law}: {why}" for law, why in refused.items()))
     weights = probabilities(fits)
     preferred = weighted.preferred if weighted.preferred in fits else max(fits, key=lambda law: weights[law])
-    rows = []
+    rows, broken = [], {}
     for law, predicted in forecasts.items():
+        broken[law] = with_breaks(fits[law], predicted, sizes.get(law), target, worths)
         lo, hi = average([predicted], [1.0]).exp_interval(max(LEVELS))
         rows.append({
             "law": law, "weight": weights[law], "loss": float(np.exp(predicted.mean[0])),
             "sd": float(predicted.sd[0]), "lo": lo, "hi": hi,
             "n_opt": float(places[law]["n_params"].iloc[0]) if target.optimal else np.nan,
+            "breaks": 1 - broken[law].odds[0],
+            "broken": _median(average(broken[law].losses, broken[law].odds)),
         })  # fmt: skip
-    members, best_sizes, share = with_breaks(fits, weights, forecasts, sizes, target, worths)
+    share = [weights[law] * p for law, own in broken.items() for p in own.odds]
+    members = [one for own in broken.values() for one in own.losses]
     pooled = average(beyond_the_data(members, places[preferred], data, weighted.discrepancy), share)
-    n_average = average(best_sizes, share) if target.optimal else None
+    n_average = average([one for own in broken.values() for one in own.sizes], share) if target.optimal else None
+    n_opt = _median(n_average) if n_average else None
+    if n_opt is not None and not 1 <= n_opt < np.inf:
+        notes.append(f"the laws do not tell the best size: the median of their forecasts is {n_opt:.3g} parameters")
+        n_opt = None
+    surface_law = _surface(fits, weights, preferred)
     notes += data.cost_notes(float(places[preferred]["n_params"].iloc[0]))
     notes = [*data.notes, *weighted.notes, *notes, *(f"{law} is left out: {why}" for law, why in refused.items())]
     if reach > FAR:
@@ -192,7 +206,7 @@ def _forecast_at(data: Points, weighted: WeightedLaws, target: Target) -> LossFo
         preferred=preferred,
         reach=reach,
         discrepancy=weighted.discrepancy,
-        n_opt=float(places[preferred]["n_params"].iloc[0]) if target.optimal else None,
+        n_opt=n_opt,
         n_interval=n_average.exp_interval(max(LEVELS)) if n_average else None,
         n_average=n_average,
         average=pooled,
@@ -200,7 +214,8 @@ def _forecast_at(data: Points, weighted: WeightedLaws, target: Target) -> LossFo
         points=data,
         notes=tuple(notes),
         refused=weighted.refused | refused,
-        surface=_surface(fits, weights, preferred),
+        surface=fits[surface_law].law if surface_law else None,
+        surface_law=surface_law,
         epochs=_epochs(places[preferred]) if target.unique_tokens is not None else None,
     )
 
@@ -212,10 +227,15 @@ def telling(made: Forecast) -> Forecast:
     return made
 
 
+def _median(pooled: ForecastAverage) -> float:
+    """The median of what a forecast average is the logarithm of; infinite beyond floating point."""
+    with np.errstate(over="ignore"):
+        return float(np.exp(pooled.quantile(0.5)[0]))
+
+
 def median_loss(pooled: ForecastAverage) -> float:
     """The median of a forecast average of one loss. Raises PredictError where it is none."""
-    with np.errstate(over="ignore"):
-        loss = float(np.exp(pooled.quantile(0.5)[0]))
+    loss = _median(pooled)
     if not 0 < loss < np.inf:
         raise PredictError(f"the laws do not tell the loss there: the median of their forecasts is {loss:.3g}")
     return loss
@@ -286,6 +306,6 @@ def beyond_the_data(
     return [forecast.widened(discrepancy * np.maximum(far, 0.0)) for forecast in forecasts]
 
 
-def _surface(fits: dict[str, Fit], weights: dict[str, float], preferred: str) -> Chinchilla | None:
-    able = {law: f.law for law, f in fits.items() if isinstance(f.law, Chinchilla)}
-    return able.get(preferred) or able.get(max(able, key=lambda law: weights[law], default=""))
+def _surface(fits: dict[str, Fit], weights: dict[str, float], preferred: str) -> str:
+    able = [law for law, fitted in fits.items() if isinstance(fitted.law, Chinchilla)]
+    return preferred if preferred in able else max(able, key=lambda law: weights[law], default="")

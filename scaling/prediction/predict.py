@@ -107,7 +107,8 @@ def predict(
     loss = replace(loss, settings=setting_findings(table, data, columns_read(law_names(laws)) if laws else ()))
     # The forecast of a law that reads unique tokens has them already; the others need an allocation for them.
     own = loss.surface is None and all("U" in get_law(law)[0].inputs for law in loss.laws.index)
-    servings, failed = allocations(loss, inference_tokens, token_cap, None if own else unique_tokens)
+    servings, failed, notes = allocations(loss, inference_tokens, token_cap, None if own else unique_tokens)
+    loss = replace(loss, notes=(*loss.notes, *notes))
     if price_per_token is None and price_per_flop is not None:
         raise ValueError("--price-per-flop goes with --price-per-token")
     named = law_names(laws) if laws else ()
@@ -309,6 +310,8 @@ def _published_run(
     flops, unique = given["flops"], given["unique_tokens"]
     joint = isinstance(law, AllocationRule) or {"N", "D"} <= set(law.inputs)
     if joint and flops is not None and given["n_params"] is None and given["tokens"] is None:
+        if unique is not None and not (isinstance(law, Law) and "U" in law.inputs):
+            raise ValueError(f"--from-law {name} does not read unique tokens: leave out --unique-tokens {unique:g}")
         if isinstance(law, Law) and "U" in law.inputs and unique is not None:
             best = law.optimal(flops, SIX_ND, unique_tokens=unique)  # type: ignore[call-arg]
         else:

@@ -102,31 +102,27 @@ def _run(fitted: Fit, law: Law, target: Target, worths: tuple[float, float]) -> 
     return float(best.N), float(best.D)
 
 
-def with_breaks(
-    fits: dict[str, Fit],
-    weights: dict[str, float],
-    forecasts: dict[str, Forecast],
-    straight: dict[str, Forecast],
-    target: Target,
-    worths: tuple[float, float],
-) -> tuple[list[Forecast], list[Forecast], list[float]]:
-    """Forecasts of ln loss by every law, straight and with each likely break; of ln of the best size; their weights.
+@dataclass(frozen=True)
+class WithBreaks:
+    """Forecasts of one law, straight first and then with each likely break: of ln loss, and of ln of the best size
+    where the target is compute-optimal; with their probabilities."""
 
-    `forecasts` of the loss and `straight` of the size, where the target is compute-optimal, are those without breaks.
-    """
-    losses, sizes, share = [], [], []
-    for law, fitted in fits.items():
-        made, odds = [forecasts[law]], [1.0]
-        best = [straight[law]] if law in straight else []
-        found = breaks(fitted)
-        if found is not None and len(found.place):
-            log_n, log_loss = _of_broken(fitted, found.laws(), target, worths)
-            made, odds = found.forecasts(made[0], log_loss[None])
-            best = found.forecasts(best[0], log_n[None])[0] if best else []
-        losses += made
-        sizes += best
-        share += [weights[law] * p for p in odds]
-    return losses, sizes, share
+    losses: list[Forecast]
+    sizes: list[Forecast]
+    odds: list[float]
+
+
+def with_breaks(
+    fitted: Fit, loss: Forecast, size: Forecast | None, target: Target, worths: tuple[float, float]
+) -> WithBreaks:
+    """The forecasts of a law whose own, without breaks, are `loss` and `size`."""
+    losses, odds, sizes = [loss], [1.0], [] if size is None else [size]
+    found = breaks(fitted)
+    if found is not None and len(found.place):
+        log_n, log_loss = _of_broken(fitted, found.laws(), target, worths)
+        losses, odds = found.forecasts(loss, log_loss[None])
+        sizes = [] if size is None else found.forecasts(size, log_n[None])[0]
+    return WithBreaks(losses, sizes, odds)
 
 
 def log_size(fitted: Fit, target: Target, worths: tuple[float, float]) -> Forecast:

@@ -6,15 +6,15 @@ whose repeats are worth less and less (Muennighoff et al. 2023, arXiv 2305.16264
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from isoflop.scaling.laws.axes.data_constrained import EXCESS_WORTH, REPEAT_WORTH, DataConstrained
+from isoflop.scaling.laws.axes.data_constrained import EXCESS_WORTH, REPEAT_WORTH, DataConstrained, Repeats
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.cost import SIX_ND, Cost
-from isoflop.scaling.prediction.forecast import LossForecast
+from isoflop.scaling.prediction.forecast import FAR, LossForecast
 
 INFERENCE_FLOPS = 2.0  # per parameter and token served
 
@@ -125,18 +125,19 @@ def repeated(law: Chinchilla | DataConstrained, C: float, unique_tokens: float, 
     """The best allocation of C FLOPs with `unique_tokens` unique tokens, whose repeats are worth less and less.
 
     A Chinchilla law takes the published decay of repeats, which was measured for 1 to about 60 epochs of web text.
-    Raises ServingError for a law with kappa other than 1.
     """
     _check_positive("--unique-tokens", unique_tokens)
     note = f"{unique_tokens:.3g} unique tokens, repeats allowed"
     if isinstance(law, Chinchilla):
-        if law.kappa != 1.0:
-            raise ServingError(
-                "the decay of repeats is published for kappa = 1 only: fit chinchilla, or data-constrained on repeats"
-            )
-        law = DataConstrained(law.E, law.A, law.B, law.alpha, law.beta, REPEAT_WORTH, EXCESS_WORTH)
         note += ", their decay borrowed from Muennighoff et al. 2023"
-    best = law.optimal(C, cost, unique_tokens=unique_tokens)
+    if isinstance(law, Chinchilla) and law.kappa != 1.0:
+        best = law.optimal(C, cost)
+        if best.D > unique_tokens:
+            best = law.search(C, cost, Repeats(law, unique_tokens))
+    else:
+        if isinstance(law, Chinchilla):
+            law = DataConstrained(law.E, law.A, law.B, law.alpha, law.beta, REPEAT_WORTH, EXCESS_WORTH)
+        best = law.optimal(C, cost, unique_tokens=unique_tokens)
     epochs = max(float(best.D) / unique_tokens, 0.0)
     return Serving(float(best.N), float(best.D), float(best.loss), C, 0.0, C, 0.0, epochs, note)
 
@@ -151,27 +152,51 @@ def allocations(
     inference_tokens: float | None = None,
     token_cap: float | None = None,
     unique_tokens: float | None = None,
-) -> tuple[list[Serving], dict[str, str]]:
-    """The requested allocations at the compute of a forecast, under its best law of Chinchilla's form.
+) -> tuple[list[Serving], dict[str, str], list[str]]:
+    """The requested allocations at the compute of a forecast, under its best law of Chinchilla's form without a break.
 
-    Also returns, by option, why there is no allocation.
+    Also returns, by option, why there is no allocation; and notes on those that no run of the table is like.
     """
     requested: dict[str, tuple[Callable[..., Serving], float | None]] = {
         "--inference-tokens": (serve, inference_tokens),
         "--token-cap": (capped, token_cap),
         "--unique-tokens": (repeated, unique_tokens),
     }
-    made, failed = [], {}
+    made, failed, notes = [], {}, []
     for option, (allocate, value) in requested.items():
         if value is None:
             continue
         try:
             if forecast.surface is None:
                 raise ServingError("no law of Chinchilla's form was fitted: allow one with --laws")
-            made.append(allocate(forecast.surface, forecast.target.flops, value, forecast.points.cost))
-        except ServingError as error:
+            found = allocate(forecast.surface, forecast.target.flops, value, forecast.points.cost)
+            if option != "--unique-tokens":
+                _check_fresh(found, forecast.target.unique_tokens)
+        except ValueError as error:
             failed[option] = str(error)
-    return made, failed
+            continue
+        made.append(replace(found, note=f"{found.note} ({forecast.surface_law} without a break)"))
+        notes += [f"{option}: {note}" for note in _unlike_the_table(found, forecast)]
+    return made, failed, notes
+
+
+def _check_fresh(found: Serving, unique: float | None) -> None:
+    if unique is not None and found.tokens > unique:
+        raise ServingError(
+            f"it counts every token as new, and would train on {found.tokens:.4g} tokens, the {unique:.4g} of "
+            f"--unique-tokens {found.tokens / unique:.3g} times: ask for one of the two"
+        )
+
+
+def _unlike_the_table(found: Serving, forecast: LossForecast) -> list[str]:
+    """What of an allocation lies beyond every run of the table, where one law alone speaks, without an interval."""
+    frame, said = forecast.points.frame, []
+    ratio, seen = found.tokens / found.n_params, frame["tokens"] / frame["n_params"]
+    if not seen.min() <= ratio <= seen.max():
+        said.append(f"{ratio:.3g} tokens per parameter, and the runs have {seen.min():.3g} to {seen.max():.3g}")
+    if (reach := found.training / frame["flops"].max()) > FAR:
+        said.append(f"a training of {found.training:.3g} FLOPs, {reach:.3g} times the largest compute")
+    return [f"{one}: one law carried beyond its data, without an interval" for one in said]
 
 
 def off_optimum_line(forecast: LossForecast, factors: tuple[float, ...] = (0.25, 0.5, 2.0, 4.0)) -> str:
@@ -187,4 +212,5 @@ def off_optimum_line(forecast: LossForecast, factors: tuple[float, ...] = (0.25,
     if not np.isfinite([cost for _, cost in costs]).all():
         return ""
     listed = ", ".join(f"{f:g}x {extra:+.4f} (compute x{waste:.2f})" for f, (extra, waste) in costs)
-    return f"  off the best size, in {forecast.points.loss_unit}: {listed}"
+    law = f"{forecast.surface_law} without a break"
+    return f"  off the best size, in {forecast.points.loss_unit} ({law}): {listed}"
