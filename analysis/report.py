@@ -18,7 +18,7 @@ from isoflop.analysis.page.page import NAME, absent, javascript, page
 from isoflop.analysis.style import style
 from isoflop.printable import plain_markdown
 from isoflop.scaling.fitting.kept_searches import keep_searches
-from isoflop.scaling.prediction.register import data_hash
+from isoflop.scaling.prediction.registered.register import data_hash
 
 
 class ReportError(ValueError):

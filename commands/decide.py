@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # loaded when a command runs
     import pandas as pd
 
     from isoflop.scaling.laws.inputs import Column
-    from isoflop.scaling.prediction.ledger import Ledger
+    from isoflop.scaling.prediction.registered.ledger import Ledger
 
 app = typer.Typer()
 
@@ -136,7 +136,6 @@ def predict(
     The forecast can be registered in a file before the run is made (--register), and scored after it (--score). A
     ledger keeps many: --register forecasts.jsonl adds to one, --ledger forecasts.jsonl says how they held.
     """
-    from isoflop.scaling.prediction import register as record
     from isoflop.scaling.prediction.at_columns import RunForecast
     from isoflop.scaling.prediction.predict import predict as predict_loss
     from isoflop.scaling.prediction.predict import predict_from_law, predict_table
@@ -212,7 +211,9 @@ def predict(
         emit(capped.to_dict(), str(capped), as_json)
         return
     if score:
-        scored = record.score(score, data)
+        from isoflop.scaling.prediction.registered.score import score as score_registered
+
+        scored = score_registered(score, data)
         emit(scored.to_dict(), str(scored), as_json)
         return
     values, runs = columns_or_table(at)
@@ -238,12 +239,17 @@ def predict(
         emit(found.to_dict(), str(found), as_json)
         refuse_failed(found.refused)
         return
-    if register and register.suffix == ".jsonl":
-        from isoflop.scaling.prediction.ledger import register_in
+    if register:
+        from isoflop.scaling.prediction.registered.ledger import register_in
+        from isoflop.scaling.prediction.registered.reading import Reading
+        from isoflop.scaling.prediction.registered.register import register as write_registration
 
-        register_in(register, found.loss, table=table)
-    elif register:
-        record.register(found.loss, register, table=table)
+        best_columns = tuple(name.strip() for name in best.split(",")) if best else ()
+        reading = Reading(pairs(mapping, "--map"), where, study, sheet, best_columns, laws)
+        if register.suffix == ".jsonl":
+            register_in(register, found.loss, table=table, reading=reading)
+        else:
+            write_registration(found.loss, register, table=table, reading=reading)
     emit(found.to_dict(), str(found), as_json)
     refuse_failed(found.failed)
 
@@ -266,7 +272,7 @@ def _step(at: list[str] | None) -> int | None:
 
 def _ledger(path: Path, registered: Path | None, runs: "pd.DataFrame | None") -> "Ledger":
     """A ledger after a registration was entered in it and its forecasts were scored, each where it is requested."""
-    from isoflop.scaling.prediction.ledger import enter, read_ledger, score_ledger
+    from isoflop.scaling.prediction.registered.ledger import enter, read_ledger, score_ledger
 
     if registered is not None:
         enter(path, registered)

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from isoflop.scaling.mixtures.mix import mix
     from isoflop.scaling.prediction.critical_batch import critical_batch as batch
     from isoflop.scaling.prediction.curves.run_forecast import predict_run
-    from isoflop.scaling.prediction.ledger import read_ledger as ledger
     from isoflop.scaling.prediction.predict import predict
+    from isoflop.scaling.prediction.registered.ledger import read_ledger as ledger
     from isoflop.scaling.prediction.spending.memory import predict_memory
     from isoflop.scaling.selection.comparison import comparison as compare
     from isoflop.scaling.selection.holdout import hold_out
@@ -53,7 +53,7 @@ _PLACES = {
     "hold_out": "isoflop.scaling.selection.holdout:hold_out",
     "jackknife": "isoflop.scaling.fitting.uncertainty:jackknife",
     "laws": "isoflop.scaling.laws",
-    "ledger": "isoflop.scaling.prediction.ledger:read_ledger",
+    "ledger": "isoflop.scaling.prediction.registered.ledger:read_ledger",
     "mix": "isoflop.scaling.mixtures.mix:mix",
     "multiplier": "isoflop.scaling.arms.multiplier:multiplier",
     "plan": "isoflop.experiments.app:plan",

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from isoflop.scaling.fitting.uncertainty import bootstrap, jackknife
     from isoflop.scaling.laws.chinchilla import Chinchilla
     from isoflop.scaling.prediction.predict import predict
-    from isoflop.scaling.prediction.register import register, score
+    from isoflop.scaling.prediction.registered.register import register
+    from isoflop.scaling.prediction.registered.score import score
     from isoflop.scaling.prediction.two_stage import two_stage
     from isoflop.scaling.selection.comparison import comparison as compare
     from isoflop.scaling.selection.holdout import hold_out
@@ -47,8 +48,8 @@ _PLACES = {
     "points": "table.conventions:points",
     "predict": "prediction.predict:predict",
     "read_table": "imports.read_table:read_table",
-    "register": "prediction.register:register",
-    "score": "prediction.register:score",
+    "register": "prediction.registered.register:register",
+    "score": "prediction.registered.score:score",
     "three_approaches": "approaches.approaches:approaches",  # `approaches` is the room
     "two_stage": "prediction.two_stage:two_stage",
 }

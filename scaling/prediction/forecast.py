@@ -193,7 +193,7 @@ def _forecast_at(data: Points, weighted: WeightedLaws, target: Target) -> LossFo
     if n_opt is not None and not 1 <= n_opt < np.inf:
         notes.append(f"the laws do not tell the best size: the median of their forecasts is {n_opt:.3g} parameters")
         n_opt = None
-    surface_law = _surface(fits, weights, preferred)
+    surface_law, surface = _surface(fits, weights, preferred)
     notes += data.cost_notes(float(places[preferred]["n_params"].iloc[0]))
     notes = [*data.notes, *weighted.notes, *notes, *(f"{law} is left out: {why}" for law, why in refused.items())]
     if reach > FAR:
@@ -214,7 +214,7 @@ def _forecast_at(data: Points, weighted: WeightedLaws, target: Target) -> LossFo
         points=data,
         notes=tuple(notes),
         refused=weighted.refused | refused,
-        surface=fits[surface_law].law if surface_law else None,
+        surface=surface,
         surface_law=surface_law,
         epochs=_epochs(places[preferred]) if target.unique_tokens is not None else None,
     )
@@ -306,6 +306,7 @@ def beyond_the_data(
     return [forecast.widened(discrepancy * np.maximum(far, 0.0)) for forecast in forecasts]
 
 
-def _surface(fits: dict[str, Fit], weights: dict[str, float], preferred: str) -> str:
-    able = [law for law, fitted in fits.items() if isinstance(fitted.law, Chinchilla)]
-    return preferred if preferred in able else max(able, key=lambda law: weights[law], default="")
+def _surface(fits: dict[str, Fit], weights: dict[str, float], preferred: str) -> tuple[str, Chinchilla | None]:
+    able = {law: f.law for law, f in fits.items() if isinstance(f.law, Chinchilla)}
+    best = preferred if preferred in able else max(able, key=lambda law: weights[law], default="")
+    return best, able.get(best)

@@ -132,7 +132,7 @@ def repeated(law: Chinchilla | DataConstrained, C: float, unique_tokens: float, 
         note += ", their decay borrowed from Muennighoff et al. 2023"
     if isinstance(law, Chinchilla) and law.kappa != 1.0:
         best = law.optimal(C, cost)
-        if best.D > unique_tokens:
+        if unique_tokens < best.D:
             best = law.search(C, cost, Repeats(law, unique_tokens))
     else:
         if isinstance(law, Chinchilla):

@@ -36,7 +36,8 @@ from isoflop.models.weights import load_weights, read_about
 from isoflop.read_json import read_bytes
 from isoflop.scaling.imports.assemble import ImportOptions
 from isoflop.scaling.imports.read import import_source
-from isoflop.scaling.prediction.register import _seal, score
+from isoflop.scaling.prediction.registered.register import _seal
+from isoflop.scaling.prediction.registered.score import score
 from isoflop.scaling.table.bundle.manifest import CONTENT, MANIFEST_FILE, seal
 from isoflop.scaling.table.conventions import points
 from isoflop.scaling.table.evaluations.evaluation import read_evaluation

@@ -30,7 +30,7 @@ from isoflop.models.parametrization import initialize
 from isoflop.models.step import native
 from isoflop.models.weights import save_weights
 from isoflop.scaling.prediction.forecast import Target, forecast_loss
-from isoflop.scaling.prediction.register import register
+from isoflop.scaling.prediction.registered.register import register
 from isoflop.scaling.table.evaluations.evaluation import NAMES, write_evaluation
 from isoflop.scaling.table.evaluations.task_scores import ITEMS, SCORES, write_scores
 from isoflop.scaling.table.runs import read_runs, write_run, write_table

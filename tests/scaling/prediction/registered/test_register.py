@@ -10,16 +10,15 @@ from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.laws.published import exponent_drift
 from isoflop.scaling.prediction.forecast import PredictError, Target, beyond_the_data, forecast_loss
 from isoflop.scaling.prediction.predict import predict
-from isoflop.scaling.prediction.register import (
-    EARLY,
-    FITTED,
+from isoflop.scaling.prediction.registered.reading import Reading
+from isoflop.scaling.prediction.registered.register import (
     RegistrationError,
     checked_registration,
     data_hash,
     read_registration,
     register,
-    score,
 )
+from isoflop.scaling.prediction.registered.score import EARLY, FITTED, score
 from isoflop.scaling.table.conventions import points
 from tests.support.fits.simulated import BESIROGLU, NOISE, isoflop_table
 from tests.support.root import ROOT
@@ -133,6 +132,32 @@ def test_round_trip(registered):
     assert far.z > 5
     assert not far.covered[0.95]
     assert json.loads(json.dumps(found.to_dict()))["covered"] == {"0.5": found.covered[0.5], "0.8": True, "0.95": True}
+
+
+READINGS = {
+    "their names": Reading({"n_params": "size", "tokens": "seen", "loss": "nll"}),
+    "some rows": Reading({"n_params": "size", "tokens": "seen", "loss": "nll"}, where="size < 1e9"),
+    "the best of a setting": Reading({"n_params": "size", "tokens": "seen", "loss": "nll"}, best_of=("lr",)),
+    "laws that read more": Reading({"n_params": "size", "tokens": "seen", "loss": "nll"}, laws="chinchilla"),
+}
+
+
+@pytest.mark.parametrize("name", READINGS)
+def test_a_table_is_read_again_as_it_was_read(tmp_path, table, name):
+    theirs = points(table).frame[["n_params", "tokens", "loss"]].set_axis(["size", "seen", "nll"], axis=1)
+    theirs = pd.concat([theirs.assign(lr=1.0), theirs.assign(lr=2.0, nll=1.1 * theirs["nll"])])
+    source, reading = tmp_path / "theirs.csv", READINGS[name]
+    if not reading.best_of:
+        theirs = theirs[theirs["lr"] == 1.0].drop(columns="lr")
+    theirs.to_csv(source, index=False)
+    forecast = forecast_loss(reading.again(source, None), Target(TARGET), LAWS)
+    value = register(forecast, tmp_path / "claim.json", table=source, reading=reading)
+    assert value["data"]["read"]["mapping"] == reading.mapping
+    assert read_registration(tmp_path / "claim.json")["data"] == value["data"]
+    assert score(tmp_path / "claim.json", answers()).covered[0.95]
+    theirs.assign(nll=theirs["nll"] * 1.001).to_csv(source, index=False)
+    with pytest.raises(RegistrationError, match=r"have changed since"):
+        score(tmp_path / "claim.json", answers())
 
 
 def test_a_changed_data_file_is_refused(registered):

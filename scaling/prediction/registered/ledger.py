@@ -21,15 +21,16 @@ import numpy as np
 import pandas as pd
 
 from isoflop.read_json import JsonError, check_shape, parse_json, read_bytes, require_regular
-from isoflop.scaling.prediction.distribution import predictive
 from isoflop.scaling.prediction.forecast import LossForecast, Target
-from isoflop.scaling.prediction.register import (
+from isoflop.scaling.prediction.registered.distribution import predictive
+from isoflop.scaling.prediction.registered.reading import AS_IS, Reading
+from isoflop.scaling.prediction.registered.register import (
     RegistrationError,
     checked_registration,
     read_registration,
     registration,
-    score_registration,
 )
+from isoflop.scaling.prediction.registered.score import score_registration
 from isoflop.scaling.table.json_plain import plain
 
 SUFFIX = ".jsonl"
@@ -208,9 +209,14 @@ def read_ledger(path: str | Path) -> Ledger:
         raise RegistrationError(f"{error}; not a ledger of forecasts") from error
 
 
-def register_in(path: str | Path, forecast: LossForecast, *, table: str | Path) -> dict[str, Any]:
-    """Add a forecast, made from the table at `table`, to the ledger at `path`, which is begun where there is none."""
-    value = registration(forecast, Path(path).parent, table=table)
+def register_in(
+    path: str | Path, forecast: LossForecast, *, table: str | Path, reading: Reading = AS_IS
+) -> dict[str, Any]:
+    """Add a forecast to the ledger at `path`, which is begun where there is none.
+
+    It was made from the table at `table`, which was read with the options of `reading`.
+    """
+    value = registration(forecast, Path(path).parent, table=table, reading=reading)
     _append(Path(path), [_forecast_entry(value, ".")])
     return value
 

@@ -10,7 +10,7 @@ import pytest
 
 from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.prediction.forecast import Target, forecast_loss
-from isoflop.scaling.prediction.ledger import (
+from isoflop.scaling.prediction.registered.ledger import (
     ENOUGH,
     Entry,
     Ledger,
@@ -20,7 +20,8 @@ from isoflop.scaling.prediction.ledger import (
     register_in,
     score_ledger,
 )
-from isoflop.scaling.prediction.register import RegistrationError, _seal, register, registration, score
+from isoflop.scaling.prediction.registered.register import RegistrationError, _seal, register, registration
+from isoflop.scaling.prediction.registered.score import score
 from tests.support.doors.damage import ODD, damaged
 from tests.support.fits.simulated import BESIROGLU, NOISE, isoflop_table
 
@@ -101,7 +102,7 @@ def test_a_registration_is_entered_from_another_folder_and_finds_its_table(tmp_p
 
 
 def test_a_registration_of_before_has_no_distribution_and_scores_by_its_quantiles(tmp_path, table, forecasts):
-    from isoflop.scaling.prediction.register import _seal
+    from isoflop.scaling.prediction.registered.register import _seal
 
     table.to_csv(tmp_path / "runs.csv", index=False)
     value = register(forecasts[1e21], tmp_path / "claim.json", table=tmp_path / "runs.csv")
@@ -198,7 +199,7 @@ def test_infinity_that_an_earlier_version_wrote_is_read(tmp_path, table, forecas
 def test_a_line_that_could_not_be_read_back_is_not_written(ledger, monkeypatch):
     """A score of NaN would make every later reading of the ledger fail."""
     before = ledger.read_bytes()
-    monkeypatch.setattr("isoflop.scaling.prediction.distribution.Mixture.crps", lambda *_: np.nan)
+    monkeypatch.setattr("isoflop.scaling.prediction.registered.distribution.Mixture.crps", lambda *_: np.nan)
     with pytest.raises(RegistrationError, match=r"l\.jsonl, line 3: 'crps' must be a number"):
         score_ledger(ledger, answers(1e21))
     assert ledger.read_bytes() == before

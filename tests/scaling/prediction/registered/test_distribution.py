@@ -7,7 +7,7 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import norm, t
 
-from isoflop.scaling.prediction.distribution import (
+from isoflop.scaling.prediction.registered.distribution import (
     Mixture,
     Quantiles,
     check_components,
