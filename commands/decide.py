@@ -122,6 +122,10 @@ def predict(
         Number,
         typer.Option("--cooldown", help="with --run: the share of its steps that a wsd cools down over"),
     ] = None,
+    final_fraction: Annotated[
+        Number,
+        typer.Option("--final-fraction", help="with --schedule: the share of the peak rate that it falls to"),
+    ] = None,
     params: Params = "matrices",
     compute: Compute = "exact",
     where: Where = None,
@@ -167,8 +171,8 @@ def predict(
         emit(result.to_dict(), str(result), as_json)
         return
     assert table is not None
-    if run is None and (schedule is not None or cooldown is not None):
-        raise ValueError("--schedule and --cooldown are of a run's curve: name the run with --run")
+    if run is None and (schedule, cooldown, final_fraction) != (None, None, None):
+        raise ValueError("--schedule, --cooldown and --final-fraction are of a run's curve: name it with --run")
     data = load(
         table, mapping, where, study, sheet, best=best, laws=laws, keep_unfinished=run is not None,
         inputs=_of_experts() if memory is not None else (),
@@ -190,7 +194,9 @@ def predict(
 
             rows = running_rows(open_store(table))
             data = with_running(data, rows[rows["run_id"].str.startswith(run)] if len(rows) else rows)
-        ahead = predict_run(data, run, schedule=schedule, cooldown=cooldown, at=step, params=params)
+        ahead = predict_run(
+            data, run, schedule=schedule, cooldown=cooldown, final_fraction=final_fraction, at=step, params=params
+        )
         emit(ahead.to_dict(), str(ahead), as_json)
         return
     if memory is not None or parameter_bytes is not None:

@@ -85,6 +85,7 @@ def predict_run(
     *,
     schedule: str | None = None,
     cooldown: float | None = None,
+    final_fraction: float | None = None,
     at: int | None = None,
     until: int | None = None,
     law: str = "multi_power",
@@ -94,7 +95,8 @@ def predict_run(
 
     The table is a runs folder or file of ours, or curves of another program with learning rates in a column. `schedule`
     (constant, cosine, linear, wsd, wsdld, wsdcon) and `cooldown` (share of the steps) say how the run goes on, in place
-    of how it was to: "what if it decays now". `until` takes only the rows up to that step. Raises PredictError where
+    of how it was to: "what if it decays now". Its rate then falls to `final_fraction` of its peak (None: what the
+    table's decayed runs end at, in the middle). `until` takes only the rows up to that step. Raises PredictError where
     the table cannot answer, ValueError for an unknown run, schedule, or a step that is behind the run.
 
     >>> import isoflop
@@ -111,7 +113,10 @@ def predict_run(
     notes = [note for note in found.notes if not note.startswith("run ") or note.startswith(f"run {target.run_id}:")]
     if schedule is not None:
         notes = [note for note in notes if not note.startswith("run ")]
-    ahead = forecast_run(model, target, schedule=schedule, cooldown=cooldown, at=at, siblings=len(others), notes=notes)
+    ahead = forecast_run(
+        model, target, schedule=schedule, cooldown=cooldown, final_fraction=final_fraction, at=at,
+        siblings=len(others), notes=notes,
+    )  # fmt: skip
     return replace(ahead, conventions=conventions_of(table, params))
 
 
@@ -134,6 +139,7 @@ def forecast_run(
     *,
     schedule: str | None = None,
     cooldown: float | None = None,
+    final_fraction: float | None = None,
     at: int | None = None,
     siblings: int = 0,
     notes: Sequence[str] = (),
@@ -148,7 +154,7 @@ def forecast_run(
     said = list(notes)
     if end > MOST_STEPS:
         raise PredictError(f"step {end:,} of run {run.run_id} is too far: a curve is followed for {MOST_STEPS:,} steps")
-    rates, named = goes_on(run, end, last, schedule, cooldown, said)
+    rates, named = goes_on(run, end, last, schedule, cooldown, said, final_fraction, model.runs)
     if siblings < FEW:
         said.append(
             f"{siblings} other runs: the shape of the curve is mostly that of published ones, and seed noise is assumed"
@@ -174,10 +180,22 @@ def intervals(path: Forecast, row: int) -> dict[float, tuple[float, float]]:
 
 
 def goes_on(
-    run: CurveRun, end: int, last: int, schedule: str | None, cooldown: float | None, notes: list[str]
+    run: CurveRun,
+    end: int,
+    last: int,
+    schedule: str | None,
+    cooldown: float | None,
+    notes: list[str],
+    final_fraction: float | None = None,
+    others: Sequence[CurveRun] = (),
 ) -> tuple[np.ndarray, str]:
-    """The rates (end,) of a run that goes on from its last step, and the schedule in words."""
+    """The rates (end,) of a run that goes on from its last step, and the schedule in words.
+
+    A rate that falls ends at `final_fraction` of its peak, or where those of `others` end that fall.
+    """
     if schedule is None and cooldown is None:
+        if final_fraction is not None:
+            raise ValueError("--final-fraction is of another way to go on: name it with --schedule")
         if end <= run.horizon:
             return run.rates[:end], run.schedule
         longer = np.append(run.rates, np.full(end - run.horizon, run.rates[-1]))
@@ -187,9 +205,33 @@ def goes_on(
     warmup = int(np.argmax(run.rates >= 0.999 * peak))
     if cooldown is not None and schedule not in (None, "wsd", "wsdld", "wsdcon"):
         raise ValueError(f"--cooldown is of the schedules wsd, wsdld and wsdcon, not of {schedule}")
-    chosen = Schedule(schedule or "wsd", warmup, 0.2 if cooldown is None else cooldown)
+    if schedule == "constant" and final_fraction is not None:
+        raise ValueError("--final-fraction is of a schedule whose rate falls, not of constant")
+    if schedule == "wsdcon" and final_fraction is None:
+        raise ValueError(
+            "--schedule wsdcon falls to a rate at which it stays: say to what share of the peak with --final-fraction"
+        )
+    final = _final_fraction(others) if final_fraction is None else final_fraction
+    chosen = Schedule(schedule or "wsd", warmup, 0.2 if cooldown is None else cooldown, final_fraction=final)
     wanted = chosen.rates(end, peak)
     taken = run.rates[: min(last, end)]
     if len(taken) and np.abs(wanted[: len(taken)] - taken).max() > SAME_RATE * peak:
         notes.append(f"the run so far did not follow {chosen}: it is taken to follow it from step {last:,} on")
-    return np.concatenate([taken, wanted[len(taken) :]]), str(chosen)
+    if schedule == "constant":
+        return np.concatenate([taken, wanted[len(taken) :]]), str(chosen)
+    if final_fraction is None:
+        notes.append(
+            f"the rate falls to {final:.3g} of its peak, as in the runs of the table that decay: --final-fraction "
+            "says another"
+            if final
+            else "the rate falls to zero: --final-fraction says another end"
+        )
+    return np.concatenate([taken, wanted[len(taken) :]]), f"{chosen}, to {final * peak:.3g}"
+
+
+def _final_fraction(runs: Sequence[CurveRun]) -> float:
+    """The share of their peaks that the rates of runs which fall end at, in the middle; 0 below SAME_RATE."""
+    ends = np.array([run.rates[-1] / run.rates.max() for run in runs if len(run.rates)])
+    fallen = ends[ends < 1 - SAME_RATE]
+    middle = float(np.median(fallen)) if len(fallen) else 0.0
+    return middle if middle > SAME_RATE else 0.0

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from isoflop.__main__ import app
 from isoflop.scaling.prediction.curves.curve_model import curve_model
-from isoflop.scaling.prediction.curves.run_forecast import begun, forecast_run, predict_run
+from isoflop.scaling.prediction.curves.run_forecast import begun, forecast_run, goes_on, predict_run
 from isoflop.scaling.prediction.forecast import PredictError
 from isoflop.scaling.table.read import read_table
 from isoflop.scaling.table.schedules.read_curves import between, read_curves
@@ -58,6 +58,32 @@ def test_another_way_to_go_on(model):
     rates = np.append(run.rates[:1000], now.band["learning_rate"].iloc[-1])
     assert rates[-1] < 0.2 * rates.max()
     assert now.loss == pytest.approx(loss_of(now_rates(run), np.array([1249]), 1e4)[0], rel=0.04)
+
+
+def test_a_rate_falls_to_where_those_of_the_table_end(model):
+    run = begun(simulate("what if", 1e4, np.random.default_rng(3)), 1000)
+    peak = run.rates.max()
+    kept = [replace(r, rates=np.maximum(r.rates, 0.1 * peak)) for r in model.runs]  # none falls below a tenth
+    for schedule in ("wsd", "wsdld", "cosine", "linear"):
+        notes: list[str] = []
+        rates, said = goes_on(run, 1250, 1000, schedule, None, notes, None, kept)
+        assert 0.1 <= rates[-1] / peak < 0.12
+        assert f"to {0.1 * peak:.3g}" in said
+        assert any("falls to 0.1 of its peak, as in the runs of the table" in note for note in notes)
+        rates, said = goes_on(run, 1250, 1000, schedule, None, notes, 0.3, kept)
+        assert 0.3 <= rates[-1] / peak < 0.32
+    notes = []
+    assert goes_on(run, 1250, 1000, "wsd", None, notes, None, model.runs)[0][-1] < 0.01 * peak
+    assert any("the rate falls to zero" in note for note in notes)
+    rates, said = goes_on(run, 1250, 1000, "wsdcon", 0.2, [], 0.3, kept)
+    assert set(rates[1000:]) == {0.3 * peak}
+    with pytest.raises(ValueError, match=r"--schedule wsdcon falls to a rate .* with --final-fraction"):
+        goes_on(run, 1250, 1000, "wsdcon", 0.2, [], None, kept)
+    for schedule in (None, "constant"):
+        with pytest.raises(ValueError, match=r"--final-fraction is of"):
+            goes_on(run, 1250, 1000, schedule, None, [], 0.3, kept)
+    with pytest.raises(ValueError, match=r"final_fraction of a schedule must lie between 0 and 1, not 2"):
+        goes_on(run, 1250, 1000, "wsd", None, [], 2.0, kept)
 
 
 def now_rates(run):
