@@ -326,12 +326,21 @@ class Law:
         return self.search(np.asarray(C, dtype=float), cost, self)
 
     def search(self, C: Any, cost: Cost, loss: Callable[[Any, Any], Any]) -> Allocation:
-        """The allocation of C FLOPs that minimises `loss` of N and D, numerically; ValueError where none is inside."""
+        """The allocation of C FLOPs where `loss` of N and D is least, numerically; ValueError where none is inside.
+
+        A law may fall without end beyond all runs, as an exponential of a power of N does: that is no allocation.
+        """
         C = np.asarray(C, dtype=float)
-        log_n = minimise_scalar(lambda u: loss(np.exp(u), cost.tokens(C, np.exp(u))), np.zeros(C.shape), np.log(C))
+
+        def along(u: Any) -> Any:
+            return loss(np.exp(u), cost.tokens(C, np.exp(u)))
+
+        log_n = minimise_scalar(along, np.zeros(C.shape), np.log(C), inside=True)
         if np.any(~np.isfinite(log_n)):
             first = C[~np.isfinite(log_n)].flat[0]
-            raise ValueError(f"{self.name}: no interior minimum of the loss at C = {first:.4g}")
+            raise ValueError(
+                f"{self.name}: no interior minimum of the loss at C = {first:.4g}, for any size from one parameter up"
+            )
         with np.errstate(all="ignore"):
             N = np.exp(log_n)
             D = cost.tokens(C, N)
@@ -381,9 +390,12 @@ def power_term_curvature(weighted: Array, column: Array) -> Array:
     return moments[:, SYMMETRIC]
 
 
-def minimise_scalar(function: Callable[[Any], Any], lo: Array, hi: Array, *, points: int = 257) -> Array:
+def minimise_scalar(
+    function: Callable[[Any], Any], lo: Array, hi: Array, *, inside: bool = False, points: int = 257
+) -> Array:
     """Where an analytic function is smallest between lo and hi, elementwise; NaN where that is at an end.
 
+    `inside` takes the lowest of its minima between the ends, however low it is at these; NaN where there is none.
     A grid finds the bracket, bisection of the complex-step derivative finds the point: the function's value alone is
     flat to rounding over relative 1e-8 around a minimum.
     """
@@ -391,6 +403,10 @@ def minimise_scalar(function: Callable[[Any], Any], lo: Array, hi: Array, *, poi
     with np.errstate(all="ignore"):
         value = np.where(np.isfinite(f := np.real(function(grid))), f, np.inf)
         at = np.argmin(value, axis=0)
+        if inside:
+            least = (value[1:-1] < value[:-2]) & (value[1:-1] <= value[2:])
+            inner = np.argmin(np.where(least, value[1:-1], np.inf), axis=0) + 1
+            at = np.where(least.any(axis=0), inner, 0)
         width = (hi - lo) / (points - 1)
         middle = np.take_along_axis(grid, at[None], 0)[0]
         left, right = middle - width, middle + width

@@ -156,8 +156,9 @@ def _of_broken(fitted: Fit, law: Broken, target: Target, worths: tuple[float, fl
             size, tokens = np.full_like(flops, target.n_params), np.full_like(flops, target.tokens)
         else:
             log_n = minimise_scalar(
-                lambda u: loss(np.exp(u), fitted.cost.tokens(flops, np.exp(u))), np.zeros_like(flops), np.log(flops)
-            )
+                lambda u: loss(np.exp(u), fitted.cost.tokens(flops, np.exp(u))), np.zeros_like(flops), np.log(flops),
+                inside=True,
+            )  # fmt: skip
             size = np.exp(log_n)
             tokens = fitted.cost.tokens(flops, size)
         return np.log(size), np.log(loss(size, tokens))
