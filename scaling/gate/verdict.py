@@ -110,10 +110,11 @@ def decide(
     if lo > 0 and lo <= fall:
         return "undecided", "a gain that shrinks, and would be gone if it shrank twice as fast beyond the pairs"
     if lo > 0 and found.mean >= np.log(least):
-        return "promote", f"at the target the arm needs less compute than the baseline, in the middle {least:g} or more"
+        more = f"the best estimate of the multiplier is {least:g} or more"
+        return "promote", f"at the target the arm needs less compute than the baseline; {more}"
     if lo > 0:
         return "undecided", f"a gain, and not clear whether of {least:g} or more"
-    return "undecided", f"neither no gain nor one of {least:g} is excluded"
+    return "undecided", f"the data fit both no gain and a gain of {least:g}"
 
 
 def objections(found: Estimate, pairs: int, repeated: int, same_seed: bool, learnt: bool) -> Iterator[Finding]:
