@@ -10,6 +10,8 @@ from isoflop.scaling.fitting.fit import FitError
 from isoflop.scaling.fitting.profile_likelihood import profile
 from isoflop.scaling.laws.special_functions import stdtrit
 
+VOCABULARY = "n_params_embedding"
+
 
 def converged(case: Case) -> Iterator[Finding]:
     """Whether the fit, its starts and its refits reached one optimum."""
@@ -48,6 +50,18 @@ def at_bound(case: Case) -> Iterator[Finding]:
             "floor_above_data", "fail",
             f"{law.floor_name} = {floor:.4g} is not below the lowest loss {lowest:.4g}",
             f"look for an outlying low loss, or fix {law.floor_name}",
+        )  # fmt: skip
+
+
+def counted_twice(case: Case) -> Iterator[Finding]:
+    """A law that has the parameters of the vocabulary apart, fitted to a size that counts them too."""
+    counted, read = case.points.conventions["params"], case.fit.law.reads().values()
+    if counted in ("matrices", "total") and any(column.name == VOCABULARY for column in read):
+        yield Finding(
+            "counted_twice", "fail",
+            f"{case.fit.law.name} has the parameters of the vocabulary apart ({VOCABULARY}), and the size counts them "
+            f"too ({counted})",
+            "count the size without them: --params no-embedding",
         )  # fmt: skip
 
 
@@ -244,5 +258,6 @@ def _is_rounded(value: float) -> bool:
 
 
 FIT_CHECKS: tuple[Check, ...] = (
-    converged, at_bound, conditioning, enough, second_basin, identified, sensitive, plausible, extrapolates,
+    converged, at_bound, counted_twice, conditioning, enough, second_basin, identified, sensitive, plausible,
+    extrapolates,
 )  # fmt: skip

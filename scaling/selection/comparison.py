@@ -52,7 +52,7 @@ class Comparison:
         if self.tests:
             lines += [
                 "",
-                f"likelihood-ratio tests, p-values from {self.tests[0].resamples} refits simulated under the hypothesis:",
+                f"likelihood-ratio tests, p-values by {self.tests[0].resamples} refits simulated under the hypothesis:",
                 *map(str, self.tests),
             ]
         if self.moved is not None:
