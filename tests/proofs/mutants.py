@@ -38,7 +38,6 @@ ROOMS = {
     "experiments/store/store.py": ("tests/experiments/store/test_store.py",),
     **{f"scaling/design/{name}.py": (f"tests/scaling/design/test_{name}.py",) for name in _DESIGN},
     "scaling/selection/averaging.py": ("tests/scaling/selection/test_averaging.py",),
-    "scaling/prediction/curves/likelihood.py": ("tests/scaling/prediction/curves/test_likelihood.py",),
     "scaling/prediction/registered/distribution.py": ("tests/scaling/prediction/registered/test_distribution.py",),
     "scaling/selection/law_weights.py": ("tests/scaling/selection/test_law_weights.py",),
     "analysis/page/calculator.py": ("tests/analysis/page/test_calculator.py",),

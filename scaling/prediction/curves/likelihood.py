@@ -18,7 +18,7 @@ LARGEST = float(np.exp(5.0))
 LENGTHS = (0.05, 100.0)
 WEAK = 3.0  # standard deviation of a logarithm before any row is seen
 STEPS = 300  # at most
-SHARES = 0.5 ** np.arange(12)  # of a step, the first that lowers the cost; equivalent: the last ones move nothing
+SHARES = 0.5 ** np.arange(12)  # of a step, the first that lowers the cost
 FURTHEST = 1.0  # that a step moves any logarithm
 NEAR = 1e-5  # of twice the log-likelihood: a step that would gain less is not made
 
@@ -45,7 +45,7 @@ class Likelihood:
         cost, slope = self.score(at)
         curvature, fresh = self.expected(at), True
         for _ in range(STEPS):
-            free = ~(((at <= _LOWER) & (slope > 0)) | ((at >= _UPPER) & (slope < 0)))  # equivalent: none is exactly 0
+            free = ~(((at <= _LOWER) & (slope > 0)) | ((at >= _UPPER) & (slope < 0)))
             move = np.zeros_like(at)
             move[free] = -np.linalg.solve(curvature[np.ix_(free, free)], slope[free])
             gain = -slope @ move
@@ -58,7 +58,7 @@ class Likelihood:
                 curvature, fresh = self.expected(at), True
                 continue
             moved, turned = found[0] - at, found[2] - slope
-            if moved @ turned > 0:  # equivalent: never exactly 0
+            if moved @ turned > 0:
                 bent = curvature @ moved
                 curvature += np.outer(turned, turned) / (moved @ turned) - np.outer(bent, bent) / (moved @ bent)
             at, cost, slope = found
