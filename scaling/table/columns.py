@@ -24,6 +24,7 @@ from isoflop.scaling.table.meaning import (
     Meaning,
     meaning,
     meaning_as,
+    no_loss,
     number,
     words,
 )
@@ -88,6 +89,11 @@ def resolve(
     Says in `notes` which column was taken and how it was converted. Raises TableError naming at once every quantity
     that several columns may be, and every one that is needed and absent.
     """
+    if "loss" in mapping and (what := no_loss(mapping["loss"])):
+        raise TableError(
+            f"{source}: the column {mapping['loss']} is {what} by its name; name a column of the loss itself with "
+            "--map loss=COLUMN, or rename this one if it holds that"
+        )
     frame = _summed(frame, mapping, notes)
     found, problems, several = dict(mapping), [], []
     for name in _NUMERIC:
@@ -207,7 +213,7 @@ def columns_for(frame: pd.DataFrame, quantity: str) -> list[str]:
     if quantity in frame and quantity != "loss":
         return [quantity]
     if quantity == "loss" and not found:
-        return [str(name) for name in frame if VALIDATION.match(str(name).lower())]
+        return [str(name) for name in frame if VALIDATION.match(str(name).lower()) and not no_loss(str(name))]
     if quantity == "loss" and any(map(_nats, found)):
         found = [name for name in found if _nats(name)]
     if len(found) > 1:
@@ -252,7 +258,7 @@ def _say_like(frame: pd.DataFrame, quantity: str, taken: str, notes: list[str]) 
 
 def _nats(name: str) -> bool:
     meant = meaning(name)
-    return meant is not None and meant.transform == "" and meant.loss_unit == NATS_PER_TOKEN
+    return meant is not None and (meant.transform, meant.scale, meant.loss_unit) == ("", 1.0, NATS_PER_TOKEN)
 
 
 def _holds(frame: pd.DataFrame, name: str, quantity: str) -> bool:
@@ -282,6 +288,8 @@ def _may_be(column: str, quantity: str) -> bool:
     """Whether a message may propose a column for a quantity: not where it is another, or a part of one."""
     meant, parts = meaning(column), set(words(column).split("_"))
     if column in _NUMERIC or (meant is not None and meant.quantity != quantity):
+        return False
+    if quantity == "loss" and no_loss(column):
         return False
     return not parts & _PARTS and ("embedding" not in parts or "non" in parts)
 

@@ -4,13 +4,14 @@ A name has a meaning only where it has one alone: other names are proposed in me
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-Transform = Literal["", "log10", "log2", "ln", "bits", "perplexity"]  # what is applied to the values of a column
+# What is applied to the values of a column; nothing to a logarithm of a perplexity, which is in nats by the natural one.
+Transform = Literal["", "log10", "log2", "ln", "bits", "perplexity", "log perplexity"]
 QUANTITIES = ("n_params", "tokens", "flops", "loss")
 NATS_PER_TOKEN = "nats/token"
 MISSING = frozenset(("", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "null", "none", "-", "--"))
@@ -80,6 +81,8 @@ _FLOP_SCALES = {
     **dict.fromkeys(("p", "peta"), 1e15), **dict.fromkeys(("e", "exa"), 1e18), **dict.fromkeys(("z", "zetta"), 1e21),
     **dict.fromkeys(("y", "yotta"), 1e24),
 }  # fmt: skip
+_ANY_MEASURE = "|".join(sorted(_MEASURES, key=len, reverse=True))
+_LOG_WORD = re.compile(rf"(?<![a-z])(log10|log2|log|ln)(?=_|$|(?:{_ANY_MEASURE})(?![a-z]))")
 _FLOP = r"(mega|giga|tera|peta|exa|zetta|yotta|[mgtpezy])"
 _LOG: dict[str, float] = {"log10": 10.0, "log2": 2.0, "ln": float(np.e)}
 _PF_DAYS = 8.64e19
@@ -119,10 +122,12 @@ class Meaning:
             return f"ln of a perplexity: {self.loss_unit}"
         if self.transform == "bits":
             return f"bits times ln 2: {self.loss_unit}"
+        if self.transform == "log perplexity":
+            return f"a logarithm of a perplexity, taken as the natural one: {self.loss_unit}"
         if self.transform:
             return f"from its {self.transform}"
         if self.scale != 1:
-            return f"times {self.scale:g}"
+            return f"times {self.scale:g}{f': {self.loss_unit}' if self.loss_unit else ''}"
         return self.loss_unit if self.loss_unit not in ("", NATS_PER_TOKEN) else ""
 
     def convert(self, values: pd.Series) -> pd.Series:
@@ -131,7 +136,7 @@ class Meaning:
             return np.log(values.where(values > 0)).where(values > 0, values)
         if self.transform == "bits":
             return values * np.log(2)
-        if self.transform:
+        if self.transform in _LOG:
             with np.errstate(over="ignore"):
                 return _LOG[self.transform] ** values.astype(float)
         return values if self.scale == 1 else values * self.scale
@@ -183,12 +188,7 @@ def meaning_as(name: str, quantity: str) -> Meaning:
     if meant is not None and meant.quantity == quantity:
         return meant
     if quantity == "loss":
-        found = re.findall(r"(?<![a-z])(" + "|".join(sorted(_MEASURES, key=len, reverse=True)) + r")(?![a-z])",
-                           re.sub(r"(?<=bits|nats)_(?=(byte|char|character|token|word)(?![a-z]))", "_per_",
-                                  words(re.sub(r"[()\[\]]", " ", name))))  # fmt: skip
-        per = re.search(r"(?:_per)?_(byte|char|character|word)$", words(name))
-        unit, transform = _MEASURES[found[-1] if found else f"nats_per_{per[1]}" if per else "nats"]
-        return Meaning("loss", transform=transform, loss_unit=unit)
+        return _loss_in(name)
     whole = Meaning(quantity)
     if quantity not in QUANTITIES:
         return whole
@@ -205,6 +205,51 @@ def meaning_as(name: str, quantity: str) -> Meaning:
     if quantity == "flops" and (match := re.search(rf"(?<![a-z]){_FLOP}_?flops?(?![a-z])", plain)):
         return Meaning(quantity, _FLOP_SCALES[match[1]])
     return whole
+
+
+def _loss_in(name: str) -> Meaning:
+    """The loss of a column by the last measure that its name tells anywhere; nats per token where it tells none."""
+    text = _measure_words(name)
+    found = re.findall(rf"(?<![a-z])(?:(?:log10|log2|log|ln)_?)?({_ANY_MEASURE})(?![a-z])", text)
+    per = re.search(r"(?:_per)?_(byte|char|character|word)$", words(name))
+    unit, transform = _MEASURES[found[-1] if found else f"nats_per_{per[1]}" if per else "nats"]
+    meant = Meaning("loss", transform=transform, loss_unit=unit)
+    log = _LOG_WORD.search(text)
+    return (_log_perplexity(meant, log[1]) if log else None) or meant
+
+
+def _measure_words(name: str) -> str:
+    """The words of a name without brackets, its measure of a loss as _MEASURES writes it."""
+    text = words(re.sub(r"[()\[\]]", " ", name))
+    return re.sub(r"(?<=bits|nats)_(?=(byte|char|character|token|word)(?![a-z]))", "_per_", text)
+
+
+def _log_perplexity(found: Meaning, base: str) -> Meaning | None:
+    """The loss of a column that holds a logarithm of its perplexity; None for a loss of another measure."""
+    if found.transform != "perplexity":
+        return None
+    if base == "log2":
+        return replace(found, transform="bits")
+    return replace(found, transform="", scale=float(np.log(10))) if base == "log10" else replace(
+        found, transform="log perplexity")  # fmt: skip
+
+
+def no_loss(name: str) -> str:
+    """What a column is by its name that is no loss though it speaks of one; empty for others.
+
+    >>> no_loss("log10 loss"), no_loss("log loss")
+    ('a logarithm of a loss', '')
+    """
+    name = name.rsplit("/", 1)[-1]
+    text = _measure_words(name)
+    parts = set(text.split("_"))
+    if "%" in name or parts & {"percent", "pct"}:
+        return "a percentage"
+    if parts & {"delta", "\u03b4", "\u0394", "\u2206", "diff", "difference"}:
+        return "a difference of losses"
+    log = _LOG_WORD.search(re.sub(r"(?<![a-z])log_?(loss|likelihood|prob)", "", text))  # log loss is cross-entropy
+    of_perplexity = re.search(r"ppl(?![a-z])|perplexity", text)
+    return "a logarithm of a loss" if log and not of_perplexity else ""
 
 
 def _plain(text: str) -> Meaning | None:
@@ -239,7 +284,7 @@ def _times(found: Meaning | None, scale: float) -> Meaning | None:
 def _logarithm(base: str, text: str) -> Meaning | None:
     found = _plain(text)
     if found is None or found.quantity == "loss":
-        return None
+        return found and _log_perplexity(found, base)
     return Meaning(found.quantity, transform=base)  # type: ignore[arg-type]  # one of _LOG
 
 

@@ -193,6 +193,45 @@ def test_a_loss_in_another_unit_becomes_nats_and_its_unit_is_kept(save, name, va
     assert set(made["loss_unit"]) == {unit}
 
 
+@pytest.mark.parametrize("base", ["log", "ln", "log2", "log10"])
+@pytest.mark.parametrize("form", ["{} ppl", "{}_perplexity", "{}(ppl)", "val_{}_ppl", "{}ppl", "{} val perplexity"])
+def test_a_logarithm_of_a_perplexity_is_no_perplexity(save, base, form):
+    name = form.format(base)
+    log = {"log": np.log, "ln": np.log, "log2": np.log2, "log10": np.log10}[base]
+    path = save(KNOWN.drop(columns="loss").assign(**{name: log(np.exp(KNOWN["loss"]))}))
+    table = read_table(path, mapping={"loss": name})
+    np.testing.assert_allclose(table["loss"], KNOWN["loss"])
+    assert table.attrs["loss_unit"] == "nats/token"
+    assert any(name in note and "nats/token" in note for note in table.attrs["notes"])
+    made = import_source(path, "auto", ImportOptions(), {"loss": name}).table
+    np.testing.assert_allclose(made["loss"], KNOWN["loss"])
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("log10 loss", "a logarithm of a loss"), ("ln loss", "a logarithm of a loss"), ("log2_nll", "a logarithm"),
+        ("val_log10_loss", "a logarithm"), ("loss (log2)", "a logarithm"), ("ln(bpb)", "a logarithm"),
+        ("loss (%)", "a percentage"), ("loss_pct", "a percentage"), ("delta loss", "a difference of losses"),
+        ("val/loss diff", "a difference"),
+    ],
+)  # fmt: skip
+def test_what_is_no_loss_by_its_name_is_not_proposed_and_refused_where_it_is_mapped(save, name, what):
+    path = save(KNOWN.rename(columns={"loss": name}))
+    with pytest.raises(TableError, match="no column 'loss'; name yours with --map loss=COLUMN"):
+        read_table(path)
+    for read in (lambda: read_table(path, mapping={"loss": name}),
+                 lambda: import_source(path, "auto", ImportOptions(), {"loss": name})):  # fmt: skip
+        with pytest.raises(ValueError, match=f"the column .* is {what}.*or rename this one"):
+            read()
+
+
+@pytest.mark.parametrize("name", ["log_loss", "val log loss", "neg_log_likelihood", "eval/diff/loss", "catalog loss"])
+def test_names_of_cross_entropy_are_those_of_a_loss(save, name):
+    table = read_table(save(KNOWN.rename(columns={"loss": name})), mapping={"loss": name})
+    np.testing.assert_array_equal(table["loss"], KNOWN["loss"])
+
+
 def test_an_imported_unit_is_read_back(save):
     assert points(read_table(save(KNOWN.assign(loss_unit="nats/byte")))).loss_unit == "nats/byte"
 
