@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-# What is applied to the values of a column; nothing to a logarithm of a perplexity, which is in nats by the natural one.
+# What is applied to the values of a column; nothing to the natural logarithm of a perplexity, which is in nats.
 Transform = Literal["", "log10", "log2", "ln", "bits", "perplexity", "log perplexity"]
 QUANTITIES = ("n_params", "tokens", "flops", "loss")
 NATS_PER_TOKEN = "nats/token"
