@@ -5,27 +5,26 @@ another unit, is taken only where its name has one meaning (see `meaning`), and 
 """
 
 import difflib
-import numbers
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 
 import numpy as np
 import pandas as pd
 
 from isoflop.scaling.table.meaning import (
     ALIASES,
-    MISSING,
     NATS_PER_TOKEN,
     QUANTITIES,
     SPEEDS,
     VAGUE,
     Meaning,
+    has_scale,
+    is_numbers,
     meaning,
     meaning_as,
     no_loss,
-    number,
+    parse,
     words,
 )
 
@@ -42,9 +41,13 @@ _PARTS = {"batch", "unique", "warmup", "per", "vocab", "vocabulary", "se", "std"
 _STEP_COUNTS = ("steps", "n_steps", "num_steps", "train_steps", "training_steps", "iterations", "n_iterations")
 _BATCHES = ("batch_tokens", "tokens_per_step", "tokens_per_iter", "tokens_per_batch", "batch_size_in_tokens",
             "batch_size_tokens")  # fmt: skip
-_SCALED = re.compile(r"\d\s*([kmbgt]|[mbt]n|thousand|million|billion|trillion)(?![a-z])", re.IGNORECASE)
 FAR = 1.5  # decades
 LEAST_SIZE = 1e4  # parameters or tokens of a run
+MOST = {
+    "n_params": 1e13,
+    "tokens": 1e16,
+    "flops": 1e30,
+}  # of a run: more are in another unit
 
 
 class TableError(ValueError):
@@ -167,18 +170,41 @@ def _with_tokens(frame: pd.DataFrame, found: dict[str, str], notes: list[str]) -
     return frame.assign(tokens=frame[counts[0]].astype(float) * frame[counts[1]])
 
 
-def _refuse_mixed(column: pd.Series, parsed: pd.Series, name: str, source: str) -> None:
-    """Raise TableError where some sizes are written with a scale (1.3B) and others are too small to be without one."""
-    if name not in ("n_params", "tokens"):
-        return
-    texts = column.map(lambda value: isinstance(value, str) and bool(_SCALED.search(value)))
-    alone = ~texts & (parsed < LEAST_SIZE)
-    if texts.any() and alone.any():
+def _refuse_mixed(column: pd.Series, own: pd.Series, parsed: pd.Series, name: str, source: str) -> None:
+    """Raise TableError where some sizes have a scale of their `own` (1.3B) and others are too small to be without."""
+    alone = ~own & (parsed < LEAST_SIZE)
+    if name in ("n_params", "tokens") and own.any() and alone.any():
         rows = row_names(column.to_frame().reset_index(drop=True), alone.to_numpy())
         raise TableError(
-            f"{source}: {column.name} is written with a scale in some rows ({column[texts].iloc[0]}) and without in "
+            f"{source}: {column.name} is written with a scale in some rows ({column[own].iloc[0]}) and without in "
             f"{rows} ({column[alone].iloc[0]}); write all of them alike"
         )
+
+
+def _scaled(
+    column: pd.Series, parsed: pd.Series, meant: Meaning, name: str, notes: list[str], source: str
+) -> pd.Series:
+    """A quantity's numbers in its unit: by the scale of the column's name, or of the cell where that has its own.
+
+    Raises TableError naming rows that lack either among others, and rows that are then beyond MOST.
+    """
+    own = column.map(lambda value: isinstance(value, str) and has_scale(value)).astype(bool)
+    if meant.scale == 1:
+        _refuse_mixed(column, own, parsed, name, source)
+    elif own.any():
+        notes.append(
+            f"{column.name}: numbers with a scale of their own, such as {column[own].iloc[0]}, keep that alone"
+        )
+    made = meant.convert(parsed).where(~own, parsed)
+    over = (made > MOST.get(name, np.inf)).to_numpy()
+    if over.any() and meant.note:
+        rows = row_names(column.to_frame().reset_index(drop=True), over)
+        raise TableError(
+            f"{source}: {column.name} is {column[over].iloc[0]} in {rows}, which makes {made[over].iloc[0]:.3g} "
+            f"{'parameters' if name == 'n_params' else name} ({meant.note}); write all of its numbers in the unit of "
+            "its name, or rename it"
+        )
+    return made
 
 
 def _converted(
@@ -193,8 +219,7 @@ def _converted(
             made[name] = frame[column]
         elif column != name or not is_numbers(frame[column]):
             parsed, wrong[name] = parse(frame[column])
-            _refuse_mixed(frame[column], parsed, name, source)
-            made[name] = meant.convert(parsed)
+            made[name] = _scaled(frame[column], parsed, meant, name, notes, source)
         how = f" ({meant.note})" if name in QUANTITIES and meant.note else ""
         if name in mapping:
             notes.append(f"{name} is the column {column}{how}")
@@ -320,43 +345,9 @@ def row_names(frame: pd.DataFrame, mask: np.ndarray, limit: int = 5) -> str:
     return f"{what}{'s' if len(names) > 1 else ''} {', '.join(names[:limit])}{more}"
 
 
-def parse(column: pd.Series) -> tuple[pd.Series, pd.Series]:
-    """A column as numbers, NaN where a value is missing or none, and where a value is there that is no number (bool).
-
-    A column of numbers is returned as it is.
-    """
-    if is_numbers(column):
-        return column, pd.Series(False, index=column.index)
-    known: dict[str, float | None] = {}
-    read: list[float | None] = []
-    for value in column:
-        if isinstance(value, str):
-            if value not in known:
-                known[value] = np.nan if value.strip().lower() in MISSING else number(value)
-            read.append(known[value])
-        elif isinstance(value, numbers.Real | Decimal) and not isinstance(value, bool):
-            read.append(_float(value))
-        else:
-            read.append(np.nan if value is None or value is pd.NA or value is pd.NaT else None)
-    wrong = pd.Series([value is None for value in read], index=column.index)
-    return pd.Series([np.nan if value is None else value for value in read], index=column.index, dtype=float), wrong
-
-
 def floats(column: pd.Series) -> pd.Series:
     """A column as floats: NaN for what is no number, infinite for whole numbers beyond all floats."""
     return parse(column)[0].astype(float)
-
-
-def _float(value: numbers.Real | Decimal) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return np.inf
-
-
-def is_numbers(column: pd.Series) -> bool:
-    """Whether a column holds numbers alone."""
-    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
 
 
 # Parameters of a part of a model, which are not its size.

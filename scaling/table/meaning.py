@@ -3,8 +3,10 @@
 A name has a meaning only where it has one alone: other names are proposed in messages and taken by `--map`.
 """
 
+import numbers
 import re
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Literal
 
 import numpy as np
@@ -334,7 +336,47 @@ def number(text: str) -> float | None:
     return float(text) if text.lower().lstrip("+-") in ("inf", "infinity") else None
 
 
+def has_scale(text: str) -> bool:
+    """Whether a written number has a scale of its own, as 1.3B, 2 ZFLOPs and 3 PF-days have and 1.3e9 has not."""
+    match = _NUMBER.fullmatch(text.strip())
+    return bool(match and (match[2] or match[3])) or _PETAFLOP_DAYS.fullmatch(text.strip()) is not None
+
+
 def _ungrouped(text: str) -> str:
     """A number without the marks between its thousands; of several dots none is a decimal point."""
     dots = text.count(".") > 1
     return re.sub(rf"[,'_\u2019{_BLANKS}{'.' if dots else ''}]", "", text)
+
+
+def parse(column: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """A column as numbers, NaN where a value is missing or none, and where a value is there that is no number (bool).
+
+    A column of numbers is returned as it is.
+    """
+    if is_numbers(column):
+        return column, pd.Series(False, index=column.index)
+    known: dict[str, float | None] = {}
+    read: list[float | None] = []
+    for value in column:
+        if isinstance(value, str):
+            if value not in known:
+                known[value] = np.nan if value.strip().lower() in MISSING else number(value)
+            read.append(known[value])
+        elif isinstance(value, numbers.Real | Decimal) and not isinstance(value, bool):
+            read.append(_float(value))
+        else:
+            read.append(np.nan if value is None or value is pd.NA or value is pd.NaT else None)
+    wrong = pd.Series([value is None for value in read], index=column.index)
+    return pd.Series([np.nan if value is None else value for value in read], index=column.index, dtype=float), wrong
+
+
+def _float(value: numbers.Real | Decimal) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return np.inf
+
+
+def is_numbers(column: pd.Series) -> bool:
+    """Whether a column holds numbers alone."""
+    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)

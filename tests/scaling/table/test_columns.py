@@ -173,6 +173,45 @@ def test_a_map_to_a_name_with_a_unit_converts_and_says_so(save):
     assert "n_params is the column Params (M) (times 1e+06)" in table.attrs["notes"]
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("some", [False, True])
+@pytest.mark.parametrize(
+    ("quantity", "name", "unit", "suffix"),
+    [
+        ("n_params", "Params (M)", 1e6, "M"), ("n_params", "mparams", 1e6, " million"),
+        ("tokens", "Tokens (B)", 1e9, "B"), ("flops", "Compute (PF-days)", 8.64e19, " PF-days"),
+        ("flops", "total_gflops", 1e9, " GFLOPs"),
+    ],
+)  # fmt: skip
+def test_a_scale_in_a_name_and_in_its_cells_counts_once(save, quantity, name, unit, suffix, some, mapped):
+    numbers = (KNOWN[quantity] / unit).map(repr)
+    cells = numbers + np.where((KNOWN.index % 2 == 0) | (not some), suffix, "")
+    path = save(KNOWN.drop(columns=quantity).assign(**{name: cells}))
+    table = read_table(path, mapping={quantity: name} if mapped else {})
+    np.testing.assert_allclose(table[quantity], KNOWN[quantity])
+    assert any(f"such as {cells[0]}, keep that alone" in note for note in table.attrs["notes"])
+    np.testing.assert_allclose(import_source(path, "auto", ImportOptions(), {}).table[quantity], KNOWN[quantity])
+
+
+@pytest.mark.parametrize(
+    ("quantity", "name", "value", "made"),
+    [
+        ("n_params", "Params (M)", 1.5e9, r"which makes 1.5e\+15 parameters \(times 1e\+06\)"),
+        ("tokens", "Tokens (B)", 2e10, r"which makes 2e\+19 tokens \(times 1e\+09\)"),
+        ("flops", "Compute (PF-days)", 1.8e20, r"which makes 1.56e\+40 flops"),
+        ("n_params", "log10_n", 124.0, r"which makes 1e\+124 parameters \(from its log10\)"),
+    ],
+)
+def test_a_number_in_another_unit_than_its_columns_is_refused_by_row(save, quantity, name, value, made):
+    cells = pd.Series(2.0, index=KNOWN.index)
+    cells[7] = value
+    path = save(KNOWN.drop(columns=quantity).assign(**{name: cells}))
+    with pytest.raises(TableError, match=rf"is {value!r} in row 8, {made}".replace("+20", r"\+20")):
+        read_table(path)
+    with pytest.raises(ValueError, match=made):
+        import_source(path, "auto", ImportOptions(), {})
+
+
 @pytest.mark.parametrize(
     ("name", "value", "nats", "unit"),
     [
