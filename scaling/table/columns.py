@@ -36,12 +36,14 @@ VALIDATION = re.compile(
     r"|loss[/_. ](val|valid|validation|eval|test))$"
 )
 _LIKE = {"n_params": r"(^|_)(params?|parameters?)(_|$)", "tokens": r"(^|_)(tokens?|toks?)(_|$)",
-         "flops": r"flops?(_|$)|(^|_)compute(_|$)"}  # fmt: skip
+         "flops": r"flops?(_|$)|(^|_)compute(_|$)",
+         "loss": r"^(?!.*(train|aux|balance|router|z_loss)).*(loss|(^|_)(nll|ppl|perplexity|bpb|bpc))(_|$)"}  # fmt: skip
 _PARTS = {"batch", "unique", "warmup", "per", "vocab", "vocabulary", "se", "std", "embeddings"}  # of no quantity
 _STEP_COUNTS = ("steps", "n_steps", "num_steps", "train_steps", "training_steps", "iterations", "n_iterations")
 _BATCHES = ("batch_tokens", "tokens_per_step", "tokens_per_iter", "tokens_per_batch", "batch_size_in_tokens",
             "batch_size_tokens")  # fmt: skip
 FAR = 1.5  # decades
+SAME_ORDER = 0.9  # rank correlation of one loss in two units
 LEAST_SIZE = 1e4  # parameters or tokens of a run
 MOST = {
     "n_params": 1e13,
@@ -138,11 +140,11 @@ def _summed(frame: pd.DataFrame, mapping: Mapping[str, str], notes: list[str]) -
 
 def _lacking(frame: pd.DataFrame, quantity: str, names: list[str]) -> str:
     """What a message says of a quantity that no column holds; a column of its name without a number is named."""
-    for name in frame:
-        meant = meaning(name) if isinstance(name, str) else None
-        if meant is not None and meant.quantity == quantity and frame[name].notna().any():
+    named = [name for name in names if (meant := meaning(name)) is not None and meant.quantity == quantity]
+    for name in (name for name in named if name in frame):
+        if frame[name].notna().any() and parse(frame[name])[0].isna().all():
             return f"column {name} holds no number for {quantity} ({frame[name].dropna().iloc[0]!r})"
-    return absent(quantity, names)
+    return absent(quantity, [name for name in names if name not in named])
 
 
 def _drop_speed(frame: pd.DataFrame, found: dict[str, str], mapping: Mapping[str, str], notes: list[str]) -> None:
@@ -229,22 +231,38 @@ def _converted(
 
 
 def columns_for(frame: pd.DataFrame, quantity: str) -> list[str]:
-    """The columns that may be a quantity: the one of that name, else those with an alias of it that differ.
-
-    Of losses, one in nats per token goes before the same loss as a perplexity or in bits; a loss beside a held-out
-    loss may be either.
-    """
+    """The columns that may be a quantity: the one of that name, else those with an alias of it that differ."""
     found = [str(name) for name in frame if isinstance(name, str) and _holds(frame, name, quantity)]
     if quantity in frame and quantity != "loss":
         return [quantity]
-    if quantity == "loss" and not found:
-        return [str(name) for name in frame if VALIDATION.match(str(name).lower()) and not no_loss(str(name))]
-    if quantity == "loss" and any(map(_nats, found)):
-        found = [name for name in found if _nats(name)]
+    if quantity == "loss":
+        found = _losses(frame, found)
     if len(found) > 1:
         first = values(frame, found[0], quantity)
         found = [found[0], *(name for name in found[1:] if not _same(values(frame, name, quantity), first))]
     return found if len(found) != 1 or quantity not in frame else [quantity]
+
+
+def _losses(frame: pd.DataFrame, found: list[str]) -> list[str]:
+    """Of the columns with an alias of a loss those that may be it; where none has one, those of a validation loss.
+
+    One in nats goes before a perplexity or bits, unless they order the rows in another way: then they are not the same
+    loss. Losses per token and per byte may, unless the first is called L, which says little.
+    """
+    nats = [name for name in found if _nats(name)]
+    if not nats:
+        return found or [str(c) for c in frame if VALIDATION.match(str(c).lower()) and not no_loss(str(c))]
+    vague = [*map(words, nats)] == ["l"]
+    others = [c for c in found if c not in nats and (vague or meaning_as(c, "loss").loss_unit == NATS_PER_TOKEN)]
+    others += like(frame, "loss") if vague else []
+    first = values(frame, nats[0], "loss")
+    return nats + [name for name in others if not _one_order(values(frame, name, "loss"), first)]
+
+
+def _one_order(one: pd.Series, other: pd.Series) -> bool:
+    """Whether two columns put the rows that both know into nearly one order."""
+    both = one.notna() & other.notna()
+    return not one[both].rank().corr(other[both].rank()) < SAME_ORDER
 
 
 def _same(one: pd.Series, other: pd.Series) -> bool:
@@ -293,7 +311,10 @@ def _holds(frame: pd.DataFrame, name: str, quantity: str) -> bool:
         return False
     if name == quantity:
         return True
-    return bool(parse(frame[name])[0].notna().any())
+    known = parse(frame[name])[0].dropna()
+    if words(name) == "l" and (known % 1 == 0).all():  # layers
+        return False
+    return len(known) > 0
 
 
 def values(frame: pd.DataFrame, column: str, quantity: str) -> pd.Series:

@@ -401,3 +401,42 @@ def test_runs_far_below_their_plan_are_left_out_and_counted(save, reached, plan)
 )
 def test_no_message_proposes_a_column_that_holds_something_else(quantity, names, told):
     assert told in absent(quantity, names)
+
+
+@pytest.mark.parametrize("other", ["PPL", "bpb", "bits per byte", "val_ppl"])
+def test_a_column_of_layers_is_no_loss(save, other):
+    undo = np.exp if "ppl" in other.lower() else lambda loss: loss / np.log(2)
+    layers = KNOWN.drop(columns="loss").assign(L=np.resize([12, 24, 48], 9))
+    table = read_table(save(layers.assign(**{other: undo(KNOWN["loss"])})))
+    np.testing.assert_allclose(table["loss"], KNOWN["loss"])
+    with pytest.raises(TableError, match="no column 'loss'; did you mean 'c4_loss'"):
+        read_table(save(layers.assign(c4_loss=KNOWN["loss"])))
+
+
+@pytest.mark.parametrize(
+    ("columns", "listed"),
+    [
+        ({"val_loss": -1.0, "val_ppl": "exp"}, r"val_loss, val_ppl"),
+        ({"L": -1.0, "PPL": "exp"}, r"L, PPL"),
+        ({"L": -1.0, "bpb": 1.0}, r"L, bpb"),
+        ({"L": -1.0, "c4_loss": 1.0}, r"L, c4_loss"),
+    ],
+)
+def test_measures_that_order_the_rows_in_another_way_are_not_one_loss(save, columns, listed):
+    made = {
+        name: np.exp(KNOWN["loss"]) if how == "exp" else how * KNOWN["loss"] + 8.5 for name, how in columns.items()
+    }
+    path = save(KNOWN.drop(columns="loss").assign(**made))
+    with pytest.raises(TableError, match=rf"2 columns may be loss \({listed}\): name one with --map loss=COLUMN"):
+        read_table(path)
+    first, second = columns
+    np.testing.assert_allclose(read_table(path, mapping={"loss": first})["loss"], made[first])
+    in_order = {first: KNOWN["loss"] + 0.01 * np.resize([1.0, -1.0], 9), second: made[second]}
+    np.testing.assert_allclose(
+        read_table(save(KNOWN.drop(columns="loss").assign(**in_order)))["loss"], in_order[first]
+    )
+
+
+def test_a_loss_per_token_and_one_per_byte_may_differ(save):
+    tokenizers = KNOWN.drop(columns="loss").assign(val_loss=KNOWN["loss"], bpb=KNOWN["loss"].to_numpy()[::-1])
+    np.testing.assert_array_equal(read_table(save(tokenizers))["loss"], KNOWN["loss"])
