@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from isoflop.scaling.table.formats.products import with_sizes, with_tokens, without_one_epoch
 from isoflop.scaling.table.meaning import (
     ALIASES,
     NATS_PER_TOKEN,
@@ -37,11 +38,9 @@ VALIDATION = re.compile(
 )
 _LIKE = {"n_params": r"(^|_)(params?|parameters?)(_|$)", "tokens": r"(^|_)(tokens?|toks?)(_|$)",
          "flops": r"flops?(_|$)|(^|_)compute(_|$)",
-         "loss": r"^(?!.*(train|aux|balance|router|z_loss)).*(loss|(^|_)(nll|ppl|perplexity|bpb|bpc))(_|$)"}  # fmt: skip
+         "loss": r"^(?!.*(train|aux|balance|router|z_loss)).*(loss|(^|_)(nll|ppl|perplexity|bpb|bpc))(_|$)",
+}  # fmt: skip
 _PARTS = {"batch", "unique", "warmup", "per", "vocab", "vocabulary", "se", "std", "embeddings"}  # of no quantity
-_STEP_COUNTS = ("steps", "n_steps", "num_steps", "train_steps", "training_steps", "iterations", "n_iterations")
-_BATCHES = ("batch_tokens", "tokens_per_step", "tokens_per_iter", "tokens_per_batch", "batch_size_in_tokens",
-            "batch_size_tokens")  # fmt: skip
 FAR = 1.5  # decades
 SAME_ORDER = 0.9  # rank correlation of one loss in two units
 LEAST_SIZE = 1e4  # parameters or tokens of a run
@@ -99,7 +98,7 @@ def resolve(
             f"{source}: the column {mapping['loss']} is {what} by its name; name a column of the loss itself with "
             "--map loss=COLUMN, or rename this one if it holds that"
         )
-    frame = _summed(frame, mapping, notes)
+    frame = with_sizes(frame, mapping, notes)
     found, problems, several = dict(mapping), [], []
     for name in _NUMERIC:
         if name in mapping:
@@ -122,20 +121,8 @@ def resolve(
         problems.append(_lacking(frame, "tokens", names))
     if problems:
         raise TableError(f"{source}: {'; '.join(problems)} (columns: {', '.join(names)})")
-    frame = _with_tokens(frame, found, notes)
+    frame = with_tokens(frame, found, notes)
     return _converted(frame, found, mapping, notes, source)
-
-
-def _summed(frame: pd.DataFrame, mapping: Mapping[str, str], notes: list[str]) -> pd.DataFrame:
-    """The table with the parameters of nanochat's results: those of its matrices, as its own analysis counts them."""
-    if "n_params" in mapping or "n_params" in frame:
-        return frame
-    for parts in (("params_transformer", "params_lm_head"), ("num_scaling_params",)):
-        if {"flops_budget", *parts} <= set(frame):
-            counts = [parse(frame[name])[0] for name in parts]
-            notes.append(f"n_params: {' + '.join(parts)}")
-            return frame.assign(n_params=sum(counts[1:], counts[0]))
-    return frame
 
 
 def _lacking(frame: pd.DataFrame, quantity: str, names: list[str]) -> str:
@@ -157,19 +144,6 @@ def _drop_speed(frame: pd.DataFrame, found: dict[str, str], mapping: Mapping[str
     if ratio > 0 and abs(np.log10(ratio)) > FAR:
         notes.append(f"flops: column {held[2]} is not taken, it is {ratio:.2g} times 6 x n_params x tokens: a speed?")
         del found["flops"]
-
-
-def _with_tokens(frame: pd.DataFrame, found: dict[str, str], notes: list[str]) -> pd.DataFrame:
-    """The table with the tokens of each run where it tells them as a product: its steps times the tokens of one."""
-    if "tokens" in found or "tokens" in frame:
-        return frame
-    by_words = {words(c): c for c in frame if isinstance(c, str) and is_numbers(frame[c])}
-    counts = [next((by_words[name] for name in names if name in by_words), None) for names in (_STEP_COUNTS, _BATCHES)]
-    if None in counts:
-        return frame
-    notes.append(f"tokens: column {counts[0]} times column {counts[1]}")
-    found["tokens"] = "tokens"
-    return frame.assign(tokens=frame[counts[0]].astype(float) * frame[counts[1]])
 
 
 def _refuse_mixed(column: pd.Series, own: pd.Series, parsed: pd.Series, name: str, source: str) -> None:
@@ -237,6 +211,8 @@ def columns_for(frame: pd.DataFrame, quantity: str) -> list[str]:
         return [quantity]
     if quantity == "loss":
         found = _losses(frame, found)
+    if quantity == "tokens":
+        found = without_one_epoch(frame, found)
     if len(found) > 1:
         first = values(frame, found[0], quantity)
         found = [found[0], *(name for name in found[1:] if not _same(values(frame, name, quantity), first))]

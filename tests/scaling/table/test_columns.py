@@ -423,18 +423,14 @@ def test_a_column_of_layers_is_no_loss(save, other):
     ],
 )
 def test_measures_that_order_the_rows_in_another_way_are_not_one_loss(save, columns, listed):
-    made = {
-        name: np.exp(KNOWN["loss"]) if how == "exp" else how * KNOWN["loss"] + 8.5 for name, how in columns.items()
-    }
+    made = {name: np.exp(KNOWN["loss"]) if how == "exp" else how * KNOWN["loss"] + 8.5 for name, how in columns.items()}
     path = save(KNOWN.drop(columns="loss").assign(**made))
     with pytest.raises(TableError, match=rf"2 columns may be loss \({listed}\): name one with --map loss=COLUMN"):
         read_table(path)
     first, second = columns
     np.testing.assert_allclose(read_table(path, mapping={"loss": first})["loss"], made[first])
     in_order = {first: KNOWN["loss"] + 0.01 * np.resize([1.0, -1.0], 9), second: made[second]}
-    np.testing.assert_allclose(
-        read_table(save(KNOWN.drop(columns="loss").assign(**in_order)))["loss"], in_order[first]
-    )
+    np.testing.assert_allclose(read_table(save(KNOWN.drop(columns="loss").assign(**in_order)))["loss"], in_order[first])
 
 
 def test_a_loss_per_token_and_one_per_byte_may_differ(save):
