@@ -333,13 +333,18 @@ def refuse_words(resolved: Resolved, frame: pd.DataFrame, *, source: str) -> Non
 
 
 def row_names(frame: pd.DataFrame, mask: np.ndarray, limit: int = 5) -> str:
-    """The rows selected by `mask` (bool, n): by run_id where there is one, else by their number from 1."""
-    if "run_id" in frame:
+    """The rows selected by `mask` (bool, n): by run_id where all have one, else by their number from 1."""
+    if "run_id" in frame and frame["run_id"][mask].notna().all():
         names, what = [str(r) for r in pd.unique(frame["run_id"][mask])], "run"
     else:
         names, what = [str(i + 1) if isinstance(i, int) else str(i) for i in frame.index[mask]], "row"
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return f"{what}{'s' if len(names) > 1 else ''} {', '.join(names[:limit])}{more}"
+
+
+def texts(column: pd.Series) -> pd.Series:
+    """A column as text, empty where a value is missing: what can be sorted."""
+    return column.astype(object).where(column.notna(), "").astype(str)
 
 
 def floats(column: pd.Series) -> pd.Series:

@@ -22,6 +22,7 @@ from isoflop.scaling.table.columns import (
     refuse_words,
     resolve,
     row_names,
+    texts,
 )
 from isoflop.scaling.table.curves import curves, not_positive
 from isoflop.scaling.table.law_inputs import add_inputs, components, sizeless, unlike
@@ -135,12 +136,11 @@ class Points:
         A search ends at other digits where rows change places; what is said of a table does not depend on them.
         """
         frame = self.frame
-        by_name = "run_id" in frame and frame["run_id"].astype(str).is_unique
-        if by_name:
-            order = np.argsort(frame["run_id"].astype(str).to_numpy(), kind="stable")
+        if "run_id" in frame and (names := texts(frame["run_id"])).is_unique:
+            order = np.argsort(names.to_numpy(), kind="stable")
         else:
             keys = [name for name in frame if not (name == "cluster" and self.cluster == "row")]
-            columns = [frame[c] if is_numbers(frame[c]) else frame[c].astype(str) for c in keys]
+            columns = [frame[c] if is_numbers(frame[c]) else texts(frame[c]) for c in keys]
             order = np.lexsort([column.to_numpy() for column in reversed(columns)])
         if (order == np.arange(len(frame))).all():
             return self
@@ -333,7 +333,7 @@ def _plain(
         )
     for column in ("params_convention", "compute_convention", "loss_unit"):  # what isoflop import recorded
         if column in table:
-            notes.append(f"{column}: {', '.join(sorted(table[column].astype(str).unique()))}")
+            notes.append(f"{column}: {', '.join(sorted(table[column].dropna().astype(str).unique()))}")
     if compute == "full-attention":
         raise TableError(f"{source}: --compute full-attention needs a run table; use exact (as given) or 6nd")
     if "flops" not in table and sized:
@@ -415,7 +415,10 @@ def _clusters(frame: pd.DataFrame, cluster: str) -> tuple[pd.Series, str]:
     require(frame, (cluster,))
     empty = frame[cluster].isna().to_numpy()
     if empty.any():
-        raise TableError(f"the cluster column {cluster!r} is empty in {empty.sum()} rows ({row_names(frame, empty)})")
+        raise TableError(
+            f"the cluster column {cluster!r} is empty in {empty.sum()} of {len(frame)} rows "
+            f"({row_names(frame, empty)}); fill it, or leave these out with --where 'notna({cluster})'"
+        )
     return frame[cluster], cluster
 
 
