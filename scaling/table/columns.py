@@ -264,7 +264,7 @@ def like(frame: pd.DataFrame, quantity: str) -> list[str]:
     return [
         name for name in frame
         if isinstance(name, str) and found.search(words(name)) and _may_be(name, quantity)
-        and not _PART.search(name.lower()) and meaning(name) is None and is_numbers(frame[name])
+        and not _PART.search(name.lower()) and meaning(name) is None and some_numbers(frame[name])
     ]  # fmt: skip
 
 
@@ -287,10 +287,14 @@ def _holds(frame: pd.DataFrame, name: str, quantity: str) -> bool:
         return False
     if name == quantity:
         return True
-    known = parse(frame[name])[0].dropna()
-    if words(name) == "l" and (known % 1 == 0).all():  # layers
+    if words(name) == "l" and (parse(frame[name])[0].dropna() % 1 == 0).all():  # layers
         return False
-    return len(known) > 0
+    return some_numbers(frame[name])
+
+
+def some_numbers(column: "pd.Series | pd.DataFrame") -> bool:
+    """Whether some values of a column are numbers, also as people write them (8B)."""
+    return isinstance(column, pd.Series) and bool(parse(column)[0].notna().any())
 
 
 def values(frame: pd.DataFrame, column: str, quantity: str) -> pd.Series:

@@ -22,6 +22,7 @@ from isoflop.scaling.table.columns import (
     refuse_words,
     resolve,
     row_names,
+    some_numbers,
     texts,
 )
 from isoflop.scaling.table.curves import curves, not_positive
@@ -390,7 +391,7 @@ def with_third(frame: pd.DataFrame, notes: list[str], *, source: str) -> pd.Data
     if len(held) != 2:
         return frame
     (absent,) = set(_THIRD) - held
-    vague = [str(name) for name in frame if str(name).lower() in VAGUE.get(absent, ()) and is_numbers(frame[name])]
+    vague = [str(name) for name in frame if str(name).lower() in VAGUE.get(absent, ()) and some_numbers(frame[name])]
     others = like(frame, absent)
     if absent != "flops":
         vague += others

@@ -103,16 +103,22 @@ def _without_headers(text: str, notes: list[str]) -> str:
 
 
 def _without_summaries(frame: pd.DataFrame, texts: list[str], notes: list[str]) -> pd.DataFrame:
-    """The rows without those at the end that sum up the others, by the word in their first text."""
+    """The rows without those at the end that sum up the others, by the word in their first text.
+
+    A word that stands in several rows is a setting of runs.
+    """
     name = next((str(text).strip() for text in texts), None)
     if name is None or name not in frame or meaning(name) is not None:
         return frame
+    labels = frame[name].astype(str).str.strip().str.lower()
+    once = (labels.isin(SUMMARIES) & ~labels.duplicated(keep=False)).to_numpy()
     end = len(frame)
-    while end > 1 and str(frame[name].iloc[end - 1]).strip().lower() in SUMMARIES:
+    while end > 1 and once[end - 1]:
         end -= 1
     if end < len(frame):
         notes.append(
-            f"{len(frame) - end} rows at the end are left out, they sum up the others ({frame[name].iloc[-1]})"
+            f"{len(frame) - end} rows at the end are left out, they sum up the others by column {name} "
+            f"({', '.join(frame[name].iloc[end:].str.strip())}); rename them there where they are runs"
         )
     return frame.iloc[:end]
 

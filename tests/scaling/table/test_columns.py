@@ -436,3 +436,11 @@ def test_measures_that_order_the_rows_in_another_way_are_not_one_loss(save, colu
 def test_a_loss_per_token_and_one_per_byte_may_differ(save):
     tokenizers = KNOWN.drop(columns="loss").assign(val_loss=KNOWN["loss"], bpb=KNOWN["loss"].to_numpy()[::-1])
     np.testing.assert_array_equal(read_table(save(tokenizers))["loss"], KNOWN["loss"])
+
+
+def test_other_counts_of_parameters_are_named_also_as_text(save):
+    path = save(KNOWN.rename(columns={"n_params": "total_params"}).assign(active_params="1B"))
+    assert (
+        "n_params: the table also has active_params (choose with --map n_params=COLUMN)"
+        in read_table(path).attrs["notes"]
+    )
