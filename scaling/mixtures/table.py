@@ -13,6 +13,7 @@ from isoflop.scaling.laws.mixtures.means import SHARES
 from isoflop.scaling.table.columns import TableError, hint
 from isoflop.scaling.table.conventions import points
 from isoflop.scaling.table.law_inputs import components
+from isoflop.scaling.table.meaning import QUANTITIES
 
 WEIGHT, UNIQUE = "weight_", "unique_tokens_"
 FEWEST_DOMAINS = 2
@@ -84,8 +85,8 @@ def mixtures(table: pd.DataFrame, losses: list[str], *, normalise: bool = False,
     inputs = (SHARES, *(Column(name) for name in found if name != "loss"))
     inputs += tuple(Column(name) for name in ("n_params", "tokens") if name in names)
     data = points(table.assign(loss=keep), params=params, inputs=inputs)
-    if data.lacking:
-        raise TableError("; ".join(data.lacking.values()))
+    if unread := [why for name, why in data.lacking.items() if name not in QUANTITIES]:
+        raise TableError("; ".join(unread))
     frame = data.frame
     sums = frame[weights].sum(axis=1).to_numpy()
     if np.abs(sums - 1).max() > 1e-9:

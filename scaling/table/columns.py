@@ -6,6 +6,7 @@ another unit, is taken only where its name has one meaning (see `meaning`), and 
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -36,10 +37,10 @@ VALIDATION = re.compile(
     r"^((val|valid|validation|eval|test|heldout|held_out)[/_. ](.*[/_. ])?(loss|crossentropyloss|ce loss|cross_entropy)"
     r"|loss[/_. ](val|valid|validation|eval|test))$"
 )
-_LIKE = {"n_params": r"(^|_)(params?|parameters?)(_|$)", "tokens": r"(^|_)(tokens?|toks?)(_|$)",
-         "flops": r"flops?(_|$)|(^|_)compute(_|$)",
-         "loss": r"^(?!.*(train|aux|balance|router|z_loss)).*(loss|(^|_)(nll|ppl|perplexity|bpb|bpc))(_|$)",
-}  # fmt: skip
+_FAMILIES = {"n_params": r"(^|_)(params?|parameters?)(_|$)", "tokens": r"(^|_)(tokens?|toks?)(_|$)",
+             "flops": r"flops?(_|$)|(^|_)compute(_|$)",
+             "loss": r"loss(_|$)|(^|_)(nll|ppl|perplexity|bpb|bpc)(_|$)"}  # fmt: skip
+_OTHER_LOSS = re.compile(r"train|aux|balance|router|z_loss")  # losses beside that of held-out text
 _PARTS = {"batch", "unique", "warmup", "per", "vocab", "vocabulary", "se", "std", "embeddings"}  # of no quantity
 FAR = 1.5  # decades
 SAME_ORDER = 0.9  # rank correlation of one loss in two units
@@ -230,7 +231,7 @@ def _losses(frame: pd.DataFrame, found: list[str]) -> list[str]:
         return found or [str(c) for c in frame if VALIDATION.match(str(c).lower()) and not no_loss(str(c))]
     vague = [*map(words, nats)] == ["l"]
     others = [c for c in found if c not in nats and (vague or meaning_as(c, "loss").loss_unit == NATS_PER_TOKEN)]
-    others += like(frame, "loss") if vague else []
+    others += [c for c in like(frame, "loss") if not _OTHER_LOSS.search(words(c))] if vague else []
     first = values(frame, nats[0], "loss")
     return nats + [name for name in others if not _one_order(values(frame, name, "loss"), first)]
 
@@ -260,7 +261,7 @@ def _say_others(frame: pd.DataFrame, quantity: str, taken: str, notes: list[str]
 
 def like(frame: pd.DataFrame, quantity: str) -> list[str]:
     """Columns of numbers that may be a quantity by a word in their name, and have none of their own."""
-    found = re.compile(_LIKE.get(quantity, "$^"))
+    found = re.compile(_FAMILIES.get(quantity, "$^"))
     return [
         name for name in frame
         if isinstance(name, str) and found.search(words(name)) and _may_be(name, quantity)
@@ -306,16 +307,23 @@ def absent(name: str, names: list[str]) -> str:
     """What a message says of a column that is not among `names`."""
     near = near_match(name, [other for other in names if _may_be(other, name)])
     if near:
-        return f"no column {name!r}; did you mean {near!r}? Use --map {name}={near}"
+        return f"no column {name!r}; did you mean {near!r}? Use {map_option(name, near)}"
     return f"no column {name!r}; name yours with --map {name}=COLUMN"
 
 
+def map_option(ours: str, yours: str) -> str:
+    """The option that names the column of a quantity, as it is typed in a shell."""
+    return f"--map {shlex.quote(f'{ours}={yours}')}"
+
+
 def _may_be(column: str, quantity: str) -> bool:
-    """Whether a message may propose a column for a quantity: not where it is another, or a part of one."""
+    """Whether a message may propose a column for a quantity: not where it is another, of two, or a part of one."""
     meant, parts = meaning(column), set(words(column).split("_"))
     if column in _NUMERIC or (meant is not None and meant.quantity != quantity):
         return False
-    if quantity == "loss" and no_loss(column):
+    if (quantity == "loss" and no_loss(column)) or any(
+        re.search(pattern, words(column)) for other, pattern in _FAMILIES.items() if other != quantity
+    ):
         return False
     return not parts & _PARTS and ("embedding" not in parts or "non" in parts)
 
@@ -366,7 +374,8 @@ def near_match(name: str, candidates: Iterable[str]) -> str | None:
     """The candidate most like `name`: a known alias first, else the closest spelling, else one that contains it."""
     candidates = [c for c in candidates if name != "n_params" or not _PART.search(c.lower())]
     lowered = {c.lower(): c for c in candidates}
-    for alias in (name, *ALIASES.get(name, ()), *VAGUE.get(name, ())):
+    kin = [alias for ours, theirs in VAGUE.items() if name in theirs for alias in (ours, *theirs)]
+    for alias in (name, *ALIASES.get(name, ()), *VAGUE.get(name, ()), *kin):
         if alias in lowered:
             return lowered[alias]
     containing = [c for c in candidates if name in c.lower()]

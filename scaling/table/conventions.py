@@ -15,9 +15,11 @@ from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.table.columns import (
     OPTIONAL,
     TableError,
+    absent,
     hint,
     is_numbers,
     like,
+    map_option,
     near_match,
     refuse_words,
     resolve,
@@ -105,6 +107,7 @@ class Points:
             raise NoCostError(
                 "the cost of training needs n_params, tokens and flops in every row, two of which give the third: "
                 f"add {' or '.join(without) or 'values whose ratio is finite'}"
+                + (f", or name the column with --map {without[0]}=COLUMN" if without else "")
             )
         if self.larger is None:
             return fitted_cost(n, rate)
@@ -201,9 +204,11 @@ def points(
         unit = table.attrs["loss_unit"]
         frame, used = _plain(table, params, compute, notes, sized=not sizeless(inputs))
         source = str(table.attrs.get("source", "table"))
-    lacking: dict[str, str] = {}
+    names = [str(name) for name in frame]
+    lacking = {name: f"{absent(name, names)} (columns: {', '.join(names)})" for name in QUANTITIES if name not in frame}
     if further := unlike(inputs):
-        frame, lacking = add_inputs(frame, further, notes, source=source)
+        frame, unread = add_inputs(frame, further, notes, source=source)
+        lacking |= unread
     frame = _weighed(frame, notes)
     check_values(frame, [c for c in (*QUANTITIES, "weight") if c in frame], source=source)
     for name in (c for c in POSITIVE_IF_KNOWN if c in frame):
@@ -343,9 +348,9 @@ def _plain(
     known = "flops" in frame
     frame = with_third(frame, notes, source=source)
     if not {"n_params", "tokens"} <= set(frame):
-        for absent in sorted({"tokens", "n_params"} - set(frame)) if sized else ():
-            if near_match(absent, set(map(str, frame)) - {*QUANTITIES, *OPTIONAL}):
-                require(frame, (absent,), source=source)  # a misspelt column, not a table without it
+        for lacking in sorted({"tokens", "n_params"} - set(frame)) if sized else ():
+            if near_match(lacking, set(map(str, frame)) - {*QUANTITIES, *OPTIONAL}):
+                require(frame, (lacking,), source=source)  # a misspelt column, not a table without it
         return frame, (AS_GIVEN, AS_GIVEN)
     if known and compute == "exact":
         return frame, (AS_GIVEN, AS_GIVEN)
@@ -397,7 +402,7 @@ def with_third(frame: pd.DataFrame, notes: list[str], *, source: str) -> pd.Data
         vague += others
     if vague:
         raise TableError(
-            f"{source}: no column {absent!r}; {vague[0]!r} may be it: use --map {absent}={vague[0]}, or drop it"
+            f"{source}: no column {absent!r}; {vague[0]!r} may be it: use {map_option(absent, vague[0])}, or drop it"
         )
     check_values(frame, sorted(held), source=source)
     unread = f" ({', '.join(others)}: not read as {absent}, take one with --map)" if others else ""

@@ -1,13 +1,17 @@
 """A column under another name, in another unit or with numbers as people write them is what its name says."""
 
+import shlex
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from isoflop.scaling.fitting.fit import FitError, Huber, fit
 from isoflop.scaling.imports.assemble import ImportOptions
 from isoflop.scaling.imports.read import import_source
+from isoflop.scaling.selection.law_weights import NoLawError, weigh_laws
 from isoflop.scaling.table.columns import absent, parse
 from isoflop.scaling.table.conventions import points
 from isoflop.scaling.table.meaning import meaning, meaning_as, number
@@ -396,6 +400,9 @@ def test_runs_far_below_their_plan_are_left_out_and_counted(save, reached, plan)
         ("loss", ["flops", "n_params"], "name yours"),
         ("tokens", ["batch_tokens", "unique_tokens", "tokens_per_step", "warmup_tokens"], "name yours"),
         ("n_params", ["n_params_embedding", "vocab_size"], "name yours"),
+        ("tokens", ["Tokens/param", "loss_2.5B_tokens", "flops per token"], "name yours"),
+        ("n_params", ["Tokens/param", "params per expert", "loss at 1B params"], "name yours"),
+        ("loss", ["loss_2.5B_tokens", "loss (%)", "compute-matched loss"], "name yours"),
         ("n_params", ["n_params_embedding", "n_params_non_embedding"], "did you mean 'n_params_non_embedding'"),
     ],
 )
@@ -444,3 +451,22 @@ def test_other_counts_of_parameters_are_named_also_as_text(save):
         "n_params: the table also has active_params (choose with --map n_params=COLUMN)"
         in read_table(path).attrs["notes"]
     )
+
+
+@pytest.mark.parametrize("name", ["my loss", "loss $x", "loss 'c4'", "loss (c4, seen)"])
+def test_an_advised_map_is_typed_in_a_shell_as_it_stands(save, name):
+    path = save(KNOWN.rename(columns={"loss": name}))
+    with pytest.raises(TableError) as told:
+        read_table(path)
+    option, pair = shlex.split(str(told.value).split("Use ")[1].split(" (columns")[0])
+    assert (option, pair) == ("--map", f"loss={name}")
+    np.testing.assert_array_equal(read_table(path, mapping={"loss": name})["loss"], KNOWN["loss"])
+
+
+def test_a_law_without_its_tokens_says_which_columns_there_are(save):
+    path = save(KNOWN[["n_params", "loss"]].assign(batch=32, updates=100))
+    with pytest.raises(FitError) as told:
+        fit("chinchilla", read_table(path))
+    assert "no column 'tokens'; name yours with --map tokens=COLUMN (columns: n_params, " in str(told.value)
+    with pytest.raises(NoLawError, match=r"^no law .*: chinchilla, kaplan: it needs the column 'tokens'"):
+        weigh_laws(points(read_table(path)), ("chinchilla", "kaplan"), Huber("auto"))
