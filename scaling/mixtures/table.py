@@ -13,7 +13,7 @@ from isoflop.scaling.laws.mixtures.means import SHARES
 from isoflop.scaling.table.columns import TableError, hint
 from isoflop.scaling.table.conventions import points
 from isoflop.scaling.table.law_inputs import components
-from isoflop.scaling.table.meaning import QUANTITIES
+from isoflop.scaling.table.meaning import QUANTITIES, parse_percent
 
 WEIGHT, UNIQUE = "weight_", "unique_tokens_"
 FEWEST_DOMAINS = 2
@@ -121,7 +121,7 @@ def named_values(values: Mapping[str, float], domains: tuple[str, ...], option: 
 
 
 def _normalised(table: pd.DataFrame, weights: list[str], of_weights: list[str]) -> pd.DataFrame:
-    values = table[weights].apply(pd.to_numeric, errors="coerce")
+    values = table[weights].apply(lambda column: parse_percent(column)[0])
     sums = values.sum(axis=1).to_numpy(float)
     if not (sums > 0).all():
         raise TableError(f"--normalise: {int((sums <= 0).sum())} rows have weights that add up to nothing")

@@ -370,6 +370,13 @@ def parse(column: pd.Series) -> tuple[pd.Series, pd.Series]:
     return pd.Series([np.nan if value is None else value for value in read], index=column.index, dtype=float), wrong
 
 
+def parse_percent(column: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """A column as `parse` reads it, its numbers without a percent sign behind them."""
+    if is_numbers(column):
+        return parse(column)
+    return parse(column.map(lambda value: value.strip().removesuffix("%") if isinstance(value, str) else value))
+
+
 def _float(value: numbers.Real | Decimal) -> float:
     try:
         return float(value)
