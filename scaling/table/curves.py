@@ -16,6 +16,7 @@ EVEN, MOST = 0.01, 0.7  # relative difference of even gaps, and the share of gap
 MANY = 10  # rows of one name without steps, from which they are a curve and not runs of one size
 KEYS = ("split", "subset", "set", "metric", "metric_name", "key", "variable", "tag", "partition", "mode", "phase")
 SPLITS = frozenset(("train", "training", "val", "valid", "validation", "eval", "test"))
+CURVES = "rows are training curves of"  # in the note of a table that is reduced to the ends of its runs
 AXES = ("tokens", "flops", "step")
 _CONSTANT = ("n_params", "arm", "seed", "trunk_id")
 MOST_NAMED = 4  # runs in a message
@@ -73,7 +74,7 @@ class Curves:
             named = ", ".join(self.diverged[:MOST_NAMED]) + more
             out = f"; {len(self.diverged)} runs are left out, their last loss is not a positive number ({named})"
         return (
-            f"{rows} rows are training curves of {self.frame['run_id'].nunique()} runs{rest}: "
+            f"{rows} {CURVES} {self.frame['run_id'].nunique()} runs{rest}: "
             f"the last row of each is used (column {self.column}, along {self.axis}){out}"
         )
 

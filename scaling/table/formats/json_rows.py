@@ -55,7 +55,23 @@ def read_json_rows(text: str, kind: str, path: Path) -> pd.DataFrame:
         held = [held]  # one record
     if not isinstance(held, dict) and not _records(held):
         raise TableError(f"{path}: not a list of records; write it as [{{column: value, ...}}, ...] or as CSV")
+    if isinstance(held, dict):
+        _refuse_uneven(held, path)
     return pd.DataFrame(held).reset_index(drop=True)
+
+
+def _refuse_uneven(held: Mapping[str, Any], path: Path) -> None:
+    """Raise TableError where of columns that are lists one has another length, or an object stands among them."""
+    lengths = {str(name): len(value) for name, value in held.items() if isinstance(value, list)}
+    objects = [str(name) for name, value in held.items() if isinstance(value, dict)]
+    if lengths and (objects or len(set(lengths.values())) > 1):
+        listed = [f"{name}: {count} values" for name, count in lengths.items()] + [
+            f"{name}: object" for name in objects
+        ]
+        raise TableError(
+            f"{path}: its keys are no columns of one length ({', '.join(listed)}); keep the columns of runs, "
+            "each a list of as many values"
+        )
 
 
 def flattened(frame: pd.DataFrame) -> pd.DataFrame:
