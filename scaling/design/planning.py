@@ -1,5 +1,6 @@
 """The next runs, from a table of runs or from a published law: `isoflop suggest`."""
 
+import shlex
 from dataclasses import replace
 
 import numpy as np
@@ -93,7 +94,7 @@ def _refuse_other_axes(table: "pd.DataFrame | Points", data: Points) -> tuple[Fi
             first.remedy
             if first.code == MIXTURES
             else f"keep one value of {' and of '.join(names)} (--where), or the best of each cell "
-            f"(--best-of {','.join(names)})"
+            f"(--best-of {shlex.quote(','.join(names))})"
         )
         raise DesignError(f"{read}, and {first.message}; {remedy}")
     if "unique_tokens" in data.frame:

@@ -1,5 +1,6 @@
 """Settings of runs: columns of a table that are neither what a law reads nor what a run brings out, nor its seed."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -131,8 +132,8 @@ def _pooled(r: Array, table: pd.DataFrame, frame: pd.DataFrame, inputs: list[str
             "pooled_settings", "warn",
             f"{values} values of {name} stand in one law: within cells of equal size and tokens they explain "
             f"{explained:.0%} of the scatter (p = {p:.2g})",
-            f"fit one value (--where), the best of each cell (--best-of {name}), or compare them "
-            f"(isoflop multiplier --by {name})", (name,),
+            f"fit one value (--where), the best of each cell (--best-of {shlex.quote(name)}), or compare them "
+            f"(isoflop multiplier --by {shlex.quote(name)})", (name,),
         )  # fmt: skip
 
 

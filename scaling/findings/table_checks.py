@@ -90,7 +90,8 @@ def conventions(case: Case) -> Iterator[Finding]:
             )  # fmt: skip
     attrs = case.table.attrs if case.table is not None else {}
     mapped = attrs.get("mapping", {}).get("loss", "")
-    converted = "loss_unit" in attrs and meaning_as(mapped, "loss").transform
+    meant = meaning_as(mapped, "loss")
+    converted = "loss_unit" in attrs and (meant.transform or meant.scale != 1)
     if not converted and any(word in mapped.lower() for word in ("bit", "bpb", "bpc", "perplexity", "ppl")):
         yield Finding(
             "loss_in_bits", "warn", f"the loss is the column {mapped!r}, which does not sound like nats per token",

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from isoflop.scaling.findings.finding import Case, Finding
+from isoflop.scaling.table.columns import MOST
 from isoflop.scaling.table.conventions import AS_GIVEN, Points
 
 LEAST = 1e3  # parameters and tokens: fewer are written in thousands, millions or billions
@@ -20,24 +21,25 @@ def units(case: Case) -> Iterator[Finding]:
 def unit_findings(points: Points) -> tuple[Finding, ...]:
     """Objections to the magnitudes of a plain table; none for a run table, whose counts are the program's own.
 
-    Under LEAST parameters or tokens, compute that is off 6 N D by a power of ten, and losses that may be perplexities.
+    Under LEAST or over MOST parameters or tokens, compute that is off 6 N D by a power of ten, and losses that may be
+    perplexities.
     """
     if points.params != AS_GIVEN:
         return ()
-    found = [_small(points, name, what) for name, what in (("n_params", "parameters"), ("tokens", "tokens"))]
+    found = [_size(points, name, what) for name, what in (("n_params", "parameters"), ("tokens", "tokens"))]
     return tuple(f for f in (*found, _compute(points), _loss(points)) if f is not None)
 
 
-def _small(points: Points, name: str, what: str) -> Finding | None:
+def _size(points: Points, name: str, what: str) -> Finding | None:
     values = points.frame[name].to_numpy(float)
-    small = values[values < LEAST]
-    if not len(small):
-        return None
-    return Finding(
-        "units", "fail",
-        f"{name} is {small.min():.3g} to {small.max():.3g} in {len(small)} of {len(values)} rows, too few to be single "
-        f"{what}", REMEDY,
-    )  # fmt: skip
+    for out, how in ((values < LEAST, "few to be single"), (values > MOST[name], "many to be")):
+        if out.any():
+            return Finding(
+                "units", "fail",
+                f"{name} is {values[out].min():.3g} to {values[out].max():.3g} in {out.sum()} of {len(values)} rows, "
+                f"too {how} {what}", REMEDY,
+            )  # fmt: skip
+    return None
 
 
 def _compute(points: Points) -> Finding | None:

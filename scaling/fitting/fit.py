@@ -23,6 +23,7 @@ from isoflop.scaling.laws import columns_read, get_law
 from isoflop.scaling.laws.cost import Cost
 from isoflop.scaling.laws.law import Allocation, Array, Law
 from isoflop.scaling.table.conventions import FORECAST_ERROR, Points, is_measured, points
+from isoflop.scaling.table.curves import CURVES
 from isoflop.scaling.table.law_inputs import input_values
 
 __all__ = ["Fit", "FitError", "Huber", "LeastSquares", "fit", "predict_loss", "refit", "robust_scale"]
@@ -311,7 +312,7 @@ def _problem(
     columns = law_inputs(form, data.frame, data.lacking, name)
     loss = data.frame["loss"].to_numpy(float)
     problem = FitProblem(form, columns, loss, pinned, tied, objective.residual == "log")
-    _check_enough(problem, weights)
+    _check_enough(problem, weights, data.notes)
     return problem
 
 
@@ -441,12 +442,14 @@ def _weights(weights: Any, frame: pd.DataFrame) -> Array:
     return weights
 
 
-def _check_enough(problem: FitProblem, weights: Array) -> None:
+def _check_enough(problem: FitProblem, weights: Array, notes: Sequence[str]) -> None:
     used, needed = int(np.sum(weights > 0)), len(problem.free)
     if used < needed:
+        curves = next((note for note in notes if CURVES in note), "")
+        apart = f" ({curves}; rows that are runs of their own need a column run_id, with a name for each)"
         raise FitError(
             f"{used} data points cannot determine the {needed} free parameters of {problem.form.name} "
-            f"({', '.join(problem.free)}): add runs or fix parameters"
+            f"({', '.join(problem.free)}): add runs or fix parameters{apart if curves else ''}"
         )
     if len(problem.loss) > 1 and np.ptp(problem.loss) == 0 and needed > 1:
         raise FitError(f"every data point has the same loss ({problem.loss[0]:g}): there is nothing to fit")

@@ -71,7 +71,7 @@ def read_table(
     except (TableError, RunTableError) as error:
         try:
             return _imported_table(path, mapping, where, keep_unfinished)
-        except SourceError:
+        except (SourceError, TableError):
             raise error from None
 
 

@@ -13,6 +13,7 @@ from isoflop.scaling.laws.mixtures.means import SHARES
 from isoflop.scaling.table.columns import TableError, hint
 from isoflop.scaling.table.conventions import points
 from isoflop.scaling.table.law_inputs import components
+from isoflop.scaling.table.meaning import QUANTITIES, parse_percent
 
 WEIGHT, UNIQUE = "weight_", "unique_tokens_"
 FEWEST_DOMAINS = 2
@@ -84,8 +85,8 @@ def mixtures(table: pd.DataFrame, losses: list[str], *, normalise: bool = False,
     inputs = (SHARES, *(Column(name) for name in found if name != "loss"))
     inputs += tuple(Column(name) for name in ("n_params", "tokens") if name in names)
     data = points(table.assign(loss=keep), params=params, inputs=inputs)
-    if data.lacking:
-        raise TableError("; ".join(data.lacking.values()))
+    if unread := [why for name, why in data.lacking.items() if name not in QUANTITIES]:
+        raise TableError("; ".join(unread))
     frame = data.frame
     sums = frame[weights].sum(axis=1).to_numpy()
     if np.abs(sums - 1).max() > 1e-9:
@@ -120,7 +121,7 @@ def named_values(values: Mapping[str, float], domains: tuple[str, ...], option: 
 
 
 def _normalised(table: pd.DataFrame, weights: list[str], of_weights: list[str]) -> pd.DataFrame:
-    values = table[weights].apply(pd.to_numeric, errors="coerce")
+    values = table[weights].apply(lambda column: parse_percent(column)[0])
     sums = values.sum(axis=1).to_numpy(float)
     if not (sums > 0).all():
         raise TableError(f"--normalise: {int((sums <= 0).sum())} rows have weights that add up to nothing")

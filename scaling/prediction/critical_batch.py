@@ -287,7 +287,11 @@ def _rows(table: pd.DataFrame, notes: list[str], source: str) -> tuple[pd.DataFr
     if "n_params" not in frame:
         raise TableError(f"{source}: no column 'n_params'; name yours with --map n_params=COLUMN")
     if not {TOKENS, SEQUENCES} & set(frame):
-        raise TableError(f"{source}: no column 'batch_tokens' or 'batch_sequences'; name yours with --map")
+        names = [str(column) for column in frame.columns]
+        raise TableError(
+            f"{source}: no column 'batch_tokens' or 'batch_sequences'; name yours with --map {TOKENS}=COLUMN or --map "
+            f"{SEQUENCES}=COLUMN (columns: {', '.join(names)})"
+        )
     if {TOKENS, SEQUENCES} <= set(frame):
         lengths = frame[TOKENS] / frame[SEQUENCES]
     else:

@@ -20,8 +20,9 @@ from isoflop.scaling.laws.cost import SIX_ND, Cost
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.laws.law import Allocation, Array, Box, Law
 from isoflop.scaling.prediction.direct import RAW, Direct, direct
-from isoflop.scaling.table.columns import TableError
+from isoflop.scaling.table.columns import TableError, parse, row_names
 from isoflop.scaling.table.conventions import points
+from isoflop.scaling.table.meaning import parse_percent
 from isoflop.scaling.table.read import require
 from isoflop.scaling.table.runs import final_rows, is_runs
 
@@ -274,19 +275,20 @@ def two_stage(
     resamples: int = 0,
     seed: int = 0,
 ) -> TwoStage:
-    """Fit both stages to a table of runs with a score between 0 and 1 in `column`.
+    """Fit both stages to a table of runs with a score between 0 and 1, or in percent, in `column`.
 
     `chance` fixes the floor; None takes it from the table's `chance`, and fits it where that is missing. A column named
     as the score's with `_se` weighs the runs. Raises TableError for a score that is none, FitError when no run scores
     above chance or the data determine no law.
     """
-    rows = final_rows(table) if is_runs(table) else table
     source = table.attrs.get("source", "table")
-    require(rows, (column,), source=source)
+    require(table, (column,), source=source)
+    table = _in_shares(table, column)
+    rows = final_rows(table) if is_runs(table) else table
+    _check_scores(rows, column, source)
     wanted = [column, f"{column}_se"] if _has_errors(rows, column) else [column]
     data = points(table, params=params, compute=compute, inputs=[Column(name, transform="linear") for name in wanted])
     score, *errors = (data.frame[name].to_numpy(float) for name in wanted)
-    _check_scores(score, column, source)
     error = errors[0] if errors else None
     chance = _chance(rows) if chance is None else chance
     if chance is not None and error is not None and not np.any(score - chance > 2 * error):
@@ -330,11 +332,28 @@ def _has_errors(rows: pd.DataFrame, column: str) -> bool:
     return name in rows and bool((pd.to_numeric(rows[name], errors="coerce") > 0).all())
 
 
-def _check_scores(score: Array, column: str, source: str) -> None:
-    wrong = ~((score >= 0) & (score <= 1))
+def _in_shares(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The table with scores in percent as shares, and a note: 45.2%, or above 1 in most rows and nowhere above 100."""
+    percent = table[column].map(lambda value: isinstance(value, str) and value.strip().endswith("%")).any()
+    made = {name: parse_percent(table[name]) for name in (column, f"{column}_se", "chance") if name in table}
+    score, wrong = made[column]
+    known = score[~wrong].dropna()
+    if wrong.any() or not (percent or known.median() > 1) or not known.between(0, 100).all():
+        return table
+    scaled = {name: values / 100 for name, (values, _) in made.items() if name != "chance" or values.max() > 1}
+    note = f"{column} is in percent: divided by 100"
+    shares = table.assign(**scaled)
+    shares.attrs = table.attrs | {"notes": (*table.attrs.get("notes", ()), note)}
+    return shares
+
+
+def _check_scores(rows: pd.DataFrame, column: str, source: str) -> None:
+    score = parse(rows[column])[0]
+    wrong = (score.notna() & ~score.between(0, 1)).to_numpy()
     if wrong.any():
         raise TableError(
-            f"{source}: {column} must lie between 0 and 1; it does not in {wrong.sum()} of {len(score)} rows"
+            f"{source}: {column} must lie between 0 and 1; it does not in {wrong.sum()} of {len(score)} rows "
+            f"({row_names(rows, wrong)}): {score[wrong].iloc[0]:g}; write all of them as shares, or all in percent"
         )
 
 

@@ -27,7 +27,10 @@ def best_of(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         if name == "loss":
             raise TableError(f"{source}: --best-of loss: the lowest loss is what is kept; name a setting or a cell")
         if name not in table:
-            raise TableError(f"{source}: --best-of {name}: no such column{hint(name, list(map(str, table.columns)))}")
+            names = [str(column) for column in table.columns]
+            raise TableError(
+                f"{source}: --best-of {name}: no such column{hint(name, names)} (columns: {', '.join(names)})"
+            )
     rows = final_rows(table) if is_runs(table) else table
     rows = rows[np.isfinite(pd.to_numeric(rows["loss"], errors="coerce"))]
     settings = [c for c in columns if c not in CELL]

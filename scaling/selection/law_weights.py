@@ -60,7 +60,10 @@ def weigh_laws(data: Points, laws: Sequence[str], objective: Objective, *, joint
             failed[law] = str(error)
     fits, refused = _surfaces(every, failed, joint)
     if not fits:
-        reasons = "; ".join(f"{law}: {why}" for law, why in refused.items())
+        of_reason: dict[str, list[str]] = {}
+        for law, why in refused.items():
+            of_reason.setdefault(why.replace(f"law {law} ", "it "), []).append(law)
+        reasons = "; ".join(f"{', '.join(named)}: {why}" for why, named in of_reason.items())
         kind = "law of n_params and tokens" if joint else "law"
         raise NoLawError(f"no {kind} can be fitted: {reasons or 'no law was requested'}")
     note = "too few scales to test the laws on: the interval does not know how far forecasts miss"

@@ -5,26 +5,28 @@ another unit, is taken only where its name has one meaning (see `meaning`), and 
 """
 
 import difflib
-import numbers
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 
 import numpy as np
 import pandas as pd
 
+from isoflop.scaling.table.formats.products import with_sizes, with_tokens, without_one_epoch
 from isoflop.scaling.table.meaning import (
     ALIASES,
-    MISSING,
     NATS_PER_TOKEN,
     QUANTITIES,
     SPEEDS,
     VAGUE,
     Meaning,
+    has_scale,
+    is_numbers,
     meaning,
     meaning_as,
-    number,
+    no_loss,
+    parse,
     words,
 )
 
@@ -35,15 +37,19 @@ VALIDATION = re.compile(
     r"^((val|valid|validation|eval|test|heldout|held_out)[/_. ](.*[/_. ])?(loss|crossentropyloss|ce loss|cross_entropy)"
     r"|loss[/_. ](val|valid|validation|eval|test))$"
 )
-_LIKE = {"n_params": r"(^|_)(params?|parameters?)(_|$)", "tokens": r"(^|_)(tokens?|toks?)(_|$)",
-         "flops": r"flops?(_|$)|(^|_)compute(_|$)"}  # fmt: skip
+_FAMILIES = {"n_params": r"(^|_)(params?|parameters?)(_|$)", "tokens": r"(^|_)(tokens?|toks?)(_|$)",
+             "flops": r"flops?(_|$)|(^|_)compute(_|$)",
+             "loss": r"loss(_|$)|(^|_)(nll|ppl|perplexity|bpb|bpc)(_|$)"}  # fmt: skip
+_OTHER_LOSS = re.compile(r"train|aux|balance|router|z_loss")  # losses beside that of held-out text
 _PARTS = {"batch", "unique", "warmup", "per", "vocab", "vocabulary", "se", "std", "embeddings"}  # of no quantity
-_STEP_COUNTS = ("steps", "n_steps", "num_steps", "train_steps", "training_steps", "iterations", "n_iterations")
-_BATCHES = ("batch_tokens", "tokens_per_step", "tokens_per_iter", "tokens_per_batch", "batch_size_in_tokens",
-            "batch_size_tokens")  # fmt: skip
-_SCALED = re.compile(r"\d\s*([kmbgt]|[mbt]n|thousand|million|billion|trillion)(?![a-z])", re.IGNORECASE)
 FAR = 1.5  # decades
+SAME_ORDER = 0.9  # rank correlation of one loss in two units
 LEAST_SIZE = 1e4  # parameters or tokens of a run
+MOST = {
+    "n_params": 1e13,
+    "tokens": 1e16,
+    "flops": 1e30,
+}  # of a run: more are in another unit
 
 
 class TableError(ValueError):
@@ -88,7 +94,12 @@ def resolve(
     Says in `notes` which column was taken and how it was converted. Raises TableError naming at once every quantity
     that several columns may be, and every one that is needed and absent.
     """
-    frame = _summed(frame, mapping, notes)
+    if "loss" in mapping and (what := no_loss(mapping["loss"])):
+        raise TableError(
+            f"{source}: the column {mapping['loss']} is {what} by its name; name a column of the loss itself with "
+            "--map loss=COLUMN, or rename this one if it holds that"
+        )
+    frame = with_sizes(frame, mapping, notes)
     found, problems, several = dict(mapping), [], []
     for name in _NUMERIC:
         if name in mapping:
@@ -111,29 +122,17 @@ def resolve(
         problems.append(_lacking(frame, "tokens", names))
     if problems:
         raise TableError(f"{source}: {'; '.join(problems)} (columns: {', '.join(names)})")
-    frame = _with_tokens(frame, found, notes)
+    frame = with_tokens(frame, found, notes)
     return _converted(frame, found, mapping, notes, source)
-
-
-def _summed(frame: pd.DataFrame, mapping: Mapping[str, str], notes: list[str]) -> pd.DataFrame:
-    """The table with the parameters of nanochat's results: those of its matrices, as its own analysis counts them."""
-    if "n_params" in mapping or "n_params" in frame:
-        return frame
-    for parts in (("params_transformer", "params_lm_head"), ("num_scaling_params",)):
-        if {"flops_budget", *parts} <= set(frame):
-            counts = [parse(frame[name])[0] for name in parts]
-            notes.append(f"n_params: {' + '.join(parts)}")
-            return frame.assign(n_params=sum(counts[1:], counts[0]))
-    return frame
 
 
 def _lacking(frame: pd.DataFrame, quantity: str, names: list[str]) -> str:
     """What a message says of a quantity that no column holds; a column of its name without a number is named."""
-    for name in frame:
-        meant = meaning(name) if isinstance(name, str) else None
-        if meant is not None and meant.quantity == quantity and frame[name].notna().any():
+    named = [name for name in names if (meant := meaning(name)) is not None and meant.quantity == quantity]
+    for name in (name for name in named if name in frame):
+        if frame[name].notna().any() and parse(frame[name])[0].isna().all():
             return f"column {name} holds no number for {quantity} ({frame[name].dropna().iloc[0]!r})"
-    return absent(quantity, names)
+    return absent(quantity, [name for name in names if name not in named])
 
 
 def _drop_speed(frame: pd.DataFrame, found: dict[str, str], mapping: Mapping[str, str], notes: list[str]) -> None:
@@ -148,31 +147,41 @@ def _drop_speed(frame: pd.DataFrame, found: dict[str, str], mapping: Mapping[str
         del found["flops"]
 
 
-def _with_tokens(frame: pd.DataFrame, found: dict[str, str], notes: list[str]) -> pd.DataFrame:
-    """The table with the tokens of each run where it tells them as a product: its steps times the tokens of one."""
-    if "tokens" in found or "tokens" in frame:
-        return frame
-    by_words = {words(c): c for c in frame if isinstance(c, str) and is_numbers(frame[c])}
-    counts = [next((by_words[name] for name in names if name in by_words), None) for names in (_STEP_COUNTS, _BATCHES)]
-    if None in counts:
-        return frame
-    notes.append(f"tokens: column {counts[0]} times column {counts[1]}")
-    found["tokens"] = "tokens"
-    return frame.assign(tokens=frame[counts[0]].astype(float) * frame[counts[1]])
-
-
-def _refuse_mixed(column: pd.Series, parsed: pd.Series, name: str, source: str) -> None:
-    """Raise TableError where some sizes are written with a scale (1.3B) and others are too small to be without one."""
-    if name not in ("n_params", "tokens"):
-        return
-    texts = column.map(lambda value: isinstance(value, str) and bool(_SCALED.search(value)))
-    alone = ~texts & (parsed < LEAST_SIZE)
-    if texts.any() and alone.any():
+def _refuse_mixed(column: pd.Series, own: pd.Series, parsed: pd.Series, name: str, source: str) -> None:
+    """Raise TableError where some sizes have a scale of their `own` (1.3B) and others are too small to be without."""
+    alone = ~own & (parsed < LEAST_SIZE)
+    if name in ("n_params", "tokens") and own.any() and alone.any():
         rows = row_names(column.to_frame().reset_index(drop=True), alone.to_numpy())
         raise TableError(
-            f"{source}: {column.name} is written with a scale in some rows ({column[texts].iloc[0]}) and without in "
+            f"{source}: {column.name} is written with a scale in some rows ({column[own].iloc[0]}) and without in "
             f"{rows} ({column[alone].iloc[0]}); write all of them alike"
         )
+
+
+def _scaled(
+    column: pd.Series, parsed: pd.Series, meant: Meaning, name: str, notes: list[str], source: str
+) -> pd.Series:
+    """A quantity's numbers in its unit: by the scale of the column's name, or of the cell where that has its own.
+
+    Raises TableError naming rows that lack either among others, and rows that are then beyond MOST.
+    """
+    own = column.map(lambda value: isinstance(value, str) and has_scale(value)).astype(bool)
+    if meant.scale == 1:
+        _refuse_mixed(column, own, parsed, name, source)
+    elif own.any():
+        notes.append(
+            f"{column.name}: numbers with a scale of their own, such as {column[own].iloc[0]}, keep that alone"
+        )
+    made = meant.convert(parsed).where(~own, parsed)
+    over = (made > MOST.get(name, np.inf)).to_numpy()
+    if over.any() and meant.note:
+        rows = row_names(column.to_frame().reset_index(drop=True), over)
+        raise TableError(
+            f"{source}: {column.name} is {column[over].iloc[0]} in {rows}, which makes {made[over].iloc[0]:.3g} "
+            f"{'parameters' if name == 'n_params' else name} ({meant.note}); write all of its numbers in the unit of "
+            "its name, or rename it"
+        )
+    return made
 
 
 def _converted(
@@ -187,8 +196,7 @@ def _converted(
             made[name] = frame[column]
         elif column != name or not is_numbers(frame[column]):
             parsed, wrong[name] = parse(frame[column])
-            _refuse_mixed(frame[column], parsed, name, source)
-            made[name] = meant.convert(parsed)
+            made[name] = _scaled(frame[column], parsed, meant, name, notes, source)
         how = f" ({meant.note})" if name in QUANTITIES and meant.note else ""
         if name in mapping:
             notes.append(f"{name} is the column {column}{how}")
@@ -198,22 +206,40 @@ def _converted(
 
 
 def columns_for(frame: pd.DataFrame, quantity: str) -> list[str]:
-    """The columns that may be a quantity: the one of that name, else those with an alias of it that differ.
-
-    Of losses, one in nats per token goes before the same loss as a perplexity or in bits; a loss beside a held-out
-    loss may be either.
-    """
+    """The columns that may be a quantity: the one of that name, else those with an alias of it that differ."""
     found = [str(name) for name in frame if isinstance(name, str) and _holds(frame, name, quantity)]
     if quantity in frame and quantity != "loss":
         return [quantity]
-    if quantity == "loss" and not found:
-        return [str(name) for name in frame if VALIDATION.match(str(name).lower())]
-    if quantity == "loss" and any(map(_nats, found)):
-        found = [name for name in found if _nats(name)]
+    if quantity == "loss":
+        found = _losses(frame, found)
+    if quantity == "tokens":
+        found = without_one_epoch(frame, found)
     if len(found) > 1:
         first = values(frame, found[0], quantity)
         found = [found[0], *(name for name in found[1:] if not _same(values(frame, name, quantity), first))]
     return found if len(found) != 1 or quantity not in frame else [quantity]
+
+
+def _losses(frame: pd.DataFrame, found: list[str]) -> list[str]:
+    """Of the columns with an alias of a loss those that may be it; where none has one, those of a validation loss.
+
+    One in nats goes before a perplexity or bits, unless they order the rows in another way: then they are not the same
+    loss. Losses per token and per byte may, unless the first is called L, which says little.
+    """
+    nats = [name for name in found if _nats(name)]
+    if not nats:
+        return found or [str(c) for c in frame if VALIDATION.match(str(c).lower()) and not no_loss(str(c))]
+    vague = [*map(words, nats)] == ["l"]
+    others = [c for c in found if c not in nats and (vague or meaning_as(c, "loss").loss_unit == NATS_PER_TOKEN)]
+    others += [c for c in like(frame, "loss") if not _OTHER_LOSS.search(words(c))] if vague else []
+    first = values(frame, nats[0], "loss")
+    return nats + [name for name in others if not _one_order(values(frame, name, "loss"), first)]
+
+
+def _one_order(one: pd.Series, other: pd.Series) -> bool:
+    """Whether two columns put the rows that both know into nearly one order."""
+    both = one.notna() & other.notna()
+    return not one[both].rank().corr(other[both].rank()) < SAME_ORDER
 
 
 def _same(one: pd.Series, other: pd.Series) -> bool:
@@ -235,11 +261,11 @@ def _say_others(frame: pd.DataFrame, quantity: str, taken: str, notes: list[str]
 
 def like(frame: pd.DataFrame, quantity: str) -> list[str]:
     """Columns of numbers that may be a quantity by a word in their name, and have none of their own."""
-    found = re.compile(_LIKE.get(quantity, "$^"))
+    found = re.compile(_FAMILIES.get(quantity, "$^"))
     return [
         name for name in frame
         if isinstance(name, str) and found.search(words(name)) and _may_be(name, quantity)
-        and not _PART.search(name.lower()) and meaning(name) is None and is_numbers(frame[name])
+        and not _PART.search(name.lower()) and meaning(name) is None and some_numbers(frame[name])
     ]  # fmt: skip
 
 
@@ -252,7 +278,7 @@ def _say_like(frame: pd.DataFrame, quantity: str, taken: str, notes: list[str]) 
 
 def _nats(name: str) -> bool:
     meant = meaning(name)
-    return meant is not None and meant.transform == "" and meant.loss_unit == NATS_PER_TOKEN
+    return meant is not None and (meant.transform, meant.scale, meant.loss_unit) == ("", 1.0, NATS_PER_TOKEN)
 
 
 def _holds(frame: pd.DataFrame, name: str, quantity: str) -> bool:
@@ -262,7 +288,14 @@ def _holds(frame: pd.DataFrame, name: str, quantity: str) -> bool:
         return False
     if name == quantity:
         return True
-    return bool(parse(frame[name])[0].notna().any())
+    if words(name) == "l" and (parse(frame[name])[0].dropna() % 1 == 0).all():  # layers
+        return False
+    return some_numbers(frame[name])
+
+
+def some_numbers(column: "pd.Series | pd.DataFrame") -> bool:
+    """Whether some values of a column are numbers, also as people write them (8B)."""
+    return isinstance(column, pd.Series) and bool(parse(column)[0].notna().any())
 
 
 def values(frame: pd.DataFrame, column: str, quantity: str) -> pd.Series:
@@ -274,14 +307,23 @@ def absent(name: str, names: list[str]) -> str:
     """What a message says of a column that is not among `names`."""
     near = near_match(name, [other for other in names if _may_be(other, name)])
     if near:
-        return f"no column {name!r}; did you mean {near!r}? Use --map {name}={near}"
+        return f"no column {name!r}; did you mean {near!r}? Use {map_option(name, near)}"
     return f"no column {name!r}; name yours with --map {name}=COLUMN"
 
 
+def map_option(ours: str, yours: str) -> str:
+    """The option that names the column of a quantity, as it is typed in a shell."""
+    return f"--map {shlex.quote(f'{ours}={yours}')}"
+
+
 def _may_be(column: str, quantity: str) -> bool:
-    """Whether a message may propose a column for a quantity: not where it is another, or a part of one."""
+    """Whether a message may propose a column for a quantity: not where it is another, of two, or a part of one."""
     meant, parts = meaning(column), set(words(column).split("_"))
     if column in _NUMERIC or (meant is not None and meant.quantity != quantity):
+        return False
+    if (quantity == "loss" and no_loss(column)) or any(
+        re.search(pattern, words(column)) for other, pattern in _FAMILIES.items() if other != quantity
+    ):
         return False
     return not parts & _PARTS and ("embedding" not in parts or "non" in parts)
 
@@ -303,8 +345,8 @@ def refuse_words(resolved: Resolved, frame: pd.DataFrame, *, source: str) -> Non
 
 
 def row_names(frame: pd.DataFrame, mask: np.ndarray, limit: int = 5) -> str:
-    """The rows selected by `mask` (bool, n): by run_id where there is one, else by their number from 1."""
-    if "run_id" in frame:
+    """The rows selected by `mask` (bool, n): by run_id where all have one, else by their number from 1."""
+    if "run_id" in frame and frame["run_id"][mask].notna().all():
         names, what = [str(r) for r in pd.unique(frame["run_id"][mask])], "run"
     else:
         names, what = [str(i + 1) if isinstance(i, int) else str(i) for i in frame.index[mask]], "row"
@@ -312,43 +354,14 @@ def row_names(frame: pd.DataFrame, mask: np.ndarray, limit: int = 5) -> str:
     return f"{what}{'s' if len(names) > 1 else ''} {', '.join(names[:limit])}{more}"
 
 
-def parse(column: pd.Series) -> tuple[pd.Series, pd.Series]:
-    """A column as numbers, NaN where a value is missing or none, and where a value is there that is no number (bool).
-
-    A column of numbers is returned as it is.
-    """
-    if is_numbers(column):
-        return column, pd.Series(False, index=column.index)
-    known: dict[str, float | None] = {}
-    read: list[float | None] = []
-    for value in column:
-        if isinstance(value, str):
-            if value not in known:
-                known[value] = np.nan if value.strip().lower() in MISSING else number(value)
-            read.append(known[value])
-        elif isinstance(value, numbers.Real | Decimal) and not isinstance(value, bool):
-            read.append(_float(value))
-        else:
-            read.append(np.nan if value is None or value is pd.NA or value is pd.NaT else None)
-    wrong = pd.Series([value is None for value in read], index=column.index)
-    return pd.Series([np.nan if value is None else value for value in read], index=column.index, dtype=float), wrong
+def texts(column: pd.Series) -> pd.Series:
+    """A column as text, empty where a value is missing: what can be sorted."""
+    return column.astype(object).where(column.notna(), "").astype(str)
 
 
 def floats(column: pd.Series) -> pd.Series:
     """A column as floats: NaN for what is no number, infinite for whole numbers beyond all floats."""
     return parse(column)[0].astype(float)
-
-
-def _float(value: numbers.Real | Decimal) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return np.inf
-
-
-def is_numbers(column: pd.Series) -> bool:
-    """Whether a column holds numbers alone."""
-    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
 
 
 # Parameters of a part of a model, which are not its size.
@@ -361,7 +374,8 @@ def near_match(name: str, candidates: Iterable[str]) -> str | None:
     """The candidate most like `name`: a known alias first, else the closest spelling, else one that contains it."""
     candidates = [c for c in candidates if name != "n_params" or not _PART.search(c.lower())]
     lowered = {c.lower(): c for c in candidates}
-    for alias in (name, *ALIASES.get(name, ()), *VAGUE.get(name, ())):
+    kin = [alias for ours, theirs in VAGUE.items() if name in theirs for alias in (ours, *theirs)]
+    for alias in (name, *ALIASES.get(name, ()), *VAGUE.get(name, ()), *kin):
         if alias in lowered:
             return lowered[alias]
     containing = [c for c in candidates if name in c.lower()]

@@ -15,13 +15,17 @@ from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.table.columns import (
     OPTIONAL,
     TableError,
+    absent,
     hint,
     is_numbers,
     like,
+    map_option,
     near_match,
     refuse_words,
     resolve,
     row_names,
+    some_numbers,
+    texts,
 )
 from isoflop.scaling.table.curves import curves, not_positive
 from isoflop.scaling.table.law_inputs import add_inputs, components, sizeless, unlike
@@ -103,6 +107,7 @@ class Points:
             raise NoCostError(
                 "the cost of training needs n_params, tokens and flops in every row, two of which give the third: "
                 f"add {' or '.join(without) or 'values whose ratio is finite'}"
+                + (f", or name the column with --map {without[0]}=COLUMN" if without else "")
             )
         if self.larger is None:
             return fitted_cost(n, rate)
@@ -135,12 +140,11 @@ class Points:
         A search ends at other digits where rows change places; what is said of a table does not depend on them.
         """
         frame = self.frame
-        by_name = "run_id" in frame and frame["run_id"].astype(str).is_unique
-        if by_name:
-            order = np.argsort(frame["run_id"].astype(str).to_numpy(), kind="stable")
+        if "run_id" in frame and (names := texts(frame["run_id"])).is_unique:
+            order = np.argsort(names.to_numpy(), kind="stable")
         else:
             keys = [name for name in frame if not (name == "cluster" and self.cluster == "row")]
-            columns = [frame[c] if is_numbers(frame[c]) else frame[c].astype(str) for c in keys]
+            columns = [frame[c] if is_numbers(frame[c]) else texts(frame[c]) for c in keys]
             order = np.lexsort([column.to_numpy() for column in reversed(columns)])
         if (order == np.arange(len(frame))).all():
             return self
@@ -200,9 +204,11 @@ def points(
         unit = table.attrs["loss_unit"]
         frame, used = _plain(table, params, compute, notes, sized=not sizeless(inputs))
         source = str(table.attrs.get("source", "table"))
-    lacking: dict[str, str] = {}
+    names = [str(name) for name in frame]
+    lacking = {name: f"{absent(name, names)} (columns: {', '.join(names)})" for name in QUANTITIES if name not in frame}
     if further := unlike(inputs):
-        frame, lacking = add_inputs(frame, further, notes, source=source)
+        frame, unread = add_inputs(frame, further, notes, source=source)
+        lacking |= unread
     frame = _weighed(frame, notes)
     check_values(frame, [c for c in (*QUANTITIES, "weight") if c in frame], source=source)
     for name in (c for c in POSITIVE_IF_KNOWN if c in frame):
@@ -333,7 +339,7 @@ def _plain(
         )
     for column in ("params_convention", "compute_convention", "loss_unit"):  # what isoflop import recorded
         if column in table:
-            notes.append(f"{column}: {', '.join(sorted(table[column].astype(str).unique()))}")
+            notes.append(f"{column}: {', '.join(sorted(table[column].dropna().astype(str).unique()))}")
     if compute == "full-attention":
         raise TableError(f"{source}: --compute full-attention needs a run table; use exact (as given) or 6nd")
     if "flops" not in table and sized:
@@ -342,9 +348,9 @@ def _plain(
     known = "flops" in frame
     frame = with_third(frame, notes, source=source)
     if not {"n_params", "tokens"} <= set(frame):
-        for absent in sorted({"tokens", "n_params"} - set(frame)) if sized else ():
-            if near_match(absent, set(map(str, frame)) - {*QUANTITIES, *OPTIONAL}):
-                require(frame, (absent,), source=source)  # a misspelt column, not a table without it
+        for lacking in sorted({"tokens", "n_params"} - set(frame)) if sized else ():
+            if near_match(lacking, set(map(str, frame)) - {*QUANTITIES, *OPTIONAL}):
+                require(frame, (lacking,), source=source)  # a misspelt column, not a table without it
         return frame, (AS_GIVEN, AS_GIVEN)
     if known and compute == "exact":
         return frame, (AS_GIVEN, AS_GIVEN)
@@ -390,13 +396,13 @@ def with_third(frame: pd.DataFrame, notes: list[str], *, source: str) -> pd.Data
     if len(held) != 2:
         return frame
     (absent,) = set(_THIRD) - held
-    vague = [str(name) for name in frame if str(name).lower() in VAGUE.get(absent, ()) and is_numbers(frame[name])]
+    vague = [str(name) for name in frame if str(name).lower() in VAGUE.get(absent, ()) and some_numbers(frame[name])]
     others = like(frame, absent)
     if absent != "flops":
         vague += others
     if vague:
         raise TableError(
-            f"{source}: no column {absent!r}; {vague[0]!r} may be it: use --map {absent}={vague[0]}, or drop it"
+            f"{source}: no column {absent!r}; {vague[0]!r} may be it: use {map_option(absent, vague[0])}, or drop it"
         )
     check_values(frame, sorted(held), source=source)
     unread = f" ({', '.join(others)}: not read as {absent}, take one with --map)" if others else ""
@@ -415,7 +421,10 @@ def _clusters(frame: pd.DataFrame, cluster: str) -> tuple[pd.Series, str]:
     require(frame, (cluster,))
     empty = frame[cluster].isna().to_numpy()
     if empty.any():
-        raise TableError(f"the cluster column {cluster!r} is empty in {empty.sum()} rows ({row_names(frame, empty)})")
+        raise TableError(
+            f"the cluster column {cluster!r} is empty in {empty.sum()} of {len(frame)} rows "
+            f"({row_names(frame, empty)}); fill it, or leave these out with --where 'notna({cluster})'"
+        )
     return frame[cluster], cluster
 
 

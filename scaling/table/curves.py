@@ -7,6 +7,7 @@ import pandas as pd
 
 from isoflop.scaling.table.columns import TableError, is_numbers
 from isoflop.scaling.table.meaning import words
+from isoflop.scaling.table.where import where_option
 
 RUN_NAMES = ("run_id", "run", "run_name", "runid")  # as `words` writes them: columns whose values are runs
 OTHER_NAMES = ("name", "model", "model_name", "experiment", "experiment_name", "exp", "trial", "config")  # or of sizes
@@ -15,6 +16,7 @@ EVEN, MOST = 0.01, 0.7  # relative difference of even gaps, and the share of gap
 MANY = 10  # rows of one name without steps, from which they are a curve and not runs of one size
 KEYS = ("split", "subset", "set", "metric", "metric_name", "key", "variable", "tag", "partition", "mode", "phase")
 SPLITS = frozenset(("train", "training", "val", "valid", "validation", "eval", "test"))
+CURVES = "rows are training curves of"  # in the note of a table that is reduced to the ends of its runs
 AXES = ("tokens", "flops", "step")
 _CONSTANT = ("n_params", "arm", "seed", "trunk_id")
 MOST_NAMED = 4  # runs in a message
@@ -72,7 +74,7 @@ class Curves:
             named = ", ".join(self.diverged[:MOST_NAMED]) + more
             out = f"; {len(self.diverged)} runs are left out, their last loss is not a positive number ({named})"
         return (
-            f"{rows} rows are training curves of {self.frame['run_id'].nunique()} runs{rest}: "
+            f"{rows} {CURVES} {self.frame['run_id'].nunique()} runs{rest}: "
             f"the last row of each is used (column {self.column}, along {self.axis}){out}"
         )
 
@@ -83,10 +85,10 @@ def _refuse_keyed(frame: pd.DataFrame, twice: np.ndarray, source: str) -> None:
     pair = frame.iloc[k : k + 2]
     for name in frame:
         if words(str(name)) in KEYS and pair[name].nunique() > 1:
-            one, other = map(str, pair[name])
+            one, other = pair[name].tolist()
             raise TableError(
                 f"{source}: rows of one run at one place differ by column {name} ({one}, {other}): "
-                f"keep one with --where \"{name} == '{one}'\""
+                f"keep one with {where_option(str(name), one)}"
             )
 
 
@@ -100,7 +102,7 @@ def refuse_splits(table: pd.DataFrame, *, source: str) -> None:
             one = next(value for value in table[name].unique() if not str(value).lower().startswith("train"))
             raise TableError(
                 f"{source}: the rows are losses of several splits (column {name}: {', '.join(sorted(splits))}): "
-                f"keep one with --where \"{name} == '{one}'\""
+                f"keep one with {where_option(str(name), one)}"
             )
 
 

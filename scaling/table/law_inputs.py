@@ -117,9 +117,11 @@ def _check(frame: pd.DataFrame, column: Column, source: str) -> None:
             raise TableError(f"{source}: {name} is {what} in every row: no law that reads it fits here; choose another")
         if wrong.any():
             keep = f'"{name} > 0"' if column.transform == "log" else f'"{name} < 1e300"'
-            remedy = f", or leave them out with --where {keep}" if not column.vector else ""
+            remedy = f"correct them, or leave them out with --where {keep}"
+            if column.vector:
+                remedy = "correct them, or divide each row by its sum, as isoflop mix --normalise does"
             rows = f"{wrong.sum()} of {len(frame)} rows ({row_names(frame, wrong)})"
-            raise TableError(f"{source}: {name} is {what} in {rows}; correct them{remedy}")
+            raise TableError(f"{source}: {name} is {what} in {rows}: {values[wrong][0]:g}; {remedy}")
     if column.vector:
         sums = frame[names].to_numpy(float).sum(axis=1)
         wrong = np.abs(sums - 1) > SUM_TO

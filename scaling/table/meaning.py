@@ -3,14 +3,17 @@
 A name has a meaning only where it has one alone: other names are proposed in messages and taken by `--map`.
 """
 
+import numbers
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-Transform = Literal["", "log10", "log2", "ln", "bits", "perplexity"]  # what is applied to the values of a column
+# What is applied to the values of a column; nothing to the natural logarithm of a perplexity, which is in nats.
+Transform = Literal["", "log10", "log2", "ln", "bits", "perplexity", "log perplexity"]
 QUANTITIES = ("n_params", "tokens", "flops", "loss")
 NATS_PER_TOKEN = "nats/token"
 MISSING = frozenset(("", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "null", "none", "-", "--"))
@@ -80,6 +83,8 @@ _FLOP_SCALES = {
     **dict.fromkeys(("p", "peta"), 1e15), **dict.fromkeys(("e", "exa"), 1e18), **dict.fromkeys(("z", "zetta"), 1e21),
     **dict.fromkeys(("y", "yotta"), 1e24),
 }  # fmt: skip
+_ANY_MEASURE = "|".join(sorted(_MEASURES, key=len, reverse=True))
+_LOG_WORD = re.compile(rf"(?<![a-z])(log10|log2|log|ln)(?=_|$|(?:{_ANY_MEASURE})(?![a-z]))")
 _FLOP = r"(mega|giga|tera|peta|exa|zetta|yotta|[mgtpezy])"
 _LOG: dict[str, float] = {"log10": 10.0, "log2": 2.0, "ln": float(np.e)}
 _PF_DAYS = 8.64e19
@@ -119,10 +124,12 @@ class Meaning:
             return f"ln of a perplexity: {self.loss_unit}"
         if self.transform == "bits":
             return f"bits times ln 2: {self.loss_unit}"
+        if self.transform == "log perplexity":
+            return f"a logarithm of a perplexity, taken as the natural one: {self.loss_unit}"
         if self.transform:
             return f"from its {self.transform}"
         if self.scale != 1:
-            return f"times {self.scale:g}"
+            return f"times {self.scale:g}{f': {self.loss_unit}' if self.loss_unit else ''}"
         return self.loss_unit if self.loss_unit not in ("", NATS_PER_TOKEN) else ""
 
     def convert(self, values: pd.Series) -> pd.Series:
@@ -131,7 +138,7 @@ class Meaning:
             return np.log(values.where(values > 0)).where(values > 0, values)
         if self.transform == "bits":
             return values * np.log(2)
-        if self.transform:
+        if self.transform in _LOG:
             with np.errstate(over="ignore"):
                 return _LOG[self.transform] ** values.astype(float)
         return values if self.scale == 1 else values * self.scale
@@ -183,12 +190,7 @@ def meaning_as(name: str, quantity: str) -> Meaning:
     if meant is not None and meant.quantity == quantity:
         return meant
     if quantity == "loss":
-        found = re.findall(r"(?<![a-z])(" + "|".join(sorted(_MEASURES, key=len, reverse=True)) + r")(?![a-z])",
-                           re.sub(r"(?<=bits|nats)_(?=(byte|char|character|token|word)(?![a-z]))", "_per_",
-                                  words(re.sub(r"[()\[\]]", " ", name))))  # fmt: skip
-        per = re.search(r"(?:_per)?_(byte|char|character|word)$", words(name))
-        unit, transform = _MEASURES[found[-1] if found else f"nats_per_{per[1]}" if per else "nats"]
-        return Meaning("loss", transform=transform, loss_unit=unit)
+        return _loss_in(name)
     whole = Meaning(quantity)
     if quantity not in QUANTITIES:
         return whole
@@ -205,6 +207,51 @@ def meaning_as(name: str, quantity: str) -> Meaning:
     if quantity == "flops" and (match := re.search(rf"(?<![a-z]){_FLOP}_?flops?(?![a-z])", plain)):
         return Meaning(quantity, _FLOP_SCALES[match[1]])
     return whole
+
+
+def _loss_in(name: str) -> Meaning:
+    """The loss of a column by the last measure that its name tells anywhere; nats per token where it tells none."""
+    text = _measure_words(name)
+    found = re.findall(rf"(?<![a-z])(?:(?:log10|log2|log|ln)_?)?({_ANY_MEASURE})(?![a-z])", text)
+    per = re.search(r"(?:_per)?_(byte|char|character|word)$", words(name))
+    unit, transform = _MEASURES[found[-1] if found else f"nats_per_{per[1]}" if per else "nats"]
+    meant = Meaning("loss", transform=transform, loss_unit=unit)
+    log = _LOG_WORD.search(text)
+    return (_log_perplexity(meant, log[1]) if log else None) or meant
+
+
+def _measure_words(name: str) -> str:
+    """The words of a name without brackets, its measure of a loss as _MEASURES writes it."""
+    text = words(re.sub(r"[()\[\]]", " ", name))
+    return re.sub(r"(?<=bits|nats)_(?=(byte|char|character|token|word)(?![a-z]))", "_per_", text)
+
+
+def _log_perplexity(found: Meaning, base: str) -> Meaning | None:
+    """The loss of a column that holds a logarithm of its perplexity; None for a loss of another measure."""
+    if found.transform != "perplexity":
+        return None
+    if base == "log2":
+        return replace(found, transform="bits")
+    return replace(found, transform="", scale=float(np.log(10))) if base == "log10" else replace(
+        found, transform="log perplexity")  # fmt: skip
+
+
+def no_loss(name: str) -> str:
+    """What a column is by its name that is no loss though it speaks of one; empty for others.
+
+    >>> no_loss("log10 loss"), no_loss("log loss")
+    ('a logarithm of a loss', '')
+    """
+    name = name.rsplit("/", 1)[-1]
+    text = _measure_words(name)
+    parts = set(text.split("_"))
+    if "%" in name or parts & {"percent", "pct"}:
+        return "a percentage"
+    if parts & {"delta", "\u03b4", "\u0394", "\u2206", "diff", "difference"}:
+        return "a difference of losses"
+    log = _LOG_WORD.search(re.sub(r"(?<![a-z])log_?(loss|likelihood|prob)", "", text))  # log loss is cross-entropy
+    of_perplexity = re.search(r"ppl(?![a-z])|perplexity", text)
+    return "a logarithm of a loss" if log and not of_perplexity else ""
 
 
 def _plain(text: str) -> Meaning | None:
@@ -239,7 +286,7 @@ def _times(found: Meaning | None, scale: float) -> Meaning | None:
 def _logarithm(base: str, text: str) -> Meaning | None:
     found = _plain(text)
     if found is None or found.quantity == "loss":
-        return None
+        return found and _log_perplexity(found, base)
     return Meaning(found.quantity, transform=base)  # type: ignore[arg-type]  # one of _LOG
 
 
@@ -289,7 +336,54 @@ def number(text: str) -> float | None:
     return float(text) if text.lower().lstrip("+-") in ("inf", "infinity") else None
 
 
+def has_scale(text: str) -> bool:
+    """Whether a written number has a scale of its own, as 1.3B, 2 ZFLOPs and 3 PF-days have and 1.3e9 has not."""
+    match = _NUMBER.fullmatch(text.strip())
+    return bool(match and (match[2] or match[3])) or _PETAFLOP_DAYS.fullmatch(text.strip()) is not None
+
+
 def _ungrouped(text: str) -> str:
     """A number without the marks between its thousands; of several dots none is a decimal point."""
     dots = text.count(".") > 1
     return re.sub(rf"[,'_\u2019{_BLANKS}{'.' if dots else ''}]", "", text)
+
+
+def parse(column: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """A column as numbers, NaN where a value is missing or none, and where a value is there that is no number (bool).
+
+    A column of numbers is returned as it is.
+    """
+    if is_numbers(column):
+        return column, pd.Series(False, index=column.index)
+    known: dict[str, float | None] = {}
+    read: list[float | None] = []
+    for value in column:
+        if isinstance(value, str):
+            if value not in known:
+                known[value] = np.nan if value.strip().lower() in MISSING else number(value)
+            read.append(known[value])
+        elif isinstance(value, numbers.Real | Decimal) and not isinstance(value, bool):
+            read.append(_float(value))
+        else:
+            read.append(np.nan if value is None or value is pd.NA or value is pd.NaT else None)
+    wrong = pd.Series([value is None for value in read], index=column.index)
+    return pd.Series([np.nan if value is None else value for value in read], index=column.index, dtype=float), wrong
+
+
+def parse_percent(column: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """A column as `parse` reads it, its numbers without a percent sign behind them."""
+    if is_numbers(column):
+        return parse(column)
+    return parse(column.map(lambda value: value.strip().removesuffix("%") if isinstance(value, str) else value))
+
+
+def _float(value: numbers.Real | Decimal) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return np.inf
+
+
+def is_numbers(column: pd.Series) -> bool:
+    """Whether a column holds numbers alone."""
+    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)

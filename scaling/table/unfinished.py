@@ -18,7 +18,8 @@ _NO_IF_FINISHED = ("crashed", "is_crashed", "failed", "is_failed", "killed", "pr
                    "oom", "timed_out", "running", "is_running")  # fmt: skip
 _CODES = ("exit_code", "return_code", "returncode", "exit_status")  # 0 of a run that ended as planned
 _PROGRESS = ("run_progress", "progress", "percent_complete", "pct_complete", "fraction_complete", "completion")
-_YES, _NO = ("true", "yes", "y", "1", "1.0"), ("false", "no", "n", "0", "0.0")
+_YES, _NO = ("true", "t", "yes", "y", "1", "1.0"), ("false", "f", "no", "n", "0", "0.0")
+_TICKS, _CROSSES = ("\u2713", "\u2714", "\u2705", "\u2611"), ("\u2717", "\u2718", "\u274c", "\u2612", "\u00d7")
 _UNFINISHED = (
     "not_finished", "not_done", "incomplete", "in_progress", "stalled", "training", "active", "started", "not_started",
     "submitted", "scheduled", "paused", "suspended", "requeued", "evicted", "terminated", "expired", "hung", "lost",
@@ -65,12 +66,28 @@ def _stopped(column: pd.Series, name: str) -> pd.Series | None:
     """The rows (bool) whose run did not end as planned by a column of yes and no or of exit codes; None for another."""
     if name in _CODES and is_numbers(column):
         return column.fillna(0) != 0
-    if name not in (*_YES_IF_FINISHED, *_NO_IF_FINISHED):
+    if name not in (*_YES_IF_FINISHED, *_NO_IF_FINISHED) or column.isna().all():
         return None
-    texts = column.map(lambda value: str(value).strip().lower(), na_action="ignore")
-    if not texts.dropna().isin((*_YES, *_NO)).all() or texts.isna().all():
+    yes, no, empty = _yes_and_no(column)
+    if not (yes | no | empty).all():
         return None
-    return texts.isin(_NO if name in _YES_IF_FINISHED else _YES)
+    return no if name in _YES_IF_FINISHED else yes
+
+
+def _yes_and_no(column: pd.Series) -> tuple[pd.Series, pd.Series, pd.Series]:
+    """The rows (bool) of a column that say yes, those that say no, and empty ones that say neither.
+
+    An x or a tick is a yes, and then an empty cell a no; beside ticks or crosses an x is a cross. What a cross says
+    beside empty cells is not known.
+    """
+    texts = column.map(lambda value: str(value).strip().lower().rstrip("\ufe0f"), na_action="ignore")
+    empty = column.isna() | (texts == "")
+    signs = texts.isin((*_TICKS, *_CROSSES)).any()
+    ticks = texts.isin(_TICKS) if signs else texts == "x"
+    crosses = texts.isin((*_CROSSES, "x")) & bool(signs and not (empty.any() and not ticks.any()))
+    yes, no = texts.isin(_YES) | ticks, texts.isin(_NO) | crosses
+    left = empty & bool(ticks.any() and not no.any())
+    return yes, no | left, empty & ~left
 
 
 def short_of_plan(frame: pd.DataFrame, run: str | None = None) -> tuple[str, pd.Series] | None:
@@ -104,6 +121,7 @@ def leave_out_unfinished(frame: pd.DataFrame, notes: list[str], *, source: str) 
     """The rows without those of runs that did not finish; notes count them. Raises TableError where none is left."""
     frame = _without_short(frame, notes, source=source)
     found = unfinished(frame)
+    _say_unread(frame, notes)
     if found is None:
         return frame
     column, out = found
@@ -129,6 +147,18 @@ def _say_unknown(states: pd.Series, notes: list[str]) -> None:
     if unknown:
         listed = ", ".join(f"{n} {text}" for text, n in list(unknown.items())[:4])
         notes.append(f"column {states.name} also says {listed}: taken as finished")
+
+
+def _say_unread(frame: pd.DataFrame, notes: list[str]) -> None:
+    """Note texts of a column of yes and no that are neither: all its runs count as finished."""
+    for name in (c for c in frame if isinstance(c, str) and words(c) in (*_YES_IF_FINISHED, *_NO_IF_FINISHED)):
+        column = frame[name]
+        if isinstance(column, pd.DataFrame) or is_numbers(column) or _stopped(column, words(name)) is not None:
+            continue
+        yes, no, empty = _yes_and_no(column)
+        if not empty.all():
+            shown = ", ".join(column[~(yes | no | empty)].astype(str).unique()[:4])
+            notes.append(f"column {name} says {shown}, neither yes nor no: its runs are taken as finished")
 
 
 def _without_short(frame: pd.DataFrame, notes: list[str], *, source: str) -> pd.DataFrame:

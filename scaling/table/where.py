@@ -10,6 +10,7 @@ It means what it does to pandas: a missing value fulfils no comparison but !=, `
 
 import operator
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +69,14 @@ def matching_rows(frame: pd.DataFrame, condition: str) -> pd.Series:
     return rows.fillna(False).astype(bool)
 
 
+def where_option(column: str, value: object) -> str:
+    """The option that keeps the rows in which a column has a value, as it is typed in a shell."""
+    plain = re.fullmatch(r"[^\W\d]\w*", column) and column not in (*_KEYWORDS, *_CONSTANTS)
+    text = re.sub(r"([\"\\])", r"\\\1", value) if isinstance(value, str) else ""
+    condition = f"{column if plain else f'`{column}`'} == " + (f'"{text}"' if isinstance(value, str) else repr(value))
+    return f"--where {shlex.quote(condition)}"
+
+
 def _split(condition: str) -> list[Token]:
     tokens: list[Token] = []
     at = 0
@@ -95,6 +104,18 @@ def _unreadable(at: int, text: str) -> TableError:
 
 def _error(at: int, text: str, remedy: str) -> TableError:
     return TableError(f"at character {at + 1}, {text}: {remedy}")
+
+
+def _text_for_number(left: Any, right: Any) -> str:
+    """What to say of a column with texts that is compared with a number; empty for other sides."""
+    for one, other in ((left, right), (right, left)):
+        texts = [value for value in one if isinstance(value, str)] if isinstance(one, pd.Series) else []
+        if texts and isinstance(other, int | float):
+            return (
+                f": column {one.name} holds texts ({texts[0]!r}), which a 'text' is compared with; numbers are in the "
+                "column of the quantity that it was read as (n_params, tokens, flops, loss)"
+            )
+    return ""
 
 
 class _Reader:
@@ -192,7 +213,8 @@ class _Reader:
         try:
             return _COMPARE[compare](left, right)
         except (TypeError, ValueError, OverflowError) as error:
-            raise _error(sign.at, str(sign), f"these cannot be compared ({first_line(error)})") from error
+            why = _text_for_number(left, right) or f" ({first_line(error)})"
+            raise _error(sign.at, str(sign), f"these cannot be compared{why}") from error
 
     def among(self, left: Any, compare: str, first: Token, sign: Token) -> pd.Series:
         """Whether a column is one of the values of a list; == and != mean in and not in before a list."""

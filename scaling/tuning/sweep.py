@@ -15,7 +15,7 @@ import pandas as pd
 from isoflop.scaling.laws.axes.tuning import BATCH, DECAY, RATE
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.laws.law import Array
-from isoflop.scaling.table.columns import TableError, parse
+from isoflop.scaling.table.columns import TableError, map_option, parse
 from isoflop.scaling.table.conventions import Points, count_params, points
 from isoflop.scaling.table.meaning import VAGUE, words
 from isoflop.scaling.table.runs import is_runs
@@ -149,7 +149,7 @@ def with_names(table: pd.DataFrame, source: str) -> tuple[pd.DataFrame, list[str
         elif batch.nunique() > 1 or wrong.any():
             raise TableError(
                 f"{source}: column {found} counts sequences, and their length is not known: add the column "
-                f"context_length, or --map {BATCH.name}={found} where it counts tokens"
+                f"context_length, or {map_option(BATCH.name, found)} where it counts tokens"
             )
     named.attrs = table.attrs
     return named, notes
@@ -161,7 +161,8 @@ def _alias(table: pd.DataFrame, name: str, aliases: Sequence[str], source: str) 
         return None
     found = [str(c) for c in table if words(str(c)) in aliases and table[c].notna().any()]
     if len(found) > 1:
-        raise TableError(f"{source}: {name} may be column {' or '.join(found)}: choose with --map {name}={found[0]}")
+        choice = map_option(name, found[0])
+        raise TableError(f"{source}: {name} may be column {' or '.join(found)}: choose with {choice}")
     return found[0] if found else None
 
 

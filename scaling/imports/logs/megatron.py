@@ -8,7 +8,7 @@ import pandas as pd
 
 from isoflop.scaling.imports.logs.log import NUMBER, LogReader
 from isoflop.scaling.imports.source import ForeignRun, told_loss
-from isoflop.scaling.table.columns import number
+from isoflop.scaling.table.meaning import number
 
 _STEP = re.compile(r"^iteration\s+(\d+)/\s*(\d+) \|")
 _EVAL = re.compile(

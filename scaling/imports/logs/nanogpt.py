@@ -13,7 +13,7 @@ import pandas as pd
 from isoflop.scaling.imports.logs.log import NUMBER, LogReader
 from isoflop.scaling.imports.shapes import Shape
 from isoflop.scaling.imports.source import ForeignRun, told_loss
-from isoflop.scaling.table.columns import number
+from isoflop.scaling.table.meaning import number
 
 _EVAL = re.compile(rf"^step (\d+): train loss (?P<train>{NUMBER}), val loss (?P<loss>{NUMBER})(?![\w.])")
 _ITER = re.compile(r"^iter (\d+): loss ")

@@ -101,12 +101,13 @@ def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
     """The configuration of each run of a bundle by its id; none without a file. Raises JsonError naming the line."""
     found: dict[str, dict[str, Any]] = {}
     try:
-        lines = read_bytes(folder / CONFIGS_FILE).decode("utf-8").splitlines()
+        content = read_bytes(folder / CONFIGS_FILE)
+        content.decode("utf-8")
     except FileNotFoundError:
         return {}
     except UnicodeDecodeError as error:
         raise JsonError(f"{CONFIGS_FILE}: not UTF-8 (byte {error.start})") from error
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(content.splitlines(), 1):
         value = parse_json(line, _Config, source=f"{CONFIGS_FILE}, line {number}", nan=True)
         if value["run_id"] in found:
             raise JsonError(f"{CONFIGS_FILE}, line {number}: run {value['run_id'][:60]!r} is there twice")

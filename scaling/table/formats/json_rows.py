@@ -1,6 +1,7 @@
 """JSON as rows: a record a line, a list of records, columns, and the forms that pandas writes."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,13 +15,14 @@ from isoflop.scaling.table.formats.text import LONGEST_LINE
 from isoflop.scaling.table.meaning import meaning
 
 LARGEST_JSON = 2**27  # characters of a file of JSON that is one value
+_LINE_END = re.compile(r"\r\n?|\n")  # others may stand inside a text of JSON
 NESTED = ("summary", "config", "summary_metrics", "summarymetrics", "history")  # of W&B, opened by its importer
 
 
 def read_json_rows(text: str, kind: str, path: Path) -> pd.DataFrame:
     """JSON records, columns, pandas' split, index and table forms, or one list of records under any key."""
     if kind == "jsonl":
-        lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        lines = [(number, line) for number, line in enumerate(_LINE_END.split(text), 1) if line.strip()]
         if long := next(((number, line) for number, line in lines if len(line) > LONGEST_LINE), None):
             raise TableError(
                 f"{path}: line {long[0]} has {len(long[1]):,} characters, and a row of a table at most {LONGEST_LINE:,}"
@@ -53,7 +55,23 @@ def read_json_rows(text: str, kind: str, path: Path) -> pd.DataFrame:
         held = [held]  # one record
     if not isinstance(held, dict) and not _records(held):
         raise TableError(f"{path}: not a list of records; write it as [{{column: value, ...}}, ...] or as CSV")
+    if isinstance(held, dict):
+        _refuse_uneven(held, path)
     return pd.DataFrame(held).reset_index(drop=True)
+
+
+def _refuse_uneven(held: Mapping[str, Any], path: Path) -> None:
+    """Raise TableError where of columns that are lists one has another length, or an object stands among them."""
+    lengths = {str(name): len(value) for name, value in held.items() if isinstance(value, list)}
+    objects = [str(name) for name, value in held.items() if isinstance(value, dict)]
+    if lengths and (objects or len(set(lengths.values())) > 1):
+        listed = [f"{name}: {count} values" for name, count in lengths.items()] + [
+            f"{name}: object" for name in objects
+        ]
+        raise TableError(
+            f"{path}: its keys are no columns of one length ({', '.join(listed)}); keep the columns of runs, "
+            "each a list of as many values"
+        )
 
 
 def flattened(frame: pd.DataFrame) -> pd.DataFrame:

@@ -16,7 +16,8 @@ import pandas as pd
 import pyarrow as pa
 
 from isoflop.read_json import JsonError, require_regular
-from isoflop.scaling.table.columns import TableError
+from isoflop.scaling.table.columns import TableError, is_numbers
+from isoflop.scaling.table.formats.decimals import read_decimals
 from isoflop.scaling.table.formats.json_rows import flattened, read_json_rows
 from isoflop.scaling.table.formats.names import LABELS, one_line, refuse_repeated
 from isoflop.scaling.table.formats.packed import unpacked, unpacked_name
@@ -49,13 +50,13 @@ def read_file(path: Path, notes: list[str], labels: tuple[str, ...] = LABELS, sh
             return _sheet(path, sheet, notes, labels)
         raw = unpacked(path)
         if kind == "parquet":
-            return _flat_cells(_without_index(_parquet(raw), path))
+            return _with_decimals(_flat_cells(_without_index(_parquet(raw), path)), path, notes)
         if kind == "CSV":
             return read_csv(decoded(raw, notes), path, notes, labels)
         frame = flattened(read_json_rows(decoded(raw, notes), kind, path))
         frame.columns = [one_line(name) for name in frame]
         refuse_repeated(list(frame), path)
-        return _flat_cells(frame)
+        return _with_decimals(_flat_cells(frame), path, notes)
     except TableError:
         raise
     except (
@@ -79,6 +80,26 @@ def _flat_cells(frame: pd.DataFrame) -> pd.DataFrame:
             texts = [json.dumps(v, default=plain) if isinstance(v, containers) else v for v in values]
             frame = frame.assign(**{str(column): texts})
     return frame
+
+
+def _with_decimals(frame: pd.DataFrame, path: Path, notes: list[str]) -> pd.DataFrame:
+    """The same with columns of texts that are numbers with a decimal comma as numbers, as in a CSV."""
+    if not frame.columns.is_unique:
+        return frame
+    held = {
+        column: [*map(_text_of, frame[column])]
+        for column in frame
+        if not is_numbers(frame[column]) and any(isinstance(v, str) and "," in v for v in frame[column])
+    }
+    written = pd.DataFrame(held, index=frame.index, dtype=object)
+    decimals = {str(v) for column in held for v in frame[column] if isinstance(v, float)}
+    frame = frame.copy(deep=False)
+    read_decimals(frame, written, list(held), path, notes, guess=True, decimals=decimals)
+    return frame
+
+
+def _text_of(value: object) -> str | None:
+    return None if value is None or value is pd.NA or value != value else str(value)
 
 
 def _parquet(raw: bytes) -> pd.DataFrame:
@@ -127,4 +148,5 @@ def _sheet(path: Path, sheet: str | None, notes: list[str], labels: tuple[str, .
             raise TableError(f"{path}: no sheet {sheet!r} (there are: {', '.join(names)})")
         chosen = sheet or names[0]
         cells = pd.read_excel(book, sheet_name=chosen, header=None, dtype=object, keep_default_na=False, na_values=[""])
-    return read_csv(cells.to_csv(index=False, header=False), path, notes, labels)
+    decimals = {str(value) for value in cells.to_numpy().ravel() if isinstance(value, float)}
+    return read_csv(cells.to_csv(index=False, header=False), path, notes, labels, decimals)

@@ -4,11 +4,13 @@ import csv
 import io
 import re
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
 
 from isoflop.scaling.table.columns import TableError
+from isoflop.scaling.table.formats.decimals import read_decimals
 from isoflop.scaling.table.formats.names import one_line, refuse_repeated
 from isoflop.scaling.table.meaning import meaning, number
 
@@ -17,9 +19,6 @@ SUMMARIES = ("mean", "average", "avg", "total", "sum", "median", "std", "sd")  #
 _RULE = re.compile(r"^\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$")  # under the names in markdown
 _SEPARATORS = (",", ";", "\t", "|")
 _SPELLED = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", r"\s+": "blanks"}
-_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+(e[+-]?\d+)?\s*|\s*[+-]?\d{1,3}(\.\d{3})+,\d+\s*", re.I)
-_THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2}(,\d{3})+\s*")
-_DOTTED = re.compile(r"\s*[+-]?[1-9]\d{0,2}(\.\d{3})+\s*")
 _LEADING_ZERO = re.compile(r"\s*0\d+\s*")
 
 
@@ -46,7 +45,10 @@ def decoded(raw: bytes, notes: list[str]) -> str:
     return text
 
 
-def read_csv(text: str, path: Path, notes: list[str], labels: tuple[str, ...]) -> pd.DataFrame:
+def read_csv(
+    text: str, path: Path, notes: list[str], labels: tuple[str, ...], decimals: Collection[str] = ()
+) -> pd.DataFrame:
+    """Rows of text in the columns of its header; `decimals` are cells whose dot parts decimals (`read_decimals`)."""
     if len(text) > LONGEST_LINE and (length := max(map(len, text.split("\n")))) > LONGEST_LINE:
         raise TableError(f"{path}: a line has {length:,} characters, and a row of a table at most {LONGEST_LINE:,}")
     text = _uncommented(text, notes)
@@ -76,7 +78,7 @@ def read_csv(text: str, path: Path, notes: list[str], labels: tuple[str, ...]) -
     written = read(**options, dtype=str, keep_default_na=False, na_values=[""])
     words = [name for name in frame if _is_text(frame[name], written[name], str(name).strip() in labels)]
     frame = frame.assign(**{name: _unpadded(written[name]) for name in words})
-    _decimal_commas(frame, written, words, path, notes, separator)
+    read_decimals(frame, written, words, path, notes, guess=separator == ",", decimals=decimals)
     frame.columns = [one_line(name) for name in frame]
     return _without_summaries(frame, words, notes)
 
@@ -101,16 +103,22 @@ def _without_headers(text: str, notes: list[str]) -> str:
 
 
 def _without_summaries(frame: pd.DataFrame, texts: list[str], notes: list[str]) -> pd.DataFrame:
-    """The rows without those at the end that sum up the others, by the word in their first text."""
+    """The rows without those at the end that sum up the others, by the word in their first text.
+
+    A word that stands in several rows is a setting of runs.
+    """
     name = next((str(text).strip() for text in texts), None)
     if name is None or name not in frame or meaning(name) is not None:
         return frame
+    labels = frame[name].astype(str).str.strip().str.lower()
+    once = (labels.isin(SUMMARIES) & ~labels.duplicated(keep=False)).to_numpy()
     end = len(frame)
-    while end > 1 and str(frame[name].iloc[end - 1]).strip().lower() in SUMMARIES:
+    while end > 1 and once[end - 1]:
         end -= 1
     if end < len(frame):
         notes.append(
-            f"{len(frame) - end} rows at the end are left out, they sum up the others ({frame[name].iloc[-1]})"
+            f"{len(frame) - end} rows at the end are left out, they sum up the others by column {name} "
+            f"({', '.join(frame[name].iloc[end:].str.strip())}); rename them there where they are runs"
         )
     return frame.iloc[:end]
 
@@ -180,59 +188,3 @@ def _separator(text: str) -> str:
         return best
     some = max(_SEPARATORS, key=lambda mark: widths[mark][0])
     return some if widths[some][0] > 1 else (r"\s+" if r"\s+" in even else ",")
-
-
-def _decimal_commas(
-    frame: pd.DataFrame, written: pd.DataFrame, words: list[str], path: Path, notes: list[str], separator: str
-) -> None:
-    """Columns of numbers with a decimal comma as numbers, in place; raises TableError where it may part thousands.
-
-    Beside a decimal comma, dots part thousands where all of a column's could. Among commas one parts thousands, unless
-    a column shows otherwise: no loss has thousands.
-    """
-    decimal: list[str] = []
-    either: list[str] = []
-    parted = False
-    for name in words:
-        cells = frame[name].dropna().str.strip()
-        commas = cells[cells.str.contains(",", regex=False)]
-        if commas.empty:
-            continue
-        others = cells[~cells.str.contains(",", regex=False)]
-        thousands = commas.str.fullmatch(_THOUSANDS)
-        known = thousands | commas.str.fullmatch(_DECIMAL_COMMA)
-        if not known.all() or others.map(lambda cell: number(cell.replace(".", "")) is None).any():
-            continue
-        if not (thousands & (commas.str.count(",") > 1)).any():  # 1,238,144 can only part thousands
-            (either if thousands.all() else decimal).append(name)
-        else:
-            parted = True
-    losses = [
-        name for name in either if (meant := meaning(str(name))) and meant.quantity == "loss" and meant.transform == ""
-    ]
-    if not parted and losses == either and not decimal:
-        decimal, either = losses, []
-    if separator == "," and not decimal and not losses:
-        return
-    if either and not decimal:
-        shown = next(cell for cell in frame[either[0]].dropna() if "," in cell)
-        raise TableError(
-            f"{path}: the comma in {either[0]} ({shown}) may part thousands or decimals; write the number without it"
-        )
-    dotted = [name for name in frame if decimal and name not in decimal + either and _parted_by_dots(written[name])]
-    for name in decimal + either + dotted:
-        cells = written[name].str.strip().str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
-        frame[name] = pd.to_numeric(cells)
-    if decimal:
-        notes.append(f"numbers are written with a decimal comma in {', '.join(map(str.strip, decimal + either))}")
-    if dotted:
-        notes.append(f"dots part the thousands in {', '.join(map(str.strip, dotted))}")
-
-
-def _parted_by_dots(written: pd.Series) -> bool:
-    """Whether every number of a column that has a dot may have it between thousands, and some has one."""
-    cells = written.dropna().str.strip()
-    dots = cells.str.contains(".", regex=False)
-    return bool(
-        dots.any() and cells[dots].str.fullmatch(_DOTTED).all() and cells[~dots].str.fullmatch(r"[+-]?\d+").all()
-    )

@@ -31,6 +31,9 @@ def found(**changes) -> list[str]:
         ({"n_params": 7.0, "flops": None}, "n_params is 7 to 7 in 1 of 1 rows"),
         ({"tokens": 0.005, "flops": None}, "tokens is 0.005 to 0.005 in 1 of 1 rows"),
         ({"n_params": 100.0}, "n_params is 100 to 100"),
+        ({"n_params": 1.24e14, "flops": None}, "n_params is 1.24e+14 to 1.24e+14 in 1 of 1 rows, too many"),
+        ({"tokens": 2.5e18, "flops": None}, "tokens is 2.5e+18 to 2.5e+18 in 1 of 1 rows, too many"),
+        ({"tokens": None, "flops": 1.8e30}, "tokens is 3e+21 to 3e+21 in 1 of 1 rows, too many"),
         ({"flops": 1.2e9}, "flops are 1e-09 times 6 x n_params x tokens"),
         ({"flops": 1.2e19}, "flops are 10 times"),
         ({"loss": 17.05}, "every loss is above 17"),
@@ -41,7 +44,14 @@ def test_numbers_in_another_unit_are_told(changes, told):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"flops": 8e18}, {"flops": 2e17}, {"n_params": 1e3, "tokens": 1e3, "flops": 6e6}]
+    "changes",
+    [
+        {},
+        {"flops": 8e18},
+        {"flops": 2e17},
+        {"n_params": 1e3, "tokens": 1e3, "flops": 6e6},
+        {"n_params": 1e13, "tokens": 1e16, "flops": None},
+    ],
 )
 def test_what_may_be_so_is_not_objected_to(changes):
     assert found(**changes) == []

@@ -300,6 +300,12 @@ def test_too_little_data_is_a_fit_error_that_counts():
     table = table_of(SURFACE, isoflop(35))
     with pytest.raises(FitError, match=r"4 data points cannot determine the 5 free parameters .*E, A, B, alpha, beta"):
         fit("chinchilla", table.head(4))
+    sizes, lengths = np.meshgrid([1e8, 2e8, 4e8, 8e8], [1e9, 2e9, 3e9, 4e9], indexing="ij")
+    models = table_of(SURFACE, pd.DataFrame({"n_params": sizes.ravel(), "tokens": lengths.ravel()}))
+    models = models.assign(model=models["n_params"].map("{:g}".format), Step=models["tokens"] / 1e6)
+    with pytest.raises(FitError, match=r"16 rows are training curves of . runs.*need a column run_id"):
+        fit("chinchilla", models)
+    assert len(fit("chinchilla", models.assign(run_id=[f"r{k}" for k in range(16)])).points) == 16
     with pytest.raises(FitError, match="every data point has the same n_params"):
         fit("chinchilla", table.assign(n_params=1e8))
     with pytest.raises(FitError, match=r"every data point has the same loss \(3\): there is nothing to fit"):

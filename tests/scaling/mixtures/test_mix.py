@@ -129,6 +129,9 @@ def test_what_cannot_be_answered_is_named(change, asked, error, says):
         mix(TABLE.assign(**change), **asked)
 
 
+WEIGHTS = ["weight_code", "weight_prose"]
+
+
 def test_a_table_without_weights_and_weights_of_another_sum():
     with pytest.raises(NoMixtureError, match="1 columns weight_NAME, and a mixture has two or more"):
         mix(TABLE.drop(columns="weight_code"))
@@ -137,6 +140,11 @@ def test_a_table_without_weights_and_weights_of_another_sum():
         "--normalise: the weights of 60 of 60 rows" in note
         for note in mixtures(doubled, ["loss"], normalise=True).notes
     )
+    percent = TABLE.assign(**{name: (100 * TABLE[name]).map("{:.4f}%".format) for name in WEIGHTS})
+    normalised = mixtures(percent, ["loss"], normalise=True).frame
+    np.testing.assert_allclose(normalised[WEIGHTS], TABLE[WEIGHTS], atol=1e-5)
+    with pytest.raises(TableError, match=r"no share between 0 and 1 in .*divide each row by its sum, as isoflop mix"):
+        mixtures(doubled, ["loss"])
     rounded = TABLE.round({"weight_code": 2})
     assert any("as rounding leaves them" in note for note in mixtures(rounded, ["loss"]).notes)
 

@@ -137,8 +137,13 @@ def test_scores_at_chance_are_refused_and_so_is_what_is_no_score():
     table = runs(items=500).assign(accuracy=0.26, accuracy_se=0.02, chance=0.25)
     with pytest.raises(FitError, match=r"no run's accuracy lies two standard errors above chance \(0.25\)"):
         two_stage(table)
-    with pytest.raises(TableError, match="accuracy must lie between 0 and 1; it does not in 49 of 49 rows"):
-        two_stage(runs().assign(accuracy=55.0))
+    with pytest.raises(
+        TableError, match=r"accuracy must lie between 0 and 1; it does not in 49 of 49 rows \(rows? .*: 155; "
+    ):
+        two_stage(runs().assign(accuracy=155.0))
+    some = runs().assign(accuracy=np.where(np.arange(49) == 7, 45.2, 0.5))
+    with pytest.raises(TableError, match=r"it does not in 1 of 49 rows .*: 45.2; write all of them as shares"):
+        two_stage(some)
     with pytest.raises(TableError, match="no column 'score'"):
         two_stage(runs(), column="score")
 
@@ -218,3 +223,15 @@ def test_the_command_on_scores_that_evaluate_kept(tmp_path, study_table):
     assert "note: accuracy is acc on task next_line" in text
     assert "1e+13 FLOPs: N " in text
     assert "did you mean 'next_line'" in str(cli("accuracy", store.root, "--task", "nextline")[0])
+
+
+@pytest.mark.parametrize("form", ["{:.4g}", "{:.4g}%"])
+def test_scores_in_percent_are_shares(form):
+    table = runs(loss_noise=0.01, items=500)[::2]
+    percent = table.assign(accuracy=(100 * table["accuracy"]).map(form.format), accuracy_se=100 * table["accuracy_se"])
+    if "%" not in form:
+        percent["accuracy"] = percent["accuracy"].astype(float)
+    shares = table.assign(accuracy=(100 * table["accuracy"]).map("{:.4g}".format).astype(float) / 100)
+    found, alone = two_stage(percent, chance=0.25), two_stage(shares, chance=0.25)
+    np.testing.assert_allclose(found.second.law.values(), alone.second.law.values(), rtol=1e-6)
+    assert "accuracy is in percent: divided by 100" in found.notes

@@ -49,9 +49,17 @@ def test_arms_keep_a_best_rate_each():
 
 
 def test_what_cannot_be_chosen_is_one_line():
-    with pytest.raises(TableError, match="no such column; did you mean 'learning_rate'"):
+    with pytest.raises(TableError, match="no such column; did you mean 'learning_rate'\\? \\(columns: "):
         best_of(rates(), ["learning_rat"])
     with pytest.raises(TableError, match="never varies"):
         best_of(rates().assign(batch=1), ["batch"])
     with pytest.raises(TableError, match="not both"):
         best_of(rates(), ["n_params", "learning_rate"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "there"), [("learning_rate", "LR"), ("lr", "peak_learning_rate"), ("wd", "weight_decay")]
+)
+def test_a_setting_by_another_name_is_proposed(asked, there):
+    with pytest.raises(TableError, match=rf"--best-of {asked}: no such column; did you mean '{there}'\?"):
+        best_of(pd.DataFrame({"n_params": [1e8], "tokens": [1e9], there: [1e-3], "loss": [3.0]}), [asked])

@@ -1,13 +1,17 @@
 """A column under another name, in another unit or with numbers as people write them is what its name says."""
 
+import shlex
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from isoflop.scaling.fitting.fit import FitError, Huber, fit
 from isoflop.scaling.imports.assemble import ImportOptions
 from isoflop.scaling.imports.read import import_source
+from isoflop.scaling.selection.law_weights import NoLawError, weigh_laws
 from isoflop.scaling.table.columns import absent, parse
 from isoflop.scaling.table.conventions import points
 from isoflop.scaling.table.meaning import meaning, meaning_as, number
@@ -173,6 +177,45 @@ def test_a_map_to_a_name_with_a_unit_converts_and_says_so(save):
     assert "n_params is the column Params (M) (times 1e+06)" in table.attrs["notes"]
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("some", [False, True])
+@pytest.mark.parametrize(
+    ("quantity", "name", "unit", "suffix"),
+    [
+        ("n_params", "Params (M)", 1e6, "M"), ("n_params", "mparams", 1e6, " million"),
+        ("tokens", "Tokens (B)", 1e9, "B"), ("flops", "Compute (PF-days)", 8.64e19, " PF-days"),
+        ("flops", "total_gflops", 1e9, " GFLOPs"),
+    ],
+)  # fmt: skip
+def test_a_scale_in_a_name_and_in_its_cells_counts_once(save, quantity, name, unit, suffix, some, mapped):
+    numbers = (KNOWN[quantity] / unit).map(repr)
+    cells = numbers + np.where((KNOWN.index % 2 == 0) | (not some), suffix, "")
+    path = save(KNOWN.drop(columns=quantity).assign(**{name: cells}))
+    table = read_table(path, mapping={quantity: name} if mapped else {})
+    np.testing.assert_allclose(table[quantity], KNOWN[quantity])
+    assert any(f"such as {cells[0]}, keep that alone" in note for note in table.attrs["notes"])
+    np.testing.assert_allclose(import_source(path, "auto", ImportOptions(), {}).table[quantity], KNOWN[quantity])
+
+
+@pytest.mark.parametrize(
+    ("quantity", "name", "value", "made"),
+    [
+        ("n_params", "Params (M)", 1.5e9, r"which makes 1.5e\+15 parameters \(times 1e\+06\)"),
+        ("tokens", "Tokens (B)", 2e10, r"which makes 2e\+19 tokens \(times 1e\+09\)"),
+        ("flops", "Compute (PF-days)", 1.8e20, r"which makes 1.56e\+40 flops"),
+        ("n_params", "log10_n", 124.0, r"which makes 1e\+124 parameters \(from its log10\)"),
+    ],
+)
+def test_a_number_in_another_unit_than_its_columns_is_refused_by_row(save, quantity, name, value, made):
+    cells = pd.Series(2.0, index=KNOWN.index)
+    cells[7] = value
+    path = save(KNOWN.drop(columns=quantity).assign(**{name: cells}))
+    with pytest.raises(TableError, match=rf"is {value!r} in row 8, {made}".replace("+20", r"\+20")):
+        read_table(path)
+    with pytest.raises(ValueError, match=made):
+        import_source(path, "auto", ImportOptions(), {})
+
+
 @pytest.mark.parametrize(
     ("name", "value", "nats", "unit"),
     [
@@ -191,6 +234,45 @@ def test_a_loss_in_another_unit_becomes_nats_and_its_unit_is_kept(save, name, va
     made = import_source(path, "auto", ImportOptions(), {"loss": name} if mapped else {}).table
     assert made["loss"].to_numpy() == pytest.approx(nats, abs=5e-5)
     assert set(made["loss_unit"]) == {unit}
+
+
+@pytest.mark.parametrize("base", ["log", "ln", "log2", "log10"])
+@pytest.mark.parametrize("form", ["{} ppl", "{}_perplexity", "{}(ppl)", "val_{}_ppl", "{}ppl", "{} val perplexity"])
+def test_a_logarithm_of_a_perplexity_is_no_perplexity(save, base, form):
+    name = form.format(base)
+    log = {"log": np.log, "ln": np.log, "log2": np.log2, "log10": np.log10}[base]
+    path = save(KNOWN.drop(columns="loss").assign(**{name: log(np.exp(KNOWN["loss"]))}))
+    table = read_table(path, mapping={"loss": name})
+    np.testing.assert_allclose(table["loss"], KNOWN["loss"])
+    assert table.attrs["loss_unit"] == "nats/token"
+    assert any(name in note and "nats/token" in note for note in table.attrs["notes"])
+    made = import_source(path, "auto", ImportOptions(), {"loss": name}).table
+    np.testing.assert_allclose(made["loss"], KNOWN["loss"])
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("log10 loss", "a logarithm of a loss"), ("ln loss", "a logarithm of a loss"), ("log2_nll", "a logarithm"),
+        ("val_log10_loss", "a logarithm"), ("loss (log2)", "a logarithm"), ("ln(bpb)", "a logarithm"),
+        ("loss (%)", "a percentage"), ("loss_pct", "a percentage"), ("delta loss", "a difference of losses"),
+        ("val/loss diff", "a difference"),
+    ],
+)  # fmt: skip
+def test_what_is_no_loss_by_its_name_is_not_proposed_and_refused_where_it_is_mapped(save, name, what):
+    path = save(KNOWN.rename(columns={"loss": name}))
+    with pytest.raises(TableError, match="no column 'loss'; name yours with --map loss=COLUMN"):
+        read_table(path)
+    for read in (lambda: read_table(path, mapping={"loss": name}),
+                 lambda: import_source(path, "auto", ImportOptions(), {"loss": name})):  # fmt: skip
+        with pytest.raises(ValueError, match=f"the column .* is {what}.*or rename this one"):
+            read()
+
+
+@pytest.mark.parametrize("name", ["log_loss", "val log loss", "neg_log_likelihood", "eval/diff/loss", "catalog loss"])
+def test_names_of_cross_entropy_are_those_of_a_loss(save, name):
+    table = read_table(save(KNOWN.rename(columns={"loss": name})), mapping={"loss": name})
+    np.testing.assert_array_equal(table["loss"], KNOWN["loss"])
 
 
 def test_an_imported_unit_is_read_back(save):
@@ -318,8 +400,73 @@ def test_runs_far_below_their_plan_are_left_out_and_counted(save, reached, plan)
         ("loss", ["flops", "n_params"], "name yours"),
         ("tokens", ["batch_tokens", "unique_tokens", "tokens_per_step", "warmup_tokens"], "name yours"),
         ("n_params", ["n_params_embedding", "vocab_size"], "name yours"),
+        ("tokens", ["Tokens/param", "loss_2.5B_tokens", "flops per token"], "name yours"),
+        ("n_params", ["Tokens/param", "params per expert", "loss at 1B params"], "name yours"),
+        ("loss", ["loss_2.5B_tokens", "loss (%)", "compute-matched loss"], "name yours"),
         ("n_params", ["n_params_embedding", "n_params_non_embedding"], "did you mean 'n_params_non_embedding'"),
     ],
 )
 def test_no_message_proposes_a_column_that_holds_something_else(quantity, names, told):
     assert told in absent(quantity, names)
+
+
+@pytest.mark.parametrize("other", ["PPL", "bpb", "bits per byte", "val_ppl"])
+def test_a_column_of_layers_is_no_loss(save, other):
+    undo = np.exp if "ppl" in other.lower() else lambda loss: loss / np.log(2)
+    layers = KNOWN.drop(columns="loss").assign(L=np.resize([12, 24, 48], 9))
+    table = read_table(save(layers.assign(**{other: undo(KNOWN["loss"])})))
+    np.testing.assert_allclose(table["loss"], KNOWN["loss"])
+    with pytest.raises(TableError, match="no column 'loss'; did you mean 'c4_loss'"):
+        read_table(save(layers.assign(c4_loss=KNOWN["loss"])))
+
+
+@pytest.mark.parametrize(
+    ("columns", "listed"),
+    [
+        ({"val_loss": -1.0, "val_ppl": "exp"}, r"val_loss, val_ppl"),
+        ({"L": -1.0, "PPL": "exp"}, r"L, PPL"),
+        ({"L": -1.0, "bpb": 1.0}, r"L, bpb"),
+        ({"L": -1.0, "c4_loss": 1.0}, r"L, c4_loss"),
+    ],
+)
+def test_measures_that_order_the_rows_in_another_way_are_not_one_loss(save, columns, listed):
+    made = {name: np.exp(KNOWN["loss"]) if how == "exp" else how * KNOWN["loss"] + 8.5 for name, how in columns.items()}
+    path = save(KNOWN.drop(columns="loss").assign(**made))
+    with pytest.raises(TableError, match=rf"2 columns may be loss \({listed}\): name one with --map loss=COLUMN"):
+        read_table(path)
+    first, second = columns
+    np.testing.assert_allclose(read_table(path, mapping={"loss": first})["loss"], made[first])
+    in_order = {first: KNOWN["loss"] + 0.01 * np.resize([1.0, -1.0], 9), second: made[second]}
+    np.testing.assert_allclose(read_table(save(KNOWN.drop(columns="loss").assign(**in_order)))["loss"], in_order[first])
+
+
+def test_a_loss_per_token_and_one_per_byte_may_differ(save):
+    tokenizers = KNOWN.drop(columns="loss").assign(val_loss=KNOWN["loss"], bpb=KNOWN["loss"].to_numpy()[::-1])
+    np.testing.assert_array_equal(read_table(save(tokenizers))["loss"], KNOWN["loss"])
+
+
+def test_other_counts_of_parameters_are_named_also_as_text(save):
+    path = save(KNOWN.rename(columns={"n_params": "total_params"}).assign(active_params="1B"))
+    assert (
+        "n_params: the table also has active_params (choose with --map n_params=COLUMN)"
+        in read_table(path).attrs["notes"]
+    )
+
+
+@pytest.mark.parametrize("name", ["my loss", "loss $x", "loss 'c4'", "loss (c4, seen)"])
+def test_an_advised_map_is_typed_in_a_shell_as_it_stands(save, name):
+    path = save(KNOWN.rename(columns={"loss": name}))
+    with pytest.raises(TableError) as told:
+        read_table(path)
+    option, pair = shlex.split(str(told.value).split("Use ")[1].split(" (columns")[0])
+    assert (option, pair) == ("--map", f"loss={name}")
+    np.testing.assert_array_equal(read_table(path, mapping={"loss": name})["loss"], KNOWN["loss"])
+
+
+def test_a_law_without_its_tokens_says_which_columns_there_are(save):
+    path = save(KNOWN[["n_params", "loss"]].assign(batch=32, updates=100))
+    with pytest.raises(FitError) as told:
+        fit("chinchilla", read_table(path))
+    assert "no column 'tokens'; name yours with --map tokens=COLUMN (columns: n_params, " in str(told.value)
+    with pytest.raises(NoLawError, match=r"^no law .*: chinchilla, kaplan: it needs the column 'tokens'"):
+        weigh_laws(points(read_table(path)), ("chinchilla", "kaplan"), Huber("auto"))

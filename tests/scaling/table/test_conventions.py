@@ -168,7 +168,7 @@ def test_an_unknown_or_unanswerable_convention_names_the_remedy(options, message
 def test_no_finished_run_and_empty_clusters_are_errors(study_table):
     with pytest.raises(TableError, match="no run has finished"):
         points(study_table.assign(state="diverged"))
-    with pytest.raises(TableError, match="is empty in 1 rows"):
+    with pytest.raises(TableError, match="is empty in 1 of 2 rows"):
         points(pd.DataFrame({"n_params": 1e6, "tokens": 1e7, "loss": 3.0, "run_id": ["a", None]}))
 
 
@@ -188,3 +188,32 @@ def test_an_optional_count_may_be_unknown_and_rows_keep_their_numbers_where_othe
     np.testing.assert_array_equal(known, [np.nan, 1e7, np.nan])
     with pytest.raises(TableError, match=r"weight is NaN or empty in 1 of 2 rows \(row 3\)"):
         points(table.assign(weight=[0.0, 1.0, np.nan]))
+
+
+@pytest.mark.parametrize("column", ["arm", "seed", "gate_pair"])
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_rows_without_a_name_among_named_ones_have_an_order(tmp_path, column, form):
+    path = tmp_path / f"runs.{form}"
+    table = pd.DataFrame(
+        {column: ["x", None, "a", None], "N": [4e8, 2e8, 1e8, 1e8], "D": 1e9, "loss": [3, 3.2, 3.4, 3.5]}
+    )
+    table.to_csv(path, index=False) if form == "csv" else table.to_json(path, orient="records", lines=True)
+    ordered = points(read_table(path)).in_order()
+    turned = points(read_table(path).iloc[::-1]).in_order()
+    pd.testing.assert_frame_equal(ordered.frame, turned.frame)
+    assert sorted(ordered.frame["loss"]) == [3, 3.2, 3.4, 3.5]
+
+
+@pytest.mark.parametrize("column", ["run_id", "trunk_id"])
+def test_an_empty_cluster_is_named_by_row_and_the_remedy_works(tmp_path, column):
+    path = tmp_path / "runs.csv"
+    pd.DataFrame({column: ["x", None, "a"], "N": [4e8, 2e8, 1e8], "D": 1e9, "loss": [3, 3.2, 3.4]}).to_csv(
+        path, index=False
+    )
+    with pytest.raises(TableError) as told:
+        points(read_table(path))
+    assert str(told.value) == (
+        f"the cluster column '{column}' is empty in 1 of 3 rows (row 2); fill it, or leave these out with "
+        f"--where 'notna({column})'"
+    )
+    assert len(points(read_table(path, where=f"notna({column})"))) == 2

@@ -1,5 +1,6 @@
 """`--where` means what it means to pandas on its whole grammar, and is never run: any other text is a TableError."""
 
+import shlex
 from itertools import product
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from isoflop.scaling.imports.read_table import read_table as read_source
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.read import read_table
-from isoflop.scaling.table.where import MAX_LENGTH, matching_rows
+from isoflop.scaling.table.where import MAX_LENGTH, matching_rows, where_option
 
 NUMBERS = ("x", "n", "`a b`", "index")
 MISSING = {"isna": "isna", "isnull": "isna", "notna": "notna", "notnull": "notna"}
@@ -157,3 +159,20 @@ def test_values_that_are_missing_in_pandas_own_types_fulfil_nothing():
     frame = pd.DataFrame({"n": pd.array([1, None], "Int64"), "flag": pd.array([True, None], "boolean")})
     for condition in ("n == 1", "not n != 1", "flag", "flag and n < 2", "n in [1]"):
         assert matching_rows(frame, condition).tolist() == [True, False], condition
+
+
+@pytest.mark.parametrize("column", ["split", "eval split", "and", "true", "1st", "a-b"])
+@pytest.mark.parametrize("value", ["val", "it's", 'a "b"', "a\\b", "$HOME", "`x`", 3, 2.5, True])
+def test_an_advised_option_is_typed_in_a_shell_as_it_stands(column, value):
+    frame = pd.DataFrame({column: pd.Series([value, 7.0 if isinstance(value, str) else "other"], dtype=object)})
+    option, condition = shlex.split(where_option(column, value))
+    assert option == "--where"
+    assert matching_rows(frame, condition).tolist() == [True, False]
+
+
+def test_text_compared_with_a_number_is_named_and_the_columns_of_numbers(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("Params,Tokens,Loss\n124M,2.5B,3.37\n355M,2.5B,3.1\n")
+    with pytest.raises(TableError, match=r"column Params holds texts \('124M'\), .*n_params"):
+        read_source(path, where="Params > 2e8")
+    assert len(read_source(path, where="n_params > 2e8")) == 1

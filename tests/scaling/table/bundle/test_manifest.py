@@ -7,7 +7,14 @@ import pandas as pd
 import pytest
 
 from isoflop.scaling.imports.read_table import read_table
-from isoflop.scaling.table.bundle.manifest import MANIFEST_FILE, BundleError, is_bundle, rows_hash
+from isoflop.scaling.table.bundle.manifest import (
+    CONFIGS_FILE,
+    MANIFEST_FILE,
+    BundleError,
+    is_bundle,
+    read_configs,
+    rows_hash,
+)
 from tests.support.doors.damage import ODD
 from tests.support.tables.shared import write_shared
 
@@ -48,3 +55,10 @@ def test_the_hash_of_a_run_heeds_every_bit_of_its_rows_and_not_their_order():
         changed = rows.astype({name: float})
         changed.loc[1, name] *= 1 + 1e-15
         assert rows_hash(changed) != rows_hash(rows)
+
+
+def test_a_line_of_configurations_ends_at_a_line_feed(tmp_path):
+    config = {"name": "a\u2028b"}
+    line = json.dumps({"run_id": "r", "config": config}, ensure_ascii=False)
+    (tmp_path / CONFIGS_FILE).write_text(line + "\n", encoding="utf-8")
+    assert read_configs(tmp_path) == {"r": config}

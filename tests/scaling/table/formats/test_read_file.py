@@ -184,6 +184,8 @@ def test_the_index_of_a_parquet_is_read(tmp_path):
         ("r.json", b"[1, 2]", "not a list of records"),
         ("r.jsonl", b"[1]\n[2]\n", "not a record a line"),
         ("r.json", b"{", "cannot be read as json"),
+        ("r.json", b'{"meta": {"by": "x"}, "N": [1, 2], "loss": [3, 2]}', "N: 2 values, loss: 2 values, meta: object"),
+        ("r.json", b'{"N": [1, 2], "loss": [3]}', "no columns of one length .N: 2 values, loss: 1 values"),
         ("r.csv", b"# nothing\n", "the file is empty"),
     ],
 )
@@ -343,3 +345,29 @@ def test_a_zip_that_cannot_be_unpacked_here_names_the_file(tmp_path, at, value):
     (tmp_path / "table.csv.zip").write_bytes(packed)
     with pytest.raises(TableError, match=r"table\.csv\.zip"):
         read_file(tmp_path / "table.csv.zip", [])
+
+
+@pytest.mark.parametrize("words", [["cls", "max", "mean", "sum"], ["last", "mean"], ["median", "total"]])
+def test_a_setting_called_like_a_summary_sums_up_no_rows(tmp_path, words):
+    path = tmp_path / "r.csv"
+    rows = [f"{word},{n}e6,{n}e7,{5 - n / 10}" for word in words for n in (1, 2, 3)]
+    path.write_text("\n".join(["pooling,n_params,tokens,loss", *rows]))
+    notes: list[str] = []
+    assert len(read_file(path, notes)) == len(rows)
+    assert notes == []
+    path.write_text(path.read_text() + "\nAverage,2e6,2e7,4.8\nstd,1e6,1e7,0.1\n")
+    assert len(read_file(path, notes)) == len(rows)
+    assert notes == [
+        "2 rows at the end are left out, they sum up the others by column pooling (Average, std); rename them there "
+        "where they are runs"
+    ]
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\u0085", "\x1c", "\x0b", "\x0c"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_line_of_json_ends_where_json_says(tmp_path, mark, end):
+    path = tmp_path / "r.jsonl"
+    text = mark if mark in "\u2028\u2029\u0085" else json.dumps(mark)[1:-1]
+    rows = [f'{{"arm": "a{text}b", "n_params": 1e6, "tokens": 1e7, "loss": {loss}}}' for loss in (4, 3.5)]
+    path.write_bytes(end.join(rows).encode())
+    assert read_file(path, [])["arm"].tolist() == [f"a{mark}b"] * 2

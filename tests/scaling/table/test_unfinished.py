@@ -1,0 +1,44 @@
+"""A column of yes and no is read in the marks that people make, and what it says else is said."""
+
+import pandas as pd
+import pytest
+
+from isoflop.scaling.table.read import read_table
+
+RUNS = pd.DataFrame({"N": [1e8, 2e8, 4e8, 8e8], "D": 1e9, "loss": [3.5, 3.3, 3.2, 7.4]})
+
+
+def kept(tmp_path, name, cells):
+    path = tmp_path / "runs.csv"
+    RUNS.assign(**{name: cells}).to_csv(path, index=False)
+    table = read_table(path)
+    return table.index.tolist(), [note for note in table.attrs["notes"] if name in note]
+
+
+@pytest.mark.parametrize(
+    ("yes", "no"),
+    [
+        ("x", ""), ("X", ""), ("\u2713", ""), ("\u2705", "\u274c"), ("\u2714\ufe0f", "\u2717"), ("\u2713", "x"),
+        ("t", "f"), ("yes", "no"), ("True", "False"), ("1", "0"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["diverged", "done"])
+def test_marks_of_yes_and_no(tmp_path, yes, no, name):
+    bad, good = (yes, no) if name == "diverged" else (no, yes)
+    rows, notes = kept(tmp_path, name, [good, good, good, bad])
+    assert rows == [0, 1, 2]
+    assert "1 of 4 rows are left out" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "unread"),
+    [("diverged", ["", "", "", "\u2717"], "\u2717"), ("done", ["yes", "yes", "ok?", "no"], "ok?")],
+)
+def test_marks_that_say_neither_are_named(tmp_path, name, cells, unread):
+    rows, notes = kept(tmp_path, name, cells)
+    assert rows == [0, 1, 2, 3]
+    assert notes == [f"column {name} says {unread}, neither yes nor no: its runs are taken as finished"]
+
+
+def test_an_empty_cell_beside_words_says_nothing(tmp_path):
+    assert kept(tmp_path, "finished", ["yes", "", "yes", "no"])[0] == [0, 1, 2]
