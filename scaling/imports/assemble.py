@@ -108,6 +108,7 @@ def assemble(runs: Sequence[ForeignRun], options: ImportOptions, before: Sequenc
         reasons = "; ".join(str(one) for one in left_out[:4]) or "the source holds no run"
         raise SourceError(f"no run can be imported ({reasons})")
     _check_names(kept)
+    notes += dict.fromkeys(note for run in kept for note in run.notes)
     if any(run.horizon_steps is None for run in kept):
         notes.append("horizons are not reported: the last evaluation of a run is taken as its end")
     if all(run.shape for run in kept) and not options.n_params:

@@ -248,7 +248,7 @@ def _filled(curve: pd.DataFrame) -> pd.DataFrame:
         if known.empty:
             continue
         steps, values, at = known["step"].to_numpy(), known[quantity].to_numpy(), curve["step"].to_numpy()
-        made = np.interp(at, steps, values, left=np.nan)
+        made = np.interp(at, steps, values, left=np.nan, right=np.nan)
         slopes = np.diff(values) / np.diff(steps)
         if len(slopes) and np.ptp(slopes) <= EVENLY * abs(slopes[-1]):
             after = at > steps[-1]

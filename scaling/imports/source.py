@@ -1,7 +1,7 @@
 """Sources of runs that other programs logged: what a reader of one takes and returns."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -46,6 +46,7 @@ class ForeignRun:
     `n_params` holds parameter counts by convention, `settings` constants of the run (seed, arm, learning_rate, corpus,
     optimizer, schedule, warmup_steps, dtype), `skipped` numbers of rows without an evaluation by reason, `scores` those
     of the finished run on tasks, by the name of their column. Without `told_steps` the steps of the curve number rows.
+    `notes` say what was taken for told.
     """
 
     name: str
@@ -62,6 +63,7 @@ class ForeignRun:
     skipped: Mapping[str, int] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
     told_steps: bool = True
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
