@@ -123,6 +123,11 @@ def _check(options: ImportOptions, runs: Sequence[ForeignRun]) -> None:
         raise SourceError(f"--params {options.params}: not one of {', '.join(PARAMS)}")
     if options.bytes_per_token is not None and not options.bytes_per_token > 0:
         raise SourceError(f"--bytes-per-token {options.bytes_per_token}: not a positive number")
+    if options.bytes_per_token is not None and not any(run.loss_unit.endswith("/byte") for run in runs):
+        units = ", ".join(sorted({run.loss_unit for run in runs}))
+        raise SourceError(
+            f"--bytes-per-token {options.bytes_per_token:g}: no run has a loss per byte (there are {units})"
+        )
     names = {"", *(run.name for run in runs)}
     for option, numbers in (
         ("--n-params", options.n_params),

@@ -197,7 +197,9 @@ def _runs(source: str, found: Resolved, groups: Mapping[str, np.ndarray], column
         if axis and axis != step and len(rows) > 1:
             rows = rows[np.argsort(along[rows], kind="stable")]
         constants = {column: _constant(values[rows]) for column, values in held.items()}
-        curve = curves.iloc[rows].reset_index(drop=True)
+        curve, unit = curves.iloc[rows].reset_index(drop=True), found.loss_unit
+        if "loss_unit" in frame:
+            curve["loss"], unit = columns.in_unit(found, frame.iloc[rows])
         if step is None:
             curve = curve.assign(step=_places(along[rows]))
         elif len(rows) > 1:
@@ -211,7 +213,7 @@ def _runs(source: str, found: Resolved, groups: Mapping[str, np.ndarray], column
             name=name, source=source, curve=curve, settings=settings, n_params=made,  # type: ignore[arg-type]
             batch_tokens=constants[named["batch_tokens"]] if "batch_tokens" in named else None,  # type: ignore[arg-type]
             compute_convention=f"the column {flops}" if flops else "",
-            loss_unit=found.loss_unit, told_steps=step is not None,
+            loss_unit=unit, told_steps=step is not None,
             scores={score: known[-1] for score, values in scores.items() if len(known := _known(values[rows]))},
         ))  # fmt: skip
     return runs

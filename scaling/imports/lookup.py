@@ -7,11 +7,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from isoflop.scaling.imports.source import SourceError
 from isoflop.scaling.table.columns import OPTIONAL, VALIDATION, Resolved, TableError, hint, refuse_words, resolve
 from isoflop.scaling.table.curves import run_column
+from isoflop.scaling.table.formats.loss_unit import with_unit
 from isoflop.scaling.table.meaning import QUANTITIES, meaning
 
 # Names of what is no quantity of a law, lower case, in the order of preference where several are there.
@@ -99,6 +101,17 @@ class Columns:
         raise SourceError(
             f"{self.source}: no validation loss; name it with --map loss=COLUMN (columns: {', '.join(map(str, frame))})"
         )
+
+    def in_unit(self, found: Resolved, rows: pd.DataFrame) -> tuple[np.ndarray, str]:
+        """The losses (n,) of the rows of a run, in nats, and their unit. Raises SourceError for a unit in dispute."""
+        notes: list[str] = []
+        try:
+            rows, unit = with_unit(found, rows, notes, source=self.source)
+        except TableError as error:
+            raise SourceError(str(error)) from error
+        for text in notes:
+            self.note(text)
+        return rows["loss"].to_numpy(float), unit
 
     def axis(self, found: Resolved) -> str | None:
         """The column along which a run goes: steps, tokens, samples, epochs or FLOPs; None without any."""

@@ -17,6 +17,7 @@ from isoflop.scaling.table.bundle.hub import address, fetch, on_hub
 from isoflop.scaling.table.bundle.manifest import is_bundle, read_manifest, table_of
 from isoflop.scaling.table.columns import OPTIONAL, TableError, absent, hint, refuse_words, resolve, row_names
 from isoflop.scaling.table.curves import refuse_splits
+from isoflop.scaling.table.formats.loss_unit import with_unit
 from isoflop.scaling.table.formats.names import LABELS
 from isoflop.scaling.table.formats.read_file import read_file
 from isoflop.scaling.table.formats.run_rows import as_runs
@@ -110,24 +111,13 @@ def as_table(
     if not is_study and is_runs(frame):
         frame = as_runs(frame, source=str(path))
     refuse_splits(frame, source=str(path))
-    unit = _stated_unit(frame, mapping, source=str(path)) or found.loss_unit
+    stated: list[str] = []
+    frame, unit = with_unit(found, frame, stated, source=str(path))
     frame.attrs = {
-        "source": str(path), "notes": tuple(notes), "guessed": guessed, "mapping": mapping, "loss_unit": unit,
+        "source": str(path), "notes": (*notes, *stated), "guessed": (*guessed, *stated), "mapping": mapping,
+        "loss_unit": unit,
     }  # fmt: skip
     return frame
-
-
-def _stated_unit(frame: pd.DataFrame, mapping: Mapping[str, str], *, source: str) -> str:
-    """The unit in a column loss_unit, as `isoflop import` writes it; empty without one, TableError for several."""
-    if "loss" in mapping or "loss_unit" not in frame:
-        return ""
-    stated = [str(unit) for unit in frame["loss_unit"].dropna().unique()]
-    if len(stated) > 1:
-        raise TableError(
-            f"{source}: the losses are in several units ({', '.join(stated)}); keep one with "
-            f"--where \"loss_unit == '{stated[0]}'\""
-        )
-    return stated[0] if stated else ""
 
 
 def _chosen_by_state(frame: pd.DataFrame, where: str | None) -> bool:

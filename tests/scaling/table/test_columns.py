@@ -193,10 +193,6 @@ def test_a_loss_in_another_unit_becomes_nats_and_its_unit_is_kept(save, name, va
     assert set(made["loss_unit"]) == {unit}
 
 
-def test_an_imported_unit_is_read_back(save):
-    assert points(read_table(save(KNOWN.assign(loss_unit="nats/byte")))).loss_unit == "nats/byte"
-
-
 @pytest.mark.parametrize("column", ["state", "run_state", "Status"])
 def test_runs_that_did_not_finish_are_left_out_and_counted(save, column):
     states = ["finished", "FAILED", "crashed", "Killed", "running", *["Finished"] * 4]
