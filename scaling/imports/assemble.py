@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from isoflop.printable import printable
 from isoflop.scaling.imports.clean import COUNTED_FROM_ZERO, ImportOptions, by_run, clean
+from isoflop.scaling.imports.kept import UNTOLD, is_kept
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import with_third
@@ -150,9 +151,12 @@ def _plain(
     kept: Sequence[ForeignRun], options: ImportOptions, notes: list[str], left_out: list[LeftOut]
 ) -> pd.DataFrame:
     rows = [_of_run(run, options) for run in kept]
-    names = (*PLAIN, *dict.fromkeys(name for run in kept for name in run.scores))
-    table = pd.DataFrame({name: _joined([held[name] if name in held else _repeated(np.nan, len(held["loss"]))
+    names = (*PLAIN, *dict.fromkeys(name for held in rows for name in held if name not in PLAIN))
+    table = pd.DataFrame({name: _joined([held[name] if name in held else _repeated(UNTOLD.get(name), len(held["loss"]))
                                          for held in rows]) for name in names})  # fmt: skip
+    table = table.assign(arm="") if table["arm"].isna().all() else table
+    if "trunk_id" in table:  # a run that is no branch is a trunk of its own
+        table["trunk_id"] = table["trunk_id"].where(table["trunk_id"].notna(), table["run_id"])
     table = _third(table, notes)
     for column, remedy in REMEDIES.items():
         ends = table[table["final"]]
@@ -213,7 +217,7 @@ def _of_run(run: ForeignRun, options: ImportOptions) -> dict[str, np.ndarray]:
         flops = np.where(np.isnan(flops), run.flops_per_token * held["tokens"], flops)
     constants = {
         "run_id": run.name,
-        "arm": options.arm or str(run.settings.get("arm", "")),
+        "arm": options.arm or run.settings.get("arm"),
         "seed": run.settings.get("seed"),
         "n_params": given or run.n_params.get(convention, np.nan),
         "batch_tokens": by_run(options.batch_tokens, run.name) or run.batch_tokens,
@@ -227,7 +231,8 @@ def _of_run(run: ForeignRun, options: ImportOptions) -> dict[str, np.ndarray]:
     }
     made = held | {"flops": flops, "step": curve["step"].to_numpy(int), "final": np.arange(1, count + 1) == count}
     found = {column: made[column] if column in made else _repeated(constants[column], count) for column in PLAIN}
-    return found | {name: _repeated(score, count) for name, score in run.scores.items() if name not in found}
+    found |= {name: _repeated(score, count) for name, score in run.scores.items() if name not in found}
+    return found | {name: curve[name].to_numpy() for name in curve if is_kept(name)}
 
 
 def _repeated(value: object, count: int) -> np.ndarray:
@@ -237,9 +242,14 @@ def _repeated(value: object, count: int) -> np.ndarray:
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray | pd.Series:
-    """The columns of all runs as one; numbers beside missing values are numbers, NaN where one is missing."""
+    """The columns of all runs as one; numbers beside missing values are numbers, NaN where one is missing, and beside
+    words they are words."""
     joined = np.concatenate(parts)
-    return pd.Series(joined).infer_objects() if joined.dtype == object else joined
+    if joined.dtype != object:
+        return joined
+    column = pd.Series(joined).infer_objects()
+    mixed = pd.api.types.infer_dtype(column, skipna=True).startswith("mixed")
+    return column.map(str, na_action="ignore") if mixed else column
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
+from isoflop.scaling.imports.kept import kept_columns
 from isoflop.scaling.imports.lookup import NAMES, Columns
 from isoflop.scaling.imports.panels import laid_out, panel
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
@@ -182,6 +183,8 @@ def _runs(source: str, found: Resolved, groups: Mapping[str, np.ndarray], column
     for quantity in ("step", "train_loss", "learning_rate", "samples", "epoch", "wall_seconds"):
         if (column := columns.find(frame, quantity)) is not None:
             curves[quantity] = floats(frame[column])
+    kept = kept_columns(found.written, columns.mapping)
+    curves = curves.assign(**{ours: frame[ours if ours in found.columns else theirs] for ours, theirs in kept.items()})
     curves = curves.reset_index(drop=True)
     along = floats(frame[axis]).to_numpy() if axis else np.full(len(frame), np.nan)
     counts = {kind: column for column, kind in _BY_CONVENTION.items() if column in frame}
@@ -190,7 +193,10 @@ def _runs(source: str, found: Resolved, groups: Mapping[str, np.ndarray], column
     named = {key: column for key in ("seed", "arm", "batch_tokens") if (column := columns.find(frame, key))}
     lengths = {q: column for q, key in _LENGTHS.items() if q in curves and (column := columns.find(frame, key))}
     scores = _scores(frame, columns)
-    held = {column: frame[column].to_numpy(object) for column in {*counts.values(), *named.values(), *lengths.values()}}
+    told = [name for name in ("params_convention", "compute_convention") if name in frame]
+    held = {column: frame[column].to_numpy(object)
+            for column in {*counts.values(), *named.values(), *lengths.values(), *told}}  # fmt: skip
+    columns.say_unused(found, {*kept.values(), *counts.values(), *lengths.values(), *scores})
     flops = found.columns.get("flops")
     runs = []
     for name, rows in groups.items():
@@ -209,14 +215,21 @@ def _runs(source: str, found: Resolved, groups: Mapping[str, np.ndarray], column
         if "learning_rate" in curve and curve["learning_rate"].notna().any():
             settings["learning_rate"] = float(curve["learning_rate"].max())
         made = {kind: constants[column] for kind, column in counts.items() if constants[column] is not None}
+        made = {_convention("n_params", kind, constants): count for kind, count in made.items()}
         runs.append(ForeignRun(
             name=name, source=source, curve=curve, settings=settings, n_params=made,  # type: ignore[arg-type]
             batch_tokens=constants[named["batch_tokens"]] if "batch_tokens" in named else None,  # type: ignore[arg-type]
-            compute_convention=f"the column {flops}" if flops else "",
+            compute_convention=_convention("flops", f"the column {flops}", constants) if flops else "",
             loss_unit=unit, told_steps=step is not None,
             scores={score: known[-1] for score, values in scores.items() if len(known := _known(values[rows]))},
         ))  # fmt: skip
     return runs
+
+
+def _convention(quantity: str, named: str, constants: Mapping[str, object]) -> str:
+    """What a count is by: as an imported table states of the column of that name, else `named`."""
+    stated = constants.get({"n_params": "params_convention", "flops": "compute_convention"}[quantity])
+    return str(stated) if stated and named == f"the column {quantity}" else named
 
 
 def _scores(frame: pd.DataFrame, columns: Columns) -> dict[str, np.ndarray]:

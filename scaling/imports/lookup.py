@@ -4,12 +4,13 @@ With two candidates the error asks for `--map`.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from isoflop.scaling.imports.kept import left_out_note
 from isoflop.scaling.imports.source import SourceError
 from isoflop.scaling.table.columns import OPTIONAL, VALIDATION, Resolved, TableError, hint, refuse_words, resolve
 from isoflop.scaling.table.curves import run_column
@@ -20,7 +21,8 @@ from isoflop.scaling.table.meaning import QUANTITIES, meaning
 NAMES: dict[str, tuple[str, ...]] = {
     "step": ("step", "_step", "iter", "iteration", "global_step", "train/global_step", "trainer/global_step"),
     "train_loss": ("train_loss", "train/loss", "train/crossentropyloss", "train/ce loss", "loss/train"),
-    "learning_rate": ("learning_rate", "lr", "train/learning_rate", "train/lr", "optim/learning_rate_group0"),
+    "learning_rate": ("learning_rate", "lr", "train/learning_rate", "train/lr", "optim/learning_rate_group0",
+                      "peak_learning_rate"),
     "batch_tokens": ("batch_tokens", "batch_size_in_tokens", "tokens_per_step", "tokens_per_iter"),
     "wall_seconds": ("wall_seconds", "_runtime", "runtime", "elapsed_seconds", "train_seconds", "train_time_sec"),
     "samples": (
@@ -121,6 +123,13 @@ class Columns:
             if quantity in NAMES and (column := self.find(found.frame, quantity)) is not None:
                 return column
         return None
+
+    def say_unused(self, found: Resolved, used: Iterable[str]) -> None:
+        """Note the columns of which nothing is kept: not `used`, and of no quantity, setting or name of a run."""
+        frame, step = found.written, self.find(found.written, "step")
+        known = [*found.columns.values(), *(self.find(frame, name) for name in NAMES), run_column(frame, step)]
+        if text := left_out_note(frame, [*used, *known]):
+            self.note(text)
 
     def note(self, text: str) -> None:
         if text not in self.notes:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from isoflop.scaling.imports.assemble import Imported, ImportOptions, assemble
 from isoflop.scaling.imports.columns import TABLES, TableReader
+from isoflop.scaling.imports.kept import KEPT, is_kept
 from isoflop.scaling.imports.logs.megatron import MEGATRON
 from isoflop.scaling.imports.logs.nanochat import NANOCHAT
 from isoflop.scaling.imports.logs.nanogpt import NANOGPT
@@ -49,9 +50,9 @@ def import_source(
         raise SourceError(f"--from {kind}: not one of {', '.join(KINDS)}")
     if not source.exists():
         raise SourceError(f"{source}: no such file or folder")
-    known = (*QUANTITIES, *OPTIONAL, *NAMES)
+    known = tuple(dict.fromkeys((*QUANTITIES, *OPTIONAL, *NAMES, *KEPT)))
     for ours, theirs in mapping.items():
-        if ours not in known:
+        if ours not in known and not is_kept(ours):
             raise SourceError(
                 f"{source}: --map {ours}={theirs}: {ours!r} is none of {', '.join(known)}{hint(ours, known)}"
             )

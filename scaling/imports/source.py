@@ -42,7 +42,7 @@ class ForeignRun:
     """One run as its source reports it.
 
     `curve` has columns step and loss (in `loss_unit`), and tokens, flops, samples, epoch, train_loss, learning_rate and
-    wall_seconds where reported.
+    wall_seconds where reported, and those that a run keeps as they are (`kept.is_kept`).
     `n_params` holds parameter counts by convention, `settings` constants of the run (seed, arm, learning_rate, corpus,
     optimizer, schedule, warmup_steps, dtype), `skipped` numbers of rows without an evaluation by reason, `scores` those
     of the finished run on tasks, by the name of their column. Without `told_steps` the steps of the curve number rows.
