@@ -6,7 +6,7 @@ law is fitted; otherwise it has a row per evaluation, with n_params and flops un
 Nothing is guessed: an error names the option for a missing quantity, and every row left out is counted under a reason.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -157,7 +157,7 @@ def _plain(
     table = table.assign(arm="") if table["arm"].isna().all() else table
     if "trunk_id" in table:  # a run that is no branch is a trunk of its own
         table["trunk_id"] = table["trunk_id"].where(table["trunk_id"].notna(), table["run_id"])
-    table = _third(table, notes)
+    table = _third(table, {run.name for run in kept if run.without_embeddings}, notes)
     for column, remedy in REMEDIES.items():
         ends = table[table["final"]]
         lacking = list(ends.loc[~np.isfinite(ends[column]), "run_id"])
@@ -186,11 +186,16 @@ def _plain(
     return table.reset_index(drop=True)
 
 
-def _third(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
-    """The table with the one of n_params, tokens and flops that no run reports, of the runs that have the other two."""
+def _third(table: pd.DataFrame, apart: Collection[str], notes: list[str]) -> pd.DataFrame:
+    """The table with the one of n_params, tokens and flops that no run reports, of the runs that have the other two.
+
+    Tokens are not told by the FLOPs of runs `apart`, which are of other parameters.
+    """
     sizes = table[["n_params", "tokens", "flops"]].astype(float)
     held = [name for name in sizes if sizes[name].notna().any()]
     whole = sizes[held].notna().all(axis=1)
+    if "tokens" not in held:
+        whole &= ~table["run_id"].isin(apart)
     if len(held) != 2 or "flops" not in held or not whole.any():
         return table  # without flops a fit takes 6 N D itself
     (absent,) = set(sizes) - set(held)

@@ -22,6 +22,7 @@ from isoflop.scaling.table.formats.names import LABELS
 from isoflop.scaling.table.formats.read_file import OTHER_SHEETS, SUFFIXES, is_table_file, read_file
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.meaning import meaning, words
+from isoflop.scaling.table.read import without_embeddings
 from isoflop.scaling.table.unfinished import SHORT, short_of_plan, unfinished
 
 _SCORE = re.compile(r"(^|_)(acc|accuracy|acc_norm|exact_match|f1|mc1|mc2)(_|$)")
@@ -220,7 +221,7 @@ def _runs(source: str, found: Resolved, groups: Mapping[str, np.ndarray], column
             name=name, source=source, curve=curve, settings=settings, n_params=made,  # type: ignore[arg-type]
             batch_tokens=constants[named["batch_tokens"]] if "batch_tokens" in named else None,  # type: ignore[arg-type]
             compute_convention=_convention("flops", f"the column {flops}", constants) if flops else "",
-            loss_unit=unit, told_steps=step is not None,
+            loss_unit=unit, told_steps=step is not None, without_embeddings=without_embeddings(found, columns.mapping),
             scores={score: known[-1] for score, values in scores.items() if len(known := _known(values[rows]))},
         ))  # fmt: skip
     return runs

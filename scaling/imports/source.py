@@ -46,7 +46,8 @@ class ForeignRun:
     `n_params` holds parameter counts by convention, `settings` constants of the run (seed, arm, learning_rate, corpus,
     optimizer, schedule, warmup_steps, dtype), `skipped` numbers of rows without an evaluation by reason, `scores` those
     of the finished run on tasks, by the name of their column. Without `told_steps` the steps of the curve number rows.
-    `notes` say what was taken for told.
+    `notes` say what was taken for told. With `without_embeddings` its FLOPs are 6 x parameters without embeddings x
+    tokens, and do not tell the tokens of a run whose n_params are others.
     """
 
     name: str
@@ -64,6 +65,7 @@ class ForeignRun:
     scores: Mapping[str, float] = field(default_factory=dict)
     told_steps: bool = True
     notes: Sequence[str] = ()
+    without_embeddings: bool = False
 
 
 @dataclass(frozen=True)
