@@ -6,6 +6,7 @@ law is fitted; otherwise it has a row per evaluation, with n_params and flops un
 Nothing is guessed: an error names the option for a missing quantity, and every row left out is counted under a reason.
 """
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,30 +43,36 @@ _UNKNOWN = {"string": "", "int64": 0, "float64": float("nan"), "bool": False}
 
 @dataclass(frozen=True)
 class Imported:
-    """The imported table, the rows that are not in it with the reason, and notes on what was assumed."""
+    """The imported table, the rows that are not in it with the reason, notes on what was assumed, and what was read."""
 
     table: pd.DataFrame
     kind: str  # run table | curves | one row per run
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
+    sources: tuple[Path, ...] = ()
 
     @property
     def ends(self) -> pd.DataFrame:
         """The last row of each run."""
         return self.table[self.table["final"]] if "final" in self.table else self.table
 
-    def write(self, target: Path) -> None:
-        """Write the table to a .parquet or a .csv, a run table atomically. Raises SourceError for another suffix."""
+    def write(self, target: Path) -> bool:
+        """Write the table to a .parquet or a .csv as a whole; whether it replaces a file.
+
+        Raises SourceError for another suffix, and for a file that was read.
+        """
         if target.suffix not in (".parquet", ".csv"):
             raise SourceError(f"--out {target}: write to a .parquet or a .csv")
+        replaces = target.exists()
+        if replaces and any(source.exists() and source.samefile(target) for source in self.sources):
+            raise SourceError(f"--out {target}: one of the files that are read; write to another, or move it away")
         if self.kind == "run table" and target.suffix == ".parquet":
             write_table(self.table, target)
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.suffix == ".parquet":
+        elif target.suffix == ".parquet":
             write_parquet(target, pa.Table.from_pandas(self.table))
         else:
-            self.table.to_csv(target, index=False)
+            _write_csv(self.table, target)
+        return replaces
 
     def to_dict(self) -> dict[str, object]:
         """JSON-ready values; the table itself is left out."""
@@ -82,6 +89,16 @@ class Imported:
         if self.left_out:
             lines.append(f"left out: {len(whole)} runs, {rows} rows in all")
         return "\n".join([*lines, *(f"  {one}" for one in self.left_out)])
+
+
+def _write_csv(table: pd.DataFrame, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        table.to_csv(temporary, index=False)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def assemble(runs: Sequence[ForeignRun], options: ImportOptions, before: Sequence[LeftOut] = ()) -> Imported:

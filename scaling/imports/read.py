@@ -80,7 +80,7 @@ def import_source(
         made = assemble(runs, options, tuple(left_out))
     except SourceError as error:  # of the runs, by their names
         raise error if str(source) in str(error) else SourceError(f"{source}: {error}") from error
-    return Imported(made.table, made.kind, made.left_out, (*notes, *made.notes))
+    return replace(made, notes=(*notes, *made.notes), sources=tuple(paths))
 
 
 def _scored(path: Path, source: Path, runs: list[ForeignRun], notes: list[str]) -> list[LeftOut] | None:

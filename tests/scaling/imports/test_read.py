@@ -340,3 +340,35 @@ def test_a_table_with_the_flops_of_the_trainer_does_not_tell_tokens_either(tmp_p
     with pytest.raises(TableError, match="say --map flops=total_flos"):
         read_table(path)
     assert points(read_table(path, mapping={"flops": "total_flos"})).frame["tokens"].tolist() == [1e9, 1e9]
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_file_that_is_read_is_not_written_over(tmp_path, inside, typed):
+    runs = tmp_path / "runs.csv"
+    runs.write_text("N,D,loss,diary\n1e8,1e9,3.5,good\n2e8,1e9,3.4,bad\n")
+    before = runs.read_text()
+    code, _, told = typed("import", tmp_path if inside else runs, "-o", runs)
+    assert (code, runs.read_text()) == (2, before)
+    assert "one of the files that are read; write to another, or move it away" in told
+    (tmp_path / "out").mkdir()
+    out = tmp_path / "out/made.csv"
+    assert typed("import", runs, "-o", out)[1].endswith(f"written to {out}\n")
+    assert typed("import", runs, "-o", out)[1].endswith(f"written to {out} over the file that was there\n")
+    assert json.loads(typed("import", runs, "-o", out, "--json")[1])["replaced"] is True
+
+
+def test_a_table_that_cannot_be_written_leaves_the_one_that_was_there(tmp_path, monkeypatch):
+    (tmp_path / "runs.csv").write_text("N,D,loss\n1e8,1e9,3.5\n2e8,1e9,3.4\n")
+    found = import_source(tmp_path / "runs.csv", "auto", ImportOptions(), {})
+    found.write(tmp_path / "made.csv")
+    before = (tmp_path / "made.csv").read_text()
+
+    def full(self, target, **options):
+        Path(target).write_text("run_id,N")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
+    with pytest.raises(OSError, match="No space left"):
+        found.write(tmp_path / "made.csv")
+    assert (tmp_path / "made.csv").read_text() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made.csv", "runs.csv"]
