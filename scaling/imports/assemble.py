@@ -120,7 +120,7 @@ def assemble(runs: Sequence[ForeignRun], options: ImportOptions, before: Sequenc
     left_out = [one for one in left_out if one.reason != COUNTED_FROM_ZERO]
     if counted:
         notes.append(
-            f"{len(counted)} runs count their steps from 0 ({_listed([one.run for one in counted])}): one was added"
+            f"{len(counted)} runs count their steps from 0 ({listed([one.run for one in counted])}): one was added"
         )
     if not kept:
         reasons = "; ".join(str(one) for one in left_out[:4]) or "the source holds no run"
@@ -179,7 +179,7 @@ def _plain(
         ends = table[table["final"]]
         lacking = list(ends.loc[~np.isfinite(ends[column]), "run_id"])
         if len(lacking) == len(ends):
-            raise SourceError(f"no run reports its {column} ({_listed(lacking)}); {remedy}")
+            raise SourceError(f"no run reports its {column} ({listed(lacking)}); {remedy}")
         rows = table["run_id"].value_counts()
         left_out += [
             LeftOut(name, int(rows[name]), f"it does not report its {column}; {remedy}", whole=True) for name in lacking
@@ -274,7 +274,8 @@ def _joined(parts: Sequence[np.ndarray]) -> np.ndarray | pd.Series:
     return column.map(str, na_action="ignore") if mixed else column
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
