@@ -82,10 +82,11 @@ def import_(
         keep_unfinished=keep_unfinished,
     )
     found = import_source(source, kind, options, pairs(mapping, "--map"), sheet=sheet)
-    found.write(out)
+    replaced = found.write(out)
     objections = unit_findings(points(found.ends))
-    lines = [str(found), *map(str, objections), f"written to {out}"]
-    value = found.to_dict() | {"findings": [one.to_dict() for one in objections], "out": str(out)}
+    wrote = f"written to {out}" + (" over the file that was there" if replaced else "")
+    lines = [str(found), *map(str, objections), wrote]
+    value = found.to_dict() | {"findings": [one.to_dict() for one in objections], "out": str(out), "replaced": replaced}
     emit(value, "\n".join(lines), as_json)
 
 

@@ -6,7 +6,8 @@ law is fitted; otherwise it has a row per evaluation, with n_params and flops un
 Nothing is guessed: an error names the option for a missing quantity, and every row left out is counted under a reason.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pyarrow as pa
 
 from isoflop.printable import printable
 from isoflop.scaling.imports.clean import COUNTED_FROM_ZERO, ImportOptions, by_run, clean
+from isoflop.scaling.imports.kept import UNTOLD, is_kept
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import with_third
@@ -41,30 +43,36 @@ _UNKNOWN = {"string": "", "int64": 0, "float64": float("nan"), "bool": False}
 
 @dataclass(frozen=True)
 class Imported:
-    """The imported table, the rows that are not in it with the reason, and notes on what was assumed."""
+    """The imported table, the rows that are not in it with the reason, notes on what was assumed, and what was read."""
 
     table: pd.DataFrame
     kind: str  # run table | curves | one row per run
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
+    sources: tuple[Path, ...] = ()
 
     @property
     def ends(self) -> pd.DataFrame:
         """The last row of each run."""
         return self.table[self.table["final"]] if "final" in self.table else self.table
 
-    def write(self, target: Path) -> None:
-        """Write the table to a .parquet or a .csv, a run table atomically. Raises SourceError for another suffix."""
+    def write(self, target: Path) -> bool:
+        """Write the table to a .parquet or a .csv as a whole; whether it replaces a file.
+
+        Raises SourceError for another suffix, and for a file that was read.
+        """
         if target.suffix not in (".parquet", ".csv"):
             raise SourceError(f"--out {target}: write to a .parquet or a .csv")
+        replaces = target.exists()
+        if replaces and any(source.exists() and source.samefile(target) for source in self.sources):
+            raise SourceError(f"--out {target}: one of the files that are read; write to another, or move it away")
         if self.kind == "run table" and target.suffix == ".parquet":
             write_table(self.table, target)
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.suffix == ".parquet":
+        elif target.suffix == ".parquet":
             write_parquet(target, pa.Table.from_pandas(self.table))
         else:
-            self.table.to_csv(target, index=False)
+            _write_csv(self.table, target)
+        return replaces
 
     def to_dict(self) -> dict[str, object]:
         """JSON-ready values; the table itself is left out."""
@@ -81,6 +89,16 @@ class Imported:
         if self.left_out:
             lines.append(f"left out: {len(whole)} runs, {rows} rows in all")
         return "\n".join([*lines, *(f"  {one}" for one in self.left_out)])
+
+
+def _write_csv(table: pd.DataFrame, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        table.to_csv(temporary, index=False)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def assemble(runs: Sequence[ForeignRun], options: ImportOptions, before: Sequence[LeftOut] = ()) -> Imported:
@@ -102,12 +120,13 @@ def assemble(runs: Sequence[ForeignRun], options: ImportOptions, before: Sequenc
     left_out = [one for one in left_out if one.reason != COUNTED_FROM_ZERO]
     if counted:
         notes.append(
-            f"{len(counted)} runs count their steps from 0 ({_listed([one.run for one in counted])}): one was added"
+            f"{len(counted)} runs count their steps from 0 ({listed([one.run for one in counted])}): one was added"
         )
     if not kept:
         reasons = "; ".join(str(one) for one in left_out[:4]) or "the source holds no run"
         raise SourceError(f"no run can be imported ({reasons})")
     _check_names(kept)
+    notes += dict.fromkeys(note for run in kept for note in run.notes)
     if any(run.horizon_steps is None for run in kept):
         notes.append("horizons are not reported: the last evaluation of a run is taken as its end")
     if all(run.shape for run in kept) and not options.n_params:
@@ -122,6 +141,11 @@ def _check(options: ImportOptions, runs: Sequence[ForeignRun]) -> None:
         raise SourceError(f"--params {options.params}: not one of {', '.join(PARAMS)}")
     if options.bytes_per_token is not None and not options.bytes_per_token > 0:
         raise SourceError(f"--bytes-per-token {options.bytes_per_token}: not a positive number")
+    if options.bytes_per_token is not None and not any(run.loss_unit.endswith("/byte") for run in runs):
+        units = ", ".join(sorted({run.loss_unit for run in runs}))
+        raise SourceError(
+            f"--bytes-per-token {options.bytes_per_token:g}: no run has a loss per byte (there are {units})"
+        )
     names = {"", *(run.name for run in runs)}
     for option, numbers in (
         ("--n-params", options.n_params),
@@ -144,15 +168,18 @@ def _plain(
     kept: Sequence[ForeignRun], options: ImportOptions, notes: list[str], left_out: list[LeftOut]
 ) -> pd.DataFrame:
     rows = [_of_run(run, options) for run in kept]
-    names = (*PLAIN, *dict.fromkeys(name for run in kept for name in run.scores))
-    table = pd.DataFrame({name: _joined([held[name] if name in held else _repeated(np.nan, len(held["loss"]))
+    names = (*PLAIN, *dict.fromkeys(name for held in rows for name in held if name not in PLAIN))
+    table = pd.DataFrame({name: _joined([held[name] if name in held else _repeated(UNTOLD.get(name), len(held["loss"]))
                                          for held in rows]) for name in names})  # fmt: skip
-    table = _third(table, notes)
+    table = table.assign(arm="") if table["arm"].isna().all() else table
+    if "trunk_id" in table:  # a run that is no branch is a trunk of its own
+        table["trunk_id"] = table["trunk_id"].where(table["trunk_id"].notna(), table["run_id"])
+    table = _third(table, {run.name for run in kept if run.without_embeddings}, notes)
     for column, remedy in REMEDIES.items():
         ends = table[table["final"]]
         lacking = list(ends.loc[~np.isfinite(ends[column]), "run_id"])
         if len(lacking) == len(ends):
-            raise SourceError(f"no run reports its {column} ({_listed(lacking)}); {remedy}")
+            raise SourceError(f"no run reports its {column} ({listed(lacking)}); {remedy}")
         rows = table["run_id"].value_counts()
         left_out += [
             LeftOut(name, int(rows[name]), f"it does not report its {column}; {remedy}", whole=True) for name in lacking
@@ -176,11 +203,16 @@ def _plain(
     return table.reset_index(drop=True)
 
 
-def _third(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
-    """The table with the one of n_params, tokens and flops that no run reports, of the runs that have the other two."""
+def _third(table: pd.DataFrame, apart: Collection[str], notes: list[str]) -> pd.DataFrame:
+    """The table with the one of n_params, tokens and flops that no run reports, of the runs that have the other two.
+
+    Tokens are not told by the FLOPs of runs `apart`, which are of other parameters.
+    """
     sizes = table[["n_params", "tokens", "flops"]].astype(float)
     held = [name for name in sizes if sizes[name].notna().any()]
     whole = sizes[held].notna().all(axis=1)
+    if "tokens" not in held:
+        whole &= ~table["run_id"].isin(apart)
     if len(held) != 2 or "flops" not in held or not whole.any():
         return table  # without flops a fit takes 6 N D itself
     (absent,) = set(sizes) - set(held)
@@ -207,7 +239,7 @@ def _of_run(run: ForeignRun, options: ImportOptions) -> dict[str, np.ndarray]:
         flops = np.where(np.isnan(flops), run.flops_per_token * held["tokens"], flops)
     constants = {
         "run_id": run.name,
-        "arm": options.arm or str(run.settings.get("arm", "")),
+        "arm": options.arm or run.settings.get("arm"),
         "seed": run.settings.get("seed"),
         "n_params": given or run.n_params.get(convention, np.nan),
         "batch_tokens": by_run(options.batch_tokens, run.name) or run.batch_tokens,
@@ -221,7 +253,8 @@ def _of_run(run: ForeignRun, options: ImportOptions) -> dict[str, np.ndarray]:
     }
     made = held | {"flops": flops, "step": curve["step"].to_numpy(int), "final": np.arange(1, count + 1) == count}
     found = {column: made[column] if column in made else _repeated(constants[column], count) for column in PLAIN}
-    return found | {name: _repeated(score, count) for name, score in run.scores.items() if name not in found}
+    found |= {name: _repeated(score, count) for name, score in run.scores.items() if name not in found}
+    return found | {name: curve[name].to_numpy() for name in curve if is_kept(name)}
 
 
 def _repeated(value: object, count: int) -> np.ndarray:
@@ -231,12 +264,18 @@ def _repeated(value: object, count: int) -> np.ndarray:
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray | pd.Series:
-    """The columns of all runs as one; numbers beside missing values are numbers, NaN where one is missing."""
+    """The columns of all runs as one; numbers beside missing values are numbers, NaN where one is missing, and beside
+    words they are words."""
     joined = np.concatenate(parts)
-    return pd.Series(joined).infer_objects() if joined.dtype == object else joined
+    if joined.dtype != object:
+        return joined
+    column = pd.Series(joined).infer_objects()
+    mixed = pd.api.types.infer_dtype(column, skipna=True).startswith("mixed")
+    return column.map(str, na_action="ignore") if mixed else column
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 

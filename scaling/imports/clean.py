@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
-from isoflop.scaling.imports.source import ForeignRun, LeftOut
+from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
 from isoflop.scaling.table.curves import not_positive
 
 COUNTED_FROM_ZERO = "its steps are counted from 0: one was added"
 EVEN = 50  # a single step that is one short of a multiple of this is counted from 0
+UNEVEN = 0.01  # relative: how far tokens and samples of steps of one size lie from even, beyond those of one step
 FEWEST_BETWEEN = 5  # steps between evaluations from which the count shows
 
 
@@ -29,7 +30,10 @@ class ImportOptions:
 
 
 def clean(run: ForeignRun, options: ImportOptions) -> tuple[ForeignRun | None, list[LeftOut]]:
-    """The run with its usable rows, in nats (None without any, or short of its horizon), and what is left out."""
+    """The run with its usable rows, in nats (None without any, or short of its horizon), and what is left out.
+
+    Raises SourceError for an option that what the run tells contradicts.
+    """
     out: list[LeftOut] = []
     frame = run.curve
     diverged = _diverged(frame)
@@ -98,16 +102,33 @@ def _in_nats(frame: pd.DataFrame, run: ForeignRun, options: ImportOptions) -> tu
 
 
 def _tokens(frame: pd.DataFrame, run: ForeignRun, options: ImportOptions) -> pd.DataFrame:
-    """The curve with its tokens: as reported, from those of a step, or as its share of those that a run ends with."""
-    if "tokens" in frame and frame["tokens"].notna().all():
+    """The curve with its tokens: as reported, else from those of a step where nothing reported contradicts these, else
+    as its share of those that a run ends with."""
+    told = frame["tokens"] if "tokens" in frame else pd.Series(np.nan, index=frame.index)
+    if told.notna().all():
         return frame
-    batch = by_run(options.batch_tokens, run.name) or run.batch_tokens
-    if batch and run.told_steps:
-        return frame.assign(tokens=frame["step"] * batch)
+    given = by_run(options.batch_tokens, run.name)
+    if (batch := given or run.batch_tokens) and run.told_steps:
+        if _of_one_batch(frame, batch):
+            return frame.assign(tokens=told.fillna(frame["step"] * batch))
+        if given:
+            raise SourceError(
+                f"--batch-tokens {given:g}: the steps of {run.name} are of several batches by the samples or tokens "
+                f"that it tells; give --tokens {run.name}=VALUE for those at its end"
+            )
     end = by_run(options.tokens, run.name)
     progress = next(frame[name] for name in ("samples", "epoch", "step") if name in frame and frame[name].notna().all())
     last = progress.iloc[-1]
-    return frame.assign(tokens=end * progress / last if end and last > 0 else np.nan)
+    return frame.assign(tokens=told.fillna(end * progress / last) if end and last > 0 else told)
+
+
+def _of_one_batch(frame: pd.DataFrame, batch: float) -> bool:
+    """Whether what a run tells of its tokens and samples is that of steps of one size, of `batch` tokens."""
+    samples = frame["samples"].iloc[-1] / frame["step"].iloc[-1] if "samples" in frame else np.nan
+    each = {name: size for name, size in (("tokens", batch), ("samples", samples)) if name in frame}
+    return not any(
+        ((frame[name] - frame["step"] * size).abs() > size + UNEVEN * frame[name]).any() for name, size in each.items()
+    )
 
 
 def from_zero(curve: pd.DataFrame, horizon: int | None) -> bool:

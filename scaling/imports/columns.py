@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
+from isoflop.scaling.imports.kept import kept_columns
 from isoflop.scaling.imports.lookup import NAMES, Columns
 from isoflop.scaling.imports.panels import laid_out, panel
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
@@ -21,6 +22,7 @@ from isoflop.scaling.table.formats.names import LABELS
 from isoflop.scaling.table.formats.read_file import OTHER_SHEETS, SUFFIXES, is_table_file, read_file
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.meaning import meaning, words
+from isoflop.scaling.table.read import without_embeddings
 from isoflop.scaling.table.unfinished import SHORT, short_of_plan, unfinished
 
 _SCORE = re.compile(r"(^|_)(acc|accuracy|acc_norm|exact_match|f1|mc1|mc2)(_|$)")
@@ -182,6 +184,8 @@ def _runs(source: str, found: Resolved, groups: Mapping[str, np.ndarray], column
     for quantity in ("step", "train_loss", "learning_rate", "samples", "epoch", "wall_seconds"):
         if (column := columns.find(frame, quantity)) is not None:
             curves[quantity] = floats(frame[column])
+    kept = kept_columns(found.written, columns.mapping)
+    curves = curves.assign(**{ours: frame[ours if ours in found.columns else theirs] for ours, theirs in kept.items()})
     curves = curves.reset_index(drop=True)
     along = floats(frame[axis]).to_numpy() if axis else np.full(len(frame), np.nan)
     counts = {kind: column for column, kind in _BY_CONVENTION.items() if column in frame}
@@ -190,14 +194,19 @@ def _runs(source: str, found: Resolved, groups: Mapping[str, np.ndarray], column
     named = {key: column for key in ("seed", "arm", "batch_tokens") if (column := columns.find(frame, key))}
     lengths = {q: column for q, key in _LENGTHS.items() if q in curves and (column := columns.find(frame, key))}
     scores = _scores(frame, columns)
-    held = {column: frame[column].to_numpy(object) for column in {*counts.values(), *named.values(), *lengths.values()}}
+    told = [name for name in ("params_convention", "compute_convention") if name in frame]
+    held = {column: frame[column].to_numpy(object)
+            for column in {*counts.values(), *named.values(), *lengths.values(), *told}}  # fmt: skip
+    columns.say_unused(found, {*kept.values(), *counts.values(), *lengths.values(), *scores})
     flops = found.columns.get("flops")
     runs = []
     for name, rows in groups.items():
         if axis and axis != step and len(rows) > 1:
             rows = rows[np.argsort(along[rows], kind="stable")]
         constants = {column: _constant(values[rows]) for column, values in held.items()}
-        curve = curves.iloc[rows].reset_index(drop=True)
+        curve, unit = curves.iloc[rows].reset_index(drop=True), found.loss_unit
+        if "loss_unit" in frame:
+            curve["loss"], unit = columns.in_unit(found, frame.iloc[rows])
         if step is None:
             curve = curve.assign(step=_places(along[rows]))
         elif len(rows) > 1:
@@ -207,14 +216,21 @@ def _runs(source: str, found: Resolved, groups: Mapping[str, np.ndarray], column
         if "learning_rate" in curve and curve["learning_rate"].notna().any():
             settings["learning_rate"] = float(curve["learning_rate"].max())
         made = {kind: constants[column] for kind, column in counts.items() if constants[column] is not None}
+        made = {_convention("n_params", kind, constants): count for kind, count in made.items()}
         runs.append(ForeignRun(
             name=name, source=source, curve=curve, settings=settings, n_params=made,  # type: ignore[arg-type]
             batch_tokens=constants[named["batch_tokens"]] if "batch_tokens" in named else None,  # type: ignore[arg-type]
-            compute_convention=f"the column {flops}" if flops else "",
-            loss_unit=found.loss_unit, told_steps=step is not None,
+            compute_convention=_convention("flops", f"the column {flops}", constants) if flops else "",
+            loss_unit=unit, told_steps=step is not None, without_embeddings=without_embeddings(found, columns.mapping),
             scores={score: known[-1] for score, values in scores.items() if len(known := _known(values[rows]))},
         ))  # fmt: skip
     return runs
+
+
+def _convention(quantity: str, named: str, constants: Mapping[str, object]) -> str:
+    """What a count is by: as an imported table states of the column of that name, else `named`."""
+    stated = constants.get({"n_params": "params_convention", "flops": "compute_convention"}[quantity])
+    return str(stated) if stated and named == f"the column {quantity}" else named
 
 
 def _scores(frame: pd.DataFrame, columns: Columns) -> dict[str, np.ndarray]:
@@ -248,7 +264,7 @@ def _filled(curve: pd.DataFrame) -> pd.DataFrame:
         if known.empty:
             continue
         steps, values, at = known["step"].to_numpy(), known[quantity].to_numpy(), curve["step"].to_numpy()
-        made = np.interp(at, steps, values, left=np.nan)
+        made = np.interp(at, steps, values, left=np.nan, right=np.nan)
         slopes = np.diff(values) / np.diff(steps)
         if len(slopes) and np.ptp(slopes) <= EVENLY * abs(slopes[-1]):
             after = at > steps[-1]

@@ -4,21 +4,25 @@ With two candidates the error asks for `--map`.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
+from isoflop.scaling.imports.kept import left_out_note
 from isoflop.scaling.imports.source import SourceError
 from isoflop.scaling.table.columns import OPTIONAL, VALIDATION, Resolved, TableError, hint, refuse_words, resolve
 from isoflop.scaling.table.curves import run_column
+from isoflop.scaling.table.formats.loss_unit import with_unit
 from isoflop.scaling.table.meaning import QUANTITIES, meaning
 
 # Names of what is no quantity of a law, lower case, in the order of preference where several are there.
 NAMES: dict[str, tuple[str, ...]] = {
     "step": ("step", "_step", "iter", "iteration", "global_step", "train/global_step", "trainer/global_step"),
     "train_loss": ("train_loss", "train/loss", "train/crossentropyloss", "train/ce loss", "loss/train"),
-    "learning_rate": ("learning_rate", "lr", "train/learning_rate", "train/lr", "optim/learning_rate_group0"),
+    "learning_rate": ("learning_rate", "lr", "train/learning_rate", "train/lr", "optim/learning_rate_group0",
+                      "peak_learning_rate"),
     "batch_tokens": ("batch_tokens", "batch_size_in_tokens", "tokens_per_step", "tokens_per_iter"),
     "wall_seconds": ("wall_seconds", "_runtime", "runtime", "elapsed_seconds", "train_seconds", "train_time_sec"),
     "samples": (
@@ -100,6 +104,17 @@ class Columns:
             f"{self.source}: no validation loss; name it with --map loss=COLUMN (columns: {', '.join(map(str, frame))})"
         )
 
+    def in_unit(self, found: Resolved, rows: pd.DataFrame) -> tuple[np.ndarray, str]:
+        """The losses (n,) of the rows of a run, in nats, and their unit. Raises SourceError for a unit in dispute."""
+        notes: list[str] = []
+        try:
+            rows, unit = with_unit(found, rows, notes, source=self.source)
+        except TableError as error:
+            raise SourceError(str(error)) from error
+        for text in notes:
+            self.note(text)
+        return rows["loss"].to_numpy(float), unit
+
     def axis(self, found: Resolved) -> str | None:
         """The column along which a run goes: steps, tokens, samples, epochs or FLOPs; None without any."""
         for quantity in ("step", "tokens", "samples", "epoch", "flops"):
@@ -108,6 +123,13 @@ class Columns:
             if quantity in NAMES and (column := self.find(found.frame, quantity)) is not None:
                 return column
         return None
+
+    def say_unused(self, found: Resolved, used: Iterable[str]) -> None:
+        """Note the columns of which nothing is kept: not `used`, and of no quantity, setting or name of a run."""
+        frame, step = found.written, self.find(found.written, "step")
+        known = [*found.columns.values(), *(self.find(frame, name) for name in NAMES), run_column(frame, step)]
+        if text := left_out_note(frame, [*used, *known]):
+            self.note(text)
 
     def note(self, text: str) -> None:
         if text not in self.notes:

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from isoflop.scaling.imports.assemble import Imported, ImportOptions, assemble
+from isoflop.scaling.imports.assemble import Imported, ImportOptions, assemble, listed
 from isoflop.scaling.imports.columns import TABLES, TableReader
+from isoflop.scaling.imports.kept import KEPT, is_kept
 from isoflop.scaling.imports.logs.megatron import MEGATRON
 from isoflop.scaling.imports.logs.nanochat import NANOCHAT
 from isoflop.scaling.imports.logs.nanogpt import NANOGPT
@@ -49,9 +50,9 @@ def import_source(
         raise SourceError(f"--from {kind}: not one of {', '.join(KINDS)}")
     if not source.exists():
         raise SourceError(f"{source}: no such file or folder")
-    known = (*QUANTITIES, *OPTIONAL, *NAMES)
+    known = tuple(dict.fromkeys((*QUANTITIES, *OPTIONAL, *NAMES, *KEPT)))
     for ours, theirs in mapping.items():
-        if ours not in known:
+        if ours not in known and not is_kept(ours):
             raise SourceError(
                 f"{source}: --map {ours}={theirs}: {ours!r} is none of {', '.join(known)}{hint(ours, known)}"
             )
@@ -60,7 +61,7 @@ def import_source(
     notes: list[str] = []
     runs: list[ForeignRun] = []
     left_out: list[LeftOut] = []
-    paths = _paths(source, readers)
+    paths = _paths(source, readers, notes)
     if any(path.name == "trainer_state.json" for path in paths):
         paths = newest(paths, notes)
     chosen = {path: _reader(path, readers) for path in paths}
@@ -79,7 +80,7 @@ def import_source(
         made = assemble(runs, options, tuple(left_out))
     except SourceError as error:  # of the runs, by their names
         raise error if str(source) in str(error) else SourceError(f"{source}: {error}") from error
-    return Imported(made.table, made.kind, made.left_out, (*notes, *made.notes))
+    return replace(made, notes=(*notes, *made.notes), sources=tuple(paths))
 
 
 def _scored(path: Path, source: Path, runs: list[ForeignRun], notes: list[str]) -> list[LeftOut] | None:
@@ -110,20 +111,30 @@ def is_foreign(path: Path) -> bool:
         return False
 
 
-def _paths(source: Path, readers: Sequence[Reader]) -> list[Path]:
-    """What to read: the source itself, or the files in a folder that a reader is for."""
+def _paths(source: Path, readers: Sequence[Reader], notes: list[str]) -> list[Path]:
+    """What to read: the source itself, or the files in a folder that a reader is for, but hidden ones and copies that
+    editors keep."""
     suffixes = tuple(dict.fromkeys(suffix for reader in readers for suffix in reader.suffixes))
     if source.is_file() or not suffixes or any(reader.recognises(source) for reader in readers):
         return [source]
     tables = any(isinstance(reader, TableReader) for reader in readers)
     found = sorted(path for path in source.rglob("*") if path.is_file()
                    and ({path.suffix, path.name} & set(suffixes) or (tables and is_table_file(path))))  # fmt: skip
+    if hidden := [inner for path in found if _is_hidden(inner := path.relative_to(source))]:
+        notes.append(f"hidden files are not read: {listed(list(map(str, hidden)))}")
+        found = [path for path in found if path.relative_to(source) not in hidden]
     states = [path for path in found if path.name in _WHOLE]  # beside them lie other files of the same runs
     results = [path for path in found if path.name.startswith("results") and path.suffix == ".json"]
     found = states + results if states else found
     if not found:
-        raise SourceError(f"{source}: nothing to import (no event files, no {', '.join(suffixes)})")
+        but = f"; {notes[-1]}" if hidden else ""
+        raise SourceError(f"{source}: nothing to import (no event files, no {', '.join(suffixes)}){but}")
     return found
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether a file in a folder is no source of its own: hidden, in a hidden folder, or the lock of a sheet."""
+    return path.name.startswith("~$") or any(part.startswith(".") for part in path.parts)
 
 
 def _reader(path: Path, readers: Sequence[Reader]) -> Reader:

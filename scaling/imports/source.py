@@ -1,7 +1,7 @@
 """Sources of runs that other programs logged: what a reader of one takes and returns."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -42,10 +42,12 @@ class ForeignRun:
     """One run as its source reports it.
 
     `curve` has columns step and loss (in `loss_unit`), and tokens, flops, samples, epoch, train_loss, learning_rate and
-    wall_seconds where reported.
+    wall_seconds where reported, and those that a run keeps as they are (`kept.is_kept`).
     `n_params` holds parameter counts by convention, `settings` constants of the run (seed, arm, learning_rate, corpus,
     optimizer, schedule, warmup_steps, dtype), `skipped` numbers of rows without an evaluation by reason, `scores` those
     of the finished run on tasks, by the name of their column. Without `told_steps` the steps of the curve number rows.
+    `notes` say what was taken for told. With `without_embeddings` its FLOPs are 6 x parameters without embeddings x
+    tokens, and do not tell the tokens of a run whose n_params are others.
     """
 
     name: str
@@ -62,6 +64,8 @@ class ForeignRun:
     skipped: Mapping[str, int] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
     told_steps: bool = True
+    notes: Sequence[str] = ()
+    without_embeddings: bool = False
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from isoflop.scaling.table.columns import (
     texts,
 )
 from isoflop.scaling.table.curves import curves, not_positive
+from isoflop.scaling.table.formats.loss_unit import with_unit
 from isoflop.scaling.table.law_inputs import add_inputs, components, sizeless, unlike
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN, QUANTITIES, VAGUE
 from isoflop.scaling.table.read import check_values, require
@@ -320,7 +321,8 @@ def _resolved(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     found = resolve(table, {}, notes, source=source)
     frame = leave_out_unfinished(found.frame, notes, source=source)
     refuse_words(found, frame, source=source)
-    frame.attrs = table.attrs | {"loss_unit": found.loss_unit}
+    frame, unit = with_unit(found, frame, notes, source=source)
+    frame.attrs = table.attrs | {"loss_unit": unit}
     return frame
 
 
@@ -338,7 +340,7 @@ def _plain(
             "here n_params is taken as given: choose another column with --map n_params=COLUMN"
         )
     for column in ("params_convention", "compute_convention", "loss_unit"):  # what isoflop import recorded
-        if column in table:
+        if column in table and table[column].notna().any():
             notes.append(f"{column}: {', '.join(sorted(table[column].dropna().astype(str).unique()))}")
     if compute == "full-attention":
         raise TableError(f"{source}: --compute full-attention needs a run table; use exact (as given) or 6nd")

@@ -296,11 +296,7 @@ def _in_unit(found: Meaning | None, unit: str) -> Meaning | None:
         return None
     text = unit.strip().lower().replace("\u00d7", "x").removeprefix("x").removeprefix("in ").strip()
     if found.quantity == "loss":
-        measure = re.sub(r"^(bits|nats)_(byte|char|character|token|word)$", r"\1_per_\2", words(text))
-        if found.transform or measure not in _MEASURES:
-            return None
-        loss_unit, transform = _MEASURES[measure]
-        return Meaning("loss", transform=transform, loss_unit=loss_unit)
+        return None if found.transform else measured_in(text)
     if text in _LOG:
         return Meaning(found.quantity, transform=text)  # type: ignore[arg-type]  # one of _LOG
     first = text.split()[0] if text.split() else ""
@@ -313,6 +309,15 @@ def _in_unit(found: Meaning | None, unit: str) -> Meaning | None:
         if match := re.fullmatch(rf"{_FLOP}[\s-]?flops?", text):
             return Meaning("flops", _FLOP_SCALES[match[1]])
     return found if words(text) in ("count", "tokens", "params", "parameters", "flops", "flop") else None
+
+
+def measured_in(unit: str) -> Meaning | None:
+    """What values of a loss in a unit become (bits/byte, nats per token, ppl); None for an unknown unit."""
+    measure = re.sub(r"^(bits|nats)_(byte|char|character|token|word)$", r"\1_per_\2", words(unit))
+    if measure not in _MEASURES:
+        return None
+    loss_unit, transform = _MEASURES[measure]
+    return Meaning("loss", transform=transform, loss_unit=loss_unit)
 
 
 def number(text: str) -> float | None:

@@ -15,18 +15,20 @@ from isoflop.read_json import read_json
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.table.bundle.hub import address, fetch, on_hub
 from isoflop.scaling.table.bundle.manifest import is_bundle, read_manifest, table_of
-from isoflop.scaling.table.columns import OPTIONAL, TableError, absent, hint, refuse_words, resolve, row_names
+from isoflop.scaling.table.columns import OPTIONAL, Resolved, TableError, absent, hint, refuse_words, resolve, row_names
 from isoflop.scaling.table.curves import refuse_splits
+from isoflop.scaling.table.formats.loss_unit import with_unit
 from isoflop.scaling.table.formats.names import LABELS
 from isoflop.scaling.table.formats.read_file import read_file
 from isoflop.scaling.table.formats.run_rows import as_runs
 from isoflop.scaling.table.law_inputs import components, sizeless, unlike
-from isoflop.scaling.table.meaning import QUANTITIES
+from isoflop.scaling.table.meaning import QUANTITIES, words
 from isoflop.scaling.table.runs import RunTableError, SpoiledRunsError, is_run_table, is_runs, read_runs
 from isoflop.scaling.table.unfinished import leave_out_unfinished, short_of_plan, unfinished
-from isoflop.scaling.table.where import matching_rows, where_option
+from isoflop.scaling.table.where import matching_rows
 
 SHOWN = 200  # characters of a --where in a message
+TRAINER_FLOPS = "total_flos"
 MAX_POINTS = 200_000  # runs of one fit
 
 
@@ -110,24 +112,24 @@ def as_table(
     if not is_study and is_runs(frame):
         frame = as_runs(frame, source=str(path))
     refuse_splits(frame, source=str(path))
-    unit = _stated_unit(frame, mapping, source=str(path)) or found.loss_unit
+    if without_embeddings(found, mapping) and "n_params" in frame and "tokens" not in frame:
+        raise TableError(
+            f"{path}: no column 'tokens', and {found.columns['flops']} does not tell them: it is 6 x parameters "
+            "without embeddings x tokens (Hugging Face's Trainer); add a column of tokens, or, where n_params is "
+            f"without embeddings too, say --map flops={found.columns['flops']}"
+        )
+    stated: list[str] = []
+    frame, unit = with_unit(found, frame, stated, source=str(path))
     frame.attrs = {
-        "source": str(path), "notes": tuple(notes), "guessed": guessed, "mapping": mapping, "loss_unit": unit,
+        "source": str(path), "notes": (*notes, *stated), "guessed": (*guessed, *stated), "mapping": mapping,
+        "loss_unit": unit,
     }  # fmt: skip
     return frame
 
 
-def _stated_unit(frame: pd.DataFrame, mapping: Mapping[str, str], *, source: str) -> str:
-    """The unit in a column loss_unit, as `isoflop import` writes it; empty without one, TableError for several."""
-    if "loss" in mapping or "loss_unit" not in frame:
-        return ""
-    stated = [str(unit) for unit in frame["loss_unit"].dropna().unique()]
-    if len(stated) > 1:
-        raise TableError(
-            f"{source}: the losses are in several units ({', '.join(stated)}); keep one with "
-            f"{where_option('loss_unit', stated[0])}"
-        )
-    return stated[0] if stated else ""
+def without_embeddings(found: Resolved, mapping: Mapping[str, str]) -> bool:
+    """Whether the FLOPs are those that Hugging Face's Trainer counts, of parameters that n_params need not be."""
+    return "flops" not in mapping and words(found.columns.get("flops", "")) == TRAINER_FLOPS
 
 
 def _chosen_by_state(frame: pd.DataFrame, where: str | None) -> bool:

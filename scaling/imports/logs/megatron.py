@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from isoflop.scaling.imports.logs.log import NUMBER, LogReader
@@ -55,31 +56,46 @@ def _run(lines: list[str], path: Path) -> ForeignRun | None:
     rates = [values["learning_rate"] for values in training.values() if "learning_rate" in values]
     peak = reported.get("learning_rate") or max(rates, default=float("nan"))
     batches = {values["batch"] for values in training.values() if "batch" in values}
-    batch = reported.get("batch") or (batches.pop() if len(batches) == 1 else None)
+    batch = reported.get("batch") or (min(batches) if len(batches) == 1 else None)
     context = reported.get("context")
-    curve = pd.DataFrame([row | _at(training, int(row["step"]), context) for row in rows])
+    curve = pd.DataFrame([row | _at(training, int(row["step"])) for row in rows])
+    curve = curve.reindex(columns=["step", "loss", "train_loss", "learning_rate"]).astype(float)
+    curve = curve.assign(**_consumed(training, curve["step"].to_numpy(), context))
     return ForeignRun(
-        name=path.stem, source=f"Megatron log {path.name}", skipped=skipped,
-        curve=curve.reindex(columns=["step", "loss", "train_loss", "learning_rate", "tokens"]).astype(float),
+        name=path.stem, source=f"Megatron log {path.name}", skipped=skipped, curve=curve,
         horizon_steps=int(reported["steps"]) if "steps" in reported else None,
         batch_tokens=batch * context if batch and context else None,
         n_params=_params(ranks, reported.get("billions")),
         settings={"learning_rate": peak, "seed": int(reported.get("seed", 0))},
+        notes=("tokens: by the samples consumed, since the batch grows; even between two iteration lines",)
+        if len(batches) > 1 else (),
     )  # fmt: skip
 
 
-def _at(training: dict[int, dict[str, float]], step: int, context: float | None) -> dict[str, float]:
-    """What the last iteration line up to a step reports; tokens only where it is of that step."""
+def _at(training: dict[int, dict[str, float]], step: int) -> dict[str, float]:
+    """The training loss and rate of the last iteration line up to a step."""
     known = [k for k in training if k <= step]
-    if not known:
-        return {}
-    values = training[max(known)]
-    found: dict[str, float] = {key: values[key] for key in ("train_loss", "learning_rate") if key in values}
-    if max(known) == step and "tokens" in values:
-        found["tokens"] = values["tokens"]
-    elif max(known) == step and context and "samples" in values:
-        found["tokens"] = values["samples"] * context
-    return found
+    values = training[max(known)] if known else {}
+    return {key: values[key] for key in ("train_loss", "learning_rate") if key in values}
+
+
+def _consumed(training: dict[int, dict[str, float]], steps: np.ndarray, context: float | None) -> dict[str, np.ndarray]:
+    """Samples and tokens consumed at steps (n,), of those that iteration lines tell: in between they rise evenly.
+
+    They begin at 0, and go on behind the last line by the batch that it tells, else as before it.
+    """
+    made: dict[str, np.ndarray] = {}
+    for quantity in ("samples", "tokens"):
+        told = {0: 0.0} | {k: training[k][quantity] for k in sorted(training) if quantity in training[k]}
+        if len(told) < 2:
+            continue
+        at, values = np.array([*told]), np.array([*told.values()])
+        slope = (values[-1] - values[-2]) / (at[-1] - at[-2])
+        rate = training[int(at[-1])].get("batch", slope) if quantity == "samples" else slope
+        made[quantity] = np.interp(steps, at, values) + np.maximum(steps - at[-1], 0) * rate
+    if "samples" in made and "tokens" not in made and context:
+        made["tokens"] = made["samples"] * context
+    return made
 
 
 def _params(ranks: dict[tuple[str, str], float], billions: float | None) -> dict[str, float]:

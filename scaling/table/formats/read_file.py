@@ -1,4 +1,4 @@
-"""Files of rows as tables: CSV in any separator and encoding, JSON, parquet and sheets, packed or not.
+"""Files of rows as tables: CSV in any separator and encoding, JSON, parquet, Arrow and sheets, packed or not.
 
 Numbers are numbers and text stays as it was written: a run or an arm called None, NA, null, nan or 007 keeps its name.
 """
@@ -26,7 +26,8 @@ from isoflop.scaling.table.runs import first_line
 
 SHEETS = (".xlsx", ".xlsm")
 OTHER_SHEETS = (".xls", ".ods", ".numbers")
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", *SHEETS)
+ARROW = (".feather", ".arrow")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", *ARROW, *SHEETS)
 
 
 def read_file(path: Path, notes: list[str], labels: tuple[str, ...] = LABELS, sheet: str | None = None) -> pd.DataFrame:
@@ -49,8 +50,9 @@ def read_file(path: Path, notes: list[str], labels: tuple[str, ...] = LABELS, sh
         if kind == "spreadsheet":
             return _sheet(path, sheet, notes, labels)
         raw = unpacked(path)
-        if kind == "parquet":
-            return _with_decimals(_flat_cells(_without_index(_parquet(raw), path)), path, notes)
+        if kind in ("parquet", "Arrow"):
+            frame = _parquet(raw) if kind == "parquet" else _arrow(raw)
+            return _with_decimals(_flat_cells(_without_index(frame, path)), path, notes)
         if kind == "CSV":
             return read_csv(decoded(raw, notes), path, notes, labels)
         frame = flattened(read_json_rows(decoded(raw, notes), kind, path))
@@ -64,7 +66,9 @@ def read_file(path: Path, notes: list[str], labels: tuple[str, ...] = LABELS, sh
         pd.errors.ParserError,
         pd.errors.EmptyDataError, pd.errors.ParserWarning, lzma.LZMAError, zlib.error, zipfile.BadZipFile,
     ) as error:  # fmt: skip
-        raise TableError(f"{path}: cannot be read as {kind} ({first_line(error)})") from error
+        suffix = unpacked_name(path).suffix.lower()
+        remedy = f"; save the rows of a {suffix} file as parquet or CSV" if suffix and suffix not in SUFFIXES else ""
+        raise TableError(f"{path}: cannot be read as {kind} ({first_line(error)}){remedy}") from error
 
 
 def _flat_cells(frame: pd.DataFrame) -> pd.DataFrame:
@@ -109,11 +113,20 @@ def _parquet(raw: bytes) -> pd.DataFrame:
         raise ValueError(first_line(error)) from error
 
 
+def _arrow(raw: bytes) -> pd.DataFrame:
+    """The rows of a Feather or Arrow file, or of a stream of Arrow's, as Hugging Face's datasets write it."""
+    is_file = raw.startswith(b"ARROW1")
+    with pa.ipc.open_file(raw) if is_file else pa.ipc.open_stream(raw) as reader:
+        table = reader.read_all()
+    table.validate(full=True)
+    return table.to_pandas()
+
+
 def kind_of(path: Path) -> str:
-    """parquet, json, jsonl, spreadsheet or CSV, by the ending of a name without that of its packing."""
+    """parquet, Arrow, json, jsonl, spreadsheet or CSV, by the ending of a name without that of its packing."""
     suffix = unpacked_name(path).suffix.lower()
-    if suffix in SHEETS:
-        return "spreadsheet"
+    if suffix in (*SHEETS, *ARROW):
+        return "spreadsheet" if suffix in SHEETS else "Arrow"
     return {".parquet": "parquet", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl"}.get(suffix, "CSV")
 
 

@@ -182,3 +182,14 @@ def test_rows_without_steps_do_not_get_tokens_from_a_batch(tmp_path):
     (tmp_path / "t.csv").write_text(table("N,batch_tokens,loss", lambda n, d, y: (n, 1e6, y)))
     with pytest.raises(SourceError, match="no run reports its tokens"):
         import_source(tmp_path / "t.csv", "auto", ImportOptions(), {})
+
+
+def test_tokens_that_some_rows_report_are_not_replaced_by_steps_times_another_batch(tmp_path):
+    rows = [(50, 1e8, ""), (100, 1e8, 1e8), (150, 1e8, ""), (200, 1e8, 4e8), (300, 1e8, 9e8), (350, 1e8, "")]
+    text = "step,N,tokens,batch_tokens,val_loss\n" + "".join(f"{s},{n},{d},4e6,{4 - s / 1e3}\n" for s, n, d in rows)
+    (tmp_path / "ramp.csv").write_text(text)
+    found = import_source(tmp_path / "ramp.csv", "auto", ImportOptions(tokens={"ramp": 1.2e9}), {})
+    assert found.ends["tokens"].tolist() == [1.2e9]
+    assert found.table.set_index("step")["tokens"][[100, 150, 200]].tolist() == [1e8, 2.5e8, 4e8]
+    with pytest.raises(SourceError, match="--tokens RUN=VALUE"):
+        import_source(tmp_path / "ramp.csv", "auto", ImportOptions(), {})

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -309,3 +310,65 @@ def test_a_condition_that_keeps_no_run_of_a_run_table_is_told_at_once(monkeypatc
     monkeypatch.setattr("isoflop.scaling.imports.read_table._imported_table", imported)
     with pytest.raises(TableError, match="keeps none"):
         read_whole(RESULTS / "quick.parquet", where="loss < 0")
+
+
+def trainer_state(folder: Path, name: str, tokens: float) -> Path:
+    """A trainer_state.json as the Trainer writes it: without tokens, with the FLOPs of 8e7 other parameters."""
+    rows = [{"step": step, "eval_loss": 5 - step / 1000, "eval_runtime": 1.0} for step in (500, 1000)]
+    state = {"global_step": 1000, "max_steps": 1000, "total_flos": 6 * 8e7 * tokens, "num_input_tokens_seen": 0}
+    path = folder / name / "trainer_state.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(state | {"log_history": rows}))
+    return path
+
+
+def test_the_flops_of_the_trainer_do_not_tell_tokens_by_other_parameters(tmp_path):
+    path = trainer_state(tmp_path, "gpt", tokens=1.3e9)
+    with pytest.raises(SourceError, match=r"no run reports its tokens \(gpt\); give --batch-tokens VALUE"):
+        import_source(path, "auto", ImportOptions(n_params={"": 1.2e8}), {})
+    found = import_source(path, "auto", ImportOptions(n_params={"": 1.2e8}, tokens={"": 1.3e9}), {})
+    assert found.ends[["n_params", "tokens", "flops"]].to_numpy().tolist() == [[1.2e8, 1.3e9, 6 * 8e7 * 1.3e9]]
+    sized = import_source(path, "auto", ImportOptions(tokens={"": 1.3e9}), {})
+    assert sized.ends["n_params"].tolist() == pytest.approx([8e7])
+    named = import_source(path, "auto", ImportOptions(n_params={"": 8e7}), {"flops": "total_flos"})
+    assert named.ends["tokens"].tolist() == pytest.approx([1.3e9])
+
+
+def test_a_table_with_the_flops_of_the_trainer_does_not_tell_tokens_either(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("run,n_params,total_flos,loss\na,1e8,6e17,3.5\nb,2e8,1.2e18,3.4\n")
+    with pytest.raises(TableError, match="say --map flops=total_flos"):
+        read_table(path)
+    assert points(read_table(path, mapping={"flops": "total_flos"})).frame["tokens"].tolist() == [1e9, 1e9]
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_file_that_is_read_is_not_written_over(tmp_path, inside, typed):
+    runs = tmp_path / "runs.csv"
+    runs.write_text("N,D,loss,diary\n1e8,1e9,3.5,good\n2e8,1e9,3.4,bad\n")
+    before = runs.read_text()
+    code, _, told = typed("import", tmp_path if inside else runs, "-o", runs)
+    assert (code, runs.read_text()) == (2, before)
+    assert "one of the files that are read; write to another, or move it away" in told
+    (tmp_path / "out").mkdir()
+    out = tmp_path / "out/made.csv"
+    assert typed("import", runs, "-o", out)[1].endswith(f"written to {out}\n")
+    assert typed("import", runs, "-o", out)[1].endswith(f"written to {out} over the file that was there\n")
+    assert json.loads(typed("import", runs, "-o", out, "--json")[1])["replaced"] is True
+
+
+def test_a_table_that_cannot_be_written_leaves_the_one_that_was_there(tmp_path, monkeypatch):
+    (tmp_path / "runs.csv").write_text("N,D,loss\n1e8,1e9,3.5\n2e8,1e9,3.4\n")
+    found = import_source(tmp_path / "runs.csv", "auto", ImportOptions(), {})
+    found.write(tmp_path / "made.csv")
+    before = (tmp_path / "made.csv").read_text()
+
+    def full(self, target, **options):
+        Path(target).write_text("run_id,N")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
+    with pytest.raises(OSError, match="No space left"):
+        found.write(tmp_path / "made.csv")
+    assert (tmp_path / "made.csv").read_text() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made.csv", "runs.csv"]

@@ -275,10 +275,6 @@ def test_names_of_cross_entropy_are_those_of_a_loss(save, name):
     np.testing.assert_array_equal(table["loss"], KNOWN["loss"])
 
 
-def test_an_imported_unit_is_read_back(save):
-    assert points(read_table(save(KNOWN.assign(loss_unit="nats/byte")))).loss_unit == "nats/byte"
-
-
 @pytest.mark.parametrize("column", ["state", "run_state", "Status"])
 def test_runs_that_did_not_finish_are_left_out_and_counted(save, column):
     states = ["finished", "FAILED", "crashed", "Killed", "running", *["Finished"] * 4]

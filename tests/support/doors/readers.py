@@ -244,7 +244,8 @@ def _reseal(folder: Path) -> None:
 
 
 READERS: tuple[Reader, ...] = (
-    *(Reader(f"table.{kind}", f"t.{kind}", _table(f"t.{kind}")) for kind in ("csv", "parquet", "jsonl", "json")),
+    *(Reader(f"table.{kind}", f"t.{kind}", _table(f"t.{kind}"))
+      for kind in ("csv", "parquet", "feather", "jsonl", "json")),
     *([Reader("table.xlsx", "t.xlsx", _table("t.xlsx"), every=3)] if find_spec("openpyxl") else []),
     *(Reader(f"table.csv.{kind}", f"p.csv.{kind}", _table(f"p.csv.{kind}")) for kind in ("gz", "bz2", "xz", "zip")),
     Reader("runs.parquet", "quick.parquet", _runs),

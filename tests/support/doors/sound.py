@@ -78,6 +78,7 @@ def _write_tables(folder: Path) -> None:
     table = isoflop_table(BESIROGLU, seed=1).iloc[:28]
     table.to_csv(folder / "t.csv", index=False)
     table.to_parquet(folder / "t.parquet")
+    table.to_feather(folder / "t.feather")
     table.to_json(folder / "t.jsonl", orient="records", lines=True)
     table.iloc[:8].to_json(folder / "t.json", orient="split")
     if find_spec("openpyxl"):

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from isoflop.scaling.imports.assemble import ImportOptions
 from isoflop.scaling.imports.read import import_source
+from isoflop.scaling.imports.source import SourceError
 from tests.support.root import ROOT
 
 
@@ -28,3 +31,56 @@ def test_a_run_that_stopped_and_two_models_in_one_log(tmp_path):
     assert last[["run_id", "n_params", "loss"]].to_numpy().tolist() == [["both#1", 2.5e6, 4.4], ["both#2", 5.5e6, 3.9]]
     (tmp_path / "short.log").write_text(text.split("[default7]: [2026-05-01 12:00:12]")[0])
     assert "at step 100 of 200" in str(read(tmp_path).left_out[-1])
+
+
+HEAD = """------------------------ arguments ------------------------
+  global_batch_size ............................... {batch}
+  seq_length ...................................... 512
+  train_iters ..................................... 240
+-------------------- end of arguments ---------------------
+ > number of parameters on (tensor, pipeline) model parallel rank (0, 0): 1200000
+"""
+
+
+def growing_log(path: Path, *, first: int, last: int, grown: int, every: int, head: str = HEAD) -> dict[int, int]:
+    """Write the log of 240 steps whose batch is `first` up to step `grown`, then `last`, a line `every` so many steps.
+
+    Returns the samples consumed at each evaluation.
+    """
+    lines, consumed, told = [head.format(batch=last)], 0, {}
+    for step in range(1, 241):
+        batch = first if step <= grown else last
+        consumed += batch
+        if step % every == 0:
+            lines.append(
+                f" iteration {step:>8}/     240 | consumed samples: {consumed:>12} | learning rate: 3.0E-04 | "
+                f"global batch size: {batch:>5} | lm loss: 4.0E+00 |\n"
+            )
+        if step % 50 == 0 or step == 240:
+            told[step] = consumed
+            lines.append(f" validation loss at iteration {step} | lm loss value: {4 - step / 1000:.6E} |\n")
+    path.write_text("".join(lines))
+    return told
+
+
+@pytest.mark.parametrize("every", [1, 7, 50, 100])
+@pytest.mark.parametrize(("first", "grown"), [(64, 240), (8, 100), (16, 170)])
+def test_tokens_are_the_samples_consumed_whether_the_batch_grows_or_not(tmp_path, first, grown, every):
+    told = growing_log(tmp_path / "ramp.log", first=first, last=64, grown=grown, every=every)
+    found = read(tmp_path / "ramp.log")
+    got = dict(zip(found.table["step"], found.table["tokens"], strict=True))
+    between = every * (64 - first) * 512  # at most, where the batch grows between two lines
+    assert all(abs(got[step] - samples * 512) <= between for step, samples in told.items())
+    assert got[240] == told[240] * 512
+    assert ("the batch grows" in " ".join(found.notes)) == (grown < 240)
+
+
+def test_a_batch_that_the_samples_of_a_log_contradict_is_refused_and_its_remedy_works(tmp_path):
+    told = growing_log(tmp_path / "ramp.log", first=8, last=64, grown=100, every=20, head="")
+    options = {"n_params": {"": 1e6}, "batch_tokens": {"": 64 * 512}}
+    with pytest.raises(SourceError, match=r"--batch-tokens 32768: the steps of ramp are of several batches") as refused:
+        import_source(tmp_path / "ramp.log", "auto", ImportOptions(**options), {})
+    assert "--tokens ramp=VALUE" in str(refused.value)
+    given = ImportOptions(n_params={"": 1e6}, tokens={"ramp": told[240] * 512})
+    table = import_source(tmp_path / "ramp.log", "auto", given, {}).table
+    assert table["tokens"].tolist() == [samples * 512 for samples in told.values()]

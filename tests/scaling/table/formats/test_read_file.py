@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from isoflop.scaling.imports.assemble import ImportOptions
 from isoflop.scaling.imports.read import import_source
 from isoflop.scaling.imports.read_table import read_table as read_source
+from isoflop.scaling.imports.source import SourceError
 from isoflop.scaling.table.formats.read_file import read_file
 from isoflop.scaling.table.read import TableError, read_table
 from tests.support.root import ROOT
@@ -64,6 +65,13 @@ def test_every_label_comes_back(tmp_path_factory, names):
     assert read_table(path)["arm"].tolist() == names
 
 
+def arrow(frame: pd.DataFrame, writer) -> bytes:
+    table, made = pa.Table.from_pandas(frame), io.BytesIO()
+    with writer(made, table.schema) as file:
+        file.write_table(table)
+    return made.getvalue()
+
+
 def _written(frame: pd.DataFrame, form: str) -> tuple[str, bytes]:
     text = frame.to_csv(index=False)
     if form == "decimal commas":
@@ -84,6 +92,9 @@ def _written(frame: pd.DataFrame, form: str) -> tuple[str, bytes]:
         "json": ("r.json", frame.to_json(orient="records").encode()),
         "json in a key": ("r.json", json.dumps({"made": 1, "runs": frame.to_dict("records")}).encode()),
         "json columns": ("r.json", frame.to_json(orient="columns").encode()),
+        "feather": ("r.feather", arrow(frame, pa.ipc.new_file)),
+        "arrow": ("r.arrow", arrow(frame, pa.ipc.new_file)),
+        "arrow stream": ("r.arrow", arrow(frame, pa.ipc.new_stream)),
     }
     return forms[form]
 
@@ -104,6 +115,7 @@ def zipped(content: bytes) -> bytes:
 FORMS = [
     "plain", "semicolons", "decimal commas", "tabs", "tsv", "blanks", "comma and blank", "comments",
     "header in a comment", "windows", "utf-16", "utf-16-be", "jsonl", "json", "json in a key", "json columns",
+    "feather", "arrow", "arrow stream",
 ]  # fmt: skip
 
 
@@ -152,6 +164,19 @@ def test_packed_tables_in_a_folder_are_found(tmp_path):
     assert len(read_source(tmp_path)) == 4 * len(PACKINGS)
 
 
+@pytest.mark.parametrize("name", [".ipynb_checkpoints/r0-checkpoint.csv", ".r0.csv", "deep/.cache/r.csv", "~$r.xlsx"])
+def test_hidden_copies_in_a_folder_are_not_read_and_said(tmp_path, name):
+    KNOWN.to_csv(tmp_path / "r0.csv", index=False)
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    KNOWN.assign(loss=9.0).to_csv(tmp_path / name, index=False)
+    found = import_source(tmp_path, "auto", ImportOptions(), {})
+    assert found.table["loss"].tolist() == KNOWN["loss"].tolist()
+    assert f"hidden files are not read: {name}" in found.notes
+    (tmp_path / "r0.csv").unlink()
+    with pytest.raises(SourceError, match=r"nothing to import .*; hidden files are not read: "):
+        import_source(tmp_path, "auto", ImportOptions(), {})
+
+
 @pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(st.sampled_from(FORMS), st.permutations(list(KNOWN)), st.integers(2, 10))
@@ -187,6 +212,10 @@ def test_the_index_of_a_parquet_is_read(tmp_path):
         ("r.json", b'{"meta": {"by": "x"}, "N": [1, 2], "loss": [3, 2]}', "N: 2 values, loss: 2 values, meta: object"),
         ("r.json", b'{"N": [1, 2], "loss": [3]}', "no columns of one length .N: 2 values, loss: 1 values"),
         ("r.csv", b"# nothing\n", "the file is empty"),
+        ("r.pkl", b"\x80\x04\x95\0\0", r"bytes that are no text\); save the rows of a .pkl file as parquet or CSV"),
+        ("r.npz", b"PK\x03\x04\0\0", "save the rows of a .npz file as parquet or CSV"),
+        ("r.feather", b"FEA1\0\0", "r.feather: cannot be read as Arrow"),
+        ("r.arrow", b"ARROW1\0\0", "r.arrow: cannot be read as Arrow"),
     ],
 )
 def test_what_cannot_be_read_says_what_to_do(tmp_path, name, content, message):
