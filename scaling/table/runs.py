@@ -245,6 +245,17 @@ def is_forecast(table: pd.DataFrame) -> pd.Series:
     return table["final"] & (table["state"] == "stopped")
 
 
+def of_study(table: pd.DataFrame, arms: Mapping[str, str | None]) -> pd.DataFrame:
+    """The rows of the runs in `arms`, under the arm that it gives each; None leaves the one that the table has.
+
+    Studies that overlap share runs. A run file names the arm of the study that trained it, another study may have the
+    run in another arm.
+    """
+    kept = table[table["run_id"].isin(arms)].reset_index(drop=True)
+    named = kept["run_id"].map(arms)
+    return kept.assign(arm=named.where(named.notna(), kept["arm"]).astype(kept["arm"].dtype))
+
+
 def same_runs(a: pd.DataFrame, b: pd.DataFrame) -> bool:
     """Whether two tables hold the same runs, bit for bit, leaving out clocks and machines."""
 
