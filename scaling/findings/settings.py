@@ -10,8 +10,9 @@ from isoflop.scaling.laws.inputs import STANDARD, Column
 from isoflop.scaling.laws.law import Array
 from isoflop.scaling.laws.mixtures.means import SHARES
 from isoflop.scaling.laws.special_functions import fdtrc
-from isoflop.scaling.table.conventions import Points
+from isoflop.scaling.table.conventions import FORECAST_ERROR, Points
 from isoflop.scaling.table.law_inputs import components
+from isoflop.scaling.table.runs import is_runs
 
 POOLED = 0.005  # level of pooled_settings, shared by the columns of a table
 MIXTURES = "pooled_mixtures"  # the code of its Finding
@@ -21,8 +22,9 @@ CELL = ("n_params", "tokens", "unique_tokens")
 EXACT = 1e-9  # standard deviation within cells below which losses differ by rounding alone
 OUTCOMES = frozenset((
     "loss", "loss_se", "bits_per_byte", "accuracy", "train_loss", "wall_seconds", "peak_memory_bytes", "flops_6nd",
-    "learning_rate", "noise_scale", "phase", "state", "final", "weight", "loss_unit",
+    "noise_scale", "phase", "state", "final", "weight", "loss_unit", FORECAST_ERROR,
 ))  # fmt: skip
+LAST_RATE = "learning_rate"  # of a run table: that of its last step, which its schedule decides
 PROGRESS = frozenset((  # how far a run is, which at equal tokens tells its batch
     "step", "_step", "steps", "iter", "iters", "iteration", "iterations", "global_step", "samples", "sequences",
 ))  # fmt: skip
@@ -39,7 +41,8 @@ def settings(case: Case) -> pd.DataFrame:
 def _settings(rows: pd.DataFrame | None, frame: pd.DataFrame) -> pd.DataFrame:
     if rows is None:
         return pd.DataFrame(index=frame.index)
-    return rows[[str(c) for c in rows.columns if _is_setting(str(c), rows[c])]]
+    own = [str(c) for c in rows.columns if not (c == LAST_RATE and is_runs(rows))]
+    return rows[[name for name in own if _is_setting(name, rows[name])]]
 
 
 def _is_setting(name: str, values: pd.Series) -> bool:

@@ -43,6 +43,12 @@ class Curves:
         """The last row of each run, in the order of the table."""
         return self.frame[~self.frame["run_id"].duplicated(keep="last")].sort_index()
 
+    @property
+    def changing(self) -> list[str]:
+        """The columns with several values in one run: how far it is and what it brings out, and no setting of it."""
+        most = self.frame.groupby("run_id", sort=False).nunique().max()
+        return [str(name) for name in most.index[most > 1]]
+
     def rows(self) -> pd.DataFrame:
         """The curves in the columns of a run table: trunk_id is the run, phase is not known, flops are 6 N D if absent.
 
