@@ -283,18 +283,24 @@ def noise(e: Evidence) -> str:
     except UnsupportedError as error:
         return f"{left} Seed noise is not measured: {error}."
     rows = [
-        [count(c.n_params), count(c.tokens), f"{c.flops:.2g}", str(c.seeds), f"{c.loss:.4f}", f"{c.sd:.2%}"]
-        for c in cells.itertuples()
-    ]
+        [count(n), count(d), f"{c['flops'].mean():.2g}", str(len(c)), str(c["seeds"].max()), f"{c['loss'].mean():.4f}",
+         f"{pooled_sd(c):.2%}"]
+        for (n, d), c in cells.groupby(["n_params", "tokens"])
+    ]  # fmt: skip
     return f"{left} {_seed_noise(cells)}\n\n" + table(
-        ["N", "tokens", "FLOPs", "seeds", "mean loss", "sd of ln loss"], rows
+        ["N", "tokens", "FLOPs", "settings", "seeds", "mean loss", "sd of ln loss"], rows
     )
+
+
+def pooled_sd(cells: pd.DataFrame) -> float:
+    """The standard deviation of ln loss between the seeds of a cell, pooled over cells."""
+    return float(np.sqrt(np.average(cells["sd"] ** 2, weights=cells["seeds"] - 1)))
 
 
 def _seed_noise(cells: pd.DataFrame) -> str:
     """The pooled standard deviation of ln loss between seeds, with its interval from the chi-square distribution."""
     freedom = int((cells["seeds"] - 1).sum())
-    pooled = float(np.sqrt(np.average(cells["sd"] ** 2, weights=cells["seeds"] - 1)))
+    pooled = pooled_sd(cells)
     low, high = (pooled * np.sqrt(freedom / chdtri(freedom, p)) for p in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return (
         f"Over seeds it varies by {pooled:.2%} [{low:.1%}, {high:.1%}] (pooled sd of {len(cells)} cells, {freedom} "

@@ -16,6 +16,7 @@ from isoflop.analysis.figures.allocation import allocation_frame
 from isoflop.analysis.figures.exponents import slope_frame
 from isoflop.analysis.figures.runs.bowls import CELL, best_rate, bowl_frame
 from isoflop.analysis.page.calculator import ABOVE
+from isoflop.analysis.sections import pooled_sd
 from isoflop.analysis.style import LEVEL
 from isoflop.scaling.findings.departures import LEVEL as DEPARTURE_LEVEL
 from isoflop.scaling.findings.departures import departures
@@ -182,8 +183,7 @@ def _rates(e: Evidence) -> str:
 
 def _seeds(e: Evidence) -> str:
     cells = e.seed_noise
-    pooled = np.sqrt(np.average(cells["sd"] ** 2, weights=cells["seeds"] - 1))
-    return f"sd of ln loss {pooled:.2%} over seeds in {len(cells)} cells"
+    return f"sd of ln loss {pooled_sd(cells):.2%} over seeds in {len(cells)} cells"
 
 
 def _one_value(*columns: str) -> Evidenced:
