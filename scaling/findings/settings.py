@@ -13,6 +13,7 @@ from isoflop.scaling.laws.special_functions import fdtrc
 from isoflop.scaling.table.conventions import FORECAST_ERROR, Points
 from isoflop.scaling.table.law_inputs import components
 from isoflop.scaling.table.runs import is_runs
+from isoflop.scaling.table.where import keeping
 
 POOLED = 0.005  # level of pooled_settings, shared by the columns of a table
 MIXTURES = "pooled_mixtures"  # the code of its Finding
@@ -107,11 +108,13 @@ def _mixtures(rows: pd.DataFrame | None, read: Sequence[Column]) -> Iterator[Fin
     shares = rows[names].apply(pd.to_numeric, errors="coerce").dropna()
     if len(names) < 2 or shares.empty or (shares.sum(axis=1) - 1).abs().max() > SUM:
         return
-    if (count := len(shares.drop_duplicates())) > 1:
+    mixtures = shares.value_counts(sort=True)
+    if (count := len(mixtures)) > 1:
+        one = keeping(dict(zip(names, mixtures.index[0], strict=True)))
         yield Finding(
             MIXTURES, "warn",
             f"runs on {count} mixtures of data ({', '.join(names)}) stand in one law that reads none of their shares",
-            f"fit one mixture (--where '{names[0]} == ...'), or ask isoflop mix for the best one", tuple(names),
+            f"fit one mixture ({one}), or ask isoflop mix for the best one", tuple(names),
         )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 
 from isoflop.scaling.table.columns import TableError, is_numbers
 from isoflop.scaling.table.meaning import words
+from isoflop.scaling.table.where import keeping
 
 RUN_NAMES = ("run_id", "run", "run_name", "runid")  # as `words` writes them: columns whose values are runs
 OTHER_NAMES = ("name", "model", "model_name", "experiment", "experiment_name", "exp", "trial", "config")  # or of sizes
@@ -89,10 +90,10 @@ def _refuse_keyed(frame: pd.DataFrame, twice: np.ndarray, source: str) -> None:
     pair = frame.iloc[k : k + 2]
     for name in frame:
         if words(str(name)) in KEYS and pair[name].nunique() > 1:
-            one, other = map(str, pair[name])
+            one, other = pair[name]
             raise TableError(
                 f"{source}: rows of one run at one place differ by column {name} ({one}, {other}): "
-                f"keep one with --where \"{name} == '{one}'\""
+                f"keep one with {keeping({str(name): one})}"
             )
 
 
@@ -106,7 +107,7 @@ def refuse_splits(table: pd.DataFrame, *, source: str) -> None:
             one = next(value for value in table[name].unique() if not str(value).lower().startswith("train"))
             raise TableError(
                 f"{source}: the rows are losses of several splits (column {name}: {', '.join(sorted(splits))}): "
-                f"keep one with --where \"{name} == '{one}'\""
+                f"keep one with {keeping({str(name): one})}"
             )
 
 

@@ -25,7 +25,7 @@ from isoflop.scaling.table.law_inputs import components, sizeless, unlike
 from isoflop.scaling.table.meaning import QUANTITIES
 from isoflop.scaling.table.runs import RunTableError, SpoiledRunsError, is_run_table, is_runs, of_study, read_runs
 from isoflop.scaling.table.unfinished import leave_out_unfinished, short_of_plan, unfinished
-from isoflop.scaling.table.where import matching_rows
+from isoflop.scaling.table.where import keeping, matching_rows
 
 SHOWN = 200  # characters of a --where in a message
 MAX_POINTS = 200_000  # runs of one fit
@@ -128,7 +128,7 @@ def _stated_unit(frame: pd.DataFrame, mapping: Mapping[str, str], *, source: str
     if len(stated) > 1:
         raise TableError(
             f"{source}: the losses are in several units ({', '.join(stated)}); keep one with "
-            f"--where \"loss_unit == '{stated[0]}'\""
+            f"{keeping({'loss_unit': stated[0]})}"
         )
     return stated[0] if stated else ""
 

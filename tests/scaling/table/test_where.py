@@ -1,5 +1,6 @@
 """`--where` means what it means to pandas on its whole grammar, and is never run: any other text is a TableError."""
 
+import shlex
 from itertools import product
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.read import read_table
-from isoflop.scaling.table.where import MAX_LENGTH, matching_rows
+from isoflop.scaling.table.where import MAX_LENGTH, keeping, matching_rows
 
 NUMBERS = ("x", "n", "`a b`", "index")
 MISSING = {"isna": "isna", "isnull": "isna", "notna": "notna", "notnull": "notna"}
@@ -157,3 +158,16 @@ def test_values_that_are_missing_in_pandas_own_types_fulfil_nothing():
     frame = pd.DataFrame({"n": pd.array([1, None], "Int64"), "flag": pd.array([True, None], "boolean")})
     for condition in ("n == 1", "not n != 1", "flag", "flag and n < 2", "n in [1]"):
         assert matching_rows(frame, condition).tolist() == [True, False], condition
+
+
+TEXTS = ["a", "it's", 'say "x"', "a\\b", "$HOME", "`id`"]
+
+
+@pytest.mark.parametrize("name", ["arm", "batch size", "index", "and", "isna", "loss-of", "\u00e9t\u00e9"])
+@pytest.mark.parametrize("values", [TEXTS, [1, 2], [0.1, -3e-5], [True, False], [1.5, np.nan]])
+def test_the_option_that_keeps_a_value_keeps_its_rows_when_a_shell_reads_it(name, values):
+    table = pd.DataFrame({name: values, "n": range(len(values))})
+    for k, value in enumerate(table[name]):
+        option, condition = shlex.split(keeping({name: value, "n": k}))
+        assert option == "--where"
+        assert matching_rows(table, condition).tolist() == [i == k for i in range(len(values))]
