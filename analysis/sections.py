@@ -269,10 +269,7 @@ def three_approaches(e: Evidence) -> str:
         rows.append([
             *name, f"{p.n_exponent:.3f} {_pair(*p.n_interval)}", f"{p.tokens_exponent:.3f} {_pair(*p.tokens_interval)}",
         ])  # fmt: skip
-    agree = "They agree within their intervals."
-    if not e.approaches.agree:
-        agree = f"They disagree: {'; '.join(e.approaches.disagreements)}."
-    return table(["approach", "by", "a", "b"], rows) + "\n\n" + agree
+    return table(["approach", "by", "a", "b"], rows) + f"\n\n{e.approaches.verdict}."
 
 
 def noise(e: Evidence) -> str:

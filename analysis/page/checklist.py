@@ -221,10 +221,10 @@ def _sensitive(e: Evidence) -> str:
 
 def _agree(e: Evidence) -> str:
     known = [r for r in e.approaches.rows if r.power is not None]
+    if e.approaches.agree is None:
+        raise UnsupportedError(e.approaches.verdict)
     if not e.approaches.agree:
         raise NotMetError("; ".join(e.approaches.disagreements))
-    if len({r.approach for r in known}) < 2:
-        raise UnsupportedError("only one approach has an answer on this table")
     return "a = " + ", ".join(f"{r.power.n_exponent:.3f} ({r.approach} {r.method})" for r in known)
 
 
