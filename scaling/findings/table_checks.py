@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from isoflop.printable import counted
 from isoflop.scaling.approaches.isoflop_profiles import budget_groups
 from isoflop.scaling.findings.finding import Case, Check, Finding
 from isoflop.scaling.table.columns import row_names
@@ -31,7 +32,7 @@ def spans(case: Case) -> Iterator[Finding]:
     if sizes < 5:
         yield Finding(
             "few_sizes", "fail" if sizes < 4 else "warn", f"{sizes} distinct sizes",
-            f"add {5 - sizes} sizes; alpha rests on them",
+            f"add {counted(5 - sizes, 'size')}; alpha rests on them",
         )  # fmt: skip
     for name, needed in (("n_params", 1.5), ("tokens", 1.5), ("flops", 2.0)):
         decades = float(np.ptp(np.log10(case.frame[name])))

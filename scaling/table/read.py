@@ -65,7 +65,7 @@ def read_table(
     shared = read_manifest(path)["study"] if is_bundle(path) else ""
     if study and study != shared:
         frame = _of_study(frame, path, study, shared, notes)
-    elif path.is_dir() and not shared:
+    elif path.is_dir() and not is_bundle(path):
         notes += _arms_apart(frame, path)
     try:
         table = as_table(
