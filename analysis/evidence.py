@@ -32,7 +32,7 @@ from isoflop.scaling.selection.preference import candidates
 from isoflop.scaling.selection.scoreboard import Scoreboard, compare
 from isoflop.scaling.table.conventions import COMPUTE, PARAMS, Points, points
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN
-from isoflop.scaling.table.runs import final_rows, is_runs
+from isoflop.scaling.table.runs import final_rows, is_runs, replicate_columns
 from isoflop.scaling.table.schedules.read_curves import CurveTable, read_curves
 
 if TYPE_CHECKING:  # loaded for a table with arms or mixtures
@@ -384,19 +384,23 @@ class Evidence:
 
     @part
     def seed_noise(self) -> pd.DataFrame:
-        """Cells trained with several seeds: n_params, tokens, flops, seeds, mean loss and sd of ln loss."""
+        """Cells of runs that differ in their seeds alone: n_params, tokens, flops, seeds, mean loss, sd of ln loss."""
         if not is_runs(self.table):
             raise UnsupportedError("needs a run table with seeds")
-        runs = final_rows(self.ends).merge(self.points.frame[["run_id", "n_params"]], on="run_id")
-        cells = runs.assign(log_loss=np.log(runs["loss"])).groupby(["arm", "n_params", "horizon_tokens"])
-        noise = cells.agg(
-            flops=("flops", "mean"), tokens=("tokens", "first"), seeds=("seed", "nunique"), loss=("loss", "mean"),
-            sd=("log_loss", "std"),
-        ).reset_index()  # fmt: skip
-        noise = noise[noise["seeds"] > 1]
+        runs = final_rows(self.ends)
+        runs = runs.assign(
+            log_loss=np.log(runs["loss"]), cell=runs.groupby(replicate_columns(runs), dropna=False).ngroup()
+        )
+        runs["n_params"] = runs["run_id"].map(self.points.frame.set_index("run_id")["n_params"])
+        cells = runs.groupby("cell").agg(
+            n_params=("n_params", "first"), flops=("flops", "mean"), tokens=("tokens", "first"),
+            seeds=("seed", "nunique"), runs=("seed", "size"), loss=("loss", "mean"), sd=("log_loss", "std"),
+        )  # fmt: skip
+        # Runs of equal seeds differ in something that no column holds, and so may those of unequal ones.
+        noise = cells[(cells["seeds"] > 1) & (cells["seeds"] == cells["runs"])].drop(columns="runs")
         if noise.empty:
             raise UnsupportedError("no cell was trained with more than one seed: seed noise is not measured")
-        return noise.reset_index(drop=True)
+        return noise.sort_values(["n_params", "tokens"], kind="stable", ignore_index=True)
 
     @part
     def loss_floor(self) -> float:

@@ -216,8 +216,8 @@ def _board(e: Evidence, among: list[str]) -> str:
             name = f"**{name}** (preferred)"
         free = f"{r.free:.0f}" if np.isfinite(r.free) else ""
         covered = _or_none(r.coverage, "{:.0%}")
-        behind = f"{r.behind:.2%} +- {r.behind_se:.2%}"
-        rows.append([name, free, f"{r.error:.2%} +- {r.error_se:.2%}", f"{r.bias:+.2%}", covered, behind])
+        behind = f"{r.behind:z.2%} +- {r.behind_se:.2%}"
+        rows.append([name, free, f"{r.error:.2%} +- {r.error_se:.2%}", f"{r.bias:+z.2%}", covered, behind])
     head = ["law", "free", "mean error", "bias", f"in {board.level:.0%} interval", "behind the best"]
     return table(head, rows)
 
@@ -269,10 +269,7 @@ def three_approaches(e: Evidence) -> str:
         rows.append([
             *name, f"{p.n_exponent:.3f} {_pair(*p.n_interval)}", f"{p.tokens_exponent:.3f} {_pair(*p.tokens_interval)}",
         ])  # fmt: skip
-    agree = "They agree within their intervals."
-    if not e.approaches.agree:
-        agree = f"They disagree: {'; '.join(e.approaches.disagreements)}."
-    return table(["approach", "by", "a", "b"], rows) + "\n\n" + agree
+    return table(["approach", "by", "a", "b"], rows) + f"\n\n{e.approaches.verdict}."
 
 
 def noise(e: Evidence) -> str:
@@ -283,18 +280,24 @@ def noise(e: Evidence) -> str:
     except UnsupportedError as error:
         return f"{left} Seed noise is not measured: {error}."
     rows = [
-        [count(c.n_params), count(c.tokens), f"{c.flops:.2g}", str(c.seeds), f"{c.loss:.4f}", f"{c.sd:.2%}"]
-        for c in cells.itertuples()
-    ]
+        [count(n), count(d), f"{c['flops'].mean():.2g}", str(len(c)), str(c["seeds"].max()), f"{c['loss'].mean():.4f}",
+         f"{pooled_sd(c):.2%}"]
+        for (n, d), c in cells.groupby(["n_params", "tokens"])
+    ]  # fmt: skip
     return f"{left} {_seed_noise(cells)}\n\n" + table(
-        ["N", "tokens", "FLOPs", "seeds", "mean loss", "sd of ln loss"], rows
+        ["N", "tokens", "FLOPs", "settings", "seeds", "mean loss", "sd of ln loss"], rows
     )
+
+
+def pooled_sd(cells: pd.DataFrame) -> float:
+    """The standard deviation of ln loss between the seeds of a cell, pooled over cells."""
+    return float(np.sqrt(np.average(cells["sd"] ** 2, weights=cells["seeds"] - 1)))
 
 
 def _seed_noise(cells: pd.DataFrame) -> str:
     """The pooled standard deviation of ln loss between seeds, with its interval from the chi-square distribution."""
     freedom = int((cells["seeds"] - 1).sum())
-    pooled = float(np.sqrt(np.average(cells["sd"] ** 2, weights=cells["seeds"] - 1)))
+    pooled = pooled_sd(cells)
     low, high = (pooled * np.sqrt(freedom / chdtri(freedom, p)) for p in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return (
         f"Over seeds it varies by {pooled:.2%} [{low:.1%}, {high:.1%}] (pooled sd of {len(cells)} cells, {freedom} "

@@ -22,7 +22,8 @@ from isoflop.experiments.sweep.plan import plan as plan_launch
 from isoflop.experiments.sweep.plan import speed_for
 from isoflop.experiments.sweep.plan import status as store_status
 from isoflop.experiments.sweep.train_job import train_trunks
-from isoflop.scaling.table.read import read_table
+from isoflop.scaling.table.read import as_table
+from isoflop.scaling.table.runs import of_study, read_runs
 
 
 class RunError(RuntimeError):
@@ -49,18 +50,17 @@ def run(study: str = "", overrides: Sequence[str] = ()) -> pd.DataFrame:
     code = run_study(arguments)
     specs = compose_all(arguments)
     store = open_store(specs[0].runs)
-    run_ids = [cell.run_id for spec in specs for cell in load(spec)[0].cells]
-    states = store.states(run_ids).set_index("run_id")["state"]
+    arms = {cell.run_id: cell.arm for spec in specs for cell in load(spec)[0].cells}
+    states = store.states(arms).set_index("run_id")["state"]
     stops = any(spec.study.stop for spec in specs)
     missing = states[~states.isin([*SETTLED, *([STOPPED] if stops else [])])]
     if code or len(missing):
         listed = ", ".join(f"{run_id} {state}" for run_id, state in missing.head(3).items())
         raise RunError(
-            f"{len(missing)} of {len(run_ids)} cells have no result ({listed or f'exit code {code}'}); "
+            f"{len(missing)} of {len(arms)} cells have no result ({listed or f'exit code {code}'}); "
             f"isoflop.status({str(store.root)!r}) says why, and the same call goes on"
         )
-    table = read_table(store.root)
-    return table[table["run_id"].isin(run_ids)].reset_index(drop=True)
+    return as_table(of_study(read_runs(store.root), arms), store.root, {}, None, [], is_study=True)
 
 
 def plan(

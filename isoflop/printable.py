@@ -12,6 +12,11 @@ def printable(text: str) -> str:
     return _HIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+def counted(count: int, noun: str) -> str:
+    """A count with what it counts: "1 cell", "2 cells"."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def plain_markdown(text: str) -> str:
     """The same as a part of Markdown in which it can be no tag, no entity, no link and no image."""
     return printable(text).replace("&", "&amp;").replace("<", "&lt;").replace("](", "]\\(")

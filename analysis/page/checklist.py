@@ -16,6 +16,7 @@ from isoflop.analysis.figures.allocation import allocation_frame
 from isoflop.analysis.figures.exponents import slope_frame
 from isoflop.analysis.figures.runs.bowls import CELL, best_rate, bowl_frame
 from isoflop.analysis.page.calculator import ABOVE
+from isoflop.analysis.sections import pooled_sd
 from isoflop.analysis.style import LEVEL
 from isoflop.scaling.findings.departures import LEVEL as DEPARTURE_LEVEL
 from isoflop.scaling.findings.departures import departures
@@ -182,8 +183,7 @@ def _rates(e: Evidence) -> str:
 
 def _seeds(e: Evidence) -> str:
     cells = e.seed_noise
-    pooled = np.sqrt(np.average(cells["sd"] ** 2, weights=cells["seeds"] - 1))
-    return f"sd of ln loss {pooled:.2%} over seeds in {len(cells)} cells"
+    return f"sd of ln loss {pooled_sd(cells):.2%} over seeds in {len(cells)} cells"
 
 
 def _one_value(*columns: str) -> Evidenced:
@@ -221,10 +221,10 @@ def _sensitive(e: Evidence) -> str:
 
 def _agree(e: Evidence) -> str:
     known = [r for r in e.approaches.rows if r.power is not None]
+    if e.approaches.agree is None:
+        raise UnsupportedError(e.approaches.verdict)
     if not e.approaches.agree:
         raise NotMetError("; ".join(e.approaches.disagreements))
-    if len({r.approach for r in known}) < 2:
-        raise UnsupportedError("only one approach has an answer on this table")
     return "a = " + ", ".join(f"{r.power.n_exponent:.3f} ({r.approach} {r.method})" for r in known)
 
 

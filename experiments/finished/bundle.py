@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from isoflop.experiments.finished.private import PERSONAL, refuse_keys, without_folders
-from isoflop.printable import plain_markdown
+from isoflop.printable import counted, plain_markdown
 from isoflop.scaling.table.bundle.manifest import (
     CARD_FILE,
     CONFIGS_FILE,
@@ -63,8 +63,8 @@ class Bundle:
         }  # fmt: skip
 
     def __str__(self) -> str:
-        configs = f"{self.configs} configurations" if self.configs else "no configurations: the source holds none"
-        lines = [f"{self.runs} runs and {configs} in {self.folder}", f"SHA-256 of its manifest: {self.sha256}"]
+        configs = counted(self.configs, "configuration") if self.configs else "no configurations (the source has none)"
+        lines = [f"{self.folder}: {counted(self.runs, 'run')} and {configs}", f"SHA-256 of its manifest: {self.sha256}"]
         lines += [f"note: {note}" for note in self.notes]
         lines.append(f"publish it: hf upload USER/NAME {self.folder} --repo-type dataset")
         return "\n".join(lines)

@@ -27,6 +27,7 @@ def compare(
     """
     if request:
         check(request)
+    _check_text(runs)
     evaluations = [evaluation_of(run, corpora) for run in runs]
     rows = [{name: _plain(run.final[name]) for name in _COLUMNS} | {"arm": run.final["arm"]} for run in runs]
     if request:
@@ -40,19 +41,42 @@ def compare(
         loss = paired_loss(evaluations[i], evaluations[0])
         pairs.append({
             "run_id": runs[i].run_id, "against": runs[0].run_id, "loss": _paired(loss),
-            "scores": list(_pairs(runs[i], runs[0], scores[i], loss)),
+            "scores": list(_pairs(runs[i], runs[0], scores[i], scores[0], loss)),
         })  # fmt: skip
     return {"runs": rows, "pairs": pairs}
+
+
+def _check_text(runs: Sequence[Trained]) -> None:
+    """Raise ValueError where a run was measured on other held-out windows than the first, of whatever sizes."""
+    for run in runs[1:]:
+        ids = [str(one.final["eval_id"]) for one in (runs[0], run)]
+        if ids[0] != ids[1]:
+            raise ValueError(
+                f"runs {runs[0].run_id} and {run.run_id} were measured on different held-out text (eval_id {ids[0]} "
+                f"and {ids[1]}): their losses cannot be paired; name runs of one eval_id"
+            )
 
 
 def _rows(scores: pd.DataFrame) -> list[dict[str, Any]]:
     return scores[list(_SCORED)].to_dict("records") if len(scores) else []
 
 
-def _pairs(run: Trained, first: Trained, scores: pd.DataFrame, loss: Paired) -> Iterator[dict[str, Any]]:
-    """Each score less the first run's, item by item, with the verdict on whether it goes with the loss."""
+def _pairs(
+    run: Trained, first: Trained, scores: pd.DataFrame, of_first: pd.DataFrame, loss: Paired
+) -> Iterator[dict[str, Any]]:
+    """Each score less the first run's, item by item, with the verdict on whether it goes with the loss.
+
+    Raises ValueError where the two answered different questions of a task.
+    """
     if scores.empty:
         return
+    questions = of_first.groupby("task")["items_id"].first().to_dict()
+    for task, asked in scores.groupby("task")["items_id"].first().items():
+        if questions.get(task, asked) != asked:
+            raise ValueError(
+                f"runs {first.run_id} and {run.run_id} answered different questions of task {task} (items_id "
+                f"{questions[task]} and {asked}): their scores cannot be paired; score each alone"
+            )
     own, other = (read_items(one.store.run_file(one.run_id).parent) for one in (run, first))
     for row in scores.to_dict("records"):
         difference = paired_score(own, other, row["task"], row["metric"])

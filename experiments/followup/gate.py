@@ -31,7 +31,7 @@ from isoflop.scaling.gate.gate import Gate, gate, learn_from, reach
 from isoflop.scaling.gate.next_pair import Planner
 from isoflop.scaling.gate.observations import baseline_slope
 from isoflop.scaling.table.conventions import points
-from isoflop.scaling.table.runs import read_runs, write_parquet
+from isoflop.scaling.table.runs import of_study, read_runs, write_parquet
 
 BASELINE = "baseline"
 BATCH = 4  # one more pair at once for so many there are: fewer launches, and looks between them
@@ -195,7 +195,7 @@ def _trained(
     with redirect_stdout(sys.stderr):
         code = train([*study.overrides, *_cells(pairs), *dropped])
     every = load(compose_all([*study.overrides, *_cells(pairs)])[0])[0].cells
-    arm = {cell.run_id: cell.arm for cell in every}
+    arms = {cell.run_id: cell.arm for cell in every}
     pair = {cell.run_id: f"{cell.size} {_budget(cell):g} {cell.seed}" for cell in every}
     store = open_store(study.runs)
     wanted = [cell.run_id for cell in every if cell.arm in (study.baseline, *active)]
@@ -205,9 +205,8 @@ def _trained(
             f"{len(missing)} of {len(wanted)} runs of the gate have no result ({missing[0]} {states[missing[0]]}, exit "
             f"code {code}); isoflop status {study.runs} says why, and the same command goes on"
         )
-    table = read_runs(store.root)
-    table = table[table["run_id"].isin(arm)].reset_index(drop=True)
-    return table.assign(arm=table["run_id"].map(arm), gate_pair=table["run_id"].map(pair), created_at="")
+    table = of_study(read_runs(store.root), arms)
+    return table.assign(gate_pair=table["run_id"].map(pair), created_at="")
 
 
 def _cells(pairs: Sequence[PairCell]) -> list[str]:

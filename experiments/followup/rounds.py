@@ -6,7 +6,7 @@ one that is repeated asks for nothing and trains nothing.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -20,7 +20,7 @@ from isoflop.experiments.store.store import SETTLED, Store, open_store
 from isoflop.experiments.study.check import check_rounds
 from isoflop.experiments.sweep.launch import load, make_launch
 from isoflop.scaling.design.planning import plan_from_table
-from isoflop.scaling.table.runs import final_rows, read_runs
+from isoflop.scaling.table.runs import final_rows, of_study, read_runs
 
 ArgumentSet = tuple[list[str], ExperimentConfig]  # overrides, and the configuration that they give
 Compose = Callable[[list[str]], ExperimentConfig]
@@ -63,7 +63,7 @@ def run_rounds(sets: Sequence[ArgumentSet], compose: Compose, run: Run) -> int:
     code = run([spec])
     for k in range(1, request.count + 1):
         store = open_store(spec.runs)
-        known = [cell.run_id for one in done for cell in load(one)[0].cells]
+        known = {cell.run_id: cell.arm for one in done for cell in load(one)[0].cells}
         if not store.states(known)["state"].isin(SETTLED).all():
             return code
         name = _name(spec, k)
@@ -122,10 +122,9 @@ def _answer(store: Store, name: str, request: RoundsSpec, known: Iterable[str] |
     return kept if known is None or kept["known"] == _digest(known) else None
 
 
-def _ask(store: Store, name: str, request: RoundsSpec, known: Sequence[str]) -> dict[str, Any]:
-    """Fit the known runs, choose the next cells and keep the answer."""
-    table = read_runs(store.root)
-    table = table[table["run_id"].isin(known)].reset_index(drop=True)
+def _ask(store: Store, name: str, request: RoundsSpec, known: Mapping[str, str]) -> dict[str, Any]:
+    """Fit the known runs, each in its arm, choose the next cells and keep the answer."""
+    table = of_study(read_runs(store.root), known)
     runs = final_rows(table)
     budget, target = request.budget, request.target
     assert budget is not None  # `_only` refuses a study without them

@@ -25,6 +25,7 @@ from isoflop.experiments.training.checkpoint import BRANCH, TRUNK, saved
 from isoflop.models.config import FAMILIES, OPTIONS, PLAIN, ModelConfig, family_named
 from isoflop.read_json import check_shape
 from isoflop.scaling.table.bundle.manifest import CONFIGS_FILE, is_bundle, read_configs
+from isoflop.scaling.table.where import keeping
 
 PARTS = (
     "family", "tied", "norm", "activation", "positions", "weight_bits", "activation_bits", "experts",
@@ -225,7 +226,7 @@ def parts_of(runs: pd.DataFrame) -> ModelSpec:
         name, (one, *_) = next(iter(apart.items()))
         raise NextStudyError(
             f"the runs are of models with different {', '.join(apart)} ({several}), and a study continues one kind: "
-            f'keep it with --where, e.g. --where "{name} == {one!r}"'
+            f"keep one, e.g. {keeping({name: one})}"
         )
     parts = ModelSpec(**dict(zip(PARTS, kinds.pop(), strict=True)))
     unknown = [name for name, allowed in OPTIONS.items() if getattr(parts, name) not in allowed]

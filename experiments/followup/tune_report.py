@@ -12,7 +12,7 @@ from isoflop.experiments.followup.tune import FIRST, Bowl, Transfer, bowls, tran
 from isoflop.experiments.sweep.launch import load
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.tuning_checks import SAME_RANGE
-from isoflop.scaling.table.runs import read_runs
+from isoflop.scaling.table.runs import of_study, read_runs
 
 COSTLY = 0.01  # nats/token that a learning rate may give away without a finding
 ENOUGH = 2  # sizes with an optimum inside the grid, for a setting
@@ -21,10 +21,9 @@ ENOUGH = 2  # sizes with an optimum inside the grid, for a setting
 def train_and_read(overrides: Sequence[str]) -> pd.DataFrame:
     """The runs of the studies that these overrides describe, trained where they are missing."""
     specs = compose_all(overrides)
-    ids = {cell.run_id for spec in specs for cell in load(spec)[0].cells}
+    arms = {cell.run_id: cell.arm for spec in specs for cell in load(spec)[0].cells}
     run_study(overrides)  # not 0 where a run diverged or failed: a bowl can do without it
-    table = read_runs(Path(specs[0].runs))
-    return table[table["run_id"].isin(ids)]
+    return of_study(read_runs(Path(specs[0].runs)), arms)
 
 
 def tune(table: pd.DataFrame, axis: str, limit: float, along: str = "width") -> dict[str, Any]:

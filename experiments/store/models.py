@@ -13,7 +13,7 @@ from isoflop.models.generate import Sampling, generate
 from isoflop.models.language_model import LanguageModel
 from isoflop.models.weights import WEIGHTS_FILE, load_weights
 from isoflop.scaling.table.evaluations.evaluation import EVALUATION_FILE
-from isoflop.scaling.table.runs import read_runs
+from isoflop.scaling.table.runs import of_study, read_runs
 
 
 def weights_file(store: Store, run_id: str) -> Path:
@@ -33,10 +33,11 @@ def tokenizers_folder(store: Store) -> Path:
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run with its model."""
+    """A finished run with its model, and its arm in the study that it was found by; None: as it was trained."""
 
     store: Store
     run_id: str
+    arm: str | None = None
 
     @cached_property
     def model(self) -> LanguageModel:
@@ -46,7 +47,7 @@ class Trained:
     @cached_property
     def final(self) -> dict:
         """The last row of the run."""
-        return read_runs(self.store.run_file(self.run_id)).iloc[-1].to_dict()
+        return of_study(read_runs(self.store.run_file(self.run_id)), {self.run_id: self.arm}).iloc[-1].to_dict()
 
     @cached_property
     def config(self) -> RunConfig:
@@ -104,9 +105,10 @@ def finished(store: Store, study: str) -> list[Trained]:
         raise StoreError(
             f"--study {study}: {store.root}: no study {study!r}; there are {', '.join(near or known) or 'none'}"
         )
-    states = store.states([cell["run_id"] for cell in known[study]["cells"]])
+    arms = {cell["run_id"]: cell.get("arm") for cell in known[study]["cells"]}
+    states = store.states(arms)
     done = states.loc[states["state"] == "done", "run_id"]
-    return [Trained(store, run_id) for run_id in done if weights_file(store, run_id).exists()]
+    return [Trained(store, run_id, arms[run_id]) for run_id in done if weights_file(store, run_id).exists()]
 
 
 def _not_one(run_id: str, matching: list[str], known: list[str]) -> str:

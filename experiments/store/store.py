@@ -52,6 +52,7 @@ class CellFields(TypedDict):
     run_id: str
     trunk_id: NotRequired[str]
     label: NotRequired[str]
+    arm: NotRequired[str]
     step: NotRequired[int]
     steps: NotRequired[int]
     branch_step: NotRequired[int]

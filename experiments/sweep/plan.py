@@ -23,6 +23,7 @@ from isoflop.experiments.sweep.calibrate import SECONDS, measure, unknown_shapes
 from isoflop.experiments.sweep.launch import Launch, load
 from isoflop.experiments.sweep.pool import check_device, devices_of, worker_count
 from isoflop.models.config import n_matrices
+from isoflop.printable import counted
 
 WORKERS = (1, 2, 4, 8, 16)
 
@@ -119,7 +120,8 @@ def plan_text(value: dict) -> str:
 
 
 def _study_text(study: dict) -> str:
-    head = f"{study['study'] or 'single cell'}: {len(study['cells'])} cells in {study['trunks']} trunks"
+    cells, trunks = counted(len(study["cells"]), "cell"), counted(study["trunks"], "trunk")
+    head = f"{study['study'] or 'single cell'}: {cells} in {trunks}"
     lines = [f"{head}, {study['flops']:.3g} FLOPs, {study['done']} done already", ""]
     numbers = ("n_params", "tokens", "tok/param", "epochs", "steps", "FLOPs", "rate", "minutes")
     columns = ("size", *numbers, "seeds", "state")

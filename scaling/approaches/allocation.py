@@ -24,7 +24,8 @@ class NoAllocationError(ValueError):
 class PowerFit:
     """n_opt = n_coef flops^n_exponent and tokens_opt = tokens_coef flops^tokens_exponent, with intervals at `level`.
 
-    `n_error` is the standard error of n_exponent.
+    `n_error` is the standard error of n_exponent, `n_budgets` counts the budgets with an optimum: 0 where the line goes
+    through no optima of budgets (an envelope of curves, a law).
     """
 
     n_exponent: float

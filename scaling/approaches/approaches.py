@@ -69,9 +69,25 @@ class Approaches:
         )
 
     @property
-    def agree(self) -> bool:
-        """Whether no pair of rows disagrees."""
-        return not self.disagreements
+    def answered(self) -> tuple[int, ...]:
+        """The approaches whose exponent of n_opt is known to within some interval, which may agree."""
+        known = {r.approach for r in self.rows if r.power is not None and np.isfinite(r.power.n_interval).all()}
+        return tuple(sorted(known))
+
+    @property
+    def agree(self) -> bool | None:
+        """Whether no pair of rows disagrees; None where fewer than two approaches have an answer."""
+        return not self.disagreements if len(self.answered) > 1 else None
+
+    @property
+    def verdict(self) -> str:
+        """Whether the approaches agree, as a sentence without its end."""
+        if self.agree is None:
+            alone = f"Only approach {self.answered[0]} has" if self.answered else "No approach has"
+            return f"{alone} an answer with an interval: there is nothing to agree"
+        if self.agree:
+            return "The approaches agree within their intervals"
+        return f"The approaches DISAGREE: {'; '.join(self.disagreements)}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: rows, budgets with every method's optimum, agreement."""
@@ -98,8 +114,7 @@ class Approaches:
             b = f"{r.power.tokens_exponent:.3f} {_span(r.power.tokens_interval)}"
             lines.append(f"{_name(r):<30} {a:<24} {b:<24} {r.power.n_budgets or '-':>7}  {_moved(r)}".rstrip())
         lines += ["", *_profile_lines(self), ""]
-        verdict = "agree within their intervals" if self.agree else f"DISAGREE: {'; '.join(self.disagreements)}"
-        lines.append(f"The approaches {verdict} ({LEVEL:.0%}; N: {self.points.params}, C: {self.points.compute}).")
+        lines.append(f"{self.verdict} ({LEVEL:.0%}; N: {self.points.params}, C: {self.points.compute}).")
         if any(r.without for r in self.rows):
             lines.append("a moves most: without that budget, in standard errors of a with all budgets.")
         return "\n".join([*lines, *(f"note: {n}" for n in self.to_dict()["notes"])])

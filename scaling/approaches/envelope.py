@@ -5,7 +5,7 @@ constant-rate trunks of a warm-up-stable-decay study are, because none of them i
 end is not the loss at that many tokens, which the envelope notes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -155,7 +155,7 @@ def _power(frame: pd.DataFrame) -> PowerFit:
             f"{inside['n_params'].nunique()} sizes are lowest somewhere between smaller and larger ones: "
             "an envelope needs three"
         )
-    return allocation(inside)
+    return replace(allocation(inside), n_budgets=0)
 
 
 def _jackknife(power: PowerFit, kept: list[pd.DataFrame]) -> PowerFit:
@@ -169,8 +169,7 @@ def _jackknife(power: PowerFit, kept: list[pd.DataFrame]) -> PowerFit:
     count = len(refits)
     if count < 3:
         unknown = (float("-inf"), float("inf"))
-        return PowerFit(**{**vars(power), "n_interval": unknown, "tokens_interval": unknown, "n_budgets": count,
-                           "n_error": float("inf")})  # fmt: skip
+        return replace(power, n_interval=unknown, tokens_interval=unknown, n_error=float("inf"))
 
     def error(name: str) -> float:
         return float(np.sqrt((count - 1) * np.var([getattr(r, name) for r in refits])))
@@ -179,12 +178,7 @@ def _jackknife(power: PowerFit, kept: list[pd.DataFrame]) -> PowerFit:
         half = float(stdtrit(count - 1, (1 + LEVEL) / 2)) * error(name)
         return getattr(power, name) - half, getattr(power, name) + half
 
-    return PowerFit(
-        **{
-            **vars(power),
-            "n_interval": interval("n_exponent"),
-            "tokens_interval": interval("tokens_exponent"),
-            "n_budgets": count,
-            "n_error": error("n_exponent"),
-        }
-    )
+    return replace(
+        power, n_interval=interval("n_exponent"), tokens_interval=interval("tokens_exponent"),
+        n_error=error("n_exponent"),
+    )  # fmt: skip

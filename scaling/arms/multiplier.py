@@ -167,7 +167,11 @@ def split_arms(
         )
     names = [str(a) for a in table[by].dropna().unique()]
     if len(names) < 2:
-        raise MultiplierError(f"one arm only ({names[0] if names else 'none'}) in column {by!r}: nothing to compare")
+        named = (names[0] or "without a name") if names else "none"
+        raise MultiplierError(
+            f"one arm only ({named}) in column {by!r}: nothing to compare; name the column whose values are the arms "
+            "with --by"
+        )
     baseline = names[0] if baseline is None else baseline
     if baseline not in names:
         raise MultiplierError(f"--baseline {baseline}: baseline {baseline!r} is not among the arms: {', '.join(names)}")

@@ -47,7 +47,7 @@ def diagnose_approaches(result: "Approaches", table: pd.DataFrame | None = None)
     found = list(unit_findings(result.points))
     if table is not None:
         found += setting_findings(table, result.points)
-    if not result.agree:
+    if result.agree is False:
         found.append(
             Finding(
                 "approaches_disagree", "warn",

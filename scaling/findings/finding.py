@@ -14,7 +14,7 @@ import pandas as pd
 from isoflop.scaling.fitting.fit import Fit, Huber, LeastSquares, fit
 from isoflop.scaling.fitting.uncertainty import Draws
 from isoflop.scaling.laws.law import Array
-from isoflop.scaling.table.conventions import Points
+from isoflop.scaling.table.conventions import Points, counted_rows
 from isoflop.scaling.table.runs import final_rows, is_runs
 
 Severity = Literal["info", "warn", "fail"]
@@ -91,13 +91,9 @@ def rows_of(table: pd.DataFrame | None, frame: pd.DataFrame) -> pd.DataFrame | N
     """The rows of a table, with every column, that the points of `frame` were made from; None where it has others."""
     if table is None:
         return None
-    source = final_rows(table) if is_runs(table) else table
-    if "weight" in source and len(source) > len(frame):
-        source = source[pd.to_numeric(source["weight"], errors="coerce") != 0]
-    same = len(source) == len(frame) and "loss" in source
-    if not same or not np.allclose(source["loss"].to_numpy(float), frame["loss"].to_numpy(float)):
-        return None
-    return source.reset_index(drop=True)
+    rows = counted_rows(table).reset_index(drop=True)
+    same = len(rows) == len(frame) and np.allclose(rows["loss"].to_numpy(float), frame["loss"].to_numpy(float))
+    return rows if same else None
 
 
 def variant(

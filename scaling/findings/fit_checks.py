@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 
+from isoflop.printable import counted
 from isoflop.scaling.findings.finding import Case, Check, Finding, Severity, likelihood_ratio, variant
 from isoflop.scaling.fitting.fit import FitError
 from isoflop.scaling.fitting.profile_likelihood import profile
@@ -105,13 +106,13 @@ def enough(case: Case) -> Iterator[Finding]:
         yield Finding(
             "few_points", "fail" if n <= parameters else "warn",
             f"{n} points for {parameters} parameters leave {n - parameters} to judge the law by",
-            f"add at least {parameters + 3 - n} runs or fix a parameter",
+            f"add at least {counted(parameters + 3 - n, 'run')} or fix a parameter",
         )  # fmt: skip
     if clusters < 3 * parameters:
         yield Finding(
             "few_clusters", "fail" if clusters <= parameters else "warn",
             f"{clusters} independent clusters (by {case.points.cluster}) for {parameters} parameters",
-            f"train {3 * parameters - clusters} more independent runs: other sizes or other seeds",
+            f"train {counted(3 * parameters - clusters, 'more independent run')}: other sizes or other seeds",
         )  # fmt: skip
     inliers = case.fit.inliers
     if inliers < 3 * parameters and inliers < n:

@@ -11,8 +11,10 @@ from isoflop.scaling.laws.inputs import STANDARD, Column
 from isoflop.scaling.laws.law import Array
 from isoflop.scaling.laws.mixtures.means import SHARES
 from isoflop.scaling.laws.special_functions import fdtrc
-from isoflop.scaling.table.conventions import Points
+from isoflop.scaling.table.conventions import FORECAST_ERROR, Points
 from isoflop.scaling.table.law_inputs import components
+from isoflop.scaling.table.runs import is_runs
+from isoflop.scaling.table.where import keeping
 
 POOLED = 0.005  # level of pooled_settings, shared by the columns of a table
 MIXTURES = "pooled_mixtures"  # the code of its Finding
@@ -22,8 +24,9 @@ CELL = ("n_params", "tokens", "unique_tokens")
 EXACT = 1e-9  # standard deviation within cells below which losses differ by rounding alone
 OUTCOMES = frozenset((
     "loss", "loss_se", "bits_per_byte", "accuracy", "train_loss", "wall_seconds", "peak_memory_bytes", "flops_6nd",
-    "learning_rate", "noise_scale", "phase", "state", "final", "weight", "loss_unit",
+    "noise_scale", "phase", "state", "final", "weight", "loss_unit", FORECAST_ERROR,
 ))  # fmt: skip
+LAST_RATE = "learning_rate"  # of a run table: that of its last step, which its schedule decides
 PROGRESS = frozenset((  # how far a run is, which at equal tokens tells its batch
     "step", "_step", "steps", "iter", "iters", "iteration", "iterations", "global_step", "samples", "sequences",
 ))  # fmt: skip
@@ -40,7 +43,8 @@ def settings(case: Case) -> pd.DataFrame:
 def _settings(rows: pd.DataFrame | None, frame: pd.DataFrame) -> pd.DataFrame:
     if rows is None:
         return pd.DataFrame(index=frame.index)
-    return rows[[str(c) for c in rows.columns if _is_setting(str(c), rows[c])]]
+    own = [str(c) for c in rows.columns if not (c == LAST_RATE and is_runs(rows))]
+    return rows[[name for name in own if _is_setting(name, rows[name])]]
 
 
 def _is_setting(name: str, values: pd.Series) -> bool:
@@ -105,11 +109,13 @@ def _mixtures(rows: pd.DataFrame | None, read: Sequence[Column]) -> Iterator[Fin
     shares = rows[names].apply(pd.to_numeric, errors="coerce").dropna()
     if len(names) < 2 or shares.empty or (shares.sum(axis=1) - 1).abs().max() > SUM:
         return
-    if (count := len(shares.drop_duplicates())) > 1:
+    mixtures = shares.value_counts(sort=True)
+    if (count := len(mixtures)) > 1:
+        one = keeping(dict(zip(names, mixtures.index[0], strict=True)))
         yield Finding(
             MIXTURES, "warn",
             f"runs on {count} mixtures of data ({', '.join(names)}) stand in one law that reads none of their shares",
-            f"fit one mixture (--where '{names[0]} == ...'), or ask isoflop mix for the best one", tuple(names),
+            f"fit one mixture ({one}), or ask isoflop mix for the best one", tuple(names),
         )  # fmt: skip
 
 

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from isoflop.printable import counted
 from isoflop.scaling.approaches.isoflop_profiles import budget_groups
 from isoflop.scaling.findings.finding import Case, Check, Finding
 from isoflop.scaling.table.columns import row_names
 from isoflop.scaling.table.law_inputs import unlike
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN, meaning_as
+from isoflop.scaling.table.where import keeping
 
 # Columns that must not vary inside one fit: a loss under another value is another quantity, or another experiment.
 ONE_QUANTITY = ("eval_id", "tokenizer_id", "context_length", "vocab_size")
@@ -30,7 +32,7 @@ def spans(case: Case) -> Iterator[Finding]:
     if sizes < 5:
         yield Finding(
             "few_sizes", "fail" if sizes < 4 else "warn", f"{sizes} distinct sizes",
-            f"add {5 - sizes} sizes; alpha rests on them",
+            f"add {counted(5 - sizes, 'size')}; alpha rests on them",
         )  # fmt: skip
     for name, needed in (("n_params", 1.5), ("tokens", 1.5), ("flops", 2.0)):
         decades = float(np.ptp(np.log10(case.frame[name])))
@@ -114,7 +116,7 @@ def run_columns(case: Case) -> Iterator[Finding]:
             values = "; ".join(f"{n}: {', '.join(map(str, runs[n].unique()[:4]))}" for n in varied)
             yield Finding(
                 "mixed_conventions" if severity == "fail" else "mixed_experiment", severity,  # type: ignore[arg-type]
-                f"{why} ({values})", f"fit one at a time with --where, for example {varied[0]} == ...",
+                f"{why} ({values})", f"fit one at a time, for example {keeping({varied[0]: runs[varied[0]].iloc[0]})}",
             )  # fmt: skip
     engines = runs["engine"][runs["engine"] != ""].value_counts() if "engine" in runs else {}
     if len(engines) > 1 or any("+" in name for name in dict(engines)):
@@ -164,7 +166,7 @@ def protocol(case: Case) -> Iterator[Finding]:
          "shorten the warm-up of the shortest runs: it moves the exponent"),
         (runs["step"] < 300, "few_steps", "fail", "took fewer than 300 steps: they measure the optimiser's transient",
          "halve the batch or drop the smallest budget"),
-        ((runs["step"] >= 300) & (runs["step"] < 1000), "few_steps", "warn", "took fewer than 1000 steps",
+        ((runs["step"] >= 300) & (runs["step"] < 1000), "few_steps", "warn", "took 300 to 999 steps",
          "halve the batch or weigh those runs less"),
         ((runs["epochs"] > 1) & (not _repeats(case)), "repeated_data", "fail" if epochs > 4 else "warn",
          f"repeat their data, up to {epochs:.2g} epochs", "use a larger corpus or --law data-constrained"),

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.findings.finding import Finding
+from isoflop.scaling.table.curves import curves
 
 RATE = "peak_learning_rate"
 EDGE_FROM = 3  # rates at one size and budget: fewer have no inside
@@ -45,14 +46,14 @@ def rates_at_edge(arm: str, rows: pd.DataFrame) -> Iterator[Finding]:
     if None in keys:
         return
     bowls = [b for _, b in rows.groupby(keys) if b[RATE].nunique() >= EDGE_FROM]
-    at_edge = {}
+    at_edge: list[str] = []
     for bowl in bowls:
         means = bowl.groupby(RATE)["loss"].mean()
         best = means.idxmin()
         if best in (means.index[0], means.index[-1]):
-            at_edge[f"{keys[0]} {bowl[keys[0]].iloc[0]:,.0f}"] = best
+            at_edge.append(f"{best:g} at {keys[0]} {bowl[keys[0]].iloc[0]:,.0f}")
     if at_edge:
-        listed = ", ".join(f"{rate:g} at {where}" for where, rate in list(at_edge.items())[:4])
+        listed = ", ".join(list(dict.fromkeys(at_edge))[:4])
         yield Finding(
             "rate_at_edge", "warn",
             f"{arm}: the best rate is at an edge of the grid in {len(at_edge)} of {len(bowls)} cells ({listed})",
@@ -65,8 +66,9 @@ def _tried(count: int, spread: float) -> str:
 
 
 def _ends(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per run; a run that diverged has lost to every other rate."""
+    """One row per run, of training curves the last; a run that diverged has lost to every other rate."""
     if not {"final", "state", "run_id", "step"} <= set(rows):
-        return rows
+        found = curves(rows)
+        return found.ends if found else rows
     last = rows.sort_values("step").groupby("run_id", as_index=False).tail(1)
     return last.assign(loss=last["loss"].where(last["state"] != "diverged", np.inf))

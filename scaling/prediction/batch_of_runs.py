@@ -10,10 +10,15 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
+from isoflop.scaling.findings.table_checks import ONE_EXPERIMENT, ONE_QUANTITY
+from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import count_params
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.runs import final_rows
+from isoflop.scaling.table.where import keeping
 
+# Columns that the runs of one critical batch agree in. Curves of any schedule and device compare at a constant rate.
+ONE = tuple(name for name in (*ONE_QUANTITY, *ONE_EXPERIMENT) if name not in ("context_length", "schedule", "device"))
 CURVE = ("n_params", "batch_tokens", "context_length", "peak_learning_rate", "weight_decay")
 
 
@@ -51,8 +56,9 @@ def steps_of_runs(table: pd.DataFrame, params: str = "matrices") -> pd.DataFrame
     The loss is the highest of the lowest ones of each batch; a batch is taken at the rate (and weight decay) that
     reaches it first, seeds averaged, steps interpolated along ln step. Columns: n_params, batch_tokens, context_length,
     target_loss, steps_to_target; no row where no run has a row at a constant rate, or no size has two batches. Its
-    attrs hold `notes` on what was done and left out.
+    attrs hold `notes` on what was done and left out. Raises TableError for runs of several experiments.
     """
+    _refuse_several(table)
     curves = table[(table["phase"] == "constant") & (table["state"] == "done")]
     curves = curves.assign(n_params=count_params(curves, params)).fillna({"weight_decay": 0.0})
     curves = curves.drop_duplicates(["trunk_id", "step"])  # cells of one trunk share its rows
@@ -83,6 +89,17 @@ def steps_of_runs(table: pd.DataFrame, params: str = "matrices") -> pd.DataFrame
     return frame
 
 
+def _refuse_several(table: pd.DataFrame) -> None:
+    """Raise TableError where runs differ in what decides their losses beside size, batch, rate, decay and seed."""
+    for name in ONE:
+        if name in table and len(values := table[name].value_counts()) > 1:
+            shown = ", ".join(str(value) or "''" for value in values.index[:4])
+            raise TableError(
+                f"{table.attrs.get('source', 'table')}: {len(values)} values of {name} ({shown}), and a critical batch "
+                f"is that of one: keep one, e.g. {keeping({name: values.index[0]})}"
+            )
+
+
 def _reached(curve: pd.DataFrame, target: float) -> float:
     """The step at which a curve first is at the target, between two rows; infinite where it never is."""
     steps, losses = curve["step"].to_numpy(float), curve["loss"].to_numpy(float)
@@ -97,7 +114,11 @@ def _reached(curve: pd.DataFrame, target: float) -> float:
 
 
 def noise_of_runs(table: pd.DataFrame, level: float, params: str = "matrices") -> tuple[NoiseScale, ...]:
-    """The noise scales that the finished runs of a run table logged before their ends, by size and horizon."""
+    """The noise scales that the finished runs of a run table logged before their ends, by size and horizon.
+
+    Raises TableError for runs of several experiments.
+    """
+    _refuse_several(table)
     last = final_rows(table)
     last = last.assign(n_params=count_params(last, params))
     last = last[last["noise_scale"] > 0]

@@ -255,8 +255,8 @@ def beyond_epochs(data: Points, epochs: float | None) -> list[Finding]:
     return [
         Finding(
             "beyond_epochs", "warn",
-            f"the run reads its text {epochs:.3g} times, and no run of the table more than {seen:.3g} times: published "
-            "laws of repeats miss by 8 to 10% there",
+            f"the run reads its text {epochs:.3g} times, and no run of the table more than "
+            f"{'once' if seen == 1 else f'{seen:.3g} times'}: published laws of repeats miss by 8 to 10% there",
             f"add runs of {epochs:.3g} epochs at a small size, or more text",
         )
     ]  # fmt: skip

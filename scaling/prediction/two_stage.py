@@ -153,7 +153,15 @@ class TwoStage:
                 "at_bound", "warn", f"{name} = {getattr(law, name):.4g} of {self.score} lies at its bound",
                 "do not quote it; add runs between guessing and the best score",
             ))  # fmt: skip
-        best = float(self.second.points.frame["loss"].max())
+        scores = self.second.points.frame["loss"].to_numpy(float)
+        below = int(np.sum(scores < law.floor))
+        if "floor" not in self.second.free and 2 * below > len(scores):
+            found.append(Finding(
+                "below_chance", "fail",
+                f"{below} of {len(scores)} runs have less {self.score} than guessing ({law.floor:.4g})",
+                "give the chance of this task (--chance), or leave it out and have it fitted",
+            ))  # fmt: skip
+        best = float(scores.max())
         share = (best - law.floor) / max(law.top - law.floor, 1e-12)
         if "top" in self.second.free and share < NEAR_TOP:
             found.append(Finding(
@@ -278,8 +286,8 @@ def two_stage(
     """Fit both stages to a table of runs with a score between 0 and 1, or in percent, in `column`.
 
     `chance` fixes the floor; None takes it from the table's `chance`, and fits it where that is missing. A column named
-    as the score's with `_se` weighs the runs. Raises TableError for a score that is none, FitError when no run scores
-    above chance or the data determine no law.
+    as the score's with `_se` weighs the runs. Raises TableError for a score or a chance that is none, FitError when no
+    run scores above chance or the data determine no law.
     """
     source = table.attrs.get("source", "table")
     require(table, (column,), source=source)
@@ -290,12 +298,9 @@ def two_stage(
     data = points(table, params=params, compute=compute, inputs=[Column(name, transform="linear") for name in wanted])
     score, *errors = (data.frame[name].to_numpy(float) for name in wanted)
     error = errors[0] if errors else None
-    chance = _chance(rows) if chance is None else chance
-    if chance is not None and error is not None and not np.any(score - chance > 2 * error):
-        raise FitError(
-            f"no run's {column} lies two standard errors above chance ({chance:.3g}): the sigmoid is not identified; "
-            "larger models, or more items, are needed"
-        )
+    named, chance = chance is not None, _chance(rows) if chance is None else chance
+    if chance is not None:
+        _check_chance(chance, f"--chance {chance:g}" if named else f"{source}: chance {chance:g}", score, error, column)
     first = fit(law, data, seed=seed)
     frame = data.frame.assign(model_loss=data.frame["loss"], loss=np.maximum(score, 1e-9))
     fixed = {} if chance is None else {"floor": chance}
@@ -354,6 +359,18 @@ def _check_scores(rows: pd.DataFrame, column: str, source: str) -> None:
         raise TableError(
             f"{source}: {column} must lie between 0 and 1; it does not in {wrong.sum()} of {len(score)} rows "
             f"({row_names(rows, wrong)}): {score[wrong].iloc[0]:g}; write all of them as shares, or all in percent"
+        )
+
+
+def _check_chance(chance: float, name: str, score: Array, error: Array | None, column: str) -> None:
+    """Raise TableError for a chance that no guessing has, FitError where no score is above it."""
+    if not 0 <= chance < 1:
+        raise TableError(f"{name}: guessing scores at least 0 and less than 1")
+    if not np.any(score - chance > (0 if error is None else 2 * error)):
+        far = "two standard errors above" if error is not None else "above"
+        raise FitError(
+            f"no run's {column} lies {far} chance ({chance:.3g}): the sigmoid is not identified; larger models, "
+            "more items or another --chance are needed"
         )
 
 

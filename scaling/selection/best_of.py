@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.table.columns import TableError, hint
-from isoflop.scaling.table.runs import final_rows, is_runs
+from isoflop.scaling.table.curves import curves
+from isoflop.scaling.table.runs import final_rows, forecast_rows, is_runs
 
 CELL = ("n_params", "n_params_total", "tokens", "flops", "horizon_tokens", "budget_flops", "d_model", "n_layer")
 APART = ("arm", "family", "dataset", "corpus_id", "unique_tokens", "tokenizer_id", "eval_id")
@@ -19,7 +20,8 @@ def best_of(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
 
     Columns that say where a run stands (CELL) name the cell itself: the lowest run of each is kept. Other columns are
     settings: in each cell of equal size and tokens (and of equal arm, data and evaluation) the value with the lowest
-    mean loss is kept, with all its seeds. Raises TableError for an unknown column, or one that never varies in a cell.
+    mean loss is kept, with all its seeds. Runs are compared by their ends, of training curves too, and those kept have
+    all their rows. Raises TableError for an unknown column, one that changes within a run, or never varies in a cell.
     """
     source = table.attrs.get("source", "table")
     columns = list(dict.fromkeys(columns))
@@ -31,7 +33,13 @@ def best_of(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
             raise TableError(
                 f"{source}: --best-of {name}: no such column{hint(name, names)} (columns: {', '.join(names)})"
             )
-    rows = final_rows(table) if is_runs(table) else table
+    found = None if is_runs(table) else curves(table, source=source)
+    if found and (moving := [c for c in columns if c in found.changing and c not in CELL]):
+        raise TableError(
+            f"{source}: --best-of {moving[0]}: it changes along the curve of a run (column {found.column}); name "
+            "a setting that a run keeps to its end"
+        )
+    rows = found.ends if found else pd.concat([final_rows(table), forecast_rows(table)]) if is_runs(table) else table
     rows = rows[np.isfinite(pd.to_numeric(rows["loss"], errors="coerce"))]
     settings = [c for c in columns if c not in CELL]
     if settings and len(settings) < len(columns):
@@ -40,7 +48,8 @@ def best_of(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
             "is chosen within one, not both"
         )
     kept, notes = _lowest(rows, list(columns)) if not settings else _best_values(rows, settings, source)
-    chosen = table[table["run_id"].isin(kept["run_id"])] if is_runs(table) else kept
+    whole = found.frame.sort_index() if found else table
+    chosen = whole[whole["run_id"].isin(kept["run_id"])] if found or is_runs(table) else kept
     chosen = chosen.reset_index(drop=True)
     chosen.attrs = {**table.attrs, "notes": (*table.attrs.get("notes", ()), *notes)}
     return chosen

@@ -111,9 +111,9 @@ class Scoreboard:
             name = "forecast average" if row["law"] == AVERAGE else row["law"]
             missed = len(self.origins) - row["origins"]
             lines.append(
-                f"{mark}{name:<22} {row['error']:>7.2%} {row['error_se']:>6.2%} {row['bias']:>+7.2%} "
+                f"{mark}{name:<22} {row['error']:>7.2%} {row['error_se']:>6.2%} {row['bias']:>+z7.2%} "
                 f"{_number(row['coverage'], '.0%'):>7} {_number(row['aicc'], '.1f'):>7} "
-                f"{_number(row['free'], '.0f'):>4} {row['behind']:>7.2%} {row['behind_se']:>6.2%} "
+                f"{_number(row['free'], '.0f'):>4} {row['behind']:>z7.2%} {row['behind_se']:>6.2%} "
                 f"{_number(row['weight'], '.2f'):>6}  {row['findings']}"
                 + (f"  (no fit at {missed} of {len(self.origins)} origins)" if missed else "")
             )

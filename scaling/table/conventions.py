@@ -224,6 +224,21 @@ def points(
     return Points(tidy, used[0], used[1], cluster, tuple(notes), unit, larger, orders_differ, lacking)
 
 
+def counted_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table that `points` makes points of, in their order, with every column.
+
+    Of training curves without what changes on the way, but for the quantities.
+    """
+    notes: list[str] = []
+    source = str(table.attrs.get("source", "table"))
+    if is_runs(table):
+        return _finished(_bare(table), notes, source)
+    table = _resolved(table, notes)
+    if found := curves(table, source=source):
+        table = found.ends.drop(columns=[name for name in found.changing if name not in QUANTITIES])
+    return _weighed(_without_empty(table, notes, source=source), notes)
+
+
 def _bare(table: pd.DataFrame) -> pd.DataFrame:
     """The table without its attrs, which pandas would copy at every operation."""
     return pd.DataFrame(table, copy=False)

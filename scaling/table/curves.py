@@ -7,7 +7,7 @@ import pandas as pd
 
 from isoflop.scaling.table.columns import TableError, is_numbers
 from isoflop.scaling.table.meaning import words
-from isoflop.scaling.table.where import where_option
+from isoflop.scaling.table.where import keeping
 
 RUN_NAMES = ("run_id", "run", "run_name", "runid")  # as `words` writes them: columns whose values are runs
 OTHER_NAMES = ("name", "model", "model_name", "experiment", "experiment_name", "exp", "trial", "config")  # or of sizes
@@ -44,6 +44,12 @@ class Curves:
     def ends(self) -> pd.DataFrame:
         """The last row of each run, in the order of the table."""
         return self.frame[~self.frame["run_id"].duplicated(keep="last")].sort_index()
+
+    @property
+    def changing(self) -> list[str]:
+        """The columns with several values in one run: how far it is and what it brings out, and no setting of it."""
+        most = self.frame.groupby("run_id", sort=False).nunique().max()
+        return [str(name) for name in most.index[most > 1]]
 
     def rows(self) -> pd.DataFrame:
         """The curves in the columns of a run table: trunk_id is the run, phase is not known, flops are 6 N D if absent.
@@ -88,7 +94,7 @@ def _refuse_keyed(frame: pd.DataFrame, twice: np.ndarray, source: str) -> None:
             one, other = pair[name].tolist()
             raise TableError(
                 f"{source}: rows of one run at one place differ by column {name} ({one}, {other}): "
-                f"keep one with {where_option(str(name), one)}"
+                f"keep one with {keeping({str(name): one})}"
             )
 
 
@@ -102,7 +108,7 @@ def refuse_splits(table: pd.DataFrame, *, source: str) -> None:
             one = next(value for value in table[name].unique() if not str(value).lower().startswith("train"))
             raise TableError(
                 f"{source}: the rows are losses of several splits (column {name}: {', '.join(sorted(splits))}): "
-                f"keep one with {where_option(str(name), one)}"
+                f"keep one with {keeping({str(name): one})}"
             )
 
 

@@ -4,9 +4,10 @@ A table needs `loss`, and `n_params` and `tokens` or `flops`. What was renamed o
 `frame.attrs["notes"]`; values that no law can take are an error that names the rows.
 """
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from isoflop.scaling.table.formats.read_file import read_file
 from isoflop.scaling.table.formats.run_rows import as_runs
 from isoflop.scaling.table.law_inputs import components, sizeless, unlike
 from isoflop.scaling.table.meaning import QUANTITIES, words
-from isoflop.scaling.table.runs import RunTableError, SpoiledRunsError, is_run_table, is_runs, read_runs
+from isoflop.scaling.table.runs import RunTableError, SpoiledRunsError, is_run_table, is_runs, of_study, read_runs
 from isoflop.scaling.table.unfinished import leave_out_unfinished, short_of_plan, unfinished
 from isoflop.scaling.table.where import matching_rows
 
@@ -47,12 +48,12 @@ def read_table(
     """A runs folder or a file of rows, its columns renamed by `mapping` (ours -> yours), its rows kept by `where`.
 
     The part of `isoflop.read_table` that needs no importer. `path` may be hf://datasets/USER/NAME. `study` keeps the
-    runs that one study of a runs folder lists, `sheet` names one of a spreadsheet. `labels` are more columns of names,
-    whose text is never taken for a missing value. `inputs` are the columns that a law reads: `mapping` may name them,
-    and the table may lack size, tokens and compute where it reads none of these. `outcome` is the column that the
-    table is about. A column under a usual alias, with its
-    unit in its name, is taken and noted (`columns.resolve`); runs that did not finish are left out and counted, unless
-    `keep_unfinished`: a curve of one is a curve.
+    runs that one study of a runs folder lists, under their arms in it, `sheet` names one of a spreadsheet. `labels` are
+    more columns of names, whose text is never taken for a missing value. `inputs` are the columns that a law reads:
+    `mapping` may name them, and the table may lack size, tokens and compute where it reads none of these. `outcome` is
+    the column that the table is about. A column under a usual alias, with its unit in its name, is taken and noted
+    (`columns.resolve`); runs that did not finish are left out and counted, unless `keep_unfinished`: a curve of one is
+    a curve.
 
     `attrs` carries "source", "notes" (what was renamed and filtered; "guessed" of them what the user did not ask for),
     "loss_unit", "mapping", and "study" where one was named. The index counts the rows of the file from 0, also after
@@ -66,6 +67,8 @@ def read_table(
     shared = read_manifest(path)["study"] if is_bundle(path) else ""
     if study and study != shared:
         frame = _of_study(frame, path, study, shared, notes)
+    elif path.is_dir() and not is_bundle(path):
+        notes += _arms_apart(frame, path)
     try:
         table = as_table(
             frame, path, mapping, where, notes, is_study=is_study, inputs=inputs, outcome=outcome,
@@ -140,20 +143,39 @@ def _chosen_by_state(frame: pd.DataFrame, where: str | None) -> bool:
 def _of_study(frame: pd.DataFrame, path: Path, study: str, shared: str, notes: list[str]) -> pd.DataFrame:
     if not path.is_dir():
         raise TableError(f"{path}: --study {study} needs a runs folder; for a file use --where")
-    known = {file.stem: file for file in sorted(path.glob("studies/*.json"))}
+    known = _listings(path)
     if study not in known:
         there = ", ".join(known) or shared or "none"
         raise TableError(f"{path}: --study {study}: no such study here (there are: {there}){hint(study, known)}")
-    listed = _runs_of(known[study])
-    kept = frame[frame["run_id"].isin(listed)].reset_index(drop=True)
+    kept = of_study(frame, _arms_of(known[study]))
     if kept.empty:
         raise TableError(f"{path}: --study {study}: no run of it has finished")
     notes.append(f"study {study}: {kept['run_id'].nunique()} of {frame['run_id'].nunique()} runs in the store")
     return kept
 
 
+def _arms_apart(frame: pd.DataFrame, path: Path) -> list[str]:
+    """A note where studies of a runs folder have runs of this table under other arms than its column says."""
+    own = dict(zip(frame["run_id"], frame["arm"], strict=True))
+    apart: dict[str, int] = {}
+    for study, file in _listings(path).items():
+        with contextlib.suppress(TableError):  # a listing that --study would refuse says nothing here
+            arms = _arms_of(file)
+            apart[study] = sum(arm is not None and own.get(run_id, arm) != arm for run_id, arm in arms.items())
+    said = ", ".join(f"{count} in study {study}" for study, count in apart.items() if count)
+    if not said:
+        return []
+    return [f"runs that studies share have the arm of the first one here, and another {said}: name one with --study"]
+
+
+def _listings(path: Path) -> dict[str, Path]:
+    """The files of the studies in a runs folder, by their names."""
+    return {file.stem: file for file in sorted(path.glob("studies/*.json"))}
+
+
 class _Cell(TypedDict):
     run_id: str
+    arm: NotRequired[str]
 
 
 class _Study(TypedDict):
@@ -162,10 +184,14 @@ class _Study(TypedDict):
     cells: list[_Cell]
 
 
-def _runs_of(file: Path) -> set[str]:
-    """The run ids that a study listed when it was launched. Raises TableError for a file that holds no such list."""
+def _arms_of(file: Path) -> dict[str, str | None]:
+    """The runs that a study listed when it was launched, each with its arm there; None in a listing without arms.
+
+    Raises TableError for a file that holds no such list.
+    """
     remedy = "not a list of runs; launch the study again to write it anew"
-    return {cell["run_id"] for cell in read_json(file, _Study, nan=True, error=TableError, remedy=remedy)["cells"]}
+    listed = read_json(file, _Study, nan=True, error=TableError, remedy=remedy)["cells"]
+    return {cell["run_id"]: cell.get("arm") for cell in listed}
 
 
 def require(frame: pd.DataFrame, columns: Iterable[str], *, source: str = "table") -> None:

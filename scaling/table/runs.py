@@ -135,6 +135,9 @@ COLUMNS: tuple[Column, ...] = (
 
 NAMES = tuple(c.name for c in COLUMNS)
 VOLATILE = tuple(c.name for c in COLUMNS if c.volatile)
+# What repeats of a run under other seeds may differ in; the last learning rate follows from the other columns.
+OF_ONE_RUN = ("run_id", "trunk_id", "seed", "state", "learning_rate", "loss", "loss_se", "bits_per_byte", "accuracy",
+              "train_loss", "mixture", *VOLATILE)  # fmt: skip
 NEEDED = tuple(name for name in NAMES if name not in (*ADDED, *VOLATILE))  # what every run has
 _PANDAS_DTYPE = {"string": "str", "int64": "int64", "float64": "float64", "bool": "bool"}
 _ARROW_SCHEMA = pa.schema([(c.name, {"bool": pa.bool_()}.get(c.dtype) or getattr(pa, c.dtype)()) for c in COLUMNS])
@@ -243,6 +246,25 @@ def forecast_rows(table: pd.DataFrame) -> pd.DataFrame:
 def is_forecast(table: pd.DataFrame) -> pd.Series:
     """Which rows (bool) were not measured but forecast."""
     return table["final"] & (table["state"] == "stopped")
+
+
+def replicate_columns(table: pd.DataFrame) -> list[str]:
+    """The columns of a run table that runs must be equal in to be repeats of each other: all that a seed leaves alone.
+
+    With the weights of domains, where the runs read mixtures.
+    """
+    return [c for c in table if (c in NAMES and c not in OF_ONE_RUN) or str(c).startswith("weight_")]
+
+
+def of_study(table: pd.DataFrame, arms: Mapping[str, str | None]) -> pd.DataFrame:
+    """The rows of the runs in `arms`, under the arm that it gives each; None leaves the one that the table has.
+
+    Studies that overlap share runs. A run file names the arm of the study that trained it, another study may have the
+    run in another arm.
+    """
+    kept = table[table["run_id"].isin(arms)].reset_index(drop=True)
+    named = kept["run_id"].map(arms)
+    return kept.assign(arm=named.where(named.notna(), kept["arm"]).astype(kept["arm"].dtype))
 
 
 def same_runs(a: pd.DataFrame, b: pd.DataFrame) -> bool:

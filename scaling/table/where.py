@@ -11,10 +11,11 @@ It means what it does to pandas: a missing value fulfils no comparison but !=, `
 import operator
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from isoflop.scaling.table.columns import TableError, hint
@@ -69,12 +70,20 @@ def matching_rows(frame: pd.DataFrame, condition: str) -> pd.Series:
     return rows.fillna(False).astype(bool)
 
 
-def where_option(column: str, value: object) -> str:
-    """The option that keeps the rows in which a column has a value, as it is typed in a shell."""
-    plain = re.fullmatch(r"[^\W\d]\w*", column) and column not in (*_KEYWORDS, *_CONSTANTS)
-    text = re.sub(r"([\"\\])", r"\\\1", value) if isinstance(value, str) else ""
-    condition = f"{column if plain else f'`{column}`'} == " + (f'"{text}"' if isinstance(value, str) else repr(value))
-    return f"--where {shlex.quote(condition)}"
+def keeping(values: Mapping[str, object]) -> str:
+    """The option that keeps the rows with these values of columns, as a shell takes it: --where "arm == 'base'"."""
+    condition = " and ".join(_equal(name, value) for name, value in values.items())
+    return f"--where {shlex.quote(condition)}" if set(condition) & set('"`$\\!') else f'--where "{condition}"'
+
+
+def _equal(name: str, value: object) -> str:
+    value = value.item() if isinstance(value, np.generic) else value
+    plain = re.fullmatch(r"[^\W\d]\w*", name) and name not in {*_KEYWORDS, *_CONSTANTS, *_MISSING, "index"}
+    column = name if plain else f"`{name}`"
+    if isinstance(value, str):
+        text = re.sub(r"(['\\])", r"\\\1", value)
+        return f"{column} == '{text}'"
+    return f"isna({column})" if pd.isna(value) else f"{column} == {value!r}"
 
 
 def _split(condition: str) -> list[Token]:

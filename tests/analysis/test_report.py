@@ -264,6 +264,22 @@ def test_seed_noise_is_the_spread_over_seeds(study_law):
         _ = Evidence(simulate_study(study_law, curves=False)).seed_noise
 
 
+@pytest.mark.parametrize("setting", ["peak_learning_rate", "batch_tokens", "optimizer", "corpus_id", "arm", "unknown"])
+def test_settings_are_no_seeds(study_law, setting):
+    """Runs of two settings 20% apart, whose seeds agree: nothing varies over seeds."""
+    one = simulate_study(study_law, noise=0.0, seeds=(0, 1), curves=False)
+    other = one.assign(run_id=one["run_id"] + "b", loss=one["loss"] * 1.2)
+    if setting != "unknown":
+        other[setting] = "other" if isinstance(one[setting].iloc[0], str) else one[setting] * 2
+    both = Evidence(pd.concat([one, other], ignore_index=True))
+    if setting == "unknown":  # equal seeds differ: so may unequal ones
+        with pytest.raises(UnsupportedError, match="more than one seed"):
+            _ = both.seed_noise
+    else:
+        assert len(both.seed_noise) == 2 * len(Evidence(one).seed_noise)
+        assert both.seed_noise["sd"].max() < 1e-9
+
+
 def test_the_noise_of_seeds_has_its_interval(written):
     """Two seeds a cell of sd .02 are 12 degrees of freedom of 12 cells: 12 s^2 over chi-square's quantiles."""
     noise = pd.DataFrame({"n_params": 1e4, "tokens": 1e6, "flops": 6e10, "loss": 2.0, "seeds": [2] * 12, "sd": 0.02})

@@ -39,7 +39,9 @@ def test_plan_starts_nothing_and_knows_what_is_done(typed, text, tmp_path):
     typed("run", *text, *TINY)
     (study,) = json.loads(typed("plan", *text, *TINY, "--json")[1])["studies"]
     assert (study["done"], study["minutes"]["1"]) == (1, 0.0)
-    assert "predicted minutes by workers" in typed("plan", *text, *TINY)[1]
+    told = typed("plan", *text, *TINY)[1]
+    assert ": 1 cell in 1 trunk, " in told
+    assert "predicted minutes by workers" in told
 
 
 @pytest.mark.slow

@@ -8,10 +8,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from isoflop.experiments.app import run_study
+from isoflop.experiments.app import run, run_study
 from isoflop.experiments.compose.compose import compose_all, job_overrides, job_spec
 from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.config import WhereSpec
+from isoflop.experiments.followup.tune_report import train_and_read
+from isoflop.experiments.store.models import find_trained, finished
 from isoflop.experiments.store.store import open_store
 
 STUDY = (
@@ -49,6 +51,23 @@ def test_what_goes_wrong_is_an_exception_or_a_code_and_never_an_exit(here, other
         run_study(["nonsense=1"])
     assert run_study([*STUDY, "optim.learning_rate=1e38"]) == 1
     assert compose("theirs").x == 1
+
+
+@pytest.mark.slow
+def test_a_run_that_two_studies_share_stands_in_the_arm_that_each_has_it_in(here):
+    slow = "{optim: {learning_rate: 1e-4}}"
+
+    def arguments(name, base, fast):
+        return (*STUDY[1:], f"study.name={name}", f"study.arms.base={base}", f"study.arms.fast={fast}")
+
+    first, second = arguments("one", slow, "{}"), arguments("two", "{}", slow)
+    own = run("", first).groupby("arm")["run_id"].first()
+    assert (open_store(here / "runs").states()["attempts"] == 1).all()
+    for table in (run("", second), train_and_read(second)):
+        assert table.groupby("arm")["run_id"].first().to_dict() == {"base": own["fast"], "fast": own["base"]}
+    evaluated = finished(open_store(here / "runs"), "two")
+    assert {one.final["arm"]: one.run_id for one in evaluated} == {"base": own["fast"], "fast": own["base"]}
+    assert find_trained(open_store(here / "runs"), own["base"]).final["arm"] == "base"
 
 
 def test_the_overrides_of_a_job_say_how_it_runs_and_no_file_is_needed_to_read_them():

@@ -8,11 +8,15 @@ import pandas as pd
 import pytest
 
 from isoflop import __main__
-from isoflop.printable import plain_markdown, printable
+from isoflop.printable import counted, plain_markdown, printable
 
 pytestmark = pytest.mark.usefixtures("kept_searches")
 
 EVIL = "\x1b[2J\x1b]0;title\x07\rdone\x9b31m\u202egnp.exe\u2066\ud800\u2028<script>alert(1)</script>![x](http://x/y.png)|a&lt;"
+
+
+def test_a_count_has_the_number_of_its_noun():
+    assert [counted(n, "cell") for n in (0, 1, 2, 1234)] == ["0 cells", "1 cell", "2 cells", "1,234 cells"]
 
 
 def test_nothing_that_a_terminal_obeys_is_left_and_the_rest_stays():

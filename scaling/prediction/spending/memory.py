@@ -131,7 +131,8 @@ def predict_memory(
         )
     # A plain table has one count of parameters, which is taken for the active ones.
     convention = params if is_runs(table) else "matrices"
-    data = points(table, params=convention, compute=compute, inputs=COLUMNS).in_order()
+    data = points(table, params=convention, compute=compute, inputs=COLUMNS)
+    unordered, data = data, data.in_order()
     if EXPERTS.name in data.lacking:
         raise ValueError(data.lacking[EXPERTS.name])
     name, tokens, notes = _law(data, laws)
@@ -155,7 +156,7 @@ def predict_memory(
 
     same = best["experts"] == first["experts"]
     interval = (0.0, 0.0) if same else jackknife(fitted).interval(gain, LEVEL, positive=False)
-    settings = setting_findings(table, data, columns_read([name]))
+    settings = setting_findings(table, unordered, columns_read([name]))
     return MemoryCap(
         law=name, flops=flops, memory=memory, bytes_per_parameter=bytes_per_parameter,
         runs=runs[["experts", "n_params", "n_params_total", "tokens", "loss", "binds"]],

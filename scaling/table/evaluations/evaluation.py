@@ -57,9 +57,9 @@ class Paired:
 
 
 def paired_loss(a: pd.DataFrame, b: pd.DataFrame) -> Paired:
-    """Difference in loss of two evaluations, nats/token.
+    """Difference in loss of two evaluations on the same text, nats/token.
 
-    Raises ValueError unless both were measured on the same documents (or windows).
+    Raises ValueError unless both have the same targets in each document (or window), as the same text has.
     """
     (unit, left), (_, right) = _units(a), _units(b)
     if not left["targets"].equals(right["targets"]):

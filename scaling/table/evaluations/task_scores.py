@@ -75,8 +75,8 @@ def paired_score(a: pd.DataFrame, b: pd.DataFrame, task: str, metric: str) -> Pa
 def with_score(table: pd.DataFrame, root: Path, task: str, metric: str | None = None) -> pd.DataFrame:
     """The rows of a run table whose run has a score on `task`, with columns accuracy, accuracy_se and chance.
 
-    The metric is the task's first unless named. Raises TableError when no run has it; `attrs["notes"]` counts the runs
-    that are left out.
+    The metric is the task's first unless named. Raises TableError when no run has it, or the runs answered different
+    questions; `attrs["notes"]` counts the runs that are left out.
     """
     scores = read_scores(root)
     known = scores["task"].unique()
@@ -91,6 +91,7 @@ def with_score(table: pd.DataFrame, root: Path, task: str, metric: str | None = 
     kept = table[table["run_id"].isin(scores.index)].reset_index(drop=True)
     if kept.empty:
         raise TableError(f"{root}: none of the {table['run_id'].nunique()} runs of the table has a score on {task!r}")
+    _refuse_several(scores.loc[kept["run_id"].unique()], task, str(root))
     columns = {"accuracy": "value", "accuracy_se": "stderr", "chance": "chance"}
     kept = kept.assign(**{ours: scores[name].loc[kept["run_id"]].to_numpy() for ours, name in columns.items()})
     left_out = table["run_id"].nunique() - kept["run_id"].nunique()
@@ -100,6 +101,17 @@ def with_score(table: pd.DataFrame, root: Path, task: str, metric: str | None = 
     ]
     kept.attrs = {**table.attrs, "notes": (*table.attrs.get("notes", ()), *notes)}
     return kept
+
+
+def _refuse_several(scores: pd.DataFrame, task: str, root: str) -> None:
+    """Raise TableError where the scores of a task, a row a run, are over several sets of questions."""
+    sets = scores.groupby("items_id")["items"].agg(["first", "size"])
+    if len(sets) > 1:
+        told = ", ".join(f"{size} runs {items} questions (items_id {name})" for name, items, size in sets.itertuples())
+        raise TableError(
+            f"{root}: the runs answered {len(sets)} sets of questions of task {task!r}: {told}; score them alike "
+            f"(isoflop evaluate RUN_ID --tasks {task} --items N), or keep those of one set with --where"
+        )
 
 
 def _arrow(frame: pd.DataFrame, columns: tuple[Column, ...]) -> pa.Table:

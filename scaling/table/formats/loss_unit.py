@@ -4,7 +4,7 @@ import pandas as pd
 
 from isoflop.scaling.table.columns import Resolved, TableError
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN, measured_in
-from isoflop.scaling.table.where import where_option
+from isoflop.scaling.table.where import keeping
 
 
 def with_unit(found: Resolved, frame: pd.DataFrame, notes: list[str], *, source: str) -> tuple[pd.DataFrame, str]:
@@ -20,7 +20,7 @@ def with_unit(found: Resolved, frame: pd.DataFrame, notes: list[str], *, source:
     if len(stated) > 1:
         raise TableError(
             f"{source}: the losses are in several units ({', '.join(stated)}); keep one with "
-            f"{where_option('loss_unit', stated[0])}"
+            f"{keeping({'loss_unit': stated[0]})}"
         )
     if not stated:
         return frame, found.loss_unit

@@ -81,7 +81,7 @@ def test_a_table_of_others_is_read_back_as_the_same_points(tmp_path):
     assert set(held["log"]) == {"saved in 7.txt"}
     assert "user" not in held
     assert written.configs == 0
-    assert "no configurations" in str(written)
+    assert f"{tmp_path / 'b'}: {written.runs} runs and no configurations (the source has none)\n" in str(written)
     assert any("1 of" in note and "did not finish" in note for note in written.notes)
     assert any("user" in note for note in written.notes)
     assert any("column log" in note for note in written.notes)

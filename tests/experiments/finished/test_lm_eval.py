@@ -193,12 +193,12 @@ def test_without_tasks_losses_are_paired_and_a_study_is_listed(store):
     assert "no study 't'; there are s" in str(here(opened, "--study", "t")[0])
 
 
-def made(run_id, values, task="t", metric="acc"):
+def made(run_id, values, task="t", metric="acc", items_id="x"):
     items = pd.DataFrame(
         {"run_id": run_id, "task": task, "metric": metric, "item": range(len(values)), "value": values}
     )
     row = {c.name: "x" for c in SCORES} | {"run_id": run_id, "task": task, "metric": metric, "higher_is_better": True}
-    row |= {"value": float(np.mean(values)), "stderr": 0.1, "items": len(values), "chance": 0.25}
+    row |= {"items_id": items_id, "value": float(np.mean(values)), "stderr": 0.1, "items": len(values), "chance": 0.25}
     return pd.DataFrame([row]), items[[c.name for c in ITEMS]]
 
 
@@ -219,6 +219,16 @@ def test_scores_are_paired_over_the_same_items_alone(tmp_path):
     assert (found.difference, found.units) == (0.5, 4)
     assert paired_score(a, b.head(3), "t", "acc") is None
     assert paired_score(a, b, "t", "bleu") is None
+
+
+def test_scores_over_different_questions_are_no_column(tmp_path, study_table):
+    ids = study_table["run_id"].unique()[:4]
+    for k, run_id in enumerate(ids):
+        write_scores(tmp_path / "cells" / run_id, *made(run_id, [0.0, 1.0], items_id=f"q{k % 2}"))
+    with pytest.raises(TableError, match=r"2 sets of questions of task 't': 2 runs 2 questions \(items_id q0\), 2"):
+        with_score(study_table, tmp_path, "t")
+    one = study_table[study_table["run_id"].isin(ids[::2])]
+    assert set(with_score(one, tmp_path, "t")["run_id"]) == set(ids[::2])
 
 
 def test_a_table_without_the_score_says_how_to_make_it(tmp_path, study_table):

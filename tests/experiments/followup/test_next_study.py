@@ -83,7 +83,7 @@ def test_parts_that_no_size_states_are_written_as_a_section(quick):
 
 def test_two_kinds_of_models_are_refused_with_a_remedy(quick):
     one = final_rows(quick).head(4)
-    with pytest.raises(NextStudyError, match="continues one kind: keep it with --where"):
+    with pytest.raises(NextStudyError, match=r"continues one kind: keep one, e\.g\. --where"):
         parts_of(pd.concat([one, as_size(one, "lstm-d20")]))
     with pytest.raises(NextStudyError, match="activation"):
         parts_of(one.assign(activation=""))

@@ -21,6 +21,7 @@ from isoflop.scaling.approaches.approaches import (
 )
 from isoflop.scaling.approaches.isoflop_profiles import _cut_off, _steepness
 from isoflop.scaling.design.simulate import simulate_points, simulate_study
+from isoflop.scaling.findings.diagnose import diagnose_approaches
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.table.conventions import points
 
@@ -279,3 +280,21 @@ def test_curves_of_runs_that_end_apart_have_an_envelope():
     ]  # fmt: skip
     power = envelope(pd.DataFrame(rows)).allocation
     assert power.n_exponent == pytest.approx(law.beta / (law.alpha + law.beta), abs=0.05)
+
+
+@pytest.mark.slow
+def test_one_approach_alone_agrees_with_nothing():
+    N, D = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e7, 1e9, 6), np.geomspace(1e9, 1e11, 5)))
+    alone = approaches(simulate_points(HOFFMANN, N * np.geomspace(1, 1.7, 30), D, noise=0.002))
+    assert alone.answered == (3,)
+    assert (alone.agree, alone.to_dict()["agree"], alone.disagreements) == (None, None, ())
+    assert "\nOnly approach 3 has an answer with an interval: there is nothing to agree (90%" in str(alone)
+    assert "approaches_disagree" not in {f.code for f in diagnose_approaches(alone)}
+    none = approaches(one_budget([1e7, 2e7, 4e7, 8e7], [3.1, 3.0, 3.0, 3.1]).frame, laws=("chinchilla",))
+    assert none.verdict.startswith("No approach has an answer")
+
+
+@pytest.mark.slow
+def test_an_envelope_goes_through_no_budgets_and_counts_none(study_table):
+    found = approaches(study_table)
+    assert [row.power.n_budgets for row in found.rows] == [0, 4, 4, 4, 0, 0]

@@ -267,6 +267,8 @@ def test_bad_arms_are_refused_plainly():
     table = two_arms(cheaper(1.5), seed=0)
     with pytest.raises(MultiplierError, match="one arm only"):
         multiplier(table[table["arm"] == "base"])
+    with pytest.raises(MultiplierError, match=r"\(without a name\) in column 'arm': .*name the column .* with --by"):
+        multiplier(table[table["arm"] == "base"].assign(arm=""))
     with pytest.raises(MultiplierError, match="baseline 'x' is not among"):
         multiplier(table, baseline="x")
     with pytest.raises(MultiplierError, match="no column 'colour'"):

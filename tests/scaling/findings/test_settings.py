@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import isoflop
 from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.findings.diagnose import diagnose
 from isoflop.scaling.findings.settings import setting_findings
@@ -43,6 +44,40 @@ def test_two_arms_in_one_law_are_named_whatever_their_labels():
     table = grid(2, noise=0.002).assign(variant=np.tile(["None", "new"], 25))
     table["loss"] *= np.where(table["variant"] == "new", 0.97, 1.0)
     assert "2 values of variant" in found(table)["pooled_settings"].message
+
+
+def as_curves(ends: pd.DataFrame) -> pd.DataFrame:
+    """Training curves that end in these rows, with a schedule's rate and a step that a logger adds."""
+    share = np.array([0.25, 0.5, 0.75, 1.0])
+    rows = ends.loc[np.repeat(ends.index, 4)].reset_index(drop=True)
+    along = np.tile(share, len(ends))
+    rows = rows.assign(tokens=rows["tokens"] * along, loss=rows["loss"] * along**-0.1, step=along * 1000)
+    return rows.assign(logged_rate=np.tile([1e-3, 5e-4, 2e-4, 1e-4], len(ends)) / (1 + np.arange(len(rows)) % 3))
+
+
+@pytest.mark.parametrize("setting", ["lr", "learning_rate", "optimizer"])
+@pytest.mark.parametrize("written", ["a row a run", "curves", "another order", "a row without a loss", "another name"])
+def test_settings_are_named_however_the_rows_are_written(setting, written):
+    values = [1e-3, 2e-3, 4e-3] if setting != "optimizer" else ["adamw", "muon", "sgd"]
+    table = grid(3).assign(**{setting: np.tile(values, 25)}, run_id=[f"r{k}" for k in range(75)])
+    table["loss"] *= np.exp(np.tile(BOWL[:3], 25))
+    if written == "curves":
+        table = as_curves(table)
+    elif written == "another order":
+        table = table.sample(frac=1, random_state=0)
+    elif written == "a row without a loss":
+        table.loc[4, "loss"] = np.nan
+    elif written == "another name":
+        table = table.rename(columns={"loss": "val_loss"})
+    (named,) = setting_findings(table, points(table))
+    assert (named.code, named.columns) == ("pooled_settings", (setting,))
+
+
+def test_the_last_rate_of_a_run_of_ours_is_no_setting():
+    table = isoflop.example("hp_law")
+    columns = [found.columns for found in setting_findings(table, points(table))]
+    assert ("peak_learning_rate",) in columns
+    assert ("learning_rate",) not in columns
 
 
 @pytest.mark.parametrize("column", ["seed", "data_seed", "batch"])

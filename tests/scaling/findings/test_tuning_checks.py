@@ -11,7 +11,7 @@ RATES = (0.005, 0.01, 0.02, 0.04)
 
 def arm(optimum=0.014, rates=RATES, sizes=(1e6, 4e6), **fields) -> pd.DataFrame:
     rows = [(n, rate, 2.0 + np.log10(rate / optimum) ** 2) for n in sizes for rate in rates]
-    return pd.DataFrame(rows, columns=["n_params", "peak_learning_rate", "loss"]).assign(tokens=2e7, **fields)
+    return pd.DataFrame(rows, columns=["n_params", "peak_learning_rate", "loss"]).assign(**{"tokens": 2e7} | fields)
 
 
 def codes(**arms: pd.DataFrame) -> dict[str, str]:
@@ -37,6 +37,18 @@ def test_a_best_rate_at_an_edge_is_said_with_its_cells(optimum, edge):
         f"b: the best rate is at an edge of the grid in 2 of 2 cells ({edge} at n_params 1,000,000, {edge} at n_params "
         "4,000,000)"
     )
+
+
+def test_every_budget_of_a_size_is_a_cell_and_a_curve_is_one_run():
+    both = pd.concat([arm(optimum=1e-4), arm(optimum=1e-4, tokens=4e7)], ignore_index=True)
+    said = (
+        "a: the best rate is at an edge of the grid in 4 of 4 cells (0.005 at n_params 1,000,000, 0.005 at n_params "
+        "4,000,000)"
+    )
+    assert codes(a=both)["rate_at_edge"] == said
+    ends = both.assign(run_id=[f"r{k}" for k in range(len(both))])
+    half = ends.assign(tokens=ends["tokens"] / 3, loss=4.0 - ends["loss"] / 10)  # on the way the order is another
+    assert codes(a=pd.concat([half, ends]))["rate_at_edge"] == said
 
 
 def test_divergence_above_bounds_a_grid():

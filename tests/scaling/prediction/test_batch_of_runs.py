@@ -1,6 +1,7 @@
 """The critical batch from the curves of runs, and the noise scale that they logged beside it."""
 
 import json
+import shlex
 
 import numpy as np
 import pandas as pd
@@ -10,8 +11,10 @@ from typer.testing import CliRunner
 from isoflop.__main__ import app
 from isoflop.scaling.prediction.batch_of_runs import noise_of_runs, steps_of_runs
 from isoflop.scaling.prediction.critical_batch import BatchError, critical_batch
+from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.read import read_table
 from isoflop.scaling.table.runs import PARAM_GROUPS
+from isoflop.scaling.table.where import matching_rows
 from tests.support.root import RESULTS
 
 CRITICAL = {1e4: 3000.0, 1e5: 8000.0, 1e6: 20000.0}
@@ -50,6 +53,19 @@ def test_the_critical_batch_is_read_from_curves_each_batch_at_its_best_rate():
     assert [s.critical for s in found.sizes] == pytest.approx(list(CRITICAL.values()), rel=0.1)
     assert found.noise == ()
     assert "each batch at its best rate" in str(found)
+
+
+@pytest.mark.parametrize("name", ["arm", "optimizer", "corpus_id", "eval_id", "tokenizer_id", "family", "tied"])
+def test_runs_of_two_experiments_have_no_critical_batch_together(name):
+    table = study(noise_scale=4000.0)
+    one, other = (False, True) if name == "tied" else ("adamw's", "muon")
+    both = pd.concat([table.assign(**{name: one}), table.assign(**{name: other})], ignore_index=True)
+    for refuses in (critical_batch, steps_of_runs, lambda runs: noise_of_runs(runs, 0.9)):
+        with pytest.raises(TableError, match=f"2 values of {name} ") as refused:
+            refuses(both)
+    condition = shlex.split(str(refused.value).split("--where ")[1])[0]
+    kept = both[matching_rows(both, condition)]
+    assert critical_batch(kept).sizes[0].critical == critical_batch(table).sizes[0].critical
 
 
 def test_steps_are_between_rows_and_shared_rows_of_a_trunk_count_once():

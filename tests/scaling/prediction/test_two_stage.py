@@ -123,6 +123,26 @@ def test_the_interval_of_an_open_floor_is_one_of_scores():
     assert 0.0 <= lo < found.second.law.floor < hi <= 1.0
 
 
+@pytest.mark.parametrize("chance", [-0.1, 1.0, 1.5, 25.0, float("nan")])
+def test_a_chance_that_no_guessing_has_is_refused(chance):
+    with pytest.raises(TableError, match=r"^--chance .*guessing scores at least 0 and less than 1"):
+        two_stage(runs(), chance=chance)
+    if chance == chance:
+        with pytest.raises(TableError, match=r"table: chance .*guessing scores at least 0 and less than 1"):
+            two_stage(runs().assign(chance=chance))
+
+
+@pytest.mark.slow
+def test_a_chance_above_the_scores_is_refused_and_one_above_most_is_objected_to():
+    table = runs()
+    with pytest.raises(FitError, match=r"no run's accuracy lies above chance \(0.999\)"):
+        two_stage(table, chance=0.999)
+    high = float(table["accuracy"].quantile(0.6))
+    codes = {f.code: f for f in two_stage(table, chance=high).findings()}
+    assert codes["below_chance"].severity == "fail"
+    assert "below_chance" not in {f.code for f in two_stage(table, chance=0.25).findings()}
+
+
 @pytest.mark.slow
 def test_runs_with_more_items_weigh_more():
     table = runs(items=200)

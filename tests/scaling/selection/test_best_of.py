@@ -6,6 +6,7 @@ import pytest
 
 from isoflop.scaling.selection.best_of import best_of
 from isoflop.scaling.table.columns import TableError
+from isoflop.scaling.table.conventions import points
 
 
 def rates() -> pd.DataFrame:
@@ -41,6 +42,40 @@ def test_the_lowest_run_of_each_cell_and_ties():
     assert len(lowest) == 2
     assert "14 runs tied with one that was kept" in lowest.attrs["notes"]
     assert "6 values of learning_rate tied with one that was kept" in best_of(flat, ["learning_rate"]).attrs["notes"]
+
+
+def curves_of(ends: pd.DataFrame) -> pd.DataFrame:
+    """Curves of five rows that end in these: on the way the order of the rates is the other way round."""
+    at = [0.2, 0.4, 0.6, 0.8, 1.0]
+    return pd.concat([
+        ends.assign(
+            run=[f"r{k}" for k in range(len(ends))], tokens=ends["tokens"] * share, logged=share,
+            loss=ends["loss"] if share == 1 else 9 - share - ends["loss"],
+        ) for share in at
+    ], ignore_index=True)  # fmt: skip
+
+
+@pytest.mark.parametrize("columns", [["learning_rate"], ["n_params"], ["n_params", "tokens"]])
+def test_curves_are_compared_by_their_ends_and_kept_whole(columns):
+    ends = rates().assign(tokens=lambda t: t["tokens"] * t["n_params"] / 1e6)
+    table = curves_of(ends)
+    kept, of_ends = best_of(table, columns), best_of(ends, columns)
+    last = kept.groupby("run").tail(1)
+    pd.testing.assert_frame_equal(last[list(ends)].reset_index(drop=True), of_ends, check_like=True)
+    assert len(kept) == 5 * len(last)
+    assert kept.attrs["notes"] == of_ends.attrs["notes"]
+    assert len(points(kept)) == len(of_ends)
+
+
+def test_a_column_that_changes_within_a_run_chooses_nothing():
+    with pytest.raises(TableError, match=r"--best-of logged: it changes along the curve of a run .column run."):
+        best_of(curves_of(rates()), ["logged"])
+
+
+def test_runs_that_were_stopped_stand_for_their_forecasts(study_table):
+    kept = best_of(study_table, ["n_params_total", "horizon_tokens"])
+    stopped = study_table.assign(state="stopped")
+    assert best_of(stopped, ["n_params_total", "horizon_tokens"]).shape == kept.shape
 
 
 def test_arms_keep_a_best_rate_each():

@@ -1,6 +1,7 @@
 """The scoreboard: right law ahead, wrong ones refused with reasons, a forecast average that covers."""
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -52,6 +53,11 @@ def test_every_law_has_a_score_or_a_reason(board):
     assert set(board.frame.index) | set(board.refused) == {*LAWS, BASELINE, AVERAGE}
     assert "unique_tokens" in board.refused["data-constrained"]
     assert all(name in str(board) for name in LAWS)
+
+
+def test_nothing_is_minus_zero(board):
+    frame = board.frame.assign(bias=-1e-7, behind=-1e-7)
+    assert "-0.00%" not in str(replace(board, frame=frame))
 
 
 def test_the_true_form_wins_and_the_wrong_ones_are_far_behind(board):

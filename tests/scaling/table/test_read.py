@@ -1,5 +1,7 @@
 """Bad tables end in one clear line that names the column or the rows and the remedy."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -39,6 +41,47 @@ def test_a_store_a_run_file_and_a_compacted_table_read_alike(study_table, tmp_pa
         write_run(tmp_path / "runs" / "cells" / run / "run.parquet", rows.to_dict("records"), {})
     compact(tmp_path / "runs", tmp_path / "all.parquet")
     assert read_table(tmp_path / "runs").equals(read_table(tmp_path / "all.parquet"))
+
+
+@pytest.fixture
+def shared(study_table, tmp_path):
+    """A runs folder whose three runs were trained under arm a; study two has two of them, the first in another arm."""
+    ids = list(study_table["run_id"].unique()[:3])
+    for run in ids:
+        rows = study_table[study_table["run_id"] == run].assign(arm="a")
+        write_run(tmp_path / "runs" / "cells" / run / "run.parquet", rows.to_dict("records"), {})
+    (tmp_path / "runs" / "studies").mkdir()
+    listed = {
+        "one": [{"run_id": run, "arm": "a"} for run in ids],
+        "two": [{"run_id": ids[0], "arm": "b"}, {"run_id": ids[1], "arm": "a"}],
+        "old": [{"run_id": ids[2]}],
+    }
+    for name, cells in listed.items():
+        (tmp_path / "runs" / "studies" / f"{name}.json").write_text(json.dumps({"cells": cells}))
+    return tmp_path / "runs", ids
+
+
+def test_runs_that_studies_share_stand_in_the_arm_of_the_study_that_is_named(shared):
+    runs, ids = shared
+
+    def arms(study):
+        table = read_table(runs, study=study)
+        return table.groupby("run_id")["arm"].unique().map(list).to_dict()
+
+    assert arms("two") == {ids[0]: ["b"], ids[1]: ["a"]}
+    assert arms("one") == {run: ["a"] for run in ids}
+    assert arms("old") == {ids[2]: ["a"]}  # a listing without arms
+    assert list(read_table(runs, study="two", where="arm == 'b'")["run_id"].unique()) == [ids[0]]
+    assert read_table(runs, study="two").dtypes.equals(read_table(runs).dtypes)
+
+
+def test_without_a_study_a_note_counts_the_runs_that_another_has_in_another_arm(shared):
+    runs, _ = shared
+    (note,) = read_table(runs).attrs["notes"]
+    assert "another 1 in study two: name one with --study" in note
+    assert not any("arm" in note for note in read_table(runs, study="two").attrs["notes"])
+    (runs / "studies" / "two.json").write_text("{}")  # --study two names it, and nothing else needs it
+    assert not read_table(runs).attrs["notes"]
 
 
 @pytest.mark.parametrize(

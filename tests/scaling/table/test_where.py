@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from isoflop.scaling.imports.read_table import read_table as read_source
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.read import read_table
-from isoflop.scaling.table.where import MAX_LENGTH, matching_rows, where_option
+from isoflop.scaling.table.where import MAX_LENGTH, keeping, matching_rows
 
 NUMBERS = ("x", "n", "`a b`", "index")
 MISSING = {"isna": "isna", "isnull": "isna", "notna": "notna", "notnull": "notna"}
@@ -165,7 +165,7 @@ def test_values_that_are_missing_in_pandas_own_types_fulfil_nothing():
 @pytest.mark.parametrize("value", ["val", "it's", 'a "b"', "a\\b", "$HOME", "`x`", 3, 2.5, True])
 def test_an_advised_option_is_typed_in_a_shell_as_it_stands(column, value):
     frame = pd.DataFrame({column: pd.Series([value, 7.0 if isinstance(value, str) else "other"], dtype=object)})
-    option, condition = shlex.split(where_option(column, value))
+    option, condition = shlex.split(keeping({column: value}))
     assert option == "--where"
     assert matching_rows(frame, condition).tolist() == [True, False]
 
@@ -176,3 +176,16 @@ def test_text_compared_with_a_number_is_named_and_the_columns_of_numbers(tmp_pat
     with pytest.raises(TableError, match=r"column Params holds texts \('124M'\), .*n_params"):
         read_source(path, where="Params > 2e8")
     assert len(read_source(path, where="n_params > 2e8")) == 1
+
+
+TEXTS = ["a", "it's", 'say "x"', "a\\b", "$HOME", "`id`"]
+
+
+@pytest.mark.parametrize("name", ["arm", "batch size", "index", "and", "isna", "loss-of", "\u00e9t\u00e9"])
+@pytest.mark.parametrize("values", [TEXTS, [1, 2], [0.1, -3e-5], [True, False], [1.5, np.nan]])
+def test_the_option_that_keeps_a_value_keeps_its_rows_when_a_shell_reads_it(name, values):
+    table = pd.DataFrame({name: values, "n": range(len(values))})
+    for k, value in enumerate(table[name]):
+        option, condition = shlex.split(keeping({name: value, "n": k}))
+        assert option == "--where"
+        assert matching_rows(table, condition).tolist() == [i == k for i in range(len(values))]

@@ -142,7 +142,7 @@ def exponents(design: Design, study: int) -> Iterator[Outcome]:
             yield Outcome(f"a by {row.approach} {row.method}", 0.9, bool(lo <= true <= hi))
         elif row.approach != 1:
             yield Outcome(f"no answer by {row.approach} {row.method}", 0, True)
-    yield Outcome("approaches_disagree", 0, not found.agree)
+    yield Outcome("approaches_disagree", 0, bool(found.disagreements))
 
 
 def clean_findings(design: Design, study: int) -> Iterator[Outcome]:

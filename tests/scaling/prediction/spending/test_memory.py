@@ -40,6 +40,13 @@ def test_the_best_of_all_runs_that_fit_is_found(memory):
 
 
 @pytest.mark.slow
+def test_settings_that_explain_the_losses_are_named_in_whatever_order_the_rows_are():
+    both = pd.concat([RUNS.assign(optimizer="adamw"), RUNS.assign(optimizer="muon", loss=RUNS["loss"] * 0.97)])
+    for table in (both, both.sample(frac=1, random_state=0)):
+        assert "pooled_settings" in {f.code for f in predict_memory(table, 1e20, 4e9).findings}
+
+
+@pytest.mark.slow
 def test_weights_are_those_of_the_largest_models_where_the_table_counts_them():
     table = RUNS.assign(n_params_total=RUNS["n_params"] * (1.2 + 0.5 * (RUNS["experts"] - 1)))
     found = predict_memory(table, 1e20, 4e9, bytes_per_parameter=4)
