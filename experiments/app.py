@@ -1,6 +1,7 @@
 """The Hydra application: `isoflop run` from the command line and from Python."""
 
 import logging
+import multiprocessing
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from isoflop.experiments.sweep.plan import plan as plan_launch
 from isoflop.experiments.sweep.plan import speed_for
 from isoflop.experiments.sweep.plan import status as store_status
 from isoflop.experiments.sweep.train_job import train_trunks
+from isoflop.experiments.training.process import torch_as_new
 from isoflop.scaling.table.read import read_table
 
 
@@ -105,8 +107,9 @@ def status(runs: str | Path = "runs") -> dict[str, Any]:
 def run_study(overrides: Sequence[str]) -> int:
     """Train what a study lacks, as `isoflop run` with these arguments does; returns the exit code: 0 if all is done.
 
-    What other code of this process has set up stays as it was: sys.argv, the environment, logging, and Hydra, which may
-    be initialised with another configuration. Raises UsageError for arguments that do not fit the configuration.
+    What other code of this process has set up does not reach the runs, and stays as it was: sys.argv, the environment,
+    logging, torch, how processes are started, and Hydra, which may be initialised with another configuration. Threads
+    take turns. Raises UsageError for arguments that do not fit the configuration.
     """
     with _restored(), readable_errors():
         os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach `readable_errors` instead of Hydra's own printer
@@ -146,20 +149,22 @@ def _one_by_one(jobs: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
 
 @contextmanager
 def _restored() -> Iterator[None]:
-    """Put back what a run with Hydra changes in this process."""
-    argv, environment, folder = sys.argv, dict(os.environ), os.getcwd()
-    root, level, handlers = logging.getLogger(), logging.getLogger().level, logging.getLogger().handlers[:]
-    loggers = {name: logger.disabled for name, logger in root.manager.loggerDict.items() if hasattr(logger, "disabled")}
-    try:
-        with others_hydra_kept():
+    """Put back what a run with Hydra changes in this process; of several threads one after the other."""
+    with others_hydra_kept(), torch_as_new():
+        argv, environment, folder = sys.argv, dict(os.environ), os.getcwd()
+        root, level, handlers = logging.getLogger(), logging.getLogger().level, logging.getLogger().handlers[:]
+        loggers = {n: logger.disabled for n, logger in root.manager.loggerDict.items() if hasattr(logger, "disabled")}
+        start_method = multiprocessing.get_start_method(allow_none=True)
+        try:
             yield
-    finally:
-        sys.argv = argv
-        os.environ.clear()
-        os.environ.update(environment)
-        with suppress(OSError):  # the folder may be gone
-            os.chdir(folder)
-        root.setLevel(level)
-        root.handlers[:] = handlers
-        for name, disabled in loggers.items():
-            logging.getLogger(name).disabled = disabled
+        finally:
+            sys.argv = argv
+            os.environ.clear()
+            os.environ.update(environment)
+            with suppress(OSError):  # the folder may be gone
+                os.chdir(folder)
+            root.setLevel(level)
+            root.handlers[:] = handlers
+            for name, disabled in loggers.items():
+                logging.getLogger(name).disabled = disabled
+            multiprocessing.set_start_method(start_method, force=True)  # joblib settles it
