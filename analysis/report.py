@@ -16,6 +16,7 @@ from isoflop.analysis.figure import FORMATS, Figure, save
 from isoflop.analysis.figures import FIGURES, get_figure
 from isoflop.analysis.page.page import NAME, absent, javascript, page
 from isoflop.analysis.style import style
+from isoflop.arguments import RESAMPLES, SEED, check
 from isoflop.printable import plain_markdown
 from isoflop.scaling.fitting.kept_searches import keep_searches
 from isoflop.scaling.prediction.register import data_hash
@@ -82,6 +83,8 @@ def write_report(
     >>> "isoflop" in written.figures
     True
     """
+    check(RESAMPLES, n_draws=n_draws)
+    check(SEED, seed=seed)
     folder = Path(out)
     evidence = Evidence(table, law=law, params=params, compute=compute, n_draws=n_draws, seed=seed)
     try:

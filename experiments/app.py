@@ -14,6 +14,7 @@ import pandas as pd
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
+from isoflop.arguments import POSITIVE, check
 from isoflop.experiments.compose.compose import as_overrides, compose_all, job_spec, to_spec
 from isoflop.experiments.compose.hydra_state import others_hydra_kept
 from isoflop.experiments.compose.messages import UsageError, readable_errors
@@ -79,13 +80,14 @@ def plan(
     `calibrate` times the study's shapes on this machine first: always, never, or (None) those that were never
     timed, which takes about 10 s. `card` names a GPU that is not here, whose rates are shipped. `minutes` and
     `dollars` choose the runs that they pay for (key affordable). Raises UsageError for a configuration that does
-    not fit, and above where.max_dollars.
+    not fit, and above where.max_dollars, ValueError for numbers that mean nothing.
 
     >>> import isoflop
     >>> planned = isoflop.plan("smoke", calibrate=False)
     >>> len(planned["studies"][0]["cells"])
     8
     """
+    check(POSITIVE, minutes=minutes, dollars=dollars)
     specs = compose_all([*([f"experiment={study}"] if study else []), *overrides])
     launch = make_launch(specs, workers=None, speed=speed_for(specs, calibrate, card))
     return plan_launch(launch, minutes=minutes, dollars=dollars)

@@ -3,13 +3,13 @@
 The loop closes through the file: `isoflop suggest` writes it, `isoflop run` reads it, the store knows what is done.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from isoflop.arguments import POSITIVE, check
 from isoflop.experiments.followup.next_mixtures import NextMixtures, next_mixtures
 from isoflop.experiments.followup.sizes import sizes_like
 from isoflop.experiments.followup.study_file import write_file
@@ -109,7 +109,7 @@ def next_runs(
     True
     """
     if goal == MIXTURE:
-        check_spending(budget, target)
+        check(POSITIVE, budget=budget, target=target)
         if table is None or from_law is not None:
             raise ValueError("--goal mixture goes on from a table of runs on mixtures, and from no published law")
         return next_mixtures(table, budget=budget, target=target, out=out)
@@ -139,14 +139,8 @@ def checked_goal(budget: float, target: float, goal: str) -> Goal:
     """The goal, as `Goal`. Raises ValueError for one that is not known, or for numbers that are not positive."""
     if goal not in GOALS:
         raise ValueError(f"--goal {goal}: choose {', '.join((*GOALS, MIXTURE))}")
-    check_spending(budget, target)
+    check(POSITIVE, budget=budget, target=target)
     return GOALS[goal]
-
-
-def check_spending(budget: float, target: float) -> None:
-    """Raise ValueError for FLOPs that are not positive."""
-    if not (0 < budget < math.inf and 0 < target < math.inf):
-        raise ValueError(f"--budget {budget:g} and --target {target:g} must be positive and finite")
 
 
 def _published(name: str) -> Chinchilla:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoflop.arguments import POSITIVE, SHARE, check
 from isoflop.scaling.arms.joint_fit import ArmsFit, Frontier, Quantity, fit_arms
 from isoflop.scaling.arms.matched import Matched, comparison_findings, matched_ranking
 from isoflop.scaling.arms.pairs import cluster_labels
@@ -128,13 +129,16 @@ def multiplier(
 ) -> Multipliers:
     """Compare the arms in column `by` of a table. `target` adds a compute, in FLOPs, to those reported.
 
-    Raises MultiplierError for one arm only, an unknown baseline, or when no arm can be compared.
+    Raises MultiplierError for one arm only, an unknown baseline, or when no arm can be compared, ValueError for a wrong
+    number.
 
     >>> import isoflop
     >>> found = isoflop.multiplier(isoflop.example("transformer_vs_lstm"), by="arm")
     >>> [pair.arm for pair in found.pairs]
     ['lstm']
     """
+    check(POSITIVE, target=target)
+    check(SHARE, level=level)
     baseline, rows, data, failed = split_arms(table, by, baseline, params, compute)
     pairs = []
     for arm in data:

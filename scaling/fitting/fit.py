@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from isoflop.arguments import NOT_NEGATIVE, SEED, check, whole
 from isoflop.scaling.fitting.kept_searches import search_ahead, search_once
 from isoflop.scaling.fitting.noise_model import falling_power
 from isoflop.scaling.fitting.objective import Huber, LeastSquares, Objective, Solution, Task
@@ -249,6 +250,9 @@ def fit(
     >>> round(fitted.law.alpha, 2), round(fitted.exponents()["a"], 2)
     (0.44, 0.57)
     """
+    check(NOT_NEGATIVE, falls=falls)
+    check(whole(1), n_starts=n_starts)
+    check(SEED, seed=seed)
     data = points(data, params=params, compute=compute, cluster=cluster, inputs=columns_read([form]))
     if FORECAST_ERROR in data.frame:
         given, weights = weights, None if weights is None else np.asarray(weights)[is_measured(data.frame)]

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from isoflop.arguments import MOST_RESAMPLES, SEED, SHARE, check, whole
 from isoflop.scaling.fitting.fit import EXACT_NOISE, Fit, FitError, law_inputs, refit, refit_together
 from isoflop.scaling.fitting.noise_model import shared_by_sizes
 from isoflop.scaling.fitting.objective import Solution
@@ -111,8 +112,7 @@ class Draws:
         self, fn: Quantity, level: float = 0.9, *, positive: bool = True, values: Array | None = None
     ) -> tuple[Array, Array]:
         """Pointwise interval (lo, hi) of an array-valued function of a law, of its `values` where they are known."""
-        if not 0 < level < 1:
-            raise ValueError(f"level must lie between 0 and 1, not {level}")
+        check(SHARE, level=level)
         draws, centre = self.evaluate(fn) if values is None else values, np.asarray(self.estimate(fn), dtype=float)
         if self.kind == "bootstrap":
             lo, hi = np.percentile(draws, [50 * (1 - level), 50 * (1 + level)], axis=0)
@@ -331,8 +331,8 @@ def bootstrap(fit: Fit, n: int = 1000, *, by: str = "auto", seed: int = 0) -> Dr
     >>> bool(0 < lo < hi)
     True
     """
-    if n < 2:
-        raise ValueError(f"a bootstrap needs at least 2 resamples, not {n}")
+    check(whole(2, MOST_RESAMPLES), n=n)
+    check(SEED, seed=seed)
     labels, clusters = _clusters(fit, by)
     g = len(clusters)
     counts = np.random.default_rng(seed).multinomial(g, np.full(g, 1.0 / g), size=n).astype(float)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoflop.arguments import AT_LEAST_ONE, POSITIVE, SHARE, check
 from isoflop.scaling.arms.matched import ruler_findings
 from isoflop.scaling.arms.multiplier import MultiplierError, split_arms
 from isoflop.scaling.arms.pairs import SAME_BUDGET
@@ -95,7 +96,7 @@ def gate(
 
     `error` is the probability of any wrong promotion, and of any wrong rejection; `least` the multiplier worth having.
     `learned` is a table of past arms in column `by`, trained at two or more computes, which shows how gains change with
-    scale, or what was learnt of one. Raises ValueError for `least` below 1, MultiplierError for one arm or an unknown
+    scale, or what was learnt of one. Raises ValueError for a wrong number, MultiplierError for one arm or an unknown
     baseline, GateError where no arm has a pair, LearnError for a table to learn from that shows nothing, FitError where
     the loss of the baseline does not fall with compute.
 
@@ -104,8 +105,9 @@ def gate(
     >>> found.verdicts[0].decision
     'undecided'
     """
-    if least < 1:
-        raise ValueError(f"--least {least:g}: the multiplier worth having is at least 1")
+    check(POSITIVE, target=target)
+    check(SHARE, error=error)
+    check(AT_LEAST_ONE, least=least)
     learnt = learn_from(learned, by, params, compute)
     baseline, rows, data, failed = split_arms(table, by, baseline, params, compute)
     share = error / (len(rows) - 1)

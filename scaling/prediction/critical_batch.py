@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
+from isoflop.arguments import MOST_DEVICES, POSITIVE, SHARE, check, whole
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.fitting.fit import Fit, FitError, LeastSquares, fit
 from isoflop.scaling.fitting.uncertainty import jackknife
@@ -231,8 +232,8 @@ def critical_batch(
     gradient's noise scale (`where.noise_scale`) stands beside.
     `deadline` (seconds) and `devices` add what reaching the loss takes on up to so many devices, each of which reads
     `tokens_per_second` and takes `device_batch` tokens a step (None: the smallest batch of the table).
-    Raises TableError for an absent column or a wrong value, ValueError for half a schedule, BatchError where no size
-    has enough batches.
+    Raises TableError for an absent column or a wrong value, ValueError for half a schedule or a wrong number,
+    BatchError where no size has enough batches.
 
     >>> import isoflop, pandas as pd
     >>> table = pd.DataFrame({"n_params": 1e8, "batch_tokens": [1e4, 1e5, 1e6, 1e7]})
@@ -241,6 +242,9 @@ def critical_batch(
     >>> f"{found.to_dict()['critical_batch'][0]:.0f}"
     '400000'
     """
+    check(POSITIVE, deadline=deadline, tokens_per_second=tokens_per_second, device_batch=device_batch)
+    check(whole(1, MOST_DEVICES), devices=devices)
+    check(SHARE, level=level)
     source, notes = str(table.attrs.get("source", "table")), list(table.attrs.get("notes", ()))
     noise: tuple[NoiseScale, ...] = ()
     if is_runs(table) and STEPS not in table:

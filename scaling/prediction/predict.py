@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoflop.arguments import NOT_NEGATIVE, POSITIVE, check
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.settings import setting_findings
 from isoflop.scaling.fitting.fit import Fit, Huber
@@ -84,14 +85,17 @@ def predict(
     at the same compute are added for tokens to be served (`inference_tokens`), a cap on training tokens (`token_cap`)
     and the unique tokens; `price_per_token` says whether more text is worth its price (see `buy_text`). `at` gives
     further columns by name, for laws that read them (see `predict_at`).
-    Raises ValueError for an incomplete target, PredictError for laws that read more of a run than it says and when the
-    loss at it cannot be predicted.
+    Raises ValueError for an incomplete target or a wrong number, PredictError for laws that read more of a run than it
+    says and when the loss at it cannot be predicted.
 
     >>> import isoflop
     >>> found = isoflop.predict(isoflop.example("quick"), flops=3e12)
     >>> round(found.to_dict()["loss"], 1)
     1.4
     """
+    check(POSITIVE, flops=flops, n_params=n_params, tokens=tokens, token_cap=token_cap, unique_tokens=unique_tokens)
+    check(POSITIVE, price_per_token=price_per_token, price_per_flop=price_per_flop)
+    check(NOT_NEGATIVE, inference_tokens=inference_tokens)
     if at:
         given = {"flops": flops, "n_params": n_params, "tokens": tokens, "unique_tokens": unique_tokens}
         whole = {name: value for name, value in given.items() if value is not None} | dict(at)
@@ -286,9 +290,7 @@ def predict_from_law(
         raise ValueError(f"--from-law {name}: not one of {', '.join(PUBLISHED)}{hint(name, PUBLISHED)}")
     known = PUBLISHED[name]
     given = {"flops": flops, "n_params": n_params, "tokens": tokens, "unique_tokens": unique_tokens}
-    for option, value in given.items():
-        if value is not None and not (np.isfinite(value) and value > 0):
-            raise ValueError(f"--{option.replace('_', '-')} {value:g}: must be positive and finite")
+    check(POSITIVE, **given)
     run, loss = _published_run(name, known.law, given)
     notes = []
     for what, (lo, hi) in {"n_params": known.n_params, "flops": known.flops}.items():

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoflop.arguments import POSITIVE, SHARE, check
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.sensitivity import FAR, chinchilla_sensitivity
 from isoflop.scaling.findings.settings import setting_findings
@@ -85,13 +86,16 @@ def comparison(
     """Compare laws on a table: `isoflop compare`.
 
     `laws`, `by` and `above` are those of `compare`. `on_step` is called with the name of what is fitted next. Raises
-    ValueError for a column `by` that the table lacks, HoldOutError or CompareError when no law can be scored.
+    ValueError for a column `by` that the table lacks or a wrong number, HoldOutError or CompareError when no law can be
+    scored.
 
     >>> import isoflop
     >>> found = isoflop.compare(isoflop.example("quick"), ["chinchilla", "chinchilla-no-floor"])
     >>> sorted(found.to_dict()["refused"])
     []
     """
+    check(POSITIVE, above=above)
+    check(SHARE, level=level)
     _check_scale(table, by)
     found = points(table, params=params, compute=compute, inputs=inputs_of(laws, by, table))
     settings = setting_findings(table, found, columns_read(law_names(laws)) if laws else ())

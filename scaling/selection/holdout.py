@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoflop.arguments import POSITIVE, SHARE, check
 from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile, budget_groups, isoflop_profiles
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber, fit
 from isoflop.scaling.fitting.objective import Objective
@@ -124,6 +125,8 @@ def hold_out(
     >>> held.chosen
     'chinchilla-kappa'
     """
+    check(POSITIVE, budgets_above=budgets_above)
+    check(SHARE, level=level)
     data = points(table, params=params, compute=compute, inputs=columns_read(laws or ())).measured
     groups = budget_groups(data)
     means = [_budget(g) for g in groups]

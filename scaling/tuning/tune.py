@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from isoflop.arguments import POSITIVE, SHARE, check
 from isoflop.scaling.fitting.fit import FitError
 from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws.axes.tuning import RateBowl
@@ -51,9 +52,9 @@ def tune(
     >>> bool(lo < found.best.optimum.learning_rate < hi)
     True
     """
+    check(POSITIVE, tokens=tokens, batch=batch)
+    check(SHARE, level=level)
     wanted, asked = _wanted(at, tokens, batch), _asked(setting)
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, not {level}")
     arms, failed = [], {}
     for name, rows in _by_arm(table, by, arm).items():
         try:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoflop.arguments import PART, check, whole
 from isoflop.scaling.prediction.curves.curve_model import CurveModel, Forecast, curve_model
 from isoflop.scaling.prediction.forecast import PredictError
 from isoflop.scaling.table.columns import hint
@@ -102,6 +103,8 @@ def predict_run(
     >>> found.at_step
     14099
     """
+    check(PART, cooldown=cooldown)
+    check(whole(1), at=at, until=until)
     found = read_curves(table, params=params)
     target = find_run(found.runs, run)
     if until is not None:

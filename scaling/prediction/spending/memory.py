@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoflop.arguments import POSITIVE, check
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.settings import setting_findings
 from isoflop.scaling.fitting.fit import Fit, Huber
@@ -122,9 +123,7 @@ def predict_memory(
     >>> float(found.best["experts"]), bool(found.best["n_params_total"] <= 2e9 * 1.001)
     (8.0, True)
     """
-    for option, value in (("--flops", flops), ("--memory", memory), ("--bytes-per-parameter", bytes_per_parameter)):
-        if not (np.isfinite(value) and value > 0):
-            raise ValueError(f"{option} {value:g}: must be positive and finite")
+    check(POSITIVE, flops=flops, memory=memory, bytes_per_parameter=bytes_per_parameter)
     if is_runs(table) and params != "active":
         raise ValueError(
             f"--memory tells parameters that a token meets from those in memory: --params active, not {params}"

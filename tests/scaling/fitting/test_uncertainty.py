@@ -190,9 +190,9 @@ def test_unknown_quantities_and_too_few_clusters_are_named(fitted):
         jackknife(fitted).interval("gamma")
     with pytest.raises(ValueError, match="no column 'machine' to resample by"):
         bootstrap(fitted, 10, by="machine")
-    with pytest.raises(ValueError, match="level must lie between 0 and 1"):
+    with pytest.raises(ValueError, match="it must lie between 0 and 1"):
         jackknife(fitted).interval("alpha", level=90)
-    with pytest.raises(ValueError, match="at least 2 resamples"):
+    with pytest.raises(ValueError, match="it must be a whole number of at least 2"):
         bootstrap(fitted, 1)
     alone = fit("chinchilla", noisy().assign(run_id="one"))
     with pytest.raises(FitError, match="1 cluster cannot be left out"):

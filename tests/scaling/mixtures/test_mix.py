@@ -121,7 +121,7 @@ def test_shares_within_caps_and_a_corner():
         ),
         ({}, {"cap": 1, "tokens": 1e9, "unique": {"code": 1e8, "prose": 2e8}}, NoMixtureError, "together hold 3e.08"),
         ({}, {"natural": {"code": 0.9}}, ValueError, "--natural: the weights add up to 0.9"),
-        ({}, {"level": 2.0}, ValueError, "level must lie between 0 and 1"),
+        ({}, {"level": 2.0}, ValueError, "it must lie between 0 and 1"),
     ],
 )
 def test_what_cannot_be_answered_is_named(change, asked, error, says):

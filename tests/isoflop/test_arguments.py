@@ -1,0 +1,102 @@
+"""Every number that a public function takes: what means nothing is refused by its name, as the command does."""
+
+import inspect
+import itertools
+import math
+import re
+from types import UnionType
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import isoflop
+from isoflop.arguments import AT_LEAST_ONE, NOT_NEGATIVE, PART, POSITIVE, SEED, SHARE, check, whole
+
+NEVER = (math.nan, math.inf, -math.inf, -1, "foo", "1", (1.0,), True, np.float64("nan"))
+RUNS = isoflop.example("quick")
+FITTED = isoflop.fit("chinchilla", RUNS)
+GIVEN: dict[str, dict[str, Any]] = {  # what each function is called with beside the number
+    "batch": {"table": RUNS},
+    "bootstrap": {"fit": FITTED},
+    "compare": {"table": RUNS},
+    "fit": {"form": "chinchilla", "data": RUNS},
+    "gate": {"table": RUNS, "target": 1e12},
+    "hold_out": {"table": RUNS},
+    "mix": {"table": RUNS},
+    "multiplier": {"table": RUNS},
+    "plan": {},
+    "predict": {"table": RUNS},
+    "predict_memory": {"table": RUNS, "flops": 1e12, "memory": 1e9},
+    "predict_run": {"table": RUNS, "run": "x"},
+    "report": {"table": RUNS, "out": "nowhere"},
+    "suggest": {"table": RUNS, "budget": 1e12, "target": 1e13},
+    "tune": {"table": RUNS},
+}
+
+
+def is_number(hint: object) -> bool:
+    """Whether an annotation is of one number, or of one or None."""
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    return bool({int, float} & set(kinds))
+
+
+def numbers(name: str) -> list[str]:
+    """The arguments of a public function that are numbers, by its annotations."""
+    function = inspect.unwrap(getattr(isoflop, name))
+    return [n for n, argument in inspect.signature(function).parameters.items() if is_number(argument.annotation)]
+
+
+FUNCTIONS = [name for name in isoflop.__all__ if inspect.isfunction(getattr(isoflop, name)) and numbers(name)]
+ARGUMENTS = [(name, argument) for name in FUNCTIONS for argument in numbers(name)]
+
+
+def test_every_function_with_a_number_is_among_these():
+    assert sorted(GIVEN) == sorted(FUNCTIONS)
+
+
+@pytest.mark.parametrize(("name", "argument"), ARGUMENTS)
+def test_a_number_that_means_nothing_is_refused_by_its_name(name, argument, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for value in NEVER:
+        with pytest.raises(ValueError, match=rf"^(--)?{argument}[= ]{re.escape(_shown(value))}: it must "):
+            getattr(isoflop, name)(**GIVEN[name] | {argument: value})
+    assert not list(tmp_path.iterdir())
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else repr(value)
+
+
+@pytest.mark.parametrize("value", [1.0, 95, 0, 0.0])
+@pytest.mark.parametrize(("name", "argument"), [one for one in ARGUMENTS if one[1] in ("level", "error")])
+def test_a_level_lies_between_its_ends(name, argument, value):
+    with pytest.raises(ValueError, match=f"^{argument}={value:g}: it must lie between 0 and 1"):
+        getattr(isoflop, name)(**GIVEN[name] | {argument: value})
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (POSITIVE, (1e-300, 3, np.float32(2), np.int64(4)), (0, -0.0)),
+        (NOT_NEGATIVE, (0, 0.0, 1e300), (-1e-300,)),
+        (SHARE, (1e-9, 0.5, np.float64(0.9)), (0, 1)),
+        (PART, (0, 1, 0.5), (1.0001, -0.1)),
+        (AT_LEAST_ONE, (1, 1.03), (0.999,)),
+        (SEED, (0, 2**63 - 1, np.int32(7)), (2**63, 0.0, 1.5)),
+        (whole(2, 4), (2, 4), (1, 5, 3.0)),
+    ],
+)
+def test_a_kind_holds_its_numbers_and_no_others(kind, good, bad):
+    check(kind, a=None)
+    for value in good:
+        check(kind, value=value)
+    for value in itertools.chain(bad, NEVER):
+        with pytest.raises(ValueError, match=r"value=.*it must"):
+            check(kind, value=value)
+
+
+def test_a_table_is_not_needed_to_see_that_a_number_is_wrong():
+    with pytest.raises(ValueError, match="level=95: it must lie between 0 and 1"):
+        isoflop.compare(pd.DataFrame(), level=95)
