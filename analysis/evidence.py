@@ -31,6 +31,7 @@ from isoflop.scaling.selection.holdout import HoldOut, hold_out
 from isoflop.scaling.selection.preference import candidates
 from isoflop.scaling.selection.scoreboard import Scoreboard, compare
 from isoflop.scaling.table.conventions import COMPUTE, PARAMS, Points, points
+from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN
 from isoflop.scaling.table.runs import final_rows, is_runs
 from isoflop.scaling.table.schedules.read_curves import CurveTable, read_curves
@@ -102,6 +103,7 @@ class Evidence:
 
     def __post_init__(self) -> None:
         """Raise ValueError for a name that no table could make right."""
+        self.table = as_frame(self.table)
         if self.law is not None:
             get_law(self.law)
         for what, value, known in (("params", self.params, PARAMS), ("compute", self.compute, COMPUTE)):

@@ -28,6 +28,7 @@ from isoflop.scaling.table.bundle.manifest import (
     run_hashes,
     seal,
 )
+from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN, meaning
 from isoflop.scaling.table.runs import (
     COLUMNS,
@@ -87,6 +88,7 @@ def write_bundle(table: pd.DataFrame, folder: str | Path, *, licence: str = UNST
     """
     if not _LICENCE.fullmatch(licence):
         raise ValueError(f"--licence {licence[:100]}: write it as the Hub names it, for example cc-by-4.0, mit, other")
+    table = as_frame(table)
     study, folder = str(table.attrs.get("study") or ""), Path(folder)
     notes: list[str] = []
     is_study = is_runs(table) and set(NAMES) <= set(table)

@@ -23,6 +23,7 @@ from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.published import PUBLISHED
 from isoflop.scaling.table.bundle.manifest import is_bundle
 from isoflop.scaling.table.conventions import count_params
+from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.read import check_values
 from isoflop.scaling.table.runs import final_rows, is_runs
 
@@ -108,6 +109,8 @@ def next_runs(
     >>> runs.design.spent <= 1e12
     True
     """
+    if table is not None:
+        table = as_frame(table)
     if goal == MIXTURE:
         check(POSITIVE, budget=budget, target=target)
         if table is None or from_law is not None:

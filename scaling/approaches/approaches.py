@@ -26,6 +26,7 @@ from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws import with_role
 from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.json_plain import plain
 
 __all__ = [
@@ -120,6 +121,7 @@ def approaches(
     >>> found.to_dict()["agree"]
     True
     """
+    table = as_frame(table)
     data = points(table, params=params, compute=compute)
     rows: list[Row] = []
     curves = None

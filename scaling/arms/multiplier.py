@@ -23,6 +23,7 @@ from isoflop.scaling.laws.law import Array
 from isoflop.scaling.selection.averaging import ForecastAverage, average, softmax
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.json_plain import plain
 
 GRID = 161
@@ -139,6 +140,7 @@ def multiplier(
     """
     check(POSITIVE, target=target)
     check(SHARE, level=level)
+    table = as_frame(table)
     baseline, rows, data, failed = split_arms(table, by, baseline, params, compute)
     pairs = []
     for arm in data:

@@ -24,6 +24,7 @@ from isoflop.scaling.gate.next_pair import NextPair, Planner
 from isoflop.scaling.gate.observations import PairTable, Slope, baseline_slope, pair_table
 from isoflop.scaling.gate.verdict import Verdict, decide, objections
 from isoflop.scaling.laws.special_functions import stdtrit
+from isoflop.scaling.table.formats.data_frame import as_frame
 
 REACH = 1.0  # times the span of the pairs in ln compute: how far beyond it a drift is continued
 LEAST = 1.03
@@ -108,6 +109,7 @@ def gate(
     check(POSITIVE, target=target)
     check(SHARE, error=error)
     check(AT_LEAST_ONE, least=least)
+    table = as_frame(table)
     learnt = learn_from(learned, by, params, compute)
     baseline, rows, data, failed = split_arms(table, by, baseline, params, compute)
     share = error / (len(rows) - 1)
@@ -143,6 +145,7 @@ def learn_from(
     """What a table of past arms shows; what was learnt already, or None, as it is. Raises LearnError with the table."""
     if table is None or isinstance(table, Discrepancy):
         return table
+    table = as_frame(table)
     source = table.attrs.get("source", "the table to learn from")
     try:
         return learn(split_arms(table, by, None, params, compute)[2])

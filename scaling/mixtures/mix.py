@@ -22,6 +22,7 @@ from isoflop.scaling.mixtures.proxies import BEYOND, candidates, narrowing
 from isoflop.scaling.mixtures.surrogate import Surrogate, surrogate
 from isoflop.scaling.mixtures.table import WEIGHT, Mixtures, NoMixtureError, mixtures, named_values
 from isoflop.scaling.table.columns import hint
+from isoflop.scaling.table.formats.data_frame import as_frame
 
 DRAWS = 100
 PROXIES = 3
@@ -69,6 +70,7 @@ def mix(
     check(SEED, seed=seed)
     if narrow not in ("gain", "weights"):
         raise ValueError(f"narrow={narrow!r}: choose gain or weights")
+    table = as_frame(table)
     runs = mixtures(table, list(wanted), normalise=normalise, params=params)
     scale, notes = _scale(runs, at, tokens)
     limits = _unique(runs, unique)

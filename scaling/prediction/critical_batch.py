@@ -20,6 +20,7 @@ from isoflop.scaling.laws.law import Array, Box, Law
 from isoflop.scaling.laws.special_functions import stdtrit
 from isoflop.scaling.prediction.batch_of_runs import NoiseScale, noise_of_runs, steps_of_runs
 from isoflop.scaling.table.columns import TableError
+from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.law_inputs import add_inputs
 from isoflop.scaling.table.runs import is_runs
@@ -245,6 +246,7 @@ def critical_batch(
     check(POSITIVE, deadline=deadline, tokens_per_second=tokens_per_second, device_batch=device_batch)
     check(whole(1, MOST_DEVICES), devices=devices)
     check(SHARE, level=level)
+    table = as_frame(table)
     source, notes = str(table.attrs.get("source", "table")), list(table.attrs.get("notes", ()))
     noise: tuple[NoiseScale, ...] = ()
     if is_runs(table) and STEPS not in table:

@@ -35,6 +35,7 @@ from isoflop.scaling.selection.preference import candidates
 from isoflop.scaling.selection.rolling_origins import forecast
 from isoflop.scaling.table.columns import hint
 from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.law_inputs import unlike
 
@@ -96,6 +97,8 @@ def predict(
     check(POSITIVE, flops=flops, n_params=n_params, tokens=tokens, token_cap=token_cap, unique_tokens=unique_tokens)
     check(POSITIVE, price_per_token=price_per_token, price_per_flop=price_per_flop)
     check(NOT_NEGATIVE, inference_tokens=inference_tokens)
+    if not isinstance(table, Points):
+        table = as_frame(table)
     if at:
         given = {"flops": flops, "n_params": n_params, "tokens": tokens, "unique_tokens": unique_tokens}
         whole = {name: value for name, value in given.items() if value is not None} | dict(at)

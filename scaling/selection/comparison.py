@@ -20,6 +20,7 @@ from isoflop.scaling.selection.likelihood_ratio import LikelihoodRatioTest, like
 from isoflop.scaling.selection.scoreboard import Scoreboard, compare, inputs_of
 from isoflop.scaling.table.columns import hint, is_numbers
 from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.meaning import QUANTITIES
 
@@ -96,6 +97,7 @@ def comparison(
     """
     check(POSITIVE, above=above)
     check(SHARE, level=level)
+    table = as_frame(table)
     _check_scale(table, by)
     found = points(table, params=params, compute=compute, inputs=inputs_of(laws, by, table))
     settings = setting_findings(table, found, columns_read(law_names(laws)) if laws else ())

@@ -24,6 +24,7 @@ from isoflop.scaling.table.columns import (
     row_names,
 )
 from isoflop.scaling.table.curves import curves, not_positive
+from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.law_inputs import add_inputs, components, sizeless, unlike
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN, QUANTITIES, VAGUE
 from isoflop.scaling.table.read import check_values, require
@@ -184,6 +185,7 @@ def points(
     """
     if isinstance(table, Points):
         return table
+    table = as_frame(table)
     _check_convention("params", params, PARAMS)
     _check_convention("compute", compute, COMPUTE)
     notes, unit = list(table.attrs.get("notes", ())), str(table.attrs.get("loss_unit", NATS_PER_TOKEN))
@@ -308,13 +310,18 @@ def _finished(table: pd.DataFrame, notes: list[str], source: str) -> pd.DataFram
 
 def _resolved(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     """A plain table with every quantity that it has under another name, as `read_table` makes it."""
-    if "loss_unit" in table.attrs:  # read_table has done so
-        return table
-    source = str(table.attrs.get("source", "table"))
-    found = resolve(table, {}, notes, source=source)
-    frame = leave_out_unfinished(found.frame, notes, source=source)
+    source, attrs = str(table.attrs.get("source", "table")), table.attrs
+    read, said = "loss_unit" in attrs, list[str]()  # by read_table, which said so; its values may have changed since
+    known = {name: name for name in QUANTITIES if read and name in table}
+    found = resolve(table, known, said, source=source)
+    frame = found.frame
+    notes += [] if read else said
+    if not attrs.get("states_chosen"):
+        said = []
+        frame = leave_out_unfinished(frame, said, source=source)
+        notes += [note for note in said if note not in notes]
     refuse_words(found, frame, source=source)
-    frame.attrs = table.attrs | {"loss_unit": found.loss_unit}
+    frame.attrs = attrs if read else attrs | {"loss_unit": found.loss_unit}
     return frame
 
 

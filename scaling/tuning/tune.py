@@ -16,6 +16,7 @@ from isoflop.scaling.fitting.fit import FitError
 from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws.axes.tuning import RateBowl
 from isoflop.scaling.table.columns import hint
+from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.tuning.answer import Question, Tuned, TunedArm
 from isoflop.scaling.tuning.best import Scale, Setting, best_rate_with, best_setting, loss_at, lost
 from isoflop.scaling.tuning.choice import Choice, fit_bowl
@@ -54,6 +55,7 @@ def tune(
     """
     check(POSITIVE, tokens=tokens, batch=batch)
     check(SHARE, level=level)
+    table = as_frame(table)
     wanted, asked = _wanted(at, tokens, batch), _asked(setting)
     arms, failed = [], {}
     for name, rows in _by_arm(table, by, arm).items():

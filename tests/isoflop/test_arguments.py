@@ -1,9 +1,10 @@
-"""Every number that a public function takes: what means nothing is refused by its name, as the command does."""
+"""Numbers and tables that public functions take: what means nothing is refused by its name, as commands do."""
 
 import inspect
 import itertools
 import math
 import re
+from pathlib import Path
 from types import UnionType
 from typing import Any, get_args
 
@@ -13,6 +14,7 @@ import pytest
 
 import isoflop
 from isoflop.arguments import AT_LEAST_ONE, NOT_NEGATIVE, PART, POSITIVE, SEED, SHARE, check, whole
+from isoflop.scaling.table.columns import TableError
 
 NEVER = (math.nan, math.inf, -math.inf, -1, "foo", "1", (1.0,), True, np.float64("nan"))
 RUNS = isoflop.example("quick")
@@ -100,3 +102,38 @@ def test_a_kind_holds_its_numbers_and_no_others(kind, good, bad):
 def test_a_table_is_not_needed_to_see_that_a_number_is_wrong():
     with pytest.raises(ValueError, match="level=95: it must lie between 0 and 1"):
         isoflop.compare(pd.DataFrame(), level=95)
+
+
+TAKE_A_TABLE = {
+    name: next(iter(parameters)) if name != "fit" else "data"
+    for name in isoflop.__all__
+    if callable(getattr(isoflop, name))
+    and {"table", "data"} & {*(parameters := inspect.signature(inspect.unwrap(getattr(isoflop, name))).parameters)}
+}
+MORE = {
+    "predict": {"flops": 1e13}, "report": {"out": "out"}, "share": {"folder": "out"}, "approaches": {},
+}  # fmt: skip
+WRONG = {"a path": "runs.csv", "a Path": Path("runs.csv"), "a Series": RUNS["loss"], "an array": np.ones((3, 3)),
+         "a list": [1, 2], "none": 5, "a fit": object()}  # fmt: skip
+
+
+def call(name, table):
+    return getattr(isoflop, name)(**GIVEN.get(name, {}) | MORE.get(name, {}) | {TAKE_A_TABLE[name]: table})
+
+
+@pytest.mark.parametrize("name", TAKE_A_TABLE)
+def test_what_is_no_table_is_refused_by_its_type(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for table in WRONG.values():
+        with pytest.raises(TypeError, match=r"a table is a DataFrame.*isoflop\.read_table\("):
+            call(name, table)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", TAKE_A_TABLE)
+def test_a_table_without_rows_and_one_with_a_column_twice_are_refused(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TableError, match="the table has no rows"):
+        call(name, RUNS.iloc[:0])
+    with pytest.raises(TableError, match=r"several columns are called loss; keep one.*columns\.duplicated"):
+        call(name, pd.concat([RUNS, RUNS[["loss"]]], axis=1))

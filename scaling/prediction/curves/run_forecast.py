@@ -11,6 +11,7 @@ from isoflop.arguments import PART, check, whole
 from isoflop.scaling.prediction.curves.curve_model import CurveModel, Forecast, curve_model
 from isoflop.scaling.prediction.forecast import PredictError
 from isoflop.scaling.table.columns import hint
+from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN
 from isoflop.scaling.table.runs import is_runs
@@ -105,6 +106,7 @@ def predict_run(
     """
     check(PART, cooldown=cooldown)
     check(whole(1), at=at, until=until)
+    table = as_frame(table)
     found = read_curves(table, params=params)
     target = find_run(found.runs, run)
     if until is not None:

@@ -23,6 +23,7 @@ from isoflop.scaling.laws.law import Law, minimise_scalar
 from isoflop.scaling.prediction.forecast import FAR, PredictError
 from isoflop.scaling.selection.rolling_origins import fit_at
 from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.runs import is_runs
 
@@ -124,6 +125,7 @@ def predict_memory(
     (8.0, True)
     """
     check(POSITIVE, flops=flops, memory=memory, bytes_per_parameter=bytes_per_parameter)
+    table = as_frame(table)
     if is_runs(table) and params != "active":
         raise ValueError(
             f"--memory tells parameters that a token meets from those in memory: --params active, not {params}"
