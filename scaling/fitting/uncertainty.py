@@ -305,6 +305,7 @@ def jackknife_together(fits: Sequence[Fit]) -> None:
             raise FitError(f"{len(clusters)} cluster cannot be left out: an interval needs at least two")
         groups = len(clusters) if len(clusters) <= MOST_CLUSTERS else GROUPS
         if groups < len(clusters):
+            labels = _numbered_in_order(fit, labels)
             labels = (np.random.default_rng(0).permutation(len(clusters)) % groups)[labels]
         left_out.append(labels)
         weights.append(fit.weights * (labels[None, :] != np.arange(groups)[:, None]))
@@ -334,7 +335,7 @@ def bootstrap(fit: Fit, n: int = 1000, *, by: str = "auto", seed: int = 0) -> Dr
     check(whole(2, MOST_RESAMPLES), n=n)
     check(SEED, seed=seed)
     labels, clusters = _clusters(fit, by)
-    g = len(clusters)
+    g, labels = len(clusters), _numbered_in_order(fit, labels)
     counts = np.random.default_rng(seed).multinomial(g, np.full(g, 1.0 / g), size=n).astype(float)
     solutions = _in_pieces(fit, fit.weights * counts[:, labels])
     return _draws(fit, solutions, "bootstrap", fit.points.cluster if by == "auto" else by, seed)
@@ -350,6 +351,13 @@ def _clusters(fit: Fit, by: str) -> tuple[Array, Array]:
         raise ValueError(f"no column {by!r} to resample by; there are {', '.join(map(str, frame.columns))}, or row")
     labels, clusters = pd.factorize(frame[column])
     return labels, np.asarray(clusters)
+
+
+def _numbered_in_order(fit: Fit, labels: Array) -> Array:
+    """The same clusters (n,), numbered in the order of the points: what is drawn does not depend on where rows were."""
+    order, numbered = fit.points.order, np.empty_like(labels)
+    numbered[order] = pd.factorize(labels[order])[0]
+    return numbered
 
 
 def _in_pieces(fit: Fit, weights: Array) -> list[Solution]:

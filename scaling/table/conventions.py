@@ -130,22 +130,26 @@ class Points:
         """What counts as parameters and as compute, and the unit of the loss: what every answer states."""
         return {"params": self.params, "compute": self.compute, "loss_unit": self.loss_unit}
 
-    def in_order(self) -> "Points":
-        """The same points in one order, wherever their rows were: by run where names tell runs apart, else by value.
-
-        A search ends at other digits where rows change places; what is said of a table does not depend on them.
-        """
+    @property
+    def order(self) -> np.ndarray:
+        """The rows in one order, wherever they were: by run where names tell runs apart, else by value."""
         frame = self.frame
         by_name = "run_id" in frame and frame["run_id"].astype(str).is_unique
         if by_name:
-            order = np.argsort(frame["run_id"].astype(str).to_numpy(), kind="stable")
-        else:
-            keys = [name for name in frame if not (name == "cluster" and self.cluster == "row")]
-            columns = [frame[c] if is_numbers(frame[c]) else frame[c].astype(str) for c in keys]
-            order = np.lexsort([column.to_numpy() for column in reversed(columns)])
-        if (order == np.arange(len(frame))).all():
+            return np.argsort(frame["run_id"].astype(str).to_numpy(), kind="stable")
+        keys = [name for name in frame if not (name == "cluster" and self.cluster == "row")]
+        columns = [frame[c] if is_numbers(frame[c]) else frame[c].astype(str) for c in keys]
+        return np.lexsort([column.to_numpy() for column in reversed(columns)])
+
+    def in_order(self) -> "Points":
+        """The same points in their `order`.
+
+        A search ends at other digits where rows change places; what is said of a table does not depend on them.
+        """
+        order = self.order
+        if (order == np.arange(len(self))).all():
             return self
-        ordered = frame.iloc[order].reset_index(drop=True)
+        ordered = self.frame.iloc[order].reset_index(drop=True)
         if self.cluster == "row":
             ordered["cluster"] = np.arange(len(ordered))
         return replace(self, frame=ordered)

@@ -132,9 +132,10 @@ def predict_memory(
         )
     # A plain table has one count of parameters, which is taken for the active ones.
     convention = params if is_runs(table) else "matrices"
-    data = points(table, params=convention, compute=compute, inputs=COLUMNS).in_order()
+    data = points(table, params=convention, compute=compute, inputs=COLUMNS)
     if EXPERTS.name in data.lacking:
         raise ValueError(data.lacking[EXPERTS.name])
+    as_given, data = data, data.in_order()
     name, tokens, notes = _law(data, laws)
     base, each, of_weights = _weights(data)
     notes += of_weights
@@ -156,7 +157,7 @@ def predict_memory(
 
     same = best["experts"] == first["experts"]
     interval = (0.0, 0.0) if same else jackknife(fitted).interval(gain, LEVEL, positive=False)
-    settings = setting_findings(table, data, columns_read([name]))
+    settings = setting_findings(table, as_given, columns_read([name]))
     return MemoryCap(
         law=name, flops=flops, memory=memory, bytes_per_parameter=bytes_per_parameter,
         runs=runs[["experts", "n_params", "n_params_total", "tokens", "loss", "binds"]],
