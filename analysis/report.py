@@ -16,6 +16,7 @@ from isoflop.analysis.figure import FORMATS, Figure, save
 from isoflop.analysis.figures import FIGURES, get_figure
 from isoflop.analysis.page.page import NAME, absent, javascript, page
 from isoflop.analysis.style import style
+from isoflop.answer import Answer
 from isoflop.arguments import RESAMPLES, SEED, check
 from isoflop.printable import plain_markdown
 from isoflop.scaling.fitting.kept_searches import keep_searches
@@ -28,8 +29,8 @@ class ReportError(ValueError):
     exit_code = 1
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False, eq=False)
+class Report(Answer):
     """What was written under `folder`, and why the rest was not."""
 
     folder: Path

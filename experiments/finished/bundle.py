@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from isoflop.answer import Answer
 from isoflop.experiments.finished.private import PERSONAL, refuse_keys, without_folders
 from isoflop.printable import plain_markdown
 from isoflop.scaling.table.bundle.manifest import (
@@ -46,8 +47,8 @@ UNSTATED = "unknown"  # what the Hub calls a licence that nobody stated
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
 
 
-@dataclass(frozen=True)
-class Bundle:
+@dataclass(frozen=True, repr=False, eq=False)
+class Bundle(Answer):
     """A bundle that was written: its folder, how many runs and configurations it holds, and what was left out."""
 
     folder: Path

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from isoflop.answer import Answer
 from isoflop.arguments import POSITIVE, check
 from isoflop.experiments.followup.next_mixtures import NextMixtures, next_mixtures
 from isoflop.experiments.followup.sizes import sizes_like
@@ -70,8 +71,8 @@ def cells_of(design: Design) -> dict[str, list]:
     return {"cells": cells, "hold_out": alone}
 
 
-@dataclass(frozen=True)
-class NextRuns:
+@dataclass(frozen=True, repr=False, eq=False)
+class NextRuns(Answer):
     """A design, the study file it went to and the command that runs it."""
 
     design: Design

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoflop.answer import Answer
 from isoflop.scaling.approaches.allocation import LEVEL, NoAllocationError, PowerFit, allocation
 from isoflop.scaling.approaches.envelope import Envelope, envelope, has_curves
 from isoflop.scaling.approaches.isoflop_profiles import (
@@ -48,8 +49,8 @@ class Row:
     without: tuple[BudgetLeftOut, ...] = ()
 
 
-@dataclass(frozen=True)
-class Approaches:
+@dataclass(frozen=True, repr=False, eq=False)
+class Approaches(Answer):
     """A row per approach and method, the isoFLOP profiles of approach 2 by method, the fits of approach 3 by law."""
 
     rows: tuple[Row, ...]

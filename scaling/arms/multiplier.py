@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoflop.answer import Answer
 from isoflop.arguments import POSITIVE, SHARE, check
 from isoflop.scaling.arms.joint_fit import ArmsFit, Frontier, Quantity, fit_arms
 from isoflop.scaling.arms.matched import Matched, comparison_findings, matched_ranking
@@ -88,8 +89,8 @@ class Pair:
         return "\n".join([*lines, *(f"  {finding}" for finding in self.findings)])
 
 
-@dataclass(frozen=True)
-class Multipliers:
+@dataclass(frozen=True, repr=False, eq=False)
+class Multipliers(Answer):
     """Every arm against the baseline. `failed` names the arms without a multiplier, with the reason and the ranking.
 
     `notes` say which rows were filtered, unfinished or of no arm, `findings` what all arms may have wrong.

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from isoflop.answer import Answer
 from isoflop.arguments import MOST_RESAMPLES, SEED, SHARE, check, whole
 from isoflop.scaling.fitting.fit import EXACT_NOISE, Fit, FitError, law_inputs, refit, refit_together
 from isoflop.scaling.fitting.noise_model import shared_by_sizes
@@ -29,8 +30,8 @@ HUGE = 1e100  # a quantity that moves so far is measured in its largest move: sq
 HALVINGS = 24  # of the bracket of a half-width: to 1e-7 of it
 
 
-@dataclass(frozen=True)
-class Draws:
+@dataclass(frozen=True, repr=False, eq=False)
+class Draws(Answer):
     """Laws refitted to resampled clusters; `kind` decides how they become an interval.
 
     `frame` has a row per law: parameters, exponents, objective value, converged. `by` is the column resampled,
@@ -47,6 +48,10 @@ class Draws:
 
     def __len__(self) -> int:
         return len(self.laws)
+
+    def __str__(self) -> str:
+        converged = f"{self.share_converged:.0%} converged"
+        return f"{self.fit.law.name} refitted {len(self)} times, {self.kind} over {self.by}: {converged}"
 
     @property
     def share_converged(self) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoflop.answer import Answer
 from isoflop.arguments import AT_LEAST_ONE, POSITIVE, SHARE, check
 from isoflop.scaling.arms.matched import ruler_findings
 from isoflop.scaling.arms.multiplier import MultiplierError, split_arms
@@ -38,8 +39,8 @@ class GateError(ValueError):
     exit_code = 1
 
 
-@dataclass(frozen=True)
-class Gate:
+@dataclass(frozen=True, repr=False, eq=False)
+class Gate(Answer):
     """The verdicts on all candidates, the leading one first. `failed` says why an arm has none."""
 
     verdicts: tuple[Verdict, ...]

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
+from isoflop.answer import Answer
 from isoflop.arguments import MOST_DEVICES, POSITIVE, SHARE, check, whole
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.fitting.fit import Fit, FitError, LeastSquares, fit
@@ -102,8 +103,8 @@ class Exponent:
     interval: tuple[float, float]
 
 
-@dataclass(frozen=True)
-class CriticalBatches:
+@dataclass(frozen=True, repr=False, eq=False)
+class CriticalBatches(Answer):
     """What `isoflop batch` answers.
 
     `per_sequence` is the number of tokens of a sequence, NaN where it is not known or not one; batches are counted in

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoflop.answer import Answer
 from isoflop.arguments import NOT_NEGATIVE, POSITIVE, check
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.settings import setting_findings
@@ -40,8 +41,8 @@ from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.law_inputs import unlike
 
 
-@dataclass(frozen=True)
-class Prediction:
+@dataclass(frozen=True, repr=False, eq=False)
+class Prediction(Answer):
     """The forecast of a loss, with the allocations requested at its compute.
 
     `failed` names the requested laws and options without an answer, with the reason.
@@ -131,8 +132,8 @@ def _refuse_other_columns(laws: Sequence[str]) -> None:
         raise PredictError(f"{', '.join(further)} also reads {', '.join(names)}, which FLOPs do not say: give {given}")
 
 
-@dataclass(frozen=True)
-class TableForecast:
+@dataclass(frozen=True, repr=False, eq=False)
+class TableForecast(Answer):
     """Forecasts of the runs of one table from another, and how they held.
 
     `runs` has a row per run forecast: its quantities, predicted, error = ln(loss / predicted), pit (the probability
@@ -207,8 +208,8 @@ def predict_table(
     return replace(held, findings=(*settings, *beyond_epochs(data, epochs)))
 
 
-@dataclass(frozen=True)
-class PublishedLoss:
+@dataclass(frozen=True, repr=False, eq=False)
+class PublishedLoss(Answer):
     """What a published law says of a run, with the conventions and the range that its numbers refer to.
 
     `loss` is None for a published allocation, which gives sizes and tokens alone; fields that the law does not read or

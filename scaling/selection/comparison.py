@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoflop.answer import Answer
 from isoflop.arguments import POSITIVE, SHARE, check
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.sensitivity import FAR, chinchilla_sensitivity
@@ -27,8 +28,8 @@ from isoflop.scaling.table.meaning import QUANTITIES
 NOT_OF_CHINCHILLA = "no likelihood-ratio tests and no choices behind a fit: none of these laws has chinchilla's form"
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False, eq=False)
+class Comparison(Answer):
     """The scoreboard of laws, the likelihood-ratio tests, and the sensitivity table (None where no fit succeeds).
 
     Tests and sensitivity are of Chinchilla's form, and there unless laws are named of which none has it. `findings` say

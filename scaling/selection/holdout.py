@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoflop.answer import Answer
 from isoflop.arguments import POSITIVE, SHARE, check
 from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile, budget_groups, isoflop_profiles
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber, fit
@@ -50,8 +51,8 @@ class HeldOutForecast:
         return float(np.mean((self.cells["lo"] <= self.cells["loss"]) & (self.cells["loss"] <= self.cells["hi"])))
 
 
-@dataclass(frozen=True)
-class HoldOut:
+@dataclass(frozen=True, repr=False, eq=False)
+class HoldOut(Answer):
     """Forecasts of several laws for the budgets above `threshold` FLOPs.
 
     `failed` names the laws without a forecast, with the reason. `chosen` is the law that `choose` picks from the runs

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoflop.answer import Answer
 from isoflop.arguments import PART, check, whole
 from isoflop.scaling.prediction.curves.curve_model import CurveModel, Forecast, curve_model
 from isoflop.scaling.prediction.forecast import PredictError
@@ -28,8 +29,8 @@ FEW = 3  # siblings: with fewer the shape of the curve is mostly that of publish
 SAME_RATE = 0.01  # of the peak
 
 
-@dataclass(frozen=True)
-class RunForecast:
+@dataclass(frozen=True, repr=False, eq=False)
+class RunForecast(Answer):
     """The loss of a run at a step to come, with intervals that hold the noise of seeds and of the evaluation.
 
     `intervals` by level; `band` has a row per step from the last measured one on: step, loss, lo, hi (at 90%), rate.

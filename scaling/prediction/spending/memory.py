@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoflop.answer import Answer
 from isoflop.arguments import POSITIVE, check
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.settings import setting_findings
@@ -35,8 +36,8 @@ LEVEL = 0.9
 FULL = 0.999  # of the memory: a run this near is bound by it
 
 
-@dataclass(frozen=True)
-class MemoryCap:
+@dataclass(frozen=True, repr=False, eq=False)
+class MemoryCap(Answer):
     """The best run of `flops` FLOPs whose weights fit into `memory` bytes, for every number of experts tried.
 
     `runs` has a row per number of experts: experts, n_params (those that a token meets), n_params_total, tokens, loss,
