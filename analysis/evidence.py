@@ -22,7 +22,7 @@ from isoflop.scaling.findings.verdict import CONVENTIONS
 from isoflop.scaling.fitting.fit import Fit, Huber, fit, search_for_fits
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import Draws, bootstrap, jackknife, jackknife_together
-from isoflop.scaling.laws import columns_read, get_law
+from isoflop.scaling.laws import columns_read, get_law, law_name
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.mixtures.table import FEWEST_DOMAINS, domains_in
 from isoflop.scaling.prediction.curves.bands import curve_bands
@@ -105,6 +105,7 @@ class Evidence:
         """Raise ValueError for a name that no table could make right."""
         self.table = as_frame(self.table)
         if self.law is not None:
+            self.law = law_name(self.law)
             get_law(self.law)
         for what, value, known in (("params", self.params, PARAMS), ("compute", self.compute, COMPUTE)):
             if value not in known:

@@ -20,6 +20,7 @@ from isoflop.answer import Answer
 from isoflop.arguments import RESAMPLES, SEED, check
 from isoflop.printable import plain_markdown
 from isoflop.scaling.fitting.kept_searches import keep_searches
+from isoflop.scaling.laws import Law, law_name
 from isoflop.scaling.prediction.register import data_hash
 
 
@@ -65,7 +66,7 @@ def write_report(
     table: pd.DataFrame,
     out: str | Path,
     *,
-    law: str | None = None,
+    law: type[Law] | str | None = None,
     params: str = "matrices",
     compute: str = "exact",
     n_draws: int = 1000,
@@ -87,7 +88,8 @@ def write_report(
     check(RESAMPLES, n_draws=n_draws)
     check(SEED, seed=seed)
     folder = Path(out)
-    evidence = Evidence(table, law=law, params=params, compute=compute, n_draws=n_draws, seed=seed)
+    named = None if law is None else law_name(law)
+    evidence = Evidence(table, law=named, params=params, compute=compute, n_draws=n_draws, seed=seed)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from isoflop.analysis.evidence import Evidence
 from isoflop.analysis.figures import FIGURES, get_figure
 from isoflop.analysis.style import style
+from isoflop.scaling.laws import Law, law_name
 
 
 def draw(
@@ -25,7 +26,7 @@ def draw(
     table: pd.DataFrame | Evidence,
     ax: Axes | None = None,
     *,
-    law: str | None = None,
+    law: type[Law] | str | None = None,
     params: str | None = None,
     compute: str | None = None,
 ) -> Axes:
@@ -35,7 +36,7 @@ def draw(
     already. Raises ValueError for an unknown name, for another law or convention than the Evidence has, and with the
     reason where the table cannot support the figure.
     """
-    asked = {"law": law, "params": params, "compute": compute}
+    asked = {"law": None if law is None else law_name(law), "params": params, "compute": compute}
     given = {option: value for option, value in asked.items() if value is not None}
     evidence = table if isinstance(table, Evidence) else Evidence(table, **given)
     for option, value in given.items():

@@ -25,7 +25,7 @@ from isoflop.scaling.approaches.left_out import BudgetLeftOut, most_moved, witho
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber, fit
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import jackknife
-from isoflop.scaling.laws import with_role
+from isoflop.scaling.laws import Laws, law_names, with_role
 from isoflop.scaling.table.conventions import Points, points
 from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.json_plain import plain
@@ -110,7 +110,7 @@ class Approaches(Answer):
 def approaches(
     table: pd.DataFrame,
     *,
-    laws: tuple[str, ...] = PARAMETRIC,
+    laws: Laws = PARAMETRIC,
     params: str = "matrices",
     compute: str = "exact",
     objective: Objective = Huber("auto"),  # noqa: B008
@@ -141,7 +141,7 @@ def approaches(
         except NoAllocationError as error:
             rows.append(Row(2, method, None, str(error)))
     fits: dict[str, Fit] = {}
-    for law in laws:
+    for law in law_names(laws):
         try:
             fits[law] = fit(law, data, objective=objective)
             power = _power_of(fits[law])

@@ -188,9 +188,10 @@ def _steepness(profile: IsoflopProfile) -> float:
 def _cut_off(sd: float, ends: np.ndarray) -> float:
     """Standard deviation of a normal distribution round 0, cut off at both ends."""
     z = ends / sd
-    density, inside = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi), float(np.diff(ndtr(z))[0])
-    mean = (density[0] - density[1]) / inside
-    return sd * float(np.sqrt(max(1 + (z[0] * density[0] - z[1] * density[1]) / inside - mean**2, 0.0)))
+    with np.errstate(under="ignore"):  # far ends have no density
+        density, inside = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi), float(np.diff(ndtr(z))[0])
+        mean = (density[0] - density[1]) / inside
+        return sd * float(np.sqrt(max(1 + (z[0] * density[0] - z[1] * density[1]) / inside - mean**2, 0.0)))
 
 
 def _by_size(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

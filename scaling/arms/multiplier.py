@@ -175,7 +175,7 @@ def split_arms(
     names = [str(a) for a in table[by].dropna().unique()]
     if len(names) < 2:
         raise MultiplierError(f"one arm only ({names[0] if names else 'none'}) in column {by!r}: nothing to compare")
-    baseline = names[0] if baseline is None else baseline
+    baseline = names[0] if baseline is None else str(baseline)
     if baseline not in names:
         raise MultiplierError(f"--baseline {baseline}: baseline {baseline!r} is not among the arms: {', '.join(names)}")
     rows = {a: table[table[by].astype(str) == a] for a in names}

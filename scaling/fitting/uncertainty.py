@@ -71,7 +71,11 @@ class Draws(Answer):
             return np.array([fn(law) for law in self.laws], dtype=float)
 
     def optimal(self, C: Array) -> Allocation:
-        """The compute-optimal allocation of every law at C FLOPs (n,), (draws, n). Raises ValueError as a law does."""
+        """The compute-optimal allocation of every law at C FLOPs (n,), (draws, n), or at one, (draws, 1).
+
+        Raises ValueError as a law does.
+        """
+        C = np.atleast_1d(C)
         with np.errstate(all="ignore"):
             return family(self.laws).optimal(np.broadcast_to(C, (len(self), len(C))), self.fit.cost)
 

@@ -12,7 +12,7 @@ from isoflop.arguments import NOT_NEGATIVE, POSITIVE, check
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.settings import setting_findings
 from isoflop.scaling.fitting.fit import Fit, Huber
-from isoflop.scaling.laws import columns_read, get_law, law_names
+from isoflop.scaling.laws import Laws, columns_read, get_law, law_names
 from isoflop.scaling.laws.cost import SIX_ND
 from isoflop.scaling.laws.inputs import STANDARD
 from isoflop.scaling.laws.law import Law
@@ -70,7 +70,7 @@ def predict(
     flops: float | None = None,
     n_params: float | None = None,
     tokens: float | None = None,
-    laws: Sequence[str] | str | None = None,
+    laws: Laws | None = None,
     inference_tokens: float | None = None,
     token_cap: float | None = None,
     unique_tokens: float | None = None,
@@ -100,6 +100,7 @@ def predict(
     check(NOT_NEGATIVE, inference_tokens=inference_tokens)
     if not isinstance(table, Points):
         table = as_frame(table)
+    named = law_names(laws) if laws else None
     if at:
         given = {"flops": flops, "n_params": n_params, "tokens": tokens, "unique_tokens": unique_tokens}
         whole = {name: value for name, value in given.items() if value is not None} | dict(at)
@@ -107,19 +108,18 @@ def predict(
             raise ValueError(
                 "--inference-tokens, --token-cap and prices are of laws of size and tokens: leave out --at"
             )
-        return predict_at(table, whole, laws, params=params, compute=compute)
-    _refuse_other_columns(law_names(laws) if laws else ())
+        return predict_at(table, whole, named, params=params, compute=compute)
+    _refuse_other_columns(named or ())
     data = points(table, params=params, compute=compute)
     target = Target.of(data, flops, n_params, tokens, unique_tokens)
-    loss = forecast_loss(data, target, law_names(laws) if laws else None)
-    loss = replace(loss, settings=setting_findings(table, data, columns_read(law_names(laws)) if laws else ()))
+    loss = forecast_loss(data, target, named)
+    loss = replace(loss, settings=setting_findings(table, data, columns_read(named or ())))
     # The forecast of a law that reads unique tokens has them already; the others need an allocation for them.
     own = loss.surface is None and all("U" in get_law(law)[0].inputs for law in loss.laws.index)
     servings, failed = allocations(loss, inference_tokens, token_cap, None if own else unique_tokens)
     if price_per_token is None and price_per_flop is not None:
         raise ValueError("--price-per-flop goes with --price-per-token")
-    named = law_names(laws) if laws else ()
-    text = None if price_per_token is None else buy_text(loss, price_per_token, price_per_flop, laws=named)
+    text = None if price_per_token is None else buy_text(loss, price_per_token, price_per_flop, laws=named or ())
     return Prediction(loss, tuple(servings), (loss.refused if laws else {}) | failed, text)
 
 

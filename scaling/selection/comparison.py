@@ -1,6 +1,6 @@
 """Everything that bears on which law to use on a table: scores, likelihood-ratio tests, sensitivity."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from isoflop.scaling.findings.settings import setting_findings
 from isoflop.scaling.findings.units import unit_findings
 from isoflop.scaling.fitting.fit import FitError
 from isoflop.scaling.fitting.kept_searches import keep_searches
-from isoflop.scaling.laws import columns_read, get_law, law_names
+from isoflop.scaling.laws import Laws, columns_read, get_law, law_names
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.selection.likelihood_ratio import LikelihoodRatioTest, likelihood_ratio_tests
 from isoflop.scaling.selection.scoreboard import Scoreboard, compare, inputs_of
@@ -76,7 +76,7 @@ class Comparison(Answer):
 @keep_searches()
 def comparison(
     table: pd.DataFrame,
-    laws: Sequence[str] | str | None = None,
+    laws: Laws | None = None,
     *,
     by: str = "flops",
     above: float | None = None,
@@ -98,13 +98,13 @@ def comparison(
     """
     check(POSITIVE, above=above)
     check(SHARE, level=level)
-    table = as_frame(table)
+    table, laws = as_frame(table), law_names(laws) if laws else None
     _check_scale(table, by)
     found = points(table, params=params, compute=compute, inputs=inputs_of(laws, by, table))
-    settings = setting_findings(table, found, columns_read(law_names(laws)) if laws else ())
+    settings = setting_findings(table, found, columns_read(laws) if laws else ())
     findings, data = (*unit_findings(found), *settings), found.in_order()
     board = compare(data, laws, by=by, above=above, level=level, on_law=on_step)
-    if laws is not None and not any(issubclass(get_law(name)[0], Chinchilla) for name in law_names(laws)):
+    if laws is not None and not any(issubclass(get_law(name)[0], Chinchilla) for name in laws):
         return Comparison(board, (), None, (*data.notes, NOT_OF_CHINCHILLA), data, findings)
     if on_step:
         on_step("likelihood-ratio tests")

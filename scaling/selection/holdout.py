@@ -17,7 +17,7 @@ from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile, budget_g
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber, fit
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import jackknife, predict_runs
-from isoflop.scaling.laws import columns_read
+from isoflop.scaling.laws import Laws, columns_read, law_names
 from isoflop.scaling.selection.preference import candidates, rank, refused_at
 from isoflop.scaling.selection.rolling_origins import HoldOutError, Origin, fit_at, rolling_origins
 from isoflop.scaling.table.conventions import Points, points
@@ -109,7 +109,7 @@ class HoldOut(Answer):
 def hold_out(
     table: "pd.DataFrame | Points",
     budgets_above: float | None = None,
-    laws: Sequence[str] | None = None,
+    laws: Laws | None = None,
     *,
     params: str = "matrices",
     compute: str = "exact",
@@ -128,7 +128,8 @@ def hold_out(
     """
     check(POSITIVE, budgets_above=budgets_above)
     check(SHARE, level=level)
-    data = points(table, params=params, compute=compute, inputs=columns_read(laws or ())).measured
+    named = law_names(laws) if laws else ()
+    data = points(table, params=params, compute=compute, inputs=columns_read(named)).measured
     groups = budget_groups(data)
     means = [_budget(g) for g in groups]
     if budgets_above is None:
@@ -145,7 +146,7 @@ def hold_out(
     known, held_out = _subset(data, below).in_order(), {_budget(g) for g in budget_groups(_subset(data, above))}
     profiles = [p for p in isoflop_profiles(data) if p.flops in held_out]
     forecasts, failed = {}, {}
-    for law in candidates(data) if laws is None else laws:
+    for law in named or candidates(data):
         try:
             forecasts[law] = _forecast(law, known, _subset(data, above), profiles, objective, level)
         except FitError as error:

@@ -2,11 +2,13 @@
 
 import pickle
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
 import isoflop
+from isoflop.analysis.evidence import Evidence
 
 pytestmark = pytest.mark.usefixtures("kept_searches")
 
@@ -70,3 +72,23 @@ def test_a_result_goes_through_pickle_is_equal_to_itself_and_shows_its_text(name
     assert repr(found) == str(found)
     assert len(repr(found)) < 10_000
     assert "object at 0x" not in repr(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RESULTS)
+def test_no_arithmetic_of_ours_raises_where_a_session_has_numpy_raise(name):
+    with np.errstate(all="raise"):
+        RESULTS[name]()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["isoflop", "exponents", "prediction", "forecast_errors"])
+def test_no_figure_of_ours_does(name):
+    with np.errstate(all="raise"):
+        plt.close(getattr(isoflop.plot, name)(Evidence(QUICK, law="chinchilla", n_draws=1000)).figure)
+
+
+def test_draws_take_one_compute_or_several():
+    draws = isoflop.jackknife(isoflop.fit("chinchilla", QUICK))
+    assert draws.optimal(1e13).N.shape == (len(draws), 1)
+    assert draws.optimal([1e12, 1e13]).N[:, 1:].tolist() == draws.optimal(1e13).N.tolist()

@@ -4,9 +4,10 @@ import inspect
 import itertools
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import pandas as pd
@@ -137,3 +138,68 @@ def test_a_table_without_rows_and_one_with_a_column_twice_are_refused(name, tmp_
         call(name, RUNS.iloc[:0])
     with pytest.raises(TableError, match=r"several columns are called loss; keep one.*columns\.duplicated"):
         call(name, pd.concat([RUNS, RUNS[["loss"]]], axis=1))
+
+
+@dataclass(frozen=True)
+class Harmonic(isoflop.laws.Law):
+    """The law of the documentation, as a class of a session."""
+
+    E: float
+    A: float
+    r: float
+    g: float
+
+    formula = "L = E + A (1/N + r/D)^g"
+    floor_name = "E"
+    box: ClassVar = {
+        "E": isoflop.laws.Box(0.0, 1e3), "A": isoflop.laws.Box(1e-8, 1e4, log=True),
+        "r": isoflop.laws.Box(1e-3, 1e4, log=True), "g": isoflop.laws.Box(0.05, 2.0),
+    }  # fmt: skip
+
+    def __call__(self, N, D):
+        return self.E + self.A * np.power(1 / N + self.r / D, self.g)
+
+
+TAKE_LAWS = {
+    "approaches": ("laws", {}), "compare": ("laws", {}), "fit": ("form", {}), "hold_out": ("laws", {}),
+    "predict": ("laws", {"n_params": 1e6, "tokens": 1e9}), "report": ("law", {"out": "out", "n_draws": 0}),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TAKE_LAWS)
+@pytest.mark.parametrize("law", ["chinchilla", Harmonic])
+def test_a_law_is_named_alone_or_given_as_a_class(name, law, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argument, more = TAKE_LAWS[name]
+    table = {"data" if name == "fit" else "table": RUNS}
+    found = getattr(isoflop, name)(**table, **more, **{argument: law})
+    if name == "report":
+        assert (tmp_path / "out" / "report.md").exists()
+    assert "is not known" not in str(found)
+
+
+def _law(**facts):
+    return dataclass(frozen=True)(type("Own", (isoflop.laws.Law,), {"__annotations__": {"E": float}, **facts}))
+
+
+@pytest.mark.parametrize(
+    ("law", "says"),
+    [
+        (_law(), "gives no search box for E: add them to its `box`"),
+        (_law(box={"E": isoflop.laws.Box(10.0, 0.0)}), r"its box of E goes from 10 to 0: write Box\(low, high\)"),
+        (type("Own", (isoflop.laws.Law,), {}), "is not a dataclass of its parameters"),
+        (int, "is not a subclass of"),
+    ],
+)
+def test_a_class_that_is_no_law_is_refused_as_a_name_is(law, says):
+    for name, (argument, more) in TAKE_LAWS.items():
+        table = {"data" if name == "fit" else "table": RUNS}
+        with pytest.raises(ValueError, match=says):
+            getattr(isoflop, name)(**table, **more, **{argument: law})
+
+
+def test_an_arm_that_is_a_number_is_named_by_it():
+    arms = isoflop.example("transformer_vs_lstm")
+    arms["arm"] = (arms["arm"] == "lstm").astype(int)
+    assert isoflop.multiplier(arms, baseline=0).pairs[0].arm == "1"

@@ -17,7 +17,7 @@ from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.settings import setting_findings
 from isoflop.scaling.fitting.fit import Fit, Huber
 from isoflop.scaling.fitting.uncertainty import jackknife
-from isoflop.scaling.laws import columns_read, get_law
+from isoflop.scaling.laws import Laws, columns_read, get_law, law_names
 from isoflop.scaling.laws.axes.experts import EXPERTS
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.laws.law import Law, minimise_scalar
@@ -105,7 +105,7 @@ def predict_memory(
     memory: float,
     *,
     bytes_per_parameter: float = BYTES,
-    laws: Sequence[str] = (),
+    laws: Laws = (),
     params: str = "active",
     compute: str = "exact",
 ) -> MemoryCap:
@@ -137,7 +137,7 @@ def predict_memory(
     if EXPERTS.name in data.lacking:
         raise ValueError(data.lacking[EXPERTS.name])
     as_given, data = data, data.in_order()
-    name, tokens, notes = _law(data, laws)
+    name, tokens, notes = _law(data, law_names(laws) if laws else ())
     base, each, of_weights = _weights(data)
     notes += of_weights
     tried, most = _tried(data.frame[EXPERTS.name].to_numpy(float)), memory / bytes_per_parameter
