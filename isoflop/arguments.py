@@ -31,7 +31,7 @@ AT_LEAST_ONE = Kind("it must be at least 1, and finite", lambda value: 1 <= valu
 def whole(least: int, most: int = MOST) -> Kind:
     """The whole numbers from `least` to `most`."""
     says = f"it must be a whole number of at least {least} and at most {most:,}"
-    return Kind(says, lambda value: isinstance(value, Integral) and least <= value <= most)
+    return Kind(says, lambda value: isinstance(value, Integral) and least <= int(value) <= most)
 
 
 SEED = whole(0)

@@ -5,7 +5,7 @@ The loop closes through the file: `isoflop suggest` writes it, `isoflop run` rea
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import pandas as pd
 
@@ -88,6 +88,30 @@ class NextRuns(Answer):
     def __str__(self) -> str:
         lines = [str(self.design), *(f"note: {note}" for note in self.notes)]
         return "\n".join([*lines, f"wrote {self.file}; next: {self.command}"] if self.file else lines)
+
+
+@overload
+def next_runs(
+    table: pd.DataFrame | None = None,
+    *,
+    budget: float,
+    target: float,
+    goal: Goal = "n_opt",
+    out: Path | None = None,
+    from_law: str | None = None,
+) -> NextRuns: ...
+
+
+@overload
+def next_runs(
+    table: pd.DataFrame | None = None,
+    *,
+    budget: float,
+    target: float,
+    goal: str,
+    out: Path | None = None,
+    from_law: str | None = None,
+) -> NextRuns | NextMixtures: ...
 
 
 def next_runs(

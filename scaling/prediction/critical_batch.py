@@ -270,19 +270,11 @@ def critical_batch(
         raise BatchError(f"{source}: no critical batch to plan devices by; {NO_BATCHES}")
     schedule, meets = _schedule(sizes, deadline, devices, tokens_per_second, device_batch, length, sequences)
     return CriticalBatches(
-        sizes=tuple(sizes),
-        exponent=_exponent(samples, [s.critical for s in sizes], level),
-        overhead_exponent=_exponent(samples, [s.overhead for s in sizes], level),
-        per_sequence=length,
-        sequences=sequences,
-        schedule=schedule,
-        meets=meets,
-        failed=failed,
-        findings=tuple(_findings(sizes, failed)),
-        notes=tuple(notes),
-        level=level,
-        noise=noise,
-    )
+        sizes=tuple(sizes), exponent=_exponent(samples, [s.critical for s in sizes], level),
+        overhead_exponent=_exponent(samples, [s.overhead for s in sizes], level), per_sequence=length,
+        sequences=sequences, schedule=schedule, meets=meets, failed=failed, findings=tuple(_findings(sizes, failed)),
+        notes=tuple(notes), level=level, noise=noise,
+    )  # fmt: skip
 
 
 def _rows(table: pd.DataFrame, notes: list[str], source: str) -> tuple[pd.DataFrame, bool, float]:

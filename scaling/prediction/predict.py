@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import pandas as pd
@@ -62,6 +62,44 @@ class Prediction(Answer):
         lines = [str(self.loss), off_optimum_line(self.loss), *(f"  {s}" for s in self.servings)]
         lines += [f"  {self.text}"] if self.text else []
         return "\n".join(line for line in lines if line)
+
+
+@overload
+def predict(
+    table: "pd.DataFrame | Points",
+    *,
+    flops: float | None = None,
+    n_params: float | None = None,
+    tokens: float | None = None,
+    laws: Laws | None = None,
+    inference_tokens: float | None = None,
+    token_cap: float | None = None,
+    unique_tokens: float | None = None,
+    price_per_token: float | None = None,
+    price_per_flop: float | None = None,
+    at: None = None,
+    params: str = "matrices",
+    compute: str = "exact",
+) -> Prediction: ...
+
+
+@overload
+def predict(
+    table: "pd.DataFrame | Points",
+    *,
+    flops: float | None = None,
+    n_params: float | None = None,
+    tokens: float | None = None,
+    laws: Laws | None = None,
+    inference_tokens: float | None = None,
+    token_cap: float | None = None,
+    unique_tokens: float | None = None,
+    price_per_token: float | None = None,
+    price_per_flop: float | None = None,
+    at: Mapping[str, float],
+    params: str = "matrices",
+    compute: str = "exact",
+) -> RunForecast: ...
 
 
 def predict(
