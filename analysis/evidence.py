@@ -22,7 +22,7 @@ from isoflop.scaling.findings.verdict import CONVENTIONS
 from isoflop.scaling.fitting.fit import Fit, Huber, fit, search_for_fits
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import Draws, bootstrap, jackknife, jackknife_together
-from isoflop.scaling.laws import columns_read, get_law
+from isoflop.scaling.laws import columns_read, get_law, law_name
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.mixtures.table import FEWEST_DOMAINS, domains_in
 from isoflop.scaling.prediction.curves.bands import curve_bands
@@ -31,6 +31,7 @@ from isoflop.scaling.selection.holdout import HoldOut, hold_out
 from isoflop.scaling.selection.preference import candidates
 from isoflop.scaling.selection.scoreboard import Scoreboard, compare
 from isoflop.scaling.table.conventions import COMPUTE, PARAMS, Points, points
+from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN
 from isoflop.scaling.table.runs import final_rows, is_runs, replicate_columns
 from isoflop.scaling.table.schedules.read_curves import CurveTable, read_curves
@@ -102,7 +103,9 @@ class Evidence:
 
     def __post_init__(self) -> None:
         """Raise ValueError for a name that no table could make right."""
+        self.table = as_frame(self.table)
         if self.law is not None:
+            self.law = law_name(self.law)
             get_law(self.law)
         for what, value, known in (("params", self.params, PARAMS), ("compute", self.compute, COMPUTE)):
             if value not in known:

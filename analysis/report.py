@@ -16,8 +16,11 @@ from isoflop.analysis.figure import FORMATS, Figure, save
 from isoflop.analysis.figures import FIGURES, get_figure
 from isoflop.analysis.page.page import NAME, absent, javascript, page
 from isoflop.analysis.style import style
+from isoflop.answer import Answer
+from isoflop.arguments import RESAMPLES, SEED, check
 from isoflop.printable import plain_markdown
 from isoflop.scaling.fitting.kept_searches import keep_searches
+from isoflop.scaling.laws import Law, law_name
 from isoflop.scaling.prediction.registered.register import data_hash
 
 
@@ -27,8 +30,8 @@ class ReportError(ValueError):
     exit_code = 1
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False, eq=False)
+class Report(Answer):
     """What was written under `folder`, and why the rest was not."""
 
     folder: Path
@@ -63,7 +66,7 @@ def write_report(
     table: pd.DataFrame,
     out: str | Path,
     *,
-    law: str | None = None,
+    law: type[Law] | str | None = None,
     params: str = "matrices",
     compute: str = "exact",
     n_draws: int = 1000,
@@ -82,8 +85,11 @@ def write_report(
     >>> "isoflop" in written.figures
     True
     """
+    check(RESAMPLES, n_draws=n_draws)
+    check(SEED, seed=seed)
     folder = Path(out)
-    evidence = Evidence(table, law=law, params=params, compute=compute, n_draws=n_draws, seed=seed)
+    named = None if law is None else law_name(law)
+    evidence = Evidence(table, law=named, params=params, compute=compute, n_draws=n_draws, seed=seed)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

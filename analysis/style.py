@@ -1,12 +1,14 @@
 """How every figure looks: one context, one colour scale, one way to write numbers on an axis.
 
 Colour is compute (or size), darker for more. Solid lines lie in the fitted range, dashed ones outside it; bands are
-90%. Nothing here touches global state: `with style():` restores what it found.
+90%. Nothing here touches global state: `with style():` restores what it found, and draws alike whatever that was.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from io import BytesIO
+from threading import RLock
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -79,18 +81,38 @@ _RC: dict[Any, Any] = {
 }
 
 
+# Settings of a session that are no look: where windows are drawn, and what a window does.
+_OF_A_SESSION = ("backend", "interactive", "toolbar", "webagg", "tk.", "keymap", "savefig.directory", "figure.hooks",
+                 "figure.raise_window", "figure.max_open_warning", "macosx", "animation.", "docstring")  # fmt: skip
+_ONE_AT_A_TIME = RLock()  # settings are the process', not a thread's
+
+
 @contextmanager
 def style() -> Iterator[None]:
-    """The look of the figures, inside a `with` block only. Figures must be drawn and saved inside it."""
-    with mpl.rc_context(_RC):
-        yield
+    """The look of the figures, inside a `with` block only: matplotlib's own defaults, whatever the session has set, and
+    ours. Figures must be drawn and saved inside it; threads wait for one another.
+    """
+    with _ONE_AT_A_TIME:
+        names = [name for name in mpl.rcParamsDefault if not name.startswith(_OF_A_SESSION)]
+        changed = {name: mpl.rcParamsDefault[name] for name in names if mpl.rcParams[name] != mpl.rcParamsDefault[name]}
+        with mpl.rc_context({**changed, **_RC}):
+            yield
+
+
+class Drawing(Figure):
+    """A figure that a notebook shows where it is the last value of a cell, also without %matplotlib inline."""
+
+    def _repr_png_(self) -> bytes:
+        with style(), BytesIO() as written:
+            self.savefig(written, format="png")
+            return written.getvalue()
 
 
 def new_axes(ax: Axes | None) -> Axes:
     """`ax`, or the axes of a new figure that no pyplot state knows."""
     if ax is not None:
         return ax
-    ax = Figure(figsize=(5.2, 3.8), layout="constrained").subplots()
+    ax = Drawing(figsize=(5.2, 3.8), layout="constrained").subplots()
     ax.spines[:].set_in_layout(False)  # nearer than the labels of their ticks
     return ax
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from isoflop.arguments import MOST_DEVICES
 from isoflop.commands.options import (
     FIT,
     HYDRA,
@@ -26,6 +27,7 @@ from isoflop.commands.options import (
     Study,
     Table,
     Where,
+    at_least_one,
     emit,
     load,
     not_negative,
@@ -195,7 +197,7 @@ def gate(
     error: Annotated[
         float, typer.Option("--error", help="probability of a wrong promotion, over all arms", callback=share)
     ] = 0.05,
-    least: Annotated[float, typer.Option("--least", help="the multiplier worth having", callback=positive)] = 1.03,
+    least: Annotated[float, typer.Option("--least", help="the multiplier worth having", callback=at_least_one)] = 1.03,
     past: Annotated[
         Path | None, typer.Option("--learn", help="a table of past arms: how their gains changed with scale")
     ] = None,
@@ -251,7 +253,7 @@ def batch(
     table: Table,
     deadline: Annotated[str | None, typer.Option("--deadline", help="reach the loss within: 90m, 2h, 3d")] = None,
     devices: Annotated[
-        int | None, typer.Option("--devices", help="on up to so many devices", min=1, max=1_000_000)
+        int | None, typer.Option("--devices", help="on up to so many devices", min=1, max=MOST_DEVICES)
     ] = None,
     speed: Annotated[
         float | None,

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
+from isoflop.arguments import MOST
 from isoflop.commands.options import (
     CORPORA,
     MODELS,
-    MOST_SEED,
     SHOW,
     Json,
     Sheet,
@@ -61,7 +61,7 @@ def generate(
     top_p: Annotated[
         float, typer.Option("--top-p", help="draw from the likeliest with this probability", callback=positive)
     ] = 1.0,
-    seed: Annotated[int, typer.Option("--seed", min=0, max=MOST_SEED)] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=MOST)] = 0,
     cached: Annotated[bool, typer.Option("--cache/--no-cache", help="same text, slower without")] = True,
     runs: Runs = Path("runs"),
 ) -> None:

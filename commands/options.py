@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from isoflop.arguments import AT_LEAST_ONE, MOST, NOT_NEGATIVE, POSITIVE, RESAMPLES, SHARE
 from isoflop.printable import printable
 
 if TYPE_CHECKING:  # loaded when a command runs
@@ -28,8 +29,6 @@ Table = Annotated[Path, typer.Argument(help="a runs folder, a bundle, or a table
 Json = Annotated[bool, typer.Option("--json", help="print JSON, numbers in full precision")]
 CORPORA = Path("corpora")
 SHOWN = 200  # characters of a wrong value in a message
-MOST_SEED = 2**63 - 1
-MOST_RESAMPLES = 10**6
 LOADED: list[str] = []  # tables that the command read: what cannot be answered names the one
 HYDRA: dict[Any, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -135,29 +134,36 @@ def seconds(text: str | None, option: str) -> float | None:
 def positive(value: Any) -> Any:
     """The value, or values, of an option that must be a positive number. Raises BadParameter."""
     for one in value if isinstance(value, list) else [value]:
-        if one is not None and not 0 < one < math.inf:
-            raise typer.BadParameter(f"{one:g}: it must be positive and finite")
+        if one is not None and one not in POSITIVE:
+            raise typer.BadParameter(f"{one:g}: {POSITIVE.says}")
     return value
 
 
 def not_negative(value: float | None) -> float | None:
     """The value of an option that must be 0 or a positive number. Raises BadParameter."""
-    if value is not None and not 0 <= value < math.inf:
-        raise typer.BadParameter(f"{value:g}: it must be 0 or more, and finite")
+    if value is not None and value not in NOT_NEGATIVE:
+        raise typer.BadParameter(f"{value:g}: {NOT_NEGATIVE.says}")
+    return value
+
+
+def at_least_one(value: float) -> float:
+    """The value of an option that must be 1 or more. Raises BadParameter."""
+    if value not in AT_LEAST_ONE:
+        raise typer.BadParameter(f"{value:g}: {AT_LEAST_ONE.says}")
     return value
 
 
 def few_enough(value: int) -> int:
     """The value of an option that counts resamples. Raises BadParameter."""
-    if not 0 <= value <= MOST_RESAMPLES:
-        raise typer.BadParameter(f"{value}: it must be at least 0 and at most {MOST_RESAMPLES:,}")
+    if value not in RESAMPLES:
+        raise typer.BadParameter(f"{value}: {RESAMPLES.says}")
     return value
 
 
 def share(value: float | None) -> float | None:
     """The value of an option that must lie between 0 and 1. Raises BadParameter."""
-    if value is not None and not 0 < value < 1:
-        raise typer.BadParameter(f"{value:g}: it must lie between 0 and 1")
+    if value is not None and value not in SHARE:
+        raise typer.BadParameter(f"{value:g}: {SHARE.says}")
     return value
 
 
@@ -231,7 +237,7 @@ Laws = Annotated[
 ]
 Level = Annotated[float, typer.Option(help="of every interval", callback=share)]
 Law = Annotated[str, typer.Option("--law", help="a law by name, or your own as module:Class", callback=known_law)]
-Seed = Annotated[int, typer.Option("--seed", help="of starts and resamples", min=0, max=MOST_SEED)]
+Seed = Annotated[int, typer.Option("--seed", help="of starts and resamples", min=0, max=MOST)]
 Resamples = Annotated[
     int, typer.Option("--bootstrap", help="bootstrap resamples of whole runs; 0 for none", callback=few_enough)
 ]

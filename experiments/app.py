@@ -1,6 +1,7 @@
 """The Hydra application: `isoflop run` from the command line and from Python."""
 
 import logging
+import multiprocessing
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ import pandas as pd
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
+from isoflop.arguments import POSITIVE, check
 from isoflop.experiments.compose.compose import as_overrides, compose_all, job_spec, to_spec
 from isoflop.experiments.compose.hydra_state import others_hydra_kept
 from isoflop.experiments.compose.messages import UsageError, readable_errors
@@ -22,6 +24,7 @@ from isoflop.experiments.sweep.plan import plan as plan_launch
 from isoflop.experiments.sweep.plan import speed_for
 from isoflop.experiments.sweep.plan import status as store_status
 from isoflop.experiments.sweep.train_job import train_trunks
+from isoflop.experiments.training.process import torch_as_new
 from isoflop.scaling.table.read import as_table
 from isoflop.scaling.table.runs import of_study, read_runs
 
@@ -77,13 +80,14 @@ def plan(
     `calibrate` times the study's shapes on this machine first: always, never, or (None) those that were never
     timed, which takes about 10 s. `card` names a GPU that is not here, whose rates are shipped. `minutes` and
     `dollars` choose the runs that they pay for (key affordable). Raises UsageError for a configuration that does
-    not fit, and above where.max_dollars.
+    not fit, and above where.max_dollars, ValueError for numbers that mean nothing.
 
     >>> import isoflop
     >>> planned = isoflop.plan("smoke", calibrate=False)
     >>> len(planned["studies"][0]["cells"])
     8
     """
+    check(POSITIVE, minutes=minutes, dollars=dollars)
     specs = compose_all([*([f"experiment={study}"] if study else []), *overrides])
     launch = make_launch(specs, workers=None, speed=speed_for(specs, calibrate, card))
     return plan_launch(launch, minutes=minutes, dollars=dollars)
@@ -105,8 +109,9 @@ def status(runs: str | Path = "runs") -> dict[str, Any]:
 def run_study(overrides: Sequence[str]) -> int:
     """Train what a study lacks, as `isoflop run` with these arguments does; returns the exit code: 0 if all is done.
 
-    What other code of this process has set up stays as it was: sys.argv, the environment, logging, and Hydra, which may
-    be initialised with another configuration. Raises UsageError for arguments that do not fit the configuration.
+    What other code of this process has set up does not reach the runs, and stays as it was: sys.argv, the environment,
+    logging, torch, how processes are started, and Hydra, which may be initialised with another configuration. Threads
+    take turns. Raises UsageError for arguments that do not fit the configuration.
     """
     with _restored(), readable_errors():
         os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach `readable_errors` instead of Hydra's own printer
@@ -146,20 +151,22 @@ def _one_by_one(jobs: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
 
 @contextmanager
 def _restored() -> Iterator[None]:
-    """Put back what a run with Hydra changes in this process."""
-    argv, environment, folder = sys.argv, dict(os.environ), os.getcwd()
-    root, level, handlers = logging.getLogger(), logging.getLogger().level, logging.getLogger().handlers[:]
-    loggers = {name: logger.disabled for name, logger in root.manager.loggerDict.items() if hasattr(logger, "disabled")}
-    try:
-        with others_hydra_kept():
+    """Put back what a run with Hydra changes in this process; of several threads one after the other."""
+    with others_hydra_kept(), torch_as_new():
+        argv, environment, folder = sys.argv, dict(os.environ), os.getcwd()
+        root, level, handlers = logging.getLogger(), logging.getLogger().level, logging.getLogger().handlers[:]
+        loggers = {n: logger.disabled for n, logger in root.manager.loggerDict.items() if hasattr(logger, "disabled")}
+        start_method = multiprocessing.get_start_method(allow_none=True)
+        try:
             yield
-    finally:
-        sys.argv = argv
-        os.environ.clear()
-        os.environ.update(environment)
-        with suppress(OSError):  # the folder may be gone
-            os.chdir(folder)
-        root.setLevel(level)
-        root.handlers[:] = handlers
-        for name, disabled in loggers.items():
-            logging.getLogger(name).disabled = disabled
+        finally:
+            sys.argv = argv
+            os.environ.clear()
+            os.environ.update(environment)
+            with suppress(OSError):  # the folder may be gone
+                os.chdir(folder)
+            root.setLevel(level)
+            root.handlers[:] = handlers
+            for name, disabled in loggers.items():
+                logging.getLogger(name).disabled = disabled
+            multiprocessing.set_start_method(start_method, force=True)  # joblib settles it

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from isoflop.scaling.selection.holdout import hold_out
     from isoflop.scaling.tuning.tune import tune
 
+    __version__: str
+
 _PLACES = {
     "approaches": "isoflop.scaling.approaches.approaches:approaches",
     "batch": "isoflop.scaling.prediction.critical_batch:critical_batch",

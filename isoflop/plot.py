@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from isoflop.analysis.evidence import Evidence
 from isoflop.analysis.figures import FIGURES, get_figure
 from isoflop.analysis.style import style
+from isoflop.scaling.laws import Law, law_name
 
 
 def draw(
@@ -25,16 +26,25 @@ def draw(
     table: pd.DataFrame | Evidence,
     ax: Axes | None = None,
     *,
-    law: str | None = None,
-    params: str = "matrices",
-    compute: str = "exact",
+    law: type[Law] | str | None = None,
+    params: str | None = None,
+    compute: str | None = None,
 ) -> Axes:
     """Draw the figure called `name` on `ax`, or on a new figure, and return the Axes.
 
-    `law` None: the one chosen by hold-out. Raises ValueError for an unknown name, and with the reason where the table
-    cannot support the figure.
+    `law` None: the one chosen by hold-out; `params` and `compute` None: matrices and exact. An `Evidence` has all three
+    already. Raises ValueError for an unknown name, for another law or convention than the Evidence has, and with the
+    reason where the table cannot support the figure.
     """
-    evidence = table if isinstance(table, Evidence) else Evidence(table, law=law, params=params, compute=compute)
+    asked = {"law": None if law is None else law_name(law), "params": params, "compute": compute}
+    given = {option: value for option, value in asked.items() if value is not None}
+    evidence = table if isinstance(table, Evidence) else Evidence(table, **given)
+    for option, value in given.items():
+        if value != (own := getattr(evidence, option)):
+            raise ValueError(
+                f"{option}={value!r}: this Evidence is of {option}={own!r}; give its table in its place, or "
+                f"Evidence(table, {option}={value!r})"
+            )
     with style():
         return get_figure(name).draw(evidence, ax)
 

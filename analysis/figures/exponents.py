@@ -106,7 +106,8 @@ def density(draws: np.ndarray, at: np.ndarray) -> np.ndarray:
     mine, sums = np.sum(own**2, axis=0)[:, None], []
     for some in np.array_split(other, max(at.shape[1] // TOGETHER, 1), axis=1):
         squares = mine + np.sum(some**2, axis=0) - 2 * own.T @ some
-        sums.append(np.exp(-0.5 * squares).sum(axis=0))
+        with np.errstate(under="ignore"):  # far from a draw there is nothing of it
+            sums.append(np.exp(-0.5 * squares).sum(axis=0))
     return np.concatenate(sums)
 
 

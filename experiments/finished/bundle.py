@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from isoflop.answer import Answer
 from isoflop.experiments.finished.private import PERSONAL, refuse_keys, without_folders
 from isoflop.printable import counted, plain_markdown
 from isoflop.scaling.table.bundle.manifest import (
@@ -28,6 +29,7 @@ from isoflop.scaling.table.bundle.manifest import (
     run_hashes,
     seal,
 )
+from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN, meaning
 from isoflop.scaling.table.runs import (
     COLUMNS,
@@ -45,8 +47,8 @@ UNSTATED = "unknown"  # what the Hub calls a licence that nobody stated
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
 
 
-@dataclass(frozen=True)
-class Bundle:
+@dataclass(frozen=True, repr=False, eq=False)
+class Bundle(Answer):
     """A bundle that was written: its folder, how many runs and configurations it holds, and what was left out."""
 
     folder: Path
@@ -87,6 +89,7 @@ def write_bundle(table: pd.DataFrame, folder: str | Path, *, licence: str = UNST
     """
     if not _LICENCE.fullmatch(licence):
         raise ValueError(f"--licence {licence[:100]}: write it as the Hub names it, for example cc-by-4.0, mit, other")
+    table = as_frame(table)
     study, folder = str(table.attrs.get("study") or ""), Path(folder)
     notes: list[str] = []
     is_study = is_runs(table) and set(NAMES) <= set(table)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from isoflop.answer import Answer
 from isoflop.experiments.study.cell import digest
 from isoflop.read_json import JsonError
 from isoflop.scaling.table.bundle.hub import address, fetch_all, on_hub
@@ -32,8 +33,8 @@ OF_THE_HUB = (".gitattributes", ".git", ".cache")  # what the Hub and its librar
 SHOWN = 20  # differences of one kind
 
 
-@dataclass(frozen=True)
-class Check:
+@dataclass(frozen=True, repr=False, eq=False)
+class Check(Answer):
     """What `isoflop share --check` found: a line per difference, none where the bundle verifies."""
 
     folder: Path | str

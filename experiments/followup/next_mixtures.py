@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from isoflop.answer import Answer
 from isoflop.experiments.followup.sizes import size_of
 from isoflop.experiments.followup.study_file import write_file
 from isoflop.experiments.followup.template import NextStudyError, template_of
@@ -23,8 +24,8 @@ MOST = 30  # mixtures of one suggestion
 KEPT = ("weights", "weight_intervals", "losses", "at", "proxies", "conventions", "findings")  # of the answer of mix
 
 
-@dataclass(frozen=True)
-class NextMixtures:
+@dataclass(frozen=True, repr=False, eq=False)
+class NextMixtures(Answer):
     """The next mixtures, the answer that they narrow, what one run of them costs, and the study file."""
 
     found: Mix

@@ -3,13 +3,14 @@
 The loop closes through the file: `isoflop suggest` writes it, `isoflop run` reads it, the store knows what is done.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import pandas as pd
 
+from isoflop.answer import Answer
+from isoflop.arguments import POSITIVE, check
 from isoflop.experiments.followup.next_mixtures import NextMixtures, next_mixtures
 from isoflop.experiments.followup.sizes import sizes_like
 from isoflop.experiments.followup.study_file import write_file
@@ -23,6 +24,7 @@ from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.published import PUBLISHED
 from isoflop.scaling.table.bundle.manifest import is_bundle
 from isoflop.scaling.table.conventions import count_params
+from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.read import check_values
 from isoflop.scaling.table.runs import final_rows, is_runs
 
@@ -69,8 +71,8 @@ def cells_of(design: Design) -> dict[str, list]:
     return {"cells": cells, "hold_out": alone}
 
 
-@dataclass(frozen=True)
-class NextRuns:
+@dataclass(frozen=True, repr=False, eq=False)
+class NextRuns(Answer):
     """A design, the study file it went to and the command that runs it."""
 
     design: Design
@@ -86,6 +88,30 @@ class NextRuns:
     def __str__(self) -> str:
         lines = [str(self.design), *(f"note: {note}" for note in self.notes)]
         return "\n".join([*lines, f"wrote {self.file}; next: {self.command}"] if self.file else lines)
+
+
+@overload
+def next_runs(
+    table: pd.DataFrame | None = None,
+    *,
+    budget: float,
+    target: float,
+    goal: Goal = "n_opt",
+    out: Path | None = None,
+    from_law: str | None = None,
+) -> NextRuns: ...
+
+
+@overload
+def next_runs(
+    table: pd.DataFrame | None = None,
+    *,
+    budget: float,
+    target: float,
+    goal: str,
+    out: Path | None = None,
+    from_law: str | None = None,
+) -> NextRuns | NextMixtures: ...
 
 
 def next_runs(
@@ -108,8 +134,10 @@ def next_runs(
     >>> runs.design.spent <= 1e12
     True
     """
+    if table is not None:
+        table = as_frame(table)
     if goal == MIXTURE:
-        check_spending(budget, target)
+        check(POSITIVE, budget=budget, target=target)
         if table is None or from_law is not None:
             raise ValueError("--goal mixture goes on from a table of runs on mixtures, and from no published law")
         return next_mixtures(table, budget=budget, target=target, out=out)
@@ -139,14 +167,8 @@ def checked_goal(budget: float, target: float, goal: str) -> Goal:
     """The goal, as `Goal`. Raises ValueError for one that is not known, or for numbers that are not positive."""
     if goal not in GOALS:
         raise ValueError(f"--goal {goal}: choose {', '.join((*GOALS, MIXTURE))}")
-    check_spending(budget, target)
+    check(POSITIVE, budget=budget, target=target)
     return GOALS[goal]
-
-
-def check_spending(budget: float, target: float) -> None:
-    """Raise ValueError for FLOPs that are not positive."""
-    if not (0 < budget < math.inf and 0 < target < math.inf):
-        raise ValueError(f"--budget {budget:g} and --target {target:g} must be positive and finite")
 
 
 def _published(name: str) -> Chinchilla:

@@ -5,8 +5,11 @@ Imports nothing that takes time: a process that was started for a job loads it w
 
 import ctypes
 import os
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 LOOK_SECONDS = 1.0  # between looks of a worker at its parent
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
@@ -62,6 +65,56 @@ def configure_process(threads: int) -> None:
     torch.backends.cudnn.allow_tf32 = False
     keep_freed_memory()
     configured = True
+
+
+@contextmanager
+def torch_as_new() -> Iterator[None]:
+    """Torch as a new process has it while the body runs, whatever a session has set; afterwards as the session had it.
+
+    A default type, device or precision of a session's own would train another model under the same run id.
+    """
+    if "torch" not in sys.modules:  # nobody has set anything, and a launch may need none
+        with _as_imported():
+            yield
+        return
+    import torch
+
+    global configured
+    threads, dtype, tf32 = torch.get_num_threads(), torch.get_default_dtype(), torch.backends.cudnn.allow_tf32
+    precision, was_configured = torch.get_float32_matmul_precision(), configured
+    with ExitStack() as stack:
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        for device in ("cpu", "cuda"):
+            stack.enter_context(torch.autocast(device, enabled=False))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        try:
+            torch.set_default_dtype(torch.float32)
+            torch.set_float32_matmul_precision("highest")
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.set_default_dtype(dtype)
+            torch.set_float32_matmul_precision(precision)
+            torch.backends.cudnn.allow_tf32 = tf32
+            configured = was_configured
+
+
+@contextmanager
+def _as_imported() -> Iterator[None]:
+    """At the end what `configure_process` has set is as when torch is imported, if it was in the body."""
+    from isoflop.experiments.cost.cost import cores  # loads numpy
+
+    global configured
+    threads = int(os.environ.get("OMP_NUM_THREADS") or cores())
+    try:
+        yield
+    finally:
+        if configured and (torch := sys.modules.get("torch")):
+            torch.set_num_threads(threads)
+            torch.backends.cudnn.allow_tf32 = True
+            configured = False
 
 
 def keep_freed_memory() -> None:

@@ -3,7 +3,8 @@
 The same numbers as scipy.interpolate's, to the bit; importing that takes longer than all other work of the approaches.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -20,17 +21,18 @@ def akima(x: np.ndarray, y: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     slope = _slopes(steepness)
     bend = (slope[:-1] + slope[1:] - 2 * steepness) / width
     powers = y[:-1], slope[:-1], (steepness - slope[:-1]) / width - bend, bend / width
+    return partial(_values, x, powers, flat)
 
-    def curve(at: np.ndarray) -> np.ndarray:
-        piece = np.clip(np.searchsorted(x, at, side="right") - 1, 0, len(x) - 2)
-        beyond = (at - x[piece])[:, None]
-        value, power = powers[0][piece], beyond
-        for coefficient in powers[1:]:
-            value, power = value + coefficient[piece] * power, power * beyond
-        value[~((at >= x[0]) & (at <= x[-1]))] = np.nan
-        return value[:, 0] if flat else value
 
-    return curve
+def _values(x: np.ndarray, powers: Sequence[np.ndarray], flat: bool, at: np.ndarray) -> np.ndarray:
+    """The cubics between x (n,), whose coefficients are `powers`, at places (m,); of one curve, where `flat`."""
+    piece = np.clip(np.searchsorted(x, at, side="right") - 1, 0, len(x) - 2)
+    beyond = (at - x[piece])[:, None]
+    value, power = powers[0][piece], beyond
+    for coefficient in powers[1:]:
+        value, power = value + coefficient[piece] * power, power * beyond
+    value[~((at >= x[0]) & (at <= x[-1]))] = np.nan
+    return value[:, 0] if flat else value
 
 
 def _slopes(steepness: np.ndarray) -> np.ndarray:

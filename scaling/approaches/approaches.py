@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoflop.answer import Answer
 from isoflop.scaling.approaches.allocation import LEVEL, NoAllocationError, PowerFit, allocation
 from isoflop.scaling.approaches.envelope import Envelope, envelope, has_curves
 from isoflop.scaling.approaches.isoflop_profiles import (
@@ -24,8 +25,9 @@ from isoflop.scaling.approaches.left_out import BudgetLeftOut, most_moved, witho
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber, fit
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import jackknife
-from isoflop.scaling.laws import with_role
+from isoflop.scaling.laws import Laws, law_names, with_role
 from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.json_plain import plain
 
 __all__ = [
@@ -47,8 +49,8 @@ class Row:
     without: tuple[BudgetLeftOut, ...] = ()
 
 
-@dataclass(frozen=True)
-class Approaches:
+@dataclass(frozen=True, repr=False, eq=False)
+class Approaches(Answer):
     """A row per approach and method, the isoFLOP profiles of approach 2 by method, the fits of approach 3 by law."""
 
     rows: tuple[Row, ...]
@@ -123,7 +125,7 @@ class Approaches:
 def approaches(
     table: pd.DataFrame,
     *,
-    laws: tuple[str, ...] = PARAMETRIC,
+    laws: Laws = PARAMETRIC,
     params: str = "matrices",
     compute: str = "exact",
     objective: Objective = Huber("auto"),  # noqa: B008
@@ -135,6 +137,7 @@ def approaches(
     >>> found.to_dict()["agree"]
     True
     """
+    table = as_frame(table)
     data = points(table, params=params, compute=compute)
     rows: list[Row] = []
     curves = None
@@ -153,7 +156,7 @@ def approaches(
         except NoAllocationError as error:
             rows.append(Row(2, method, None, str(error)))
     fits: dict[str, Fit] = {}
-    for law in laws:
+    for law in law_names(laws):
         try:
             fits[law] = fit(law, data, objective=objective)
             power = _power_of(fits[law])

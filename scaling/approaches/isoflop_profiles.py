@@ -6,8 +6,9 @@ ln size (Porian et al. 2024) and assumes nothing. `parabola` is the classic; its
 A profile without a trustworthy minimum is refused with a reason: it is drawn, but never used in a fit.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -187,9 +188,10 @@ def _steepness(profile: IsoflopProfile) -> float:
 def _cut_off(sd: float, ends: np.ndarray) -> float:
     """Standard deviation of a normal distribution round 0, cut off at both ends."""
     z = ends / sd
-    density, inside = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi), float(np.diff(ndtr(z))[0])
-    mean = (density[0] - density[1]) / inside
-    return sd * float(np.sqrt(max(1 + (z[0] * density[0] - z[1] * density[1]) / inside - mean**2, 0.0)))
+    with np.errstate(under="ignore"):  # far ends have no density
+        density, inside = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi), float(np.diff(ndtr(z))[0])
+        mean = (density[0] - density[1]) / inside
+        return sd * float(np.sqrt(max(1 + (z[0] * density[0] - z[1] * density[1]) / inside - mean**2, 0.0)))
 
 
 def _by_size(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -219,16 +221,18 @@ def _akima(x: np.ndarray, y: np.ndarray, noise: np.ndarray) -> tuple[float, floa
     again = np.log(y)[:, None] + noise[:, None] * np.random.default_rng(0).normal(size=(len(y), AKIMA_DRAWS))
     coarse = grid[::20]
     lowest = coarse[np.argmin(akima(x, again)(coarse), axis=0)]
-    return log_n, float(lowest.std()), lambda n_params: np.exp(spline(np.log(n_params))), ""
+    return log_n, float(lowest.std()), partial(_interpolated, spline), ""
+
+
+def _interpolated(spline: Curve, n_params: np.ndarray) -> np.ndarray:
+    """The loss along the interpolation of ln loss in ln N."""
+    return np.exp(spline(np.log(n_params)))
 
 
 def _parabola(x: np.ndarray, y: np.ndarray) -> tuple[float, float, Curve, str]:
     middle = x.mean()
     a, b, c = np.polyfit(x - middle, y, 2)
-
-    def curve(n_params: np.ndarray) -> np.ndarray:
-        return np.polyval([a, b, c], np.log(n_params) - middle)
-
+    curve = partial(_on_parabola, (a, b, c), middle)
     if a <= 0:
         return np.nan, np.nan, curve, "the profile is concave: its parabola has a maximum"
     log_n = float(middle - b / (2 * a))
@@ -236,6 +240,11 @@ def _parabola(x: np.ndarray, y: np.ndarray) -> tuple[float, float, Curve, str]:
     if offset > OFF_CENTRE and x[0] < log_n < x[-1]:
         return log_n, np.nan, curve, f"off-centre: the vertex lies {offset:.0%} of the way from the centre to the edge"
     return log_n, _parabola_sd(x - middle, y, a, b), curve, ""
+
+
+def _on_parabola(coefficients: Sequence[float], middle: float, n_params: np.ndarray) -> np.ndarray:
+    """The loss along the parabola in ln N about its `middle`."""
+    return np.polyval(coefficients, np.log(n_params) - middle)
 
 
 def _parabola_sd(x: np.ndarray, y: np.ndarray, a: float, b: float) -> float:

@@ -8,6 +8,7 @@ weight vanishes with the noise, keeps noisy profiles from chasing it.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -41,10 +42,7 @@ class ProfileShape:
         design, c = axes.solve(self.alpha, self.beta)
         log_n0, log_d0 = axes.log_n0, axes.log_d0
 
-        def curve(n_params: np.ndarray) -> np.ndarray:
-            log_n, log_d = np.log(n_params), np.log(cost.tokens(flops, n_params))
-            return c[0] + c[1] * np.exp(-self.alpha * (log_n - log_n0)) + c[2] * np.exp(-self.beta * (log_d - log_d0))
-
+        curve = partial(self._loss, c, log_n0, log_d0, flops, cost)
         if c[1] <= 0 and c[2] <= 0:
             return np.nan, np.nan, curve, "the profile is concave: the loss is highest between the sizes"
         if c[1] <= 0 or c[2] <= 0:
@@ -55,6 +53,13 @@ class ProfileShape:
         gradient = np.array([0.0, 1 / c[1], -1 / c[2]]) / (self.alpha + beta_n)
         covariance = self.noise**2 * np.linalg.pinv(design.T @ design)
         return float(np.log(n_opt)), float(np.sqrt(gradient @ covariance @ gradient)), curve, ""
+
+    def _loss(
+        self, c: np.ndarray, log_n0: float, log_d0: float, flops: float, cost: Cost, n_params: np.ndarray
+    ) -> np.ndarray:
+        """The loss of sizes (n,) trained with `flops`, by the coefficients c (3,) about ln N and ln D."""
+        log_n, log_d = np.log(n_params), np.log(cost.tokens(flops, n_params))
+        return c[0] + c[1] * np.exp(-self.alpha * (log_n - log_n0)) + c[2] * np.exp(-self.beta * (log_d - log_d0))
 
 
 def fit_shape(budgets: Sequence[pd.DataFrame], cost: Cost) -> ProfileShape:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoflop.answer import Answer
+from isoflop.arguments import POSITIVE, SHARE, check
 from isoflop.scaling.arms.joint_fit import ArmsFit, Frontier, Quantity, fit_arms
 from isoflop.scaling.arms.matched import Matched, comparison_findings, matched_ranking
 from isoflop.scaling.arms.pairs import cluster_labels
@@ -22,6 +24,7 @@ from isoflop.scaling.laws.law import Array
 from isoflop.scaling.selection.averaging import ForecastAverage, average, softmax
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.json_plain import plain
 
 GRID = 161
@@ -86,8 +89,8 @@ class Pair:
         return "\n".join([*lines, *(f"  {finding}" for finding in self.findings)])
 
 
-@dataclass(frozen=True)
-class Multipliers:
+@dataclass(frozen=True, repr=False, eq=False)
+class Multipliers(Answer):
     """Every arm against the baseline. `failed` names the arms without a multiplier, with the reason and the ranking.
 
     `notes` say which rows were filtered, unfinished or of no arm, `findings` what all arms may have wrong.
@@ -128,13 +131,17 @@ def multiplier(
 ) -> Multipliers:
     """Compare the arms in column `by` of a table. `target` adds a compute, in FLOPs, to those reported.
 
-    Raises MultiplierError for one arm only, an unknown baseline, or when no arm can be compared.
+    Raises MultiplierError for one arm only, an unknown baseline, or when no arm can be compared, ValueError for a wrong
+    number.
 
     >>> import isoflop
     >>> found = isoflop.multiplier(isoflop.example("transformer_vs_lstm"), by="arm")
     >>> [pair.arm for pair in found.pairs]
     ['lstm']
     """
+    check(POSITIVE, target=target)
+    check(SHARE, level=level)
+    table = as_frame(table)
     baseline, rows, data, failed = split_arms(table, by, baseline, params, compute)
     pairs = []
     for arm in data:
@@ -172,7 +179,7 @@ def split_arms(
             f"one arm only ({named}) in column {by!r}: nothing to compare; name the column whose values are the arms "
             "with --by"
         )
-    baseline = names[0] if baseline is None else baseline
+    baseline = names[0] if baseline is None else str(baseline)
     if baseline not in names:
         raise MultiplierError(f"--baseline {baseline}: baseline {baseline!r} is not among the arms: {', '.join(names)}")
     rows = {a: table[table[by].astype(str) == a] for a in names}

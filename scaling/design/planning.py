@@ -44,8 +44,8 @@ def plan_from_table(
     and D do not read; NoLawError when no law of N and D can be fitted.
     """
     data = points(table, params=params, compute=compute)
+    of_arms, data = _refuse_other_axes(table, data), data.in_order()
     frame = data.frame
-    of_arms = _refuse_other_axes(table, data)
     if target <= frame["flops"].max():
         raise DesignError(
             f"the target, {target:.3g} FLOPs, is not above the largest run ({frame['flops'].max():.3g}): "

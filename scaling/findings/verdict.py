@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from isoflop.answer import Answer
 from isoflop.scaling.findings.diagnose import Finding, diagnose, refused
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber, fit
 from isoflop.scaling.fitting.fit_text import fit_dict, fit_text
@@ -24,8 +25,8 @@ MOST_CLUSTERS = 2_000  # to leave out one by one
 MOST_CELLS = 20_000_000  # rows x resamples held at once
 
 
-@dataclass(frozen=True)
-class Verdict:
+@dataclass(frozen=True, repr=False, eq=False)
+class Verdict(Answer):
     """A fit with its draws, the exponents under other conventions, and what to object to.
 
     `draws` is the jackknife over clusters (the default interval), or the bootstrap where there are too many clusters

@@ -13,6 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from isoflop.answer import Answer
+from isoflop.arguments import NOT_NEGATIVE, SEED, check, whole
 from isoflop.scaling.fitting.kept_searches import search_ahead, search_once
 from isoflop.scaling.fitting.noise_model import falling_power
 from isoflop.scaling.fitting.objective import Huber, LeastSquares, Objective, Solution, Task
@@ -24,6 +26,7 @@ from isoflop.scaling.laws.cost import Cost
 from isoflop.scaling.laws.law import Allocation, Array, Law
 from isoflop.scaling.table.conventions import FORECAST_ERROR, Points, is_measured, points
 from isoflop.scaling.table.curves import CURVES
+from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.law_inputs import input_values
 
 __all__ = ["Fit", "FitError", "Huber", "LeastSquares", "fit", "predict_loss", "refit", "robust_scale"]
@@ -39,8 +42,8 @@ class FitError(ValueError):
     exit_code = 1
 
 
-@dataclass(frozen=True)
-class Fit:
+@dataclass(frozen=True, repr=False, eq=False)
+class Fit(Answer):
     """A fitted law with everything needed to judge it.
 
     `value` is the objective, a sum in squared residual units, `delta` that of Huber (infinite for least squares).
@@ -238,9 +241,10 @@ def fit(
     `fixed` holds parameters at values, `free` frees ones that have a default, `tied` makes the form's two exponents
     one; a name of the catalogue may say so itself ("chinchilla-kappa"). `params`, `compute` and `cluster` are the
     conventions of `points`. `weights` (n,) multiply each point's term; the default is the table's `weight` column, or
-    1. `falls` is the power of N that the noise falls with; None: as the table shows (`noise_model.falling_power`) where
-    delta is "auto" and no weights differ, else 0. The forecast of a run that stopped lacks the noise of an end: it
-    counts as one, or by its standard error where that exceeds their noise. `n_starts` and `seed` are those of `search`.
+    1. A Series is matched with the table by its index, and is that column. `falls` is the power of N that the noise
+    falls with; None: as the table shows (`noise_model.falling_power`) where delta is "auto" and no weights differ, else
+    0. The forecast of a run that stopped lacks the noise of an end: it counts as one, or by its standard error where
+    that exceeds their noise. `n_starts` and `seed` are those of `search`.
     Raises FitError when the data cannot determine a law, ValueError on a wrong name, TableError on a bad table.
 
     >>> import isoflop
@@ -250,6 +254,11 @@ def fit(
     >>> round(fitted.law.alpha, 2), round(fitted.exponents()["a"], 2)
     (0.44, 0.57)
     """
+    check(NOT_NEGATIVE, falls=falls)
+    check(whole(1), n_starts=n_starts)
+    check(SEED, seed=seed)
+    if isinstance(weights, pd.Series) and not isinstance(data, Points):
+        data, weights = _with_weights(as_frame(data), weights), None
     data = points(data, params=params, compute=compute, cluster=cluster, inputs=columns_read([form]))
     if FORECAST_ERROR in data.frame:
         given, weights = weights, None if weights is None else np.asarray(weights)[is_measured(data.frame)]
@@ -429,6 +438,19 @@ def _ceiling(form: type[Law], frame: pd.DataFrame, free: tuple[str, ...]) -> dic
         return {}
     sizes = frame["vocab_size"].unique()
     return {form.ceiling_name: float(np.log(sizes[0]))} if len(sizes) == 1 and sizes[0] > 1 else {}
+
+
+def _with_weights(table: pd.DataFrame, weights: pd.Series) -> pd.DataFrame:
+    """The table with `weights` as its column of weights, by their index. Raises ValueError where an index has none."""
+    same = weights.index.equals(table.index)
+    lacking = int((~table.index.isin(weights.index)).sum())
+    if not same and (lacking or not weights.index.is_unique):
+        what = f"{lacking} of {len(table)} rows of the table are not in it" if lacking else "it holds one twice"
+        raise ValueError(
+            f"weights: a Series is matched with the table by its index, and {what}; weights.to_numpy() is taken by the "
+            "order of the points"
+        )
+    return table.assign(weight=weights.to_numpy() if same else weights.reindex(table.index).to_numpy())
 
 
 def _weights(weights: Any, frame: pd.DataFrame) -> Array:

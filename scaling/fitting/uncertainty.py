@@ -14,6 +14,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from isoflop.answer import Answer
+from isoflop.arguments import MOST_RESAMPLES, SEED, SHARE, check, whole
 from isoflop.scaling.fitting.fit import EXACT_NOISE, Fit, FitError, law_inputs, refit, refit_together
 from isoflop.scaling.fitting.noise_model import shared_by_sizes
 from isoflop.scaling.fitting.objective import Solution
@@ -28,8 +30,8 @@ HUGE = 1e100  # a quantity that moves so far is measured in its largest move: sq
 HALVINGS = 24  # of the bracket of a half-width: to 1e-7 of it
 
 
-@dataclass(frozen=True)
-class Draws:
+@dataclass(frozen=True, repr=False, eq=False)
+class Draws(Answer):
     """Laws refitted to resampled clusters; `kind` decides how they become an interval.
 
     `frame` has a row per law: parameters, exponents, objective value, converged. `by` is the column resampled,
@@ -46,6 +48,10 @@ class Draws:
 
     def __len__(self) -> int:
         return len(self.laws)
+
+    def __str__(self) -> str:
+        converged = f"{self.share_converged:.0%} converged"
+        return f"{self.fit.law.name} refitted {len(self)} times, {self.kind} over {self.by}: {converged}"
 
     @property
     def share_converged(self) -> float:
@@ -65,7 +71,11 @@ class Draws:
             return np.array([fn(law) for law in self.laws], dtype=float)
 
     def optimal(self, C: Array) -> Allocation:
-        """The compute-optimal allocation of every law at C FLOPs (n,), (draws, n). Raises ValueError as a law does."""
+        """The compute-optimal allocation of every law at C FLOPs (n,), (draws, n), or at one, (draws, 1).
+
+        Raises ValueError as a law does.
+        """
+        C = np.atleast_1d(C)
         with np.errstate(all="ignore"):
             return family(self.laws).optimal(np.broadcast_to(C, (len(self), len(C))), self.fit.cost)
 
@@ -111,8 +121,7 @@ class Draws:
         self, fn: Quantity, level: float = 0.9, *, positive: bool = True, values: Array | None = None
     ) -> tuple[Array, Array]:
         """Pointwise interval (lo, hi) of an array-valued function of a law, of its `values` where they are known."""
-        if not 0 < level < 1:
-            raise ValueError(f"level must lie between 0 and 1, not {level}")
+        check(SHARE, level=level)
         draws, centre = self.evaluate(fn) if values is None else values, np.asarray(self.estimate(fn), dtype=float)
         if self.kind == "bootstrap":
             lo, hi = np.percentile(draws, [50 * (1 - level), 50 * (1 + level)], axis=0)
@@ -305,6 +314,7 @@ def jackknife_together(fits: Sequence[Fit]) -> None:
             raise FitError(f"{len(clusters)} cluster cannot be left out: an interval needs at least two")
         groups = len(clusters) if len(clusters) <= MOST_CLUSTERS else GROUPS
         if groups < len(clusters):
+            labels = _numbered_in_order(fit, labels)
             labels = (np.random.default_rng(0).permutation(len(clusters)) % groups)[labels]
         left_out.append(labels)
         weights.append(fit.weights * (labels[None, :] != np.arange(groups)[:, None]))
@@ -331,10 +341,10 @@ def bootstrap(fit: Fit, n: int = 1000, *, by: str = "auto", seed: int = 0) -> Dr
     >>> bool(0 < lo < hi)
     True
     """
-    if n < 2:
-        raise ValueError(f"a bootstrap needs at least 2 resamples, not {n}")
+    check(whole(2, MOST_RESAMPLES), n=n)
+    check(SEED, seed=seed)
     labels, clusters = _clusters(fit, by)
-    g = len(clusters)
+    g, labels = len(clusters), _numbered_in_order(fit, labels)
     counts = np.random.default_rng(seed).multinomial(g, np.full(g, 1.0 / g), size=n).astype(float)
     solutions = _in_pieces(fit, fit.weights * counts[:, labels])
     return _draws(fit, solutions, "bootstrap", fit.points.cluster if by == "auto" else by, seed)
@@ -350,6 +360,13 @@ def _clusters(fit: Fit, by: str) -> tuple[Array, Array]:
         raise ValueError(f"no column {by!r} to resample by; there are {', '.join(map(str, frame.columns))}, or row")
     labels, clusters = pd.factorize(frame[column])
     return labels, np.asarray(clusters)
+
+
+def _numbered_in_order(fit: Fit, labels: Array) -> Array:
+    """The same clusters (n,), numbered in the order of the points: what is drawn does not depend on where rows were."""
+    order, numbered = fit.points.order, np.empty_like(labels)
+    numbered[order] = pd.factorize(labels[order])[0]
+    return numbered
 
 
 def _in_pieces(fit: Fit, weights: Array) -> list[Solution]:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoflop.answer import Answer
+from isoflop.arguments import AT_LEAST_ONE, POSITIVE, SHARE, check
 from isoflop.scaling.arms.matched import ruler_findings
 from isoflop.scaling.arms.multiplier import MultiplierError, split_arms
 from isoflop.scaling.arms.pairs import SAME_BUDGET
@@ -23,6 +25,7 @@ from isoflop.scaling.gate.next_pair import NextPair, Planner
 from isoflop.scaling.gate.observations import PairTable, Slope, baseline_slope, pair_table
 from isoflop.scaling.gate.verdict import Verdict, decide, objections
 from isoflop.scaling.laws.special_functions import stdtrit
+from isoflop.scaling.table.formats.data_frame import as_frame
 
 REACH = 1.0  # times the span of the pairs in ln compute: how far beyond it a drift is continued
 LEAST = 1.03
@@ -36,8 +39,8 @@ class GateError(ValueError):
     exit_code = 1
 
 
-@dataclass(frozen=True)
-class Gate:
+@dataclass(frozen=True, repr=False, eq=False)
+class Gate(Answer):
     """The verdicts on all candidates, the leading one first. `failed` says why an arm has none."""
 
     verdicts: tuple[Verdict, ...]
@@ -95,7 +98,7 @@ def gate(
 
     `error` is the probability of any wrong promotion, and of any wrong rejection; `least` the multiplier worth having.
     `learned` is a table of past arms in column `by`, trained at two or more computes, which shows how gains change with
-    scale, or what was learnt of one. Raises ValueError for `least` below 1, MultiplierError for one arm or an unknown
+    scale, or what was learnt of one. Raises ValueError for a wrong number, MultiplierError for one arm or an unknown
     baseline, GateError where no arm has a pair, LearnError for a table to learn from that shows nothing, FitError where
     the loss of the baseline does not fall with compute.
 
@@ -104,8 +107,10 @@ def gate(
     >>> found.verdicts[0].decision
     'undecided'
     """
-    if least < 1:
-        raise ValueError(f"--least {least:g}: the multiplier worth having is at least 1")
+    check(POSITIVE, target=target)
+    check(SHARE, error=error)
+    check(AT_LEAST_ONE, least=least)
+    table = as_frame(table)
     learnt = learn_from(learned, by, params, compute)
     baseline, rows, data, failed = split_arms(table, by, baseline, params, compute)
     share = error / (len(rows) - 1)
@@ -141,6 +146,7 @@ def learn_from(
     """What a table of past arms shows; what was learnt already, or None, as it is. Raises LearnError with the table."""
     if table is None or isinstance(table, Discrepancy):
         return table
+    table = as_frame(table)
     source = table.attrs.get("source", "the table to learn from")
     try:
         return learn(split_arms(table, by, None, params, compute)[2])

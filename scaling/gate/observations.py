@@ -137,7 +137,8 @@ def _speed(table: pd.DataFrame, data: Points) -> Array:
     else:
         return unknown
     if "run_id" in data.frame and "run_id" in table:
-        last = pd.Series(values.to_numpy(float), table["run_id"]).groupby(level=0).last()
+        along = np.argsort(table["tokens"].to_numpy(float), kind="stable") if "tokens" in table else slice(None)
+        last = pd.Series(values.to_numpy(float)[along], table["run_id"].to_numpy()[along]).groupby(level=0).last()
         values = data.frame["run_id"].map(last)
     if len(values) != len(data):
         return unknown

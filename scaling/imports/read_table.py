@@ -4,6 +4,7 @@ The readers of other programs' files are loaded for a source that may be one: wh
 than the reading of a CSV.
 """
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -43,7 +44,8 @@ def read_table(
     finish are left out, unless `keep_unfinished`. `attrs` carries
     "source", "notes" (what was renamed, assumed and filtered; "guessed" of them what the user did not ask for),
     "mapping", "loss_unit", and "study" where one was named.
-    Raises TableError naming the file and the remedy, or RunTableError for a runs folder that is not one.
+    Raises TableError naming the file and the remedy, RunTableError for a runs folder that is not one, or TypeError for
+    what is no path.
 
     >>> from pathlib import Path
     >>> import isoflop
@@ -52,7 +54,7 @@ def read_table(
     >>> table["loss"].tolist()
     [3.91, 3.62]
     """
-    path = Path(path)
+    path = _as_path(path)
     read = partial(
         read_plain, path, mapping=mapping, where=where, study=study, sheet=sheet, labels=labels, inputs=inputs,
         outcome=outcome, keep_unfinished=keep_unfinished,
@@ -73,6 +75,18 @@ def read_table(
             return _imported_table(path, mapping, where, keep_unfinished)
         except (SourceError, TableError):
             raise error from None
+
+
+def _as_path(path: object) -> Path:
+    """A path as one. Raises TypeError for anything else, an open file among it, and TableError for an empty one."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(
+            f"read_table reads a file or folder by its path, and not a {type(path).__name__}; of an open file "
+            "or a text in memory pandas.read_csv makes a table, which every function takes"
+        )
+    if not str(path):
+        raise TableError("the path is empty; '.' is this folder")
+    return Path(path)
 
 
 def _imported_table(

@@ -15,12 +15,18 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 
 from isoflop.scaling.laws.inputs import STANDARD, Column
 from isoflop.scaling.laws.law import Box, Law, Preset, Role
 
-__all__ = ["LAWS", "PRESETS", "Box", "Column", "Law", "columns_read", "get_law", "law_names", "with_role"]
+__all__ = [
+    "LAWS", "PRESETS", "Box", "Column", "Law", "Laws", "columns_read", "form_of", "get_law", "law_name", "law_names",
+    "with_role",
+]  # fmt: skip
+
+Laws = Sequence[type[Law] | str] | type[Law] | str  # as a caller names them: by name, by class, several by commas
 
 
 def _forms() -> Iterator[type[Law]]:
@@ -44,6 +50,7 @@ def _presets(forms: list[type[Law]]) -> dict[str, tuple[type[Law], Preset]]:
 
 _FORMS = sorted(_forms(), key=lambda form: form.rank)
 LAWS: dict[str, type[Law]] = {form.name: form for form in _FORMS}
+_OWN: dict[str, type[Law]] = {}  # classes that a session gave, by module:Class
 PRESETS: dict[str, tuple[type[Law], Preset]] = _presets(_FORMS)  # every name that a law can be fitted under
 
 
@@ -52,16 +59,38 @@ def with_role(role: Role) -> tuple[str, ...]:
     return tuple(name for name, (_, preset) in PRESETS.items() if role in preset.roles)
 
 
-def law_names(laws: Sequence[str] | str | None = None) -> tuple[str, ...]:
-    """Names of laws given as a sequence or as one text with commas; for None or an empty one, the whole catalogue."""
+def law_name(law: type[Law] | str) -> str:
+    """The name that `get_law` knows a law by: of a class of the user's own module:Class. Raises ValueError as that."""
+    if isinstance(law, str):
+        return law
+    if LAWS.get(getattr(law, "name", "")) is law:
+        return law.name
+    name = _name_of(law)
+    _OWN[name] = _checked(law, name)
+    return name
+
+
+def form_of(law: type[Law] | str) -> type[Law]:
+    """The class of a law, itself or by its name. Raises ValueError as `get_law` does."""
+    return get_law(law)[0] if isinstance(law, str) else _checked(law, _name_of(law))
+
+
+def _name_of(law: object) -> str:
+    return f"{getattr(law, '__module__', '')}:{getattr(law, '__qualname__', repr(law))}"
+
+
+def law_names(laws: Laws | None = None) -> tuple[str, ...]:
+    """Names of laws given as a sequence, as one, or as one text with commas; for None or an empty one the catalogue."""
     if isinstance(laws, str):
         laws = [name.strip() for name in laws.split(",") if name.strip()]
-    return tuple(laws) if laws else tuple(PRESETS)
+    if isinstance(laws, type):
+        laws = [laws]
+    return tuple(map(law_name, laws)) if laws else tuple(PRESETS)
 
 
 def columns_read(laws: Sequence[type[Law] | str]) -> tuple[Column, ...]:
     """Every column that the laws read, once each. Raises ValueError for an unknown name."""
-    forms = [get_law(law)[0] if isinstance(law, str) else law for law in laws]
+    forms = map(form_of, laws)
     return tuple(dict.fromkeys(column for form in forms for column in form.reads().values()))
 
 
@@ -86,6 +115,8 @@ def get_law(name: str) -> tuple[type[Law], Preset]:
 
 
 def _user_law(name: str) -> type[Law]:
+    if name in _OWN:
+        return _OWN[name]
     module, _, attribute = name.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
@@ -94,12 +125,25 @@ def _user_law(name: str) -> type[Law]:
         form = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"law {name!r} cannot be imported: {error}") from error
+    return _checked(form, name)
+
+
+def _checked(form: object, name: str) -> type[Law]:
+    """A class as a law. Raises ValueError naming what it lacks."""
     if not (isinstance(form, type) and issubclass(form, Law)):
         raise ValueError(f"law {name!r} is not a subclass of isoflop.scaling.laws.law.Law")
+    if not is_dataclass(form):
+        raise ValueError(f"law {name!r} is not a dataclass of its parameters: write @dataclass(frozen=True) above it")
     missing = [p for p in form.parameters() if p not in form.box]
     if missing:
         raise ValueError(f"law {name!r} gives no search box for {', '.join(missing)}: add them to its `box`")
+    empty = [p for p in form.parameters() if not form.box[p].lo < form.box[p].hi]
+    if empty:
+        box = form.box[empty[0]]
+        raise ValueError(
+            f"law {name!r}: its box of {empty[0]} goes from {box.lo:g} to {box.hi:g}: write Box(low, high)"
+        )
     form.reads()
     if not form.name:
-        form.name = attribute.lower()
+        form.name = name.partition(":")[2].rpartition(".")[2].lower()
     return form

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from isoflop.answer import Answer
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.laws.law import Array
 from isoflop.scaling.mixtures.proxies import Proxy
@@ -16,8 +17,8 @@ from isoflop.scaling.table.json_plain import plain
 Span = tuple[float, float]
 
 
-@dataclass(frozen=True)
-class Mix:
+@dataclass(frozen=True, repr=False, eq=False)
+class Mix(Answer):
     """The best mixture of a run.
 
     `weights` (k,) are the shares of `domains`, `intervals` those of the draws at `level`. `loss` is the weighted

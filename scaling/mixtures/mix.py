@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from isoflop.arguments import POSITIVE, SEED, SHARE, check, whole
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.laws.law import Array
 from isoflop.scaling.mixtures.answer import Mix
@@ -21,6 +22,7 @@ from isoflop.scaling.mixtures.proxies import BEYOND, candidates, narrowing
 from isoflop.scaling.mixtures.surrogate import Surrogate, surrogate
 from isoflop.scaling.mixtures.table import WEIGHT, Mixtures, NoMixtureError, mixtures, named_values
 from isoflop.scaling.table.columns import hint
+from isoflop.scaling.table.formats.data_frame import as_frame
 
 DRAWS = 100
 PROXIES = 3
@@ -62,8 +64,13 @@ def mix(
     True
     """
     wanted = _losses(losses)
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, not {level}")
+    check(POSITIVE, tokens=tokens, cap=cap)
+    check(SHARE, level=level)
+    check(whole(0), proxies=proxies)
+    check(SEED, seed=seed)
+    if narrow not in ("gain", "weights"):
+        raise ValueError(f"narrow={narrow!r}: choose gain or weights")
+    table = as_frame(table)
     runs = mixtures(table, list(wanted), normalise=normalise, params=params)
     scale, notes = _scale(runs, at, tokens)
     limits = _unique(runs, unique)

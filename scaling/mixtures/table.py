@@ -96,10 +96,32 @@ def mixtures(table: pd.DataFrame, losses: list[str], *, normalise: bool = False,
         frame = frame.assign(**{name: frame[name] / sums for name in weights})
     if (frame[weights].max() - frame[weights].min()).max() == 0:
         raise NoMixtureError(f"{source}: every run has the same mixture: others need to be tried")
+    domains, frame = _tried(domains, frame, of_weights, source)
     varies = tuple(n for n in ("n_params", "tokens") if n in frame and frame[n].notna().all() and _differs(frame[n]))
     unique = np.array([_only(table, UNIQUE + name, source) for name in domains])
     notes = (*data.notes, *of_weights)
     return Mixtures(frame, domains, tuple(found), varies, unique, data.conventions, notes)
+
+
+def _tried(
+    domains: tuple[str, ...], frame: pd.DataFrame, of_weights: list[str], source: str
+) -> tuple[tuple[str, ...], pd.DataFrame]:
+    """The domains whose shares differ between runs; those that no run contains are left out, and `of_weights` says so.
+
+    Raises NoMixtureError for a share that is the same in every run and not 0: nothing tells what more of it would do.
+    """
+    shares = {name: frame[WEIGHT + name].to_numpy(float) for name in domains}
+    same = {name: float(share[0]) for name, share in shares.items() if np.ptp(share) <= 1e-9}
+    for name, value in same.items():
+        if value > 0:
+            raise NoMixtureError(
+                f"{source}: {WEIGHT}{name} is {value:.4g} in every run, which do not tell what another share of it "
+                "would do: add runs with another, or leave the column out and normalise the others (--normalise)"
+            )
+    if not same:
+        return domains, frame
+    of_weights.append(f"{', '.join(same)} {'is' if len(same) == 1 else 'are'} left out: no run contains any of it")
+    return tuple(name for name in domains if name not in same), frame.drop(columns=[WEIGHT + name for name in same])
 
 
 def domains_in(columns: Iterable[str]) -> tuple[str, ...]:

@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
+from isoflop.answer import Answer
+from isoflop.arguments import MOST_DEVICES, POSITIVE, SHARE, check, whole
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.fitting.fit import Fit, FitError, LeastSquares, fit
 from isoflop.scaling.fitting.uncertainty import jackknife
@@ -19,6 +21,7 @@ from isoflop.scaling.laws.law import Array, Box, Law
 from isoflop.scaling.laws.special_functions import stdtrit
 from isoflop.scaling.prediction.batch_of_runs import NoiseScale, noise_of_runs, steps_of_runs
 from isoflop.scaling.table.columns import TableError
+from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.law_inputs import add_inputs
 from isoflop.scaling.table.runs import is_runs
@@ -100,8 +103,8 @@ class Exponent:
     interval: tuple[float, float]
 
 
-@dataclass(frozen=True)
-class CriticalBatches:
+@dataclass(frozen=True, repr=False, eq=False)
+class CriticalBatches(Answer):
     """What `isoflop batch` answers.
 
     `per_sequence` is the number of tokens of a sequence, NaN where it is not known or not one; batches are counted in
@@ -231,8 +234,8 @@ def critical_batch(
     gradient's noise scale (`where.noise_scale`) stands beside.
     `deadline` (seconds) and `devices` add what reaching the loss takes on up to so many devices, each of which reads
     `tokens_per_second` and takes `device_batch` tokens a step (None: the smallest batch of the table).
-    Raises TableError for an absent column or a wrong value, ValueError for half a schedule, BatchError where no size
-    has enough batches.
+    Raises TableError for an absent column or a wrong value, ValueError for half a schedule or a wrong number,
+    BatchError where no size has enough batches.
 
     >>> import isoflop, pandas as pd
     >>> table = pd.DataFrame({"n_params": 1e8, "batch_tokens": [1e4, 1e5, 1e6, 1e7]})
@@ -241,6 +244,10 @@ def critical_batch(
     >>> f"{found.to_dict()['critical_batch'][0]:.0f}"
     '400000'
     """
+    check(POSITIVE, deadline=deadline, tokens_per_second=tokens_per_second, device_batch=device_batch)
+    check(whole(1, MOST_DEVICES), devices=devices)
+    check(SHARE, level=level)
+    table = as_frame(table)
     source, notes = str(table.attrs.get("source", "table")), list(table.attrs.get("notes", ()))
     noise: tuple[NoiseScale, ...] = ()
     if is_runs(table) and STEPS not in table:
@@ -263,19 +270,11 @@ def critical_batch(
         raise BatchError(f"{source}: no critical batch to plan devices by; {NO_BATCHES}")
     schedule, meets = _schedule(sizes, deadline, devices, tokens_per_second, device_batch, length, sequences)
     return CriticalBatches(
-        sizes=tuple(sizes),
-        exponent=_exponent(samples, [s.critical for s in sizes], level),
-        overhead_exponent=_exponent(samples, [s.overhead for s in sizes], level),
-        per_sequence=length,
-        sequences=sequences,
-        schedule=schedule,
-        meets=meets,
-        failed=failed,
-        findings=tuple(_findings(sizes, failed)),
-        notes=tuple(notes),
-        level=level,
-        noise=noise,
-    )
+        sizes=tuple(sizes), exponent=_exponent(samples, [s.critical for s in sizes], level),
+        overhead_exponent=_exponent(samples, [s.overhead for s in sizes], level), per_sequence=length,
+        sequences=sequences, schedule=schedule, meets=meets, failed=failed, findings=tuple(_findings(sizes, failed)),
+        notes=tuple(notes), level=level, noise=noise,
+    )  # fmt: skip
 
 
 def _rows(table: pd.DataFrame, notes: list[str], source: str) -> tuple[pd.DataFrame, bool, float]:

@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import pandas as pd
 
+from isoflop.answer import Answer
+from isoflop.arguments import NOT_NEGATIVE, POSITIVE, check
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.settings import setting_findings
 from isoflop.scaling.fitting.fit import Fit, Huber
-from isoflop.scaling.laws import columns_read, get_law, law_names
+from isoflop.scaling.laws import Laws, columns_read, get_law, law_names
 from isoflop.scaling.laws.cost import SIX_ND
 from isoflop.scaling.laws.inputs import STANDARD
 from isoflop.scaling.laws.law import Law
@@ -34,12 +36,13 @@ from isoflop.scaling.selection.preference import candidates
 from isoflop.scaling.selection.rolling_origins import forecast
 from isoflop.scaling.table.columns import hint
 from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.law_inputs import unlike
 
 
-@dataclass(frozen=True)
-class Prediction:
+@dataclass(frozen=True, repr=False, eq=False)
+class Prediction(Answer):
     """The forecast of a loss, with the allocations requested at its compute.
 
     `failed` names the requested laws and options without an answer, with the reason.
@@ -61,13 +64,51 @@ class Prediction:
         return "\n".join(line for line in lines if line)
 
 
+@overload
 def predict(
     table: "pd.DataFrame | Points",
     *,
     flops: float | None = None,
     n_params: float | None = None,
     tokens: float | None = None,
-    laws: Sequence[str] | str | None = None,
+    laws: Laws | None = None,
+    inference_tokens: float | None = None,
+    token_cap: float | None = None,
+    unique_tokens: float | None = None,
+    price_per_token: float | None = None,
+    price_per_flop: float | None = None,
+    at: None = None,
+    params: str = "matrices",
+    compute: str = "exact",
+) -> Prediction: ...
+
+
+@overload
+def predict(
+    table: "pd.DataFrame | Points",
+    *,
+    flops: float | None = None,
+    n_params: float | None = None,
+    tokens: float | None = None,
+    laws: Laws | None = None,
+    inference_tokens: float | None = None,
+    token_cap: float | None = None,
+    unique_tokens: float | None = None,
+    price_per_token: float | None = None,
+    price_per_flop: float | None = None,
+    at: Mapping[str, float],
+    params: str = "matrices",
+    compute: str = "exact",
+) -> RunForecast: ...
+
+
+def predict(
+    table: "pd.DataFrame | Points",
+    *,
+    flops: float | None = None,
+    n_params: float | None = None,
+    tokens: float | None = None,
+    laws: Laws | None = None,
     inference_tokens: float | None = None,
     token_cap: float | None = None,
     unique_tokens: float | None = None,
@@ -84,14 +125,20 @@ def predict(
     at the same compute are added for tokens to be served (`inference_tokens`), a cap on training tokens (`token_cap`)
     and the unique tokens; `price_per_token` says whether more text is worth its price (see `buy_text`). `at` gives
     further columns by name, for laws that read them (see `predict_at`).
-    Raises ValueError for an incomplete target, PredictError for laws that read more of a run than it says and when the
-    loss at it cannot be predicted.
+    Raises ValueError for an incomplete target or a wrong number, PredictError for laws that read more of a run than it
+    says and when the loss at it cannot be predicted.
 
     >>> import isoflop
     >>> found = isoflop.predict(isoflop.example("quick"), flops=3e12)
     >>> round(found.to_dict()["loss"], 1)
     1.4
     """
+    check(POSITIVE, flops=flops, n_params=n_params, tokens=tokens, token_cap=token_cap, unique_tokens=unique_tokens)
+    check(POSITIVE, price_per_token=price_per_token, price_per_flop=price_per_flop)
+    check(NOT_NEGATIVE, inference_tokens=inference_tokens)
+    if not isinstance(table, Points):
+        table = as_frame(table)
+    named = law_names(laws) if laws else None
     if at:
         given = {"flops": flops, "n_params": n_params, "tokens": tokens, "unique_tokens": unique_tokens}
         whole = {name: value for name, value in given.items() if value is not None} | dict(at)
@@ -99,20 +146,19 @@ def predict(
             raise ValueError(
                 "--inference-tokens, --token-cap and prices are of laws of size and tokens: leave out --at"
             )
-        return predict_at(table, whole, laws, params=params, compute=compute)
-    _refuse_other_columns(law_names(laws) if laws else ())
+        return predict_at(table, whole, named, params=params, compute=compute)
+    _refuse_other_columns(named or ())
     data = points(table, params=params, compute=compute)
     target = Target.of(data, flops, n_params, tokens, unique_tokens)
-    loss = forecast_loss(data, target, law_names(laws) if laws else None)
-    loss = replace(loss, settings=setting_findings(table, data, columns_read(law_names(laws)) if laws else ()))
+    loss = forecast_loss(data, target, named)
+    loss = replace(loss, settings=setting_findings(table, data, columns_read(named or ())))
     # The forecast of a law that reads unique tokens has them already; the others need an allocation for them.
     own = loss.surface is None and all("U" in get_law(law)[0].inputs for law in loss.laws.index)
     servings, failed, notes = allocations(loss, inference_tokens, token_cap, None if own else unique_tokens)
     loss = replace(loss, notes=(*loss.notes, *notes))
     if price_per_token is None and price_per_flop is not None:
         raise ValueError("--price-per-flop goes with --price-per-token")
-    named = law_names(laws) if laws else ()
-    text = None if price_per_token is None else buy_text(loss, price_per_token, price_per_flop, laws=named)
+    text = None if price_per_token is None else buy_text(loss, price_per_token, price_per_flop, laws=named or ())
     return Prediction(loss, tuple(servings), (loss.refused if laws else {}) | failed, text)
 
 
@@ -125,8 +171,8 @@ def _refuse_other_columns(laws: Sequence[str]) -> None:
         raise PredictError(f"{', '.join(further)} also reads {', '.join(names)}, which FLOPs do not say: give {given}")
 
 
-@dataclass(frozen=True)
-class TableForecast:
+@dataclass(frozen=True, repr=False, eq=False)
+class TableForecast(Answer):
     """Forecasts of the runs of one table from another, and how they held.
 
     `runs` has a row per run forecast: its quantities, predicted, error = ln(loss / predicted), pit (the probability
@@ -201,8 +247,8 @@ def predict_table(
     return replace(held, findings=(*settings, *beyond_epochs(data, epochs)))
 
 
-@dataclass(frozen=True)
-class PublishedLoss:
+@dataclass(frozen=True, repr=False, eq=False)
+class PublishedLoss(Answer):
     """What a published law says of a run, with the conventions and the range that its numbers refer to.
 
     `loss` is None for a published allocation, which gives sizes and tokens alone; fields that the law does not read or
@@ -287,9 +333,7 @@ def predict_from_law(
         raise ValueError(f"--from-law {name}: not one of {', '.join(PUBLISHED)}{hint(name, PUBLISHED)}")
     known = PUBLISHED[name]
     given = {"flops": flops, "n_params": n_params, "tokens": tokens, "unique_tokens": unique_tokens}
-    for option, value in given.items():
-        if value is not None and not (np.isfinite(value) and value > 0):
-            raise ValueError(f"--{option.replace('_', '-')} {value:g}: must be positive and finite")
+    check(POSITIVE, **given)
     run, loss = _published_run(name, known.law, given)
     notes = []
     for what, (lo, hi) in {"n_params": known.n_params, "flops": known.flops}.items():

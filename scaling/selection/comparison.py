@@ -1,32 +1,35 @@
 """Everything that bears on which law to use on a table: scores, likelihood-ratio tests, sensitivity."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from isoflop.answer import Answer
+from isoflop.arguments import POSITIVE, SHARE, check
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.sensitivity import FAR, chinchilla_sensitivity
 from isoflop.scaling.findings.settings import setting_findings
 from isoflop.scaling.findings.units import unit_findings
 from isoflop.scaling.fitting.fit import FitError
 from isoflop.scaling.fitting.kept_searches import keep_searches
-from isoflop.scaling.laws import columns_read, get_law, law_names
+from isoflop.scaling.laws import Laws, columns_read, get_law, law_names
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.selection.likelihood_ratio import LikelihoodRatioTest, likelihood_ratio_tests
 from isoflop.scaling.selection.scoreboard import Scoreboard, compare, inputs_of
 from isoflop.scaling.table.columns import hint, is_numbers
 from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.meaning import QUANTITIES
 
 NOT_OF_CHINCHILLA = "no likelihood-ratio tests and no choices behind a fit: none of these laws has chinchilla's form"
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False, eq=False)
+class Comparison(Answer):
     """The scoreboard of laws, the likelihood-ratio tests, and the sensitivity table (None where no fit succeeds).
 
     Tests and sensitivity are of Chinchilla's form, and there unless laws are named of which none has it. `findings` say
@@ -73,7 +76,7 @@ class Comparison:
 @keep_searches()
 def comparison(
     table: pd.DataFrame,
-    laws: Sequence[str] | str | None = None,
+    laws: Laws | None = None,
     *,
     by: str = "flops",
     above: float | None = None,
@@ -85,19 +88,23 @@ def comparison(
     """Compare laws on a table: `isoflop compare`.
 
     `laws`, `by` and `above` are those of `compare`. `on_step` is called with the name of what is fitted next. Raises
-    ValueError for a column `by` that the table lacks, HoldOutError or CompareError when no law can be scored.
+    ValueError for a column `by` that the table lacks or a wrong number, HoldOutError or CompareError when no law can be
+    scored.
 
     >>> import isoflop
     >>> found = isoflop.compare(isoflop.example("quick"), ["chinchilla", "chinchilla-no-floor"])
     >>> sorted(found.to_dict()["refused"])
     []
     """
+    check(POSITIVE, above=above)
+    check(SHARE, level=level)
+    table, laws = as_frame(table), law_names(laws) if laws else None
     _check_scale(table, by)
     found = points(table, params=params, compute=compute, inputs=inputs_of(laws, by, table))
-    settings = setting_findings(table, found, columns_read(law_names(laws)) if laws else ())
+    settings = setting_findings(table, found, columns_read(laws) if laws else ())
     findings, data = (*unit_findings(found), *settings), found.in_order()
     board = compare(data, laws, by=by, above=above, level=level, on_law=on_step)
-    if laws is not None and not any(issubclass(get_law(name)[0], Chinchilla) for name in law_names(laws)):
+    if laws is not None and not any(issubclass(get_law(name)[0], Chinchilla) for name in laws):
         return Comparison(board, (), None, (*data.notes, NOT_OF_CHINCHILLA), data, findings)
     if on_step:
         on_step("likelihood-ratio tests")

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoflop.answer import Answer
+from isoflop.arguments import POSITIVE, SHARE, check
 from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile, budget_groups, isoflop_profiles
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber, fit
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import jackknife, predict_runs
-from isoflop.scaling.laws import columns_read
+from isoflop.scaling.laws import Laws, columns_read, law_names
 from isoflop.scaling.selection.preference import candidates, rank, refused_at
 from isoflop.scaling.selection.rolling_origins import HoldOutError, Origin, fit_at, rolling_origins
 from isoflop.scaling.table.conventions import Points, points
@@ -49,8 +51,8 @@ class HeldOutForecast:
         return float(np.mean((self.cells["lo"] <= self.cells["loss"]) & (self.cells["loss"] <= self.cells["hi"])))
 
 
-@dataclass(frozen=True)
-class HoldOut:
+@dataclass(frozen=True, repr=False, eq=False)
+class HoldOut(Answer):
     """Forecasts of several laws for the budgets above `threshold` FLOPs.
 
     `failed` names the laws without a forecast, with the reason. `chosen` is the law that `choose` picks from the runs
@@ -107,7 +109,7 @@ class HoldOut:
 def hold_out(
     table: "pd.DataFrame | Points",
     budgets_above: float | None = None,
-    laws: Sequence[str] | None = None,
+    laws: Laws | None = None,
     *,
     params: str = "matrices",
     compute: str = "exact",
@@ -124,7 +126,10 @@ def hold_out(
     >>> held.chosen
     'chinchilla-kappa'
     """
-    data = points(table, params=params, compute=compute, inputs=columns_read(laws or ())).measured
+    check(POSITIVE, budgets_above=budgets_above)
+    check(SHARE, level=level)
+    named = law_names(laws) if laws else ()
+    data = points(table, params=params, compute=compute, inputs=columns_read(named)).measured
     groups = budget_groups(data)
     means = [_budget(g) for g in groups]
     if budgets_above is None:
@@ -141,7 +146,7 @@ def hold_out(
     known, held_out = _subset(data, below).in_order(), {_budget(g) for g in budget_groups(_subset(data, above))}
     profiles = [p for p in isoflop_profiles(data) if p.flops in held_out]
     forecasts, failed = {}, {}
-    for law in candidates(data) if laws is None else laws:
+    for law in named or candidates(data):
         try:
             forecasts[law] = _forecast(law, known, _subset(data, above), profiles, objective, level)
         except FitError as error:

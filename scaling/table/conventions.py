@@ -28,6 +28,7 @@ from isoflop.scaling.table.columns import (
     texts,
 )
 from isoflop.scaling.table.curves import curves, not_positive
+from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.formats.loss_unit import with_unit
 from isoflop.scaling.table.law_inputs import add_inputs, components, sizeless, unlike
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN, QUANTITIES, VAGUE
@@ -135,21 +136,25 @@ class Points:
         """What counts as parameters and as compute, and the unit of the loss: what every answer states."""
         return {"params": self.params, "compute": self.compute, "loss_unit": self.loss_unit}
 
+    @property
+    def order(self) -> np.ndarray:
+        """The rows in one order, wherever they were: by run where names tell runs apart, else by value."""
+        frame = self.frame
+        if "run_id" in frame and (names := texts(frame["run_id"])).is_unique:
+            return np.argsort(names.to_numpy(), kind="stable")
+        keys = [name for name in frame if not (name == "cluster" and self.cluster == "row")]
+        columns = [frame[c] if is_numbers(frame[c]) else texts(frame[c]) for c in keys]
+        return np.lexsort([column.to_numpy() for column in reversed(columns)])
+
     def in_order(self) -> "Points":
-        """The same points in one order, wherever their rows were: by run where names tell runs apart, else by value.
+        """The same points in their `order`.
 
         A search ends at other digits where rows change places; what is said of a table does not depend on them.
         """
-        frame = self.frame
-        if "run_id" in frame and (names := texts(frame["run_id"])).is_unique:
-            order = np.argsort(names.to_numpy(), kind="stable")
-        else:
-            keys = [name for name in frame if not (name == "cluster" and self.cluster == "row")]
-            columns = [frame[c] if is_numbers(frame[c]) else texts(frame[c]) for c in keys]
-            order = np.lexsort([column.to_numpy() for column in reversed(columns)])
-        if (order == np.arange(len(frame))).all():
+        order = self.order
+        if (order == np.arange(len(self))).all():
             return self
-        ordered = frame.iloc[order].reset_index(drop=True)
+        ordered = self.frame.iloc[order].reset_index(drop=True)
         if self.cluster == "row":
             ordered["cluster"] = np.arange(len(ordered))
         return replace(self, frame=ordered)
@@ -189,6 +194,7 @@ def points(
     """
     if isinstance(table, Points):
         return table
+    table = as_frame(table)
     _check_convention("params", params, PARAMS)
     _check_convention("compute", compute, COMPUTE)
     notes, unit = list(table.attrs.get("notes", ())), str(table.attrs.get("loss_unit", NATS_PER_TOKEN))
@@ -330,14 +336,21 @@ def _finished(table: pd.DataFrame, notes: list[str], source: str) -> pd.DataFram
 
 def _resolved(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     """A plain table with every quantity that it has under another name, as `read_table` makes it."""
-    if "loss_unit" in table.attrs:  # read_table has done so
-        return table
-    source = str(table.attrs.get("source", "table"))
-    found = resolve(table, {}, notes, source=source)
-    frame = leave_out_unfinished(found.frame, notes, source=source)
+    source, attrs = str(table.attrs.get("source", "table")), table.attrs
+    read, said = "loss_unit" in attrs, list[str]()  # by read_table, which said so; its values may have changed since
+    known = {name: name for name in QUANTITIES if read and name in table}
+    found = resolve(table, known, said, source=source)
+    frame = found.frame
+    notes += [] if read else said
+    if not attrs.get("states_chosen"):
+        said = []
+        frame = leave_out_unfinished(frame, said, source=source)
+        notes += [note for note in said if note not in notes]
     refuse_words(found, frame, source=source)
-    frame, unit = with_unit(found, frame, notes, source=source)
-    frame.attrs = table.attrs | {"loss_unit": unit}
+    unit = attrs["loss_unit"] if read else ""
+    if not read:
+        frame, unit = with_unit(found, frame, notes, source=source)
+    frame.attrs = attrs | {"loss_unit": unit}
     return frame
 
 

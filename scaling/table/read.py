@@ -56,8 +56,9 @@ def read_table(
     a curve.
 
     `attrs` carries "source", "notes" (what was renamed and filtered; "guessed" of them what the user did not ask for),
-    "loss_unit", "mapping", and "study" where one was named. The index counts the rows of the file from 0, also after
-    filtering. Raises TableError, or RunTableError for a runs folder that is not one, or runs that cannot be used.
+    "loss_unit", "mapping", "states_chosen" (whether runs that did not finish were to stay), and "study" where one was
+    named. The index counts the rows of the file from 0, also after filtering. Raises TableError, or RunTableError for a
+    runs folder that is not one, or runs that cannot be used.
     """
     mapping = dict(mapping or {})
     notes: list[str] = []
@@ -105,7 +106,8 @@ def as_table(
         needs = (*needs, ("n_params", "flops", "position"))
     found = resolve(frame, mapping, notes, source=str(path), needs=needs)
     frame = found.frame
-    if not is_study and not keep_unfinished and not _chosen_by_state(frame, where):
+    chosen = keep_unfinished or _chosen_by_state(frame, where)
+    if not is_study and not chosen:
         frame = leave_out_unfinished(frame, notes, source=str(path))
     requested = tuple(f"{name} is the column" for name in mapping)
     guessed = () if is_study else tuple(note for note in notes if not note.startswith(requested))
@@ -126,6 +128,7 @@ def as_table(
     frame.attrs = {
         "source": str(path), "notes": (*notes, *stated), "guessed": (*guessed, *stated), "mapping": mapping,
         "loss_unit": unit,
+        "states_chosen": chosen,
     }  # fmt: skip
     return frame
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from isoflop.answer import Answer
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.laws.axes.tuning import RateBowl
@@ -153,8 +154,8 @@ class TunedArm:
         return lines
 
 
-@dataclass(frozen=True)
-class Tuned:
+@dataclass(frozen=True, repr=False, eq=False)
+class Tuned(Answer):
     """What `isoflop tune TABLE` answers: every arm, the one with the lowest loss at its best setting first.
 
     `failed` says by arm why it has no answer.

@@ -11,10 +11,12 @@ from typing import Any
 
 import pandas as pd
 
+from isoflop.arguments import POSITIVE, SHARE, check
 from isoflop.scaling.fitting.fit import FitError
 from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws.axes.tuning import RateBowl
 from isoflop.scaling.table.columns import hint
+from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.tuning.answer import Question, Tuned, TunedArm
 from isoflop.scaling.tuning.best import Scale, Setting, best_rate_with, best_setting, loss_at, lost
 from isoflop.scaling.tuning.choice import Choice, fit_bowl
@@ -51,9 +53,10 @@ def tune(
     >>> bool(lo < found.best.optimum.learning_rate < hi)
     True
     """
+    check(POSITIVE, tokens=tokens, batch=batch)
+    check(SHARE, level=level)
+    table = as_frame(table)
     wanted, asked = _wanted(at, tokens, batch), _asked(setting)
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, not {level}")
     arms, failed = [], {}
     for name, rows in _by_arm(table, by, arm).items():
         try:

@@ -1,5 +1,7 @@
 """The look: numbers on axes, colours by compute, labels that do not cover each other, no global state."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -113,6 +115,48 @@ def test_labels_at_one_place_are_moved_apart():
     boxes = [t.get_window_extent() for t in ax.texts]
     assert len(boxes) == 6
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
+
+
+LOOKS = {
+    "none": {},
+    "dark": {"axes.facecolor": "black", "figure.facecolor": "black", "axes.prop_cycle": "cycler('color', ['r'])"},
+    "tex": {"text.usetex": True, "scatter.marker": "x", "lines.dashed_pattern": [1, 9], "image.cmap": "gray"},
+    "large": {"figure.autolayout": True, "savefig.bbox": "tight", "savefig.transparent": True, "hatch.linewidth": 9},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_a_figure_looks_alike_whatever_the_session_has_set(name, tmp_path):
+    def drawn(path):
+        with style():
+            ax = new_axes(None)
+            ax.scatter([1, 2, 3], [1, 4, 9])
+            ax.plot([1, 2, 3], [2, 3, 4], "--")
+            ax.set_title("a title")
+            ax.figure.savefig(path)
+        return path.read_bytes()
+
+    plain = drawn(tmp_path / "plain.png")
+    with mpl.rc_context(LOOKS[name]):
+        assert drawn(tmp_path / "again.png") == plain
+
+
+def test_threads_that_draw_leave_the_settings_as_they_were():
+    before = dict(mpl.rcParams)
+
+    def draw(number):
+        with style():
+            new_axes(None).plot([0, number])
+            assert mpl.rcParams["font.size"] == 9
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(draw, range(40)))
+    assert dict(mpl.rcParams) == before
+
+
+def test_a_figure_shows_itself():
+    figure = new_axes(None).figure
+    assert figure._repr_png_().startswith(b"\x89PNG")
 
 
 def test_style_leaves_the_global_settings_alone():

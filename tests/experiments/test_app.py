@@ -1,10 +1,13 @@
 """Studies from Python: what the command does, twice, without a trace in a process that others use too."""
 
 import logging
+import multiprocessing
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
@@ -15,6 +18,7 @@ from isoflop.experiments.config import WhereSpec
 from isoflop.experiments.followup.tune_report import train_and_read
 from isoflop.experiments.store.models import find_trained, finished
 from isoflop.experiments.store.store import open_store
+from isoflop.scaling.table.runs import read_runs
 
 STUDY = (
     "study.name=tiny", "study.sizes=[d6]", "study.budgets=[2e8]", "study.window.min_steps=1",
@@ -36,13 +40,35 @@ def others_hydra(tmp_path):
 @pytest.mark.slow
 def test_a_study_runs_twice_and_leaves_the_process_as_it_was(here, others_hydra, capsys):
     root = logging.getLogger()
+    start_method = multiprocessing.get_start_method(allow_none=True)
     before = sys.argv, dict(os.environ), os.getcwd(), root.handlers[:], root.level
     assert run_study(STUDY) == 0
     assert run_study(STUDY) == 0
     assert (sys.argv, dict(os.environ), os.getcwd(), root.handlers[:], root.level) == before
+    assert multiprocessing.get_start_method(allow_none=True) == start_method
     assert len(compose_all(STUDY)) == 1
     assert compose("theirs").x == 1
     assert (open_store(here / "runs").states()["attempts"] == 1).all()
+
+
+@pytest.mark.slow
+def test_a_default_type_of_the_session_trains_no_other_model(here):
+    def losses(runs):
+        assert run_study([*STUDY, f"runs={runs}"]) == 0
+        return read_runs(here / runs)[["run_id", "loss"]].values.tolist()
+
+    plain = losses("plain")
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert losses("doubles") == plain
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_two_threads_take_turns_at_hydra():
+    with ThreadPoolExecutor(4) as pool:
+        assert [len(specs) for specs in pool.map(compose_all, [["experiment=smoke"]] * 8)] == [1] * 8
 
 
 @pytest.mark.slow

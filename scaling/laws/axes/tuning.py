@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, make_dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from typing import Any, ClassVar
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.laws.law import AMPLITUDE, Array, Box, Law, Paper, power_term_curvature
+from isoflop.scaling.laws.made import MadeLaw
 
 PAPER = Paper(
     "li2025predictable",
@@ -31,7 +32,7 @@ SKEWS = (0.5, 2.0)  # that a search starts at
 MOST_STEEP = 30.0  # of s ln(r/best): beyond, no loss is finite anyway
 
 
-class RateBowl(Law):
+class RateBowl(Law, metaclass=MadeLaw):
     """Base of the laws of tuning: power terms of what a run spends, and a bowl in the logarithm of its peak rate r.
 
     `terms` are amplitude, exponent and column of each power, `moves` the slope of ln r_best in the ln of a column. With
@@ -301,6 +302,7 @@ def rate_bowl(inputs: tuple[str, ...], powers: tuple[str, ...], *, skewed: bool 
         "floor_name": "E",
         "inputs": tuple(inputs),
         "box": box,
+        "made_by": (partial(rate_bowl, skewed=skewed), (tuple(inputs), tuple(powers))),
     }
     facts |= {"terms": terms, "moves": moves, "source": PAPER.cite("its power law of the best rate")}
     return make_dataclass("Tuned", [(name, float) for name in names], bases=(RateBowl,), namespace=facts, frozen=True)

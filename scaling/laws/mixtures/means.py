@@ -18,6 +18,7 @@ import numpy as np
 
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.laws.law import Array, Box, Law, Paper
+from isoflop.scaling.laws.made import MadeLaw
 
 YE = Paper(
     "ye2024data",
@@ -60,7 +61,7 @@ class Term:
         return self.mean == "power" or bool(self.of)
 
 
-class MixtureLaw(Law):
+class MixtureLaw(Law, metaclass=MadeLaw):
     """Base of the laws of mixtures: L = E + a sum of `terms` over the shares h of `domains`, in alphabetical order."""
 
     inputs: ClassVar[tuple[str, ...]] = ("h",)
@@ -257,6 +258,7 @@ def mixture_law(domains: tuple[str, ...], terms: tuple[Term, ...]) -> type[Mixtu
         "name": "mixture", "formula": f"L = E + {' + '.join(written)}", "inputs": (*of, "h"), "box": box,
         "terms": terms, "domains": domains, "paper": paper,
         "source": paper.cite() if paper else "a power law of effective data",
+        "made_by": (mixture_law, (domains, terms)),
     }  # fmt: skip
     return make_dataclass("Mixture", [(n, float) for n in names], bases=(MixtureLaw,), namespace=facts, frozen=True)
 

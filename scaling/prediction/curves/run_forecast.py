@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoflop.answer import Answer
+from isoflop.arguments import PART, check, whole
 from isoflop.scaling.prediction.curves.curve_model import CurveModel, Forecast, curve_model
 from isoflop.scaling.prediction.forecast import PredictError
 from isoflop.scaling.table.columns import hint
+from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN
 from isoflop.scaling.table.runs import is_runs
@@ -26,8 +29,8 @@ FEW = 3  # siblings: with fewer the shape of the curve is mostly that of publish
 SAME_RATE = 0.01  # of the peak
 
 
-@dataclass(frozen=True)
-class RunForecast:
+@dataclass(frozen=True, repr=False, eq=False)
+class RunForecast(Answer):
     """The loss of a run at a step to come, with intervals that hold the noise of seeds and of the evaluation.
 
     `intervals` by level; `band` has a row per step from the last measured one on: step, loss, lo, hi (at 90%), rate.
@@ -104,6 +107,9 @@ def predict_run(
     >>> found.at_step
     14099
     """
+    check(PART, cooldown=cooldown)
+    check(whole(1), at=at, until=until)
+    table = as_frame(table)
     found = read_curves(table, params=params)
     target = find_run(found.runs, run)
     if until is not None:

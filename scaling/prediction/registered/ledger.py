@@ -20,6 +20,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 import numpy as np
 import pandas as pd
 
+from isoflop.answer import Answer
 from isoflop.read_json import JsonError, check_shape, parse_json, read_bytes, require_regular
 from isoflop.scaling.prediction.forecast import LossForecast, Target
 from isoflop.scaling.prediction.registered.distribution import predictive
@@ -92,8 +93,8 @@ class Entry:
         return row | {name: self.score[name] if self.score else None for name in names} | {"reason": self.reason}
 
 
-@dataclass(frozen=True)
-class Ledger:
+@dataclass(frozen=True, repr=False, eq=False)
+class Ledger(Answer):
     """The forecasts of a ledger in the order in which they were entered."""
 
     path: Path

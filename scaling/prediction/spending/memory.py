@@ -11,17 +11,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoflop.answer import Answer
+from isoflop.arguments import POSITIVE, check
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.settings import setting_findings
 from isoflop.scaling.fitting.fit import Fit, Huber
 from isoflop.scaling.fitting.uncertainty import jackknife
-from isoflop.scaling.laws import columns_read, get_law
+from isoflop.scaling.laws import Laws, columns_read, get_law, law_names
 from isoflop.scaling.laws.axes.experts import EXPERTS
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.laws.law import Law, minimise_scalar
 from isoflop.scaling.prediction.forecast import FAR, PredictError
 from isoflop.scaling.selection.rolling_origins import fit_at
 from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.runs import is_runs
 
@@ -33,8 +36,8 @@ LEVEL = 0.9
 FULL = 0.999  # of the memory: a run this near is bound by it
 
 
-@dataclass(frozen=True)
-class MemoryCap:
+@dataclass(frozen=True, repr=False, eq=False)
+class MemoryCap(Answer):
     """The best run of `flops` FLOPs whose weights fit into `memory` bytes, for every number of experts tried.
 
     `runs` has a row per number of experts: experts, n_params (those that a token meets), n_params_total, tokens, loss,
@@ -102,7 +105,7 @@ def predict_memory(
     memory: float,
     *,
     bytes_per_parameter: float = BYTES,
-    laws: Sequence[str] = (),
+    laws: Laws = (),
     params: str = "active",
     compute: str = "exact",
 ) -> MemoryCap:
@@ -122,9 +125,8 @@ def predict_memory(
     >>> float(found.best["experts"]), bool(found.best["n_params_total"] <= 2e9 * 1.001)
     (8.0, True)
     """
-    for option, value in (("--flops", flops), ("--memory", memory), ("--bytes-per-parameter", bytes_per_parameter)):
-        if not (np.isfinite(value) and value > 0):
-            raise ValueError(f"{option} {value:g}: must be positive and finite")
+    check(POSITIVE, flops=flops, memory=memory, bytes_per_parameter=bytes_per_parameter)
+    table = as_frame(table)
     if is_runs(table) and params != "active":
         raise ValueError(
             f"--memory tells parameters that a token meets from those in memory: --params active, not {params}"
@@ -132,10 +134,10 @@ def predict_memory(
     # A plain table has one count of parameters, which is taken for the active ones.
     convention = params if is_runs(table) else "matrices"
     data = points(table, params=convention, compute=compute, inputs=COLUMNS)
-    unordered, data = data, data.in_order()
     if EXPERTS.name in data.lacking:
         raise ValueError(data.lacking[EXPERTS.name])
-    name, tokens, notes = _law(data, laws)
+    as_given, data = data, data.in_order()
+    name, tokens, notes = _law(data, law_names(laws) if laws else ())
     base, each, of_weights = _weights(data)
     notes += of_weights
     tried, most = _tried(data.frame[EXPERTS.name].to_numpy(float)), memory / bytes_per_parameter
@@ -156,7 +158,7 @@ def predict_memory(
 
     same = best["experts"] == first["experts"]
     interval = (0.0, 0.0) if same else jackknife(fitted).interval(gain, LEVEL, positive=False)
-    settings = setting_findings(table, unordered, columns_read([name]))
+    settings = setting_findings(table, as_given, columns_read([name]))
     return MemoryCap(
         law=name, flops=flops, memory=memory, bytes_per_parameter=bytes_per_parameter,
         runs=runs[["experts", "n_params", "n_params_total", "tokens", "loss", "binds"]],

@@ -204,3 +204,11 @@ def test_doing_what_was_suggested_narrows_the_question():
         for t in (table, pd.concat([table, more]))
     ]
     assert spread[1] < 0.8 * spread[0]
+
+
+@pytest.mark.slow
+def test_where_rows_are_does_not_change_the_plan():
+    table = isoflop_table(BESIROGLU, seed=0)
+    plans = [plan_from_table(rows, budget=1e20, target=1e22) for rows in (table, table[::-1].reset_index(drop=True))]
+    pd.testing.assert_frame_equal(plans[0].cells, plans[1].cells)
+    assert plans[0].to_dict() == plans[1].to_dict()

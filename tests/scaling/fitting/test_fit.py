@@ -22,6 +22,7 @@ from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import points
 from tests.support.fits import hard_fits
 from tests.support.fits.hard_fits import SURFACE, frontier, isoflop, reference, repeated
+from tests.support.fits.simulated import BESIROGLU, isoflop_table
 
 BEST = 1.01827402e-3
 
@@ -407,3 +408,17 @@ def test_data_without_noise_are_converged_to_the_digits_of_the_table(law, sizes,
     found = fit("chinchilla", table, objective=objective)
     assert found.status == "converged"
     np.testing.assert_allclose(found.law.values()[:5], law.values()[:5], rtol=1e-4)
+
+
+def test_weights_in_a_series_are_those_of_its_index():
+    table = isoflop_table(BESIROGLU, seed=0)
+    given = pd.Series(np.linspace(0.2, 2.0, len(table)), index=table.index)
+    shuffled = table.sample(frac=1.0, random_state=1)
+    by_position = fit("chinchilla", shuffled, weights=given[shuffled.index].to_numpy())
+    assert fit("chinchilla", shuffled, weights=given).law == by_position.law
+    with pytest.raises(ValueError, match=r"2 of 35 rows of the table are not in it; weights\.to_numpy\(\) is taken"):
+        fit("chinchilla", table, weights=given[2:])
+    with pytest.raises(ValueError, match="it holds one twice"):
+        fit("chinchilla", table, weights=pd.concat([given, given[:1]]))
+    twice = pd.concat([table, table])  # an index that is the table's own needs no names
+    assert fit("chinchilla", twice, weights=pd.concat([given, given])).law.alpha > 0

@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import f, norm, t
 
 from isoflop.scaling.design.simulate import simulate_points
+from isoflop.scaling.fitting import uncertainty
 from isoflop.scaling.fitting.fit import FitError, Huber, LeastSquares, fit, refit
 from isoflop.scaling.fitting.fit_text import fit_text
 from isoflop.scaling.fitting.profile_likelihood import profile
@@ -190,9 +191,9 @@ def test_unknown_quantities_and_too_few_clusters_are_named(fitted):
         jackknife(fitted).interval("gamma")
     with pytest.raises(ValueError, match="no column 'machine' to resample by"):
         bootstrap(fitted, 10, by="machine")
-    with pytest.raises(ValueError, match="level must lie between 0 and 1"):
+    with pytest.raises(ValueError, match="it must lie between 0 and 1"):
         jackknife(fitted).interval("alpha", level=90)
-    with pytest.raises(ValueError, match="at least 2 resamples"):
+    with pytest.raises(ValueError, match="it must be a whole number of at least 2"):
         bootstrap(fitted, 1)
     alone = fit("chinchilla", noisy().assign(run_id="one"))
     with pytest.raises(FitError, match="1 cluster cannot be left out"):
@@ -312,3 +313,24 @@ def test_many_clusters_are_left_out_in_groups():
     assert len(grouped) == GROUPS
     spread = np.std(bootstrap(fitted, 400).evaluate("a"))
     assert 0.75 < float(grouped.standard_error("a")) / spread < 1.33
+
+
+@pytest.mark.parametrize("by", ["auto", "row"])
+def test_a_seed_draws_the_same_resamples_wherever_the_rows_are(by):
+    table = simulate_points(SURFACE, [[1e6], [4e6], [16e6]], [[2e7, 8e7, 32e7]], noise=0.02, seed=1)
+    table = pd.concat([table, table.assign(loss=table["loss"] * 1.01)], ignore_index=True)
+    ends = [
+        bootstrap(fit("chinchilla", rows.reset_index(drop=True)), 20, by=by, seed=3).interval("alpha")
+        for rows in (table, table[::-1], table.sample(frac=1.0, random_state=0))
+    ]
+    assert np.ptp(ends, axis=0) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_groups_of_a_jackknife_are_the_same_wherever_the_rows_are(monkeypatch):
+    monkeypatch.setattr(uncertainty, "MOST_CLUSTERS", 10)
+    monkeypatch.setattr(uncertainty, "GROUPS", 6)
+    table = simulate_points(SURFACE, [[1e6], [4e6], [16e6], [64e6]], [[2e7, 8e7, 32e7]], noise=0.02, seed=1)
+    ends = [
+        jackknife(fit("chinchilla", rows.reset_index(drop=True))).interval("alpha") for rows in (table, table[::-1])
+    ]
+    assert np.ptp(ends, axis=0) == pytest.approx(0.0, abs=1e-5)

@@ -71,3 +71,17 @@ def test_runs_that_differ_in_a_setting_are_counted():
     table = two_arms(cheaper(1.3), seed=0)
     (ours, theirs), rows = split(pd.concat([table, table], ignore_index=True).assign(seed=0))
     assert pair_table(ours, theirs, rows, baseline_slope(theirs, None), 1e15).repeated == 12
+
+
+def test_the_speed_of_a_run_is_that_of_its_end_wherever_its_rows_are():
+    table = two_arms(cheaper(1.2), seed=0)
+    table["run_id"] = [f"r{i}" for i in range(len(table))]
+    table["tokens_per_second"] = np.linspace(1e3, 2e3, len(table))
+    early = table.assign(tokens=table["tokens"] / 2, tokens_per_second=5.0)
+    (ours, theirs), rows = split(table)
+    slope = baseline_slope(theirs, None)
+    ends = pair_table(ours, theirs, rows, slope, 1e15).speed
+    assert np.isfinite(ends).all()
+    for both in ([early, table], [table, early]):
+        _, curves = split(pd.concat(both, ignore_index=True))
+        assert pair_table(ours, theirs, curves, slope, 1e15).speed.tolist() == ends.tolist()

@@ -1,6 +1,7 @@
 """What others logged comes out as they logged it, under a named convention, with a reason for every row left out."""
 
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import isoflop
 from isoflop.scaling.imports.assemble import Imported, ImportOptions
 from isoflop.scaling.imports.logs.nanogpt import nanogpt_shape
 from isoflop.scaling.imports.read import import_source
@@ -310,3 +312,14 @@ def test_a_whole_number_beyond_all_floats_in_a_cell_is_no_traceback(tmp_path, co
     assert found.ends["loss"].tolist() == [3.0, 3.0]
     found.write(tmp_path / "made.csv")
     found.write(tmp_path / "made.parquet")
+
+
+@pytest.mark.parametrize("given", [io.StringIO("n_params,tokens,loss\n1e6,1e7,4\n"), io.BytesIO(), 5, None])
+def test_what_is_no_path_is_refused_with_what_reads_it(given):
+    with pytest.raises(TypeError, match=r"by its path, and not a .*pandas\.read_csv makes a table"):
+        isoflop.read_table(given)
+
+
+def test_an_empty_path_is_not_this_folder():
+    with pytest.raises(TableError, match=r"the path is empty; '\.' is this folder"):
+        isoflop.read_table("")

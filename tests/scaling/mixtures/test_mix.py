@@ -121,7 +121,7 @@ def test_shares_within_caps_and_a_corner():
         ),
         ({}, {"cap": 1, "tokens": 1e9, "unique": {"code": 1e8, "prose": 2e8}}, NoMixtureError, "together hold 3e.08"),
         ({}, {"natural": {"code": 0.9}}, ValueError, "--natural: the weights add up to 0.9"),
-        ({}, {"level": 2.0}, ValueError, "level must lie between 0 and 1"),
+        ({}, {"level": 2.0}, ValueError, "it must lie between 0 and 1"),
     ],
 )
 def test_what_cannot_be_answered_is_named(change, asked, error, says):
@@ -158,3 +158,19 @@ def test_sixty_four_public_runs_rank_mixtures_at_sixty_times_the_size(public_dat
     true = test.frame["loss_pile_cc"].to_numpy()
     assert spearmanr(predicted, true)[0] > 0.93
     assert (true < true[np.argmin(predicted)]).sum() < 3
+
+
+def test_a_domain_that_no_run_contains_is_left_out_and_said_to_be():
+    table = TABLE
+    found, more = mix(table), mix(table.assign(weight_wiki=0.0))
+    assert more.domains == found.domains
+    assert more.weights == pytest.approx(found.weights)
+    assert "wiki is left out: no run contains any of it" in more.notes
+
+
+def test_a_share_that_no_run_changes_is_refused_and_the_remedy_works():
+    table = TABLE
+    fixed = table.assign(weight_code=table["weight_code"] * 0.9, weight_prose=table["weight_prose"] * 0.9)
+    with pytest.raises(NoMixtureError, match=r"weight_wiki is 0\.1 in every run, .* and normalise the others"):
+        mix(fixed.assign(weight_wiki=0.1))
+    assert mix(fixed, normalise=True).weights == pytest.approx(mix(table).weights)

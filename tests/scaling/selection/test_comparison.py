@@ -1,6 +1,5 @@
 """What `isoflop compare` answers, as JSON and as text."""
 
-import pandas as pd
 import pytest
 
 from isoflop.scaling.selection.comparison import comparison
@@ -18,7 +17,7 @@ def test_comparison_is_one_json_and_one_text():
     assert {"scores", "refused", "sensitivity", "preferred", "notes"} <= set(value)
     assert "half-widths" in str(found)
     with pytest.raises(ValueError, match="--holdout-by size"):
-        comparison(pd.DataFrame(), by="size")
+        comparison(table, by="size")
 
 
 def test_tests_of_chinchillas_form_are_left_out_where_no_law_named_has_it():

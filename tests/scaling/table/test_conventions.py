@@ -18,6 +18,9 @@ from isoflop.scaling.table.conventions import count_params, points
 from isoflop.scaling.table.read import read_table
 from isoflop.scaling.table.runs import PARAM_GROUPS
 
+N, D = np.meshgrid([1e6, 2e6, 4e6], [2e7, 4e7, 8e7])
+KNOWN = pd.DataFrame({"n_params": N.ravel(), "tokens": D.ravel(), "loss": np.linspace(4, 3, 9)})
+
 
 def test_matrices_leave_out_the_embedding_and_keep_the_head(study_table):
     row = study_table[study_table["d_model"] == 16].iloc[0]
@@ -217,3 +220,26 @@ def test_an_empty_cluster_is_named_by_row_and_the_remedy_works(tmp_path, column)
         f"--where 'notna({column})'"
     )
     assert len(points(read_table(path, where=f"notna({column})"))) == 2
+
+
+def test_what_a_table_holds_counts_and_not_that_a_file_was_read(tmp_path):
+    """A table that `read_table` gave may be edited: the same rows give the same points, whatever its attrs."""
+    KNOWN.to_csv(tmp_path / "runs.csv", index=False)
+    table = read_table(tmp_path / "runs.csv")
+    assert points(table).notes == points(KNOWN).notes
+    table["state"] = "finished"
+    table.loc[:2, "state"] = "crashed"
+    fresh = pd.DataFrame(table.to_dict("list"))
+    assert len(points(table)) == len(points(fresh)) == len(KNOWN) - 3
+    assert any("3 of 9 rows are left out, their runs did not finish" in note for note in points(table).notes)
+    words = read_table(tmp_path / "runs.csv")
+    words["n_params"] = [f"{n / 1e6}M" for n in words["n_params"]]
+    assert points(words).frame["n_params"].tolist() == KNOWN["n_params"].tolist()
+
+
+def test_runs_that_the_user_chose_by_their_state_stay(tmp_path):
+    states = ["crashed"] * 3 + ["finished"] * 6
+    KNOWN.assign(state=states).to_csv(tmp_path / "runs.csv", index=False)
+    chosen = read_table(tmp_path / "runs.csv", where="state == 'crashed' or loss > 0")
+    assert len(points(chosen)) == len(KNOWN)
+    assert len(points(read_table(tmp_path / "runs.csv"))) == len(KNOWN) - 3

@@ -223,7 +223,7 @@ def test_batches_without_a_best_one_inside_are_said():
         ({"setting": {"weight_decay": 0.1}}, "--setting weight_decay=0.1: the table does not vary it"),
         ({"setting": {"rate": 0.1}}, "--setting rate=0.1: not one of peak_learning_rate"),
         ({"by": "optimiser"}, "--by optimiser: table has no such column"),
-        ({"level": 1.0}, "level must lie between 0 and 1"),
+        ({"level": 1.0}, "it must lie between 0 and 1"),
     ],
 )
 def test_questions_that_mean_nothing_are_refused(question, says):

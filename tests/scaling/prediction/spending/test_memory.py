@@ -81,8 +81,8 @@ def test_a_law_without_tokens_is_given_those_of_the_table():
         (RUNS.drop(columns="tokens"), {}, PredictError, "lacks tokens"),
         (RUNS, {"laws": ("chinchilla",)}, ValueError, "none of chinchilla reads the column experts"),
         (RUNS, {"memory": 1.0}, PredictError, "no model"),
-        (RUNS, {"memory": np.inf}, ValueError, "--memory inf: must be positive and finite"),
-        (RUNS, {"bytes_per_parameter": 0.0}, ValueError, "--bytes-per-parameter 0: must be"),
+        (RUNS, {"memory": np.inf}, ValueError, "memory=inf: it must be positive and finite"),
+        (RUNS, {"bytes_per_parameter": 0.0}, ValueError, "bytes_per_parameter=0: it must be"),
     ],
 )
 def test_what_cannot_be_answered_is_refused_in_one_line(table, asked, error, says):
