@@ -157,3 +157,15 @@ def test_values_that_are_missing_in_pandas_own_types_fulfil_nothing():
     frame = pd.DataFrame({"n": pd.array([1, None], "Int64"), "flag": pd.array([True, None], "boolean")})
     for condition in ("n == 1", "not n != 1", "flag", "flag and n < 2", "n in [1]"):
         assert matching_rows(frame, condition).tolist() == [True, False], condition
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("400K", 4e5), ("124M", 1.24e8), ("1.3B", 1.3e9), ("2T", 2e12), ("1_000M", 1e9), (".5B", 5e8)]
+)
+def test_numbers_may_be_written_as_cells_write_them(text, value):
+    frame = pd.DataFrame({"n_params": [value * 0.9, value, value * 1.1], "M": 1.0})
+    assert matching_rows(frame, f"n_params >= {text}").tolist() == [False, True, True]
+    assert matching_rows(frame, f"n_params in [{text}]").tolist() == [False, True, False]
+    for wrong in (f"{text}B", f"{text}x", "124m"):
+        with pytest.raises(TableError, match="not a number"):
+            matching_rows(frame, f"n_params > {wrong}")
