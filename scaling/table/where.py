@@ -46,6 +46,10 @@ _GRAMMAR = (
 )
 
 
+class ConditionError(TableError):
+    """A `--where` that a table has no answer to: it cannot be evaluated there, or keeps no row."""
+
+
 @dataclass(frozen=True)
 class Token:
     """A word of the condition: its kind (a group of the pattern), its text and where it begins, from 0."""
