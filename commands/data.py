@@ -95,6 +95,8 @@ def _by_run(values: list[str] | None, option: str) -> dict[str, float]:
     by_run: dict[str, float] = {}
     for value in values or []:
         run, _, text = value.rpartition("=")
+        if run in by_run:
+            raise ValueError(f"{option}: {run or 'the number of every run'} is given twice ({', '.join(values or [])})")
         by_run[run] = number(text, f"{option} {run} =" if run else option)
         if not by_run[run] > 0:
             raise ValueError(f"{option} {value}: not a positive number")

@@ -386,7 +386,4 @@ def _with_loss_of(error: ValueError, *which: Any, **how: Any) -> "pd.DataFrame":
 
 def _by_name(values: list[str] | None, option: str) -> dict[str, float]:
     """NAME=VALUE options as numbers. Raises ValueError for a name that is given twice."""
-    given = pairs(values, option)
-    if len(given) < len(values or []):
-        raise ValueError(f"{option}: a name is given twice ({', '.join(values or [])})")
-    return {name: number(value, f"{option} {name}=") for name, value in given.items()}
+    return {name: number(value, f"{option} {name}=") for name, value in pairs(values, option).items()}

@@ -84,11 +84,14 @@ class Steps:
 
 
 def pairs(values: list[str] | None, option: str) -> dict[str, str]:
-    """NAME=VALUE options as a dictionary."""
+    """NAME=VALUE options as a dictionary. Raises ValueError for a name that is given twice."""
     split = [v.partition("=") for v in values or []]
     for name, sign, value in split:
         if not (name and sign and value):
             raise ValueError(f"{option} {name}{sign}{value}: write it as {option} NAME=VALUE")
+    names = [name for name, _, _ in split]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{option}: {twice} is given twice ({', '.join(values or [])})")
     return {name: value for name, _, value in split}
 
 
@@ -102,21 +105,21 @@ def columns_or_table(values: list[str] | None) -> tuple[dict[str, float], Path |
         raise ValueError("--at '': neither a column, NAME=VALUE, nor a table")
     if len(tables) > 1 or (tables and len(values or []) > 1):
         raise ValueError(f"--at {tables[0]}: a table of runs stands alone; columns are written NAME=VALUE")
-    named = [value for value in values or [] if value not in tables]
-    given = pairs(named, "--at")
-    if len(given) < len(named):
-        raise ValueError(f"--at: a column is given twice ({', '.join(named)})")
-    columns = {name: number(value, f"--at {name}=") for name, value in given.items()}
+    named = pairs([value for value in values or [] if value not in tables], "--at")
+    columns = {name: number(value, f"--at {name}=") for name, value in named.items()}
     return columns, Path(tables[0]) if tables else None
 
 
 def number(text: str, option: str) -> float:
-    """The value of an option as a finite number. Raises ValueError naming the option."""
+    """The value of an option as a finite number, also written 124M or 1.3B. Raises ValueError naming the option."""
     try:
-        if math.isfinite(value := float(text)):
-            return value
+        value: float | None = float(text)
     except ValueError:
-        pass
+        from isoflop.scaling.table.meaning import number as written  # loads pandas, as `_json` says
+
+        value = written(text)
+    if value is not None and math.isfinite(value):
+        return value
     raise ValueError(f"{option} {text}: not a number")
 
 

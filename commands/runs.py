@@ -287,10 +287,7 @@ def tune(
 
 def _numbers(values: list[str] | None, option: str) -> dict[str, float]:
     """NAME=VALUE options as numbers. Raises ValueError for a name that is given twice."""
-    given = pairs(values, option)
-    if len(given) < len(values or []):
-        raise ValueError(f"{option}: a column is given twice ({', '.join(values or [])})")
-    return {name: number(value, f"{option} {name}=") for name, value in given.items()}
+    return {name: number(value, f"{option} {name}=") for name, value in pairs(values, option).items()}
 
 
 @app.command(rich_help_panel=RUN)

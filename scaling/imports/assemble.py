@@ -7,7 +7,7 @@ Nothing is guessed: an error names the option for a missing quantity, and every 
 """
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -107,7 +107,7 @@ def assemble(runs: Sequence[ForeignRun], options: ImportOptions, before: Sequenc
     Raises SourceError for bad options, and naming the runs that lack a quantity and the option that gives it.
     """
     notes: list[str] = []
-    _check(options, runs)
+    _check(options, runs, notes)
     left_out = [*before]
     left_out += [LeftOut(run.name, count, why) for run in runs for why, count in run.skipped.items() if count]
     kept = []
@@ -136,7 +136,8 @@ def assemble(runs: Sequence[ForeignRun], options: ImportOptions, before: Sequenc
     return Imported(table, kind, tuple(left_out), tuple(notes))
 
 
-def _check(options: ImportOptions, runs: Sequence[ForeignRun]) -> None:
+def _check(options: ImportOptions, runs: Sequence[ForeignRun], notes: list[str]) -> None:
+    """Raise SourceError for an option that no run takes; note the runs whose own number one replaces."""
     if options.params not in PARAMS:
         raise SourceError(f"--params {options.params}: not one of {', '.join(PARAMS)}")
     if options.bytes_per_token is not None and not options.bytes_per_token > 0:
@@ -147,14 +148,44 @@ def _check(options: ImportOptions, runs: Sequence[ForeignRun]) -> None:
             f"--bytes-per-token {options.bytes_per_token:g}: no run has a loss per byte (there are {units})"
         )
     names = {"", *(run.name for run in runs)}
-    for option, numbers in (
-        ("--n-params", options.n_params),
-        ("--batch-tokens", options.batch_tokens),
-        ("--tokens", options.tokens),
-    ):
+    own = {"--n-params": {run.name: _counts(run) for run in runs if run.n_params or run.shape},
+           "--batch-tokens": {run.name: run.batch_tokens for run in runs if run.batch_tokens},
+           "--tokens": {run.name: None for run in runs if _tells_tokens(run)}}  # fmt: skip
+    given = {"--n-params": options.n_params, "--batch-tokens": options.batch_tokens, "--tokens": options.tokens}
+    for option, numbers in given.items():
         for name in set(numbers) - names:
             known = ", ".join(sorted(names - {""})[:6])
             raise SourceError(f"{option} {name}=...: no such run in the source (there are: {known})")
+        if numbers:
+            _check_own(option, numbers, own[option], len(runs), notes)
+
+
+def _check_own(
+    option: str, numbers: Mapping[str, float], own: Mapping[str, object], runs: int, notes: list[str]
+) -> None:
+    """The same of one option, by what some of so many runs tell themselves."""
+    replaced = [name for name in own if name in numbers or "" in numbers]
+    if option == "--tokens":
+        if replaced and (len(own) == runs or set(replaced) & set(numbers)):
+            raise SourceError(f"{option}: {listed(replaced)} tell the tokens at their ends; leave it out for these")
+        return
+    if "" in numbers and len(values := set(own.values())) > 1:
+        raise SourceError(
+            f"{option} {numbers['']:g}: the source tells {len(values)} different ones ({listed(list(own))}); leave it "
+            f"out, or give {option} RUN=VALUE for the runs without, or with a wrong one"
+        )
+    if replaced:
+        notes.append(f"{option} is taken in place of what the source tells of {listed(replaced)}")
+
+
+def _counts(run: ForeignRun) -> object:
+    return run.shape.total if run.shape else tuple(run.n_params.values())
+
+
+def _tells_tokens(run: ForeignRun) -> bool:
+    """Whether a run tells the tokens of its last evaluation."""
+    measured = run.curve[run.curve["loss"].notna()]
+    return bool(len(measured)) and "tokens" in measured and bool(measured["tokens"].notna().iloc[-1])
 
 
 def _check_names(kept: Sequence[ForeignRun]) -> None:

@@ -18,6 +18,7 @@ from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.read import as_table
 from isoflop.scaling.table.read import read_table as read_plain
 from isoflop.scaling.table.runs import RunTableError, SpoiledRunsError
+from isoflop.scaling.table.where import ConditionError
 
 _FOREIGN = ("", ".log", ".out", ".txt", ".json", ".jsonl")  # suffixes of files that may be another program's
 
@@ -68,11 +69,13 @@ def read_table(
             raise TableError(f"{error} (options of `isoflop import`, which writes a table)") from error
     try:
         return read()
-    except SpoiledRunsError:
+    except (SpoiledRunsError, ConditionError):
         raise  # its columns have their own names already: another reader would take them for something else
     except (TableError, RunTableError) as error:
         try:
             return _imported_table(path, mapping, where, keep_unfinished)
+        except ConditionError:
+            raise  # of columns that the importer found
         except (SourceError, TableError):
             raise error from None
 

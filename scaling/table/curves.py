@@ -81,8 +81,16 @@ class Curves:
             out = f"; {len(self.diverged)} runs are left out, their last loss is not a positive number ({named})"
         return (
             f"{rows} {CURVES} {self.frame['run_id'].nunique()} runs{rest}: "
-            f"the last row of each is used (column {self.column}, along {self.axis}){out}"
+            f"the last row of each is used (column {self.column}, along {self.axis}){self._either}{out}"
         )
+
+    @property
+    def _either(self) -> str:
+        """What is said of few rows under a name that may be of sizes: that they may be runs, and how to say so."""
+        few = self.frame["run_id"].value_counts().median() < MANY
+        if not few or words(self.column) not in OTHER_NAMES:
+            return ""
+        return "; where each row is a run of its own, leave out the column of steps, or name rows by a column run_id"
 
 
 def _refuse_keyed(frame: pd.DataFrame, twice: np.ndarray, source: str) -> None:

@@ -29,7 +29,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
         "tokens", "d", "n_tokens", "num_tokens", "train_tokens", "training_tokens", "tokens_seen", "total_tokens",
         "token_count", "n_train_tokens", "num_train_tokens", "n_training_tokens", "num_training_tokens",
         "tokens_processed", "num_input_tokens_seen", "throughput_total_tokens", "train_total_tokens", "dataset_tokens",
-        "tokens_trained", "trained_tokens", "n_tok", "n_toks", "tok", "toks", "ntok", "ntokens",
+        "tokens_trained", "trained_tokens", "train_num_input_tokens_seen",
+        "n_tok", "n_toks", "tok", "toks", "ntok", "ntokens",
     ),
     "flops": (
         "flops", "c", "compute", "training_flops", "train_flops", "flop", "total_flops", "total_training_flops",

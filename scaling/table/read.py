@@ -26,7 +26,7 @@ from isoflop.scaling.table.law_inputs import components, sizeless, unlike
 from isoflop.scaling.table.meaning import QUANTITIES, words
 from isoflop.scaling.table.runs import RunTableError, SpoiledRunsError, is_run_table, is_runs, of_study, read_runs
 from isoflop.scaling.table.unfinished import leave_out_unfinished, short_of_plan, unfinished
-from isoflop.scaling.table.where import matching_rows
+from isoflop.scaling.table.where import ConditionError, matching_rows
 
 SHOWN = 200  # characters of a --where in a message
 TRAINER_FLOPS = "total_flos"
@@ -268,8 +268,8 @@ def _filter(frame: pd.DataFrame, where: str, notes: list[str], *, source: str) -
         kept = frame[matching_rows(frame, where)]
     except TableError as error:
         shown = where if len(where) <= SHOWN else f"{where[:SHOWN]}..."
-        raise TableError(f'{source}: --where "{shown}" cannot be evaluated: {error}') from error
+        raise ConditionError(f'{source}: --where "{shown}" cannot be evaluated: {error}') from error
     if kept.empty:
-        raise TableError(f'{source}: --where "{where}" keeps none of the {len(frame)} rows')
+        raise ConditionError(f'{source}: --where "{where}" keeps none of the {len(frame)} rows')
     notes.append(f'--where "{where}" keeps {len(kept)} of {len(frame)} rows')
     return kept.copy()

@@ -3,7 +3,7 @@
     condition   comparisons joined by and, or, not (or &, |, ~), in parentheses where needed
     comparison  tokens > 1e7     1e6 < n_params <= 1e9     arm == 'base'     seed in [0, 1]     arm not in ['a', 'b']
     alone       a column of true and false;  isna(flops), notna(flops), also typed flops.isna(), flops.notna()
-    values      columns (`with blanks or signs` in backquotes), index, numbers, 'text' or "text", true, false
+    values      columns (`with blanks or signs` in backquotes), index, numbers (also 7B), 'text' or "text", true, false
 
 It means what it does to pandas: a missing value fulfils no comparison but !=, `&` and `|` bind as `and` and `or` do.
 """
@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.table.columns import TableError, hint
+from isoflop.scaling.table.meaning import number as written
 from isoflop.scaling.table.runs import first_line
 
 MAX_LENGTH = 10_000  # characters
@@ -27,7 +28,7 @@ MAX_DIGITS = 100  # of one number
 SHOWN = 40  # characters of a word in a message
 _TOKEN = re.compile(
     r"""\s*(?:
-    (?P<number>(?:[0-9]+(?:_[0-9]+)*\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?(?!\w))
+    (?P<number>(?:[0-9]+(?:_[0-9]+)*\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[KMBT]?(?!\w))
     | (?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")
     | (?P<name>[^\W\d]\w*)
     | `(?P<quoted>[^`]+)`
@@ -45,6 +46,10 @@ _GRAMMAR = (
     "write comparisons of columns, numbers and 'texts' (== != < <= > >=, in [..]), isna(column), notna(column), joined "
     "by and, or, not and parentheses"
 )
+
+
+class ConditionError(TableError):
+    """A `--where` that a table has no answer to: it cannot be evaluated there, or keeps no row."""
 
 
 @dataclass(frozen=True)
@@ -263,6 +268,8 @@ class _Reader:
     def number(self, token: Token) -> int | float:
         if len(token.text) > MAX_DIGITS:
             raise _error(token.at, f"{token.text[:10]}...", f"a number of more than {MAX_DIGITS} characters")
+        if token.text[-1] in "KMBT":
+            return written(token.text.replace("_", "")) or 0.0
         return int(token.text) if re.fullmatch(r"[0-9_]+", token.text) else float(token.text)
 
     def value(self) -> Any:

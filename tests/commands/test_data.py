@@ -9,6 +9,7 @@ import sys
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from isoflop.experiments.data.tokenizer import TokenizerError, find_tokenizer
@@ -165,3 +166,49 @@ def test_a_killed_preparation_goes_on_from_its_whole_parts(typed, texts, tmp_pat
     made = [line for line in again.stdout.splitlines() if line.startswith("made")]
     assert made[0] >= f"made {len(whole) - 1}"
     assert len(made) < 6
+
+
+SIZES = "run,N,D,loss\na,1e8,1e9,3.5\nb,2e8,1e9,3.4\nc,4e8,2e9,3.2\nd,8e8,4e9,3.0\n"
+TWICE = [
+    ("import", "--n-params", "1e6", "2e6", "--n-params: the number of every run is given twice (1e6, 2e6)"),
+    ("import", "--tokens", "a=1e9", "a=2e9", "--tokens: a is given twice (a=1e9, a=2e9)"),
+    ("import", "--map", "loss=loss", "loss=D", "--map: loss is given twice (loss=loss, loss=D)"),
+    ("fit", "--map", "loss=loss", "loss=D", "--map: loss is given twice (loss=loss, loss=D)"),
+    ("fit", "--fix", "E=0", "E=1.5", "--fix: E is given twice (E=0, E=1.5)"),
+]
+
+
+@pytest.mark.parametrize(("command", "option", "one", "other", "told"), TWICE)
+def test_what_is_given_twice_is_refused(typed, tmp_path, command, option, one, other, told):
+    (tmp_path / "t.csv").write_text(SIZES)
+    out = ("--out", tmp_path / "o.csv") if command == "import" else ()
+    code, _, error = typed(command, tmp_path / "t.csv", *out, option, one, option, other)
+    assert code == 2
+    assert told in error.strip().splitlines()[-1]
+    assert not (tmp_path / "o.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("--n-params=2M", "--n-params 2e+06: the source tells 4 different ones (a, b, c, d); leave it out, or give"),
+        ("--batch-tokens=2M", "--batch-tokens 2e+06: the source tells 2 different ones"),
+        ("--tokens=2M", "--tokens: a, b, c, d tell the tokens at their ends; leave it out for these"),
+        ("--tokens=b=2M", "--tokens: b tell the tokens at their ends"),
+    ],
+)
+def test_a_number_for_all_runs_does_not_replace_those_that_the_source_tells(typed, tmp_path, option, told):
+    rows = SIZES.splitlines()
+    ends = ("batch_tokens", "1e5", "1e5", "2e5", "2e5")
+    (tmp_path / "t.csv").write_text("".join(f"{row},{end}\n" for row, end in zip(rows, ends, strict=True)))
+    code, _, error = typed("import", tmp_path / "t.csv", "--out", tmp_path / "o.csv", option)
+    assert code == 2
+    assert told in error
+
+
+def test_the_number_of_one_run_replaces_that_of_the_source_and_is_said(typed, tmp_path):
+    (tmp_path / "t.csv").write_text(SIZES)
+    code, out, _ = typed("import", tmp_path / "t.csv", "--out", tmp_path / "o.csv", "--n-params", "b=124M")
+    assert code == 0
+    assert "note: --n-params is taken in place of what the source tells of b" in out
+    assert pd.read_csv(tmp_path / "o.csv")["n_params"].tolist() == [1e8, 1.24e8, 4e8, 8e8]

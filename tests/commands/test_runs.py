@@ -253,7 +253,7 @@ def test_tune_of_a_table_answers_at_a_scale_and_emits_what_a_plan_takes(typed, t
         ((RATES, "experiment=smoke", *ASKED), 2, "experiment=smoke: with a TABLE"),
         ((RATES, "--nosuch", *ASKED), 2, "--nosuch: with a TABLE"),
         ((RATES, "--at", "n_params=x"), 2, "--at n_params= x: not a number"),
-        ((RATES, "--at", "n_params=1", "--at", "n_params=2"), 2, "--at: a column is given twice"),
+        ((RATES, "--at", "n_params=1", "--at", "n_params=2"), 2, "--at: n_params is given twice"),
         ((RATES, *ASKED, "--setting", "rate=1"), 2, "--setting rate=1: not one of peak_learning_rate"),
         ((RATES, *ASKED, "--emit", "fitted.yaml"), 1, "choose one with --arm"),
         ((RATES, *ASKED, "--emit", "nosuch/\0.yaml"), 2, "--emit"),

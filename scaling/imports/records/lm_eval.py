@@ -16,6 +16,7 @@ _LOSSES = ("bits_per_byte", "byte_perplexity", "word_perplexity", "perplexity") 
 
 class _Config(TypedDict):
     model_num_parameters: NotRequired[int | None]
+    model_args: NotRequired[str | dict[str, object] | None]
 
 
 class _Results(TypedDict):
@@ -46,11 +47,22 @@ class ResultsReader:
         held = _held(path)
         scores = _scores(held["results"])
         column = mapping.get("loss") or _loss(scores, path)
-        row: dict[str, object] = {"run_id": str(held.get("model_name") or name), **scores}
+        model, revision = str(held.get("model_name") or name), _revision(held["config"])
+        row: dict[str, object] = {"run_id": model, **scores}
+        if revision:  # a checkpoint of the run that the model is of
+            row |= {"run_id": f"{model}@{revision}", "trunk_id": model}
         if (held["config"].get("model_num_parameters") or 0) > 0:  # -1 where lm-eval could not count them
             row["n_params"] = held["config"]["model_num_parameters"]
         runs, left_out = runs_of_table(name, str(path), pd.DataFrame([row]), {**mapping, "loss": column}, notes)
         return [replace(run, scores=scores) for run in runs], left_out
+
+
+def _revision(config: _Config) -> str:
+    """The revision of the model that was measured; empty for the main one."""
+    args = config.get("model_args") or {}
+    pairs = dict(part.partition("=")[::2] for part in args.split(",")) if isinstance(args, str) else args
+    revision = str(pairs.get("revision") or "").strip()
+    return "" if revision == "main" else revision
 
 
 def named_scores(path: Path) -> tuple[str, dict[str, float]]:

@@ -53,6 +53,8 @@ def read_json_rows(text: str, kind: str, path: Path) -> pd.DataFrame:
                 run_id=names)  # fmt: skip
     elif isinstance(held, dict) and not any(isinstance(column, list) for column in held.values()):
         held = [held]  # one record
+    if isinstance(held, dict):
+        held = _columns(held, path)
     if not isinstance(held, dict) and not _records(held):
         raise TableError(f"{path}: not a list of records; write it as [{{column: value, ...}}, ...] or as CSV")
     if isinstance(held, dict):
@@ -72,6 +74,19 @@ def _refuse_uneven(held: Mapping[str, Any], path: Path) -> None:
             f"{path}: its keys are no columns of one length ({', '.join(listed)}); keep the columns of runs, "
             "each a list of as many values"
         )
+
+
+def _columns(held: dict, path: Path) -> dict:
+    """The columns of a table that is written by column, without the objects beside lists, which tell of all rows."""
+    beside = [key for key, value in held.items() if isinstance(value, dict)]
+    if not beside or len(beside) == len(held):
+        return held
+    if odd := next((key for key in beside if meaning(str(key))), None):
+        listed = next(key for key in held if key not in beside)
+        raise TableError(
+            f"{path}: column {odd} is an object and {listed} is none; write every column as a list, or a record a row"
+        )
+    return {key: value for key, value in held.items() if key not in beside}
 
 
 def flattened(frame: pd.DataFrame) -> pd.DataFrame:

@@ -372,3 +372,27 @@ def test_a_table_that_cannot_be_written_leaves_the_one_that_was_there(tmp_path, 
         found.write(tmp_path / "made.csv")
     assert (tmp_path / "made.csv").read_text() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made.csv", "runs.csv"]
+
+
+@pytest.mark.parametrize("form", [str, dict])
+def test_revisions_of_one_model_are_runs_of_one_trunk(tmp_path, form):
+    for revision in ("step1000", "step3000", "main"):
+        args = {"pretrained": "EleutherAI/pythia-160m", "revision": revision}
+        config = {"model_num_parameters": 162322944,
+                  "model_args": args if form is dict else ",".join(f"{k}={v}" for k, v in args.items())}  # fmt: skip
+        held = {"results": {"wikitext": {"bits_per_byte,none": 1.1}}, "config": config}
+        (tmp_path / revision).mkdir()
+        path = tmp_path / revision / "results_2024-05-01.json"
+        path.write_text(json.dumps(held | {"model_name": "EleutherAI/pythia-160m"}))
+    model = "EleutherAI/pythia-160m"
+    tokens = {f"{model}@step1000": 2.1e9, f"{model}@step3000": 6.3e9, model: 3e11}
+    table = import_source(tmp_path, "auto", ImportOptions(tokens=tokens), {}).table
+    assert dict(zip(table["run_id"], table["tokens"], strict=True)) == tokens
+    assert set(table["trunk_id"]) == {model}
+
+
+@pytest.mark.parametrize("name", ["num_input_tokens_seen", "train/num_input_tokens_seen"])
+def test_tokens_as_the_trainer_logs_them_are_tokens(tmp_path, name):
+    frame = pd.DataFrame({"step": [100, 200], name: [1e8, 2e8], "eval/loss": [4.0, 3.5], "n_params": 1e8})
+    frame.to_csv(tmp_path / "history.csv", index=False)
+    assert import_source(tmp_path / "history.csv", "auto", ImportOptions(), {}).ends["tokens"].tolist() == [2e8]

@@ -114,3 +114,15 @@ def test_a_row_written_twice_and_rows_without_a_loss_are_counted():
     assert found.ends["loss"].iloc[0] == pytest.approx(2 + 1 / 41 + 0.1)  # of r1: r0 ends in the row written again
     assert 1.5 in found.ends["loss"].tolist()
     assert "(1 written twice, 1 without a loss)" in found.note(202)
+
+
+def test_few_rows_under_the_name_of_a_model_may_be_runs_and_the_remedy_makes_them_so():
+    sizes, steps = np.repeat([1e8, 2e8, 4e8, 8e8], 4), np.tile([1000, 2000, 4000, 8000], 4)
+    names = [f"m{n:g}" for n in sizes]
+    rows = pd.DataFrame({"Model": names, "n_params": sizes, "Step": steps, "tokens": steps * 2e6})
+    rows = rows.assign(loss=1.8 + 400 / sizes**0.34 + 1200 / rows["tokens"] ** 0.37)
+    told = "; ".join(points(rows).notes)
+    assert "16 rows are training curves of 4 runs" in told
+    assert "where each row is a run of its own, leave out the column of steps, or name rows by a column run_id" in told
+    assert len(points(rows.drop(columns="Step"))) == len(points(rows.assign(run_id=range(16)))) == 16
+    assert "run of its own" not in "; ".join(points(rows.rename(columns={"Model": "run_id"})).notes)

@@ -189,3 +189,15 @@ def test_the_option_that_keeps_a_value_keeps_its_rows_when_a_shell_reads_it(name
         option, condition = shlex.split(keeping({name: value, "n": k}))
         assert option == "--where"
         assert matching_rows(table, condition).tolist() == [i == k for i in range(len(values))]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("400K", 4e5), ("124M", 1.24e8), ("1.3B", 1.3e9), ("2T", 2e12), ("1_000M", 1e9), (".5B", 5e8)]
+)
+def test_numbers_may_be_written_as_cells_write_them(text, value):
+    frame = pd.DataFrame({"n_params": [value * 0.9, value, value * 1.1], "M": 1.0})
+    assert matching_rows(frame, f"n_params >= {text}").tolist() == [False, True, True]
+    assert matching_rows(frame, f"n_params in [{text}]").tolist() == [False, True, False]
+    for wrong in (f"{text}B", f"{text}x", "124m"):
+        with pytest.raises(TableError, match="not a number"):
+            matching_rows(frame, f"n_params > {wrong}")

@@ -164,6 +164,14 @@ def test_packed_tables_in_a_folder_are_found(tmp_path):
     assert len(read_source(tmp_path)) == 4 * len(PACKINGS)
 
 
+def test_what_is_said_of_a_whole_file_beside_its_columns_is_no_column(tmp_path):
+    held = {"meta": {"by": "us", "n": 4}, "made": "today", **KNOWN.to_dict("list")}
+    (tmp_path / "r.json").write_text(json.dumps(held))
+    table = read_table(tmp_path / "r.json")
+    assert table[[*KNOWN]].to_dict("list") == KNOWN.to_dict("list")
+    assert "meta" not in table
+
+
 @pytest.mark.parametrize("name", [".ipynb_checkpoints/r0-checkpoint.csv", ".r0.csv", "deep/.cache/r.csv", "~$r.xlsx"])
 def test_hidden_copies_in_a_folder_are_not_read_and_said(tmp_path, name):
     KNOWN.to_csv(tmp_path / "r0.csv", index=False)
@@ -212,6 +220,7 @@ def test_the_index_of_a_parquet_is_read(tmp_path):
         ("r.json", b'{"meta": {"by": "x"}, "N": [1, 2], "loss": [3, 2]}', "N: 2 values, loss: 2 values, meta: object"),
         ("r.json", b'{"N": [1, 2], "loss": [3]}', "no columns of one length .N: 2 values, loss: 1 values"),
         ("r.csv", b"# nothing\n", "the file is empty"),
+        ("r.json", b'{"m": {"a": 1}, "N": {"0": 1e8}, "loss": [3]}', "column N is an object and loss is none"),
         ("r.pkl", b"\x80\x04\x95\0\0", r"bytes that are no text\); save the rows of a .pkl file as parquet or CSV"),
         ("r.npz", b"PK\x03\x04\0\0", "save the rows of a .npz file as parquet or CSV"),
         ("r.feather", b"FEA1\0\0", "r.feather: cannot be read as Arrow"),
