@@ -63,16 +63,13 @@ def read_json_rows(text: str, kind: str, path: Path) -> pd.DataFrame:
 
 
 def _refuse_uneven(held: Mapping[str, Any], path: Path) -> None:
-    """Raise TableError where of columns that are lists one has another length, or an object stands among them."""
+    """Raise TableError where of columns that are lists one has another length."""
     lengths = {str(name): len(value) for name, value in held.items() if isinstance(value, list)}
-    objects = [str(name) for name, value in held.items() if isinstance(value, dict)]
-    if lengths and (objects or len(set(lengths.values())) > 1):
-        listed = [f"{name}: {count} values" for name, count in lengths.items()] + [
-            f"{name}: object" for name in objects
-        ]
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{name}: {count} values" for name, count in lengths.items())
         raise TableError(
-            f"{path}: its keys are no columns of one length ({', '.join(listed)}); keep the columns of runs, "
-            "each a list of as many values"
+            f"{path}: its keys are no columns of one length ({listed}); keep the columns of runs, each a list of as "
+            "many values"
         )
 
 

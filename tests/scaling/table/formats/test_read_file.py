@@ -217,7 +217,6 @@ def test_the_index_of_a_parquet_is_read(tmp_path):
         ("r.json", b"[1, 2]", "not a list of records"),
         ("r.jsonl", b"[1]\n[2]\n", "not a record a line"),
         ("r.json", b"{", "cannot be read as json"),
-        ("r.json", b'{"meta": {"by": "x"}, "N": [1, 2], "loss": [3, 2]}', "N: 2 values, loss: 2 values, meta: object"),
         ("r.json", b'{"N": [1, 2], "loss": [3]}', "no columns of one length .N: 2 values, loss: 1 values"),
         ("r.csv", b"# nothing\n", "the file is empty"),
         ("r.json", b'{"m": {"a": 1}, "N": {"0": 1e8}, "loss": [3]}', "column N is an object and loss is none"),
