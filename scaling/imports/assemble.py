@@ -148,9 +148,11 @@ def _check(options: ImportOptions, runs: Sequence[ForeignRun], notes: list[str])
             f"--bytes-per-token {options.bytes_per_token:g}: no run has a loss per byte (there are {units})"
         )
     names = {"", *(run.name for run in runs)}
-    own = {"--n-params": {run.name: _counts(run) for run in runs if run.n_params or run.shape},
-           "--batch-tokens": {run.name: run.batch_tokens for run in runs if run.batch_tokens},
-           "--tokens": {run.name: None for run in runs if _tells_tokens(run)}}  # fmt: skip
+    own: dict[str, dict[str, object]] = {
+        "--n-params": {run.name: _counts(run) for run in runs if run.n_params or run.shape},
+        "--batch-tokens": {run.name: run.batch_tokens for run in runs if run.batch_tokens},
+        "--tokens": {run.name: None for run in runs if _tells_tokens(run)},
+    }
     given = {"--n-params": options.n_params, "--batch-tokens": options.batch_tokens, "--tokens": options.tokens}
     for option, numbers in given.items():
         for name in set(numbers) - names:
