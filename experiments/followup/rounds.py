@@ -119,7 +119,7 @@ def _answer(store: Store, name: str, request: RoundsSpec, known: Iterable[str] |
         check_name(cell["size"], f"{_file(store, name)}: size")  # it becomes part of an argument
     if kept is None or kept.get("requested", kept.get("wish")) != _requested(request):
         return None
-    return kept if known is None or kept["known"] == _digest(known) else None
+    return kept if known is None or kept["known"] == digest_of(known) else None
 
 
 def _ask(store: Store, name: str, request: RoundsSpec, known: Sequence[str]) -> dict[str, Any]:
@@ -133,12 +133,13 @@ def _ask(store: Store, name: str, request: RoundsSpec, known: Sequence[str]) -> 
     cells = runnable(runs, budget, template_of(runs, store.root))
     goal = checked_goal(budget, target, request.goal)
     design = plan_from_table(table, budget=budget, target=target, goal=goal, cells=cells)
-    answer = {"requested": _requested(request), "known": _digest(known), **cells_of(design), "said": str(design)}
+    answer = {"requested": _requested(request), "known": digest_of(known), **cells_of(design), "said": str(design)}
     write_json(_file(store, name), answer)
     return answer
 
 
-def _digest(run_ids: Iterable[str]) -> str:
+def digest_of(run_ids: Iterable[str]) -> str:
+    """A short name of a set of runs."""
     return hashlib.sha256(" ".join(sorted(run_ids)).encode()).hexdigest()[:12]
 
 
