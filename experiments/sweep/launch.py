@@ -307,15 +307,18 @@ def _write(launch: Launch, store: Store, typed: Sequence[str]) -> None:
     further = (states["state"] == STOPPED) & (states["run_id"].map(launch.states) == "planned")
     for run_id in states.loc[states["state"].isin(["failed", "lost"]) | further, "run_id"]:
         store.record(run_id, "planned")
-    if launch.where.only is not None or launch.where.trunk is not None:
+    if launch.where.cells is not None:  # a task: the launch that it is of has listed them
         return
+    whole = launch.where.only is None and launch.where.trunk is None
     launch_id = store.write_launch(typed, os.getcwd()) if typed else ""
     by_name: dict[str, list[Study]] = {}
     for study in launch.studies:
         by_name.setdefault(study.name, []).append(study)
     for name, group in by_name.items():
-        cells = [listing(cell) | {"launch": launch_id} for study in group for cell in study.cells]
-        store.write_study(name, cells, hold_out=sorted({flops for study in group for flops in study.hold_out}))
+        due = [cell for study in group for cell in study.cells if whole or wanted(cell, launch.where)]
+        if due:
+            held = {flops for study in group for flops in study.hold_out}
+            store.write_study(name, [listing(c) | {"launch": launch_id} for c in due], hold_out=held, whole=whole)
 
 
 def _print_summary(launch: Launch) -> None:
