@@ -24,6 +24,7 @@ from isoflop.experiments.sweep.launch import Launch, load, rounds_price, trained
 from isoflop.experiments.sweep.pool import check_device, devices_of, worker_count
 from isoflop.models.config import n_matrices
 
+LISTED = 20  # done cells that a status names unasked
 WORKERS = (1, 2, 4, 8, 16)
 
 
@@ -208,8 +209,11 @@ def _counts(states: pd.DataFrame, run_ids: Iterable[str]) -> dict[str, int]:
     return {state: int(counts.get(state, 0)) for state in STATES}
 
 
-def status_text(value: dict) -> str:
-    """The state of a store as lines for a reader."""
+def status_text(value: dict, *, every: bool = False) -> str:
+    """The state of a store as lines for a reader: counts, cells that ended otherwise or are at work, and those done.
+
+    Of more than LISTED done cells, `every` one is listed where that is requested.
+    """
     table = [("study", *STATES), *((name, *map(str, counts.values())) for name, counts in value["studies"].items())]
     lines = _columns([*table, ("all", *map(str, value["counts"].values()))])
     for cell in value["cells"]:
@@ -219,7 +223,10 @@ def status_text(value: dict) -> str:
             lines.append(
                 f"{cell['state']:9} {cell['run_id']}  {cell['label']}  {place}{beat}  {_reason(cell)}".rstrip()
             )
-    return "\n".join([f"{value['runs']}", *lines])
+    done = [f"{'done':9} {cell['run_id']}  {cell['label']}" for cell in value["cells"] if cell["state"] == "done"]
+    if len(done) > LISTED and not every:
+        done = [f"{'done':9} {len(done)} cells, whose ids isoflop status {value['runs']} --runs lists"]
+    return "\n".join([f"{value['runs']}", *lines, *done])
 
 
 def _reason(cell: dict) -> str:
