@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from isoflop.printable import printable
-from isoflop.scaling.imports.clean import COUNTED_FROM_ZERO, ImportOptions, by_run, clean
+from isoflop.scaling.imports.clean import COUNTED_FROM_ZERO, PER_BYTE, ImportOptions, clean, known_or_given
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import with_third
@@ -88,8 +88,8 @@ def assemble(runs: Sequence[ForeignRun], options: ImportOptions, before: Sequenc
 
     Raises SourceError for bad options, and naming the runs that lack a quantity and the option that gives it.
     """
-    notes: list[str] = []
     _check(options, runs)
+    notes = _not_used(options, runs)
     left_out = [*before]
     left_out += [LeftOut(run.name, count, why) for run in runs for why, count in run.skipped.items() if count]
     kept = []
@@ -131,6 +131,22 @@ def _check(options: ImportOptions, runs: Sequence[ForeignRun]) -> None:
         for name in set(numbers) - names:
             known = ", ".join(sorted(names - {""})[:6])
             raise SourceError(f"{option} {name}=...: no such run in the source (there are: {known})")
+
+
+def _not_used(options: ImportOptions, runs: Sequence[ForeignRun]) -> list[str]:
+    """A note on each option that changes nothing in this source."""
+    told = {
+        "--n-params": (options.n_params, [bool(run.n_params) for run in runs]),
+        "--batch-tokens": (options.batch_tokens, [bool(run.batch_tokens) for run in runs]),
+        "--tokens": (options.tokens, ["tokens" in run.curve and run.curve["tokens"].notna().all() for run in runs]),
+    }
+    unused = [f"{option} {numbers['']:g} is not used: the source holds the number of every run"
+              for option, (numbers, held) in told.items() if "" in numbers and all(held)]  # fmt: skip
+    if options.bytes_per_token is not None and not any(run.loss_unit in PER_BYTE for run in runs):
+        unused.append("--bytes-per-token is not used: no loss of the source is per byte")
+    if options.params != PARAMS[0] and not any(options.params in run.n_params for run in runs):
+        unused.append(f"--params {options.params} is not used: the source has no such count of parameters")
+    return unused
 
 
 def _check_names(kept: Sequence[ForeignRun]) -> None:
@@ -198,8 +214,9 @@ def _third(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
 def _of_run(run: ForeignRun, options: ImportOptions) -> dict[str, np.ndarray]:
     """The evaluations of a run as the columns of PLAIN, each (evaluations,); `final` marks the last."""
     curve, count = run.curve, len(run.curve)
-    given = by_run(options.n_params, run.name)
     convention = options.params if options.params in run.n_params else next(iter(run.n_params), "")
+    held_n = run.n_params.get(convention)
+    n_params = known_or_given(options.n_params, run.name, held_n)
     held = {name: curve[name].to_numpy(float) for name in ("tokens", "loss", "flops", "train_loss", "wall_seconds")
             if name in curve}  # fmt: skip
     flops = held.get("flops", np.full(count, np.nan))
@@ -209,10 +226,10 @@ def _of_run(run: ForeignRun, options: ImportOptions) -> dict[str, np.ndarray]:
         "run_id": run.name,
         "arm": options.arm or str(run.settings.get("arm", "")),
         "seed": run.settings.get("seed"),
-        "n_params": given or run.n_params.get(convention, np.nan),
-        "batch_tokens": by_run(options.batch_tokens, run.name) or run.batch_tokens,
+        "n_params": np.nan if n_params is None else n_params,
+        "batch_tokens": known_or_given(options.batch_tokens, run.name, run.batch_tokens),
         "peak_learning_rate": run.settings.get("learning_rate"),
-        "params_convention": "--n-params" if given else convention,
+        "params_convention": convention if n_params == held_n else "--n-params",
         "compute_convention": run.compute_convention,
         "loss_unit": run.loss_unit,
         "source": printable(run.source),

@@ -11,6 +11,7 @@ from isoflop.scaling.imports.source import ForeignRun, LeftOut
 from isoflop.scaling.table.curves import not_positive
 
 COUNTED_FROM_ZERO = "its steps are counted from 0: one was added"
+PER_BYTE = ("bits/byte", "nats/byte")
 EVEN = 50  # a single step that is one short of a multiple of this is counted from 0
 FEWEST_BETWEEN = 5  # steps between evaluations from which the count shows
 
@@ -90,7 +91,7 @@ def _cleaned(frame: pd.DataFrame, name: str, out: list[LeftOut]) -> pd.DataFrame
 
 def _in_nats(frame: pd.DataFrame, run: ForeignRun, options: ImportOptions) -> tuple[pd.DataFrame, str]:
     """The loss in nats, and its unit: bits per byte become nats per token with bytes per token, else nats per byte."""
-    if run.loss_unit not in ("bits/byte", "nats/byte"):
+    if run.loss_unit not in PER_BYTE:
         return frame, run.loss_unit
     per = options.bytes_per_token
     nats = np.log(2) if run.loss_unit == "bits/byte" else 1.0
@@ -101,10 +102,10 @@ def _tokens(frame: pd.DataFrame, run: ForeignRun, options: ImportOptions) -> pd.
     """The curve with its tokens: as reported, from those of a step, or as its share of those that a run ends with."""
     if "tokens" in frame and frame["tokens"].notna().all():
         return frame
-    batch = by_run(options.batch_tokens, run.name) or run.batch_tokens
+    batch = known_or_given(options.batch_tokens, run.name, run.batch_tokens)
     if batch and run.told_steps:
         return frame.assign(tokens=frame["step"] * batch)
-    end = by_run(options.tokens, run.name)
+    end = known_or_given(options.tokens, run.name, None)
     progress = next(frame[name] for name in ("samples", "epoch", "step") if name in frame and frame[name].notna().all())
     last = progress.iloc[-1]
     return frame.assign(tokens=end * progress / last if end and last > 0 else np.nan)
@@ -134,6 +135,6 @@ def from_zero(curve: pd.DataFrame, horizon: int | None) -> bool:
     return math.gcd(*(step + 1 for step in between)) >= FEWEST_BETWEEN and math.gcd(*between) < FEWEST_BETWEEN
 
 
-def by_run(numbers: Mapping[str, float], name: str) -> float | None:
-    """The number of a run: its own, else that of every run, under the key ""."""
-    return numbers.get(name, numbers.get(""))
+def known_or_given(numbers: Mapping[str, float], name: str, held: float | None) -> float | None:
+    """The number of a run: that given for it by its name, else what the source holds, else that given for every run."""
+    return numbers.get(name) or held or numbers.get("")
