@@ -78,6 +78,16 @@ def test_a_repository_around_an_installation_gives_it_no_commit(tmp_path, monkey
     assert ("+" in runs.code_version.__wrapped__()) == has_commit
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a disk that is always full")
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_full_disk_behind_the_answer_is_not_the_tables_fault(more):
+    table = ROOT / "experiments/results/quick.parquet"
+    command = [sys.executable, "-c", TYPED, "approaches", str(table), *more]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=os.environ, check=False)
+    assert (done.returncode, done.stderr) == (1, "isoflop: the answer cannot be printed: no space left on device\n")
+
+
 NEEDS = {
     "run experiment=quick": "hydra-core",
     "plan experiment=quick": "hydra-core",
