@@ -225,6 +225,11 @@ class Evidence:
         except UnsupportedError:
             return FALLBACK
 
+    @property
+    def law_was_read(self) -> bool:
+        """Whether what was taken from the evidence so far depends on which law it is."""
+        return any(key in ("law_name", "scoreboard", "held_out") or key.startswith("fit of ") for key in self.done)
+
     def fit_of(self, law: str, data: Points | None = None) -> Fit:
         """A candidate or catalogue law fitted once to all points, or to `data`: the same under another convention."""
         data = self.points if data is None else data

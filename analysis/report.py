@@ -142,6 +142,8 @@ def draw_figure(name: str, evidence: Evidence, out: str | Path) -> Path:
             source = str(evidence.table.attrs.get("source", "table"))
             why = reason(error).removeprefix(f"{source}: ")
             raise UnsupportedError(f"{source}: no figure {name}: {why}") from error
+        if evidence.law is not None and not evidence.law_was_read:
+            raise ValueError(f"--law {evidence.law}: figure {name} shows no law: leave it out")
         try:
             save(ax, path)
         except OSError as error:

@@ -1,32 +1,49 @@
 """What goes in: text to a corpus (isoflop prepare), other people's logs to a table (isoflop import)."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from isoflop.commands.options import HYDRA, MODELS, RUN, Json, Map, Sheet, emit, new_file, number, pairs, positive
-from isoflop.printable import printable
+from isoflop.commands.options import (
+    HYDRA,
+    KEYS,
+    KEYS_LISTED,
+    MODELS,
+    RUN,
+    Json,
+    Map,
+    Sheet,
+    emit,
+    new_file,
+    number,
+    pairs,
+    positive,
+)
 
 app = typer.Typer()
 
 
-@app.command(context_settings=HYDRA, rich_help_panel=RUN)
+@app.command(context_settings=HYDRA, options_metavar=KEYS, epilog=KEYS_LISTED, rich_help_panel=RUN)
 def prepare(context: typer.Context, as_json: Json = False) -> None:
     """Make the corpora of a study, or find them.
 
     isoflop prepare data=text 'data.files=[/x/*.txt]'
     """
-    import json
-
     from isoflop.experiments.compose.compose import compose_all
     from isoflop.experiments.data.corpus import Corpora, manifest_text
     from isoflop.experiments.study.arms import variants
 
+    made: dict[Path, dict[str, Any]] = {}
     for spec in compose_all(context.args):
         corpora = Corpora(Path(spec.where.corpora).resolve())
-        for corpus in {(made := corpora(variant.data)).folder: made for variant in variants(spec)}.values():
-            typer.echo(json.dumps(corpus.manifest, indent=2) if as_json else printable(manifest_text(corpus)))
+        for corpus in (corpora(variant.data) for variant in variants(spec)):
+            if corpus.folder not in made and not as_json:
+                emit({}, manifest_text(corpus), as_json)
+            made[corpus.folder] = dict(corpus.manifest)
+    if as_json:
+        manifests = [*made.values()]
+        emit({**(manifests[0] if len(manifests) == 1 else {}), "corpora": manifests}, "", as_json)
 
 
 @app.command("import", rich_help_panel=MODELS)

@@ -25,9 +25,12 @@ from isoflop.commands.options import (
     new_file,
     not_negative,
     number,
+    numbers,
     pairs,
     positive,
+    refuse,
     refuse_failed,
+    refuse_others,
 )
 
 if TYPE_CHECKING:  # loaded when a command runs
@@ -39,10 +42,13 @@ if TYPE_CHECKING:  # loaded when a command runs
 app = typer.Typer()
 
 Number = float | None
+TARGET = ("flops", "n_params", "tokens")
+READ = ("where", "mapping", "study", "sheet", "best")  # how a table is read
 
 
 @app.command(rich_help_panel=DECIDE)
 def predict(
+    context: typer.Context,
     table: Annotated[
         Path | None,
         typer.Argument(help="smaller runs; left out with --from-law"),
@@ -145,45 +151,47 @@ def predict(
     from isoflop.scaling.prediction.predict import predict_from_law, predict_table
 
     if ledger is not None:
-        numbers = {"--flops": flops, "--n-params": n_params, "--tokens": tokens, "--from-law": from_law,
-                   "--at": at or None,
-                   "--inference-tokens": inference, "--token-cap": cap, "--unique-tokens": unique, "TABLE": table,
-                   "--price-per-token": token_price, "--price-per-flop": flop_price, "--memory": memory,
-                   "--bytes-per-parameter": parameter_bytes, "--laws": laws or None, "--run": run}  # fmt: skip
-        if used := [option for option, value in numbers.items() if value is not None]:
-            raise ValueError(
-                f"--ledger shows forecasts that were made, --score TABLE scores them: leave out {', '.join(used)}; "
-                f"a new forecast is added by --register {ledger}"
-            )
+        scored = ("score", *READ) if score else ()
+        refuse_others(
+            context, "--ledger shows forecasts that were made, --score TABLE scores them, and a new one is added by "
+            f"--register {ledger} alone", "ledger", "register", "as_json", *scored,
+        )  # fmt: skip
         kept = _ledger(ledger, register, load(score, mapping, where, study, sheet, best=best) if score else None)
         emit(kept.to_dict(), str(kept), as_json)
         return
     if (table is None) == (from_law is None):
         raise ValueError("predict takes a TABLE of runs, or --from-law NAME without one")
     if from_law is not None:
-        other = {"--laws": laws, "--register": register, "--score": score, "--inference-tokens": inference,
-                 "--token-cap": cap, "--at": at or None, "--price-per-token": token_price,
-                 "--price-per-flop": flop_price, "--run": run, "--memory": memory,
-                 "--bytes-per-parameter": parameter_bytes}  # fmt: skip
-        if used := [option for option, value in other.items() if value not in (None, "")]:
-            raise ValueError(f"{', '.join(used)}: needs a TABLE, and a published law has none")
+        refuse_others(context, "--from-law reads no table of runs", "from_law", *TARGET, "unique", "as_json")
         result = predict_from_law(from_law, flops=flops, n_params=n_params, tokens=tokens, unique_tokens=unique)
         emit(result.to_dict(), str(result), as_json)
         return
     assert table is not None
-    if run is None and (schedule, cooldown, final_fraction) != (None, None, None):
-        raise ValueError("--schedule, --cooldown and --final-fraction are of a run's curve: name it with --run")
+    values, runs = ({}, None) if run is not None else columns_or_table(at)
+    if run is not None:
+        why = "--run forecasts a run of the table by its curve"
+        refuse_others(
+            context, why, "table", "run", "at", "schedule", "cooldown", "final_fraction", "params", *READ, "as_json"
+        )
+    elif memory is not None or parameter_bytes is not None:
+        why = "--memory, with --bytes-per-parameter, finds the best mixture of experts of --flops"
+        read = ("memory", "parameter_bytes", "flops")
+        refuse_others(context, why, "table", *read, "laws", "params", "compute", *READ, "as_json")
+        if memory is None or flops is None:
+            raise ValueError("--memory BYTES and --flops go together; --bytes-per-parameter is of --memory")
+    elif score is not None:
+        why = "--score sets the runs of TABLE against a forecast that was made, as it was made"
+        refuse_others(context, why, "table", "score", *READ, "as_json")
+    elif runs is not None:
+        why = "--at takes its runs from a table"
+        refuse_others(context, why, "table", "at", "laws", "params", "compute", *READ, "as_json")
+    else:
+        refuse(context, "these are of a run's curve, which --run names", "schedule", "cooldown", "final_fraction")
     data = load(
         table, mapping, where, study, sheet, best=best, laws=laws, keep_unfinished=run is not None,
         inputs=_of_experts() if memory is not None else (),
     )  # fmt: skip
     if run is not None:
-        given = {"--flops": flops, "--n-params": n_params, "--tokens": tokens, "--laws": laws or None,
-                 "--register": register, "--score": score, "--inference-tokens": inference, "--token-cap": cap,
-                 "--unique-tokens": unique, "--price-per-token": token_price, "--price-per-flop": flop_price,
-                 "--memory": memory, "--bytes-per-parameter": parameter_bytes}  # fmt: skip
-        if used := [option for option, value in given.items() if value is not None]:
-            raise ValueError(f"--run forecasts a run of the table: leave out {', '.join(used)}")
         from isoflop.scaling.prediction.curves.run_forecast import predict_run
 
         step = _step(at)
@@ -199,14 +207,7 @@ def predict(
         )
         emit(ahead.to_dict(), str(ahead), as_json)
         return
-    if memory is not None or parameter_bytes is not None:
-        unread = {"--n-params": n_params, "--tokens": tokens, "--at": at or None, "--register": register,
-                 "--score": score, "--inference-tokens": inference, "--token-cap": cap, "--unique-tokens": unique,
-                 "--price-per-token": token_price, "--price-per-flop": flop_price}  # fmt: skip
-        if used := [option for option, value in unread.items() if value is not None]:
-            raise ValueError(f"--memory finds the best mixture of experts of --flops: leave out {', '.join(used)}")
-        if memory is None or flops is None:
-            raise ValueError("--memory BYTES and --flops go together; --bytes-per-parameter is of --memory")
+    if memory is not None and flops is not None:
         from isoflop.scaling.laws import law_names
         from isoflop.scaling.prediction.spending.memory import BYTES, predict_memory
 
@@ -216,19 +217,13 @@ def predict(
         )  # fmt: skip
         emit(capped.to_dict(), str(capped), as_json)
         return
-    if score:
+    if score is not None:
         from isoflop.scaling.prediction.registered.score import score as score_registered
 
-        scored = score_registered(score, data)
-        emit(scored.to_dict(), str(scored), as_json)
+        scored_runs = score_registered(score, data)
+        emit(scored_runs.to_dict(), str(scored_runs), as_json)
         return
-    values, runs = columns_or_table(at)
     if runs is not None:
-        numbers = {"--flops": flops, "--n-params": n_params, "--tokens": tokens, "--unique-tokens": unique,
-                   "--inference-tokens": inference, "--token-cap": cap, "--register": register,
-                   "--price-per-token": token_price, "--price-per-flop": flop_price}  # fmt: skip
-        if used := [option for option, value in numbers.items() if value is not None]:
-            raise ValueError(f"--at takes its runs from a table: leave out {', '.join(used)}")
         target = load(runs, mapping, where, None, sheet, laws=laws)
         held = predict_table(data, target, laws, params=params, compute=compute)
         emit(held.to_dict(), str(held), as_json)
@@ -287,6 +282,7 @@ def _ledger(path: Path, registered: Path | None, runs: "pd.DataFrame | None") ->
 
 @app.command(rich_help_panel=DECIDE)
 def suggest(
+    context: typer.Context,
     budget: Annotated[float, typer.Option("--budget", help="FLOPs to spend", callback=positive)],
     target: Annotated[float, typer.Option("--target", help="FLOPs of the run to decide on", callback=positive)],
     table: Annotated[Path | None, typer.Argument(help="runs so far; left out with --from-law")] = None,
@@ -308,6 +304,8 @@ def suggest(
     """
     from isoflop.experiments.followup.next_study import next_runs
 
+    if from_law is not None:
+        refuse(context, "--from-law reads no table of runs", "table", *READ)
     data = load(table, mapping, where, study, sheet, best=best) if table else None
     found = next_runs(data, budget=budget, target=target, goal=goal, out=out, from_law=from_law)
     emit(found.to_dict(), str(found), as_json)
@@ -356,7 +354,7 @@ def mix(
               for name, sign, weight in (part.strip().partition("=") for part in loss.split(","))}  # fmt: skip
     if "" in losses or len(losses) < len(loss.split(",")):
         raise ValueError(f"--loss {loss}: names of columns, each once: NAME[,NAME=WEIGHT]")
-    bound = _by_name([cap] if cap is not None else None, "--cap")
+    bound = numbers([cap] if cap is not None else None, "--cap")
     if bound and set(bound) != {"epochs"}:
         raise ValueError(f"--cap {cap}: write it as --cap epochs=4")
     inputs = (SHARES, *(Column(name) for name in losses if name != "loss"))
@@ -368,8 +366,8 @@ def mix(
             raise
         read = _with_loss_of(error, table, mapping, where, study, sheet, inputs=inputs, outcome=f"loss_{named}")
     found = best_mix(
-        read, losses, _by_name(at, "--at"), tokens=tokens, cap=bound.get("epochs"), unique=_by_name(unique, "--unique"),
-        natural=_by_name(natural, "--natural"), normalise=normalise, params=params, level=level,
+        read, losses, numbers(at, "--at"), tokens=tokens, cap=bound.get("epochs"), unique=numbers(unique, "--unique"),
+        natural=numbers(natural, "--natural"), normalise=normalise, params=params, level=level,
     )  # fmt: skip
     emit(found.to_dict(), str(found), as_json)
 
@@ -382,8 +380,3 @@ def _with_loss_of(error: ValueError, *which: Any, **how: Any) -> "pd.DataFrame":
         if f"no column {how['outcome']!r}" not in str(other):
             raise other from None
         raise type(error)(f"--loss {how['outcome'].removeprefix('loss_')}: {error}") from None
-
-
-def _by_name(values: list[str] | None, option: str) -> dict[str, float]:
-    """NAME=VALUE options as numbers. Raises ValueError for a name that is given twice."""
-    return {name: number(value, f"{option} {name}=") for name, value in pairs(values, option).items()}

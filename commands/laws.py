@@ -9,6 +9,7 @@ from isoflop.arguments import MOST_DEVICES
 from isoflop.commands.options import (
     FIT,
     HYDRA,
+    KEYS,
     SHOWN,
     BestOf,
     Compute,
@@ -31,10 +32,10 @@ from isoflop.commands.options import (
     emit,
     load,
     not_negative,
-    number,
+    numbers,
     objective_of,
-    pairs,
     positive,
+    refuse,
     refuse_failed,
     seconds,
     share,
@@ -77,7 +78,7 @@ def fit(
             objective=objective_of(objective, delta),
             params=params,
             compute=compute,
-            fixed={k: number(v, f"--fix {k}") for k, v in pairs(fix, "--fix").items()},
+            fixed=numbers(fix, "--fix"),
             resamples=bootstrap,
             seed=seed,
             level=level,
@@ -187,7 +188,7 @@ def multiplier(
     refuse_failed(found.failed)
 
 
-@app.command(context_settings=HYDRA, rich_help_panel=FIT)
+@app.command(context_settings=HYDRA, options_metavar=KEYS, rich_help_panel=FIT)
 def gate(
     context: typer.Context,
     table: Annotated[str, typer.Argument(help="a table with arms; or experiment=NAME key=value ...: train pairs")],
@@ -223,10 +224,8 @@ def gate(
     """
     learned = load(past, None, None, labels=(by,)) if past is not None else None
     if "=" in table and not Path(table).exists():
-        given = {"--by": by != "arm", "--where": where, "--map": mapping, "--study": study, "--sheet": sheet,
-                 "--best-of": best, "--params": params != "matrices", "--compute": compute != "exact"}  # fmt: skip
-        if used := [option for option, value in given.items() if value]:
-            raise ValueError(f"{', '.join(used)}: of a TABLE; {table[:SHOWN]} is a study, whose runs are trained here")
+        why = f"{table[:SHOWN]} is a study, whose runs are trained here, and no TABLE"
+        refuse(context, why, "by", "where", "mapping", "study", "sheet", "best", "params", "compute")
         from isoflop.experiments.followup.gate import run_gate
 
         found = run_gate(
@@ -295,6 +294,7 @@ def batch(
 
 @app.command(rich_help_panel=FIT)
 def accuracy(
+    context: typer.Context,
     table: Table,
     task: Annotated[str, typer.Option("--task", help="a task that isoflop evaluate scored, of a runs folder")] = "",
     metric: Annotated[str | None, typer.Option("--metric", help="of the task; left out: its first")] = None,
@@ -332,6 +332,8 @@ def accuracy(
         raise ValueError("--n-params and --tokens go together: one run has both")
     if metric is not None and not task:
         raise ValueError("--metric needs --task, whose metric it is")
+    if task:
+        refuse(context, "--task names the score", "column")
     data = load(table, mapping, where, study, sheet)
     if not task and column not in data:
         names = ", ".join(map(str, data.columns))

@@ -15,10 +15,12 @@ from isoflop.commands.options import (
     Study,
     corpora_folder,
     emit,
-    new_file,
     new_folder,
     not_negative,
     positive,
+    refuse,
+    say,
+    table_file,
 )
 from isoflop.printable import printable
 
@@ -44,11 +46,12 @@ def export(
     from isoflop.experiments.store.models import find_trained
     from isoflop.experiments.store.store import open_store
 
-    typer.echo(export(find_trained(open_store(runs), run_id), out))
+    say(export(find_trained(open_store(runs), run_id), out))
 
 
 @app.command(rich_help_panel=MODELS)
 def generate(
+    context: typer.Context,
     run_id: RunId,
     prompt: Annotated[str, typer.Option("--prompt", help="the text to go on from")] = "\n",
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, max=MOST_TOKENS)] = 200,
@@ -73,14 +76,16 @@ def generate(
     from isoflop.experiments.store.store import open_store
     from isoflop.models.generate import Sampling
 
+    if temperature == 0:
+        refuse(context, "--temperature 0 takes the likeliest token, and draws none", "top_k", "top_p", "seed")
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     trained = find_trained(open_store(runs), run_id)
     pieces = trained.generate(prompt, max_tokens=max_tokens, sampling=sampling, cached=cached)
     first = next(pieces)  # a prompt that does not fit is refused before anything is printed
-    typer.echo(prompt + first, nl=False)
+    say(prompt + first, nl=False)
     for piece in pieces:
-        typer.echo(piece, nl=False)
-    typer.echo()
+        say(piece, nl=False)
+    say()
 
 
 @app.command(rich_help_panel=MODELS)
@@ -106,13 +111,14 @@ def serve(
     trained = find_trained(open_store(runs), run_id)
     server.check_family(trained.model.config)  # type: ignore[arg-type]  # a model of ours holds its ModelConfig
     folder = export(trained, trained.store.root / "exports" / trained.run_id)
-    typer.echo(f"{folder}\non GPUs: {server.vllm_command(folder, host, port)}")
-    typer.echo(f"http://{host}:{port}/v1/completions  model: {folder.name}  (Ctrl-C ends it)")
+    say(f"{folder}\non GPUs: {server.vllm_command(folder, host, port)}")
+    say(f"http://{host}:{port}/v1/completions  model: {folder.name}  (Ctrl-C ends it)")
     server.serve(folder, host=host, port=port, device=device)
 
 
 @app.command(rich_help_panel=MODELS)
 def evaluate(
+    context: typer.Context,
     run_ids: Annotated[list[str] | None, typer.Argument(help="finished runs; each is set against the first")] = None,
     tasks: Annotated[str, typer.Option("--tasks", help="next_line,identifier, .yaml files, lm-eval's own names")] = "",
     items: Annotated[int, typer.Option("--items", min=2, max=MOST_TOKENS, help="questions per task, at most")] = 500,
@@ -136,6 +142,10 @@ def evaluate(
     names = tuple(name.strip() for name in tasks.split(",") if name.strip())
     if tasks and not names:
         raise ValueError(f"--tasks {tasks}: names no task")
+    if study is not None:
+        refuse(context, f"--study {study} names the runs", "run_ids")
+    if not names:
+        refuse(context, "without --tasks no questions are put", "items")
     check_device(device, "--device ")
     store = open_store(runs)
     chosen = finished(store, study) if study else [find_trained(store, run_id) for run_id in run_ids or []]
@@ -152,7 +162,7 @@ def positions(
     study: Study = None,
     sheet: Sheet = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="write every position to this .parquet or .csv", callback=new_file)
+        Path | None, typer.Option("--out", help="write every position to this .parquet or .csv", callback=table_file)
     ] = None,
     corpora: Corpora = CORPORA,
 ) -> None:
@@ -160,11 +170,11 @@ def positions(
 
     Of each arm's best run at each budget.
     """
-    from isoflop.experiments.finished.positions import positions, positions_text
+    from isoflop.experiments.finished.positions import positions, positions_text, write_positions
     from isoflop.experiments.store.store import open_store
     from isoflop.scaling.table.read import read_table
 
     found = positions(read_table(runs, study=study, sheet=sheet), open_store(runs), corpora)
     if out:
-        found.to_parquet(out) if out.suffix == ".parquet" else found.to_csv(out, index=False)
-    typer.echo(printable(positions_text(found)))
+        write_positions(found, out)
+    say(printable(positions_text(found)))

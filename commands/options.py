@@ -31,6 +31,8 @@ CORPORA = Path("corpora")
 SHOWN = 200  # characters of a wrong value in a message
 LOADED: list[str] = []  # tables that the command read: what cannot be answered names the one
 HYDRA: dict[Any, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
+KEYS = "[OPTIONS] [KEY=VALUE ...]"  # how the usage of a command that takes keys of a study is written
+KEYS_LISTED = "Keys and defaults: isoflop/conf/config.yaml; an unknown key names the nearest."
 
 
 class PartialAnswerError(ValueError):
@@ -41,7 +43,23 @@ class PartialAnswerError(ValueError):
 
 def emit(value: dict[str, Any], text: str, as_json: bool) -> None:
     """Print an answer: `value` as JSON, in which a number that is not finite is null, or `text`."""
-    typer.echo(_json(value) if as_json else printable(text))
+    say(_json(value) if as_json else printable(text))
+
+
+class OutputError(ValueError):
+    """What a command answers cannot be printed, as the disk behind its output is full: no table is at fault."""
+
+    exit_code = 1
+
+
+def say(text: object = "", *, nl: bool = True) -> None:
+    """Print a part of an answer. Raises OutputError where it cannot be."""
+    try:
+        typer.echo(text, nl=nl)
+    except BrokenPipeError:  # whoever reads has enough: the command ends without a word
+        raise
+    except OSError as error:
+        raise OutputError(f"the answer cannot be printed: {(error.strerror or str(error)).lower()}") from error
 
 
 def _json(value: dict[str, Any]) -> str:
@@ -83,6 +101,29 @@ class Steps:
             typer.echo("\r\033[K", nl=False, err=True)
 
 
+def refuse(context: typer.Context, why: str, *names: str) -> None:
+    """Raise ValueError where one of these parameters was typed, which the command does not read then; `why` says so."""
+    flags = {str(one.name): _flag(one) for one in context.command.params}
+    if used := [flags[name] for name in flags if name in names and _was_typed(context, name)]:
+        raise ValueError(f"{why}: leave out {', '.join(used)}")
+
+
+def refuse_others(context: typer.Context, why: str, *read: str) -> None:
+    """The same of every parameter of the command but those that are `read`."""
+    refuse(context, why, *(str(one.name) for one in context.command.params if one.name not in read))
+
+
+def _was_typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _flag(parameter: Any) -> str:
+    """What a parameter is called on a command line: --where, TABLE."""
+    flags = [flag for flag in parameter.opts if flag.startswith("--")]
+    return flags[0] if flags else str(parameter.name).upper()
+
+
 def pairs(values: list[str] | None, option: str) -> dict[str, str]:
     """NAME=VALUE options as a dictionary. Raises ValueError for a name that is given twice."""
     split = [v.partition("=") for v in values or []]
@@ -95,6 +136,11 @@ def pairs(values: list[str] | None, option: str) -> dict[str, str]:
     return {name: value for name, _, value in split}
 
 
+def numbers(values: list[str] | None, option: str) -> dict[str, float]:
+    """NAME=VALUE options as numbers."""
+    return {name: number(value, f"{option} {name}=") for name, value in pairs(values, option).items()}
+
+
 def columns_or_table(values: list[str] | None) -> tuple[dict[str, float], Path | None]:
     """The values of --at: columns by name, or a table; a file whose name holds "=" is a table.
 
@@ -105,8 +151,7 @@ def columns_or_table(values: list[str] | None) -> tuple[dict[str, float], Path |
         raise ValueError("--at '': neither a column, NAME=VALUE, nor a table")
     if len(tables) > 1 or (tables and len(values or []) > 1):
         raise ValueError(f"--at {tables[0]}: a table of runs stands alone; columns are written NAME=VALUE")
-    named = pairs([value for value in values or [] if value not in tables], "--at")
-    columns = {name: number(value, f"--at {name}=") for name, value in named.items()}
+    columns = numbers([value for value in values or [] if value not in tables], "--at")
     return columns, Path(tables[0]) if tables else None
 
 
@@ -176,6 +221,22 @@ def new_file(value: Path | None) -> Path | None:
         _check_place(value)
         if value.is_dir():
             raise typer.BadParameter(f"{value} is a folder; name a file in it")
+    return value
+
+
+def table_file(value: Path | None) -> Path | None:
+    """The value of an option that names a table to be written. Raises BadParameter, also for another kind of file."""
+    return _ending_in(new_file(value), (".parquet", ".csv"))
+
+
+def parquet_file(value: Path | None) -> Path | None:
+    """The same where only a .parquet can be written."""
+    return _ending_in(new_file(value), (".parquet",))
+
+
+def _ending_in(value: Path | None, endings: "Sequence[str]") -> Path | None:
+    if value is not None and value.suffix not in endings:
+        raise typer.BadParameter(f"{value}: its name must end in {' or '.join(endings)}")
     return value
 
 
@@ -302,6 +363,8 @@ def objective_of(name: str, delta: str) -> "FitObjective":
     """The objective of a command from its --objective and --delta."""
     from isoflop.scaling.findings.verdict import objective_named
 
+    if delta != "auto" and name.startswith("least-squares"):
+        raise ValueError(f"--delta {delta} is of Huber's objectives: --objective {name} has no threshold")
     threshold: float | Literal["auto"] = "auto" if delta == "auto" else number(delta, "--delta")
     if threshold != "auto" and threshold <= 0:
         raise ValueError(f"--delta {delta}: must be positive, or auto")

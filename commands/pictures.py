@@ -24,6 +24,8 @@ from isoflop.commands.options import (
     load,
     new_file,
     new_folder,
+    refuse_others,
+    say,
 )
 
 app = typer.Typer()
@@ -85,7 +87,9 @@ def plot(
     """One figure to one file.
 
     isoflop plot TABLE --figure isoflop -o x.pdf
+
     isoflop plot TABLE --runs a,b --against hours -o x.pdf
+
     isoflop plot TABLE --figure bands -o x.pdf
     """
     from isoflop.analysis.evidence import Evidence
@@ -106,11 +110,12 @@ def plot(
         ),
         law=law, params=params, compute=compute, runs=names, against="flops" if against is None else against,
     )  # fmt: skip
-    typer.echo(draw_figure(figure, evidence, out))
+    say(draw_figure(figure, evidence, out))
 
 
 @app.command(rich_help_panel=SHOW)
 def share(
+    context: typer.Context,
     source: Annotated[Path | None, typer.Argument(help="a runs folder or a table; left out with --check")] = None,
     to: Annotated[Path | None, typer.Option("--to", help="a new folder for the bundle", callback=new_folder)] = None,
     licence: Annotated[str, typer.Option("--licence", help="of the numbers: cc-by-4.0, mit, ...")] = "unknown",
@@ -127,9 +132,7 @@ def share(
     that takes a TABLE reads DIR, also as hf://datasets/USER/NAME. --check names every difference and exits with 1.
     """
     if check is not None:
-        others = {"SOURCE": source, "--to": to, "--study": study, "--where": where, "--map": mapping, "--sheet": sheet}
-        if used := [name for name, value in others.items() if value is not None]:
-            raise ValueError(f"--check takes a bundle alone: leave out {', '.join(used)}")
+        refuse_others(context, "--check takes a bundle alone", "check", "as_json")
         from isoflop.experiments.finished.bundle_check import DifferentError, check_anywhere
 
         found = check_anywhere(check)

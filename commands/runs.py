@@ -9,6 +9,8 @@ import typer
 
 from isoflop.commands.options import (
     HYDRA,
+    KEYS,
+    KEYS_LISTED,
     RUN,
     Json,
     Level,
@@ -21,18 +23,22 @@ from isoflop.commands.options import (
     load,
     new_file,
     not_negative,
-    number,
-    pairs,
+    numbers,
+    parquet_file,
     positive,
+    refuse,
+    refuse_others,
+    say,
 )
 from isoflop.printable import printable
 
 app = typer.Typer()
 WATCH_SECONDS = 2.0
+BOWLS = ("axis", "along", "limit")  # of tune: what is asked of bowls
 UNSETTLED = ("planned", "running")
 
 
-@app.command(context_settings=HYDRA, rich_help_panel=RUN)
+@app.command(context_settings=HYDRA, options_metavar=KEYS, epilog=KEYS_LISTED, rich_help_panel=RUN)
 def run(context: typer.Context) -> None:
     """Train the missing runs of a study.
 
@@ -48,7 +54,7 @@ def run(context: typer.Context) -> None:
     raise SystemExit(code)
 
 
-@app.command(context_settings=HYDRA, rich_help_panel=RUN)
+@app.command(context_settings=HYDRA, options_metavar=KEYS, epilog=KEYS_LISTED, rich_help_panel=RUN)
 def plan(
     context: typer.Context,
     as_json: Json = False,
@@ -63,7 +69,8 @@ def plan(
         float | None, typer.Option("--dollars", help="which fit at where.price_per_hour=P", callback=positive)
     ] = None,
     card: Annotated[
-        str | None, typer.Option("--for", help="a GPU that is not here, such as h100: by rates measured on one")
+        str | None,
+        typer.Option("--for", help="a GPU that is not here, by rates of one; an unknown name lists them"),
     ] = None,
 ) -> None:
     """Cells, FLOPs, minutes and price of a study.
@@ -83,6 +90,7 @@ def plan(
 
 @app.command(rich_help_panel=RUN)
 def status(
+    context: typer.Context,
     runs: Annotated[Path, typer.Argument(help="a runs folder")] = Path("runs"),
     as_json: Json = False,
     watch: Annotated[
@@ -91,6 +99,7 @@ def status(
             "--watch", help="look again every 2 s while a cell is to be trained; of a table: its curves, once"
         ),
     ] = False,
+    every: Annotated[bool, typer.Option("--runs", help="the id of every finished run, also of many")] = False,
     where: Where = None,
     mapping: Map = None,
 ) -> None:
@@ -100,13 +109,15 @@ def status(
     with status --watch TABLE those of a table or of imported logs with the bands of their siblings.
     """
     if watch and not (runs / "STORE.json").exists() and runs.exists():
+        refuse(context, "of a table --watch looks at curves", "every")
         from isoflop.scaling.prediction.curves.watch import watch_curves
 
         seen = watch_curves(load(runs, mapping, where, keep_unfinished=True))
         emit(seen.to_dict(), str(seen), as_json)
         return
-    if given := [option for option, value in (("--where", where), ("--map", mapping)) if value is not None]:
-        raise ValueError(f"{' and '.join(given)}: of the curves of a table, status --watch TABLE")
+    refuse(context, "a runs folder is shown as a whole; status --watch TABLE reads a table", "where", "mapping")
+    if as_json:
+        refuse(context, "--json has every run", "every")
     from isoflop.experiments.store.store import open_store
     from isoflop.experiments.sweep.plan import status, status_text
     from isoflop.experiments.sweep.watching import Watching
@@ -117,7 +128,7 @@ def status(
     def show() -> bool:
         """Whether a cell is still to be trained."""
         value = status(store)
-        text = status_text(value)
+        text = status_text(value, every=every)
         if curves is not None:
             seen, drawn = curves.shown()
             value |= seen
@@ -128,7 +139,7 @@ def status(
     try:
         while show() and watch:
             time.sleep(WATCH_SECONDS)
-            typer.echo("\033[H\033[J" if sys.stdout.isatty() else "", nl=False)
+            say("\033[H\033[J" if sys.stdout.isatty() else "", nl=False)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 
@@ -184,14 +195,14 @@ def clean(
     summary = repair.litter_text(litter)
     if yes:
         freed, failed = repair.remove(store, litter)
-        typer.echo(f"removed {summary}: {freed:,} bytes")
+        say(f"removed {summary}: {freed:,} bytes")
         for line in failed:
             typer.echo(printable(line), err=True)
         raise SystemExit(1 if failed else 0)
-    typer.echo(f"to remove: {summary}: {litter.n_bytes:,} bytes; --yes removes them")
+    say(f"to remove: {summary}: {litter.n_bytes:,} bytes; --yes removes them")
 
 
-@app.command(context_settings=HYDRA, rich_help_panel=RUN)
+@app.command(context_settings=HYDRA, options_metavar=f"{KEYS} | TABLE", epilog=KEYS_LISTED, rich_help_panel=RUN)
 def tune(
     context: typer.Context,
     at: Annotated[
@@ -239,29 +250,25 @@ def tune(
     all.
     """
     named = [word for word in context.args if "=" not in word and not word.startswith("-")]
-    asked = {"--at": at, "--tokens": tokens, "--batch": batch, "--setting": setting, "--loss": loss, "--arm": arm,
-             "--emit": out, "--by": by != "arm"}  # fmt: skip
-    used = [option for option, value in asked.items() if value]
     trains = not {"--config-dir", "-cd"} & {*context.args}
-    source = Path(named[0]) if named and trains else table if used else None
+    of_table = Path(named[0]) if named and trains else None
+    if of_table is not None:
+        refuse(context, f"the runs are those of {of_table}", "table")
+    source = of_table or (table if any((at, tokens, batch, setting, loss, arm, out, by != "arm")) else None)
     if source is None:
-        read = {"--where": where, "--map": mapping, "--study": study, "--sheet": sheet} if table is None else {}
-        used += [
-            o for o, given in (read | {"--params": params != "matrices", "--level": level != 0.9}).items() if given
-        ]
-        if used:
-            raise ValueError(f"{', '.join(used)}: needs a TABLE of runs, as in isoflop tune TABLE {used[0]} ...")
+        read = () if table is None else ("table", "where", "mapping", "study", "sheet")
+        why = "without a TABLE of runs (isoflop tune TABLE --at n_params=1e9) bowls by width are made"
+        refuse_others(context, why, *BOWLS, *read, "as_json")
+        if table is not None:
+            _refuse_words(context.args, table)
         from isoflop.experiments.followup.tune_report import train_and_read, tune, tune_text
 
         data = load(table, mapping, where, study, sheet) if table else train_and_read(context.args)
         value = tune(data, axis, limit, along)
         emit(value, tune_text(value), as_json)
         return
-    if more := [word for word in context.args if word != str(source)]:
-        raise ValueError(f"{more[0]}: with a TABLE ({source}) nothing is trained, and no key can be set")
-    of_bowls = {"--axis": axis != "learning-rate", "--along": along != "width", "--limit": limit != 0.15}
-    if bowls := [o for o, given in of_bowls.items() if given]:
-        raise ValueError(f"{', '.join(bowls)}: is of bowls by width: name the runs with --table, and leave out --at")
+    _refuse_words([word for word in context.args if word != str(source)], source)
+    refuse(context, "bowls by width are of --table alone, without --at and its like", *BOWLS)
     from isoflop.scaling.tuning.sweep import INPUTS
     from isoflop.scaling.tuning.tune import tune as tune_table
 
@@ -273,7 +280,7 @@ def tune(
             raise
         raise ValueError(str(error).replace("--map loss=", "--loss ")) from error
     found = tune_table(
-        data, _numbers(at, "--at"), tokens=tokens, batch=batch, setting=_numbers(setting, "--setting"), by=by, arm=arm,
+        data, numbers(at, "--at"), tokens=tokens, batch=batch, setting=numbers(setting, "--setting"), by=by, arm=arm,
         params=params, level=level,
     )  # fmt: skip
     value, text = found.to_dict(), str(found)
@@ -285,15 +292,16 @@ def tune(
     emit(value, text, as_json)
 
 
-def _numbers(values: list[str] | None, option: str) -> dict[str, float]:
-    """NAME=VALUE options as numbers. Raises ValueError for a name that is given twice."""
-    return {name: number(value, f"{option} {name}=") for name, value in pairs(values, option).items()}
+def _refuse_words(words: list[str], table: Path) -> None:
+    """Raise ValueError for an argument of a study, beside a table."""
+    if words:
+        raise ValueError(f"{words[0]}: with a TABLE ({table}) nothing is trained, and no key can be set")
 
 
 @app.command(rich_help_panel=RUN)
 def compact(
     runs: Annotated[Path, typer.Argument(help="a runs folder")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="a .parquet file", callback=new_file)],
+    out: Annotated[Path, typer.Option("-o", "--out", help="a .parquet file", callback=parquet_file)],
     study: Study = None,
     sheet: Sheet = None,
 ) -> None:
@@ -302,8 +310,12 @@ def compact(
     Or of one study in it; every command reads the file.
     """
     from isoflop.scaling.table.read import read_table
-    from isoflop.scaling.table.runs import write_table
+    from isoflop.scaling.table.runs import is_runs, write_table
 
     table = read_table(runs, study=study, sheet=sheet)
+    if not is_runs(table):
+        raise ValueError(
+            f"{runs}: no runs of isoflop, which is what compact merges; isoflop import writes other tables"
+        )
     write_table(table, out)
-    typer.echo(f"{table['run_id'].nunique()} runs in {out}")
+    say(f"{table['run_id'].nunique()} runs in {out}")

@@ -30,6 +30,7 @@ UNREADABLE_SECONDS = 10.0  # for a claim cut short: its process, if it lives, wr
 WRITTEN_SECONDS = 30.0  # between two notes of when a claim was seen to change
 CLAIM_FILE, LOCK_FILE = "claim.json", ".lock"
 NAME_RULE = "letters, digits and . _ - only, no dot at the beginning, at most 100 characters"
+SINGLE = "single"  # what runs without a study are listed as
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 _seen: dict[Path, tuple[str, float]] = {}  # by folder, a hash of its claim and when this process first saw that
 _written: dict[Path, float] = {}  # when that was last written down
@@ -51,6 +52,13 @@ def check_name(name: object, key: str) -> str:
     if not isinstance(name, str) or not is_name(name):
         raise ValueError(f"{key}={str(name)[:120]!r} becomes part of a path: {NAME_RULE}")
     return name
+
+
+def check_study_name(name: object, key: str) -> str:
+    """`name`, which a study can be called. Raises ValueError as `check_name`, and for what other runs are listed as."""
+    if name == SINGLE:
+        raise ValueError(f"{key}={SINGLE}: runs without a study are listed under that name; take another one")
+    return check_name(name, key)
 
 
 def write_json(path: Path, value: dict) -> None:
@@ -115,10 +123,23 @@ class _Sight(TypedDict):
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Wait until no other process is in the body with this file, which is made; the kernel unlocks it for the dead."""
-    with open(path, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    """Wait until no other process is in the body with this file, which is made; the kernel unlocks it for the dead.
+
+    The body may remove the file: who waits for it then waits for the next one of that name.
+    """
+    while True:
+        with open(path, "a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if _is_there(file.fileno(), path):
+                yield
+                return
+
+
+def _is_there(descriptor: int, path: Path) -> bool:
+    """Whether an open file still has its name."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    return False
 
 
 class ClaimLostError(Exception):

@@ -19,7 +19,7 @@ from typer.main import get_command, get_command_name
 from typer.models import CommandInfo
 
 from isoflop.commands import data, decide, laws, models, pictures, runs
-from isoflop.commands.options import DECIDE, FIT, LOADED, MODELS, RUN, SHOW
+from isoflop.commands.options import DECIDE, FIT, LOADED, MODELS, RUN, SHOW, OutputError
 from isoflop.commands.values import spare_conversions
 from isoflop.printable import printable
 
@@ -130,7 +130,8 @@ def main() -> None:
         if os.environ.get("ISOFLOP_DEBUG") or not message:
             raise
         code = getattr(error, "exit_code", 2)
-        if len(LOADED) == 1 and LOADED[0] not in message and (code == 1 or "--" not in message):
+        of_table = not isinstance(error, OutputError)
+        if of_table and len(LOADED) == 1 and LOADED[0] not in message and (code == 1 or "--" not in message):
             message = f"{LOADED[0]}: {message}"
         typer.echo(one_line(f"isoflop: {message}"), err=True)
     sys.exit(code)

@@ -57,6 +57,7 @@ DOCUMENTED = 0.95  # share of the public names of a package
 NAMED_OTHERWISE = {
     "analysis/page/test_browser.py": "page.js, run by a browser",
     "analysis/page/test_script.py": "page.js, run by node",
+    "commands/test_modes.py": "every option in every mode of every command",
     "docs/test_site.py": "the site in a browser",
     "docs/test_readme.py": "README.md",
     "docs/test_release.py": "version, changelog and the workflow that releases",

@@ -18,6 +18,18 @@ class Price:
     dollars: float | None
     joules: float | None
 
+    def __add__(self, other: "Price") -> "Price":
+        dollars, joules = (
+            None if a is None or b is None else a + b
+            for a, b in ((self.dollars, other.dollars), (self.joules, other.joules))
+        )
+        return Price(max(self.devices, other.devices), self.device_hours + other.device_hours, dollars, joules)
+
+    def times(self, factor: float) -> "Price":
+        """The price of so many times the hours."""
+        dollars, joules = (None if each is None else each * factor for each in (self.dollars, self.joules))
+        return Price(self.devices, self.device_hours * factor, dollars, joules)
+
     def __str__(self) -> str:
         money = "" if self.dollars is None else f", about ${self.dollars:,.2f}"
         energy = "" if self.joules is None else f", about {_joules(self.joules)}"
@@ -36,17 +48,18 @@ def price_of(trunks: Sequence[Sequence[Cell]], workers: int, devices: int, where
     return price(trunks_seconds(trunks, workers, speed), devices, where)
 
 
-def check_cap(spent: Price, where: WhereSpec) -> None:
-    """Raise UsageError where a launch would cost more than where.max_dollars."""
+def check_cap(spent: Price, where: WhereSpec, rounds: Price | None = None) -> None:
+    """Raise UsageError where a launch, with the `rounds` after it, would cost more than where.max_dollars."""
+    spent = spent if rounds is None else spent + rounds
     if where.max_dollars is None:
         return
     if spent.dollars is None:
         raise UsageError("where.max_dollars needs the price of a device: where.price_per_hour=DOLLARS")
     if spent.dollars > where.max_dollars:
-        raise UsageError(
-            f"where.max_dollars={where.max_dollars:g}: this would cost {spent}; "
-            f"isoflop plan ... --dollars {where.max_dollars:g} says which runs fit"
-        )
+        fits = f"isoflop plan ... --dollars {where.max_dollars:g} says which runs fit"
+        if rounds is not None:
+            fits = f"of it the rounds {rounds}: lower study.rounds.count or study.rounds.budget, or raise the cap"
+        raise UsageError(f"where.max_dollars={where.max_dollars:g}: this would cost {spent}; {fits}")
 
 
 def _joules(joules: float) -> str:

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pandas as pd
 
+from isoflop.experiments.files import SINGLE
 from isoflop.experiments.finished.private import without_folders
 from isoflop.experiments.store.models import Trained
 from isoflop.experiments.store.run_config import RunConfig
@@ -35,7 +36,7 @@ def card(trained: Trained) -> str:
     """The model card: YAML front matter for the hub, then a page for people."""
     row, data = trained.final, trained.config["data"]
     facts = {
-        "run": f"`{trained.run_id}` of study `{trained.config['study'] or 'single'}`, code {row['code_version']}",
+        "run": f"`{trained.run_id}` of study `{trained.config['study'] or SINGLE}`, code {row['code_version']}",
         "parameters": f"{row['n_params_total']:,} ({row['family']}, {row['n_layer']} layers of width {row['d_model']})",
         "context": f"{row['context_length']} tokens",
         "training": f"{row['tokens']:,} tokens, {row['epochs']:.3g} epochs, {row['flops']:.4g} FLOPs, "

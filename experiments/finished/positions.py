@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 
+from isoflop.experiments.files import write_text
 from isoflop.experiments.finished.remeasure import evaluation_of
 from isoflop.experiments.store.models import evaluation_file, find_trained, weights_file
 from isoflop.experiments.store.store import Store, StoreError
-from isoflop.scaling.table.runs import final_rows
+from isoflop.scaling.table.runs import final_rows, write_parquet
 
 COLUMNS = ("run_id", "arm", "family", "d_model", "budget", "position", "loss")
 
@@ -35,6 +37,14 @@ def positions(table: pd.DataFrame, store: Store, corpora: Path) -> pd.DataFrame:
         found = found[found["measure"] == "position"].rename(columns={"number": "position"})
         parts.append(found.assign(**{name: row[name] for name in COLUMNS[:-2]}))
     return pd.concat(parts, ignore_index=True)[list(COLUMNS)]
+
+
+def write_positions(found: pd.DataFrame, path: Path) -> None:
+    """Write every position to a .parquet or a .csv, as a whole."""
+    if path.suffix == ".parquet":
+        write_parquet(path, pa.Table.from_pandas(found, preserve_index=False))
+    else:
+        write_text(path, found.to_csv(index=False))
 
 
 def positions_text(found: pd.DataFrame) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,8 @@ from isoflop.experiments.app import RunError, run_study
 from isoflop.experiments.compose.compose import as_overrides, compose_all
 from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.files import check_name, read_kept, write_json
-from isoflop.experiments.store.store import SETTLED, create_store, open_store
+from isoflop.experiments.followup.rounds import digest_of
+from isoflop.experiments.store.store import SETTLED, create_store, is_store, open_store
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.sweep.launch import load
 from isoflop.scaling.arms.pairs import SAME_BUDGET
@@ -46,9 +47,11 @@ class PairCell(TypedDict):
 
 
 class GateFile(TypedDict):
-    """What the file of a gate holds."""
+    """What the file of a gate holds: the pairs, a digest of the runs they were chosen among, and the decided arms."""
 
     pairs: list[PairCell]
+    among: NotRequired[str]
+    decided: NotRequired[list[str]]
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Candidates:
     baseline: str
     arms: tuple[str, ...]
     sizes: dict[float, tuple[str, ...]]
+    among: str  # a digest of the ids of its runs
 
 
 def run_gate(
@@ -85,14 +89,17 @@ def run_gate(
     study, learnt = _candidates(arguments, baseline), learn_from(learned, "arm")
     _check_reach(study, target, learnt)
     path = Path(study.runs) / "gates" / f"{check_name(study.name, 'study.name')}.json"
-    kept = read_kept(path, GateFile)
+    kept = _kept(path, study)
     pairs: list[PairCell] = list(kept["pairs"]) if kept else _first_pairs(study)
-    allowed, active = target if spend is None else spend, study.arms
-    if not kept and (cost := _cost(pairs, study)) > allowed:
-        raise UsageError(f"--spend {allowed:.3g}: the first {len(pairs)} pairs take {cost:.3g} FLOPs")
+    decided = kept.get("decided", []) if kept else []
+    allowed, active = target if spend is None else spend, tuple(arm for arm in study.arms if arm not in decided)
+    spent, left = _flops(study, pairs, active)
+    if left and spent + left > allowed:
+        first = "" if kept else "first "
+        raise UsageError(f"--spend {allowed:.3g}: the {first}{len(pairs)} pairs take {spent + left:.3g} FLOPs")
     create_store(study.runs)
     while True:
-        write_json(path, {"pairs": pairs})
+        write_json(path, {"pairs": pairs, "among": study.among, "decided": sorted({*study.arms} - {*active})})
         table = _trained(study, pairs, active, train)
         first = table.sort_values(
             "arm", key=lambda arm: arm != study.baseline, kind="stable"
@@ -103,11 +110,26 @@ def run_gate(
         more = _chosen(study, pairs, table, target, learnt)
         spent = float(table.loc[table["final"], "flops"].sum())
         _say(found, spent, allowed)
-        while more and spent + _cost(more, study, len(active)) > allowed:
+        while more and spent + _flops(study, more, active)[1] > allowed:
             more = more[:-1]  # what is left is spent in a smaller batch
         if not active or not more:
             return found
         pairs = [*pairs, *more]
+
+
+def _kept(path: Path, study: Candidates) -> GateFile | None:
+    """What a gate of this name chose before; None if there was none. Raises UsageError where it was on other runs."""
+    kept: GateFile | None = read_kept(path, GateFile)
+    if kept is None:
+        return None
+    elsewhere = any(pair["size"] not in study.sizes.get(pair["flops"], ()) for pair in kept["pairs"])
+    if elsewhere or kept.get("among", study.among) != study.among:
+        raise UsageError(
+            f"study.name={study.name}: the {len(kept['pairs'])} pairs of {path} are of another study (its sizes, "
+            "budgets, arms, settings or corpus): give this one a name of its own, study.name=NAME (a run that is the "
+            "same is not trained again), or delete that file"
+        )
+    return kept
 
 
 def _check_reach(study: Candidates, target: float, learnt: Discrepancy | None) -> None:
@@ -160,7 +182,8 @@ def _candidates(arguments: Sequence[str], baseline: str | None) -> Candidates:
     for cell in sorted(by_arm[own], key=_budget):
         before = sizes.get(_budget(cell), ())
         sizes[_budget(cell)] = before if cell.size in before else (*before, cell.size)
-    return Candidates(tuple(overrides), spec.study.name or "gate", spec.runs, own, names, sizes)
+    among = digest_of(cell.run_id for cell in cells)
+    return Candidates(tuple(overrides), spec.study.name or "gate", spec.runs, own, names, sizes, among)
 
 
 def _budget(cell: Cell) -> float:
@@ -183,8 +206,21 @@ def _pair(study: Candidates, flops: float, before: Sequence[PairCell]) -> PairCe
     return {"size": sizes[turn % len(sizes)], "flops": flops, "seed": len(before)}
 
 
-def _cost(pairs: Sequence[PairCell], study: Candidates, arms: int | None = None) -> float:
-    return sum(pair["flops"] for pair in pairs) * (1 + (len(study.arms) if arms is None else arms))
+def _runs_of(study: Candidates, pairs: Sequence[PairCell]) -> tuple[Cell, ...]:
+    """The runs of these pairs in every arm."""
+    return load(compose_all([*study.overrides, *_cells(pairs)])[0])[0].cells
+
+
+def _flops(study: Candidates, pairs: Sequence[PairCell], active: Sequence[str]) -> tuple[float, float]:
+    """FLOPs of the runs of these pairs that have a result, and of those to train: the baseline's and `active` arms'."""
+    runs = _runs_of(study, pairs)
+    done = set[str]()
+    if is_store(study.runs):
+        states = open_store(study.runs).states([run.run_id for run in runs])
+        done = set(states.loc[states["state"].isin(SETTLED), "run_id"])
+    spent = sum(float(run.training_flops) for run in runs if run.run_id in done)
+    due = (run for run in runs if run.arm in (study.baseline, *active) and run.run_id not in done)
+    return spent, sum(float(run.training_flops) for run in due)
 
 
 def _trained(
@@ -194,7 +230,7 @@ def _trained(
     dropped = [f"~study.arms.{name}" for name in study.arms if name not in active]
     with redirect_stdout(sys.stderr):
         code = train([*study.overrides, *_cells(pairs), *dropped])
-    every = load(compose_all([*study.overrides, *_cells(pairs)])[0])[0].cells
+    every = _runs_of(study, pairs)
     arms = {cell.run_id: cell.arm for cell in every}
     pair = {cell.run_id: f"{cell.size} {_budget(cell):g} {cell.seed}" for cell in every}
     store = open_store(study.runs)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from isoflop.answer import Answer
 from isoflop.experiments.followup.sizes import size_of
-from isoflop.experiments.followup.study_file import write_file
+from isoflop.experiments.followup.study_file import write_file, wrote_text
 from isoflop.experiments.followup.template import NextStudyError, template_of
 from isoflop.experiments.study.mixtures import UNIT
 from isoflop.scaling.laws.law import Array
@@ -34,6 +34,7 @@ class NextMixtures(Answer):
     file: Path | None
     command: str
     notes: tuple[str, ...]
+    replaced: bool = False  # an earlier study file
 
     @property
     def spent(self) -> float:
@@ -46,7 +47,8 @@ class NextMixtures(Answer):
         kept = {name: answer[name] for name in KEPT}
         return plain({
             "goal": "mixture", "budget": self.budget, "spent": self.spent, "flops_each": self.each, **kept,
-            "file": str(self.file) if self.file else None, "command": self.command, "notes": list(self.notes),
+            "file": str(self.file) if self.file else None, "replaced": self.replaced, "command": self.command,
+            "notes": list(self.notes),
         })  # fmt: skip
 
     def __str__(self) -> str:
@@ -59,7 +61,7 @@ class NextMixtures(Answer):
         for proxy in found.proxies:
             lines.append("  " + " ".join(f"{share:>12.4f}" for share in proxy.weights) + f"   {proxy.removes:.0%}")
         lines += [str(finding) for finding in found.findings] + [f"note: {note}" for note in self.notes]
-        return "\n".join([*lines, f"wrote {self.file}; next: {self.command}"] if self.file else lines)
+        return "\n".join([*lines, *wrote_text(self.file, self.replaced, self.command)])
 
 
 def next_mixtures(table: pd.DataFrame, *, budget: float, target: float, out: Path | None = None) -> NextMixtures:
@@ -99,8 +101,9 @@ def next_mixtures(table: pd.DataFrame, *, budget: float, target: float, out: Pat
              "vary": {"budget.tokens": [int(most["horizon_tokens"])]}}  # fmt: skip
     what = f"{len(shares)} mixtures suggested to narrow the best shares at {target:.3g} FLOPs"
     store = str(path) if path.is_dir() and not is_bundle(path) else "runs"
+    replaced = out.exists()
     command = write_file(out, template, study, what, runs=store)
-    return NextMixtures(found, budget, each, out, command, (*notes, *template.notes))
+    return NextMixtures(found, budget, each, out, command, (*notes, *template.notes), replaced)
 
 
 def _whole(weights: Array) -> list[float]:

@@ -13,7 +13,7 @@ from isoflop.answer import Answer
 from isoflop.arguments import POSITIVE, check
 from isoflop.experiments.followup.next_mixtures import NextMixtures, next_mixtures
 from isoflop.experiments.followup.sizes import sizes_like
-from isoflop.experiments.followup.study_file import write_file
+from isoflop.experiments.followup.study_file import write_file, wrote_text
 from isoflop.experiments.followup.template import NextStudyError, Template, template_of
 from isoflop.experiments.study.sizes import suggest
 from isoflop.scaling.design.candidates import CandidateRuns, candidate_runs
@@ -73,21 +73,23 @@ def cells_of(design: Design) -> dict[str, list]:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class NextRuns(Answer):
-    """A design, the study file it went to and the command that runs it."""
+    """A design, the study file it went to (over an earlier one, where `replaced`) and the command that runs it."""
 
     design: Design
     file: Path | None
     command: str
     notes: tuple[str, ...]
+    replaced: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         file = str(self.file) if self.file else None
-        return self.design.to_dict() | {"file": file, "command": self.command, "setting_notes": list(self.notes)}
+        written = {"file": file, "replaced": self.replaced, "command": self.command, "setting_notes": list(self.notes)}
+        return self.design.to_dict() | written
 
     def __str__(self) -> str:
         lines = [str(self.design), *(f"note: {note}" for note in self.notes)]
-        return "\n".join([*lines, f"wrote {self.file}; next: {self.command}"] if self.file else lines)
+        return "\n".join([*lines, *wrote_text(self.file, self.replaced, self.command)])
 
 
 @overload
@@ -159,8 +161,9 @@ def next_runs(
     template = template_of(runs, path)
     design = plan_from_table(table, budget=budget, target=target, goal=known, cells=runnable(runs, budget, template))
     store = str(path) if path.is_dir() and not is_bundle(path) else "runs"
+    replaced = out is not None and out.exists()
     command = write_study(design, out, template, runs=store) if out is not None else ""
-    return NextRuns(design, out, command, template.notes)
+    return NextRuns(design, out, command, template.notes, replaced)
 
 
 def checked_goal(budget: float, target: float, goal: str) -> Goal:

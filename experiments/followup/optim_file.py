@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from isoflop.experiments.files import check_name, write_text
+from isoflop.experiments.followup.study_file import wrote_text
 from isoflop.experiments.followup.template import NOT_RECORDED, NextStudyError, template_of
 from isoflop.scaling.table.runs import final_rows, is_runs
 from isoflop.scaling.tuning.answer import Tuned, TunedArm
@@ -34,8 +35,8 @@ class Emitted:
         }  # fmt: skip
 
     def __str__(self) -> str:
-        wrote = f"wrote {self.file}" + (" over the file that was there" if self.replaced else "")
-        return "\n".join([*(f"note: {note}" for note in self.notes), f"{wrote}; next: {self.command}"])
+        wrote = wrote_text(self.file, self.replaced, self.command)
+        return "\n".join([*(f"note: {note}" for note in self.notes), *wrote])
 
 
 def emit_optim(found: Tuned, table: pd.DataFrame, path: Path, *, by: str = "arm") -> Emitted:

@@ -7,15 +7,15 @@ one that is repeated asks for nothing and trains nothing.
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 from isoflop.experiments.compose.compose import as_overrides, compose_all
 from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.config import ExperimentConfig, RoundsSpec
-from isoflop.experiments.files import check_name, read_kept, write_json
+from isoflop.experiments.files import write_json
 from isoflop.experiments.followup.next_study import cells_of, checked_goal, runnable
 from isoflop.experiments.followup.template import template_of
+from isoflop.experiments.store.rounds import kept_round, requested, round_file, round_name
 from isoflop.experiments.store.store import SETTLED, Store, open_store
 from isoflop.experiments.study.check import check_rounds
 from isoflop.experiments.sweep.launch import load, make_launch
@@ -25,25 +25,6 @@ from isoflop.scaling.table.runs import final_rows, of_study, read_runs
 ArgumentSet = tuple[list[str], ExperimentConfig]  # overrides, and the configuration that they give
 Compose = Callable[[list[str]], ExperimentConfig]
 Run = Callable[[Sequence[ExperimentConfig]], int]  # one launch of these; returns its exit code
-
-
-class RoundCell(TypedDict):
-    """A cell that a round chose: a size of `conf/model`, a budget and its seeds."""
-
-    size: str
-    flops: float
-    seeds: list[int]
-
-
-class RoundFile(TypedDict):
-    """What the file of a round holds: what was requested, of which runs, and the cells chosen."""
-
-    requested: NotRequired[dict[str, Any]]
-    wish: NotRequired[dict[str, Any]]  # what `requested` was called in files of before
-    known: str
-    cells: list[RoundCell]
-    hold_out: list[float]
-    said: str
 
 
 def run_rounds(sets: Sequence[ArgumentSet], compose: Compose, run: Run) -> int:
@@ -101,25 +82,13 @@ def _only(sets: Sequence[ArgumentSet]) -> ArgumentSet:
 
 
 def _name(spec: ExperimentConfig, k: int) -> str:
-    return f"{spec.study.name}-round{k}"
+    return round_name(spec.study.name, k)
 
 
-def _requested(request: RoundsSpec) -> dict[str, Any]:
-    return {"budget": request.budget, "target": request.target, "goal": request.goal}
-
-
-def _file(store: Store, name: str) -> Path:
-    return store.root / "rounds" / f"{name}.json"
-
-
-def _answer(store: Store, name: str, request: RoundsSpec, known: Iterable[str] | None) -> dict[str, Any] | None:
+def _answer(store: Store, name: str, request: RoundsSpec, known: Iterable[str] | None) -> Mapping[str, Any] | None:
     """The cells that this round chose before, if it had this request and the `known` runs."""
-    kept = read_kept(_file(store, name), RoundFile)
-    for cell in kept["cells"] if kept else ():
-        check_name(cell["size"], f"{_file(store, name)}: size")  # it becomes part of an argument
-    if kept is None or kept.get("requested", kept.get("wish")) != _requested(request):
-        return None
-    return kept if known is None or kept["known"] == _digest(known) else None
+    kept = kept_round(store, name, request)
+    return kept if kept is None or known is None or kept["known"] == digest_of(known) else None
 
 
 def _ask(store: Store, name: str, request: RoundsSpec, known: Mapping[str, str]) -> dict[str, Any]:
@@ -132,16 +101,17 @@ def _ask(store: Store, name: str, request: RoundsSpec, known: Mapping[str, str])
     cells = runnable(runs, budget, template_of(runs, store.root))
     goal = checked_goal(budget, target, request.goal)
     design = plan_from_table(table, budget=budget, target=target, goal=goal, cells=cells)
-    answer = {"requested": _requested(request), "known": _digest(known), **cells_of(design), "said": str(design)}
-    write_json(_file(store, name), answer)
+    answer = {"requested": requested(request), "known": digest_of(known), **cells_of(design), "said": str(design)}
+    write_json(round_file(store, name), answer)
     return answer
 
 
-def _digest(run_ids: Iterable[str]) -> str:
+def digest_of(run_ids: Iterable[str]) -> str:
+    """A short name of a set of runs."""
     return hashlib.sha256(" ".join(sorted(run_ids)).encode()).hexdigest()[:12]
 
 
-def _overrides(overrides: list[str], spec: ExperimentConfig, k: int, answer: dict[str, Any]) -> list[str]:
+def _overrides(overrides: list[str], spec: ExperimentConfig, k: int, answer: Mapping[str, Any]) -> list[str]:
     """The arguments of a round: those of the study with the answer's cells in the place of its own."""
     cells = ",".join(f"{{size:'{c['size']}',flops:{c['flops']!r},seeds:{c['seeds']}}}" for c in answer["cells"])
     return [
@@ -152,4 +122,5 @@ def _overrides(overrides: list[str], spec: ExperimentConfig, k: int, answer: dic
         "study.replicates=[]",
         f"study.cells=[{cells}]",
         f"study.hold_out={answer['hold_out']}",
+        "study.rounds.count=0",
     ]

@@ -6,21 +6,39 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from isoflop.experiments.files import check_name
+from isoflop.experiments.files import check_study_name, write_text
 from isoflop.experiments.followup.template import NextStudyError, Template
+
+PACKAGE = "# @package _global_"  # Hydra's word for a file whose keys stand at the top
 
 
 def write_file(path: Path, template: Template, study: dict[str, Any], what: str, *, runs: str) -> str:
-    """Write a study file, whose first lines say `what` it is and how it is run; returns the command that runs it."""
+    """Write a study file, whose first lines say `what` is suggested and how it is run; returns that command.
+
+    Raises NextStudyError for a file that is there and was not written so.
+    """
     command = command_of(path, runs)
-    lines = ["# @package _global_", f"# {command}    {what}"]
+    if path.exists() and not _is_suggested(path):
+        raise NextStudyError(f"--out {path}: isoflop suggest did not write the file that is there: name another one")
+    lines = [PACKAGE, f"# {command}    {what}"]
     sections = {"model": template.model_section, **template.settings, "study": {"name": path.stem, **study}}
     for section, value in ((k, v) for k, v in sections.items() if v):
         lines.append(f"{section}:")
         lines += [_yaml_lines(key, entry) for key, entry in value.items()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(lines) + "\n")
     return command
+
+
+def _is_suggested(path: Path) -> bool:
+    """Whether a file begins as `write_file` begins one."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.readline().rstrip() == PACKAGE and " suggested " in file.readline()
+
+
+def wrote_text(file: Path | None, replaced: bool, command: str) -> list[str]:
+    """The line that says where a file went and what to type next; none without a file."""
+    over = " over the file that was there" if replaced else ""
+    return [f"wrote {file}{over}; next: {command}"] if file else []
 
 
 def command_of(path: Path, runs: str) -> str:
@@ -31,7 +49,7 @@ def command_of(path: Path, runs: str) -> str:
     name, folder = path.stem, path.resolve().parent
     if path.suffix != ".yaml":
         raise NextStudyError(f"--out {path}: a study is a .yaml file, for example --out conf/experiment/next.yaml")
-    check_name(name, "--out, the name of the study")
+    check_study_name(name, "--out, the name of the study")
     copy = ""
     if folder == Path(str(files("isoflop.conf.experiment"))).resolve():
         where = ""

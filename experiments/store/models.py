@@ -85,7 +85,7 @@ def find_trained(store: Store, run_id: str) -> Trained:
     if len(matching) != 1:
         raise StoreError(f"{store.root}: {_not_one(run_id, matching, list(states.index))}")
     if not run_id:
-        raise StoreError(f"RUN_ID is empty; `isoflop status {store.root}` lists the runs")
+        raise StoreError(f"RUN_ID is empty; `isoflop status {store.root} --runs` lists the runs")
     found = matching[0]
     if states[found] != "done":
         raise StoreError(f"run {found} is {states[found]}, not done: there is no final model; run its study again")
@@ -116,4 +116,4 @@ def _not_one(run_id: str, matching: list[str], known: list[str]) -> str:
         return f"{run_id!r} begins {len(matching)} runs: {', '.join(matching[:5])}; give more of it"
     near = difflib.get_close_matches(run_id, known, n=1)
     suggestion = f"did you mean {near[0]}? " if near else ""
-    return f"no run {run_id!r}; {suggestion}`isoflop status --json` lists them"
+    return f"no run {run_id!r}; {suggestion}`isoflop status --runs` lists them"

@@ -23,7 +23,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 import pandas as pd
 
-from isoflop.experiments.files import Claim, check_name, holder, read_kept, take, write_json
+from isoflop.experiments.files import SINGLE, Claim, check_name, holder, read_kept, take, write_json
 from isoflop.read_json import JsonError, read_bytes
 from isoflop.scaling.table.runs import RUN_FILE, is_run_table, read_runs
 
@@ -140,13 +140,21 @@ class Store:
         fields = {"attempts": before.get("attempts", 0) + 1, "pid": os.getpid(), "step": 0, "error": ""}
         self.record(**{**cell, **fields, "state": "running"})
 
-    def write_study(self, name: str, cells: Iterable[Mapping], **about: object) -> None:
-        """List the cells of a study. Cells launched without a study are added to those launched before."""
-        path = self.root / "studies" / f"{check_name(name or 'single', 'study.name')}.json"
-        before = None if name else read_kept(path, StudyFile)
-        listed = {cell["run_id"]: cell for cell in before["cells"]} if before else {}
-        listed |= {cell["run_id"]: dict(cell) for cell in cells}
-        write_json(path, {"name": name, "cells": list(listed.values()), **about})
+    def write_study(
+        self, name: str, cells: Iterable[Mapping], *, hold_out: Iterable[float] = (), whole: bool = True
+    ) -> None:
+        """List the cells of a study and the budgets that it holds out.
+
+        Cells launched without a study are added to those launched before; so are those of a part of one (not `whole`),
+        of which cells that are listed keep what the listing says.
+        """
+        path = self.root / "studies" / f"{check_name(name or SINGLE, 'study.name')}.json"
+        before = None if name and whole else read_kept(path, StudyFile)
+        old = {cell["run_id"]: cell for cell in before["cells"]} if before else {}
+        new = {cell["run_id"]: dict(cell) for cell in cells}
+        listed = old | new if whole else old | new | old
+        held = {*hold_out, *(before.get("hold_out", ()) if before else ())}
+        write_json(path, {"name": name, "cells": list(listed.values()), "hold_out": sorted(held)})
 
     def write_launch(self, arguments: Sequence[str], folder: str) -> str:
         """Keep what was typed to launch cells, and where; returns the id that their listings name."""

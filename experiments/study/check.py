@@ -15,7 +15,7 @@ from isoflop.experiments.config import (
     WindowSpec,
 )
 from isoflop.experiments.data.domains.mixed import check_mixture
-from isoflop.experiments.files import check_name
+from isoflop.experiments.files import check_name, check_study_name
 from isoflop.experiments.study.arms import variants
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.engine import decide
@@ -52,7 +52,7 @@ def check_study(config: ExperimentConfig) -> list[ExperimentConfig]:
     shape or an optimiser's rule.
     """
     if config.study.name:
-        check_name(config.study.name, "study.name")
+        check_study_name(config.study.name, "study.name")
     check_name(config.data.name, "data.name")
     check_fields(config)
     if config.study.rounds.count:

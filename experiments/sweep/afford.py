@@ -47,6 +47,8 @@ def afford(launch: Launch, *, minutes: float | None = None, dollars: float | Non
     """
     if len(launch.studies) != 1:
         raise UsageError(f"--minutes and --dollars choose runs of one study, and this launch has {len(launch.studies)}")
+    if launch.flops_ahead:
+        raise UsageError("--minutes and --dollars choose runs of a study without rounds: add study.rounds.count=0")
     where, (study,) = launch.where, launch.studies
     workers = worker_count(where)
     devices = devices_of(where, workers)

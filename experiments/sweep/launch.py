@@ -13,13 +13,14 @@ from typing import NamedTuple
 from isoflop.experiments.compose.compose import job_overrides
 from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.config import ExperimentConfig, WhereSpec
-from isoflop.experiments.cost.cost import Speed, cores, trunks_seconds
+from isoflop.experiments.cost.cost import Speed, cores, trunk_seconds, trunk_steps, trunks_seconds
 from isoflop.experiments.cost.memory import available_bytes, check_memory
 from isoflop.experiments.cost.price import Price, check_cap, price, price_of
 from isoflop.experiments.cost.shape_key import place
 from isoflop.experiments.cost.speed_file import known_speed
 from isoflop.experiments.data.corpus import Corpora
 from isoflop.experiments.files import check_name, is_disk_error
+from isoflop.experiments.store.rounds import flops_ahead
 from isoflop.experiments.store.store import (
     SETTLED,
     STOPPED,
@@ -84,6 +85,7 @@ class Launch:
     where: WhereSpec
     runs: str
     workers: int | None  # None: the jobs run on other machines, or this is a plan
+    flops_ahead: float = 0.0  # of rounds that may follow
     began: float = field(default_factory=time.monotonic)
 
     @property
@@ -158,9 +160,9 @@ def make_launch(
             [*job_overrides(part.where, runs), f"where.cells='{part.key}'"], part.due, states, each, where, workers
         )
     ]
-    return Launch(
-        parts, _wanted_cells([part.due for part in parts], where), states, tuple(jobs), speed, where, runs, workers
-    )
+    cells = _wanted_cells([part.due for part in parts], where)
+    ahead = sum(flops_ahead(spec) for spec in specs)
+    return Launch(parts, cells, states, tuple(jobs), speed, where, runs, workers, ahead)
 
 
 def _part(spec: ExperimentConfig, until: Mapping[str, int]) -> Part:
@@ -225,7 +227,7 @@ def run_launch(launch: Launch, start: Start, *, typed: Sequence[str] = ()) -> in
     if launch.workers is not None and where.distributed == "none":
         check_memory(launch.unfinished, where, per_device(where, launch.workers), available_bytes(where.device))
     if where.max_dollars is not None:
-        check_cap(launch_price(launch), where)
+        check_cap(launch_price(launch), where, rounds_price(launch, here=launch.workers is not None))
     with readable_disk_errors(launch.runs):
         store = create_store(launch.runs)
         store.check(run_id for run_id, state in launch.states.items() if state in SETTLED)
@@ -266,8 +268,38 @@ def launch_price(launch: Launch) -> Price:
     if launch.workers is None and launch.jobs:
         seconds = sum(job.seconds + launch.speed.start for job in launch.alone)
         return price(seconds, devices_of(launch.where, 1), launch.where)
+    return _price_here([job.cells for job in launch.alone], launch)
+
+
+def rounds_price(launch: Launch, *, here: bool) -> Price | None:
+    """What the rounds that may follow a launch cost at most, at the price of a FLOP of its study; None for none.
+
+    They are trained `here`, or on other machines.
+    """
+    if not launch.flops_ahead:
+        return None
+    trunks = whole_trunks(launch)
+    if not here:
+        seconds = sum(trunk_seconds(trunk, launch.speed) + launch.speed.start for trunk in trunks)
+        whole = price(seconds, devices_of(launch.where, 1), launch.where)
+    else:
+        whole = _price_here(trunks, launch)
+    return whole.times(launch.flops_ahead / trained_flops(trunks))
+
+
+def whole_trunks(launch: Launch) -> list[tuple[Cell, ...]]:
+    """Every trunk of the studies, finished or not."""
+    return [trunk for study in launch.studies for trunk in study.trunks.values()]
+
+
+def trained_flops(trunks: Sequence[Sequence[Cell]]) -> float:
+    """FLOPs of these trunks, each step once, as a round counts its budget."""
+    return float(sum(trunk_steps(trunk) * trunk[0].step_flops for trunk in trunks))
+
+
+def _price_here(trunks: Sequence[Sequence[Cell]], launch: Launch) -> Price:
+    """What these trunks cost by the workers of this machine."""
     workers = launch.workers or worker_count(launch.where)
-    trunks = [job.cells for job in launch.alone]
     return price_of(trunks, workers, devices_of(launch.where, workers), launch.where, launch.speed)
 
 
@@ -307,15 +339,18 @@ def _write(launch: Launch, store: Store, typed: Sequence[str]) -> None:
     further = (states["state"] == STOPPED) & (states["run_id"].map(launch.states) == "planned")
     for run_id in states.loc[states["state"].isin(["failed", "lost"]) | further, "run_id"]:
         store.record(run_id, "planned")
-    if launch.where.only is not None or launch.where.trunk is not None:
+    if launch.where.cells is not None:  # a task: the launch that it is of has listed them
         return
+    whole = launch.where.only is None and launch.where.trunk is None
     launch_id = store.write_launch(typed, os.getcwd()) if typed else ""
     by_name: dict[str, list[Study]] = {}
     for study in launch.studies:
         by_name.setdefault(study.name, []).append(study)
     for name, group in by_name.items():
-        cells = [listing(cell) | {"launch": launch_id} for study in group for cell in study.cells]
-        store.write_study(name, cells, hold_out=sorted({flops for study in group for flops in study.hold_out}))
+        due = [cell for study in group for cell in study.cells if whole or wanted(cell, launch.where)]
+        if due:
+            held = {flops for study in group for flops in study.hold_out}
+            store.write_study(name, [listing(c) | {"launch": launch_id} for c in due], hold_out=held, whole=whole)
 
 
 def _print_summary(launch: Launch) -> None:

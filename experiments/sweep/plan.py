@@ -20,27 +20,40 @@ from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.study import Study
 from isoflop.experiments.sweep.afford import afford, afford_text
 from isoflop.experiments.sweep.calibrate import SECONDS, measure, unknown_shapes
-from isoflop.experiments.sweep.launch import Launch, load
+from isoflop.experiments.sweep.launch import Launch, load, rounds_price, trained_flops, whole_trunks
 from isoflop.experiments.sweep.pool import check_device, devices_of, worker_count
 from isoflop.models.config import n_matrices
 from isoflop.printable import counted
 
+LISTED = 20  # done cells that a status names unasked
 WORKERS = (1, 2, 4, 8, 16)
 
 
 def plan(launch: Launch, *, minutes: float | None = None, dollars: float | None = None) -> dict:
     """The studies of a launch: every cell with its size, cost and state, and the totals. Trains nothing.
 
-    With `minutes` or `dollars`, `affordable` says which runs these pay for (`afford`). Raises UsageError where the
-    launch, or what of it was chosen, would cost more than where.max_dollars.
+    `rounds` is what those after the study take at most, where it has any. With `minutes` or `dollars`, `affordable`
+    says which runs these pay for (`afford`). Raises UsageError where the launch with its rounds, or what of it was
+    chosen, would cost more than where.max_dollars.
     """
     made: dict = {"speed": launch.speed.source, "studies": [_plan_study(study, launch) for study in launch.studies]}
     cost = _price([job.cells for job in launch.alone], launch)
+    rounds = rounds_price(launch, here=True)
+    if rounds is not None:
+        made["rounds"] = _rounds(launch, rounds)
     if minutes is not None or dollars is not None:
         made["affordable"] = afford(launch, minutes=minutes, dollars=dollars)
         cost = Price(*(made["affordable"][key] for key in ("devices", "device_hours", "dollars", "joules")))
-    check_cap(cost, launch.where)
+    check_cap(cost, launch.where, rounds)
     return made
+
+
+def _rounds(launch: Launch, cost: Price) -> dict:
+    """What the rounds that may follow take at most, at the speed of the study's shapes."""
+    trunks = whole_trunks(launch)
+    share = launch.flops_ahead / trained_flops(trunks)
+    minutes = {str(w): share * trunks_seconds(trunks, w, launch.speed) / 60 for w in WORKERS}
+    return {"flops": launch.flops_ahead, "cost": vars(cost), "minutes": minutes}
 
 
 def speed_for(specs: Sequence[ExperimentConfig], calibrate: bool | None, card: str | None = None) -> Speed:
@@ -52,6 +65,8 @@ def speed_for(specs: Sequence[ExperimentConfig], calibrate: bool | None, card: s
     if card is not None:
         if not where.device.startswith("cuda"):
             raise UsageError(f"--for {card} plans for a GPU: say where.device=cuda, not {where.device}")
+        if calibrate:
+            raise UsageError(f"--for {card} plans by rates measured elsewhere: leave out --calibrate")
         return speed_of_card(card)
     check_device(where.device)
     if calibrate is not False:
@@ -116,7 +131,24 @@ def _cell(cell: Cell, epochs: float, state: str, speed: Speed) -> dict:
 def plan_text(value: dict) -> str:
     """A plan as lines for a reader."""
     afforded = [afford_text(value["affordable"])] if "affordable" in value else []
-    return "\n\n".join([*map(_study_text, value["studies"]), *afforded, f"speed: {value['speed']}"])
+    rounds = [_rounds_text(value["rounds"])] if "rounds" in value else []
+    return "\n\n".join([*map(_study_text, value["studies"]), *rounds, *afforded, f"speed: {value['speed']}"])
+
+
+def _rounds_text(rounds: dict) -> str:
+    return "\n".join([
+        f"plus rounds of study.rounds: at most {rounds['flops']:.3g} FLOPs, at the speed of the shapes above",
+        f"predicted minutes of the rounds by workers: {_by_workers(rounds['minutes'])}",
+        *_price_text(rounds["cost"]),
+    ])  # fmt: skip
+
+
+def _by_workers(minutes: dict[str, float]) -> str:
+    return ", ".join(f"{m:.1f} with {w}" for w, m in minutes.items())
+
+
+def _price_text(cost: dict) -> list[str]:
+    return [f"price: {Price(**cost)}"] if cost["dollars"] or cost["joules"] else []
 
 
 def _study_text(study: dict) -> str:
@@ -129,7 +161,7 @@ def _study_text(study: dict) -> str:
     lines += _columns([columns, *rows])
     lines += [f"left out: {d['size']} at {d['budget_flops']:g}: {d['reason']}" for d in study["dropped"]]
     lines += [f"warning: {warning}" for warning in study["warnings"]]
-    minutes = ", ".join(f"{m:.1f} with {w}" for w, m in study["minutes"].items())
+    minutes = _by_workers(study["minutes"])
     shared = f"{study['tokens_trained']:,} tokens to train, {study['tokens_by_cell']:,} with a run per cell"
     return "\n".join(
         [
@@ -138,7 +170,7 @@ def _study_text(study: dict) -> str:
             f"{shared}: {study['sharing']:.2f} times less by shared trunks",
             f"memory of a worker, at most: {gigabytes(max(c['memory_bytes'] for c in study['cells']))}",
             f"predicted minutes by workers, a {'core' if study['device'] == 'cpu' else 'GPU'} each: {minutes}",
-            *([f"price: {Price(**study['cost'])}"] if study["cost"]["dollars"] or study["cost"]["joules"] else []),
+            *_price_text(study["cost"]),
             *_packs_text(study["packs"]),
         ]
     )
@@ -179,8 +211,11 @@ def _counts(states: pd.DataFrame, run_ids: Iterable[str]) -> dict[str, int]:
     return {state: int(counts.get(state, 0)) for state in STATES}
 
 
-def status_text(value: dict) -> str:
-    """The state of a store as lines for a reader."""
+def status_text(value: dict, *, every: bool = False) -> str:
+    """The state of a store as lines for a reader: counts, cells that ended otherwise or are at work, and those done.
+
+    Of more than LISTED done cells, `every` one is listed where that is requested.
+    """
     table = [("study", *STATES), *((name, *map(str, counts.values())) for name, counts in value["studies"].items())]
     lines = _columns([*table, ("all", *map(str, value["counts"].values()))])
     for cell in value["cells"]:
@@ -190,7 +225,10 @@ def status_text(value: dict) -> str:
             lines.append(
                 f"{cell['state']:9} {cell['run_id']}  {cell['label']}  {place}{beat}  {_reason(cell)}".rstrip()
             )
-    return "\n".join([f"{value['runs']}", *lines])
+    done = [f"{'done':9} {cell['run_id']}  {cell['label']}" for cell in value["cells"] if cell["state"] == "done"]
+    if len(done) > LISTED and not every:
+        done = [f"{'done':9} {len(done)} cells, whose ids isoflop status {value['runs']} --runs lists"]
+    return "\n".join([f"{value['runs']}", *lines, *done])
 
 
 def _reason(cell: dict) -> str:

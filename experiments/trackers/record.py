@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
+from isoflop.experiments.files import SINGLE
 from isoflop.experiments.study.cell import Cell
 from isoflop.models.config import n_matrices, n_total
 
@@ -52,4 +53,4 @@ def describe(cell: Cell, study: str) -> TrackedRun:
     }  # fmt: skip
     arm = f"{cell.arm}-" if cell.arm else ""
     name = f"{arm}{cell.size}-{cell.training_flops:.2g}-seed{cell.seed}-{cell.run_id}"
-    return TrackedRun(cell.run_id, name, study or "single", cell.arm, settings)
+    return TrackedRun(cell.run_id, name, study or SINGLE, cell.arm, settings)

@@ -74,6 +74,11 @@ def mix(
     runs = mixtures(table, list(wanted), normalise=normalise, params=params)
     scale, notes = _scale(runs, at, tokens)
     limits = _unique(runs, unique)
+    if unique and "tokens" not in scale and (natural or np.isnan(limits).any()):
+        raise ValueError(
+            f"--unique {', '.join(unique)}: nothing follows from it. Add --tokens, of the run, for the epochs of each "
+            "domain; or the unique tokens of every domain, to which natural proportions are taken to be equal"
+        )
     caps = _caps(runs.domains, limits, cap, scale.get("tokens"))
     origin = _natural(runs, natural, limits, notes)
     total = sum(wanted.values())

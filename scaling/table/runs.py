@@ -390,10 +390,18 @@ def first_line(error: BaseException) -> str:
 
 @cache
 def code_version() -> str:
-    """The version of isoflop and, in a checkout, the commit: "0.1.0+0123456789ab"."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    """The version of isoflop and, in a checkout of it, the commit: "0.1.0+0123456789ab".
+
+    An installation inside a repository of somebody else has no commit.
+    """
+    folder = Path(__file__).resolve().parent
+    command = ["git", "-C", str(folder), "rev-parse", "--show-toplevel", "--short=12", "HEAD"]
     try:
-        commit = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
+        told = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+        root, commit = told.splitlines()
+        own = (Path(root) / "pyproject.toml").read_text(encoding="utf-8")
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return version("isoflop")
+    if folder != Path(root).resolve() / "scaling" / "table" or '\nname = "isoflop"\n' not in own:
         return version("isoflop")
     return f"{version('isoflop')}+{commit}"

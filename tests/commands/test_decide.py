@@ -168,7 +168,11 @@ def test_suggest_without_runs(typed):
         (("gate", "ARMS", "--target", "1e15", "study.name=x"), 2, "study.name=x: no argument of a gate on a TABLE"),
         (("gate", "ARMS", "--target", "1e15", "--nope"), 2, "--nope"),
         (("gate", "ARMS", "--target", "1e15", "--spend", "1e9"), 2, "--spend"),
-        (("gate", "experiment=smoke", "--target", "1e15", "--by", "kind"), 2, "--by: of a TABLE"),
+        (
+            ("gate", "experiment=smoke", "--target", "1e15", "--by", "kind"),
+            2,
+            "and no TABLE: leave out --by",
+        ),
         (("gate", "experiment=smoke", "--target", "1e15"), 2, "needs a candidate"),
         (("gate", "ARMS", "--target", "1e15", "--error", "1.5"), 2, "between 0 and 1"),
         (("gate", "ARMS", "--target", "1e15", "--least", "0.9"), 2, "at least 1"),

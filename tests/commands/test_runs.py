@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from isoflop.experiments.store.store import STATES
+from isoflop.experiments.store.store import STATES, create_store
 from tests.support.root import RESULTS
 
 TINY = ("model=d8", "budget.flops=2e8", "schedule.warmup_steps=3", "data.eval_tokens=512", "hydra/launcher=basic")
@@ -28,6 +28,19 @@ def test_a_cell_is_trained_once_and_told_by_status(typed, text, tmp_path):
     assert told["cells"][0]["attempts"] == 1
     assert "single" in typed("status")[1]
     assert sorted(p.name for p in (tmp_path / "here").iterdir()) == ["corpora", "runs"]
+
+
+def test_status_names_finished_runs_unless_they_are_many(typed, tmp_path):
+    store = create_store(tmp_path / "runs")
+    for n in range(21):
+        if n == 20:
+            few = typed("status", tmp_path / "runs")[1]
+            assert all(f"done      r{k:02}  d8 at" in few for k in range(20))
+        store.record(f"r{n:02}", "done", label="d8 at 1e+09 FLOPs")
+    many = typed("status", tmp_path / "runs")[1]
+    assert many.splitlines()[-1] == f"done      21 cells, whose ids isoflop status {tmp_path / 'runs'} --runs lists"
+    every = typed("status", tmp_path / "runs", "--runs")[1]
+    assert sum(line.startswith("done      r") for line in every.splitlines()) == 21
 
 
 @pytest.mark.slow
@@ -249,7 +262,11 @@ def test_tune_of_a_table_answers_at_a_scale_and_emits_what_a_plan_takes(typed, t
     [
         ((str(RESULTS / "quick.parquet"), "--at", "n_params=1e7"), 1, "every run has the learning rate 0.02"),
         (("nosuch.csv", "--at", "n_params=1e7"), 2, "nosuch.csv: no such file or folder"),
-        (("experiment=smoke", "--at", "n_params=1e7"), 2, "--at: needs a TABLE of runs"),
+        (
+            ("experiment=smoke", "--at", "n_params=1e7"),
+            2,
+            "without a TABLE of runs (isoflop tune TABLE",
+        ),
         ((RATES, "experiment=smoke", *ASKED), 2, "experiment=smoke: with a TABLE"),
         ((RATES, "--nosuch", *ASKED), 2, "--nosuch: with a TABLE"),
         ((RATES, "--at", "n_params=x"), 2, "--at n_params= x: not a number"),
@@ -258,9 +275,13 @@ def test_tune_of_a_table_answers_at_a_scale_and_emits_what_a_plan_takes(typed, t
         ((RATES, *ASKED, "--emit", "fitted.yaml"), 1, "choose one with --arm"),
         ((RATES, *ASKED, "--emit", "nosuch/\0.yaml"), 2, "--emit"),
         ((RATES, *ASKED, "--loss", "nosuch"), 2, "--loss nosuch: no column 'nosuch'"),
-        ((RATES, *ASKED, "--axis", "batch"), 2, "--axis: is of bowls by width"),
-        (("--table", RATES, "--level", "0.5"), 2, "--level: needs a TABLE"),
-        (("experiment=smoke", "--where", "seed == 0"), 2, "--where: needs a TABLE"),
+        (
+            (RATES, *ASKED, "--axis", "batch"),
+            2,
+            "without --at and its like: leave out --axis",
+        ),
+        (("--table", RATES, "--level", "0.5"), 2, "bowls by width are made: leave out --level"),
+        (("experiment=smoke", "--where", "seed == 0"), 2, "bowls by width are made: leave out --where"),
         ((RATES, *ASKED, "--by", "nosuch"), 2, "--by nosuch: "),
     ],
 )

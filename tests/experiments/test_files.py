@@ -3,6 +3,9 @@
 import errno
 import json
 import math
+import subprocess
+import sys
+import time
 
 import pytest
 from hypothesis import given
@@ -13,6 +16,52 @@ from isoflop.experiments.files import check_name, is_disk_error, read_kept, writ
 from isoflop.experiments.store.store import StoreError, create_store
 
 BAD = ("../x", "/abs", "a/b", ".hidden", "", "..", "a" * 101, "a b", "x\n", "a\\b", "\u00e9", None, 3)
+
+
+@pytest.mark.process
+def test_who_waits_for_a_lock_that_its_holder_removes_waits_for_the_next_one(tmp_path):
+    """Three processes one after another, each of which removes the file: no two are in the body at once."""
+    code = """
+import os, sys, time
+from pathlib import Path
+from isoflop.experiments.files import locked
+path, inside = Path(sys.argv[1]), Path(sys.argv[1] + ".inside")
+print("starts", flush=True)
+sys.stdin.readline()
+with locked(path):
+    os.mkdir(inside)
+    print("in", flush=True)
+    sys.stdin.readline()
+    os.rmdir(inside)
+    path.unlink()
+print("out", flush=True)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / ".lock")]
+    first, second, third = (subprocess.Popen(command, stdout=-1, stdin=-1, text=True) for _ in range(3))
+
+    def goes_on(process):
+        process.stdin.write("\n")
+        process.stdin.flush()
+
+    def says(process):
+        return process.stdout.readline().strip()
+
+    assert [says(first), says(second), says(third)] == ["starts"] * 3
+    goes_on(first)
+    assert says(first) == "in"
+    goes_on(second)
+    time.sleep(0.3)  # it waits
+    goes_on(first)
+    assert [says(first), says(second)] == ["out", "in"]
+    goes_on(third)
+    time.sleep(0.3)
+    goes_on(second)
+    assert [says(second), says(third)] == ["out", "in"], "the third was in at once, with a file of its own"
+    goes_on(third)
+    assert says(third) == "out"
+    for process in (first, second, third):
+        process.communicate()
+        assert process.returncode == 0
 
 
 @pytest.mark.parametrize("name", BAD)

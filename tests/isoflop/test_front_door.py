@@ -10,6 +10,7 @@ from typer.main import get_command
 
 from isoflop.__main__ import app
 from isoflop.commands.options import DECIDE, FIT, MODELS, RUN, SHOW
+from isoflop.scaling.table import runs
 from tests.support.root import ROOT
 from tests.support.session import RUNNER, Ended, session
 
@@ -57,6 +58,34 @@ def test_the_version_names_the_commit_of_a_checkout():
     printed = python(TYPED, "--version").stdout
     assert re.fullmatch(r"isoflop \d+\.\d+\.\d+(\+[0-9a-f]{12})?\n", printed)
     assert commit.stdout.strip() in printed
+
+
+@pytest.mark.parametrize(
+    ("place", "named", "has_commit"),
+    [
+        (".venv/lib/python3.11/site-packages/isoflop/scaling/table", "theirs", False),
+        ("scaling/table", "theirs", False),
+        ("isoflop/scaling/table", "isoflop", False),
+        ("scaling/table", "isoflop", True),
+    ],
+)
+def test_a_repository_around_an_installation_gives_it_no_commit(tmp_path, monkeypatch, place, named, has_commit):
+    (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "pyproject.toml").write_text(f'[project]\nname = "{named}"\n')
+    for words in (("init", "-q"), ("add", "."), ("-c", "user.name=x", "-c", "user.email=x@x", "commit", "-qm", "m")):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / place / "runs.py"))
+    assert ("+" in runs.code_version.__wrapped__()) == has_commit
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a disk that is always full")
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_full_disk_behind_the_answer_is_not_the_tables_fault(more):
+    table = ROOT / "experiments/results/quick.parquet"
+    command = [sys.executable, "-c", TYPED, "approaches", str(table), *more]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=os.environ, check=False)
+    assert (done.returncode, done.stderr) == (1, "isoflop: the answer cannot be printed: no space left on device\n")
 
 
 NEEDS = {

@@ -6,7 +6,7 @@ import pytest
 
 from isoflop.experiments.compose.compose import compose_all
 from isoflop.experiments.config import StudySpec, WhereSpec, WindowSpec
-from isoflop.experiments.finished.positions import COLUMNS, best_runs, positions, positions_text
+from isoflop.experiments.finished.positions import COLUMNS, best_runs, positions, positions_text, write_positions
 from isoflop.experiments.store.models import evaluation_file, weights_file
 from isoflop.experiments.store.store import StoreError, create_store
 from isoflop.experiments.sweep.launch import load
@@ -42,6 +42,15 @@ def test_each_arms_best_run_at_each_budget_agrees_with_its_final_loss(trained):
     means = found.groupby("run_id")["loss"].mean()
     pd.testing.assert_series_equal(means, final["loss"].loc[means.index], rtol=1e-5, check_names=False)
     assert set(found.groupby(["arm", "budget"]).size()) == {16}
+
+
+@pytest.mark.parametrize("name", ["new/p.parquet", "new/p.csv"])
+def test_every_position_is_written_into_a_folder_that_is_made(tmp_path, name):
+    found = pd.DataFrame([["r", "a", "lstm", 8, 1e9, 1, 2.5]], columns=COLUMNS)
+    write_positions(found, tmp_path / name)
+    read = pd.read_parquet if name.endswith("parquet") else pd.read_csv
+    pd.testing.assert_frame_equal(read(tmp_path / name), found)
+    assert len(list((tmp_path / "new").iterdir())) == 1
 
 
 def test_text_has_a_line_per_arm_and_budget_and_doubling_spans(trained):

@@ -109,6 +109,42 @@ def test_it_ends_where_the_flops_are_spent_and_with_more_of_them_goes_on(typed, 
     assert found.verdicts[0].flops == pytest.approx(2e9, rel=0.05)
 
 
+def test_pairs_of_another_study_are_refused_under_its_name_and_kept(judged):
+    arguments, _, _ = judged
+    kept = Path(arguments[-1].partition("=")[2]) / "gates" / "tiny.json"
+    before = kept.read_text()
+    others = (
+        ["study.sizes=[d8]"], ["study.budgets=[4e8]"], ["study.budgets=[2e8,3e8,4e8]"], ["optim.learning_rate=0.03"],
+        ["study.arms.worse={optim: {learning_rate: 0.0004}}"], ["study.arms.other={optim: {name: muon}}"],
+    )  # fmt: skip
+    for other in others:
+        with pytest.raises(UsageError, match=r"study.name=tiny: the \d+ pairs of .* are of another study"):
+            run_gate([*arguments, *other], target=TARGET, spend=1e11, train=trainer([], dies_at=0))
+    assert kept.read_text() == before
+    named = [*arguments, *others[-2], "study.name=mine"]
+    run_gate(named, target=TARGET, spend=1.3e9, train=trainer(trained := []))  # the remedy, with the baseline's runs
+    assert len(trained) == 2
+
+
+def test_what_kept_pairs_still_take_is_within_what_may_be_spent(typed, tmp_path):
+    arguments = [*typed, WORSE, f"runs={tmp_path / 'runs'}"]
+    with pytest.raises(KeyboardInterrupt):
+        run_gate(arguments, target=TARGET, spend=1.3e9, train=trainer([], dies_at=3))
+    with pytest.raises(UsageError, match=r"--spend 1e\+09: the 2 pairs take 1.2"):
+        run_gate(arguments, target=TARGET, spend=1e9, train=trainer([], dies_at=0))
+    assert run_gate(arguments, target=TARGET, spend=1.3e9, train=trainer(trained := [])).verdicts[0].pairs == 2
+    assert len(trained) == 1
+
+
+def test_an_arm_that_was_decided_is_not_trained_when_it_is_typed_again(typed, tmp_path, monkeypatch):
+    arguments = [*typed, WORSE, "study.arms.twin={optim: {learning_rate: 0.0199}}", f"runs={tmp_path / 'runs'}"]
+    found = run_gate(arguments, target=TARGET, spend=2e10, train=trainer([]))
+    pairs = {verdict.arm: verdict.pairs for verdict in found.verdicts}
+    assert pairs["worse"] < pairs["twin"]
+    again = run_gate(arguments, target=TARGET, spend=2e10, train=trainer([], dies_at=0))
+    assert json.dumps(again.to_dict()) == json.dumps(found.to_dict())
+
+
 @pytest.mark.parametrize(
     ("further", "keywords", "message"),
     [

@@ -156,6 +156,25 @@ def test_a_file_goes_with_the_defaults_that_train_the_same_cells(quick, tmp_path
 
 
 @pytest.mark.slow
+def test_a_study_file_of_the_user_stays_and_a_suggested_one_is_replaced_with_a_word(quick, tmp_path):
+    out = tmp_path / "next.yaml"
+    ask = {"budget": 2e11, "target": 1e14, "out": out}
+    for own in ("# my precious study\n", "# @package _global_\n# mine\n", ""):
+        out.write_text(own)
+        with pytest.raises(NextStudyError, match=r"--out .*next.yaml: isoflop suggest did not write the file"):
+            next_runs(quick, **ask)
+        assert out.read_text() == own
+    out.unlink()
+    first = next_runs(quick, **ask)
+    again = next_runs(quick, **ask)
+    assert (first.to_dict()["replaced"], again.to_dict()["replaced"]) == (False, True)
+    assert f"wrote {out} over the file that was there; next: {again.command}" in str(again)
+    assert [path.name for path in tmp_path.iterdir()] == ["next.yaml"]
+    with pytest.raises(ValueError, match="the name of the study=single: runs without a study"):
+        next_runs(quick, **ask | {"out": tmp_path / "single.yaml"})
+
+
+@pytest.mark.slow
 def test_a_bundle_gives_the_settings_of_its_runs_and_says_that_folders_are_lost(tmp_path):
     folder = write_shared(tmp_path / "runs", tmp_path / "b")
     runs = final_rows(read_table(folder))

@@ -9,8 +9,10 @@ from isoflop.experiments.compose.compose import compose_all
 from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.followup import next_study, rounds
 from isoflop.experiments.followup.rounds import run_rounds
+from isoflop.experiments.store.rounds import flops_ahead
 from isoflop.experiments.store.store import create_store
 from isoflop.experiments.sweep.launch import make_launch, run_launch
+from isoflop.experiments.sweep.plan import plan, plan_text
 from isoflop.scaling.design.candidates import DesignError
 from isoflop.scaling.table.runs import read_runs
 from tests.support.sweep.launches import in_process
@@ -88,6 +90,40 @@ def test_a_study_is_followed_by_its_rounds(launched):
     states = create_store(folder).states()
     assert (states["state"] == "done").all()
     assert len(states) == runs
+
+
+def test_plan_and_the_cap_count_the_rounds_before_anything_is_trained(typed, tmp_path):
+    priced = [*typed, f"runs={tmp_path / 'runs'}", "where.workers=1", "where.price_per_hour=3600"]
+
+    def planned(*more, **limits):
+        return plan(make_launch([compose([*priced, *more])], workers=None), **limits)
+
+    bare, value = planned("study.rounds.count=0"), planned()
+    assert "rounds" not in bare
+    assert bare["studies"] == value["studies"]
+    assert value["rounds"]["flops"] == 2e9
+    study, rounds_ = value["studies"][0]["cost"]["dollars"], value["rounds"]["cost"]["dollars"]
+    assert rounds_ == pytest.approx(60 * value["rounds"]["minutes"]["1"])
+    assert planned("study.rounds.count=6")["rounds"]["cost"]["dollars"] == pytest.approx(3 * rounds_)
+    assert "plus rounds of study.rounds: at most 2e+09 FLOPs" in plan_text(value)
+    capped = f"where.max_dollars={study + rounds_ / 2}"
+    assert planned(capped, "study.rounds.count=0")
+    with pytest.raises(UsageError, match=r"of it the rounds .*lower study.rounds.count"):
+        planned(capped)
+    with pytest.raises(UsageError, match=r"of it the rounds"):
+        run([*priced, capped], dies_at=0)
+    with pytest.raises(UsageError, match=r"add study\.rounds\.count=0"):
+        planned(minutes=1.0)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_rounds_that_have_ended_are_not_counted_again(launched):
+    overrides = launched[0]
+    assert flops_ahead(compose(overrides)) == 0
+    assert flops_ahead(compose([*overrides, "study.rounds.count=3"])) == 1e9
+    assert flops_ahead(compose([*overrides, "study.rounds.target=2e11"])) == 2e9
+    assert flops_ahead(compose([*overrides, "where.only=[x]", "study.rounds.count=3"])) == 0
 
 
 @pytest.mark.slow

@@ -154,6 +154,10 @@ def test_repeats_are_one_cell():
         (study(window=WindowSpec(factor=2.0, min_steps=1)), "go together"),
         (study(replicates=[ReplicateSpec(sizes=["d32"])]), "names size 'd32', which is not in study.sizes"),
         (study(replicates=[ReplicateSpec(budgets=[7e9])]), "names budget 7e+09, which is not in study.budgets"),
+        (
+            replace(study(), study=replace(study().study, name="single")),
+            "study.name=single: runs without a study are listed under that name",
+        ),
         (study(hold_out=[7e9]), "study.hold_out names budget 7e+09"),
         (replace(single(flops=1e9), model=ModelSpec(d_model=18, n_head=4)), "d_model=18 is not divisible by"),
     ],

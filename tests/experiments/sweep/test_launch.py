@@ -7,13 +7,14 @@ import pytest
 from hydra.core.utils import JobReturn, JobStatus
 
 from isoflop.experiments.config import BudgetSpec, ModelSpec, StudySpec
-from isoflop.experiments.store.store import StoreError, create_store
-from isoflop.experiments.sweep import queue
+from isoflop.experiments.store.store import StoreError, create_store, open_store
+from isoflop.experiments.sweep import queue, repair
 from isoflop.experiments.sweep import train_job as sweep
-from isoflop.experiments.sweep.launch import load
+from isoflop.experiments.sweep.launch import load, make_launch, run_launch
 from isoflop.experiments.sweep.queue import MAX_DEATHS
 from isoflop.experiments.training import trainer
 from isoflop.scaling.table import cells
+from isoflop.scaling.table.read import read_table
 from isoflop.scaling.table.runs import read_config, read_runs, same_runs
 from tests.support.sweep.launches import in_process, run, states, sweep_with, two_trunks
 
@@ -121,6 +122,24 @@ def test_a_single_cell_shares_the_store_with_the_sweep(spec, tmp_path):
     whole = replace(spec, runs=str(tmp_path / "whole"))
     run(whole)
     assert same_runs(read_runs(spec.runs), read_runs(whole.runs))
+
+
+@pytest.mark.slow
+def test_runs_chosen_of_a_study_are_listed_with_it_and_can_be_retried(spec):
+    study, _ = load(spec)
+    first, second = study.cells[0].run_id, study.cells[-1].run_id
+    spec = replace(spec, study=replace(spec.study, hold_out=[4e8]))
+    for part in ({"only": [first]}, {"only": [first, second]}, {"trunk": study.cells[0].trunk_id}):
+        some = replace(spec, where=replace(spec.where, **part))
+        assert run_launch(make_launch([some], workers=1), in_process(some), typed=["model=d8"]) == 0
+    store = open_store(spec.runs)
+    listed = [cell["run_id"] for cell in store.studies()["tiny"]["cells"]]
+    assert set(listed) == {first, second, *(cell.run_id for cell in study.trunks[study.cells[0].trunk_id])}
+    assert store.studies()["tiny"]["hold_out"] == [4e8]
+    assert set(read_table(spec.runs, study="tiny")["run_id"]) == {*listed}
+    store.record(second, "failed")
+    (again,) = repair.relaunches(store, repair.choose(store, ["failed"], None))
+    assert again.run_ids == (second,)
 
 
 @pytest.mark.slow

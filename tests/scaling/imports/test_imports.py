@@ -43,6 +43,20 @@ def history(n: float, steps=(100, 200, 300), batch=1024) -> list[dict]:
     return rows
 
 
+def test_a_number_for_every_run_is_for_those_that_lack_it_and_what_is_not_used_is_said(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text("run_id,n_params,tokens,loss\na,1e6,1e8,3\nb,4e6,4e8,2\n")
+    everything = {"n_params": {"": 5.0}, "tokens": {"": 7.0}, "bytes_per_token": 4.0, "params": "total"}
+    found = imported(path, **everything)
+    assert found.ends["n_params"].tolist() == [1e6, 4e6]
+    assert found.ends["tokens"].tolist() == [1e8, 4e8]
+    unused = [note.partition(" is not used")[0] for note in found.notes if "is not used" in note]
+    assert unused == ["--n-params 5", "--tokens 7", "--bytes-per-token", "--params total"]
+    assert imported(path, n_params={"b": 5e6}).ends["n_params"].tolist() == [1e6, 5e6]
+    path.write_text("run_id,n_params,tokens,loss\na,1e6,1e8,3\nb,,4e8,2\n")
+    assert imported(path, n_params={"": 5e6}).ends["n_params"].tolist() == [1e6, 5e6]
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_a_wandb_history_of_one_run(tmp_path, suffix):
     path = tmp_path / f"run-a{suffix}"
@@ -58,6 +72,7 @@ def test_a_wandb_history_of_one_run(tmp_path, suffix):
     with pytest.raises(SourceError, match=r"no run reports its tokens \(run-a\); give --batch-tokens VALUE"):
         imported(path, "wandb", n_params={"": 1e6})
     found = imported(path, "wandb", n_params={"": 1e6}, batch_tokens={"run-a": 1024})
+    assert not [note for note in found.notes if "not used" in note]
     row = found.ends.iloc[0]
     assert (row["run_id"], row["tokens"], row["loss"]) == ("run-a", 300 * 1024, pytest.approx(LAW(1e6, 300 * 1024)))
     assert row["params_convention"] == "--n-params"

@@ -120,6 +120,7 @@ def test_shares_within_caps_and_a_corner():
             "--unique cod=1e.09: not one of code, prose",
         ),
         ({}, {"cap": 1, "tokens": 1e9, "unique": {"code": 1e8, "prose": 2e8}}, NoMixtureError, "together hold 3e.08"),
+        ({}, {"unique": {"code": 1e9}}, ValueError, "--unique code: nothing follows from it"),
         ({}, {"natural": {"code": 0.9}}, ValueError, "--natural: the weights add up to 0.9"),
         ({}, {"level": 2.0}, ValueError, "it must lie between 0 and 1"),
     ],
