@@ -41,7 +41,7 @@ function config() {
   return {
     background: null, font: "system-ui, DejaVu Sans, sans-serif", view: { stroke: null },
     axis: { ...text, gridColor: "var(--line)", gridOpacity: 0.6, domainColor: muted, tickColor: muted },
-    line: { color: law }, area: { color: law }, rule: { color: muted }, point: { color: law },
+    legend: text, line: { color: law }, area: { color: law }, rule: { color: muted }, point: { color: law },
   };
 }
 

@@ -80,8 +80,11 @@ def page_data(e: Evidence) -> dict:
     except ValueError as error:
         return {"charts": {}, "datasets": {}, "laws": [], "conventions": [], "convention": "", "why": str(error)}
     budgets, joined = e.points.frame["flops"], any(row["budget"] for row in rows["points"])
+    arms = sorted({row["arm"] for row in rows["points"] if "arm" in row})
     with losses_in(e.loss_unit):
-        drawn = charts(laws, convention, budgets.max(), joined=joined, frontier=bool(rows["frontier"]))
+        drawn = charts(
+            laws, convention, (budgets.min(), budgets.max()), arms=arms, joined=joined, frontier=bool(rows["frontier"])
+        )
     data = {
         "charts": drawn,
         "datasets": rows,
@@ -227,9 +230,9 @@ def _calculator(e: Evidence, data: dict) -> str:
 
 
 _CAPTIONS = {
-    "isoflop": "Loss against size; lines: the laws, through the runs of each budget. Stronger colour, more compute.",
-    "compute": "Loss against compute; lines: the laws at their optimum, faint rule: end of the fitted range.",
-    "n_params": "The size that spends compute best. Diamonds: optimum of each budget, hollow where refused.",
+    "isoflop": "Loss against size; lines: the laws at each budget. Stronger colour, more compute.",
+    "compute": "Loss against compute; lines: the laws at their optimum; faint rule: the largest run.",
+    "n_params": "The size that spends compute best. Diamonds: optimum of each budget (all arms), hollow where refused.",
     "tokens": "The tokens that spend compute best.",
     "residuals": "Residuals of the chosen law.",
 }

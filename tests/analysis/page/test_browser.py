@@ -270,6 +270,13 @@ def test_paper_is_light_whatever_the_screen_is(visit, file):
     fills = "[...document.querySelectorAll(\"path[aria-roledescription='point']\")].map((p) => p.getAttribute('fill'))"
     before = set(tab.evaluate(fills))
     tab.emulate_media(media="print", color_scheme="dark")
+    looks = tab.locator(lines).evaluate_all(
+        "paths => paths.map((p) => [p.getAttribute('stroke'), p.getAttribute('stroke-dasharray')].join())"
+    )
+    assert len(set(looks)) == 2, "a look a law"
+    legend = tab.locator("[data-chart='isoflop'] .role-legend-label")
+    drawn_laws = tab.locator("input[name='laws']:checked").evaluate_all("boxes => boxes.map((box) => box.value)")
+    assert legend.all_text_contents() == drawn_laws
     tab.evaluate("window.dispatchEvent(new Event('beforeprint'))")
     assert tab.evaluate(CONTRAST)["low"] == []
     assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
