@@ -52,14 +52,11 @@ def section(e: Evidence, title: str, write: Callable[[Evidence], str]) -> str:
 
 
 def verdict(e: Evidence) -> str:
-    """The law in one sentence, with what it was fitted to and how."""
+    """The law, how it splits compute, what it was fitted to and how."""
     fit, draws = e.fit, e.draws
     frame = fit.points.frame
-    sentence = f"**{formula(fit)}** ({fit.points.loss_unit})"
-    if "a" in fit.exponents():
-        sentence += _allocation(e)
     lines = [
-        f"{sentence}.",
+        f"**{formula(fit)}** ({fit.points.loss_unit}).{_allocation(e) if 'a' in fit.exponents() else ''}",
         f"Law `{e.law_name}` ({_chosen(e)}); {fit.objective}, delta {fit.delta:.3g}; {len(frame)} runs in "
         f"{fit.n_clusters} clusters by {fit.points.cluster}; N counts {_meaning(PARAMS, fit.points.params)}; C counts "
         f"{_meaning(COMPUTE, fit.points.compute)}. Brackets are {LEVEL:.0%} intervals ({draws.kind} by {draws.by}).",
@@ -75,11 +72,11 @@ def _allocation(e: Evidence) -> str:
     try:
         exponents = e.optimum.exponents()
     except UnsupportedError as error:
-        return f". How to split compute is not known: {error}"
+        return f" How to split compute is not known: {error}."
     if e.fit.problem.tied:
-        return f", whose exponents are tied: by its form the best model size grows as C^{exponents['a']:.3f}"
+        return f" Its exponents are tied: by its form the best model size grows as C^{exponents['a']:.3f}."
     a, b = (f"{exponents[n]:.3f} {_span(e.draws, n)}" for n in ("a", "b"))
-    return f", so the best model size grows as C^{a} and the best number of tokens as C^{b}"
+    return f" By this law the best model size grows as C^{a} and the best number of tokens as C^{b}."
 
 
 def formula(fit: Fit) -> str:

@@ -140,7 +140,7 @@ def _verdict(e: Evidence) -> str:
     except ValueError:
         return _markdown(text)
     box = f'<div class="scroll law" tabindex="0" role="region" aria-label="{escape(written)}">{shown}</div>'
-    return box + _markdown(text.replace(f"**{written}**", "This law", 1))
+    return box + _markdown(text.replace(f"**{written}** ({e.loss_unit})", f"Losses are in {e.loss_unit}", 1))
 
 
 def _text(e: Evidence, write: Callable[[Evidence], str]) -> Callable[[], str]:

@@ -139,7 +139,8 @@ def test_the_law_is_set_as_mathematics_and_what_nobody_would_use_is_folded(visit
     formula = tab.locator("#verdict math").first
     assert formula.locator("msup").count() >= 2
     assert f"{evidence.fit.law.alpha:.4f}" in formula.text_content()
-    assert tab.locator("#verdict p", has_text="This law (nats/token)").count() == 1
+    said = tab.locator("#verdict p", has_text="Losses are in nats/token. By this law the best model size grows as C")
+    assert said.count() == 1
     assert "N^" not in tab.locator("#verdict").inner_text()
     assert "one <b>arm</b>" in tab.locator("#missing").inner_text(), "what a table says stays text"
     board = tab.locator("#scoreboard")
