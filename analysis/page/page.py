@@ -136,7 +136,8 @@ def _verdict(e: Evidence) -> str:
     try:
         written = summary.formula(e.fit)
         formula, _, values = written.partition(" with ")
-        shown = mathml(formula) + (f"<p>with {mathml(values, block=False)}</p>" if values else "")
+        each = (mathml(value, block=False) for value in re.split(r", (?=\w+ = )", values))
+        shown = mathml(formula) + (f"<p>with {', '.join(each)}</p>" if values else "")
     except ValueError:
         return _markdown(text)
     box = f'<div class="scroll law" tabindex="0" role="region" aria-label="{escape(written)}">{shown}</div>'

@@ -290,3 +290,18 @@ def test_paper_is_light_whatever_the_screen_is(visit, file):
         assert min(channels) < 180, f"{fill} is pale on white"
     tab.evaluate("window.dispatchEvent(new Event('afterprint'))")
     assert set(tab.evaluate(fills)) == before
+def test_paper_holds_the_whole_page(visit, file):
+    """At the width between the margins of A4 nothing is cut, nor hidden in a box that scrolls."""
+    tab = visit(file, viewport={"width": 1280, "height": 800})
+    tab.emulate_media(media="print")
+    tab.set_viewport_size({"width": 718, "height": 1000})
+    tab.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    outside = (
+        "[...document.querySelectorAll('main td, main th, main p, main math, main li, main svg')]"
+        ".filter((e) => e.getBoundingClientRect().right > 718).map((e) => e.textContent)"
+    )
+    assert tab.evaluate(outside) == []
+    hidden = "[...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth + 1).length"
+    assert tab.evaluate(hidden) == 0
+
+
