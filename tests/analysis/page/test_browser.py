@@ -160,7 +160,7 @@ def test_the_slider_gives_pythons_numbers(visit, file, evidence):
             found, true = shown(tab, name), float(getattr(best, letter))
             assert found["value"] == pytest.approx(true, rel=1e-4)
             assert found["text"] == (f"{true:.4f}" if name == "loss" else count(true))
-            interval = evidence.resamples.interval(
+            interval = evidence.draws.interval(
                 lambda law, c=compute, letter=letter: getattr(law.optimal(c, evidence.fit.cost), letter)
             )
             assert (found["low"], found["high"]) == pytest.approx(interval, rel=5e-4)
@@ -182,10 +182,28 @@ def test_a_size_or_a_number_of_tokens_can_be_given_and_far_beyond_the_runs_it_wa
     slide(tab, 15.0)
     factor = 1e15 / evidence.points.frame["flops"].max()
     assert factor > 100
-    assert "quote the interval" in tab.locator("#warning").inner_text()
+    assert "trust neither the point nor its interval" in tab.locator("#warning").inner_text()
     tab.locator("#price").fill("3600")
     tab.locator("#speed").fill("1e15")
     assert tab.locator("#cost .value").inner_text() == "1"
+
+
+def test_what_is_typed_is_used_or_refused_in_sight(visit, file):
+    tab = visit(file)
+    before = shown(tab, "n_params")
+    for text in ("1.3X", "1e25", "", "1,234"):
+        tab.locator("#exact").fill(text)
+        tab.keyboard.press("Enter")
+        assert tab.locator("#exact").input_value() == text
+        assert tab.locator("#exact").get_attribute("aria-invalid") == "true"
+        assert f"\u201c{text}\u201d" in tab.locator("#warning").inner_text()
+        assert shown(tab, "n_params") == before
+    tab.locator("#exact").fill("0.3T")
+    tab.keyboard.press("Enter")
+    assert shown(tab, "flops")["value"] == 3e11
+    tab.locator("#price").fill("-3")
+    assert tab.locator("#cost .value").inner_text() == "give a price and a speed"
+    assert tab.locator("#price").get_attribute("aria-invalid") == "true"
 
 
 def test_everything_is_reached_by_the_keyboard(visit, file):
@@ -252,6 +270,13 @@ def test_conventions_and_laws_are_switched(visit, file):
     )
     tab.locator("input[name='laws']").nth(1).check()
     tab.wait_for_function("([selector, n]) => document.querySelectorAll(selector).length === 2 * n", arg=[lines, drawn])
+    looks = tab.locator(lines).evaluate_all(
+        "paths => paths.map((p) => [p.getAttribute('stroke'), p.getAttribute('stroke-dasharray')].join())"
+    )
+    assert len(set(looks)) == 2, "a look a law"
+    legend = tab.locator("[data-chart='isoflop'] .role-legend-label")
+    drawn_laws = tab.locator("input[name='laws']:checked").evaluate_all("boxes => boxes.map((box) => box.value)")
+    assert legend.all_text_contents() == drawn_laws
     tab.locator("#residuals-by").select_option("tokens")
     tab.wait_for_selector("[data-chart='residuals'] [aria-label*='training tokens D']", state="attached")
 
@@ -265,31 +290,6 @@ def test_a_table_that_holds_no_law_still_opens(visit, tmp_path):
     assert "Not available" in tab.locator("#calculator").inner_text()
 
 
-def test_paper_is_light_whatever_the_screen_is(visit, file):
-    """Printed from the dark theme: dark text on white, and no mark of a chart too pale to see."""
-    tab = visit(file, color_scheme="dark")
-    fills = "[...document.querySelectorAll(\"path[aria-roledescription='point']\")].map((p) => p.getAttribute('fill'))"
-    before = set(tab.evaluate(fills))
-    tab.emulate_media(media="print", color_scheme="dark")
-    looks = tab.locator(lines).evaluate_all(
-        "paths => paths.map((p) => [p.getAttribute('stroke'), p.getAttribute('stroke-dasharray')].join())"
-    )
-    assert len(set(looks)) == 2, "a look a law"
-    legend = tab.locator("[data-chart='isoflop'] .role-legend-label")
-    drawn_laws = tab.locator("input[name='laws']:checked").evaluate_all("boxes => boxes.map((box) => box.value)")
-    assert legend.all_text_contents() == drawn_laws
-    tab.evaluate("window.dispatchEvent(new Event('beforeprint'))")
-    assert tab.evaluate(CONTRAST)["low"] == []
-    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    after = set(tab.evaluate(fills))
-    assert after.isdisjoint(before - {"transparent"})
-    for fill in after - {"transparent"}:
-        channels = (
-            [int(c) for c in re.findall(r"\d+", fill)] if fill.startswith("rgb") else list(bytes.fromhex(fill[1:]))
-        )
-        assert min(channels) < 180, f"{fill} is pale on white"
-    tab.evaluate("window.dispatchEvent(new Event('afterprint'))")
-    assert set(tab.evaluate(fills)) == before
 def test_paper_holds_the_whole_page(visit, file):
     """At the width between the margins of A4 nothing is cut, nor hidden in a box that scrolls."""
     tab = visit(file, viewport={"width": 1280, "height": 800})
@@ -305,3 +305,21 @@ def test_paper_holds_the_whole_page(visit, file):
     assert tab.evaluate(hidden) == 0
 
 
+def test_paper_is_light_whatever_the_screen_is(visit, file):
+    """Printed from the dark theme: dark text on white, and no mark of a chart too pale to see."""
+    tab = visit(file, color_scheme="dark")
+    fills = "[...document.querySelectorAll(\"path[aria-roledescription='point']\")].map((p) => p.getAttribute('fill'))"
+    before = set(tab.evaluate(fills))
+    tab.emulate_media(media="print", color_scheme="dark")
+    tab.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert tab.evaluate(CONTRAST)["low"] == []
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    after = set(tab.evaluate(fills))
+    assert after.isdisjoint(before - {"transparent"})
+    for fill in after - {"transparent"}:
+        channels = (
+            [int(c) for c in re.findall(r"\d+", fill)] if fill.startswith("rgb") else list(bytes.fromhex(fill[1:]))
+        )
+        assert min(channels) < 180, f"{fill} is pale on white"
+    tab.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert set(tab.evaluate(fills)) == before

@@ -63,7 +63,7 @@ def embedded(text: str) -> dict:
 
 
 def test_the_calculator_answers_as_the_law_and_its_draws_do(evidence):
-    frame = calculator_frame(evidence.fit, evidence.resamples)
+    frame = calculator_frame(evidence.fit, evidence.draws)
     known = evidence.points.frame["flops"]
     for given, letter in (("flops", "C"), ("n_params", "N"), ("tokens", "D")):
         rows = frame[frame["given"] == given]
@@ -76,13 +76,13 @@ def test_the_calculator_answers_as_the_law_and_its_draws_do(evidence):
     assert budgets.min() <= known.min() / BELOW
     assert budgets.max() >= known.max() * ABOVE
     row = frame[frame["given"] == "flops"].iloc[40]
-    interval = evidence.resamples.interval(lambda law: law.optimal(row["flops"], evidence.fit.cost).N)
+    interval = evidence.draws.interval(lambda law: law.optimal(row["flops"], evidence.fit.cost).N)
     assert (row["n_params_low"], row["n_params_high"]) == pytest.approx(interval, rel=1e-12)
 
 
 def test_a_given_size_is_best_at_the_compute_of_its_row(evidence):
     """For each draw alone: what it says at a given size, it says at the compute it names for it."""
-    frame = calculator_frame(evidence.fit, evidence.resamples)
+    frame = calculator_frame(evidence.fit, evidence.draws)
     row = frame[frame["given"] == "n_params"].iloc[60]
 
     def compute(law):
@@ -91,7 +91,7 @@ def test_a_given_size_is_best_at_the_compute_of_its_row(evidence):
 
         return np.exp(brentq(off, np.log(1e8), np.log(1e20), xtol=1e-13, rtol=1e-13))
 
-    interval = evidence.resamples.interval(compute)
+    interval = evidence.draws.interval(compute)
     assert (row["flops_low"], row["flops_high"]) == pytest.approx(interval, rel=1e-9)
 
 
