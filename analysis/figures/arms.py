@@ -156,7 +156,7 @@ def plot_positions(positions: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     log_axis(ax.xaxis, "tokens", label="position in the window (tokens)", most=8)
     log_axis(ax.yaxis, "loss")
     label_ends(ax, list(ends.values()))
-    arm_legend(ax, looks, loc="upper right")
+    arm_legend(ax, looks)
     note(ax, "each arm's best run at a budget", where="lower left")
     ax.set_title("Loss by position")
     return ax

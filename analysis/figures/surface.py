@@ -13,7 +13,18 @@ from matplotlib.colors import BoundaryNorm
 from matplotlib.ticker import FuncFormatter
 
 from isoflop.analysis.figure import Figure
-from isoflop.analysis.style import LEVEL, LOSS_MAP, MANY_DOTS, ColorScale, log_axis, loss_label, new_axes
+from isoflop.analysis.style import (
+    LEVEL,
+    LOSS_MAP,
+    MANY_DOTS,
+    ColorScale,
+    arm_dots,
+    arm_marks,
+    log_axis,
+    looks_of,
+    loss_label,
+    new_axes,
+)
 from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.fitting.uncertainty import Draws, predict_runs
 from isoflop.scaling.table.law_inputs import components, unlike
@@ -45,9 +56,10 @@ def plot_surface(fit: Fit, *, ax: Axes | None = None) -> Axes:
     norm = BoundaryNorm(_levels(np.concatenate([loss.ravel(), runs["loss"]])), LOSS_MAP.N)
     ax.contourf(N, D, loss, levels=norm.boundaries, cmap=LOSS_MAP, norm=norm, extend="both", zorder=0)
     size, edge = (26, 0.8) if len(runs) <= 100 else (13, 0.5)
-    ax.scatter(
-        runs["n_params"], runs["tokens"], c=runs["loss"], cmap=LOSS_MAP, norm=norm, s=size, edgecolor="white",
-        linewidth=edge, zorder=3, rasterized=len(runs) > MANY_DOTS,
+    looks = looks_of(runs)
+    arm_dots(
+        ax, runs, "n_params", "tokens", looks=looks, c=runs["loss"], cmap=LOSS_MAP, norm=norm, s=size,
+        edgecolor="white", linewidth=edge, zorder=3, rasterized=len(runs) > MANY_DOTS,
     )  # fmt: skip
     _draw_frontier(ax, fit, sizes, tokens)
     log_axis(ax.xaxis, "n_params")
@@ -61,6 +73,7 @@ def plot_surface(fit: Fit, *, ax: Axes | None = None) -> Axes:
     bar.outline.set_visible(False)
     bar.set_label(loss_label())
     ax.set_title("Law and runs on one scale")
+    arm_marks(ax, looks)
     return ax
 
 

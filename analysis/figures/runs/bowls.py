@@ -78,7 +78,7 @@ def plot_bowls(bowls: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     low, high = ax.get_ylim()
     ax.set_ylim(low, high * (high / low) ** 0.22)  # room for the words
     label_ends(ax, ends)
-    arm_legend(ax, looks, loc="upper right")
+    arm_legend(ax, looks)
     notes = [] if horizons > 1 else [f"sizes N, each at {count(bowls['horizon_tokens'].iloc[0])} tokens"]
     notes += [f"hollow: {edges} optima at the edge of the rates tried"] if edges else []
     if notes:

@@ -62,10 +62,13 @@ def test_curves_draw_every_evaluation_and_mark_every_end(evidence):
     curves = learning_curves(evidence.table)
     ax = plot_learning_curves(curves, envelope=evidence.envelope)
     drawn = next(c for c in ax.collections if isinstance(c, LineCollection)).get_segments()
-    assert sum(len(s) for s in drawn) == len(curves) == len(evidence.table)
+    assert sum(len(s) for s in drawn) == (~curves["final"]).sum()  # no line leads to what is measured in another way
+    assert len(curves) == len(evidence.table)
     assert len(drawn) == evidence.table["run_id"].nunique()
     final = evidence.table[evidence.table["final"]]
     np.testing.assert_allclose(np.sort(offsets(ax)[:, 1]), np.sort(final["loss"]))
+    said = [text.get_text() for text in ax.artists[0].get_texts()]
+    assert "end of a run, on all held-out windows; lines: on some" in said
     low = evidence.envelope.frame[evidence.envelope.frame["bracketed"]]
     np.testing.assert_allclose(lines(ax)[-1].get_ydata(), low["loss"])
 
@@ -79,7 +82,7 @@ def test_runs_are_drawn_beside_one_another_along_the_axis_chosen(evidence):
         assert set(curves["run_id"]) == {first, second}
         ends = table[table["run_id"].isin([first, second])]
         ends = ends.assign(hours=ends["tokens"] / 1e6)[axis]
-        drawn = np.concatenate([line[:, 0] for line in ax.collections[0].get_segments()])
+        drawn = np.concatenate([*(line[:, 0] for line in ax.collections[0].get_segments()), offsets(ax)[:, 0]])
         assert sorted(drawn) == pytest.approx(sorted(ends))
         assert {text.get_text() for text in ax.get_legend().get_texts()} == {first, second}
         keys = {text.get_text(): line for text, line in zip(ax.get_legend().get_texts(), ax.get_legend().get_lines(),
@@ -109,7 +112,10 @@ def test_curves_of_others_are_drawn_and_have_an_envelope():
     low = envelope(table)
     assert low.allocation.n_exponent == pytest.approx(0.37 / 0.71, abs=0.03)
     assert set(low.frame["run_id"]) <= set(table["run_id"])
-    plot_learning_curves(curves, envelope=low)
+    ax = plot_learning_curves(curves, envelope=low)
+    drawn = next(c for c in ax.collections if isinstance(c, LineCollection)).get_segments()
+    assert sum(len(s) for s in drawn) == 150  # their last row is one of the curve
+    assert ax.artists[0].get_texts()[0].get_text() == "end of a run"
     with pytest.raises(ValueError, match="no column wall_seconds"):
         learning_curves(table, against="hours")
 
