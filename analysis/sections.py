@@ -136,7 +136,10 @@ def held_out(e: Evidence) -> str:
         "law", "budget", "predicted L*", "measured L*", "error", "best run", "error", "N* predicted / measured",
         "rms of runs", "runs in 90% interval",
     ]  # fmt: skip
-    text = f"Fitted up to {test.threshold:.3g} FLOPs, then compared with the runs above.\n\n"
+    text = (
+        f"Fitted up to {test.threshold:.3g} FLOPs, then compared with the runs above. Errors are predicted / measured "
+        "- 1: above 0 the law was too high.\n\n"
+    )
     if test.chosen:
         same = "names the same law" if test.chosen == e.law_name else "would have named another law"
         text += f"In bold the law of this report. Without these runs the rule of the scoreboard {same}.\n\n"
@@ -155,8 +158,8 @@ def scoreboard_close(e: Evidence) -> str:
     cuts = ", ".join(f"{o.threshold:.3g} ({len(o.target)} runs)" for o in board.origins)
     how = (
         f"Fitted below a number of {board.origins[0].scale}, predicting the next runs above it: {cuts}. An "
-        "origin counts by the square of the runs known there. Preferred is the law with the fewest free parameters "
-        "within one standard error of the best law."
+        "origin counts by the square of the runs known there. Errors are ln(predicted / measured), `too high by` is "
+        "their mean. Preferred is the law with the fewest free parameters within one standard error of the best law."
     )
     return "\n\n".join([_advice(e), how, _board(e, [law for law in _in_order(board) if not _is_far(board, law)])])
 
@@ -214,8 +217,8 @@ def _board(e: Evidence, among: list[str]) -> str:
         free = f"{r.free:.0f}" if np.isfinite(r.free) else ""
         covered = _or_none(r.coverage, "{:.0%}")
         behind = f"{r.behind:.2%} +- {r.behind_se:.2%}"
-        rows.append([name, free, f"{r.error:.2%} +- {r.error_se:.2%}", f"{r.bias:+.2%}", covered, behind])
-    head = ["law", "free", "mean error", "bias", f"in {board.level:.0%} interval", "behind the best"]
+        rows.append([name, free, f"{r.error:.2%} +- {r.error_se:.2%}", f"{-r.bias:+.2%}", covered, behind])
+    head = ["law", "free", "mean error", "too high by", f"in {board.level:.0%} interval", "behind the best"]
     return table(head, rows)
 
 
@@ -317,7 +320,7 @@ def cells(e: Evidence) -> str:
         for r in frame.head(MOST_CELLS).itertuples()
     ]  # fmt: skip
     more = f"\n\n{len(frame) - MOST_CELLS} more in cells.csv." if len(frame) > MOST_CELLS else ""
-    return table(["FLOPs", "N", "tokens", "tokens/N", "loss", "law", "residual"], rows) + more
+    return table(["FLOPs", "N", "tokens", "tokens/N", "loss", "law", "residual, ln(loss / law)"], rows) + more
 
 
 def cost(e: Evidence) -> str:

@@ -80,13 +80,16 @@ def laws(e: Evidence) -> str:
     rows = []
     for row in e.scoreboard.frame.drop(index=BASELINE, errors="ignore").reset_index().to_dict("records"):
         rows.append(_scored(str(row["law"]), row, e.law_name))
-    head = ["law", "formula", "free", "error", "s.e.", "bias", "covered"]
-    comment = "error: mean |ln(loss / predicted)| on runs not fitted; covered: inside 90% intervals; * the report's law"
+    head = ["law", "formula", "free", "error", "s.e.", "too high", "covered"]
+    comment = (
+        "error: mean |ln(predicted / loss)| on runs not fitted; too high: mean ln(predicted / loss)\n"
+        "covered: inside 90% intervals; * the report's law"
+    )
     return tabular("llrrrrr", head, rows, comment)
 
 
 def _scored(name: str, row: dict[str, Any], preferred: str) -> list[str]:
-    numbers = [percent(row["error"]), percent(row["error_se"]), percent(row["bias"]), percent(row["coverage"], 0)]
+    numbers = [percent(row["error"]), percent(row["error_se"]), percent(-row["bias"]), percent(row["coverage"], 0)]
     if name == AVERAGE:
         return ["forecast average", "", "--", *numbers]
     form = get_law(name)[0]

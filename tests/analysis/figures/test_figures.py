@@ -16,7 +16,12 @@ from isoflop.analysis.figures.allocation import REFERENCE, plot_allocation
 from isoflop.analysis.figures.arms import gate_frame, plot_gate, plot_multiplier
 from isoflop.analysis.figures.exponents import density, measured_slopes, plot_exponents, plot_local_slope
 from isoflop.analysis.figures.isoflop import plot_isoflop
-from isoflop.analysis.figures.prediction import forecast_errors, plot_forecast_errors, plot_prediction
+from isoflop.analysis.figures.prediction import (
+    forecast_errors,
+    plot_forecast_errors,
+    plot_prediction,
+    prediction_frame,
+)
 from isoflop.analysis.figures.residuals import grouped, plot_residuals
 from isoflop.analysis.figures.runs.bowls import best_rate, bowl_frame, plot_bowls
 from isoflop.analysis.figures.runs.curves import learning_curves, plot_learning_curves
@@ -236,6 +241,9 @@ def test_prediction_draws_the_law_fitted_without_the_target(evidence):
     assert forecast.fit.points.frame["flops"].max() < target["flops"] / 2
     words = "".join(t.get_text() for t in ax.texts)
     assert f"{target['loss_error']:+.1%}" in words
+    frame = prediction_frame(test)
+    np.testing.assert_allclose(frame["relative_error"], frame["predicted"] / frame["loss"] - 1)
+    np.testing.assert_allclose(frame["residual"], np.log(frame["loss"] / frame["predicted"]))
 
 
 @pytest.mark.slow
