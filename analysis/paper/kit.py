@@ -62,7 +62,7 @@ def write_paper(e: Evidence, folder: Path) -> Paper:
     for name, (make, _) in _TABLES.items():
         _try(name, lambda make=make, name=name: texts.update({f"{name}.tex": make(e)}), missing)  # type: ignore[misc]
     _try("numbers", lambda: texts.update({"numbers.tex": numbers(e)}), missing)
-    _try("laws.bib", lambda: texts.update({"laws.bib": bibliography(tables.cited(e))}), missing)
+    _try("laws.bib", lambda: texts.update({"laws.bib": bibliography(*tables.cited(e))}), missing)
     drawn = []
     for file, names in _FILES.items():
         if _try(file, lambda file=file, names=names: _draw(e, names, folder / f"{file}.pdf"), missing):  # type: ignore[misc]
