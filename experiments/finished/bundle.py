@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from isoflop.experiments.finished.private import PERSONAL, refuse_keys, without_folders
-from isoflop.printable import plain_markdown
+from isoflop.printable import code_span, plain_markdown
 from isoflop.scaling.table.bundle.manifest import (
     CARD_FILE,
     CONFIGS_FILE,
@@ -232,7 +232,7 @@ def _card(
     title = study or "runs"
     n_runs = table["run_id"].nunique() if "run_id" in table else len(table)
     units = {column.name: (column.unit, column.meaning) for column in COLUMNS}
-    columns = [f"| `{plain_markdown(n)}` | {' | '.join(units.get(n, ('', '')))} |" for n in map(str, table)]
+    columns = [f"| {code_span(n)} | {' | '.join(units.get(n, ('', '')))} |" for n in map(str, table)]
     bullets = [f"- {name}: {plain_markdown(text)}" for name, text in conventions.items()]
     facts = [f"| {name} | {plain_markdown(value)} |" for name, value in _facts(table).items()]
     stated = "not stated by whoever shared them: ask before using them" if licence == UNSTATED else f"`{licence}`"
