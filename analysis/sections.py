@@ -233,7 +233,7 @@ def laws(e: Evidence) -> str:
                 continue
             cells.append(_estimate(r, name))
         rows.append([*cells, f"{r['noise']:.2%}"])
-    return table(["law", "E", "alpha", "beta", "kappa", "a (N* ~ C^a)", "residual sd"], rows)
+    return table(["law", "E", "alpha", "beta", "kappa", "a (N* ~ C^a)", "robust sd"], rows)
 
 
 def _estimate(row: Mapping[str, Any], name: str) -> str:

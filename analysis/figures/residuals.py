@@ -48,8 +48,7 @@ def plot_residuals(fit: Fit, *, by: str = "flops", ax: Axes | None = None) -> Ax
     log_axis(ax.xaxis, by)
     beyond = _frame_residuals(ax, frame, by)
     ax.set_ylabel("loss above the law (%)")
-    spread = np.std(frame["residual_percent"])
-    note(ax, f"sd {spread:.2g}%, n = {len(frame)}{beyond}", where="upper left")
+    note(ax, f"robust sd {fit.noise:.2%}, n = {len(frame)}{beyond}", where="upper left")
     if by != "flops":
         note(ax, "darker: more compute", where="lower right")
     note(ax, "group means and 2 se", where="lower left", color=ACCENT)

@@ -47,7 +47,7 @@ def plot_surface(fit: Fit, *, ax: Axes | None = None) -> Axes:
     """
     if fit.law.inputs != ("N", "D"):
         read = ", ".join(column.name for column in fit.law.reads().values())
-        raise ValueError(f"needs a law of model size and tokens alone; {fit.law.name} reads {read}")
+        raise ValueError(f"needs a law of model size and tokens alone; this one reads {read}")
     ax = new_axes(ax)
     runs = fit.points.frame
     sizes, tokens = _span(runs["n_params"]), _span(runs["tokens"])
@@ -162,11 +162,11 @@ def _axes(draws: Draws, along: str | None) -> tuple[str, str]:
     names = {column: components(list(frame.columns), column) for column in reads}
     every = [name for column in reads for name in names[column]]
     if len(reads) < 3:
-        raise ValueError(f"needs a law of three inputs or more; {draws.fit.law.name} reads {', '.join(every)}")
+        raise ValueError(f"needs a law of three inputs or more; this one reads {', '.join(every)}")
     further = unlike(reads) or reads[2:]
     first = along or names[further[0]][0]
     if first not in every:
-        raise ValueError(f"no input {first!r}; {draws.fit.law.name} reads {', '.join(every)}")
+        raise ValueError(f"no input {first!r}; the law reads {', '.join(every)}")
     own = next(column for column in reads if first in names[column])
     second = next(name for column in reads if column != own for name in names[column] if frame[name].nunique() > 1)
     return first, second

@@ -93,7 +93,7 @@ def numbers(e: Evidence) -> str:
     Names are those of the parameters, in their case and without what no macro may hold; exponents that follow from the
     law begin with exp: \isoflopexpa. What the data do not determine has none.
     """
-    lines = [f"% {e.fit.law.name}: {e.fit.law.formula}; intervals {LEVEL:.0%}"]
+    lines = [f"% {e.law_name}: {e.fit.law.formula}; intervals {LEVEL:.0%}"]
     made: dict[str, str] = {}
     known = [(f"isoflop{name}", name) for name in e.fit.law.parameters()]
     values = dict(zip((macro for macro, _ in known), e.fit.law.values().tolist(), strict=True))

@@ -41,7 +41,7 @@ def parameters(e: Evidence) -> str:
             rows.append([_exponent(name), number(float(value)), span(*draws.interval(name, LEVEL)), ""])
     intervals = f"{LEVEL:.0%} intervals: {draws.kind} by {draws.by}"
     comment = "\n".join([
-        f"{fit.law.name}: {fit.law.formula}", f"{len(fit.points)} runs; {intervals}; in full precision:",
+        f"{e.law_name}: {fit.law.formula}", f"{len(fit.points)} runs; {intervals}; in full precision:",
         *(f"{name} = {float(value)!r}" for name, value in zip(fit.law.parameters(), fit.law.values(), strict=True)),
         *(f"{name} = {float(value)!r}" for name, value in fit.exponents().items()),
     ])  # fmt: skip

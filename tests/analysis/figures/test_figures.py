@@ -188,7 +188,7 @@ def test_the_surface_of_a_law_of_more_than_size_and_tokens_is_refused_by_what_it
     form, _ = get_law(name)
     fitted = replace(evidence.fit, law=form(*form.typical))
     read = list(form.reads().values())[-1].name
-    with pytest.raises(ValueError, match=f"of model size and tokens alone; {name} reads .*{read}"):
+    with pytest.raises(ValueError, match=f"of model size and tokens alone; this one reads .*{read}"):
         plot_surface(fitted)
 
 
