@@ -10,7 +10,9 @@ from matplotlib.legend import Legend
 
 from isoflop.analysis.evidence import Evidence
 from isoflop.analysis.figures import FIGURES
+from isoflop.analysis.figures.arms import OPEN, gate_frame, plot_gate
 from isoflop.analysis.style import arm_keys, arm_looks, style
+from isoflop.examples import example
 from isoflop.scaling.design.simulate import simulate_study
 from isoflop.scaling.selection.holdout import hold_out
 
@@ -60,3 +62,27 @@ def test_arms_look_unlike_and_too_many_have_no_legend():
     assert arm_keys(looks) == []
     assert [key.get_label() for key in arm_keys(arm_looks("yx"))] == ["x", "y"]
     assert arm_keys(arm_looks("x")) == []
+
+
+def words(ax) -> str:
+    return "\n".join(text.get_text() for text in ax.texts)
+
+
+def test_a_bound_that_is_open_does_not_flatten_the_estimates():
+    found = Evidence(example("transformer_vs_lstm")).gate
+    plain = plot_gate(found)
+    assert "beyond the panel" not in words(plain)
+    (verdict,) = found.verdicts
+    sequence = verdict.sequence.assign(lo=1e-9, hi=3.0)
+    ax = plot_gate(replace(found, verdicts=[replace(verdict, sequence=sequence)]))
+    assert "bounds go on beyond the panel" in words(ax)
+    frame = gate_frame(found)
+    estimates = frame.loc[frame["what"] != "sequence", "multiplier"]
+    assert min(estimates.min(), 1) / OPEN == pytest.approx(ax.get_ylim()[0])
+
+
+def test_the_level_of_the_bands_stands_beside_the_title():
+    ax = FIGURES["multiplier"].draw(Evidence(example("transformer_vs_lstm")))
+    assert ax.get_title("right") == "bands 90%"
+    assert not any("bands" in text.get_text() for text in ax.texts)
+    assert np.isfinite(ax.get_ylim()).all()
