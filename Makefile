@@ -43,6 +43,7 @@ figures: $(STAMP)  ## the README's figure and answers, from the committed result
 docs: $(STAMP)  ## the documentation as site/index.html: every command on a page is run, nothing is downloaded
 	$(BIN)/python docs/build.py
 	$(BIN)/zensical build --strict -f mkdocs.yml
+	@echo "open site/index.html; its search needs a server: python -m http.server -d site"
 
 STORES := build/results
 TABLES := experiments/results

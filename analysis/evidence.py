@@ -260,17 +260,22 @@ class Evidence:
         return jackknife(self.fit)
 
     @part
-    def resamples(self) -> Draws:
-        """Its cluster bootstrap: the cross-check, the calculator, and the joint region of the exponents."""
+    def identified(self) -> Draws:
+        """The same where its refits know the parameters: behind the calculator."""
         if "alpha" in refused(self.findings):
-            raise UnsupportedError("size and tokens were not varied apart (collinear): no resample knows the exponents")
+            raise UnsupportedError("size and tokens were not varied apart (collinear): no refit knows the exponents")
         lost = 1 - self.draws.share_converged
         if lost > MOST_LOST:
             raise UnsupportedError(
                 f"{lost:.0%} of the leave-one-out refits did not converge: the parameters are not identified, "
                 "and resampling would add nothing"
             )
-        return bootstrap(self.fit, self.n_draws, seed=self.seed)
+        return self.draws
+
+    @part
+    def resamples(self) -> Draws:
+        """Its cluster bootstrap: the cross-check, and the joint region of the exponents."""
+        return bootstrap(self.identified.fit, self.n_draws, seed=self.seed)
 
     @part
     def findings(self) -> list[Finding]:

@@ -18,7 +18,7 @@ from isoflop.analysis.page.page import NAME, absent, javascript, page
 from isoflop.analysis.style import style
 from isoflop.answer import Answer
 from isoflop.arguments import RESAMPLES, SEED, check
-from isoflop.printable import plain_markdown
+from isoflop.printable import code_span, plain_markdown
 from isoflop.scaling.fitting.kept_searches import keep_searches
 from isoflop.scaling.laws import Law, law_name
 from isoflop.scaling.prediction.registered.register import data_hash
@@ -196,12 +196,12 @@ def _markdown(report: Report, made_by: str) -> str:
             "## Not drawn\n\n" + "\n".join(f"- {name}: {plain_markdown(why)}" for name, why in report.missing.items())
         )
     parts += [plain_markdown(summary.section(e, *one)) for one in (("Cost", summary.cost), ("Cells", summary.cells))]
-    parts.append("## Provenance\n\n" + plain_markdown(made_by))
+    parts.append("## Provenance\n\n" + made_by)
     return "\n\n".join(parts) + "\n"
 
 
 def provenance(e: Evidence, command: str) -> str:
-    """Versions, the hash of the table, the command."""
+    """Versions, the hash of the table, the command, as a list in Markdown."""
     try:
         digest = f"sha256 {data_hash(e.points)} of the {len(e.points)} fitted (as isoflop predict --register writes it)"
     except ValueError:
@@ -212,4 +212,5 @@ def provenance(e: Evidence, command: str) -> str:
         f"- table: {len(e.table)} rows; {digest}", f"- {versions}, Python {platform.python_version()}",
         f"- bootstrap: {e.n_draws} draws, seed {e.seed}", *notes,
     ]  # fmt: skip
-    return "\n".join([*lines, f"- command: `{command}`"] if command else lines)
+    made_by = [f"- command: {code_span(command)}"] if command else []
+    return "\n".join([*map(plain_markdown, lines), *made_by])

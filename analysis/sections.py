@@ -52,14 +52,11 @@ def section(e: Evidence, title: str, write: Callable[[Evidence], str]) -> str:
 
 
 def verdict(e: Evidence) -> str:
-    """The law in one sentence, with what it was fitted to and how."""
+    """The law, how it splits compute, what it was fitted to and how."""
     fit, draws = e.fit, e.draws
     frame = fit.points.frame
-    sentence = f"**{formula(fit)}** ({fit.points.loss_unit})"
-    if "a" in fit.exponents():
-        sentence += _allocation(e)
     lines = [
-        f"{sentence}.",
+        f"**{formula(fit)}** ({fit.points.loss_unit}).{_allocation(e) if 'a' in fit.exponents() else ''}",
         f"Law `{e.law_name}` ({_chosen(e)}); {fit.objective}, delta {fit.delta:.3g}; {len(frame)} runs in "
         f"{fit.n_clusters} clusters by {fit.points.cluster}; N counts {_meaning(PARAMS, fit.points.params)}; C counts "
         f"{_meaning(COMPUTE, fit.points.compute)}. Brackets are {LEVEL:.0%} intervals ({draws.kind} by {draws.by}).",
@@ -75,11 +72,11 @@ def _allocation(e: Evidence) -> str:
     try:
         exponents = e.optimum.exponents()
     except UnsupportedError as error:
-        return f". How to split compute is not known: {error}"
+        return f" How to split compute is not known: {error}."
     if e.fit.problem.tied:
-        return f", whose exponents are tied: by its form the best model size grows as C^{exponents['a']:.3f}"
+        return f" Its exponents are tied: by its form the best model size grows as C^{exponents['a']:.3f}."
     a, b = (f"{exponents[n]:.3f} {_span(e.draws, n)}" for n in ("a", "b"))
-    return f", so the best model size grows as C^{a} and the best number of tokens as C^{b}"
+    return f" By this law the best model size grows as C^{a} and the best number of tokens as C^{b}."
 
 
 def formula(fit: Fit) -> str:
@@ -139,7 +136,10 @@ def held_out(e: Evidence) -> str:
         "law", "budget", "predicted L*", "measured L*", "error", "best run", "error", "N* predicted / measured",
         "rms of runs", "runs in 90% interval",
     ]  # fmt: skip
-    text = f"Fitted up to {test.threshold:.3g} FLOPs, then compared with the runs above.\n\n"
+    text = (
+        f"Fitted up to {test.threshold:.3g} FLOPs, then compared with the runs above. Errors are predicted / measured "
+        "- 1: above 0 the law was too high.\n\n"
+    )
     if test.chosen:
         same = "names the same law" if test.chosen == e.law_name else "would have named another law"
         text += f"In bold the law of this report. Without these runs the rule of the scoreboard {same}.\n\n"
@@ -158,8 +158,8 @@ def scoreboard_close(e: Evidence) -> str:
     cuts = ", ".join(f"{o.threshold:.3g} ({len(o.target)} runs)" for o in board.origins)
     how = (
         f"Fitted below a number of {board.origins[0].scale}, predicting the next runs above it: {cuts}. An "
-        "origin counts by the square of the runs known there. Preferred is the law with the fewest free parameters "
-        "within one standard error of the best law."
+        "origin counts by the square of the runs known there. Errors are ln(predicted / measured), `too high by` is "
+        "their mean. Preferred is the law with the fewest free parameters within one standard error of the best law."
     )
     return "\n\n".join([_advice(e), how, _board(e, [law for law in _in_order(board) if not _is_far(board, law)])])
 
@@ -217,8 +217,8 @@ def _board(e: Evidence, among: list[str]) -> str:
         free = f"{r.free:.0f}" if np.isfinite(r.free) else ""
         covered = _or_none(r.coverage, "{:.0%}")
         behind = f"{r.behind:z.2%} +- {r.behind_se:.2%}"
-        rows.append([name, free, f"{r.error:.2%} +- {r.error_se:.2%}", f"{r.bias:+z.2%}", covered, behind])
-    head = ["law", "free", "mean error", "bias", f"in {board.level:.0%} interval", "behind the best"]
+        rows.append([name, free, f"{r.error:.2%} +- {r.error_se:.2%}", f"{-r.bias:+z.2%}", covered, behind])
+    head = ["law", "free", "mean error", "too high by", f"in {board.level:.0%} interval", "behind the best"]
     return table(head, rows)
 
 
@@ -233,7 +233,7 @@ def laws(e: Evidence) -> str:
                 continue
             cells.append(_estimate(r, name))
         rows.append([*cells, f"{r['noise']:.2%}"])
-    return table(["law", "E", "alpha", "beta", "kappa", "a (N* ~ C^a)", "residual sd"], rows)
+    return table(["law", "E", "alpha", "beta", "kappa", "a (N* ~ C^a)", "robust sd"], rows)
 
 
 def _estimate(row: Mapping[str, Any], name: str) -> str:
@@ -323,7 +323,7 @@ def cells(e: Evidence) -> str:
         for r in frame.head(MOST_CELLS).itertuples()
     ]  # fmt: skip
     more = f"\n\n{len(frame) - MOST_CELLS} more in cells.csv." if len(frame) > MOST_CELLS else ""
-    return table(["FLOPs", "N", "tokens", "tokens/N", "loss", "law", "residual"], rows) + more
+    return table(["FLOPs", "N", "tokens", "tokens/N", "loss", "law", "residual, ln(loss / law)"], rows) + more
 
 
 def cost(e: Evidence) -> str:

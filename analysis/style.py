@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from io import BytesIO
 from threading import RLock
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import XAxis, YAxis
 from matplotlib.cm import ScalarMappable
@@ -32,11 +33,13 @@ LEVEL = 0.9  # of every interval and band
 MANY_DOTS = 2000  # from here on dots are pixels also in svg and pdf
 # Line and mark of each arm, by name; colour is kept for compute and size.
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.6)), (0, (1, 1.3)), (0, (6, 1.5, 1, 1.5)))
-MARKS = ("o", "s", "^", "v")
+MARKS = ("o", "s", "^", "v", "P", "X", "p")  # with the dashes 28 looks before one comes again
+MOST_ARMS = 12  # in a legend
 INK, MUTED, FAINT = "#22262b", "#6b7178", "#b9bec4"
 ACCENT = "#c8442b"  # what was predicted, against the dark-to-light scale of what was measured
 # Lightness falls evenly from the lightest tone that reads on white to near black: the order survives in greyscale.
 TONES = ("#97c7a4", "#62aa9c", "#3c8a95", "#2c688a", "#2a4676", "#231f4d", "#140f2b")
+REMARK: dict[str, Any] = {"fontsize": 7.5, "color": MUTED, "fontweight": "normal"}  # at the right of a title
 COMPUTE_MAP = LinearSegmentedColormap.from_list("isoflop", TONES)
 LOSS_MAP = LinearSegmentedColormap.from_list("isoflop-loss", mpl.colormaps["magma_r"](np.linspace(0.02, 0.92, 64)))
 # Characters, not formulas of matplotlib: those must be read, and set.
@@ -136,11 +139,46 @@ def arm_looks(arms: Iterable[str]) -> dict[str, Look]:
     return {arm: (DASHES[k % len(DASHES)], MARKS[k % len(MARKS)]) for k, arm in enumerate(sorted(set(arms)))}
 
 
-def arm_legend(ax: Axes, looks: Mapping[str, Look], *, loc: Literal["upper right", "lower center"]) -> None:
+def arm_keys(looks: Mapping[str, Look], *, lines: bool = True) -> list[Line2D]:
+    """What a legend says of arms, by line and mark or by mark alone; nothing where there is one arm, or too many."""
+    if not 1 < len(looks) <= MOST_ARMS:
+        return []
+    return [Line2D([], [], color=INK, ls=dash if lines else "none", marker=mark, ms=3.5, label=arm)
+            for arm, (dash, mark) in looks.items()]  # fmt: skip
+
+
+def arm_legend(ax: Axes, looks: Mapping[str, Look]) -> None:
     """Which line is which arm, where there is more than one."""
-    if len(looks) > 1:
-        lines = [Line2D([], [], color=INK, ls=dash, marker=mark, ms=3.5) for dash, mark in looks.values()]
-        ax.legend(lines, list(looks), loc=loc, handlelength=2.6)
+    if keys := arm_keys(looks):
+        ax.legend(handles=keys, loc="upper right", handlelength=2.6)
+
+
+def arm_marks(ax: Axes, looks: Mapping[str, Look]) -> None:
+    """Which mark is which arm, between the title and the panel, where no curve is. Call it when the title is set."""
+    if not (keys := arm_keys(looks, lines=False)):
+        return
+    size = mpl.rcParams["legend.fontsize"]
+    each = size * 0.6 * (max(map(len, looks)) + 4)
+    columns = max(1, int(ax.get_window_extent().width * 72 / ax.figure.dpi / each))
+    ax.legend(handles=keys, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns, borderaxespad=0.0,
+              borderpad=0.2, handletextpad=0.2, columnspacing=1.0)  # fmt: skip
+    ax.set_title(ax.get_title("left"), pad=6 + 1.5 * size * -(-len(keys) // columns))
+
+
+def arm_dots(ax: Axes, frame: pd.DataFrame, x: str, y: str, *, looks: Mapping[str, Look], c: Any, **more: Any) -> None:
+    """Runs as dots of the colours or values `c` (n,), each with the mark of its arm where there is more than one."""
+    if len(looks) < 2:
+        ax.scatter(frame[x], frame[y], c=c, **more)
+        return
+    arms, tones = frame["arm"].astype(str).to_numpy(), np.asarray(c)
+    for arm, (_, mark) in looks.items():
+        if (own := arms == arm).any():
+            ax.scatter(frame.loc[own, x], frame.loc[own, y], c=tones[own], marker=mark, **more)
+
+
+def looks_of(frame: pd.DataFrame) -> dict[str, Look]:
+    """The looks of the arms in a frame of runs; empty where it names none."""
+    return arm_looks(frame["arm"].astype(str)) if "arm" in frame else {}
 
 
 def compute_bar(ax: Axes, color: "ColorScale") -> None:

@@ -1,5 +1,6 @@
 """What people look at, and what is published: isoflop report, plot, share."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -64,7 +65,7 @@ def report(
     written = write_report(
         load(table, mapping, where, study, sheet, best=best, laws=law), out,
         law=law, params=params, compute=compute, n_draws=bootstrap, seed=seed,
-        command=" ".join(["isoflop", *sys.argv[1:]]), paper=paper,
+        command=shlex.join(["isoflop", *sys.argv[1:]]), paper=paper,
     )  # fmt: skip
     emit(written.to_dict(), str(written), as_json)
 

@@ -20,3 +20,11 @@ def counted(count: int, noun: str) -> str:
 def plain_markdown(text: str) -> str:
     """The same as a part of Markdown in which it can be no tag, no entity, no link and no image."""
     return printable(text).replace("&", "&amp;").replace("<", "&lt;").replace("](", "]\\(")
+
+
+def code_span(text: str) -> str:
+    """The same as code inside a line of Markdown, letter by letter: between more backticks than it holds in a row."""
+    shown = printable(text).replace("\n", "\\n")
+    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
+    edge = " " if shown.startswith("`") or shown.endswith("`") else ""
+    return f"{fence}{edge}{shown}{edge}{fence}"

@@ -18,6 +18,7 @@ from isoflop.analysis.style import (
     interval,
     label_ends,
     log_axis,
+    looks_of,
     new_axes,
     note,
     readable,
@@ -102,10 +103,12 @@ def _exponent_text(fit: Fit, draws: Draws | None, letter: str, exponent: str) ->
 
 
 def _profile_optima(ax: Axes, profiles: Sequence[IsoflopProfile], quantity: str) -> None:
-    """Diamonds in the colour of their compute; hollow where the profile was refused."""
+    """Diamonds in the colour of their compute, hollow where the profile was refused; of all arms, which is said."""
     shown = [p for p in profiles if np.isfinite(p.n_opt) and np.isfinite(p.tokens_opt)]
     if not shown:
         return
+    if (arms := len(looks_of(pd.concat([p.frame for p in profiles])))) > 1:
+        note(ax, f"law and diamonds: {arms} arms together", where="lower right")
     color = ColorScale([p.flops for p in profiles])
     for profile in shown:
         y = profile.n_opt if quantity == "n_params" else profile.tokens_opt

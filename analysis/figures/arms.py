@@ -1,5 +1,6 @@
 """Arms side by side: the compute multiplier of each over the baseline, and its loss by position in the window."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from isoflop.analysis.figure import Figure
 from isoflop.analysis.style import (
     COMPUTE_MAP,
     INK,
+    REMARK,
     ColorScale,
     End,
     LossTicks,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from isoflop.scaling.gate.gate import Gate
 
 COLUMNS = ("run_id", "arm", "budget", "position", "loss")
+OPEN = 10.0  # times an estimate: how far a bound is followed
 STEP = 2**0.5  # positions within this factor are drawn as their mean
 
 
@@ -60,8 +63,8 @@ def plot_multiplier(result: "Multipliers", *, ax: Axes | None = None) -> Axes:
     ax.set_xlabel(f"{loss_label('loss reached')}, more compute to the right")
     ax.set_ylabel(f"compute multiplier over {result.pairs[0].baseline}")
     label_ends(ax, ends)
-    note(ax, f"bands {result.level:.0%}", where="lower left")
     ax.set_title("Compute multiplier")
+    ax.set_title(f"bands {result.level:.0%}", loc="right", **REMARK)
     return ax
 
 
@@ -102,10 +105,19 @@ def plot_gate(result: "Gate", *, ax: Axes | None = None) -> Axes:
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.3g}"))
     ax.set_ylabel(f"compute multiplier over {result.baseline}")
+    cut = _near_estimates(ax, [*frame.loc[frame["what"] != "sequence", "multiplier"].dropna(), 1.0])
     label_ends(ax, ends)
-    note(ax, f"dotted: {result.least:g}; bounds hold at every look, error {result.error:g}", where="lower left")
+    note(ax, f"dotted: {result.least:g}; bounds hold at every look, error {result.error:g}{cut}", where="lower left")
     ax.set_title("Does it survive scale?")
     return ax
+
+
+def _near_estimates(ax: Axes, estimates: Sequence[float]) -> str:
+    """Limits within a factor of OPEN of what was estimated, where a bound is all but open; words for what that cuts."""
+    low, high = ax.get_ylim()
+    least, most = min(estimates) / OPEN, max(estimates) * OPEN
+    ax.set_ylim(max(low, least), min(high, most))
+    return "\nbounds go on beyond the panel" if low < least or high > most else ""
 
 
 def positions_frame(table: pd.DataFrame) -> pd.DataFrame:
@@ -156,7 +168,7 @@ def plot_positions(positions: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     log_axis(ax.xaxis, "tokens", label="position in the window (tokens)", most=8)
     log_axis(ax.yaxis, "loss")
     label_ends(ax, list(ends.values()))
-    arm_legend(ax, looks, loc="upper right")
+    arm_legend(ax, looks)
     note(ax, "each arm's best run at a budget", where="lower left")
     ax.set_title("Loss by position")
     return ax

@@ -37,14 +37,14 @@ def exponent_frame(draws: Draws, names: tuple[str, str] = ("alpha", "beta")) -> 
     """A row per draw: the two exponents. Raises ValueError if the law has no such parameters or they do not vary."""
     missing = [n for n in names if n not in draws.frame]
     if missing:
-        raise ValueError(f"needs a law with {' and '.join(names)}; {draws.fit.law.name} has no {', '.join(missing)}")
+        raise ValueError(f"needs a law with {' and '.join(names)}; this one has no {', '.join(missing)}")
     frame = draws.frame[list(names)]
     if len(frame) < 20:
         raise ValueError(f"needs at least 20 bootstrap draws, there are {len(frame)}")
     if (frame.std() < 1e-9 * frame.abs().mean()).any():
         raise ValueError(f"{' or '.join(names)} does not vary between draws (fixed, or at its bound)")
     if (frame[names[0]] == frame[names[1]]).all():
-        raise ValueError(f"{' and '.join(names)} are tied in {draws.fit.law.name}: there is no joint region")
+        raise ValueError(f"{' and '.join(names)} are tied in this law: there is no joint region")
     return frame.reset_index(drop=True)
 
 
@@ -167,7 +167,7 @@ def plot_local_slope(
         color = ColorScale([p.flops for p in profiles])
         ax.scatter(points["flops"], points["slope"], marker="D", s=30, c=[readable(color(c)) for c in points["flops"]],
                    edgecolor="white", linewidth=0.8, zorder=4)  # fmt: skip
-        note(ax, "diamonds: between profile optima", where="lower right")
+        note(ax, "diamonds: between two profile optima,\nwhose own noise is not drawn", where="lower right")
     log_axis(ax.xaxis, "flops")
     ax.margins(y=0.16)  # room for the words
     ax.set_ylabel("slope d ln L* / d ln C")
@@ -182,7 +182,7 @@ def _pair(fit: Fit) -> tuple[str, str]:
     law = fit.law
     pair = law.pair or law.ties
     if pair is None:
-        raise ValueError(f"{law.name} has no pair of exponents to show jointly")
+        raise ValueError("this law has no pair of exponents to show jointly")
     return (pair[0], law.floor_name) if fit.problem.tied and law.floor_name else pair
 
 

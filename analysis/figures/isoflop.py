@@ -12,11 +12,14 @@ from isoflop.analysis.style import (
     MUTED,
     Color,
     ColorScale,
+    arm_dots,
+    arm_marks,
     compute_bar,
     crowded,
     flops,
     label_ends,
     log_axis,
+    looks_of,
     new_axes,
     note,
     readable,
@@ -30,7 +33,7 @@ def isoflop_frame(profiles: Sequence[IsoflopProfile]) -> pd.DataFrame:
     """The points of every profile, each row with its budget and the profile's optimum and verdict."""
     return pd.concat(
         [
-            p.frame[["n_params", "tokens", "flops", "loss"]].assign(
+            p.frame[[c for c in ("arm", "n_params", "tokens", "flops", "loss") if c in p.frame]].assign(
                 budget=p.flops, n_opt=p.n_opt, tokens_opt=p.tokens_opt, loss_opt=p.loss_opt,
                 accepted=p.accepted, reason=p.reason, method=p.method,
             )
@@ -41,19 +44,23 @@ def isoflop_frame(profiles: Sequence[IsoflopProfile]) -> pd.DataFrame:
 
 
 def plot_isoflop(profiles: Sequence[IsoflopProfile], *, ax: Axes | None = None) -> Axes:
-    """A curve per budget through its runs; a filled diamond at an accepted optimum, a hollow one at a refused one."""
+    """A curve per budget through its runs; a filled diamond at an accepted optimum, a hollow one at a refused one.
+
+    Where a table has several arms the runs of each have a mark, and curves and optima are of all together.
+    """
     if not profiles:
         raise ValueError("no isoFLOP profile: no two runs of different size share a budget")
     ax = new_axes(ax)
     profiles, left_out = _fullest(profiles)
     color = ColorScale([p.flops for p in profiles])
     flat = sum(len(p.frame) for p in profiles) > MANY_DOTS
+    looks = looks_of(pd.concat([p.frame for p in profiles]))
     ends, curves = [], []
     for profile in profiles:
         shade = color(profile.flops)
         frame = profile.frame.sort_values("n_params")
-        ax.scatter(frame["n_params"], frame["loss"], s=14, color=shade, edgecolor="white", linewidth=0.4, zorder=3,
-                   rasterized=flat)  # fmt: skip
+        arm_dots(ax, frame, "n_params", "loss", looks=looks, c=[shade] * len(frame), s=14, edgecolor="white",
+                 linewidth=0.4, zorder=3, rasterized=flat)  # fmt: skip
         sizes = np.geomspace(frame["n_params"].min(), frame["n_params"].max(), 120)
         drawn = _curve(profile, sizes)
         if drawn is not None:
@@ -66,13 +73,14 @@ def plot_isoflop(profiles: Sequence[IsoflopProfile], *, ax: Axes | None = None) 
     log_axis(ax.xaxis, "n_params")
     log_axis(ax.yaxis, "loss")
     _frame_losses(ax, profiles)
-    _explain(ax, profiles, left_out)
+    _explain(ax, profiles, left_out, arms=len(looks))
     if crowded(ax, ends, curves):
         compute_bar(ax, color)
     else:
         x, y, text, shade = ends.pop()
         label_ends(ax, [*ends, (x, y, f"{text} FLOPs", shade)])
     ax.set_title("IsoFLOP profiles")
+    arm_marks(ax, looks)
     return ax
 
 
@@ -106,10 +114,11 @@ def _fullest(profiles: Sequence[IsoflopProfile]) -> tuple[list[IsoflopProfile], 
     return sorted(ranked, key=lambda p: p.flops), len(profiles) - len(ranked)
 
 
-def _explain(ax: Axes, profiles: Sequence[IsoflopProfile], left_out: int) -> None:
-    """Why optima are hollow, and what is not drawn; above the curves, where room is made for it."""
+def _explain(ax: Axes, profiles: Sequence[IsoflopProfile], left_out: int, *, arms: int) -> None:
+    """Whose the optima are, why they are hollow, what is not drawn; above the curves, where room is made for it."""
     refused = [p for p in profiles if not p.accepted]
-    lines = [f"{flops(p.flops)} refused: {p.reason.split(':')[0]}" for p in refused[:3]]
+    lines = [f"curves and optima: {arms} arms together"] if arms > 1 else []
+    lines += [f"{flops(p.flops)} refused: {p.reason.split(':')[0]}" for p in refused[:3]]
     lines += [f"and {len(refused) - 3} more refused"] if len(refused) > 3 else []
     lines += [f"{left_out} budgets with fewer sizes are only in the csv"] if left_out else []
     if not lines:

@@ -17,9 +17,13 @@ from isoflop.analysis.style import (
     Color,
     ColorScale,
     End,
+    Look,
+    arm_dots,
+    arm_marks,
     flops,
     label_ends,
     log_axis,
+    looks_of,
     new_axes,
     note,
 )
@@ -34,8 +38,9 @@ def default_law(held_out: HoldOut) -> str:
 
 
 def prediction_frame(held_out: HoldOut) -> pd.DataFrame:
-    """Every law's forecast of every run held out: measured, predicted, interval, error = predicted / measured - 1."""
-    cells = [f.cells.assign(law=name) for name, f in held_out.forecasts.items()]
+    """Every law's forecast of every run held out: measured, predicted, interval, relative_error = predicted / measured
+    - 1, and residual = ln(measured / predicted)."""
+    cells = [f.cells.rename(columns={"error": "residual"}).assign(law=name) for name, f in held_out.forecasts.items()]
     frame = pd.concat(cells, ignore_index=True)
     return frame.assign(relative_error=frame["predicted"] / frame["loss"] - 1, chosen=frame["law"] == held_out.chosen)
 
@@ -58,8 +63,11 @@ def plot_prediction(
     ax = new_axes(ax)
     fitted = _budgeted(forecast.fit.points.frame)
     color = ColorScale([*fitted["budget"], *targets["flops"]])
-    ends = [_fitted_curve(ax, forecast, budget, runs, color(budget)) for budget, runs in fitted.groupby("budget")]
-    ends += [_target_curve(ax, forecast, target, color(target.flops)) for target in targets.itertuples()]
+    looks = looks_of(pd.concat([fitted, forecast.cells]))
+    ends = [
+        _fitted_curve(ax, forecast, budget, runs, color(budget), looks) for budget, runs in fitted.groupby("budget")
+    ]
+    ends += [_target_curve(ax, forecast, target, color(target.flops), looks) for target in targets.itertuples()]
     if rival in held_out.forecasts and rival != law:
         ends += _rival_curve(ax, held_out.forecasts[rival], rival)
     log_axis(ax.xaxis, "n_params")
@@ -68,18 +76,20 @@ def plot_prediction(
     ax.set_ylim(low / (high / low) ** 0.05, high * (high / low) ** 0.22)  # room for the verdict
     label_ends(ax, ends, size=7)
     last = targets.iloc[-1]
-    note(ax, _verdict(law, last, fitted["flops"].max()), where="upper right", color=INK)
+    note(ax, _verdict(law, last, fitted["flops"].max(), arms=len(looks)), where="upper right", color=INK)
     ax.set_title("Held-out prediction")
+    arm_marks(ax, looks)
     return ax
 
 
-def _verdict(law: str, target: pd.Series, largest: float) -> str:
+def _verdict(law: str, target: pd.Series, largest: float, *, arms: int) -> str:
     seen = np.isfinite(target["loss_opt"])
     measured = target["loss_opt"] if seen else target["best_run_loss"]
     error = target["loss_error"] if seen else target["best_run_error"]
     size = f"N* within a factor {np.exp(abs(np.log(target['n_ratio']))):.2f}" if seen else "N* not measured"
     loss = f"loss {target['predicted_loss']:.3f}, measured {measured:.3f} ({error:+.1%})"
-    return f"{law} up to {flops(largest)}\n{loss}\n{size}; band {LEVEL:.0%}"
+    pooled = f", {arms} arms together" if arms > 1 else ""
+    return f"{law} up to {flops(largest)}{pooled}\n{loss}\n{size}; band {LEVEL:.0%}"
 
 
 def _budgeted(frame: pd.DataFrame) -> pd.DataFrame:
@@ -95,21 +105,23 @@ def _along(forecast: HeldOutForecast, budget: float, runs: pd.DataFrame) -> tupl
     return sizes, forecast.fit.predict(pd.DataFrame({"n_params": sizes, "tokens": tokens, "flops": budget}))
 
 
-def _fitted_curve(ax: Axes, forecast: HeldOutForecast, budget: float, runs: pd.DataFrame, shade: Color) -> End:
-    ax.scatter(runs["n_params"], runs["loss"], s=12, color=shade, edgecolor="white", linewidth=0.4, zorder=3,
-               rasterized=len(forecast.fit.points) > MANY_DOTS)  # fmt: skip
+def _fitted_curve(
+    ax: Axes, forecast: HeldOutForecast, budget: float, runs: pd.DataFrame, shade: Color, looks: dict[str, Look]
+) -> End:
+    arm_dots(ax, runs, "n_params", "loss", looks=looks, c=[shade] * len(runs), s=12, edgecolor="white", linewidth=0.4,
+             zorder=3, rasterized=len(forecast.fit.points) > MANY_DOTS)  # fmt: skip
     sizes, loss = _along(forecast, budget, runs)
     ax.plot(sizes, loss, color=shade, lw=1.2)
     return sizes[-1], loss[-1], flops(budget), shade
 
 
-def _target_curve(ax: Axes, forecast: HeldOutForecast, target: Any, shade: Color) -> End:
+def _target_curve(ax: Axes, forecast: HeldOutForecast, target: Any, shade: Color, looks: dict[str, Look]) -> End:
     """The measured runs, the forecast as a dashed line with its interval, its optimum as an open diamond."""
     runs = _near(forecast.cells, target.flops)
     mean = runs.groupby("n_params", as_index=False)[["lo", "hi"]].mean()
     ax.fill_between(mean["n_params"], mean["lo"], mean["hi"], color=ACCENT, alpha=0.15, lw=0)
-    ax.scatter(runs["n_params"], runs["loss"], s=22, color=shade, edgecolor="white", linewidth=0.5, zorder=4,
-               rasterized=len(runs) > MANY_DOTS)  # fmt: skip
+    arm_dots(ax, runs, "n_params", "loss", looks=looks, c=[shade] * len(runs), s=22, edgecolor="white", linewidth=0.5,
+             zorder=4, rasterized=len(runs) > MANY_DOTS)  # fmt: skip
     sizes, loss = _along(forecast, target.flops, runs)
     ax.plot(sizes, loss, color=ACCENT, lw=1.5, ls=(0, (4, 2)))
     ax.plot(target.predicted_n, target.predicted_loss, "D", ms=6, mfc="white", mec=ACCENT, mew=1.3, zorder=5)

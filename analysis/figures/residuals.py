@@ -7,7 +7,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from isoflop.analysis.figure import Figure
-from isoflop.analysis.style import ACCENT, INK, MANY_DOTS, ColorScale, log_axis, new_axes, note
+from isoflop.analysis.style import (
+    ACCENT,
+    INK,
+    MANY_DOTS,
+    ColorScale,
+    arm_dots,
+    arm_marks,
+    log_axis,
+    looks_of,
+    new_axes,
+    note,
+)
 from isoflop.scaling.fitting.fit import Fit
 
 FAR = 8
@@ -25,8 +36,9 @@ def plot_residuals(fit: Fit, *, by: str = "flops", ax: Axes | None = None) -> Ax
     frame = residual_frame(fit)
     color = ColorScale(frame["flops"])
     ax.axhline(0, color=INK, lw=0.8)
-    ax.scatter(
-        frame[by], frame["residual_percent"], c=color(frame["flops"].to_numpy()), s=16, edgecolor="white",
+    looks = looks_of(frame)
+    arm_dots(
+        ax, frame, by, "residual_percent", looks=looks, c=color(frame["flops"].to_numpy()), s=16, edgecolor="white",
         linewidth=0.4, zorder=3, rasterized=len(frame) > MANY_DOTS,
     )  # fmt: skip
     groups = grouped(frame, by)
@@ -36,12 +48,12 @@ def plot_residuals(fit: Fit, *, by: str = "flops", ax: Axes | None = None) -> Ax
     log_axis(ax.xaxis, by)
     beyond = _frame_residuals(ax, frame, by)
     ax.set_ylabel("loss above the law (%)")
-    spread = np.std(frame["residual_percent"])
-    note(ax, f"sd {spread:.2g}%, n = {len(frame)}{beyond}", where="upper left")
+    note(ax, f"robust sd {fit.noise:.2%}, n = {len(frame)}{beyond}", where="upper left")
     if by != "flops":
         note(ax, "darker: more compute", where="lower right")
     note(ax, "group means and 2 se", where="lower left", color=ACCENT)
     ax.set_title(f"Residuals against {_WORDS[by]}")
+    arm_marks(ax, looks)
     return ax
 
 

@@ -1,5 +1,7 @@
 """Laws compared by what they predict and have not seen: best on top."""
 
+from textwrap import shorten
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -66,7 +68,8 @@ def _free(free: float) -> str:
 
 
 def _short(why: str, most: int = 58) -> str:
-    return why if len(why) <= most else why[: most - 3].rstrip() + "..."
+    """The reason, or its first words: the data behind the figure has it whole."""
+    return shorten(why, most, placeholder=" ...")
 
 
 FIGURES = (

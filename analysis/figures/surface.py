@@ -13,7 +13,18 @@ from matplotlib.colors import BoundaryNorm
 from matplotlib.ticker import FuncFormatter
 
 from isoflop.analysis.figure import Figure
-from isoflop.analysis.style import LEVEL, LOSS_MAP, MANY_DOTS, ColorScale, log_axis, loss_label, new_axes
+from isoflop.analysis.style import (
+    LEVEL,
+    LOSS_MAP,
+    MANY_DOTS,
+    ColorScale,
+    arm_dots,
+    arm_marks,
+    log_axis,
+    looks_of,
+    loss_label,
+    new_axes,
+)
 from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.fitting.uncertainty import Draws, predict_runs
 from isoflop.scaling.table.law_inputs import components, unlike
@@ -36,7 +47,7 @@ def plot_surface(fit: Fit, *, ax: Axes | None = None) -> Axes:
     """
     if fit.law.inputs != ("N", "D"):
         read = ", ".join(column.name for column in fit.law.reads().values())
-        raise ValueError(f"needs a law of model size and tokens alone; {fit.law.name} reads {read}")
+        raise ValueError(f"needs a law of model size and tokens alone; this one reads {read}")
     ax = new_axes(ax)
     runs = fit.points.frame
     sizes, tokens = _span(runs["n_params"]), _span(runs["tokens"])
@@ -45,9 +56,10 @@ def plot_surface(fit: Fit, *, ax: Axes | None = None) -> Axes:
     norm = BoundaryNorm(_levels(np.concatenate([loss.ravel(), runs["loss"]])), LOSS_MAP.N)
     ax.contourf(N, D, loss, levels=norm.boundaries, cmap=LOSS_MAP, norm=norm, extend="both", zorder=0)
     size, edge = (26, 0.8) if len(runs) <= 100 else (13, 0.5)
-    ax.scatter(
-        runs["n_params"], runs["tokens"], c=runs["loss"], cmap=LOSS_MAP, norm=norm, s=size, edgecolor="white",
-        linewidth=edge, zorder=3, rasterized=len(runs) > MANY_DOTS,
+    looks = looks_of(runs)
+    arm_dots(
+        ax, runs, "n_params", "tokens", looks=looks, c=runs["loss"], cmap=LOSS_MAP, norm=norm, s=size,
+        edgecolor="white", linewidth=edge, zorder=3, rasterized=len(runs) > MANY_DOTS,
     )  # fmt: skip
     _draw_frontier(ax, fit, sizes, tokens)
     log_axis(ax.xaxis, "n_params")
@@ -61,6 +73,7 @@ def plot_surface(fit: Fit, *, ax: Axes | None = None) -> Axes:
     bar.outline.set_visible(False)
     bar.set_label(loss_label())
     ax.set_title("Law and runs on one scale")
+    arm_marks(ax, looks)
     return ax
 
 
@@ -149,11 +162,11 @@ def _axes(draws: Draws, along: str | None) -> tuple[str, str]:
     names = {column: components(list(frame.columns), column) for column in reads}
     every = [name for column in reads for name in names[column]]
     if len(reads) < 3:
-        raise ValueError(f"needs a law of three inputs or more; {draws.fit.law.name} reads {', '.join(every)}")
+        raise ValueError(f"needs a law of three inputs or more; this one reads {', '.join(every)}")
     further = unlike(reads) or reads[2:]
     first = along or names[further[0]][0]
     if first not in every:
-        raise ValueError(f"no input {first!r}; {draws.fit.law.name} reads {', '.join(every)}")
+        raise ValueError(f"no input {first!r}; the law reads {', '.join(every)}")
     own = next(column for column in reads if first in names[column])
     second = next(name for column in reads if column != own for name in names[column] if frame[name].nunique() > 1)
     return first, second

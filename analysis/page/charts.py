@@ -2,10 +2,10 @@
 
 Every chart has the same signals, which the controls of the page set: `convention`, `laws` (those drawn), `law` (whose
 residuals are shown), `picked` (the runs that a brush holds, or null), `at` (the compute of the calculator), `ramp` (the
-colours of compute, least first).
+colours of compute, least first). Lines have the colour and dashes of their law, which the style sheet knows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from isoflop.analysis.style import LEVEL, TONES, loss_label
@@ -28,21 +28,26 @@ _RAMP: Part = {
     "type": "log",
 }  # colours from a signal, set by the page's theme, and for paper
 _DOTS = "runs"  # the layer that the brush is on
+COLOURS = 6  # of laws: --law-0 to --law-5 of the style sheet
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 6], [10, 4], [1, 3])  # so many that no law looks like another
+SHAPES = ("circle", "square", "triangle-up", "triangle-down", "cross", "triangle-right", "triangle-left")
 
 
-def charts(laws: list[str], convention: str, at: float, *, joined: bool, frontier: bool) -> dict[str, Part]:
-    """Vega-Lite specifications by name. `joined`: budgets are shared, so that points of one form a curve; `frontier`:
-    some law has an optimum."""
-    made = {"isoflop": _isoflop(laws, joined), "compute": _compute(laws, frontier)}
+def charts(
+    laws: list[str], convention: str, fitted: tuple[float, float], *, arms: Sequence[str], joined: bool, frontier: bool
+) -> dict[str, Part]:
+    """Vega-Lite specifications by name. `fitted` is the range of compute; `arms`, where there are several, have a mark
+    each. `joined`: budgets are shared, so that laws have a curve at each; `frontier`: some law has an optimum."""
+    made = {"isoflop": _isoflop(laws, arms, joined), "compute": _compute(laws, arms, fitted, frontier)}
     if frontier:
-        made |= {name: _allocation(name, laws) for name in ("n_params", "tokens")}
-    made |= {f"residuals by {name}": _residuals(name) for name in ("flops", "n_params", "tokens")}
+        made |= {name: _allocation(name, laws, fitted) for name in ("n_params", "tokens")}
+    made |= {f"residuals by {name}": _residuals(name, arms) for name in ("flops", "n_params", "tokens")}
     signals = {
         "convention": convention,
         "laws": laws[:1],
         "law": laws[0],
         "picked": None,
-        "at": at,
+        "at": fitted[1],
         "ramp": list(TONES),
     }
     return {name: _layered(layers, signals) for name, layers in made.items()}
@@ -53,7 +58,10 @@ def _layered(layers: list[Part], signals: Part) -> Part:
     brush = [{"name": "brush", "select": {"type": "interval"}, "views": [_DOTS]}]
     params = [*(brush if any(layer.get("name") == _DOTS for layer in layers) else [])]
     params += [{"name": name, "value": value} for name, value in signals.items()]
-    return {"layer": layers, "height": HEIGHT, "params": params, "width": "container"}
+    apart = {
+        "scale": {"color": "independent", "strokeDash": "independent"}
+    }  # runs by their compute, lines by their law
+    return {"layer": layers, "height": HEIGHT, "params": params, "resolve": apart, "width": "container"}
 
 
 def _layer(data: str | Part, mark: str, look: Part, encoding: Part, *transform: Part) -> Part:
@@ -88,13 +96,26 @@ def _colour(name: str = "flops") -> Part:
     return _number(name, legend=None, scale=_RAMP)
 
 
-def _dash(laws: list[str]) -> Part:
-    patterns = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 6]]
-    return _word("law", legend=None, scale={"domain": laws, "range": patterns[: len(laws)]})
+def _by_law(laws: list[str]) -> Part:
+    """Colour and dashes of a line by its law, with one legend of the laws that are drawn."""
+    legend = {"orient": "bottom", "columns": 3, "title": None, "values": {"expr": "laws"}, "symbolType": "stroke",
+              "symbolSize": 500}  # fmt: skip
+    colours = [f"var(--law-{k % COLOURS})" for k in range(len(laws))]
+    dashes = [DASHES[k % len(DASHES)] for k in range(len(laws))]
+    return {"color": _word("law", legend=legend, scale={"domain": laws, "range": colours}),
+            "strokeDash": _word("law", legend=legend, scale={"domain": laws, "range": dashes})}  # fmt: skip
 
 
-def _dots(x: Part, y: Part) -> Part:
-    """Runs as points with a tooltip, dim outside a brush; the brush of the chart is on them."""
+def _by_arm(arms: Sequence[str]) -> Part:
+    if len(arms) < 2:
+        return {}
+    marks = [SHAPES[k % len(SHAPES)] for k in range(len(arms))]
+    legend = {"orient": "top", "columns": 4, "title": None, "symbolFillColor": "var(--ink)", "symbolStrokeWidth": 0}
+    return {"shape": _word("arm", legend=legend, scale={"domain": list(arms), "range": marks})}
+
+
+def _dots(x: Part, y: Part, arms: Sequence[str]) -> Part:
+    """Runs as points with a tooltip, a shape an arm, dim outside a brush; the brush of the chart is on them."""
     shown = [
         _word("run_id", title="run"), _number("n_params", format=".4s", title="N"),
         _number("tokens", format=".4s", title="D"), _number("flops", format=".3e", title="C (FLOPs)"),
@@ -103,32 +124,30 @@ def _dots(x: Part, y: Part) -> Part:
         _word("arm", title="arm"),
     ]  # fmt: skip
     dim = {"condition": [{"test": _PICKED, "value": 0.95}], "value": 0.12}
-    encoding = {"color": _colour(), "opacity": dim, "tooltip": shown, "x": x, "y": y}
+    encoding = {"color": _colour(), "opacity": dim, **_by_arm(arms), "tooltip": shown, "x": x, "y": y}
     by_law = ({"calculate": "datum[law]", "as": "predicted"},
               {"calculate": "log(datum.loss / datum[law])", "as": "residual"})  # fmt: skip
     return _layer("points", "point", {"filled": True, "size": 48}, encoding, _HERE, *by_law) | {"name": _DOTS}
 
 
-def _isoflop(laws: list[str], joined: bool) -> list[Part]:
-    dots = _dots(_log("n_params"), _loss())
+def _isoflop(laws: list[str], arms: Sequence[str], joined: bool) -> list[Part]:
+    dots = _dots(_log("n_params"), _loss(), arms)
     if not joined:
         return [dots]
-    encoding = {
-        "color": _colour("budget"), "detail": _word("budget"), "strokeDash": _dash(laws), "x": _log("n_params"),
-        "y": _loss("value"),
-    }  # fmt: skip
+    encoding = {**_by_law(laws), "detail": _word("budget"), "x": _log("n_params"), "y": _loss("value")}
     lines = _layer(
-        "points", "line", {"interpolate": "monotone", "strokeWidth": 1.6}, encoding,
-        _HERE, {"filter": "isValid(datum.budget)"}, {"fold": laws, "as": ["law", "value"]}, _DRAWN,
+        "profiles", "line", {"strokeWidth": 1.6, "clip": True}, encoding,
+        _HERE, {"fold": laws, "as": ["law", "value"]}, _DRAWN, {"filter": "isValid(datum.value)"},
     )  # fmt: skip
     return [lines, dots]
 
 
-def _compute(laws: list[str], frontier: bool) -> list[Part]:
-    return [*(_frontier("loss", _loss, laws) if frontier else []), _dots(_log("flops"), _loss())]
+def _compute(laws: list[str], arms: Sequence[str], fitted: tuple[float, float], frontier: bool) -> list[Part]:
+    lines = _frontier("loss", _loss, laws, fitted) if frontier else []
+    return [*lines, _dots(_log("flops"), _loss(), arms)]
 
 
-def _allocation(name: str, laws: list[str]) -> list[Part]:
+def _allocation(name: str, laws: list[str], fitted: tuple[float, float]) -> list[Part]:
     best = f"best {TITLES[name]}"
 
     def vertical(field: str = name) -> Part:
@@ -141,27 +160,24 @@ def _allocation(name: str, laws: list[str]) -> list[Part]:
     fill = {"condition": {"test": "datum.accepted", **_colour()}, "value": "transparent"}
     encoding = {"color": _colour(), "fill": fill, "tooltip": shown, "x": _log("flops"), "y": vertical()}
     optima = _layer("optima", "point", {"shape": "diamond", "size": 90, "strokeWidth": 1.8}, encoding, _HERE)
-    return [*_frontier(name, vertical, laws), optima]
+    return [*_frontier(name, vertical, laws, fitted), optima]
 
 
-def _frontier(name: str, vertical: Callable[..., Part], laws: list[str]) -> list[Part]:
-    """Band and line of the optimum over compute, dotted by law, faint beyond the data; a rule at the calculator's."""
+def _frontier(name: str, vertical: Callable[..., Part], laws: list[str], fitted: tuple[float, float]) -> list[Part]:
+    """Band and line of the optimum over compute by law; a faint rule where the fitted range ends, one at the
+    calculator's compute."""
     low, high, form, x = f"{name}_low", f"{name}_high", ".4f" if name == "loss" else ".4s", _log("flops")
     between = {"detail": _word("law"), "x": x, "y": vertical(low), "y2": {"field": high}}
     valid = {"filter": f"isValid(datum.{low})"}
     band = _layer("frontier", "area", {"opacity": 0.2}, between, _HERE, _DRAWN, valid)
-    by_law = {"detail": _word("law"), "strokeDash": _dash(laws), "x": x, "y": vertical()}
-    line = _layer("frontier", "line", {"strokeWidth": 1.8}, by_law, _HERE, _DRAWN)
+    line = _layer("frontier", "line", {"strokeWidth": 1.8}, {**_by_law(laws), "x": x, "y": vertical()}, _HERE, _DRAWN)
     shown = [
         _word("law"), _number("flops", format=".3e", title="C (FLOPs)"), _number(name, format=form),
         _number(low, format=form, title=f"{LEVEL:.0%} from"), _number(high, format=form, title="to"),
     ]  # fmt: skip
     tips = {"tooltip": shown, "x": x, "y": vertical()}
     over = _layer("frontier", "point", {"opacity": 0, "size": 120}, tips, _HERE, _DRAWN)
-    edge = _layer(
-        "frontier", "rule", {"opacity": 0.6, "strokeDash": [2, 4]}, {"x": _number("end")},
-        _HERE, _DRAWN, {"filter": "datum.inside"}, {"aggregate": [{"op": "max", "field": "flops", "as": "end"}]},
-    )  # fmt: skip
+    edge = _layer({"end": fitted[1]}, "rule", {"opacity": 0.6, "strokeDash": [2, 4]}, {"x": _number("end")})
     here = _layer(
         {}, "rule", {"clip": True, "color": "var(--fail)", "strokeWidth": 1.5}, {"x": _number("here")},
         {"calculate": "at", "as": "here"},
@@ -169,7 +185,7 @@ def _frontier(name: str, vertical: Callable[..., Part], laws: list[str]) -> list
     return [band, line, over, edge, here]
 
 
-def _residuals(name: str) -> list[Part]:
+def _residuals(name: str, arms: Sequence[str]) -> list[Part]:
     axis = {"axis": {"format": "+.1%"}, **_number("residual", title="ln(loss / law)")}
     zero = _layer({"zero": 0}, "rule", {"strokeDash": [4, 4]}, {"y": _number("zero")})
-    return [zero, _dots(_log(name), axis)]
+    return [zero, _dots(_log(name), axis, arms)]

@@ -19,6 +19,7 @@ from isoflop.scaling.table.meaning import QUANTITIES
 MOST_RUNS = 1000  # under each convention: beyond, every n-th by compute
 MOST_CLUSTERS = 500  # a band by leaving each out is drawn up to here
 FRONTIER_STEPS = 36
+PROFILE_STEPS = 25
 REACH = 10.0
 DIGITS = 6
 
@@ -37,15 +38,16 @@ def law_names(e: Evidence) -> list[str]:
 
 
 def datasets(e: Evidence) -> dict[str, list[dict]]:
-    """Rows by name: points, frontier, optima. A convention under which the law has no fit has points alone."""
+    """Rows by name: points, profiles, frontier, optima. A convention under which no law has a fit has points alone."""
     laws = law_names(e)
     budgets = _budgets(e.points)
-    made: dict[str, list[pd.DataFrame]] = {"points": [], "frontier": [], "optima": []}
+    made: dict[str, list[pd.DataFrame]] = {"points": [], "profiles": [], "frontier": [], "optima": []}
     for law in laws:
         search_for_fits(((law, data) for data in e.conventions_known), e.objective)
     for data in e.conventions_known:
         fits = {law: fit for law in laws if (fit := _fit(e, law, data)) is not None}
         made["points"].append(_points(data, fits, budgets))
+        made["profiles"] += _profiles(data, fits, budgets)
         made["frontier"] += _frontiers(e, fits)
         made["optima"].append(_optima(e, data))
     return {name: list(records(frames)) for name, frames in made.items()}
@@ -96,6 +98,20 @@ def _points(data: Points, fits: dict[str, Fit], budgets: pd.Series) -> pd.DataFr
     return frame[columns].sort_values("flops").iloc[:: -(-len(frame) // MOST_RUNS)]
 
 
+def _profiles(data: Points, fits: dict[str, Fit], budgets: pd.Series) -> list[pd.DataFrame]:
+    """Each law at each shared budget, over the sizes trained there; what else it reads at its mean of those runs."""
+    frames = []
+    for budget, runs in data.frame.groupby(budgets.to_numpy()):
+        sizes = np.geomspace(runs["n_params"].min(), runs["n_params"].max(), PROFILE_STEPS)
+        rows = pd.DataFrame([runs.mean(numeric_only=True)] * PROFILE_STEPS).assign(n_params=sizes, flops=budget)
+        curve = {"convention": convention_name(data), "budget": budget, "n_params": sizes}
+        with np.errstate(all="ignore"):  # at a size that no run had, a law may be beyond floating point
+            for law, fit in fits.items():
+                curve[law] = fit.predict(rows.assign(tokens=fit.cost.tokens(budget, sizes)))
+        frames.append(pd.DataFrame(curve))
+    return frames
+
+
 def _frontiers(e: Evidence, fits: dict[str, Fit]) -> list[pd.DataFrame]:
     """The optimum of each law over compute, with the band of the law of the report."""
     frames = []
@@ -129,7 +145,6 @@ def _frontier(fit: Fit, law: str, draws: Draws | None) -> pd.DataFrame:
         "convention": convention_name(fit.points),
         "law": law,
         "flops": budgets,
-        "inside": budgets <= known.max(),
     }
     for k, name in enumerate(("n_params", "tokens", "loss")):
         columns |= {name: middle[k], f"{name}_low": low[k], f"{name}_high": high[k]}

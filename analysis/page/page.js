@@ -20,6 +20,17 @@ const flops = (value) => (value === null || !isFinite(value) ? "open" : value.to
 const nats = (value) => (value === null || !isFinite(value) ? "open" : value.toFixed(4));
 const written = { flops, n_params: count, tokens: count, loss: nats };
 
+// A number as tables are read: 1.3T, 2.5 x 10^13, 1,000,000, 2,5e13. NaN for another text, and for 1,234.
+const SCALES = { "": 1, k: 1e3, m: 1e6, b: 1e9, g: 1e9, t: 1e12 };
+const EITHER = "^[1-9][0-9]{0,2},[0-9]{3}(?![0-9.,])"; // a comma between thousands, or one of decimals
+function amount(text) {
+  const plain = text.trim().toLowerCase().replace(new RegExp("\\s*[x\u00d7]\\s*10\\^"), "e").replace(new RegExp("^10\\^"), "1e");
+  const [, digits, power, unit] = plain.match("^([^a-z]*[0-9][.]?)(e[-+]?[0-9]+)?\\s*([kmbgt]?)$") ?? [];
+  if (digits === undefined || digits.match(EITHER)) return NaN;
+  const thousands = digits.match("^[1-9][0-9]{0,2}([,'_\\s])[0-9]{3}(\\1[0-9]{3})*([.][0-9]+)?$");
+  return Number((thousands ? digits.replaceAll(thousands[1], "") : digits.replace(",", ".")) + (power ?? "")) * SCALES[unit];
+}
+
 // --- theme: more compute stands out more; other colours are the variables of the style sheet
 const RAMPS = {
   light: ["#97c7a4", "#62aa9c", "#3c8a95", "#2c688a", "#2a4676", "#231f4d", "#140f2b"],
@@ -41,7 +52,7 @@ function config() {
   return {
     background: null, font: "system-ui, DejaVu Sans, sans-serif", view: { stroke: null },
     axis: { ...text, gridColor: "var(--line)", gridOpacity: 0.6, domainColor: muted, tickColor: muted },
-    line: { color: law }, area: { color: law }, rule: { color: muted }, point: { color: law },
+    legend: text, line: { color: law }, area: { color: law }, rule: { color: muted }, point: { color: law },
   };
 }
 
@@ -122,6 +133,7 @@ function aim(value) {
   slider.max = Math.floor(Math.log10(high) * 100) / 100;
   slider.value = Math.log10(value);
   box.value = value.toPrecision(3);
+  judge("exact", "");
   slider.setAttribute("aria-valuetext", written[givenQuantity()](value));
   show(value);
 }
@@ -145,42 +157,61 @@ function show(value) {
   update();
 }
 function price(compute) {
-  const hours = compute / Number(find("#speed").value) / 3600;
-  const cost = hours * Number(find("#price").value);
+  const hours = compute / read("speed", (value) => value > 0 && isFinite(value), "is not above 0") / 3600;
+  const cost = hours * read("price", (value) => value >= 0 && isFinite(value), "is not 0 or more");
   const short = (value) => (value === 0 ? "0" : value >= 0.01 && value < 1e6
     ? value.toLocaleString("en", { maximumSignificantDigits: 3 }) : value.toExponential(2));
   find("#cost .value").textContent = isFinite(cost) ? short(cost) : "give a price and a speed";
   find("#cost .span").textContent = isFinite(hours) ? `${short(hours)} device-hours` : "";
 }
+// What is typed is used as it stands, or the field is marked and the line of warnings says why not.
+const FIELDS = { exact: "Exactly", price: "Price", speed: "FLOP/s" };
+const refused = {};
+function judge(name, why) {
+  find(`#${name}`).setAttribute("aria-invalid", String(why !== ""));
+  refused[name] = why;
+}
+function read(name, takes, wanted) {
+  const text = find(`#${name}`).value.trim(), value = amount(text);
+  const no = text.match(EITHER) ? "may have a comma of thousands or of decimals: write it without" : "is no number like 1e12, 1.3T or 2,500,000";
+  const why = isNaN(value) ? no : takes(value) ? "" : wanted;
+  judge(name, why && `${FIELDS[name]}: \u201c${text}\u201d ${why}.`);
+  return why ? NaN : value;
+}
 function warn(compute) {
+  const place = find("#warning"), faults = Object.values(refused).filter(Boolean);
+  if (refused.exact) faults.push(`Shown is ${flops(compute)} FLOPs.`);
+  place.className = faults.length > 0 || compute / page.fitted[1] > 10 ? "beyond" : "";
+  place.textContent = [...faults, reach(compute)].join(" ");
+}
+// How far a compute lies from the runs, and what is to be trusted there.
+function reach(compute) {
   const [low, high] = page.fitted;
   const beyond = compute / high;
-  const place = find("#warning");
   const times = trimmed(beyond.toPrecision(2));
-  place.className = beyond > 10 ? "beyond" : "";
-  if (beyond > 100) place.textContent = `Extrapolates ${times} times beyond the largest run: quote the interval, not the point.`;
-  else if (beyond > 10) place.textContent = `Extrapolates ${times} times beyond the largest run: the interval does not cover a wrong form of the law.`;
-  else if (beyond > 1.001) place.textContent = `${times} times beyond the largest run.`;
-  else if (compute < low * 0.999) place.textContent = `Below the smallest run, by a factor ${(low / compute).toPrecision(2)}.`;
-  else place.textContent = "Inside the range of the runs.";
+  if (beyond > 100) return `Extrapolates ${times} times beyond the largest run: trust neither the point nor its interval, see isoflop predict.`;
+  if (beyond > 10) return `Extrapolates ${times} times beyond the largest run: the interval does not cover a wrong form of the law, see isoflop predict.`;
+  if (beyond > 1.001) return `${times} times beyond the largest run.`;
+  if (compute < low * 0.999) return `Below the smallest run, by a factor ${(low / compute).toPrecision(2)}.`;
+  return "Inside the range of the runs.";
 }
 function calculatorControls() {
   if (!page.calculator) return;
   const [slider, box] = [find("#budget"), find("#exact")];
-  slider.addEventListener("input", () => {
-    const value = 10 ** Number(slider.value);
-    box.value = value.toPrecision(3);
-    slider.setAttribute("aria-valuetext", written[givenQuantity()](value));
-    show(value);
-  });
+  slider.addEventListener("input", () => aim(10 ** Number(slider.value)));
   box.addEventListener("change", () => {
-    const [low, high] = range(givenQuantity());
-    const value = Number(box.value);
-    aim(value > 0 ? Math.min(Math.max(value, low), high) : 10 ** Number(slider.value));
+    const text = box.value, [low, high] = range(givenQuantity());
+    const value = read("exact", (typed) => typed >= low && typed <= high, `lies outside ${low.toExponential()} to ${high.toExponential()}, where this calculator ends`);
+    if (isNaN(value)) return warn(signals.at);
+    aim(value);
+    box.value = text;
   });
   all("input[name='given']").forEach((radio) => radio.addEventListener("change", () =>
     aim(Number(find(`#best-${radio.value}`).dataset.value))));
-  ["#price", "#speed"].forEach((id) => find(id).addEventListener("input", () => price(signals.at)));
+  ["#price", "#speed"].forEach((id) => find(id).addEventListener("input", () => {
+    price(signals.at);
+    warn(signals.at);
+  }));
   aim(page.fitted[1]);
 }
 

@@ -21,7 +21,7 @@ from isoflop.analysis.figure import Figure
 from isoflop.analysis.page.checklist import checklist
 from isoflop.analysis.page.mathml import mathml
 from isoflop.analysis.page.vega import Script
-from isoflop.analysis.style import losses_in
+from isoflop.analysis.style import LEVEL, losses_in
 
 NAME = "report.html"
 NEEDS = ("vl_convert", "markdown_it")
@@ -80,8 +80,11 @@ def page_data(e: Evidence) -> dict:
     except ValueError as error:
         return {"charts": {}, "datasets": {}, "laws": [], "conventions": [], "convention": "", "why": str(error)}
     budgets, joined = e.points.frame["flops"], any(row["budget"] for row in rows["points"])
+    arms = sorted({row["arm"] for row in rows["points"] if "arm" in row})
     with losses_in(e.loss_unit):
-        drawn = charts(laws, convention, budgets.max(), joined=joined, frontier=bool(rows["frontier"]))
+        drawn = charts(
+            laws, convention, (budgets.min(), budgets.max()), arms=arms, joined=joined, frontier=bool(rows["frontier"])
+        )
     data = {
         "charts": drawn,
         "datasets": rows,
@@ -99,7 +102,7 @@ def page_data(e: Evidence) -> dict:
 def _calculated(e: Evidence) -> pd.DataFrame:
     from isoflop.analysis.page.calculator import calculator_frame
 
-    return calculator_frame(e.optimum, e.resamples)
+    return calculator_frame(e.optimum, e.identified)
 
 
 _SECTIONS = (
@@ -133,11 +136,12 @@ def _verdict(e: Evidence) -> str:
     try:
         written = summary.formula(e.fit)
         formula, _, values = written.partition(" with ")
-        shown = mathml(formula) + (f"<p>with {mathml(values, block=False)}</p>" if values else "")
+        each = (mathml(value, block=False) for value in re.split(r", (?=\w+ = )", values))
+        shown = mathml(formula) + (f"<p>with {', '.join(each)}</p>" if values else "")
     except ValueError:
         return _markdown(text)
     box = f'<div class="scroll law" tabindex="0" role="region" aria-label="{escape(written)}">{shown}</div>'
-    return box + _markdown(text.replace(f"**{written}**", "This law", 1))
+    return box + _markdown(text.replace(f"**{written}** ({e.loss_unit})", f"Losses are in {e.loss_unit}", 1))
 
 
 def _text(e: Evidence, write: Callable[[Evidence], str]) -> Callable[[], str]:
@@ -201,11 +205,18 @@ def _findings(e: Evidence) -> str:
 def _calculator(e: Evidence, data: dict) -> str:
     if "calculator" not in data:
         raise UnsupportedError(data.get("no_calculator", data.get("why", "no law")))
-    law = f"Law {e.law_name}, {data['convention']}; intervals from {len(e.resamples)} bootstrap draws by "
+    law = f"Law {e.law_name}, {data['convention']}; {LEVEL:.0%} intervals: {e.draws.kind} by {e.draws.by}, "
+    alone = "of this law alone: other laws, breaks of its exponents and the noise of a run are not in them"
     quantities = (("flops", "compute C"), ("n_params", "size N"), ("tokens", "tokens D"))
     radios = "".join(
         f'<label><input type="radio" name="given" value="{name}"{" checked" * (not k)}> {label}</label> '
         for k, (name, label) in enumerate(quantities)
+    )
+    fields = (("exact", "exactly", ""), ("price", "price of a device-hour", PRICE),
+              ("speed", "FLOP/s sustained", f"{SPEED:.0e}"))  # fmt: skip
+    typed = "".join(
+        f'<label>{label}<br><input id="{name}" type="text" value="{value}" aria-describedby="warning"></label>'
+        for name, label, value in fields
     )
     names = (("n_params", "best size N*"), ("tokens", "best tokens D*"), ("loss", f"loss ({e.loss_unit})"),
              ("flops", "compute C (FLOPs)"))  # fmt: skip
@@ -215,21 +226,18 @@ def _calculator(e: Evidence, data: dict) -> str:
         for name, label in names
     )
     return (
-        f"<p>{escape(law + e.resamples.by)}.</p>"
+        f"<p>{escape(law + alone)} (<code>isoflop predict</code> has them).</p>"
         f'<div class="controls"><fieldset><legend>I know the</legend>{radios}</fieldset>'
         '<label class="wide">budget<br><input id="budget" type="range" step="0.01"></label>'
-        '<label>exactly<br><input id="exact" type="text" inputmode="decimal"></label>'
-        f'<label>price of a device-hour<br><input id="price" type="number" min="0" step="0.1" value="{PRICE}"></label>'
-        f'<label>FLOP/s sustained<br><input id="speed" type="text" inputmode="decimal" value="{SPEED:.0e}"></label>'
-        f'</div><p id="warning" role="status"></p><dl class="answer">{cards}'
+        f'{typed}</div><p id="warning" role="status"></p><dl class="answer">{cards}'
         '<div id="cost"><dt>cost</dt><dd class="value"></dd><dd class="span"></dd></div></dl>'
     )
 
 
 _CAPTIONS = {
-    "isoflop": "Loss against size; lines: the laws, through the runs of each budget. Stronger colour, more compute.",
-    "compute": "Loss against compute; lines: the laws at their optimum, faint rule: end of the fitted range.",
-    "n_params": "The size that spends compute best. Diamonds: optimum of each budget, hollow where refused.",
+    "isoflop": "Loss against size; lines: the laws at each budget. Stronger colour, more compute.",
+    "compute": "Loss against compute; lines: the laws at their optimum; faint rule: the largest run.",
+    "n_params": "The size that spends compute best. Diamonds: optimum of each budget (all arms), hollow where refused.",
     "tokens": "The tokens that spend compute best.",
     "residuals": "Residuals of the chosen law.",
 }

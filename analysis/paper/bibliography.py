@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from importlib.metadata import version
 
 from isoflop.analysis.paper.latex import escaped
-from isoflop.scaling.laws.law import Law
+from isoflop.scaling.laws.law import Law, Paper
 
 
 def key_of(law: type[Law]) -> str:
@@ -13,9 +13,12 @@ def key_of(law: type[Law]) -> str:
     return law.paper.key if law.paper else "law-" + re.sub(r"[^A-Za-z0-9-]", "-", law.name or law.__name__)
 
 
-def bibliography(laws: Iterable[type[Law]]) -> str:
-    """An entry for each paper of these laws, once, and one for isoflop; one without a paper has its source as note."""
-    entries = {key_of(law): _entry(law) for law in laws}
+def bibliography(laws: Iterable[type[Law]], further: Iterable[Paper] = ()) -> str:
+    """An entry for each paper of these laws and each further one, once, and one for isoflop.
+
+    A law without a paper has its source as note.
+    """
+    entries = {key_of(law): _entry(law) for law in laws} | {paper.key: _of_paper(paper) for paper in further}
     return "\n".join([*(entries[key] for key in sorted(entries)), _own()])
 
 
@@ -24,6 +27,10 @@ def _entry(law: type[Law]) -> str:
     if paper is None:
         note = escaped(law.source) or "a law of the authors"
         return _misc(key_of(law), {"title": f"{{{escaped(law.name or law.__name__)}}}", "note": note})
+    return _of_paper(paper)
+
+
+def _of_paper(paper: Paper) -> str:
     return _misc(
         paper.key,
         {

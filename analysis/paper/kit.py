@@ -62,7 +62,7 @@ def write_paper(e: Evidence, folder: Path) -> Paper:
     for name, (make, _) in _TABLES.items():
         _try(name, lambda make=make, name=name: texts.update({f"{name}.tex": make(e)}), missing)  # type: ignore[misc]
     _try("numbers", lambda: texts.update({"numbers.tex": numbers(e)}), missing)
-    _try("laws.bib", lambda: texts.update({"laws.bib": bibliography(tables.cited(e))}), missing)
+    _try("laws.bib", lambda: texts.update({"laws.bib": bibliography(*tables.cited(e))}), missing)
     drawn = []
     for file, names in _FILES.items():
         if _try(file, lambda file=file, names=names: _draw(e, names, folder / f"{file}.pdf"), missing):  # type: ignore[misc]
@@ -93,7 +93,7 @@ def numbers(e: Evidence) -> str:
     Names are those of the parameters, in their case and without what no macro may hold; exponents that follow from the
     law begin with exp: \isoflopexpa. What the data do not determine has none.
     """
-    lines = [f"% {e.fit.law.name}: {e.fit.law.formula}; intervals {LEVEL:.0%}"]
+    lines = [f"% {e.law_name}: {e.fit.law.formula}; intervals {LEVEL:.0%}"]
     made: dict[str, str] = {}
     known = [(f"isoflop{name}", name) for name in e.fit.law.parameters()]
     values = dict(zip((macro for macro, _ in known), e.fit.law.values().tolist(), strict=True))

@@ -8,7 +8,7 @@ from isoflop.analysis.paper.latex import escaped, formula, number, percent, span
 from isoflop.analysis.style import LEVEL
 from isoflop.scaling.findings.diagnose import refused
 from isoflop.scaling.laws import get_law
-from isoflop.scaling.laws.law import Law
+from isoflop.scaling.laws.law import Law, Paper, Preset
 from isoflop.scaling.selection.rolling_origins import BASELINE
 from isoflop.scaling.selection.scoreboard import AVERAGE
 
@@ -18,13 +18,13 @@ _COUNTS = {"N": "parameters", "D": "tokens", "U": "tokens", "C": "FLOPs"}
 def unit_of(law: type[Law], name: str, loss_unit: str) -> str:
     """The unit of a law's parameter; empty for exponents and other pure numbers.
 
-    An amplitude is the loss that its term alone would have at one parameter or one token.
+    Amplitudes have none to write: theirs is the loss's times a power of what their term is of, which the fit chose.
     """
     if name in (law.floor_name, law.ceiling_name):
         return loss_unit
     if name[0] in _COUNTS and name[1:2] == "_":  # N_c, D_c
         return _COUNTS[name[0]]
-    return loss_unit if name in law.amplitudes and law.box[name].log else ""
+    return ""
 
 
 def parameters(e: Evidence) -> str:
@@ -41,7 +41,7 @@ def parameters(e: Evidence) -> str:
             rows.append([_exponent(name), number(float(value)), span(*draws.interval(name, LEVEL)), ""])
     intervals = f"{LEVEL:.0%} intervals: {draws.kind} by {draws.by}"
     comment = "\n".join([
-        f"{fit.law.name}: {fit.law.formula}", f"{len(fit.points)} runs; {intervals}; in full precision:",
+        f"{e.law_name}: {fit.law.formula}", f"{len(fit.points)} runs; {intervals}; in full precision:",
         *(f"{name} = {float(value)!r}" for name, value in zip(fit.law.parameters(), fit.law.values(), strict=True)),
         *(f"{name} = {float(value)!r}" for name, value in fit.exponents().items()),
     ])  # fmt: skip
@@ -80,23 +80,36 @@ def laws(e: Evidence) -> str:
     rows = []
     for row in e.scoreboard.frame.drop(index=BASELINE, errors="ignore").reset_index().to_dict("records"):
         rows.append(_scored(str(row["law"]), row, e.law_name))
-    head = ["law", "formula", "free", "error", "s.e.", "bias", "covered"]
-    comment = "error: mean |ln(loss / predicted)| on runs not fitted; covered: inside 90% intervals; * the report's law"
+    head = ["law", "formula", "free", "error", "s.e.", "too high", "covered"]
+    comment = (
+        "error: mean |ln(predicted / loss)| on runs not fitted; too high: mean ln(predicted / loss)\n"
+        "covered: inside 90% intervals; * the report's law"
+    )
     return tabular("llrrrrr", head, rows, comment)
 
 
 def _scored(name: str, row: dict[str, Any], preferred: str) -> list[str]:
-    numbers = [percent(row["error"]), percent(row["error_se"]), percent(row["bias"]), percent(row["coverage"], 0)]
+    numbers = [percent(row["error"]), percent(row["error_se"]), percent(-row["bias"]), percent(row["coverage"], 0)]
     if name == AVERAGE:
         return ["forecast average", "", "--", *numbers]
-    form = get_law(name)[0]
+    form, preset = get_law(name)
     mark = "$^*$" if name == preferred else ""
     free = row["free"]
     shown = f"${free:.0f}$" if free == free else "--"
-    return [rf"{escaped(name)}{mark}~\cite{{{key_of(form)}}}", formula(form.formula), shown, *numbers]
+    keys = ",".join([key_of(form), *([preset.paper.key] if preset.paper else [])])
+    return [rf"{escaped(name)}{mark}~\cite{{{keys}}}", _as_fitted(form, preset), shown, *numbers]
 
 
-def cited(e: Evidence) -> list[type[Law]]:
-    """The laws that the tables name."""
+def _as_fitted(form: type[Law], preset: Preset) -> str:
+    """The formula of a form, and what it is held to under one of its names: kappa = 1, E = 0, alpha = beta."""
+    held = {name: value for name, value in form.defaults().items() if name not in preset.free} | dict(preset.fixed)
+    said = [f"{name} = {value:g}" for name, value in held.items()]
+    said += [" = ".join(form.ties)] if preset.tied and form.ties else []
+    return ", ".join(map(formula, [form.formula, *said]))
+
+
+def cited(e: Evidence) -> tuple[list[type[Law]], list[Paper]]:
+    """The laws that the tables name, and the papers of what their names free."""
     names = [e.law_name, *map(str, e.scoreboard.frame.index.drop([BASELINE, AVERAGE], errors="ignore"))]
-    return [get_law(name)[0] for name in dict.fromkeys(names)]
+    known = [get_law(name) for name in dict.fromkeys(names)]
+    return [form for form, _ in known], [preset.paper for _, preset in known if preset.paper]

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from isoflop.answer import Answer
 from isoflop.experiments.finished.private import PERSONAL, refuse_keys, without_folders
-from isoflop.printable import counted, plain_markdown
+from isoflop.printable import code_span, counted, plain_markdown
 from isoflop.scaling.table.bundle.manifest import (
     CARD_FILE,
     CONFIGS_FILE,
@@ -235,7 +235,7 @@ def _card(
     title = study or "runs"
     n_runs = table["run_id"].nunique() if "run_id" in table else len(table)
     units = {column.name: (column.unit, column.meaning) for column in COLUMNS}
-    columns = [f"| `{plain_markdown(n)}` | {' | '.join(units.get(n, ('', '')))} |" for n in map(str, table)]
+    columns = [f"| {code_span(n)} | {' | '.join(units.get(n, ('', '')))} |" for n in map(str, table)]
     bullets = [f"- {name}: {plain_markdown(text)}" for name, text in conventions.items()]
     facts = [f"| {name} | {plain_markdown(value)} |" for name, value in _facts(table).items()]
     stated = "not stated by whoever shared them: ask before using them" if licence == UNSTATED else f"`{licence}`"

@@ -29,6 +29,13 @@ PAPER = Paper(
     2022,
     "2203.15556",
 )
+KAPPA = Paper(
+    "busbridge2025distillation",
+    "Busbridge, Dan and Shidani, Amitis and Weers, Floris and others",
+    "Distillation Scaling Laws",
+    2025,
+    "2502.08606",
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ class Chinchilla(Law):
     rank: ClassVar[int] = 10
     presets: ClassVar[dict[str, Preset]] = {
         "chinchilla": Preset(roles=("choose", "approach 3", "plan")),
-        "chinchilla-kappa": Preset(free=("kappa",), roles=("choose", "approach 3", "plan")),
+        "chinchilla-kappa": Preset(free=("kappa",), roles=("choose", "approach 3", "plan"), paper=KAPPA),
         "chinchilla-tied": Preset(tied=True, roles=("choose", "plan")),
         "chinchilla-no-floor": Preset(fixed={"E": 0.0}, roles=("choose",)),
     }

@@ -92,12 +92,16 @@ Role = Literal["choose", "approach 3", "plan"]
 
 @dataclass(frozen=True)
 class Preset:
-    """How a form is fitted under one name: parameters freed from their default, fixed, or the two exponents tied."""
+    """How a form is fitted under one name: parameters freed from their default, fixed, or the two exponents tied.
+
+    `paper` is that of what the name frees, where it is not the form's own.
+    """
 
     free: tuple[str, ...] = ()
     fixed: Mapping[str, float] = field(default_factory=dict)
     tied: bool = False
     roles: tuple[Role, ...] = ()
+    paper: Paper | None = None
 
 
 class Law:

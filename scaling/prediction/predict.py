@@ -205,7 +205,7 @@ class TableForecast(Answer):
         r2 = f"R2 {self.r2:.4f} of ln loss, " if np.isfinite(self.r2) else ""
         lines = [
             f"{len(self.runs)} runs forecast by an average of {', '.join(self.weights)}; preferred {self.preferred}",
-            f"  {r2}bias {self.bias:+.2%} (mean ln(loss / predicted)), rms {self.rms:.2%}",
+            f"  {r2}too high by {-self.bias:+.2%} (mean ln(predicted / loss)), rms {self.rms:.2%}",
             f"  intervals: {shares}",
         ]
         return "\n".join([*lines, *map(str, self.findings), *(f"note: {note}" for note in self.notes)])

@@ -101,6 +101,7 @@ class HoldOut(Answer):
                 size = f"{b.predicted_n:>10.4g} {b.n_opt:>10.4g} {b.n_ratio:>6.2f}"
                 lines.append(f"{mark}{name:<21} {b.flops:>9.3g} {loss} {size} {f.rms_error:>6.2%} {f.coverage:>7.0%}")
         lines += [f" {name}: {why}" for name, why in self.failed.items()]
+        lines.append("error: predicted / measured - 1, of the best loss")
         if self.chosen:
             lines.append("* the law preferred on the budgets below the threshold, without those above")
         return "\n".join(lines)

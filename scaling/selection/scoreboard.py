@@ -103,7 +103,7 @@ class Scoreboard:
         splits = ", ".join(f"{o.threshold:.3g} ({len(o.known)} runs, predicts {len(o.target)})" for o in self.origins)
         lines = [
             f"fitted below a number of {self.origins[0].scale}, predicting the next runs above it: {splits}",
-            f" {'law':<22} {'error':>7} {'+/-':>6} {'bias':>7} {f'in {self.level:.0%}':>7} {'AICc':>7} {'free':>4} "
+            f" {'law':<22} {'error':>7} {'+/-':>6} {'too high':>8} {f'in {self.level:.0%}':>7} {'AICc':>7} {'free':>4} "
             f"{'behind':>7} {'+/-':>6} {'weight':>6}  findings",
         ]
         for row in self.frame.reset_index().to_dict("records"):
@@ -111,7 +111,7 @@ class Scoreboard:
             name = "forecast average" if row["law"] == AVERAGE else row["law"]
             missed = len(self.origins) - row["origins"]
             lines.append(
-                f"{mark}{name:<22} {row['error']:>7.2%} {row['error_se']:>6.2%} {row['bias']:>+z7.2%} "
+                f"{mark}{name:<22} {row['error']:>7.2%} {row['error_se']:>6.2%} {-row['bias']:>+z8.2%} "
                 f"{_number(row['coverage'], '.0%'):>7} {_number(row['aicc'], '.1f'):>7} "
                 f"{_number(row['free'], '.0f'):>4} {row['behind']:>z7.2%} {row['behind_se']:>6.2%} "
                 f"{_number(row['weight'], '.2f'):>6}  {row['findings']}"
@@ -124,8 +124,8 @@ class Scoreboard:
             lines.append(f"in {self.level:.0%}: not counted of laws that are neither chosen among nor averaged")
         lines.append(f"* preferred: {among}the fewest free parameters within one standard error of the best")
         lines += [
-            "error: mean |ln loss error| on runs not seen; bias: mean ln(loss / predicted); an origin counts by the",
-            "square of the runs known there; AICc: by clusters, best = 0",
+            "error: mean |ln(predicted / loss)| on runs not seen; too high: mean ln(predicted / loss), of too low ones",
+            "below 0; an origin counts by the square of the runs known there; AICc: by clusters, best = 0",
         ]
         return "\n".join(line.rstrip() for line in lines)
 

@@ -97,6 +97,7 @@ def test_both_kappas_are_held_out(written):
     text = summary.held_out(written.evidence)
     assert "| chinchilla |" in text or "| **chinchilla** |" in text
     assert "chinchilla-kappa" in text
+    assert "Errors are predicted / measured - 1: above 0 the law was too high" in text
 
 
 def rows_of(text: str) -> list[list[str]]:
@@ -125,6 +126,8 @@ def test_the_scoreboard_leads_with_what_to_do_and_ends_with_what_nobody_would_us
     assert [r[0] for r in rows_of(far)] == [poor, "local slope (no law)"]
     assert "377" not in close
     assert len(rows_of(text)) == len(frame)
+    assert rows_of(close)[0][3] == f"{-frame.loc[board.preferred, 'bias']:+.2%}"  # above 0 where predicted is
+    assert "Errors are ln(predicted / measured), `too high by` is their mean" in close
     frame.loc[["local-slope", "stacked"], "error"] = [0.5 * base, 1.5 * base]
     first = summary.scoreboard(e).split("\n\n")[0]
     assert f"No law did as well as going on at the last slope ({0.5 * base:.2%}): do not extrapolate" in first

@@ -2,13 +2,18 @@
 
 import csv
 import io
+import shlex
 import sys
+from html import escape
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
 from isoflop import __main__
-from isoflop.printable import counted, plain_markdown, printable
+from isoflop.analysis.evidence import Evidence
+from isoflop.analysis.report import provenance
+from isoflop.printable import code_span, counted, plain_markdown, printable
 
 pytestmark = pytest.mark.usefixtures("kept_searches")
 
@@ -31,6 +36,23 @@ def test_markdown_of_it_holds_no_tag_link_or_image():
     assert "<" not in shown
     assert "](" not in shown
     assert "&amp;lt;" in shown
+
+
+@pytest.mark.parametrize("text", ["loss < 3 & x", "`", "a `b` c", "``x", "x```", "<b>", "&lt;", EVIL])
+def test_code_in_markdown_is_the_text_itself(text):
+    html = pytest.importorskip("markdown_it").MarkdownIt("commonmark").render(f"- it: {code_span(text)}!")
+    assert html.strip().splitlines()[1] == f"<li>it: <code>{escape(printable(text), quote=False)}</code>!</li>".replace(
+        '"', "&quot;"
+    )
+
+
+def test_the_command_of_a_report_can_be_typed_again(typed, table, tmp_path, monkeypatch):
+    monkeypatch.setattr("isoflop.analysis.report._write_all", lambda e, folder, command: told.append(command) or done)
+    told, done = [], SimpleNamespace(to_dict=dict)
+    typed("report", table, "--where", "loss < 30 and arm == 'plain'", "--out", tmp_path / "r", "--json")
+    (command,) = told
+    assert shlex.split(command) == sys.argv
+    assert provenance(Evidence(pd.read_csv(table)), command).splitlines()[-1] == f"- command: {code_span(command)}"
 
 
 @pytest.fixture

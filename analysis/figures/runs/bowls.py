@@ -8,6 +8,7 @@ from matplotlib.ticker import FuncFormatter
 from isoflop.analysis.figure import Figure
 from isoflop.analysis.style import (
     ColorScale,
+    End,
     arm_legend,
     arm_looks,
     count,
@@ -60,7 +61,8 @@ def plot_bowls(bowls: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax = new_axes(ax)
     color, looks = ColorScale(bowls["n_params"]), arm_looks(bowls["arm"])
     horizons = bowls["horizon_tokens"].nunique()
-    ends, edges = [], 0
+    ends: dict[str, End] = {}
+    edges = 0
     for (arm, size, horizon), bowl in bowls.groupby(CELL):
         shade, (dash, mark) = color(size), looks[arm]
         bowl = bowl.sort_values("peak_learning_rate")
@@ -71,14 +73,15 @@ def plot_bowls(bowls: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
                 mec="white" if inside else readable(shade), zorder=4)  # fmt: skip
         last = bowl.iloc[-1]
         label = f"{count(size)}, {count(horizon)} tokens" if horizons > 1 else count(size)
-        ends.append((last["peak_learning_rate"], last["loss"], label, shade))
+        if label not in ends or last["peak_learning_rate"] > ends[label][0]:  # of arms, the one that ends at the right
+            ends[label] = (last["peak_learning_rate"], last["loss"], label, shade)
     log_axis(ax.xaxis, "n_params", label="peak learning rate")
     ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.3g}"))
     log_axis(ax.yaxis, "loss")
     low, high = ax.get_ylim()
     ax.set_ylim(low, high * (high / low) ** 0.22)  # room for the words
-    label_ends(ax, ends)
-    arm_legend(ax, looks, loc="upper right")
+    label_ends(ax, list(ends.values()))
+    arm_legend(ax, looks)
     notes = [] if horizons > 1 else [f"sizes N, each at {count(bowls['horizon_tokens'].iloc[0])} tokens"]
     notes += [f"hollow: {edges} optima at the edge of the rates tried"] if edges else []
     if notes:

@@ -3,9 +3,20 @@
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from isoflop.analysis.figure import Figure
-from isoflop.analysis.style import MANY_DOTS, ColorScale, flops, log_axis, new_axes, note
+from isoflop.analysis.style import (
+    MANY_DOTS,
+    ColorScale,
+    arm_dots,
+    arm_looks,
+    arm_marks,
+    flops,
+    log_axis,
+    new_axes,
+    note,
+)
 from isoflop.scaling.table.conventions import count_params
 from isoflop.scaling.table.runs import final_rows, is_runs
 
@@ -27,7 +38,7 @@ def cost_frame(table: pd.DataFrame, *, params: str = "matrices") -> pd.DataFrame
         raise ValueError("no finished run has a wall time")
     rounded = np.exp(np.log(frame["flops"]).round(1))
     budget = frame["budget_flops"].where(np.isfinite(frame["budget_flops"]), rounded)
-    columns = ["run_id", "trunk_id", "n_params", "tokens", "flops", "wall_seconds"]
+    columns = ["run_id", "trunk_id", "arm", "n_params", "tokens", "flops", "wall_seconds"]
     cost = frame[columns].assign(budget=budget, flops_per_second=frame["flops"] / frame["wall_seconds"])
     return cost.reset_index(drop=True)
 
@@ -48,20 +59,26 @@ def trained_tokens(table: pd.DataFrame) -> tuple[float, float]:
 
 
 def plot_throughput(cost: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Training speed (FLOP/s) of every run against its size, coloured by compute; lines: the median of each budget."""
+    """Training speed (FLOP/s) of every run against its size, coloured by compute; lines: the median of each budget.
+
+    Arms have a mark each, and lines of their own.
+    """
     ax = new_axes(ax)
-    color = ColorScale(cost["flops"])
+    color, looks, keys = ColorScale(cost["flops"]), arm_looks(cost["arm"]), []
     for budget, runs in cost.groupby("budget"):
         shade = color(budget)
-        ax.scatter(runs["n_params"], runs["flops_per_second"], s=12, color=shade, edgecolor="white", linewidth=0.4,
-                   zorder=3, rasterized=len(cost) > MANY_DOTS)  # fmt: skip
-        middle = runs.groupby("n_params")["flops_per_second"].median()
-        ax.plot(middle.index, middle, lw=1.0, color=shade, label=flops(budget))
+        arm_dots(ax, runs, "n_params", "flops_per_second", looks=looks, c=[shade] * len(runs), s=12, edgecolor="white",
+                 linewidth=0.4, zorder=3, rasterized=len(cost) > MANY_DOTS)  # fmt: skip
+        for arm, own in runs.groupby("arm"):
+            middle = own.groupby("n_params")["flops_per_second"].median()
+            ax.plot(middle.index, middle, lw=1.0, ls=looks[arm][0], color=shade)
+        keys.append(Line2D([], [], lw=1.0, marker="o", ms=3.5, color=shade, label=flops(budget)))
     log_axis(ax.xaxis, "n_params")
     log_axis(ax.yaxis, "flops", label="speed of training (FLOP/s)")
-    if cost["budget"].nunique() <= MOST_NAMED:
-        ax.legend(title="median of a budget (FLOPs)", loc="lower right", reverse=True)
+    if len(keys) <= MOST_NAMED:
+        ax.add_artist(ax.legend(handles=keys[::-1], title="budget (FLOPs), its median", loc="best"))
     ax.set_title("Speed of training")
+    arm_marks(ax, looks)
     return ax
 
 
@@ -103,7 +120,7 @@ FIGURES = (
     ),
     Figure(
         "cost",
-        "Hours of training by budget.",
+        "Time of training by budget.",
         needs=lambda e: cost_frame(e.ends, params=e.params),
         plot=plot_sweep_cost,
         place=170,

@@ -13,14 +13,15 @@ from isoflop.analysis.figure import Figure, if_supported
 from isoflop.analysis.style import (
     COMPUTE_MAP,
     INK,
+    REMARK,
     ColorScale,
-    arm_legend,
+    arm_dots,
+    arm_keys,
     arm_looks,
     count,
     label_ends,
     log_axis,
     new_axes,
-    note,
 )
 from isoflop.scaling.approaches.envelope import Envelope
 from isoflop.scaling.table.columns import hint
@@ -46,7 +47,8 @@ def learning_curves(
 ) -> pd.DataFrame:
     """What is drawn: arm, run_id, trunk_id, n_params, tokens, flops, loss, state, final; a row per evaluation.
 
-    Beyond `most` runs every n-th by size; `attrs["runs"]` counts all. `runs` are the only ones drawn where named, along
+    Beyond `most` runs every n-th by size; `attrs["runs"]` counts all, `attrs["apart"]` is whether ends are measured in
+    another way: those of a run table are, on all held-out windows. `runs` are the only ones drawn where named, along
     `against`: flops, tokens, or hours (another column then). Raises ValueError if the table holds no evaluation before
     the end of a run, for an unknown run, and where no time was measured.
     """
@@ -62,7 +64,7 @@ def learning_curves(
     else:
         by_size = frame.drop_duplicates("run_id")["run_id"]
         frame = frame[frame["run_id"].isin(by_size.iloc[:: -(-total // most)])].reset_index(drop=True)
-    frame.attrs = {"runs": len(runs) or total, "named": bool(runs), "against": against}
+    frame.attrs = {"runs": len(runs) or total, "named": bool(runs), "against": against, "apart": is_runs(table)}
     return frame
 
 
@@ -90,7 +92,8 @@ def _evaluations(table: pd.DataFrame, params: str, against: str) -> pd.DataFrame
 def plot_learning_curves(rows: pd.DataFrame, envelope: Envelope | None = None, *, ax: Axes | None = None) -> Axes:
     """Loss against compute, a line per run coloured by size, a dot where a run ends, the envelope over the ends.
 
-    Arms differ by their line; runs that were named by line and tone, stand without an envelope, and are shown whole.
+    A line leads to its dot only where that is measured as the rows before it. Arms differ by line and mark; runs that
+    were named by line and tone, stand without an envelope, and are shown whole.
     """
     axis, named = rows.attrs.get("against", "flops"), rows.attrs.get("named", False)
     ax = new_axes(ax)
@@ -99,32 +102,38 @@ def plot_learning_curves(rows: pd.DataFrame, envelope: Envelope | None = None, *
     runs = [run for _, run in rows.groupby("run_id", sort=False)]
     sizes = rows.groupby("run_id", sort=False)["n_params"].first().to_numpy()
     tones = COMPUTE_MAP(np.linspace(0.15, 0.85, len(runs))) if named else color(sizes)
-    flat = len(rows) > MANY_ROWS
+    flat, apart = len(rows) > MANY_ROWS, rows.attrs.get("apart", False)
+    ended = rows["final"] & (rows["state"] == "done")
+    along = [run[~ended[run.index]] if apart else run for run in runs]
     ax.add_collection(
         LineCollection(
-            [np.column_stack([run[axis], run["loss"]]) for run in runs],
+            [run[[axis, "loss"]].to_numpy(float) for run in along],
             colors=tones,
             linestyles=[looks[str(run[by].iloc[0])][0] for run in runs], linewidths=1.0, alpha=0.9, rasterized=flat,
         )
     )  # fmt: skip
-    ends = rows[rows["final"] & (rows["state"] == "done")]
-    ax.scatter(ends[axis], ends["loss"], s=9, color=INK, zorder=3, label="end of a run", rasterized=flat)
+    ends = rows[ended]
+    tone_of = {run["run_id"].iloc[0]: tone for run, tone in zip(runs, tones, strict=True)}
+    arm_dots(ax, ends, axis, "loss", looks={} if named else looks, c=[tone_of[run] for run in ends["run_id"]], s=11,
+             edgecolor=INK, linewidth=0.5, zorder=3, rasterized=flat)  # fmt: skip
     if axis == "hours":
         ax.set_xlabel("time of training (hours)")
     else:
         log_axis(ax.xaxis, axis)
     log_axis(ax.yaxis, "loss")
     _set_limits(ax, rows, rows if named or not len(ends) else ends, axis, whole=named)
+    where = "end of a run, on all held-out windows; lines: on some" if apart else "end of a run"
+    keys = [Line2D([], [], color=INK, marker="o", ms=3, ls="none", label=where)]
     if envelope is not None and not named and axis == "flops":
         low = envelope.frame[envelope.frame["bracketed"]]
-        ax.plot(low["flops"], low["loss"], color=INK, lw=1, ls=(0, (1, 1.2)), label="envelope of the trunks")
-    ax.add_artist(ax.legend(loc="lower left", handlelength=1.6))
+        keys += ax.plot(low["flops"], low["loss"], color=INK, lw=1, ls=(0, (1, 1.2)), label="envelope of the trunks")
+    keys += [] if named else arm_keys(looks)
+    ax.add_artist(ax.legend(handles=keys, loc="lower left", handlelength=2.2))
     if named:
         names = [str(run["run_id"].iloc[0]) for run in runs]
         lines = [Line2D([], [], color=tone, ls=looks[name][0]) for tone, name in zip(tones, names, strict=True)]
         ax.legend(lines, names, loc="upper right", handlelength=2.6)
     else:
-        arm_legend(ax, looks, loc="lower center")
         _name_sizes(ax, rows, color, axis)
     total = rows.attrs.get("runs", len(runs))
     ax.set_title("Learning curves" + (f" ({len(runs)} of {total} runs)" if len(runs) < total else ""))
@@ -145,7 +154,7 @@ def _name_sizes(ax: Axes, rows: pd.DataFrame, color: ColorScale, axis: str) -> N
     last = rows.loc[rows.groupby("n_params")[axis].idxmax()]
     if len(last) > MOST_LABELS:
         low, high = last["n_params"].min(), last["n_params"].max()
-        note(ax, f"{len(last)} sizes, {count(low)} (light) to {count(high)} (dark)", where="lower right")
+        ax.set_title(f"{len(last)} sizes, {count(low)} (light) to {count(high)} (dark)", loc="right", **REMARK)
         last = last[last[axis] > rows[axis].max() / 1.2]
     if len(last) <= 2 * MOST_LABELS:
         ends = zip(last[axis], last["loss"], last["n_params"], strict=True)

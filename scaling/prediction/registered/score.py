@@ -78,7 +78,8 @@ class Score:
         lines = [
             f"registered {self.registered_at}: loss of {self.target}",
             f"  predicted {self.predicted:.4f}, measured {self.measured:.4f} ({self.how})",
-            f"  error {self.error:+.2%}, z {self.z:+.2f}; inside the interval: {hits}",
+            f"  error {self.error:+.2%} (predicted / measured - 1), {abs(self.z):.2f} standard deviations; inside the "
+            f"interval: {hits}",
         ]
         if self.n_predicted and self.n_measured:
             inside = "inside" if self.n_covered else "outside"

@@ -16,7 +16,12 @@ from isoflop.analysis.figures.allocation import REFERENCE, plot_allocation
 from isoflop.analysis.figures.arms import gate_frame, plot_gate, plot_multiplier
 from isoflop.analysis.figures.exponents import density, measured_slopes, plot_exponents, plot_local_slope
 from isoflop.analysis.figures.isoflop import plot_isoflop
-from isoflop.analysis.figures.prediction import forecast_errors, plot_forecast_errors, plot_prediction
+from isoflop.analysis.figures.prediction import (
+    forecast_errors,
+    plot_forecast_errors,
+    plot_prediction,
+    prediction_frame,
+)
 from isoflop.analysis.figures.residuals import grouped, plot_residuals
 from isoflop.analysis.figures.runs.bowls import best_rate, bowl_frame, plot_bowls
 from isoflop.analysis.figures.runs.curves import learning_curves, plot_learning_curves
@@ -62,10 +67,13 @@ def test_curves_draw_every_evaluation_and_mark_every_end(evidence):
     curves = learning_curves(evidence.table)
     ax = plot_learning_curves(curves, envelope=evidence.envelope)
     drawn = next(c for c in ax.collections if isinstance(c, LineCollection)).get_segments()
-    assert sum(len(s) for s in drawn) == len(curves) == len(evidence.table)
+    assert sum(len(s) for s in drawn) == (~curves["final"]).sum()  # no line leads to what is measured in another way
+    assert len(curves) == len(evidence.table)
     assert len(drawn) == evidence.table["run_id"].nunique()
     final = evidence.table[evidence.table["final"]]
     np.testing.assert_allclose(np.sort(offsets(ax)[:, 1]), np.sort(final["loss"]))
+    said = [text.get_text() for text in ax.artists[0].get_texts()]
+    assert "end of a run, on all held-out windows; lines: on some" in said
     low = evidence.envelope.frame[evidence.envelope.frame["bracketed"]]
     np.testing.assert_allclose(lines(ax)[-1].get_ydata(), low["loss"])
 
@@ -79,7 +87,7 @@ def test_runs_are_drawn_beside_one_another_along_the_axis_chosen(evidence):
         assert set(curves["run_id"]) == {first, second}
         ends = table[table["run_id"].isin([first, second])]
         ends = ends.assign(hours=ends["tokens"] / 1e6)[axis]
-        drawn = np.concatenate([line[:, 0] for line in ax.collections[0].get_segments()])
+        drawn = np.concatenate([*(line[:, 0] for line in ax.collections[0].get_segments()), offsets(ax)[:, 0]])
         assert sorted(drawn) == pytest.approx(sorted(ends))
         assert {text.get_text() for text in ax.get_legend().get_texts()} == {first, second}
         keys = {text.get_text(): line for text, line in zip(ax.get_legend().get_texts(), ax.get_legend().get_lines(),
@@ -109,7 +117,10 @@ def test_curves_of_others_are_drawn_and_have_an_envelope():
     low = envelope(table)
     assert low.allocation.n_exponent == pytest.approx(0.37 / 0.71, abs=0.03)
     assert set(low.frame["run_id"]) <= set(table["run_id"])
-    plot_learning_curves(curves, envelope=low)
+    ax = plot_learning_curves(curves, envelope=low)
+    drawn = next(c for c in ax.collections if isinstance(c, LineCollection)).get_segments()
+    assert sum(len(s) for s in drawn) == 150  # their last row is one of the curve
+    assert ax.artists[0].get_texts()[0].get_text() == "end of a run"
     with pytest.raises(ValueError, match="no column wall_seconds"):
         learning_curves(table, against="hours")
 
@@ -177,7 +188,7 @@ def test_the_surface_of_a_law_of_more_than_size_and_tokens_is_refused_by_what_it
     form, _ = get_law(name)
     fitted = replace(evidence.fit, law=form(*form.typical))
     read = list(form.reads().values())[-1].name
-    with pytest.raises(ValueError, match=f"of model size and tokens alone; {name} reads .*{read}"):
+    with pytest.raises(ValueError, match=f"of model size and tokens alone; this one reads .*{read}"):
         plot_surface(fitted)
 
 
@@ -230,6 +241,9 @@ def test_prediction_draws_the_law_fitted_without_the_target(evidence):
     assert forecast.fit.points.frame["flops"].max() < target["flops"] / 2
     words = "".join(t.get_text() for t in ax.texts)
     assert f"{target['loss_error']:+.1%}" in words
+    frame = prediction_frame(test)
+    np.testing.assert_allclose(frame["relative_error"], frame["predicted"] / frame["loss"] - 1)
+    np.testing.assert_allclose(frame["residual"], np.log(frame["loss"] / frame["predicted"]))
 
 
 @pytest.mark.slow

@@ -139,7 +139,8 @@ def test_the_law_is_set_as_mathematics_and_what_nobody_would_use_is_folded(visit
     formula = tab.locator("#verdict math").first
     assert formula.locator("msup").count() >= 2
     assert f"{evidence.fit.law.alpha:.4f}" in formula.text_content()
-    assert tab.locator("#verdict p", has_text="This law (nats/token)").count() == 1
+    said = tab.locator("#verdict p", has_text="Losses are in nats/token. By this law the best model size grows as C")
+    assert said.count() == 1
     assert "N^" not in tab.locator("#verdict").inner_text()
     assert "one <b>arm</b>" in tab.locator("#missing").inner_text(), "what a table says stays text"
     board = tab.locator("#scoreboard")
@@ -159,7 +160,7 @@ def test_the_slider_gives_pythons_numbers(visit, file, evidence):
             found, true = shown(tab, name), float(getattr(best, letter))
             assert found["value"] == pytest.approx(true, rel=1e-4)
             assert found["text"] == (f"{true:.4f}" if name == "loss" else count(true))
-            interval = evidence.resamples.interval(
+            interval = evidence.draws.interval(
                 lambda law, c=compute, letter=letter: getattr(law.optimal(c, evidence.fit.cost), letter)
             )
             assert (found["low"], found["high"]) == pytest.approx(interval, rel=5e-4)
@@ -181,10 +182,28 @@ def test_a_size_or_a_number_of_tokens_can_be_given_and_far_beyond_the_runs_it_wa
     slide(tab, 15.0)
     factor = 1e15 / evidence.points.frame["flops"].max()
     assert factor > 100
-    assert "quote the interval" in tab.locator("#warning").inner_text()
+    assert "trust neither the point nor its interval" in tab.locator("#warning").inner_text()
     tab.locator("#price").fill("3600")
     tab.locator("#speed").fill("1e15")
     assert tab.locator("#cost .value").inner_text() == "1"
+
+
+def test_what_is_typed_is_used_or_refused_in_sight(visit, file):
+    tab = visit(file)
+    before = shown(tab, "n_params")
+    for text in ("1.3X", "1e25", "", "1,234"):
+        tab.locator("#exact").fill(text)
+        tab.keyboard.press("Enter")
+        assert tab.locator("#exact").input_value() == text
+        assert tab.locator("#exact").get_attribute("aria-invalid") == "true"
+        assert f"\u201c{text}\u201d" in tab.locator("#warning").inner_text()
+        assert shown(tab, "n_params") == before
+    tab.locator("#exact").fill("0.3T")
+    tab.keyboard.press("Enter")
+    assert shown(tab, "flops")["value"] == 3e11
+    tab.locator("#price").fill("-3")
+    assert tab.locator("#cost .value").inner_text() == "give a price and a speed"
+    assert tab.locator("#price").get_attribute("aria-invalid") == "true"
 
 
 def test_everything_is_reached_by_the_keyboard(visit, file):
@@ -251,6 +270,13 @@ def test_conventions_and_laws_are_switched(visit, file):
     )
     tab.locator("input[name='laws']").nth(1).check()
     tab.wait_for_function("([selector, n]) => document.querySelectorAll(selector).length === 2 * n", arg=[lines, drawn])
+    looks = tab.locator(lines).evaluate_all(
+        "paths => paths.map((p) => [p.getAttribute('stroke'), p.getAttribute('stroke-dasharray')].join())"
+    )
+    assert len(set(looks)) == 2, "a look a law"
+    legend = tab.locator("[data-chart='isoflop'] .role-legend-label")
+    drawn_laws = tab.locator("input[name='laws']:checked").evaluate_all("boxes => boxes.map((box) => box.value)")
+    assert legend.all_text_contents() == drawn_laws
     tab.locator("#residuals-by").select_option("tokens")
     tab.wait_for_selector("[data-chart='residuals'] [aria-label*='training tokens D']", state="attached")
 
@@ -262,6 +288,21 @@ def test_a_table_that_holds_no_law_still_opens(visit, tmp_path):
     tab = visit(path)
     assert "cannot determine" in tab.locator("#verdict").inner_text()
     assert "Not available" in tab.locator("#calculator").inner_text()
+
+
+def test_paper_holds_the_whole_page(visit, file):
+    """At the width between the margins of A4 nothing is cut, nor hidden in a box that scrolls."""
+    tab = visit(file, viewport={"width": 1280, "height": 800})
+    tab.emulate_media(media="print")
+    tab.set_viewport_size({"width": 718, "height": 1000})
+    tab.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    outside = (
+        "[...document.querySelectorAll('main td, main th, main p, main math, main li, main svg')]"
+        ".filter((e) => e.getBoundingClientRect().right > 718).map((e) => e.textContent)"
+    )
+    assert tab.evaluate(outside) == []
+    hidden = "[...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth + 1).length"
+    assert tab.evaluate(hidden) == 0
 
 
 def test_paper_is_light_whatever_the_screen_is(visit, file):

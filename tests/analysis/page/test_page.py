@@ -15,6 +15,7 @@ import isoflop.analysis.page.checklist as checklist_module
 import isoflop.analysis.page.page as page_module
 from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.page.calculator import ABOVE, BELOW, calculator_frame
+from isoflop.analysis.page.charts import charts
 from isoflop.analysis.page.checklist import checklist
 from isoflop.analysis.page.data import datasets, law_names
 from isoflop.analysis.page.page import page, script_json
@@ -62,7 +63,7 @@ def embedded(text: str) -> dict:
 
 
 def test_the_calculator_answers_as_the_law_and_its_draws_do(evidence):
-    frame = calculator_frame(evidence.fit, evidence.resamples)
+    frame = calculator_frame(evidence.fit, evidence.draws)
     known = evidence.points.frame["flops"]
     for given, letter in (("flops", "C"), ("n_params", "N"), ("tokens", "D")):
         rows = frame[frame["given"] == given]
@@ -75,13 +76,13 @@ def test_the_calculator_answers_as_the_law_and_its_draws_do(evidence):
     assert budgets.min() <= known.min() / BELOW
     assert budgets.max() >= known.max() * ABOVE
     row = frame[frame["given"] == "flops"].iloc[40]
-    interval = evidence.resamples.interval(lambda law: law.optimal(row["flops"], evidence.fit.cost).N)
+    interval = evidence.draws.interval(lambda law: law.optimal(row["flops"], evidence.fit.cost).N)
     assert (row["n_params_low"], row["n_params_high"]) == pytest.approx(interval, rel=1e-12)
 
 
 def test_a_given_size_is_best_at_the_compute_of_its_row(evidence):
     """For each draw alone: what it says at a given size, it says at the compute it names for it."""
-    frame = calculator_frame(evidence.fit, evidence.resamples)
+    frame = calculator_frame(evidence.fit, evidence.draws)
     row = frame[frame["given"] == "n_params"].iloc[60]
 
     def compute(law):
@@ -90,7 +91,7 @@ def test_a_given_size_is_best_at_the_compute_of_its_row(evidence):
 
         return np.exp(brentq(off, np.log(1e8), np.log(1e20), xtol=1e-13, rtol=1e-13))
 
-    interval = evidence.resamples.interval(compute)
+    interval = evidence.draws.interval(compute)
     assert (row["flops_low"], row["flops_high"]) == pytest.approx(interval, rel=1e-9)
 
 
@@ -110,6 +111,40 @@ def test_the_charts_carry_the_fits_of_every_convention(evidence):
         line = next(r for r in rows["frontier"] if (r["convention"], r["law"]) == (name, "chinchilla"))
         assert line["n_params"] == pytest.approx(float(fit.optimal(line["flops"]).N), rel=1e-4)
         assert line["n_params_low"] < line["n_params"] < line["n_params_high"]
+        curve = [r for r in rows["profiles"] if r["convention"] == name]
+        at = curve[7]
+        tokens = fit.cost.tokens(at["budget"], at["n_params"])
+        assert at["chinchilla"] == pytest.approx(float(fit.law(at["n_params"], tokens)), rel=1e-4)
+        assert {r["budget"] for r in curve} == {p["budget"] for p in mine.values()}
+
+
+def test_a_law_has_one_minimum_at_a_budget_of_two_arms(study_law):
+    """Arms of unlike cost at one size: a curve through their runs has many, which the law has not."""
+    tables = [simulate_study(study_law, curves=False).assign(arm=arm) for arm in ("x", "y")]
+    tables[1][["run_id", "trunk_id"]] += "y"
+    tables[1]["tokens"] = (tables[1]["tokens"] * 0.7).round()
+    rows = datasets(Evidence(pd.concat(tables, ignore_index=True), law="chinchilla", n_draws=50))
+    curves = pd.DataFrame(rows["profiles"]).groupby(["convention", "budget"])["chinchilla"]
+    assert len(curves) > 4
+    for _, losses in curves:
+        turns = np.diff(np.sign(np.diff(losses))) != 0
+        assert turns.sum() <= 1
+
+
+def test_no_law_of_a_chart_looks_like_another_and_the_rule_is_at_the_largest_run():
+    laws, arms = [f"law-{k}" for k in range(20)], ["x", "y", "z"]
+    drawn = charts(laws, "one", (1e11, 3e12), arms=arms, joined=True, frontier=True)
+    for name in ("isoflop", "compute", "n_params", "tokens"):
+        (line,) = (layer["encoding"] for layer in drawn[name]["layer"] if layer["mark"]["type"] == "line")
+        looks = [line[channel]["scale"]["range"] for channel in ("color", "strokeDash")]
+        assert len({(colour, tuple(dash)) for colour, dash in zip(*looks, strict=True)}) == len(laws)
+        assert line["color"]["legend"]["values"] == {"expr": "laws"}
+        ends = [layer["data"] for layer in drawn[name]["layer"] if layer["encoding"].get("x", {}).get("field") == "end"]
+        assert ends == ([] if name == "isoflop" else [{"values": [{"end": 3e12}]}])
+    dots = next(layer for layer in drawn["isoflop"]["layer"] if layer.get("name") == "runs")
+    assert len(set(dots["encoding"]["shape"]["scale"]["range"])) == len(arms)
+    alone = charts(laws, "one", (1e11, 3e12), arms=["x"], joined=True, frontier=True)["isoflop"]["layer"]
+    assert not any("shape" in layer["encoding"] for layer in alone)
 
 
 def test_many_runs_are_thinned(evidence, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import subprocess
 from functools import cache
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from isoflop.analysis.style import count
+from isoflop.scaling.table.meaning import number
 from tests.support.root import ROOT
 
 SCRIPT = ROOT / "analysis/page/page.js"
@@ -88,7 +90,6 @@ def run(harness):
     return evaluate
 
 
-@pytest.mark.slow
 def test_numbers_are_written_as_the_report_writes_them(run):
     values = (
         999.4,
@@ -164,7 +165,6 @@ def test_a_quantity_below_one_is_interpolated_too(run):
     assert found["loss"] == pytest.approx(0.125**0.5)
 
 
-@pytest.mark.slow
 def test_the_page_opens_at_the_largest_run_with_what_the_law_says_there(run):
     best, place, slider, box, at, more = run(
         "test.elements['#best-n_params'].dataset", "test.elements['#best-flops .span'].textContent",
@@ -187,7 +187,96 @@ def test_the_page_opens_at_the_largest_run_with_what_the_law_says_there(run):
     ]
 
 
-@pytest.mark.slow
+READ = {
+    "1e12": 1e12, " 2.5E13 ": 2.5e13, "1.3T": 1.3e12, "400k": 4e5, "2 m": 2e6, "7B": 7e9, "3g": 3e9, "0": 0.0,
+    "-3": -3.0,
+    "1,000,000": 1e6, "1,238,144.5": 1238144.5, "1 000 000": 1e6, "1_000": 1e3, "12'500": 12500.0, "1,234.5": 1234.5,
+    "2,5e13": 2.5e13, "1,5M": 1.5e6, "0,125": 0.125, "1,2345": 1.2345, "1,23": 1.23, "12,3": 12.3,
+    "10^13": 1e13, "2.5 x 10^13": 2.5e13, "3\u00d710^-1": 0.3, "1.": 1.0, ".5": 0.5, "4e+14": 4e14, "1e-3k": 1.0,
+}  # fmt: skip
+UNREAD = ("", " ", "k", "x", "1e12.5", "1.3TT", "12 apples", "1,2,3", "1,00,000", "1.2.3", "1/2", "0x10", "1e", "NaN",
+          "1,234", "12,345k", "999,000e3", "1-2", "1,000.000,000")  # fmt: skip
+
+
+def test_numbers_are_read_as_tables_are_or_not_at_all(run):
+    """Of 1,234 nobody knows whether it is a thousand or one and a bit."""
+    assert run(*(f"amount({json.dumps(text)})" for text in READ)) == [pytest.approx(value) for value in READ.values()]
+    assert set(run(*(f"String(amount({json.dumps(text)}))" for text in UNREAD))) == {"NaN"}
+
+
+@pytest.mark.parametrize("text", sorted(set(READ) - {"0", "-3"}))
+def test_the_page_reads_a_number_no_other_way_than_a_table(run, text):
+    """Where the reader of cells knows a number, too; it has a whole column to tell a decimal comma by."""
+    (found,) = run(f"amount({json.dumps(text)})")
+    if (known := number(text)) is not None and not re.match(r"0,", text):
+        assert found == pytest.approx(known)
+
+
+def test_what_is_typed_is_used_as_it_stands_or_refused_with_the_reason(run):
+    """Rows from 1e10 to 1e15 FLOPs; the answer before is that of the largest run."""
+    state = (
+        "[signals.at, test.elements['#exact'].value, test.elements['#exact'].attributes['aria-invalid'], "
+        "test.elements['#warning'].textContent, test.elements['#warning'].className]"
+    )
+    typed = {text: run(f"test.fire('#exact', 'change', {{value: {json.dumps(text)}}}), {state}")[0]
+             for text in ("1.23456T", "1e10", "1e15", "1M", "1e25", "", "x", "-1", "0", "1,234", "1e16")}  # fmt: skip
+    inside = "Inside the range of the runs."
+    assert typed["1.23456T"] == [1.23456e12, "1.23456T", "false", "1.2 times beyond the largest run.", ""]
+    assert [typed[end][0] for end in ("1e10", "1e15")] == [1e10, 1e15]
+    for text, why in (
+        ("1M", "lies outside 1e+10 to 1e+15, where this calculator ends"),
+        ("1e16", "lies outside 1e+10 to 1e+15, where this calculator ends"),
+        ("1e25", "lies outside 1e+10 to 1e+15, where this calculator ends"),
+        ("0", "lies outside 1e+10 to 1e+15, where this calculator ends"),
+        ("-1", "lies outside 1e+10 to 1e+15, where this calculator ends"),
+        ("", "is no number like 1e12, 1.3T or 2,500,000"),
+        ("x", "is no number like 1e12, 1.3T or 2,500,000"),
+        ("1,234", "may have a comma of thousands or of decimals: write it without"),
+    ):
+        told = f"Exactly: \u201c{text}\u201d {why}. Shown is 1.00e+12 FLOPs. {inside}"
+        assert typed[text] == [1e12, text, "true", told, "beyond"], text
+
+
+def test_a_refused_value_is_forgotten_when_another_is_chosen(run):
+    bad = "test.fire('#exact', 'change', {value: 'x'})"
+    state = (
+        "[test.elements['#exact'].value, test.elements['#exact'].attributes['aria-invalid'], "
+        "test.elements['#warning'].textContent, test.elements['#warning'].className]"
+    )
+    good = ["false", "Inside the range of the runs.", ""]
+    assert run(f"{bad}, test.fire('#budget', 'input', {{value: '11.5'}}), {state}") == [["3.16e+11", *good]]
+    assert run(f"{bad}, test.fire('#exact', 'change', {{value: '2e11'}}), {state}") == [["2e11", *good]]
+    radio = "test.fire(\"input[name='given']\", 'change', {at: 0})"
+    assert run(f"{bad}, {radio}, {state}") == [["1.00e+12", *good]]
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "told"),
+    [
+        ("price", "-3", "Price: \u201c-3\u201d is not 0 or more."),
+        ("price", "-0.5", "Price: \u201c-0.5\u201d is not 0 or more."),
+        ("price", "", "Price: \u201c\u201d is no number like 1e12, 1.3T or 2,500,000."),
+        ("price", "1e999", "Price: \u201c1e999\u201d is not 0 or more."),
+        ("speed", "-1", "FLOP/s: \u201c-1\u201d is not above 0."),
+        ("speed", "0", "FLOP/s: \u201c0\u201d is not above 0."),
+        ("speed", "1e999", "FLOP/s: \u201c1e999\u201d is not above 0."),
+        ("speed", "1,234", "FLOP/s: \u201c1,234\u201d may have a comma of thousands or of decimals: write it without."),
+    ],
+)
+def test_there_is_no_cost_of_a_price_or_speed_that_is_none(run, field, text, told):
+    shown = (
+        f"[test.elements['#cost .value'].textContent, test.elements['#{field}'].attributes['aria-invalid'], "
+        "test.elements['#warning'].textContent, test.elements['#warning'].className]"
+    )
+    bad, good = run(
+        f"test.fire('#{field}', 'input', {{value: {json.dumps(text)}}}), {shown}",
+        f"test.fire('#{field}', 'input', {{value: '1k'}}), {shown}",
+    )
+    assert bad == ["give a price and a speed", "true", f"{told} Inside the range of the runs.", "beyond"]
+    assert good[1:] == ["false", "Inside the range of the runs.", ""]
+    assert good[0] != bad[0]
+
+
 def test_slider_and_box_stay_within_the_rows(run):
     """Ends that are no round logarithm: the slider's are the hundredths inside them."""
     rows = [row("flops", 1.02e10), row("flops", 0.99e14)]
@@ -195,15 +284,15 @@ def test_slider_and_box_stay_within_the_rows(run):
         "[test.elements['#budget'].min, test.elements['#budget'].max]",
         "test.fire('#budget', 'input', {value: '13.5'}), [signals.at, test.elements['#exact'].value, "
         "test.elements['#budget'].attributes['aria-valuetext']]",
-        "['1e9', '1e20', '2e13'].map((v) => { test.fire('#exact', 'change', {value: v}); return signals.at; })",
-        "['0', '-1', 'x', '1e-3'].map((v) => { test.elements['#budget'].value = 12; "
+        "['1.01e10', '1e20', '2e13'].map((v) => { test.fire('#exact', 'change', {value: v}); return signals.at; })",
+        "['0', '-1', 'x', '1e-3'].map((v) => { "
         "test.fire('#exact', 'change', {value: v}); return signals.at; })",
         calculator=rows,
     )  # fmt: skip
     assert ends == [10.01, 13.99]
     assert moved == [pytest.approx(10**13.5), "3.16e+13", "3.16e+13"]
-    assert typed == [1.02e10, 0.99e14, 2e13]
-    assert bad == [1e12, 1e12, 1e12, 1.02e10]
+    assert typed == [pytest.approx(10**13.5), pytest.approx(10**13.5), 2e13]
+    assert bad == [2e13] * 4
     assert run("range('n_params')") == [[row("n_params", 1e10)["n_params"], row("n_params", 1e15)["n_params"]]]
     assert run("test.fire('#exact', 'change', {value: '0.5'}), signals.at",
                calculator=[row("flops", 0.25), row("flops", 4.0)], fitted=[1, 2]) == [0.5]  # fmt: skip
@@ -223,7 +312,6 @@ def test_another_given_quantity_begins_where_the_last_one_was(run):
     assert other == "90%: 9.00e+11 to 1.10e+12"
 
 
-@pytest.mark.slow
 def test_the_price_of_a_compute(run):
     """1e12 FLOPs at 1e9 a second and 3.6 an hour."""
     shown = "[test.elements['#cost .value'].textContent, test.elements['#cost .span'].textContent]"
@@ -238,13 +326,16 @@ def test_the_price_of_a_compute(run):
     assert found[5] == ["3.60e+6", "1.00e+6 device-hours"]
     assert found[6] == ["3.62", "1 device-hours"]
     assert run("test.fire('#speed', 'input', {value: '0'}), " + shown) == [["give a price and a speed", ""]]
+    assert run("test.fire('#price', 'input', {value: '0'}), " + shown) == [["0", "0.278 device-hours"]]
+    assert run("test.fire('#price', 'input', {value: '0.5'}), " + shown) == [["0.139", "0.278 device-hours"]]
+    assert run("test.fire('#speed', 'input', {value: '0.5'}), " + shown) == [["2.00e+9", "5.56e+8 device-hours"]]
     assert run("test.fire('#price', 'input', {value: '7.2'}), " + shown) == [["2", "0.278 device-hours"]]
 
 
 def test_how_far_beyond_the_runs_is_said(run):
     """Fitted from 1e11 to 1e12 FLOPs."""
-    far = "times beyond the largest run: the interval does not cover a wrong form of the law."
-    very_far = "times beyond the largest run: quote the interval, not the point."
+    far = "times beyond the largest run: the interval does not cover a wrong form of the law, see isoflop predict."
+    very_far = "times beyond the largest run: trust neither the point nor its interval, see isoflop predict."
     reported = "[test.elements['#warning'].textContent, test.elements['#warning'].className]"
     wanted = {
         "1e12": ("Inside the range of the runs.", ""), "1e11": ("Inside the range of the runs.", ""),
@@ -311,7 +402,6 @@ def test_the_controls_of_the_charts_change_their_signals(run):
     assert run("1", absent=("#convention", "#law")) == [1]
 
 
-@pytest.mark.slow
 def test_the_theme_is_the_screens_until_it_is_chosen_and_paper_is_light(run):
     theme = "[test.root.dataset.theme, test.views.isoflop.signals.ramp[0]]"
     click, screen = "test.fire('#theme', 'click')", "test.media.listeners.change({{matches: {}}})"

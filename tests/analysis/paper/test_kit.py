@@ -8,10 +8,11 @@ import pytest
 
 from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.paper import kit
+from isoflop.analysis.paper.bibliography import bibliography
 from isoflop.analysis.paper.kit import DOUBLE, HEIGHT, SINGLE, write_paper
-from isoflop.analysis.paper.tables import unit_of
+from isoflop.analysis.paper.tables import _as_fitted, _scored, unit_of
 from isoflop.analysis.style import LEVEL
-from isoflop.scaling.laws import LAWS
+from isoflop.scaling.laws import LAWS, PRESETS, get_law
 from isoflop.scaling.selection.scoreboard import compare
 
 pytestmark = pytest.mark.usefixtures("kept_searches")
@@ -89,7 +90,7 @@ def test_every_number_of_the_other_tables_and_macros_is_the_evidences(written, e
     board = evidence.scoreboard.frame.drop(index="local-slope").reset_index().to_dict("records")
     for row, cells in zip(board, rows((written.folder / "laws.tex").read_text()), strict=True):
         shown = [float(re.sub(r"[^\d.-]", "", cell)) for cell in cells[3:]]
-        exact = [100 * row[key] for key in ("error", "error_se", "bias", "coverage")]
+        exact = [100 * sign * row[key] for key, sign in (("error", 1), ("error_se", 1), ("bias", -1), ("coverage", 1))]
         assert shown == pytest.approx(exact, abs=0.51)
         assert shown[:3] == pytest.approx(exact[:3], abs=0.0051)
     macros = dict(
@@ -109,7 +110,8 @@ def test_every_number_of_the_other_tables_and_macros_is_the_evidences(written, e
 def test_every_citation_is_in_the_bibliography_and_every_input_there(written):
     text = "".join(path.read_text() for path in written.folder.glob("*.tex"))
     keys = set(re.findall(r"@misc\{([^,]+),", (written.folder / "laws.bib").read_text()))
-    assert set(re.findall(r"\\(?:no)?cite\{([^}]+)\}", text)) == keys
+    cited = re.findall(r"\\(?:no)?cite\{([^}]+)\}", text)
+    assert {key for group in cited for key in group.split(",")} == keys
     for name in re.findall(r"\\input\{(\w+)\}", text):
         assert (written.folder / f"{name}.tex").is_file()
     for name in re.findall(r"\\includegraphics\{([^}]+)\}", text):
@@ -168,7 +170,24 @@ def test_what_the_data_do_not_determine_is_not_quoted(tmp_path, monkeypatch):
     assert not (tmp_path / "exponents.tex").exists()
 
 
+def test_every_name_of_a_form_has_a_formula_of_its_own():
+    """What a name holds a parameter to stands beside the formula, and what it frees has its paper."""
+    shown = {name: _scored(name, dict.fromkeys(("error", "error_se", "bias", "coverage", "free"), 0.1), "")[:2]
+             for name in ("chinchilla", "chinchilla-kappa", "chinchilla-tied", "chinchilla-no-floor")}  # fmt: skip
+    kappa, floor, tied = r"$\kappa =1$", "$E=0$", r"$\alpha =\beta $"
+    parts = {name: set(formula.split(", ")[1:]) for name, (_, formula) in shown.items()}
+    assert parts == {
+        "chinchilla": {kappa}, "chinchilla-kappa": set(), "chinchilla-tied": {kappa, tied},
+        "chinchilla-no-floor": {kappa, floor},
+    }  # fmt: skip
+    assert r"\cite{hoffmann2022training,busbridge2025distillation}" in shown["chinchilla-kappa"][0]
+    assert "Distillation Scaling Laws" in bibliography([LAWS["chinchilla"]], [get_law("chinchilla-kappa")[1].paper])
+    formulas = [_as_fitted(*preset) for preset in PRESETS.values()]
+    assert len(set(formulas)) == len(formulas)
+
+
 def test_units_of_the_parameters():
-    assert [unit_of(LAWS["chinchilla"], n, "nats/byte") for n in ("E", "A", "alpha")] == ["nats/byte", "nats/byte", ""]
+    assert [unit_of(LAWS["chinchilla"], n, "nats/byte") for n in ("E", "A", "B", "alpha")] == ["nats/byte", "", "", ""]
+    assert [unit_of(LAWS["power-n"], n, "nats/byte") for n in ("E", "K")] == ["nats/byte", ""]
     assert [unit_of(LAWS["kaplan"], n, "nats/token") for n in ("N_c", "D_c", "alpha_N")] == ["parameters", "tokens", ""]
     assert unit_of(LAWS["saturating"], "ceiling", "nats/token") == "nats/token"

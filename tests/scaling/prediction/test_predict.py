@@ -136,6 +136,7 @@ def test_a_whole_table_is_forecast_and_judged():
     assert found.runs[["lo_0.95", "hi_0.95"]].iloc[2].tolist() == pytest.approx(list(alone.intervals[0.95]), rel=1e-9)
     shifted = predict_table(table, test.assign(loss=1.1 * test["loss"]), "chinchilla")
     assert shifted.bias == pytest.approx(np.log(1.1), abs=0.02)
+    assert f"too high by {-shifted.bias:+.2%} (mean ln(predicted / loss))" in str(shifted)
     assert shifted.coverage[0.95] == 0
 
 

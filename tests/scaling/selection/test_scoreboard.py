@@ -60,6 +60,14 @@ def test_nothing_is_minus_zero(board):
     assert "-0.00%" not in str(replace(board, frame=frame))
 
 
+def test_a_law_that_predicts_too_much_is_too_high_above_zero(board):
+    """The cells hold ln(measured / predicted), as `bias` does."""
+    lines = {line.strip("* ").split()[0]: line.split() for line in str(board).splitlines() if line.count("%") > 3}
+    for law in ("chinchilla", "power-n"):
+        assert f"{-board.frame.loc[law, 'bias']:+.2%}" in lines[law]
+    assert "too high: mean ln(predicted / loss)" in str(board)
+
+
 def test_the_true_form_wins_and_the_wrong_ones_are_far_behind(board):
     assert board.preferred in ("chinchilla", "chinchilla-tied")
     behind = board.frame["behind"] / board.frame["behind_se"].replace(0, np.nan)

@@ -231,6 +231,8 @@ def test_runs_that_the_prediction_knew_never_score(tmp_path, table, named):
     assert len(found.runs) == 7
     assert found.left_out[FITTED] == len(known)
     assert "not counted: 35 runs that the prediction was fitted to" in str(found)
+    error = found.predicted / found.measured - 1
+    assert f"error {error:+.2%} (predicted / measured - 1), {abs(found.z):.2f} standard deviations;" in str(found)
 
 
 def test_runs_made_before_the_registration_never_score(registered):
