@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from isoflop.scaling.design.candidates import CandidateRuns
+from isoflop.scaling.design.candidates import STEP, CandidateRuns
 from isoflop.scaling.design.information import Goal, Noise, Scenario, standard_deviation
 from isoflop.scaling.design.search import ExchangeSearch
 from isoflop.scaling.findings.finding import Finding
@@ -138,45 +138,47 @@ def suggest(
     table = table.sort_values(["budget", "n_params"], ignore_index=True)
     if extra:
         notes.append(f"{extra:.3g} FLOPs go to further seeds of the cheapest cells: the noise of one run")
-    runnable = (float(cells.frame["n_params"].min()), float(cells.frame["n_params"].max()))
-    grid = isoflop_grid(best, cost, budget, runnable) if best is not None else None
+    grid = isoflop_grid(cells, best, cost, budget) if best is not None else []
     sd, sampling = (_spreads(search, n, grid, known) for n in (noise, Noise(noise.sigma, 0.0, target)))
     return Design(goal, target, budget, spent + extra, table, sd, sampling, search.gains(), tuple(notes))
 
 
-def _spreads(
-    search: ExchangeSearch, noise: Noise, grid: pd.DataFrame | None, known: pd.DataFrame | None
-) -> dict[str, float]:
+def _spreads(search: ExchangeSearch, noise: Noise, grid: Sequence[int], known: pd.DataFrame | None) -> dict[str, float]:
     """Standard deviation of the goal now, after the chosen cells, after the grid; NaN without runs or grid."""
     flops = known["flops"].to_numpy(float) if known is not None else np.zeros(0)
-    before, scenarios = noise.variance(flops), search.scenarios
-    after = noise.variance(search.cells.frame["flops"].to_numpy(float)[search.chosen])
-    found = {"after": [s.inverse(before, s.offered[:, search.chosen], after) for s in scenarios]}
-    if len(flops):
-        found["now"] = [s.inverse(before) for s in scenarios]
-    if grid is not None:
-        variance = noise.variance(grid["flops"].to_numpy(float))
-        found["grid"] = [s.inverse(before, s.gradient(grid), variance) for s in scenarios]
-    spreads = {name: standard_deviation(scenarios, inverses) for name, inverses in found.items()}
-    return {"now": np.nan, "grid": np.nan, **spreads}
+    before, offered = noise.variance(flops), noise.variance(search.cells.frame["flops"].to_numpy(float))
+    runs = {"now": [], "after": search.chosen, "grid": list(grid)}
+    there = {"now": bool(len(flops)), "after": True, "grid": bool(runs["grid"])}
+    return {
+        name: standard_deviation(
+            search.scenarios, [s.inverse(before, s.offered[:, at], offered[at]) for s in search.scenarios]
+        )
+        if there[name]
+        else np.nan
+        for name, at in runs.items()
+    }
 
 
-def isoflop_grid(law: Law, cost: Cost, budget: float, sizes: tuple[float, float] = (0.0, np.inf)) -> pd.DataFrame:
-    """An isoFLOP study to compare with: five budgets over two decades, five sizes within a factor 4 of each optimum.
+def isoflop_grid(cells: CandidateRuns, law: Law, cost: Cost, budget: float) -> list[int]:
+    """An isoFLOP study to compare with: the row numbers of its cells, none where there are none to take.
 
-    Sizes outside the range `sizes` are left out, and the budgets raised until the runs cost `budget` FLOPs in all.
+    Five budgets over two decades, five sizes within a factor 4 of the optimum of each; of either the nearest that are
+    offered, so that the grid keeps the rules of candidates. Of the grids within `budget` FLOPs it is the dearest.
     """
-    shares = 10.0 ** np.linspace(-2, 0, GRID_BUDGETS)
-    spread = GRID_FACTOR ** np.linspace(-1, 1, GRID_SIZES)
-    top = budget / (GRID_SIZES * shares.sum())  # equivalent: it is corrected at once
-    for _ in range(20):  # equivalent: long after nothing moves
-        n = law.optimal(top * shares, cost).N[:, None] * spread
-        flops = np.broadcast_to(top * shares[:, None], n.shape)
-        runnable = (n >= sizes[0]) & (n <= sizes[1])
-        top *= budget / max(flops[runnable].sum(), 1e-9 * budget)  # equivalent: any small number
-        top = min(top, budget)
-    tokens = cost.tokens(flops, n)
-    return pd.DataFrame({"n_params": n[runnable], "tokens": tokens[runnable], "flops": flops[runnable]})
+    grids = [_grid_below(cells.frame, law, cost, float(top)) for top in cells.frame["budget"].unique()]
+    return max((g for g in grids if cells.cost(g) <= budget), key=cells.cost, default=[])
+
+
+def _grid_below(frame: pd.DataFrame, law: Law, cost: Cost, top: float) -> list[int]:
+    """The cells of the grid whose largest budget is `top`; none at a budget that no cell has."""
+    log_n, log_c = np.log(frame["n_params"].to_numpy(float)), np.log(frame["budget"].to_numpy(float))
+    found: set[int] = set()
+    for level in top * 10.0 ** -np.linspace(0, 2, GRID_BUDGETS):
+        there = np.flatnonzero(np.abs(log_c - np.log(level)) < 0.5 * np.log(STEP))
+        sizes = np.log(law.optimal(level, cost).N) + np.log(GRID_FACTOR) * np.linspace(-1, 1, GRID_SIZES)
+        if len(there):
+            found |= {int(there[np.argmin(np.abs(log_n[there] - size))]) for size in sizes}
+    return sorted(found)
 
 
 def _hold_out(cells: CandidateRuns, law: Law, cost: Cost, budget: float, largest: float) -> int | None:

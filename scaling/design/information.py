@@ -52,10 +52,6 @@ class Scenario:
     problem: FitProblem
     theta: Array
 
-    def gradient(self, frame: pd.DataFrame) -> Array:
-        """Gradient of ln loss at the n rows of a frame with n_params and tokens, (B, n, P)."""
-        return _gradient(self.problem, self.theta, frame)
-
     def inverse(self, variance_known: Array, rows: Array | None = None, variance: Array | None = None) -> Array:
         """Inverse Fisher information (B, P, P) of the prior, the known runs, and further gradients `rows` (B, n, P)."""
         total = _fisher_information(self.known, variance_known) + np.diag(self.prior)

@@ -64,7 +64,6 @@ def test_values_at_which_the_goal_has_no_slope_are_left_out(monkeypatch):
 def test_gradients_of_ln_loss_are_those_of_the_law():
     found = scenario("loss")
     assert found.known.shape == (DRAWS + 1, 0, 5)
-    np.testing.assert_array_equal(found.gradient(CELLS), found.offered)
     for j in range(5):
         up, down = (np.log(moved(found, j, s)(CELLS["n_params"], CELLS["tokens"])) for s in (1e-4, -1e-4))
         assert found.offered[0, :, j] == pytest.approx((up - down) / 2e-4, rel=1e-4, abs=1e-8)
