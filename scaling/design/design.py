@@ -6,7 +6,7 @@ a small share of the budget goes to further seeds.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ HOLD_OUT_SHARE = 0.18
 HOLD_OUT_FACTOR = 3.0  # compute of the hold-out over the largest run done
 SEED_SHARE = 0.1
 SEEDS = [0, 1, 2]
+SHARING = 1.005  # times the FLOPs with shared trunks: less is not worth a word
 WIDEST_FACTOR = 1000.0  # wider intervals are printed as "beyond" it
 SEEDED = 3  # cells repeated with every seed
 MOST_CELLS = 50
@@ -36,8 +37,9 @@ class Design:
 
     `cells` has size, budget, n_params, tokens, flops, seeds and role (fit or hold-out). `sd` holds the standard
     deviation of ln of the goal now, after these cells, and after an isoFLOP grid of the same cost (keys now, after,
-    grid); `sampling` the same without model discrepancy, as a refit under the true law would show. `gains` has every
-    candidate with the share of the variance that it alone would remove.
+    grid), averaged over laws; `sampling` the same without model discrepancy, as a refit under the true law would show.
+    Neither allows for a break of the laws on the way to the target, as forecasts do. `gains` has every candidate with
+    the share of the variance that it alone would remove.
     """
 
     goal: Goal
@@ -52,11 +54,16 @@ class Design:
     findings: tuple[Finding, ...] = ()
     conventions: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def run_by_run(self) -> float:
+        """FLOPs of the cells were each trained from its start; `spent` counts a trunk that they share once."""
+        return float(sum(c.flops * len(c.seeds) for c in self.cells.itertuples()))
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values, numbers in full precision."""
         return {
             "goal": self.goal, "target_flops": self.target, "budget_flops": self.budget, "spent_flops": self.spent,
-            "cells": plain(self.cells), "sd": plain(self.sd),
+            "run_by_run_flops": self.run_by_run, "cells": plain(self.cells), "sd": plain(self.sd),
             "sd_sampling": plain(self.sampling),
             "gains": plain(self.gains), "notes": list(self.notes),
             "findings": [f.to_dict() for f in self.findings], "conventions": dict(self.conventions),
@@ -64,9 +71,11 @@ class Design:
 
     def __str__(self) -> str:
         what = {"loss": "loss", "n_opt": "best size", "multiplier": "compute at equal loss"}[self.goal]
+        sums_differ = self.run_by_run > SHARING * self.spent  # equivalent: no sum is just that
         lines = [
-            f"{len(self.cells)} cells for {self.spent:.3g} of {self.budget:.3g} FLOPs, to know the {what} at "
-            f"{self.target:.3g} FLOPs",
+            f"{len(self.cells)} cells for {self.spent:.3g} of {self.budget:.3g} FLOPs"
+            + (f" ({self.run_by_run:.3g} run by run, as isoflop plan counts)" if sums_differ else "")
+            + f", to know the {what} at {self.target:.3g} FLOPs",
             f"  {'size':>8} {'budget':>9} {'n_params':>10} {'tokens':>10} {'tok/param':>9} {'seeds':>7}  role",
         ]
         for c in self.cells.itertuples():
@@ -77,9 +86,8 @@ class Design:
             )
         for name, when in (("now", "now"), ("after", "after these runs"), ("grid", "after an isoFLOP grid instead")):
             if np.isfinite(self.sd[name]):
-                lines.append(
-                    f"  90% interval {when}: {_times(self.sd[name])}, of which sampling {_times(self.sampling[name])}"
-                )
+                whole, sampling = _times(self.sd[name]), _times(self.sampling[name])
+                lines.append(f"  90% interval {when}, if no law breaks: {whole}, of which sampling {sampling}")
         return "\n".join([*lines, *map(str, self.findings), *(f"note: {note}" for note in self.notes)])
 
 
@@ -139,7 +147,7 @@ def suggest(
     if extra:
         notes.append(f"{extra:.3g} FLOPs go to further seeds of the cheapest cells: the noise of one run")
     grid = isoflop_grid(cells, best, cost, budget) if best is not None else []
-    sd, sampling = (_spreads(search, n, grid, known) for n in (noise, Noise(noise.sigma, 0.0, target)))
+    sd, sampling = (_spreads(search, n, grid, known) for n in (noise, replace(noise, tau=0.0)))
     return Design(goal, target, budget, spent + extra, table, sd, sampling, search.gains(), tuple(notes))
 
 
@@ -149,14 +157,13 @@ def _spreads(search: ExchangeSearch, noise: Noise, grid: Sequence[int], known: p
     before, offered = noise.variance(flops), noise.variance(search.cells.frame["flops"].to_numpy(float))
     runs = {"now": [], "after": search.chosen, "grid": list(grid)}
     there = {"now": bool(len(flops)), "after": True, "grid": bool(runs["grid"])}
-    return {
-        name: standard_deviation(
-            search.scenarios, [s.inverse(before, s.offered[:, at], offered[at]) for s in search.scenarios]
-        )
-        if there[name]
-        else np.nan
-        for name, at in runs.items()
-    }
+
+    def spread(at: Sequence[int]) -> float:
+        rows = search.rows(at)
+        inverses = [s.inverse(before, s.offered[:, at], offered[at], rows, noise.shared) for s in search.scenarios]
+        return standard_deviation(search.scenarios, inverses)
+
+    return {name: spread(at) if there[name] else np.nan for name, at in runs.items()}
 
 
 def isoflop_grid(cells: CandidateRuns, law: Law, cost: Cost, budget: float) -> list[int]:
@@ -174,8 +181,9 @@ def _grid_below(frame: pd.DataFrame, law: Law, cost: Cost, top: float) -> list[i
     log_n, log_c = np.log(frame["n_params"].to_numpy(float)), np.log(frame["budget"].to_numpy(float))
     found: set[int] = set()
     for level in top * 10.0 ** -np.linspace(0, 2, GRID_BUDGETS):
-        there = np.flatnonzero(np.abs(log_c - np.log(level)) < 0.5 * np.log(STEP))
-        sizes = np.log(law.optimal(level, cost).N) + np.log(GRID_FACTOR) * np.linspace(-1, 1, GRID_SIZES)
+        there = np.flatnonzero(np.abs(log_c - np.log(level)) < 0.5 * np.log(STEP))  # equivalent: none lies just there
+        spread = np.log(GRID_FACTOR) * np.linspace(-1, 1, GRID_SIZES)
+        sizes = np.log(law.optimal(level, cost).N) + spread  # equivalent: as far to either side
         if len(there):
             found |= {int(there[np.argmin(np.abs(log_n[there] - size))]) for size in sizes}
     return sorted(found)

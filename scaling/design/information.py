@@ -25,11 +25,15 @@ DIFFERENCE = 1e-4
 
 @dataclass(frozen=True)
 class Noise:
-    """Noise of ln loss of one run: standard deviation `sigma`, and model discrepancy `tau` per ln(target / compute)."""
+    """Noise of ln loss of one run: standard deviation `sigma`, and model discrepancy `tau` per ln(target / compute).
+
+    `shared` is the correlation of both between the runs of one trunk.
+    """
 
     sigma: float
     tau: float
     target: float
+    shared: float = 0.0
 
     def variance(self, flops: Array) -> Array:
         """Variance of ln loss of runs of these FLOPs, (n,)."""
@@ -52,11 +56,18 @@ class Scenario:
     problem: FitProblem
     theta: Array
 
-    def inverse(self, variance_known: Array, rows: Array | None = None, variance: Array | None = None) -> Array:
-        """Inverse Fisher information (B, P, P) of the prior, the known runs, and further gradients `rows` (B, n, P)."""
-        total = _fisher_information(self.known, variance_known) + np.diag(self.prior)
+    def inverse(
+        self, variance_known: Array, rows: Array | None = None, variance: Array | None = None,
+        trunk: Array | None = None, shared: float = 0.0,
+    ) -> Array:  # fmt: skip
+        """Inverse Fisher information (B, P, P) of the prior, the known runs, and further gradients `rows` (B, n, P).
+
+        Runs, known ones first, of one `trunk` have the correlation `shared`.
+        """
+        every = self.known
         if rows is not None and variance is not None:
-            total = total + _fisher_information(rows, variance)
+            every, variance_known = np.concatenate([every, rows], axis=1), np.concatenate([variance_known, variance])
+        total = _fisher_information(every, variance_known, trunk, shared) + np.diag(self.prior)
         return np.linalg.inv(total)
 
     def spread(self, inverse: Array) -> Array:
@@ -64,8 +75,26 @@ class Scenario:
         return np.einsum("bp,bpq,bq->b", self.goal, inverse, self.goal)
 
 
-def _fisher_information(rows: Array, variance: Array) -> Array:
-    return (rows / variance[:, None]).swapaxes(1, 2) @ rows
+def _fisher_information(rows: Array, variance: Array, trunk: Array | None, shared: float) -> Array:
+    """Of gradients (B, n, P), (B, P, P); in closed form, since each trunk has one correlation (Sherman-Morrison)."""
+    scaled = rows / np.sqrt(variance)[:, None]
+    whole = scaled.swapaxes(1, 2) @ scaled
+    if trunk is None or shared == 0:
+        return whole
+    sums = trunk_sums(scaled, trunk)
+    share = within_trunk(np.bincount(trunk), shared)
+    return (whole - (sums * share[:, None]).swapaxes(1, 2) @ sums) / (1 - shared)
+
+
+def trunk_sums(rows: Array, trunk: Array, count: int = 0) -> Array:
+    """The sums (B, T, P) of rows (B, n, P) by trunk, for at least `count` trunks."""
+    numbers = np.arange(max(count, int(trunk.max(initial=-1)) + 1))
+    return (numbers[:, None] == trunk).astype(float) @ rows
+
+
+def within_trunk(count: Array, shared: float) -> Array:
+    """What the sum over runs of unit variance counts in the best guess at another of their trunk, by their number."""
+    return shared / (1 - shared + count * shared)
 
 
 def scenario_of_fit(fitted: Fit, weight: float, offered: pd.DataFrame, goal: Goal, target: float) -> Scenario:

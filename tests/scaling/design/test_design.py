@@ -145,10 +145,15 @@ class Search:
     def __init__(self, cells, scenarios, noise, known, most):
         self.cells, self.scenarios, self.noise, self.known, self.most = cells, scenarios, noise, known, most
         self.fixed, self.chosen = [], []
+        self.trunks = np.arange(len(cells)) % 5
         MADE.append(self)
 
     def search(self, budget):
         self.budget, self.chosen = budget, [*self.fixed, 1, 0]
+
+    def rows(self, chosen):
+        known = np.zeros(0 if self.known is None else len(self.known), int)
+        return np.concatenate([known, self.trunks[list(chosen)]])
 
     def gains(self):
         return self.cells.frame.assign(gain=0.0)
@@ -227,21 +232,22 @@ def test_no_hold_out_is_said_unless_none_was_asked_for(suggested):
 
 
 def test_spreads_are_those_of_the_information_now_after_and_of_the_grid(suggested):
-    runs, noise = known(1e17, 3e17, 1e18), Noise(0.01, 0.002, TARGET)
+    runs, noise = known(1e17, 3e17, 1e18), Noise(0.01, 0.002, TARGET, 0.3)
     made, search = suggested(known=runs, noise=noise, replicated=True)
     (scenario,) = search.scenarios
     chosen = search.chosen
     grid = isoflop_grid(search.cells, BESIROGLU, SIX_ND, 1e20)
-    for found, at in ((made.sd, noise), (made.sampling, Noise(0.01, 0.0, TARGET))):
+    for found, at in ((made.sd, noise), (made.sampling, Noise(0.01, 0.0, TARGET, 0.3))):
         before = at.variance(runs["flops"].to_numpy())
         after = at.variance(search.cells.frame["flops"].to_numpy()[chosen])
         inverses = {
-            "now": scenario.inverse(before),
-            "after": scenario.inverse(before, scenario.offered[:, chosen], after),
+            "now": scenario.inverse(before, trunk=search.rows([]), shared=0.3),
+            "after": scenario.inverse(before, scenario.offered[:, chosen], after, search.rows(chosen), 0.3),
             "grid": scenario.inverse(
-                before, scenario.offered[:, grid], at.variance(search.cells.frame["flops"].to_numpy()[grid])
+                before, scenario.offered[:, grid], at.variance(search.cells.frame["flops"].to_numpy()[grid]),
+                search.rows(grid), 0.3,
             ),
-        }
+        }  # fmt: skip
         wanted = {name: standard_deviation([scenario], [v]) for name, v in inverses.items()}
         assert found == pytest.approx(wanted)
 
@@ -269,13 +275,24 @@ def test_the_text_of_a_design():
     sd = {"now": np.nan, "after": np.log(1.05) / 1.645, "grid": np.log(3) / 1.645}
     made = Design("n_opt", 1e14, 2e12, 1e12, cells, sd, dict.fromkeys(sd, 0.0), cells, notes=("so",))
     assert str(made).splitlines() == [
-        "1 cells for 1e+12 of 2e+12 FLOPs, to know the best size at 1e+14 FLOPs",
+        "1 cells for 1e+12 of 2e+12 FLOPs (2e+12 run by run, as isoflop plan counts), to know the best size at 1e+14 "
+        "FLOPs",
         "      size    budget   n_params     tokens tok/param   seeds  role",
         "        d8     1e+12      2e+05      4e+06        20     0,1  fit",
-        "  90% interval after these runs: +/- 5.00%, of which sampling +/- 0.00%",
-        "  90% interval after an isoFLOP grid instead: a factor 3, of which sampling +/- 0.00%",
+        "  90% interval after these runs, if no law breaks: +/- 5.00%, of which sampling +/- 0.00%",
+        "  90% interval after an isoFLOP grid instead, if no law breaks: a factor 3, of which sampling +/- 0.00%",
         "note: so",
     ]
+
+
+def test_the_sum_of_the_runs_is_said_where_trunks_are_shared():
+    cells = pd.DataFrame({"size": "d8", "budget": 1e12, "n_params": 2e5, "tokens": 4e6, "flops": [1e12, 2e12],
+                          "seeds": [[0, 1], [0]], "role": "fit"})  # fmt: skip
+    sd = {"now": np.nan, "after": 0.1, "grid": np.nan}
+    for spent, said in ((3e12, True), (3.97e12, True), (3.99e12, False), (4e12, False)):
+        made = Design("n_opt", 1e14, 5e12, spent, cells, sd, sd, cells)
+        assert made.run_by_run == made.to_dict()["run_by_run_flops"] == 4e12
+        assert ("(4e+12 run by run, as isoflop plan counts)" in str(made)) is said
 
 
 @pytest.fixture(scope="module")

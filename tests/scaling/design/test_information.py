@@ -1,5 +1,7 @@
 """Gradients of goals and losses against differences of the law itself; variances by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -93,6 +95,23 @@ def test_information_is_the_prior_and_every_run_by_its_variance():
     alone = found.inverse(np.zeros(0))
     assert alone[0] == pytest.approx(np.diag(1 / found.prior))
     np.testing.assert_array_equal(found.inverse(np.zeros(0), found.offered), alone)
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.4, 0.95])
+def test_runs_of_a_trunk_count_by_the_noise_that_they_share(shared):
+    found = scenario("n_opt")
+    known = replace(found, known=found.offered[:, [1, 2]])
+    variance, trunk = np.array([1.0, 4.0, 0.25, 2.0, 0.5, 3.0]), np.array([0, 2, 0, 1, 2, 0])
+    sd = np.sqrt(variance)
+    noise = np.outer(sd, sd) * np.where(np.equal.outer(trunk, trunk), shared, 0.0)
+    np.fill_diagonal(noise, variance)
+    inverse = known.inverse(variance[:2], known.offered, variance[2:], trunk, shared)
+    for b in (0, 3):
+        rows = np.concatenate([known.known[b], known.offered[b]])
+        total = np.diag(known.prior) + rows.T @ np.linalg.inv(noise) @ rows
+        np.testing.assert_allclose(inverse[b], np.linalg.inv(total), rtol=1e-8)
+    alone = known.inverse(variance[:2], None, None, trunk[:2], shared)
+    assert alone == pytest.approx(known.inverse(variance[:2]))  # two trunks share nothing
 
 
 def test_priors_are_the_laws_own():

@@ -33,11 +33,12 @@ def fitted():
 def planned(monkeypatch, fitted):
     """A function that plans with laws of these weights, noise and discrepancy, and returns what `suggest` was given."""
 
-    def plan(weights=None, *, noise=0.004, discrepancy=0.002, table=TABLE, **options):
+    def plan(weights=None, *, noise=0.004, discrepancy=0.002, shared=0.0, table=TABLE, **options):
         weights = weights or {"best": 1.0}
         fits = {law: SimpleNamespace(name=law, law=law, noise=noise, optimal=fitted.optimal) for law in weights}
         found = SimpleNamespace(fits=fits, weights=weights, preferred="best", discrepancy=discrepancy)
         monkeypatch.setattr(planning, "weigh_laws", lambda *args: found)
+        monkeypatch.setattr(planning, "_shared", lambda best: shared if best.name == "best" else None)
         monkeypatch.setattr(planning, "scenario_of_fit", lambda f, weight, cells, *goal: (f.name, weight, goal))
         given = {}
 
@@ -56,6 +57,7 @@ def planned(monkeypatch, fitted):
 def test_noise_is_the_best_laws_and_discrepancy_lies_within_its_limits(planned):
     for noise, used in ((0.004, 0.004), (1e-4, 1e-4), (1e-7, 1e-4)):
         assert planned(noise=noise)["noise"] == Noise(used, 0.002, 1e22)
+    assert planned(shared=0.3, noise=0.004)["noise"] == Noise(0.004, 0.002, 1e22, 0.3)
     for discrepancy, used in ((0.0, 0.001), (0.0015, 0.0015), (0.05, 0.01)):
         assert planned(discrepancy=discrepancy)["noise"].tau == used
 
@@ -204,3 +206,12 @@ def test_doing_what_was_suggested_narrows_the_question():
         for t in (table, pd.concat([table, more]))
     ]
     assert spread[1] < 0.8 * spread[0]
+
+
+def test_noise_is_shared_by_runs_of_a_trunk_where_the_residuals_of_the_fit_show_it():
+    rng = np.random.default_rng(0)
+    trunk = np.arange(len(TABLE)) % 9
+    table = isoflop_table(BESIROGLU, seed=0, noise=1e-4).assign(trunk_id=trunk.astype(str), seed=trunk)
+    table["loss"] *= np.exp(0.01 * rng.normal(size=9)[trunk] + 0.002 * rng.normal(size=len(table)))
+    assert planning._shared(fit("chinchilla", table, objective=LeastSquares())) > 0.5
+    assert planning._shared(fit("chinchilla", table.drop(columns=["trunk_id", "seed"]), objective=LeastSquares())) == 0
