@@ -159,9 +159,9 @@ def _spreads(search: ExchangeSearch, noise: Noise, grid: Sequence[int], known: p
     there = {"now": bool(len(flops)), "after": True, "grid": bool(runs["grid"])}
 
     def spread(at: Sequence[int]) -> float:
-        rows = search.rows(at)
-        inverses = [s.inverse(before, s.offered[:, at], offered[at], rows, noise.shared) for s in search.scenarios]
-        return standard_deviation(search.scenarios, inverses)
+        rows, shared = search.rows(at), noise.shared
+        found = [s.covariance(before, s.offered[:, at], offered[at], rows, shared) for s in search.scenarios]
+        return standard_deviation(search.scenarios, found)
 
     return {name: spread(at) if there[name] else np.nan for name, at in runs.items()}
 

@@ -64,20 +64,31 @@ class Scenario:
 
         Runs, known ones first, of one `trunk` have the correlation `shared`.
         """
-        every = self.known
-        if rows is not None and variance is not None:
-            every, variance_known = np.concatenate([every, rows], axis=1), np.concatenate([variance_known, variance])
-        total = _fisher_information(every, variance_known, trunk, shared) + np.diag(self.prior)
-        return np.linalg.inv(total)
+        scaled = self._scaled(variance_known, rows, variance)
+        return np.linalg.inv(_fisher_information(scaled, trunk, shared) + np.diag(self.prior))
+
+    def covariance(self, variance_known: Array, rows: Array, variance: Array, trunk: Array, shared: float) -> Array:
+        """The same of a fit that takes runs for independent, as fits do: no less than the inverse information."""
+        scaled = self._scaled(variance_known, rows, variance)
+        whole, sums = scaled.swapaxes(1, 2) @ scaled, trunk_sums(scaled, trunk)
+        taken = whole + np.diag(self.prior)
+        inverse = np.linalg.inv(taken)
+        return inverse @ (taken + shared * (sums.swapaxes(1, 2) @ sums - whole)) @ inverse
+
+    def _scaled(self, variance_known: Array, rows: Array | None, variance: Array | None) -> Array:
+        """The gradients of the known runs and of further ones, over their standard deviations."""
+        known = self.known / np.sqrt(variance_known)[:, None]
+        if rows is None or variance is None:
+            return known
+        return np.concatenate([known, rows / np.sqrt(variance)[:, None]], axis=1)
 
     def spread(self, inverse: Array) -> Array:
         """Variance of the goal, (B,), under an inverse Fisher information (B, P, P)."""
         return np.einsum("bp,bpq,bq->b", self.goal, inverse, self.goal)
 
 
-def _fisher_information(rows: Array, variance: Array, trunk: Array | None, shared: float) -> Array:
-    """Of gradients (B, n, P), (B, P, P); in closed form, since each trunk has one correlation (Sherman-Morrison)."""
-    scaled = rows / np.sqrt(variance)[:, None]
+def _fisher_information(scaled: Array, trunk: Array | None, shared: float) -> Array:
+    """Of gradients (B, n, P) of unit variance, (B, P, P); in closed form, since each trunk has one correlation."""
     whole = scaled.swapaxes(1, 2) @ scaled
     if trunk is None or shared == 0:
         return whole

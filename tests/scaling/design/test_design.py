@@ -239,15 +239,12 @@ def test_spreads_are_those_of_the_information_now_after_and_of_the_grid(suggeste
     grid = isoflop_grid(search.cells, BESIROGLU, SIX_ND, 1e20)
     for found, at in ((made.sd, noise), (made.sampling, Noise(0.01, 0.0, TARGET, 0.3))):
         before = at.variance(runs["flops"].to_numpy())
-        after = at.variance(search.cells.frame["flops"].to_numpy()[chosen])
+        frame = search.cells.frame["flops"].to_numpy()
         inverses = {
-            "now": scenario.inverse(before, trunk=search.rows([]), shared=0.3),
-            "after": scenario.inverse(before, scenario.offered[:, chosen], after, search.rows(chosen), 0.3),
-            "grid": scenario.inverse(
-                before, scenario.offered[:, grid], at.variance(search.cells.frame["flops"].to_numpy()[grid]),
-                search.rows(grid), 0.3,
-            ),
-        }  # fmt: skip
+            name: scenario.covariance(before, scenario.offered[:, rows], at.variance(frame[rows]), trunks, 0.3)
+            for name, rows in (("now", []), ("after", chosen), ("grid", grid))
+            for trunks in [search.rows(rows)]
+        }
         wanted = {name: standard_deviation([scenario], [v]) for name, v in inverses.items()}
         assert found == pytest.approx(wanted)
 
