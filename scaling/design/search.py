@@ -97,12 +97,12 @@ class ExchangeSearch:
         What the known and the chosen runs of a trunk make of a cell's noise is taken off both: then one more cell is
         one more independent run.
         """
-        if self.shared == 0:
+        if self.shared == 0:  # equivalent: a short way
             return [(s.offered, self.variance) for s in self.scenarios]
         at = list(chosen)
         trunks = self.rows(at)
         noise, own = np.sqrt(np.concatenate([self.known_variance, self.variance[at]])), np.sqrt(self.variance)
-        count = np.bincount(trunks, minlength=int(self.trunk.max()) + 1)
+        count = np.bincount(trunks, minlength=int(self.trunk.max()) + 1)  # equivalent: of more trunks none has a run
         share = within_trunk(count, self.shared)
         variance = self.variance * (1 - count * self.shared * share)[self.trunk]
         found = []

@@ -192,6 +192,15 @@ def test_a_round_takes_out_from_one_cell_to_half_and_one():
     assert np.mean(kept[4:]) == pytest.approx(3, abs=0.35)  # each as often: to two standard errors
 
 
+def test_the_best_of_the_greedy_sets_is_begun_with():
+    for seed in range(4):
+        search = problem(40, most=9, seed=seed)
+        greedy = [search.value(search._fill([], 18.0, p)) for p in (0.25, 0.5, 0.75, 1.0)]
+        search.search(18.0, rounds=0)
+        assert search.value(search.chosen) == pytest.approx(min(greedy), rel=1e-12)
+        assert seed or max(greedy) > min(greedy)
+
+
 @pytest.mark.slow
 def test_more_rounds_are_never_worse():
     values = []
