@@ -70,7 +70,7 @@ class Scenario:
     def covariance(self, variance_known: Array, rows: Array, variance: Array, trunk: Array, shared: float) -> Array:
         """The same of a fit that takes runs for independent, as fits do: no less than the inverse information."""
         scaled = self._scaled(variance_known, rows, variance)
-        whole, sums = scaled.swapaxes(1, 2) @ scaled, trunk_sums(scaled, trunk)
+        whole, sums = scaled.swapaxes(1, 2) @ scaled, trunk_sums(scaled, trunk, np.unique(trunk))
         taken = whole + np.diag(self.prior)
         inverse = np.linalg.inv(taken)
         return inverse @ (taken + shared * (sums.swapaxes(1, 2) @ sums - whole)) @ inverse
@@ -90,16 +90,15 @@ class Scenario:
 def _fisher_information(scaled: Array, trunk: Array | None, shared: float) -> Array:
     """Of gradients (B, n, P) of unit variance, (B, P, P); in closed form, since each trunk has one correlation."""
     whole = scaled.swapaxes(1, 2) @ scaled
-    if trunk is None or shared == 0:
+    if trunk is None:
         return whole
-    sums = trunk_sums(scaled, trunk)
-    share = within_trunk(np.bincount(trunk), shared)
-    return (whole - (sums * share[:, None]).swapaxes(1, 2) @ sums) / (1 - shared)
+    numbers, count = np.unique(trunk, return_counts=True)
+    sums = trunk_sums(scaled, trunk, numbers)
+    return (whole - (sums * within_trunk(count, shared)[:, None]).swapaxes(1, 2) @ sums) / (1 - shared)
 
 
-def trunk_sums(rows: Array, trunk: Array, count: int = 0) -> Array:
-    """The sums (B, T, P) of rows (B, n, P) by trunk, for at least `count` trunks."""
-    numbers = np.arange(max(count, int(trunk.max(initial=-1)) + 1))
+def trunk_sums(rows: Array, trunk: Array, numbers: Array) -> Array:
+    """The sums (B, T, P) of rows (B, n, P) over each of the trunks of these numbers (T,)."""
     return (numbers[:, None] == trunk).astype(float) @ rows
 
 

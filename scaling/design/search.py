@@ -108,7 +108,7 @@ class ExchangeSearch:
         found = []
         for s in self.scenarios:
             done = np.concatenate([s.known, s.offered[:, at]], axis=1) / noise[:, None]
-            told = (share[:, None] * trunk_sums(done, trunks, len(count)))[:, self.trunk]
+            told = (share[:, None] * trunk_sums(done, trunks, np.arange(len(count))))[:, self.trunk]
             found.append((s.offered - own[:, None] * told, variance))
         return found
 
