@@ -77,7 +77,7 @@ class CandidateRuns:
         every run and cell is alone.
         """
         runs = known if known is not None and "cluster" in known else pd.DataFrame({"cluster": [], "n_params": []})
-        alone = [("run", i) for i in range(0 if known is None else len(known) - len(runs))]
+        alone = [("run", i) for i in range(len(known) - len(runs))] if known is not None else []
         ordered = runs.sort_values("seed", kind="stable") if "seed" in runs else runs
         first = dict(ordered.drop_duplicates("n_params")[["n_params", "cluster"]].itertuples(index=False))
         cells = [
