@@ -215,3 +215,17 @@ def test_noise_is_shared_by_runs_of_a_trunk_where_the_residuals_of_the_fit_show_
     table["loss"] *= np.exp(0.01 * rng.normal(size=9)[trunk] + 0.002 * rng.normal(size=len(table)))
     assert planning._shared(fit("chinchilla", table, objective=LeastSquares())) > 0.5
     assert planning._shared(fit("chinchilla", table.drop(columns=["trunk_id", "seed"]), objective=LeastSquares())) == 0
+
+
+def test_residuals_and_gradients_are_of_equal_variance_where_noise_shared_by_trunks_is_looked_for(monkeypatch):
+    gradient, spread = np.arange(8.0).reshape(2, 4), np.array([1.0, 2.0, 4.0, 0.5])
+    best = SimpleNamespace(
+        problem=SimpleNamespace(residuals=lambda theta: (None, gradient[None], None)), theta=np.zeros(2),
+        residuals=np.array([0.1, 0.2, 0.3, 0.4]), spread=spread,
+        points=SimpleNamespace(frame=pd.DataFrame({"cluster": ["b", "a", "b", "c"]})),
+    )  # fmt: skip
+    monkeypatch.setattr(planning, "shared_by_cluster", lambda *given: given)
+    residual, design, label = planning._shared(best)
+    assert residual == pytest.approx([0.1, 0.1, 0.075, 0.8])
+    np.testing.assert_allclose(design, gradient.T / spread[:, None])
+    assert label.tolist() == [0, 1, 0, 2]
