@@ -278,7 +278,7 @@ def batch(
     scale that was logged stands beside. With --devices and --tokens-per-second: time against compute, and what meets
     --deadline.
     """
-    from isoflop.scaling.prediction.critical_batch import COLUMNS, STEPS, critical_batch
+    from isoflop.scaling.prediction.batch.critical_batch import COLUMNS, STEPS, critical_batch
 
     data = load(table, mapping, where, study, sheet, inputs=COLUMNS, outcome=STEPS)
     found = critical_batch(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from isoflop.scaling.gate.gate import gate
     from isoflop.scaling.imports.read_table import read_table
     from isoflop.scaling.mixtures.mix import mix
-    from isoflop.scaling.prediction.critical_batch import critical_batch as batch
+    from isoflop.scaling.prediction.batch.critical_batch import critical_batch as batch
     from isoflop.scaling.prediction.curves.run_forecast import predict_run
     from isoflop.scaling.prediction.predict import predict
     from isoflop.scaling.prediction.registered.ledger import read_ledger as ledger
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "approaches": "isoflop.scaling.approaches.approaches:approaches",
-    "batch": "isoflop.scaling.prediction.critical_batch:critical_batch",
+    "batch": "isoflop.scaling.prediction.batch.critical_batch:critical_batch",
     "bootstrap": "isoflop.scaling.fitting.uncertainty:bootstrap",
     "check_bundle": "isoflop.experiments.finished.bundle_check:check_bundle",
     "compare": "isoflop.scaling.selection.comparison:comparison",

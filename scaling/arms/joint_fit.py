@@ -8,7 +8,7 @@ claim, and takes its intervals from those under which every arm has exponents of
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -24,14 +24,15 @@ from isoflop.scaling.laws.cost import Cost
 from isoflop.scaling.laws.law import Array, Law
 from isoflop.scaling.laws.power import Power
 from isoflop.scaling.selection.averaging import Forecast
-from isoflop.scaling.table.conventions import Points
+from isoflop.scaling.table.conventions import REACH, Points
 
-CONSTANT = "E and exponents"  # the claim under which a multiplier does not change with compute
+CONSTANT = "E and exponents"  # the claim under which a multiplier changes with compute only as costs of training do
 SHARED: dict[type[Law], dict[str, tuple[str, ...]]] = {
     Chinchilla: {CONSTANT: ("E", "alpha", "beta"), "E": ("E",), "nothing": ()},
     Power: {CONSTANT: ("E", "g"), "E": ("E",), "nothing": ()},
 }
 MIN_DELTA = 1e-7
+KNOTS, BELOW, ABOVE = 241, 1e3, 1e12  # of a frontier beyond the table: how many, and how far in size to either side
 COLLINEAR = 0.98  # |correlation of ln N and ln D| beyond which a law of both is not identified
 
 
@@ -109,31 +110,67 @@ class ArmsProblem:
 
 @dataclass(frozen=True)
 class Frontier:
-    """L(C) = E + K C^-g, the lowest loss of an arm at compute C in FLOPs."""
+    """L(C) = E + K c^-g, the lowest loss of an arm at compute C in FLOPs.
+
+    c is C itself, unless `bent` has knots of ln C, rising, and of ln c there, which are straight between; beyond the
+    knots c / C stays.
+    """
 
     E: float
     K: float
     g: float
+    bent: tuple[Array, Array] | None = None
 
     def loss(self, C: Array) -> Array:
         """Lowest loss at a compute."""
+        if self.bent is not None:
+            C = _along(C, *self.bent)
         return self.E + self.K * np.power(C, -self.g)
 
     def compute(self, loss: Array) -> Array:
         """FLOPs to reach a loss; NaN at or below E, infinite beyond floating point."""
         with np.errstate(all="ignore"):
-            return np.where(loss > self.E, np.power(self.K / (loss - self.E), 1.0 / self.g), np.nan)
+            c = np.where(loss > self.E, np.power(self.K / (loss - self.E), 1.0 / self.g), np.nan)
+        return c if self.bent is None else _along(c, *self.bent[::-1])
 
 
-def frontier(law: Law, cost: Cost | None) -> Frontier:
-    """The frontier of a Chinchilla law under a cost, or a Power law of C itself."""
+def _along(value: Array, log_from: Array, log_to: Array) -> Array:
+    """A value carried from one scale to another, both known at knots of its logarithm."""
+    with np.errstate(all="ignore"):
+        x = np.log(value)
+        return np.exp(np.interp(x, log_from, log_to) + (x - np.clip(x, log_from[0], log_from[-1])))
+
+
+def frontier(law: Law, cost: Cost | None, within: tuple[float, float] = (0.0, np.inf)) -> Frontier:
+    """The frontier of a Chinchilla law under a cost, or a Power law of C itself.
+
+    `within` are computes that the table reaches down and up to. Between them training costs what the power law through
+    their sizes says, whose frontier is a power law too; beyond, the frontier goes on as it does under the cost itself.
+    """
     if isinstance(law, Power):
         return Frontier(law.E, law.K, law.g)
     assert isinstance(law, Chinchilla)
     assert cost is not None
-    g = law.exponents(cost)["frontier"]
+    g = law.exponents(cost.power)["frontier"]
     at = 1e15
-    return Frontier(law.E, float((law.optimal(at, cost).loss - law.E) * at**g), g)
+    straight = Frontier(law.E, float((law.optimal(at, cost.power).loss - law.E) * at**g), g)
+    return straight if cost.is_power else replace(straight, bent=_bent(law, cost, straight, np.log(within)))
+
+
+def _bent(law: Chinchilla, cost: Cost, straight: Frontier, within: Array) -> tuple[Array, Array]:
+    """Knots of ln C, and of the ln C at which the straight frontier has the loss that the law has under its cost.
+
+    Between the ends `within` they are the same, beyond them their ratio is what it became since the end.
+    """
+    with np.errstate(all="ignore"):  # of a refit without a best size no quantity is a number
+        least, most = law.optimal(np.exp(within), cost).N
+        N = np.geomspace(least / BELOW, most * ABOVE, KNOTS)
+        D = np.power(cost.growth(N) * law.beta * law.B / (law.alpha * law.A) * N**law.alpha, 1 / law.beta)
+        log_flops, log_power = np.log([cost.flops(N, D), straight.compute(law(N, D))])
+    log_flops, log_power = np.maximum.accumulate([log_flops, log_power], axis=1)  # a rate may end in a step
+    knots = np.union1d(log_flops, within)
+    ahead = [np.interp(x, log_flops, log_power - log_flops) for x in (knots, np.clip(knots, *within))]
+    return knots, knots + ahead[0] - ahead[1]
 
 
 Quantity = Callable[[Frontier, Frontier], Array]  # of the arm's frontier and the baseline's
@@ -161,7 +198,7 @@ class ArmsFit:
 
     @property
     def constant(self) -> bool:
-        """Whether the claim has the multiplier the same at every compute."""
+        """Whether the arms share E and exponents: the multiplier changes with compute only as their costs do."""
         return self.sharing == CONSTANT
 
     def forecast(self, quantity: Quantity) -> Forecast:
@@ -183,7 +220,7 @@ def fit_arms(data: Sequence[Points], labels: Sequence[Array]) -> list[ArmsFit]:
     cluster, groups = pd.factorize(np.concatenate(list(labels)))
     if len(groups) < 3:
         raise FitError(f"{len(groups)} clusters of runs in these arms: an interval needs at least three")
-    costs = [d.cost.power if form is Chinchilla else None for d in data]
+    fronts = [_frontiers_of(form, d) for d in data]
     weights = np.concatenate([f.weights for f in single])
     spread = np.concatenate([np.broadcast_to(f.spread, len(f.weights)) for f in single])
     fits, delta = [], None
@@ -195,17 +232,21 @@ def fit_arms(data: Sequence[Points], labels: Sequence[Array]) -> list[ArmsFit]:
         fits.append(
             ArmsFit(
                 name,
-                tuple(frontier(law, cost) for law, cost in zip(laws, costs, strict=True)),
-                tuple(
-                    tuple(frontier(law, cost) for law, cost in zip(_laws(problem, t), costs, strict=True))
-                    for t in without
-                ),
+                tuple(front(law) for law, front in zip(laws, fronts, strict=True)),
+                tuple(tuple(front(law) for law, front in zip(_laws(problem, t), fronts, strict=True)) for t in without),
                 _aicc(value, len(cluster), sum(f.n_clusters for f in single), problem.size),
                 problem.size,
                 laws,
             )
         )
     return fits[::-1]
+
+
+def _frontiers_of(form: type[Law], data: Points) -> Callable[[Law], Frontier]:
+    """The frontier of an arm's law as a function of the law; the table reaches a factor REACH to either side."""
+    cost = data.cost if form is Chinchilla else None
+    within = float(data.frame["flops"].min()) / REACH, float(data.frame["flops"].max()) * REACH
+    return lambda law: frontier(law, cost, within)
 
 
 def choose_form(data: Sequence[Points]) -> type[Law]:

@@ -132,7 +132,8 @@ def comparison_findings(
     if constant:
         found.append(Finding(
             "multiplier_assumed_constant", "warn",
-            "the multiplier is taken to be the same at every compute: these runs are too few to tell how it changes",
+            "E and the exponents are taken to be the same in both arms, so that the multiplier changes with compute "
+            "only as the costs of training do: these runs are too few to tell how it changes",
             "more sizes or budgets in each arm, before it is used at another compute",
         ))  # fmt: skip
     if varies and (min(varies) > WORTH_SAYING or max(varies) < 1 / WORTH_SAYING):

@@ -5,7 +5,7 @@ arms share other than their exponents. With it come the ranking at one matched b
 (`matched`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from isoflop.scaling.arms.pairs import cluster_labels
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.units import unit_findings
 from isoflop.scaling.fitting.fit import FitError
+from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.law import Array
 from isoflop.scaling.selection.averaging import ForecastAverage, average, softmax
 from isoflop.scaling.table.columns import TableError
@@ -155,6 +156,7 @@ def multiplier(
     if not pairs:
         raise MultiplierError("; ".join(f"{arm} against {baseline}: {why}" for arm, why in failed.items()))
     notes = list(dict.fromkeys(note for d in data.values() for note in d.notes))
+    notes += dict.fromkeys(note for pair in pairs for note in _cost_notes(pair, data))
     if table[by].isna().any():
         notes.append(f"{table[by].isna().sum()} rows without a value in column {by!r} are in no arm")
     every = replace(data[baseline], frame=pd.concat([d.frame for d in data.values()], ignore_index=True))
@@ -229,6 +231,14 @@ def _pair(
     return Pair(arm, baseline, at_loss, at_compute, crossover, sharing, form, paired, matched, found, tuple(fits))
 
 
+def _cost_notes(pair: Pair, data: Mapping[str, Points]) -> Iterator[str]:
+    """What to say of what training costs each arm at the largest compute that the answer names."""
+    named = max(float(pair.at_compute["flops"].max()), pair.crossover["flops"] or 0.0)
+    for arm, law in zip((pair.arm, pair.baseline), pair.fits[0].laws, strict=True):
+        if isinstance(law, Chinchilla):
+            yield from (f"{arm}: {note}" for note in data[arm].cost_notes(float(law.optimal(named, data[arm].cost).N)))
+
+
 def _averaged(fits: Sequence[ArmsFit]) -> tuple[list[ArmsFit], Array]:
     """The claims that a multiplier is averaged over, and their weights: those under which it may change with compute,
     unless the clusters are too few for their AICc."""
@@ -281,11 +291,11 @@ def _common_losses(fits: Sequence[ArmsFit], weights: Array, ours: Points, theirs
 def _at_losses(fits: Sequence[ArmsFit], weights: Array, losses: Array, level: float) -> pd.DataFrame:
     pooled = _average(fits, weights, lambda a, b: np.log(b.compute(losses) / a.compute(losses)))
     spent = _average(fits, weights, lambda a, b: np.log(np.concatenate([a.compute(losses), b.compute(losses)])))
-    flops = np.exp(spent.quantile(0.5)).reshape(2, -1)
+    flops = _factor(spent.quantile(0.5)).reshape(2, -1)
     lo, hi = pooled.interval(level)
     return pd.DataFrame({
         "loss": losses, "flops_arm": flops[0], "flops_baseline": flops[1],
-        "multiplier": np.exp(pooled.quantile(0.5)), "lo": np.exp(lo), "hi": np.exp(hi),
+        "multiplier": _factor(pooled.quantile(0.5)), "lo": _factor(lo), "hi": _factor(hi),
     })  # fmt: skip
 
 
@@ -296,9 +306,15 @@ def _at_computes(fits: Sequence[ArmsFit], weights: Array, flops: Array, level: f
     loss = _average(fits, weights, lambda a, b: np.log(a.loss(flops)))
     lo, hi = pooled.interval(level)
     return pd.DataFrame({
-        "flops": flops, "loss": np.exp(loss.quantile(0.5)), "multiplier": np.exp(pooled.quantile(0.5)),
-        "lo": np.exp(lo), "hi": np.exp(hi), "p_better": ahead.cdf(np.zeros(len(flops))),
+        "flops": flops, "loss": np.exp(loss.quantile(0.5)), "multiplier": _factor(pooled.quantile(0.5)),
+        "lo": _factor(lo), "hi": _factor(hi), "p_better": ahead.cdf(np.zeros(len(flops))),
     })  # fmt: skip
+
+
+def _factor(log: Array) -> Array:
+    """e to a power; infinite beyond floating point, where an interval is open."""
+    with np.errstate(over="ignore"):
+        return np.exp(log)
 
 
 def _varies(fits: Sequence[ArmsFit], weights: Array, losses: Array, level: float) -> tuple[float, float] | None:
@@ -310,7 +326,7 @@ def _varies(fits: Sequence[ArmsFit], weights: Array, losses: Array, level: float
         return m[1] - m[0]
 
     lo, hi = _average(fits, weights, ratio).interval(level)
-    return (float(np.exp(lo[0])), float(np.exp(hi[0]))) if lo[0] > 0 or hi[0] < 0 else None
+    return (float(_factor(lo)[0]), float(_factor(hi)[0])) if lo[0] > 0 or hi[0] < 0 else None
 
 
 def _crossover(

@@ -70,6 +70,23 @@ class CandidateRuns:
         """FLOPs of training the chosen cells (row numbers) together: each cooldown, and every trunk once."""
         return float(self._prices[0][list(chosen)].sum() + self._reached(chosen).sum())
 
+    def trunks_with(self, known: pd.DataFrame | None) -> tuple[Array, Array]:
+        """Numbers of the trunks of the known runs (n_params, `cluster` and perhaps seed), and of the cells.
+
+        Cells go on the trunk that known runs of their size have, of the lowest seed. Without trunks, or names of them,
+        every run and cell is alone.
+        """
+        runs = known if known is not None and "cluster" in known else pd.DataFrame({"cluster": [], "n_params": []})
+        alone = [("run", i) for i in range(len(known) - len(runs))] if known is not None else []
+        ordered = runs.sort_values("seed", kind="stable") if "seed" in runs else runs
+        first = dict(ordered.drop_duplicates("n_params")[["n_params", "cluster"]].itertuples(index=False))
+        cells = [
+            first.get(n, ("size", size)) if self.cooldown < 1 else ("cell", i)
+            for i, (size, n) in enumerate(self.frame[["size", "n_params"]].itertuples(index=False))
+        ]
+        numbers = pd.factorize(pd.Series([*alone, *runs["cluster"], *cells], dtype=object))[0]
+        return numbers[: -len(cells)], numbers[-len(cells) :]
+
     def marginal(self, chosen: Sequence[int]) -> Array:
         """FLOPs that each cell would add to those of the chosen ones, (n,)."""
         cooldown, advance, trunk, _ = self._prices

@@ -6,13 +6,13 @@ a small share of the budget goes to further seeds.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from isoflop.scaling.design.candidates import CandidateRuns
+from isoflop.scaling.design.candidates import STEP, CandidateRuns
 from isoflop.scaling.design.information import Goal, Noise, Scenario, standard_deviation
 from isoflop.scaling.design.search import ExchangeSearch
 from isoflop.scaling.findings.finding import Finding
@@ -24,6 +24,7 @@ HOLD_OUT_SHARE = 0.18
 HOLD_OUT_FACTOR = 3.0  # compute of the hold-out over the largest run done
 SEED_SHARE = 0.1
 SEEDS = [0, 1, 2]
+SHARING = 1.005  # times the FLOPs with shared trunks: less is not worth a word
 WIDEST_FACTOR = 1000.0  # wider intervals are printed as "beyond" it
 SEEDED = 3  # cells repeated with every seed
 MOST_CELLS = 50
@@ -36,8 +37,9 @@ class Design:
 
     `cells` has size, budget, n_params, tokens, flops, seeds and role (fit or hold-out). `sd` holds the standard
     deviation of ln of the goal now, after these cells, and after an isoFLOP grid of the same cost (keys now, after,
-    grid); `sampling` the same without model discrepancy, as a refit under the true law would show. `gains` has every
-    candidate with the share of the variance that it alone would remove.
+    grid), averaged over laws; `sampling` the same without model discrepancy, as a refit under the true law would show.
+    Neither allows for a break of the laws on the way to the target, as forecasts do. `gains` has every candidate with
+    the share of the variance that it alone would remove.
     """
 
     goal: Goal
@@ -52,11 +54,16 @@ class Design:
     findings: tuple[Finding, ...] = ()
     conventions: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def run_by_run(self) -> float:
+        """FLOPs of the cells were each trained from its start; `spent` counts a trunk that they share once."""
+        return float(sum(c.flops * len(c.seeds) for c in self.cells.itertuples()))
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values, numbers in full precision."""
         return {
             "goal": self.goal, "target_flops": self.target, "budget_flops": self.budget, "spent_flops": self.spent,
-            "cells": plain(self.cells), "sd": plain(self.sd),
+            "run_by_run_flops": self.run_by_run, "cells": plain(self.cells), "sd": plain(self.sd),
             "sd_sampling": plain(self.sampling),
             "gains": plain(self.gains), "notes": list(self.notes),
             "findings": [f.to_dict() for f in self.findings], "conventions": dict(self.conventions),
@@ -64,9 +71,11 @@ class Design:
 
     def __str__(self) -> str:
         what = {"loss": "loss", "n_opt": "best size", "multiplier": "compute at equal loss"}[self.goal]
+        sums_differ = self.run_by_run > SHARING * self.spent  # equivalent: no sum is just that
         lines = [
-            f"{len(self.cells)} cells for {self.spent:.3g} of {self.budget:.3g} FLOPs, to know the {what} at "
-            f"{self.target:.3g} FLOPs",
+            f"{len(self.cells)} cells for {self.spent:.3g} of {self.budget:.3g} FLOPs"
+            + (f" ({self.run_by_run:.3g} run by run, as isoflop plan counts)" if sums_differ else "")
+            + f", to know the {what} at {self.target:.3g} FLOPs",
             f"  {'size':>8} {'budget':>9} {'n_params':>10} {'tokens':>10} {'tok/param':>9} {'seeds':>7}  role",
         ]
         for c in self.cells.itertuples():
@@ -77,9 +86,8 @@ class Design:
             )
         for name, when in (("now", "now"), ("after", "after these runs"), ("grid", "after an isoFLOP grid instead")):
             if np.isfinite(self.sd[name]):
-                lines.append(
-                    f"  90% interval {when}: {_times(self.sd[name])}, of which sampling {_times(self.sampling[name])}"
-                )
+                whole, sampling = _times(self.sd[name]), _times(self.sampling[name])
+                lines.append(f"  90% interval {when}, if no law breaks: {whole}, of which sampling {sampling}")
         return "\n".join([*lines, *map(str, self.findings), *(f"note: {note}" for note in self.notes)])
 
 
@@ -138,45 +146,47 @@ def suggest(
     table = table.sort_values(["budget", "n_params"], ignore_index=True)
     if extra:
         notes.append(f"{extra:.3g} FLOPs go to further seeds of the cheapest cells: the noise of one run")
-    runnable = (float(cells.frame["n_params"].min()), float(cells.frame["n_params"].max()))
-    grid = isoflop_grid(best, cost, budget, runnable) if best is not None else None
-    sd, sampling = (_spreads(search, n, grid, known) for n in (noise, Noise(noise.sigma, 0.0, target)))
+    grid = isoflop_grid(cells, best, cost, budget) if best is not None else []
+    sd, sampling = (_spreads(search, n, grid, known) for n in (noise, replace(noise, tau=0.0)))
     return Design(goal, target, budget, spent + extra, table, sd, sampling, search.gains(), tuple(notes))
 
 
-def _spreads(
-    search: ExchangeSearch, noise: Noise, grid: pd.DataFrame | None, known: pd.DataFrame | None
-) -> dict[str, float]:
+def _spreads(search: ExchangeSearch, noise: Noise, grid: Sequence[int], known: pd.DataFrame | None) -> dict[str, float]:
     """Standard deviation of the goal now, after the chosen cells, after the grid; NaN without runs or grid."""
     flops = known["flops"].to_numpy(float) if known is not None else np.zeros(0)
-    before, scenarios = noise.variance(flops), search.scenarios
-    after = noise.variance(search.cells.frame["flops"].to_numpy(float)[search.chosen])
-    found = {"after": [s.inverse(before, s.offered[:, search.chosen], after) for s in scenarios]}
-    if len(flops):
-        found["now"] = [s.inverse(before) for s in scenarios]
-    if grid is not None:
-        variance = noise.variance(grid["flops"].to_numpy(float))
-        found["grid"] = [s.inverse(before, s.gradient(grid), variance) for s in scenarios]
-    spreads = {name: standard_deviation(scenarios, inverses) for name, inverses in found.items()}
-    return {"now": np.nan, "grid": np.nan, **spreads}
+    before, offered = noise.variance(flops), noise.variance(search.cells.frame["flops"].to_numpy(float))
+    runs = {"now": [], "after": search.chosen, "grid": list(grid)}
+    there = {"now": bool(len(flops)), "after": True, "grid": bool(runs["grid"])}
+
+    def spread(at: Sequence[int]) -> float:
+        rows, shared = search.rows(at), noise.shared
+        found = [s.covariance(before, s.offered[:, at], offered[at], rows, shared) for s in search.scenarios]
+        return standard_deviation(search.scenarios, found)
+
+    return {name: spread(at) if there[name] else np.nan for name, at in runs.items()}
 
 
-def isoflop_grid(law: Law, cost: Cost, budget: float, sizes: tuple[float, float] = (0.0, np.inf)) -> pd.DataFrame:
-    """An isoFLOP study to compare with: five budgets over two decades, five sizes within a factor 4 of each optimum.
+def isoflop_grid(cells: CandidateRuns, law: Law, cost: Cost, budget: float) -> list[int]:
+    """An isoFLOP study to compare with: the row numbers of its cells, none where there are none to take.
 
-    Sizes outside the range `sizes` are left out, and the budgets raised until the runs cost `budget` FLOPs in all.
+    Five budgets over two decades, five sizes within a factor 4 of the optimum of each; of either the nearest that are
+    offered, so that the grid keeps the rules of candidates. Of the grids within `budget` FLOPs it is the dearest.
     """
-    shares = 10.0 ** np.linspace(-2, 0, GRID_BUDGETS)
-    spread = GRID_FACTOR ** np.linspace(-1, 1, GRID_SIZES)
-    top = budget / (GRID_SIZES * shares.sum())  # equivalent: it is corrected at once
-    for _ in range(20):  # equivalent: long after nothing moves
-        n = law.optimal(top * shares, cost).N[:, None] * spread
-        flops = np.broadcast_to(top * shares[:, None], n.shape)
-        runnable = (n >= sizes[0]) & (n <= sizes[1])
-        top *= budget / max(flops[runnable].sum(), 1e-9 * budget)  # equivalent: any small number
-        top = min(top, budget)
-    tokens = cost.tokens(flops, n)
-    return pd.DataFrame({"n_params": n[runnable], "tokens": tokens[runnable], "flops": flops[runnable]})
+    grids = [_grid_below(cells.frame, law, cost, float(top)) for top in cells.frame["budget"].unique()]
+    return max((g for g in grids if cells.cost(g) <= budget), key=cells.cost, default=[])
+
+
+def _grid_below(frame: pd.DataFrame, law: Law, cost: Cost, top: float) -> list[int]:
+    """The cells of the grid whose largest budget is `top`; none at a budget that no cell has."""
+    log_n, log_c = np.log(frame["n_params"].to_numpy(float)), np.log(frame["budget"].to_numpy(float))
+    found: set[int] = set()
+    for level in top * 10.0 ** -np.linspace(0, 2, GRID_BUDGETS):
+        there = np.flatnonzero(np.abs(log_c - np.log(level)) < 0.5 * np.log(STEP))  # equivalent: none lies just there
+        spread = np.log(GRID_FACTOR) * np.linspace(-1, 1, GRID_SIZES)
+        sizes = np.log(law.optimal(level, cost).N) + spread  # equivalent: as far to either side
+        if len(there):
+            found |= {int(there[np.argmin(np.abs(log_n[there] - size))]) for size in sizes}
+    return sorted(found)
 
 
 def _hold_out(cells: CandidateRuns, law: Law, cost: Cost, budget: float, largest: float) -> int | None:

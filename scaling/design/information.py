@@ -25,11 +25,15 @@ DIFFERENCE = 1e-4
 
 @dataclass(frozen=True)
 class Noise:
-    """Noise of ln loss of one run: standard deviation `sigma`, and model discrepancy `tau` per ln(target / compute)."""
+    """Noise of ln loss of one run: standard deviation `sigma`, and model discrepancy `tau` per ln(target / compute).
+
+    `shared` is the correlation of both between the runs of one trunk.
+    """
 
     sigma: float
     tau: float
     target: float
+    shared: float = 0.0
 
     def variance(self, flops: Array) -> Array:
         """Variance of ln loss of runs of these FLOPs, (n,)."""
@@ -52,24 +56,55 @@ class Scenario:
     problem: FitProblem
     theta: Array
 
-    def gradient(self, frame: pd.DataFrame) -> Array:
-        """Gradient of ln loss at the n rows of a frame with n_params and tokens, (B, n, P)."""
-        return _gradient(self.problem, self.theta, frame)
+    def inverse(
+        self, variance_known: Array, rows: Array | None = None, variance: Array | None = None,
+        trunk: Array | None = None, shared: float = 0.0,
+    ) -> Array:  # fmt: skip
+        """Inverse Fisher information (B, P, P) of the prior, the known runs, and further gradients `rows` (B, n, P).
 
-    def inverse(self, variance_known: Array, rows: Array | None = None, variance: Array | None = None) -> Array:
-        """Inverse Fisher information (B, P, P) of the prior, the known runs, and further gradients `rows` (B, n, P)."""
-        total = _fisher_information(self.known, variance_known) + np.diag(self.prior)
-        if rows is not None and variance is not None:
-            total = total + _fisher_information(rows, variance)
-        return np.linalg.inv(total)
+        Runs, known ones first, of one `trunk` have the correlation `shared`.
+        """
+        scaled = self._scaled(variance_known, rows, variance)
+        return np.linalg.inv(_fisher_information(scaled, trunk, shared) + np.diag(self.prior))
+
+    def covariance(self, variance_known: Array, rows: Array, variance: Array, trunk: Array, shared: float) -> Array:
+        """The same of a fit that takes runs for independent, as fits do: no less than the inverse information."""
+        scaled = self._scaled(variance_known, rows, variance)
+        whole, sums = scaled.swapaxes(1, 2) @ scaled, trunk_sums(scaled, trunk, np.unique(trunk))
+        taken = whole + np.diag(self.prior)
+        inverse = np.linalg.inv(taken)
+        return inverse @ (taken + shared * (sums.swapaxes(1, 2) @ sums - whole)) @ inverse
+
+    def _scaled(self, variance_known: Array, rows: Array | None, variance: Array | None) -> Array:
+        """The gradients of the known runs and of further ones, over their standard deviations."""
+        known = self.known / np.sqrt(variance_known)[:, None]
+        if rows is None or variance is None:
+            return known
+        return np.concatenate([known, rows / np.sqrt(variance)[:, None]], axis=1)
 
     def spread(self, inverse: Array) -> Array:
         """Variance of the goal, (B,), under an inverse Fisher information (B, P, P)."""
         return np.einsum("bp,bpq,bq->b", self.goal, inverse, self.goal)
 
 
-def _fisher_information(rows: Array, variance: Array) -> Array:
-    return (rows / variance[:, None]).swapaxes(1, 2) @ rows
+def _fisher_information(scaled: Array, trunk: Array | None, shared: float) -> Array:
+    """Of gradients (B, n, P) of unit variance, (B, P, P); in closed form, since each trunk has one correlation."""
+    whole = scaled.swapaxes(1, 2) @ scaled
+    if trunk is None:
+        return whole
+    numbers, count = np.unique(trunk, return_counts=True)
+    sums = trunk_sums(scaled, trunk, numbers)
+    return (whole - (sums * within_trunk(count, shared)[:, None]).swapaxes(1, 2) @ sums) / (1 - shared)
+
+
+def trunk_sums(rows: Array, trunk: Array, numbers: Array) -> Array:
+    """The sums (B, T, P) of rows (B, n, P) over each of the trunks of these numbers (T,)."""
+    return (numbers[:, None] == trunk).astype(float) @ rows
+
+
+def within_trunk(count: Array, shared: float) -> Array:
+    """What the sum over runs of unit variance counts in the best guess at another of their trunk, by their number."""
+    return shared / (1 - shared + count * shared)
 
 
 def scenario_of_fit(fitted: Fit, weight: float, offered: pd.DataFrame, goal: Goal, target: float) -> Scenario:

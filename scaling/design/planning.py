@@ -12,6 +12,8 @@ from isoflop.scaling.design.information import Goal, Noise, scenario_of_fit, sce
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.settings import MIXTURES, setting_findings
 from isoflop.scaling.findings.units import unit_findings
+from isoflop.scaling.fitting.fit import Fit
+from isoflop.scaling.fitting.noise_model import shared_by_cluster
 from isoflop.scaling.fitting.objective import Huber
 from isoflop.scaling.laws import with_role
 from isoflop.scaling.laws.chinchilla import Chinchilla
@@ -57,7 +59,7 @@ def plan_from_table(
     if cells is None:
         cells = _free_candidates(frame, cost, float(best.optimal(budget / 20).N), budget)
     tau = float(np.clip(weighted.discrepancy, TAU, MOST_TAU))
-    noise = Noise(max(best.noise, 1e-4), tau, target)
+    noise = Noise(max(best.noise, 1e-4), tau, target, _shared(best))
     kept = {law: f for law, f in weighted.fits.items() if weighted.weights[law] >= LEAST_WEIGHT or f is best}
     scenarios = [
         scenario_of_fit(f, max(weighted.weights[law], LEAST_WEIGHT), cells.frame, goal, target)
@@ -73,6 +75,13 @@ def plan_from_table(
         made, notes=(*data.notes, *made.notes, *of_cost), findings=(*unit_findings(data), *of_arms),
         conventions=data.conventions
     )  # fmt: skip
+
+
+def _shared(best: Fit) -> float:
+    """The correlation of the noise of runs of one trunk, as the fit's residuals have it."""
+    design = best.problem.residuals(best.theta[None])[1][0].T
+    label = pd.factorize(best.points.frame["cluster"])[0]
+    return shared_by_cluster(best.residuals / best.spread, design / np.reshape(best.spread, (-1, 1)), label)
 
 
 def _refuse_other_axes(table: "pd.DataFrame | Points", data: Points) -> tuple[Finding, ...]:

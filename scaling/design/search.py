@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.design.candidates import CandidateRuns, DesignError
-from isoflop.scaling.design.information import Noise, Scenario
+from isoflop.scaling.design.information import Noise, Scenario, trunk_sums, within_trunk
 from isoflop.scaling.laws.law import Array
 
 POWERS = (0.25, 0.5, 0.75, 1.0)
@@ -34,7 +34,9 @@ class ExchangeSearch:
         flops = known["flops"].to_numpy(float) if known is not None else np.zeros(0)
         self.known_variance = noise.variance(flops)
         self.variance = noise.variance(cells.frame["flops"].to_numpy(float))
-        self.spread = [s.spread(s.inverse(self.known_variance)) for s in scenarios]
+        self.shared = noise.shared
+        self.known_trunk, self.trunk = cells.trunks_with(known)
+        self.spread = [s.spread(v) for s, v in zip(scenarios, self._inverses([]), strict=True)]
         if not all(np.isfinite(v).all() for v in self.spread):
             raise DesignError("the laws fitted so far leave the target undetermined: add runs of other sizes first")
         # A scenario counts by its weight and its variance of the goal.
@@ -62,7 +64,7 @@ class ExchangeSearch:
     def _fill(self, chosen: Sequence[int], budget: float, power: float) -> list[int]:
         """The chosen cells and further ones by gain per price^power, as long as budget and number allow."""
         chosen = list(chosen)
-        inverses = self._inverses(chosen)
+        inverses, given = self._inverses(chosen), self._given(chosen)
         while len(chosen) < self.most:
             cost = self.cells.marginal(chosen)
             affordable = cost <= budget - self.cells.cost(chosen)
@@ -70,32 +72,65 @@ class ExchangeSearch:
             if not affordable.any():
                 break
             price = cost / budget + 1.0 / self.most
-            new = int(np.argmax(np.where(affordable, self._gain(inverses) / price**power, -np.inf)))
+            new = int(np.argmax(np.where(affordable, self._gain(inverses, given) / price**power, -np.inf)))
             chosen.append(new)
-            inverses = [self._with(s, v, new) for s, v in zip(self.scenarios, inverses, strict=True)]
+            inverses = [self._with(v, *rows, new) for v, rows in zip(inverses, given, strict=True)]
+            given = self._given(chosen)
         return chosen
+
+    def rows(self, chosen: Sequence[int]) -> Array:
+        """The trunks of the known runs and of the chosen cells, one after the other."""
+        return np.concatenate([self.known_trunk, self.trunk[list(chosen)]])
 
     def _inverses(self, chosen: Sequence[int]) -> list[Array]:
         """The inverse Fisher information with these cells, (B, P, P) of each scenario."""
         at = list(chosen)
-        return [s.inverse(self.known_variance, s.offered[:, at], self.variance[at]) for s in self.scenarios]
+        rows = self.rows(at)
+        return [
+            s.inverse(self.known_variance, s.offered[:, at], self.variance[at], rows, self.shared)
+            for s in self.scenarios
+        ]
 
-    def _with(self, scenario: Scenario, inverse: Array, new: int) -> Array:
+    def _given(self, chosen: Sequence[int]) -> list[tuple[Array, Array]]:
+        """Of each scenario the gradients of the cells and their variances, less what the runs of their trunks tell.
+
+        What the known and the chosen runs of a trunk make of a cell's noise is taken off both: then one more cell is
+        one more independent run.
+        """
+        if self.shared == 0:  # equivalent: a short way
+            return [(s.offered, self.variance) for s in self.scenarios]
+        at = list(chosen)
+        trunks = self.rows(at)
+        noise, own = np.sqrt(np.concatenate([self.known_variance, self.variance[at]])), np.sqrt(self.variance)
+        count = np.bincount(trunks, minlength=int(self.trunk.max()) + 1)  # equivalent: of more trunks none has a run
+        share = within_trunk(count, self.shared)
+        variance = self.variance * (1 - count * self.shared * share)[self.trunk]
+        found = []
+        for s in self.scenarios:
+            done = np.concatenate([s.known, s.offered[:, at]], axis=1) / noise[:, None]
+            told = (share[:, None] * trunk_sums(done, trunks, np.arange(len(count))))[:, self.trunk]
+            found.append((s.offered - own[:, None] * told, variance))
+        return found
+
+    @staticmethod
+    def _with(inverse: Array, rows: Array, variance: Array, new: int) -> Array:
         """The inverse Fisher information with one more cell: a rank-one update."""
-        moved = np.squeeze(inverse @ scenario.offered[:, new, :, None], axis=-1)
-        leverage = np.sum(moved * scenario.offered[:, new], axis=1)
-        return inverse - moved[:, :, None] * moved[:, None, :] / (self.variance[new] + leverage)[:, None, None]
+        moved = np.squeeze(inverse @ rows[:, new, :, None], axis=-1)
+        leverage = np.sum(moved * rows[:, new], axis=1)
+        return inverse - moved[:, :, None] * moved[:, None, :] / (variance[new] + leverage)[:, None, None]
 
-    def _gain(self, inverses: Sequence[Array]) -> Array:
+    def _gain(self, inverses: Sequence[Array], given: Sequence[tuple[Array, Array]]) -> Array:
         """Share of the starting variance of the goal that each cell would remove, (n,)."""
         total = np.zeros(len(self.cells))
-        for s, v, spread, share in zip(self.scenarios, inverses, self.spread, self.share, strict=True):
-            moved = s.offered @ v
-            leverage = moved[..., 0] * s.offered[..., 0]
+        for s, v, (rows, variance), spread, share in zip(
+            self.scenarios, inverses, given, self.spread, self.share, strict=True
+        ):
+            moved = rows @ v
+            leverage = moved[..., 0] * rows[..., 0]
             for p in range(1, moved.shape[2]):  # of so few terms twice as fast as np.sum over the last axis
-                leverage += moved[..., p] * s.offered[..., p]
+                leverage += moved[..., p] * rows[..., p]
             pull = np.squeeze(moved @ s.goal[..., None], axis=-1)
-            total += share * np.mean(pull**2 / (self.variance + leverage) / spread[:, None], axis=0)
+            total += share * np.mean(pull**2 / (variance + leverage) / spread[:, None], axis=0)
         return total
 
     def value(self, chosen: Sequence[int]) -> float:
@@ -109,4 +144,4 @@ class ExchangeSearch:
     def gains(self) -> pd.DataFrame:
         """Every candidate, with the share (`gain`) of the starting variance of the goal that it alone would remove."""
         frame = self.cells.frame[["size", "budget", "n_params", "tokens", "flops"]]
-        return frame.assign(gain=self._gain(self._inverses([])))
+        return frame.assign(gain=self._gain(self._inverses([]), self._given([])))

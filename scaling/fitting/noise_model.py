@@ -78,6 +78,19 @@ def noise_model(residual: Array, design: Array, log_n: Array, weights: Array, la
     return best
 
 
+def shared_by_cluster(residual: Array, design: Array, label: Array) -> float:
+    """The correlation that rows of one label have: the mean of SHARED, each by its restricted likelihood.
+
+    `residual` (n,) and `design` (n, p) are of equal variance. 0 where no label has two rows, or rows are too few.
+    """
+    n, p = design.shape
+    if n - p < LEAST_SPARE or not (np.bincount(label) > 1).any():
+        return 0.0
+    models = NoiseModel(np.ones((len(SHARED), n)), np.array(SHARED), label)
+    value = _restricted(models, clipped(residual, np.ones(n), p), design)
+    return float(np.average(SHARED, weights=np.exp(value - value.max())))
+
+
 def _each(powers: Sequence[float], shared: Sequence[float]) -> tuple[Array, Array]:
     """Every pair of them, by power: (M,) and (M,)."""
     return np.repeat(powers, len(shared)), np.tile(shared, len(powers))

@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import isoflop
 from isoflop.scaling.arms.joint_fit import ArmsFit, Frontier, choose_form, fit_arms, frontier
 from isoflop.scaling.arms.matched import matched_ranking
-from isoflop.scaling.arms.multiplier import MultiplierError, multiplier
+from isoflop.scaling.arms.multiplier import MultiplierError, _at_computes, _at_losses, multiplier
 from isoflop.scaling.arms.pairs import cluster_labels, pair_cells
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.cost import Cost
@@ -25,6 +26,65 @@ def test_frontier_is_the_laws_own():
     assert np.allclose(front.loss(flops), BASE.optimal(flops, cost).loss)
     assert np.allclose(front.compute(front.loss(flops)), flops)
     assert np.isnan(front.compute(np.array(BASE.E - 0.1)))
+
+
+@pytest.mark.parametrize(
+    "cost",
+    [
+        Cost(10.0, -0.037, limit=6.0, terms=(0.0, 0.23, 0.0, 0.0)),
+        Cost(4.0, 0.02, limit=6.0, terms=(0.0, 0.05, 1.0, 0.0), below=True),
+        Cost(5.0, -0.05, within=(1e5, 1e7)),
+        Cost(5.0, 0.03, within=(1e5, 1e7)),
+    ],
+    ids=["from above", "from below", "constant beyond, falling", "constant beyond, rising"],
+)
+def test_a_frontier_beyond_the_table_is_that_of_the_cost_and_inside_that_of_the_power_law(cost):
+    ends = 1e11, 1e14
+    front, straight = frontier(BASE, cost, ends), frontier(BASE, cost.power)
+    flops = np.geomspace(1e7, 1e28, 43)
+    inside = (flops >= ends[0]) & (flops <= ends[1])
+    assert front.loss(flops[inside]) == pytest.approx(straight.loss(flops[inside]), rel=1e-12)
+    end = np.clip(flops, *ends)
+    excess = [BASE.optimal(at, cost).loss - BASE.E for at in (flops, end)]
+    assert front.loss(flops) - BASE.E == pytest.approx((straight.loss(end) - BASE.E) * excess[0] / excess[1], rel=1e-3)
+    assert front.compute(front.loss(flops)) == pytest.approx(flops)
+    assert np.isnan(front.compute(np.array([BASE.E, BASE.E - 0.1]))).all()
+    far = np.log((front.loss(np.array([1e20, 1e30])) - BASE.E) / BASE.B)
+    limit = BASE.alpha * BASE.beta / (BASE.alpha + BASE.beta)
+    assert (far[0] - far[1]) / np.log(1e10) == pytest.approx(limit, rel=0.01)
+
+
+def test_a_constant_multiplier_stays_constant_where_the_rates_of_both_arms_have_come_to_one():
+    """One arm has attention, whose share falls with size; a power law of cost would go below 6 and drift on."""
+    other, dense = Cost(10.0, -0.037, limit=6.0, terms=(0.0, 0.23, 0.0, 0.0)), Cost()
+    ours, theirs = frontier(BASE, dense, (1e11, 9e12)), frontier(BASE, other, (1e11, 9e12))
+    flops = np.array([1e11, 9e12, 1e16, 1e20, 1e24])
+    ratio = theirs.compute(ours.loss(flops)) / flops
+    assert (np.diff(ratio) <= 0).all()
+    assert ratio[3:] == pytest.approx(ratio[2], rel=0.03)
+    straight = frontier(BASE, other.power)
+    assert (straight.compute(ours.loss(flops)) / flops)[-1] < 0.75 * ratio[-1]
+
+
+@pytest.mark.slow
+def test_a_multiplier_far_beyond_the_table_says_that_the_cost_is_extrapolated():
+    table = isoflop.example("transformer_vs_lstm")
+    near, far = (multiplier(table, target=flops) for flops in (None, 1e16))
+    assert near.pairs[0].at_compute.equals(far.pairs[0].at_compute.head(3))
+    assert far.pairs[0].at_compute["multiplier"].iloc[-1] == pytest.approx(1.1, abs=0.02)  # 1.0 by a falling power law
+    assert [
+        note for note in far.notes if note.startswith("transformer: FLOPs per parameter and token are extrapolated")
+    ]
+    assert not any("extrapolated" in note for note in near.notes)
+
+
+def test_an_interval_beyond_floating_point_is_open_and_no_warning():
+    wide = [Frontier(0.0, k, 4e-4) for k in (2.0, 2.2, 1.8)]
+    fitted = ArmsFit("E", (wide[0], wide[0]), tuple((a, wide[0]) for a in wide), 0.0, 4, ())
+    flops = np.array([1e12, 1e13])
+    one = np.ones(1)
+    assert np.isinf(_at_computes([fitted], one, flops, 0.9)["hi"]).all()
+    assert np.isinf(_at_losses([fitted], one, wide[0].loss(flops), 0.9)["hi"]).all()
 
 
 def test_compute_beyond_floating_point_is_no_forecast_and_no_warning():
@@ -94,7 +154,8 @@ def test_a_multiplier_is_said_to_be_taken_as_constant_where_trunks_are_too_few(t
     pair = multiplier(table, baseline="base").pairs[0]
     assert all(f.constant for f in pair.fits)
     assert np.ptp(pair.at_loss["multiplier"]) == pytest.approx(0, abs=1e-9)
-    assert "multiplier_assumed_constant" in [f.code for f in pair.findings]
+    (found,) = [f for f in pair.findings if f.code == "multiplier_assumed_constant"]
+    assert "changes with compute only as the costs of training do" in found.message
 
 
 def test_shared_parameters_are_shared():

@@ -161,3 +161,25 @@ def test_candidates_can_run_and_are_new():
 def test_a_budget_below_every_cell_is_refused_with_the_cheapest():
     with pytest.raises(DesignError, match="the cheapest cell costs"):
         candidate_runs(SIZES, 1e3, min_steps=1)
+
+
+def test_cells_go_on_the_trunk_of_the_known_runs_of_their_size():
+    every = candidate_runs(SIZES, 1e15, min_steps=1).frame
+    cells = every.groupby("size").head(3).reset_index(drop=True)
+    known = pd.DataFrame({"n_params": [1e3, 1e3, 5e3, 1e3], "cluster": ["p", "q", "r", "q"], "seed": [1, 0, 0, 0]})
+    shared = CandidateRuns(cells, {}, {}, 0.2)
+    runs, trunks = shared.trunks_with(known)
+    assert len({*runs}) == 3
+    assert runs[1] == runs[3]
+    assert trunks.tolist() == [runs[1]] * 3 + [trunks[3]] * 3
+    assert trunks[3] not in runs
+    assert shared.trunks_with(known.drop(columns="seed"))[1][0] == runs[0]
+    runs, trunks = shared.trunks_with(known.drop(columns="cluster"))
+    assert len({*runs, *trunks}) == 4 + 2
+    assert sorted({*runs, *trunks}) == list(range(6))
+    runs, trunks = shared.trunks_with(None)
+    assert len(runs) == 0
+    assert len({*trunks}) == 2
+    runs, trunks = CandidateRuns(cells, {}, {}, 1.0).trunks_with(known)
+    assert len({*trunks}) == 6
+    assert not {*trunks} & {*runs}

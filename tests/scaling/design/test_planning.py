@@ -33,11 +33,12 @@ def fitted():
 def planned(monkeypatch, fitted):
     """A function that plans with laws of these weights, noise and discrepancy, and returns what `suggest` was given."""
 
-    def plan(weights=None, *, noise=0.004, discrepancy=0.002, table=TABLE, **options):
+    def plan(weights=None, *, noise=0.004, discrepancy=0.002, shared=0.0, table=TABLE, **options):
         weights = weights or {"best": 1.0}
         fits = {law: SimpleNamespace(name=law, law=law, noise=noise, optimal=fitted.optimal) for law in weights}
         found = SimpleNamespace(fits=fits, weights=weights, preferred="best", discrepancy=discrepancy)
         monkeypatch.setattr(planning, "weigh_laws", lambda *args: found)
+        monkeypatch.setattr(planning, "_shared", lambda best: shared if best.name == "best" else None)
         monkeypatch.setattr(planning, "scenario_of_fit", lambda f, weight, cells, *goal: (f.name, weight, goal))
         given = {}
 
@@ -56,6 +57,7 @@ def planned(monkeypatch, fitted):
 def test_noise_is_the_best_laws_and_discrepancy_lies_within_its_limits(planned):
     for noise, used in ((0.004, 0.004), (1e-4, 1e-4), (1e-7, 1e-4)):
         assert planned(noise=noise)["noise"] == Noise(used, 0.002, 1e22)
+    assert planned(shared=0.3, noise=0.004)["noise"] == Noise(0.004, 0.002, 1e22, 0.3)
     for discrepancy, used in ((0.0, 0.001), (0.0015, 0.0015), (0.05, 0.01)):
         assert planned(discrepancy=discrepancy)["noise"].tau == used
 
@@ -212,3 +214,26 @@ def test_where_rows_are_does_not_change_the_plan():
     plans = [plan_from_table(rows, budget=1e20, target=1e22) for rows in (table, table[::-1].reset_index(drop=True))]
     pd.testing.assert_frame_equal(plans[0].cells, plans[1].cells)
     assert plans[0].to_dict() == plans[1].to_dict()
+
+
+def test_noise_is_shared_by_runs_of_a_trunk_where_the_residuals_of_the_fit_show_it():
+    rng = np.random.default_rng(0)
+    trunk = np.arange(len(TABLE)) % 9
+    table = isoflop_table(BESIROGLU, seed=0, noise=1e-4).assign(trunk_id=trunk.astype(str), seed=trunk)
+    table["loss"] *= np.exp(0.01 * rng.normal(size=9)[trunk] + 0.002 * rng.normal(size=len(table)))
+    assert planning._shared(fit("chinchilla", table, objective=LeastSquares())) > 0.5
+    assert planning._shared(fit("chinchilla", table.drop(columns=["trunk_id", "seed"]), objective=LeastSquares())) == 0
+
+
+def test_residuals_and_gradients_are_of_equal_variance_where_noise_shared_by_trunks_is_looked_for(monkeypatch):
+    gradient, spread = np.arange(8.0).reshape(2, 4), np.array([1.0, 2.0, 4.0, 0.5])
+    best = SimpleNamespace(
+        problem=SimpleNamespace(residuals=lambda theta: (None, gradient[None], None)), theta=np.zeros(2),
+        residuals=np.array([0.1, 0.2, 0.3, 0.4]), spread=spread,
+        points=SimpleNamespace(frame=pd.DataFrame({"cluster": ["b", "a", "b", "c"]})),
+    )  # fmt: skip
+    monkeypatch.setattr(planning, "shared_by_cluster", lambda *given: given)
+    residual, design, label = planning._shared(best)
+    assert residual == pytest.approx([0.1, 0.1, 0.075, 0.8])
+    np.testing.assert_allclose(design, gradient.T / spread[:, None])
+    assert label.tolist() == [0, 1, 0, 2]

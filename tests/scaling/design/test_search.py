@@ -1,5 +1,6 @@
 """The exchange search on problems small enough to try every choice."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -29,26 +30,34 @@ def scenario(count, seed, *, known=2, weight=1.0):
     )  # fmt: skip
 
 
-def problem(count=8, *, most=4, scenarios=2, seed=0):
+def problem(count=8, *, most=4, scenarios=2, seed=0, shared=0.0):
     flops = np.random.default_rng(seed).integers(2, 12, count) / 2
     frame = pd.DataFrame({"size": [f"s{i}" for i in range(count)], "budget": flops, "n_params": flops, "tokens": 1.0,
                           "flops": flops})  # fmt: skip
     cells = CandidateRuns(frame, {f"s{i}": c for i, c in enumerate(flops)}, {}, 1.0)
     known = pd.DataFrame({"flops": [2.0, 3.0]})
+    if shared:  # cells of one number of parameters go on one trunk, that of a known run where there is one
+        frame["n_params"] = frame["size"] = np.arange(count) % 3
+        known = known.assign(n_params=[0, 5], cluster=["x", "y"])
+        cells = CandidateRuns(frame, dict.fromkeys(range(3), 1.0), {}, 0.2)
     given = [scenario(count, seed + k, weight=1.0 + k) for k in range(scenarios)]
-    return ExchangeSearch(cells, given, NOISE, known, most)
+    return ExchangeSearch(cells, given, replace(NOISE, shared=shared), known, most)
 
 
 def value_by_hand(search, chosen):
     """Weighted mean over scenarios and values of the variance after, over that before."""
     rows = list(chosen)
-    variance = search.variance[rows]
+    trunk = np.array([*search.known_trunk, *search.trunk[rows]])
+    sd = np.sqrt([*search.known_variance, *search.variance[rows]])
+    noise = np.outer(sd, sd) * np.where(np.equal.outer(trunk, trunk), search.shared, 0.0)
+    np.fill_diagonal(noise, sd**2)
     ratios, share = [], []
     for s in search.scenarios:
         each, before = [], []
         for b in range(2):
-            known = s.known[b].T @ np.diag(1 / search.known_variance) @ s.known[b] + np.diag(s.prior)
-            after = known + s.offered[b, rows].T @ np.diag(1 / variance) @ s.offered[b, rows]
+            every, old = np.concatenate([s.known[b], s.offered[b, rows]]), len(s.known[b])
+            known = s.known[b].T @ np.linalg.inv(noise[:old, :old]) @ s.known[b] + np.diag(s.prior)
+            after = every.T @ np.linalg.inv(noise) @ every + np.diag(s.prior)
             start, end = (s.goal[b] @ np.linalg.inv(m) @ s.goal[b] for m in (known, after))
             each.append(end / start)
             before.append(start)
@@ -57,20 +66,45 @@ def value_by_hand(search, chosen):
     return float(np.dot(share, ratios) / np.sum(share))
 
 
-def test_values_and_gains_are_those_of_the_information():
-    search = problem()
+@pytest.mark.parametrize("shared", [0.0, 0.4, 0.9])
+def test_values_and_gains_are_those_of_the_information(shared):
+    search = problem(shared=shared)
     assert search.value([]) == pytest.approx(1.0)
     for chosen in ([0], [3, 5], [1, 2, 6]):
         assert search.value(chosen) == pytest.approx(value_by_hand(search, chosen), rel=1e-10)
-        gain = search._gain(search._inverses(chosen))
+        inverses, given = search._inverses(chosen), search._given(chosen)
+        gain = search._gain(inverses, given)
         for new in set(range(8)) - set(chosen):
             assert gain[new] == pytest.approx(search.value(chosen) - search.value([*chosen, new]), rel=1e-9)
-            moved = [search._with(s, v, new) for s, v in zip(search.scenarios, search._inverses(chosen), strict=True)]
+            moved = [search._with(v, *rows, new) for v, rows in zip(inverses, given, strict=True)]
             for one, direct in zip(moved, search._inverses([*chosen, new]), strict=True):
                 np.testing.assert_allclose(one, direct, rtol=1e-9)
     table = search.gains()
-    assert table["gain"].to_numpy() == pytest.approx(search._gain(search._inverses([])))
+    assert table["gain"].to_numpy() == pytest.approx(search._gain(search._inverses([]), search._given([])))
     assert list(table) == ["size", "budget", "n_params", "tokens", "flops", "gain"]
+
+
+def test_more_cells_of_one_trunk_tell_less_than_as_many_of_their_own():
+    """Of equal gradients: noise that is shared does not average out, and is not counted as if it did."""
+    values = []
+    for shared in (0.0, 0.6):
+        search = problem(9, shared=shared, scenarios=1)
+        search.scenarios[0].offered[:] = search.scenarios[0].offered[:, :1]
+        search.variance[:] = 3.0
+        search.trunk = np.array([3, 3, 3, 4, 5, 6, 7, 8, 9])
+        values.append((search.value([0, 1, 2]), search.value([3, 4, 5])))
+    assert values[0][0] == pytest.approx(values[0][1])
+    assert 1 - values[1][1] > 1.1 * (1 - values[1][0])
+
+
+def test_filling_counts_what_cells_of_a_trunk_share():
+    """Every cell that is added is the best by the value of the set with it."""
+    search = problem(9, most=5)
+    search.shared, search.trunk, search.known_trunk = 0.7, np.arange(9) % 3, np.array([0, 3])
+    chosen = search._fill([], 1e9, 0.0)  # whatever they cost
+    for k in range(5):
+        values = {i: search.value([*chosen[:k], i]) for i in set(range(9)) - set(chosen[:k])}
+        assert chosen[k] == min(values, key=values.get)
 
 
 def test_without_known_runs_the_prior_alone_stands_at_the_start():
@@ -108,7 +142,7 @@ def test_cells_are_filled_by_gain_per_power_of_the_price():
     """The price is the share of the FLOPs and of the number."""
     for seed in range(6):
         search = problem(20, most=4, seed=seed)
-        gain, cost = search._gain(search._inverses([])), search.cells.frame["flops"].to_numpy()
+        gain, cost = search._gain(search._inverses([]), search._given([])), search.cells.frame["flops"].to_numpy()
         for budget in (12.0, 60.0):
             for power in (0.25, 1.0, 3.0):
                 first = np.argmax(gain / (cost / budget + 1 / 4) ** power)
@@ -121,7 +155,7 @@ def test_cells_are_filled_by_gain_per_power_of_the_price():
 
 def test_fixed_cells_stay():
     search = problem(most=3)
-    worst = int(np.argmin(search._gain(search._inverses([]))))
+    worst = int(np.argmin(search._gain(search._inverses([]), search._given([]))))
     search.fixed = [worst]
     search.search(30.0)
     assert worst in search.chosen
@@ -156,6 +190,15 @@ def test_a_round_takes_out_from_one_cell_to_half_and_one():
     assert kept[:4] == [9] * 4
     assert set(kept[4:]) == {1, 2, 3, 4, 5}
     assert np.mean(kept[4:]) == pytest.approx(3, abs=0.35)  # each as often: to two standard errors
+
+
+def test_the_best_of_the_greedy_sets_is_begun_with():
+    for seed in range(4):
+        search = problem(40, most=9, seed=seed)
+        greedy = [search.value(search._fill([], 18.0, p)) for p in (0.25, 0.5, 0.75, 1.0)]
+        search.search(18.0, rounds=0)
+        assert search.value(search.chosen) == pytest.approx(min(greedy), rel=1e-12)
+        assert seed or max(greedy) > min(greedy)
 
 
 @pytest.mark.slow

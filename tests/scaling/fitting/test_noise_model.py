@@ -10,7 +10,13 @@ from scipy.stats import t as student
 from isoflop.scaling.findings.finding import variant
 from isoflop.scaling.fitting.fit import Huber, LeastSquares, fit
 from isoflop.scaling.fitting.fit_text import fit_dict, fit_text
-from isoflop.scaling.fitting.noise_model import MOST_FALLING, SHARED_PRIOR, falling_power, shared_by_sizes
+from isoflop.scaling.fitting.noise_model import (
+    MOST_FALLING,
+    SHARED_PRIOR,
+    falling_power,
+    shared_by_cluster,
+    shared_by_sizes,
+)
 from isoflop.scaling.fitting.objective import huber
 from isoflop.scaling.fitting.uncertainty import jackknife, predict
 from isoflop.scaling.selection.rolling_origins import forecast
@@ -25,6 +31,20 @@ def _residuals(rng, power, rows=40):
     design = np.stack([np.ones(rows), log_n, rng.normal(size=rows)], axis=1)
     noise = rng.normal(size=rows) * np.exp(-power * log_n)
     return noise, design, log_n, np.arange(rows)
+
+
+def test_the_correlation_within_clusters_is_that_of_the_residuals_and_0_without_repeats():
+    rng = np.random.default_rng(0)
+    design, label = np.stack([np.ones(120), rng.normal(size=120)], axis=1), np.arange(120) // 4
+    found = {}
+    for share in (0.0, 0.5, 0.8):
+        noise = np.sqrt(share) * rng.normal(size=30)[label] + np.sqrt(1 - share) * rng.normal(size=120)
+        found[share] = shared_by_cluster(noise - design @ np.linalg.lstsq(design, noise)[0], design, label)
+    assert found[0.0] < 0.15
+    assert found[0.5] == pytest.approx(0.5, abs=0.15)
+    assert found[0.8] == pytest.approx(0.8, abs=0.1)
+    assert shared_by_cluster(noise, design, np.arange(120)) == 0.0
+    assert shared_by_cluster(noise[:6], design[:6], label[:6]) == 0.0  # two rows to spare
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ from scipy.special import ndtri
 
 from isoflop.scaling.arms.joint_fit import frontier
 from isoflop.scaling.arms.multiplier import multiplier
-from isoflop.scaling.design.design import isoflop_grid
 from isoflop.scaling.design.planning import plan_from_law
 from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.fitting.fit import fit
@@ -69,12 +68,23 @@ def refits(cells: pd.DataFrame, flops: float, *, repeats: int, first: int = FIRS
     ])  # fmt: skip
 
 
+def full_grid(budget: float) -> pd.DataFrame:
+    """Five budgets over two decades, five sizes a factor 2 apart about the optimum of each, for `budget` FLOPs in all.
+
+    It keeps no rule of candidates (steps, tokens per parameter), and so is the harder one to beat.
+    """
+    shares = 10.0 ** np.linspace(-2, 0, 5)
+    flops = np.repeat(budget * shares / (5 * shares.sum()), 5)
+    n = BESIROGLU.optimal(flops).N * np.tile(2.0 ** np.arange(-2, 3), 5)
+    return pd.DataFrame({"n_params": n, "tokens": flops / 6 / n, "flops": flops})
+
+
 def suggestion(*, repeats: int, budget: float = 6e19, tau: float = 0.0) -> dict[str, float | list[float]]:
-    """Suggested cells against the five-budget isoFLOP grid of the same spend, at 100 times its largest budget.
+    """Suggested cells against the full grid of the same spend, at 100 times its largest budget.
 
     `ratio` and `realised` are of the first block of 60 repeats, `blocks` the ratio in every block, `all` over all.
     """
-    grid = isoflop_grid(BESIROGLU, Cost(), budget)
+    grid = full_grid(budget)
     target = 100 * float(grid["flops"].max())
     made = plan_from_law(BESIROGLU, budget=budget, target=target, tau=tau)
     ours, theirs = (refits(cells, target, repeats=repeats) for cells in (made.cells, grid))
@@ -82,7 +92,7 @@ def suggestion(*, repeats: int, budget: float = 6e19, tau: float = 0.0) -> dict[
     return {
         "ratio": float(spread[0][0] / spread[0][1]), "realised": float(spread[0][0]),
         "predicted": made.sampling["after"], "grid realised": float(spread[0][1]),
-        "grid predicted": made.sampling["grid"], "blocks": [float(a / b) for a, b in spread],
+        "blocks": [float(a / b) for a, b in spread],
         "all": float(np.std(ours, ddof=1) / np.std(theirs, ddof=1)), "cells": len(made.cells), "spent": made.spent,
     }  # fmt: skip
 

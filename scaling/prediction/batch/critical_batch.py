@@ -4,9 +4,9 @@ Steps and samples to a fixed loss trade off along (S / S_min - 1)(X / X_min - 1)
 S = S_min (1 + B_crit / B) with B_crit = X_min / S_min (McCandlish et al. 2018, arXiv 1812.06162, eq. 2.11).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,12 +14,11 @@ import pandas as pd
 from isoflop.answer import Answer
 from isoflop.arguments import MOST_DEVICES, POSITIVE, SHARE, check, whole
 from isoflop.scaling.findings.finding import Finding
-from isoflop.scaling.fitting.fit import Fit, FitError, LeastSquares, fit
-from isoflop.scaling.fitting.uncertainty import jackknife
+from isoflop.scaling.fitting.fit import FitError
 from isoflop.scaling.laws.inputs import Column
-from isoflop.scaling.laws.law import Array, Box, Law
-from isoflop.scaling.laws.special_functions import stdtrit
-from isoflop.scaling.prediction.batch_of_runs import NoiseScale, noise_of_runs, steps_of_runs
+from isoflop.scaling.prediction.batch.batch_of_runs import NoiseScale, noise_of_runs, steps_of_runs
+from isoflop.scaling.prediction.batch.size_batch import FEWEST_BATCHES, Exponent, SizeBatch, exponents, size_batch
+from isoflop.scaling.prediction.spending.deadline import schedule
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.json_plain import plain
@@ -28,13 +27,11 @@ from isoflop.scaling.table.runs import is_runs
 
 STEPS, TOKENS, SEQUENCES = "steps_to_target", "batch_tokens", "batch_sequences"
 COLUMNS = tuple(Column(name) for name in (STEPS, TOKENS, SEQUENCES, "context_length", "target_loss"))
-FEWEST_BATCHES = 4  # of a size: two numbers are fitted to them
-FEWEST_SIZES = 3
-OVERHEAD = 1.2  # of the samples that the smallest batch takes (Zhang et al. 2024, arXiv 2410.21676)
 NO_BATCHES = (
     f"no size was trained with {FEWEST_BATCHES} batches to rows at a constant rate, and no run logged its noise scale "
     "(where.noise_scale=true)"
 )
+VAGUE = 100.0  # from end to end of its interval: a critical batch is not known
 FAR = 4.0  # times the largest batch, or below the smallest: a critical batch there is a bound
 
 
@@ -42,65 +39,6 @@ class BatchError(ValueError):
     """A table says nothing of the critical batch."""
 
     exit_code = 1
-
-
-@dataclass(frozen=True)
-class Hyperbola(Law):
-    """Steps to a loss at batch B: S = S_min (1 + B_crit / B)."""
-
-    S_min: float
-    B_crit: float
-
-    name: ClassVar[str] = "hyperbola"
-    formula: ClassVar[str] = "S = S_min (1 + B_crit / B)"
-    inputs: ClassVar[tuple[str, ...]] = ("B",)
-    columns: ClassVar[dict[str, Column | str]] = {"B": "batch"}
-    box: ClassVar[dict[str, Box]] = {"S_min": Box(1e-3, 1e15, log=True), "B_crit": Box(1e-6, 1e15, log=True)}
-
-    def __call__(self, B: Any) -> Any:
-        return self.S_min * (1 + self.B_crit / B)
-
-    @classmethod
-    def propose(cls, x: Any, loss: Array, weights: Array) -> Array:
-        """The fewest steps seen, and the batches tried."""
-        batches = np.quantile(x["B"], [0.1, 0.5, 0.9])
-        return np.column_stack([np.full(3, np.log(loss.min())), batches])
-
-
-@dataclass(frozen=True)
-class SizeBatch:
-    """The critical batch of one size at one target loss, in the unit of the batches: tokens or sequences.
-
-    `interval` is at `level`, by the jackknife over batches. `overhead` is the largest batch that takes at most 20% more
-    samples than the smallest one (NaN where every batch does), `rms` that of the residuals of ln steps.
-    """
-
-    n_params: float
-    target_loss: float
-    batches: int
-    min_steps: float
-    critical: float
-    interval: tuple[float, float]
-    overhead: float
-    rms: float
-    fit: Fit
-
-    @property
-    def min_samples(self) -> float:
-        """The fewest tokens, or sequences, that reach the loss: X_min."""
-        return self.min_steps * self.critical
-
-    def steps(self, batch: Any) -> Any:
-        """Steps to the loss at a batch."""
-        return self.fit.law(batch)
-
-
-@dataclass(frozen=True)
-class Exponent:
-    """B = b X^p over sizes, X the fewest samples to the loss: p with its interval at `level`; NaN for too few sizes."""
-
-    p: float
-    interval: tuple[float, float]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -258,23 +196,31 @@ def critical_batch(
     for (n, loss), group in frame.groupby(["n_params", "target_loss"], dropna=False):
         name = f"{n:.4g} parameters" + (f" to a loss of {loss:.4g}" if np.isfinite(loss) else "")
         try:
-            sizes.append(_size(group, float(n), float(loss), level))
+            sizes.append(size_batch(group, float(n), float(loss), level))
         except FitError as error:
             failed[name] = str(error)
     if not sizes and not noise:
         why = "; ".join(f"{k}: {why}" for k, why in failed.items())
         raise BatchError(f"{source}: no critical batch: {why or NO_BATCHES}")
     sizes.sort(key=lambda s: (s.n_params, s.min_samples))
-    samples = [s.min_samples for s in sizes]
     if not sizes and devices is not None:
         raise BatchError(f"{source}: no critical batch to plan devices by; {NO_BATCHES}")
-    schedule, meets = _schedule(sizes, deadline, devices, tokens_per_second, device_batch, length, sequences)
+    exponent, overhead_exponent = exponents(sizes, level)
+    frame, meets = _schedule(sizes, deadline, devices, tokens_per_second, device_batch, length, sequences)
     return CriticalBatches(
-        sizes=tuple(sizes), exponent=_exponent(samples, [s.critical for s in sizes], level),
-        overhead_exponent=_exponent(samples, [s.overhead for s in sizes], level), per_sequence=length,
-        sequences=sequences, schedule=schedule, meets=meets, failed=failed, findings=tuple(_findings(sizes, failed)),
-        notes=tuple(notes), level=level, noise=noise,
-    )  # fmt: skip
+        sizes=tuple(sizes),
+        exponent=exponent,
+        overhead_exponent=overhead_exponent,
+        per_sequence=length,
+        sequences=sequences,
+        schedule=frame,
+        meets=meets,
+        failed=failed,
+        findings=tuple(_findings(sizes, exponent, overhead_exponent, failed)),
+        notes=tuple(notes),
+        level=level,
+        noise=noise,
+    )
 
 
 def _rows(table: pd.DataFrame, notes: list[str], source: str) -> tuple[pd.DataFrame, bool, float]:
@@ -307,45 +253,6 @@ def _rows(table: pd.DataFrame, notes: list[str], source: str) -> tuple[pd.DataFr
     return pd.DataFrame(made).reset_index(drop=True), sequences, length
 
 
-def _size(group: pd.DataFrame, n_params: float, loss: float, level: float) -> SizeBatch:
-    if group["batch"].nunique() < FEWEST_BATCHES:
-        raise FitError(f"{group['batch'].nunique()} batches, and at least {FEWEST_BATCHES} are needed")
-    fitted = fit(Hyperbola, group[["batch", "loss"]].sort_values("batch"), objective=LeastSquares())
-    law = fitted.law
-    assert isinstance(law, Hyperbola)
-    interval = jackknife(fitted).interval("B_crit", level)
-    rms = float(np.sqrt(np.mean(fitted.residuals**2)))
-    return SizeBatch(n_params, loss, len(group), law.S_min, law.B_crit, interval, _overhead(group), rms, fitted)
-
-
-def _overhead(group: pd.DataFrame) -> float:
-    """The batch at which the samples first exceed OVERHEAD times those of the smallest batch, between two of them."""
-    means = np.log(group.groupby("batch")["loss"].mean())
-    log_b = np.log(means.index.to_numpy(float))
-    above = means.to_numpy() + log_b
-    above = above - above[0] - np.log(OVERHEAD)
-    crossed = np.flatnonzero(above >= 0)
-    if not len(crossed):
-        return float("nan")
-    k = int(crossed[0])
-    share = -above[k - 1] / (above[k] - above[k - 1])
-    return float(np.exp(log_b[k - 1] + share * (log_b[k] - log_b[k - 1])))
-
-
-def _exponent(samples: Sequence[float], batches: Sequence[float], level: float) -> Exponent:
-    """The slope of ln batch in ln samples by least squares, with Student's t."""
-    x, y = np.log(samples), np.log(batches)
-    kept = np.isfinite(x) & np.isfinite(y)
-    x, y = x[kept], y[kept]
-    if len(np.unique(x.round(6))) < FEWEST_SIZES:
-        return Exponent(float("nan"), (float("nan"), float("nan")))
-    slope, level_at_0 = np.polyfit(x, y, 1)
-    left = y - level_at_0 - slope * x
-    error = np.sqrt(left @ left / (len(x) - 2) / np.sum((x - x.mean()) ** 2))
-    half = float(stdtrit(len(x) - 2, 0.5 + level / 2) * error)
-    return Exponent(float(slope), (float(slope) - half, float(slope) + half))
-
-
 def _schedule(
     sizes: Sequence[SizeBatch],
     deadline: float | None,
@@ -355,7 +262,7 @@ def _schedule(
     length: float,
     sequences: bool,
 ) -> tuple[pd.DataFrame | None, int | None]:
-    """Rows of 1, 2, 4, ... devices up to `devices`: batch, steps, tokens, hours, device hours, waste; who meets."""
+    """The `schedule` of the largest size; None without a deadline and devices."""
     if deadline is None and devices is None and speed is None and device_batch is None:
         return None, None
     if devices is None or speed is None:
@@ -364,37 +271,41 @@ def _schedule(
         raise ValueError("a schedule needs batches in tokens: add the column batch_tokens or context_length")
     size = sizes[-1]
     least = float(size.fit.points.frame["batch"].min()) if device_batch is None else device_batch
-    counts = sorted({*(2**k for k in range(devices.bit_length())), devices})
-    batch = np.array(counts, dtype=float) * least
-    steps = np.asarray(size.steps(batch), dtype=float)
-    seconds = steps * least / speed
-    frame = pd.DataFrame({
-        "devices": counts, "batch": batch, "steps": steps, "tokens": steps * batch, "hours": seconds / 3600,
-        "device_hours": seconds * counts / 3600, "waste": batch / size.critical,
-    })  # fmt: skip
-    meets = [n for n, took in zip(counts, seconds.tolist(), strict=True) if deadline is not None and took <= deadline]
-    return frame, meets[0] if meets else None
+    return schedule(size.steps, size.critical, least, devices=devices, speed=speed, deadline=deadline)
 
 
-def _findings(sizes: Sequence[SizeBatch], failed: dict[str, str]) -> list[Finding]:
-    found = []
+def _findings(
+    sizes: Sequence[SizeBatch], exponent: Exponent, overhead_exponent: Exponent, failed: dict[str, str]
+) -> Iterator[Finding]:
     for s in sizes:
-        batches = s.fit.points.frame["batch"]
+        batches, (low, high) = s.fit.points.frame["batch"], s.interval
         if not batches.min() / FAR <= s.critical <= batches.max() * FAR:
             side = "below" if s.critical < batches.min() else "above"
-            found.append(
-                Finding(
-                    "unidentified", "warn",
-                    f"the critical batch of {s.n_params:.4g} parameters ({s.critical:.3g}) lies far {side} the batches "
-                    f"tried ({batches.min():.3g} to {batches.max():.3g}): it is a bound",
-                    f"add {'smaller' if side == 'below' else 'larger'} batches",
-                )
+            yield Finding(
+                "unidentified", "warn",
+                f"the critical batch of {s.n_params:.4g} parameters ({s.critical:.3g}) lies far {side} the batches "
+                f"tried ({batches.min():.3g} to {batches.max():.3g}): it is a bound",
+                f"add {'smaller' if side == 'below' else 'larger'} batches",
             )  # fmt: skip
-    if failed:
-        found.append(
-            Finding(
-                "few_batches", "warn", "; ".join(f"{name}: {why}" for name, why in failed.items()),
-                "add batches at that size",
-            )
+        elif not high <= VAGUE * low:
+            yield Finding(
+                "unidentified", "warn",
+                f"the critical batch of {s.n_params:.4g} parameters ({s.critical:.3g}) is not known to a factor "
+                f"{VAGUE:g}: its interval is {low:.3g} to {high:.3g}",
+                "do not quote it; add batches on both sides of it, or seeds",
+            )  # fmt: skip
+    unknown = {"the hyperbola": exponent, "20% overhead": overhead_exponent}
+    names = [name for name, e in unknown.items() if e.unbounded]
+    if names:
+        span = max(unknown[name].span for name in names)
+        yield Finding(
+            "narrow_span", "warn",
+            f"no exponent of B in D by {' or by '.join(names)}: the fewest tokens of these sizes span a factor "
+            f"{span:.3g}, no more than their errors, which B shares",
+            "add sizes, or losses, whose fewest tokens lie ten times apart, or more batches of each",
         )  # fmt: skip
-    return found
+    if failed:
+        yield Finding(
+            "few_batches", "warn", "; ".join(f"{name}: {why}" for name, why in failed.items()),
+            "add batches at that size",
+        )  # fmt: skip

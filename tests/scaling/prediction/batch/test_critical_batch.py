@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from isoflop.scaling.prediction.critical_batch import BatchError, critical_batch
+from isoflop.scaling.prediction.batch.critical_batch import BatchError, critical_batch
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.read import read_table
 
@@ -101,7 +101,43 @@ def test_half_a_schedule_is_refused_and_unfinished_rows_are_counted():
 def test_a_critical_batch_far_beyond_the_batches_is_a_bound():
     table = steps_table()
     table["steps_to_target"] = 2000 * (1 + 1e9 / table["batch_tokens"])
-    assert {f.code for f in critical_batch(table).findings} == {"unidentified"}
+    assert {f.code for f in critical_batch(table).findings} == {"unidentified", "narrow_span"}
+
+
+def batches_of(exponent: float, span: float, noise: float, seed: int) -> pd.DataFrame:
+    """Steps of five sizes at 512 to 32768 tokens; the fewest samples rise by `span`, the critical batch by a power."""
+    rng = np.random.default_rng(seed)
+    batch = np.tile(512 * 4.0 ** np.arange(4), 5)
+    samples = np.repeat(1e6 * span ** np.linspace(0, 1, 5), 4)
+    critical = 6000 * (samples / 1e6) ** exponent
+    steps = samples / critical * (1 + critical / batch) * np.exp(rng.normal(0, noise, 20))
+    sizes = np.repeat(1e5 * 2.0 ** np.arange(5), 4)
+    return pd.DataFrame({"n_params": sizes, "batch_tokens": batch, "steps_to_target": steps})
+
+
+@pytest.mark.slow
+def test_batches_that_do_not_grow_give_no_exponent_out_of_the_noise_that_they_share_with_the_samples():
+    """By least squares of B in D more than half of such intervals exclude 0."""
+    found = [critical_batch(batches_of(0.0, 1.0, 0.04, seed)) for seed in range(5)]
+    for f in found:
+        assert np.isnan([f.exponent.p, f.overhead_exponent.p]).all()
+        assert f.to_dict()["exponent"]["hyperbola"] == {"p": None, "interval": [None, None]}
+        assert "narrow_span" in [one.code for one in f.findings]
+        assert "B ~ D" not in str(f)
+    grown = [critical_batch(batches_of(0.5, 100.0, 0.04, seed)) for seed in range(5)]
+    assert all(f.exponent.interval[0] < 0.5 < f.exponent.interval[1] < 1 for f in grown)
+    assert not any("narrow_span" in [one.code for one in f.findings] for f in grown)
+
+
+def test_an_interval_of_a_factor_100_or_more_is_said():
+    noise = np.exp(np.random.default_rng(1).normal(0, 0.15, 18))
+    table = steps_table().query("batch_tokens > 1e5")
+    table["steps_to_target"] *= noise[: len(table)]
+    found = critical_batch(table)
+    vague = [s.n_params for s in found.sizes if s.interval[1] > 100 * s.interval[0]]
+    assert vague
+    said = [f.message for f in found.findings if "is not known to a factor 100" in f.message]
+    assert [f"{n:.4g} parameters" in text for n, text in zip(vague, said, strict=True)] == [True] * len(vague)
 
 
 def test_published_steps_to_a_loss(public_data):
