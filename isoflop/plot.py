@@ -36,11 +36,12 @@ def draw(
     already. Raises ValueError for an unknown name, for another law or convention than the Evidence has, and with the
     reason where the table cannot support the figure.
     """
-    asked = {"law": None if law is None else law_name(law), "params": params, "compute": compute}
-    given = {option: value for option, value in asked.items() if value is not None}
-    evidence = table if isinstance(table, Evidence) else Evidence(table, **given)
-    for option, value in given.items():
-        if value != (own := getattr(evidence, option)):
+    named = None if law is None else law_name(law)
+    evidence = table
+    if not isinstance(evidence, Evidence):
+        evidence = Evidence(evidence, law=named, params=params or "matrices", compute=compute or "exact")
+    for option, value in {"law": named, "params": params, "compute": compute}.items():
+        if value not in (None, own := getattr(evidence, option)):
             raise ValueError(
                 f"{option}={value!r}: this Evidence is of {option}={own!r}; give its table in its place, or "
                 f"Evidence(table, {option}={value!r})"

@@ -146,10 +146,10 @@ def learn_from(
     """What a table of past arms shows; what was learnt already, or None, as it is. Raises LearnError with the table."""
     if table is None or isinstance(table, Discrepancy):
         return table
-    table = as_frame(table)
-    source = table.attrs.get("source", "the table to learn from")
+    past = as_frame(table)
+    source = past.attrs.get("source", "the table to learn from")
     try:
-        return learn(split_arms(table, by, None, params, compute)[2])
+        return learn(split_arms(past, by, None, params, compute)[2])
     except (LearnError, MultiplierError) as error:
         raise LearnError(f"--learn {source}: {error}") from error
 

@@ -163,7 +163,7 @@ def test_every_published_law_has_an_answer_or_says_what_it_reads(name):
     ("name", "numbers", "reported"),
     [
         ("hofmann-2022", {"flops": 1e20}, "did you mean 'hoffmann-2022'"),
-        ("hoffmann-2022", {"flops": -1.0}, "--flops -1"),
+        ("hoffmann-2022", {"flops": -1.0}, "flops=-1: it must be positive"),
         ("hoffmann-2022", {**RUN, "unique_tokens": 1e9}, "not --unique-tokens"),
         ("hoffmann-2022", {"n_params": 1e9}, "give --tokens"),
     ],
