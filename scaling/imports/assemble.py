@@ -140,6 +140,8 @@ def _check(options: ImportOptions, runs: Sequence[ForeignRun], notes: list[str])
     """Raise SourceError for an option that no run takes; note the runs whose own number one replaces."""
     if options.params not in PARAMS:
         raise SourceError(f"--params {options.params}: not one of {', '.join(PARAMS)}")
+    if options.params != PARAMS[0] and not any(options.params in run.n_params for run in runs):
+        notes.append(f"--params {options.params} is not used: the source names no such count of parameters")
     if options.bytes_per_token is not None and not options.bytes_per_token > 0:
         raise SourceError(f"--bytes-per-token {options.bytes_per_token}: not a positive number")
     if options.bytes_per_token is not None and not any(run.loss_unit.endswith("/byte") for run in runs):
