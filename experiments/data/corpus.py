@@ -97,4 +97,5 @@ def manifest_text(corpus: Corpus) -> str:
         lines.append(f"{side}: {count['documents']:,} documents, {count['tokens']:,} tokens{text}")
     per_token = "" if manifest["bytes_per_token"] is None else f", {corpus.bytes_per_token:.3f} bytes/token held out"
     lines.append(f"tokenizer {corpus.tokenizer_id}, {corpus.vocab_size:,} tokens{per_token}")
+    lines += [f"warning: {warning}" for warning in corpus.warnings]
     return "\n".join(lines)

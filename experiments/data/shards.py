@@ -12,6 +12,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,12 +26,13 @@ from isoflop.experiments.data.parts import Part, digest, held_bytes, index_dtype
 from isoflop.experiments.data.records import Files
 from isoflop.experiments.data.sources import Source, StoredTokens, TextSource, TokenSource
 from isoflop.experiments.data.token_files import HEADER_BYTES, SIDES, header, token_dtype
-from isoflop.experiments.data.tokenizer import Bytes, Library, read_tokenizer, train_bpe
+from isoflop.experiments.data.tokenizer import Bytes, Library, Losses, read_tokenizer, train_bpe
 from isoflop.experiments.files import locked
 
 TOKENIZER = "tokenizer.json"
 LEARNED_FROM = 64 * 2**20  # bytes of text, at most, that a tokenizer is trained on
 _BATCH_BYTES = 2**20  # of text given to a tokenizer at once
+_COMPARED = 2**16  # characters of each such batch that are compared with what their tokens say
 
 
 def write_corpus(folder: Path, source: Source, files: Files, recipe: Mapping[str, Any]) -> None:
@@ -124,7 +126,8 @@ def _write_text(source: TextSource, files: Files, work: Path) -> dict[str, Any]:
         raise CorpusError(f"corpus {data.name}: no document is left of {read:,} ({dropped or 'nothing was read'})")
     held = _held_out(parts, kept, data)
     tokenizer = _tokenizer(data, parts, held, work)
-    written = _write_sides(work, data, tokenizer.vocab_size, _encoded(parts, held, data, tokenizer))
+    losses = Losses()
+    written = _write_sides(work, data, tokenizer.vocab_size, _encoded(parts, held, data, tokenizer, losses))
     about = {"tokenizer_id": tokenizer.tokenizer_id, "vocab_size": tokenizer.vocab_size, "licence": licence}
     side = written["held_out"]
     return _manifest(data, about, written) | {
@@ -132,6 +135,7 @@ def _write_text(source: TextSource, files: Files, work: Path) -> dict[str, Any]:
         "read": _summed(part.counted["read"] for part in parts),
         "skipped": _summed(part.counted["bad"] for part in parts),
         "stages": stages,
+        **({"losses": asdict(losses)} if losses.changed else {}),
     }
 
 
@@ -203,9 +207,9 @@ def _contents(parts: Sequence[Part], held: Sequence[np.ndarray], data: DataSpec)
 
 
 def _encoded(
-    parts: Sequence[Part], held: Sequence[np.ndarray], data: DataSpec, tokenizer: Bytes | Library
+    parts: Sequence[Part], held: Sequence[np.ndarray], data: DataSpec, tokenizer: Bytes | Library, losses: Losses
 ) -> Iterator[tuple[np.ndarray, bool, int]]:
-    """(tokens, whether held out, bytes) of each document."""
+    """(tokens, whether held out, bytes) of each document; `losses` counts what some of them lose in their tokens."""
     if isinstance(tokenizer, Bytes):
         for content, held_out in _contents(parts, held, data):
             yield np.frombuffer(content, np.uint8), held_out, len(content)
@@ -216,13 +220,20 @@ def _encoded(
         batch.append(item)
         size += len(item[0])
         if size >= _BATCH_BYTES:
-            yield from _encode(batch, tokenizer)
+            yield from _encode(batch, tokenizer, losses)
             batch, size = [], 0
-    yield from _encode(batch, tokenizer)
+    yield from _encode(batch, tokenizer, losses)
 
 
-def _encode(batch: Sequence[tuple[bytes, bool]], tokenizer: Library) -> Iterator[tuple[np.ndarray, bool, int]]:
+def _encode(
+    batch: Sequence[tuple[bytes, bool]], tokenizer: Library, losses: Losses
+) -> Iterator[tuple[np.ndarray, bool, int]]:
     texts = [content.decode() for content, _ in batch]
+    left = _COMPARED
+    for text in texts:
+        if left > 0:
+            losses.add(text[:left], tokenizer)
+            left -= len(text)
     for tokens, (content, held_out) in zip(tokenizer.encode_batch(texts), batch, strict=True):
         yield np.array(tokens, np.uint32), held_out, len(content)
 

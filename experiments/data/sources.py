@@ -31,6 +31,7 @@ from isoflop.experiments.data import CorpusError, hub, near_duplicates, records,
 from isoflop.experiments.data.cleaning import check_stages
 from isoflop.experiments.data.domains.python_parts import part_of
 from isoflop.experiments.data.records import Document, Files
+from isoflop.experiments.data.tokenizer import whole_texts
 
 LAYOUT_VERSION = 2  # 1: the split was by the hash of a document's name
 SOURCES: dict[str, type["Source"]] = {}  # by name, in the order of this file
@@ -125,8 +126,8 @@ class TextSource(Source):
         """The common recipe with the settings that turn text into tokens."""
         recipe = super().recipe(files)
         if self.data.tokenizer.endswith(".json"):
-            text = Path(self.data.tokenizer).expanduser().read_bytes()
-            recipe["tokenizer_sha256"] = hashlib.sha256(text).hexdigest()
+            text = Path(self.data.tokenizer).expanduser().read_bytes().decode(errors="surrogateescape")
+            recipe["tokenizer_sha256"] = hashlib.sha256(whole_texts(text).encode(errors="surrogateescape")).hexdigest()
         return recipe
 
     def fetch(self, files: Files, folder: Path) -> tuple[Files, str]:

@@ -24,6 +24,7 @@ class FakeCorpus:
     vocab_size: int = 256
     train_tokens: int = 10_000_000
     domains: tuple = ()
+    warnings: tuple = ()
 
     def __call__(self, data):
         """Stands in for all corpora: returns itself for any data, a mixture's in equal domains."""
