@@ -94,6 +94,7 @@ def manifest_text(corpus: Corpus) -> str:
             )
     for side, count in sides(manifest).items():
         text = f", {count['bytes']:,} bytes" if count.get("bytes") else ""
+        text += f" of {count['dtype']} in {count['file']}" if "dtype" in count and "file" in count else ""
         lines.append(f"{side}: {count['documents']:,} documents, {count['tokens']:,} tokens{text}")
     per_token = "" if manifest["bytes_per_token"] is None else f", {corpus.bytes_per_token:.3f} bytes/token held out"
     lines.append(f"tokenizer {corpus.tokenizer_id}, {corpus.vocab_size:,} tokens{per_token}")
