@@ -84,6 +84,7 @@ class Manifest(TypedDict):
     skipped: NotRequired[dict[str, int]]
     stages: NotRequired[list[_Stage]]
     losses: NotRequired[Losses]
+    samples: NotRequired[str]  # a hash of parts of the files; older corpora have none
     domains: NotRequired[list[Domain]]
 
 

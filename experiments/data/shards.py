@@ -35,9 +35,16 @@ _BATCH_BYTES = 2**20  # of text given to a tokenizer at once
 _COMPARED = 2**16  # characters of each such batch that are compared with what their tokens say
 
 
-def write_corpus(folder: Path, source: Source, files: Files, recipe: Mapping[str, Any]) -> None:
-    """Write the corpus folder, unless another process has while this one waited. Raises CorpusError, OSError."""
-    _write_whole(folder, lambda work: _write(source, files, work), recipe)
+def write_corpus(folder: Path, source: Source, files: Files, recipe: Mapping[str, Any], samples: str) -> None:
+    """Write the corpus folder, unless another process has while this one waited; `samples` are those of the files.
+
+    Raises CorpusError, OSError.
+    """
+
+    def write(work: Path) -> dict[str, Any]:
+        return _write(source, files, work) | {"samples": samples}
+
+    _write_whole(folder, write, recipe, f"{folder.name}-{samples}")  # parts of files like these alone are gone on from
 
 
 def write_mixed(
@@ -48,15 +55,18 @@ def write_mixed(
     def write(work: Path) -> dict[str, Any]:
         return _manifest(data, about, _write_sides(work, data, about["vocab_size"], documents))
 
-    _write_whole(folder, write, {"mixture": [one["corpus_id"] for one in about["domains"]]})
+    _write_whole(folder, write, {"mixture": [one["corpus_id"] for one in about["domains"]]}, folder.name)
 
 
-def _write_whole(folder: Path, write: Callable[[Path], dict[str, Any]], recipe: Mapping[str, Any]) -> None:
+def _write_whole(
+    folder: Path, write: Callable[[Path], dict[str, Any]], recipe: Mapping[str, Any], unfinished: str
+) -> None:
+    """Write a folder and its manifest in a working folder, whose name has `unfinished` until it is complete."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(lock := folder.with_name(f".{folder.name}.lock")), _removed(lock):
         if (folder / MANIFEST).exists():
             return
-        work = folder.with_name(f".{folder.name}.work")
+        work = folder.with_name(f".{unfinished}.work")
         work.mkdir(exist_ok=True)
         try:
             manifest = write(work) | {"recipe": {k: v for k, v in recipe.items() if k != "files"}}
