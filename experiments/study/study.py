@@ -25,6 +25,7 @@ from isoflop.experiments.study.arms import variants
 from isoflop.experiments.study.cell import Cell, group_by_trunk, trunk_steps
 from isoflop.experiments.study.optimizers import optimizer_flops
 from isoflop.experiments.study.rules import resolve
+from isoflop.experiments.study.same_runs import same_runs, same_runs_warning
 from isoflop.experiments.study.sizes import load_size, name_of
 from isoflop.models.config import ModelConfig, n_matrices, training_flops_per_token
 
@@ -78,6 +79,7 @@ class Study:
     hold_out: tuple[float, ...] = ()
     train_tokens: Mapping[str, int] = field(default_factory=dict)  # of each corpus by its id
     windows: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # training windows of each domain, likewise
+    same: tuple[tuple[Cell, ...], ...] = ()  # of what was written differently and is one run; the last is in `cells`
 
     @cached_property
     def trunks(self) -> dict[str, tuple[Cell, ...]]:
@@ -134,7 +136,9 @@ def expand(config: ExperimentConfig, corpora: CorpusOf, made: Iterable[Experimen
         cells += kept
         dropped += left_out
     unique = tuple({cell.run_id: cell for cell in cells}.values())
-    found = Study(study.name, unique, tuple(dropped), (), tuple(study.hold_out), train_tokens, windows)
+    same = same_runs(cells)
+    told |= {same_runs_warning(same): None} if same else {}
+    found = Study(study.name, unique, tuple(dropped), (), tuple(study.hold_out), train_tokens, windows, same)
     return replace(found, warnings=(*told, *_epoch_warnings(found), *_short_warnings(unique)))
 
 

@@ -33,6 +33,7 @@ from isoflop.experiments.store.store import (
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.check import checked_study
 from isoflop.experiments.study.engine import engine_name
+from isoflop.experiments.study.same_runs import same_runs, same_runs_warning
 from isoflop.experiments.study.study import Study
 from isoflop.experiments.sweep.pool import (
     at_once,
@@ -321,6 +322,8 @@ def _write(launch: Launch, store: Store, typed: Sequence[str]) -> None:
 def _print_summary(launch: Launch) -> None:
     """Warnings, cells outside the window, and one line: cells, jobs, workers, predicted minutes. On stderr."""
     where, workers, threads = launch.where, launch.workers, launch.where.threads
+    if same := same_runs(cell for study in launch.studies for cell in study.cells):  # of several sets of arguments
+        print(f"warning: {printable(same_runs_warning(same))}", file=sys.stderr)
     for study in launch.studies:
         for warning in study.warnings:
             print(f"warning: {printable(warning)}", file=sys.stderr)
