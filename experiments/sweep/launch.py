@@ -20,6 +20,7 @@ from isoflop.experiments.cost.shape_key import place
 from isoflop.experiments.cost.speed_file import known_speed
 from isoflop.experiments.data.corpus import Corpora
 from isoflop.experiments.files import check_name, is_disk_error
+from isoflop.experiments.store.earlier import changes
 from isoflop.experiments.store.store import (
     SETTLED,
     STOPPED,
@@ -231,6 +232,7 @@ def run_launch(launch: Launch, start: Start, *, typed: Sequence[str] = ()) -> in
         store = create_store(launch.runs)
         store.check(run_id for run_id, state in launch.states.items() if state in SETTLED)
         _print_summary(launch)
+        _print_changes(launch, store)
         _write(launch, store, typed)
         if launch.jobs:
             pin_threads(where.threads)
@@ -317,6 +319,18 @@ def _write(launch: Launch, store: Store, typed: Sequence[str]) -> None:
     for name, group in by_name.items():
         cells = [listing(cell) | {"launch": launch_id} for study in group for cell in study.cells]
         store.write_study(name, cells, hold_out=sorted({flops for study in group for flops in study.hold_out}))
+
+
+def _print_changes(launch: Launch, store: Store) -> None:
+    """Notes on what the studies of a launch were before it. On stderr."""
+    if launch.where.only is not None or launch.where.trunk is not None or launch.where.cells is not None:
+        return
+    arms: dict[str, dict[str, str]] = {}
+    for study in launch.studies:
+        arms.setdefault(study.name, {}).update({cell.run_id: cell.arm for cell in study.cells})
+    for name, of_runs in arms.items():
+        for line in changes(store, name, of_runs):
+            print(f"note: {printable(line)}", file=sys.stderr)
 
 
 def _print_summary(launch: Launch) -> None:
