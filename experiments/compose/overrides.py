@@ -15,7 +15,8 @@ from isoflop.experiments.config import ExperimentConfig, no_flag
 
 GROUPS = ("model", "data", "optim", "schedule", "experiment")  # folders of conf
 # What these hold has names of its own.
-OPEN = tuple(f"{key}{end}" for key in ("study.vary", "study.arms", "data.mixture", "data.domains") for end in "=.")
+NAMED = ("study.vary", "study.arms", "data.mixture", "data.domains")
+OPEN = tuple(f"{key}{end}" for key in NAMED for end in "=.")
 SETS_THE_GRID = ("model", "model.n_layer", "model.d_model", "model.n_head", "model.d_ff", "seed")
 
 
@@ -58,6 +59,22 @@ def quoted(key: str, value: str) -> str:
 def opened(override: str) -> str:
     """What the keys of OPEN hold has names that the schema does not have: Hydra wants ++ there."""
     return f"++{override}" if override.startswith(OPEN) else override
+
+
+def emptied(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The keys of NAMED that are to hold nothing, by `KEY={}`, `KEY=null` or `~KEY`; and the other overrides. Hydra
+    merges: it empties none.
+
+    Raises UsageError where another override puts something into one of them.
+    """
+    forms = ("++{}={{}}", "++{}=null", "~{}", "~{}=null")
+    keys = [key for key in NAMED if set(overrides) & {form.format(key) for form in forms}]
+    others = [one for one in overrides if one not in {form.format(key) for form in forms for key in keys}]
+    for one in others:
+        for key in keys:
+            if one.startswith((f"++{key}=", f"++{key}.")):
+                raise UsageError(f"{one.lstrip('+')}: another override has {key} hold nothing; keep one of them")
+    return keys, others
 
 
 def typed(value: object) -> str:

@@ -221,3 +221,15 @@ def test_what_the_tests_share_is_what_hydra_composes(overrides, monkeypatch):
     monkeypatch.setattr(ConfigRepository, "load_config", compositions.READ)
     monkeypatch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", compositions.MERGE)
     assert first == again == tree()
+
+
+@pytest.mark.parametrize("key", ["study.vary", "study.arms"])
+@pytest.mark.parametrize("form", ["{key}={{}}", "{key}=null", "~{key}", "++{key}={{}}"])
+def test_a_key_of_names_can_be_emptied(mine, key, form):
+    leaf = key.partition(".")[2]
+    inside = "{optim.momentum: [0.9, 0.95]}" if leaf == "vary" else "{a: {}, b: {optim: {momentum: 0.9}}}"
+    text = HEAD + f"study: {{name: own, sizes: [d6], budgets: [2e8], {leaf}: {inside}}}\n"
+    assert getattr(mine(a=text).study, leaf)
+    assert getattr(mine(form.format(key=key), a=text).study, leaf) == {}
+    with pytest.raises(UsageError, match=rf"{key}\.x=\[1\]: another override has {key} hold nothing"):
+        mine(form.format(key=key), f"{key}.x=[1]", a=text)

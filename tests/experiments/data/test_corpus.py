@@ -244,6 +244,30 @@ def test_an_unreadable_file_is_named(tmp_path, texts, monkeypatch):
         prepare(text_spec(texts), tmp_path)
 
 
+@pytest.mark.parametrize("pattern", ["*.txt", "**/*.txt", "**/lost.txt"])
+def test_a_link_to_nothing_is_named(tmp_path, texts, pattern):
+    (texts / "lost.txt").symlink_to(tmp_path / "unmounted" / "lost.txt")
+    spec = DataSpec(name="t", source="files", files=[f"{texts}/{pattern}"])
+    with pytest.raises(
+        CorpusError, match=r"lost\.txt(, a link to nothing that is here \(.*unmounted|, which is no regular)"
+    ):
+        prepare(spec, tmp_path / "c")
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, texts, monkeypatch):
+    (texts / "locked").mkdir()
+    scandir = os.scandir
+
+    def refuse(path="."):
+        if os.fspath(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(CorpusError, match=r"data\.files: .*/texts/locked cannot be read \(Permission denied\)"):
+        prepare(text_spec(texts), tmp_path / "c")
+
+
 def test_a_damaged_shard_is_noticed(tmp_path, texts):
     corpus = prepare(text_spec(texts), tmp_path)
     shard = corpus.folder / "train.bin"
