@@ -34,11 +34,15 @@ def check_grammar(overrides: Sequence[str]) -> None:
                 raise UsageError(f"{override[:200]}: {wrong}")
             if parsed.key_or_group == "config_dirs":
                 raise UsageError(f"{override[:200]}: config_dirs is filled in; type --config-dir DIR")
-            if parsed.key_or_group in GROUPS and isinstance(parsed.value(), int | float | dict):
-                group = parsed.key_or_group
+            if parsed.is_interval_sweep():
                 raise UsageError(
-                    f"{override[:200]}: {group} takes the name of a file of conf/{group}; its keys are {group}.KEY"
+                    f"{override[:200]}: an interval names no values; type those to try: {parsed.key_or_group}=A,B,C"
                 )
+            nothing = parsed.value() is None and not parsed.is_delete()
+            if parsed.key_or_group in GROUPS and (nothing or isinstance(parsed.value(), int | float | dict)):
+                group = parsed.key_or_group
+                keys = "leave it out for none" if group == "experiment" else f"its keys are {group}.KEY"
+                raise UsageError(f"{override[:200]}: {group} takes the name of a file of conf/{group}; {keys}")
         except HydraException as error:
             key, equals, value = override.partition("=")
             remedy = (

@@ -17,7 +17,7 @@ _SEED: ContextVar[int | None] = ContextVar("seed", default=None)  # of the reque
 
 
 def settled(text: str, stops: Sequence[str]) -> str:
-    """The beginning of an answer without a stop that no more tokens change: the rest may be half a character or stop."""
+    """The beginning of an answer without a stop that no more tokens change; the rest may be half of a sign or stop."""
     text = text.rstrip("\ufffd")
     held = max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
     return text[: len(text) - held]
@@ -87,7 +87,7 @@ def answer_as_the_api() -> None:
             self.submit(answer)
             return queue, streamer
 
-        async def generate_non_streaming(
+        async def generate_non_streaming(  # type: ignore[override]  # ids in a list, of which it needs the number
             self, model: Any, processor: Any, inputs: Any, gen_config: Any, request_id: str
         ) -> tuple[str, int, list[int]]:
             queue, streamer = self.generate_streaming(model, processor, inputs, gen_config, request_id)
@@ -98,5 +98,8 @@ def answer_as_the_api() -> None:
                 pieces.append(piece)
             return "".join(pieces), inputs["input_ids"].shape[-1], streamer.tokens
 
-    utils.set_torch_seed = _SEED.set
-    utils.GenerateManager = Manager
+    def keep_seed(seed: int) -> None:
+        _SEED.set(seed)
+
+    utils.set_torch_seed = keep_seed
+    utils.GenerateManager = Manager  # type: ignore[misc]  # made by this name: nowhere else to step in
