@@ -133,7 +133,8 @@ def _write_text(source: TextSource, files: Files, work: Path) -> dict[str, Any]:
     if not any(mask.any() for mask in kept):
         dropped = ", ".join(f"{stage['dropped']:,} by {stage['stage']}" for stage in stages if stage["dropped"])
         read = sum(part.counted["read"]["documents"] for part in parts)
-        raise CorpusError(f"corpus {data.name}: no document is left of {read:,} ({dropped or 'nothing was read'})")
+        empty = f"{files[0][1]}{f' and {len(files) - 1} more hold' if len(files) > 1 else ' holds'} none"
+        raise CorpusError(f"corpus {data.name}: no document is left of {read:,} ({dropped or empty})")
     held = _held_out(parts, kept, data)
     tokenizer = _tokenizer(data, parts, held, work)
     losses = Losses()

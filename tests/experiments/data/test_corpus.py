@@ -254,6 +254,14 @@ def test_a_link_to_nothing_is_named(tmp_path, texts, pattern):
         prepare(spec, tmp_path / "c")
 
 
+@pytest.mark.parametrize(("count", "told"), [(1, r"0\.txt holds none"), (3, r"0\.txt and 2 more hold none")])
+def test_empty_files_are_named(tmp_path, count, told):
+    for number in range(count):
+        (tmp_path / f"{number}.txt").write_bytes(b"")
+    with pytest.raises(CorpusError, match=rf"no document is left of 0 \(.*/{told}\)"):
+        prepare(DataSpec(name="t", source="files", files=[f"{tmp_path}/*.txt"]), tmp_path / "c")
+
+
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, texts, monkeypatch):
     (texts / "locked").mkdir()
     scandir = os.scandir
