@@ -63,7 +63,7 @@ class DataSpec:
     source: str = "python-source"  # python-source | installed-source | files | huggingface | tokens | synthetic
     files: list[str] = field(
         default_factory=list
-    )  # globs: .txt .md ... .jsonl .json .csv [.gz|.zst] .parquet; tokens: .bin
+    )  # globs: .txt .md ... .jsonl .json .csv [.gz|.zst] .parquet; tokens: .bin .npy
     hub: HubSpec = field(default_factory=HubSpec)  # huggingface
     text_column: str = "text"  # of .jsonl, .parquet and data sets
     encoding: str = "utf-8"  # of text files, as Python names it: cp1252, utf-16, shift_jis, ...

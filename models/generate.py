@@ -12,6 +12,10 @@ from torch import Tensor
 
 from isoflop.models.language_model import LanguageModel
 
+COLDEST = (
+    1e-200  # of a temperature above 0: at it any two logits of float32 are infinitely far apart, and none overflows
+)
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -40,7 +44,7 @@ class Sampling:
         """
         if self.temperature == 0:
             return int(logits_V.argmax())
-        p_V = (logits_V.double() / self.temperature).softmax(-1)
+        p_V = (logits_V.double() / max(self.temperature, COLDEST)).softmax(-1)
         if self.top_k is not None or self.top_p < 1:
             sorted_V, token_V = p_V.sort(descending=True, stable=True)
             kept = max(1, int((sorted_V.cumsum(-1) - sorted_V < self.top_p).sum()))

@@ -15,7 +15,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from isoflop.experiments.compose.hydra_state import others_hydra_kept
 from isoflop.experiments.compose.messages import UsageError, readable_errors
-from isoflop.experiments.compose.overrides import check_grammar, check_overrides, opened, split_overrides, typed
+from isoflop.experiments.compose.overrides import (
+    check_grammar,
+    check_overrides,
+    emptied,
+    opened,
+    split_overrides,
+    typed,
+)
 from isoflop.experiments.compose.study_files import check_files
 from isoflop.experiments.compose.trust import check_hydra
 from isoflop.experiments.config import ExperimentConfig, WhereSpec
@@ -31,10 +38,19 @@ def compose_all(arguments: Sequence[str]) -> list[ExperimentConfig]:
     with others_hydra_kept(), readable_errors(), initialize_config_module("isoflop.conf", version_base="1.3"):
         loader, overrides = GlobalHydra.instance().config_loader(), as_overrides(arguments)
         sets = split_overrides(overrides, loader)
-        specs = [to_spec(compose("config", overrides=one, return_hydra_config=True)) for one in sets]
+        specs = [to_spec(_composed(one)) for one in sets]
         for one, spec in zip(sets, specs, strict=True):
             check_overrides(one, spec)
         return specs
+
+
+def _composed(overrides: Sequence[str]) -> DictConfig:
+    """Hydra's tree, with the keys empty that are to hold nothing."""
+    keys, others = emptied(overrides)
+    config = compose("config", overrides=others, return_hydra_config=True)
+    for key in keys:
+        OmegaConf.update(config, key, {}, merge=False)
+    return config
 
 
 def as_overrides(arguments: Sequence[str]) -> list[str]:
@@ -58,7 +74,7 @@ def as_overrides(arguments: Sequence[str]) -> list[str]:
     check_files(found.config_dir, overrides)
     overrides = [f"hydra.searchpath=['file://{found.config_dir.resolve()}']", *overrides]
     try:
-        check_hydra(overrides)
+        check_hydra(emptied(overrides)[1])
     except UsageError as error:
         raise UsageError(f"--config-dir {found.config_dir}: {error}") from error
     return overrides

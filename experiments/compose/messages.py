@@ -12,6 +12,7 @@ from yaml import YAMLError
 
 from isoflop.experiments.config import ExperimentConfig
 from isoflop.experiments.study.sizes import suggest
+from isoflop.experiments.study.takes import named_value, refused
 
 
 class UsageError(ValueError):
@@ -66,11 +67,36 @@ def explain(error: Exception) -> str:
     if unknown and (near := _near_key(unknown[1])):
         file = re.match(r"In '([^']+)'", message)
         return f"{f'conf/{file[1]}.yaml: ' if file else ''}unknown key {unknown[1]!r}{near}"
+    if found := _refused(error):
+        return found
     if error.__cause__ is not None:
         message = f"{message} {first_sentence(error.__cause__)}"
-    message = message.replace("Invalid value assigned: str is not a ListConfig, list or tuple.", "It is a list: [...].")
     key = re.search(r"full_key: (\S+)", str(error))
     return f"{key[1]}: {message}" if key and key[1] not in message else message
+
+
+def _refused(error: Exception) -> str:
+    """A key that cannot have its value: where it was typed or written, what it takes; "" for another error."""
+    text = f"{error}\n{error.__cause__ or ''}"
+    typed = re.match(r"Error merging override (\S+?)=(.*)", text)
+    file = re.match(r"In '([^']+)'", text)
+    key = re.search(r"full_key: (\S+)", text)
+    if name := re.search(r"Key (\S+) \((int|float|bool|NoneType)\) is incompatible with", text):
+        above = key[1].rpartition(".")[0] if key else "a name"
+        where = f"{file[1]}.yaml: " if file else ""
+        return f"{where}{above}: {name[1]} is no text, as names are; write it in quotes: '{name[1]}'"
+    if typed and typed[1].startswith("~"):
+        own = typed[1].lstrip("~")
+        return f"~{own}: a key cannot be taken out; type its value, {own}=..., or leave this out"
+    if typed:
+        at = typed[1].lstrip("+")
+        inside = refused(key[1], named_value(text)) if key and key[1] != at else ""
+        told = inside or refused(at, typed[2])
+        return f"{at}={typed[2]}: {told}" if told else ""
+    if file and key:
+        told = refused(key[1], named_value(text))
+        return f"{file[1]}.yaml: {told}" if told else ""
+    return ""
 
 
 def first_sentence(error: BaseException) -> str:

@@ -15,7 +15,8 @@ from isoflop.experiments.config import ExperimentConfig, no_flag
 
 GROUPS = ("model", "data", "optim", "schedule", "experiment")  # folders of conf
 # What these hold has names of its own.
-OPEN = tuple(f"{key}{end}" for key in ("study.vary", "study.arms", "data.mixture", "data.domains") for end in "=.")
+NAMED = ("study.vary", "study.arms", "data.mixture", "data.domains")
+OPEN = tuple(f"{key}{end}" for key in NAMED for end in "=.")
 SETS_THE_GRID = ("model", "model.n_layer", "model.d_model", "model.n_head", "model.d_ff", "seed")
 
 
@@ -33,11 +34,15 @@ def check_grammar(overrides: Sequence[str]) -> None:
                 raise UsageError(f"{override[:200]}: {wrong}")
             if parsed.key_or_group == "config_dirs":
                 raise UsageError(f"{override[:200]}: config_dirs is filled in; type --config-dir DIR")
-            if parsed.key_or_group in GROUPS and isinstance(parsed.value(), int | float | dict):
-                group = parsed.key_or_group
+            if parsed.is_interval_sweep():
                 raise UsageError(
-                    f"{override[:200]}: {group} takes the name of a file of conf/{group}; its keys are {group}.KEY"
+                    f"{override[:200]}: an interval names no values; type those to try: {parsed.key_or_group}=A,B,C"
                 )
+            nothing = parsed.value() is None and not parsed.is_delete()
+            if parsed.key_or_group in GROUPS and (nothing or isinstance(parsed.value(), int | float | dict)):
+                group = parsed.key_or_group
+                keys = "leave it out for none" if group == "experiment" else f"its keys are {group}.KEY"
+                raise UsageError(f"{override[:200]}: {group} takes the name of a file of conf/{group}; {keys}")
         except HydraException as error:
             key, equals, value = override.partition("=")
             remedy = (
@@ -58,6 +63,22 @@ def quoted(key: str, value: str) -> str:
 def opened(override: str) -> str:
     """What the keys of OPEN hold has names that the schema does not have: Hydra wants ++ there."""
     return f"++{override}" if override.startswith(OPEN) else override
+
+
+def emptied(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The keys of NAMED that are to hold nothing, by `KEY={}`, `KEY=null` or `~KEY`; and the other overrides. Hydra
+    merges: it empties none.
+
+    Raises UsageError where another override puts something into one of them.
+    """
+    forms = ("++{}={{}}", "++{}=null", "~{}", "~{}=null")
+    keys = [key for key in NAMED if set(overrides) & {form.format(key) for form in forms}]
+    others = [one for one in overrides if one not in {form.format(key) for form in forms for key in keys}]
+    for one in others:
+        for key in keys:
+            if one.startswith((f"++{key}=", f"++{key}.")):
+                raise UsageError(f"{one.lstrip('+')}: another override has {key} hold nothing; keep one of them")
+    return keys, others
 
 
 def typed(value: object) -> str:

@@ -60,6 +60,15 @@ class Domain(TypedDict):
     held_out_windows: int
 
 
+class Losses(TypedDict):
+    """Of the documents compared, how many are `changed` by their tokens, and the first difference."""
+
+    changed: int
+    compared: int
+    was: str
+    became: str
+
+
 class Manifest(TypedDict):
     """What is read of the manifest of a corpus."""
 
@@ -74,6 +83,8 @@ class Manifest(TypedDict):
     read: NotRequired[Read]
     skipped: NotRequired[dict[str, int]]
     stages: NotRequired[list[_Stage]]
+    losses: NotRequired[Losses]
+    samples: NotRequired[str]  # a hash of parts of the files; older corpora have none
     domains: NotRequired[list[Domain]]
 
 
@@ -102,6 +113,7 @@ class Corpus:
     eval_windows: np.ndarray  # (windows, T + 1), spread evenly over the held-out documents
     manifest: Manifest
     places: dict[str, Place]  # of both sides
+    warnings: tuple[str, ...] = ()  # what a reader of its losses must know
 
     @property
     def document_ends(self) -> np.ndarray | None:
@@ -259,7 +271,30 @@ def open_folder(data: DataSpec, folder: Path, manifest: Manifest, places: dict[s
         eval_windows=windows,
         manifest=manifest,
         places=places,
+        warnings=(*_lossy(manifest), *_small(data, windows)),
     )
+
+
+def _lossy(manifest: Manifest) -> list[str]:
+    """A line where the tokens of a corpus, or of a domain of one, are not all of its text."""
+    if (losses := manifest.get("losses")) is None:
+        return []
+    return [
+        f"corpus {manifest['name']}: tokenizer {manifest['tokenizer_id']} loses text: {losses['changed']} of "
+        f"{losses['compared']} documents compared come back as others, the first with {losses['became']!r} for "
+        f"{losses['was']!r}; losses and bits per byte are of what it keeps, not to be compared across tokenizers"
+    ]
+
+
+def _small(data: DataSpec, windows: np.ndarray) -> list[str]:
+    """A line where the held-out side has fewer tokens than data.eval_tokens, in whole windows."""
+    if (measured := len(windows) * data.context_length) >= data.eval_tokens:
+        return []
+    which = "as many of each domain as the smallest holds out" if data.mixture else "all that it holds out"
+    return [
+        f"corpus {data.name}: final losses are measured on {measured:,} tokens, {which}, not on "
+        f"data.eval_tokens={data.eval_tokens:,}; add text or raise data.held_out_fraction"
+    ]
 
 
 def _capped(corpus_id: str, train: np.ndarray, data: DataSpec) -> tuple[str, np.ndarray]:

@@ -2,12 +2,16 @@
 
 A corpus appears under its name when it is complete: a reader sees a whole corpus or none, and two processes that
 prepare the same one at once end with the same folder. The folder's name hashes the recipe and the files' sizes and
-times, so that an unchanged corpus is found without reading it; `corpus_id` hashes the tokens themselves.
+times, so that an unchanged corpus is found without reading it; `corpus_id` hashes the tokens themselves. Where files of
+other content have the same sizes and times, as in archives that state no times, `samples` tells them apart.
 """
 
+import hashlib
+import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from isoflop.experiments.config import DataSpec
 from isoflop.experiments.data import CorpusError
@@ -19,10 +23,13 @@ from isoflop.experiments.data.domains.mixed import (
     mixed_manifest,
     mixed_windows,
 )
+from isoflop.experiments.data.records import Files
 from isoflop.experiments.data.shards import MANIFEST, write_corpus, write_mixed
 from isoflop.experiments.data.sources import source_of
 from isoflop.experiments.data.token_files import find_side
 from isoflop.experiments.files import check_name, is_disk_error
+
+_SAMPLES, _SAMPLE = 4, 2**12  # parts of a file that tell it from another of its size and time, and bytes of each
 
 
 class Corpora(OpenCorpora):
@@ -45,10 +52,11 @@ def prepare(data: DataSpec, root: Path) -> Corpus:
     source.check()
     files = source.files()
     recipe = source.recipe(files)
-    folder = Path(root) / f"{data.name}-{digest(recipe)}"
+    samples = _samples_of(files)
+    folder = _folder(Path(root), data.name, recipe, samples)
     if not (folder / MANIFEST).exists():
         try:
-            write_corpus(folder, source, files, recipe)
+            write_corpus(folder, source, files, recipe, samples)
         except OSError as error:
             if not is_disk_error(error):
                 raise
@@ -61,6 +69,31 @@ def prepare(data: DataSpec, root: Path) -> Corpus:
     places = {side: find_side(folder, side, stated, manifest["vocab_size"]) for side, stated in sides(manifest).items()}
     corpus = open_folder(data, folder, manifest, places)
     return replace(corpus, loss_floor=source.reachable_loss(corpus.eval_windows))
+
+
+def _folder(root: Path, name: str, recipe: dict[str, Any], samples: str) -> Path:
+    """The folder of a corpus: named by its recipe, and by the samples of its files too where the folder of that name
+    is of files with others."""
+    folder = root / f"{name}-{digest(recipe)}"
+    if not (folder / MANIFEST).exists() or read_manifest(folder).get("samples", samples) == samples:
+        return folder
+    return root / f"{name}-{digest(recipe | {'samples': samples})}"
+
+
+def _samples_of(files: Files) -> str:
+    """A hash of each file's name, first and last bytes and some between; of small files of all bytes."""
+    whole = hashlib.sha256()
+    for name, path in files:
+        whole.update(name.encode("utf-8", "surrogateescape"))
+        try:
+            with path.open("rb", buffering=0) as file:
+                room = max(0, os.fstat(file.fileno()).st_size - _SAMPLE)
+                for part in range(_SAMPLES if room else 1):
+                    file.seek(part * room // (_SAMPLES - 1))
+                    whole.update(file.read(_SAMPLE))
+        except OSError as error:  # who reads the whole file says so in more words, or leaves it out
+            whole.update(str(error.errno).encode())
+    return whole.hexdigest()[:12]
 
 
 def _mixed(data: DataSpec, root: Path) -> Corpus:
@@ -94,7 +127,9 @@ def manifest_text(corpus: Corpus) -> str:
             )
     for side, count in sides(manifest).items():
         text = f", {count['bytes']:,} bytes" if count.get("bytes") else ""
+        text += f" of {count['dtype']} in {count['file']}" if "dtype" in count and "file" in count else ""
         lines.append(f"{side}: {count['documents']:,} documents, {count['tokens']:,} tokens{text}")
     per_token = "" if manifest["bytes_per_token"] is None else f", {corpus.bytes_per_token:.3f} bytes/token held out"
     lines.append(f"tokenizer {corpus.tokenizer_id}, {corpus.vocab_size:,} tokens{per_token}")
+    lines += [f"warning: {warning}" for warning in corpus.warnings]
     return "\n".join(lines)

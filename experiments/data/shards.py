@@ -12,6 +12,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,17 +26,25 @@ from isoflop.experiments.data.parts import Part, digest, held_bytes, index_dtype
 from isoflop.experiments.data.records import Files
 from isoflop.experiments.data.sources import Source, StoredTokens, TextSource, TokenSource
 from isoflop.experiments.data.token_files import HEADER_BYTES, SIDES, header, token_dtype
-from isoflop.experiments.data.tokenizer import Bytes, Library, read_tokenizer, train_bpe
+from isoflop.experiments.data.tokenizer import Bytes, Library, Losses, read_tokenizer, train_bpe
 from isoflop.experiments.files import locked
 
 TOKENIZER = "tokenizer.json"
 LEARNED_FROM = 64 * 2**20  # bytes of text, at most, that a tokenizer is trained on
 _BATCH_BYTES = 2**20  # of text given to a tokenizer at once
+_COMPARED = 2**16  # characters of each such batch that are compared with what their tokens say
 
 
-def write_corpus(folder: Path, source: Source, files: Files, recipe: Mapping[str, Any]) -> None:
-    """Write the corpus folder, unless another process has while this one waited. Raises CorpusError, OSError."""
-    _write_whole(folder, lambda work: _write(source, files, work), recipe)
+def write_corpus(folder: Path, source: Source, files: Files, recipe: Mapping[str, Any], samples: str) -> None:
+    """Write the corpus folder, unless another process has while this one waited; `samples` are those of the files.
+
+    Raises CorpusError, OSError.
+    """
+
+    def write(work: Path) -> dict[str, Any]:
+        return _write(source, files, work) | {"samples": samples}
+
+    _write_whole(folder, write, recipe, f"{folder.name}-{samples}")  # parts of files like these alone are gone on from
 
 
 def write_mixed(
@@ -46,15 +55,18 @@ def write_mixed(
     def write(work: Path) -> dict[str, Any]:
         return _manifest(data, about, _write_sides(work, data, about["vocab_size"], documents))
 
-    _write_whole(folder, write, {"mixture": [one["corpus_id"] for one in about["domains"]]})
+    _write_whole(folder, write, {"mixture": [one["corpus_id"] for one in about["domains"]]}, folder.name)
 
 
-def _write_whole(folder: Path, write: Callable[[Path], dict[str, Any]], recipe: Mapping[str, Any]) -> None:
+def _write_whole(
+    folder: Path, write: Callable[[Path], dict[str, Any]], recipe: Mapping[str, Any], unfinished: str
+) -> None:
+    """Write a folder and its manifest in a working folder, whose name has `unfinished` until it is complete."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(lock := folder.with_name(f".{folder.name}.lock")), _removed(lock):
         if (folder / MANIFEST).exists():
             return
-        work = folder.with_name(f".{folder.name}.work")
+        work = folder.with_name(f".{unfinished}.work")
         work.mkdir(exist_ok=True)
         try:
             manifest = write(work) | {"recipe": {k: v for k, v in recipe.items() if k != "files"}}
@@ -121,10 +133,12 @@ def _write_text(source: TextSource, files: Files, work: Path) -> dict[str, Any]:
     if not any(mask.any() for mask in kept):
         dropped = ", ".join(f"{stage['dropped']:,} by {stage['stage']}" for stage in stages if stage["dropped"])
         read = sum(part.counted["read"]["documents"] for part in parts)
-        raise CorpusError(f"corpus {data.name}: no document is left of {read:,} ({dropped or 'nothing was read'})")
+        empty = f"{files[0][1]}{f' and {len(files) - 1} more hold' if len(files) > 1 else ' holds'} none"
+        raise CorpusError(f"corpus {data.name}: no document is left of {read:,} ({dropped or empty})")
     held = _held_out(parts, kept, data)
     tokenizer = _tokenizer(data, parts, held, work)
-    written = _write_sides(work, data, tokenizer.vocab_size, _encoded(parts, held, data, tokenizer))
+    losses = Losses()
+    written = _write_sides(work, data, tokenizer.vocab_size, _encoded(parts, held, data, tokenizer, losses))
     about = {"tokenizer_id": tokenizer.tokenizer_id, "vocab_size": tokenizer.vocab_size, "licence": licence}
     side = written["held_out"]
     return _manifest(data, about, written) | {
@@ -132,6 +146,7 @@ def _write_text(source: TextSource, files: Files, work: Path) -> dict[str, Any]:
         "read": _summed(part.counted["read"] for part in parts),
         "skipped": _summed(part.counted["bad"] for part in parts),
         "stages": stages,
+        **({"losses": asdict(losses)} if losses.changed else {}),
     }
 
 
@@ -203,9 +218,9 @@ def _contents(parts: Sequence[Part], held: Sequence[np.ndarray], data: DataSpec)
 
 
 def _encoded(
-    parts: Sequence[Part], held: Sequence[np.ndarray], data: DataSpec, tokenizer: Bytes | Library
+    parts: Sequence[Part], held: Sequence[np.ndarray], data: DataSpec, tokenizer: Bytes | Library, losses: Losses
 ) -> Iterator[tuple[np.ndarray, bool, int]]:
-    """(tokens, whether held out, bytes) of each document."""
+    """(tokens, whether held out, bytes) of each document; `losses` counts what some of them lose in their tokens."""
     if isinstance(tokenizer, Bytes):
         for content, held_out in _contents(parts, held, data):
             yield np.frombuffer(content, np.uint8), held_out, len(content)
@@ -216,13 +231,20 @@ def _encoded(
         batch.append(item)
         size += len(item[0])
         if size >= _BATCH_BYTES:
-            yield from _encode(batch, tokenizer)
+            yield from _encode(batch, tokenizer, losses)
             batch, size = [], 0
-    yield from _encode(batch, tokenizer)
+    yield from _encode(batch, tokenizer, losses)
 
 
-def _encode(batch: Sequence[tuple[bytes, bool]], tokenizer: Library) -> Iterator[tuple[np.ndarray, bool, int]]:
+def _encode(
+    batch: Sequence[tuple[bytes, bool]], tokenizer: Library, losses: Losses
+) -> Iterator[tuple[np.ndarray, bool, int]]:
     texts = [content.decode() for content, _ in batch]
+    left = _COMPARED
+    for text in texts:
+        if left > 0:
+            losses.add(text[:left], tokenizer)
+            left -= len(text)
     for tokens, (content, held_out) in zip(tokenizer.encode_batch(texts), batch, strict=True):
         yield np.array(tokens, np.uint32), held_out, len(content)
 

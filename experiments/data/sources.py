@@ -31,6 +31,7 @@ from isoflop.experiments.data import CorpusError, hub, near_duplicates, records,
 from isoflop.experiments.data.cleaning import check_stages
 from isoflop.experiments.data.domains.python_parts import part_of
 from isoflop.experiments.data.records import Document, Files
+from isoflop.experiments.data.tokenizer import whole_texts
 
 LAYOUT_VERSION = 2  # 1: the split was by the hash of a document's name
 SOURCES: dict[str, type["Source"]] = {}  # by name, in the order of this file
@@ -125,8 +126,8 @@ class TextSource(Source):
         """The common recipe with the settings that turn text into tokens."""
         recipe = super().recipe(files)
         if self.data.tokenizer.endswith(".json"):
-            text = Path(self.data.tokenizer).expanduser().read_bytes()
-            recipe["tokenizer_sha256"] = hashlib.sha256(text).hexdigest()
+            text = Path(self.data.tokenizer).expanduser().read_bytes().decode(errors="surrogateescape")
+            recipe["tokenizer_sha256"] = hashlib.sha256(whole_texts(text).encode(errors="surrogateescape")).hexdigest()
         return recipe
 
     def fetch(self, files: Files, folder: Path) -> tuple[Files, str]:
@@ -377,7 +378,7 @@ def matching_files(patterns: list[str]) -> list[tuple[str, Path]]:
     """(name relative to the common folder, path) of the files that the globs match; ** crosses folders and links once.
 
     A pattern that is the name of a file is that file. Raises CorpusError if there is no pattern, or one that matches
-    no file.
+    no file, a link to none, or a folder that cannot be read.
     """
     if not patterns:
         raise CorpusError("data.files is empty; give globs of text files, e.g. 'data.files=[/texts/**/*.txt]'")
@@ -387,6 +388,11 @@ def matching_files(patterns: list[str]) -> list[tuple[str, Path]]:
         files = [Path(p).resolve() for p in found if os.path.isfile(p)]
         if not files:
             raise CorpusError(f"data.files: {pattern!r} {_no_file(found)}")
+        if lost := [p for p in found if not os.path.exists(p)]:
+            raise CorpusError(
+                f"data.files: {pattern!r} matches {lost[0]}, a link to nothing that is here ({os.readlink(lost[0])}); "
+                "bring back what it names, or remove the link"
+            )
         paths.update(files)
     common = Path(os.path.commonpath([p.parent for p in paths]))
     return sorted((p.relative_to(common).as_posix(), p) for p in paths)
@@ -406,7 +412,7 @@ def _matches(pattern: str) -> Iterator[str]:
     rest = os.path.join(*parts[at + 1 :]) if at + 1 < len(parts) else "*"
     entered: set[tuple[int, int]] = set()
     for top in glob(os.path.join(*parts[:at])) if at else ["."]:
-        for folder, subfolders, _ in os.walk(top, followlinks=True):
+        for folder, subfolders, _ in os.walk(top, onerror=_refuse, followlinks=True):
             about = os.stat(folder)
             if (about.st_dev, about.st_ino) in entered:
                 subfolders.clear()
@@ -414,6 +420,10 @@ def _matches(pattern: str) -> Iterator[str]:
             entered.add((about.st_dev, about.st_ino))
             subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
             yield from _matches(os.path.join(escape(folder), rest))
+
+
+def _refuse(error: OSError) -> None:
+    raise CorpusError(f"data.files: {error.filename} cannot be read ({error.strerror}); allow it, or give other globs")
 
 
 def _named_first(parts: tuple[str, ...]) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 - llm.c: 256 int32 (magic 20240520, version 1, count), then uint16; with magic 20240801, version 7: uint32
 - Megatron: NAME.bin of raw tokens, with NAME.idx (MMIDIDX, version 1, a code for the type, counts, lengths, offsets)
-- nanoGPT: a .bin of uint16 and nothing else
+- numpy: a .npy of one dimension, of whole numbers of any size
+- nanoGPT: a .bin of uint16 and nothing else; also of 32 or 64 bits, where all of these are below the vocabulary's size
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from isoflop.read_json import JsonError, require_regular
 SIDES = ("train", "held_out")
 HEADER_BYTES = 1024
 LLM_C: dict[tuple[int, int], type[np.unsignedinteger]] = {(20240520, 1): np.uint16, (20240801, 7): np.uint32}
+NUMPY_MAGIC = b"\x93NUMPY"
 MEGATRON_MAGIC = b"MMIDIDX\x00\x00"
 MEGATRON_TYPES: dict[int, type[np.integer]] = {
     1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16,
@@ -38,6 +40,7 @@ class Side(TypedDict):
     sha256: str
     bytes: NotRequired[int]
     file: NotRequired[str]
+    dtype: NotRequired[str]
     range: NotRequired[tuple[int, int]]
 
 
@@ -51,8 +54,11 @@ class Place(TypedDict):
     tokens: int
 
 
-def open_tokens(path: Path) -> np.memmap:
-    """The tokens of a file, 1-d, mapped and not read. Raises CorpusError for a file whose header and size disagree."""
+def open_tokens(path: Path, vocab_size: int, dtype: str | None = None) -> np.memmap:
+    """The tokens of a file, 1-d, mapped and not read; those without a header are of a type that is known, or found.
+
+    Raises CorpusError for a file whose header and size disagree.
+    """
     index = path.with_suffix(".idx")
     if not path.is_file():
         raise CorpusError(f"{path}: not a regular file")
@@ -60,13 +66,27 @@ def open_tokens(path: Path) -> np.memmap:
         return _open_megatron(path, index)
     size = path.stat().st_size
     with path.open("rb") as file:
-        magic, version, count = struct.unpack("<iii", file.read(12)) if size >= HEADER_BYTES else (0, 0, 0)
+        start = file.read(HEADER_BYTES)
+    if start.startswith(NUMPY_MAGIC):
+        return _open_numpy(path)
+    magic, version, count = struct.unpack("<iii", start[:12]) if size >= HEADER_BYTES else (0, 0, 0)
     if (magic, version) in LLM_C:
         tokens = _map(path, LLM_C[magic, version], HEADER_BYTES)
         if len(tokens) != count:
             raise CorpusError(f"{path}: its llm.c header says {count} tokens, the file holds {len(tokens)}")
         return tokens
-    return _map(path, np.uint16, 0)
+    return _map(path, np.dtype(dtype).type if dtype else _headerless_dtype(path, vocab_size), 0)
+
+
+def _headerless_dtype(path: Path, vocab_size: int) -> type[np.unsignedinteger]:
+    """The largest type of which all words of a file are tokens. Of a file of 16 bits that would be the smallest: each
+    second token, or three of four, would have to be 0."""
+    for dtype in (np.uint64, np.uint32):
+        if path.stat().st_size % np.dtype(dtype).itemsize == 0:
+            words = _map(path, dtype, 0)
+            if all(words[at : at + _CHUNK].max() < vocab_size for at in range(0, len(words), _CHUNK)):
+                return dtype
+    return np.uint16
 
 
 def header(dtype: type[np.unsignedinteger], count: int) -> bytes:
@@ -93,12 +113,13 @@ def describe_sides(paths: Sequence[Path], *, held_out_fraction: float, vocab_siz
     paths = [path for path in paths if path.suffix != ".idx"]
     held = [path for path in paths if _HELD_OUT.search(path.name.lower())]
     if len(paths) == 1:
-        count = len(open_tokens(paths[0]))
-        cut = count - max(1, round(held_out_fraction * count))
-        ranges = {"train": (paths[0], 0, cut), "held_out": (paths[0], cut, count)}
+        tokens = open_tokens(paths[0], vocab_size)
+        cut = len(tokens) - max(1, round(held_out_fraction * len(tokens)))
+        ranges = {"train": (paths[0], tokens, 0, cut), "held_out": (paths[0], tokens, cut, len(tokens))}
     elif len(paths) == 2 and len(held) == 1:
         train = next(path for path in paths if path not in held)
-        ranges = {side: (p, 0, len(open_tokens(p))) for side, p in zip(SIDES, (train, held[0]), strict=True)}
+        opened = {side: (p, open_tokens(p, vocab_size)) for side, p in zip(SIDES, (train, held[0]), strict=True)}
+        ranges = {side: (*found, 0, len(found[1])) for side, found in opened.items()}
     else:
         raise CorpusError(
             f"data.files matches {len(paths)} token files, {len(held)} of them held out by name; "
@@ -116,7 +137,7 @@ def find_side(folder: Path, side: str, stated: Side, vocab_size: int) -> Place:
     damaged = f"{folder}: {side}.bin is not what its manifest says; delete the folder and prepare again"
     path = Path(stated["file"]) if "file" in stated else folder / f"{side}.bin"
     try:
-        tokens = open_tokens(path)
+        tokens = open_tokens(path, vocab_size, stated.get("dtype"))
         start, end = stated.get("range", (0, len(tokens)))
         if "file" not in stated and _hash(path, tokens, vocab_size) != stated["sha256"]:
             raise CorpusError(damaged)
@@ -130,10 +151,10 @@ def find_side(folder: Path, side: str, stated: Side, vocab_size: int) -> Place:
     )  # fmt: skip
 
 
-def _describe(path: Path, start: int, end: int, vocab_size: int) -> dict[str, Any]:
+def _describe(path: Path, tokens: np.memmap, start: int, end: int, vocab_size: int) -> dict[str, Any]:
     return {
-        "documents": 1, "tokens": end - start, "sha256": _hash(path, open_tokens(path)[start:end], vocab_size, start),
-        "file": str(path), "range": [start, end],
+        "documents": 1, "tokens": end - start, "sha256": _hash(path, tokens[start:end], vocab_size, start),
+        "file": str(path), "dtype": str(tokens.dtype), "range": [start, end],
     }  # fmt: skip
 
 
@@ -159,6 +180,19 @@ def _map(path: Path, dtype: type[np.integer], offset: int) -> np.memmap:
     if left <= 0 or left % np.dtype(dtype).itemsize:
         raise CorpusError(f"{path}: {left} bytes are not a whole number of {np.dtype(dtype)} tokens")
     return np.memmap(path, dtype, mode="r", offset=offset)
+
+
+def _open_numpy(path: Path) -> np.memmap:
+    try:
+        tokens = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise CorpusError(f"{path}: begins as a .npy and is none ({error}); write it again with np.save") from error
+    if tokens.ndim != 1 or tokens.dtype.kind not in "iu" or not len(tokens):
+        raise CorpusError(
+            f"{path}: an array of {tokens.dtype}, shape {tokens.shape}; tokens are whole numbers in one dimension: "
+            "np.save(path, tokens.reshape(-1).astype(np.uint32))"
+        )
+    return tokens
 
 
 def _open_megatron(path: Path, index: Path) -> np.memmap:

@@ -9,11 +9,14 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Protocol
 
 from isoflop.experiments.files import check_name
 from isoflop.read_json import read_bytes
+
+_SHOWN = 12  # characters of a difference
 
 
 class TokenizerError(ValueError):
@@ -94,7 +97,26 @@ class Numbers:
 
 
 def read_tokenizer(path: Path) -> "Library":
-    """The tokenizer in a tokenizer.json. Raises TokenizerError naming a file that is none."""
+    """The tokenizer in a tokenizer.json, of whole texts. Raises TokenizerError naming a file that is none."""
+    return Library(whole_texts(_read(path).text))
+
+
+def whole_texts(text: str) -> str:
+    """A tokenizer.json without the length that it may cut texts to or fill them up to; itself where it has none.
+
+    Training code leaves such a length in the file: of a corpus it would lose the ends of documents, or add padding.
+    """
+    try:
+        about = json.loads(text)
+    except (ValueError, RecursionError):  # none: the library says so
+        return text
+    if not isinstance(about, dict) or not (about.get("truncation") or about.get("padding")):
+        return text
+    return json.dumps(about | {"truncation": None, "padding": None}, ensure_ascii=False)
+
+
+def _read(path: Path) -> "Library":
+    """A tokenizer.json as it is. Raises TokenizerError naming a file that is none."""
     try:
         found = Library(read_bytes(path).decode("utf-8"))
         found.backend  # noqa: B018  # reads it
@@ -105,7 +127,7 @@ def read_tokenizer(path: Path) -> "Library":
 
 @dataclass(frozen=True)
 class Library:
-    """A tokenizer.json. Its id hashes the text of the file."""
+    """A tokenizer.json, used on whole texts whatever length it states. Its id hashes the text of the file."""
 
     text: str
 
@@ -117,7 +139,7 @@ class Library:
         except ImportError:
             raise TokenizerError("this tokenizer needs the tokenizers library; pip install 'isoflop[data]'") from None
         try:
-            return tokenizers.Tokenizer.from_str(self.text)
+            return tokenizers.Tokenizer.from_str(whole_texts(self.text))
         except Exception as error:  # the library raises bare Exception
             raise TokenizerError(f"not a tokenizer.json ({str(error).splitlines()[0]})") from error
 
@@ -145,7 +167,31 @@ class Library:
 
     def json(self) -> str:
         """The content of its tokenizer.json."""
-        return self.text
+        return whole_texts(self.text)
+
+
+@dataclass
+class Losses:
+    """What texts lose in their tokens: how many of those compared came back as another text, and where the first did.
+
+    A blank at the beginning, which some tokenizers add, is no difference.
+    """
+
+    changed: int = 0
+    compared: int = 0
+    was: str = ""
+    became: str = ""
+
+    def add(self, text: str, tokenizer: Tokenizer) -> None:
+        """Compare one more text with what its tokens say."""
+        text, back = text.removeprefix(" "), tokenizer.decode(tokenizer.encode(text)).removeprefix(" ")
+        self.compared += 1
+        if back == text:
+            return
+        if not self.changed:
+            at = next(i for i, (one, other) in enumerate(zip_longest(text, back)) if one != other)
+            self.was, self.became = text[at : at + _SHOWN], back[at : at + _SHOWN]
+        self.changed += 1
 
 
 def train_bpe(texts: Iterable[bytes], vocab_size: int) -> Library:
@@ -182,7 +228,7 @@ def find_tokenizer(tokenizer_id: str, vocab_size: int, folder: Path) -> Tokenize
     path = folder / f"{check_name(tokenizer_id, 'tokenizer_id')}.json"
     if not path.is_file():
         raise TokenizerError(f"{path}: no such file; the run's tokenizer {tokenizer_id} belongs there")
-    tokenizer = read_tokenizer(path)
+    tokenizer = _read(path)
     if tokenizer.tokenizer_id != tokenizer_id:
         raise TokenizerError(
             f"{path} is {tokenizer.tokenizer_id}, the run was trained with {tokenizer_id}; they do not match"

@@ -246,7 +246,7 @@ _ANY: dict[str, Check] = {
 }
 _TEXT: dict[str, Check] = {
     "stop": _stop,
-    "frequency_penalty": _number(-0.9, 2),
+    "frequency_penalty": _only(0),  # transformers has another penalty, and would take it for this one
     "presence_penalty": _only(0),
     "n": _only(1, instead="; send one request each"),
     "logit_bias": _only({}),

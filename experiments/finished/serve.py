@@ -1,9 +1,10 @@
 """An exported model over HTTP: transformers' own OpenAI-compatible server behind a guard.
 
 The server alone loads any model folder that a request names, fails on wrong types, and goes on generating past the
-window that the model was trained on. The guard lets five (method, path) pairs through, checks every field of a request
-(request.py) and that prompt and answer fit the window, and sends on what it checked. It answers /health itself, reads
-bodies of at most 1 MB within ten seconds, and refuses the requests that a web page of another host could send.
+window that the model was trained on; how its answers differ from the API's, and are mended, answers.py says. The guard
+lets five (method, path) pairs through, checks every field of a request (request.py) and that prompt and answer fit the
+window, and sends on what it checked. It answers /health itself, reads bodies of at most 1 MB within ten seconds, and
+refuses the requests that a web page of another host could send.
 """
 
 import asyncio
@@ -76,6 +77,8 @@ def serve(folder: Path, *, host: str, port: int, device: str = "cpu") -> None:
     from transformers import AutoTokenizer
     from transformers.cli.serve import Serve
 
+    from isoflop.experiments.finished.answers import answer_as_the_api
+
     window = json.loads((folder / "config.json").read_text())["max_position_embeddings"]
     sampling = json.loads((folder / "generation_config.json").read_text())
     prompts = TokenizerPrompts(AutoTokenizer.from_pretrained(folder.name), window)
@@ -85,6 +88,7 @@ def serve(folder: Path, *, host: str, port: int, device: str = "cpu") -> None:
             guard = Guard(app, prompts, window, model=folder.name, host=host, sampling=sampling)
             super().__init__(guard, **options | {"http": _with_timeout(), "ws": "none"})
 
+    answer_as_the_api()
     uvicorn.Config = Config  # type: ignore[misc, assignment]  # transformers builds the application and runs it in one go: nowhere else to step in
     Serve(folder.name, device=device, host=host, port=port)
 

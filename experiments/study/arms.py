@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from isoflop.experiments.config import ExperimentConfig, no_flag
 from isoflop.experiments.study.mixtures import mixed
 from isoflop.experiments.study.sizes import load_size
+from isoflop.experiments.study.takes import reason, refused
 
 MOST_COMBINATIONS = 10_000  # of the values of study.vary
 ARM_SETS = ("model", "data", "optim", "schedule", "budget", "study")
@@ -41,7 +42,7 @@ def variants(config: ExperimentConfig) -> Iterator[ExperimentConfig]:
         try:
             plain = cast(ExperimentConfig, OmegaConf.to_object(arm))
         except OmegaConfBaseException as error:
-            raise ArmError(f"study.arms.{name}: {str(error).splitlines()[0]}") from error
+            raise ArmError(f"study.arms.{name}: {reason(error)}") from error
         _check_shape(f"study.arms.{name}", plain, set_here)
         _check_varied(vary)
         for one in _varied(plain, list(vary.items()), {}):
@@ -77,7 +78,7 @@ def _patched(base: DictConfig, name: str, patch: Mapping) -> DictConfig:
     try:
         return cast(DictConfig, OmegaConf.merge(base, patch))
     except OmegaConfBaseException as error:
-        raise ArmError(f"study.arms.{name}: {str(error).splitlines()[0]}") from error
+        raise ArmError(f"study.arms.{name}: {reason(error)}") from error
 
 
 def _no_flags(patch: Mapping, above: str = "") -> Iterator[str]:
@@ -128,7 +129,8 @@ def _changed(part: Any, dotted: str, value: object) -> Any:
         OmegaConf.update(tree, dotted.partition(".")[2], value)
         return OmegaConf.to_object(tree)
     except OmegaConfBaseException as error:
-        raise ArmError(f"study.vary.{dotted}={value!r}: {str(error).splitlines()[0]}") from error
+        told = refused(dotted, "null" if value is None else str(value)) or str(error).splitlines()[0]
+        raise ArmError(f"study.vary.{dotted}={value!r}: {told}") from error
 
 
 def _check_keys(where: str, keys: Iterable[object]) -> None:

@@ -22,6 +22,7 @@ from isoflop.experiments.study.engine import decide
 from isoflop.experiments.study.fields import FieldError, check_fields
 from isoflop.experiments.study.mixtures import has_mixtures
 from isoflop.experiments.study.rules import resolve
+from isoflop.experiments.study.same_runs import idle_settings
 from isoflop.experiments.study.sizes import load_size, suggest
 from isoflop.experiments.study.study import CorpusOf, Study, expand, most_epochs, stated
 from isoflop.models.config import ModelConfig
@@ -86,13 +87,15 @@ def check_study(config: ExperimentConfig) -> list[ExperimentConfig]:
 
 
 def check_cells(study: Study, where: WhereSpec) -> None:
-    """Refuse cells that cannot be trained: none at all, no room for the cooldown, no engine, too little text.
+    """Refuse cells that cannot be trained: none at all, an arm that is another, no room for the cooldown, no engine,
+    too little text.
 
     Raises StudyError, or the EngineError of `engine.decide`.
     """
     if not study.cells:
         reasons = "; ".join(f"{d.size} at {d.budget_flops:g}: {d.reason}" for d in study.dropped[:4])
         raise StudyError(f"study {study.name!r}: the window leaves no cell ({reasons}); widen study.window")
+    _check_arms(study)
     for cell in study.cells:
         _check_room(cell)
         decide(cell, where)
@@ -226,6 +229,20 @@ def _check_hold_out(config: ExperimentConfig) -> None:
     for flops in config.study.hold_out:
         if flops not in _budgets(config):
             raise StudyError(f"study.hold_out names budget {flops:g}, which is not in study.budgets")
+
+
+def _check_arms(study: Study) -> None:
+    """Refuse an arm of which every run is another's: nothing would stand under its name."""
+    lost = {cell.arm for group in study.same for cell in group} - {cell.arm for cell in study.cells}
+    if not lost:
+        return
+    arm = min(lost)
+    groups = [group for group in study.same if arm in {cell.arm for cell in group}]
+    others = sorted({group[-1].arm for group in groups})
+    raise StudyError(
+        f"study.arms.{arm}: its {len(groups)} cells are the same runs as those of {', '.join(others)}: "
+        f"{idle_settings(groups)}; leave the arm out, or set what makes a difference"
+    )
 
 
 def _check_room(cell: Cell) -> None:

@@ -25,6 +25,7 @@ from isoflop.experiments.study.arms import variants
 from isoflop.experiments.study.cell import Cell, group_by_trunk, trunk_steps
 from isoflop.experiments.study.optimizers import optimizer_flops
 from isoflop.experiments.study.rules import resolve
+from isoflop.experiments.study.same_runs import same_runs, same_runs_warning
 from isoflop.experiments.study.sizes import load_size, name_of
 from isoflop.models.config import ModelConfig, n_matrices, training_flops_per_token
 
@@ -50,6 +51,10 @@ class Corpus(Protocol):
     def domains(self) -> Sequence[Domain]:
         """Those of a mixture; requested where data.mixture has some."""
 
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What a reader of losses on it must know."""
+
 
 CorpusOf = Callable[[DataSpec], Corpus]
 
@@ -74,6 +79,7 @@ class Study:
     hold_out: tuple[float, ...] = ()
     train_tokens: Mapping[str, int] = field(default_factory=dict)  # of each corpus by its id
     windows: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # training windows of each domain, likewise
+    same: tuple[tuple[Cell, ...], ...] = ()  # of what was written differently and is one run; the last is in `cells`
 
     @cached_property
     def trunks(self) -> dict[str, tuple[Cell, ...]]:
@@ -114,9 +120,11 @@ def expand(config: ExperimentConfig, corpora: CorpusOf, made: Iterable[Experimen
     left_out: list[Dropped]
     train_tokens: dict[str, int] = {}
     windows: dict[str, dict[str, int]] = {}
+    told: dict[str, None] = {}  # each line once
     for variant in variants(config) if made is None else made:
         corpus = corpora(variant.data)
         train_tokens[corpus.corpus_id] = corpus.train_tokens
+        told |= dict.fromkeys(corpus.warnings)
         if variant.data.mixture:
             windows[corpus.corpus_id] = {one["name"]: one["windows"] for one in corpus.domains}
         if variant.study.cells:
@@ -128,8 +136,10 @@ def expand(config: ExperimentConfig, corpora: CorpusOf, made: Iterable[Experimen
         cells += kept
         dropped += left_out
     unique = tuple({cell.run_id: cell for cell in cells}.values())
-    found = Study(study.name, unique, tuple(dropped), (), tuple(study.hold_out), train_tokens, windows)
-    return replace(found, warnings=_epoch_warnings(found) + _short_warnings(unique))
+    same = same_runs(cells)
+    told |= {same_runs_warning(same): None} if same else {}
+    found = Study(study.name, unique, tuple(dropped), (), tuple(study.hold_out), train_tokens, windows, same)
+    return replace(found, warnings=(*told, *_epoch_warnings(found), *_short_warnings(unique)))
 
 
 def _single(config: ExperimentConfig, corpus: Corpus) -> list[Cell]:

@@ -20,6 +20,7 @@ from isoflop.experiments.cost.shape_key import place
 from isoflop.experiments.cost.speed_file import known_speed
 from isoflop.experiments.data.corpus import Corpora
 from isoflop.experiments.files import check_name, is_disk_error
+from isoflop.experiments.store.earlier import changes
 from isoflop.experiments.store.rounds import flops_ahead
 from isoflop.experiments.store.store import (
     SETTLED,
@@ -34,6 +35,7 @@ from isoflop.experiments.store.store import (
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.check import checked_study
 from isoflop.experiments.study.engine import engine_name
+from isoflop.experiments.study.same_runs import same_runs, same_runs_warning
 from isoflop.experiments.study.study import Study
 from isoflop.experiments.sweep.pool import (
     at_once,
@@ -232,6 +234,7 @@ def run_launch(launch: Launch, start: Start, *, typed: Sequence[str] = ()) -> in
         store = create_store(launch.runs)
         store.check(run_id for run_id, state in launch.states.items() if state in SETTLED)
         _print_summary(launch)
+        _print_changes(launch, store)
         _write(launch, store, typed)
         if launch.jobs:
             pin_threads(where.threads)
@@ -353,9 +356,23 @@ def _write(launch: Launch, store: Store, typed: Sequence[str]) -> None:
             store.write_study(name, [listing(c) | {"launch": launch_id} for c in due], hold_out=held, whole=whole)
 
 
+def _print_changes(launch: Launch, store: Store) -> None:
+    """Notes on what the studies of a launch were before it. On stderr."""
+    if launch.where.only is not None or launch.where.trunk is not None or launch.where.cells is not None:
+        return
+    arms: dict[str, dict[str, str]] = {}
+    for study in launch.studies:
+        arms.setdefault(study.name, {}).update({cell.run_id: cell.arm for cell in study.cells})
+    for name, of_runs in arms.items():
+        for line in changes(store, name, of_runs):
+            print(f"note: {printable(line)}", file=sys.stderr)
+
+
 def _print_summary(launch: Launch) -> None:
     """Warnings, cells outside the window, and one line: cells, jobs, workers, predicted minutes. On stderr."""
     where, workers, threads = launch.where, launch.workers, launch.where.threads
+    if same := same_runs(cell for study in launch.studies for cell in study.cells):  # of several sets of arguments
+        print(f"warning: {printable(same_runs_warning(same))}", file=sys.stderr)
     for study in launch.studies:
         for warning in study.warnings:
             print(f"warning: {printable(warning)}", file=sys.stderr)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypedDict
 
 from isoflop.experiments.config import DataSpec
-from isoflop.experiments.data.tokenizer import Bytes, Library, Numbers
+from isoflop.experiments.data.tokenizer import Bytes, Library, Numbers, whole_texts
 from isoflop.experiments.store.store import StoreError, open_store
 from isoflop.experiments.study.cell import Cell, Initial
 from isoflop.experiments.study.study import Study
@@ -142,7 +142,7 @@ def _read(folder: Path) -> "LanguageModel":
 
 def _tokenizer_id(text: str, vocab_size: int) -> str:
     own = [tokenizer for tokenizer in (Bytes(), Numbers(vocab_size)) if tokenizer.json() == text]
-    return own[0].tokenizer_id if own else Library(text).tokenizer_id
+    return own[0].tokenizer_id if own else Library(whole_texts(text)).tokenizer_id
 
 
 def _check(init_from: str, cell: Cell, corpus: Corpus, model: ModelConfig, tokenizer_id: str) -> None:

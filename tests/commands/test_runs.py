@@ -110,7 +110,7 @@ def test_a_diverged_cell_ends_in_exit_code_1(typed, text):
         (["optim.lr=1"], "did you mean 'optim.learning_rate'?"),
         (["+optim.lr=1"], "did you mean 'optim.learning_rate'?"),
         (["bugdet.flops=1"], "unknown key 'bugdet.flops'; did you mean 'budget'?"),
-        (["seed=abc"], "Value 'abc' of type 'str' could not be converted to Integer"),
+        (["seed=abc"], "seed=abc: seed takes a whole number, not abc"),
         (["budget.flops=[1"], "[1"),
         (["nonsense"], "nonsense is not in Hydra's grammar"),
         ([], "exactly one of budget.flops, budget.tokens, budget.tokens_per_param; none is given"),

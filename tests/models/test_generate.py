@@ -108,3 +108,11 @@ def test_prompts_that_do_not_fit_are_refused(model, prompt, told):
 def test_senseless_sampling_is_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong)).replace("_", "-")):
         Sampling(**wrong)
+
+
+@pytest.mark.parametrize("temperature", [1e-310, 5e-324, 1e-200, 1e-30])
+@pytest.mark.parametrize("scale", [1.0, 1e38])
+def test_the_coldest_temperature_takes_the_likeliest(temperature, scale):
+    logits = scale * torch.tensor([0.1, -3.0, 2.5, 2.4])
+    draw = Sampling(temperature=temperature).draw(logits, torch.Generator().manual_seed(0))
+    assert draw == 2

@@ -100,10 +100,12 @@ def mixed_manifest(parts: Mapping[str, Corpus], held_out: int, context_length: i
         for name, part in parts.items()
     ]  # fmt: skip
     per_token = np.mean([part.bytes_per_token for part in parts.values()])
+    losses = [part.manifest["losses"] for part in parts.values() if "losses" in part.manifest]
     return {
         "tokenizer_id": one.tokenizer_id, "vocab_size": one.vocab_size,
         "licence": "; ".join(sorted({part.manifest["licence"] for part in parts.values()})), "domains": domains,
         "bytes_per_token": float(per_token) if np.isfinite(per_token) else None,
+        **({"losses": losses[0]} if losses else {}),
     }  # fmt: skip
 
 

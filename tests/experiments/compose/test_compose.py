@@ -134,7 +134,7 @@ def test_each_entry_of_a_list_is_quoted():
         ({"a": b"\xff\xfe" + HEAD.encode()}, r"experiment/a\.yaml cannot be read \('utf-8' codec"),
         ({"a": HEAD + "study: {name: x, <<: *zz}\n"}, r"experiment/a\.yaml: found undefined alias"),
         ({"a": HEAD + "- a\n- b\n"}, "experiment/a"),
-        ({"a": HEAD + "study: {budgets: [abc]}\n"}, r"study\.budgets\[0\].*experiment/a.*'abc'"),
+        ({"a": HEAD + "study: {budgets: [abc]}\n"}, r"experiment/a\.yaml: study\.budgets\[0\] takes a number, not abc"),
         ({"a": HEAD + "stduy: {name: x}\n"}, r"experiment/a\.yaml: unknown key 'stduy'; did you mean 'study'"),
         ({"a": HEAD + "a: &a {b: *a}\n"}, "its anchors unfold to more than 100,000 values"),
         ({"a": HEAD + "x: " + "[" * 100_000}, "exceeded maximum nesting depth|nested too deeply"),
@@ -168,7 +168,7 @@ def test_a_file_beside_is_not_in_the_way_and_a_pipe_is_no_study(mine, tmp_path):
 
 
 def test_a_list_given_as_a_text_says_how_a_list_is_written():
-    with pytest.raises(UsageError, match=r"data\.files=t It is a list: \[\.\.\.\]\."):
+    with pytest.raises(UsageError, match=r"data\.files=t: data\.files takes a list of texts: data\.files=\[t\]"):
         compose_all(["data.files=t"])
 
 
@@ -221,3 +221,67 @@ def test_what_the_tests_share_is_what_hydra_composes(overrides, monkeypatch):
     monkeypatch.setattr(ConfigRepository, "load_config", compositions.READ)
     monkeypatch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", compositions.MERGE)
     assert first == again == tree()
+
+
+@pytest.mark.parametrize("key", ["study.vary", "study.arms"])
+@pytest.mark.parametrize("form", ["{key}={{}}", "{key}=null", "~{key}", "++{key}={{}}"])
+def test_a_key_of_names_can_be_emptied(mine, key, form):
+    leaf = key.partition(".")[2]
+    inside = "{optim.momentum: [0.9, 0.95]}" if leaf == "vary" else "{a: {}, b: {optim: {momentum: 0.9}}}"
+    text = HEAD + f"study: {{name: own, sizes: [d6], budgets: [2e8], {leaf}: {inside}}}\n"
+    assert getattr(mine(a=text).study, leaf)
+    assert getattr(mine(form.format(key=key), a=text).study, leaf) == {}
+    with pytest.raises(UsageError, match=rf"{key}\.x=\[1\]: another override has {key} hold nothing"):
+        mine(form.format(key=key), f"{key}.x=[1]", a=text)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("study.budgets=1e9", "study.budgets takes a list of numbers: study.budgets=[1000000000.0]"),
+        ("study.sizes=d8", "study.sizes takes a list of texts: study.sizes=[d8]"),
+        ("study.seeds=range(1,3)", "study.seeds takes a list of whole numbers: study.seeds=[1]"),
+        ("study.seeds=[a]", "study.seeds[0] takes a whole number, not a"),
+        ("study.window.tokens_per_param=5", "takes a list of numbers, or null: study.window.tokens_per_param=[5]"),
+        ("study.cells=[{size: d6, flops: x}]", "study.cells takes a list of entries, each keys with values, of size"),
+        ("study.window=3", "study.window takes keys with values, of tokens_per_param"),
+        ("study.stop=null", "study.stop takes a text, not null; leave it out"),
+        ("study.arms=3", "study.arms takes names with what each stands for"),
+        ("seed=1e3", "seed takes a whole number, written as one: seed=1000"),
+        ("model.n_layer=2.5", "model.n_layer takes a whole number, not 2.5"),
+        ("budget.flops=x", "budget.flops takes a number, or null, not x"),
+        ("data.mixture.a=x", "data.mixture.a takes a number, not x"),
+        ("data=null", "data takes the name of a file of conf/data"),
+        ("experiment=null", "experiment takes the name of a file of conf/experiment; leave it out"),
+        ("optim.learning_rate=interval(.01,.02)", "an interval names no values; type those to try"),
+        ("~optim.learning_rate", "a key cannot be taken out; type its value, optim.learning_rate=..."),
+    ],
+)
+def test_what_a_key_cannot_have_is_said_with_what_it_takes(override, told):
+    with pytest.raises(UsageError) as error:
+        compose_all([override])
+    assert told in str(error.value)
+    key = override.lstrip("~").partition("=")[0]
+    assert str(error.value).lstrip("~").startswith(key)
+    assert not any(raw in str(error.value) for raw in ("ListConfig", "merging", "Optional", "of type", "converted"))
+
+
+@pytest.mark.parametrize(
+    ("inside", "told"),
+    [
+        ("stop: null", r"experiment/a\.yaml: study\.stop takes a text, not null"),
+        ("arms: {8: {}}", r"experiment/a\.yaml: study\.arms: 8 is no text, as names are; write it in quotes: '8'"),
+        ("hold_out: 3", r"experiment/a\.yaml: study\.hold_out takes a list of numbers: study\.hold_out=\[\.\.\., "),
+        ("seeds: [x]", r"experiment/a\.yaml: study\.seeds\[0\] takes a whole number, not x"),
+    ],
+)
+def test_what_a_file_cannot_set_is_said_with_what_it_takes(mine, inside, told):
+    with pytest.raises(UsageError, match=told):
+        mine(a=HEAD + f"study: {{name: own, sizes: [d6], budgets: [2e8], {inside}}}\n")
+
+
+def test_what_an_arm_cannot_set_is_said_with_what_it_takes():
+    with pytest.raises(ArmError, match=r"study\.arms\.a: optim\.learning_rate takes a number, not fast"):
+        list(variants(composed("experiment=smoke", "study.arms={a: {optim: {learning_rate: fast}}}")))
+    with pytest.raises(ArmError, match=r"study\.vary\.optim\.beta1='x': optim\.beta1 takes a number, not x"):
+        list(variants(composed("experiment=smoke", "study.vary={optim.beta1: [x]}")))

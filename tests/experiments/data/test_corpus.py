@@ -6,6 +6,7 @@ import json
 import math
 import os
 import struct
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
@@ -150,6 +151,47 @@ def test_second_call_reads_the_same_folder_and_a_changed_file_makes_another(tmp_
     assert changed.corpus_id != first.corpus_id
 
 
+@pytest.mark.parametrize("kib", [1, 64, 700])
+@pytest.mark.parametrize("at", ["start", "end"])
+def test_other_content_of_the_same_size_and_time_is_another_corpus(tmp_path, at, kib):
+    file = tmp_path / "x.txt"
+
+    def made(letter):
+        lines = [f"line {i} {i * 2654435761 % 2**32:x}\n" for i in range(kib * KIB // 16)]
+        lines[0 if at == "start" else -1] = f"{letter * 20}\n"
+        file.write_text("".join(lines))
+        os.utime(file, (1, 1))
+        return prepare(DataSpec(name="t", source="files", files=[str(file)]), tmp_path / "c")
+
+    first, second, again = made("a"), made("b"), made("a")
+    assert first.corpus_id == again.corpus_id != second.corpus_id
+    assert first.folder == again.folder != second.folder
+    assert made("b").folder == second.folder
+
+
+def test_a_corpus_that_states_no_samples_is_found_by_its_recipe(tmp_path, texts):
+    manifest = prepare(text_spec(texts), tmp_path).folder / "manifest.json"
+    stated = json.loads(manifest.read_text())
+    del stated["samples"]
+    manifest.write_text(json.dumps(stated))
+    assert prepare(text_spec(texts), tmp_path).folder == manifest.parent
+
+
+def test_a_preparation_goes_on_from_parts_of_the_same_content_alone(tmp_path, monkeypatch):
+    file = tmp_path / "x.txt"
+    spec = DataSpec(name="t", source="files", files=[str(file)])
+    for letter in "ab":
+        file.write_text("".join(f"{letter}{i}\n" for i in range(4000)))
+        os.utime(file, (1, 1))
+        if letter == "a":
+            with monkeypatch.context() as killed:
+                killed.setattr("isoflop.experiments.data.shards._held_out", lambda *_: sys.exit(9))
+                with pytest.raises(SystemExit):
+                    prepare(spec, tmp_path / "c")
+            assert list((tmp_path / "c").glob(".*.work/part-0.text"))
+    assert set(prepare(spec, tmp_path / "c").train.tolist()) <= set(b"b0123456789\n")
+
+
 def test_context_changes_the_windows_but_not_the_corpus(tmp_path, texts):
     short, long = prepare(text_spec(texts), tmp_path), prepare(replace(text_spec(texts), context_length=32), tmp_path)
     assert short.corpus_id == long.corpus_id
@@ -200,6 +242,38 @@ def test_an_unreadable_file_is_named(tmp_path, texts, monkeypatch):
     monkeypatch.setattr("isoflop.experiments.data.records.pa.input_stream", denied)
     with pytest.raises(CorpusError, match=r"cannot read .*00.txt \(Permission denied\)"):
         prepare(text_spec(texts), tmp_path)
+
+
+@pytest.mark.parametrize("pattern", ["*.txt", "**/*.txt", "**/lost.txt"])
+def test_a_link_to_nothing_is_named(tmp_path, texts, pattern):
+    (texts / "lost.txt").symlink_to(tmp_path / "unmounted" / "lost.txt")
+    spec = DataSpec(name="t", source="files", files=[f"{texts}/{pattern}"])
+    with pytest.raises(
+        CorpusError, match=r"lost\.txt(, a link to nothing that is here \(.*unmounted|, which is no regular)"
+    ):
+        prepare(spec, tmp_path / "c")
+
+
+@pytest.mark.parametrize(("count", "told"), [(1, r"0\.txt holds none"), (3, r"0\.txt and 2 more hold none")])
+def test_empty_files_are_named(tmp_path, count, told):
+    for number in range(count):
+        (tmp_path / f"{number}.txt").write_bytes(b"")
+    with pytest.raises(CorpusError, match=rf"no document is left of 0 \(.*/{told}\)"):
+        prepare(DataSpec(name="t", source="files", files=[f"{tmp_path}/*.txt"]), tmp_path / "c")
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, texts, monkeypatch):
+    (texts / "locked").mkdir()
+    scandir = os.scandir
+
+    def refuse(path="."):
+        if os.fspath(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(CorpusError, match=r"data\.files: .*/texts/locked cannot be read \(Permission denied\)"):
+        prepare(text_spec(texts), tmp_path / "c")
 
 
 def test_a_damaged_shard_is_noticed(tmp_path, texts):

@@ -9,7 +9,7 @@ import pytest
 
 from isoflop.experiments.config import DataSpec
 from isoflop.experiments.data import CorpusError
-from isoflop.experiments.data.corpus import prepare
+from isoflop.experiments.data.corpus import manifest_text, prepare
 from isoflop.experiments.data.token_files import MEGATRON_MAGIC, header, open_tokens
 
 TOKENS = [7, 0, 49_999, 12, 65_535] * 40
@@ -35,10 +35,19 @@ def megatron(path, tokens, code=4):
     path.with_suffix(".idx").write_bytes(index)
 
 
+def save_npy(path, tokens):
+    with path.open("wb") as file:  # np.save adds .npy to a name
+        np.save(file, tokens)
+
+
 FORMATS = {
     "nano_gpt": nano_gpt,
     "llm_c": llm_c,
     "llm_c_llama3": lambda path, tokens: llm_c(path, tokens, llama3=True),
+    "raw_uint32": lambda path, tokens: np.array(tokens, np.uint32).tofile(path),
+    "raw_int64": lambda path, tokens: np.array(tokens, np.int64).tofile(path),
+    "npy_int64": lambda path, tokens: save_npy(path, np.array(tokens)),
+    "npy_big_endian": lambda path, tokens: save_npy(path, np.array(tokens, ">i4")),
     "megatron_int32": megatron,
     "megatron_uint16": lambda path, tokens: megatron(path, tokens, 8),
 }
@@ -47,7 +56,7 @@ FORMATS = {
 @pytest.mark.parametrize("write", FORMATS.values(), ids=FORMATS)
 def test_every_format_is_read_in_place(tmp_path, write):
     write(tmp_path / "x.bin", TOKENS)
-    found = open_tokens(tmp_path / "x.bin")
+    found = open_tokens(tmp_path / "x.bin", 2**16)
     assert isinstance(found, np.memmap)
     assert found.tolist() == TOKENS
 
@@ -98,16 +107,64 @@ def test_headers_that_lie_are_noticed(tmp_path):
     with (tmp_path / "a.bin").open("ab") as file:
         file.write(b"\0\0")
     with pytest.raises(CorpusError, match="header says 200 tokens, the file holds 201"):
-        open_tokens(tmp_path / "a.bin")
+        open_tokens(tmp_path / "a.bin", 2**16)
     megatron(tmp_path / "b.bin", TOKENS)
     (tmp_path / "b.bin").write_bytes(b"\0" * 40)
     with pytest.raises(CorpusError, match="index names 200 tokens, the file holds 10"):
-        open_tokens(tmp_path / "b.bin")
+        open_tokens(tmp_path / "b.bin", 2**16)
     (tmp_path / "c.bin").write_bytes(b"odd")
     with pytest.raises(CorpusError, match="3 bytes are not a whole number"):
-        open_tokens(tmp_path / "c.bin")
+        open_tokens(tmp_path / "c.bin", 2**16)
     with pytest.raises(CorpusError, match="exceed the 2"):
         header(np.uint16, 2**31)
+
+
+@pytest.mark.parametrize("vocab_size", [300, 50_000, 65_537, 128_256, 2**31])
+@pytest.mark.parametrize("dtype", ["<u2", "<u4", "<i4", "<u8", "<i8"])
+def test_what_has_no_header_is_read_by_the_bits_that_it_has(tmp_path, vocab_size, dtype):
+    tokens = (np.random.default_rng(0).zipf(1.3, 5000) * 7919) % min(vocab_size, 2**16 if dtype == "<u2" else 2**31)
+    tokens.astype(dtype).tofile(tmp_path / "x.bin")
+    spec = DataSpec(
+        name="t", source="tokens", files=[f"{tmp_path}/x.bin"], tokenizer="none", vocab_size=vocab_size,
+        context_length=8, eval_tokens=64,
+    )  # fmt: skip
+    corpus = prepare(spec, tmp_path / "c")
+    assert [*corpus.train, *corpus.held_out] == tokens.tolist()
+    bits = 8 * np.dtype(dtype).itemsize
+    assert f"tokens of uint{bits} in {tmp_path}/x.bin" in manifest_text(corpus)
+    assert prepare(spec, tmp_path / "c").train.tolist() == corpus.train.tolist()
+
+
+def test_a_corpus_that_was_read_as_too_few_bits_is_to_be_made_again(tmp_path):
+    np.array(TOKENS, np.uint32).tofile(tmp_path / "x.bin")
+    spec = DataSpec(
+        name="t", source="tokens", files=[f"{tmp_path}/x.bin"], tokenizer="none", vocab_size=2**16, context_length=8
+    )
+    manifest = prepare(spec, tmp_path / "c").folder / "manifest.json"
+    stated = json.loads(manifest.read_text())
+    for side, (start, end) in {"train": (0, 367), "held_out": (367, 400)}.items():
+        stated[side] |= {"tokens": end - start, "range": [start, end]}
+        del stated[side]["dtype"]
+    manifest.write_text(json.dumps(stated))
+    with pytest.raises(CorpusError, match="delete the folder and prepare again"):
+        prepare(spec, tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("array", "told"),
+    [
+        (np.ones(9), r"an array of float64, shape \(9,\)"),
+        (np.ones((3, 3), int), r"shape \(3, 3\); tokens are whole numbers in one dimension"),
+        (np.ones(0, int), "an array of int64"),
+        (np.array(["a"]), "an array of <U1"),
+        (np.array([None]), r"begins as a \.npy and is none"),
+        (np.array([True]), "an array of bool"),
+    ],
+)
+def test_an_array_of_no_tokens_is_refused(tmp_path, array, told):
+    save_npy(tmp_path / "x.npy", array)
+    with pytest.raises(CorpusError, match=f"x.npy: .*{told}"):
+        open_tokens(tmp_path / "x.npy", 2**16)
 
 
 def absurd(*, magic=MEGATRON_MAGIC, version=1, code=8, sequences=2, documents=1, lengths=(100, 100), more=b""):
@@ -135,7 +192,7 @@ def test_an_absurd_index_is_refused_by_name(tmp_path, content, told):
     megatron(tmp_path / "m.bin", TOKENS)
     (tmp_path / "m.idx").write_bytes(content)
     with pytest.raises(CorpusError, match=told) as error:
-        open_tokens(tmp_path / "m.bin")
+        open_tokens(tmp_path / "m.bin", 2**16)
     assert "m." in str(error.value)
 
 
@@ -145,7 +202,7 @@ def test_a_pipe_is_no_token_file(tmp_path, name):
     (tmp_path / name).unlink()
     os.mkfifo(tmp_path / name)
     with pytest.raises(CorpusError, match=f"{name}: not a regular file"):
-        open_tokens(tmp_path / "m.bin")
+        open_tokens(tmp_path / "m.bin", 2**16)
 
 
 @pytest.mark.slow

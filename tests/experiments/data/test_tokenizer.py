@@ -1,15 +1,17 @@
 """Bytes and BPE return any text, are identified by what they do, and are read as the tokenizers library reads them."""
 
+import json
 import math
 import random
+import re
 
 import numpy as np
 import pytest
 
 from isoflop.experiments.config import DataSpec
 from isoflop.experiments.data import CorpusError
-from isoflop.experiments.data.corpus import prepare
-from isoflop.experiments.data.tokenizer import Bytes, Library, TokenizerError, train_bpe
+from isoflop.experiments.data.corpus import manifest_text, prepare
+from isoflop.experiments.data.tokenizer import Bytes, Library, TokenizerError, read_tokenizer, train_bpe
 
 TEXT = "na\u00efve \u65e5\u672c\u8a9e \n\t  \u20ac\U0001f642 def f(x):\r\n  return x\x00y  <|end|> "
 
@@ -101,3 +103,47 @@ def test_any_tokenizer_json_may_be_used(folder, bpe):
     assert math.isclose(other.bytes_per_token, 1.0)
     with pytest.raises(CorpusError, match=r"none\.json is not a file"):
         prepare(spec(folder, tokenizer="none.json"), folder / "c")
+
+
+@pytest.mark.parametrize("state", ["truncation", "padding", "both"])
+def test_a_file_that_cuts_or_fills_texts_reads_a_corpus_whole(folder, bpe, state):
+    file, plain = folder / "own.json", folder / "plain.json"
+    backend = bpe.backend.from_str(bpe.text)
+    if state != "padding":
+        backend.enable_truncation(16)
+    if state != "truncation":
+        backend.enable_padding(pad_id=0, pad_token="<pad>")
+    file.write_text(backend.to_str())
+    plain.write_text(bpe.text)
+    whole = prepare(spec(folder, tokenizer=str(plain)), folder / "c")
+    corpus = prepare(spec(folder, tokenizer=str(file)), folder / "c")
+    assert corpus.corpus_id == whole.corpus_id
+    kept = Library((corpus.folder / "tokenizer.json").read_text())
+    assert kept.tokenizer_id == corpus.tokenizer_id
+    assert not ({"truncation", "padding"} & {key for key, value in json.loads(kept.json()).items() if value})
+    assert Library(backend.to_str()).encode(texts(1)[0]) == bpe.encode(texts(1)[0])  # as stores hold it from before
+
+
+def test_a_file_that_states_no_length_keeps_its_id_to_the_byte(folder, bpe):
+    text = json.dumps(json.loads(bpe.text), indent=7)
+    (folder / "own.json").write_text(text)
+    assert read_tokenizer(folder / "own.json") == Library(text)
+
+
+def test_a_tokenizer_that_loses_text_is_said_to(folder, bpe):
+    file = folder / "own.json"
+    words = {word: i for i, word in enumerate(["[UNK]", *(f"die{i}" for i in range(50))])}
+    model = {"type": "WordLevel", "vocab": words, "unk_token": "[UNK]"}
+    known = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
+             "post_processor": None, "decoder": None, "pre_tokenizer": {"type": "WhitespaceSplit"}}  # fmt: skip
+    file.write_text(json.dumps(known | {"model": model}))
+    corpus = prepare(spec(folder, tokenizer=str(file), eval_tokens=8), folder / "c")
+    (told,) = corpus.warnings
+    assert re.search(r"loses text: 60 of 60 documents compared .* with '\[UNK\] \[UNK.*' for '\w+", told)
+    assert told in manifest_text(corpus)
+    lower = json.loads(bpe.text) | {"normalizer": {"type": "Lowercase"}}
+    file.write_text(json.dumps(lower))
+    (folder / "0.txt").write_text("DER " + texts(1)[0])
+    assert "loses text: 1 of 60" in prepare(spec(folder, tokenizer=str(file), eval_tokens=8), folder / "c").warnings[0]
+    file.write_text(bpe.text)
+    assert not prepare(spec(folder, tokenizer=str(file), eval_tokens=8), folder / "c").warnings

@@ -222,7 +222,7 @@ _FIELDS = {
 _SHARED = {
     "stop": [5, True, {}, "", [""], [5], [["x"]], "x" * 65, ["x"] * 17, "\ud800", "\u65e5"],
     "max_tokens": ["x", True, [], {}, -1, 0, 1.5, 10**6, 10**30],
-    "frequency_penalty": ["x", True, [], -1, 3],
+    "frequency_penalty": ["x", True, [], -1, 3, 0.5],
     "presence_penalty": ["x", True, 0.1],
     "n": ["x", True, 0, 2, 10**9],
     "logit_bias": [{"1": 5}, [], 1],

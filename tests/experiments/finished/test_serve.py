@@ -186,6 +186,49 @@ def test_other_forms_of_a_prompt_get_the_same_answer(server, model):
     status, answer = complete(server, stop=text[3:5])
     assert status == 200
     assert json.loads(answer)["usage"]["completion_tokens"] == text.index(text[3:5]) + 2
+    assert json.loads(answer)["choices"][0]["text"] == text[: text.index(text[3:5])]
+
+
+def streamed(text):
+    return "".join(
+        json.loads(line[6:])["choices"][0]["text"] for line in text.splitlines() if line.startswith("data: {")
+    )
+
+
+@pytest.mark.process
+def test_a_seed_is_kept_whatever_else_is_answered(server):
+    """Answers with seeds among others without, streamed ones and ones whose client leaves."""
+
+    def answer(number):
+        seed = number % 3 or None
+        if number % 7 == 0:
+            body = json.dumps({"prompt": "x", "max_tokens": 50, "stream": True, "seed": 9}).encode()
+            with urllib.request.urlopen(
+                urllib.request.Request(server + "/v1/completions", body, {"Content-Type": "application/json"})
+            ) as left:
+                left.read(10)
+            return None, None
+        stream = number % 2 == 0
+        _, text = complete(server, max_tokens=40, temperature=1.5, seed=seed, stream=stream)
+        return seed, streamed(text) if stream else json.loads(text)["choices"][0]["text"]
+
+    alone = {seed: answer(seed)[1] for seed in (1, 2)}
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(answer, range(40)))
+    assert alone[1] != alone[2]
+    assert all(text == alone[seed] for seed, text in found if seed)
+    assert len({text for seed, text in found if seed is None}) > 3
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_ends_before_a_stop(server, model, stream):
+    text = greedy(model, PROMPT, 12)
+    for stop in (text[3:5], text[5:9], text[11], [text[6], text[5:7]], "~~~"):
+        _, answer = complete(server, stop=stop, stream=stream)
+        stops = [stop] if isinstance(stop, str) else stop
+        expected = text[: min((text.index(one) for one in stops if one in text), default=len(text))]
+        assert (streamed(answer) if stream else json.loads(answer)["choices"][0]["text"]) == expected
 
 
 @pytest.mark.process

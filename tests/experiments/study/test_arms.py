@@ -114,7 +114,7 @@ def test_without_arms_the_configuration_is_its_own_variant():
             "study.arms.a may set keys of model, data, optim, schedule, budget, study; not 'where'",
         ),
         ({"arms": {"a": {"optim": {"learning_rat": 1}}}}, "study.arms.a: Key 'learning_rat' not in 'OptimSpec'"),
-        ({"arms": {"a": {"optim": {"learning_rate": "x"}}}}, "study.arms.a: Value 'x' of type 'str'"),
+        ({"arms": {"a": {"optim": {"learning_rate": "x"}}}}, "study.arms.a: optim.learning_rate takes a number, not x"),
         ({"arms": {"a": 3}}, "study.arms.a must hold keys of model, data, optim, schedule, budget, study; not 3"),
         ({"arms": {}, "vary": {"optim.learning_rate": 0.1}}, "study.vary.optim.learning_rate must be a list"),
         (

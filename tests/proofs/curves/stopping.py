@@ -41,7 +41,7 @@ ROWS = ["run_id", "step", "loss", "final"]
 def overnight() -> Plan:
     """The plan of `overnight_cpu`, on any text."""
     (spec,) = compose_all(["experiment=overnight_cpu", "study.hold_out=[]", "data.files=['/texts/*.txt']"])
-    text = SimpleNamespace(corpus_id="text", vocab_size=256, train_tokens=10**12, domains=[])
+    text = SimpleNamespace(corpus_id="text", vocab_size=256, train_tokens=10**12, domains=[], warnings=())
     return plan_of(expand(spec, lambda _: text))
 
 

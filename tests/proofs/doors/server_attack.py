@@ -99,7 +99,7 @@ def attacks(model: str) -> list[Attack]:
     made.append(Attack("300,000 token ids", "POST", COMPLETIONS, _json({"prompt": [1] * 300_000}), JSON, (400,)))
     for stop in ("\n", "\u65e5", "\u00e9", "ab", " ", "\x00", ["a", "b"], "z" * 64, "z" * 65, ["a"] * 17, [""], []):
         made.append(Attack(f"stop {stop!r:.20}", "POST", COMPLETIONS, _json(GOOD[COMPLETIONS] | {"stop": stop}), JSON))
-    for extra in ({"top_k": 1}, {"top_p": 0}, {"temperature": 0.001}, {"temperature": 100}, {"frequency_penalty": 2}):
+    for extra in ({"top_k": 1}, {"top_p": 0}, {"temperature": 0.001}, {"temperature": 100}, {"frequency_penalty": 0}):
         body = _json(GOOD[COMPLETIONS] | extra | {"model": model})
         made.append(Attack(f"allowed {extra}", "POST", COMPLETIONS, body, JSON, (200,)))
     return made
@@ -156,7 +156,7 @@ def heads(own: str) -> list[bytes]:
 
 _MORE = {"temperature": 0.5, "top_p": 0.5, "top_k": 3, "seed": 1, "stream": False, "user": "u", "model": None}
 _EXTRA: dict[str, dict[str, Any]] = {
-    COMPLETIONS: _MORE | {"stop": ["z"], "n": 1, "logit_bias": {}, "echo": False, "frequency_penalty": 0.5},
+    COMPLETIONS: _MORE | {"stop": ["z"], "n": 1, "logit_bias": {}, "echo": False, "frequency_penalty": 0},
     CHAT: _MORE | {"stop": "z", "tools": [], "response_format": {"type": "text"}, "top_logprobs": 0},
     RESPONSES: _MORE | {"instructions": "i", "metadata": {}, "store": False, "text": {"format": {"type": "text"}}},
 }

@@ -24,11 +24,15 @@ class FakeCorpus:
     vocab_size: int = 256
     train_tokens: int = 10_000_000
     domains: tuple = ()
+    warnings: tuple = ()
 
     def __call__(self, data):
-        """Stands in for all corpora: returns itself for any data, a mixture's in equal domains."""
+        """Stands in for all corpora: returns itself for any data, a mixture's in equal domains, tokens of bpe under an
+        id of their own."""
+        corpus_id = f"{self.corpus_id}-{data.vocab_size}" if data.tokenizer == "bpe" else self.corpus_id
         windows = self.train_tokens // (data.context_length + 1) // max(1, len(data.mixture))
-        return replace(self, domains=tuple({"name": name, "windows": windows} for name in sorted(data.mixture)))
+        domains = tuple({"name": name, "windows": windows} for name in sorted(data.mixture))
+        return replace(self, corpus_id=corpus_id, domains=domains)
 
 
 CORPUS = FakeCorpus()
