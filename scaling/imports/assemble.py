@@ -8,7 +8,7 @@ Nothing is guessed: an error names the option for a missing quantity, and every 
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 
 from isoflop.printable import printable
-from isoflop.scaling.imports.clean import COUNTED_FROM_ZERO, ImportOptions, by_run, clean
+from isoflop.scaling.imports.clean import COUNTED_FROM_ZERO, ImportOptions, clean
 from isoflop.scaling.imports.kept import UNTOLD, is_kept
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
 from isoflop.scaling.table.columns import TableError
@@ -107,7 +107,7 @@ def assemble(runs: Sequence[ForeignRun], options: ImportOptions, before: Sequenc
     Raises SourceError for bad options, and naming the runs that lack a quantity and the option that gives it.
     """
     notes: list[str] = []
-    _check(options, runs, notes)
+    options = _check(options, runs, notes)
     left_out = [*before]
     left_out += [LeftOut(run.name, count, why) for run in runs for why, count in run.skipped.items() if count]
     kept = []
@@ -136,8 +136,11 @@ def assemble(runs: Sequence[ForeignRun], options: ImportOptions, before: Sequenc
     return Imported(table, kind, tuple(left_out), tuple(notes))
 
 
-def _check(options: ImportOptions, runs: Sequence[ForeignRun], notes: list[str]) -> None:
-    """Raise SourceError for an option that no run takes; note the runs whose own number one replaces."""
+def _check(options: ImportOptions, runs: Sequence[ForeignRun], notes: list[str]) -> ImportOptions:
+    """The options with their numbers by run; notes the runs whose own number one replaces.
+
+    Raises SourceError for an option that no run takes.
+    """
     if options.params not in PARAMS:
         raise SourceError(f"--params {options.params}: not one of {', '.join(PARAMS)}")
     if options.params != PARAMS[0] and not any(options.params in run.n_params for run in runs):
@@ -149,7 +152,7 @@ def _check(options: ImportOptions, runs: Sequence[ForeignRun], notes: list[str])
         raise SourceError(
             f"--bytes-per-token {options.bytes_per_token:g}: no run has a loss per byte (there are {units})"
         )
-    names = {"", *(run.name for run in runs)}
+    names = [run.name for run in runs]
     own: dict[str, dict[str, object]] = {
         "--n-params": {run.name: _counts(run) for run in runs if run.n_params or run.shape},
         "--batch-tokens": {run.name: run.batch_tokens for run in runs if run.batch_tokens},
@@ -157,27 +160,39 @@ def _check(options: ImportOptions, runs: Sequence[ForeignRun], notes: list[str])
     }
     given = {"--n-params": options.n_params, "--batch-tokens": options.batch_tokens, "--tokens": options.tokens}
     for option, numbers in given.items():
-        for name in set(numbers) - names:
-            known = ", ".join(sorted(names - {""})[:6])
+        for name in set(numbers) - {"", *names}:
+            known = ", ".join(sorted(names)[:6])
             raise SourceError(f"{option} {name}=...: no such run in the source (there are: {known})")
         if numbers:
             _check_own(option, numbers, own[option], len(runs), notes)
+    n_params, batch_tokens, tokens = (_each(numbers, names, own[option]) for option, numbers in given.items())
+    return replace(options, n_params=n_params, batch_tokens=batch_tokens, tokens=tokens)
+
+
+def _each(numbers: Mapping[str, float], names: Collection[str], own: Mapping[str, object]) -> dict[str, float]:
+    """The numbers given by run: one for all is for the runs that tell none, or for all where all tell the same."""
+    told = own if set(own) < set(names) else ()
+    every = {name: numbers[""] for name in names if "" in numbers and name not in told}
+    return every | {name: value for name, value in numbers.items() if name}
 
 
 def _check_own(
     option: str, numbers: Mapping[str, float], own: Mapping[str, object], runs: int, notes: list[str]
 ) -> None:
     """The same of one option, by what some of so many runs tell themselves."""
-    replaced = [name for name in own if name in numbers or "" in numbers]
+    replaced = [name for name in own if name in numbers]
     if option == "--tokens":
-        if replaced and (len(own) == runs or set(replaced) & set(numbers)):
-            raise SourceError(f"{option}: {listed(replaced)} tell the tokens at their ends; leave it out for these")
+        if replaced or ("" in numbers and len(own) == runs):
+            told = replaced or list(own)
+            raise SourceError(f"{option}: {listed(told)} tell the tokens at their ends; leave it out for these")
         return
-    if "" in numbers and len(values := set(own.values())) > 1:
-        raise SourceError(
-            f"{option} {numbers['']:g}: the source tells {len(values)} different ones ({listed(list(own))}); leave it "
-            f"out, or give {option} RUN=VALUE for the runs without, or with a wrong one"
-        )
+    if "" in numbers and len(own) == runs:
+        if len(values := set(own.values())) > 1:
+            raise SourceError(
+                f"{option} {numbers['']:g}: the source tells {len(values)} different ones ({listed(list(own))}); leave "
+                f"it out, or give {option} RUN=VALUE for a run that it tells a wrong one of"
+            )
+        replaced = list(own)
     if replaced:
         notes.append(f"{option} is taken in place of what the source tells of {listed(replaced)}")
 
@@ -265,8 +280,9 @@ def _third(table: pd.DataFrame, apart: Collection[str], notes: list[str]) -> pd.
 def _of_run(run: ForeignRun, options: ImportOptions) -> dict[str, np.ndarray]:
     """The evaluations of a run as the columns of PLAIN, each (evaluations,); `final` marks the last."""
     curve, count = run.curve, len(run.curve)
-    given = by_run(options.n_params, run.name)
     convention = options.params if options.params in run.n_params else next(iter(run.n_params), "")
+    own = run.n_params.get(convention)
+    n_params = options.n_params.get(run.name, own)
     held = {name: curve[name].to_numpy(float) for name in ("tokens", "loss", "flops", "train_loss", "wall_seconds")
             if name in curve}  # fmt: skip
     flops = held.get("flops", np.full(count, np.nan))
@@ -276,10 +292,10 @@ def _of_run(run: ForeignRun, options: ImportOptions) -> dict[str, np.ndarray]:
         "run_id": run.name,
         "arm": options.arm or run.settings.get("arm"),
         "seed": run.settings.get("seed"),
-        "n_params": given or run.n_params.get(convention, np.nan),
-        "batch_tokens": by_run(options.batch_tokens, run.name) or run.batch_tokens,
+        "n_params": np.nan if n_params is None else n_params,
+        "batch_tokens": options.batch_tokens.get(run.name, run.batch_tokens),
         "peak_learning_rate": run.settings.get("learning_rate"),
-        "params_convention": "--n-params" if given else convention,
+        "params_convention": convention if n_params == own else "--n-params",
         "compute_convention": run.compute_convention,
         "loss_unit": run.loss_unit,
         "source": printable(run.source),

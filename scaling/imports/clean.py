@@ -107,16 +107,16 @@ def _tokens(frame: pd.DataFrame, run: ForeignRun, options: ImportOptions) -> pd.
     told = frame["tokens"] if "tokens" in frame else pd.Series(np.nan, index=frame.index)
     if told.notna().all():
         return frame
-    given = by_run(options.batch_tokens, run.name)
-    if (batch := given or run.batch_tokens) and run.told_steps:
+    batch = options.batch_tokens.get(run.name, run.batch_tokens)
+    if batch and run.told_steps:
         if _of_one_batch(frame, batch):
             return frame.assign(tokens=told.fillna(frame["step"] * batch))
-        if given:
+        if batch != run.batch_tokens:
             raise SourceError(
-                f"--batch-tokens {given:g}: the steps of {run.name} are of several batches by the samples or tokens "
+                f"--batch-tokens {batch:g}: the steps of {run.name} are of several batches by the samples or tokens "
                 f"that it tells; give --tokens {run.name}=VALUE for those at its end"
             )
-    end = by_run(options.tokens, run.name)
+    end = options.tokens.get(run.name)
     progress = next(frame[name] for name in ("samples", "epoch", "step") if name in frame and frame[name].notna().all())
     last = progress.iloc[-1]
     return frame.assign(tokens=told.fillna(end * progress / last) if end and last > 0 else told)
@@ -153,8 +153,3 @@ def from_zero(curve: pd.DataFrame, horizon: int | None) -> bool:
         gap = between[1]
         return gap > 1 and all(step % gap == 0 for step in between[:-1]) and (last + 1) % gap == 0
     return math.gcd(*(step + 1 for step in between)) >= FEWEST_BETWEEN and math.gcd(*between) < FEWEST_BETWEEN
-
-
-def by_run(numbers: Mapping[str, float], name: str) -> float | None:
-    """The number of a run: its own, else that of every run, under the key ""."""
-    return numbers.get(name, numbers.get(""))

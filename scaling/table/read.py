@@ -23,7 +23,7 @@ from isoflop.scaling.table.formats.names import LABELS
 from isoflop.scaling.table.formats.read_file import read_file
 from isoflop.scaling.table.formats.run_rows import as_runs
 from isoflop.scaling.table.law_inputs import components, sizeless, unlike
-from isoflop.scaling.table.meaning import QUANTITIES, words
+from isoflop.scaling.table.meaning import NATS_PER_TOKEN, QUANTITIES, words
 from isoflop.scaling.table.runs import RunTableError, SpoiledRunsError, is_run_table, is_runs, of_study, read_runs
 from isoflop.scaling.table.unfinished import leave_out_unfinished, short_of_plan, unfinished
 from isoflop.scaling.table.where import ConditionError, matching_rows
@@ -125,10 +125,11 @@ def as_table(
         )
     stated: list[str] = []
     frame, unit = with_unit(found, frame, stated, source=str(path))
+    if "loss" in frame and ("loss_unit" in frame or unit != NATS_PER_TOKEN):
+        frame = frame.assign(loss_unit=unit)  # which stays where attrs are lost, as by concat, merge and to_csv
     frame.attrs = {
         "source": str(path), "notes": (*notes, *stated), "guessed": (*guessed, *stated), "mapping": mapping,
-        "loss_unit": unit,
-        "states_chosen": chosen,
+        "loss_unit": unit, "states_chosen": chosen,
     }  # fmt: skip
     return frame
 

@@ -43,15 +43,15 @@ def history(n: float, steps=(100, 200, 300), batch=1024) -> list[dict]:
     return rows
 
 
-def test_a_number_for_every_run_is_for_those_that_lack_it_and_what_is_not_used_is_said(tmp_path):
+def test_a_number_for_every_run_is_for_those_that_lack_it(tmp_path):
     path = tmp_path / "r.csv"
     path.write_text("run_id,n_params,tokens,loss\na,1e6,1e8,3\nb,4e6,4e8,2\n")
-    everything = {"n_params": {"": 5.0}, "tokens": {"": 7.0}, "bytes_per_token": 4.0, "params": "total"}
-    found = imported(path, **everything)
-    assert found.ends["n_params"].tolist() == [1e6, 4e6]
-    assert found.ends["tokens"].tolist() == [1e8, 4e8]
-    unused = [note.partition(" is not used")[0] for note in found.notes if "is not used" in note]
-    assert unused == ["--n-params 5", "--tokens 7", "--bytes-per-token", "--params total"]
+    with pytest.raises(SourceError, match=r"--n-params 5: the source tells 2 different ones \(a, b\); leave it out"):
+        imported(path, n_params={"": 5.0})
+    assert (
+        "--params total is not used: the source names no such count of parameters"
+        in imported(path, params="total").notes
+    )
     assert imported(path, n_params={"b": 5e6}).ends["n_params"].tolist() == [1e6, 5e6]
     path.write_text("run_id,n_params,tokens,loss\na,1e6,1e8,3\nb,,4e8,2\n")
     assert imported(path, n_params={"": 5e6}).ends["n_params"].tolist() == [1e6, 5e6]

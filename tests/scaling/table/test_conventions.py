@@ -243,3 +243,23 @@ def test_runs_that_the_user_chose_by_their_state_stay(tmp_path):
     chosen = read_table(tmp_path / "runs.csv", where="state == 'crashed' or loss > 0")
     assert len(points(chosen)) == len(KNOWN)
     assert len(points(read_table(tmp_path / "runs.csv"))) == len(KNOWN) - 3
+
+
+@pytest.mark.parametrize("name", ["bpb", "perplexity", "loss (bits)", "nats_per_byte"])
+def test_the_unit_of_a_loss_stays_where_tables_are_put_together_or_written(tmp_path, name):
+    KNOWN.rename(columns={"loss": name}).to_csv(tmp_path / "a.csv", index=False)
+    table = read_table(tmp_path / "a.csv")
+    whole = points(table)
+    parts = pd.concat([pd.DataFrame(table.iloc[:4].to_dict("list")), pd.DataFrame(table.iloc[4:].to_dict("list"))])
+    table.to_csv(tmp_path / "b.csv", index=False)
+    for again in (points(parts), points(read_table(tmp_path / "b.csv"))):
+        assert again.loss_unit == whole.loss_unit
+        np.testing.assert_allclose(again.frame["loss"], whole.frame["loss"], rtol=1e-12)
+
+
+def test_losses_that_were_stated_in_bits_are_converted_once(tmp_path):
+    KNOWN.assign(loss_unit="bits/byte").to_csv(tmp_path / "a.csv", index=False)
+    table = read_table(tmp_path / "a.csv")
+    again = points(pd.DataFrame(table.to_dict("list")))
+    assert again.loss_unit == points(table).loss_unit == "nats/byte"
+    np.testing.assert_allclose(again.frame["loss"], KNOWN["loss"] * np.log(2))
