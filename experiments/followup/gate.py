@@ -174,12 +174,8 @@ def _candidates(arguments: Sequence[str], baseline: str | None) -> Candidates:
     if own_sizes := [name for name, patch in spec.study.arms.items() if "study" in (patch or {})]:
         raise UsageError(f"study.arms.{own_sizes[0]}.study: a gate pairs runs of the study's own sizes and budgets")
     cells = load(spec)[0].cells
-    by_arm = {name: [cell for cell in cells if cell.arm == name] for name in (own, *names)}
-    for name in names:
-        if not by_arm[name]:  # of equal runs the study keeps one
-            raise UsageError(f"study.arms.{name} changes nothing that a run depends on: its runs are those of {own}")
     sizes: dict[float, tuple[str, ...]] = {}
-    for cell in sorted(by_arm[own], key=_budget):
+    for cell in sorted((cell for cell in cells if cell.arm == own), key=_budget):
         before = sizes.get(_budget(cell), ())
         sizes[_budget(cell)] = before if cell.size in before else (*before, cell.size)
     among = digest_of(cell.run_id for cell in cells)

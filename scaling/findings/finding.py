@@ -106,11 +106,12 @@ def variant(
 ) -> Fit:
     """The same fit with parameters fixed or freed, at another delta, or of some rows.
 
-    `delta` is a number, "auto", or None for the fit's own; `rows` is a mask (n,). Raises FitError as `fit` does.
+    `delta` is a number, "auto", or None for the fit's own; `rows` is a mask (n,), or positions in an order. Raises
+    FitError as `fit` does.
     """
     data, weights = fitted.points, fitted.weights * fitted.spread**2
     if rows is not None:
-        data, weights = replace(data, frame=data.frame[rows].reset_index(drop=True)), weights[rows]
+        data, weights = replace(data, frame=data.frame.iloc[rows].reset_index(drop=True)), weights[rows]
     delta = fitted.delta if delta is None else delta
     residual = fitted.objective.residual
     objective = LeastSquares(residual) if delta == np.inf else Huber(delta, residual)

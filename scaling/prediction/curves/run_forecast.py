@@ -107,7 +107,7 @@ def predict_run(
     >>> found.at_step
     14099
     """
-    check(PART, cooldown=cooldown)
+    check(PART, cooldown=cooldown, final_fraction=final_fraction)
     check(whole(1), at=at, until=until)
     table = as_frame(table)
     found = read_curves(table, params=params)

@@ -28,7 +28,8 @@ def test_objections_to_runs_at_a_few_budgets_do_not_ask_for_one_number_of_bits()
     grid = np.meshgrid(np.geomspace(1e7, 1e9, 4), np.geomspace(1e18, 1e20, 3), [2.0, 4.0, 16.0])
     frame = pd.DataFrame(dict(zip(["n_params", "flops", "weight_bits"], map(np.ravel, grid), strict=True)))
     frame = frame.assign(tokens=frame["flops"] / 6 / frame["n_params"], activation_bits=frame["weight_bits"])
-    found = fit("precision", frame.assign(loss=predict_loss(TRUE, frame)), fixed={"G_a": 2.21})
+    frame = frame.assign(loss=predict_loss(TRUE, frame))
+    found = fit("precision", frame, fixed={"G_a": 2.21})
     assert not {"no_interior_minimum", "lopsided_profile"} & {f.code for f in diagnose(found, None, frame)}
 
 

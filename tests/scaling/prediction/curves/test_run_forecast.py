@@ -216,8 +216,8 @@ def test_rows_that_no_law_can_read_are_counted(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--run", "4e1d", "--flops", "1e12"], "--run forecasts a run of the table: leave out --flops"),
-        (["--schedule", "wsd", "--flops", "1e12"], "name the run with --run"),
+        (["--run", "4e1d", "--flops", "1e12"], "--run forecasts a run of the table by its curve: leave out --flops"),
+        (["--schedule", "wsd", "--flops", "1e12"], "a run's curve, which --run names: leave out --schedule"),
         (["--run", "4e1d", "--at", "x"], "--at x: with --run it is one step"),
     ],
 )
