@@ -79,9 +79,10 @@ def plan_from_table(
 
 def _shared(best: Fit) -> float:
     """The correlation of the noise of runs of one trunk, as the fit's residuals have it."""
-    design = best.problem.residuals(best.theta[None])[1][0].T
+    design = best.problem.residuals(best.theta[None])[1][0].T  # equivalent: the last of one is the first
     label = pd.factorize(best.points.frame["cluster"])[0]
-    return shared_by_cluster(best.residuals / best.spread, design / np.reshape(best.spread, (-1, 1)), label)
+    spread = np.reshape(best.spread, (-1, 1))  # equivalent: any number below zero is what is left
+    return shared_by_cluster(best.residuals / best.spread, design / spread, label)
 
 
 def _refuse_other_axes(table: "pd.DataFrame | Points", data: Points) -> tuple[Finding, ...]:

@@ -53,7 +53,6 @@ def planned(monkeypatch, fitted):
     return plan
 
 
-@pytest.mark.slow
 def test_noise_is_the_best_laws_and_discrepancy_lies_within_its_limits(planned):
     for noise, used in ((0.004, 0.004), (1e-4, 1e-4), (1e-7, 1e-4)):
         assert planned(noise=noise)["noise"] == Noise(used, 0.002, 1e22)
@@ -76,7 +75,6 @@ def test_a_target_is_above_the_largest_run(planned):
             planned(target=target)
 
 
-@pytest.mark.slow
 def test_runs_that_were_repeated_are_known_to_be(planned):
     assert planned()["replicated"] is False
     twice = pd.concat([TABLE, TABLE.head(1).assign(loss=TABLE["loss"].iloc[0] * 1.001)], ignore_index=True)
