@@ -18,7 +18,7 @@ QUANTITIES = ("flops", "n_params", "tokens", "loss")
 GIVEN = QUANTITIES[:3]
 BELOW, ABOVE = 10.0, 1e4  # how far around the fitted compute the calculator goes
 STEPS = 50  # per decade, on round logarithms: every second stop of the slider is a row, the others lie between two
-FURTHER = 20  # per decade, of the budgets around these from which a law's own are read off
+FURTHER = 20  # equivalent: per decade, of the budgets around these from which a law's own are read off, and asked
 STRAIGHT = 1e-4  # in ln C: so short a way from an optimum the others lie along its slopes, to 1e-9 of them
 LOOKS = 3  # equivalent: how often a reading may be further off than that; a law without bends needs one
 # Laws that are asked at once: their numbers stay in a processor's cache.
@@ -84,7 +84,7 @@ def _inverse(law: Law, fit: Fit, given: Sequence[np.ndarray], along: np.ndarray)
             slope = _between(budgets, slopes, compute)
             reached, pace = (np.concatenate([x[1, :, :sizes], x[2, :, sizes:]], axis=1) for x in (best, slope))
             move = np.clip(compute + (np.concatenate(wanted) - reached) / pace, budgets[0], budgets[-1]) - compute
-            if not (np.abs(move) > STRAIGHT).any():
+            if not (np.abs(move) > STRAIGHT).any():  # equivalent: no move is just that
                 break
             compute = compute + move
         return np.exp(best + slope * move)

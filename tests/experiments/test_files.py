@@ -147,3 +147,19 @@ def test_numbers_that_are_none_are_kept(tmp_path):
     write_json(tmp_path / "a", {"a": math.nan})
     assert math.isnan(read_kept(tmp_path / "a", dict)["a"])
     assert read_kept(tmp_path / "b", dict) is None
+
+
+def test_a_study_may_not_be_called_what_runs_without_one_are_listed_as():
+    assert files.check_study_name("quick", "study.name") == "quick"
+    with pytest.raises(ValueError, match=r"study\.name=single: runs without a study are listed under that name"):
+        files.check_study_name("single", "study.name")
+
+
+def test_an_open_file_that_was_removed_or_replaced_has_its_name_no_more(tmp_path):
+    path = tmp_path / "lock"
+    with path.open("w") as file:
+        assert files._is_there(file.fileno(), path) is True
+        path.unlink()
+        assert files._is_there(file.fileno(), path) is False
+        path.touch()
+        assert files._is_there(file.fileno(), path) is False

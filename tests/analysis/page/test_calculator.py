@@ -1,10 +1,13 @@
 """The rows of the calculator: grids on round logarithms, the law's optimum in each, intervals of its refits."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from isoflop.analysis.page import calculator
 from isoflop.analysis.page.calculator import (
     ABOVE,
     BELOW,
@@ -90,8 +93,9 @@ class Bent:
         return SimpleNamespace(N=size, D=budgets / 6 / size, loss=10 * budgets**-0.05)
 
 
-def test_a_bent_optimum_is_followed_between_budgets_and_no_further_than_they_go():
-    law, fit, grid = Bent(), SimpleNamespace(cost=None), 10 ** np.arange(15, 24.01, 0.25)
+@pytest.mark.parametrize("step", [0.25, 0.02])  # of which the second needs no second look
+def test_a_bent_optimum_is_followed_between_budgets_and_no_further_than_they_go(step):
+    law, fit, grid = Bent(), SimpleNamespace(cost=None), 10 ** np.arange(15, 24.001, step)
     wanted = np.geomspace(1.1e16, 0.9e23, 60)
     along, best = _optimum(law, fit, grid[None]), _optimum(law, fit, wanted[None])
     found = _inverse(law, fit, [best[1, 0], best[2, 0]], along)
@@ -100,3 +104,38 @@ def test_a_bent_optimum_is_followed_between_budgets_and_no_further_than_they_go(
     ends = law.optimal(grid[[0, -1]], None)
     beyond = _inverse(law, fit, [ends.N * [0.5, 2], ends.D * [0.5, 2]], along)
     assert beyond == pytest.approx(np.tile(along[:, :, [0, -1]], 2))
+
+
+def test_values_between_budgets_lie_on_the_line_between_two():
+    rng = np.random.default_rng(0)
+    grid, values = np.sort(rng.uniform(0, 9, 7)), rng.normal(size=(4, 3, 7))
+    at = np.concatenate([rng.uniform(grid[0], grid[-1], (3, 20)), np.tile(grid, (3, 1))], axis=1)
+    expected = [[np.interp(a, grid, row) for a, row in zip(at, rows, strict=True)] for rows in values]
+    np.testing.assert_allclose(calculator._between(grid, values, at), expected, atol=1e-12)
+
+
+def test_laws_are_followed_along_rising_budgets_far_beyond_those_of_the_page(draws, monkeypatch):
+    """Also where a budget of the page is one of those around them."""
+    fitted = draws.fit
+    known = fitted.points.frame.assign(flops=np.geomspace(1.1e18, 10**20.09, len(fitted.points)))
+    asked = replace(fitted, points=replace(fitted.points, frame=known))
+    along = []
+
+    def followed(law, fit, given, best):
+        along.append(best[0])
+        return _inverse(law, fit, given, best)
+
+    monkeypatch.setattr(calculator, "_inverse", followed)
+    frame = calculator_frame(asked, draws)
+    budgets = rows(frame, "flops")["flops"].to_numpy()
+    assert np.isclose(np.log10(budgets[-1]) * 10, np.round(np.log10(budgets[-1]) * 10), atol=1e-9)
+    for each in along:
+        assert (np.diff(each) > 0).all()
+        assert np.isin(budgets, each).all()
+        assert each.min() <= budgets[0] / calculator.SLACK * 1.2
+        assert each.max() >= budgets[-1] * calculator.SLACK / 1.2
+
+
+def test_laws_are_asked_a_few_at_a_time(draws, frame, monkeypatch):
+    monkeypatch.setattr(calculator, "TOGETHER", 3)
+    pd.testing.assert_frame_equal(calculator_frame(draws.fit, draws), frame)

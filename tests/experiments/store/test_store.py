@@ -344,7 +344,7 @@ def test_a_studys_cells_are_listed_and_single_cells_add_up(tmp_path):
 def test_cells_of_a_part_of_a_study_are_added_and_those_listed_stay_as_they_are(tmp_path):
     store = create_store(tmp_path)
     store.write_study("quick", [{**CELL, "launch": "a"}], hold_out=[1e12], whole=False)
-    store.write_study("quick", [{**CELL, "launch": "b"}, {**CELL, "run_id": "r2", "launch": "b"}], whole=False)
+    store.write_study("quick", [{**CELL, "run_id": "r2", "launch": "b"}, {**CELL, "launch": "b"}], whole=False)
     listed = store.studies()["quick"]
     assert [(cell["run_id"], cell["launch"]) for cell in listed["cells"]] == [("r1", "a"), ("r2", "b")]
     assert listed["hold_out"] == [1e12]
