@@ -92,7 +92,7 @@ def _inverse(law: Law, fit: Fit, given: Sequence[np.ndarray], along: np.ndarray)
 
 def _between(grid: np.ndarray, values: np.ndarray, at: np.ndarray) -> np.ndarray:
     """Values (4, laws, m) on a grid (m,), interpolated at (laws, n): (4, laws, n)."""
-    left = np.clip(np.searchsorted(grid, at, side="right") - 1, 0, len(grid) - 2)
+    left = np.minimum(np.searchsorted(grid, at, side="right") - 1, len(grid) - 2)
     share = (at - grid[left]) / (grid[left + 1] - grid[left])
     low, high = (np.take_along_axis(values, k[None], axis=2) for k in (left, left + 1))
     return low + share * (high - low)
