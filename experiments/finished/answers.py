@@ -76,8 +76,7 @@ def answer_as_the_api() -> None:
 
             def answer() -> None:
                 try:
-                    if seed is not None:
-                        torch.manual_seed(seed)
+                    torch.seed() if seed is None else torch.manual_seed(seed)  # else the seed before would go on
                     model.generate(**inputs, streamer=streamer, generation_config=gen_config, tokenizer=processor)
                 except utils._GenerationCancelled:
                     loop.call_soon_threadsafe(queue.put_nowait, None)
