@@ -91,11 +91,11 @@ def _refused(error: Exception) -> str:
     if typed:
         at = typed[1].lstrip("+")
         inside = refused(key[1], named_value(text)) if key and key[1] != at else ""
-        told = inside or refused(at, typed[2])
-        return f"{at}={typed[2]}: {told}" if told else ""
+        message = inside or refused(at, typed[2])
+        return f"{at}={typed[2]}: {message}" if message else ""
     if file and key:
-        told = refused(key[1], named_value(text))
-        return f"{file[1]}.yaml: {told}" if told else ""
+        message = refused(key[1], named_value(text))
+        return f"{file[1]}.yaml: {message}" if message else ""
     return ""
 
 

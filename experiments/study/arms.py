@@ -129,8 +129,8 @@ def _changed(part: Any, dotted: str, value: object) -> Any:
         OmegaConf.update(tree, dotted.partition(".")[2], value)
         return OmegaConf.to_object(tree)
     except OmegaConfBaseException as error:
-        told = refused(dotted, "null" if value is None else str(value)) or str(error).splitlines()[0]
-        raise ArmError(f"study.vary.{dotted}={value!r}: {told}") from error
+        message = refused(dotted, "null" if value is None else str(value)) or str(error).splitlines()[0]
+        raise ArmError(f"study.vary.{dotted}={value!r}: {message}") from error
 
 
 def _check_keys(where: str, keys: Iterable[object]) -> None:

@@ -120,11 +120,11 @@ def expand(config: ExperimentConfig, corpora: CorpusOf, made: Iterable[Experimen
     left_out: list[Dropped]
     train_tokens: dict[str, int] = {}
     windows: dict[str, dict[str, int]] = {}
-    told: dict[str, None] = {}  # each line once
+    warned: dict[str, None] = {}  # each line once
     for variant in variants(config) if made is None else made:
         corpus = corpora(variant.data)
         train_tokens[corpus.corpus_id] = corpus.train_tokens
-        told |= dict.fromkeys(corpus.warnings)
+        warned |= dict.fromkeys(corpus.warnings)
         if variant.data.mixture:
             windows[corpus.corpus_id] = {one["name"]: one["windows"] for one in corpus.domains}
         if variant.study.cells:
@@ -137,9 +137,9 @@ def expand(config: ExperimentConfig, corpora: CorpusOf, made: Iterable[Experimen
         dropped += left_out
     unique = tuple({cell.run_id: cell for cell in cells}.values())
     same = same_runs(cells)
-    told |= {same_runs_warning(same): None} if same else {}
+    warned |= {same_runs_warning(same): None} if same else {}
     found = Study(study.name, unique, tuple(dropped), (), tuple(study.hold_out), train_tokens, windows, same)
-    return replace(found, warnings=(*told, *_epoch_warnings(found), *_short_warnings(unique)))
+    return replace(found, warnings=(*warned, *_epoch_warnings(found), *_short_warnings(unique)))
 
 
 def _single(config: ExperimentConfig, corpus: Corpus) -> list[Cell]:

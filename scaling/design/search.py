@@ -108,8 +108,8 @@ class ExchangeSearch:
         found = []
         for s in self.scenarios:
             done = np.concatenate([s.known, s.offered[:, at]], axis=1) / noise[:, None]
-            told = (share[:, None] * trunk_sums(done, trunks, np.arange(len(count))))[:, self.trunk]
-            found.append((s.offered - own[:, None] * told, variance))
+            predicted = (share[:, None] * trunk_sums(done, trunks, np.arange(len(count))))[:, self.trunk]
+            found.append((s.offered - own[:, None] * predicted, variance))
         return found
 
     @staticmethod

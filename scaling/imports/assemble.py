@@ -170,31 +170,31 @@ def _check(options: ImportOptions, runs: Sequence[ForeignRun], notes: list[str])
 
 
 def _each(numbers: Mapping[str, float], names: Collection[str], own: Mapping[str, object]) -> dict[str, float]:
-    """The numbers given by run: one for all is for the runs that tell none, or for all where all tell the same."""
-    told = own if set(own) < set(names) else ()
-    every = {name: numbers[""] for name in names if "" in numbers and name not in told}
+    """The numbers given by run: one for all is for the runs that report none, or for all where all report the same."""
+    reported = own if set(own) < set(names) else ()
+    every = {name: numbers[""] for name in names if "" in numbers and name not in reported}
     return every | {name: value for name, value in numbers.items() if name}
 
 
 def _check_own(
     option: str, numbers: Mapping[str, float], own: Mapping[str, object], runs: int, notes: list[str]
 ) -> None:
-    """The same of one option, by what some of so many runs tell themselves."""
+    """The same of one option, by what some of so many runs report themselves."""
     replaced = [name for name in own if name in numbers]
     if option == "--tokens":
         if replaced or ("" in numbers and len(own) == runs):
-            told = replaced or list(own)
-            raise SourceError(f"{option}: {listed(told)} tell the tokens at their ends; leave it out for these")
+            reported = replaced or list(own)
+            raise SourceError(f"{option}: {listed(reported)} report the tokens at their ends; leave it out for these")
         return
     if "" in numbers and len(own) == runs:
         if len(values := set(own.values())) > 1:
             raise SourceError(
-                f"{option} {numbers['']:g}: the source tells {len(values)} different ones ({listed(list(own))}); leave "
-                f"it out, or give {option} RUN=VALUE for a run that it tells a wrong one of"
+                f"{option} {numbers['']:g}: the source reports {len(values)} different ones ({listed(list(own))}); "
+                f"leave it out, or give {option} RUN=VALUE for a run whose number is wrong"
             )
         replaced = list(own)
     if replaced:
-        notes.append(f"{option} is taken in place of what the source tells of {listed(replaced)}")
+        notes.append(f"{option} is taken in place of what the source reports of {listed(replaced)}")
 
 
 def _counts(run: ForeignRun) -> object:
@@ -202,7 +202,7 @@ def _counts(run: ForeignRun) -> object:
 
 
 def _tells_tokens(run: ForeignRun) -> bool:
-    """Whether a run tells the tokens of its last evaluation."""
+    """Whether a run reports the tokens of its last evaluation."""
     measured = run.curve[run.curve["loss"].notna()]
     return bool(len(measured)) and "tokens" in measured and bool(measured["tokens"].notna().iloc[-1])
 
@@ -256,7 +256,7 @@ def _plain(
 def _third(table: pd.DataFrame, apart: Collection[str], notes: list[str]) -> pd.DataFrame:
     """The table with the one of n_params, tokens and flops that no run reports, of the runs that have the other two.
 
-    Tokens are not told by the FLOPs of runs `apart`, which are of other parameters.
+    Tokens are not derived from the FLOPs of runs `apart`, which are of other parameters.
     """
     sizes = table[["n_params", "tokens", "flops"]].astype(float)
     held = [name for name in sizes if sizes[name].notna().any()]

@@ -32,7 +32,7 @@ class ImportOptions:
 def clean(run: ForeignRun, options: ImportOptions) -> tuple[ForeignRun | None, list[LeftOut]]:
     """The run with its usable rows, in nats (None without any, or short of its horizon), and what is left out.
 
-    Raises SourceError for an option that what the run tells contradicts.
+    Raises SourceError for an option that what the run reports contradicts.
     """
     out: list[LeftOut] = []
     frame = run.curve
@@ -104,26 +104,26 @@ def _in_nats(frame: pd.DataFrame, run: ForeignRun, options: ImportOptions) -> tu
 def _tokens(frame: pd.DataFrame, run: ForeignRun, options: ImportOptions) -> pd.DataFrame:
     """The curve with its tokens: as reported, else from those of a step where nothing reported contradicts these, else
     as its share of those that a run ends with."""
-    told = frame["tokens"] if "tokens" in frame else pd.Series(np.nan, index=frame.index)
-    if told.notna().all():
+    reported = frame["tokens"] if "tokens" in frame else pd.Series(np.nan, index=frame.index)
+    if reported.notna().all():
         return frame
     batch = options.batch_tokens.get(run.name, run.batch_tokens)
-    if batch and run.told_steps:
+    if batch and run.reported_steps:
         if _of_one_batch(frame, batch):
-            return frame.assign(tokens=told.fillna(frame["step"] * batch))
+            return frame.assign(tokens=reported.fillna(frame["step"] * batch))
         if batch != run.batch_tokens:
             raise SourceError(
                 f"--batch-tokens {batch:g}: the steps of {run.name} are of several batches by the samples or tokens "
-                f"that it tells; give --tokens {run.name}=VALUE for those at its end"
+                f"that it reports; give --tokens {run.name}=VALUE for those at its end"
             )
     end = options.tokens.get(run.name)
     progress = next(frame[name] for name in ("samples", "epoch", "step") if name in frame and frame[name].notna().all())
     last = progress.iloc[-1]
-    return frame.assign(tokens=told.fillna(end * progress / last) if end and last > 0 else told)
+    return frame.assign(tokens=reported.fillna(end * progress / last) if end and last > 0 else reported)
 
 
 def _of_one_batch(frame: pd.DataFrame, batch: float) -> bool:
-    """Whether what a run tells of its tokens and samples is that of steps of one size, of `batch` tokens."""
+    """Whether what a run reports of its tokens and samples is that of steps of one size, of `batch` tokens."""
     samples = frame["samples"].iloc[-1] / frame["step"].iloc[-1] if "samples" in frame else np.nan
     each = {name: size for name, size in (("tokens", batch), ("samples", samples)) if name in frame}
     return not any(

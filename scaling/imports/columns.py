@@ -1,6 +1,6 @@
 """Tables of metrics: histories and run lists of Weights & Biases, OLMo's metrics, any CSV or parquet.
 
-Which rows are one run's, and what each column tells of it (`lookup` finds the columns).
+Which rows are one run's, and what each column reports of it (`lookup` finds the columns).
 """
 
 import re
@@ -194,9 +194,9 @@ def _runs(source: str, found: Resolved, groups: Mapping[str, np.ndarray], column
     named = {key: column for key in ("seed", "arm", "batch_tokens") if (column := columns.find(frame, key))}
     lengths = {q: column for q, key in _LENGTHS.items() if q in curves and (column := columns.find(frame, key))}
     scores = _scores(frame, columns)
-    told = [name for name in ("params_convention", "compute_convention") if name in frame]
+    stated = [name for name in ("params_convention", "compute_convention") if name in frame]
     held = {column: frame[column].to_numpy(object)
-            for column in {*counts.values(), *named.values(), *lengths.values(), *told}}  # fmt: skip
+            for column in {*counts.values(), *named.values(), *lengths.values(), *stated}}  # fmt: skip
     columns.say_unused(found, {*kept.values(), *counts.values(), *lengths.values(), *scores})
     flops = found.columns.get("flops")
     runs = []
@@ -221,7 +221,8 @@ def _runs(source: str, found: Resolved, groups: Mapping[str, np.ndarray], column
             name=name, source=source, curve=curve, settings=settings, n_params=made,  # type: ignore[arg-type]
             batch_tokens=constants[named["batch_tokens"]] if "batch_tokens" in named else None,  # type: ignore[arg-type]
             compute_convention=_convention("flops", f"the column {flops}", constants) if flops else "",
-            loss_unit=unit, told_steps=step is not None, without_embeddings=without_embeddings(found, columns.mapping),
+            loss_unit=unit, reported_steps=step is not None,
+            without_embeddings=without_embeddings(found, columns.mapping),
             scores={score: known[-1] for score, values in scores.items() if len(known := _known(values[rows]))},
         ))  # fmt: skip
     return runs
@@ -249,7 +250,7 @@ def _known(values: np.ndarray) -> list[float]:
 
 
 def _places(along: np.ndarray) -> np.ndarray:
-    """Steps for the rows of a run that tells none: its places along its axis, else its rows, from 1."""
+    """Steps for the rows of a run that reports none: its places along its axis, else its rows, from 1."""
     if np.isnan(along).any():
         return np.arange(1.0, len(along) + 1)
     return np.unique(along, return_inverse=True)[1] + 1.0

@@ -87,7 +87,7 @@ def _scored(path: Path, source: Path, runs: list[ForeignRun], notes: list[str]) 
     """Give a run of `runs` the scores that a file of lm-eval beside it holds; what is left out where it has no run.
 
     A model is a run by its name, or by a folder in its path or in that of the file. None where the file is of a run of
-    its own, since it tells a loss.
+    its own, since it reports a loss.
     """
     model, scores = named_scores(path)
     named = {model, *Path(model).parts, *path.relative_to(source).parts[:-1]}

@@ -17,7 +17,7 @@ from isoflop.scaling.table.bundle.manifest import is_bundle
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.read import as_table
 from isoflop.scaling.table.read import read_table as read_plain
-from isoflop.scaling.table.runs import RunTableError, SpoiledRunsError
+from isoflop.scaling.table.runs import DamagedRunsError, RunTableError
 from isoflop.scaling.table.where import ConditionError
 
 _FOREIGN = ("", ".log", ".out", ".txt", ".json", ".jsonl")  # suffixes of files that may be another program's
@@ -69,7 +69,7 @@ def read_table(
             raise TableError(f"{error} (options of `isoflop import`, which writes a table)") from error
     try:
         return read()
-    except (SpoiledRunsError, ConditionError):
+    except (DamagedRunsError, ConditionError):
         raise  # its columns have their own names already: another reader would take them for something else
     except (TableError, RunTableError) as error:
         try:

@@ -32,7 +32,7 @@ def read_text(path: Path) -> str:
         raise SourceError(str(error)) from error
 
 
-def told_loss(value: float) -> float:
+def reported_loss(value: float) -> float:
     """A loss that a program wrote down: where it is not a number the run diverged, and it is infinite, not missing."""
     return math.inf if math.isnan(value) else value
 
@@ -45,9 +45,9 @@ class ForeignRun:
     wall_seconds where reported, and those that a run keeps as they are (`kept.is_kept`).
     `n_params` holds parameter counts by convention, `settings` constants of the run (seed, arm, learning_rate, corpus,
     optimizer, schedule, warmup_steps, dtype), `skipped` numbers of rows without an evaluation by reason, `scores` those
-    of the finished run on tasks, by the name of their column. Without `told_steps` the steps of the curve number rows.
-    `notes` say what was taken for told. With `without_embeddings` its FLOPs are 6 x parameters without embeddings x
-    tokens, and do not tell the tokens of a run whose n_params are others.
+    of the finished run on tasks, by the name of their column. Without `reported_steps` its steps number rows. `notes`
+    state what was assumed. With `without_embeddings` its FLOPs are 6 x parameters without embeddings x
+    tokens, and do not report the tokens of a run whose n_params are others.
     """
 
     name: str
@@ -63,7 +63,7 @@ class ForeignRun:
     settings: Mapping[str, object] = field(default_factory=dict)
     skipped: Mapping[str, int] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
-    told_steps: bool = True
+    reported_steps: bool = True
     notes: Sequence[str] = ()
     without_embeddings: bool = False
 

@@ -51,10 +51,10 @@ class LossForecast:
     probability) and broken (the median loss with and without them). `reach` is the target's compute over the table's
     largest.
     `n_opt` is the median of the best size averaged over laws and breaks (`n_average`, of ln n_opt) and `n_interval` its
-    interval at the widest level; both are None where no size is told. `refused` names the laws without a part in the
-    average, with the reason. `surface` is the law of Chinchilla's form with the most weight, `surface_law` its name,
-    for `serving`. `epochs` are those of the run where unique tokens were given, of the law preferred. `settings` are
-    those pooled in the table.
+    interval at the widest level; both are None where no size is identified. `refused` names the laws without a
+    part in the average, with the reason. `surface` is the law of Chinchilla's form with the most weight, for
+    `serving`, `surface_law` its name. `epochs` are those of the run where unique tokens were given, of the law
+    preferred. `settings` are those pooled in the table.
     """
 
     target: Target

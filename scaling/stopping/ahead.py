@@ -26,7 +26,7 @@ class Ends(NamedTuple):
     run_ids: list[str]
     slopes: Array
     own: Array
-    told: Array
+    information: Array
 
 
 class Ahead:
@@ -40,7 +40,7 @@ class Ahead:
         """The ids of the runs (m,) that have not ended at these extents, and the covariance (m, m) of ln loss at their
         ends, given the rows up to there. It holds the noise of seeds and evaluations."""
         ahead = [trunk.ends(extents) for trunk in self.trunks]
-        of_law = _inverse(self.model.precision + sum(one.told for one in ahead))
+        of_law = _inverse(self.model.precision + sum(one.information for one in ahead))
         slopes = np.concatenate([one.slopes for one in ahead])
         found, first = slopes @ of_law @ slopes.T, 0
         for one in ahead:

@@ -24,7 +24,7 @@ from isoflop.scaling.table.formats.read_file import read_file
 from isoflop.scaling.table.formats.run_rows import as_runs
 from isoflop.scaling.table.law_inputs import components, sizeless, unlike
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN, QUANTITIES, words
-from isoflop.scaling.table.runs import RunTableError, SpoiledRunsError, is_run_table, is_runs, of_study, read_runs
+from isoflop.scaling.table.runs import DamagedRunsError, RunTableError, is_run_table, is_runs, of_study, read_runs
 from isoflop.scaling.table.unfinished import leave_out_unfinished, short_of_plan, unfinished
 from isoflop.scaling.table.where import ConditionError, matching_rows
 
@@ -77,7 +77,7 @@ def read_table(
         )  # fmt: skip
     except (TableError, RunTableError) as error:
         if is_study or is_runs(frame):
-            raise SpoiledRunsError(str(error)) from error
+            raise DamagedRunsError(str(error)) from error
         raise
     if study or shared:
         table.attrs["study"] = study or shared

@@ -46,7 +46,7 @@ class RunTableError(ValueError):
     """A file or folder is not a run table that this version can read."""
 
 
-class SpoiledRunsError(RunTableError, TableError):
+class DamagedRunsError(RunTableError, TableError):
     """A table of runs that cannot be used as it is, and is nothing else either."""
 
 
@@ -397,8 +397,8 @@ def code_version() -> str:
     folder = Path(__file__).resolve().parent
     command = ["git", "-C", str(folder), "rev-parse", "--show-toplevel", "--short=12", "HEAD"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
-        root, commit = told.splitlines()
+        output = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+        root, commit = output.splitlines()
         own = (Path(root) / "pyproject.toml").read_text(encoding="utf-8")
     except (OSError, ValueError, subprocess.SubprocessError):
         return version("isoflop")

@@ -180,14 +180,14 @@ def _scale(sweep: Sweep, wanted: Mapping[str, float], choice: Choice, law: RateB
     batch = wanted.get("batch_tokens", _only(sweep, "batch_tokens"))
     at = Scale(made["n_params"], made["tokens"], batch)
     if "T" in law.inputs and math.isnan(batch):
-        nearest, why = untold_batch(sweep, law, choice, at)
+        nearest, why = unreported_batch(sweep, law, choice, at)
         if why:
             notes.append(f"{why}: the best rate is at {nearest:.4g} tokens a batch, --batch asks for another")
             at = replace(at, batch_tokens=nearest)
     return at, notes
 
 
-def untold_batch(sweep: Sweep, law: RateBowl, choice: Choice, at: Scale) -> tuple[float, str]:
+def unreported_batch(sweep: Sweep, law: RateBowl, choice: Choice, at: Scale) -> tuple[float, str]:
     """The batch tried that is best at a scale and why the table tells no best batch; NaN and "" where it tells one."""
     tried = sweep.values("batch_tokens")
     losses = [loss_at(law, one, best_setting(law, one)) for one in (replace(at, batch_tokens=float(t)) for t in tried)]
@@ -236,6 +236,6 @@ def _distances(sweep: Sweep, law: RateBowl, choice: Choice) -> pd.DataFrame:
         best.append(best_rate_with(law, whole, setting))
         free = replace(whole, batch_tokens=math.nan) if choice.several_batches and "T" in law.inputs else whole
         if "T" in law.inputs and math.isnan(free.batch_tokens):
-            free = replace(free, batch_tokens=untold_batch(sweep, law, choice, free)[0])
+            free = replace(free, batch_tokens=unreported_batch(sweep, law, choice, free)[0])
         off.append(loss_at(law, whole, setting) - loss_at(law, free, best_setting(law, free)))
     return sweep.cells.assign(best_rate=best, off_frontier=off)

@@ -191,10 +191,10 @@ def test_what_is_given_twice_is_refused(typed, tmp_path, command, option, one, o
 @pytest.mark.parametrize(
     ("option", "told"),
     [
-        ("--n-params=2M", "--n-params 2e+06: the source tells 4 different ones (a, b, c, d); leave it out, or give"),
-        ("--batch-tokens=2M", "--batch-tokens 2e+06: the source tells 2 different ones"),
-        ("--tokens=2M", "--tokens: a, b, c, d tell the tokens at their ends; leave it out for these"),
-        ("--tokens=b=2M", "--tokens: b tell the tokens at their ends"),
+        ("--n-params=2M", "--n-params 2e+06: the source reports 4 different ones (a, b, c, d); leave it out, or give"),
+        ("--batch-tokens=2M", "--batch-tokens 2e+06: the source reports 2 different ones"),
+        ("--tokens=2M", "--tokens: a, b, c, d report the tokens at their ends; leave it out for these"),
+        ("--tokens=b=2M", "--tokens: b report the tokens at their ends"),
     ],
 )
 def test_a_number_for_all_runs_does_not_replace_those_that_the_source_tells(typed, tmp_path, option, told):
@@ -210,5 +210,5 @@ def test_the_number_of_one_run_replaces_that_of_the_source_and_is_said(typed, tm
     (tmp_path / "t.csv").write_text(SIZES)
     code, out, _ = typed("import", tmp_path / "t.csv", "--out", tmp_path / "o.csv", "--n-params", "b=124M")
     assert code == 0
-    assert "note: --n-params is taken in place of what the source tells of b" in out
+    assert "note: --n-params is taken in place of what the source reports of b" in out
     assert pd.read_csv(tmp_path / "o.csv")["n_params"].tolist() == [1e8, 1.24e8, 4e8, 8e8]

@@ -46,8 +46,8 @@ class LogReader:
 
     `step_lines` match lines that only this program prints, their first group is the step; those with a group `loss`
     report an evaluation. `first_line` matches one that it prints once at each start, `params_line` the number of
-    parameters. `shared_lines` match settings that the models of one log share unless each tells its own. `parse` makes
-    a run of its lines.
+    parameters. `shared_lines` match settings that the models of one log share unless each has its own. `parse` makes a
+    run of its lines.
     """
 
     kinds: tuple[str, ...]
@@ -122,7 +122,7 @@ class LogReader:
     def _event(self, line: Line, path: Path) -> Event:
         match = self._step(line)
         if match and len(match[1]) > LONGEST_STEP:
-            raise SourceError(f"{path}: line {line.number} tells a step of {len(match[1])} digits")
+            raise SourceError(f"{path}: line {line.number} reports a step of {len(match[1])} digits")
         loss = match["loss"] if match and "loss" in match.re.groupindex else None
         params = self.params_line.match(line.text)
         return Event(
@@ -139,7 +139,7 @@ class LogReader:
         return {label: [line for line in lines if line.label in (label, "")] for label in labels}
 
     def _of_run(self, found: Sequence[Part], position: int) -> list[str]:
-        """The lines of a run, those that tell its settings first."""
+        """The lines of a run, those that report its settings first."""
         events = found[position].events
         heading = len(found[position].heading)
         return settings(found, position, self.shared_lines) + [event.text for event in events[heading:]]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.imports.logs.log import NUMBER, LogReader
-from isoflop.scaling.imports.source import ForeignRun, told_loss
+from isoflop.scaling.imports.source import ForeignRun, reported_loss
 from isoflop.scaling.table.meaning import number
 
 _STEP = re.compile(r"^iteration\s+(\d+)/\s*(\d+) \|")
@@ -41,7 +41,7 @@ def _run(lines: list[str], path: Path) -> ForeignRun | None:
     skipped: Counter[str] = Counter()
     for line in lines:
         if match := _EVAL.match(line):
-            rows.append({"step": float(match[1]), "loss": told_loss(float(match["loss"]))})
+            rows.append({"step": float(match[1]), "loss": reported_loss(float(match["loss"]))})
         elif match := _STEP.match(line):
             skipped["training loss alone (an iteration line)"] += 1
             training[int(match[1])] = {k: float(m[1]) for k, p in _VALUES.items() if (m := p.search(line))}
@@ -80,16 +80,16 @@ def _at(training: dict[int, dict[str, float]], step: int) -> dict[str, float]:
 
 
 def _consumed(training: dict[int, dict[str, float]], steps: np.ndarray, context: float | None) -> dict[str, np.ndarray]:
-    """Samples and tokens consumed at steps (n,), of those that iteration lines tell: in between they rise evenly.
+    """Samples and tokens consumed at steps (n,), of those that iteration lines report: in between they rise evenly.
 
-    They begin at 0, and go on behind the last line by the batch that it tells, else as before it.
+    They begin at 0, and go on behind the last line by the batch that it reports, else as before it.
     """
     made: dict[str, np.ndarray] = {}
     for quantity in ("samples", "tokens"):
-        told = {0: 0.0} | {k: training[k][quantity] for k in sorted(training) if quantity in training[k]}
-        if len(told) < 2:
+        reported = {0: 0.0} | {k: training[k][quantity] for k in sorted(training) if quantity in training[k]}
+        if len(reported) < 2:
             continue
-        at, values = np.array([*told]), np.array([*told.values()])
+        at, values = np.array([*reported]), np.array([*reported.values()])
         slope = (values[-1] - values[-2]) / (at[-1] - at[-2])
         rate = training[int(at[-1])].get("batch", slope) if quantity == "samples" else slope
         made[quantity] = np.interp(steps, at, values) + np.maximum(steps - at[-1], 0) * rate
@@ -99,7 +99,7 @@ def _consumed(training: dict[int, dict[str, float]], steps: np.ndarray, context:
 
 
 def _params(ranks: dict[tuple[str, str], float], billions: float | None) -> dict[str, float]:
-    """Parameters: the sum over ranks where each tells its own, else the total to 0.01 billion."""
+    """Parameters: the sum over ranks where each reports its own, else the total to 0.01 billion."""
     if ranks:
         return {"Megatron: all model-parallel ranks, with the embedding": sum(ranks.values())}
     return {"Megatron: total in billions, with the embedding, to two digits": billions * 1e9} if billions else {}

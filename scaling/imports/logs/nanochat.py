@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from isoflop.scaling.imports.logs.log import NUMBER, LogReader
-from isoflop.scaling.imports.source import ForeignRun, told_loss
+from isoflop.scaling.imports.source import ForeignRun, reported_loss
 
 _EVAL = re.compile(rf"^Step (\d+) \| Validation bpb: (?P<loss>{NUMBER})")
 _STEP = re.compile(rf"^step (\d+)/(\d+) \([^)]*\) \| loss: ({NUMBER})")
@@ -28,7 +28,7 @@ def _run(lines: list[str], path: Path) -> ForeignRun | None:
     train = float("nan")
     for line in lines:
         if match := _EVAL.match(line):
-            rows.append({"step": int(match[1]), "loss": told_loss(float(match[2])), "train_loss": train})
+            rows.append({"step": int(match[1]), "loss": reported_loss(float(match[2])), "train_loss": train})
         elif match := _STEP.match(line):
             skipped["training loss alone (a step line)"] += 1
             train, reported["steps"] = float(match[3]), float(match[2])

@@ -12,7 +12,7 @@ import pandas as pd
 
 from isoflop.scaling.imports.logs.log import NUMBER, LogReader
 from isoflop.scaling.imports.shapes import Shape
-from isoflop.scaling.imports.source import ForeignRun, told_loss
+from isoflop.scaling.imports.source import ForeignRun, reported_loss
 from isoflop.scaling.table.meaning import number
 
 _EVAL = re.compile(rf"^step (\d+): train loss (?P<train>{NUMBER}), val loss (?P<loss>{NUMBER})(?![\w.])")
@@ -43,7 +43,7 @@ def _run(lines: list[str], path: Path) -> ForeignRun | None:
     skipped: Counter[str] = Counter()
     for line in lines:
         if match := _EVAL.match(line):
-            loss = told_loss(float(match["loss"]))
+            loss = reported_loss(float(match["loss"]))
             rows.append({"step": int(match[1]), "train_loss": float(match["train"]), "loss": loss})
         elif _ITER.match(line):
             skipped["training loss alone (an iter line)"] += 1

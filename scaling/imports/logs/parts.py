@@ -18,7 +18,7 @@ RESTARTS = 0.1  # of the evaluations, at most, where the log shows no start of t
 @dataclass(frozen=True)
 class Event:
     """A line of a log. `step` and `loss` are what it reports, `first` marks a line that every start prints, `params`
-    tells the number of parameters as it is written there."""
+    reports the number of parameters as it is written there."""
 
     text: str
     number: int
@@ -70,7 +70,7 @@ def parts(events: Sequence[Event], source: str) -> list[Part]:
 
 
 def settings(runs: Sequence[Part], position: int, shared: Sequence[re.Pattern[str]]) -> list[str]:
-    """The lines that tell the settings of a run: its heading, after that of the run whose settings it has too.
+    """The lines that report the settings of a run: its heading, after that of the run whose settings it has too.
 
     From a run of another model only the lines that match `shared` are taken.
     """
@@ -112,7 +112,7 @@ def _starts(events: Sequence[Event], source: str) -> list[Part]:
         if event.params and reported and event.params != reported:
             if last < 0 and params:
                 raise SourceError(
-                    f"{source}: line {event.number} tells a second model ({event.params}) before the one of line "
+                    f"{source}: line {event.number} reports a second model ({event.params}) before the one of line "
                     f"{params} ({reported}) has a step: the lines of several runs are mixed; give each run a file"
                 )
             if last >= 0:

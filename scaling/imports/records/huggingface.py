@@ -10,7 +10,7 @@ import pandas as pd
 from isoflop.read_json import read_json
 from isoflop.scaling.imports.columns import runs_of_table
 from isoflop.scaling.imports.panels import is_measure
-from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError, told_loss
+from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError, reported_loss
 
 FILE = "trainer_state.json"
 _SUMMARY = ("train_runtime", "train_samples_per_second", "total_flos")
@@ -46,10 +46,10 @@ class TrainerStateReader:
         rows = [row for row in state["log_history"] if not _over(row)]
         if not rows:
             raise SourceError(f"{path}: its log_history holds no row of training or evaluation")
-        frame = pd.DataFrame([{"train_loss" if key == "loss" else key: _told(key, v) for key, v in row.items()}
+        frame = pd.DataFrame([{"train_loss" if key == "loss" else key: _reported(key, v) for key, v in row.items()}
                               for row in rows])  # fmt: skip
         if "step" not in frame or not pd.api.types.is_numeric_dtype(frame["step"]):
-            raise SourceError(f"{path}: its log_history tells no step")
+            raise SourceError(f"{path}: its log_history reports no step")
         last, flos, horizon = state.get("global_step"), state.get("total_flos"), state.get("max_steps")
         if flos and last:
             frame["total_flos"] = float(flos) * frame["step"] / last
@@ -58,8 +58,8 @@ class TrainerStateReader:
         return [replace(run, horizon_steps=horizon if horizon and horizon > 0 else None) for run in runs], left_out
 
 
-def _told(key: str, value: object) -> object:
-    return told_loss(value) if isinstance(value, float) and key.startswith("eval_") and is_measure(key) else value
+def _reported(key: str, value: object) -> object:
+    return reported_loss(value) if isinstance(value, float) and key.startswith("eval_") and is_measure(key) else value
 
 
 def _over(row: Mapping[str, object]) -> bool:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from isoflop.scaling.imports.columns import runs_of_table
 from isoflop.scaling.imports.panels import is_measure
-from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError, read_text, told_loss
+from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError, read_text, reported_loss
 
 _STATUS = {"1": "RUNNING", "2": "SCHEDULED", "3": "FINISHED", "4": "FAILED", "5": "KILLED"}
 _NAME = "tags/mlflow.runName"
@@ -81,7 +81,7 @@ def _history(folder: Path) -> pd.DataFrame:
             except ValueError:
                 raise SourceError(f"{file}: line {number} is no `time value step`: {line[:60]!r}") from None
         name = str(file.relative_to(root))
-        series[name] = {at: told_loss(value) for at, value in points.items()} if is_measure(name) else points
+        series[name] = {at: reported_loss(value) for at, value in points.items()} if is_measure(name) else points
     frame = pd.DataFrame(series).rename_axis("step").reset_index().sort_values("step", ignore_index=True)
     held = {file.name: read_text(file).strip() for file in sorted((folder / "params").glob("*")) if file.is_file()}
     return frame.assign(**{key: value for key, value in held.items() if key not in frame})

@@ -9,7 +9,7 @@ import pandas as pd
 
 from isoflop.scaling.imports.columns import runs_of_table
 from isoflop.scaling.imports.panels import is_measure
-from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError, told_loss
+from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError, reported_loss
 
 if TYPE_CHECKING:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -65,7 +65,7 @@ def _scalars(source: Path) -> Iterator[tuple[str, pd.DataFrame]]:
         series = {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
         series |= {tag: points for tag in events.Tags()["tensors"] if (points := _of_tensors(events, tag))}
         for tag in filter(is_measure, series):
-            series[tag] = {step: told_loss(value) for step, value in series[tag].items()}
+            series[tag] = {step: reported_loss(value) for step, value in series[tag].items()}
         name = folder.stem if folder == source else str(folder.relative_to(source)).replace("/", "-")
         frame = pd.DataFrame(series).rename_axis("step").reset_index().sort_values("step", ignore_index=True)
         yield name, frame.assign(**{key: value for key, value in _hparams(events).items() if key not in frame})

@@ -92,8 +92,8 @@ class Likelihood:
             derivatives[_OF_ROWS] += np.einsum("gij,kgij->k", weight, deviation.derivatives(place))
         if self.misfit:
             misfit = (theta - self.away)[first:]
-            told = self.misfit - (known[first:, first:] * shared).sum()  # degrees of freedom
-            derivatives[_SHARED] += 2 * (told - misfit @ shared @ misfit)
+            freedom = self.misfit - (known[first:, first:] * shared).sum()  # degrees of freedom
+            derivatives[_SHARED] += 2 * (freedom - misfit @ shared @ misfit)
         return (float(total) if np.isfinite(total) else np.inf), derivatives
 
     def expected(self, logs: Array) -> Array:

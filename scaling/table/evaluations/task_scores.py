@@ -107,9 +107,11 @@ def _refuse_several(scores: pd.DataFrame, task: str, root: str) -> None:
     """Raise TableError where the scores of a task, a row a run, are over several sets of questions."""
     sets = scores.groupby("items_id")["items"].agg(["first", "size"])
     if len(sets) > 1:
-        told = ", ".join(f"{size} runs {items} questions (items_id {name})" for name, items, size in sets.itertuples())
+        counts = ", ".join(
+            f"{size} runs {items} questions (items_id {name})" for name, items, size in sets.itertuples()
+        )
         raise TableError(
-            f"{root}: the runs answered {len(sets)} sets of questions of task {task!r}: {told}; score them alike "
+            f"{root}: the runs answered {len(sets)} sets of questions of task {task!r}: {counts}; score them alike "
             f"(isoflop evaluate RUN_ID --tasks {task} --items N), or keep those of one set with --where"
         )
 

@@ -46,7 +46,7 @@ def history(n: float, steps=(100, 200, 300), batch=1024) -> list[dict]:
 def test_a_number_for_every_run_is_for_those_that_lack_it(tmp_path):
     path = tmp_path / "r.csv"
     path.write_text("run_id,n_params,tokens,loss\na,1e6,1e8,3\nb,4e6,4e8,2\n")
-    with pytest.raises(SourceError, match=r"--n-params 5: the source tells 2 different ones \(a, b\); leave it out"):
+    with pytest.raises(SourceError, match=r"--n-params 5: the source reports 2 different ones \(a, b\); leave it out"):
         imported(path, n_params={"": 5.0})
     assert (
         "--params total is not used: the source names no such count of parameters"

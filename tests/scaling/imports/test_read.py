@@ -215,7 +215,7 @@ def test_a_fit_reads_what_an_import_reads(name, typed):
 
 @pytest.mark.parametrize(("name", "text", "told"), [
     ("trainer_state.json", '{"log_history": [{"step": 1, "train_runtime": 3}]}', "its log_history holds no row"),
-    ("trainer_state.json", '{"log_history": [{"eval_loss": 3}]}', "tells no step"),
+    ("trainer_state.json", '{"log_history": [{"eval_loss": 3}]}', "reports no step"),
     ("tracker_metrics.jsonl", '{"config": {}}', "no line holds a summary"),
     ("tracker_metrics.jsonl", '{"config": {}}\n{broken', "line 2"),
     ("results.json", '{"results": {"arc": {"acc,none": 0.3}}, "config": {}}', "no task in it measures a loss"),

@@ -37,7 +37,7 @@ def test_a_step_of_more_digits_than_any_count_has_is_named(tmp_path, kind, digit
         "megatron": f" validation loss at iteration {step} | lm loss value: 3.0E+00 | lm loss PPL: 2.0E+01 | ",
     }[kind]
     (tmp_path / "a.log").write_text(f"number of parameters: 1.00M\n{line}\n")
-    with pytest.raises(SourceError, match=rf"a\.log: line 2 tells a step of {digits} digits"):
+    with pytest.raises(SourceError, match=rf"a\.log: line 2 reports a step of {digits} digits"):
         import_source(tmp_path / "a.log", "auto", ImportOptions(n_params={"": 1e6}), {})
 
 
