@@ -49,7 +49,7 @@ class Likelihood:
             move = np.zeros_like(at)
             move[free] = -np.linalg.solve(curvature[np.ix_(free, free)], slope[free])
             gain = -slope @ move
-            move *= min(1.0, FURTHEST / np.abs(move).max())
+            move *= FURTHEST / max(FURTHEST, np.abs(move).max())
             tries = (np.clip(at + share * move, _LOWER, _UPPER) for share in SHARES if gain > NEAR)
             found = next(((tried, *own) for tried in tries if (own := self.score(tried))[0] < cost), None)
             if found is None:

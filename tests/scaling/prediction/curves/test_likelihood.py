@@ -121,3 +121,9 @@ def test_a_deviation_that_nothing_shows_is_never_below_its_least():
     bounds[1] = (np.log(0.05), np.log(100.0))
     theirs = minimize(likelihood.score, logs_of(found), jac=True, method="L-BFGS-B", bounds=bounds)
     assert likelihood.score(logs_of(found))[0] <= theirs.fun + 1e-4
+
+
+def test_a_climb_that_begins_where_no_logarithm_may_move_stays_there(monkeypatch):
+    likelihood, lowest = study(0), Deviation(LEAST, 0.05, LEAST, LEAST, LEAST, LEAST)
+    monkeypatch.setattr(Likelihood, "score", lambda self, logs: (float(logs.sum()), np.ones(6)))
+    assert logs_of(likelihood.likeliest(lowest)) == pytest.approx(logs_of(lowest))
